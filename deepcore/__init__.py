@@ -1,0 +1,120 @@
+"""deepcore: deep learning on NumPy and CuPy arrays."""
+
+from __future__ import annotations
+
+import importlib.util as _util
+import sys as _sys
+from pathlib import Path as _Path
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+
+def _find_kernels() -> None:
+    """In a source checkout kernels/ lies beside deepcore/, and is imported from there."""
+    beside = _Path(__file__).resolve().parent.parent / "kernels"
+    if (_Path(__file__).resolve().parent / "kernels").is_dir() or not (beside / "__init__.py").is_file():
+        return
+    spec = _util.spec_from_file_location(
+        "deepcore.kernels", beside / "__init__.py", submodule_search_locations=[str(beside)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = _util.module_from_spec(spec)
+    _sys.modules["deepcore.kernels"] = module
+    spec.loader.exec_module(module)
+    globals()["kernels"] = module
+
+
+_find_kernels()
+
+from deepcore import autograd, backend, errors, kernels, nn, ops, optim  # noqa: E402
+from deepcore.autograd import (  # noqa: E402
+    enable_grad,
+    is_grad_enabled,
+    no_grad,
+    set_grad_enabled,
+)
+from deepcore.autograd.transforms import grad, value_and_grad  # noqa: E402
+from deepcore.backend import get_backend, use_backend  # noqa: E402
+from deepcore.backend.dtypes import (  # noqa: E402
+    bfloat16,
+    bool_,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    promote_types,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+from deepcore.config import get_num_threads, set_num_threads  # noqa: E402
+from deepcore.random import (  # noqa: E402
+    Generator,
+    bernoulli,
+    manual_seed,
+    normal,
+    rand,
+    rand_like,
+    randint,
+    randn,
+    randn_like,
+    randperm,
+    uniform,
+)
+from deepcore.tensor import (  # noqa: E402
+    Tensor,
+    arange,
+    as_tensor,
+    empty,
+    empty_like,
+    eye,
+    from_dlpack,
+    from_numpy,
+    full,
+    full_like,
+    is_tensor,
+    linspace,
+    ones,
+    ones_like,
+    tensor,
+    zeros,
+    zeros_like,
+)
+
+globals().update(ops.public())
+
+if _TYPE_CHECKING:
+    from deepcore import data, io, train
+    from deepcore.io import load, save
+    from deepcore.ops._functions import *  # noqa: F403
+    from deepcore.train import Trainer
+
+# Loaded when first used: a script that only infers needs neither files nor a training loop.
+_LAZY = {
+    "Trainer": "deepcore.train",
+    "load": "deepcore.io",
+    "save": "deepcore.io",
+    "data": "deepcore.data",
+    "io": "deepcore.io",
+    "metrics": "deepcore.metrics",
+    "plots": "deepcore.plots",
+    "train": "deepcore.train",
+}
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'deepcore' has no attribute {name!r}; {errors.suggest(name, __dir__())}")
+    module = __import__("importlib").import_module(_LAZY[name])
+    value = module if module.__name__ == f"deepcore.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({n for n in globals() if not n.startswith("_")} | set(_LAZY))

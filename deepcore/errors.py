@@ -1,0 +1,138 @@
+"""One family of exceptions: every message says what was expected, what came, where, and the likely fix."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).resolve().parent)
+_KERNELS = str(Path(__file__).resolve().parent.parent / "kernels")
+
+
+class DeepcoreError(Exception):
+    """Base of every error deepcore raises on purpose.
+
+    `problem` is one sentence; `expected`, `received`, `where` and `fix` are optional lines below it.
+    Modules that the error passes through add themselves, so the message names the path of the layer.
+    """
+
+    def __init__(self, problem: str, *, expected=None, received=None, where=None, fix=None):
+        super().__init__(problem)
+        self.problem = problem
+        self.expected = expected
+        self.received = received
+        self.where = where
+        self.fix = fix
+        self.modules: list = []
+        self.call_site = _user_call_site()
+
+    def passed_through(self, module) -> None:
+        """Called by `Module.__call__` on the way out; innermost module first."""
+        self.modules.append(module)
+
+    def module_path(self) -> str:
+        """The failing layer as `Net.encoder.0 (Linear)`, or an empty string outside modules."""
+        if not self.modules:
+            return ""
+        root, failed = self.modules[-1], self.modules[0]
+        name = next((n for n, m in root.named_modules() if m is failed), "")
+        path = type(root).__name__ + (f".{name}" if name else "")
+        return path + (f" ({type(failed).__name__})" if name else "")
+
+    def __str__(self) -> str:
+        where = ", ".join(str(part) for part in (self.module_path(), self.where, self.call_site) if part)
+        lines = [self.problem]
+        for label, text in (
+            ("expected", self.expected),
+            ("received", self.received),
+            ("where", where),
+            ("fix", self.fix),
+        ):
+            if text:
+                lines.append(f"  {label + ':':<10}{text}")
+        return "\n".join(lines)
+
+    def __reduce__(self):
+        # Modules and frames stay behind: an error must survive the trip back from a worker process.
+        return _rebuild, (type(self), self.problem, self.expected, self.received, self.where, self.fix)
+
+
+def _rebuild(cls, problem, expected, received, where, fix):
+    return cls(problem, expected=expected, received=received, where=where, fix=fix)
+
+
+class ShapeError(DeepcoreError, ValueError):
+    """Shapes that do not fit together."""
+
+
+class DTypeError(DeepcoreError, TypeError):
+    """A dtype the operation does not take."""
+
+
+class ArgumentError(DeepcoreError, ValueError):
+    """An argument outside what the function accepts."""
+
+
+class IndexRangeError(DeepcoreError, IndexError):
+    """An index, class number or dimension out of range."""
+
+
+class BackendError(DeepcoreError, RuntimeError):
+    """A backend that is missing, or operands that live on two of them."""
+
+
+class GradientError(DeepcoreError, RuntimeError):
+    """A gradient that cannot be computed, or would be wrong."""
+
+
+class StateDictError(DeepcoreError, RuntimeError):
+    """A state dict with missing, unexpected or misshapen entries."""
+
+
+class FileFormatError(DeepcoreError, ValueError):
+    """A file that is truncated, corrupt, of another format, or not safe to read."""
+
+
+class ConfigError(DeepcoreError, ValueError):
+    """An unknown name or an unusable value in a configuration."""
+
+
+class DataError(DeepcoreError, ValueError):
+    """A dataset that cannot be used: empty, ragged, or missing."""
+
+
+class NonFiniteError(DeepcoreError, ArithmeticError):
+    """A loss, gradient or activation that became NaN or infinite."""
+
+
+class MissingDependencyError(DeepcoreError, ImportError):
+    """An optional package that is not installed; the fix is the line that installs it."""
+
+
+class DeepcoreWarning(UserWarning):
+    """Something that works but is probably not what was meant, or is slower than it need be."""
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """`did you mean 'Linear'?` for the nearest of `choices`, or the list of them when nothing is near."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6) or [
+        c for c in choices if c.lower() == str(name).lower()
+    ]
+    if near:
+        return f"did you mean {near[0]!r}?"
+    shown = ", ".join(choices[:20]) + (", …" if len(choices) > 20 else "")
+    return f"one of: {shown}" if choices else "nothing is registered under any name here"
+
+
+def _user_call_site() -> str:
+    """`train.py:12`: the innermost frame outside deepcore."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_PACKAGE, _KERNELS, "<frozen")):
+            return f"{Path(file).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

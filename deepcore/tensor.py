@@ -1,0 +1,598 @@
+"""`Tensor`: an array, its gradient, and the node that made it. No mathematics: the ops install their own methods."""
+
+from __future__ import annotations
+
+import builtins
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from deepcore.backend import Backend, backend_of, get_backend
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, BackendError, DTypeError, GradientError, ShapeError
+
+if TYPE_CHECKING:
+    from deepcore.ops._methods import TensorMethods
+else:
+    TensorMethods = object
+
+
+class Storage:
+    """What tensors over the same memory share: how often it was written, and which views of it live."""
+
+    __slots__ = ("prune_at", "version", "views")
+
+    def __init__(self):
+        self.version = 0
+        self.views: list[weakref.ref] = []
+        self.prune_at = 64
+
+    def add_view(self, view: Tensor) -> None:
+        self.views.append(weakref.ref(view))
+        if len(self.views) > self.prune_at:
+            self.views = [ref for ref in self.views if ref() is not None]
+            self.prune_at = 2 * len(self.views) + 64
+
+
+class Tensor(TensorMethods):
+    """An n-dimensional array that can record what is computed from it.
+
+    Made by `dc.tensor`, `dc.zeros`, …, never by this constructor. `data` is the raw NumPy or CuPy array, shared;
+    `grad` is None or a Tensor of the same shape and dtype.
+    """
+
+    # _base: None, or (the tensor this is a view of, the view ops that lead here). _storage: made when first needed.
+    __slots__ = ("__weakref__", "_base", "_data", "_node", "_requires_grad", "_storage", "backend", "grad")
+
+    # NumPy leaves `array + tensor` to the tensor.
+    __array_priority__ = 1000
+
+    def __init__(self, data, backend: Backend, requires_grad: bool = False, node=None):
+        self._data = data
+        self.backend = backend
+        self._requires_grad = requires_grad
+        self._node = node
+        self.grad = None
+        self._base = None
+        self._storage = None
+
+    # -- the array ----------------------------------------------------------------------------------
+    @property
+    def data(self):
+        """The raw array. Writing into it is not recorded: call `bump_version()` if a graph may still need it."""
+        return self._data
+
+    @data.setter
+    def data(self, value) -> None:
+        raw = value._data if isinstance(value, Tensor) else value
+        if type(raw) is not self.backend.array_type:
+            raise BackendError(
+                "data must stay an array of the tensor's own backend",
+                expected=f"{self.backend.array_type.__name__} for backend {self.backend}",
+                received=type(raw).__name__,
+                fix="t.to(backend) moves a tensor",
+            )
+        version = self.version + 1  # a graph that saved the old array must notice
+        self._data = raw
+        self._base, self._storage = None, Storage()
+        self._storage.version = version
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._data.shape
+
+    @property
+    def dtype(self):
+        return self._data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._data.ndim
+
+    @property
+    def device(self) -> Backend:
+        """PyTorch's word for `backend`."""
+        return self.backend
+
+    @property
+    def nbytes(self) -> int:
+        return self._data.nbytes
+
+    @property
+    def itemsize(self) -> int:
+        return self._data.itemsize
+
+    def dim(self) -> int:
+        return self._data.ndim
+
+    def size(self, dim: int | None = None):
+        """The shape, or the length of one dimension."""
+        return self._data.shape if dim is None else self._data.shape[dim]
+
+    def numel(self) -> int:
+        return int(self._data.size)
+
+    def element_size(self) -> int:
+        return self._data.itemsize
+
+    def stride(self, dim: int | None = None):
+        """Steps between neighbours, in elements."""
+        strides = tuple(s // self._data.itemsize for s in self._data.strides)
+        return strides if dim is None else strides[dim]
+
+    def is_contiguous(self) -> bool:
+        return bool(self._data.flags.c_contiguous)
+
+    def is_floating_point(self) -> bool:
+        return dt.is_floating(self._data.dtype)
+
+    # -- autodiff -----------------------------------------------------------------------------------
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on this tensor are recorded for `backward`."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set `requires_grad` in place, on a leaf of a floating dtype."""
+        if requires_grad and not dt.is_floating(self._data.dtype):
+            raise DTypeError(
+                f"only floating tensors have gradients, and this one is {self._data.dtype}",
+                fix="convert it first: t.float().requires_grad_()",
+            )
+        if not requires_grad and self._node is not None:
+            raise GradientError(
+                "requires_grad can be switched off only on a leaf, and this tensor was computed",
+                fix="use t.detach(), or compute it under no_grad()",
+            )
+        self._requires_grad = bool(requires_grad)
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """True for a tensor that no recorded operation made."""
+        return self._node is None
+
+    @property
+    def grad_fn(self):
+        """The node that made this tensor, or None."""
+        return self._node
+
+    @property
+    def version(self) -> int:
+        """How often this memory was written in place."""
+        return 0 if self._storage is None else self._storage.version
+
+    def storage(self) -> Storage:
+        """What this tensor shares with the views of its memory."""
+        if self._storage is None:
+            self._storage = Storage()
+        return self._storage
+
+    def bump_version(self) -> None:
+        """Say that the memory was written: graphs that saved it will refuse to use it."""
+        self.storage().version += 1
+
+    def backward(self, gradient=None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+        """Add d(self)/d(leaf) to every leaf's `.grad`. `gradient` defaults to 1 for a tensor of one element."""
+        from deepcore.autograd import backward
+
+        backward(self, gradient, retain_graph, create_graph)
+
+    def detach(self) -> Tensor:
+        """The same memory without its history."""
+        out = Tensor(self._data, self.backend)
+        out._storage = self.storage()
+        return out
+
+    def detach_(self) -> Tensor:
+        """Forget the history, in place."""
+        self._node = None
+        self._requires_grad = False
+        return self
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of this computed tensor in `.grad` too."""
+        if self._node is None:
+            return
+        ref = weakref.ref(self)
+
+        def keep(gradient):
+            tensor = ref()
+            if tensor is not None:
+                tensor.grad = gradient.clone() if tensor.grad is None else tensor.grad + gradient
+
+        self._node.add_hook(keep)
+
+    def register_hook(self, hook):
+        """Call `hook(gradient)` when this tensor's gradient is known; what it returns, if anything, replaces it."""
+        from deepcore.autograd import register_hook
+
+        return register_hook(self, hook)
+
+    # -- to Python and other libraries ----------------------------------------------------------------
+    def item(self):
+        """The one element, as a Python number."""
+        if self._data.size != 1:
+            raise ShapeError(
+                "item() needs a tensor of one element",
+                received=f"shape {self.shape}",
+                fix="index it first, or use tolist()",
+            )
+        return self._data.item()
+
+    def tolist(self):
+        """Nested lists of Python numbers."""
+        return self.backend.to_host(self._data).tolist()
+
+    def numpy(self):
+        """The NumPy array: shared memory on the CPU, a copy from a GPU."""
+        if self._requires_grad:
+            raise GradientError(
+                "numpy() would lose the gradient of a tensor that requires it", fix="write t.detach().numpy()"
+            )
+        return self.backend.to_host(self._data)
+
+    def __array__(self, dtype=None, copy=None):
+        if self.backend.name != "cpu":
+            raise BackendError(f"a tensor on {self.backend} does not turn into a NumPy array by itself", fix="t.numpy()")
+        array = self.numpy()
+        if dtype is not None and array.dtype != dtype:
+            if copy is False:
+                raise ArgumentError("a copy is needed to change the dtype", fix="np.array(t, dtype=…)")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        from deepcore.ops import numpy_protocol
+
+        return numpy_protocol.ufunc(ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, function, types, args, kwargs):
+        from deepcore.ops import numpy_protocol
+
+        return numpy_protocol.function(function, args, kwargs)
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.detach()._data.__cuda_array_interface__
+
+    def __dlpack__(self, **kwargs):
+        if self._requires_grad:
+            raise GradientError("a tensor that requires grad is not exported", fix="export t.detach()")
+        return self._data.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return self._data.__dlpack_device__()
+
+    def cpu(self) -> Tensor:
+        return self.to("cpu")
+
+    def cuda(self, index: int = 0) -> Tensor:
+        return self.to(f"cuda:{index}")
+
+    def __bool__(self) -> bool:
+        if self._data.size != 1:
+            raise ShapeError(
+                f"the truth of a tensor of shape {self.shape} is ambiguous", fix="use t.any() or t.all()"
+            )
+        return bool(self._data.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __index__(self) -> int:
+        if self._data.dtype.kind not in "iub":
+            raise DTypeError("only integer tensors of one element are indices", received=str(self._data.dtype))
+        return int(self.item())
+
+    def __len__(self) -> int:
+        if not self._data.ndim:
+            raise ShapeError("a 0-d tensor has no length", fix="t.numel() counts elements")
+        return self._data.shape[0]
+
+    def __iter__(self):
+        if not self._data.ndim:
+            raise ShapeError("a 0-d tensor cannot be iterated", fix="t.item() is its value")
+        return (self[i] for i in range(self._data.shape[0]))
+
+    def __contains__(self, value) -> bool:
+        return bool((self._data == (value._data if isinstance(value, Tensor) else value)).any())
+
+    __hash__ = object.__hash__
+
+    def __deepcopy__(self, memo):
+        if self._node is not None:
+            raise GradientError("only leaf tensors can be deep-copied", fix="copy t.detach()")
+        copy = type(self).__new__(type(self))
+        Tensor.__init__(copy, self._data.copy(), self.backend, self._requires_grad)
+        if self.grad is not None:
+            copy.grad = self.grad.detach().clone()
+        memo[id(self)] = copy
+        return copy
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.backend.to_host(self._data), self.backend.name, self._requires_grad)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec and self._data.size == 1 else format(repr(self), spec)
+
+    def __repr__(self) -> str:
+        return _describe(self)
+
+
+def _rebuild(cls, array, backend: str, requires_grad: bool):
+    backend_ = get_backend(backend)
+    tensor_ = cls.__new__(cls)
+    Tensor.__init__(tensor_, backend_.from_host(array), backend_, requires_grad)
+    return tensor_
+
+
+def _describe(t: Tensor) -> str:
+    import numpy  # only to print
+
+    array = t.backend.to_host(t._data)
+    prefix = "tensor("
+    shown = array.astype("float32") if array.dtype == dt.bfloat16 else array
+    with numpy.printoptions(precision=4, linewidth=80, threshold=1000, edgeitems=3, suppress=_plain(shown, numpy)):
+        body = numpy.array2string(shown, separator=", ", prefix=prefix, formatter=_formatter(shown, numpy))
+    if not array.size:
+        body = "[]"
+    notes = [""]
+    if not array.size and array.ndim != 1:
+        notes.append(f"size={t.shape}")
+    if t.backend.name != "cpu":
+        notes.append(f"backend='{t.backend}'")
+    if array.dtype not in (dt.float32, dt.int64, dt.bool_) or not array.size:
+        notes.append(f"dtype=dc.{dt.name_of(array.dtype)}")
+    if t._node is not None:
+        notes.append(f"grad_fn=<{t._node.name}>")
+    elif t._requires_grad:
+        notes.append("requires_grad=True")
+    return prefix + body + ", ".join(notes) + ")"
+
+
+def _plain(array, numpy) -> bool:
+    """Whether fixed-point notation shows the values well (PyTorch's rule)."""
+    if array.dtype.kind != "f" or not array.size:
+        return True
+    finite = numpy.abs(array[numpy.isfinite(array) & (array != 0)].astype("float64"))
+    return not finite.size or (finite.max() / finite.min() <= 1000 and 1e-4 <= finite.min() and finite.max() < 1e8)
+
+
+def _formatter(array, numpy):
+    if array.dtype.kind != "f" or not array.size or not _plain(array, numpy):
+        return {"bool": str} if array.dtype.kind == "b" else None
+    finite = array[numpy.isfinite(array)]
+    whole = bool((finite == numpy.round(finite)).all())
+    cells = [_cell(v, whole) for v in array.ravel()[:2000].tolist()]
+    width = max(map(len, cells))
+    return {"float_kind": lambda v: _cell(float(v), whole).rjust(width)}
+
+
+def _cell(value: float, whole: bool) -> str:
+    if value != value or value in (float("inf"), float("-inf")):
+        return str(value)
+    return f"{value:.0f}." if whole else f"{value:.4f}"
+
+
+# -- making tensors -----------------------------------------------------------------------------------
+
+
+def from_raw(array, backend: Backend, requires_grad: bool = False) -> Tensor:
+    """A leaf over a raw array that already belongs to `backend`, shared. For framework code."""
+    return Tensor(array, backend, requires_grad)
+
+
+def _owner(data, backend) -> Backend:
+    """The backend to build on: the one asked for, else the data's own, else the default."""
+    if backend is not None:
+        return get_backend(backend)
+    if isinstance(data, Tensor):
+        return data.backend
+    if hasattr(data, "__cuda_array_interface__"):
+        return backend_of(data) or get_backend()
+    return get_backend()
+
+
+def _to_raw(data, dtype, backend: Backend, copy: bool):
+    """Any array, number, nested list or Tensor as a raw array on `backend`."""
+    if isinstance(data, Tensor):
+        raw, source = data._data, data.backend
+    else:
+        source = backend if type(data) is backend.array_type else backend_of(data)
+        raw = data
+        if source is None or not hasattr(data, "dtype"):
+            source, raw = get_backend("cpu"), _host_array(data)
+    if raw.dtype not in dt.DTYPES.values():
+        dt.as_dtype(raw.dtype)
+    if dtype is not None:
+        dtype = dt.as_dtype(dtype)
+    elif raw.dtype.byteorder not in "=|":
+        dtype = raw.dtype.newbyteorder("=")
+    if not hasattr(raw, "shape") or type(raw) is not source.array_type:
+        raw = source.asarray(raw)
+    if source is not backend:
+        raw = backend.from_host(source.to_host(raw))
+        copy = copy and backend.name == "cpu" and source.name == "cpu"
+    if dtype is not None and raw.dtype is not dtype and raw.dtype != dtype:
+        return raw.astype(dtype)
+    return raw.copy() if copy else raw
+
+
+def _host_array(data):
+    """A number or nested list as a NumPy array: whole numbers are int64, others float32, unless NumPy scalars say more."""
+    host = get_backend("cpu")
+    if isinstance(data, (builtins.list, tuple)) and any(isinstance(leaf, Tensor) for leaf in _leaves(data)):
+        data = _untensor(data)
+    try:
+        array = host.array(data)
+    except (ValueError, TypeError) as error:
+        raise ShapeError(
+            f"this data does not form one array: {error}", fix="give rows of equal length, or pad them first"
+        ) from None
+    if array.dtype.kind == "O" or array.dtype.kind in "USMm":
+        raise DTypeError(f"tensors hold numbers, not {type(data).__name__} data of dtype {array.dtype}")
+    numpy_scalars = any(hasattr(leaf, "dtype") for leaf in _leaves(data))
+    if array.dtype == dt.float64 and not numpy_scalars:
+        array = array.astype(dt.default_float)
+    elif not array.size and not numpy_scalars:
+        array = array.astype(dt.default_float)
+    elif array.dtype.kind in "iu" and not numpy_scalars:
+        array = array.astype(dt.int64)
+    return array
+
+
+def _leaves(data):
+    if isinstance(data, (builtins.list, tuple)):
+        for item in data:
+            yield from _leaves(item)
+    else:
+        yield data
+
+
+def _untensor(data):
+    if isinstance(data, (builtins.list, tuple)):
+        return [_untensor(item) for item in data]
+    return data.detach().numpy() if isinstance(data, Tensor) else data
+
+
+def _finish(raw, backend: Backend, requires_grad: bool) -> Tensor:
+    out = Tensor(raw, backend)
+    return out.requires_grad_() if requires_grad else out
+
+
+def tensor(data, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+    """A new tensor holding a copy of `data` (number, nested list, array or Tensor).
+
+    Python floats become float32 and whole numbers int64; arrays keep their dtype and, unless `backend`
+    says otherwise, CuPy arrays stay on their GPU.
+    """
+    owner = _owner(data, backend)
+    return _finish(_to_raw(data, dtype, owner, copy=True), owner, requires_grad)
+
+
+def as_tensor(data, dtype=None, backend=None) -> Tensor:
+    """As `tensor`, but memory is shared where it can be; a Tensor that already fits is returned as it is."""
+    owner = _owner(data, backend)
+    if isinstance(data, Tensor):
+        if data.backend is owner and (dtype is None or data.dtype == dt.as_dtype(dtype)):
+            return data
+        return data.to(owner, dtype)
+    if backend is None and type(data).__module__.partition(".")[0] in ("numpy", "cupy"):
+        owner = backend_of(data) or owner
+    return Tensor(_to_raw(data, dtype, owner, copy=False), owner)
+
+
+def from_numpy(array) -> Tensor:
+    """A CPU tensor over the memory of a NumPy array."""
+    cpu = get_backend("cpu")
+    if type(array) is not cpu.array_type:
+        raise ArgumentError("from_numpy takes a NumPy array", received=type(array).__name__, fix="dc.as_tensor(data)")
+    return Tensor(_to_raw(array, None, cpu, copy=False), cpu)
+
+
+def from_dlpack(source) -> Tensor:
+    """A tensor over the memory of any object that speaks DLPack (PyTorch, CuPy, JAX …)."""
+    kind, index = source.__dlpack_device__()
+    backend = get_backend("cpu") if kind == 1 else get_backend(f"cuda:{index}")
+    return Tensor(backend.from_dlpack(source), backend)
+
+
+def _shape(size: tuple) -> tuple[int, ...]:
+    if len(size) == 1 and isinstance(size[0], (tuple, builtins.list)):
+        size = tuple(size[0])
+    try:
+        shape = tuple(int(n.__index__()) for n in size)
+    except AttributeError:
+        raise ArgumentError("sizes are whole numbers", received=repr(size)) from None
+    if any(n < 0 for n in shape):
+        raise ShapeError("sizes cannot be negative", received=str(shape))
+    return shape
+
+
+def _maker(function: str, doc: str):
+    def make(*size, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+        xp = get_backend(backend)
+        raw = getattr(xp, function)(_shape(size), dtype=dt.as_dtype(dtype or dt.default_float))
+        return _finish(raw, xp, requires_grad)
+
+    make.__name__ = make.__qualname__ = function
+    make.__doc__ = doc
+    return make
+
+
+zeros = _maker("zeros", "A tensor of zeros: `zeros(2, 3)` or `zeros((2, 3))`, float32 by default.")
+ones = _maker("ones", "A tensor of ones: `ones(2, 3)` or `ones((2, 3))`, float32 by default.")
+empty = _maker("empty", "A tensor whose contents are whatever the memory held.")
+
+
+def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+    """A tensor with every element `fill_value`; the dtype follows the value."""
+    xp = get_backend(backend)
+    if dtype is None:
+        dtype = dt.bool_ if isinstance(fill_value, bool) else int if isinstance(fill_value, int) else float
+    size = size if isinstance(size, (tuple, list)) else (size,)
+    return _finish(xp.full(_shape(tuple(size)), fill_value, dtype=dt.as_dtype(dtype)), xp, requires_grad)
+
+
+def _like(function: str):
+    def make(input: Tensor, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+        xp = input.backend if backend is None else get_backend(backend)
+        raw = getattr(xp, function)(input.shape, dtype=dt.as_dtype(dtype or input.dtype))
+        return _finish(raw, xp, requires_grad)
+
+    make.__name__ = make.__qualname__ = f"{function}_like"
+    make.__doc__ = f"`{function}` with the shape, dtype and backend of `input`."
+    return make
+
+
+zeros_like, ones_like, empty_like = _like("zeros"), _like("ones"), _like("empty")
+
+
+def full_like(input: Tensor, fill_value, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+    """`full` with the shape, dtype and backend of `input`."""
+    backend = input.backend if backend is None else backend
+    return full(input.shape, fill_value, input.dtype if dtype is None else dtype, backend, requires_grad)
+
+
+def arange(start, end=None, step=1, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+    """start, start + step, … below `end`; int64 when all three are whole numbers, else float32."""
+    if end is None:
+        start, end = 0, start
+    values = [v.item() if isinstance(v, Tensor) else v for v in (start, end, step)]
+    if values[2] == 0:
+        raise ArgumentError("arange needs a step that is not zero")
+    if dtype is None:
+        dtype = int if all(isinstance(v, int) for v in values) else float
+    xp = get_backend(backend)
+    kind = dt.as_dtype(dtype)
+    count = max(0, -int(-((values[1] - values[0]) / values[2]) // 1))
+    if not all(isinstance(v, int) for v in values) and dt.is_floating(kind):
+        raw = (xp.arange(count, dtype=dt.float64) * values[2] + values[0]).astype(kind)
+    else:
+        raw = xp.arange(values[0], values[1], values[2], dtype=kind)
+    return _finish(raw, xp, requires_grad)
+
+
+def linspace(start, end, steps: int, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+    """`steps` evenly spaced values from `start` to `end`, both included."""
+    xp = get_backend(backend)
+    raw = xp.linspace(float(start), float(end), int(steps), dtype=dt.float64)
+    return _finish(raw.astype(dt.as_dtype(dtype or dt.default_float)), xp, requires_grad)
+
+
+def eye(n: int, m: int | None = None, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+    """The n×m matrix with ones on the diagonal."""
+    xp = get_backend(backend)
+    return _finish(xp.eye(n, n if m is None else m, dtype=dt.as_dtype(dtype or dt.default_float)), xp, requires_grad)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether `value` is a Tensor."""
+    return isinstance(value, Tensor)
