@@ -1,0 +1,201 @@
+"""Backends: one file each, found by its name, imported when first asked for.
+
+A `Backend` is the array module the ops compute with: attribute access falls through to NumPy or CuPy
+(`xp.exp`, `xp.matmul`), and what the two lack or spell differently is a method here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from deepcore.config import settings
+from deepcore.errors import ArgumentError, BackendError, suggest
+
+
+class Backend:
+    """Where arrays live and what computes on them.
+
+    A backend file defines `create(index: int) -> Backend` and subclasses this. To add one: write
+    `deepcore/backend/<name>.py` (or call `register`); nothing else names it.
+    """
+
+    #: The array library (numpy, cupy): the source of every function not defined here.
+    array_module: ModuleType
+    #: The class of a raw array of this backend.
+    array_type: type
+
+    def __init__(self, name: str, array_module, array_type: type):
+        self.name = name
+        self.array_module = array_module
+        self.array_type = array_type
+        #: Op to the callable that runs it here; filled by `bind` on first use.
+        self.impls: dict[Any, Callable] = {}
+        self._constants: dict[tuple, Any] = {}
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        value = getattr(self.array_module, name)
+        self.__dict__[name] = value  # the next look-up is a plain attribute
+        return value
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __eq__(self, other) -> bool:
+        if isinstance(other, str):
+            return other == self.name or (self.name.endswith(":0") and other == self.name[:-2])
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __reduce__(self):
+        return get_backend, (self.name,)
+
+    # -- arrays in and out ------------------------------------------------------------------------
+    def asarray(self, value, dtype=None):
+        """Scalars, lists and this backend's own arrays; never an array of another backend."""
+        return self.array_module.asarray(value, dtype)
+
+    def from_host(self, array):
+        """A NumPy array to this backend's memory (shared where it is the same memory)."""
+        raise NotImplementedError
+
+    def to_host(self, array):
+        """This backend's array as a NumPy array (shared where it is the same memory)."""
+        raise NotImplementedError
+
+    def constant(self, value, dtype):
+        """A 0-d array of a Python scalar, kept: a repeated scalar costs no allocation and no transfer."""
+        key = (value, dtype) if value else (repr(value), dtype)  # 0.0 and -0.0 are equal keys
+        array = self._constants.get(key)
+        if array is None:
+            if len(self._constants) > 1024:
+                self._constants.clear()
+            array = self._constants[key] = self.asarray(value, dtype)
+        return array
+
+    # -- what the array libraries lack or spell differently ----------------------------------------
+    def scatter_add(self, target, index, values) -> None:
+        """target[index] += values, in place, duplicates added up in a fixed order."""
+        raise NotImplementedError
+
+    def special(self, name: str, x):
+        """erf, lgamma, digamma … elementwise, by the name PyTorch's `special` module gives it."""
+        raise NotImplementedError
+
+    # -- device -----------------------------------------------------------------------------------
+    def synchronize(self) -> None:
+        """Wait until everything queued has run."""
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: `used`, `held` by the pool, and `total` of the device, as far as they are known."""
+        return {}
+
+    def release_memory(self) -> None:
+        """Give cached blocks back to the system."""
+
+    def info(self) -> dict[str, Any]:
+        """Facts for `deepcore info`."""
+        return {}
+
+    def bind(self, op) -> Callable:
+        """The callable that runs `op` here: its kernel where one is registered, else its reference."""
+        from deepcore import kernels
+
+        impl = kernels.dispatcher(op.name, self, op.forward)
+        self.impls[op] = impl
+        return impl
+
+
+_FACTORIES: dict[str, Callable[[int], Backend]] = {}
+_INSTANCES: dict[str, Backend] = {}
+_LOCK = threading.Lock()
+
+
+def register(kind: str, factory: Callable[[int], Backend]) -> None:
+    """Make `factory(index)` available as backend `kind`; a file `backend/<kind>.py` needs no registration."""
+    _FACTORIES[kind] = factory
+
+
+def _factory(kind: str) -> Callable[[int], Backend]:
+    if kind not in _FACTORIES:
+        if not kind.isidentifier() or importlib.util.find_spec(f"{__name__}.{kind}") is None or kind == "dtypes":
+            raise BackendError(f"there is no backend named {kind!r}", fix=suggest(kind, [*available_kinds(), "auto"]))
+        _FACTORIES[kind] = importlib.import_module(f"{__name__}.{kind}").create
+    return _FACTORIES[kind]
+
+
+def available_kinds() -> list[str]:
+    """The kinds of backend there are, usable on this machine or not."""
+    import pkgutil
+
+    found = {m.name for m in pkgutil.iter_modules(__path__)} - {"dtypes"}
+    return sorted(found | set(_FACTORIES))
+
+
+def get_backend(name: str | Backend | None = None) -> Backend:
+    """The backend called `name`: "cpu", "cuda", "cuda:1" or "auto"; None is the default backend.
+
+    "auto" is the first GPU, or the CPU where there is none. Asking for "cuda" where it cannot be used raises
+    `BackendError` with what is missing.
+    """
+    if isinstance(name, Backend):
+        return name
+    if name is None:
+        name = settings.backend
+    found = _INSTANCES.get(name)
+    if found is not None:
+        return found
+    if not isinstance(name, str):
+        raise ArgumentError("a backend is given by its name", expected='"cpu", "cuda", "cuda:1" or "auto"', received=repr(name))
+    if name == "auto":
+        try:
+            return get_backend("cuda")
+        except BackendError:
+            return get_backend("cpu")
+    kind, colon, index = name.partition(":")
+    if colon and not index.isdigit():
+        raise BackendError(f"{name!r} is not a backend", expected='a name such as "cpu", "cuda" or "cuda:1"')
+    with _LOCK:
+        backend = _factory(kind)(int(index or 0))
+        backend = _INSTANCES.setdefault(backend.name, backend)
+        _INSTANCES[name] = backend
+    return backend
+
+
+class use_backend:
+    """Set the default backend, for the process or for a `with` block.
+
+    >>> use_backend("cuda")            # from here on
+    >>> with use_backend("cpu"): ...   # and back afterwards
+    """
+
+    def __init__(self, name: str | Backend):
+        self._before = settings.backend
+        self.backend = get_backend(name)
+        settings.backend = self.backend.name
+
+    def __enter__(self) -> Backend:
+        return self.backend
+
+    def __exit__(self, *exc) -> None:
+        settings.backend = self._before
+
+
+def backend_of(array) -> Backend | None:
+    """The backend a raw array belongs to, by its class, or None."""
+    module = type(array).__module__.partition(".")[0]
+    if module == "numpy":
+        return get_backend("cpu")
+    if module == "cupy":
+        return get_backend(f"cuda:{array.device.id}")
+    for backend in list(_INSTANCES.values()):
+        if type(array) is backend.array_type:
+            return backend
+    return None

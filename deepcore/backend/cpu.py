@@ -1,0 +1,250 @@
+"""NumPy on the CPU."""
+
+from __future__ import annotations
+
+import contextvars
+import ctypes
+import os
+import platform
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepcore.backend import Backend
+from deepcore.backend.dtypes import float32
+from deepcore.config import settings
+
+# The multiplications (GEMM) and elements (GEMV, dot) up to which OpenBLAS uses one thread by itself.
+_SERIAL_FLOPS = 1 << 17
+_SERIAL_SIZE = 9000
+# The least one slice of a larger product has: rows or columns of a matrix, and multiplications.
+_SLICE_LINES = 128
+_SLICE_FLOPS = 1 << 20
+
+
+class CpuBackend(Backend):
+    """Arrays are `numpy.ndarray`; matrix products have the same bits at any number of threads."""
+
+    def __init__(self):
+        super().__init__("cpu", np, np.ndarray)
+        self._blas: _Blas | None = None
+        self._pool: tuple[tuple[int, int], ThreadPoolExecutor] | None = None
+
+    def from_host(self, array):
+        return array
+
+    def to_host(self, array):
+        return array
+
+    def scatter_add(self, target, index, values) -> None:
+        np.add.at(target, index, values)
+
+    def special(self, name, x):
+        from deepcore.kernels import reference
+
+        return getattr(reference, name)(self, x)
+
+    def matmul(self, x, y):
+        """x @ y for operands of two or more dimensions, batches broadcast.
+
+        BLAS runs on one thread, over slices that the shapes alone decide, so the bits do not depend on the threads.
+        """
+        if x.dtype.char in "eE":  # float16, bfloat16: NumPy has no BLAS for them; sum in float32, round once
+            return self.matmul(x.astype(float32), y.astype(float32)).astype(x.dtype)
+        if x.dtype.kind != "f" or (x.size * y.shape[-1] <= _SERIAL_FLOPS and x.size + y.size <= _SERIAL_SIZE):
+            return np.matmul(x, y)
+        with self.blas.one_thread():
+            return self._sliced_matmul(x, y)
+
+    def _sliced_matmul(self, x, y):
+        if x.ndim < 2 or y.ndim < 2 or x.dtype != y.dtype or x.shape[-1] != y.shape[-2]:
+            return np.matmul(x, y)
+        if x.ndim > 2 and y.ndim == 2 and x.flags.c_contiguous:  # the rows of a batch are the rows of one matrix
+            return self._sliced_matmul(x.reshape(-1, x.shape[-1]), y).reshape(*x.shape[:-1], y.shape[-1])
+        batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        out = np.empty((*batch, x.shape[-2], y.shape[-1]), x.dtype)
+        flops = out.size * x.shape[-1]
+        if batch:
+            axis, count, least = 0, batch[0], 1
+        else:
+            axis = 0 if out.shape[0] > _SLICE_LINES else 1
+            count, least = out.shape[axis], _SLICE_LINES
+        step = max(least, -(-_SLICE_FLOPS * count // max(flops, 1)))
+        if step >= count:
+            return np.matmul(x, y, out=out)
+
+        def one(start):
+            part = slice(start, start + step)
+            if batch:
+                a, b = _batch_slice(x, part, out.ndim), _batch_slice(y, part, out.ndim)
+                np.matmul(a, b, out=out[part])
+            elif axis == 0:
+                np.matmul(x[part], y, out=out[part])
+            else:
+                np.matmul(x, y[:, part], out=out[:, part])
+
+        self._parallel(one, range(0, count, step))
+        return out
+
+    def _parallel(self, task, items: range) -> None:
+        """task(item) for each item; the items are dealt out to the threads, this one among them."""
+        count = min(settings.threads, len(items))
+
+        def hand(first):
+            for item in items[first::count]:
+                task(item)
+
+        if count < 2:
+            hand(0)
+            return
+        # The context carries np.errstate into the threads.
+        others = [self._executor().submit(contextvars.copy_context().run, hand, i) for i in range(1, count)]
+        try:
+            hand(0)
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
+
+    def _executor(self) -> ThreadPoolExecutor:
+        key = (os.getpid(), settings.threads)  # a pool does not survive fork
+        pool = self._pool
+        if pool is None or pool[0] != key:
+            pool = self._pool = (key, ThreadPoolExecutor(settings.threads, thread_name_prefix="deepcore"))
+        return pool[1]
+
+    @property
+    def blas(self) -> _Blas:
+        if self._blas is None:
+            self._blas = _Blas.find()
+        return self._blas
+
+    def memory(self) -> dict[str, int]:
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            return {"used": pages * os.sysconf("SC_PAGE_SIZE")}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "processor": _processor(),
+            "features": " ".join(_features()) or "unknown",
+            "processors": os.cpu_count(),
+            "threads": settings.threads,
+            "blas": self.blas.description,
+        }
+
+
+def _batch_slice(x, part: slice, ndim: int):
+    """`x` cut along the first axis of a product with `ndim` axes, where x has that axis and does not broadcast it."""
+    return x[part] if x.ndim == ndim and x.shape[0] > 1 else x
+
+
+class _Blas:
+    """NumPy's OpenBLAS, as far as its library shows: the number of threads, and its core type."""
+
+    def __init__(self, get=None, set_=None, description="unknown (one thread cannot be enforced)"):
+        self._get, self._set, self.description = get, set_, description
+        self._reset()
+        if set_ is not None and hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    @classmethod
+    def find(cls) -> _Blas:
+        for path in _loaded_libraries("openblas"):
+            try:
+                library = ctypes.CDLL(path)
+            except OSError:
+                continue
+            for prefix, suffix in (("scipy_", "64_"), ("", ""), ("", "64_"), ("scipy_", "")):
+                try:
+                    get = getattr(library, f"{prefix}openblas_get_num_threads{suffix}")
+                    set_ = getattr(library, f"{prefix}openblas_set_num_threads{suffix}")
+                    config = getattr(library, f"{prefix}openblas_get_config{suffix}")
+                    core = getattr(library, f"{prefix}openblas_get_corename{suffix}")
+                except AttributeError:
+                    continue
+                config.restype = core.restype = ctypes.c_char_p
+                version = " ".join(config().decode().split()[:2])
+                return cls(get, set_, f"{version}, core type {core().decode()}")
+        return cls()
+
+    @property
+    def controllable(self) -> bool:
+        """Whether one thread can be asked for; without it, bits may depend on the BLAS's own threads."""
+        return self._set is not None
+
+    def one_thread(self) -> _Blas:
+        """A context manager: BLAS on one thread inside it."""
+        return self
+
+    # Counted, not stacked: Python threads that overlap here must not restore each other's single thread.
+    def __enter__(self):
+        if self._set is not None:
+            with self._lock:
+                if self._depth == 0:
+                    self._before = self._get()
+                    self._set(1)
+                self._depth += 1
+
+    def __exit__(self, *exc):
+        if self._set is not None:
+            with self._lock:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._set(self._before)
+
+    def _reset(self):
+        self._lock, self._depth, self._before = threading.Lock(), 0, 1
+
+    def _after_fork(self):
+        # Another thread may have held the lock, or been inside: it does not exist in the child.
+        if self._depth:
+            self._set(self._before)
+        self._reset()
+
+
+def _loaded_libraries(word: str) -> list[str]:
+    """Paths of the loaded or bundled shared libraries whose name contains `word`."""
+    try:
+        mapped = Path("/proc/self/maps").read_text().split()
+        found = {p for p in mapped if word in p.rsplit("/", 1)[-1] and ".so" in p}
+        if found:  # NumPy's own first: SciPy and others bundle theirs
+            return sorted(found, key=lambda path: ("numpy" not in path, path))
+    except OSError:
+        pass
+    root = Path(np.__file__).parent
+    folders = [root.parent / "numpy.libs", root / ".dylibs"]
+    return sorted({str(p) for folder in folders if folder.is_dir() for p in folder.glob(f"*{word}*")})
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        try:
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+        except OSError:
+            pass
+    return platform.processor() or platform.machine()
+
+
+def _features() -> list[str]:
+    try:
+        from numpy._core._multiarray_umath import __cpu_features__ as features
+    except ImportError:
+        return []
+    return [name for name, there in features.items() if there]
+
+
+def create(index: int) -> Backend:
+    from deepcore.errors import BackendError
+
+    if index:
+        raise BackendError(f"there is one CPU backend, not 'cpu:{index}'", fix='backend="cpu"')
+    return CpuBackend()

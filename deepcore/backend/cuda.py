@@ -1,0 +1,163 @@
+"""CuPy on a CUDA GPU."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from deepcore.backend import Backend
+from deepcore.errors import BackendError
+
+_INSTALL = "pip install 'deepcore[cuda]'  (an NVIDIA GPU and driver are needed), or backend=\"cpu\""
+
+
+class CudaBackend(Backend):
+    """Arrays are `cupy.ndarray` on one device; work is queued on CuPy's current stream.
+
+    `cupy` is the module to drive (tests pass a stand-in).
+    """
+
+    def __init__(self, index: int, cupy, name: str = "cuda"):
+        super().__init__(f"{name}:{index}", cupy, cupy.ndarray)
+        self.index = index
+        self.device = cupy.cuda.Device(index)
+
+    def asarray(self, value, dtype=None):
+        with self.device:
+            return self.array_module.asarray(value, dtype)
+
+    def from_host(self, array):
+        with self.device:
+            return self.array_module.asarray(np.ascontiguousarray(array).reshape(array.shape))
+
+    def to_host(self, array):
+        return self.array_module.asnumpy(array)
+
+    def scatter_add(self, target, index, values) -> None:
+        # CuPy's add.at uses atomics, whose order changes the bits of a floating sum. Here the writes are sorted by
+        # target (stably) and each run is summed by a tree over its positions: one order, log2(longest run) rounds.
+        xp = self.array_module
+        with self.device:
+            rows, values = _as_rows(xp, target, index, values)
+            if values.size == 0:
+                return
+            order = xp.argsort(rows, kind="stable")
+            rows, values = rows[order], values[order]
+            first = xp.concatenate([xp.ones(1, dtype=bool), rows[1:] != rows[:-1]])
+            starts = xp.nonzero(first)[0]
+            place = xp.arange(rows.size) - starts[xp.cumsum(first) - 1]  # position within its run
+            step, longest = 1, int(place.max()) + 1
+            while step < longest:
+                # Equal distance in place and in position: both are in one run.
+                pair = (place[:-step] % (2 * step) == 0) & (place[step:] == place[:-step] + step)
+                values[:-step] = xp.where(pair[:, None], values[:-step] + values[step:], values[:-step])
+                step *= 2
+            flat = target.reshape(-1, values.shape[1])
+            rows = rows[starts]
+            flat[rows] = flat[rows] + values[starts]
+            if not _shares_memory(flat, target):
+                target[...] = flat.reshape(target.shape)
+
+    def special(self, name, x):
+        from deepcore.kernels import reference
+
+        return getattr(reference, name)(self, x)
+
+    def synchronize(self) -> None:
+        with self.device:
+            self.array_module.cuda.get_current_stream().synchronize()
+
+    def memory(self) -> dict[str, int]:
+        with self.device:
+            pool = self.array_module.get_default_memory_pool()
+            _, total = self.array_module.cuda.runtime.memGetInfo()
+            return {"used": pool.used_bytes(), "held": pool.total_bytes(), "total": total}
+
+    def release_memory(self) -> None:
+        with self.device:
+            self.array_module.get_default_memory_pool().free_all_blocks()
+
+    def info(self) -> dict[str, Any]:
+        cupy = self.array_module
+        properties = cupy.cuda.runtime.getDeviceProperties(self.index)
+        name = properties["name"]
+        return {
+            "device": name.decode() if isinstance(name, bytes) else name,
+            "compute capability": self.device.compute_capability,
+            "memory": f"{properties['totalGlobalMem'] / 2**30:.1f} GiB",
+            "cupy": cupy.__version__,
+            "CUDA runtime": cupy.cuda.runtime.runtimeGetVersion(),
+            "driver": cupy.cuda.runtime.driverGetVersion(),
+        }
+
+    def bind(self, op) -> Callable:
+        run = super().bind(op)
+        if self.index:
+            run = self.impls[op] = self._on_device(run)
+        return run
+
+    def __getattr__(self, name: str):
+        value = super().__getattr__(name)
+        if self.index and callable(value) and not isinstance(value, type):
+            value = self.__dict__[name] = self._on_device(value)
+        return value
+
+    def _on_device(self, run: Callable) -> Callable:
+        """`run` on this device: CuPy computes on its current one, which is 0 unless it is told."""
+        device = self.device
+
+        @functools.wraps(run, updated=())
+        def on_device(*args, **params):
+            with device:
+                return run(*args, **params)
+
+        return on_device
+
+
+def _as_rows(xp, target, index, values):
+    """(row number of each write, values as rows): target[index] += values over the rows of target seen as a matrix."""
+    index = index if isinstance(index, tuple) else (index,)
+    if all(isinstance(part, xp.ndarray) and part.dtype.kind in "iu" for part in index):
+        arrays = xp.broadcast_arrays(*index)
+        lead, inner = target.shape[: len(arrays)], target.shape[len(arrays) :]
+        rows = xp.zeros(arrays[0].shape, dtype=np.int64)
+        for size, array in zip(lead, arrays):
+            rows = rows * size + xp.where(array < 0, array + size, array)
+    else:  # slices, masks, None: number the elements and index the numbers
+        inner = ()
+        rows = xp.arange(target.size).reshape(target.shape)[index]
+    width = math.prod(inner)
+    values = xp.broadcast_to(values, rows.shape + inner).astype(target.dtype)  # a copy: it is summed in place
+    return rows.reshape(-1), values.reshape(rows.size, width)
+
+
+def _shares_memory(view, target) -> bool:
+    return view.base is target or (target.base is not None and view.base is target.base)
+
+
+def create(index: int) -> Backend:
+    try:
+        import cupy
+    except ImportError as error:
+        raise BackendError(f"backend 'cuda' needs CuPy, which cannot be imported: {error}", fix=_INSTALL) from None
+    if int(cupy.__version__.partition(".")[0]) < 14:
+        raise BackendError(
+            "backend 'cuda' needs a newer CuPy", expected="CuPy 14 or later", received=cupy.__version__, fix=_INSTALL
+        )
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # CuPy's CUDARuntimeError, or a missing libcuda
+        raise BackendError(
+            f"backend 'cuda' found CuPy {cupy.__version__} but no usable GPU: {error}",
+            fix="install or update the NVIDIA driver (nvidia-smi shows it), or use backend=\"cpu\"",
+        ) from None
+    if index >= count:
+        raise BackendError(
+            f"there is no GPU {index}: this machine has {count}",
+            fix=f'backend="cuda:{count - 1}"' if count else 'backend="cpu"',
+        )
+    return CudaBackend(index, cupy)
