@@ -1,0 +1,38 @@
+"""Reverse-mode differentiation of any order."""
+
+from deepcore.autograd.engine import Handle, backward, grad, register_hook
+from deepcore.autograd.function import Context, Function
+from deepcore.autograd.gradcheck import gradcheck, gradgradcheck
+from deepcore.autograd.graph import Node, apply, mixed_backends, mode, run
+from deepcore.autograd.modes import (
+    detect_anomaly,
+    enable_grad,
+    intercept,
+    is_grad_enabled,
+    no_grad,
+    profile,
+    set_grad_enabled,
+)
+
+__all__ = [
+    "Context",
+    "Function",
+    "Handle",
+    "Node",
+    "apply",
+    "backward",
+    "detect_anomaly",
+    "enable_grad",
+    "grad",
+    "gradcheck",
+    "gradgradcheck",
+    "intercept",
+    "is_grad_enabled",
+    "mixed_backends",
+    "mode",
+    "no_grad",
+    "profile",
+    "register_hook",
+    "run",
+    "set_grad_enabled",
+]

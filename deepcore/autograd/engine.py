@@ -1,0 +1,209 @@
+"""Backward over the graph: newest node first, one dict of pending gradients that empties as it goes."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+from deepcore.autograd.graph import Node, mixed_backends, mode
+from deepcore.errors import ArgumentError, GradientError, ShapeError
+from deepcore.tensor import Tensor, as_tensor
+
+
+def backward(tensor: Tensor, gradient=None, retain_graph=None, create_graph: bool = False) -> None:
+    """Add d(tensor)/d(leaf) to the `.grad` of every leaf that requires it."""
+    gradient = _start(tensor, gradient)
+    leaves = _propagate([(tensor, gradient)], create_graph if retain_graph is None else retain_graph, create_graph)
+    seen = {id(gradient._data)}
+    for leaf, total in leaves.items():
+        _accumulate(leaf, total, create_graph, seen)
+
+
+def _start(tensor: Tensor, gradient) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise ArgumentError("backward starts from a tensor", received=type(tensor).__name__)
+    if not tensor._requires_grad:
+        raise GradientError(
+            "this tensor does not require grad: nothing it was computed from does, or it was computed under no_grad()",
+            fix="set requires_grad=True on the inputs or parameters before computing it",
+        )
+    xp = tensor.backend
+    if gradient is None:
+        if tensor._data.size != 1:
+            raise GradientError(
+                "backward without a gradient starts from a tensor of one element",
+                received=f"shape {tensor.shape}",
+                fix="reduce it first (loss.mean().backward()), or pass gradient=",
+            )
+        return Tensor(xp.ones(tensor.shape, dtype=tensor.dtype), xp)
+    if not isinstance(gradient, Tensor):
+        gradient = as_tensor(gradient, backend=xp)
+    if gradient.backend is not xp:
+        raise mixed_backends("backward", (tensor, gradient))
+    if gradient.shape != tensor.shape:
+        raise ShapeError(
+            "the gradient has another shape than the tensor", expected=f"{tensor.shape}", received=f"{gradient.shape}"
+        )
+    return gradient if gradient.dtype == tensor.dtype else gradient.to(tensor.dtype)
+
+
+def _propagate(roots, retain_graph, create_graph, only=None, watched=None) -> dict[Tensor, Tensor]:
+    """Walk the graph from `roots` ((tensor, gradient) pairs), newest node first; the sums that reach the leaves.
+
+    `only`: the nodes and leaves worth visiting (None: all). `watched`: a dict whose node keys get their gradient.
+    """
+    pending: dict[Any, Any] = {}
+    heap: list[tuple[int, Node]] = []
+    leaves: dict[Tensor, Tensor] = {}
+
+    def deliver(edge, gradient):
+        target = leaves if isinstance(edge, Tensor) else pending
+        held = target.get(edge)
+        if held is not None:
+            target[edge] = _merge(held, gradient)
+            return
+        target[edge] = gradient
+        if target is pending:
+            heapq.heappush(heap, (-edge.id, edge))
+
+    before = mode.grad, mode.backward
+    mode.grad, mode.backward = create_graph, True
+    try:
+        for tensor, gradient in roots:
+            deliver(tensor._node or tensor, gradient)
+        while heap:
+            node = heapq.heappop(heap)[1]
+            gradient = pending.pop(node)
+            for hook in node.hooks or ():
+                gradient = _hooked(hook, gradient)
+            if watched is not None and node in watched:
+                watched[node] = gradient
+            gradients = node.backward(gradient)
+            edges = node.edges
+            if not retain_graph:
+                node.free()
+            for edge, gradient in zip(edges, gradients):
+                if edge is not None and gradient is not None and (only is None or edge in only):
+                    deliver(edge, gradient)
+            del gradient, gradients  # nothing here keeps a gradient alive past its use
+        for leaf in leaves:
+            for hook in getattr(leaf, "_hooks", None) or ():
+                leaves[leaf] = _hooked(hook, leaves[leaf])
+    finally:
+        mode.grad, mode.backward = before
+    return leaves
+
+
+def _merge(held, gradient):
+    if isinstance(held, dict):  # the outputs of one Function, by position
+        for i, g in gradient.items():
+            held[i] = held[i] + g if i in held else g
+        return held
+    return held + gradient
+
+
+def _hooked(hook, gradient):
+    replaced = hook(gradient)
+    return gradient if replaced is None else replaced
+
+
+def _accumulate(leaf: Tensor, total: Tensor, create_graph: bool, seen: set[int]) -> None:
+    """leaf.grad += total; the first gradient is kept without a copy when nothing else can hold its memory."""
+    if create_graph:
+        leaf.grad = total if leaf.grad is None else leaf.grad + total
+        return
+    raw = total._data
+    if leaf.grad is None:
+        # A view, or an array that went to another leaf too, would change under someone else's hands.
+        if id(raw) in seen or raw.base is not None or not raw.flags.c_contiguous or total._storage is not None:
+            raw = raw.copy()
+        seen.add(id(raw))
+        leaf.grad = Tensor(raw, leaf.backend)
+    elif leaf.grad._requires_grad:
+        leaf.grad = Tensor(leaf.grad._data + raw, leaf.backend)
+    else:
+        mode.context.run(leaf.backend.add, leaf.grad._data, raw, out=leaf.grad._data)
+        leaf.grad.bump_version()
+
+
+class Handle:
+    """What registering a hook returns: `remove()` takes it away again."""
+
+    def __init__(self, remove: Callable[[], None]):
+        self.remove = remove
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.remove()
+
+
+def register_hook(tensor: Tensor, hook) -> Handle:
+    """`Tensor.register_hook`."""
+    if not tensor._requires_grad:
+        raise GradientError("a hook on a tensor that does not require grad would never run")
+    owner, name = (tensor, "_hooks") if tensor._node is None else (tensor._node, "hooks")
+    setattr(owner, name, [*(getattr(owner, name, None) or ()), hook])
+
+    def remove():
+        setattr(owner, name, [h for h in getattr(owner, name) if h is not hook])
+
+    return Handle(remove)
+
+
+def grad(
+    outputs, inputs, grad_outputs=None, retain_graph=None, create_graph: bool = False, allow_unused: bool = False
+) -> tuple[Tensor | None, ...]:
+    """Σ d(outputs)/d(inputs), one gradient per input, nothing added to any `.grad`.
+
+    `grad_outputs` are the vectors of the vector-Jacobian product (1 for outputs of one element). An input that
+    the outputs do not depend on is an error, or None with `allow_unused=True`.
+    """
+    outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    starts: tuple = (None,) * len(outputs)
+    if grad_outputs is not None:
+        starts = (grad_outputs,) if isinstance(grad_outputs, Tensor) else tuple(grad_outputs)
+    if len(starts) != len(outputs):
+        raise ArgumentError(f"grad_outputs needs one entry per output: {len(outputs)}, not {len(starts)}")
+    for i, t in enumerate(inputs):
+        if not t._requires_grad:
+            raise GradientError(f"input {i} does not require grad", fix="requires_grad_() before it is used")
+    roots = [(t, _start(t, g)) for t, g in zip(outputs, starts) if t._requires_grad or not allow_unused]
+    targets = [t._node or t for t in inputs]
+    watched: dict[Any, Any] = {key: None for key in targets if not isinstance(key, Tensor)}
+    only = _reaching(targets, [t._node or t for t, _ in roots])
+    roots = [(t, g) for t, g in roots if (t._node or t) in only]
+    retain = create_graph if retain_graph is None else retain_graph
+    leaves = _propagate(roots, retain, create_graph, only, watched)
+    found = []
+    for i, (t, key) in enumerate(zip(inputs, targets)):
+        gradient = leaves.get(key) if isinstance(key, Tensor) else watched[key]
+        if gradient is None and not allow_unused:
+            raise GradientError(
+                f"input {i} (shape {t.shape}) was not used to compute the outputs",
+                fix="pass allow_unused=True to get None for it",
+            )
+        found.append(gradient)
+    return tuple(found)
+
+
+def _reaching(targets: list, roots: list) -> set:
+    """The nodes and leaves on a path from `roots` to `targets`."""
+    reach = set(targets)
+    visited = set()
+    stack = [(root, False) for root in roots]
+    while stack:
+        node, expanded = stack.pop()
+        if isinstance(node, Tensor):
+            continue
+        if expanded:
+            if any(edge in reach for edge in node.edges if edge is not None):
+                reach.add(node)
+        elif node not in visited:
+            visited.add(node)
+            stack.append((node, True))
+            stack.extend((edge, False) for edge in node.edges if edge is not None)
+    return reach

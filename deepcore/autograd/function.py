@@ -1,0 +1,167 @@
+"""Operations with a backward of the user's own."""
+
+from __future__ import annotations
+
+from deepcore.autograd.graph import Node, mixed_backends, mode, next_id, stale
+from deepcore.autograd.modes import no_grad
+from deepcore.backend import dtypes as dt
+from deepcore.errors import GradientError, ShapeError
+from deepcore.tensor import Tensor
+
+
+class Context:
+    """What a `Function` keeps between forward and backward."""
+
+    def __init__(self, needs_input_grad: tuple[bool, ...]):
+        self.needs_input_grad = needs_input_grad
+        self._saved: tuple = ()
+        self._versions: tuple = ()
+        self._outputs: dict[int, int] = {}
+        self._node: Node | None = None
+        self._constant: set[int] = set()
+        self._materialize = True
+
+    def save_for_backward(self, *tensors) -> None:
+        """Keep inputs or outputs; read them back as `saved_tensors`, checked against overwriting."""
+        self._saved = tensors
+        self._versions = tuple(None if t is None else t.version for t in tensors)
+
+    @property
+    def saved_tensors(self) -> tuple:
+        found = []
+        for t, version in zip(self._saved, self._versions):
+            if t is not None and t.version != version:
+                raise stale("Function", f"a saved tensor (shape {t.shape})")
+            if t is not None and id(t) in self._outputs and self._node is not None:
+                t = Tensor(t._data, t.backend, True, self._node.output(self._outputs[id(t)]))
+            found.append(t)
+        return tuple(found)
+
+    def mark_non_differentiable(self, *outputs) -> None:
+        """These outputs have no gradient."""
+        self._constant |= {id(t) for t in outputs}
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Whether backward gets zeros (default) or None for outputs without a gradient."""
+        self._materialize = bool(value)
+
+
+class Function:
+    """An operation with a backward of your own, as torch.autograd.Function.
+
+    Subclass with static methods `forward(ctx, *args)` and `backward(ctx, *gradients)`, which returns one gradient
+    (or None) per argument of forward, and call `apply`. A backward made of tensor operations can be differentiated
+    again.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, *args, **kwargs):
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx: Context, *gradients):
+        raise NotImplementedError
+
+    @classmethod
+    def apply(cls, *args, **kwargs):
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        for t in tensors[1:]:
+            if t.backend is not tensors[0].backend:
+                raise mixed_backends(cls.__name__, tensors)
+        needs = tuple(isinstance(a, Tensor) and a._requires_grad and mode.grad for a in args)
+        ctx = Context(needs)
+        with no_grad():
+            result = cls.forward(ctx, *args, **kwargs)
+        single = isinstance(result, Tensor)
+        outputs = (result,) if single else tuple(result)
+        if any(needs):
+            node = FunctionNode(cls, ctx, args, outputs, single)
+            ctx._outputs = {id(t): i for i, t in enumerate(outputs)}
+        made = []
+        for i, t in enumerate(outputs):
+            if not isinstance(t, Tensor):
+                made.append(t)
+                continue
+            out = Tensor(t._data, t.backend)
+            out._storage = t.storage()
+            if any(needs) and id(t) not in ctx._constant and dt.is_floating(t.dtype):
+                out._node, out._requires_grad = node.output(i), True
+            made.append(out)
+        return made[0] if single else tuple(made)
+
+
+class FunctionNode(Node):
+    """The node of a `Function`; with several outputs, gradients arrive as {position: gradient}."""
+
+    __slots__ = ("ctx", "function", "like", "single")
+
+    def __init__(self, function, ctx, args, outputs, single):
+        self.id = next_id()
+        self.function, self.ctx, self.single = function, ctx, single
+        self.edges = [(a._node or a) if need else None for a, need in zip(args, ctx.needs_input_grad)]
+        self.saved = [a._data.shape if isinstance(a, Tensor) else None for a in args]
+        self.like = [(t._data.shape, t.dtype, t.backend) if isinstance(t, Tensor) else None for t in outputs]
+        self.hooks = self.op = self.params = self.out = self.storage = self.versions = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.function.__name__}Backward"
+
+    def output(self, i: int) -> Node:
+        return self if self.single else OutputNode(self, i)
+
+    def backward(self, g) -> list:
+        if self.saved is None:
+            Node.backward(self, g)  # raises
+        given = {0: g} if self.single else g
+        if self.ctx._materialize:
+            for i, like in enumerate(self.like):
+                if i not in given and like is not None:
+                    shape, dtype, xp = like
+                    given[i] = Tensor(xp.zeros(shape, dtype=dtype), xp)
+        self.ctx._node = self
+        try:
+            result = self.function.backward(self.ctx, *(given.get(i) for i in range(len(self.like))))
+        finally:
+            self.ctx._node = None
+        result = list(result) if isinstance(result, (tuple, list)) else [result]
+        if len(result) != len(self.edges):
+            raise GradientError(
+                f"{self.function.__name__}.backward returned {len(result)} gradients",
+                expected=f"one per argument of forward: {len(self.edges)}",
+                fix="return None for arguments that are not tensors",
+            )
+        for i, (edge, gradient) in enumerate(zip(self.edges, result)):
+            if edge is not None and gradient is not None and gradient.shape != self.saved[i]:
+                raise ShapeError(
+                    f"{self.function.__name__}.backward: gradient {i} has another shape than its argument",
+                    expected=str(self.saved[i]),
+                    received=str(gradient.shape),
+                )
+        return result
+
+    def free(self) -> None:
+        self.saved = None
+        self.ctx._saved = ()
+
+
+class OutputNode(Node):
+    """One output of a `Function` with several: hands its gradient on under its position."""
+
+    __slots__ = ("position",)
+
+    def __init__(self, parent: FunctionNode, position: int):
+        self.id = next_id()
+        self.position = position
+        self.edges = [parent]
+        self.hooks = self.op = self.params = self.out = self.storage = self.versions = self.saved = None
+
+    @property
+    def name(self) -> str:
+        return self.edges[0].name
+
+    def backward(self, g) -> list:
+        return [{self.position: g}]
+
+    def free(self) -> None:
+        pass

@@ -1,0 +1,121 @@
+"""Gradients against finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from deepcore.autograd import engine
+from deepcore.autograd.modes import enable_grad
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, GradientError
+from deepcore.tensor import Tensor, as_tensor
+
+
+def gradcheck(
+    fn: Callable, inputs, *, eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3, raise_exception: bool = True
+) -> bool:
+    """Compare the Jacobian that backward gives with (f(x + eps) − f(x − eps)) / 2eps, element by element.
+
+    `inputs`: the tensors (or other arguments) of `fn`; those that require grad are checked, and should be float64.
+    `fn` returns a tensor or a tuple of them. True, or `GradientError` naming the entry that differs most (False with
+    `raise_exception=False`).
+    """
+    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    checked = [t for t in inputs if isinstance(t, Tensor) and t.requires_grad]
+    if not checked:
+        raise ArgumentError("gradcheck needs an input that requires grad")
+    for t in checked:
+        if t.dtype != dt.float64:
+            raise ArgumentError(
+                "gradcheck needs float64: finite differences drown in the rounding of smaller dtypes",
+                received=dt.name_of(t.dtype),
+                fix="t.double()",
+            )
+    for k in range(len(_outputs(fn, inputs))):
+        analytic = _analytic(fn, inputs, checked, k)
+        for i, (t, exact) in enumerate(zip(checked, analytic)):
+            numeric = _numeric(fn, inputs, t, k, eps)
+            xp = t.backend
+            difference = xp.absolute(exact - numeric)
+            excess = difference - (atol + rtol * xp.absolute(numeric))
+            if excess.size and not bool((excess <= 0).all()):
+                if not raise_exception:
+                    return False
+                worst = int(xp.where(xp.isnan(excess), xp.asarray(float("inf")), excess).argmax())
+                row, column = divmod(worst, exact.shape[1])
+                raise GradientError(
+                    f"the gradient of output {k} with respect to input {i} is wrong",
+                    expected=f"∂out[{row}]/∂in[{column}] = {float(numeric[row, column]):.9g} by finite differences",
+                    received=f"{float(exact[row, column]):.9g}",
+                )
+    return True
+
+
+def gradgradcheck(fn: Callable, inputs, grad_outputs=None, **tolerances) -> bool:
+    """`gradcheck` of the gradients of `fn`: its second derivatives."""
+    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    outputs = _outputs(fn, inputs)
+    if grad_outputs is None:
+        grad_outputs = [_ramp(o).requires_grad_() for o in outputs]
+    grad_outputs = list(grad_outputs)
+    where = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and t.requires_grad]
+
+    def first_order(*arguments):
+        given, vectors = arguments[: len(inputs)], arguments[len(inputs) :]
+        found = engine.grad(
+            _outputs(fn, given), [given[i] for i in where], vectors, create_graph=True, allow_unused=True
+        )
+        return tuple(g for g in found if g is not None and g.requires_grad)
+
+    return gradcheck(first_order, (*inputs, *grad_outputs), **tolerances)
+
+
+def _ramp(t: Tensor) -> Tensor:
+    """A fixed vector without symmetry, to multiply the first derivatives with."""
+    xp = t.backend
+    values = (xp.arange(t.numel()) % 7 * 0.25 - 0.6).astype(t.dtype)
+    return Tensor(values.reshape(t.shape), xp)
+
+
+def _outputs(fn, inputs) -> list[Tensor]:
+    with enable_grad():
+        out = fn(*inputs)
+    return [o for o in ((out,) if isinstance(out, Tensor) else out) if isinstance(o, Tensor) and o.requires_grad]
+
+
+def _analytic(fn, inputs, checked, k):
+    """Per checked input, the Jacobian (outputs × inputs) of output k, a row at a time."""
+    out = _outputs(fn, inputs)[k]
+    xp = out.backend
+    jacobians = [xp.zeros((out.numel(), t.numel()), dtype=dt.float64) for t in checked]
+    for row in range(out.numel()):
+        start = xp.zeros(out.numel(), dtype=out.dtype)
+        start[row] = 1
+        gradients = engine.grad(
+            out, checked, as_tensor(start.reshape(out.shape), backend=xp), retain_graph=True, allow_unused=True
+        )
+        for jacobian, gradient in zip(jacobians, gradients):
+            if gradient is not None:
+                jacobian[row] = gradient._data.reshape(-1)
+    return jacobians
+
+
+def _numeric(fn, inputs, t: Tensor, k: int, eps: float):
+    """The Jacobian of output k for input `t`, a column at a time, by central differences."""
+    xp = t.backend
+    columns = []
+    original = t._data
+    for column in range(t.numel()):
+        sides = []
+        for sign in (1, -1):
+            moved = original.copy().reshape(-1)
+            moved[column] += sign * eps
+            t.data = moved.reshape(original.shape)
+            sides.append(_outputs(fn, inputs)[k]._data.reshape(-1).copy())
+        columns.append((sides[0] - sides[1]) / (2 * eps))
+    t.data = original
+    if not columns:
+        return xp.zeros((_outputs(fn, inputs)[k].numel(), 0), dtype=dt.float64)
+    return xp.stack(columns, axis=1)
+
+

@@ -1,0 +1,257 @@
+"""`apply`, the one place every op passes, and the graph it records."""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from deepcore.backend import dtypes as dt
+from deepcore.errors import (
+    ArgumentError,
+    BackendError,
+    DeepcoreError,
+    DTypeError,
+    GradientError,
+    IndexRangeError,
+    ShapeError,
+)
+from deepcore.tensor import Storage, Tensor
+
+_NO_PARAMS: dict[str, Any] = {}
+next_id = itertools.count().__next__
+
+
+class _Mode(threading.local):
+    """What applies to this thread: whether graphs are recorded, and who watches the ops."""
+
+    def __init__(self):
+        self.grad = True
+        self.hook: Callable | None = None
+        self.backward = False
+        self.transforms = 0
+        # NumPy's overflow and divide warnings are off in here, which is 30 times cheaper than np.errstate an op.
+        self.context = contextvars.copy_context()
+        self.context.run(_silence_numpy)
+
+
+def _silence_numpy() -> None:
+    from deepcore.backend import get_backend
+
+    get_backend("cpu").seterr(all="ignore")
+
+
+mode = _Mode()
+
+
+def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS) -> Tensor:
+    """Run `op` on tensors; the one place every op passes, so hooks see all of them."""
+    if mode.hook is not None:
+        return mode.hook(op, inputs, params)
+    return run(op, inputs, params)
+
+
+def run(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS) -> Tensor:
+    """`apply` without the hook: compute, and record a node if a gradient may be asked for."""
+    backend = inputs[0].backend
+    recorded = False
+    raw = []
+    for t in inputs:
+        if t.backend is not backend:
+            raise mixed_backends(op.name, inputs)
+        if t._requires_grad:
+            recorded = True
+        raw.append(t._data)
+    impl = backend.impls.get(op) or backend.bind(op)
+    try:
+        out = mode.context.run(impl, backend, *raw, **params)
+    except DeepcoreError:
+        raise
+    except (ValueError, IndexError, TypeError, ArithmeticError) as error:
+        raise explain(op, inputs, params, error) from error
+    if out.__class__ is not backend.array_type:
+        out = backend.asarray(out)
+    if recorded and mode.grad and op.differentiable:
+        node = Node(op, inputs, params, out)
+        result = Tensor(out, backend, True, node)
+        result._storage = node.storage
+    else:
+        result = Tensor(out, backend)
+    if op.view:
+        _link_view(result, inputs[0], op, params)
+    return result
+
+
+def mixed_backends(name: str, inputs: Sequence[Tensor]) -> BackendError:
+    first = inputs[0]
+    other = next(t for t in inputs if t.backend is not first.backend)
+    return BackendError(
+        f"{name}: the operands live on two backends, and nothing is moved implicitly",
+        received=f"{brief(first)} and {brief(other)}",
+        fix=f'move one of them: t.to("{first.backend}") or t.to("{other.backend}")',
+    )
+
+
+def brief(t: Tensor) -> str:
+    return f"{dt.name_of(t.dtype)}{list(t.shape)} on {t.backend}"
+
+
+def explain(op, inputs, params, error: Exception) -> DeepcoreError:
+    """The array library's own complaint as a typed error with the op and its operands."""
+    kind: type[DeepcoreError] = ArgumentError
+    if isinstance(error, IndexError):
+        kind = IndexRangeError
+    elif isinstance(error, TypeError):
+        kind = DTypeError
+    elif any(word in str(error) for word in ("shape", "dimension", "broadcast", "axis", "axes", "size")):
+        kind = ShapeError
+    text = ", ".join(f"{k}={v!r}" for k, v in params.items())
+    shapes = " and ".join(brief(t) for t in inputs)
+    return kind(f"{op.name}: {error}", received=shapes + (f"; {text}" if text else ""), fix=op.hint(inputs, params))
+
+
+# -- the graph ----------------------------------------------------------------------------------------------
+
+
+class Node:
+    """One recorded application of an op: what its VJPs need, and where each gradient goes.
+
+    It never owns its output tensor (only the raw array, when a VJP reads it), so a graph has no cycles.
+    """
+
+    __slots__ = ("__weakref__", "edges", "hooks", "id", "op", "out", "params", "saved", "storage", "versions")
+
+    def __init__(self, op, inputs, params, out):
+        self.id = next_id()
+        self.op = op
+        self.params = params
+        self.hooks = None
+        edges = []
+        mask, bit = 0, 1
+        for t in inputs:
+            if t._requires_grad:
+                edges.append(t._node or t)
+                mask |= bit
+            else:
+                edges.append(None)
+            bit += bit
+        self.edges = edges
+        needed, needs_out = op.saves.get(mask) or op.plan_saves(mask, len(inputs))
+        versions = None
+        saved = []
+        for i, t in enumerate(inputs):
+            if needed[i]:
+                saved.append(t)
+                storage = t._storage
+                if storage is not None and storage.version:
+                    versions = versions or {}
+                    versions[i] = storage.version
+            else:
+                saved.append(t._data.shape)
+        self.saved = saved
+        self.versions = versions
+        if needs_out:
+            self.out = out
+            self.storage = Storage()
+        else:
+            self.out = self.storage = None
+
+    @property
+    def name(self) -> str:
+        """`MulBackward`."""
+        return "".join(part.capitalize() for part in self.op.name.split("_")) + "Backward"
+
+    @property
+    def next_functions(self) -> tuple:
+        """The nodes (or leaf tensors) the gradients go to."""
+        return tuple(edge for edge in self.edges if edge is not None)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    def add_hook(self, hook) -> None:
+        self.hooks = [*(self.hooks or ()), hook]
+
+    def backward(self, g: Tensor) -> list[Tensor | None]:
+        """One gradient per input, None where none is wanted."""
+        if self.saved is None:
+            raise GradientError(
+                f"{self.name}: the graph was already freed by an earlier backward",
+                fix="pass retain_graph=True to the first backward, or compute the loss again",
+            )
+        op, saved, params = self.op, self.saved, self.params
+        gradients: list[Tensor | None] = []
+        for i, edge in enumerate(self.edges):
+            if edge is None:
+                gradients.append(None)
+                continue
+            function, plan = op.vjp_plan(i)
+            if function is None:
+                gradients.append(None)
+                continue
+            arguments = []
+            for what, key in plan:
+                if what == "g":
+                    arguments.append(g)
+                elif what == "input":
+                    arguments.append(self._checked(key))
+                elif what == "shape":
+                    held = saved[key]
+                    arguments.append(held._data.shape if isinstance(held, Tensor) else held)
+                elif what == "out":
+                    arguments.append(self._checked_out(g.backend))
+                elif what == "rest":
+                    arguments.append([self._checked(k) for k in range(key, len(saved))])
+                elif what == "shapes":
+                    arguments.append([h._data.shape if isinstance(h, Tensor) else h for h in saved])
+                elif what == "i":
+                    arguments.append(i)
+                else:
+                    arguments.append(params[key])
+            gradient = function(*arguments)
+            held = saved[i]
+            shape = held._data.shape if isinstance(held, Tensor) else held
+            if gradient._data.shape != shape:
+                gradient = op.sum_to(gradient, shape)
+            gradients.append(gradient)
+        return gradients
+
+    def _checked(self, i: int) -> Tensor:
+        t = self.saved[i]
+        storage = t._storage
+        if storage is not None and storage.version != (self.versions.get(i, 0) if self.versions else 0):
+            raise stale(self.name, f"input {i} (shape {t.shape})")
+        return t
+
+    def _checked_out(self, backend) -> Tensor:
+        if self.storage.version:
+            raise stale(self.name, "its output")
+        return Tensor(self.out, backend, True, self)
+
+    def free(self) -> None:
+        self.saved = self.out = self.params = None
+
+
+def stale(name: str, what: str) -> GradientError:
+    return GradientError(
+        f"{name}: {what} is needed for the gradient, but was overwritten by an in-place operation",
+        fix="use the operation that makes a new tensor (x = x + 1 for x += 1), or clone() before overwriting",
+    )
+
+
+def _link_view(view: Tensor, source: Tensor, op, params) -> None:
+    """Remember that `view` shares the memory of `source`, so that writing to either keeps both right."""
+    if op.view != "always" and not view.backend.may_share_memory(view._data, source._data):
+        return
+    storage = source._storage
+    if storage is None:
+        storage = source._storage = Storage()
+    view._storage = storage
+    if source._base is None:
+        view._base = (source, ((op, params),))
+    else:
+        base, chain = source._base
+        view._base = (base, (*chain, (op, params)))
+    storage.add_view(view)

@@ -1,0 +1,111 @@
+"""JAX's transforms of functions: `grad` and `value_and_grad`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from deepcore.autograd import engine
+from deepcore.autograd.graph import mode
+from deepcore.autograd.modes import enable_grad
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, DTypeError, GradientError
+from deepcore.tensor import Tensor, as_tensor
+
+
+def _tree_map(f, tree, path=()):
+    if isinstance(tree, dict):
+        return type(tree)((k, _tree_map(f, v, (*path, k))) for k, v in tree.items())
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(_tree_map(f, v, (*path, k)) for k, v in zip(tree._fields, tree)))
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_tree_map(f, v, (*path, i)) for i, v in enumerate(tree))
+    return f(tree)
+
+
+def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable:
+    """A function that returns (fn(*args), its gradient with respect to `args[argnums]`).
+
+    `fn` returns a scalar tensor (or, with `has_aux`, a pair whose first is one). Arguments may be tensors, raw
+    NumPy or CuPy arrays, numbers, and dicts, lists and tuples of them; the gradient has the argument's structure,
+    and raw arrays where the argument had them. Transforms nest: grad(grad(f)).
+    """
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+    @functools.wraps(fn)
+    def wrapped(*args, **kwargs):
+        leaves: list[Tensor] = []
+        raw_kind: list[bool] = []
+        nested = mode.transforms > 0 or (
+            mode.grad and any(_requires_grad(args[n]) for n in numbers if n < len(args))
+        )
+
+        def enter(leaf):
+            t = leaf if isinstance(leaf, Tensor) else as_tensor(leaf)
+            if not dt.is_floating(t.dtype):
+                raise DTypeError(
+                    f"grad is taken with respect to floating inputs, not {t.dtype}", fix="convert the argument first"
+                )
+            t = t.alias() if t._requires_grad and nested else t.detach().requires_grad_()
+            leaves.append(t)
+            raw_kind.append(not isinstance(leaf, Tensor) and hasattr(leaf, "dtype"))
+            return t
+
+        given = list(args)
+        for n in numbers:
+            if not -len(given) <= n < len(given):
+                raise ArgumentError(f"argnums={n}, but the function got {len(given)} positional arguments")
+            given[n] = _tree_map(enter, given[n])
+        mode.transforms += 1
+        try:
+            with enable_grad():
+                result = fn(*given, **kwargs)
+                value = result[0] if has_aux else result
+                if not isinstance(value, Tensor) or value._data.size != 1:
+                    raise GradientError(
+                        "grad needs a function that returns one number, as a tensor of one element",
+                        received=f"shape {value.shape}" if isinstance(value, Tensor) else type(value).__name__,
+                        fix="reduce the result with .sum() or .mean()",
+                    )
+                if value._requires_grad:
+                    gradients = list(engine.grad(value, leaves, create_graph=nested, allow_unused=True))
+                else:
+                    gradients = [None] * len(leaves)
+        finally:
+            mode.transforms -= 1
+        filled = iter(
+            [
+                Tensor(t.backend.zeros(t.shape, dtype=t.dtype), t.backend) if g is None else g
+                for t, g in zip(leaves, gradients)
+            ]
+        )
+        kinds = iter(raw_kind)
+
+        def leave(_):
+            gradient = next(filled)
+            return gradient._data if next(kinds) else gradient
+
+        parts = tuple(_tree_map(leave, args[n]) for n in numbers)
+        if not nested:
+            result = (value.detach(), *result[1:]) if has_aux else value.detach()
+        return result, parts[0] if isinstance(argnums, int) else parts
+
+    return wrapped
+
+
+def _requires_grad(tree) -> bool:
+    found: list[bool] = []
+    _tree_map(lambda leaf: found.append(isinstance(leaf, Tensor) and leaf._requires_grad), tree)
+    return any(found)
+
+
+def grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable:
+    """x ↦ d fn(x)/dx: `value_and_grad` without the value (with `has_aux`: the pair gradient, aux)."""
+    both = value_and_grad(fn, argnums, has_aux)
+
+    @functools.wraps(fn)
+    def wrapped(*args, **kwargs):
+        result, gradient = both(*args, **kwargs)
+        return (gradient, *result[1:]) if has_aux else gradient
+
+    return wrapped
