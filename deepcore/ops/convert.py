@@ -1,0 +1,200 @@
+"""dtype and backend conversions, operators, and the in-place methods."""
+
+from __future__ import annotations
+
+import sys
+
+from deepcore.autograd import Function
+from deepcore.backend import Backend, get_backend
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ShapeError
+from deepcore.ops import elementwise as e
+from deepcore.ops.index import refuse_leaf, setitem, write
+from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor, cast, composite, sample
+from deepcore.ops.shape import broadcast_to
+
+
+class _Transfer(Function):
+    """A copy on another backend; the gradient travels back."""
+
+    @staticmethod
+    def forward(ctx, input, backend):
+        ctx.source = input.backend
+        return Tensor(backend.from_host(input.backend.to_host(input._data)), backend)
+
+    @staticmethod
+    def backward(ctx, g):
+        return _Transfer.apply(g, ctx.source), None
+
+
+def _target(value):
+    """(backend, dtype), one of them None, that `value` names."""
+    if isinstance(value, Backend):
+        return value, None
+    if isinstance(value, Tensor):
+        return value.backend, value.dtype
+    if isinstance(value, str) and value not in dt.DTYPES:
+        return get_backend(value), None
+    return None, dt.as_dtype(value)
+
+
+@composite(examples=lambda make: [sample(make(3), "float64"), sample(make(3), make(2))])
+def to(input, *targets, dtype=None, backend=None, device=None, copy: bool = False):
+    """The tensor in another dtype, on another backend, or both: to("cuda"), to(dc.float64), to(other). Itself if it fits"""
+    backend = backend if backend is not None else device
+    backend = get_backend(backend) if backend is not None else None
+    dtype = dt.as_dtype(dtype) if dtype is not None else None
+    for value in targets:
+        if value is None:
+            continue
+        found_backend, found_dtype = _target(value)
+        backend, dtype = found_backend or backend, found_dtype or dtype
+    out = input
+    if dtype is not None and dtype != input.dtype:
+        out = cast(out, dtype)
+    if backend is not None and backend is not input.backend:
+        out = _Transfer.apply(out, backend)
+    return out.clone() if copy and out is input else out
+
+
+def _caster(name: str, dtype, doc: str):
+    def convert(input):
+        return input if input.dtype == dtype else cast(input, dtype)
+
+    convert.__name__ = convert.__qualname__ = name
+    convert.__doc__ = doc
+    setattr(Tensor, name, convert)
+
+
+for _name, _dtype in (
+    ("float", dt.float32), ("double", dt.float64), ("half", dt.float16), ("bfloat16", dt.bfloat16), ("long", dt.int64),
+    ("int", dt.int32), ("short", dt.int16), ("char", dt.int8), ("byte", dt.uint8), ("bool", dt.bool_),
+):  # fmt: skip
+    _caster(_name, _dtype, f"The tensor as {dt.name_of(_dtype)}")
+
+Tensor.type = Tensor.astype = lambda self, dtype: to(self, dtype)
+Tensor.type_as = lambda self, other: to(self, other.dtype)
+
+
+# -- in-place methods -------------------------------------------------------------------------------------------
+
+
+def _in_place(name: str, function):
+    def method(self, *args, **kwargs):
+        refuse_leaf(self)
+        # A stand-in for this tensor: what a VJP saves of it gets the old values when they are overwritten below.
+        proxy = Tensor(self._data, self.backend, self._requires_grad, self._node)
+        result = function(proxy, *args, **kwargs)
+        if result.shape != self.shape:
+            raise ShapeError(
+                f"{name}: the result does not have the shape of the tensor that should hold it",
+                expected=str(self.shape),
+                received=str(result.shape),
+                fix=f"use {name.rstrip('_')}, which makes a new tensor",
+            )
+        if result._data is self._data:
+            result = result.clone()
+        if sys.getrefcount(proxy) > 2:
+            proxy._data = proxy._data.copy()
+        write(self, result)
+        if proxy._storage is not None:  # a view of it was taken: whoever saved that must notice
+            proxy._storage.version += 1
+        return self
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"`{name.rstrip('_')}`, written into this tensor."
+    return method
+
+
+def install_in_place() -> None:
+    """`Tensor.<name>_` for every function declared with `inplace`."""
+    for entry in list(FUNCTIONS.values()):
+        if entry.inplace:
+            for name in (entry.name, *entry.aliases):
+                setattr(Tensor, f"{name}_", _in_place(f"{name}_", entry.function))
+
+
+def copy_(self, source):
+    """The elements of `source`, broadcast and converted to this dtype, written into this tensor."""
+    source = as_tensor(source) if not isinstance(source, Tensor) else source
+    if source.backend is not self.backend:
+        source = to(source, self.backend)  # asked for by name, so not implicit
+    if source.dtype != self.dtype:
+        source = cast(source, self.dtype)
+    return write(self, broadcast_to(source, self.shape) if source.shape != self.shape else source)
+
+
+def fill_(self, value):
+    """Every element becomes `value`."""
+    setitem(self, ..., value)
+    return self
+
+
+def zero_(self):
+    """Every element becomes 0."""
+    return fill_(self, 0)
+
+
+Tensor.copy_, Tensor.fill_, Tensor.zero_ = copy_, fill_, zero_
+
+
+def _fresh(function: str):
+    def make(self, *size, dtype=None, requires_grad: bool = False):
+        from deepcore.ops.shape import sizes
+
+        raw = getattr(self.backend, function)(sizes(size), dtype=self.dtype if dtype is None else dt.as_dtype(dtype))
+        out = Tensor(raw, self.backend)
+        return out.requires_grad_() if requires_grad else out
+
+    make.__name__ = make.__qualname__ = f"new_{function}"
+    make.__doc__ = f"`{function}` of the given size, with this tensor's dtype and backend."
+    return make
+
+
+for _name in ("zeros", "ones", "empty"):
+    setattr(Tensor, f"new_{_name}", _fresh(_name))
+
+
+def new_tensor(self, data, dtype=None, requires_grad: bool = False):
+    """`tensor` with this tensor's dtype and backend."""
+    from deepcore.tensor import tensor
+
+    return tensor(data, self.dtype if dtype is None else dtype, self.backend, requires_grad)
+
+
+Tensor.new_tensor = new_tensor
+
+
+# -- operators ------------------------------------------------------------------------------------------------------
+
+
+def _reflected(function):
+    def method(self, other):
+        return function(other, self)
+
+    return method
+
+
+def _operator(function):
+    def method(self, other):
+        if other is None or isinstance(other, (str, dict)):
+            return NotImplemented
+        return function(self, other)
+
+    return method
+
+
+_add = e._add
+_sub = e._sub
+for _name, _function in (
+    ("add", _add), ("sub", _sub), ("mul", e.mul), ("truediv", e.true_divide), ("floordiv", e.floor_divide), ("mod", e.remainder),
+    ("pow", e.pow), ("and", e.bitwise_and), ("or", e.bitwise_or), ("xor", e.bitwise_xor),
+):  # fmt: skip
+    setattr(Tensor, f"__{_name}__", _function)
+    setattr(Tensor, f"__r{_name}__", _reflected(_function))
+    setattr(Tensor, f"__i{_name}__", _in_place(f"{_name}_", _function))
+for _name in ("eq", "ne"):
+    setattr(Tensor, f"__{_name}__", _operator(getattr(e, _name)))
+for _name in ("lt", "le", "gt", "ge"):
+    setattr(Tensor, f"__{_name}__", getattr(e, _name))
+Tensor.__neg__, Tensor.__pos__, Tensor.__abs__, Tensor.__invert__ = e.neg, e.positive, e.abs, e.bitwise_not

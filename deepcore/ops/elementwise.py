@@ -1,0 +1,705 @@
+"""Elementwise ops: each forward with its gradient beside it."""
+
+from __future__ import annotations
+
+import math
+
+from deepcore.autograd import apply
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, DTypeError
+from deepcore.ops.registry import (
+    Tensor,
+    binary_samples,
+    cast,
+    composite,
+    elementwise,
+    primitive,
+    promote,
+    sample,
+    unary_samples,
+)
+
+
+def _zeros(g: Tensor) -> Tensor:
+    return Tensor(g.backend.zeros(g.shape, dtype=g.dtype), g.backend)
+
+
+def _no_bool(name: str, fix: str, *inputs) -> None:
+    if any(x.dtype == dt.bool_ for x in inputs):
+        raise DTypeError(f"{name} is not defined for bool tensors", fix=fix)
+
+
+# -- arithmetic -------------------------------------------------------------------------------------------
+
+
+@elementwise("numeric", vjp=(lambda g: g, lambda g: g), public=False)
+def _add(xp, input, other):
+    return xp.add(input, other)
+
+
+@elementwise("numeric", vjp=(lambda g: g, lambda g: neg(g)), public=False)
+def _sub(xp, input, other):
+    _no_bool("sub", "use logical_xor, or convert with .int()", input, other)
+    return xp.subtract(input, other)
+
+
+@elementwise("numeric", vjp=(lambda g, other: g * other, lambda g, input: g * input), aliases=("multiply",), inplace=True)
+def mul(xp, input, other):
+    """input · other"""
+    return xp.multiply(input, other)
+
+
+@elementwise(
+    "float",
+    vjp=(lambda g, other: g / other, lambda g, input, other: neg(g * ((input / other) / other))),
+    examples=binary_samples(other_low=0.5),
+)
+def true_divide(xp, input, other):
+    """input / other; integers give float32"""
+    return xp.true_divide(input, other)
+
+
+@elementwise(
+    "numeric",
+    vjp=(lambda g: _zeros(g), lambda g: _zeros(g)),
+    examples=binary_samples(other_low=0.5),
+)
+def floor_divide(xp, input, other):
+    """⌊input / other⌋"""
+    return xp.floor_divide(input, other)
+
+
+@elementwise(
+    "numeric",
+    vjp=(lambda g: g, lambda g, input, other: neg(g * floor_divide(input, other))),
+    examples=binary_samples(1.1, 1.9, 0.5, 0.9, scalar=0.7),
+)
+def remainder(xp, input, other):
+    """input − other · ⌊input / other⌋: the sign of `other`"""
+    return xp.remainder(input, other)
+
+
+@elementwise(
+    "numeric",
+    vjp=(lambda g: g, lambda g, input, other: neg(g * trunc(true_divide(input, other)))),
+    examples=binary_samples(1.1, 1.9, 0.5, 0.9, scalar=0.7),
+)
+def fmod(xp, input, other):
+    """input − other · trunc(input / other): the sign of `input`"""
+    return xp.fmod(input, other)
+
+
+@composite(examples=binary_samples(), inplace=True)
+def add(input, other, *, alpha=1):
+    """input + alpha · other"""
+    return _add(input, other if alpha == 1 else mul(other, alpha))
+
+
+@composite(examples=binary_samples(), inplace=True, aliases=("subtract",))
+def sub(input, other, *, alpha=1):
+    """input − alpha · other"""
+    return _sub(input, other if alpha == 1 else mul(other, alpha))
+
+
+@composite(
+    examples=lambda make: [
+        *binary_samples(other_low=0.5)(make),
+        sample(make(3, 4), make(4, low=0.5), rounding_mode="floor"),
+        sample(make(3, 4), make(4, low=0.5), rounding_mode="trunc"),
+    ],
+    aliases=("divide",),
+    inplace=True,
+)
+def div(input, other, *, rounding_mode=None):
+    """input / other; `rounding_mode` "floor" or "trunc" rounds the quotient and keeps integers integer"""
+    if rounding_mode is None:
+        return true_divide(input, other)
+    if rounding_mode == "floor":
+        return floor_divide(input, other)
+    if rounding_mode == "trunc":
+        input, other = promote("div", "numeric", input, other)
+        if dt.is_floating(input.dtype):
+            return trunc(true_divide(input, other))
+        return _trunc_divide(input, other)
+    raise ArgumentError("unknown rounding_mode", expected="None, 'floor' or 'trunc'", received=repr(rounding_mode))
+
+
+@primitive()
+def _trunc_divide(xp, input, other):
+    quotient = xp.floor_divide(input, other)
+    inexact = (quotient * other != input) & ((input < 0) != (other < 0))
+    return quotient + inexact.astype(quotient.dtype)
+
+
+@elementwise("numeric", vjp=lambda g: neg(g), aliases=("negative",), inplace=True)
+def neg(xp, input):
+    """−input"""
+    _no_bool("neg", "use logical_not", input)
+    return xp.negative(input)
+
+
+@composite(examples=unary_samples())
+def positive(input):
+    """input, unchanged"""
+    return input
+
+
+@elementwise("numeric", vjp=lambda g, input: g * sign(input), aliases=("absolute",), inplace=True)
+def abs(xp, input):
+    """|input|"""
+    return xp.absolute(input)
+
+
+@elementwise("numeric", vjp=lambda g: _zeros(g), inplace=True)
+def sign(xp, input):
+    """−1, 0 or 1"""
+    return xp.sign(input) if input.dtype != dt.bool_ else input.copy()
+
+
+@elementwise("numeric", vjp=lambda g, input: g * (input * 2.0), inplace=True)
+def square(xp, input):
+    """input²"""
+    return xp.multiply(input, input)
+
+
+@elementwise("float", vjp=lambda g, out: g / (out * 2.0), examples=unary_samples(0.2, 3), inplace=True)
+def sqrt(xp, input):
+    """√input"""
+    return xp.sqrt(input)
+
+
+@elementwise("float", vjp=lambda g, out: g * (out * out * out) * -0.5, examples=unary_samples(0.3, 3), inplace=True)
+def rsqrt(xp, input):
+    """1 / √input"""
+    return xp.reciprocal(xp.sqrt(input))
+
+
+@elementwise("float", vjp=lambda g, out: neg(g * (out * out)), examples=unary_samples(0.5, 3), inplace=True)
+def reciprocal(xp, input):
+    """1 / input"""
+    return xp.true_divide(xp.ones((), dtype=input.dtype), input)
+
+
+def _pow_samples(make):
+    return [
+        *binary_samples(0.3, 2.0, -1.5, 2.0)(make),
+        sample(make(3, 4), 2),
+        sample(make(3, 4), 3.0),
+        sample(make(3, 4, low=0.5), -1.5),
+        sample(make(3), 0),
+        sample(2.0, make(3)),
+    ]
+
+
+def _pow_base(g, input, other):
+    zero = other == 0
+    return where(zero, 0.0, g * other * pow(input, where(zero, 1.0, other - 1.0)))
+
+
+def _pow_exponent(g, input, other, out):
+    flat = (input == 0) & (other >= 0)
+    return where(flat, 0.0, g * (out * log(where(flat, 1.0, input))))
+
+
+@elementwise(
+    "numeric",
+    vjp=(_pow_base, _pow_exponent),
+    examples=_pow_samples,
+    inplace=True,
+)
+def pow(xp, input, other):
+    """input ^ other"""
+    return xp.power(input, other)
+
+
+# -- exponentials, logarithms, powers of e ------------------------------------------------------------------
+
+
+@elementwise("float", vjp=lambda g, out: g * out, inplace=True)
+def exp(xp, input):
+    """e ^ input"""
+    return xp.exp(input)
+
+
+@elementwise("float", vjp=lambda g, out: g * (out * math.log(2)))
+def exp2(xp, input):
+    """2 ^ input"""
+    return xp.exp2(input)
+
+
+@elementwise("float", vjp=lambda g, out: g * (out + 1.0))
+def expm1(xp, input):
+    """e ^ input − 1, exact near 0"""
+    return xp.expm1(input)
+
+
+@elementwise("float", vjp=lambda g, input: g / input, examples=unary_samples(0.2, 3), inplace=True)
+def log(xp, input):
+    """ln input"""
+    return xp.log(input)
+
+
+@elementwise("float", vjp=lambda g, input: g / (input * math.log(2)), examples=unary_samples(0.2, 3))
+def log2(xp, input):
+    """log₂ input"""
+    return xp.log2(input)
+
+
+@elementwise("float", vjp=lambda g, input: g / (input * math.log(10)), examples=unary_samples(0.2, 3))
+def log10(xp, input):
+    """log₁₀ input"""
+    return xp.log10(input)
+
+
+@elementwise("float", vjp=lambda g, input: g / (input + 1.0), examples=unary_samples(-0.7, 3))
+def log1p(xp, input):
+    """ln(1 + input), exact near 0"""
+    return xp.log1p(input)
+
+
+@elementwise("float", vjp=(lambda g, input, out: g * exp(input - out), lambda g, other, out: g * exp(other - out)))
+def logaddexp(xp, input, other):
+    """ln(eˣ + eʸ), without overflow"""
+    return xp.logaddexp(input, other)
+
+
+# -- trigonometric and hyperbolic ------------------------------------------------------------------------------
+
+
+@elementwise("float", vjp=lambda g, input: g * cos(input), inplace=True)
+def sin(xp, input):
+    """sine, in radians"""
+    return xp.sin(input)
+
+
+@elementwise("float", vjp=lambda g, input: neg(g * sin(input)), inplace=True)
+def cos(xp, input):
+    """cosine, in radians"""
+    return xp.cos(input)
+
+
+@elementwise("float", vjp=lambda g, out: g * (out * out + 1.0), examples=unary_samples(-1.2, 1.2))
+def tan(xp, input):
+    """tangent, in radians"""
+    return xp.tan(input)
+
+
+@elementwise(
+    "float", vjp=lambda g, input: g * rsqrt(1.0 - input * input), examples=unary_samples(-0.8, 0.8), aliases=("arcsin",)
+)
+def asin(xp, input):
+    """inverse sine, in radians"""
+    return xp.arcsin(input)
+
+
+@elementwise(
+    "float",
+    vjp=lambda g, input: neg(g * rsqrt(1.0 - input * input)),
+    examples=unary_samples(-0.8, 0.8),
+    aliases=("arccos",),
+)
+def acos(xp, input):
+    """inverse cosine, in radians"""
+    return xp.arccos(input)
+
+
+@elementwise("float", vjp=lambda g, input: g / (input * input + 1.0), aliases=("arctan",))
+def atan(xp, input):
+    """inverse tangent, in radians"""
+    return xp.arctan(input)
+
+
+def _atan2_factor(g, input, other):
+    square_sum = input * input + other * other
+    origin = square_sum == 0
+    return where(origin, 0.0, g / where(origin, 1.0, square_sum))
+
+
+@elementwise(
+    "float",
+    vjp=(
+        lambda g, input, other: _atan2_factor(g, input, other) * other,
+        lambda g, input, other: neg(_atan2_factor(g, input, other) * input),
+    ),
+    examples=binary_samples(0.3, 2.0, 0.3, 2.0),
+    aliases=("arctan2",),
+)
+def atan2(xp, input, other):
+    """the angle of the point (other, input), in radians"""
+    return xp.arctan2(input, other)
+
+
+@elementwise("float", vjp=lambda g, input: g * cosh(input))
+def sinh(xp, input):
+    """hyperbolic sine"""
+    return xp.sinh(input)
+
+
+@elementwise("float", vjp=lambda g, input: g * sinh(input))
+def cosh(xp, input):
+    """hyperbolic cosine"""
+    return xp.cosh(input)
+
+
+@elementwise("float", vjp=lambda g, out: g * (1.0 - out * out), inplace=True)
+def tanh(xp, input):
+    """hyperbolic tangent"""
+    return xp.tanh(input)
+
+
+@elementwise("float", vjp=lambda g, input: g * rsqrt(input * input + 1.0), aliases=("arcsinh",))
+def asinh(xp, input):
+    """inverse hyperbolic sine"""
+    return xp.arcsinh(input)
+
+
+@elementwise(
+    "float",
+    vjp=lambda g, input: g * rsqrt((input - 1.0) * (input + 1.0)),
+    examples=unary_samples(1.3, 3),
+    aliases=("arccosh",),
+)
+def acosh(xp, input):
+    """inverse hyperbolic cosine"""
+    return xp.arccosh(input)
+
+
+@elementwise(
+    "float", vjp=lambda g, input: g / (1.0 - input * input), examples=unary_samples(-0.8, 0.8), aliases=("arctanh",)
+)
+def atanh(xp, input):
+    """inverse hyperbolic tangent"""
+    return xp.arctanh(input)
+
+
+# -- activations and special functions ----------------------------------------------------------------------------
+
+
+@elementwise("float", vjp=lambda g, out: g * ((1.0 - out) * out), inplace=True)
+def sigmoid(xp, input):
+    """1 / (1 + e⁻ˣ)"""
+    out = xp.negative(input)
+    out = xp.exp(out)
+    return xp.true_divide(xp.ones((), dtype=input.dtype), out + xp.ones((), dtype=input.dtype))
+
+
+@elementwise("float", vjp=lambda g, input: g * (exp(neg(input * input)) * (2 / math.sqrt(math.pi))))
+def erf(xp, input):
+    """2/√π ∫₀ˣ e^(−t²) dt"""
+    return xp.special("erf", input)
+
+
+@elementwise("numeric", vjp=lambda g, out: where(out > 0, g, 0.0), inplace=True)
+def relu(xp, input):
+    """max(0, x)"""
+    _no_bool("relu", "convert with .float()", input)
+    return xp.maximum(input, xp.zeros((), dtype=input.dtype))
+
+
+@primitive(vjp=lambda g, input, slope: where(input > 0, g, g * slope))
+def _leaky_relu(xp, input, *, slope):
+    return xp.where(input > 0, input, input * slope)
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make(5), 0.2)])
+def leaky_relu(input, negative_slope: float = 0.01):
+    """max(0, x) + negative_slope · min(0, x)"""
+    return _leaky_relu(*promote("leaky_relu", "float", input), slope=negative_slope)
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make(5), 0.7)])
+def elu(input, alpha: float = 1.0):
+    """x for x > 0, alpha · (eˣ − 1) otherwise (Clevert et al. 2015)"""
+    return where(input > 0, input, expm1(where(input > 0, 0.0, input)) * alpha)
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make(5), approximate="tanh")])
+def gelu(input, approximate: str = "none"):
+    """x · Φ(x), Φ the normal distribution function; "tanh": ½x(1 + tanh(√(2/π)(x + 0.044715x³))) (Hendrycks 2016)"""
+    if approximate == "none":
+        return input * ((erf(input * math.sqrt(0.5)) + 1.0) * 0.5)
+    if approximate == "tanh":
+        inner = (input + input * input * input * 0.044715) * math.sqrt(2 / math.pi)
+        return input * 0.5 * (tanh(inner) + 1.0)
+    raise ArgumentError("unknown approximation of gelu", expected="'none' or 'tanh'", received=repr(approximate))
+
+
+@composite(examples=unary_samples())
+def silu(input):
+    """x · sigmoid(x) (Elfwing et al. 2017)"""
+    return input * sigmoid(input)
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make(5), 2.0, 1.0)])
+def softplus(input, beta: float = 1.0, threshold: float = 20.0):
+    """ln(1 + e^(beta·x)) / beta; x itself where beta·x > threshold"""
+    scaled = input * beta
+    linear = scaled > threshold
+    return where(linear, input, log1p(exp(where(linear, 0.0, scaled))) / beta)
+
+
+@composite(examples=unary_samples())
+def logsigmoid(input):
+    """ln sigmoid(x) = min(0, x) − ln(1 + e^−|x|)"""
+    return minimum(input, 0.0) - log1p(exp(neg(abs(input))))
+
+
+# -- rounding ---------------------------------------------------------------------------------------------------
+
+
+def _integers_stay(xp, function, input):
+    return function(input) if dt.is_floating(input.dtype) else input.copy()
+
+
+@elementwise("numeric", vjp=lambda g: _zeros(g), examples=unary_samples(0.1, 0.9))
+def floor(xp, input):
+    """the largest whole number ≤ input"""
+    return _integers_stay(xp, xp.floor, input)
+
+
+@elementwise("numeric", vjp=lambda g: _zeros(g), examples=unary_samples(0.1, 0.9))
+def ceil(xp, input):
+    """the smallest whole number ≥ input"""
+    return _integers_stay(xp, xp.ceil, input)
+
+
+@elementwise("numeric", vjp=lambda g: _zeros(g), examples=unary_samples(0.1, 0.9), aliases=("fix",))
+def trunc(xp, input):
+    """input without its fraction"""
+    return _integers_stay(xp, xp.trunc, input)
+
+
+@primitive(vjp=lambda g: _zeros(g))
+def _round(xp, input, *, decimals):
+    return _integers_stay(xp, lambda x: xp.round(x, decimals), input)
+
+
+@composite(examples=lambda make: [sample(make(3, 4, low=0.1, high=0.4)), sample(make(3, low=0.11, high=0.14), decimals=1)])
+def round(input, *, decimals: int = 0):
+    """the nearest whole number, halves to even"""
+    return _round(input, decimals=decimals)
+
+
+@composite(examples=unary_samples(0.1, 0.9))
+def frac(input):
+    """input − trunc(input)"""
+    return input - trunc(input)
+
+
+# -- choosing -----------------------------------------------------------------------------------------------------
+
+
+def _tie(g, chosen, tie):
+    return where(tie, g * 0.5, where(chosen, g, 0.0))
+
+
+@elementwise(
+    "numeric",
+    vjp=(
+        lambda g, input, other: _tie(g, input > other, input == other),
+        lambda g, input, other: _tie(g, other > input, input == other),
+    ),
+)
+def maximum(xp, input, other):
+    """the larger, NaN where either is; equal values share the gradient"""
+    return xp.maximum(input, other)
+
+
+@elementwise(
+    "numeric",
+    vjp=(
+        lambda g, input, other: _tie(g, input < other, input == other),
+        lambda g, input, other: _tie(g, other < input, input == other),
+    ),
+)
+def minimum(xp, input, other):
+    """the smaller, NaN where either is; equal values share the gradient"""
+    return xp.minimum(input, other)
+
+
+@primitive(
+    vjp=(
+        None,
+        lambda g, condition: where(condition, g, 0.0),
+        lambda g, condition: where(condition, 0.0, g),
+    )
+)
+def _where(xp, condition, input, other):
+    return xp.where(condition, input, other)
+
+
+@composite(
+    examples=lambda make: [
+        sample(make.bool(3, 4), make(3, 4), make(3, 4)),
+        sample(make.bool(3, 1), make(4), make()),
+        sample(make.bool(3), make(3), 0.0),
+        sample(make.bool(2, 3), 1.5, make(3)),
+    ],
+    method=False,
+)
+def where(condition, input=None, other=None):
+    """input where condition, other elsewhere; with the condition alone, the indices of its true elements"""
+    if input is None and other is None:
+        return condition.nonzero(as_tuple=True)
+    input, other = promote("where", "numeric", input, other)
+    (condition,) = promote("where", "logical", condition)
+    if input.backend is not condition.backend:
+        if input.ndim == other.ndim == 0:  # two plain numbers follow the condition
+            input, other = input.to(condition.backend), other.to(condition.backend)
+    if condition.dtype != dt.bool_:
+        condition = cast(condition, dt.bool_)
+    return apply(_where, (condition, input, other))
+
+
+@primitive(vjp=lambda g, input, low, high: where(_within(input, low=low, high=high), g, 0.0))
+def _clamp(xp, input, *, low, high):
+    if low is None:
+        return xp.minimum(input, xp.asarray(high, input.dtype))
+    if high is None:
+        return xp.maximum(input, xp.asarray(low, input.dtype))
+    return xp.minimum(xp.maximum(input, xp.asarray(low, input.dtype)), xp.asarray(high, input.dtype))
+
+
+@primitive()
+def _within(xp, input, *, low, high):
+    if low is None:
+        return input <= high
+    return input >= low if high is None else (input >= low) & (input <= high)
+
+
+@composite(
+    examples=lambda make: [
+        sample(make(3, 4), -0.5, 0.7),
+        sample(make(5), min=0.1),
+        sample(make(5), max=0.1),
+        sample(make(3, 4), make(4, low=-1, high=-0.5), make(3, 1, low=0.5, high=1)),
+        sample(make(3, 4), max=make(4)),
+    ],
+    aliases=("clip",),
+    inplace=True,
+)
+def clamp(input, min=None, max=None):
+    """min(max(input, min), max); the gradient passes where min ≤ input ≤ max"""
+    if min is None and max is None:
+        raise ArgumentError("clamp needs min, max or both")
+    if not isinstance(min, Tensor) and not isinstance(max, Tensor):
+        numbers = [b for b in (min, max) if b is not None]
+        dtype = promote("clamp", "numeric", input, *numbers)[0].dtype
+        input = input if input.dtype == dtype else cast(input, dtype)
+        return _clamp(input, low=min, high=max)
+    if max is None:
+        return where(input < min, min, input)
+    if min is None:
+        return where(input > max, max, input)
+    return where((input > max) | (max < min), max, where(input < min, min, input))
+
+
+# -- comparison and logic -------------------------------------------------------------------------------------------
+
+
+@elementwise("compare")
+def eq(xp, input, other):
+    """input = other"""
+    return xp.equal(input, other)
+
+
+@elementwise("compare", aliases=("not_equal",))
+def ne(xp, input, other):
+    """input ≠ other"""
+    return xp.not_equal(input, other)
+
+
+@elementwise("compare", aliases=("less",))
+def lt(xp, input, other):
+    """input < other"""
+    return xp.less(input, other)
+
+
+@elementwise("compare", aliases=("less_equal",))
+def le(xp, input, other):
+    """input ≤ other"""
+    return xp.less_equal(input, other)
+
+
+@elementwise("compare", aliases=("greater",))
+def gt(xp, input, other):
+    """input > other"""
+    return xp.greater(input, other)
+
+
+@elementwise("compare", aliases=("greater_equal",))
+def ge(xp, input, other):
+    """input ≥ other"""
+    return xp.greater_equal(input, other)
+
+
+@elementwise("logical")
+def logical_and(xp, input, other):
+    """both are non-zero"""
+    return xp.logical_and(input, other)
+
+
+@elementwise("logical")
+def logical_or(xp, input, other):
+    """at least one is non-zero"""
+    return xp.logical_or(input, other)
+
+
+@elementwise("logical")
+def logical_xor(xp, input, other):
+    """exactly one is non-zero"""
+    return xp.logical_xor(input, other)
+
+
+@elementwise("logical")
+def logical_not(xp, input):
+    """input is zero"""
+    return xp.logical_not(input)
+
+
+def _integer_samples(make):
+    return [sample(make.int(8, 3, 4), make.int(8, 4)), sample(make.bool(3), make.bool(3)), sample(make.int(8, 3), 5)]
+
+
+@elementwise("integer", examples=_integer_samples)
+def bitwise_and(xp, input, other):
+    """the bits set in both"""
+    return xp.bitwise_and(input, other)
+
+
+@elementwise("integer", examples=_integer_samples)
+def bitwise_or(xp, input, other):
+    """the bits set in either"""
+    return xp.bitwise_or(input, other)
+
+
+@elementwise("integer", examples=_integer_samples)
+def bitwise_xor(xp, input, other):
+    """the bits set in exactly one"""
+    return xp.bitwise_xor(input, other)
+
+
+@elementwise("integer", examples=lambda make: [sample(make.int(8, 3, 4)), sample(make.bool(3))])
+def bitwise_not(xp, input):
+    """every bit flipped"""
+    if dt.is_floating(input.dtype):
+        raise DTypeError("bitwise_not takes integers and booleans", received=dt.name_of(input.dtype))
+    return xp.invert(input)
+
+
+@elementwise("logical")
+def isnan(xp, input):
+    """input is NaN"""
+    return xp.isnan(input)
+
+
+@elementwise("logical")
+def isinf(xp, input):
+    """input is infinite"""
+    return xp.isinf(input)
+
+
+@elementwise("logical")
+def isfinite(xp, input):
+    """input is neither NaN nor infinite"""
+    return xp.isfinite(input)

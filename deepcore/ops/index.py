@@ -1,0 +1,503 @@
+"""Reading and writing by index."""
+
+from __future__ import annotations
+
+import operator
+
+from deepcore.autograd import Node, apply, mixed_backends, mode, run
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError
+from deepcore.ops.registry import Tensor, as_tensor, axis_names, cast, composite, primitive, sample
+from deepcore.ops.shape import _alias, _reshape, broadcast_to, normalize_dim
+
+# -- primitives ---------------------------------------------------------------------------------------------
+
+
+@primitive(view="always", vjp=lambda g, input_shape, index: _place(g, shape=input_shape, index=index))
+def basic(xp, input, *, index):
+    return input[(*index, ...)] if ... not in index else input[index]
+
+
+@primitive(vjp=lambda g, index: basic(g, index=index))
+def _place(xp, input, *, shape, index):
+    out = xp.zeros(shape, dtype=input.dtype)
+    out[index] = input
+    return out
+
+
+def _key(indices, dims) -> tuple:
+    """An index for the array library: `indices` at `dims`, everything elsewhere."""
+    key: list = [slice(None)] * (dims[-1] + 1)
+    for d, index in zip(dims, indices):
+        key[d] = index
+    return tuple(key)
+
+
+@primitive(
+    vjp=(
+        lambda g, indices, input_shape, dims: apply(_put_add, (g, *indices), {"shape": input_shape, "dims": dims}),
+        None,
+    )
+)
+def _take(xp, input, *indices, dims):
+    return input[_key(indices, dims)]
+
+
+@primitive(vjp=(lambda g, indices, dims: apply(_take, (g, *indices), {"dims": dims}), None))
+def _put_add(xp, input, *indices, shape, dims):
+    """Zeros of `shape` with `input` added at the indices, repeated ones adding up."""
+    out = xp.zeros(shape, dtype=input.dtype)
+    target = xp.moveaxis(out, dims, range(len(dims)))
+    rank = max(index.ndim for index in indices)
+    if dims[-1] - dims[0] + 1 == len(dims):  # neighbours: the indexed block stands where they stood
+        input = xp.moveaxis(input, range(dims[0], dims[0] + rank), range(rank))
+    xp.scatter_add(target, tuple(indices), input)
+    return out
+
+
+@primitive(
+    vjp=(lambda g, index, input_shape, dim: _scatter_along(g, index, shape=input_shape, dim=dim), None)
+)
+def _gather(xp, input, index, *, dim):
+    return xp.take_along_axis(_leading(input, index, dim), index, axis=dim)
+
+
+@primitive(vjp=(lambda g, index, dim: _gather(g, index, dim=dim), None))
+def _scatter_along(xp, input, index, *, shape, dim):
+    """Zeros of `shape` with input[…, k, …] added at index[…, k, …] along `dim`."""
+    out = xp.zeros(shape, dtype=input.dtype)
+    _add_along(xp, out, index, input, dim)
+    return out
+
+
+def _leading(array, index, dim):
+    """The part of `array` that an index of this shape can reach: PyTorch lets it be smaller in other dimensions."""
+    if all(d == dim or n == m for d, (n, m) in enumerate(zip(array.shape, index.shape))):
+        return array
+    return array[tuple(slice(None) if d == dim else slice(n) for d, n in enumerate(index.shape))]
+
+
+def _add_along(xp, target, index, source, dim):
+    grid = xp.indices(index.shape, dtype=dt.int64) if index.ndim else ()
+    key = tuple(index if d == dim else grid[d] for d in range(index.ndim))
+    xp.scatter_add(target, key, source)
+
+
+def _check_range(name: str, index: Tensor, size: int, what: str = "index") -> None:
+    if index.dtype.kind not in "iu":
+        raise DTypeError(f"{name} needs an integer {what}", received=dt.name_of(index.dtype), fix="index.long()")
+    raw = index._data
+    if raw.size and (bool((raw < 0).any()) or bool((raw >= size).any())):
+        low, high = int(raw.min()), int(raw.max())
+        raise IndexRangeError(
+            f"{name}: {what} {low if low < 0 else high} is out of range", expected=f"from 0 to {size - 1}"
+        )
+
+
+# -- PyTorch's functions ---------------------------------------------------------------------------------------
+
+
+@composite(
+    examples=lambda make: [
+        sample(make(3, 4), 0, make.int(3, 2, 4)),
+        sample(make(3, 4), 1, make.int(4, 3, 6)),
+        sample(make(3, 4), -1, make.int(4, 2, 2)),
+    ]
+)
+@axis_names
+def gather(input, dim: int, index):
+    """out[i, j] = input[index[i, j], j] for dim 0, and so on; `index` has the rank of `input`"""
+    d = normalize_dim(dim, input.ndim)
+    if index.backend is not input.backend:
+        raise mixed_backends("gather", (input, index))
+    if index.ndim != input.ndim and index.numel():
+        raise ShapeError(
+            "gather: the index must have as many dimensions as the input",
+            received=f"input {input.shape}, index {index.shape}",
+        )
+    if not input.ndim:
+        return input.clone()
+    if any(n > m for i, (n, m) in enumerate(zip(index.shape, input.shape)) if i != d):
+        raise ShapeError(
+            f"gather: the index may exceed the input in dimension {d} only",
+            received=f"input {input.shape}, index {index.shape}",
+        )
+    _check_range("gather", index, input.shape[d])
+    return _gather(input, index, dim=d)
+
+
+@composite(examples=lambda make: [sample(make(3, 4), make.int(4, 3, 2), 1), sample(make(3, 4), make.int(12, 5))])
+def take_along_dim(input, indices, dim: int | None = None):
+    """`gather` whose index broadcasts; without `dim`, of all elements in row order"""
+    if dim is None:
+        return gather(_reshape(input, shape=(input.numel(),)), 0, _reshape(indices, shape=(indices.numel(),)))
+    d = normalize_dim(dim, input.ndim)
+    shape = input.backend.array_module.broadcast_shapes(
+        (*input.shape[:d], 1, *input.shape[d + 1 :]), (*indices.shape[:d], 1, *indices.shape[d + 1 :])
+    )
+    input = broadcast_to(input, (*shape[:d], input.shape[d], *shape[d + 1 :]))
+    return gather(input, d, broadcast_to(indices, (*shape[:d], indices.shape[d], *shape[d + 1 :])))
+
+
+@composite(examples=lambda make: [sample(make(3, 4), 0, make.int(3, 5)), sample(make(3, 4), 1, make.int(4, 2))])
+@axis_names
+def index_select(input, dim: int, index):
+    """The slices of `input` along `dim` that the vector `index` names"""
+    if index.ndim > 1:
+        raise ShapeError("index_select takes a vector of indices", received=str(index.shape), fix="input[index]")
+    d = normalize_dim(dim, input.ndim)
+    _check_range("index_select", index, input.shape[d] if input.ndim else 1)
+    if not input.ndim:
+        return input.clone()
+    index = _reshape(index, shape=(index.numel(),))
+    return apply(_take, (input, index), {"dims": (d,)})
+
+
+@composite(
+    examples=lambda make: [
+        sample(make(3, 5), 0, make.int(3, 2, 5), make(2, 5)),
+        sample(make(3, 5), 1, make.int(5, 3, 4), make(3, 4)),
+    ]
+)
+@axis_names
+def scatter_add(input, dim: int, index, src):
+    """`input` with src[i, j] added at [index[i, j], j] for dim 0, and so on"""
+    d = normalize_dim(dim, input.ndim)
+    _check_range("scatter_add", index, input.shape[d] if input.ndim else 1)
+    if not input.ndim:
+        return input + _reshape(src, shape=()) if index.numel() else input.clone()
+    if not index.numel():
+        return input.clone()
+    if any(n > m for n, m in zip(index.shape, src.shape)):
+        raise ShapeError("scatter_add: the index exceeds src", received=f"index {index.shape}, src {src.shape}")
+    src = basic(src, index=tuple(slice(n) for n in index.shape))
+    return input + _scatter_along(src, index, shape=input.shape, dim=d)
+
+
+@composite(examples=lambda make: [sample(make(3, 4), 0, 1), sample(make(3, 4), -1, -2)])
+def select(input, dim: int, index: int):
+    """`input` at one index of dimension `dim`; a view"""
+    d = normalize_dim(dim, input.ndim)
+    return getitem(input, (slice(None),) * d + (index,))
+
+
+@composite(
+    examples=lambda make: [sample(make(3, 4), make.bool(3, 4)), sample(make(3, 4), make.bool(3, 1))],
+)
+def masked_select(input, mask):
+    """The elements of `input` where `mask`, in row order"""
+    shape = input.backend.array_module.broadcast_shapes(input.shape, mask.shape)
+    return getitem(broadcast_to(input, shape), broadcast_to(mask, shape))
+
+
+@composite(
+    examples=lambda make: [sample(make(3, 4), make.bool(3, 4), 0.5), sample(make(3, 4), make.bool(4), make())],
+    inplace=True,
+)
+def masked_fill(input, mask, value):
+    """`value` where `mask`, `input` elsewhere"""
+    from deepcore.ops.elementwise import where
+
+    if mask.dtype != dt.bool_:
+        raise DTypeError("masked_fill needs a bool mask", received=dt.name_of(mask.dtype))
+    if not isinstance(value, Tensor):
+        value = Tensor(input.backend.constant(value, input.dtype), input.backend)
+    return where(mask, value if value.dtype == input.dtype else cast(value, input.dtype), input)
+
+
+@composite(examples=lambda make: [sample(make.bool(3, 4)), sample(make.bool(5), as_tuple=True)], differentiable=False)
+def nonzero(input, *, as_tuple: bool = False):
+    """The indices (n × rank, int64) of the elements that are not zero; a tuple of vectors with `as_tuple`"""
+    xp = input.backend
+    raw = input._data if input.ndim else input._data.reshape(1)
+    found = tuple(Tensor(i.astype(dt.int64), xp) for i in xp.nonzero(raw))
+    if as_tuple:
+        return found
+    if not input.ndim:
+        return Tensor(xp.zeros((found[0].numel(), 0), dtype=dt.int64), xp)
+    return Tensor(xp.stack([i._data for i in found], axis=1), xp)
+
+
+@composite(
+    examples=lambda make: [sample(make.int(4, 2, 3), make(4, 5))],
+    method=False,
+)
+def embedding(input, weight, padding_idx: int | None = None):
+    """weight[input]: a row of `weight` for every index; the row `padding_idx` gets no gradient"""
+    if weight.ndim != 2:
+        raise ShapeError("embedding needs a 2-d weight", received=str(weight.shape))
+    _check_range("embedding", input, weight.shape[0], "index")
+    if padding_idx is not None:
+        row = normalize_dim(padding_idx, weight.shape[0], "padding_idx")
+        from deepcore.ops.elementwise import where
+
+        weight = where(Tensor(weight.backend.arange(weight.shape[0])[:, None] == row, weight.backend), weight.detach(), weight)
+    return apply(_take, (weight, input), {"dims": (0,)})
+
+
+@composite(examples=lambda make: [sample(make.int(4, 2, 3), 4), sample(make.int(4, 3))], differentiable=False, method=False)
+def one_hot(input, num_classes: int = -1):
+    """int64: 1 at each class index along a new last dimension, 0 elsewhere"""
+    if num_classes == -1:
+        if not input.numel():
+            raise ArgumentError("one_hot cannot infer num_classes from no elements", fix="pass num_classes")
+        num_classes = int(input._data.max()) + 1
+    _check_range("one_hot", input, num_classes, "class index")
+    xp = input.backend
+    return Tensor((input._data[..., None] == xp.arange(num_classes)).astype(dt.int64), xp)
+
+
+# -- x[…] and x[…] = … ------------------------------------------------------------------------------------------
+
+
+def _parse(input: Tensor, index) -> tuple[tuple, tuple[Tensor, ...], tuple[int, ...]]:
+    """(the basic part as one view index, index tensors, the dimensions of that view they apply to).
+
+    Integers, slices, None and … act first, as in PyTorch; then the tensors, at their places in the view.
+    """
+    items = list(index) if isinstance(index, tuple) else [index]
+    parsed: list = []
+    for item in items:
+        if isinstance(item, (list, range)) or (hasattr(item, "dtype") and not isinstance(item, Tensor)):
+            item = _index_tensor(item, input)
+        if isinstance(item, Tensor):
+            if item.backend is not input.backend:
+                raise mixed_backends("indexing", (input, item))
+            if item.dtype.kind not in "iub":
+                raise DTypeError("an index tensor holds integers or bools", received=dt.name_of(item.dtype), fix="index.long()")
+            if item.ndim == 0 and item.dtype != dt.bool_ and input.backend.name == "cpu":
+                item = int(item.item())
+        elif item is None or item is ... or isinstance(item, slice):
+            pass
+        elif isinstance(item, bool):
+            item = Tensor(input.backend.asarray(item), input.backend)
+        else:
+            try:
+                item = operator.index(item)
+            except TypeError:
+                raise DTypeError(
+                    "an index is made of integers, slices, None, … and integer or bool tensors",
+                    received=f"{item!r}",
+                ) from None
+        parsed.append(item)
+    used = sum(_width(item) for item in parsed)
+    if used > input.ndim:
+        raise IndexRangeError(f"too many indices: {used} for a tensor of shape {input.shape}")
+    if sum(item is ... for item in parsed) > 1:
+        raise ArgumentError("an index has at most one …")
+    missing = [slice(None)] * (input.ndim - used)
+    place = next((k for k, item in enumerate(parsed) if item is ...), len(parsed))
+    parsed[place : place + 1] = missing
+    return _separate(input, parsed)
+
+
+def _index_tensor(item, input) -> Tensor:
+    made = as_tensor(list(item) if isinstance(item, range) else item, backend=None if hasattr(item, "dtype") else input.backend)
+    return cast(made, dt.int64) if not made.numel() and made.dtype.kind == "f" and isinstance(item, list) else made
+
+
+def _width(item) -> int:
+    if item is None or item is ...:
+        return 0
+    return item.ndim if isinstance(item, Tensor) and item.dtype == dt.bool_ else 1
+
+
+def _separate(input, parsed):
+    view: list = []
+    indices: list[Tensor] = []
+    dims: list[int] = []
+    source, target = 0, 0
+    for item in parsed:
+        if isinstance(item, Tensor):
+            if item.dtype == dt.bool_:
+                if item.shape != input.shape[source : source + item.ndim]:
+                    raise ShapeError(
+                        "a bool index has the shape of the dimensions it selects from",
+                        expected=str(input.shape[source : source + item.ndim]),
+                        received=str(item.shape),
+                    )
+                if not item.ndim:  # a lone True or False adds a dimension of length 1 or 0
+                    view.append(None)
+                    parts: tuple[Tensor, ...] = (nonzero(_reshape(item, shape=(1,)), as_tuple=True)[0],)
+                else:
+                    parts = nonzero(item, as_tuple=True)
+                    view.extend([slice(None)] * item.ndim)
+            else:
+                parts = (_wrapped(item, input.shape[source], source),)
+                view.append(slice(None))
+            for part in parts:
+                indices.append(part)
+                dims.append(target)
+                target += 1
+            source += _width(item)
+            continue
+        view.append(item)
+        if item is None:
+            target += 1
+            continue
+        if isinstance(item, int):
+            size = input.shape[source]
+            if not -size <= item < size:
+                raise IndexRangeError(
+                    f"index {item} is out of range for dimension {source} of length {size}",
+                    received=f"a tensor of shape {input.shape}",
+                )
+        else:
+            target += 1
+        source += 1
+    return tuple(view), tuple(indices), tuple(dims)
+
+
+def _wrapped(index: Tensor, size: int, dim: int) -> Tensor:
+    raw = index._data
+    if raw.size and (bool((raw < -size).any()) or bool((raw >= size).any())):
+        bad = int(raw.max()) if int(raw.max()) >= size else int(raw.min())
+        raise IndexRangeError(f"index {bad} is out of range for dimension {dim} of length {size}")
+    return index
+
+
+def _is_trivial(view: tuple, input: Tensor) -> bool:
+    return len(view) == input.ndim and all(isinstance(v, slice) and v == slice(None) for v in view)
+
+
+@composite(
+    examples=lambda make: [
+        sample(make(3, 4), 1),
+        sample(make(3, 4), (slice(None), slice(1, 3))),
+        sample(make(3, 4), (..., None, 2)),
+        sample(make(4, 3), make.int(4, 5)),
+        sample(make(4, 3, 2), (slice(None), make.int(3, 2, 2))),
+        sample(make(4, 3, 2), (make.int(4, 2), slice(None), make.int(2, 2))),
+        sample(make(3, 4), make.bool(3, 4)),
+        sample(make(3, 4), (slice(None, None, 2), [0, -1])),
+    ]
+)
+def getitem(input, index):
+    """`input[index]`: integers, slices, None and … give a view; integer and bool tensors a copy"""
+    view, indices, dims = _parse(input, index)
+    if indices and _is_trivial(view, input):
+        return apply(_take, (input, *indices), {"dims": dims})
+    out = basic(input, index=view) if view else _alias(input)
+    return apply(_take, (out, *indices), {"dims": dims}) if indices else out
+
+
+# -- writing in place ---------------------------------------------------------------------------------------------
+
+
+def _read(g, indices, steps, dims):
+    """The part of `g` that `_assign` wrote."""
+    for op, params in steps:
+        g = apply(op, (g,), params)
+    return apply(_take, (g, *indices), {"dims": dims}) if dims else g
+
+
+def _erase(g, indices, steps, dims):
+    zero = Tensor(g.backend.zeros((), dtype=g.dtype), g.backend)
+    return apply(_assign, (g, zero, *indices), {"steps": steps, "dims": dims})
+
+
+@primitive(vjp=(_erase, _read, None))
+def _assign(xp, input, value, *indices, steps, dims):
+    """A copy of `input` where the part that the view ops `steps` and the indices lead to is `value`."""
+    out = xp.ascontiguousarray(input).reshape(input.shape).copy()
+    place = xp.arange(out.size).reshape(out.shape)  # which elements: right whatever the views did to the layout
+    for op, params in steps:
+        place = op.forward(xp, place, **params)
+    if dims:
+        place = place[_key(indices, dims)]
+    out.reshape(-1)[place] = xp.broadcast_to(value, place.shape)
+    return out
+
+
+def refuse_leaf(target: Tensor) -> None:
+    """Raise if writing into `target` would change a leaf that requires grad, or a view of one."""
+    base = target._base[0] if target._base else target
+    for t, what in ((target, "a leaf tensor that requires grad"), (base, "a view of a leaf that requires grad")):
+        if mode.grad and t._requires_grad and t._node is None:
+            raise GradientError(
+                f"{what} cannot be changed in place while operations are recorded",
+                fix="do it under dc.no_grad(), or make a new tensor (x = x + 1 for x += 1)",
+            )
+
+
+def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (), dims: tuple = ()) -> Tensor:
+    """target[view steps][indices] = value, in place, with the gradients of everything that shares the memory.
+
+    The base of the memory gets a new node, `_assign`, and every live view of it is derived from that again.
+    """
+    refuse_leaf(target)
+    base, chain = target._base or (target, ())
+    recording = mode.grad
+    if value.backend is not target.backend:
+        raise mixed_backends("writing in place", (target, value))
+    if value.dtype != target.dtype:
+        if dt.is_floating(value.dtype) and not dt.is_floating(target.dtype):
+            raise DTypeError(
+                f"a {dt.name_of(value.dtype)} result cannot be written into a {dt.name_of(target.dtype)} tensor",
+                fix="convert the target first, or use the operation that makes a new tensor",
+            )
+        value = cast(value, target.dtype)
+    xp = target.backend
+    raw = target._data
+    for op, params in steps:
+        raw = op.forward(xp, raw, **params)
+    if dims:
+        key = _key([i._data for i in indices], dims)
+        region = raw[key].shape
+    else:
+        key, region = (...,), raw.shape
+    lead = value.ndim - len(region)
+    if lead > 0 and all(n == 1 for n in value.shape[:lead]):
+        value = _reshape(value, shape=value.shape[lead:])
+    if value.ndim > len(region) or any(n not in (1, m) for n, m in zip(value.shape[::-1], region[::-1])):
+        raise ShapeError(
+            "the value does not fit the part it is written to", expected=f"something that broadcasts to {region}", received=str(value.shape)
+        )
+    if getattr(raw, "flags", None) is not None and not getattr(raw.flags, "writeable", True) or 0 in raw.strides and raw.size > 1:
+        raise GradientError(
+            "this tensor is expanded: several of its elements share one place in memory", fix="clone() it before writing"
+        )
+    old = Tensor(base._data, xp, base._requires_grad, base._node)
+    source = value._data
+    if xp.may_share_memory(source, raw):
+        source = source.copy()
+    raw[key] = source
+    target.bump_version()
+    if recording and (base._requires_grad or target._requires_grad or value._requires_grad):
+        params = {"steps": (*chain, *steps), "dims": dims}
+        base._node = Node(_assign, (old, value, *indices), params, None)
+        base._requires_grad = True
+        _derive_views(base)
+    return target
+
+
+def _derive_views(base: Tensor) -> None:
+    for ref in list(base.storage().views):
+        view = ref()
+        if view is None or view._base is None or view._base[0] is not base:
+            continue
+        current = base
+        for op, params in view._base[1]:
+            current = run(op, (current,), params)
+        view._node, view._requires_grad = current._node, True
+
+
+def setitem(target: Tensor, index, value) -> None:
+    """`target[index] = value`, in place; gradients flow to the value and to what was not overwritten."""
+    if not isinstance(value, Tensor):
+        if hasattr(value, "dtype") or isinstance(value, (list, tuple)):
+            value = as_tensor(value)
+        elif isinstance(value, float) and not dt.is_floating(target.dtype):
+            value = int(value)
+            value = Tensor(target.backend.constant(value, target.dtype), target.backend)
+        else:
+            value = Tensor(target.backend.constant(value, target.dtype), target.backend)
+    view, indices, dims = _parse(target, index)
+    steps = () if not view or _is_trivial(view, target) else ((basic, {"index": view}),)
+    if value.ndim == 0 and value.dtype != target.dtype:
+        value = cast(value, target.dtype)
+    write(target, value, steps, indices, dims)
+
+
+Tensor.__getitem__ = getitem
+Tensor.__setitem__ = setitem

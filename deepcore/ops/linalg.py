@@ -1,0 +1,281 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+import math
+
+from deepcore.autograd import mixed_backends
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, DTypeError, ShapeError
+from deepcore.ops.registry import Tensor, composite, primitive, sample
+from deepcore.ops.shape import _permute, _reshape, permute, transpose
+
+
+def _swap(x: Tensor) -> Tensor:
+    return _permute(x, order=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+@primitive(
+    vjp=(lambda g, other: _matmul(g, _swap(other)), lambda g, input: _matmul(_swap(input), g)),
+)
+def _matmul(xp, input, other):
+    return xp.matmul(input, other)
+
+
+def _operands(name: str, *tensors) -> list[Tensor]:
+    for x in tensors:
+        if not isinstance(x, Tensor):
+            raise DTypeError(f"{name} takes tensors", received=type(x).__name__, fix="dc.as_tensor(array)")
+        if x.backend is not tensors[0].backend:
+            raise mixed_backends(name, tensors)
+    dtypes = {x.dtype for x in tensors}
+    if len(dtypes) > 1:
+        raise DTypeError(
+            f"{name} needs operands of one dtype",
+            received=" and ".join(dt.name_of(x.dtype) for x in tensors),
+            fix="convert one of them: t.to(other.dtype)",
+        )
+    return list(tensors)
+
+
+@composite(
+    examples=lambda make: [
+        sample(make(3, 4), make(4, 2)),
+        sample(make(4), make(4)),
+        sample(make(3, 4), make(4)),
+        sample(make(4), make(4, 2)),
+        sample(make(2, 3, 4), make(4, 2)),
+        sample(make(2, 3, 4), make(2, 4, 2)),
+        sample(make(2, 1, 3, 4), make(5, 4, 2)),
+        sample(make(4), make(2, 4, 3)),
+        sample(make(2, 3, 4), make(4)),
+        sample(make(0, 4), make(4, 2)),
+    ]
+)
+def matmul(input, other):
+    """input @ other over the last two dimensions; leading ones broadcast; vectors are rows on the left, columns on the right"""
+    a, b = _operands("matmul", input, other)
+    if not a.ndim or not b.ndim:
+        raise ShapeError("matmul needs tensors with dimensions", received=f"{a.shape} and {b.shape}", fix="use *")
+    left, right = a.ndim == 1, b.ndim == 1
+    if a.shape[-1] != b.shape[0 if right else -2]:
+        raise ShapeError(
+            "matmul: the inner dimensions differ",
+            expected=f"(…, n, k) @ (…, k, m); k is {a.shape[-1]} on the left and {b.shape[0 if right else -2]} on the right",
+            received=f"{a.shape} and {b.shape}",
+            fix="transpose one operand, or correct the layer's number of inputs",
+        )
+    if left:
+        a = _reshape(a, shape=(1, *a.shape))
+    if right:
+        b = _reshape(b, shape=(*b.shape, 1))
+    if b.ndim == 2 and a.ndim > 2:  # one large product, whose gradient needs no sum over the batch
+        rows = _reshape(a, shape=(math.prod(a.shape[:-1]), a.shape[-1]))
+        out = _reshape(_matmul(rows, b), shape=(*a.shape[:-1], b.shape[1]))
+    else:
+        try:
+            out = _matmul(a, b)
+        except ShapeError as error:
+            error.fix = "the leading (batch) dimensions must be equal or 1"
+            raise
+    if left or right:
+        shape = out.shape[:-2] + (() if left else out.shape[-2:-1]) + (() if right else out.shape[-1:])
+        out = _reshape(out, shape=shape)
+    return out
+
+
+def _ranks(name: str, a: Tensor, b: Tensor, rank: int) -> None:
+    if a.ndim != rank or b.ndim != rank:
+        raise ShapeError(f"{name} takes {rank}-d tensors", received=f"{a.shape} and {b.shape}", fix="use matmul")
+
+
+@composite(examples=lambda make: [sample(make(3, 4), make(4, 2))])
+def mm(input, mat2):
+    """The product of two matrices"""
+    _ranks("mm", input, mat2, 2)
+    return matmul(input, mat2)
+
+
+@composite(examples=lambda make: [sample(make(2, 3, 4), make(2, 4, 2))])
+def bmm(input, mat2):
+    """The products of two stacks of matrices"""
+    _ranks("bmm", input, mat2, 3)
+    if input.shape[0] != mat2.shape[0]:
+        raise ShapeError("bmm: the batch sizes differ", received=f"{input.shape} and {mat2.shape}")
+    return matmul(input, mat2)
+
+
+@composite(examples=lambda make: [sample(make(3, 4), make(4))])
+def mv(input, vec):
+    """A matrix times a vector"""
+    if input.ndim != 2 or vec.ndim != 1:
+        raise ShapeError("mv takes a matrix and a vector", received=f"{input.shape} and {vec.shape}")
+    return matmul(input, vec)
+
+
+@composite(examples=lambda make: [sample(make(4), make(4))])
+def dot(input, tensor):
+    """Σ input · tensor for two vectors"""
+    _ranks("dot", input, tensor, 1)
+    return matmul(input, tensor)
+
+
+@composite(examples=lambda make: [sample(make(4), make(3))], aliases=("ger",))
+def outer(input, vec2):
+    """input ⊗ vec2: every product of an element of one with an element of the other"""
+    _ranks("outer", input, vec2, 1)
+    return _reshape(input, shape=(input.shape[0], 1)) * vec2
+
+
+@composite(examples=lambda make: [sample(make(3, 2), make(3, 4), make(4, 2)), sample(make(2), make(3, 4), make(4, 2), beta=0.5, alpha=2.0)])
+def addmm(input, mat1, mat2, *, beta=1, alpha=1):
+    """beta · input + alpha · (mat1 @ mat2)"""
+    product = mm(mat1, mat2)
+    product = product if alpha == 1 else product * alpha
+    return product if beta == 0 else product + (input if beta == 1 else input * beta)
+
+
+@composite(
+    examples=lambda make: [sample(make(3, 4), make(2, 4), make(2)), sample(make(2, 3, 4), make(5, 4)), sample(make(4), make(2, 4), make(2))],
+    method=False,
+)
+def linear(input, weight, bias=None):
+    """input @ weightᵀ + bias; weight is (out, in)"""
+    if weight.ndim not in (1, 2):
+        raise ShapeError("linear needs a weight of shape (out, in)", received=str(weight.shape))
+    if not input.ndim or input.shape[-1] != weight.shape[-1]:
+        raise ShapeError(
+            f"linear: the last dimension of the input must be {weight.shape[-1]}",
+            expected=f"(…, {weight.shape[-1]})",
+            received=str(input.shape),
+            fix=f"Linear({input.shape[-1] if input.ndim else 1}, …), or reshape the input (nn.Flatten)",
+        )
+    out = matmul(input, permute(weight, 1, 0) if weight.ndim == 2 else weight)
+    return out if bias is None else out + bias
+
+
+# -- einsum -------------------------------------------------------------------------------------------------------
+
+
+def _parse_einsum(equation: str, operands) -> tuple[list[list[str]], list[str]]:
+    """The labels of each operand and of the result; … becomes labels of its own ("0", "1", … from the right)."""
+    equation = equation.replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(operands):
+        raise ArgumentError(f"einsum: the equation names {len(terms)} operands", received=f"{len(operands)}: {equation!r}")
+    wide = 0
+    labels: list[list[str]] = []
+    for term, x in zip(terms, operands):
+        named = term.replace("...", "")
+        extra = x.ndim - len(named)
+        if not all(c.isascii() and c.isalpha() for c in named) or term.count("...") > 1:
+            raise ArgumentError("einsum: labels are letters, with at most one …", received=repr(term))
+        if extra < 0 or (extra and "..." not in term):
+            raise ShapeError(f"einsum: {term!r} does not have the rank of its operand", received=str(x.shape))
+        dots = [str(k) for k in range(extra - 1, -1, -1)] if "..." in term else []
+        wide = max(wide, len(dots))
+        before, _, after = term.partition("...") if "..." in term else (term, "", "")
+        labels.append([*before, *dots, *after])
+    dots = [str(k) for k in range(wide - 1, -1, -1)]
+    if arrow:
+        before, found, after = right.partition("...")
+        result = [*before, *(dots if found else []), *after]
+    else:
+        flat = [c for term in labels for c in term]
+        result = [*dots, *sorted({c for c in flat if c.isalpha() and flat.count(c) == 1})]
+    known = {c for term in labels for c in term}
+    if len(set(result)) != len(result) or not set(result) <= known:
+        raise ArgumentError("einsum: each label of the result stands once, and on the left", received=repr(equation))
+    return labels, result
+
+
+def _diagonals(x: Tensor, labels: list[str]) -> tuple[Tensor, list[str]]:
+    """Repeated labels of one operand reduced to their diagonal."""
+    for label in dict.fromkeys(labels):
+        while labels.count(label) > 1:
+            i = labels.index(label)
+            j = labels.index(label, i + 1)
+            if x.shape[i] != x.shape[j]:
+                raise ShapeError(f"einsum: label {label!r} stands for two lengths", received=str(x.shape))
+            step = Tensor(x.backend.arange(x.shape[i]), x.backend)
+            order = [d for d in range(x.ndim) if d not in (i, j)]
+            x = _permute(x, order=(i, j, *order))[step, step]
+            labels = [label, *(c for k, c in enumerate(labels) if k not in (i, j))]
+    return x, labels
+
+
+def _contract(a: Tensor, la: list[str], b: Tensor, lb: list[str], keep: set[str]) -> tuple[Tensor, list[str]]:
+    """Sum the product of two operands over every label that nothing further needs, as one batched matmul."""
+    lengths: dict[str, int] = {}
+    for x, labels in ((a, la), (b, lb)):
+        for n, c in zip(x.shape, labels):
+            if lengths.get(c, 1) != 1 and n != 1 and lengths[c] != n:
+                raise ShapeError(f"einsum: label {c!r} stands for two lengths", received=f"{lengths[c]} and {n}")
+            lengths[c] = n if lengths.get(c, 1) == 1 else lengths[c]
+    shared = [c for c in la if c in lb]
+    batch = [c for c in shared if c in keep]
+    summed = [c for c in shared if c not in keep]
+    rows, columns = [c for c in la if c not in shared], [c for c in lb if c not in shared]
+
+    def arrange(x, labels, groups):
+        order = [labels.index(c) for group in groups for c in group]
+        x = permute(x, order)
+        wanted = tuple(lengths[c] for group in groups for c in group)
+        if x.shape != wanted:
+            x = x.broadcast_to(wanted)
+        return x.reshape([math.prod(lengths[c] for c in group) for group in groups])
+
+    out = matmul(arrange(a, la, (batch, rows, summed)), arrange(b, lb, (batch, summed, columns)))
+    labels = [*batch, *rows, *columns]
+    return out.reshape([lengths[c] for c in labels]), labels
+
+
+@composite(
+    examples=lambda make: [
+        sample("ij,jk->ik", make(3, 4), make(4, 2)),
+        sample("bij,bjk", make(2, 3, 4), make(2, 4, 2)),
+        sample("ii->i", make(3, 3)),
+        sample("ii", make(3, 3)),
+        sample("ij->", make(3, 4)),
+        sample("...i,...i->...", make(2, 3), make(1, 3)),
+        sample("i,j,k->kij", make(2), make(3), make(2)),
+        sample("ij,ij,j->i", make(2, 3), make(2, 3), make(3)),
+        sample("ij->ji", make(2, 3)),
+    ],
+    method=False,
+)
+def einsum(equation, *operands):
+    """Products of elements with equal labels, summed over the labels that the result does not name ("ij,jk->ik")"""
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = tuple(operands[0])
+    tensors = _operands("einsum", *operands)
+    labels, result = _parse_einsum(equation, tensors)
+    terms = [_diagonals(x, list(ls)) for x, ls in zip(tensors, labels)]
+    while len(terms) > 1:
+        (a, la), (b, lb), *rest = terms
+        keep = set(result).union(*(ls for _, ls in rest))
+        a, la = _drop(a, la, keep | set(lb))
+        b, lb = _drop(b, lb, keep | set(la))
+        terms = [_contract(a, la, b, lb, keep), *rest]
+    out, names = _drop(*terms[0], set(result))
+    return permute(out, [names.index(c) for c in result])
+
+
+def _drop(x: Tensor, labels: list[str], keep: set[str]) -> tuple[Tensor, list[str]]:
+    dims = [d for d, c in enumerate(labels) if c not in keep]
+    return (x.sum(dims), [c for c in labels if c in keep]) if dims else (x, labels)
+
+
+def _rmatmul(self, other):
+    return matmul(as_operand(other, self), self)
+
+
+def as_operand(value, like: Tensor) -> Tensor:
+    from deepcore.tensor import as_tensor
+
+    return value if isinstance(value, Tensor) else as_tensor(value)
+
+
+Tensor.__matmul__ = lambda self, other: matmul(self, as_operand(other, self))
+Tensor.__rmatmul__ = _rmatmul

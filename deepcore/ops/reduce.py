@@ -1,0 +1,421 @@
+"""Reductions, scans, sorting, softmax."""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections import namedtuple
+
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
+from deepcore.ops.elementwise import exp, isinf, log, maximum, minimum, mul, sqrt, where
+from deepcore.ops.index import gather
+from deepcore.ops.registry import Tensor, axis_names, cast, composite, primitive, sample
+from deepcore.ops.shape import _broadcast_to, _flip, _reshape, narrow, normalize_dim, normalize_dims, unsqueeze
+
+ValuesAndIndices = namedtuple("ValuesAndIndices", "values indices")
+
+
+def _reduced(shape, dims) -> tuple[int, ...]:
+    """`shape` with the reduced dimensions kept as 1."""
+    return tuple(1 if i in dims else n for i, n in enumerate(shape))
+
+
+def _spread(g, shape, dims):
+    return _broadcast_to(_reshape(g, shape=_reduced(shape, dims)), shape=shape)
+
+
+def _reduction_samples(make):
+    return [
+        sample(make(3, 4)),
+        sample(make(3, 4), 0),
+        sample(make(3, 4), -1, True),
+        sample(make(2, 3, 4), (0, 2)),
+        sample(make(2, 3, 4), dim=(1,), keepdim=True),
+        sample(make()),
+    ]
+
+
+@primitive(vjp=lambda g, input_shape, dims: _spread(g, input_shape, dims))
+def _sum(xp, input, *, dims, keepdim):
+    return xp.sum(input, axis=dims, keepdims=keepdim)
+
+
+def _as_dtype(input, dtype):
+    return input if dtype is None or input.dtype == dt.as_dtype(dtype) else cast(input, dt.as_dtype(dtype))
+
+
+def _all_if_empty(dim):
+    """PyTorch reduces over everything for `dim=()` too."""
+    return None if isinstance(dim, (tuple, list)) and not dim else dim
+
+
+@composite(examples=lambda make: [*_reduction_samples(make), sample(make(0, 3), 0), sample(make(2, 0))])
+@axis_names
+def sum(input, dim=None, keepdim: bool = False, *, dtype=None):
+    """Σ input over `dim` (None: all); integers and bools add up in int64"""
+    if dtype is None and not dt.is_floating(input.dtype):
+        dtype = dt.int64
+    input = _as_dtype(input, dtype)
+    return _sum(input, dims=normalize_dims(_all_if_empty(dim), input.ndim), keepdim=keepdim)
+
+
+def _count(shape, dims) -> int:
+    return math.prod(shape[d] for d in dims)
+
+
+def _floating(name, input):
+    if not dt.is_floating(input.dtype):
+        raise DTypeError(f"{name} needs a floating tensor", received=dt.name_of(input.dtype), fix=f"t.float().{name}()")
+
+
+@composite(examples=_reduction_samples)
+@axis_names
+def mean(input, dim=None, keepdim: bool = False, *, dtype=None):
+    """Σ input / n over `dim` (None: all)"""
+    input = _as_dtype(input, dtype)
+    _floating("mean", input)
+    dims = normalize_dims(_all_if_empty(dim), input.ndim)
+    count = _count(input.shape, dims)
+    return _sum(input, dims=dims, keepdim=keepdim) / (count or math.nan)
+
+
+@composite(
+    examples=lambda make: [
+        *_reduction_samples(make)[:-1],
+        sample(make(3, 4), 1, correction=0),
+        sample(make(3, 4), correction=2, keepdim=True),
+        sample(make(5), 0, False),
+    ]
+)
+@axis_names
+def var(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = False):
+    """Σ(x − mean)² / (n − correction) over `dim` (None: all); correction 1 by default"""
+    if isinstance(dim, bool):  # PyTorch's var(unbiased)
+        dim, unbiased = None, dim
+    if unbiased is not None and correction is not None:
+        raise ArgumentError("var takes unbiased or correction, not both")
+    if correction is None:
+        correction = 1 if unbiased is None else int(unbiased)
+    _floating("var", input)
+    dims = normalize_dims(_all_if_empty(dim), input.ndim)
+    count = _count(input.shape, dims)
+    centred = input - _sum(input, dims=dims, keepdim=True) / (count or math.nan)
+    freedom = builtins.max(count - correction, 0)
+    total = _sum(centred * centred, dims=dims, keepdim=keepdim)
+    return total / freedom if freedom else total * math.inf if count > 1 else total / 0.0
+
+
+@composite(
+    examples=lambda make: [*_reduction_samples(make)[:-1], sample(make(3, 4), 1, correction=0)],
+)
+@axis_names
+def std(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = False):
+    """√var; its gradient is 0 where the deviation is 0"""
+    variance = var(input, dim, unbiased, correction=correction, keepdim=keepdim)
+    zero = variance == 0
+    return where(zero, 0.0, sqrt(where(zero, 1.0, variance)))
+
+
+@composite(
+    examples=lambda make: [
+        sample(make(3, 4)), sample(make(3, 4), 0), sample(make(2, 3, 4), 1, True), sample(make()), sample(make(3, 0), 1),
+    ]
+)  # fmt: skip
+@axis_names
+def prod(input, dim: int | None = None, keepdim: bool = False, *, dtype=None):
+    """Π input over one dimension (None: all), multiplied in pairs"""
+    if dtype is None and not dt.is_floating(input.dtype):
+        dtype = dt.int64
+    input = _as_dtype(input, dtype)
+    rank = input.ndim
+    if dim is None or not rank:
+        if keepdim and rank:
+            return _reshape(prod(input), shape=(1,) * rank)
+        input, d = _reshape(input, shape=(input.numel(),)), 0
+    else:
+        d = normalize_dim(dim, rank)
+    length = input.shape[d]
+    if length == 0:
+        shape = _reduced(input.shape, (d,))
+        input = Tensor(input.backend.ones(shape, dtype=input.dtype), input.backend) + _sum(input, dims=(d,), keepdim=True)
+        length = 1
+    while length > 1:
+        half = length // 2
+        rest = narrow(input, d, 2 * half, length - 2 * half)
+        input = mul(narrow(input, d, 0, half), narrow(input, d, half, half))
+        if length % 2:
+            from deepcore.ops.shape import cat
+
+            input = cat([input, rest], d)
+        length = half + length % 2
+    shape = input.shape if keepdim and dim is not None else input.shape[:d] + input.shape[d + 1 :]
+    return _reshape(input, shape=shape)
+
+
+def _extreme_back(g, input, out, dims):
+    """The gradient of a maximum or minimum, shared equally by the elements that reach it."""
+    shape = input.shape
+    best = _spread(out, shape, dims)
+    chosen = cast((input == best) | ((input != input) & (best != best)), g.dtype)
+    return _spread(g, shape, dims) * (chosen / _sum(chosen, dims=dims, keepdim=True))
+
+
+@primitive(vjp=_extreme_back)
+def _amax(xp, input, *, dims, keepdim):
+    return xp.amax(input, axis=dims, keepdims=keepdim)
+
+
+@primitive(vjp=_extreme_back)
+def _amin(xp, input, *, dims, keepdim):
+    return xp.amin(input, axis=dims, keepdims=keepdim)
+
+
+def _extreme(op, name, input, dim, keepdim):
+    dims = normalize_dims(_all_if_empty(dim), input.ndim)
+    if _count(input.shape, dims) == 0:
+        raise ShapeError(f"{name} of no elements is not defined", received=f"shape {input.shape}, dim {dim}")
+    return op(input, dims=dims, keepdim=keepdim)
+
+
+@composite(examples=_reduction_samples)
+@axis_names
+def amax(input, dim=None, keepdim: bool = False):
+    """The largest element over `dim` (None: all); equal ones share the gradient"""
+    return _extreme(_amax, "amax", input, dim, keepdim)
+
+
+@composite(examples=_reduction_samples)
+@axis_names
+def amin(input, dim=None, keepdim: bool = False):
+    """The smallest element over `dim` (None: all); equal ones share the gradient"""
+    return _extreme(_amin, "amin", input, dim, keepdim)
+
+
+@primitive()
+def _argmax(xp, input, *, dim):
+    return xp.argmax(input, axis=dim).astype(dt.int64)
+
+
+@primitive()
+def _argmin(xp, input, *, dim):
+    return xp.argmin(input, axis=dim).astype(dt.int64)
+
+
+def _arg(op, name, input, dim, keepdim):
+    flat = dim is None or not input.ndim
+    d = 0 if flat else normalize_dim(dim, input.ndim)
+    x = _reshape(input.detach(), shape=(input.numel(),)) if flat else input.detach()
+    if x.shape[d] == 0:
+        raise ShapeError(f"{name} of no elements is not defined", received=f"shape {input.shape}, dim {dim}")
+    if x.dtype == dt.bool_:
+        x = cast(x, dt.uint8)
+    out = op(x, dim=d)
+    if keepdim:
+        return _reshape(out, shape=(1,) * input.ndim if flat else _reduced(input.shape, (d,)))
+    return out
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 1), sample(make(3, 4), 0, True)], differentiable=False)
+@axis_names
+def argmax(input, dim: int | None = None, keepdim: bool = False):
+    """The index (int64) of the first largest element along `dim` (None: of all, counted in row order)"""
+    return _arg(_argmax, "argmax", input, dim, keepdim)
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 1), sample(make(3, 4), 0, True)], differentiable=False)
+@axis_names
+def argmin(input, dim: int | None = None, keepdim: bool = False):
+    """The index (int64) of the first smallest element along `dim` (None: of all, counted in row order)"""
+    return _arg(_argmin, "argmin", input, dim, keepdim)
+
+
+def _chosen(arg, input, dim, keepdim) -> ValuesAndIndices:
+    d = normalize_dim(dim, input.ndim)
+    if not input.ndim:
+        index = Tensor(input.backend.zeros((), dtype=dt.int64), input.backend)
+        return ValuesAndIndices(input.clone(), index)
+    index = arg(input, d, keepdim=True)
+    values = gather(input, d, index)
+    if not keepdim:
+        shape = input.shape[:d] + input.shape[d + 1 :]
+        values, index = _reshape(values, shape=shape), _reshape(index, shape=shape)
+    return ValuesAndIndices(values, index)
+
+
+def _max_samples(make):
+    return [sample(make(3, 4)), sample(make(3, 4), 1), sample(make(3, 4), 0, True), sample(make(3, 4), make(4)), sample(make())]
+
+
+@composite(examples=_max_samples)
+@axis_names
+def max(input, dim=None, keepdim: bool = False):
+    """The largest element; with `dim`, (values, indices) along it; with a tensor, the elementwise maximum"""
+    if isinstance(dim, Tensor):
+        return maximum(input, dim)
+    return amax(input) if dim is None else _chosen(argmax, input, dim, keepdim)
+
+
+@composite(examples=_max_samples)
+@axis_names
+def min(input, dim=None, keepdim: bool = False):
+    """The smallest element; with `dim`, (values, indices) along it; with a tensor, the elementwise minimum"""
+    if isinstance(dim, Tensor):
+        return minimum(input, dim)
+    return amin(input) if dim is None else _chosen(argmin, input, dim, keepdim)
+
+
+@primitive()
+def _all(xp, input, *, dims, keepdim):
+    return xp.all(input, axis=dims, keepdims=keepdim)
+
+
+@primitive()
+def _any(xp, input, *, dims, keepdim):
+    return xp.any(input, axis=dims, keepdims=keepdim)
+
+
+def _bool_samples(make):
+    return [sample(make.bool(3, 4)), sample(make.bool(3, 4), 1), sample(make.bool(2, 3, 4), (0, 2), True)]
+
+
+@composite(examples=_bool_samples, differentiable=False)
+@axis_names
+def all(input, dim=None, keepdim: bool = False):
+    """Whether every element over `dim` (None: of all) is non-zero"""
+    return _all(input, dims=normalize_dims(dim, input.ndim), keepdim=keepdim)
+
+
+@composite(examples=_bool_samples, differentiable=False)
+@axis_names
+def any(input, dim=None, keepdim: bool = False):
+    """Whether some element over `dim` (None: of all) is non-zero"""
+    return _any(input, dims=normalize_dims(dim, input.ndim), keepdim=keepdim)
+
+
+@composite(examples=lambda make: [sample(make.bool(3, 4)), sample(make.bool(3, 4), 1)], differentiable=False)
+@axis_names
+def count_nonzero(input, dim=None):
+    """How many elements over `dim` (None: of all) are non-zero"""
+    return sum(input != 0, dim)
+
+
+@composite(
+    examples=lambda make: [
+        sample(make(3, 4), 1), sample(make(3, 4), (0, 1)), sample(make(2, 3, 4), -1, True), sample(make(3) * 500, 0),
+    ]
+)  # fmt: skip
+@axis_names
+def logsumexp(input, dim, keepdim: bool = False):
+    """ln Σ eˣ over `dim`, without overflow"""
+    if not dt.is_floating(input.dtype):
+        input = cast(input, dt.default_float)
+    dims = normalize_dims(_all_if_empty(dim), input.ndim)
+    if _count(input.shape, dims) == 0:
+        return log(_sum(exp(input), dims=dims, keepdim=keepdim))
+    largest = _amax(input.detach(), dims=dims, keepdim=True)
+    largest = where(isinf(largest), 0.0, largest)
+    out = log(_sum(exp(input - largest), dims=dims, keepdim=True)) + largest
+    if keepdim:
+        return out
+    return _reshape(out, shape=tuple(n for i, n in enumerate(input.shape) if i not in dims))
+
+
+# -- softmax ----------------------------------------------------------------------------------------------------
+
+
+@primitive(vjp=lambda g, out, dim: out * (g - _sum(g * out, dims=(dim,), keepdim=True)))
+def _softmax(xp, input, *, dim):
+    shifted = xp.exp(input - xp.amax(input, axis=dim, keepdims=True))
+    return shifted / xp.sum(shifted, axis=dim, keepdims=True)
+
+
+@primitive(vjp=lambda g, out, dim: g - exp(out) * _sum(g, dims=(dim,), keepdim=True))
+def _log_softmax(xp, input, *, dim):
+    shifted = input - xp.amax(input, axis=dim, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=dim, keepdims=True))
+
+
+def _along(op, input, dim, dtype):
+    input = _as_dtype(input, dtype)
+    if not dt.is_floating(input.dtype):
+        input = cast(input, dt.default_float)
+    d = normalize_dim(dim, input.ndim)
+    if not input.ndim:
+        return _reshape(op(_reshape(input, shape=(1,)), dim=0), shape=())
+    return op(input, dim=d) if input.numel() else input.clone()
+
+
+@composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)])
+@axis_names
+def softmax(input, dim: int, dtype=None):
+    """eˣ / Σ eˣ along `dim`, without overflow"""
+    return _along(_softmax, input, dim, dtype)
+
+
+@composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)])
+@axis_names
+def log_softmax(input, dim: int, dtype=None):
+    """x − ln Σ eˣ along `dim`, without overflow"""
+    return _along(_log_softmax, input, dim, dtype)
+
+
+# -- scans and sorting --------------------------------------------------------------------------------------------
+
+
+@primitive(vjp=lambda g, dim: _flip(_cumsum(_flip(g, dims=(dim,)), dim=dim), dims=(dim,)))
+def _cumsum(xp, input, *, dim):
+    return xp.cumsum(input, axis=dim)
+
+
+@composite(examples=lambda make: [sample(make(3, 4), 0), sample(make(3, 4), -1), sample(make(), 0)])
+@axis_names
+def cumsum(input, dim: int, *, dtype=None):
+    """Running sums along `dim`"""
+    if dtype is None and not dt.is_floating(input.dtype):
+        dtype = dt.int64
+    input = _as_dtype(input, dtype)
+    d = normalize_dim(dim, input.ndim)
+    return _cumsum(input, dim=d) if input.ndim else input.clone()
+
+
+@primitive()
+def _argsort(xp, input, *, dim, descending):
+    if not descending:
+        return xp.argsort(input, axis=dim, kind="stable").astype(dt.int64)
+    # Reversed twice, so that equal elements keep their order and NaN comes first.
+    order = xp.flip(xp.argsort(xp.flip(input, dim), axis=dim, kind="stable"), dim)
+    return (input.shape[dim] - 1 - order).astype(dt.int64)
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 0, True)], differentiable=False)
+@axis_names
+def argsort(input, dim: int = -1, descending: bool = False, stable: bool = True):
+    """The indices (int64) that sort along `dim`; equal elements keep their order"""
+    d = normalize_dim(dim, input.ndim)
+    if not input.ndim:
+        return Tensor(input.backend.zeros((), dtype=dt.int64), input.backend)
+    return _argsort(input.detach(), dim=d, descending=bool(descending))
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 0, True), sample(make())])
+@axis_names
+def sort(input, dim: int = -1, descending: bool = False, *, stable: bool = True):
+    """(values, indices) sorted along `dim`; NaN is the largest"""
+    index = argsort(input, dim, descending)
+    return ValuesAndIndices(gather(input, dim, index) if input.ndim else input.clone(), index)
+
+
+@composite(examples=lambda make: [sample(make(3, 5), 2), sample(make(3, 5), 2, 0), sample(make(3, 5), 2, largest=False)])
+@axis_names
+def topk(input, k: int, dim: int = -1, largest: bool = True, sorted: bool = True):
+    """(values, indices) of the k largest (or smallest) elements along `dim`, in order"""
+    d = normalize_dim(dim, input.ndim)
+    length = input.shape[d] if input.ndim else 1
+    if not 0 <= k <= length:
+        raise IndexRangeError(f"topk: k = {k}, but dimension {dim} has {length} elements")
+    index = argsort(input, dim, descending=largest)
+    if not input.ndim:
+        return ValuesAndIndices(input.clone(), index) if k else ValuesAndIndices(unsqueeze(input, 0)[:0], unsqueeze(index, 0)[:0])
+    index = narrow(index, d, 0, k)
+    return ValuesAndIndices(gather(input, d, index), index)

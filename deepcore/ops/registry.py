@@ -1,0 +1,344 @@
+"""How an op is declared.
+
+A **primitive** is a forward over raw arrays with its VJPs beside it; the set is closed and small. A **composite** is
+a public function of tensors made of primitives, so its gradient is derived. Declaring either installs the public
+function `dc.<name>`, the Tensor method, the line in the stubs, and its tests.
+
+Forward: `def mul(xp, input, other)`; tensors are positional, parameters keyword-only, `xp` is the backend (NumPy's
+or CuPy's functions). VJP: one function per tensor input, whose argument names say what it reads, so that nothing
+else is kept alive: `g` (the incoming gradient), an input's name, `<input>_shape`, `out`, or a parameter's name.
+The last VJP of a variadic op serves all its further inputs; it may read them by their common name, `i` (which
+input it is asked for) and `shapes`. VJPs are
+written in tensor ops, so derivatives of any order work; a gradient of the broadcast shape is summed back to the
+input's shape by the engine.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepcore.autograd import apply
+from deepcore.backend import dtypes as dt
+from deepcore.backend import get_backend
+from deepcore.errors import ArgumentError, DTypeError
+from deepcore.tensor import Tensor, as_tensor
+
+
+class Op:
+    """A primitive: what `apply` runs and records. Called with tensors and keyword parameters."""
+
+    __slots__ = (
+        "_plans", "differentiable", "doc", "forward", "hint_text", "inputs", "name", "promotes", "saves", "variadic",
+        "view", "vjps",
+    )  # fmt: skip
+
+    #: Sums a gradient over broadcast dimensions; set by ops.shape.
+    sum_to: Callable = staticmethod(lambda gradient, shape: gradient)
+
+    def __init__(self, forward, vjps, view, promotes, hint):
+        self.name = forward.__name__.strip("_")
+        self.forward = forward
+        self.doc = forward.__doc__
+        code = forward.__code__
+        self.inputs = code.co_varnames[1 : code.co_argcount]
+        self.variadic = None
+        if code.co_flags & inspect.CO_VARARGS:
+            self.variadic = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
+        self.vjps = vjps
+        self.differentiable = any(v is not None for v in vjps)
+        self.view = view
+        self.promotes = promotes
+        self.hint_text = hint
+        self.saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
+        self._plans = [None if v is None else self._plan(v) for v in vjps]
+
+    def __call__(self, *tensors, **params):
+        return apply(self, tensors, params)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def _plan(self, vjp) -> list[tuple[str, Any]]:
+        """What each argument of a VJP is, by its name."""
+        plan: list[tuple[str, Any]] = []
+        for name in vjp.__code__.co_varnames[: vjp.__code__.co_argcount]:
+            if name in ("g", "out", "i", "shapes"):
+                plan.append((name, None))
+            elif name == self.variadic:
+                plan.append(("rest", len(self.inputs)))
+            elif name in self.inputs:
+                plan.append(("input", self.inputs.index(name)))
+            elif name.endswith("_shape") and name[:-6] in self.inputs:
+                plan.append(("shape", self.inputs.index(name[:-6])))
+            else:
+                plan.append(("param", name))
+        return plan
+
+    def vjp_plan(self, i: int):
+        """(the VJP for input i, what its arguments are)."""
+        if self.variadic:
+            # Leading named inputs have their own rule; the rest share the last one.
+            i = min(i, len(self.vjps) - 1)
+        return self.vjps[i], self._plans[i]
+
+    def plan_saves(self, mask: int, count: int) -> tuple[tuple[bool, ...], bool]:
+        """(which of `count` inputs the VJPs of the inputs in `mask` read, whether they read the output)."""
+        needed, out = [False] * count, False
+        for i in range(count):
+            if mask >> i & 1:
+                for what, key in self.vjp_plan(i)[1] or ():
+                    if what == "input":
+                        needed[key] = True
+                    elif what == "rest":
+                        needed[key:] = [True] * (count - key)
+                    out = out or what == "out"
+        plan = tuple(needed), out
+        if not self.variadic:
+            self.saves[mask] = plan
+        return plan
+
+    def hint(self, inputs, params) -> str | None:
+        return self.hint_text(inputs, params) if self.hint_text else None
+
+
+@dataclass
+class Sample:
+    """One call of a function, for its tests."""
+
+    args: tuple
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def sample(*args, **kwargs) -> Sample:
+    return Sample(args, kwargs)
+
+
+@dataclass
+class Declared:
+    """A public function and what its tests need to know."""
+
+    name: str
+    function: Callable
+    examples: Callable[[Any], list[Sample]]
+    method: bool
+    aliases: tuple[str, ...]
+    differentiable: bool
+    second_order: bool
+    inplace: bool
+
+
+#: Every primitive, by name.
+PRIMITIVES: dict[str, Op] = {}
+#: Every public function, by name.
+FUNCTIONS: dict[str, Declared] = {}
+
+
+def primitive(*, vjp=(), view: str | None = None, hint=None) -> Callable[[Callable], Op]:
+    """Declare a structured primitive: an `Op` to be called by composites with parameters already normalised.
+
+    `vjp`: a function, or one per input (None: no gradient). `view`: "always" or "sometimes", where the output
+    shares the input's memory. `hint(inputs, params)`: the likely fix when the array library refuses.
+    """
+
+    def declare(forward) -> Op:
+        op = Op(forward, vjp if isinstance(vjp, tuple) else (vjp,), view, None, hint)
+        _enter(PRIMITIVES, op.name, op)
+        return op
+
+    return declare
+
+
+def elementwise(
+    rule: str, *, vjp=(), examples=None, method=True, aliases=(), second_order=True, inplace=False, public=True
+) -> Callable[[Callable], Callable]:
+    """Declare an elementwise primitive with one or two inputs, and its public function.
+
+    `rule` says what dtypes it takes and gives: "numeric" (PyTorch's result type), "float" (integers become float32),
+    "compare" (inputs promoted, result bool), "logical" (any dtypes, result bool), "integer" (integers and bool).
+    """
+
+    def declare(forward) -> Callable:
+        op = Op(forward, vjp if isinstance(vjp, tuple) else (vjp,), None, rule, None)
+        if rule in ("compare", "logical", "integer"):
+            op.differentiable = False
+        _enter(PRIMITIVES, op.name, op)
+        function = _unary(op, rule) if len(op.inputs) == 1 else _binary(op, rule)
+        function.__name__ = function.__qualname__ = op.name
+        function.__doc__ = forward.__doc__
+        function.__module__ = forward.__module__
+        if not public:
+            return function
+        declared = composite(
+            examples=examples or (UNARY if len(op.inputs) == 1 else BINARY),
+            method=method,
+            aliases=aliases,
+            differentiable=op.differentiable,
+            second_order=second_order,
+            inplace=inplace,
+        )
+        return declared(function)
+
+    return declare
+
+
+def composite(
+    *, examples, method=True, aliases=(), differentiable=True, second_order=True, inplace=False
+) -> Callable[[Callable], Callable]:
+    """Declare a public function of tensors. `examples(make)` gives the samples its tests run (`make(2, 3)` is a tensor).
+
+    `method`: also `Tensor.<name>`; `inplace`: also `Tensor.<name>_`. `aliases`: further names for the same function.
+    """
+
+    def declare(function: Callable) -> Callable:
+        name = function.__name__
+        entry = Declared(name, function, examples, method, tuple(aliases), differentiable, second_order, inplace)
+        _enter(FUNCTIONS, name, entry)
+        if method:
+            for each in (name, *aliases):
+                setattr(Tensor, each, function)
+        return function
+
+    return declare
+
+
+def _enter(table: dict, name: str, value) -> None:
+    if name in table:
+        raise ArgumentError(f"{name!r} is declared twice")
+    table[name] = value
+
+
+# -- dtypes and scalars ---------------------------------------------------------------------------------------
+
+
+def promote(op_name: str, rule: str, *operands) -> tuple[Tensor, ...]:
+    """Numbers and tensors as tensors of one backend and, by `rule`, one dtype."""
+    backend = next((o.backend for o in operands if isinstance(o, Tensor)), None) or get_backend()
+    kinds: list[Any] = []
+    found: list[Any] = []
+    for o in operands:
+        if isinstance(o, Tensor):
+            kinds.append((o._data.dtype, o._data.ndim))
+        elif isinstance(o, (bool, int, float)):
+            kinds.append(bool if isinstance(o, bool) else float if isinstance(o, float) else int)
+        elif hasattr(o, "dtype") or isinstance(o, (list, tuple)):
+            o = as_tensor(o)
+            kinds.append((o._data.dtype, o._data.ndim))
+        else:
+            raise DTypeError(f"{op_name} takes tensors and numbers", received=type(o).__name__)
+        found.append(o)
+    dtype = None
+    if rule != "logical":
+        dtype = dt.result_type(kinds)
+        if rule == "float" and not dt.is_floating(dtype):
+            dtype = dt.default_float
+        if rule == "integer" and dt.is_floating(dtype):
+            raise DTypeError(f"{op_name} takes integers and booleans", received=dt.name_of(dtype))
+    return tuple(_cast_operand(op_name, o, kind, dtype, backend) for o, kind in zip(found, kinds))
+
+
+def _cast_operand(op_name, o, kind, dtype, backend) -> Tensor:
+    if isinstance(o, Tensor):
+        return o if dtype is None or o._data.dtype == dtype else cast(o, dtype)
+    if dtype is None:
+        dtype = dt.result_type([kind])
+    try:
+        return Tensor(backend.constant(o, dtype), backend)
+    except OverflowError:
+        raise DTypeError(f"{op_name}: the number {o} does not fit dtype {dt.name_of(dtype)}") from None
+
+
+def cast(t: Tensor, dtype) -> Tensor:
+    """`t` in another dtype; the gradient comes back in the old one."""
+    return _cast(t, dtype=dtype, source=t._data.dtype)
+
+
+@primitive(vjp=lambda g, source, dtype: _cast(g, dtype=source, source=dtype))
+def _cast(xp, input, *, dtype, source):
+    return input.astype(dtype)
+
+
+def _unary(op: Op, rule: str) -> Callable:
+    floats_only = rule == "float"
+
+    def function(input):
+        try:
+            dtype = input._data.dtype
+        except AttributeError:
+            (input,) = promote(op.name, rule, input)
+        else:
+            if floats_only and dtype.kind != "f" and not dt.is_floating(dtype):
+                input = cast(input, dt.default_float)
+        return apply(op, (input,))
+
+    return function
+
+
+def _binary(op: Op, rule: str) -> Callable:
+    def function(input, other):
+        try:
+            dtype = input._data.dtype
+            same = dtype is other._data.dtype and dtype.kind == "f"
+        except AttributeError:
+            same = False
+        if not same or rule == "integer":
+            input, other = promote(op.name, rule, input, other)
+        return apply(op, (input, other))
+
+    return function
+
+
+# -- arguments ----------------------------------------------------------------------------------------------------
+
+
+def axis_names(function: Callable) -> Callable:
+    """Let a function that takes `dim` and `keepdim` take NumPy's `axis` and `keepdims` for them."""
+    import functools
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        if kwargs:
+            if "axis" in kwargs:
+                kwargs["dim"] = kwargs.pop("axis")
+            if "keepdims" in kwargs:
+                kwargs["keepdim"] = kwargs.pop("keepdims")
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+# -- samples most ops share -----------------------------------------------------------------------------------------
+
+
+def unary_samples(low: float = -2.0, high: float = 2.0) -> Callable:
+    """Ranks 0 to 3, an empty tensor, a transposed one; values between `low` and `high`."""
+
+    def examples(make) -> list[Sample]:
+        shapes: Iterable[tuple] = [(), (5,), (3, 4), (2, 1, 3), (2, 0)]
+        return [sample(make(*s, low=low, high=high)) for s in shapes]
+
+    return examples
+
+
+def binary_samples(low: float = -2.0, high: float = 2.0, other_low=None, other_high=None, scalar: Any = 1.5) -> Callable:
+    """Equal shapes, every kind of broadcasting, a Python number."""
+    other_low = low if other_low is None else other_low
+    other_high = high if other_high is None else other_high
+
+    def examples(make) -> list[Sample]:
+        pairs: list[tuple[tuple, tuple]] = [
+            ((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3)), ((2, 3), ()), ((2, 1, 3), (4, 1)),
+            ((0, 3), (3,)),
+        ]  # fmt: skip
+        found = [
+            sample(make(*a, low=low, high=high), make(*b, low=other_low, high=other_high)) for a, b in pairs
+        ]
+        return [*found, sample(make(2, 3, low=low, high=high), scalar)]
+
+    return examples
+
+
+UNARY = unary_samples()
+BINARY = binary_samples()

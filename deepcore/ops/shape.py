@@ -1,0 +1,599 @@
+"""Ops that move elements without changing them: views, joining, splitting, padding."""
+
+from __future__ import annotations
+
+import builtins
+import math
+import operator
+
+from deepcore.autograd import apply, mixed_backends
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, IndexRangeError, ShapeError
+from deepcore.ops.registry import Op, Tensor, axis_names, cast, composite, primitive, sample
+
+
+def normalize_dim(dim: int, rank: int, name: str = "dim") -> int:
+    """`dim` counted from the front; `rank` is the number of dimensions it may name."""
+    try:
+        number = operator.index(dim)
+    except TypeError:
+        raise ArgumentError(f"{name} must be a whole number", received=repr(dim)) from None
+    if not -max(rank, 1) <= number < max(rank, 1):
+        raise IndexRangeError(
+            f"{name} {number} is out of range",
+            expected=f"from {-max(rank, 1)} to {max(rank, 1) - 1} for a tensor of {rank} dimensions",
+        )
+    return number % max(rank, 1)
+
+
+def normalize_dims(dim, rank: int) -> tuple[int, ...]:
+    """None, one dimension or several, as a sorted tuple of distinct ones."""
+    if dim is None:
+        return tuple(range(rank))
+    if not isinstance(dim, (tuple, list)):
+        return (normalize_dim(dim, rank),) if rank else ()
+    dims = sorted(normalize_dim(d, rank) for d in dim)
+    if len(set(dims)) != len(dims):
+        raise ArgumentError("a dimension is named twice", received=str(tuple(dim)))
+    return tuple(dims) if rank else ()
+
+
+def sizes(given: tuple) -> tuple[int, ...]:
+    """`f(2, 3)` and `f((2, 3))` alike."""
+    if len(given) == 1 and isinstance(given[0], (tuple, list)):
+        given = tuple(given[0])
+    try:
+        return tuple(operator.index(n) for n in given)
+    except TypeError:
+        raise ArgumentError("sizes are whole numbers", received=repr(given)) from None
+
+
+# -- views ------------------------------------------------------------------------------------------------
+
+
+@primitive(view="always", vjp=lambda g: g)
+def _alias(xp, input):
+    return input[...]
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make())])
+def alias(input):
+    """The same elements as a new tensor over the same memory"""
+    return _alias(input)
+
+
+@primitive(view="sometimes", vjp=lambda g, input_shape: _reshape(g, shape=input_shape))
+def _reshape(xp, input, *, shape):
+    return xp.reshape(input, shape)
+
+
+@composite(
+    examples=lambda make: [
+        sample(make(3, 4), (4, 3)),
+        sample(make(3, 4), (-1,)),
+        sample(make(2, 3, 4), (6, -1)),
+        sample(make(), (1, 1)),
+        sample(make(0, 3), (3, 0)),
+    ]
+)
+def reshape(input, *shape):
+    """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
+    new = sizes(shape)
+    if -1 in new:
+        known = math.prod(n for n in new if n != -1)
+        if new.count(-1) > 1 or known == 0 or input.numel() % known:
+            raise ShapeError(
+                "this shape cannot be inferred",
+                received=f"{input.shape} ({input.numel()} elements) to {new}",
+                fix="one size may be -1, and the others must divide the number of elements",
+            )
+        new = tuple(input.numel() // known if n == -1 else n for n in new)
+    if math.prod(new) != input.numel():
+        raise ShapeError(
+            "reshape cannot change the number of elements",
+            expected=f"{input.numel()} elements, as in {input.shape}",
+            received=f"{new}: {math.prod(new)} elements",
+        )
+    return _reshape(input, shape=new)
+
+
+@composite(examples=lambda make: [sample(make(3, 4), (2, 6)), sample(make(3, 4), (12,))])
+def view(input, *shape):
+    """`reshape` that never copies; raises where the memory does not allow it"""
+    if len(shape) == 1 and not isinstance(shape[0], (int, tuple, list)):
+        raise ArgumentError("view takes a shape", received=repr(shape[0]), fix="t.to(dtype) converts")
+    out = reshape(input, *shape)
+    if out._base is None and out.numel():
+        raise ShapeError(
+            f"a view of shape {sizes(shape)} would need a copy: the memory of this tensor is not in row order",
+            fix="use reshape(), or contiguous() first",
+        )
+    return out
+
+
+@composite(examples=lambda make: [sample(make(3, 4), make(2, 6))])
+def view_as(input, other):
+    """`view` with the shape of `other`"""
+    return view(input, other.shape)
+
+
+@composite(examples=lambda make: [sample(make(3, 4), make(2, 6))])
+def reshape_as(input, other):
+    """`reshape` with the shape of `other`"""
+    return reshape(input, other.shape)
+
+
+def _inverse(order):
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
+@primitive(view="always", vjp=lambda g, order: _permute(g, order=_inverse(order)))
+def _permute(xp, input, *, order):
+    return xp.transpose(input, order)
+
+
+@composite(examples=lambda make: [sample(make(2, 3, 4), (2, 0, 1)), sample(make(3, 4), (1, 0)), sample(make(), ())])
+def permute(input, *dims):
+    """The dimensions in another order; a view"""
+    order = tuple(normalize_dim(d, input.ndim) for d in sizes(dims))
+    if sorted(order) != list(range(input.ndim)):
+        raise ArgumentError(
+            "permute names every dimension once", expected=f"{input.ndim} dimensions", received=str(sizes(dims))
+        )
+    return _permute(input, order=order)
+
+
+@composite(
+    examples=lambda make: [sample(make(3, 4), 0, 1), sample(make(2, 3, 4), -1, 0)], aliases=("swapaxes", "swapdims")
+)
+def transpose(input, dim0: int, dim1: int):
+    """Two dimensions exchanged; a view"""
+    order = list(range(input.ndim))
+    if not order:
+        return _alias(input)
+    a, b = normalize_dim(dim0, input.ndim), normalize_dim(dim1, input.ndim)
+    order[a], order[b] = order[b], order[a]
+    return _permute(input, order=tuple(order))
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make(3))])
+def t(input):
+    """The transpose of a matrix; a vector or number as it is"""
+    if input.ndim > 2:
+        raise ShapeError("t() takes at most two dimensions", received=str(input.shape), fix="transpose(dim0, dim1)")
+    return transpose(input, 0, 1) if input.ndim == 2 else _alias(input)
+
+
+@composite(
+    examples=lambda make: [sample(make(2, 3, 4), 0, 2), sample(make(2, 3, 4), (0, 1), (2, 0))], aliases=("moveaxis",)
+)
+def movedim(input, source, destination):
+    """Dimensions `source` moved to the positions `destination`; a view"""
+    source = sizes((source,) if isinstance(source, int) else tuple(source))
+    destination = sizes((destination,) if isinstance(destination, int) else tuple(destination))
+    if len(source) != len(destination):
+        raise ArgumentError("movedim needs one destination per source", received=f"{source} and {destination}")
+    source = tuple(normalize_dim(d, input.ndim) for d in source)
+    destination = tuple(normalize_dim(d, input.ndim) for d in destination)
+    order = [d for d in range(input.ndim) if d not in source]
+    for to, start in sorted(zip(destination, source)):
+        order.insert(to, start)
+    return permute(input, order)
+
+
+@primitive(view="always", vjp=lambda g, input_shape: sum_to(g, input_shape))
+def _broadcast_to(xp, input, *, shape):
+    return xp.broadcast_to(input, shape)
+
+
+@composite(examples=lambda make: [sample(make(3, 1), (3, 4)), sample(make(4), (2, 3, 4)), sample(make(), (2,))])
+def broadcast_to(input, shape):
+    """The elements repeated along dimensions of length 1 and new leading ones; a read-only view"""
+    shape = sizes((shape,))
+    lead = len(shape) - input.ndim
+    if lead < 0 or any(n != m and n != 1 for n, m in zip(input.shape, shape[lead:])):
+        raise ShapeError("these shapes do not broadcast", expected=f"dimensions of 1 or equal to {shape}", received=str(input.shape))
+    return _broadcast_to(input, shape=shape)
+
+
+@composite(examples=lambda make: [sample(make(3, 1), (3, 4)), sample(make(3, 1), 2, -1, 4)])
+def expand(input, *size):
+    """`broadcast_to`, where −1 keeps a dimension"""
+    new = list(sizes(size))
+    lead = len(new) - input.ndim
+    for i, n in enumerate(new):
+        if n == -1:
+            if i < lead:
+                raise ShapeError("expand cannot keep (-1) a dimension that is not there", received=str(tuple(new)))
+            new[i] = input.shape[i - lead]
+    return broadcast_to(input, tuple(new))
+
+
+@composite(examples=lambda make: [sample(make(3, 1), make(3, 4))])
+def expand_as(input, other):
+    """`expand` to the shape of `other`"""
+    return broadcast_to(input, other.shape)
+
+
+@composite(examples=lambda make: [sample(make(3, 1), make(1, 4))], method=False)
+def broadcast_tensors(*tensors):
+    """All tensors broadcast to their common shape"""
+    shape = tensors[0].backend.array_module.broadcast_shapes(*(x.shape for x in tensors)) if tensors else ()
+    return tuple(broadcast_to(x, shape) for x in tensors)
+
+
+@composite(examples=lambda make: [sample(make(3, 1, 4, 1)), sample(make(3, 1), 1), sample(make(3, 1, 1), (1, 2))])
+@axis_names
+def squeeze(input, dim=None):
+    """Without the dimensions of length 1 (or those of them that `dim` names); a view"""
+    dims = normalize_dims(dim, input.ndim)
+    return _reshape(input, shape=tuple(n for i, n in enumerate(input.shape) if n != 1 or i not in dims))
+
+
+@composite(examples=lambda make: [sample(make(3, 4), 0), sample(make(3, 4), -1), sample(make(), 0)])
+def unsqueeze(input, dim: int):
+    """With a new dimension of length 1 at `dim`; a view"""
+    d = normalize_dim(dim, input.ndim + 1)
+    return _reshape(input, shape=(*input.shape[:d], 1, *input.shape[d:]))
+
+
+@composite(examples=lambda make: [sample(make(2, 3, 4)), sample(make(2, 3, 4), 1), sample(make(2, 3, 4), 0, 1), sample(make())])
+def flatten(input, start_dim: int = 0, end_dim: int = -1):
+    """The dimensions from `start_dim` to `end_dim` as one"""
+    if not input.ndim:
+        return _reshape(input, shape=(1,))
+    a, b = normalize_dim(start_dim, input.ndim), normalize_dim(end_dim, input.ndim)
+    if a > b:
+        raise ArgumentError("flatten needs start_dim <= end_dim", received=f"{start_dim} and {end_dim}")
+    shape = input.shape
+    return _reshape(input, shape=(*shape[:a], math.prod(shape[a : b + 1]), *shape[b + 1 :]))
+
+
+@composite(examples=lambda make: [sample(make(3, 4))])
+def ravel(input):
+    """All elements in one dimension"""
+    return _reshape(input, shape=(input.numel(),))
+
+
+@composite(examples=lambda make: [sample(make(2, 12), 1, (3, 4)), sample(make(2, 12), -1, (3, -1))])
+def unflatten(input, dim: int, sizes):
+    """Dimension `dim` as several"""
+    d = normalize_dim(dim, input.ndim)
+    return reshape(input, (*input.shape[:d], *sizes, *input.shape[d + 1 :])) if -1 not in sizes else reshape(
+        input, (*input.shape[:d], *_inferred(input.shape[d], sizes), *input.shape[d + 1 :])
+    )
+
+
+def _inferred(total: int, parts) -> tuple[int, ...]:
+    known = -math.prod(parts)
+    if not known or total % known:
+        raise ShapeError("unflatten cannot infer the size -1", received=f"{total} into {tuple(parts)}")
+    return tuple(total // known if n == -1 else n for n in parts)
+
+
+def sum_to(gradient: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`gradient` summed over the dimensions that broadcasting added or stretched."""
+    from deepcore.ops.reduce import _sum
+
+    lead = gradient.ndim - len(shape)
+    dims = (*range(lead), *(i + lead for i, n in enumerate(shape) if n == 1 and gradient.shape[i + lead] != 1))
+    if dims:
+        gradient = _sum(gradient, dims=dims, keepdim=False)
+    return gradient if gradient.shape == shape else _reshape(gradient, shape=shape)
+
+
+Op.sum_to = staticmethod(sum_to)
+
+
+# -- joining and splitting ------------------------------------------------------------------------------------
+
+
+def _part(g, i, shapes, dim):
+    start = builtins.sum(shape[dim] for shape in shapes[:i])
+    return narrow(g, dim, start, shapes[i][dim])
+
+
+@primitive(vjp=_part)
+def _cat(xp, *tensors, dim):
+    return xp.concatenate(tensors, axis=dim)
+
+
+def _same_dtype(name: str, tensors) -> list[Tensor]:
+    tensors = list(tensors)
+    if not tensors:
+        raise ArgumentError(f"{name} needs at least one tensor")
+    for x in tensors:
+        if not isinstance(x, Tensor):
+            raise ArgumentError(f"{name} takes a sequence of tensors", received=type(x).__name__)
+        if x.backend is not tensors[0].backend:
+            raise mixed_backends(name, tensors)
+    dtype = dt.result_type([(x.dtype, x.ndim) for x in tensors])
+    return [x if x.dtype == dtype else cast(x, dtype) for x in tensors]
+
+
+@composite(
+    examples=lambda make: [
+        sample([make(2, 3), make(4, 3)]),
+        sample([make(2, 3), make(2, 1), make(2, 0)], dim=1),
+        sample([make(3), make(2)], -1),
+    ],
+    method=False,
+    aliases=("concat", "concatenate"),
+)
+@axis_names
+def cat(tensors, dim: int = 0):
+    """The tensors joined along an existing dimension"""
+    tensors = _same_dtype("cat", tensors)
+    full = [x for x in tensors if x.shape != (0,)] or tensors[:1]  # PyTorch passes over empty vectors
+    first = full[0]
+    if not first.ndim:
+        raise ShapeError("cat joins tensors that have a dimension", received="0-d tensors", fix="use stack")
+    d = normalize_dim(dim, first.ndim)
+    for k, x in enumerate(full):
+        if x.ndim != first.ndim or x.shape[:d] + x.shape[d + 1 :] != first.shape[:d] + first.shape[d + 1 :]:
+            raise ShapeError(
+                f"cat: tensor {k} differs from the first in more than dimension {d}",
+                expected=str(first.shape),
+                received=str(x.shape),
+            )
+    return apply(_cat, tuple(full), {"dim": d})
+
+
+@composite(
+    examples=lambda make: [sample([make(2, 3), make(2, 3)]), sample([make(3), make(3)], dim=-1), sample([make(), make()])],
+    method=False,
+)
+@axis_names
+def stack(tensors, dim: int = 0):
+    """The tensors, all of one shape, joined along a new dimension"""
+    tensors = _same_dtype("stack", tensors)
+    for k, x in enumerate(tensors):
+        if x.shape != tensors[0].shape:
+            raise ShapeError(
+                f"stack needs tensors of one shape, and tensor {k} differs",
+                expected=str(tensors[0].shape),
+                received=str(x.shape),
+            )
+    d = normalize_dim(dim, tensors[0].ndim + 1)
+    return apply(_cat, tuple(unsqueeze(x, d) for x in tensors), {"dim": d})
+
+
+def _stackers(name: str, doc: str, rank: int, dim: int, make_rank):
+    def joined(tensors):
+        tensors = [make_rank(x) for x in tensors]
+        return cat(tensors, dim if tensors[0].ndim > builtins.max(dim, rank - 1) or dim < 0 else 0)
+
+    joined.__name__ = joined.__qualname__ = name
+    joined.__doc__ = doc
+    return composite(examples=lambda make: [sample([make(3), make(3)]), sample([make(2, 3), make(2, 3)])], method=False)(
+        joined
+    )
+
+
+hstack = _stackers("hstack", "Joined along the second dimension (the first, for vectors)", 1, 1, lambda x: atleast(x, 1))
+vstack = _stackers("vstack", "Joined along the first dimension, vectors as rows", 2, 0, lambda x: atleast(x, 2))
+
+
+def atleast(input: Tensor, rank: int) -> Tensor:
+    """`input` with leading dimensions of 1 up to `rank`."""
+    return input if input.ndim >= rank else _reshape(input, shape=(1,) * (rank - input.ndim) + input.shape)
+
+
+@composite(examples=lambda make: [sample(make(4, 3), 0, 1, 2), sample(make(4, 3), -1, 0, 2), sample(make(4), 0, -2, 2)])
+def narrow(input, dim: int, start: int, length: int):
+    """Elements `start` to `start + length` of dimension `dim`; a view"""
+    from deepcore.ops.index import basic
+
+    d = normalize_dim(dim, input.ndim)
+    size = input.shape[d]
+    first = int(start) + size if start < 0 else int(start)
+    if not 0 <= first <= first + length <= size:
+        raise IndexRangeError(f"narrow: {length} elements from {start} do not lie within dimension {dim} of length {size}")
+    return basic(input, index=(*(slice(None),) * d, slice(first, first + length)))
+
+
+@composite(examples=lambda make: [sample(make(7, 2), 3), sample(make(5, 2), [2, 3]), sample(make(2, 4), 2, dim=1)])
+@axis_names
+def split(input, split_size_or_sections, dim: int = 0):
+    """Views of consecutive parts: of one size (the last may be smaller), or of the sizes listed"""
+    d = normalize_dim(dim, input.ndim)
+    size = input.shape[d]
+    if isinstance(split_size_or_sections, int):
+        step = split_size_or_sections
+        if step < 0 or (step == 0 and size):
+            raise ArgumentError("split needs a positive size", received=str(step))
+        lengths = [builtins.min(step, size - i) for i in range(0, size, step or 1)] or [0]
+    else:
+        lengths = [operator.index(n) for n in split_size_or_sections]
+        if builtins.sum(lengths) != size:
+            raise ShapeError(f"split: the sizes must add up to the length of dimension {dim}", expected=str(size), received=str(lengths))
+    starts = [builtins.sum(lengths[:i]) for i in range(len(lengths))]
+    return tuple(narrow(input, d, s, n) for s, n in zip(starts, lengths))
+
+
+@composite(examples=lambda make: [sample(make(7, 2), 3), sample(make(2, 4), 2, dim=1)])
+@axis_names
+def chunk(input, chunks: int, dim: int = 0):
+    """`chunks` views of nearly equal size"""
+    if chunks < 1:
+        raise ArgumentError("chunk needs a positive number of chunks", received=str(chunks))
+    size = input.shape[normalize_dim(dim, input.ndim)]
+    return split(input, builtins.max(1, -(-size // chunks)), dim) if size else (input,) * chunks
+
+
+@composite(examples=lambda make: [sample(make(3, 2)), sample(make(3, 2), dim=1)])
+@axis_names
+def unbind(input, dim: int = 0):
+    """A view per index of dimension `dim`"""
+    from deepcore.ops.index import select
+
+    d = normalize_dim(dim, input.ndim)
+    if not input.ndim:
+        raise ShapeError("unbind needs a tensor that has a dimension")
+    return tuple(select(input, d, i) for i in range(input.shape[d]))
+
+
+# -- copies -----------------------------------------------------------------------------------------------------
+
+
+@primitive(vjp=lambda g: g)
+def _clone(xp, input):
+    return input.copy()
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make())])
+def clone(input):
+    """A copy, through which gradients flow"""
+    return _clone(input)
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(transpose(make(3, 4), 0, 1))])
+def contiguous(input):
+    """The tensor itself if its memory is in row order, else a copy that is"""
+    return input if input.is_contiguous() else _contiguous(input)
+
+
+@primitive(vjp=lambda g: g)
+def _contiguous(xp, input):
+    return xp.ascontiguousarray(input).reshape(input.shape)
+
+
+@primitive(vjp=lambda g, dims: _flip(g, dims=dims))
+def _flip(xp, input, *, dims):
+    return xp.flip(input, dims).copy()
+
+
+@composite(examples=lambda make: [sample(make(3, 4), (0,)), sample(make(2, 3, 4), (0, -1))])
+def flip(input, *dims):
+    """The order of the elements reversed along `dims`; a copy"""
+    dims = normalize_dims(sizes(dims), input.ndim)
+    return _flip(input, dims=dims) if dims else _clone(input)
+
+
+@composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(3, 4), (1, -1), (0, 1)), sample(make(3, 4), 5, 0)])
+def roll(input, shifts, dims=None):
+    """Elements moved by `shifts` along `dims`, around the end"""
+    if dims is None:
+        return reshape(roll(ravel(input), shifts, 0), input.shape)
+    shifts = sizes((shifts,) if isinstance(shifts, int) else tuple(shifts))
+    dims = sizes((dims,) if isinstance(dims, int) else tuple(dims))
+    if len(shifts) != len(dims):
+        raise ArgumentError("roll needs one shift per dimension", received=f"{shifts} and {dims}")
+    for shift, dim in zip(shifts, dims):
+        size = input.shape[normalize_dim(dim, input.ndim)] if input.ndim else 0
+        if size:
+            k = shift % size
+            input = cat([narrow(input, dim, size - k, k), narrow(input, dim, 0, size - k)], dim)
+    return _clone(input)
+
+
+def _pad_back(g, widths):
+    from deepcore.ops.index import basic
+
+    return basic(g, index=tuple(slice(low, g.shape[i] - high) for i, (low, high) in enumerate(widths)))
+
+
+@primitive(vjp=_pad_back)
+def _pad(xp, input, *, widths, value):
+    return xp.pad(input, widths, constant_values=value) if input.ndim else input.copy()
+
+
+@composite(
+    examples=lambda make: [
+        sample(make(2, 3), (1, 2)),
+        sample(make(2, 3), (1, 0, 2, 1), value=0.5),
+        sample(make(2, 3, 5), (-1, 1)),
+        sample(make(2, 3, 5), (2, 1), mode="reflect"),
+        sample(make(2, 3, 5), (2, 1), mode="replicate"),
+        sample(make(2, 3, 5), (2, 1), mode="circular"),
+    ],
+    method=False,
+)
+def pad(input, pad, mode: str = "constant", value=None):
+    """`pad` lists (before, after) for the last dimension, then the one before it, …; negative widths crop.
+
+    `mode`: "constant" (`value`, default 0), "reflect" (without the edge), "replicate" (the edge), "circular".
+    """
+    from deepcore.ops.index import index_select
+
+    pad = sizes((pad,))
+    if len(pad) % 2 or len(pad) // 2 > input.ndim:
+        raise ArgumentError(
+            "pad lists two widths a dimension, from the last one",
+            expected=f"at most {2 * input.ndim} widths, an even number",
+            received=str(pad),
+        )
+    pairs = [(0, 0)] * (input.ndim - len(pad) // 2) + [(pad[i], pad[i + 1]) for i in range(len(pad) - 2, -1, -2)]
+    for d, (low, high) in enumerate(pairs):
+        if input.shape[d] + low + high < 0:
+            raise ShapeError(f"pad would leave dimension {d} a negative length", received=f"{input.shape} and {pad}")
+    if mode == "constant":
+        crop = [(builtins.max(-low, 0), builtins.max(-high, 0)) for low, high in pairs]
+        for d, (low, high) in enumerate(crop):
+            if low or high:
+                keep = builtins.max(input.shape[d] - low - high, 0)
+                extra = builtins.max(low + high - input.shape[d], 0)
+                pairs[d] = (builtins.max(pairs[d][0], 0), builtins.max(pairs[d][1], 0))
+                if extra:  # one side crops into what the other side adds
+                    pairs[d] = (builtins.max(pairs[d][0] - extra, 0), builtins.max(pairs[d][1] - extra, 0))
+                input = narrow(input, d, builtins.min(low, input.shape[d] - keep), keep)
+        return _pad(input, widths=tuple(pairs), value=0 if value is None else value)
+    if mode not in ("reflect", "replicate", "circular"):
+        raise ArgumentError("unknown mode of pad", expected="constant, reflect, replicate or circular", received=repr(mode))
+    for d, (low, high) in enumerate(pairs):
+        if low or high:
+            input = index_select(input, d, Tensor(_border(input.backend, input.shape[d], low, high, mode), input.backend))
+    return input if any(low or high for low, high in pairs) else _clone(input)
+
+
+def _border(xp, size: int, low: int, high: int, mode: str):
+    """The source index of every element of a padded dimension."""
+    widest = size - 1 if mode == "reflect" else size
+    if mode != "replicate" and builtins.max(low, high) > widest or size == 0:
+        raise ShapeError(f"{mode} padding of {builtins.max(low, high)} is wider than the dimension of length {size} allows")
+    index = xp.arange(-low, size + high)
+    if mode == "replicate":
+        return xp.minimum(xp.maximum(index, 0), size - 1)
+    if mode == "circular":
+        return index % size
+    return (size - 1) - xp.absolute((size - 1) - xp.absolute(index))
+
+
+@primitive(vjp=lambda g, diagonal, lower: _triangle(g, diagonal=diagonal, lower=lower))
+def _triangle(xp, input, *, diagonal, lower):
+    return xp.tril(input, diagonal) if lower else xp.triu(input, diagonal)
+
+
+def _at_least_matrix(name, input):
+    if input.ndim < 2:
+        raise ShapeError(f"{name} needs at least two dimensions", received=str(input.shape))
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make(2, 3, 3), -1)])
+def tril(input, diagonal: int = 0):
+    """The lower triangles of the matrices in the last two dimensions, zero elsewhere"""
+    _at_least_matrix("tril", input)
+    return _triangle(input, diagonal=diagonal, lower=True)
+
+
+@composite(examples=lambda make: [sample(make(3, 4)), sample(make(2, 3, 3), 1)])
+def triu(input, diagonal: int = 0):
+    """The upper triangles of the matrices in the last two dimensions, zero elsewhere"""
+    _at_least_matrix("triu", input)
+    return _triangle(input, diagonal=diagonal, lower=False)
+
+
+@composite(examples=lambda make: [sample(make(2, 3), 2, 2), sample(make(3), 2, 2)], aliases=("tile",))
+def repeat(input, *repeats):
+    """The tensor laid out `repeats` times along each dimension (new ones lead)"""
+    times = sizes(repeats)
+    if len(times) < input.ndim:
+        times = (1,) * (input.ndim - len(times)) + times
+    x = atleast(input, len(times))
+    pairs = tuple(n for t, s in zip(times, x.shape) for n in (t, s))
+    spread = _reshape(x, shape=tuple(n for s in x.shape for n in (1, s)))
+    return _reshape(_clone(broadcast_to(spread, pairs)), shape=tuple(t * s for t, s in zip(times, x.shape)))
+
+
+Tensor.T = property(lambda self: permute(self, tuple(range(self.ndim))[::-1]), doc="All dimensions in reverse order")
+Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dimensions exchanged")

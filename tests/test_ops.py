@@ -1,0 +1,186 @@
+"""Every declared function, by walking the registry: forward, gradients of two orders, layouts, purity."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore.ops.registry import FUNCTIONS, Sample
+from deepcore.tensor import Tensor
+
+NAMES = sorted(FUNCTIONS)
+DIFFERENTIABLE = [n for n in NAMES if FUNCTIONS[n].differentiable]
+
+
+class Make:
+    """Makes the tensors of a sample: float64 leaves with fixed, distinct values."""
+
+    def __init__(self, backend: str, name: str):
+        self.backend = backend
+        self.rng = np.random.default_rng(zlib.crc32(name.encode()))
+
+    def __call__(self, *shape, low=-2.0, high=2.0) -> Tensor:
+        n = int(np.prod(shape, dtype=int))
+        # A shuffled ramp: no two values are closer than finite differences reach, so that no kink is crossed.
+        values = low + (high - low) * (self.rng.permutation(n) + 0.5 + self.rng.uniform(-0.2, 0.2)) / max(n, 1)
+        return dc.tensor(values.reshape(shape), backend=self.backend, requires_grad=True)
+
+    def int(self, high, *shape) -> Tensor:
+        return dc.tensor(self.rng.integers(0, high, shape), backend=self.backend)
+
+    def bool(self, *shape) -> Tensor:
+        return dc.tensor(self.rng.integers(0, 2, shape).astype(bool), backend=self.backend)
+
+
+def samples(name: str, backend: str) -> list[Sample]:
+    return FUNCTIONS[name].examples(Make(backend, name))
+
+
+def tensors_in(value) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [t for v in value for t in tensors_in(v)]
+    return []
+
+
+def replace(value, mapping):
+    if isinstance(value, Tensor):
+        return mapping.get(id(value), value)
+    if isinstance(value, (list, tuple)) and tensors_in(value):
+        return type(value)(replace(v, mapping) for v in value)
+    return value
+
+
+def as_function(entry, one: Sample):
+    """(a function of the differentiable leaves, the leaves)."""
+    leaves = [t for t in tensors_in([*one.args, *one.kwargs.values()]) if t.requires_grad]
+
+    def call(*given):
+        mapping = {id(a): b for a, b in zip(leaves, given)}
+        out = entry.function(
+            *(replace(a, mapping) for a in one.args), **{k: replace(v, mapping) for k, v in one.kwargs.items()}
+        )
+        return out
+
+    return call, leaves
+
+
+def strided(t: Tensor) -> Tensor:
+    """The same values in a memory layout with gaps and a reversed first dimension."""
+    if not t.ndim:
+        return t
+    host = t.detach().numpy()
+    wide = np.zeros(tuple(2 * n for n in host.shape), host.dtype)
+    view = wide[tuple(slice(None, None, -2) if i == 0 else slice(None, None, 2) for i in range(host.ndim))]
+    view[...] = host
+    if t.backend != "cpu":
+        xp = t.backend
+        device = xp.from_host(np.ascontiguousarray(wide))
+        view = device[tuple(slice(None, None, -2) if i == 0 else slice(None, None, 2) for i in range(host.ndim))]
+    out = Tensor(view, t.backend)
+    return out.requires_grad_() if t.requires_grad else out
+
+
+def outputs_of(result) -> list[Tensor]:
+    return tensors_in(result)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_runs_and_leaves_its_inputs_alone(name, backend):
+    entry = FUNCTIONS[name]
+    for one in samples(name, backend):
+        given = tensors_in([*one.args, *one.kwargs.values()])
+        before = [t.detach().numpy().copy() for t in given]
+        outputs = outputs_of(entry.function(*one.args, **one.kwargs))
+        assert outputs, "an op returns at least one tensor"
+        for t, copy in zip(given, before):
+            np.testing.assert_array_equal(t.detach().numpy(), copy)
+        for out in outputs:
+            assert type(out._data) is out.backend.array_type
+            assert out.backend == backend
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_strided_inputs_give_the_same_result(name, backend):
+    entry = FUNCTIONS[name]
+    if name in ("view", "view_as"):
+        pytest.skip("a view of strided memory is refused, as it should be")
+    for one in samples(name, backend):
+        given = tensors_in([*one.args, *one.kwargs.values()])
+        mapping = {id(t): strided(t) for t in given}
+        again = entry.function(
+            *(replace(a, mapping) for a in one.args), **{k: replace(v, mapping) for k, v in one.kwargs.items()}
+        )
+        for a, b in zip(outputs_of(entry.function(*one.args, **one.kwargs)), outputs_of(again)):
+            np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradient(name, backend):
+    checked = 0
+    for one in samples(name, backend):
+        call, leaves = as_function(FUNCTIONS[name], one)
+        if leaves and any(o.requires_grad for o in outputs_of(call(*leaves))):
+            dc.autograd.gradcheck(_tuple(call), leaves, rtol=1e-5, atol=1e-7)
+            checked += 1
+            spread = [strided(t) for t in leaves]
+            if name not in ("view", "view_as"):
+                dc.autograd.gradcheck(_tuple(call), spread, rtol=1e-5, atol=1e-7)
+    assert checked, f"{name} has no sample with a gradient"
+
+
+@pytest.mark.parametrize("name", [n for n in DIFFERENTIABLE if FUNCTIONS[n].second_order])
+def test_second_gradient(name, backend):
+    for one in samples(name, backend):
+        call, leaves = as_function(FUNCTIONS[name], one)
+        if leaves and sum(t.numel() for t in leaves) <= 24 and any(o.requires_grad for o in outputs_of(call(*leaves))):
+            dc.autograd.gradgradcheck(_tuple(call), leaves, rtol=1e-4, atol=1e-6)
+
+
+def test_second_gradients_cover_the_registry():
+    assert sum(FUNCTIONS[n].second_order for n in DIFFERENTIABLE) >= 0.9 * len(DIFFERENTIABLE)
+
+
+def _tuple(call):
+    @functools.wraps(call)
+    def wrapped(*given):
+        return tuple(outputs_of(call(*given)))
+
+    return wrapped
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if FUNCTIONS[n].method])
+def test_methods_and_aliases_are_installed(name):
+    entry = FUNCTIONS[name]
+    for each in (name, *entry.aliases):
+        assert getattr(Tensor, each) is entry.function
+        assert getattr(dc, each) is entry.function
+    assert entry.function.__doc__, "a public function says what it computes"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if FUNCTIONS[n].inplace])
+def test_in_place_equals_the_function(name, backend):
+    """t.exp_() holds what t.exp() gives, and the gradient of what was computed before is the same."""
+    entry = FUNCTIONS[name]
+    for one in samples(name, backend):
+        if not isinstance(one.args[0], Tensor):
+            continue
+        first, *rest = one.args
+        expected = entry.function(first, *rest, **one.kwargs)
+        if expected.shape != first.shape:
+            continue
+        leaves = [t for t in tensors_in([first, *rest]) if t.requires_grad]
+        weights = dc.tensor(np.linspace(0.5, 1.5, max(expected.numel(), 1))[: expected.numel()].reshape(expected.shape), backend=backend)
+        want = dc.autograd.grad((expected * weights).sum(), leaves, allow_unused=True)
+        copy = first.clone()
+        result = getattr(copy, f"{name}_")(*rest, **one.kwargs)
+        assert result is copy
+        np.testing.assert_allclose(copy.detach().numpy(), expected.detach().numpy(), rtol=1e-12)
+        got = dc.autograd.grad((copy * weights).sum(), leaves, allow_unused=True)
+        for a, b in zip(want, got):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-10, atol=1e-12)
