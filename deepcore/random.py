@@ -1,0 +1,458 @@
+"""Random numbers: one counter-based generator, so every draw is a function of (seed, stream, position) alone.
+
+Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the key is the
+seed, the counter is (position, stream). Integers, uniforms and permutations are the same numbers on every backend;
+normals agree to rounding. A draw takes whole blocks of four 32-bit words and leaves the position after them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import os
+import threading
+from typing import Any
+
+from deepcore.backend import Backend, get_backend
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, BackendError, DTypeError, ShapeError
+from deepcore.kernels import reference
+from deepcore.tensor import Tensor, from_raw
+
+_WORD = 1 << 64
+#: Random bits of a uniform number: as many as the significand holds, so that 1.0 is never reached by rounding.
+_DIGITS = {dt.float64: 53, dt.float32: 24, dt.float16: 11, dt.bfloat16: 8}
+# Draws of up to _SMALL blocks are cut from _AHEAD blocks made at once: calling the array library is what costs.
+_SMALL, _AHEAD = 256, 1024
+
+
+class Generator:
+    """A stream of random numbers, and a position in it.
+
+    `seed` is any whole number of 64 bits (default: from the operating system). Generators of one seed and different
+    `stream` (also 64 bits) are independent. Safe to use from several threads: no two draws get the same numbers.
+
+    >>> g = Generator(0)
+    >>> rand(2, generator=g)
+    """
+
+    __slots__ = ("_ahead", "_lock", "_position", "_seed", "_stream")
+
+    def __init__(self, seed: int | None = None, stream: int = 0):
+        self._lock = threading.Lock()
+        self._restart(_entropy() if seed is None else _word("seed", seed), _word("stream", stream), 0)
+
+    def _restart(self, seed: int, stream: int, position: int) -> None:
+        self._seed, self._stream, self._position = seed, stream, position
+        self._ahead: tuple[Any, ...] | None = None
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Start again from `seed`, at position 0 of the same stream. Returns the generator."""
+        seed = _word("seed", seed)
+        with self._lock:
+            self._restart(seed, self._stream, 0)
+        return self
+
+    def initial_seed(self) -> int:
+        """The seed the generator was last given."""
+        return self._seed
+
+    def seed(self) -> int:
+        """Start again from a seed of the operating system, and return it."""
+        return self.manual_seed(_entropy()).initial_seed()
+
+    def get_state(self) -> dict[str, int]:
+        """`{"seed", "stream", "position"}`: three whole numbers below 2⁶⁴, which any file format can hold."""
+        with self._lock:
+            return {"seed": self._seed, "stream": self._stream, "position": self._position}
+
+    def set_state(self, state: dict[str, int]) -> Generator:
+        """Continue exactly where the generator was when `get_state` gave `state`. Returns the generator."""
+        if not hasattr(state, "keys") or set(state.keys()) != {"seed", "stream", "position"}:
+            raise ArgumentError(
+                "this is not the state of a generator",
+                expected="a dict with seed, stream and position, as get_state() gives",
+                received=repr(sorted(state) if isinstance(state, dict) else state),
+            )
+        values = [_word(name, state[name]) for name in ("seed", "stream", "position")]
+        with self._lock:
+            self._restart(*values)
+        return self
+
+    def split(self) -> Generator:
+        """A new generator whose seed is the next number of this one: as good as independent of it."""
+        low, high = random_bits(get_backend("cpu"), self, 2).tolist()
+        return Generator(high << 32 | low)
+
+    def advance(self, blocks: int) -> tuple[int, int, int]:
+        """Claim the next `blocks` blocks: (seed, stream, position of the first one)."""
+        with self._lock:
+            first = self._position
+            self._position = (first + blocks) % _WORD
+            return self._seed, self._stream, first
+
+    def __repr__(self) -> str:
+        return f"Generator(seed={self._seed}, stream={self._stream}, position={self._position})"
+
+    def __reduce__(self):
+        return Generator, (self._seed, self._stream), self.get_state()
+
+    __setstate__ = set_state
+
+
+def _word(name: str, value) -> int:
+    """A whole number as 64 bits; negative numbers wrap, as PyTorch's seeds do."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = _WORD
+    if isinstance(value, bool) or not -_WORD // 2 <= number < _WORD:
+        raise ArgumentError(f"a generator's {name} is a whole number of 64 bits", received=repr(value))
+    return number % _WORD
+
+
+def _entropy() -> int:
+    return int.from_bytes(os.urandom(8), "little")
+
+
+#: What draws without `generator=` use.
+default_generator = Generator()
+
+
+def manual_seed(seed: int) -> Generator:
+    """Start the default generator again from `seed`, for every backend. Returns the generator."""
+    return default_generator.manual_seed(seed)
+
+
+def initial_seed() -> int:
+    """The seed of the default generator."""
+    return default_generator.initial_seed()
+
+
+def get_rng_state() -> dict[str, int]:
+    """The state of the default generator, for `set_rng_state`."""
+    return default_generator.get_state()
+
+
+def set_rng_state(state: dict[str, int]) -> None:
+    """Put the default generator back to where `get_rng_state` found it."""
+    default_generator.set_state(state)
+
+
+# -- raw arrays ---------------------------------------------------------------------------------------
+
+
+class _Draw:
+    """A function `(xp, …) -> raw array` that each backend binds as it binds an op: on its device, by its kernel."""
+
+    def __init__(self, forward):
+        self.forward = forward
+        self.name = forward.__name__
+        functools.update_wrapper(self, forward)
+
+    def __call__(self, xp: Backend, *args, **params):
+        return (xp.impls.get(self) or xp.bind(self))(xp, *args, **params)
+
+
+_philox = _Draw(reference.philox)
+
+
+def random_bits(xp: Backend, generator: Generator | None, count: int):
+    """`count` random 32-bit words, as a uint32 array on `xp`. Not to be written to: small draws share memory."""
+    generator = generator or default_generator
+    blocks = -(-count // 4)
+    seed, stream, first = generator.advance(blocks)
+    if blocks > _SMALL:
+        return _philox(xp, seed, stream, first, blocks)[:count]
+    ahead = generator._ahead
+    if ahead is None or ahead[:3] != (xp, seed, stream) or not ahead[3] <= first <= ahead[3] + _AHEAD - blocks:
+        ahead = (xp, seed, stream, first, _philox(xp, seed, stream, first, _AHEAD))
+        generator._ahead = ahead
+    offset = 4 * (first - ahead[3])
+    return ahead[4][offset : offset + count]
+
+
+def _wide_bits(xp, generator, count: int):
+    """`count` random 64-bit words; the first 32-bit word drawn is the low half."""
+    return random_bits(xp, generator, 2 * count).view(dt.uint64)
+
+
+@_Draw
+def raw_uniform(xp: Backend, generator: Generator | None, shape: tuple[int, ...], dtype=dt.float32, low=0.0, high=1.0):
+    """low + (high - low)·k·2⁻ᵈ with d = 24 random bits k for float32, 53, 11 and 8 for float64, float16, bfloat16.
+
+    [0, 1) without `low` and `high`; with them the sum may round to `high`.
+    """
+    digits = _digits(dtype)
+    if dtype == dt.float64:
+        out = (_wide_bits(xp, generator, math.prod(shape)) >> 11).astype(dt.float64)
+    else:
+        out = (random_bits(xp, generator, math.prod(shape)) >> (32 - digits)).astype(dt.float32)
+    out *= 2.0**-digits
+    return _scaled(xp, out.reshape(shape), high - low, low).astype(dtype, copy=False)
+
+
+@_Draw
+def raw_normal(xp: Backend, generator: Generator | None, shape: tuple[int, ...], dtype=dt.float32, mean=0.0, std=1.0):
+    """mean + std·z; z by Box and Muller (1958): √(-2 log u)·(cos 2πv, sin 2πv), |z| ≤ 6.7 (float64: 9.5).
+
+    `mean` and `std` are numbers, or raw arrays that broadcast to `shape`.
+    """
+    _digits(dtype)
+    count = math.prod(shape)
+    half = (count + 1) // 2
+    if dtype == dt.float64:
+        bits, width, kept = _wide_bits(xp, generator, 2 * half), 64, 53
+    else:
+        bits, width, kept = random_bits(xp, generator, 2 * half), 32, 24
+    real = dt.float64 if width == 64 else dt.float32
+    radius = bits[:half].astype(real)
+    radius += 1.0  # u in (0, 1]: its logarithm is finite
+    radius *= 2.0**-width
+    radius = xp.sqrt(-2.0 * xp.log(radius))
+    angle = (bits[half:] >> (width - kept)).astype(real)
+    angle *= 2.0**-kept * (2.0 * math.pi)
+    out = xp.empty(2 * half, dtype=real)
+    xp.multiply(radius, xp.cos(angle), out=out[:half])
+    xp.multiply(radius, xp.sin(angle), out=out[half:])
+    return _scaled(xp, out[:count].reshape(shape), std, mean).astype(dtype, copy=False)
+
+
+def _scaled(xp, out, scale, shift):
+    """scale·out + shift, in place for numbers, and nothing at all where they are 1 and 0."""
+    if hasattr(scale, "dtype") or hasattr(shift, "dtype"):
+        return xp.asarray(out * scale + shift)
+    if scale != 1:
+        out *= scale
+    if shift:
+        out += shift
+    return out
+
+
+@_Draw
+def raw_integers(xp: Backend, generator: Generator | None, low: int, high: int, shape: tuple[int, ...], dtype=dt.int64):
+    """Whole numbers of [low, high), 1 ≤ high - low ≤ 2⁶⁴: low + ⌊w·(high - low)/2ⁿ⌋ of an n-bit random word w.
+
+    n = 64 up to a span of 2³², 128 beyond: no number is likelier than another by more than 1 part in 2³² or 2⁶⁴.
+    """
+    count, span = math.prod(shape), high - low
+    if span <= 1 << 32:
+        word = _wide_bits(xp, generator, count)
+        value = ((word >> 32) * span + ((word & 0xFFFFFFFF) * span >> 32)) >> 32
+    else:
+        words = _wide_bits(xp, generator, 2 * count).reshape(count, 2)
+        value = words[:, 1]
+        if span < _WORD:
+            low_product = value * span
+            carry = (low_product + _high_product(words[:, 0], span)) < low_product
+            value = _high_product(value, span) + carry.astype(dt.uint64)
+    value = (value + low % _WORD).view(dt.int64)
+    return value.astype(dtype, copy=False).reshape(shape)
+
+
+def _high_product(word, factor: int):
+    """⌊word·factor/2⁶⁴⌋ of 64-bit numbers, by halves."""
+    high, low = factor >> 32, factor & 0xFFFFFFFF
+    middle = (word >> 32) * low + ((word & 0xFFFFFFFF) * low >> 32)
+    return (word >> 32) * high + (middle >> 32) + (((word & 0xFFFFFFFF) * high + (middle & 0xFFFFFFFF)) >> 32)
+
+
+@_Draw
+def raw_permutation(xp: Backend, generator: Generator | None, n: int, dtype=dt.int64):
+    """0 … n-1 in random order.
+
+    The numbers are sorted by random keys of 64 - log₂n bits; equal keys (rare) keep their order.
+    """
+    width = max(n - 1, 0).bit_length()
+    # Key and number in one word: all words differ, so any sort gives the same order on every backend.
+    words = _wide_bits(xp, generator, n) >> width << width | xp.arange(n, dtype=dt.uint64)
+    words.sort()
+    return (words & ((1 << width) - 1)).astype(dtype)
+
+
+@_Draw
+def raw_bernoulli(xp: Backend, generator: Generator | None, shape: tuple[int, ...], p: float):
+    """True with probability `p`, rounded to a multiple of 2⁻³²; a bool array."""
+    threshold = round(p * 2**32)
+    bits = random_bits(xp, generator, math.prod(shape)).reshape(shape)
+    return xp.ones(shape, dtype=dt.bool_) if threshold >= 1 << 32 else xp.asarray(bits < threshold)
+
+
+@_Draw
+def _raw_bernoulli_of(xp: Backend, generator: Generator | None, p):
+    """1 with the probabilities of a raw array, else 0, in its dtype."""
+    _digits(p.dtype)
+    if not bool(((p >= 0) & (p <= 1)).all()):
+        raise ArgumentError("bernoulli takes probabilities, between 0 and 1", fix="dc.sigmoid of logits first")
+    # Finer than float16 or bfloat16 uniforms: a small probability must not round to none.
+    real = dt.float64 if p.dtype == dt.float64 else dt.float32
+    return xp.asarray(raw_uniform(xp, generator, p.shape, real) < p.astype(real, copy=False)).astype(p.dtype)
+
+
+def _digits(dtype) -> int:
+    digits = _DIGITS.get(dtype)
+    if digits is None:
+        raise DTypeError(
+            f"random real numbers cannot be {dt.name_of(dtype)}",
+            expected="float32, float64, float16 or bfloat16",
+            fix="randint for whole numbers, bernoulli for 0 and 1",
+        )
+    return digits
+
+
+# -- tensors ------------------------------------------------------------------------------------------
+
+
+def rand(*size, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+    """Uniform on [0, 1): `rand(2, 3)` or `rand((2, 3))`; float32 by default."""
+    xp = get_backend(backend)
+    return _tensor(raw_uniform(xp, generator, _size(size), _real(dtype)), xp, requires_grad)
+
+
+def randn(*size, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+    """Standard normal (mean 0, variance 1): `randn(2, 3)` or `randn((2, 3))`; float32 by default."""
+    xp = get_backend(backend)
+    return _tensor(raw_normal(xp, generator, _size(size), _real(dtype)), xp, requires_grad)
+
+
+def rand_like(
+    input: Tensor, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False
+) -> Tensor:
+    """`rand` with the shape, dtype and backend of `input`."""
+    return rand(input.shape, generator=generator, **_as(input, dtype, backend), requires_grad=requires_grad)
+
+
+def randn_like(
+    input: Tensor, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False
+) -> Tensor:
+    """`randn` with the shape, dtype and backend of `input`."""
+    return randn(input.shape, generator=generator, **_as(input, dtype, backend), requires_grad=requires_grad)
+
+
+def randint(
+    low, high=None, size=None, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad=False
+) -> Tensor:
+    """Whole numbers of [low, high): `randint(high, size)` or `randint(low, high, size)`; int64 by default."""
+    if size is None:
+        if high is None or isinstance(high, int):
+            raise ArgumentError("randint needs a size", fix="dc.randint(high, (n,)) or dc.randint(low, high, (n,))")
+        low, high, size = 0, low, high
+    xp = get_backend(backend)
+    try:
+        low, high = operator.index(low), operator.index(high)
+    except TypeError:
+        raise ArgumentError("randint draws whole numbers", received=f"low={low!r}, high={high!r}") from None
+    dtype = dt.int64 if dtype is None else dt.as_dtype(dtype)
+    if high <= low:
+        raise ArgumentError("randint needs low < high: high itself is not drawn", received=f"low={low}, high={high}")
+    least, most = _range(xp, dtype)
+    if low < least or high - 1 > most:
+        raise ArgumentError(
+            f"{dt.name_of(dtype)} does not hold every number of [{low}, {high})", expected=f"{least} … {most}"
+        )
+    return _tensor(raw_integers(xp, generator, low, high, _size((size,)), dtype), xp, requires_grad)
+
+
+def randint_like(
+    input: Tensor, low, high=None, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad=False
+) -> Tensor:
+    """`randint` with the shape, dtype and backend of `input`: `randint_like(x, high)` or `(x, low, high)`."""
+    low, high = (0, low) if high is None else (low, high)
+    options = _as(input, dtype, backend)
+    return randint(low, high, input.shape, generator=generator, **options, requires_grad=requires_grad)
+
+
+def randperm(
+    n: int, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False
+) -> Tensor:
+    """0 … n-1 in random order; int64 by default."""
+    xp = get_backend(backend)
+    (n,) = _size((n,))
+    dtype = dt.int64 if dtype is None else dt.as_dtype(dtype)
+    if n and n - 1 > _range(xp, dtype)[1]:
+        raise ArgumentError(f"{dt.name_of(dtype)} does not hold every number below {n}")
+    return _tensor(raw_permutation(xp, generator, n, dtype), xp, requires_grad)
+
+
+def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """1 with the probability that stands in `input`, else 0; shape, dtype and backend of `input`."""
+    return _tensor(_raw_bernoulli_of(input.backend, generator, input._data), input.backend)
+
+
+def normal(
+    mean=0.0, std=1.0, size=None, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad=False
+) -> Tensor:
+    """mean + std·z with z standard normal; `mean` and `std` are numbers (with a `size`) or tensors that broadcast."""
+    tensors = [value for value in (mean, std) if isinstance(value, Tensor)]
+    if not isinstance(std, Tensor) and not std >= 0:
+        raise ArgumentError("normal needs std ≥ 0", received=repr(std))
+    if not tensors:
+        if size is None:
+            raise ArgumentError("normal needs a size when mean and std are numbers", fix="dc.normal(0.0, 1.0, (n,))")
+        xp = get_backend(backend)
+        return _tensor(raw_normal(xp, generator, _size((size,)), _real(dtype), mean, std), xp, requires_grad)
+    if size is not None:
+        raise ArgumentError("normal takes its size from mean and std when they are tensors", received=f"size={size!r}")
+    xp = tensors[0].backend
+    if tensors[-1].backend is not xp:
+        raise BackendError(
+            "mean and std lie on two backends", received=f"{xp} and {tensors[-1].backend}", fix="std.to(mean.backend)"
+        )
+    dtype = functools.reduce(dt.promote_types, [t.dtype for t in tensors]) if dtype is None else dt.as_dtype(dtype)
+    mean, std = (value._data if isinstance(value, Tensor) else value for value in (mean, std))
+    try:
+        shape = xp.broadcast_shapes(*(t.shape for t in tensors))
+    except ValueError:
+        raise ShapeError(
+            "mean and std do not broadcast", received=" and ".join(str(t.shape) for t in tensors)
+        ) from None
+    return _tensor(raw_normal(xp, generator, shape, dtype, mean, std), xp, requires_grad)
+
+
+def uniform(
+    low=0.0, high=1.0, size=(), *, generator: Generator | None = None, dtype=None, backend=None, requires_grad=False
+) -> Tensor:
+    """low + (high - low)·u with u uniform on [0, 1); the sum may round to `high`. float32 by default."""
+    if not low <= high:
+        raise ArgumentError("uniform needs low ≤ high", received=f"low={low!r}, high={high!r}")
+    xp = get_backend(backend)
+    return _tensor(raw_uniform(xp, generator, _size((size,)), _real(dtype), low, high), xp, requires_grad)
+
+
+def _tensor(raw, xp: Backend, requires_grad: bool = False) -> Tensor:
+    out = from_raw(raw, xp)
+    return out.requires_grad_() if requires_grad else out
+
+
+def _real(dtype):
+    return dt.default_float if dtype is None else dt.as_dtype(dtype)
+
+
+def _as(input: Tensor, dtype, backend) -> dict[str, Any]:
+    return {
+        "dtype": input.dtype if dtype is None else dtype,
+        "backend": input.backend if backend is None else backend,
+    }
+
+
+def _range(xp: Backend, dtype) -> tuple[int, int]:
+    """The whole numbers a dtype holds without gaps."""
+    if dtype == dt.bool_:
+        return 0, 1
+    if dt.is_floating(dtype):
+        return -(2 ** _DIGITS[dtype]), 2 ** _DIGITS[dtype]
+    info = xp.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def _size(size: tuple) -> tuple[int, ...]:
+    if len(size) == 1 and isinstance(size[0], (tuple, list)):
+        size = tuple(size[0])
+    try:
+        shape = tuple(operator.index(n) for n in size)
+    except TypeError:
+        raise ArgumentError("sizes are whole numbers", received=repr(size)) from None
+    if any(n < 0 for n in shape):
+        raise ShapeError("sizes cannot be negative", received=str(shape))
+    return shape
