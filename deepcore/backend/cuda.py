@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.backend import Backend
+from deepcore.backend.dtypes import bfloat16, float32
 from deepcore.errors import BackendError
 
 _INSTALL = "pip install 'deepcore[cuda]'  (an NVIDIA GPU and driver are needed), or backend=\"cpu\""
@@ -39,7 +40,7 @@ class CudaBackend(Backend):
 
     def scatter_add(self, target, index, values) -> None:
         # CuPy's add.at uses atomics, whose order changes the bits of a floating sum. Here the writes are sorted by
-        # target (stably) and each run is summed by a tree over its positions: one order, log2(longest run) rounds.
+        # target (stably) and each run is summed by doubling distances: one order, log2(longest run) rounds.
         xp = self.array_module
         with self.device:
             rows, values = _as_rows(xp, target, index, values)
@@ -52,8 +53,7 @@ class CudaBackend(Backend):
             place = xp.arange(rows.size) - starts[xp.cumsum(first) - 1]  # position within its run
             step, longest = 1, int(place.max()) + 1
             while step < longest:
-                # Equal distance in place and in position: both are in one run.
-                pair = (place[:-step] % (2 * step) == 0) & (place[step:] == place[:-step] + step)
+                pair = place[step:] == place[:-step] + step  # as far apart in place as in position: in one run
                 values[:-step] = xp.where(pair[:, None], values[:-step] + values[step:], values[:-step])
                 step *= 2
             flat = target.reshape(-1, values.shape[1])
@@ -61,6 +61,13 @@ class CudaBackend(Backend):
             flat[rows] = flat[rows] + values[starts]
             if not _shares_memory(flat, target):
                 target[...] = flat.reshape(target.shape)
+
+    def matmul(self, x, y):
+        """x @ y as CuPy does it; a batch of bfloat16, which CuPy cannot, is summed in float32 and rounded once."""
+        product = self._on_device(self.array_module.matmul) if self.index else self.array_module.matmul
+        if x.dtype == bfloat16 and max(x.ndim, y.ndim) > 2:
+            return product(x.astype(float32), y.astype(float32)).astype(bfloat16)
+        return product(x, y)
 
     def special(self, name, x):
         from deepcore.kernels import reference
@@ -153,7 +160,7 @@ def create(index: int) -> Backend:
     except Exception as error:  # CuPy's CUDARuntimeError, or a missing libcuda
         raise BackendError(
             f"backend 'cuda' found CuPy {cupy.__version__} but no usable GPU: {error}",
-            fix="install or update the NVIDIA driver (nvidia-smi shows it), or use backend=\"cpu\"",
+            fix='install or update the NVIDIA driver (nvidia-smi shows it), or use backend="cpu"',
         ) from None
     if index >= count:
         raise BackendError(

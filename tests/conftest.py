@@ -1,0 +1,81 @@
+"""Backends to test on, the seed, and which tests run by default."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import standin
+
+from deepcore.backend import get_backend, register
+from deepcore.config import settings
+from deepcore.errors import BackendError
+
+register("standin", standin.create)
+
+try:
+    import hypothesis
+except ImportError:  # the property tests skip themselves
+    pass
+else:
+    hypothesis.settings.register_profile("default", deadline=None, derandomize=bool(os.environ.get("CI")))
+    hypothesis.settings.load_profile("default")
+
+
+def _cuda_usable() -> bool:
+    try:
+        get_backend("cuda")
+    except BackendError:
+        return False
+    return True
+
+
+BACKENDS = ["cpu", "standin"] + ([pytest.param("cuda", marks=pytest.mark.gpu)] if _cuda_usable() else [])
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request) -> str:
+    """The name of a backend: each test that asks runs on every one usable here."""
+    return request.param
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--seed", type=int, default=0, help="what every test seeds deepcore's generator with (default 0)")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("slow")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def pytest_report_header(config):
+    names = [b if isinstance(b, str) else b.values[0] for b in BACKENDS]
+    return f"deepcore backends: {', '.join(names)}; seed {config.getoption('--seed')}; threads {settings.threads}"
+
+
+@pytest.fixture(autouse=True)
+def manual_seed(request):
+    """Every test starts from the same random state."""
+    seed = request.config.getoption("--seed")
+    if importlib.util.find_spec("deepcore.random") is not None:
+        from deepcore import random
+
+        random.manual_seed(seed)
+    return seed
+
+
+@pytest.fixture(autouse=True)
+def settings_kept():
+    """A test that changes a process-wide setting must put it back."""
+    before = {name: getattr(settings, name) for name in settings.__slots__}
+    yield
+    after = {name: getattr(settings, name) for name in settings.__slots__}
+    for name, value in before.items():
+        setattr(settings, name, value)
+    assert after == before, "the test left process-wide settings changed"

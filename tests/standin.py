@@ -1,0 +1,1038 @@
+"""A CuPy stand-in: NumPy memory behind CuPy's rules, so that the CUDA backend's own code runs without a GPU.
+
+`standin.cupy` is the module to drive. It offers only names, parameters and ufunc loops that CuPy has (the table
+`cupy_api.txt`, read off CuPy itself), it refuses every implicit transfer, and it counts the explicit ones. Where
+CuPy leaves a result undefined (uninitialised memory, the order of colliding writes) the answer here is
+deliberately not NumPy's. `python tests/standin.py` prints the table anew, with the CuPy that is installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import inspect
+import threading
+import types
+from pathlib import Path
+from typing import ClassVar
+
+import ml_dtypes
+import numpy as np
+
+TABLE = Path(__file__).with_name("cupy_api.txt")
+DEVICES = 2
+TOTAL_MEMORY = 16 << 30
+_BLOCK = 512
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_CATEGORY = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}  # "V" is bfloat16's kind
+_PYTHON_SCALARS = {bool: np.dtype(bool), int: np.dtype(np.int64), float: np.dtype(float), complex: np.dtype(complex)}
+
+
+# -- what crosses between host and device ----------------------------------------------------------
+class transfers:
+    """Counts what crosses inside a `with` block: `uploads`, `downloads` (calls; a download also waits) and `syncs`.
+
+    A sync is a result whose shape depends on the data: CuPy has to wait for the number.
+    """
+
+    totals: ClassVar = {"uploads": 0, "downloads": 0, "syncs": 0}
+
+    def __enter__(self):
+        self._before = dict(self.totals)
+        return self
+
+    def __exit__(self, *exc):
+        self._after = dict(self.totals)
+
+    def __getattr__(self, name):
+        if name not in self.totals:
+            raise AttributeError(name)
+        return self.__dict__.get("_after", self.totals)[name] - self._before[name]
+
+
+def _count(what):
+    transfers.totals[what] += 1
+
+
+# -- devices, streams, memory ----------------------------------------------------------------------
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
+class _Current(threading.local):
+    def __init__(self):
+        self.device = 0
+        self.stream = None
+
+
+_current = _Current()
+
+
+class Device:
+    def __init__(self, device=None):
+        self.id = _current.device if device is None else int(device)
+        self._entered = []
+
+    def __enter__(self):
+        self._entered.append(_current.device)
+        self.use()
+        return self
+
+    def __exit__(self, *exc):
+        _current.device = self._entered.pop()
+
+    def use(self):
+        _check_device(self.id)
+        _current.device = self.id
+
+    def synchronize(self):
+        _check_device(self.id)
+
+    @property
+    def compute_capability(self):
+        return "90"
+
+    @property
+    def mem_info(self):
+        return TOTAL_MEMORY - _pool._held[self.id], TOTAL_MEMORY
+
+    def __eq__(self, other):
+        return isinstance(other, Device) and self.id == other.id
+
+    def __hash__(self):
+        return hash(self.id)
+
+    def __repr__(self):
+        return f"<CUDA Device {self.id}>"
+
+
+def _check_device(index):
+    if not 0 <= index < DEVICES:
+        raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+
+
+class Stream:
+    null: Stream
+
+    def __init__(self, null=False, non_blocking=False, ptds=False, priority=0):
+        self._entered = []
+
+    def __enter__(self):
+        self._entered.append(_current.stream)
+        _current.stream = self
+        return self
+
+    def __exit__(self, *exc):
+        _current.stream = self._entered.pop()
+
+    def use(self):
+        _current.stream = self
+        return self
+
+    def synchronize(self):
+        pass
+
+    @property
+    def done(self):
+        return True
+
+
+Stream.null = Stream(null=True)
+
+
+class MemoryPool:
+    """Bytes per device, in CuPy's blocks of 512; a freed block stays held until `free_all_blocks`."""
+
+    def __init__(self):
+        self._used, self._held = [0] * DEVICES, [0] * DEVICES
+
+    def _change(self, device, size):
+        self._used[device] += size
+        self._held[device] = max(self._held[device], self._used[device])
+
+    def used_bytes(self):
+        return self._used[_current.device]
+
+    def total_bytes(self):
+        return self._held[_current.device]
+
+    def free_bytes(self):
+        return self.total_bytes() - self.used_bytes()
+
+    def free_all_blocks(self, stream=None):
+        self._held[_current.device] = self._used[_current.device]
+
+
+_pool = MemoryPool()
+
+
+class MemoryPointer:
+    def __init__(self, ptr, device_id):
+        self.ptr, self.device_id = ptr, device_id
+
+    @property
+    def device(self):
+        return Device(self.device_id)
+
+
+class Flags:
+    """CuPy's three flags; there is no `writeable`."""
+
+    def __init__(self, array):
+        self.c_contiguous, self.f_contiguous = array._a.flags.c_contiguous, array._a.flags.f_contiguous
+        self.owndata = array.base is None
+
+    def __getitem__(self, name):
+        return getattr(
+            self, {"C_CONTIGUOUS": "c_contiguous", "F_CONTIGUOUS": "f_contiguous", "OWNDATA": "owndata"}[name]
+        )
+
+
+# -- the array -------------------------------------------------------------------------------------
+class ndarray:
+    """An array on a fake device. Not a NumPy array: NumPy would look straight through a subclass."""
+
+    __slots__ = ("__weakref__", "_a", "_base", "_charge", "_device")
+    __array_priority__ = 100
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, shape, dtype=float):
+        self._adopt(_garbage(np.empty(shape, dtype)), None, _current.device)
+
+    def _adopt(self, a, base, device):
+        self._a, self._base, self._device = a, base, device
+        self._charge = 0 if base is not None else -(-a.nbytes // _BLOCK) * _BLOCK
+        _pool._change(device, self._charge)
+
+    def __del__(self, _pool=_pool):
+        if hasattr(self, "_charge"):  # the pool is bound here because module globals go first at exit
+            _pool._change(self._device, -self._charge)
+
+    shape = property(lambda self: self._a.shape)
+    dtype = property(lambda self: self._a.dtype)
+    ndim = property(lambda self: self._a.ndim)
+    size = property(lambda self: self._a.size)
+    nbytes = property(lambda self: self._a.nbytes)
+    itemsize = property(lambda self: self._a.itemsize)
+    strides = property(lambda self: self._a.strides)
+    base = property(lambda self: self._base)
+    flags = property(Flags)
+    T = property(lambda self: _wrap(self._a.T, [self]))
+    mT = property(lambda self: _wrap(self._a.mT, [self]))
+    real = property(lambda self: _wrap(self._a.real, [self]))
+    imag = property(lambda self: _wrap(self._a.imag, [self]))
+    device = property(lambda self: Device(self._device))
+    data = property(lambda self: MemoryPointer(self._a.__array_interface__["data"][0], self._device))
+
+    # Out of the device: only on request.
+    def get(self, stream=None, order="C", out=None, blocking=True):
+        _count("downloads")
+        if out is None:
+            return self._a.copy(order)
+        if type(out) is not np.ndarray or out.shape != self.shape or out.dtype != self.dtype:
+            raise TypeError("Only numpy.ndarray of the same shape and dtype can be obtained from cupy.ndarray")
+        out[...] = self._a
+        return out
+
+    def item(self, *args):
+        _count("downloads")
+        return self._a.item(*args)
+
+    def tolist(self):
+        _count("downloads")
+        return self._a.tolist()
+
+    def tobytes(self, order="C"):
+        _count("downloads")
+        return self._a.tobytes(order)
+
+    def set(self, arr, stream=None):
+        if type(arr) is not np.ndarray or arr.dtype != self.dtype or arr.shape != self.shape:
+            raise TypeError("Only numpy.ndarray of the same shape and dtype can be set to cupy.ndarray")
+        _count("uploads")
+        self._a[...] = arr
+
+    def __array__(self, dtype=None):
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. "
+            "Please use `.get()` to construct a NumPy array explicitly."
+        )
+
+    def _scalar(self, kind):
+        _count("downloads")
+        return kind(self._a)
+
+    def __bool__(self):
+        return self._scalar(bool)
+
+    def __int__(self):
+        return self._scalar(int)
+
+    def __float__(self):
+        return self._scalar(float)
+
+    def __complex__(self):
+        return self._scalar(complex)
+
+    def __repr__(self):
+        return self._scalar(repr)
+
+    def __str__(self):
+        return self._scalar(str)
+
+    def __format__(self, spec):
+        return self._scalar(lambda a: format(a, spec))
+
+    def __reduce__(self):
+        return cupy.array, (self.get(),)
+
+    def __copy__(self):
+        return self.copy()
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+    def __len__(self):
+        if not self.ndim:
+            raise TypeError("len() of unsized object")
+        return self.shape[0]
+
+    def __iter__(self):
+        if not self.ndim:
+            raise TypeError("iteration over a 0-d array")
+        return (self[i] for i in range(self.shape[0]))
+
+    # Exchange.
+    @property
+    def __cuda_array_interface__(self):
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "descr": self.dtype.descr,
+            "version": 3,
+            "strides": None if self._a.flags.c_contiguous else self.strides,
+            "data": (self.data.ptr, False),
+            "stream": 1,
+        }
+
+    def __dlpack_device__(self):
+        return 2, self._device  # kDLCUDA
+
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        if dl_device is not None and tuple(dl_device) == (1, 0):
+            return self.get().__dlpack__(max_version=max_version)
+        if dl_device is not None and tuple(dl_device) != (2, self._device):
+            raise BufferError("unsupported device requested.")
+        if copy:
+            raise BufferError("copy=True only supported for copy to CPU.")
+        return _relabel(self._a.__dlpack__(max_version=max_version), 2, self._device)
+
+    # Indexing.
+    def __getitem__(self, key):
+        key, advanced = _index(self, key)
+        return _wrap(self._a[key], () if advanced else [self])
+
+    def __setitem__(self, key, value):
+        key, advanced = _index(self, key)
+        if type(value) is ndarray:
+            _same_device([self, value])
+            value = value._a
+        elif not _is_scalar(value):
+            raise TypeError(f"{_name(value)} cannot be assigned to a cupy.ndarray: transfer it first")
+        if advanced != "integer":
+            self._a[key] = value
+            return
+        # Of writes that collide, CuPy keeps any one: here the first, where NumPy keeps the last.
+        places = np.arange(self.size).reshape(self.shape)[key]
+        values = np.broadcast_to(np.asarray(value).astype(self.dtype), places.shape)
+        self._a.flat[places.ravel()[::-1]] = values.ravel()[::-1]
+
+    # NumPy's functions given an array of ours, and a NumPy array's operators.
+    def __array_ufunc__(self, function, method, *inputs, out=None, **kwargs):
+        found = getattr(cupy, function.__name__, None)
+        if found is None:
+            return NotImplemented
+        if out is not None:
+            kwargs["out"] = out[0]
+        return (found if method == "__call__" else getattr(found, method))(*inputs, **kwargs)
+
+    def __array_function__(self, function, classes, args, kwargs):
+        module = functools.reduce(getattr, function.__module__.split(".")[1:], cupy)
+        found = getattr(module, function.__name__, None)
+        return NotImplemented if found is None else found(*args, **kwargs)
+
+
+def _root(a):
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a
+
+
+def _wrap(a, sources=(), device=None):
+    """`a` as an array of ours: one of `sources` itself, a view with that base, or an array of its own."""
+    a = np.asarray(a)
+    base = None
+    root = _root(a)
+    for source in sources:
+        if source._a is a:
+            return source
+        if _root(source._a) is root:
+            base = source if source._base is None else source._base
+            break
+    array = ndarray.__new__(ndarray)
+    array._adopt(a, base, _current.device if device is None else device)
+    return array
+
+
+def _garbage(a):
+    """What uninitialised memory holds here: NaN, -1, True; never a lucky zero."""
+    a[...] = np.array(np.nan if a.dtype.kind in "fcV" else -1).astype(a.dtype)
+    return a
+
+
+def _name(value):
+    return f"{type(value).__module__}.{type(value).__name__}"
+
+
+def _is_scalar(value):
+    return type(value) in _PYTHON_SCALARS or isinstance(value, np.generic)
+
+
+def _same_device(arrays):
+    for array in arrays:
+        if array._device != _current.device:
+            raise ValueError(
+                f"The device where the array resides ({array._device}) is different from the current device "
+                f"({_current.device}). Peer access is unavailable between these devices."
+            )
+
+
+def _unwrap(value, sources):
+    if type(value) is ndarray:
+        sources.append(value)
+        return value._a
+    if isinstance(value, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>: CuPy makes no implicit transfer")
+    if type(value) in (list, tuple):
+        return type(value)(_unwrap(v, sources) for v in value)
+    return value
+
+
+def _rewrap(value, sources):
+    if isinstance(value, (np.ndarray, np.generic, bool, int, float, complex)):
+        return _wrap(value, sources)
+    if isinstance(value, (list, tuple)):
+        return (list if type(value) is list else tuple)(_rewrap(v, sources) for v in value)
+    return value
+
+
+def _index(array, key):
+    """(NumPy's key, "" for a view, else "mask" or "integer"). Integers in index arrays wrap around, as in CuPy."""
+    items = list(key) if type(key) is tuple else [key]
+    masks = 0
+    for i, item in enumerate(items):
+        if item is None or item is Ellipsis or isinstance(item, slice):
+            continue
+        if type(item) is ndarray:
+            _same_device([item])
+            items[i] = item._a
+        elif isinstance(item, np.ndarray):
+            raise TypeError("a numpy.ndarray as index is a hidden transfer: make it a device array first")
+        elif isinstance(item, (list, tuple, bool, np.bool_)):
+            _count("uploads")
+            if any(type(v) is ndarray for v in (item if isinstance(item, (list, tuple)) else ())):
+                raise TypeError("a list of device arrays as index: stack it first")
+            items[i] = np.asarray(item)
+            if items[i].size == 0:
+                items[i] = items[i].astype(np.int32)
+        elif not isinstance(item, (int, np.integer)):
+            raise IndexError("only integers, slices, ellipsis, None and integer or boolean arrays are valid indices")
+        if isinstance(items[i], np.ndarray):
+            if items[i].dtype.kind not in "biu":
+                raise IndexError(
+                    f"arrays used as indices must be of integer or boolean type (actual: {items[i].dtype})"
+                )
+            masks += items[i].dtype == bool
+    if masks > 1:
+        raise IndexError("CuPy does not index with more than one boolean array")
+    if masks:
+        _count("syncs")
+    if not any(item is Ellipsis for item in items):
+        items.append(Ellipsis)  # so that a single element stays a 0-d array
+    width = [0 if v is None or v is Ellipsis else v.ndim if _kind(v) == "b" else 1 for v in items]
+    axis, integer = 0, False
+    for i, item in enumerate(items):
+        if item is Ellipsis:
+            axis = array.ndim - sum(width[i:])
+        elif _kind(item) in "iu" and axis < array.ndim:
+            integer = True
+            items[i] = item % max(array.shape[axis], 1) if array.shape[axis] else item
+        axis += width[i]
+    return tuple(items), "integer" if integer else "mask" if masks else ""
+
+
+def _kind(item):
+    return item.dtype.kind if isinstance(item, np.ndarray) else "-"
+
+
+# -- ufuncs ----------------------------------------------------------------------------------------
+class ufunc:
+    """One of CuPy's ufuncs: its loops decide the dtypes, NumPy's function of the same name computes."""
+
+    _METHODS: ClassVar = {"add": "sum", "multiply": "prod"}
+    _AT: ClassVar = {"add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor"}
+
+    def __init__(self, name, loops):
+        self.__name__ = name
+        self.types = loops
+        self.nin, self.nout = (len(part) for part in loops[0].split("->"))
+        self.nargs = self.nin + self.nout
+        self._numpy = getattr(np, name)
+        self._loops = [tuple([_dtype(c) for c in part] for part in loop.split("->")) for loop in loops]
+        self._found = {}
+
+    @property
+    def name(self):
+        return f"cupy_{self.__name__}"
+
+    def __repr__(self):
+        return f"<ufunc {self.name!r}>"
+
+    def __call__(self, *args, out=None, dtype=None, casting="same_kind", **unknown):
+        if unknown:
+            raise TypeError(f"Wrong arguments {sorted(unknown)}")
+        if not self.nin <= len(args) <= self.nargs:
+            raise TypeError(f"Wrong number of arguments for {self.name!r}: {len(args)}")
+        if len(args) > self.nin:
+            if out is not None:
+                raise ValueError("Cannot specify 'out' as both a positional and keyword argument")
+            out = args[self.nin :]
+        outs = list(out) if isinstance(out, tuple) else [out]
+        outs += [None] * (self.nout - len(outs))
+        sources: list[ndarray] = []
+        operands = []
+        for arg in args[: self.nin]:
+            if type(arg) is not ndarray and not _is_scalar(arg):
+                raise TypeError(f"Unsupported type {type(arg)}")
+            operands.append(_unwrap(arg, sources))
+        for target in outs:
+            if target is not None and type(target) is not ndarray:
+                raise TypeError("Output arguments type must be cupy.ndarray")
+        _same_device(sources + [o for o in outs if o is not None])
+        in_dtypes, out_dtypes = self._loop(operands, None if dtype is None else np.dtype(dtype))
+        with np.errstate(all="ignore"):
+            operands = [
+                np.asarray(a, d) if _is_scalar(a) else a.astype(d, copy=False) for a, d in zip(operands, in_dtypes)
+            ]
+            results = self._numpy(*operands)
+            results = results if self.nout > 1 else (results,)
+            answer = []
+            for result, target, found in zip(results, outs, out_dtypes):
+                result = np.asarray(result).astype(found, copy=False)
+                if target is None:
+                    answer.append(_wrap(result))
+                    continue
+                if target.shape != result.shape:
+                    raise ValueError("Out shape is mismatched")
+                if not np.can_cast(found, target.dtype, casting):
+                    raise TypeError(f"output (typecode '{found.char}') could not be coerced to {target.dtype}")
+                target._a[...] = result
+                answer.append(target)
+        return answer[0] if self.nout == 1 else tuple(answer)
+
+    def _loop(self, operands, dtype):
+        """The first loop that every operand can be cast to safely; Python scalars are weak."""
+        key = (dtype, *(type(a) if type(a) in _PYTHON_SCALARS else a.dtype for a in operands))
+        if key not in self._found:
+            self._found[key] = self._search(operands, dtype)
+        if self._found[key] is None:
+            raise TypeError(f"Wrong type ({dtype or key[1:]}) of arguments for {self.name}")
+        return self._found[key]
+
+    def _search(self, operands, dtype):
+        if dtype is not None:
+            return next((loop for loop in self._loops if all(d == dtype for d in loop[1])), None)
+        weak = [type(a) in _PYTHON_SCALARS for a in operands]
+        given = [_PYTHON_SCALARS[type(a)] if w else a.dtype for a, w in zip(operands, weak)]
+        strong = [_CATEGORY[d.kind] for d, w in zip(given, weak) if not w]
+        loose = [_CATEGORY[d.kind] for d, w in zip(given, weak) if w]
+        use_weak = bool(strong) and bool(loose) and max(strong) >= max(loose)
+        for loop in self._loops:
+            for operand, is_weak, have, need in zip(operands, weak, given, loop[0]):
+                if np.can_cast(have, need):
+                    continue
+                if not (use_weak and is_weak) or not _weakly_fits(operand, need):
+                    break
+            else:
+                return loop
+        return None
+
+    def outer(self, A, B, **kwargs):
+        return self(A.reshape(A.shape + (1,) * B.ndim), B.reshape((1,) * A.ndim + B.shape), **kwargs)
+
+    def at(self, a, indices, b=None):
+        if self.__name__ not in self._AT:
+            raise NotImplementedError(f"`{self.name}.at` is not supported yet")
+        key, _ = _index(a, indices)
+        # Atomics run in any order: here backwards, so that no test can lean on the bits of NumPy's order.
+        places = np.arange(a.size).reshape(a.shape)[key]
+        values = np.broadcast_to(_unwrap(b, []), places.shape).astype(a.dtype)
+        flat = a._a.ravel()
+        self._numpy.at(flat, places.ravel()[::-1], values.ravel()[::-1])
+        a._a[...] = flat.reshape(a.shape)
+
+    def reduce(self, array, axis=0, dtype=None, out=None, keepdims=False):
+        if self.__name__ not in self._METHODS:
+            raise NotImplementedError(f"`{self.name}.reduce` is not supported yet")
+        return getattr(array, self._METHODS[self.__name__])(axis, dtype, out, keepdims)
+
+    def accumulate(self, array, axis=0, dtype=None, out=None):
+        if self.__name__ not in self._METHODS:
+            raise NotImplementedError(f"`{self.name}.accumulate` is not supported yet")
+        return getattr(array, "cum" + self._METHODS[self.__name__])(axis, dtype, out)
+
+
+def _dtype(char):
+    return _BFLOAT16 if char == "E" else np.dtype(char)
+
+
+def _weakly_fits(scalar, dtype):
+    try:
+        return np.result_type(type(scalar)(0), dtype) == dtype
+    except TypeError:
+        return False
+
+
+# -- functions and methods -------------------------------------------------------------------------
+#: Python facts about arrays, not arrays; a device array counts by its dtype and shape.
+_HOST = {
+    "broadcast_shapes",
+    "can_cast",
+    "isscalar",
+    "issubdtype",
+    "may_share_memory",
+    "shares_memory",
+    "ndim",
+    "shape",
+    "size",
+}
+_HOST |= {"promote_types", "result_type", "iscomplexobj"}
+#: No array among the arguments is needed.
+_CREATION = {
+    "empty",
+    "zeros",
+    "ones",
+    "full",
+    "arange",
+    "linspace",
+    "logspace",
+    "eye",
+    "identity",
+    "tri",
+    "indices",
+    "tril_indices",
+}
+_CREATION |= {"triu_indices", "diag_indices", "einsum", "meshgrid", "broadcast_arrays", "select"}
+#: The first argument is a sequence of arrays.
+_SEQUENCE = {
+    "concatenate",
+    "concat",
+    "stack",
+    "hstack",
+    "vstack",
+    "dstack",
+    "column_stack",
+    "lexsort",
+    "ravel_multi_index",
+}
+_SYNC = {"nonzero", "argwhere", "flatnonzero", "unique", "extract", "compress", "bincount", "repeat"}
+_INDEX_MODE = {"take", "put"}
+_PRODUCTS = {"matmul", "dot", "tensordot"}
+
+
+class _Function:
+    """NumPy's function behind CuPy's signature, arrays unwrapped going in and wrapped coming out."""
+
+    def __init__(self, name, signature):
+        self.__name__ = name.rpartition(".")[2]
+        self.__signature__ = signature
+        self._numpy = functools.reduce(getattr, name.split("."), np)
+
+    def __call__(self, *args, **kwargs):
+        name = self.__name__
+        self.__signature__.bind(*args, **kwargs)  # TypeError: CuPy's function has no such parameter
+        sources: list[ndarray] = []
+        plain = [_unwrap(a, sources) for a in args]
+        named = {k: _unwrap(v, sources) for k, v in kwargs.items()}
+        if name in _HOST:
+            return self._numpy(*plain, **named)
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        if name in _SEQUENCE and type(first) is not ndarray:
+            if not all(type(v) is ndarray for v in first):
+                raise TypeError(f"Only cupy arrays can be given to {name}, got {[_name(v) for v in first]}")
+        elif name not in _CREATION and type(first) is not ndarray:
+            raise TypeError(f"{name} needs a cupy.ndarray first, got {_name(first)}")
+        _check_kwargs(name, named)
+        _same_device(sources)
+        halves = name in _PRODUCTS and all(s.dtype == _BFLOAT16 for s in sources)
+        if halves and max(s.ndim for s in sources) > 2:
+            raise TypeError("CuPy's batched product does not take bfloat16")
+        if name in _SYNC:
+            _count("syncs")
+        if name in _INDEX_MODE:
+            named.setdefault("mode", "wrap")
+        elif name in ("take_along_axis", "put_along_axis"):
+            plain = _wrap_along_axis(plain, named)
+        with np.errstate(all="ignore"):
+            result = self._numpy(*plain, **named)
+        if name in ("empty", "empty_like"):
+            _garbage(result)
+        if halves:  # cuBLAS answers in bfloat16, NumPy in float32
+            result = np.asarray(result).astype(_BFLOAT16)
+        if isinstance(result, (np.ndarray, np.generic)):
+            _check_dtype(result.dtype)
+        if name == "broadcast_arrays":
+            result = list(result)
+        return _rewrap(result, sources)
+
+
+def _wrap_along_axis(plain, named):
+    axis = named.get("axis", plain[-1] if plain and isinstance(plain[-1], int) else -1)
+    size = plain[0].shape[axis] if axis is not None else plain[0].size
+    return [plain[0], plain[1] % max(size, 1), *plain[2:]]
+
+
+def _check_kwargs(name, named):
+    if name == "einsum" and set(named) - {"dtype", "optimize"}:
+        raise TypeError(f"Did not understand the following kwargs: {sorted(set(named) - {'dtype', 'optimize'})}")
+    if name in ("sort", "argsort") and named.get("kind") not in (None, "stable"):
+        raise ValueError("kind can only be None or 'stable'")
+
+
+def _check_dtype(dtype):
+    if dtype != _BFLOAT16 and (dtype.kind not in "biufc" or dtype.itemsize > (16 if dtype.kind == "c" else 8)):
+        raise ValueError(f"Unsupported dtype {dtype}")
+
+
+def _method(name, signature):
+    if name in vars(ndarray):
+        return vars(ndarray)[name]
+
+    def method(self, *args, **kwargs):
+        signature.bind(self, *args, **kwargs)
+        sources = [self]
+        plain = [_unwrap(a, sources) for a in args]
+        named = {k: _unwrap(v, sources) for k, v in kwargs.items()}
+        _check_kwargs(name, named)
+        _same_device(sources)
+        if name in _SYNC:
+            _count("syncs")
+        if name in _INDEX_MODE:
+            named["mode"] = "wrap"
+        if name == "astype" and named.get("casting", "") is None:
+            del named["casting"]
+        with np.errstate(all="ignore"):
+            return _rewrap(getattr(self._a, name)(*plain, **named), sources)
+
+    method.__name__ = name
+    method.__signature__ = signature
+    return method
+
+
+def _contains_device_array(value):
+    return type(value) is ndarray or (isinstance(value, (list, tuple)) and any(map(_contains_device_array, value)))
+
+
+def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
+    if isinstance(obj, (list, tuple)) and _contains_device_array(obj):
+        obj = cupy.stack([array(v, copy=None) for v in obj])
+        copy = None
+    if type(obj) is ndarray:
+        if obj._device != _current.device:
+            return _wrap(np.array(obj._a, dtype, order=order, ndmin=ndmin))
+        result = np.array(obj._a, dtype, copy=True if copy else None, order=order, ndmin=ndmin)
+        return _wrap(result, [obj])
+    result = np.array(obj, dtype, order=order, ndmin=ndmin)
+    _check_dtype(result.dtype)
+    _count("uploads")
+    return _wrap(result)
+
+
+def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
+    return array(a, dtype, copy, order or "K", blocking=blocking)
+
+
+def asanyarray(a, dtype=None, order=None, *, copy=None, blocking=False):
+    return array(a, dtype, copy, order or "K", blocking=blocking)
+
+
+def ascontiguousarray(a, dtype=None):
+    return array(a, dtype, None, "C", ndmin=1)
+
+
+def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
+    if type(a) is ndarray:
+        return a.get(stream, order, out, blocking)
+    return np.asarray(a)
+
+
+def copyto(dst, src, casting="same_kind", where=None):
+    if type(dst) is not ndarray or not (type(src) is ndarray or _is_scalar(src)):
+        raise TypeError("copyto needs a cupy.ndarray and an array or a scalar")
+    if where is not None and type(where) is not ndarray:
+        raise TypeError("where must be a cupy.ndarray")
+    np.copyto(dst._a, _unwrap(src, []), casting, True if where is None else where._a)
+
+
+def _relabel(capsule, kind, index):
+    """The DLPack capsule, its memory said to be on device (kind, index): NumPy must refuse what a GPU would hold."""
+    api = ctypes.pythonapi
+    api.PyCapsule_GetName.restype, api.PyCapsule_GetName.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    name = api.PyCapsule_GetName(capsule)
+    # DLManagedTensorVersioned has its version, context, deleter and flags before the tensor.
+    tensor = api.PyCapsule_GetPointer(capsule, name) + (32 if name == b"dltensor_versioned" else 0)
+    (ctypes.c_int32 * 2).from_address(tensor + 8)[:] = [kind, index]
+    return capsule
+
+
+def from_dlpack(array, *, device=None, copy=None):
+    kind, index = array.__dlpack_device__()
+    if kind != 2:
+        raise BufferError("CuPy's from_dlpack takes device memory only")
+    capsule = _relabel(array.__dlpack__(max_version=(1, 0)), 1, 0)
+    bridge = types.SimpleNamespace(__dlpack__=lambda **_: capsule, __dlpack_device__=lambda: (1, 0))
+    if copy:
+        return _wrap(np.from_dlpack(bridge).copy(), device=index)
+    return _wrap(np.from_dlpack(bridge), device=index)
+
+
+def get_array_module(*args):
+    return cupy if any(type(a) is ndarray for a in args) else np
+
+
+def where(condition, x=None, y=None):
+    if type(condition) is not ndarray:
+        raise TypeError(f"where needs a cupy.ndarray as condition, got {_name(condition)}")
+    if (x is None) != (y is None):
+        raise ValueError("Must provide both 'x' and 'y' or neither.")
+    if x is None:
+        return condition.nonzero()
+    sources: list[ndarray] = []
+    if not all(type(v) is ndarray or _is_scalar(v) for v in (x, y)):
+        raise TypeError(f"Unsupported type {_name(x)} or {_name(y)}")
+    operands = _unwrap((condition, x, y), sources)
+    _same_device(sources)
+    return _wrap(np.where(*operands))
+
+
+# -- the module ------------------------------------------------------------------------------------
+def parse_signature(text):
+    """`a, axis=, *, dtype=` to an inspect.Signature; `=` marks a parameter that may be left out."""
+    parameters, kind = [], inspect.Parameter.POSITIONAL_OR_KEYWORD
+    for part in filter(None, text.split(", ")):
+        if part == "*":
+            kind = inspect.Parameter.KEYWORD_ONLY
+        elif part.startswith("**"):
+            parameters.append(inspect.Parameter(part[2:], inspect.Parameter.VAR_KEYWORD))
+        elif part.startswith("*"):
+            parameters.append(inspect.Parameter(part[1:], inspect.Parameter.VAR_POSITIONAL))
+            kind = inspect.Parameter.KEYWORD_ONLY
+        else:
+            default = None if part.endswith("=") else inspect.Parameter.empty
+            parameters.append(inspect.Parameter(part.rstrip("="), kind, default=default))
+    return inspect.Signature(parameters)
+
+
+def read_table():
+    """{"ufunc": {name: loops}, "function": {name: signature text}, "method": …, "value": {name: ""}}."""
+    table: dict[str, dict] = {"ufunc": {}, "function": {}, "method": {}, "value": {}}
+    for line in TABLE.read_text().splitlines():
+        if line.startswith("#") or not line:
+            continue
+        kind, name, *rest = line.split(" ", 2)
+        table[kind][name] = rest[0] if rest else ""
+    return table
+
+
+class _Module(types.ModuleType):
+    def __getattr__(self, name):
+        hint = "; if CuPy does, add it to tests/cupy_api.txt" if not name.startswith("_") else ""
+        raise AttributeError(f"module {self.__name__!r} (CuPy's stand-in) has no attribute {name!r}{hint}")
+
+
+def _build():
+    module = _Module("standin.cupy")
+    table = read_table()
+    for name in table["value"]:
+        setattr(module, name, getattr(np, name))
+    for name, loops in table["ufunc"].items():
+        setattr(module, name, ufunc(name, loops.split()))
+    for name, text in table["function"].items():
+        *path, last = name.split(".")
+        holder = module
+        for part in path:
+            if part not in vars(holder):
+                setattr(holder, part, _Module(f"{holder.__name__}.{part}"))
+            holder = vars(holder)[part]
+        signature = parse_signature(text)
+        own = globals().get(last) if not path else None
+        setattr(holder, last, own or _Function(name, signature))
+    for name, text in table["method"].items():
+        setattr(ndarray, name, _method(name, parse_signature(text)))
+    return module
+
+
+def _binary(name, function, reflected=False, in_place=False):
+    def method(self, other):
+        if type(other) is not ndarray and not _is_scalar(other):
+            if isinstance(other, np.ndarray):
+                raise TypeError(f"Unsupported type {type(other)}: CuPy makes no implicit transfer")
+            return NotImplemented
+        compute = getattr(cupy, function)
+        if in_place:
+            return compute(self, other, out=self)
+        return compute(other, self) if reflected else compute(self, other)
+
+    method.__name__ = name
+    setattr(ndarray, name, method)
+
+
+def _unary(name, function):
+    setattr(ndarray, name, lambda self: getattr(cupy, function)(self))
+
+
+_OPERATORS = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "true_divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "pow": "power",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
+}
+for _short, _full in _OPERATORS.items():
+    _binary(f"__{_short}__", _full)
+    _binary(f"__r{_short}__", _full, reflected=True)
+    _binary(f"__i{_short}__", _full, in_place=True)
+for _short, _full in (("lt", "less"), ("le", "less_equal"), ("gt", "greater"), ("ge", "greater_equal")):
+    _binary(f"__{_short}__", _full)
+_binary("__eq__", "equal")
+_binary("__ne__", "not_equal")
+_binary("__matmul__", "matmul")
+_binary("__rmatmul__", "matmul", reflected=True)
+for _short, _full in (("neg", "negative"), ("pos", "positive"), ("abs", "absolute"), ("invert", "invert")):
+    _unary(f"__{_short}__", _full)
+
+cupy = _build()
+cupy.ndarray = ndarray
+cupy.ufunc = ufunc
+cupy.__version__ = "14.0.0"
+cupy.get_default_memory_pool = lambda: _pool
+cupy.cuda = _Module("standin.cupy.cuda")
+cupy.cuda.Device = Device
+cupy.cuda.Stream = Stream
+cupy.cuda.MemoryPool = MemoryPool
+cupy.cuda.get_current_stream = lambda device_id=-1: _current.stream or Stream.null
+cupy.cuda.get_device_id = lambda: _current.device
+cupy.cuda.is_available = lambda: True
+cupy.cuda.runtime = _Module("standin.cupy.cuda.runtime")
+cupy.cuda.runtime.CUDARuntimeError = CUDARuntimeError
+cupy.cuda.runtime.getDeviceCount = lambda: DEVICES
+cupy.cuda.runtime.getDevice = lambda: _current.device
+cupy.cuda.runtime.setDevice = lambda device: Device(device).use()
+cupy.cuda.runtime.deviceSynchronize = lambda: None
+cupy.cuda.runtime.memGetInfo = lambda: Device().mem_info
+cupy.cuda.runtime.runtimeGetVersion = lambda: 13000
+cupy.cuda.runtime.driverGetVersion = lambda: 13000
+
+
+def _properties(device):
+    _check_device(device)
+    return {"name": b"CUDA stand-in", "totalGlobalMem": TOTAL_MEMORY, "major": 9, "minor": 0, "multiProcessorCount": 1}
+
+
+cupy.cuda.runtime.getDeviceProperties = _properties
+
+
+def create(index):
+    """The factory `deepcore.backend.register` takes: the project's CudaBackend over the stand-in."""
+    from deepcore.backend.cuda import CudaBackend
+    from deepcore.errors import BackendError
+
+    if index >= DEVICES:
+        raise BackendError(f"there is no GPU {index}: this machine has {DEVICES}", fix='backend="standin"')
+    return CudaBackend(index, cupy, name="standin")
+
+
+# -- the table, read off CuPy ----------------------------------------------------------------------
+_MISSING = object()
+
+
+def describe(module, kind, name):
+    """The table's line for `name`, as the given CuPy has it; None where CuPy does not have it or shows no signature."""
+    if kind == "method":
+        found = getattr(module.ndarray, name, _MISSING)
+    else:
+        found = functools.reduce(lambda holder, part: getattr(holder, part, _MISSING), name.split("."), module)
+    if found is _MISSING:
+        return None
+    if kind == "ufunc":
+        loops = [loop for loop in found.types if not set(loop) & set("lLFDV")]  # no aliases, no complex
+        return f"ufunc {name} {' '.join(loops)}"
+    if kind == "value":
+        return f"value {name}"
+    try:
+        text = _signature_text(inspect.signature(found))
+    except (TypeError, ValueError):
+        line = (found.__doc__ or "").strip().splitlines()[:1]
+        if not line or "(" not in line[0]:
+            return f"{kind} {name} *args, **kwargs"
+        text = _documented(line[0])
+    return f"{kind} {name} {text}".rstrip()
+
+
+def _signature_text(signature):
+    parts, star = [], False
+    for p in signature.parameters.values():
+        if p.kind is p.KEYWORD_ONLY and not star:
+            parts.append("*")
+            star = True
+        star = star or p.kind is p.VAR_POSITIONAL
+        prefix = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+        parts.append(prefix + p.name + ("=" if p.default is not p.empty else ""))
+    return ", ".join(parts)
+
+
+def _documented(line):
+    inside = line[line.index("(") + 1 : line.rindex(")")]
+    parts, depth, part = [], 0, ""
+    for c in inside + ",":
+        depth += (c in "([{") - (c in ")]}")
+        if c == "," and depth == 0:
+            head, equals, _ = part.strip().partition("=")
+            if head:
+                parts.append(head.split(" ")[-1] + equals)
+            part = ""
+        else:
+            part += c
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    import cupy as real
+
+    print(
+        f"# What the stand-in offers, as CuPy {real.__version__} has it: names, parameters (= may be left out), ufunc loops."
+    )
+    for kind, names in read_table().items():
+        for name in sorted(names):
+            line = describe(real, kind, name)
+            if line:
+                print(line)

@@ -1,0 +1,142 @@
+"""Imports go down only, and computing code names no array library."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = [
+    {"config", "errors"},
+    {"backend"},
+    {"kernels"},
+    {"random", "tensor", "autograd"},
+    {"ops"},
+    {"compile"},
+    {"nn", "optim"},
+    {"data", "io"},
+    {"metrics", "plots"},
+    {"train"},
+    {"models", "systems"},
+    {"cli"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+#: The package's own face, its version and `python -m` stand above every layer.
+TOP = {"__init__", "__main__", "_version", "version"}
+COMPUTING = {"random", "tensor", "autograd", "ops", "compile", "nn", "optim"}
+#: Lazy imports (inside a function) that go up: (importing module, imported layer), and why.
+UPWARD = {
+    ("backend", "kernels"): "a backend looks its kernels up when an op first runs on it",
+    ("nn", "io"): "a module's save and load use the file formats",
+    ("tensor", "ops"): "NumPy's functions called on a tensor run the ops of the same name",
+}
+#: Computing modules that may import NumPy inside a function, and what for.
+HOST = {"tensor": "printing"}
+LATE = ["numba", "cupy", "scipy", "matplotlib", "PIL", "tqdm"]
+
+
+def sources():
+    for folder, prefix in ((ROOT / "deepcore", ()), (ROOT / "kernels", ("kernels",))):
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            yield path, (*prefix, *parts)
+
+
+def imports(tree, package):
+    """(line, absolute dotted name, whether it is inside a function, whether for type checkers only)."""
+
+    def walk(node, lazy, typing):
+        for child in ast.iter_child_nodes(node):
+            inside = lazy or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            checking = typing or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield child.lineno, alias.name, lazy, typing
+            elif isinstance(child, ast.ImportFrom):
+                base = package[: len(package) - child.level + 1] if child.level else ()
+                module = ".".join([*base, *([child.module] if child.module else [])])
+                for alias in child.names:
+                    yield child.lineno, f"{module}.{alias.name}", lazy, typing
+            yield from walk(child, inside, checking)
+
+    yield from walk(tree, False, False)
+
+
+def layer_of(parts):
+    return parts[0] if parts[0] in RANK else None
+
+
+MODULES = [pytest.param(path, parts, id="/".join(parts)) for path, parts in sources()]
+
+
+def parsed(path, parts):
+    package = ("deepcore", *parts[:-1])
+    return list(imports(ast.parse(path.read_text()), package))
+
+
+def violations(path, parts):
+    mine = layer_of(parts)
+    for line, name, lazy, typing in parsed(path, parts):
+        pieces = name.split(".")
+        if pieces[0] != "deepcore" or typing:
+            continue
+        target = pieces[1] if len(pieces) > 1 else ""
+        if target not in RANK:
+            # `import deepcore`, `from deepcore import Tensor`: everything, so allowed above the layers only.
+            if RANK[mine] <= RANK["compile"] and not lazy:
+                yield f"{path.name}:{line} imports the package's face, {name}"
+            continue
+        if RANK[target] > RANK[mine] and not (lazy and (mine, target) in UPWARD):
+            yield f"{path.name}:{line} {mine} imports {name}, which is above it" + (" (lazily)" if lazy else "")
+
+
+@pytest.mark.parametrize("path, parts", MODULES)
+def test_imports_go_down(path, parts):
+    if len(parts) == 1 and parts[0] in TOP:
+        return
+    assert layer_of(parts) is not None, f"{'/'.join(parts)} is in no layer: place it in LAYERS"
+    assert not list(violations(path, parts))
+
+
+@pytest.mark.parametrize("path, parts", [m for m in MODULES if m.values[1][0] in COMPUTING])
+def test_computing_code_names_no_array_library(path, parts):
+    named = [
+        f"line {line}: {name}"
+        for line, name, lazy, typing in parsed(path, parts)
+        if name.split(".")[0] in {"numpy", "cupy"}
+        and not typing
+        and not (lazy and name == "numpy" and parts[0] in HOST)
+    ]
+    assert not named, "use the backend, and dtypes from deepcore.backend.dtypes"
+
+
+def test_the_walk_sees_violations(tmp_path):
+    """The rules above find what they look for."""
+    bad = tmp_path / "tensor.py"
+    bad.write_text(
+        "import numpy as np\nfrom deepcore import nn\nfrom . import ops\ndef f():\n    from deepcore.train import Trainer\n"
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from deepcore.cli import main\n"
+    )
+    found = list(violations(bad, ("tensor",)))
+    assert [f.split()[0] for f in found] == ["tensor.py:2", "tensor.py:3", "tensor.py:5"]
+
+
+def test_upward_list_is_used():
+    used = set()
+    for path, parts in sources():
+        for _, name, lazy, _ in parsed(path, parts):
+            pieces = name.split(".")
+            if lazy and pieces[0] == "deepcore" and len(pieces) > 1:
+                used.add((layer_of(parts), pieces[1]))
+    assert set(UPWARD) <= used, f"no longer needed: {set(UPWARD) - used}"
+
+
+def test_import_loads_nothing_heavy():
+    code = f"import sys, deepcore; print([m for m in {LATE!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
