@@ -1,0 +1,159 @@
+"""Losses as modules; the formulas are in `nn.functional`."""
+
+from __future__ import annotations
+
+from deepcore.errors import ArgumentError
+from deepcore.nn import functional as F
+from deepcore.nn.module import Module
+from deepcore.nn.registry import LOSSES, Example, Integers, Uniform
+
+_PAIR = ((4, 3), (4, 3))
+
+
+class _Loss(Module):
+    def __init__(self, reduction: str = "mean"):
+        super().__init__()
+        F._check_reduction(reduction)
+        self.reduction = reduction
+
+
+class _WeightedLoss(_Loss):
+    """`weight` is a buffer: it moves with the loss, and is no parameter."""
+
+    def __init__(self, weight=None, reduction: str = "mean"):
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+
+
+@LOSSES.register
+class MSELoss(_Loss):
+    """(input - target)², averaged by default. Shapes must be equal: a loss that broadcasts is an error."""
+
+    examples = (Example({}, _PAIR), Example({"reduction": "sum"}, _PAIR), Example({"reduction": "none"}, _PAIR))
+
+    def forward(self, input, target):
+        return F.mse_loss(input, target, self.reduction)
+
+
+@LOSSES.register
+class L1Loss(_Loss):
+    """|input - target|, averaged by default."""
+
+    examples = (Example({}, _PAIR), Example({"reduction": "none"}, _PAIR))
+
+    def forward(self, input, target):
+        return F.l1_loss(input, target, self.reduction)
+
+
+@LOSSES.register
+class SmoothL1Loss(_Loss):
+    """½d²/beta where |d| < beta, |d| - ½beta elsewhere; d = input - target. (Girshick, 2015)"""
+
+    examples = (Example({}, _PAIR), Example({"beta": 0.3, "reduction": "sum"}, _PAIR), Example({"beta": 0.0}, _PAIR))
+
+    def __init__(self, reduction: str = "mean", beta: float = 1.0):
+        super().__init__(reduction)
+        self.beta = beta
+
+    def forward(self, input, target):
+        return F.smooth_l1_loss(input, target, self.reduction, self.beta)
+
+
+@LOSSES.register
+class HuberLoss(_Loss):
+    """½d² where |d| ≤ delta, delta · (|d| - ½delta) elsewhere; d = input - target. (Huber, 1964)"""
+
+    examples = (Example({}, _PAIR), Example({"delta": 0.3, "reduction": "none"}, _PAIR))
+
+    def __init__(self, reduction: str = "mean", delta: float = 1.0):
+        super().__init__(reduction)
+        self.delta = delta
+
+    def forward(self, input, target):
+        return F.huber_loss(input, target, self.reduction, self.delta)
+
+
+@LOSSES.register
+class CrossEntropyLoss(_WeightedLoss):
+    """-weight[y] · log softmax(x)[y] on logits x: no Softmax before it.
+
+    Input (C,), (N, C) or (N, C, d₁, …); target class numbers (N,) or (N, d₁, …), or class probabilities of the input's
+    shape. Warns once if its first inputs look like probabilities instead of logits.
+    """
+
+    examples = (
+        Example({}, ((5, 4), Integers((5,), 4))),
+        Example({}, ((4,), Integers((), 4))),
+        Example({"ignore_index": 1, "label_smoothing": 0.2}, ((6, 3), Integers((6,), 3))),
+        Example({"weight": (0.5, 2.0, 1.0)}, ((6, 3), Integers((6,), 3))),
+        Example({"weight": (0.5, 2.0, 1.0), "ignore_index": 2, "label_smoothing": 0.1}, ((6, 3), Integers((6,), 3))),
+        Example({"reduction": "none", "weight": (0.5, 2.0, 1.0)}, ((2, 3, 4), Integers((2, 4), 3))),
+        Example({"reduction": "sum", "label_smoothing": 0.3}, ((2, 3, 2, 2), Integers((2, 2, 2), 3))),
+        Example({}, ((5, 4), Uniform((5, 4), sum_to_one=True))),
+        Example({"label_smoothing": 0.2, "weight": (0.5, 2.0, 1.0)}, ((2, 3, 4), Uniform((2, 3, 4), True))),
+        Example({"reduction": "none"}, ((4,), Uniform((4,), True))),
+    )
+
+    def __init__(self, weight=None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0):
+        super().__init__(weight, reduction)
+        if not 0 <= label_smoothing <= 1:
+            raise ArgumentError("label_smoothing is between 0 and 1", received=f"{label_smoothing!r}")
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+        self._check = F.ProbabilityCheck()
+
+    def forward(self, input, target):
+        return F.cross_entropy(
+            input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing, _check=self._check
+        )
+
+
+@LOSSES.register
+class NLLLoss(_WeightedLoss):
+    """-weight[y] · input[y] on log-probabilities (after LogSoftmax); shapes as `CrossEntropyLoss` with class numbers."""
+
+    examples = (
+        Example({}, ((5, 4), Integers((5,), 4))),
+        Example({"weight": (0.5, 2.0, 1.0), "ignore_index": 1}, ((6, 3), Integers((6,), 3))),
+        Example({"reduction": "none"}, ((2, 3, 4), Integers((2, 4), 3))),
+        Example({"reduction": "sum"}, ((4,), Integers((), 4))),
+    )
+
+    def __init__(self, weight=None, ignore_index: int = -100, reduction: str = "mean"):
+        super().__init__(weight, reduction)
+        self.ignore_index = ignore_index
+
+    def forward(self, input, target):
+        return F.nll_loss(input, target, self.weight, self.ignore_index, self.reduction)
+
+
+@LOSSES.register
+class BCELoss(_WeightedLoss):
+    """-[y·log x + (1 - y)·log(1 - x)] on probabilities x; `BCEWithLogitsLoss` does the sigmoid as well, and better."""
+
+    examples = (
+        Example({}, (Uniform((4, 3)), Uniform((4, 3)))),
+        Example({"weight": (0.5, 2.0, 1.0), "reduction": "sum"}, (Uniform((4, 3)), Uniform((4, 3)))),
+    )
+
+    def forward(self, input, target):
+        return F.binary_cross_entropy(input, target, self.weight, self.reduction)
+
+
+@LOSSES.register
+class BCEWithLogitsLoss(_WeightedLoss):
+    """-[p·y·log σ(x) + (1 - y)·log(1 - σ(x))] on logits x, p = `pos_weight` (1 by default)."""
+
+    examples = (
+        Example({}, ((4, 3), Uniform((4, 3)))),
+        Example({"pos_weight": (0.5, 2.0, 1.0)}, ((4, 3), Uniform((4, 3)))),
+        Example({"weight": (0.5, 2.0, 1.0), "reduction": "none"}, ((4, 3), Uniform((4, 3)))),
+        Example({"reduction": "sum"}, ((2,), Uniform((2,)))),
+    )
+
+    def __init__(self, weight=None, reduction: str = "mean", pos_weight=None):
+        super().__init__(weight, reduction)
+        self.register_buffer("pos_weight", pos_weight)
+
+    def forward(self, input, target):
+        return F.binary_cross_entropy_with_logits(input, target, self.weight, self.reduction, self.pos_weight)

@@ -1,0 +1,29 @@
+"""`Parameter`: a tensor that a module registers by being assigned to it."""
+
+from __future__ import annotations
+
+from deepcore.errors import GradientError
+from deepcore.tensor import Tensor, as_tensor
+
+
+class Parameter(Tensor):
+    """A leaf tensor that requires grad; as an attribute of a `Module` it appears in `parameters()`.
+
+    `data` (a Tensor or array) is shared, not copied.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data, requires_grad: bool = True):
+        data = as_tensor(data)
+        if requires_grad and data.grad_fn is not None:
+            raise GradientError(
+                "a Parameter is a leaf, and this tensor was computed from others that require grad",
+                fix="Parameter(t.detach())",
+            )
+        super().__init__(data._data, data.backend)
+        if requires_grad:
+            self.requires_grad_()
+
+    def __repr__(self) -> str:
+        return "Parameter containing:\n" + super().__repr__()

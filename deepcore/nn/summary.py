@@ -1,0 +1,132 @@
+"""`model.summary(input_shape)`: what every layer puts out, and how many parameters it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from deepcore.autograd import no_grad
+from deepcore.backend import dtypes as dt
+from deepcore.backend import get_backend
+from deepcore.errors import ArgumentError
+from deepcore.tensor import Tensor, zeros
+
+
+@dataclass
+class Row:
+    """One module: its path, type, output shape (None if it was not called) and own parameters."""
+
+    path: str
+    type: str
+    output_shape: Any
+    parameters: int
+    trainable: int
+
+
+@dataclass
+class Summary:
+    """The table: `rows`, `parameters`, `trainable`, `bytes` (of parameters and buffers); `str()` draws it."""
+
+    model: str
+    input_shape: Any
+    rows: list[Row]
+    parameters: int
+    trainable: int
+    bytes: int
+
+    def __str__(self) -> str:
+        cells = [("layer", "type", "output shape", "parameters", "trainable")]
+        for row in self.rows:
+            trainable = "" if not row.parameters else "yes" if row.trainable == row.parameters else "no"
+            if 0 < row.trainable < row.parameters:
+                trainable = f"{row.trainable:,}"
+            shape = "not called" if row.output_shape is None else str(row.output_shape)
+            cells.append((row.path, row.type, shape, f"{row.parameters:,}", trainable))
+        widths = [max(len(line[i]) for line in cells) for i in range(5)]
+        rule = "-" * (sum(widths) + 8)
+        lines = [f"{self.model}, input {self.input_shape}", rule]
+        for i, line in enumerate(cells):
+            aligned = [c.rjust(w) if j == 3 else c.ljust(w) for j, (c, w) in enumerate(zip(line, widths))]
+            lines.append("  ".join(aligned).rstrip())
+            if i == 0:
+                lines.append(rule)
+        frozen = self.parameters - self.trainable
+        total = f"{self.parameters:,} parameters, {self.trainable:,} trainable"
+        lines += [rule, total + (f", {frozen:,} frozen" if frozen else "") + f"; {_human(self.bytes)}"]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _human(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _shapes(value) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape
+    if isinstance(value, dict):
+        return {key: _shapes(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shapes(item) for item in value]
+    return type(value).__name__
+
+
+def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
+    """Run `model` once over zeros, in evaluation mode without gradients, and leave it as it was."""
+    several = isinstance(input_shape, (list, tuple)) and input_shape and isinstance(input_shape[0], (list, tuple))
+    shapes = [tuple(s) for s in input_shape] if several else [_as_shape(input_shape)]
+    first = next((p for p in model.parameters() if dt.is_floating(p.dtype)), None)
+    kinds = dtype if isinstance(dtype, (list, tuple)) else [dtype] * len(shapes)
+    default = dt.default_float if first is None else first.dtype
+    backend = get_backend() if first is None else first.backend
+    inputs = [zeros((batch_size, *shape), dtype=kind or default, backend=backend) for shape, kind in zip(shapes, kinds)]
+    outputs: dict[int, Any] = {}
+    modes = [(module, module.training) for module in model.modules()]
+
+    def note(module, args, output):
+        outputs[id(module)] = _shapes(output)
+
+    handles = [module.register_forward_hook(note) for module, _ in modes]
+    try:
+        model.eval()
+        with no_grad():
+            model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+    seen: set[int] = set()
+    rows = []
+    for path, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False) if id(p) not in seen]
+        seen.update(id(p) for p in own)
+        if path or not module._modules:
+            count, trainable = sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
+            rows.append(Row(path or "(model)", type(module).__name__, outputs.get(id(module)), count, trainable))
+    parameters = list(model.parameters())
+    shown = [(batch_size, *s) for s in shapes]
+    return Summary(
+        type(model).__name__,
+        shown if several else shown[0],
+        rows,
+        sum(p.numel() for p in parameters),
+        sum(p.numel() for p in parameters if p.requires_grad),
+        sum(t.nbytes for t in (*parameters, *model.buffers())),
+    )
+
+
+def _as_shape(shape) -> tuple[int, ...]:
+    if hasattr(shape, "__index__"):
+        return (shape.__index__(),)
+    try:
+        return tuple(n.__index__() for n in shape)
+    except (TypeError, AttributeError):
+        raise ArgumentError(
+            "input_shape is a shape without the batch dimension", expected="for example (784,)", received=repr(shape)
+        ) from None

@@ -1,0 +1,111 @@
+"""`nn.utils`: gradient clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from deepcore.autograd import mixed_backends, mode
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, NonFiniteError
+from deepcore.nn.module import Module
+from deepcore.tensor import Tensor, from_raw, zeros
+
+
+def _named_gradients(parameters) -> list[tuple[str, Tensor]]:
+    """(name, gradient) of what has one, from a module, a tensor, tensors, or (name, tensor) pairs."""
+    if isinstance(parameters, Module):
+        parameters = parameters.named_parameters()
+    elif isinstance(parameters, Tensor):
+        parameters = [parameters]
+    found = []
+    for i, item in enumerate(parameters):
+        name, parameter = item if isinstance(item, tuple) else (f"number {i} (shape {item.shape})", item)
+        if parameter.grad is not None:
+            found.append((name, parameter.grad))
+    return found
+
+
+def _norms(gradients: list[Tensor], norm_type: float) -> list[Any]:
+    """The raw 0-d norm of each gradient, in float32 or better."""
+    found = []
+    for g in gradients:
+        if g.backend is not gradients[0].backend:
+            raise mixed_backends("the norm of the gradients", (gradients[0], g))
+        xp, raw = g.backend, g._data
+        raw = raw if raw.dtype == dt.float64 else raw.astype(dt.float32, copy=False)
+        if norm_type == 2:
+            found.append(xp.sqrt(xp.sum(xp.square(raw))))
+        elif norm_type == float("inf"):
+            found.append(xp.max(xp.abs(raw)) if raw.size else xp.zeros((), dtype=raw.dtype))
+        else:
+            found.append(xp.sum(xp.abs(raw) ** norm_type) ** (1.0 / norm_type))
+    return found
+
+
+def _total(gradients: list[Tensor], norm_type: float, names: list[str] | None, error_if_nonfinite: bool) -> Tensor:
+    if not norm_type > 0:
+        raise ArgumentError("norm_type is positive", received=f"norm_type={norm_type!r}")
+    if not gradients:
+        return zeros(())
+    xp = gradients[0].backend
+    norms = _norms(gradients, float(norm_type))
+    stacked = xp.stack([xp.asarray(n).reshape(()) for n in norms])
+    if norm_type == 2:
+        total = xp.sqrt(xp.sum(xp.square(stacked)))
+    elif norm_type == float("inf"):
+        total = xp.max(stacked)
+    else:
+        total = xp.sum(stacked**norm_type) ** (1.0 / norm_type)
+    total = xp.asarray(total)
+    if error_if_nonfinite and not bool(xp.isfinite(total)):
+        finite = xp.to_host(xp.isfinite(stacked)).tolist()
+        bad = [str(i) if names is None else names[i] for i, fine in enumerate(finite) if not fine]
+        raise NonFiniteError(
+            "the norm of the gradients is not finite",
+            expected="finite gradients",
+            received="NaN or infinity in the gradient of "
+            + (", ".join(bad[:5]) or "no single parameter: the sum overflows"),
+            fix="lower the learning rate, look for log(0) or division by 0, or run under detect_anomaly()",
+        )
+    return from_raw(total, xp)
+
+
+def get_total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
+    """‖(‖t₁‖ₚ, ‖t₂‖ₚ, …)‖ₚ: the p-norm of all the tensors as one vector, p = `norm_type` ("inf": the largest)."""
+    tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    return mode.context.run(_total, tensors, norm_type, None, error_if_nonfinite)
+
+
+def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
+    """g ← g · min(1, max_norm / (total + 1e-6)) for every gradient, in place; returns the total norm before.
+
+    `parameters`: tensors, (name, tensor) pairs, or a module. `error_if_nonfinite`: a NaN or infinite norm raises
+    `NonFiniteError` naming the parameter, and nothing is changed. (Pascanu et al., 2013)
+    """
+    named = _named_gradients(parameters)
+    gradients = [g for _, g in named]
+    return mode.context.run(
+        _clip_norm, gradients, float(max_norm), float(norm_type), [n for n, _ in named], error_if_nonfinite
+    )
+
+
+def _clip_norm(gradients, max_norm, norm_type, names, error_if_nonfinite) -> Tensor:
+    total = _total(gradients, norm_type, names, error_if_nonfinite)
+    if gradients:
+        xp = total.backend
+        factor = xp.minimum(max_norm / (total._data + 1e-6), 1.0)
+        for g in gradients:
+            g._data[...] *= xp.asarray(factor).astype(g.dtype)
+            g.bump_version()
+    return total
+
+
+def clip_grad_value_(parameters, clip_value: float) -> None:
+    """g ← min(max(g, -clip_value), clip_value) for every gradient, in place."""
+    clip_value = float(clip_value)
+    if not clip_value >= 0:
+        raise ArgumentError("clip_value cannot be negative", received=f"clip_value={clip_value}")
+    for _, g in _named_gradients(parameters):
+        g.backend.clip(g._data, -clip_value, clip_value, out=g._data)
+        g.bump_version()

@@ -1,0 +1,180 @@
+"""Learning rates over time; `step()` once an epoch (or a batch), after the optimizer's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from deepcore.errors import ArgumentError, StateDictError, suggest
+from deepcore.nn.notify import warn_user
+from deepcore.nn.registry import Registry
+from deepcore.optim.optimizer import Optimizer
+
+SCHEDULERS = Registry("learning-rate schedule")
+
+
+class LRScheduler:
+    """Base of the schedules: a subclass gives `get_lr()`, the groups' learning rates at `last_epoch`.
+
+    Schedules change the current rates step by step, so several can act on one optimizer. `last_epoch=-1` starts;
+    another value resumes, and needs the groups' "initial_lr" (an optimizer's state dict has it).
+    """
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1):
+        if not isinstance(optimizer, Optimizer):
+            raise ArgumentError("a schedule takes the optimizer", received=type(optimizer).__name__)
+        self.optimizer = optimizer
+        for i, group in enumerate(optimizer.param_groups):
+            if last_epoch == -1:
+                group.setdefault("initial_lr", group["lr"])
+            elif "initial_lr" not in group:
+                raise ArgumentError(
+                    f"group {i} has no 'initial_lr', which resuming at last_epoch={last_epoch} needs",
+                    fix="load the optimizer's state dict first, or start with last_epoch=-1",
+                )
+        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self.last_epoch = last_epoch
+        self._step_count = 0
+        self._advance()
+
+    def get_lr(self) -> list[float]:
+        """The learning rate of each group at `last_epoch`, from the current ones (`self.current()`)."""
+        raise NotImplementedError
+
+    def current(self) -> list[float]:
+        """The groups' learning rates now."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def starting(self) -> bool:
+        """True in the call that the constructor makes."""
+        return self._step_count == 1
+
+    def step(self) -> None:
+        """Move to the next epoch's learning rates."""
+        if self._step_count == 1 and not self.optimizer._steps:
+            warn_user(
+                "scheduler.step() was called before optimizer.step(), so the first learning rate is never used. "
+                "Call optimizer.step() first, then scheduler.step()."
+            )
+        self._advance()
+
+    def _advance(self) -> None:
+        self._step_count += 1
+        self.last_epoch += 1
+        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = lr
+        self._last_lr = self.current()
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rates that the last step set."""
+        return self._last_lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer and functions."""
+        return {k: v for k, v in self.__dict__.items() if k != "optimizer" and not callable(v)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue where `state_dict()` was taken; the optimizer's own state dict holds the rates themselves."""
+        own = self.state_dict()
+        given = {k: v for k, v in state_dict.items() if k not in ("_is_initial", "_get_lr_called_within_step")}
+        faults = [f"{k!r} is missing" for k in own if k not in given]
+        faults += [f"{k!r} is unexpected ({suggest(k, own)})" for k in given if k not in own]
+        if "base_lrs" in given and len(given["base_lrs"]) != len(self.base_lrs):
+            faults.append(f"it is for {len(given['base_lrs'])} parameter groups, not {len(self.base_lrs)}")
+        if faults:
+            raise StateDictError("\n  ".join([f"the state dict does not fit {type(self).__name__}:", *faults]))
+        self.__dict__.update({k: list(v) if isinstance(v, (list, tuple)) else v for k, v in given.items()})
+
+
+def _positive_int(name: str, value) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ArgumentError(f"{name} is a whole number of at least 1", received=f"{name}={value!r}")
+    return value.__index__()
+
+
+@SCHEDULERS.register
+class StepLR(LRScheduler):
+    """lr = lr₀ · gamma^⌊epoch / step_size⌋."""
+
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1):
+        self.step_size = _positive_int("step_size", step_size)
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        if self.starting or self.last_epoch % self.step_size:
+            return self.current()
+        return [lr * self.gamma for lr in self.current()]
+
+
+@SCHEDULERS.register
+class MultiStepLR(LRScheduler):
+    """lr = lr₀ · gamma^(number of milestones reached)."""
+
+    def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1):
+        self.milestones = sorted(milestones)
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        reached = self.milestones.count(self.last_epoch)
+        if self.starting or not reached:
+            return self.current()
+        return [lr * self.gamma**reached for lr in self.current()]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        held = state_dict.get("milestones")
+        if isinstance(held, Mapping):  # PyTorch keeps how often each occurs
+            state_dict = {**state_dict, "milestones": sorted(m for m, n in held.items() for _ in range(n))}
+        super().load_state_dict(state_dict)
+
+
+@SCHEDULERS.register
+class CosineAnnealingLR(LRScheduler):
+    """lr = eta_min + (lr₀ - eta_min) · (1 + cos(π · epoch / T_max)) / 2, as a recurrence on the current lr.
+
+    (Loshchilov and Hutter, 2017; without restarts)
+    """
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1):
+        self.T_max = _positive_int("T_max", T_max)
+        self.eta_min = eta_min
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        if self.starting:
+            return self.current()
+        low, step = self.eta_min, math.pi / self.T_max
+        if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:  # at the bottom the ratio below is 0/0
+            rise = (1 - math.cos(step)) / 2
+            return [lr + (base - low) * rise for lr, base in zip(self.current(), self.base_lrs)]
+        ratio = (1 + math.cos(step * self.last_epoch)) / (1 + math.cos(step * (self.last_epoch - 1)))
+        return [ratio * (lr - low) + low for lr in self.current()]
+
+
+@SCHEDULERS.register
+class LambdaLR(LRScheduler):
+    """lr = lr₀ · f(epoch); `lr_lambda` is f, or one function per group. Functions are not saved."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Callable[[int], float] | list[Callable[[int], float]],
+        last_epoch: int = -1,
+    ):
+        groups = len(optimizer.param_groups) if isinstance(optimizer, Optimizer) else 1
+        self._lambdas = list(lr_lambda) if isinstance(lr_lambda, (list, tuple)) else [lr_lambda] * groups
+        if len(self._lambdas) != groups:
+            raise ArgumentError(f"LambdaLR needs one function for each of {groups} groups, not {len(self._lambdas)}")
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        return [base * f(self.last_epoch) for base, f in zip(self.base_lrs, self._lambdas)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {k: v for k, v in super().state_dict().items() if k != "_lambdas"}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "lr_lambdas"})

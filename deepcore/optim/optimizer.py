@@ -1,0 +1,307 @@
+"""`Optimizer`: parameter groups, state and files; what an optimizer computes is its `init` and `apply`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from deepcore.autograd import enable_grad, mode
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, suggest
+from deepcore.nn.module import clear_gradient
+from deepcore.nn.registry import Registry
+from deepcore.tensor import Tensor, from_raw
+
+OPTIMIZERS = Registry("optimizer")
+
+# Settings that PyTorch saves with a group and that have no meaning here.
+_TORCH_ONLY = {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"}
+
+
+class Optimizer:
+    """Base of the optimizers: a subclass gives `defaults` and two methods on one parameter.
+
+    `init(parameter)`: the state it starts with, a dict of raw arrays and numbers. `apply(parameter, gradient, state,
+    group)`: one update, in place, on raw arrays (`parameter._data`, `gradient`) with `xp = parameter.backend`.
+    `validate(group)` checks hyperparameters; `state_names` are the names a saved state may have.
+
+    `params` are tensors, (name, tensor) pairs, or dicts ("groups") with "params" and settings of their own:
+    `[{"params": body}, {"params": head, "lr": 0.1}]`. State is keyed by parameter, apart from the settings.
+    """
+
+    state_names: tuple[str, ...] | None = None
+
+    def __init__(self, params, defaults: dict[str, Any]):
+        if isinstance(params, Tensor):
+            raise ArgumentError("an optimizer takes several parameters, not one tensor", fix="[parameter]")
+        self.defaults = defaults
+        self.state: dict[Tensor, dict[str, Any]] = {}
+        self.param_groups: list[dict[str, Any]] = []
+        self._steps = 0
+        self._scratch: dict[tuple, Any] = {}
+        groups = _listed(params)
+        if not groups:
+            raise ArgumentError(
+                f"{type(self).__name__} was given no parameters",
+                fix="pass model.parameters() afresh: an iterator that was walked before is empty",
+            )
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        for group in groups:
+            self.add_param_group(group)
+
+    # -- what a subclass defines ----------------------------------------------------------------------
+    def init(self, parameter: Tensor) -> dict[str, Any]:
+        """The state of a parameter before its first update."""
+        return {}
+
+    def apply(self, parameter: Tensor, gradient, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """One update of `parameter._data` in place."""
+        raise NotImplementedError
+
+    def validate(self, group: dict[str, Any]) -> None:
+        """Raise `ArgumentError` for settings that make no sense."""
+        non_negative(group, "lr")
+
+    # -- groups -----------------------------------------------------------------------------------------
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group: "params" and any settings that differ from the defaults (further keys, as "name", are kept)."""
+        if not isinstance(param_group, dict) or "params" not in param_group:
+            raise ArgumentError("a parameter group is a dict with 'params'", received=repr(type(param_group).__name__))
+        given = param_group["params"]
+        items = [given] if isinstance(given, Tensor) else _listed(given)
+        group = {**param_group, "params": []}
+        if items and isinstance(items[0], (tuple, list)):
+            group["param_names"] = [name for name, _ in items]
+            items = [p for _, p in items]
+        held = {id(p) for g in self.param_groups for p in g["params"]}
+        for i, p in enumerate(items):
+            if not isinstance(p, Tensor):
+                raise ArgumentError(
+                    f"{type(self).__name__}: parameter {i} of the group is not a tensor", received=type(p).__name__
+                )
+            if not p.is_leaf:
+                raise ArgumentError(
+                    f"{type(self).__name__}: parameter {i} of the group (shape {p.shape}) was computed, and a step would "
+                    "not change what it was computed from",
+                    fix="give the leaf tensors, or detach() it",
+                )
+            if id(p) in held:
+                raise ArgumentError(
+                    f"{type(self).__name__}: parameter {i} of the group (shape {p.shape}) is already in the optimizer",
+                    expected="each parameter in one group, once",
+                )
+            held.add(id(p))
+        group["params"] = items
+        for name in param_group:
+            if name not in self.defaults and name not in ("params", "param_names", "initial_lr"):
+                near = difflib.get_close_matches(str(name), self.defaults, n=1, cutoff=0.8)
+                if near:
+                    raise ArgumentError(
+                        f"{type(self).__name__} has no setting {name!r}", fix=suggest(name, self.defaults)
+                    )
+        for name, value in self.defaults.items():
+            group.setdefault(name, value)
+        self.validate(group)
+        self.param_groups.append(group)
+
+    # -- the step ---------------------------------------------------------------------------------------
+    def step(self, closure: Callable[[], Any] | None = None):
+        """Update every parameter that has a gradient. `closure`, if given, computes the loss, which is returned."""
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        # A copy: the context may be in use further up, and NumPy's overflow warnings are off in it.
+        mode.context.copy().run(self._update)
+        self._steps += 1
+        return loss
+
+    def _update(self) -> None:
+        states = self.state
+        for group in self.param_groups:
+            for p in group["params"]:
+                gradient = p.grad
+                if gradient is None:
+                    continue
+                if gradient.backend is not p.backend:
+                    raise BackendError(
+                        "a parameter and its gradient live on two backends", received=f"{p.backend}, {gradient.backend}"
+                    )
+                if gradient._data.shape != p._data.shape:
+                    raise ShapeError(
+                        "a parameter and its gradient have different shapes",
+                        expected=str(p.shape),
+                        received=str(gradient.shape),
+                    )
+                state = states.get(p)
+                if state is None:
+                    state = states[p] = self.init(p)
+                self.apply(p, gradient._data, state, group)
+                p.bump_version()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or set them to zeros."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if set_to_none:
+                    p.grad = None
+                else:
+                    clear_gradient(p, set_to_none)
+
+    def scratch(self, parameter: Tensor, slot: int = 0):
+        """A raw array like the parameter's to compute in, reused from step to step; different slots do not overlap."""
+        like = parameter._data
+        block = (parameter.backend, like.dtype, slot)
+        found = self._scratch.get((*block, like.shape))
+        if found is None:
+            flat = self._scratch.get(block)
+            if flat is None or flat.size < like.size:
+                for key in [k for k in self._scratch if k[:3] == block]:
+                    del self._scratch[key]  # views of a smaller block
+                flat = self._scratch[block] = like.reshape(-1).copy()
+            found = self._scratch[*block, like.shape] = flat[: like.size].reshape(like.shape)
+        return found
+
+    # -- files --------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """{"state": {parameter number: {name: tensor or number}}, "param_groups": [settings and "params" numbers]}.
+
+        PyTorch's layout; tensors share memory with the optimizer.
+        """
+        numbers: dict[int, int] = {}
+        groups = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                numbers[id(p)] = len(numbers)
+            settings = {name: value for name, value in group.items() if name != "params"}
+            groups.append({**settings, "params": [numbers[id(p)] for p in group["params"]]})
+        state = {
+            numbers[id(p)]: {
+                name: from_raw(value, p.backend) if isinstance(value, p.backend.array_type) else value
+                for name, value in entry.items()
+            }
+            for p, entry in self.state.items()
+            if id(p) in numbers
+        }
+        return {"state": dict(sorted(state.items())), "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a `state_dict()`: of this class or, with tensors converted, of PyTorch's optimizer of that name.
+
+        Everything is checked before anything changes; what does not fit is in one `StateDictError`.
+        """
+        name = type(self).__name__
+        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
+            raise StateDictError(f"{name}: a state dict of an optimizer has 'state' and 'param_groups'")
+        saved_groups = state_dict["param_groups"]
+        lengths = [len(g["params"]) for g in saved_groups]
+        own_lengths = [len(g["params"]) for g in self.param_groups]
+        if lengths != own_lengths:
+            raise StateDictError(
+                f"{name}: the state dict has other parameter groups",
+                expected=f"groups of {own_lengths} parameters",
+                received=f"groups of {lengths}",
+                fix="build the optimizer over the same parameters as when it was saved",
+            )
+        parameters = {
+            number: p
+            for saved, group in zip(saved_groups, self.param_groups)
+            for number, p in zip(saved["params"], group["params"])
+        }
+        faults: list[str] = []
+        state = {}
+        for key, entry in state_dict["state"].items():
+            number = int(key) if isinstance(key, str) and key.isdigit() else key
+            if number not in parameters:
+                faults.append(f"state for parameter {key!r}, which no group has")
+                continue
+            state[parameters[number]] = self._loaded(number, parameters[number], entry, faults)
+        groups = []
+        for saved, group in zip(saved_groups, self.param_groups):
+            kept = {k: v for k, v in saved.items() if k not in _TORCH_ONLY and k not in ("params", "param_names")}
+            kept = {k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in kept.items()}
+            merged = {**group, **kept}
+            try:
+                self.validate(merged)
+            except ArgumentError as error:
+                faults.append(error.problem)
+            groups.append(merged)
+        if faults:
+            raise StateDictError("\n  ".join([f"the state dict does not fit {name}:", *faults[:20]]))
+        self.param_groups = groups
+        self.state = state
+
+    def _loaded(self, number: int, p: Tensor, entry, faults: list[str]) -> dict[str, Any]:
+        start = self.init(p)
+        for missing in start.keys() - entry.keys():
+            faults.append(f"parameter {number}: {missing!r} is missing")
+        loaded: dict[str, Any] = {}
+        for name, value in entry.items():
+            if self.state_names is not None and name not in self.state_names:
+                faults.append(f"parameter {number}: {name!r} is not state of {type(self).__name__}")
+            elif value is None:
+                continue
+            elif isinstance(start.get(name), int):
+                number_ = value.item() if hasattr(value, "item") else value
+                loaded[name] = int(number_)
+            elif not hasattr(value, "shape"):
+                loaded[name] = value
+            elif tuple(value.shape) != p.shape:
+                faults.append(
+                    f"parameter {number}: {name!r} has shape {tuple(value.shape)}, and the parameter {p.shape}"
+                )
+            else:
+                loaded[name] = _copied(value, p)
+        return loaded
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_scratch": {}}
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {name}: {group[name]}" for name in sorted(group) if name not in ("params", "param_names")]
+        return "\n".join([*lines, ")"])
+
+
+def _listed(params) -> list:
+    if isinstance(params, (set, frozenset)):
+        raise ArgumentError("parameters need an order, which a set does not have", fix="list(…) of them")
+    if not isinstance(params, Iterable):
+        fix = "model.parameters()" if hasattr(params, "parameters") or callable(params) else None
+        raise ArgumentError("an optimizer takes parameters", received=type(params).__name__, fix=fix)
+    return list(params)
+
+
+def _copied(value, p: Tensor):
+    """A saved tensor or array as a raw array of the parameter's own, floating ones in its dtype."""
+    from deepcore.tensor import tensor
+
+    floating = dt.is_floating(value.dtype)
+    return tensor(
+        value.detach() if isinstance(value, Tensor) else value, p.dtype if floating else None, p.backend
+    )._data
+
+
+def _number(group: dict[str, Any], name: str) -> float:
+    value = group[name]
+    if isinstance(value, Tensor) or not hasattr(value, "__float__"):
+        raise ArgumentError(f"{name} is a number", received=repr(value))
+    return float(value)
+
+
+def non_negative(group: dict[str, Any], *names: str) -> None:
+    """Each setting is a number ≥ 0 (NaN is not)."""
+    for name in names:
+        if not _number(group, name) >= 0:
+            raise ArgumentError(f"{name} cannot be negative or NaN", expected=f"{name} ≥ 0", received=repr(group[name]))
+
+
+def betas_in_range(group: dict[str, Any]) -> None:
+    """Two decay rates in [0, 1)."""
+    betas = group["betas"]
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ArgumentError("betas are two decay rates", expected="0 ≤ beta < 1", received=repr(betas))
