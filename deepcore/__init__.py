@@ -56,14 +56,18 @@ from deepcore.config import get_num_threads, set_num_threads  # noqa: E402
 from deepcore.random import (  # noqa: E402
     Generator,
     bernoulli,
+    get_rng_state,
+    initial_seed,
     manual_seed,
     normal,
     rand,
     rand_like,
     randint,
+    randint_like,
     randn,
     randn_like,
     randperm,
+    set_rng_state,
     uniform,
 )
 from deepcore.tensor import (  # noqa: E402

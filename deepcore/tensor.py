@@ -41,7 +41,8 @@ class Tensor(TensorMethods):
     """
 
     # _base: None, or (the tensor this is a view of, the view ops that lead here). _storage: made when first needed.
-    __slots__ = ("__weakref__", "_base", "_data", "_node", "_requires_grad", "_storage", "backend", "grad")
+    # _hooks is set only on leaves that have hooks.
+    __slots__ = ("__weakref__", "_base", "_data", "_hooks", "_node", "_requires_grad", "_storage", "backend", "grad")
 
     # NumPy leaves `array + tensor` to the tensor.
     __array_priority__ = 1000
@@ -408,7 +409,7 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
         source = backend if type(data) is backend.array_type else backend_of(data)
         raw = data
         if source is None or not hasattr(data, "dtype"):
-            source, raw = get_backend("cpu"), _host_array(data)
+            source, raw = get_backend("cpu"), _host_array(data, dtype)
     if raw.dtype not in dt.DTYPES.values():
         dt.as_dtype(raw.dtype)
     if dtype is not None:
@@ -425,7 +426,7 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
     return raw.copy() if copy else raw
 
 
-def _host_array(data):
+def _host_array(data, dtype=None):
     """A number or nested list as a NumPy array: whole numbers are int64, others float32, unless NumPy scalars say more."""
     host = get_backend("cpu")
     if isinstance(data, (builtins.list, tuple)) and any(isinstance(leaf, Tensor) for leaf in _leaves(data)):
@@ -438,6 +439,8 @@ def _host_array(data):
         ) from None
     if array.dtype.kind == "O" or array.dtype.kind in "USMm":
         raise DTypeError(f"tensors hold numbers, not {type(data).__name__} data of dtype {array.dtype}")
+    if dtype is not None:  # keep what the numbers hold: 0.1 as float64 is not float32's 0.1
+        return array
     numpy_scalars = any(hasattr(leaf, "dtype") for leaf in _leaves(data))
     if array.dtype == dt.float64 and not numpy_scalars:
         array = array.astype(dt.default_float)

@@ -79,6 +79,8 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None) -> di
                 gradient = _hooked(hook, gradient)
             if watched is not None and node in watched:
                 watched[node] = gradient
+            if only is not None and not any(edge in only for edge in node.edges):
+                continue
             gradients = node.backward(gradient)
             edges = node.edges
             if not retain_graph:

@@ -125,6 +125,8 @@ class FunctionNode(Node):
         finally:
             self.ctx._node = None
         result = list(result) if isinstance(result, (tuple, list)) else [result]
+        while len(result) > len(self.edges) and result[-1] is None:  # for defaults that were not passed
+            result.pop()
         if len(result) != len(self.edges):
             raise GradientError(
                 f"{self.function.__name__}.backward returned {len(result)} gradients",

@@ -243,8 +243,11 @@ def stale(name: str, what: str) -> GradientError:
 
 def _link_view(view: Tensor, source: Tensor, op, params) -> None:
     """Remember that `view` shares the memory of `source`, so that writing to either keeps both right."""
-    if op.view != "always" and not view.backend.may_share_memory(view._data, source._data):
-        return
+    if op.view != "always":
+        base = view._data.base  # of a copy: None, or the copy itself
+        if base is None or not (base is source._data or base is source._data.base):
+            if base is None or not view.backend.may_share_memory(view._data, source._data):
+                return
     storage = source._storage
     if storage is None:
         storage = source._storage = Storage()

@@ -72,7 +72,7 @@ class Backend:
 
     def constant(self, value, dtype):
         """A 0-d array of a Python scalar, kept: a repeated scalar costs no allocation and no transfer."""
-        key = (value, dtype) if value else (repr(value), dtype)  # 0.0 and -0.0 are equal keys
+        key = (value if value else repr(value), dtype.num)  # 0.0 and -0.0 would be one key
         array = self._constants.get(key)
         if array is None:
             if len(self._constants) > 1024:
@@ -149,11 +149,11 @@ def get_backend(name: str | Backend | None = None) -> Backend:
         return name
     if name is None:
         name = settings.backend
+    if not isinstance(name, str):
+        raise ArgumentError("a backend is given by its name", expected='"cpu", "cuda", "cuda:1" or "auto"', received=repr(name))
     found = _INSTANCES.get(name)
     if found is not None:
         return found
-    if not isinstance(name, str):
-        raise ArgumentError("a backend is given by its name", expected='"cpu", "cuda", "cuda:1" or "auto"', received=repr(name))
     if name == "auto":
         try:
             return get_backend("cuda")

@@ -39,13 +39,14 @@ def _target(value):
 
 
 @composite(examples=lambda make: [sample(make(3), "float64"), sample(make(3), make(2))])
-def to(input, *targets, dtype=None, backend=None, device=None, copy: bool = False):
+def to(input, *targets, dtype=None, backend=None, device=None, non_blocking: bool = False, copy: bool = False):
     """The tensor in another dtype, on another backend, or both: to("cuda"), to(dc.float64), to(other). Itself if it fits"""
     backend = backend if backend is not None else device
     backend = get_backend(backend) if backend is not None else None
     dtype = dt.as_dtype(dtype) if dtype is not None else None
+    flags = [value for value in targets if isinstance(value, bool)]  # PyTorch's non_blocking and copy
     for value in targets:
-        if value is None:
+        if value is None or isinstance(value, bool):
             continue
         found_backend, found_dtype = _target(value)
         backend, dtype = found_backend or backend, found_dtype or dtype
@@ -54,6 +55,7 @@ def to(input, *targets, dtype=None, backend=None, device=None, copy: bool = Fals
         out = cast(out, dtype)
     if backend is not None and backend is not input.backend:
         out = _Transfer.apply(out, backend)
+    copy = copy or (len(flags) > 1 and flags[1])
     return out.clone() if copy and out is input else out
 
 

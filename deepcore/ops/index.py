@@ -110,13 +110,17 @@ def gather(input, dim: int, index):
     d = normalize_dim(dim, input.ndim)
     if index.backend is not input.backend:
         raise mixed_backends("gather", (input, index))
-    if index.ndim != input.ndim and index.numel():
+    if not index.numel():
+        _check_range("gather", index, 0)
+        return _reshape(basic(_reshape(input, shape=(input.numel(),)), index=(slice(0),)), shape=index.shape)
+    if max(index.ndim, 1) != max(input.ndim, 1):
         raise ShapeError(
             "gather: the index must have as many dimensions as the input",
             received=f"input {input.shape}, index {index.shape}",
         )
-    if not input.ndim:
-        return input.clone()
+    if not input.ndim or not index.ndim:  # numbers count as vectors of one element
+        vector, places = _reshape(input, shape=(input.numel(),)), _reshape(index, shape=(index.numel(),))
+        return _reshape(gather(vector, 0, places), shape=index.shape)
     if any(n > m for i, (n, m) in enumerate(zip(index.shape, input.shape)) if i != d):
         raise ShapeError(
             f"gather: the index may exceed the input in dimension {d} only",
@@ -128,10 +132,18 @@ def gather(input, dim: int, index):
 
 @composite(examples=lambda make: [sample(make(3, 4), make.int(4, 3, 2), 1), sample(make(3, 4), make.int(12, 5))])
 def take_along_dim(input, indices, dim: int | None = None):
-    """`gather` whose index broadcasts; without `dim`, of all elements in row order"""
+    """`gather` whose index broadcasts and may count from the end; without `dim`, of all elements in row order"""
     if dim is None:
-        return gather(_reshape(input, shape=(input.numel(),)), 0, _reshape(indices, shape=(indices.numel(),)))
+        return take_along_dim(_reshape(input, shape=(input.numel(),)), _reshape(indices, shape=(indices.numel(),)), 0)
     d = normalize_dim(dim, input.ndim)
+    if indices.ndim != input.ndim:
+        raise ShapeError(
+            "take_along_dim: the indices must have as many dimensions as the input",
+            received=f"input {input.shape}, indices {indices.shape}",
+        )
+    if dt.is_integer(indices.dtype) and bool((indices._data < 0).any()):
+        xp, raw = input.backend, indices._data
+        indices = Tensor(xp.where(raw < 0, raw + (input.shape[d] if input.ndim else 1), raw), xp)
     shape = input.backend.array_module.broadcast_shapes(
         (*input.shape[:d], 1, *input.shape[d + 1 :]), (*indices.shape[:d], 1, *indices.shape[d + 1 :])
     )
@@ -360,6 +372,9 @@ def _is_trivial(view: tuple, input: Tensor) -> bool:
     return len(view) == input.ndim and all(isinstance(v, slice) and v == slice(None) for v in view)
 
 
+_PLAIN = frozenset((int, slice, type(None), type(...)))
+
+
 @composite(
     examples=lambda make: [
         sample(make(3, 4), 1),
@@ -374,6 +389,8 @@ def _is_trivial(view: tuple, input: Tensor) -> bool:
 )
 def getitem(input, index):
     """`input[index]`: integers, slices, None and … give a view; integer and bool tensors a copy"""
+    if type(index) in _PLAIN or (type(index) is tuple and all(type(item) in _PLAIN for item in index)):
+        return basic(input, index=index if type(index) is tuple else (index,))
     view, indices, dims = _parse(input, index)
     if indices and _is_trivial(view, input):
         return apply(_take, (input, *indices), {"dims": dims})

@@ -54,7 +54,12 @@ def _operands(name: str, *tensors) -> list[Tensor]:
 )
 def matmul(input, other):
     """input @ other over the last two dimensions; leading ones broadcast; vectors are rows on the left, columns on the right"""
-    a, b = _operands("matmul", input, other)
+    a, b = input, other
+    if type(a) is not Tensor or type(b) is not Tensor or a._data.dtype is not b._data.dtype:
+        a, b = _operands("matmul", input, other)
+    x, y = a._data.shape, b._data.shape
+    if len(x) == len(y) == 2 and x[1] == y[0]:
+        return _matmul(a, b)
     if not a.ndim or not b.ndim:
         raise ShapeError("matmul needs tensors with dimensions", received=f"{a.shape} and {b.shape}", fix="use *")
     left, right = a.ndim == 1, b.ndim == 1

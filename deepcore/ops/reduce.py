@@ -38,7 +38,7 @@ def _reduction_samples(make):
 
 @primitive(vjp=lambda g, input_shape, dims: _spread(g, input_shape, dims))
 def _sum(xp, input, *, dims, keepdim):
-    return xp.sum(input, axis=dims, keepdims=keepdim)
+    return input.sum(axis=dims, keepdims=keepdim)
 
 
 def _as_dtype(input, dtype):
@@ -149,7 +149,7 @@ def prod(input, dim: int | None = None, keepdim: bool = False, *, dtype=None):
 
             input = cat([input, rest], d)
         length = half + length % 2
-    shape = input.shape if keepdim and dim is not None else input.shape[:d] + input.shape[d + 1 :]
+    shape = input.shape if keepdim and rank and dim is not None else input.shape[:d] + input.shape[d + 1 :]
     return _reshape(input, shape=shape)
 
 

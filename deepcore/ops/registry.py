@@ -280,7 +280,11 @@ def _binary(op: Op, rule: str) -> Callable:
     def function(input, other):
         try:
             dtype = input._data.dtype
-            same = dtype is other._data.dtype and dtype.kind == "f"
+            if type(other) is float and dtype.kind == "f":  # a number times a tensor is the commonest mixture
+                other = Tensor(input.backend.constant(other, dtype), input.backend)
+                same = True
+            else:
+                same = dtype is other._data.dtype and dtype.kind == "f"
         except AttributeError:
             same = False
         if not same or rule == "integer":

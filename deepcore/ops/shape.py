@@ -43,7 +43,7 @@ def sizes(given: tuple) -> tuple[int, ...]:
     if len(given) == 1 and isinstance(given[0], (tuple, list)):
         given = tuple(given[0])
     try:
-        return tuple(operator.index(n) for n in given)
+        return tuple(map(operator.index, given))
     except TypeError:
         raise ArgumentError("sizes are whole numbers", received=repr(given)) from None
 
@@ -64,7 +64,7 @@ def alias(input):
 
 @primitive(view="sometimes", vjp=lambda g, input_shape: _reshape(g, shape=input_shape))
 def _reshape(xp, input, *, shape):
-    return xp.reshape(input, shape)
+    return input.reshape(shape)
 
 
 @composite(
@@ -76,22 +76,23 @@ def _reshape(xp, input, *, shape):
         sample(make(0, 3), (3, 0)),
     ]
 )
-def reshape(input, *shape):
+def reshape(input, *given, shape=None):
     """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
-    new = sizes(shape)
+    new = sizes(given if shape is None else (shape,))
+    total = input._data.size
     if -1 in new:
         known = math.prod(n for n in new if n != -1)
-        if new.count(-1) > 1 or known == 0 or input.numel() % known:
+        if new.count(-1) > 1 or known == 0 or total % known:
             raise ShapeError(
                 "this shape cannot be inferred",
-                received=f"{input.shape} ({input.numel()} elements) to {new}",
+                received=f"{input.shape} ({total} elements) to {new}",
                 fix="one size may be -1, and the others must divide the number of elements",
             )
-        new = tuple(input.numel() // known if n == -1 else n for n in new)
-    if math.prod(new) != input.numel():
+        new = tuple(total // known if n == -1 else n for n in new)
+    if math.prod(new) != total:
         raise ShapeError(
             "reshape cannot change the number of elements",
-            expected=f"{input.numel()} elements, as in {input.shape}",
+            expected=f"{total} elements, as in {input.shape}",
             received=f"{new}: {math.prod(new)} elements",
         )
     return _reshape(input, shape=new)
@@ -129,16 +130,17 @@ def _inverse(order):
 
 @primitive(view="always", vjp=lambda g, order: _permute(g, order=_inverse(order)))
 def _permute(xp, input, *, order):
-    return xp.transpose(input, order)
+    return input.transpose(order)
 
 
 @composite(examples=lambda make: [sample(make(2, 3, 4), (2, 0, 1)), sample(make(3, 4), (1, 0)), sample(make(), ())])
-def permute(input, *dims):
+def permute(input, *given, dims=None):
     """The dimensions in another order; a view"""
-    order = tuple(normalize_dim(d, input.ndim) for d in sizes(dims))
+    dims = sizes(given if dims is None else (dims,))
+    order = tuple(normalize_dim(d, input.ndim) for d in dims)
     if sorted(order) != list(range(input.ndim)):
         raise ArgumentError(
-            "permute names every dimension once", expected=f"{input.ndim} dimensions", received=str(sizes(dims))
+            "permute names every dimension once", expected=f"{input.ndim} dimensions", received=str(dims)
         )
     return _permute(input, order=order)
 
@@ -197,9 +199,9 @@ def broadcast_to(input, shape):
 
 
 @composite(examples=lambda make: [sample(make(3, 1), (3, 4)), sample(make(3, 1), 2, -1, 4)])
-def expand(input, *size):
+def expand(input, *given, size=None):
     """`broadcast_to`, where −1 keeps a dimension"""
-    new = list(sizes(size))
+    new = list(sizes(given if size is None else (size,)))
     lead = len(new) - input.ndim
     for i, n in enumerate(new):
         if n == -1:
@@ -464,9 +466,9 @@ def _flip(xp, input, *, dims):
 
 
 @composite(examples=lambda make: [sample(make(3, 4), (0,)), sample(make(2, 3, 4), (0, -1))])
-def flip(input, *dims):
+def flip(input, *given, dims=None):
     """The order of the elements reversed along `dims`; a copy"""
-    dims = normalize_dims(sizes(dims), input.ndim)
+    dims = normalize_dims(sizes(given if dims is None else (dims,)), input.ndim)
     return _flip(input, dims=dims) if dims else _clone(input)
 
 
@@ -541,6 +543,9 @@ def pad(input, pad, mode: str = "constant", value=None):
     if mode not in ("reflect", "replicate", "circular"):
         raise ArgumentError("unknown mode of pad", expected="constant, reflect, replicate or circular", received=repr(mode))
     for d, (low, high) in enumerate(pairs):
+        if mode == "circular":  # cut first: what is left goes around
+            cut, low, high = (builtins.max(-low, 0), builtins.max(-high, 0)), builtins.max(low, 0), builtins.max(high, 0)
+            input = narrow(input, d, cut[0], input.shape[d] - cut[0] - cut[1]) if any(cut) else input
         if low or high:
             input = index_select(input, d, Tensor(_border(input.backend, input.shape[d], low, high, mode), input.backend))
     return input if any(low or high for low, high in pairs) else _clone(input)
@@ -584,9 +589,10 @@ def triu(input, diagonal: int = 0):
 
 
 @composite(examples=lambda make: [sample(make(2, 3), 2, 2), sample(make(3), 2, 2)], aliases=("tile",))
-def repeat(input, *repeats):
-    """The tensor laid out `repeats` times along each dimension (new ones lead)"""
-    times = sizes(repeats)
+def repeat(input, *given, repeats=None, dims=None):
+    """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
+    repeats = dims if repeats is None else repeats
+    times = sizes(given if repeats is None else (repeats,))
     if len(times) < input.ndim:
         times = (1,) * (input.ndim - len(times)) + times
     x = atleast(input, len(times))
@@ -595,5 +601,5 @@ def repeat(input, *repeats):
     return _reshape(_clone(broadcast_to(spread, pairs)), shape=tuple(t * s for t, s in zip(times, x.shape)))
 
 
-Tensor.T = property(lambda self: permute(self, tuple(range(self.ndim))[::-1]), doc="All dimensions in reverse order")
+Tensor.T = property(lambda self: _permute(self, order=tuple(range(self.ndim))[::-1]), doc="All dimensions in reverse order")
 Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dimensions exchanged")
