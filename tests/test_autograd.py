@@ -1,0 +1,492 @@
+"""The graph and backward over it: order, memory, in-place writes, views, custom functions, transforms, hooks."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore import errors
+
+
+def leaf(values, backend="cpu", dtype="float64"):
+    return dc.tensor(values, dtype=dtype, backend=backend, requires_grad=True)
+
+
+def close(t, expected, **kw):
+    np.testing.assert_allclose(t.detach().numpy(), expected, **{"rtol": 1e-12, **kw})
+
+
+# -- backward ---------------------------------------------------------------------------------------------------
+
+
+def test_gradients_add_up_over_uses_and_calls(backend):
+    x = leaf([1.0, 2.0], backend)
+    (x * x + x).sum().backward()
+    close(x.grad, [3.0, 5.0])
+    (x * 2).sum().backward()
+    close(x.grad, [5.0, 7.0])
+
+
+def test_a_chain_of_100_000_ops_neither_overflows_nor_leaks():
+    x = leaf(1.0)
+    y = x
+    for _ in range(100_000):
+        y = y + 1.0
+    y.backward()
+    close(x.grad, 1.0)
+    z = x
+    for _ in range(100_000):
+        z = z * 1.0
+    gc.disable()
+    try:
+        node = weakref.ref(z._node)
+        del z  # dropped without backward
+        assert node() is None
+    finally:
+        gc.enable()
+
+
+def test_graph_memory_goes_back_without_the_garbage_collector(backend):
+    gc.disable()
+    try:
+        x = leaf(np.ones((4, 4)), backend)
+        y = dc.exp(x @ x)
+        z = (y * y).softmax(1).sum()
+        watched = [weakref.ref(y), weakref.ref(y._node), weakref.ref(z._node)]
+        z.backward()
+        del y, z
+        assert [w() for w in watched] == [None, None, None]
+        head = x[0] * 2  # views link base and view, without a cycle
+        view = head[:2]
+        watched = [weakref.ref(head), weakref.ref(view)]
+        view.mul_(3.0)
+        del head, view
+        assert [w() for w in watched] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_backward_frees_what_it_passed(backend):
+    x = leaf([1.0, 2.0], backend)
+    y = dc.exp(x)
+    loss = y.sum()
+    loss.backward()
+    with pytest.raises(errors.GradientError, match="retain_graph"):
+        loss.backward()
+    x.grad = None
+    loss = dc.exp(x).sum()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    close(x.grad, 2 * np.exp([1.0, 2.0]))
+
+
+def test_only_saved_arrays_are_kept_alive():
+    x = leaf(np.ones(3))
+    a = x * 1.0
+    b = a + 1.0  # the gradient of a sum reads neither operand
+    data = weakref.ref(a)
+    del a
+    assert data() is None
+    b.sum().backward()
+    close(x.grad, [1.0, 1.0, 1.0])
+
+
+def test_first_gradients_do_not_share_memory():
+    a, b = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    start = dc.ones(2, dtype="float64")
+    (a + b).backward(start)
+    a.grad.zero_()
+    close(b.grad, [1.0, 1.0])
+    close(start, [1.0, 1.0])
+    c = leaf([1.0, 2.0])
+    y = c + 0.0
+    y.retain_grad()
+    y.sum().backward()
+    c.grad.zero_()
+    close(y.grad, [1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "start, error",
+    [
+        (lambda: dc.ones(3).backward(), errors.GradientError),
+        (lambda: (leaf([1.0, 2.0]) * 2).backward(), errors.GradientError),
+        (lambda: (leaf([1.0, 2.0]) * 2).backward(dc.ones(3)), errors.ShapeError),
+        (lambda: dc.tensor([1, 2], requires_grad=True), errors.DTypeError),
+        (lambda: dc.autograd.grad((leaf(1.0) * 2), leaf(1.0)), errors.GradientError),
+        (lambda: leaf([1.0]).numpy(), errors.GradientError),
+        (lambda: (leaf([1.0]) * 2).requires_grad_(False), errors.GradientError),
+    ],
+)
+def test_what_cannot_be_differentiated_says_so(start, error):
+    with pytest.raises(error) as caught:
+        start()
+    assert "fix:" in str(caught.value) or "expected:" in str(caught.value)
+
+
+def test_gradient_of_a_dtype_conversion_comes_back_in_the_old_dtype(backend):
+    x = leaf([1.0, 2.0], backend)
+    (x.float() * 3).sum().backward()
+    assert x.grad.dtype == dc.float64
+    close(x.grad, [3.0, 3.0])
+
+
+def test_an_interrupted_backward_leaves_gradients_alone():
+    class Fails(dc.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            raise KeyboardInterrupt
+
+    x, w = leaf([1.0]), leaf([2.0])
+    with pytest.raises(KeyboardInterrupt):
+        (Fails.apply(x) + w * w).sum().backward()
+    assert x.grad is None and w.grad is None
+    assert dc.is_grad_enabled()
+
+
+# -- autograd.grad and higher orders ------------------------------------------------------------------------------
+
+
+def test_grad_of_grad(backend):
+    x = leaf([0.3, 0.7], backend)
+    (g,) = dc.autograd.grad((x**3).sum(), x, create_graph=True)
+    close(g, 3 * np.array([0.3, 0.7]) ** 2)
+    (gg,) = dc.autograd.grad(g.sum(), x, create_graph=True)
+    close(gg, 6 * np.array([0.3, 0.7]))
+    (ggg,) = dc.autograd.grad(gg.sum(), x)
+    close(ggg, [6.0, 6.0])
+    assert x.grad is None
+
+
+def test_grad_visits_only_what_leads_to_the_inputs():
+    x, w = leaf([2.0]), leaf([3.0])
+    reached = []
+    y = w * 5
+    y.register_hook(reached.append)
+    (g,) = dc.autograd.grad((x * x + y).sum(), x)
+    close(g, [4.0])
+    assert not reached and w.grad is None
+
+
+def test_grad_with_respect_to_an_intermediate():
+    x = leaf([2.0])
+    y = x * x
+    (g,) = dc.autograd.grad((y * 3).sum(), y)
+    close(g, [3.0])
+    unused = leaf([1.0])
+    assert dc.autograd.grad(y.sum(), [x, unused], allow_unused=True, retain_graph=True)[1] is None
+
+
+def test_hessian_vector_product_of_a_network():
+    w = leaf(np.linspace(-1, 1, 6).reshape(2, 3))
+    x = dc.tensor([[0.5, -0.2], [0.1, 0.9]], dtype="float64")
+    dc.autograd.gradgradcheck(lambda w: ((x @ w).tanh() ** 2).sum(), w)
+
+
+# -- in place and views --------------------------------------------------------------------------------------------
+
+
+def test_slice_assignment_sends_the_gradient_to_both_sides(backend):
+    x, v = leaf([1.0, 2.0, 3.0], backend), leaf([5.0], backend)
+    y = x * 2
+    y[1:2] = v * 3
+    (y * y).sum().backward()
+    close(x.grad, [2 * 2 * 2.0, 0, 2 * 6 * 2.0])
+    close(v.grad, [2 * 15 * 3.0])
+
+
+def test_writing_through_a_view_reaches_base_and_siblings(backend):
+    x = leaf(np.arange(6.0).reshape(2, 3), backend)
+    y = x * 1.0
+    row, column, flat = y[0], y[:, 1], y.reshape(6)
+    row.mul_(10.0)
+    close(column, [10.0, 4.0])
+    (column.sum() + flat[0] * 0).backward()
+    close(x.grad, [[0, 10.0, 0], [0, 1.0, 0]])
+
+
+def test_writing_a_graph_into_a_plain_tensor(backend):
+    x = leaf([1.0, 2.0], backend)
+    table = dc.zeros(2, 2, dtype="float64", backend=backend)
+    early = table[1]
+    table[0] = x * 3
+    table[1] += x
+    assert table.requires_grad and early.requires_grad
+    (early * early).sum().backward()
+    close(x.grad, [2.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: x.add_(1.0),
+        lambda x: x.__setitem__(0, 1.0),
+        lambda x: x[0].mul_(2.0),
+        lambda x: x.reshape(-1).zero_(),
+        lambda x: x.T.copy_(dc.ones(2, 2)),
+    ],
+)
+def test_a_leaf_that_requires_grad_is_not_written(write):
+    x = leaf(np.ones((2, 2)))
+    with pytest.raises(errors.GradientError, match="leaf"):
+        write(x)
+    close(x, np.ones((2, 2)))
+    with dc.no_grad():
+        write(x)
+
+
+@pytest.mark.parametrize("op", ["exp", "sigmoid", "tanh", "sqrt"])
+def test_an_overwritten_output_is_refused(op, backend):
+    x = leaf([1.0, 2.0], backend)
+    y = getattr(x, op)()
+    loss = y.sum()
+    y += 1
+    with pytest.raises(errors.GradientError, match="overwritten"):
+        loss.backward()
+
+
+def test_an_overwritten_input_is_refused_also_through_a_view(backend):
+    x, w = leaf([1.0, 2.0], backend), dc.ones(2, dtype="float64", backend=backend)
+    loss = (x * w).sum()
+    w[0:1].fill_(7.0)
+    with pytest.raises(errors.GradientError, match="overwritten"):
+        loss.backward()
+    loss = (x * w).sum()
+    w.data = w.data * 2  # a rebound array is noticed too
+    with pytest.raises(errors.GradientError, match="overwritten"):
+        loss.backward()
+
+
+def test_expanded_memory_is_not_written():
+    with pytest.raises(errors.GradientError, match="expanded"):
+        dc.zeros(3, 1).expand(3, 4).add_(1.0)
+
+
+def test_detach_shares_memory_and_versions():
+    x = leaf([1.0, 2.0])
+    y = x * 2
+    loss = (y * y).sum()
+    y.detach().zero_()
+    close(y, [0.0, 0.0])
+    with pytest.raises(errors.GradientError, match="overwritten"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("method, fix", [("add_", "makes a new tensor"), ("pow_", "makes a new tensor")])
+def test_in_place_results_must_fit(method, fix):
+    with pytest.raises(errors.ShapeError, match=fix):
+        getattr(dc.ones(3), method)(dc.ones(2, 3))
+    with pytest.raises(errors.DTypeError):
+        dc.ones(3, dtype="int64").add_(0.5)
+
+
+# -- modes, hooks, threads -------------------------------------------------------------------------------------------
+
+
+def test_no_grad_and_enable_grad_nest_and_decorate():
+    x = leaf([1.0])
+
+    @dc.no_grad()
+    def quiet():
+        assert not dc.is_grad_enabled()
+        with dc.enable_grad():
+            assert (x * 2).requires_grad
+        return x * 2
+
+    assert not quiet().requires_grad
+    with pytest.raises(ZeroDivisionError), dc.no_grad():
+        raise ZeroDivisionError
+    assert dc.is_grad_enabled()
+    with dc.set_grad_enabled(False):
+        assert not (x * 2).requires_grad
+    assert dc.is_grad_enabled()
+
+
+def test_modes_belong_to_their_thread():
+    seen = []
+    with dc.no_grad():
+        thread = threading.Thread(target=lambda: seen.append(dc.is_grad_enabled()))
+        thread.start()
+        thread.join()
+    assert seen == [True]
+
+
+def test_threads_build_and_walk_graphs_at_once():
+    w = leaf(np.ones((8, 8)))
+    wrong = []
+
+    def work(k):
+        for _ in range(50):
+            (g,) = dc.autograd.grad(((w * k) @ w).sum(), w)
+            if not np.allclose(g.numpy(), 16.0 * k):
+                wrong.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(1, 5)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert not wrong
+
+
+def test_tensor_hooks_see_and_replace_gradients():
+    x = leaf([1.0, 2.0])
+    y = x * 2
+    seen = []
+    handle = y.register_hook(lambda g: seen.append(g) or g * 10)
+    x.register_hook(lambda g: g + 1)
+    y.sum().backward()
+    close(x.grad, [21.0, 21.0])
+    close(seen[0], [1.0, 1.0])
+    handle.remove()
+    x.grad = None
+    (x * 2).sum().backward()
+    close(x.grad, [3.0, 3.0])
+
+
+def test_every_op_passes_the_choke_point(backend):
+    names = []
+
+    def watch(proceed, op, inputs, params):
+        names.append(op.name)
+        return proceed(op, inputs, params)
+
+    x = leaf([1.0, 2.0], backend)
+    with dc.autograd.intercept(watch):
+        (x * 2).exp().sum().backward()
+    assert names[:3] == ["mul", "exp", "sum"] and len(names) > 4  # the backward pass too
+    count = len(names)
+    _ = x + 1
+    assert len(names) == count
+
+
+def test_profile_counts_ops():
+    x = leaf([1.0, 2.0])
+    with dc.autograd.profile() as p:
+        for _ in range(3):
+            x.exp().sum().backward()
+    rows = {name: calls for name, calls, _ in p.rows}
+    assert rows["exp"] == 3 and rows["mul (backward)"] == 3
+    assert "calls" in str(p)
+
+
+def test_detect_anomaly_names_the_op():
+    x = leaf([-1.0])
+    with pytest.raises(errors.NonFiniteError, match="log"), dc.autograd.detect_anomaly():
+        dc.log(x) + 1
+    zero = leaf([0.0])
+    with pytest.raises(errors.NonFiniteError, match="backward"), dc.autograd.detect_anomaly():
+        dc.sqrt(zero).sum().backward()
+
+
+# -- Function ----------------------------------------------------------------------------------------------------------
+
+
+class Cube(dc.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale=1.0):
+        ctx.save_for_backward(x)
+        ctx.scale = scale
+        return x * x * x * scale
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * 3 * x * x * ctx.scale, None
+
+
+class ExpAndSquare(dc.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        e, s = dc.exp(x), y * y
+        ctx.save_for_backward(e, y)
+        return e, s
+
+    @staticmethod
+    def backward(ctx, ge, gs):
+        e, y = ctx.saved_tensors
+        return ge * e, gs * 2 * y
+
+
+def test_custom_function(backend):
+    x = leaf([1.0, -2.0], backend)
+    assert dc.autograd.gradcheck(lambda t: Cube.apply(t, 2.0), x)
+    assert dc.autograd.gradgradcheck(lambda t: Cube.apply(t, 2.0), x)
+
+
+def test_custom_function_with_two_outputs(backend):
+    x, y = leaf([0.3, 0.5], backend), leaf([1.0, 2.0], backend)
+    assert dc.autograd.gradcheck(ExpAndSquare.apply, (x, y))
+    assert dc.autograd.gradgradcheck(ExpAndSquare.apply, (x, y))
+    e, _ = ExpAndSquare.apply(x, y)
+    e.sum().backward()
+    close(x.grad, np.exp([0.3, 0.5]))
+    close(y.grad, [0.0, 0.0])
+
+
+def test_custom_function_reports_wrong_gradients():
+    class Wrong(Cube):
+        @staticmethod
+        def backward(ctx, g):
+            return g.sum(), None
+
+    with pytest.raises(errors.ShapeError, match="Wrong"):
+        Wrong.apply(leaf([1.0, 2.0])).sum().backward()
+    with pytest.raises(errors.GradientError, match="is wrong"):
+        dc.autograd.gradcheck(lambda t: Cube.apply(t) + t.detach() * t, leaf([1.0, 2.0]))
+
+
+# -- transforms ------------------------------------------------------------------------------------------------------------
+
+
+def test_grad_and_value_and_grad(backend):
+    x = dc.tensor([1.0, 2.0], backend=backend)
+    value, gradient = dc.value_and_grad(lambda t: (t * t).sum())(x)
+    assert value.item() == 5.0 and not value.requires_grad
+    close(gradient, [2.0, 4.0])
+    assert x.grad is None and not x.requires_grad
+    close(dc.grad(dc.grad(dc.grad(lambda t: t**4)))(dc.tensor(2.0, backend=backend)), 48.0)
+
+
+def test_grad_over_structures_and_several_arguments():
+    params = {"w": dc.tensor([2.0]), "b": [dc.tensor([1.0])]}
+    g = dc.grad(lambda p, x: (p["w"] * x + p["b"][0]).sum())(params, dc.tensor([3.0]))
+    close(g["w"], [3.0])
+    close(g["b"][0], [1.0])
+    ga, gb = dc.grad(lambda a, b: (a * b).sum(), argnums=(0, 1))(dc.tensor([2.0]), dc.tensor([5.0]))
+    close(ga, [5.0])
+    close(gb, [2.0])
+    gradient, aux = dc.grad(lambda a: (a.sum(), {"n": 3}), has_aux=True)(dc.tensor([2.0]))
+    assert aux == {"n": 3} and gradient.item() == 1.0
+
+
+def test_grad_of_a_function_written_with_numpy(backend):
+    xp = dc.get_backend(backend)
+
+    def f(x):
+        return np.sum(np.sin(x) ** 2 + np.where(x > 0, x, 0.0))
+
+    x = xp.from_host(np.array([0.5, -1.0]))
+    g = dc.grad(f)(x)
+    assert type(g) is xp.array_type
+    np.testing.assert_allclose(xp.to_host(g), np.sin(2 * np.array([0.5, -1.0])) + [1.0, 0.0], rtol=1e-12)
+
+
+def test_inner_grad_is_differentiated_by_the_outer_one():
+    w = leaf([0.5])
+    penalty = (dc.grad(lambda x: (w * x * x).sum())(leaf([2.0])) ** 2).sum()
+    penalty.backward()
+    close(w.grad, [2 * (0.5 * 4) * 4])
+
+
+@pytest.mark.parametrize("bad", [lambda t: t * 2, lambda t: 3.0])
+def test_grad_wants_a_scalar(bad):
+    with pytest.raises(errors.GradientError, match="one number"):
+        dc.grad(bad)(dc.tensor([1.0, 2.0]))
