@@ -11,7 +11,7 @@ from deepcore.errors import ShapeError
 from deepcore.ops import elementwise as e
 from deepcore.ops.index import refuse_leaf, setitem, write
 from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor, cast, composite, sample
-from deepcore.ops.shape import broadcast_to
+from deepcore.ops.shape import broadcast_to, sizes
 
 
 class _Transfer(Function):
@@ -141,11 +141,11 @@ Tensor.copy_, Tensor.fill_, Tensor.zero_ = copy_, fill_, zero_
 
 
 def _fresh(function: str):
-    def make(self, *size, dtype=None, requires_grad: bool = False):
-        from deepcore.ops.shape import sizes
-
-        raw = getattr(self.backend, function)(sizes(size), dtype=self.dtype if dtype is None else dt.as_dtype(dtype))
-        out = Tensor(raw, self.backend)
+    def make(self, *given, size=None, dtype=None, backend=None, requires_grad: bool = False):
+        xp = self.backend if backend is None else get_backend(backend)
+        shape = sizes(given if size is None else (size,))
+        raw = getattr(xp, function)(shape, dtype=self.dtype if dtype is None else dt.as_dtype(dtype))
+        out = Tensor(raw, xp)
         return out.requires_grad_() if requires_grad else out
 
     make.__name__ = make.__qualname__ = f"new_{function}"
