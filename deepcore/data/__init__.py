@@ -1,0 +1,26 @@
+"""Datasets, their order, and batches of them."""
+
+from __future__ import annotations
+
+from deepcore.data.collate import default_collate
+from deepcore.data.dataset import Dataset, Subset, TensorDataset, random_split
+from deepcore.data.datasets import digits, mnist
+from deepcore.data.loader import DataLoader
+from deepcore.data.sampler import RandomSampler, Sampler, SequentialSampler
+from deepcore.io.idx import read_idx, write_idx
+
+__all__ = [
+    "DataLoader",
+    "Dataset",
+    "RandomSampler",
+    "Sampler",
+    "SequentialSampler",
+    "Subset",
+    "TensorDataset",
+    "default_collate",
+    "digits",
+    "mnist",
+    "random_split",
+    "read_idx",
+    "write_idx",
+]

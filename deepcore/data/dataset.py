@@ -1,0 +1,132 @@
+"""Datasets: anything with a length and items by index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from deepcore.errors import ArgumentError, DataError, IndexRangeError
+from deepcore.tensor import Tensor, as_tensor, from_raw
+
+
+class Dataset:
+    """Samples by index: a subclass defines `__len__` and `__getitem__(index)`.
+
+    A sample is a tensor, an array, a number, text, or a tuple, list or dict of them. A dataset that is read by worker
+    processes must give host arrays. Random augmentation that draws from `deepcore.random` is reproducible: the loader
+    seeds the default generator for every batch.
+    """
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} must define __len__")
+
+    def __getitem__(self, index: int) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must define __getitem__")
+
+
+class TensorDataset(Dataset):
+    """Sample i is `(t[i] for t in tensors)`: tensors, or arrays, of one length. Samples carry no graph.
+
+    `classes`: names of the classes, where the last tensor holds class indices. Arrays of NumPy are shared, not copied.
+    Errors: `DataError` when the lengths differ.
+    """
+
+    def __init__(self, *tensors, classes: Sequence[str] | None = None):
+        if not tensors:
+            raise ArgumentError("TensorDataset needs at least one tensor")
+        self.tensors: tuple[Tensor, ...] = tuple(as_tensor(t) for t in tensors)
+        self.classes = None if classes is None else tuple(classes)
+        shapes = [tuple(t.shape) for t in self.tensors]
+        if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
+            raise DataError(
+                "the tensors of a TensorDataset differ in length",
+                expected="the same first dimension in each",
+                received=", ".join(str(shape) for shape in shapes),
+            )
+
+    def __len__(self) -> int:
+        return self.tensors[0].shape[0]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        if isinstance(index, (int, np.integer)) and not -len(self) <= index < len(self):
+            raise IndexRangeError(f"there is no sample {index}", expected=f"0 to {len(self) - 1}")
+        return tuple(from_raw(t.data[index, ...], t.backend) for t in self.tensors)
+
+    def get_batch(self, indices: np.ndarray) -> tuple[Tensor, ...]:
+        """The samples `indices` as one batch: one gather per tensor, where the tensor lives."""
+        moved: dict[Any, Any] = {}
+        batch = []
+        for t in self.tensors:
+            if t.backend not in moved:
+                moved[t.backend] = t.backend.from_host(indices)
+            batch.append(from_raw(t.backend.take(t.data, moved[t.backend], axis=0), t.backend))
+        return tuple(batch)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in self.tensors)
+        return f"TensorDataset({len(self)} samples: {shapes})"
+
+
+class Subset(Dataset):
+    """The samples of `dataset` at `indices`, in that order."""
+
+    def __init__(self, dataset, indices: Sequence[int] | np.ndarray):
+        self.dataset = dataset
+        self.indices = np.asarray(indices, dtype=np.int64).reshape(-1) if len(indices) else np.empty(0, np.int64)
+        size = len(dataset)
+        outside = self.indices[(self.indices < 0) | (self.indices >= size)]
+        if outside.size:
+            raise IndexRangeError(
+                f"index {outside[0]} is outside the dataset", expected=f"0 to {size - 1}", where="Subset"
+            )
+        self.classes = getattr(dataset, "classes", None)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int):
+        if not -len(self) <= index < len(self):
+            raise IndexRangeError(f"there is no sample {index}", expected=f"0 to {len(self) - 1}")
+        return self.dataset[int(self.indices[index])]
+
+    def __repr__(self) -> str:
+        return f"Subset({len(self)} of {self.dataset!r})"
+
+
+def batch_getter(dataset) -> Callable[[np.ndarray], Any] | None:
+    """Indices to a whole batch at once, for tensors and subsets of them; None where samples are made one by one."""
+    own = getattr(type(dataset), "__getitem__", None)
+    if isinstance(dataset, TensorDataset) and own is TensorDataset.__getitem__:
+        return dataset.get_batch
+    if isinstance(dataset, Subset) and own is Subset.__getitem__:
+        inner = batch_getter(dataset.dataset)
+        return None if inner is None else lambda wanted: inner(dataset.indices[wanted])
+    return None
+
+
+def random_split(dataset, lengths: Sequence[int] | Sequence[float], seed: int | None = None) -> list[Subset]:
+    """Non-overlapping random subsets of the given lengths, or of the given fractions of 1.
+
+    Fractions are rounded down and the remainder goes to the first subsets, one each. `seed=None` draws one from the
+    default generator. Errors: `ArgumentError` when the lengths do not add up.
+    """
+    from deepcore.data.sampler import draw_seed, permutation
+
+    size = len(dataset)
+    sizes: list[Any] = list(lengths)
+    if any(isinstance(n, float) for n in sizes) and abs(sum(sizes) - 1.0) < 1e-9 and min(sizes) >= 0:
+        fractions = sizes
+        sizes = [int(size * part + 1e-9) for part in fractions]
+        for i in range(size - sum(sizes)):
+            sizes[i % len(sizes)] += 1
+    if any(int(n) != n or n < 0 for n in sizes) or sum(sizes) != size:
+        raise ArgumentError(
+            "the lengths do not add up to the dataset's",
+            expected=f"whole numbers that sum to {size}, or fractions that sum to 1",
+            received=str(list(lengths)),
+        )
+    order = permutation(size, draw_seed() if seed is None else seed)
+    ends = np.cumsum([int(n) for n in sizes])
+    return [Subset(dataset, order[end - int(n) : end]) for n, end in zip(sizes, ends, strict=True)]

@@ -1,0 +1,211 @@
+"""`DataLoader`: batches in an order fixed by (seed, epoch), fetched here or by worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import numpy as np
+
+from deepcore.backend import Backend, get_backend
+from deepcore.data import workers
+from deepcore.data.collate import collate, to_backend
+from deepcore.data.dataset import batch_getter
+from deepcore.data.sampler import RandomSampler, Sampler, SequentialSampler, check_seed, derive_stream, draw_seed
+from deepcore.errors import ArgumentError, DataError, IndexRangeError, StateDictError
+from deepcore.random import default_generator
+
+
+class DataLoader:
+    """Batches of `dataset`; each `iter()` is one pass (epoch) over it.
+
+    batch_size, shuffle, drop_last: as PyTorch. `sampler`: any iterable of indices, instead of `shuffle`.
+    seed: of the order and of augmentation; None draws one from the default generator, so `manual_seed` fixes it.
+    backend: where batches go (default: the default backend; tensors of a dataset stay where they are).
+    num_workers: processes that fetch samples, `prefetch_factor` batches each ahead. They change the speed only: order
+    and bits are a function of (seed, epoch). A dataset of tensors is always read here, one gather per tensor.
+    collate_fn: samples to batch (default: `default_collate`).
+    multiprocessing_context: how workers start ("fork", "spawn", "forkserver"; default: Python's own choice).
+
+    `state_dict()` holds the seed, the epoch and the batches delivered of it: a loader that loads it delivers exactly
+    the batches that remain. Leaving a pass early counts as an epoch when the next one starts.
+
+    Errors: `DataError` for an empty dataset and for samples that do not fit together; what a dataset raises in a
+    worker is raised here, with the worker's traceback as a note.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        *,
+        sampler=None,
+        num_workers: int = 0,
+        drop_last: bool = False,
+        collate_fn: Callable | None = None,
+        seed: int | None = None,
+        backend: str | Backend | None = None,
+        prefetch_factor: int = 2,
+        multiprocessing_context: str | None = None,
+    ):
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("prefetch_factor", prefetch_factor, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise ArgumentError(f"{name} must be a whole number of at least {least}", received=repr(value))
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise ArgumentError(
+                "a dataset has __len__ and __getitem__",
+                received=type(dataset).__name__,
+                fix="subclass deepcore.data.Dataset, or wrap arrays: TensorDataset(images, labels)",
+            )
+        if len(dataset) == 0:
+            raise DataError("the dataset is empty", fix="check the path or the filter that made it")
+        if sampler is not None and shuffle:
+            raise ArgumentError("sampler and shuffle exclude each other", fix="leave out shuffle=True")
+        self.dataset = dataset
+        self.batch_size = int(batch_size)
+        self.drop_last = bool(drop_last)
+        self.num_workers = int(num_workers)
+        self.collate_fn = collate_fn
+        self.backend = None if backend is None else get_backend(backend)
+        self.prefetch_factor = int(prefetch_factor)
+        self.multiprocessing_context = multiprocessing_context
+        self.seed = draw_seed() if seed is None else check_seed(seed)
+        self.shuffle = bool(shuffle)
+        if sampler is None:
+            sampler = RandomSampler(dataset, self.seed) if shuffle else SequentialSampler(dataset)
+        self.sampler = sampler
+        #: The pass that is under way, or comes next, and how many of its batches were delivered.
+        self.epoch = 0
+        self.position = 0
+        self._started = False
+        self._pass: object = None
+        if len(self) == 0:
+            raise DataError(
+                f"drop_last leaves no batch: {self._samples()} samples are fewer than batch_size {self.batch_size}",
+                fix="a smaller batch_size, or drop_last=False",
+            )
+
+    def __len__(self) -> int:
+        """Batches in a pass."""
+        samples = self._samples()
+        return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
+
+    def _samples(self) -> int:
+        return len(self.sampler) if hasattr(self.sampler, "__len__") else len(self.dataset)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._started:  # the last pass was left early
+            self.epoch, self.position = self.epoch + 1, 0
+        self._started = True
+        self._pass = this_pass = object()
+        return self._run(this_pass, self.epoch, self.position, self._order(self.epoch))
+
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+        if isinstance(self.sampler, Sampler):
+            order = self.sampler.order()
+        else:
+            order = np.asarray([int(i) for i in self.sampler], dtype=np.int64)
+            outside = order[(order < 0) | (order >= len(self.dataset))]
+            if outside.size:
+                raise IndexRangeError(f"the sampler gave index {outside[0]}", expected=f"0 to {len(self.dataset) - 1}")
+        size = self.batch_size
+        stop = len(order) - len(order) % size if self.drop_last else len(order)
+        return [order[i : i + size] for i in range(0, stop, size)]
+
+    def _run(self, this_pass: object, epoch: int, start: int, order: list[np.ndarray]) -> Iterator[Any]:
+        with contextlib.closing(self._batches(epoch, start, order)) as batches:
+            for number, batch in enumerate(batches, start):
+                if self._pass is this_pass:  # an older pass, still iterated, does not count
+                    self.position = number + 1
+                yield batch
+        if self._pass is this_pass:
+            self.epoch, self.position, self._started = epoch + 1, 0, False
+
+    def _batches(self, epoch: int, start: int, order: list[np.ndarray]) -> Generator[Any, None, None]:
+        get_batch = batch_getter(self.dataset) if self.collate_fn is None else None
+        if get_batch is not None:
+            for indices in order[start:]:
+                yield to_backend(get_batch(indices), self.backend)
+            return
+        fetch = Fetch(self.dataset, self.collate_fn, self.seed, epoch)
+        jobs = [(number, order[number]) for number in range(start, len(order))]
+        results: Generator[Any, None, None]
+        if self.num_workers and jobs:
+            results = workers.run(fetch, jobs, self.num_workers, self.prefetch_factor, self.multiprocessing_context)
+        else:
+            results = (fetch(*job) for job in jobs)
+        with contextlib.closing(results):
+            for batch in results:
+                yield to_backend(batch, self.backend, arrays=self.collate_fn is None)
+
+    # -- resuming -----------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """The seed, the epoch, and the batches of it that were delivered."""
+        state = {"seed": self.seed, "epoch": self.epoch, "position": self.position, **self._layout()}
+        if hasattr(self.sampler, "state_dict"):
+            state["sampler"] = self.sampler.state_dict()
+        return state
+
+    def _layout(self) -> dict[str, Any]:
+        return {
+            "samples": self._samples(),
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken: the next `iter()` delivers the batches that remained of that epoch.
+
+        Errors: `StateDictError` when dataset, batch size, shuffle or drop_last differ from then.
+        """
+        for key in ("seed", "epoch", "position"):
+            if not isinstance(state.get(key), int) or isinstance(state[key], bool) or state[key] < 0:
+                raise StateDictError(f"the loader's state has no valid {key!r}", received=repr(state.get(key)))
+        for key, here in self._layout().items():
+            if state.get(key) != here:
+                raise StateDictError(
+                    f"the loader's {key} is not what it was when its state was saved",
+                    expected=repr(state.get(key)),
+                    received=repr(here),
+                    fix="build the loader as it was; to start the epoch afresh, do not load its state",
+                )
+        if state["position"] > len(self):
+            raise StateDictError(f"the loader's state is at batch {state['position']} of {len(self)}")
+        if hasattr(self.sampler, "load_state_dict") and "sampler" in state:
+            self.sampler.load_state_dict(state["sampler"])
+        self.seed = state["seed"]
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._started, self._pass = False, None
+
+    def __repr__(self) -> str:
+        return (
+            f"DataLoader({self.dataset!r}, batch_size={self.batch_size}, shuffle={self.shuffle}, "
+            f"num_workers={self.num_workers}, batches={len(self)})"
+        )
+
+
+class Fetch:
+    """(number, indices) to a batch, in any process: the default generator is seeded per batch, then put back."""
+
+    def __init__(self, dataset, collate_fn, seed: int, epoch: int):
+        self.dataset, self.collate_fn, self.seed, self.epoch = dataset, collate_fn, seed, epoch
+
+    def __call__(self, number: int, indices: np.ndarray):
+        before = default_generator.get_state()
+        stream = derive_stream(self.epoch, number, 1)
+        default_generator.set_state({"seed": self.seed, "stream": stream, "position": 0})
+        try:
+            positions = indices.tolist()
+            samples = [self.dataset[i] for i in positions]
+            return collate(samples, positions) if self.collate_fn is None else self.collate_fn(samples)
+        finally:
+            default_generator.set_state(before)

@@ -1,0 +1,18 @@
+"""Files: safetensors, checkpoints, IDX, and the samples that `deepcore predict` reads. Nothing here unpickles."""
+
+from __future__ import annotations
+
+from deepcore.io.checkpoint import load, load_checkpoint, read_checkpoint, save, save_checkpoint
+from deepcore.io.idx import read_idx, write_idx
+from deepcore.io.readers import read_samples
+
+__all__ = [
+    "load",
+    "load_checkpoint",
+    "read_checkpoint",
+    "read_idx",
+    "read_samples",
+    "save",
+    "save_checkpoint",
+    "write_idx",
+]

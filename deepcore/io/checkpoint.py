@@ -1,0 +1,413 @@
+"""`save` and `load`: nested state in one safetensors file; and checkpoints of a whole training run.
+
+Tensors and arrays are entries of the file, named by their dotted path; everything else is JSON in its metadata:
+
+    null, true, 1, 0.5, "text", [list]     as themselves
+    {"dict": {…}} {"items": [[k, v], …]}   a dict with string keys; with any keys
+    {"tuple": […]} {"int": "0x…"} {"float": "<16 hex digits>"}   tuples, integers past 64 bits, inf and NaN
+    {"tensor": name} {"array": name} {"scalar": name}            an entry of the file
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from deepcore.backend import Backend, dtypes, get_backend
+from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, FileFormatError, StateDictError, suggest
+from deepcore.io import safetensors
+from deepcore.random import default_generator
+from deepcore.tensor import Tensor, from_raw
+
+_STATE_KEY = "deepcore.state"
+_MAX_DEPTH = 100
+CHECKPOINT_VERSION = 1
+
+
+# -- nested state -----------------------------------------------------------------------------------
+def save(obj, path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write `obj` to `path` as safetensors, atomically: the old file, or the new one, never a part.
+
+    `obj`: dicts, lists, tuples, tensors, NumPy arrays and scalars, int, float, bool, str and None, nested.
+    A `dict[str, Tensor]` becomes a plain safetensors file that any tool reads, its names unchanged.
+    Tensors are stored without their graph and load with `requires_grad=False`; one that occurs twice is stored once,
+    except in a plain `dict[str, Tensor]`. `metadata` are extra notes, str to str.
+
+    Errors: `ArgumentError` for a value of another type, with its path; `DTypeError` for a dtype without a name there.
+    """
+    if isinstance(obj, (str, os.PathLike)) and not isinstance(path, (str, os.PathLike)):
+        raise ArgumentError("save takes the object first, then the path", fix="dc.save(obj, path)")
+    notes = dict(metadata or {})
+    if _STATE_KEY in notes:
+        raise ArgumentError(f"metadata key {_STATE_KEY!r} is written by deepcore itself", fix="use another key")
+    if _is_plain(obj):
+        safetensors.save_file({name: _host(t) for name, t in obj.items()}, path, notes)
+        return
+    encoder = _Encoder()
+    skeleton = encoder.encode(obj, ())
+    notes[_STATE_KEY] = json.dumps(skeleton, separators=(",", ":"), allow_nan=False)
+    safetensors.save_file(encoder.arrays, path, notes)
+
+
+def load(path, backend: str | Backend | None = None):
+    """What `save` wrote to `path`, its tensors on `backend` (default: the default backend).
+
+    A safetensors file of another program gives a dict[str, Tensor]. Nothing in a file is ever run.
+
+    Errors: `FileFormatError` for a file that is damaged, cut short or of another format; the message says how to
+    convert the formats of PyTorch, Keras and NumPy.
+    """
+    backend = get_backend(backend)
+    arrays, metadata = safetensors.load_with_metadata(path)
+    name = os.fsdecode(path)
+    if _STATE_KEY not in metadata:
+        return {key: _tensor(array, key, backend, name) for key, array in arrays.items()}
+    try:
+        skeleton = json.loads(metadata[_STATE_KEY])
+        decoder = _Decoder(arrays, backend, name)
+        state = decoder.decode(skeleton)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError, struct.error) as error:
+        if isinstance(error, DeepcoreError):
+            raise
+        raise FileFormatError(
+            f"{name!r} has a description of its state that cannot be followed: {error}",
+            fix="take another copy; its tensors alone: deepcore.io.safetensors.load_file(path)",
+        ) from None
+    unused = arrays.keys() - decoder.used
+    if unused:
+        raise FileFormatError(f"{name!r} has tensors that its state does not name: {', '.join(sorted(unused)[:5])}")
+    return state
+
+
+def _is_plain(obj) -> bool:
+    """A dict[str, Tensor] whose keys can all be names of entries."""
+    return (
+        isinstance(obj, Mapping)
+        and len(obj) > 0
+        and all(isinstance(t, Tensor) and isinstance(name, str) for name, t in obj.items())
+        and all(name != "__metadata__" and _encodable(name) for name in obj)
+    )
+
+
+def _encodable(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _host(tensor: Tensor) -> np.ndarray:
+    return np.asarray(tensor.backend.to_host(tensor.data))
+
+
+def _tensor(array: np.ndarray, name: str, backend: Backend, path: str) -> Tensor:
+    if not dtypes.is_supported(array.dtype):
+        raise DTypeError(
+            f"{path!r} holds tensor {name!r} as {array.dtype}, which tensors cannot have",
+            fix="read it with deepcore.io.safetensors.load_file(path) and convert it: array.astype('float32')",
+        )
+    return from_raw(backend.from_host(array), backend)
+
+
+class _Encoder:
+    """State to JSON, with the arrays taken out of it."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+        self._names: dict[int, str] = {}
+        self._kept: list = []  # ids stay unique while their objects live
+        self._open: set[int] = set()
+
+    def encode(self, value, path: tuple):
+        if value is None or value is True or value is False or type(value) is str:
+            return value
+        if isinstance(value, Tensor):
+            return {"tensor": self._entry(value, _host, path)}
+        if isinstance(value, np.ndarray):
+            return {"array": self._entry(value, np.asarray, path)}
+        if isinstance(value, np.generic):
+            return {"scalar": self._entry(value, np.asarray, path)}
+        if isinstance(value, int):
+            value = int(value)
+            return value if -(1 << 63) <= value < 1 << 64 else {"int": hex(value)}
+        if isinstance(value, float):
+            value = float(value)
+            return value if value - value == 0.0 else {"float": struct.pack(">d", value).hex()}
+        if isinstance(value, str):
+            return str(value)
+        if isinstance(value, (list, tuple, Mapping)):
+            return self._container(value, path)
+        kind = type(value).__name__
+        raise ArgumentError(
+            f"a {kind} cannot be saved",
+            expected="dict, list, tuple, Tensor, numpy array, int, float, bool, str or None",
+            where=_at(path),
+            fix=_ADVICE.get(kind, "save its state_dict(), or the values it is made of"),
+        )
+
+    def _container(self, value, path: tuple):
+        if id(value) in self._open:
+            raise ArgumentError("a container that contains itself cannot be saved", where=_at(path))
+        if len(path) >= _MAX_DEPTH:
+            raise ArgumentError(f"the state is nested deeper than {_MAX_DEPTH} levels", where=_at(path[:6]))
+        self._open.add(id(value))
+        try:
+            if isinstance(value, list):
+                return [self.encode(item, (*path, i)) for i, item in enumerate(value)]
+            if isinstance(value, tuple):
+                return {"tuple": [self.encode(item, (*path, i)) for i, item in enumerate(value)]}
+            if all(type(key) is str for key in value):
+                return {"dict": {key: self.encode(item, (*path, key)) for key, item in value.items()}}
+            pairs = []
+            for key, item in value.items():
+                if not _is_key(key):
+                    raise ArgumentError(
+                        f"a dict key of type {type(key).__name__} cannot be saved",
+                        expected="str, int, float, bool, None, or tuples of them",
+                        where=_at(path),
+                    )
+                pairs.append([self.encode(key, path), self.encode(item, (*path, key))])
+            return {"items": pairs}
+        finally:
+            self._open.discard(id(value))
+
+    def _entry(self, value, to_array, path: tuple) -> str:
+        known = self._names.get(id(value))
+        if known is not None:
+            return known
+        base = ".".join(str(part) for part in path) or "value"
+        if not _encodable(base):
+            base = base.encode(errors="replace").decode()
+        name, count = base, 1
+        while name in self.arrays or name == "__metadata__":
+            count += 1
+            name = f"{base}~{count}"
+        array = to_array(value)
+        if array.dtype.newbyteorder("=") not in safetensors.DTYPE_NAMES:
+            raise DTypeError(
+                f"an array of dtype {array.dtype} cannot be saved",
+                expected="one of " + ", ".join(dtypes.DTYPES),
+                where=_at(path),
+                fix="convert it first, for example array.astype('float32'); text goes in lists",
+            )
+        self.arrays[name] = array
+        self._names[id(value)] = name
+        self._kept.append(value)
+        return name
+
+
+_ADVICE = {
+    "set": "sorted(the_set)",
+    "frozenset": "sorted(the_set)",
+    "bytes": "numpy.frombuffer(value, 'uint8')",
+    "PosixPath": "str(path)",
+    "WindowsPath": "str(path)",
+    "complex": "(value.real, value.imag)",
+    "dtype": "str(dtype)",
+    "Backend": "backend.name",
+}
+
+
+def _is_key(key) -> bool:
+    if isinstance(key, tuple):
+        return all(_is_key(part) for part in key)
+    return key is None or type(key) in (str, int, float, bool)
+
+
+def _at(path: tuple) -> str:
+    return "state" + "".join(f"[{part!r}]" for part in path)
+
+
+class _Decoder:
+    """JSON back to state; any surprise is a ValueError, KeyError or TypeError, which `load` words."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], backend: Backend, path: str):
+        self.used: set[str] = set()
+        self._arrays, self._backend, self._path = arrays, backend, path
+        self._made: dict[tuple[str, str], Any] = {}
+
+    def decode(self, value):
+        if isinstance(value, list):
+            return [self.decode(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if len(value) != 1:
+            raise ValueError(f"an object with {len(value)} keys")
+        ((tag, held),) = value.items()
+        if tag == "dict":
+            return {key: self.decode(item) for key, item in held.items()}
+        if tag == "items":
+            return {self.decode(key): self.decode(item) for key, item in held}
+        if tag == "tuple":
+            return tuple([self.decode(item) for item in held])
+        if tag == "int":
+            return int(held, 16)
+        if tag == "float":
+            return struct.unpack(">d", bytes.fromhex(held))[0]
+        if tag in ("tensor", "array", "scalar"):
+            return self._entry(tag, held)
+        raise ValueError(f"an unknown tag {tag[:40]!r}")
+
+    def _entry(self, tag: str, name: str):
+        made = self._made.get((tag, name))
+        if made is None:
+            if not isinstance(name, str) or name not in self._arrays:
+                raise KeyError(f"no tensor {name!r}")
+            array = self._arrays[name]
+            made = array
+            if tag == "tensor":
+                made = _tensor(array, name, self._backend, self._path)
+            elif tag == "scalar":
+                if array.ndim:
+                    raise ValueError(f"a scalar of shape {array.shape}")
+                made = array[()]
+            self._made[tag, name] = made
+            self.used.add(name)
+        return made
+
+
+# -- a whole training run ---------------------------------------------------------------------------
+def save_checkpoint(path, *, extra=None, random: bool = True, **parts) -> None:
+    """Write everything a run needs to go on with the same bits, in one file, atomically.
+
+    `parts`, by any name: objects with `state_dict()`/`load_state_dict()`, or `get_state()`/`set_state()`: the model,
+    optimizer, scheduler, loader (its order and position), generators. A part that is None is left out.
+    `random`: the default generator's state too. `extra`: any state `save` takes: epoch, step, history.
+
+    >>> save_checkpoint("last.safetensors", model=model, optimizer=opt, loader=loader, extra={"epoch": 3})
+    """
+    states = {name: _state_of(name, part) for name, part in parts.items() if part is not None}
+    streams = {"default": default_generator.get_state()} if random else {}
+    save({"checkpoint": CHECKPOINT_VERSION, **states, "random": streams, "extra": extra}, path)
+
+
+def load_checkpoint(path, *, random: bool = True, backend: str | Backend | None = None, **parts):
+    """Restore `parts` from a file of `save_checkpoint`, all of them or none, and return its `extra`.
+
+    `parts` are named as when they were saved; those in the file that are not asked for are ignored, so
+    `load_checkpoint(path, model=model, random=False)` takes the weights alone. The file is read and checked whole
+    first; names and shapes are compared; should a part still refuse its state, those already restored are put back.
+    `backend` defaults to that of the parts' own tensors.
+
+    Errors: `FileFormatError` for a damaged file, `StateDictError` for one that does not fit the parts.
+    """
+    parts = {name: part for name, part in parts.items() if part is not None}
+    held = {name: _state_of(name, part) for name, part in parts.items()}
+    name = os.fsdecode(path)
+    saved = read_checkpoint(path, backend or _backend_of(list(held.values())))
+    for key in parts:
+        if key not in saved["parts"]:
+            raise StateDictError(
+                f"{name!r} has no state for {key!r}", fix=suggest(key, saved["parts"]) + ", or leave it out"
+            )
+        _compare(key, held[key], saved["parts"][key], name)
+    jobs = [(parts[key], saved["parts"][key], held[key]) for key in parts]
+    if random and "default" in saved["random"]:
+        jobs.append((default_generator, saved["random"]["default"], default_generator.get_state()))
+    # What is there now shares memory with the parts: keep copies, on the host, to put back.
+    undo = [(part, _copied(before)) for part, _, before in jobs]
+    done = 0
+    try:
+        for part, state, _ in jobs:
+            done += 1
+            _restore(part, state)
+    except BaseException:
+        for part, before in reversed(undo[:done]):
+            _restore(part, before)
+        raise
+    return saved["extra"]
+
+
+def read_checkpoint(path, backend: str | Backend | None = None) -> dict[str, Any]:
+    """The content of a checkpoint as `{"parts": {name: state}, "random": {…}, "extra": …}`."""
+    state = load(path, backend)
+    version = state.get("checkpoint") if isinstance(state, dict) else None
+    if type(version) is not int or not isinstance(state.get("random"), dict) or "extra" not in state:
+        raise FileFormatError(
+            f"{os.fsdecode(path)!r} is not a training checkpoint",
+            expected="a file of save_checkpoint",
+            fix="dc.load(path) reads other files, for example a model's state dict",
+        )
+    if version > CHECKPOINT_VERSION:
+        raise FileFormatError(
+            f"{os.fsdecode(path)!r} is a checkpoint of version {version}",
+            expected=f"at most {CHECKPOINT_VERSION}",
+            fix="pip install -U deepcore",
+        )
+    extra, streams = state.pop("extra"), state.pop("random")
+    del state["checkpoint"]
+    return {"parts": state, "random": streams, "extra": extra}
+
+
+def _state_of(name: str, part):
+    if name == "checkpoint":
+        raise ArgumentError("'checkpoint' cannot be the name of a part", fix="use another name")
+    for method in ("state_dict", "get_state"):
+        if hasattr(part, method):
+            return getattr(part, method)()
+    raise ArgumentError(
+        f"{name!r} has no state to save",
+        expected="an object with state_dict() and load_state_dict()",
+        received=type(part).__name__,
+        fix=f"put plain values in extra={{{name!r}: …}}",
+    )
+
+
+def _restore(part, state) -> None:
+    (part.load_state_dict if hasattr(part, "load_state_dict") else part.set_state)(state)
+
+
+def _tensors(state):
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for item in state.values():
+            yield from _tensors(item)
+    elif isinstance(state, (list, tuple)):
+        for item in state:
+            yield from _tensors(item)
+
+
+def _backend_of(states: list) -> Backend | None:
+    return next((t.backend for t in _tensors(states)), None)
+
+
+def _copied(state):
+    """The state with arrays of its own."""
+    if isinstance(state, Tensor):
+        return from_raw(state.data.copy(), state.backend)
+    if isinstance(state, np.ndarray):
+        return state.copy()
+    if isinstance(state, Mapping):
+        return {key: _copied(item) for key, item in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)([_copied(item) for item in state])
+    return state
+
+
+def _compare(part: str, held, saved, path: str) -> None:
+    """A flat dict of tensors must have the same names and shapes as the part has now."""
+    if not (isinstance(held, Mapping) and held and all(isinstance(t, Tensor) for t in held.values())):
+        return
+    if not isinstance(saved, Mapping):
+        raise StateDictError(f"{path!r} holds no state dict for {part!r}", received=type(saved).__name__)
+    missing = [key for key in held if key not in saved]
+    extra = [key for key in saved if key not in held]
+    shapes = [
+        f"{key}: {tuple(saved[key].shape)} in the file, {tuple(held[key].shape)} here"
+        for key in held
+        if key in saved and tuple(getattr(saved[key], "shape", ())) != tuple(held[key].shape)
+    ]
+    faults = [
+        f"{word} {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+        for word, names in (("missing:", missing), ("unexpected:", extra), ("of another shape:", shapes))
+        if names
+    ]
+    if faults:
+        raise StateDictError(
+            f"{path!r} does not fit {part!r}",
+            received="; ".join(faults),
+            fix="build it with the same layers as when the checkpoint was saved",
+        )

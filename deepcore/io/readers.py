@@ -1,0 +1,208 @@
+"""Samples from the files people have: CSV, NPY, PNG, JPEG, IDX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepcore.errors import DataError, FileFormatError, MissingDependencyError, ShapeError
+from deepcore.io.files import open_regular
+from deepcore.io.foreign import identify
+from deepcore.io.idx import read_idx
+
+_IMAGES = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"))
+_MAX_TEXT = 1 << 30
+_FIX = "give a CSV, NPY, PNG, JPEG or IDX file"
+
+
+def read_samples(path, shape: Sequence[int] | None = None) -> np.ndarray:
+    """The samples in a file as float32 of shape (N, *shape); the format is told by the content.
+
+    CSV: one sample a row, values as they are; a first row that is not numbers is taken as column names. NPY and IDX:
+    one sample per first index, or a single sample of exactly `shape`. PNG and JPEG: one sample.
+    Eight-bit values (images, and uint8 arrays) become fractions of 255; other numbers stay.
+
+    shape: that of one sample, as the network takes it. An image becomes grey for 1 channel or a flat square shape,
+    RGB for 3, and is resized to it (bilinear); elsewhere the values must fill the shape exactly. None keeps what is
+    there: an image as (1, C, H, W).
+
+    Errors: `FileFormatError` for a damaged or unknown file, `DataError` for ragged, empty or non-numeric rows,
+    `ShapeError` for samples of another size, `MissingDependencyError` for images without Pillow.
+    """
+    name = os.fsdecode(path)
+    wanted = None if shape is None else tuple(int(n) for n in shape)
+    with open_regular(path) as file:
+        head = file.read(512)
+    if any(head.startswith(magic) for magic, _ in _IMAGES):
+        return _read_image(name, wanted)
+    if head.startswith(b"\x93NUMPY"):
+        array = _read_npy(name)
+    elif head[:2] == b"\0\0" or head.startswith(b"\x1f\x8b"):
+        array = read_idx(path)
+    elif name.lower().endswith(".npy"):
+        raise FileFormatError(f"{name!r} is not an NPY file, whatever its name says", fix=_FIX)
+    else:
+        found = identify(head, name)
+        if found is not None:
+            raise FileFormatError(f"{name!r} is {found[0]}, which holds no samples to read", fix=_FIX)
+        array = _read_csv(name)
+    if array.dtype == np.uint8:
+        array = array.astype(np.float32) / np.float32(255)
+    return _fit(array.astype(np.float32, copy=False), wanted, name)
+
+
+def _fit(array: np.ndarray, shape: tuple[int, ...] | None, name: str) -> np.ndarray:
+    if shape is not None and array.shape == shape:
+        array = array[None]
+    if array.ndim == 0 or len(array) == 0:
+        raise DataError(f"{name!r} holds no samples")
+    if shape is None:
+        return array
+    sample = array.shape[1:]
+    if math.prod(sample) != math.prod(shape):
+        raise ShapeError(
+            f"the samples in {name!r} have another size than the network takes",
+            expected=f"shape {shape}, {math.prod(shape)} values each",
+            received=f"shape {sample}, {math.prod(sample)} values each",
+            fix="write one sample per row (CSV) or per first index (NPY, IDX)",
+        )
+    return np.ascontiguousarray(array.reshape(len(array), *shape))
+
+
+# -- CSV --------------------------------------------------------------------------------------------
+def _read_csv(name: str) -> np.ndarray:
+    with open_regular(name) as file:
+        raw = file.read(_MAX_TEXT + 1)
+    if len(raw) > _MAX_TEXT:
+        raise FileFormatError(f"{name!r} is longer than {_MAX_TEXT:,} bytes", fix="store it as NPY: numpy.save")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise FileFormatError(f"{name!r} is of no format known here", fix=_FIX)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = next((mark for mark in (",", ";", "\t") if mark in first), None)
+    try:
+        if delimiter is None:
+            rows = [(n, line.split()) for n, line in enumerate(text.splitlines(), 1)]
+        else:
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise FileFormatError(f"{name!r} cannot be read as CSV: {error}", fix=_FIX) from None
+    rows = [(n, row) for n, row in rows if any(cell.strip() for cell in row)]
+    if rows and not any(_is_number(cell) for cell in rows[0][1]):
+        del rows[0]  # column names
+    if not rows:
+        raise DataError(f"{name!r} holds no rows of numbers", fix=_FIX)
+    width = len(rows[0][1])
+    values = np.empty((len(rows), width), np.float32)
+    for i, (line, row) in enumerate(rows):
+        if len(row) != width:
+            raise DataError(
+                f"{name!r} has rows of different lengths",
+                expected=f"{width} values, as in line {rows[0][0]}",
+                received=f"{len(row)} in line {line}",
+            )
+        try:
+            values[i] = [float(cell) for cell in row]
+        except ValueError:
+            bad = next(i for i, cell in enumerate(row) if not _is_number(cell))
+            raise DataError(
+                f"{name!r} has a value that is not a number",
+                received=f"{row[bad]!r} in line {line}, column {bad + 1}",
+                fix="leave out columns of text, and fill in missing values",
+            ) from None
+    return values
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+# -- NPY --------------------------------------------------------------------------------------------
+def _read_npy(name: str) -> np.ndarray:
+    """An NPY array; its header is compared with the file's size before memory is taken, and nothing is unpickled."""
+    with open_regular(name) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, fortran, dtype = read(file)
+        except (ValueError, KeyError, EOFError, RecursionError, MemoryError, TypeError) as error:
+            raise FileFormatError(f"{name!r} has a bad NPY header: {error}", fix="write it again: numpy.save") from None
+        if dtype.hasobject or dtype.kind not in "biuf":
+            raise FileFormatError(
+                f"{name!r} holds values of dtype {dtype}",
+                expected="numbers",
+                fix="numpy.save(path, array.astype('float32'))",
+            )
+        begin = file.tell()
+        size = os.fstat(file.fileno()).st_size - begin
+        if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != size:
+            raise FileFormatError(
+                f"{name!r} is damaged: shape {shape} of {dtype} takes {math.prod(shape) * dtype.itemsize:,} bytes "
+                f"and {size:,} are there",
+                fix="take another copy",
+            )
+        flat = np.frombuffer(file.read(size), dtype)
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+# -- images -----------------------------------------------------------------------------------------
+def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise MissingDependencyError("reading images needs Pillow", fix="pip install pillow") from None
+    channels, size = _image_target(shape, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(name, formats=[kind for _, kind in _IMAGES]) as image:
+                if channels is None:
+                    channels = 1 if image.mode in ("1", "L", "LA", "I;16", "I") else 3
+                grey: Image.Image = image
+                if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow's own conversion clips
+                    wide = np.asarray(image).astype(np.float32) / np.float32(257)
+                    grey = Image.fromarray(np.rint(wide).clip(0, 255).astype(np.uint8))
+                picture = grey.convert("L" if channels == 1 else "RGB")
+                if size is not None and picture.size != size:
+                    picture = picture.resize(size, Image.Resampling.BILINEAR)
+                pixels = np.asarray(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise FileFormatError(f"{name!r} cannot be decoded: {error}", fix="take another copy") from None
+    values = pixels.astype(np.float32) / np.float32(255)
+    values = values[None] if channels == 1 else values.transpose(2, 0, 1)
+    return np.ascontiguousarray(values.reshape(1, *(values.shape if shape is None else shape)))
+
+
+def _image_target(shape: tuple[int, ...] | None, name: str) -> tuple[int | None, tuple[int, int] | None]:
+    """(channels, (width, height)) that an image must have to fill `shape`."""
+    if shape is None:
+        return None, None
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return shape[0], (shape[2], shape[1])
+    if len(shape) == 2:
+        return 1, (shape[1], shape[0])
+    side = math.isqrt(shape[0]) if len(shape) == 1 else 0
+    if side and side * side == shape[0]:
+        return 1, (side, side)
+    raise ShapeError(
+        f"an image ({name!r}) does not fill a sample of shape {shape}",
+        expected="(1, H, W), (3, H, W), (H, W) or a flat square",
+        fix="give the network's input as CSV or NPY",
+    )

@@ -1,0 +1,443 @@
+"""`dc.save`, `dc.load`, and checkpoints of a whole run."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections import OrderedDict, namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore import io
+from deepcore.backend import get_backend
+from deepcore.backend.dtypes import DTYPES
+from deepcore.data import DataLoader, TensorDataset
+from deepcore.errors import ArgumentError, DTypeError, FileFormatError, StateDictError
+from deepcore.io import load_checkpoint, safetensors, save_checkpoint
+from deepcore.tensor import Tensor
+
+
+def host(tensor):
+    return np.asarray(tensor.backend.to_host(tensor.data))
+
+
+def equal(a, b):
+    """The same types, values and bits, all the way down."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Tensor):
+        return equal(host(a), host(b))
+    if isinstance(a, (np.ndarray, np.generic)):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, dict):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a.items(), b.items(), strict=True))
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float):
+        return struct.pack("d", a) == struct.pack("d", b)
+    return a == b
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "state.safetensors"
+
+
+# -- save and load ----------------------------------------------------------------------------------
+STATE = {
+    "model": {"0.weight": dc.tensor([[1.0, 2.0]]), "0.bias": dc.tensor([3.0])},
+    "optimizer": {
+        "state": {0: {"step": 3, "exp_avg": dc.ones(2), "max": None}, 1: {}},
+        "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0, 1], "nesterov": True}],
+    },
+    "floats": [math.inf, -math.inf, math.nan, -0.0, 0.1, 5e-324, 1.7976931348623157e308],
+    "nan bits": struct.unpack("d", struct.pack("Q", 0xFFF8_0000_0000_1234))[0],
+    "ints": [0, -1, 2**63 - 1, -(2**63), 2**64 - 1, 2**64, -(10**5000)],
+    "keys": {None: 1, True: 2, 2.5: 3, ("a", 1): 4, -(2**70): 5},
+    "text": 'é 字 \0 \ud800 {"tensor": 1}',
+    "like tags": {"tensor": "x", "dict": {"tuple": []}},
+    "nothing": [None, {}, [], (), "", [[[]]], ({},)],
+    "array": np.arange(6).reshape(2, 3).astype(np.uint16),
+    "scalar": np.float32(0.1),
+    "bool scalar": np.bool_(True),
+    "": {"": {"": dc.zeros(0, 3)}},
+}
+
+
+def test_nested_state_round_trips_exactly(path):
+    io.save(STATE, path)
+    assert equal(io.load(path), STATE)
+    before = path.read_bytes()
+    io.save(io.load(path), path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [], {}, (1,), dc.ones(2), np.ones(2), np.int8(3), math.nan])
+def test_any_value_can_be_the_whole(value, path):
+    io.save(value, path)
+    assert equal(io.load(path), value)
+
+
+def test_property_nested_state(path, monkeypatch):
+    pytest.importorskip("hypothesis")
+    from hypothesis import given, settings
+    from hypothesis import strategies as st
+
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    keys = st.text(max_size=4) | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False)
+    leaves = (
+        keys
+        | st.floats()
+        | st.builds(
+            lambda n, kind: np.arange(n).astype(kind), st.integers(0, 3), st.sampled_from(list(DTYPES.values()))
+        )
+        | st.builds(lambda n: dc.ones(n), st.integers(0, 3))
+    )
+    states = st.recursive(
+        leaves,
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.lists(inner, max_size=3).map(tuple)
+            | st.dictionaries(keys, inner, max_size=4)
+        ),
+        max_leaves=12,
+    )
+
+    @settings(max_examples=80)
+    @given(states)
+    def check(state):
+        io.save(state, path)
+        assert equal(io.load(path), state)
+
+    check()
+
+
+@pytest.mark.parametrize("dtype", list(DTYPES.values()), ids=str)
+def test_every_dtype_on_every_backend(dtype, backend, path):
+    values = np.array([[0, 1], [1, 0], [1, 1]]).astype(dtype)
+    io.save({"x": dc.tensor(values, backend=backend)}, path)
+    back = io.load(path, backend=backend)["x"]
+    assert back.backend is get_backend(backend) and back.dtype == dtype
+    assert host(back).tobytes() == values.tobytes()
+    assert io.load(path)["x"].backend == "cpu"
+
+
+def test_a_plain_dict_is_a_plain_file(path):
+    state = OrderedDict([("b.weight", dc.ones(2, 3)), ("a", dc.zeros(1)), ("b.weight~2", dc.ones(1))])
+    state["a"].requires_grad_()
+    io.save(state, path, metadata={"note": "1"})
+    arrays, metadata = safetensors.load_with_metadata(path)
+    assert list(arrays) == list(state) and metadata == {"note": "1"}
+    loaded = io.load(path)
+    assert type(loaded) is dict and equal(loaded, dict(state)) and not loaded["a"].requires_grad
+
+
+def test_files_of_pytorch(path):
+    torch = pytest.importorskip("torch")
+    public = pytest.importorskip("safetensors.torch")
+    layer = torch.nn.Linear(3, 2)
+    public.save_file(layer.state_dict(), path)
+    loaded = io.load(path)
+    np.testing.assert_array_equal(loaded["weight"].numpy(), layer.weight.detach().numpy())
+    io.save(loaded, path)
+    layer.load_state_dict(public.load_file(path))
+    io.save({"layer": loaded, "epoch": 3}, path)
+    assert set(public.load_file(path)) == {"layer.weight", "layer.bias"}
+
+
+def test_entries_are_named_by_their_path(path):
+    state = {"a": {"b": dc.ones(1), "list": [dc.ones(2)], 0: dc.ones(3)}, "a.b": dc.ones(4), "__metadata__": dc.ones(5)}
+    io.save(state, path)
+    assert set(safetensors.load_file(path)) == {"a.b", "a.list.0", "a.0", "a.b~2", "__metadata__~2"}
+    assert equal(io.load(path), state)
+
+
+def test_a_tensor_that_occurs_twice_is_stored_once(path):
+    weight = dc.ones(1000)
+    io.save({"encoder": [weight], "decoder": [weight]}, path)
+    loaded = io.load(path)
+    assert loaded["encoder"][0] is loaded["decoder"][0]
+    assert path.stat().st_size < 5000
+
+
+def test_subclasses_become_plain(path):
+    point = namedtuple("point", "x y")
+
+    class Number(int):
+        pass
+
+    io.save({"od": OrderedDict(a=1), "nt": point(1, 2), "n": Number(3), "p": dc.nn.Parameter(dc.ones(1))}, path)
+    loaded = io.load(path)
+    assert equal(loaded, {"od": {"a": 1}, "nt": (1, 2), "n": 3, "p": dc.ones(1)})
+
+
+def cycle():
+    state = {"a": []}
+    state["a"].append(state)
+    return state
+
+
+def deep():
+    state = []
+    for _ in range(150):
+        state = [state]
+    return state
+
+
+@pytest.mark.parametrize(
+    "state, error, message",
+    [
+        ({"a": [1, {2}]}, ArgumentError, r"state\['a'\]\[1\]"),
+        ({"a": b"x"}, ArgumentError, "a bytes cannot be saved"),
+        ({"a": lambda: 0}, ArgumentError, "a function cannot be saved"),
+        ({"a": Path("x")}, ArgumentError, r"str\(path\)"),
+        ({"a": {b"k": 1}}, ArgumentError, "key of type bytes"),
+        ({"a": np.array(["x"])}, DTypeError, r"state\['a'\]"),
+        ({"a": np.array([object()])}, DTypeError, "object"),
+        ({"a": np.complex64(1)}, DTypeError, "complex64"),
+        (cycle(), ArgumentError, "contains itself"),
+        (deep(), ArgumentError, "deeper than 100"),
+        ([[]] * 60, ArgumentError, "lists and objects"),
+    ],
+    ids=["set", "bytes", "function", "path", "key", "text", "object", "complex", "cycle", "deep", "flood"],
+)
+def test_what_cannot_be_saved(state, error, message, path, monkeypatch):
+    monkeypatch.setattr(safetensors, "_MAX_BRACKETS", 50)
+    path.write_bytes(b"old")
+    with pytest.raises(error, match=message):
+        io.save(state, path)
+    assert path.read_bytes() == b"old" and len(list(path.parent.iterdir())) == 1
+
+
+def test_arguments_in_the_wrong_order(path):
+    with pytest.raises(ArgumentError, match=r"dc\.save\(obj, path\)"):
+        io.save(str(path), {"a": 1})
+
+
+@pytest.mark.parametrize(
+    "skeleton",
+    [
+        "",
+        "[",
+        '{"a": 1, "b": 2}',
+        "{}",
+        '{"unknown": 1}',
+        '{"tensor": "y"}',
+        '{"tensor": ["x"]}',
+        '{"tensor": null}',
+        '{"scalar": "x"}',
+        '{"dict": []}',
+        '{"items": 3}',
+        '{"items": [[1]]}',
+        '{"items": [[[], 1]]}',
+        '{"tuple": 3}',
+        '{"int": 3}',
+        '{"int": "zz"}',
+        '{"float": "00"}',
+        "[" * 100_000 + "]" * 100_000,
+        "null",
+    ],
+)
+def test_a_damaged_description_is_refused(skeleton, path):
+    safetensors.save_file({"x": np.zeros(2)}, path, {"deepcore.state": skeleton})
+    with pytest.raises(FileFormatError) as caught:
+        io.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_eight_bit_floats_are_read_but_not_as_tensors(path):
+    import ml_dtypes
+
+    safetensors.save_file({"x": np.ones(2, ml_dtypes.float8_e4m3fn)}, path)
+    with pytest.raises(DTypeError, match="load_file"):
+        io.load(path)
+
+
+def test_lazy_names():
+    assert dc.save is io.save and dc.load is io.load
+
+
+# -- a whole run --------------------------------------------------------------------------------------
+class Momentum:
+    """A part of a run: state_dict and load_state_dict, with tensors of its own."""
+
+    def __init__(self, params):
+        self.params = params
+        self.buffers = [np.zeros(p.shape, np.float32) for p in params]
+        self.steps = 0
+
+    def step(self, gradients):
+        self.steps += 1
+        for p, b, g in zip(self.params, self.buffers, gradients, strict=True):
+            b *= 0.9
+            b += g
+            p.data -= np.float32(0.1) * b
+
+    def state_dict(self):
+        state = {i: {"buffer": dc.from_numpy(b), "step": self.steps} for i, b in enumerate(self.buffers)}
+        return {"state": state, "param_groups": [{"lr": 0.1, "params": list(state)}]}
+
+    def load_state_dict(self, state):
+        if len(state["state"]) != len(self.buffers):
+            raise StateDictError("another number of parameters")
+        for i, b in enumerate(self.buffers):
+            b[...] = host(state["state"][i]["buffer"])
+            self.steps = state["state"][i]["step"]
+
+
+class Net:
+    def __init__(self, width=3):
+        self.weight = dc.randn(width, 4)
+
+    def state_dict(self):
+        return {"weight": self.weight.detach()}
+
+    def load_state_dict(self, state):
+        self.weight.data[...] = host(state["weight"])
+
+
+class Run:
+    def __init__(self, seed, width=3):
+        dc.manual_seed(seed)
+        self.net = Net(width)
+        self.optimizer = Momentum([self.net.weight])
+        data = TensorDataset(np.arange(40, dtype=np.float32).reshape(10, 4), np.arange(10))
+        self.loader = DataLoader(data, batch_size=3, shuffle=True)
+        self.generator = dc.Generator(seed)
+        self.log = []
+
+    @property
+    def parts(self):
+        return {k: getattr(self, k) for k in ("net", "optimizer", "loader", "generator")}
+
+    def train(self, steps):
+        while steps:
+            for x, _ in self.loader:
+                noise = dc.randn(*self.net.weight.shape).numpy() + dc.rand(1, generator=self.generator).numpy()
+                self.optimizer.step([noise * x.numpy().mean(0) / 100])
+                self.log.append(self.net.weight.numpy().tobytes())
+                steps -= 1
+                if not steps:
+                    break
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 6])
+def test_a_resumed_run_has_the_same_bits(cut, path):
+    whole = Run(1)
+    whole.train(cut)
+    save_checkpoint(path, extra={"step": cut}, **whole.parts)
+    whole.loader.load_state_dict(whole.loader.state_dict())  # go on within the epoch
+    whole.train(10)
+
+    second = Run(2)  # everything about it differs
+    second.train(2)
+    assert load_checkpoint(path, **second.parts) == {"step": cut}
+    second.log = whole.log[:cut]
+    second.train(10)
+    assert second.log == whole.log
+    assert second.optimizer.steps == whole.optimizer.steps
+
+
+def test_with_layers_and_none(path, backend):
+    model = dc.nn.Linear(3, 2).to(backend)
+    save_checkpoint(path, model=model, scheduler=None, extra=[1, (2,)])
+    other = dc.nn.Linear(3, 2).to(backend)
+    assert load_checkpoint(path, model=other, scheduler=None) == [1, (2,)]
+    assert equal(model.state_dict(), other.state_dict())
+    assert other.weight.backend is get_backend(backend)
+    assert set(safetensors.load_file(path)) == {"model.weight", "model.bias"}
+
+
+def test_the_random_state_is_restored_unless_told_otherwise(path):
+    save_checkpoint(path)
+    expected = dc.rand(3).numpy()
+    dc.manual_seed(99)
+    load_checkpoint(path, random=False)
+    assert dc.rand(3).numpy().tolist() != expected.tolist()
+    load_checkpoint(path)
+    assert dc.rand(3).numpy().tolist() == expected.tolist()
+    save_checkpoint(path, random=False)
+    before = dc.random.get_rng_state()
+    load_checkpoint(path)
+    assert dc.random.get_rng_state() == before
+
+
+def snapshot(run):
+    return [
+        run.net.weight.numpy().copy(),
+        run.optimizer.buffers[0].copy(),
+        run.optimizer.steps,
+        run.loader.state_dict(),
+        run.generator.get_state(),
+        dc.random.get_rng_state(),
+    ]
+
+
+def test_all_or_nothing_when_a_part_refuses(path):
+    run = Run(1)
+    run.train(4)
+    save_checkpoint(path, **run.parts)
+    other = Run(2)
+    other.train(2)
+    other.loader = DataLoader(other.loader.dataset, batch_size=2, shuffle=True)  # comes after net and optimizer
+    before = snapshot(other)
+    with pytest.raises(StateDictError, match="batch_size"):
+        load_checkpoint(path, **other.parts)
+    assert equal(snapshot(other), before)
+
+
+@pytest.mark.parametrize("mend", ["shape", "missing", "unexpected", "part"])
+def test_nothing_is_touched_when_names_or_shapes_differ(mend, path):
+    run = Run(1)
+    save_checkpoint(path, **run.parts)
+    other = Run(2, width=5 if mend == "shape" else 3)
+    parts = other.parts
+    if mend == "missing":
+        other.net.state_dict = lambda: {"weight": other.net.weight, "bias": dc.ones(1)}
+    elif mend == "unexpected":
+        other.net.state_dict = lambda: {"w": other.net.weight}
+    elif mend == "part":
+        parts["optimiser"] = parts.pop("optimizer")
+    before = snapshot(other)
+    expected = {
+        "shape": r"weight: \(3, 4\) in the file, \(5, 4\) here",
+        "missing": "missing: bias",
+        "unexpected": "missing: w; unexpected: weight",
+        "part": "did you mean 'optimizer'",
+    }
+    with pytest.raises(StateDictError, match=expected[mend]):
+        load_checkpoint(path, **parts)
+    assert equal(snapshot(other), before)
+
+
+def test_a_damaged_checkpoint_touches_nothing(path):
+    run = Run(1)
+    save_checkpoint(path, **run.parts)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+    before = snapshot(run)
+    with pytest.raises(FileFormatError, match="corrupt"):
+        load_checkpoint(path, **run.parts)
+    assert equal(snapshot(run), before)
+
+
+def test_other_files_are_no_checkpoints(path):
+    io.save({"w": dc.ones(1)}, path)
+    with pytest.raises(FileFormatError, match="not a training checkpoint"):
+        load_checkpoint(path)
+    io.save({"checkpoint": 2, "random": {}, "extra": None}, path)
+    with pytest.raises(FileFormatError, match="version 2"):
+        load_checkpoint(path)
+
+
+def test_parts_need_a_state(path):
+    with pytest.raises(ArgumentError, match="extra="):
+        save_checkpoint(path, epoch=3)
+    with pytest.raises(ArgumentError, match="another name"):
+        save_checkpoint(path, checkpoint=dc.nn.Linear(1, 1))
+    assert not path.exists()
