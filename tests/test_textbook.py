@@ -1,0 +1,159 @@
+"""The first textbook cases, with their numbers; what is tested is the code of examples/."""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture
+def example(backend):
+    """Load an example afresh, on the backend; everything in the test then runs there."""
+
+    def load(name: str):
+        spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    with dc.use_backend(backend):
+        yield load
+
+
+def test_perceptron_computes_nand_and_nands_add(example):
+    adder = example("perceptron_adder")
+    a, b = dc.tensor([0.0, 0.0, 1.0, 1.0]), dc.tensor([0.0, 1.0, 0.0, 1.0])
+    assert adder.nand(a, b).tolist() == [1, 1, 1, 0]
+    eight = [dc.tensor([(n >> i) & 1 for n in range(8)]).float() for i in range(3)]
+    total, carry = adder.add_bits(*eight)
+    assert (total + 2 * carry).tolist() == [bin(n).count("1") for n in range(8)]
+    x, y = dc.arange(256).reshape(256, 1).expand(256, 256), dc.arange(256).expand(256, 256)
+    assert (adder.add(x, y) == x + y).all().item()
+
+
+def test_one_neuron(example):
+    neuron = example("one_neuron")
+    assert neuron.preactivation(neuron.W, neuron.B).item() == pytest.approx(-0.29, abs=1e-12)
+    assert neuron.output(neuron.W, neuron.B).item() == pytest.approx(0.4280, abs=5e-5)
+    assert neuron.error(neuron.W, neuron.B).item() == pytest.approx(0.13838, abs=5e-6)
+    assert neuron.train(neuron.true_gradient) == pytest.approx(0.4829, abs=5e-5)
+    assert neuron.train(neuron.shortcut) == pytest.approx(0.6045, abs=5e-5)
+
+
+def test_the_shortcut_is_the_cross_entropy_gradient(example):
+    """What the example says of the shortcut: the true one passes a gradient check, the other is of another loss."""
+    neuron = example("one_neuron")
+
+    def cross_entropy(w, b):
+        a, y = neuron.output(w, b), neuron.TARGET
+        return -2 * (y * dc.log(a) + (1 - y) * dc.log(1 - a))
+
+    step = 1e-6
+    measured = (neuron.error(neuron.W, neuron.B + step) - neuron.error(neuron.W, neuron.B - step)) / (2 * step)
+    assert neuron.true_gradient(neuron.W, neuron.B)[1].item() == pytest.approx(measured.item(), rel=1e-7)
+    for shortcut, exact in zip(neuron.shortcut(neuron.W, neuron.B), dc.grad(cross_entropy, (0, 1))(neuron.W, neuron.B)):
+        np.testing.assert_allclose(shortcut.numpy(), exact.numpy(), rtol=1e-12)
+
+
+def test_one_weight(example):
+    one = example("one_weight")
+    weights, losses, gradients = one.descend(one.product_loss, 5.0, lr=0.1, steps=30)
+    assert (gradients[0], losses[0]) == (8.0, 8.0)
+    assert (weights[1], losses[1]) == (pytest.approx(4.2), pytest.approx(2.88))
+    np.testing.assert_allclose(weights, 3 + 2 * 0.6 ** np.arange(31), rtol=1e-12)
+
+
+def test_parabola(example):
+    one = example("one_weight")
+    weights, losses, _ = one.descend(one.parabola, 5.0, lr=0.01, steps=40)
+    np.testing.assert_allclose(weights, 1 + 4 * 0.98 ** np.arange(41), rtol=1e-12)
+    assert weights[40] == pytest.approx(2.782802, abs=5e-7)
+    assert losses[39] == pytest.approx(3.309435, abs=5e-7)
+
+
+def test_backpropagation_by_hand_equals_autodiff(example):
+    xor = example("xor")
+    x, y = dc.tensor(xor.INPUTS, dtype=dc.float64), dc.tensor(xor.TARGETS, dtype=dc.float64)
+    layers = [(w.double(), b.double()) for w, b in xor.uniform_weights([2, 4, 4, 1], seed=3)]
+    by_hand = xor.backward_by_hand(layers, xor.forward(layers, x), y)
+    for hand, auto in zip(by_hand, xor.backward_by_autodiff(layers, x, y), strict=True):
+        for one, other in zip(hand, auto, strict=True):
+            assert abs(one.numpy()).max() > 1e-6
+            np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-12, atol=1e-15)
+
+
+def test_seeds_trained_together_do_not_see_each_other(example):
+    xor = example("xor")
+    together = xor.train_tutorial(xor.uniform_weights, [2, 2, 1], 20, seeds=[4, 5])
+    alone = xor.train_tutorial(xor.uniform_weights, [2, 2, 1], 20, seeds=[5])
+    np.testing.assert_allclose(together[1].numpy(), alone[0].numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "weights, sizes, epochs",
+    [
+        ("uniform_weights", [2, 2, 1], 1_000),
+        pytest.param("small_normal_weights", [2, 4, 4, 1], 10_000, marks=pytest.mark.slow),
+    ],
+)
+def test_tutorial_programs_do_not_solve_xor(example, weights, sizes, epochs):
+    xor = example("xor")
+    outputs = xor.train_tutorial(getattr(xor, weights), sizes, epochs)
+    assert len(outputs) == 20
+    assert sum(xor.solved(one) for one in outputs) == 0
+
+
+def test_recipe_solves_xor_and_a_linear_model_cannot(example, backend):
+    xor = example("xor")
+    seeds = range(2 if backend == "standin" else 20)  # the stand-in checks every call, at its price
+    assert sum(xor.solved(xor.train_recipe(seed)) for seed in seeds) >= 0.95 * len(seeds)
+    assert not any(xor.solved(xor.train_linear(seed)) for seed in seeds)
+    np.testing.assert_allclose(xor.train_linear(0, epochs=300).numpy(), 0.5, atol=0.01)
+
+
+def test_softmax_and_sizes(example):
+    sizes = example("softmax_and_sizes")
+    assert [f"{p:.4f}" for p in sizes.probabilities().tolist()] == ["0.6590", "0.2424", "0.0986"]
+    assert [sizes.count(sizes.network(hidden)) for hidden in (64, 128)] == [50_890, 101_770]
+
+
+def test_gradients_of_a_numpy_function(example, backend):
+    """On the backend's own arrays: nothing in the function names the array library of the argument."""
+    rosenbrock = example("numpy_gradients").rosenbrock
+    x = dc.tensor([1.3, 0.7, 0.8, 1.9, 1.2], dtype=dc.float64).data
+    gradient = dc.grad(rosenbrock)(x)
+    assert type(gradient) is type(x)
+    host = dc.get_backend(backend).to_host(gradient)
+    np.testing.assert_allclose(host, [515.4, -285.4, -341.6, 2085.4, -482.0], rtol=1e-12)
+
+
+def test_one_script_for_both_backends(backend, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["both_backends.py", backend])
+    script, least = (EXAMPLES / "both_backends.py").read_text(), 0.96
+    assert "range(20)" in script
+    if backend == "standin":  # it checks every call, at its price
+        script, least = script.replace("range(20)", "range(1)"), 0.80
+    with dc.use_backend("cpu"):  # puts back the default that the script sets
+        exec(compile(script, "both_backends.py", "exec"), {})
+    said = capsys.readouterr().out
+    assert said.startswith(f"backend {backend}")
+    assert float(said.split()[2].rstrip("%")) / 100 >= least
+
+
+def test_script_for_both_backends_is_twenty_lines():
+    code = (EXAMPLES / "both_backends.py").read_text().split('"""')[2].splitlines()
+    assert len([line for line in code if line.strip()]) <= 20
+
+
+@pytest.mark.parametrize("name", ["perceptron_adder", "one_neuron", "one_weight", "softmax_and_sizes", "numpy_gradients"])
+def test_examples_run(name, capsys):
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert capsys.readouterr().out
