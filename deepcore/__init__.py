@@ -91,6 +91,7 @@ from deepcore.tensor import (  # noqa: E402
 )
 
 globals().update(ops.public())
+bool = bool_  # PyTorch's name for the dtype
 
 if _TYPE_CHECKING:
     from deepcore import data, io, train

@@ -6,6 +6,7 @@ import difflib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 
 _PACKAGE = str(Path(__file__).resolve().parent)
 _KERNELS = str(Path(__file__).resolve().parent.parent / "kernels")
@@ -129,7 +130,7 @@ def suggest(name: str, choices: Iterable[str]) -> str:
 
 def _user_call_site() -> str:
     """`train.py:12`: the innermost frame outside deepcore."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith((_PACKAGE, _KERNELS, "<frozen")):

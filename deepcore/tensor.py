@@ -19,18 +19,16 @@ else:
 class Storage:
     """What tensors over the same memory share: how often it was written, and which views of it live."""
 
-    __slots__ = ("prune_at", "version", "views")
+    __slots__ = ("version", "views")
 
     def __init__(self):
         self.version = 0
         self.views: list[weakref.ref] = []
-        self.prune_at = 64
 
     def add_view(self, view: Tensor) -> None:
         self.views.append(weakref.ref(view))
-        if len(self.views) > self.prune_at:
+        if len(self.views) % 64 == 0:
             self.views = [ref for ref in self.views if ref() is not None]
-            self.prune_at = 2 * len(self.views) + 64
 
 
 class Tensor(TensorMethods):
@@ -52,9 +50,9 @@ class Tensor(TensorMethods):
         self.backend = backend
         self._requires_grad = requires_grad
         self._node = node
-        self.grad = None
-        self._base = None
-        self._storage = None
+        self.grad: Tensor | None = None
+        self._base: tuple[Tensor, tuple] | None = None
+        self._storage: Storage | None = None
 
     # -- the array ----------------------------------------------------------------------------------
     @property
@@ -238,7 +236,9 @@ class Tensor(TensorMethods):
 
     def __array__(self, dtype=None, copy=None):
         if self.backend.name != "cpu":
-            raise BackendError(f"a tensor on {self.backend} does not turn into a NumPy array by itself", fix="t.numpy()")
+            raise BackendError(
+                f"a tensor on {self.backend} does not turn into a NumPy array by itself", fix="t.numpy()"
+            )
         array = self.numpy()
         if dtype is not None and array.dtype != dtype:
             if copy is False:
@@ -276,9 +276,7 @@ class Tensor(TensorMethods):
 
     def __bool__(self) -> bool:
         if self._data.size != 1:
-            raise ShapeError(
-                f"the truth of a tensor of shape {self.shape} is ambiguous", fix="use t.any() or t.all()"
-            )
+            raise ShapeError(f"the truth of a tensor of shape {self.shape} is ambiguous", fix="use t.any() or t.all()")
         return bool(self._data.item())
 
     def __int__(self) -> int:
@@ -363,7 +361,7 @@ def _plain(array, numpy) -> bool:
     if array.dtype.kind != "f" or not array.size:
         return True
     finite = numpy.abs(array[numpy.isfinite(array) & (array != 0)].astype("float64"))
-    return not finite.size or (finite.max() / finite.min() <= 1000 and 1e-4 <= finite.min() and finite.max() < 1e8)
+    return not finite.size or (finite.max() / finite.min() <= 1000 and finite.min() >= 1e-4 and finite.max() < 1e8)
 
 
 def _formatter(array, numpy):
@@ -403,6 +401,7 @@ def _owner(data, backend) -> Backend:
 
 def _to_raw(data, dtype, backend: Backend, copy: bool):
     """Any array, number, nested list or Tensor as a raw array on `backend`."""
+    source: Backend | None
     if isinstance(data, Tensor):
         raw, source = data._data, data.backend
     else:
@@ -442,9 +441,7 @@ def _host_array(data, dtype=None):
     if dtype is not None:  # keep what the numbers hold: 0.1 as float64 is not float32's 0.1
         return array
     numpy_scalars = any(hasattr(leaf, "dtype") for leaf in _leaves(data))
-    if array.dtype == dt.float64 and not numpy_scalars:
-        array = array.astype(dt.default_float)
-    elif not array.size and not numpy_scalars:
+    if (array.dtype == dt.float64 and not numpy_scalars) or (not array.size and not numpy_scalars):
         array = array.astype(dt.default_float)
     elif array.dtype.kind in "iu" and not numpy_scalars:
         array = array.astype(dt.int64)
@@ -558,9 +555,9 @@ def _like(function: str):
 zeros_like, ones_like, empty_like = _like("zeros"), _like("ones"), _like("empty")
 
 
-def full_like(input: Tensor, fill_value, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+def full_like(input: Tensor, fill_value, dtype=None, backend: Any = None, requires_grad: bool = False) -> Tensor:
     """`full` with the shape, dtype and backend of `input`."""
-    backend = input.backend if backend is None else backend
+    backend = backend or input.backend
     return full(input.shape, fill_value, input.dtype if dtype is None else dtype, backend, requires_grad)
 
 

@@ -175,7 +175,9 @@ def test_in_place_equals_the_function(name, backend):
         if expected.shape != first.shape:
             continue
         leaves = [t for t in tensors_in([first, *rest]) if t.requires_grad]
-        weights = dc.tensor(np.linspace(0.5, 1.5, max(expected.numel(), 1))[: expected.numel()].reshape(expected.shape), backend=backend)
+        weights = dc.tensor(
+            np.linspace(0.5, 1.5, max(expected.numel(), 1))[: expected.numel()].reshape(expected.shape), backend=backend
+        )
         want = dc.autograd.grad((expected * weights).sum(), leaves, allow_unused=True)
         copy = first.clone()
         result = getattr(copy, f"{name}_")(*rest, **one.kwargs)

@@ -17,7 +17,7 @@ class Context:
         self._saved: tuple = ()
         self._versions: tuple = ()
         self._outputs: dict[int, int] = {}
-        self._node: Node | None = None
+        self._node: FunctionNode | None = None
         self._constant: set[int] = set()
         self._materialize = True
 

@@ -117,5 +117,3 @@ def _numeric(fn, inputs, t: Tensor, k: int, eps: float):
     if not columns:
         return xp.zeros((_outputs(fn, inputs)[k].numel(), 0), dtype=dt.float64)
     return xp.stack(columns, axis=1)
-
-

@@ -46,42 +46,58 @@ def _silence_numpy() -> None:
 mode = _Mode()
 
 
-def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS) -> Tensor:
-    """Run `op` on tensors; the one place every op passes, so hooks see all of them."""
-    if mode.hook is not None:
+#: How many threads have a hook: the common case of none costs no look-up in the thread's mode.
+watchers = 0
+
+
+def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, watched: bool = True) -> Tensor:
+    """Run `op` on tensors, and record a node if a gradient may be asked for.
+
+    Every op passes here, so a hook sees all of them; `watched=False` is how the hook runs the op itself.
+    """
+    if watchers and watched and mode.hook is not None:
         return mode.hook(op, inputs, params)
-    return run(op, inputs, params)
-
-
-def run(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS) -> Tensor:
-    """`apply` without the hook: compute, and record a node if a gradient may be asked for."""
-    backend = inputs[0].backend
-    recorded = False
-    raw = []
-    for t in inputs:
-        if t.backend is not backend:
-            raise mixed_backends(op.name, inputs)
-        if t._requires_grad:
-            recorded = True
-        raw.append(t._data)
+    first = inputs[0]
+    backend = first.backend
     impl = backend.impls.get(op) or backend.bind(op)
     try:
-        out = mode.context.run(impl, backend, *raw, **params)
+        if len(inputs) == 1:
+            recorded = first._requires_grad
+            out = mode.context.run(impl, backend, first._data, **params)
+        elif len(inputs) == 2 and not params:
+            second = inputs[1]
+            if second.backend is not backend:
+                raise mixed_backends(op.name, inputs)
+            recorded = first._requires_grad or second._requires_grad
+            out = mode.context.run(impl, backend, first._data, second._data)
+        else:
+            recorded = False
+            for t in inputs:
+                if t.backend is not backend:
+                    raise mixed_backends(op.name, inputs)
+                recorded = recorded or t._requires_grad
+            out = mode.context.run(impl, backend, *[t._data for t in inputs], **params)
     except DeepcoreError:
         raise
     except (ValueError, IndexError, TypeError, ArithmeticError) as error:
         raise explain(op, inputs, params, error) from error
     if out.__class__ is not backend.array_type:
         out = backend.asarray(out)
-    if recorded and mode.grad and op.differentiable:
+    if recorded and op.differentiable and mode.grad:
         node = Node(op, inputs, params, out)
         result = Tensor(out, backend, True, node)
-        result._storage = node.storage
+        if node.storage is not None:
+            result._storage = node.storage
     else:
         result = Tensor(out, backend)
-    if op.view:
-        _link_view(result, inputs[0], op, params)
+    if op.view is not None:
+        _link_view(result, first, op, params)
     return result
+
+
+def run(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS) -> Tensor:
+    """`apply` without the hook."""
+    return apply(op, inputs, params, False)
 
 
 def mixed_backends(name: str, inputs: Sequence[Tensor]) -> BackendError:
@@ -191,7 +207,7 @@ class Node:
             if function is None:
                 gradients.append(None)
                 continue
-            arguments = []
+            arguments: list[Any] = []
             for what, key in plan:
                 if what == "g":
                     arguments.append(g)
@@ -245,9 +261,9 @@ def _link_view(view: Tensor, source: Tensor, op, params) -> None:
     """Remember that `view` shares the memory of `source`, so that writing to either keeps both right."""
     if op.view != "always":
         base = view._data.base  # of a copy: None, or the copy itself
-        if base is None or not (base is source._data or base is source._data.base):
-            if base is None or not view.backend.may_share_memory(view._data, source._data):
-                return
+        known = base is not None and (base is source._data or base is source._data.base)
+        if base is None or not (known or view.backend.may_share_memory(view._data, source._data)):
+            return
     storage = source._storage
     if storage is None:
         storage = source._storage = Storage()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 
-from deepcore.autograd.graph import brief, mode, run
+from deepcore.autograd import graph
+from deepcore.autograd.graph import brief, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import NonFiniteError
+
+_LOCK = threading.Lock()
 
 
 class _GradMode(contextlib.ContextDecorator):
@@ -65,16 +69,20 @@ def is_grad_enabled() -> bool:
 def intercept(watcher: Callable) -> Iterator[None]:
     """Inside, every op calls `watcher(proceed, op, inputs, params)`; `proceed(op, inputs, params)` runs it."""
     before = mode.hook
-    proceed = before or run
+    proceed = before or graph.run
 
     def hook(op, inputs, params):
         return watcher(proceed, op, inputs, params)
 
+    with _LOCK:
+        graph.watchers += 1
     mode.hook = hook
     try:
         yield
     finally:
         mode.hook = before
+        with _LOCK:
+            graph.watchers -= 1
 
 
 @contextlib.contextmanager
@@ -84,9 +92,7 @@ def detect_anomaly() -> Iterator[None]:
     def check(proceed, op, inputs, params):
         out = proceed(op, inputs, params)
         if dt.is_floating(out.dtype) and not bool(out.backend.isfinite(out._data).all()):
-            came_in = any(
-                dt.is_floating(t.dtype) and not bool(t.backend.isfinite(t._data).all()) for t in inputs
-            )
+            came_in = any(dt.is_floating(t.dtype) and not bool(t.backend.isfinite(t._data).all()) for t in inputs)
             raise NonFiniteError(
                 f"{op.name} {'in the backward pass ' if mode.backward else ''}"
                 + ("passed on" if came_in else "produced")

@@ -36,9 +36,7 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
     def wrapped(*args, **kwargs):
         leaves: list[Tensor] = []
         raw_kind: list[bool] = []
-        nested = mode.transforms > 0 or (
-            mode.grad and any(_requires_grad(args[n]) for n in numbers if n < len(args))
-        )
+        nested = mode.transforms > 0 or (mode.grad and any(_requires_grad(args[n]) for n in numbers if n < len(args)))
 
         def enter(leaf):
             t = leaf if isinstance(leaf, Tensor) else as_tensor(leaf)

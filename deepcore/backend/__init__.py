@@ -150,7 +150,9 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     if name is None:
         name = settings.backend
     if not isinstance(name, str):
-        raise ArgumentError("a backend is given by its name", expected='"cpu", "cuda", "cuda:1" or "auto"', received=repr(name))
+        raise ArgumentError(
+            "a backend is given by its name", expected='"cpu", "cuda", "cuda:1" or "auto"', received=repr(name)
+        )
     found = _INSTANCES.get(name)
     if found is not None:
         return found

@@ -53,7 +53,9 @@ class CpuBackend(Backend):
 
         BLAS runs on one thread, over slices that the shapes alone decide, so the bits do not depend on the threads.
         """
-        if x.dtype.char in "eE":  # float16, bfloat16: NumPy has no BLAS for them; sum in float32, round once
+        if (
+            x.itemsize == 2 and x.dtype.char in "eE"
+        ):  # float16, bfloat16: NumPy has no BLAS for them; sum in float32, round once
             return self.matmul(x.astype(float32), y.astype(float32)).astype(x.dtype)
         if x.dtype.kind != "f" or (x.size * y.shape[-1] <= _SERIAL_FLOPS and x.size + y.size <= _SERIAL_SIZE):
             return np.matmul(x, y)

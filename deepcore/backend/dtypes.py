@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -84,7 +84,7 @@ def _category(dtype) -> int:
     return _FLOAT if is_floating(dtype) else _INT if dtype.kind in "iu" else _BOOL
 
 
-@lru_cache(maxsize=None)
+@cache
 def promote_types(a, b) -> np.dtype:
     """The dtype that holds both, as torch.promote_types: int64 with float32 is float32."""
     ca, cb = _category(a), _category(b)
@@ -114,12 +114,10 @@ def result_type(operands) -> np.dtype:
             level, dtype = (0 if operand[1] > 0 else 1), operand[0]
         held = ranked[level]
         ranked[level] = dtype if held is None else promote_types(held, dtype)
-    result = None
-    for dtype in ranked:
-        if dtype is None:
-            continue
-        if result is None or _category(dtype) > _category(result):
-            result = dtype
+    result: np.dtype | None = None
+    for held in ranked:
+        if held is not None and (result is None or _category(held) > _category(result)):
+            result = held
     assert result is not None
     return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from deepcore.autograd import apply
+from deepcore.autograd import apply, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError
 from deepcore.ops.registry import (
@@ -43,7 +43,9 @@ def _sub(xp, input, other):
     return xp.subtract(input, other)
 
 
-@elementwise("numeric", vjp=(lambda g, other: g * other, lambda g, input: g * input), aliases=("multiply",), inplace=True)
+@elementwise(
+    "numeric", vjp=(lambda g, other: g * other, lambda g, input: g * input), aliases=("multiply",), inplace=True
+)
 def mul(xp, input, other):
     """input · other"""
     return xp.multiply(input, other)
@@ -474,7 +476,9 @@ def _round(xp, input, *, decimals):
     return _integers_stay(xp, lambda x: xp.round(x, decimals), input)
 
 
-@composite(examples=lambda make: [sample(make(3, 4, low=0.1, high=0.4)), sample(make(3, low=0.11, high=0.14), decimals=1)])
+@composite(
+    examples=lambda make: [sample(make(3, 4, low=0.1, high=0.4)), sample(make(3, low=0.11, high=0.14), decimals=1)]
+)
 def round(input, *, decimals: int = 0):
     """the nearest whole number, halves to even"""
     return _round(input, decimals=decimals)
@@ -541,11 +545,13 @@ def where(condition, input=None, other=None):
     """input where condition, other elsewhere; with the condition alone, the indices of its true elements"""
     if input is None and other is None:
         return condition.nonzero(as_tuple=True)
+    numbers = not isinstance(input, Tensor) and not isinstance(other, Tensor)
     input, other = promote("where", "numeric", input, other)
     (condition,) = promote("where", "logical", condition)
-    if input.backend is not condition.backend:
-        if input.ndim == other.ndim == 0:  # two plain numbers follow the condition
-            input, other = input.to(condition.backend), other.to(condition.backend)
+    if input.backend is not condition.backend and not numbers:
+        raise mixed_backends("where", (condition, input, other))
+    if numbers:  # two plain numbers follow the condition
+        input, other = input.to(condition.backend), other.to(condition.backend)
     if condition.dtype != dt.bool_:
         condition = cast(condition, dt.bool_)
     return apply(_where, (condition, input, other))

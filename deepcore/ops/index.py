@@ -55,9 +55,7 @@ def _put_add(xp, input, *indices, shape, dims):
     return out
 
 
-@primitive(
-    vjp=(lambda g, index, input_shape, dim: _scatter_along(g, index, shape=input_shape, dim=dim), None)
-)
+@primitive(vjp=(lambda g, index, input_shape, dim: _scatter_along(g, index, shape=input_shape, dim=dim), None))
 def _gather(xp, input, index, *, dim):
     return xp.take_along_axis(_leading(input, index, dim), index, axis=dim)
 
@@ -243,11 +241,15 @@ def embedding(input, weight, padding_idx: int | None = None):
         row = normalize_dim(padding_idx, weight.shape[0], "padding_idx")
         from deepcore.ops.elementwise import where
 
-        weight = where(Tensor(weight.backend.arange(weight.shape[0])[:, None] == row, weight.backend), weight.detach(), weight)
+        weight = where(
+            Tensor(weight.backend.arange(weight.shape[0])[:, None] == row, weight.backend), weight.detach(), weight
+        )
     return apply(_take, (weight, input), {"dims": (0,)})
 
 
-@composite(examples=lambda make: [sample(make.int(4, 2, 3), 4), sample(make.int(4, 3))], differentiable=False, method=False)
+@composite(
+    examples=lambda make: [sample(make.int(4, 2, 3), 4), sample(make.int(4, 3))], differentiable=False, method=False
+)
 def one_hot(input, num_classes: int = -1):
     """int64: 1 at each class index along a new last dimension, 0 elsewhere"""
     if num_classes == -1:
@@ -276,7 +278,9 @@ def _parse(input: Tensor, index) -> tuple[tuple, tuple[Tensor, ...], tuple[int, 
             if item.backend is not input.backend:
                 raise mixed_backends("indexing", (input, item))
             if item.dtype.kind not in "iub":
-                raise DTypeError("an index tensor holds integers or bools", received=dt.name_of(item.dtype), fix="index.long()")
+                raise DTypeError(
+                    "an index tensor holds integers or bools", received=dt.name_of(item.dtype), fix="index.long()"
+                )
             if item.ndim == 0 and item.dtype != dt.bool_ and input.backend.name == "cpu":
                 item = int(item.item())
         elif item is None or item is ... or isinstance(item, slice):
@@ -304,7 +308,9 @@ def _parse(input: Tensor, index) -> tuple[tuple, tuple[Tensor, ...], tuple[int, 
 
 
 def _index_tensor(item, input) -> Tensor:
-    made = as_tensor(list(item) if isinstance(item, range) else item, backend=None if hasattr(item, "dtype") else input.backend)
+    made = as_tensor(
+        list(item) if isinstance(item, range) else item, backend=None if hasattr(item, "dtype") else input.backend
+    )
     return cast(made, dt.int64) if not made.numel() and made.dtype.kind == "f" and isinstance(item, list) else made
 
 
@@ -390,7 +396,7 @@ _PLAIN = frozenset((int, slice, type(None), type(...)))
 def getitem(input, index):
     """`input[index]`: integers, slices, None and … give a view; integer and bool tensors a copy"""
     if type(index) in _PLAIN or (type(index) is tuple and all(type(item) in _PLAIN for item in index)):
-        return basic(input, index=index if type(index) is tuple else (index,))
+        return apply(basic, (input,), {"index": index if type(index) is tuple else (index,)})
     view, indices, dims = _parse(input, index)
     if indices and _is_trivial(view, input):
         return apply(_take, (input, *indices), {"dims": dims})
@@ -468,11 +474,19 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
         value = _reshape(value, shape=value.shape[lead:])
     if value.ndim > len(region) or any(n not in (1, m) for n, m in zip(value.shape[::-1], region[::-1])):
         raise ShapeError(
-            "the value does not fit the part it is written to", expected=f"something that broadcasts to {region}", received=str(value.shape)
+            "the value does not fit the part it is written to",
+            expected=f"something that broadcasts to {region}",
+            received=str(value.shape),
         )
-    if getattr(raw, "flags", None) is not None and not getattr(raw.flags, "writeable", True) or 0 in raw.strides and raw.size > 1:
+    if (
+        (getattr(raw, "flags", None) is not None
+        and not getattr(raw.flags, "writeable", True))
+        or (0 in raw.strides
+        and raw.size > 1)
+    ):
         raise GradientError(
-            "this tensor is expanded: several of its elements share one place in memory", fix="clone() it before writing"
+            "this tensor is expanded: several of its elements share one place in memory",
+            fix="clone() it before writing",
         )
     old = Tensor(base._data, xp, base._requires_grad, base._node)
     source = value._data

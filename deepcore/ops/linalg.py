@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from deepcore.autograd import mixed_backends
+from deepcore.autograd import apply, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.registry import Tensor, composite, primitive, sample
-from deepcore.ops.shape import _permute, _reshape, permute, transpose
+from deepcore.ops.shape import _permute, _reshape, permute
 
 
 def _swap(x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def matmul(input, other):
         a, b = _operands("matmul", input, other)
     x, y = a._data.shape, b._data.shape
     if len(x) == len(y) == 2 and x[1] == y[0]:
-        return _matmul(a, b)
+        return apply(_matmul, (a, b))
     if not a.ndim or not b.ndim:
         raise ShapeError("matmul needs tensors with dimensions", received=f"{a.shape} and {b.shape}", fix="use *")
     left, right = a.ndim == 1, b.ndim == 1
@@ -132,7 +132,12 @@ def outer(input, vec2):
     return _reshape(input, shape=(input.shape[0], 1)) * vec2
 
 
-@composite(examples=lambda make: [sample(make(3, 2), make(3, 4), make(4, 2)), sample(make(2), make(3, 4), make(4, 2), beta=0.5, alpha=2.0)])
+@composite(
+    examples=lambda make: [
+        sample(make(3, 2), make(3, 4), make(4, 2)),
+        sample(make(2), make(3, 4), make(4, 2), beta=0.5, alpha=2.0),
+    ]
+)
 def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     """beta · input + alpha · (mat1 @ mat2)"""
     product = mm(mat1, mat2)
@@ -141,7 +146,11 @@ def addmm(input, mat1, mat2, *, beta=1, alpha=1):
 
 
 @composite(
-    examples=lambda make: [sample(make(3, 4), make(2, 4), make(2)), sample(make(2, 3, 4), make(5, 4)), sample(make(4), make(2, 4), make(2))],
+    examples=lambda make: [
+        sample(make(3, 4), make(2, 4), make(2)),
+        sample(make(2, 3, 4), make(5, 4)),
+        sample(make(4), make(2, 4), make(2)),
+    ],
     method=False,
 )
 def linear(input, weight, bias=None):
@@ -168,7 +177,9 @@ def _parse_einsum(equation: str, operands) -> tuple[list[list[str]], list[str]]:
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
     if len(terms) != len(operands):
-        raise ArgumentError(f"einsum: the equation names {len(terms)} operands", received=f"{len(operands)}: {equation!r}")
+        raise ArgumentError(
+            f"einsum: the equation names {len(terms)} operands", received=f"{len(operands)}: {equation!r}"
+        )
     wide = 0
     labels: list[list[str]] = []
     for term, x in zip(terms, operands):
@@ -272,6 +283,10 @@ def _drop(x: Tensor, labels: list[str], keep: set[str]) -> tuple[Tensor, list[st
     return (x.sum(dims), [c for c in labels if c in keep]) if dims else (x, labels)
 
 
+def _matmul_operator(self, other):
+    return matmul(self, as_operand(other, self))
+
+
 def _rmatmul(self, other):
     return matmul(as_operand(other, self), self)
 
@@ -279,8 +294,12 @@ def _rmatmul(self, other):
 def as_operand(value, like: Tensor) -> Tensor:
     from deepcore.tensor import as_tensor
 
-    return value if isinstance(value, Tensor) else as_tensor(value)
+    return (
+        value
+        if isinstance(value, Tensor)
+        else as_tensor(value, backend=None if hasattr(value, "dtype") else like.backend)
+    )
 
 
-Tensor.__matmul__ = lambda self, other: matmul(self, as_operand(other, self))
+Tensor.__matmul__ = _matmul_operator
 Tensor.__rmatmul__ = _rmatmul

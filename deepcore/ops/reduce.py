@@ -6,6 +6,7 @@ import builtins
 import math
 from collections import namedtuple
 
+from deepcore.autograd import apply
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.ops.elementwise import exp, isinf, log, maximum, minimum, mul, sqrt, where
@@ -57,7 +58,7 @@ def sum(input, dim=None, keepdim: bool = False, *, dtype=None):
     if dtype is None and not dt.is_floating(input.dtype):
         dtype = dt.int64
     input = _as_dtype(input, dtype)
-    return _sum(input, dims=normalize_dims(_all_if_empty(dim), input.ndim), keepdim=keepdim)
+    return apply(_sum, (input,), {"dims": normalize_dims(_all_if_empty(dim), input.ndim), "keepdim": keepdim})
 
 
 def _count(shape, dims) -> int:
@@ -138,7 +139,9 @@ def prod(input, dim: int | None = None, keepdim: bool = False, *, dtype=None):
     length = input.shape[d]
     if length == 0:
         shape = _reduced(input.shape, (d,))
-        input = Tensor(input.backend.ones(shape, dtype=input.dtype), input.backend) + _sum(input, dims=(d,), keepdim=True)
+        input = Tensor(input.backend.ones(shape, dtype=input.dtype), input.backend) + _sum(
+            input, dims=(d,), keepdim=True
+        )
         length = 1
     while length > 1:
         half = length // 2
@@ -216,14 +219,18 @@ def _arg(op, name, input, dim, keepdim):
     return out
 
 
-@composite(examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 1), sample(make(3, 4), 0, True)], differentiable=False)
+@composite(
+    examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 1), sample(make(3, 4), 0, True)], differentiable=False
+)
 @axis_names
 def argmax(input, dim: int | None = None, keepdim: bool = False):
     """The index (int64) of the first largest element along `dim` (None: of all, counted in row order)"""
     return _arg(_argmax, "argmax", input, dim, keepdim)
 
 
-@composite(examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 1), sample(make(3, 4), 0, True)], differentiable=False)
+@composite(
+    examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 1), sample(make(3, 4), 0, True)], differentiable=False
+)
 @axis_names
 def argmin(input, dim: int | None = None, keepdim: bool = False):
     """The index (int64) of the first smallest element along `dim` (None: of all, counted in row order)"""
@@ -244,7 +251,13 @@ def _chosen(arg, input, dim, keepdim) -> ValuesAndIndices:
 
 
 def _max_samples(make):
-    return [sample(make(3, 4)), sample(make(3, 4), 1), sample(make(3, 4), 0, True), sample(make(3, 4), make(4)), sample(make())]
+    return [
+        sample(make(3, 4)),
+        sample(make(3, 4), 1),
+        sample(make(3, 4), 0, True),
+        sample(make(3, 4), make(4)),
+        sample(make()),
+    ]
 
 
 @composite(examples=_max_samples)
@@ -406,7 +419,9 @@ def sort(input, dim: int = -1, descending: bool = False, *, stable: bool = True)
     return ValuesAndIndices(gather(input, dim, index) if input.ndim else input.clone(), index)
 
 
-@composite(examples=lambda make: [sample(make(3, 5), 2), sample(make(3, 5), 2, 0), sample(make(3, 5), 2, largest=False)])
+@composite(
+    examples=lambda make: [sample(make(3, 5), 2), sample(make(3, 5), 2, 0), sample(make(3, 5), 2, largest=False)]
+)
 @axis_names
 def topk(input, k: int, dim: int = -1, largest: bool = True, sorted: bool = True):
     """(values, indices) of the k largest (or smallest) elements along `dim`, in order"""
@@ -416,6 +431,10 @@ def topk(input, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
         raise IndexRangeError(f"topk: k = {k}, but dimension {dim} has {length} elements")
     index = argsort(input, dim, descending=largest)
     if not input.ndim:
-        return ValuesAndIndices(input.clone(), index) if k else ValuesAndIndices(unsqueeze(input, 0)[:0], unsqueeze(index, 0)[:0])
+        return (
+            ValuesAndIndices(input.clone(), index)
+            if k
+            else ValuesAndIndices(unsqueeze(input, 0)[:0], unsqueeze(index, 0)[:0])
+        )
     index = narrow(index, d, 0, k)
     return ValuesAndIndices(gather(input, d, index), index)

@@ -326,7 +326,9 @@ def unary_samples(low: float = -2.0, high: float = 2.0) -> Callable:
     return examples
 
 
-def binary_samples(low: float = -2.0, high: float = 2.0, other_low=None, other_high=None, scalar: Any = 1.5) -> Callable:
+def binary_samples(
+    low: float = -2.0, high: float = 2.0, other_low=None, other_high=None, scalar: Any = 1.5
+) -> Callable:
     """Equal shapes, every kind of broadcasting, a Python number."""
     other_low = low if other_low is None else other_low
     other_high = high if other_high is None else other_high
@@ -336,9 +338,7 @@ def binary_samples(low: float = -2.0, high: float = 2.0, other_low=None, other_h
             ((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3)), ((2, 3), ()), ((2, 1, 3), (4, 1)),
             ((0, 3), (3,)),
         ]  # fmt: skip
-        found = [
-            sample(make(*a, low=low, high=high), make(*b, low=other_low, high=other_high)) for a, b in pairs
-        ]
+        found = [sample(make(*a, low=low, high=high), make(*b, low=other_low, high=other_high)) for a, b in pairs]
         return [*found, sample(make(2, 3, low=low, high=high), scalar)]
 
     return examples

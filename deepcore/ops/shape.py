@@ -95,7 +95,7 @@ def reshape(input, *given, shape=None):
             expected=f"{total} elements, as in {input.shape}",
             received=f"{new}: {math.prod(new)} elements",
         )
-    return _reshape(input, shape=new)
+    return apply(_reshape, (input,), {"shape": new})
 
 
 @composite(examples=lambda make: [sample(make(3, 4), (2, 6)), sample(make(3, 4), (12,))])
@@ -194,7 +194,9 @@ def broadcast_to(input, shape):
     shape = sizes((shape,))
     lead = len(shape) - input.ndim
     if lead < 0 or any(n != m and n != 1 for n, m in zip(input.shape, shape[lead:])):
-        raise ShapeError("these shapes do not broadcast", expected=f"dimensions of 1 or equal to {shape}", received=str(input.shape))
+        raise ShapeError(
+            "these shapes do not broadcast", expected=f"dimensions of 1 or equal to {shape}", received=str(input.shape)
+        )
     return _broadcast_to(input, shape=shape)
 
 
@@ -239,7 +241,9 @@ def unsqueeze(input, dim: int):
     return _reshape(input, shape=(*input.shape[:d], 1, *input.shape[d:]))
 
 
-@composite(examples=lambda make: [sample(make(2, 3, 4)), sample(make(2, 3, 4), 1), sample(make(2, 3, 4), 0, 1), sample(make())])
+@composite(
+    examples=lambda make: [sample(make(2, 3, 4)), sample(make(2, 3, 4), 1), sample(make(2, 3, 4), 0, 1), sample(make())]
+)
 def flatten(input, start_dim: int = 0, end_dim: int = -1):
     """The dimensions from `start_dim` to `end_dim` as one"""
     if not input.ndim:
@@ -261,8 +265,10 @@ def ravel(input):
 def unflatten(input, dim: int, sizes):
     """Dimension `dim` as several"""
     d = normalize_dim(dim, input.ndim)
-    return reshape(input, (*input.shape[:d], *sizes, *input.shape[d + 1 :])) if -1 not in sizes else reshape(
-        input, (*input.shape[:d], *_inferred(input.shape[d], sizes), *input.shape[d + 1 :])
+    return (
+        reshape(input, (*input.shape[:d], *sizes, *input.shape[d + 1 :]))
+        if -1 not in sizes
+        else reshape(input, (*input.shape[:d], *_inferred(input.shape[d], sizes), *input.shape[d + 1 :]))
     )
 
 
@@ -342,7 +348,11 @@ def cat(tensors, dim: int = 0):
 
 
 @composite(
-    examples=lambda make: [sample([make(2, 3), make(2, 3)]), sample([make(3), make(3)], dim=-1), sample([make(), make()])],
+    examples=lambda make: [
+        sample([make(2, 3), make(2, 3)]),
+        sample([make(3), make(3)], dim=-1),
+        sample([make(), make()]),
+    ],
     method=False,
 )
 @axis_names
@@ -367,12 +377,14 @@ def _stackers(name: str, doc: str, rank: int, dim: int, make_rank):
 
     joined.__name__ = joined.__qualname__ = name
     joined.__doc__ = doc
-    return composite(examples=lambda make: [sample([make(3), make(3)]), sample([make(2, 3), make(2, 3)])], method=False)(
-        joined
-    )
+    return composite(
+        examples=lambda make: [sample([make(3), make(3)]), sample([make(2, 3), make(2, 3)])], method=False
+    )(joined)
 
 
-hstack = _stackers("hstack", "Joined along the second dimension (the first, for vectors)", 1, 1, lambda x: atleast(x, 1))
+hstack = _stackers(
+    "hstack", "Joined along the second dimension (the first, for vectors)", 1, 1, lambda x: atleast(x, 1)
+)
 vstack = _stackers("vstack", "Joined along the first dimension, vectors as rows", 2, 0, lambda x: atleast(x, 2))
 
 
@@ -390,7 +402,9 @@ def narrow(input, dim: int, start: int, length: int):
     size = input.shape[d]
     first = int(start) + size if start < 0 else int(start)
     if not 0 <= first <= first + length <= size:
-        raise IndexRangeError(f"narrow: {length} elements from {start} do not lie within dimension {dim} of length {size}")
+        raise IndexRangeError(
+            f"narrow: {length} elements from {start} do not lie within dimension {dim} of length {size}"
+        )
     return basic(input, index=(*(slice(None),) * d, slice(first, first + length)))
 
 
@@ -408,7 +422,11 @@ def split(input, split_size_or_sections, dim: int = 0):
     else:
         lengths = [operator.index(n) for n in split_size_or_sections]
         if builtins.sum(lengths) != size:
-            raise ShapeError(f"split: the sizes must add up to the length of dimension {dim}", expected=str(size), received=str(lengths))
+            raise ShapeError(
+                f"split: the sizes must add up to the length of dimension {dim}",
+                expected=str(size),
+                received=str(lengths),
+            )
     starts = [builtins.sum(lengths[:i]) for i in range(len(lengths))]
     return tuple(narrow(input, d, s, n) for s, n in zip(starts, lengths))
 
@@ -541,21 +559,31 @@ def pad(input, pad, mode: str = "constant", value=None):
                 input = narrow(input, d, builtins.min(low, input.shape[d] - keep), keep)
         return _pad(input, widths=tuple(pairs), value=0 if value is None else value)
     if mode not in ("reflect", "replicate", "circular"):
-        raise ArgumentError("unknown mode of pad", expected="constant, reflect, replicate or circular", received=repr(mode))
+        raise ArgumentError(
+            "unknown mode of pad", expected="constant, reflect, replicate or circular", received=repr(mode)
+        )
     for d, (low, high) in enumerate(pairs):
         if mode == "circular":  # cut first: what is left goes around
-            cut, low, high = (builtins.max(-low, 0), builtins.max(-high, 0)), builtins.max(low, 0), builtins.max(high, 0)
+            cut, low, high = (
+                (builtins.max(-low, 0), builtins.max(-high, 0)),
+                builtins.max(low, 0),
+                builtins.max(high, 0),
+            )
             input = narrow(input, d, cut[0], input.shape[d] - cut[0] - cut[1]) if any(cut) else input
         if low or high:
-            input = index_select(input, d, Tensor(_border(input.backend, input.shape[d], low, high, mode), input.backend))
+            input = index_select(
+                input, d, Tensor(_border(input.backend, input.shape[d], low, high, mode), input.backend)
+            )
     return input if any(low or high for low, high in pairs) else _clone(input)
 
 
 def _border(xp, size: int, low: int, high: int, mode: str):
     """The source index of every element of a padded dimension."""
     widest = size - 1 if mode == "reflect" else size
-    if mode != "replicate" and builtins.max(low, high) > widest or size == 0:
-        raise ShapeError(f"{mode} padding of {builtins.max(low, high)} is wider than the dimension of length {size} allows")
+    if (mode != "replicate" and builtins.max(low, high) > widest) or size == 0:
+        raise ShapeError(
+            f"{mode} padding of {builtins.max(low, high)} is wider than the dimension of length {size} allows"
+        )
     index = xp.arange(-low, size + high)
     if mode == "replicate":
         return xp.minimum(xp.maximum(index, 0), size - 1)
@@ -601,5 +629,8 @@ def repeat(input, *given, repeats=None, dims=None):
     return _reshape(_clone(broadcast_to(spread, pairs)), shape=tuple(t * s for t, s in zip(times, x.shape)))
 
 
-Tensor.T = property(lambda self: _permute(self, order=tuple(range(self.ndim))[::-1]), doc="All dimensions in reverse order")
+Tensor.T = property(
+    lambda self: apply(_permute, (self,), {"order": tuple(range(self._data.ndim))[::-1]}),
+    doc="All dimensions in reverse order",
+)
 Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dimensions exchanged")

@@ -1,0 +1,535 @@
+# Written by `python -m deepcore.ops.stubs` from the op registry; not edited by hand.
+
+import builtins
+from collections.abc import Sequence
+from typing import Any
+
+from deepcore.ops.reduce import ValuesAndIndices
+from deepcore.tensor import Tensor
+
+Operand = Tensor | builtins.float | builtins.int | builtins.bool
+
+def abs(input: Tensor) -> Tensor:
+    """|input|"""
+
+def absolute(input: Tensor) -> Tensor:
+    """|input|"""
+
+def acos(input: Tensor) -> Tensor:
+    """inverse cosine, in radians"""
+
+def arccos(input: Tensor) -> Tensor:
+    """inverse cosine, in radians"""
+
+def acosh(input: Tensor) -> Tensor:
+    """inverse hyperbolic cosine"""
+
+def arccosh(input: Tensor) -> Tensor:
+    """inverse hyperbolic cosine"""
+
+def add(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
+    """input + alpha · other"""
+
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
+    """beta · input + alpha · (mat1 @ mat2)"""
+
+def alias(input: Tensor) -> Tensor:
+    """The same elements as a new tensor over the same memory"""
+
+def all(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+    """Whether every element over `dim` (None: of all) is non-zero"""
+
+def amax(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+    """The largest element over `dim` (None: all); equal ones share the gradient"""
+
+def amin(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+    """The smallest element over `dim` (None: all); equal ones share the gradient"""
+
+def any(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+    """Whether some element over `dim` (None: of all) is non-zero"""
+
+def argmax(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Tensor:
+    """The index (int64) of the first largest element along `dim` (None: of all, counted in row order)"""
+
+def argmin(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Tensor:
+    """The index (int64) of the first smallest element along `dim` (None: of all, counted in row order)"""
+
+def argsort(input: Tensor, dim: builtins.int = ..., descending: builtins.bool = ..., stable: builtins.bool = ...) -> Tensor:
+    """The indices (int64) that sort along `dim`; equal elements keep their order"""
+
+def asin(input: Tensor) -> Tensor:
+    """inverse sine, in radians"""
+
+def arcsin(input: Tensor) -> Tensor:
+    """inverse sine, in radians"""
+
+def asinh(input: Tensor) -> Tensor:
+    """inverse hyperbolic sine"""
+
+def arcsinh(input: Tensor) -> Tensor:
+    """inverse hyperbolic sine"""
+
+def atan(input: Tensor) -> Tensor:
+    """inverse tangent, in radians"""
+
+def arctan(input: Tensor) -> Tensor:
+    """inverse tangent, in radians"""
+
+def atan2(input: Tensor, other: Operand) -> Tensor:
+    """the angle of the point (other, input), in radians"""
+
+def arctan2(input: Tensor, other: Operand) -> Tensor:
+    """the angle of the point (other, input), in radians"""
+
+def atanh(input: Tensor) -> Tensor:
+    """inverse hyperbolic tangent"""
+
+def arctanh(input: Tensor) -> Tensor:
+    """inverse hyperbolic tangent"""
+
+def bitwise_and(input: Tensor, other: Operand) -> Tensor:
+    """the bits set in both"""
+
+def bitwise_not(input: Tensor) -> Tensor:
+    """every bit flipped"""
+
+def bitwise_or(input: Tensor, other: Operand) -> Tensor:
+    """the bits set in either"""
+
+def bitwise_xor(input: Tensor, other: Operand) -> Tensor:
+    """the bits set in exactly one"""
+
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
+    """The products of two stacks of matrices"""
+
+def broadcast_tensors(*tensors: Sequence[Tensor]) -> builtins.tuple[Tensor, ...]:
+    """All tensors broadcast to their common shape"""
+
+def broadcast_to(input: Tensor, shape: Any) -> Tensor:
+    """The elements repeated along dimensions of length 1 and new leading ones; a read-only view"""
+
+def cat(tensors: Sequence[Tensor], dim: builtins.int = ...) -> Tensor:
+    """The tensors joined along an existing dimension"""
+
+def concat(tensors: Sequence[Tensor], dim: builtins.int = ...) -> Tensor:
+    """The tensors joined along an existing dimension"""
+
+def concatenate(tensors: Sequence[Tensor], dim: builtins.int = ...) -> Tensor:
+    """The tensors joined along an existing dimension"""
+
+def ceil(input: Tensor) -> Tensor:
+    """the smallest whole number ≥ input"""
+
+def chunk(input: Tensor, chunks: builtins.int, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
+    """`chunks` views of nearly equal size"""
+
+def clamp(input: Tensor, min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
+    """min(max(input, min), max); the gradient passes where min ≤ input ≤ max"""
+
+def clip(input: Tensor, min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
+    """min(max(input, min), max); the gradient passes where min ≤ input ≤ max"""
+
+def clone(input: Tensor) -> Tensor:
+    """A copy, through which gradients flow"""
+
+def contiguous(input: Tensor) -> Tensor:
+    """The tensor itself if its memory is in row order, else a copy that is"""
+
+def cos(input: Tensor) -> Tensor:
+    """cosine, in radians"""
+
+def cosh(input: Tensor) -> Tensor:
+    """hyperbolic cosine"""
+
+def count_nonzero(input: Tensor, dim: Any = ...) -> Tensor:
+    """How many elements over `dim` (None: of all) are non-zero"""
+
+def cumsum(input: Tensor, dim: builtins.int, *, dtype: Any = ...) -> Tensor:
+    """Running sums along `dim`"""
+
+def div(input: Tensor, other: Operand, *, rounding_mode: Any = ...) -> Tensor:
+    """input / other; `rounding_mode` "floor" or "trunc" rounds the quotient and keeps integers integer"""
+
+def divide(input: Tensor, other: Operand, *, rounding_mode: Any = ...) -> Tensor:
+    """input / other; `rounding_mode` "floor" or "trunc" rounds the quotient and keeps integers integer"""
+
+def dot(input: Tensor, tensor: Tensor) -> Tensor:
+    """Σ input · tensor for two vectors"""
+
+def einsum(equation: builtins.str, *operands: Tensor) -> Tensor:
+    """Products of elements with equal labels, summed over the labels that the result does not name ("ij,jk->ik")"""
+
+def elu(input: Tensor, alpha: builtins.float = ...) -> Tensor:
+    """x for x > 0, alpha · (eˣ − 1) otherwise (Clevert et al. 2015)"""
+
+def embedding(input: Tensor, weight: Tensor, padding_idx: builtins.int | None = ...) -> Tensor:
+    """weight[input]: a row of `weight` for every index; the row `padding_idx` gets no gradient"""
+
+def eq(input: Tensor, other: Operand) -> Tensor:
+    """input = other"""
+
+def erf(input: Tensor) -> Tensor:
+    """2/√π ∫₀ˣ e^(−t²) dt"""
+
+def exp(input: Tensor) -> Tensor:
+    """e ^ input"""
+
+def exp2(input: Tensor) -> Tensor:
+    """2 ^ input"""
+
+def expand(input: Tensor, *given: Any, size: Any = ...) -> Tensor:
+    """`broadcast_to`, where −1 keeps a dimension"""
+
+def expand_as(input: Tensor, other: Operand) -> Tensor:
+    """`expand` to the shape of `other`"""
+
+def expm1(input: Tensor) -> Tensor:
+    """e ^ input − 1, exact near 0"""
+
+def flatten(input: Tensor, start_dim: builtins.int = ..., end_dim: builtins.int = ...) -> Tensor:
+    """The dimensions from `start_dim` to `end_dim` as one"""
+
+def flip(input: Tensor, *given: Any, dims: Any = ...) -> Tensor:
+    """The order of the elements reversed along `dims`; a copy"""
+
+def floor(input: Tensor) -> Tensor:
+    """the largest whole number ≤ input"""
+
+def floor_divide(input: Tensor, other: Operand) -> Tensor:
+    """⌊input / other⌋"""
+
+def fmod(input: Tensor, other: Operand) -> Tensor:
+    """input − other · trunc(input / other): the sign of `input`"""
+
+def frac(input: Tensor) -> Tensor:
+    """input − trunc(input)"""
+
+def gather(input: Tensor, dim: builtins.int, index: Tensor) -> Tensor:
+    """out[i, j] = input[index[i, j], j] for dim 0, and so on; `index` has the rank of `input`"""
+
+def ge(input: Tensor, other: Operand) -> Tensor:
+    """input ≥ other"""
+
+def greater_equal(input: Tensor, other: Operand) -> Tensor:
+    """input ≥ other"""
+
+def gelu(input: Tensor, approximate: builtins.str = ...) -> Tensor:
+    """x · Φ(x), Φ the normal distribution function; "tanh": ½x(1 + tanh(√(2/π)(x + 0.044715x³))) (Hendrycks 2016)"""
+
+def getitem(input: Tensor, index: Tensor) -> Tensor:
+    """`input[index]`: integers, slices, None and … give a view; integer and bool tensors a copy"""
+
+def gt(input: Tensor, other: Operand) -> Tensor:
+    """input > other"""
+
+def greater(input: Tensor, other: Operand) -> Tensor:
+    """input > other"""
+
+def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the second dimension (the first, for vectors)"""
+
+def index_select(input: Tensor, dim: builtins.int, index: Tensor) -> Tensor:
+    """The slices of `input` along `dim` that the vector `index` names"""
+
+def isfinite(input: Tensor) -> Tensor:
+    """input is neither NaN nor infinite"""
+
+def isinf(input: Tensor) -> Tensor:
+    """input is infinite"""
+
+def isnan(input: Tensor) -> Tensor:
+    """input is NaN"""
+
+def le(input: Tensor, other: Operand) -> Tensor:
+    """input ≤ other"""
+
+def less_equal(input: Tensor, other: Operand) -> Tensor:
+    """input ≤ other"""
+
+def leaky_relu(input: Tensor, negative_slope: builtins.float = ...) -> Tensor:
+    """max(0, x) + negative_slope · min(0, x)"""
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = ...) -> Tensor:
+    """input @ weightᵀ + bias; weight is (out, in)"""
+
+def log(input: Tensor) -> Tensor:
+    """ln input"""
+
+def log10(input: Tensor) -> Tensor:
+    """log₁₀ input"""
+
+def log1p(input: Tensor) -> Tensor:
+    """ln(1 + input), exact near 0"""
+
+def log2(input: Tensor) -> Tensor:
+    """log₂ input"""
+
+def log_softmax(input: Tensor, dim: builtins.int, dtype: Any = ...) -> Tensor:
+    """x − ln Σ eˣ along `dim`, without overflow"""
+
+def logaddexp(input: Tensor, other: Operand) -> Tensor:
+    """ln(eˣ + eʸ), without overflow"""
+
+def logical_and(input: Tensor, other: Operand) -> Tensor:
+    """both are non-zero"""
+
+def logical_not(input: Tensor) -> Tensor:
+    """input is zero"""
+
+def logical_or(input: Tensor, other: Operand) -> Tensor:
+    """at least one is non-zero"""
+
+def logical_xor(input: Tensor, other: Operand) -> Tensor:
+    """exactly one is non-zero"""
+
+def logsigmoid(input: Tensor) -> Tensor:
+    """ln sigmoid(x) = min(0, x) − ln(1 + e^−|x|)"""
+
+def logsumexp(input: Tensor, dim: Any, keepdim: builtins.bool = ...) -> Tensor:
+    """ln Σ eˣ over `dim`, without overflow"""
+
+def lt(input: Tensor, other: Operand) -> Tensor:
+    """input < other"""
+
+def less(input: Tensor, other: Operand) -> Tensor:
+    """input < other"""
+
+def masked_fill(input: Tensor, mask: Tensor, value: Operand) -> Tensor:
+    """`value` where `mask`, `input` elsewhere"""
+
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+    """The elements of `input` where `mask`, in row order"""
+
+def matmul(input: Tensor, other: Operand) -> Tensor:
+    """input @ other over the last two dimensions; leading ones broadcast; vectors are rows on the left, columns on the right"""
+
+def max(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Any:
+    """The largest element; with `dim`, (values, indices) along it; with a tensor, the elementwise maximum"""
+
+def maximum(input: Tensor, other: Operand) -> Tensor:
+    """the larger, NaN where either is; equal values share the gradient"""
+
+def mean(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+    """Σ input / n over `dim` (None: all)"""
+
+def min(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Any:
+    """The smallest element; with `dim`, (values, indices) along it; with a tensor, the elementwise minimum"""
+
+def minimum(input: Tensor, other: Operand) -> Tensor:
+    """the smaller, NaN where either is; equal values share the gradient"""
+
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
+    """The product of two matrices"""
+
+def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
+    """Dimensions `source` moved to the positions `destination`; a view"""
+
+def moveaxis(input: Tensor, source: Any, destination: Any) -> Tensor:
+    """Dimensions `source` moved to the positions `destination`; a view"""
+
+def mul(input: Tensor, other: Operand) -> Tensor:
+    """input · other"""
+
+def multiply(input: Tensor, other: Operand) -> Tensor:
+    """input · other"""
+
+def mv(input: Tensor, vec: Tensor) -> Tensor:
+    """A matrix times a vector"""
+
+def narrow(input: Tensor, dim: builtins.int, start: builtins.int, length: builtins.int) -> Tensor:
+    """Elements `start` to `start + length` of dimension `dim`; a view"""
+
+def ne(input: Tensor, other: Operand) -> Tensor:
+    """input ≠ other"""
+
+def not_equal(input: Tensor, other: Operand) -> Tensor:
+    """input ≠ other"""
+
+def neg(input: Tensor) -> Tensor:
+    """−input"""
+
+def negative(input: Tensor) -> Tensor:
+    """−input"""
+
+def nonzero(input: Tensor, *, as_tuple: builtins.bool = ...) -> Any:
+    """The indices (n × rank, int64) of the elements that are not zero; a tuple of vectors with `as_tuple`"""
+
+def one_hot(input: Tensor, num_classes: builtins.int = ...) -> Tensor:
+    """int64: 1 at each class index along a new last dimension, 0 elsewhere"""
+
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
+    """input ⊗ vec2: every product of an element of one with an element of the other"""
+
+def ger(input: Tensor, vec2: Tensor) -> Tensor:
+    """input ⊗ vec2: every product of an element of one with an element of the other"""
+
+def pad(input: Tensor, pad: Any, mode: builtins.str = ..., value: Operand = ...) -> Tensor:
+    """`pad` lists (before, after) for the last dimension, then the one before it, …; negative widths crop."""
+
+def permute(input: Tensor, *given: Any, dims: Any = ...) -> Tensor:
+    """The dimensions in another order; a view"""
+
+def positive(input: Tensor) -> Tensor:
+    """input, unchanged"""
+
+def pow(input: Tensor, other: Operand) -> Tensor:
+    """input ^ other"""
+
+def prod(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+    """Π input over one dimension (None: all), multiplied in pairs"""
+
+def ravel(input: Tensor) -> Tensor:
+    """All elements in one dimension"""
+
+def reciprocal(input: Tensor) -> Tensor:
+    """1 / input"""
+
+def relu(input: Tensor) -> Tensor:
+    """max(0, x)"""
+
+def remainder(input: Tensor, other: Operand) -> Tensor:
+    """input − other · ⌊input / other⌋: the sign of `other`"""
+
+def repeat(input: Tensor, *given: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
+    """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
+
+def tile(input: Tensor, *given: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
+    """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
+
+def reshape(input: Tensor, *given: Any, shape: Any = ...) -> Tensor:
+    """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
+
+def reshape_as(input: Tensor, other: Operand) -> Tensor:
+    """`reshape` with the shape of `other`"""
+
+def roll(input: Tensor, shifts: Any, dims: Any = ...) -> Tensor:
+    """Elements moved by `shifts` along `dims`, around the end"""
+
+def round(input: Tensor, *, decimals: builtins.int = ...) -> Tensor:
+    """the nearest whole number, halves to even"""
+
+def rsqrt(input: Tensor) -> Tensor:
+    """1 / √input"""
+
+def scatter_add(input: Tensor, dim: builtins.int, index: Tensor, src: Tensor) -> Tensor:
+    """`input` with src[i, j] added at [index[i, j], j] for dim 0, and so on"""
+
+def select(input: Tensor, dim: builtins.int, index: builtins.int) -> Tensor:
+    """`input` at one index of dimension `dim`; a view"""
+
+def sigmoid(input: Tensor) -> Tensor:
+    """1 / (1 + e⁻ˣ)"""
+
+def sign(input: Tensor) -> Tensor:
+    """−1, 0 or 1"""
+
+def silu(input: Tensor) -> Tensor:
+    """x · sigmoid(x) (Elfwing et al. 2017)"""
+
+def sin(input: Tensor) -> Tensor:
+    """sine, in radians"""
+
+def sinh(input: Tensor) -> Tensor:
+    """hyperbolic sine"""
+
+def softmax(input: Tensor, dim: builtins.int, dtype: Any = ...) -> Tensor:
+    """eˣ / Σ eˣ along `dim`, without overflow"""
+
+def softplus(input: Tensor, beta: builtins.float = ..., threshold: builtins.float = ...) -> Tensor:
+    """ln(1 + e^(beta·x)) / beta; x itself where beta·x > threshold"""
+
+def sort(input: Tensor, dim: builtins.int = ..., descending: builtins.bool = ..., *, stable: builtins.bool = ...) -> ValuesAndIndices:
+    """(values, indices) sorted along `dim`; NaN is the largest"""
+
+def split(input: Tensor, split_size_or_sections: Any, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
+    """Views of consecutive parts: of one size (the last may be smaller), or of the sizes listed"""
+
+def sqrt(input: Tensor) -> Tensor:
+    """√input"""
+
+def square(input: Tensor) -> Tensor:
+    """input²"""
+
+def squeeze(input: Tensor, dim: Any = ...) -> Tensor:
+    """Without the dimensions of length 1 (or those of them that `dim` names); a view"""
+
+def stack(tensors: Sequence[Tensor], dim: builtins.int = ...) -> Tensor:
+    """The tensors, all of one shape, joined along a new dimension"""
+
+def std(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+    """√var; its gradient is 0 where the deviation is 0"""
+
+def sub(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
+    """input − alpha · other"""
+
+def subtract(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
+    """input − alpha · other"""
+
+def sum(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+    """Σ input over `dim` (None: all); integers and bools add up in int64"""
+
+def t(input: Tensor) -> Tensor:
+    """The transpose of a matrix; a vector or number as it is"""
+
+def take_along_dim(input: Tensor, indices: Tensor, dim: builtins.int | None = ...) -> Tensor:
+    """`gather` whose index broadcasts and may count from the end; without `dim`, of all elements in row order"""
+
+def tan(input: Tensor) -> Tensor:
+    """tangent, in radians"""
+
+def tanh(input: Tensor) -> Tensor:
+    """hyperbolic tangent"""
+
+def to(input: Tensor, *targets: Any, dtype: Any = ..., backend: Any = ..., device: Any = ..., non_blocking: builtins.bool = ..., copy: builtins.bool = ...) -> Tensor:
+    """The tensor in another dtype, on another backend, or both: to("cuda"), to(dc.float64), to(other). Itself if it fits"""
+
+def topk(input: Tensor, k: builtins.int, dim: builtins.int = ..., largest: builtins.bool = ..., sorted: builtins.bool = ...) -> ValuesAndIndices:
+    """(values, indices) of the k largest (or smallest) elements along `dim`, in order"""
+
+def transpose(input: Tensor, dim0: builtins.int, dim1: builtins.int) -> Tensor:
+    """Two dimensions exchanged; a view"""
+
+def swapaxes(input: Tensor, dim0: builtins.int, dim1: builtins.int) -> Tensor:
+    """Two dimensions exchanged; a view"""
+
+def swapdims(input: Tensor, dim0: builtins.int, dim1: builtins.int) -> Tensor:
+    """Two dimensions exchanged; a view"""
+
+def tril(input: Tensor, diagonal: builtins.int = ...) -> Tensor:
+    """The lower triangles of the matrices in the last two dimensions, zero elsewhere"""
+
+def triu(input: Tensor, diagonal: builtins.int = ...) -> Tensor:
+    """The upper triangles of the matrices in the last two dimensions, zero elsewhere"""
+
+def true_divide(input: Tensor, other: Operand) -> Tensor:
+    """input / other; integers give float32"""
+
+def trunc(input: Tensor) -> Tensor:
+    """input without its fraction"""
+
+def fix(input: Tensor) -> Tensor:
+    """input without its fraction"""
+
+def unbind(input: Tensor, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
+    """A view per index of dimension `dim`"""
+
+def unflatten(input: Tensor, dim: builtins.int, sizes: Any) -> Tensor:
+    """Dimension `dim` as several"""
+
+def unsqueeze(input: Tensor, dim: builtins.int) -> Tensor:
+    """With a new dimension of length 1 at `dim`; a view"""
+
+def var(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+    """Σ(x − mean)² / (n − correction) over `dim` (None: all); correction 1 by default"""
+
+def view(input: Tensor, *shape: Any) -> Tensor:
+    """`reshape` that never copies; raises where the memory does not allow it"""
+
+def view_as(input: Tensor, other: Operand) -> Tensor:
+    """`view` with the shape of `other`"""
+
+def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the first dimension, vectors as rows"""
+
+def where(condition: Tensor, input: Tensor | None = ..., other: Operand = ...) -> Tensor:
+    """input where condition, other elsewhere; with the condition alone, the indices of its true elements"""

@@ -1,0 +1,592 @@
+# Written by `python -m deepcore.ops.stubs` from the op registry; not edited by hand.
+
+import builtins
+from collections.abc import Sequence
+from typing import Any
+
+from deepcore.ops.reduce import ValuesAndIndices
+from deepcore.tensor import Tensor
+
+Operand = Tensor | builtins.float | builtins.int | builtins.bool
+
+class TensorMethods:
+    T: Tensor
+    mT: Tensor
+
+    def abs(self) -> Tensor:
+        """|input|"""
+
+    def absolute(self) -> Tensor:
+        """|input|"""
+
+    def acos(self) -> Tensor:
+        """inverse cosine, in radians"""
+
+    def arccos(self) -> Tensor:
+        """inverse cosine, in radians"""
+
+    def acosh(self) -> Tensor:
+        """inverse hyperbolic cosine"""
+
+    def arccosh(self) -> Tensor:
+        """inverse hyperbolic cosine"""
+
+    def add(self, other: Operand, *, alpha: Any = ...) -> Tensor:
+        """input + alpha · other"""
+
+    def addmm(self, mat1: Tensor, mat2: Tensor, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
+        """beta · input + alpha · (mat1 @ mat2)"""
+
+    def alias(self) -> Tensor:
+        """The same elements as a new tensor over the same memory"""
+
+    def all(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+        """Whether every element over `dim` (None: of all) is non-zero"""
+
+    def amax(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+        """The largest element over `dim` (None: all); equal ones share the gradient"""
+
+    def amin(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+        """The smallest element over `dim` (None: all); equal ones share the gradient"""
+
+    def any(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+        """Whether some element over `dim` (None: of all) is non-zero"""
+
+    def argmax(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Tensor:
+        """The index (int64) of the first largest element along `dim` (None: of all, counted in row order)"""
+
+    def argmin(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Tensor:
+        """The index (int64) of the first smallest element along `dim` (None: of all, counted in row order)"""
+
+    def argsort(self, dim: builtins.int = ..., descending: builtins.bool = ..., stable: builtins.bool = ...) -> Tensor:
+        """The indices (int64) that sort along `dim`; equal elements keep their order"""
+
+    def asin(self) -> Tensor:
+        """inverse sine, in radians"""
+
+    def arcsin(self) -> Tensor:
+        """inverse sine, in radians"""
+
+    def asinh(self) -> Tensor:
+        """inverse hyperbolic sine"""
+
+    def arcsinh(self) -> Tensor:
+        """inverse hyperbolic sine"""
+
+    def atan(self) -> Tensor:
+        """inverse tangent, in radians"""
+
+    def arctan(self) -> Tensor:
+        """inverse tangent, in radians"""
+
+    def atan2(self, other: Operand) -> Tensor:
+        """the angle of the point (other, input), in radians"""
+
+    def arctan2(self, other: Operand) -> Tensor:
+        """the angle of the point (other, input), in radians"""
+
+    def atanh(self) -> Tensor:
+        """inverse hyperbolic tangent"""
+
+    def arctanh(self) -> Tensor:
+        """inverse hyperbolic tangent"""
+
+    def bitwise_and(self, other: Operand) -> Tensor:
+        """the bits set in both"""
+
+    def bitwise_not(self) -> Tensor:
+        """every bit flipped"""
+
+    def bitwise_or(self, other: Operand) -> Tensor:
+        """the bits set in either"""
+
+    def bitwise_xor(self, other: Operand) -> Tensor:
+        """the bits set in exactly one"""
+
+    def bmm(self, mat2: Tensor) -> Tensor:
+        """The products of two stacks of matrices"""
+
+    def broadcast_to(self, shape: Any) -> Tensor:
+        """The elements repeated along dimensions of length 1 and new leading ones; a read-only view"""
+
+    def ceil(self) -> Tensor:
+        """the smallest whole number ≥ input"""
+
+    def chunk(self, chunks: builtins.int, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
+        """`chunks` views of nearly equal size"""
+
+    def clamp(self, min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
+        """min(max(input, min), max); the gradient passes where min ≤ input ≤ max"""
+
+    def clip(self, min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
+        """min(max(input, min), max); the gradient passes where min ≤ input ≤ max"""
+
+    def clone(self) -> Tensor:
+        """A copy, through which gradients flow"""
+
+    def contiguous(self) -> Tensor:
+        """The tensor itself if its memory is in row order, else a copy that is"""
+
+    def cos(self) -> Tensor:
+        """cosine, in radians"""
+
+    def cosh(self) -> Tensor:
+        """hyperbolic cosine"""
+
+    def count_nonzero(self, dim: Any = ...) -> Tensor:
+        """How many elements over `dim` (None: of all) are non-zero"""
+
+    def cumsum(self, dim: builtins.int, *, dtype: Any = ...) -> Tensor:
+        """Running sums along `dim`"""
+
+    def div(self, other: Operand, *, rounding_mode: Any = ...) -> Tensor:
+        """input / other; `rounding_mode` "floor" or "trunc" rounds the quotient and keeps integers integer"""
+
+    def divide(self, other: Operand, *, rounding_mode: Any = ...) -> Tensor:
+        """input / other; `rounding_mode` "floor" or "trunc" rounds the quotient and keeps integers integer"""
+
+    def dot(self, tensor: Tensor) -> Tensor:
+        """Σ input · tensor for two vectors"""
+
+    def elu(self, alpha: builtins.float = ...) -> Tensor:
+        """x for x > 0, alpha · (eˣ − 1) otherwise (Clevert et al. 2015)"""
+
+    def eq(self, other: Operand) -> Tensor:
+        """input = other"""
+
+    def erf(self) -> Tensor:
+        """2/√π ∫₀ˣ e^(−t²) dt"""
+
+    def exp(self) -> Tensor:
+        """e ^ input"""
+
+    def exp2(self) -> Tensor:
+        """2 ^ input"""
+
+    def expand(self, *given: Any, size: Any = ...) -> Tensor:
+        """`broadcast_to`, where −1 keeps a dimension"""
+
+    def expand_as(self, other: Operand) -> Tensor:
+        """`expand` to the shape of `other`"""
+
+    def expm1(self) -> Tensor:
+        """e ^ input − 1, exact near 0"""
+
+    def flatten(self, start_dim: builtins.int = ..., end_dim: builtins.int = ...) -> Tensor:
+        """The dimensions from `start_dim` to `end_dim` as one"""
+
+    def flip(self, *given: Any, dims: Any = ...) -> Tensor:
+        """The order of the elements reversed along `dims`; a copy"""
+
+    def floor(self) -> Tensor:
+        """the largest whole number ≤ input"""
+
+    def floor_divide(self, other: Operand) -> Tensor:
+        """⌊input / other⌋"""
+
+    def fmod(self, other: Operand) -> Tensor:
+        """input − other · trunc(input / other): the sign of `input`"""
+
+    def frac(self) -> Tensor:
+        """input − trunc(input)"""
+
+    def gather(self, dim: builtins.int, index: Tensor) -> Tensor:
+        """out[i, j] = input[index[i, j], j] for dim 0, and so on; `index` has the rank of `input`"""
+
+    def ge(self, other: Operand) -> Tensor:
+        """input ≥ other"""
+
+    def greater_equal(self, other: Operand) -> Tensor:
+        """input ≥ other"""
+
+    def gelu(self, approximate: builtins.str = ...) -> Tensor:
+        """x · Φ(x), Φ the normal distribution function; "tanh": ½x(1 + tanh(√(2/π)(x + 0.044715x³))) (Hendrycks 2016)"""
+
+    def getitem(self, index: Tensor) -> Tensor:
+        """`input[index]`: integers, slices, None and … give a view; integer and bool tensors a copy"""
+
+    def gt(self, other: Operand) -> Tensor:
+        """input > other"""
+
+    def greater(self, other: Operand) -> Tensor:
+        """input > other"""
+
+    def index_select(self, dim: builtins.int, index: Tensor) -> Tensor:
+        """The slices of `input` along `dim` that the vector `index` names"""
+
+    def isfinite(self) -> Tensor:
+        """input is neither NaN nor infinite"""
+
+    def isinf(self) -> Tensor:
+        """input is infinite"""
+
+    def isnan(self) -> Tensor:
+        """input is NaN"""
+
+    def le(self, other: Operand) -> Tensor:
+        """input ≤ other"""
+
+    def less_equal(self, other: Operand) -> Tensor:
+        """input ≤ other"""
+
+    def leaky_relu(self, negative_slope: builtins.float = ...) -> Tensor:
+        """max(0, x) + negative_slope · min(0, x)"""
+
+    def log(self) -> Tensor:
+        """ln input"""
+
+    def log10(self) -> Tensor:
+        """log₁₀ input"""
+
+    def log1p(self) -> Tensor:
+        """ln(1 + input), exact near 0"""
+
+    def log2(self) -> Tensor:
+        """log₂ input"""
+
+    def log_softmax(self, dim: builtins.int, dtype: Any = ...) -> Tensor:
+        """x − ln Σ eˣ along `dim`, without overflow"""
+
+    def logaddexp(self, other: Operand) -> Tensor:
+        """ln(eˣ + eʸ), without overflow"""
+
+    def logical_and(self, other: Operand) -> Tensor:
+        """both are non-zero"""
+
+    def logical_not(self) -> Tensor:
+        """input is zero"""
+
+    def logical_or(self, other: Operand) -> Tensor:
+        """at least one is non-zero"""
+
+    def logical_xor(self, other: Operand) -> Tensor:
+        """exactly one is non-zero"""
+
+    def logsigmoid(self) -> Tensor:
+        """ln sigmoid(x) = min(0, x) − ln(1 + e^−|x|)"""
+
+    def logsumexp(self, dim: Any, keepdim: builtins.bool = ...) -> Tensor:
+        """ln Σ eˣ over `dim`, without overflow"""
+
+    def lt(self, other: Operand) -> Tensor:
+        """input < other"""
+
+    def less(self, other: Operand) -> Tensor:
+        """input < other"""
+
+    def masked_fill(self, mask: Tensor, value: Operand) -> Tensor:
+        """`value` where `mask`, `input` elsewhere"""
+
+    def masked_select(self, mask: Tensor) -> Tensor:
+        """The elements of `input` where `mask`, in row order"""
+
+    def matmul(self, other: Operand) -> Tensor:
+        """input @ other over the last two dimensions; leading ones broadcast; vectors are rows on the left, columns on the right"""
+
+    def max(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Any:
+        """The largest element; with `dim`, (values, indices) along it; with a tensor, the elementwise maximum"""
+
+    def maximum(self, other: Operand) -> Tensor:
+        """the larger, NaN where either is; equal values share the gradient"""
+
+    def mean(self, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+        """Σ input / n over `dim` (None: all)"""
+
+    def min(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Any:
+        """The smallest element; with `dim`, (values, indices) along it; with a tensor, the elementwise minimum"""
+
+    def minimum(self, other: Operand) -> Tensor:
+        """the smaller, NaN where either is; equal values share the gradient"""
+
+    def mm(self, mat2: Tensor) -> Tensor:
+        """The product of two matrices"""
+
+    def movedim(self, source: Any, destination: Any) -> Tensor:
+        """Dimensions `source` moved to the positions `destination`; a view"""
+
+    def moveaxis(self, source: Any, destination: Any) -> Tensor:
+        """Dimensions `source` moved to the positions `destination`; a view"""
+
+    def mul(self, other: Operand) -> Tensor:
+        """input · other"""
+
+    def multiply(self, other: Operand) -> Tensor:
+        """input · other"""
+
+    def mv(self, vec: Tensor) -> Tensor:
+        """A matrix times a vector"""
+
+    def narrow(self, dim: builtins.int, start: builtins.int, length: builtins.int) -> Tensor:
+        """Elements `start` to `start + length` of dimension `dim`; a view"""
+
+    def ne(self, other: Operand) -> Tensor:
+        """input ≠ other"""
+
+    def not_equal(self, other: Operand) -> Tensor:
+        """input ≠ other"""
+
+    def neg(self) -> Tensor:
+        """−input"""
+
+    def negative(self) -> Tensor:
+        """−input"""
+
+    def nonzero(self, *, as_tuple: builtins.bool = ...) -> Any:
+        """The indices (n × rank, int64) of the elements that are not zero; a tuple of vectors with `as_tuple`"""
+
+    def outer(self, vec2: Tensor) -> Tensor:
+        """input ⊗ vec2: every product of an element of one with an element of the other"""
+
+    def ger(self, vec2: Tensor) -> Tensor:
+        """input ⊗ vec2: every product of an element of one with an element of the other"""
+
+    def permute(self, *given: Any, dims: Any = ...) -> Tensor:
+        """The dimensions in another order; a view"""
+
+    def positive(self) -> Tensor:
+        """input, unchanged"""
+
+    def pow(self, other: Operand) -> Tensor:
+        """input ^ other"""
+
+    def prod(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+        """Π input over one dimension (None: all), multiplied in pairs"""
+
+    def ravel(self) -> Tensor:
+        """All elements in one dimension"""
+
+    def reciprocal(self) -> Tensor:
+        """1 / input"""
+
+    def relu(self) -> Tensor:
+        """max(0, x)"""
+
+    def remainder(self, other: Operand) -> Tensor:
+        """input − other · ⌊input / other⌋: the sign of `other`"""
+
+    def repeat(self, *given: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
+        """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
+
+    def tile(self, *given: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
+        """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
+
+    def reshape(self, *given: Any, shape: Any = ...) -> Tensor:
+        """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
+
+    def reshape_as(self, other: Operand) -> Tensor:
+        """`reshape` with the shape of `other`"""
+
+    def roll(self, shifts: Any, dims: Any = ...) -> Tensor:
+        """Elements moved by `shifts` along `dims`, around the end"""
+
+    def round(self, *, decimals: builtins.int = ...) -> Tensor:
+        """the nearest whole number, halves to even"""
+
+    def rsqrt(self) -> Tensor:
+        """1 / √input"""
+
+    def scatter_add(self, dim: builtins.int, index: Tensor, src: Tensor) -> Tensor:
+        """`input` with src[i, j] added at [index[i, j], j] for dim 0, and so on"""
+
+    def select(self, dim: builtins.int, index: builtins.int) -> Tensor:
+        """`input` at one index of dimension `dim`; a view"""
+
+    def sigmoid(self) -> Tensor:
+        """1 / (1 + e⁻ˣ)"""
+
+    def sign(self) -> Tensor:
+        """−1, 0 or 1"""
+
+    def silu(self) -> Tensor:
+        """x · sigmoid(x) (Elfwing et al. 2017)"""
+
+    def sin(self) -> Tensor:
+        """sine, in radians"""
+
+    def sinh(self) -> Tensor:
+        """hyperbolic sine"""
+
+    def softmax(self, dim: builtins.int, dtype: Any = ...) -> Tensor:
+        """eˣ / Σ eˣ along `dim`, without overflow"""
+
+    def softplus(self, beta: builtins.float = ..., threshold: builtins.float = ...) -> Tensor:
+        """ln(1 + e^(beta·x)) / beta; x itself where beta·x > threshold"""
+
+    def sort(self, dim: builtins.int = ..., descending: builtins.bool = ..., *, stable: builtins.bool = ...) -> ValuesAndIndices:
+        """(values, indices) sorted along `dim`; NaN is the largest"""
+
+    def split(self, split_size_or_sections: Any, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
+        """Views of consecutive parts: of one size (the last may be smaller), or of the sizes listed"""
+
+    def sqrt(self) -> Tensor:
+        """√input"""
+
+    def square(self) -> Tensor:
+        """input²"""
+
+    def squeeze(self, dim: Any = ...) -> Tensor:
+        """Without the dimensions of length 1 (or those of them that `dim` names); a view"""
+
+    def std(self, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+        """√var; its gradient is 0 where the deviation is 0"""
+
+    def sub(self, other: Operand, *, alpha: Any = ...) -> Tensor:
+        """input − alpha · other"""
+
+    def subtract(self, other: Operand, *, alpha: Any = ...) -> Tensor:
+        """input − alpha · other"""
+
+    def sum(self, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+        """Σ input over `dim` (None: all); integers and bools add up in int64"""
+
+    def t(self) -> Tensor:
+        """The transpose of a matrix; a vector or number as it is"""
+
+    def take_along_dim(self, indices: Tensor, dim: builtins.int | None = ...) -> Tensor:
+        """`gather` whose index broadcasts and may count from the end; without `dim`, of all elements in row order"""
+
+    def tan(self) -> Tensor:
+        """tangent, in radians"""
+
+    def tanh(self) -> Tensor:
+        """hyperbolic tangent"""
+
+    def to(self, *targets: Any, dtype: Any = ..., backend: Any = ..., device: Any = ..., non_blocking: builtins.bool = ..., copy: builtins.bool = ...) -> Tensor:
+        """The tensor in another dtype, on another backend, or both: to("cuda"), to(dc.float64), to(other). Itself if it fits"""
+
+    def topk(self, k: builtins.int, dim: builtins.int = ..., largest: builtins.bool = ..., sorted: builtins.bool = ...) -> ValuesAndIndices:
+        """(values, indices) of the k largest (or smallest) elements along `dim`, in order"""
+
+    def transpose(self, dim0: builtins.int, dim1: builtins.int) -> Tensor:
+        """Two dimensions exchanged; a view"""
+
+    def swapaxes(self, dim0: builtins.int, dim1: builtins.int) -> Tensor:
+        """Two dimensions exchanged; a view"""
+
+    def swapdims(self, dim0: builtins.int, dim1: builtins.int) -> Tensor:
+        """Two dimensions exchanged; a view"""
+
+    def tril(self, diagonal: builtins.int = ...) -> Tensor:
+        """The lower triangles of the matrices in the last two dimensions, zero elsewhere"""
+
+    def triu(self, diagonal: builtins.int = ...) -> Tensor:
+        """The upper triangles of the matrices in the last two dimensions, zero elsewhere"""
+
+    def true_divide(self, other: Operand) -> Tensor:
+        """input / other; integers give float32"""
+
+    def trunc(self) -> Tensor:
+        """input without its fraction"""
+
+    def fix(self) -> Tensor:
+        """input without its fraction"""
+
+    def unbind(self, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
+        """A view per index of dimension `dim`"""
+
+    def unflatten(self, dim: builtins.int, sizes: Any) -> Tensor:
+        """Dimension `dim` as several"""
+
+    def unsqueeze(self, dim: builtins.int) -> Tensor:
+        """With a new dimension of length 1 at `dim`; a view"""
+
+    def var(self, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
+        """Σ(x − mean)² / (n − correction) over `dim` (None: all); correction 1 by default"""
+
+    def view(self, *shape: Any) -> Tensor:
+        """`reshape` that never copies; raises where the memory does not allow it"""
+
+    def view_as(self, other: Operand) -> Tensor:
+        """`view` with the shape of `other`"""
+
+    def __abs__(self) -> Tensor: ...
+    def __add__(self, other: Any) -> Tensor: ...
+    def __and__(self, other: Any) -> Tensor: ...
+    def __eq__(self, other: Any) -> Tensor: ...  # type: ignore[override]
+    def __floordiv__(self, other: Any) -> Tensor: ...
+    def __ge__(self, other: Any) -> Tensor: ...
+    def __getitem__(self, other: Any) -> Tensor: ...
+    def __gt__(self, other: Any) -> Tensor: ...
+    def __iadd__(self, other: Any) -> Tensor: ...
+    def __iand__(self, other: Any) -> Tensor: ...
+    def __ifloordiv__(self, other: Any) -> Tensor: ...
+    def __imod__(self, other: Any) -> Tensor: ...
+    def __imul__(self, other: Any) -> Tensor: ...
+    def __invert__(self) -> Tensor: ...
+    def __ior__(self, other: Any) -> Tensor: ...
+    def __ipow__(self, other: Any) -> Tensor: ...
+    def __isub__(self, other: Any) -> Tensor: ...
+    def __itruediv__(self, other: Any) -> Tensor: ...
+    def __ixor__(self, other: Any) -> Tensor: ...
+    def __le__(self, other: Any) -> Tensor: ...
+    def __lt__(self, other: Any) -> Tensor: ...
+    def __matmul__(self, other: Any) -> Tensor: ...
+    def __mod__(self, other: Any) -> Tensor: ...
+    def __mul__(self, other: Any) -> Tensor: ...
+    def __ne__(self, other: Any) -> Tensor: ...  # type: ignore[override]
+    def __neg__(self) -> Tensor: ...
+    def __or__(self, other: Any) -> Tensor: ...
+    def __pos__(self) -> Tensor: ...
+    def __pow__(self, other: Any) -> Tensor: ...
+    def __radd__(self, other: Any) -> Tensor: ...
+    def __rand__(self, other: Any) -> Tensor: ...
+    def __rfloordiv__(self, other: Any) -> Tensor: ...
+    def __rmatmul__(self, other: Any) -> Tensor: ...
+    def __rmod__(self, other: Any) -> Tensor: ...
+    def __rmul__(self, other: Any) -> Tensor: ...
+    def __ror__(self, other: Any) -> Tensor: ...
+    def __rpow__(self, other: Any) -> Tensor: ...
+    def __rsub__(self, other: Any) -> Tensor: ...
+    def __rtruediv__(self, other: Any) -> Tensor: ...
+    def __rxor__(self, other: Any) -> Tensor: ...
+    def __setitem__(self, index: Any, value: Any) -> None: ...
+    def __sub__(self, other: Any) -> Tensor: ...
+    def __truediv__(self, other: Any) -> Tensor: ...
+    def __xor__(self, other: Any) -> Tensor: ...
+    def abs_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def absolute_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def add_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def astype(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def bfloat16(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def bool(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def byte(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def char(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def clamp_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def clip_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def copy_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def cos_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def div_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def divide_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def double(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def exp_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def fill_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def float(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def half(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def int(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def log_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def long(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def masked_fill_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def mul_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def multiply_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def neg_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def negative_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def new_empty(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def new_ones(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def new_tensor(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def new_zeros(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def pow_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def reciprocal_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def relu_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def rsqrt_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def short(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def sigmoid_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def sign_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def sin_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def sqrt_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def square_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def sub_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def subtract_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def tanh_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def type(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def type_as(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def zero_(self, *args: Any, **kwargs: Any) -> Tensor: ...

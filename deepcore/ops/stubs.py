@@ -1,0 +1,157 @@
+"""Writes the type stubs of the registered ops, so that editors and type checkers know them.
+
+`python -m deepcore.ops.stubs` rewrites `_functions.pyi` (dc.<name>) and `_methods.pyi` (Tensor.<name>); with `--check`
+it only says whether they are up to date. What a function returns is read off its samples.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import deepcore as dc
+from deepcore.ops.registry import FUNCTIONS, Declared
+from deepcore.tensor import Tensor
+
+_HEADER = "# Written by `python -m deepcore.ops.stubs` from the op registry; not edited by hand.\n"
+_IMPORTS = """import builtins
+from collections.abc import Sequence
+from typing import Any
+
+from deepcore.ops.reduce import ValuesAndIndices
+from deepcore.tensor import Tensor
+
+Operand = Tensor | builtins.float | builtins.int | builtins.bool
+"""
+# Tensor.float and its like would hide the types of the same names.
+_TYPES = re.compile(r"\b(int|float|bool|str|tuple)\b")
+_TENSORS = {
+    "input",
+    "index",
+    "indices",
+    "weight",
+    "bias",
+    "mask",
+    "tensor",
+    "mat1",
+    "mat2",
+    "vec",
+    "vec2",
+    "src",
+    "condition",
+}
+_KINDS = {"other": "Operand", "value": "Operand", "min": "Operand | None", "max": "Operand | None", "equation": "str",
+          "tensors": "Sequence[Tensor]", "operands": "Tensor"}  # fmt: skip
+
+
+class _Make:
+    def __call__(self, *shape, low=0.3, high=0.7) -> Tensor:
+        return dc.full(shape, (low + high) / 2, dtype=dc.float64)
+
+    def int(self, high, *shape) -> Tensor:
+        return dc.zeros(*shape, dtype=dc.int64)
+
+    def bool(self, *shape) -> Tensor:
+        return dc.ones(*shape, dtype=dc.bool_)
+
+
+def _returns(entry: Declared) -> str:
+    kinds = set()
+    for one in entry.examples(_Make()):
+        out = entry.function(*one.args, **one.kwargs)
+        kinds.add(
+            "ValuesAndIndices"
+            if hasattr(out, "_fields")
+            else "Tensor"
+            if isinstance(out, Tensor)
+            else "builtins.tuple[Tensor, ...]"
+        )
+    return kinds.pop() if len(kinds) == 1 else "Any"
+
+
+def _parameters(function, method: bool) -> str:
+    parts, star = [], False
+    for k, p in enumerate(inspect.signature(function).parameters.values()):
+        name = "self" if method and k == 0 else p.name
+        if p.kind is p.VAR_POSITIONAL:
+            star = True
+            parts.append(f"*{name}: {_KINDS.get(name, 'Any')}")
+            continue
+        if p.kind is p.KEYWORD_ONLY and not star:
+            star = True
+            parts.append("*")
+        annotation = "" if name == "self" else f": {_annotation(p)}"
+        default = "" if p.default is p.empty else " = ..." if annotation else "=..."
+        parts.append(name + annotation + default)
+    return ", ".join(parts)
+
+
+def _annotation(p: inspect.Parameter) -> str:
+    if isinstance(p.annotation, str):
+        return _TYPES.sub(r"builtins.\1", p.annotation)
+    if p.name in _KINDS:
+        return _TYPES.sub(r"builtins.\1", _KINDS[p.name])
+    optional = " | None" if p.default is None else ""
+    return ("Tensor" + optional) if p.name in _TENSORS else "Any"
+
+
+def _define(name: str, entry: Declared, returns: str, method: bool) -> str:
+    doc = (entry.function.__doc__ or "").strip().splitlines()
+    indent = "    " if method else ""
+    body = f'{indent}    """{doc[0].strip()}"""\n' if doc else f"{indent}    ...\n"
+    return f"{indent}def {name}({_parameters(entry.function, method)}) -> {returns}:\n{body}"
+
+
+def functions() -> str:
+    """The text of `_functions.pyi`."""
+    lines = [_HEADER, _IMPORTS]
+    for entry in sorted(FUNCTIONS.values(), key=lambda e: e.name):
+        returns = _returns(entry)
+        lines += [_define(name, entry, returns, method=False) for name in (entry.name, *entry.aliases)]
+    return "\n".join(lines)
+
+
+def methods() -> str:
+    """The text of `_methods.pyi`."""
+    lines = [_HEADER, _IMPORTS, "class TensorMethods:", "    T: Tensor", "    mT: Tensor\n"]
+    known = set()
+    for entry in sorted(FUNCTIONS.values(), key=lambda e: e.name):
+        if entry.method:
+            returns = _returns(entry)
+            for name in (entry.name, *entry.aliases):
+                known.add(name)
+                lines.append(_define(name, entry, returns, method=True))
+    for name, value in sorted(vars(Tensor).items()):
+        if name in known or not inspect.isfunction(value) or value.__module__ == "deepcore.tensor":
+            continue
+        if name.startswith("__"):
+            more = "" if len(inspect.signature(value).parameters) == 1 else ", other: Any"
+            if name == "__setitem__":
+                lines.append("    def __setitem__(self, index: Any, value: Any) -> None: ...")
+            else:
+                ignore = "  # type: ignore[override]" if name in ("__eq__", "__ne__") else ""
+                lines.append(f"    def {name}(self{more}) -> Tensor: ...{ignore}")
+        else:
+            lines.append(f"    def {name}(self, *args: Any, **kwargs: Any) -> Tensor: ...")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    here = Path(__file__).parent
+    stale = []
+    for file, text in ((here / "_functions.pyi", functions()), (here / "_methods.pyi", methods())):
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            stale.append(file.name)
+            if "--check" not in arguments:
+                file.write_text(text, encoding="utf-8", newline="\n")
+    if stale and "--check" in arguments:
+        print(f"out of date: {', '.join(stale)}; run python -m deepcore.ops.stubs")
+        return 1
+    print(f"wrote {', '.join(stale)}" if stale else "the stubs are up to date")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
