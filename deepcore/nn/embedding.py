@@ -45,7 +45,7 @@ class Embedding(Module):
     def reset_parameters(self) -> None:
         """Draw the table anew."""
         init.normal_(self.weight)
-        if self.padding_idx is not None:
+        if self.padding_idx is not None and not init.skipping():
             self.weight._data[self.padding_idx] = 0
             self.weight.bump_version()
 

@@ -183,7 +183,7 @@ class Optimizer:
                 for name, value in entry.items()
             }
             for p, entry in self.state.items()
-            if id(p) in numbers
+            if entry and id(p) in numbers
         }
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 

@@ -1,0 +1,839 @@
+"""Module, containers, hooks, state dicts, moving, layers' own rules, initialisation, clipping, summary, files."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import math
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore import nn
+from deepcore.errors import (
+    ArgumentError,
+    BackendError,
+    ConfigError,
+    DeepcoreError,
+    DTypeError,
+    FileFormatError,
+    GradientError,
+    IndexRangeError,
+    NonFiniteError,
+    ShapeError,
+    StateDictError,
+)
+from deepcore.nn import functional as F
+from deepcore.nn import init
+from deepcore.nn.files import build, describe
+from deepcore.nn.registry import LAYERS, LOSSES, Integers, Registry
+
+
+class Net(nn.Module):
+    def __init__(self, backend=None):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 4, backend=backend), nn.Tanh(), nn.Dropout(0.5))
+        self.head = nn.Linear(4, 2, backend=backend)
+        self.scale = nn.Parameter(dc.ones(2, backend=backend))
+        self.register_buffer("seen", dc.zeros((), dtype=dc.int64, backend=backend))
+        self.register_buffer("cache", dc.zeros(2, backend=backend), persistent=False)
+
+    def forward(self, x):
+        return self.head(self.body(x)) * self.scale
+
+
+def names(pairs):
+    return [name for name, _ in pairs]
+
+
+# -- registration -----------------------------------------------------------------------------------------
+
+
+def test_registration_and_walking():
+    net = Net()
+    expected = ["scale", "body.0.weight", "body.0.bias", "head.weight", "head.bias"]
+    assert names(net.named_parameters()) == expected
+    assert [p.shape for p in net.parameters()] == [(2,), (4, 3), (4,), (2, 4), (2,)]
+    assert names(net.named_buffers()) == ["seen", "cache"]
+    assert names(net.named_modules()) == ["", "body", "body.0", "body.1", "body.2", "head"]
+    assert names(net.named_children()) == ["body", "head"]
+    assert names(net.named_parameters(recurse=False)) == ["scale"]
+    assert names(net.named_parameters(prefix="m"))[0] == "m.scale"
+    assert net.get_submodule("body.0") is net.body[0] and net.get_submodule("") is net
+    assert net.get_parameter("head.bias") is net.head.bias and net.get_buffer("seen") is net.seen
+    assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in net.parameters())
+
+
+def test_tied_parameters_are_listed_once():
+    a, b = nn.Linear(3, 3), nn.Linear(3, 3)
+    b.weight = a.weight
+    model = nn.Sequential(a, b, a)
+    assert names(model.named_parameters()) == ["0.weight", "0.bias", "1.bias"]
+    assert len(list(model.modules())) == 3
+    assert "2.weight" in names(model.named_parameters(remove_duplicate=False))
+    assert sorted(model.state_dict()) == sorted(f"{i}.{n}" for i in range(3) for n in ("weight", "bias"))
+
+
+def test_assigning_replaces_and_deletes():
+    net = Net()
+    net.head = nn.Linear(4, 5)
+    assert net.head.weight.shape == (5, 4) and len(list(net.parameters())) == 5
+    net.scale = None
+    assert net.scale is None and "scale" not in dict(net.named_parameters())
+    net.seen = dc.ones((), dtype=dc.int64)
+    assert net.get_buffer("seen").item() == 1
+    net.thing = 3  # a plain attribute becomes a parameter, and is gone when deleted
+    net.thing = nn.Parameter(dc.ones(1))
+    assert net.get_parameter("thing") is net.thing
+    del net.thing
+    assert not hasattr(net, "thing") and "thing" not in dict(net.named_parameters())
+    del net.head
+    assert names(net.named_children()) == ["body"]
+
+
+def test_what_cannot_be_assigned():
+    net = Net()
+    with pytest.raises(ArgumentError, match=r"(?s)scale is a parameter.*nn.Parameter"):
+        net.scale = dc.ones(2)
+    with pytest.raises(ArgumentError, match="head is a submodule"):
+        net.head = 3
+    with pytest.raises(ArgumentError, match="seen is a buffer"):
+        net.seen = 3
+    with pytest.raises(ArgumentError, match="without a dot"):
+        net.add_module("a.b", nn.Identity())
+    with pytest.raises(ArgumentError, match="already has an attribute"):
+        net.register_parameter("forward", nn.Parameter(dc.ones(1)))
+    with pytest.raises(ArgumentError, match=r"(?s)the class ReLU.*ReLU\(…\)"):
+        nn.Sequential(nn.ReLU)
+    with pytest.raises(GradientError, match="leaf"):
+        nn.Parameter(net.scale * 2)
+    with pytest.raises(ArgumentError, match=r"expected: +a Parameter"):
+        net.register_parameter("extra", dc.ones(1))
+
+
+class Forgetful(nn.Module):
+    def __init__(self, what):
+        self.what = what
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Parameter(dc.ones(1)), nn.ReLU])
+def test_assigning_before_super_init(make):
+    with pytest.raises(AttributeError, match=r"super\(\).__init__\(\)"):
+        Forgetful(make())
+    with pytest.raises(AttributeError, match=r"super\(\).__init__\(\)"):
+        Forgetful(1).register_buffer("b", dc.ones(1))
+
+
+def test_typos_are_attribute_errors_that_offer_the_nearest_name():
+    net = Net()
+    with pytest.raises(AttributeError, match=r"(?s)Net has no attribute 'haed'.*did you mean 'head'\?"):
+        _ = net.haed
+    assert not hasattr(net, "haed") and getattr(net, "haed", 5) == 5
+    with pytest.raises(AttributeError, match=r"(?s)no submodule 'body.7'"):
+        net.get_submodule("body.7")
+    with pytest.raises(AttributeError, match=r"(?s)did you mean 'weight'\?"):
+        net.get_parameter("head.wieght")
+
+
+def test_a_failing_property_reports_its_own_error():
+    class Wrong(nn.Module):
+        @property
+        def size(self):
+            return self.missing_thing
+
+    with pytest.raises(AttributeError, match="missing_thing"):
+        _ = Wrong().size
+
+
+def test_a_module_without_forward_says_so():
+    with pytest.raises(DeepcoreError, match=r"Module has no forward\(\)"):
+        nn.Module()(1)
+
+
+def test_errors_name_the_path_of_the_layer(backend):
+    net = Net(backend)
+    with pytest.raises(ShapeError, match=r"Net\.body\.0 \(Linear\)"):
+        net(dc.ones(5, 4, backend=backend))
+
+
+def test_modules_go_back_without_the_garbage_collector():
+    gc.disable()
+    try:
+        net = Net()
+        net(dc.ones(2, 3)).sum().backward()
+        ref, weight = weakref.ref(net), weakref.ref(net.head.weight)
+        del net
+        assert ref() is None and weight() is None
+    finally:
+        gc.enable()
+
+
+# -- modes, moving, copying -----------------------------------------------------------------------------------
+
+
+def test_train_eval_apply_and_requires_grad():
+    net = Net()
+    assert net.training and net.eval() is net
+    assert not any(m.training for m in net.modules())
+    net.body.train()
+    assert net.body[2].training and not net.head.training
+    order = []
+    net.apply(lambda m: order.append(type(m).__name__))
+    assert order == ["Linear", "Tanh", "Dropout", "Sequential", "Linear", "Net"]
+    net.requires_grad_(False)
+    assert not any(p.requires_grad for p in net.parameters())
+    assert not net(dc.ones(1, 3)).requires_grad
+
+
+def test_zero_grad(backend):
+    layer = nn.Linear(2, 2, backend=backend)
+    layer(dc.ones(1, 2, backend=backend)).sum().backward()
+    held = layer.weight.grad
+    layer.zero_grad(set_to_none=False)
+    assert layer.weight.grad is not None and held.tolist() == [[0, 0], [0, 0]]
+    layer.zero_grad()
+    assert layer.weight.grad is None and layer.bias.grad is None
+
+
+def test_to_dtype_keeps_identity_ties_and_gradients():
+    a, b = nn.Linear(3, 3), nn.Linear(3, 3)
+    b.weight = a.weight
+    model = nn.Sequential(a, nn.BatchNorm1d(3), b)
+    model(dc.rand(4, 3)).sum().backward()
+    weight = a.weight
+    assert model.double() is model
+    assert a.weight is weight is b.weight and weight.dtype == weight.grad.dtype == dc.float64
+    assert model[1].running_mean.dtype == dc.float64 and model[1].num_batches_tracked.dtype == dc.int64
+    assert weight.requires_grad and model(dc.rand(4, 3, dtype=dc.float64)).dtype == dc.float64
+    assert model.to("float16").get_parameter("0.bias").dtype == dc.float16
+    assert model.to(dc.zeros(1)).get_parameter("0.bias").dtype == dc.float32
+    with pytest.raises(DTypeError, match="floating"):
+        model.to(dc.int64)
+
+
+def test_to_backend():
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    x = dc.rand(4, 2)
+    expected = model.eval()(x)
+    weight = model[0].weight
+    weight.grad = dc.ones(3, 2)
+    model.to("standin", dc.float64)
+    assert model[0].weight is weight and weight.backend == weight.grad.backend == "standin:0"
+    assert all(b.backend == "standin:0" for b in model.buffers())
+    got = model(x.to("standin").double())
+    np.testing.assert_allclose(got.detach().numpy(), expected.detach().numpy(), 1e-5)
+    with pytest.raises(BackendError, match="two backends"):
+        model(x.double())
+    assert model.cpu()[0].weight.backend == "cpu"
+
+
+def test_deepcopy_and_pickle_are_independent():
+    net = Net()
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert repr(twin) == repr(net) and names(twin.named_parameters()) == names(net.named_parameters())
+        assert all(a is not b and a.tolist() == b.tolist() for a, b in zip(twin.parameters(), net.parameters()))
+        twin.head.weight.data[...] = 7
+        assert 7 not in net.head.weight
+        assert twin.head.weight is dict(twin.named_parameters())["head.weight"]
+
+
+# -- hooks --------------------------------------------------------------------------------------------------------
+
+
+def test_forward_hooks():
+    layer, seen = nn.Identity(), []
+    first = layer.register_forward_pre_hook(lambda m, args: (args[0] + 1,))
+    second = layer.register_forward_hook(lambda m, args, out: seen.append((args[0].item(), out.item())))
+    with layer.register_forward_hook(lambda m, args, out: out * 10):
+        assert layer(dc.tensor(1.0)).item() == 20 and seen == [(2.0, 2.0)]
+    first.remove()
+    assert layer(dc.tensor(1.0)).item() == 1 and seen[-1] == (1.0, 1.0)
+    second.remove()
+    second.remove()
+    assert layer._hooks == {}
+
+
+def test_forward_hooks_with_kwargs_and_order():
+    class Add(nn.Module):
+        def forward(self, x, *, by=0):
+            return x + by
+
+    layer, order = Add(), []
+    layer.register_forward_pre_hook(lambda m, args, kwargs: (args, {"by": kwargs["by"] + 1}), with_kwargs=True)
+    layer.register_forward_pre_hook(lambda m, args: order.append("first"), prepend=True)
+    layer.register_forward_hook(lambda m, args, kwargs, out: order.append(kwargs["by"]), with_kwargs=True)
+    assert layer(dc.tensor(1.0), by=1).item() == 3 and order == ["first", 2]
+
+
+def test_full_backward_hook(backend):
+    layer, seen = nn.Linear(2, 3, backend=backend), []
+
+    def hook(module, grad_input, grad_output):
+        seen.append((module, grad_input[0].shape, grad_output[0].tolist()))
+        return (grad_input[0] * 2,)
+
+    x = dc.ones(1, 2, backend=backend, requires_grad=True)
+    layer(x).sum().backward()
+    plain, weight = x.grad.tolist(), layer.weight.grad.tolist()
+    x.grad = None
+    layer.zero_grad()
+    handle = layer.register_full_backward_hook(hook)
+    layer(x).sum().backward()
+    assert seen == [(layer, (1, 2), [[1, 1, 1]])]
+    assert x.grad.tolist() == (np.array(plain) * 2).tolist() and layer.weight.grad.tolist() == weight
+    handle.remove()
+    with layer.register_full_backward_pre_hook(lambda m, g: (g[0] * 0,)):
+        x.grad = None
+        layer(x).sum().backward()
+    assert x.grad.tolist() == [[0, 0]]
+
+
+def test_full_backward_hook_with_several_inputs_and_none_that_needs_a_gradient():
+    class Mix(nn.Module):
+        def forward(self, a, b, text):
+            return a * 2, b * 3
+
+    layer, seen = Mix(), []
+    layer.register_full_backward_hook(lambda m, gi, go: seen.append((gi, go)))
+    a, b = dc.ones(1, requires_grad=True), dc.ones(1)
+    out = layer(a, b, "t")
+    out[0].sum().backward()
+    ((grad_input, grad_output),) = seen
+    assert grad_input[0].item() == 2 and grad_input[1:] == (None, None)
+    assert grad_output[0].item() == 1 and grad_output[1] is None
+    linear, seen = nn.Linear(1, 1), []
+    linear.register_full_backward_hook(lambda m, gi, go: seen.append(gi))
+    linear(b).sum().backward()
+    assert seen == [(None,)]
+
+
+# -- state dicts ----------------------------------------------------------------------------------------------------
+
+
+def test_state_dict_shares_memory_and_leaves_out_what_is_not_persistent():
+    net = Net()
+    state = net.state_dict()
+    assert list(state) == ["scale", "seen", "body.0.weight", "body.0.bias", "head.weight", "head.bias"]
+    state["scale"].data[0] = 9
+    assert net.scale[0].item() == 9 and not state["scale"].requires_grad
+    assert next(iter(net.state_dict(prefix="m."))) == "m.scale"
+    assert net.state_dict(keep_vars=True)["scale"] is net.scale
+
+
+def test_load_state_dict_round_trip(backend):
+    source, target = Net(), Net(backend)
+    weight = target.head.weight
+    assert target.load_state_dict(source.state_dict()) == ([], [])
+    assert target.head.weight is weight and weight.backend == backend
+    for a, b in zip(source.state_dict().values(), target.state_dict().values()):
+        assert a.tolist() == b.tolist()
+    target.load_state_dict({k: v.numpy().astype("float64") for k, v in source.state_dict().items()})
+    assert weight.dtype == dc.float32
+
+
+def test_load_state_dict_lists_everything_that_does_not_fit_and_changes_nothing():
+    net = Net()
+    before = {k: v.numpy().copy() for k, v in net.state_dict().items()}
+    state = {k: v.clone() + 1 for k, v in net.state_dict().items()}
+    state["haed.weight"] = state.pop("head.weight")
+    state["scale"] = dc.ones(3)
+    state["head.bias"] = "text"
+    with pytest.raises(StateDictError) as caught:
+        net.load_state_dict(state)
+    text = str(caught.value)
+    assert "missing:    head.weight (2, 4)" in text
+    assert "unexpected: haed.weight (did you mean 'head.weight'?)" in text
+    assert "scale has shape (3,), and the module's is (2,)" in text and "head.bias is str" in text
+    with pytest.raises(StateDictError, match="scale"):
+        net.load_state_dict(state, strict=False)
+    assert all((net.state_dict()[k].numpy() == v).all() for k, v in before.items())
+    state["scale"], state["head.bias"] = dc.ones(2) * 3, dc.zeros(2)
+    found = net.load_state_dict(state, strict=False)
+    assert found.missing_keys == ["head.weight"] and found.unexpected_keys == ["haed.weight"]
+    assert net.scale.tolist() == [3, 3]
+
+
+def test_load_state_dict_recognises_a_prefix():
+    net = Net()
+    with pytest.raises(StateDictError, match=r"begins with 'module\.'.*k\[7:\]"):
+        net.load_state_dict({f"module.{k}": v for k, v in net.state_dict().items()})
+    with pytest.raises(ArgumentError, match="dict"):
+        net.load_state_dict([1])
+
+
+def test_load_state_dict_assign_and_stale_graphs():
+    net = nn.Linear(2, 2)
+    out = net(dc.ones(1, 2, requires_grad=True))
+    net.load_state_dict(nn.Linear(2, 2).state_dict())
+    with pytest.raises(GradientError, match="overwritten"):
+        out.sum().backward()
+    value = np.ones((2, 2))
+    net.load_state_dict({"weight": value, "bias": np.zeros(2)}, assign=True)
+    assert net.weight.data is value and net.weight.requires_grad
+
+
+# -- containers -----------------------------------------------------------------------------------------------------
+
+
+def test_sequential():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    assert model(dc.ones(5, 2)).shape == (5, 1)
+    assert len(model) == 3 and model[-1] is model[2] and isinstance(model[:2], nn.Sequential)
+    assert model[1:][0] is model[1] and names(model[1:].named_children()) == ["1", "2"]
+    model[1] = nn.Tanh()
+    assert isinstance(model[1], nn.Tanh)
+    model.append(nn.Sigmoid()).insert(0, nn.Identity())
+    assert [type(m).__name__ for m in model] == ["Identity", "Linear", "Tanh", "Linear", "Sigmoid"]
+    del model[0]
+    assert isinstance(model.pop(), nn.Sigmoid) and next(iter(model.state_dict())) == "0.weight"
+    named = nn.Sequential({"body": nn.Linear(2, 3), "head": nn.ReLU()})
+    assert names(named.named_children()) == ["body", "head"] and named.head is named[1]
+    del named[0]
+    assert names(named.named_children()) == ["head"]
+    with pytest.raises(IndexRangeError, match="3 is out of range"):
+        model[3]
+    with pytest.raises(ArgumentError, match=r"Sequential\(\*modules\)"):
+        nn.Sequential([nn.ReLU()])
+
+
+def test_module_list_and_dict():
+    blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    blocks += [nn.ReLU()]
+    assert len(blocks) == 4 and len(list(blocks.parameters())) == 6 and isinstance(blocks + blocks, nn.ModuleList)
+    assert repr(blocks[2:]) == (
+        "ModuleList(\n  (0): Linear(in_features=2, out_features=2, bias=True)\n  (1): ReLU()\n)"
+    )
+    assert "(0-2): 3 x Linear(" in repr(blocks)
+    heads = nn.ModuleDict({"a": nn.Linear(2, 2)})
+    heads["b"] = nn.ReLU()
+    assert list(heads) == ["a", "b"] and "b" in heads and len(heads) == 2 and isinstance(heads.pop("b"), nn.ReLU)
+    assert list(heads.keys()) == ["a"] and dict(heads.items())["a"] is heads["a"] and next(iter(heads.values()))
+    with pytest.raises(KeyError, match=r"(?s)no 'aa'.*did you mean 'a'|one of: a"):
+        heads["aa"]
+    heads.clear()
+    assert len(heads) == 0
+
+
+def test_repr():
+    assert repr(nn.Sequential()) == "Sequential()"
+    assert repr(Net()) == (
+        "Net(\n"
+        "  (body): Sequential(\n"
+        "    (0): Linear(in_features=3, out_features=4, bias=True)\n"
+        "    (1): Tanh()\n"
+        "    (2): Dropout(p=0.5, inplace=False)\n"
+        "  )\n"
+        "  (head): Linear(in_features=4, out_features=2, bias=True)\n"
+        ")"
+    )
+    assert repr(nn.Parameter(dc.ones(2))) == "Parameter containing:\ntensor([1., 1.], requires_grad=True)"
+
+
+# -- layers -------------------------------------------------------------------------------------------------------------
+
+
+def layer_cases():
+    for name, cls in sorted(LAYERS.items()):
+        for i, example in enumerate(cls.examples):
+            yield pytest.param(cls, example, id=f"{name}-{i}")
+
+
+@pytest.mark.parametrize("cls, example", list(layer_cases()))
+def test_every_layer_is_the_same_on_every_backend(cls, example, backend):
+    rng = np.random.default_rng(0)
+    arrays = [
+        rng.integers(0, kind.high, kind.shape) if isinstance(kind, Integers) else rng.standard_normal(kind)
+        for kind in example.inputs
+    ]
+    results = []
+    for place in ("cpu", backend):
+        dc.manual_seed(3)
+        with dc.use_backend(place):
+            layer = cls(**example.arguments).double()
+            inputs = [dc.tensor(a) for a in arrays]
+            for x in inputs:
+                x.requires_grad_(x.is_floating_point())
+            out = layer(*inputs)
+            assert out.backend == place
+            if out.requires_grad:
+                (out * out).sum().backward()
+        tensors = [out.detach(), *layer.state_dict().values()]
+        tensors += [t.grad for t in (*inputs, *layer.parameters()) if t.grad is not None]
+        results.append([t.numpy() for t in tensors])
+    for mine, reference in zip(*reversed(results)):
+        np.testing.assert_allclose(mine, reference, 1e-9, 1e-12)
+
+
+@pytest.mark.parametrize("cls, example", list(layer_cases()))
+def test_every_layer_keeps_what_rebuilds_it(cls, example):
+    layer = cls(**example.arguments)
+    twin = build(json.loads(json.dumps(describe(layer))))
+    assert repr(twin) == repr(layer)
+    assert {k: v.shape for k, v in twin.state_dict().items()} == {k: v.shape for k, v in layer.state_dict().items()}
+    assert twin.constructor_arguments() == layer.constructor_arguments()
+
+
+@pytest.mark.parametrize("registry", [LAYERS, LOSSES])
+def test_every_registered_class_is_public_documented_and_has_examples(registry):
+    for name, cls in registry.items():
+        assert getattr(nn, name) is cls and name in nn.__all__
+        assert cls.__doc__ and cls.__doc__ != nn.Module.__doc__
+        assert cls.examples or getattr(cls, "structural", False), name
+
+
+def test_backend_and_dtype_of_new_layers(backend):
+    layer = nn.Linear(2, 3, backend=backend, dtype=dc.float64)
+    assert layer.weight.backend == backend and layer.bias.dtype == dc.float64
+    with dc.use_backend(backend):
+        assert nn.BatchNorm1d(3).running_mean.backend == backend
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: nn.Linear(0, 3), ArgumentError, "in_features=0"),
+        (lambda: nn.Linear(2, 3.5), ArgumentError, "out_features=3.5"),
+        (lambda: nn.Dropout(1.5), ArgumentError, "p=1.5"),
+        (lambda: nn.Embedding(4, 2, padding_idx=4), IndexRangeError, "padding_idx=4"),
+        (lambda: nn.GELU("tan"), ArgumentError, "'tan'"),
+        (lambda: nn.Softmax(), ArgumentError, r"nn.Softmax\(dim=-1\)"),
+        (lambda: nn.LayerNorm((3, 0)), ArgumentError, "normalized_shape=0"),
+        (lambda: nn.Linear(64, 3)(dc.ones(2, 8, 8)), ShapeError, r"nn.Flatten\(\)"),
+        (lambda: nn.Linear(64, 3)(dc.ones(2, 32)), ShapeError, r"nn.Linear\(32, …\)"),
+        (lambda: nn.BatchNorm1d(3)(dc.ones(2, 4)), ShapeError, r"\(N, 3\) or \(N, 3, L\)"),
+        (lambda: nn.BatchNorm1d(3)(dc.ones(3)), ShapeError, r"\(N, 3\)"),
+        (lambda: nn.BatchNorm1d(3)(dc.ones(1, 3)), ShapeError, "more than one value per channel"),
+        (lambda: nn.LayerNorm(4)(dc.ones(2, 3)), ShapeError, r"nn.LayerNorm\(3\)"),
+        (lambda: nn.Unflatten(1, (3, 4))(dc.ones(2, 11)), ShapeError, "length 11"),
+        (lambda: nn.Embedding(4, 2)(dc.tensor([0, 4])), IndexRangeError, "4"),
+        (lambda: nn.Embedding(4, 2)(dc.tensor([0.0])), DTypeError, "integer"),
+    ],
+)
+def test_layers_refuse(make, error, message):
+    with pytest.raises(error, match=f"(?s){message}"):
+        make()
+
+
+def test_batch_norm_of_one_value_per_channel_in_evaluation():
+    layer = nn.BatchNorm1d(2).eval()
+    assert layer(dc.ones(1, 2)).shape == (1, 2)
+    assert layer.num_batches_tracked.item() == 0
+
+
+def test_dropout(backend):
+    x = dc.ones(200, 50, backend=backend)
+    layer = nn.Dropout(0.3)
+    dc.manual_seed(1)
+    first, second = layer(x), layer(x)
+    dc.manual_seed(1)
+    assert (layer(x) == first).all() and not (first == second).all()
+    dc.manual_seed(1)
+    assert first.numpy().tolist() == layer(dc.ones(200, 50)).numpy().tolist()  # the CPU's mask
+    values = first.numpy()
+    assert set(np.unique(values)) == {0, np.float32(1 / 0.7)}
+    assert abs((values == 0).mean() - 0.3) < 0.02 and values.dtype == np.float32
+    y = dc.ones(4, backend=backend, requires_grad=True)
+    out = layer(y)
+    out.sum().backward()
+    assert y.grad.tolist() == out.tolist()
+    assert layer.eval()(x) is x and nn.Dropout(0.0)(x) is x
+    with pytest.raises(ArgumentError, match="p=2"):
+        F.dropout(x, 2)
+
+
+def test_default_initialisation_is_torchs():
+    layer = nn.Linear(400, 300)
+    for values in (layer.weight.detach().numpy(), layer.bias.detach().numpy()):
+        bound = 1 / math.sqrt(400)
+        assert np.abs(values).max() <= bound and np.abs(values).max() > 0.98 * bound
+        assert abs(values.std() - bound / math.sqrt(3)) < 0.05 * bound
+    table = nn.Embedding(300, 40, padding_idx=2).weight.detach().numpy()
+    assert abs(table.std() - 1) < 0.02 and (table[2] == 0).all()
+    dc.manual_seed(5)
+    first = nn.Linear(3, 2).weight.tolist()
+    dc.manual_seed(5)
+    assert nn.Linear(3, 2).weight.tolist() == first
+
+
+def test_embedding_from_pretrained():
+    table = dc.tensor([[1.0, 2.0], [3.0, 4.0]])
+    layer = nn.Embedding.from_pretrained(table)
+    assert layer(dc.tensor([1])).tolist() == [[3, 4]] and not layer.weight.requires_grad
+    assert nn.Embedding.from_pretrained(table, freeze=False).weight.requires_grad and repr(layer) == "Embedding(2, 2)"
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, float("inf")])
+def test_normalize(p, backend):
+    rng = np.random.default_rng(0)
+    array = rng.standard_normal((3, 4))
+    array[1] = 0
+    x = dc.tensor(array, backend=backend, requires_grad=True)
+    out = F.normalize(x, p=p)
+    norm = np.linalg.norm(array, ord=p, axis=1, keepdims=True)
+    np.testing.assert_allclose(out.detach().numpy(), array / np.maximum(norm, 1e-12), 1e-12)
+    out[0].sum().backward()
+    assert np.isfinite(x.grad.numpy()).all()
+
+
+# -- nn.init ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fill, mean, std, bound",
+    [
+        (lambda t: init.uniform_(t, -1, 3), 1, 4 / math.sqrt(12), 3),
+        (lambda t: init.normal_(t, 2, 0.5), 2, 0.5, None),
+        (lambda t: init.trunc_normal_(t), 0, 0.8796, 2),
+        (lambda t: init.trunc_normal_(t, 1.0, 0.02, -2, 2), 1, 0.02, None),
+        (lambda t: init.trunc_normal_(t, 0.0, 1.0, 3, 4), 3.2604, 0.2220, 4),
+        (lambda t: init.xavier_uniform_(t, 2.0), 0, 2 * math.sqrt(2 / 500), 2 * math.sqrt(6 / 500)),
+        (lambda t: init.xavier_normal_(t), 0, math.sqrt(2 / 500), None),
+        (lambda t: init.kaiming_uniform_(t, nonlinearity="relu"), 0, math.sqrt(2 / 200), math.sqrt(6 / 200)),
+        (lambda t: init.kaiming_normal_(t, a=0.5, mode="fan_out"), 0, math.sqrt(2 / 1.25 / 300), None),
+    ],
+)
+def test_random_init(fill, mean, std, bound, backend):
+    t = dc.empty(300, 200, backend=backend)
+    assert fill(t) is t
+    values = t.numpy()
+    assert abs(values.mean() - mean) < 0.02 * std and abs(values.std() - std) < 0.02 * std
+    assert bound is None or 0.98 * bound < np.abs(values).max() <= bound * (1 + 1e-6)
+
+
+def test_constant_init_and_fans(backend):
+    t = nn.Parameter(dc.empty(2, 3, backend=backend))
+    assert init.constant_(t, 0.5).tolist() == [[0.5] * 3] * 2 and t.requires_grad
+    assert init.zeros_(t).tolist() == [[0] * 3] * 2 and init.ones_(t).tolist() == [[1] * 3] * 2
+    assert init.eye_(t).tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert init.fan_in_and_fan_out(dc.empty(8, 4, 3, 3)) == (36, 72)
+    for shape in ((5, 3), (3, 5), (4, 2, 2)):
+        q = init.orthogonal_(dc.empty(shape, dtype=dc.float64, backend=backend), gain=2).numpy().reshape(shape[0], -1)
+        small = q @ q.T if q.shape[0] <= q.shape[1] else q.T @ q
+        np.testing.assert_allclose(small, 4 * np.eye(len(small)), atol=1e-6)
+
+
+def test_gains():
+    assert init.calculate_gain("relu") == math.sqrt(2) and init.calculate_gain("tanh") == 5 / 3
+    assert init.calculate_gain("leaky_relu", 0.5) == math.sqrt(1.6) and init.calculate_gain("conv_transpose2d") == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: init.kaiming_uniform_(t, mode="fan"),
+        lambda t: init.kaiming_uniform_(t, nonlinearity="rleu"),
+        lambda t: init.normal_(t, std=-1),
+        lambda t: init.uniform_(t, 1, 0),
+        lambda t: init.trunc_normal_(t, a=1, b=0),
+        lambda t: init.xavier_normal_(dc.empty(3)),
+        lambda t: init.eye_(dc.empty(3)),
+    ],
+)
+def test_init_refuses(call):
+    with pytest.raises((ArgumentError, ShapeError)):
+        call(dc.empty(2, 2))
+
+
+# -- nn.utils ----------------------------------------------------------------------------------------------------------------
+
+
+def with_gradients(backend, *values):
+    parameters = [nn.Parameter(dc.zeros(len(v), dtype=dc.float64, backend=backend)) for v in values]
+    for p, v in zip(parameters, values):
+        p.grad = dc.tensor(v, dtype=dc.float64, backend=backend)
+    return parameters
+
+
+@pytest.mark.parametrize("norm_type, total", [(2, 13.0), (1, 19.0), (float("inf"), 12.0)])
+def test_clip_grad_norm(norm_type, total, backend):
+    parameters = [*with_gradients(backend, [3.0, 4.0], [12.0]), nn.Parameter(dc.ones(1, backend=backend))]
+    assert nn.utils.clip_grad_norm_(parameters, 2 * total, norm_type).item() == pytest.approx(total)
+    assert parameters[0].grad.tolist() == [3, 4]
+    assert nn.utils.clip_grad_norm_(iter(parameters), 1.0, norm_type).item() == pytest.approx(total)
+    assert parameters[1].grad.tolist() == pytest.approx([12 / (total + 1e-6)])
+    assert nn.utils.get_total_norm([p.grad for p in parameters[:2]], norm_type).item() == pytest.approx(1, 1e-6)
+    assert nn.utils.clip_grad_norm_([parameters[2]], 1.0).item() == 0
+
+
+def test_clipping_names_the_parameter_that_is_not_finite(backend):
+    model = nn.Sequential(nn.Linear(1, 1, backend=backend), nn.Linear(1, 1, backend=backend))
+    for p in model.parameters():
+        p.grad = dc.ones(p.shape, backend=backend)
+    model[1].bias.grad.data[...] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"gradient of 1\.bias"):
+        nn.utils.clip_grad_norm_(model, 0.1, error_if_nonfinite=True)
+    with pytest.raises(NonFiniteError, match=r"number 3 \(shape \(1,\)\)"):
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1, error_if_nonfinite=True)
+    assert model[0].weight.grad.item() == 1
+    assert math.isnan(nn.utils.clip_grad_norm_(model.parameters(), 0.1).item())
+
+
+def test_clip_grad_value(backend):
+    (p,) = with_gradients(backend, [-3.0, 0.5, 4.0])
+    nn.utils.clip_grad_value_([p], 1.0)
+    assert p.grad.tolist() == [-1, 0.5, 1]
+    with pytest.raises(ArgumentError, match="negative"):
+        nn.utils.clip_grad_value_([p], -1.0)
+    with pytest.raises(ArgumentError, match="norm_type"):
+        nn.utils.clip_grad_norm_([p], 1.0, 0)
+
+
+# -- summary ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_summary_of_textbook_networks():
+    for hidden, count in ((64, 50_890), (128, 101_770)):
+        model = nn.Sequential(nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+        summary = model.summary((784,))
+        assert summary.parameters == summary.trainable == count and summary.bytes == 4 * count
+        assert f"{count:,} parameters" in str(summary)
+
+
+def test_summary_leaves_the_model_as_it_was(backend):
+    net = Net(backend)
+    net.head.eval()
+    net.body[0].bias.requires_grad_(False)
+    before = {k: v.tolist() for k, v in net.state_dict().items()}
+    summary = net.summary(3, batch_size=5)
+    rows = {row.path: row for row in summary.rows}
+    assert rows["body.0"].output_shape == (5, 4) and rows["body.0"].parameters == 16 and rows["body.0"].trainable == 12
+    assert rows["body"].parameters == 0 and summary.parameters == 28 and summary.trainable == 24
+    assert net.training and not net.head.training and net.body[2].training
+    assert all(not m._hooks for m in net.modules())
+    assert before == {k: v.tolist() for k, v in net.state_dict().items()}
+    assert "24 trainable, 4 frozen" in str(summary)
+
+
+def test_summary_of_other_inputs():
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2))
+    assert model.summary((3,), dtype=dc.int64).rows[1].output_shape == (1, 12)
+    with pytest.raises(ShapeError, match=r"Sequential\.2 \(Linear\)"):
+        model.summary((4,), dtype=dc.int64)
+    assert all(not m._hooks for m in model.modules()) and model.training
+
+    class Two(nn.Module):
+        def forward(self, a, b):
+            return a, b
+
+    assert Two().summary([(2,), (3, 4)]).rows[0].output_shape == [(1, 2), (1, 3, 4)]
+    with pytest.raises(ArgumentError, match="without the batch dimension"):
+        Two().summary("x")
+
+
+# -- files -------------------------------------------------------------------------------------------------------------------------
+
+
+def rich_model():
+    shared = nn.Linear(4, 4)
+    return nn.Sequential(
+        {
+            "embed": nn.Embedding(7, 4, padding_idx=1),
+            "blocks": nn.Sequential(shared, nn.GELU("tanh"), shared, nn.LayerNorm(4, bias=False), nn.Dropout(0.2)),
+            "flat": nn.Flatten(),
+            "norm": nn.BatchNorm1d(8, momentum=None),
+            "head": nn.Linear(8, 2, bias=False),
+        }
+    )
+
+
+def test_save_and_load_builds_the_model_again(tmp_path, backend):
+    path = tmp_path / "model.safetensors"
+    model = rich_model()
+    model(dc.randint(0, 7, (5, 2)))
+    model.save(path)
+    dc.manual_seed(9)
+    with dc.use_backend(backend):
+        loaded = nn.Sequential.load(path)
+    drawn = dc.rand(1).item()
+    dc.manual_seed(9)
+    assert dc.rand(1).item() == drawn  # loading drew nothing
+    assert repr(loaded) == repr(model) and loaded.blocks[0] is loaded.blocks[2]
+    assert all(t.backend == backend for t in (*loaded.parameters(), *loaded.buffers()))
+    for key, value in model.state_dict().items():
+        assert loaded.state_dict()[key].tolist() == value.tolist()
+    x = dc.randint(0, 7, (5, 2))
+    got = loaded.eval()(x.to(backend))
+    np.testing.assert_allclose(got.detach().numpy(), model.eval()(x).detach().numpy(), 1e-5, 1e-6)
+    assert nn.Module.load(path).head.weight.requires_grad
+
+
+def test_load_keeps_ties_and_dtypes(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)).double()
+    model[1].weight = model[0].weight
+    model.save(path)
+    loaded = nn.Module.load(path)
+    assert loaded[1].weight is loaded[0].weight and loaded[0].weight.dtype == dc.float64
+    into = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    assert into.load(path) is into and into[0].weight.tolist() == model[0].weight.float().tolist()
+    with pytest.raises(StateDictError, match="misshapen"):
+        nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 5, bias=False)).load(path)
+    with pytest.raises(StateDictError, match=r"holds a Sequential, not a Linear"):
+        nn.Linear.load(path)
+
+
+def test_a_model_of_unregistered_classes_is_loaded_into(tmp_path):
+    path = tmp_path / "net.safetensors"
+    net = Net()
+    net.save(path)
+    with pytest.raises(
+        StateDictError, match=r"(?s)Net is not a registered layer.*model = Net\(…\); model.load\(path\)"
+    ):
+        Net.load(path)
+    twin = Net().load(path)
+    assert twin.head.weight.tolist() == net.head.weight.tolist()
+    dc.save({"a": {"b": dc.ones(2)}}, path)
+    with pytest.raises(FileFormatError, match="nested state"):
+        twin.load(path)
+
+
+@pytest.mark.parametrize(
+    "description, message",
+    [
+        ({"layer": "Linaer", "arguments": {}}, "did you mean 'Linear'"),
+        ({"layer": "os.system"}, "no layer named 'os.system'"),
+        ({"layer": "Linear", "arguments": {"in_feature": 2, "out_features": 1}}, "did you mean 'in_features'"),
+        ({"layer": "Linear", "arguments": {"in_features": 2}}, "cannot be built"),
+        ({"layer": "Linear", "arguments": {"in_features": -2, "out_features": 1}}, "at least 1"),
+        ({"layer": "Sequential", "modules": [1]}, "table"),
+        ({"layer": "Sequential", "modules": {"0": 3}}, "table"),
+        ({"same_as": "x"}, "before it"),
+        ([], "table"),
+    ],
+)
+def test_a_description_names_registered_things_only(description, message):
+    with pytest.raises(ConfigError, match=message):
+        build(description)
+
+
+def test_a_huge_description_allocates_nothing(tmp_path):
+    layer = build({"layer": "Linear", "arguments": {"in_features": 10**7, "out_features": 10**7}})
+    assert layer.weight.shape == (10**7, 10**7)
+    with pytest.raises(StateDictError, match="misshapen"):
+        layer.load_state_dict(nn.Linear(1, 1).state_dict(), assign=True)
+
+
+def test_registering_a_layer_of_ones_own(tmp_path):
+    registry = Registry("thing")
+
+    @registry.register
+    class Mine:
+        def __init__(self, size=1):
+            self.size = size
+
+    assert registry["Mine"] is Mine and registry.build("Mine", size=2).size == 2
+    with pytest.raises(ConfigError, match=r"(?s)no thing named 'Mien'.*did you mean 'Mine'"):
+        registry["Mien"]
+    with pytest.raises(ArgumentError, match="already registered"):
+        registry.register(type("Mine", (), {}))
+
+    class Bare(nn.Module):
+        def __init__(self, size):
+            super().__init__()
+
+    with pytest.raises(ArgumentError, match=r"self.size"):
+        Bare(2).constructor_arguments()
