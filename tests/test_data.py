@@ -127,6 +127,12 @@ def children():
     return [p for p in multiprocessing.active_children() if p.name == "deepcore-loader"]
 
 
+@pytest.fixture(autouse=True)
+def no_kernels(monkeypatch):
+    """Random integers are the same without them, and no worker stops to compile one."""
+    monkeypatch.setattr(settings, "kernels", False)
+
+
 # -- datasets -----------------------------------------------------------------------------------------
 def test_tensor_dataset():
     data = TensorDataset(dc.arange(6).reshape(3, 2), np.array([5.0, 6.0, 7.0]), classes=["a", "b"])
@@ -310,7 +316,9 @@ def test_default_collate_as_pytorch():
         (lambda i: (1,) * (2 + (i == 5)), "length 2 at index 4, length 3 at index 5"),
         (lambda i: {"a": 1} if i < 5 else {"b": 1}, r"key \['a'\] at index 4, key \['b'\] at index 5"),
         (lambda i: 1 if i < 5 else "1", "type int at index 4, type str at index 5"),
-        (lambda i: np.zeros(1) if i < 5 else 1.0, r"shape \(1,\) at index 4, shape float at index 5"),
+        (lambda i: np.zeros(1) if i < 5 else 1.0, "type ndarray at index 4, type float at index 5"),
+        (lambda i: np.int8(1) if i < 5 else np.int16(1), "type int8 at index 4, type int16 at index 5"),
+        (lambda i: dc.ones(1) if i < 5 else np.ones(1, "f4"), "type Tensor at index 4, type ndarray at index 5"),
         (lambda i: {"a": (1, np.zeros(i))}, r"sample\['a'\]\[1\]"),
         (lambda i: None, "NoneType"),
         (lambda i: np.array(["a"]), "cannot become a tensor"),
@@ -347,6 +355,13 @@ def test_samples_that_do_not_fit_together(make, message, workers):
 def test_bad_arguments(arguments):
     with pytest.raises(ArgumentError):
         DataLoader(numbers(), **arguments)
+
+
+def test_the_default_backend_takes_the_batches(backend):
+    with dc.use_backend(backend):
+        for workers in (0, 1):
+            (batch,) = DataLoader(Squares(2), 2, num_workers=workers, seed=1)
+            assert batch["x"].backend is batch["y"].backend is batch["noise"].backend is get_backend(backend)
 
 
 def test_datasets_that_cannot_be_used():
@@ -507,6 +522,18 @@ def test_a_dataset_that_cannot_be_sent_says_so():
     assert not children()
 
 
+def running(pid):
+    """Whether a process runs; one that ended and waits for its parent to ask does not."""
+    if Path("/proc/self/stat").exists():
+        stat = Path(f"/proc/{pid}/stat")
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_program(how, tmp_path):
@@ -531,8 +558,7 @@ if __name__ == "__main__":
         program.send_signal(how)
         program.wait(10)
         deadline = time.monotonic() + 5
-        while alive := [pid for pid in pids if Path(f"/proc/{pid}/stat").exists() and
-                        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"]:  # fmt: skip
+        while alive := [pid for pid in pids if running(pid)]:
             assert time.monotonic() < deadline, f"{alive} still run"
             time.sleep(0.02)
         if how == signal.SIGINT:
@@ -611,10 +637,13 @@ def test_damaged_gzip(tmp_path):
 
 def test_a_gzip_bomb_is_bounded_by_its_header(tmp_path):
     (tmp_path / "f").write_bytes(gzip.compress(idx(8, (10,), b"\0" * (64 << 20)), 1))
-    start = time.perf_counter()
-    with pytest.raises(FileFormatError, match="after its last value"):
-        read_idx(tmp_path / "f")
-    assert time.perf_counter() - start < 0.05  # it was not unpacked
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with pytest.raises(FileFormatError, match="after its last value"):
+            read_idx(tmp_path / "f")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.05  # it was not unpacked
     (tmp_path / "f").write_bytes(gzip.compress(idx(8, (5000,), b"\0" * 5000)))
     with pytest.raises(FileFormatError, match="more than 4,999 bytes"):
         read_idx(tmp_path / "f", max_bytes=4999)
@@ -792,6 +821,8 @@ def test_csv(text, tmp_path):
         (b"1,2\n3\n", DataError, "2 values.*\n.*1 in line 2"),
         (b"1,2\n3,x\n", DataError, "'x' in line 2, column 2"),
         (b"1,2\n3,\n", DataError, "'' in line 2"),
+        (b"1,2\nnan,1\n", DataError, "NaN or an infinite value in line 2"),
+        (b"1,1e99\n", DataError, "NaN or an infinite value in line 1"),
         (b"", DataError, "no rows"),
         (b"a,b\n", DataError, "no rows"),
         (b"1,2,3,4\n", ShapeError, r"shape \(4,\)"),

@@ -25,17 +25,19 @@ def collate(samples: Sequence[Any], indices: Sequence[int], where: str = "sample
     """As `default_collate`, but what came as arrays and numbers is still in NumPy. `indices` name the samples."""
     first = samples[0]
     if isinstance(first, Tensor):
-        _same(samples, indices, where, "backends", lambda s: _attribute(s, "backend"))
         _same_arrays(samples, indices, where)
+        _same(samples, indices, where, "backends", lambda s: s.backend)
         return from_raw(first.backend.stack([s.data for s in samples]), first.backend)
     if isinstance(first, np.ndarray):
         _same_arrays(samples, indices, where)
         return _checked(np.stack(samples), where)
-    if isinstance(first, (bool, int, float, np.generic)):
-        numbers = all(isinstance(s, (bool, int, float, np.generic)) for s in samples)
-        if not numbers:
+    if isinstance(first, np.generic):
+        _same(samples, indices, where, "types", lambda s: type(s).__name__)
+        return _checked(np.array(samples), where)
+    if isinstance(first, (bool, int, float)):
+        if not all(type(s) in (bool, int, float) for s in samples):
             _same(samples, indices, where, "types", lambda s: type(s).__name__)
-        return _checked(_numbers(samples), where)
+        return _numbers(samples)
     if isinstance(first, (str, bytes)):
         return list(samples)
     if isinstance(first, Mapping):
@@ -60,9 +62,7 @@ def _numbers(samples: Sequence[Any]) -> np.ndarray:
         return np.array(samples, dtype=np.bool_)
     if all(isinstance(s, int) for s in samples):
         return np.array(samples, dtype=np.int64)
-    if all(isinstance(s, (int, float)) and not isinstance(s, np.generic) for s in samples):
-        return np.array(samples, dtype=dtypes.default_float)
-    return np.array(samples)
+    return np.array(samples, dtype=dtypes.default_float)
 
 
 def _checked(array: np.ndarray, where: str) -> np.ndarray:
@@ -77,13 +77,11 @@ def _checked(array: np.ndarray, where: str) -> np.ndarray:
     return array
 
 
-def _attribute(sample, name: str):
-    return getattr(sample, name, type(sample).__name__)
-
-
 def _same_arrays(samples, indices, where: str) -> None:
-    _same(samples, indices, where, "shapes", lambda s: tuple(s.shape) if hasattr(s, "shape") else type(s).__name__)
-    _same(samples, indices, where, "dtypes", lambda s: _attribute(s, "dtype"))
+    kind = Tensor if isinstance(samples[0], Tensor) else np.ndarray
+    _same(samples, indices, where, "types", lambda s: (kind if isinstance(s, kind) else type(s)).__name__)
+    _same(samples, indices, where, "shapes", lambda s: tuple(s.shape))
+    _same(samples, indices, where, "dtypes", lambda s: s.dtype)
 
 
 def _same(samples, indices, where: str, what: str, of) -> None:

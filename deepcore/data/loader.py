@@ -22,7 +22,7 @@ class DataLoader:
 
     batch_size, shuffle, drop_last: as PyTorch. `sampler`: any iterable of indices, instead of `shuffle`.
     seed: of the order and of augmentation; None draws one from the default generator, so `manual_seed` fixes it.
-    backend: where batches go (default: the default backend; tensors of a dataset stay where they are).
+    backend: where the tensors of a batch go (default: the default backend; those of a TensorDataset stay where they are).
     num_workers: processes that fetch samples, `prefetch_factor` batches each ahead. They change the speed only: order
     and bits are a function of (seed, epoch). A dataset of tensors is always read here, one gather per tensor.
     collate_fn: samples to batch (default: `default_collate`).
@@ -142,9 +142,10 @@ class DataLoader:
             results = workers.run(fetch, jobs, self.num_workers, self.prefetch_factor, self.multiprocessing_context)
         else:
             results = (fetch(*job) for job in jobs)
+        target = get_backend() if self.backend is None else self.backend
         with contextlib.closing(results):
             for batch in results:
-                yield to_backend(batch, self.backend, arrays=self.collate_fn is None)
+                yield to_backend(batch, target, arrays=self.collate_fn is None)
 
     # -- resuming -----------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

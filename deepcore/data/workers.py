@@ -114,6 +114,7 @@ def _work(writing: Connection, fetch: Callable, jobs: list[tuple], ahead: int) -
     for inherited in list(_reading_ends):
         with contextlib.suppress(OSError):
             inherited.close()
+    settings.backend = "cpu"  # a GPU cannot be used after a fork
     settings.threads = 1  # as many processes as cores: more threads would only get in each other's way
     results: queue.SimpleQueue = queue.SimpleQueue()
     room = threading.Semaphore(ahead)

@@ -54,7 +54,9 @@ def read_samples(path, shape: Sequence[int] | None = None) -> np.ndarray:
         array = _read_csv(name)
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / np.float32(255)
-    return _fit(array.astype(np.float32, copy=False), wanted, name)
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    return _fit(array, wanted, name)
 
 
 def _fit(array: np.ndarray, shape: tuple[int, ...] | None, name: str) -> np.ndarray:
@@ -112,7 +114,8 @@ def _read_csv(name: str) -> np.ndarray:
                 received=f"{len(row)} in line {line}",
             )
         try:
-            values[i] = [float(cell) for cell in row]
+            with np.errstate(over="ignore"):  # an infinite value is reported below
+                values[i] = [float(cell) for cell in row]
         except ValueError:
             bad = next(i for i, cell in enumerate(row) if not _is_number(cell))
             raise DataError(
@@ -120,6 +123,10 @@ def _read_csv(name: str) -> np.ndarray:
                 received=f"{row[bad]!r} in line {line}, column {bad + 1}",
                 fix="leave out columns of text, and fill in missing values",
             ) from None
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        line = rows[int(np.argmin(finite))][0]
+        raise DataError(f"{name!r} has NaN or an infinite value in line {line}", fix="fill in missing values")
     return values
 
 

@@ -31,6 +31,7 @@ _MAX_BRACKETS = 4 * MAX_TENSORS
 _MAX_RANK = 64  # NumPy's
 
 _VERSION_KEY, _CRC_KEY = "deepcore.format", "deepcore.crc32"
+_TAKE_ANOTHER = f"take another copy of the file; a tool that changes it must drop {_CRC_KEY!r} from its metadata"
 
 DTYPE_NAMES: dict[np.dtype, str] = {
     dtypes.bool_: "BOOL",
@@ -146,7 +147,9 @@ def _brackets(header: bytes) -> int:
 
 
 def _header_sum(entries: Mapping[str, Mapping], notes: Mapping[str, str]) -> int:
-    text = _dump([sorted(entries.items()), sorted((k, v) for k, v in notes.items() if k != _CRC_KEY)])
+    # Without the offsets: a tool that writes the same tensors in another order has changed nothing.
+    kinds = sorted((name, entry["dtype"], entry["shape"]) for name, entry in entries.items())
+    text = _dump([kinds, sorted((k, v) for k, v in notes.items() if k != _CRC_KEY)])
     return zlib.crc32(text.encode())
 
 
@@ -242,7 +245,7 @@ class SafetensorsFile:
         if verify and self._sums is not None and zlib.crc32(raw.data) != self._sums[name]:
             self._bad(
                 f"tensor {name!r} is corrupt: its CRC-32 is not the one stored when it was written",
-                fix=f"take another copy of the file; a tool that changes tensors must drop the {_CRC_KEY!r} metadata",
+                fix=_TAKE_ANOTHER,
             )
         if verify and info.dtype == dtypes.bool_ and raw.size and raw.max() > 1:
             self._bad(f"tensor {name!r} is of type BOOL and has bytes other than 0 and 1")
@@ -354,10 +357,9 @@ class SafetensorsFile:
             if tensors.keys() != entries.keys() or not all(_is_size(v) for v in (header, *tensors.values())):
                 raise ValueError
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-            self._bad("has checksums that do not fit its tensors", fix="it was changed or damaged: take another copy")
+            self._bad("has checksums that do not fit its tensors", fix=_TAKE_ANOTHER)
         if header != _header_sum(entries, notes):
-            self._bad("has a corrupt header: its CRC-32 is not the one stored when it was written",
-                      fix="take another copy of the file")  # fmt: skip
+            self._bad("has a corrupt header: its CRC-32 is not the one stored when it was written", fix=_TAKE_ANOTHER)
         self._sums = tensors
 
     def _bad(self, fault: str, *, expected=None, received=None, fix=None) -> NoReturn:
