@@ -7,37 +7,22 @@ import warnings
 
 import numpy as np
 import pytest
+from nn_examples import cases, make_input
 
 import deepcore as dc
 from deepcore import nn
 from deepcore.errors import ArgumentError, BackendError, DeepcoreWarning, DTypeError, IndexRangeError, ShapeError
 from deepcore.nn import functional as F
-from deepcore.nn.registry import LOSSES, Integers, Uniform
+from deepcore.nn.registry import LOSSES
 
 
-def make_input(kind, rng):
-    if isinstance(kind, Integers):
-        return rng.integers(0, kind.high, kind.shape)
-    if isinstance(kind, Uniform):
-        values = rng.random(kind.shape)
-        return values / values.sum(axis=min(1, values.ndim - 1), keepdims=True) if kind.sum_to_one else values
-    return rng.standard_normal(kind)
-
-
-def loss_cases():
-    for name, cls in sorted(LOSSES.items()):
-        for i, example in enumerate(cls.examples):
-            yield pytest.param(cls, example, id=f"{name}-{i}")
-
-
-@pytest.mark.parametrize("cls, example", list(loss_cases()))
+@pytest.mark.parametrize("cls, example", cases(LOSSES))
 def test_every_loss_is_the_same_on_every_backend(cls, example, backend):
     rng = np.random.default_rng(0)
     input, target = (make_input(kind, rng) for kind in example.inputs)
-    arguments = {k: dc.tensor(v) if isinstance(v, tuple) else v for k, v in example.arguments.items()}
     results = []
     for place in ("cpu", backend):
-        loss = cls(**arguments).to(place, dc.float64)
+        loss = cls(**example.arguments).to(place, dc.float64)
         x = dc.tensor(input, backend=place, requires_grad=True)
         out = loss(x, dc.tensor(target, backend=place))
         out.sum().backward()
@@ -47,12 +32,11 @@ def test_every_loss_is_the_same_on_every_backend(cls, example, backend):
         np.testing.assert_allclose(mine, reference, 1e-9, 1e-12)
 
 
-@pytest.mark.parametrize("cls, example", list(loss_cases()))
+@pytest.mark.parametrize("cls, example", cases(LOSSES))
 def test_gradients_of_every_loss(cls, example):
     rng = np.random.default_rng(1)
     input, target = (make_input(kind, rng) for kind in example.inputs)
-    arguments = {k: dc.tensor(v) if isinstance(v, tuple) else v for k, v in example.arguments.items()}
-    loss = cls(**arguments).double()
+    loss = cls(**example.arguments).double()
     assert dc.autograd.gradcheck(lambda x: loss(x, dc.tensor(target)), (dc.tensor(input, requires_grad=True),))
     assert dc.autograd.gradgradcheck(lambda x: loss(x, dc.tensor(target)), (dc.tensor(input, requires_grad=True),))
 

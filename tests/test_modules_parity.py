@@ -8,10 +8,11 @@ import warnings
 
 import numpy as np
 import pytest
+from nn_examples import cases, make_input
 
 import deepcore as dc
 from deepcore import nn
-from deepcore.nn.registry import LAYERS, LOSSES, Integers, Uniform
+from deepcore.nn.registry import LAYERS, LOSSES
 
 torch = pytest.importorskip("torch")
 
@@ -21,19 +22,10 @@ RTOL, ATOL = 1e-7, 1e-12
 NOT_TAKEN = {"size_average", "reduce", "max_norm", "norm_type", "scale_grad_by_freq", "sparse", "device"}
 
 
-def make_input(kind, rng):
-    if isinstance(kind, Integers):
-        return rng.integers(0, kind.high, kind.shape)
-    if isinstance(kind, Uniform):
-        values = rng.random(kind.shape)
-        return values / values.sum(axis=min(1, values.ndim - 1), keepdims=True) if kind.sum_to_one else values
-    return rng.standard_normal(kind)
-
-
-def arguments(values, convert):
-    """Constructor arguments; a tuple of floats is a tensor of weights."""
+def arguments(values):
+    """Constructor arguments for PyTorch: a tuple of floats is a tensor of weights."""
     return {
-        name: convert(np.array(value)) if isinstance(value, tuple) and value and isinstance(value[0], float) else value
+        name: torch.tensor(value) if isinstance(value, tuple) and isinstance(value[0], float) else value
         for name, value in values.items()
     }
 
@@ -80,15 +72,8 @@ def copy_state(theirs, ours):
     ours.load_state_dict({name: t.detach().numpy() for name, t in theirs.state_dict().items()})
 
 
-def cases(registry):
-    for name, cls in sorted(registry.items()):
-        assert hasattr(cls, "examples"), f"{name} has no examples"
-        for i, example in enumerate(cls.examples):
-            yield pytest.param(cls, example, id=f"{name}-{i}")
-
-
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("cls, example", list(cases(LAYERS)))
+@pytest.mark.parametrize("cls, example", cases(LAYERS))
 def test_layer(cls, example, training):
     rng = np.random.default_rng(0)
     theirs = getattr(torch.nn, cls.__name__)(**example.arguments).double().train(training)
@@ -112,11 +97,11 @@ def test_layer(cls, example, training):
         compare(ours, theirs, inputs, rng)
 
 
-@pytest.mark.parametrize("cls, example", list(cases(LOSSES)))
+@pytest.mark.parametrize("cls, example", cases(LOSSES))
 def test_loss(cls, example):
     rng = np.random.default_rng(0)
-    theirs = getattr(torch.nn, cls.__name__)(**arguments(example.arguments, torch.tensor)).double()
-    ours = cls(**arguments(example.arguments, dc.tensor)).double()
+    theirs = getattr(torch.nn, cls.__name__)(**arguments(example.arguments)).double()
+    ours = cls(**example.arguments).double()
     input, target = (torch.tensor(make_input(kind, rng)) for kind in example.inputs)
     input.requires_grad_()
     compare(ours, theirs, [input, target], rng)

@@ -11,6 +11,7 @@ import weakref
 
 import numpy as np
 import pytest
+from nn_examples import cases, make_input
 
 import deepcore as dc
 from deepcore import nn
@@ -30,7 +31,7 @@ from deepcore.errors import (
 from deepcore.nn import functional as F
 from deepcore.nn import init
 from deepcore.nn.files import build, describe
-from deepcore.nn.registry import LAYERS, LOSSES, Integers, Registry
+from deepcore.nn.registry import LAYERS, LOSSES, Registry
 
 
 class Net(nn.Module):
@@ -124,8 +125,9 @@ class Forgetful(nn.Module):
 def test_assigning_before_super_init(make):
     with pytest.raises(AttributeError, match=r"super\(\).__init__\(\)"):
         Forgetful(make())
-    with pytest.raises(AttributeError, match=r"super\(\).__init__\(\)"):
-        Forgetful(1).register_buffer("b", dc.ones(1))
+    for use in (lambda m: m.register_buffer("b", dc.ones(1)), lambda m: m(1), lambda m: list(m.parameters())):
+        with pytest.raises(AttributeError, match=r"super\(\).__init__\(\)"):
+            use(Forgetful(1))
 
 
 def test_typos_are_attribute_errors_that_offer_the_nearest_name():
@@ -436,19 +438,10 @@ def test_repr():
 # -- layers -------------------------------------------------------------------------------------------------------------
 
 
-def layer_cases():
-    for name, cls in sorted(LAYERS.items()):
-        for i, example in enumerate(cls.examples):
-            yield pytest.param(cls, example, id=f"{name}-{i}")
-
-
-@pytest.mark.parametrize("cls, example", list(layer_cases()))
+@pytest.mark.parametrize("cls, example", cases(LAYERS))
 def test_every_layer_is_the_same_on_every_backend(cls, example, backend):
     rng = np.random.default_rng(0)
-    arrays = [
-        rng.integers(0, kind.high, kind.shape) if isinstance(kind, Integers) else rng.standard_normal(kind)
-        for kind in example.inputs
-    ]
+    arrays = [make_input(kind, rng) for kind in example.inputs]
     results = []
     for place in ("cpu", backend):
         dc.manual_seed(3)
@@ -468,7 +461,7 @@ def test_every_layer_is_the_same_on_every_backend(cls, example, backend):
         np.testing.assert_allclose(mine, reference, 1e-9, 1e-12)
 
 
-@pytest.mark.parametrize("cls, example", list(layer_cases()))
+@pytest.mark.parametrize("cls, example", cases(LAYERS))
 def test_every_layer_keeps_what_rebuilds_it(cls, example):
     layer = cls(**example.arguments)
     twin = build(json.loads(json.dumps(describe(layer))))

@@ -6,6 +6,7 @@ from deepcore.errors import ArgumentError
 from deepcore.nn import functional as F
 from deepcore.nn.module import Module
 from deepcore.nn.registry import LOSSES, Example, Integers, Uniform
+from deepcore.tensor import as_tensor
 
 _PAIR = ((4, 3), (4, 3))
 
@@ -18,11 +19,11 @@ class _Loss(Module):
 
 
 class _WeightedLoss(_Loss):
-    """`weight` is a buffer: it moves with the loss, and is no parameter."""
+    """`weight`, a tensor or a list of numbers, is a buffer: it moves with the loss, and is no parameter."""
 
     def __init__(self, weight=None, reduction: str = "mean"):
         super().__init__(reduction)
-        self.register_buffer("weight", weight)
+        self.register_buffer("weight", None if weight is None else as_tensor(weight))
 
 
 @LOSSES.register
@@ -153,7 +154,7 @@ class BCEWithLogitsLoss(_WeightedLoss):
 
     def __init__(self, weight=None, reduction: str = "mean", pos_weight=None):
         super().__init__(weight, reduction)
-        self.register_buffer("pos_weight", pos_weight)
+        self.register_buffer("pos_weight", None if pos_weight is None else as_tensor(pos_weight))
 
     def forward(self, input, target):
         return F.binary_cross_entropy_with_logits(input, target, self.weight, self.reduction, self.pos_weight)

@@ -285,7 +285,7 @@ class Module:
         seen: set[int] = set()
         owners = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
         for path, module in owners:
-            for name, value in module.__dict__[table].items():
+            for name, value in getattr(module, table).items():
                 if value is None or (remove_duplicate and id(value) in seen):
                     continue
                 seen.add(id(value))
@@ -338,10 +338,10 @@ class Module:
     def _get_member(self, table: str, kind: str, target: str):
         path, _, name = target.rpartition(".")
         module = self.get_submodule(path)
-        found = module.__dict__[table].get(name)
+        found = getattr(module, table).get(name)
         if found is None:
             raise ModuleAttributeError(
-                f"{type(module).__name__} has no {kind} {name!r}", choices=module.__dict__[table], looked_for=name
+                f"{type(module).__name__} has no {kind} {name!r}", choices=getattr(module, table), looked_for=name
             )
         return found
 

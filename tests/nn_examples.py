@@ -1,0 +1,26 @@
+"""The examples that registered layers and losses carry, as test cases and arrays."""
+
+from __future__ import annotations
+
+import pytest
+
+from deepcore.nn.registry import Integers, Uniform
+
+
+def cases(registry):
+    """(class, example) of everything registered."""
+    return [
+        pytest.param(cls, example, id=f"{name}-{i}")
+        for name, cls in sorted(registry.items())
+        for i, example in enumerate(cls.examples)
+    ]
+
+
+def make_input(kind, rng):
+    """The array that an example's input stands for."""
+    if isinstance(kind, Integers):
+        return rng.integers(0, kind.high, kind.shape)
+    if isinstance(kind, Uniform):
+        values = rng.random(kind.shape)
+        return values / values.sum(axis=min(1, values.ndim - 1), keepdims=True) if kind.sum_to_one else values
+    return rng.standard_normal(kind)
