@@ -502,6 +502,28 @@ def test_large_batches_do_not_block():
     assert sums == [i + 0.5 for i in range(0, 12, 2)]
 
 
+def odd_batch(samples):
+    array = np.arange(24, dtype=np.float64).reshape(4, 6)
+    return {
+        "empty": array[:0],
+        "fortran": np.asfortranarray(array),
+        "strided": array[::2, ::3],
+        "bytes": np.arange(1 << 19, dtype=np.uint32).view(np.uint8)[3:],
+        "tensors": [dc.tensor([1.5, 2.5], dtype=dc.bfloat16), dc.zeros(0, 2), dc.tensor(True)],
+        "scalar": np.float16(3),
+        "plain": (None, 1, "text", len(samples)),
+    }
+
+
+def test_whatever_a_batch_holds_arrives_as_it_was():
+    (here,), (there,) = (list(DataLoader(Squares(2), 2, num_workers=n, collate_fn=odd_batch)) for n in (0, 1))
+    for key in ("empty", "fortran", "strided", "bytes", "scalar"):
+        assert there[key].dtype == here[key].dtype and there[key].shape == here[key].shape
+        np.testing.assert_array_equal(there[key], here[key])
+    assert bits(there["tensors"]) == bits(here["tensors"]) and there["plain"] == here["plain"]
+    there["fortran"][0, 0] = there["bytes"][0] = 1  # writable, as any array
+
+
 def test_leaving_early_ends_the_workers():
     running = iter(DataLoader(Wide(), 1, num_workers=3))
     next(running)

@@ -20,8 +20,13 @@ from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import numpy as np
+
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, DataError
+
+# A larger message costs the reading end an allocation of its whole size for every piece that the pipe delivers.
+_PIECE = 1 << 18
 
 # Reading ends of every worker's pipe: a forked worker closes its copies, or its siblings would never see them close.
 _reading_ends: weakref.WeakSet = weakref.WeakSet()
@@ -75,7 +80,7 @@ def _receive(process, reading: Connection, worker: int, method: str):
     try:
         if not reading.poll():  # it ended, and left nothing
             raise EOFError
-        kind, value = reading.recv()
+        kind, value = _read(reading)
     except (EOFError, OSError):
         process.join(5)
         code = process.exitcode
@@ -91,6 +96,26 @@ def _receive(process, reading: Connection, worker: int, method: str):
         raise DataError(f"worker {worker} of the loader failed", received=text)
     error.add_note(f"In worker {worker} of the loader:\n{text}")
     raise error
+
+
+def _write(writing: Connection, value) -> None:
+    """Arrays go as they lie in memory, in pieces; only what holds them is pickled."""
+    arrays: list[pickle.PickleBuffer] = []
+    frame = pickle.dumps(value, protocol=5, buffer_callback=arrays.append)
+    views = [array.raw() for array in arrays]
+    writing.send_bytes(pickle.dumps((frame, [view.nbytes for view in views])))
+    for view in views:
+        for start in range(0, view.nbytes, _PIECE):
+            writing.send_bytes(view[start : start + _PIECE])
+
+
+def _read(reading: Connection):
+    frame, sizes = pickle.loads(reading.recv_bytes())
+    arrays = [np.empty(size, np.uint8) for size in sizes]
+    for array in arrays:
+        for start in range(0, array.size, _PIECE):
+            reading.recv_bytes_into(array[start : start + _PIECE].data)
+    return pickle.loads(frame, buffers=arrays)
 
 
 def _stop(started: list[tuple[Any, Connection]], at_once: bool) -> None:
@@ -135,9 +160,9 @@ def _send(writing: Connection, results: queue.SimpleQueue, room: threading.Semap
     try:
         while (result := results.get()) is not None:
             try:
-                writing.send(result)
+                _write(writing, result)
             except (pickle.PicklingError, AttributeError, TypeError) as error:
-                writing.send(("error", _portable(error)))
+                _write(writing, ("error", _portable(error)))
             room.release()
         writing.close()
     except OSError:  # nobody reads any more
