@@ -322,7 +322,9 @@ class Tensor(TensorMethods):
         return format(self.item(), spec) if spec and self._data.size == 1 else format(repr(self), spec)
 
     def __repr__(self) -> str:
-        return _describe(self)
+        from deepcore.printing import describe
+
+        return describe(self)
 
 
 def _rebuild(cls, array, backend: str, requires_grad: bool):
@@ -330,54 +332,6 @@ def _rebuild(cls, array, backend: str, requires_grad: bool):
     tensor_ = cls.__new__(cls)
     Tensor.__init__(tensor_, backend_.from_host(array), backend_, requires_grad)
     return tensor_
-
-
-def _describe(t: Tensor) -> str:
-    import numpy  # only to print
-
-    array = t.backend.to_host(t._data)
-    prefix = "tensor("
-    shown = array.astype("float32") if array.dtype == dt.bfloat16 else array
-    with numpy.printoptions(precision=4, linewidth=80, threshold=1000, edgeitems=3, suppress=_plain(shown, numpy)):
-        body = numpy.array2string(shown, separator=", ", prefix=prefix, formatter=_formatter(shown, numpy))
-    if not array.size:
-        body = "[]"
-    notes = [""]
-    if not array.size and array.ndim != 1:
-        notes.append(f"size={t.shape}")
-    if t.backend.name != "cpu":
-        notes.append(f"backend='{t.backend}'")
-    if array.dtype not in (dt.float32, dt.int64, dt.bool_) or not array.size:
-        notes.append(f"dtype=dc.{dt.name_of(array.dtype)}")
-    if t._node is not None:
-        notes.append(f"grad_fn=<{t._node.name}>")
-    elif t._requires_grad:
-        notes.append("requires_grad=True")
-    return prefix + body + ", ".join(notes) + ")"
-
-
-def _plain(array, numpy) -> bool:
-    """Whether fixed-point notation shows the values well (PyTorch's rule)."""
-    if array.dtype.kind != "f" or not array.size:
-        return True
-    finite = numpy.abs(array[numpy.isfinite(array) & (array != 0)].astype("float64"))
-    return not finite.size or (finite.max() / finite.min() <= 1000 and finite.min() >= 1e-4 and finite.max() < 1e8)
-
-
-def _formatter(array, numpy):
-    if array.dtype.kind != "f" or not array.size or not _plain(array, numpy):
-        return {"bool": str} if array.dtype.kind == "b" else None
-    finite = array[numpy.isfinite(array)]
-    whole = bool((finite == numpy.round(finite)).all())
-    cells = [_cell(v, whole) for v in array.ravel()[:2000].tolist()]
-    width = max(map(len, cells))
-    return {"float_kind": lambda v: _cell(float(v), whole).rjust(width)}
-
-
-def _cell(value: float, whole: bool) -> str:
-    if value != value or value in (float("inf"), float("-inf")):
-        return str(value)
-    return f"{value:.0f}." if whole else f"{value:.4f}"
 
 
 # -- making tensors -----------------------------------------------------------------------------------
@@ -568,6 +522,11 @@ def arange(start, end=None, step=1, dtype=None, backend=None, requires_grad: boo
     values = [v.item() if isinstance(v, Tensor) else v for v in (start, end, step)]
     if values[2] == 0:
         raise ArgumentError("arange needs a step that is not zero")
+    if not 0 <= (values[1] - values[0]) / values[2] < float("inf"):  # false for NaN, too
+        raise ArgumentError(
+            "arange: the step must lead from start to a finite end",
+            received=f"start {values[0]}, end {values[1]}, step {values[2]}",
+        )
     if dtype is None:
         dtype = int if all(isinstance(v, int) for v in values) else float
     xp = get_backend(backend)
@@ -583,14 +542,15 @@ def arange(start, end=None, step=1, dtype=None, backend=None, requires_grad: boo
 def linspace(start, end, steps: int, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
     """`steps` evenly spaced values from `start` to `end`, both included."""
     xp = get_backend(backend)
-    raw = xp.linspace(float(start), float(end), int(steps), dtype=dt.float64)
+    raw = xp.linspace(float(start), float(end), *_shape((steps,)), dtype=dt.float64)
     return _finish(raw.astype(dt.as_dtype(dtype or dt.default_float)), xp, requires_grad)
 
 
 def eye(n: int, m: int | None = None, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
     """The n×m matrix with ones on the diagonal."""
     xp = get_backend(backend)
-    return _finish(xp.eye(n, n if m is None else m, dtype=dt.as_dtype(dtype or dt.default_float)), xp, requires_grad)
+    rows, columns = _shape((n, n if m is None else m))
+    return _finish(xp.eye(rows, columns, dtype=dt.as_dtype(dtype or dt.default_float)), xp, requires_grad)
 
 
 def is_tensor(value: Any) -> bool:

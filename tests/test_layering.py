@@ -14,7 +14,7 @@ LAYERS = [
     {"config", "errors"},
     {"backend"},
     {"kernels"},
-    {"random", "tensor", "autograd"},
+    {"random", "printing", "tensor", "autograd"},
     {"ops"},
     {"compile"},
     {"nn", "optim"},
@@ -27,15 +27,13 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 #: The package's own face, its version and `python -m` stand above every layer.
 TOP = {"__init__", "__main__", "_version", "version"}
-COMPUTING = {"random", "tensor", "autograd", "ops", "compile", "nn", "optim"}
+COMPUTING = {"random", "printing", "tensor", "autograd", "ops", "compile", "nn", "optim"}
 #: Lazy imports (inside a function) that go up: (importing module, imported layer), and why.
 UPWARD = {
     ("backend", "kernels"): "a backend looks its kernels up when an op first runs on it",
     ("nn", "io"): "a module's save and load use the file formats",
     ("tensor", "ops"): "NumPy's functions called on a tensor run the ops of the same name",
 }
-#: Computing modules that may import NumPy inside a function, and what for.
-HOST = {"tensor": "printing"}
 LATE = ["numba", "cupy", "scipy", "matplotlib", "PIL", "tqdm"]
 
 
@@ -107,9 +105,7 @@ def test_computing_code_names_no_array_library(path, parts):
     named = [
         f"line {line}: {name}"
         for line, name, lazy, typing in parsed(path, parts)
-        if name.split(".")[0] in {"numpy", "cupy"}
-        and not typing
-        and not (lazy and name == "numpy" and parts[0] in HOST)
+        if name.split(".")[0] in {"numpy", "cupy"} and not typing
     ]
     assert not named, "use the backend, and dtypes from deepcore.backend.dtypes"
 

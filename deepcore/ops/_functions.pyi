@@ -37,7 +37,7 @@ def alias(input: Tensor) -> Tensor:
     """The same elements as a new tensor over the same memory"""
 
 def all(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
-    """Whether every element over `dim` (None: of all) is non-zero"""
+    """Whether every element over `dim` (None: of all) is non-zero; uint8 for uint8, else bool"""
 
 def amax(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
     """The largest element over `dim` (None: all); equal ones share the gradient"""
@@ -46,7 +46,7 @@ def amin(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
     """The smallest element over `dim` (None: all); equal ones share the gradient"""
 
 def any(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
-    """Whether some element over `dim` (None: of all) is non-zero"""
+    """Whether some element over `dim` (None: of all) is non-zero; uint8 for uint8, else bool"""
 
 def argmax(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Tensor:
     """The index (int64) of the first largest element along `dim` (None: of all, counted in row order)"""
@@ -373,7 +373,7 @@ def positive(input: Tensor) -> Tensor:
     """input, unchanged"""
 
 def pow(input: Tensor, other: Operand) -> Tensor:
-    """input ^ other"""
+    """input ^ other; a whole number to a negative power is rounded towards 0"""
 
 def prod(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """Π input over one dimension (None: all), multiplied in pairs"""
@@ -421,7 +421,7 @@ def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + e⁻ˣ)"""
 
 def sign(input: Tensor) -> Tensor:
-    """−1, 0 or 1"""
+    """−1, 0 or 1; 0 for NaN"""
 
 def silu(input: Tensor) -> Tensor:
     """x · sigmoid(x) (Elfwing et al. 2017)"""

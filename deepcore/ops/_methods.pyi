@@ -41,7 +41,7 @@ class TensorMethods:
         """The same elements as a new tensor over the same memory"""
 
     def all(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
-        """Whether every element over `dim` (None: of all) is non-zero"""
+        """Whether every element over `dim` (None: of all) is non-zero; uint8 for uint8, else bool"""
 
     def amax(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
         """The largest element over `dim` (None: all); equal ones share the gradient"""
@@ -50,7 +50,7 @@ class TensorMethods:
         """The smallest element over `dim` (None: all); equal ones share the gradient"""
 
     def any(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
-        """Whether some element over `dim` (None: of all) is non-zero"""
+        """Whether some element over `dim` (None: of all) is non-zero; uint8 for uint8, else bool"""
 
     def argmax(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Tensor:
         """The index (int64) of the first largest element along `dim` (None: of all, counted in row order)"""
@@ -347,7 +347,7 @@ class TensorMethods:
         """input, unchanged"""
 
     def pow(self, other: Operand) -> Tensor:
-        """input ^ other"""
+        """input ^ other; a whole number to a negative power is rounded towards 0"""
 
     def prod(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
         """Π input over one dimension (None: all), multiplied in pairs"""
@@ -395,7 +395,7 @@ class TensorMethods:
         """1 / (1 + e⁻ˣ)"""
 
     def sign(self) -> Tensor:
-        """−1, 0 or 1"""
+        """−1, 0 or 1; 0 for NaN"""
 
     def silu(self) -> Tensor:
         """x · sigmoid(x) (Elfwing et al. 2017)"""

@@ -178,6 +178,12 @@ def scatter_add(input, dim: int, index, src):
         return input + _reshape(src, shape=()) if index.numel() else input.clone()
     if not index.numel():
         return input.clone()
+    if src.dtype != input.dtype:
+        raise DTypeError(
+            "scatter_add: src must have the dtype of the input",
+            expected=dt.name_of(input.dtype),
+            received=dt.name_of(src.dtype),
+        )
     if any(n > m for n, m in zip(index.shape, src.shape)):
         raise ShapeError("scatter_add: the index exceeds src", received=f"index {index.shape}, src {src.shape}")
     src = basic(src, index=tuple(slice(n) for n in index.shape))
@@ -210,6 +216,8 @@ def masked_fill(input, mask, value):
 
     if mask.dtype != dt.bool_:
         raise DTypeError("masked_fill needs a bool mask", received=dt.name_of(mask.dtype))
+    if isinstance(value, Tensor) and value.ndim:
+        raise ShapeError("masked_fill takes one value", expected="a number or a 0-d tensor", received=str(value.shape))
     if not isinstance(value, Tensor):
         value = Tensor(input.backend.constant(value, input.dtype), input.backend)
     return where(mask, value if value.dtype == input.dtype else cast(value, input.dtype), input)
@@ -237,14 +245,13 @@ def embedding(input, weight, padding_idx: int | None = None):
     if weight.ndim != 2:
         raise ShapeError("embedding needs a 2-d weight", received=str(weight.shape))
     _check_range("embedding", input, weight.shape[0], "index")
+    out = apply(_take, (weight, input), {"dims": (0,)})
     if padding_idx is not None:
-        row = normalize_dim(padding_idx, weight.shape[0], "padding_idx")
         from deepcore.ops.elementwise import where
 
-        weight = where(
-            Tensor(weight.backend.arange(weight.shape[0])[:, None] == row, weight.backend), weight.detach(), weight
-        )
-    return apply(_take, (weight, input), {"dims": (0,)})
+        row = normalize_dim(padding_idx, weight.shape[0], "padding_idx")
+        out = where(_reshape(input == row, shape=(*input.shape, 1)), out.detach(), out)
+    return out
 
 
 @composite(

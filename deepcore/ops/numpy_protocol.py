@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepcore.autograd import mixed_backends
 from deepcore.errors import ArgumentError
-from deepcore.ops.registry import FUNCTIONS, Tensor
+from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor
 
 # NumPy's name where it is not ours.
 _NAMES = {
@@ -45,7 +45,7 @@ def ufunc(ufunc, method: str, inputs, kwargs):
     if function is None or method != "__call__" or any(v is not None for v in kwargs.values()):
         return NotImplemented
     _same_backend(ufunc.__name__, inputs)
-    return function(*inputs)
+    return function(*map(_wrapped, inputs))
 
 
 def function(function, args, kwargs):
@@ -69,7 +69,11 @@ def function(function, args, kwargs):
             f"np.{name} has no counterpart among deepcore's functions",
             fix=f"use the functions of deepcore, or np.{name}(t.detach().numpy()) where no gradient is needed",
         )
-    return found(*args, **kwargs)
+    return found(*map(_wrapped, args), **kwargs)
+
+
+def _wrapped(value):
+    return as_tensor(value) if hasattr(value, "__array_interface__") and not isinstance(value, float) else value
 
 
 def _same_backend(name: str, inputs) -> None:

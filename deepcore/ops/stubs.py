@@ -11,9 +11,9 @@ import re
 import sys
 from pathlib import Path
 
-import deepcore as dc
+from deepcore.backend import dtypes as dt
 from deepcore.ops.registry import FUNCTIONS, Declared
-from deepcore.tensor import Tensor
+from deepcore.tensor import Tensor, full, ones, zeros
 
 _HEADER = "# Written by `python -m deepcore.ops.stubs` from the op registry; not edited by hand.\n"
 _IMPORTS = """import builtins
@@ -48,13 +48,13 @@ _KINDS = {"other": "Operand", "value": "Operand", "min": "Operand | None", "max"
 
 class _Make:
     def __call__(self, *shape, low=0.3, high=0.7) -> Tensor:
-        return dc.full(shape, (low + high) / 2, dtype=dc.float64)
+        return full(shape, (low + high) / 2, dtype=dt.float64)
 
     def int(self, high, *shape) -> Tensor:
-        return dc.zeros(*shape, dtype=dc.int64)
+        return zeros(*shape, dtype=dt.int64)
 
     def bool(self, *shape) -> Tensor:
-        return dc.ones(*shape, dtype=dc.bool_)
+        return ones(*shape, dtype=dt.bool_)
 
 
 def _returns(entry: Declared) -> str:
