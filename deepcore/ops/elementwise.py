@@ -119,15 +119,14 @@ def div(input, other, *, rounding_mode=None):
     if rounding_mode == "floor":
         return floor_divide(input, other)
     if rounding_mode == "trunc":
-        input, other = promote("div", "numeric", input, other)
-        if dt.is_floating(input.dtype):
-            return trunc(true_divide(input, other))
-        return _trunc_divide(input, other)
+        return _trunc_divide(*promote("div", "numeric", input, other))
     raise ArgumentError("unknown rounding_mode", expected="None, 'floor' or 'trunc'", received=repr(rounding_mode))
 
 
-@primitive()
+@primitive(vjp=(lambda g: _zeros(g), lambda g: _zeros(g)))
 def _trunc_divide(xp, input, other):
+    if dt.is_floating(input.dtype):
+        return xp.trunc(xp.true_divide(input, other))
     quotient = xp.floor_divide(input, other)
     inexact = (quotient * other != input) & ((input < 0) != (other < 0))
     return quotient + inexact.astype(quotient.dtype)
@@ -154,13 +153,18 @@ def abs(xp, input):
 
 @elementwise("numeric", vjp=lambda g: _zeros(g), inplace=True)
 def sign(xp, input):
-    """−1, 0 or 1"""
-    return xp.sign(input) if input.dtype != dt.bool_ else input.copy()
+    """−1, 0 or 1; 0 for NaN"""
+    if input.dtype == dt.bool_:
+        return input.copy()
+    out = xp.sign(input)
+    return xp.where(out == out, out, xp.zeros((), dtype=out.dtype)) if dt.is_floating(out.dtype) else out
 
 
 @elementwise("numeric", vjp=lambda g, input: g * (input * 2.0), inplace=True)
 def square(xp, input):
     """input²"""
+    if input.dtype == dt.bool_:
+        input = input.astype(dt.int64)
     return xp.multiply(input, input)
 
 
@@ -210,8 +214,13 @@ def _pow_exponent(g, input, other, out):
     inplace=True,
 )
 def pow(xp, input, other):
-    """input ^ other"""
-    return xp.power(input, other)
+    """input ^ other; a whole number to a negative power is rounded towards 0"""
+    if dt.is_floating(input.dtype) or input.dtype.kind in "bu":
+        return xp.power(input, other)
+    negative = other < 0
+    odd = (other & 1).astype(dt.bool_)
+    inverse = xp.where(input == 1, 1, xp.where(input == -1, xp.where(odd, -1, 1), 0)).astype(input.dtype)
+    return xp.where(negative, inverse, xp.power(input, xp.where(negative, 0, other).astype(input.dtype)))
 
 
 # -- exponentials, logarithms, powers of e ------------------------------------------------------------------
@@ -259,7 +268,13 @@ def log1p(xp, input):
     return xp.log1p(input)
 
 
-@elementwise("float", vjp=(lambda g, input, out: g * exp(input - out), lambda g, other, out: g * exp(other - out)))
+@elementwise(
+    "float",
+    vjp=(
+        lambda g, input, other: g / (exp(other - input) + 1.0),
+        lambda g, input, other: g / (exp(input - other) + 1.0),
+    ),
+)
 def logaddexp(xp, input, other):
     """ln(eˣ + eʸ), without overflow"""
     return xp.logaddexp(input, other)
@@ -391,7 +406,7 @@ def erf(xp, input):
     return xp.special("erf", input)
 
 
-@elementwise("numeric", vjp=lambda g, out: where(out > 0, g, 0.0), inplace=True)
+@elementwise("numeric", vjp=lambda g, out: where(out <= 0, 0.0, g), inplace=True)
 def relu(xp, input):
     """max(0, x)"""
     _no_bool("relu", "convert with .float()", input)
@@ -400,7 +415,7 @@ def relu(xp, input):
 
 @primitive(vjp=lambda g, input, slope: where(input > 0, g, g * slope))
 def _leaky_relu(xp, input, *, slope):
-    return xp.where(input > 0, input, input * slope)
+    return xp.where(input > 0, input, input * xp.asarray(slope, dtype=input.dtype))
 
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(5), 0.2)])
@@ -493,15 +508,15 @@ def frac(input):
 # -- choosing -----------------------------------------------------------------------------------------------------
 
 
-def _tie(g, chosen, tie):
-    return where(tie, g * 0.5, where(chosen, g, 0.0))
+def _tie(g, passed_over, tie):
+    return where(tie, g * 0.5, where(passed_over, 0.0, g))
 
 
 @elementwise(
     "numeric",
     vjp=(
-        lambda g, input, other: _tie(g, input > other, input == other),
-        lambda g, input, other: _tie(g, other > input, input == other),
+        lambda g, input, other: _tie(g, input < other, input == other),
+        lambda g, input, other: _tie(g, other < input, input == other),
     ),
 )
 def maximum(xp, input, other):
@@ -512,8 +527,8 @@ def maximum(xp, input, other):
 @elementwise(
     "numeric",
     vjp=(
-        lambda g, input, other: _tie(g, input < other, input == other),
-        lambda g, input, other: _tie(g, other < input, input == other),
+        lambda g, input, other: _tie(g, input > other, input == other),
+        lambda g, input, other: _tie(g, other > input, input == other),
     ),
 )
 def minimum(xp, input, other):

@@ -295,15 +295,17 @@ def _bool_samples(make):
 @composite(examples=_bool_samples, differentiable=False)
 @axis_names
 def all(input, dim=None, keepdim: bool = False):
-    """Whether every element over `dim` (None: of all) is non-zero"""
-    return _all(input, dims=normalize_dims(dim, input.ndim), keepdim=keepdim)
+    """Whether every element over `dim` (None: of all) is non-zero; uint8 for uint8, else bool"""
+    out = _all(input, dims=normalize_dims(dim, input.ndim), keepdim=keepdim)
+    return cast(out, dt.uint8) if input.dtype == dt.uint8 else out
 
 
 @composite(examples=_bool_samples, differentiable=False)
 @axis_names
 def any(input, dim=None, keepdim: bool = False):
-    """Whether some element over `dim` (None: of all) is non-zero"""
-    return _any(input, dims=normalize_dims(dim, input.ndim), keepdim=keepdim)
+    """Whether some element over `dim` (None: of all) is non-zero; uint8 for uint8, else bool"""
+    out = _any(input, dims=normalize_dims(dim, input.ndim), keepdim=keepdim)
+    return cast(out, dt.uint8) if input.dtype == dt.uint8 else out
 
 
 @composite(examples=lambda make: [sample(make.bool(3, 4)), sample(make.bool(3, 4), 1)], differentiable=False)
@@ -378,7 +380,7 @@ def log_softmax(input, dim: int, dtype=None):
 
 @primitive(vjp=lambda g, dim: _flip(_cumsum(_flip(g, dims=(dim,)), dim=dim), dims=(dim,)))
 def _cumsum(xp, input, *, dim):
-    return xp.cumsum(input, axis=dim)
+    return xp.cumsum(input, axis=dim, dtype=input.dtype)
 
 
 @composite(examples=lambda make: [sample(make(3, 4), 0), sample(make(3, 4), -1), sample(make(), 0)])

@@ -8,7 +8,7 @@ import operator
 
 from deepcore.autograd import apply, mixed_backends
 from deepcore.backend import dtypes as dt
-from deepcore.errors import ArgumentError, IndexRangeError, ShapeError
+from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.ops.registry import Op, Tensor, axis_names, cast, composite, primitive, sample
 
 
@@ -177,6 +177,8 @@ def movedim(input, source, destination):
         raise ArgumentError("movedim needs one destination per source", received=f"{source} and {destination}")
     source = tuple(normalize_dim(d, input.ndim) for d in source)
     destination = tuple(normalize_dim(d, input.ndim) for d in destination)
+    if len(set(source)) != len(source) or len(set(destination)) != len(destination):
+        raise ArgumentError("movedim names a dimension twice", received=f"{source} to {destination}")
     order = [d for d in range(input.ndim) if d not in source]
     for to, start in sorted(zip(destination, source)):
         order.insert(to, start)
@@ -373,6 +375,8 @@ def stack(tensors, dim: int = 0):
 def _stackers(name: str, doc: str, rank: int, dim: int, make_rank):
     def joined(tensors):
         tensors = [make_rank(x) for x in tensors]
+        if not tensors:
+            raise ArgumentError(f"{name} needs at least one tensor")
         return cat(tensors, dim if tensors[0].ndim > builtins.max(dim, rank - 1) or dim < 0 else 0)
 
     joined.__name__ = joined.__qualname__ = name
@@ -398,6 +402,10 @@ def narrow(input, dim: int, start: int, length: int):
     """Elements `start` to `start + length` of dimension `dim`; a view"""
     from deepcore.ops.index import basic
 
+    if not input.ndim:
+        raise ShapeError("narrow needs a tensor that has a dimension", received="a 0-d tensor")
+    if isinstance(start, Tensor) and (start.ndim or not dt.is_integer(start.dtype)):
+        raise DTypeError("narrow: start is a whole number", received=f"{dt.name_of(start.dtype)} {start.shape}")
     d = normalize_dim(dim, input.ndim)
     size = input.shape[d]
     first = int(start) + size if start < 0 else int(start)
@@ -499,8 +507,10 @@ def roll(input, shifts, dims=None):
     dims = sizes((dims,) if isinstance(dims, int) else tuple(dims))
     if len(shifts) != len(dims):
         raise ArgumentError("roll needs one shift per dimension", received=f"{shifts} and {dims}")
+    if not input.ndim:
+        raise IndexRangeError("roll: a 0-d tensor has no dimension to roll along", received=f"dims {dims}")
     for shift, dim in zip(shifts, dims):
-        size = input.shape[normalize_dim(dim, input.ndim)] if input.ndim else 0
+        size = input.shape[normalize_dim(dim, input.ndim)]
         if size:
             k = shift % size
             input = cat([narrow(input, dim, size - k, k), narrow(input, dim, 0, size - k)], dim)
