@@ -27,7 +27,7 @@ def _find_kernels() -> None:
 
 _find_kernels()
 
-from deepcore import autograd, backend, errors, kernels, nn, ops, optim  # noqa: E402
+from deepcore import autograd, backend, errors, kernels, ops  # noqa: E402
 from deepcore.autograd import (  # noqa: E402
     enable_grad,
     is_grad_enabled,
@@ -94,12 +94,12 @@ globals().update(ops.public())
 bool = bool_  # PyTorch's name for the dtype
 
 if _TYPE_CHECKING:
-    from deepcore import data, io, train
+    from deepcore import data, io, metrics, nn, optim, plots, train
     from deepcore.io import load, save
     from deepcore.ops._functions import *  # noqa: F403
     from deepcore.train import Trainer
 
-# Loaded when first used: a script that only infers needs neither files nor a training loop.
+# Loaded when first used, so that `import deepcore` stays quick.
 _LAZY = {
     "Trainer": "deepcore.train",
     "load": "deepcore.io",
@@ -107,6 +107,8 @@ _LAZY = {
     "data": "deepcore.data",
     "io": "deepcore.io",
     "metrics": "deepcore.metrics",
+    "nn": "deepcore.nn",
+    "optim": "deepcore.optim",
     "plots": "deepcore.plots",
     "train": "deepcore.train",
 }
