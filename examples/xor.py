@@ -6,6 +6,8 @@ leading dimension for the seed, and the loss is the sum over seeds, so no seed s
 
 from __future__ import annotations
 
+import itertools
+
 import deepcore as dc
 from deepcore import nn
 
@@ -22,13 +24,13 @@ def solved(outputs) -> bool:
 def uniform_weights(sizes, seed: int):
     """Weights and biases uniform in [0, 1)."""
     g = dc.Generator(seed)
-    return [(dc.rand(i, o, generator=g), dc.rand(1, o, generator=g)) for i, o in zip(sizes, sizes[1:])]
+    return [(dc.rand(i, o, generator=g), dc.rand(1, o, generator=g)) for i, o in itertools.pairwise(sizes)]
 
 
 def small_normal_weights(sizes, seed: int):
     """Weights normal, scaled by 0.1; biases zero."""
     g = dc.Generator(seed)
-    return [(0.1 * dc.randn(i, o, generator=g), dc.zeros(1, o)) for i, o in zip(sizes, sizes[1:])]
+    return [(0.1 * dc.randn(i, o, generator=g), dc.zeros(1, o)) for i, o in itertools.pairwise(sizes)]
 
 
 def forward(layers, x):
@@ -63,10 +65,7 @@ def train_tutorial(make_weights, sizes, epochs: int, seeds=range(20), lr: float 
     """Outputs (seeds, 4, 1) of the tutorial program after full-batch gradient descent."""
     x, y = dc.tensor(INPUTS), dc.tensor(TARGETS)
     starts = [make_weights(sizes, seed) for seed in seeds]
-    layers = [
-        (dc.stack([w for w, _ in layer]), dc.stack([b for _, b in layer]))
-        for layer in zip(*starts)
-    ]
+    layers = [(dc.stack([w for w, _ in layer]), dc.stack([b for _, b in layer])) for layer in zip(*starts)]
     for _ in range(epochs):
         gradients = backward_by_hand(layers, forward(layers, x), y)
         layers = [(w - lr * dw, b - lr * db) for (w, b), (dw, db) in zip(layers, gradients)]

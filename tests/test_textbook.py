@@ -153,7 +153,9 @@ def test_script_for_both_backends_is_twenty_lines():
     assert len([line for line in code if line.strip()]) <= 20
 
 
-@pytest.mark.parametrize("name", ["perceptron_adder", "one_neuron", "one_weight", "softmax_and_sizes", "numpy_gradients"])
+@pytest.mark.parametrize(
+    "name", ["perceptron_adder", "one_neuron", "one_weight", "softmax_and_sizes", "numpy_gradients"]
+)
 def test_examples_run(name, capsys):
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out

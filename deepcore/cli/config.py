@@ -1,0 +1,396 @@
+"""Experiment files: TOML that names registered data sets, layers, a loss, an optimizer and a schedule.
+
+    [data]       type = a data set, its arguments, and shape, normalize
+    [[layers]]   type = a layer, its arguments, and lr_factor, weight_decay_factor
+    [loss]       type = a loss, its arguments
+    [optimizer]  type = an optimizer, its arguments
+    [schedule]   type = a learning-rate schedule, its arguments; stepped once an epoch (the table may be left out)
+    [train]      epochs, batch_size, seed, backend, clip_grad_norm, drop_last
+
+Argument names are those of the constructors. What a layer can tell from the one before it (`in_features`,
+`num_features`) may be left out. Nothing in a file is ever imported or run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from deepcore.cli.sources import SOURCES
+from deepcore.errors import ConfigError, suggest
+from deepcore.nn import LAYERS, LOSSES
+from deepcore.nn.registry import Registry
+from deepcore.optim import OPTIMIZERS, SCHEDULERS
+
+SECTIONS = ("data", "layers", "loss", "optimizer", "schedule", "train")
+#: Arguments that a layer can tell from its input, and the dimension that says it.
+INFERRED = {"in_features": -1, "num_features": 1, "in_channels": 1, "normalized_shape": -1}
+NORMALIZE = ("none", "all", "feature")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A key of a file: `digits.toml: layers[2].p`."""
+
+    file: str
+    path: str = ""
+
+    def key(self, name: str) -> Place:
+        return Place(self.file, f"{self.path}.{name}" if self.path else name)
+
+    def item(self, index: int) -> Place:
+        return Place(self.file, f"{self.path}[{index}]")
+
+    def error(self, problem: str, **lines) -> ConfigError:
+        return ConfigError(problem, where=f"{self.file}: {self.path}" if self.path else self.file, **lines)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something registered, by name, with its arguments."""
+
+    type: str
+    arguments: dict[str, Any]
+    at: Place
+
+    def table(self) -> dict[str, Any]:
+        return {"type": self.type, **self.arguments}
+
+
+@dataclass(frozen=True)
+class LayerPart(Part):
+    """A layer. A factor is one number, or one per parameter name: the optimizer's lr or weight_decay is times it."""
+
+    lr_factor: float | dict[str, float] = 1.0
+    weight_decay_factor: float | dict[str, float] = 1.0
+
+    def factors(self, parameter: str) -> tuple[float, float]:
+        """(lr factor, weight-decay factor) of the layer's parameter of this name."""
+        first, second = (
+            f.get(parameter, 1.0) if isinstance(f, dict) else f for f in (self.lr_factor, self.weight_decay_factor)
+        )
+        return first, second
+
+    def table(self) -> dict[str, Any]:
+        factors = {"lr_factor": self.lr_factor, "weight_decay_factor": self.weight_decay_factor}
+        return super().table() | {name: value for name, value in factors.items() if value != 1.0}
+
+
+@dataclass(frozen=True)
+class DataPart(Part):
+    """A data set. `shape`: of one sample, if not the set's own. `normalize`: subtract the training data's mean and
+    divide by its deviation, of all values together ("all") or feature by feature ("feature")."""
+
+    shape: tuple[int, ...] | None = None
+    normalize: str = "none"
+
+    def table(self) -> dict[str, Any]:
+        more = {"normalize": self.normalize} | ({} if self.shape is None else {"shape": list(self.shape)})
+        return super().table() | more
+
+
+@dataclass(frozen=True)
+class TrainPart:
+    """How long, in what portions, from which seed and where. `clip_grad_norm` bounds the norm of all gradients;
+    `drop_last` leaves out a smaller last batch."""
+
+    epochs: int = 20
+    batch_size: int = 32
+    seed: int = 0
+    backend: str | None = None
+    clip_grad_norm: float | None = None
+    drop_last: bool = False
+
+    def table(self) -> dict[str, Any]:
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) not in (None, False)}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment, every name in it known and every value of the right type."""
+
+    name: str
+    data: DataPart
+    layers: tuple[LayerPart, ...]
+    loss: Part
+    optimizer: Part
+    schedule: Part | None
+    train: TrainPart = field(default_factory=TrainPart)
+    at: Place = Place("config")
+    folder: Path | None = None
+
+    def table(self) -> dict[str, Any]:
+        """What to write so that reading it gives the same experiment."""
+        out: dict[str, Any] = {"data": self.data.table(), "layers": [layer.table() for layer in self.layers]}
+        out |= {"loss": self.loss.table(), "optimizer": self.optimizer.table()}
+        if self.schedule is not None:
+            out["schedule"] = self.schedule.table()
+        return out | {"train": self.train.table()}
+
+    def with_train(self, **changes) -> Config:
+        """The same experiment with other [train] values; those that are None stay."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return replace(self, train=_train({**self.train.table(), **given}, Place("command line")))
+
+    def with_data_set(self, name: str) -> Config:
+        """The same experiment on another data set, with that set's own defaults."""
+        at = Place("command line", "--data")
+        _check_arguments(SOURCES[name], {}, at, f"data set {name}")
+        return replace(self, data=replace(self.data, type=name, arguments={}, shape=None, at=at))
+
+
+def read(path) -> Config:
+    """The experiment a file describes. Errors: `ConfigError`, which names the file and the key."""
+    path = Path(path)
+    place = Place(str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        raise ConfigError(f"there is no file {str(path)!r}", fix=suggest(path.name, near) if near else None) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from None
+    return parse(text, place, name=path.stem, folder=path.resolve().parent)
+
+
+def parse(text: str, at: Place, name: str, folder: Path | None = None) -> Config:
+    """The experiment in a TOML text."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise at.error(f"this is not TOML: {error}", fix="see https://toml.io; text is written in quotes") from None
+    except RecursionError:
+        raise at.error("this is nested too deeply") from None
+    for key in table:
+        if key not in SECTIONS:
+            raise at.key(key).error(f"there is no section {key!r}", fix=suggest(key, SECTIONS))
+    for key in ("data", "layers", "loss", "optimizer"):
+        if key not in table:
+            raise at.error(f"the section {key!r} is missing", fix=f"[[{key}]]" if key == "layers" else f"[{key}]")
+    schedule = table.get("schedule")
+    train = _train(_table(table.get("train", {}), at.key("train")), at.key("train"))
+    return Config(
+        name,
+        _data(table["data"], at.key("data")),
+        _layers(table["layers"], at.key("layers")),
+        _part(LOSSES, table["loss"], at.key("loss")),
+        _part(OPTIMIZERS, table["optimizer"], at.key("optimizer"), given=("params",)),
+        None if schedule is None else _schedule(schedule, at.key("schedule"), train),
+        train,
+        at,
+        folder,
+    )
+
+
+# -- sections ---------------------------------------------------------------------------------------
+def _table(value, at: Place) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise at.error(f"{at.path} is a table", expected=f"[{at.path}]", received=_shown(value))
+    return dict(value)
+
+
+def _take_type(registry: Registry, table: dict[str, Any], at: Place) -> str:
+    name = table.pop("type", None)
+    if name is None:
+        raise at.error(f"the {registry.kind} has no type", expected=f"type = {suggest('', registry)}")
+    if not isinstance(name, str) or name not in registry:
+        raise at.key("type").error(f"there is no {registry.kind} named {name!r}", fix=suggest(str(name), registry))
+    return name
+
+
+def _part(registry: Registry, value, at: Place, given: Collection[str] = (), optional: Collection[str] = ()) -> Part:
+    table = _table(value, at)
+    name = _take_type(registry, table, at)
+    return Part(name, _check_arguments(registry[name], table, at, f"{registry.kind} {name}", given, optional), at)
+
+
+def _schedule(value, at: Place, train: TrainPart) -> Part:
+    return _part(SCHEDULERS, value, at, given=("optimizer", "last_epoch"), optional=("T_max",))
+
+
+def _data(value, at: Place) -> DataPart:
+    table = _table(value, at)
+    shape, normalize = table.pop("shape", None), table.pop("normalize", "none")
+    if shape is not None and not (_fits(shape, tuple[int, ...]) and shape and min(shape) > 0):
+        raise at.key("shape").error("shape lists the sizes of one sample", expected="[1, 8, 8]", received=_shown(shape))
+    if normalize not in NORMALIZE:
+        raise at.key("normalize").error(
+            f"there is no normalisation {_shown(normalize)}", fix=suggest(str(normalize), NORMALIZE)
+        )
+    name = _take_type(SOURCES, table, at)
+    extra = ("shape", "normalize", "type")
+    arguments = _check_arguments(SOURCES[name], table, at, f"data set {name}", more=extra)
+    return DataPart(name, arguments, at, None if shape is None else tuple(shape), normalize)
+
+
+def _layers(value, at: Place) -> tuple[LayerPart, ...]:
+    if not isinstance(value, list):
+        raise at.error("layers are a list of tables", expected="[[layers]], once per layer", received=_shown(value))
+    if not value:
+        raise at.error("there are no layers", fix="[[layers]], once per layer")
+    return tuple(_layer(item, at.item(i)) for i, item in enumerate(value))
+
+
+def _layer(value, at: Place) -> LayerPart:
+    table = _table(value, at)
+    factors = {
+        key: _factor(table.pop(key), at.key(key)) for key in ("lr_factor", "weight_decay_factor") if key in table
+    }
+    name = _take_type(LAYERS, table, at)
+    cls = LAYERS[name]
+    if getattr(cls, "structural", False):
+        raise at.key("type").error(f"{name} holds other layers", fix="list the layers themselves, one after the other")
+    extra = ("lr_factor", "weight_decay_factor", "type")
+    arguments = _check_arguments(cls, table, at, f"layer {name}", optional=INFERRED, more=extra)
+    return LayerPart(name, arguments, at, **factors)
+
+
+def _factor(value, at: Place) -> float | dict[str, float]:
+    numbers = value.values() if isinstance(value, dict) else [value]
+    if not all(_fits(v, float) and v >= 0 for v in numbers):
+        raise at.error(
+            f"{at.path.rpartition('.')[2]} multiplies a setting of the optimizer",
+            expected="a number ≥ 0, or one per parameter: { weight = 1, bias = 2 }",
+            received=_shown(value),
+        )
+    return {k: float(v) for k, v in value.items()} if isinstance(value, dict) else float(value)
+
+
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "epochs": (lambda v: v >= 1, "at least 1"),
+    "batch_size": (lambda v: v >= 1, "at least 1"),
+    "seed": (lambda v: 0 <= v < 1 << 63, "0 or more"),
+    "clip_grad_norm": (lambda v: v > 0, "above 0"),
+}
+
+
+def _train(table: dict[str, Any], at: Place) -> TrainPart:
+    arguments = _check_arguments(TrainPart, table, at, "section train")
+    for key, value in arguments.items():
+        if key in _RANGES and value is not None and not _RANGES[key][0](value):
+            raise at.key(key).error(f"{key} is out of range", expected=_RANGES[key][1], received=_shown(value))
+    return TrainPart(**arguments)
+
+
+# -- arguments against a signature --------------------------------------------------------------------
+def _check_arguments(
+    function: Callable,
+    table: dict[str, Any],
+    at: Place,
+    what: str,
+    given: Collection[str] = (),
+    optional: Collection[str] = (),
+    more: Collection[str] = ("type",),
+) -> dict[str, Any]:
+    """`table`, once every key is an argument of `function` and every value fits; `given` ones are not the file's."""
+    hidden = {*given, "backend", "dtype"} if function is not TrainPart else set()
+    hidden |= {"folder", "classification"} if function in SOURCES.values() else set()
+    parameters = {
+        name: p
+        for name, p in inspect.signature(function).parameters.items()
+        if name not in hidden and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+    hints = _hints(function)
+    for key, value in table.items():
+        if key not in parameters:
+            hint = suggest(key, [*parameters, *more])
+            raise at.key(key).error(f"{what} has no argument {key!r}", fix=hint)
+        if not _fits(value, hints.get(key, Any)):
+            raise at.key(key).error(
+                f"{key} has the wrong type", expected=_worded(hints.get(key, Any)), received=_shown(value)
+            )
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in table and n not in optional]
+    if missing:
+        raise at.error(f"{what} needs {', '.join(missing)}", fix=f"{missing[0]} = …")
+    return table
+
+
+def _hints(function: Callable) -> dict[str, Any]:
+    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    try:
+        return typing.get_type_hints(target)
+    except (NameError, TypeError):
+        return {}
+
+
+def _fits(value, hint) -> bool:
+    """Whether a TOML value can be an argument of this type."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if hint is Any:
+        return isinstance(value, (bool, int, str)) or _fits(value, float) or _fits(value, list[float])
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is tuple:
+        options = typing.get_args(hint)
+        if not isinstance(value, (list, tuple)):
+            return False
+        if len(options) == 2 and options[1] is Ellipsis:
+            return all(_fits(v, options[0]) for v in value)
+        return len(value) == len(options) and all(_fits(v, o) for v, o in zip(value, options))
+    if origin in (list, Sequence, Iterable):
+        return isinstance(value, (list, tuple)) and all(_fits(v, typing.get_args(hint)[0]) for v in value)
+    if origin in (dict, Mapping) or origin is Callable:
+        return False
+    return inspect.isclass(hint) and isinstance(value, hint)
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
+
+
+def _worded(hint) -> str:
+    origin = typing.get_origin(hint)
+    options = typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_worded(o) for o in options if o is not type(None))
+    if origin is tuple and Ellipsis not in options:
+        return "[" + ", ".join(_worded(o) for o in options) + "]"
+    if origin in (tuple, list, Sequence, Iterable):
+        return f"a list, each {_worded(options[0])}"
+    return _WORDS.get(
+        hint, "a number, text, true or false, or a list of numbers" if hint is Any else "nothing a file can say"
+    )
+
+
+def _shown(value) -> str:
+    kind = {bool: "", int: "", float: "", str: "", list: "a list", dict: "a table"}.get(
+        type(value), type(value).__name__
+    )
+    if kind in ("a list", "a table"):
+        text = repr(value)
+        return f"{kind}, {text if len(text) < 60 else text[:57] + '…'}"
+    return (str(value).lower() if isinstance(value, bool) else repr(value)) + (f" ({kind})" if kind else "")
+
+
+# -- writing ------------------------------------------------------------------------------------------
+def dumps(table: Mapping[str, Any]) -> str:
+    """TOML text of tables of plain values, and lists of such tables."""
+    lines: list[str] = []
+    for section, held in table.items():
+        tables, head = (held, f"[[{section}]]") if isinstance(held, list) else ([held], f"[{section}]")
+        for one in tables:
+            lines += ["", head, *(f"{key} = {_toml(value)}" for key, value in one.items())]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _toml(value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml(str(key))} = {_toml(v)}" for key, v in value.items()) + " }"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in text) + '"'

@@ -1,0 +1,117 @@
+"""From the numbers in files to what a trained network takes, as it was in training; kept in a run as input.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepcore.errors import DataError, FileFormatError
+from deepcore.io.files import atomic_write
+from deepcore.io.readers import read_samples
+
+_IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+
+
+@dataclass
+class Inputs:
+    """x ↦ (x - mean) / std, on samples of `shape`.
+
+    `unit`: the value in the data set's own files that is 1.0 here (16 for the digits, 255 for MNIST), if it is scaled.
+    `background`: 0.0 or 1.0, the usual colour of an image's edge, if samples are grey images; else None.
+    `classes`: their names, if the model tells classes. `output`: what it puts out.
+    """
+
+    shape: tuple[int, ...]
+    mean: Any = 0.0
+    std: Any = 1.0
+    unit: float | None = None
+    background: float | None = None
+    classes: tuple[str, ...] | None = None
+    output: str = "values"
+
+    @classmethod
+    def fit(cls, inputs: np.ndarray, normalize: str, unit, classes, output: str) -> Inputs:
+        """Mean, deviation and background from the training inputs."""
+        made = cls(tuple(inputs.shape[1:]), unit=unit, classes=classes, output=output)
+        if normalize != "none":
+            axis = None if normalize == "all" else 0
+            wide = inputs.astype(np.float64)
+            mean, std = wide.mean(axis), wide.std(axis)
+            made.mean, made.std = mean.tolist(), np.where(std > 0, std, 1.0).tolist()
+        grey = len(made.shape) == 3 and made.shape[0] == 1 and min(made.shape[1:]) > 2
+        if grey and unit is not None:
+            made.background = float(np.median(_edge(inputs)) > 0.5)
+        return made
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return ((x - mean) / std).astype(np.float32, copy=False)
+
+    def read(self, path) -> np.ndarray:
+        """The samples of a file, in the units of the training data and not yet normalised.
+
+        An image becomes grey (or RGB, as the model takes), is resized to the model's input, and is inverted when its
+        edge is light and the training data's is dark, or the other way round. Numbers of a scaled data set are taken
+        as fractions of 1 when none is above 1, as the set's own (digits: 0 to 16) when none is above those, and else
+        as 8-bit (0 to 255).
+        """
+        x = read_samples(path, self.shape)
+        with open(path, "rb") as file:
+            head = file.read(8)
+        if head.startswith(_IMAGES):
+            if self.background is not None and abs(float(np.median(_edge(x))) - self.background) > 0.5:
+                x = 1 - x
+        elif self.unit is not None:
+            x = self._scaled(x, str(path))
+        if not np.isfinite(x).all():
+            raise DataError(f"{str(path)!r} has values that are not finite", fix="fill in missing values")
+        return x
+
+    def _scaled(self, x: np.ndarray, name: str) -> np.ndarray:
+        assert self.unit is not None
+        largest = float(x.max(initial=0.0))
+        if largest > 255:
+            raise DataError(
+                f"{name!r} has values that are no pixels", expected=f"at most {self.unit:g}, or 255",
+                received=f"{largest:g}",
+            )  # fmt: skip
+        if largest > 1:
+            return x / np.float32(self.unit if largest <= self.unit else 255)
+        # read_samples has made 8-bit values fractions of 255; so dark a file holds the set's own, smaller units.
+        if self.unit < 255 and 0 < largest <= self.unit / 255 * (1 + 1e-6):
+            return x * np.float32(255 / self.unit)
+        return x
+
+    def save(self, path) -> None:
+        with atomic_write(path) as file:
+            file.write((json.dumps(asdict(self), indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path) -> Inputs:
+        """Errors: `FileFormatError` for a file that does not describe inputs."""
+        try:
+            table = json.loads(Path(path).read_text(encoding="utf-8"))
+            made = cls(**table)
+            made.shape = tuple(int(n) for n in made.shape)
+            made.classes = None if made.classes is None else tuple(str(c) for c in made.classes)
+            for values in (made.mean, made.std):
+                np.broadcast_to(np.asarray(values, np.float32), made.shape)
+            made.unit = None if made.unit is None else float(made.unit)
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise FileFormatError(
+                f"{str(path)!r} does not describe a model's inputs: {error}", fix="train the run again"
+            ) from None
+        return made
+
+
+def _edge(images: np.ndarray) -> np.ndarray:
+    """The outermost pixels of images (N, 1, H, W)."""
+    if images.ndim != 4:
+        return images
+    inner = np.zeros(images.shape[-2:], bool)
+    inner[1:-1, 1:-1] = True
+    return images[..., ~inner]

@@ -1,0 +1,179 @@
+"""Train a network: the bundled handwritten digits, or what an experiment file describes.
+
+Without CONFIG: a small network on 1,437 of the 1,797 digits that come with the package, tested on the other 360.
+CONFIG is a TOML file with the tables [data], [[layers]], [loss], [optimizer], [schedule] and [train]; see
+examples/digits.toml. Options override the file. Ctrl-C stops after the step under way and saves.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deepcore.cli import build, default, runs, sources
+from deepcore.cli.config import Config, Place, dumps, parse, read
+from deepcore.cli.inputs import Inputs
+from deepcore.errors import ArgumentError, DataError, MissingDependencyError, suggest
+
+
+def arguments(parser) -> None:
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help="a TOML file (default: the digit classifier)")
+    parser.add_argument("--backend", metavar="NAME", help='"cpu", "cuda", "cuda:1" or "auto"')
+    parser.add_argument("--seed", metavar="N", type=int, help="of initial weights, shuffling and dropout")
+    parser.add_argument("--epochs", metavar="N", type=int, help="passes over the training data")
+    parser.add_argument(
+        "--data",
+        metavar="NAME|FOLDER",
+        help=f"another data set ({', '.join(sorted(sources.SOURCES))}), or the folder its files are in",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="where the run is saved (default: runs/NAME-TIME)")
+    parser.add_argument("--overwrite", action="store_true", help="let --out replace a run that is there")
+    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run, to the same bits")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but the result and errors")
+
+
+def run(args) -> int:
+    import deepcore as dc
+
+    folder: Path | None = None
+    if args.resume is not None:
+        clash = [n for n in ("config", "data", "out", "seed") if getattr(args, n) is not None]
+        if clash:
+            raise ArgumentError(f"--resume takes the run as it was begun, without {' and '.join(clash)}")
+        folder = Path(args.resume).expanduser()
+        if not (folder / "checkpoint.safetensors").is_file():
+            raise DataError(f"there is nothing to resume in {args.resume!r}", expected="a checkpoint.safetensors")
+        config = read(folder / runs.CONFIG)
+    else:
+        config = configured(args.config, args.data)
+    config = config.with_train(epochs=args.epochs, seed=args.seed, backend=args.backend)
+    place = config.at.key("train.backend") if args.backend is None else Place("command line", "--backend")
+    with build.at(place):
+        backend = dc.get_backend(config.train.backend)
+    with dc.use_backend(backend):
+        return train(config, args.out, args.overwrite, args.quiet, folder)
+
+
+def configured(path: str | None, data: str | None = None) -> Config:
+    """The experiment of a file, or the default one; `data` names another data set or a folder."""
+    if path is None:
+        config = parse(default.DIGITS, Place("the default experiment"), "digits", Path.cwd())
+    else:
+        config = read(path)
+    if data is None:
+        return config
+    if data in sources.SOURCES:
+        return config.with_data_set(data)
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        raise ArgumentError(f"--data {data} is no data set and no folder", fix=suggest(data, sources.SOURCES))
+    part = config.data
+    if part.type == "digits":
+        raise ArgumentError("the digits come with the package", received=f"--data {data}", fix="leave out --data")
+    if part.type == "mnist":
+        root = folder / "mnist" if (folder / "mnist").is_dir() else folder
+        part = replace(part, arguments={**part.arguments, "root": str(root.resolve())})
+    return replace(config, data=part, folder=folder)
+
+
+def load_data(config: Config) -> sources.Data:
+    """The data of an experiment, not yet normalised."""
+    with build.at(config.data.at):
+        return sources.load(config.data, config.folder, config.loss.type in build.CLASS_LOSSES)
+
+
+def train(config: Config, out: str | None, overwrite: bool, quiet: bool, resume: Path | None = None) -> int:
+    """Train, test and save; the exit status."""
+    import deepcore as dc
+
+    data = load_data(config)
+    kind = (build.CLASS_LOSSES | build.BINARY_LOSSES).get(config.loss.type, "values")
+    inputs = Inputs.fit(data.train.inputs, config.data.normalize, data.unit, data.classes, kind)
+    dc.manual_seed(config.train.seed)
+    net, config = build.model(config, inputs.shape)
+    build.check_output(config, net, inputs.shape, data.classes, data.train.targets.shape[1:])
+    optimizer = build.optimizer(config, net)
+    folder = runs.create(out, config.name, overwrite) if resume is None else resume
+    trainer = dc.Trainer(
+        net,
+        optimizer,
+        build.loss(config),
+        metrics=None if kind != "values" else ("mean_absolute_error",),
+        scheduler=build.schedule(config, optimizer),
+        clip_grad_norm=config.train.clip_grad_norm,
+        out=folder,
+    )
+    if not quiet:
+        tested = f", {len(data.test):,} to test" if data.test is not None else ""
+        print(
+            f"{config.data.type}: {len(data.train):,} samples to train{tested}; {_network(net)}; backend {trainer.backend}"
+        )
+    resolved = replace(config, data=sources.relocated(config.data, config.folder))
+    runs.write_text(folder / runs.CONFIG, dumps(resolved.table()))
+    inputs.save(folder / runs.INPUTS)
+
+    dataset = dc.data.TensorDataset(*(dc.tensor(a, backend=trainer.backend) for a in _arrays(data.train, inputs)))
+    with build.at(config.at.key("train")):
+        loader = dc.data.DataLoader(dataset, config.train.batch_size, shuffle=True, drop_last=config.train.drop_last)
+    begun = time.perf_counter()
+    history = trainer.fit(
+        loader, epochs=config.train.epochs, verbose=0 if quiet else 1, resume=None if resume is None else str(folder)
+    )
+    seconds = time.perf_counter() - begun
+    net.eval()
+    net.save(folder / runs.MODEL)
+    history.save_csv(folder / runs.HISTORY)
+    result: dict[str, Any] = {"epochs": len(history), "seconds": round(seconds, 3), "interrupted": history.interrupted}
+    result |= {"seed": config.train.seed, "backend": str(trainer.backend), "deepcore": dc.__version__}
+    if not history.interrupted:
+        print(f"trained {len(history)} epochs in {seconds:.1f} s")
+    if data.test is not None:
+        result |= _test(trainer, data, inputs)
+    runs.write_json(folder / runs.RESULT, result)
+    _plot(history, folder / runs.PLOT)
+    print(f"saved in {folder}")
+    if history.interrupted:
+        print(f"  deepcore train --resume {folder}")
+        return 130
+    if not quiet:
+        print(f"  deepcore predict {folder} FILE")
+    return 0
+
+
+def _network(net) -> str:
+    return f"{sum(p.numel() for p in net.parameters()):,} parameters"
+
+
+def _arrays(samples: sources.Samples, inputs: Inputs):
+    return inputs(samples.inputs), samples.targets
+
+
+def _test(trainer, data: sources.Data, inputs: Inputs) -> dict[str, Any]:
+    """Print and return loss and metrics on the test data; with classes, the confusion matrix."""
+    from deepcore import metrics
+
+    x, y = _arrays(data.test, inputs)  # type: ignore[arg-type]
+    results = trainer.evaluate((x, y), batch_size=1024, verbose=0)
+    shown = [
+        f"{name.replace('_', ' ')} {value:.2%}" if name == "accuracy" else f"{name.replace('_', ' ')} {value:.4f}"
+        for name, value in results.items()
+    ]
+    print("test " + ", ".join(shown))
+    out = {f"test_{name}": value for name, value in results.items()}
+    if data.classes is not None:
+        matrix = metrics.confusion_matrix(trainer.predict(x, batch_size=1024), y, classes=len(data.classes))
+        if len(data.classes) <= 30:
+            print(metrics.format_confusion_matrix(matrix, data.classes))
+        out["confusion_matrix"] = matrix.tolist()
+    return out
+
+
+def _plot(history, path: Path) -> None:
+    """The curves, where matplotlib is installed."""
+    try:
+        figure = history.plot()
+    except (ImportError, MissingDependencyError):
+        return
+    figure.savefig(path)

@@ -1,0 +1,463 @@
+"""The command line, through `main([...])` and as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore import cli
+from deepcore.cli import main, runs
+from deepcore.cli.inputs import Inputs
+from deepcore.config import settings
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+MNIST = "t10k-images-idx3-ubyte.gz"
+
+LINEAR = """
+[data]
+type = "digits"
+
+[[layers]]
+type = "Flatten"
+
+[[layers]]
+type = "Linear"
+out_features = 10
+
+[loss]
+type = "CrossEntropyLoss"
+
+[optimizer]
+type = "SGD"
+lr = 0.1
+momentum = 0.9
+
+[train]
+epochs = 2
+"""
+
+
+@pytest.fixture
+def linear(tmp_path) -> str:
+    path = tmp_path / "linear.toml"
+    path.write_text(LINEAR)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """(folder, what was printed) of `deepcore train` as a newcomer runs it."""
+    folder = tmp_path_factory.mktemp("digits")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "deepcore", "train"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (folder / "runs").iterdir()
+    return run, done.stdout
+
+
+def accuracy_in(text: str) -> float:
+    return float(re.search(r"accuracy ([\d.]+)%\n", text)[1]) / 100
+
+
+# -- train ------------------------------------------------------------------------------------------------
+def test_train_with_no_argument(digits_run):
+    run, said = digits_run
+    assert re.fullmatch(r"digits-\d{8}-\d{6}", run.name)
+    assert accuracy_in(said) >= 0.97
+    assert f"saved in {Path('runs') / run.name}" in said
+    assert "predicted" in said
+    result = json.loads((run / runs.RESULT).read_text())
+    matrix = np.array(result["confusion_matrix"])
+    assert matrix.sum() == 360
+    assert matrix.trace() / 360 == pytest.approx(result["test_accuracy"]) == pytest.approx(accuracy_in(said), abs=1e-4)
+    lines = (run / runs.HISTORY).read_text().splitlines()
+    assert lines[0].startswith("epoch,loss,accuracy")
+    assert len(lines) == 31
+    assert {runs.MODEL, runs.CONFIG, runs.INPUTS} <= {p.name for p in run.iterdir()}
+
+
+def test_curves_are_drawn_where_matplotlib_is(digits_run):
+    pytest.importorskip("matplotlib")
+    run, _ = digits_run
+    assert (run / runs.PLOT).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_digits_reach_97_percent_over_five_seeds(tmp_path, capsys):
+    found = []
+    for seed in range(5):
+        assert main(["train", "--quiet", "--seed", str(seed), "--out", str(tmp_path / str(seed))]) == 0
+        found.append(json.loads((tmp_path / str(seed) / runs.RESULT).read_text()))
+    assert np.mean([r["test_accuracy"] for r in found]) >= 0.97
+    assert max(r["seconds"] for r in found) <= 20
+    assert len({r["test_loss"] for r in found}) == 5
+
+
+@pytest.mark.slow
+def test_mnist_reaches_95_percent(tmp_path, capsys):
+    folder = Path(settings.data_dir or "") / "mnist"
+    if not settings.data_dir or not (folder / MNIST).is_file():
+        pytest.skip(f"DEEPCORE_DATA names no folder with mnist/{MNIST}")
+    assert main(["train", str(EXAMPLES / "mnist_mlp.toml"), "--quiet", "--out", str(tmp_path / "m")]) == 0
+    assert json.loads((tmp_path / "m" / runs.RESULT).read_text())["test_accuracy"] >= 0.95
+
+
+def test_the_same_seed_gives_the_same_bits_and_the_resolved_file_too(linear, tmp_path, capsys):
+    a, b, c, d = (str(tmp_path / name) for name in "abcd")
+    assert main(["train", linear, "--seed", "3", "--out", a]) == 0
+    assert main(["train", linear, "--seed", "3", "--out", b]) == 0
+    assert main(["train", str(tmp_path / "a" / runs.CONFIG), "--out", c]) == 0
+    assert main(["train", linear, "--seed", "4", "--out", d]) == 0
+    models = [(tmp_path / name / runs.MODEL).read_bytes() for name in "abcd"]
+    assert models[0] == models[1] == models[2] != models[3]
+
+
+def test_options_override_the_file(linear, tmp_path, capsys, backend):
+    out = tmp_path / "run"
+    assert main(["train", linear, "--epochs", "1", "--seed", "9", "--backend", backend, "--out", str(out)]) == 0
+    result = json.loads((out / runs.RESULT).read_text())
+    assert (result["epochs"], result["seed"]) == (1, 9)
+    assert result["backend"].partition(":")[0] == backend
+    assert "epochs = 1" in (out / runs.CONFIG).read_text()
+    assert main(["predict", str(out), str(digits_file(tmp_path)), "--backend", backend]) == 0
+
+
+def test_a_run_is_not_overwritten_unasked(linear, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", linear, "--quiet", "--out", out]) == 0
+    assert main(["train", linear, "--quiet", "--out", out]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["train", linear, "--quiet", "--out", out, "--overwrite"]) == 0
+
+
+def test_runs_of_one_second_get_their_own_folders(linear, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    for _ in range(2):
+        assert main(["train", linear, "--quiet", "--epochs", "1"]) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["linear-now", "linear-now-2"]
+
+
+def test_ctrl_c_saves_and_resume_gives_the_same_bits(linear, tmp_path, capsys, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main(["train", linear, "--out", str(whole)]) == 0
+    steps, plain = [], dc.optim.SGD.step
+
+    def step(self, closure=None):
+        steps.append(1)
+        if len(steps) == 60:  # in the second epoch of 45 batches
+            signal.raise_signal(signal.SIGINT)
+        return plain(self, closure)
+
+    monkeypatch.setattr(dc.optim.SGD, "step", step)
+    assert main(["train", linear, "--out", str(cut)]) == 130
+    monkeypatch.undo()
+    assert f"--resume {cut}" in capsys.readouterr().out
+    assert json.loads((cut / runs.RESULT).read_text())["interrupted"]
+    assert main(["predict", str(cut), str(digits_file(tmp_path))]) == 0
+    assert (cut / runs.MODEL).read_bytes() != (whole / runs.MODEL).read_bytes()
+    assert main(["train", "--resume", str(cut)]) == 0
+    assert (cut / runs.MODEL).read_bytes() == (whole / runs.MODEL).read_bytes()
+    assert (cut / runs.HISTORY).read_text() == (whole / runs.HISTORY).read_text()
+
+
+def test_data_option(tmp_path, capsys):
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (80, 28, 28), np.uint8), np.arange(80, dtype=np.uint8) % 10
+    dc.data.write_idx(images, folder / MNIST)
+    dc.data.write_idx(labels, folder / MNIST.replace("images-idx3", "labels-idx1"))
+    config = tmp_path / "m.toml"
+    text = LINEAR.replace('"digits"', '"mnist"\ntrain = "test[:60]"\ntest = "test[60:]"\ndownload = false')
+    config.write_text(text)
+    out = tmp_path / "run"
+    assert main(["train", str(config), "--data", str(tmp_path), "--out", str(out)]) == 0
+    assert "60 samples to train, 20 to test" in capsys.readouterr().out
+    assert main(["train", str(out / runs.CONFIG), "--quiet", "--out", str(tmp_path / "again")]) == 0
+    assert main(["train", str(config), "--data", "digits", "--out", str(tmp_path / "digits")]) == 0
+    assert "1,437 samples" in capsys.readouterr().out
+
+
+def test_regression(tmp_path, capsys):
+    x = np.linspace(-1, 1, 200)
+    np.savetxt(tmp_path / "line.csv", np.stack([x, 3 * x + 1], 1), delimiter=",")
+    config = tmp_path / "line.toml"
+    text = LINEAR.replace('type = "digits"', 'type = "csv"\ntrain = "line.csv"\nnormalize = "feature"')
+    text = text.replace("CrossEntropyLoss", "MSELoss").replace("out_features = 10", "out_features = 1")
+    config.write_text(text.replace("epochs = 2", "epochs = 30"))
+    assert main(["train", str(config), "--quiet", "--out", str(tmp_path / "run")]) == 0
+    (tmp_path / "new.csv").write_text("0\n0.5\n")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "new.csv")]) == 0
+    assert [float(line) for line in capsys.readouterr().out.split()] == pytest.approx([1, 2.5], abs=0.02)
+
+
+# -- predict ------------------------------------------------------------------------------------------------
+def digits_file(folder: Path, count: int = 5) -> Path:
+    images = dc.data.digits("test", flatten=True).tensors[0].numpy()[:count]
+    np.savetxt(folder / "digits.csv", images * 16, fmt="%d", delimiter=",")
+    return folder / "digits.csv"
+
+
+def test_predict_gives_what_training_measured(digits_run, tmp_path, capsys):
+    run, said = digits_run
+    assert main(["predict", str(run), str(digits_file(tmp_path, 360))]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    labels = dc.data.digits("test").tensors[1].tolist()
+    right = sum(line.split()[0] == str(label) for line, label in zip(lines, labels, strict=True))
+    assert right / 360 == pytest.approx(accuracy_in(said), abs=1e-4)
+    assert all(0.1 <= float(line.split()[1]) <= 1 for line in lines)
+
+
+def write_as(form: str, folder: Path, images: np.ndarray) -> Path:
+    """Images (N, 8, 8) in [0, 1] as a file of some form."""
+    path = folder / f"x.{form.partition(' ')[0]}"
+    sixteen = np.rint(images * 16).astype(np.uint8)
+    if form == "csv of 0 to 16":
+        np.savetxt(path, sixteen.reshape(len(images), -1), fmt="%d", delimiter=",")
+    elif form == "csv of fractions":
+        np.savetxt(path, images.reshape(len(images), -1), fmt="%.6f", delimiter=",")
+    elif form == "npy of fractions":
+        np.save(path, images)
+    elif form == "npy of 0 to 16":
+        np.save(path, sixteen)
+    elif form == "npy of 0 to 255":
+        np.save(path, np.rint(images * 255).astype(np.uint8))
+    elif form == "idx of 0 to 16":
+        dc.data.write_idx(sixteen, path)
+    else:  # dark ink on light paper, large, in colour
+        image = pytest.importorskip("PIL.Image")
+        grey = image.fromarray(np.rint(255 - 255 * images[0]).astype(np.uint8))
+        grey.resize((240, 240), image.Resampling.BICUBIC).convert("RGB").save(path)
+    return path
+
+
+FORMS = (
+    "csv of 0 to 16",
+    "csv of fractions",
+    "npy of fractions",
+    "npy of 0 to 16",
+    "npy of 0 to 255",
+    "idx of 0 to 16",
+    "png",
+    "jpg",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_predict_reads(form, digits_run, tmp_path, capsys):
+    run, _ = digits_run
+    images, labels = (t.numpy() for t in dc.data.digits("test").tensors)
+    chosen = [int(np.flatnonzero(labels == c)[1]) for c in (3, 0, 6, 4)]
+    path = write_as(form, tmp_path, images[chosen][:, 0])
+    assert main(["predict", str(run), str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["3", "0", "6", "4"][: len(lines)]
+    assert len(lines) == (1 if form in ("png", "jpg") else 4)
+
+
+def test_predict_top_and_json(digits_run, tmp_path, capsys):
+    run, _ = digits_run
+    path = str(digits_file(tmp_path, 2))
+    assert main(["predict", str(run), path, "--top", "10", "--json"]) == 0
+    for line in map(json.loads, capsys.readouterr().out.splitlines()):
+        chances = [one["probability"] for one in line["top"]]
+        assert sum(chances) == pytest.approx(1, abs=1e-5)
+        assert chances == sorted(chances, reverse=True)
+        assert line["class"] == line["top"][0]["class"]
+    assert main(["predict", str(run), path, "--top", "2"]) == 0
+    assert all(len(line.split()) == 4 for line in capsys.readouterr().out.splitlines())
+
+
+def test_predict_needs_no_training_code(digits_run, tmp_path):
+    run, _ = digits_run
+    code = (
+        "import sys; from deepcore.cli import main; status = main(sys.argv[1:]); "
+        "print(status, sorted({'deepcore.train', 'matplotlib', 'PIL'} & set(sys.modules)))"
+    )
+    argv = [sys.executable, "-c", code, "predict", str(run), str(digits_file(tmp_path, 1))]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+def test_inputs_survive_their_file(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.random((20, 1, 4, 3), np.float32)
+    for normalize in ("none", "all", "feature"):
+        inputs = Inputs.fit(x, normalize, 255.0, ("a", "b"), "logits")
+        inputs.save(tmp_path / "i.json")
+        again = Inputs.load(tmp_path / "i.json")
+        np.testing.assert_array_equal(again(x), inputs(x))
+        assert again == inputs
+    assert np.abs(inputs(x).mean(0)).max() < 1e-6
+    np.testing.assert_allclose(inputs(x).std(0), 1, rtol=1e-4)
+    flat = Inputs.fit(np.ones((5, 3), np.float32), "feature", None, None, "values")
+    assert flat(np.ones((1, 3), np.float32)).tolist() == [[0, 0, 0]]  # a constant feature
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"shape": [64], "std": [1, 2]}', '{"shape": [64], "other": 1}'])
+def test_damaged_inputs(content, tmp_path):
+    (tmp_path / "i.json").write_text(content)
+    with pytest.raises(dc.errors.FileFormatError):
+        Inputs.load(tmp_path / "i.json")
+
+
+# -- summary, info, version -------------------------------------------------------------------------------------
+def test_summary(digits_run, linear, capsys):
+    for argv in ([], [str(digits_run[0])], [str(EXAMPLES / "digits.toml")]):
+        assert main(["summary", *argv]) == 0
+        assert "51,594 parameters" in capsys.readouterr().out
+    assert main(["summary", linear]) == 0
+    assert "650 parameters" in capsys.readouterr().out
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    for word in (
+        "deepcore",
+        "numpy",
+        "backend cpu (default)",
+        "backend cuda",
+        "features",
+        "threads",
+        "blas",
+        "core type",
+    ):
+        assert word in said
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["versions"]["deepcore"] == dc.__version__
+    cuda = facts["backend cuda"]["usable"]
+    assert cuda == "yes" or len(cuda) > len("no: ")
+
+
+def test_version_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "deepcore", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, f"deepcore {dc.__version__}")
+
+
+def test_help(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert all(command in said for command in cli.COMMANDS)
+    for command in cli.COMMANDS:
+        assert main([command, "--help"]) == 0
+        assert command in capsys.readouterr().out
+
+
+# -- errors -----------------------------------------------------------------------------------------------------
+ERRORS = {
+    "command": (["trian"], "did you mean 'train'?"),
+    "option": (["train", "--epoch", "3"], "did you mean '--epochs'?"),
+    "option's value": (["train", "--epochs", "three"], "invalid int value"),
+    "option of another command": (["info", "--seed", "3"], "no option '--seed'"),
+    "range": (["train", "--epochs", "0"], "at least 1"),
+    "no such file": (["train", "nowhere.toml"], "there is no file"),
+    "data": (["train", "--data", "mnst"], "did you mean 'mnist'?"),
+    "data without arguments": (["train", "--data", "csv"], "needs train"),
+    "digits have no folder": (["train", "--data", "."], "come with the package"),
+    "backend": (["train", "--backend", "cdua"], "did you mean 'cuda'?"),
+    "no run": (["predict", "nowhere", "x.csv"], "there is no run"),
+    "not a run": (["predict", ".", "x.csv"], "is not a finished run"),
+    "nothing to resume": (["train", "--resume", "."], "nothing to resume"),
+    "resume is complete": (["train", "--resume", ".", "--seed", "1"], "without seed"),
+    "summary": (["summary", "nowhere"], "there is no file"),
+}
+
+
+@pytest.mark.parametrize("argv, says", ERRORS.values(), ids=ERRORS)
+def test_errors_are_messages_and_status_2(argv, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert err.startswith(f"deepcore {argv[0]}: " if argv[0] in cli.COMMANDS else "deepcore: ")
+    assert "Traceback" not in err + out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_errors(digits_run, tmp_path, capsys):
+    run = str(digits_run[0])
+    (tmp_path / "few.csv").write_text("1,2,3\n")
+    (tmp_path / "large.csv").write_text(",".join(["300"] * 64))
+    (tmp_path / "nan.csv").write_text(",".join(["nan"] * 64))
+    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04" + bytes(60))
+    for name, says in (
+        ("few.csv", "64 values"),
+        ("large.csv", "no pixels"),
+        ("nan.csv", "NaN"),
+        ("model.pth", "no samples"),
+        ("none.csv", "there is no file"),
+    ):
+        assert main(["predict", run, str(tmp_path / name)]) == 2
+        assert says in capsys.readouterr().err
+    assert main(["predict", run, str(tmp_path / "few.csv"), "--top", "0"]) == 2
+
+
+def test_errors_in_a_file_name_it(linear, tmp_path, capsys):
+    Path(linear).write_text(LINEAR.replace('"Linear"', '"Liner"'))
+    assert main(["train", linear]) == 2
+    err = capsys.readouterr().err
+    assert f"{linear}: layers[1].type\n" in err
+    assert "did you mean 'Linear'?" in err
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_loss_that_is_not_finite(linear, tmp_path, capsys):
+    Path(linear).write_text(LINEAR.replace("lr = 0.1", "lr = 1e38"))
+    assert main(["train", linear, "--quiet", "--out", str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert "a lower learning rate" in err
+    assert "epoch 1, batch" in err
+
+
+def test_a_backend_in_a_file_that_does_not_exist(linear, capsys):
+    Path(linear).write_text(LINEAR + 'backend = "gpu"\n')
+    assert main(["train", linear]) == 2
+    assert f"{linear}: train.backend" in capsys.readouterr().err
+
+
+def test_digits_as_numbers(linear, tmp_path, capsys):
+    """A loss on values makes the class numbers values, and there is nothing to confuse."""
+    text = LINEAR.replace("CrossEntropyLoss", "MSELoss").replace("out_features = 10", "out_features = 1")
+    Path(linear).write_text(text.replace("lr = 0.1", "lr = 0.001"))
+    assert main(["train", linear, "--quiet", "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "mean absolute error" in said
+    assert "predicted" not in said
+    assert main(["predict", str(tmp_path / "run"), str(digits_file(tmp_path)), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out.splitlines()[0])["values"]) == 1
+
+
+def test_traceback_on_demand(tmp_path):
+    with pytest.raises(dc.errors.ConfigError):
+        main(["train", str(tmp_path / "nowhere.toml"), "--traceback"])
+
+
+def test_an_interrupt_outside_training(monkeypatch, capsys):
+    def collect():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deepcore.cli.info.collect", collect)
+    assert main(["info"]) == 130
+
+
+def test_a_closed_pipe_is_no_error():
+    """As in `deepcore info | head`, when head has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "deepcore", "info"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,364 @@
+"""Experiment files: what they can say, and the errors that say where they are wrong."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore.cli import build, default, sources
+from deepcore.cli.config import Config, Place, dumps, parse, read
+from deepcore.errors import ConfigError
+from deepcore.nn import LAYERS, LOSSES
+from deepcore.optim import OPTIMIZERS, SCHEDULERS
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+SMALL = """
+[data]
+type = "digits"
+
+[[layers]]
+type = "Flatten"
+
+[[layers]]
+type = "Linear"
+out_features = 10
+
+[loss]
+type = "CrossEntropyLoss"
+
+[optimizer]
+type = "SGD"
+lr = 0.1
+"""
+
+
+def config(text: str = SMALL) -> Config:
+    return parse(text, Place("small.toml"), "small")
+
+
+def built(text: str = SMALL):
+    """(model, optimizer, schedule, config) for inputs (1, 8, 8)."""
+    net, full = build.model(config(text), (1, 8, 8))
+    optimizer = build.optimizer(full, net)
+    return net, optimizer, build.schedule(full, optimizer), full
+
+
+def layer(text: str) -> str:
+    """SMALL with these lines in its second layer."""
+    return SMALL.replace('type = "Linear"\nout_features = 10', text)
+
+
+# -- what is wrong, where, and what was meant -----------------------------------------------------------
+WRONG = {
+    "section": (SMALL + "[optimiser]\nlr = 1", "optimiser", "'optimizer'"),
+    "no section": (
+        SMALL.replace("[loss]", "[train]").replace('type = "CrossEntropyLoss"', ""),
+        "",
+        "'loss' is missing",
+    ),
+    "layer": (layer('type = "Liner"'), "layers[1].type", "'Linear'"),
+    "layer argument": (layer('type = "Linear"\nout_feature = 10'), "layers[1].out_feature", "'out_features'"),
+    "missing argument": (layer('type = "Linear"'), "layers[1]", "needs out_features"),
+    "no type": (layer("out_features = 10"), "layers[1]", "no type"),
+    "argument type": (layer('type = "Linear"\nout_features = "ten"'), "layers[1].out_features", "a whole number"),
+    "bool for int": (layer('type = "Linear"\nout_features = true'), "layers[1].out_features", "received: true"),
+    "float for int": (layer('type = "Linear"\nout_features = 10.5'), "layers[1].out_features", "10.5"),
+    "int for bool": (layer('type = "Linear"\nout_features = 10\nbias = 1'), "layers[1].bias", "true or false"),
+    "not finite": (layer('type = "Dropout"\np = nan'), "layers[1].p", "a number"),
+    "factor": (layer('type = "Linear"\nout_features = 10\nlr_factor = -1'), "layers[1].lr_factor", "≥ 0"),
+    "factor's name": (layer('type = "Linear"\nout_features = 9\nlr_factr = 1'), "layers[1].lr_factr", "'lr_factor'"),
+    "import path": (layer('type = "os.system"'), "layers[1].type", "no layer named 'os.system'"),
+    "dunder": (layer('type = "__class__"'), "layers[1].type", "no layer named"),
+    "holder": (layer('type = "Sequential"'), "layers[1].type", "holds other layers"),
+    "backend of a layer": (
+        layer('type = "Linear"\nout_features = 10\nbackend = "cpu"'),
+        "layers[1].backend",
+        "no argument 'backend'",
+    ),
+    "layers as a table": (
+        SMALL.replace("[[layers]]", "[layers]", 1).replace('[[layers]]\ntype = "Linear"\nout_features = 10', ""),
+        "layers",
+        "[[layers]]",
+    ),
+    "loss": (SMALL.replace("CrossEntropyLoss", "CrossEntropy"), "loss.type", "'CrossEntropyLoss'"),
+    "optimizer": (SMALL.replace('"SGD"', '"Adma"'), "optimizer.type", "'Adam'"),
+    "optimizer argument": (SMALL + "momentun = 0.9", "optimizer.momentun", "'momentum'"),
+    "optimizer's params": (SMALL + "params = [1]", "optimizer.params", "no argument 'params'"),
+    "betas": (SMALL.replace('"SGD"', '"Adam"') + "betas = [0.9]", "optimizer.betas", "[a number, a number]"),
+    "schedule": (SMALL + '[schedule]\ntype = "Cosine"', "schedule.type", "no learning-rate schedule named 'Cosine'"),
+    "schedule argument": (SMALL + '[schedule]\ntype = "StepLR"\nstep = 3', "schedule.step", "'step_size'"),
+    "a function": (
+        SMALL + '[schedule]\ntype = "LambdaLR"\nlr_lambda = "print"',
+        "schedule.lr_lambda",
+        "nothing a file",
+    ),
+    "data": (SMALL.replace('"digits"', '"digit"'), "data.type", "'digits'"),
+    "data argument": (SMALL.replace('"digits"', '"mnist"\nsplit = "train"'), "data.split", "no argument 'split'"),
+    "hidden data argument": (SMALL.replace('"digits"', '"mnist"\nfolder = "/"'), "data.folder", "no argument 'folder'"),
+    "shape": (SMALL.replace('"digits"', '"digits"\nshape = [0, 64]'), "data.shape", "[1, 8, 8]"),
+    "normalize": (SMALL.replace('"digits"', '"digits"\nnormalize = "al"'), "data.normalize", "'all'"),
+    "epochs": (SMALL + "[train]\nepochs = 0", "train.epochs", "at least 1"),
+    "epochs' type": (SMALL + "[train]\nepochs = 1e3", "train.epochs", "a whole number"),
+    "train key": (SMALL + "[train]\nepoch = 3", "train.epoch", "'epochs'"),
+    "seed": (SMALL + "[train]\nseed = -1", "train.seed", "0 or more"),
+    "date": (SMALL + "[train]\nepochs = 2020-01-01", "train.epochs", "a whole number"),
+    "syntax": (SMALL + "[train\n", "", "not TOML"),
+}
+
+
+@pytest.mark.parametrize("text, key, says", WRONG.values(), ids=WRONG)
+def test_wrong_files(text, key, says):
+    with pytest.raises(ConfigError) as caught:
+        config(text)
+    message = str(caught.value)
+    assert says in message
+    assert (f"small.toml: {key}," if key else "small.toml,") in message + ","
+
+
+BUILD_WRONG = {
+    "range": (layer('type = "Dropout"\np = 1.5'), "layers[1]", "1.5"),
+    "zero size": (layer('type = "Linear"\nout_features = 0'), "layers[1]", "out_features"),
+    "sizes that do not meet": (layer('type = "Linear"\nin_features = 63\nout_features = 10'), "layers[1]", "63"),
+    "negative lr": (SMALL.replace("0.1", "-0.1"), "optimizer", "lr"),
+    "factor without parameters": (layer('type = "ReLU"\nlr_factor = 2'), "layers[1].lr_factor", "no parameters"),
+    "factor of another parameter": (
+        layer('type = "Linear"\nout_features = 10\nlr_factor = { bais = 2 }'),
+        "layers[1].lr_factor.bais",
+        "'bias'",
+    ),
+    "nothing to train": (layer('type = "ReLU"'), "optimizer", "nothing to train"),
+    "step size": (SMALL + '[schedule]\ntype = "StepLR"\nstep_size = 0', "schedule", "step_size"),
+}
+
+
+@pytest.mark.parametrize("text, key, says", BUILD_WRONG.values(), ids=BUILD_WRONG)
+def test_what_constructors_refuse_is_an_error_of_the_file(text, key, says):
+    with pytest.raises(ConfigError) as caught:
+        built(text)
+    message = str(caught.value)
+    assert says in message
+    assert f"small.toml: {key}," in message + ","
+
+
+def test_outputs_must_fit_the_data():
+    text = layer('type = "Linear"\nout_features = 9')
+    net, full = build.model(config(text), (1, 8, 8))
+    with pytest.raises(ConfigError, match=r"out_features = 10"):
+        build.check_output(full, net, (1, 8, 8), tuple("0123456789"), ())
+    net, full = build.model(config(text.replace("CrossEntropyLoss", "MSELoss")), (1, 8, 8))
+    with pytest.raises(ConfigError, match=r"shape \[9\], and the targets have \[1\]"):
+        build.check_output(full, net, (1, 8, 8), None, (1,))
+    build.check_output(full, net, (1, 8, 8), None, (9,))
+
+
+def test_a_missing_file_offers_the_nearest(tmp_path):
+    (tmp_path / "digits.toml").write_text(SMALL)
+    with pytest.raises(ConfigError, match=r"did you mean 'digits.toml'"):
+        read(tmp_path / "digit.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read(tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b"# \xe9")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read(tmp_path / "latin.toml")
+
+
+# -- what is right ------------------------------------------------------------------------------------------
+def test_the_default_is_the_example_and_both_examples_build():
+    text = (EXAMPLES / "digits.toml").read_text(encoding="utf-8")
+    assert text == default.DIGITS
+    for name, shape, count in (("digits", (1, 8, 8), 51_594), ("mnist_mlp", (1, 28, 28), 203_530)):
+        net, full = build.model(read(EXAMPLES / f"{name}.toml"), shape)
+        assert sum(p.numel() for p in net.parameters()) == count
+        assert build.schedule(full, build.optimizer(full, net)).T_max == full.train.epochs
+
+
+def test_what_is_written_reads_the_same():
+    text = SMALL.replace("lr = 0.1", "lr = 1e-3\nmomentum = 0.9\nnesterov = true") + (
+        '[schedule]\ntype = "MultiStepLR"\nmilestones = [3, 5]\n[train]\nepochs = 7\nclip_grad_norm = 1\ndrop_last = true\n'
+    )
+    text = text.replace("out_features = 10", "out_features = 10\nlr_factor = { weight = 2, bias = 0.5 }")
+    _, _, _, full = built(text)
+    again = config(dumps(full.table()))
+    assert again.table() == full.table()
+    assert again.layers[1].arguments == {"in_features": 64, "out_features": 10}
+    assert again.layers[1].factors("bias") == (0.5, 1.0)
+    strings = {"data": {"type": 'a "quoted" \\ path\n\x7fé'}}
+    assert tomllib.loads(dumps(strings)) == strings
+
+
+def test_sizes_follow_from_the_layer_before():
+    net, *_ = built(
+        layer('type = "Linear"\nout_features = 12\n[[layers]]\ntype = "BatchNorm1d"\n[[layers]]\ntype = "LayerNorm"')
+    )
+    assert net[1].in_features == 64
+    assert net[2].num_features == 12
+    assert tuple(net[3].normalized_shape) == (12,)
+
+
+def test_building_draws_what_plain_code_draws():
+    """The trial forward that infers sizes must not touch the random stream, nor BatchNorm's statistics."""
+    dc.manual_seed(5)
+    net, *_ = built(
+        layer('type = "Dropout"\n[[layers]]\ntype = "BatchNorm1d"\n[[layers]]\ntype = "Linear"\nout_features = 10')
+    )
+    dc.manual_seed(5)
+    plain = dc.nn.Linear(64, 10)
+    assert (net[3].weight == plain.weight).all().item()
+    assert net[2].num_batches_tracked.item() == 0
+    assert all(module.training for module in net.modules())
+
+
+def test_factors_make_groups():
+    text = layer(
+        'type = "Linear"\nout_features = 20\nlr_factor = 0\n'
+        '[[layers]]\ntype = "Linear"\nout_features = 20\n'
+        '[[layers]]\ntype = "Linear"\nout_features = 10\nlr_factor = { bias = 2 }\nweight_decay_factor = 0.5'
+    )
+    net, optimizer, schedule, _ = built(text + 'weight_decay = 0.2\n[schedule]\ntype = "StepLR"\nstep_size = 1')
+    frozen = net[1].weight.numpy().copy()
+    assert not net[1].weight.requires_grad
+    groups = [(g["lr"], g["weight_decay"], [p.shape for p in g["params"]]) for g in optimizer.param_groups]
+    assert groups == [
+        (0.1, 0.2, [(20, 20), (20,)]),
+        (0.1, 0.1, [(10, 20)]),
+        (0.2, 0.1, [(10,)]),
+    ]
+    net(dc.rand(3, 1, 8, 8)).sum().backward()
+    optimizer.step()
+    schedule.step()
+    np.testing.assert_array_equal(net[1].weight.numpy(), frozen)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.01, 0.01, 0.02])
+
+
+def test_a_list_in_a_loss_is_a_tensor():
+    text = SMALL.replace('"CrossEntropyLoss"', f'"CrossEntropyLoss"\nweight = {[0.5] * 10}')
+    assert build.loss(config(text)).weight.tolist() == [0.5] * 10
+
+
+def plain(value):
+    return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+REGISTERED = [
+    pytest.param("layers", name, example.arguments, id=f"{name}-{i}")
+    for name, cls in LAYERS.items()
+    for i, example in enumerate(cls.examples)
+] + [
+    pytest.param("loss", name, example.arguments, id=f"{name}-{i}")
+    for name, cls in LOSSES.items()
+    for i, example in enumerate(cls.examples)
+]
+
+
+@pytest.mark.parametrize("section, name, arguments", REGISTERED)
+def test_everything_registered_can_be_said_in_a_file(section, name, arguments):
+    given = {"type": name, **{k: plain(v) for k, v in arguments.items() if v is not None}}
+    table = {"data": {"type": "digits"}, "layers": [{"type": "Flatten"}], "loss": {"type": "MSELoss"}}
+    table |= {"optimizer": {"type": "SGD"}} | {section: [given] if section == "layers" else given}
+    read_back = config(dumps(table))
+    part = read_back.layers[0] if section == "layers" else read_back.loss
+    assert part.table() == given
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_can_be_said_in_a_file(name):
+    _, optimizer, *_ = built(SMALL.replace('"SGD"', f'"{name}"'))
+    assert type(optimizer) is OPTIMIZERS[name]
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "name, arguments",
+    [("StepLR", "step_size = 2"), ("MultiStepLR", "milestones = [2, 3]"), ("CosineAnnealingLR", "")],
+)
+def test_schedules_can_be_said_in_a_file(name, arguments):
+    _, _, schedule, _ = built(SMALL + f'[schedule]\ntype = "{name}"\n{arguments}')
+    assert type(schedule) is SCHEDULERS[name]
+
+
+# -- data sets ------------------------------------------------------------------------------------------------
+def data(folder, table: str, loss: str = "CrossEntropyLoss", shape: str = ""):
+    text = SMALL.replace('type = "digits"', table + shape).replace("CrossEntropyLoss", loss)
+    parsed = config(text)
+    return sources.load(parsed.data, folder, loss in build.CLASS_LOSSES)
+
+
+def test_csv_by_column_name(tmp_path):
+    rows = [f"{i},{'ab'[i % 2]},{i * 2}" for i in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,kind,y", *rows]))
+    got = data(tmp_path, 'type = "csv"\ntrain = "t.csv"\ntarget = "kind"')
+    assert got.classes == ("a", "b")
+    assert (len(got.train), len(got.test)) == (16, 4)
+    assert sorted(got.test.targets.tolist()) == [0, 0, 1, 1]  # each class has its share
+    x = np.concatenate([got.train.inputs, got.test.inputs])
+    y = np.concatenate([got.train.targets, got.test.targets])
+    np.testing.assert_array_equal(x[:, 0] % 2, y)
+    np.testing.assert_array_equal(x[:, 1], 2 * x[:, 0])
+
+
+def test_csv_of_numbers_for_regression(tmp_path):
+    (tmp_path / "t.csv").write_text("1;2;3\n4;5;6\n")
+    got = data(tmp_path, 'type = "csv"\ntrain = "t.csv"\ntest = "t.csv"\ntarget = 0', "MSELoss")
+    assert got.classes is None
+    assert got.train.inputs.tolist() == [[2, 3], [5, 6]]
+    assert got.test.targets.tolist() == [[1], [4]]
+
+
+def test_numbered_classes_are_in_numeric_order(tmp_path):
+    (tmp_path / "t.csv").write_text("\n".join(f"0.5,{c}" for c in (10, 9, 2, 10, 9, 2)))
+    got = data(tmp_path, 'type = "csv"\ntrain = "t.csv"\ntest_fraction = 0')
+    assert (got.classes, got.test) == (("2", "9", "10"), None)
+    assert got.train.targets.tolist() == [2, 1, 0, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "content, table, says",
+    [
+        ("1,2\n3\n", "", "line 2: 1 columns"),
+        ("1,2\nx,3\n", "", "'x' is not a number"),
+        ("", "", "no rows"),
+        ("a,b\n1,2\n", 'target = "c"', "no column 'c'"),
+        ("1,2\n", "target = 2", "no column 2"),
+        ("1,nan\nnan,2\n", "test_fraction = 0", "not finite"),
+        ("1,2\n1,2\n", "test_fraction = 1", "test_fraction"),
+    ],
+)
+def test_wrong_csv(tmp_path, content, table, says):
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(dc.errors.DeepcoreError, match=says):
+        data(tmp_path, f'type = "csv"\ntrain = "t.csv"\n{table}')
+
+
+def test_a_missing_data_file_offers_the_nearest(tmp_path):
+    (tmp_path / "train.csv").write_text("1,2")
+    with pytest.raises(dc.errors.DataError, match=r"did you mean 'train.csv'"):
+        data(tmp_path, 'type = "csv"\ntrain = "trian.csv"')
+
+
+def test_npy_and_idx(tmp_path):
+    images = np.arange(10 * 16, dtype=np.uint8).reshape(10, 4, 4)
+    labels = np.arange(10) % 3
+    np.save(tmp_path / "x.npy", images)
+    np.save(tmp_path / "y.npy", labels)
+    dc.data.write_idx(images, tmp_path / "x.idx.gz")
+    dc.data.write_idx(labels.astype(np.uint8), tmp_path / "y.idx.gz")
+    arrays = data(tmp_path, 'type = "npy"\ninputs = "x.npy"\ntargets = "y.npy"', shape="\nshape = [1, 4, 4]")
+    idx = data(tmp_path, 'type = "idx"\nimages = "x.idx.gz"\nlabels = "y.idx.gz"')
+    for got in (arrays, idx):
+        assert got.train.inputs.shape == (8, 1, 4, 4)
+        assert got.train.inputs.max() <= 1
+        assert (got.unit, got.classes) == (255.0, ("0", "1", "2"))
+    np.testing.assert_array_equal(arrays.train.inputs, idx.train.inputs)
+    values = data(tmp_path, 'type = "npy"\ninputs = "x.npy"\ntargets = "y.npy"', "MSELoss")
+    assert values.train.targets.shape == (8, 1)
+    assert values.train.targets.dtype == np.float32
+    with pytest.raises(ConfigError, match="another size"):
+        data(tmp_path, 'type = "npy"\ninputs = "x.npy"\ntargets = "y.npy"', shape="\nshape = [17]")
+    np.save(tmp_path / "y.npy", labels - 1)
+    with pytest.raises(dc.errors.DataError, match="class numbers"):
+        data(tmp_path, 'type = "npy"\ninputs = "x.npy"\ntargets = "y.npy"')
