@@ -7,7 +7,7 @@ import sys
 from deepcore.autograd import Function
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
-from deepcore.errors import ShapeError
+from deepcore.errors import DTypeError, ShapeError
 from deepcore.ops import elementwise as e
 from deepcore.ops.index import refuse_leaf, setitem, write
 from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor, cast, composite, sample
@@ -93,6 +93,11 @@ def _in_place(name: str, function):
                 expected=str(self.shape),
                 received=str(result.shape),
                 fix=f"use {name.rstrip('_')}, which makes a new tensor",
+            )
+        if self.dtype == dt.bool_ and result.dtype != dt.bool_:
+            raise DTypeError(
+                f"{name}: a {dt.name_of(result.dtype)} result cannot be written into a bool tensor",
+                fix="convert the target first, or use the operation that makes a new tensor",
             )
         if result._data is self._data:
             result = result.clone()

@@ -68,6 +68,7 @@ def true_divide(xp, input, other):
 )
 def floor_divide(xp, input, other):
     """⌊input / other⌋"""
+    _no_bool("floor_divide", "convert with .int()", input)
     return xp.floor_divide(input, other)
 
 
@@ -78,6 +79,7 @@ def floor_divide(xp, input, other):
 )
 def remainder(xp, input, other):
     """input − other · ⌊input / other⌋: the sign of `other`"""
+    _no_bool("remainder", "convert with .int()", input)
     return xp.remainder(input, other)
 
 
@@ -215,6 +217,7 @@ def _pow_exponent(g, input, other, out):
 )
 def pow(xp, input, other):
     """input ^ other; a whole number to a negative power is rounded towards 0"""
+    _no_bool("pow", "convert with .int()", input)
     if dt.is_floating(input.dtype) or input.dtype.kind in "bu":
         return xp.power(input, other)
     negative = other < 0

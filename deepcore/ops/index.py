@@ -15,7 +15,8 @@ from deepcore.ops.shape import _alias, _reshape, broadcast_to, normalize_dim
 
 @primitive(view="always", vjp=lambda g, input_shape, index: _place(g, shape=input_shape, index=index))
 def basic(xp, input, *, index):
-    return input[(*index, ...)] if ... not in index else input[index]
+    """`index` holds integers, slices, None and one …, which keeps the result of all-integer indices an array."""
+    return input[index]
 
 
 @primitive(vjp=lambda g, index: basic(g, index=index))
@@ -110,7 +111,7 @@ def gather(input, dim: int, index):
         raise mixed_backends("gather", (input, index))
     if not index.numel():
         _check_range("gather", index, 0)
-        return _reshape(basic(_reshape(input, shape=(input.numel(),)), index=(slice(0),)), shape=index.shape)
+        return _reshape(basic(_reshape(input, shape=(input.numel(),)), index=(slice(0), ...)), shape=index.shape)
     if max(index.ndim, 1) != max(input.ndim, 1):
         raise ShapeError(
             "gather: the index must have as many dimensions as the input",
@@ -186,7 +187,7 @@ def scatter_add(input, dim: int, index, src):
         )
     if any(n > m for n, m in zip(index.shape, src.shape)):
         raise ShapeError("scatter_add: the index exceeds src", received=f"index {index.shape}, src {src.shape}")
-    src = basic(src, index=tuple(slice(n) for n in index.shape))
+    src = basic(src, index=(*(slice(n) for n in index.shape), ...))
     return input + _scatter_along(src, index, shape=input.shape, dim=d)
 
 
@@ -402,12 +403,14 @@ _PLAIN = frozenset((int, slice, type(None), type(...)))
 )
 def getitem(input, index):
     """`input[index]`: integers, slices, None and … give a view; integer and bool tensors a copy"""
-    if type(index) in _PLAIN or (type(index) is tuple and all(type(item) in _PLAIN for item in index)):
-        return apply(basic, (input,), {"index": index if type(index) is tuple else (index,)})
+    if type(index) is int or type(index) is slice:
+        return apply(basic, (input,), {"index": (index, ...)})
+    if type(index) is tuple and all(type(item) in _PLAIN for item in index):
+        return apply(basic, (input,), {"index": index if ... in index else (*index, ...)})
     view, indices, dims = _parse(input, index)
     if indices and _is_trivial(view, input):
         return apply(_take, (input, *indices), {"dims": dims})
-    out = basic(input, index=view) if view else _alias(input)
+    out = basic(input, index=(*view, ...)) if view else _alias(input)
     return apply(_take, (out, *indices), {"dims": dims}) if indices else out
 
 
@@ -485,11 +488,8 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
             expected=f"something that broadcasts to {region}",
             received=str(value.shape),
         )
-    if (
-        (getattr(raw, "flags", None) is not None
-        and not getattr(raw.flags, "writeable", True))
-        or (0 in raw.strides
-        and raw.size > 1)
+    if (getattr(raw, "flags", None) is not None and not getattr(raw.flags, "writeable", True)) or (
+        0 in raw.strides and raw.size > 1
     ):
         raise GradientError(
             "this tensor is expanded: several of its elements share one place in memory",
@@ -531,7 +531,7 @@ def setitem(target: Tensor, index, value) -> None:
         else:
             value = Tensor(target.backend.constant(value, target.dtype), target.backend)
     view, indices, dims = _parse(target, index)
-    steps = () if not view or _is_trivial(view, target) else ((basic, {"index": view}),)
+    steps = () if not view or _is_trivial(view, target) else ((basic, {"index": (*view, ...)}),)
     if value.ndim == 0 and value.dtype != target.dtype:
         value = cast(value, target.dtype)
     write(target, value, steps, indices, dims)

@@ -23,9 +23,12 @@ def _matmul(xp, input, other):
 
 
 def _operands(name: str, *tensors) -> list[Tensor]:
+    like = next((x for x in tensors if isinstance(x, Tensor)), None)
     for x in tensors:
-        if not isinstance(x, Tensor):
+        if not isinstance(x, Tensor) and (like is None or not hasattr(x, "dtype")):
             raise DTypeError(f"{name} takes tensors", received=type(x).__name__, fix="dc.as_tensor(array)")
+    tensors = tuple(as_operand(x, like) for x in tensors)
+    for x in tensors:
         if x.backend is not tensors[0].backend:
             raise mixed_backends(name, tensors)
     dtypes = {x.dtype for x in tensors}
@@ -55,9 +58,15 @@ def _operands(name: str, *tensors) -> list[Tensor]:
 def matmul(input, other):
     """input @ other over the last two dimensions; leading ones broadcast; vectors are rows on the left, columns on the right"""
     a, b = input, other
-    if type(a) is not Tensor or type(b) is not Tensor or a._data.dtype is not b._data.dtype:
+    try:
+        x, y = a._data, b._data
+        same = x.dtype is y.dtype
+    except AttributeError:
+        same = False
+    if not same:
         a, b = _operands("matmul", input, other)
-    x, y = a._data.shape, b._data.shape
+        x, y = a._data, b._data
+    x, y = x.shape, y.shape
     if len(x) == len(y) == 2 and x[1] == y[0]:
         return apply(_matmul, (a, b))
     if not a.ndim or not b.ndim:
@@ -283,10 +292,6 @@ def _drop(x: Tensor, labels: list[str], keep: set[str]) -> tuple[Tensor, list[st
     return (x.sum(dims), [c for c in labels if c in keep]) if dims else (x, labels)
 
 
-def _matmul_operator(self, other):
-    return matmul(self, as_operand(other, self))
-
-
 def _rmatmul(self, other):
     return matmul(as_operand(other, self), self)
 
@@ -301,5 +306,5 @@ def as_operand(value, like: Tensor) -> Tensor:
     )
 
 
-Tensor.__matmul__ = _matmul_operator
+Tensor.__matmul__ = matmul
 Tensor.__rmatmul__ = _rmatmul

@@ -62,7 +62,13 @@ def alias(input):
     return _alias(input)
 
 
-@primitive(view="sometimes", vjp=lambda g, input_shape: _reshape(g, shape=input_shape))
+@primitive(
+    view="sometimes",
+    vjp=lambda g, input_shape: _reshape(g, shape=input_shape),
+    hint=lambda inputs, params: (
+        f"the sizes must multiply to {inputs[0].numel()}; one of them may be -1, where the others divide that"
+    ),
+)
 def _reshape(xp, input, *, shape):
     return input.reshape(shape)
 
@@ -78,24 +84,7 @@ def _reshape(xp, input, *, shape):
 )
 def reshape(input, *given, shape=None):
     """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
-    new = sizes(given if shape is None else (shape,))
-    total = input._data.size
-    if -1 in new:
-        known = math.prod(n for n in new if n != -1)
-        if new.count(-1) > 1 or known == 0 or total % known:
-            raise ShapeError(
-                "this shape cannot be inferred",
-                received=f"{input.shape} ({total} elements) to {new}",
-                fix="one size may be -1, and the others must divide the number of elements",
-            )
-        new = tuple(total // known if n == -1 else n for n in new)
-    if math.prod(new) != total:
-        raise ShapeError(
-            "reshape cannot change the number of elements",
-            expected=f"{total} elements, as in {input.shape}",
-            received=f"{new}: {math.prod(new)} elements",
-        )
-    return apply(_reshape, (input,), {"shape": new})
+    return apply(_reshape, (input,), {"shape": sizes(given if shape is None else (shape,))})
 
 
 @composite(examples=lambda make: [sample(make(3, 4), (2, 6)), sample(make(3, 4), (12,))])
@@ -413,7 +402,7 @@ def narrow(input, dim: int, start: int, length: int):
         raise IndexRangeError(
             f"narrow: {length} elements from {start} do not lie within dimension {dim} of length {size}"
         )
-    return basic(input, index=(*(slice(None),) * d, slice(first, first + length)))
+    return basic(input, index=(*(slice(None),) * d, slice(first, first + length), ...))
 
 
 @composite(examples=lambda make: [sample(make(7, 2), 3), sample(make(5, 2), [2, 3]), sample(make(2, 4), 2, dim=1)])
@@ -520,7 +509,7 @@ def roll(input, shifts, dims=None):
 def _pad_back(g, widths):
     from deepcore.ops.index import basic
 
-    return basic(g, index=tuple(slice(low, g.shape[i] - high) for i, (low, high) in enumerate(widths)))
+    return basic(g, index=(*(slice(low, g.shape[i] - high) for i, (low, high) in enumerate(widths)), ...))
 
 
 @primitive(vjp=_pad_back)
