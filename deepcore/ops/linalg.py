@@ -296,13 +296,13 @@ def _rmatmul(self, other):
     return matmul(as_operand(other, self), self)
 
 
-def as_operand(value, like: Tensor) -> Tensor:
+def as_operand(value, like: Tensor | None) -> Tensor:
     from deepcore.tensor import as_tensor
 
     return (
         value
         if isinstance(value, Tensor)
-        else as_tensor(value, backend=None if hasattr(value, "dtype") else like.backend)
+        else as_tensor(value, backend=None if hasattr(value, "dtype") or like is None else like.backend)
     )
 
 
