@@ -1,0 +1,428 @@
+"""Callbacks: what happens beside the training loop. Names and behaviour are Keras's (F. Chollet et al.)."""
+
+from __future__ import annotations
+
+import csv
+import math
+import operator
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from deepcore.errors import ArgumentError, suggest
+
+if TYPE_CHECKING:
+    from deepcore.train.trainer import Trainer
+
+
+class Callback:
+    """Override what you need. `epoch` and `batch` count from 0; `logs` are {name: value}.
+
+    During a call, `self.trainer` and `self.model` are the run's. To end it: `self.trainer.stop_training = True`.
+    In `on_train_batch_end` logs hold means over the epoch so far; in `on_epoch_end` all of the epoch's values, and
+    numbers added to them go into the history (list their names in `log_names`, so that others can monitor them).
+
+    `state_dict` and `load_state_dict` take part in checkpoints: what changes from call to call belongs there. A run
+    that is resumed calls `on_train_begin` first, then `load_state_dict`; resumed inside an epoch, it goes on without
+    calling `on_epoch_begin` again.
+    """
+
+    log_names: tuple[str, ...] = ()
+    #: Whether the callback deals with a NaN or infinite loss, which is otherwise an error.
+    handles_non_finite = False
+    trainer: Trainer
+
+    def set_trainer(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    @property
+    def model(self):
+        return self.trainer.model
+
+    def on_train_begin(self, logs) -> None: ...
+    def on_train_end(self, logs) -> None: ...
+    def on_epoch_begin(self, epoch: int, logs) -> None: ...
+    def on_epoch_end(self, epoch: int, logs) -> None: ...
+    def on_train_batch_begin(self, batch: int, logs) -> None: ...
+    def on_train_batch_end(self, batch: int, logs) -> None: ...
+    def on_test_begin(self, logs) -> None: ...
+    def on_test_end(self, logs) -> None: ...
+    def on_test_batch_begin(self, batch: int, logs) -> None: ...
+    def on_test_batch_end(self, batch: int, logs) -> None: ...
+
+    def close(self) -> None:
+        """Called when the run is over, also by an error."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict()`."""
+        vars(self).update(state)
+
+
+EVENTS = tuple(name for name in vars(Callback) if name.startswith("on_"))
+
+
+class LambdaCallback(Callback):
+    """Functions as a callback: `LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs["loss"]))`."""
+
+    def __init__(self, **functions: Callable):
+        for name, function in functions.items():
+            if name not in EVENTS:
+                raise ArgumentError(f"callbacks have no event {name!r}", fix=suggest(name, EVENTS))
+            setattr(self, name, function)
+
+
+class _Monitor(Callback):
+    """Watches one value of the logs at the end of every epoch."""
+
+    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0):
+        if mode not in ("auto", "min", "max"):
+            raise ArgumentError("mode is 'min', 'max' or 'auto'", received=repr(mode))
+        self.monitor, self.mode, self.min_delta = monitor, mode, abs(min_delta)
+        self._better = operator.lt
+
+    def check(self) -> None:
+        """At the start: the monitored name must come, and which way is better must be known."""
+        names = self.trainer.log_names()
+        kind = type(self).__name__
+        if self.monitor not in names:
+            fix = suggest(self.monitor, names)
+            if self.monitor.startswith("val_") and "val_loss" not in names:
+                fix = f"fit(…, validation=data), or {kind}(monitor={self.monitor[4:]!r})"
+            raise ArgumentError(f"{kind} monitors {self.monitor!r}, which no epoch will have", fix=fix)
+        mode = self.mode if self.mode != "auto" else self._mode_of(self.monitor.removeprefix("val_"))
+        if mode is None:
+            raise ArgumentError(
+                f"{kind} cannot tell whether {self.monitor!r} should fall or rise", fix="mode='min' or 'max'"
+            )
+        self._better = operator.lt if mode == "min" else operator.gt
+
+    def _mode_of(self, name: str) -> str | None:
+        if name == "loss":
+            return "min"
+        return next((metric.mode for metric in self.trainer.metrics if metric.name == name), None)
+
+    def improved(self, value: float, best: float | None) -> bool:
+        """Whether `value` is better than `best` by more than `min_delta`; NaN never is."""
+        if best is None:
+            return not math.isnan(value)
+        return self._better(value + self.min_delta if self._better is operator.lt else value - self.min_delta, best)
+
+    def value(self, logs) -> float:
+        if self.monitor not in logs:
+            raise ArgumentError(
+                f"{type(self).__name__} monitors {self.monitor!r}, which this epoch does not have",
+                fix=suggest(self.monitor, logs),
+            )
+        return float(logs[self.monitor])
+
+
+class EarlyStopping(_Monitor):
+    """Ends the run when `monitor` has not improved by more than `min_delta` for `patience` epochs.
+
+    mode: "min", "max", or "auto" by the metric. baseline: patience also runs out unless the value beats it.
+    start_from_epoch: epochs to let pass first. restore_best_weights: at the end the model has the weights of the best
+    epoch, whether or not the run was cut short (not after an interrupt: model and optimizer stay together).
+    After the run, `stopped_epoch` (0: was not stopped), `best` and `best_epoch` say what happened, from 0.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0.0,
+        patience: int = 0,
+        verbose: int = 0,
+        mode: str = "auto",
+        baseline: float | None = None,
+        restore_best_weights: bool = False,
+        start_from_epoch: int = 0,
+    ):
+        super().__init__(monitor, mode, min_delta)
+        self.patience, self.verbose, self.baseline = patience, verbose, baseline
+        self.restore_best_weights, self.start_from_epoch = restore_best_weights, start_from_epoch
+        self._reset()
+
+    def _reset(self) -> None:
+        self.wait = self.stopped_epoch = self.best_epoch = 0
+        self.best: float | None = None
+        self.best_weights: dict[str, Any] | None = None
+
+    def on_train_begin(self, logs) -> None:
+        self._reset()
+        self.check()
+
+    def on_epoch_end(self, epoch: int, logs) -> None:
+        value = self.value(logs)
+        if epoch < self.start_from_epoch:
+            return
+        if self.restore_best_weights and self.best_weights is None:
+            self._keep(epoch)
+        self.wait += 1
+        if self.improved(value, self.best):
+            self.best, self.best_epoch = value, epoch
+            if self.restore_best_weights:
+                self._keep(epoch)
+            if self.baseline is None or self.improved(value, self.baseline):
+                self.wait = 0
+            return
+        if self.wait >= self.patience and epoch > 0:
+            self.stopped_epoch = epoch
+            self.trainer.stop_training = True
+
+    def _keep(self, epoch: int) -> None:
+        self.best_weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.best_epoch = epoch
+
+    def on_train_end(self, logs) -> None:
+        if self.verbose and self.stopped_epoch:
+            print(
+                f"epoch {self.stopped_epoch + 1}: stopped early, {self.monitor} was best in epoch {self.best_epoch + 1}"
+            )
+        if self.best_weights is not None and not self.trainer.history.interrupted:
+            self.model.load_state_dict(self.best_weights)
+            if self.verbose:
+                print(f"the model has the weights of epoch {self.best_epoch + 1}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("wait", "best", "best_epoch", "best_weights")}
+
+
+class ReduceLROnPlateau(_Monitor):
+    """lr ← max(lr · factor, min_lr), in every parameter group, when `monitor` has not improved for `patience` epochs.
+
+    After a reduction, `cooldown` epochs pass before waiting begins again.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        verbose: int = 0,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ):
+        if not 0 < factor < 1:
+            raise ArgumentError("factor lies between 0 and 1", received=f"factor={factor!r}")
+        super().__init__(monitor, mode, min_delta)
+        self.factor, self.patience, self.verbose = factor, patience, verbose
+        self.cooldown, self.min_lr = cooldown, min_lr
+        self._reset()
+
+    def _reset(self) -> None:
+        self.wait = self.cooldown_counter = 0
+        self.best: float | None = None
+
+    def on_train_begin(self, logs) -> None:
+        self._reset()
+        self.check()
+
+    def on_epoch_end(self, epoch: int, logs) -> None:
+        value = self.value(logs)
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.wait = 0
+        if self.improved(value, self.best):
+            self.best, self.wait = value, 0
+        elif self.cooldown_counter == 0:
+            self.wait += 1
+            if self.wait >= self.patience:
+                self._reduce(epoch)
+
+    def _reduce(self, epoch: int) -> None:
+        groups = [g for g in self.trainer.optimizer.param_groups if g["lr"] > self.min_lr]
+        for group in groups:
+            group["lr"] = max(group["lr"] * self.factor, self.min_lr)
+        if groups:
+            self.cooldown_counter, self.wait = self.cooldown, 0
+            if self.verbose:
+                print(f"epoch {epoch + 1}: learning rate reduced to {self.trainer.lr:.3g}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("wait", "cooldown_counter", "best")}
+
+
+class ModelCheckpoint(_Monitor):
+    """Saves the run, or the model alone, at the end of epochs or every so many batches.
+
+    filepath: may name `{epoch}` (from 1), `{batch}` and the logs, as "weights-{epoch:02d}-{val_loss:.3f}.safetensors";
+    missing folders are made. save_weights_only: `model.save(path)`; else a whole checkpoint, for `fit(resume=path)`.
+    save_best_only: only when `monitor` improves, at first on `initial_value_threshold`. save_freq: "epoch", or a
+    number of batches.
+    """
+
+    def __init__(
+        self,
+        filepath: str | os.PathLike,
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: str | int = "epoch",
+        initial_value_threshold: float | None = None,
+    ):
+        super().__init__(monitor, mode)
+        self.save_freq = _check_save_freq(save_freq)
+        self.filepath, self.verbose = os.fspath(filepath), verbose
+        self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
+        self.best = initial_value_threshold
+        self._batches = 0
+
+    def on_train_begin(self, logs) -> None:
+        if self.save_best_only:
+            self.check()
+
+    def on_train_batch_end(self, batch: int, logs) -> None:
+        self._batches += 1
+        if self.save_freq != "epoch" and self._batches % self.save_freq == 0:
+            self._save(self.trainer.epoch, batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs) -> None:
+        if self.save_freq == "epoch":
+            self._save(epoch, self.trainer.batches - 1, logs)
+
+    def _save(self, epoch: int, batch: int, logs) -> None:
+        if self.save_best_only:
+            value = self.value(logs)
+            if not self.improved(value, self.best):
+                return
+            self.best = value
+        path = self._path(epoch, batch, logs)
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        if self.save_weights_only:
+            self.model.save(path)
+        else:
+            self.trainer.save_checkpoint(path)
+        if self.verbose:
+            print(f"epoch {epoch + 1}: saved {path}")
+
+    def _path(self, epoch: int, batch: int, logs) -> str:
+        names = {**logs, "epoch": epoch + 1, "batch": batch + 1}
+        try:
+            return self.filepath.format(**names)
+        except (KeyError, IndexError, ValueError) as error:
+            name = error.args[0] if isinstance(error, KeyError) else ""
+            raise ArgumentError(
+                f"ModelCheckpoint cannot fill in {self.filepath!r}: {error}", fix=suggest(str(name), names)
+            ) from None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "_batches": self._batches}
+
+
+class BackupAndRestore(Callback):
+    """Makes a run survive a crash: a checkpoint in `directory`, from which the same script, run again, goes on.
+
+    save_freq: "epoch", or a number of batches. A run that finishes removes the checkpoint (unless
+    `delete_checkpoint=False`); one that is interrupted writes it for the step it stopped at.
+    """
+
+    def __init__(self, directory: str | os.PathLike, save_freq: str | int = "epoch", delete_checkpoint: bool = True):
+        self.directory, self.delete_checkpoint = os.fspath(directory), delete_checkpoint
+        self.save_freq = _check_save_freq(save_freq)
+        self._batches = 0
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.directory, "backup.safetensors")
+
+    def on_train_begin(self, logs) -> None:
+        os.makedirs(self.directory, exist_ok=True)
+        if os.path.exists(self.path):
+            self.trainer.resume_from(self.path)
+
+    def on_train_batch_end(self, batch: int, logs) -> None:
+        self._batches += 1
+        if self.save_freq != "epoch" and self._batches % self.save_freq == 0:
+            self.trainer.save_checkpoint(self.path)
+
+    def on_epoch_end(self, epoch: int, logs) -> None:
+        if self.save_freq == "epoch":
+            self.trainer.save_checkpoint(self.path)
+
+    def on_train_end(self, logs) -> None:
+        if self.trainer.history.interrupted:
+            self.trainer.save_checkpoint(self.path)
+        elif self.delete_checkpoint and os.path.exists(self.path):
+            os.remove(self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"_batches": self._batches}
+
+
+class CSVLogger(Callback):
+    """A line of `filename` per epoch, written as it ends: epoch (from 1, as in the history's table) and the logs.
+
+    append: add to a file that is there. A resumed run adds to it anyway, after the epochs it has behind it.
+    """
+
+    def __init__(self, filename: str | os.PathLike, separator: str = ",", append: bool = False):
+        self.filename, self.separator, self.append = os.fspath(filename), separator, append
+        self._names: list[str] | None = None
+
+    def on_train_begin(self, logs) -> None:
+        self._names = None
+
+    def on_epoch_end(self, epoch: int, logs) -> None:
+        if self._names is None:
+            self._open(epoch, logs)
+        assert self._names is not None
+        with open(self.filename, "a", newline="", encoding="utf-8") as file:
+            self._writer(file).writerow([epoch + 1, *(logs.get(name, "NA") for name in self._names)])
+
+    def _writer(self, file):
+        return csv.writer(file, delimiter=self.separator, lineterminator="\n")
+
+    def _open(self, epoch: int, logs) -> None:
+        """Keep what is to stay of an old file, or begin a new one."""
+        old: list[list[str]] = []
+        if (self.append or self.trainer.resumed) and os.path.exists(self.filename):
+            with open(self.filename, newline="", encoding="utf-8") as file:
+                old = list(csv.reader(file, delimiter=self.separator))
+        rows = old[1:]
+        if self.trainer.resumed and not self.append:
+            rows = [row for row in rows if row and row[0].isdigit() and int(row[0]) <= epoch]
+        self._names = old[0][1:] if old else list(logs)
+        with open(self.filename, "w", newline="", encoding="utf-8") as file:
+            self._writer(file).writerows([["epoch", *self._names], *rows])
+
+
+class TerminateOnNaN(Callback):
+    """Ends the run, without an error, at a loss that is NaN or infinite; the update it would make is left out."""
+
+    handles_non_finite = True
+
+    def on_train_batch_end(self, batch: int, logs) -> None:
+        if not math.isfinite(logs["loss"]):
+            print(f"epoch {self.trainer.epoch + 1}, batch {batch + 1}: the loss is {logs['loss']}, stopping")
+            self.trainer.stop_training = True
+
+
+class LearningRateScheduler(Callback):
+    """lr ← schedule(epoch, lr) when an epoch begins, in every parameter group; epochs from 0."""
+
+    def __init__(self, schedule: Callable[[int, float], float], verbose: int = 0):
+        if not callable(schedule):
+            raise ArgumentError("schedule is a function of (epoch, lr)", received=type(schedule).__name__)
+        self.schedule, self.verbose = schedule, verbose
+
+    def on_epoch_begin(self, epoch: int, logs) -> None:
+        for group in self.trainer.optimizer.param_groups:
+            lr = self.schedule(epoch, float(group["lr"]))
+            if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not lr >= 0:
+                raise ArgumentError(f"the schedule gave no learning rate for epoch {epoch}", received=repr(lr))
+            group["lr"] = lr
+        if self.verbose:
+            print(f"epoch {epoch + 1}: learning rate {self.trainer.lr:.3g}")
+
+
+def _check_save_freq(save_freq):
+    if save_freq != "epoch" and (isinstance(save_freq, bool) or not isinstance(save_freq, int) or save_freq < 1):
+        raise ArgumentError("save_freq is 'epoch' or a number of batches", received=repr(save_freq))
+    return save_freq

@@ -1,0 +1,83 @@
+"""Where a run is, and what is seen of it while it goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from deepcore.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from deepcore.nn import Module
+    from deepcore.train.trainer import Trainer
+
+
+class Progress:
+    """Where a run is: enough, with the parts' own states, to go on from here."""
+
+    def __init__(self) -> None:
+        self.step = 0  # updates of the whole run
+        self.epoch = 0  # finished epochs, so the index of the one under way
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        self.batch = 0  # batches of this epoch that were trained on
+        self.begun = False  # on_epoch_begin was called
+        self.trained = False  # every batch was; validation and the epoch's end were not
+        self.loss = 0.0  # sum over samples
+        self.samples = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name in vars(self):
+            setattr(self, name, state[name])
+
+
+class BatchLogs(Mapping):
+    """The means over the epoch so far; a metric is computed when it is looked at."""
+
+    def __init__(self, trainer: Trainer):
+        self._trainer = trainer
+
+    def __getitem__(self, name: str) -> float:
+        if name == "loss":
+            at = self._trainer._progress
+            return at.loss / at.samples if at.samples else math.nan
+        for metric in self._trainer.metrics:
+            if metric.name == name:
+                return as_number(name, metric.compute())
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["loss", *(metric.name for metric in self._trainer.metrics)])
+
+    def __len__(self) -> int:
+        return 1 + len(self._trainer.metrics)
+
+
+class ModesKept:
+    """Puts every module's training flag back as it was."""
+
+    def __init__(self, model: Module):
+        self._model = model
+
+    def __enter__(self) -> None:
+        self._before = [(module, module.training) for module in self._model.modules()]
+
+    def __exit__(self, *exc) -> None:
+        for module, training in self._before:
+            module.training = training
+
+
+def as_number(name: str, value) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"{name!r} is not one number, and logs hold numbers",
+            received=type(value).__name__,
+            fix="for a matrix or one value per class: deepcore.metrics' functions on predict()'s result",
+        ) from None

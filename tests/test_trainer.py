@@ -1,0 +1,882 @@
+"""The training loop, its callbacks, interrupts and resuming."""
+
+from __future__ import annotations
+
+import io
+import math
+import signal
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore import nn, optim
+from deepcore.data import DataLoader, Dataset, TensorDataset
+from deepcore.errors import (
+    ArgumentError,
+    BackendError,
+    ConfigError,
+    DataError,
+    FileFormatError,
+    NonFiniteError,
+    ShapeError,
+    StateDictError,
+)
+from deepcore.metrics import Accuracy, Metric
+from deepcore.train import (
+    BackupAndRestore,
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    LambdaCallback,
+    LearningRateScheduler,
+    ModelCheckpoint,
+    ReduceLROnPlateau,
+    TerminateOnNaN,
+    Trainer,
+)
+
+N, FEATURES, CLASSES = 22, 6, 3
+
+
+def data(n=N, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, FEATURES)).astype(np.float32)
+    return x, (x[:, :CLASSES].argmax(1)).astype(np.int64)
+
+
+def network(backend="cpu", dropout=0.3):
+    model = nn.Sequential(
+        nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, CLASSES)
+    )
+    return model.to(backend)
+
+
+def trainer(backend="cpu", *, loss=None, optimizer=optim.Adam, lr=0.01, schedule=True, **options):
+    dc.manual_seed(5)
+    model = network(backend)
+    opt = optimizer(model.parameters(), lr=lr)
+    scheduler = optim.lr_scheduler.StepLR(opt, 2, 0.5) if schedule else None
+    return Trainer(model, opt, loss or nn.CrossEntropyLoss(), scheduler=scheduler, **options)
+
+
+def bits(value):
+    """Nested state with every array as its bytes, so that == is bitwise and NaN equals itself."""
+    if isinstance(value, dc.Tensor):
+        array = value.backend.to_host(value.data)
+        return str(array.dtype), array.shape, array.tobytes()
+    if isinstance(value, dict):
+        return {key: bits(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [bits(item) for item in value]
+    return value.hex() if isinstance(value, float) else value
+
+
+def result(t):
+    return bits([t.model.state_dict(), t.optimizer.state_dict(), t.history.state_dict(), t.step])
+
+
+class StopAt(Callback):
+    """Ends the run, or presses Ctrl-C, after so many batches, counted over all epochs."""
+
+    def __init__(self, batches, interrupt=False, times=1):
+        self.left, self.interrupt, self.times = batches, interrupt, times
+
+    def on_train_batch_end(self, batch, logs):
+        self.left -= 1
+        if self.left == 0 and self.interrupt:
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+        elif self.left == 0:
+            self.trainer.stop_training = True
+
+    def state_dict(self):
+        return {}
+
+
+class Script(Metric):
+    """A metric whose values are given beforehand; None in Trainer logs would be an error, so they are numbers."""
+
+    name, mode = "score", "max"
+
+    def __init__(self, values, mode="max"):
+        self.values, self.at, self.mode = list(values), -1, mode
+
+    def reset(self):
+        self.at += 1
+
+    def update(self, output, target): ...
+
+    def compute(self):
+        return self.values[self.at]
+
+
+class Record(Callback):
+    def __init__(self):
+        self.events = []
+
+    def on_epoch_end(self, epoch, logs):
+        self.events.append((epoch, self.trainer.lr))
+
+
+def run_script(values, *callbacks, mode="max", epochs=None, model=None, lr=1.0):
+    """Train one batch per epoch while the validation metric "score" follows the script; returns the trainer."""
+    x, y = data(4)
+    model = model or nn.Linear(FEATURES, CLASSES)
+    t = Trainer(model, optim.SGD(model.parameters(), lr=lr), nn.CrossEntropyLoss(), metrics=(Script(values, mode),))
+    t.fit((x, y), (x, y), epochs=epochs or len(values), callbacks=callbacks, verbose=0)
+    return t
+
+
+# -- fit, evaluate, predict ---------------------------------------------------------------------------------
+def test_learns_digits(backend):
+    train, test = dc.data.digits("train[:600]", flatten=True), dc.data.digits("test", flatten=True)
+    dc.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    t = Trainer(model, optim.Adam(model.parameters(), lr=0.01), nn.CrossEntropyLoss(), backend=backend)
+    history = t.fit(train, test, epochs=4, verbose=0)
+    assert history["val_accuracy"][-1] > 0.9
+    assert t.evaluate(test)["accuracy"] == history[4]["val_accuracy"]
+    assert t.evaluate(test, batch_size=360)["loss"] == pytest.approx(history["val_loss"][-1], rel=1e-5)
+    predicted = t.predict(test, batch_size=100)
+    assert predicted.shape == (360, 10) and predicted.backend is t.backend and not predicted.requires_grad
+    assert dc.metrics.accuracy(predicted, test.tensors[1]) == history[4]["val_accuracy"]
+
+
+def test_loop_equals_one_written_by_hand(backend):
+    """The same bits as the loop a user would write."""
+    x, y = data()
+    t = trainer(backend, seed=11)
+    t.fit((x, y), epochs=3, batch_size=8, verbose=0)
+
+    dc.manual_seed(5)
+    model = network(backend)
+    opt = optim.Adam(model.parameters(), lr=0.01)
+    schedule = optim.lr_scheduler.StepLR(opt, 2, 0.5)
+    dc.manual_seed(11)
+    loader = DataLoader(TensorDataset(x, y), 8, shuffle=True, backend=backend)
+    losses = []
+    for _ in range(3):
+        total = 0.0
+        for inputs, target in loader:
+            opt.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), target)
+            loss.backward()
+            opt.step()
+            total += loss.item() * len(target)
+        schedule.step()
+        losses.append(total / N)
+    assert bits(model.state_dict()) == bits(t.model.state_dict())
+    assert losses == t.history["loss"]
+    assert t.history["lr"] == [0.01, 0.01, 0.005]
+
+
+def test_loss_is_a_mean_over_samples(backend):
+    x, y = data(10)
+    model = nn.Linear(FEATURES, CLASSES).to(backend)
+    whole = nn.functional.cross_entropy(model(dc.tensor(x, backend=backend)), dc.tensor(y, backend=backend)).item()
+    for reduction, factor in (("mean", 1.0), ("sum", 1.0)):
+        t = Trainer(model, optim.SGD(model.parameters(), lr=0.0), nn.CrossEntropyLoss(reduction=reduction))
+        history = t.fit((x, y), (x, y), batch_size=4, verbose=0)  # batches of 4, 4 and 2
+        assert history[1]["loss"] == pytest.approx(whole * factor, rel=1e-6)
+        assert history[1]["val_loss"] == pytest.approx(whole * factor, rel=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_accumulating_equals_the_larger_batch(backend, reduction):
+    x, y = data(10)  # in threes: 3 3 3 1, in groups of two: 6 and 4
+    models = []
+    for batch_size, accumulate in ((3, 2), (6, 1)):
+        dc.manual_seed(1)
+        model = nn.Linear(FEATURES, CLASSES).to(backend)
+        t = Trainer(
+            model,
+            optim.SGD(model.parameters(), lr=0.1),
+            nn.CrossEntropyLoss(reduction=reduction),
+            accumulate=accumulate,
+        )
+        t.fit((x, y), epochs=3, batch_size=batch_size, shuffle=False, verbose=0)
+        assert t.step == 6
+        models.append(model.weight.detach().numpy())
+    np.testing.assert_allclose(*models, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_clipping():
+    x, y = data(8)
+    moved = []
+    for clip in (None, 1e-3):
+        dc.manual_seed(0)
+        model = nn.Linear(FEATURES, CLASSES)
+        before = model.weight.detach().numpy().copy(), model.bias.detach().numpy().copy()
+        Trainer(model, optim.SGD(model.parameters(), lr=1.0), nn.CrossEntropyLoss(), clip_grad_norm=clip).fit(
+            (x, y), batch_size=8, verbose=0
+        )
+        after = model.weight.detach().numpy(), model.bias.detach().numpy()
+        moved.append(math.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(after, before))))
+    assert moved[0] > 0.1 and moved[1] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_modes_during_and_after():
+    x, y = data()
+    t = trainer()
+    t.model[1].eval()  # left as found
+    seen = []
+    t.model[3].register_forward_hook(lambda m, i, o: seen.append(m.training))
+    t.fit((x, y), (x, y), batch_size=22, verbose=0)
+    assert seen == [True, False]
+    assert t.model.training and t.model[3].training and not t.model[1].training
+    t.evaluate((x, y))
+    t.predict(x)
+    assert seen[2:] == [False, False] and t.model.training and not t.model[1].training
+
+
+def test_kinds_of_data():
+    x, y = data()
+
+    class Pairs(Dataset):
+        def __len__(self):
+            return N
+
+        def __getitem__(self, i):
+            return x[i], int(y[i])
+
+    losses = set()
+    for given in (
+        (x, y),
+        (x.astype(np.float64), y),
+        (dc.tensor(x), dc.tensor(y)),
+        TensorDataset(x, y),
+        Pairs(),
+        DataLoader(Pairs(), 8),
+    ):
+        t = trainer()
+        t.model[3].p = 0.0
+        t.fit(given, **({} if isinstance(given, DataLoader) else {"batch_size": 8, "shuffle": False}), verbose=0)
+        losses.add(t.history[1]["loss"])
+    assert len(losses) == 1
+    assert bits(t.predict(x)) == bits(t.predict((x, y))) == bits(t.predict(Pairs()))
+
+
+def test_several_inputs_and_outputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 1), nn.Linear(3, 1)
+
+        def forward(self, x, z):
+            return {"sum": self.a(x) + self.b(z), "x": x}
+
+    model = Two()
+    t = Trainer(model, optim.SGD(model.parameters(), lr=0.1), lambda out, y: ((out["sum"] - y) ** 2).mean())
+    x, z, y = (np.ones((5, k), np.float32) for k in (2, 3, 1))
+    assert t.fit((x, z, y), epochs=2, batch_size=2, verbose=0)["loss"][1] > 0
+    assert t.predict((x, z, y), batch_size=2)["sum"].shape == (5, 1)
+
+
+def test_backend_is_moved_to(backend):
+    x, y = data()
+    model = network()
+    opt = optim.Adam(model.parameters())
+    Trainer(model, opt, nn.CrossEntropyLoss()).fit((x, y), verbose=0)  # the optimizer has state on the CPU
+    weight = dc.ones(CLASSES)
+    t = Trainer(model, opt, nn.CrossEntropyLoss(weight=weight), backend=backend)
+    t.fit(DataLoader(TensorDataset(x, y), 8), (x, y), verbose=0)
+    assert all(p.backend is t.backend for p in model.parameters())
+    assert t.backend == dc.get_backend(backend) and t.step == 3
+
+
+def test_regression_and_two_classes_have_fitting_metrics():
+    x, y = data()
+    two, real = (y == 1).astype(np.float32)[:, None], x[:, :1] * 2
+    squash = nn.Sequential(nn.Linear(FEATURES, 1), nn.Sigmoid())
+    for model, loss, target, names in (
+        (nn.Linear(FEATURES, 1), nn.MSELoss(), real, ["loss", "lr"]),
+        (squash, nn.BCELoss(), two, ["loss", "accuracy", "lr"]),
+        (nn.Linear(FEATURES, 1), nn.functional.binary_cross_entropy_with_logits, two, ["loss", "accuracy", "lr"]),
+    ):
+        t = Trainer(model, optim.Adam(model.parameters(), lr=0.1), loss)
+        assert t.fit((x, target), epochs=30, verbose=0).names == names
+        if t.metrics:
+            cut = 0.5 if model is squash else 0.0
+            expected = ((t.predict(x).numpy() > cut) == target).mean()
+            assert t.evaluate((x, target))["accuracy"] == pytest.approx(expected) and expected > 0.6
+
+
+# -- the same bits --------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def reference():
+    """Result of the run that never stops, per backend, made once."""
+    made = {}
+
+    def get(backend, tmp_path):
+        if backend not in made:
+            t = trainer(backend, seed=3, accumulate=2)
+            t.fit(**fit_arguments())
+            made[backend] = result(t)
+        return made[backend]
+
+    return get
+
+
+def fit_arguments(**changes):
+    x, y = data()
+    watch = [
+        EarlyStopping("val_loss", patience=9, restore_best_weights=True),
+        ReduceLROnPlateau(patience=1, min_delta=5.0),
+    ]
+    return {
+        "train": (x, y),
+        "validation": DataLoader(TensorDataset(*data(9, seed=1)), 4, shuffle=True, seed=1),
+        "epochs": 4,
+        "batch_size": 4,  # 6 batches a epoch, the last of 2
+        "callbacks": watch,
+        "verbose": 0,
+    } | changes
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 6, 8, 12, 17, 24])
+@pytest.mark.parametrize("interrupt", [False, True], ids=["stopped", "interrupted"])
+def test_resumed_run_has_the_bits_of_one_that_never_stopped(backend, tmp_path, reference, batches, interrupt):
+    """1, 3 and 17 are inside a group of accumulated batches, 6, 12 and 24 ends of epochs."""
+    expected = reference(backend, tmp_path)
+    t = trainer(backend, seed=3, accumulate=2, out=tmp_path)
+    arguments = fit_arguments()
+    arguments["callbacks"] = [*arguments["callbacks"], StopAt(batches, interrupt)]
+    history = t.fit(**arguments)
+    assert history.interrupted == interrupt
+    assert len(history) < 4 or (batches == 24 and not interrupt), "the last epoch is completed if nothing hurries"
+    stopped = t.step
+    dc.manual_seed(99)  # another process: nothing is as it was
+    t = trainer(backend, out=tmp_path, accumulate=2)
+    dc.manual_seed(98)
+    history = t.fit(**fit_arguments(resume=True))
+    assert t.step == 12 and stopped == min(-(-batches // 6) * 3, (batches // 6) * 3 + -(-(batches % 6) // 2))
+    assert result(t) == expected
+    assert not history.interrupted
+
+
+def test_interrupted_while_validating(backend, tmp_path, reference):
+    t = trainer(backend, seed=3, accumulate=2, out=tmp_path)
+    arguments = fit_arguments()
+    press = LambdaCallback(on_test_batch_end=lambda batch, logs: batch == 1 and signal.raise_signal(signal.SIGINT))
+    history = t.fit(**{**arguments, "callbacks": [*arguments["callbacks"], press]})
+    assert history.interrupted and len(history) == 0 and t.step == 3
+    t = trainer(backend, accumulate=2, out=tmp_path)
+    t.fit(**fit_arguments(resume=tmp_path))
+    assert result(t) == reference(backend, tmp_path)
+
+
+def test_more_epochs_after_the_end(tmp_path):
+    x, y = data()
+    whole = trainer(seed=3)
+    whole.fit((x, y), epochs=5, verbose=0)
+    t = trainer(seed=3, out=tmp_path)
+    t.fit((x, y), epochs=2, verbose=0)
+    t = trainer()
+    t.fit((x, y), epochs=5, verbose=0, resume=tmp_path / "checkpoint.safetensors")
+    assert result(t) == result(whole)
+
+
+def test_same_seed_same_bits_at_one_and_two_threads(backend):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 200)).astype(np.float32), rng.integers(0, 10, 300)
+    before = dc.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 2):
+            dc.set_num_threads(threads)
+            dc.manual_seed(0)
+            model = nn.Sequential(nn.Linear(200, 300), nn.GELU(), nn.Dropout(), nn.Linear(300, 10)).to(backend)
+            t = Trainer(model, optim.Adam(model.parameters()), nn.CrossEntropyLoss(), seed=1, clip_grad_norm=1.0)
+            t.fit((x, y), epochs=2, batch_size=150, verbose=0)
+            results.append(result(t))
+    finally:
+        dc.set_num_threads(before)
+    assert results[0] == results[1] == results[2]
+
+
+def test_seed_decides():
+    x, y = data()
+    runs = []
+    for seed in (1, 1, 2):
+        t = trainer(seed=seed)
+        t.fit((x, y), batch_size=8, verbose=0)
+        runs.append(result(t))
+    assert runs[0] == runs[1] != runs[2]
+
+
+# -- interrupts -------------------------------------------------------------------------------------------------
+def test_interrupt_stops_after_the_step_and_saves(tmp_path, capsys):
+    x, y = data()
+    before = signal.getsignal(signal.SIGINT)
+    t = trainer(out=tmp_path)
+    history = t.fit((x, y), epochs=3, batch_size=4, callbacks=StopAt(8, interrupt=True), verbose=2)
+    assert history.interrupted and len(history) == 1 and t.step == 8
+    assert repr(history).endswith("interrupted")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert all(p.grad is None for p in t.model.parameters())
+    assert (tmp_path / "checkpoint.safetensors").exists()
+    assert "interrupted in epoch 2 after batch 2 of 6" in capsys.readouterr().out
+    saved = dc.io.read_checkpoint(tmp_path / "checkpoint.safetensors")
+    assert bits(saved["parts"]["model"]) == bits(t.model.state_dict()), "the file and the memory agree"
+
+
+def test_second_interrupt_is_immediate(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    t = trainer(out=tmp_path)
+    t.model[3].eval()
+    with pytest.raises(KeyboardInterrupt):
+        t.fit(data(), epochs=3, batch_size=4, callbacks=[StopAt(8, interrupt=True, times=2)], verbose=0)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert t.step == 8 and not (tmp_path / "checkpoint.safetensors").exists()
+    assert t.model.training and not t.model[3].training
+
+
+def test_handler_only_in_the_main_thread():
+    seen = []
+    look = LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(signal.getsignal(signal.SIGINT)))
+    before = signal.getsignal(signal.SIGINT)
+    t = trainer()
+    thread = threading.Thread(target=lambda: t.fit(data(), callbacks=[look], verbose=0))
+    thread.start()
+    thread.join()
+    assert seen == [before] and t.step == 1
+    t.fit(data(), callbacks=[look], verbose=0)
+    assert seen[1] is not before and signal.getsignal(signal.SIGINT) is before
+
+
+# -- errors -----------------------------------------------------------------------------------------------------
+def test_non_finite_loss_names_place_and_cause(backend):
+    x, y = data(64)
+    t = trainer(backend, optimizer=optim.SGD, lr=1e30, schedule=False)
+    with pytest.raises(NonFiniteError) as caught:
+        t.fit((x, y), epochs=5, batch_size=32, verbose=0)
+    text = str(caught.value)
+    for part in ("the loss is", "epoch ", "batch ", "step ", "lr 1e+30", "the last one was", "clip_grad_norm=1.0"):
+        assert part in text
+    bad = x.copy()
+    bad[3, 2] = np.nan
+    with pytest.raises(NonFiniteError, match=r"the batch itself holds NaN(.|\n)*isfinite"):
+        trainer(backend).fit((bad, y), epochs=1, batch_size=64, verbose=0)
+
+
+def test_terminate_on_nan_leaves_the_update_out(backend, capsys):
+    x, y = data(12)
+    x[9] = np.inf
+    t = trainer(backend, schedule=False)
+    kept = []
+    keep = LambdaCallback(on_train_batch_begin=lambda batch, logs: kept.append(result(t)[:2]))
+    history = t.fit((x, y), epochs=3, batch_size=4, shuffle=False, callbacks=[TerminateOnNaN(), keep], verbose=0)
+    assert t.step == 2 and len(kept) == 3 and len(history) == 0 and not history.interrupted
+    changed = bits(t.model[0].weight), bits(t.model[4].weight)
+    assert result(t)[1] == kept[2][1] and changed[0] == kept[2][0]["0.weight"] and changed[1] == kept[2][0]["4.weight"]
+    assert "epoch 1, batch 3: the loss is nan" in capsys.readouterr().out
+
+
+def test_a_gradient_that_overflows_is_caught_before_the_update():
+    model = nn.Linear(1, 1)
+    loss = lambda out, y: ((out - y) ** 2).sqrt().mean()  # at 0 its slope is 0 times infinity
+    with dc.no_grad():
+        model.weight.fill_(1.0)
+        model.bias.fill_(0.0)
+    t = Trainer(model, optim.SGD(model.parameters(), lr=0.1), loss, clip_grad_norm=1.0)
+    x = np.zeros((2, 1), np.float32)
+    with pytest.raises(NonFiniteError, match=r"the loss is finite, but(.|\n)*step 1"):
+        t.fit((x, x), verbose=0)
+    assert np.isfinite(model.weight.detach().numpy()).all()
+
+
+class Unfit(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(FEATURES, 4), nn.Linear(5, CLASSES))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_shape_errors_name_the_module_and_the_batch():
+    model = Unfit()
+    t = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss())
+    with pytest.raises(ShapeError, match=r"Unfit\.body\.1 \(Linear\)") as caught:
+        t.fit(data(), batch_size=4, verbose=0)
+    assert (
+        "epoch 1, batch 1 of 6 (step 1)" in caught.value.__notes__[0] and "(4, 6) float32" in caught.value.__notes__[0]
+    )
+
+
+X, Y = data(8)
+
+
+@pytest.mark.parametrize(
+    "act, error, words",
+    [
+        (lambda t: t.fit((X[:0], Y[:0])), DataError, "empty"),
+        (lambda t: t.fit((X, Y[:3])), DataError, "differ in length"),
+        (lambda t: t.fit(X), DataError, r"\(input, …, target\)"),
+        (lambda t: t.fit(3), ArgumentError, "DataLoader, a Dataset"),
+        (lambda t: t.fit(([1, 2], [3, 4])), ArgumentError, "asarray"),
+        (lambda t: t.fit(DataLoader(TensorDataset(X, Y)), batch_size=4), ArgumentError, "does nothing"),
+        (lambda t: t.fit(DataLoader(TensorDataset(X, Y)), shuffle=False), ArgumentError, "does nothing"),
+        (lambda t: t.predict(DataLoader(TensorDataset(X, Y), shuffle=True)), ArgumentError, "in order"),
+        (lambda t: t.fit((X, Y), epochs=1.5), ArgumentError, "whole number"),
+        (lambda t: t.fit((X, Y), verbose=7), ArgumentError, "verbose"),
+        (lambda t: t.fit((X, Y), callbacks=[EarlyStopping]), ArgumentError, r"EarlyStopping\(…\)"),
+        (lambda t: t.fit((X, Y), resume=True), ArgumentError, "out="),
+        (lambda t: t.fit((X, Y), resume="nowhere.safetensors"), FileFormatError, "no file"),
+        (lambda t: Trainer(nn.Linear, t.optimizer, t.loss), ArgumentError, r"Linear\(…\)"),
+        (lambda t: Trainer(t.model, t.model.parameters(), t.loss), ArgumentError, "optimizer is"),
+        (lambda t: Trainer(t.model, t.optimizer, nn.MSELoss), ArgumentError, r"MSELoss\(…\)"),
+        (lambda t: Trainer(t.model, t.optimizer, nn.MSELoss(reduction="none")), ArgumentError, "mean"),
+        (lambda t: Trainer(network(), t.optimizer, t.loss), ArgumentError, "no parameter of the model"),
+        (lambda t: Trainer(t.model, t.optimizer, t.loss, metrics=["acuracy"]), ConfigError, "'accuracy'"),
+        (lambda t: Trainer(t.model, t.optimizer, t.loss, ["accuracy", "accuracy"]), ArgumentError, "differ"),
+        (lambda t: Trainer(t.model, t.optimizer, t.loss, clip_grad_norm=0), ArgumentError, "positive"),
+        (lambda t: Trainer(t.model, t.optimizer, t.loss, accumulate=0), ArgumentError, "at least 1"),
+        (
+            lambda t: Trainer(
+                t.model, t.optimizer, t.loss, scheduler=optim.lr_scheduler.StepLR(trainer().optimizer, 1)
+            ),
+            ArgumentError,
+            "not one of this optimizer",
+        ),
+        (lambda t: Trainer(t.model, t.optimizer, lambda o, y: o).fit((X, Y), verbose=0), ShapeError, r"loss\.mean\(\)"),
+        (
+            lambda t: Trainer(t.model, t.optimizer, t.loss, [dc.metrics.ConfusionMatrix()]).fit((X, Y), verbose=0),
+            ArgumentError,
+            "not one number",
+        ),
+    ],
+)
+def test_bad_arguments(act, error, words):
+    with pytest.raises(error, match=words):
+        act(trainer())
+
+
+def test_loader_on_another_backend():
+    loader = DataLoader(TensorDataset(X, Y), backend="standin")
+    with pytest.raises(BackendError, match=r"standin(.|\n)*cpu(.|\n)*backend="):
+        trainer().fit(loader)
+
+
+def test_checkpoints_that_do_not_fit(tmp_path):
+    t = trainer(out=tmp_path)
+    t.fit((X, Y), batch_size=4, verbose=0)
+    with pytest.raises(StateDictError, match="batch_size"):
+        trainer().fit((X, Y), batch_size=2, verbose=0, resume=tmp_path)
+    other = nn.Linear(FEATURES, CLASSES)
+    with pytest.raises(StateDictError):
+        Trainer(other, optim.Adam(other.parameters()), nn.CrossEntropyLoss()).fit((X, Y), verbose=0, resume=tmp_path)
+    loader = DataLoader(TensorDataset(X, Y), 4)
+    parts = {"model": t.model, "optimizer": t.optimizer, "scheduler": t.scheduler, "loader": loader}
+    dc.io.save_checkpoint(tmp_path / "own.safetensors", extra={"epoch": 1}, **parts)
+    with pytest.raises(FileFormatError, match=r"not one that Trainer\.fit wrote"):
+        t.fit(loader, verbose=0, resume=tmp_path / "own.safetensors")
+
+
+# -- callbacks -------------------------------------------------------------------------------------------------
+def test_order_of_events():
+    seen = []
+
+    class Watch(Callback):
+        pass
+
+    for name in dc.train.callbacks.EVENTS:
+        setattr(Watch, name, lambda self, *args, name=name: seen.append((name, *args[:-1])))
+    t = trainer()
+    t.fit((X, Y), (X, Y), batch_size=4, callbacks=[Watch()], verbose=0)
+    batches = lambda kind: [(f"on_{kind}_batch_{when}", i) for i in (0, 1) for when in ("begin", "end")]
+    assert seen == [
+        ("on_train_begin",),
+        ("on_epoch_begin", 0),
+        *batches("train"),
+        ("on_test_begin",),
+        *batches("test"),
+        ("on_test_end",),
+        ("on_epoch_end", 0),
+        ("on_train_end",),
+    ]
+
+
+def test_logs_and_what_callbacks_add():
+    class Add(Callback):
+        log_names = ("double",)
+
+        def on_epoch_end(self, epoch, logs):
+            logs["double"] = np.float32(2 * logs["loss"])
+
+    batch_logs = []
+    watch = LambdaCallback(on_train_batch_end=lambda batch, logs: batch_logs.append(dict(logs)))
+    t = trainer()
+    history = t.fit(
+        (X, Y), (X, Y), batch_size=4, callbacks=[Add(), watch, EarlyStopping("double", mode="min")], verbose=0
+    )
+    assert list(history[1]) == ["loss", "accuracy", "val_loss", "val_accuracy", "lr", "double"]
+    assert history[1]["double"] == pytest.approx(2 * history[1]["loss"]) and type(history[1]["double"]) is float
+    assert set(batch_logs[0]) == {"loss", "accuracy"} and batch_logs[-1]["loss"] == history[1]["loss"]
+
+
+def test_evaluating_inside_a_callback():
+    found = []
+
+    class Evaluate(Callback):
+        def on_epoch_end(self, epoch, logs):
+            found.append(self.trainer.evaluate((X, Y))["loss"])
+
+    t = trainer()
+    history = t.fit((X, Y), (X, Y), epochs=2, callbacks=[Evaluate()], verbose=0)
+    assert found == history["val_loss"]
+
+
+@pytest.mark.parametrize(
+    "options, mode, values, epochs, best_epoch",
+    [
+        ({"patience": 0}, "max", [1, 2, 2, 3], 3, 1),
+        ({"patience": 2}, "max", [1, 3, 2, 2, 2, 9], 4, 1),
+        ({"patience": 2}, "min", [3, 1, 2, 2, 2, 0], 4, 1),
+        ({"patience": 2}, "max", [1, 3, 2, 4, 2, 2, 9], 6, 3),
+        ({"patience": 1, "min_delta": 0.5}, "max", [1, 1.4, 9], 2, 0),
+        ({"patience": 2, "baseline": 5}, "max", [1, 2, 3, 9], 4, 3),
+        ({"patience": 2, "baseline": 5}, "max", [1, 2, 1, 9], 3, 1),
+        ({"patience": 1, "start_from_epoch": 2}, "max", [9, 8, 1, 2, 2, 5], 5, 3),
+        ({"patience": 1}, "max", [1, math.nan, 3], 2, 0),
+        ({"patience": 3}, "max", [1, 2, 3], 3, 2),
+    ],
+)
+def test_early_stopping(options, mode, values, epochs, best_epoch):
+    stop = EarlyStopping("val_score", **options)
+    t = run_script(values, stop, mode=mode)
+    assert len(t.history) == epochs
+    assert stop.best_epoch == best_epoch
+    assert stop.stopped_epoch == (epochs - 1 if epochs < len(values) else 0)
+
+
+@pytest.mark.parametrize("values", [[1, 5, 2, 2, 2], [1, 5, 2]], ids=["cut short", "not"])
+def test_early_stopping_restores_the_best_weights(values):
+    model, kept = nn.Linear(FEATURES, CLASSES), []
+    keep = LambdaCallback(on_epoch_end=lambda epoch, logs: kept.append(bits(model.state_dict())))
+    run_script(values, keep, EarlyStopping("val_score", patience=3, restore_best_weights=True), model=model)
+    assert bits(model.state_dict()) == kept[1] and kept[1] != kept[2]
+
+
+def test_baseline_never_beaten_still_has_a_best_epoch():
+    stop = EarlyStopping("val_score", patience=3, baseline=10, restore_best_weights=True)
+    run_script([3, 2, 1, 0, 0], stop)
+    assert stop.best_epoch == 0 and stop.best == 3
+
+
+@pytest.mark.parametrize(
+    "options, values, lrs",
+    [
+        ({"patience": 1}, [1, 1, 1, 1], [1, 0.1, 0.01, 0.001]),
+        ({"patience": 2, "factor": 0.5}, [1, 1, 1, 1, 1], [1, 1, 0.5, 0.5, 0.25]),
+        ({"patience": 1, "cooldown": 2}, [1, 1, 1, 1, 1], [1, 0.1, 0.1, 0.01, 0.01]),
+        ({"patience": 1, "min_lr": 0.05}, [1, 1, 1, 1], [1, 0.1, 0.05, 0.05]),
+        ({"patience": 1, "min_delta": 0.5}, [1, 1.4, 1.6, 1.7], [1, 0.1, 0.1, 0.01]),
+        ({"patience": 1}, [1, 2, 3, 4], [1, 1, 1, 1]),
+    ],
+)
+def test_reduce_lr_on_plateau(options, values, lrs):
+    record = Record()
+    run_script(values, ReduceLROnPlateau("val_score", **options), record)
+    assert [lr for _, lr in record.events] == pytest.approx(lrs)
+
+
+def test_learning_rate_scheduler():
+    t = run_script([0, 0, 0], LearningRateScheduler(lambda epoch, lr: lr / 2 if epoch else 0.8))
+    assert t.history["lr"] == [0.8, 0.4, 0.2]
+    with pytest.raises(ArgumentError, match="no learning rate"):
+        run_script([0], LearningRateScheduler(lambda epoch, lr: None))
+
+
+def test_model_checkpoint(tmp_path):
+    best = ModelCheckpoint(
+        tmp_path / "new" / "best.safetensors", "val_score", save_best_only=True, save_weights_only=True
+    )
+    each = ModelCheckpoint(tmp_path / "{epoch:02d}-{val_score:.1f}.safetensors")
+    kept = []
+    model = nn.Linear(FEATURES, CLASSES)
+    keep = LambdaCallback(on_epoch_end=lambda epoch, logs: kept.append(bits(model.state_dict())))
+    run_script([1, 5, 2], best, each, keep, model=model)
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [
+        f"0{e}-{v}.0.safetensors" for e, v in ((1, 1), (2, 5), (3, 2))
+    ]
+    assert bits(nn.Linear.load(tmp_path / "new" / "best.safetensors").state_dict()) == kept[1]
+    dc.io.load_checkpoint(tmp_path / "01-1.0.safetensors", model=model, random=False)
+    assert bits(model.state_dict()) == kept[0]
+    with pytest.raises(ArgumentError, match="did you mean 'val_score'"):
+        run_script([1], ModelCheckpoint(tmp_path / "{val_scor}.safetensors"))
+    threshold = ModelCheckpoint(tmp_path / "t.safetensors", "val_score", save_best_only=True, initial_value_threshold=4)
+    run_script([1, 2], threshold)
+    assert not (tmp_path / "t.safetensors").exists()
+
+
+def test_checkpoints_by_batches_can_be_resumed(tmp_path, backend):
+    """A checkpoint asked for inside a group of accumulated batches waits for the update."""
+    x, y = data()
+    whole = trainer(backend, seed=3, accumulate=2)
+    save = ModelCheckpoint(tmp_path / "{epoch}-{batch}.safetensors", save_freq=5)
+    whole.fit((x, y), epochs=2, batch_size=4, verbose=0, callbacks=[save])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1-5.safetensors", "2-4.safetensors"]
+    for name in ("1-5", "2-4"):
+        t = trainer(backend, accumulate=2)
+        t.fit((x, y), epochs=2, batch_size=4, verbose=0, resume=tmp_path / f"{name}.safetensors")
+        assert result(t) == result(whole)
+
+
+def test_csv_logger(tmp_path):
+    path = tmp_path / "log.csv"
+    run_script([1, 2], CSVLogger(path))
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    assert rows[0] == ["epoch", "loss", "score", "val_loss", "val_score", "lr"]
+    assert [row[0] for row in rows[1:]] == ["1", "2"] and [row[4] for row in rows[1:]] == ["1.0", "2.0"]
+    run_script([7], CSVLogger(path, append=True))
+    assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["epoch", "1", "2", "1"]
+    run_script([7], CSVLogger(path, separator=";"))
+    assert len(path.read_text().splitlines()) == 2 and ";" in path.read_text()
+
+
+def test_backup_and_restore_after_a_crash(tmp_path, backend):
+    x, y = data()
+
+    class Crash(Callback):
+        def on_train_batch_begin(self, batch, logs):
+            if self.trainer.epoch == 2 and batch == 3:
+                raise RuntimeError("power cut")
+
+    options = {"epochs": 4, "batch_size": 4, "verbose": 0}
+    watch = lambda: [ReduceLROnPlateau("loss", patience=1, min_delta=5.0), CSVLogger(tmp_path / "log.csv")]
+    whole = trainer(backend, seed=3)
+    whole.fit((x, y), callbacks=watch(), **options)
+    lines = (tmp_path / "log.csv").read_text()
+    for save_freq in ("epoch", 4):
+        backup = lambda save_freq=save_freq: BackupAndRestore(tmp_path / "backup", save_freq)
+        with pytest.raises(RuntimeError, match="power cut"):
+            trainer(backend, seed=3).fit((x, y), callbacks=[backup(), *watch(), Crash()], **options)
+        assert (tmp_path / "backup" / "backup.safetensors").exists()
+        t = trainer(backend, seed=3)
+        t.fit((x, y), callbacks=[backup(), *watch()], **options)
+        assert result(t) == result(whole)
+        assert (tmp_path / "log.csv").read_text() == lines
+        assert not (tmp_path / "backup" / "backup.safetensors").exists(), "a finished run leaves none"
+
+
+def test_backup_of_an_interrupted_run(tmp_path):
+    x, y = data()
+    t = trainer(seed=3)
+    t.fit((x, y), epochs=2, batch_size=4, verbose=0, callbacks=[BackupAndRestore(tmp_path), StopAt(3, interrupt=True)])
+    assert dc.io.read_checkpoint(tmp_path / "backup.safetensors")["extra"]["progress"]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    "callback, words",
+    [
+        (lambda: EarlyStopping("val_scor"), "did you mean 'val_score'"),
+        (lambda: ReduceLROnPlateau("val_acc"), "one of|did you mean"),
+        (lambda: ModelCheckpoint("x.safetensors", "val_los", save_best_only=True), "did you mean 'val_loss'"),
+        (lambda: EarlyStopping("lr"), "fall or rise"),
+        (lambda: EarlyStopping(mode="down"), "'min', 'max'"),
+        (lambda: ReduceLROnPlateau(factor=1.0), "between 0 and 1"),
+        (lambda: ModelCheckpoint("x", save_freq=0), "number of batches"),
+        (lambda: LambdaCallback(on_epoch_ends=print), "did you mean 'on_epoch_end'"),
+        (lambda: LearningRateScheduler(0.1), "function of"),
+    ],
+)
+def test_callbacks_refuse_what_they_cannot_do(callback, words):
+    with pytest.raises(ArgumentError, match=words):
+        run_script([1], callback())
+
+
+def test_monitoring_validation_that_is_not_there():
+    with pytest.raises(ArgumentError, match=r"validation=data\), or EarlyStopping\(monitor='loss'\)"):
+        trainer().fit((X, Y), callbacks=[EarlyStopping()], verbose=0)
+
+
+# -- history and progress ------------------------------------------------------------------------------------
+def test_history(tmp_path):
+    t = run_script([1.0, 0.25])
+    history = t.history
+    assert history["val_score"] == [1.0, 0.25] and history[2]["val_score"] == 0.25
+    assert list(history) == [1, 2] and len(history) == 2 and dict(history)[1] is history[1]
+    assert "loss" in history and "los" not in history and 3 not in history
+    with pytest.raises(ArgumentError, match="did you mean 'loss'"):
+        history["los"]
+    lines = repr(history).splitlines()
+    assert lines[0].split() == ["epoch", "loss", "score", "val_loss", "val_score", "lr"] and len(lines) == 3
+    assert lines[2].split()[4] == "0.2500"
+    history.save_csv(tmp_path / "h.csv")
+    table = np.genfromtxt(tmp_path / "h.csv", delimiter=",", names=True)
+    assert table["val_loss"].tolist() == history["val_loss"], "every digit"
+    pytest.importorskip("matplotlib")
+    assert [ax.get_title() for ax in history.plot().axes] == ["loss", "score"]
+
+
+def test_lines_without_a_terminal(capsys):
+    t = trainer()
+    t.fit((X, Y), (X, Y), epochs=2, verbose=1)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert len(lines) == 2 and err == "" and "\r" not in out
+    assert lines[1].startswith("epoch 2/2  loss ") and "val_accuracy" in lines[1] and lines[1].endswith(" s")
+    t.evaluate((X, Y), verbose=1)
+    assert capsys.readouterr().out.startswith("evaluation  loss ")
+    t.fit((X, Y), (X, Y), verbose=0)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_bar_in_a_terminal(capsys, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    t = trainer()
+    slow = LambdaCallback(on_train_batch_end=lambda batch, logs: __import__("time").sleep(0.06))
+    t.fit(data(), data(), batch_size=4, epochs=1, callbacks=[slow], verbose=1)
+    assert "epoch 1/1:" in screen.getvalue() and "loss " in screen.getvalue() and "validation" in screen.getvalue()
+    assert capsys.readouterr().out.startswith("epoch 1/1  loss")
+    screen.truncate(0)
+    t.fit(data(), verbose=2)
+    assert screen.getvalue().strip("\0") == ""
+
+
+def test_metric_objects_and_settings():
+    half = Accuracy(threshold=0.5, name="half")
+    t = trainer(metrics=("accuracy", half))
+    assert t.fit((X, Y), verbose=0).names == ["loss", "accuracy", "half", "lr"]
+    ignoring = trainer(loss=nn.CrossEntropyLoss(ignore_index=1))
+    assert ignoring.metrics[0].ignore_index == 1
+    assert "CrossEntropyLoss" in repr(t) and "'half'" in repr(t)
+
+
+def test_a_loader_taken_over_in_the_middle_of_its_epoch():
+    x, y = data()
+    loader = DataLoader(TensorDataset(x, y), 4)
+    loader.load_state_dict({**loader.state_dict(), "position": 3})
+    t = trainer(accumulate=2)
+    seen = []
+    t.fit(loader, verbose=0, callbacks=[LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))])
+    assert seen == [3, 4, 5] and t.step == 2 and all(p.grad is None for p in t.model.parameters())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_with_workers_and_random_augmentation(tmp_path, workers):
+    whole = trainer(seed=3)
+    whole.fit(DataLoader(Noisy(), 4, shuffle=True, seed=4), epochs=2, verbose=0)
+    t = trainer(seed=3, out=tmp_path)
+    t.fit(DataLoader(Noisy(), 4, shuffle=True, seed=4, num_workers=workers), epochs=2, callbacks=StopAt(8), verbose=0)
+    t = trainer(out=tmp_path)
+    t.fit(DataLoader(Noisy(), 4, shuffle=True, num_workers=workers), epochs=2, verbose=0, resume=True)
+    assert result(t) == result(whole)
+
+
+class Noisy(Dataset):
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        x, y = data()
+        return x[index] + dc.randn(FEATURES).numpy(), int(y[index])
