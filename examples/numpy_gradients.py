@@ -25,9 +25,7 @@ def main(xp=np) -> None:
 
 if __name__ == "__main__":
     try:
-        import cupy
-
-        main(cupy)
-    except Exception as error:  # no CuPy, or no GPU
-        print(f"CuPy cannot be used here ({error}); with NumPy:")
+        main(dc.get_backend("cuda").array_module)
+    except dc.errors.BackendError as error:
+        print(f"{error.problem}; with NumPy:")
         main()

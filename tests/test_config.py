@@ -10,7 +10,7 @@ import pytest
 
 import deepcore as dc
 from deepcore.cli import build, default, sources
-from deepcore.cli.config import Config, Place, dumps, parse, read
+from deepcore.cli.config import Config, Place, checked, dumps, parse, read
 from deepcore.errors import ConfigError
 from deepcore.nn import LAYERS, LOSSES
 from deepcore.optim import OPTIMIZERS, SCHEDULERS
@@ -143,6 +143,44 @@ def test_what_constructors_refuse_is_an_error_of_the_file(text, key, says):
     message = str(caught.value)
     assert says in message
     assert f"small.toml: {key}," in message + ","
+
+
+def test_any_value_anywhere_is_taken_or_refused():
+    """Whatever stands at a key, nothing but a ConfigError comes of it."""
+    st = pytest.importorskip("hypothesis.strategies")
+    from hypothesis import given
+
+    scalars = st.one_of(
+        st.booleans(),
+        st.integers(),
+        st.just(10**400),
+        st.floats(),
+        st.text(max_size=5),
+        st.sampled_from(sorted(LAYERS)),
+    )
+    values = st.recursive(
+        scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from(["type", "p"]), v, max_size=2)
+    )
+    whole = config(SMALL + '[schedule]\ntype = "StepLR"\nstep_size = 3\n[train]\nepochs = 2').table()
+    keys = ["type", "p", "bias", "lr", "betas", "shape", "lr_factor", "weight", "step_size", "seed", "batch_size"]
+    refused = []
+
+    @given(st.sampled_from(sorted(whole)), st.sampled_from([None, *keys]), values)
+    def check(section, key, value):
+        table = {name: held.copy() for name, held in whole.items()}
+        if key is None:
+            table[section] = value
+        else:
+            held = table[section]
+            table[section] = [held[0], {**held[1], key: value}] if section == "layers" else {**held, key: value}
+        try:
+            checked(table, Place("any.toml"), "any")
+        except ConfigError as error:
+            refused.append(str(error))
+
+    check()
+    assert refused
+    assert all("any.toml" in message for message in refused)
 
 
 def test_outputs_must_fit_the_data():

@@ -14,7 +14,7 @@ Argument names are those of the constructors. What a layer can tell from the one
 from __future__ import annotations
 
 import inspect
-import math
+import sys
 import tomllib
 import types
 import typing
@@ -168,6 +168,11 @@ def parse(text: str, at: Place, name: str, folder: Path | None = None) -> Config
         raise at.error(f"this is not TOML: {error}", fix="see https://toml.io; text is written in quotes") from None
     except RecursionError:
         raise at.error("this is nested too deeply") from None
+    return checked(table, at, name, folder)
+
+
+def checked(table: dict[str, Any], at: Place, name: str, folder: Path | None = None) -> Config:
+    """The experiment in the tables of a file."""
     for key in table:
         if key not in SECTIONS:
             raise at.key(key).error(f"there is no section {key!r}", fix=suggest(key, SECTIONS))
@@ -328,7 +333,7 @@ def _fits(value, hint) -> bool:
     if hint is Any:
         return isinstance(value, (bool, int, str)) or _fits(value, float) or _fits(value, list[float])
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin is tuple:
