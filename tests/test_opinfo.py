@@ -150,7 +150,9 @@ def flat(value) -> list:
 
 def leaves_of(sample) -> list:
     """The tensors of a sample that require grad, each once."""
-    found = [x for x in flat([sample.input, sample.args, sample.kwargs]) if isinstance(x, torch.Tensor) and x.requires_grad]
+    found = [
+        x for x in flat([sample.input, sample.args, sample.kwargs]) if isinstance(x, torch.Tensor) and x.requires_grad
+    ]
     return list({id(x): x for x in found}.values())
 
 
@@ -219,7 +221,9 @@ def their_results(op, sample, starts):
 
 def our_results(function, args, kwargs, leaves, chosen, cotangents):
     outputs = flat(function(*args, **kwargs))
-    pairs = [(outputs[i], convert(g)) for i, g in zip(chosen, cotangents) if i < len(outputs) and outputs[i].requires_grad]
+    pairs = [
+        (outputs[i], convert(g)) for i, g in zip(chosen, cotangents) if i < len(outputs) and outputs[i].requires_grad
+    ]
     if not leaves or not chosen:
         return outputs, []
     found = [None] * len(leaves)
@@ -252,7 +256,9 @@ def compare(op, sample, dtype, rng, function=None) -> list[str]:
     def starts(outputs):
         chosen = [i for i, t in enumerate(outputs) if isinstance(t, torch.Tensor) and t.requires_grad]
         if not drawn:
-            drawn.extend(rng.uniform(0.5, 1.5, outputs[i].shape) * rng.choice([-1, 1], outputs[i].shape) for i in chosen)
+            drawn.extend(
+                rng.uniform(0.5, 1.5, outputs[i].shape) * rng.choice([-1, 1], outputs[i].shape) for i in chosen
+            )
         return chosen, [torch.as_tensor(g, dtype=outputs[i].dtype) for g, i in zip(drawn, chosen)]
 
     try:
@@ -331,7 +337,9 @@ def test_samples(name, dtype, manual_seed):
     "dtypes",
     [
         pytest.param([torch.bool, torch.uint8, torch.int64], id="integers"),
-        pytest.param([torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16], id="more", marks=pytest.mark.slow),
+        pytest.param(
+            [torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16], id="more", marks=pytest.mark.slow
+        ),
     ],
 )
 @pytest.mark.parametrize("name", OPS)
@@ -342,7 +350,10 @@ def test_other_dtypes(name, dtypes, manual_seed):
     for dtype in dtypes:
         if dtype in op.supported_dtypes("cpu"):
             samples = draw(op, dtype, manual_seed, False, limit=4)
-            failures += [f"{dtype} {f}" for f in check(name, dtype, enumerate(samples), manual_seed, COUNTS["other"], same_forward)]
+            failures += [
+                f"{dtype} {f}"
+                for f in check(name, dtype, enumerate(samples), manual_seed, COUNTS["other"], same_forward)
+            ]
     assert not failures
 
 

@@ -72,7 +72,9 @@ def test_operators(first, name):
     for number, a in itertools.product(NUMBERS.values(), [(), (2,)]):
         ta, da = both(first, a)
         same_outcome(outcome(function, ta, number), outcome(function, da, number), (first, name, number, a))
-        same_outcome(outcome(function, number, ta), outcome(function, number, da), (first, name, number, a, "reflected"))
+        same_outcome(
+            outcome(function, number, ta), outcome(function, number, da), (first, name, number, a, "reflected")
+        )
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
