@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from typing import Any
 
 _NOTICE = b"\nstopping after this step; Ctrl-C again stops at once\n"
@@ -24,8 +23,8 @@ class Interrupts:
         self._before: Any = None
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
-            with contextlib.suppress(ValueError):  # a subinterpreter has no signals
+        if callable(signal.getsignal(signal.SIGINT)):
+            with contextlib.suppress(ValueError):  # another thread, or a subinterpreter
                 self._before = signal.signal(signal.SIGINT, self._handle)
         return self
 
