@@ -62,6 +62,7 @@ def test_values_are_numpys(name):
     assert getattr(real, name) is getattr(cp, name) or getattr(real, name) == getattr(cp, name)
 
 
+@pytest.mark.filterwarnings("ignore:numpy.fix is deprecated")
 @pytest.mark.parametrize("name", sorted(TABLE["ufunc"]))
 def test_ufunc_dtypes(name):
     """On supported dtypes the ufunc's dtype is the first loop's that takes them, and NumPy's where both have one."""
