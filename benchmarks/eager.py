@@ -84,7 +84,12 @@ def main() -> None:
         )
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({"benchmark": "eager", "unit": "µs", "machine": describe(), "rows": rows}, file, indent=1, ensure_ascii=False)
+            json.dump(
+                {"benchmark": "eager", "unit": "µs", "machine": describe(), "rows": rows},
+                file,
+                indent=1,
+                ensure_ascii=False,
+            )
             file.write("\n")
 
 
