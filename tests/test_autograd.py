@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import gc
+import signal
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 
 import deepcore as dc
 from deepcore import errors
+from deepcore.autograd import engine
 
 
 def leaf(values, backend="cpu", dtype="float64"):
@@ -109,6 +113,55 @@ def test_first_gradients_do_not_share_memory():
     y.sum().backward()
     c.grad.zero_()
     close(y.grad, [1.0, 1.0])
+
+
+class Dot(dc.autograd.Function):
+    """A backward that hands out its saved input itself."""
+
+    @staticmethod
+    def forward(ctx, w, x):
+        ctx.save_for_backward(x)
+        return (w * x).sum()
+
+    @staticmethod
+    def backward(ctx, g):
+        return ctx.saved_tensors[0], None
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_first_gradient_that_someone_else_holds_is_copied(create_graph):
+    w, x = leaf([1.0, 2.0]), dc.tensor([3.0, 4.0], dtype="float64")
+    for _ in range(2):
+        Dot.apply(w, x).backward(create_graph=create_graph)
+    w.grad.detach().zero_()
+    close(x, [3.0, 4.0])
+    v, seen = leaf([1.0, 2.0]), []
+    y = v + 0.0
+    y.register_hook(lambda g: seen.append(g))
+    (y * 1.0).sum().backward()
+    (v + 0.0).sum().backward()
+    close(v.grad, [2.0, 2.0])
+    close(seen[0], [1.0, 1.0])
+
+
+def test_threads_add_to_the_gradient_of_one_leaf_in_turn(monkeypatch):
+    inside, together = [], []
+    accumulate = engine._accumulate
+
+    def slow(*args):
+        inside.append(0)
+        time.sleep(0.001)
+        together.append(len(inside))
+        accumulate(*args)
+        inside.pop()
+
+    monkeypatch.setattr(engine, "_accumulate", slow)
+    w = leaf([1.0, 2.0])
+    threads = [threading.Thread(target=lambda: [(w * 1.0).sum().backward() for _ in range(5)]) for _ in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    close(w.grad, [20.0, 20.0])
+    assert max(together) == 1
 
 
 @pytest.mark.parametrize(
@@ -311,6 +364,65 @@ def test_no_grad_and_enable_grad_nest_and_decorate():
     assert dc.is_grad_enabled()
 
 
+def test_grad_modes_decorate_without_parentheses_and_generators():
+    @dc.no_grad
+    def bare():
+        """kept"""
+        return dc.is_grad_enabled()
+
+    assert bare() is False and bare.__doc__ == "kept"
+
+    @dc.no_grad()
+    def steps(n):
+        try:
+            for _ in range(n):
+                assert (yield dc.is_grad_enabled()) in (None, "sent")
+        except KeyError:
+            yield "caught", dc.is_grad_enabled()
+        return "end"
+
+    generator = steps(3)
+    assert next(generator) is False and dc.is_grad_enabled()
+    assert generator.send("sent") is False
+    assert generator.throw(KeyError()) == ("caught", False) and dc.is_grad_enabled()
+    with pytest.raises(StopIteration, match="end"):
+        next(generator)
+    unfinished = steps(2)
+    next(unfinished)
+    unfinished.close()
+    assert dc.is_grad_enabled()
+
+
+def test_set_grad_enabled_as_a_decorator_and_reused():
+    @dc.set_grad_enabled(False)
+    def quiet():
+        return dc.is_grad_enabled()
+
+    assert dc.is_grad_enabled() and not quiet() and dc.is_grad_enabled()
+    off = dc.set_grad_enabled(False)
+    for _ in range(2):
+        with off:
+            assert not dc.is_grad_enabled()
+        assert dc.is_grad_enabled()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an interval timer")
+def test_a_signal_handler_may_compute_while_an_op_runs():
+    sums = []
+    before = signal.signal(signal.SIGALRM, lambda *_: sums.append((leaf([1.0, 2.0]) * 2).sum().item()))
+    x = dc.ones(20_000, dtype="int64")
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        for _ in range(20_000):
+            x**3  # its forward is Python, so the handler runs in the middle of it
+            if len(sums) > 20:
+                break
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(sums) > 20 and set(sums) == {6.0}
+
+
 def test_modes_belong_to_their_thread():
     seen = []
     with dc.no_grad():
@@ -351,6 +463,39 @@ def test_tensor_hooks_see_and_replace_gradients():
     close(x.grad, [3.0, 3.0])
 
 
+def test_each_registration_of_a_hook_is_removed_alone():
+    x, seen = leaf([1.0]), []
+    hook = seen.append
+    first = x.register_hook(hook)
+    x.register_hook(hook)
+    first.remove()
+    (x * 2).sum().backward()
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("wrong, error", [(3.0, errors.ArgumentError), (dc.ones(3), errors.ShapeError)])
+def test_what_a_hook_returns_is_checked(wrong, error):
+    x = leaf([1.0, 2.0])
+    x.register_hook(lambda g: wrong)
+    with pytest.raises(error, match="hook"):
+        (x * 2).sum().backward()
+    assert x.grad is None
+
+
+def test_a_watcher_may_use_ops_itself():
+    totals = []
+
+    def watch(proceed, op, inputs, params):
+        out = proceed(op, inputs, params)
+        totals.append((op.name, out.sum().item()))
+        return out
+
+    with dc.autograd.profile() as p, dc.autograd.intercept(watch):
+        dc.ones(2) + 1
+    assert totals == [("add", 4.0)]
+    assert {name for name, _, _ in p.rows} == {"add", "sum"}  # the outer one sees what the inner one does
+
+
 def test_every_op_passes_the_choke_point(backend):
     names = []
 
@@ -375,6 +520,17 @@ def test_profile_counts_ops():
     rows = {name: calls for name, calls, _ in p.rows}
     assert rows["exp"] == 3 and rows["mul (backward)"] == 3
     assert "calls" in str(p)
+    q = dc.autograd.profile()
+
+    @q
+    def twice(n):
+        x.exp()
+        return n and twice(n - 1)
+
+    twice(1)
+    assert [(name, calls) for name, calls, _ in q.rows] == [("exp", 2)]
+    x.exp()
+    assert q.rows[0][1] == 2
 
 
 def test_detect_anomaly_names_the_op():
@@ -443,6 +599,82 @@ def test_custom_function_reports_wrong_gradients():
         dc.autograd.gradcheck(lambda t: Cube.apply(t) + t.detach() * t, leaf([1.0, 2.0]))
 
 
+@pytest.mark.parametrize(
+    "returns, expected",
+    [
+        (lambda g: g.float(), [1.0, 1.0]),  # converted to the argument's dtype
+        (lambda g: dc.ones(3, 2, dtype="float64"), [3.0, 3.0]),  # summed to the argument's shape
+        (lambda g: np.ones(2), errors.GradientError),
+        (lambda g: 1.0, errors.GradientError),
+        (lambda g: dc.ones(3, dtype="float64"), errors.ShapeError),
+        (lambda g: (g, g), errors.GradientError),
+    ],
+)
+def test_what_a_custom_backward_returns_is_fitted_or_refused(returns, expected):
+    class Double(dc.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            return returns(g)
+
+    x = leaf([1.0, 2.0])
+    if isinstance(expected, list):
+        Double.apply(x).sum().backward()
+        close(x.grad, expected)
+        assert x.grad.dtype == dc.float64
+    else:
+        with pytest.raises(expected, match=r"Double\.backward"):
+            Double.apply(x).sum().backward()
+
+
+def test_a_custom_forward_is_checked():
+    class Any(dc.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, act, *, scale=None):
+            return act(ctx, x)
+
+    x = leaf([1.0])
+    with pytest.raises(errors.ArgumentError, match=r"Any\.forward returns"):
+        Any.apply(x, lambda ctx, x: None)
+    with pytest.raises(errors.ArgumentError, match="save_for_backward"):
+        Any.apply(x, lambda ctx, x: ctx.save_for_backward(x, 2.0) or x)
+    with pytest.raises(errors.GradientError, match="scale"):
+        Any.apply(x, lambda ctx, x: x, scale=leaf(2.0))
+
+
+def test_gradcheck_refuses_a_gradient_that_is_cut_off():
+    with pytest.raises(errors.GradientError, match="is wrong"):
+        dc.autograd.gradcheck(lambda t: t.detach() * 2, leaf([1.0, 2.0]))
+    assert dc.autograd.gradcheck(lambda t: t.detach() * 0, leaf([1.0, 2.0]))  # no gradient, and none is due
+    with pytest.raises(errors.GradientError, match="no output"):
+        dc.autograd.gradgradcheck(lambda t: t.detach() * 2, leaf([1.0, 2.0]))
+    with pytest.raises(errors.ArgumentError, match="returns tensors"):
+        dc.autograd.gradcheck(lambda t: 2.0, leaf([1.0]))
+
+
+def test_gradcheck_leaves_its_inputs_as_they_were():
+    x = leaf([1.0, 2.0, 3.0])
+    loss = (x * x).sum()
+    view = x[1:]
+    assert dc.autograd.gradcheck(lambda t: t * t, view)
+    calls = []
+
+    def fails(t):
+        calls.append(t)
+        if len(calls) > 4:
+            raise ZeroDivisionError
+        return t * t
+
+    with pytest.raises(ZeroDivisionError):
+        dc.autograd.gradcheck(fails, x)
+    assert x.tolist() == [1.0, 2.0, 3.0] and view._base[0] is x
+    loss.backward()
+    close(x.grad, [2.0, 4.0, 6.0])
+
+
 # -- transforms ------------------------------------------------------------------------------------------------------------
 
 
@@ -453,6 +685,35 @@ def test_grad_and_value_and_grad(backend):
     close(gradient, [2.0, 4.0])
     assert x.grad is None and not x.requires_grad
     close(dc.grad(dc.grad(dc.grad(lambda t: t**4)))(dc.tensor(2.0, backend=backend)), 48.0)
+
+
+def test_the_gradient_is_recorded_where_the_function_reads_other_leaves():
+    w, x = leaf([2.0, 3.0]), dc.tensor([1.0, 2.0], dtype="float64")
+    value, slope = dc.value_and_grad(lambda t: (w * t * t).sum())(x)
+    (slope * slope).sum().backward()  # Σ(2wx)²: a gradient penalty
+    close(w.grad, 8 * w.detach().numpy() * x.numpy() ** 2)
+    assert value.requires_grad
+    with dc.no_grad():
+        assert not dc.grad(lambda t: (w * t * t).sum())(x).requires_grad
+
+
+def test_aux_comes_back_without_its_graph():
+    x = dc.tensor([2.0])
+    g, aux = dc.grad(lambda t: ((t * t).sum(), {"twice": t * 2, "input": t, "n": 3, "none": None}), has_aux=True)(x)
+    assert not any(aux[k].requires_grad for k in ("twice", "input")) and aux["n"] == 3 and aux["none"] is None
+    close(g, [4.0])
+    with pytest.raises(errors.ArgumentError, match="pair"):
+        dc.grad(lambda t: (t * t).sum(), has_aux=True)(x)
+
+
+def test_grad_keeps_the_structure_of_its_argument():
+    tree = collections.defaultdict(list, w=dc.tensor([2.0]), b=None)
+    g = dc.grad(lambda p: (p["w"] ** 2).sum())(tree)
+    assert type(g) is collections.defaultdict and list(g) == ["w", "b"] and g["b"] is None
+    close(g["w"], [4.0])
+    for wrong in ("x", (0, 0), (0, -2), 2):
+        with pytest.raises(errors.ArgumentError, match="argnums"):
+            dc.grad(lambda a, b: (a * b).sum(), argnums=wrong)(dc.ones(2), dc.ones(2))
 
 
 def test_grad_over_structures_and_several_arguments():

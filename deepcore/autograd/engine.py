@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +17,13 @@ def backward(tensor: Tensor, gradient=None, retain_graph=None, create_graph: boo
     """Add d(tensor)/d(leaf) to the `.grad` of every leaf that requires it."""
     gradient = _start(tensor, gradient)
     leaves = _propagate([(tensor, gradient)], create_graph if retain_graph is None else retain_graph, create_graph)
-    seen = {id(gradient._data)}
-    for leaf, total in leaves.items():
-        _accumulate(leaf, total, create_graph, seen)
+    with _ACCUMULATING:
+        for leaf in leaves:
+            _accumulate(leaf, leaves, create_graph)
+
+
+#: Threads that share leaves add to the same `.grad`.
+_ACCUMULATING = threading.RLock()
 
 
 def _start(tensor: Tensor, gradient) -> Tensor:
@@ -107,20 +113,36 @@ def _merge(held, gradient):
 
 def _hooked(hook, gradient):
     replaced = hook(gradient)
-    return gradient if replaced is None else replaced
+    if replaced is None:
+        return gradient
+    if not isinstance(replaced, Tensor):
+        raise ArgumentError(
+            "a hook returns the tensor that replaces the gradient, or None to keep it",
+            received=type(replaced).__name__,
+            fix="return dc.as_tensor(…), or nothing",
+        )
+    if replaced.backend is not gradient.backend:
+        raise mixed_backends("a hook's result", (gradient, replaced))
+    if replaced.shape != gradient.shape:
+        raise ShapeError(
+            "a hook returned a gradient of another shape", expected=str(gradient.shape), received=str(replaced.shape)
+        )
+    return replaced if replaced.dtype == gradient.dtype else replaced.to(gradient.dtype)
 
 
-def _accumulate(leaf: Tensor, total: Tensor, create_graph: bool, seen: set[int]) -> None:
-    """leaf.grad += total; the first gradient is kept without a copy when nothing else can hold its memory."""
+def _accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
+    """leaf.grad += totals[leaf]; the first gradient is kept without a copy when nothing else holds its memory."""
+    # Counted in containers, whose references every Python version counts: the dict's or slot's, and the call's.
+    shared = sys.getrefcount(totals[leaf]) > 2 or sys.getrefcount(totals[leaf]._data) > 2
+    total = totals[leaf]
     if create_graph:
-        leaf.grad = total if leaf.grad is None else leaf.grad + total
+        leaf.grad = leaf.grad + total if leaf.grad is not None else total.clone() if shared else total
         return
     raw = total._data
     if leaf.grad is None:
-        # A view, or an array that went to another leaf too, would change under someone else's hands.
-        if id(raw) in seen or raw.base is not None or not raw.flags.c_contiguous or total._storage is not None:
+        # A view of something would change under its owner's hands.
+        if shared or raw.base is not None or not raw.flags.c_contiguous or total._storage is not None:
             raw = raw.copy()
-        seen.add(id(raw))
         leaf.grad = Tensor(raw, leaf.backend)
     elif leaf.grad._requires_grad:
         leaf.grad = Tensor(leaf.grad._data + raw, leaf.backend)
@@ -147,10 +169,14 @@ def register_hook(tensor: Tensor, hook) -> Handle:
     if not tensor._requires_grad:
         raise GradientError("a hook on a tensor that does not require grad would never run")
     owner, name = (tensor, "_hooks") if tensor._node is None else (tensor._node, "hooks")
-    setattr(owner, name, [*(getattr(owner, name, None) or ()), hook])
+
+    def call(gradient):  # of this registration alone, so that removing it leaves other registrations of `hook`
+        return hook(gradient)
+
+    setattr(owner, name, [*(getattr(owner, name, None) or ()), call])
 
     def remove():
-        setattr(owner, name, [h for h in getattr(owner, name) if h is not hook])
+        setattr(owner, name, [h for h in getattr(owner, name) if h is not call])
 
     return Handle(remove)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from deepcore.autograd.graph import Node, mixed_backends, mode, next_id, stale
 from deepcore.autograd.modes import no_grad
 from deepcore.backend import dtypes as dt
-from deepcore.errors import GradientError, ShapeError
+from deepcore.errors import ArgumentError, BackendError, GradientError, ShapeError
 from deepcore.tensor import Tensor
 
 
@@ -23,6 +23,13 @@ class Context:
 
     def save_for_backward(self, *tensors) -> None:
         """Keep inputs or outputs; read them back as `saved_tensors`, checked against overwriting."""
+        for t in tensors:
+            if t is not None and not isinstance(t, Tensor):
+                raise ArgumentError(
+                    "save_for_backward keeps tensors",
+                    received=type(t).__name__,
+                    fix="keep other values as attributes: ctx.scale = scale",
+                )
         self._saved = tensors
         self._versions = tuple(None if t is None else t.version for t in tensors)
 
@@ -68,11 +75,22 @@ class Function:
         for t in tensors[1:]:
             if t.backend is not tensors[0].backend:
                 raise mixed_backends(cls.__name__, tensors)
+        for name, value in kwargs.items():
+            if isinstance(value, Tensor) and value._requires_grad and mode.grad:
+                raise GradientError(
+                    f"{cls.__name__}: {name} requires grad, and keyword arguments have no gradient",
+                    fix="pass it by position, or detach() it",
+                )
         needs = tuple(isinstance(a, Tensor) and a._requires_grad and mode.grad for a in args)
         ctx = Context(needs)
         with no_grad():
             result = cls.forward(ctx, *args, **kwargs)
         single = isinstance(result, Tensor)
+        if not single and not isinstance(result, (tuple, list)):
+            raise ArgumentError(
+                f"{cls.__name__}.forward returns a tensor, or a tuple of tensors and other values",
+                received=type(result).__name__,
+            )
         outputs = (result,) if single else tuple(result)
         if any(needs):
             node = FunctionNode(cls, ctx, args, outputs, single)
@@ -99,7 +117,7 @@ class FunctionNode(Node):
         self.id = next_id()
         self.function, self.ctx, self.single = function, ctx, single
         self.edges = [(a._node or a) if need else None for a, need in zip(args, ctx.needs_input_grad)]
-        self.saved = [a._data.shape if isinstance(a, Tensor) else None for a in args]
+        self.saved = [(a._data.shape, a._data.dtype, a.backend) if isinstance(a, Tensor) else None for a in args]
         self.like = [(t._data.shape, t.dtype, t.backend) if isinstance(t, Tensor) else None for t in outputs]
         self.hooks = self.op = self.params = self.out = self.storage = self.versions = None
 
@@ -133,14 +151,38 @@ class FunctionNode(Node):
                 expected=f"one per argument of forward: {len(self.edges)}",
                 fix="return None for arguments that are not tensors",
             )
-        for i, (edge, gradient) in enumerate(zip(self.edges, result)):
-            if edge is not None and gradient is not None and gradient.shape != self.saved[i]:
+        return [
+            None if edge is None or gradient is None else self._fitted(i, gradient)
+            for i, (edge, gradient) in enumerate(zip(self.edges, result))
+        ]
+
+    def _fitted(self, i: int, gradient) -> Tensor:
+        """Gradient `i` in the dtype of its argument, and summed to its shape where that one was broadcast."""
+        shape, dtype, backend = self.saved[i]
+        name = self.function.__name__
+        if not isinstance(gradient, Tensor):
+            raise GradientError(
+                f"{name}.backward: gradient {i} is not a tensor",
+                expected="a Tensor or None",
+                received=type(gradient).__name__,
+                fix="make gradients with tensor operations, or dc.as_tensor(…)",
+            )
+        if gradient.backend is not backend:
+            raise BackendError(
+                f"{name}.backward: gradient {i} is on {gradient.backend}, and its argument on {backend}",
+                fix=f'gradient.to("{backend}")',
+            )
+        if gradient.shape != shape:
+            lead = gradient.ndim - len(shape)
+            if lead < 0 or any(n not in (1, m) for n, m in zip(shape, gradient.shape[lead:])):
                 raise ShapeError(
-                    f"{self.function.__name__}.backward: gradient {i} has another shape than its argument",
-                    expected=str(self.saved[i]),
+                    f"{name}.backward: gradient {i} does not fit its argument",
+                    expected=f"{shape}, or a shape that it broadcasts to",
                     received=str(gradient.shape),
                 )
-        return result
+            dims = [k for k in range(gradient.ndim) if k < lead or shape[k - lead] != gradient.shape[k]]
+            gradient = gradient.sum(dims).reshape(shape)
+        return gradient if gradient.dtype == dtype else gradient.to(dtype)
 
     def free(self) -> None:
         self.saved = None

@@ -17,8 +17,8 @@ def gradcheck(
     """Compare the Jacobian that backward gives with (f(x + eps) − f(x − eps)) / 2eps, element by element.
 
     `inputs`: the tensors (or other arguments) of `fn`; those that require grad are checked, and should be float64.
-    `fn` returns a tensor or a tuple of them. True, or `GradientError` naming the entry that differs most (False with
-    `raise_exception=False`).
+    `fn` returns a tensor or a tuple of them; when none of them requires grad, the differences must be 0. True, or
+    `GradientError` naming the entry that differs most (False with `raise_exception=False`).
     """
     inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     checked = [t for t in inputs if isinstance(t, Tensor) and t.requires_grad]
@@ -31,8 +31,8 @@ def gradcheck(
                 received=dt.name_of(t.dtype),
                 fix="t.double()",
             )
-    for k in range(len(_outputs(fn, inputs))):
-        analytic = _analytic(fn, inputs, checked, k)
+    for k, out in enumerate(_outputs(fn, inputs)):
+        analytic = _analytic(fn, inputs, checked, k) if out.requires_grad else [_zeros(out, t) for t in checked]
         for i, (t, exact) in enumerate(zip(checked, analytic)):
             numeric = _numeric(fn, inputs, t, k, eps)
             xp = t.backend
@@ -55,6 +55,11 @@ def gradgradcheck(fn: Callable, inputs, grad_outputs=None, **tolerances) -> bool
     """`gradcheck` of the gradients of `fn`: its second derivatives."""
     inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     outputs = _outputs(fn, inputs)
+    if not any(o.requires_grad for o in outputs):
+        raise GradientError(
+            "no output of the function requires grad, so there is no first derivative to differentiate",
+            fix="pass inputs that require grad, and do not detach() inside",
+        )
     if grad_outputs is None:
         grad_outputs = [_ramp(o).requires_grad_() for o in outputs]
     grad_outputs = list(grad_outputs)
@@ -65,7 +70,7 @@ def gradgradcheck(fn: Callable, inputs, grad_outputs=None, **tolerances) -> bool
         found = engine.grad(
             _outputs(fn, given), [given[i] for i in where], vectors, create_graph=True, allow_unused=True
         )
-        return tuple(g for g in found if g is not None and g.requires_grad)
+        return tuple(g for g in found if g is not None)
 
     return gradcheck(first_order, (*inputs, *grad_outputs), **tolerances)
 
@@ -78,16 +83,24 @@ def _ramp(t: Tensor) -> Tensor:
 
 
 def _outputs(fn, inputs) -> list[Tensor]:
+    """The outputs that require grad; where none does, the floating ones."""
     with enable_grad():
         out = fn(*inputs)
-    return [o for o in ((out,) if isinstance(out, Tensor) else out) if isinstance(o, Tensor) and o.requires_grad]
+    found = [o for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, Tensor)]
+    if not found:
+        raise ArgumentError("gradcheck needs a function that returns tensors", received=type(out).__name__)
+    return [o for o in found if o.requires_grad] or [o for o in found if dt.is_floating(o.dtype)]
+
+
+def _zeros(out: Tensor, t: Tensor):
+    return out.backend.zeros((out.numel(), t.numel()), dtype=dt.float64)
 
 
 def _analytic(fn, inputs, checked, k):
     """Per checked input, the Jacobian (outputs × inputs) of output k, a row at a time."""
     out = _outputs(fn, inputs)[k]
     xp = out.backend
-    jacobians = [xp.zeros((out.numel(), t.numel()), dtype=dt.float64) for t in checked]
+    jacobians = [_zeros(out, t) for t in checked]
     for row in range(out.numel()):
         start = xp.zeros(out.numel(), dtype=out.dtype)
         start[row] = 1
@@ -104,16 +117,18 @@ def _numeric(fn, inputs, t: Tensor, k: int, eps: float):
     """The Jacobian of output k for input `t`, a column at a time, by central differences."""
     xp = t.backend
     columns = []
-    original = t._data
-    for column in range(t.numel()):
-        sides = []
-        for sign in (1, -1):
-            moved = original.copy().reshape(-1)
-            moved[column] += sign * eps
-            t.data = moved.reshape(original.shape)
-            sides.append(_outputs(fn, inputs)[k]._data.reshape(-1).copy())
-        columns.append((sides[0] - sides[1]) / (2 * eps))
-    t.data = original
+    original, base, storage = t._data, t._base, t._storage
+    try:
+        for column in range(t.numel()):
+            sides = []
+            for sign in (1, -1):
+                moved = original.copy().reshape(-1)
+                moved[column] += sign * eps
+                t.data = moved.reshape(original.shape)
+                sides.append(_outputs(fn, inputs)[k]._data.reshape(-1).copy())
+            columns.append((sides[0] - sides[1]) / (2 * eps))
+    finally:
+        t._data, t._base, t._storage = original, base, storage  # as if nothing had happened
     if not columns:
-        return xp.zeros((_outputs(fn, inputs)[k].numel(), 0), dtype=dt.float64)
+        return _zeros(_outputs(fn, inputs)[k], t)
     return xp.stack(columns, axis=1)

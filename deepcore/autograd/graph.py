@@ -81,6 +81,12 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
         raise
     except (ValueError, IndexError, TypeError, ArithmeticError) as error:
         raise explain(op, inputs, params, error) from error
+    except RuntimeError as error:
+        # A signal handler, a finalizer or a debugger may compute while a forward of this thread is running.
+        if not str(error).startswith("cannot enter context"):
+            raise
+        recorded = any(t._requires_grad for t in inputs)
+        out = impl(backend, *[t._data for t in inputs], **params)  # NumPy is silent here already
     if out.__class__ is not backend.array_type:
         out = backend.asarray(out)
     if recorded and op.differentiable and mode.grad:

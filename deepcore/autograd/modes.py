@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +20,25 @@ _LOCK = threading.Lock()
 class _GradMode(contextlib.ContextDecorator):
     enabled = True
 
+    def __new__(cls, function=None):
+        mode_ = super().__new__(cls)
+        if function is None:
+            return mode_
+        mode_.__init__()
+        return mode_(function)  # `@no_grad` without parentheses
+
     def __init__(self):
         self._before: list[bool] = []
+
+    def __call__(self, function):
+        if not inspect.isgeneratorfunction(function):
+            return super().__call__(function)
+
+        @functools.wraps(function)
+        def stepping(*args, **kwargs):
+            return _steps(self._recreate_cm, function(*args, **kwargs))
+
+        return stepping
 
     def __enter__(self):
         self._before.append(mode.grad)
@@ -43,16 +62,49 @@ class enable_grad(_GradMode):
     """Recording inside, also within `no_grad`; also a decorator."""
 
 
+def _steps(cm: Callable, generator):
+    """`generator` with each of its steps inside a fresh `cm()`, and its caller never."""
+    try:
+        with cm():
+            out = generator.send(None)
+        while True:
+            try:
+                sent = yield out
+            except GeneratorExit:
+                with cm():
+                    generator.close()
+                raise
+            except BaseException as error:
+                with cm():
+                    out = generator.throw(error)
+            else:
+                with cm():
+                    out = generator.send(sent)
+    except StopIteration as stop:
+        return stop.value
+
+
 class set_grad_enabled(_GradMode):
-    """`no_grad` or `enable_grad`, by a flag; takes effect at once and ends with the `with` block, if there is one."""
+    """`no_grad` or `enable_grad`, by a flag.
+
+    Takes effect at once, and ends with the `with` block, if there is one; as a decorator it acts in the function only.
+    """
+
+    def __new__(cls, enabled: bool):
+        return super().__new__(cls)
 
     def __init__(self, enabled: bool):
         super().__init__()
         self.enabled = bool(enabled)
-        self._before.append(mode.grad)
+        self._outside = mode.grad
         mode.grad = self.enabled
 
+    def __call__(self, function):
+        mode.grad = self._outside
+        return super().__call__(function)
+
     def __enter__(self):
+        self._before.append(self._outside)
         mode.grad = self.enabled
         return self
 
@@ -67,12 +119,19 @@ def is_grad_enabled() -> bool:
 
 @contextlib.contextmanager
 def intercept(watcher: Callable) -> Iterator[None]:
-    """Inside, every op calls `watcher(proceed, op, inputs, params)`; `proceed(op, inputs, params)` runs it."""
+    """Inside, every op calls `watcher(proceed, op, inputs, params)`; `proceed(op, inputs, params)` runs it.
+
+    Ops that the watcher itself uses are not watched by it. Each thread has its own watchers; the innermost comes first.
+    """
     before = mode.hook
     proceed = before or graph.run
 
     def hook(op, inputs, params):
-        return watcher(proceed, op, inputs, params)
+        mode.hook = before
+        try:
+            return watcher(proceed, op, inputs, params)
+        finally:
+            mode.hook = hook
 
     with _LOCK:
         graph.watchers += 1
@@ -114,14 +173,20 @@ class profile(contextlib.ContextDecorator):
 
     def __init__(self):
         self._seconds: dict[str, list] = {}
+        self._inside = threading.local()
 
     def __enter__(self) -> profile:
-        self._context = intercept(self._watch)
-        self._context.__enter__()
+        depth = getattr(self._inside, "depth", 0)
+        if not depth:  # a recursive function that it decorates is watched once
+            self._inside.context = intercept(self._watch)
+            self._inside.context.__enter__()
+        self._inside.depth = depth + 1
         return self
 
     def __exit__(self, *exc) -> None:
-        self._context.__exit__(*exc)
+        self._inside.depth -= 1
+        if not self._inside.depth:
+            self._inside.context.__exit__(*exc)
 
     def _watch(self, proceed, op, inputs, params):
         start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 
@@ -13,13 +14,18 @@ from deepcore.errors import ArgumentError, DTypeError, GradientError
 from deepcore.tensor import Tensor, as_tensor
 
 
-def _tree_map(f, tree, path=()):
+def _tree_map(f, tree):
+    """`tree` with f(leaf) for each leaf; None is a structure without leaves, as in JAX."""
+    if tree is None:
+        return None
     if isinstance(tree, dict):
-        return type(tree)((k, _tree_map(f, v, (*path, k))) for k, v in tree.items())
+        mapped = copy.copy(tree)  # keeps the order and what a subclass has besides
+        mapped.update((k, _tree_map(f, v)) for k, v in tree.items())
+        return mapped
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(_tree_map(f, v, (*path, k)) for k, v in zip(tree._fields, tree)))
+        return type(tree)(*(_tree_map(f, v) for v in tree))
     if isinstance(tree, (list, tuple)):
-        return type(tree)(_tree_map(f, v, (*path, i)) for i, v in enumerate(tree))
+        return type(tree)(_tree_map(f, v) for v in tree)
     return f(tree)
 
 
@@ -28,9 +34,12 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
 
     `fn` returns a scalar tensor (or, with `has_aux`, a pair whose first is one). Arguments may be tensors, raw
     NumPy or CuPy arrays, numbers, and dicts, lists and tuples of them; the gradient has the argument's structure,
-    and raw arrays where the argument had them. Transforms nest: grad(grad(f)).
+    and raw arrays where the argument had them. Transforms nest: grad(grad(f)). Value and gradient are themselves
+    recorded where `fn` reads other tensors that require grad, unless under `no_grad`.
     """
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not all(isinstance(n, int) for n in numbers):
+        raise ArgumentError("argnums is a position or a tuple of positions", received=repr(argnums))
 
     @functools.wraps(fn)
     def wrapped(*args, **kwargs):
@@ -53,11 +62,21 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
         for n in numbers:
             if not -len(given) <= n < len(given):
                 raise ArgumentError(f"argnums={n}, but the function got {len(given)} positional arguments")
+        if len({n % len(given) for n in numbers}) != len(numbers):
+            raise ArgumentError("argnums names an argument twice", received=repr(argnums))
+        for n in numbers:
             given[n] = _tree_map(enter, given[n])
+        outside = mode.grad
         mode.transforms += 1
         try:
             with enable_grad():
                 result = fn(*given, **kwargs)
+                if has_aux and not (isinstance(result, (tuple, list)) and len(result) == 2):
+                    raise ArgumentError(
+                        "with has_aux the function returns a pair: the value, and whatever else it computed",
+                        received=type(result).__name__,
+                        fix="return value, aux",
+                    )
                 value = result[0] if has_aux else result
                 if not isinstance(value, Tensor) or value._data.size != 1:
                     raise GradientError(
@@ -65,8 +84,9 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
                         received=f"shape {value.shape}" if isinstance(value, Tensor) else type(value).__name__,
                         fix="reduce the result with .sum() or .mean()",
                     )
+                recorded = nested or (outside and value._requires_grad and _reads_others(value, leaves))
                 if value._requires_grad:
-                    gradients = list(engine.grad(value, leaves, create_graph=nested, allow_unused=True))
+                    gradients = list(engine.grad(value, leaves, create_graph=recorded, allow_unused=True))
                 else:
                     gradients = [None] * len(leaves)
         finally:
@@ -84,11 +104,30 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
             return gradient._data if next(kinds) else gradient
 
         parts = tuple(_tree_map(leave, args[n]) for n in numbers)
-        if not nested:
-            result = (value.detach(), *result[1:]) if has_aux else value.detach()
+        if not recorded:
+            own = {id(leaf) for leaf in leaves}
+            result = _tree_map(
+                lambda t: t.detach() if isinstance(t, Tensor) and (t._node is not None or id(t) in own) else t, result
+            )
         return result, parts[0] if isinstance(argnums, int) else parts
 
     return wrapped
+
+
+def _reads_others(value: Tensor, leaves: list[Tensor]) -> bool:
+    """Whether `value` was computed from leaves besides `leaves`."""
+    own = {id(leaf) for leaf in leaves}
+    seen = set()
+    stack = [value._node or value]
+    while stack:
+        edge = stack.pop()
+        if isinstance(edge, Tensor):
+            if id(edge) not in own:
+                return True
+        elif edge not in seen:
+            seen.add(edge)
+            stack.extend(e for e in edge.edges if e is not None)
+    return False
 
 
 def _requires_grad(tree) -> bool:
