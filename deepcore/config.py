@@ -11,7 +11,7 @@ def _environment_int(name: str, default: int) -> int:
     text = os.environ.get(name, "").strip()
     if not text:
         return default
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{name} is not a positive whole number", received=repr(text), fix=f"{name}=2, or unset it")
     return int(text)
 

@@ -91,6 +91,17 @@ except BackendError as error:
 """
 
 
+def test_a_factory_may_ask_for_another_backend(monkeypatch):
+    monkeypatch.setattr(dc.backend, "_FACTORIES", {})
+    monkeypatch.setattr(dc.backend, "_INSTANCES", {})
+    dc.backend.register("outer", lambda index: dc.backend.Backend("outer", get_backend("cpu").array_module, list))
+    made = []
+    thread = threading.Thread(target=lambda: made.append(get_backend("outer")), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert made == ["outer"]
+
+
 @pytest.mark.parametrize(
     "name, body, words",
     [
@@ -153,7 +164,7 @@ def test_environment_names_the_default():
     assert "'cpuu' did you mean 'cpu'?" in python(code, DEEPCORE_BACKEND="cpuu")
 
 
-@pytest.mark.parametrize("text", ["0", "two", "-1", "1.5"])
+@pytest.mark.parametrize("text", ["²", "0", "two", "-1", "1.5"])
 def test_environment_threads_are_checked(text, monkeypatch):
     from deepcore.config import Settings
 

@@ -115,7 +115,7 @@ class Backend:
 
 _FACTORIES: dict[str, Callable[[int], Backend]] = {}
 _INSTANCES: dict[str, Backend] = {}
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()  # a factory may ask for another backend
 
 
 def register(kind: str, factory: Callable[[int], Backend]) -> None:

@@ -85,8 +85,8 @@ def _in_place(name: str, function):
     def method(self, *args, **kwargs):
         refuse_leaf(self)
         # A stand-in for this tensor: what a VJP saves of it gets the old values when they are overwritten below.
-        proxy = Tensor(self._data, self.backend, self._requires_grad, self._node)
-        result = function(proxy, *args, **kwargs)
+        proxy = [Tensor(self._data, self.backend, self._requires_grad, self._node)]
+        result = function(proxy[0], *args, **kwargs)
         if result.shape != self.shape:
             raise ShapeError(
                 f"{name}: the result does not have the shape of the tensor that should hold it",
@@ -101,11 +101,11 @@ def _in_place(name: str, function):
             )
         if result._data is self._data:
             result = result.clone()
-        if sys.getrefcount(proxy) > 2:
-            proxy._data = proxy._data.copy()
+        if sys.getrefcount(proxy[0]) > 2:  # the list's reference and the call's, in every version of Python
+            proxy[0]._data = self._data.copy()
         write(self, result)
-        if proxy._storage is not None:  # a view of it was taken: whoever saved that must notice
-            proxy._storage.version += 1
+        if proxy[0]._storage is not None:  # a view of it was taken: whoever saved that must notice
+            proxy[0]._storage.version += 1
         return self
 
     method.__name__ = method.__qualname__ = name
