@@ -45,6 +45,7 @@ TIES = {"argsort", "sort", "topk"}
 #: (OpInfo, what the message of the difference holds) to the reason.
 KNOWN: dict[tuple[str, str], str] = {
     ("nn.functional.batch_norm", "batch and a channel"): "a vector, which PyTorch takes when it is empty",
+    ("nn.functional.elu", "nan"): "PyTorch's gradient at NaN differs between its vector lanes and the rest",
     ("arange", "out of bounds"): "a value outside the dtype is refused, not wrapped",
     ("full", "out of bounds"): "a value outside the dtype is refused, not wrapped",
 }
@@ -432,8 +433,12 @@ def test_reference_inputs(name, manual_seed):
     op = OPS[name]
     if torch.float64 not in op.supported_dtypes("cpu"):
         pytest.skip("PyTorch has it for other dtypes only")
-    samples = draw(op, torch.float64, manual_seed, op.supports_autograd, "reference_inputs")
-    assert not check(name, torch.float64, enumerate(samples), manual_seed, COUNTS["reference"])
+    try:
+        samples = draw(op, torch.float64, manual_seed, op.supports_autograd, "reference_inputs")
+    except ValueError:  # some are integers, which PyTorch then cannot let require grad
+        samples = draw(op, torch.float64, manual_seed, False, "reference_inputs")
+    small = [s for s in samples if not isinstance(s.input, torch.Tensor) or s.input.numel() < 50_000]
+    assert not check(name, torch.float64, enumerate(small), manual_seed, COUNTS["reference"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])

@@ -611,11 +611,13 @@ def clamp(input, min=None, max=None):
         dtype = promote("clamp", "numeric", input, *numbers)[0].dtype
         input = input if input.dtype == dtype else cast(input, dtype)
         return _clamp(input, low=min, high=max)
-    if max is None:
-        return where(input < min, min, input)
-    if min is None:
-        return where(input > max, max, input)
-    return where((input > max) | (max < min), max, where(input < min, min, input))
+    # NaN anywhere gives NaN; a bound of NaN counts as crossed.
+    below = None if min is None else (input < min) | ne(min, min)
+    above = None if max is None else (input > max) | ne(max, max)
+    if above is None or below is None:
+        return where(below, min, input) if above is None else where(above, max, input)
+    known = eq(input, input) & eq(min, min)
+    return where((above | lt(max, min)) & known, max, where(below, min, input))
 
 
 # -- comparison and logic -------------------------------------------------------------------------------------------

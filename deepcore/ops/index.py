@@ -488,7 +488,9 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
             expected=f"something that broadcasts to {region}",
             received=str(value.shape),
         )
-    if (getattr(raw, "flags", None) is not None and not getattr(raw.flags, "writeable", True)) or any(n > 1 and step == 0 for n, step in zip(raw.shape, raw.strides)):
+    if (getattr(raw, "flags", None) is not None and not getattr(raw.flags, "writeable", True)) or (
+        raw.size and any(n > 1 and step == 0 for n, step in zip(raw.shape, raw.strides))
+    ):
         raise GradientError(
             "this tensor is expanded: several of its elements share one place in memory",
             fix="clone() it before writing",
