@@ -39,6 +39,8 @@ def _reduction_samples(make):
 
 @primitive(vjp=lambda g, input_shape, dims: _spread(g, input_shape, dims))
 def _sum(xp, input, *, dims, keepdim):
+    if input.dtype.char in "eE":  # float16, bfloat16: add up in float32, round once
+        return input.sum(axis=dims, keepdims=keepdim, dtype=dt.float32).astype(input.dtype)
     return input.sum(axis=dims, keepdims=keepdim)
 
 
@@ -99,6 +101,8 @@ def var(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = Fals
     if correction is None:
         correction = 1 if unbiased is None else int(unbiased)
     _floating("var", input)
+    if input.dtype.itemsize == 2:  # the deviations of half precisions are held in float32
+        return cast(var(cast(input, dt.float32), dim, correction=correction, keepdim=keepdim), input.dtype)
     dims = normalize_dims(_all_if_empty(dim), input.ndim)
     count = _count(input.shape, dims)
     centred = input - _sum(input, dims=dims, keepdim=True) / (count or math.nan)
