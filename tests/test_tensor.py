@@ -162,6 +162,61 @@ def test_numpy_operators_leave_the_work_to_the_tensor():
         np.fft.fft(t)
 
 
+# NumPy's functions of a tensor a and a matrix m beside it, where NumPy and PyTorch differ and where they do not.
+NUMPY = """
+    sum(a) sum(a,0) sum(a,axis=(0,1),keepdims=True) sum(a,dtype="f") prod(a) mean(a,-1) max(a,axis=0) amax(a,(0,1))
+    min(a,axis=1,keepdims=True) var(a) var(a,axis=0,ddof=1) std(a,0) argmax(a) argmin(a,1) any(a>1) all(a>1,axis=0)
+    count_nonzero(a) cumsum(a) cumsum(a,axis=0) sort(-a) sort(-a,axis=0) sort(-a,None) argsort(-a) size(a) size(a,0)
+    ndim(a) shape(a) reshape(a,(3,2)) reshape(a,6) ravel(a) transpose(a) transpose(a,(1,0)) swapaxes(a,0,1)
+    moveaxis(a,0,1) squeeze(a[None]) expand_dims(a,0) expand_dims(a,(0,2)) broadcast_to(a,(4,2,3)) atleast_2d(a[0])
+    flip(a) flip(a,0) roll(a,1) roll(a,1,axis=0) tile(a,2) tile(a,(2,1)) repeat(a,2) repeat(a,2,axis=0)
+    repeat(a,[1,2],axis=0) split(a,2) split(a,3,axis=1) split(a,[1],axis=1) concatenate([a,m],axis=1)
+    concatenate((a,m),axis=None) stack([a,m],axis=-1) vstack([a,m]) hstack([a,m]) pad(a,1) pad(a,(1,2))
+    pad(a,((1,0),(0,2))) pad(a,((1,2),)) tril(a) triu(a,1) where(a>1,a,0.0) where(a>1) nonzero(a) round(a,1) round(a)
+    clip(a,1,3) clip(a,None,3) clip(a,a_min=1,a_max=2) take(a,[0,1]) take(a,[0,1],axis=1)
+    take_along_axis(a,np.array([[0],[1]]),axis=1) dot(a,m.T) dot(a[0],m[0]) dot(a,2.0) dot(a,m[0]) inner(a,m)
+    outer(a,m) vdot(a,m) tensordot(a,m.T,1) tensordot(a,m) tensordot(a,m,((1,),(1,))) einsum("ij,kj->ik",a,m)
+    zeros_like(a) ones_like(a,dtype="f") full_like(a,3.0) copy(a) allclose(a,m) isclose(a,a) array_equal(a,a)
+    maximum(m,a) hypot(a,m) power(a,2) logical_and(a>1,m>1) divide(m,a) float64(2)*a
+"""
+
+
+@pytest.mark.parametrize("call", NUMPY.split())
+def test_numpy_functions_keep_their_meaning(call):
+    a, m = np.arange(6.0).reshape(2, 3) + 0.5, np.arange(6.0).reshape(2, 3) ** 2
+    want = eval(f"np.{call}", {"np": np, "a": a, "m": m})
+    try:
+        got = eval(f"np.{call}", {"np": np, "a": dc.as_tensor(a), "m": m})
+    except errors.ArgumentError as error:
+        assert "hypot" in call and "no counterpart" in str(error)
+        return
+    lists = isinstance(want, (list, tuple)) and not isinstance(got, dc.Tensor)
+    for x, y in zip(got, want) if lists else [(got, want)]:
+        x, y = np.asarray(x), np.asarray(y)
+        assert x.shape == y.shape and x.dtype == y.dtype
+        np.testing.assert_allclose(x, y, rtol=1e-14)
+    assert not lists or len(got) == len(want)
+
+
+def test_numpy_functions_are_recorded():
+    def f(a):
+        parts = np.split(np.repeat(np.flip(a), 2, axis=0), 2)
+        return np.sum(np.tensordot(parts[0], np.sort(parts[1]).T, 1)) + np.max(a, axis=0)[1] * np.linalg.norm(
+            [3.0, 4.0]
+        )
+
+    assert dc.autograd.gradcheck(f, dc.tensor(np.arange(6.0).reshape(2, 3) + 0.5, requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["linalg.inv(a)", "sum(a,where=a>1)", "max(a,initial=3)", "exp(a,dtype='f')", "add.reduce(a)", "add(a,a,out=m)"],
+)
+def test_what_numpy_functions_cannot_do_is_refused(call):
+    with pytest.raises(errors.ArgumentError, match=call.partition("(")[0].partition(".")[0]):
+        eval(f"np.{call}", {"np": np, "a": dc.ones(2, 2), "m": np.ones((2, 2))})
+
+
 def test_dlpack():
     t = dc.from_dlpack(np.arange(3.0))
     assert t.tolist() == [0.0, 1.0, 2.0]

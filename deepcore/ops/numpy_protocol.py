@@ -1,13 +1,27 @@
-"""NumPy's own functions on tensors: `np.sin(t)` and functions written with them can be differentiated."""
+"""NumPy's own functions on tensors: `np.sin(t)` and functions written with them can be differentiated.
+
+Where NumPy and PyTorch give one name two meanings (`np.split`, `np.flip`, `np.max`, `np.repeat`, …), NumPy's functions
+keep NumPy's: each has its adapter here, with NumPy's signature.
+"""
 
 from __future__ import annotations
 
-from deepcore.autograd import mixed_backends
-from deepcore.errors import ArgumentError
-from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor
+import itertools
+import math
+import operator
+from collections.abc import Callable
 
-# NumPy's name where it is not ours.
-_NAMES = {
+from deepcore.autograd import mixed_backends
+from deepcore.backend import dtypes as dt
+from deepcore.backend import get_backend
+from deepcore.errors import ArgumentError, DTypeError
+from deepcore.ops import elementwise as e
+from deepcore.ops import index, linalg, reduce, shape
+from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor
+from deepcore.tensor import empty_like, full_like, ones_like, zeros_like
+
+# NumPy's names of ufuncs where they are not ours.
+_UFUNCS = {
     "invert": "bitwise_not",
     "arcsin": "asin",
     "arccos": "acos",
@@ -26,57 +40,247 @@ _NAMES = {
     "absolute": "abs",
     "fabs": "abs",
     "rint": "round",
-    "concatenate": "cat",
-    "expand_dims": "unsqueeze",
-    "float_power": "pow",
 }
-
-
-def _find(name: str):
-    wanted = _NAMES.get(name, name)
-    if wanted in FUNCTIONS:
-        return FUNCTIONS[wanted].function
-    return next((d.function for d in FUNCTIONS.values() if wanted in d.aliases), None)
 
 
 def ufunc(ufunc, method: str, inputs, kwargs):
     """`__array_ufunc__`: the op of the same name, recorded like any other."""
-    function = _find(ufunc.__name__)
-    if function is None or method != "__call__" or any(v is not None for v in kwargs.values()):
-        return NotImplemented
-    _same_backend(ufunc.__name__, inputs)
-    return function(*map(_wrapped, inputs))
+    name = ufunc.__name__
+    if any(not isinstance(x, Tensor) and hasattr(x, "__array_ufunc__") and not _is_raw(x) for x in inputs):
+        return NotImplemented  # an array class of someone else, which may know what to do
+    given = {k for k, v in kwargs.items() if v is not None and not (k == "where" and v is True)}
+    if "out" in given:
+        raise ArgumentError(
+            f"np.{name} cannot write the result of a tensor into an array",
+            fix=f"keep what it returns (a = a + t for a += t), or use np.{name}(…, t.detach().numpy(), out=…)",
+        )
+    if method != "__call__" or given:
+        raise ArgumentError(
+            f"np.{name} of tensors is called with tensors alone",
+            received=method if method != "__call__" else ", ".join(sorted(given)),
+            fix="use the functions of deepcore: np.sum for np.add.reduce, t.to(dtype) for dtype=",
+        )
+    wanted = _UFUNCS.get(name, name)
+    entry = FUNCTIONS.get(wanted) or next((d for d in FUNCTIONS.values() if wanted in d.aliases), None)
+    if entry is None:
+        raise _missing(f"np.{name}")
+    _same_backend(name, inputs)
+    return entry.function(*map(_wrapped, inputs))
 
 
 def function(function, args, kwargs):
-    """`__array_function__`: the op of the same name; `np.transpose` reverses all dimensions, as NumPy does."""
-    name = function.__name__
-    if name == "transpose":
-        axes = args[1] if len(args) > 1 else kwargs.get("axes")
-        return args[0].permute(tuple(axes) if axes is not None else tuple(range(args[0].ndim))[::-1])
-    if name in ("shape", "ndim", "size"):
-        return args[0].numel() if name == "size" else getattr(args[0], name)
-    if name in ("zeros_like", "ones_like"):
-        import deepcore.tensor
-
-        return getattr(deepcore.tensor, name)(args[0])
-    if name in ("var", "std"):
-        kwargs = dict(kwargs)
-        kwargs["correction"] = kwargs.pop("ddof", kwargs.get("correction", 0))
-    found = _find(name)
+    """`__array_function__`: NumPy's function of that name, made of ops."""
+    name = f"{function.__module__.replace('numpy', 'np')}.{function.__name__}"
+    found = _FUNCTIONS.get(name)
     if found is None:
-        raise ArgumentError(
-            f"np.{name} has no counterpart among deepcore's functions",
-            fix=f"use the functions of deepcore, or np.{name}(t.detach().numpy()) where no gradient is needed",
-        )
-    return found(*map(_wrapped, args), **kwargs)
+        raise _missing(name)
+    try:
+        return found(*map(_wrapped, args), **{k: _wrapped(v) for k, v in kwargs.items()})
+    except TypeError as error:
+        if isinstance(error, DTypeError) or error.__traceback__.tb_next is not None:
+            raise
+        raise ArgumentError(  # the call itself did not fit the adapter
+            f"{name} of tensors does not take these arguments: {error}", fix="use the functions of deepcore"
+        ) from None
+
+
+def _missing(name: str) -> ArgumentError:
+    return ArgumentError(
+        f"{name} has no counterpart among deepcore's functions",
+        fix=f"use the functions of deepcore, or {name}(t.detach().numpy()) where no gradient is needed",
+    )
+
+
+def _is_raw(value) -> bool:
+    return hasattr(value, "__array_interface__") or hasattr(value, "__cuda_array_interface__")
 
 
 def _wrapped(value):
-    return as_tensor(value) if hasattr(value, "__array_interface__") and not isinstance(value, float) else value
+    if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
+        return type(value)(map(_wrapped, value))
+    plain = isinstance(value, (Tensor, float, type)) or not hasattr(value, "__array_interface__")
+    return value if plain else as_tensor(value)
 
 
 def _same_backend(name: str, inputs) -> None:
     tensors = [t for t in inputs if isinstance(t, Tensor)]
     if any(t.backend is not tensors[0].backend for t in tensors):
         raise mixed_backends(name, tensors)
+
+
+# -- adapters, with NumPy's signatures ------------------------------------------------------------------------------
+
+_FUNCTIONS: dict[str, Callable] = {}
+
+
+def _numpy(*names: str) -> Callable[[Callable], Callable]:
+    def enter(adapter):
+        for name in names or (adapter.__name__.strip("_"),):
+            _FUNCTIONS[f"np.{name}"] = adapter
+        return adapter
+
+    return enter
+
+
+def _flat(a, axis):
+    """(a, axis), where no axis means all elements in row order."""
+    return (shape.ravel(a), 0) if axis is None else (a, axis)
+
+
+for _name, _op in {"max": reduce.amax, "min": reduce.amin, "all": reduce.all, "any": reduce.any}.items():
+    _numpy(_name, f"a{_name}")(lambda a, axis=None, *, keepdims=False, _op=_op: _op(a, axis, keepdims))
+for _name, _op in {"sum": reduce.sum, "prod": reduce.prod, "mean": reduce.mean}.items():
+    _numpy(_name)(lambda a, axis=None, dtype=None, *, keepdims=False, _op=_op: _op(a, axis, keepdims, dtype=dtype))
+for _name, _op in {"argmax": reduce.argmax, "argmin": reduce.argmin}.items():
+    _numpy(_name)(lambda a, axis=None, *, keepdims=False, _op=_op: _op(a, axis, keepdims))
+for _name, _op in {"var": reduce.var, "std": reduce.std}.items():
+    _numpy(_name)(
+        lambda a, axis=None, *, ddof=0, correction=None, keepdims=False, _op=_op: _op(
+            a, axis, correction=ddof if correction is None else correction, keepdim=keepdims
+        )
+    )
+_numpy("count_nonzero")(lambda a, axis=None: reduce.count_nonzero(a, axis))
+_numpy("cumsum")(lambda a, axis=None, dtype=None: reduce.cumsum(*_flat(a, axis), dtype=dtype))
+_numpy("sort")(lambda a, axis=-1, kind=None, *, stable=None: reduce.sort(*_flat(a, axis)).values)
+_numpy("argsort")(lambda a, axis=-1, kind=None, *, stable=None: reduce.argsort(*_flat(a, axis)))
+_numpy("shape")(lambda a: a.shape)
+_numpy("ndim")(lambda a: a.ndim)
+_numpy("size")(lambda a, axis=None: a.numel() if axis is None else a.shape[axis])
+_numpy("iscomplexobj")(lambda x: False)
+_numpy("copy")(lambda a: shape.clone(a))
+_numpy("zeros_like")(lambda a, dtype=None: zeros_like(a, dtype))
+_numpy("ones_like")(lambda a, dtype=None: ones_like(a, dtype))
+_numpy("empty_like")(lambda a, dtype=None: empty_like(a, dtype))
+_numpy("full_like")(lambda a, fill_value, dtype=None: full_like(a, fill_value, dtype))
+_numpy("reshape")(lambda a, shape_=None, *, shape=None: a.reshape(shape_ if shape is None else shape))
+_numpy("ravel")(lambda a: shape.ravel(a))
+_numpy("transpose", "permute_dims")(
+    lambda a, axes=None: a.permute(tuple(range(a.ndim))[::-1] if axes is None else tuple(axes))
+)
+_numpy("swapaxes")(lambda a, axis1, axis2: shape.transpose(a, axis1, axis2))
+_numpy("moveaxis")(lambda a, source, destination: shape.movedim(a, source, destination))
+_numpy("squeeze")(lambda a, axis=None: shape.squeeze(a, axis))
+_numpy("broadcast_to")(lambda array, shape_: shape.broadcast_to(array, sizes(shape_)))
+_numpy("atleast_1d")(lambda a: shape.atleast(a, 1))
+_numpy("atleast_2d")(lambda a: shape.atleast(a, 2))
+_numpy("flip")(lambda m, axis=None: shape.flip(m, tuple(range(m.ndim)) if axis is None else sizes(axis)))
+_numpy("roll")(lambda a, shift, axis=None: shape.roll(a, shift, axis))
+_numpy("tile")(lambda A, reps: shape.repeat(A, sizes(reps)))
+_numpy("tril")(lambda m, k=0: shape.tril(m, k))
+_numpy("triu")(lambda m, k=0: shape.triu(m, k))
+_numpy("stack")(lambda arrays, axis=0: shape.stack(arrays, axis))
+_numpy("vstack", "row_stack")(lambda tup: shape.vstack(tup))
+_numpy("hstack")(lambda tup: shape.hstack(tup))
+_numpy("where")(lambda condition, x=None, y=None: e.where(condition, x, y))
+_numpy("nonzero")(lambda a: index.nonzero(a, as_tuple=True))
+_numpy("round", "around")(lambda a, decimals=0: e.round(a, decimals=decimals))
+_numpy("take_along_axis")(lambda arr, indices, axis=-1: index.take_along_dim(arr, indices, axis))
+_numpy("outer")(lambda a, b: linalg.outer(shape.ravel(a), shape.ravel(b)))
+_numpy("vdot")(lambda a, b: linalg.dot(shape.ravel(a), shape.ravel(b)))
+_numpy("einsum")(lambda subscripts, *operands: linalg.einsum(subscripts, *operands))
+_numpy("array_equal")(lambda a, b: a.shape == b.shape and bool((a == b).all()))
+
+
+def sizes(given) -> tuple[int, ...]:
+    return tuple(given) if isinstance(given, (list, tuple)) else (operator.index(given),)
+
+
+@_numpy("concatenate", "concat")
+def _concatenate(arrays, axis=0):
+    return shape.cat([shape.ravel(a) for a in arrays], 0) if axis is None else shape.cat(arrays, axis)
+
+
+@_numpy()
+def expand_dims(a, axis):
+    rank = a.ndim + len(sizes(axis))
+    for k in sorted(shape.normalize_dims(sizes(axis), rank)):
+        a = shape.unsqueeze(a, k)
+    return a
+
+
+@_numpy()
+def repeat(a, repeats, axis=None):
+    a, axis = _flat(a, axis)
+    d = shape.normalize_dim(axis, a.ndim)
+    if isinstance(repeats, (list, tuple, Tensor)):
+        counts = as_tensor(repeats).tolist() if isinstance(repeats, Tensor) else repeats
+        chosen = [k for k, n in enumerate(counts) for _ in range(n)]
+        return index.index_select(a, d, as_tensor(chosen, dtype=dt.int64, backend=a.backend))
+    times = operator.index(repeats)
+    wide = shape.unsqueeze(a, d + 1).expand(*a.shape[: d + 1], times, *a.shape[d + 1 :])
+    return wide.reshape((*a.shape[:d], a.shape[d] * times, *a.shape[d + 1 :]))
+
+
+@_numpy()
+def split(ary, indices_or_sections, axis=0):
+    length = ary.shape[shape.normalize_dim(axis, ary.ndim)]
+    if isinstance(indices_or_sections, (list, tuple)):
+        cuts = [0, *indices_or_sections, length]
+        return [shape.narrow(ary, axis, a, max(b - a, 0)) for a, b in itertools.pairwise(cuts)]
+    parts = operator.index(indices_or_sections)
+    if parts < 1 or length % parts:
+        raise ArgumentError(f"np.split: a dimension of length {length} does not fall into {parts} equal parts")
+    return list(shape.split(ary, length // parts, axis)) if length else [ary] * parts
+
+
+@_numpy()
+def pad(array, pad_width, mode="constant", *, constant_values=0):
+    if mode != "constant":
+        raise ArgumentError("np.pad of tensors pads with a constant", received=repr(mode), fix="dc.nn.functional.pad")
+    host = get_backend("cpu")
+    pairs = host.broadcast_to(host.asarray(pad_width), (array.ndim, 2)).tolist()
+    return shape.pad(array, [n for pair in pairs[::-1] for n in pair], value=constant_values)
+
+
+@_numpy()
+def clip(a, a_min=None, a_max=None, *, min=None, max=None):
+    low, high = a_min if min is None else min, a_max if max is None else max
+    return shape.clone(a) if low is None and high is None else e.clamp(a, low, high)
+
+
+@_numpy()
+def take(a, indices, axis=None):
+    a, axis = _flat(a, axis)
+    d = shape.normalize_dim(axis, a.ndim)
+    return index.getitem(a, (slice(None),) * d + (indices,))
+
+
+@_numpy()
+def dot(a, b):
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or not a.ndim or not b.ndim:
+        return a * b
+    return linalg.matmul(a, b) if b.ndim < 3 else tensordot(a, b, ((a.ndim - 1,), (b.ndim - 2,)))
+
+
+@_numpy()
+def inner(a, b):
+    return tensordot(a, b, ((a.ndim - 1,), (b.ndim - 1,))) if a.ndim and b.ndim else a * b
+
+
+@_numpy()
+def tensordot(a, b, axes=2):
+    if isinstance(axes, int):
+        axes = tuple(range(a.ndim - axes, a.ndim)), tuple(range(axes))
+    left = [shape.normalize_dim(k, a.ndim) for k in sizes(axes[0])]
+    right = [shape.normalize_dim(k, b.ndim) for k in sizes(axes[1])]
+    rows = [k for k in range(a.ndim) if k not in left]
+    columns = [k for k in range(b.ndim) if k not in right]
+    count = math.prod(a.shape[k] for k in left)
+    x = a.permute(*rows, *left).reshape(math.prod(a.shape[k] for k in rows), count)
+    y = b.permute(*right, *columns).reshape(count, math.prod(b.shape[k] for k in columns))
+    return linalg.matmul(x, y).reshape([*(a.shape[k] for k in rows), *(b.shape[k] for k in columns)])
+
+
+def _close(a, b, rtol=1e-5, atol=1e-8, equal_nan=False):
+    near = (a == b) | (e.isfinite(b) & (e.abs(a - b) <= e.abs(b) * rtol + atol))
+    return near | (e.isnan(a) & e.isnan(b)) if equal_nan else near
+
+
+@_numpy("isclose")
+def _isclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=False):
+    return _close(as_tensor(a), as_tensor(b), rtol, atol, equal_nan)
+
+
+@_numpy("allclose")
+def _allclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=False):
+    return bool(_close(as_tensor(a), as_tensor(b), rtol, atol, equal_nan).all())
