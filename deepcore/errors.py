@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from types import FrameType
 
 _PACKAGE = str(Path(__file__).resolve().parent)
 _KERNELS = str(Path(__file__).resolve().parent.parent / "kernels")
+_NOT_THE_USERS = (_PACKAGE, _KERNELS, "<frozen", contextlib.__file__)
 
 
 class DeepcoreError(Exception):
@@ -133,7 +135,7 @@ def _user_call_site() -> str:
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((_PACKAGE, _KERNELS, "<frozen")):
+        if not file.startswith(_NOT_THE_USERS):
             return f"{Path(file).name}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

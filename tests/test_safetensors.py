@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import platform
@@ -22,7 +23,7 @@ import pytest
 from deepcore.backend.dtypes import DTYPES
 from deepcore.errors import ArgumentError, DTypeError, FileFormatError
 from deepcore.io import files, safetensors
-from deepcore.io.files import MissingFileError, atomic_write
+from deepcore.io.files import FileAccessError, MissingFileError, atomic_write
 from deepcore.io.safetensors import DTYPE_NAMES, SafetensorsFile, load_file, load_with_metadata, save_file
 
 
@@ -587,6 +588,29 @@ def test_a_replaced_file_keeps_its_mode_and_a_link_its_target(file):
     save_file({"x": np.zeros(1)}, link)
     assert link.is_symlink() and list(load_file(file)) == ["x"]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("code, fix", [(errno.ENOSPC, "free some space"), (errno.EACCES, "another folder")])
+def test_a_full_or_read_only_disk(code, fix, file, monkeypatch):
+    before = file.read_bytes()
+
+    def fail(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(FileAccessError, match=f"(?s)cannot be written: {os.strerror(code)}.*{fix}") as caught:
+        save_file({"x": np.zeros(3)}, file)
+    assert caught.value.errno == code and isinstance(caught.value, OSError)
+    assert file.read_bytes() == before and [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def test_names_that_no_file_has(tmp_path):
+    with pytest.raises(FileAccessError, match="cannot be read"):
+        load_file(tmp_path / ("x" * 300))
+    with pytest.raises(FileAccessError, match="cannot be written"):
+        save_file({}, tmp_path / ("x" * 300))
+    with pytest.raises(ArgumentError, match="not a file name"):
+        save_file({}, "\0")
 
 
 def test_where_nothing_can_be_written(tmp_path):

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from deepcore.errors import FileFormatError
+from deepcore.errors import ArgumentError, DeepcoreError, FileFormatError
 
 _TEMPORARY = re.compile(r"\.deepcore-([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.tmp")
 _being_written: set[str] = set()
@@ -28,14 +28,46 @@ class MissingFileError(FileFormatError, FileNotFoundError):
         FileFormatError.__init__(self, problem, **details)
 
 
+class FileAccessError(DeepcoreError, OSError):
+    """A file that the system does not let be read or written: no right to, no room, a fault of the disk."""
+
+    def __init__(self, problem: str, *, errno: int | None = None, **details):
+        DeepcoreError.__init__(self, problem, **details)
+        self.errno = errno
+
+    @classmethod
+    def of(cls, error: OSError, name: str, verb: str) -> FileAccessError:
+        """`error`, met on the file `name`, as one that says what to do."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fix = "free some space, or take another disk"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            fix = "change its permissions: chmod u+r" if verb == "read" else "take another folder"
+        else:
+            fix = None
+        reason = error.strerror or str(error)
+        return cls(f"{name!r} cannot be {verb}: {reason}", errno=error.errno, fix=fix)
+
+
+#: What the system answers about a file, and not, say, about a connection that feeds it.
+_FILE_ERRORS = {
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EACCES EPERM EROFS EIO EFBIG ENAMETOOLONG ELOOP EMFILE ENFILE".split()
+    if hasattr(errno, name)
+}
+
+
 @contextlib.contextmanager
 def atomic_write(path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends without an exception; else `path` stays as it was.
 
     Written beside the target, flushed to the disk, then renamed over it. A new file gets the mode the umask asks
     for, a replaced one keeps its own. Symbolic links are followed. Leftovers of writers that died are removed.
+    Errors: `FileAccessError`, an OSError, where the disk is full or the folder read-only.
     """
-    target = os.path.realpath(os.fspath(path))
+    try:
+        target = os.path.realpath(os.fspath(path))
+    except ValueError as error:  # an embedded null byte
+        raise ArgumentError(f"{path!r} is not a file name: {error}") from None
     if isinstance(target, bytes):
         target = os.fsdecode(target)
     folder = os.path.dirname(target)
@@ -57,9 +89,11 @@ def atomic_write(path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, target)
         _sync_folder(folder)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and not isinstance(error, DeepcoreError) and error.errno in _FILE_ERRORS:
+            raise FileAccessError.of(error, target, "written") from error
         raise
     finally:
         with _lock:
@@ -75,7 +109,10 @@ def _sync_folder(folder: str) -> None:
     """Make the rename itself durable; Windows has no such call, and some file systems refuse it."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written to and not listed
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -127,7 +164,12 @@ def open_regular(path) -> BinaryIO:
         ) from None
     except ValueError as error:  # an embedded null byte
         raise FileFormatError(f"{name!r} is not a file name: {error}") from None
+    except OSError as error:
+        raise FileAccessError.of(error, str(name), "read") from None
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise FileFormatError(f"{str(name)!r} is {kind}", expected="the path of a file")
-    return open(name, "rb")
+    try:
+        return open(name, "rb")
+    except OSError as error:
+        raise FileAccessError.of(error, str(name), "read") from None
