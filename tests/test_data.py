@@ -419,7 +419,8 @@ def test_the_state_names_what_differs():
             other.load_state_dict(state)
         assert other.epoch == 0
     loader = DataLoader(numbers(), 3, shuffle=True)
-    for broken in ({}, {**state, "epoch": -1}, {**state, "position": 5}, {**state, "seed": "x"}):
+    for broken in ({}, {**state, "epoch": -1}, {**state, "position": 5}, {**state, "seed": "x"}, None, 3,
+                   {**state, "sampler": {}}, {**state, "sampler": 5}, {**state, "samples": np.ones(2)}):  # fmt: skip
         with pytest.raises(StateDictError):
             loader.load_state_dict(broken)
 
@@ -871,6 +872,9 @@ def test_npy(tmp_path):
     np.testing.assert_array_equal(read_samples(path, (2, 3)), values.reshape(2, 2, 3))
     np.testing.assert_array_equal(read_samples(path), values)
     assert read_samples(npy(values[0], path), (6,)).shape == (1, 6)
+    assert read_samples(npy(values, path), (1, 3, 4)).tolist() == values.reshape(1, 1, 3, 4).tolist()  # one image
+    with pytest.raises(ShapeError):
+        read_samples(npy(values[0], path), (2, 3))
     np.testing.assert_allclose(read_samples(npy(np.array([[0, 255]], np.uint8), path)), [[0, 1]])
     assert read_samples(npy(np.array([[0, 255]]), path)).tolist() == [[0, 255]]
 
@@ -885,6 +889,7 @@ def test_bad_npy(tmp_path):
         objects,
         good.replace(b"(12,)", b"(2**9,)"),
         good.replace(b"<f8", b"<M8"),
+        good.replace(b"}", b" "),
     ]
     contents.append(b"\x93NUMPY\x09\x00" + good[8:])
     for content in contents:
@@ -926,6 +931,23 @@ def test_images(tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "f.png").read_bytes()[:50])
     with pytest.raises(FileFormatError, match="cannot be decoded"):
         read_samples(tmp_path / "cut.png")
+
+
+def test_images_that_are_transparent_or_turned(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    ink = np.zeros((4, 4), np.uint8)
+    ink[0] = 255
+    for stroke, background in ((0, 1.0), (255, 0.0)):
+        drawing = np.dstack([np.full_like(ink, stroke)] * 3 + [ink])
+        image.fromarray(drawing).save(tmp_path / "f.png")
+        image.fromarray(drawing).convert("LA").save(tmp_path / "g.png")
+        for name in ("f.png", "g.png"):
+            found = read_samples(tmp_path / name, (4, 4))[0]
+            assert (found[0] == 1 - background).all() and (found[1:] == background).all()
+    exif = image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    image.fromarray(np.rot90(ink)).save(tmp_path / "f.jpg", exif=exif)
+    np.testing.assert_allclose(read_samples(tmp_path / "f.jpg", (4, 4))[0], ink / 255, atol=0.1)
 
 
 def test_an_image_too_large_to_be_true(tmp_path, monkeypatch):

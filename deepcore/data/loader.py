@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -168,11 +168,13 @@ class DataLoader:
 
         Errors: `StateDictError` when dataset, batch size, shuffle or drop_last differ from then.
         """
+        if not isinstance(state, Mapping):
+            raise StateDictError("the loader's state is a dict", received=type(state).__name__)
         for key in ("seed", "epoch", "position"):
             if not isinstance(state.get(key), int) or isinstance(state[key], bool) or state[key] < 0:
                 raise StateDictError(f"the loader's state has no valid {key!r}", received=repr(state.get(key)))
         for key, here in self._layout().items():
-            if state.get(key) != here:
+            if type(state.get(key)) is not type(here) or state[key] != here:
                 raise StateDictError(
                     f"the loader's {key} is not what it was when its state was saved",
                     expected=repr(state.get(key)),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from deepcore.backend import get_backend
-from deepcore.errors import ArgumentError
+from deepcore.errors import ArgumentError, StateDictError
 from deepcore.random import Generator, default_generator, raw_permutation
 
 _MASK = (1 << 64) - 1
@@ -76,6 +76,10 @@ class RandomSampler(Sampler):
         return {"seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        if not isinstance(state, Mapping) or "seed" not in state:
+            raise StateDictError(
+                "the state of a RandomSampler holds its seed", expected='{"seed": n}', received=repr(state)
+            )
         self.seed = check_seed(state["seed"])
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import os
+import tokenize
 import warnings
 from collections.abc import Sequence
 
@@ -25,7 +26,9 @@ def read_samples(path, shape: Sequence[int] | None = None) -> np.ndarray:
     """The samples in a file as float32 of shape (N, *shape); the format is told by the content.
 
     CSV: one sample a row, values as they are; a first row that is not numbers is taken as column names. NPY and IDX:
-    one sample per first index, or a single sample of exactly `shape`. PNG and JPEG: one sample.
+    one sample per first index, or a single one: an array of exactly `shape`, or of its size where a row of it is not.
+    PNG and JPEG: one sample, turned as its EXIF data say; what is transparent becomes black around light strokes and
+    white elsewhere.
     Eight-bit values (images, and uint8 arrays) become fractions of 255; other numbers stay.
 
     shape: that of one sample, as the network takes it. An image becomes grey for 1 channel or a flat square shape,
@@ -60,7 +63,8 @@ def read_samples(path, shape: Sequence[int] | None = None) -> np.ndarray:
 
 
 def _fit(array: np.ndarray, shape: tuple[int, ...] | None, name: str) -> np.ndarray:
-    if shape is not None and array.shape == shape:
+    single = shape is not None and array.size == math.prod(shape) != math.prod(array.shape[1:])
+    if array.shape == shape or (single and array.ndim > 1):
         array = array[None]
     if array.ndim == 0 or len(array) == 0:
         raise DataError(f"{name!r} holds no samples")
@@ -149,7 +153,7 @@ def _read_npy(name: str) -> np.ndarray:
                 (2, 0): np.lib.format.read_array_header_2_0,
             }[version]
             shape, fortran, dtype = read(file)
-        except (ValueError, KeyError, EOFError, RecursionError, MemoryError, TypeError) as error:
+        except (ValueError, KeyError, EOFError, RecursionError, MemoryError, TypeError, tokenize.TokenError) as error:
             raise FileFormatError(f"{name!r} has a bad NPY header: {error}", fix="write it again: numpy.save") from None
         if dtype.hasobject or dtype.kind not in "biuf":
             raise FileFormatError(
@@ -172,7 +176,7 @@ def _read_npy(name: str) -> np.ndarray:
 # -- images -----------------------------------------------------------------------------------------
 def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError:
         raise MissingDependencyError("reading images needs Pillow", fix="pip install pillow") from None
     channels, size = _image_target(shape, name)
@@ -182,9 +186,11 @@ def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
             with Image.open(name, formats=[kind for _, kind in _IMAGES]) as image:
                 if channels is None:
                     channels = 1 if image.mode in ("1", "L", "LA", "I;16", "I") else 3
-                grey: Image.Image = image
+                grey: Image.Image = ImageOps.exif_transpose(image)
+                if "A" in grey.getbands() or "transparency" in grey.info:
+                    grey = _opaque(grey)
                 if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow's own conversion clips
-                    wide = np.asarray(image).astype(np.float32) / np.float32(257)
+                    wide = np.asarray(grey).astype(np.float32) / np.float32(257)
                     grey = Image.fromarray(np.rint(wide).clip(0, 255).astype(np.uint8))
                 picture = grey.convert("L" if channels == 1 else "RGB")
                 if size is not None and picture.size != size:
@@ -195,6 +201,18 @@ def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
     values = pixels.astype(np.float32) / np.float32(255)
     values = values[None] if channels == 1 else values.transpose(2, 0, 1)
     return np.ascontiguousarray(values.reshape(1, *(values.shape if shape is None else shape)))
+
+
+def _opaque(image):
+    """A transparent image on the ground that its strokes stand out from."""
+    from PIL import Image
+
+    image = image.convert("RGBA")
+    pixels = np.asarray(image.convert("LA"), np.float32)
+    grey, alpha = pixels[..., 0], pixels[..., 1]
+    light = float((grey * alpha).sum()) > 127.5 * float(alpha.sum())
+    ground = Image.new("RGBA", image.size, "black" if light else "white")
+    return Image.alpha_composite(ground, image).convert("RGB")
 
 
 def _image_target(shape: tuple[int, ...] | None, name: str) -> tuple[int | None, tuple[int, int] | None]:
