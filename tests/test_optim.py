@@ -412,11 +412,22 @@ def test_state_dicts_that_do_not_fit_change_nothing():
             target.load_state_dict(state)
         assert not target.state and target.param_groups[0]["lr"] == 0.7
 
-    refuse({}, "'state' and 'param_groups'")
+    for broken in ({}, None, {**good, "state": 1}, {**good, "state": {0: 5}}, {**good, "param_groups": [1]}):
+        refuse(broken, "not a state dict of an optimizer")
+    refuse({**good, "param_groups": [{"params": 3}]}, "not a state dict of an optimizer")
     refuse({**good, "param_groups": good["param_groups"] * 2}, r"groups of \[4\] parameters.*\[4, 4\]")
     refuse({**good, "state": {**good["state"], 9: {}}}, "parameter 9")
     refuse({**good, "state": {0: {**good["state"][0], "exp_avg": dc.ones(2)}}}, r"'exp_avg' has shape \(2,\)")
     refuse({**good, "state": {0: {"step": 3}}}, "'exp_avg' is missing")
+    refuse({**good, "state": {0: {**good["state"][0], "exp_avg": None}}}, "'exp_avg' is missing")
+    refuse({**good, "state": {0: {**good["state"][0], "exp_avg": 1.0}}}, "'exp_avg' is a tensor, not 1.0")
+    for step in (math.inf, -1, 0.5, "x", [1], 10**400):
+        refuse({**good, "state": {0: {**good["state"][0], "step": step}}}, "'step' is a whole number")
+    for setting in ({"lr": "x"}, {"betas": 0.9}, {"betas": [0.9, "x"]}, {"eps": 10**400}, {"amsgrad": 2.0}):
+        refuse(
+            {**good, "param_groups": [{**good["param_groups"][0], **setting}]},
+            f"setting '{next(iter(setting))}' cannot",
+        )
     refuse({**good, "param_groups": [{**good["param_groups"][0], "lr": -1}]}, "lr cannot be negative")
     refuse(trained("SGD", momentum=0.9)[1].state_dict(), "'momentum_buffer' is not state of Adam")
 
@@ -478,6 +489,39 @@ def test_a_restored_schedule_goes_on(name, settings):
         assert twin.get_last_lr() == schedule.get_last_lr() and twin.last_epoch == schedule.last_epoch
 
 
+@pytest.mark.parametrize("name, settings", list(schedule_cases()))
+def test_torch_takes_the_state_of_a_schedule(name, settings):
+    torch = pytest.importorskip("torch")
+    optimizer = two_groups()
+    schedule = SCHEDULERS[name](optimizer, **settings)
+    groups = [{"params": [torch.ones(2, requires_grad=True)], "lr": lr} for lr in (0.5, 0.1)]
+    theirs = torch.optim.SGD(groups)
+    twin = getattr(torch.optim.lr_scheduler, name)(theirs, **settings)
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+    twin.load_state_dict(schedule.state_dict())
+    assert twin.get_last_lr() == schedule.get_last_lr() and twin.last_epoch == 3
+    for group, own in zip(theirs.param_groups, optimizer.param_groups):
+        group["lr"] = own["lr"]
+    theirs.step()
+    for _ in range(3):
+        twin.step()
+        schedule.step()
+        assert twin.get_last_lr() == pytest.approx(schedule.get_last_lr(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["StepLR", "CosineAnnealingLR"])
+def test_a_group_may_come_after_the_schedule(name):
+    optimizer = two_groups()
+    schedule = SCHEDULERS[name](optimizer, 1)
+    optimizer.add_param_group({"params": [ones(2)], "lr": 0.3})
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+    assert len(schedule.get_last_lr()) == 3
+
+
 def test_schedules_act_together():
     optimizer = two_groups()
     a, b = lr_scheduler.StepLR(optimizer, 1, 0.5), lr_scheduler.CosineAnnealingLR(optimizer, 10)
@@ -512,4 +556,10 @@ def test_schedule_state_dicts_that_do_not_fit():
         schedule.load_state_dict({("gama" if k == "gamma" else k): v for k, v in state.items()})
     with pytest.raises(StateDictError, match="1 parameter groups, not 2"):
         schedule.load_state_dict({**state, "base_lrs": [0.1]})
+    for broken in ({"step_size": 0}, {"step_size": 2.0}, {"gamma": "x"}, {"base_lrs": 1}, {"_last_lr": [None, 1]},
+                   {"last_epoch": 10**400}):  # fmt: skip
+        with pytest.raises(StateDictError, match=f"'{next(iter(broken))}' cannot be"):
+            schedule.load_state_dict({**state, **broken})
+    with pytest.raises(StateDictError, match="is a dict"):
+        schedule.load_state_dict(None)
     assert schedule.state_dict() == state

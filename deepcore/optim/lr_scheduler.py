@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from deepcore.errors import ArgumentError, StateDictError, suggest
 from deepcore.nn.notify import warn_user
 from deepcore.nn.registry import Registry
-from deepcore.optim.optimizer import Optimizer
+from deepcore.optim.optimizer import Optimizer, is_number
 
 SCHEDULERS = Registry("learning-rate schedule")
 
@@ -20,6 +21,9 @@ class LRScheduler:
     Schedules change the current rates step by step, so several can act on one optimizer. `last_epoch=-1` starts;
     another value resumes, and needs the groups' "initial_lr" (an optimizer's state dict has it).
     """
+
+    #: The attributes that count epochs: whole numbers of at least 1.
+    counts: tuple[str, ...] = ()
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1):
         if not isinstance(optimizer, Optimizer):
@@ -63,7 +67,7 @@ class LRScheduler:
     def _advance(self) -> None:
         self._step_count += 1
         self.last_epoch += 1
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+        for group, lr in zip(self.optimizer.param_groups, self.get_lr()):  # a group added later may have no rate here
             group["lr"] = lr
         self._last_lr = self.current()
 
@@ -77,15 +81,37 @@ class LRScheduler:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where `state_dict()` was taken; the optimizer's own state dict holds the rates themselves."""
-        own = self.state_dict()
-        given = {k: v for k, v in state_dict.items() if k not in ("_is_initial", "_get_lr_called_within_step")}
+        if not isinstance(state_dict, Mapping):
+            raise StateDictError("the state of a schedule is a dict", received=type(state_dict).__name__)
+        own, given = self.state_dict(), self._converted(state_dict)
         faults = [f"{k!r} is missing" for k in own if k not in given]
         faults += [f"{k!r} is unexpected ({suggest(k, own)})" for k in given if k not in own]
-        if "base_lrs" in given and len(given["base_lrs"]) != len(self.base_lrs):
+        faults += [
+            f"{k!r} cannot be {given[k]!r:.60}" for k in own if k in given and not self._fits(k, own[k], given[k])
+        ]
+        if not faults and len(given["base_lrs"]) != len(self.base_lrs):
             faults.append(f"it is for {len(given['base_lrs'])} parameter groups, not {len(self.base_lrs)}")
         if faults:
             raise StateDictError("\n  ".join([f"the state dict does not fit {type(self).__name__}:", *faults]))
-        self.__dict__.update({k: list(v) if isinstance(v, (list, tuple)) else v for k, v in given.items()})
+        self.__dict__.update({k: _copied(v) for k, v in given.items()})
+
+    def _converted(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """A state dict of PyTorch's schedule of this name as this one's."""
+        return {k: v for k, v in state_dict.items() if k not in ("_is_initial", "_get_lr_called_within_step")}
+
+    def _fits(self, name: str, own, value) -> bool:
+        """Whether a saved value can stand in the place of this schedule's own."""
+        if isinstance(own, (list, tuple)):
+            return isinstance(value, (list, tuple)) and all(is_number(v) or (v is None and None in own) for v in value)
+        if name in self.counts or isinstance(own, int) and name.startswith(("last_", "_step")):
+            return type(value) is int and (1 if name in self.counts else -1) <= value < 1 << 63
+        return is_number(value) if is_number(own) else own is None or isinstance(value, type(own))
+
+
+def _copied(value):
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _positive_int(name: str, value) -> int:
@@ -97,6 +123,8 @@ def _positive_int(name: str, value) -> int:
 @SCHEDULERS.register
 class StepLR(LRScheduler):
     """lr = lr₀ · gamma^⌊epoch / step_size⌋."""
+
+    counts = ("step_size",)
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1):
         self.step_size = _positive_int("step_size", step_size)
@@ -114,21 +142,21 @@ class MultiStepLR(LRScheduler):
     """lr = lr₀ · gamma^(number of milestones reached)."""
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1):
-        self.milestones = sorted(milestones)
+        #: Epoch → how often it was given, as PyTorch keeps them.
+        self.milestones = dict(sorted(Counter(milestones).items()))
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        reached = self.milestones.count(self.last_epoch)
+        reached = self.milestones.get(self.last_epoch, 0)
         if self.starting or not reached:
             return self.current()
         return [lr * self.gamma**reached for lr in self.current()]
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        held = state_dict.get("milestones")
-        if isinstance(held, Mapping):  # PyTorch keeps how often each occurs
-            state_dict = {**state_dict, "milestones": sorted(m for m, n in held.items() for _ in range(n))}
-        super().load_state_dict(state_dict)
+    def _fits(self, name: str, own, value) -> bool:
+        if name != "milestones":
+            return super()._fits(name, own, value)
+        return isinstance(value, Mapping) and all(type(m) is type(n) is int and n > 0 for m, n in value.items())
 
 
 @SCHEDULERS.register
@@ -137,6 +165,8 @@ class CosineAnnealingLR(LRScheduler):
 
     (Loshchilov and Hutter, 2017; without restarts)
     """
+
+    counts = ("T_max",)
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1):
         self.T_max = _positive_int("T_max", T_max)
@@ -165,16 +195,21 @@ class LambdaLR(LRScheduler):
         last_epoch: int = -1,
     ):
         groups = len(optimizer.param_groups) if isinstance(optimizer, Optimizer) else 1
-        self._lambdas = list(lr_lambda) if isinstance(lr_lambda, (list, tuple)) else [lr_lambda] * groups
-        if len(self._lambdas) != groups:
-            raise ArgumentError(f"LambdaLR needs one function for each of {groups} groups, not {len(self._lambdas)}")
+        self.lr_lambdas = list(lr_lambda) if isinstance(lr_lambda, (list, tuple)) else [lr_lambda] * groups
+        if len(self.lr_lambdas) != groups:
+            raise ArgumentError(f"LambdaLR needs one function for each of {groups} groups, not {len(self.lr_lambdas)}")
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        return [base * f(self.last_epoch) for base, f in zip(self.base_lrs, self._lambdas)]
+        return [base * f(self.last_epoch) for base, f in zip(self.base_lrs, self.lr_lambdas)]
 
     def state_dict(self) -> dict[str, Any]:
-        return {k: v for k, v in super().state_dict().items() if k != "_lambdas"}
+        return super().state_dict() | {"lr_lambdas": [None] * len(self.lr_lambdas)}  # as PyTorch marks functions
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "lr_lambdas"})
+        functions = self.lr_lambdas
+        super().load_state_dict(state_dict)
+        self.lr_lambdas = functions
+
+    def _converted(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        return super()._converted(state_dict) | {"lr_lambdas": [None] * len(self.lr_lambdas)}

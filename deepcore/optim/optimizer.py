@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from deepcore.autograd import enable_grad, mode
@@ -193,8 +194,11 @@ class Optimizer:
         Everything is checked before anything changes; what does not fit is in one `StateDictError`.
         """
         name = type(self).__name__
-        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
-            raise StateDictError(f"{name}: a state dict of an optimizer has 'state' and 'param_groups'")
+        if not _has_layout(state_dict):
+            raise StateDictError(
+                f"{name}: this is not a state dict of an optimizer",
+                expected="{'state': {number: {name: value}}, 'param_groups': [{'params': [number], …}]}",
+            )
         saved_groups = state_dict["param_groups"]
         lengths = [len(g["params"]) for g in saved_groups]
         own_lengths = [len(g["params"]) for g in self.param_groups]
@@ -221,12 +225,15 @@ class Optimizer:
         groups = []
         for saved, group in zip(saved_groups, self.param_groups):
             kept = {k: v for k, v in saved.items() if k not in _TORCH_ONLY and k not in ("params", "param_names")}
-            kept = {k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in kept.items()}
+            kept = {k: _setting(v, group.get(k)) for k, v in kept.items()}
+            wrong = [k for k, default in self.defaults.items() if k in kept and not _same_kind(kept[k], default)]
+            faults += [f"setting {k!r} cannot be {kept[k]!r:.60}" for k in wrong]
             merged = {**group, **kept}
-            try:
-                self.validate(merged)
-            except ArgumentError as error:
-                faults.append(error.problem)
+            if not wrong:
+                try:
+                    self.validate(merged)
+                except ArgumentError as error:
+                    faults.append(error.problem)
             groups.append(merged)
         if faults:
             raise StateDictError("\n  ".join([f"the state dict does not fit {name}:", *faults[:20]]))
@@ -235,8 +242,9 @@ class Optimizer:
 
     def _loaded(self, number: int, p: Tensor, entry, faults: list[str]) -> dict[str, Any]:
         start = self.init(p)
-        for missing in start.keys() - entry.keys():
-            faults.append(f"parameter {number}: {missing!r} is missing")
+        for name in start:
+            if entry.get(name) is None:
+                faults.append(f"parameter {number}: {name!r} is missing")
         loaded: dict[str, Any] = {}
         for name, value in entry.items():
             if self.state_names is not None and name not in self.state_names:
@@ -244,9 +252,14 @@ class Optimizer:
             elif value is None:
                 continue
             elif isinstance(start.get(name), int):
-                number_ = value.item() if hasattr(value, "item") else value
-                loaded[name] = int(number_)
-            elif not hasattr(value, "shape"):
+                count = _setting(value, 0)
+                if is_number(count) and 0 <= count < 1 << 63 and count == int(count):
+                    loaded[name] = int(count)
+                else:
+                    faults.append(f"parameter {number}: {name!r} is a whole number, not {value!r:.60}")
+            elif not hasattr(value, "shape") or not hasattr(value, "dtype"):
+                if name in start:
+                    faults.append(f"parameter {number}: {name!r} is a tensor, not {value!r:.60}")
                 loaded[name] = value
             elif tuple(value.shape) != p.shape:
                 faults.append(
@@ -265,6 +278,41 @@ class Optimizer:
             lines.append(f"Parameter Group {i}")
             lines += [f"    {name}: {group[name]}" for name in sorted(group) if name not in ("params", "param_names")]
         return "\n".join([*lines, ")"])
+
+
+def _has_layout(state_dict) -> bool:
+    """Whether it is laid out as `Optimizer.state_dict` says."""
+    if not isinstance(state_dict, Mapping):
+        return False
+    state, groups = state_dict.get("state"), state_dict.get("param_groups")
+    return (
+        isinstance(state, Mapping)
+        and all(isinstance(entry, Mapping) for entry in state.values())
+        and isinstance(groups, (list, tuple))
+        and all(isinstance(g, Mapping) and isinstance(g.get("params"), (list, tuple)) for g in groups)
+        and all(isinstance(n, (int, str)) for g in groups for n in g["params"])
+    )
+
+
+def _setting(value, like):
+    """A saved setting as a plain number (PyTorch may keep a 0-d tensor), or a tuple where `like` is one."""
+    if isinstance(value, list) and isinstance(like, tuple):
+        return tuple(value)
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+
+
+def _same_kind(value, default) -> bool:
+    """Whether a setting can stand where `default` does."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and len(value) == len(default) and all(map(_same_kind, value, default))
+    if isinstance(default, bool) or not isinstance(default, (int, float)):
+        return default is None or isinstance(value, type(default))
+    return is_number(value)
+
+
+def is_number(value) -> bool:
+    """A finite int or float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _listed(params) -> list:
