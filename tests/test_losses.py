@@ -157,6 +157,7 @@ def test_class_targets_that_do_not_fit(name, shape, target, error, message, back
         (lambda x: F.cross_entropy(x, dc.tensor([0, 1]), label_smoothing=2), ArgumentError, "label_smoothing"),
         (lambda x: nn.CrossEntropyLoss(label_smoothing=-1), ArgumentError, "label_smoothing"),
         (lambda x: F.cross_entropy(x, dc.tensor([0, 1]), weight=dc.ones(2)), ShapeError, r"shape \(3,\)"),
+        (lambda x: F.cross_entropy(x, x / 3, ignore_index=1), ArgumentError, "class probabilities"),
         (lambda x: F.binary_cross_entropy(x * 2, x), ArgumentError, "binary_cross_entropy_with_logits"),
         (lambda x: F.smooth_l1_loss(x, x, beta=-1), ArgumentError, "beta"),
         (lambda x: F.huber_loss(x, x, delta=0), ArgumentError, "delta"),

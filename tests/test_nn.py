@@ -557,6 +557,9 @@ def test_embedding_from_pretrained():
     layer = nn.Embedding.from_pretrained(table)
     assert layer(dc.tensor([1])).tolist() == [[3, 4]] and not layer.weight.requires_grad
     assert nn.Embedding.from_pretrained(table, freeze=False).weight.requires_grad and repr(layer) == "Embedding(2, 2)"
+    assert nn.Embedding.from_pretrained(table, padding_idx=-1).padding_idx == 1
+    with pytest.raises(IndexRangeError, match="one of its rows"):
+        nn.Embedding.from_pretrained(table, padding_idx=2)
 
 
 @pytest.mark.parametrize("p", [1, 2, 3, float("inf")])
@@ -795,7 +798,10 @@ def test_a_model_of_unregistered_classes_is_loaded_into(tmp_path):
         ({"layer": "Sequential", "modules": [1]}, "table"),
         ({"layer": "Sequential", "modules": {"0": 3}}, "table"),
         ({"same_as": "x"}, "before it"),
+        ({"same_as": ["x"]}, "before it"),
         ([], "table"),
+        ({"layer": "Linear", "arguments": {"in_features": 10**30, "out_features": 1}}, "cannot be built"),
+        ({"layer": "Linear", "arguments": {"in_features": 1, "out_features": 1, "dtype": [[1]]}}, "arguments"),
     ],
 )
 def test_a_description_names_registered_things_only(description, message):

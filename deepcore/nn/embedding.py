@@ -11,6 +11,17 @@ from deepcore.nn.parameter import Parameter
 from deepcore.nn.registry import LAYERS, Example, Integers
 
 
+def _row(padding_idx: int | None, rows: int) -> int | None:
+    """`padding_idx` counted from the first row."""
+    if padding_idx is not None and not -rows <= padding_idx < rows:
+        raise IndexRangeError(
+            "Embedding's padding_idx is one of its rows",
+            expected=f"{-rows} … {rows - 1}",
+            received=f"padding_idx={padding_idx}",
+        )
+    return None if padding_idx is None else padding_idx % rows
+
+
 @LAYERS.register
 class Embedding(Module):
     """y = weight[x]: a table of `num_embeddings` rows of length `embedding_dim`, looked up by whole numbers.
@@ -30,15 +41,9 @@ class Embedding(Module):
     ):
         super().__init__()
         check_sizes(self, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise IndexRangeError(
-                "Embedding's padding_idx is one of its rows",
-                expected=f"{-num_embeddings} … {num_embeddings - 1}",
-                received=f"padding_idx={padding_idx}",
-            )
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
-        self.padding_idx = padding_idx % num_embeddings if padding_idx is not None else None
+        self.padding_idx = _row(padding_idx, num_embeddings)
         self.weight = new_parameter((num_embeddings, embedding_dim), backend, dtype)
         self.reset_parameters()
 
@@ -60,7 +65,7 @@ class Embedding(Module):
         layer = cls.__new__(cls)
         Module.__init__(layer)
         layer.num_embeddings, layer.embedding_dim = weight.shape
-        layer.padding_idx = padding_idx
+        layer.padding_idx = _row(padding_idx, layer.num_embeddings)
         layer.weight = weight
         return layer
 

@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from deepcore.backend import get_backend
-from deepcore.errors import ArgumentError, ConfigError, FileFormatError, StateDictError
+from deepcore.errors import ArgumentError, ConfigError, DeepcoreError, FileFormatError, StateDictError
 from deepcore.nn import init
 from deepcore.nn.module import Module
 from deepcore.nn.registry import LAYERS
@@ -66,11 +66,12 @@ def _build(description, path: str, made: dict[str, Module]) -> Module:
     if not isinstance(description, dict):
         raise ConfigError("a layer is described by a table", where=path, received=type(description).__name__)
     if "same_as" in description:
-        if description["same_as"] not in made:
+        same = description["same_as"]
+        if not isinstance(same, str) or same not in made:
             raise ConfigError(f"layer {path!r} is to be the same as one that does not come before it")
-        return made[description["same_as"]]
-    name = description.get("layer")
-    cls = LAYERS[name] if isinstance(name, str) else LAYERS[str(name)]
+        return made[same]
+    name = str(description.get("layer"))
+    cls = LAYERS[name]
     if getattr(cls, "structural", False):
         module = cls()
         made[path] = module
@@ -81,12 +82,15 @@ def _build(description, path: str, made: dict[str, Module]) -> Module:
             module.add_module(key, _build(part, f"{path}.{key}" if path else key, made))
         return module
     arguments = description.get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise ConfigError("the arguments of a layer are described by a table", where=path)
+    if not isinstance(arguments, dict) or arguments.keys() & {"backend", "dtype"}:
+        raise ConfigError("the arguments of a layer are described by a table", where=path, received=repr(arguments))
     try:
-        module = LAYERS.build(str(name), **arguments)
-    except (TypeError, ArgumentError) as error:
-        raise ConfigError(f"{name} cannot be built from {arguments}: {error}", where=path) from None
+        module = LAYERS.build(name, **arguments)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        reason = error.problem if isinstance(error, DeepcoreError) else error
+        raise ConfigError(f"{name} cannot be built from {str(arguments)[:200]}: {reason}", where=path) from None
     made[path] = module
     return module
 

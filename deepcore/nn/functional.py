@@ -425,6 +425,12 @@ def cross_entropy(
         raise ArgumentError("label_smoothing is between 0 and 1", received=f"{label_smoothing!r}")
     probabilities = target.shape == input.shape and dt.is_floating(target.dtype)
     if probabilities:
+        if ignore_index >= 0:
+            raise ArgumentError(
+                "cross_entropy: ignore_index is a class number, and the target holds class probabilities",
+                received=f"ignore_index={ignore_index}",
+                fix="leave it out, or make a position count nothing with a row of zeros",
+            )
         dim = 1 if len(input.shape) > 1 else 0
     else:
         dim = _class_dim("cross_entropy", input, target)
