@@ -491,19 +491,23 @@ def check_matrix(matrix, classes: Sequence[str] | None) -> tuple[np.ndarray, lis
 
 
 def format_confusion_matrix(matrix, classes: Sequence[str] | None = None) -> str:
-    """The matrix as text: true classes down, predicted ones across, precision and recall at the edges."""
+    """The matrix as text: true classes down, predicted ones across, precision and recall at the edges.
+
+    Columns stand two spaces apart, or one where the lines would be wider than 80.
+    """
     array, names = check_matrix(matrix, classes)
     right, true, predicted = (a.tolist() for a in (np.diag(array), array.sum(axis=1), array.sum(axis=0)))
     body = [[str(count) if count else "." for count in row] for row in array.tolist()]
     bottom = [_percent(r, p) for r, p in zip(right, predicted, strict=True)]
     widths = [max(map(len, column)) for column in zip(names, bottom, *body, strict=True)]
     head = max(map(len, ["precision %", *names]))
+    gap = 2 if head + sum(widths) + 2 * len(widths) + 13 <= 80 else 1
 
     def line(first: str, cells: list[str], last: str) -> str:
-        padded = "".join("  " + cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        padded = "".join(" " * gap + cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
         return f"{first.rjust(head)} |{padded} |{last.rjust(9)}"
 
-    rule = "-" * (head + 1) + "+" + "-" * (sum(widths) + 2 * len(widths) + 1) + "+" + "-" * 9
+    rule = "-" * (head + 1) + "+" + "-" * (sum(widths) + gap * len(widths) + 1) + "+" + "-" * 9
     return "\n".join(
         [
             " " * head + " |  predicted",

@@ -195,6 +195,17 @@ def test_data_option(tmp_path, capsys):
     assert "1,437 samples" in capsys.readouterr().out
 
 
+def test_more_outputs_than_classes(linear, tmp_path, capsys):
+    config = Path(linear).read_text().replace("out_features = 10", "out_features = 3").replace("lr = 0.1", "lr = 0")
+    (tmp_path / "t.csv").write_text("a,b,kind\n" + "1,2,x\n-3,1,y\n" * 20)
+    (tmp_path / "c.toml").write_text(config.replace('"digits"', '"csv"\ntrain = "t.csv"'))
+    for seed in range(8):  # an untrained network names the third class from some of them
+        assert main(["train", str(tmp_path / "c.toml"), "--out", str(tmp_path / f"r{seed}"), "--seed", str(seed)]) == 0
+    matrices = [json.loads((tmp_path / f"r{seed}" / runs.RESULT).read_text())["confusion_matrix"] for seed in range(8)]
+    assert all(len(m) == 3 for m in matrices) and any(row[2] for m in matrices for row in m)
+    assert re.search(r"true \| +x +y +2 \|", capsys.readouterr().out)
+
+
 def test_regression(tmp_path, capsys):
     x = np.linspace(-1, 1, 200)
     np.savetxt(tmp_path / "line.csv", np.stack([x, 3 * x + 1], 1), delimiter=",")
@@ -312,9 +323,17 @@ def test_inputs_survive_their_file(tmp_path):
     assert flat(np.ones((1, 3), np.float32)).tolist() == [[0, 0, 0]]  # a constant feature
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"shape": [64], "std": [1, 2]}', '{"shape": [64], "other": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "[]", "{}", '{"shape": [64], "std": [1, 2]}', '{"shape": [64], "other": 1}', '{"shape": [Infinity]}',
+        '{"shape": []}', '{"shape": [0]}', '{"shape": [1, 1000000, 1000000]}', '{"shape": [64], "std": 0}',
+        '{"shape": [64], "mean": NaN}', '{"shape": [64], "mean": 1e400}', '{"shape": [64], "unit": 0}',
+        '{"shape": [64], "background": []}', '{"shape": [64], "output": "code"}', "\udcff",
+    ],
+)  # fmt: skip
 def test_damaged_inputs(content, tmp_path):
-    (tmp_path / "i.json").write_text(content)
+    (tmp_path / "i.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(dc.errors.FileFormatError):
         Inputs.load(tmp_path / "i.json")
 
@@ -366,13 +385,14 @@ def test_help(capsys):
 # -- errors -----------------------------------------------------------------------------------------------------
 ERRORS = {
     "command": (["trian"], "did you mean 'train'?"),
+    "option without a command": (["--versio"], "did you mean '--version'?"),
     "option": (["train", "--epoch", "3"], "did you mean '--epochs'?"),
     "option's value": (["train", "--epochs", "three"], "invalid int value"),
     "option of another command": (["info", "--seed", "3"], "no option '--seed'"),
     "range": (["train", "--epochs", "0"], "at least 1"),
     "no such file": (["train", "nowhere.toml"], "there is no file"),
     "data": (["train", "--data", "mnst"], "did you mean 'mnist'?"),
-    "data without arguments": (["train", "--data", "csv"], "needs train"),
+    "data without arguments": (["train", "--data", "csv"], "into an experiment file"),
     "digits have no folder": (["train", "--data", "."], "come with the package"),
     "backend": (["train", "--backend", "cdua"], "did you mean 'cuda'?"),
     "no run": (["predict", "nowhere", "x.csv"], "there is no run"),

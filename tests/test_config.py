@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -198,11 +199,24 @@ def test_a_missing_file_offers_the_nearest(tmp_path):
     (tmp_path / "digits.toml").write_text(SMALL)
     with pytest.raises(ConfigError, match=r"did you mean 'digits.toml'"):
         read(tmp_path / "digit.toml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is a folder"):
         read(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b"# \xe9")
     with pytest.raises(ConfigError, match="cannot be read"):
         read(tmp_path / "latin.toml")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_an_experiment_is_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(ConfigError, match="not a regular file"):
+            read(path)
+
+
+def test_a_number_of_thousands_of_digits():
+    with pytest.raises(ConfigError, match="not TOML"):
+        config("x = " + "9" * 5000)
 
 
 # -- what is right ------------------------------------------------------------------------------------------
@@ -339,6 +353,12 @@ def test_csv_by_column_name(tmp_path):
     np.testing.assert_array_equal(x[:, 1], 2 * x[:, 0])
 
 
+def test_csv_with_numbers_for_names_and_quoted_lines(tmp_path):
+    (tmp_path / "t.csv").write_text('0,1,kind\n1,2,"x\ny"\n3,4,z\n')
+    found = data(tmp_path, 'type = "csv"\ntrain = "t.csv"\ntarget = "kind"\ntest_fraction = 0')
+    assert found.classes == ("x\ny", "z") and found.train.inputs.tolist() == [[1, 2], [3, 4]]
+
+
 def test_csv_of_numbers_for_regression(tmp_path):
     (tmp_path / "t.csv").write_text("1;2;3\n4;5;6\n")
     got = data(tmp_path, 'type = "csv"\ntrain = "t.csv"\ntest = "t.csv"\ntarget = 0', "MSELoss")
@@ -364,10 +384,14 @@ def test_numbered_classes_are_in_numeric_order(tmp_path):
         ("1,2\n", "target = 2", "no column 2"),
         ("1,nan\nnan,2\n", "test_fraction = 0", "not finite"),
         ("1,2\n1,2\n", "test_fraction = 1", "test_fraction"),
+        ("1,x\n2,\n", "", "line 2: the target is missing"),
+        ("a,b\n", "", "no rows below its column names"),
+        ("1,x\n3e39,y\n", "test_fraction = 0", "not finite"),
+        (b"1,\xe9\n2,\xfc\n", "", "not text in UTF-8"),
     ],
 )
 def test_wrong_csv(tmp_path, content, table, says):
-    (tmp_path / "t.csv").write_text(content)
+    (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(dc.errors.DeepcoreError, match=says):
         data(tmp_path, f'type = "csv"\ntrain = "t.csv"\n{table}')
 

@@ -170,6 +170,8 @@ def test_text_table():
         "------------+------------------+---------",
         "precision % |  50.0  66.7  100 |     66.7",
     ]
+    many = np.full((10, 10), 9)
+    assert max(map(len, metrics.format_confusion_matrix(many).splitlines())) <= 80
     with pytest.raises(ArgumentError, match="2 names for 3 classes"):
         metrics.format_confusion_matrix(MATRIX, ["a", "b"])
 

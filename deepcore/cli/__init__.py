@@ -25,6 +25,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USER_ERROR, f"{self.prog}: {message}\n  {self.prog} --help lists what there is\n")
 
 
+class _Paragraphs(argparse.HelpFormatter):
+    """Descriptions of several paragraphs, each filled to the width of the terminal."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_Paragraphs, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+
 def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     from deepcore import __version__
 
@@ -44,7 +51,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
             name,
             help=text.partition("\n")[0],
             description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Paragraphs,
             allow_abbrev=False,
         )
         module.arguments(sub)
@@ -65,8 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args, unknown = parser.parse_known_args(argv)
         if args.command is None:
+            if unknown:
+                parser.error(f"unrecognized arguments: {' '.join(unknown)}")
             parser.print_help()
-            return USER_ERROR if unknown else OK
+            return OK
         if unknown:
             parsers[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     except SystemExit as exit:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from deepcore.cli.sources import SOURCES
-from deepcore.errors import ConfigError, suggest
+from deepcore.errors import ConfigError, DeepcoreError, suggest
+from deepcore.io.files import open_regular
 from deepcore.nn import LAYERS, LOSSES
 from deepcore.nn.registry import Registry
 from deepcore.optim import OPTIMIZERS, SCHEDULERS
@@ -32,6 +33,7 @@ from deepcore.optim import OPTIMIZERS, SCHEDULERS
 SECTIONS = ("data", "layers", "loss", "optimizer", "schedule", "train")
 #: Arguments that a layer can tell from its input, and the dimension that says it.
 INFERRED = {"in_features": -1, "num_features": 1, "in_channels": 1, "normalized_shape": -1}
+_MAX_BYTES = 1 << 24
 NORMALIZE = ("none", "all", "feature")
 
 
@@ -142,7 +144,10 @@ class Config:
     def with_data_set(self, name: str) -> Config:
         """The same experiment on another data set, with that set's own defaults."""
         at = Place("command line", "--data")
-        _check_arguments(SOURCES[name], {}, at, f"data set {name}")
+        try:
+            _check_arguments(SOURCES[name], {}, at, f"data set {name}")
+        except ConfigError as error:
+            raise at.error(error.problem, fix=f'write it into an experiment file: [data], type = "{name}"') from None
         return replace(self, data=replace(self.data, type=name, arguments={}, shape=None, at=at))
 
 
@@ -151,12 +156,17 @@ def read(path) -> Config:
     path = Path(path)
     place = Place(str(path))
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            text = file.read(_MAX_BYTES + 1).decode()
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise ConfigError(f"there is no file {str(path)!r}", fix=suggest(path.name, near) if near else None) from None
+    except DeepcoreError as error:
+        raise ConfigError(error.problem, expected="a TOML file", fix=error.fix) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from None
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}", expected="a TOML file, in UTF-8") from None
+    if len(text) > _MAX_BYTES:
+        raise ConfigError(f"{str(path)!r} is longer than {_MAX_BYTES:,} bytes", expected="a TOML file")
     return parse(text, place, name=path.stem, folder=path.resolve().parent)
 
 
@@ -164,7 +174,7 @@ def parse(text: str, at: Place, name: str, folder: Path | None = None) -> Config
     """The experiment in a TOML text."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise at.error(f"this is not TOML: {error}", fix="see https://toml.io; text is written in quotes") from None
     except RecursionError:
         raise at.error("this is nested too deeply") from None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deepcore.errors import DataError, FileFormatError
-from deepcore.io.files import atomic_write
+from deepcore.errors import DataError, DeepcoreError, FileFormatError
+from deepcore.io.files import atomic_write, open_regular
 from deepcore.io.readers import read_samples
 
+#: What a model may put out.
+OUTPUTS = ("logits", "log_probabilities", "logit", "probability", "values")
+_MAX_VALUES = 1 << 28
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
@@ -94,18 +97,35 @@ class Inputs:
     def load(cls, path) -> Inputs:
         """Errors: `FileFormatError` for a file that does not describe inputs."""
         try:
-            table = json.loads(Path(path).read_text(encoding="utf-8"))
-            made = cls(**table)
-            made.shape = tuple(int(n) for n in made.shape)
-            made.classes = None if made.classes is None else tuple(str(c) for c in made.classes)
-            for values in (made.mean, made.std):
-                np.broadcast_to(np.asarray(values, np.float32), made.shape)
-            made.unit = None if made.unit is None else float(made.unit)
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+            with open_regular(path) as file:
+                made = cls(**json.loads(file.read().decode()))
+            made._check()
+        except DeepcoreError:
+            raise
+        except (OSError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
             raise FileFormatError(
                 f"{str(path)!r} does not describe a model's inputs: {error}", fix="train the run again"
             ) from None
         return made
+
+    def _check(self) -> None:
+        """Make what JSON gave what it was when it was saved; ValueError, TypeError or OverflowError where it cannot."""
+        self.shape = tuple(int(n) for n in self.shape)
+        if not self.shape or min(self.shape) < 1 or math.prod(self.shape) > _MAX_VALUES:
+            raise ValueError(f"a sample has no shape {self.shape}")
+        for values in (self.mean, self.std):
+            with np.errstate(over="ignore"):
+                array = np.asarray(values, np.float32)
+            np.broadcast_to(array, self.shape)
+            if not np.isfinite(array).all() or (values is self.std and not array.all()):
+                raise ValueError("mean and std are finite, and std is not 0")
+        self.unit = None if self.unit is None else float(self.unit)
+        self.background = None if self.background is None else float(self.background)
+        if self.unit is not None and not 0 < self.unit < math.inf:
+            raise ValueError("unit is above 0")
+        self.classes = None if self.classes is None else tuple(str(name) for name in self.classes)
+        if self.output not in OUTPUTS:
+            raise ValueError(f"output is one of {', '.join(OUTPUTS)}")
 
 
 def _edge(images: np.ndarray) -> np.ndarray:

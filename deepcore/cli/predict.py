@@ -60,10 +60,15 @@ def describe(row: np.ndarray, classes, top: int) -> dict[str, Any]:
     """A sample's likeliest classes, or its values."""
     if classes is None:
         return {"values": row.astype(float).ravel().tolist()}
-    names = [*classes, *(str(i) for i in range(len(classes), len(row)))]
+    names = class_names(classes, len(row))
     best = np.argsort(-row, kind="stable")[:top]
     ranked = [{"class": names[i], "probability": float(row[i])} for i in best]
     return ranked[0] if top == 1 else {**ranked[0], "top": ranked}
+
+
+def class_names(classes, outputs: int) -> list[str]:
+    """The names of the classes, and numbers for the outputs beyond them."""
+    return [*classes, *(str(i) for i in range(len(classes), outputs))]
 
 
 def text(line: dict[str, Any]) -> str:

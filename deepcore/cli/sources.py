@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from dataclasses import dataclass, replace
@@ -265,17 +266,24 @@ def _read_npy(path: Path) -> np.ndarray:
 def _read_table(path: Path, target: int | str) -> tuple[np.ndarray, list[str]]:
     """(features, the target column as text) of a CSV file."""
     with open_regular(path) as file:
-        text = file.read().decode("utf-8-sig", errors="replace")
+        raw = file.read()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{str(path)!r} is not text in UTF-8", fix="save it again as UTF-8") from None
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = next((mark for mark in (",", ";", "\t") if mark in first), ",")
-    reader = csv.reader(text.splitlines(), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(c.strip() for c in row)]
     except csv.Error as error:
         raise DataError(f"{str(path)!r} cannot be read as CSV: {error}") from None
     if not rows:
         raise DataError(f"{str(path)!r} holds no rows")
-    names = None if any(_number(cell) is not None for cell in rows[0][1]) else rows.pop(0)[1]
+    named = target in rows[0][1] if isinstance(target, str) else False
+    names = rows.pop(0)[1] if named or all(_number(cell) is None for cell in rows[0][1]) else None
+    if not rows:
+        raise DataError(f"{str(path)!r} holds no rows below its column names")
     width = len(names) if names else len(rows[0][1])
     if isinstance(target, str):
         if names is None or target not in names:
@@ -291,11 +299,16 @@ def _read_table(path: Path, target: int | str) -> tuple[np.ndarray, list[str]]:
         if len(row) != width:
             raise DataError(f"{str(path)!r}, line {line}: {len(row)} columns", expected=f"{width}, as in the first row")
         labels.append(row.pop(column))
+        if not labels[-1]:
+            raise DataError(
+                f"{str(path)!r}, line {line}: the target is missing", fix="fill it in, or leave out the row"
+            )
         values = [_number(cell) for cell in row]
         if None in values:
             bad = row[values.index(None)]
             raise DataError(f"{str(path)!r}, line {line}: {bad!r} is not a number", fix="only the target may be text")
-        features[i] = values
+        with np.errstate(over="ignore"):  # an infinite value is reported by load
+            features[i] = values
     return features, labels
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from deepcore.cli import build, default, runs, sources
 from deepcore.cli.config import Config, Place, dumps, parse, read
 from deepcore.cli.inputs import Inputs
+from deepcore.cli.predict import class_names
 from deepcore.errors import ArgumentError, DataError, MissingDependencyError, suggest
 
 
@@ -163,9 +164,11 @@ def _test(trainer, data: sources.Data, inputs: Inputs) -> dict[str, Any]:
     print("test " + ", ".join(shown))
     out = {f"test_{name}": value for name, value in results.items()}
     if data.classes is not None:
-        matrix = metrics.confusion_matrix(trainer.predict(x, batch_size=1024), y, classes=len(data.classes))
-        if len(data.classes) <= 30:
-            print(metrics.format_confusion_matrix(matrix, data.classes))
+        scores = trainer.predict(x, batch_size=1024)
+        names = class_names(data.classes, scores.shape[1])
+        matrix = metrics.confusion_matrix(scores, y, classes=len(names))
+        if len(names) <= 30:
+            print(metrics.format_confusion_matrix(matrix, names))
         out["confusion_matrix"] = matrix.tolist()
     return out
 
