@@ -536,6 +536,24 @@ def test_leaving_early_ends_the_workers():
     assert not children()
 
 
+@pytest.mark.skipif("fork" not in METHODS, reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_copy_leaves_the_workers_alone():
+    loader = DataLoader(Squares(40), batch_size=2, num_workers=2, multiprocessing_context="fork")
+    batches = iter(loader)
+    next(batches)
+    child = os.fork()
+    if child == 0:
+        try:
+            next(batches)
+            os._exit(1)
+        except DataError as error:
+            batches.close()
+            os._exit(0 if "belongs to the process" in str(error) else 2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(list(batches)) == 19
+
+
 def test_a_dataset_that_cannot_be_sent_says_so():
     class Local(Squares):
         pass

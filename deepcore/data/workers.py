@@ -43,15 +43,21 @@ def run(fetch: Callable, jobs: list[tuple], count: int, ahead: int, method: str 
         ) from None
     count = min(count, len(jobs))
     started: list[tuple[Any, Connection]] = []
-    done = False
+    done, owner = False, os.getpid()
     try:
         for first in range(count):
             started.append(_start(context, fetch, jobs[first::count], ahead))
         for i in range(len(jobs)):
+            if os.getpid() != owner:
+                raise DataError(
+                    "this pass over a loader belongs to the process that began it",
+                    fix="begin one of its own in the forked process: iter(loader)",
+                )
             yield _receive(*started[i % count], worker=i % count, method=context.get_start_method())
         done = True
     finally:
-        _stop(started, at_once=not done)
+        if os.getpid() == owner:  # a forked copy of the program leaves them alone
+            _stop(started, at_once=not done)
 
 
 def _start(context, fetch, jobs, ahead: int) -> tuple[Any, Connection]:
