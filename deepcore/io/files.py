@@ -50,10 +50,9 @@ class FileAccessError(DeepcoreError, OSError):
 
 #: What the system answers about a file, and not, say, about a connection that feeds it.
 _FILE_ERRORS = {
-    getattr(errno, name)
-    for name in "ENOSPC EDQUOT EACCES EPERM EROFS EIO EFBIG ENAMETOOLONG ELOOP EMFILE ENFILE".split()
-    if hasattr(errno, name)
-}
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ENAMETOOLONG,
+    errno.ELOOP, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ class LRScheduler:
         """Whether a saved value can stand in the place of this schedule's own."""
         if isinstance(own, (list, tuple)):
             return isinstance(value, (list, tuple)) and all(is_number(v) or (v is None and None in own) for v in value)
-        if name in self.counts or isinstance(own, int) and name.startswith(("last_", "_step")):
+        if name in self.counts or name in ("last_epoch", "_step_count"):
             return type(value) is int and (1 if name in self.counts else -1) <= value < 1 << 63
         return is_number(value) if is_number(own) else own is None or isinstance(value, type(own))
 
