@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcore.backend import Backend, backend_of, get_backend
 from deepcore.backend import dtypes as dt
-from deepcore.errors import ArgumentError, BackendError, DTypeError, GradientError, ShapeError
+from deepcore.errors import ArgumentError, BackendError, DTypeError, GradientError, IndexRangeError, ShapeError
 
 if TYPE_CHECKING:
     from deepcore.ops._methods import TensorMethods
@@ -19,16 +19,18 @@ else:
 class Storage:
     """What tensors over the same memory share: how often it was written, and which views of it live."""
 
-    __slots__ = ("version", "views")
+    __slots__ = ("room", "version", "views")
 
     def __init__(self):
         self.version = 0
         self.views: list[weakref.ref] = []
+        self.room = 64  # views before the dead ones are dropped
 
     def add_view(self, view: Tensor) -> None:
         self.views.append(weakref.ref(view))
-        if len(self.views) % 64 == 0:
+        if len(self.views) >= self.room:
             self.views = [ref for ref in self.views if ref() is not None]
+            self.room = 64 + 2 * len(self.views)
 
 
 class Tensor(TensorMethods):
@@ -38,7 +40,7 @@ class Tensor(TensorMethods):
     `grad` is None or a Tensor of the same shape and dtype.
     """
 
-    # _base: None, or (the tensor this is a view of, the view ops that lead here). _storage: made when first needed.
+    # _base: None, or (the tensor this is a view of, the chain of view ops that leads here). _storage: made when first needed.
     # _hooks is set only on leaves that have hooks.
     __slots__ = ("__weakref__", "_base", "_data", "_hooks", "_node", "_requires_grad", "_storage", "backend", "grad")
 
@@ -105,7 +107,7 @@ class Tensor(TensorMethods):
 
     def size(self, dim: int | None = None):
         """The shape, or the length of one dimension."""
-        return self._data.shape if dim is None else self._data.shape[dim]
+        return self._data.shape if dim is None else self._of_dim(self._data.shape, dim)
 
     def numel(self) -> int:
         return int(self._data.size)
@@ -116,7 +118,13 @@ class Tensor(TensorMethods):
     def stride(self, dim: int | None = None):
         """Steps between neighbours, in elements."""
         strides = tuple(s // self._data.itemsize for s in self._data.strides)
-        return strides if dim is None else strides[dim]
+        return strides if dim is None else self._of_dim(strides, dim)
+
+    def _of_dim(self, values: tuple[int, ...], dim: int) -> int:
+        try:
+            return values[dim]
+        except IndexError:
+            raise IndexRangeError(f"dim {dim} is out of range for a tensor of shape {self.shape}") from None
 
     def is_contiguous(self) -> bool:
         return bool(self._data.flags.c_contiguous)
@@ -398,6 +406,10 @@ def _host_array(data, dtype=None):
     if (array.dtype == dt.float64 and not numpy_scalars) or (not array.size and not numpy_scalars):
         array = array.astype(dt.default_float)
     elif array.dtype.kind in "iu" and not numpy_scalars:
+        if array.dtype == dt.uint64:
+            raise DTypeError(
+                f"the number {array.max()} does not fit dtype int64", fix="pass dtype=dc.uint64, or a floating dtype"
+            )
         array = array.astype(dt.int64)
     return array
 
@@ -453,6 +465,10 @@ def from_numpy(array) -> Tensor:
 
 def from_dlpack(source) -> Tensor:
     """A tensor over the memory of any object that speaks DLPack (PyTorch, CuPy, JAX …)."""
+    if not hasattr(source, "__dlpack_device__"):
+        raise ArgumentError(
+            "from_dlpack takes an array that speaks DLPack", received=type(source).__name__, fix="dc.as_tensor(data)"
+        )
     kind, index = source.__dlpack_device__()
     backend = get_backend("cpu") if kind == 1 else get_backend(f"cuda:{index}")
     return Tensor(backend.from_dlpack(source), backend)
@@ -492,11 +508,18 @@ def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False
     if dtype is None:
         dtype = dt.bool_ if isinstance(fill_value, bool) else int if isinstance(fill_value, int) else float
     size = size if isinstance(size, (tuple, list)) else (size,)
-    return _finish(xp.full(_shape(tuple(size)), fill_value, dtype=dt.as_dtype(dtype)), xp, requires_grad)
+    if isinstance(fill_value, Tensor):
+        fill_value = fill_value.item()
+    kind = dt.as_dtype(dtype)
+    return _finish(xp.full(_shape(tuple(size)), xp.constant(fill_value, kind), dtype=kind), xp, requires_grad)
 
 
 def _like(function: str):
     def make(input: Tensor, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+        if not isinstance(input, Tensor):
+            raise DTypeError(
+                f"{function}_like takes a tensor", received=type(input).__name__, fix=f"dc.{function}(size)"
+            )
         xp = input.backend if backend is None else get_backend(backend)
         raw = getattr(xp, function)(input.shape, dtype=dt.as_dtype(dtype or input.dtype))
         return _finish(raw, xp, requires_grad)
@@ -515,11 +538,18 @@ def full_like(input: Tensor, fill_value, dtype=None, backend: Any = None, requir
     return full(input.shape, fill_value, input.dtype if dtype is None else dtype, backend, requires_grad)
 
 
+def _number(name: str, value):
+    value = value.item() if isinstance(value, Tensor) or hasattr(value, "dtype") else value
+    if not isinstance(value, (int, float)):
+        raise ArgumentError(f"{name} takes numbers", received=repr(value))
+    return value
+
+
 def arange(start, end=None, step=1, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
     """start, start + step, … below `end`; int64 when all three are whole numbers, else float32."""
     if end is None:
         start, end = 0, start
-    values = [v.item() if isinstance(v, Tensor) else v for v in (start, end, step)]
+    values = [_number("arange", v) for v in (start, end, step)]
     if values[2] == 0:
         raise ArgumentError("arange needs a step that is not zero")
     if not 0 <= (values[1] - values[0]) / values[2] < float("inf"):  # false for NaN, too
@@ -542,6 +572,7 @@ def arange(start, end=None, step=1, dtype=None, backend=None, requires_grad: boo
 def linspace(start, end, steps: int, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
     """`steps` evenly spaced values from `start` to `end`, both included."""
     xp = get_backend(backend)
+    start, end = _number("linspace", start), _number("linspace", end)
     raw = xp.linspace(float(start), float(end), *_shape((steps,)), dtype=dt.float64)
     return _finish(raw.astype(dt.as_dtype(dtype or dt.default_float)), xp, requires_grad)
 

@@ -114,6 +114,33 @@ def test_bad_input_is_a_typed_error_that_names_this_line(wrong, error):
     assert "test_tensor.py" in str(caught.value)
 
 
+REFUSED = """
+    dc.sum(a) dc.sum([1,2]) dc.mean(2.5) dc.reshape(a,(3,2)) dc.softmax(None,1) dc.cat(3) dc.cat(None) dc.hstack([t,1])
+    dc.tensor([2**63]) dc.full((2,),'x') dc.full((2,),None) dc.full((2,),2**70) dc.arange('x') dc.linspace('a',1,2)
+    dc.from_dlpack(3) dc.zeros_like(a) dc.ones_like(5) t.size(9) t.stride(9) t.split('x') t.split(1.5) t.chunk(1.5)
+    t.unflatten(0,3) t.unflatten(0,(3,-1)) t.unflatten(0,(-1,-1)) t.fill_('x') t.__setitem__(0,'x') t.masked_fill(t>1,'x')
+    dc.ones(2,dtype=int).__setitem__(0,2**70) dc.broadcast_tensors(t,dc.ones(7)) t.masked_select(dc.ones(7)>1)
+    t.fill_(None) dc.einsum(5,t) dc.autograd.grad(5,t) dc.autograd.grad(t,5) dc.autograd.grad(t,t,3.0)
+"""
+
+
+@pytest.mark.parametrize("call", REFUSED.split())
+def test_wrong_arguments_are_typed_errors(call):
+    with pytest.raises(errors.DeepcoreError):
+        eval(call, {"dc": dc, "t": dc.ones(2, 3), "a": np.ones((2, 3))})
+
+
+def test_a_chain_of_views_takes_linear_time_and_still_reaches_its_base():
+    base = dc.tensor([1.0, 2.0], requires_grad=True) * 1
+    view = base
+    for _ in range(20_000):
+        view = view[:]
+    kept = [base[:1] for _ in range(1000)]  # all alive: the base looks through them now and then, not each time
+    assert len(base.storage().views) < 1100
+    view[:1] = 5.0
+    assert base.tolist() == [5.0, 2.0] and kept[0].item() == 5.0
+
+
 def test_reading_values():
     t = dc.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert t.tolist() == [[1.0, 2.0], [3.0, 4.0]] and t[1, 0].item() == 3.0 and float(t[0, 0]) == 1.0

@@ -3,7 +3,7 @@
 from deepcore.autograd.engine import Handle, backward, grad, register_hook
 from deepcore.autograd.function import Context, Function
 from deepcore.autograd.gradcheck import gradcheck, gradgradcheck
-from deepcore.autograd.graph import Node, apply, mixed_backends, mode, run
+from deepcore.autograd.graph import Node, apply, mixed_backends, mode, not_a_tensor, run, view_steps
 from deepcore.autograd.modes import (
     detect_anomaly,
     enable_grad,
@@ -31,8 +31,10 @@ __all__ = [
     "mixed_backends",
     "mode",
     "no_grad",
+    "not_a_tensor",
     "profile",
     "register_hook",
     "run",
     "set_grad_enabled",
+    "view_steps",
 ]

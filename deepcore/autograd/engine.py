@@ -189,11 +189,10 @@ def grad(
     `grad_outputs` are the vectors of the vector-Jacobian product (1 for outputs of one element). An input that
     the outputs do not depend on is an error, or None with `allow_unused=True`.
     """
-    outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    outputs, inputs = _sequence("outputs", outputs), _sequence("inputs", inputs)
     starts: tuple = (None,) * len(outputs)
     if grad_outputs is not None:
-        starts = (grad_outputs,) if isinstance(grad_outputs, Tensor) else tuple(grad_outputs)
+        starts = _sequence("grad_outputs", grad_outputs)
     if len(starts) != len(outputs):
         raise ArgumentError(f"grad_outputs needs one entry per output: {len(outputs)}, not {len(starts)}")
     for i, t in enumerate(inputs):
@@ -216,6 +215,17 @@ def grad(
             )
         found.append(gradient)
     return tuple(found)
+
+
+def _sequence(name: str, given) -> tuple:
+    if isinstance(given, Tensor):
+        return (given,)
+    found = tuple(given) if hasattr(given, "__iter__") else (given,)
+    if any(t is not None and not isinstance(t, Tensor) for t in found):
+        raise ArgumentError(
+            f"autograd.grad: {name} is a tensor or a sequence of tensors", received=type(given).__name__
+        )
+    return found
 
 
 def _reaching(targets: list, roots: list) -> set:

@@ -58,7 +58,10 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     if watchers and watched and mode.hook is not None:
         return mode.hook(op, inputs, params)
     first = inputs[0]
-    backend = first.backend
+    try:
+        backend = first.backend
+    except AttributeError:
+        raise not_a_tensor(op.name, first) from None
     impl = backend.impls.get(op) or backend.bind(op)
     try:
         if len(inputs) == 1:
@@ -104,6 +107,10 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
 def run(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS) -> Tensor:
     """`apply` without the hook."""
     return apply(op, inputs, params, False)
+
+
+def not_a_tensor(name: str, value) -> DTypeError:
+    return DTypeError(f"{name} takes a tensor", received=type(value).__name__, fix="dc.as_tensor(…)")
 
 
 def mixed_backends(name: str, inputs: Sequence[Tensor]) -> BackendError:
@@ -275,8 +282,17 @@ def _link_view(view: Tensor, source: Tensor, op, params) -> None:
         storage = source._storage = Storage()
     view._storage = storage
     if source._base is None:
-        view._base = (source, ((op, params),))
+        view._base = (source, (None, op, params))
     else:
         base, chain = source._base
-        view._base = (base, (*chain, (op, params)))
+        view._base = (base, (chain, op, params))
     storage.add_view(view)
+
+
+def view_steps(chain) -> tuple:
+    """The view ops, as (op, params), that lead from a base to the view with this chain: (chain before, op, params)."""
+    steps = []
+    while chain is not None:
+        chain, op, params = chain
+        steps.append((op, params))
+    return tuple(reversed(steps))

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from deepcore.config import settings
-from deepcore.errors import ArgumentError, BackendError, suggest
+from deepcore.errors import ArgumentError, BackendError, DTypeError, suggest
 
 
 class Backend:
@@ -77,7 +77,14 @@ class Backend:
         if array is None:
             if len(self._constants) > 1024:
                 self._constants.clear()
-            array = self._constants[key] = self.asarray(value, dtype)
+            try:
+                if value is None:  # NumPy would make it NaN
+                    raise TypeError
+                array = self._constants[key] = self.asarray(value, dtype)
+            except (OverflowError, TypeError, ValueError):
+                raise DTypeError(
+                    f"{value!r} does not fit dtype {dtype}", fix="use a number of the dtype's range"
+                ) from None
         return array
 
     # -- what the array libraries lack or spell differently ----------------------------------------

@@ -514,7 +514,7 @@ def unbind(input: Tensor, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...
     """A view per index of dimension `dim`"""
 
 def unflatten(input: Tensor, dim: builtins.int, sizes: Any) -> Tensor:
-    """Dimension `dim` as several"""
+    """Dimension `dim` as several; one size may be −1"""
 
 def unsqueeze(input: Tensor, dim: builtins.int) -> Tensor:
     """With a new dimension of length 1 at `dim`; a view"""

@@ -485,7 +485,7 @@ class TensorMethods:
         """A view per index of dimension `dim`"""
 
     def unflatten(self, dim: builtins.int, sizes: Any) -> Tensor:
-        """Dimension `dim` as several"""
+        """Dimension `dim` as several; one size may be −1"""
 
     def unsqueeze(self, dim: builtins.int) -> Tensor:
         """With a new dimension of length 1 at `dim`; a view"""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 
-from deepcore.autograd import Node, apply, mixed_backends, mode, run
+from deepcore.autograd import Node, apply, mixed_backends, mode, run, view_steps
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError
 from deepcore.ops.registry import Tensor, as_tensor, axis_names, cast, composite, primitive, sample
-from deepcore.ops.shape import _alias, _reshape, broadcast_to, normalize_dim
+from deepcore.ops.shape import _alias, _reshape, broadcast_shape, broadcast_to, normalize_dim
 
 # -- primitives ---------------------------------------------------------------------------------------------
 
@@ -143,8 +143,8 @@ def take_along_dim(input, indices, dim: int | None = None):
     if dt.is_integer(indices.dtype) and bool((indices._data < 0).any()):
         xp, raw = input.backend, indices._data
         indices = Tensor(xp.where(raw < 0, raw + (input.shape[d] if input.ndim else 1), raw), xp)
-    shape = input.backend.array_module.broadcast_shapes(
-        (*input.shape[:d], 1, *input.shape[d + 1 :]), (*indices.shape[:d], 1, *indices.shape[d + 1 :])
+    shape = broadcast_shape(
+        "take_along_dim", (*input.shape[:d], 1, *input.shape[d + 1 :]), (*indices.shape[:d], 1, *indices.shape[d + 1 :])
     )
     input = broadcast_to(input, (*shape[:d], input.shape[d], *shape[d + 1 :]))
     return gather(input, d, broadcast_to(indices, (*shape[:d], indices.shape[d], *shape[d + 1 :])))
@@ -203,7 +203,7 @@ def select(input, dim: int, index: int):
 )
 def masked_select(input, mask):
     """The elements of `input` where `mask`, in row order"""
-    shape = input.backend.array_module.broadcast_shapes(input.shape, mask.shape)
+    shape = broadcast_shape("masked_select", input.shape, mask.shape)
     return getitem(broadcast_to(input, shape), broadcast_to(mask, shape))
 
 
@@ -459,7 +459,7 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
     The base of the memory gets a new node, `_assign`, and every live view of it is derived from that again.
     """
     refuse_leaf(target)
-    base, chain = target._base or (target, ())
+    base, chain = target._base or (target, None)
     recording = mode.grad
     if value.backend is not target.backend:
         raise mixed_backends("writing in place", (target, value))
@@ -502,7 +502,7 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
     raw[key] = source
     target.bump_version()
     if recording and (base._requires_grad or target._requires_grad or value._requires_grad):
-        params = {"steps": (*chain, *steps), "dims": dims}
+        params = {"steps": (*view_steps(chain), *steps), "dims": dims}
         base._node = Node(_assign, (old, value, *indices), params, None)
         base._requires_grad = True
         _derive_views(base)
@@ -515,7 +515,7 @@ def _derive_views(base: Tensor) -> None:
         if view is None or view._base is None or view._base[0] is not base:
             continue
         current = base
-        for op, params in view._base[1]:
+        for op, params in view_steps(view._base[1]):
             current = run(op, (current,), params)
         view._node, view._requires_grad = current._node, True
 

@@ -274,6 +274,8 @@ def einsum(equation, *operands):
     """Products of elements with equal labels, summed over the labels that the result does not name ("ij,jk->ik")"""
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = tuple(operands[0])
+    if not isinstance(equation, str):
+        raise ArgumentError("einsum starts with an equation", expected='such as "ij,jk->ik"', received=repr(equation))
     tensors = _operands("einsum", *operands)
     labels, result = _parse_einsum(equation, tensors)
     terms = [_diagonals(x, list(ls)) for x, ls in zip(tensors, labels)]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepcore.autograd import apply
+from deepcore.autograd import apply, not_a_tensor
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, DTypeError
@@ -236,18 +236,15 @@ def promote(op_name: str, rule: str, *operands) -> tuple[Tensor, ...]:
             dtype = dt.default_float
         if rule == "integer" and dt.is_floating(dtype):
             raise DTypeError(f"{op_name} takes integers and booleans", received=dt.name_of(dtype))
-    return tuple(_cast_operand(op_name, o, kind, dtype, backend) for o, kind in zip(found, kinds))
+    return tuple(_cast_operand(o, kind, dtype, backend) for o, kind in zip(found, kinds))
 
 
-def _cast_operand(op_name, o, kind, dtype, backend) -> Tensor:
+def _cast_operand(o, kind, dtype, backend) -> Tensor:
     if isinstance(o, Tensor):
         return o if dtype is None or o._data.dtype == dtype else cast(o, dtype)
     if dtype is None:
         dtype = dt.result_type([kind])
-    try:
-        return Tensor(backend.constant(o, dtype), backend)
-    except OverflowError:
-        raise DTypeError(f"{op_name}: the number {o} does not fit dtype {dt.name_of(dtype)}") from None
+    return Tensor(backend.constant(o, dtype), backend)
 
 
 def cast(t: Tensor, dtype) -> Tensor:
@@ -298,7 +295,10 @@ def _binary(op: Op, rule: str) -> Callable:
 
 
 def axis_names(function: Callable) -> Callable:
-    """Let a function that takes `dim` and `keepdim` take NumPy's `axis` and `keepdims` for them."""
+    """Let a function that takes `dim` and `keepdim` take NumPy's `axis` and `keepdims` for them.
+
+    What is not a tensor is named as such: only then does an attribute turn out to be missing.
+    """
     import functools
 
     @functools.wraps(function)
@@ -308,7 +308,15 @@ def axis_names(function: Callable) -> Callable:
                 kwargs["dim"] = kwargs.pop("axis")
             if "keepdims" in kwargs:
                 kwargs["keepdim"] = kwargs.pop("keepdims")
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except AttributeError:
+            given = args[0] if args else kwargs.get("input")
+            if isinstance(given, Tensor) or (
+                isinstance(given, (list, tuple)) and any(isinstance(t, Tensor) for t in given)
+            ):
+                raise
+            raise not_a_tensor(function.__name__, given) from None
 
     return wrapper
 

@@ -210,10 +210,22 @@ def expand_as(input, other):
     return broadcast_to(input, other.shape)
 
 
+def broadcast_shape(name: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that `shapes` broadcast to."""
+    rank = builtins.max(map(len, shapes), default=0)
+    found = []
+    for lengths in zip(*((1,) * (rank - len(shape)) + tuple(shape) for shape in shapes)):
+        longer = {n for n in lengths if n != 1}
+        if len(longer) > 1:
+            raise ShapeError(f"{name}: the shapes do not broadcast", received=" and ".join(map(str, shapes)))
+        found.append(longer.pop() if longer else 1)
+    return tuple(found)
+
+
 @composite(examples=lambda make: [sample(make(3, 1), make(1, 4))], method=False)
 def broadcast_tensors(*tensors):
     """All tensors broadcast to their common shape"""
-    shape = tensors[0].backend.array_module.broadcast_shapes(*(x.shape for x in tensors)) if tensors else ()
+    shape = broadcast_shape("broadcast_tensors", *(x.shape for x in tensors))
     return tuple(broadcast_to(x, shape) for x in tensors)
 
 
@@ -254,19 +266,16 @@ def ravel(input):
 
 @composite(examples=lambda make: [sample(make(2, 12), 1, (3, 4)), sample(make(2, 12), -1, (3, -1))])
 def unflatten(input, dim: int, sizes):
-    """Dimension `dim` as several"""
+    """Dimension `dim` as several; one size may be −1"""
     d = normalize_dim(dim, input.ndim)
-    return (
-        reshape(input, (*input.shape[:d], *sizes, *input.shape[d + 1 :]))
-        if -1 not in sizes
-        else reshape(input, (*input.shape[:d], *_inferred(input.shape[d], sizes), *input.shape[d + 1 :]))
-    )
+    return reshape(input, (*input.shape[:d], *_inferred(input.shape[d], sizes), *input.shape[d + 1 :]))
 
 
-def _inferred(total: int, parts) -> tuple[int, ...]:
-    known = -math.prod(parts)
-    if not known or total % known:
-        raise ShapeError("unflatten cannot infer the size -1", received=f"{total} into {tuple(parts)}")
+def _inferred(total: int, given) -> tuple[int, ...]:
+    parts = sizes((given,))
+    known = math.prod(n for n in parts if n != -1)
+    if parts.count(-1) > 1 or (known == 0 or total % known if -1 in parts else known != total):
+        raise ShapeError("unflatten: the sizes do not multiply to the dimension", received=f"{total} into {parts}")
     return tuple(total // known if n == -1 else n for n in parts)
 
 
@@ -298,6 +307,8 @@ def _cat(xp, *tensors, dim):
 
 
 def _same_dtype(name: str, tensors) -> list[Tensor]:
+    if not isinstance(tensors, (list, tuple, Tensor)):
+        raise ArgumentError(f"{name} takes a sequence of tensors", received=type(tensors).__name__)
     tensors = list(tensors)
     if not tensors:
         raise ArgumentError(f"{name} needs at least one tensor")
@@ -363,9 +374,7 @@ def stack(tensors, dim: int = 0):
 
 def _stackers(name: str, doc: str, rank: int, dim: int, make_rank):
     def joined(tensors):
-        tensors = [make_rank(x) for x in tensors]
-        if not tensors:
-            raise ArgumentError(f"{name} needs at least one tensor")
+        tensors = [make_rank(x) for x in _same_dtype(name, tensors)]
         return cat(tensors, dim if tensors[0].ndim > builtins.max(dim, rank - 1) or dim < 0 else 0)
 
     joined.__name__ = joined.__qualname__ = name
@@ -417,7 +426,11 @@ def split(input, split_size_or_sections, dim: int = 0):
             raise ArgumentError("split needs a positive size", received=str(step))
         lengths = [builtins.min(step, size - i) for i in range(0, size, step or 1)] or [0]
     else:
-        lengths = [operator.index(n) for n in split_size_or_sections]
+        if not isinstance(split_size_or_sections, (list, tuple)):
+            raise ArgumentError(
+                "split takes a size or a list of sizes", received=repr(split_size_or_sections), fix="t.split(2)"
+            )
+        lengths = list(sizes((split_size_or_sections,)))
         if builtins.sum(lengths) != size:
             raise ShapeError(
                 f"split: the sizes must add up to the length of dimension {dim}",
@@ -432,7 +445,7 @@ def split(input, split_size_or_sections, dim: int = 0):
 @axis_names
 def chunk(input, chunks: int, dim: int = 0):
     """`chunks` views of nearly equal size"""
-    if chunks < 1:
+    if not isinstance(chunks, int) or chunks < 1:
         raise ArgumentError("chunk needs a positive number of chunks", received=str(chunks))
     size = input.shape[normalize_dim(dim, input.ndim)]
     return split(input, builtins.max(1, -(-size // chunks)), dim) if size else (input,) * chunks
