@@ -195,7 +195,9 @@ class Tensor(TensorMethods):
         return out
 
     def detach_(self) -> Tensor:
-        """Forget the history, in place."""
+        """Forget the history, in place; refused on a view, whose history is its base's."""
+        if self._base is not None:
+            raise GradientError("a view cannot be detached in place", fix="use t.detach(), or detach_() the base")
         self._node = None
         self._requires_grad = False
         return self

@@ -324,6 +324,31 @@ def test_expanded_memory_is_not_written():
         dc.zeros(3, 1).expand(3, 4).add_(1.0)
 
 
+def test_read_only_memory_is_not_written():
+    array = np.arange(3.0)
+    array.flags.writeable = False
+    with pytest.raises(errors.GradientError, match="read-only"):
+        dc.from_numpy(array)[0] = 1.0
+
+
+def test_a_view_is_not_detached_in_place():
+    y = leaf([1.0, 2.0]) * 1
+    with pytest.raises(errors.GradientError, match="view"):
+        y[:1].detach_()
+    assert not y.detach_().requires_grad
+
+
+@pytest.mark.parametrize("wrong", [np.ones(2), 1.0, dc.ones(3, dtype="float64")])
+def test_what_is_set_as_grad_is_checked(wrong):
+    w = leaf([1.0, 2.0])
+    w.grad = wrong
+    with pytest.raises(errors.GradientError, match="grad holds"):
+        (w * 1).sum().backward()
+    w.grad = dc.ones(1, dtype="float64").expand(2)
+    (w * 1).sum().backward()
+    close(w.grad, [2.0, 2.0])
+
+
 def test_detach_shares_memory_and_versions():
     x = leaf([1.0, 2.0])
     y = x * 2

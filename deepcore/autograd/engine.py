@@ -144,7 +144,14 @@ def _accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) 
         if shared or raw.base is not None or not raw.flags.c_contiguous or total._storage is not None:
             raw = raw.copy()
         leaf.grad = Tensor(raw, leaf.backend)
-    elif leaf.grad._requires_grad:
+    elif not isinstance(leaf.grad, Tensor) or leaf.grad._data.shape != raw.shape:
+        raise GradientError(
+            "a leaf's .grad holds something else than a gradient",
+            expected=f"None, or a tensor of shape {leaf.shape}",
+            received=f"shape {leaf.grad.shape}" if isinstance(leaf.grad, Tensor) else type(leaf.grad).__name__,
+            fix="set it to None, or to a tensor of the leaf's shape and dtype",
+        )
+    elif leaf.grad._requires_grad or 0 in leaf.grad._data.strides:  # recorded, or expanded: not written in place
         leaf.grad = Tensor(leaf.grad._data + raw, leaf.backend)
     else:
         mode.context.run(leaf.backend.add, leaf.grad._data, raw, out=leaf.grad._data)

@@ -165,10 +165,11 @@ def index_select(input, dim: int, index):
 
 
 @composite(
+    inplace=True,
     examples=lambda make: [
         sample(make(3, 5), 0, make.int(3, 2, 5), make(2, 5)),
         sample(make(3, 5), 1, make.int(5, 3, 4), make(3, 4)),
-    ]
+    ],
 )
 @axis_names
 def scatter_add(input, dim: int, index, src):
@@ -488,13 +489,13 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
             expected=f"something that broadcasts to {region}",
             received=str(value.shape),
         )
-    if (getattr(raw, "flags", None) is not None and not getattr(raw.flags, "writeable", True)) or (
-        raw.size and any(n > 1 and step == 0 for n, step in zip(raw.shape, raw.strides))
-    ):
+    if raw.size and any(n > 1 and step == 0 for n, step in zip(raw.shape, raw.strides)):
         raise GradientError(
             "this tensor is expanded: several of its elements share one place in memory",
             fix="clone() it before writing",
         )
+    if not getattr(raw.flags, "writeable", True):  # CuPy's arrays are always
+        raise GradientError("the memory of this tensor is read-only", fix="clone() it before writing")
     old = Tensor(base._data, xp, base._requires_grad, base._node)
     source = value._data
     if xp.may_share_memory(source, raw):
