@@ -45,8 +45,19 @@ SETTINGS = {"SGD": SGD, "Adam": ADAM, "AdamW": ADAM}
 
 def optimizer_cases():
     for name in OPTIMIZERS:
-        for i, settings in enumerate(SETTINGS[name]):
+        for i, settings in enumerate(SETTINGS.get(name, [{}])):
             yield pytest.param(name, settings, id=f"{name}-{i}")
+
+
+def oracle(name):
+    """PyTorch's optimizer of this name."""
+    torch = pytest.importorskip("torch")
+    return getattr(torch.optim, name, None) or pytest.skip(f"PyTorch has no {name}")
+
+
+def taken(cls, **settings):
+    """Those of the settings that an optimizer has."""
+    return {key: value for key, value in settings.items() if key in inspect.signature(cls).parameters}
 
 
 def ones(n, **kwargs):
@@ -65,7 +76,7 @@ def test_parity_with_torch(name, settings, backend):
         ours = [nn.Parameter(dc.tensor(a, backend=backend)) for a in starts]
         theirs = [torch.nn.Parameter(torch.tensor(a)) for a in starts]
         mine = OPTIMIZERS[name](ours, **settings)
-        other = getattr(torch.optim, name)(theirs, **settings)
+        other = oracle(name)(theirs, **settings)
         for step in range(steps):
             for i, (a, b) in enumerate(zip(ours, theirs)):
                 gradient = rng.standard_normal(b.shape).astype(dtype)
@@ -95,12 +106,12 @@ def compare_state(mine, other, rtol, atol):
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_a_torch_state_dict_is_taken_over(name):
     torch = pytest.importorskip("torch")
-    settings = {"lr": 0.1, "momentum": 0.9} if name == "SGD" else {"lr": 0.1, "amsgrad": True}
+    settings = taken(OPTIMIZERS[name], lr=0.1, momentum=0.9, amsgrad=True)
     theirs = [
         torch.nn.Parameter(torch.ones(3, dtype=torch.float64)),
         torch.nn.Parameter(torch.ones((), dtype=torch.float64)),
     ]
-    other = getattr(torch.optim, name)(theirs, **settings)
+    other = oracle(name)(theirs, **settings)
 
     def their_step():
         for b in theirs:
@@ -134,6 +145,8 @@ def test_defaults_are_torchs():
     torch = pytest.importorskip("torch")
     for registry, module in ((OPTIMIZERS, torch.optim), (SCHEDULERS, torch.optim.lr_scheduler)):
         for name, cls in registry.items():
+            if not hasattr(module, name):
+                continue
             theirs = inspect.signature(getattr(module, name)).parameters
             for key, parameter in inspect.signature(cls).parameters.items():
                 assert parameter.default == theirs[key].default and parameter.kind == theirs[key].kind, f"{name}({key})"
@@ -192,7 +205,7 @@ def test_errors_where_torch_has_them(name):
             OPTIMIZERS[name]([{"params": [ones(1)], **settings}])
         if settings.get("lr") == settings.get("lr"):
             with pytest.raises(ValueError):
-                getattr(torch.optim, name)([torch.nn.Parameter(torch.ones(1))], **settings)
+                oracle(name)([torch.nn.Parameter(torch.ones(1))], **settings)
 
 
 # -- textbook values --------------------------------------------------------------------------------------------------
@@ -266,7 +279,7 @@ def test_optimizers_refuse(make, message):
 
 
 def test_registries_offer_the_nearest_name():
-    assert set(OPTIMIZERS) == {"SGD", "Adam", "AdamW"}
+    assert set(OPTIMIZERS) >= {"SGD", "Adam", "AdamW"}
     with pytest.raises(ConfigError, match=r"(?s)no optimizer named 'Adma'.*'Adam'"):
         OPTIMIZERS["Adma"]
     with pytest.raises(ConfigError, match=r"(?s)SGD has no argument 'momentun'.*'momentum'"):
@@ -307,7 +320,7 @@ def test_a_step_invalidates_graphs_that_need_the_old_values(backend):
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_gradients_are_not_changed_and_memory_is_the_parameters_own(name, backend):
-    settings = {"lr": 0.1, "weight_decay": 0.1, "maximize": True} | ({"momentum": 0.9} if name == "SGD" else {})
+    settings = taken(OPTIMIZERS[name], lr=0.1, weight_decay=0.1, maximize=True, momentum=0.9)
     big, small = ones((4, 5), backend=backend), ones(3, backend=backend)
     optimizer = OPTIMIZERS[name]([small, big], **settings)
     raw = big.data
@@ -444,7 +457,7 @@ SCHEDULES = {
 
 def schedule_cases():
     for name in SCHEDULERS:
-        for i, settings in enumerate(SCHEDULES[name]):
+        for i, settings in enumerate(SCHEDULES.get(name, [{}])):
             yield pytest.param(name, settings, id=f"{name}-{i}")
 
 

@@ -1,6 +1,6 @@
 """Neural-network layers, losses, and the `Module` they are made of. Names, shapes and defaults are PyTorch's."""
 
-from deepcore.nn import functional, init, utils
+from deepcore.nn import functional, init, registry, utils
 from deepcore.nn.activations import (
     ELU,
     GELU,
@@ -39,3 +39,6 @@ __all__ = [
     "LogSoftmax", "MSELoss", "Module", "ModuleDict", "ModuleList", "NLLLoss", "Parameter", "ReLU", "Sequential",
     "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh", "Unflatten", "functional", "init", "utils",
 ]  # fmt: skip
+
+# The names above are for editors; what any other file of this folder registers is here as well.
+globals().update(registry.discover(__name__, __path__, LAYERS, LOSSES))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from deepcore.errors import ArgumentError, ConfigError, suggest
@@ -40,6 +43,13 @@ class Registry(dict):
 
     def __missing__(self, name):
         raise ConfigError(f"there is no {self.kind} named {name!r}", fix=suggest(str(name), self))
+
+
+def discover(package: str, path: Iterable[str], *registries: Registry) -> dict[str, type]:
+    """Import every file of a package, so that a new file is found by being there; what they registered, by name."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")
+    return {name: cls for registry in registries for name, cls in registry.items()}
 
 
 class Integers(NamedTuple):

@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules. Names, settings and defaults are PyTorch's."""
 
+from deepcore.nn.registry import discover
 from deepcore.optim import lr_scheduler
 from deepcore.optim.adam import Adam, AdamW
 from deepcore.optim.lr_scheduler import SCHEDULERS
@@ -7,3 +8,6 @@ from deepcore.optim.optimizer import OPTIMIZERS, Optimizer
 from deepcore.optim.sgd import SGD
 
 __all__ = ["OPTIMIZERS", "SCHEDULERS", "SGD", "Adam", "AdamW", "Optimizer", "lr_scheduler"]
+
+# The names above are for editors; what any other file of this folder registers is here as well.
+globals().update(discover(__name__, __path__, OPTIMIZERS))
