@@ -178,11 +178,18 @@ def test_in_place_equals_the_function(name, backend):
         weights = dc.tensor(
             np.linspace(0.5, 1.5, max(expected.numel(), 1))[: expected.numel()].reshape(expected.shape), backend=backend
         )
-        want = dc.autograd.grad((expected * weights).sum(), leaves, allow_unused=True)
+        flat = not expected.requires_grad  # a comparison: what it overwrites gets no gradient
+        want = [dc.zeros_like(t) for t in leaves]
+        if not flat:
+            want = dc.autograd.grad((expected * weights).sum(), leaves, allow_unused=True)
         copy = first.clone()
         result = getattr(copy, f"{name}_")(*rest, **one.kwargs)
         assert result is copy
         np.testing.assert_allclose(copy.detach().numpy(), expected.detach().numpy(), rtol=1e-12)
+        if not leaves:
+            continue
         got = dc.autograd.grad((copy * weights).sum(), leaves, allow_unused=True)
         for a, b in zip(want, got):
+            if flat and b is None:
+                continue
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-10, atol=1e-12)

@@ -172,6 +172,14 @@ def new_tensor(self, data, dtype=None, requires_grad: bool = False):
 Tensor.new_tensor = new_tensor
 
 
+def _where(self, condition, other):
+    """self where `condition`, `other` elsewhere."""
+    return e.where(condition, self, other)
+
+
+Tensor.where = _where
+
+
 # -- operators ------------------------------------------------------------------------------------------------------
 
 

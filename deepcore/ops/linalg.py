@@ -142,10 +142,11 @@ def outer(input, vec2):
 
 
 @composite(
+    inplace=True,
     examples=lambda make: [
         sample(make(3, 2), make(3, 4), make(4, 2)),
         sample(make(2), make(3, 4), make(4, 2), beta=0.5, alpha=2.0),
-    ]
+    ],
 )
 def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     """beta · input + alpha · (mat1 @ mat2)"""

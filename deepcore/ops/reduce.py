@@ -387,7 +387,7 @@ def _cumsum(xp, input, *, dim):
     return xp.cumsum(input, axis=dim, dtype=input.dtype)
 
 
-@composite(examples=lambda make: [sample(make(3, 4), 0), sample(make(3, 4), -1), sample(make(), 0)])
+@composite(inplace=True, examples=lambda make: [sample(make(3, 4), 0), sample(make(3, 4), -1), sample(make(), 0)])
 @axis_names
 def cumsum(input, dim: int, *, dtype=None):
     """Running sums along `dim`"""

@@ -152,7 +152,7 @@ def primitive(*, vjp=(), view: str | None = None, hint=None) -> Callable[[Callab
 
 
 def elementwise(
-    rule: str, *, vjp=(), examples=None, method=True, aliases=(), second_order=True, inplace=False, public=True
+    rule: str, *, vjp=(), examples=None, method=True, aliases=(), second_order=True, public=True
 ) -> Callable[[Callable], Callable]:
     """Declare an elementwise primitive with one or two inputs, and its public function.
 
@@ -177,7 +177,7 @@ def elementwise(
             aliases=aliases,
             differentiable=op.differentiable,
             second_order=second_order,
-            inplace=inplace,
+            inplace=rule != "logical" or len(op.inputs) == 2,
         )
         return declared(function)
 

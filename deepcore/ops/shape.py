@@ -614,14 +614,14 @@ def _at_least_matrix(name, input):
         raise ShapeError(f"{name} needs at least two dimensions", received=str(input.shape))
 
 
-@composite(examples=lambda make: [sample(make(3, 4)), sample(make(2, 3, 3), -1)])
+@composite(inplace=True, examples=lambda make: [sample(make(3, 4)), sample(make(2, 3, 3), -1)])
 def tril(input, diagonal: int = 0):
     """The lower triangles of the matrices in the last two dimensions, zero elsewhere"""
     _at_least_matrix("tril", input)
     return _triangle(input, diagonal=diagonal, lower=True)
 
 
-@composite(examples=lambda make: [sample(make(3, 4)), sample(make(2, 3, 3), 1)])
+@composite(inplace=True, examples=lambda make: [sample(make(3, 4)), sample(make(2, 3, 3), 1)])
 def triu(input, diagonal: int = 0):
     """The upper triangles of the matrices in the last two dimensions, zero elsewhere"""
     _at_least_matrix("triu", input)
