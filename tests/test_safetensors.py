@@ -477,6 +477,15 @@ def test_missing_files_and_folders(path, tmp_path):
     assert isinstance(caught.value, FileNotFoundError) is (path != ".")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a working directory cannot be removed on Windows")
+def test_a_working_directory_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(MissingFileError, match="which is gone"):
+        load_file("x")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")

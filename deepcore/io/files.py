@@ -157,9 +157,13 @@ def open_regular(path) -> BinaryIO:
         # Opening a pipe for reading would wait for its writer: look first.
         mode = os.stat(name).st_mode
     except (FileNotFoundError, NotADirectoryError):
+        try:
+            start = f", {os.getcwd()}"
+        except FileNotFoundError:
+            start = ", which is gone"
         raise MissingFileError(
             f"there is no file {str(name)!r}",
-            fix=f"check the path; a relative one starts at the working directory, {os.getcwd()}",
+            fix=f"check the path; a relative one starts at the working directory{start}",
         ) from None
     except ValueError as error:  # an embedded null byte
         raise FileFormatError(f"{name!r} is not a file name: {error}") from None
