@@ -352,6 +352,23 @@ def test_with_layers_and_none(path, backend):
     assert set(safetensors.load_file(path)) == {"model.weight", "model.bias"}
 
 
+def test_a_part_whose_state_is_a_named_tuple(path):
+    class Part:
+        value = 1
+
+        def state_dict(self):
+            return {"at": namedtuple("Place", "x y")(self.value, dc.ones(2))}
+
+        def load_state_dict(self, state):
+            self.value = state["at"][0]
+
+    part = Part()
+    save_checkpoint(path, part=part)
+    part.value = 5
+    load_checkpoint(path, part=part)
+    assert part.value == 1
+
+
 def test_the_random_state_is_restored_unless_told_otherwise(path):
     save_checkpoint(path)
     expected = dc.rand(3).numpy()

@@ -816,6 +816,15 @@ def test_a_huge_description_allocates_nothing(tmp_path):
         layer.load_state_dict(nn.Linear(1, 1).state_dict(), assign=True)
 
 
+def test_weights_of_whole_numbers_are_not_taken_over(tmp_path):
+    layer = nn.Linear(2, 1)
+    whole = {name: dc.ones(*t.shape, dtype=dc.int64) for name, t in layer.state_dict().items()}
+    with pytest.raises(StateDictError, match=r"(?s)weight has dtype int64, and the module's is float32"):
+        layer.load_state_dict(whole, assign=True)
+    layer.load_state_dict(whole)
+    assert layer.weight.dtype == dc.float32 and layer.weight.tolist() == [[1, 1]]
+
+
 def test_registering_a_layer_of_ones_own(tmp_path):
     registry = Registry("thing")
 

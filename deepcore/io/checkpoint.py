@@ -300,7 +300,7 @@ def load_checkpoint(path, *, random: bool = True, backend: str | Backend | None 
     for key in parts:
         if key not in saved["parts"]:
             raise StateDictError(
-                f"{name!r} has no state for {key!r}", fix=suggest(key, saved["parts"]) + ", or leave it out"
+                f"{name!r} has no state for {key!r}", fix=f"leave it out; or {suggest(key, saved['parts'])}"
             )
         _compare(key, held[key], saved["parts"][key], name)
     jobs = [(parts[key], saved["parts"][key], held[key]) for key in parts]
@@ -383,7 +383,8 @@ def _copied(state):
     if isinstance(state, Mapping):
         return {key: _copied(item) for key, item in state.items()}
     if isinstance(state, (list, tuple)):
-        return type(state)([_copied(item) for item in state])
+        items = [_copied(item) for item in state]
+        return items if isinstance(state, list) else tuple(items)  # a named tuple too, as a file gives it back
     return state
 
 

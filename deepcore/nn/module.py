@@ -14,6 +14,7 @@ from deepcore.nn.hooks import GradientTap, RemovableHandle
 from deepcore.nn.parameter import Parameter
 from deepcore.tensor import Tensor, as_tensor
 
+_FLOATING = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
@@ -464,6 +465,8 @@ class Module:
                 misfits[name] = f"is {type(given).__name__}, not a tensor"
             elif tuple(given.shape) != target.shape:
                 misfits[name] = f"has shape {tuple(given.shape)}, and the module's is {target.shape}"
+            elif assign and dt.is_floating(target.dtype) and given.dtype not in _FLOATING:
+                misfits[name] = f"has dtype {given.dtype}, and the module's is {dt.name_of(target.dtype)}"
             else:
                 values[name] = given
         if misfits or (strict and (missing or unexpected)):
