@@ -193,3 +193,40 @@ def test_in_place_equals_the_function(name, backend):
             if flat and b is None:
                 continue
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "shape, dim", [((100_000, 3), 0), ((3, 100_000, 2), 1), ((400, 500, 2), (0, 1)), ((600, 3), 0)]
+)
+def test_long_sums_lose_no_digits(shape, dim, backend):
+    """Also along a dimension that is not the last, where an array library may add one row after the other."""
+    if backend == "standin":
+        pytest.skip("it adds as NumPy does, where CuPy adds in a tree")
+    exact = np.random.default_rng(0).uniform(1000, 1001, shape).astype(np.float32)
+    axis = tuple(dim) if isinstance(dim, tuple) else dim
+    x = dc.tensor(exact, backend=backend)
+    for keep in (False, True):
+        want = exact.astype(np.float64).sum(axis, keepdims=keep)
+        np.testing.assert_allclose(x.sum(dim, keep).numpy(), want, rtol=1e-6)
+    np.testing.assert_allclose(x.mean(dim).numpy(), exact.mean(axis, dtype=np.float64), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bit_floats_add_up_in_a_wider_type(dtype, backend):
+    ones = dc.ones(5000, dtype=dtype, backend=backend)
+    tolerance = {"rtol": 1e-2}
+    for got, want in [
+        (ones.sum(), 5000),
+        (ones.cumsum(0)[-1], 5000),
+        (ones.softmax(0)[0], 1 / 5000),
+        (ones.log_softmax(0)[0], -np.log(5000)),
+        ((ones * 50).mean(), 50),
+        ((ones * 300).mean(), 300),
+        (ones.logsumexp(0), 1 + np.log(5000)),
+        (dc.arange(300, dtype=dtype, backend=backend).var(), np.arange(300).var(ddof=1)),
+    ]:
+        assert dc.backend.dtypes.name_of(got.dtype) == dtype
+        np.testing.assert_allclose(got.item(), want, **tolerance)
+    x = dc.ones(5000, dtype=dtype, backend=backend, requires_grad=True)
+    (x.mean() + x.softmax(0)[0]).backward()
+    np.testing.assert_allclose(x.grad.numpy()[1:].astype(float), 1 / 5000, **tolerance)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from deepcore.backend import dtypes
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, BackendError, DTypeError, suggest
 
@@ -91,6 +92,12 @@ class Backend:
     def scatter_add(self, target, index, values) -> None:
         """target[index] += values, in place, duplicates added up in a fixed order."""
         raise NotImplementedError
+
+    def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False):
+        """Σ x over the dimensions `axis` (None: all); 16-bit floats add up in float32."""
+        if dtypes.is_floating(x.dtype) and x.itemsize == 2:
+            return self.array_module.sum(x.astype(dtypes.float32), axis=axis, keepdims=keepdims).astype(x.dtype)
+        return self.array_module.sum(x, axis=axis, keepdims=keepdims)
 
     def special(self, name: str, x):
         """erf, lgamma, digamma … elementwise, by the name PyTorch's `special` module gives it."""

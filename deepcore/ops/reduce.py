@@ -41,7 +41,7 @@ def _reduction_samples(make):
 def _sum(xp, input, *, dims, keepdim):
     if input.dtype.char in "eE":  # float16, bfloat16: add up in float32, round once
         return input.sum(axis=dims, keepdims=keepdim, dtype=dt.float32).astype(input.dtype)
-    return input.sum(axis=dims, keepdims=keepdim)
+    return xp.sum(input, dims, keepdim)
 
 
 def _as_dtype(input, dtype):
@@ -67,6 +67,11 @@ def _count(shape, dims) -> int:
     return math.prod(shape[d] for d in dims)
 
 
+def _is_half(input) -> bool:
+    """float16 or bfloat16: what adds many of them up works in float32 and rounds once, as PyTorch does."""
+    return input.dtype.itemsize == 2 and dt.is_floating(input.dtype)
+
+
 def _floating(name, input):
     if not dt.is_floating(input.dtype):
         raise DTypeError(f"{name} needs a floating tensor", received=dt.name_of(input.dtype), fix=f"t.float().{name}()")
@@ -79,6 +84,8 @@ def mean(input, dim=None, keepdim: bool = False, *, dtype=None):
     input = _as_dtype(input, dtype)
     _floating("mean", input)
     dims = normalize_dims(_all_if_empty(dim), input.ndim)
+    if _is_half(input):
+        return cast(mean(cast(input, dt.float32), dims, keepdim), input.dtype) if dims else input.clone()
     count = _count(input.shape, dims)
     return _sum(input, dims=dims, keepdim=keepdim) / (count or math.nan)
 
@@ -104,6 +111,8 @@ def var(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = Fals
     if input.dtype.itemsize == 2:  # the deviations of half precisions are held in float32
         return cast(var(cast(input, dt.float32), dim, correction=correction, keepdim=keepdim), input.dtype)
     dims = normalize_dims(_all_if_empty(dim), input.ndim)
+    if _is_half(input) and dims:
+        return cast(var(cast(input, dt.float32), dims, correction=correction, keepdim=keepdim), input.dtype)
     count = _count(input.shape, dims)
     centred = input - _sum(input, dims=dims, keepdim=True) / (count or math.nan)
     freedom = builtins.max(count - correction, 0)
@@ -330,6 +339,8 @@ def logsumexp(input, dim, keepdim: bool = False):
     if not dt.is_floating(input.dtype):
         input = cast(input, dt.default_float)
     dims = normalize_dims(_all_if_empty(dim), input.ndim)
+    if _is_half(input) and dims:
+        return cast(logsumexp(cast(input, dt.float32), dims, keepdim), input.dtype)
     if _count(input.shape, dims) == 0:
         return log(_sum(exp(input), dims=dims, keepdim=keepdim))
     largest = _amax(input.detach(), dims=dims, keepdim=True)
@@ -346,13 +357,13 @@ def logsumexp(input, dim, keepdim: bool = False):
 @primitive(vjp=lambda g, out, dim: out * (g - _sum(g * out, dims=(dim,), keepdim=True)))
 def _softmax(xp, input, *, dim):
     shifted = xp.exp(input - xp.amax(input, axis=dim, keepdims=True))
-    return shifted / xp.sum(shifted, axis=dim, keepdims=True)
+    return shifted / xp.sum(shifted, (dim,), True)
 
 
 @primitive(vjp=lambda g, out, dim: g - exp(out) * _sum(g, dims=(dim,), keepdim=True))
 def _log_softmax(xp, input, *, dim):
     shifted = input - xp.amax(input, axis=dim, keepdims=True)
-    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=dim, keepdims=True))
+    return shifted - xp.log(xp.sum(xp.exp(shifted), (dim,), True))
 
 
 def _along(op, input, dim, dtype):
@@ -362,7 +373,9 @@ def _along(op, input, dim, dtype):
     d = normalize_dim(dim, input.ndim)
     if not input.ndim:
         return _reshape(op(_reshape(input, shape=(1,)), dim=0), shape=())
-    return op(input, dim=d) if input.numel() else input.clone()
+    if not input.numel():
+        return input.clone()
+    return cast(op(cast(input, dt.float32), dim=d), input.dtype) if _is_half(input) else op(input, dim=d)
 
 
 @composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)])
@@ -384,7 +397,9 @@ def log_softmax(input, dim: int, dtype=None):
 
 @primitive(vjp=lambda g, dim: _flip(_cumsum(_flip(g, dims=(dim,)), dim=dim), dims=(dim,)))
 def _cumsum(xp, input, *, dim):
-    return xp.cumsum(input, axis=dim, dtype=input.dtype)
+    # One running sum has no pairs to add up in: it takes the widest float.
+    wide = dt.float64 if dt.is_floating(input.dtype) else input.dtype
+    return xp.cumsum(input.astype(wide, copy=False), axis=dim).astype(input.dtype, copy=False)
 
 
 @composite(inplace=True, examples=lambda make: [sample(make(3, 4), 0), sample(make(3, 4), -1), sample(make(), 0)])
