@@ -230,3 +230,12 @@ def test_sixteen_bit_floats_add_up_in_a_wider_type(dtype, backend):
     x = dc.ones(5000, dtype=dtype, backend=backend, requires_grad=True)
     (x.mean() + x.softmax(0)[0]).backward()
     np.testing.assert_allclose(x.grad.numpy()[1:].astype(float), 1 / 5000, **tolerance)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 0), (2, 3, 0), (0, 3, 2), (2, 0, 3)])
+def test_sums_of_nothing(shape, backend):
+    for dim in (None, 0, -1, tuple(range(len(shape))), tuple(range(len(shape) - 1)) or 0):
+        out = dc.zeros(*shape, dtype="float64", backend=backend).sum(dim)
+        expected = np.zeros(shape).sum(dim)
+        assert out.shape == expected.shape
+        np.testing.assert_array_equal(out.numpy(), expected)

@@ -60,8 +60,10 @@ class CpuBackend(Backend):
         """
         if x.itemsize == 2 and x.dtype.char in "eE":
             return self.sum(x.astype(float32), axis, keepdims).astype(x.dtype)
+        if isinstance(axis, int):
+            axis = (axis % x.ndim,)
         lead = len(axis) if axis else 0
-        if axis and x.ndim > lead and x.shape[axis[-1]] and x.dtype.kind == "f":
+        if axis and x.ndim > lead and x.size and x.dtype.kind == "f":
             if lead > 1 and axis == tuple(range(lead)) and x.flags.c_contiguous:
                 rows = self.sum(x.reshape(-1, *x.shape[lead:]), (0,))
                 return rows.reshape((1,) * lead + rows.shape) if keepdims else rows
@@ -81,9 +83,8 @@ class CpuBackend(Backend):
 
         BLAS runs on one thread, over slices that the shapes alone decide, so the bits do not depend on the threads.
         """
-        if (
-            x.itemsize == 2 and x.dtype.char in "eE"
-        ):  # float16, bfloat16: NumPy has no BLAS for them; sum in float32, round once
+        # NumPy has no BLAS for float16 and bfloat16: sum in float32, round once.
+        if x.itemsize == 2 and x.dtype.char in "eE":
             return self.matmul(x.astype(float32), y.astype(float32)).astype(x.dtype)
         if x.dtype.kind != "f" or (x.size * y.shape[-1] <= _SERIAL_FLOPS and x.size + y.size <= _SERIAL_SIZE):
             return np.matmul(x, y)

@@ -39,8 +39,6 @@ def _reduction_samples(make):
 
 @primitive(vjp=lambda g, input_shape, dims: _spread(g, input_shape, dims))
 def _sum(xp, input, *, dims, keepdim):
-    if input.dtype.char in "eE":  # float16, bfloat16: add up in float32, round once
-        return input.sum(axis=dims, keepdims=keepdim, dtype=dt.float32).astype(input.dtype)
     return xp.sum(input, dims, keepdim)
 
 
