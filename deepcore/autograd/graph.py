@@ -157,30 +157,28 @@ class Node:
         self.op = op
         self.params = params
         self.hooks = None
-        edges = []
-        mask, bit = 0, 1
-        for t in inputs:
-            if t._requires_grad:
-                edges.append(t._node or t)
-                mask |= bit
-            else:
-                edges.append(None)
-            bit += bit
-        self.edges = edges
-        needed, needs_out = op.saves.get(mask) or op.plan_saves(mask, len(inputs))
-        versions = None
-        saved = []
-        for i, t in enumerate(inputs):
-            if needed[i]:
-                saved.append(t)
-                storage = t._storage
-                if storage is not None and storage.version:
-                    versions = versions or {}
-                    versions[i] = storage.version
-            else:
-                saved.append(t._data.shape)
-        self.saved = saved
-        self.versions = versions
+        # One and two inputs are nearly all nodes, and a loop would cost a third of what recording them does.
+        if len(inputs) == 1:
+            (t,) = inputs
+            self.edges = (t._node or t,)
+            needed, needs_out = op.saves.get(1) or op.plan_saves(1, 1)
+            self.saved = (t if needed[0] else t._data.shape,)
+            written = t._storage is not None
+        elif len(inputs) == 2:
+            t, u = inputs
+            first, second = t._requires_grad, u._requires_grad
+            self.edges = ((t._node or t) if first else None, (u._node or u) if second else None)
+            mask = first + 2 * second
+            needed, needs_out = op.saves.get(mask) or op.plan_saves(mask, 2)
+            self.saved = (t if needed[0] else t._data.shape, u if needed[1] else u._data.shape)
+            written = t._storage is not None or u._storage is not None
+        else:
+            self.edges = tuple((t._node or t) if t._requires_grad else None for t in inputs)
+            mask = sum(1 << i for i, t in enumerate(inputs) if t._requires_grad)
+            needed, needs_out = op.saves.get(mask) or op.plan_saves(mask, len(inputs))
+            self.saved = tuple(t if keep else t._data.shape for t, keep in zip(inputs, needed))
+            written = True
+        self.versions = {i: t.version for i, t in enumerate(inputs) if needed[i] and t.version} if written else None
         if needs_out:
             self.out = out
             self.storage = Storage()
@@ -274,8 +272,10 @@ def _link_view(view: Tensor, source: Tensor, op, params) -> None:
     """Remember that `view` shares the memory of `source`, so that writing to either keeps both right."""
     if op.view != "always":
         base = view._data.base  # of a copy: None, or the copy itself
-        known = base is not None and (base is source._data or base is source._data.base)
-        if base is None or not (known or view.backend.may_share_memory(view._data, source._data)):
+        if base is None:
+            return
+        raw = source._data
+        if base is not raw and base is not raw.base and not view.backend.may_share_memory(view._data, raw):
             return
     storage = source._storage
     if storage is None:

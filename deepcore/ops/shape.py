@@ -84,7 +84,9 @@ def _reshape(xp, input, *, shape):
 )
 def reshape(input, *given, shape=None):
     """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
-    return apply(_reshape, (input,), {"shape": sizes(given if shape is None else (shape,))})
+    if shape is not None or len(given) != 1 or type(given[0]) is not int:
+        given = sizes(given if shape is None else (shape,))
+    return apply(_reshape, (input,), {"shape": given})
 
 
 @composite(examples=lambda make: [sample(make(3, 4), (2, 6)), sample(make(3, 4), (12,))])
