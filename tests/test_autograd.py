@@ -700,6 +700,24 @@ def test_gradcheck_leaves_its_inputs_as_they_were():
     close(x.grad, [2.0, 4.0, 6.0])
 
 
+@pytest.mark.parametrize("output", [lambda x: x, lambda x: x[:1], lambda x: x.reshape(2, 1)])
+def test_writing_an_output_that_is_an_argument_leaves_the_argument_alone(output, backend):
+    class Same(dc.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return output(x)
+
+        @staticmethod
+        def backward(ctx, g):
+            return dc.ones(2, dtype=g.dtype, backend=g.backend) * g.sum()
+
+    x = leaf([1.0, 2.0], backend) * 1.0
+    y = Same.apply(x)
+    y.mul_(10.0)
+    close(x, [1.0, 2.0])
+    assert y.grad_fn is not None
+
+
 # -- transforms ------------------------------------------------------------------------------------------------------------
 
 

@@ -100,8 +100,11 @@ class Function:
             if not isinstance(t, Tensor):
                 made.append(t)
                 continue
-            out = Tensor(t._data, t.backend)
-            out._storage = t.storage()
+            # An output over an argument's memory would let a write through it change the argument without a trace.
+            shared = any(needs) and any(t is a or (t._storage and t._storage is a._storage) for a in tensors)
+            out = Tensor(t._data.copy() if shared else t._data, t.backend)
+            if not shared:
+                out._storage = t.storage()
             if any(needs) and id(t) not in ctx._constant and dt.is_floating(t.dtype):
                 out._node, out._requires_grad = node.output(i), True
             made.append(out)
