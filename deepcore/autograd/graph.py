@@ -34,7 +34,8 @@ class _Mode(threading.local):
         self.transforms = 0
         # NumPy's overflow and divide warnings are off in here, which is 30 times cheaper than np.errstate an op.
         self.context = contextvars.copy_context()
-        self.context.run(_silence_numpy)
+        self.enter = self.context.run
+        self.enter(_silence_numpy)
 
 
 def _silence_numpy() -> None:
@@ -66,20 +67,23 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     try:
         if len(inputs) == 1:
             recorded = first._requires_grad
-            out = mode.context.run(impl, backend, first._data, **params)
+            if params:
+                out = mode.enter(impl, backend, first._data, **params)
+            else:
+                out = mode.enter(impl, backend, first._data)
         elif len(inputs) == 2 and not params:
             second = inputs[1]
             if second.backend is not backend:
                 raise mixed_backends(op.name, inputs)
             recorded = first._requires_grad or second._requires_grad
-            out = mode.context.run(impl, backend, first._data, second._data)
+            out = mode.enter(impl, backend, first._data, second._data)
         else:
             recorded = False
             for t in inputs:
                 if t.backend is not backend:
                     raise mixed_backends(op.name, inputs)
                 recorded = recorded or t._requires_grad
-            out = mode.context.run(impl, backend, *[t._data for t in inputs], **params)
+            out = mode.enter(impl, backend, *[t._data for t in inputs], **params)
     except DeepcoreError:
         raise
     except (ValueError, IndexError, TypeError, ArithmeticError) as error:
