@@ -26,15 +26,17 @@ def _available_cpus() -> int:
 class Settings:
     """`backend`: the default backend's name. `threads`: CPU threads for one op. `kernels`: use compiled kernels.
 
-    Environment: DEEPCORE_BACKEND, DEEPCORE_NUM_THREADS, DEEPCORE_KERNELS (0 turns them off), DEEPCORE_DATA.
+    Environment: DEEPCORE_BACKEND, DEEPCORE_NUM_THREADS, DEEPCORE_KERNELS (0 turns them off), DEEPCORE_CACHE
+    (the folder of compiled kernels), DEEPCORE_DATA.
     """
 
-    __slots__ = ("backend", "data_dir", "kernels", "threads")
+    __slots__ = ("backend", "cache_dir", "data_dir", "kernels", "threads")
 
     def __init__(self):
         self.backend = os.environ.get("DEEPCORE_BACKEND", "").strip() or "cpu"
         self.threads = _environment_int("DEEPCORE_NUM_THREADS", _available_cpus())
         self.kernels = os.environ.get("DEEPCORE_KERNELS", "1").strip() != "0"
+        self.cache_dir = os.environ.get("DEEPCORE_CACHE", "").strip() or None
         self.data_dir = os.environ.get("DEEPCORE_DATA", "").strip() or None
 
 

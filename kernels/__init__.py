@@ -35,6 +35,8 @@ def register(name: str, backend_kind: str, when: Callable[..., bool] | None = No
     The function takes `(xp, *arrays, **params)` and returns an array, as the op's reference does. `when(*arrays,
     **params)` says which calls it takes (default: all); it may look at shape, dtype and layout only, so that the same
     call always gives the same bits. Kernels of one op are asked in the order of their files, then of registration.
+    One that cannot be compiled here returns NotImplemented, and the next is asked; `needs_numba` is for those that
+    cannot run at all before numba is imported.
     """
 
     def add(run: Callable) -> Callable:
@@ -50,7 +52,7 @@ def dispatcher(op_name: str, backend, reference: Callable) -> Callable:
     It is `reference` itself where no kernel is registered. Otherwise each call goes to the first kernel whose `when`
     holds, and to `reference` when none does, when kernels are off (DEEPCORE_KERNELS=0) or numba is missing.
     """
-    _discover()
+    discover()
     found = _KERNELS.get((op_name, backend.name.partition(":")[0]))
     if not found:
         return reference
@@ -60,7 +62,9 @@ def dispatcher(op_name: str, backend, reference: Callable) -> Callable:
         if settings.kernels:
             for kernel, when, needs_numba in kernels:
                 if (when is None or when(*arrays, **params)) and (not needs_numba or load_numba() is not None):
-                    return kernel(xp, *arrays, **params)
+                    result = kernel(xp, *arrays, **params)
+                    if result is not NotImplemented:
+                        return result
         return reference(xp, *arrays, **params)
 
     run.__name__ = run.__qualname__ = op_name
@@ -88,7 +92,8 @@ def load_numba():
     return _numba or None
 
 
-def _discover() -> None:
+def discover() -> None:
+    """Import every kernel file, so that its kernels are registered."""
     global _discovered
     if _discovered:
         return

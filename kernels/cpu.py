@@ -1,36 +1,89 @@
-"""Kernels for the CPU. Serial, and without fused or reordered arithmetic: the thread count cannot change a bit."""
+"""Kernels for the CPU, without fused or reordered arithmetic, over slices that sizes alone decide: no bit depends on
+the number of threads."""
 
 from __future__ import annotations
-
-import functools
 
 import numpy as np
 
 from deepcore.backend.dtypes import float32, float64
-from deepcore.kernels import lift, register, scalar
+from deepcore.errors import DeepcoreError
+from deepcore.kernels import pool, register, scalar
+from deepcore.kernels.compiler import Kernel, address
 
 # Below this many elements the reference takes less time than a call is worth loading numba for.
 _MIN_ELEMENTS = 4096
 # Words drawn in this process before numba is loaded for them (about 30 ms of the reference's time).
 _MIN_WORDS = 1 << 20
 
+# Elements and random blocks of one slice: some 20 to 50 µs. Up to a slice there is one thread.
+_SLICE_ELEMENTS = 1 << 15
+_SLICE_BLOCKS = 1 << 13
+
 _words_drawn = 0
+
+
+def _elementwise(tools, function: str, dtype: str):
+    """out[i] = function(float64(x[i])). Words: x, out, size."""
+    dt = np.dtype(dtype)
+    view, convert, formula = tools.view(dt), dt.type, tools.lift(getattr(scalar, function))
+
+    def kernel(a, part):
+        x, out, size = view(a[0]), view(a[1]), a[2]
+        for i in range(part * _SLICE_ELEMENTS, min(size, (part + 1) * _SLICE_ELEMENTS)):
+            out[i] = convert(formula(np.float64(x[i])))
+        return 0
+
+    return kernel
+
+
+_ERF = {dtype: Kernel(f"erf_{dtype.name}", _elementwise, "erf", dtype.name) for dtype in (float32, float64)}
 
 
 def _large_float(x) -> bool:
     return x.size >= _MIN_ELEMENTS and (x.dtype == float32 or x.dtype == float64)
 
 
-@register("erf", "cpu", when=_large_float)
+@register("erf", "cpu", when=_large_float, needs_numba=False)
 def erf(xp, x):
-    return _map(scalar.erf, x)
+    return _map(_ERF[x.dtype], x)
 
 
-def _map(function, x):
+def _map(kernel: Kernel, x):
     x = np.require(x, requirements=("C", "A"))
+    if not kernel.ready():
+        return NotImplemented
     out = np.empty(x.shape, x.dtype)
-    lift.elementwise(function, x.dtype)(x.reshape(-1), out.reshape(-1))
+    if x.size:
+        _launch(kernel, -(-x.size // _SLICE_ELEMENTS), address(x), address(out), x.size)
     return out
+
+
+def _launch(kernel: Kernel, slices: int, *words: int) -> None:
+    status = pool.launch(kernel, slices, *words)
+    if status:
+        raise DeepcoreError(f"kernel {kernel.name} stopped with status {status}")
+
+
+def _philox(tools):
+    """Blocks start, start + 1, … of Philox4x32-10. Words: seed, stream, start, number of blocks, out."""
+    view, block = tools.view(np.dtype(np.uint32)), tools.lift(scalar.philox)
+    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+    def kernel(a, part):
+        seed, stream, start, out = np.uint64(a[0]), np.uint64(a[1]), np.uint64(a[2]), view(a[4])
+        for i in range(part * _SLICE_BLOCKS, min(a[3], (part + 1) * _SLICE_BLOCKS)):
+            n = start + np.uint64(i)
+            w = block(n & low, n >> shift, stream & low, stream >> shift, seed & low, seed >> shift)
+            out[4 * i] = np.uint32(w[0])
+            out[4 * i + 1] = np.uint32(w[1])
+            out[4 * i + 2] = np.uint32(w[2])
+            out[4 * i + 3] = np.uint32(w[3])
+        return 0
+
+    return kernel
+
+
+_PHILOX = Kernel("philox", _philox)
 
 
 def _many_words(seed: int, stream: int, start: int, blocks: int) -> bool:
@@ -40,25 +93,12 @@ def _many_words(seed: int, stream: int, start: int, blocks: int) -> bool:
     return _words_drawn >= _MIN_WORDS
 
 
-@register("philox", "cpu", when=_many_words)
+@register("philox", "cpu", when=_many_words, needs_numba=False)
 def philox(xp, seed: int, stream: int, start: int, blocks: int):
-    out = np.empty((blocks, 4), np.uint32)
-    _philox_loop()(np.uint64(seed), np.uint64(stream), np.uint64(start), out)
-    return out.reshape(-1)
-
-
-@functools.cache
-def _philox_loop():
-    block = lift.lift(scalar.philox)
-    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
-
-    def loop(seed, stream, start, out):
-        for i in range(out.shape[0]):
-            n = start + np.uint64(i)
-            w = block(n & low, n >> shift, stream & low, stream >> shift, seed & low, seed >> shift)
-            out[i, 0] = np.uint32(w[0])
-            out[i, 1] = np.uint32(w[1])
-            out[i, 2] = np.uint32(w[2])
-            out[i, 3] = np.uint32(w[3])
-
-    return lift.compile(loop, "void(uint64, uint64, uint64, uint32[:, ::1])")
+    if not _PHILOX.ready():
+        return NotImplemented
+    out = np.empty(4 * blocks, np.uint32)
+    if blocks:
+        words = [value - (value >> 63 << 64) for value in (seed, stream, start)]  # as signed words
+        _launch(_PHILOX, -(-blocks // _SLICE_BLOCKS), *words, blocks, address(out))
+    return out

@@ -1,18 +1,21 @@
-"""Loops around scalar functions, made by numba: the one file here that names numba's interfaces."""
+"""What kernels are written with: scalar functions lifted into them, and the machine's words, atomics and calls.
+
+Kernels are built by functions that get this module as `tools`; nothing here is called before numba is imported.
+"""
 
 from __future__ import annotations
 
 import functools
+import platform
 import threading
 from collections.abc import Callable
 from types import FunctionType
-
-import numpy as np
+from typing import Any
 
 from deepcore import kernels
 
 # No fastmath: neither reassociation nor contraction. The numpy error model drops zero-division branches.
-_OPTIONS = {"nogil": True, "fastmath": False, "error_model": "numpy"}
+OPTIONS = {"nogil": True, "fastmath": False, "error_model": "numpy"}
 _LOCK = threading.RLock()
 _LIFTED: dict[FunctionType, Callable] = {}
 
@@ -28,27 +31,149 @@ def lift(function: FunctionType) -> Callable:
                 if isinstance(callee, FunctionType) and callee.__module__ == function.__module__:
                     names[name] = lift(callee)
             copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
-            found = _LIFTED[function] = kernels.load_numba().njit(forceinline=True, **_OPTIONS)(copy)
+            found = _LIFTED[function] = inline(copy)
         return found
 
 
+def inline(function: FunctionType) -> Callable:
+    """`function` as numba inlines it into a kernel; its closure may hold other such functions."""
+    return kernels.load_numba().njit(forceinline=True, **OPTIONS)(function)
+
+
 @functools.cache
-def elementwise(function: FunctionType, dtype) -> Callable:
-    """A compiled `loop(x, out)` over flat contiguous arrays of `dtype`: out[i] = function(float64(x[i]))."""
-    with _LOCK:
-        numba = kernels.load_numba()
-        scalar = lift(function)
+def view(dtype) -> Callable:
+    """A function from an address to a pointer that is indexed as an array of `dtype` is, without any check."""
+    numba = kernels.load_numba()
+    result = numba.types.CPointer(numba.from_dtype(dtype))
 
-        def loop(x, out):
-            for i in range(x.size):
-                out[i] = scalar(np.float64(x[i]))
+    def cast(context, builder, address):
+        return builder.inttoptr(address, context.get_value_type(result))
 
-        element = numba.from_dtype(dtype)
-        # A read-only parameter takes writeable arrays too: one compilation for both.
-        return compile(loop, (numba.types.Array(element, 1, "C", readonly=True), element[::1]))
+    return _intrinsic(result, "i", cast)
 
 
-def compile(function: Callable, signature) -> Callable:
-    """`function` compiled for the one `signature`, now."""
-    with _LOCK:
-        return kernels.load_numba().njit([signature], **_OPTIONS)(function)
+def _intrinsic(result, arguments: str, generate: Callable) -> Callable:
+    """A function whose instructions `generate(context, builder, *values)` makes; None stands for nothing returned.
+
+    `arguments`: "i" is an int64, "p" a pointer to int64.
+    """
+    from numba import types
+    from numba.extending import intrinsic
+
+    kinds = [types.CPointer(types.int64) if kind == "p" else types.int64 for kind in arguments]
+    signature = (types.void if result is None else result)(*kinds)
+
+    def codegen(context, builder, signature, values):
+        value = generate(context, builder, *values)
+        return context.get_dummy_value() if result is None else value
+
+    names = ", ".join(f"a{i}" for i in range(len(arguments)))
+    # numba reads the number of arguments from the function's own signature.
+    scope: dict[str, Any] = {"signature": signature, "codegen": codegen}
+    exec(f"def operation(typing, {names}):\n    return signature, codegen", scope)
+    return intrinsic(scope["operation"])
+
+
+@functools.cache
+def words() -> Callable:
+    """A function from an address to a pointer to int64."""
+    import numpy as np
+
+    return view(np.dtype(np.int64))
+
+
+@functools.cache
+def atomics() -> tuple[Callable, Callable, Callable, Callable, Callable]:
+    """load(p, i), store(p, i, v), add(p, i, v), swap(p, i, v) and exchanged(p, i, old, new), on int64 in one order.
+
+    add and swap return what was there before, exchanged whether p[i] was `old` and now is `new`.
+    """
+    from numba import types
+
+    order = "seq_cst"
+
+    def exchange(c, b, p, i, old, new):
+        pair = b.cmpxchg(b.gep(p, [i]), old, new, order, order)
+        return b.zext(b.extract_value(pair, 1), old.type)
+
+    return (
+        _intrinsic(types.int64, "pi", lambda c, b, p, i: b.load_atomic(b.gep(p, [i]), order, 8)),
+        _intrinsic(None, "pii", lambda c, b, p, i, v: b.store_atomic(v, b.gep(p, [i]), order, 8)),
+        _intrinsic(types.int64, "pii", lambda c, b, p, i, v: b.atomic_rmw("add", b.gep(p, [i]), v, order)),
+        _intrinsic(types.int64, "pii", lambda c, b, p, i, v: b.atomic_rmw("xchg", b.gep(p, [i]), v, order)),
+        _intrinsic(types.int64, "piii", exchange),
+    )
+
+
+@functools.cache
+def pause() -> Callable:
+    """A function that tells the processor it is waiting in a loop."""
+    from llvmlite import ir
+
+    machine = platform.machine().lower()
+    void = ir.FunctionType(ir.VoidType(), [])
+
+    def generate(context, builder, p):
+        module = builder.module
+        if machine in ("x86_64", "amd64"):
+            name = "llvm.x86.sse2.pause"
+            builder.call(module.globals.get(name) or ir.Function(module, void, name), [])
+        elif machine in ("aarch64", "arm64"):
+            name, i32 = "llvm.aarch64.hint", ir.IntType(32)
+            hint = module.globals.get(name) or ir.Function(module, ir.FunctionType(ir.VoidType(), [i32]), name)
+            builder.call(hint, [i32(1)])
+
+    return _intrinsic(None, "p", generate)
+
+
+@functools.cache
+def call_kernel() -> Callable:
+    """call(address, words, slice): the status of the kernel at an address."""
+    from llvmlite import ir
+    from numba import types
+
+    def generate(context, builder, address, words, part):
+        kind = ir.FunctionType(ir.IntType(32), [words.type, part.type])
+        return builder.sext(builder.call(builder.inttoptr(address, kind.as_pointer()), [words, part]), part.type)
+
+    return _intrinsic(types.int64, "ipi", generate)
+
+
+@functools.cache
+def call_system() -> Callable:
+    """call(address, seven whole numbers): a function of the system's, which may take fewer."""
+    from llvmlite import ir
+    from numba import types
+
+    def generate(context, builder, address, *values):
+        kind = ir.FunctionType(values[0].type, [v.type for v in values])
+        return builder.call(builder.inttoptr(address, kind.as_pointer()), values)
+
+    return _intrinsic(types.int64, "i" * 8, generate)
+
+
+@functools.cache
+def wait_on_address() -> Callable:
+    """call(function, address, value): Windows' WaitOnAddress, while the four bytes there equal `value`."""
+    from llvmlite import ir
+    from numba.core import cgutils
+
+    i64, i32 = ir.IntType(64), ir.IntType(32)
+
+    def generate(context, builder, function, address, value):
+        expected = cgutils.alloca_once(builder, i32)
+        builder.store(builder.trunc(value, i32), expected)
+        kind = ir.FunctionType(i32, [i64, i64, i64, i32])
+        where = builder.inttoptr(function, kind.as_pointer())
+        builder.call(where, [address, builder.ptrtoint(expected, i64), i64(4), i32(0xFFFFFFFF)])
+
+    return _intrinsic(None, "iii", generate)
+
+
+@functools.cache
+def address_of() -> Callable:
+    """The address that a pointer holds."""
+    from llvmlite import ir
+    from numba import types
+
+    return _intrinsic(types.int64, "p", lambda c, b, p: b.ptrtoint(p, ir.IntType(64)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import tempfile
 
 import pytest
 import standin
@@ -13,6 +15,11 @@ from deepcore.config import settings
 from deepcore.errors import BackendError
 
 register("standin", standin.create)
+
+# Kernels that tests compile are kept for this run and its subprocesses, apart from the user's own.
+_CACHE = None if settings.cache_dir else tempfile.mkdtemp(prefix="deepcore-tests-")
+if _CACHE:
+    os.environ["DEEPCORE_CACHE"] = settings.cache_dir = _CACHE
 
 try:
     import hypothesis
@@ -43,6 +50,11 @@ def backend(request) -> str:
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
     parser.addoption("--seed", type=int, default=0, help="what every test seeds deepcore's generator with (default 0)")
+
+
+def pytest_unconfigure():
+    if _CACHE:
+        shutil.rmtree(_CACHE, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):

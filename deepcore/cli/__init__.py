@@ -1,4 +1,4 @@
-"""The command line: `deepcore train`, `predict`, `summary`, `info`. One file per command."""
+"""The command line: `deepcore train`, `predict`, `summary`, `info`, `warmup`, `cache`. One file per command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from deepcore.errors import DeepcoreError, suggest
 
-COMMANDS = ("train", "predict", "summary", "info")
+COMMANDS = ("train", "predict", "summary", "info", "warmup", "cache")
 
 OK, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -38,7 +38,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(
         prog="deepcore",
         description="Deep learning on NumPy and CuPy arrays.",
-        epilog="Exit status: 0 done, 2 something in the command, a file or the data is wrong, 130 interrupted.",
+        epilog="Exit status: 0 done, 1 not everything could be done, 2 something in the command, a file or the data is wrong, 130 interrupted.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"deepcore {__version__}")

@@ -8,7 +8,7 @@ import platform
 from typing import Any
 
 PACKAGES = ("numpy", "numba", "llvmlite", "ml_dtypes", "tqdm", "cupy", "numba-cuda", "matplotlib", "pillow")
-ENVIRONMENT = ("DEEPCORE_BACKEND", "DEEPCORE_NUM_THREADS", "DEEPCORE_KERNELS", "DEEPCORE_DATA")
+ENVIRONMENT = ("DEEPCORE_BACKEND", "DEEPCORE_NUM_THREADS", "DEEPCORE_KERNELS", "DEEPCORE_CACHE", "DEEPCORE_DATA")
 
 
 def arguments(parser) -> None:
@@ -42,6 +42,7 @@ def _lines(value) -> list[str]:
 def collect() -> dict[str, dict[str, Any]]:
     """Everything `info` prints, by section."""
     from deepcore import __version__, backend
+    from deepcore.cli import cache
     from deepcore.config import settings
 
     facts: dict[str, dict[str, Any]] = {
@@ -51,6 +52,7 @@ def collect() -> dict[str, dict[str, Any]]:
     for kind in backend.available_kinds():
         title = f"backend {kind}" + (" (default)" if settings.backend.partition(":")[0] == kind else "")
         facts[title] = _backend(kind)
+    facts["kernels"] = {"used": "yes" if settings.kernels else "no: DEEPCORE_KERNELS=0"} | cache.facts()
     facts["environment"] = {name: os.environ.get(name, "not set") for name in ENVIRONMENT}
     return facts
 

@@ -1,0 +1,40 @@
+"""Show the cache of compiled kernels, or clear it.
+
+The folder is DEEPCORE_CACHE, or deepcore's where the system keeps caches. Clearing it is always safe: kernels are
+compiled again when they are needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def arguments(parser) -> None:
+    parser.add_argument("action", metavar="clear", nargs="?", choices=("clear",), help="delete all compiled kernels")
+
+
+def run(args) -> int:
+    from deepcore.kernels import cache
+
+    if args.action == "clear":
+        kept = len(cache.entries())
+        count = cache.clear()
+        print(f"deleted {_count(count)} from {cache.folder()}")
+        return 0 if count >= kept else 1
+    for name, value in facts().items():
+        print(f"{name:<8}{value}")
+    return 0
+
+
+def facts() -> dict[str, Any]:
+    """Where compiled kernels are kept, and how much of them."""
+    from deepcore.kernels import cache
+
+    sizes = cache.entries().values()
+    found = {"cache": str(cache.folder()), "kept": f"{_count(len(sizes))}, {sum(sizes) / 1000:,.1f} kB"}
+    problem = cache.problem()
+    return found | ({"problem": f"{problem}: kernels are compiled anew in each process"} if problem else {})
+
+
+def _count(count: int) -> str:
+    return f"{count} kernel" + ("" if count == 1 else "s")
