@@ -12,7 +12,6 @@ import functools
 import hashlib
 import importlib.util
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -147,7 +146,7 @@ def write(stem: str, data: bytes) -> bool:
             return False
         where = place if isinstance(place, int) else None
         root = "" if where is not None else f"{place}{os.sep}"
-        temporary = f"{root}.{secrets.token_hex(8)}.new"
+        temporary = f"{root}.{os.urandom(8).hex()}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         made = False
         try:

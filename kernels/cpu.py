@@ -10,9 +10,9 @@ from deepcore.errors import DeepcoreError
 from deepcore.kernels import pool, register, scalar
 from deepcore.kernels.compiler import Kernel, address
 
-# Below this many elements the reference takes less time than a call is worth loading numba for.
-_MIN_ELEMENTS = 4096
-# Words drawn in this process before numba is loaded for them (about 30 ms of the reference's time).
+# Below this many elements a call, if the cache is empty, is not worth compiling for.
+_MIN_ELEMENTS = 1024
+# Words drawn in this process before the kernel is loaded for them (about 30 ms of the reference's time).
 _MIN_WORDS = 1 << 20
 
 # Elements and random blocks of one slice: some 20 to 50 µs. Up to a slice there is one thread.

@@ -211,7 +211,7 @@ class _Pool:
     def __init__(self):
         # Never freed: a thread may look at it for as long as the process lives.
         space = (ctypes.c_int64 * (_SIZE + 8))()
-        _FOREVER.append(space)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(space))
         start = -ctypes.addressof(space) % 64 // 8
         self.base = ctypes.addressof(space) + 8 * start
         self.limit = 0
@@ -267,7 +267,6 @@ class _Pool:
             thread.join(1.0)
 
 
-_FOREVER: list = []
 _pool: _Pool | None = None
 _RESIZING = threading.Lock()
 

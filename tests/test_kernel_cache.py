@@ -430,7 +430,13 @@ print(float(x.numpy().astype("float64").sum()), states["erf_float32"], "numba" i
 
 
 def processes(count, place, **environment):
-    environment = {**os.environ, "DEEPCORE_CACHE": str(place), "PYTHONPATH": str(ROOT), **environment}
+    environment = {
+        **os.environ,
+        "DEEPCORE_CACHE": str(place),
+        "PYTHONPATH": str(ROOT),
+        "DEEPCORE_KERNELS": "1",
+        **environment,
+    }
     command = [sys.executable, "-W", "error", "-c", _PROCESS]
     started = [
         subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -518,7 +524,12 @@ def test_erf_has_the_same_bits_at_any_number_of_threads(dtype):
 @needs_numba
 def test_warmup_fills_the_cache_and_cache_shows_and_clears_it(tmp_path):
     def deepcore(*argv):
-        environment = {**os.environ, "DEEPCORE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+        environment = {
+            **os.environ,
+            "DEEPCORE_CACHE": str(tmp_path / "cache"),
+            "PYTHONPATH": str(ROOT),
+            "DEEPCORE_KERNELS": "1",
+        }
         command = [sys.executable, "-m", "deepcore", *argv]
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -229,7 +229,7 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_no_hang_at_exit(end):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DEEPCORE_KERNELS": "1"}
     command = [sys.executable, "-c", _SCRIPT.format(end=ENDS[end])]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == {"exit status": 7, "exception": 1}.get(end, 0), done.stderr
@@ -239,11 +239,11 @@ def test_no_hang_at_exit(end):
 def test_keyboard_interrupt():
     script = (
         "import deepcore as dc, numpy as np\n"
-        "dc.set_num_threads(3)\nx = dc.ones(1 << 20)\ndc.erf(x)\nprint('ready', flush=True)\n"
+        "dc.set_num_threads(3)\nx = dc.ones(1 << 20)\ny = dc.erf(x)\nprint('ready', flush=True)\n"
         "try:\n    while True: y = dc.erf(x)\nexcept KeyboardInterrupt: pass\n"
         "assert np.array_equal(dc.erf(x).numpy(), y.numpy())\nprint('fine')"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DEEPCORE_KERNELS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", script], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -259,7 +259,7 @@ def test_many_processes_at_once():
         "import deepcore as dc\ndc.set_num_threads(4)\nx = dc.ones(1 << 17)\n"
         "print(sum(float(dc.erf(x).numpy()[-1]) for _ in range(50)))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DEEPCORE_KERNELS": "1"}
     started = [
         subprocess.Popen([sys.executable, "-c", script], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for _ in range(6)
