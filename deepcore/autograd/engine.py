@@ -154,7 +154,7 @@ def _accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) 
     elif leaf.grad._requires_grad or 0 in leaf.grad._data.strides:  # recorded, or expanded: not written in place
         leaf.grad = Tensor(leaf.grad._data + raw, leaf.backend)
     else:
-        mode.context.run(leaf.backend.add, leaf.grad._data, raw, out=leaf.grad._data)
+        mode.enter(leaf.backend.add, leaf.grad._data, raw, out=leaf.grad._data)
         leaf.grad.bump_version()
 
 

@@ -101,7 +101,9 @@ class Backend:
 
     def special(self, name: str, x):
         """erf, lgamma, digamma … elementwise, by the name PyTorch's `special` module gives it."""
-        raise NotImplementedError
+        from deepcore.kernels import reference
+
+        return getattr(reference, name)(self, x)
 
     # -- device -----------------------------------------------------------------------------------
     def synchronize(self) -> None:

@@ -48,11 +48,6 @@ class CpuBackend(Backend):
     def scatter_add(self, target, index, values) -> None:
         np.add.at(target, index, values)
 
-    def special(self, name, x):
-        from deepcore.kernels import reference
-
-        return getattr(reference, name)(self, x)
-
     def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False):
         """Σ x over `axis` (None: all), in float32 for 16-bit floats, and in blocks where NumPy adds one row after the other.
 

@@ -69,11 +69,6 @@ class CudaBackend(Backend):
             return product(x.astype(float32), y.astype(float32)).astype(bfloat16)
         return product(x, y)
 
-    def special(self, name, x):
-        from deepcore.kernels import reference
-
-        return getattr(reference, name)(self, x)
-
     def synchronize(self) -> None:
         with self.device:
             self.array_module.cuda.get_current_stream().synchronize()

@@ -96,8 +96,8 @@ def batch_norm(
         centred = input - average
         variance = mean(square(centred), axes, keepdim=True)
         if running_mean is not None and running_var is not None:
-            mode.context.run(_move_towards, running_mean, average, momentum)
-            mode.context.run(_move_towards, running_var, variance, momentum, count / (count - 1))
+            mode.enter(_move_towards, running_mean, average, momentum)
+            mode.enter(_move_towards, running_var, variance, momentum, count / (count - 1))
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm outside training needs running_mean and running_var")

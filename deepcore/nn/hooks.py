@@ -52,7 +52,7 @@ class GradientTap:
             return args
         self.taps_inputs = True
         tapped = list(args)
-        for i, t in zip(self.where, _InputTap.apply(self, *(args[i] for i in self.where))):
+        for i, t in zip(self.where, _Tap.apply(self.see_input, *(args[i] for i in self.where))):
             tapped[i] = t
         return tuple(tapped)
 
@@ -65,7 +65,7 @@ class GradientTap:
             return result
         self.out_where, self.n_outputs = where, len(items)
         tapped = list(items)
-        for i, t in zip(where, _OutputTap.apply(self, *(items[i] for i in where))):
+        for i, t in zip(where, _Tap.apply(self.see_output, *(items[i] for i in where))):
             tapped[i] = t
         return tapped[0] if isinstance(result, Tensor) else type(result)(tapped)
 
@@ -98,25 +98,15 @@ class GradientTap:
         return grad_input
 
 
-class _InputTap(Function):
+class _Tap(Function):
+    """The tensors unchanged; `see` gets their gradients, and what it returns goes on in their place."""
+
     @staticmethod
-    def forward(ctx, tap, *tensors):
-        ctx.tap = tap
+    def forward(ctx, see, *tensors):
+        ctx.see = see
         ctx.set_materialize_grads(False)
         return tensors
 
     @staticmethod
     def backward(ctx, *gradients):
-        return (None, *ctx.tap.see_input(gradients))
-
-
-class _OutputTap(Function):
-    @staticmethod
-    def forward(ctx, tap, *tensors):
-        ctx.tap = tap
-        ctx.set_materialize_grads(False)
-        return tensors
-
-    @staticmethod
-    def backward(ctx, *gradients):
-        return (None, *ctx.tap.see_output(gradients))
+        return (None, *ctx.see(gradients))

@@ -74,7 +74,7 @@ def _total(gradients: list[Tensor], norm_type: float, names: list[str] | None, e
 def get_total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
     """‖(‖t₁‖ₚ, ‖t₂‖ₚ, …)‖ₚ: the p-norm of all the tensors as one vector, p = `norm_type` ("inf": the largest)."""
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    return mode.context.run(_total, tensors, norm_type, None, error_if_nonfinite)
+    return mode.enter(_total, tensors, norm_type, None, error_if_nonfinite)
 
 
 def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
@@ -85,7 +85,7 @@ def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_i
     """
     named = _named_gradients(parameters)
     gradients = [g for _, g in named]
-    return mode.context.run(
+    return mode.enter(
         _clip_norm, gradients, float(max_norm), float(norm_type), [n for n, _ in named], error_if_nonfinite
     )
 

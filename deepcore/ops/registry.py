@@ -31,17 +31,16 @@ class Op:
     """A primitive: what `apply` runs and records. Called with tensors and keyword parameters."""
 
     __slots__ = (
-        "_plans", "differentiable", "doc", "forward", "hint_text", "inputs", "name", "promotes", "saves", "variadic",
+        "_plans", "differentiable", "forward", "hint_text", "inputs", "name", "saves", "variadic",
         "view", "vjps",
     )  # fmt: skip
 
     #: Sums a gradient over broadcast dimensions; set by ops.shape.
     sum_to: Callable = staticmethod(lambda gradient, shape: gradient)
 
-    def __init__(self, forward, vjps, view, promotes, hint):
+    def __init__(self, forward, vjps, view=None, hint=None):
         self.name = forward.__name__.strip("_")
         self.forward = forward
-        self.doc = forward.__doc__
         code = forward.__code__
         self.inputs = code.co_varnames[1 : code.co_argcount]
         self.variadic = None
@@ -50,7 +49,6 @@ class Op:
         self.vjps = vjps
         self.differentiable = any(v is not None for v in vjps)
         self.view = view
-        self.promotes = promotes
         self.hint_text = hint
         self.saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
         self._plans = [None if v is None else self._plan(v) for v in vjps]
@@ -144,7 +142,7 @@ def primitive(*, vjp=(), view: str | None = None, hint=None) -> Callable[[Callab
     """
 
     def declare(forward) -> Op:
-        op = Op(forward, vjp if isinstance(vjp, tuple) else (vjp,), view, None, hint)
+        op = Op(forward, vjp if isinstance(vjp, tuple) else (vjp,), view, hint)
         _enter(PRIMITIVES, op.name, op)
         return op
 
@@ -161,7 +159,7 @@ def elementwise(
     """
 
     def declare(forward) -> Callable:
-        op = Op(forward, vjp if isinstance(vjp, tuple) else (vjp,), None, rule, None)
+        op = Op(forward, vjp if isinstance(vjp, tuple) else (vjp,))
         if rule in ("compare", "logical", "integer"):
             op.differentiable = False
         _enter(PRIMITIVES, op.name, op)
