@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import platform
+import sys
 import threading
 from collections.abc import Callable
 from types import FunctionType
@@ -17,22 +18,55 @@ from deepcore import kernels
 # No fastmath: neither reassociation nor contraction. The numpy error model drops zero-division branches.
 OPTIONS = {"nogil": True, "fastmath": False, "error_model": "numpy"}
 _LOCK = threading.RLock()
-_LIFTED: dict[FunctionType, Callable] = {}
+_LIFTED: dict[tuple[FunctionType, Any], Callable] = {}
 
 
-def lift(function: FunctionType) -> Callable:
-    """The numba version of a plain scalar function, and of the plain functions of its file that it calls."""
+def lift(function: FunctionType, dtype=None) -> Callable:
+    """The numba version of a plain scalar function and of the plain functions of this folder that it calls.
+
+    With a dtype (float32, float64) the formula is computed in it: its floating constants become that dtype's, and a
+    callee `exp` is `exp_float32` where its file has one of that name.
+    """
+    import numpy as np
+
+    dtype = None if dtype is None else np.dtype(dtype)
     with _LOCK:
-        found = _LIFTED.get(function)
+        function = _variant(function, dtype)
+        found = _LIFTED.get((function, dtype))
         if found is None:
-            names = dict(function.__globals__)
-            for name in function.__code__.co_names:
+            code, names = function.__code__, dict(function.__globals__)
+            for name in code.co_names:
                 callee = names.get(name)
-                if isinstance(callee, FunctionType) and callee.__module__ == function.__module__:
-                    names[name] = lift(callee)
-            copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
-            found = _LIFTED[function] = inline(copy)
+                if isinstance(callee, FunctionType) and callee.__module__.startswith(f"{kernels.__name__}."):
+                    names[name] = lift(callee, dtype)
+                elif dtype is not None and type(callee) is float:
+                    names[name] = dtype.type(callee)
+            if dtype is not None:
+                code = code.replace(co_consts=tuple(dtype.type(c) if type(c) is float else c for c in code.co_consts))
+            copy = FunctionType(code, names, function.__name__, function.__defaults__)
+            found = _LIFTED[function, dtype] = inline(copy)
         return found
+
+
+def _variant(function: FunctionType, dtype) -> FunctionType:
+    if dtype is None:
+        return function
+    return getattr(sys.modules[function.__module__], f"{function.__name__}_{dtype.name}", function)
+
+
+@functools.cache
+def local(dtype, count: int) -> Callable:
+    """A function `()` to a pointer to `count` elements on the stack, 64-byte aligned. Each place that calls it has its own."""
+    numba = kernels.load_numba()
+    result = numba.types.CPointer(numba.from_dtype(dtype))
+
+    def allocate(context, builder):
+        with builder.goto_entry_block():
+            space = builder.alloca(context.get_data_type(result.dtype), size=count)
+        space.align = 64
+        return space
+
+    return _intrinsic(result, "", allocate)
 
 
 def inline(function: FunctionType) -> Callable:
