@@ -15,6 +15,9 @@ import pytest
 import deepcore as dc
 from deepcore import errors
 from deepcore.autograd import engine
+from deepcore.config import settings
+from deepcore.ops import registry
+from deepcore.tensor import from_raw
 
 
 def leaf(values, backend="cpu", dtype="float64"):
@@ -794,3 +797,76 @@ def test_inner_grad_is_differentiated_by_the_outer_one():
 def test_grad_wants_a_scalar(bad):
     with pytest.raises(errors.GradientError, match="one number"):
         dc.grad(bad)(dc.tensor([1.0, 2.0]))
+
+
+# -- ops that do several things at once --------------------------------------------------------------------------
+
+
+def _scaled_square(seen):
+    """w·x² (w may be left out) with both gradients from one function, and x·w kept for it."""
+
+    def grads(g, input, weight, aux, needs):
+        seen.append(needs)
+        kept = _product(input, weight) if dc.is_grad_enabled() else from_raw(aux[0], g.backend)
+        two_w_x = g * kept
+        return two_w_x * 2.0, None if weight is None else g * input * input
+
+    def _product(input, weight):
+        return input if weight is None else input * weight
+
+    def scaled_square(xp, input, weight=None):
+        kept = input if weight is None else input * weight
+        return input * kept, kept
+
+    return registry.Op(scaled_square, (grads,), joint=True)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_op_may_keep_arrays_for_its_gradient_and_compute_all_gradients_at_once(backend, count):
+    seen: list = []
+    op = _scaled_square(seen)
+    x = dc.tensor([[1.0, -2.0], [3.0, 0.5]], dtype=dc.float64, backend=backend, requires_grad=True)
+    w = dc.tensor([2.0, -1.0], dtype=dc.float64, backend=backend, requires_grad=True)
+    op(*(x, w)[:count]).sum().backward()
+    weight = w.detach() if count == 2 else dc.ones(2, dtype=dc.float64, backend=backend)
+    assert np.allclose(x.grad.numpy(), (2 * weight * x.detach()).numpy())
+    if count == 2:
+        assert np.allclose(w.grad.numpy(), (x * x).detach().sum(0).numpy())
+    assert seen == [(True,) * count]
+    inputs = (x.detach(), w.detach())[:count]
+    for t in inputs:
+        t.requires_grad = True
+    assert dc.autograd.gradcheck(op, inputs)
+    assert dc.autograd.gradgradcheck(op, inputs)
+
+
+def test_a_fused_function_is_one_op_unless_it_is_recorded(monkeypatch):
+    ran = []
+
+    @registry.fused
+    def sum_and_product_for_test(a, b):
+        ran.append("formula")
+        return a + b, a * b
+
+    def kernel(xp, a, b):
+        ran.append("kernel")
+        return a + b, a * b
+
+    try:
+        op = registry.FUSED["sum_and_product_for_test"]
+        cpu = dc.get_backend("cpu")
+        a, b = dc.tensor([1.0, 2.0]), dc.tensor([3.0, 4.0], requires_grad=True)
+        plain = sum_and_product_for_test(a, b.detach())
+        monkeypatch.setitem(cpu.impls, op, kernel)
+        fused = sum_and_product_for_test(a, b.detach())
+        recorded = sum_and_product_for_test(a, b)
+        with dc.no_grad():
+            sum_and_product_for_test(a, b)
+        monkeypatch.setattr(settings, "kernels", False)
+        sum_and_product_for_test(a, a)
+    finally:
+        del registry.FUSED["sum_and_product_for_test"]
+    assert ran == ["formula", "kernel", "formula", "kernel", "formula"]
+    for one, other, third in zip(plain, fused, recorded):
+        assert one.tolist() == other.tolist() == third.tolist()
+    assert recorded[1].requires_grad and not fused[1].requires_grad

@@ -95,7 +95,13 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
         recorded = any(t._requires_grad for t in inputs)
         out = impl(backend, *[t._data for t in inputs], **params)  # NumPy is silent here already
     if out.__class__ is not backend.array_type:
-        out = backend.asarray(out)
+        if out.__class__ is not tuple:
+            out = backend.asarray(out)
+        elif op.many:
+            return tuple(Tensor(each, backend) for each in out)  # type: ignore[return-value]
+        else:  # what the forward has ready for the gradient
+            out, *aux = out
+            params = {**params, "aux": tuple(aux)}
     if recorded and op.differentiable and mode.grad:
         node = Node(op, inputs, params, out)
         result = Tensor(out, backend, True, node)
@@ -212,42 +218,49 @@ class Node:
                 f"{self.name}: the graph was already freed by an earlier backward",
                 fix="pass retain_graph=True to the first backward, or compute the loss again",
             )
-        op, saved, params = self.op, self.saved, self.params
-        gradients: list[Tensor | None] = []
-        for i, edge in enumerate(self.edges):
-            if edge is None:
-                gradients.append(None)
-                continue
-            function, plan = op.vjp_plan(i)
-            if function is None:
-                gradients.append(None)
-                continue
-            arguments: list[Any] = []
-            for what, key in plan:
-                if what == "g":
-                    arguments.append(g)
-                elif what == "input":
-                    arguments.append(self._checked(key))
-                elif what == "shape":
-                    held = saved[key]
-                    arguments.append(held._data.shape if isinstance(held, Tensor) else held)
-                elif what == "out":
-                    arguments.append(self._checked_out(g.backend))
-                elif what == "rest":
-                    arguments.append([self._checked(k) for k in range(key, len(saved))])
-                elif what == "shapes":
-                    arguments.append([h._data.shape if isinstance(h, Tensor) else h for h in saved])
-                elif what == "i":
-                    arguments.append(i)
-                else:
-                    arguments.append(params[key])
-            gradient = function(*arguments)
-            held = saved[i]
-            shape = held._data.shape if isinstance(held, Tensor) else held
-            if gradient._data.shape != shape:
-                gradient = op.sum_to(gradient, shape)
-            gradients.append(gradient)
+        op = self.op
+        gradients: list[Tensor | None]
+        if op.joint:
+            found = op.vjps[0](*self._arguments(op.vjp_plan(0)[1], g, 0))
+            gradients = [None if edge is None else found[i] for i, edge in enumerate(self.edges)]
+        else:
+            gradients = []
+            for i, edge in enumerate(self.edges):
+                function, plan = (None, None) if edge is None else op.vjp_plan(i)
+                gradients.append(None if function is None else function(*self._arguments(plan, g, i)))
+        for i, gradient in enumerate(gradients):
+            if gradient is not None:
+                held = self.saved[i]
+                shape = held._data.shape if isinstance(held, Tensor) else held
+                if gradient._data.shape != shape:
+                    gradients[i] = op.sum_to(gradient, shape)
         return gradients
+
+    def _arguments(self, plan, g: Tensor, i: int) -> list[Any]:
+        """What the VJP of input `i` reads, by its plan."""
+        saved = self.saved
+        arguments: list[Any] = []
+        for what, key in plan:
+            if what == "g":
+                arguments.append(g)
+            elif what == "input":
+                arguments.append(self._checked(key) if key < len(saved) else None)
+            elif what == "shape":
+                held = saved[key] if key < len(saved) else None
+                arguments.append(held._data.shape if isinstance(held, Tensor) else held)
+            elif what == "out":
+                arguments.append(self._checked_out(g.backend))
+            elif what == "rest":
+                arguments.append([self._checked(k) for k in range(key, len(saved))])
+            elif what == "shapes":
+                arguments.append([h._data.shape if isinstance(h, Tensor) else h for h in saved])
+            elif what == "i":
+                arguments.append(i)
+            elif what == "needs":
+                arguments.append(tuple(edge is not None for edge in self.edges))
+            else:
+                arguments.append(self.params[key])
+        return arguments
 
     def _checked(self, i: int) -> Tensor:
         t = self.saved[i]

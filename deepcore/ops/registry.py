@@ -15,14 +15,16 @@ input's shape by the engine.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepcore.autograd import apply, not_a_tensor
+from deepcore.autograd import apply, mode, not_a_tensor
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
+from deepcore.config import settings
 from deepcore.errors import ArgumentError, DTypeError
 from deepcore.tensor import Tensor, as_tensor
 
@@ -31,14 +33,14 @@ class Op:
     """A primitive: what `apply` runs and records. Called with tensors and keyword parameters."""
 
     __slots__ = (
-        "_plans", "differentiable", "forward", "hint_text", "inputs", "name", "saves", "variadic",
-        "view", "vjps",
+        "_plans", "differentiable", "forward", "hint_text", "inputs", "joint", "many", "name", "saves",
+        "variadic", "view", "vjps",
     )  # fmt: skip
 
     #: Sums a gradient over broadcast dimensions; set by ops.shape.
     sum_to: Callable = staticmethod(lambda gradient, shape: gradient)
 
-    def __init__(self, forward, vjps, view=None, hint=None):
+    def __init__(self, forward, vjps, view=None, hint=None, joint=False, many=False):
         self.name = forward.__name__.strip("_")
         self.forward = forward
         code = forward.__code__
@@ -48,6 +50,8 @@ class Op:
             self.variadic = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
         self.vjps = vjps
         self.differentiable = any(v is not None for v in vjps)
+        self.joint = joint
+        self.many = many
         self.view = view
         self.hint_text = hint
         self.saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
@@ -63,7 +67,7 @@ class Op:
         """What each argument of a VJP is, by its name."""
         plan: list[tuple[str, Any]] = []
         for name in vjp.__code__.co_varnames[: vjp.__code__.co_argcount]:
-            if name in ("g", "out", "i", "shapes"):
+            if name in ("g", "out", "i", "shapes", "needs"):
                 plan.append((name, None))
             elif name == self.variadic:
                 plan.append(("rest", len(self.inputs)))
@@ -77,7 +81,7 @@ class Op:
 
     def vjp_plan(self, i: int):
         """(the VJP for input i, what its arguments are)."""
-        if self.variadic:
+        if self.variadic or self.joint:
             # Leading named inputs have their own rule; the rest share the last one.
             i = min(i, len(self.vjps) - 1)
         return self.vjps[i], self._plans[i]
@@ -88,13 +92,13 @@ class Op:
         for i in range(count):
             if mask >> i & 1:
                 for what, key in self.vjp_plan(i)[1] or ():
-                    if what == "input":
+                    if what == "input" and key < count:
                         needed[key] = True
                     elif what == "rest":
                         needed[key:] = [True] * (count - key)
                     out = out or what == "out"
         plan = tuple(needed), out
-        if not self.variadic:
+        if not self.variadic and not self.forward.__defaults__:  # else it depends on the count, too
             self.saves[mask] = plan
         return plan
 
@@ -130,23 +134,58 @@ class Declared:
 
 #: Every primitive, by name.
 PRIMITIVES: dict[str, Op] = {}
+#: The ops that are functions of others, done at once: those of `fused`, by name.
+FUSED: dict[str, Op] = {}
 #: Every public function, by name.
 FUNCTIONS: dict[str, Declared] = {}
 
 
-def primitive(*, vjp=(), view: str | None = None, hint=None) -> Callable[[Callable], Op]:
+def primitive(*, vjp=(), joint=None, view: str | None = None, hint=None) -> Callable[[Callable], Op]:
     """Declare a structured primitive: an `Op` to be called by composites with parameters already normalised.
 
-    `vjp`: a function, or one per input (None: no gradient). `view`: "always" or "sometimes", where the output
-    shares the input's memory. `hint(inputs, params)`: the likely fix when the array library refuses.
+    `vjp`: a function, or one per input (None: no gradient). `joint`: in place of it, one function that returns the
+    gradients of all inputs; what `needs` does not ask for may be None. `view`: "always" or "sometimes", where the
+    output shares the input's memory. `hint(inputs, params)`: the likely fix when the array library refuses.
+
+    Trailing inputs with a default may be left out. A forward may return `(out, *aux)`: raw arrays it has ready for
+    the gradient, which finds them as `aux`.
     """
 
     def declare(forward) -> Op:
-        op = Op(forward, vjp if isinstance(vjp, tuple) else (vjp,), view, hint)
+        vjps = (joint,) if joint else vjp if isinstance(vjp, tuple) else (vjp,)
+        op = Op(forward, vjps, view, hint, joint is not None)
         _enter(PRIMITIVES, op.name, op)
         return op
 
     return declare
+
+
+def fused(formula: Callable) -> Callable:
+    """Decorator: the function of tensors, or of a tuple of them, that `formula` spells out, as one op where that has a kernel.
+
+    Positional arguments are tensors, or None at the end; keywords are parameters. Where something is recorded, as for
+    derivatives of higher order, and where there is no kernel, the formula itself runs.
+    """
+
+    def forward(xp, *arrays, **params):
+        result = formula(*[None if a is None else Tensor(a, xp) for a in arrays], **params)
+        return tuple(t._data for t in result) if isinstance(result, tuple) else result._data
+
+    forward.__name__ = formula.__name__
+    op = Op(forward, (None,), many=True)
+    _enter(FUSED, op.name, op)
+
+    @functools.wraps(formula)
+    def function(*tensors, **params):
+        inputs = tuple(t for t in tensors if t is not None)
+        backend = inputs[0].backend
+        if not settings.kernels or (backend.impls.get(op) or backend.bind(op)) is forward:
+            return formula(*tensors, **params)
+        if mode.grad and any(t._requires_grad for t in inputs):
+            return formula(*tensors, **params)
+        return apply(op, inputs, params)
+
+    return function
 
 
 def elementwise(
@@ -297,7 +336,6 @@ def axis_names(function: Callable) -> Callable:
 
     What is not a tensor is named as such: only then does an attribute turn out to be missing.
     """
-    import functools
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
