@@ -150,11 +150,19 @@ class CpuBackend(Backend):
         return self._blas
 
     def memory(self) -> dict[str, int]:
+        from deepcore.kernels import memory
+
+        held = {"held": memory.kept()}
         try:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            return {"used": pages * os.sysconf("SC_PAGE_SIZE")}
+            return {"used": pages * os.sysconf("SC_PAGE_SIZE"), **held}
         except (OSError, ValueError, AttributeError):
-            return {}
+            return held
+
+    def release_memory(self) -> None:
+        from deepcore.kernels import memory
+
+        memory.release()
 
     def info(self) -> dict[str, Any]:
         return {

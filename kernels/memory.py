@@ -1,0 +1,119 @@
+"""Memory for the results of CPU kernels.
+
+Large arrays from the system are new pages, and touching those costs more than most kernels do: a relu over 64 MB takes
+twice as long into fresh memory. So blocks of a megabyte or more are kept when the last array in them goes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+
+import numpy as np
+
+from deepcore.kernels.compiler import address
+
+# Smaller arrays come from the allocator's own free lists.
+_LEAST = 1 << 20
+# Blocks are whole pages, and stand in for requests down to seven eighths of their size.
+_PAGE = 1 << 12
+# Arrays start on a cache line, as vectors like it.
+_ALIGN = 64
+# How much memory without an array is kept, as a share of what the arrays ever took at once.
+_KEPT_SHARE = 0.5
+_KEPT_LEAST = 1 << 28
+
+
+class _Memory(np.ndarray):
+    """Bytes that outlive the arrays made in them."""
+
+
+class _Block(np.ndarray):
+    """A loan of some `_Memory`: the base of the arrays made in it, so that it ends with the last of them.
+
+    NumPy skips bases of its own plain class, which neither is.
+    """
+
+    def __del__(self):
+        _free.give(self)
+
+
+class _Free:
+    """Blocks without arrays, by size; the newest is used first, being in the cache the likeliest."""
+
+    def __init__(self):
+        # Re-entered where the garbage collector hands a block back inside a call.
+        self.lock = threading.RLock()
+        self.blocks: list[_Memory] = []
+        self.kept = self.lent = self.most = 0
+
+    def take(self, size: int) -> _Memory:
+        size = -(-size // _PAGE) * _PAGE
+        with self.lock:
+            found = None
+            for i in range(len(self.blocks) - 1, -1, -1):
+                have = self.blocks[i].size
+                if have == size:
+                    found = i
+                    break
+                if found is None and size < have <= size + size // 7:
+                    found = i
+            if found is not None:
+                memory = self.blocks.pop(found)
+                self.kept -= memory.size
+            self.lent += memory.size if found is not None else size
+            self.most = max(self.most, self.lent)
+        return memory if found is not None else _Memory(size, np.uint8)
+
+    def give(self, block: _Block) -> None:
+        memory = block.base
+        if type(memory) is not _Memory:  # a view of a loan, which its base will end
+            return
+        with self.lock:
+            self.lent -= memory.size
+            self.kept += memory.size
+            self.blocks.append(memory)
+            while self.kept > max(_KEPT_LEAST, _KEPT_SHARE * self.most):
+                self.kept -= self.blocks.pop(0).size
+
+    def clear(self) -> None:
+        with self.lock:
+            self.blocks.clear()
+            self.kept, self.most = 0, self.lent
+
+
+_free = _Free()
+
+
+def _after_fork() -> None:
+    _free.lock = threading.RLock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def empty(shape, dtype) -> np.ndarray:
+    """An array as `np.empty(shape, dtype)` makes it, C-contiguous, in memory that may have been used before."""
+    dtype = np.dtype(dtype)
+    size = (math.prod(shape) if isinstance(shape, tuple) else shape) * dtype.itemsize + _ALIGN
+    if size < _LEAST or dtype.hasobject:
+        return np.empty(shape, dtype)
+    memory = _free.take(size)
+    return np.ndarray(shape, dtype, memory.view(_Block), -address(memory) % _ALIGN)
+
+
+def empty_like(array) -> np.ndarray:
+    """`empty` of an array's shape and dtype."""
+    return np.empty(array.shape, array.dtype) if array.nbytes < _LEAST else empty(array.shape, array.dtype)
+
+
+def kept() -> int:
+    """Bytes that are kept for arrays to come."""
+    return _free.kept
+
+
+def release() -> None:
+    """Give what is kept back to the system."""
+    _free.clear()
