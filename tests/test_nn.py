@@ -32,6 +32,7 @@ from deepcore.nn import functional as F
 from deepcore.nn import init
 from deepcore.nn.files import build, describe
 from deepcore.nn.registry import LAYERS, LOSSES, Registry
+from deepcore.ops import linalg
 
 
 class Net(nn.Module):
@@ -845,3 +846,48 @@ def test_registering_a_layer_of_ones_own(tmp_path):
 
     with pytest.raises(ArgumentError, match=r"self.size"):
         Bare(2).constructor_arguments()
+
+
+# -- a layer and its activation in one op ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(linalg.EPILOGUES))
+def test_a_sequential_joins_a_layer_and_its_activation(backend, name):
+    """Same bits as one after the other, forward and backward; a hook, a subclass or a replaced forward is heeded."""
+    layer = nn.Linear(5, 3, backend=backend)
+    classes = [cls for cls in LAYERS.values() if hasattr(cls, "epilogue")]
+    activations = [cls(**example.arguments) for cls in classes for example in cls.examples]
+    activation = next(a for a in activations if a.epilogue == name)
+    x = dc.randn(4, 5, backend=backend)
+    results, ops = [], []
+    for joined in (True, False):
+        model = nn.Sequential(layer, activation)
+        if not joined:
+            activation.register_forward_hook(lambda *a: None)
+        t = x.clone()
+        t.requires_grad = True
+        model.zero_grad()
+        out = model(t)
+        ops.append(out.grad_fn.name)
+        (out * out).sum().backward()
+        results.append([v.numpy() for v in (out.detach(), t.grad, layer.weight.grad, layer.bias.grad)])
+    for one, other in zip(*results):
+        assert one.tobytes() == other.tobytes()
+    assert ops[0].startswith("LinearActivation") and not ops[1].startswith("Linear")
+
+
+def test_what_may_compute_something_else_is_not_joined():
+    class Doubled(nn.Linear):
+        def forward(self, input):
+            return super().forward(input) * 2
+
+    class Shifted(nn.ReLU):
+        def forward(self, input):
+            return super().forward(input - 1)
+
+    x = dc.randn(4, 3)
+    for first, second in ((Doubled(3, 3), nn.ReLU()), (nn.Linear(3, 3), Shifted())):
+        assert nn.Sequential(first, second)(x).tolist() == second(first(x)).tolist()
+    layer, relu = nn.Linear(3, 3), nn.ReLU()
+    relu.forward = lambda input: input + 1
+    assert nn.Sequential(layer, relu)(x).tolist() == (layer(x) + 1).tolist()

@@ -14,6 +14,7 @@ _ONE = ((3, 4),)
 class Sigmoid(Module):
     """y = 1 / (1 + e⁻ˣ)."""
 
+    epilogue = "sigmoid"
     examples = (Example({}, _ONE),)
 
     def forward(self, input):
@@ -34,6 +35,7 @@ class LogSigmoid(Module):
 class Tanh(Module):
     """y = tanh x."""
 
+    epilogue = "tanh"
     examples = (Example({}, _ONE),)
 
     def forward(self, input):
@@ -44,6 +46,7 @@ class Tanh(Module):
 class ReLU(Module):
     """y = max(x, 0). `inplace` is accepted and changes nothing."""
 
+    epilogue = "relu"
     examples = (Example({}, _ONE),)
 
     def __init__(self, inplace: bool = False):

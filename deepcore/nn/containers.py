@@ -114,9 +114,25 @@ class Sequential(_Indexed):
                 self.add_module(str(i), module)
 
     def forward(self, input):
-        for module in self._modules.values():
-            input = module(input)
+        modules = list(self._modules.values())
+        joined = False
+        for module, following in zip(modules, [*modules[1:], None]):
+            if joined:  # the activation that the layer before has computed
+                joined = False
+                continue
+            epilogue = _epilogue(module, following)
+            joined = epilogue is not None
+            input = module(input, activation=epilogue) if joined else module(input)
         return input
+
+
+def _epilogue(module: Module, following: Module | None) -> str | None:
+    """The activation that `following` is, if `module` can compute it at once and nothing of their own would be skipped."""
+    if following is None or "takes_activation" not in type(module).__dict__ or module._hooks or following._hooks:
+        return None
+    if "epilogue" not in type(following).__dict__ or "forward" in module.__dict__ or "forward" in following.__dict__:
+        return None  # a subclass or an instance may compute something else
+    return following.epilogue
 
 
 @LAYERS.register

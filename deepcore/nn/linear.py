@@ -51,6 +51,9 @@ class Linear(Module):
         Example({"in_features": 2, "out_features": 2}, ((2,),)),
     )
 
+    #: A Sequential hands `forward` the name of the activation that follows.
+    takes_activation = True
+
     def __init__(self, in_features: int, out_features: int, bias: bool = True, backend=None, dtype=None):
         super().__init__()
         check_sizes(self, in_features=in_features, out_features=out_features)
@@ -67,7 +70,7 @@ class Linear(Module):
             bound = 1 / math.sqrt(self.in_features)
             init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, input):
+    def forward(self, input, activation: str | None = None):
         if input.shape[-1:] != (self.in_features,):
             raise ShapeError(
                 f"Linear expects {self.in_features} features in the last dimension",
@@ -75,7 +78,7 @@ class Linear(Module):
                 received=f"shape {input.shape}",
                 fix=_linear_fix(input.shape, self.in_features),
             )
-        return F.linear(input, self.weight, self.bias)
+        return F.linear(input, self.weight, self.bias, activation=activation)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -249,8 +249,8 @@ def less_equal(input: Tensor, other: Operand) -> Tensor:
 def leaky_relu(input: Tensor, negative_slope: builtins.float = ...) -> Tensor:
     """max(0, x) + negative_slope · min(0, x)"""
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = ...) -> Tensor:
-    """input @ weightᵀ + bias; weight is (out, in)"""
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = ..., *, activation: builtins.str | None = ...) -> Tensor:
+    """activation(input @ weightᵀ + bias); weight is (out, in)."""
 
 def log(input: Tensor) -> Tensor:
     """ln input"""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from deepcore.autograd import apply, mixed_backends
+from deepcore.autograd import apply, mixed_backends, mode
 from deepcore.backend import dtypes as dt
-from deepcore.errors import ArgumentError, DTypeError, ShapeError
-from deepcore.ops.registry import Tensor, composite, primitive, sample
+from deepcore.errors import ArgumentError, DTypeError, ShapeError, suggest
+from deepcore.ops.registry import PRIMITIVES, Tensor, composite, fused, primitive, sample
 from deepcore.ops.shape import _permute, _reshape, permute
 
 
@@ -155,16 +156,113 @@ def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     return product if beta == 0 else product + (input if beta == 1 else input * beta)
 
 
+# -- linear layers ------------------------------------------------------------------------------------------------
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x if x.ndim == 2 else _reshape(x, shape=(math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def _linear_to_input(g, weight, input_shape):
+    product = _matmul(_rows(g), weight)
+    return product if product.shape == input_shape else _reshape(product, shape=input_shape)
+
+
+def _linear_to_weight(g, input):
+    return _matmul(_swap(_rows(g)), _rows(input))
+
+
+@primitive(vjp=(_linear_to_input, _linear_to_weight, lambda g: _rows(g).sum(0)))
+def _linear(xp, input, weight, bias=None):
+    out = xp.matmul(input, weight.T)
+    if bias is not None:
+        out += bias
+    return out
+
+
+#: The activations that may follow a linear layer in one op, by name: the op, and its parameters.
+EPILOGUES: dict[str, tuple[Any, dict[str, Any]]] = {
+    name: (PRIMITIVES[name.partition("_")[0]], {"approximate": "tanh"} if name == "gelu_tanh" else {})
+    for name in ("relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
+    if name.partition("_")[0] in PRIMITIVES
+}
+
+
+def _activate(xp, name: str, raw):
+    op, params = EPILOGUES[name]
+    return (xp.impls.get(op) or xp.bind(op))(xp, raw, **params)
+
+
+def _reads_output(name: str) -> bool:
+    return "out" in (what for what, _ in EPILOGUES[name][0].vjp_plan(0)[1])
+
+
+def _before_activation(g, input, out, name: str) -> Tensor:
+    """The gradient of what the activation was given, `input`, by its own VJP."""
+    op, params = EPILOGUES[name]
+    function, plan = op.vjp_plan(0)
+    known = {"g": g, "input": input, "out": out}
+    return function(*[known[what] if what in known else params[key] for what, key in plan])
+
+
+@fused
+def linear_activation_grad(g, read, *, activation):
+    """(gradient of z, its sum over the rows), given that of activation(z); `read` is what the activation's VJP reads."""
+    reads_output = _reads_output(activation)
+    before = _before_activation(g, None if reads_output else read, read if reads_output else None, activation)
+    return before, before.sum(0)
+
+
+def _gradients(g, input, weight, bias, read, activation, needs):
+    g, read = _rows(g), _rows(read)
+    before, over_rows = linear_activation_grad(g, read, activation=activation)
+    return (
+        _linear_to_input(before, weight, input.shape) if needs[0] else None,
+        _linear_to_weight(before, input) if needs[1] else None,
+        over_rows,
+    )
+
+
+def _gradients_by_input(g, input, weight, bias, aux, activation, needs):
+    read = _linear_out(input, weight, bias) if mode.grad else Tensor(aux[0], g.backend)
+    return _gradients(g, input, weight, bias, read, activation, needs)
+
+
+def _gradients_by_output(g, input, weight, bias, out, activation, needs):
+    return _gradients(g, input, weight, bias, out, activation, needs)
+
+
+@primitive(joint=_gradients_by_output)
+def _linear_activation(xp, input, weight, bias=None, *, activation):
+    return _activate(xp, activation, _linear.forward(xp, input, weight, bias))
+
+
+@primitive(joint=_gradients_by_input)
+def _linear_activation_kept(xp, input, weight, bias=None, *, activation):
+    before = _linear.forward(xp, input, weight, bias)
+    return _activate(xp, activation, before), before
+
+
+def _linear_out(input, weight, bias):
+    return _linear(input, weight) if bias is None else _linear(input, weight, bias)
+
+
 @composite(
     examples=lambda make: [
         sample(make(3, 4), make(2, 4), make(2)),
         sample(make(2, 3, 4), make(5, 4)),
         sample(make(4), make(2, 4), make(2)),
+        sample(make(2, 3, 4), make(5, 4), make(5)),
+        *(sample(make(3, 4), make(2, 4), make(2), activation=name) for name in EPILOGUES),
+        sample(make(4), make(2, 4), activation="tanh"),
     ],
     method=False,
 )
-def linear(input, weight, bias=None):
-    """input @ weightᵀ + bias; weight is (out, in)"""
+def linear(input, weight, bias=None, *, activation: str | None = None):
+    """activation(input @ weightᵀ + bias); weight is (out, in).
+
+    `activation`: none, "relu", "gelu", "gelu_tanh", "silu", "sigmoid" or "tanh", computed with the product at once.
+    """
     if weight.ndim not in (1, 2):
         raise ShapeError("linear needs a weight of shape (out, in)", received=str(weight.shape))
     if not input.ndim or input.shape[-1] != weight.shape[-1]:
@@ -174,8 +272,23 @@ def linear(input, weight, bias=None):
             received=str(input.shape),
             fix=f"Linear({input.shape[-1] if input.ndim else 1}, …), or reshape the input (nn.Flatten)",
         )
-    out = matmul(input, permute(weight, 1, 0) if weight.ndim == 2 else weight)
-    return out if bias is None else out + bias
+    if activation is not None and activation not in EPILOGUES:
+        raise ArgumentError(f"linear has no activation {activation!r}", fix=suggest(activation, EPILOGUES))
+    input, weight = _operands("linear", input, weight)
+    if (
+        input.ndim < 2
+        or weight.ndim < 2
+        or not dt.is_floating(input.dtype)
+        or (bias is not None and (bias.dtype != input.dtype or bias.shape != weight.shape[:1]))
+    ):
+        out = matmul(input, permute(weight, 1, 0) if weight.ndim == 2 else weight)
+        out = out if bias is None else out + bias
+        return out if activation is None else apply(EPILOGUES[activation][0], (out,), EPILOGUES[activation][1])
+    inputs = (input, weight) if bias is None else (input, weight, bias)
+    if activation is None:
+        return apply(_linear, inputs)
+    kept = not _reads_output(activation) and mode.grad and any(t._requires_grad for t in inputs)
+    return apply(_linear_activation_kept if kept else _linear_activation, inputs, {"activation": activation})
 
 
 # -- einsum -------------------------------------------------------------------------------------------------------
