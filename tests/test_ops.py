@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import zlib
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import deepcore as dc
+from deepcore import errors
+from deepcore.config import settings
 from deepcore.ops.registry import FUNCTIONS, Sample
 from deepcore.tensor import Tensor
 
@@ -239,3 +242,69 @@ def test_sums_of_nothing(shape, backend):
         expected = np.zeros(shape).sum(dim)
         assert out.shape == expected.shape
         np.testing.assert_array_equal(out.numpy(), expected)
+
+
+# -- kernels ----------------------------------------------------------------------------------------------------------
+
+
+class Larger(Make):
+    """The same samples with dimensions of 3 and 4 stretched, in a dtype: what a kernel divides among threads."""
+
+    stretch: ClassVar = {3: 67, 4: 1031}
+
+    def __init__(self, name: str, dtype):
+        super().__init__("cpu", name)
+        self.dtype = dtype
+
+    def _shape(self, shape) -> tuple[int, ...]:
+        return tuple(self.stretch.get(n, n) for n in shape)
+
+    def __call__(self, *shape, **limits) -> Tensor:
+        return super().__call__(*self._shape(shape), **limits).detach().to(self.dtype).requires_grad_()
+
+    def int(self, high, *shape) -> Tensor:
+        return super().int(high, *self._shape(shape))
+
+    def bool(self, *shape) -> Tensor:
+        return super().bool(*self._shape(shape))
+
+
+def everything(name: str, dtype) -> list[np.ndarray]:
+    """Outputs and gradients of every sample of a function that can be stretched."""
+    found = []
+    entry = FUNCTIONS[name]
+    for one in entry.examples(Larger(name, dtype)):
+        call, leaves = as_function(entry, one)
+        try:
+            result = call(*leaves)
+        except errors.DeepcoreError:  # its arguments say something about the shape
+            continue
+        outputs = outputs_of(result)
+        found += [t.detach().numpy() for t in outputs]
+        pulled = [t for t in outputs if t.requires_grad]
+        if pulled:
+            rng = np.random.default_rng(len(found))
+            pulls = [dc.tensor(rng.standard_normal(t.shape), dtype=t.dtype) for t in pulled]
+            gradients = dc.autograd.grad(pulled, leaves, pulls, allow_unused=True)
+            found += [g.numpy() for g in gradients if g is not None]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [dc.float32, dc.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_give_what_the_reference_gives_on_any_number_of_threads(name, dtype, monkeypatch):
+    monkeypatch.setattr(settings, "threads", 2)
+    two = everything(name, dtype)
+    if not two:
+        pytest.skip("its samples do not stretch")
+    monkeypatch.setattr(settings, "threads", 1)
+    one = everything(name, dtype)
+    assert [a.tobytes() for a in one] == [a.tobytes() for a in two]
+    monkeypatch.setattr(settings, "kernels", False)
+    plain = everything(name, dtype)
+    tight = 3e-5 if dtype == dc.float32 else 1e-12
+    for ours, reference in zip(two, plain):
+        assert ours.shape == reference.shape and ours.dtype == reference.dtype
+        np.testing.assert_allclose(
+            ours, reference, rtol=tight, atol=tight * np.abs(reference).max(initial=0, where=np.isfinite(reference))
+        )
