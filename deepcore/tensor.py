@@ -378,7 +378,7 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
     if dtype is not None:
         dtype = dt.as_dtype(dtype)
     elif raw.dtype.byteorder not in "=|":
-        dtype = raw.dtype.newbyteorder("=")
+        dtype = dt.as_dtype(raw.dtype)
     if not hasattr(raw, "shape") or type(raw) is not source.array_type:
         raw = source.asarray(raw)
     if source is not backend:

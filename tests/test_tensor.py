@@ -288,3 +288,20 @@ def test_printing_equals_pytorch():
     arrays += [np.arange(2000.0), np.arange(12).reshape(3, 4) * 1000, rng.standard_normal((30, 4, 11)).astype("f")]
     for a in arrays:
         assert repr(dc.tensor(a)) == repr(torch.tensor(a)).replace("torch.", "dc.")
+
+
+def test_a_dtype_is_one_object():
+    """Ops compare dtypes by identity first; a dtype that is equal but another object would take the long way round."""
+    layer = dc.nn.Linear(2, 3)
+    big_endian = dc.tensor(np.ones(3, ">f4"))
+    for t in (
+        dc.zeros(3),
+        dc.ones(2, dtype="float32"),
+        layer.weight,
+        layer.bias,
+        dc.randn(3),
+        big_endian,
+        dc.zeros(2) + 1,
+    ):
+        assert t.dtype is dc.float32
+    assert dc.arange(3).dtype is dc.int64 and dc.zeros(2, dtype=float).dtype is dc.float32

@@ -37,7 +37,8 @@ DTYPES = {
     "float32": float32,
     "float64": float64,
 }
-_SUPPORTED = frozenset(DTYPES.values())
+# NumPy may hold one dtype in several objects; ops tell at once that two are the same if they are one object.
+_SUPPORTED = {dtype: dtype for dtype in DTYPES.values()}
 _BOOL, _INT, _FLOAT = 0, 1, 2
 
 default_float = float32
@@ -57,13 +58,14 @@ def as_dtype(dtype) -> np.dtype:
         found = np.dtype(dtype)
     except TypeError:
         raise DTypeError(f"{dtype!r} is not a dtype", fix=suggest(str(dtype), DTYPES)) from None
-    if found.newbyteorder("=") not in _SUPPORTED:
+    native = _SUPPORTED.get(found.newbyteorder("="))
+    if native is None:
         raise DTypeError(
             f"tensors cannot hold dtype {found}",
             expected="one of " + ", ".join(DTYPES),
             fix="convert the array first, for example array.astype('float32')",
         )
-    return found.newbyteorder("=")
+    return native
 
 
 def is_supported(dtype) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 from deepcore.autograd import apply, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError, suggest
-from deepcore.ops.registry import PRIMITIVES, Tensor, composite, fused, primitive, sample
+from deepcore.ops.registry import PRIMITIVES, Tensor, composite, primitive, sample
 from deepcore.ops.shape import _permute, _reshape, permute
 
 
@@ -193,33 +194,21 @@ def _activate(xp, name: str, raw):
     return (xp.impls.get(op) or xp.bind(op))(xp, raw, **params)
 
 
+@functools.cache
 def _reads_output(name: str) -> bool:
     return "out" in (what for what, _ in EPILOGUES[name][0].vjp_plan(0)[1])
 
 
-def _before_activation(g, input, out, name: str) -> Tensor:
-    """The gradient of what the activation was given, `input`, by its own VJP."""
-    op, params = EPILOGUES[name]
-    function, plan = op.vjp_plan(0)
-    known = {"g": g, "input": input, "out": out}
-    return function(*[known[what] if what in known else params[key] for what, key in plan])
-
-
-@fused
-def linear_activation_grad(g, read, *, activation):
-    """(gradient of z, its sum over the rows), given that of activation(z); `read` is what the activation's VJP reads."""
-    reads_output = _reads_output(activation)
-    before = _before_activation(g, None if reads_output else read, read if reads_output else None, activation)
-    return before, before.sum(0)
-
-
 def _gradients(g, input, weight, bias, read, activation, needs):
-    g, read = _rows(g), _rows(read)
-    before, over_rows = linear_activation_grad(g, read, activation=activation)
+    """The gradients of activation(input @ weightᵀ + bias); `read` is what the activation's own VJP reads."""
+    op, params = EPILOGUES[activation]
+    function, plan = op.vjp_plan(0)
+    known = {"g": _rows(g), "input": _rows(read), "out": _rows(read)}
+    before = function(*[known[what] if what in known else params[key] for what, key in plan])
     return (
         _linear_to_input(before, weight, input.shape) if needs[0] else None,
         _linear_to_weight(before, input) if needs[1] else None,
-        over_rows,
+        before.sum(0) if bias is not None and needs[2] else None,
     )
 
 
@@ -263,6 +252,26 @@ def linear(input, weight, bias=None, *, activation: str | None = None):
 
     `activation`: none, "relu", "gelu", "gelu_tanh", "silu", "sigmoid" or "tanh", computed with the product at once.
     """
+    try:
+        x, w = input._data, weight._data
+        fits = len(x.shape) > 1 == len(w.shape) - 1 and x.shape[-1] == w.shape[1] and x.dtype is w.dtype
+        if fits and bias is not None:
+            b = bias._data
+            fits = b.dtype is w.dtype and b.shape == w.shape[:1]
+    except AttributeError:
+        fits = False
+    if not fits or not dt.is_floating(w.dtype) or (activation is not None and activation not in EPILOGUES):
+        return _any_linear(input, weight, bias, activation)
+    inputs = (input, weight) if bias is None else (input, weight, bias)
+    if activation is None:
+        return apply(_linear, inputs)
+    kept = mode.grad and not _reads_output(activation) and any(t._requires_grad for t in inputs)
+    return apply(_linear_activation_kept if kept else _linear_activation, inputs, {"activation": activation})
+
+
+def _any_linear(input, weight, bias, activation):
+    """Vectors, whole numbers, a bias that broadcasts; and what is wrong."""
+    input, weight = _operands("linear", input, weight)
     if weight.ndim not in (1, 2):
         raise ShapeError("linear needs a weight of shape (out, in)", received=str(weight.shape))
     if not input.ndim or input.shape[-1] != weight.shape[-1]:
@@ -274,21 +283,9 @@ def linear(input, weight, bias=None, *, activation: str | None = None):
         )
     if activation is not None and activation not in EPILOGUES:
         raise ArgumentError(f"linear has no activation {activation!r}", fix=suggest(activation, EPILOGUES))
-    input, weight = _operands("linear", input, weight)
-    if (
-        input.ndim < 2
-        or weight.ndim < 2
-        or not dt.is_floating(input.dtype)
-        or (bias is not None and (bias.dtype != input.dtype or bias.shape != weight.shape[:1]))
-    ):
-        out = matmul(input, permute(weight, 1, 0) if weight.ndim == 2 else weight)
-        out = out if bias is None else out + bias
-        return out if activation is None else apply(EPILOGUES[activation][0], (out,), EPILOGUES[activation][1])
-    inputs = (input, weight) if bias is None else (input, weight, bias)
-    if activation is None:
-        return apply(_linear, inputs)
-    kept = not _reads_output(activation) and mode.grad and any(t._requires_grad for t in inputs)
-    return apply(_linear_activation_kept if kept else _linear_activation, inputs, {"activation": activation})
+    out = matmul(input, permute(weight, 1, 0) if weight.ndim == 2 else weight)
+    out = out if bias is None else out + bias
+    return out if activation is None else apply(EPILOGUES[activation][0], (out,), EPILOGUES[activation][1])
 
 
 # -- einsum -------------------------------------------------------------------------------------------------------
