@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import Any
 
 from deepcore import kernels
+from deepcore.kernels import scalar
 
 # No fastmath: neither reassociation nor contraction. The numpy error model drops zero-division branches.
 OPTIONS = {"nogil": True, "fastmath": False, "error_model": "numpy"}
@@ -31,6 +32,8 @@ def lift(function: FunctionType, dtype=None) -> Callable:
 
     dtype = None if dtype is None else np.dtype(dtype)
     with _LOCK:
+        if function is scalar.fma:
+            return fma()
         function = _variant(function, dtype)
         found = _LIFTED.get((function, dtype))
         if found is None:
@@ -52,6 +55,28 @@ def _variant(function: FunctionType, dtype) -> FunctionType:
     if dtype is None:
         return function
     return getattr(sys.modules[function.__module__], f"{function.__name__}_{dtype.name}", function)
+
+
+@functools.cache
+def fma() -> Callable:
+    """fma(a, b, c) = a·b + c, rounded once, of floats of one type."""
+    from llvmlite import ir
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    def operation(typing, a, b, c):
+        kind = next((t for t in (a, b, c) if isinstance(t, types.Float)), a)
+
+        def codegen(context, builder, signature, values):
+            llvm = context.get_value_type(kind)
+            name = f"llvm.fma.{'f32' if kind.bitwidth == 32 else 'f64'}"
+            function = builder.module.globals.get(name)
+            function = function or ir.Function(builder.module, ir.FunctionType(llvm, [llvm] * 3), name)
+            return builder.call(function, values)
+
+        return kind(kind, kind, kind), codegen
+
+    return intrinsic(operation)
 
 
 @functools.cache

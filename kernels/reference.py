@@ -38,7 +38,7 @@ def _erf(xp, x):
     a = xp.abs(x)
     near, far = xp.minimum(a, 1.0), xp.minimum(xp.maximum(a, 1.0), 6.0)
     tail = 1.0 - xp.exp(-far * far) * scalar.erfcx_far(far)
-    return xp.where(a < 1.0, x * scalar.erf_near(near * near), xp.copysign(tail, x))
+    return xp.copysign(xp.where(a < 1.0, near + near * scalar.erf_near(near * near), tail), x)
 
 
 def _erfc(xp, x):
