@@ -91,7 +91,7 @@ def local(dtype, count: int) -> Callable:
         space.align = 64
         return space
 
-    return _intrinsic(result, "", allocate)
+    return intrinsic(result, "", allocate)
 
 
 def inline(function: FunctionType) -> Callable:
@@ -108,10 +108,10 @@ def view(dtype) -> Callable:
     def cast(context, builder, address):
         return builder.inttoptr(address, context.get_value_type(result))
 
-    return _intrinsic(result, "i", cast)
+    return intrinsic(result, "i", cast)
 
 
-def _intrinsic(result, arguments: str, generate: Callable) -> Callable:
+def intrinsic(result, arguments: str, generate: Callable) -> Callable:
     """A function whose instructions `generate(context, builder, *values)` makes; None stands for nothing returned.
 
     `arguments`: "i" is an int64, "p" a pointer to int64.
@@ -156,11 +156,11 @@ def atomics() -> tuple[Callable, Callable, Callable, Callable, Callable]:
         return b.zext(b.extract_value(pair, 1), old.type)
 
     return (
-        _intrinsic(types.int64, "pi", lambda c, b, p, i: b.load_atomic(b.gep(p, [i]), order, 8)),
-        _intrinsic(None, "pii", lambda c, b, p, i, v: b.store_atomic(v, b.gep(p, [i]), order, 8)),
-        _intrinsic(types.int64, "pii", lambda c, b, p, i, v: b.atomic_rmw("add", b.gep(p, [i]), v, order)),
-        _intrinsic(types.int64, "pii", lambda c, b, p, i, v: b.atomic_rmw("xchg", b.gep(p, [i]), v, order)),
-        _intrinsic(types.int64, "piii", exchange),
+        intrinsic(types.int64, "pi", lambda c, b, p, i: b.load_atomic(b.gep(p, [i]), order, 8)),
+        intrinsic(None, "pii", lambda c, b, p, i, v: b.store_atomic(v, b.gep(p, [i]), order, 8)),
+        intrinsic(types.int64, "pii", lambda c, b, p, i, v: b.atomic_rmw("add", b.gep(p, [i]), v, order)),
+        intrinsic(types.int64, "pii", lambda c, b, p, i, v: b.atomic_rmw("xchg", b.gep(p, [i]), v, order)),
+        intrinsic(types.int64, "piii", exchange),
     )
 
 
@@ -182,7 +182,7 @@ def pause() -> Callable:
             hint = module.globals.get(name) or ir.Function(module, ir.FunctionType(ir.VoidType(), [i32]), name)
             builder.call(hint, [i32(1)])
 
-    return _intrinsic(None, "p", generate)
+    return intrinsic(None, "p", generate)
 
 
 @functools.cache
@@ -195,7 +195,7 @@ def call_kernel() -> Callable:
         kind = ir.FunctionType(ir.IntType(32), [words.type, part.type])
         return builder.sext(builder.call(builder.inttoptr(address, kind.as_pointer()), [words, part]), part.type)
 
-    return _intrinsic(types.int64, "ipi", generate)
+    return intrinsic(types.int64, "ipi", generate)
 
 
 @functools.cache
@@ -208,7 +208,7 @@ def call_system() -> Callable:
         kind = ir.FunctionType(values[0].type, [v.type for v in values])
         return builder.call(builder.inttoptr(address, kind.as_pointer()), values)
 
-    return _intrinsic(types.int64, "i" * 8, generate)
+    return intrinsic(types.int64, "i" * 8, generate)
 
 
 @functools.cache
@@ -226,7 +226,7 @@ def wait_on_address() -> Callable:
         where = builder.inttoptr(function, kind.as_pointer())
         builder.call(where, [address, builder.ptrtoint(expected, i64), i64(4), i32(0xFFFFFFFF)])
 
-    return _intrinsic(None, "iii", generate)
+    return intrinsic(None, "iii", generate)
 
 
 @functools.cache
@@ -235,4 +235,4 @@ def address_of() -> Callable:
     from llvmlite import ir
     from numba import types
 
-    return _intrinsic(types.int64, "p", lambda c, b, p: b.ptrtoint(p, ir.IntType(64)))
+    return intrinsic(types.int64, "p", lambda c, b, p: b.ptrtoint(p, ir.IntType(64)))

@@ -1,0 +1,421 @@
+"""Matrix products on the CPU: register tiles over packed or plain operands, in slices that shapes alone decide.
+
+One chain of fused multiply-adds per element of the result, over a block of k; the blocks' sums are added in order, and
+the blocks depend on k alone. So the bits are the same for every tile, layout of the operands, and number of threads.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import math
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deepcore.backend.dtypes import bfloat16, float16, float32, float64
+from deepcore.errors import DeepcoreError
+from deepcore.kernels import cache, compiler, gemm_tile, pool
+from deepcore.kernels.compiler import Kernel, address
+
+# Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
+(_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO, _BATCHES, _ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK) = range(15)
+(_PACK_A, _PACK_B, _PANELS, _PACKED, _PART, _LDW, _LDR, _LDZ) = range(15, 23)
+# How B is read: where it lies, packed by each slice, packed before.
+_PLAIN, _BY_SLICE, _BEFORE = 0, 1, 2
+# Words of a call.
+(_PLAN, _A, _B, _OUT, _SPACE, _WORK, _BIAS, _RESIDUAL, _PRE, _SCALED, _SCALE) = range(11)
+
+# The most rows of A that a slice packs at a time, and the most steps of k between two sums.
+_MAX_ROWS = 96
+_MAX_STEPS = 320
+
+
+class Lanes(NamedTuple):
+    """What a family of processors gets: bytes of a vector, vectors across a tile, the heights of tiles."""
+
+    bytes: int
+    across: int
+    heights: tuple[int, int]
+
+
+@functools.cache
+def lanes() -> Lanes | None:
+    """The tiles for this processor; None where its vectors have no fused multiply-add."""
+    triple, _, features = cache.host()
+    there = set(features.split(","))
+    if "+avx512f" in there:
+        return Lanes(64, 2, (12, 8))
+    if {"+avx2", "+fma"} <= there:
+        return Lanes(32, 2, (6, 4))
+    if triple.startswith(("aarch64", "arm64")):
+        return Lanes(16, 2, (12, 8))
+    return None
+
+
+def _packer(tools, dtype: str, source: str, shape: Lanes):
+    """pack(from, sk, sj, k, width, to, stride): element (p, j) at from + p·sk + j·sj goes to to + p·stride + j·size.
+
+    Columns are rounded up to whole vectors; what is in those beyond `width` is of no account.
+    """
+    size = np.dtype(dtype).itemsize
+    n = shape.bytes // size
+    s = gemm_tile.Shape(dtype, n)
+    step = 2 if source in ("float16", "bfloat16") else size
+    two, one = gemm_tile.mover(tools, s, 2, source), gemm_tile.mover(tools, s, 1, source)
+    part = gemm_tile.masked_mover(tools, s, 1)
+    transpose = gemm_tile.transposer(tools, s, source)
+    narrow = tools.view(np.dtype(np.uint16 if step == 2 else dtype))
+    wide = tools.view(np.dtype(dtype))
+
+    @tools.inline
+    def pack(start, sk, sj, k, width, to, stride):
+        if sj == step:
+            j = 0
+            while j + n <= width:
+                if j + 2 * n <= width:
+                    for p in range(k):
+                        two(start + p * sk + j * step, to + p * stride + j * size)
+                    j += 2 * n
+                else:
+                    for p in range(k):
+                        one(start + p * sk + j * step, to + p * stride + j * size)
+                    j += n
+            if j < width:
+                for p in range(k):
+                    part(start + p * sk + j * step, to + p * stride + j * size, width - j)
+        else:
+            for j in range(0, width, n):
+                rows = min(n, width - j)
+                if k >= n:
+                    p = 0
+                    while p < k:
+                        p = min(p, k - n)  # the last block overlaps the one before
+                        transpose(start + p * sk + j * sj, sj, rows, to + p * stride + j * size, stride)
+                        p += n
+                else:
+                    for i in range(rows):
+                        x = narrow(start + (j + i) * sj)
+                        for p in range(k):
+                            wide(to + p * stride + (j + i) * size)[0] = x[p]
+
+    return pack
+
+
+def _slice(tools, dtype: str, activation: str):
+    """One block of rows and columns of out. Words: see above."""
+    shape = lanes()
+    assert shape is not None
+    size = np.dtype(dtype).itemsize
+    n = shape.bytes // size
+    columns = shape.across * n
+    tall, low = shape.heights
+    s = gemm_tile.Shape(dtype, n)
+    pack = _packer(tools, dtype, dtype, shape)
+    big = gemm_tile.tile(tools, s, tall, shape.across)
+    small = gemm_tile.tile(tools, s, low, shape.across)
+    some = gemm_tile.masked_mover(tools, s, shape.across)
+    panel_space = gemm_tile.space(tools, _MAX_STEPS * columns * size)
+    block_space = gemm_tile.space(tools, _MAX_STEPS * _MAX_ROWS * size)
+    tile_space = gemm_tile.space(tools, tall * columns * size)
+    other_space = gemm_tile.space(tools, tall * columns * size)
+    bias_space = gemm_tile.space(tools, columns * size)
+    words, view = tools.words(), tools.view(np.dtype(dtype))
+    reals, address_of = tools.view(np.dtype(np.float64)), tools.address_of()
+    convert = np.dtype(dtype).type
+    active = bool(activation)
+    f = tools.lift(_FORMULAS[activation], dtype) if active else tools.inline(lambda x: x)
+    stride = columns * size
+
+    def kernel(c, part):
+        p = words(c[_PLAN])
+        m, k, kblock, ablock = p[_M], p[_K], p[_KBLOCK], p[_ABLOCK]
+        a, b, out = c[_A], c[_B], c[_OUT]
+        ars, aks, bks, bjs, ldo = p[_ARS], p[_AKS], p[_BKS], p[_BJS], p[_LDO]
+        per = p[_DOWN] * p[_ACROSS]
+        batch = part // per
+        part -= batch * per
+        packed = c[_SPACE] + batch * p[_PACKED]
+        if p[_BATCHES]:
+            offsets = words(p[_BATCHES] + 24 * batch)
+            a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
+        across = part % p[_ACROSS]
+        first_row, first_column = (part // p[_ACROSS]) * p[_ROWS], across * p[_COLUMNS]
+        end_row, end_column = min(m, first_row + p[_ROWS]), min(p[_N], first_column + p[_COLUMNS])
+        panel, block, tile_at, other, bias = panel_space(), block_space(), tile_space(), other_space(), bias_space()
+        scale = convert(reals(address_of(c))[_SCALE])
+        block_step = -(-ablock // n) * n * size
+        special = active or c[_BIAS] != 0 or c[_RESIDUAL] != 0 or c[_PRE] != 0 or c[_SCALED] != 0
+        for k0 in range(0, k, kblock):
+            steps = min(kblock, k - k0)
+            last = k0 + steps == k
+            for i0 in range(first_row, end_row, ablock):
+                i1 = min(end_row, i0 + ablock)
+                a0, a_row, a_step = a + i0 * ars + k0 * aks, ars, aks
+                if p[_PACK_A]:
+                    pack(a0, aks, ars, steps, i1 - i0, block, block_step)
+                    a0, a_row, a_step = block, size, block_step
+                for j in range(first_column, end_column, columns):
+                    width = min(columns, end_column - j)
+                    b0, b_step, ahead = b + k0 * bks + j * bjs, bks, stride
+                    if p[_PACK_B] == _BEFORE:
+                        b0 = packed + (k0 * p[_PANELS] + (j // columns) * steps) * stride
+                        b_step, ahead = stride, 8 * stride
+                    elif p[_PACK_B] == _BY_SLICE or width < columns:
+                        pack(b0, bks, bjs, steps, width, panel, stride)
+                        b0, b_step, ahead = panel, stride, 8 * stride
+                    finishing = special and last
+                    if finishing and c[_BIAS]:
+                        some(c[_BIAS] + j * size, bias, width)
+                    i = i0
+                    while i < i1:
+                        left = i1 - i
+                        height = low if left <= low or tall < left <= 2 * low else tall
+                        rows = min(height, left)
+                        there = out + i * ldo + j * size
+                        source, lds, to, ldt = there, ldo, there, ldo
+                        if finishing or width < columns:
+                            to, ldt = tile_at, stride
+                            if width < columns:
+                                source, lds = tile_at, stride
+                                if k0:
+                                    for q in range(rows):
+                                        some(there + q * ldo, tile_at + q * stride, width)
+                        at = a0 + (i - i0) * a_row
+                        if height == tall:
+                            big(at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead)
+                        else:
+                            small(at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead)
+                        if finishing:
+                            t, r, v = view(tile_at), view(other), view(bias)
+                            if c[_SCALED]:
+                                for q in range(rows):
+                                    for x in range(columns):
+                                        t[q * columns + x] *= scale
+                            if c[_BIAS]:
+                                for q in range(rows):
+                                    for x in range(columns):
+                                        t[q * columns + x] += v[x]
+                            if c[_RESIDUAL]:
+                                for q in range(rows):
+                                    some(c[_RESIDUAL] + (i + q) * p[_LDR] + j * size, other + q * stride, width)
+                                    for x in range(columns):
+                                        t[q * columns + x] += r[q * columns + x]
+                            if c[_PRE]:
+                                for q in range(rows):
+                                    some(tile_at + q * stride, c[_PRE] + (i + q) * p[_LDZ] + j * size, width)
+                            if active:
+                                for q in range(rows):
+                                    for x in range(columns):
+                                        t[q * columns + x] = f(t[q * columns + x])
+                        if finishing or width < columns:
+                            for q in range(rows):
+                                some(tile_at + q * stride, there + q * ldo, width)
+                        i += height
+        return 0
+
+    return kernel
+
+
+def _pack_before(tools, dtype: str):
+    """Panels of B, one slice each, of all batches. Words: as for the product."""
+    shape = lanes()
+    assert shape is not None
+    size = np.dtype(dtype).itemsize
+    columns = shape.across * shape.bytes // size
+    pack, words = _packer(tools, dtype, dtype, shape), tools.words()
+    stride = columns * size
+
+    def kernel(c, part):
+        p = words(c[_PLAN])
+        k, panels, kblock = p[_K], p[_PANELS], p[_KBLOCK]
+        groups = -(-panels // p[_PART])
+        batch = part // groups
+        b, to = c[_B], c[_SPACE] + batch * p[_PACKED]
+        if p[_BATCHES]:
+            b += words(p[_BATCHES] + 24 * batch)[1]
+        first = (part - batch * groups) * p[_PART]
+        for k0 in range(0, k, kblock):
+            steps = min(kblock, k - k0)
+            for panel in range(first, min(panels, first + p[_PART])):
+                j = panel * columns
+                start = b + k0 * p[_BKS] + j * p[_BJS]
+                width = min(columns, p[_N] - j)
+                pack(start, p[_BKS], p[_BJS], steps, width, to + (k0 * panels + panel * steps) * stride, stride)
+        return 0
+
+    return kernel
+
+
+_FORMULAS: dict[str, Callable] = {}
+_KERNELS: dict[tuple, Kernel] = {}
+_PACKERS = {d: Kernel(f"gemm_pack_{d.name}", _pack_before, d.name) for d in (float32, float64)}
+_PLAIN_KERNELS = {d: Kernel(f"gemm_{d.name}", _slice, d.name, "") for d in (float32, float64)}
+
+
+def _kernel(dtype, activation: Callable | None) -> Kernel:
+    if activation is None:
+        return _PLAIN_KERNELS[dtype]
+    found = _KERNELS.get((dtype, activation))
+    if found is None:
+        name = f"{activation.__module__}.{activation.__qualname__}"
+        if not activation.__module__.startswith("deepcore.kernels."):
+            # The cache knows the sources of this folder only.
+            name += hashlib.sha256(inspect.getsource(activation).encode()).hexdigest()[:16]
+        short = "".join(x if x.isalnum() else "_" for x in name.removeprefix("deepcore.kernels."))
+        _FORMULAS[name] = activation
+        found = _KERNELS[dtype, activation] = Kernel(f"gemm_{dtype.name}_{short}", _slice, dtype.name, name)
+    return found
+
+
+# -- plans ------------------------------------------------------------------------------------------------------
+
+
+class _Plan:
+    """What is decided about a product by the shapes and strides of its operands."""
+
+    __slots__ = ("address", "batch", "columns", "dtype", "kernel", "pack", "rows", "shape", "slices", "space", "words")
+
+    def __init__(self, a, b):
+        m, k = a.shape[-2:]
+        n = b.shape[-1]
+        size, dtype = a.itemsize, a.dtype
+        shape = lanes()
+        columns = shape.across * shape.bytes // size
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        batches = math.prod(batch)
+        (ars, aks), (bks, bjs) = a.strides[-2:], b.strides[-2:]
+        if n == 1:
+            bjs = size if bks != size else bks
+        if k == 1:
+            bks = columns * size if bjs == size else size
+        self.shape, self.dtype, self.batch = (*batch, m, n), dtype, batch
+        blocks = max(1, -(-k // _MAX_STEPS))
+        kblock = -(-k // (8 * blocks)) * 8
+        panels = -(-n // columns)
+        rows, wide, how, pack_a = _slices(m, n, k, size, columns, bjs == size, aks == size)
+        down, across = -(-m // rows), -(-n // wide)
+        w = self.words = np.zeros(_LDZ + 1, np.int64)
+        w[[_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO]] = m, n, k, ars, aks, bks, bjs, n * size
+        w[[_ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK]] = rows, wide, down, across, kblock, min(rows, _MAX_ROWS)
+        w[[_PACK_A, _PACK_B, _PANELS, _PART, _LDR, _LDZ]] = pack_a, how, panels, 1, n * size, n * size
+        self.slices = batches * down * across
+        self.space = self.pack = 0
+        if how == _BEFORE:
+            packs = 1 if b.ndim == 2 else batches
+            self.space = packs * panels * columns * k * size
+            w[_PACKED] = self.space // packs if packs > 1 else 0
+            w[_PART] = max(1, (1 << 15) // max(k * columns, 1))
+            self.pack = packs * -(-panels // int(w[_PART]))
+        if batch:
+            table = np.zeros((batches, 3), np.int64)
+            places = np.indices(batch).reshape(len(batch), -1)
+            for column, x in enumerate((a, b)):
+                lead = x.ndim - 2
+                for axis in range(lead):
+                    if x.shape[axis] > 1:
+                        table[:, column] += places[len(batch) - lead + axis] * x.strides[axis]
+            table[:, 2] = np.arange(batches) * (m * n * size)
+            self.rows = table
+            w[_BATCHES] = table.ctypes.data
+        self.address = w.ctypes.data
+
+
+def _slices(m: int, n: int, k: int, size: int, columns: int, b_rows: bool, a_rows: bool) -> tuple[int, int, int, int]:
+    """Rows and columns of a slice, how B is read, and whether A is packed."""
+    flops = m * n * k
+    if m <= _MAX_ROWS:
+        count = max(1, min(16, flops >> 18))
+        wide = max(columns, -(-n // (columns * count)) * columns)
+        plain = b_rows and (m <= 36 or n * k * size <= 1 << 19)
+        return max(m, 1), wide, _PLAIN if plain else _BY_SLICE, 0
+    count = max(1, min(32, flops >> 19))
+    rows = max(12, -(-m // (12 * count)) * 12)
+    if rows > 1024:
+        rows = 960
+    how = _PLAIN if b_rows and n * k * size <= 1 << 16 else _BEFORE
+    return rows, max(n, 1), how, 0 if a_rows and k <= 1 << 7 else 1
+
+
+_PLANS: dict[tuple, _Plan | None] = {}
+_SPACES: list[np.ndarray] = []
+
+
+def _planned(a, b) -> _Plan | None:
+    key = (a.shape, a.strides, b.shape, b.strides, a.dtype)
+    if len(_PLANS) > 4096:
+        _PLANS.clear()
+    plan = _PLANS[key] = _Plan(a, b) if lanes() and _PLAIN_KERNELS[a.dtype].ready() and _PACKERS[a.dtype].ready() else None
+    return plan
+
+
+def _usable(x: np.ndarray) -> np.ndarray:
+    """`x`, or a copy where its memory is not aligned or its last two axes both have gaps."""
+    if not x.flags.aligned or x.dtype.byteorder not in "=|":
+        return np.ascontiguousarray(x, x.dtype.newbyteorder("="))
+    size = x.itemsize
+    if x.strides[-1] != size and x.strides[-2] != size and x.shape[-1] > 1 and x.shape[-2] > 1:
+        return np.ascontiguousarray(x)
+    return x
+
+
+def _scratch(size: int) -> np.ndarray:
+    """Memory of at least `size` bytes that nobody else has; hand it back by appending it to _SPACES."""
+    try:
+        space = _SPACES.pop()
+        if space.size >= size:
+            return space
+    except IndexError:
+        pass
+    return np.empty(size, np.uint8)
+
+
+_WORDS = struct.Struct("10qd")
+
+
+def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=None, pre=None):
+    """f(scale·(a @ b) + bias + residual), f being `activation`, a scalar formula; rounded after each of these.
+
+    a (…, m, k) and b (…, k, n) are float32 or float64 arrays; out, residual and pre are (…, m, n) and C-contiguous,
+    bias is (n,). `pre`, if given, is filled with what f is applied to. NotImplemented where no kernel serves.
+    """
+    plan = _PLANS.get((a.shape, a.strides, b.shape, b.strides, a.dtype))
+    if plan is None or a.dtype != b.dtype:
+        if a.dtype != b.dtype or a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2] or a.dtype not in _PACKERS:
+            return NotImplemented
+        a, b = _usable(a), _usable(b)
+        plan = _planned(a, b)
+        if plan is None:
+            return NotImplemented
+    kernel = _kernel(plan.dtype, activation)
+    if not kernel.ready():
+        return NotImplemented
+    if out is None:
+        out = np.empty(plan.shape, plan.dtype)
+    words = (
+        plan.address,
+        address(a),
+        address(b),
+        address(out),
+        0,
+        0,
+        0 if bias is None else address(bias),
+        0 if residual is None else address(residual),
+        0 if pre is None else address(pre),
+        0 if scale is None else 1,
+        0 if scale is None else struct.unpack("q", struct.pack("d", scale))[0],
+    )
+    if not plan.space:
+        pool.launch(kernel, plan.slices, *words)
+        return out
+    space = _scratch(plan.space)
+    words = (*words[:_SPACE], address(space), *words[_SPACE + 1 :])
+    packed = compiler.pack(words)
+    pool.run([(_PACKERS[plan.dtype], packed, plan.pack), (kernel, packed, plan.slices)])
+    _SPACES.append(space)
+    return out

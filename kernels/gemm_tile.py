@@ -1,0 +1,288 @@
+"""Instructions of the matrix product that no Python loop gives: register tiles, transposition, masked rows.
+
+Each maker returns a numba function whose arguments are whole numbers: addresses, strides in bytes, counts. All are
+parametrised by the element type and the number of lanes of a vector, so one text serves AVX-512, AVX2 and NEON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class Shape:
+    """LLVM's types for vectors of `lanes` elements of `dtype` (float32, float64), and what is computed with them."""
+
+    def __init__(self, dtype: str, lanes: int):
+        from llvmlite import ir
+
+        self.ir = ir
+        self.i64, self.i32, self.byte = ir.IntType(64), ir.IntType(32), ir.IntType(8)
+        self.size = 4 if dtype == "float32" else 8
+        self.element = ir.FloatType() if dtype == "float32" else ir.DoubleType()
+        self.lanes = lanes
+        self.vector = ir.VectorType(self.element, lanes)
+        self.suffix = f"v{lanes}f{8 * self.size}"
+
+    def const(self, value: int):
+        return self.ir.Constant(self.i64, value)
+
+    def pointer(self, b, address):
+        return b.inttoptr(address, self.byte.as_pointer())
+
+    def at(self, b, base, offset, kind=None):
+        """A pointer to a vector (or `kind`), `offset` bytes behind a byte pointer."""
+        if isinstance(offset, int):
+            offset = self.const(offset)
+        return b.bitcast(b.gep(base, [offset]), (kind or self.vector).as_pointer())
+
+    def load(self, b, base, offset, kind=None):
+        value = b.load(self.at(b, base, offset, kind))
+        value.align = 1 if kind is None or isinstance(kind, self.ir.VectorType) else self.size
+        return value
+
+    def store(self, b, value, base, offset):
+        b.store(value, self.at(b, base, offset)).align = 1
+
+    def function(self, b, name: str, result, *arguments):
+        module = b.module
+        return module.globals.get(name) or self.ir.Function(module, self.ir.FunctionType(result, arguments), name)
+
+    def fma(self, b):
+        return self.function(b, f"llvm.fma.{self.suffix}", self.vector, *[self.vector] * 3)
+
+    def spread(self, b, value):
+        """The vector with `value` in every lane."""
+        undefined = self.ir.Constant(self.vector, self.ir.Undefined)
+        zeros = self.ir.Constant(self.ir.VectorType(self.i32, self.lanes), [0] * self.lanes)
+        return b.shuffle_vector(b.insert_element(undefined, value, self.i32(0)), undefined, zeros)
+
+    def shuffle(self, b, x, y, places):
+        mask = self.ir.Constant(self.ir.VectorType(self.i32, len(places)), list(places))
+        return b.shuffle_vector(x, y, mask)
+
+    def mask(self, b, count, first: int):
+        """Which of the lanes first, first + 1, … are below count."""
+        ir = self.ir
+        numbers = ir.Constant(ir.VectorType(self.i64, self.lanes), [first + i for i in range(self.lanes)])
+        undefined = ir.Constant(numbers.type, ir.Undefined)
+        zeros = ir.Constant(ir.VectorType(self.i32, self.lanes), [0] * self.lanes)
+        limit = b.shuffle_vector(b.insert_element(undefined, count, self.i32(0)), undefined, zeros)
+        return b.icmp_signed("<", numbers, limit)
+
+    def masked_load(self, b, base, offset: int, mask):
+        pointer = self.at(b, base, offset)
+        zero = self.ir.Constant(self.vector, [0.0] * self.lanes)
+        load = self.function(
+            b, f"llvm.masked.load.{self.suffix}.p0", self.vector, pointer.type, self.i32, mask.type, self.vector
+        )
+        return b.call(load, [pointer, self.i32(1), mask, zero])
+
+    def masked_store(self, b, value, base, offset: int, mask):
+        pointer = self.at(b, base, offset)
+        void = self.ir.VoidType()
+        store = self.function(
+            b, f"llvm.masked.store.{self.suffix}.p0", void, self.vector, pointer.type, self.i32, mask.type
+        )
+        b.call(store, [value, pointer, self.i32(1), mask])
+
+
+def tile(tools, s: Shape, height: int, width: int) -> Callable:
+    """tile(a, ars, aks, b, bks, k, rows, source, lds, out, ldo, add, ahead): out = A·B, or source + A·B if add.
+
+    A is height × k, element (i, p) at a + i·ars + p·aks; B is k × (width vectors), row p at b + p·bks. Where there are
+    fewer rows, the last one is computed again in place of those missing. `ahead`: bytes from what is read of B to what
+    is prefetched.
+    """
+    from llvmlite import ir
+
+    def generate(context, b, *arguments):
+        a, ars, aks, start, bks, k, rows, source, lds, out, ldo, add, ahead = arguments
+        fma = s.fma(b)
+        prefetch = s.function(b, "llvm.prefetch.p0", ir.VoidType(), s.byte.as_pointer(), s.i32, s.i32, s.i32)
+        last = b.sub(rows, s.const(1))
+        line = [s.const(0)]
+        for i in range(1, height):
+            there = b.icmp_signed("<", s.const(i), rows)
+            line.append(b.select(there, s.const(i), last))
+        pointers = [s.pointer(b, b.add(a, b.mul(i, ars))) for i in line]
+        first = s.pointer(b, start)
+        before = b.block
+        for i in range(height):  # the result is wanted when the loop ends
+            for v in range(0, width * s.lanes * s.size, 64):
+                b.call(prefetch, [s.pointer(b, b.add(b.add(source, b.mul(line[i], lds)), s.const(v))), s.i32(0), s.i32(3), s.i32(1)])
+        loop, end = b.append_basic_block("loop"), b.append_basic_block("end")
+        b.branch(loop)
+        b.position_at_end(loop)
+        p, at_a = b.phi(s.i64), b.phi(s.i64)
+        at_b = b.phi(s.byte.as_pointer())
+        p.add_incoming(s.const(0), before)
+        at_a.add_incoming(s.const(0), before)
+        at_b.add_incoming(first, before)
+        sums = [[b.phi(s.vector) for _ in range(width)] for _ in range(height)]
+        zero = ir.Constant(s.vector, [0.0] * s.lanes)
+        for x in (x for row in sums for x in row):
+            x.add_incoming(zero, before)
+        row = [s.load(b, at_b, v * s.lanes * s.size) for v in range(width)]
+        for v in range(0, width * s.lanes * s.size, 64):
+            b.call(prefetch, [b.gep(at_b, [b.add(ahead, s.const(v))]), s.i32(0), s.i32(3), s.i32(1)])
+        totals = []
+        for i in range(height):
+            x = s.spread(b, s.load(b, pointers[i], at_a, s.element))
+            totals.append([b.call(fma, [x, row[v], sums[i][v]]) for v in range(width)])
+        for old, new in zip(sums, totals):
+            for x, y in zip(old, new):
+                x.add_incoming(y, loop)
+        following = b.add(p, s.const(1))
+        p.add_incoming(following, loop)
+        at_a.add_incoming(b.add(at_a, aks), loop)
+        at_b.add_incoming(b.gep(at_b, [bks]), loop)
+        b.cbranch(b.icmp_signed("<", following, k), loop, end)
+        b.position_at_end(end)
+        adds, stores = b.append_basic_block("adds"), b.append_basic_block("stores")
+        b.cbranch(b.icmp_signed("!=", add, s.const(0)), adds, stores)
+        b.position_at_end(adds)
+        # All is read before anything is written: rows may be there more than once.
+        added = []
+        for i in range(height):
+            base = s.pointer(b, b.add(source, b.mul(line[i], lds)))
+            added.append([b.fadd(s.load(b, base, v * s.lanes * s.size), x) for v, x in enumerate(totals[i])])
+        b.branch(stores)
+        b.position_at_end(stores)
+        results = [[b.phi(s.vector) for _ in range(width)] for _ in range(height)]
+        for i in range(height):
+            for v in range(width):
+                results[i][v].add_incoming(totals[i][v], end)
+                results[i][v].add_incoming(added[i][v], adds)
+        for i in range(height):
+            base = s.pointer(b, b.add(out, b.mul(line[i], ldo)))
+            for v in range(width):
+                s.store(b, results[i][v], base, v * s.lanes * s.size)
+
+    return tools.intrinsic(None, "i" * 13, generate)
+
+
+def _widened(s: Shape, b, base, offset, source: str):
+    """A vector read from memory of another type: float16, bfloat16, or the shape's own."""
+    from llvmlite import ir
+
+    if source == "bfloat16":
+        bits = s.load(b, base, offset, ir.VectorType(ir.IntType(16), s.lanes))
+        wide = b.zext(bits, ir.VectorType(s.i32, s.lanes))
+        shift = ir.Constant(wide.type, [16] * s.lanes)
+        return b.bitcast(b.shl(wide, shift), s.vector)
+    if source == "float16":
+        return b.fpext(s.load(b, base, offset, ir.VectorType(ir.HalfType(), s.lanes)), s.vector)
+    return s.load(b, base, offset)
+
+
+def transposer(tools, s: Shape, source: str) -> Callable:
+    """transpose(from, stride, rows, to, width): row i of a square block becomes column i.
+
+    Rows are `stride` bytes apart in memory of type `source`, columns' elements `width` bytes. Where there are fewer
+    rows, the last stands in for those missing.
+    """
+
+    def generate(context, b, start, stride, rows, to, width):
+        last = b.sub(rows, s.const(1))
+        lines = []
+        for i in range(s.lanes):
+            line = b.select(b.icmp_signed("<", s.const(i), rows), s.const(i), last)
+            lines.append(_widened(s, b, s.pointer(b, b.add(start, b.mul(line, stride))), 0, source))
+        for i, column in enumerate(_transposed(s, b, lines)):
+            s.store(b, column, s.pointer(b, b.add(to, b.mul(s.const(i), width))), 0)
+
+    return tools.intrinsic(None, "iiiii", generate)
+
+
+def _transposed(s: Shape, b, lines: list) -> list:
+    """Rows to columns: inside 16-byte groups first, then whole groups, as the processors' shuffles go."""
+    n, group = s.lanes, 16 // s.size
+
+    def interleaved(x, y, unit, high):
+        """From each group of both, the low or high half, in turns of `unit` elements."""
+        places = []
+        for g in range(0, n, group):
+            for u in range(0, group // 2, unit):
+                at = g + (group // 2 if high else 0) + u
+                places += [*range(at, at + unit), *range(n + at, n + at + unit)]
+        return s.shuffle(b, x, y, places)
+
+    for start in range(0, n, group):
+        four = lines[start : start + group]
+        if group == 4:
+            x, y, z, w = four
+            low, high = interleaved(x, y, 1, False), interleaved(x, y, 1, True)
+            low2, high2 = interleaved(z, w, 1, False), interleaved(z, w, 1, True)
+            four = [interleaved(p, q, 2, h) for p, q in ((low, low2), (high, high2)) for h in (False, True)]
+        else:
+            x, y = four
+            four = [interleaved(x, y, 1, False), interleaved(x, y, 1, True)]
+        lines[start : start + group] = four
+    # lines[r][group c] holds, of block column c, column r % group, rows of block row r // group.
+    blocks = n // group
+    columns: list[Any] = [None] * n
+    for r in range(group):
+        for c, column in enumerate(_gathered(s, b, [lines[q * group + r] for q in range(blocks)], group)):
+            columns[c * group + r] = column
+    return columns
+
+
+def _gathered(s: Shape, b, lines: list, group: int) -> list:
+    """From vectors of as many groups as there are vectors, the c-th groups of all, for each c."""
+    count, n = len(lines), s.lanes
+    if count == 1:
+        return lines
+    even = [g * group + i for g in range(0, 2 * count, 2) for i in range(group)]
+    odd = [p + group for p in even]
+    halves = []
+    for places in (even, odd):
+        halves.append([s.shuffle(b, x, y, places) for x, y in zip(lines[::2], lines[1::2])])
+    if count == 2:
+        return [halves[0][0], halves[1][0]]
+    # Every vector now holds two rows' even (odd) groups: 0 2 | 0 2, and again gives 0 | 0 | 0 | 0.
+    result: list[Any] = [None] * count
+    for parity, (x, y) in enumerate(halves):
+        result[parity] = s.shuffle(b, x, y, even)
+        result[parity + 2] = s.shuffle(b, x, y, odd)
+    assert n == count * group
+    return result
+
+
+def mover(tools, s: Shape, width: int, source: str | None = None) -> Callable:
+    """move(from, to): `width` vectors, widened from memory of type `source`."""
+
+    def generate(context, b, start, to):
+        start, to = s.pointer(b, start), s.pointer(b, to)
+        step = 2 if source in ("float16", "bfloat16") else s.size
+        for v in range(width):
+            s.store(b, _widened(s, b, start, v * s.lanes * step, source or ""), to, v * s.lanes * s.size)
+
+    return tools.intrinsic(None, "ii", generate)
+
+
+def masked_mover(tools, s: Shape, width: int) -> Callable:
+    """move(from, to, count): the first `count` of `width` vectors' elements."""
+
+    def generate(context, b, start, to, count):
+        start, to = s.pointer(b, start), s.pointer(b, to)
+        for v in range(width):
+            mask = s.mask(b, count, v * s.lanes)
+            offset = v * s.lanes * s.size
+            s.masked_store(b, s.masked_load(b, start, offset, mask), to, offset, mask)
+
+    return tools.intrinsic(None, "iii", generate)
+
+
+def space(tools, count: int) -> Callable:
+    """A function `()` to the address of `count` bytes on the stack, 64-byte aligned. Each place that calls it has its own."""
+    from llvmlite import ir
+    from numba import types
+
+    def generate(context, b):
+        with b.goto_entry_block():
+            memory = b.alloca(ir.IntType(8), size=count)
+        memory.align = 64
+        return b.ptrtoint(memory, ir.IntType(64))
+
+    return tools.intrinsic(types.int64, "", generate)
