@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import inspect
 import math
 import struct
-import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from deepcore.backend.dtypes import bfloat16, float16, float32, float64
-from deepcore.errors import DeepcoreError
-from deepcore.kernels import cache, compiler, gemm_tile, pool
+from deepcore.backend.dtypes import float32, float64
+from deepcore.kernels import cache, compiler, gemm_tile, memory, pool
 from deepcore.kernels.compiler import Kernel, address
 
 # Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
@@ -33,7 +30,7 @@ _PLAIN, _BY_SLICE, _BEFORE = 0, 1, 2
 
 # The most rows of A that a slice packs at a time, and the most steps of k between two sums.
 _MAX_ROWS = 96
-_MAX_STEPS = 320
+_MAX_STEPS = 192
 
 
 class Lanes(NamedTuple):
@@ -304,7 +301,7 @@ class _Plan:
         w[[_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO]] = m, n, k, ars, aks, bks, bjs, n * size
         w[[_ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK]] = rows, wide, down, across, kblock, min(rows, _MAX_ROWS)
         w[[_PACK_A, _PACK_B, _PANELS, _PART, _LDR, _LDZ]] = pack_a, how, panels, 1, n * size, n * size
-        self.slices = batches * down * across
+        self.slices = batches * down * across if k else 0
         self.space = self.pack = 0
         if how == _BEFORE:
             packs = 1 if b.ndim == 2 else batches
@@ -350,7 +347,9 @@ def _planned(a, b) -> _Plan | None:
     key = (a.shape, a.strides, b.shape, b.strides, a.dtype)
     if len(_PLANS) > 4096:
         _PLANS.clear()
-    plan = _PLANS[key] = _Plan(a, b) if lanes() and _PLAIN_KERNELS[a.dtype].ready() and _PACKERS[a.dtype].ready() else None
+    plan = _PLANS[key] = (
+        _Plan(a, b) if lanes() and _PLAIN_KERNELS[a.dtype].ready() and _PACKERS[a.dtype].ready() else None
+    )
     return plan
 
 
@@ -392,11 +391,13 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
         plan = _planned(a, b)
         if plan is None:
             return NotImplemented
+    if not plan.slices:
+        return NotImplemented
     kernel = _kernel(plan.dtype, activation)
     if not kernel.ready():
         return NotImplemented
     if out is None:
-        out = np.empty(plan.shape, plan.dtype)
+        out = memory.empty(plan.shape, plan.dtype)
     words = (
         plan.address,
         address(a),

@@ -110,7 +110,10 @@ def tile(tools, s: Shape, height: int, width: int) -> Callable:
         before = b.block
         for i in range(height):  # the result is wanted when the loop ends
             for v in range(0, width * s.lanes * s.size, 64):
-                b.call(prefetch, [s.pointer(b, b.add(b.add(source, b.mul(line[i], lds)), s.const(v))), s.i32(0), s.i32(3), s.i32(1)])
+                b.call(
+                    prefetch,
+                    [s.pointer(b, b.add(b.add(source, b.mul(line[i], lds)), s.const(v))), s.i32(0), s.i32(3), s.i32(1)],
+                )
         loop, end = b.append_basic_block("loop"), b.append_basic_block("end")
         b.branch(loop)
         b.position_at_end(loop)

@@ -423,9 +423,11 @@ def product_hash():
     return digest.hexdigest()
 
 
+@pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape_x, shape_y", PRODUCTS, ids=str)
-def test_matmul_is_right_and_the_same_at_any_threads(shape_x, shape_y, dtype, monkeypatch):
+def test_matmul_is_right_and_the_same_at_any_threads(shape_x, shape_y, dtype, kernels, monkeypatch):
+    monkeypatch.setattr(settings, "kernels", kernels)
     xp, rng = CpuBackend(), np.random.default_rng(0)
     tolerance = 1e-5 if dtype == np.float32 else 1e-12
     for name_x, x in operands(rng, shape_x, dtype):
@@ -450,7 +452,7 @@ def test_matmul_is_right_and_the_same_at_any_threads(shape_x, shape_y, dtype, mo
 )
 def test_matmul_bits_do_not_depend_on_the_blas_threads():
     seen = {
-        python(HASHES, OPENBLAS_NUM_THREADS=blas, DEEPCORE_NUM_THREADS=own)
+        python(HASHES, OPENBLAS_NUM_THREADS=blas, DEEPCORE_NUM_THREADS=own, DEEPCORE_KERNELS="0")
         for blas, own in (("1", "1"), ("2", "1"), ("4", "3"))
     }
     assert len(seen) == 1
@@ -486,6 +488,7 @@ def test_matmul_shapes_that_do_not_fit_raise():
 def test_numpy_error_state_reaches_the_threads(monkeypatch):
     xp = CpuBackend()
     monkeypatch.setattr(settings, "threads", 2)
+    monkeypatch.setattr(settings, "kernels", False)  # BLAS tells of an overflow; compiled kernels do not
     x = np.full((1000, 300), 1e30, np.float32)
     with np.errstate(over="raise"), pytest.raises(FloatingPointError):
         xp.matmul(x, x.T)
@@ -493,8 +496,10 @@ def test_numpy_error_state_reaches_the_threads(monkeypatch):
         assert np.isinf(xp.matmul(x, x.T)).all()
 
 
-def test_two_python_threads_at_once(monkeypatch):
+@pytest.mark.parametrize("kernels", [False, True])
+def test_two_python_threads_at_once(kernels, monkeypatch):
     """Overlapping products keep their bits, and the BLAS gets its own number of threads back."""
+    monkeypatch.setattr(settings, "kernels", kernels)
     xp, rng = CpuBackend(), np.random.default_rng(0)
     monkeypatch.setattr(settings, "threads", 2)
     x = rng.standard_normal((300, 400)).astype(np.float32)

@@ -26,6 +26,17 @@ _SLICE_LINES = 128
 _SLICE_FLOPS = 1 << 20
 
 
+_product: Any = None  # kernels.gemm.product, once wanted
+
+
+def _find_product():
+    global _product
+    from deepcore.kernels.gemm import product
+
+    _product = product
+    return product
+
+
 _add_up: Any = np.add.reduce
 # The rows that are added one after the other.
 _BLOCK_ROWS = 256
@@ -76,13 +87,18 @@ class CpuBackend(Backend):
     def matmul(self, x, y):
         """x @ y for operands of two or more dimensions, batches broadcast.
 
-        BLAS runs on one thread, over slices that the shapes alone decide, so the bits do not depend on the threads.
+        A kernel of our own where there is one; else BLAS on one thread, over slices that the shapes alone decide. So
+        the bits do not depend on the threads.
         """
         # NumPy has no BLAS for float16 and bfloat16: sum in float32, round once.
         if x.itemsize == 2 and x.dtype.char in "eE":
             return self.matmul(x.astype(float32), y.astype(float32)).astype(x.dtype)
         if x.dtype.kind != "f" or (x.size * y.shape[-1] <= _SERIAL_FLOPS and x.size + y.size <= _SERIAL_SIZE):
             return np.matmul(x, y)
+        if settings.kernels:
+            out = (_product or _find_product())(x, y)
+            if out is not NotImplemented:
+                return out
         with self.blas.one_thread():
             return self._sliced_matmul(x, y)
 
