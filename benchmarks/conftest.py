@@ -30,6 +30,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     machine.set_threads(config.getoption("--threads"))
     config.stash[KEPT] = Results(config.getoption("--quick"))
+    config.stash[OTHERS] = machine.Others()
     # A kernel that cannot be compiled; not in pytest.ini, which would import the deepcore that is installed.
     config.addinivalue_line("filterwarnings", "error::deepcore.errors.DeepcoreWarning")
 
@@ -78,6 +79,9 @@ def written(result: dict) -> str:
 
 
 KEPT = pytest.StashKey[Results]()
+OTHERS = pytest.StashKey[machine.Others]()
+#: The share of the processors that other processes may take.
+QUIET = 0.05
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +114,11 @@ def pytest_terminal_summary(terminalreporter, config):
         for entry in entries.values():
             terminalreporter.write_line(line(entry))
 
+    share = config.stash[OTHERS].share()
+    if share is not None and share > QUIET:
+        text = f"other processes took {share:.0%} of the processors: these figures are worth little, and are not saved"
+        terminalreporter.write_line(text, red=True)
+
 
 def line(entry: dict) -> str:
     """deepcore's time a call, and how many times as long each other side takes."""
@@ -120,7 +129,8 @@ def line(entry: dict) -> str:
 
 def pytest_sessionfinish(session, exitstatus):
     config = session.config
-    if config.getoption("--save") and not config.option.collectonly and exitstatus == 0:
+    quiet = (config.stash[OTHERS].share() or 0.0) <= QUIET
+    if config.getoption("--save") and not config.option.collectonly and exitstatus == 0 and quiet:
         left_out = config.stash[KEPT].save()
         if left_out:
             print(f"\nnot saved, because something is missing: {', '.join(left_out)}")

@@ -46,12 +46,25 @@ class Contest:
         return f"{self.suite}: {self.name}"
 
 
+def settle(window: float = 5e-3, most: float = 0.25) -> None:
+    """Wait until no thread of this process computes any more: those of OpenMP and BLAS spin for a while after their work,
+    11 and 26 ms with PyTorch and OpenBLAS, and would take a core from whoever is next."""
+    end = time.perf_counter() + most
+    busy = window
+    while busy > window / 10 and time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(window)
+        busy = time.process_time() - before
+
+
 class Local:
     """A side in this process."""
 
     def __init__(self, contest: Contest, side: str):
         made = contest.make(side)
         self.call, self.factor = made if isinstance(made, tuple) else (made, 1.0)
+        # deepcore's own threads, which the peaks use too, sleep after 50 µs.
+        self.lingers = not contest.process and not side.startswith((OWN, "copy", "fma"))
 
     def burst(self, calls: int) -> float:
         call, turns = self.call, range(calls)
@@ -59,6 +72,10 @@ class Local:
         for _ in turns:
             call()
         return (time.perf_counter() - start) * self.factor
+
+    def settle(self) -> None:
+        if self.lingers:
+            settle()
 
     def close(self) -> None:
         del self.call
@@ -89,31 +106,32 @@ class Turns:
                 self.sides[side] = (places or {}).get(side, Local)(contest, side)
             except Absent as reason:
                 self.absent[side] = str(reason)
-        timed = {side: self._calibrate(place) for side, place in self.sides.items()}
-        self.calls = {side: calls for side, (calls, _) in timed.items()}
-        cost = sum((calls + (not contest.process)) * seconds for calls, seconds in timed.values()) + 1e-9
-        least, budget = (effort.least // 2, 8 * effort.budget) if contest.process else (effort.least, effort.budget)
-        self.wanted = min(max(int(budget / cost), least), effort.most) | 1
+        self.calls = {side: self._calibrate(place) for side, place in self.sides.items()}
         self.rounds: list[dict[str, float]] = []
+        start = time.perf_counter()
+        self.round()  # for its length alone
+        self.rounds.clear()
+        least, budget = (effort.least // 2, 8 * effort.budget) if contest.process else (effort.least, effort.budget)
+        self.wanted = min(max(int(budget / (time.perf_counter() - start)), least), effort.most) | 1
 
-    def _calibrate(self, side) -> tuple[int, float]:
-        """(calls of a burst, seconds of one call)."""
-        side.burst(1)  # what is compiled or allocated once
+    def _calibrate(self, side) -> int:
+        """The calls of a burst."""
         if self.contest.process:
-            return 1, side.burst(1)
+            return 1
+        side.burst(1)  # what is compiled or allocated once
         calls, goal, factor = 1, self.effort.burst, getattr(side, "factor", 1.0)
         while (seconds := side.burst(calls) / factor) < goal / 4:
             calls = max(2 * calls, min(10 * calls, int(calls * goal / max(seconds, 1e-7))))
-        return math.ceil(calls * goal / seconds - 1e-9), seconds / calls
+        return math.ceil(calls * goal / seconds - 1e-9)
 
     def round(self) -> dict[str, float]:
-        """Seconds a call of each side, each after a pause and a call to find its memory in cache and its threads awake."""
+        """Seconds a call of each side, each after a burst to find its memory in cache and its threads awake."""
         row = {}
         for side, place in self.sides.items():
             if not self.contest.process:
-                time.sleep(1e-3)
-                place.burst(1)
+                place.burst(self.calls[side])
             row[side] = place.burst(self.calls[side]) / self.calls[side]
+            place.settle()
         self.rounds.append(row)
         return row
 

@@ -21,6 +21,33 @@ def set_threads(count: int) -> None:
         sys.modules["torch"].set_num_threads(count)
 
 
+class Others:
+    """What share of the machine's processors other processes take, from now on."""
+
+    def __init__(self):
+        self.start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float] | None:
+        """(seconds of all processes, of this one and its children that ended, of the processors)."""
+        try:
+            with open("/proc/stat", encoding="ascii") as file:
+                ticks = [int(n) / os.sysconf("SC_CLK_TCK") for n in file.readline().split()[1:9]]
+        except (OSError, ValueError):
+            return None
+        own = os.times()
+        # user, nice, system, idle, iowait, irq, softirq, steal: what the host takes is no process of ours either.
+        return sum(ticks) - ticks[3] - ticks[4], sum(own[:4]), sum(ticks)
+
+    def share(self) -> float | None:
+        """None where it cannot be known."""
+        now = self._now()
+        if self.start is None or now is None:
+            return None
+        busy, own, all_ = (b - a for a, b in zip(self.start, now))
+        return max(0.0, busy - own) / max(all_, 1e-9)
+
+
 def describe() -> dict[str, str]:
     facts = dc.get_backend("cpu").info()
     versions = {}

@@ -52,7 +52,7 @@ def _multiply_add(tools, lanes: int):
             total = builder.fadd(total, f)
         builder.store(total, where).align = 4
 
-    chains = tools._intrinsic(None, "ii", generate)
+    chains = tools.intrinsic(None, "ii", generate)
 
     def kernel(a, part):
         chains(a[0], a[1] + 256 * part)

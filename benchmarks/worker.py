@@ -117,6 +117,9 @@ class Remote:
     def burst(self, calls: int) -> float:
         return self.worker.ask("burst", calls)["seconds"]
 
+    def settle(self) -> None:
+        self.worker.ask("settle")
+
     def close(self) -> None:
         self.worker.ask("drop")
 
@@ -147,6 +150,8 @@ def serve() -> None:
                 reply["absent"] = traceback.format_exc(limit=-1).strip().splitlines()[-1]
         elif what == "burst":
             reply["seconds"] = side.burst(rest[0])
+        elif what == "settle":
+            side.settle()
         elif what == "drop":
             side = None
             array.cache_clear()

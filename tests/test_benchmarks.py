@@ -35,6 +35,9 @@ class Side:
         self.log.append((self.name, calls))
         return calls * self.seconds[len(self.log) % len(self.seconds)]
 
+    def settle(self):
+        self.log.append((self.name, "settled"))
+
     def close(self):
         self.log.append((self.name, "closed"))
 
@@ -57,7 +60,8 @@ def test_sides_take_turns_and_ratios_are_of_a_round(load):
             turns.sides[side].seconds = [speed * (10.0 if i else 1.0)]
         turns.round()
     order = [name for name, calls in log]
-    assert order == ["deepcore", "deepcore", "peer", "peer", "peak", "peak"] * 3
+    assert order == (["deepcore"] * 3 + ["peer"] * 3 + ["peak"] * 3) * 3
+    assert [what for name, what in log[:6]] == [3, 3, "settled", 2, 2, "settled"]
     result = turns.result()
     assert result["ratio"] == {"deepcore": {"peer": [2.0, 2.0, 2.0], "peak": [0.5, 0.5, 0.5]}}
     assert result["seconds"]["peer"] == [0.011, 0.02, 0.02] and result["over"]["deepcore"][1] == 0.005
@@ -169,6 +173,18 @@ def test_a_worker_is_another_process_that_takes_its_turns(load, monkeypatch):
     assert other.process.returncode == 0
 
 
+def test_what_other_processes_take_is_known(load):
+    machine = load("machine")
+    others = machine.Others()
+    if others.start is None:
+        pytest.skip("no /proc/stat here")
+    assert others.share() is not None
+    # All that runs from here on takes 1 of 4 seconds, and we 0.25 of that.
+    busy, own, all_ = others.start
+    others._now = lambda: (busy + 1.0, own + 0.25, all_ + 4.0)
+    assert others.share() == pytest.approx(0.1875)
+
+
 # -- compare ----------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +262,6 @@ def test_the_command_runs_and_saves_only_whole_suites(tmp_path):
     command = [sys.executable, "-m", "pytest", "benchmarks", "--quick", "--save", "-k", "eager and mul"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "not saved, because something is missing: eager" in done.stdout
+    assert "not saved, because something is missing: eager" in done.stdout or "not saved\n" in done.stdout
     assert "mul, recorded" in done.stdout
     assert before == {p: p.read_bytes() for p in (BENCHMARKS / "results").glob("*.json")}
