@@ -36,7 +36,8 @@ def register(name: str, backend_kind: str, when: Callable[..., bool] | None = No
     **params)` says which calls it takes (default: all); it may look at shape, dtype and layout only, so that the same
     call always gives the same bits. Kernels of one op are asked in the order of their files, then of registration.
     One that cannot be compiled here returns NotImplemented, and the next is asked; `needs_numba` is for those that
-    cannot run at all before numba is imported.
+    cannot run at all before numba is imported. A lone kernel with a method `bind(reference)` makes its callable itself:
+    it heeds `settings.kernels`, and saves this dispatcher's share of a short call.
     """
 
     def add(run: Callable) -> Callable:
@@ -57,6 +58,9 @@ def dispatcher(op_name: str, backend, reference: Callable) -> Callable:
     if not found:
         return reference
     kernels = tuple(found)
+    bind = getattr(found[0].run, "bind", None)
+    if bind is not None and len(found) == 1:
+        return bind(reference)
 
     def run(xp, *arrays, **params):
         if settings.kernels:

@@ -165,19 +165,24 @@ def exp_quick_float32(x):
 
 def exp_below(x):
     """eˣ for x ≤ 0; at most 1.1 ulp off, 1.3 where it is subnormal."""
-    k, p = exp_quick(x if x > -746.0 else -746.0)
+    k, p = exp_quick(-746.0 if x < -746.0 else x)
     return p * power_of_two(k + 60) * 2.0**-60
 
 
 def exp_below_float32(x):
-    k, p = exp_quick(x if x > -104.0 else -104.0)
+    k, p = exp_quick(-104.0 if x < -104.0 else x)
     return p * power_of_two(k + 30) * 2.0**-30
 
 
 def sigmoid(x):
-    """1/(1 + e⁻ˣ); at most 2 ulp off, also where it is tiny."""
+    """1/(1 + e⁻ˣ); at most 1.7 ulp off, also where it is tiny."""
     e = exp_below(-abs(x))
-    return (e if x < 0.0 else 1.0) / (1.0 + e)
+    below = 1.0 + e
+    inverse = 1.0 / below
+    above = e if x < 0.0 else 1.0
+    ratio = above * inverse
+    lost = fma(-ratio, below, above) - ratio * (e - (below - 1.0))
+    return fma(lost, inverse, ratio)
 
 
 def tanh_near(a):

@@ -496,27 +496,28 @@ def wait_for(child, seconds=60):
 
 @needs_numba
 def test_philox_has_the_integers_of_the_reference():
-    from deepcore.kernels import cpu
+    from deepcore.kernels import philox
 
     for seed, stream, start in ((0, 0, 0), (2**64 - 1, 2**63, 2**64 - 3), (2**63 - 1, 1, 2**32 - 2)):
-        for blocks in (0, 1, cpu._SLICE_BLOCKS, 3 * cpu._SLICE_BLOCKS + 5):
+        for blocks in (0, 1, philox._SLICE_BLOCKS, 3 * philox._SLICE_BLOCKS + 5):
             want = reference.philox(CPU, seed, stream, start, blocks)
-            got = cpu.philox(CPU, seed, stream, start, blocks)
+            got = philox.philox(CPU, seed, stream, start, blocks)
             assert got.dtype == want.dtype and np.array_equal(got, want)
 
 
 @needs_numba
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_erf_has_the_same_bits_at_any_number_of_threads(dtype):
-    from deepcore.kernels import cpu
+    from deepcore.kernels.elementwise import MAPS, SLICE
 
-    x = np.random.default_rng(0).standard_normal(5 * cpu._SLICE_ELEMENTS + 17).astype(dtype)
+    erf = MAPS["erf"]
+    x = np.random.default_rng(0).standard_normal(5 * SLICE + 17).astype(dtype)
     found = []
     before = settings.threads
     for count in (1, 2, 5):
         dc.set_num_threads(count)
-        found.append(cpu.erf(CPU, x))
-    found.append(np.concatenate([cpu.erf(CPU, part) for part in np.array_split(x, 7)]))
+        found.append(erf(CPU, x))
+    found.append(np.concatenate([erf(CPU, part) for part in np.array_split(x, 7)]))
     settings.threads = before
     assert all(np.array_equal(a, found[0]) for a in found)
 

@@ -103,6 +103,7 @@ class GELU(Module):
     (Hendrycks and Gimpel, 2016)
     """
 
+    epilogue = property(lambda self: "gelu" if self.approximate == "none" else "gelu_tanh")
     examples = (Example({}, _ONE), Example({"approximate": "tanh"}, _ONE))
 
     def __init__(self, approximate: str = "none"):
@@ -122,6 +123,7 @@ class GELU(Module):
 class SiLU(Module):
     """y = x / (1 + e⁻ˣ), also called swish."""
 
+    epilogue = "silu"
     examples = (Example({}, _ONE),)
 
     def __init__(self, inplace: bool = False):

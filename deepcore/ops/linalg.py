@@ -181,30 +181,27 @@ def _linear(xp, input, weight, bias=None):
     return out
 
 
-#: The activations that may follow a linear layer in one op, by name: the op, and its parameters.
-EPILOGUES: dict[str, tuple[Any, dict[str, Any]]] = {
-    name: (PRIMITIVES[name.partition("_")[0]], {"approximate": "tanh"} if name == "gelu_tanh" else {})
-    for name in ("relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
-    if name.partition("_")[0] in PRIMITIVES
+#: The activations that may follow a linear layer in one op, by name.
+EPILOGUES: dict[str, Any] = {
+    name: PRIMITIVES[name] for name in ("relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
 }
 
 
 def _activate(xp, name: str, raw):
-    op, params = EPILOGUES[name]
-    return (xp.impls.get(op) or xp.bind(op))(xp, raw, **params)
+    op = EPILOGUES[name]
+    return (xp.impls.get(op) or xp.bind(op))(xp, raw)
 
 
 @functools.cache
 def _reads_output(name: str) -> bool:
-    return "out" in (what for what, _ in EPILOGUES[name][0].vjp_plan(0)[1])
+    return "out" in (what for what, _ in EPILOGUES[name].vjp_plan(0)[1])
 
 
 def _gradients(g, input, weight, bias, read, activation, needs):
     """The gradients of activation(input @ weightᵀ + bias); `read` is what the activation's own VJP reads."""
-    op, params = EPILOGUES[activation]
-    function, plan = op.vjp_plan(0)
+    function, plan = EPILOGUES[activation].vjp_plan(0)
     known = {"g": _rows(g), "input": _rows(read), "out": _rows(read)}
-    before = function(*[known[what] if what in known else params[key] for what, key in plan])
+    before = function(*[known[what] for what, _ in plan])
     return (
         _linear_to_input(before, weight, input.shape) if needs[0] else None,
         _linear_to_weight(before, input) if needs[1] else None,
@@ -285,7 +282,7 @@ def _any_linear(input, weight, bias, activation):
         raise ArgumentError(f"linear has no activation {activation!r}", fix=suggest(activation, EPILOGUES))
     out = matmul(input, permute(weight, 1, 0) if weight.ndim == 2 else weight)
     out = out if bias is None else out + bias
-    return out if activation is None else apply(EPILOGUES[activation][0], (out,), EPILOGUES[activation][1])
+    return out if activation is None else apply(EPILOGUES[activation], (out,))
 
 
 # -- einsum -------------------------------------------------------------------------------------------------------

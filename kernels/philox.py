@@ -1,67 +1,20 @@
-"""Kernels for the CPU, without fused or reordered arithmetic, over slices that sizes alone decide: no bit depends on
-the number of threads."""
+"""Random words on the CPU, many at once."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from deepcore.backend.dtypes import float32, float64
 from deepcore.errors import DeepcoreError
 from deepcore.kernels import pool, register, scalar
 from deepcore.kernels.compiler import Kernel, address
 
-# Below this many elements a call, if the cache is empty, is not worth compiling for.
-_MIN_ELEMENTS = 1024
 # Words drawn in this process before the kernel is loaded for them (about 30 ms of the reference's time).
 _MIN_WORDS = 1 << 20
 
-# Elements and random blocks of one slice: some 20 to 50 µs. Up to a slice there is one thread.
-_SLICE_ELEMENTS = 1 << 15
+# Random blocks of one slice: some 20 to 50 µs. Up to a slice there is one thread.
 _SLICE_BLOCKS = 1 << 13
 
 _words_drawn = 0
-
-
-def _elementwise(tools, function: str, dtype: str):
-    """out[i] = function(float64(x[i])). Words: x, out, size."""
-    dt = np.dtype(dtype)
-    view, convert, formula = tools.view(dt), dt.type, tools.lift(getattr(scalar, function))
-
-    def kernel(a, part):
-        x, out, size = view(a[0]), view(a[1]), a[2]
-        for i in range(part * _SLICE_ELEMENTS, min(size, (part + 1) * _SLICE_ELEMENTS)):
-            out[i] = convert(formula(np.float64(x[i])))
-        return 0
-
-    return kernel
-
-
-_ERF = {dtype: Kernel(f"erf_{dtype.name}", _elementwise, "erf", dtype.name) for dtype in (float32, float64)}
-
-
-def _large_float(x) -> bool:
-    return x.size >= _MIN_ELEMENTS and (x.dtype == float32 or x.dtype == float64)
-
-
-@register("erf", "cpu", when=_large_float, needs_numba=False)
-def erf(xp, x):
-    return _map(_ERF[x.dtype], x)
-
-
-def _map(kernel: Kernel, x):
-    x = np.require(x, requirements=("C", "A"))
-    if not kernel.ready():
-        return NotImplemented
-    out = np.empty(x.shape, x.dtype)
-    if x.size:
-        _launch(kernel, -(-x.size // _SLICE_ELEMENTS), address(x), address(out), x.size)
-    return out
-
-
-def _launch(kernel: Kernel, slices: int, *words: int) -> None:
-    status = pool.launch(kernel, slices, *words)
-    if status:
-        raise DeepcoreError(f"kernel {kernel.name} stopped with status {status}")
 
 
 def _philox(tools):
@@ -100,5 +53,7 @@ def philox(xp, seed: int, stream: int, start: int, blocks: int):
     out = np.empty(4 * blocks, np.uint32)
     if blocks:
         words = [value - (value >> 63 << 64) for value in (seed, stream, start)]  # as signed words
-        _launch(_PHILOX, -(-blocks // _SLICE_BLOCKS), *words, blocks, address(out))
+        status = pool.launch(_PHILOX, -(-blocks // _SLICE_BLOCKS), *words, blocks, address(out))
+        if status:
+            raise DeepcoreError(f"kernel {_PHILOX.name} stopped with status {status}")
     return out
