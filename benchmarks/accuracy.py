@@ -1,0 +1,230 @@
+"""How far results are from float64's (from 80 bits or more for float64's own), beside PyTorch's.
+
+Elementwise errors are in units in the last place of the true value. Those of sums of many terms are in units of
+eps · Σ|terms|, or of eps times the largest true value of a row, as the case says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import peers
+from contest import Absent
+
+import deepcore as dc
+from deepcore.nn import functional as F
+
+COUNT = 20_000
+_ROOT_HALF = 0.7071067811865476
+
+
+# -- true values ------------------------------------------------------------------------------------------------------
+
+
+def _each(function: Callable) -> Callable:
+    return np.vectorize(function, otypes=[np.float64])
+
+
+def _mp(name: str) -> Callable:
+    """mpmath's function of float64, for differences from it to be taken before rounding: (high, low) as long double."""
+    try:
+        import mpmath
+    except ImportError:
+        raise Absent("mpmath is not installed") from None
+
+    def one(x):
+        with mpmath.workprec(120):
+            value = {
+                "erf": mpmath.erf,
+                "gelu": lambda x: x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2,
+            }[name](mpmath.mpf(float(x)))
+            high = float(value)
+            return np.longdouble(high) + (np.longdouble(float(value - high)) if math.isfinite(high) else 0)
+
+    return lambda x: np.array([one(v) for v in x], np.longdouble)
+
+
+def sigmoid(x):
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+def softplus(x):
+    return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
+
+
+# name: true value in float32's case (float64 in and out), in float64's (long double), what it takes
+FUNCTIONS: dict[str, tuple[Callable, Callable | str, str]] = {
+    "exp": (np.exp, np.exp, "all"),
+    "expm1": (np.expm1, np.expm1, "all"),
+    "log": (np.log, np.log, "positive"),
+    "log1p": (np.log1p, np.log1p, "above -1"),
+    "tanh": (np.tanh, np.tanh, "all"),
+    "sigmoid": (sigmoid, sigmoid, "all"),
+    "erf": (_each(math.erf), "erf", "all"),
+    "gelu": (_each(lambda x: 0.5 * x * math.erfc(-x * _ROOT_HALF)), "gelu", "all"),
+    "silu": (lambda x: x * sigmoid(x), lambda x: x * sigmoid(x), "all"),
+    "softplus": (softplus, softplus, "all"),
+}
+# Where functions change course: overflow, underflow, zeros, and where formulas are pieced together.
+_EDGES = {
+    "float32": [88.72, -87.33, -103.97, 1e-45, 1.1754944e-38, 9.01, 17.32, 20.0, 5.9, 3.9, 0.5, 0.625, 2**-12, 1.0, 14.5],
+    "float64": [709.78, -708.39, -745.1, 5e-324, 2.2e-308, 19.06, 36.7, 37.4, 5.9, 26.5, 0.5, 0.625, 2**-27, 1.0, 38.5],
+}  # fmt: skip
+INPUTS = ("random", "large", "tiny", "adversarial")
+
+
+def inputs(kind: str, dtype: str, domain: str, count: int) -> np.ndarray:
+    rng = np.random.default_rng(7)
+    if kind == "random":
+        x = 3.0 * rng.standard_normal(count)
+    elif kind == "large":
+        x = rng.choice([-1.0, 1.0], count) * np.exp(rng.uniform(math.log(8.0), math.log(120.0), count))
+    elif kind == "tiny":
+        x = rng.choice([-1.0, 1.0], count) * np.exp2(rng.uniform(-140 if dtype == "float32" else -1060, -3, count))
+    else:
+        edges = np.array(_EDGES[dtype])
+        near = np.repeat(edges, count // (2 * len(edges))) * (
+            1.0 + 1e-3 * rng.standard_normal(count // (2 * len(edges)) * len(edges))
+        )
+        x = np.concatenate([near, -near, edges, -edges, [0.0, -0.0]])
+    if domain == "positive":
+        x = np.abs(x)
+    elif domain == "above -1":
+        x = np.where(x > -1, x, -1 / (1 + np.abs(x)))
+    return x.astype(dtype)
+
+
+def ulps(got: np.ndarray, true: np.ndarray) -> float:
+    """The largest distance in units in the last place, at least those of the smallest normal number."""
+    with np.errstate(all="ignore"):
+        rounded = true.astype(got.dtype)
+    odd = ~np.isfinite(rounded)
+    # The largest number and infinity are neighbours.
+    edge = odd & np.isfinite(got) & (np.abs(got) == np.finfo(got.dtype).max)
+    if not np.array_equal(got[odd & ~edge], rounded[odd & ~edge], equal_nan=True):
+        return math.inf
+    unit = np.spacing(np.abs(rounded[~odd])).astype(true.dtype)
+    distance = np.abs(got[~odd].astype(true.dtype) - true[~odd]) / unit
+    return float(distance.max(initial=0.0)) if not np.isnan(distance).any() else math.inf
+
+
+def elementwise(name: str, dtype: str, kind: str) -> dict[str, float]:
+    near, far, domain = FUNCTIONS[name]
+    x = inputs(kind, dtype, domain, COUNT if dtype == "float32" or not isinstance(far, str) else 2_000)
+    if dtype == "float64":
+        if np.finfo(np.longdouble).nmant < 60:
+            raise Absent("no floating-point numbers longer than float64 here")
+        far = _mp(far) if isinstance(far, str) else far
+    with np.errstate(all="ignore"):
+        true = near(x.astype(np.float64)) if dtype == "float32" else far(x.astype(np.longdouble))
+    errors = {"deepcore": ulps(getattr(dc, name)(dc.from_numpy(x)).numpy(), true)}
+    with_torch(errors, lambda torch: ulps(_torch(torch, name)(torch.from_numpy(x)).numpy(), true))
+    return errors
+
+
+def _torch(torch, name: str):
+    return getattr(torch, name, None) or getattr(torch.nn.functional, name)
+
+
+def with_torch(errors: dict[str, float], measure: Callable) -> None:
+    try:
+        torch = peers.torch()
+    except Absent:
+        return
+    errors["torch"] = measure(torch)
+
+
+# -- functions of rows ------------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """A function of a matrix: deepcore's, PyTorch's, the true one in float64 and what its errors are measured by."""
+
+    deepcore: Callable
+    torch: Callable
+    true: Callable
+    scale: Callable
+
+
+def true_log_softmax(x):
+    x = x - x.max(1, keepdims=True)
+    return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+
+def true_layer_norm(x):
+    c = x - x.mean(1, keepdims=True)
+    return c / np.sqrt((c * c).mean(1, keepdims=True) + 1e-5)
+
+
+def _largest(x, true):
+    return np.abs(true).max(-1, keepdims=True)
+
+
+ROWS = {
+    "sum": Row(dc.sum, lambda t, x: x.sum(), np.sum, lambda x, true: np.abs(x).sum()),
+    "sum of rows": Row(lambda x: x.sum(0), lambda t, x: x.sum(0), lambda x: x.sum(0), lambda x, true: np.abs(x).sum(0)),
+    "softmax": Row(
+        lambda x: dc.softmax(x, 1),
+        lambda t, x: t.softmax(x, 1),
+        lambda x: np.exp(true_log_softmax(x)),
+        lambda x, true: np.maximum(true, np.finfo("f").tiny),
+    ),
+    "log_softmax": Row(
+        lambda x: dc.log_softmax(x, 1),
+        lambda t, x: t.log_softmax(x, 1),
+        true_log_softmax,
+        lambda x, true: np.maximum(np.abs(true), np.abs(x).max()),
+    ),
+    "layer_norm": Row(
+        lambda x: F.layer_norm(x, x.shape[1]),
+        lambda t, x: t.nn.functional.layer_norm(x, x.shape[1:]),
+        true_layer_norm,
+        _largest,
+    ),
+    "matmul": Row(
+        lambda x: x @ x.T,
+        lambda t, x: x @ x.T,
+        lambda x: x @ x.T,
+        lambda x, true: np.maximum(np.abs(x) @ np.abs(x).T, np.finfo("f").tiny),
+    ),
+}  # fmt: skip
+
+
+def matrix(kind: str) -> np.ndarray:
+    rng = np.random.default_rng(9)
+    x = rng.standard_normal((64, 3000))
+    if kind == "large":
+        x *= 1e3
+    elif kind == "tiny":
+        x *= 1e-12
+    elif kind == "adversarial":  # far from zero, with terms of very different size
+        x = 1e4 + x * np.exp2(rng.integers(-12, 12, x.shape))
+    return x.astype("f")
+
+
+def rows(name: str, dtype: str, kind: str) -> dict[str, float]:
+    one, x = ROWS[name], matrix(kind)
+    wide = x.astype(np.float64)
+    true = one.true(wide)
+    unit = np.finfo("f").eps * one.scale(wide, true)
+
+    def error(got) -> float:
+        return float((np.abs(got.numpy().astype(np.float64) - true) / unit).max())
+
+    errors = {"deepcore": error(one.deepcore(dc.from_numpy(x)))}
+    with_torch(errors, lambda torch: error(one.torch(torch, torch.from_numpy(x))))
+    return errors
+
+
+CASES: dict[str, Callable[[], dict[str, float]]] = {
+    f"{name} {dtype} {kind}": partial(measure, name, dtype, kind)
+    for measure, names, dtypes in ((elementwise, FUNCTIONS, ("float32", "float64")), (rows, ROWS, ("float32",)))
+    for name in names
+    for dtype in dtypes
+    for kind in INPUTS
+}
