@@ -29,8 +29,8 @@ def _each(function: Callable) -> Callable:
     return np.vectorize(function, otypes=[np.float64])
 
 
-def _mp(name: str) -> Callable:
-    """mpmath's function of float64, for differences from it to be taken before rounding: (high, low) as long double."""
+def _precise(formula: Callable) -> Callable:
+    """formula(mpmath, x) of float64, as long double."""
     try:
         import mpmath
     except ImportError:
@@ -38,14 +38,24 @@ def _mp(name: str) -> Callable:
 
     def one(x):
         with mpmath.workprec(120):
-            value = {
-                "erf": mpmath.erf,
-                "gelu": lambda x: x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2,
-            }[name](mpmath.mpf(float(x)))
+            value = formula(mpmath, mpmath.mpf(float(x)))
             high = float(value)
             return np.longdouble(high) + (np.longdouble(float(value - high)) if math.isfinite(high) else 0)
 
     return lambda x: np.array([one(v) for v in x], np.longdouble)
+
+
+def _erfc_half(x: float) -> float:
+    return 0.5 * math.erfc(-x * _ROOT_HALF)
+
+
+def _gelu_slope(x: float) -> float:
+    return _erfc_half(x) + x * math.exp(-0.5 * x * x) / math.sqrt(2 * math.pi) if abs(x) < 1e100 else float(x > 0)
+
+
+def _silu_slope(x):
+    y, far = sigmoid(x), sigmoid(-x)
+    return y * (1.0 + x * far)
 
 
 def sigmoid(x):
@@ -57,18 +67,40 @@ def softplus(x):
     return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
 
 
-# name: true value in float32's case (float64 in and out), in float64's (long double), what it takes
-FUNCTIONS: dict[str, tuple[Callable, Callable | str, str]] = {
-    "exp": (np.exp, np.exp, "all"),
-    "expm1": (np.expm1, np.expm1, "all"),
-    "log": (np.log, np.log, "positive"),
-    "log1p": (np.log1p, np.log1p, "above -1"),
-    "tanh": (np.tanh, np.tanh, "all"),
-    "sigmoid": (sigmoid, sigmoid, "all"),
-    "erf": (_each(math.erf), "erf", "all"),
-    "gelu": (_each(lambda x: 0.5 * x * math.erfc(-x * _ROOT_HALF)), "gelu", "all"),
-    "silu": (lambda x: x * sigmoid(x), lambda x: x * sigmoid(x), "all"),
-    "softplus": (softplus, softplus, "all"),
+class Function(NamedTuple):
+    """`true` of float64, for float32's results; `precise` of long double, or a formula for mpmath, for float64's own.
+
+    `gradient`: it is that of the function `name`, of (1, x).
+    """
+
+    true: Callable
+    precise: Callable
+    domain: str = "all"
+    mpmath: bool = False
+    gradient: tuple = ()
+
+
+FUNCTIONS = {
+    "exp": Function(np.exp, np.exp),
+    "expm1": Function(np.expm1, np.expm1),
+    "log": Function(np.log, np.log, "positive"),
+    "log1p": Function(np.log1p, np.log1p, "above -1"),
+    "tanh": Function(np.tanh, np.tanh),
+    "sigmoid": Function(sigmoid, sigmoid),
+    "erf": Function(_each(math.erf), lambda mp, x: mp.erf(x), mpmath=True),
+    "gelu": Function(_each(lambda x: x * _erfc_half(x)), lambda mp, x: x * mp.erfc(-x / mp.sqrt(2)) / 2, mpmath=True),
+    "silu": Function(lambda x: x * sigmoid(x), lambda x: x * sigmoid(x)),
+    "softplus": Function(softplus, softplus),
+    "gelu gradient": Function(
+        _each(_gelu_slope),
+        lambda mp, x: mp.erfc(-x / mp.sqrt(2)) / 2 + x * mp.npdf(x),
+        mpmath=True,
+        gradient=("gelu", (), {}),
+    ),
+    "silu gradient": Function(_silu_slope, _silu_slope, gradient=("silu", (), {})),
+    "softplus gradient": Function(
+        sigmoid, sigmoid, gradient=("softplus", (1.0, 20.0), {"beta": 1.0, "threshold": 20.0})
+    ),
 }
 # Where functions change course: overflow, underflow, zeros, and where formulas are pieced together.
 _EDGES = {
@@ -114,21 +146,32 @@ def ulps(got: np.ndarray, true: np.ndarray) -> float:
 
 
 def elementwise(name: str, dtype: str, kind: str) -> dict[str, float]:
-    near, far, domain = FUNCTIONS[name]
-    x = inputs(kind, dtype, domain, COUNT if dtype == "float32" or not isinstance(far, str) else 2_000)
-    if dtype == "float64":
-        if np.finfo(np.longdouble).nmant < 60:
-            raise Absent("no floating-point numbers longer than float64 here")
-        far = _mp(far) if isinstance(far, str) else far
+    one = FUNCTIONS[name]
+    x = inputs(kind, dtype, one.domain, 2_000 if dtype == "float64" and one.mpmath else COUNT)
     with np.errstate(all="ignore"):
-        true = near(x.astype(np.float64)) if dtype == "float32" else far(x.astype(np.longdouble))
-    errors = {"deepcore": ulps(getattr(dc, name)(dc.from_numpy(x)).numpy(), true)}
+        if dtype == "float32":
+            true = one.true(x.astype(np.float64))
+        elif np.finfo(np.longdouble).nmant < 60:
+            raise Absent("no floating-point numbers longer than float64 here")
+        else:
+            true = (_precise(one.precise) if one.mpmath else one.precise)(x.astype(np.longdouble))
+    errors = {"deepcore": ulps(_own(name)(dc.from_numpy(x)).numpy(), true)}
     with_torch(errors, lambda torch: ulps(_torch(torch, name)(torch.from_numpy(x)).numpy(), true))
     return errors
 
 
-def _torch(torch, name: str):
-    return getattr(torch, name, None) or getattr(torch.nn.functional, name)
+def _own(name: str) -> Callable:
+    if not FUNCTIONS[name].gradient:
+        return getattr(dc, name)
+    function, _, params = FUNCTIONS[name].gradient
+    return lambda x: peers.fused(f"{function}_grad")(dc.ones_like(x), x, **params)
+
+
+def _torch(torch, name: str) -> Callable:
+    if not FUNCTIONS[name].gradient:
+        return getattr(torch, name, None) or getattr(torch.nn.functional, name)
+    function, arguments, _ = FUNCTIONS[name].gradient
+    return lambda x: peers.backward(f"{function}_backward")(torch.ones_like(x), x, *arguments, torch.empty_like(x))
 
 
 def with_torch(errors: dict[str, float], measure: Callable) -> None:

@@ -1,6 +1,8 @@
-"""Libraries to compete with."""
+"""Libraries to compete with, and what deepcore has of theirs."""
 
 from __future__ import annotations
+
+import functools
 
 from contest import Absent
 
@@ -21,9 +23,20 @@ def shared(x):
     return torch().from_numpy(x)
 
 
+@functools.cache
 def backward(name: str):
     """PyTorch's own backward function `name` as (tensors…, result) -> result, written to `result`."""
     op = getattr(torch().ops.aten, name)
     into = op.grad_input if "grad_input" in op.overloads() else op.out
     where = "grad_input" if "grad_input" in {a.name for a in into._schema.arguments} else "out"
     return lambda *arguments: into(*arguments[:-1], **{where: arguments[-1]})
+
+
+@functools.cache
+def fused(name: str):
+    """deepcore's function `name` that is one op where it has a kernel, as a gradient is: (tensors…, **params) -> tensor."""
+    from deepcore.ops.registry import FUSED
+
+    if name not in FUSED:
+        raise Absent(f"there is no {name}")
+    return FUSED[name]

@@ -42,6 +42,18 @@ def ufunc(name: str, torch_name: str | None = None, **settings) -> Map:
     )
 
 
+def gradient(name: str, *arguments, bound: bool = False, **params) -> Map:
+    """Of (g, x), x being what the function was given or what it gave."""
+    torch_name = {"relu": "threshold"}.get(name, name)
+    return Map(
+        lambda g, x: peers.fused(f"{name}_grad")(g, x, **params),
+        None,
+        lambda torch, out, g, x: peers.backward(f"{torch_name}_backward")(g, x, *arguments, out),
+        inputs=2,
+        bound=bound,
+    )
+
+
 def sigmoid(out, x):
     np.negative(x, out=out)
     np.exp(out, out=out)
@@ -76,6 +88,12 @@ MAPS = {
         lambda out, x: np.logaddexp(0.0, x, out=out),
         lambda torch, out, x: torch._C._nn.softplus(x, out=out),
     ),
+    "tanh gradient": gradient("tanh", bound=True),
+    "sigmoid gradient": gradient("sigmoid", bound=True),
+    "relu gradient": gradient("relu", 0.0, bound=True),
+    "gelu gradient": gradient("gelu"),
+    "silu gradient": gradient("silu"),
+    "softplus gradient": gradient("softplus", 1.0, 20.0, beta=1.0, threshold=20.0),
 }
 
 
@@ -87,7 +105,9 @@ def make(side: str, name: str, size: int):
     if one.positive:
         x = [np.abs(each) + np.float32(1e-3) for each in x]
     if side == "deepcore":
-        return partial(one.deepcore, *map(dc.from_numpy, x))
+        call = partial(one.deepcore, *map(dc.from_numpy, x))
+        call()  # Absent where a revision has no such gradient
+        return call
     out = np.empty(size, "f")
     if side == "torch":
         return partial(one.torch, peers.torch(), peers.torch().from_numpy(out), *map(peers.shared, x))
