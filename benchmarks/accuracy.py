@@ -70,7 +70,8 @@ def softplus(x):
 class Function(NamedTuple):
     """`true` of float64, for float32's results; `precise` of long double, or a formula for mpmath, for float64's own.
 
-    `gradient`: it is that of the function `name`, of (1, x).
+    `gradient`: (function, PyTorch's further arguments, deepcore's) whose gradient it is, of (1, x). `terms`: Σ|terms| of a
+    sum that passes through zero, in whose units its errors are.
     """
 
     true: Callable
@@ -78,6 +79,7 @@ class Function(NamedTuple):
     domain: str = "all"
     mpmath: bool = False
     gradient: tuple = ()
+    terms: Callable | None = None
 
 
 FUNCTIONS = {
@@ -96,8 +98,14 @@ FUNCTIONS = {
         lambda mp, x: mp.erfc(-x / mp.sqrt(2)) / 2 + x * mp.npdf(x),
         mpmath=True,
         gradient=("gelu", (), {}),
+        terms=_each(lambda x: _erfc_half(x) + abs(x) * math.exp(-0.5 * min(x * x, 1500.0)) / math.sqrt(2 * math.pi)),
     ),
-    "silu gradient": Function(_silu_slope, _silu_slope, gradient=("silu", (), {})),
+    "silu gradient": Function(
+        _silu_slope,
+        _silu_slope,
+        gradient=("silu", (), {}),
+        terms=lambda x: sigmoid(x) * (1.0 + np.abs(x) * sigmoid(-x)),
+    ),
     "softplus gradient": Function(
         sigmoid, sigmoid, gradient=("softplus", (1.0, 20.0), {"beta": 1.0, "threshold": 20.0})
     ),
@@ -131,8 +139,8 @@ def inputs(kind: str, dtype: str, domain: str, count: int) -> np.ndarray:
     return x.astype(dtype)
 
 
-def ulps(got: np.ndarray, true: np.ndarray) -> float:
-    """The largest distance in units in the last place, at least those of the smallest normal number."""
+def ulps(got: np.ndarray, true: np.ndarray, terms: np.ndarray | None = None) -> float:
+    """The largest distance in units in the last place of the true values, or of what is given for them."""
     with np.errstate(all="ignore"):
         rounded = true.astype(got.dtype)
     odd = ~np.isfinite(rounded)
@@ -140,7 +148,9 @@ def ulps(got: np.ndarray, true: np.ndarray) -> float:
     edge = odd & np.isfinite(got) & (np.abs(got) == np.finfo(got.dtype).max)
     if not np.array_equal(got[odd & ~edge], rounded[odd & ~edge], equal_nan=True):
         return math.inf
-    unit = np.spacing(np.abs(rounded[~odd])).astype(true.dtype)
+    with np.errstate(under="ignore"):
+        measure = rounded if terms is None else np.maximum(np.abs(rounded), terms.astype(got.dtype))
+    unit = np.spacing(np.abs(measure[~odd])).astype(true.dtype)
     distance = np.abs(got[~odd].astype(true.dtype) - true[~odd]) / unit
     return float(distance.max(initial=0.0)) if not np.isnan(distance).any() else math.inf
 
@@ -155,8 +165,9 @@ def elementwise(name: str, dtype: str, kind: str) -> dict[str, float]:
             raise Absent("no floating-point numbers longer than float64 here")
         else:
             true = (_precise(one.precise) if one.mpmath else one.precise)(x.astype(np.longdouble))
-    errors = {"deepcore": ulps(_own(name)(dc.from_numpy(x)).numpy(), true)}
-    with_torch(errors, lambda torch: ulps(_torch(torch, name)(torch.from_numpy(x)).numpy(), true))
+        terms = one.terms(x.astype(np.float64)) if one.terms else None
+    errors = {"deepcore": ulps(_own(name)(dc.from_numpy(x)).numpy(), true, terms)}
+    with_torch(errors, lambda torch: ulps(_torch(torch, name)(torch.from_numpy(x)).numpy(), true, terms))
     return errors
 
 

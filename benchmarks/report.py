@@ -264,7 +264,7 @@ def accuracy(entries) -> Section:
     ]  # fmt: skip
     worse = less_accurate(entries)
     text = f"""The largest error found, deepcore / PyTorch: of elementwise functions in units in the last place of the
-true value, of sums and products in units of eps · Σ|terms|, of the other functions of rows in units of eps · the value
+true value, of sums, products and gradients that pass through zero in units of eps · Σ|terms|, of the other functions of rows in units of eps · the value
 (layer_norm: the row's largest). Float32 is checked against float64, float64 against 80 bits or more. "Adversarial" is near
 overflow, underflow, zeros and the points where formulas are pieced together, or rows with terms of very different size.
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepcore.config import settings
+
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 NAMES = ("accuracy", "compare", "contest", "machine", "peaks", "peers", "report", "suites", "worker")
@@ -113,6 +115,10 @@ def _small(contests):
 
 
 def test_the_sides_of_a_contest_do_the_same(load):
+    threads, settings.threads = (
+        settings.threads,
+        1,
+    )  # PyTorch's threads wait for each other badly where other tests run at the same time
     contest, suites = load("contest"), load("suites")
     checked = 0
     for one in _small(suites.contests()):
@@ -136,6 +142,7 @@ def test_the_sides_of_a_contest_do_the_same(load):
         checked += len(values) > 1
         contest.array.cache_clear()
     assert checked > 30
+    settings.threads = threads
 
 
 def test_the_peaks_are_measured_by_kernels_that_do_their_work(load):
