@@ -173,6 +173,11 @@ def random_bits(xp: Backend, generator: Generator | None, count: int):
     return ahead[4][offset : offset + count]
 
 
+def bits_at(xp: Backend, seed: int, stream: int, position: int, count: int):
+    """`count` random 32-bit words from a position on, as `random_bits` draws them there."""
+    return _philox(xp, seed, stream, position, -(-count // 4))[:count]
+
+
 def _wide_bits(xp, generator, count: int):
     """`count` random 64-bit words; the first 32-bit word drawn is the low half."""
     return random_bits(xp, generator, 2 * count).view(dt.uint64)

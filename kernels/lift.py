@@ -236,3 +236,71 @@ def address_of() -> Callable:
     from numba import types
 
     return intrinsic(types.int64, "p", lambda c, b, p: b.ptrtoint(p, ir.IntType(64)))
+
+
+@functools.cache
+def folded(dtype, name: str, count: int = 64) -> Callable:
+    """fold(acc): `count` numbers combined in halves, as `reductions.combination` says."""
+    from llvmlite import ir
+    from numba import from_dtype, types
+    from numba.extending import intrinsic
+
+    result = from_dtype(dtype)
+
+    def combined(b, x, y):
+        if name == "sum":
+            return b.fadd(x, y)
+        better = b.fcmp_ordered("<" if name == "amin" else ">", y, x)
+        return b.select(better if name == "top" else b.or_(better, b.fcmp_unordered("uno", y, y)), y, x)
+
+    def operation(typing, acc):
+        def codegen(context, builder, signature, values):
+            kind = context.get_value_type(result)
+            i32 = ir.IntType(32)
+            lanes = builder.load(builder.bitcast(values[0], ir.VectorType(kind, count).as_pointer()), align=64)
+            width = count // 2
+            while width:
+                nothing = ir.Constant(lanes.type, ir.Undefined)
+                halves = [
+                    builder.shuffle_vector(lanes, nothing, ir.Constant(ir.VectorType(i32, width), list(part)))
+                    for part in (range(width), range(width, 2 * width))
+                ]
+                lanes, width = combined(builder, *halves), width // 2
+            return builder.extract_element(lanes, i32(0))
+
+        return result(types.CPointer(result)), codegen
+
+    return intrinsic(operation)
+
+
+@functools.cache
+def copy(dtype) -> Callable:
+    """copy(to, source, count): numbers that do not overlap."""
+    from numba import from_dtype, types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    pointer = types.CPointer(from_dtype(dtype))
+
+    def operation(typing, to, source, count):
+        def codegen(context, builder, signature, values):
+            cgutils.raw_memcpy(builder, *values, dtype.itemsize)
+            return context.get_dummy_value()
+
+        return types.void(pointer, pointer, types.int64), codegen
+
+    return intrinsic(operation)
+
+
+@functools.cache
+def after(dtype) -> Callable:
+    """after(p, count): the pointer `count` numbers further on."""
+    from numba import from_dtype, types
+    from numba.extending import intrinsic
+
+    pointer = types.CPointer(from_dtype(dtype))
+
+    def operation(typing, p, count):
+        return pointer(pointer, types.int64), lambda c, builder, signature, values: builder.gep(values[0], [values[1]])
+
+    return intrinsic(operation)

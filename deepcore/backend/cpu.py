@@ -40,6 +40,21 @@ def _find_product():
 _add_up: Any = np.add.reduce
 # The rows that are added one after the other.
 _BLOCK_ROWS = 256
+# Sums of fewer elements have no kernel.
+_KERNEL_SIZE = 1024
+
+
+class _Sum:
+    """What `bind` binds: the kernel of this name, or `forward`."""
+
+    name = "sum"
+
+    @staticmethod
+    def forward(xp, input, *, dims, keepdim):
+        return xp._blockwise_sum(input, dims, keepdim)
+
+
+_sum: Any = _Sum()
 
 
 class CpuBackend(Backend):
@@ -68,17 +83,28 @@ class CpuBackend(Backend):
             return self.sum(x.astype(float32), axis, keepdims).astype(x.dtype)
         if isinstance(axis, int):
             axis = (axis % x.ndim,)
+        if x.size >= _KERNEL_SIZE:
+            run = self.impls.get(_sum) or self.bind(_sum)
+            return run(
+                self,
+                x,
+                dims=tuple(range(x.ndim)) if axis is None else tuple(a % x.ndim for a in axis),
+                keepdim=keepdims,
+            )
+        return self._blockwise_sum(x, axis, keepdims)
+
+    def _blockwise_sum(self, x, axis, keepdims):
         lead = len(axis) if axis else 0
         if axis and x.ndim > lead and x.size and x.dtype.kind == "f":
             if lead > 1 and axis == tuple(range(lead)) and x.flags.c_contiguous:
-                rows = self.sum(x.reshape(-1, *x.shape[lead:]), (0,))
+                rows = self._blockwise_sum(x.reshape(-1, *x.shape[lead:]), (0,), False)
                 return rows.reshape((1,) * lead + rows.shape) if keepdims else rows
             if lead == 1 and axis[0] < x.ndim - 1 and x.shape[axis[0]] > 2 * _BLOCK_ROWS:
                 a = axis[0]
                 whole = x.shape[a] // _BLOCK_ROWS
                 before, cut = (slice(None),) * a, whole * _BLOCK_ROWS
                 blocks = x[(*before, slice(cut))].reshape(*x.shape[:a], whole, _BLOCK_ROWS, *x.shape[a + 1 :])
-                total = self.sum(_add_up(blocks, axis=a + 1), axis, keepdims)
+                total = self._blockwise_sum(_add_up(blocks, axis=a + 1), axis, keepdims)
                 if cut < x.shape[a]:
                     total = total + _add_up(x[(*before, slice(cut, None))], axis=a, keepdims=keepdims)
                 return total

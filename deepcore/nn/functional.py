@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from deepcore import random
-from deepcore.autograd import mixed_backends, mode
+from deepcore.autograd import apply, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.nn.notify import warn_user
@@ -31,15 +33,219 @@ from deepcore.ops.index import _gather, embedding, one_hot
 from deepcore.ops.linalg import linear
 from deepcore.ops.reduce import amax, log_softmax, logsumexp, mean, softmax
 from deepcore.ops.reduce import sum as sum_
-from deepcore.ops.shape import flatten, pad, squeeze, unflatten, unsqueeze
+from deepcore.ops.registry import fused, primitive
+from deepcore.ops.shape import flatten, pad, squeeze, stack, unflatten, unsqueeze
 from deepcore.tensor import Tensor, from_raw
 
 __all__ = [
     "batch_norm", "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "elu",
     "embedding", "flatten", "gelu", "huber_loss", "l1_loss", "layer_norm", "leaky_relu", "linear", "log_softmax",
-    "logsigmoid", "logsumexp", "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "relu", "sigmoid", "silu",
+    "logsigmoid", "logsumexp", "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "relu", "rms_norm", "sigmoid", "silu",
     "smooth_l1_loss", "softmax", "softplus", "tanh", "unflatten",
 ]  # fmt: skip
+
+
+# -- primitives ---------------------------------------------------------------------------------------
+
+
+def _dropout_again(g, seed, stream, position, p):
+    return _dropout(g, seed=seed, stream=stream, position=position, p=p)
+
+
+@primitive(vjp=_dropout_again)
+def _dropout(xp, input, *, seed, stream, position, p):
+    """input · m / (1 - p), where m is drawn anew, forward and backward, from the generator's numbers at `position`."""
+    threshold = round((1 - p) * 2**32)
+    bits = random.bits_at(xp, seed, stream, position, input.size).reshape(input.shape)
+    mask = xp.asarray(bits < threshold if threshold < 1 << 32 else bits == bits).astype(input.dtype)
+    if p < 1:
+        mask *= 1 / (1 - p)
+    return input * mask
+
+
+def _dims_behind(t: Tensor, rank: int) -> tuple[int, ...]:
+    return tuple(range(t.ndim - rank, t.ndim))
+
+
+def _centred(input: Tensor, dims) -> tuple[Tensor, Tensor]:
+    """(x - E[x], its mean square) over `dims`."""
+    centred = input - mean(input, dims, keepdim=True)
+    return centred, mean(square(centred), dims, keepdim=True)
+
+
+def _norm_grads(g, centred, rstd, weight, dims, over, affine: int, has_mean: bool = True):
+    """Gradients of (x - mean)·rstd·weight + bias, statistics included: of x, of weight, of bias.
+
+    The statistics run over `dims`, the gradients of weight and bias over `over`, dropping those dimensions.
+    """
+    xhat = centred * rstd
+    scaled = g if weight is None else g * weight
+    inner = scaled - xhat * mean(scaled * xhat, dims, keepdim=True)
+    if has_mean:
+        inner = inner - mean(scaled, dims, keepdim=True)
+    return inner * rstd, *((sum_(g * xhat, over), sum_(g, over))[:affine])
+
+
+def _statistics_of(raw, g: Tensor) -> Tensor:
+    return Tensor(raw, g.backend)
+
+
+@fused
+def layer_norm_grad(g, input, statistics, weight=None, *, rank, eps, affine):
+    """The gradients of input, and as far as `affine` counts, of weight and bias. `statistics`: rstd and mean of the rows."""
+    dims = _dims_behind(input, rank)
+    centred, variance = _centred(input, dims)
+    return _norm_grads(g, centred, rsqrt(variance + eps), weight, dims, tuple(range(input.ndim - rank)), affine)
+
+
+@fused
+def rms_norm_grad(g, input, statistics, weight=None, *, rank, eps, affine):
+    """The same of an RMS norm."""
+    dims = _dims_behind(input, rank)
+    rstd = rsqrt(mean(square(input), dims, keepdim=True) + eps)
+    return _norm_grads(g, input, rstd, weight, dims, tuple(range(input.ndim - rank)), affine, has_mean=False)
+
+
+def _layer_norm_joint(g, input, weight, bias, aux, rank, eps, needs):
+    grads = layer_norm_grad(
+        g, input, _statistics_of(aux[0], g), weight, rank=rank, eps=eps, affine=len(needs) - 1
+    )  # fmt: skip
+    return (*grads, None, None)
+
+
+@primitive(joint=_layer_norm_joint)
+def _layer_norm(xp, input, weight=None, bias=None, *, rank, eps):
+    dims = tuple(range(input.ndim - rank, input.ndim))
+    count = math.prod(input.shape[-rank:])
+    average = xp.sum(input, dims, True) / count
+    centred = input - average
+    rstd = 1 / xp.sqrt(xp.sum(centred * centred, dims, True) / count + eps)
+    out = centred * rstd
+    if weight is not None:
+        out = out * weight
+    return out if bias is None else out + bias, xp.stack([rstd.reshape(-1), average.reshape(-1)])
+
+
+def _rms_norm_joint(g, input, weight, aux, rank, eps, needs):
+    grads = rms_norm_grad(g, input, _statistics_of(aux[0], g), weight, rank=rank, eps=eps, affine=len(needs) - 1)
+    return (*grads, None)
+
+
+@primitive(joint=_rms_norm_joint)
+def _rms_norm(xp, input, weight=None, *, rank, eps):
+    dims = tuple(range(input.ndim - rank, input.ndim))
+    rstd = 1 / xp.sqrt(xp.sum(input * input, dims, True) / math.prod(input.shape[-rank:]) + eps)
+    out = input * rstd
+    return out if weight is None else out * weight, rstd.reshape(1, -1)
+
+
+def _channels(t: Tensor, row: Tensor) -> Tensor:
+    """A number per channel as it broadcasts along dimension 1 of t."""
+    return row.reshape((-1,) + (1,) * (t.ndim - 2))
+
+
+def _dims_but_channels(t) -> tuple[int, ...]:
+    return (0, *range(2, t.ndim))
+
+
+@fused
+def batch_statistics(input, *, eps):
+    """Of every channel, three rows: mean, variance (divisor n) and 1/√(variance + eps)."""
+    dims = _dims_but_channels(input)
+    average = mean(input, dims, keepdim=True)
+    variance = mean(square(input - average), dims)
+    return stack([average.reshape(-1), variance, rsqrt(variance + eps)])
+
+
+@fused
+def batch_norm_grad(g, input, statistics, weight=None, *, batch, affine, eps):
+    """The gradients of input, and as far as `affine` counts, of weight and bias; `batch`: the statistics are input's own."""
+    dims = _dims_but_channels(input)
+    if weight is not None:
+        weight = _channels(input, weight)
+    if batch:
+        centred, variance = _centred(input, dims)
+        return _norm_grads(g, centred, rsqrt(variance + eps), weight, dims, dims, affine)
+    rstd = _channels(input, statistics[2])
+    xhat = (input - _channels(input, statistics[0])) * rstd
+    scaled = g if weight is None else g * weight
+    return scaled * rstd, *((sum_(g * xhat, dims), sum_(g, dims))[:affine])
+
+
+def _batch_norm_joint(g, input, statistics, weight, bias, batch, eps, needs):
+    grads = batch_norm_grad(g, input, statistics, weight, batch=batch, affine=len(needs) - 2, eps=eps)
+    return grads[0], None, *grads[1:]
+
+
+@primitive(joint=_batch_norm_joint)
+def _batch_norm(xp, input, statistics, weight=None, bias=None, *, batch, eps):
+    along = (-1,) + (1,) * (input.ndim - 2)
+    scale = statistics[2] if weight is None else statistics[2] * weight
+    out = (input - statistics[0].reshape(along)) * scale.reshape(along)
+    return out if bias is None else out + bias.reshape(along)
+
+
+def _cross_entropy_vjp(g, input, target, weight, aux, dim, ignore_index, smoothing, reduction):
+    """The gradient that the forward has ready, times g; or, to be differentiated again, softmax · k - constants."""
+    xp = g.backend
+    if reduction == "none":
+        g = unsqueeze(g, dim)
+    if not mode.grad:
+        return Tensor(aux[0], xp) * g
+    raw, classes = target._data, input.shape[dim]
+    k, constants, _ = _class_terms(
+        xp, raw, None if weight is None else weight._data, classes, dim, input.ndim, ignore_index, smoothing,
+        reduction == "mean", input.dtype,
+    )  # fmt: skip
+    return (softmax(input, dim) * from_raw(k, xp) - from_raw(constants, xp)) * g
+
+
+def _class_terms(xp, target, weight, classes, dim, rank, ignore_index, smoothing, mean, dtype):
+    """(k, constants, Σ weight): the losses are -Σ constants · log softmax, their gradients k · softmax - constants.
+
+    With `mean` both are divided by the sum of the weights that count.
+    """
+    valid = xp.expand_dims(target != ignore_index, dim)
+    numbers = xp.arange(classes).reshape((-1,) + (1,) * (rank - 1 - dim))
+    chosen = (numbers == xp.expand_dims(target, dim)).astype(dtype)
+    weights = xp.ones((classes,), dtype=dtype) if weight is None else weight.astype(dtype)
+    weights = weights.reshape(numbers.shape)
+    constants = (chosen * (1 - smoothing) + smoothing / classes) * weights
+    constants = xp.where(valid, constants, xp.zeros((), dtype=dtype))
+    total = xp.sum(xp.where(valid, chosen * weights, xp.zeros((), dtype=dtype)))
+    if mean:
+        constants = constants / xp.where(total == 0, xp.ones_like(total), total)
+    return xp.sum(constants, (dim,), True), constants, total
+
+
+@primitive(vjp=(_cross_entropy_vjp, None, None))
+def _cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
+    """The loss, and where it is recorded the gradient of the rows' sum or mean: softmax less what it should be."""
+    _check_classes(xp, input, target, dim, ignore_index)
+    shifted = input - xp.amax(input, axis=dim, keepdims=True)
+    powers = xp.exp(shifted)
+    sums = xp.sum(powers, (dim,), True)
+    k, constants, total = _class_terms(
+        xp, target, weight, input.shape[dim], dim, input.ndim, ignore_index, smoothing, False, input.dtype
+    )
+    # Where nothing counts, an infinite logarithm must not either.
+    terms = xp.where(constants == 0, xp.zeros((), dtype=input.dtype), constants * (xp.log(sums) - shifted))
+    loss = xp.sum(terms, (dim,) if reduction == "none" else None)
+    if reduction == "mean":
+        loss = loss / total
+    if not recorded:
+        return loss
+    grads = powers / sums * k - constants
+    if reduction == "mean":
+        grads = grads / xp.where(total == 0, xp.ones_like(total), total)
+    return loss, grads
+
+
+def _check_classes(xp, input, target, dim: int, ignore_index: int) -> None:
+    classes = input.shape[dim]
+    bad = xp.logical_and(target != ignore_index, xp.logical_or(target < 0, target >= classes))
+    if bool(bad.any()):
+        raise _bad_class("cross_entropy", Tensor(input, xp), Tensor(target, xp), bad)
 
 
 # -- layers -------------------------------------------------------------------------------------------
@@ -54,11 +260,8 @@ def dropout(input, p: float = 0.5, training: bool = True, inplace: bool = False)
         raise ArgumentError("dropout's p is a probability", expected="0 ≤ p ≤ 1", received=f"p={p!r}")
     if not training or p == 0:
         return input
-    xp = input.backend
-    mask = random.raw_bernoulli(xp, None, input.shape, 1 - p).astype(input.dtype)
-    if p < 1:
-        mask *= 1 / (1 - p)
-    return input * from_raw(mask, xp)
+    seed, stream, position = random.default_generator.advance(-(-input.numel() // 4))
+    return _dropout(input, seed=seed, stream=stream, position=position, p=p)
 
 
 def batch_norm(
@@ -80,42 +283,72 @@ def batch_norm(
     shape = input.shape
     if len(shape) < 2:
         raise ShapeError("batch_norm needs a batch and a channel dimension", received=f"shape {shape}")
-    axes = (0, *range(2, len(shape)))
-    along = (1, -1) + (1,) * (len(shape) - 2)
-    if training and not input.numel():
-        centred, variance = input, input.new_ones(())  # no statistics, and the running ones stay as they are
-    elif training:
-        count = shape[0] * _size(shape[2:])
+    size = input.numel()
+    if training and size:
+        count = size // shape[1]
         if count == 1:
             raise ShapeError(
                 "batch norm in training needs more than one value per channel",
                 received=f"shape {shape}",
                 fix="a larger batch (drop_last=True in the DataLoader), or model.eval()",
             )
-        average = mean(input, axes, keepdim=True)
-        centred = input - average
-        variance = mean(square(centred), axes, keepdim=True)
+        statistics = batch_statistics(input.detach(), eps=eps)
         if running_mean is not None and running_var is not None:
-            mode.enter(_move_towards, running_mean, average, momentum)
-            mode.enter(_move_towards, running_var, variance, momentum, count / (count - 1))
+            mode.enter(_move_towards, running_mean, statistics._data[0], momentum)
+            mode.enter(_move_towards, running_var, statistics._data[1], momentum * count / (count - 1), momentum)
+    elif training:  # no statistics, and the running ones stay as they are
+        statistics = from_raw(input.backend.ones((3, shape[1]), dtype=input.dtype), input.backend)
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm outside training needs running_mean and running_var")
-        centred = input - running_mean.reshape(along)
-        variance = running_var.reshape(along)
-    scale = rsqrt(variance + eps)
+        statistics = _running_statistics(running_mean, running_var, input.dtype, eps)
+    return _with_parameters(_batch_norm, (input, statistics), weight, bias, (shape[1],), 1, batch=training, eps=eps)
+
+
+def _running_statistics(mean: Tensor, variance: Tensor, dtype, eps: float) -> Tensor:
+    """Mean, variance and 1/√(variance + eps) as three rows."""
+    xp = mean.backend
+    raw = [mean._data, variance._data, 1 / xp.sqrt(variance._data + eps)]
+    return from_raw(xp.stack(raw).astype(dtype, copy=False), xp)
+
+
+def _with_parameters(op, inputs: tuple, weight: Tensor | None, bias: Tensor | None, shape: tuple, dim: int, **params):
+    """op(*inputs, weight, bias) where those are of its kind; else they follow as ops of their own."""
+    first = inputs[0]
+    fits = all(t is None or (t.dtype == first.dtype and t.shape == shape) for t in (weight, bias))
+    if fits and weight is not None:
+        inputs = (*inputs, weight) if bias is None else (*inputs, weight, bias)
+        weight = bias = None
+    out = apply(op, inputs, params)
+    if weight is None and bias is None:
+        return out
+    along = (*shape, *(1,) * (first.ndim - dim - len(shape)))
     if weight is not None:
-        scale = scale * weight.reshape(along)
-    out = centred * scale
+        out = out * weight.reshape(along)
     return out if bias is None else out + bias.reshape(along)
 
 
-def _move_towards(running: Tensor, batch: Tensor, momentum: float, factor: float = 1.0) -> None:
-    """running ← (1 - momentum) · running + momentum · factor · batch."""
+def _move_towards(running: Tensor, batch, weight: float, momentum: float | None = None) -> None:
+    """running ← (1 - momentum) · running + weight · batch; momentum is the weight unless given."""
     raw = running._data
-    raw *= 1 - momentum
-    raw += batch._data.reshape(raw.shape) * (momentum * factor)
+    raw *= 1 - (weight if momentum is None else momentum)
+    raw += batch * weight
     running.bump_version()
+
+
+def _trailing(name: str, input: Tensor, normalized_shape) -> tuple[int, ...]:
+    """`normalized_shape` as a tuple, once it is known to fit."""
+    sizes = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
+    if not sizes or input.shape[-len(sizes) :] != sizes:
+        raise ShapeError(
+            f"{name} normalises trailing dimensions {sizes}",
+            expected="shape (*, " + ", ".join(map(str, sizes)) + ")",
+            received=f"shape {input.shape}",
+            fix=f"nn.{'LayerNorm' if name == 'layer_norm' else 'RMSNorm'}({input.shape[-1]}) takes this input"
+            if input.shape
+            else None,
+        )
+    return sizes
 
 
 def layer_norm(input, normalized_shape, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5):
@@ -123,20 +356,21 @@ def layer_norm(input, normalized_shape, weight: Tensor | None = None, bias: Tens
 
     (Ba, Kiros and Hinton, 2016)
     """
-    sizes = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
-    if not sizes or input.shape[-len(sizes) :] != sizes:
-        raise ShapeError(
-            f"layer_norm normalises trailing dimensions {sizes}",
-            expected="shape (*, " + ", ".join(map(str, sizes)) + ")",
-            received=f"shape {input.shape}",
-            fix=f"nn.LayerNorm({input.shape[-1]}) takes this input" if input.shape else None,
-        )
-    axes = tuple(range(-len(sizes), 0))
-    centred = input - mean(input, axes, keepdim=True)
-    out = centred * rsqrt(mean(square(centred), axes, keepdim=True) + eps)
-    if weight is not None:
-        out = out * weight
-    return out if bias is None else out + bias
+    sizes = _trailing("layer_norm", input, normalized_shape)
+    return _with_parameters(
+        _layer_norm, (input,), weight, bias, sizes, input.ndim - len(sizes), rank=len(sizes), eps=eps
+    )
+
+
+def rms_norm(input, normalized_shape, weight: Tensor | None = None, eps: float | None = None):
+    """x / √(E[x²] + eps) · weight over the trailing dimensions `normalized_shape`.
+
+    eps is the dtype's own (2⁻²³ for float32) unless given. (Zhang and Sennrich, 2019)
+    """
+    sizes = _trailing("rms_norm", input, normalized_shape)
+    if eps is None:
+        eps = float(input.backend.finfo(input.dtype).eps)
+    return _with_parameters(_rms_norm, (input,), weight, None, sizes, input.ndim - len(sizes), rank=len(sizes), eps=eps)
 
 
 def normalize(input, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
@@ -330,11 +564,15 @@ def _class_weights(name, input, target, weight, ignore_index, dim):
     if weight is None:
         return valid, None
     if weight.shape != (classes,):
-        raise ShapeError(
-            f"{name}: weight has one entry per class", expected=f"shape ({classes},)", received=f"shape {weight.shape}"
-        )
+        raise _bad_weight(name, weight, classes)
     picked = weight._data[raw if valid is None else xp.where(valid, raw, 0)]
     return valid, picked if valid is None else xp.where(valid, picked, xp.zeros((), dtype=weight.dtype))
+
+
+def _bad_weight(name: str, weight: Tensor, classes: int) -> ShapeError:
+    return ShapeError(
+        f"{name}: weight has one entry per class", expected=f"shape ({classes},)", received=f"shape {weight.shape}"
+    )
 
 
 def _bad_class(name, input, target, bad) -> IndexRangeError:
@@ -445,18 +683,15 @@ def cross_entropy(
         if weight is not None:
             log_probs = log_probs * weight.reshape(along)
         return _reduced(neg(sum_(log_probs * target, dim)), reduction)
-    valid, weights = _class_weights("cross_entropy", input, target, weight, ignore_index, dim)
-    log_probs = log_softmax(input, dim)
-    loss = _nll(log_probs, target, valid, weights, dim, reduction)
-    if not label_smoothing:
-        return loss
-    spread = log_probs if weight is None else log_probs * weight.reshape(along)
-    smooth = neg(sum_(spread, dim))
-    if valid is not None:
-        smooth = where(from_raw(valid, input.backend), smooth, 0.0)
-    if reduction == "mean" and (weights is not None or valid is not None):
-        total = weights.sum() if weights is not None else valid.sum()
-        smooth = sum_(smooth) / from_raw(input.backend.asarray(total).astype(input.dtype), input.backend)
-    else:
-        smooth = _reduced(smooth, reduction)
-    return loss * (1 - label_smoothing) + smooth * (label_smoothing / classes)
+    if weight is not None and weight.shape != (classes,):
+        raise _bad_weight("cross_entropy", weight, classes)
+    if not dt.is_floating(input.dtype):
+        input = input.to(dt.default_float)
+    half = input.dtype if input.dtype.itemsize == 2 else None
+    if half is not None:
+        input = input.to(dt.float32)
+    recorded = mode.grad and input.requires_grad
+    inputs = (input, target.detach()) if weight is None else (input, target.detach(), weight.detach())
+    params = {"dim": dim, "ignore_index": ignore_index, "smoothing": float(label_smoothing), "reduction": reduction}
+    out = apply(_cross_entropy, inputs, {**params, "recorded": recorded})
+    return out if half is None else out.to(half)

@@ -1,4 +1,4 @@
-"""BatchNorm1d, LayerNorm."""
+"""BatchNorm1d, LayerNorm, RMSNorm."""
 
 from __future__ import annotations
 
@@ -168,3 +168,41 @@ class LayerNorm(Module):
             f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
             f"bias={self.bias is not None}"
         )
+
+
+@LAYERS.register
+class RMSNorm(Module):
+    """y = x / √(E[x²] + eps) · weight, over the trailing dimensions `normalized_shape`.
+
+    eps is that of the input's dtype (2⁻²³ for float32) unless given. (Zhang and Sennrich, 2019)
+    """
+
+    examples = (
+        Example({"normalized_shape": 4}, ((3, 4),)),
+        Example({"normalized_shape": (2, 3), "eps": 1e-2}, ((4, 2, 3),)),
+        Example({"normalized_shape": 3, "elementwise_affine": False}, ((2, 3),)),
+    )
+
+    def __init__(
+        self, normalized_shape, eps: float | None = None, elementwise_affine: bool = True, backend=None, dtype=None
+    ):
+        super().__init__()
+        shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
+        for size in shape:
+            check_sizes(self, normalized_shape=size)
+        self.normalized_shape = shape
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        self.register_parameter("weight", new_parameter(shape, backend, dtype) if elementwise_affine else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weight 1."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+
+    def forward(self, input):
+        return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"

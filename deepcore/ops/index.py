@@ -93,6 +93,32 @@ def _check_range(name: str, index: Tensor, size: int, what: str = "index") -> No
         )
 
 
+@primitive(
+    vjp=(lambda g, index, weight_shape, padding: _rows_grad(g, index, count=weight_shape[0], padding=padding), None)
+)
+def _rows(xp, weight, index, *, padding):
+    """weight[index]; the row `padding` gets no gradient."""
+    _check_range("embedding", Tensor(index, xp), weight.shape[0])
+    return weight[index]
+
+
+@primitive(vjp=(lambda g, index, padding: _rows(_without(g, padding), index, padding=padding), None))
+def _rows_grad(xp, g, index, *, count, padding):
+    """Zeros of `count` rows with g added at the indices, but at `padding`."""
+    out = _put_add.forward(xp, g, index, shape=(count, g.shape[-1]), dims=(0,))
+    if padding is not None:
+        out[padding] = 0
+    return out
+
+
+def _without(rows: Tensor, row: int | None) -> Tensor:
+    """`rows` with one of them 0."""
+    if row is None:
+        return rows
+    xp = rows.backend
+    return rows * Tensor((xp.arange(rows.shape[0]) != row).astype(rows.dtype)[:, None], xp)
+
+
 # -- PyTorch's functions ---------------------------------------------------------------------------------------
 
 
@@ -246,14 +272,10 @@ def embedding(input, weight, padding_idx: int | None = None):
     """weight[input]: a row of `weight` for every index; the row `padding_idx` gets no gradient"""
     if weight.ndim != 2:
         raise ShapeError("embedding needs a 2-d weight", received=str(weight.shape))
-    _check_range("embedding", input, weight.shape[0], "index")
-    out = apply(_take, (weight, input), {"dims": (0,)})
-    if padding_idx is not None:
-        from deepcore.ops.elementwise import where
-
-        row = normalize_dim(padding_idx, weight.shape[0], "padding_idx")
-        out = where(_reshape(input == row, shape=(*input.shape, 1)), out.detach(), out)
-    return out
+    if input.dtype.kind not in "iu":
+        raise DTypeError("embedding needs an integer index", received=dt.name_of(input.dtype), fix="index.long()")
+    padding = None if padding_idx is None else normalize_dim(padding_idx, weight.shape[0], "padding_idx")
+    return apply(_rows, (weight, input), {"padding": padding})
 
 
 @composite(

@@ -11,7 +11,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.ops.elementwise import exp, isinf, log, maximum, minimum, mul, sqrt, where
 from deepcore.ops.index import gather
-from deepcore.ops.registry import Tensor, axis_names, cast, composite, primitive, sample
+from deepcore.ops.registry import Tensor, axis_names, cast, composite, fused, primitive, sample
 from deepcore.ops.shape import _broadcast_to, _flip, _reshape, narrow, normalize_dim, normalize_dims, unsqueeze
 
 ValuesAndIndices = namedtuple("ValuesAndIndices", "values indices")
@@ -341,6 +341,18 @@ def logsumexp(input, dim, keepdim: bool = False):
         return cast(logsumexp(cast(input, dt.float32), dims, keepdim), input.dtype)
     if _count(input.shape, dims) == 0:
         return log(_sum(exp(input), dims=dims, keepdim=keepdim))
+    if dims == (input.ndim - 1,):
+        out = _logsumexp(input)
+        return unsqueeze(out, -1) if keepdim else out
+    return _logsumexp_over(input, dims, keepdim)
+
+
+@fused
+def _logsumexp(input):
+    return _logsumexp_over(input, (input.ndim - 1,), False)
+
+
+def _logsumexp_over(input, dims, keepdim):
     largest = _amax(input.detach(), dims=dims, keepdim=True)
     largest = where(isinf(largest), 0.0, largest)
     out = log(_sum(exp(input - largest), dims=dims, keepdim=True)) + largest
@@ -352,13 +364,25 @@ def logsumexp(input, dim, keepdim: bool = False):
 # -- softmax ----------------------------------------------------------------------------------------------------
 
 
-@primitive(vjp=lambda g, out, dim: out * (g - _sum(g * out, dims=(dim,), keepdim=True)))
+@fused
+def softmax_grad(g, out, *, dim):
+    """The gradient of a softmax's input, given that of its output."""
+    return out * (g - _sum(g * out, dims=(dim,), keepdim=True))
+
+
+@fused
+def log_softmax_grad(g, out, *, dim):
+    """The same of its logarithm."""
+    return g - exp(out) * _sum(g, dims=(dim,), keepdim=True)
+
+
+@primitive(vjp=lambda g, out, dim: softmax_grad(g, out, dim=dim))
 def _softmax(xp, input, *, dim):
     shifted = xp.exp(input - xp.amax(input, axis=dim, keepdims=True))
     return shifted / xp.sum(shifted, (dim,), True)
 
 
-@primitive(vjp=lambda g, out, dim: g - exp(out) * _sum(g, dims=(dim,), keepdim=True))
+@primitive(vjp=lambda g, out, dim: log_softmax_grad(g, out, dim=dim))
 def _log_softmax(xp, input, *, dim):
     shifted = input - xp.amax(input, axis=dim, keepdims=True)
     return shifted - xp.log(xp.sum(xp.exp(shifted), (dim,), True))
@@ -438,6 +462,12 @@ def sort(input, dim: int = -1, descending: bool = False, *, stable: bool = True)
     return ValuesAndIndices(gather(input, dim, index) if input.ndim else input.clone(), index)
 
 
+@primitive()
+def _topk(xp, input, *, k, dim, largest):
+    order = _argsort.forward(xp, input, dim=dim, descending=largest)
+    return order[(slice(None),) * dim + (slice(k),)]
+
+
 @composite(
     examples=lambda make: [sample(make(3, 5), 2), sample(make(3, 5), 2, 0), sample(make(3, 5), 2, largest=False)]
 )
@@ -448,12 +478,12 @@ def topk(input, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
     length = input.shape[d] if input.ndim else 1
     if not 0 <= k <= length:
         raise IndexRangeError(f"topk: k = {k}, but dimension {dim} has {length} elements")
-    index = argsort(input, dim, descending=largest)
     if not input.ndim:
+        index = argsort(input)
         return (
             ValuesAndIndices(input.clone(), index)
             if k
             else ValuesAndIndices(unsqueeze(input, 0)[:0], unsqueeze(index, 0)[:0])
         )
-    index = narrow(index, d, 0, k)
+    index = _topk(input.detach(), k=k, dim=d, largest=bool(largest))
     return ValuesAndIndices(gather(input, d, index), index)

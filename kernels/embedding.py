@@ -1,0 +1,156 @@
+"""Rows of a table by index, and their gradients, on the CPU; dropout, whose mask is drawn where it is used."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepcore.backend.dtypes import int64
+from deepcore.kernels import memory, pool, register, scalar
+from deepcore.kernels.compiler import Kernel, address
+from deepcore.kernels.reductions import FLOATS, launch, share
+
+# A gradient's columns are dealt out in blocks of so many bytes, to so many slices at most; each reads every index.
+_COLUMNS, _MOST = 64, 8
+# Random blocks (of four numbers) whose words are made at a time.
+_BLOCKS = 64
+
+
+def _gather(tools, dtype: str):
+    """out[i] = table[index[i]]; status 1 where an index is out of range. Words: table, index, out, size, rows, n, each."""
+    dt = np.dtype(dtype)
+    view, whole, copy, size = tools.view(dt), tools.view(int64), tools.copy(dt), dt.itemsize
+
+    def kernel(a, part):
+        index, rows, n = whole(a[1]), a[4], a[5]
+        start, end = part * a[6], min(a[3], (part + 1) * a[6])
+        bad = 0
+        for i in range(start, end):
+            bad += 1 if (index[i] < 0) | (index[i] >= rows) else 0
+        if bad:
+            return 1
+        for i in range(start, end):
+            copy(view(a[2] + i * n * size), view(a[0] + index[i] * n * size), n)
+        return 0
+
+    return kernel
+
+
+def _scatter(tools, dtype: str):
+    """out[index[i]] += g[i], one i after the other, into zeros; a slice has some of the columns.
+
+    Words: g, index, out, size, rows, n, columns of a slice.
+    """
+    dt = np.dtype(dtype)
+    view, whole, size, zero = tools.view(dt), tools.view(int64), dt.itemsize, dt.type(0)
+
+    def kernel(a, part):
+        index, n, start = whole(a[1]), a[5], part * a[6]
+        count = min(a[6], n - start)
+        for r in range(a[4]):
+            out = view(a[2] + (r * n + start) * size)
+            for j in range(count):
+                out[j] = zero
+        for i in range(a[3]):
+            g, out = view(a[0] + (i * n + start) * size), view(a[2] + (index[i] * n + start) * size)
+            for j in range(count):
+                out[j] += g[j]
+        return 0
+
+    return kernel
+
+
+_GATHER, _SCATTER = (
+    {d: Kernel(f"{name}_{d.name}", build, d.name) for d in FLOATS}
+    for name, build in (("gather_rows", _gather), ("scatter_rows", _scatter))
+)
+
+
+def _indices(index):
+    return index if index.dtype == int64 and index.flags.carray else np.require(index, int64, ("C", "A"))
+
+
+@register("rows", "cpu", needs_numba=False)
+def rows(xp, table, index, *, padding=None, out=None):
+    kernel = _GATHER.get(table.dtype)
+    if kernel is None or not index.size or not table.size or not table.flags.carray or not kernel.ready():
+        return NotImplemented
+    index = _indices(index)
+    count, n = table.shape
+    result = memory.empty((*index.shape, n), table.dtype) if out is None else out
+    each = share(result.size) // n or 1
+    arrays = address(table), address(index), address(result)
+    if pool.launch(kernel, -(-index.size // each), *arrays, index.size, count, n, each):
+        return NotImplemented  # an index is out of range, as the reference says
+    return result
+
+
+@register("rows_grad", "cpu", needs_numba=False)
+def rows_grad(xp, g, index, *, count, padding=None, out=None):
+    """Zeros of `count` rows with g[i] added to row index[i]; equal indices add up in their order."""
+    kernel = _SCATTER.get(g.dtype)
+    if kernel is None or not g.size or not kernel.ready():
+        return NotImplemented
+    if not g.flags.carray:
+        g = np.require(g, requirements=("C", "A"))
+    index, n = _indices(index), g.shape[-1]
+    result = memory.empty((count, n), g.dtype) if out is None else out
+    block = _COLUMNS // g.itemsize
+    slices = max(1, min((g.size + result.size) // share(0), -(-n // block), _MOST))
+    wide = -(-n // slices // block) * block
+    launch(kernel, -(-n // wide), address(g), address(index), address(result), index.size, count, n, wide)
+    if padding is not None:
+        result[padding] = 0
+    return result
+
+
+# -- dropout --------------------------------------------------------------------------------------------------------
+
+
+def _dropout(tools, dtype: str):
+    """out[i] = x[i]·(scale where word i of the stream is below the threshold, else 0).
+
+    Words: x, out, size, seed, stream, first block, threshold, scale (a float64), blocks of a slice.
+    """
+    dt = np.dtype(dtype)
+    view, draw, words = tools.view(dt), tools.lift(scalar.philox), tools.local(np.dtype(np.uint32), 4 * _BLOCKS)
+    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    zero, real = dt.type(0), dt.type
+
+    def kernel(a, part):
+        x, out, size = view(a[0]), view(a[1]), a[2]
+        seed, stream, first = np.uint64(a[3]), np.uint64(a[4]), np.uint64(a[5])
+        threshold, scale = np.uint32(a[6]), real(np.int64(a[7]).view(np.float64))
+        w = words()
+        for b in range(part * a[8], min(-(-size // 4), (part + 1) * a[8]), _BLOCKS):
+            for i in range(_BLOCKS):
+                n = first + np.uint64(b + i)
+                four = draw(n & low, n >> shift, stream & low, stream >> shift, seed & low, seed >> shift)
+                w[4 * i] = np.uint32(four[0])
+                w[4 * i + 1] = np.uint32(four[1])
+                w[4 * i + 2] = np.uint32(four[2])
+                w[4 * i + 3] = np.uint32(four[3])
+            start = 4 * b
+            for i in range(min(size - start, 4 * _BLOCKS)):
+                out[start + i] = x[start + i] * (scale if w[i] < threshold else zero)
+        return 0
+
+    return kernel
+
+
+_DROPOUT = {d: Kernel(f"dropout_{d.name}", _dropout, d.name) for d in FLOATS}
+
+
+@register("dropout", "cpu", needs_numba=False)
+def dropout(xp, input, *, seed, stream, position, p, out=None):
+    kernel = _DROPOUT.get(input.dtype)
+    threshold = round((1 - p) * 2**32)
+    if kernel is None or not input.size or not 0 < threshold < 1 << 32 or not kernel.ready():
+        return NotImplemented
+    x = input if input.flags.carray else np.require(input, requirements=("C", "A"))
+    result = memory.empty_like(x) if out is None else out
+    state = [value - (value >> 63 << 64) for value in (seed, stream, position)]  # as signed words
+    each = share(x.size) // (4 * _BLOCKS) * _BLOCKS
+    blocks = -(-x.size // 4)
+    scale = int(np.float64(1 / (1 - p)).view(int64))
+    launch(kernel, -(-blocks // each), address(x), address(result), x.size, *state, threshold, scale, each)
+    return result

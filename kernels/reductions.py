@@ -1,0 +1,491 @@
+"""Reductions on the CPU by fixed trees: sums, extremes, their places, the k largest.
+
+A run of numbers is added up by 64 lanes, 8 numbers a lane; blocks of 512 go up a binary tree, lanes and all, and the
+lanes of the last are added in halves. Long runs are cut into chunks whose results are reduced in turn. All of it
+depends on sizes alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from deepcore.backend.dtypes import float32, float64, int64
+from deepcore.errors import DeepcoreError
+from deepcore.kernels import pool, register
+from deepcore.kernels.compiler import Kernel, address
+
+LANES = 64
+_BLOCK = 512
+_LEVELS = 32  # of the tree of blocks: enough for 2**42 numbers
+# Elements of one slice at least and at most: some 5 to 200 µs. Up to a slice there is one thread.
+SLICE, _MOST = 1 << 15, 1 << 19
+# A longer row is cut into chunks.
+_CHUNK = 1 << 16
+# Fewer elements NumPy adds up sooner than a kernel is loaded.
+_MIN_ELEMENTS = 1024
+# Of a reduction over rows: bytes of the columns, or of several rows, taken at a time; rows (numbers, if those are short)
+# of one chunk; and groups that are added one after the other.
+_WIDTH, _ROWS, _GROUPS = 4096, 1024, 8
+FLOATS = (float32, float64)
+
+
+def share(total: int) -> int:
+    """How many of `total` elements one slice has: more of many, as long runs of memory are read faster."""
+    return min(max(SLICE, total >> 6), _MOST)
+
+
+def launch(kernel: Kernel, slices: int, *words: int) -> None:
+    status = kernel(*words) if slices == 1 else pool.launch(kernel, slices, *words)
+    if status:
+        raise DeepcoreError(f"kernel {kernel.name} stopped with status {status}")
+
+
+# -- tools for kernels over rows ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def combination(tools, dt, name: str):
+    """(combine(a, b), its neutral element) of "sum", of "amax" and "amin", which are NaN where a number is, or of "top",
+    the largest that is not."""
+    if name == "sum":
+
+        @tools.inline
+        def combine(a, b):
+            return a + b
+
+        return combine, dt.type(0)
+    if name == "top":
+
+        @tools.inline
+        def combine(a, b):
+            return b if b > a else a
+
+        return combine, dt.type(-np.inf)
+    if name == "amax":
+
+        @tools.inline
+        def combine(a, b):
+            return b if b > a or b != b else a
+
+        return combine, dt.type(-np.inf)
+
+    @tools.inline
+    def combine(a, b):
+        return b if b < a or b != b else a
+
+    return combine, dt.type(np.inf)
+
+
+@functools.cache
+def summing(tools, dt, term):
+    """total(x, y, z, n, c, d): Σ term(x, y, z, i, c, d) over i < n, for pointers x, y, z and numbers c, d."""
+    lanes, levels = tools.local(dt, LANES), tools.local(dt, LANES * _LEVELS)
+    fold, zero = tools.folded(dt, "sum"), dt.type(0)
+
+    @tools.inline
+    def total(x, y, z, n, c, d):
+        acc, tree = lanes(), levels()
+        done = 0
+        while True:
+            last = done + _BLOCK >= n
+            end = n if last else done + _BLOCK
+            for j in range(LANES):
+                acc[j] = zero
+            whole = done + (end - done) // LANES * LANES
+            for i in range(done, whole, LANES):
+                for j in range(LANES):
+                    acc[j] += term(x, y, z, i + j, c, d)
+            for j in range(end - whole):
+                acc[j] += term(x, y, z, whole + j, c, d)
+            # A full block is carried up the tree as far as it is even; the last one meets all that is left there.
+            block, level = done // _BLOCK, 0
+            while block >> level if last else (block >> level) & 1:
+                if (block >> level) & 1:
+                    for j in range(LANES):
+                        acc[j] = tree[LANES * level + j] + acc[j]
+                level += 1
+            if last:
+                break
+            for j in range(LANES):
+                tree[LANES * level + j] = acc[j]
+            done = end
+        return fold(acc)
+
+    return total
+
+
+@functools.cache
+def extreme(tools, dt, name: str):
+    """extreme(x, n): the largest or smallest of x[0 … n-1]; by the name of `combination`."""
+    lanes, block = tools.local(dt, LANES), tools.local(dt, LANES)
+    combine, neutral = combination(tools, dt, name)
+    fold, copy, after = tools.folded(dt, name), tools.copy(dt), tools.after(dt)
+
+    @tools.inline
+    def best(x, n):
+        acc = lanes()
+        for j in range(LANES):
+            acc[j] = neutral
+        whole = n // LANES * LANES
+        for i in range(0, whole, LANES):
+            for j in range(LANES):
+                acc[j] = combine(acc[j], x[i + j])
+        if whole < n:
+            e = block()
+            for j in range(LANES):
+                e[j] = neutral
+            copy(e, after(x, whole), n - whole)
+            for j in range(LANES):
+                acc[j] = combine(acc[j], e[j])
+        return fold(acc)
+
+    return best
+
+
+@functools.cache
+def plain(tools, dt):
+    """total(x, y, z, n, c, d): Σ x."""
+
+    @tools.inline
+    def term(x, y, z, i, c, d):
+        return x[i]
+
+    return summing(tools, dt, term)
+
+
+# -- sums and extremes ----------------------------------------------------------------------------------------------
+
+
+def _rows(tools, name: str, dtype: str):
+    """One number per chunk of a row. Words: x, out, tasks, n, chunks of a row, tasks of a slice."""
+    dt = np.dtype(dtype)
+    view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
+    if name == "sum":
+        total = plain(tools, dt)
+
+        @tools.inline
+        def reduced(x, n):
+            return total(x, x, x, n, zero, zero)
+    else:
+        reduced = extreme(tools, dt, name)
+
+    def kernel(a, part):
+        n, chunks, out = a[3], a[4], view(a[1])
+        for t in range(part * a[5], min(a[2], (part + 1) * a[5])):
+            start = t % chunks * _CHUNK
+            out[t] = reduced(view(a[0] + (t // chunks * n + start) * size), min(n - start, _CHUNK))
+        return 0
+
+    return kernel
+
+
+def _columns(tools, name: str, dtype: str):
+    """out[o, p, j]: x[o, r, j] reduced over the rows r of chunk p.
+
+    Words: x, out, outer, n, inner, rows of a chunk, rows of a group (a power of two; above 1 only if the columns are
+    taken all at once), columns taken at a time, tasks of a slice.
+    """
+    dt = np.dtype(dtype)
+    view, size = tools.view(dt), dt.itemsize
+    width = _WIDTH // size
+    lanes, levels = tools.local(dt, width), tools.local(dt, width * _LEVELS // 2)
+    combine, neutral = combination(tools, dt, name)
+
+    def kernel(a, part):
+        n, inner, chunk, group, wide = a[3], a[4], a[5], a[6], a[7]
+        chunks, blocks = -(-n // chunk), -(-inner // wide)
+        acc, tree = lanes(), levels()
+        for t in range(part * a[8], min(a[2] * chunks * blocks, (part + 1) * a[8])):
+            column = t % blocks * wide
+            p = t // blocks % chunks
+            o = t // (blocks * chunks)
+            taken = min(wide, inner - column)
+            count = min(chunk, n - p * chunk)
+            x = view(a[0] + ((o * n + p * chunk) * inner + column) * size)
+            lane, step = group * taken, group * inner
+            groups = count // group
+            block = 0
+            while True:
+                last = (block + 1) * _GROUPS >= groups
+                for j in range(lane):
+                    acc[j] = neutral
+                for g in range(block * _GROUPS, min(groups, (block + 1) * _GROUPS)):
+                    for j in range(lane):
+                        acc[j] = combine(acc[j], x[g * step + j])
+                if last:
+                    for j in range((count - groups * group) * inner):  # groups take all columns
+                        acc[j] = combine(acc[j], x[groups * step + j])
+                level = 0
+                while block >> level if last else (block >> level) & 1:
+                    if (block >> level) & 1:
+                        for j in range(lane):
+                            acc[j] = combine(tree[width * level + j], acc[j])
+                    level += 1
+                if last:
+                    break
+                for j in range(lane):
+                    tree[width * level + j] = acc[j]
+                block += 1
+            half = group // 2
+            while half:
+                for j in range(half * taken):
+                    acc[j] = combine(acc[j], acc[half * taken + j])
+                half //= 2
+            out = view(a[1] + ((o * chunks + p) * inner + column) * size)
+            for j in range(taken):
+                out[j] = acc[j]
+        return 0
+
+    return kernel
+
+
+_ROW_KERNELS = {(n, d): Kernel(f"{n}_rows_{d.name}", _rows, n, d.name) for n in ("sum", "amax", "amin") for d in FLOATS}
+_COLUMN_KERNELS = {(n, d): Kernel(f"{n}_columns_{d.name}", _columns, n, d.name) for n, d in _ROW_KERNELS}
+
+
+def reduced(name: str, x, outer: int, n: int, inner: int, out=None):
+    """`x`, contiguous, as (outer, n, inner), reduced over the middle; an array of outer·inner numbers, or None."""
+    kernel = (_ROW_KERNELS if inner == 1 else _COLUMN_KERNELS)[name, x.dtype]
+    if not kernel.ready():
+        return None
+    if inner == 1:
+        chunks = -(-n // _CHUNK) or 1
+        tasks = outer * chunks
+        each = max(1, share(x.size) // min(n or 1, _CHUNK))
+        found = np.empty(tasks, x.dtype) if out is None or chunks > 1 else out
+        launch(kernel, -(-tasks // each), address(x), address(found), tasks, n, chunks, each)
+    else:
+        group, wide = 1, _WIDTH // x.itemsize
+        if inner < wide:
+            group = min(1 << (wide // inner).bit_length() - 1, 1 << max(n, 1).bit_length() - 1)
+            wide = inner
+        chunk = _ROWS if inner * _ROWS >= SLICE else -(-SLICE // inner // group) * group
+        chunks = -(-n // chunk) or 1
+        tasks = outer * chunks * -(-inner // wide)
+        each = max(1, share(x.size) // max(1, min(n, chunk) * wide))
+        found = np.empty(outer * chunks * inner, x.dtype) if out is None or chunks > 1 else out
+        launch(
+            kernel, -(-tasks // each), address(x), address(found), outer, n, inner, chunk, group, wide, each
+        )  # fmt: skip
+    return found if chunks == 1 else reduced(name, found, outer, chunks, inner, out)
+
+
+@functools.lru_cache(4096)
+def _steps(shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
+    """((outer, n, inner), …), the last dimensions first, and the shape of the result."""
+    steps = []
+    rest = list(shape)
+    runs = [d for d in sorted(dims, reverse=True) if shape[d] != 1]
+    while runs:
+        last = first = runs.pop(0)
+        while runs and all(shape[d] == 1 for d in range(runs[0] + 1, first)):
+            first = runs.pop(0)
+        steps.append((math.prod(rest[:first]), math.prod(rest[first : last + 1]), math.prod(rest[last + 1 :])))
+        rest[first : last + 1] = [1] * (last + 1 - first)
+    kept = tuple(1 if d in dims else n for d, n in enumerate(shape))
+    return tuple(steps), kept if keepdim else tuple(n for d, n in enumerate(shape) if d not in dims)
+
+
+def reduce(name: str, x, dims: tuple[int, ...], keepdim: bool = False, out=None):
+    """`x` reduced over `dims` by "sum", "amax" or "amin"; NotImplemented where that is not for a kernel."""
+    dtype = x.dtype
+    if (dtype != float32 and dtype != float64) or x.size < _MIN_ELEMENTS or not x.flags.aligned:
+        return NotImplemented
+    if not x.flags.c_contiguous:
+        x = x.T
+        if not x.flags.c_contiguous or out is not None:
+            return NotImplemented
+        mirrored = reduce(name, x, tuple(x.ndim - 1 - d for d in dims), keepdim)
+        return mirrored if mirrored is NotImplemented else mirrored.T
+    steps, shape = _steps(x.shape, dims, keepdim)
+    if not steps or (out is not None and (not out.flags.c_contiguous or out.dtype != dtype or out.shape != shape)):
+        return NotImplemented
+    for outer, n, inner in steps[:-1]:
+        x = reduced(name, x, outer, n, inner)
+        if x is None:
+            return NotImplemented
+    x = reduced(name, x, *steps[-1], out)
+    return NotImplemented if x is None else x.reshape(shape) if out is None else out
+
+
+@register("sum", "cpu", needs_numba=False)
+def sum(xp, input, *, dims, keepdim, out=None):
+    return reduce("sum", input, dims, keepdim, out)
+
+
+@register("amax", "cpu", needs_numba=False)
+def amax(xp, input, *, dims, keepdim, out=None):
+    return reduce("amax", input, dims, keepdim, out)
+
+
+@register("amin", "cpu", needs_numba=False)
+def amin(xp, input, *, dims, keepdim, out=None):
+    return reduce("amin", input, dims, keepdim, out)
+
+
+# -- places ---------------------------------------------------------------------------------------------------------
+
+
+def _place(tools, name: str, dtype: str):
+    """The best of a chunk of a row and the first place it stands at in the row.
+
+    Words: x, places, values (or 0), tasks, n, chunks of a row, tasks of a slice.
+    """
+    dt = np.dtype(dtype)
+    view, places, size = tools.view(dt), tools.view(int64), dt.itemsize
+    best = extreme(tools, dt, name)
+    combine, _ = combination(tools, dt, name)
+
+    def kernel(a, part):
+        n, chunks = a[4], a[5]
+        for t in range(part * a[6], min(a[3], (part + 1) * a[6])):
+            start = t % chunks * _CHUNK
+            count = min(n - start, _CHUNK)
+            base = a[0] + (t // chunks * n + start) * size
+            found, at = best(view(base), min(count, _BLOCK)), 0
+            for b in range(_BLOCK, count, _BLOCK):
+                other = best(view(base + b * size), min(count - b, _BLOCK))
+                if found == found and (combine(found, other) != found):
+                    found, at = other, b
+            x = view(base)
+            while x[at] != found and x[at] == x[at]:
+                at += 1
+            places(a[1])[t] = start + at
+            if a[2]:
+                view(a[2])[t] = found
+        return 0
+
+    return kernel
+
+
+_PLACES = {(n, d): Kernel(f"arg{n[1:]}_{d.name}", _place, n, d.name) for n in ("amax", "amin") for d in FLOATS}
+
+
+def _arg(name: str, x, dim: int, out=None):
+    if (x.dtype != float32 and x.dtype != float64) or not x.size or not x.flags.c_contiguous or not x.flags.aligned:
+        return NotImplemented
+    kernel = _PLACES[name, x.dtype]
+    if dim not in (-1, x.ndim - 1) or not kernel.ready():
+        return NotImplemented
+    n = x.shape[-1]
+    rows, chunks = x.size // n, -(-n // _CHUNK)
+    tasks, each = rows * chunks, max(1, share(x.size) // min(n, _CHUNK))
+    if out is None or chunks > 1:
+        found = np.empty(x.shape[:-1] if chunks == 1 else (rows, chunks), int64)
+    else:
+        found = out
+    values = np.empty((rows, chunks), x.dtype) if chunks > 1 else None
+    where = 0 if values is None else address(values)
+    launch(kernel, -(-tasks // each), address(x), address(found), where, tasks, n, chunks, each)
+    if values is None:
+        return found
+    first = values.argmax(1) if name == "amax" else values.argmin(1)
+    chosen = np.take_along_axis(found, first[:, None], 1).reshape(x.shape[:-1])
+    if out is None:
+        return chosen
+    out[...] = chosen
+    return out
+
+
+@register("argmax", "cpu", needs_numba=False)
+def argmax(xp, input, *, dim, out=None):
+    return _arg("amax", input, dim, out)
+
+
+@register("argmin", "cpu", needs_numba=False)
+def argmin(xp, input, *, dim, out=None):
+    return _arg("amin", input, dim, out)
+
+
+def _topk(tools, largest: bool, dtype: str):
+    """The places of the k best of each row, best first, equals by place. Words: x, values, places, rows, n, k, rows of a slice.
+
+    A heap of the best so far, the worst of them on top; 64 numbers at a time are compared with that one.
+    """
+    dt = np.dtype(dtype)
+    view, whole, size = tools.view(dt), tools.view(int64), dt.itemsize
+    one, none = np.int32(1), np.int32(0)
+
+    if largest:
+
+        @tools.inline
+        def better(a, b):
+            return (a > b) | ((a != a) & (b == b))
+    else:
+
+        @tools.inline
+        def better(a, b):
+            return (a < b) | ((b != b) & (a == a))
+
+    @tools.inline
+    def sink(values, places, at, count, v, i):
+        """Put (v, i) at or below place `at` of a heap of `count`."""
+        while True:
+            child = 2 * at + 1
+            if child >= count:
+                break
+            if child + 1 < count:
+                left, right = values[child], values[child + 1]
+                if better(left, right) or (not better(right, left) and places[child] < places[child + 1]):
+                    child += 1
+            c = values[child]
+            if better(c, v) or (not better(v, c) and places[child] < i):
+                break
+            values[at], places[at] = c, places[child]
+            at = child
+        values[at], places[at] = v, i
+
+    def kernel(a, part):
+        n, k = a[4], a[5]
+        for r in range(part * a[6], min(a[3], (part + 1) * a[6])):
+            x, values, places = view(a[0] + r * n * size), view(a[1] + r * k * size), whole(a[2] + 8 * r * k)
+            for i in range(k):
+                values[i], places[i] = x[i], i
+            for i in range(k // 2 - 1, -1, -1):
+                sink(values, places, i, k, values[i], places[i])
+            i = k
+            while i < n:
+                if i + LANES <= n:
+                    worst, hits = values[0], none
+                    for j in range(LANES):
+                        hits += one if better(x[i + j], worst) else none
+                    if hits == 0:
+                        i += LANES
+                        continue
+                for j in range(i, min(i + LANES, n)):
+                    if better(x[j], values[0]):
+                        sink(values, places, 0, k, x[j], j)
+                i += LANES
+            for count in range(k - 1, 0, -1):
+                v, i = values[count], places[count]
+                values[count], places[count] = values[0], places[0]
+                sink(values, places, 0, count, v, i)
+        return 0
+
+    return kernel
+
+
+_TOPK = {
+    (largest, d): Kernel(f"{'top' if largest else 'bottom'}k_{d.name}", _topk, largest, d.name)
+    for largest in (True, False)
+    for d in FLOATS
+}
+
+
+@register("topk", "cpu", needs_numba=False)
+def topk(xp, input, *, k, dim, largest):
+    x = input
+    if (x.dtype != float32 and x.dtype != float64) or not x.size or not k or dim not in (-1, x.ndim - 1):
+        return NotImplemented
+    kernel = _TOPK[largest, x.dtype]
+    if not kernel.ready():
+        return NotImplemented
+    x = np.require(x, requirements=("C", "A"))
+    n = x.shape[-1]
+    rows, each = x.size // n, max(1, share(x.size) // n)
+    values, places = np.empty((*x.shape[:-1], k), x.dtype), np.empty((*x.shape[:-1], k), int64)
+    launch(kernel, -(-rows // each), address(x), address(values), address(places), rows, n, k, each)
+    return places
