@@ -54,7 +54,7 @@ def dispatcher(op_name: str, backend, reference: Callable) -> Callable:
     holds, and to `reference` when none does, when kernels are off (DEEPCORE_KERNELS=0) or numba is missing.
     """
     discover()
-    found = _KERNELS.get((op_name, backend.name.partition(":")[0]))
+    found = _KERNELS.get((op_name, backend.name.partition(":")[0])) or _KERNELS.get((op_name, backend.kernel_kind))
     if not found:
         return reference
     kernels = tuple(found)

@@ -242,13 +242,7 @@ def _object(numba, function: Callable, symbol: str) -> bytes:
     """An object file in which `symbol` is the kernel."""
     from llvmlite import binding
 
-    from deepcore.kernels import lift
-
-    signature = numba.types.int32(*_arguments(numba, function.__code__.co_argcount))
-    made = numba.njit([signature], no_cpython_wrapper=True, no_cfunc_wrapper=True, **lift.OPTIONS)(function)
-    (inputs,) = made.signatures
-    native = made.overloads[inputs].fndesc.llvm_func_name
-    text = made.inspect_llvm(inputs)
+    text, native = lowered(numba, function, numba.types.int32(*_arguments(numba, function.__code__.co_argcount)))
     module = binding.parse_assembly(text)
     # numba's own convention: status f(result*, exception**, arguments…).
     types = [str(argument.type) for argument in module.get_function(native).arguments]
@@ -258,6 +252,15 @@ def _object(numba, function: Callable, symbol: str) -> bytes:
             defined.linkage = "internal"  # two objects may inline the same function
     module.verify()
     return _machine().emit_object(module)
+
+
+def lowered(numba, function: Callable, signature) -> tuple[str, str]:
+    """What numba makes of a function: LLVM's text, and the function's name in it."""
+    from deepcore.kernels import lift
+
+    made = numba.njit([signature], no_cpython_wrapper=True, no_cfunc_wrapper=True, **lift.OPTIONS)(function)
+    (inputs,) = made.signatures
+    return made.inspect_llvm(inputs), made.overloads[inputs].fndesc.llvm_func_name
 
 
 def _wrapper(symbol: str, native: str, types: list[str]) -> str:

@@ -52,6 +52,10 @@ def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=0, help="what every test seeds deepcore's generator with (default 0)")
 
 
+def pytest_configure(config):
+    standin.kernels = config.getoption("--slow")
+
+
 def pytest_unconfigure():
     if _CACHE:
         shutil.rmtree(_CACHE, ignore_errors=True)

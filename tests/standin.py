@@ -12,12 +12,14 @@ import ctypes
 import functools
 import inspect
 import threading
+import time
 import types
 from pathlib import Path
 from typing import ClassVar
 
 import ml_dtypes
 import numpy as np
+import ptx_machine
 
 TABLE = Path(__file__).with_name("cupy_api.txt")
 DEVICES = 2
@@ -140,6 +142,27 @@ class Stream:
 Stream.null = Stream(null=True)
 
 
+class Event:
+    """A moment. Work is done as soon as it is queued, so the host's clock tells it."""
+
+    def __init__(self, block=False, disable_timing=False, interprocess=False):
+        self._moment = None
+
+    def record(self, stream=None):
+        self._moment = time.perf_counter()
+
+    def synchronize(self):
+        pass
+
+    @property
+    def done(self):
+        return True
+
+
+def get_elapsed_time(start_event, end_event):
+    return (end_event._moment - start_event._moment) * 1e3
+
+
 class MemoryPool:
     """Bytes per device, in CuPy's blocks of 512; a freed block stays held until `free_all_blocks`."""
 
@@ -164,6 +187,8 @@ class MemoryPool:
 
 
 _pool = MemoryPool()
+#: Where kernels may read and write: the memory of every array that lives.
+memory = ptx_machine.Memory()
 
 
 class MemoryPointer:
@@ -192,7 +217,7 @@ class Flags:
 class ndarray:
     """An array on a fake device. Not a NumPy array: NumPy would look straight through a subclass."""
 
-    __slots__ = ("__weakref__", "_a", "_base", "_charge", "_device")
+    __slots__ = ("__weakref__", "_a", "_base", "_charge", "_device", "_start")
     __array_priority__ = 100
     __hash__ = None  # type: ignore[assignment]
 
@@ -203,10 +228,15 @@ class ndarray:
         self._a, self._base, self._device = a, base, device
         self._charge = 0 if base is not None else -(-a.nbytes // _BLOCK) * _BLOCK
         _pool._change(device, self._charge)
+        self._start = 0
+        if base is None and a.size:
+            self._start = memory.add(_root(a))
 
-    def __del__(self, _pool=_pool):
-        if hasattr(self, "_charge"):  # the pool is bound here because module globals go first at exit
+    def __del__(self, _pool=_pool, _memory=memory):
+        if hasattr(self, "_start"):  # both are bound here because module globals go first at exit
             _pool._change(self._device, -self._charge)
+            if self._start:
+                _memory.remove(self._start)
 
     shape = property(lambda self: self._a.shape)
     dtype = property(lambda self: self._a.dtype)
@@ -827,6 +857,77 @@ def where(condition, x=None, y=None):
     return _wrap(np.where(*operands))
 
 
+# -- kernels ---------------------------------------------------------------------------------------
+class RawModule:
+    """PTX from a file. CuPy reads it when a kernel is first asked for, on each device; so does this."""
+
+    def __init__(self, *, code=None, path=None, options=(), backend="nvrtc"):
+        if (code is None) == (path is None):
+            raise TypeError("Exactly one of `code` and `path` keyword arguments must be given.")
+        if code is not None:
+            raise NotImplementedError("the stand-in has no CUDA compiler")
+        self.file_path = path
+
+    def get_function(self, name):
+        return RawKernel(self.file_path, name)
+
+
+@functools.lru_cache(maxsize=512)
+def _program(text, symbol):
+    return ptx_machine.Program(text, symbol)
+
+
+class RawKernel:
+    def __init__(self, path, name):
+        self.file_path, self.name = path, name
+        self._loaded = {}
+
+    @property
+    def kernel(self):
+        program = self._loaded.get(_current.device)
+        if program is None:
+            program = self._loaded[_current.device] = _program(Path(self.file_path).read_text(), self.name)
+        return program
+
+    def __call__(self, grid, block, args, *, shared_mem=0):
+        if shared_mem:
+            raise NotImplementedError("dynamic shared memory")
+        program = self.kernel
+        sizes = [_dimension(grid), _dimension(block)]
+        if len(args) != len(program.parameters):
+            raise TypeError(f"{self.name} takes {len(program.parameters)} arguments, got {len(args)}")
+        values = [_argument(a, bits, pointer) for a, (bits, pointer) in zip(args, program.parameters)]
+        ptx_machine.run(program, memory, *sizes, values)
+
+
+def _dimension(sizes):
+    if type(sizes) is not tuple or not 1 <= len(sizes) <= 3 or not all(type(n) is int for n in sizes):
+        raise TypeError("grid and block are tuples of one to three whole numbers")
+    if any(n != 1 for n in sizes[1:]):
+        raise NotImplementedError("the stand-in launches in one dimension")
+    return sizes[0]
+
+
+def _argument(value, bits, pointer):
+    """A kernel's argument as CuPy packs it, and only if the parameter is one of its kind and size."""
+    if type(value) is ndarray:
+        _same_device([value])
+        address = value.data.ptr
+        if not pointer:
+            raise TypeError("an array is given for a number")
+        if value.size and not (memory.find(address) and address % value.itemsize == 0):
+            raise ValueError(f"{address:#x} is in no live allocation")
+        return np.uint64(address)
+    if not _is_scalar(value):
+        raise TypeError(f"Unsupported type {type(value)}")
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise OverflowError("Python int too large to convert to C long")
+    value = value if isinstance(value, np.generic) else _PYTHON_SCALARS[type(value)].type(value)
+    if pointer or 8 * value.itemsize != bits:
+        raise TypeError(f"{value!r} is given for {'a pointer' if pointer else f'a number of {bits} bits'}")
+    return value
+
+
 # -- the module ------------------------------------------------------------------------------------
 def parse_signature(text):
     """`a, axis=, *, dtype=` to an inspect.Signature; `=` marks a parameter that may be left out."""
@@ -933,11 +1034,13 @@ for _short, _full in (("neg", "negative"), ("pos", "positive"), ("abs", "absolut
 cupy = _build()
 cupy.ndarray = ndarray
 cupy.ufunc = ufunc
+cupy.RawModule, cupy.RawKernel = RawModule, RawKernel
 cupy.__version__ = "14.0.0"
 cupy.get_default_memory_pool = lambda: _pool
 cupy.cuda = _Module("standin.cupy.cuda")
 cupy.cuda.Device = Device
 cupy.cuda.Stream = Stream
+cupy.cuda.Event, cupy.cuda.get_elapsed_time = Event, get_elapsed_time
 cupy.cuda.MemoryPool = MemoryPool
 cupy.cuda.get_current_stream = lambda device_id=-1: _current.stream or Stream.null
 cupy.cuda.get_device_id = lambda: _current.device
@@ -961,6 +1064,10 @@ def _properties(device):
 cupy.cuda.runtime.getDeviceProperties = _properties
 
 
+#: Whether the stand-in runs kernels. A launch takes a millisecond or more here, so only some tests ask for it.
+kernels = False
+
+
 def create(index):
     """The factory `deepcore.backend.register` takes: the project's CudaBackend over the stand-in."""
     from deepcore.backend.cuda import CudaBackend
@@ -968,7 +1075,12 @@ def create(index):
 
     if index >= DEVICES:
         raise BackendError(f"there is no GPU {index}: this machine has {DEVICES}", fix='backend="standin"')
-    return CudaBackend(index, cupy, name="standin")
+
+    class Backend(CudaBackend):
+        def ready(self, kernel):
+            return kernels and super().ready(kernel)
+
+    return Backend(index, cupy, name="standin")
 
 
 # -- the table, read off CuPy ----------------------------------------------------------------------

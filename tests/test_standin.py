@@ -38,6 +38,9 @@ def _holders(real):
     yield "cupy.cuda.runtime", cp.cuda.runtime, real.cuda.runtime
     yield "cupy.cuda.Device", standin.Device, real.cuda.Device
     yield "cupy.cuda.Stream", standin.Stream, real.cuda.Stream
+    yield "cupy.cuda.Event", standin.Event, real.cuda.Event
+    yield "cupy.RawModule", standin.RawModule, real.RawModule
+    yield "cupy.RawKernel", standin.RawKernel, real.RawKernel
     yield "cupy.cuda.MemoryPool", standin.MemoryPool, real.cuda.MemoryPool
     yield "cupy.cuda.MemoryPointer", standin.MemoryPointer(0, 0), real.cuda.MemoryPointer
 

@@ -29,6 +29,8 @@ class Backend:
     array_module: ModuleType
     #: The class of a raw array of this backend.
     array_type: type
+    #: The kind of backend whose kernels serve this one too, where its own name has none.
+    kernel_kind: str = ""
 
     def __init__(self, name: str, array_module, array_type: type):
         self.name = name

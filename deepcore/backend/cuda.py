@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from deepcore.backend import Backend
 from deepcore.backend.dtypes import bfloat16, float32
+from deepcore.config import settings
 from deepcore.errors import BackendError
 
 _INSTALL = "pip install 'deepcore[cuda]'  (an NVIDIA GPU and driver are needed), or backend=\"cpu\""
@@ -22,10 +25,13 @@ class CudaBackend(Backend):
     `cupy` is the module to drive (tests pass a stand-in).
     """
 
+    kernel_kind = "cuda"
+
     def __init__(self, index: int, cupy, name: str = "cuda"):
         super().__init__(f"{name}:{index}", cupy, cupy.ndarray)
         self.index = index
         self.device = cupy.cuda.Device(index)
+        self._functions: dict[str, Any] = {}
 
     def asarray(self, value, dtype=None):
         with self.device:
@@ -40,11 +46,19 @@ class CudaBackend(Backend):
 
     def scatter_add(self, target, index, values) -> None:
         # CuPy's add.at uses atomics, whose order changes the bits of a floating sum. Here the writes are sorted by
-        # target (stably) and each run is summed by doubling distances: one order, log2(longest run) rounds.
+        # target (stably). A kernel then adds up each run as it comes; without it, runs are summed by doubling
+        # distances: one order, too, log2(longest run) rounds.
+        from deepcore.kernels.cuda_index import scatter_rows
+
         xp = self.array_module
         with self.device:
             rows, values = _as_rows(xp, target, index, values)
             if values.size == 0:
+                return
+            flat = target.reshape(-1, values.shape[1])
+            if settings.kernels and scatter_rows(self, flat, rows, values):
+                if not _shares_memory(flat, target):
+                    target[...] = flat.reshape(target.shape)
                 return
             order = xp.argsort(rows, kind="stable")
             rows, values = rows[order], values[order]
@@ -56,7 +70,6 @@ class CudaBackend(Backend):
                 pair = place[step:] == place[:-step] + step  # as far apart in place as in position: in one run
                 values[:-step] = xp.where(pair[:, None], values[:-step] + values[step:], values[:-step])
                 step *= 2
-            flat = target.reshape(-1, values.shape[1])
             rows = rows[starts]
             flat[rows] = flat[rows] + values[starts]
             if not _shares_memory(flat, target):
@@ -68,6 +81,38 @@ class CudaBackend(Backend):
         if x.dtype == bfloat16 and max(x.ndim, y.ndim) > 2:
             return product(x.astype(float32), y.astype(float32)).astype(bfloat16)
         return product(x, y)
+
+    # -- kernels ----------------------------------------------------------------------------------
+    @functools.cached_property
+    def capability(self) -> int:
+        """The compute capability: 90 is 9.0."""
+        return int(self.device.compute_capability)
+
+    @functools.cached_property
+    def multiprocessors(self) -> int:
+        return self.array_module.cuda.runtime.getDeviceProperties(self.index)["multiProcessorCount"]
+
+    def ready(self, kernel) -> bool:
+        """Whether `launch` can run this `kernels.cuda.Kernel`, after compiling and loading it the first time."""
+        function = self._functions.get(kernel.name)
+        if function is None:
+            ptx = kernel.ptx(self.capability)
+            function = self._functions[kernel.name] = ptx is not None and self._load(kernel.symbol, ptx)
+        return function is not False
+
+    def _load(self, symbol: str, ptx: str):
+        # RawModule takes PTX as a file, and reads it when the kernel is first asked for.
+        with self.device, tempfile.TemporaryDirectory(prefix="deepcore-") as folder:
+            path = os.path.join(folder, f"{symbol}.ptx")
+            with open(path, "w", encoding="ascii") as file:
+                file.write(ptx)
+            function = self.array_module.RawModule(path=path).get_function(symbol)
+            function.kernel  # noqa: B018
+            return function
+
+    def launch(self, kernel, blocks: int, *arguments) -> None:
+        """Queue `blocks` blocks of a kernel that is ready. Arguments are arrays, for pointers, and numbers."""
+        self._functions[kernel.name]((blocks,), (kernel.threads,), arguments)
 
     def synchronize(self) -> None:
         with self.device:

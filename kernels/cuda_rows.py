@@ -1,0 +1,424 @@
+"""Row kernels of CUDA: softmax and its relatives, cross-entropy, reductions, argmax.
+
+A row of up to 1,024 numbers is a warp's, a longer one a block's. Within either, each lane works on every 32nd or 256th
+number and the lanes' results meet in a butterfly, so shapes alone decide the order of every sum. Nothing is atomic.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepcore.backend.dtypes import float32, float64, int64
+from deepcore.kernels import register, scalar
+from deepcore.kernels.cuda import Kernel, blocks_for
+
+THREADS = 256
+#: The longest row that one warp works on.
+_WARP_ROW = 1024
+#: Longer rows than this are left to CuPy unless they are many: one block each would leave the GPU idle.
+_LONG_ROW, _MANY_ROWS = 1 << 16, 64
+
+FLOATS = (float32, float64)
+_GROUPS = (32, THREADS)
+
+
+def add(a, b):
+    return a + b
+
+
+def larger(a, b):
+    """The larger of two; a NaN is larger than any number."""
+    return a if (a > b) | (a != a) else b
+
+
+def reduction(tools, combine, dtype, group: int):
+    if group == tools.WARP:
+        return tools.warp_reduction(combine, dtype)
+    return tools.block_reduction(combine, dtype, group)
+
+
+def _softmax(tools, dtype: str, group: int, log_of: bool):
+    dt = np.dtype(dtype)
+    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    best_of, sum_of = reduction(tools, larger, dt, group), reduction(tools, add, dt, group)
+    exp, log, better = tools.lift(scalar.exp, dt), tools.lift(scalar.log, dt), tools.lift(larger)
+    least, zero = dt.type(-np.inf), dt.type(0)
+
+    def kernel(x, out, rows, n):
+        t = thread() % group
+        for r in range(block() * each + thread() // group, rows, blocks() * each):
+            at = r * n
+            best, total = least, zero
+            for i in range(t, n, group):
+                best = better(best, x[at + i])
+            best = best_of(best)
+            for i in range(t, n, group):
+                total += exp(x[at + i] - best)
+            total = sum_of(total)
+            if log_of:
+                total = log(total)
+                for i in range(t, n, group):
+                    out[at + i] = (x[at + i] - best) - total
+            else:
+                for i in range(t, n, group):
+                    out[at + i] = exp(x[at + i] - best) / total
+
+    return kernel
+
+
+def _softmax_grad(tools, dtype: str, group: int, log_of: bool):
+    """y·(g - Σ g·y), or g - exp(y)·Σ g."""
+    dt = np.dtype(dtype)
+    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    sum_of, exp, zero = reduction(tools, add, dt, group), tools.lift(scalar.exp, dt), dt.type(0)
+
+    def kernel(g, y, out, rows, n):
+        t = thread() % group
+        for r in range(block() * each + thread() // group, rows, blocks() * each):
+            at = r * n
+            total = zero
+            for i in range(t, n, group):
+                total += g[at + i] if log_of else g[at + i] * y[at + i]
+            total = sum_of(total)
+            for i in range(t, n, group):
+                if log_of:
+                    out[at + i] = g[at + i] - exp(y[at + i]) * total
+                else:
+                    out[at + i] = y[at + i] * (g[at + i] - total)
+
+    return kernel
+
+
+def _logsumexp(tools, dtype: str, group: int):
+    dt = np.dtype(dtype)
+    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    best_of, sum_of = reduction(tools, larger, dt, group), reduction(tools, add, dt, group)
+    exp, log, better = tools.lift(scalar.exp, dt), tools.lift(scalar.log, dt), tools.lift(larger)
+    least, inf, zero = dt.type(-np.inf), dt.type(np.inf), dt.type(0)
+
+    def kernel(x, out, rows, n):
+        t = thread() % group
+        for r in range(block() * each + thread() // group, rows, blocks() * each):
+            at = r * n
+            best, total = least, zero
+            for i in range(t, n, group):
+                best = better(best, x[at + i])
+            best = best_of(best)
+            best = zero if abs(best) == inf else best
+            for i in range(t, n, group):
+                total += exp(x[at + i] - best)
+            total = sum_of(total)
+            if t == 0:
+                out[r] = best + log(total)
+
+    return kernel
+
+
+def _reduce(tools, dtype: str, group: int, what: str):
+    """The sum or the largest or smallest number of each row."""
+    dt = np.dtype(dtype)
+    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    combine = add if what == "sum" else larger
+    result_of, better, least = reduction(tools, combine, dt, group), tools.lift(combine), dt.type(-np.inf)
+    start = dt.type(0) if what == "sum" else least
+    lowest = what == "amin"
+
+    def kernel(x, out, rows, n):
+        t = thread() % group
+        for r in range(block() * each + thread() // group, rows, blocks() * each):
+            at = r * n
+            value = start
+            for i in range(t, n, group):
+                value = better(value, -x[at + i] if lowest else x[at + i])
+            value = result_of(value)
+            if t == 0:
+                out[r] = -value if lowest else value
+
+    return kernel
+
+
+def _arg(tools, dtype: str, group: int, lowest: bool):
+    """Where the largest (smallest) number of each row is, the first of equal ones; a NaN comes before all others."""
+    dt = np.dtype(dtype)
+    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    best_of, better, least = reduction(tools, larger, dt, group), tools.lift(larger), dt.type(-np.inf)
+    earliest = reduction(tools, _earlier, int64, group)
+
+    def kernel(x, out, rows, n):
+        t = thread() % group
+        for r in range(block() * each + thread() // group, rows, blocks() * each):
+            at = r * n
+            best = least
+            for i in range(t, n, group):
+                best = better(best, -x[at + i] if lowest else x[at + i])
+            best = best_of(best)
+            where = n
+            for i in range(t, n, group):
+                v = -x[at + i] if lowest else x[at + i]
+                where = i if (where == n) & ((v == best) | ((v != v) & (best != best))) else where
+            where = earliest(where)
+            if t == 0:
+                out[r] = where
+
+    return kernel
+
+
+def _earlier(a, b):
+    return a if a < b else b
+
+
+def by_dtype_and_group(name: str, types: tuple[str, ...], build, *parameters) -> dict:
+    """The kernels of a row function: by dtype and by who works on a row. "T" in the types is the dtype."""
+    return {
+        (d, group): Kernel(
+            f"{name}_{d.name}_{group}", tuple(t.replace("T", d.name) for t in types), build, d.name, group, *parameters
+        )
+        for d in FLOATS
+        for group in _GROUPS
+    }
+
+
+_ONE, _TWO = ("T*", "T*", "int64", "int64"), ("T*", "T*", "T*", "int64", "int64")
+_SOFTMAX, _LOG_SOFTMAX = (
+    by_dtype_and_group("softmax", _ONE, _softmax, False),
+    by_dtype_and_group("log_softmax", _ONE, _softmax, True),
+)
+_SOFTMAX_GRAD = by_dtype_and_group("softmax_grad", _TWO, _softmax_grad, False)
+_LOG_SOFTMAX_GRAD = by_dtype_and_group("log_softmax_grad", _TWO, _softmax_grad, True)
+_LOGSUMEXP = by_dtype_and_group("logsumexp", _ONE, _logsumexp)
+_REDUCE = {what: by_dtype_and_group(f"row_{what}", _ONE, _reduce, what) for what in ("sum", "amax", "amin")}
+_ARG = {
+    low: by_dtype_and_group(f"arg{'min' if low else 'max'}", ("T*", "int64*", "int64", "int64"), _arg, low)
+    for low in (False, True)
+}
+
+
+def chosen(kernels: dict, dtype, n: int):
+    """The kernel for rows of n numbers, or None."""
+    return kernels.get((dtype, 32 if n <= _WARP_ROW else THREADS))
+
+
+def _launch(xp, kernel, group: int, rows: int, *arguments) -> None:
+    xp.launch(kernel, blocks_for(xp, rows, THREADS // group), *arguments)
+
+
+def run_rows(xp, kernel, rows: int, *arguments) -> None:
+    _launch(xp, kernel, kernel.parameters[1], rows, *arguments)
+
+
+def _map_rows(xp, kernels: dict, dim: int, arrays: tuple):
+    """out[r] = kernel(arrays[0][r], …) for rows along `dim`, in an array of the first one's shape."""
+    x = arrays[0]
+    if not x.ndim or not x.size:
+        return NotImplemented
+    n = x.shape[dim]
+    kernel = chosen(kernels, x.dtype, n)
+    if kernel is None or any(a.dtype != x.dtype for a in arrays) or not xp.ready(kernel):
+        return NotImplemented
+    last = dim in (-1, x.ndim - 1)
+    if not last:
+        arrays = tuple(xp.moveaxis(a, dim, -1) for a in arrays)
+    arrays = tuple(xp.ascontiguousarray(a) for a in arrays)
+    out = xp.empty(arrays[0].shape, dtype=x.dtype)
+    run_rows(xp, kernel, x.size // n, *arrays, out, x.size // n, n)
+    return out if last else xp.ascontiguousarray(xp.moveaxis(out, -1, dim))
+
+
+@register("softmax", "cuda", needs_numba=False)
+def softmax(xp, input, *, dim):
+    return _map_rows(xp, _SOFTMAX, dim, (input,))
+
+
+@register("log_softmax", "cuda", needs_numba=False)
+def log_softmax(xp, input, *, dim):
+    return _map_rows(xp, _LOG_SOFTMAX, dim, (input,))
+
+
+@register("softmax_grad", "cuda", needs_numba=False)
+def softmax_grad(xp, g, y, *, dim):
+    return _map_rows(xp, _SOFTMAX_GRAD, dim, (g, y))
+
+
+@register("log_softmax_grad", "cuda", needs_numba=False)
+def log_softmax_grad(xp, g, y, *, dim):
+    return _map_rows(xp, _LOG_SOFTMAX_GRAD, dim, (g, y))
+
+
+def _reduced(xp, kernels: dict, input, dtype):
+    """One number for each row of the last dimension, in an array without it."""
+    if not input.ndim or not input.size:
+        return NotImplemented
+    n = input.shape[-1]
+    if n > _LONG_ROW and input.size < _MANY_ROWS * n:  # too few blocks
+        return NotImplemented
+    kernel = chosen(kernels, input.dtype, n)
+    if kernel is None or not xp.ready(kernel):
+        return NotImplemented
+    out = xp.empty(input.shape[:-1], dtype=dtype)
+    run_rows(xp, kernel, input.size // n, xp.ascontiguousarray(input), out, input.size // n, n)
+    return out
+
+
+@register("logsumexp", "cuda", needs_numba=False)
+def logsumexp(xp, input):
+    return _reduced(xp, _LOGSUMEXP, input, input.dtype)
+
+
+def _over_last(xp, what: str, input, dims, keepdim: bool):
+    if dims not in ((-1,), (input.ndim - 1,)):
+        return NotImplemented
+    out = _reduced(xp, _REDUCE[what], input, input.dtype)
+    return out.reshape(*out.shape, 1) if keepdim and out is not NotImplemented else out
+
+
+@register("sum", "cuda", needs_numba=False)
+def sum(xp, input, *, dims, keepdim):
+    return _over_last(xp, "sum", input, dims, keepdim)
+
+
+@register("amax", "cuda", needs_numba=False)
+def amax(xp, input, *, dims, keepdim):
+    return _over_last(xp, "amax", input, dims, keepdim)
+
+
+@register("amin", "cuda", needs_numba=False)
+def amin(xp, input, *, dims, keepdim):
+    return _over_last(xp, "amin", input, dims, keepdim)
+
+
+@register("argmax", "cuda", needs_numba=False)
+def argmax(xp, input, *, dim):
+    return _reduced(xp, _ARG[False], input, int64) if dim in (-1, input.ndim - 1) else NotImplemented
+
+
+@register("argmin", "cuda", needs_numba=False)
+def argmin(xp, input, *, dim):
+    return _reduced(xp, _ARG[True], input, int64) if dim in (-1, input.ndim - 1) else NotImplemented
+
+
+# -- cross-entropy --------------------------------------------------------------------------------------------------
+
+
+def _targets(tools, dtype: str):
+    """out[0] = Σ of the weights that count, out[1] = how many classes are out of range. One block."""
+    thread, total_of = tools.thread(), tools.block_reduction(add, float64, THREADS)
+
+    def kernel(target, weight, out, rows, classes, ignored, weighted):
+        total, bad = 0.0, 0.0
+        for i in range(thread(), rows, THREADS):
+            y = target[i]
+            if y != ignored:
+                if (y < 0) | (y >= classes):
+                    bad += 1.0
+                elif weighted:
+                    total += np.float64(weight[y])
+                else:
+                    total += 1.0
+        total, bad = total_of(total), total_of(bad)
+        if thread() == 0:
+            out[0] = total
+            out[1] = bad
+
+    return kernel
+
+
+def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool):
+    """The losses of the rows of x, and where recorded the gradient of their sum times `scale`.
+
+    The weight of class c is weight[c], or 1 unless `weighted`; `weights` is the sum over all classes.
+    """
+    dt = np.dtype(dtype)
+    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    best_of, sum_of = reduction(tools, larger, dt, group), reduction(tools, add, dt, group)
+    exp, log, better = tools.lift(scalar.exp, dt), tools.lift(scalar.log, dt), tools.lift(larger)
+    least, zero, one, real = dt.type(-np.inf), dt.type(0), dt.type(1), dt.type
+
+    def kernel(x, target, weight, losses, out, rows, n, ignored, weighted, smoothing, weights, scale):
+        t, share = thread() % group, smoothing / real(n)
+        for r in range(block() * each + thread() // group, rows, blocks() * each):
+            at, y = r * n, target[r]
+            if y == ignored:
+                if t == 0:
+                    losses[r] = zero
+                if recorded:
+                    for i in range(t, n, group):
+                        out[at + i] = zero
+                continue
+            best, total = least, zero
+            for i in range(t, n, group):
+                best = better(best, x[at + i])
+            best = best_of(best)
+            for i in range(t, n, group):
+                total += exp(x[at + i] - best)
+            total = sum_of(total)
+            lead = log(total)
+            q = one - smoothing
+            if weighted:
+                q = q * weight[y]
+            loss = q * (lead - (x[at + y] - best))
+            if smoothed:
+                others = zero
+                for i in range(t, n, group):
+                    term = lead - (x[at + i] - best)
+                    others += weight[i] * term if weighted else term
+                loss += share * sum_of(others)
+            if t == 0:
+                losses[r] = loss
+            if recorded:
+                q = q * scale
+                b = share * scale
+                k = (q + b * weights) / total if smoothed else q / total
+                for i in range(t, n, group):
+                    v = exp(x[at + i] - best) * k
+                    if smoothed:
+                        v -= b * weight[i] if weighted else b
+                    out[at + i] = v - q if i == y else v
+
+    return kernel
+
+
+_TARGETS = {
+    d: Kernel(f"targets_{d.name}", ("int64*", f"{d.name}*", "float64*", *["int64"] * 4), _targets, d.name)
+    for d in FLOATS
+}
+_CROSS_ENTROPY = {
+    (recorded, smoothed): by_dtype_and_group(
+        f"cross_entropy{'_grad' * recorded}{'_smoothed' * smoothed}",
+        ("T*", "int64*", "T*", "T*", "T*", *["int64"] * 4, "T", "T", "T"), _cross_entropy, recorded, smoothed,
+    )
+    for recorded in (False, True) for smoothed in (False, True)
+}  # fmt: skip
+
+
+@register("cross_entropy", "cuda", needs_numba=False)
+def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
+    dtype, n = input.dtype, input.shape[dim]
+    kernel, check = chosen(_CROSS_ENTROPY[recorded, smoothing > 0], dtype, n), _TARGETS.get(dtype)
+    if kernel is None or check is None or not input.size or not (xp.ready(kernel) and xp.ready(check)):
+        return NotImplemented
+    x = xp.ascontiguousarray(xp.moveaxis(input, dim, -1))
+    rows, target = x.size // n, xp.ascontiguousarray(target.astype(int64, copy=False))
+    weighted = weight is not None
+    weights = xp.ascontiguousarray(weight.astype(dtype, copy=False)) if weighted else x
+    found = xp.empty(2, dtype=float64)
+    xp.launch(check, 1, target, weights, found, rows, n, ignore_index, int(weighted))
+    total, bad = xp.to_host(found).tolist()
+    if bad:
+        return NotImplemented  # the reference says which
+    every = float(weight.sum()) if weighted and smoothing > 0 else float(n)
+    losses = xp.empty(target.shape, dtype=dtype)
+    gradients = xp.empty(x.shape, dtype=dtype) if recorded else x
+    real = dtype.type
+    scale = 1.0 / total if reduction == "mean" and total else 1.0
+    run_rows(
+        xp, kernel, rows, x, target, weights, losses, gradients, rows, n, ignore_index, int(weighted),
+        real(smoothing), real(every), real(scale),
+    )  # fmt: skip
+    loss = losses
+    if reduction != "none":
+        loss = xp.sum(losses)
+        if reduction == "mean":
+            loss = loss / xp.asarray(total, dtype=dtype)
+    if not recorded:
+        return loss
+    return loss, xp.ascontiguousarray(xp.moveaxis(gradients, -1, dim))
