@@ -29,8 +29,10 @@ _PLAIN, _BY_SLICE, _BEFORE = 0, 1, 2
 (_PLAN, _A, _B, _OUT, _SPACE, _WORK, _BIAS, _RESIDUAL, _PRE, _SCALED, _SCALE) = range(11)
 
 # The most rows of A that a slice packs at a time, and the most steps of k between two sums.
-_MAX_ROWS = 96
+_MAX_ROWS = 128
 _MAX_STEPS = 192
+# Up to so many rows, B in rows is added up row by row, in pieces of so many bytes.
+_FEW, _FEW_BYTES = 4, 1 << 13
 
 
 class Lanes(NamedTuple):
@@ -148,16 +150,25 @@ def _slice(tools, dtype: str, activation: str):
         scale = convert(reals(address_of(c))[_SCALE])
         block_step = -(-ablock // n) * n * size
         special = active or c[_BIAS] != 0 or c[_RESIDUAL] != 0 or c[_PRE] != 0 or c[_SCALED] != 0
-        for k0 in range(0, k, kblock):
-            steps = min(kblock, k - k0)
-            last = k0 + steps == k
+        # Panel after panel, where A is small and B is only read; else one block of k after the other.
+        by_panel = p[_PACK_A] == 0 and end_row - first_row <= ablock
+        outer, inner = -(-k // kblock), -(-(end_column - first_column) // columns)
+        if by_panel:
+            outer, inner = inner, outer
+        for major in range(outer):
             for i0 in range(first_row, end_row, ablock):
                 i1 = min(end_row, i0 + ablock)
-                a0, a_row, a_step = a + i0 * ars + k0 * aks, ars, aks
                 if p[_PACK_A]:
-                    pack(a0, aks, ars, steps, i1 - i0, block, block_step)
-                    a0, a_row, a_step = block, size, block_step
-                for j in range(first_column, end_column, columns):
+                    k0 = major * kblock
+                    pack(a + i0 * ars + k0 * aks, aks, ars, min(kblock, k - k0), i1 - i0, block, block_step)
+                for minor in range(inner):
+                    k0, j = (minor * kblock, major * columns) if by_panel else (major * kblock, minor * columns)
+                    j += first_column
+                    steps = min(kblock, k - k0)
+                    last = k0 + steps == k
+                    a0, a_row, a_step = a + i0 * ars + k0 * aks, ars, aks
+                    if p[_PACK_A]:
+                        a0, a_row, a_step = block, size, block_step
                     width = min(columns, end_column - j)
                     b0, b_step, ahead = b + k0 * bks + j * bjs, bks, stride
                     if p[_PACK_B] == _BEFORE:
@@ -219,6 +230,57 @@ def _slice(tools, dtype: str, activation: str):
     return kernel
 
 
+def _few_rows(tools, dtype: str):
+    """A block of columns of out, for A of a few rows and B in rows, which are read as they lie. Words: as above."""
+    shape = lanes()
+    assert shape is not None
+    dt = np.dtype(dtype)
+    size = dt.itemsize
+    s = gemm_tile.Shape(dtype, shape.bytes // size)
+    eight, one = gemm_tile.adder(tools, s, 8), gemm_tile.adder(tools, s, 1)
+    space = gemm_tile.space(tools, _FEW * _FEW_BYTES)
+    words, view, zero = tools.words(), tools.view(dt), dt.type(0)
+
+    def kernel(c, part):
+        p = words(c[_PLAN])
+        a, b, out = c[_A], c[_B], c[_OUT]
+        batch = part // p[_ACROSS]
+        if p[_BATCHES]:
+            offsets = words(p[_BATCHES] + 24 * batch)
+            a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
+        first = (part - batch * p[_ACROSS]) * p[_COLUMNS]
+        count = min(p[_COLUMNS], p[_N] - first)
+        sums = space()
+        for k0 in range(0, p[_K], p[_KBLOCK]):
+            end = min(p[_K], k0 + p[_KBLOCK])
+            for i in range(p[_M]):
+                t = view(sums + i * _FEW_BYTES)
+                for j in range(count):
+                    t[j] = zero
+            k = k0
+            while k < end:
+                at = b + k * p[_BKS] + first * size
+                step = 8 if k + 8 <= end else 1
+                for i in range(p[_M]):
+                    x, t = a + i * p[_ARS] + k * p[_AKS], sums + i * _FEW_BYTES
+                    if step == 8:
+                        eight(at, p[_BKS], x, p[_AKS], t, count)
+                    else:
+                        one(at, p[_BKS], x, p[_AKS], t, count)
+                k += step
+            for i in range(p[_M]):
+                t, o = view(sums + i * _FEW_BYTES), view(out + i * p[_LDO] + first * size)
+                if k0:
+                    for j in range(count):
+                        o[j] = o[j] + t[j]
+                else:
+                    for j in range(count):
+                        o[j] = t[j]
+        return 0
+
+    return kernel
+
+
 def _pack_before(tools, dtype: str):
     """Panels of B, one slice each, of all batches. Words: as for the product."""
     shape = lanes()
@@ -252,6 +314,7 @@ def _pack_before(tools, dtype: str):
 _FORMULAS: dict[str, Callable] = {}
 _KERNELS: dict[tuple, Kernel] = {}
 _PACKERS = {d: Kernel(f"gemm_pack_{d.name}", _pack_before, d.name) for d in (float32, float64)}
+_FEW_ROWS = {d: Kernel(f"gemm_few_rows_{d.name}", _few_rows, d.name) for d in (float32, float64)}
 _PLAIN_KERNELS = {d: Kernel(f"gemm_{d.name}", _slice, d.name, "") for d in (float32, float64)}
 
 
@@ -276,7 +339,7 @@ def _kernel(dtype, activation: Callable | None) -> Kernel:
 class _Plan:
     """What is decided about a product by the shapes and strides of its operands."""
 
-    __slots__ = ("address", "batch", "columns", "dtype", "kernel", "pack", "rows", "shape", "slices", "space", "words")
+    __slots__ = ("address", "batch", "columns", "dtype", "few", "pack", "rows", "shape", "slices", "space", "words")
 
     def __init__(self, a, b):
         m, k = a.shape[-2:]
@@ -293,15 +356,27 @@ class _Plan:
             bks = columns * size if bjs == size else size
         self.shape, self.dtype, self.batch = (*batch, m, n), dtype, batch
         blocks = max(1, -(-k // _MAX_STEPS))
-        kblock = -(-k // (8 * blocks)) * 8
+        kblock = -(-k // (16 * blocks)) * 16
         panels = -(-n // columns)
-        rows, wide, how, pack_a = _slices(m, n, k, size, columns, bjs == size, aks == size)
+        rows, wide, how, pack_a = _slices(m, n, k, size, columns, bjs == size)
         down, across = -(-m // rows), -(-n // wide)
         w = self.words = np.zeros(_LDZ + 1, np.int64)
         w[[_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO]] = m, n, k, ars, aks, bks, bjs, n * size
-        w[[_ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK]] = rows, wide, down, across, kblock, min(rows, _MAX_ROWS)
+        w[[_ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK]] = (
+            rows,
+            wide,
+            down,
+            across,
+            kblock,
+            min(rows, _MAX_ROWS) if pack_a else rows,
+        )
         w[[_PACK_A, _PACK_B, _PANELS, _PART, _LDR, _LDZ]] = pack_a, how, panels, 1, n * size, n * size
         self.slices = batches * down * across if k else 0
+        self.few = m <= _FEW and bjs == size and n * k * size >= 1 << 16
+        if self.few:
+            wide = -(-n // (columns * max(2, -(-n * size // _FEW_BYTES)))) * columns
+            w[_COLUMNS], w[_ACROSS] = wide, -(-n // wide)
+            self.slices = batches * int(w[_ACROSS])
         self.space = self.pack = 0
         if how == _BEFORE:
             packs = 1 if b.ndim == 2 else batches
@@ -323,20 +398,24 @@ class _Plan:
         self.address = w.ctypes.data
 
 
-def _slices(m: int, n: int, k: int, size: int, columns: int, b_rows: bool, a_rows: bool) -> tuple[int, int, int, int]:
+def _slices(m: int, n: int, k: int, size: int, columns: int, b_rows: bool) -> tuple[int, int, int, int]:
     """Rows and columns of a slice, how B is read, and whether A is packed."""
-    flops = m * n * k
+    if not m * n * k:
+        return 1, 1, _PLAIN, 0
+    work = m * n * k * size // 4
     if m <= _MAX_ROWS:
-        count = max(1, min(16, flops >> 18))
-        wide = max(columns, -(-n // (columns * count)) * columns)
-        plain = b_rows and (m <= 36 or n * k * size <= 1 << 19)
-        return max(m, 1), wide, _PLAIN if plain else _BY_SLICE, 0
-    count = max(1, min(32, flops >> 19))
-    rows = max(12, -(-m // (12 * count)) * 12)
-    if rows > 1024:
-        rows = 960
-    how = _PLAIN if b_rows and n * k * size <= 1 << 16 else _BEFORE
-    return rows, max(n, 1), how, 0 if a_rows and k <= 1 << 7 else 1
+        count = 1 if work < 3 << 17 else 2 if work < 1 << 22 else min(32, work >> 21)
+        wide = -(-n // (columns * count)) * columns
+        pack_a = m > 36 and wide >= 8 * columns
+        return m, wide, _PLAIN if b_rows else _BY_SLICE, int(pack_a)
+    pack_a = k > 128
+    wide = min(n, 16 * columns)
+    # As many rows as give the work of a slice; more than a block of them only where nothing is packed.
+    most = _MAX_ROWS if pack_a else 1 << 20
+    rows = min(most, max(48, max(1 << 21, work // 32) // (wide * k)))
+    rows = -(-m // (8 * -(-m // rows))) * 8
+    plain = b_rows and n * k * size <= 1 << 17
+    return rows, wide, _PLAIN if plain else _BEFORE, int(pack_a)
 
 
 _PLANS: dict[tuple, _Plan | None] = {}
@@ -393,7 +472,10 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
             return NotImplemented
     if not plan.slices:
         return NotImplemented
-    kernel = _kernel(plan.dtype, activation)
+    if plan.few and bias is None and activation is None and residual is None and scale is None and pre is None:
+        kernel = _FEW_ROWS[plan.dtype]
+    else:
+        kernel = _kernel(plan.dtype, activation)
     if not kernel.ready():
         return NotImplemented
     if out is None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+# Bytes between what a transposition reads of a row and what it prefetches.
+_ROW_AHEAD = 1024
+
 
 class Shape:
     """LLVM's types for vectors of `lanes` elements of `dtype` (float32, float64), and what is computed with them."""
@@ -48,6 +51,13 @@ class Shape:
         module = b.module
         return module.globals.get(name) or self.ir.Function(module, self.ir.FunctionType(result, arguments), name)
 
+    def prefetch(self, b, base, offset) -> None:
+        """Have the cache line there brought near."""
+        kinds = [self.byte.as_pointer(), self.i32, self.i32, self.i32]
+        call = self.function(b, "llvm.prefetch.p0", self.ir.VoidType(), *kinds)
+        where = b.gep(base, [self.const(offset) if isinstance(offset, int) else offset])
+        b.call(call, [where, self.i32(0), self.i32(3), self.i32(1)])
+
     def fma(self, b):
         return self.function(b, f"llvm.fma.{self.suffix}", self.vector, *[self.vector] * 3)
 
@@ -70,7 +80,7 @@ class Shape:
         limit = b.shuffle_vector(b.insert_element(undefined, count, self.i32(0)), undefined, zeros)
         return b.icmp_signed("<", numbers, limit)
 
-    def masked_load(self, b, base, offset: int, mask):
+    def masked_load(self, b, base, offset, mask):
         pointer = self.at(b, base, offset)
         zero = self.ir.Constant(self.vector, [0.0] * self.lanes)
         load = self.function(
@@ -99,7 +109,6 @@ def tile(tools, s: Shape, height: int, width: int) -> Callable:
     def generate(context, b, *arguments):
         a, ars, aks, start, bks, k, rows, source, lds, out, ldo, add, ahead = arguments
         fma = s.fma(b)
-        prefetch = s.function(b, "llvm.prefetch.p0", ir.VoidType(), s.byte.as_pointer(), s.i32, s.i32, s.i32)
         last = b.sub(rows, s.const(1))
         line = [s.const(0)]
         for i in range(1, height):
@@ -109,11 +118,9 @@ def tile(tools, s: Shape, height: int, width: int) -> Callable:
         first = s.pointer(b, start)
         before = b.block
         for i in range(height):  # the result is wanted when the loop ends
+            base = s.pointer(b, b.add(source, b.mul(line[i], lds)))
             for v in range(0, width * s.lanes * s.size, 64):
-                b.call(
-                    prefetch,
-                    [s.pointer(b, b.add(b.add(source, b.mul(line[i], lds)), s.const(v))), s.i32(0), s.i32(3), s.i32(1)],
-                )
+                s.prefetch(b, base, v)
         loop, end = b.append_basic_block("loop"), b.append_basic_block("end")
         b.branch(loop)
         b.position_at_end(loop)
@@ -128,7 +135,7 @@ def tile(tools, s: Shape, height: int, width: int) -> Callable:
             x.add_incoming(zero, before)
         row = [s.load(b, at_b, v * s.lanes * s.size) for v in range(width)]
         for v in range(0, width * s.lanes * s.size, 64):
-            b.call(prefetch, [b.gep(at_b, [b.add(ahead, s.const(v))]), s.i32(0), s.i32(3), s.i32(1)])
+            s.prefetch(b, at_b, b.add(ahead, s.const(v)))
         totals = []
         for i in range(height):
             x = s.spread(b, s.load(b, pointers[i], at_a, s.element))
@@ -165,6 +172,47 @@ def tile(tools, s: Shape, height: int, width: int) -> Callable:
     return tools.intrinsic(None, "i" * 13, generate)
 
 
+def adder(tools, s: Shape, depth: int) -> Callable:
+    """add(b, bks, a, aks, out, count): out[j] += a[0]·b[0, j], then a[1]·b[1, j] … for `depth` rows of B, fused.
+
+    out has room for whole vectors; what is in it beyond `count` is of no account.
+    """
+
+    def generate(context, b, start, bks, a, aks, out, count):
+        fma = s.fma(b)
+        factors, rows = [], []
+        for i in range(depth):
+            where = s.pointer(b, b.add(a, b.mul(aks, s.const(i))))
+            factors.append(s.spread(b, s.load(b, where, 0, s.element)))
+            rows.append(s.pointer(b, b.add(start, b.mul(bks, s.const(i)))))
+        to = s.pointer(b, out)
+        width = s.lanes * s.size
+        whole = b.mul(b.sdiv(count, s.const(s.lanes)), s.const(width))
+        before = b.block
+        loop, body, end = (b.append_basic_block(name) for name in ("loop", "body", "end"))
+        b.branch(loop)
+        b.position_at_end(loop)
+        at = b.phi(s.i64)
+        at.add_incoming(s.const(0), before)
+        b.cbranch(b.icmp_signed("<", at, whole), body, end)
+        b.position_at_end(body)
+        total = s.load(b, to, at)
+        for x, row in zip(factors, rows):
+            total = b.call(fma, [x, s.load(b, row, at), total])
+        s.store(b, total, to, at)
+        at.add_incoming(b.add(at, s.const(width)), body)
+        b.branch(loop)
+        b.position_at_end(end)
+        rest = s.mask(b, b.sub(count, b.sdiv(whole, s.const(s.size))), 0)
+        with b.if_then(b.icmp_signed("<", b.sdiv(whole, s.const(s.size)), count)):
+            total = s.load(b, to, whole)
+            for x, row in zip(factors, rows):
+                total = b.call(fma, [x, s.masked_load(b, row, whole, rest), total])
+            s.store(b, total, to, whole)
+
+    return tools.intrinsic(None, "i" * 6, generate)
+
+
 def _widened(s: Shape, b, base, offset, source: str):
     """A vector read from memory of another type: float16, bfloat16, or the shape's own."""
     from llvmlite import ir
@@ -191,7 +239,9 @@ def transposer(tools, s: Shape, source: str) -> Callable:
         lines = []
         for i in range(s.lanes):
             line = b.select(b.icmp_signed("<", s.const(i), rows), s.const(i), last)
-            lines.append(_widened(s, b, s.pointer(b, b.add(start, b.mul(line, stride))), 0, source))
+            row = s.pointer(b, b.add(start, b.mul(line, stride)))
+            lines.append(_widened(s, b, row, 0, source))
+            s.prefetch(b, row, _ROW_AHEAD)
         for i, column in enumerate(_transposed(s, b, lines)):
             s.store(b, column, s.pointer(b, b.add(to, b.mul(s.const(i), width))), 0)
 
