@@ -33,6 +33,8 @@ _MAX_ROWS = 128
 _MAX_STEPS = 192
 # Up to so many rows, B in rows is added up row by row, in pieces of so many bytes.
 _FEW, _FEW_BYTES = 4, 1 << 13
+# Columns of B in columns that are read at a time.
+_DOTS = 4
 
 
 class Lanes(NamedTuple):
@@ -281,6 +283,32 @@ def _few_rows(tools, dtype: str):
     return kernel
 
 
+def _few_dots(tools, dtype: str):
+    """A block of columns of out, for A of a few contiguous rows and B in columns, as dot products. Words: as above."""
+    shape = lanes()
+    assert shape is not None
+    size = np.dtype(dtype).itemsize
+    dot = gemm_tile.dotter(tools, gemm_tile.Shape(dtype, shape.bytes // size), _DOTS)
+    words = tools.words()
+
+    def kernel(c, part):
+        p = words(c[_PLAN])
+        a, b, out = c[_A], c[_B], c[_OUT]
+        batch = part // p[_ACROSS]
+        if p[_BATCHES]:
+            offsets = words(p[_BATCHES] + 24 * batch)
+            a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
+        first = (part - batch * p[_ACROSS]) * p[_COLUMNS]
+        end = min(p[_N], first + p[_COLUMNS])
+        for j in range(first, end, _DOTS):
+            for i in range(p[_M]):
+                to = out + i * p[_LDO] + j * size
+                dot(a + i * p[_ARS], b + j * p[_BJS], p[_BJS], p[_K], min(_DOTS, end - j), to)
+        return 0
+
+    return kernel
+
+
 def _pack_before(tools, dtype: str):
     """Panels of B, one slice each, of all batches. Words: as for the product."""
     shape = lanes()
@@ -315,6 +343,7 @@ _FORMULAS: dict[str, Callable] = {}
 _KERNELS: dict[tuple, Kernel] = {}
 _PACKERS = {d: Kernel(f"gemm_pack_{d.name}", _pack_before, d.name) for d in (float32, float64)}
 _FEW_ROWS = {d: Kernel(f"gemm_few_rows_{d.name}", _few_rows, d.name) for d in (float32, float64)}
+_FEW_DOTS = {d: Kernel(f"gemm_few_dots_{d.name}", _few_dots, d.name) for d in (float32, float64)}
 _PLAIN_KERNELS = {d: Kernel(f"gemm_{d.name}", _slice, d.name, "") for d in (float32, float64)}
 
 
@@ -339,7 +368,20 @@ def _kernel(dtype, activation: Callable | None) -> Kernel:
 class _Plan:
     """What is decided about a product by the shapes and strides of its operands."""
 
-    __slots__ = ("address", "batch", "columns", "dtype", "few", "pack", "rows", "shape", "slices", "space", "words")
+    __slots__ = (
+        "address",
+        "batch",
+        "columns",
+        "dtype",
+        "few",
+        "pack",
+        "rows",
+        "shape",
+        "slices",
+        "space",
+        "swap",
+        "words",
+    )
 
     def __init__(self, a, b):
         m, k = a.shape[-2:]
@@ -372,11 +414,18 @@ class _Plan:
         )
         w[[_PACK_A, _PACK_B, _PANELS, _PART, _LDR, _LDZ]] = pack_a, how, panels, 1, n * size, n * size
         self.slices = batches * down * across if k else 0
-        self.few = m <= _FEW and bjs == size and n * k * size >= 1 << 16
-        if self.few:
-            wide = -(-n // (columns * max(2, -(-n * size // _FEW_BYTES)))) * columns
-            w[_COLUMNS], w[_ACROSS] = wide, -(-n // wide)
-            self.slices = batches * int(w[_ACROSS])
+        self.few = None
+        self.swap = n == 1 and m > 1  # a matrix times a vector: the vector times the matrix's transpose
+        if m <= _FEW and n * k >= 1 << 16:
+            if bjs == size:
+                self.few = _FEW_ROWS[dtype]
+                wide = -(-n // (columns * max(2, -(-n * size // _FEW_BYTES)))) * columns
+            elif aks == size:
+                self.few = _FEW_DOTS[dtype]
+                wide = -(-n // (_DOTS * min(16, n * k * size >> 17))) * _DOTS
+            if self.few:
+                w[_COLUMNS], w[_ACROSS] = wide, -(-n // wide)
+                self.slices = batches * int(w[_ACROSS])
         self.space = self.pack = 0
         if how == _BEFORE:
             packs = 1 if b.ndim == 2 else batches
@@ -472,9 +521,14 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
             return NotImplemented
     if not plan.slices:
         return NotImplemented
-    if plan.few and bias is None and activation is None and residual is None and scale is None and pre is None:
-        kernel = _FEW_ROWS[plan.dtype]
-    else:
+    kernel = None
+    if (plan.few or plan.swap) and all(x is None for x in (bias, activation, residual, scale, pre)):
+        if plan.swap:
+            flat = None if out is None else out.reshape(*plan.batch, 1, -1)
+            made = product(b.swapaxes(-1, -2), a.swapaxes(-1, -2), flat)
+            return made.reshape(plan.shape) if out is None else out
+        kernel = plan.few
+    if kernel is None:
         kernel = _kernel(plan.dtype, activation)
     if not kernel.ready():
         return NotImplemented

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 # Bytes between what a transposition reads of a row and what it prefetches.
-_ROW_AHEAD = 1024
+_ROW_AHEAD = 4096
 
 
 class Shape:
@@ -51,12 +51,12 @@ class Shape:
         module = b.module
         return module.globals.get(name) or self.ir.Function(module, self.ir.FunctionType(result, arguments), name)
 
-    def prefetch(self, b, base, offset) -> None:
+    def prefetch(self, b, base, offset, level: int = 3) -> None:
         """Have the cache line there brought near."""
         kinds = [self.byte.as_pointer(), self.i32, self.i32, self.i32]
         call = self.function(b, "llvm.prefetch.p0", self.ir.VoidType(), *kinds)
         where = b.gep(base, [self.const(offset) if isinstance(offset, int) else offset])
-        b.call(call, [where, self.i32(0), self.i32(3), self.i32(1)])
+        b.call(call, [where, self.i32(0), self.i32(level), self.i32(1)])
 
     def fma(self, b):
         return self.function(b, f"llvm.fma.{self.suffix}", self.vector, *[self.vector] * 3)
@@ -213,6 +213,69 @@ def adder(tools, s: Shape, depth: int) -> Callable:
     return tools.intrinsic(None, "i" * 6, generate)
 
 
+def dotter(tools, s: Shape, height: int) -> Callable:
+    """dot(a, b, bjs, k, columns, out): out[j] = Σ a[p]·b[p, j], both contiguous along p, for j below `height`.
+
+    Two vectors of sums over every other vector of p, added to one, then halves of it as in a tree. Where there are
+    fewer columns, the last is computed again.
+    """
+    from llvmlite import ir
+
+    def generate(context, b, a, start, bjs, k, columns, out):
+        fma = s.fma(b)
+        last = b.sub(columns, s.const(1))
+        lines = [b.select(b.icmp_signed("<", s.const(j), columns), s.const(j), last) for j in range(height)]
+        rows = [s.pointer(b, b.add(start, b.mul(line, bjs))) for line in lines]
+        x = s.pointer(b, a)
+        width = s.lanes * s.size
+        size = b.mul(k, s.const(s.size))
+        whole = b.mul(b.sdiv(size, s.const(2 * width)), s.const(2 * width))
+        zero = ir.Constant(s.vector, [0.0] * s.lanes)
+        before = b.block
+        loop, body, rest, end = (b.append_basic_block(name) for name in ("loop", "body", "rest", "end"))
+        b.branch(loop)
+        b.position_at_end(loop)
+        at = b.phi(s.i64)
+        at.add_incoming(s.const(0), before)
+        sums = [[b.phi(s.vector) for _ in range(2)] for _ in rows]
+        for total in (total for pair in sums for total in pair):
+            total.add_incoming(zero, before)
+        b.cbranch(b.icmp_signed("<", at, whole), body, rest)
+        b.position_at_end(body)
+        parts = [s.load(b, x, b.add(at, s.const(v * width))) for v in range(2)]
+        for pair, row in zip(sums, rows):
+            s.prefetch(b, row, b.add(at, s.const(_ROW_AHEAD)))
+            s.prefetch(b, row, b.add(at, s.const(_ROW_AHEAD + width)))
+            for v, total in enumerate(pair):
+                there = s.load(b, row, b.add(at, s.const(v * width)))
+                total.add_incoming(b.call(fma, [parts[v], there, total]), body)
+        at.add_incoming(b.add(at, s.const(2 * width)), body)
+        b.branch(loop)
+        b.position_at_end(rest)
+        left = b.sdiv(b.sub(size, whole), s.const(s.size))
+        masks = [s.mask(b, left, v * s.lanes) for v in range(2)]
+        parts = [s.masked_load(b, x, b.add(whole, s.const(v * width)), masks[v]) for v in range(2)]
+        for j, (pair, row) in enumerate(zip(sums, rows)):
+            total = None
+            for v in range(2):
+                there = s.masked_load(b, row, b.add(whole, s.const(v * width)), masks[v])
+                more = b.call(fma, [parts[v], there, pair[v]])
+                total = more if total is None else b.fadd(total, more)
+            lanes = s.lanes
+            while lanes > 1:
+                lanes //= 2
+                total = b.fadd(
+                    s.shuffle(b, total, total, range(lanes)), s.shuffle(b, total, total, range(lanes, 2 * lanes))
+                )
+            value = b.extract_element(total, s.i32(0))
+            where = s.at(b, s.pointer(b, b.add(out, b.mul(lines[j], s.const(s.size)))), 0, s.element)
+            b.store(value, where)
+        b.branch(end)
+        b.position_at_end(end)
+
+    return tools.intrinsic(None, "i" * 6, generate)
+
+
 def _widened(s: Shape, b, base, offset, source: str):
     """A vector read from memory of another type: float16, bfloat16, or the shape's own."""
     from llvmlite import ir
@@ -241,7 +304,7 @@ def transposer(tools, s: Shape, source: str) -> Callable:
             line = b.select(b.icmp_signed("<", s.const(i), rows), s.const(i), last)
             row = s.pointer(b, b.add(start, b.mul(line, stride)))
             lines.append(_widened(s, b, row, 0, source))
-            s.prefetch(b, row, _ROW_AHEAD)
+            s.prefetch(b, row, _ROW_AHEAD, 2)
         for i, column in enumerate(_transposed(s, b, lines)):
             s.store(b, column, s.pointer(b, b.add(to, b.mul(s.const(i), width))), 0)
 

@@ -24,7 +24,7 @@ FLOATS = [np.float32, np.float64]
 SIZES = [
     (1, 1, 1), (1, 1, 40), (40, 1, 1), (1, 40, 1), (2, 3, 5), (7, 7, 7), (8, 8, 8), (9, 15, 17), (12, 16, 32),
     (13, 17, 33), (16, 31, 31), (17, 33, 47), (23, 320, 15), (25, 321, 65), (31, 641, 63), (97, 5, 95), (98, 70, 129),
-    (100, 700, 100), (127, 255, 63), (1, 500, 300), (3, 300, 500), (300, 500, 1), (200, 1000, 31), (333, 130, 260),
+    (100, 700, 100), (127, 255, 63), (1, 500, 300), (3, 300, 500), (300, 500, 1), (4, 999, 70), (200, 1000, 31), (333, 130, 260),
 ]  # fmt: skip
 
 
@@ -61,7 +61,9 @@ def test_every_layout_has_the_same_right_bits(size, dtype):
         assert out.dtype == dtype and out.shape == (m, n)
         assert (np.abs(out - expected) <= bound(a, b)).all()
         seen.add(out.tobytes())
-    assert len(seen) == 1
+    # Contiguous rows times columns are dot products where there are few of either.
+    dots = (m <= 4 and n * k >= 1 << 16) or (n == 1 and m * k >= 1 << 16)
+    assert len(seen) <= 1 + dots
 
 
 def test_random_shapes():
