@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepcore.backend.cpu import is_small_product
-from deepcore.kernels import formulas, gemm, memory, register
+from deepcore.kernels import gemm, memory, register
 
 
 def _product(input, weight, bias, activation=None, pre=None):
@@ -27,11 +27,11 @@ def linear(xp, input, weight, bias=None):
 
 @register("linear_activation", "cpu", needs_numba=False)
 def linear_activation(xp, input, weight, bias=None, *, activation):
-    return _product(input, weight, bias, getattr(formulas, activation))
+    return _product(input, weight, bias, activation)
 
 
 @register("linear_activation_kept", "cpu", needs_numba=False)
 def linear_activation_kept(xp, input, weight, bias=None, *, activation):
     before = memory.empty((*input.shape[:-1], weight.shape[0]), input.dtype)
-    out = _product(input, weight, bias, getattr(formulas, activation), before)
+    out = _product(input, weight, bias, activation, before)
     return out if out is NotImplemented else (out, before)
