@@ -144,6 +144,9 @@ class Program:
     def _decode(self, body):
         pending = []
         statements = re.sub(r"//.*", "", body)
+        # Half of a pair that nobody wants goes to a register of its own scope.
+        scope = r"\{\s*\.reg \.b\d+ (\w+);\s*([^;{}]*\{[^}]*\}[^;]*;)\s*\}"
+        statements = re.sub(scope, lambda m: re.sub(rf"\b{m[1]}\b", "_", m[2]), statements)
         for piece in re.split(r";|(?<=:)\s", statements.strip()):
             line = " ".join(piece.split())
             if not line or line.startswith((".reg", ".pragma", ".shared", ".local", ".loc", ".file")):
@@ -620,6 +623,17 @@ def _st(program, modifiers, operands):
     return act
 
 
+def _mixed(modifiers, operands, compute):
+    """compute(…) in float32 of float16 numbers and, last, a float32."""
+    target, *halves, last = operands
+
+    def act(run):
+        wide = [np.asarray(run.read(h, "f16")).astype(np.float32) for h in halves]
+        run.write(target, compute(*wide, run.read(last, "f32")))
+
+    return act
+
+
 def _plain(modifiers):
     """The type, after checking that nothing unknown stands before it."""
     known = {"rn", "lo", "sat", "ftz", "wide", "hi", "NaN", "wrap", "uni", "to", "full", "approx"}
@@ -637,6 +651,8 @@ def _exact_only(kind, modifiers):
 
 def _arithmetic(name, function):
     def make(program, modifiers, operands):
+        if modifiers == ["rn", "f32", "f16"]:
+            return _mixed(modifiers, operands, function)
         kind = _plain(modifiers)
         _exact_only(kind, modifiers)
         return _simple(kind, operands, function)
@@ -681,6 +697,8 @@ def _mul(program, modifiers, operands):
 
 @_maker("fma")
 def _fma(program, modifiers, operands):
+    if modifiers == ["rn", "f32", "f16"]:
+        return _mixed(modifiers, operands, fma32)
     kind = _plain(modifiers)
     _exact_only(kind, modifiers)
     return _simple(kind, operands, fma32 if kind == "f32" else fma64)
