@@ -51,14 +51,10 @@ class Results:
 
     def __init__(self, quick: bool):
         self.quick = quick
-        self.suites: dict[str, dict[str, dict | None]] = {}
+        self.suites: dict[str, dict[str, dict]] = {}
 
-    def add(self, suite: str, name: str, entry: dict | None) -> None:
-        """`entry`: None for what cannot be measured here."""
+    def add(self, suite: str, name: str, entry: dict) -> None:
         self.suites.setdefault(suite, {})[name] = entry
-
-    def measured(self) -> dict[str, list[dict]]:
-        return {suite: [e for e in entries.values() if e] for suite, entries in self.suites.items()}
 
     def save(self) -> list[str]:
         """Writes the suites of which everything ran; the names of the others."""
@@ -66,11 +62,11 @@ class Results:
         for one in suites.contests():
             wanted.setdefault(one.suite, set()).add(one.name)
         facts, left_out = machine.describe(), []
-        for suite, entries in self.measured().items():
-            if self.quick or set(self.suites[suite]) != wanted[suite]:
+        for suite, entries in self.suites.items():
+            if self.quick or set(entries) != wanted[suite]:
                 left_out.append(suite)
                 continue
-            whole = {"benchmark": suite, "machine": facts, "contests": entries}
+            whole = {"benchmark": suite, "machine": facts, "contests": list(entries.values())}
             (HERE / "results" / f"{suite}.json").write_text(written(whole), encoding="utf-8", newline="\n")
         return left_out
 
@@ -107,15 +103,15 @@ def places(pytestconfig):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for suite, entries in config.stash[KEPT].measured().items():
+    for suite, entries in config.stash[KEPT].suites.items():
         terminalreporter.section(suite)
         if suite == "accuracy":
-            worse = report.less_accurate(entries)
+            worse = report.less_accurate(entries.values())
             terminalreporter.write_line(f"{len(entries)} cases, {len(worse)} less accurate than PyTorch")
             for each in worse:
                 terminalreporter.write_line(each)
             continue
-        for entry in entries:
+        for entry in entries.values():
             terminalreporter.write_line(line(entry))
 
     share = config.stash[OTHERS].share()
@@ -134,8 +130,7 @@ def line(entry: dict) -> str:
 def pytest_sessionfinish(session, exitstatus):
     config = session.config
     quiet = (config.stash[OTHERS].share() or 0.0) <= QUIET
-    # A suite with a failure lacks something, and stays as it was.
-    if config.getoption("--save") and not config.option.collectonly and exitstatus in (0, 1) and quiet:
+    if config.getoption("--save") and not config.option.collectonly and exitstatus == 0 and quiet:
         left_out = config.stash[KEPT].save()
         if left_out:
             print(f"\nnot saved, because something is missing: {', '.join(left_out)}")

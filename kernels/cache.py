@@ -45,12 +45,13 @@ def folder() -> Path | None:
 # -- names ------------------------------------------------------------------------------------------------------
 
 
-def stem(name: str, parameters: tuple, source_file: str) -> str | None:
+def stem(name: str, parameters: tuple, *source_files: str) -> str | None:
     """`name` and the digest of all the kernel depends on but numba's version; None where the source cannot be read."""
     try:
         digest = hashlib.sha256(_environment().encode())
-        if Path(source_file).parent != Path(__file__).parent:
-            digest.update(Path(source_file).read_bytes())
+        for path in sorted(set(map(Path, source_files))):
+            if path.parent != Path(__file__).parent:
+                digest.update(path.read_bytes())
     except OSError:
         return None
     digest.update(repr((name, parameters)).encode())

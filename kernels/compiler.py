@@ -15,6 +15,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,8 @@ class Kernel:
     """A kernel that is found in the cache, or compiled, when first asked for.
 
     `build(tools, *parameters)` returns the Python function to compile, `kernel(words)` or `kernel(words, slice)`;
-    `tools` is `kernels.lift`. Parameters must be told apart by their repr. What `build` inlines must come from its own
-    file or this folder: that is what the cache looks at.
+    `tools` is `kernels.lift`. Parameters are plain functions, or told apart by their repr. What is inlined must come
+    from the file of `build` or of such a function, or from this folder: that is what the cache looks at.
 
     >>> if kernel.ready():
     ...     status = kernel(address(x), address(out), x.size)
@@ -56,17 +57,18 @@ class Kernel:
         self.address = 0
         #: "" before the first try, then "compiled", "cached" or "failed".
         self.state = ""
-        self._call: Callable[[bytes, int], int] | None = None
+        #: What runs a slice, once ready: (words as bytes, number of the slice) to the status.
+        self._call: Callable[[bytes, int], int] = _not_ready
         self._kept: Any = None
         KERNELS[name] = self
 
     def __call__(self, *words: int) -> int:
         """Run slice 0 with these words; the status. Only when ready."""
-        return self._call(_packer(len(words))(*words), 0)  # type: ignore[misc]
+        return self._call(_packer(len(words))(*words), 0)
 
     def slice(self, number: int, *words: int) -> int:
         """Run one slice with these words; the status. Only when ready."""
-        return self._call(_packer(len(words))(*words), number)  # type: ignore[misc]
+        return self._call(_packer(len(words))(*words), number)
 
     def ready(self) -> bool:
         """Whether it can be called, after loading or compiling it if that was not tried yet. Not being ready is told
@@ -91,7 +93,7 @@ class Kernel:
             import llvmlite.binding  # noqa: F401
         except ImportError:
             return "compiled" if self._plain() else "failed"
-        stem = cache.stem(self.name, self.parameters, self.build.__code__.co_filename)
+        stem = cache.stem(self.name, *self._source())
         symbol = f"deepcore_{self.name}_{(stem or '')[-40:]}"
         kept = cache.read(stem) if stem else None
         if kept is not None and self._load(kept, symbol):
@@ -107,6 +109,12 @@ class Kernel:
         if stem:
             cache.write(stem, data)
         return "compiled" if self._load(data, symbol) else "failed"
+
+    def _source(self) -> tuple:
+        """The parameters as they are told apart, then the files that the kernel is made from."""
+        functions = [p for p in self.parameters if isinstance(p, FunctionType)]
+        parameters = tuple(p.__qualname__ if isinstance(p, FunctionType) else p for p in self.parameters)
+        return parameters, *(f.__code__.co_filename for f in (self.build, *functions))
 
     def _function(self) -> Callable:
         from deepcore.kernels import lift
@@ -145,9 +153,18 @@ class Kernel:
         return address != 0
 
 
+def _not_ready(words: bytes, part: int) -> int:
+    raise DeepcoreError("the kernel is not ready")
+
+
+@functools.cache
+def _structure(count: int) -> struct.Struct:
+    return struct.Struct(f"{count}q")
+
+
 @functools.cache
 def _packer(count: int) -> Callable[..., bytes]:
-    return struct.Struct(f"{count}q").pack
+    return _structure(count).pack
 
 
 def pack(words) -> bytes:
@@ -166,6 +183,17 @@ MEMORY: Any = (ctypes.c_int64 * (2**60 - 1)).from_address(0) if struct.calcsize(
 def fast_address(array) -> int:
     """Where the first element of a NumPy array (not of a scalar) is."""
     return MEMORY[(id(array) + HEADER) >> 3]
+
+
+def word(at: int) -> int:
+    """The eight bytes at an address, as a whole number."""
+    return MEMORY[at >> 3] if MEMORY is not None else 0
+
+
+def fill(target: np.ndarray, words) -> None:
+    """Write whole numbers to the start of an int64 array."""
+    words = list(words)
+    _structure(len(words)).pack_into(target, 0, *words)
 
 
 def _slow_address(array) -> int:

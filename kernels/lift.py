@@ -23,7 +23,7 @@ _LIFTED: dict[tuple[FunctionType, Any], Callable] = {}
 
 
 def lift(function: FunctionType, dtype=None) -> Callable:
-    """The numba version of a plain scalar function and of the plain functions of this folder that it calls.
+    """The numba version of a plain scalar function and of the plain functions of its file and this folder that it calls.
 
     With a dtype (float32, float64) the formula is computed in it: its floating constants become that dtype's, and a
     callee `exp` is `exp_float32` where its file has one of that name.
@@ -40,7 +40,7 @@ def lift(function: FunctionType, dtype=None) -> Callable:
             code, names = function.__code__, dict(function.__globals__)
             for name in code.co_names:
                 callee = names.get(name)
-                if isinstance(callee, FunctionType) and callee.__module__.startswith(f"{kernels.__name__}."):
+                if isinstance(callee, FunctionType) and _known(callee, function):
                     names[name] = lift(callee, dtype)
                 elif dtype is not None and type(callee) is float:
                     names[name] = dtype.type(callee)
@@ -49,6 +49,10 @@ def lift(function: FunctionType, dtype=None) -> Callable:
             copy = FunctionType(code, names, function.__name__, function.__defaults__)
             found = _LIFTED[function, dtype] = inline(copy)
         return found
+
+
+def _known(callee: FunctionType, caller: FunctionType) -> bool:
+    return callee.__module__ == caller.__module__ or callee.__module__.startswith(f"{kernels.__name__}.")
 
 
 def _variant(function: FunctionType, dtype) -> FunctionType:

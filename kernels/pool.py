@@ -19,9 +19,10 @@ import signal
 import struct
 import sys
 import threading
+from collections.abc import Callable
 
 from deepcore.config import settings
-from deepcore.kernels.compiler import Kernel
+from deepcore.kernels.compiler import Kernel, pack
 
 # Words of the state, eight to a cache line.
 _OPEN, _DONE, _POSTED, _SLEEPERS, _LOCK, _WAITING, _LIMIT = range(0, 56, 8)
@@ -38,7 +39,8 @@ _MAX_SLICES = (1 << _LEFT_BITS) - 1
 
 
 def _build(tools, part: str):
-    """The kernel `part`: "serve", a worker's life; "run", a program; "limit", a change of the number of threads."""
+    """The kernel `part`: "serve", a worker's life; "run", a program; "limit", a change of the number of threads; "rouse",
+    an end to sleep."""
     load, store, add, swap, exchanged = tools.atomics()
     words, pause, call, system = tools.words(), tools.pause(), tools.call_kernel(), tools.call_system()
     wait_on_address, address_of = tools.wait_on_address(), tools.address_of()
@@ -164,10 +166,19 @@ def _build(tools, part: str):
         wake(s, base, _POSTED, 1 << 20)
         return 0
 
-    return {"serve": serve, "run": run, "limit": limit}[part]
+    def rouse(a):
+        base = a[0]
+        s = words(base)
+        if load(s, _SLEEPERS) > 0:
+            add(s, _POSTED, 1)
+            wake(s, base, _POSTED, 1 << 20)
+        return 0
+
+    return {"serve": serve, "run": run, "limit": limit, "rouse": rouse}[part]
 
 
-_SERVE, _RUN, _SET_LIMIT = (Kernel(f"pool_{part}", _build, part) for part in ("serve", "run", "limit"))
+_PARTS = ("serve", "run", "limit", "rouse")
+_SERVE, _RUN, _SET_LIMIT, _ROUSE = (Kernel(f"pool_{part}", _build, part) for part in _PARTS)
 
 
 def launch(kernel: Kernel, slices: int, *words: int) -> int:
@@ -191,6 +202,29 @@ def run(program) -> int:
     for kernel, words, slices in program:
         table += (kernel.address, _start_of(words), slices)
     return _run(table)
+
+
+def prepared(program) -> tuple[Callable[[bytes, int], int], bytes, int] | None:
+    """A program of (kernel that is ready, address of its words, number of slices) as a function and its arguments.
+
+    Called by what is written in C, as `map` is, it runs with no Python code, so no signal's, before what comes next.
+    None where there is no compiled `run`.
+    """
+    if not _RUN.ready():
+        return None
+    pool = _pool
+    if pool is None or pool.limit != settings.threads:
+        pool = _resized()
+    words = [pool.base, len(program)]
+    for kernel, where, slices in program:
+        words += (kernel.address, where, slices)
+    return _RUN._call, pack(words), 0
+
+
+def rouse() -> None:
+    """Wake the threads that sleep: a program comes within some 50 µs. Waking takes as long as that."""
+    if _pool is not None and _pool.limit > 1 and _ROUSE.ready():
+        _ROUSE(_pool.base)
 
 
 def _start_of(words: bytes) -> int:

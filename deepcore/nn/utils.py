@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain, repeat
 from typing import Any
 
 from deepcore.autograd import mixed_backends, mode
 from deepcore.backend import dtypes as dt
+from deepcore.config import settings
 from deepcore.errors import ArgumentError, NonFiniteError
+from deepcore.kernels.update import Gradients
 from deepcore.nn.module import Module
 from deepcore.tensor import Tensor, from_raw, zeros
 
@@ -49,6 +52,11 @@ def _total(gradients: list[Tensor], norm_type: float, names: list[str] | None, e
     if not gradients:
         return zeros(())
     xp = gradients[0].backend
+    table = _table(gradients, norm_type, written=False)
+    if table is not None:
+        total = table.norm()
+        if not error_if_nonfinite or bool(xp.isfinite(total)):
+            return from_raw(total, xp)
     norms = _norms(gradients, float(norm_type))
     stacked = xp.stack([xp.asarray(n).reshape(()) for n in norms])
     if norm_type == 2:
@@ -90,7 +98,29 @@ def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_i
     )
 
 
+def _table(gradients: list[Tensor], norm_type: float, written: bool) -> Gradients | None:
+    """The gradients for kernels, if those can be had."""
+    if norm_type != 2 or not settings.kernels:
+        return None
+    return Gradients.of([g._data for g in gradients], written)
+
+
+def _run(call, gradients: list[Tensor]) -> None:
+    """Run what writes the gradients and raise their versions, with no signal's handler in between."""
+    function, words, part = call
+    storages = [g.storage() for g in gradients]
+    versions = [storage.version + 1 for storage in storages]
+    any(chain(map(function, (words,), (part,)), map(setattr, storages, repeat("version"), versions)))
+
+
 def _clip_norm(gradients, max_norm, norm_type, names, error_if_nonfinite) -> Tensor:
+    table = _table(gradients, norm_type, written=True)
+    if table is not None:
+        norm, call = table.norm(max_norm), table.scaling()
+        if call is not None and (not error_if_nonfinite or bool(gradients[0].backend.isfinite(norm))):
+            if table.factor != 1:
+                _run(call, gradients)
+            return from_raw(norm, gradients[0].backend)
     total = _total(gradients, norm_type, names, error_if_nonfinite)
     if gradients:
         xp = total.backend
@@ -103,9 +133,21 @@ def _clip_norm(gradients, max_norm, norm_type, names, error_if_nonfinite) -> Ten
 
 def clip_grad_value_(parameters, clip_value: float) -> None:
     """g ← min(max(g, -clip_value), clip_value) for every gradient, in place."""
-    clip_value = float(clip_value)
-    if not clip_value >= 0:
-        raise ArgumentError("clip_value cannot be negative", received=f"clip_value={clip_value}")
-    for _, g in _named_gradients(parameters):
+    clip_value = clip_bound(clip_value)
+    gradients = [g for _, g in _named_gradients(parameters)]
+    table = _table(gradients, 2.0, written=True)
+    call = None if table is None else table.scaling(clip_value)
+    if call is not None:
+        _run(call, gradients)
+        return
+    for g in gradients:
         g.backend.clip(g._data, -clip_value, clip_value, out=g._data)
         g.bump_version()
+
+
+def clip_bound(value) -> float:
+    """The largest magnitude that a gradient may have, checked."""
+    bound = float(value)
+    if not bound >= 0:
+        raise ArgumentError("clip_value cannot be negative", received=f"clip_value={bound}")
+    return bound

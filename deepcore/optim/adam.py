@@ -4,7 +4,33 @@ from __future__ import annotations
 
 import math
 
+from deepcore.kernels.update import Update, maximum, sqrt
 from deepcore.optim.optimizer import OPTIMIZERS, Optimizer, betas_in_range, non_negative
+
+
+def _moments(w, g, m, v, sign, decay, beta1, rest1, beta2, rest2):
+    """The gradient's mean and mean square, with this gradient."""
+    g = sign * g
+    g = g + decay * w if decay != 0.0 else g
+    # The same mean from either end: beta1 = 0 gives g itself.
+    m = m + rest1 * (g - m) if beta1 > 0.5 else g - beta1 * (g - m)
+    return m, beta2 * v + rest2 * (g * g)
+
+
+def adam(w, g, m, v, sign, decay, shrink, beta1, rest1, beta2, rest2, rate, eps):
+    """`rate` and `eps` hold the corrections of the moments: lr · m̂ / (√v̂ + eps) with one division."""
+    m, v = _moments(w, g, m, v, sign, decay, beta1, rest1, beta2, rest2)
+    return shrink * w - rate * (m / (sqrt(v) + eps)), m, v
+
+
+def amsgrad(w, g, m, v, largest, sign, decay, shrink, beta1, rest1, beta2, rest2, rate, eps):
+    m, v = _moments(w, g, m, v, sign, decay, beta1, rest1, beta2, rest2)
+    largest = maximum(largest, v)
+    return shrink * w - rate * (m / (sqrt(largest) + eps)), m, v, largest
+
+
+_ADAM = Update(adam, "exp_avg", "exp_avg_sq")
+_AMSGRAD = Update(amsgrad, "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 @OPTIMIZERS.register
@@ -52,39 +78,24 @@ class Adam(Optimizer):
         xp, w = parameter.backend, parameter._data
         return {"step": 0, "exp_avg": xp.zeros_like(w), "exp_avg_sq": xp.zeros_like(w)}
 
-    def apply(self, parameter, gradient, state, group) -> None:
-        xp, w, g = parameter.backend, parameter._data, gradient
-        own, other = self.scratch(parameter), self.scratch(parameter, 1)
-        m, v = state["exp_avg"], state["exp_avg_sq"]
+    def update(self, group) -> Update:
+        return _AMSGRAD if group["amsgrad"] else _ADAM
+
+    def scalars(self, group, step):
         beta1, beta2 = (float(beta) for beta in group["betas"])
         lr, weight_decay = float(group["lr"]), float(group["weight_decay"])
-        step = state["step"] = state["step"] + 1
-        if group["maximize"]:
-            g = xp.negative(g, out=own)
-        if weight_decay and self.decoupled:
-            xp.multiply(w, 1 - lr * weight_decay, out=w)
-        elif weight_decay:
-            g = xp.add(g, xp.multiply(w, weight_decay, out=other), out=own)
-        xp.subtract(g, m, out=other)
-        if beta1 > 0.5:
-            xp.add(m, xp.multiply(other, 1 - beta1, out=other), out=m)
-        else:  # the same sum from its other end, so that beta1 = 0 gives g itself
-            xp.subtract(g, xp.multiply(other, beta1, out=other), out=m)
-        xp.multiply(g, g, out=other)
-        xp.multiply(other, 1 - beta2, out=other)
-        xp.multiply(v, beta2, out=v)
-        xp.add(v, other, out=v)
-        if group["amsgrad"]:
-            largest = state.get("max_exp_avg_sq")
-            if largest is None:
-                largest = state["max_exp_avg_sq"] = xp.zeros_like(w)
-            v = xp.maximum(largest, v, out=largest)
-        xp.sqrt(v, out=other)
-        xp.divide(other, math.sqrt(1 - beta2**step), out=other)
-        xp.add(other, float(group["eps"]), out=other)
-        xp.divide(m, other, out=other)
-        xp.multiply(other, lr / (1 - beta1**step), out=other)
-        xp.subtract(w, other, out=w)
+        root = math.sqrt(1 - beta2**step)
+        return {
+            "sign": -1.0 if group["maximize"] else 1.0,
+            "decay": 0.0 if self.decoupled else weight_decay,
+            "shrink": 1 - lr * weight_decay if self.decoupled else 1.0,
+            "beta1": beta1,
+            "rest1": 1 - beta1,
+            "beta2": beta2,
+            "rest2": 1 - beta2,
+            "rate": lr * root / (1 - beta1**step),
+            "eps": float(group["eps"]) * root,
+        }
 
 
 @OPTIMIZERS.register

@@ -1,17 +1,20 @@
-"""`Optimizer`: parameter groups, state and files; what an optimizer computes is its `init` and `apply`."""
+"""`Optimizer`: parameter groups, state and files; what an optimizer computes is its `update`, `scalars` and `init`."""
 
 from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from deepcore.autograd import enable_grad, mode
+from deepcore.autograd import enable_grad
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, suggest
+from deepcore.kernels.update import MISFIT, Clip, Update, run_update
 from deepcore.nn.module import clear_gradient
 from deepcore.nn.registry import Registry
+from deepcore.nn.utils import clip_bound, clip_grad_norm_, clip_grad_value_
+from deepcore.optim.plan import Plan
 from deepcore.tensor import Tensor, from_raw
 
 OPTIMIZERS = Registry("optimizer")
@@ -21,10 +24,15 @@ _TORCH_ONLY = {"foreach", "fused", "capturable", "differentiable", "decoupled_we
 
 
 class Optimizer:
-    """Base of the optimizers: a subclass gives `defaults` and two methods on one parameter.
+    """Base of the optimizers. A subclass gives `defaults`, and its mathematics in three methods:
 
-    `init(parameter)`: the state it starts with, a dict of raw arrays and numbers. `apply(parameter, gradient, state,
-    group)`: one update, in place, on raw arrays (`parameter._data`, `gradient`) with `xp = parameter.backend`.
+    `update(group)`: the `Update`, one element's formula, that a group's settings call for; kernels and plain array code
+    are derived from it. `scalars(group, step)`: the numbers in that formula at a parameter's update number `step`, by
+    name. `init(parameter)`: the state to start with, a dict of raw arrays and numbers (a count of updates is called
+    "step"); arrays of the formula that are not in it begin as zeros.
+
+    What no formula of one element can say is `apply(parameter, gradient, state, group)` instead of the first two: one
+    update, in place, on raw arrays (`parameter._data`, `gradient`) with `xp = parameter.backend`.
     `validate(group)` checks hyperparameters; `state_names` are the names a saved state may have.
 
     `params` are tensors, (name, tensor) pairs, or dicts ("groups") with "params" and settings of their own:
@@ -40,7 +48,7 @@ class Optimizer:
         self.state: dict[Tensor, dict[str, Any]] = {}
         self.param_groups: list[dict[str, Any]] = []
         self._steps = 0
-        self._scratch: dict[tuple, Any] = {}
+        self._plan: Plan | None = None
         groups = _listed(params)
         if not groups:
             raise ArgumentError(
@@ -57,9 +65,27 @@ class Optimizer:
         """The state of a parameter before its first update."""
         return {}
 
+    def update(self, group: dict[str, Any]) -> Update:
+        """The formula for a group's settings."""
+        raise NotImplementedError
+
+    def scalars(self, group: dict[str, Any], step: int) -> dict[str, float]:
+        """The formula's scalars at update number `step`; without a "step" in the state, 1 at first and 2 from then on."""
+        raise NotImplementedError
+
     def apply(self, parameter: Tensor, gradient, state: dict[str, Any], group: dict[str, Any]) -> None:
         """One update of `parameter._data` in place."""
-        raise NotImplementedError
+        update = self.update(group)
+        first = any(state.get(name) is None for name in update.states)
+        for name in update.states:
+            if state.get(name) is None:
+                state[name] = parameter.backend.zeros_like(parameter._data)
+        if "step" in state:
+            step = state["step"] = state["step"] + 1
+        else:
+            step = 1 if first else 2
+        states = [state[name] for name in update.states]
+        run_update(parameter.backend, update, self.scalars(group, step), parameter._data, gradient, *states)
 
     def validate(self, group: dict[str, Any]) -> None:
         """Raise `ArgumentError` for settings that make no sense."""
@@ -114,33 +140,70 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        # A copy: the context may be in use further up, and NumPy's overflow warnings are off in it.
-        mode.context.copy().run(self._update)
-        self._steps += 1
+        self._update()
         return loss
 
+    def clipped_step(
+        self,
+        max_norm: float | None = None,
+        clip_value: float | None = None,
+        *,
+        error_if_nonfinite: bool = False,
+        named: Sequence[tuple[str, Tensor]] | None = None,
+        keep: bool = True,
+    ) -> Tensor | None:
+        """`clip_grad_value_` and `clip_grad_norm_` of all its parameters, then `step()`, with the same bits, at once.
+
+        Returns the norm before, or None without `max_norm`. `error_if_nonfinite`: a NaN or infinite norm raises
+        `NonFiniteError` naming the parameter (as in `named`, (name, parameter) pairs), and nothing is changed.
+        `keep=False`: the gradients need not be clipped afterwards.
+        """
+        max_norm = None if max_norm is None else float(max_norm)
+        clip_value = None if clip_value is None else clip_bound(clip_value)
+        live, counts = self._live()
+        if named is None:
+            named = [(f"number {i} (shape {p.shape})", p) for i, p in enumerate(live)]
+        plan = self._planned(live, counts)
+        fused = getattr(self.step, "__func__", None) is Optimizer.step and plan.whole_norm
+        status = MISFIT
+        if fused:
+            self._plan = None
+            clip = Clip(max_norm, clip_value, error_if_nonfinite, keep)
+            status = plan.run(self, _raw(live), clip)
+        if status == 0:
+            self._plan = plan
+            return None if max_norm is None else from_raw(plan.norm(), live[0].backend)
+        if clip_value is not None:
+            clip_grad_value_(named, clip_value)
+        norm = None if max_norm is None else clip_grad_norm_(named, max_norm, 2.0, error_if_nonfinite)
+        self.step()
+        return norm
+
+    def _live(self) -> tuple[list[Tensor], list[int]]:
+        """The parameters with a gradient, and how many of each group they are."""
+        parts = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        return [p for part in parts for p in part] if len(parts) > 1 else parts[0], [len(part) for part in parts]
+
+    def _planned(self, live: list[Tensor], counts: list[int]) -> Plan:
+        plan = self._plan
+        if plan is not None and plan.fits(self, live, counts):
+            return plan
+        return Plan(self, live, counts, kernels=type(self).apply is Optimizer.apply)
+
     def _update(self) -> None:
-        states = self.state
-        for group in self.param_groups:
-            for p in group["params"]:
-                gradient = p.grad
-                if gradient is None:
-                    continue
-                if gradient.backend is not p.backend:
-                    raise BackendError(
-                        "a parameter and its gradient live on two backends", received=f"{p.backend}, {gradient.backend}"
-                    )
-                if gradient._data.shape != p._data.shape:
-                    raise ShapeError(
-                        "a parameter and its gradient have different shapes",
-                        expected=str(p.shape),
-                        received=str(gradient.shape),
-                    )
-                state = states.get(p)
-                if state is None:
-                    state = states[p] = self.init(p)
-                self.apply(p, gradient._data, state, group)
-                p.bump_version()
+        live, counts = self._live()
+        plan = self._planned(live, counts)
+        self._plan = None  # an exception leaves none
+        if plan.others:
+            _check(live)
+        if plan.run(self, _raw(live)):
+            _check(live)
+            # Not contiguous, of another dtype, or in a parameter's own memory: the kernels take copies.
+            copies = [p.backend.array(g, p.dtype, order="C") for p, g in zip(live, _raw(live))]
+            if plan.run(self, copies):
+                plan = Plan(self, live, counts, kernels=False)
+                plan.run(self, copies)
+        self._plan = plan
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or set them to zeros."""
@@ -150,20 +213,6 @@ class Optimizer:
                     p.grad = None
                 else:
                     clear_gradient(p, set_to_none)
-
-    def scratch(self, parameter: Tensor, slot: int = 0):
-        """A raw array like the parameter's to compute in, reused from step to step; different slots do not overlap."""
-        like = parameter._data
-        block = (parameter.backend, like.dtype, slot)
-        found = self._scratch.get((*block, like.shape))
-        if found is None:
-            flat = self._scratch.get(block)
-            if flat is None or flat.size < like.size:
-                for key in [k for k in self._scratch if k[:3] == block]:
-                    del self._scratch[key]  # views of a smaller block
-                flat = self._scratch[block] = like.reshape(-1).copy()
-            found = self._scratch[*block, like.shape] = flat[: like.size].reshape(like.shape)
-        return found
 
     # -- files --------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -270,7 +319,7 @@ class Optimizer:
         return loaded
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_scratch": {}}
+        return {**self.__dict__, "_plan": None}
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -278,6 +327,27 @@ class Optimizer:
             lines.append(f"Parameter Group {i}")
             lines += [f"    {name}: {group[name]}" for name in sorted(group) if name not in ("params", "param_names")]
         return "\n".join([*lines, ")"])
+
+
+def _raw(live: list[Tensor]) -> list:
+    return [p.grad._data for p in live]  # type: ignore[union-attr]
+
+
+def _check(live: list[Tensor]) -> None:
+    """Raise where a gradient is not its parameter's."""
+    for p in live:
+        gradient = p.grad
+        assert gradient is not None
+        if gradient.backend is not p.backend:
+            raise BackendError(
+                "a parameter and its gradient live on two backends", received=f"{p.backend}, {gradient.backend}"
+            )
+        if gradient._data.shape != p._data.shape:
+            raise ShapeError(
+                "a parameter and its gradient have different shapes",
+                expected=str(p.shape),
+                received=str(gradient.shape),
+            )
 
 
 def _has_layout(state_dict) -> bool:

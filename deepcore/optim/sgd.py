@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 from deepcore.errors import ArgumentError
+from deepcore.kernels.update import Update
 from deepcore.optim.optimizer import OPTIMIZERS, Optimizer, non_negative
+
+
+def plain(w, g, sign, decay, lr):
+    g = sign * g
+    g = g + decay * w if decay != 0.0 else g
+    return (w - lr * g,)
+
+
+def momentum(w, g, b, sign, decay, keep, take, ahead, lr):
+    g = sign * g
+    g = g + decay * w if decay != 0.0 else g
+    b = keep * b + take * g
+    d = g + ahead * b if ahead != 0.0 else b
+    return w - lr * d, b
+
+
+_PLAIN, _MOMENTUM = Update(plain), Update(momentum, "momentum_buffer")
 
 
 @OPTIMIZERS.register
@@ -51,20 +69,16 @@ class SGD(Optimizer):
                 received=f"momentum={group['momentum']}, dampening={group['dampening']}",
             )
 
-    def apply(self, parameter, gradient, state, group) -> None:
-        xp, w, g = parameter.backend, parameter._data, gradient
-        own, other = self.scratch(parameter), self.scratch(parameter, 1)
-        momentum, dampening, weight_decay = float(group["momentum"]), float(group["dampening"]), group["weight_decay"]
-        if group["maximize"]:
-            g = xp.negative(g, out=own)
-        if weight_decay:
-            g = xp.add(g, xp.multiply(w, float(weight_decay), out=other), out=own)
-        if momentum:
-            b = state.get("momentum_buffer")
-            if b is None:
-                b = state["momentum_buffer"] = g.copy()
-            else:
-                xp.multiply(b, momentum, out=b)
-                xp.add(b, xp.multiply(g, 1 - dampening, out=other) if dampening else g, out=b)
-            g = xp.add(g, xp.multiply(b, momentum, out=other), out=own) if group["nesterov"] else b
-        xp.subtract(w, xp.multiply(g, float(group["lr"]), out=other), out=w)
+    def update(self, group) -> Update:
+        return _MOMENTUM if group["momentum"] else _PLAIN
+
+    def scalars(self, group, step):
+        momentum, first = float(group["momentum"]), step == 1
+        return {
+            "sign": -1.0 if group["maximize"] else 1.0,
+            "decay": float(group["weight_decay"]),
+            "keep": 0.0 if first else momentum,
+            "take": 1.0 if first else 1 - float(group["dampening"]),
+            "ahead": momentum if group["nesterov"] else 0.0,
+            "lr": float(group["lr"]),
+        }

@@ -18,7 +18,6 @@ from deepcore.data import DataLoader
 from deepcore.errors import ArgumentError, DeepcoreError, FileFormatError, NonFiniteError, ShapeError
 from deepcore.io import load_checkpoint, save_checkpoint
 from deepcore.nn import functional as F
-from deepcore.nn.utils import clip_grad_norm_
 from deepcore.optim import Optimizer
 from deepcore.train import diagnose, feed
 from deepcore.train.callbacks import Callback
@@ -308,13 +307,16 @@ class Trainer:
         if closes:
             if self.accumulate > 1 and not summed:
                 self._scale_gradients(1 / self._pending)
-            if self.clip_grad_norm is not None:
+            if self.clip_grad_norm is None:
+                self.optimizer.step()
+            else:
                 try:
-                    clip_grad_norm_(self._named, self.clip_grad_norm, error_if_nonfinite=True)
+                    self.optimizer.clipped_step(
+                        self.clip_grad_norm, error_if_nonfinite=True, named=self._named, keep=False
+                    )
                 except NonFiniteError as error:
                     self._not_finite(f"the loss is finite, but {error.problem}", math.nan, inputs, target)
                     return math.nan
-            self.optimizer.step()
             self._clear_gradients()
             self._pending = 0
             at.step += 1

@@ -1,0 +1,207 @@
+"""One step of an optimizer: everything is checked and allocated first, then all parameters and states change at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import chain, repeat
+from operator import attrgetter, is_, setitem
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from deepcore.autograd import mode
+from deepcore.config import settings
+from deepcore.kernels.update import MISFIT, STOPPED, Batch, Clip, Program, takes
+from deepcore.tensor import Tensor
+
+if TYPE_CHECKING:
+    from deepcore.optim.optimizer import Optimizer
+
+_STEP, _VERSION, _LATER = repeat("step"), repeat("version"), [2]
+_DATA = attrgetter("_data")
+
+
+class Plan:
+    """What a step updates, for as long as nothing but values changes.
+
+    Parameters that kernels can update are in `program`, in batches of one formula and dtype; the others are updated one
+    by one by `Optimizer.apply`, with copies to go back to.
+    """
+
+    def __init__(self, optimizer: Optimizer, live: list[Tensor], counts: list[int], kernels: bool):
+        self.live, self.counts, self.every_group = live, counts, list(optimizer.param_groups)
+        self.weights = [p._data for p in live]
+        self.groups = [g for g, count in zip(optimizer.param_groups, counts) for _ in range(count)]
+        #: What the step adds, besides new values: (dict, key, value).
+        self.added: list[tuple[dict, Any, Any]] = []
+        self.states = [self._state(optimizer, p) for p in live]
+        #: The entries, by batch, and those of them whose state is made by this step.
+        self.members: list[list[int]] = []
+        self.first: set[int] = set()
+        self.program: Program | None = None
+        if kernels and settings.kernels:
+            self._make_program(optimizer)
+        inside = [i for members in self.members for i in members]
+        self.others = sorted(set(range(len(live))) - set(inside))
+        self.inside = [self.states[i] for i in inside]
+        self.counted = bool(self.inside) and "step" in self.inside[0]
+        self.whole = self.members == [list(range(len(live)))]
+        #: Whether its norm is that of the same parameters by themselves: one table for each dtype.
+        self.whole_norm = self.program is not None and not self.others and self.program.one_table_each
+
+    def _state(self, optimizer: Optimizer, p: Tensor) -> dict[str, Any]:
+        state = optimizer.state.get(p)
+        if state is None:
+            state = optimizer.init(p)
+            self.added.append((optimizer.state, p, state))
+        return state
+
+    def _make_program(self, optimizer: Optimizer) -> None:
+        chosen: dict[tuple, list[int]] = {}
+        self.updates = [optimizer.update(group) for group in optimizer.param_groups]
+        for i, (w, group) in enumerate(zip(self.weights, self.groups)):
+            update, state = optimizer.update(group), self.states[i]
+            arrays = [state[name] for name in update.states if state.get(name) is not None]
+            if takes(w, *arrays) and update.ready(w.dtype):
+                chosen.setdefault((w.dtype.itemsize, update), []).append(i)
+        batches: list[Batch] = []
+        added: list[tuple[dict, Any, Any]] = []
+        self.spans: list[list[tuple[int, int, dict]]] = []
+        for (_, update), members in sorted(chosen.items(), key=lambda item: item[0][0]):
+            arrays = [self._arrays(i, update, added) for i in members]
+            batches.append(Batch(update, [self.weights[i] for i in members], arrays))
+            groups = [self.groups[i] for i in members]
+            starts = [i for i, group in enumerate(groups) if not i or group is not groups[i - 1]]
+            self.spans.append([(a, b, groups[a]) for a, b in zip(starts, [*starts[1:], len(groups)])])
+            self.members.append(members)
+        self.program = Program.of(batches) if batches else None
+        if self.program is None:
+            self.members = []
+        else:
+            self.added += added
+
+    def _arrays(self, i: int, update, added: list) -> tuple:
+        """The state arrays of an entry, those made that are not there yet."""
+        state, found = self.states[i], []
+        for name in update.states:
+            array = state.get(name)
+            if array is None:
+                self.first.add(i)
+                array = self.live[i].backend.zeros_like(self.weights[i])
+                added.append((state, name, array))
+            found.append(array)
+        return tuple(found)
+
+    def fits(self, optimizer: Optimizer, live: list[Tensor], counts: list[int]) -> bool:
+        """Whether this is what a step would plan now; the program itself looks at sizes and dtypes."""
+        if self.program is None or not settings.kernels or counts != self.counts:
+            return False
+        pairs = [
+            (optimizer.param_groups, self.every_group),
+            (map(optimizer.update, optimizer.param_groups), self.updates),
+            (live, self.live),
+            (map(_DATA, live), self.weights),
+            (map(optimizer.state.get, live), self.states),
+        ]
+        if not all(all(map(is_, now, then)) for now, then in pairs):
+            return False
+        at = 0
+        for batch in self.program.batches:
+            states = self.inside[at : at + len(batch.weights)]
+            at += len(states)
+            for name, arrays in zip(batch.update.states, batch.states):
+                if not all(map(is_, map(dict.get, states, repeat(name)), arrays)):
+                    return False
+        self.program.rouse()
+        return True
+
+    def run(self, optimizer: Optimizer, gradients: list, clip: Clip | None = None) -> int:
+        """All of the step, or nothing: 0, or why the program stopped. `clip` only where there are no `others`."""
+        calls, counts = [], []
+        if self.program is not None:
+            if self.counted:
+                counts = [state["step"] + 1 for state in self.inside]
+            self._set_scalars(optimizer, counts)
+            whole, members = self.whole, self.members
+            call = self.program.prepared(
+                [gradients] if whole else [[gradients[i] for i in part] for part in members], clip
+            )
+            if call is None:
+                return MISFIT
+            calls.append(call)
+        log: list[_Before] = []
+        try:
+            if self.others:
+                mode.context.copy().run(self._run_others, optimizer, gradients, log)
+            storages = [p._storage or p.storage() for p in self.live]
+            if clip is not None and clip.keep:
+                storages += [p.grad.storage() for p in self.live]  # type: ignore[union-attr]
+            versions = [storage.version + 1 for storage in storages]
+            # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
+            stopped = any(
+                chain(
+                    *(map(function, (words,), (part,)) for function, words, part in calls),
+                    map(setitem, *zip(*self.added)) if self.added else (),
+                    map(setitem, self.inside, _STEP, counts),
+                    map(setattr, storages, _VERSION, versions),
+                    map(setattr, (optimizer,), ("_steps",), (optimizer._steps + 1,)),
+                    map(list.clear, (log,)),
+                )
+            )
+        except BaseException:
+            _restore(log)
+            raise
+        if stopped:
+            _restore(log)
+            return int(self.program.slots[STOPPED])  # type: ignore[union-attr]
+        self.added, self.first = [], set()
+        return 0
+
+    def norm(self):
+        """The norm of the gradients that the last program found, as a raw 0-d array."""
+        return self.program.norm()  # type: ignore[union-attr]
+
+    def _set_scalars(self, optimizer: Optimizer, counts: list[int]) -> None:
+        at = 0
+        for batch, members, spans in zip(self.program.batches, self.members, self.spans):  # type: ignore[union-attr]
+            values, table = batch.update.values, batch.scalars
+            if self.counted:
+                steps = counts[at : at + len(members)]
+                at += len(members)
+            else:
+                steps = [1 if i in self.first else 2 for i in members] if self.first else _LATER * len(members)
+            for start, stop, group in spans:
+                known: dict[int, list[float]] = {}
+                part = steps[start:stop]
+                if part.count(part[0]) == stop - start:
+                    table[start:stop] = values(optimizer.scalars(group, part[0]))
+                    continue
+                for i, step in enumerate(part, start):
+                    if step not in known:
+                        known[step] = values(optimizer.scalars(group, step))
+                    table[i] = known[step]
+
+    def _run_others(self, optimizer: Optimizer, gradients: list, log: list[_Before]) -> None:
+        for i in self.others:
+            p, state = self.live[i], self.states[i]
+            arrays = [self.weights[i], *(v for v in state.values() if isinstance(v, p.backend.array_type))]
+            arrays = [array for array in arrays if getattr(array.flags, "writeable", True)]
+            log.append(_Before(state, dict(state), arrays, [array.copy() for array in arrays]))
+            optimizer.apply(p, gradients[i], state, self.groups[i])
+
+
+class _Before(NamedTuple):
+    """What a parameter and its state were."""
+
+    state: dict[str, Any]
+    entries: dict[str, Any]
+    arrays: list
+    copies: list
+
+
+def _restore(log: list[_Before]) -> None:
+    for before in reversed(log):
+        everything = chain(
+            map(setitem, before.arrays, repeat(...), before.copies),
+            map(dict.clear, (before.state,)),
+            map(dict.update, (before.state,), (before.entries,)),
+        )
+        deque(everything, maxlen=0)
