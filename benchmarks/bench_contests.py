@@ -30,6 +30,7 @@ def bench_contest(one, benchmark, effort, places, results):
 
     try:
         if own is None:
+            results.add(one.suite, one.name, None)
             pytest.skip("; ".join(turns.absent.values()))
         benchmark.group = one.suite
         benchmark.pedantic(round, rounds=turns.wanted)

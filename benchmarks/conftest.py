@@ -51,10 +51,14 @@ class Results:
 
     def __init__(self, quick: bool):
         self.quick = quick
-        self.suites: dict[str, dict[str, dict]] = {}
+        self.suites: dict[str, dict[str, dict | None]] = {}
 
-    def add(self, suite: str, name: str, entry: dict) -> None:
+    def add(self, suite: str, name: str, entry: dict | None) -> None:
+        """`entry`: None for what cannot be measured here."""
         self.suites.setdefault(suite, {})[name] = entry
+
+    def measured(self) -> dict[str, list[dict]]:
+        return {suite: [e for e in entries.values() if e] for suite, entries in self.suites.items()}
 
     def save(self) -> list[str]:
         """Writes the suites of which everything ran; the names of the others."""
@@ -62,11 +66,11 @@ class Results:
         for one in suites.contests():
             wanted.setdefault(one.suite, set()).add(one.name)
         facts, left_out = machine.describe(), []
-        for suite, entries in self.suites.items():
-            if self.quick or set(entries) != wanted[suite]:
+        for suite, entries in self.measured().items():
+            if self.quick or set(self.suites[suite]) != wanted[suite]:
                 left_out.append(suite)
                 continue
-            whole = {"benchmark": suite, "machine": facts, "contests": list(entries.values())}
+            whole = {"benchmark": suite, "machine": facts, "contests": entries}
             (HERE / "results" / f"{suite}.json").write_text(written(whole), encoding="utf-8", newline="\n")
         return left_out
 
@@ -103,15 +107,15 @@ def places(pytestconfig):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for suite, entries in config.stash[KEPT].suites.items():
+    for suite, entries in config.stash[KEPT].measured().items():
         terminalreporter.section(suite)
         if suite == "accuracy":
-            worse = report.less_accurate(entries.values())
+            worse = report.less_accurate(entries)
             terminalreporter.write_line(f"{len(entries)} cases, {len(worse)} less accurate than PyTorch")
             for each in worse:
                 terminalreporter.write_line(each)
             continue
-        for entry in entries.values():
+        for entry in entries:
             terminalreporter.write_line(line(entry))
 
     share = config.stash[OTHERS].share()
@@ -130,7 +134,8 @@ def line(entry: dict) -> str:
 def pytest_sessionfinish(session, exitstatus):
     config = session.config
     quiet = (config.stash[OTHERS].share() or 0.0) <= QUIET
-    if config.getoption("--save") and not config.option.collectonly and exitstatus == 0 and quiet:
+    # A suite with a failure lacks something, and stays as it was.
+    if config.getoption("--save") and not config.option.collectonly and exitstatus in (0, 1) and quiet:
         left_out = config.stash[KEPT].save()
         if left_out:
             print(f"\nnot saved, because something is missing: {', '.join(left_out)}")

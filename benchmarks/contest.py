@@ -86,7 +86,7 @@ class Effort:
     """How long a burst, a contest's rounds in all, and how many rounds at least and at most."""
 
     burst: float = 3e-3
-    budget: float = 1.0
+    budget: float = 0.8
     least: int = 9
     most: int = 25
 
@@ -106,7 +106,8 @@ class Turns:
                 self.sides[side] = (places or {}).get(side, Local)(contest, side)
             except Absent as reason:
                 self.absent[side] = str(reason)
-        self.calls = {side: self._calibrate(place) for side, place in self.sides.items()}
+        self.warm: dict[str, int] = {}  # the calls before a burst
+        self.calls = {side: self._calibrate(side, place) for side, place in self.sides.items()}
         self.rounds: list[dict[str, float]] = []
         start = time.perf_counter()
         self.round()  # for its length alone
@@ -114,22 +115,25 @@ class Turns:
         least, budget = (effort.least // 2, 8 * effort.budget) if contest.process else (effort.least, effort.budget)
         self.wanted = min(max(int(budget / (time.perf_counter() - start)), least), effort.most) | 1
 
-    def _calibrate(self, side) -> int:
+    def _calibrate(self, side: str, place) -> int:
         """The calls of a burst."""
+        self.warm[side] = 0
         if self.contest.process:
             return 1
-        side.burst(1)  # what is compiled or allocated once
-        calls, goal, factor = 1, self.effort.burst, getattr(side, "factor", 1.0)
-        while (seconds := side.burst(calls) / factor) < goal / 4:
+        place.burst(1)  # what is compiled or allocated once
+        calls, goal, factor = 1, self.effort.burst, getattr(place, "factor", 1.0)
+        while (seconds := place.burst(calls) / factor) < goal / 4:
             calls = max(2 * calls, min(10 * calls, int(calls * goal / max(seconds, 1e-7))))
-        return math.ceil(calls * goal / seconds - 1e-9)
+        wanted = math.ceil(calls * goal / seconds - 1e-9)
+        self.warm[side] = wanted if seconds / calls < 4 * goal else 0  # a long call warms up by itself
+        return wanted
 
     def round(self) -> dict[str, float]:
         """Seconds a call of each side, each after a burst to find its memory in cache and its threads awake."""
         row = {}
         for side, place in self.sides.items():
-            if not self.contest.process:
-                place.burst(self.calls[side])
+            if self.warm[side]:
+                place.burst(self.warm[side])
             row[side] = place.burst(self.calls[side]) / self.calls[side]
             place.settle()
         self.rounds.append(row)

@@ -7,17 +7,14 @@ the blocks depend on k alone. So the bits are the same for every tile, layout of
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
 import math
 import struct
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from deepcore.backend.dtypes import float32, float64
-from deepcore.kernels import cache, compiler, gemm_tile, memory, pool
+from deepcore.kernels import cache, compiler, elementwise, gemm_tile, memory, pool
 from deepcore.kernels.compiler import Kernel, address
 
 # Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
@@ -26,7 +23,7 @@ from deepcore.kernels.compiler import Kernel, address
 # How B is read: where it lies, packed by each slice, packed before.
 _PLAIN, _BY_SLICE, _BEFORE = 0, 1, 2
 # Words of a call.
-(_PLAN, _A, _B, _OUT, _SPACE, _WORK, _BIAS, _RESIDUAL, _PRE, _SCALED, _SCALE) = range(11)
+(_PLAN, _A, _B, _OUT, _SPACE, _ACTIVATION, _BIAS, _RESIDUAL, _PRE, _SCALED, _SCALE) = range(11)
 
 # The most rows of A that a slice packs at a time, and the most steps of k between two sums.
 _MAX_ROWS = 128
@@ -108,7 +105,7 @@ def _packer(tools, dtype: str, source: str, shape: Lanes):
     return pack
 
 
-def _slice(tools, dtype: str, activation: str):
+def _slice(tools, dtype: str):
     """One block of rows and columns of out. Words: see above."""
     shape = lanes()
     assert shape is not None
@@ -129,14 +126,13 @@ def _slice(tools, dtype: str, activation: str):
     words, view = tools.words(), tools.view(np.dtype(dtype))
     reals, address_of = tools.view(np.dtype(np.float64)), tools.address_of()
     convert = np.dtype(dtype).type
-    active = bool(activation)
-    f = tools.lift(_FORMULAS[activation], dtype) if active else tools.inline(lambda x: x)
+    call, call_space = tools.call_kernel(), gemm_tile.space(tools, 4 * 8)
     stride = columns * size
 
     def kernel(c, part):
         p = words(c[_PLAN])
         m, k, kblock, ablock = p[_M], p[_K], p[_KBLOCK], p[_ABLOCK]
-        a, b, out = c[_A], c[_B], c[_OUT]
+        a, b, out, residual, pre = c[_A], c[_B], c[_OUT], c[_RESIDUAL], c[_PRE]
         ars, aks, bks, bjs, ldo = p[_ARS], p[_AKS], p[_BKS], p[_BJS], p[_LDO]
         per = p[_DOWN] * p[_ACROSS]
         batch = part // per
@@ -145,13 +141,15 @@ def _slice(tools, dtype: str, activation: str):
         if p[_BATCHES]:
             offsets = words(p[_BATCHES] + 24 * batch)
             a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
+            residual += offsets[2] if residual else 0
+            pre += offsets[2] if pre else 0
         across = part % p[_ACROSS]
         first_row, first_column = (part // p[_ACROSS]) * p[_ROWS], across * p[_COLUMNS]
         end_row, end_column = min(m, first_row + p[_ROWS]), min(p[_N], first_column + p[_COLUMNS])
         panel, block, tile_at, other, bias = panel_space(), block_space(), tile_space(), other_space(), bias_space()
         scale = convert(reals(address_of(c))[_SCALE])
         block_step = -(-ablock // n) * n * size
-        special = active or c[_BIAS] != 0 or c[_RESIDUAL] != 0 or c[_PRE] != 0 or c[_SCALED] != 0
+        special = c[_ACTIVATION] != 0 or c[_BIAS] != 0 or residual != 0 or pre != 0 or c[_SCALED] != 0
         # Panel after panel, where A is small and B is only read; else one block of k after the other.
         by_panel = p[_PACK_A] == 0 and end_row - first_row <= ablock
         outer, inner = -(-k // kblock), -(-(end_column - first_column) // columns)
@@ -211,18 +209,18 @@ def _slice(tools, dtype: str, activation: str):
                                 for q in range(rows):
                                     for x in range(columns):
                                         t[q * columns + x] += v[x]
-                            if c[_RESIDUAL]:
+                            if residual:
                                 for q in range(rows):
-                                    some(c[_RESIDUAL] + (i + q) * p[_LDR] + j * size, other + q * stride, width)
+                                    some(residual + (i + q) * p[_LDR] + j * size, other + q * stride, width)
                                     for x in range(columns):
                                         t[q * columns + x] += r[q * columns + x]
-                            if c[_PRE]:
+                            if pre:
                                 for q in range(rows):
-                                    some(tile_at + q * stride, c[_PRE] + (i + q) * p[_LDZ] + j * size, width)
-                            if active:
-                                for q in range(rows):
-                                    for x in range(columns):
-                                        t[q * columns + x] = f(t[q * columns + x])
+                                    some(tile_at + q * stride, pre + (i + q) * p[_LDZ] + j * size, width)
+                            if c[_ACTIVATION]:
+                                e = words(call_space())
+                                e[0], e[1], e[2], e[3] = tile_at, tile_at, rows * columns, 0
+                                call(c[_ACTIVATION], e, 0)
                         if finishing or width < columns:
                             for q in range(rows):
                                 some(tile_at + q * stride, there + q * ldo, width)
@@ -339,27 +337,10 @@ def _pack_before(tools, dtype: str):
     return kernel
 
 
-_FORMULAS: dict[str, Callable] = {}
-_KERNELS: dict[tuple, Kernel] = {}
 _PACKERS = {d: Kernel(f"gemm_pack_{d.name}", _pack_before, d.name) for d in (float32, float64)}
 _FEW_ROWS = {d: Kernel(f"gemm_few_rows_{d.name}", _few_rows, d.name) for d in (float32, float64)}
 _FEW_DOTS = {d: Kernel(f"gemm_few_dots_{d.name}", _few_dots, d.name) for d in (float32, float64)}
-_PLAIN_KERNELS = {d: Kernel(f"gemm_{d.name}", _slice, d.name, "") for d in (float32, float64)}
-
-
-def _kernel(dtype, activation: Callable | None) -> Kernel:
-    if activation is None:
-        return _PLAIN_KERNELS[dtype]
-    found = _KERNELS.get((dtype, activation))
-    if found is None:
-        name = f"{activation.__module__}.{activation.__qualname__}"
-        if not activation.__module__.startswith("deepcore.kernels."):
-            # The cache knows the sources of this folder only.
-            name += hashlib.sha256(inspect.getsource(activation).encode()).hexdigest()[:16]
-        short = "".join(x if x.isalnum() else "_" for x in name.removeprefix("deepcore.kernels."))
-        _FORMULAS[name] = activation
-        found = _KERNELS[dtype, activation] = Kernel(f"gemm_{dtype.name}_{short}", _slice, dtype.name, name)
-    return found
+_KERNELS = {d: Kernel(f"gemm_{d.name}", _slice, d.name) for d in (float32, float64)}
 
 
 # -- plans ------------------------------------------------------------------------------------------------------
@@ -475,9 +456,7 @@ def _planned(a, b) -> _Plan | None:
     key = (a.shape, a.strides, b.shape, b.strides, a.dtype)
     if len(_PLANS) > 4096:
         _PLANS.clear()
-    plan = _PLANS[key] = (
-        _Plan(a, b) if lanes() and _PLAIN_KERNELS[a.dtype].ready() and _PACKERS[a.dtype].ready() else None
-    )
+    plan = _PLANS[key] = _Plan(a, b) if lanes() and _KERNELS[a.dtype].ready() and _PACKERS[a.dtype].ready() else None
     return plan
 
 
@@ -506,7 +485,7 @@ _WORDS = struct.Struct("10qd")
 
 
 def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=None, pre=None):
-    """f(scale·(a @ b) + bias + residual), f being `activation`, a scalar formula; rounded after each of these.
+    """f(scale·(a @ b) + bias + residual), f being `activation`, an elementwise op by name; rounded after each of these.
 
     a (…, m, k) and b (…, k, n) are float32 or float64 arrays; out, residual and pre are (…, m, n) and C-contiguous,
     bias is (n,). `pre`, if given, is filled with what f is applied to. NotImplemented where no kernel serves.
@@ -521,15 +500,18 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
             return NotImplemented
     if not plan.slices:
         return NotImplemented
-    kernel = None
-    if (plan.few or plan.swap) and all(x is None for x in (bias, activation, residual, scale, pre)):
+    epilogue = None if activation is None else elementwise.MAPS[activation].kernel(plan.dtype, "v")
+    if epilogue is not None and not epilogue.ready():
+        return NotImplemented
+    kernel = plan.few or _KERNELS[plan.dtype]
+    if plan.few or plan.swap:
+        if not all(x is None for x in (bias, activation, residual, scale, pre)):
+            out = product(a, b, out)
+            return out if out is NotImplemented else _finished(out, bias, activation, residual, scale, pre)
         if plan.swap:
             flat = None if out is None else out.reshape(*plan.batch, 1, -1)
             made = product(b.swapaxes(-1, -2), a.swapaxes(-1, -2), flat)
             return made.reshape(plan.shape) if out is None else out
-        kernel = plan.few
-    if kernel is None:
-        kernel = _kernel(plan.dtype, activation)
     if not kernel.ready():
         return NotImplemented
     if out is None:
@@ -540,7 +522,7 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
         address(b),
         address(out),
         0,
-        0,
+        0 if epilogue is None else epilogue.address,
         0 if bias is None else address(bias),
         0 if residual is None else address(residual),
         0 if pre is None else address(pre),
@@ -556,3 +538,16 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
     pool.run([(_PACKERS[plan.dtype], packed, plan.pack), (kernel, packed, plan.slices)])
     _SPACES.append(space)
     return out
+
+
+def _finished(out, bias, activation, residual, scale, pre):
+    """What follows a product of few elements, whose sum has a kernel without an epilogue."""
+    if scale is not None:
+        out *= out.dtype.type(scale)
+    if bias is not None:
+        out += bias
+    if residual is not None:
+        out += residual
+    if pre is not None:
+        pre[...] = out
+    return out if activation is None else elementwise.MAPS[activation](None, out, out=out)

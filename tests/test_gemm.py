@@ -13,7 +13,7 @@ from deepcore.config import settings
 
 pytest.importorskip("numba")
 
-from deepcore.kernels import gemm
+from deepcore.kernels import elementwise, gemm
 
 if gemm.lanes() is None:
     pytest.skip("this processor's vectors have no fused multiply-add", allow_module_level=True)
@@ -130,26 +130,23 @@ def test_what_it_does_not_serve():
         assert gemm.product(x, y) is NotImplemented
 
 
-def cube(x):
-    return x * x * x - 0.5
-
-
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("size", [(32, 64, 10), (5, 3, 64), (130, 400, 70), (100, 350, 32)], ids=str)
-def test_epilogues(size, dtype):
+@pytest.mark.parametrize("batch", [(), (3,)], ids=str)
+@pytest.mark.parametrize("size", [(32, 64, 10), (5, 3, 64), (3, 300, 200), (130, 400, 70), (100, 350, 32)], ids=str)
+def test_epilogues(size, batch, dtype):
     m, k, n = size
-    a, b = RNG.standard_normal((m, k)).astype(dtype), RNG.standard_normal((n, k)).astype(dtype).T
-    bias, residual = RNG.standard_normal(n).astype(dtype), RNG.standard_normal((m, n)).astype(dtype)
+    a, b = RNG.standard_normal((*batch, m, k)).astype(dtype), RNG.standard_normal((n, k)).astype(dtype).T
+    bias, residual = RNG.standard_normal(n).astype(dtype), RNG.standard_normal((*batch, m, n)).astype(dtype)
     plain, scale = gemm.product(a, b), 0.375
     for parts in itertools.product((False, True), repeat=5):
         scaled, biased, added, active, kept = parts
-        pre = np.full((m, n), np.nan, dtype) if kept else None
+        pre = np.full(residual.shape, np.nan, dtype) if kept else None
         out = gemm.product(
             a,
             b,
             bias=bias if biased else None,
             residual=residual if added else None,
-            activation=cube if active else None,
+            activation="gelu" if active else None,
             scale=scale if scaled else None,
             pre=pre,
         )
@@ -158,7 +155,7 @@ def test_epilogues(size, dtype):
         want += residual if added else 0
         if kept:
             assert np.array_equal(pre, want)
-        want = want * want * want - dtype(0.5) if active else want
+        want = elementwise.MAPS["gelu"](None, want) if active else want
         assert np.array_equal(out, want), parts
 
 

@@ -251,6 +251,13 @@ ROWS = {
         _of_rows("argmax", dim=1), _argmax, with_numpy(lambda x, out: np.argmax(x, 1, out=out), _column, "q"), 1
     ),
     "topk 10": Rows(_of_rows("topk", k=10), _topk, None, 1, False),
+    "logsumexp": Rows(
+        _of_rows("logsumexp", dim=1),
+        out_of(lambda torch, x, out: torch.logsumexp(x, 1, out=out), _column),
+        None,
+        1,
+        False,
+    ),
     "softmax": Rows(_of_rows("softmax", dim=1), out_of(lambda torch, x, out: torch.softmax(x, 1, out=out), _same)),
     "log_softmax": Rows(
         _of_rows("log_softmax", dim=1), out_of(lambda torch, x, out: torch.log_softmax(x, 1, out=out), _same)
@@ -270,6 +277,8 @@ ROWS = {
     "cross_entropy forward, backward": Rows(_cross_entropy("deepcore"), _cross_entropy("torch")),
     "layer_norm": Rows(*_forward("layer_norm", 2)),
     "layer_norm forward, backward": both(_norm("layer_norm"), _vector(1), _vector(2), moved=5),
+    "rms_norm": Rows(*_forward("rms_norm", 1)),
+    "rms_norm forward, backward": both(_norm("rms_norm"), _vector(1), moved=5),
     "batch_norm": Rows(*_forward("batch_norm", 2)),
     "batch_norm forward, backward": both(_norm("batch_norm"), _vector(1), _vector(2), moved=5),
     "dropout": Rows(_dropout("deepcore"), _dropout("torch"), None, 2, False),

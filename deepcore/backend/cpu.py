@@ -119,7 +119,7 @@ class CpuBackend(Backend):
         # NumPy has no BLAS for float16 and bfloat16: sum in float32, round once.
         if x.itemsize == 2 and x.dtype.char in "eE":
             return self.matmul(x.astype(float32), y.astype(float32)).astype(x.dtype)
-        if x.dtype.kind != "f" or (x.size * y.shape[-1] <= _SERIAL_FLOPS and x.size + y.size <= _SERIAL_SIZE):
+        if x.dtype.kind != "f" or is_small_product(x, y):
             return np.matmul(x, y)
         if settings.kernels:
             out = (_product or _find_product())(x, y)
@@ -214,6 +214,11 @@ class CpuBackend(Backend):
             "threads": settings.threads,
             "blas": self.blas.description,
         }
+
+
+def is_small_product(x, y) -> bool:
+    """Whether BLAS computes x @ y on one thread by itself, and sooner than a kernel is called."""
+    return x.size * y.shape[-1] <= _SERIAL_FLOPS and x.size + y.size <= _SERIAL_SIZE
 
 
 def _batch_slice(x, part: slice, ndim: int):

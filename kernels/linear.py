@@ -1,0 +1,37 @@
+"""Linear layers on the CPU: bias and activation join the product, and leave its bits as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepcore.backend.cpu import is_small_product
+from deepcore.kernels import gemm, memory, register
+
+
+def _product(input, weight, bias, activation=None, pre=None):
+    """activation(input @ weightᵀ + bias), or NotImplemented where the backend's matmul takes another way."""
+    weight = weight.T
+    if is_small_product(input, weight):
+        return NotImplemented
+    if bias is not None and not bias.flags.c_contiguous:
+        bias = np.ascontiguousarray(bias)
+    rows = input if input.ndim == 2 else input.reshape(-1, input.shape[-1])
+    out = gemm.product(rows, weight, bias=bias, activation=activation, pre=pre)
+    return out if out is NotImplemented else out.reshape(*input.shape[:-1], weight.shape[1])
+
+
+@register("linear", "cpu", needs_numba=False)
+def linear(xp, input, weight, bias=None):
+    return _product(input, weight, bias)
+
+
+@register("linear_activation", "cpu", needs_numba=False)
+def linear_activation(xp, input, weight, bias=None, *, activation):
+    return _product(input, weight, bias, activation)
+
+
+@register("linear_activation_kept", "cpu", needs_numba=False)
+def linear_activation_kept(xp, input, weight, bias=None, *, activation):
+    before = memory.empty((*input.shape[:-1], weight.shape[0]), input.dtype)
+    out = _product(input, weight, bias, activation, before)
+    return out if out is NotImplemented else (out, before)
