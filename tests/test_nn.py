@@ -851,14 +851,16 @@ def test_registering_a_layer_of_ones_own(tmp_path):
 # -- a layer and its activation in one op ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sizes", [(4, 5, 3), (64, 200, 300), (1, 512, 512), (8, 300, 900), (300, 64, 17)])
 @pytest.mark.parametrize("name", sorted(linalg.EPILOGUES))
-def test_a_sequential_joins_a_layer_and_its_activation(backend, name):
+def test_a_sequential_joins_a_layer_and_its_activation(backend, name, sizes):
     """Same bits as one after the other, forward and backward; a hook, a subclass or a replaced forward is heeded."""
-    layer = nn.Linear(5, 3, backend=backend)
+    rows, width, out_width = sizes
+    layer = nn.Linear(width, out_width, backend=backend)
     classes = [cls for cls in LAYERS.values() if hasattr(cls, "epilogue")]
     activations = [cls(**example.arguments) for cls in classes for example in cls.examples]
     activation = next(a for a in activations if a.epilogue == name)
-    x = dc.randn(4, 5, backend=backend)
+    x = dc.randn(rows, width, backend=backend)
     results, ops = [], []
     for joined in (True, False):
         model = nn.Sequential(layer, activation)
