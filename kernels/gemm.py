@@ -71,7 +71,7 @@ def _packer(tools, dtype: str, source: str, shape: Lanes):
     narrow = tools.view(np.dtype(np.uint16 if step == 2 else dtype))
     wide = tools.view(np.dtype(dtype))
 
-    @tools.inline
+    @tools.function
     def pack(start, sk, sj, k, width, to, stride):
         if sj == step:
             j = 0
@@ -121,7 +121,7 @@ def _slice(tools, dtype: str):
     panel_space = gemm_tile.space(tools, _MAX_STEPS * columns * size)
     block_space = gemm_tile.space(tools, _MAX_STEPS * _MAX_ROWS * size)
     tile_space = gemm_tile.space(tools, tall * columns * size)
-    other_space = gemm_tile.space(tools, tall * columns * size)
+    other_space = gemm_tile.space(tools, columns * size)
     bias_space = gemm_tile.space(tools, columns * size)
     words, view = tools.words(), tools.view(np.dtype(dtype))
     reals, address_of = tools.view(np.dtype(np.float64)), tools.address_of()
@@ -147,7 +147,10 @@ def _slice(tools, dtype: str):
         first_row, first_column = (part // p[_ACROSS]) * p[_ROWS], across * p[_COLUMNS]
         end_row, end_column = min(m, first_row + p[_ROWS]), min(p[_N], first_column + p[_COLUMNS])
         panel, block, tile_at, other, bias = panel_space(), block_space(), tile_space(), other_space(), bias_space()
-        scale = convert(reals(address_of(c))[_SCALE])
+        # Adding -0 and multiplying by 1 change no number.
+        scale = convert(reals(address_of(c))[_SCALE]) if c[_SCALED] else convert(1)
+        for u in range(columns):
+            view(bias)[u] = view(other)[u] = convert(-0.0)
         block_step = -(-ablock // n) * n * size
         special = c[_ACTIVATION] != 0 or c[_BIAS] != 0 or residual != 0 or pre != 0 or c[_SCALED] != 0
         # Panel after panel, where A is small and B is only read; else one block of k after the other.
@@ -201,21 +204,12 @@ def _slice(tools, dtype: str):
                             small(at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead)
                         if finishing:
                             t, r, v = view(tile_at), view(other), view(bias)
-                            if c[_SCALED]:
-                                for q in range(rows):
-                                    for x in range(columns):
-                                        t[q * columns + x] *= scale
-                            if c[_BIAS]:
-                                for q in range(rows):
-                                    for x in range(columns):
-                                        t[q * columns + x] += v[x]
-                            if residual:
-                                for q in range(rows):
-                                    some(residual + (i + q) * p[_LDR] + j * size, other + q * stride, width)
-                                    for x in range(columns):
-                                        t[q * columns + x] += r[q * columns + x]
-                            if pre:
-                                for q in range(rows):
+                            for q in range(rows):
+                                if residual:
+                                    some(residual + (i + q) * p[_LDR] + j * size, other, width)
+                                for u in range(columns):
+                                    t[q * columns + u] = t[q * columns + u] * scale + v[u] + r[u]
+                                if pre:
                                     some(tile_at + q * stride, pre + (i + q) * p[_LDZ] + j * size, width)
                             if c[_ACTIVATION]:
                                 e = words(call_space())

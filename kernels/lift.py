@@ -103,6 +103,11 @@ def inline(function: FunctionType) -> Callable:
     return kernels.load_numba().njit(forceinline=True, **OPTIONS)(function)
 
 
+def function(function: FunctionType) -> Callable:
+    """`function` as numba calls it from a kernel: for what is large and used in several places."""
+    return kernels.load_numba().njit(**OPTIONS)(function)
+
+
 @functools.cache
 def view(dtype) -> Callable:
     """A function from an address to a pointer that is indexed as an array of `dtype` is, without any check."""
