@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepcore.backend.dtypes import float32, float64
+from deepcore.backend.dtypes import bfloat16, float16, float32, float64
 from deepcore.kernels import cache, compiler, elementwise, gemm_tile, memory, pool
 from deepcore.kernels.compiler import Kernel, address
 
@@ -30,6 +30,8 @@ _MAX_ROWS = 128
 _MAX_STEPS = 192
 # Up to so many rows, B in rows is added up row by row, in pieces of so many bytes.
 _FEW, _FEW_BYTES = 4, 1 << 13
+# Elements of 16 bits that a slice converts.
+_CONVERTED = 1 << 15
 # Columns of B in columns that are read at a time.
 _DOTS = 4
 
@@ -331,6 +333,28 @@ def _pack_before(tools, dtype: str):
     return kernel
 
 
+def _converted(tools, dtype: str, widen: bool):
+    """Elements of a 16-bit float as float32, or rounded back. Words: from, to, their number (a vector's at least)."""
+    shape = lanes()
+    assert shape is not None
+    n = shape.bytes // 4
+    s = gemm_tile.Shape("float32", n)
+    move = gemm_tile.mover(tools, s, 1, dtype) if widen else gemm_tile.narrower(tools, s, dtype)
+    step, size = (2, 4) if widen else (4, 2)
+
+    def kernel(a, part):
+        end = min(a[2], (part + 1) * _CONVERTED)
+        for i in range(part * _CONVERTED, end, n):
+            at = min(i, a[2] - n)  # the last vector overlaps the one before
+            move(a[0] + at * step, a[1] + at * size)
+        return 0
+
+    return kernel
+
+
+_HALVES = (float16, bfloat16)
+_WIDEN = {d: Kernel(f"widen_{d.name}", _converted, d.name, True) for d in _HALVES}
+_ROUND = {d: Kernel(f"round_{d.name}", _converted, d.name, False) for d in _HALVES}
 _PACKERS = {d: Kernel(f"gemm_pack_{d.name}", _pack_before, d.name) for d in (float32, float64)}
 _FEW_ROWS = {d: Kernel(f"gemm_few_rows_{d.name}", _few_rows, d.name) for d in (float32, float64)}
 _FEW_DOTS = {d: Kernel(f"gemm_few_dots_{d.name}", _few_dots, d.name) for d in (float32, float64)}
@@ -482,10 +506,13 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
     """f(scale·(a @ b) + bias + residual), f being `activation`, an elementwise op by name; rounded after each of these.
 
     a (…, m, k) and b (…, k, n) are float32 or float64 arrays; out, residual and pre are (…, m, n) and C-contiguous,
-    bias is (n,). `pre`, if given, is filled with what f is applied to. NotImplemented where no kernel serves.
+    bias is (n,). `pre`, if given, is filled with what f is applied to. float16 and bfloat16 are computed in float32
+    throughout, and rounded once. NotImplemented where no kernel serves.
     """
     plan = _PLANS.get((a.shape, a.strides, b.shape, b.strides, a.dtype))
     if plan is None or a.dtype != b.dtype:
+        if a.dtype in _HALVES and a.dtype == b.dtype:
+            return _half_product(a, b, out, bias, activation, residual, scale, pre)
         if a.dtype != b.dtype or a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2] or a.dtype not in _PACKERS:
             return NotImplemented
         a, b = _usable(a), _usable(b)
@@ -531,6 +558,42 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
     packed = compiler.pack(words)
     pool.run([(_PACKERS[plan.dtype], packed, plan.pack), (kernel, packed, plan.slices)])
     _SPACES.append(space)
+    return out
+
+
+def _half_product(a, b, out, bias, activation, residual, scale, pre):
+    dtype = a.dtype
+    if lanes() is None or not _WIDEN[dtype].ready() or not _ROUND[dtype].ready():
+        return NotImplemented
+    operands = [None if x is None else _wide(x) for x in (a, b, bias, residual)]
+    before = None if pre is None else memory.empty(pre.shape, float32)
+    wide = product(
+        *operands[:2], bias=operands[2], activation=activation, residual=operands[3], scale=scale, pre=before
+    )
+    if wide is NotImplemented:
+        return wide
+    if pre is not None:
+        _narrow(before, pre)
+    return _narrow(wide, memory.empty(wide.shape, dtype) if out is None else out)
+
+
+def _wide(x: np.ndarray) -> np.ndarray:
+    """`x` as float32, its last two axes in the same order in memory."""
+    turned = x.ndim > 1 and x.strides[-2] < x.strides[-1]
+    x = np.ascontiguousarray(x.swapaxes(-1, -2) if turned else x)
+    if x.size < 64:
+        wide = x.astype(float32)
+    else:
+        wide = memory.empty(x.shape, float32)
+        pool.launch(_WIDEN[x.dtype], -(-x.size // _CONVERTED), address(x), address(wide), x.size)
+    return wide.swapaxes(-1, -2) if turned else wide
+
+
+def _narrow(x: np.ndarray, out: np.ndarray) -> np.ndarray:
+    if x.size < 64:
+        out[...] = x
+    else:
+        pool.launch(_ROUND[out.dtype], -(-x.size // _CONVERTED), address(x), address(out), x.size)
     return out
 
 

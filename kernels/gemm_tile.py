@@ -45,7 +45,7 @@ class Shape:
         return value
 
     def store(self, b, value, base, offset):
-        b.store(value, self.at(b, base, offset)).align = 1
+        b.store(value, self.at(b, base, offset, value.type)).align = 1
 
     def function(self, b, name: str, result, *arguments):
         module = b.module
@@ -363,6 +363,30 @@ def _gathered(s: Shape, b, lines: list, group: int) -> list:
         result[parity + 2] = s.shuffle(b, x, y, odd)
     assert n == count * group
     return result
+
+
+def narrower(tools, s: Shape, target: str) -> Callable:
+    """narrow(from, to): one vector of float32 rounded to the nearest float16 or bfloat16, ties to even."""
+    from llvmlite import ir
+
+    def generate(context, b, start, to):
+        x, to = s.load(b, s.pointer(b, start), 0), s.pointer(b, to)
+        if target == "float16":
+            s.store(b, b.fptrunc(x, ir.VectorType(ir.HalfType(), s.lanes)), to, 0)
+            return
+        words = ir.VectorType(s.i32, s.lanes)
+
+        def number(value):
+            return ir.Constant(words, [value] * s.lanes)
+
+        bits = b.bitcast(x, words)
+        odd = b.and_(b.lshr(bits, number(16)), number(1))
+        rounded = b.lshr(b.add(bits, b.add(odd, number(0x7FFF))), number(16))
+        quiet = b.or_(b.lshr(bits, number(16)), number(0x40))
+        kept = b.select(b.fcmp_unordered("uno", x, x), quiet, rounded)
+        s.store(b, b.trunc(kept, ir.VectorType(ir.IntType(16), s.lanes)), to, 0)
+
+    return tools.intrinsic(None, "ii", generate)
 
 
 def mover(tools, s: Shape, width: int, source: str | None = None) -> Callable:

@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 
+from deepcore.backend import dtypes
 from deepcore.config import settings
 
 pytest.importorskip("numba")
@@ -157,6 +158,43 @@ def test_epilogues(size, batch, dtype):
             assert np.array_equal(pre, want)
         want = elementwise.MAPS["gelu"](None, want) if active else want
         assert np.array_equal(out, want), parts
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float16, dtypes.bfloat16], ids=lambda d: d.name)
+@pytest.mark.parametrize("size", [(1, 2, 3), (33, 70, 21), (130, 300, 257), (3, 400, 300)], ids=str)
+def test_halves_are_summed_in_float32_and_rounded_once(size, dtype):
+    m, k, n = size
+    a, b = (RNG.standard_normal(s).astype(dtype) for s in ((m, k), (k, n)))
+    bias, residual = RNG.standard_normal(n).astype(dtype), RNG.standard_normal((m, n)).astype(dtype)
+    f32 = [x.astype(np.float32) for x in (a, b, bias, residual)]
+    for x in layouts(a).values():
+        out = gemm.product(x, b)
+        assert out.dtype == dtype
+        np.testing.assert_array_equal(out, gemm.product(x.astype(np.float32), f32[1]).astype(dtype))
+    pre = np.empty((m, n), dtype)
+    out = gemm.product(a, np.asfortranarray(b), bias=bias, residual=residual, activation="relu", pre=pre)
+    want = gemm.product(f32[0], np.asfortranarray(f32[1]), bias=f32[2], residual=f32[3])
+    np.testing.assert_array_equal(pre, want.astype(dtype))
+    np.testing.assert_array_equal(out, np.maximum(want, 0).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float16, dtypes.bfloat16], ids=lambda d: d.name)
+def test_every_rounding_to_16_bits(dtype):
+    """Halfway cases, both neighbours, overflow, subnormals, infinities and NaN, as NumPy converts them."""
+    halves = np.arange(1 << 16).astype(np.uint16).view(dtype).astype(np.float32)
+    with np.errstate(all="ignore"):
+        steps = [np.nextafter(halves, np.float32(s)) for s in (-np.inf, np.inf)]
+        ties = halves.view(np.uint32) + np.uint32(1 << (12 if dtype == dtypes.float16 else 15))
+        x = np.concatenate([halves, *steps, ties.view(np.float32)])
+        want = x.astype(dtype)
+        nan = np.isnan(want.astype(np.float32))
+    assert gemm._ROUND[dtype].ready()
+    out = gemm._narrow(x, np.empty(x.shape, dtype))
+    assert np.array_equal(np.isnan(out.astype(np.float32)), nan)
+    assert np.array_equal(out[~nan].view(np.uint16), want[~nan].view(np.uint16))
+    assert gemm._WIDEN[dtype].ready()
+    back = gemm._wide(want)
+    assert np.array_equal(back[~nan].view(np.uint32), want[~nan].astype(np.float32).view(np.uint32))
 
 
 def test_out_is_filled():

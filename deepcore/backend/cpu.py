@@ -118,6 +118,10 @@ class CpuBackend(Backend):
         """
         # NumPy has no BLAS for float16 and bfloat16: sum in float32, round once.
         if x.itemsize == 2 and x.dtype.char in "eE":
+            if settings.kernels and not is_small_product(x, y):
+                out = (_product or _find_product())(x, y)
+                if out is not NotImplemented:
+                    return out
             return self.matmul(x.astype(float32), y.astype(float32)).astype(x.dtype)
         if x.dtype.kind != "f" or is_small_product(x, y):
             return np.matmul(x, y)
