@@ -9,8 +9,8 @@ from deepcore.kernels import memory, pool, register, scalar
 from deepcore.kernels.compiler import Kernel, address
 from deepcore.kernels.reductions import FLOATS, launch, share
 
-# A gradient's columns are dealt out in blocks of so many bytes, to so many slices at most; each reads every index.
-_COLUMNS, _MOST = 64, 8
+# Slices of a gradient, a power of two: each looks at every index.
+_SLICES = 8
 # Random blocks (of four numbers) whose words are made at a time.
 _BLOCKS = 64
 
@@ -36,24 +36,24 @@ def _gather(tools, dtype: str):
 
 
 def _scatter(tools, dtype: str):
-    """out[index[i]] += g[i], one i after the other, into zeros; a slice has some of the columns.
+    """out[index[i]] += g[i], one i after the other, into zeros; slice s has the rows s, s + slices, …
 
-    Words: g, index, out, size, rows, n, columns of a slice.
+    Words: g, index, out, size, rows, n, slices.
     """
     dt = np.dtype(dtype)
     view, whole, size, zero = tools.view(dt), tools.view(int64), dt.itemsize, dt.type(0)
 
     def kernel(a, part):
-        index, n, start = whole(a[1]), a[5], part * a[6]
-        count = min(a[6], n - start)
-        for r in range(a[4]):
-            out = view(a[2] + (r * n + start) * size)
-            for j in range(count):
+        index, n, slices = whole(a[1]), a[5], a[6]
+        for r in range(part, a[4], slices):
+            out = view(a[2] + r * n * size)
+            for j in range(n):
                 out[j] = zero
         for i in range(a[3]):
-            g, out = view(a[0] + (i * n + start) * size), view(a[2] + (index[i] * n + start) * size)
-            for j in range(count):
-                out[j] += g[j]
+            if index[i] & (slices - 1) == part:
+                g, out = view(a[0] + i * n * size), view(a[2] + index[i] * n * size)
+                for j in range(n):
+                    out[j] += g[j]
         return 0
 
     return kernel
@@ -94,10 +94,9 @@ def rows_grad(xp, g, index, *, count, padding=None, out=None):
         g = np.require(g, requirements=("C", "A"))
     index, n = _indices(index), g.shape[-1]
     result = memory.empty((count, n), g.dtype) if out is None else out
-    block = _COLUMNS // g.itemsize
-    slices = max(1, min((g.size + result.size) // share(0), -(-n // block), _MOST))
-    wide = -(-n // slices // block) * block
-    launch(kernel, -(-n // wide), address(g), address(index), address(result), index.size, count, n, wide)
+    work = g.size + result.size
+    slices = 1 if work < 2 * share(0) else _SLICES
+    launch(kernel, slices, address(g), address(index), address(result), index.size, count, n, slices)
     if padding is not None:
         result[padding] = 0
     return result

@@ -313,3 +313,29 @@ def after(dtype) -> Callable:
         return pointer(pointer, types.int64), lambda c, builder, signature, values: builder.gep(values[0], [values[1]])
 
     return intrinsic(operation)
+
+
+@functools.cache
+def prefetch(dtype, count: int = 64) -> Callable:
+    """prefetch(p, i): have the memory of p[i … i + count - 1] brought near, if there is any."""
+    from llvmlite import ir
+    from numba import from_dtype, types
+    from numba.extending import intrinsic
+
+    pointer = types.CPointer(from_dtype(dtype))
+
+    def operation(typing, p, i):
+        def codegen(context, builder, signature, values):
+            byte = ir.IntType(8).as_pointer()
+            fetch = builder.module.declare_intrinsic(
+                "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+            )
+            first = builder.bitcast(builder.gep(values[0], [values[1]]), byte)
+            for line in range(0, count * dtype.itemsize, 64):
+                at = builder.gep(first, [ir.IntType(64)(line)])
+                builder.call(fetch, [at, ir.IntType(32)(0), ir.IntType(32)(3), ir.IntType(32)(1)])
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.int64), codegen
+
+    return intrinsic(operation)

@@ -15,10 +15,12 @@ import numpy as np
 from deepcore.backend.dtypes import int64
 from deepcore.kernels import memory, register
 from deepcore.kernels.compiler import Kernel, address
-from deepcore.kernels.reductions import FLOATS, launch, plain, reduced, share, summing
+from deepcore.kernels.reductions import FLOATS, LANES, launch, plain, reduced, share, summing
 
 # Rows that are added one after the other, for a channel's statistics or the gradients of weight and bias.
 _ROWS = 32
+# Numbers of a row whose two sums are made at once before they are added to those of the rest.
+_PAIRED = 1024
 # Channels of a batch norm over (N, C) that are taken at a time.
 _CHANNELS = 256
 
@@ -48,7 +50,7 @@ def _squares(tools, dt):
     def term(x, y, z, i, c, d):
         return (x[i] - c) * (x[i] - c)
 
-    return summing(tools, dt, term)
+    return summing(tools, dt, term, "row")
 
 
 @functools.cache
@@ -63,14 +65,47 @@ def _products(tools, dt, weighted: bool):
 
 
 @functools.cache
-def _weighted(tools, dt):
-    """total(x, y, z, n, c, d): Σ x·z."""
+def _pair(tools, dt, weighted: bool):
+    """pair(g, x, w, n, c): Σ g·w and Σ g·w·(x - c), or without w, at once; in long rows the sums of blocks are added up."""
+    lanes, others, fold, zero = tools.local(dt, LANES), tools.local(dt, LANES), tools.folded(dt, "sum"), dt.type(0)
+    fetch = tools.prefetch(dt)
 
     @tools.inline
-    def term(x, y, z, i, c, d):
-        return x[i] * z[i]
+    def block(g, x, w, start, n, c, far):
+        one, two = lanes(), others()
+        for j in range(LANES):
+            one[j], two[j] = zero, zero
+        for i in range(start, start + n - LANES + 1, LANES):
+            fetch(g, i + far)
+            fetch(x, i + far)
+            for j in range(LANES):
+                v = g[i + j] * w[i + j] if weighted else g[i + j]
+                one[j] += v
+                two[j] += v * (x[i + j] - c)
+        rest = n % LANES
+        if rest:
+            if n < LANES:
+                for j in range(n):
+                    v = g[start + j] * w[start + j] if weighted else g[start + j]
+                    one[j] += v
+                    two[j] += v * (x[start + j] - c)
+            else:
+                for j in range(LANES):
+                    i = start + n - LANES + j
+                    v = g[i] * w[i] if weighted else g[i]
+                    one[j] += v if j >= LANES - rest else zero
+                    two[j] += v * (x[i] - c) if j >= LANES - rest else zero
+        return fold(one), fold(two)
 
-    return summing(tools, dt, term)
+    @tools.inline
+    def pair(g, x, w, n, c):
+        one, two = zero, zero
+        for start in range(0, n, _PAIRED):
+            a, b = block(g, x, w, start, min(_PAIRED, n - start), c, n)
+            one, two = one + a, two + b
+        return one, two
+
+    return pair
 
 
 # -- layer norm and RMS norm ----------------------------------------------------------------------------------------
@@ -115,8 +150,7 @@ def _norm_grad(tools, centred: bool, affine: int, dtype: str):
     """
     dt = np.dtype(dtype)
     view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
-    products, total = _products(tools, dt, affine > 0), _weighted(tools, dt) if affine else plain(tools, dt)
-    real = dt.type
+    products, pair, real = _products(tools, dt, affine > 0), _pair(tools, dt, affine > 0), dt.type
 
     def kernel(a, part):
         rows, n, weight, statistics = a[6], a[7], view(a[2]), view(a[4])
@@ -132,8 +166,11 @@ def _norm_grad(tools, centred: bool, affine: int, dtype: str):
             for r in range(b * _ROWS, min(rows, (b + 1) * _ROWS)):
                 g, x, out = view(a[0] + r * n * size), view(a[1] + r * n * size), view(a[3] + r * n * size)
                 rstd, mean = statistics[r], statistics[rows + r] if centred else zero
-                c = products(g, x, weight, n, mean, zero) * rstd / count * rstd
-                m = total(g, g, weight, n, zero, zero) / count if centred else zero
+                if centred:
+                    m, c = pair(g, x, weight, n, mean)
+                    m, c = m / count, c * rstd / count * rstd
+                else:
+                    m, c = zero, products(g, x, weight, n, mean, zero) * rstd / count * rstd
                 for i in range(n):
                     v = g[i] * weight[i] if affine else g[i]
                     d = x[i] - mean if centred else x[i]
@@ -153,12 +190,13 @@ _NAMES = {True: "layer_norm", False: "rms_norm"}
 _NORMS, _NORM_GRADS = (
     {
         (centred, affine, d): Kernel(f"{name}{suffix}_{'affine' * (affine > 0)}{affine}_{d.name}", build, centred, affine, d.name)
-        for centred, name in _NAMES.items() for affine in (0, 1, 2) for d in FLOATS
+        for centred, name in _NAMES.items() for affine in (0, 1, 2)[: 2 + centred] for d in FLOATS
     }
     for build, suffix in ((_norm, ""), (_norm_grad, "_grad"))
 )  # fmt: skip
 
 
+@functools.lru_cache(256)
 def _bits(value: float) -> int:
     return int(np.float64(value).view(int64))
 
@@ -295,13 +333,25 @@ def _batch_parts(tools, length: bool, gradient: bool, dtype: str):
                 start = view(a[0] + at)
                 for j in range(wide):
                     mean[j] = start[j]
-                for i in range(1, count):
+                for i in range(0, count - 3, 4):
+                    x = view(a[0] + at + i * channels * size)
+                    for j in range(wide):
+                        m = mean[j]
+                        k = j + 2 * channels
+                        sums[j] += ((x[j] - m) + (x[j + channels] - m)) + ((x[k] - m) + (x[k + channels] - m))
+                for i in range(count // 4 * 4, count):
                     x = view(a[0] + at + i * channels * size)
                     for j in range(wide):
                         sums[j] += x[j] - mean[j]
                 for j in range(wide):
                     sums[j] = mean[j] + sums[j] / real(count)
-                for i in range(count):
+                for i in range(0, count - 3, 4):
+                    x = view(a[0] + at + i * channels * size)
+                    for j in range(wide):
+                        m, k = sums[j], j + 2 * channels
+                        p0, p1, p2, p3 = x[j] - m, x[j + channels] - m, x[k] - m, x[k + channels] - m
+                        more[j] += (p0 * p0 + p1 * p1) + (p2 * p2 + p3 * p3)
+                for i in range(count // 4 * 4, count):
                     x = view(a[0] + at + i * channels * size)
                     for j in range(wide):
                         d = x[j] - sums[j]

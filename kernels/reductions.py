@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +23,10 @@ _BLOCK = 512
 _LEVELS = 32  # of the tree of blocks: enough for 2**42 numbers
 # Elements of one slice at least and at most: some 5 to 200 µs. Up to a slice there is one thread.
 SLICE, _MOST = 1 << 15, 1 << 19
-# A longer row is cut into chunks.
-_CHUNK = 1 << 16
+# A longer row is cut into chunks; of the part of one that holds its best, the nearest cache still has the place.
+_CHUNK, _SCANNED = 1 << 16, 1 << 12
+# Bytes between what is read and what is brought near.
+_AHEAD = 8192
 # Fewer elements NumPy adds up sooner than a kernel is loaded.
 _MIN_ELEMENTS = 1024
 # Of a reduction over rows: bytes of the columns, or of several rows, taken at a time; rows (numbers, if those are short)
@@ -48,8 +51,8 @@ def launch(kernel: Kernel, slices: int, *words: int) -> None:
 
 @functools.cache
 def combination(tools, dt, name: str):
-    """(combine(a, b), its neutral element) of "sum", of "amax" and "amin", which are NaN where a number is, or of "top",
-    the largest that is not."""
+    """(combine(a, b), its neutral element) of "sum", of "amax" and "amin", which are NaN where a number is, or of
+    "top" and "bottom", which pass over it."""
     if name == "sum":
 
         @tools.inline
@@ -64,6 +67,13 @@ def combination(tools, dt, name: str):
             return b if b > a else a
 
         return combine, dt.type(-np.inf)
+    if name == "bottom":
+
+        @tools.inline
+        def combine(a, b):
+            return b if b < a else a
+
+        return combine, dt.type(np.inf)
     if name == "amax":
 
         @tools.inline
@@ -80,8 +90,12 @@ def combination(tools, dt, name: str):
 
 
 @functools.cache
-def summing(tools, dt, term):
-    """total(x, y, z, n, c, d): Σ term(x, y, z, i, c, d) over i < n, for pointers x, y, z and numbers c, d."""
+def summing(tools, dt, term, ahead: str = ""):
+    """total(x, y, z, n, c, d): Σ term(x, y, z, i, c, d) over i < n, for pointers x, y, z and numbers c, d.
+
+    `ahead`: "row" or "row, row" has the next row of x, or of x and y, brought near meanwhile, "run" what follows soon.
+    """
+    fetch, far = tools.prefetch(dt), _AHEAD // dt.itemsize
     lanes, levels = tools.local(dt, LANES), tools.local(dt, LANES * _LEVELS)
     fold, zero = tools.folded(dt, "sum"), dt.type(0)
 
@@ -96,10 +110,20 @@ def summing(tools, dt, term):
                 acc[j] = zero
             whole = done + (end - done) // LANES * LANES
             for i in range(done, whole, LANES):
+                if ahead:
+                    fetch(x, i + (far if ahead == "run" else n))
+                if ahead == "row, row":
+                    fetch(y, i + n)
                 for j in range(LANES):
                     acc[j] += term(x, y, z, i + j, c, d)
-            for j in range(end - whole):
-                acc[j] += term(x, y, z, whole + j, c, d)
+            if whole < end:
+                if n < LANES:
+                    for j in range(n):
+                        acc[j] += term(x, y, z, j, c, d)
+                else:  # the last 64, of which the first have been added already
+                    start, new = n - LANES, LANES - (end - whole)
+                    for j in range(LANES):
+                        acc[j] += term(x, y, z, start + j, c, d) if j >= new else zero
             # A full block is carried up the tree as far as it is even; the last one meets all that is left there.
             block, level = done // _BLOCK, 0
             while block >> level if last else (block >> level) & 1:
@@ -119,41 +143,53 @@ def summing(tools, dt, term):
 
 @functools.cache
 def extreme(tools, dt, name: str):
-    """extreme(x, n): the largest or smallest of x[0 … n-1]; by the name of `combination`."""
-    lanes, block = tools.local(dt, LANES), tools.local(dt, LANES)
-    combine, neutral = combination(tools, dt, name)
-    fold, copy, after = tools.folded(dt, name), tools.copy(dt), tools.after(dt)
+    """extreme(x, n): the largest or smallest of x[0 … n-1], by the name of `combination`."""
+    lanes, combine, neutral = tools.local(dt, LANES), *combination(tools, dt, name)
+    fold, whole_type = tools.folded(dt, name), np.dtype(np.int32 if dt.itemsize == 4 else np.int64)
+    counts, one, none, nan = tools.local(whole_type, LANES), whole_type.type(1), whole_type.type(0), dt.type(np.nan)
+    fetch, far = tools.prefetch(dt), _AHEAD // dt.itemsize
+    if name == "top":
+        chosen = combine
+    else:  # NaN is counted apart: comparing and counting do not wait for one another
+        chosen, _ = combination(tools, dt, "top" if name == "amax" else "bottom")
 
     @tools.inline
     def best(x, n):
-        acc = lanes()
+        acc, bad = lanes(), counts()
         for j in range(LANES):
-            acc[j] = neutral
-        whole = n // LANES * LANES
-        for i in range(0, whole, LANES):
+            acc[j], bad[j] = neutral, none
+        for i in range(0, n - LANES + 1, LANES):
+            if name != "top":
+                fetch(x, i + far)
             for j in range(LANES):
-                acc[j] = combine(acc[j], x[i + j])
-        if whole < n:
-            e = block()
+                v = x[i + j]
+                acc[j] = chosen(acc[j], v)
+                bad[j] += one if v != v else none
+        if n < LANES:
+            for j in range(n):
+                acc[j] = combine(acc[j], x[j])
+        elif n % LANES:  # the last 64, most of them for the second time
             for j in range(LANES):
-                e[j] = neutral
-            copy(e, after(x, whole), n - whole)
+                v = x[n - LANES + j]
+                acc[j] = chosen(acc[j], v)
+                bad[j] += one if v != v else none
+        if name != "top":
             for j in range(LANES):
-                acc[j] = combine(acc[j], e[j])
+                acc[j] = nan if bad[j] != none else acc[j]
         return fold(acc)
 
     return best
 
 
 @functools.cache
-def plain(tools, dt):
+def plain(tools, dt, ahead: str = ""):
     """total(x, y, z, n, c, d): Σ x."""
 
     @tools.inline
     def term(x, y, z, i, c, d):
         return x[i]
 
-    return summing(tools, dt, term)
+    return summing(tools, dt, term, ahead)
 
 
 # -- sums and extremes ----------------------------------------------------------------------------------------------
@@ -164,7 +200,7 @@ def _rows(tools, name: str, dtype: str):
     dt = np.dtype(dtype)
     view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
     if name == "sum":
-        total = plain(tools, dt)
+        total = plain(tools, dt, "run")
 
         @tools.inline
         def reduced(x, n):
@@ -246,69 +282,97 @@ _ROW_KERNELS = {(n, d): Kernel(f"{n}_rows_{d.name}", _rows, n, d.name) for n in 
 _COLUMN_KERNELS = {(n, d): Kernel(f"{n}_columns_{d.name}", _columns, n, d.name) for n, d in _ROW_KERNELS}
 
 
-def reduced(name: str, x, outer: int, n: int, inner: int, out=None):
-    """`x`, contiguous, as (outer, n, inner), reduced over the middle; an array of outer·inner numbers, or None."""
-    kernel = (_ROW_KERNELS if inner == 1 else _COLUMN_KERNELS)[name, x.dtype]
-    if not kernel.ready():
-        return None
+class _Region(NamedTuple):
+    """One launch: the words are those behind the addresses of its input and of its results."""
+
+    kernel: Kernel
+    slices: int
+    words: tuple[int, ...]
+    results: int
+
+
+def _regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
+    """What reduces (outer, n, inner) over the middle."""
+    kernel = (_ROW_KERNELS if inner == 1 else _COLUMN_KERNELS)[name, dtype]
+    size = outer * n * inner
     if inner == 1:
         chunks = -(-n // _CHUNK) or 1
-        tasks = outer * chunks
-        each = max(1, share(x.size) // min(n or 1, _CHUNK))
-        found = np.empty(tasks, x.dtype) if out is None or chunks > 1 else out
-        launch(kernel, -(-tasks // each), address(x), address(found), tasks, n, chunks, each)
+        tasks, each = outer * chunks, max(1, share(size) // min(n or 1, _CHUNK))
+        words: tuple[int, ...] = (tasks, n, chunks, each)
     else:
-        group, wide = 1, _WIDTH // x.itemsize
+        group, wide = 1, _WIDTH // dtype.itemsize
         if inner < wide:
             group = min(1 << (wide // inner).bit_length() - 1, 1 << max(n, 1).bit_length() - 1)
             wide = inner
         chunk = _ROWS if inner * _ROWS >= SLICE else -(-SLICE // inner // group) * group
         chunks = -(-n // chunk) or 1
         tasks = outer * chunks * -(-inner // wide)
-        each = max(1, share(x.size) // max(1, min(n, chunk) * wide))
-        found = np.empty(outer * chunks * inner, x.dtype) if out is None or chunks > 1 else out
-        launch(
-            kernel, -(-tasks // each), address(x), address(found), outer, n, inner, chunk, group, wide, each
-        )  # fmt: skip
-    return found if chunks == 1 else reduced(name, found, outer, chunks, inner, out)
+        each = max(1, share(size) // max(1, min(n, chunk) * wide))
+        words = (outer, n, inner, chunk, group, wide, each)
+    region = _Region(kernel, -(-tasks // each), words, outer * chunks * inner)
+    return [region] if chunks == 1 else [region, *_regions(name, dtype, outer, chunks, inner)]
 
 
 @functools.lru_cache(4096)
-def _steps(shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
-    """((outer, n, inner), …), the last dimensions first, and the shape of the result."""
-    steps = []
+def _plan(name: str, char: str, shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
+    """The regions that reduce `dims`, the last ones first, and the shape of the result."""
+    dtype = np.dtype(char)
+    regions: list[_Region] = []
     rest = list(shape)
     runs = [d for d in sorted(dims, reverse=True) if shape[d] != 1]
     while runs:
         last = first = runs.pop(0)
         while runs and all(shape[d] == 1 for d in range(runs[0] + 1, first)):
             first = runs.pop(0)
-        steps.append((math.prod(rest[:first]), math.prod(rest[first : last + 1]), math.prod(rest[last + 1 :])))
+        regions += _regions(
+            name, dtype, math.prod(rest[:first]), math.prod(rest[first : last + 1]), math.prod(rest[last + 1 :])
+        )
         rest[first : last + 1] = [1] * (last + 1 - first)
     kept = tuple(1 if d in dims else n for d, n in enumerate(shape))
-    return tuple(steps), kept if keepdim else tuple(n for d, n in enumerate(shape) if d not in dims)
+    return tuple(regions), kept if keepdim else tuple(n for d, n in enumerate(shape) if d not in dims)
 
 
 def reduce(name: str, x, dims: tuple[int, ...], keepdim: bool = False, out=None):
     """`x` reduced over `dims` by "sum", "amax" or "amin"; NotImplemented where that is not for a kernel."""
     dtype = x.dtype
-    if (dtype != float32 and dtype != float64) or x.size < _MIN_ELEMENTS or not x.flags.aligned:
+    if x.size < _MIN_ELEMENTS or (dtype != float32 and dtype != float64):
         return NotImplemented
-    if not x.flags.c_contiguous:
-        x = x.T
-        if not x.flags.c_contiguous or out is not None:
+    if not x.flags.carray:
+        if not x.flags.aligned or out is not None:
             return NotImplemented
-        mirrored = reduce(name, x, tuple(x.ndim - 1 - d for d in dims), keepdim)
-        return mirrored if mirrored is NotImplemented else mirrored.T
-    steps, shape = _steps(x.shape, dims, keepdim)
-    if not steps or (out is not None and (not out.flags.c_contiguous or out.dtype != dtype or out.shape != shape)):
+        if not x.flags.c_contiguous:
+            if not x.flags.f_contiguous:
+                return NotImplemented
+            mirrored = _reduce(name, x.T, tuple(x.ndim - 1 - d for d in dims), keepdim, None)
+            return mirrored if mirrored is NotImplemented else mirrored.T
+    return _reduce(name, x, dims, keepdim, out)
+
+
+def _reduce(name: str, x, dims, keepdim: bool, out):
+    dtype = x.dtype
+    regions, shape = _plan(name, dtype.char, x.shape, dims, keepdim)
+    if not regions or (out is not None and (not out.flags.carray or out.dtype != dtype or out.shape != shape)):
         return NotImplemented
-    for outer, n, inner in steps[:-1]:
-        x = reduced(name, x, outer, n, inner)
-        if x is None:
+    source = address(x)
+    kept = None
+    for region in regions:
+        kernel, slices, words, results = region
+        if not kernel.ready():
             return NotImplemented
-    x = reduced(name, x, *steps[-1], out)
-    return NotImplemented if x is None else x.reshape(shape) if out is None else out
+        if region is not regions[-1]:
+            found = np.empty(results, dtype)
+        else:
+            found = np.empty(shape, dtype) if out is None else out
+        target = address(found)
+        launch(kernel, slices, source, target, *words)
+        source, kept = target, found
+    return kept
+
+
+def reduced(name: str, x, outer: int, n: int, inner: int):
+    """A contiguous array as (outer, n, inner), reduced over the middle; or None."""
+    found = _reduce(name, x.reshape(outer, n, inner), (1,), False, None)
+    return None if found is NotImplemented else found
 
 
 @register("sum", "cpu", needs_numba=False)
@@ -338,6 +402,7 @@ def _place(tools, name: str, dtype: str):
     view, places, size = tools.view(dt), tools.view(int64), dt.itemsize
     best = extreme(tools, dt, name)
     combine, _ = combination(tools, dt, name)
+    one, none = np.int32(1), np.int32(0)
 
     def kernel(a, part):
         n, chunks = a[4], a[5]
@@ -345,12 +410,19 @@ def _place(tools, name: str, dtype: str):
             start = t % chunks * _CHUNK
             count = min(n - start, _CHUNK)
             base = a[0] + (t // chunks * n + start) * size
-            found, at = best(view(base), min(count, _BLOCK)), 0
-            for b in range(_BLOCK, count, _BLOCK):
-                other = best(view(base + b * size), min(count - b, _BLOCK))
+            found, at = best(view(base), min(count, _SCANNED)), 0
+            for b in range(_SCANNED, count, _SCANNED):
+                other = best(view(base + b * size), min(count - b, _SCANNED))
                 if found == found and (combine(found, other) != found):
                     found, at = other, b
             x = view(base)
+            while at + LANES <= count:
+                hits = none
+                for j in range(LANES):
+                    hits += one if (x[at + j] == found) | (x[at + j] != x[at + j]) else none
+                if hits:
+                    break
+                at += LANES
             while x[at] != found and x[at] == x[at]:
                 at += 1
             places(a[1])[t] = start + at

@@ -76,7 +76,7 @@ def exponentials(tools, dt, stored: bool):
     """total(x, y, n, c): Σ exp(x[i] - c) over i < n; `stored`: each of them goes to y[i], too."""
     exp, block, lanes = tools.lift(exp_below, dt), tools.local(dt, LANES), tools.local(dt, LANES)
     fold, copy, after = tools.folded(dt, "sum"), tools.copy(dt), tools.after(dt)
-    zero, least = dt.type(0), dt.type(-np.inf)
+    zero, least, fetch = dt.type(0), dt.type(-np.inf), tools.prefetch(dt)
 
     @tools.inline
     def total(x, y, n, c):
@@ -85,6 +85,7 @@ def exponentials(tools, dt, stored: bool):
             acc[j] = zero
         whole = n // LANES * LANES
         for i in range(0, whole, LANES):
+            fetch(x, i + n)  # the next row
             for j in range(LANES):
                 e[j] = exp(x[i + j] - c)
             for j in range(LANES):
@@ -179,7 +180,7 @@ def _softmax_grad(tools, dtype: str):
     def product(g, y, z, i, c, d):
         return g[i] * y[i]
 
-    total = summing(tools, dt, product)
+    total = summing(tools, dt, product, "row, row")
 
     def kernel(a, part):
         n = a[4]
@@ -385,45 +386,37 @@ def _in_tiles(n: int, inner: int) -> bool:
     return n <= _SHORT if inner == 1 else n <= _TILE and inner >= _LEAST_INNER
 
 
+@functools.lru_cache(4096)
+def _plan(shape: tuple[int, ...], dim: int) -> tuple[bool, int, tuple[int, ...]]:
+    """(whether in tiles, slices or 0 where rows must be moved first, the words behind the addresses)."""
+    outer, n, inner = _split(shape, dim)
+    if _in_tiles(n, inner):
+        slices, each = _tile_slices(outer, n, inner)
+        return True, slices, (outer, n, inner, each)
+    each = share(outer * n) // (n + _ROW_COST) or 1
+    return False, 0 if inner > 1 else -(-outer // each), (outer, n, each)
+
+
 def _map_rows(kernels: tuple[dict, dict], dim: int, arrays: tuple, out=None):
     """out[r] = kernel(arrays[0][r], …) for rows along `dim`; NotImplemented where that is not for a kernel."""
     x = arrays[0]
-    shape = x.shape
-    if dim < 0:
-        dim += len(shape)
-    n = shape[dim]
-    if dim + 1 == len(shape):
-        inner, outer = 1, x.size // n if n else 0
-    else:
-        outer, n, inner = _split(shape, dim)
-    tiled = n <= _SHORT if inner == 1 else n <= _TILE and inner >= _LEAST_INNER
     dtype = x.dtype
+    if x.size == 0:
+        return NotImplemented
+    tiled, slices, words = _plan(x.shape, dim % x.ndim)
     kernel = kernels[tiled].get(dtype)
     if kernel is None or not kernel.ready():
         return NotImplemented
-    if inner > 1 and not tiled:
+    if not slices:
         moved = _map_rows(kernels, -1, tuple(np.moveaxis(a, dim, -1) for a in arrays))
         moved = np.moveaxis(moved, -1, dim)
         if out is None:
             return np.ascontiguousarray(moved)
         out[...] = moved
         return out
-    places = []
-    kept = []
-    for a in arrays:
-        if not a.flags.carray or a.dtype != dtype:
-            a = np.require(a, dtype, ("C", "A"))
-            kept.append(a)
-        places.append(address(a))
+    arrays = tuple([a if a.flags.carray and a.dtype == dtype else np.require(a, dtype, ("C", "A")) for a in arrays])
     result = memory.empty_like(x) if out is None else out
-    if x.size == 0:
-        return result
-    if tiled:
-        slices, each = _tile_slices(outer, n, inner)
-        launch(kernel, slices, *places, address(result), outer, n, inner, each)
-    else:
-        each = share(x.size) // (n + _ROW_COST) or 1
-        launch(kernel, -(-outer // each), *places, address(result), outer, n, each)
+    launch(kernel, slices, *map(address, arrays), address(result), *words)
     return result
 
 

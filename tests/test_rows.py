@@ -19,6 +19,10 @@ from deepcore.kernels import embedding, norms, reductions, rows  # noqa: E402
 CPU = dc.get_backend("cpu")
 F32, F64, WIDE = np.float32, np.float64, np.longdouble
 DTYPES = pytest.mark.parametrize("dtype", [F32, F64], ids=["float32", "float64"])
+# Each dtype has kernels of its own, and compiling them all takes a minute.
+DTYPES_SLOWLY = pytest.mark.parametrize(
+    "dtype", [F32, pytest.param(F64, marks=pytest.mark.slow)], ids=["float32", "float64"]
+)
 LENGTHS = [1, 2, 3, 63, 64, 65, 1000, 3001]
 
 
@@ -175,7 +179,7 @@ def softmax_of(x, dim):
     return powers / total, x - top - np.log(total), (top + np.log(total)).squeeze(dim)
 
 
-@DTYPES
+@DTYPES_SLOWLY
 @pytest.mark.parametrize("kind", KINDS)
 def test_softmax(kind, dtype):
     found = {
@@ -208,7 +212,7 @@ def test_softmax(kind, dtype):
         each.check()
 
 
-@DTYPES
+@DTYPES_SLOWLY
 @pytest.mark.parametrize("n", [5, 300])
 def test_softmax_at_the_edges(n, dtype):
     x = np.zeros((6, n), dtype)
@@ -247,7 +251,7 @@ def cross_entropy_of(x, target, weight, ignore_index, label_smoothing, reduction
     ) / divisor
 
 
-@DTYPES
+@DTYPES_SLOWLY
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("shape", [(1, 3), (70, 10), (9, 64), (33, 300), (2, 21, 40), (2, 90, 5), (3, 4, 5, 7)])
 def test_cross_entropy(shape, smoothing, dtype):
@@ -346,7 +350,7 @@ def norm_of(name, x, parameters):
     return ours, theirs, exact
 
 
-@DTYPES
+@DTYPES_SLOWLY
 @pytest.mark.parametrize("affine", [0, 1, 2])
 @pytest.mark.parametrize("name", NORMS)
 def test_norms(name, affine, dtype):
