@@ -93,7 +93,7 @@ class Kernel:
             import llvmlite.binding  # noqa: F401
         except ImportError:
             return "compiled" if self._plain() else "failed"
-        stem = cache.stem(self.name, *self._source())
+        stem = cache.stem(self.name, *sources(self.build, self.parameters))
         symbol = f"deepcore_{self.name}_{(stem or '')[-40:]}"
         kept = cache.read(stem) if stem else None
         if kept is not None and self._load(kept, symbol):
@@ -109,12 +109,6 @@ class Kernel:
         if stem:
             cache.write(stem, data)
         return "compiled" if self._load(data, symbol) else "failed"
-
-    def _source(self) -> tuple:
-        """The parameters as they are told apart, then the files that the kernel is made from."""
-        functions = [p for p in self.parameters if isinstance(p, FunctionType)]
-        parameters = tuple(p.__qualname__ if isinstance(p, FunctionType) else p for p in self.parameters)
-        return parameters, *(f.__code__.co_filename for f in (self.build, *functions))
 
     def _function(self) -> Callable:
         from deepcore.kernels import lift
@@ -151,6 +145,13 @@ class Kernel:
         self._call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_char_p, ctypes.c_int64)(address)
         self.address = address
         return address != 0
+
+
+def sources(build: Callable, parameters: tuple) -> tuple:
+    """The parameters as they are told apart, then the files that the kernel is made from."""
+    functions = [p for p in parameters if isinstance(p, FunctionType)]
+    named = tuple(p.__qualname__ if isinstance(p, FunctionType) else p for p in parameters)
+    return named, *(f.__code__.co_filename for f in (build, *functions))
 
 
 def _not_ready(words: bytes, part: int) -> int:

@@ -35,7 +35,7 @@ class Kernel:
     """A CUDA kernel: `build(tools, *parameters)` returns a Python function of pointers and numbers, one thread's work.
 
     `arguments` are its types: "float32*" is a pointer, "int64" a number. `tools` is `kernels.cuda_lift`. `threads` is
-    the size of every block. Parameters must be told apart by their repr.
+    the size of every block. Parameters are plain functions, or told apart by their repr.
     """
 
     __slots__ = ("_ptx", "arguments", "build", "name", "parameters", "threads")
@@ -68,8 +68,8 @@ class Kernel:
         try:
             import llvmlite.binding  # noqa: F401
 
-            identity = (self.arguments, self.threads, target, *self.parameters)
-            stem = cache.stem(f"cuda_{self.name}", identity, self.build.__code__.co_filename)
+            parameters, *files = compiler.sources(self.build, self.parameters)
+            stem = cache.stem(f"cuda_{self.name}", (self.arguments, self.threads, target, *parameters), *files)
             kept = cache.read(stem) if stem else None
             if kept is not None:
                 return kept.decode()

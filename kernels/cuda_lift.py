@@ -167,6 +167,17 @@ def fma(dtype) -> Callable:
 
 
 @functools.cache
+def at(dtype) -> Callable:
+    """at(address): a pointer to numbers of a dtype in the GPU's memory."""
+    import numpy as np
+
+    dtype = np.dtype(dtype)
+    body = "%p = inttoptr i64 %a0 to ptr addrspace(1)\n%q = addrspacecast ptr addrspace(1) %p to ptr\nret ptr %q"
+    pointer = kernels.load_numba().types.CPointer(_numba(dtype))
+    return _part(f"at_{dtype.name}", Part("ptr", ("i64",), body), (pointer, _numba("int64")), _PURE)
+
+
+@functools.cache
 def four(dtype) -> Callable:
     """four(pointer, i): the numbers i to i + 3 in one load; pointer + i must be aligned to all four."""
     import numpy as np

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from math import sqrt as _sqrt  # not math.sqrt below: `lift` would take its name for that of our own
 from types import FunctionType, ModuleType
@@ -105,6 +106,27 @@ class _Run:
 
 
 _RUN = _Run()
+
+
+class _RunMany:
+    """`updates(xp, update=Update, entries=[(w, g, states, scalars), …])`: a call that updates all of them, or None."""
+
+    name = "updates"
+
+    @staticmethod
+    def forward(xp, *, update: Update, entries: list[tuple]) -> None:
+        return None
+
+
+_RUN_MANY: Any = _RunMany()
+
+
+def updates_together(xp, update: Update, entries: list[tuple]) -> Callable[[], None] | None:
+    """What updates all entries (w, g, states, scalars) at once, in place, or None where the backend has no such thing.
+
+    All that can fail has been done before it is called.
+    """
+    return (xp.impls.get(_RUN_MANY) or xp.bind(_RUN_MANY))(xp, update=update, entries=entries)
 
 
 def run_update(xp, update: Update, scalars: dict[str, float], w, g, *states) -> None:

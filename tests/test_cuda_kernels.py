@@ -21,7 +21,18 @@ from deepcore.backend import get_backend
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int64
 from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
-from deepcore.kernels import cuda, cuda_gemm, cuda_index, cuda_map, cuda_norms, cuda_rows, elementwise, reference
+from deepcore.kernels import (
+    cuda,
+    cuda_gemm,
+    cuda_index,
+    cuda_map,
+    cuda_norms,
+    cuda_rows,
+    cuda_update,
+    elementwise,
+    reference,
+)
+from deepcore.kernels.update import Update
 from deepcore.nn import functional as F
 
 numba = pytest.importorskip("numba", reason="numba compiles the kernels")
@@ -62,7 +73,7 @@ def close(found, wanted, tolerance=2e-6):
 # -- PTX ------------------------------------------------------------------------------------------------------------
 
 #: What computes in float64 on purpose, whatever its dtype.
-WIDE = ("targets", "layer_norm_columns", "rms_norm_columns", "batch_statistics", "batch_sums")
+WIDE = ("targets", "layer_norm_columns", "rms_norm_columns", "batch_statistics", "batch_sums", "update_")
 
 
 def check_ptx(kernel, text, target):
@@ -81,15 +92,18 @@ def check_ptx(kernel, text, target):
 @pytest.mark.slow
 def test_every_kernel_compiles_for_every_target(tmp_path):
     ptxas = shutil.which("ptxas")
+    for formulas in (dc.optim.adam, dc.optim.sgd):
+        for update in (u for u in vars(formulas).values() if isinstance(u, Update)):
+            assert all(cuda_update.kernel(update, dtype) for dtype in (float32, float64))
     for name, kernel in list(cuda.KERNELS.items()):
         for target, text in zip(cuda.TARGETS, cuda.compile_ptx(numba, kernel, *cuda.TARGETS)):
             check_ptx(kernel, text, target)
             if ptxas:
                 (tmp_path / "kernel.ptx").write_text(text)
-                strict = [] if name.startswith("gemm") else ["-warn-spills", "-Werror"]
-                command = [ptxas, f"-arch=sm_{target}", *strict, "kernel.ptx", "-o", "kernel.cubin"]
+                command = [ptxas, "-v", f"-arch=sm_{target}", "kernel.ptx", "-o", "kernel.cubin"]
                 done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
                 assert done.returncode == 0, (name, done.stderr)
+                assert int(re.search(r"(\d+) bytes spill stores", done.stdout + done.stderr)[1]) <= 64, name
 
 
 def test_a_gpu_gets_the_ptx_of_the_target_below_it():
@@ -401,6 +415,64 @@ def test_linear_layers_use_it_where_sums_are_short(xp):
     wanted = F.linear(x.to("cpu"), w.to("cpu"), bias.to("cpu"), activation="gelu")
     close(found.numpy(), wanted.numpy())
     assert any(name.startswith("gemm_nt") and name.endswith("gelu") for name in xp._functions)
+
+
+# -- updates --------------------------------------------------------------------------------------------------------
+
+OPTIMIZERS = {
+    "SGD": lambda ps: dc.optim.SGD(ps, lr=0.1),
+    "momentum": lambda ps: dc.optim.SGD(ps, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "Adam": lambda ps: dc.optim.Adam([{"params": ps[:2], "lr": 0.1}, {"params": ps[2:]}]),
+    "AMSGrad": lambda ps: dc.optim.AdamW(ps, amsgrad=True),
+}
+
+
+def trained(where, name):
+    """(optimizer, parameters) after three steps, in one of which a parameter has no gradient."""
+    draw = np.random.default_rng(0)
+    shapes = ((5, 7), (1100,), (0, 3), (1,), (33, 40))
+    parameters = [dc.nn.Parameter(dc.tensor(draw.standard_normal(s).astype("f"), backend=where)) for s in shapes]
+    optimizer = OPTIMIZERS[name](parameters)
+    for step in range(3):
+        for p in parameters:
+            p.grad = dc.tensor(draw.standard_normal(p.shape).astype("f"), backend=where)
+        if step == 1:
+            parameters[1].grad = None
+        optimizer.step()
+    return optimizer, parameters
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_have_the_bits_of_the_cpu_in_one_launch(xp, monkeypatch, name):
+    launched = []
+    launch = type(xp).launch
+    monkeypatch.setattr(type(xp), "launch", lambda self, k, *args: launched.append(k.name) or launch(self, k, *args))
+    optimizer, found = trained(xp, name)
+    assert len(launched) == 3 and all(k.startswith("update_") for k in launched)
+    expected, wanted = trained("cpu", name)
+    for p, q in zip(found, wanted):
+        np.testing.assert_array_equal(p.detach().numpy(), q.detach().numpy())
+        for key, value in expected.state.get(q, {}).items():
+            here = optimizer.state[p][key]
+            np.testing.assert_array_equal(xp.to_host(here) if isinstance(value, np.ndarray) else here, value)
+
+
+def test_a_step_that_fails_changes_nothing(stand, monkeypatch):
+    optimizer, parameters = trained(stand, "Adam")
+    before, steps = [p.detach().numpy().copy() for p in parameters], [optimizer.state[p]["step"] for p in parameters]
+
+    def fail(array):
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(stand, "from_host", fail, raising=False)
+        with pytest.raises(MemoryError):
+            optimizer.step()
+    assert [optimizer.state[p]["step"] for p in parameters] == steps
+    for p, old in zip(parameters, before):
+        np.testing.assert_array_equal(p.detach().numpy(), old)
+    optimizer.step()
+    assert [optimizer.state[p]["step"] for p in parameters] == [n + 1 for n in steps]
 
 
 def test_a_network_learns_as_on_the_cpu(xp):

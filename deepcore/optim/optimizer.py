@@ -75,6 +75,11 @@ class Optimizer:
 
     def apply(self, parameter: Tensor, gradient, state: dict[str, Any], group: dict[str, Any]) -> None:
         """One update of `parameter._data` in place."""
+        update, scalars, states = self.prepare(parameter, state, group)
+        run_update(parameter.backend, update, scalars, parameter._data, gradient, *states)
+
+    def prepare(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> tuple[Update, dict, list]:
+        """(formula, scalars, state arrays) of the next update, which the state counts already; arrays are made if missing."""
         update = self.update(group)
         first = any(state.get(name) is None for name in update.states)
         for name in update.states:
@@ -84,8 +89,7 @@ class Optimizer:
             step = state["step"] = state["step"] + 1
         else:
             step = 1 if first else 2
-        states = [state[name] for name in update.states]
-        run_update(parameter.backend, update, self.scalars(group, step), parameter._data, gradient, *states)
+        return update, self.scalars(group, step), [state[name] for name in update.states]
 
     def validate(self, group: dict[str, Any]) -> None:
         """Raise `ArgumentError` for settings that make no sense."""

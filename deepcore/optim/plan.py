@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepcore.autograd import mode
 from deepcore.config import settings
-from deepcore.kernels.update import MISFIT, STOPPED, Batch, Clip, Program, takes
+from deepcore.kernels.update import MISFIT, STOPPED, Batch, Clip, Program, takes, updates_together
 from deepcore.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Plan:
         self.members: list[list[int]] = []
         self.first: set[int] = set()
         self.program: Program | None = None
+        #: Whether `Optimizer.apply` is all there is to an update.
+        self.formulas = kernels
         if kernels and settings.kernels:
             self._make_program(optimizer)
         inside = [i for members in self.members for i in members]
@@ -180,12 +182,41 @@ class Plan:
                     table[i] = known[step]
 
     def _run_others(self, optimizer: Optimizer, gradients: list, log: list[_Before]) -> None:
-        for i in self.others:
+        calls, left = (
+            self._together(optimizer, gradients, log) if self.formulas and settings.kernels else ([], self.others)
+        )
+        for i in left:
             p, state = self.live[i], self.states[i]
             arrays = [self.weights[i], *(v for v in state.values() if isinstance(v, p.backend.array_type))]
             arrays = [array for array in arrays if getattr(array.flags, "writeable", True)]
             log.append(_Before(state, dict(state), arrays, [array.copy() for array in arrays]))
             optimizer.apply(p, gradients[i], state, self.groups[i])
+        for call in calls:  # last, as there is no way back from them
+            call()
+
+    def _together(self, optimizer: Optimizer, gradients: list, log: list[_Before]) -> tuple[list, list[int]]:
+        """(calls that update those whose backend does many at once, which needs no copies; the entries that are left)."""
+        chosen: dict[tuple, list[int]] = {}
+        for i in self.others:
+            backend = self.live[i].backend
+            if backend.array_type is not type(self.weights[i]) or not backend.kernel_kind:
+                continue
+            chosen.setdefault((backend, optimizer.update(self.groups[i]), self.weights[i].dtype), []).append(i)
+        calls, done = [], set()
+        for (backend, update, _), members in chosen.items():
+            begun, entries = len(log), []
+            for i in members:
+                log.append(_Before(self.states[i], dict(self.states[i]), [], []))
+                _, scalars, states = optimizer.prepare(self.live[i], self.states[i], self.groups[i])
+                entries.append((self.weights[i], gradients[i], states, update.values(scalars)))
+            call = updates_together(backend, update, entries)
+            if call is None:
+                _restore(log[begun:])
+                del log[begun:]
+            else:
+                calls.append(call)
+                done.update(members)
+        return calls, [i for i in self.others if i not in done]
 
 
 class _Before(NamedTuple):

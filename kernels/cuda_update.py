@@ -1,0 +1,127 @@
+"""Optimizer updates on CUDA: all parameters of one formula and dtype in one launch, over a table of where they lie.
+
+A row of the table has the first of the parameter's tiles, its size, the addresses of gradient, parameter and states,
+and the formula's scalars as float64. A block looks the row of its tile up by bisection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from deepcore.backend.dtypes import float32, float64
+from deepcore.kernels import register
+from deepcore.kernels.cuda import KERNELS, Kernel, blocks_for
+from deepcore.kernels.update import Update
+
+THREADS = 256
+#: Elements of a tile.
+TILE = 4 * THREADS
+
+_TEXT = """
+def kernel(table, rows, tiles):
+    for tile in range(block(), tiles, blocks()):
+        low, high = 0, rows
+        while high - low > 1:
+            middle = (low + high) // 2
+            if table[middle * {width}] <= tile:
+                low = middle
+            else:
+                high = middle
+        row = low * {width}
+        start = (tile - table[row]) * {tile}
+        stop = min(table[row + 1], start + {tile})
+        {pointers}
+        {numbers}
+        i = start + thread()
+        while i < stop:
+            {results} = formula({arguments})
+            {stores}
+            i += {threads}
+"""
+
+
+def build(tools, formula, states: int, dtype: str):
+    dt = np.dtype(dtype)
+    count = formula.__code__.co_argcount - 2 - states
+    arrays, numbers = ["w", *(f"s{i}" for i in range(states))], [f"c{i}" for i in range(count)]
+    text = _TEXT.format(
+        width=4 + states + count,
+        tile=TILE,
+        threads=THREADS,
+        pointers="\n        ".join(f"{a} = at(table[row + {2 + i}])" for i, a in enumerate(["g", *arrays])),
+        numbers="\n        ".join(
+            f"{c} = convert(np.int64(table[row + {4 + states + i}]).view(np.float64))" for i, c in enumerate(numbers)
+        )
+        or "pass",
+        results=", ".join(f"new_{a}" for a in arrays) + ("," if len(arrays) == 1 else ""),
+        arguments=", ".join(["w[i]", "g[i]", *(f"{a}[i]" for a in arrays[1:]), *numbers]),
+        stores="; ".join(f"{a}[i] = new_{a}" for a in arrays),
+    )
+    scope: dict[str, Any] = {
+        "np": np, "at": tools.at(dt), "convert": dt.type, "formula": tools.lift(formula, dt),
+        "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
+    }  # fmt: skip
+    exec(text, scope)
+    return scope["kernel"]
+
+
+_MADE: dict[tuple[Update, Any], Kernel] = {}
+_LOCK = threading.Lock()
+
+
+def kernel(update: Update, dtype) -> Kernel | None:
+    """The kernel of an update for parameters of this dtype, or None."""
+    if dtype not in (float32, float64):
+        return None
+    with _LOCK:
+        found = _MADE.get((update, dtype))
+        if found is None:
+            stem, number = f"update_{update.formula.__name__}", 1
+            name = f"{stem}_{dtype.name}"
+            while name in KERNELS:  # another class has a formula of that name
+                number += 1
+                name = f"{stem}_{number}_{dtype.name}"
+            found = Kernel(name, ("int64*", "int64", "int64"), build, update.formula, len(update.states), dtype.name)
+            _MADE[update, dtype] = found
+        return found
+
+
+def _fits(w, g, states) -> bool:
+    return g.shape == w.shape and all(
+        x.dtype == w.dtype and x.shape == w.shape and x.flags.c_contiguous for x in (w, *states)
+    )
+
+
+@register("updates", "cuda", needs_numba=False)
+def updates(xp, *, update: Update, entries: list[tuple]) -> Callable[[], None] | None:
+    """A call that runs the updates of all entries (w, g, states, scalars), or NotImplemented where it would not.
+
+    All that can fail has been done when this returns.
+    """
+    dtype = entries[0][0].dtype
+    run = kernel(update, dtype)
+    if run is None or not all(_fits(w, g, states) for w, g, states, _ in entries) or not xp.ready(run):
+        return NotImplemented
+    table, tiles, kept = [], 0, []
+    for w, g, states, scalars in entries:
+        g = xp.ascontiguousarray(g.astype(dtype, copy=False))
+        kept.append(g)
+        addresses = [x.data.ptr for x in (g, w, *states)]
+        table.append([tiles, w.size, *addresses, *np.asarray(scalars, np.float64).view(np.int64).tolist()])
+        tiles += -(-w.size // TILE)
+    if not tiles:
+        return lambda: None
+    # Empty parameters have no tile: the row that the bisection finds is the last of those that start at a tile.
+    rows = [row for row in table if row[1]]
+    on_device = xp.from_host(np.array(rows, np.int64))
+    return lambda kept=kept: xp.launch(run, blocks_for(xp, tiles, 1), on_device, len(rows), tiles)
+
+
+@register("update", "cuda", needs_numba=False)
+def update(xp, w, g, *states, update: Update, scalars: dict[str, float]):
+    call = updates(xp, update=update, entries=[(w, g, states, update.values(scalars))])
+    return call if call is NotImplemented else call()  # type: ignore[misc]
