@@ -114,6 +114,9 @@ class Map:
             if x.dtype != (np.bool_ if i < self.booleans else dtype):
                 return NotImplemented
         shape = np.broadcast_shapes(*[x.shape for x in operands])
+        if len(operands) > 1 and any(x.shape == shape and any(x.strides) for x in operands):
+            # One number that stands for many, as the gradient of a sum is.
+            operands = tuple(x[(slice(1),) * x.ndim] if x.ndim and not any(x.strides) else x for x in operands)
         if not all(x.flags.num & _PLAIN == _PLAIN for x in operands):
             if out is None and all(x.shape == shape and x.flags.f_contiguous and x.flags.aligned for x in operands):
                 result = self(xp, *[x.T for x in operands], **params)
@@ -273,6 +276,11 @@ MAPS: dict[str, Map] = {
     **{name: Map(name, "slope") for name in ("leaky_relu", "leaky_relu_grad")},
     **{name: Map(name, "alpha") for name in ("elu", "elu_grad")},
     **{name: Map(name, "beta", "threshold") for name in ("softplus", "softplus_grad")},
+    **{name: Map(name) for name in (
+        "mse", "mse_grad", "l1", "l1_grad", "bce", "bce_grad", "bce_with_logits", "bce_with_logits_grad",
+    )},
+    **{name: Map(name, "beta") for name in ("smooth_l1", "smooth_l1_grad")},
+    **{name: Map(name, "delta") for name in ("huber", "huber_grad")},
 }  # fmt: skip
 
 for _name, _map in MAPS.items():

@@ -275,5 +275,5 @@ def bce(x, target):
 
 def bce_grad(g, x, target):
     """Nothing from a logarithm that is held."""
-    rising = (1.0 - target) / (1.0 - x) if x < 1.0 else 0.0
-    return g * (rising - (target / x if x > _E_TO_MINUS_100 else 0.0))
+    inside = (x - target) / (x * (1.0 - x))
+    return g * (-target if x >= 1.0 else (1.0 - target if x <= _E_TO_MINUS_100 else inside))

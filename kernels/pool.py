@@ -185,7 +185,7 @@ def launch(kernel: Kernel, slices: int, *words: int) -> int:
     """Run all slices of a kernel that is ready; the status: 0, or that of a slice that stopped."""
     if slices == 1:
         return kernel(*words)
-    if settings.threads > 1 and _RUN.ready():
+    if _RUN.ready():
         return _run((1, kernel.address, 0, slices, *words))
     return next(filter(None, (kernel.slice(i, *words) for i in range(slices))), 0)
 

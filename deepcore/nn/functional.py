@@ -9,14 +9,13 @@ from deepcore.autograd import apply, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.nn.notify import warn_user
+from deepcore.ops import losses
 from deepcore.ops.elementwise import abs as abs_
 from deepcore.ops.elementwise import (
     clamp,
     elu,
     gelu,
     leaky_relu,
-    log,
-    log1p,
     logsigmoid,
     neg,
     relu,
@@ -437,13 +436,13 @@ def _size(shape: tuple[int, ...]) -> int:
 def mse_loss(input, target, reduction: str = "mean") -> Tensor:
     """(input - target)², averaged, summed or as it is. Shapes must be equal."""
     _same_shape("mse_loss", input, target)
-    return _reduced(square(input - target), reduction)
+    return _reduced(losses.term(losses.mse, "numeric", input, target), reduction)
 
 
 def l1_loss(input, target, reduction: str = "mean") -> Tensor:
     """|input - target|, averaged, summed or as it is. Shapes must be equal."""
     _same_shape("l1_loss", input, target)
-    return _reduced(abs_(input - target), reduction)
+    return _reduced(losses.term(losses.l1, "numeric", input, target), reduction)
 
 
 def smooth_l1_loss(input, target, reduction: str = "mean", beta: float = 1.0) -> Tensor:
@@ -451,10 +450,9 @@ def smooth_l1_loss(input, target, reduction: str = "mean", beta: float = 1.0) ->
     _same_shape("smooth_l1_loss", input, target)
     if beta < 0:
         raise ArgumentError("smooth_l1_loss: beta cannot be negative", received=f"beta={beta}")
-    size = abs_(input - target)
     if beta == 0:
-        return _reduced(size, reduction)
-    return _reduced(where(size < beta, square(size) * (0.5 / beta), size - 0.5 * beta), reduction)
+        return l1_loss(input, target, reduction)
+    return _reduced(losses.term(losses.smooth_l1, "float", input, target, beta=beta), reduction)
 
 
 def huber_loss(input, target, reduction: str = "mean", delta: float = 1.0) -> Tensor:
@@ -462,8 +460,7 @@ def huber_loss(input, target, reduction: str = "mean", delta: float = 1.0) -> Te
     _same_shape("huber_loss", input, target)
     if delta <= 0:
         raise ArgumentError("huber_loss: delta is positive", received=f"delta={delta}")
-    size = abs_(input - target)
-    return _reduced(where(size <= delta, square(size) * 0.5, (size - 0.5 * delta) * delta), reduction)
+    return _reduced(losses.term(losses.huber, "float", input, target, delta=delta), reduction)
 
 
 def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -480,19 +477,8 @@ def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction:
             received=f"values from {raw.min().item():.4g} to {raw.max().item():.4g}",
             fix="for logits use binary_cross_entropy_with_logits (BCEWithLogitsLoss)",
         )
-    loss = neg(target * _bounded_log(input) + (1 - target) * _bounded_log1m(input))
+    loss = losses.term(losses.bce, "float", input, target)
     return _reduced(loss if weight is None else loss * weight, reduction)
-
-
-def _bounded_log(x: Tensor) -> Tensor:
-    # log's slope at 0 would turn a zero gradient into NaN, so 0 is taken out first.
-    positive = x > 0
-    return clamp(where(positive, log(where(positive, x, 1.0)), -100.0), min=-100.0)
-
-
-def _bounded_log1m(x: Tensor) -> Tensor:
-    below = x < 1
-    return clamp(where(below, log1p(neg(where(below, x, 0.0))), -100.0), min=-100.0)
 
 
 def binary_cross_entropy_with_logits(
@@ -503,10 +489,10 @@ def binary_cross_entropy_with_logits(
     `pos_weight` p weighs the positive class, `weight` each element; both broadcast.
     """
     _same_shape("binary_cross_entropy_with_logits", input, target)
-    log_sigmoid = logsigmoid(input)
-    if pos_weight is not None:
-        log_sigmoid = log_sigmoid * ((pos_weight - 1) * target + 1)
-    loss = (1 - target) * input - log_sigmoid
+    if pos_weight is None:
+        loss = losses.term(losses.bce_with_logits, "float", input, target)
+    else:
+        loss = (1 - target) * input - logsigmoid(input) * ((pos_weight - 1) * target + 1)
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
