@@ -6,28 +6,21 @@ the blocks depend on k alone. So the bits are the same for every tile, layout of
 
 from __future__ import annotations
 
-import functools
 import math
 import struct
-from typing import NamedTuple
 
 import numpy as np
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
-from deepcore.kernels import cache, compiler, elementwise, gemm_tile, memory, pool
+from deepcore.kernels import compiler, elementwise, gemm_tables, gemm_tile, memory, pool
 from deepcore.kernels.compiler import Kernel, address
 
 # Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
 (_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO, _BATCHES, _ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK) = range(15)
 (_PACK_A, _PACK_B, _PANELS, _PACKED, _PART, _LDW, _LDR, _LDZ) = range(15, 23)
-# How B is read: where it lies, packed by each slice, packed before.
-_PLAIN, _BY_SLICE, _BEFORE = 0, 1, 2
 # Words of a call.
 (_PLAN, _A, _B, _OUT, _SPACE, _ACTIVATION, _BIAS, _RESIDUAL, _PRE, _SCALED, _SCALE) = range(11)
 
-# The most rows of A that a slice packs at a time, and the most steps of k between two sums.
-_MAX_ROWS = 128
-_MAX_STEPS = 192
 # Up to so many rows, B in rows is added up row by row, in pieces of so many bytes.
 _FEW, _FEW_BYTES = 4, 1 << 13
 # Elements of 16 bits that a slice converts.
@@ -36,29 +29,7 @@ _CONVERTED = 1 << 15
 _DOTS = 4
 
 
-class Lanes(NamedTuple):
-    """What a family of processors gets: bytes of a vector, vectors across a tile, the heights of tiles."""
-
-    bytes: int
-    across: int
-    heights: tuple[int, int]
-
-
-@functools.cache
-def lanes() -> Lanes | None:
-    """The tiles for this processor; None where its vectors have no fused multiply-add."""
-    triple, _, features = cache.host()
-    there = set(features.split(","))
-    if "+avx512f" in there:
-        return Lanes(64, 2, (12, 8))
-    if {"+avx2", "+fma"} <= there:
-        return Lanes(32, 2, (6, 4))
-    if triple.startswith(("aarch64", "arm64")):
-        return Lanes(16, 2, (12, 8))
-    return None
-
-
-def _packer(tools, dtype: str, source: str, shape: Lanes):
+def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
     """pack(from, sk, sj, k, width, to, stride): element (p, j) at from + p·sk + j·sj goes to to + p·stride + j·size.
 
     Columns are rounded up to whole vectors; what is in those beyond `width` is of no account.
@@ -109,7 +80,7 @@ def _packer(tools, dtype: str, source: str, shape: Lanes):
 
 def _slice(tools, dtype: str):
     """One block of rows and columns of out. Words: see above."""
-    shape = lanes()
+    shape = gemm_tables.table()
     assert shape is not None
     size = np.dtype(dtype).itemsize
     n = shape.bytes // size
@@ -120,8 +91,8 @@ def _slice(tools, dtype: str):
     big = gemm_tile.tile(tools, s, tall, shape.across)
     small = gemm_tile.tile(tools, s, low, shape.across)
     some = gemm_tile.masked_mover(tools, s, shape.across)
-    panel_space = gemm_tile.space(tools, _MAX_STEPS * columns * size)
-    block_space = gemm_tile.space(tools, _MAX_STEPS * _MAX_ROWS * size)
+    panel_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * columns * size)
+    block_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * gemm_tables.MAX_ROWS * size)
     tile_space = gemm_tile.space(tools, tall * columns * size)
     other_space = gemm_tile.space(tools, columns * size)
     bias_space = gemm_tile.space(tools, columns * size)
@@ -176,10 +147,10 @@ def _slice(tools, dtype: str):
                         a0, a_row, a_step = block, size, block_step
                     width = min(columns, end_column - j)
                     b0, b_step, ahead = b + k0 * bks + j * bjs, bks, stride
-                    if p[_PACK_B] == _BEFORE:
+                    if p[_PACK_B] == gemm_tables.BEFORE:
                         b0 = packed + (k0 * p[_PANELS] + (j // columns) * steps) * stride
                         b_step, ahead = stride, 8 * stride
-                    elif p[_PACK_B] == _BY_SLICE or width < columns:
+                    elif p[_PACK_B] == gemm_tables.BY_SLICE or width < columns:
                         pack(b0, bks, bjs, steps, width, panel, stride)
                         b0, b_step, ahead = panel, stride, 8 * stride
                     finishing = special and last
@@ -228,7 +199,7 @@ def _slice(tools, dtype: str):
 
 def _few_rows(tools, dtype: str):
     """A block of columns of out, for A of a few rows and B in rows, which are read as they lie. Words: as above."""
-    shape = lanes()
+    shape = gemm_tables.table()
     assert shape is not None
     dt = np.dtype(dtype)
     size = dt.itemsize
@@ -279,7 +250,7 @@ def _few_rows(tools, dtype: str):
 
 def _few_dots(tools, dtype: str):
     """A block of columns of out, for A of a few contiguous rows and B in columns, as dot products. Words: as above."""
-    shape = lanes()
+    shape = gemm_tables.table()
     assert shape is not None
     size = np.dtype(dtype).itemsize
     dot = gemm_tile.dotter(tools, gemm_tile.Shape(dtype, shape.bytes // size), _DOTS)
@@ -305,7 +276,7 @@ def _few_dots(tools, dtype: str):
 
 def _pack_before(tools, dtype: str):
     """Panels of B, one slice each, of all batches. Words: as for the product."""
-    shape = lanes()
+    shape = gemm_tables.table()
     assert shape is not None
     size = np.dtype(dtype).itemsize
     columns = shape.across * shape.bytes // size
@@ -335,7 +306,7 @@ def _pack_before(tools, dtype: str):
 
 def _converted(tools, dtype: str, widen: bool):
     """Elements of a 16-bit float as float32, or rounded back. Words: from, to, their number (a vector's at least)."""
-    shape = lanes()
+    shape = gemm_tables.table()
     assert shape is not None
     n = shape.bytes // 4
     s = gemm_tile.Shape("float32", n)
@@ -370,9 +341,10 @@ class _Plan:
     __slots__ = (
         "address",
         "batch",
-        "columns",
+        "direct",
         "dtype",
         "few",
+        "kernel",
         "pack",
         "rows",
         "shape",
@@ -386,7 +358,7 @@ class _Plan:
         m, k = a.shape[-2:]
         n = b.shape[-1]
         size, dtype = a.itemsize, a.dtype
-        shape = lanes()
+        shape = gemm_tables.table()
         columns = shape.across * shape.bytes // size
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         batches = math.prod(batch)
@@ -396,21 +368,15 @@ class _Plan:
         if k == 1:
             bks = columns * size if bjs == size else size
         self.shape, self.dtype, self.batch = (*batch, m, n), dtype, batch
-        blocks = max(1, -(-k // _MAX_STEPS))
-        kblock = -(-k // (16 * blocks)) * 16
-        panels = -(-n // columns)
-        rows, wide, how, pack_a = _slices(m, n, k, size, columns, bjs == size)
+        kblock, panels = gemm_tables.steps(k), -(-n // columns)
+        rows, wide, how, pack_a = gemm_tables.slices(shape, m, n, k, size, columns, bjs == size)
+        if how == gemm_tables.BEFORE and not _PACKERS[dtype].ready():
+            how = gemm_tables.BY_SLICE
         down, across = -(-m // rows), -(-n // wide)
         w = self.words = np.zeros(_LDZ + 1, np.int64)
         w[[_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO]] = m, n, k, ars, aks, bks, bjs, n * size
-        w[[_ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK]] = (
-            rows,
-            wide,
-            down,
-            across,
-            kblock,
-            min(rows, _MAX_ROWS) if pack_a else rows,
-        )
+        ablock = min(rows, gemm_tables.MAX_ROWS) if pack_a else rows
+        w[[_ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK]] = rows, wide, down, across, kblock, ablock
         w[[_PACK_A, _PACK_B, _PANELS, _PART, _LDR, _LDZ]] = pack_a, how, panels, 1, n * size, n * size
         self.slices = batches * down * across if k else 0
         self.few = None
@@ -422,11 +388,17 @@ class _Plan:
             elif aks == size:
                 self.few = _FEW_DOTS[dtype]
                 wide = -(-n // (_DOTS * min(16, n * k * size >> 17))) * _DOTS
-            if self.few:
+            if self.few and self.few.ready():
                 w[_COLUMNS], w[_ACROSS] = wide, -(-n // wide)
                 self.slices = batches * int(w[_ACROSS])
+            else:
+                self.few = None
+        self.kernel = self.few or _KERNELS[dtype]
+        #: The call itself, where there is one slice and nothing else to do.
+        single = self.slices == 1 and not self.swap and m * n * size < 1 << 20
+        self.direct = self.kernel._call if single and how != gemm_tables.BEFORE else None
         self.space = self.pack = 0
-        if how == _BEFORE:
+        if how == gemm_tables.BEFORE:
             packs = 1 if b.ndim == 2 else batches
             self.space = packs * panels * columns * k * size
             w[_PACKED] = self.space // packs if packs > 1 else 0
@@ -446,35 +418,19 @@ class _Plan:
         self.address = w.ctypes.data
 
 
-def _slices(m: int, n: int, k: int, size: int, columns: int, b_rows: bool) -> tuple[int, int, int, int]:
-    """Rows and columns of a slice, how B is read, and whether A is packed."""
-    if not m * n * k:
-        return 1, 1, _PLAIN, 0
-    work = m * n * k * size // 4
-    if m <= _MAX_ROWS:
-        count = 1 if work < 3 << 17 else 2 if work < 1 << 22 else min(32, work >> 21)
-        wide = -(-n // (columns * count)) * columns
-        pack_a = m > 36 and wide >= 8 * columns
-        return m, wide, _PLAIN if b_rows else _BY_SLICE, int(pack_a)
-    pack_a = k > 128
-    wide = min(n, 16 * columns)
-    # As many rows as give the work of a slice; more than a block of them only where nothing is packed.
-    most = _MAX_ROWS if pack_a else 1 << 20
-    rows = min(most, max(48, max(1 << 21, work // 32) // (wide * k)))
-    rows = -(-m // (8 * -(-m // rows))) * 8
-    plain = b_rows and n * k * size <= 1 << 17
-    return rows, wide, _PLAIN if plain else _BEFORE, int(pack_a)
-
-
 _PLANS: dict[tuple, _Plan | None] = {}
-_SPACES: list[np.ndarray] = []
 
 
 def _planned(a, b) -> _Plan | None:
     key = (a.shape, a.strides, b.shape, b.strides, a.dtype)
     if len(_PLANS) > 4096:
         _PLANS.clear()
-    plan = _PLANS[key] = _Plan(a, b) if lanes() and _KERNELS[a.dtype].ready() and _PACKERS[a.dtype].ready() else None
+    plan, choice = None, gemm_tables.table()
+    if choice is not None:
+        kind = gemm_tables.kind(a.shape[-2], b.shape[-1], a.shape[-1])
+        if f"{a.dtype.name} {kind}" not in choice.blas and _KERNELS[a.dtype].ready():
+            plan = _Plan(a, b)
+    _PLANS[key] = plan
     return plan
 
 
@@ -488,18 +444,7 @@ def _usable(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _scratch(size: int) -> np.ndarray:
-    """Memory of at least `size` bytes that nobody else has; hand it back by appending it to _SPACES."""
-    try:
-        space = _SPACES.pop()
-        if space.size >= size:
-            return space
-    except IndexError:
-        pass
-    return np.empty(size, np.uint8)
-
-
-_WORDS = struct.Struct("10qd")
+_pack = struct.Struct("11q").pack
 
 
 def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=None, pre=None):
@@ -519,12 +464,16 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
         plan = _planned(a, b)
         if plan is None:
             return NotImplemented
+    if plan.direct and bias is activation is residual is scale is pre is None:
+        if out is None:
+            out = np.empty(plan.shape, plan.dtype)
+        plan.direct(_pack(plan.address, address(a), address(b), address(out), 0, 0, 0, 0, 0, 0, 0), 0)
+        return out
     if not plan.slices:
         return NotImplemented
     epilogue = None if activation is None else elementwise.MAPS[activation].kernel(plan.dtype, "v")
     if epilogue is not None and not epilogue.ready():
         return NotImplemented
-    kernel = plan.few or _KERNELS[plan.dtype]
     if plan.few or plan.swap:
         if not all(x is None for x in (bias, activation, residual, scale, pre)):
             out = product(a, b, out)
@@ -533,8 +482,7 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
             flat = None if out is None else out.reshape(*plan.batch, 1, -1)
             made = product(b.swapaxes(-1, -2), a.swapaxes(-1, -2), flat)
             return made.reshape(plan.shape) if out is None else out
-    if not kernel.ready():
-        return NotImplemented
+    kernel = plan.kernel
     if out is None:
         out = memory.empty(plan.shape, plan.dtype)
     words = (
@@ -553,17 +501,16 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
     if not plan.space:
         pool.launch(kernel, plan.slices, *words)
         return out
-    space = _scratch(plan.space)
+    space = memory.empty(plan.space, np.uint8)
     words = (*words[:_SPACE], address(space), *words[_SPACE + 1 :])
     packed = compiler.pack(words)
     pool.run([(_PACKERS[plan.dtype], packed, plan.pack), (kernel, packed, plan.slices)])
-    _SPACES.append(space)
     return out
 
 
 def _half_product(a, b, out, bias, activation, residual, scale, pre):
     dtype = a.dtype
-    if lanes() is None or not _WIDEN[dtype].ready() or not _ROUND[dtype].ready():
+    if gemm_tables.table() is None or not _WIDEN[dtype].ready() or not _ROUND[dtype].ready():
         return NotImplemented
     operands = [None if x is None else _wide(x) for x in (a, b, bias, residual)]
     before = None if pre is None else memory.empty(pre.shape, float32)
