@@ -21,6 +21,8 @@ from deepcore.config import settings
 # The multiplications (GEMM) and elements (GEMV, dot) up to which OpenBLAS uses one thread by itself.
 _SERIAL_FLOPS = 1 << 17
 _SERIAL_SIZE = 9000
+# The multiplications that BLAS does while a kernel is being called.
+_CALL_FLOPS = 1 << 16
 # The least one slice of a larger product has: rows or columns of a matrix, and multiplications.
 _SLICE_LINES = 128
 _SLICE_FLOPS = 1 << 20
@@ -222,7 +224,8 @@ class CpuBackend(Backend):
 
 def is_small_product(x, y) -> bool:
     """Whether BLAS computes x @ y on one thread by itself, and sooner than a kernel is called."""
-    return x.size * y.shape[-1] <= _SERIAL_FLOPS and x.size + y.size <= _SERIAL_SIZE
+    most = _CALL_FLOPS if settings.kernels else _SERIAL_FLOPS
+    return x.size * y.shape[-1] <= most and x.size + y.size <= _SERIAL_SIZE
 
 
 def _batch_slice(x, part: slice, ndim: int):
