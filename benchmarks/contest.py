@@ -48,7 +48,7 @@ class Contest:
 
 def settle(window: float = 5e-3, most: float = 0.25) -> None:
     """Wait until no thread of this process computes any more: those of OpenMP and BLAS spin for a while after their work,
-    11 and 26 ms with PyTorch and OpenBLAS, and would take a core from whoever is next."""
+    11 and 105 ms with PyTorch and OpenBLAS, and would take a core from whoever is next."""
     end = time.perf_counter() + most
     busy = window
     while busy > window / 10 and time.perf_counter() < end:
@@ -86,9 +86,9 @@ class Effort:
     """How long a burst, a contest's rounds in all, and how many rounds at least and at most."""
 
     burst: float = 3e-3
-    budget: float = 0.8
-    least: int = 9
-    most: int = 25
+    budget: float = 0.6
+    least: int = 7
+    most: int = 21
 
 
 THOROUGH, QUICK = Effort(), Effort(1e-3, 0.1, 3, 5)
@@ -122,8 +122,9 @@ class Turns:
             return 1
         place.burst(1)  # what is compiled or allocated once
         calls, goal, factor = 1, self.effort.burst, getattr(place, "factor", 1.0)
-        while (seconds := place.burst(calls) / factor) < goal / 4:
+        while (seconds := min(place.burst(calls), place.burst(calls)) / factor) < goal / 4:
             calls = max(2 * calls, min(10 * calls, int(calls * goal / max(seconds, 1e-7))))
+        place.settle()
         wanted = math.ceil(calls * goal / seconds - 1e-9)
         self.warm[side] = wanted if seconds / calls < 4 * goal else 0  # a long call warms up by itself
         return wanted
