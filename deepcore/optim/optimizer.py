@@ -185,6 +185,8 @@ class Optimizer:
 
     def _live(self) -> tuple[list[Tensor], list[int]]:
         """The parameters with a gradient, and how many of each group they are."""
+        if self._plan is not None:
+            self._plan.rouse()
         parts = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         return [p for part in parts for p in part] if len(parts) > 1 else parts[0], [len(part) for part in parts]
 

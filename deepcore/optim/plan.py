@@ -92,6 +92,11 @@ class Plan:
             found.append(array)
         return tuple(found)
 
+    def rouse(self) -> None:
+        """Wake the threads while the step is being prepared."""
+        if self.program is not None:
+            self.program.rouse()
+
     def fits(self, optimizer: Optimizer, live: list[Tensor], counts: list[int]) -> bool:
         """Whether this is what a step would plan now; the program itself looks at sizes and dtypes."""
         if self.program is None or not settings.kernels or counts != self.counts:
@@ -112,7 +117,6 @@ class Plan:
             for name, arrays in zip(batch.update.states, batch.states):
                 if not all(map(is_, map(dict.get, states, repeat(name)), arrays)):
                     return False
-        self.program.rouse()
         return True
 
     def run(self, optimizer: Optimizer, gradients: list, clip: Clip | None = None) -> int:
