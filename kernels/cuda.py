@@ -38,7 +38,7 @@ class Kernel:
     the size of every block. Parameters are plain functions, or told apart by their repr.
     """
 
-    __slots__ = ("_ptx", "arguments", "build", "name", "parameters", "threads")
+    __slots__ = ("_ptx", "arguments", "build", "name", "parameters", "states", "threads")
 
     def __init__(self, name: str, arguments: tuple[str, ...], build: Callable, *parameters, threads: int = 256):
         if not name.isidentifier() or name in KERNELS:
@@ -46,6 +46,8 @@ class Kernel:
         self.name, self.arguments, self.build, self.parameters = name, arguments, build, parameters
         self.threads = threads
         self._ptx: dict[int, str | None] = {}
+        #: By target, once tried: "compiled", "cached" or "failed".
+        self.states: dict[int, str] = {}
         KERNELS[name] = self
 
     @property
@@ -54,10 +56,11 @@ class Kernel:
 
     def ptx(self, capability: int) -> str | None:
         """PTX for a GPU of this compute capability (90 is 9.0); None where it cannot be made, which is told once."""
-        target = max((t for t in TARGETS if t <= capability), default=0)
+        target = target_of(capability)
         if target not in self._ptx:
             with _LOCK:
                 if target not in self._ptx:
+                    self.states[target] = "failed"
                     self._ptx[target] = self._make(target)
         return self._ptx[target]
 
@@ -72,6 +75,7 @@ class Kernel:
             stem = cache.stem(f"cuda_{self.name}", (self.arguments, self.threads, target, *parameters), *files)
             kept = cache.read(stem) if stem else None
             if kept is not None:
+                self.states[target] = "cached"
                 return kept.decode()
             numba = kernels.load_numba()
             if numba is None or numba.config.DISABLE_JIT:
@@ -82,9 +86,15 @@ class Kernel:
         except Exception as error:
             _warn(f"kernel {self.name} cannot be compiled for CUDA ({type(error).__name__}: {error})")
             return None
+        self.states[target] = "compiled"
         if stem:
             cache.write(stem, text.encode())
         return text
+
+
+def target_of(capability: int) -> int:
+    """The target whose PTX a GPU of this compute capability runs; 0 where there is none."""
+    return max((t for t in TARGETS if t <= capability), default=0)
 
 
 def compile_ptx(numba: Any, kernel: Kernel, *targets: int) -> list[str]:

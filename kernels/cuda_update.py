@@ -15,7 +15,7 @@ import numpy as np
 from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels import register
 from deepcore.kernels.cuda import KERNELS, Kernel, blocks_for
-from deepcore.kernels.update import Update
+from deepcore.kernels.update import UPDATES, Update
 
 THREADS = 256
 #: Elements of a tile.
@@ -88,6 +88,13 @@ def kernel(update: Update, dtype) -> Kernel | None:
             found = Kernel(name, ("int64*", "int64", "int64"), build, update.formula, len(update.states), dtype.name)
             _MADE[update, dtype] = found
         return found
+
+
+def make_all() -> None:
+    """Define the kernels of all updates there are, compiling none."""
+    for update in UPDATES:
+        for dtype in (float32, float64):
+            kernel(update, dtype)
 
 
 def _fits(w, g, states) -> bool:

@@ -54,6 +54,10 @@ def maximum(a, b):
     return larger if a == a else a
 
 
+#: Every update defined so far.
+UPDATES: list[Update] = []
+
+
 class Update:
     """One element's update, `formula(w, g, *states, *scalars) -> (w, *states)`: the parameter, its gradient, the state
     arrays named here, and numbers that the optimizer gives by their names in the formula.
@@ -67,6 +71,7 @@ class Update:
         code = formula.__code__
         self.scalars = code.co_varnames[2 + len(states) : code.co_argcount]
         self.kernels = {dtype: _kernel(formula, len(states), dtype) for dtype in (float32, float64)}
+        UPDATES.append(self)
 
     def ready(self, dtype) -> bool:
         """Whether there is a kernel for arrays of this dtype."""

@@ -19,9 +19,11 @@ import deepcore as dc
 from deepcore import kernels
 from deepcore.backend import get_backend
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int64
+from deepcore.cli import main
 from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
 from deepcore.kernels import (
+    compiler,
     cuda,
     cuda_gemm,
     cuda_index,
@@ -32,7 +34,6 @@ from deepcore.kernels import (
     elementwise,
     reference,
 )
-from deepcore.kernels.update import Update
 from deepcore.nn import functional as F
 
 numba = pytest.importorskip("numba", reason="numba compiles the kernels")
@@ -92,9 +93,8 @@ def check_ptx(kernel, text, target):
 @pytest.mark.slow
 def test_every_kernel_compiles_for_every_target(tmp_path):
     ptxas = shutil.which("ptxas")
-    for formulas in (dc.optim.adam, dc.optim.sgd):
-        for update in (u for u in vars(formulas).values() if isinstance(u, Update)):
-            assert all(cuda_update.kernel(update, dtype) for dtype in (float32, float64))
+    cuda_update.make_all()
+    assert "update_adam_float32" in cuda.KERNELS
     for name, kernel in list(cuda.KERNELS.items()):
         for target, text in zip(cuda.TARGETS, cuda.compile_ptx(numba, kernel, *cuda.TARGETS)):
             check_ptx(kernel, text, target)
@@ -129,6 +129,23 @@ def test_ptx_is_kept_and_needs_no_numba_then(monkeypatch, tmp_path):
     monkeypatch.setattr(kernel, "_ptx", {})
     monkeypatch.setattr(kernels, "load_numba", lambda: pytest.fail("numba was asked for"))
     assert kernel.ptx(80) == text
+
+
+def test_warmup_compiles_them_for_a_gpu(monkeypatch, tmp_path, capsys):
+    some = {name: cuda.KERNELS[name] for name in ("relu_float64", "relu_grad_float32")}
+    monkeypatch.setattr(settings, "cache_dir", str(tmp_path))
+    monkeypatch.setattr(compiler, "KERNELS", {})
+    cuda_update.make_all()
+    monkeypatch.setattr(cuda, "KERNELS", some)
+    for state in ("compiled", "cached"):
+        for kernel in some.values():
+            monkeypatch.setattr(kernel, "_ptx", {})
+        assert main(["warmup", "--cuda", "8.6"]) == 0
+        lines = [line.split()[1:4] for line in capsys.readouterr().out.splitlines() if "cuda_" in line]
+        assert [[f"cuda_{name}", "sm_80", state] for name in some] == lines
+    assert main(["warmup", "--cuda", "7.0"]) == 2
+    assert "7.5" in capsys.readouterr().err
+    assert main(["warmup", "--cuda", "new"]) == 2
 
 
 def test_importing_the_kernel_files_loads_neither_numba_nor_cupy():
@@ -501,7 +518,7 @@ def test_a_network_learns_as_on_the_cpu(xp):
 def made(name, types, build, threads=64):
     kernel = cuda.Kernel.__new__(cuda.Kernel)  # not in the registry
     kernel.name, kernel.arguments, kernel.build, kernel.parameters, kernel.threads = name, types, build, (), threads
-    kernel._ptx = {}
+    kernel._ptx, kernel.states = {}, {}
     return ptx_machine.Program(cuda.compile_ptx(numba, kernel, 90)[0], kernel.symbol)
 
 

@@ -11,23 +11,30 @@ import time
 
 def arguments(parser) -> None:
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument(
+        "--cuda", metavar="X.Y", help="also for GPUs of this compute capability (default: those that are here)"
+    )
 
 
 def run(args) -> int:
     from deepcore import kernels
-    from deepcore.kernels import cache, compiler
+    from deepcore.kernels import cache, compiler, cuda, cuda_update
 
     kernels.discover()
-    every = list(compiler.KERNELS.values())
+    cuda_update.make_all()
+    every: list[_Cpu | _Cuda] = [_Cpu(kernel) for kernel in compiler.KERNELS.values()]
+    for target in sorted(_targets(args.cuda)):
+        every += [_Cuda(kernel, target) for kernel in cuda.KERNELS.values()]
     begun = time.perf_counter()
     width = max(len(kernel.name) for kernel in every)
+    failed = 0
     for i, kernel in enumerate(every, 1):
         since = time.perf_counter()
-        kernel.ready()
+        state = kernel.prepare()
+        failed += state == "failed"
         if not args.quiet:
-            seconds = f" in {time.perf_counter() - since:.2f} s" if kernel.state == "compiled" else ""
-            print(f"[{i}/{len(every)}] {kernel.name.ljust(width)}  {kernel.state}{seconds}", flush=True)
-    failed = sum(kernel.state == "failed" for kernel in every)
+            seconds = f" in {time.perf_counter() - since:.2f} s" if state == "compiled" else ""
+            print(f"[{i}/{len(every)}] {kernel.name.ljust(width)}  {state}{seconds}", flush=True)
     problem = cache.problem()
     if failed:
         print(f"deepcore warmup: {failed} of {len(every)} kernels cannot be compiled here", file=sys.stderr)
@@ -36,3 +43,44 @@ def run(args) -> int:
     if not args.quiet and not failed:
         print(f"{len(every)} kernels in {time.perf_counter() - begun:.1f} s")
     return 1 if failed or problem else 0
+
+
+class _Cpu:
+    def __init__(self, kernel):
+        self.kernel, self.name = kernel, kernel.name
+
+    def prepare(self) -> str:
+        self.kernel.ready()
+        return self.kernel.state
+
+
+class _Cuda:
+    def __init__(self, kernel, target: int):
+        self.kernel, self.target, self.name = kernel, target, f"cuda_{kernel.name} sm_{target}"
+
+    def prepare(self) -> str:
+        self.kernel.ptx(self.target)
+        return self.kernel.states[self.target]
+
+
+def _targets(wanted: str | None) -> set[int]:
+    """What PTX is wanted for: the compute capability that is asked for, or those of the GPUs here."""
+    from deepcore.backend import get_backend
+    from deepcore.errors import ArgumentError, BackendError
+    from deepcore.kernels import cuda
+
+    least = f"{cuda.TARGETS[0] / 10} or later"
+    if wanted is not None:
+        major, point, minor = wanted.partition(".")
+        known = major.isdecimal() and len(minor) == 1 and minor.isdecimal() and bool(point)
+        target = cuda.target_of(10 * int(major) + int(minor)) if known else 0
+        if not target:
+            raise ArgumentError("--cuda takes a compute capability", expected=f'"X.Y", {least}', received=wanted)
+        return {target}
+    found: set[int] = set()
+    try:
+        for index in range(64):
+            found.add(cuda.target_of(get_backend(f"cuda:{index}").capability))  # type: ignore[attr-defined]
+    except BackendError:  # no such GPU
+        pass
+    return found - {0}
