@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import tempfile
+from pathlib import Path
 
 import pytest
 import standin
@@ -16,10 +16,12 @@ from deepcore.errors import BackendError
 
 register("standin", standin.create)
 
-# Kernels that tests compile are kept for this run and its subprocesses, apart from the user's own.
-_CACHE = None if settings.cache_dir else tempfile.mkdtemp(prefix="deepcore-tests-")
-if _CACHE:
-    os.environ["DEEPCORE_CACHE"] = settings.cache_dir = _CACHE
+# Kernels that tests compile are kept from run to run, apart from the user's own, until changes have made them many.
+if not settings.cache_dir:
+    kept = Path(__file__).resolve().parents[1] / ".pytest_cache" / "kernels"
+    if sum(1 for _ in kept.glob("**/*")) > 2000:
+        shutil.rmtree(kept, ignore_errors=True)
+    os.environ["DEEPCORE_CACHE"] = settings.cache_dir = str(kept)
 
 try:
     import hypothesis
@@ -54,11 +56,6 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     standin.kernels = config.getoption("--slow")
-
-
-def pytest_unconfigure():
-    if _CACHE:
-        shutil.rmtree(_CACHE, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):
