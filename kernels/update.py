@@ -28,6 +28,8 @@ from deepcore.kernels.compiler import Kernel, address
 # Elements of one slice, some 10 µs; parameters begin at whole blocks.
 SLICE = 1 << 15
 BLOCK = 64
+# How far ahead memory is brought near: the processor's own prefetching ends with a page.
+_AHEAD = 512
 # Columns of a table.
 _START, _SIZE, _GRADIENT = 0, 1, 2
 # Slots: the largest norm allowed, the largest magnitude allowed, whether a norm that is not finite stops the program;
@@ -158,6 +160,7 @@ def span(start, stop, table, row, factor, bound, keep, scalars):
     {numbers}
     i = start
     while i + 64 <= stop:
+        {ahead}
         for j in range(64):
             d = clip(g[i + j], bound, factor)
             lg[j] = d
@@ -198,6 +201,7 @@ def _span(tools, formula, states: int, scalars: int, dtype):
         there=", ".join(["w[i + j]", "d", *(f"{a}[i + j]" for a in arrays[1:]), *numbers]),
         here=", ".join(["lw[j]", "d", *(f"l{a}[j]" for a in arrays[1:]), *numbers]),
         store="\n        ".join(f"for j in range(64):\n            {a}[i + j] = l{a}[j]" for a in arrays),
+        ahead="\n        ".join(f"near({a}, i + {_AHEAD})" for a in ["g", *arrays]),
         zero=inner(f"l{a}[j] = zero" for a in ["g", *arrays]),
         fetch=inner(f"l{a}[j] = {a}[i + j]" for a in ["g", *arrays]),
         put=inner(f"{a}[i + j] = l{a}[j]" for a in arrays),
@@ -207,6 +211,7 @@ def _span(tools, formula, states: int, scalars: int, dtype):
         "local": tools.local(dtype, BLOCK),
         "convert": dtype.type,
         "zero": dtype.type(0),
+        "near": tools.prefetch(dtype),
         "formula": tools.lift(formula, dtype),
         "clip": tools.lift(_clip, dtype),
     }
