@@ -87,7 +87,7 @@ def slices(t: Table, m: int, n: int, k: int, size: int, columns: int, in_rows: b
         return 1, 1, PLAIN, 0
     work = m * n * k * size // 4
     if m <= t.rows:
-        count = 1 if work < t.one_slice else 2 if work < t.two_slices else min(32, work // t.slice)
+        count = 1 if work < t.one_slice else 2 if work < t.two_slices else max(2, min(32, work // t.slice))
         wide = -(-n // (columns * count)) * columns
         pack_a = m > t.rows_unpacked and wide >= 8 * columns
         return m, wide, PLAIN if in_rows else BY_SLICE, int(pack_a)

@@ -15,6 +15,7 @@ from deepcore.config import settings
 pytest.importorskip("numba")
 
 from deepcore.kernels import elementwise, gemm, gemm_tables
+from deepcore.kernels.compiler import Kernel
 
 if gemm_tables.table() is None:
     pytest.skip("this processor's vectors have no fused multiply-add", allow_module_level=True)
@@ -225,6 +226,30 @@ def test_no_less_accurate_than_blas(k, layout):
     assert own <= 1.1 * blas
     torch = pytest.importorskip("torch")
     assert own <= 1.02 * np.sqrt(np.mean(((torch.from_numpy(x) @ torch.from_numpy(y)).numpy() - expected) ** 2))
+
+
+@pytest.mark.parametrize("family", ["avx2", pytest.param("neon", marks=pytest.mark.slow)])
+def test_tiles_of_other_processors_give_the_same_bits(family, monkeypatch):
+    sizes, f32 = [(13, 17, 33), (31, 400, 63), (150, 200, 130)], np.dtype(np.float32)
+    pairs = [(RNG.standard_normal((m, k)).astype(f32), RNG.standard_normal((k, n)).astype(f32)) for m, k, n in sizes]
+    calls = [(x, y) for a, b in pairs for x in (a, np.asfortranarray(a)) for y in (b, np.asfortranarray(b))]
+    expected = [gemm.product(x, y) for x, y in calls]
+    monkeypatch.setattr(gemm_tables, "table", lambda: gemm_tables.TABLES[family])
+    monkeypatch.setattr(gemm, "_KERNELS", {f32: Kernel(f"test_gemm_{family}", gemm._slice, "float32")})
+    monkeypatch.setattr(gemm, "_PACKERS", {f32: Kernel(f"test_pack_{family}", gemm._pack_before, "float32")})
+    monkeypatch.setattr(gemm, "_PLANS", {})
+    for (x, y), want in zip(calls, expected):
+        assert np.array_equal(gemm.product(x, y), want)
+    assert len(gemm._PLANS) == len(calls)
+
+
+def test_a_table_may_leave_a_class_of_shapes_to_blas(monkeypatch):
+    choice = gemm_tables.table()._replace(blas=("float32 small",))
+    monkeypatch.setattr(gemm_tables, "table", lambda: choice)
+    monkeypatch.setattr(gemm, "_PLANS", {})
+    a, b = np.ones((40, 50), "f"), np.ones((50, 60), "f")
+    assert gemm.product(a, b) is NotImplemented
+    assert np.array_equal(gemm.product(a.astype("d"), b.astype("d")), np.full((40, 60), 50.0))
 
 
 def test_several_python_threads_at_once():
