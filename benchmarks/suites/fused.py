@@ -17,6 +17,8 @@ SIDES = ("deepcore", "torch eager", "torch.compile")
 def make(side: str, rows: int, inputs: int, outputs: int, backward: bool):
     library = dc if side == "deepcore" else peers.torch()
     model = library.nn.Sequential(library.nn.Linear(inputs, outputs), library.nn.GELU())
+    weights = {"0.weight": array(outputs, inputs, seed=2) / inputs**0.5, "0.bias": array(outputs, seed=3)}
+    model.load_state_dict({name: library.tensor(values) for name, values in weights.items()})
     x = library.tensor(array(rows, inputs), requires_grad=backward)
     g = library.tensor(array(rows, outputs, seed=1))
     forward = compiled(library, model, x) if side == "torch.compile" else model
