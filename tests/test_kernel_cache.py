@@ -523,7 +523,8 @@ def test_erf_has_the_same_bits_at_any_number_of_threads(dtype):
 
 
 @needs_numba
-def test_warmup_fills_the_cache_and_cache_shows_and_clears_it(tmp_path):
+@pytest.mark.parametrize("names", [("pool", "exp", "philox"), pytest.param((), marks=pytest.mark.slow)])
+def test_warmup_fills_the_cache_and_cache_shows_and_clears_it(tmp_path, names):
     def deepcore(*argv):
         environment = {
             **os.environ,
@@ -537,12 +538,12 @@ def test_warmup_fills_the_cache_and_cache_shows_and_clears_it(tmp_path):
         return done.stdout
 
     assert "0 kernels" in deepcore("cache") and not (tmp_path / "cache").exists()
-    first = deepcore("warmup").splitlines()
+    first = deepcore("warmup", *names).splitlines()
     count = len(first) - 1
     assert count >= 4 and all("compiled in" in line for line in first[:-1])
     assert first[-1].startswith(f"{count} kernels in")
-    assert all(line.endswith("cached") for line in deepcore("warmup").splitlines()[:-1])
-    assert deepcore("warmup", "--quiet") == ""
+    assert all(line.endswith("cached") for line in deepcore("warmup", *names).splitlines()[:-1])
+    assert deepcore("warmup", "--quiet", *names) == ""
     assert str(tmp_path / "cache") in deepcore("cache") and f"{count} kernels" in deepcore("cache")
     facts = json.loads(deepcore("info", "--json"))["kernels"]
     assert facts["kept"].startswith(f"{count} kernels") and facts["used"] == "yes"
@@ -565,6 +566,7 @@ def test_warmup_without_a_compiler(folder, monkeypatch, capsys):
     monkeypatch.setattr(kernels, "_numba", False)
     monkeypatch.setattr(compiler, "KERNELS", {})
     Kernel("triple", _scale, 3.0)
-    assert main(["warmup"]) == 1
+    assert main(["warmup", "double"]) == 2 and "double" in capsys.readouterr().err
+    assert main(["warmup", "triple"]) == 1
     said = capsys.readouterr()
     assert "failed" in said.out and "1 of 1 kernels" in said.err

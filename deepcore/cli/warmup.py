@@ -1,4 +1,4 @@
-"""Compile every kernel into the cache, so that nothing waits for the compiler later.
+"""Compile every kernel, or those named, into the cache, so that nothing waits for the compiler later.
 
 Kernels that are there already are only loaded. To be run once after an installation, or when an image is built.
 """
@@ -10,6 +10,7 @@ import time
 
 
 def arguments(parser) -> None:
+    parser.add_argument("names", nargs="*", help="what the kernels' names begin with (default: all)")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument(
         "--cuda", metavar="X.Y", help="also for GPUs of this compute capability (default: those that are here)"
@@ -25,6 +26,12 @@ def run(args) -> int:
     every: list[_Cpu | _Cuda] = [_Cpu(kernel) for kernel in compiler.KERNELS.values()]
     for target in sorted(_targets(args.cuda)):
         every += [_Cuda(kernel, target) for kernel in cuda.KERNELS.values()]
+    names = tuple(args.names)
+    if names:
+        every = [kernel for kernel in every if kernel.name.startswith(names)]
+        if not every:
+            print(f"deepcore warmup: no kernel's name begins with {' or '.join(names)}", file=sys.stderr)
+            return 2
     begun = time.perf_counter()
     width = max(len(kernel.name) for kernel in every)
     failed = 0
