@@ -50,8 +50,11 @@ TABLES = {
 
 
 def family() -> str | None:
-    """The table for this processor; None where its vectors have no fused multiply-add."""
-    triple, _, features = cache.host()
+    """The table for this processor; None where its vectors have no fused multiply-add, or nothing compiles for it."""
+    try:
+        triple, _, features = cache.host()
+    except ImportError:
+        return None
     there = set(features.split(","))
     if "+avx512f" in there:
         return "avx512"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from deepcore.kernels.compiler import Kernel
 if gemm_tables.table() is None:
     pytest.skip("this processor's vectors have no fused multiply-add", allow_module_level=True)
 
+ROOT = Path(__file__).resolve().parent.parent
 RNG = np.random.default_rng(0)
 FLOATS = [np.float32, np.float64]
 # Around the edges of tiles (8 and 12 rows, one and two vectors), of blocks of k, and of slices.
@@ -250,6 +255,21 @@ def test_a_table_may_leave_a_class_of_shapes_to_blas(monkeypatch):
     a, b = np.ones((40, 50), "f"), np.ones((50, 60), "f")
     assert gemm.product(a, b) is NotImplemented
     assert np.array_equal(gemm.product(a.astype("d"), b.astype("d")), np.full((40, 60), 50.0))
+
+
+@pytest.mark.parametrize("absent", [(), ("numba",), ("numba", "llvmlite", "llvmlite.binding")], ids=len)
+def test_products_without_compilers(absent, tmp_path):
+    code = f"""
+import sys, warnings
+for name in {absent!r}: sys.modules[name] = None
+warnings.simplefilter("ignore")
+import numpy as np, deepcore as dc
+a, b = np.ones((100, 200), "f"), np.ones((200, 300), "f")
+assert (dc.matmul(dc.tensor(a), dc.tensor(b)).numpy() == 200).all()
+"""
+    environment = {**os.environ, "DEEPCORE_KERNELS": "1" if absent else "0", "DEEPCORE_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_several_python_threads_at_once():
