@@ -63,7 +63,7 @@ class Local:
     def __init__(self, contest: Contest, side: str):
         made = contest.make(side)
         self.call, self.factor = made if isinstance(made, tuple) else (made, 1.0)
-        # deepcore's own threads, which the peaks use too, sleep after 50 µs.
+        # deepcore's own threads, which the peaks use too, sleep after 150 µs.
         self.lingers = not contest.process and not side.startswith((OWN, "copy", "fma"))
 
     def burst(self, calls: int) -> float:

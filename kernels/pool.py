@@ -3,7 +3,7 @@
 A program is a list of regions, run one after the other; a region is a kernel and its number of slices. Which thread
 runs a slice is left to chance, what a slice is to the shapes, so the bits do not depend on the number of threads. A
 thread that comes late finds nothing left to do, and nobody waits for it. Threads with nothing to do look for some
-50 µs, then sleep in the operating system.
+150 µs, then sleep in the operating system.
 
 All state is words of memory. A region is opened by one store of (its number, slices left) into one word, and a slice
 is taken by one compare-and-swap of that word, so a thread that slept through regions cannot take a slice of the wrong one.
@@ -33,7 +33,8 @@ _MUTEX_SPACE, _CONDITION_SPACE, _SIZE = 80, 96, 128
 # How a thread sleeps while a word keeps its value: four systems' calls.
 _FUTEX, _OS_SYNC, _WAIT_ON_ADDRESS, _PTHREAD = 1, 2, 3, 4
 
-_SPINS = 1500
+# Python needs 60 µs between two steps of an optimizer over sixty tensors.
+_SPINS = 4500
 _LEFT_BITS = 24
 _MAX_SLICES = (1 << _LEFT_BITS) - 1
 
@@ -222,7 +223,7 @@ def prepared(program) -> tuple[Callable[[bytes, int], int], bytes, int] | None:
 
 
 def rouse() -> None:
-    """Wake the threads that sleep: a program comes within some 50 µs. Waking takes as long as that."""
+    """Wake the threads that sleep, for a program that comes within 150 µs: waking one takes some 50 of them."""
     if _pool is not None and _pool.limit > 1 and _ROUSE.ready():
         _ROUSE(_pool.base)
 
