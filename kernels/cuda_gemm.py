@@ -19,8 +19,8 @@ THREADS = 256
 _SIDE = 16  # threads along each side of a tile
 #: (side of the tile, steps of k): the second where the first would leave multiprocessors idle.
 TILES = ((128, 8), (64, 16))
-#: The longest sums that this product is preferred for: beyond, cuBLAS and a second pass over the result are.
-LONGEST = 256
+#: The longest sums that linear layers use this product for: beyond, cuBLAS and a second pass over the result are.
+LONGEST = 64
 
 
 def build(tools, activation: str, a_turned: bool, b_turned: bool, side: int, steps: int):
@@ -138,12 +138,17 @@ def product(xp, a, b, bias=None, residual=None, activation: str = "", keep: bool
 
     a and b are float32 matrices, C-contiguous or transposes of such; bias has one number a column.
     """
-    (m, k), n = a.shape, b.shape[1]
     a_turned, b_turned = not a.flags.c_contiguous, not b.flags.c_contiguous
-    a = a.T if a_turned else a
-    b = b.T if b_turned else b
+    return _product(
+        xp, a.T if a_turned else a, b.T if b_turned else b, a_turned, b_turned, bias, residual, activation, keep
+    )
+
+
+def _product(xp, a, b, a_turned: bool, b_turned: bool, bias, residual, activation: str, keep: bool):
+    """`product` of operands that are as they lie in memory."""
     if not (a.flags.c_contiguous and b.flags.c_contiguous):
         return None
+    (m, k), n = a.shape[::-1] if a_turned else a.shape, b.shape[0] if b_turned else b.shape[1]
     large, small = TILES
     tile = large if _tiles(m, n, large[0]) >= 2 * xp.multiprocessors else small
     kernel = KERNELS.get((activation, a_turned, b_turned, tile))
@@ -164,22 +169,33 @@ def _tiles(m: int, n: int, side: int) -> int:
     return -(-m // side) * -(-n // side)
 
 
-def _short(input, weight, bias=None, *, activation) -> bool:
-    return input.dtype == float32 and input.ndim > 1 and 0 < input.shape[-1] <= LONGEST and activation in ACTIVATIONS
+def _short(input, weight, bias=None, *, activation: str = "") -> bool:
+    return (
+        input.dtype == float32
+        and input.ndim > 1
+        and 0 < input.shape[-1] <= LONGEST
+        and activation in ("", *ACTIVATIONS)
+    )
 
 
-def _linear(xp, input, weight, bias, activation: str, keep: bool):
+def _linear(xp, input, weight, bias, activation: str = "", keep: bool = False):
     rows = xp.ascontiguousarray(input).reshape(-1, input.shape[-1])
-    found = product(xp, rows, xp.ascontiguousarray(weight).T, bias, None, activation, keep)
+    found = _product(xp, rows, xp.ascontiguousarray(weight), False, True, bias, None, activation, keep)
     if found is None:
         return NotImplemented
     shape = (*input.shape[:-1], weight.shape[0])
     return tuple(x.reshape(shape) for x in found) if keep else found.reshape(shape)
 
 
+# All three or none: a layer has the same bits whether its activation is computed with it or after it.
+@register("linear", "cuda", when=_short, needs_numba=False)
+def linear(xp, input, weight, bias=None):
+    return _linear(xp, input, weight, bias)
+
+
 @register("linear_activation", "cuda", when=_short, needs_numba=False)
 def linear_activation(xp, input, weight, bias=None, *, activation):
-    return _linear(xp, input, weight, bias, activation, False)
+    return _linear(xp, input, weight, bias, activation)
 
 
 @register("linear_activation_kept", "cuda", when=_short, needs_numba=False)
