@@ -702,7 +702,6 @@ def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothin
         return found
     loss, total, gradients = found
     if reduction != "none":
-        loss = np.asarray(xp.sum(loss), input.dtype)
-        if reduction == "mean":
-            loss = loss / input.dtype.type(total)
+        loss = loss.sum() if loss.size < 1024 else xp.sum(loss)[()]
+        loss = np.asarray(loss / input.dtype.type(total) if reduction == "mean" else loss)
     return (loss, gradients) if recorded else loss

@@ -311,13 +311,16 @@ def _running_statistics(mean: Tensor, variance: Tensor, dtype, eps: float) -> Te
     return from_raw(xp.stack(raw).astype(dtype, copy=False), xp)
 
 
+def _like(t: Tensor, input: Tensor, shape: tuple) -> bool:
+    raw = t._data
+    return raw.shape == shape and raw.dtype == input._data.dtype
+
+
 def _with_parameters(op, inputs: tuple, weight: Tensor | None, bias: Tensor | None, shape: tuple, dim: int, **params):
     """op(*inputs, weight, bias) where those are of its kind; else they follow as ops of their own."""
     first = inputs[0]
-    fits = all(t is None or (t.dtype == first.dtype and t.shape == shape) for t in (weight, bias))
-    if fits and weight is not None:
-        inputs = (*inputs, weight) if bias is None else (*inputs, weight, bias)
-        weight = bias = None
+    if weight is not None and _like(weight, first, shape) and (bias is None or _like(bias, first, shape)):
+        return apply(op, (*inputs, weight) if bias is None else (*inputs, weight, bias), params)
     out = apply(op, inputs, params)
     if weight is None and bias is None:
         return out
@@ -677,7 +680,7 @@ def cross_entropy(
     if half is not None:
         input = input.to(dt.float32)
     recorded = mode.grad and input.requires_grad
-    inputs = (input, target.detach()) if weight is None else (input, target.detach(), weight.detach())
+    inputs = (input, target) if weight is None else (input, target, weight.detach())
     params = {"dim": dim, "ignore_index": ignore_index, "smoothing": float(label_smoothing), "reduction": reduction}
     out = apply(_cross_entropy, inputs, {**params, "recorded": recorded})
     return out if half is None else out.to(half)
