@@ -282,6 +282,10 @@ def batch_norm(
     shape = input.shape
     if len(shape) < 2:
         raise ShapeError("batch_norm needs a batch and a channel dimension", received=f"shape {shape}")
+    if _narrow("batch_norm", input):
+        weight, bias = _widened(weight), _widened(bias)
+        out = batch_norm(_widened(input), running_mean, running_var, weight, bias, training, momentum, eps)
+        return out.to(input.dtype)
     size = input.numel()
     if training and size:
         count = size // shape[1]
@@ -311,6 +315,24 @@ def _running_statistics(mean: Tensor, variance: Tensor, dtype, eps: float) -> Te
     return from_raw(xp.stack(raw).astype(dtype, copy=False), xp)
 
 
+# What each dtype's 1 and the next number differ by.
+_EPS = {dt.float16: 2.0**-10, dt.bfloat16: 2.0**-7, dt.float32: 2.0**-23, dt.float64: 2.0**-52}
+
+
+def _narrow(name: str, input: Tensor) -> bool:
+    """Whether the input is float16 or bfloat16, whose norms are computed in float32 and rounded once."""
+    dtype = input.dtype
+    if dtype == dt.float32 or dtype == dt.float64:
+        return False
+    if not dt.is_floating(dtype):
+        raise DTypeError(f"{name} needs a floating tensor", received=dt.name_of(dtype), fix="input.float()")
+    return dtype.itemsize == 2
+
+
+def _widened(t):
+    return t if t is None or t.dtype.itemsize > 2 else t.to(dt.float32)
+
+
 def _like(t: Tensor, input: Tensor, shape: tuple) -> bool:
     raw = t._data
     return raw.shape == shape and raw.dtype == input._data.dtype
@@ -334,7 +356,7 @@ def _move_towards(running: Tensor, batch, weight: float, momentum: float | None 
     """running ← (1 - momentum) · running + weight · batch; momentum is the weight unless given."""
     raw = running._data
     raw *= 1 - (weight if momentum is None else momentum)
-    raw += batch * weight
+    raw += (batch * weight).astype(raw.dtype, copy=False)
     running.bump_version()
 
 
@@ -359,6 +381,8 @@ def layer_norm(input, normalized_shape, weight: Tensor | None = None, bias: Tens
     (Ba, Kiros and Hinton, 2016)
     """
     sizes = _trailing("layer_norm", input, normalized_shape)
+    if _narrow("layer_norm", input):
+        return layer_norm(_widened(input), sizes, _widened(weight), _widened(bias), eps).to(input.dtype)
     return _with_parameters(
         _layer_norm, (input,), weight, bias, sizes, input.ndim - len(sizes), rank=len(sizes), eps=eps
     )
@@ -371,7 +395,9 @@ def rms_norm(input, normalized_shape, weight: Tensor | None = None, eps: float |
     """
     sizes = _trailing("rms_norm", input, normalized_shape)
     if eps is None:
-        eps = float(input.backend.finfo(input.dtype).eps)
+        eps = _EPS.get(input.dtype, 0.0)
+    if _narrow("rms_norm", input):
+        return rms_norm(_widened(input), sizes, _widened(weight), eps).to(input.dtype)
     return _with_parameters(_rms_norm, (input,), weight, None, sizes, input.ndim - len(sizes), rank=len(sizes), eps=eps)
 
 
