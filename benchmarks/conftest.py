@@ -85,7 +85,7 @@ def written(result: dict) -> str:
 KEPT = pytest.StashKey[Results]()
 OTHERS = pytest.StashKey[machine.Others]()
 #: The share of the processors that other processes may take.
-QUIET = 0.05
+QUIET = 0.1
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 from contest import Absent
 
@@ -10,6 +11,8 @@ from deepcore.config import settings
 
 
 def torch():
+    # torch.compile without processes of its own, whose work would count as that of others (machine.Others).
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     try:
         import torch
     except ImportError as error:
