@@ -390,6 +390,22 @@ def test_batch_norm_moves_its_running_statistics():
             np.testing.assert_allclose(getattr(ours, name).numpy(), getattr(theirs, name).numpy(), rtol=2e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "batch_norm"])
+def test_norms_of_sixteen_bits_are_rounded_once(name, dtype, backend):
+    x = dc.tensor(draw("normal", (8, 5), F32), backend=backend).to(dtype)
+    weight = dc.tensor(draw("normal", (5,), F32, 1), backend=backend).to(dtype)
+    if name == "batch_norm":
+        norm = lambda x, w: F.batch_norm(x, None, None, w, None, True)
+    else:
+        norm = lambda x, w: getattr(F, name)(x, 5, w, eps=1e-5)
+    got = norm(x, weight)
+    assert got.dtype == x.dtype
+    assert got.float().tolist() == norm(x.float(), weight.float()).to(dtype).float().tolist()
+    with pytest.raises(errors.DTypeError, match="floating tensor"):
+        norm(x.long(), None)
+
+
 @pytest.mark.parametrize("name", NORMS)
 def test_gradients_of_norms_are_differentiable(name):
     rng = np.random.default_rng(0)
