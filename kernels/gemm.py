@@ -94,6 +94,7 @@ def _slice(tools, dtype: str):
     panel_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * columns * size)
     block_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * gemm_tables.MAX_ROWS * size)
     tile_space = gemm_tile.space(tools, tall * columns * size)
+    active_space = gemm_tile.space(tools, tall * columns * size)
     other_space = gemm_tile.space(tools, columns * size)
     bias_space = gemm_tile.space(tools, columns * size)
     words, view = tools.words(), tools.view(np.dtype(dtype))
@@ -120,6 +121,7 @@ def _slice(tools, dtype: str):
         first_row, first_column = (part // p[_ACROSS]) * p[_ROWS], across * p[_COLUMNS]
         end_row, end_column = min(m, first_row + p[_ROWS]), min(p[_N], first_column + p[_COLUMNS])
         panel, block, tile_at, other, bias = panel_space(), block_space(), tile_space(), other_space(), bias_space()
+        active = active_space()
         # Adding -0 and multiplying by 1 change no number.
         scale = convert(reals(address_of(c))[_SCALE]) if c[_SCALED] else convert(1)
         for u in range(columns):
@@ -175,6 +177,7 @@ def _slice(tools, dtype: str):
                             big(at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead)
                         else:
                             small(at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead)
+                        done = tile_at
                         if finishing:
                             t, r, v = view(tile_at), view(other), view(bias)
                             for q in range(rows):
@@ -185,12 +188,13 @@ def _slice(tools, dtype: str):
                                 if pre:
                                     some(tile_at + q * stride, pre + (i + q) * p[_LDZ] + j * size, width)
                             if c[_ACTIVATION]:
-                                e = words(call_space())
-                                e[0], e[1], e[2], e[3] = tile_at, tile_at, rows * columns, 0
+                                # Not in place: where input and output overlap, the kernel's loop is the scalar one.
+                                e, done = words(call_space()), active
+                                e[0], e[1], e[2], e[3] = tile_at, active, rows * columns, 0
                                 call(c[_ACTIVATION], e, 0)
                         if finishing or width < columns:
                             for q in range(rows):
-                                some(tile_at + q * stride, there + q * ldo, width)
+                                some(done + q * stride, there + q * ldo, width)
                         i += height
         return 0
 
