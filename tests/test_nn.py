@@ -893,3 +893,11 @@ def test_what_may_compute_something_else_is_not_joined():
     layer, relu = nn.Linear(3, 3), nn.ReLU()
     relu.forward = lambda input: input + 1
     assert nn.Sequential(layer, relu)(x).tolist() == (layer(x) + 1).tolist()
+
+
+@pytest.mark.parametrize("norm", [F.layer_norm, F.rms_norm])
+def test_a_norm_over_every_dimension(backend, norm):
+    x = dc.randn(2, 3, dtype=dc.float64, backend=backend, requires_grad=True)
+    w = dc.randn(2, 3, dtype=dc.float64, backend=backend, requires_grad=True)
+    assert dc.autograd.gradcheck(lambda x, w: norm(x, (2, 3), w), (x, w))
+    assert dc.autograd.gradgradcheck(lambda x, w: norm(x, (2, 3), w), (x, w))

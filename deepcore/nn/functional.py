@@ -82,7 +82,8 @@ def _norm_grads(g, centred, rstd, weight, dims, over, affine: int, has_mean: boo
     inner = scaled - xhat * mean(scaled * xhat, dims, keepdim=True)
     if has_mean:
         inner = inner - mean(scaled, dims, keepdim=True)
-    return inner * rstd, *((sum_(g * xhat, over), sum_(g, over))[:affine])
+    affine_grads = (g * xhat, g)[:affine]
+    return inner * rstd, *(sum_(each, over) if over else each for each in affine_grads)  # sum over () is over all
 
 
 def _statistics_of(raw, g: Tensor) -> Tensor:
