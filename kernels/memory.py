@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import weakref
 
 import numpy as np
 
@@ -35,22 +36,23 @@ class _Block(np.ndarray):
     NumPy skips bases of its own plain class, which neither is.
     """
 
-    def __del__(self):
-        _free.give(self)
-
 
 class _Free:
     """Blocks without arrays, by size; the newest is used first, being in the cache the likeliest."""
 
     def __init__(self):
-        # Re-entered where the garbage collector hands a block back inside a call.
         self.lock = threading.RLock()
         self.blocks: list[_Memory] = []
+        #: The loans by the identity of a weak reference, which `ended` gets when the last array goes: no Python runs
+        #: then, into which Ctrl-C could fall and be lost.
+        self.loans: dict[int, tuple[weakref.ref, _Memory]] = {}
+        self.ended: list[weakref.ref] = []
         self.kept = self.lent = self.most = 0
 
-    def take(self, size: int) -> _Memory:
+    def take(self, size: int) -> tuple[_Memory, _Block]:
         size = -(-size // _PAGE) * _PAGE
         with self.lock:
+            self.collect()
             found = None
             for i in range(len(self.blocks) - 1, -1, -1):
                 have = self.blocks[i].size
@@ -59,26 +61,31 @@ class _Free:
                     break
                 if found is None and size < have <= size + size // 7:
                     found = i
-            if found is not None:
+            if found is None:
+                memory = _Memory(size, np.uint8)
+            else:
                 memory = self.blocks.pop(found)
                 self.kept -= memory.size
-            self.lent += memory.size if found is not None else size
+            self.lent += memory.size
             self.most = max(self.most, self.lent)
-        return memory if found is not None else _Memory(size, np.uint8)
+            block = memory.view(_Block)
+            loan = weakref.ref(block, self.ended.append)
+            self.loans[id(loan)] = loan, memory
+            return memory, block
 
-    def give(self, block: _Block) -> None:
-        memory = block.base
-        if type(memory) is not _Memory:  # a view of a loan, which its base will end
-            return
-        with self.lock:
+    def collect(self) -> None:
+        """Take back what loans that have ended were of, and keep no more than is likely to be of use."""
+        while self.ended:
+            _, memory = self.loans.pop(id(self.ended.pop()))
             self.lent -= memory.size
             self.kept += memory.size
             self.blocks.append(memory)
-            while self.kept > max(_KEPT_LEAST, _KEPT_SHARE * self.most):
-                self.kept -= self.blocks.pop(0).size
+        while self.kept > max(_KEPT_LEAST, _KEPT_SHARE * self.most):
+            self.kept -= self.blocks.pop(0).size
 
     def clear(self) -> None:
         with self.lock:
+            self.collect()
             self.blocks.clear()
             self.kept, self.most = 0, self.lent
 
@@ -100,8 +107,8 @@ def empty(shape, dtype) -> np.ndarray:
     size = (math.prod(shape) if isinstance(shape, tuple) else shape) * dtype.itemsize + _ALIGN
     if size < _LEAST or dtype.hasobject:
         return np.empty(shape, dtype)
-    memory = _free.take(size)
-    return np.ndarray(shape, dtype, memory.view(_Block), -address(memory) % _ALIGN)
+    memory, block = _free.take(size)
+    return np.ndarray(shape, dtype, block, -address(memory) % _ALIGN)
 
 
 def empty_like(array) -> np.ndarray:
@@ -111,7 +118,9 @@ def empty_like(array) -> np.ndarray:
 
 def kept() -> int:
     """Bytes that are kept for arrays to come."""
-    return _free.kept
+    with _free.lock:
+        _free.collect()
+        return _free.kept
 
 
 def release() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from deepcore.config import settings
 from deepcore.errors import BackendError
 
 register("standin", standin.create)
+
+# Under nohup, or in the background of a script, Ctrl-C is ignored, and by every process that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Kernels that tests compile are kept from run to run, apart from the user's own, until changes have made them many.
 if not settings.cache_dir:

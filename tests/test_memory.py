@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 
 import numpy as np
@@ -74,6 +75,18 @@ def test_what_is_kept_is_bounded_and_can_be_given_back():
     assert cpu.memory()["held"] == memory.kept()
     cpu.release_memory()
     assert memory.kept() == 0
+
+
+def test_no_python_runs_where_an_array_goes():
+    """A signal's handler runs in whatever Python code comes next; what it raises in a destructor is lost."""
+    a = memory.empty((MEGABYTE,), np.float32)
+    entered = []
+    sys.setprofile(lambda frame, event, _: entered.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        del a
+    finally:
+        sys.setprofile(None)
+    assert not entered and memory.kept() >= 4 * MEGABYTE
 
 
 def test_several_threads_never_share_a_block():

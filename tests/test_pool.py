@@ -247,10 +247,13 @@ def test_keyboard_interrupt():
     process = subprocess.Popen(
         [sys.executable, "-c", script], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[0] == "fine\n" and process.returncode == 0
+    try:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[0] == "fine\n" and process.returncode == 0
+    finally:
+        process.kill()
 
 
 def test_many_processes_at_once():
