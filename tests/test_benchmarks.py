@@ -135,7 +135,7 @@ def test_the_sides_of_a_contest_do_the_same(load, monkeypatch):
             )
         checked += len(values) > 1
         contest.array.cache_clear()
-    assert checked > 30
+    assert checked > 20  # fewer sides without PyTorch
 
 
 def test_the_peaks_are_measured_by_kernels_that_do_their_work(load):

@@ -290,7 +290,9 @@ def everything(name: str, dtype) -> list[np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("dtype", [dc.float32, dc.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", [dc.float32, pytest.param(dc.float64, marks=pytest.mark.slow)], ids=["float32", "float64"]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_give_what_the_reference_gives_on_any_number_of_threads(name, dtype, monkeypatch):
     monkeypatch.setattr(settings, "threads", 2)
