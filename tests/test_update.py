@@ -336,6 +336,7 @@ def template(case, steps):
     return params, optimizer
 
 
+@needs_kernels
 @pytest.mark.parametrize("case", ["kernels", "reference", "mixed", "clipped"])
 @pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.skipif(sys.gettrace() is not None, reason="something else is tracing")
@@ -468,6 +469,7 @@ def test_norms_that_float32_cannot_sum():
         assert nn.utils.get_total_norm([p.grad for p in params]).item() == pytest.approx(value * 5**0.5, rel=1e-6)
 
 
+@needs_kernels
 @pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("limits", [{"max_norm": 0.7}, {"max_norm": 1e6}, {"clip_value": 0.6},
                                     {"max_norm": 2.0, "clip_value": 0.9}])  # fmt: skip
