@@ -168,6 +168,11 @@ def _packer(count: int) -> Callable[..., bytes]:
     return _structure(count).pack
 
 
+def signed_words(*values: int) -> list[int]:
+    """Whole numbers of 64 bits without a sign as the words that a kernel takes."""
+    return [value - (value >> 63 << 64) for value in values]
+
+
 def pack(words) -> bytes:
     """The words as memory that a kernel reads."""
     return _packer(len(words))(*words)

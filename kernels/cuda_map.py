@@ -11,6 +11,7 @@ import numpy as np
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
 from deepcore.kernels import elementwise, register, scalar
+from deepcore.kernels.compiler import signed_words
 from deepcore.kernels.cuda import Kernel, blocks_for
 
 THREADS = 256
@@ -118,13 +119,11 @@ MAPS: dict[str, Map] = {
 def _philox(tools):
     """Blocks start, start + 1, … of Philox4x32-10, as on the CPU."""
     thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
-    draw, low, shift = tools.lift(scalar.philox), np.uint64(0xFFFFFFFF), np.uint64(32)
+    draw = tools.lift(scalar.philox_block)
 
     def kernel(out, seed, stream, start, count):
         for i in range(block() * THREADS + thread(), count, blocks() * THREADS):
-            n = np.uint64(start) + np.uint64(i)
-            s, k = np.uint64(stream), np.uint64(seed)
-            w = draw(n & low, n >> shift, s & low, s >> shift, k & low, k >> shift)
+            w = draw(np.uint64(seed), np.uint64(stream), np.uint64(start) + np.uint64(i))
             out[4 * i] = np.uint32(w[0])
             out[4 * i + 1] = np.uint32(w[1])
             out[4 * i + 2] = np.uint32(w[2])
@@ -142,7 +141,7 @@ def philox(xp, seed: int, stream: int, start: int, blocks: int):
         return NotImplemented
     out = xp.empty(4 * blocks, dtype=np.uint32)
     if blocks:
-        words = [value - (value >> 63 << 64) for value in (seed, stream, start)]  # as signed words
+        words = signed_words(seed, stream, start)
         xp.launch(_PHILOX, blocks_for(xp, blocks, THREADS), out, *words, blocks)
     return out
 
@@ -151,13 +150,11 @@ def _dropout(tools, dtype: str):
     """out[i] = x[i]·(scale where word i of the stream is below the threshold, else 0)."""
     dt = np.dtype(dtype)
     thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
-    draw, low, shift, zero = tools.lift(scalar.philox), np.uint64(0xFFFFFFFF), np.uint64(32), dt.type(0)
+    draw, zero = tools.lift(scalar.philox_block), dt.type(0)
 
     def kernel(x, out, size, seed, stream, start, threshold, scale):
         for i in range(block() * THREADS + thread(), (size + 3) // 4, blocks() * THREADS):
-            n = np.uint64(start) + np.uint64(i)
-            s, k = np.uint64(stream), np.uint64(seed)
-            w = draw(n & low, n >> shift, s & low, s >> shift, k & low, k >> shift)
+            w = draw(np.uint64(seed), np.uint64(stream), np.uint64(start) + np.uint64(i))
             for j in range(4):
                 if 4 * i + j < size:
                     out[4 * i + j] = x[4 * i + j] * (scale if np.int64(w[j]) < threshold else zero)
@@ -178,7 +175,7 @@ def dropout(xp, input, *, seed, stream, position, p):
         return NotImplemented
     x = xp.ascontiguousarray(input)
     out = xp.empty(x.shape, dtype=x.dtype)
-    state = [value - (value >> 63 << 64) for value in (seed, stream, position)]  # as signed words
+    state = signed_words(seed, stream, position)
     blocks = blocks_for(xp, -(-x.size // 4), THREADS)
     xp.launch(kernel, blocks, x, out, x.size, *state, threshold, x.dtype.type(1 / (1 - p)))
     return out

@@ -16,7 +16,6 @@ import numpy as np
 
 from deepcore.backend.dtypes import float32, float64
 from deepcore.config import settings
-from deepcore.errors import DeepcoreError
 from deepcore.kernels import compiler, formulas, memory, pool, register, scalar
 from deepcore.kernels.compiler import Kernel, address
 
@@ -149,9 +148,7 @@ class Map:
         for name in self.parameters:
             words += _word(params[name])
         if size:
-            status = pool.launch(kernel, slices, *words)
-            if status:
-                raise DeepcoreError(f"kernel {kernel.name} stopped with status {status}")
+            pool.complete(kernel, slices, *words)
         return out
 
     def bind(self, reference: Callable) -> Callable:

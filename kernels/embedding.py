@@ -6,8 +6,9 @@ import numpy as np
 
 from deepcore.backend.dtypes import int64
 from deepcore.kernels import memory, pool, register, scalar
-from deepcore.kernels.compiler import Kernel, address
-from deepcore.kernels.reductions import FLOATS, launch, share
+from deepcore.kernels.compiler import Kernel, address, signed_words
+from deepcore.kernels.pool import complete
+from deepcore.kernels.reductions import FLOATS, share
 
 # Slices of a gradient, a power of two: each looks at every index.
 _SLICES = 8
@@ -96,7 +97,7 @@ def rows_grad(xp, g, index, *, count, padding=None, out=None):
     result = memory.empty((count, n), g.dtype) if out is None else out
     work = g.size + result.size
     slices = 1 if work < 2 * share(0) else _SLICES
-    launch(kernel, slices, address(g), address(index), address(result), index.size, count, n, slices)
+    complete(kernel, slices, address(g), address(index), address(result), index.size, count, n, slices)
     if padding is not None:
         result[padding] = 0
     return result
@@ -111,8 +112,7 @@ def _dropout(tools, dtype: str):
     Words: x, out, size, seed, stream, first block, threshold, scale (a float64), blocks of a slice.
     """
     dt = np.dtype(dtype)
-    view, draw, words = tools.view(dt), tools.lift(scalar.philox), tools.local(np.dtype(np.uint32), 4 * _BLOCKS)
-    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    view, draw, words = tools.view(dt), tools.lift(scalar.philox_block), tools.local(np.dtype(np.uint32), 4 * _BLOCKS)
     zero, real = dt.type(0), dt.type
 
     def kernel(a, part):
@@ -122,8 +122,7 @@ def _dropout(tools, dtype: str):
         w = words()
         for b in range(part * a[8], min(-(-size // 4), (part + 1) * a[8]), _BLOCKS):
             for i in range(_BLOCKS):
-                n = first + np.uint64(b + i)
-                four = draw(n & low, n >> shift, stream & low, stream >> shift, seed & low, seed >> shift)
+                four = draw(seed, stream, first + np.uint64(b + i))
                 w[4 * i] = np.uint32(four[0])
                 w[4 * i + 1] = np.uint32(four[1])
                 w[4 * i + 2] = np.uint32(four[2])
@@ -147,9 +146,9 @@ def dropout(xp, input, *, seed, stream, position, p, out=None):
         return NotImplemented
     x = input if input.flags.carray else np.require(input, requirements=("C", "A"))
     result = memory.empty_like(x) if out is None else out
-    state = [value - (value >> 63 << 64) for value in (seed, stream, position)]  # as signed words
+    state = signed_words(seed, stream, position)
     each = share(x.size) // (4 * _BLOCKS) * _BLOCKS
     blocks = -(-x.size // 4)
     scale = int(np.float64(1 / (1 - p)).view(int64))
-    launch(kernel, -(-blocks // each), address(x), address(result), x.size, *state, threshold, scale, each)
+    complete(kernel, -(-blocks // each), address(x), address(result), x.size, *state, threshold, scale, each)
     return result

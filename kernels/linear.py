@@ -8,16 +8,23 @@ from deepcore.backend.cpu import is_small_product
 from deepcore.kernels import gemm, memory, register
 
 
-def _product(input, weight, bias, activation=None, pre=None):
-    """activation(input @ weightᵀ + bias), or NotImplemented where the backend's matmul takes another way."""
+def _product(input, weight, bias, activation=None, keep=False):
+    """activation(input @ weightᵀ + bias), or NotImplemented where the backend's matmul takes another way.
+
+    With `keep`, that and what the activation is applied to.
+    """
     weight = weight.T
     if is_small_product(input, weight):
         return NotImplemented
     if bias is not None and not bias.flags.c_contiguous:
         bias = np.ascontiguousarray(bias)
     rows = input if input.ndim == 2 else input.reshape(-1, input.shape[-1])
-    out = gemm.product(rows, weight, bias=bias, activation=activation, pre=pre)
-    return out if out is NotImplemented else out.reshape(*input.shape[:-1], weight.shape[1])
+    shape = (*input.shape[:-1], weight.shape[1])
+    before = memory.empty(shape, input.dtype) if keep else None
+    out = gemm.product(rows, weight, bias=bias, activation=activation, pre=before)
+    if out is NotImplemented:
+        return out
+    return (out.reshape(shape), before) if keep else out.reshape(shape)
 
 
 @register("linear", "cpu", needs_numba=False)
@@ -32,6 +39,4 @@ def linear_activation(xp, input, weight, bias=None, *, activation):
 
 @register("linear_activation_kept", "cpu", needs_numba=False)
 def linear_activation_kept(xp, input, weight, bias=None, *, activation):
-    before = memory.empty((*input.shape[:-1], weight.shape[0]), input.dtype)
-    out = _product(input, weight, bias, activation, before)
-    return out if out is NotImplemented else (out, before)
+    return _product(input, weight, bias, activation, keep=True)

@@ -15,7 +15,8 @@ import numpy as np
 from deepcore.backend.dtypes import int64
 from deepcore.kernels import memory, register
 from deepcore.kernels.compiler import Kernel, address
-from deepcore.kernels.reductions import FLOATS, LANES, launch, plain, reduced, share, summing
+from deepcore.kernels.pool import complete
+from deepcore.kernels.reductions import FLOATS, LANES, plain, reduced, share, summing
 
 # Rows that are added one after the other, for a channel's statistics or the gradients of weight and bias.
 _ROWS = 32
@@ -222,7 +223,7 @@ def _normed(centred: bool, x, weight, bias, rank: int, eps: float, out):
     statistics = np.empty((2 if centred else 1, rows), dtype)
     result = memory.empty_like(x) if out is None else out
     each = share(x.size) // n or 1
-    launch(
+    complete(
         kernel, -(-rows // each), address(x), address(weight) if affine else 0, address(bias) if affine > 1 else 0,
         address(result), address(statistics), rows, n, each, _bits(eps),
     )  # fmt: skip
@@ -244,7 +245,7 @@ def _normed_grad(centred: bool, g, x, weight, statistics, rank: int, affine: int
     blocks, each = -(-rows // _ROWS), share(x.size) // (n * _ROWS) or 1
     partial = np.empty((blocks, affine, n), dtype)
     result = memory.empty_like(x) if out is None else out
-    launch(
+    complete(
         kernel, -(-blocks // each), address(g), address(x), address(weight) if affine else 0, address(result),
         address(statistics), address(partial), rows, n, each,
     )  # fmt: skip
@@ -477,12 +478,12 @@ def _statistics(x, g, mean, eps: float):
         tasks = parts * -(-channels // _CHANNELS)
         each = share(x.size) // (rows * min(channels, _CHANNELS)) or 1
     first, second = address(found), address(found) + found.nbytes // 2
-    launch(
+    complete(
         kernel, -(-tasks // each), address(x), first, second, batch, channels, length, rows, each,
         address(g) if gradient else 0, address(mean) if gradient else 0,
     )  # fmt: skip
     out = np.empty((3, channels), dtype)
-    launch(whole, 1, first, second, address(out), batch * length, channels, rows * length, _bits(eps))
+    complete(whole, 1, first, second, address(out), batch * length, channels, rows * length, _bits(eps))
     return out
 
 
@@ -495,7 +496,7 @@ def _applied(x, mean, scale, shift, g, factor, out):
     result = memory.empty_like(x) if out is None else out
     rows, each = (batch * channels, length) if length > 1 else (batch, channels)
     each = share(x.size) // each or 1
-    launch(
+    complete(
         kernel, -(-rows // each), address(x), address(mean), address(scale), address(shift), address(result),
         batch, channels, length, each, 0 if g is None else address(g), 0 if g is None else address(factor),
     )  # fmt: skip

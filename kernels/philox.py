@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepcore.errors import DeepcoreError
 from deepcore.kernels import pool, register, scalar
-from deepcore.kernels.compiler import Kernel, address
+from deepcore.kernels.compiler import Kernel, address, signed_words
 
 # Words drawn in this process before the kernel is loaded for them (about 30 ms of the reference's time).
 _MIN_WORDS = 1 << 20
@@ -19,14 +18,12 @@ _words_drawn = 0
 
 def _philox(tools):
     """Blocks start, start + 1, … of Philox4x32-10. Words: seed, stream, start, number of blocks, out."""
-    view, block = tools.view(np.dtype(np.uint32)), tools.lift(scalar.philox)
-    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    view, block = tools.view(np.dtype(np.uint32)), tools.lift(scalar.philox_block)
 
     def kernel(a, part):
         seed, stream, start, out = np.uint64(a[0]), np.uint64(a[1]), np.uint64(a[2]), view(a[4])
         for i in range(part * _SLICE_BLOCKS, min(a[3], (part + 1) * _SLICE_BLOCKS)):
-            n = start + np.uint64(i)
-            w = block(n & low, n >> shift, stream & low, stream >> shift, seed & low, seed >> shift)
+            w = block(seed, stream, start + np.uint64(i))
             out[4 * i] = np.uint32(w[0])
             out[4 * i + 1] = np.uint32(w[1])
             out[4 * i + 2] = np.uint32(w[2])
@@ -52,8 +49,6 @@ def philox(xp, seed: int, stream: int, start: int, blocks: int):
         return NotImplemented
     out = np.empty(4 * blocks, np.uint32)
     if blocks:
-        words = [value - (value >> 63 << 64) for value in (seed, stream, start)]  # as signed words
-        status = pool.launch(_PHILOX, -(-blocks // _SLICE_BLOCKS), *words, blocks, address(out))
-        if status:
-            raise DeepcoreError(f"kernel {_PHILOX.name} stopped with status {status}")
+        words = signed_words(seed, stream, start)
+        pool.complete(_PHILOX, -(-blocks // _SLICE_BLOCKS), *words, blocks, address(out))
     return out

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable
 
 from deepcore.config import settings
+from deepcore.errors import DeepcoreError
 from deepcore.kernels.compiler import Kernel, pack
 
 # Words of the state, eight to a cache line.
@@ -189,6 +190,13 @@ def launch(kernel: Kernel, slices: int, *words: int) -> int:
     if _RUN.ready():
         return _run((1, kernel.address, 0, slices, *words))
     return next(filter(None, (kernel.slice(i, *words) for i in range(slices))), 0)
+
+
+def complete(kernel: Kernel, slices: int, *words: int) -> None:
+    """`launch` where a slice that stops is an error."""
+    status = kernel(*words) if slices == 1 else launch(kernel, slices, *words)
+    if status:
+        raise DeepcoreError(f"kernel {kernel.name} stopped with status {status}")
 
 
 def run(program) -> int:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from deepcore.backend.dtypes import float32, float64, int64
-from deepcore.errors import DeepcoreError
-from deepcore.kernels import pool, register
+from deepcore.kernels import register
 from deepcore.kernels.compiler import Kernel, address
+from deepcore.kernels.pool import complete
 
 LANES = 64
 _BLOCK = 512
@@ -38,12 +38,6 @@ FLOATS = (float32, float64)
 def share(total: int) -> int:
     """How many of `total` elements one slice has: more of many, as long runs of memory are read faster."""
     return min(max(SLICE, total >> 6), _MOST)
-
-
-def launch(kernel: Kernel, slices: int, *words: int) -> None:
-    status = kernel(*words) if slices == 1 else pool.launch(kernel, slices, *words)
-    if status:
-        raise DeepcoreError(f"kernel {kernel.name} stopped with status {status}")
 
 
 # -- tools for kernels over rows ------------------------------------------------------------------------------------
@@ -364,7 +358,7 @@ def _reduce(name: str, x, dims, keepdim: bool, out):
         else:
             found = np.empty(shape, dtype) if out is None else out
         target = address(found)
-        launch(kernel, slices, source, target, *words)
+        complete(kernel, slices, source, target, *words)
         source, kept = target, found
     return kept
 
@@ -451,7 +445,7 @@ def _arg(name: str, x, dim: int, out=None):
         found = out
     values = np.empty((rows, chunks), x.dtype) if chunks > 1 else None
     where = 0 if values is None else address(values)
-    launch(kernel, -(-tasks // each), address(x), address(found), where, tasks, n, chunks, each)
+    complete(kernel, -(-tasks // each), address(x), address(found), where, tasks, n, chunks, each)
     if values is None:
         return found
     first = values.argmax(1) if name == "amax" else values.argmin(1)
@@ -559,5 +553,5 @@ def topk(xp, input, *, k, dim, largest):
     n = x.shape[-1]
     rows, each = x.size // n, max(1, share(x.size) // n)
     values, places = np.empty((*x.shape[:-1], k), x.dtype), np.empty((*x.shape[:-1], k), int64)
-    launch(kernel, -(-rows // each), address(x), address(values), address(places), rows, n, k, each)
+    complete(kernel, -(-rows // each), address(x), address(values), address(places), rows, n, k, each)
     return places

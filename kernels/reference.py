@@ -152,12 +152,8 @@ psi = digamma
 def philox(xp, seed: int, stream: int, start: int, blocks: int):
     """4·blocks words of Philox4x32-10: key = `seed`, counter = (block number, stream), 64 bits each."""
     counter = xp.arange(blocks, dtype=dt.uint64) + dt.uint64.type(start)
-    words = scalar.philox(counter & 0xFFFFFFFF, counter >> 32, *_halves(stream), *_halves(seed))
+    words = scalar.philox_block(dt.uint64.type(seed), dt.uint64.type(stream), counter)
     out = xp.empty((blocks, 4), dtype=dt.uint32)
     for lane, word in enumerate(words):
         out[:, lane] = word
     return out.reshape(-1)
-
-
-def _halves(value: int):
-    return dt.uint64.type(value & 0xFFFFFFFF), dt.uint64.type(value >> 32)

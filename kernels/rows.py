@@ -14,7 +14,8 @@ import numpy as np
 from deepcore.backend.dtypes import float64, int64
 from deepcore.kernels import memory, register, scalar
 from deepcore.kernels.compiler import Kernel, address
-from deepcore.kernels.reductions import FLOATS, LANES, extreme, launch, plain, share, summing
+from deepcore.kernels.pool import complete
+from deepcore.kernels.reductions import FLOATS, LANES, extreme, plain, share, summing
 
 # What a row costs beside its elements, in elements: short rows make slices of fewer elements.
 _ROW_COST = 32
@@ -416,7 +417,7 @@ def _map_rows(kernels: tuple[dict, dict], dim: int, arrays: tuple, out=None):
         return out
     arrays = tuple([a if a.flags.carray and a.dtype == dtype else np.require(a, dtype, ("C", "A")) for a in arrays])
     result = memory.empty_like(x) if out is None else out
-    launch(kernel, slices, *map(address, arrays), address(result), *words)
+    complete(kernel, slices, *map(address, arrays), address(result), *words)
     return result
 
 
@@ -450,7 +451,7 @@ def logsumexp(xp, input, *, out=None):
     n = x.shape[-1]
     rows, each = x.size // n, share(x.size) // (n + _ROW_COST) or 1
     result = np.empty(x.shape[:-1], x.dtype) if out is None else out
-    launch(kernel, -(-rows // each), address(x), address(result), rows, n, each)
+    complete(kernel, -(-rows // each), address(x), address(result), rows, n, each)
     return result
 
 
@@ -688,10 +689,10 @@ def cross_entropy_rows(
     arrays = address(x), where, places, address(losses), 0 if gradients is None else address(gradients)
     if tiled:
         slices, each = _tile_slices(outer, n, inner)
-        launch(kernel, slices, *arrays, outer, n, inner, each, ignored, *bits[1:])
+        complete(kernel, slices, *arrays, outer, n, inner, each, ignored, *bits[1:])
     else:
         each = share(x.size) // (n + _ROW_COST) or 1
-        launch(kernel, -(-rows // each), *arrays, rows, n, ignored, each, *bits[1:])
+        complete(kernel, -(-rows // each), *arrays, rows, n, ignored, each, *bits[1:])
     return losses, total, gradients
 
 

@@ -399,6 +399,11 @@ def erf_float32(x):
     return signed(near if a < 0.76 else far, x)
 
 
+def philox_block(seed, stream, number):
+    """The four words of block `number` of a stream: key = seed, counter = (number, stream), all of them uint64."""
+    return philox(number & _MASK, number >> _SHIFT, stream & _MASK, stream >> _SHIFT, seed & _MASK, seed >> _SHIFT)
+
+
 def philox(c0, c1, c2, c3, k0, k1):
     """Philox4x32-10: four random 32-bit words of counter (c0 … c3) under key (k0, k1), all held in uint64.
 

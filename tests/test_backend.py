@@ -318,7 +318,9 @@ def test_scatter_add_waits_for_nothing_it_need_not():
     values = xp.ones((3, 2))
     with standin.transfers() as crossed:
         xp.scatter_add(target, index, values)
-    assert (crossed.uploads, crossed.downloads, crossed.syncs) == (0, 1, 1)
+    # The kernel takes the rows as they come; array code must know how many runs of equal ones there are.
+    waits = 0 if standin.kernels else 1
+    assert (crossed.uploads, crossed.downloads, crossed.syncs) == (0, waits, waits)
 
 
 def test_device_facts(backend):

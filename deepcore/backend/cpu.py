@@ -118,19 +118,16 @@ class CpuBackend(Backend):
         A kernel of our own where there is one; else BLAS on one thread, over slices that the shapes alone decide. So
         the bits do not depend on the threads.
         """
-        # NumPy has no BLAS for float16 and bfloat16: sum in float32, round once.
-        if x.itemsize == 2 and x.dtype.char in "eE":
-            if settings.kernels and not is_small_product(x, y):
-                out = (_product or _find_product())(x, y)
-                if out is not NotImplemented:
-                    return out
-            return self.matmul(x.astype(float32), y.astype(float32)).astype(x.dtype)
-        if x.dtype.kind != "f" or is_small_product(x, y):
-            return np.matmul(x, y)
-        if settings.kernels:
+        half = x.itemsize == 2 and x.dtype.char in "eE"
+        plain = (not half and x.dtype.kind != "f") or is_small_product(x, y)
+        if settings.kernels and not plain:
             out = (_product or _find_product())(x, y)
             if out is not NotImplemented:
                 return out
+        if half:  # NumPy has no BLAS for these: sum in float32, round once
+            return self.matmul(x.astype(float32), y.astype(float32)).astype(x.dtype)
+        if plain:
+            return np.matmul(x, y)
         with self.blas.one_thread():
             return self._sliced_matmul(x, y)
 

@@ -86,10 +86,6 @@ def _norm_grads(g, centred, rstd, weight, dims, over, affine: int, has_mean: boo
     return inner * rstd, *(sum_(each, over) if over else each for each in affine_grads)  # sum over () is over all
 
 
-def _statistics_of(raw, g: Tensor) -> Tensor:
-    return Tensor(raw, g.backend)
-
-
 @fused
 def layer_norm_grad(g, input, statistics, weight=None, *, rank, eps, affine):
     """The gradients of input, and as far as `affine` counts, of weight and bias. `statistics`: rstd and mean of the rows."""
@@ -107,9 +103,8 @@ def rms_norm_grad(g, input, statistics, weight=None, *, rank, eps, affine):
 
 
 def _layer_norm_joint(g, input, weight, bias, aux, rank, eps, needs):
-    grads = layer_norm_grad(
-        g, input, _statistics_of(aux[0], g), weight, rank=rank, eps=eps, affine=len(needs) - 1
-    )  # fmt: skip
+    statistics = from_raw(aux[0], g.backend)
+    grads = layer_norm_grad(g, input, statistics, weight, rank=rank, eps=eps, affine=len(needs) - 1)
     return (*grads, None, None)
 
 
@@ -127,7 +122,8 @@ def _layer_norm(xp, input, weight=None, bias=None, *, rank, eps):
 
 
 def _rms_norm_joint(g, input, weight, aux, rank, eps, needs):
-    grads = rms_norm_grad(g, input, _statistics_of(aux[0], g), weight, rank=rank, eps=eps, affine=len(needs) - 1)
+    statistics = from_raw(aux[0], g.backend)
+    grads = rms_norm_grad(g, input, statistics, weight, rank=rank, eps=eps, affine=len(needs) - 1)
     return (*grads, None)
 
 
@@ -361,9 +357,14 @@ def _move_towards(running: Tensor, batch, weight: float, momentum: float | None 
     running.bump_version()
 
 
+def as_sizes(normalized_shape) -> tuple:
+    """One size, or several, as a tuple."""
+    return (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
+
+
 def _trailing(name: str, input: Tensor, normalized_shape) -> tuple[int, ...]:
     """`normalized_shape` as a tuple, once it is known to fit."""
-    sizes = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
+    sizes = as_sizes(normalized_shape)
     if not sizes or input.shape[-len(sizes) :] != sizes:
         raise ShapeError(
             f"{name} normalises trailing dimensions {sizes}",

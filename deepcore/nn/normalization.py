@@ -146,10 +146,9 @@ class LayerNorm(Module):
         dtype=None,
     ):
         super().__init__()
-        shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
+        shape = self.normalized_shape = F.as_sizes(normalized_shape)
         for size in shape:
             check_sizes(self, normalized_shape=size)
-        self.normalized_shape = shape
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         self.register_parameter("weight", new_parameter(shape, backend, dtype) if elementwise_affine else None)
@@ -187,10 +186,9 @@ class RMSNorm(Module):
         self, normalized_shape, eps: float | None = None, elementwise_affine: bool = True, backend=None, dtype=None
     ):
         super().__init__()
-        shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
+        shape = self.normalized_shape = F.as_sizes(normalized_shape)
         for size in shape:
             check_sizes(self, normalized_shape=size)
-        self.normalized_shape = shape
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         self.register_parameter("weight", new_parameter(shape, backend, dtype) if elementwise_affine else None)
