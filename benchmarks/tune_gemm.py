@@ -28,12 +28,13 @@ LAYOUTS = ("NN", "NT", "TN", "TT")
 VALUES = {
     "rows": (64, 96, 128),
     "rows_unpacked": (16, 36, 64, 128),
+    "rows_plain": (12, 32, 64, 128),
     "steps_unpacked": (64, 128, 256, 512),
     "bytes_unpacked": (1 << 15, 1 << 17, 1 << 19, 1 << 21),
     "one_slice": (3 << 15, 3 << 16, 3 << 17, 3 << 18),
     "two_slices": (1 << 20, 1 << 21, 1 << 22, 1 << 23),
     "slice": (1 << 19, 1 << 20, 1 << 21, 1 << 22),
-    "across_slice": (8, 16, 32, 64),
+    "across_slice": (8, 16, 32, 64, 256),
 }
 TILES = {"avx512": [(12, 8), (8, 4), (14, 8), (10, 6)], "avx2": [(6, 4), (4, 2), (5, 3)], "neon": [(12, 8), (8, 4)]}
 #: How much faster a value must be to replace the present one.

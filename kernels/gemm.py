@@ -17,7 +17,7 @@ from deepcore.kernels.compiler import Kernel, address
 
 # Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
 (_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO, _BATCHES, _ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK) = range(15)
-(_PACK_A, _PACK_B, _PANELS, _PACKED, _PART, _LDW, _LDR, _LDZ) = range(15, 23)
+(_PACK_A, _PACK_B, _PANELS, _PACKED, _PART, _LDR, _LDZ, _A_SPACE, _A_PACKED, _A_SLICE) = range(15, 25)
 # Words of a call.
 (_PLAN, _A, _B, _OUT, _SPACE, _ACTIVATION, _BIAS, _RESIDUAL, _PRE, _SCALED, _SCALE) = range(11)
 
@@ -29,10 +29,22 @@ _CONVERTED = 1 << 15
 _DOTS = 4
 
 
-def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
-    """pack(from, sk, sj, k, width, to, stride): element (p, j) at from + p·sk + j·sj goes to to + p·stride + j·size.
+def _heights(tools, shape: gemm_tables.Table):
+    """height(left): of the next tile, where `left` rows are left."""
+    tall, low = shape.heights
 
-    Columns are rounded up to whole vectors; what is in those beyond `width` is of no account.
+    @tools.inline
+    def height(left):
+        return low if left <= low or tall < left <= 2 * low else tall
+
+    return height
+
+
+def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
+    """(pack, pack_rows): pack(from, sk, sj, k, width, to, stride): element (p, j) at from + p·sk + j·sj goes to to + p·stride + j·size.
+
+    Up to a vector, less one element, behind the last element may be written, too. pack_rows(from, ars, aks, k, rows,
+    to) makes a panel of the rows of each tile, so that what a tile reads lies together.
     """
     size = np.dtype(dtype).itemsize
     n = shape.bytes // size
@@ -40,13 +52,21 @@ def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
     step = 2 if source in ("float16", "bfloat16") else size
     two, one = gemm_tile.mover(tools, s, 2, source), gemm_tile.mover(tools, s, 1, source)
     part = gemm_tile.masked_mover(tools, s, 1)
+    tall, low = shape.heights
+    whole_tall, whole_low = gemm_tile.mover(tools, s, tall / n, source), gemm_tile.mover(tools, s, low / n, source)
     transpose = gemm_tile.transposer(tools, s, source)
     narrow = tools.view(np.dtype(np.uint16 if step == 2 else dtype))
     wide = tools.view(np.dtype(dtype))
 
     @tools.function
     def pack(start, sk, sj, k, width, to, stride):
-        if sj == step:
+        if sj == step and width == tall:
+            for p in range(k):
+                whole_tall(start + p * sk, to + p * stride)
+        elif sj == step and width == low:
+            for p in range(k):
+                whole_low(start + p * sk, to + p * stride)
+        elif sj == step:
             j = 0
             while j + n <= width:
                 if j + 2 * n <= width:
@@ -61,7 +81,7 @@ def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
                 for p in range(k):
                     part(start + p * sk + j * step, to + p * stride + j * size, width - j)
         else:
-            for j in range(0, width, n):
+            for j in range((width - 1) // n * n, -1, -n):  # a vector may reach into the next line: that comes later
                 rows = min(n, width - j)
                 if k >= n:
                     p = 0
@@ -75,7 +95,17 @@ def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
                         for p in range(k):
                             wide(to + p * stride + (j + i) * size)[0] = x[p]
 
-    return pack
+    height_of = _heights(tools, shape)
+
+    @tools.function
+    def pack_rows(start, ars, aks, k, rows, to):
+        i = 0
+        while i < rows:
+            height = height_of(rows - i)
+            pack(start + i * ars, aks, ars, k, min(height, rows - i), to + i * k * size, height * size)
+            i += height
+
+    return pack, pack_rows
 
 
 def _slice(tools, dtype: str):
@@ -87,12 +117,12 @@ def _slice(tools, dtype: str):
     columns = shape.across * n
     tall, low = shape.heights
     s = gemm_tile.Shape(dtype, n)
-    pack = _packer(tools, dtype, dtype, shape)
+    pack, pack_rows = _packer(tools, dtype, dtype, shape)
     big = gemm_tile.tile(tools, s, tall, shape.across)
     small = gemm_tile.tile(tools, s, low, shape.across)
     some = gemm_tile.masked_mover(tools, s, shape.across)
     panel_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * columns * size)
-    block_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * gemm_tables.MAX_ROWS * size)
+    block_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * (gemm_tables.MAX_ROWS + tall) * size + shape.bytes)
     tile_space = gemm_tile.space(tools, tall * columns * size)
     active_space = gemm_tile.space(tools, tall * columns * size)
     other_space = gemm_tile.space(tools, columns * size)
@@ -100,6 +130,7 @@ def _slice(tools, dtype: str):
     words, view = tools.words(), tools.view(np.dtype(dtype))
     reals, address_of = tools.view(np.dtype(np.float64)), tools.address_of()
     convert = np.dtype(dtype).type
+    height_of = _heights(tools, shape)
     call, call_space = tools.call_kernel(), gemm_tile.space(tools, 4 * 8)
     stride = columns * size
 
@@ -112,13 +143,15 @@ def _slice(tools, dtype: str):
         batch = part // per
         part -= batch * per
         packed = c[_SPACE] + batch * p[_PACKED]
+        down = part // p[_ACROSS]
+        packed_a = c[_SPACE] + p[_A_SPACE] + batch * p[_A_PACKED] + down * p[_A_SLICE] * k
         if p[_BATCHES]:
             offsets = words(p[_BATCHES] + 24 * batch)
             a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
             residual += offsets[2] if residual else 0
             pre += offsets[2] if pre else 0
         across = part % p[_ACROSS]
-        first_row, first_column = (part // p[_ACROSS]) * p[_ROWS], across * p[_COLUMNS]
+        first_row, first_column = down * p[_ROWS], across * p[_COLUMNS]
         end_row, end_column = min(m, first_row + p[_ROWS]), min(p[_N], first_column + p[_COLUMNS])
         panel, block, tile_at, other, bias = panel_space(), block_space(), tile_space(), other_space(), bias_space()
         active = active_space()
@@ -126,7 +159,6 @@ def _slice(tools, dtype: str):
         scale = convert(reals(address_of(c))[_SCALE]) if c[_SCALED] else convert(1)
         for u in range(columns):
             view(bias)[u] = view(other)[u] = convert(-0.0)
-        block_step = -(-ablock // n) * n * size
         special = c[_ACTIVATION] != 0 or c[_BIAS] != 0 or residual != 0 or pre != 0 or c[_SCALED] != 0
         # Panel after panel, where A is small and B is only read; else one block of k after the other.
         by_panel = p[_PACK_A] == 0 and end_row - first_row <= ablock
@@ -136,17 +168,17 @@ def _slice(tools, dtype: str):
         for major in range(outer):
             for i0 in range(first_row, end_row, ablock):
                 i1 = min(end_row, i0 + ablock)
-                if p[_PACK_A]:
+                if p[_PACK_A] == gemm_tables.BY_SLICE:
                     k0 = major * kblock
-                    pack(a + i0 * ars + k0 * aks, aks, ars, min(kblock, k - k0), i1 - i0, block, block_step)
+                    pack_rows(a + i0 * ars + k0 * aks, ars, aks, min(kblock, k - k0), i1 - i0, block)
+                elif p[_PACK_A]:
+                    block = packed_a + major * kblock * p[_A_SLICE]
                 for minor in range(inner):
                     k0, j = (minor * kblock, major * columns) if by_panel else (major * kblock, minor * columns)
                     j += first_column
                     steps = min(kblock, k - k0)
                     last = k0 + steps == k
                     a0, a_row, a_step = a + i0 * ars + k0 * aks, ars, aks
-                    if p[_PACK_A]:
-                        a0, a_row, a_step = block, size, block_step
                     width = min(columns, end_column - j)
                     b0, b_step, ahead = b + k0 * bks + j * bjs, bks, stride
                     if p[_PACK_B] == gemm_tables.BEFORE:
@@ -161,7 +193,7 @@ def _slice(tools, dtype: str):
                     i = i0
                     while i < i1:
                         left = i1 - i
-                        height = low if left <= low or tall < left <= 2 * low else tall
+                        height = height_of(left)
                         rows = min(height, left)
                         there = out + i * ldo + j * size
                         source, lds, to, ldt = there, ldo, there, ldo
@@ -173,10 +205,17 @@ def _slice(tools, dtype: str):
                                     for q in range(rows):
                                         some(there + q * ldo, tile_at + q * stride, width)
                         at = a0 + (i - i0) * a_row
+                        if p[_PACK_A]:
+                            at, a_row, a_step = block + (i - i0) * steps * size, size, height * size
+                        down = height * (steps * size if p[_PACK_A] else ars)
+                        count = 1 if finishing or width < columns else max(1, (left - 2 * low - 1) // tall)
                         if height == tall:
-                            big(at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead)
+                            big(
+                                at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead, count, down
+                            )
                         else:
-                            small(at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead)
+                            count = 1
+                            small(at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead, 1, 0)
                         done = tile_at
                         if finishing:
                             t, r, v = view(tile_at), view(other), view(bias)
@@ -195,7 +234,7 @@ def _slice(tools, dtype: str):
                         if finishing or width < columns:
                             for q in range(rows):
                                 some(done + q * stride, there + q * ldo, width)
-                        i += height
+                        i += count * height
         return 0
 
     return kernel
@@ -284,8 +323,8 @@ def _pack_before(tools, dtype: str):
     assert shape is not None
     size = np.dtype(dtype).itemsize
     columns = shape.across * shape.bytes // size
-    pack, words = _packer(tools, dtype, dtype, shape), tools.words()
-    stride = columns * size
+    pack, _ = _packer(tools, dtype, dtype, shape)
+    words, stride = tools.words(), columns * size
 
     def kernel(c, part):
         p = words(c[_PLAN])
@@ -303,6 +342,30 @@ def _pack_before(tools, dtype: str):
                 start = b + k0 * p[_BKS] + j * p[_BJS]
                 width = min(columns, p[_N] - j)
                 pack(start, p[_BKS], p[_BJS], steps, width, to + (k0 * panels + panel * steps) * stride, stride)
+        return 0
+
+    return kernel
+
+
+def _pack_rows_before(tools, dtype: str):
+    """The rows of A that a slice takes, of all batches, in panels. Words: as for the product."""
+    shape = gemm_tables.table()
+    assert shape is not None
+    _, pack_rows = _packer(tools, dtype, dtype, shape)
+    words = tools.words()
+
+    def kernel(c, part):
+        p = words(c[_PLAN])
+        k, kblock, rows = p[_K], p[_KBLOCK], p[_ROWS]
+        batch = part // p[_DOWN]
+        down = part - batch * p[_DOWN]
+        a, to = c[_A], c[_SPACE] + p[_A_SPACE] + batch * p[_A_PACKED] + down * p[_A_SLICE] * k
+        if p[_BATCHES]:
+            a += words(p[_BATCHES] + 24 * batch)[0]
+        first = down * rows
+        for k0 in range(0, k, kblock):
+            start = a + first * p[_ARS] + k0 * p[_AKS]
+            pack_rows(start, p[_ARS], p[_AKS], min(kblock, k - k0), min(rows, p[_M] - first), to + k0 * p[_A_SLICE])
         return 0
 
     return kernel
@@ -331,6 +394,7 @@ _HALVES = (float16, bfloat16)
 _WIDEN = {d: Kernel(f"widen_{d.name}", _converted, d.name, True) for d in _HALVES}
 _ROUND = {d: Kernel(f"round_{d.name}", _converted, d.name, False) for d in _HALVES}
 _PACKERS = {d: Kernel(f"gemm_pack_{d.name}", _pack_before, d.name) for d in (float32, float64)}
+_ROW_PACKERS = {d: Kernel(f"gemm_pack_rows_{d.name}", _pack_rows_before, d.name) for d in (float32, float64)}
 _FEW_ROWS = {d: Kernel(f"gemm_few_rows_{d.name}", _few_rows, d.name) for d in (float32, float64)}
 _FEW_DOTS = {d: Kernel(f"gemm_few_dots_{d.name}", _few_dots, d.name) for d in (float32, float64)}
 _KERNELS = {d: Kernel(f"gemm_{d.name}", _slice, d.name) for d in (float32, float64)}
@@ -349,7 +413,7 @@ class _Plan:
         "dtype",
         "few",
         "kernel",
-        "pack",
+        "packs",
         "rows",
         "shape",
         "slices",
@@ -377,7 +441,9 @@ class _Plan:
         if how == gemm_tables.BEFORE and not _PACKERS[dtype].ready():
             how = gemm_tables.BY_SLICE
         down, across = -(-m // rows), -(-n // wide)
-        w = self.words = np.zeros(_LDZ + 1, np.int64)
+        if pack_a and how == gemm_tables.BEFORE and across > 1 and _ROW_PACKERS[dtype].ready():
+            pack_a = gemm_tables.BEFORE
+        w = self.words = np.zeros(_A_SLICE + 1, np.int64)
         w[[_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO]] = m, n, k, ars, aks, bks, bjs, n * size
         ablock = min(rows, gemm_tables.MAX_ROWS) if pack_a else rows
         w[[_ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK]] = rows, wide, down, across, kblock, ablock
@@ -401,13 +467,22 @@ class _Plan:
         #: The call itself, where there is one slice and nothing else to do.
         single = self.slices == 1 and not self.swap and m * n * size < 1 << 20
         self.direct = self.kernel._call if single and how != gemm_tables.BEFORE else None
-        self.space = self.pack = 0
+        self.space = 0
+        #: What is packed before: kernels and their slices.
+        self.packs: list[tuple[Kernel, int]] = []
         if how == gemm_tables.BEFORE:
             packs = 1 if b.ndim == 2 else batches
             self.space = packs * panels * columns * k * size
             w[_PACKED] = self.space // packs if packs > 1 else 0
             w[_PART] = max(1, (1 << 15) // max(k * columns, 1))
-            self.pack = packs * -(-panels // int(w[_PART]))
+            self.packs.append((_PACKERS[dtype], packs * -(-panels // int(w[_PART]))))
+        if pack_a == gemm_tables.BEFORE:
+            packs = 1 if a.ndim == 2 else batches
+            w[_A_SPACE] = self.space
+            w[_A_SLICE] = (rows + shape.heights[0]) * size
+            self.space += packs * down * k * int(w[_A_SLICE]) + shape.bytes
+            w[_A_PACKED] = down * k * w[_A_SLICE] if packs > 1 else 0
+            self.packs.append((_ROW_PACKERS[dtype], packs * down))
         if batch:
             table = np.zeros((batches, 3), np.int64)
             places = np.indices(batch).reshape(len(batch), -1)
@@ -505,10 +580,10 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
     if not plan.space:
         pool.launch(kernel, plan.slices, *words)
         return out
-    space = memory.empty(plan.space, np.uint8)
-    words = (*words[:_SPACE], address(space), *words[_SPACE + 1 :])
+    space = memory.empty(plan.space + 63, np.uint8)
+    words = (*words[:_SPACE], address(space) + 63 & -64, *words[_SPACE + 1 :])
     packed = compiler.pack(words)
-    pool.run([(_PACKERS[plan.dtype], packed, plan.pack), (kernel, packed, plan.slices)])
+    pool.run([*((each, packed, slices) for each, slices in plan.packs), (kernel, packed, plan.slices)])
     return out
 
 

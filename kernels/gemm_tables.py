@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from deepcore.kernels import cache
 
-#: How B is read: where it lies, packed by each slice, packed before.
+#: How an operand is read: where it lies, packed by each slice, packed before.
 PLAIN, BY_SLICE, BEFORE = 0, 1, 2
 
 #: The most steps of k between two sums, on every processor: the bits depend on it. Longer chains are less accurate.
@@ -29,6 +29,8 @@ class Table(NamedTuple):
     #: Rows up to which A is not cut; rows up to which it is not packed then.
     rows: int = MAX_ROWS
     rows_unpacked: int = 36
+    #: Rows up to which B in rows is read where it lies, if A is not cut.
+    rows_plain: int = MAX_ROWS
     #: Steps of k up to which A is not packed in products of more rows, and bytes of B up to which it is not.
     steps_unpacked: int = 128
     bytes_unpacked: int = 1 << 17
@@ -85,7 +87,7 @@ def steps(k: int) -> int:
 
 
 def slices(t: Table, m: int, n: int, k: int, size: int, columns: int, in_rows: bool) -> tuple[int, int, int, int]:
-    """Rows and columns of a slice, how B is read, and whether A is packed. `columns`: of a tile."""
+    """Rows and columns of a slice, how B and A are read. `columns`: of a tile."""
     if not m * n * k:
         return 1, 1, PLAIN, 0
     work = m * n * k * size // 4
@@ -93,7 +95,8 @@ def slices(t: Table, m: int, n: int, k: int, size: int, columns: int, in_rows: b
         count = 1 if work < t.one_slice else 2 if work < t.two_slices else max(2, min(32, work // t.slice))
         wide = -(-n // (columns * count)) * columns
         pack_a = m > t.rows_unpacked and wide >= 8 * columns
-        return m, wide, PLAIN if in_rows else BY_SLICE, int(pack_a)
+        plain = in_rows and m <= t.rows_plain
+        return m, wide, PLAIN if plain else BY_SLICE, int(pack_a)
     pack_a = k > t.steps_unpacked
     wide = min(n, columns * t.across_slice // t.across)
     # As many rows as give the work of a slice; more than a block of them only where nothing is packed.

@@ -97,44 +97,75 @@ class Shape:
         b.call(store, [value, pointer, self.i32(1), mask])
 
 
+def apart(s: Shape, name: str, body: Callable) -> Callable:
+    """body(builder, *whole numbers) as a function of its own, which LLVM leaves one: beside the rest of a kernel its
+    loop's sums would not all get a register.
+    """
+
+    def generate(context, b, *arguments):
+        function = b.module.globals.get(name)
+        if function is None:
+            kind = s.ir.FunctionType(s.ir.VoidType(), [a.type for a in arguments])
+            function = s.ir.Function(b.module, kind, name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            inside = s.ir.IRBuilder(function.append_basic_block())
+            body(inside, *function.args)
+            inside.ret_void()
+        b.call(function, arguments)
+
+    return generate
+
+
 def tile(tools, s: Shape, height: int, width: int) -> Callable:
-    """tile(a, ars, aks, b, bks, k, rows, source, lds, out, ldo, add, ahead): out = A·B, or source + A·B if add.
+    """tile(a, ars, aks, b, bks, k, rows, source, lds, out, ldo, add, ahead, count, down): out = A·B, or source + A·B if add.
 
     A is height × k, element (i, p) at a + i·ars + p·aks; B is k × (width vectors), row p at b + p·bks. Where there are
     fewer rows, the last one is computed again in place of those missing. `ahead`: bytes from what is read of B to what
-    is prefetched.
+    is prefetched. `count` tiles stand one below the other, their A `down` bytes apart.
     """
     from llvmlite import ir
 
-    def generate(context, b, *arguments):
-        a, ars, aks, start, bks, k, rows, source, lds, out, ldo, add, ahead = arguments
+    line_bytes = width * s.lanes * s.size
+
+    def body(b, a, ars, aks, start, bks, k, rows, source, lds, out, ldo, add, ahead, count, down):
         fma = s.fma(b)
         last = b.sub(rows, s.const(1))
         line = [s.const(0)]
         for i in range(1, height):
             there = b.icmp_signed("<", s.const(i), rows)
             line.append(b.select(there, s.const(i), last))
-        pointers = [s.pointer(b, b.add(a, b.mul(i, ars))) for i in line]
+        of_a, of_source, of_out = ([b.mul(i, stride) for i in line] for stride in (ars, lds, ldo))
+        source_down, out_down = b.mul(lds, s.const(height)), b.mul(ldo, s.const(height))
         first = s.pointer(b, start)
-        before = b.block
-        for i in range(height):  # the result is wanted when the loop ends
-            base = s.pointer(b, b.add(source, b.mul(line[i], lds)))
-            for v in range(0, width * s.lanes * s.size, 64):
+        entry = b.block
+        tiles, loop, end = (b.append_basic_block(name) for name in ("tiles", "loop", "end"))
+        adds, stores, done = (b.append_basic_block(name) for name in ("adds", "stores", "done"))
+        b.branch(tiles)
+
+        b.position_at_end(tiles)
+        left, at_tile, at_source, at_out = (b.phi(s.i64) for _ in range(4))
+        for x, value in zip((left, at_tile, at_source, at_out), (count, a, source, out)):
+            x.add_incoming(value, entry)
+        pointers = [s.pointer(b, b.add(at_tile, x)) for x in of_a]
+        for x in of_source:  # the result is wanted when the loop ends
+            base = s.pointer(b, b.add(at_source, x))
+            for v in (*range(0, line_bytes, 64), line_bytes - 1):
                 s.prefetch(b, base, v)
-        loop, end = b.append_basic_block("loop"), b.append_basic_block("end")
         b.branch(loop)
+
         b.position_at_end(loop)
         p, at_a = b.phi(s.i64), b.phi(s.i64)
         at_b = b.phi(s.byte.as_pointer())
-        p.add_incoming(s.const(0), before)
-        at_a.add_incoming(s.const(0), before)
-        at_b.add_incoming(first, before)
+        p.add_incoming(s.const(0), tiles)
+        at_a.add_incoming(s.const(0), tiles)
+        at_b.add_incoming(first, tiles)
         sums = [[b.phi(s.vector) for _ in range(width)] for _ in range(height)]
         zero = ir.Constant(s.vector, [0.0] * s.lanes)
         for x in (x for row in sums for x in row):
-            x.add_incoming(zero, before)
+            x.add_incoming(zero, tiles)
         row = [s.load(b, at_b, v * s.lanes * s.size) for v in range(width)]
-        for v in range(0, width * s.lanes * s.size, 64):
+        for v in range(0, line_bytes, 64):
             s.prefetch(b, at_b, b.add(ahead, s.const(v)))
         totals = []
         for i in range(height):
@@ -148,15 +179,15 @@ def tile(tools, s: Shape, height: int, width: int) -> Callable:
         at_a.add_incoming(b.add(at_a, aks), loop)
         at_b.add_incoming(b.gep(at_b, [bks]), loop)
         b.cbranch(b.icmp_signed("<", following, k), loop, end)
+
         b.position_at_end(end)
-        adds, stores = b.append_basic_block("adds"), b.append_basic_block("stores")
         b.cbranch(b.icmp_signed("!=", add, s.const(0)), adds, stores)
         b.position_at_end(adds)
         # All is read before anything is written: rows may be there more than once.
         added = []
-        for i in range(height):
-            base = s.pointer(b, b.add(source, b.mul(line[i], lds)))
-            added.append([b.fadd(s.load(b, base, v * s.lanes * s.size), x) for v, x in enumerate(totals[i])])
+        for x, total in zip(of_source, totals):
+            base = s.pointer(b, b.add(at_source, x))
+            added.append([b.fadd(s.load(b, base, v * s.lanes * s.size), total[v]) for v in range(width)])
         b.branch(stores)
         b.position_at_end(stores)
         results = [[b.phi(s.vector) for _ in range(width)] for _ in range(height)]
@@ -164,12 +195,18 @@ def tile(tools, s: Shape, height: int, width: int) -> Callable:
             for v in range(width):
                 results[i][v].add_incoming(totals[i][v], end)
                 results[i][v].add_incoming(added[i][v], adds)
-        for i in range(height):
-            base = s.pointer(b, b.add(out, b.mul(line[i], ldo)))
+        for x, result in zip(of_out, results):
+            base = s.pointer(b, b.add(at_out, x))
             for v in range(width):
-                s.store(b, results[i][v], base, v * s.lanes * s.size)
+                s.store(b, result[v], base, v * s.lanes * s.size)
+        fewer = b.sub(left, s.const(1))
+        left.add_incoming(fewer, stores)
+        for x, step in ((at_tile, down), (at_source, source_down), (at_out, out_down)):
+            x.add_incoming(b.add(x, step), stores)
+        b.cbranch(b.icmp_signed(">", fewer, s.const(0)), tiles, done)
+        b.position_at_end(done)
 
-    return tools.intrinsic(None, "i" * 13, generate)
+    return tools.intrinsic(None, "i" * 15, apart(s, f"tile_{height}x{width}", body))
 
 
 def adder(tools, s: Shape, depth: int) -> Callable:
@@ -389,14 +426,18 @@ def narrower(tools, s: Shape, target: str) -> Callable:
     return tools.intrinsic(None, "ii", generate)
 
 
-def mover(tools, s: Shape, width: int, source: str | None = None) -> Callable:
-    """move(from, to): `width` vectors, widened from memory of type `source`."""
+def mover(tools, s: Shape, width: float, source: str | None = None) -> Callable:
+    """move(from, to): `width` vectors, widened from memory of type `source`; of the last one maybe a part."""
 
     def generate(context, b, start, to):
         start, to = s.pointer(b, start), s.pointer(b, to)
         step = 2 if source in ("float16", "bfloat16") else s.size
-        for v in range(width):
-            s.store(b, _widened(s, b, start, v * s.lanes * step, source or ""), to, v * s.lanes * s.size)
+        at, left, part = 0, round(width * s.lanes), s
+        while left:
+            while part.lanes > left:
+                part = Shape("float32" if s.size == 4 else "float64", part.lanes // 2)
+            s.store(b, _widened(part, b, start, at * step, source or ""), to, at * s.size)
+            at, left = at + part.lanes, left - part.lanes
 
     return tools.intrinsic(None, "ii", generate)
 
