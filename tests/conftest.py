@@ -6,6 +6,8 @@ import importlib.util
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,7 @@ def _cuda_usable() -> bool:
     return True
 
 
+WARMUP = pytest.StashKey[subprocess.Popen]()
 BACKENDS = ["cpu", "standin"] + ([pytest.param("cuda", marks=pytest.mark.gpu)] if _cuda_usable() else [])
 
 
@@ -70,6 +73,33 @@ def pytest_collection_modifyitems(config, items):
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+_WARMUP = """
+from deepcore import kernels
+from deepcore.kernels import compiler
+kernels.discover()
+for kernel in reversed(compiler.KERNELS.values()):
+    kernel.ready()
+"""
+
+
+def pytest_collection_finish(session):
+    """Have another process compile kernels, the last ones first, while the tests run: of a cold run that is most."""
+    many = len(session.items) > 1000 and not session.config.option.collectonly
+    able = settings.kernels and importlib.util.find_spec("numba") and (os.cpu_count() or 1) > 1
+    if many and able and not hasattr(session.config, "workerinput"):
+        root = Path(__file__).resolve().parents[1]
+        session.config.stash[WARMUP] = subprocess.Popen(
+            [sys.executable, "-c", _WARMUP], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+
+def pytest_unconfigure(config):
+    process = config.stash.get(WARMUP, None)
+    if process is not None:
+        process.kill()
+        process.wait()
 
 
 def pytest_report_header(config):

@@ -110,6 +110,7 @@ def _small(contests):
             yield one
 
 
+@pytest.mark.slow
 def test_the_sides_of_a_contest_do_the_same(load, monkeypatch):
     # PyTorch's threads wait for each other badly where other tests run at the same time.
     monkeypatch.setattr(settings, "threads", 1)
