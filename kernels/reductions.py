@@ -17,6 +17,7 @@ from deepcore.backend.dtypes import float32, float64, int64
 from deepcore.kernels import register
 from deepcore.kernels.compiler import Kernel, address
 from deepcore.kernels.pool import complete
+from deepcore.kernels.short import Slice, short
 
 LANES = 64
 _BLOCK = 512
@@ -369,17 +370,28 @@ def reduced(name: str, x, outer: int, n: int, inner: int):
     return None if found is NotImplemented else found
 
 
+def _single(name: str, x, dims, keepdim: bool) -> Slice | None:
+    """A reduction as one slice, if it is one."""
+    regions, shape = _plan(name, x.dtype.char, x.shape, dims, keepdim)
+    if len(regions) != 1 or regions[0].slices != 1:
+        return None
+    return Slice(regions[0].kernel, regions[0].words, shape, x.dtype)
+
+
 @register("sum", "cpu", needs_numba=False)
+@short(lambda x, dims, keepdim: _single("sum", x, dims, keepdim))
 def sum(xp, input, *, dims, keepdim, out=None):
     return reduce("sum", input, dims, keepdim, out)
 
 
 @register("amax", "cpu", needs_numba=False)
+@short(lambda x, dims, keepdim: _single("amax", x, dims, keepdim))
 def amax(xp, input, *, dims, keepdim, out=None):
     return reduce("amax", input, dims, keepdim, out)
 
 
 @register("amin", "cpu", needs_numba=False)
+@short(lambda x, dims, keepdim: _single("amin", x, dims, keepdim))
 def amin(xp, input, *, dims, keepdim, out=None):
     return reduce("amin", input, dims, keepdim, out)
 
@@ -430,15 +442,27 @@ def _place(tools, name: str, dtype: str):
 _PLACES = {(n, d): Kernel(f"arg{n[1:]}_{d.name}", _place, n, d.name) for n in ("amax", "amin") for d in FLOATS}
 
 
+def _runs(x) -> tuple[int, int, int, int, int]:
+    """Numbers of a row, rows, chunks of a row, tasks, tasks of a slice."""
+    n = x.shape[-1]
+    rows, chunks = x.size // n, -(-n // _CHUNK)
+    return n, rows, chunks, rows * chunks, max(1, share(x.size) // min(n, _CHUNK))
+
+
+def _single_arg(name: str, x) -> Slice | None:
+    n, _, chunks, tasks, each = _runs(x)
+    if chunks > 1 or tasks > each:
+        return None
+    return Slice(_PLACES[name, x.dtype], (0, tasks, n, chunks, each), x.shape[:-1], int64)
+
+
 def _arg(name: str, x, dim: int, out=None):
     if (x.dtype != float32 and x.dtype != float64) or not x.size or not x.flags.c_contiguous or not x.flags.aligned:
         return NotImplemented
     kernel = _PLACES[name, x.dtype]
     if dim not in (-1, x.ndim - 1) or not kernel.ready():
         return NotImplemented
-    n = x.shape[-1]
-    rows, chunks = x.size // n, -(-n // _CHUNK)
-    tasks, each = rows * chunks, max(1, share(x.size) // min(n, _CHUNK))
+    n, rows, chunks, tasks, each = _runs(x)
     if out is None or chunks > 1:
         found = np.empty(x.shape[:-1] if chunks == 1 else (rows, chunks), int64)
     else:
@@ -457,11 +481,13 @@ def _arg(name: str, x, dim: int, out=None):
 
 
 @register("argmax", "cpu", needs_numba=False)
+@short(lambda x, dim: _single_arg("amax", x))
 def argmax(xp, input, *, dim, out=None):
     return _arg("amax", input, dim, out)
 
 
 @register("argmin", "cpu", needs_numba=False)
+@short(lambda x, dim: _single_arg("amin", x))
 def argmin(xp, input, *, dim, out=None):
     return _arg("amin", input, dim, out)
 

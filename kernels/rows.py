@@ -16,6 +16,7 @@ from deepcore.kernels import memory, register, scalar
 from deepcore.kernels.compiler import Kernel, address
 from deepcore.kernels.pool import complete
 from deepcore.kernels.reductions import FLOATS, LANES, extreme, plain, share, summing
+from deepcore.kernels.short import Slice, short
 
 # What a row costs beside its elements, in elements: short rows make slices of fewer elements.
 _ROW_COST = 32
@@ -421,12 +422,20 @@ def _map_rows(kernels: tuple[dict, dict], dim: int, arrays: tuple, out=None):
     return result
 
 
+def _single(kernels: tuple[dict, dict], x, dim: int) -> Slice | None:
+    """A function of rows as one slice, if it is one."""
+    tiled, slices, words = _plan(x.shape, dim % x.ndim)
+    return Slice(kernels[tiled][x.dtype], words, x.shape, x.dtype) if slices == 1 else None
+
+
 @register("softmax", "cpu", needs_numba=False)
+@short(lambda x, dim: _single(_SOFTMAX, x, dim))
 def softmax(xp, input, *, dim, out=None):
     return _map_rows(_SOFTMAX, dim, (input,), out)
 
 
 @register("log_softmax", "cpu", needs_numba=False)
+@short(lambda x, dim: _single(_LOG_SOFTMAX, x, dim))
 def log_softmax(xp, input, *, dim, out=None):
     return _map_rows(_LOG_SOFTMAX, dim, (input,), out)
 
