@@ -23,7 +23,9 @@ import deepcore  # noqa: E402
 
 def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="under a minute: fewer contests, fewer rounds")
-    parser.addoption("--save", action="store_true", help="write results/*.json, docs/performance.md and its plots")
+    parser.addoption(
+        "--save", action="store_true", help="write results/<machine>/*.json, the pages in docs/ and their plots"
+    )
     parser.addoption("--threads", type=int, default=2, help="threads of every side (default 2)")
 
 
@@ -66,12 +68,14 @@ class Results:
         for one in suites.contests():
             wanted.setdefault(one.suite, set()).add(one.name)
         facts, left_out = machine.describe(), []
+        folder = HERE / "results" / machine.family()
+        folder.mkdir(parents=True, exist_ok=True)
         for suite, entries in self.measured().items():
             if self.quick or set(self.suites[suite]) != wanted[suite]:
                 left_out.append(suite)
                 continue
             whole = {"benchmark": suite, "machine": facts, "contests": entries}
-            (HERE / "results" / f"{suite}.json").write_text(written(whole), encoding="utf-8", newline="\n")
+            (folder / f"{suite}.json").write_text(written(whole), encoding="utf-8", newline="\n")
         return left_out
 
 

@@ -9,6 +9,7 @@ import platform
 import sys
 
 import deepcore as dc
+from deepcore.kernels import gemm_tables
 
 
 def set_threads(count: int) -> None:
@@ -66,6 +67,11 @@ def describe() -> dict[str, str]:
         **versions,
         "date": datetime.date.today().isoformat(),
     }
+
+
+def family() -> str:
+    """By what figures are kept apart: a machine's vectors."""
+    return gemm_tables.family() or "others"
 
 
 def _vectors(features: str) -> str:

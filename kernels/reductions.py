@@ -379,19 +379,19 @@ def _single(name: str, x, dims, keepdim: bool) -> Slice | None:
 
 
 @register("sum", "cpu", needs_numba=False)
-@short(lambda x, dims, keepdim: _single("sum", x, dims, keepdim))
+@short(lambda x, dims, keepdim: _single("sum", x, dims, keepdim), _MIN_ELEMENTS)
 def sum(xp, input, *, dims, keepdim, out=None):
     return reduce("sum", input, dims, keepdim, out)
 
 
 @register("amax", "cpu", needs_numba=False)
-@short(lambda x, dims, keepdim: _single("amax", x, dims, keepdim))
+@short(lambda x, dims, keepdim: _single("amax", x, dims, keepdim), _MIN_ELEMENTS)
 def amax(xp, input, *, dims, keepdim, out=None):
     return reduce("amax", input, dims, keepdim, out)
 
 
 @register("amin", "cpu", needs_numba=False)
-@short(lambda x, dims, keepdim: _single("amin", x, dims, keepdim))
+@short(lambda x, dims, keepdim: _single("amin", x, dims, keepdim), _MIN_ELEMENTS)
 def amin(xp, input, *, dims, keepdim, out=None):
     return reduce("amin", input, dims, keepdim, out)
 

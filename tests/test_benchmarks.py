@@ -230,10 +230,14 @@ def test_compare_names_what_became_slower_against_every_peer(load, tmp_path, cap
 
 def test_the_page_is_made_of_the_committed_figures(load):
     report = load("report")
-    page = report.page(report.read(BENCHMARKS / "results"))
-    assert page == (ROOT / "docs" / "performance.md").read_text(encoding="utf-8"), "run: python benchmarks/report.py"
-    for name in re.findall(r"\]\((\w+\.svg)\)", page):
-        assert (ROOT / "docs" / name).is_file(), name
+    machines = {f.name: report.read(f) for f in sorted((BENCHMARKS / "results").iterdir()) if f.is_dir()}
+    pages = {"performance.md": report.index(machines)}
+    pages.update((f"performance-{name}.md", report.page(results, name)) for name, results in machines.items())
+    assert len(pages) > 1
+    for name, page in pages.items():
+        assert page == (ROOT / "docs" / name).read_text(encoding="utf-8"), "run: python benchmarks/report.py"
+        for link in re.findall(r"\]\(([\w.-]+)\)", page):
+            assert (ROOT / "docs" / link).is_file(), link
 
 
 def test_the_page_names_defeats_and_missed_goals(load):
@@ -259,10 +263,10 @@ def test_the_page_names_defeats_and_missed_goals(load):
 @pytest.mark.slow
 def test_the_command_runs_and_saves_only_whole_suites(tmp_path):
     pytest.importorskip("pytest_benchmark")
-    before = {p: p.read_bytes() for p in (BENCHMARKS / "results").glob("*.json")}
+    before = {p: p.read_bytes() for p in (BENCHMARKS / "results").rglob("*.json")}
     command = [sys.executable, "-m", "pytest", "benchmarks", "--quick", "--save", "-k", "eager and mul"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not saved, because something is missing: eager" in done.stdout or "not saved\n" in done.stdout
     assert "mul, recorded" in done.stdout
-    assert before == {p: p.read_bytes() for p in (BENCHMARKS / "results").glob("*.json")}
+    assert before == {p: p.read_bytes() for p in (BENCHMARKS / "results").rglob("*.json")}

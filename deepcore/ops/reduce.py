@@ -12,7 +12,16 @@ from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeErr
 from deepcore.ops.elementwise import exp, isinf, log, maximum, minimum, mul, sqrt, where
 from deepcore.ops.index import gather
 from deepcore.ops.registry import Tensor, axis_names, cast, composite, fused, primitive, sample
-from deepcore.ops.shape import _broadcast_to, _flip, _reshape, narrow, normalize_dim, normalize_dims, unsqueeze
+from deepcore.ops.shape import (
+    ALL_DIMS,
+    _broadcast_to,
+    _flip,
+    _reshape,
+    narrow,
+    normalize_dim,
+    normalize_dims,
+    unsqueeze,
+)
 
 ValuesAndIndices = namedtuple("ValuesAndIndices", "values indices")
 
@@ -55,10 +64,13 @@ def _all_if_empty(dim):
 @axis_names
 def sum(input, dim=None, keepdim: bool = False, *, dtype=None):
     """Σ input over `dim` (None: all); integers and bools add up in int64"""
-    if dtype is None and not dt.is_floating(input.dtype):
-        dtype = dt.int64
-    input = _as_dtype(input, dtype)
-    return apply(_sum, (input,), {"dims": normalize_dims(_all_if_empty(dim), input.ndim), "keepdim": keepdim})
+    array = input._data
+    if dtype is not None or array.dtype.kind != "f":
+        if dtype is None and not dt.is_floating(array.dtype):
+            dtype = dt.int64
+        input = _as_dtype(input, dtype)
+    dims = ALL_DIMS[array.ndim] if dim is None else normalize_dims(_all_if_empty(dim), array.ndim)
+    return apply(_sum, (input,), {"dims": dims, "keepdim": keepdim})
 
 
 def _count(shape, dims) -> int:
@@ -389,6 +401,9 @@ def _log_softmax(xp, input, *, dim):
 
 
 def _along(op, input, dim, dtype):
+    array = input._data
+    if dtype is None and array.dtype.kind == "f" and array.itemsize > 2 and array.ndim and array.size:
+        return apply(op, (input,), {"dim": normalize_dim(dim, array.ndim)})
     input = _as_dtype(input, dtype)
     if not dt.is_floating(input.dtype):
         input = cast(input, dt.default_float)

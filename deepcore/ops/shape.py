@@ -26,10 +26,14 @@ def normalize_dim(dim: int, rank: int, name: str = "dim") -> int:
     return number % max(rank, 1)
 
 
+#: Every dimension, by the number of them.
+ALL_DIMS = tuple(tuple(range(rank)) for rank in range(65))
+
+
 def normalize_dims(dim, rank: int) -> tuple[int, ...]:
     """None, one dimension or several, as a sorted tuple of distinct ones."""
     if dim is None:
-        return tuple(range(rank))
+        return ALL_DIMS[rank]
     if not isinstance(dim, (tuple, list)):
         return (normalize_dim(dim, rank),) if rank else ()
     dims = sorted(normalize_dim(d, rank) for d in dim)
