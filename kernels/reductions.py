@@ -30,9 +30,9 @@ _CHUNK, _SCANNED = 1 << 16, 1 << 12
 _AHEAD = 8192
 # Fewer elements NumPy adds up sooner than a kernel is loaded.
 _MIN_ELEMENTS = 1024
-# Of a reduction over rows: bytes of the columns, or of several rows, taken at a time; rows (numbers, if those are short)
-# of one chunk; and groups that are added one after the other.
-_WIDTH, _ROWS, _GROUPS = 4096, 1024, 8
+# Of a reduction over rows: bytes of the columns, or of several rows, taken at a time; rows of one chunk at most and at
+# least (numbers, if those are short); and groups that are added one after the other.
+_WIDTH, _ROWS, _FEW_ROWS, _GROUPS = 4096, 1024, 64, 8
 FLOATS = (float32, float64)
 
 
@@ -299,7 +299,10 @@ def _regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
         if inner < wide:
             group = min(1 << (wide // inner).bit_length() - 1, 1 << max(n, 1).bit_length() - 1)
             wide = inner
-        chunk = _ROWS if inner * _ROWS >= SLICE else -(-SLICE // inner // group) * group
+        if inner * _ROWS >= SLICE:
+            chunk = min(_ROWS, max(_FEW_ROWS, 2 * SLICE // wide // group * group))
+        else:
+            chunk = -(-SLICE // inner // group) * group
         chunks = -(-n // chunk) or 1
         tasks = outer * chunks * -(-inner // wide)
         each = max(1, share(size) // max(1, min(n, chunk) * wide))
