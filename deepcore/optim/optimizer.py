@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import starmap
+from operator import call
 from typing import Any
 
 from deepcore.autograd import enable_grad
@@ -14,7 +17,7 @@ from deepcore.kernels.update import MISFIT, Clip, Update, run_update
 from deepcore.nn.module import clear_gradient
 from deepcore.nn.registry import Registry
 from deepcore.nn.utils import clip_bound, clip_grad_norm_, clip_grad_value_
-from deepcore.optim.plan import Plan
+from deepcore.optim.plan import Plan, way_back
 from deepcore.tensor import Tensor, from_raw
 
 OPTIMIZERS = Registry("optimizer")
@@ -168,19 +171,28 @@ class Optimizer:
         if named is None:
             named = [(f"number {i} (shape {p.shape})", p) for i, p in enumerate(live)]
         plan = self._planned(live, counts)
-        fused = getattr(self.step, "__func__", None) is Optimizer.step and plan.whole_norm
+        own = getattr(self.step, "__func__", None) is not Optimizer.step
         status = MISFIT
-        if fused:
+        if plan.whole_norm and not own:
             self._plan = None
             clip = Clip(max_norm, clip_value, error_if_nonfinite, keep)
             status = plan.run(self, _raw(live), clip)
         if status == 0:
             self._plan = plan
             return None if max_norm is None else from_raw(plan.norm(), live[0].backend)
-        if clip_value is not None:
-            clip_grad_value_(named, clip_value)
-        norm = None if max_norm is None else clip_grad_norm_(named, max_norm, 2.0, error_if_nonfinite)
-        self.step()
+        log = way_back([p.grad._data for _, p in named if p.grad is not None])
+        undo = starmap(call, log)
+        try:
+            if clip_value is not None:
+                clip_grad_value_(named, clip_value)
+            norm = None if max_norm is None else clip_grad_norm_(named, max_norm, 2.0, error_if_nonfinite)
+            if own:
+                self.step()
+            else:
+                self._update(log)
+        except BaseException:
+            deque(undo, 0)  # as in `Plan.run`
+            raise
         return norm
 
     def _live(self) -> tuple[list[Tensor], list[int]]:
@@ -196,19 +208,19 @@ class Optimizer:
             return plan
         return Plan(self, live, counts, kernels=type(self).apply is Optimizer.apply)
 
-    def _update(self) -> None:
+    def _update(self, *logs: list) -> None:
         live, counts = self._live()
         plan = self._planned(live, counts)
         self._plan = None  # an exception leaves none
         if plan.others:
             _check(live)
-        if plan.run(self, _raw(live)):
+        if plan.run(self, _raw(live), None, *logs):
             _check(live)
             # Not contiguous, of another dtype, or in a parameter's own memory: the kernels take copies.
             copies = [p.backend.array(g, p.dtype, order="C") for p, g in zip(live, _raw(live))]
-            if plan.run(self, copies):
+            if plan.run(self, copies, None, *logs):
                 plan = Plan(self, live, counts, kernels=False)
-                plan.run(self, copies)
+                plan.run(self, copies, None, *logs)
         self._plan = plan
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import chain, repeat
-from operator import attrgetter, is_, setitem
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain, repeat, starmap
+from operator import attrgetter, call, is_, setitem
+from typing import TYPE_CHECKING, Any
 
 from deepcore.autograd import mode
 from deepcore.config import settings
@@ -119,24 +121,29 @@ class Plan:
                     return False
         return True
 
-    def run(self, optimizer: Optimizer, gradients: list, clip: Clip | None = None) -> int:
-        """All of the step, or nothing: 0, or why the program stopped. `clip` only where there are no `others`."""
-        calls, counts = [], []
+    def run(self, optimizer: Optimizer, gradients: list, clip: Clip | None = None, *logs: list) -> int:
+        """All of the step, or nothing: 0, or why the program stopped. `clip` only where there are no `others`.
+
+        `logs` are ways back from what was done for this step before; they are emptied when it is done.
+        """
+        programs, counts = [], []
         if self.program is not None:
             if self.counted:
                 counts = [state["step"] + 1 for state in self.inside]
             self._set_scalars(optimizer, counts)
             whole, members = self.whole, self.members
-            call = self.program.prepared(
+            program = self.program.prepared(
                 [gradients] if whole else [[gradients[i] for i in part] for part in members], clip
             )
-            if call is None:
+            if program is None:
                 return MISFIT
-            calls.append(call)
-        log: list[_Before] = []
+            programs.append(program)
+        log: list[tuple] = []
+        undo = starmap(call, log)
         try:
+            last: Iterable[Callable] = ()
             if self.others:
-                mode.context.copy().run(self._run_others, optimizer, gradients, log)
+                last = mode.context.copy().run(self._run_others, optimizer, gradients, log)
             storages = [p._storage or p.storage() for p in self.live]
             if clip is not None and clip.keep:
                 storages += [p.grad.storage() for p in self.live]  # type: ignore[union-attr]
@@ -144,19 +151,22 @@ class Plan:
             # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
             stopped = any(
                 chain(
-                    *(map(function, (words,), (part,)) for function, words, part in calls),
+                    *(map(function, (words,), (part,)) for function, words, part in programs),
+                    map(call, last),
                     map(setitem, *zip(*self.added)) if self.added else (),
                     map(setitem, self.inside, _STEP, counts),
                     map(setattr, storages, _VERSION, versions),
                     map(setattr, (optimizer,), ("_steps",), (optimizer._steps + 1,)),
-                    map(list.clear, (log,)),
+                    map(list.clear, (log, *logs)),
                 )
             )
+            if stopped:
+                deque(undo, 0)
         except BaseException:
-            _restore(log)
+            # The first call in here, and into C: a handler of a second signal gets its turn after it.
+            deque(undo, 0)
             raise
         if stopped:
-            _restore(log)
             return int(self.program.slots[STOPPED])  # type: ignore[union-attr]
         self.added, self.first = [], set()
         return 0
@@ -185,21 +195,18 @@ class Plan:
                         known[step] = values(optimizer.scalars(group, step))
                     table[i] = known[step]
 
-    def _run_others(self, optimizer: Optimizer, gradients: list, log: list[_Before]) -> None:
-        calls, left = (
-            self._together(optimizer, gradients, log) if self.formulas and settings.kernels else ([], self.others)
-        )
+    def _run_others(self, optimizer: Optimizer, gradients: list, log: list[tuple]) -> list[Callable[[], None]]:
+        """Update them, with the way back in `log`; returns what is left to call, from which there is none."""
+        last, left = self._together(optimizer, gradients) if self.formulas and settings.kernels else ([], self.others)
         for i in left:
             p, state = self.live[i], self.states[i]
             arrays = [self.weights[i], *(v for v in state.values() if isinstance(v, p.backend.array_type))]
-            arrays = [array for array in arrays if getattr(array.flags, "writeable", True)]
-            log.append(_Before(state, dict(state), arrays, [array.copy() for array in arrays]))
+            log[:0] = [*way_back(arrays), (dict.clear, state), (dict.update, state, dict(state))]
             optimizer.apply(p, gradients[i], state, self.groups[i])
-        for call in calls:  # last, as there is no way back from them
-            call()
+        return last
 
-    def _together(self, optimizer: Optimizer, gradients: list, log: list[_Before]) -> tuple[list, list[int]]:
-        """(calls that update those whose backend does many at once, which needs no copies; the entries that are left)."""
+    def _together(self, optimizer: Optimizer, gradients: list) -> tuple[list, list[int]]:
+        """(calls that update those whose backend does many at once, and their states; the entries that are left)."""
         chosen: dict[tuple, list[int]] = {}
         for i in self.others:
             backend = self.live[i].backend
@@ -208,35 +215,19 @@ class Plan:
             chosen.setdefault((backend, optimizer.update(self.groups[i]), self.weights[i].dtype), []).append(i)
         calls, done = [], set()
         for (backend, update, _), members in chosen.items():
-            begun, entries = len(log), []
+            entries, states = [], []
             for i in members:
-                log.append(_Before(self.states[i], dict(self.states[i]), [], []))
-                _, scalars, states = optimizer.prepare(self.live[i], self.states[i], self.groups[i])
-                entries.append((self.weights[i], gradients[i], states, update.values(scalars)))
-            call = updates_together(backend, update, entries)
-            if call is None:
-                _restore(log[begun:])
-                del log[begun:]
-            else:
-                calls.append(call)
+                state = dict(self.states[i])
+                _, scalars, arrays = optimizer.prepare(self.live[i], state, self.groups[i])
+                entries.append((self.weights[i], gradients[i], arrays, update.values(scalars)))
+                states.append(partial(self.states[i].update, state))
+            launch = updates_together(backend, update, entries)
+            if launch is not None:
+                calls += [launch, *states]
                 done.update(members)
         return calls, [i for i in self.others if i not in done]
 
 
-class _Before(NamedTuple):
-    """What a parameter and its state were."""
-
-    state: dict[str, Any]
-    entries: dict[str, Any]
-    arrays: list
-    copies: list
-
-
-def _restore(log: list[_Before]) -> None:
-    for before in reversed(log):
-        everything = chain(
-            map(setitem, before.arrays, repeat(...), before.copies),
-            map(dict.clear, (before.state,)),
-            map(dict.update, (before.state,), (before.entries,)),
-        )
-        deque(everything, maxlen=0)
+def way_back(arrays: list) -> list[tuple]:
+    """What to call to have the arrays as they are now."""
+    return [(setitem, array, ..., array.copy()) for array in arrays if getattr(array.flags, "writeable", True)]
