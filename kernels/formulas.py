@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepcore.kernels.scalar import exp_below, expm1, fma, log, log1p, sigmoid, tanh
+from deepcore.kernels.scalar import exp_below, expm1, fma, log, log1p, log1p_sum, sigmoid, sigmoid_parts, tanh
 
 __all__ = ["sigmoid", "tanh"]
 
@@ -187,7 +187,9 @@ def gelu_tanh_grad(g, x):
 
 def silu(x):
     """x·σ(x)."""
-    return x * sigmoid(x)
+    high, low, inverse = sigmoid_parts(x)
+    y = 1e30 if x > 1e30 else x  # low is 0 there
+    return fma(x, high, y * (low * inverse))
 
 
 def silu_grad(g, x):
@@ -198,7 +200,8 @@ def silu_grad(g, x):
 def softplus(x, beta, threshold):
     """ln(1 + e^(beta·x))/beta; x itself where beta·x > threshold."""
     s = x * beta
-    return x if s > threshold else ((0.0 if s <= 0.0 else s) + log1p(exp_below(-abs(s)))) / beta
+    most = threshold if threshold < 100.0 else 100.0
+    return x if s > most else log1p_sum(0.0 if s <= 0.0 else s, exp_below(-abs(s))) / beta
 
 
 def softplus_grad(g, x, beta, threshold):
@@ -208,7 +211,7 @@ def softplus_grad(g, x, beta, threshold):
 
 def logsigmoid(x):
     """ln σ(x)."""
-    return (x if x < 0.0 else 0.0) - log1p(exp_below(-abs(x)))
+    return x if x < -100.0 else 0.0 - log1p_sum(0.0 if x >= 0.0 else -x, exp_below(-abs(x)))
 
 
 def logsigmoid_grad(g, x):
@@ -260,7 +263,7 @@ def huber_grad(g, x, target, delta):
 
 def bce_with_logits(x, target):
     """-[y·ln σ(x) + (1 - y)·ln(1 - σ(x))] of target y."""
-    return (0.0 if x <= 0.0 else x) - x * target + log1p(exp_below(-abs(x)))
+    return ((0.0 if x <= 0.0 else x) - x * target) + log1p_sum(0.0, exp_below(-abs(x)))
 
 
 def bce_with_logits_grad(g, x, target):

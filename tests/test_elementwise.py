@@ -58,20 +58,33 @@ def _sigmoid(x):
 
 
 def _erf(x):
-    special = pytest.importorskip("scipy.special")
-    return special.erf(x.astype(np.float64)).astype(x.dtype)
+    """erf x = 2x/√π · exp(-x²) · Σ (2x²)ⁿ/(2n + 1)!!, which has no term of another sign; float64 from the C library."""
+    if x.dtype == F64:
+        return np.frompyfunc(math.erf, 1, 1)(x).astype(F64)
+    result = x * (2 / np.sqrt(np.longdouble("3.14159265358979323846264338327950288")))
+    far = np.flatnonzero(np.abs(x) > 1e-11)
+    for part in np.array_split(far, len(far) // 10_000 + 1):
+        a = np.minimum(np.abs(x[part]), 6.5)
+        square, total, n = a * a, np.ones_like(a), 0
+        term = total.copy()
+        while (term > 1e-20 * total).any():
+            n += 1
+            term *= 2 * square / (2 * n + 1)
+            total += term
+        result[part] = np.copysign(np.minimum(result[part] / x[part] * a * np.exp(-square) * total, 1), x[part])
+    return result
 
 
 # Where each is interesting, in float32 and float64, and the most it may be off: in float32, in float64, and where the
-# result is subnormal (rounded a second time).
+# result is subnormal.
 FUNCTIONS = {
-    "exp": (np.exp, (-104, 89), (-746, 710), 0.53, 0.53, 0.8),
-    "expm1": (np.expm1, (-20, 89), (-40, 710), 0.75, 0.75, 0.75),
-    "log": (np.log, (0, 4), (0, 4), 0.7, 0.7, 0.7),
-    "log1p": (np.log1p, (-1, 4), (-1, 4), 0.85, 0.8, 0.85),
-    "tanh": (np.tanh, (-10, 10), (-20, 20), 0.6, 0.7, 0.7),
-    "sigmoid": (_sigmoid, (-104, 20), (-746, 40), 1.7, 1.7, 1.7),
-    "erf": (_erf, (-4, 4), (-6, 6), 0.8, 2.0, 0.9),  # SciPy's double is off itself
+    "exp": (np.exp, (-104, 89), (-746, 710), 0.56, 0.52, 0.53),
+    "expm1": (np.expm1, (-20, 89), (-40, 710), 0.58, 0.53, 0.58),
+    "log": (np.log, (0, 4), (0, 4), 0.65, 0.55, 0.65),
+    "log1p": (np.log1p, (-1, 4), (-1, 4), 0.67, 0.55, 0.67),
+    "tanh": (np.tanh, (-10, 10), (-20, 20), 0.58, 0.67, 0.67),
+    "sigmoid": (_sigmoid, (-104, 20), (-746, 40), 1.5, 1.5, 1.5),
+    "erf": (_erf, (-4, 4), (-6, 6), 0.77, 0.83, 0.77),  # 0.77 but for the smallest numbers
 }
 
 
@@ -117,7 +130,7 @@ def test_accuracy_over_the_floats(name, dtype):
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 def test_accuracy_over_many_floats(name, dtype):
-    check_accuracy(name, dtype, 3_000_000)
+    check_accuracy(name, dtype, 500_000 if (name, dtype) == ("erf", F64) else 3_000_000)
 
 
 def test_double_erf_against_many_digits():
@@ -127,7 +140,7 @@ def test_double_erf_against_many_digits():
     want = [mp.erf(mp.mpf(float(v))) for v in x]
     got = run("erf", x)
     for value, exact in zip(got, want):
-        assert abs(mp.mpf(float(value)) - exact) <= 1.2 * mp.mpf(float(np.spacing(abs(float(exact)))))
+        assert abs(mp.mpf(float(value)) - exact) <= 0.77 * mp.mpf(float(np.spacing(abs(float(exact)))))
 
 
 # fmt: off
