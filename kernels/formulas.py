@@ -136,20 +136,17 @@ def normal(x):
 
 
 def normal_float32(x):
-    s = x * x
-    # fmt: off
-    near = fma(x, fma(s, fma(s, fma(s, fma(s, 0.00010450688, -0.0011827365), 0.009972762), -0.06649033), 0.3989423),
-        0.5)
     a = abs(x)
-    b = 15.0 if a > 15.0 else a
-    r = 1.0 / (b + 4.0)
-    t = (b - 4.0) * r
-    p = fma(t, fma(t, fma(t, fma(t, fma(t, fma(t, fma(t, fma(t, fma(t, -0.00013197077, 0.00017935285), 0.001569918),
-        -0.003512556), -0.0075252685), 0.06040383), -0.18652344), 0.3871369), -0.60789657), 0.75528514)
+    b = 14.5 if a > 14.5 else a
+    r = 1.0 / (b + 3.0)
+    t = (b - 3.0) * r
+    # fmt: off
+    p = fma(t, fma(t, fma(t, fma(t, fma(t, fma(t, fma(t, fma(t, -0.00026358938, -0.000898618), 0.001074956),
+        0.0069206306), -0.010480076), -0.047255415), 0.23001939), -0.5093323), 0.72908366)
     # fmt: on
     e = normal_density(b)
     tail = e * (r * p)
-    return near if a < 0.7 else (tail if x < 0.0 else 1.0 - tail), e
+    return tail if x < 0.0 else 1.0 - tail, e
 
 
 def normal_density(a):

@@ -26,62 +26,64 @@ _KEPT_SHARE = 0.5
 _KEPT_LEAST = 1 << 28
 
 
-class _Memory(np.ndarray):
-    """Bytes that outlive the arrays made in them."""
-
-
 class _Block(np.ndarray):
-    """A loan of some `_Memory`: the base of the arrays made in it, so that it ends with the last of them.
-
-    NumPy skips bases of its own plain class, which neither is.
-    """
+    """Bytes for arrays. NumPy skips bases of its own plain class, which this is not."""
 
 
 class _Free:
-    """Blocks without arrays, by size; the newest is used first, being in the cache the likeliest."""
+    """Blocks without arrays, by size; the newest is used first, being in the cache the likeliest.
+
+    A loan is a view of a block, the base of the arrays made in it, which so ends with the last of them.
+    """
 
     def __init__(self):
         self.lock = threading.RLock()
-        self.blocks: list[_Memory] = []
+        self.blocks: list[_Block] = []
         #: The loans by the identity of a weak reference, which `ended` gets when the last array goes: no Python runs
         #: then, into which Ctrl-C could fall and be lost.
-        self.loans: dict[int, tuple[weakref.ref, _Memory]] = {}
+        self.loans: dict[int, tuple[weakref.ref, _Block]] = {}
         self.ended: list[weakref.ref] = []
         self.kept = self.lent = self.most = 0
 
-    def take(self, size: int) -> tuple[_Memory, _Block]:
+    def take(self, size: int) -> _Block:
         size = -(-size // _PAGE) * _PAGE
         with self.lock:
-            self.collect()
-            found = None
-            for i in range(len(self.blocks) - 1, -1, -1):
-                have = self.blocks[i].size
-                if have == size:
-                    found = i
-                    break
-                if found is None and size < have <= size + size // 7:
-                    found = i
-            if found is None:
-                memory = _Memory(size, np.uint8)
+            if self.ended:
+                self.collect()
+            block = self._found(size)
+            if block is None:
+                space = np.empty(size + _ALIGN, np.uint8)
+                block = space[-address(space) % _ALIGN :][:size].view(_Block)
             else:
-                memory = self.blocks.pop(found)
-                self.kept -= memory.size
-            self.lent += memory.size
-            self.most = max(self.most, self.lent)
-            block = memory.view(_Block)
-            loan = weakref.ref(block, self.ended.append)
-            self.loans[id(loan)] = loan, memory
-            return memory, block
+                self.kept -= len(block)
+            self.lent += len(block)
+            if self.lent > self.most:
+                self.most = self.lent
+            lent = block.view()
+            loan = weakref.ref(lent, self.ended.append)
+            self.loans[id(loan)] = loan, block
+            return lent
+
+    def _found(self, size: int) -> _Block | None:
+        """The newest kept block of this size, or else of little more."""
+        blocks, found = self.blocks, None
+        for i in range(len(blocks) - 1, -1, -1):
+            have = len(blocks[i])
+            if have == size:
+                return blocks.pop(i)
+            if found is None and size < have <= size + size // 7:
+                found = i
+        return None if found is None else blocks.pop(found)
 
     def collect(self) -> None:
         """Take back what loans that have ended were of, and keep no more than is likely to be of use."""
         while self.ended:
-            _, memory = self.loans.pop(id(self.ended.pop()))
-            self.lent -= memory.size
-            self.kept += memory.size
-            self.blocks.append(memory)
+            _, block = self.loans.pop(id(self.ended.pop()))
+            self.lent -= len(block)
+            self.kept += len(block)
+            self.blocks.append(block)
         while self.kept > max(_KEPT_LEAST, _KEPT_SHARE * self.most):
-            self.kept -= self.blocks.pop(0).size
+            self.kept -= len(self.blocks.pop(0))
 
     def clear(self) -> None:
         with self.lock:
@@ -104,11 +106,10 @@ if hasattr(os, "register_at_fork"):
 def empty(shape, dtype) -> np.ndarray:
     """An array as `np.empty(shape, dtype)` makes it, C-contiguous, in memory that may have been used before."""
     dtype = np.dtype(dtype)
-    size = (math.prod(shape) if isinstance(shape, tuple) else shape) * dtype.itemsize + _ALIGN
+    size = (math.prod(shape) if isinstance(shape, tuple) else shape) * dtype.itemsize
     if size < _LEAST or dtype.hasobject:
         return np.empty(shape, dtype)
-    memory, block = _free.take(size)
-    return np.ndarray(shape, dtype, block, -address(memory) % _ALIGN)
+    return np.ndarray(shape, dtype, _free.take(size))
 
 
 def empty_like(array) -> np.ndarray:

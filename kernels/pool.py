@@ -1,12 +1,14 @@
 """Threads for compiled kernels, parked in compiled code.
 
-A program is a list of regions, run one after the other; a region is a kernel and its number of slices. Which thread
-runs a slice is left to chance, what a slice is to the shapes, so the bits do not depend on the number of threads. A
-thread that comes late finds nothing left to do, and nobody waits for it. Threads with nothing to do look for some
-150 µs, then sleep in the operating system.
+A program is a list of regions, run one after the other; a region is a kernel and its number of slices. They are dealt
+out in parts that follow one another, a part to a thread, so that what a thread wrote into its processor's cache is what
+it reads in the next region; who has finished takes from the others' parts. What a slice is depends on the shapes alone,
+so the bits do not depend on the number of threads. A thread that comes late finds nothing left to do, and nobody waits
+for it. Threads with nothing to do look for some 150 µs, then sleep in the operating system.
 
-All state is words of memory. A region is opened by one store of (its number, slices left) into one word, and a slice
-is taken by one compare-and-swap of that word, so a thread that slept through regions cannot take a slice of the wrong one.
+All state is words of memory. A part is opened by one store of (its region's number, slices left) into one word, and a
+slice is taken by one compare-and-swap of that word, so a thread that slept through regions cannot take a slice of the
+wrong one.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from deepcore.errors import DeepcoreError
 from deepcore.kernels.compiler import Kernel, pack
 
 # Words of the state, eight to a cache line.
-_OPEN, _DONE, _POSTED, _SLEEPERS, _LOCK, _WAITING, _LIMIT = range(0, 56, 8)
-_KERNEL, _WORDS, _SLICES, _STATUS = range(56, 60)
-_MODE, _WAIT, _WAKE, _NUMBER, _MUTEX, _CONDITION = range(64, 70)
-_MUTEX_SPACE, _CONDITION_SPACE, _SIZE = 80, 96, 128
+_DONE, _POSTED, _SLEEPERS, _LOCK, _WAITING, _LIMIT = range(0, 48, 8)
+_KERNEL, _WORDS, _SLICES, _PARTS, _STATUS = range(48, 53)
+_MODE, _WAIT, _WAKE, _NUMBER, _MUTEX, _CONDITION = range(56, 62)
+_MUTEX_SPACE, _CONDITION_SPACE, _LEFT = 64, 80, 112
+_MOST_PARTS = 64
+_SIZE = _LEFT + 8 * _MOST_PARTS
 
 # How a thread sleeps while a word keeps its value: four systems' calls.
 _FUTEX, _OS_SYNC, _WAIT_ON_ADDRESS, _PTHREAD = 1, 2, 3, 4
@@ -79,35 +83,40 @@ def _build(tools, part: str):
             system(s[_CONDITION], base + 8 * _MUTEX_SPACE, 0, 0, 0, 0, 0, 0)
 
     @tools.inline
-    def take(s, base):
-        """Run slices of the open region until none is left."""
-        ticket = load(s, _OPEN)
-        while ticket & left_mask:
-            if exchanged(s, _OPEN, ticket, ticket - 1):
-                # Until this slice is done the region stays open, so these words are its own.
-                slices = s[_SLICES]
-                status = call(s[_KERNEL], words(s[_WORDS]), slices - (ticket & left_mask))
-                if status:
-                    exchanged(s, _STATUS, 0, status)
-                if add(s, _DONE, 1) == slices - 1 and load(s, _WAITING):
-                    wake(s, base, _DONE, 1)
-            ticket = load(s, _OPEN)
+    def take(s, base, number):
+        """Run slices of the open region until none is left, those of the thread's own part first."""
+        parts = load(s, _PARTS)
+        for i in range(parts):
+            part = (number + i) % parts
+            left = _LEFT + 8 * part
+            ticket = load(s, left)
+            while ticket & left_mask:
+                if exchanged(s, left, ticket, ticket - 1):
+                    # Until this slice is done the region stays open, so these words are its own.
+                    slices = s[_SLICES]
+                    end = slices * (part + 1) // s[_PARTS]
+                    status = call(s[_KERNEL], words(s[_WORDS]), end - (ticket & left_mask))
+                    if status:
+                        exchanged(s, _STATUS, 0, status)
+                    if add(s, _DONE, 1) == slices - 1 and load(s, _WAITING):
+                        wake(s, base, _DONE, 1)
+                ticket = load(s, left)
 
     def serve(a):
         base, number = a[0], a[1]
         s = words(base)
         while load(s, _LIMIT) > number:
+            posted = load(s, _POSTED)
+            take(s, base, number)
             spins = 0
-            while spins < _SPINS and load(s, _OPEN) & left_mask == 0:
+            while spins < _SPINS and load(s, _POSTED) == posted:
                 pause(s)
                 spins += 1
-            if load(s, _OPEN) & left_mask:
-                take(s, base)
+            if spins < _SPINS:
                 continue
             add(s, _SLEEPERS, 1)
-            posted = load(s, _POSTED)
             # Whoever opens a region now sees a sleeper, or is seen here.
-            if load(s, _OPEN) & left_mask == 0 and load(s, _LIMIT) > number:
+            if load(s, _POSTED) == posted and load(s, _LIMIT) > number:
                 wait(s, base, _POSTED, posted)
             add(s, _SLEEPERS, -1)
         return 0
@@ -133,14 +142,19 @@ def _build(tools, part: str):
                         while swap(s, _LOCK, 2) != 0:
                             wait(s, base, _LOCK, 2)
                         break
+                parts = min(slices, load(s, _LIMIT), _MOST_PARTS)
                 s[_KERNEL], s[_WORDS], s[_SLICES] = kernel, where, slices
                 store(s, _STATUS, 0)
                 store(s, _DONE, 0)
-                store(s, _OPEN, (((load(s, _OPEN) >> _LEFT_BITS) + 1) << _LEFT_BITS) + slices)
+                store(s, _PARTS, parts)
+                for part in range(parts):
+                    count = slices * (part + 1) // parts - slices * part // parts
+                    left = _LEFT + 8 * part
+                    store(s, left, (((load(s, left) >> _LEFT_BITS) + 1) << _LEFT_BITS) + count)
                 add(s, _POSTED, 1)
                 if load(s, _SLEEPERS) > 0:
                     wake(s, base, _POSTED, slices - 1)
-                take(s, base)
+                take(s, base, 0)
                 spins = 0
                 done = load(s, _DONE)
                 while done < slices:
@@ -179,8 +193,7 @@ def _build(tools, part: str):
     return {"serve": serve, "run": run, "limit": limit, "rouse": rouse}[part]
 
 
-_PARTS = ("serve", "run", "limit", "rouse")
-_SERVE, _RUN, _SET_LIMIT, _ROUSE = (Kernel(f"pool_{part}", _build, part) for part in _PARTS)
+_SERVE, _RUN, _SET_LIMIT, _ROUSE = (Kernel(f"pool_{part}", _build, part) for part in ("serve", "run", "limit", "rouse"))
 
 
 def launch(kernel: Kernel, slices: int, *words: int) -> int:
