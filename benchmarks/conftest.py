@@ -69,11 +69,11 @@ class Results:
             wanted.setdefault(one.suite, set()).add(one.name)
         facts, left_out = machine.describe(), []
         folder = HERE / "results" / machine.family()
-        folder.mkdir(parents=True, exist_ok=True)
         for suite, entries in self.measured().items():
             if self.quick or set(self.suites[suite]) != wanted[suite]:
                 left_out.append(suite)
                 continue
+            folder.mkdir(parents=True, exist_ok=True)
             whole = {"benchmark": suite, "machine": facts, "contests": entries}
             (folder / f"{suite}.json").write_text(written(whole), encoding="utf-8", newline="\n")
         return left_out

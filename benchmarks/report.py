@@ -359,6 +359,12 @@ def read(folder: Path) -> dict[str, dict]:
     }
 
 
+def machines() -> dict[str, dict[str, dict]]:
+    """The results of each machine that has any."""
+    folders = sorted(path for path in (HERE / "results").iterdir() if path.is_dir())
+    return {folder.name: results for folder in folders if (results := read(folder))}
+
+
 def sections(results: dict[str, dict], machine: str = "") -> dict[str, Section]:
     suffix = f"-{machine}" if machine else ""
     return {suite: SECTIONS[suite](result["contests"], suffix) for suite, result in results.items()}
@@ -401,7 +407,10 @@ def index(machines: dict[str, dict[str, dict]]) -> str:
         for g in (g for section in sections(results).values() for g in section.goals):
             goals.setdefault(g.wanted, {})[name] = f"{g.found}, {verdict(g)}"
     rows = [[wanted, *(found.get(name, "–") for name in machines)] for wanted, found in goals.items()]
-    links = [f"- [{name}](performance-{name}.md): {facts(next(iter(r.values())))}" for name, r in machines.items()]
+    links = []
+    for name, results in machines.items():
+        for what in dict.fromkeys(map(facts, results.values())):
+            links.append(f"- [{name}](performance-{name}.md): {what}")
     return "\n".join([INDEX, *links, "", table(["wanted", *machines], rows)]) + "\n"
 
 
@@ -461,10 +470,9 @@ def plots(results: dict[str, dict], machine: str, folder: Path) -> None:
 
 
 def main() -> None:
-    machines = {folder.name: read(folder) for folder in sorted((HERE / "results").iterdir()) if folder.is_dir()}
     write = lambda name, text: (DOCS / name).write_text(text, encoding="utf-8", newline="\n")
-    write("performance.md", index(machines))
-    for name, results in machines.items():
+    write("performance.md", index(machines()))
+    for name, results in machines().items():
         write(f"performance-{name}.md", page(results, name))
         try:
             plots(results, name, DOCS)

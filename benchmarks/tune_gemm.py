@@ -28,7 +28,6 @@ LAYOUTS = ("NN", "NT", "TN", "TT")
 VALUES = {
     "rows": (64, 96, 128),
     "rows_unpacked": (16, 36, 64, 128),
-    "rows_plain": (12, 32, 64, 128),
     "steps_unpacked": (64, 128, 256, 512),
     "bytes_unpacked": (1 << 15, 1 << 17, 1 << 19, 1 << 21),
     "one_slice": (3 << 15, 3 << 16, 3 << 17, 3 << 18),
@@ -37,6 +36,7 @@ VALUES = {
     "across_slice": (8, 16, 32, 64, 256),
 }
 TILES = {"avx512": [(12, 8), (8, 4), (14, 8), (10, 6)], "avx2": [(6, 4), (4, 2), (5, 3)], "neon": [(12, 8), (8, 4)]}
+FLOAT32 = np.dtype("float32")
 #: How much faster a value must be to replace the present one.
 WORTH = 1.02
 
@@ -60,9 +60,12 @@ def seconds(call, least: float = 0.003) -> float:
             return taken / count
 
 
-def use(table: gemm_tables.Table) -> None:
+def use(table: gemm_tables.Table, *kernels: Kernel) -> None:
+    """Have float32 products planned by a table, and computed by kernels that were compiled for it."""
     gemm_tables.table = lambda: table
     gemm._PLANS.clear()
+    if kernels:
+        gemm._KERNELS[FLOAT32], gemm._ROW_PACKERS[FLOAT32] = kernels
 
 
 def contest(tables: list, shapes, rounds: int, dtype: str = "float32", kernels=None) -> list[float]:
@@ -77,9 +80,7 @@ def contest(tables: list, shapes, rounds: int, dtype: str = "float32", kernels=N
             for r in range(rounds):
                 taken = [0.0] * len(tables)
                 for i in (*range(r % len(tables), len(tables)), *range(r % len(tables))):
-                    if kernels:
-                        gemm._KERNELS[np.dtype(dtype)] = kernels[i]
-                    use(tables[i])
+                    use(tables[i], *(kernels[i] if kernels else ()))
                     taken[i] = seconds(lambda a=a, b=b, out=out: gemm.product(a, b, out))
                 for found, t in zip(ratios, taken):
                     found.append(taken[0] / t)
@@ -92,17 +93,18 @@ def best_tile(table, family: str, rounds: int):
     tables = [table._replace(heights=heights) for heights in TILES[family]]
     kernels = []
     for candidate in tables:
-        use(candidate)
-        name = "tune_gemm_" + "_".join(map(str, candidate.heights))
-        kernels.append(Kernel(name, gemm._slice, "float32"))
-        if not kernels[-1].ready():
+        heights = "_".join(map(str, candidate.heights))
+        product = Kernel(f"tune_gemm_{heights}", gemm._slice, "float32", candidate)
+        rows = Kernel(f"tune_gemm_pack_rows_{heights}", gemm._pack_rows_before, "float32", candidate)
+        if not product.ready() or not rows.ready():
             raise SystemExit(f"the tile {candidate.heights} cannot be compiled")
+        kernels.append((product, rows))
     speeds = contest(tables, SHAPES, rounds, kernels=kernels)
     for candidate, speed in zip(tables, speeds):
         print(f"heights={candidate.heights}: {speed:.3f}", flush=True)
     best = max(range(len(tables)), key=speeds.__getitem__)
     best = best if speeds[best] > WORTH else 0
-    gemm._KERNELS[np.dtype("float32")] = kernels[best]
+    use(tables[best], *kernels[best])
     return tables[best]
 
 

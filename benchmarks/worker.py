@@ -65,7 +65,7 @@ class BestCore:
         return found
 
     def _choose(self) -> Worker:
-        from contest import QUICK, Turns, mean
+        from contest import QUICK, Absent, Turns, mean
         from suites import contests
 
         workers = {}
@@ -95,6 +95,8 @@ class BestCore:
                     totals[blas] *= mean(r[blas] / r[first] for r in rounds)
             self.blas = min(totals, key=totals.__getitem__)
         else:
+            if not workers:
+                raise Absent("NumPy's BLAS runs in none of the core types that are tried")
             self.blas = next(iter(workers))
         for blas, one in workers.items():
             if blas != self.blas:

@@ -107,7 +107,7 @@ def _fits(w, g, states) -> bool:
 def updates(xp, *, update: Update, entries: list[tuple]) -> Callable[[], None] | None:
     """A call that runs the updates of all entries (w, g, states, scalars), or NotImplemented where it would not.
 
-    All that can fail has been done when this returns.
+    All that can fail has been done when this returns, and the call is of compiled code alone.
     """
     dtype = entries[0][0].dtype
     run = kernel(update, dtype)
@@ -121,11 +121,13 @@ def updates(xp, *, update: Update, entries: list[tuple]) -> Callable[[], None] |
         table.append([tiles, w.size, *addresses, *np.asarray(scalars, np.float64).view(np.int64).tolist()])
         tiles += -(-w.size // TILE)
     if not tiles:
-        return lambda: None
+        return int
     # Empty parameters have no tile: the row that the bisection finds is the last of those that start at a tile.
     rows = [row for row in table if row[1]]
     on_device = xp.from_host(np.array(rows, np.int64))
-    return lambda kept=kept: xp.launch(run, blocks_for(xp, tiles, 1), on_device, len(rows), tiles)
+    call = xp.prepared(run, blocks_for(xp, tiles, 1), on_device, len(rows), tiles)
+    call.kept = kept  # the gradients, until it is called
+    return call
 
 
 @register("update", "cuda", needs_numba=False)

@@ -17,6 +17,7 @@ _DENSITY_AT_0 = 0.3989422804014327  # 1/√(2π)
 _ROOT_2_PI = 0.7978845608028654  # √(2/π)
 _CUBE = 0.044715
 _E_TO_MINUS_100 = 3.720075976020836e-44
+_PLAIN_FROM = 100.0  # ln(1 + eˣ) rounds to x from 37 on, and the sum that finds it knows no infinity
 
 
 # -- arithmetic ----------------------------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ def silu_grad(g, x):
 def softplus(x, beta, threshold):
     """ln(1 + e^(beta·x))/beta; x itself where beta·x > threshold."""
     s = x * beta
-    most = threshold if threshold < 100.0 else 100.0
+    most = threshold if threshold < _PLAIN_FROM else _PLAIN_FROM
     return x if s > most else log1p_sum(0.0 if s <= 0.0 else s, exp_below(-abs(s))) / beta
 
 
@@ -208,7 +209,7 @@ def softplus_grad(g, x, beta, threshold):
 
 def logsigmoid(x):
     """ln σ(x)."""
-    return x if x < -100.0 else 0.0 - log1p_sum(0.0 if x >= 0.0 else -x, exp_below(-abs(x)))
+    return x if x < -_PLAIN_FROM else 0.0 - log1p_sum(0.0 if x >= 0.0 else -x, exp_below(-abs(x)))
 
 
 def logsigmoid_grad(g, x):

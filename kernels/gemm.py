@@ -108,10 +108,9 @@ def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
     return pack, pack_rows
 
 
-def _slice(tools, dtype: str):
-    """One block of rows and columns of out. Words: see above."""
-    shape = gemm_tables.table()
-    assert shape is not None
+def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
+    """One block of rows and columns of out, in the tiles of `table`, this processor's if None. Words: see above."""
+    shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     n = shape.bytes // size
     columns = shape.across * n
@@ -207,11 +206,25 @@ def _slice(tools, dtype: str):
                         at = a0 + (i - i0) * a_row
                         if p[_PACK_A]:
                             at, a_row, a_step = block + (i - i0) * steps * size, size, height * size
-                        down = height * (steps * size if p[_PACK_A] else ars)
+                        below = height * (steps * size if p[_PACK_A] else ars)
                         count = 1 if finishing or width < columns else max(1, (left - 2 * low - 1) // tall)
                         if height == tall:
                             big(
-                                at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead, count, down
+                                at,
+                                a_row,
+                                a_step,
+                                b0,
+                                b_step,
+                                steps,
+                                rows,
+                                source,
+                                lds,
+                                to,
+                                ldt,
+                                k0,
+                                ahead,
+                                count,
+                                below,
                             )
                         else:
                             count = 1
@@ -240,10 +253,9 @@ def _slice(tools, dtype: str):
     return kernel
 
 
-def _few_rows(tools, dtype: str):
+def _few_rows(tools, dtype: str, table=None):
     """A block of columns of out, for A of a few rows and B in rows, which are read as they lie. Words: as above."""
-    shape = gemm_tables.table()
-    assert shape is not None
+    shape = table or gemm_tables.own()
     dt = np.dtype(dtype)
     size = dt.itemsize
     s = gemm_tile.Shape(dtype, shape.bytes // size)
@@ -291,10 +303,9 @@ def _few_rows(tools, dtype: str):
     return kernel
 
 
-def _few_dots(tools, dtype: str):
+def _few_dots(tools, dtype: str, table=None):
     """A block of columns of out, for A of a few contiguous rows and B in columns, as dot products. Words: as above."""
-    shape = gemm_tables.table()
-    assert shape is not None
+    shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     dot = gemm_tile.dotter(tools, gemm_tile.Shape(dtype, shape.bytes // size), _DOTS)
     words = tools.words()
@@ -317,10 +328,9 @@ def _few_dots(tools, dtype: str):
     return kernel
 
 
-def _pack_before(tools, dtype: str):
+def _pack_before(tools, dtype: str, table=None):
     """Panels of B, one slice each, of all batches. Words: as for the product."""
-    shape = gemm_tables.table()
-    assert shape is not None
+    shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     columns = shape.across * shape.bytes // size
     pack, _ = _packer(tools, dtype, dtype, shape)
@@ -347,10 +357,9 @@ def _pack_before(tools, dtype: str):
     return kernel
 
 
-def _pack_rows_before(tools, dtype: str):
+def _pack_rows_before(tools, dtype: str, table=None):
     """The rows of A that a slice takes, of all batches, in panels. Words: as for the product."""
-    shape = gemm_tables.table()
-    assert shape is not None
+    shape = table or gemm_tables.own()
     _, pack_rows = _packer(tools, dtype, dtype, shape)
     words = tools.words()
 
@@ -373,9 +382,7 @@ def _pack_rows_before(tools, dtype: str):
 
 def _converted(tools, dtype: str, widen: bool):
     """Elements of a 16-bit float as float32, or rounded back. Words: from, to, their number (a vector's at least)."""
-    shape = gemm_tables.table()
-    assert shape is not None
-    n = shape.bytes // 4
+    n = gemm_tables.own().bytes // 4
     s = gemm_tile.Shape("float32", n)
     move = gemm_tile.mover(tools, s, 1, dtype) if widen else gemm_tile.narrower(tools, s, dtype)
     step, size = (2, 4) if widen else (4, 2)
@@ -471,18 +478,18 @@ class _Plan:
         #: What is packed before: kernels and their slices.
         self.packs: list[tuple[Kernel, int]] = []
         if how == gemm_tables.BEFORE:
-            packs = 1 if b.ndim == 2 else batches
-            self.space = packs * panels * columns * k * size
-            w[_PACKED] = self.space // packs if packs > 1 else 0
+            copies = 1 if b.ndim == 2 else batches
+            self.space = copies * panels * columns * k * size
+            w[_PACKED] = self.space // copies if copies > 1 else 0
             w[_PART] = max(1, (1 << 15) // max(k * columns, 1))
-            self.packs.append((_PACKERS[dtype], packs * -(-panels // int(w[_PART]))))
+            self.packs.append((_PACKERS[dtype], copies * -(-panels // int(w[_PART]))))
         if pack_a == gemm_tables.BEFORE:
-            packs = 1 if a.ndim == 2 else batches
+            copies = 1 if a.ndim == 2 else batches
             w[_A_SPACE] = self.space
             w[_A_SLICE] = (rows + shape.heights[0]) * size
-            self.space += packs * down * k * int(w[_A_SLICE]) + shape.bytes
-            w[_A_PACKED] = down * k * w[_A_SLICE] if packs > 1 else 0
-            self.packs.append((_ROW_PACKERS[dtype], packs * down))
+            self.space += copies * down * k * int(w[_A_SLICE]) + shape.bytes
+            w[_A_PACKED] = down * k * w[_A_SLICE] if copies > 1 else 0
+            self.packs.append((_ROW_PACKERS[dtype], copies * down))
         if batch:
             table = np.zeros((batches, 3), np.int64)
             places = np.indices(batch).reshape(len(batch), -1)

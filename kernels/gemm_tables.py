@@ -15,7 +15,7 @@ PLAIN, BY_SLICE, BEFORE = 0, 1, 2
 
 #: The most steps of k between two sums, on every processor: the bits depend on it. Longer chains are less accurate.
 MAX_STEPS = 192
-#: The most rows of A that a slice packs, whatever the table says: it has room for no more.
+#: The most rows of A that are packed at a time, whatever the table says: there is room for no more.
 MAX_ROWS = 128
 
 
@@ -29,8 +29,6 @@ class Table(NamedTuple):
     #: Rows up to which A is not cut; rows up to which it is not packed then.
     rows: int = MAX_ROWS
     rows_unpacked: int = 36
-    #: Rows up to which B in rows is read where it lies, if A is not cut.
-    rows_plain: int = MAX_ROWS
     #: Steps of k up to which A is not packed in products of more rows, and bytes of B up to which it is not.
     steps_unpacked: int = 128
     bytes_unpacked: int = 1 << 17
@@ -65,10 +63,15 @@ def family() -> str | None:
     return "neon" if triple.startswith(("aarch64", "arm64")) else None
 
 
+def own() -> Table:
+    """This processor's table, where there is one: kernels are compiled for it, whatever `table` is made to give."""
+    return TABLES[family() or ""]
+
+
 @functools.cache
 def table() -> Table | None:
-    name = family()
-    return None if name is None else TABLES[name]
+    """What plans go by, if there is anything."""
+    return None if family() is None else own()
 
 
 def kind(m: int, n: int, k: int) -> str:
@@ -89,19 +92,18 @@ def steps(k: int) -> int:
 def slices(t: Table, m: int, n: int, k: int, size: int, columns: int, in_rows: bool) -> tuple[int, int, int, int]:
     """Rows and columns of a slice, how B and A are read. `columns`: of a tile."""
     if not m * n * k:
-        return 1, 1, PLAIN, 0
+        return 1, 1, PLAIN, PLAIN
     work = m * n * k * size // 4
     if m <= t.rows:
         count = 1 if work < t.one_slice else 2 if work < t.two_slices else max(2, min(32, work // t.slice))
         wide = -(-n // (columns * count)) * columns
-        pack_a = m > t.rows_unpacked and wide >= 8 * columns
-        plain = in_rows and m <= t.rows_plain
-        return m, wide, PLAIN if plain else BY_SLICE, int(pack_a)
-    pack_a = k > t.steps_unpacked
+        pack_a = BY_SLICE if m > t.rows_unpacked and wide >= 8 * columns else PLAIN
+        return m, wide, PLAIN if in_rows else BY_SLICE, pack_a
+    pack_a = BY_SLICE if k > t.steps_unpacked else PLAIN
     wide = min(n, columns * t.across_slice // t.across)
     # As many rows as give the work of a slice; more than a block of them only where nothing is packed.
-    most = t.rows if pack_a else 1 << 20
+    most = min(t.rows, MAX_ROWS) if pack_a else 1 << 20
     rows = min(most, max(48, max(t.slice, work // 32) // (wide * k)))
     rows = -(-m // (8 * -(-m // rows))) * 8
     plain = in_rows and n * k * size <= t.bytes_unpacked
-    return rows, wide, PLAIN if plain else BEFORE, int(pack_a)
+    return rows, wide, PLAIN if plain else BEFORE, pack_a

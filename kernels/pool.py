@@ -6,8 +6,8 @@ it reads in the next region; who has finished takes from the others' parts. What
 so the bits do not depend on the number of threads. A thread that comes late finds nothing left to do, and nobody waits
 for it. Threads with nothing to do look for some 150 µs, then sleep in the operating system.
 
-All state is words of memory. A part is opened by one store of (its region's number, slices left) into one word, and a
-slice is taken by one compare-and-swap of that word, so a thread that slept through regions cannot take a slice of the
+All state is words of memory. A part is opened by one store of (how many regions had it, slices left) into one word, and
+a slice is taken by one compare-and-swap of that word, so a thread that slept through regions cannot take a slice of the
 wrong one.
 """
 
@@ -32,6 +32,7 @@ _DONE, _POSTED, _SLEEPERS, _LOCK, _WAITING, _LIMIT = range(0, 48, 8)
 _KERNEL, _WORDS, _SLICES, _PARTS, _STATUS = range(48, 53)
 _MODE, _WAIT, _WAKE, _NUMBER, _MUTEX, _CONDITION = range(56, 62)
 _MUTEX_SPACE, _CONDITION_SPACE, _LEFT = 64, 80, 112
+# Threads beyond these begin with the part of another.
 _MOST_PARTS = 64
 _SIZE = _LEFT + 8 * _MOST_PARTS
 
@@ -129,7 +130,7 @@ def _build(tools, part: str):
             if where == 0:
                 where = address_of(a) + 8 * (2 + 3 * regions)
             status = 0
-            if slices < 2 or load(s, _LIMIT) < 2:
+            if slices < 2 or slices > left_mask or load(s, _LIMIT) < 2:
                 for i in range(slices):
                     if status == 0:
                         status = call(kernel, words(where), i)

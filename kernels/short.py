@@ -55,13 +55,15 @@ class Short:
             plan = self.plan(x, **params) if compiler.address is compiler.fast_address else None
             if plan is None or np.dtype(plan.dtype).itemsize * int(np.prod(plan.shape)) >= _LEAST_LONG:
                 known[key] = None
-            elif plan.kernel.address:
+            else:
                 tail = compiler.pack(plan.words)
                 known[key] = plan.kernel._call, plan.shape, plan.dtype, tail
 
         def run(xp, x, **params):
             if x.size < least or not settings.kernels:
                 return reference(xp, x, **params)
+            if "out" in params:
+                return kernel_run(xp, x, **params)
             key = (x.shape, x.dtype, *params.values())
             found = known.get(key)
             if found is not None and x.flags.num & _PLAIN == _PLAIN:

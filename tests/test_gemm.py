@@ -103,6 +103,9 @@ def test_the_same_bits_at_any_threads(size, dtype, monkeypatch):
         ((4, 20, 30), (3, 1, 30, 25)),
         ((1, 200, 300), (5, 300, 100)),
         ((5, 200, 300), (1, 300, 100)),
+        ((3, 200, 200), (3, 200, 600)),
+        ((200, 200), (3, 200, 600)),
+        ((3, 200, 200), (200, 600)),
         ((2, 3, 130, 70), (2, 1, 70, 90)),
         ((64, 1, 30), (64, 30, 1)),
     ],
@@ -241,11 +244,12 @@ def test_tiles_of_other_processors_give_the_same_bits(family, monkeypatch):
     pairs = [(RNG.standard_normal((m, k)).astype(f32), RNG.standard_normal((k, n)).astype(f32)) for m, k, n in sizes]
     calls = [(x, y) for a, b in pairs for x in (a, np.asfortranarray(a)) for y in (b, np.asfortranarray(b))]
     expected = [gemm.product(x, y) for x, y in calls]
-    monkeypatch.setattr(gemm_tables, "table", lambda: gemm_tables.TABLES[family])
-    monkeypatch.setattr(gemm, "_KERNELS", {f32: Kernel(f"test_gemm_{family}", gemm._slice, "float32")})
-    monkeypatch.setattr(gemm, "_PACKERS", {f32: Kernel(f"test_pack_{family}", gemm._pack_before, "float32")})
-    rows = Kernel(f"test_pack_rows_{family}", gemm._pack_rows_before, "float32")
-    monkeypatch.setattr(gemm, "_ROW_PACKERS", {f32: rows})
+    table = gemm_tables.TABLES[family]
+    monkeypatch.setattr(gemm_tables, "table", lambda: table)
+    makers = {"_KERNELS": gemm._slice, "_PACKERS": gemm._pack_before, "_ROW_PACKERS": gemm._pack_rows_before}
+    for kernels, build in makers.items():
+        made = Kernel(f"test_gemm{build.__name__}_{family}", build, "float32", table)
+        monkeypatch.setattr(gemm, kernels, {f32: made})
     monkeypatch.setattr(gemm, "_PLANS", {})
     for (x, y), want in zip(calls, expected):
         assert np.array_equal(gemm.product(x, y), want)

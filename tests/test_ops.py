@@ -291,6 +291,47 @@ def everything(name: str, dtype) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
+    "name, every",
+    [
+        *((name, [{"dim": 1}, {"dim": 0, "keepdim": True}, {"dim": 1, "keepdim": True}]) for name in ("sum", "amax")),
+        ("argmax", [{"dim": 1}, {"dim": 1, "keepdim": True}, {"dim": 0}]),
+        *((name, [{"dim": 1}, {"dim": 0}, {"dim": -1}]) for name in ("softmax", "log_softmax")),
+    ],
+)
+def test_what_is_kept_from_a_call_is_right_for_later_ones(name, every, monkeypatch):
+    """The same shape twice, in another layout, at an odd address, with other parameters, without kernels, and afterwards."""
+    from deepcore.kernels import short
+
+    monkeypatch.setattr(short, "_MOST", 4)  # so that it also begins anew
+    rng = np.random.default_rng(0)
+    for kernels, rows in ((True, 40), (True, 41), (False, 40), (True, 40)):
+        monkeypatch.setattr(settings, "kernels", kernels)
+        x = rng.standard_normal((rows, 50)).astype("f")
+        odd = np.frombuffer(bytearray(x.nbytes + 1), np.uint8)[1:].view(np.float32).reshape(x.shape)
+        odd[...] = x
+        for array in (x, x, np.asfortranarray(x), x[::-1], odd, x.astype(np.float64), x):
+            for params in every:
+                got = getattr(dc, name)(dc.from_numpy(array), **params)
+                wanted = EXACT[name](array.astype(np.float64), params["dim"], params.get("keepdim", False))
+                assert got.shape == wanted.shape
+                np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def _log_softmax(x, axis, keepdims):
+    x = x - x.max(axis, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis, keepdims=True))
+
+
+EXACT = {
+    "sum": lambda x, axis, keepdims: x.sum(axis, keepdims=keepdims),
+    "amax": lambda x, axis, keepdims: x.max(axis, keepdims=keepdims),
+    "argmax": lambda x, axis, keepdims: x.argmax(axis, keepdims=keepdims),
+    "softmax": lambda *call: np.exp(_log_softmax(*call)),
+    "log_softmax": _log_softmax,
+}
+
+
+@pytest.mark.parametrize(
     "dtype", [dc.float32, pytest.param(dc.float64, marks=pytest.mark.slow)], ids=["float32", "float64"]
 )
 @pytest.mark.parametrize("name", NAMES)

@@ -25,13 +25,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _count(tools):
-    """x[slice] += 1 + slice, after `spin` turns of a loop. Words: x, spin. Slice 5 has status 55 if x[5] is 1000."""
+    """x[slice] += 1 + slice, after `spin` turns of a loop in slices below `slow`. Words: x, spin, slow. Slice 5 has
+    status 55 if x[5] is 1000."""
     words, pause = tools.words(), tools.pause()
 
     def kernel(a, part):
         x = words(a[0])
-        for _ in range(a[1]):
-            pause(x)
+        if part < a[2]:
+            for _ in range(a[1]):
+                pause(x)
         if part == 5 and x[5] == 1000:
             return 55
         x[part] += 1 + part
@@ -64,12 +66,12 @@ def way(request, monkeypatch):
     pool._close()
 
 
-def counted(slices, times, threads=None, spin=0):
+def counted(slices, times, threads=None, spin=0, slow=1 << 40):
     if threads:
         dc.set_num_threads(threads)
     x = np.zeros(slices, np.int64)
     for _ in range(times):
-        assert pool.launch(COUNT, slices, address(x), spin) == 0
+        assert pool.launch(COUNT, slices, address(x), spin, slow) == 0
     return np.array_equal(x, times * np.arange(1, slices + 1))
 
 
@@ -79,10 +81,20 @@ def test_every_slice_runs_once(way, threads):
     assert counted(16, 20, threads, spin=2000)
 
 
+@pytest.mark.parametrize("slow", [1, 8, 15])
+def test_who_has_finished_takes_from_the_others(way, slow):
+    """The part of the submitting thread takes long, or all parts but the last slice."""
+    assert all(counted(16, 20, threads, spin=5000, slow=slow) for threads in (2, 3))
+
+
+def test_more_threads_than_parts(way):
+    assert counted(1000, 5, pool._MOST_PARTS + 6) and counted(3, 5, pool._MOST_PARTS + 6)
+
+
 def test_a_program(way):
     dc.set_num_threads(3)
     x, y = np.zeros(9, np.int64), np.zeros(9, np.int64)
-    first, second = pack((address(x), 0)), pack((address(y), 10))
+    first, second = pack((address(x), 0, 0)), pack((address(y), 10, 99))
     program = [(COUNT, first, 9), (COUNT, second, 4), (COUNT, first, 1), (COUNT, first, 9)] * 10
     assert pool.run(program) == 0 and pool.run([]) == 0
     want = 20 * np.arange(1, 10)
@@ -96,9 +108,9 @@ def test_a_status_ends_the_program(way, threads):
     dc.set_num_threads(threads)
     x, y = np.zeros(9, np.int64), np.zeros(9, np.int64)
     x[5] = 1000
-    assert pool.run([(COUNT, pack((address(x), 0)), 9), (COUNT, pack((address(y), 0)), 9)]) == 55
+    assert pool.run([(COUNT, pack((address(x), 0, 0)), 9), (COUNT, pack((address(y), 0, 0)), 9)]) == 55
     assert not y.any()
-    assert pool.launch(COUNT, 9, address(y), 0) == 0
+    assert pool.launch(COUNT, 9, address(y), 0, 0) == 0
 
 
 def test_the_number_of_threads_may_change_at_any_time(way):
@@ -194,7 +206,7 @@ def test_without_the_pool_slices_run_in_their_order(monkeypatch):
     monkeypatch.delitem(KERNELS, "test_nothing")
     pool._RUN.state = "failed"
     x = np.zeros(9, np.int64)
-    words = pack((address(x), 0))
+    words = pack((address(x), 0, 0))
     assert pool.run([(COUNT, words, 9), (COUNT, words, 1)]) == 0 and counted(9, 3, 4)
     assert x.tolist() == [2, *range(2, 10)]
     x[5] = 1000

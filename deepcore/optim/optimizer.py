@@ -163,7 +163,7 @@ class Optimizer:
 
         Returns the norm before, or None without `max_norm`. `error_if_nonfinite`: a NaN or infinite norm raises
         `NonFiniteError` naming the parameter (as in `named`, (name, parameter) pairs), and nothing is changed.
-        `keep=False`: the gradients need not be clipped afterwards.
+        `keep=False`: the gradients may be clipped or not afterwards, also if anything is raised.
         """
         max_norm = None if max_norm is None else float(max_norm)
         clip_value = None if clip_value is None else clip_bound(clip_value)
@@ -180,13 +180,15 @@ class Optimizer:
         if status == 0:
             self._plan = plan
             return None if max_norm is None else from_raw(plan.norm(), live[0].backend)
-        log = way_back([p.grad._data for _, p in named if p.grad is not None])
-        undo = starmap(call, log)
+        clips = max_norm is not None or clip_value is not None
+        log = way_back([p.grad._data for _, p in named if p.grad is not None]) if keep and clips else []
+        undo = starmap(call, log)  # it reads the list when it runs
         try:
             if clip_value is not None:
                 clip_grad_value_(named, clip_value)
             norm = None if max_norm is None else clip_grad_norm_(named, max_norm, 2.0, error_if_nonfinite)
             if own:
+                log.clear()
                 self.step()
             else:
                 self._update(log)
@@ -208,19 +210,20 @@ class Optimizer:
             return plan
         return Plan(self, live, counts, kernels=type(self).apply is Optimizer.apply)
 
-    def _update(self, *logs: list) -> None:
+    def _update(self, before: list | None = None) -> None:
+        """One step; `before` is the way back from what was done for it already, as in `Plan.run`."""
         live, counts = self._live()
         plan = self._planned(live, counts)
         self._plan = None  # an exception leaves none
         if plan.others:
             _check(live)
-        if plan.run(self, _raw(live), None, *logs):
+        if plan.run(self, _raw(live), before=before):
             _check(live)
             # Not contiguous, of another dtype, or in a parameter's own memory: the kernels take copies.
             copies = [p.backend.array(g, p.dtype, order="C") for p, g in zip(live, _raw(live))]
-            if plan.run(self, copies, None, *logs):
+            if plan.run(self, copies, before=before):
                 plan = Plan(self, live, counts, kernels=False)
-                plan.run(self, copies, None, *logs)
+                plan.run(self, copies, before=before)
         self._plan = plan
 
     def zero_grad(self, set_to_none: bool = True) -> None:

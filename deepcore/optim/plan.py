@@ -121,10 +121,10 @@ class Plan:
                     return False
         return True
 
-    def run(self, optimizer: Optimizer, gradients: list, clip: Clip | None = None, *logs: list) -> int:
+    def run(self, optimizer: Optimizer, gradients: list, clip: Clip | None = None, before: list | None = None) -> int:
         """All of the step, or nothing: 0, or why the program stopped. `clip` only where there are no `others`.
 
-        `logs` are ways back from what was done for this step before; they are emptied when it is done.
+        `before` is a way back from what was done for this step already; it is emptied when there is none.
         """
         programs, counts = [], []
         if self.program is not None:
@@ -139,7 +139,7 @@ class Plan:
                 return MISFIT
             programs.append(program)
         log: list[tuple] = []
-        undo = starmap(call, log)
+        undo = starmap(call, log)  # it reads the list when it runs
         try:
             last: Iterable[Callable] = ()
             if self.others:
@@ -157,7 +157,7 @@ class Plan:
                     map(setitem, self.inside, _STEP, counts),
                     map(setattr, storages, _VERSION, versions),
                     map(setattr, (optimizer,), ("_steps",), (optimizer._steps + 1,)),
-                    map(list.clear, (log, *logs)),
+                    map(list.clear, (log,) if before is None else (log, before)),
                 )
             )
             if stopped:
