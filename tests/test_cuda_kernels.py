@@ -462,8 +462,8 @@ def trained(where, name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_updates_have_the_bits_of_the_cpu_in_one_launch(xp, monkeypatch, name):
     launched = []
-    launch = type(xp).launch
-    monkeypatch.setattr(type(xp), "launch", lambda self, k, *args: launched.append(k.name) or launch(self, k, *args))
+    prepared = type(xp).prepared
+    monkeypatch.setattr(type(xp), "prepared", lambda self, k, *args: launched.append(k.name) or prepared(self, k, *args))
     optimizer, found = trained(xp, name)
     assert len(launched) == 3 and all(k.startswith("update_") for k in launched)
     expected, wanted = trained("cpu", name)
