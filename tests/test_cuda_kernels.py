@@ -463,7 +463,9 @@ def trained(where, name):
 def test_updates_have_the_bits_of_the_cpu_in_one_launch(xp, monkeypatch, name):
     launched = []
     prepared = type(xp).prepared
-    monkeypatch.setattr(type(xp), "prepared", lambda self, k, *args: launched.append(k.name) or prepared(self, k, *args))
+    monkeypatch.setattr(
+        type(xp), "prepared", lambda self, k, *args: launched.append(k.name) or prepared(self, k, *args)
+    )
     optimizer, found = trained(xp, name)
     assert len(launched) == 3 and all(k.startswith("update_") for k in launched)
     expected, wanted = trained("cpu", name)
