@@ -162,63 +162,59 @@ class Map:
                     return result
             return reference(xp, *operands, **params)
 
-        if least and self.arity == 1:
-            return lambda xp, x: run(xp, x) if x.size >= least else reference(xp, x)
-        if least and self.arity == 2:
-            return lambda xp, x, y: run(xp, x, y) if x.size >= least or y.size >= least else reference(xp, x, y)
+        if not self.parameters and compiler.address is compiler.fast_address and self.arity < 3:
+            return (self._bind_unary if self.arity == 1 else self._bind_binary)(run, reference)
         if least:
             return lambda xp, *xs: run(xp, *xs) if max(x.size for x in xs) >= least else reference(xp, *xs)
-        if self.parameters or compiler.address is not compiler.fast_address:
-            return run
-        if self.arity == 1:
-            return self._bind_unary(run)
-        return self._bind_binary(run) if self.arity == 2 else run
+        return run
 
     # A call of a few elements spends a microsecond in these, so they look nowhere twice.
 
-    def _bind_unary(self, run):
-        kernel, data, header, empty = self.kernel(float32, "v"), compiler.MEMORY, compiler.HEADER, np.empty
+    def _bind_unary(self, run, reference):
+        kernel, data, header, empty, least = (
+            self.kernel(float32, "v"), compiler.MEMORY, compiler.HEADER, np.empty, self.least,
+        )  # fmt: skip
 
         def run_unary(xp, x):
-            if (
-                x.dtype is float32
-                and x.flags.num & _PLAIN == _PLAIN
-                and x.size <= SLICE
-                and kernel.address
-                and settings.kernels
-            ):
-                out = empty(x.shape, float32)
-                kernel._call(_pack_1(data[(id(x) + header) >> 3], data[(id(out) + header) >> 3], x.size, 0), 0)
+            size = x.size
+            if size < least:
+                return reference(xp, x)
+            if x.dtype is float32 and x.flags.num & _PLAIN == _PLAIN and kernel.address and settings.kernels:
+                if size <= SLICE:
+                    out = empty(x.shape, float32)
+                    kernel._call(_pack_1(data[(id(x) + header) >> 3], data[(id(out) + header) >> 3], size, 0), 0)
+                else:
+                    out = memory.empty(x.shape, float32)
+                    pool.complete(kernel, -(-size // SLICE), address(x), address(out), size, 0)
                 return out
             return run(xp, x)
 
         return run_unary
 
-    def _bind_binary(self, run):
-        kernel, data, header, empty = self.kernel(float32, "vv"), compiler.MEMORY, compiler.HEADER, np.empty
+    def _bind_binary(self, run, reference):
+        kernel, data, header, empty, least = (
+            self.kernel(float32, "vv"), compiler.MEMORY, compiler.HEADER, np.empty, self.least,
+        )  # fmt: skip
 
         def run_binary(xp, x, y):
-            shape = x.shape
+            shape, size = x.shape, x.size
+            if size < least and y.size < least:
+                return reference(xp, x, y)
             if (
                 x.dtype is float32
                 and y.dtype is float32
                 and x.flags.num & y.flags.num & _PLAIN == _PLAIN
                 and shape == y.shape
-                and x.size <= SLICE
                 and kernel.address
                 and settings.kernels
             ):
-                out = empty(shape, float32)
-                kernel._call(
-                    _pack_2(
-                        data[(id(x) + header) >> 3],
-                        data[(id(y) + header) >> 3],
-                        data[(id(out) + header) >> 3],
-                        x.size,
-                        0,
-                    ),
-                    0,
-                )
+                if size <= SLICE:
+                    out = empty(shape, float32)
+                    places = data[(id(x) + header) >> 3], data[(id(y) + header) >> 3], data[(id(out) + header) >> 3]
+                    kernel._call(_pack_2(*places, size, 0), 0)
+                else:
+                    out = memory.empty(shape, float32)
+                    pool.complete(kernel, -(-size // SLICE), address(x), address(y), address(out), size, 0)
                 return out
             return run(xp, x, y)
 

@@ -76,15 +76,15 @@ def _erf(x):
 
 
 # Where each is interesting, in float32 and float64, and the most it may be off: in float32, in float64, and where the
-# result is subnormal.
+# result is subnormal or nearly.
 FUNCTIONS = {
-    "exp": (np.exp, (-104, 89), (-746, 710), 0.56, 0.52, 0.53),
+    "exp": (np.exp, (-104, 89), (-746, 710), 0.56, 0.52, 0.56),
     "expm1": (np.expm1, (-20, 89), (-40, 710), 0.58, 0.53, 0.58),
     "log": (np.log, (0, 4), (0, 4), 0.65, 0.55, 0.65),
     "log1p": (np.log1p, (-1, 4), (-1, 4), 0.67, 0.55, 0.67),
     "tanh": (np.tanh, (-10, 10), (-20, 20), 0.58, 0.67, 0.67),
     "sigmoid": (_sigmoid, (-104, 20), (-746, 40), 1.5, 1.5, 1.5),
-    "erf": (_erf, (-4, 4), (-6, 6), 0.77, 0.83, 0.77),  # 0.77 but for the smallest numbers
+    "erf": (_erf, (-4, 4), (-6, 6), 0.77, 0.77, 1.0),
 }
 
 
@@ -114,7 +114,7 @@ def check_accuracy(name: str, dtype, count: int):
     assert np.array_equal(got[infinite], rounded[infinite])
     signs = ~np.isnan(want) & (x != 0)
     assert np.array_equal(np.signbit(got[signs]), np.signbit(want[signs]))
-    normal = np.abs(want) >= np.finfo(dtype).smallest_normal
+    normal = np.abs(want) >= 16 * np.finfo(dtype).smallest_normal
     assert ulps(got[normal], want[normal]).max() <= (single if dtype == F32 else double)
     if not normal.all():
         assert ulps(got[~normal], want[~normal]).max(initial=0) <= subnormal
