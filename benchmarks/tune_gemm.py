@@ -28,6 +28,7 @@ LAYOUTS = ("NN", "NT", "TN", "TT")
 VALUES = {
     "rows": (64, 96, 128),
     "rows_unpacked": (16, 36, 64, 128),
+    "rows_plain": (12, 24, 64, 128),
     "steps_unpacked": (64, 128, 256, 512),
     "bytes_unpacked": (1 << 15, 1 << 17, 1 << 19, 1 << 21),
     "one_slice": (3 << 15, 3 << 16, 3 << 17, 3 << 18),

@@ -119,6 +119,7 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     pack, pack_rows = _packer(tools, dtype, dtype, shape)
     big = gemm_tile.tile(tools, s, tall, shape.across)
     small = gemm_tile.tile(tools, s, low, shape.across)
+    panels = gemm_tile.tile(tools, s, tall, shape.across, panel=True)
     some = gemm_tile.masked_mover(tools, s, shape.across)
     panel_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * columns * size)
     block_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * (gemm_tables.MAX_ROWS + tall) * size + shape.bytes)
@@ -208,7 +209,25 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
                             at, a_row, a_step = block + (i - i0) * steps * size, size, height * size
                         below = height * (steps * size if p[_PACK_A] else ars)
                         count = 1 if finishing or width < columns else max(1, (left - 2 * low - 1) // tall)
-                        if height == tall:
+                        if height == tall and rows == tall and p[_PACK_A]:
+                            panels(
+                                at,
+                                a_row,
+                                a_step,
+                                b0,
+                                b_step,
+                                steps,
+                                rows,
+                                source,
+                                lds,
+                                to,
+                                ldt,
+                                k0,
+                                ahead,
+                                count,
+                                below,
+                            )
+                        elif height == tall:
                             big(
                                 at,
                                 a_row,
@@ -448,7 +467,7 @@ class _Plan:
         if how == gemm_tables.BEFORE and not _PACKERS[dtype].ready():
             how = gemm_tables.BY_SLICE
         down, across = -(-m // rows), -(-n // wide)
-        if pack_a and how == gemm_tables.BEFORE and across > 1 and _ROW_PACKERS[dtype].ready():
+        if pack_a and across > 1 and rows <= gemm_tables.MAX_ROWS and _ROW_PACKERS[dtype].ready():
             pack_a = gemm_tables.BEFORE
         w = self.words = np.zeros(_A_SLICE + 1, np.int64)
         w[[_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO]] = m, n, k, ars, aks, bks, bjs, n * size

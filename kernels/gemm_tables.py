@@ -15,6 +15,8 @@ PLAIN, BY_SLICE, BEFORE = 0, 1, 2
 
 #: The most steps of k between two sums, on every processor: the bits depend on it. Longer chains are less accurate.
 MAX_STEPS = 192
+#: Bytes of the first cache, which rows of B far apart do not use evenly.
+FIRST_CACHE = 1 << 15
 #: The most rows of A that are packed at a time, whatever the table says: there is room for no more.
 MAX_ROWS = 128
 
@@ -29,6 +31,8 @@ class Table(NamedTuple):
     #: Rows up to which A is not cut; rows up to which it is not packed then.
     rows: int = MAX_ROWS
     rows_unpacked: int = 36
+    #: Rows up to which B in rows is read where it lies, if A is not cut and B does not fit the first cache.
+    rows_plain: int = MAX_ROWS
     #: Steps of k up to which A is not packed in products of more rows, and bytes of B up to which it is not.
     steps_unpacked: int = 128
     bytes_unpacked: int = 1 << 17
@@ -44,7 +48,7 @@ class Table(NamedTuple):
 
 TABLES = {
     "avx512": Table(64, 2, (12, 8)),
-    "avx2": Table(32, 2, (6, 4)),
+    "avx2": Table(32, 2, (6, 4), rows_plain=24),
     "neon": Table(16, 2, (12, 8)),
 }
 
@@ -97,8 +101,9 @@ def slices(t: Table, m: int, n: int, k: int, size: int, columns: int, in_rows: b
     if m <= t.rows:
         count = 1 if work < t.one_slice else 2 if work < t.two_slices else max(2, min(32, work // t.slice))
         wide = -(-n // (columns * count)) * columns
-        pack_a = BY_SLICE if m > t.rows_unpacked and wide >= 8 * columns else PLAIN
-        return m, wide, PLAIN if in_rows else BY_SLICE, pack_a
+        pack_a = BY_SLICE if m > t.rows_unpacked and n >= 8 * columns else PLAIN
+        plain = in_rows and (m <= t.rows_plain or n * k * size <= FIRST_CACHE)
+        return m, wide, PLAIN if plain else BY_SLICE, pack_a
     pack_a = BY_SLICE if k > t.steps_unpacked else PLAIN
     wide = min(n, columns * t.across_slice // t.across)
     # As many rows as give the work of a slice; more than a block of them only where nothing is packed.
