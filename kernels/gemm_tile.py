@@ -123,7 +123,7 @@ def tile(tools, s: Shape, height: int, width: int, panel: bool = False) -> Calla
     A is height × k, element (i, p) at a + i·ars + p·aks; B is k × (width vectors), row p at b + p·bks. Where there are
     fewer rows, the last one is computed again in place of those missing. `ahead`: bytes from what is read of B to what
     is prefetched. `count` tiles stand one below the other, their A `down` bytes apart. `panel`: all rows are there, and
-    A lies as it is read, which saves a quarter of the instructions.
+    A lies as it is read, which saves a seventh of the instructions.
     """
     from llvmlite import ir
 
