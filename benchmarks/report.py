@@ -471,8 +471,9 @@ def plots(results: dict[str, dict], machine: str, folder: Path) -> None:
 
 def main() -> None:
     write = lambda name, text: (DOCS / name).write_text(text, encoding="utf-8", newline="\n")
-    write("performance.md", index(machines()))
-    for name, results in machines().items():
+    found = machines()
+    write("performance.md", index(found))
+    for name, results in found.items():
         write(f"performance-{name}.md", page(results, name))
         try:
             plots(results, name, DOCS)

@@ -208,46 +208,17 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
                         if p[_PACK_A]:
                             at, a_row, a_step = block + (i - i0) * steps * size, size, height * size
                         below = height * (steps * size if p[_PACK_A] else ars)
-                        count = 1 if finishing or width < columns else max(1, (left - 2 * low - 1) // tall)
-                        if height == tall and rows == tall and p[_PACK_A]:
-                            panels(
-                                at,
-                                a_row,
-                                a_step,
-                                b0,
-                                b_step,
-                                steps,
-                                rows,
-                                source,
-                                lds,
-                                to,
-                                ldt,
-                                k0,
-                                ahead,
-                                count,
-                                below,
-                            )
+                        alone = finishing or width < columns or height == low
+                        count = 1 if alone else max(1, (left - 2 * low - 1) // tall)
+                        place = (
+                            at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead, count, below,
+                        )  # fmt: skip
+                        if rows == tall and p[_PACK_A]:
+                            panels(*place)
                         elif height == tall:
-                            big(
-                                at,
-                                a_row,
-                                a_step,
-                                b0,
-                                b_step,
-                                steps,
-                                rows,
-                                source,
-                                lds,
-                                to,
-                                ldt,
-                                k0,
-                                ahead,
-                                count,
-                                below,
-                            )
+                            big(*place)
                         else:
-                            count = 1
-                            small(at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead, 1, 0)
+                            small(*place)
                         done = tile_at
                         if finishing:
                             t, r, v = view(tile_at), view(other), view(bias)
