@@ -94,14 +94,18 @@ globals().update(ops.public())
 bool = bool_  # PyTorch's name for the dtype
 
 if _TYPE_CHECKING:
-    from deepcore import data, io, metrics, nn, optim, plots, train
+    from deepcore import compiler, data, io, metrics, nn, optim, plots, train
+    from deepcore.compiler import Compiled, compile
     from deepcore.io import load, save
     from deepcore.ops._functions import *  # noqa: F403
     from deepcore.train import Trainer
 
 # Loaded when first used, so that `import deepcore` stays quick.
 _LAZY = {
+    "Compiled": "deepcore.compiler",
     "Trainer": "deepcore.train",
+    "compile": "deepcore.compiler",
+    "compiler": "deepcore.compiler",
     "load": "deepcore.io",
     "save": "deepcore.io",
     "data": "deepcore.data",

@@ -14,6 +14,7 @@ import os
 import threading
 from typing import Any
 
+from deepcore.autograd.graph import mode
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, DTypeError, ShapeError
@@ -90,7 +91,15 @@ class Generator:
         with self._lock:
             first = self._position
             self._position = (first + blocks) % _WORD
+            if mode.tracer is not None:
+                return mode.tracer.advance(self, self._seed, self._stream, first, blocks)
             return self._seed, self._stream, first
+
+    def at(self, seed: int, stream: int, position: int) -> Generator:
+        """Another generator, at a position."""
+        other = Generator(seed, stream)
+        other._position = position
+        return other
 
     def __repr__(self) -> str:
         return f"Generator(seed={self._seed}, stream={self._stream}, position={self._position})"
@@ -152,6 +161,8 @@ class _Draw:
         functools.update_wrapper(self, forward)
 
     def __call__(self, xp: Backend, *args, **params):
+        if mode.tracer is not None:
+            return mode.tracer.draw(self, xp, args, params)
         return (xp.impls.get(self) or xp.bind(self))(xp, *args, **params)
 
 

@@ -16,6 +16,18 @@ else:
     TensorMethods = object
 
 
+class Changes:
+    """Counts what a compiled step must look at again: attributes of modules, and the memory of tensors."""
+
+    __slots__ = ("count",)
+
+    def __init__(self):
+        self.count = 0
+
+
+changes = Changes()
+
+
 class Storage:
     """What tensors over the same memory share: how often it was written, and which views of it live."""
 
@@ -155,6 +167,7 @@ class Tensor(TensorMethods):
                 fix="use t.detach(), or compute it under no_grad()",
             )
         self._requires_grad = bool(requires_grad)
+        changes.count += 1
         return self
 
     @property

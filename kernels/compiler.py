@@ -22,13 +22,14 @@ import numpy as np
 
 from deepcore import kernels
 from deepcore.errors import DeepcoreError, DeepcoreWarning
-from deepcore.kernels import cache, symbols
+from deepcore.kernels import cache, symbols, watch
 
 #: Versions of numba whose function symbols and calling convention are known; others go through `numba.cfunc`.
 _KNOWN = ((0, 61), (0, 69))
 
 #: Every kernel defined so far, by name.
 KERNELS: dict[str, Kernel] = {}
+
 
 _LOCK = threading.RLock()
 if hasattr(os, "register_at_fork"):
@@ -64,6 +65,8 @@ class Kernel:
 
     def __call__(self, *words: int) -> int:
         """Run slice 0 with these words; the status. Only when ready."""
+        if watch.count and watch.mine.launch is not None:
+            watch.mine.launch(self, 1, words)
         return self._call(_packer(len(words))(*words), 0)
 
     def slice(self, number: int, *words: int) -> int:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deepcore.backend.dtypes import float32, float64
+from deepcore.backend.dtypes import float32, float64, int64
 from deepcore.config import settings
-from deepcore.kernels import compiler, formulas, memory, pool, register, scalar
+from deepcore.kernels import compiler, formulas, memory, pool, register, scalar, watch
 from deepcore.kernels.compiler import Kernel, address
 
 # Elements of one slice: some 5 to 50 µs. Up to a slice there is one thread.
@@ -24,6 +24,8 @@ SLICE = 1 << 15
 # NumPy's own loops do for arrays up to this size: one thread moves them as fast, and nothing need be compiled.
 LEAST_EXACT = 1 << 17
 
+# What whole numbers have a kernel for, too.
+_WHOLE = {"add", "sub", "mul"}
 _PLAIN = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _LOCK = threading.Lock()
 _pack_1, _pack_2 = struct.Struct("4q").pack, struct.Struct("5q").pack
@@ -132,6 +134,8 @@ class Map:
             kernel = self.kernel(float32, kinds)
         elif dtype == float64:
             kernel = self.kernel(float64, kinds)
+        elif dtype == int64 and self.formula in _WHOLE:
+            kernel = self.kernel(int64, kinds)
         else:
             return NotImplemented
         if not kernel.address and not kernel.ready():
@@ -180,7 +184,7 @@ class Map:
             if size < least:
                 return reference(xp, x)
             if x.dtype is float32 and x.flags.num & _PLAIN == _PLAIN and kernel.address and settings.kernels:
-                if size <= SLICE:
+                if size <= SLICE and not watch.count:
                     out = empty(x.shape, float32)
                     kernel._call(_pack_1(data[(id(x) + header) >> 3], data[(id(out) + header) >> 3], size, 0), 0)
                 else:
@@ -208,7 +212,7 @@ class Map:
                 and kernel.address
                 and settings.kernels
             ):
-                if size <= SLICE:
+                if size <= SLICE and not watch.count:
                     out = empty(shape, float32)
                     places = data[(id(x) + header) >> 3], data[(id(y) + header) >> 3], data[(id(out) + header) >> 3]
                     kernel._call(_pack_2(*places, size, 0), 0)
@@ -262,6 +266,7 @@ MAPS: dict[str, Map] = {
     "abs": Map("absolute", least=LEAST_EXACT),
     "sqrt": Map("square_root", least=LEAST_EXACT),
     "where": Map("where", least=LEAST_EXACT, booleans=1),
+    "moved": Map("moved", "keep", "take"),
     **{name: Map(name) for name in (
         "relu", "relu_grad", "sigmoid_grad", "tanh_grad", "gelu", "gelu_grad", "gelu_tanh", "gelu_tanh_grad",
         "silu", "silu_grad", "logsigmoid", "logsigmoid_grad",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepcore.backend.dtypes import int64
-from deepcore.kernels import memory, pool, register, scalar
+from deepcore.kernels import memory, pool, register, scalar, watch
 from deepcore.kernels.compiler import Kernel, address, signed_words
 from deepcore.kernels.pool import complete
 from deepcore.kernels.reductions import FLOATS, share
@@ -109,18 +109,20 @@ def rows_grad(xp, g, index, *, count, padding=None, out=None):
 def _dropout(tools, dtype: str):
     """out[i] = x[i]·(scale where word i of the stream is below the threshold, else 0).
 
-    Words: x, out, size, seed, stream, first block, threshold, scale (a float64), blocks of a slice.
+    Words: x, out, size, generator (seed, stream, position), first block from there, threshold, scale (a float64),
+    blocks of a slice.
     """
     dt = np.dtype(dtype)
     view, draw, words = tools.view(dt), tools.lift(scalar.philox_block), tools.local(np.dtype(np.uint32), 4 * _BLOCKS)
-    zero, real = dt.type(0), dt.type
+    whole, zero, real = tools.words(), dt.type(0), dt.type
 
     def kernel(a, part):
         x, out, size = view(a[0]), view(a[1]), a[2]
-        seed, stream, first = np.uint64(a[3]), np.uint64(a[4]), np.uint64(a[5])
-        threshold, scale = np.uint32(a[6]), real(np.int64(a[7]).view(np.float64))
+        state = whole(a[3])
+        seed, stream, first = np.uint64(state[0]), np.uint64(state[1]), np.uint64(state[2]) + np.uint64(a[4])
+        threshold, scale = np.uint32(a[5]), real(np.int64(a[6]).view(np.float64))
         w = words()
-        for b in range(part * a[8], min(-(-size // 4), (part + 1) * a[8]), _BLOCKS):
+        for b in range(part * a[7], min(-(-size // 4), (part + 1) * a[7]), _BLOCKS):
             for i in range(_BLOCKS):
                 four = draw(seed, stream, first + np.uint64(b + i))
                 w[4 * i] = np.uint32(four[0])
@@ -146,9 +148,16 @@ def dropout(xp, input, *, seed, stream, position, p, out=None):
         return NotImplemented
     x = input if input.flags.carray else np.require(input, requirements=("C", "A"))
     result = memory.empty_like(x) if out is None else out
-    state = signed_words(seed, stream, position)
+    state, ahead = generator_state(seed, stream, position)
     each = share(x.size) // (4 * _BLOCKS) * _BLOCKS
     blocks = -(-x.size // 4)
     scale = int(np.float64(1 / (1 - p)).view(int64))
-    complete(kernel, -(-blocks // each), address(x), address(result), x.size, *state, threshold, scale, each)
+    complete(kernel, -(-blocks // each), address(x), address(result), x.size, address(state), ahead, threshold, scale, each)
     return result
+
+
+def generator_state(seed: int, stream: int, position: int):
+    """Three words as kernels read them, and the blocks from the position there to this one."""
+    if watch.count and watch.mine.state is not None:
+        return watch.mine.state(seed, stream, position)
+    return np.array(signed_words(seed, stream, position), np.int64), 0

@@ -76,6 +76,10 @@ def where(condition, x, y):
     return x if condition else y
 
 
+def moved(running, batch, keep, take):
+    return running * keep + batch * take
+
+
 # -- activations -----------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import struct
 import numpy as np
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
-from deepcore.kernels import compiler, elementwise, gemm_tables, gemm_tile, memory, pool
+from deepcore.kernels import compiler, elementwise, gemm_tables, gemm_tile, memory, pool, watch
 from deepcore.kernels.compiler import Kernel, address
 
 # Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
@@ -540,20 +540,28 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
         plan = _planned(a, b)
         if plan is None:
             return NotImplemented
-    if plan.direct and bias is activation is residual is scale is pre is None:
+    if plan.direct and not watch.count and bias is activation is residual is scale is pre is None:
         if out is None:
             out = np.empty(plan.shape, plan.dtype)
         plan.direct(_pack(plan.address, address(a), address(b), address(out), 0, 0, 0, 0, 0, 0, 0), 0)
         return out
     if not plan.slices:
         return NotImplemented
+    if watch.count and watch.mine.keep is not None:
+        watch.mine.keep(plan.address, plan)
     epilogue = None if activation is None else elementwise.MAPS[activation].kernel(plan.dtype, "v")
     if epilogue is not None and not epilogue.ready():
         return NotImplemented
     if plan.few or plan.swap:
         if not all(x is None for x in (bias, activation, residual, scale, pre)):
-            out = product(a, b, out)
-            return out if out is NotImplemented else _finished(out, bias, activation, residual, scale, pre)
+            if activation is None and pre is not None:
+                return NotImplemented
+            found = product(a, b, out if pre is None else pre)
+            if found is NotImplemented:
+                return found
+            if pre is not None and out is None:
+                out = memory.empty_like(pre)
+            return _finished(found, bias, activation, residual, scale, None if pre is None else out)
         if plan.swap:
             flat = None if out is None else out.reshape(*plan.batch, 1, -1)
             made = product(b.swapaxes(-1, -2), a.swapaxes(-1, -2), flat)
@@ -620,14 +628,11 @@ def _narrow(x: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def _finished(out, bias, activation, residual, scale, pre):
-    """What follows a product of few elements, whose sum has a kernel without an epilogue."""
-    if scale is not None:
-        out *= out.dtype.type(scale)
-    if bias is not None:
-        out += bias
-    if residual is not None:
-        out += residual
-    if pre is not None:
-        pre[...] = out
-    return out if activation is None else elementwise.MAPS[activation](None, out, out=out)
+def _finished(x, bias, activation, residual, scale, out):
+    """What follows a product of few elements, whose sum has a kernel without an epilogue; the result in `out`, else in x."""
+    for name, more in (
+        ("mul", None if scale is None else np.asarray(scale, x.dtype)), ("add", bias), ("add", residual),
+    ):  # fmt: skip
+        if more is not None:
+            elementwise.MAPS[name](None, x, more, out=x)
+    return x if activation is None else elementwise.MAPS[activation](None, x, out=x if out is None else out)

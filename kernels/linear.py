@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepcore.backend.cpu import is_small_product
 from deepcore.kernels import gemm, memory, register
 
 
@@ -14,8 +13,6 @@ def _product(input, weight, bias, activation=None, keep=False):
     With `keep`, that and what the activation is applied to.
     """
     weight = weight.T
-    if is_small_product(input, weight):
-        return NotImplemented
     if bias is not None and not bias.flags.c_contiguous:
         bias = np.ascontiguousarray(bias)
     rows = input if input.ndim == 2 else input.reshape(-1, input.shape[-1])

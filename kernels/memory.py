@@ -13,6 +13,7 @@ import weakref
 
 import numpy as np
 
+from deepcore.kernels import watch
 from deepcore.kernels.compiler import address
 
 # Smaller arrays come from the allocator's own free lists.
@@ -105,6 +106,8 @@ if hasattr(os, "register_at_fork"):
 
 def empty(shape, dtype) -> np.ndarray:
     """An array as `np.empty(shape, dtype)` makes it, C-contiguous, in memory that may have been used before."""
+    if watch.count and watch.mine.empty is not None:
+        return watch.mine.empty(shape, dtype)
     dtype = np.dtype(dtype)
     size = (math.prod(shape) if isinstance(shape, tuple) else shape) * dtype.itemsize
     if size < _LEAST or dtype.hasobject:
@@ -114,7 +117,14 @@ def empty(shape, dtype) -> np.ndarray:
 
 def empty_like(array) -> np.ndarray:
     """`empty` of an array's shape and dtype."""
-    return np.empty(array.shape, array.dtype) if array.nbytes < _LEAST else empty(array.shape, array.dtype)
+    if array.nbytes < _LEAST and not watch.count:
+        return np.empty(array.shape, array.dtype)
+    return empty(array.shape, array.dtype)
+
+
+def small(shape, dtype) -> np.ndarray:
+    """`empty` for few bytes."""
+    return empty(shape, dtype) if watch.count else np.empty(shape, dtype)
 
 
 def kept() -> int:

@@ -12,11 +12,10 @@ import math
 
 import numpy as np
 
-from deepcore.backend.dtypes import int64
 from deepcore.kernels import memory, register
 from deepcore.kernels.compiler import Kernel, address
 from deepcore.kernels.pool import complete
-from deepcore.kernels.reductions import FLOATS, LANES, plain, reduced, share, summing
+from deepcore.kernels.reductions import FLOATS, LANES, bits, plain, reduced, share, summing
 
 # Rows that are added one after the other, for a channel's statistics or the gradients of weight and bias.
 _ROWS = 32
@@ -197,11 +196,6 @@ _NORMS, _NORM_GRADS = (
 )  # fmt: skip
 
 
-@functools.lru_cache(256)
-def _bits(value: float) -> int:
-    return int(np.float64(value).view(int64))
-
-
 def _contiguous(x, dtype):
     return x if x.flags.carray and x.dtype == dtype else np.require(x, dtype, ("C", "A"))
 
@@ -220,12 +214,12 @@ def _normed(centred: bool, x, weight, bias, rank: int, eps: float, out):
         if affine > 1:
             bias = _contiguous(bias, dtype)
     rows = x.size // n
-    statistics = np.empty((2 if centred else 1, rows), dtype)
+    statistics = memory.small((2 if centred else 1, rows), dtype)
     result = memory.empty_like(x) if out is None else out
     each = share(x.size) // n or 1
     complete(
         kernel, -(-rows // each), address(x), address(weight) if affine else 0, address(bias) if affine > 1 else 0,
-        address(result), address(statistics), rows, n, each, _bits(eps),
+        address(result), address(statistics), rows, n, each, bits(eps),
     )  # fmt: skip
     return result, statistics
 
@@ -243,7 +237,7 @@ def _normed_grad(centred: bool, g, x, weight, statistics, rank: int, affine: int
         weight = _contiguous(weight, dtype)
     rows = x.size // n
     blocks, each = -(-rows // _ROWS), share(x.size) // (n * _ROWS) or 1
-    partial = np.empty((blocks, affine, n), dtype)
+    partial = memory.small((blocks, affine, n), dtype)
     result = memory.empty_like(x) if out is None else out
     complete(
         kernel, -(-blocks // each), address(g), address(x), address(weight) if affine else 0, address(result),
@@ -458,6 +452,42 @@ _BATCH_WHOLE = {
 }
 
 
+def _batch_factors(tools, gradient: bool, dtype: str):
+    """Of every channel, what `_batch_apply` takes: scale = weight/√(variance + eps), and shift, or for the gradient a and b.
+
+    Words: statistics, weight (or 0), bias (or 0), out (scale, shift or a, b), C, and for the gradient: the sums of
+    `_batch_whole` (or 0: a and b are 0), numbers of a channel (or 0: the same), where the gradient of weight goes (or 0).
+    """
+    dt = np.dtype(dtype)
+    view, zero, real = tools.view(dt), dt.type(0), dt.type
+
+    def kernel(a):
+        statistics, weight, bias, out, channels = view(a[0]), view(a[1]), view(a[2]), view(a[3]), a[4]
+        for c in range(channels):
+            rstd = statistics[2 * channels + c]
+            out[c] = rstd * weight[c] if a[1] else rstd
+            if gradient:
+                sums, to_weight, count = view(a[5]), view(a[7]), real(a[6])
+                out[channels + c], out[2 * channels + c] = zero, zero
+                if a[6]:
+                    out[channels + c] = sums[c] / count
+                    out[2 * channels + c] = sums[channels + c] * rstd / count * rstd
+                if a[7]:
+                    to_weight[c] = sums[channels + c] * rstd
+            else:
+                out[channels + c] = bias[c] if a[2] else zero
+        return 0
+
+    return kernel
+
+
+_BATCH_FACTORS = {
+    (gradient, d): Kernel(f"batch_norm_factors{'_grad' * gradient}_{d.name}", _batch_factors, gradient, d.name)
+    for gradient in (False, True)
+    for d in FLOATS
+}
+
+
 def _layout(shape) -> tuple[int, int, int]:
     return shape[0], shape[1], math.prod(shape[2:])
 
@@ -471,7 +501,7 @@ def _statistics(x, g, mean, eps: float):
         return None
     rows = 1 if length > 1 else _ROWS
     parts = -(-batch // rows)
-    found = np.empty((2, parts, channels), dtype)
+    found = memory.small((2, parts, channels), dtype)
     if length > 1:
         tasks, each = batch * channels, share(x.size) // length or 1
     else:
@@ -482,13 +512,13 @@ def _statistics(x, g, mean, eps: float):
         kernel, -(-tasks // each), address(x), first, second, batch, channels, length, rows, each,
         address(g) if gradient else 0, address(mean) if gradient else 0,
     )  # fmt: skip
-    out = np.empty((3, channels), dtype)
-    complete(whole, 1, first, second, address(out), batch * length, channels, rows * length, _bits(eps))
+    out = memory.small((2 if gradient else 3, channels), dtype)
+    complete(whole, 1, first, second, address(out), batch * length, channels, rows * length, bits(eps))
     return out
 
 
-def _applied(x, mean, scale, shift, g, factor, out):
-    """`_batch_apply` over all of x, or None."""
+def _applied(x, statistics, factors, g, out):
+    """`_batch_apply` over all of x with the `_batch_factors`, or None."""
     batch, channels, length = _layout(x.shape)
     kernel = _BATCH_APPLY[length > 1, g is not None, x.dtype]
     if not kernel.ready():
@@ -496,9 +526,10 @@ def _applied(x, mean, scale, shift, g, factor, out):
     result = memory.empty_like(x) if out is None else out
     rows, each = (batch * channels, length) if length > 1 else (batch, channels)
     each = share(x.size) // each or 1
+    scale, row = address(factors), channels * x.itemsize
     complete(
-        kernel, -(-rows // each), address(x), address(mean), address(scale), address(shift), address(result),
-        batch, channels, length, each, 0 if g is None else address(g), 0 if g is None else address(factor),
+        kernel, -(-rows // each), address(x), address(statistics), scale, scale + row, address(result),
+        batch, channels, length, each, 0 if g is None else address(g), scale + 2 * row,
     )  # fmt: skip
     return result
 
@@ -520,10 +551,15 @@ def batch_norm(xp, input, statistics, weight=None, bias=None, *, batch, eps, out
     dtype = input.dtype
     if not _is_ours(input):
         return NotImplemented
+    kernel, channels = _BATCH_FACTORS[False, dtype], input.shape[1]
+    if not kernel.ready():
+        return NotImplemented
     x, statistics = _contiguous(input, dtype), _contiguous(statistics, dtype)
-    scale = statistics[2] if weight is None else statistics[2] * weight
-    shift = np.zeros_like(scale) if bias is None else _contiguous(bias, dtype)
-    result = _applied(x, statistics[0], scale, shift, None, None, out)
+    weight, bias = (None if w is None else _contiguous(w, dtype) for w in (weight, bias))
+    factors = memory.small((3, channels), dtype)
+    parameters = (0 if w is None else address(w) for w in (weight, bias))
+    complete(kernel, 1, address(statistics), *parameters, address(factors), channels)
+    result = _applied(x, statistics, factors, None, out)
     return NotImplemented if result is None else result
 
 
@@ -533,17 +569,47 @@ def batch_norm_grad(xp, g, input, statistics, weight=None, *, batch, affine, eps
     if not _is_ours(input):
         return NotImplemented
     g, x, statistics = _contiguous(g, dtype), _contiguous(input, dtype), _contiguous(statistics, dtype)
-    mean, _, rstd = statistics
-    scale = rstd if weight is None else rstd * weight
-    count = x.size // x.shape[1]
-    sums = _statistics(x, g, mean, 0.0) if batch or affine else None
-    if sums is None and (batch or affine):
+    kernel, channels = _BATCH_FACTORS[True, dtype], x.shape[1]
+    sums = _statistics(x, g, statistics, 0.0) if batch or affine else None
+    if not kernel.ready() or (sums is None and (batch or affine)):
         return NotImplemented
-    if batch:
-        shift, factor = sums[0] / dtype.type(count), sums[1] * rstd / dtype.type(count) * rstd
-    else:
-        shift = factor = np.zeros_like(scale)
-    result = _applied(x, mean, scale, shift, g, factor, out)
+    weight = None if weight is None else _contiguous(weight, dtype)
+    factors = memory.small((3, channels), dtype)
+    to_weight = memory.small(channels, dtype) if affine else None
+    complete(
+        kernel, 1, address(statistics), 0 if weight is None else address(weight), 0, address(factors), channels,
+        0 if sums is None else address(sums), x.size // channels if batch else 0,
+        0 if to_weight is None else address(to_weight),
+    )  # fmt: skip
+    result = _applied(x, statistics, factors, g, out)
     if result is None:
         return NotImplemented
-    return (result, *((sums[1] * rstd, sums[0])[:affine] if affine else ()))
+    return result, *((to_weight, sums[0])[:affine] if affine else ())
+
+
+def _running(tools, dtype: str):
+    """Mean, variance and 1/√(variance + eps) as three rows. Words: mean, variance, out, C, eps."""
+    view, one, real = tools.view(np.dtype(dtype)), np.dtype(dtype).type(1), np.dtype(dtype).type
+
+    def kernel(a):
+        mean, variance, out, channels, eps = view(a[0]), view(a[1]), view(a[2]), a[3], real(np.int64(a[4]).view(np.float64))
+        for c in range(channels):
+            out[c], out[channels + c] = mean[c], variance[c]
+            out[2 * channels + c] = one / np.sqrt(variance[c] + eps)
+        return 0
+
+    return kernel
+
+
+_RUNNING = {d: Kernel(f"running_statistics_{d.name}", _running, d.name) for d in FLOATS}
+
+
+@register("running_statistics", "cpu", needs_numba=False)
+def running_statistics(xp, mean, variance, *, dtype, eps, out=None):
+    kernel = _RUNNING.get(dtype)
+    if kernel is None or mean.dtype != dtype or variance.dtype != dtype or not kernel.ready():
+        return NotImplemented
+    mean, variance = _contiguous(mean, dtype), _contiguous(variance, dtype)
+    result = memory.small((3, mean.size), dtype) if out is None else out
+    complete(kernel, 1, address(mean), address(variance), address(result), mean.size, bits(eps))
+    return result

@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 from deepcore.config import settings
 from deepcore.errors import DeepcoreError
+from deepcore.kernels import watch
 from deepcore.kernels.compiler import Kernel, pack
 
 # Words of the state, eight to a cache line.
@@ -201,6 +202,8 @@ def launch(kernel: Kernel, slices: int, *words: int) -> int:
     """Run all slices of a kernel that is ready; the status: 0, or that of a slice that stopped."""
     if slices == 1:
         return kernel(*words)
+    if watch.count and watch.mine.launch is not None:
+        watch.mine.launch(kernel, slices, words)
     if _RUN.ready():
         return _run((1, kernel.address, 0, slices, *words))
     return next(filter(None, (kernel.slice(i, *words) for i in range(slices))), 0)
@@ -221,6 +224,9 @@ def run(program) -> int:
     """
     if not _RUN.ready():
         return next(filter(None, (launch(k, n, *struct.unpack(f"{len(w) // 8}q", w)) for k, w, n in program)), 0)
+    if watch.count and watch.mine.launch is not None:
+        for kernel, words, slices in program:
+            watch.mine.launch(kernel, slices, struct.unpack(f"{len(words) // 8}q", words))
     table = [len(program)]
     for kernel, words, slices in program:
         table += (kernel.address, _start_of(words), slices)
@@ -244,6 +250,21 @@ def prepared(program) -> tuple[Callable[[bytes, int], int], bytes, int] | None:
     return _RUN._call, pack(words), 0
 
 
+def can_prepare() -> bool:
+    """Whether programs can run as one call here."""
+    return _RUN.ready()
+
+
+def current():
+    """The pool that programs are prepared for now."""
+    return _pool
+
+
+def is_current(one) -> bool:
+    """Whether a program that was prepared for a pool can still run as it is."""
+    return one is not None and one is _pool and one.limit == settings.threads
+
+
 def rouse() -> None:
     """Wake the threads that sleep, for a program that comes within 150 µs: waking one takes some 50 of them."""
     if _pool is not None and _pool.limit > 1 and _ROUSE.ready():
@@ -259,7 +280,7 @@ def _run(table) -> int:
     pool = _pool
     if pool is None or pool.limit != settings.threads:
         pool = _resized()
-    return _RUN(pool.base, *table)
+    return _RUN._call(pack((pool.base, *table)), 0)
 
 
 class _Pool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deepcore.backend.dtypes import float32, float64, int64
-from deepcore.kernels import register
+from deepcore.kernels import memory, register
 from deepcore.kernels.compiler import Kernel, address
 from deepcore.kernels.pool import complete
 from deepcore.kernels.short import Slice, short
@@ -25,15 +25,19 @@ _LEVELS = 32  # of the tree of blocks: enough for 2**42 numbers
 # Elements of one slice at least and at most: some 5 to 200 µs. Up to a slice there is one thread.
 SLICE, _MOST = 1 << 15, 1 << 19
 # A longer row is cut into chunks; of the part of one that holds its best, the nearest cache still has the place.
-_CHUNK, _SCANNED = 1 << 16, 1 << 12
+CHUNK, _SCANNED = 1 << 16, 1 << 12
 # Bytes between what is read and what is brought near.
 _AHEAD = 8192
-# Fewer elements NumPy adds up sooner than a kernel is loaded.
-_MIN_ELEMENTS = 1024
 # Of a reduction over rows: bytes of the columns, or of several rows, taken at a time; rows of one chunk at most and at
 # least (numbers, if those are short); and groups that are added one after the other.
 _WIDTH, _ROWS, _FEW_ROWS, _GROUPS = 4096, 1024, 64, 8
 FLOATS = (float32, float64)
+
+
+@functools.lru_cache(256)
+def bits(value: float) -> int:
+    """A float64 as the word that a kernel takes."""
+    return int(np.float64(value).view(int64))
 
 
 def share(total: int) -> int:
@@ -206,8 +210,8 @@ def _rows(tools, name: str, dtype: str):
     def kernel(a, part):
         n, chunks, out = a[3], a[4], view(a[1])
         for t in range(part * a[5], min(a[2], (part + 1) * a[5])):
-            start = t % chunks * _CHUNK
-            out[t] = reduced(view(a[0] + (t // chunks * n + start) * size), min(n - start, _CHUNK))
+            start = t % chunks * CHUNK
+            out[t] = reduced(view(a[0] + (t // chunks * n + start) * size), min(n - start, CHUNK))
         return 0
 
     return kernel
@@ -291,8 +295,8 @@ def _regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
     kernel = (_ROW_KERNELS if inner == 1 else _COLUMN_KERNELS)[name, dtype]
     size = outer * n * inner
     if inner == 1:
-        chunks = -(-n // _CHUNK) or 1
-        tasks, each = outer * chunks, max(1, share(size) // min(n or 1, _CHUNK))
+        chunks = -(-n // CHUNK) or 1
+        tasks, each = outer * chunks, max(1, share(size) // min(n or 1, CHUNK))
         words: tuple[int, ...] = (tasks, n, chunks, each)
     else:
         group, wide = 1, _WIDTH // dtype.itemsize
@@ -333,7 +337,7 @@ def _plan(name: str, char: str, shape: tuple[int, ...], dims: tuple[int, ...], k
 def reduce(name: str, x, dims: tuple[int, ...], keepdim: bool = False, out=None):
     """`x` reduced over `dims` by "sum", "amax" or "amin"; NotImplemented where that is not for a kernel."""
     dtype = x.dtype
-    if x.size < _MIN_ELEMENTS or (dtype != float32 and dtype != float64):
+    if not x.size or (dtype != float32 and dtype != float64):
         return NotImplemented
     if not x.flags.carray:
         if not x.flags.aligned or out is not None:
@@ -358,9 +362,9 @@ def _reduce(name: str, x, dims, keepdim: bool, out):
         if not kernel.ready():
             return NotImplemented
         if region is not regions[-1]:
-            found = np.empty(results, dtype)
+            found = memory.small(results, dtype)
         else:
-            found = np.empty(shape, dtype) if out is None else out
+            found = memory.small(shape, dtype) if out is None else out
         target = address(found)
         complete(kernel, slices, source, target, *words)
         source, kept = target, found
@@ -382,19 +386,19 @@ def _single(name: str, x, dims, keepdim: bool) -> Slice | None:
 
 
 @register("sum", "cpu", needs_numba=False)
-@short(lambda x, dims, keepdim: _single("sum", x, dims, keepdim), _MIN_ELEMENTS)
+@short(lambda x, dims, keepdim: _single("sum", x, dims, keepdim))
 def sum(xp, input, *, dims, keepdim, out=None):
     return reduce("sum", input, dims, keepdim, out)
 
 
 @register("amax", "cpu", needs_numba=False)
-@short(lambda x, dims, keepdim: _single("amax", x, dims, keepdim), _MIN_ELEMENTS)
+@short(lambda x, dims, keepdim: _single("amax", x, dims, keepdim))
 def amax(xp, input, *, dims, keepdim, out=None):
     return reduce("amax", input, dims, keepdim, out)
 
 
 @register("amin", "cpu", needs_numba=False)
-@short(lambda x, dims, keepdim: _single("amin", x, dims, keepdim), _MIN_ELEMENTS)
+@short(lambda x, dims, keepdim: _single("amin", x, dims, keepdim))
 def amin(xp, input, *, dims, keepdim, out=None):
     return reduce("amin", input, dims, keepdim, out)
 
@@ -416,8 +420,8 @@ def _place(tools, name: str, dtype: str):
     def kernel(a, part):
         n, chunks = a[4], a[5]
         for t in range(part * a[6], min(a[3], (part + 1) * a[6])):
-            start = t % chunks * _CHUNK
-            count = min(n - start, _CHUNK)
+            start = t % chunks * CHUNK
+            count = min(n - start, CHUNK)
             base = a[0] + (t // chunks * n + start) * size
             found, at = best(view(base), min(count, _SCANNED)), 0
             for b in range(_SCANNED, count, _SCANNED):
@@ -448,8 +452,8 @@ _PLACES = {(n, d): Kernel(f"arg{n[1:]}_{d.name}", _place, n, d.name) for n in ("
 def _runs(x) -> tuple[int, int, int, int, int]:
     """Numbers of a row, rows, chunks of a row, tasks, tasks of a slice."""
     n = x.shape[-1]
-    rows, chunks = x.size // n, -(-n // _CHUNK)
-    return n, rows, chunks, rows * chunks, max(1, share(x.size) // min(n, _CHUNK))
+    rows, chunks = x.size // n, -(-n // CHUNK)
+    return n, rows, chunks, rows * chunks, max(1, share(x.size) // min(n, CHUNK))
 
 
 def _single_arg(name: str, x) -> Slice | None:
@@ -467,10 +471,10 @@ def _arg(name: str, x, dim: int, out=None):
         return NotImplemented
     n, rows, chunks, tasks, each = _runs(x)
     if out is None or chunks > 1:
-        found = np.empty(x.shape[:-1] if chunks == 1 else (rows, chunks), int64)
+        found = memory.small(x.shape[:-1] if chunks == 1 else (rows, chunks), int64)
     else:
         found = out
-    values = np.empty((rows, chunks), x.dtype) if chunks > 1 else None
+    values = memory.small((rows, chunks), x.dtype) if chunks > 1 else None
     where = 0 if values is None else address(values)
     complete(kernel, -(-tasks // each), address(x), address(found), where, tasks, n, chunks, each)
     if values is None:
@@ -581,6 +585,6 @@ def topk(xp, input, *, k, dim, largest):
     x = np.require(x, requirements=("C", "A"))
     n = x.shape[-1]
     rows, each = x.size // n, max(1, share(x.size) // n)
-    values, places = np.empty((*x.shape[:-1], k), x.dtype), np.empty((*x.shape[:-1], k), int64)
+    values, places = memory.small((*x.shape[:-1], k), x.dtype), memory.small((*x.shape[:-1], k), int64)
     complete(kernel, -(-rows // each), address(x), address(values), address(places), rows, n, k, each)
     return places

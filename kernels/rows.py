@@ -15,7 +15,7 @@ from deepcore.backend.dtypes import float64, int64
 from deepcore.kernels import memory, register, scalar
 from deepcore.kernels.compiler import Kernel, address
 from deepcore.kernels.pool import complete
-from deepcore.kernels.reductions import FLOATS, LANES, extreme, plain, share, summing
+from deepcore.kernels.reductions import CHUNK, FLOATS, LANES, bits, extreme, plain, reduced, share, summing
 from deepcore.kernels.short import Slice, short
 
 # What a row costs beside its elements, in elements: short rows make slices of fewer elements.
@@ -459,7 +459,7 @@ def logsumexp(xp, input, *, out=None):
     x = np.require(input, requirements=("C", "A"))
     n = x.shape[-1]
     rows, each = x.size // n, share(x.size) // (n + _ROW_COST) or 1
-    result = np.empty(x.shape[:-1], x.dtype) if out is None else out
+    result = memory.small(x.shape[:-1], x.dtype) if out is None else out
     complete(kernel, -(-rows // each), address(x), address(result), rows, n, each)
     return result
 
@@ -468,9 +468,11 @@ def logsumexp(xp, input, *, out=None):
 
 
 def _targets(tools, dtype: str):
-    """Whether all classes are in range (status 1: no), and Σ of the weights of those that count.
+    """Whether all classes are in range (status 1: no), and the numbers that the losses need.
 
-    Words: target, its size, classes, ignored class, weight (or 0), where the sum (float64) goes.
+    Words: target, its size, classes, ignored class, weight (or 0), label smoothing (a float64), whether the gradient is
+    that of a mean, numbers. These are float64: Σ of the weights of what counts, the smoothing, Σ weight, the gradients'
+    scale.
     """
     dt = np.dtype(dtype)
     view, whole, double = tools.view(dt), tools.view(int64), tools.view(float64)
@@ -496,7 +498,15 @@ def _targets(tools, dtype: str):
                     lost += (total - (wider - part)) + (w - part)
                     total = wider
             total += lost
-        double(a[5])[0] = total
+        numbers = double(a[7])
+        numbers[0] = total
+        numbers[1] = np.int64(a[5]).view(np.float64)
+        numbers[2] = np.float64(classes)
+        if a[4]:
+            every, numbers[2] = view(a[4]), 0.0
+            for i in range(classes):
+                numbers[2] += np.float64(every[i])
+        numbers[3] = 1.0 / total if (a[6] != 0) & (total != 0.0) else 1.0
         return 0
 
     return kernel
@@ -504,10 +514,10 @@ def _targets(tools, dtype: str):
 
 def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
     """Words: x, target, weight (0: all 1; never 0 where smoothed), losses, gradients (0 unless recorded), rows, n,
-    ignored class, rows of a slice, and three float64: label smoothing, Σ weight, the gradients' scale.
+    ignored class, rows of a slice, numbers (as `_targets` left them).
     """
     dt = np.dtype(dtype)
-    view, whole, size = tools.view(dt), tools.view(int64), dt.itemsize
+    view, whole, double, size = tools.view(dt), tools.view(int64), tools.view(float64), dt.itemsize
     log, best, total = tools.lift(scalar.log, dt), extreme(tools, dt, "top"), exponentials(tools, dt, recorded)
     zero, one, real = dt.type(0), dt.type(1), dt.type
 
@@ -522,9 +532,8 @@ def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
     def kernel(a, part):
         n, ignored = a[6], a[7]
         target, losses, weight = whole(a[1]), view(a[3]), view(a[2])
-        smoothing = real(np.int64(a[9]).view(np.float64))
-        weights = real(np.int64(a[10]).view(np.float64))
-        scale = real(np.int64(a[11]).view(np.float64))
+        numbers = double(a[9])
+        smoothing, weights, scale = real(numbers[1]), real(numbers[2]), real(numbers[3])
         share = smoothing / real(n)
         for r in range(part * a[8], min(a[5], (part + 1) * a[8])):
             x, out = view(a[0] + r * n * size), view(a[4] + r * n * size)
@@ -562,10 +571,11 @@ def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
 
 def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
     """As `_cross_entropy`, over tiles. Words: x, target, weight, losses, gradients, outer, n, inner, tiles of a slice,
-    ignored class, three float64.
+    ignored class, numbers.
     """
     dt = np.dtype(dtype)
-    view, whole, log = tools.view(dt), tools.view(int64), tools.lift(scalar.log, dt)
+    view, whole, double = tools.view(dt), tools.view(int64), tools.view(float64)
+    log = tools.lift(scalar.log, dt)
     lanes, space = tools.local(dt, LANES), tools.local(dt, LANES * _TILE)
     place, load, store = _tiles(tools, dt)
     total = _tile_exponentials(tools, dt)
@@ -574,9 +584,8 @@ def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
     def kernel(a, part):
         outer, n, inner, ignored = a[5], a[6], a[7], a[9]
         x, target, weight, losses, out = view(a[0]), whole(a[1]), view(a[2]), view(a[3]), view(a[4])
-        smoothing = real(np.int64(a[10]).view(np.float64))
-        weights = real(np.int64(a[11]).view(np.float64))
-        scale = real(np.int64(a[12]).view(np.float64))
+        numbers = double(a[10])
+        smoothing, weights, scale = real(numbers[1]), real(numbers[2]), real(numbers[3])
         share = smoothing / real(n)
         tile, top, sums, q, chosen, loss = space(), lanes(), lanes(), lanes(), lanes(), lanes()
         tiles = -(-outer // LANES) if inner == 1 else outer * -(-inner // LANES)
@@ -639,7 +648,22 @@ def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
     return kernel
 
 
+def _loss(tools, dtype: str):
+    """out[0] = Σ losses, divided by numbers[0] for the mean. Words: losses, their number, numbers, whether mean, out."""
+    dt = np.dtype(dtype)
+    view, double, total, zero, real = tools.view(dt), tools.view(float64), plain(tools, dt), dt.type(0), dt.type
+
+    def kernel(a):
+        losses, out = view(a[0]), view(a[4])
+        value = total(losses, losses, losses, a[1], zero, zero)
+        out[0] = value / real(double(a[2])[0]) if a[3] else value
+        return 0
+
+    return kernel
+
+
 _TARGETS = _kernels("targets", _targets)
+_LOSS = _kernels("cross_entropy_loss", _loss)
 _CROSS_ENTROPY = {
     (recorded, smoothed, tiled, d): Kernel(
         f"cross_entropy{'_grad' * recorded}{'_smoothed' * smoothed}{'_tiles' * tiled}_{d.name}",
@@ -652,7 +676,7 @@ _CROSS_ENTROPY = {
 def cross_entropy_rows(
     x, target, weight, dim: int, ignored: int, smoothing: float, mean: bool, recorded: bool, out=None
 ):
-    """(losses of the shape of `target`, Σ of the weights that count, gradient of the losses' sum or mean, or None).
+    """(losses of the shape of `target`, numbers as of `_targets`, gradient of the losses' sum or mean, or None).
 
     NotImplemented where this is not for a kernel, and where a class is out of range.
     """
@@ -684,25 +708,21 @@ def cross_entropy_rows(
     elif smoothed:
         weight = np.ones(n, dtype)
     rows = outer * inner
-    numbers = np.empty(4)
+    numbers = memory.small(4, float64)
     at, places = address(numbers), 0 if weight is None else address(weight)
     where = address(target)
-    if check(where, rows, n, ignored, places, at):
+    if check(where, rows, n, ignored, places, bits(smoothing), mean, at):
         return NotImplemented
-    total = numbers.item(0)
-    numbers[1], numbers[2] = smoothing, n if weight is None else weight.sum(dtype=float64)
-    numbers[3] = 1.0 / total if mean and total else 1.0
-    bits = numbers.view(int64).tolist()
-    losses = np.empty(target.shape, dtype)
+    losses = memory.small(target.shape, dtype)
     gradients = (memory.empty_like(x) if out is None else out) if recorded else None
     arrays = address(x), where, places, address(losses), 0 if gradients is None else address(gradients)
     if tiled:
         slices, each = _tile_slices(outer, n, inner)
-        complete(kernel, slices, *arrays, outer, n, inner, each, ignored, *bits[1:])
+        complete(kernel, slices, *arrays, outer, n, inner, each, ignored, at)
     else:
         each = share(x.size) // (n + _ROW_COST) or 1
-        complete(kernel, -(-rows // each), *arrays, rows, n, ignored, each, *bits[1:])
-    return losses, total, gradients
+        complete(kernel, -(-rows // each), *arrays, rows, n, ignored, each, at)
+    return losses, numbers, gradients
 
 
 @register("cross_entropy", "cpu", needs_numba=False)
@@ -710,8 +730,12 @@ def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothin
     found = cross_entropy_rows(input, target, weight, dim, ignore_index, smoothing, reduction == "mean", recorded)
     if found is NotImplemented:
         return found
-    loss, total, gradients = found
+    loss, numbers, gradients = found
     if reduction != "none":
-        loss = loss.sum() if loss.size < 1024 else xp.sum(loss)[()]
-        loss = np.asarray(loss / input.dtype.type(total) if reduction == "mean" else loss)
+        last = _LOSS[input.dtype]
+        if not last.ready():
+            return NotImplemented
+        parts = loss if loss.size <= CHUNK else reduced("sum", loss, 1, loss.size, 1)
+        loss = memory.small((), input.dtype)
+        complete(last, 1, address(parts), parts.size, address(numbers), reduction == "mean", address(loss))
     return (loss, gradients) if recorded else loss

@@ -24,6 +24,7 @@ import numpy as np
 from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels import compiler, pool
 from deepcore.kernels.compiler import Kernel, address
+from deepcore.kernels.program import Buffer, Launch, Table
 
 # Elements of one slice, some 10 µs; parameters begin at whole blocks.
 SLICE = 1 << 15
@@ -686,3 +687,45 @@ class Gradients:
                 for (dtype, _, elements), words in zip(self._parts, self._words)
             ]
         )
+
+
+# -- as a part of a larger program ----------------------------------------------------------------------------------
+
+
+class Parts(NamedTuple):
+    """The launches of an update whose gradients are places in buffers: first those that may stop it."""
+
+    norm: list[Launch]
+    update: list[Launch]
+    slots: np.ndarray
+
+
+def parts(program: Program, gradients: list[list[tuple[Buffer, int]]], outside: Callable, clip: Clip | None) -> Parts:
+    """`program` with gradients at (buffer, offset) for each batch; `outside(array)` says where weights and states are."""
+    slots = np.array(_PLAIN)
+    if clip is not None:
+        slots[_BOUND] = math.inf if clip.value is None else clip.value
+        slots[_FINITE] = clip.finite
+        slots[_MAX_NORM] = math.inf if clip.max_norm is None else clip.max_norm
+    at, keep = address(slots), clip is not None and clip.keep
+    norm, update = [], []
+    partials = np.zeros(max(program._slices, 1))
+    where = address(partials)
+    for batch, found in zip(program.batches, gradients):
+        rows, width = batch.table.shape
+        words, places = batch.table.reshape(-1).tolist(), {}
+        for row in range(rows):
+            places[row * width + _GRADIENT] = found[row]
+            for column, arrays in enumerate((batch.weights, *batch.states), _GRADIENT + 1):
+                places[row * width + column] = outside(arrays[row])
+        table = Buffer("table", 8 * len(words), Table(words, places))
+        each = (rows, batch.elements, 0, address(batch.scalars), at, int(keep))
+        update.append(Launch(batch.kernel, list(each), {2: (table, 0)}, batch.slices))
+        norm.append(Launch(_NORM[batch.dtype], [rows, batch.elements, 0, width, at, where], {2: (table, 0)}, batch.slices))
+        where += 8 * batch.slices
+    norm.append(Launch(_TOTAL[program.dtype], [program._slices, address(partials), at], {}, 1))
+    for launch in (*norm, *update):
+        launch.owner = program, slots, partials
+    if clip is None or clip.max_norm is None:
+        norm = []
+    return Parts(norm, update, slots)

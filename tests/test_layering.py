@@ -16,7 +16,7 @@ LAYERS = [
     {"kernels"},
     {"random", "printing", "tensor", "autograd"},
     {"ops"},
-    {"compile"},
+    {"compiler"},
     {"nn", "optim"},
     {"data", "io"},
     {"metrics", "plots"},
@@ -27,7 +27,7 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 #: The package's own face, its version and `python -m` stand above every layer.
 TOP = {"__init__", "__main__", "_version", "version"}
-COMPUTING = {"random", "printing", "tensor", "autograd", "ops", "compile", "nn", "optim"}
+COMPUTING = {"random", "printing", "tensor", "autograd", "ops", "compiler", "nn", "optim"}
 #: Lazy imports (inside a function) that go up: (importing module, imported layer), and why.
 UPWARD = {
     ("backend", "kernels"): "a backend looks its kernels up when an op first runs on it",
@@ -85,7 +85,7 @@ def violations(path, parts):
         target = pieces[1] if len(pieces) > 1 else ""
         if target not in RANK:
             # `import deepcore`, `from deepcore import Tensor`: everything, so allowed above the layers only.
-            if RANK[mine] <= RANK["compile"] and not lazy:
+            if RANK[mine] <= RANK["compiler"] and not lazy:
                 yield f"{path.name}:{line} imports the package's face, {name}"
             continue
         if RANK[target] > RANK[mine] and not (lazy and (mine, target) in UPWARD):

@@ -42,7 +42,10 @@ def _start(tensor: Tensor, gradient) -> Tensor:
                 received=f"shape {tensor.shape}",
                 fix="reduce it first (loss.mean().backward()), or pass gradient=",
             )
-        return Tensor(xp.ones(tensor.shape, dtype=tensor.dtype), xp)
+        one = xp.ones(tensor.shape, dtype=tensor.dtype)
+        if mode.tracer is not None:
+            mode.tracer.constant(one)
+        return Tensor(one, xp)
     if not isinstance(gradient, Tensor):
         gradient = as_tensor(gradient, backend=xp)
     if gradient.backend is not xp:
@@ -112,6 +115,8 @@ def _merge(held, gradient):
 
 
 def _hooked(hook, gradient):
+    if mode.tracer is not None:
+        mode.tracer.note("a gradient hook")
     replaced = hook(gradient)
     if replaced is None:
         return gradient
@@ -132,6 +137,9 @@ def _hooked(hook, gradient):
 
 def _accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
     """leaf.grad += totals[leaf]; the first gradient is kept without a copy when nothing else holds its memory."""
+    if mode.tracer is not None and not create_graph:
+        mode.tracer.accumulate(leaf, totals[leaf])
+        return
     # Counted in containers, whose references every Python version counts: the dict's or slot's, and the call's.
     shared = sys.getrefcount(totals[leaf]) > 2 or sys.getrefcount(totals[leaf]._data) > 2
     total = totals[leaf]

@@ -30,6 +30,9 @@ class _Mode(threading.local):
     def __init__(self):
         self.grad = True
         self.hook: Callable | None = None
+        #: What `dc.compile` follows a step with: it is told what passes by no op.
+        self.tracer: Any = None
+        self.anomaly = False
         self.backward = False
         self.transforms = 0
         # NumPy's overflow and divide warnings are off in here, which is 30 times cheaper than np.errstate an op.
@@ -96,7 +99,8 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
         out = impl(backend, *[t._data for t in inputs], **params)  # NumPy is silent here already
     if out.__class__ is not backend.array_type:
         if out.__class__ is not tuple:
-            out = backend.asarray(out)
+            if not isinstance(out, backend.array_type):
+                out = backend.asarray(out)
         elif op.many:
             return tuple(Tensor(each, backend) for each in out)  # type: ignore[return-value]
         else:  # what the forward has ready for the gradient

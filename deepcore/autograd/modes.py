@@ -161,8 +161,12 @@ def detect_anomaly() -> Iterator[None]:
             )
         return out
 
-    with intercept(check):
-        yield
+    before, mode.anomaly = mode.anomaly, True
+    try:
+        with intercept(check):
+            yield
+    finally:
+        mode.anomaly = before
 
 
 class profile(contextlib.ContextDecorator):

@@ -21,8 +21,6 @@ from deepcore.config import settings
 # The multiplications (GEMM) and elements (GEMV, dot) up to which OpenBLAS uses one thread by itself.
 _SERIAL_FLOPS = 1 << 17
 _SERIAL_SIZE = 9000
-# The multiplications that BLAS does while a kernel is being called.
-_CALL_FLOPS = 1 << 16
 # The least one slice of a larger product has: rows or columns of a matrix, and multiplications.
 _SLICE_LINES = 128
 _SLICE_FLOPS = 1 << 20
@@ -42,8 +40,6 @@ def _find_product():
 _add_up: Any = np.add.reduce
 # The rows that are added one after the other.
 _BLOCK_ROWS = 256
-# Sums of fewer elements have no kernel.
-_KERNEL_SIZE = 1024
 
 
 class _Sum:
@@ -85,7 +81,7 @@ class CpuBackend(Backend):
             return self.sum(x.astype(float32), axis, keepdims).astype(x.dtype)
         if isinstance(axis, int):
             axis = (axis % x.ndim,)
-        if x.size >= _KERNEL_SIZE:
+        if settings.kernels:
             run = self.impls.get(_sum) or self.bind(_sum)
             return run(
                 self,
@@ -119,14 +115,13 @@ class CpuBackend(Backend):
         the bits do not depend on the threads.
         """
         half = x.itemsize == 2 and x.dtype.char in "eE"
-        plain = (not half and x.dtype.kind != "f") or is_small_product(x, y)
-        if settings.kernels and not plain:
+        if settings.kernels:
             out = (_product or _find_product())(x, y)
             if out is not NotImplemented:
                 return out
         if half:  # NumPy has no BLAS for these: sum in float32, round once
             return self.matmul(x.astype(float32), y.astype(float32)).astype(x.dtype)
-        if plain:
+        if x.dtype.kind != "f" or _is_small_product(x, y):
             return np.matmul(x, y)
         with self.blas.one_thread():
             return self._sliced_matmul(x, y)
@@ -219,10 +214,9 @@ class CpuBackend(Backend):
         }
 
 
-def is_small_product(x, y) -> bool:
-    """Whether BLAS computes x @ y on one thread by itself, and sooner than a kernel is called."""
-    most = _CALL_FLOPS if settings.kernels else _SERIAL_FLOPS
-    return x.size * y.shape[-1] <= most and x.size + y.size <= _SERIAL_SIZE
+def _is_small_product(x, y) -> bool:
+    """Whether BLAS computes x @ y on one thread by itself."""
+    return x.size * y.shape[-1] <= _SERIAL_FLOPS and x.size + y.size <= _SERIAL_SIZE
 
 
 def _batch_slice(x, part: slice, ndim: int):

@@ -8,6 +8,7 @@ from deepcore import random
 from deepcore.autograd import apply, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
+from deepcore.kernels import watch
 from deepcore.nn.notify import warn_user
 from deepcore.ops import losses
 from deepcore.ops.elementwise import abs as abs_
@@ -28,7 +29,7 @@ from deepcore.ops.elementwise import (
     where,
 )
 from deepcore.ops.elementwise import pow as pow_
-from deepcore.ops.index import _gather, embedding, one_hot
+from deepcore.ops.index import _gather, embedding, one_hot, write
 from deepcore.ops.linalg import linear
 from deepcore.ops.reduce import amax, log_softmax, logsumexp, mean, softmax
 from deepcore.ops.reduce import sum as sum_
@@ -84,6 +85,19 @@ def _norm_grads(g, centred, rstd, weight, dims, over, affine: int, has_mean: boo
         inner = inner - mean(scaled, dims, keepdim=True)
     affine_grads = (g * xhat, g)[:affine]
     return inner * rstd, *(sum_(each, over) if over else each for each in affine_grads)  # sum over () is over all
+
+
+@primitive()
+def _probabilities(xp, input):
+    """input, once it is known to be probabilities."""
+    if input.size and not bool(xp.logical_and(input >= 0, input <= 1).all()):
+        raise ArgumentError(
+            "binary_cross_entropy takes probabilities",
+            expected="0 ≤ input ≤ 1",
+            received=f"values from {input.min().item():.4g} to {input.max().item():.4g}",
+            fix="for logits use binary_cross_entropy_with_logits (BCEWithLogitsLoss)",
+        )
+    return input
 
 
 @fused
@@ -294,22 +308,30 @@ def batch_norm(
             )
         statistics = batch_statistics(input.detach(), eps=eps)
         if running_mean is not None and running_var is not None:
-            mode.enter(_move_towards, running_mean, statistics._data[0], momentum)
-            mode.enter(_move_towards, running_var, statistics._data[1], momentum * count / (count - 1), momentum)
+            keep = 1 - momentum
+            for running, row, take in ((running_mean, 0, momentum), (running_var, 1, momentum * count / (count - 1))):
+                batch = from_raw(statistics._data[row], input.backend)
+                write(running, apply(_moved, (running, batch), {"keep": keep, "take": take}))
     elif training:  # no statistics, and the running ones stay as they are
         statistics = from_raw(input.backend.ones((3, shape[1]), dtype=input.dtype), input.backend)
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm outside training needs running_mean and running_var")
-        statistics = _running_statistics(running_mean, running_var, input.dtype, eps)
+        running = running_mean.detach(), running_var.detach()
+        statistics = apply(_running_statistics, running, {"dtype": input.dtype, "eps": eps})
     return _with_parameters(_batch_norm, (input, statistics), weight, bias, (shape[1],), 1, batch=training, eps=eps)
 
 
-def _running_statistics(mean: Tensor, variance: Tensor, dtype, eps: float) -> Tensor:
+@primitive(vjp=(None, None))
+def _moved(xp, running, batch, *, keep, take):
+    """keep · running + take · batch"""
+    return running * keep + (batch * take).astype(running.dtype, copy=False)
+
+
+@primitive(vjp=(None, None))
+def _running_statistics(xp, mean, variance, *, dtype, eps):
     """Mean, variance and 1/√(variance + eps) as three rows."""
-    xp = mean.backend
-    raw = [mean._data, variance._data, 1 / xp.sqrt(variance._data + eps)]
-    return from_raw(xp.stack(raw).astype(dtype, copy=False), xp)
+    return xp.stack([mean, variance, 1 / xp.sqrt(variance + eps)]).astype(dtype, copy=False)
 
 
 # What each dtype's 1 and the next number differ by.
@@ -347,14 +369,6 @@ def _with_parameters(op, inputs: tuple, weight: Tensor | None, bias: Tensor | No
     if weight is not None:
         out = out * weight.reshape(along)
     return out if bias is None else out + bias.reshape(along)
-
-
-def _move_towards(running: Tensor, batch, weight: float, momentum: float | None = None) -> None:
-    """running ← (1 - momentum) · running + weight · batch; momentum is the weight unless given."""
-    raw = running._data
-    raw *= 1 - (weight if momentum is None else momentum)
-    raw += (batch * weight).astype(raw.dtype, copy=False)
-    running.bump_version()
 
 
 def as_sizes(normalized_shape) -> tuple:
@@ -500,14 +514,7 @@ def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction:
     From a sigmoid, `binary_cross_entropy_with_logits` on its input is faster and more exact.
     """
     _same_shape("binary_cross_entropy", input, target)
-    raw, xp = input._data, input.backend
-    if raw.size and not bool(xp.logical_and(raw >= 0, raw <= 1).all()):
-        raise ArgumentError(
-            "binary_cross_entropy takes probabilities",
-            expected="0 ≤ input ≤ 1",
-            received=f"values from {raw.min().item():.4g} to {raw.max().item():.4g}",
-            fix="for logits use binary_cross_entropy_with_logits (BCEWithLogitsLoss)",
-        )
+    _probabilities(input.detach())
     loss = losses.term(losses.bce, "float", input, target)
     return _reduced(loss if weight is None else loss * weight, reduction)
 
@@ -644,7 +651,7 @@ class ProbabilityCheck:
 
     def look(self, input: Tensor, dim: int) -> None:
         self.calls_left -= 1
-        raw = input._data
+        raw = watch.plain(input._data)  # it decides about a warning only
         if not raw.size or raw.shape[dim] < 2 or not dt.is_floating(raw.dtype):
             return
         if raw.min().item() >= 0 and abs(raw.sum(axis=dim) - 1).max().item() < 1e-3:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 
 from deepcore.autograd import Function
-from deepcore.tensor import Tensor
+from deepcore.tensor import Tensor, changes
 
 _next_id = itertools.count().__next__
 
@@ -19,8 +19,10 @@ class RemovableHandle:
         entry = {self._id: (hook, options)}
         held = table.get(kind, {})
         table[kind] = {**entry, **held} if first else {**held, **entry}
+        changes.count += 1
 
     def remove(self) -> None:
+        changes.count += 1
         rest = {i: hook for i, hook in self._table.get(self._kind, {}).items() if i != self._id}
         if rest:
             self._table[self._kind] = rest

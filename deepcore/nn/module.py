@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from deepcore.autograd import is_grad_enabled
+from deepcore.autograd import is_grad_enabled, mode
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, suggest
 from deepcore.nn.hooks import GradientTap, RemovableHandle
 from deepcore.nn.parameter import Parameter
-from deepcore.tensor import Tensor, as_tensor
+from deepcore.tensor import Tensor, as_tensor, changes
 
 _FLOATING = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -131,6 +131,7 @@ class Module:
     # -- attributes -----------------------------------------------------------------------------------
     def __setattr__(self, name: str, value) -> None:
         own = self.__dict__
+        changes.count += 1
         if isinstance(value, Parameter):
             self._forget(name, "_parameters")
             self.register_parameter(name, value)
@@ -196,12 +197,14 @@ class Module:
         )
 
     def __delattr__(self, name: str) -> None:
+        changes.count += 1
         for table in _TABLES:
             self.__dict__.get(table, {}).pop(name, None)
         self.__dict__.get("_non_persistent", set()).discard(name)
         object.__delattr__(self, name)
 
     def _check_new(self, table: str, kind: str, name: str) -> None:
+        changes.count += 1
         if table not in self.__dict__:
             self._forget(name, table)  # raises
         if not isinstance(name, str) or not name or "." in name:
@@ -612,6 +615,8 @@ def rebind(t: Tensor, new: Tensor) -> None:
 
 def clear_gradient(parameter: Tensor, set_to_none: bool) -> None:
     """Forget a gradient, or fill it with zeros."""
+    if mode.tracer is not None:
+        mode.tracer.clear(parameter, set_to_none)
     gradient = parameter.grad
     if gradient is None:
         return

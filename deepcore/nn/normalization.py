@@ -9,6 +9,7 @@ from deepcore.nn import init
 from deepcore.nn.linear import check_sizes, new_parameter, new_tensor
 from deepcore.nn.module import Module
 from deepcore.nn.registry import LAYERS, Example
+from deepcore.ops.index import write
 
 
 def _reset_affine(layer: Module) -> None:
@@ -78,8 +79,7 @@ class _BatchNorm(Module):
         momentum = self.momentum
         if self.training and self.num_batches_tracked is not None:
             count = self.num_batches_tracked
-            count._data[...] += 1
-            count.bump_version()
+            write(count, count + 1)
             if momentum is None:
                 momentum = 1.0 / count.item()
         return F.batch_norm(

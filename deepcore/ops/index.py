@@ -518,11 +518,19 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
         )
     if not getattr(raw.flags, "writeable", True):  # CuPy's arrays are always
         raise GradientError("the memory of this tensor is read-only", fix="clone() it before writing")
-    old = Tensor(base._data, xp, base._requires_grad, base._node)
+    if mode.tracer is not None:
+        mode.tracer.write(target, raw, key, value._data)
+        return _written(target, base, chain, value, steps, indices, dims, recording)
     source = value._data
     if xp.may_share_memory(source, raw):
         source = source.copy()
     raw[key] = source
+    return _written(target, base, chain, value, steps, indices, dims, recording)
+
+
+def _written(target, base, chain, value, steps, indices, dims, recording) -> Tensor:
+    """Once the memory is written: the new version, and the nodes of all that shares it."""
+    old = Tensor(base._data, target.backend, base._requires_grad, base._node)
     target.bump_version()
     if recording and (base._requires_grad or target._requires_grad or value._requires_grad):
         params = {"steps": (*view_steps(chain), *steps), "dims": dims}

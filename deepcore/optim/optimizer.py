@@ -6,11 +6,12 @@ import difflib
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import starmap
 from operator import call
 from typing import Any
 
-from deepcore.autograd import enable_grad
+from deepcore.autograd import enable_grad, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, suggest
 from deepcore.kernels.update import MISFIT, Clip, Update, run_update
@@ -167,6 +168,10 @@ class Optimizer:
         """
         max_norm = None if max_norm is None else float(max_norm)
         clip_value = None if clip_value is None else clip_bound(clip_value)
+        if mode.tracer is not None:
+            clip = Clip(max_norm, clip_value, error_if_nonfinite, keep)
+            again = partial(self.clipped_step, max_norm, clip_value, error_if_nonfinite=error_if_nonfinite, keep=keep)
+            return mode.tracer.update(self, partial(again, named=named), clip)
         live, counts = self._live()
         if named is None:
             named = [(f"number {i} (shape {p.shape})", p) for i, p in enumerate(live)]
@@ -212,6 +217,8 @@ class Optimizer:
 
     def _update(self, before: list | None = None) -> None:
         """One step; `before` is the way back from what was done for it already, as in `Plan.run`."""
+        if mode.tracer is not None:
+            return mode.tracer.update(self, self._update)
         live, counts = self._live()
         plan = self._planned(live, counts)
         self._plan = None  # an exception leaves none
@@ -231,6 +238,8 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 if set_to_none:
+                    if mode.tracer is not None:
+                        mode.tracer.clear(p, True)
                     p.grad = None
                 else:
                     clear_gradient(p, set_to_none)

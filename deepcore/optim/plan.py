@@ -30,6 +30,7 @@ class Plan:
 
     def __init__(self, optimizer: Optimizer, live: list[Tensor], counts: list[int], kernels: bool):
         self.live, self.counts, self.every_group = live, counts, list(optimizer.param_groups)
+        self.lengths = [len(group["params"]) for group in self.every_group]
         self.weights = [p._data for p in live]
         self.groups = [g for g, count in zip(optimizer.param_groups, counts) for _ in range(count)]
         #: What the step adds, besides new values: (dict, key, value).
@@ -103,13 +104,18 @@ class Plan:
         """Whether this is what a step would plan now; the program itself looks at sizes and dtypes."""
         if self.program is None or not settings.kernels or counts != self.counts:
             return False
+        return all(map(is_, live, self.live)) and self._same_memory(optimizer)
+
+    def _same_memory(self, optimizer: Optimizer) -> bool:
+        """Whether groups, formulas, parameters' arrays and states are the same objects as when this was made."""
         pairs = [
             (optimizer.param_groups, self.every_group),
             (map(optimizer.update, optimizer.param_groups), self.updates),
-            (live, self.live),
-            (map(_DATA, live), self.weights),
-            (map(optimizer.state.get, live), self.states),
+            (map(_DATA, self.live), self.weights),
+            (map(optimizer.state.get, self.live), self.states),
         ]
+        if len(optimizer.param_groups) != len(self.every_group):
+            return False
         if not all(all(map(is_, now, then)) for now, then in pairs):
             return False
         at = 0
@@ -170,6 +176,24 @@ class Plan:
             return int(self.program.slots[STOPPED])  # type: ignore[union-attr]
         self.added, self.first = [], set()
         return 0
+
+    # -- in a compiled step -----------------------------------------------------------------------------------
+    def is_current(self, optimizer: Optimizer) -> bool:
+        """Whether a compiled step that updates by this plan still does what `step()` would."""
+        if not settings.kernels or [len(group["params"]) for group in self.every_group] != self.lengths:
+            return False
+        return self._same_memory(optimizer)
+
+    def after(self, optimizer: Optimizer) -> list[Iterable]:
+        """Sets this step's scalars; what is to be gone through once the program has run."""
+        counts = [state["step"] + 1 for state in self.inside] if self.counted else []
+        self._set_scalars(optimizer, counts)
+        storages = [p._storage or p.storage() for p in self.live]
+        return [
+            map(setitem, self.inside, _STEP, counts),
+            map(setattr, storages, _VERSION, [storage.version + 1 for storage in storages]),
+            map(setattr, (optimizer,), ("_steps",), (optimizer._steps + 1,)),
+        ]
 
     def norm(self):
         """The norm of the gradients that the last program found, as a raw 0-d array."""

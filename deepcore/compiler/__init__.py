@@ -1,0 +1,5 @@
+"""Compiling: from a function that computes with tensors to one program without Python between its kernels."""
+
+from deepcore.compiler.compiled import Compiled, compile
+
+__all__ = ["Compiled", "compile"]

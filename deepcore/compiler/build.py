@@ -1,0 +1,100 @@
+"""From what was followed to a program that runs: passes, what lasts, memory."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from deepcore.backend import dtypes as dt
+from deepcore.compiler.ir import Program
+from deepcore.compiler.passes import cse, dead
+from deepcore.compiler.trace import Trace
+from deepcore.kernels import update as updates
+from deepcore.kernels.compiler import address
+from deepcore.kernels.program import Buffer, Executable, Ref, Step, move, plan_memory
+
+#: In their order.
+PASSES = (dead.run, cse.run, dead.run)
+
+
+class Built(NamedTuple):
+    """A program, and where what lasts is found."""
+
+    executable: Executable
+    program: Program
+    #: One for each returned tensor, and each leaf whose gradient is new.
+    outputs: list[Ref]
+    grads: list[Ref]
+    slots: list[Any]
+
+
+def build(trace: Trace, outputs: list[Ref], grads: list[Ref], check: bool = False) -> Built:
+    steps = list(trace.steps)
+    ends: list[Ref] = [*outputs, *grads]
+    for update in trace.updates:
+        ends += update.gradients
+    contents = {buffer: Ref(own, 0, (own.nbytes,), (1,), dt.uint8) for buffer, own in trace.redirected.items()}
+    program = Program(steps, [*ends, *contents.values()], trace.constants)
+    for each in PASSES:
+        each(program)
+    ends = program.lasting[: len(ends)]
+    contents = dict(zip(contents, program.lasting[len(ends) :]))
+    outputs, grads = _given(program, ends[: len(outputs)], "out"), ends[len(outputs) : len(outputs) + len(grads)]
+    grads = _given(program, grads, "grad")
+    at = len(outputs) + len(grads)
+    first: list[Step] = []
+    last: list[Step] = []
+    slots = []
+    for update in trace.updates:
+        found = program.lasting[at : at + len(update.gradients)]
+        at += len(update.gradients)
+        made = _update(trace, update, found)
+        slots.append(made.slots)
+        name = type(update.optimizer).__name__
+        refs = [ref for ref in found]
+        if made.norm:
+            first.append(Step(f"{name} norm", refs, [], made.norm, kept=True))
+        last.append(Step(name, refs, [], made.update, kept=True))
+    for step in (*first, *last):
+        step.work = float(sum(launch.words[1] for launch in step.launches))
+    for buffer, ref in contents.items():
+        whole = Ref(buffer, 0, ref.shape, ref.strides, ref.dtype)
+        first.append(move(whole, ref))
+    program.steps += first + last
+    lasting = {ref.buffer for ref in (*outputs, *grads)}
+    size = plan_memory(program.steps, lasting, lambda step: [])
+    return Built(Executable(program.steps, size), program, outputs, grads, slots)
+
+
+def _given(program: Program, refs: list[Ref], name: str) -> list[Ref]:
+    """The same in memory that is given anew for each run."""
+    found = []
+    for i, ref in enumerate(refs):
+        buffer = ref.buffer
+        if buffer.kind == "own" and ref.whole and not buffer.changing:
+            buffer.kind, buffer.name = "given", f"{name}{i}"
+            found.append(ref)
+            continue
+        strides = _contiguous(ref.shape, ref.dtype.itemsize)
+        to = Ref(Buffer("given", ref.nbytes, None, f"{name}{i}"), 0, ref.shape, strides, ref.dtype)
+        program.steps.append(move(to, ref))
+        found.append(to)
+    return found
+
+
+def _contiguous(shape, step: int) -> tuple[int, ...]:
+    strides = []
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+def _update(trace: Trace, update, gradients: list[Ref]):
+    def outside(array):
+        found = trace.intervals.find(address(array))
+        assert found is not None
+        return found
+
+    plan = update.plan
+    places = [[(gradients[i].buffer, gradients[i].offset) for i in members] for members in plan.members]
+    return updates.parts(plan.program, places, outside, update.clip)

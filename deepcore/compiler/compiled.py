@@ -1,0 +1,327 @@
+"""`dc.compile`: a function that runs as one program where it can, and as it is where it cannot."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from deepcore.autograd.graph import mode
+from deepcore.backend import backend_of
+from deepcore.compiler.build import build
+from deepcore.compiler.guards import Guards
+from deepcore.compiler.runner import Arena, Runner, Stopped
+from deepcore.compiler.trace import Fault, Trace, user_line
+from deepcore.config import settings
+from deepcore.errors import ArgumentError, DeepcoreWarning
+from deepcore.kernels import pool
+from deepcore.tensor import Tensor, from_raw
+
+log = logging.getLogger("deepcore.compile")
+
+#: Programs that a compiled function keeps, unless it is told otherwise.
+PROGRAMS = 16
+
+
+class _Leaf:
+    """The place of tensor number `i` in a structure."""
+
+    __slots__ = ("i",)
+
+    def __init__(self, i: int):
+        self.i = i
+
+
+class Compiled:
+    """What `dc.compile` returns: called like the function, with the same results to the bit.
+
+    The first call with arguments of a kind runs the function as it is, follows what it computes and makes a program of
+    that; later calls of the kind run the program. `explain()` shows the programs, `peak_memory` is what they need.
+    """
+
+    def __init__(self, function: Callable, programs: int = PROGRAMS):
+        functools.update_wrapper(self, function, updated=())
+        self.function = function
+        self.programs = programs
+        self._known: OrderedDict[tuple, list[Runner]] = OrderedDict()
+        self._eager: dict[tuple, Fault] = {}
+        self._arena = Arena()
+        self._lock = threading.RLock()
+        self._warned = False
+        #: How often the function was followed, and how often a program ran.
+        self.traces = self.runs = 0
+
+    def __call__(self, *args, **kwargs):
+        if mode.tracer is not None or mode.hook is not None or mode.transforms:
+            return self.function(*args, **kwargs)  # part of a larger program, or watched op by op
+        arrays: list[Any] = []
+        tensors: list[Tensor] = []
+        key = (
+            mode.grad, settings.kernels, _structure(args, arrays, tensors),
+            _structure(kwargs, arrays, tensors) if kwargs else None,
+        )  # fmt: skip
+        if len(arrays) > 1:
+            key = (*key, tuple([next(j for j, b in enumerate(arrays) if b is a) for a in arrays]))
+        with self._lock:
+            found = self._known.get(key)
+            reason = "these arguments are new"
+            if found is not None:
+                for runner, tree in found:
+                    misfit = runner.misfit()
+                    if misfit is None:
+                        try:
+                            results = runner(arrays)
+                        except Stopped:
+                            break
+                        self.runs += 1
+                        return _filled(tree, results, runner)
+                    reason = misfit
+                else:
+                    return self._follow(key, args, kwargs, reason)
+                return self.function(*args, **kwargs)
+            if key in self._eager:
+                return self.function(*args, **kwargs)
+            return self._follow(key, args, kwargs, reason)
+
+    # -- following ----------------------------------------------------------------------------------------
+    def _follow(self, key, args, kwargs, reason: str):
+        backend = _backend(args, kwargs)
+        if backend is None or backend.name != "cpu" or not pool.can_prepare():
+            return self.function(*args, **kwargs)
+        if self.traces:
+            log.info("%s is followed again: %s", self._name, reason)
+        self.traces += 1
+        guards = Guards(self.function)
+        trace = Trace(backend)
+        given: list[tuple[Tensor, Any]] = []
+        try:
+            with trace.following():
+                arguments = _traced((args, kwargs), trace, given)
+                result = self.function(*arguments[0], **arguments[1])
+        finally:
+            for tensor, array in given:
+                tensor._data = array
+        changed = guards.changed()
+        if changed and trace.fault is None:
+            trace.fault = Fault(f"the function changes Python's state: {changed}", user_line())
+        outputs: list = []
+        tree = _outputs(result, trace, outputs)
+        if trace.fault is None:
+            self._make(key, trace, guards, tree, outputs)
+        if trace.fault is not None:
+            self._give_up(key, trace.fault)
+        return _plainly(result, outputs, trace)
+
+    def _make(self, key, trace: Trace, guards: Guards, tree, outputs) -> None:
+        leaves = [leaf for leaf in trace.grads if leaf.grad is not None]
+        grads = [trace.grads[leaf] for leaf in leaves]
+        refs = [ref for ref, _ in outputs]
+        built = build(trace, refs, grads)
+        runner = Runner(trace, built, refs, leaves, guards, self._arena)
+        wrong = runner.check(trace, [array for _, array in outputs])
+        if wrong:
+            trace.fault = Fault(f"the program computed {wrong} otherwise than the function did", user_line())
+            return
+        entry = self._known.setdefault(key, [])
+        entry.append((runner, tree))
+        self._known.move_to_end(key)
+        while sum(map(len, self._known.values())) > self.programs:
+            oldest = next(iter(self._known))
+            self._known[oldest].pop(0)
+            if not self._known[oldest]:
+                del self._known[oldest]
+
+    def _give_up(self, key, fault: Fault) -> None:
+        if len(self._eager) > 256:
+            self._eager.clear()
+        self._eager[key] = fault
+        log.info("%s runs as it is: %s, at %s", self._name, *fault)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self._name} cannot be compiled and runs as it is: {fault.reason}, at {fault.place}",
+                DeepcoreWarning,
+                stacklevel=4,
+            )
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__qualname__", type(self.function).__name__)
+
+    # -- looking ------------------------------------------------------------------------------------------
+    @property
+    def peak_memory(self) -> int:
+        """Bytes of the memory that the programs take turns in, as planned."""
+        return max((r.exe.size for runners in self._known.values() for r, _ in runners), default=0)
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Why calls run as they are."""
+        return list(self._eager.values())
+
+    def explain(self) -> str:
+        """The programs, step by step."""
+        from deepcore.compiler.explain import explain
+
+        return explain(self)
+
+    def __repr__(self) -> str:
+        return f"<compiled {self._name}: {sum(map(len, self._known.values()))} programs>"
+
+    def __get__(self, instance, owner=None):
+        if instance is None:
+            return self
+        return functools.partial(self, instance)
+
+
+def compile(function: Callable | None = None, *, programs: int = PROGRAMS):
+    """A function, module or whole training step as one program: same results to the bit, less time.
+
+    >>> @dc.compile
+    ... def step(x, y):
+    ...     optimizer.zero_grad()
+    ...     loss = F.cross_entropy(model(x), y)
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     return loss
+
+    The first call with arguments of a kind (shapes, dtypes, Python values) runs the function and follows it; what it
+    prints or appends to a list happens then, and not again. Learning rates may change from step to step; what else Python
+    decides with is compared before each run, and a difference makes the function be followed anew. A function whose
+    computing depends on values of tensors (`if loss.item() > 1`) runs as it is, after one warning that names the line.
+    `programs`: how many are kept, the least recently used go first.
+    """
+    if function is None:
+        return functools.partial(compile, programs=programs)
+    if not callable(function):
+        raise ArgumentError("dc.compile takes a function or a module", received=type(function).__name__)
+    return function if isinstance(function, Compiled) else Compiled(function, programs)
+
+
+# -- structures -----------------------------------------------------------------------------------------------------
+
+
+def _structure(tree, arrays: list, tensors: list):
+    """What tells a structure of arguments from others; its arrays."""
+    if isinstance(tree, Tensor):
+        raw = tree._data
+        arrays.append(raw)
+        tensors.append(tree)
+        return ("t", raw.shape, raw.strides, raw.dtype, tree.backend, tree._requires_grad, tree._node is not None,
+                tree.grad is None if tree._requires_grad else None)  # fmt: skip
+    kind = tree.__class__
+    if kind is tuple or kind is list or (isinstance(tree, tuple) and hasattr(tree, "_fields")):
+        return (kind, *[_structure(t, arrays, tensors) for t in tree])
+    if kind is dict:
+        return (kind, *[(k, _structure(v, arrays, tensors)) for k, v in tree.items()])
+    if kind in (int, float, str, bool, type(None)):
+        return (kind, tree)
+    if hasattr(tree, "dtype") and hasattr(tree, "strides") and hasattr(tree, "shape"):
+        arrays.append(tree)
+        return ("a", tree.shape, tree.strides, tree.dtype)
+    return ("o", id(tree))
+
+
+def _backend(args, kwargs):
+    found: list = []
+    raw: list = []
+
+    def look(tree):
+        if isinstance(tree, Tensor):
+            found.append(tree.backend)
+        elif isinstance(tree, (tuple, list)):
+            for t in tree:
+                look(t)
+        elif isinstance(tree, dict):
+            for t in tree.values():
+                look(t)
+        elif hasattr(tree, "dtype") and hasattr(tree, "strides"):
+            raw.append(tree)
+
+    look((args, kwargs))
+    if not found and raw:
+        found.append(backend_of(raw[0]))
+    if not found:
+        from deepcore.backend import get_backend
+
+        return get_backend()
+    return found[0] if all(b is found[0] for b in found) else None
+
+
+def _traced(tree, trace: Trace, given: list):
+    """The structure with arrays that are followed; tensors keep their identity, and get their arrays back later."""
+    known: dict[int, Any] = {}
+
+    def enter(tree):
+        if isinstance(tree, Tensor):
+            if tree.backend is not trace.backend:
+                trace.note("arguments on two backends")
+            elif id(tree) not in known:
+                given.append((tree, tree._data))
+                known[id(tree)] = tree
+                tree._data = _argument(tree._data)
+            return tree
+        if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+            return type(tree)(*map(enter, tree))
+        if isinstance(tree, (tuple, list)):
+            return type(tree)(map(enter, tree))
+        if isinstance(tree, dict):
+            return {k: enter(v) for k, v in tree.items()}
+        if isinstance(tree, trace.backend.array_type):
+            return _argument(tree)
+        return tree
+
+    def _argument(array):
+        if id(array) in known:
+            return known[id(array)]
+        known[id(array)] = trace.argument(array)
+        return known[id(array)]
+
+    return enter(tree)
+
+
+def _outputs(tree, trace: Trace, found: list):
+    """The structure with a `_Leaf` for each tensor that is computed; (place, array) of those."""
+    if isinstance(tree, Tensor):
+        raw = tree._data
+        ref = trace.ref(raw, tree)
+        if ref.buffer.kind == "outside" or (ref.buffer.kind == "given" and ref.whole):
+            for i, (buffer, _) in enumerate(trace.given):
+                if buffer is ref.buffer:
+                    trace.note("an argument that is returned")
+            return tree
+        node = tree._node
+        if node is not None and node.saved is not None:
+            trace.note("a result that is to be differentiated outside of the function (no_grad() around the call says it is not)")
+        found.append((ref, raw))
+        return _Leaf(len(found) - 1)
+    if isinstance(tree, trace.backend.array_type):
+        trace.note("an array that is returned")
+        return tree
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*[_outputs(t, trace, found) for t in tree])
+    if isinstance(tree, (tuple, list)):
+        return type(tree)([_outputs(t, trace, found) for t in tree])
+    if isinstance(tree, dict):
+        return {k: _outputs(v, trace, found) for k, v in tree.items()}
+    return tree
+
+
+def _plainly(result, outputs, trace):
+    return result
+
+
+def _filled(tree, results: list, runner: Runner):
+    if tree.__class__ is _Leaf:
+        return from_raw(results[tree.i], runner.backend)
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*[_filled(t, results, runner) for t in tree])
+    if tree.__class__ is tuple or tree.__class__ is list:
+        return tree.__class__([_filled(t, results, runner) for t in tree])
+    if tree.__class__ is dict:
+        return {k: _filled(v, results, runner) for k, v in tree.items()}
+    return tree

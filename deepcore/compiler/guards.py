@@ -1,0 +1,161 @@
+"""What a program takes for granted about Python: attributes, globals and variables that the function read, or may have.
+
+Found by walking from the function: its closure, the globals it names, the functions it calls by them, modules and plain
+objects with their attributes. Numbers, strings and None are compared by value, everything else by identity.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from operator import getitem, is_
+from typing import Any
+
+from deepcore.tensor import Tensor, changes
+
+_PLAIN = (int, float, str, bytes, bool, complex, type(None))
+_MOST = 20_000
+_MISSING = object()
+
+
+class Guards:
+    """Places, as (dict, key), and what was there. A global counts what changes in modules and tensors, and is looked at
+    first: nothing changed there, nothing is compared."""
+
+    def __init__(self, function: Callable):
+        self.tables: list[dict] = []
+        self.keys: list[Any] = []
+        self.values: list[Any] = []
+        #: The same for what only `Module.__setattr__` and the like change.
+        self.counted: list[tuple[dict, Any, Any]] = []
+        self.hooks: list[tuple[dict, tuple]] = []
+        self.cells: list[tuple[Any, Any]] = []
+        self.lists: list[tuple[Any, tuple]] = []
+        self.version = changes.count
+        self._seen: set[int] = set()
+        self._walk(function)
+        self._seen.clear()
+
+    # -- looking ----------------------------------------------------------------------------------------
+    def changed(self) -> str | None:
+        """What is no longer as it was, or None."""
+        try:
+            same = all(map(is_, map(getitem, self.tables, self.keys), self.values))
+        except KeyError:
+            same = False
+        if not same:
+            for table, key, value in zip(self.tables, self.keys, self.values):
+                if not _same(table.get(key, _MISSING), value):
+                    return f"{key} is {_told(table.get(key, _MISSING))}, and was {_told(value)}"
+        for cell, value in self.cells:
+            try:
+                now = cell.cell_contents
+            except ValueError:
+                now = _MISSING
+            if now is not value and not _same(now, value):
+                return f"a variable of the function around is {_told(now)}, and was {_told(value)}"
+        for held, value in self.lists:
+            if len(held) != len(value) or not all(map(_same, held.values() if isinstance(held, dict) else held, value)):
+                return f"a {type(held).__name__} has changed"
+        version = changes.count
+        if version != self.version:
+            for table, key, value in self.counted:
+                if table.get(key, _MISSING) is not value and not _same(table.get(key, _MISSING), value):
+                    return f"{key} is {_told(table.get(key, _MISSING))}, and was {_told(value)}"
+            for held, value in self.hooks:
+                if tuple(held.values()) != value:
+                    return "a module has other hooks"
+            self.version = version
+        return None
+
+    # -- walking ----------------------------------------------------------------------------------------
+    def _walk(self, value, depth: int = 0) -> None:
+        if isinstance(value, (*_PLAIN, type, types.ModuleType)) or id(value) in self._seen or depth > 12:
+            return
+        self._seen.add(id(value))
+        if isinstance(value, types.MethodType):
+            self._walk(value.__func__, depth)
+            self._walk(value.__self__, depth)
+        elif isinstance(value, types.FunctionType):
+            self._function(value, depth)
+        elif isinstance(value, Tensor):
+            return
+        elif hasattr(value, "_parameters") and hasattr(value, "_modules"):
+            own = value.__dict__
+            for key, item in own.items():
+                if key in ("_parameters", "_buffers", "_modules", "_non_persistent"):
+                    continue
+                if key == "_hooks":
+                    self.hooks.append((item, tuple(item.values())))
+                    continue
+                self.counted.append((own, key, item))
+                self._walk(item, depth + 1)
+            self._walk(type(value).forward, depth + 1)
+        elif hasattr(value, "param_groups"):  # an optimizer: its numbers are read anew in each run
+            return
+        elif isinstance(value, (list, tuple, dict)):
+            items = list(value.values()) if isinstance(value, dict) else list(value)
+            if len(items) <= 256:
+                if not isinstance(value, tuple):
+                    self.lists.append((value, tuple(items)))
+                for item in items:
+                    self._walk(item, depth + 1)
+        elif hasattr(value, "__wrapped__") and callable(value):
+            self._walk(value.__wrapped__, depth + 1)
+        elif _is_users(type(value)) and hasattr(value, "__dict__"):
+            self._table(value.__dict__, list(value.__dict__), depth)
+            call = getattr(type(value), "__call__", None)
+            if isinstance(call, types.FunctionType):
+                self._walk(call, depth + 1)
+
+    def _function(self, function: types.FunctionType, depth: int) -> None:
+        if not _is_users(function):
+            return
+        for cell in function.__closure__ or ():
+            try:
+                self.cells.append((cell, cell.cell_contents))
+                self._walk(cell.cell_contents, depth + 1)
+            except ValueError:
+                continue
+        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self._walk(default, depth + 1)
+        names = [name for name in _names(function.__code__) if name in function.__globals__]
+        self._table(function.__globals__, names, depth)
+
+    def _table(self, table: dict, names: list, depth: int) -> None:
+        for name in names:
+            value = table[name]
+            if len(self.tables) < _MOST:
+                self.tables.append(table)
+                self.keys.append(name)
+                self.values.append(value)
+            self._walk(value, depth + 1)
+
+
+def _names(code: types.CodeType) -> list[str]:
+    found = list(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found += _names(constant)
+    return list(dict.fromkeys(found))
+
+
+def _is_users(thing) -> bool:
+    top = (getattr(thing, "__module__", None) or "").partition(".")[0]
+    return top not in _LIBRARIES
+
+
+_LIBRARIES = {"deepcore", "numpy", "builtins", "numba", "functools", "itertools", "collections", "math", "torch", "cupy",
+              "operator", "typing", "logging", "threading", "time", "random"}  # fmt: skip
+
+
+def _same(now, then) -> bool:
+    if now is then:
+        return True
+    return isinstance(then, _PLAIN) and type(now) is type(then) and (now == then or (now != now and then != then))
+
+
+def _told(value) -> str:
+    if value is _MISSING:
+        return "gone"
+    return repr(value) if isinstance(value, _PLAIN) else f"another {type(value).__name__}"

@@ -1,0 +1,201 @@
+"""A program with all it needs to run: guards, addresses, and what Python keeps beside the arrays."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from itertools import chain, repeat
+from operator import attrgetter, is_, setitem
+from typing import Any
+
+from deepcore.compiler.build import Built
+from deepcore.compiler.guards import Guards
+from deepcore.compiler.trace import Trace
+from deepcore.kernels import memory
+from deepcore.kernels.compiler import address, signed_words
+from deepcore.kernels.program import Ref
+from deepcore.tensor import Tensor, from_raw
+
+_STEP, _VERSION, _GRAD = repeat("step"), repeat("version"), repeat("grad")
+_DATA = attrgetter("_data")
+
+
+class Arena:
+    """Memory that the programs of one function take turns in."""
+
+    def __init__(self):
+        self.array: Any = None
+        self.base = 0
+        self.nbytes = 0
+
+    def at_least(self, nbytes: int) -> int:
+        if nbytes > self.nbytes:
+            self.array = None
+            self.array = memory.empty(nbytes + 64, "u1")
+            self.base = address(self.array) + 63 & -64
+            self.nbytes = nbytes
+        return self.base
+
+
+class Stopped(Exception):
+    """The program found something wrong before it changed anything: the function itself says what."""
+
+
+class Runner:
+    """Runs a program in the stead of the function it was made from."""
+
+    def __init__(self, trace: Trace, built: Built, outputs: list[Ref], leaves: list[Tensor], guards: Guards, arena: Arena):
+        self.backend, self.guards, self.arena, self.built = trace.backend, guards, arena, built
+        self.exe = built.executable
+        self.arguments = [buffer for buffer, _ in trace.given]
+        self.outputs = [(ref.buffer, ref.shape, ref.dtype) for ref in built.outputs]
+        tensors = [(t, array) for t, array in trace.outside.values() if t is not None]
+        self.tensors, self.arrays = [t for t, _ in tensors], [a for _, a in tensors]
+        self.kept = trace.kept, trace._static, trace.constants
+        self.updates = trace.updates
+        self.generators = [
+            (g, state, (g._position - first) % (1 << 64)) for g, (first, state) in trace.generators.items()
+        ]
+        self.written = [t for t in dict.fromkeys(trace.written)]
+        # Gradients: what they must be like before, and what they are afterwards.
+        self.none = [leaf for leaf, kind in trace.entry.items() if kind == "none"]
+        self.accumulated = [(leaf, trace.accumulated[leaf]) for leaf in trace.accumulated]
+        self.leaves = leaves
+        self.grad_refs = built.grads
+        self.grads: list[Tensor] = []
+        self.cleared = [leaf for leaf in trace.entry if leaf.grad is None]
+        self.steps = len(built.program.steps)
+        if leaves:
+            self._new_grads(range(len(leaves)))
+
+    # -- guards -------------------------------------------------------------------------------------------
+    def misfit(self) -> str | None:
+        """Why the program cannot stand for the function now, or None."""
+        if not all(map(is_, map(_DATA, self.tensors), self.arrays)):
+            return "a tensor has other memory than before"
+        for leaf in self.none:
+            if leaf.grad is not None:
+                return "a gradient is there already"
+        for leaf, buffer in self.accumulated:
+            grad = leaf.grad
+            if grad is None:
+                return "a gradient is gone"
+            raw = grad._data
+            if raw.shape != leaf._data.shape or raw.dtype != leaf._data.dtype or not raw.flags.carray:
+                return "a gradient is of another kind"
+        for update in self.updates:
+            plan, optimizer = update.plan, update.optimizer
+            if not plan.is_current(optimizer):
+                return f"{type(optimizer).__name__} has other parameters, states or settings"
+        return self.guards.changed()
+
+    def check(self, trace: Trace, arrays: list) -> str | None:
+        """Run once on copies of what was there before the function ran; what differs from what it left, or None."""
+        exe, xp = self.exe, self.backend
+        copies = {buffer: before for buffer, before in trace.before.items()}
+        for buffer, copy in copies.items():
+            exe.bind(buffer, address(copy))
+        for buffer, array in trace.given:
+            exe.bind(buffer, address(copies.get(buffer, array)))
+        results = [memory.empty(shape, dtype) for _, shape, dtype in self.outputs]
+        for (buffer, _, _), array in zip(self.outputs, results):
+            exe.bind(buffer, address(array))
+        exe.bind_own(self.arena.at_least(exe.size))
+        positions = [(g, g._position) for g, _, _ in self.generators]
+        try:
+            for generator, _, blocks in self.generators:
+                generator._position = (generator._position - blocks) % (1 << 64)
+            status = exe.run()
+            if not status:
+                function, words, part = exe.last()
+                status = function(words, part)
+        finally:
+            for generator, position in positions:
+                generator._position = position
+        try:
+            if status:
+                return f"nothing (status {status})"
+            pairs = [(f"result {i}", a, b) for i, (a, b) in enumerate(zip(results, arrays))]
+            pairs += [
+                (f"the gradient of a tensor of shape {leaf.shape}", t._data, leaf.grad._data)  # type: ignore[union-attr]
+                for leaf, t in zip(self.leaves, self.grads)
+            ]
+            for buffer, copy in copies.items():
+                pairs.append((f"memory of shape {buffer.array.shape}", copy, buffer.array))
+            for name, mine, theirs in pairs:
+                if not _same_bits(xp, mine, theirs):
+                    return name
+            return None
+        finally:
+            for buffer in copies:
+                if buffer.kind == "outside":
+                    exe.bind(buffer, address(buffer.array))
+
+    # -- running ------------------------------------------------------------------------------------------
+    def __call__(self, arrays: list) -> list:
+        """The returned tensors' arrays. Raises `Stopped`, with everything as it was, where a check failed."""
+        exe = self.exe
+        bind = exe.bind
+        for buffer, array in zip(self.arguments, arrays):
+            bind(buffer, address(array))
+        for leaf, buffer in self.accumulated:
+            bind(buffer, address(leaf.grad._data))  # type: ignore[union-attr]
+        results = []
+        for buffer, shape, dtype in self.outputs:
+            array = memory.empty(shape, dtype)
+            results.append(array)
+            bind(buffer, address(array))
+        if self.grads:
+            self._free_grads()
+        exe.bind_own(self.arena.at_least(exe.size))
+        for generator, state, _ in self.generators:
+            state[:] = signed_words(generator._seed, generator._stream, generator._position)
+        function, words, part = self._ready()
+        after: list[Iterable] = []
+        for update in self.updates:
+            after += update.plan.after(update.optimizer)
+        if self.written:
+            storages = [t.storage() for t in self.written]
+            after.append(map(setattr, storages, _VERSION, [s.version + 1 for s in storages]))
+        if self.leaves:
+            after.append(map(setattr, self.leaves, _GRAD, self.grads))
+        if self.cleared:
+            after.append(map(setattr, self.cleared, _GRAD, repeat(None)))
+        for generator, _, blocks in self.generators:
+            position = (generator._position + blocks) % (1 << 64)
+            after.append(map(setattr, (generator,), ("_position",), (position,)))
+        # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
+        if any(chain(map(function, (words,), (part,)), *after)):
+            raise Stopped
+        return results
+
+    def _ready(self):
+        if self.exe.run():
+            raise Stopped
+        return self.exe.last()
+
+    def _new_grads(self, which) -> None:
+        fresh = list(self.grads) or [None] * len(self.leaves)
+        for i in which:
+            ref = self.grad_refs[i]
+            array = memory.empty(ref.shape, ref.dtype)
+            fresh[i] = from_raw(array, self.backend)
+            self.exe.bind(ref.buffer, address(array))
+        self.grads = fresh
+
+    def _free_grads(self) -> None:
+        """Gradients that someone holds are left alone, and get other memory."""
+        held = [
+            i for i, (t, leaf) in enumerate(zip(self.grads, self.leaves))
+            if sys.getrefcount(t) > 4 - (leaf.grad is not t) or sys.getrefcount(t._data) > 2 or t._storage is not None
+        ]  # fmt: skip
+        if held:
+            self._new_grads(held)
+
+
+def _same_bits(xp, a, b) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    whole = f"u{a.dtype.itemsize}"
+    a, b = (xp.ascontiguousarray(x).reshape(-1).view(whole) for x in (a, b))
+    return bool((a == b).all())

@@ -1,0 +1,564 @@
+"""Following a function: what it computes, step by step, while it runs as always.
+
+Every op passes `autograd.apply`, whose `enter` runs its forward; here that also writes down which kernels ran on which
+memory. What passes by no op says so itself: gradients that reach a leaf, writes in place, an optimizer's update, draws of
+random numbers. Anything else that depends on values (a decision, a print, NumPy's own functions) is noted as a fault with
+the user's line, and the function is not compiled.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deepcore.autograd import graph
+from deepcore.autograd.graph import mode
+from deepcore.autograd.modes import _LOCK
+from deepcore.backend import dtypes as dt
+from deepcore.config import settings
+from deepcore.kernels import compiler, watch
+from deepcore.kernels.elementwise import MAPS
+from deepcore.kernels.program import Buffer, Launch, Ref, Step, move, root, span
+from deepcore.tensor import Tensor
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+_KERNELS = str(Path(watch.__file__).resolve().parent)
+_NUMPY = str(Path(watch.np.__file__).resolve().parent)
+# Words that may be addresses. What is not is smaller, or a float64's bits.
+_LOW, _HIGH = 1 << 32, 1 << 48
+
+
+class Fault(NamedTuple):
+    """Why a function cannot be compiled, and where that is."""
+
+    reason: str
+    place: str
+
+
+class Drawn(int):
+    """A word of a generator's state while a function is followed: the number it is now, and how to know it later."""
+
+    generator: Any
+    what: str
+    ahead: int
+
+    @classmethod
+    def of(cls, value: int, generator, what: str, ahead: int = 0) -> Drawn:
+        self = cls(value)
+        self.generator, self.what, self.ahead = generator, what, ahead
+        return self
+
+    def now(self) -> int:
+        if self.what == "position":
+            return (self.generator._position + self.ahead) % (1 << 64)
+        return getattr(self.generator, f"_{self.what}")
+
+
+class Update(NamedTuple):
+    """A step of an optimizer: its plan, and the gradients in the plan's order."""
+
+    optimizer: Any
+    plan: Any
+    gradients: list[Ref]
+    clip: Any
+    norm: Ref | None
+    number: int
+
+
+class _Intervals:
+    """Which buffer an address is in."""
+
+    def __init__(self):
+        self.lows: list[int] = []
+        self.highs: list[int] = []
+        self.buffers: list[Buffer] = []
+
+    def find(self, at: int) -> tuple[Buffer, int] | None:
+        i = bisect.bisect_right(self.lows, at) - 1
+        return (self.buffers[i], at - self.lows[i]) if i >= 0 and at < self.highs[i] else None
+
+    def add(self, low: int, high: int, buffer: Buffer) -> bool:
+        """False where something else is there already."""
+        i = bisect.bisect_right(self.lows, low)
+        if (i and self.highs[i - 1] > low) or (i < len(self.lows) and self.lows[i] < high):
+            return False
+        self.lows.insert(i, low)
+        self.highs.insert(i, high)
+        self.buffers.insert(i, buffer)
+        return True
+
+
+class Trace:
+    """What following a function found. Its methods are what the rest of deepcore tells it."""
+
+    def __init__(self, backend):
+        self.backend = backend
+        self.steps: list[Step] = []
+        self.fault: Fault | None = None
+        self.intervals = _Intervals()
+        #: Memory from outside that is read: the tensor and its array, which must stay.
+        self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
+        #: Arguments: (buffer, array), in their order.
+        self.given: list[tuple[Buffer, Any]] = []
+        #: Arrays that never change.
+        self.constants: dict[Buffer, Any] = {}
+        #: What is written at the end: outside buffer to the own buffer that has its new content.
+        self.redirected: dict[Buffer, Buffer] = {}
+        #: What outside memory held before it was first written.
+        self.before: dict[Buffer, Any] = {}
+        #: Tensors whose version rises, once a write.
+        self.written: list[Tensor] = []
+        #: How `.grad` of a leaf was when it was first touched: "none", "tensor", or "any" where it was cleared first.
+        self.entry: dict[Tensor, str] = {}
+        #: Arrays of gradients from before, which are anew in each run: leaf to buffer.
+        self.accumulated: dict[Tensor, Buffer] = {}
+        self.grads: dict[Tensor, Ref] = {}
+        self.updates: list[Update] = []
+        self.updated: set[Buffer] = set()
+        #: Generators that were drawn from: position at the start, and their three words as kernels read them.
+        self.generators: dict[Any, tuple[int, Any]] = {}
+        self.kept: list[Any] = []
+        self._made: list[weakref.ref] = []
+        self._op: Any = None
+        self._params: dict = {}
+        self._tensors: tuple = ()
+        self._inside = False
+        self._launches: list[Launch] = []
+        self._temps: list[Buffer] = []
+        self._opaque = ""
+        self._static: dict[int, Any] = {}
+        self._kernels: set[int] | None = None
+
+    # -- following ----------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def following(self) -> Iterator[None]:
+        before = mode.tracer, mode.hook, mode.enter
+        mine = watch.mine
+        self._run = mode.enter
+        with _LOCK:
+            graph.watchers += 1
+            watch.count += 1
+        mode.tracer, mode.hook, mode.enter = self, self._hook, self._enter
+        mine.launch, mine.empty, mine.note = self._launch, self._empty, self.note
+        mine.keep, mine.state = self._keep, self._state
+        try:
+            yield
+        finally:
+            mine.launch = mine.empty = mine.note = mine.keep = mine.state = None
+            mode.tracer, mode.hook, mode.enter = before
+            with _LOCK:
+                graph.watchers -= 1
+                watch.count -= 1
+            for ref in self._made:
+                t = ref()
+                if t is not None and isinstance(t._data, watch.Traced):
+                    t._data = watch.plain(t._data)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, nothing is written down."""
+        mine = watch.mine
+        before = mode.tracer, mode.hook, mode.enter
+        saved = mine.launch, mine.empty, mine.note, mine.keep, mine.state
+        mode.tracer, mode.hook, mode.enter = None, None, self._run
+        mine.launch = mine.empty = mine.note = mine.keep = mine.state = None
+        try:
+            yield
+        finally:
+            mode.tracer, mode.hook, mode.enter = before
+            mine.launch, mine.empty, mine.note, mine.keep, mine.state = saved
+
+    def note(self, what: str, fix: str = "") -> None:
+        """Something depends on values in a way that is not written down."""
+        if self._inside:  # in an op that runs as a whole, then
+            self._opaque = self._opaque or what
+        elif self.fault is None:
+            self.fault = Fault(what, user_line())
+
+    # -- memory -------------------------------------------------------------------------------------------
+    def argument(self, array):
+        """An array that is anew in each run, as the function is to get it."""
+        buffer = Buffer("given", array.nbytes, array, f"in{len(self.given)}")
+        low, high = span(array)
+        if high > low and not self.intervals.add(low, high, buffer):
+            self.note("two arguments that share memory")
+        self.given.append((buffer, array))
+        return array.view(watch.Traced)
+
+    def constant(self, array) -> None:
+        """An array that is the same in every run."""
+        self._outside(array, None)
+        self.kept.append(array)
+        found = self.intervals.find(span(array)[0])
+        if found is not None:
+            self.constants[found[0]] = array
+
+    def _outside(self, array, tensor: Tensor | None) -> Buffer:
+        owner = root(array)
+        low, high = span(owner)
+        buffer = Buffer("outside", high - low, owner)
+        self.kept.append(array)
+        if high > low and not self.intervals.add(low, high, buffer):
+            self.note("memory that is shared in part")
+        self.outside[buffer] = (tensor, array)
+        return buffer
+
+    def ref(self, array, tensor: Tensor | None = None) -> Ref:
+        """Where an array is."""
+        at = compiler.address(array)
+        found = self.intervals.find(at) if array.size else None
+        if found is None:
+            if isinstance(array, watch.Traced) and array.size:
+                self.note("values computed outside of deepcore's operations")
+            owner = root(array)
+            buffer = self._outside(array, tensor)
+            if self._is_constant(array):
+                self.constants[buffer] = array
+            found = buffer, at - span(owner)[0] if array.size else 0
+        buffer, offset = found
+        if buffer in self.updated:
+            self.note("a parameter that is read after the optimizer's step")
+        elif buffer in self.outside and self.outside[buffer][0] is None and tensor is not None:
+            self.outside[buffer] = (tensor, array)
+        buffer = self.redirected.get(buffer, buffer)
+        return Ref(buffer, offset, array.shape, array.strides, array.dtype)
+
+    def _is_constant(self, array) -> bool:
+        return array.ndim == 0 and any(array is c for c in self.backend._constants.values())
+
+    def own(self, array, name: str = "") -> Buffer:
+        """A new buffer of the program for an array that was just made."""
+        owner = root(array)
+        low, high = span(owner)
+        buffer = Buffer("own", high - low, owner, name)
+        self.kept.append(owner)
+        if high > low and not self.intervals.add(low, high, buffer):
+            self.note("memory that is shared in part")
+        return buffer
+
+    # -- kernels ------------------------------------------------------------------------------------------
+    def _empty(self, shape, dtype):
+        array = self.backend.array_module.empty(shape, dtype)
+        if not self._inside:
+            return array
+        self._temps.append(self.own(array))
+        return array.view(watch.Traced)
+
+    def _keep(self, at: int, owner) -> None:
+        self._static[at] = owner
+
+    def _state(self, seed, stream, position):
+        if not isinstance(position, Drawn):
+            self._opaque = self._opaque or "a fixed position in a random stream"
+            return compiler.address, 0
+        state = self.generators[position.generator][1]
+        self._static[compiler.address(state)] = state
+        return state, position.ahead
+
+    def _launch(self, kernel, slices: int, words) -> None:
+        if not self._inside:
+            return
+        words, places = [int(w) for w in words], {}
+        for i, word in enumerate(words):
+            if _LOW <= word < _HIGH:
+                found = self.intervals.find(word)
+                if found is not None:
+                    buffer = self.redirected.get(found[0], found[0])
+                    places[i] = (buffer, found[1])
+                elif word not in self._static and not self._is_kernel(word):
+                    self._opaque = self._opaque or f"memory that {kernel.name} uses unseen"
+        self._launches.append(Launch(kernel, words, places, slices))
+
+    def _is_kernel(self, word: int) -> bool:
+        if self._kernels is None or word not in self._kernels:
+            self._kernels = {kernel.address for kernel in compiler.KERNELS.values()}
+        return word in self._kernels
+
+    # -- ops ----------------------------------------------------------------------------------------------
+    def _hook(self, op, inputs, params):
+        before = self._op, self._tensors
+        self._op, self._tensors = op, inputs
+        try:
+            result = graph.run(op, inputs, params)
+        finally:
+            self._op, self._tensors = before
+        for t in result if isinstance(result, tuple) else (result,):
+            self._made.append(weakref.ref(t))
+        return result
+
+    def _enter(self, impl, xp, *arrays, **params):
+        op, tensors = self._op, self._tensors
+        if self._inside or op is None:
+            return self._run(impl, xp, *arrays, **params)
+        if xp is not self.backend:
+            self.note(f"an operation on the backend {xp}")
+            return self._run(impl, xp, *arrays, **params)
+        ins = [self.ref(a, t) for a, t in zip(arrays, tensors)]
+        given = [a.view(watch.Traced) for a in arrays]
+        self._launches, self._temps, self._opaque, self._inside = [], [], "", True
+        try:
+            out = NotImplemented
+            if settings.kernels and op.name in MAPS:
+                out = self._run(MAPS[op.name], xp, *given, **params)
+            if out is NotImplemented:
+                out = self._run(impl, xp, *given, **params)
+        finally:
+            self._inside = False
+        many = isinstance(out, tuple)
+        found = [watch.plain(xp.asarray(a)) for a in (out if many else (out,))]
+        launches, temps, opaque = self._launches, self._temps, self._opaque
+        known = [a.size and self.intervals.find(compiler.address(a)) for a in found]
+        outs = []
+        for i, (array, at) in enumerate(zip(found, known)):
+            if not at:
+                if array.size:
+                    opaque = opaque or "a result in memory of its own"
+                    owner = root(array)
+                    if span(owner) != span(array) or not array.flags.forc:
+                        array = found[i] = array.copy("K")
+                    self.own(array)
+                else:
+                    self.constant(array)
+            outs.append(self.ref(array))
+        made = {b for b in temps}
+        new = [r for r, at in zip(outs, known) if not at or at[0] in made]
+        if opaque:
+            step = self._called(op, impl, xp, params, ins, outs, [not at or at[0] in made for at in known])
+            step.params = {"why": opaque, **_told(params)}
+            self.steps.append(step)
+        elif launches:
+            results = {r.buffer for r in outs}
+            step = Step(op.name, ins, new, launches, temps=[b for b in temps if b not in results])
+            step.kept = op.name in _CHECKING
+            step.params = _told(params)
+            step.work = work(op.name, ins, outs)
+            self.steps.append(step)
+        else:
+            return self._given_back(found, many)
+        self.steps[-1].where = ("backward " if mode.backward else "") + op.name
+        return self._given_back(found, many)
+
+    @staticmethod
+    def _given_back(found, many: bool):
+        traced = tuple(a.view(watch.Traced) for a in found)
+        return traced if many else traced[0]
+
+    def _called(self, op, impl, xp, params, ins, outs, fresh) -> Step:
+        """The op as a call of its forward; `fresh` says which results have memory of their own."""
+        drawn = {name: value for name, value in params.items() if isinstance(value, Drawn)}
+        fixed = {name: int(value) if isinstance(value, Drawn) else value for name, value in params.items()}
+        picks = [i for i, new in enumerate(fresh) if new]
+        enter = self._run
+
+        def call(*arrays):
+            now = {name: value.now() for name, value in drawn.items()}
+            out = enter(impl, xp, *arrays, **fixed, **now) if not drawn else enter(impl, xp, *arrays, **{**fixed, **now})
+            out = out if isinstance(out, tuple) else (out,)
+            return tuple(out[i] for i in picks)
+
+        return Step(op.name, ins, [outs[i] for i in picks], call=call, kept=not picks or op.name in _CHECKING)
+
+    # -- what passes by no op -------------------------------------------------------------------------------
+    def write(self, target: Tensor, raw, key, value) -> None:
+        """raw[key] = value, in place."""
+        simple = key == (...,) or all(isinstance(k, (slice, int)) or k is None or k is Ellipsis for k in key)
+        target_raw, source = watch.plain(raw), watch.plain(value)
+        if not simple:
+            self.note("writing to places that are themselves computed")
+            target_raw[watch._plainly(key)] = source
+            return
+        self.store(target_raw[key], source, target)
+        self.written.append(target)
+
+    def store(self, to, source, target: Tensor | None) -> None:
+        source_ref = self.ref(source)
+        place = self.ref(to, target)
+        buffer = place.buffer
+        if buffer.kind in ("outside", "given"):
+            if buffer.kind == "given" or buffer in self.constants:
+                self.note("writing into an argument" if buffer.kind == "given" else "writing into a constant")
+            self.before.setdefault(buffer, buffer.array.copy())
+            if place.whole and source_ref.whole and source_ref.buffer.kind == "own" and source_ref.dtype == place.dtype:
+                self.redirected[buffer] = source_ref.buffer
+            else:
+                copy = Buffer("own", buffer.nbytes, None, changing=True)
+                self.redirected[buffer] = copy
+                whole = Ref(buffer, 0, buffer.array.shape, buffer.array.strides, buffer.array.dtype)
+                self.steps.append(move(Ref(copy, 0, whole.shape, whole.strides, whole.dtype), whole))
+                self._store(Ref(copy, place.offset, place.shape, place.strides, place.dtype), source_ref)
+        else:
+            self._store(place, source_ref)
+        with self.paused():
+            to[...] = source.copy() if self.backend.may_share_memory(to, source) else source
+
+    def _store(self, place: Ref, source: Ref) -> None:
+        place.buffer.changing = True
+        if source.shape != place.shape:
+            strides = (0,) * (len(place.shape) - len(source.shape)) + tuple(
+                0 if n == 1 and m != 1 else s
+                for n, m, s in zip(source.shape, place.shape[len(place.shape) - len(source.shape) :], source.strides)
+            )
+            source = Ref(source.buffer, source.offset, place.shape, strides, source.dtype)
+        self.steps.append(move(place, source))
+
+    def clear(self, leaf: Tensor, to_none: bool) -> None:
+        if to_none:
+            self.entry.setdefault(leaf, "any")
+        else:
+            self.note("zero_grad(set_to_none=False)")
+
+    def accumulate(self, leaf: Tensor, total: Tensor) -> None:
+        """leaf.grad += total"""
+        raw = watch.plain(total._data)
+        ref = self.ref(total._data)
+        if leaf.grad is None:
+            self.entry.setdefault(leaf, "none")
+            taken = {r.buffer for r in self.grads.values()}
+            if ref.buffer.kind != "own" or not ref.whole or ref.buffer in taken or raw.dtype != leaf._data.dtype:
+                copy = raw.copy()
+                to = Ref(self.own(copy), 0, copy.shape, copy.strides, copy.dtype)
+                self.steps.append(move(to, ref))
+                raw, ref = copy, to
+            leaf.grad = Tensor(raw, leaf.backend)
+            self.grads[leaf] = ref
+            return
+        held = leaf.grad._data
+        if self.entry.setdefault(leaf, "tensor") == "tensor" and leaf not in self.accumulated and leaf not in self.grads:
+            if held.shape != raw.shape or held.dtype != raw.dtype or not held.flags.c_contiguous or leaf.grad._requires_grad:
+                self.note("a gradient of another kind than the parameter")
+                return
+            buffer = Buffer("given", held.nbytes, held)
+            if not self.intervals.add(*span(held), buffer):
+                self.note("a gradient that shares memory")
+            self.accumulated[leaf] = buffer
+        at = self.ref(held)
+        if at.buffer.kind == "given":
+            self.before.setdefault(at.buffer, held.copy())
+        self._op, before, self._tensors = _ADD, self._op, (leaf.grad, total)
+        try:
+            new = self._enter(self.backend.add, self.backend, held, total._data)
+        finally:
+            self._op = before
+        new_ref = self.ref(new)
+        if at.buffer.kind == "given":
+            self.redirected[at.buffer] = new_ref.buffer
+        else:
+            self._store(at, new_ref)
+        held[...] = watch.plain(new)
+        self.written.append(leaf.grad)
+
+    def update(self, optimizer, function: Callable, clip=None):
+        """A step of an optimizer, which `function` does."""
+        live = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = []
+        for p in live:
+            gradients.append(self.ref(p.grad._data))
+            buffer = self.ref(p._data, p).buffer
+            if buffer.kind == "outside":
+                self.before.setdefault(buffer, buffer.array.copy())
+            for value in optimizer.state.get(p, {}).values():
+                if isinstance(value, self.backend.array_type):
+                    state = self.ref(value)
+                    if state.buffer.kind == "outside":
+                        self.before.setdefault(state.buffer, state.buffer.array.copy())
+        count = len(live)
+        with self.paused():
+            result = function()
+        plan = optimizer._plan
+        if not count:
+            return result
+        if plan is None or plan.program is None or plan.others or len(plan.live) != count or not plan.whole:
+            self.note(f"a step of {type(optimizer).__name__} that is not one update of all parameters by kernels")
+            return result
+        for arrays in (plan.weights, *(column for batch in plan.program.batches for column in batch.states)):
+            for array in arrays:
+                buffer = self.ref(array).buffer
+                if buffer.kind != "outside":
+                    self.note("a parameter that the step wrote before its update")
+                self.before.setdefault(buffer, self.backend.zeros_like(buffer.array))  # made by this very step
+                self.updated.add(buffer)
+        norm = None
+        if result is not None:
+            raw = self.backend.asarray(result._data).reshape(())
+            norm = Ref(self.own(raw.copy() if raw.base is not None else raw), 0, (), (), raw.dtype)
+            result = Tensor(norm.buffer.array, self.backend)
+        self.updates.append(Update(optimizer, plan, gradients, clip, norm, len(self.steps)))
+        return result
+
+    def advance(self, generator, seed: int, stream: int, first: int, blocks: int):
+        if generator not in self.generators:
+            state = self.backend.array_module.zeros(3, dt.int64)
+            state[:] = compiler.signed_words(seed, stream, first)
+            self.generators[generator] = (first, state)
+        ahead = first - self.generators[generator][0]
+        return (
+            Drawn.of(seed, generator, "seed"),
+            Drawn.of(stream, generator, "stream"),
+            Drawn.of(first, generator, "position", ahead),
+        )
+
+    def draw(self, function, xp, args: tuple, params: dict):
+        """Random numbers: drawn now, and by a call in each run."""
+        from deepcore import random
+
+        if self._inside or xp is not self.backend:
+            with self.paused():
+                return function(xp, *args, **params)
+        given = next((a for a in (*args, *params.values()) if isinstance(a, random.Generator)), None)
+        generator = given or random.default_generator
+        first = generator._position
+        self.advance(generator, generator._seed, generator._stream, first, 0)
+        ahead = first - self.generators[generator][0]
+        with self.paused():
+            array = function(xp, *args, **params)
+        position = Drawn.of(first, generator, "position", ahead)
+
+        def call():
+            at = generator.at(generator._seed, generator._stream, position.now())
+            if given is None:
+                return function(xp, at, *args[1:], **params)
+            swap = lambda a: at if a is given else a
+            return function(xp, *map(swap, args), **{name: swap(a) for name, a in params.items()})
+
+        if not array.flags.forc or root(array) is not array:
+            array = array.copy()
+        buffer = self.own(array)
+        ref = Ref(buffer, 0, array.shape, array.strides, array.dtype)
+        self.steps.append(Step(function.name, [], [ref], call=call))
+        return array.view(watch.Traced)
+
+
+_CHECKING = {"cross_entropy"}
+
+
+class _Add:
+    name = "add"
+
+
+_ADD = _Add()
+
+
+def _told(params: dict) -> dict:
+    return {name: value for name, value in params.items() if name != "aux" and not hasattr(value, "shape")}
+
+
+def work(name: str, ins: list[Ref], outs: list[Ref]) -> float:
+    """Floating-point operations of a matrix product; of others their results, a rough measure."""
+    from math import prod
+
+    if name in ("matmul", "linear", "linear_activation", "linear_activation_kept") and outs:
+        return 2.0 * prod(outs[0].shape) * ins[0].shape[-1]
+    return float(sum(prod(r.shape) for r in outs))
+
+
+def user_line() -> str:
+    """file:line of the innermost code outside of deepcore."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith((_PACKAGE, _KERNELS, _NUMPY)):
+        frame = frame.f_back  # type: ignore[assignment]
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown place"
