@@ -152,7 +152,9 @@ def dropout(xp, input, *, seed, stream, position, p, out=None):
     each = share(x.size) // (4 * _BLOCKS) * _BLOCKS
     blocks = -(-x.size // 4)
     scale = int(np.float64(1 / (1 - p)).view(int64))
-    complete(kernel, -(-blocks // each), address(x), address(result), x.size, address(state), ahead, threshold, scale, each)
+    complete(
+        kernel, -(-blocks // each), address(x), address(result), x.size, address(state), ahead, threshold, scale, each
+    )
     return result
 
 

@@ -592,7 +592,13 @@ def _running(tools, dtype: str):
     view, one, real = tools.view(np.dtype(dtype)), np.dtype(dtype).type(1), np.dtype(dtype).type
 
     def kernel(a):
-        mean, variance, out, channels, eps = view(a[0]), view(a[1]), view(a[2]), a[3], real(np.int64(a[4]).view(np.float64))
+        mean, variance, out, channels, eps = (
+            view(a[0]),
+            view(a[1]),
+            view(a[2]),
+            a[3],
+            real(np.int64(a[4]).view(np.float64)),
+        )
         for c in range(channels):
             out[c], out[channels + c] = mean[c], variance[c]
             out[2 * channels + c] = one / np.sqrt(variance[c] + eps)

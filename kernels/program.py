@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.kernels import compiler, pool
+from deepcore.kernels import pool
 from deepcore.kernels.compiler import Kernel, address
 from deepcore.kernels.memory import _Block
 
@@ -214,7 +214,9 @@ def check_finite(ref: Ref) -> Launch:
 # -- memory -------------------------------------------------------------------------------------------------------
 
 
-def plan_memory(steps: list[Step], lasting: Iterable[Buffer], reusing: Callable[[Step], list[tuple[Buffer, Buffer]]]) -> int:
+def plan_memory(
+    steps: list[Step], lasting: Iterable[Buffer], reusing: Callable[[Step], list[tuple[Buffer, Buffer]]]
+) -> int:
     """Give every own buffer its place; the bytes needed in all. `lasting` ones keep theirs to the end.
 
     `reusing(step)`: pairs (result, operand) where a result may take the place of an operand that is read last there.

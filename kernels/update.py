@@ -721,7 +721,9 @@ def parts(program: Program, gradients: list[list[tuple[Buffer, int]]], outside: 
         table = Buffer("table", 8 * len(words), Table(words, places))
         each = (rows, batch.elements, 0, address(batch.scalars), at, int(keep))
         update.append(Launch(batch.kernel, list(each), {2: (table, 0)}, batch.slices))
-        norm.append(Launch(_NORM[batch.dtype], [rows, batch.elements, 0, width, at, where], {2: (table, 0)}, batch.slices))
+        norm.append(
+            Launch(_NORM[batch.dtype], [rows, batch.elements, 0, width, at, where], {2: (table, 0)}, batch.slices)
+        )
         where += 8 * batch.slices
     norm.append(Launch(_TOTAL[program.dtype], [program._slices, address(partials), at], {}, 1))
     for launch in (*norm, *update):

@@ -50,7 +50,7 @@ def build(trace: Trace, outputs: list[Ref], grads: list[Ref], check: bool = Fals
         made = _update(trace, update, found)
         slots.append(made.slots)
         name = type(update.optimizer).__name__
-        refs = [ref for ref in found]
+        refs = list(found)
         if made.norm:
             first.append(Step(f"{name} norm", refs, [], made.norm, kept=True))
         last.append(Step(name, refs, [], made.update, kept=True))

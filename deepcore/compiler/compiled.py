@@ -40,14 +40,14 @@ class Compiled:
     """What `dc.compile` returns: called like the function, with the same results to the bit.
 
     The first call with arguments of a kind runs the function as it is, follows what it computes and makes a program of
-    that; later calls of the kind run the program. `explain()` shows the programs, `peak_memory` is what they need.
+    that; later calls of the kind run the program. `peak_memory` is what the programs need.
     """
 
     def __init__(self, function: Callable, programs: int = PROGRAMS):
         functools.update_wrapper(self, function, updated=())
         self.function = function
         self.programs = programs
-        self._known: OrderedDict[tuple, list[Runner]] = OrderedDict()
+        self._known: OrderedDict[tuple, list[tuple[Runner, Any]]] = OrderedDict()
         self._eager: dict[tuple, Fault] = {}
         self._arena = Arena()
         self._lock = threading.RLock()
@@ -64,7 +64,7 @@ class Compiled:
             mode.grad, settings.kernels, _structure(args, arrays, tensors),
             _structure(kwargs, arrays, tensors) if kwargs else None,
         )  # fmt: skip
-        if len(arrays) > 1:
+        if len(arrays) > 1 and len(set(map(id, arrays))) < len(arrays):
             key = (*key, tuple([next(j for j, b in enumerate(arrays) if b is a) for a in arrays]))
         with self._lock:
             found = self._known.get(key)
@@ -74,21 +74,21 @@ class Compiled:
                     misfit = runner.misfit()
                     if misfit is None:
                         try:
-                            results = runner(arrays)
+                            results = runner(arrays, tensors)
                         except Stopped:
                             break
                         self.runs += 1
                         return _filled(tree, results, runner)
                     reason = misfit
                 else:
-                    return self._follow(key, args, kwargs, reason)
+                    return self._follow(key, args, kwargs, tensors, reason)
                 return self.function(*args, **kwargs)
             if key in self._eager:
                 return self.function(*args, **kwargs)
-            return self._follow(key, args, kwargs, reason)
+            return self._follow(key, args, kwargs, tensors, reason)
 
     # -- following ----------------------------------------------------------------------------------------
-    def _follow(self, key, args, kwargs, reason: str):
+    def _follow(self, key, args, kwargs, tensors: list, reason: str):
         backend = _backend(args, kwargs)
         if backend is None or backend.name != "cpu" or not pool.can_prepare():
             return self.function(*args, **kwargs)
@@ -111,18 +111,18 @@ class Compiled:
         outputs: list = []
         tree = _outputs(result, trace, outputs)
         if trace.fault is None:
-            self._make(key, trace, guards, tree, outputs)
+            self._make(key, trace, guards, tree, outputs, tensors)
         if trace.fault is not None:
             self._give_up(key, trace.fault)
-        return _plainly(result, outputs, trace)
+        return result
 
-    def _make(self, key, trace: Trace, guards: Guards, tree, outputs) -> None:
+    def _make(self, key, trace: Trace, guards: Guards, tree, outputs, tensors) -> None:
         leaves = [leaf for leaf in trace.grads if leaf.grad is not None]
         grads = [trace.grads[leaf] for leaf in leaves]
         refs = [ref for ref, _ in outputs]
         built = build(trace, refs, grads)
-        runner = Runner(trace, built, refs, leaves, guards, self._arena)
-        wrong = runner.check(trace, [array for _, array in outputs])
+        runner = Runner(trace, built, leaves, tensors, guards, self._arena)
+        wrong = runner.check(trace, [array for _, array in outputs], leaves)
         if wrong:
             trace.fault = Fault(f"the program computed {wrong} otherwise than the function did", user_line())
             return
@@ -162,12 +162,6 @@ class Compiled:
     def faults(self) -> list[Fault]:
         """Why calls run as they are."""
         return list(self._eager.values())
-
-    def explain(self) -> str:
-        """The programs, step by step."""
-        from deepcore.compiler.explain import explain
-
-        return explain(self)
 
     def __repr__(self) -> str:
         return f"<compiled {self._name}: {sum(map(len, self._known.values()))} programs>"
@@ -290,13 +284,15 @@ def _outputs(tree, trace: Trace, found: list):
         raw = tree._data
         ref = trace.ref(raw, tree)
         if ref.buffer.kind == "outside" or (ref.buffer.kind == "given" and ref.whole):
-            for i, (buffer, _) in enumerate(trace.given):
+            for _i, (buffer, _) in enumerate(trace.given):
                 if buffer is ref.buffer:
                     trace.note("an argument that is returned")
             return tree
         node = tree._node
         if node is not None and node.saved is not None:
-            trace.note("a result that is to be differentiated outside of the function (no_grad() around the call says it is not)")
+            trace.note(
+                "a result that is to be differentiated outside of the function (no_grad() around the call says it is not)"
+            )
         found.append((ref, raw))
         return _Leaf(len(found) - 1)
     if isinstance(tree, trace.backend.array_type):
@@ -309,10 +305,6 @@ def _outputs(tree, trace: Trace, found: list):
     if isinstance(tree, dict):
         return {k: _outputs(v, trace, found) for k, v in tree.items()}
     return tree
-
-
-def _plainly(result, outputs, trace):
-    return result
 
 
 def _filled(tree, results: list, runner: Runner):

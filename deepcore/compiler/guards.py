@@ -104,7 +104,7 @@ class Guards:
             self._walk(value.__wrapped__, depth + 1)
         elif _is_users(type(value)) and hasattr(value, "__dict__"):
             self._table(value.__dict__, list(value.__dict__), depth)
-            call = getattr(type(value), "__call__", None)
+            call = vars(type(value)).get("__call__")
             if isinstance(call, types.FunctionType):
                 self._walk(call, depth + 1)
 

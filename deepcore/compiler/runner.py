@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from itertools import chain, repeat
-from operator import attrgetter, is_, setitem
+from operator import add, attrgetter, is_
 from typing import Any
 
 from deepcore.compiler.build import Built
@@ -13,11 +13,10 @@ from deepcore.compiler.guards import Guards
 from deepcore.compiler.trace import Trace
 from deepcore.kernels import memory
 from deepcore.kernels.compiler import address, signed_words
-from deepcore.kernels.program import Ref
 from deepcore.tensor import Tensor, from_raw
 
-_STEP, _VERSION, _GRAD = repeat("step"), repeat("version"), repeat("grad")
-_DATA = attrgetter("_data")
+_VERSION, _GRAD = repeat("version"), repeat("grad")
+_DATA, _GRAD_OF = attrgetter("_data"), attrgetter("grad")
 
 
 class Arena:
@@ -44,11 +43,16 @@ class Stopped(Exception):
 class Runner:
     """Runs a program in the stead of the function it was made from."""
 
-    def __init__(self, trace: Trace, built: Built, outputs: list[Ref], leaves: list[Tensor], guards: Guards, arena: Arena):
+    def __init__(
+        self, trace: Trace, built: Built, leaves: list[Tensor], given: list[Tensor], guards: Guards, arena: Arena
+    ):
         self.backend, self.guards, self.arena, self.built = trace.backend, guards, arena, built
         self.exe = built.executable
         self.arguments = [buffer for buffer, _ in trace.given]
-        self.outputs = [(ref.buffer, ref.shape, ref.dtype) for ref in built.outputs]
+        empty = trace.backend.array_module.empty
+        self.outputs = [
+            (ref.buffer, ref.shape, ref.dtype, empty if ref.nbytes < 1 << 20 else memory.empty) for ref in built.outputs
+        ]
         tensors = [(t, array) for t, array in trace.outside.values() if t is not None]
         self.tensors, self.arrays = [t for t, _ in tensors], [a for _, a in tensors]
         self.kept = trace.kept, trace._static, trace.constants
@@ -56,17 +60,21 @@ class Runner:
         self.generators = [
             (g, state, (g._position - first) % (1 << 64)) for g, (first, state) in trace.generators.items()
         ]
-        self.written = [t for t in dict.fromkeys(trace.written)]
+        self.written = list(dict.fromkeys(trace.written))
         # Gradients: what they must be like before, and what they are afterwards.
-        self.none = [leaf for leaf, kind in trace.entry.items() if kind == "none"]
+        #: Arguments that are leaves: where among those that get a gradient, or lose theirs, and which argument.
+        places = {id(t): i for i, t in enumerate(given)}
+        self.given = [(i, places[id(t)]) for i, t in enumerate(leaves) if id(t) in places]
+        self.leaves: list[Any] = [None if id(t) in places else t for t in leaves]
+        self.none = [leaf for leaf, kind in trace.entry.items() if kind == "none" and id(leaf) not in places]
         self.accumulated = [(leaf, trace.accumulated[leaf]) for leaf in trace.accumulated]
-        self.leaves = leaves
         self.grad_refs = built.grads
-        self.grads: list[Tensor] = []
+        self.listed = [_ONCE] * len(leaves)
+        self.grads: list[Any] = [None] * len(leaves)
+        self.grad_arrays: list[Any] = [None] * len(leaves)
         self.cleared = [leaf for leaf in trace.entry if leaf.grad is None]
         self.steps = len(built.program.steps)
-        if leaves:
-            self._new_grads(range(len(leaves)))
+        self._new_grads(range(len(leaves)))
 
     # -- guards -------------------------------------------------------------------------------------------
     def misfit(self) -> str | None:
@@ -76,7 +84,7 @@ class Runner:
         for leaf in self.none:
             if leaf.grad is not None:
                 return "a gradient is there already"
-        for leaf, buffer in self.accumulated:
+        for leaf, _buffer in self.accumulated:
             grad = leaf.grad
             if grad is None:
                 return "a gradient is gone"
@@ -89,16 +97,16 @@ class Runner:
                 return f"{type(optimizer).__name__} has other parameters, states or settings"
         return self.guards.changed()
 
-    def check(self, trace: Trace, arrays: list) -> str | None:
+    def check(self, trace: Trace, arrays: list, leaves: list) -> str | None:
         """Run once on copies of what was there before the function ran; what differs from what it left, or None."""
         exe, xp = self.exe, self.backend
-        copies = {buffer: before for buffer, before in trace.before.items()}
+        copies = dict(trace.before.items())
         for buffer, copy in copies.items():
             exe.bind(buffer, address(copy))
         for buffer, array in trace.given:
             exe.bind(buffer, address(copies.get(buffer, array)))
-        results = [memory.empty(shape, dtype) for _, shape, dtype in self.outputs]
-        for (buffer, _, _), array in zip(self.outputs, results):
+        results = [memory.empty(shape, dtype) for _, shape, dtype, _ in self.outputs]
+        for (buffer, *_), array in zip(self.outputs, results):
             exe.bind(buffer, address(array))
         exe.bind_own(self.arena.at_least(exe.size))
         positions = [(g, g._position) for g, _, _ in self.generators]
@@ -117,8 +125,8 @@ class Runner:
                 return f"nothing (status {status})"
             pairs = [(f"result {i}", a, b) for i, (a, b) in enumerate(zip(results, arrays))]
             pairs += [
-                (f"the gradient of a tensor of shape {leaf.shape}", t._data, leaf.grad._data)  # type: ignore[union-attr]
-                for leaf, t in zip(self.leaves, self.grads)
+                (f"the gradient of a tensor of shape {leaf.shape}", t._data, leaf.grad._data)
+                for leaf, t in zip(leaves, self.grads)
             ]
             for buffer, copy in copies.items():
                 pairs.append((f"memory of shape {buffer.array.shape}", copy, buffer.array))
@@ -132,7 +140,7 @@ class Runner:
                     exe.bind(buffer, address(buffer.array))
 
     # -- running ------------------------------------------------------------------------------------------
-    def __call__(self, arrays: list) -> list:
+    def __call__(self, arrays: list, tensors: list[Tensor]) -> list:
         """The returned tensors' arrays. Raises `Stopped`, with everything as it was, where a check failed."""
         exe = self.exe
         bind = exe.bind
@@ -141,8 +149,8 @@ class Runner:
         for leaf, buffer in self.accumulated:
             bind(buffer, address(leaf.grad._data))  # type: ignore[union-attr]
         results = []
-        for buffer, shape, dtype in self.outputs:
-            array = memory.empty(shape, dtype)
+        for buffer, shape, dtype, empty in self.outputs:
+            array = empty(shape, dtype)
             results.append(array)
             bind(buffer, address(array))
         if self.grads:
@@ -158,7 +166,12 @@ class Runner:
             storages = [t.storage() for t in self.written]
             after.append(map(setattr, storages, _VERSION, [s.version + 1 for s in storages]))
         if self.leaves:
-            after.append(map(setattr, self.leaves, _GRAD, self.grads))
+            leaves = self.leaves
+            if self.given:
+                leaves = list(leaves)
+                for i, place in self.given:
+                    leaves[i] = tensors[place]
+            after.append(map(setattr, leaves, _GRAD, self.grads))
         if self.cleared:
             after.append(map(setattr, self.cleared, _GRAD, repeat(None)))
         for generator, _, blocks in self.generators:
@@ -175,22 +188,34 @@ class Runner:
         return self.exe.last()
 
     def _new_grads(self, which) -> None:
-        fresh = list(self.grads) or [None] * len(self.leaves)
+        """Other memory for these gradients."""
         for i in which:
             ref = self.grad_refs[i]
             array = memory.empty(ref.shape, ref.dtype)
-            fresh[i] = from_raw(array, self.backend)
+            self.grads[i], self.grad_arrays[i] = from_raw(array, self.backend), array
             self.exe.bind(ref.buffer, address(array))
-        self.grads = fresh
 
     def _free_grads(self) -> None:
-        """Gradients that someone holds are left alone, and get other memory."""
-        held = [
-            i for i, (t, leaf) in enumerate(zip(self.grads, self.leaves))
-            if sys.getrefcount(t) > 4 - (leaf.grad is not t) or sys.getrefcount(t._data) > 2 or t._storage is not None
-        ]  # fmt: skip
-        if held:
-            self._new_grads(held)
+        """Gradients that someone else holds are left alone: theirs gets other memory."""
+        counts = list(map(sys.getrefcount, self.grads))
+        attached = list(map(is_, map(_GRAD_OF, self.leaves), self.grads)) if not self.given else [False] * len(counts)
+        arrays = list(map(sys.getrefcount, self.grad_arrays))
+        if counts != list(map(add, attached, self.listed)) or arrays.count(_TWICE) != len(arrays):
+            expected = map(add, attached, self.listed)
+            self._new_grads([i for i, (n, e) in enumerate(zip(counts, expected)) if n != e or arrays[i] != _TWICE])
+
+
+def _counted() -> tuple[int, int]:
+    """What `sys.getrefcount`, mapped over a list, says of what is in that list alone, and of what is held once more."""
+    one = [object()]
+    held = [one[0]]
+    (twice,) = map(sys.getrefcount, held)
+    one.clear()
+    (once,) = map(sys.getrefcount, held)
+    return once, twice
+
+
+_ONCE, _TWICE = _counted()
 
 
 def _same_bits(xp, a, b) -> bool:

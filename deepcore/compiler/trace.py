@@ -325,7 +325,7 @@ class Trace:
                 else:
                     self.constant(array)
             outs.append(self.ref(array))
-        made = {b for b in temps}
+        made = set(temps)
         new = [r for r, at in zip(outs, known) if not at or at[0] in made]
         if opaque:
             step = self._called(op, impl, xp, params, ins, outs, [not at or at[0] in made for at in known])
@@ -357,7 +357,9 @@ class Trace:
 
         def call(*arrays):
             now = {name: value.now() for name, value in drawn.items()}
-            out = enter(impl, xp, *arrays, **fixed, **now) if not drawn else enter(impl, xp, *arrays, **{**fixed, **now})
+            out = (
+                enter(impl, xp, *arrays, **fixed, **now) if not drawn else enter(impl, xp, *arrays, **{**fixed, **now})
+            )
             out = out if isinstance(out, tuple) else (out,)
             return tuple(out[i] for i in picks)
 
@@ -428,8 +430,17 @@ class Trace:
             self.grads[leaf] = ref
             return
         held = leaf.grad._data
-        if self.entry.setdefault(leaf, "tensor") == "tensor" and leaf not in self.accumulated and leaf not in self.grads:
-            if held.shape != raw.shape or held.dtype != raw.dtype or not held.flags.c_contiguous or leaf.grad._requires_grad:
+        if (
+            self.entry.setdefault(leaf, "tensor") == "tensor"
+            and leaf not in self.accumulated
+            and leaf not in self.grads
+        ):
+            if (
+                held.shape != raw.shape
+                or held.dtype != raw.dtype
+                or not held.flags.c_contiguous
+                or leaf.grad._requires_grad
+            ):
                 self.note("a gradient of another kind than the parameter")
                 return
             buffer = Buffer("given", held.nbytes, held)

@@ -317,8 +317,8 @@ def batch_norm(
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm outside training needs running_mean and running_var")
-        running = running_mean.detach(), running_var.detach()
-        statistics = apply(_running_statistics, running, {"dtype": input.dtype, "eps": eps})
+        known = running_mean.detach(), running_var.detach()
+        statistics = apply(_running_statistics, known, {"dtype": input.dtype, "eps": eps})
     return _with_parameters(_batch_norm, (input, statistics), weight, bias, (shape[1],), 1, batch=training, eps=eps)
 
 

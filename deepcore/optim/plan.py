@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from deepcore.optim.optimizer import Optimizer
 
 _STEP, _VERSION, _LATER = repeat("step"), repeat("version"), [2]
-_DATA = attrgetter("_data")
+_DATA, _VERSION_OF, _NEXT = attrgetter("_data"), attrgetter("version"), (1).__add__
+_OWN = f"{__name__.partition('.')[0]}.optim"
 
 
 class Plan:
@@ -30,6 +31,8 @@ class Plan:
 
     def __init__(self, optimizer: Optimizer, live: list[Tensor], counts: list[int], kernels: bool):
         self.live, self.counts, self.every_group = live, counts, list(optimizer.param_groups)
+        #: The groups' settings that the scalars of a compiled step were made from.
+        self.settled: list | None = None
         self.lengths = [len(group["params"]) for group in self.every_group]
         self.weights = [p._data for p in live]
         self.groups = [g for g, count in zip(optimizer.param_groups, counts) for _ in range(count)]
@@ -108,18 +111,20 @@ class Plan:
 
     def _same_memory(self, optimizer: Optimizer) -> bool:
         """Whether groups, formulas, parameters' arrays and states are the same objects as when this was made."""
-        pairs = [
-            (optimizer.param_groups, self.every_group),
-            (map(optimizer.update, optimizer.param_groups), self.updates),
-            (map(_DATA, self.live), self.weights),
-            (map(optimizer.state.get, self.live), self.states),
-        ]
-        if len(optimizer.param_groups) != len(self.every_group):
-            return False
-        if not all(all(map(is_, now, then)) for now, then in pairs):
+        groups = optimizer.param_groups
+        return (
+            len(groups) == len(self.every_group)
+            and all(map(is_, groups, self.every_group))
+            and all(map(is_, map(optimizer.update, groups), self.updates))
+            and all(map(is_, map(_DATA, self.live), self.weights))
+            and self._same_states(optimizer)
+        )
+
+    def _same_states(self, optimizer: Optimizer) -> bool:
+        if not all(map(is_, map(optimizer.state.get, self.live), self.states)):
             return False
         at = 0
-        for batch in self.program.batches:
+        for batch in self.program.batches:  # type: ignore[union-attr]
             states = self.inside[at : at + len(batch.weights)]
             at += len(states)
             for name, arrays in zip(batch.update.states, batch.states):
@@ -186,12 +191,20 @@ class Plan:
 
     def after(self, optimizer: Optimizer) -> list[Iterable]:
         """Sets this step's scalars; what is to be gone through once the program has run."""
-        counts = [state["step"] + 1 for state in self.inside] if self.counted else []
-        self._set_scalars(optimizer, counts)
+        counts: list[int] = []
+        if self.counted:
+            counts = [state["step"] + 1 for state in self.inside]
+            self._set_scalars(optimizer, counts)
+        else:
+            # What our own formulas are given depends on nothing else.
+            settings_ = [tuple(group.values()) for group in optimizer.param_groups]
+            if settings_ != self.settled or not type(optimizer).__module__.startswith(_OWN):
+                self._set_scalars(optimizer, counts)
+                self.settled = settings_
         storages = [p._storage or p.storage() for p in self.live]
         return [
             map(setitem, self.inside, _STEP, counts),
-            map(setattr, storages, _VERSION, [storage.version + 1 for storage in storages]),
+            map(setattr, storages, _VERSION, map(_NEXT, map(_VERSION_OF, storages))),
             map(setattr, (optimizer,), ("_steps",), (optimizer._steps + 1,)),
         ]
 

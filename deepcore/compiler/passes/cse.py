@@ -34,7 +34,7 @@ def _resolved(ref: Ref, renamed) -> Ref:
 def _key(step: Step, renamed) -> tuple | None:
     if step.call is not None or step.kept or not step.launches:
         return None
-    if any(b.changing or b.kind == "given" and b in step.writes() for b in step.buffers()):
+    if any(b.changing or (b.kind == "given" and b in step.writes()) for b in step.buffers()):
         return None
     if not all(ref.offset == 0 for ref in step.outs):
         return None

@@ -1,0 +1,154 @@
+"""`dc.compile`: the same bits as the function, for every op, for random programs and for training steps."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from test_ops import FUNCTIONS, as_function, outputs_of, samples
+
+import deepcore as dc
+from deepcore.errors import DeepcoreWarning
+from deepcore.kernels import pool
+
+pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
+
+
+def same(a, b) -> bool:
+    """Whether two arrays have the same bits."""
+    a, b = np.asarray(a), np.asarray(b)
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def run(function, leaves, weights):
+    """(results, gradients) of a function, differentiated."""
+    for leaf in leaves:
+        leaf.grad = None
+    outputs = function(*leaves, *weights)
+    return [o.detach().numpy().copy() for o in outputs], [
+        None if leaf.grad is None else leaf.grad.numpy().copy() for leaf in leaves
+    ]
+
+
+def differentiated(call, count):
+    """The function's results, and the gradients of their weighted sum in `.grad`."""
+
+    def step(*given):
+        leaves, weights = given[:count], given[count:]
+        outputs = outputs_of(call(*leaves))
+        total = None
+        for o, w in zip(outputs, weights):
+            if o.requires_grad:
+                part = (o * w).sum()
+                total = part if total is None else total + part
+        if total is not None:
+            total.backward()
+        return [o.detach() for o in outputs]
+
+    return step
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_every_function_compiles_to_the_same_bits(name):
+    """Followed on one set of values, run on others."""
+    entry = FUNCTIONS[name]
+    rng = np.random.default_rng(1)
+    for one in samples(name, "cpu"):
+        call, leaves = as_function(entry, one)
+        leaves = [t.detach().to(dc.float32).requires_grad_() for t in leaves]
+        if not leaves:
+            continue
+        probe = outputs_of(call(*leaves))
+        weights = [
+            dc.tensor(rng.uniform(0.5, 1.5, o.shape), dtype=o.dtype if o.is_floating_point() else None) for o in probe
+        ]
+        step = differentiated(call, len(leaves))
+        compiled = dc.compile(step)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeepcoreWarning)
+            for values in range(3):
+                given = leaves
+                if values:  # others, in another order of size, and never leaving what the sample allows
+                    given = [dc.tensor(rng.permutation(t.detach().numpy().reshape(-1)).reshape(t.shape), requires_grad=True)
+                             for t in leaves]  # fmt: skip
+                expected, found = run(step, given, weights), run(compiled, given, weights)
+                for a, b in zip(expected[0] + expected[1], found[0] + found[1]):
+                    assert (a is None) == (b is None)
+                    assert a is None or same(a, b), (one, values)
+
+
+def layers(count: int):
+    nn = dc.nn
+    found = [nn.Linear(6, 8)]
+    for _ in range(count):
+        found += [nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 8)]
+    return nn.Sequential(*found, nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_a_training_step_has_the_bits_of_the_function(optimizer):
+    """Weights, statistics, gradients, losses and the random stream, over steps of two batch sizes and two rates."""
+    found = []
+    for compiled in (False, True):
+        dc.manual_seed(3)
+        model = layers(3)
+        settings = {"lr": 0.05} | ({"momentum": 0.9} if optimizer == "SGD" else {})
+        chosen = getattr(dc.optim, optimizer)(model.parameters(), **settings)
+
+        def step(x, y, model=model, chosen=chosen):
+            chosen.zero_grad()
+            loss = dc.nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            chosen.step()
+            return loss
+
+        run = dc.compile(step) if compiled else step
+        rng, losses = np.random.default_rng(0), []
+        for i in range(12):
+            n = 16 if i % 4 else 5
+            chosen.param_groups[0]["lr"] = 0.05 if i < 8 else 0.01
+            x = dc.tensor(rng.standard_normal((n, 6)).astype("f"))
+            losses.append(run(x, dc.tensor(rng.integers(0, 3, n))).detach().numpy().copy())
+        if compiled:
+            assert not run.faults and run.runs >= 9, run.faults
+        arrays = [t.detach().numpy() for t in model.state_dict().values()]
+        found.append((losses, arrays, [p.grad.numpy() for p in model.parameters()], dc.get_rng_state()))
+    for a, b in zip(*found):
+        if isinstance(a, dict):
+            assert a == b
+        else:
+            assert all(map(same, a, b))
+
+
+def test_a_decision_by_value_runs_as_it_is_and_is_named():
+    def step(x):
+        return x * 2 if x.sum().item() > 0 else x - 1
+
+    compiled = dc.compile(step)
+    with pytest.warns(DeepcoreWarning, match=r"cannot be compiled.*test_compile\.py"):
+        assert compiled(dc.ones(3)).tolist() == [2, 2, 2]
+    assert compiled(-dc.ones(3)).tolist() == [-2, -2, -2]
+    assert compiled.faults and not compiled.runs
+
+
+def test_a_bad_class_raises_as_the_function_does_and_changes_nothing():
+    model = dc.nn.Linear(4, 3)
+    optimizer = dc.optim.SGD(model.parameters(), lr=0.1)
+
+    @dc.compile
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = dc.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    x, y = dc.ones(2, 4), dc.tensor([0, 2])
+    step(x, y)
+    step(x, y)
+    assert step.runs == 1
+    before = model.weight.detach().numpy().copy()
+    with pytest.raises(dc.errors.IndexRangeError, match="class 7"):
+        step(x, dc.tensor([0, 7]))
+    assert same(before, model.weight.detach().numpy())
