@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from deepcore.compiler.ir import Program
 from deepcore.kernels.program import Ref, Step
 
@@ -42,7 +44,7 @@ def _key(step: Step, renamed) -> tuple | None:
     own = {b: i for i, b in enumerate([*(r.buffer for r in step.outs), *step.temps])}
     launches = []
     for launch in step.launches:
-        words = []
+        words: list[Any] = []
         for i, word in enumerate(launch.words):
             if i in launch.places:
                 buffer, offset = launch.places[i]
