@@ -14,6 +14,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]  # this checkout, whatever is insta
 import accuracy  # noqa: E402
 import contest  # noqa: E402
 import machine  # noqa: E402
+import memory  # noqa: E402
 import report  # noqa: E402
 import suites  # noqa: E402
 import worker  # noqa: E402
@@ -64,7 +65,7 @@ class Results:
 
     def save(self) -> list[str]:
         """Writes the suites of which everything ran; the names of the others."""
-        wanted: dict[str, set[str]] = {"accuracy": set(accuracy.CASES)}
+        wanted = {"accuracy": set(accuracy.CASES), "memory": {case.name for case in memory.CASES}}
         for one in suites.contests():
             wanted.setdefault(one.suite, set()).add(one.name)
         facts, left_out = machine.describe(), []
@@ -120,7 +121,7 @@ def pytest_terminal_summary(terminalreporter, config):
                 terminalreporter.write_line(each)
             continue
         for entry in entries:
-            terminalreporter.write_line(line(entry))
+            terminalreporter.write_line(report.memory_line(entry) if suite == "memory" else line(entry))
 
     share = config.stash[OTHERS].share()
     if share is not None and share > QUIET:

@@ -52,7 +52,7 @@ class Others:
 def describe() -> dict[str, str]:
     facts = dc.get_backend("cpu").info()
     versions = {}
-    for package in ("numpy", "numba", "llvmlite", "torch", "cupy"):
+    for package in ("numpy", "numba", "llvmlite", "torch", "jax", "scikit-learn", "cupy"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -21,6 +21,18 @@ def torch():
     return torch
 
 
+@functools.cache
+def jax():
+    """On the CPU. XLA takes the number of its threads from NPROC when its client is made, so later changes do nothing."""
+    os.environ["NPROC"] = str(settings.threads)
+    try:
+        import jax
+    except ImportError as error:
+        raise Absent(f"JAX cannot be imported ({error})") from None
+    jax.config.update("jax_platforms", "cpu")
+    return jax
+
+
 def shared(x):
     """A tensor of PyTorch's over the memory of an array that nobody writes to."""
     return torch().from_numpy(x)

@@ -336,12 +336,175 @@ the differences within a round.
     return Section("One eager op on 4×4 arrays", text, goals, slower(entries, "torch", "Tiny eager ops: PyTorch wins"))
 
 
+#: The workloads of training, in the order of the page: those of linear layers, and the others.
+LINEAR = ("xor", "mlp_s", "mlp_l", "deep", "autoencoder", "softmax")
+OTHERS = ("cifar_cnn", "resnet18", "lstm", "gpt", "unet")
+PEERS = {
+    "torch eager": "PyTorch eager",
+    "torch.compile": "torch.compile",
+    "torch eager, channels-last": "PyTorch eager, channels-last",
+    "torch.compile, channels-last": "torch.compile, channels-last",
+    "jax.jit": "jax.jit",
+}
+
+
+def milli(entry, side: str) -> str:
+    if side not in entry["seconds"]:
+        return "–"
+    value = entry["seconds"][side][1] * 1e3
+    return f"{value:.3g}" if value >= 1e-3 else "0"
+
+
+def best(entry) -> list[tuple[str, float]]:
+    """The workload and the lead over whichever peer is the fastest, if there is any."""
+    leads = [q[1] for side in PEERS if (q := lead(entry, side))]
+    return [(entry["name"], min(leads))] if leads else []
+
+
+def training(entries, _) -> Section:
+    steps = [e for e in entries if e["group"] == "step"]
+    first = [e for e in entries if e["group"] == "first step"]
+    peers = {side: title for side, title in PEERS.items() if any(side in e["seconds"] for e in steps)}
+    missing = [name for name in (*LINEAR, *OTHERS) if all(e["name"] != name for e in steps)]
+    sides = ("deepcore", "deepcore eager", *peers, "fma peak")
+
+    def share(e):
+        q = lead(e, "fma peak")
+        return "–" if not q else f"{100 * q[1]:.0f} %" if q[1] >= 0.1 else f"{100 * q[1]:.2g} %"
+
+    clock = [[e["name"], *(milli(e, side) for side in sides)] for e in steps]
+    leads = [
+        [e["name"], *(times(lead(e, side)) for side in ("deepcore eager", *peers)), share(e)] for e in steps
+    ]  # fmt: skip
+    linear = [e for e in steps if e["name"] in LINEAR]
+    groups = {f"the {len(linear)} of linear layers": linear, "without xor": [e for e in linear if e["name"] != "xor"]}
+    means = [
+        [what, *(f"×{mean(q[1] for e in group if (q := lead(e, side))):.2f}" for side in peers),
+         f"×{mean(value for e in group for _, value in best(e)):.2f}"]
+        for what, group in groups.items()
+    ]  # fmt: skip
+    text = f"""A step is zero_grad, forward, loss, backward and update, in float32; `benchmarks/workloads.py` defines each
+workload. deepcore's step is under `dc.compile`, "eager" is the same without it. torch.compile compiles forward and loss, and
+PyTorch's Adam is the fused one; jax.jit compiles the whole step, which gives its memory away. The ceiling is the time that
+the matrix products alone take at the rate of multiply-adds in registers. Milliseconds a step:
+
+{table(["workload", "deepcore", "eager", *peers.values(), "ceiling"], clock)}
+
+{table(["workload", "eager", *peers.values(), "of the ceiling"], leads)}
+
+{table(["geometric mean", *peers.values(), "the best of them"], means)}{absences(steps)}"""
+    if missing:
+        text += f"\n\nNot measured, because deepcore lacks layers for them: {', '.join(missing)}."
+    wanted = "the best of PyTorch eager, torch.compile and jax.jit"
+    goals = [
+        goal(f"a training step: ≥ 1 × {wanted}", [b for e in steps if e["name"] != "mlp_l" for b in best(e)], 1.0),
+        goal(f"a training step of mlp_l: ≥ 0.95 × {wanted}", [b for e in steps if e["name"] == "mlp_l" for b in best(e)], 0.95),
+    ]  # fmt: skip
+    for what, group in zip(("xor among them", "without xor"), groups.values()):
+        found = mean(value for e in group for _, value in best(e))
+        goals.append(
+            Goal(
+                f"training steps of linear layers, {what}, {wanted} in geometric mean: ≥ 2", f"×{found:.2f}", found >= 2
+            )
+        )
+    defeats = [line for side, title in peers.items() for line in slower(steps, side, f"Training steps: {title} wins")]
+    defeats += slower(steps, "torch eager", "Training steps without dc.compile: PyTorch eager wins", "deepcore eager")
+    if first:
+        rows = [
+            [e["workload"], e["cache"], seconds(e["seconds"]["deepcore"][1]),
+             *(f"{seconds(e['seconds'][s][1])}, {times(lead(e, s))}" if s in e["seconds"] else "–" for s in ("torch.compile", "jax.jit"))]
+            for e in first
+        ]  # fmt: skip
+        text += f"""
+
+### The first step
+
+In fresh processes, from the call to its result: following, compiling, and what is imported on the way. What was imported and
+built before does not count. "Empty" and "full" are the folders of deepcore's kernels and of torch.compile's.
+
+{table(["workload", "cache", "deepcore", "torch.compile", "jax.jit"], rows)}{absences(first)}"""
+        for cache in ("empty", "full"):
+            found = [(e["name"], q[1]) for e in first if e["cache"] == cache and (q := lead(e, "torch.compile"))]
+            goals.append(goal(f"first step, {cache} cache: ≥ 1 × torch.compile's", found, 1.0))
+        for side in ("torch.compile", "jax.jit"):
+            defeats += slower(first, side, f"First steps: {side} wins")
+    return Section("Training steps", text, goals, defeats)
+
+
+def mega(value: float) -> str:
+    return f"{value / 1e6:.1f}"
+
+
+def memory(entries, _) -> Section:
+    def cell(e, side, what):
+        return mega(e["bytes"][side][what]) if what in e["bytes"].get(side, {}) else "–"
+
+    rows = [
+        [e["name"], *(cell(e, "deepcore", what) for what in ("first", "later", "planned")),
+         *(cell(e, "torch eager", what) for what in ("first", "later")),
+         *(cell(e, side, "built") for side in ("deepcore", "torch eager"))]
+        for e in entries
+    ]  # fmt: skip
+    head = ["workload", "first step", "later", "planned", "PyTorch, first step", "later", "process before", "PyTorch's"]
+    found = [(e["name"], least_memory(e, "later")) for e in entries if "torch eager" in e["bytes"]]
+    text = f"""The peak of the resident memory of a process over what it had when libraries were loaded and model, optimizer and
+data were there, in MB: in the first step, which deepcore follows and checks, and in the {entries[0]["steps"] - 1} steps after it. "Planned" is the
+memory that the compiled step's intermediate results take turns in. PyTorch is eager.
+
+{table(head, rows)}{absences(entries)}"""
+    wanted = "memory of compiled training steps after the first: PyTorch eager takes ≥ 1 × as much"
+    first = [(e["name"], least_memory(e, "first")) for e in entries if "torch eager" in e["bytes"]]
+    lost = [f"{name} (×{value:.2f})" for name, value in first if value < 1]
+    defeats = [f"Memory of the first step: PyTorch eager takes less in {', '.join(lost)}."] if lost else []
+    return Section("Memory of training steps", text, [goal(wanted, found, 1.0)], defeats)
+
+
+def least_memory(entry, what: str) -> float:
+    """How many times as much PyTorch takes; a page is the least that shows."""
+    own, other = (max(entry["bytes"][side][what], 4096) for side in ("deepcore", "torch eager"))
+    return other / own
+
+
+def memory_line(entry) -> str:
+    """What steps add to a process, first and later, of each side."""
+    shown = (f"{side} {mega(b['first'])}, later {mega(b['later'])} MB" for side, b in entry["bytes"].items())
+    return f"{entry['name']:<32}{'   '.join(shown)}"
+
+
+def fit(entries, _) -> Section:
+    (e,) = entries
+    others = [side for side in e["seconds"] if side != "deepcore"]
+    percent = {side: f"{100 * value:.2f} %" for side, value in e["accuracy"].items()}
+    rows = [
+        [side, seconds(q[1]), times(lead(e, side)) if side in others else "", percent[side]]
+        for side, q in e["seconds"].items()
+    ]
+    text = f"""`Trainer.fit` on the bundled digits, beside scikit-learn's `MLPClassifier` and two loops in PyTorch, over a DataLoader
+and over slices of tensors in a new order: {e["epochs"]} epochs in batches of {e["batch"]}, the same network and optimizer. Accuracy is on
+the test digits, a mean over seeds.
+
+{table(["", "time", "deepcore's lead", "accuracy"], rows)}{absences(entries)}"""
+    apart = [(side, 100 * abs(e["accuracy"][side] - e["accuracy"]["deepcore"])) for side in others]
+    far = tuple(f"{side} ({points:.2f} points)" for side, points in apart if points > 0.5)
+    most = max((points for _, points in apart), default=float("nan"))
+    goals = [
+        goal("Trainer.fit on the digits: ≥ 1 × whoever else is the fastest", [(s, lead(e, s)[1]) for s in others], 1.0),
+        Goal("Trainer.fit's accuracy: within 0.5 points of the others'", f"at most {most:.2f} apart", most <= 0.5, far),
+    ]
+    return Section(
+        "Trainer.fit", text, goals, [d for s in others for d in slower(entries, s, f"Trainer.fit: {s} wins")]
+    )
+
+
 SECTIONS = {
     "gemm": gemm,
     "fused": fused,
     "elementwise": bandwidth("Elementwise functions", "Float32.", "elementwise"),
     "rows": bandwidth("Functions of rows", "Float32, square matrices.", "rows"),
     "updates": updates,
+    "training": training,
+    "memory": memory,
+    "fit": fit,
     "accuracy": accuracy,
     "start": start,
     "eager": eager,

@@ -15,7 +15,10 @@ from deepcore.config import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
-NAMES = ("accuracy", "compare", "contest", "machine", "peaks", "peers", "report", "suites", "worker")
+NAMES = (
+    "accuracy", "compare", "contest", "jax_workloads", "machine", "memory", "peaks", "peers", "report", "suites", "worker",
+    "workloads",
+)  # fmt: skip
 
 
 @pytest.fixture
