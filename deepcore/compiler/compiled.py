@@ -126,6 +126,7 @@ class Compiled:
         if wrong:
             trace.fault = Fault(f"the program computed {wrong} otherwise than the function did", user_line())
             return
+        trace.forget()
         entry = self._known.setdefault(key, [])
         entry.append((runner, tree))
         self._known.move_to_end(key)

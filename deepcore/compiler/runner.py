@@ -55,7 +55,7 @@ class Runner:
         ]
         tensors = [(t, array) for t, array in trace.outside.values() if t is not None]
         self.tensors, self.arrays = [t for t, _ in tensors], [a for _, a in tensors]
-        self.kept = trace.kept, trace._static, trace.constants
+        self.kept = list(trace.outside), trace._static
         self.updates = trace.updates
         self.generators = [
             (g, state, (g._position - first) % (1 << 64)) for g, (first, state) in trace.generators.items()

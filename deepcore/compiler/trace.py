@@ -241,6 +241,14 @@ class Trace:
             self.note("memory that is shared in part")
         return buffer
 
+    def forget(self) -> None:
+        """Let go of what the function computed while it was followed: the program has memory of its own."""
+        self.kept.clear()
+        self.before.clear()
+        for buffer in self.intervals.buffers:
+            if buffer.kind != "outside":
+                buffer.array = None
+
     # -- kernels ------------------------------------------------------------------------------------------
     def _empty(self, shape, dtype):
         array = self.backend.array_module.empty(shape, dtype)
