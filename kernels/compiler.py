@@ -65,8 +65,8 @@ class Kernel:
 
     def __call__(self, *words: int) -> int:
         """Run slice 0 with these words; the status. Only when ready."""
-        if watch.count and watch.mine.launch is not None:
-            watch.mine.launch(self, 1, words)
+        if watch.count and watch.mine.follower is not None:
+            watch.mine.follower.launch(self, 1, words)
         return self._call(_packer(len(words))(*words), 0)
 
     def slice(self, number: int, *words: int) -> int:
@@ -174,6 +174,15 @@ def _packer(count: int) -> Callable[..., bytes]:
 def signed_words(*values: int) -> list[int]:
     """Whole numbers of 64 bits without a sign as the words that a kernel takes."""
     return [value - (value >> 63 << 64) for value in values]
+
+
+@functools.lru_cache(256)
+def bits(value: float) -> int:
+    """A float64 as the word that a kernel takes."""
+    return _float_word.unpack(_as_float.pack(value))[0]
+
+
+_as_float, _float_word = struct.Struct("d"), struct.Struct("q")
 
 
 def pack(words) -> bytes:

@@ -7,7 +7,6 @@ large arrays only; what it does not, at every size.
 
 from __future__ import annotations
 
-import functools
 import struct
 import threading
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 from deepcore.backend.dtypes import float32, float64, int64
 from deepcore.config import settings
 from deepcore.kernels import compiler, formulas, memory, pool, register, scalar, watch
-from deepcore.kernels.compiler import Kernel, address
+from deepcore.kernels.compiler import Kernel, address, bits
 
 # Elements of one slice: some 5 to 50 µs. Up to a slice there is one thread.
 SLICE = 1 << 15
@@ -150,7 +149,7 @@ class Map:
         words = [address(x) for x in operands]
         words += (address(out), size, columns)
         for name in self.parameters:
-            words += _word(params[name])
+            words.append(bits(params[name]))
         if size:
             pool.complete(kernel, slices, *words)
         return out
@@ -227,11 +226,6 @@ class Map:
 
 def _function(formula: str):
     return getattr(formulas, formula, None) or getattr(scalar, formula)
-
-
-@functools.lru_cache(256)
-def _word(value: float) -> tuple[int, ...]:
-    return struct.unpack("q", struct.pack("d", value))
 
 
 def _kinds(operands, shape) -> tuple[str, int] | None:

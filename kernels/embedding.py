@@ -6,7 +6,7 @@ import numpy as np
 
 from deepcore.backend.dtypes import int64
 from deepcore.kernels import memory, pool, register, scalar, watch
-from deepcore.kernels.compiler import Kernel, address, signed_words
+from deepcore.kernels.compiler import Kernel, address, bits, signed_words
 from deepcore.kernels.pool import complete
 from deepcore.kernels.reductions import FLOATS, share
 
@@ -151,7 +151,7 @@ def dropout(xp, input, *, seed, stream, position, p, out=None):
     state, ahead = generator_state(seed, stream, position)
     each = share(x.size) // (4 * _BLOCKS) * _BLOCKS
     blocks = -(-x.size // 4)
-    scale = int(np.float64(1 / (1 - p)).view(int64))
+    scale = bits(1 / (1 - p))
     complete(
         kernel, -(-blocks // each), address(x), address(result), x.size, address(state), ahead, threshold, scale, each
     )
@@ -160,6 +160,6 @@ def dropout(xp, input, *, seed, stream, position, p, out=None):
 
 def generator_state(seed: int, stream: int, position: int):
     """Three words as kernels read them, and the blocks from the position there to this one."""
-    if watch.count and watch.mine.state is not None:
-        return watch.mine.state(seed, stream, position)
+    if watch.count and watch.mine.follower is not None:
+        return watch.mine.follower.state(seed, stream, position)
     return np.array(signed_words(seed, stream, position), np.int64), 0

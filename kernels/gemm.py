@@ -13,7 +13,7 @@ import numpy as np
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
 from deepcore.kernels import compiler, elementwise, gemm_tables, gemm_tile, memory, pool, watch
-from deepcore.kernels.compiler import Kernel, address
+from deepcore.kernels.compiler import Kernel, address, bits
 
 # Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
 (_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO, _BATCHES, _ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK) = range(15)
@@ -547,8 +547,8 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
         return out
     if not plan.slices:
         return NotImplemented
-    if watch.count and watch.mine.keep is not None:
-        watch.mine.keep(plan.address, plan)
+    if watch.count and watch.mine.follower is not None:
+        watch.mine.follower.keep(plan.address, plan)
     epilogue = None if activation is None else elementwise.MAPS[activation].kernel(plan.dtype, "v")
     if epilogue is not None and not epilogue.ready():
         return NotImplemented
@@ -580,7 +580,7 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
         0 if residual is None else address(residual),
         0 if pre is None else address(pre),
         0 if scale is None else 1,
-        0 if scale is None else struct.unpack("q", struct.pack("d", scale))[0],
+        0 if scale is None else bits(scale),
     )
     if not plan.space:
         pool.launch(kernel, plan.slices, *words)

@@ -27,7 +27,7 @@ _KEPT_SHARE = 0.5
 _KEPT_LEAST = 1 << 28
 
 
-class _Block(np.ndarray):
+class Block(np.ndarray):
     """Bytes for arrays. NumPy skips bases of its own plain class, which this is not."""
 
 
@@ -39,14 +39,14 @@ class _Free:
 
     def __init__(self):
         self.lock = threading.RLock()
-        self.blocks: list[_Block] = []
+        self.blocks: list[Block] = []
         #: The loans by the identity of a weak reference, which `ended` gets when the last array goes: no Python runs
         #: then, into which Ctrl-C could fall and be lost.
-        self.loans: dict[int, tuple[weakref.ref, _Block]] = {}
+        self.loans: dict[int, tuple[weakref.ref, Block]] = {}
         self.ended: list[weakref.ref] = []
         self.kept = self.lent = self.most = 0
 
-    def take(self, size: int) -> _Block:
+    def take(self, size: int) -> Block:
         size = -(-size // _PAGE) * _PAGE
         with self.lock:
             if self.ended:
@@ -54,7 +54,7 @@ class _Free:
             block = self._found(size)
             if block is None:
                 space = np.empty(size + _ALIGN, np.uint8)
-                block = space[-address(space) % _ALIGN :][:size].view(_Block)
+                block = space[-address(space) % _ALIGN :][:size].view(Block)
             else:
                 self.kept -= len(block)
             self.lent += len(block)
@@ -65,7 +65,7 @@ class _Free:
             self.loans[id(loan)] = loan, block
             return lent
 
-    def _found(self, size: int) -> _Block | None:
+    def _found(self, size: int) -> Block | None:
         """The newest kept block of this size, or else of little more."""
         blocks, found = self.blocks, None
         for i in range(len(blocks) - 1, -1, -1):
@@ -106,8 +106,8 @@ if hasattr(os, "register_at_fork"):
 
 def empty(shape, dtype) -> np.ndarray:
     """An array as `np.empty(shape, dtype)` makes it, C-contiguous, in memory that may have been used before."""
-    if watch.count and watch.mine.empty is not None:
-        return watch.mine.empty(shape, dtype)
+    if watch.count and watch.mine.follower is not None:
+        return watch.mine.follower.empty(shape, dtype)
     dtype = np.dtype(dtype)
     size = (math.prod(shape) if isinstance(shape, tuple) else shape) * dtype.itemsize
     if size < _LEAST or dtype.hasobject:

@@ -13,9 +13,9 @@ import math
 import numpy as np
 
 from deepcore.kernels import memory, register
-from deepcore.kernels.compiler import Kernel, address
+from deepcore.kernels.compiler import Kernel, address, bits
 from deepcore.kernels.pool import complete
-from deepcore.kernels.reductions import FLOATS, LANES, bits, plain, reduced, share, summing
+from deepcore.kernels.reductions import FLOATS, LANES, kernels_of, plain, reduced, share, summing
 
 # Rows that are added one after the other, for a channel's statistics or the gradients of weight and bias.
 _ROWS = 32
@@ -446,9 +446,7 @@ _BATCH_PARTS, _BATCH_APPLY = (
     for what, build in (("parts", _batch_parts), ("apply", _batch_apply))
 )  # fmt: skip
 _BATCH_WHOLE = {
-    (gradient, d): Kernel(f"batch_norm_whole{'_grad' * gradient}_{d.name}", _batch_whole, gradient, d.name)
-    for gradient in (False, True)
-    for d in FLOATS
+    gradient: kernels_of(f"batch_norm_whole{'_grad' * gradient}", _batch_whole, gradient) for gradient in (False, True)
 }
 
 
@@ -482,9 +480,8 @@ def _batch_factors(tools, gradient: bool, dtype: str):
 
 
 _BATCH_FACTORS = {
-    (gradient, d): Kernel(f"batch_norm_factors{'_grad' * gradient}_{d.name}", _batch_factors, gradient, d.name)
+    gradient: kernels_of(f"batch_norm_factors{'_grad' * gradient}", _batch_factors, gradient)
     for gradient in (False, True)
-    for d in FLOATS
 }
 
 
@@ -496,7 +493,7 @@ def _statistics(x, g, mean, eps: float):
     """Three rows (mean, variance, 1/√(variance + eps)) of the channels of x; with g, two: Σ g, Σ g·(x - mean)."""
     dtype, gradient = x.dtype, g is not None
     batch, channels, length = _layout(x.shape)
-    kernel, whole = _BATCH_PARTS[length > 1, gradient, dtype], _BATCH_WHOLE[gradient, dtype]
+    kernel, whole = _BATCH_PARTS[length > 1, gradient, dtype], _BATCH_WHOLE[gradient][dtype]
     if not kernel.ready() or not whole.ready():
         return None
     rows = 1 if length > 1 else _ROWS
@@ -551,7 +548,7 @@ def batch_norm(xp, input, statistics, weight=None, bias=None, *, batch, eps, out
     dtype = input.dtype
     if not _is_ours(input):
         return NotImplemented
-    kernel, channels = _BATCH_FACTORS[False, dtype], input.shape[1]
+    kernel, channels = _BATCH_FACTORS[False][dtype], input.shape[1]
     if not kernel.ready():
         return NotImplemented
     x, statistics = _contiguous(input, dtype), _contiguous(statistics, dtype)
@@ -569,7 +566,7 @@ def batch_norm_grad(xp, g, input, statistics, weight=None, *, batch, affine, eps
     if not _is_ours(input):
         return NotImplemented
     g, x, statistics = _contiguous(g, dtype), _contiguous(input, dtype), _contiguous(statistics, dtype)
-    kernel, channels = _BATCH_FACTORS[True, dtype], x.shape[1]
+    kernel, channels = _BATCH_FACTORS[True][dtype], x.shape[1]
     sums = _statistics(x, g, statistics, 0.0) if batch or affine else None
     if not kernel.ready() or (sums is None and (batch or affine)):
         return NotImplemented
@@ -592,13 +589,8 @@ def _running(tools, dtype: str):
     view, one, real = tools.view(np.dtype(dtype)), np.dtype(dtype).type(1), np.dtype(dtype).type
 
     def kernel(a):
-        mean, variance, out, channels, eps = (
-            view(a[0]),
-            view(a[1]),
-            view(a[2]),
-            a[3],
-            real(np.int64(a[4]).view(np.float64)),
-        )
+        mean, variance, out, channels = view(a[0]), view(a[1]), view(a[2]), a[3]
+        eps = real(np.int64(a[4]).view(np.float64))
         for c in range(channels):
             out[c], out[channels + c] = mean[c], variance[c]
             out[2 * channels + c] = one / np.sqrt(variance[c] + eps)
@@ -607,7 +599,7 @@ def _running(tools, dtype: str):
     return kernel
 
 
-_RUNNING = {d: Kernel(f"running_statistics_{d.name}", _running, d.name) for d in FLOATS}
+_RUNNING = kernels_of("running_statistics", _running)
 
 
 @register("running_statistics", "cpu", needs_numba=False)

@@ -202,8 +202,8 @@ def launch(kernel: Kernel, slices: int, *words: int) -> int:
     """Run all slices of a kernel that is ready; the status: 0, or that of a slice that stopped."""
     if slices == 1:
         return kernel(*words)
-    if watch.count and watch.mine.launch is not None:
-        watch.mine.launch(kernel, slices, words)
+    if watch.count and watch.mine.follower is not None:
+        watch.mine.follower.launch(kernel, slices, words)
     if _RUN.ready():
         return _run((1, kernel.address, 0, slices, *words))
     return next(filter(None, (kernel.slice(i, *words) for i in range(slices))), 0)
@@ -224,9 +224,9 @@ def run(program) -> int:
     """
     if not _RUN.ready():
         return next(filter(None, (launch(k, n, *struct.unpack(f"{len(w) // 8}q", w)) for k, w, n in program)), 0)
-    if watch.count and watch.mine.launch is not None:
+    if watch.count and watch.mine.follower is not None:
         for kernel, words, slices in program:
-            watch.mine.launch(kernel, slices, struct.unpack(f"{len(words) // 8}q", words))
+            watch.mine.follower.launch(kernel, slices, struct.unpack(f"{len(words) // 8}q", words))
     table = [len(program)]
     for kernel, words, slices in program:
         table += (kernel.address, _start_of(words), slices)

@@ -17,7 +17,7 @@ import numpy as np
 
 from deepcore.kernels import pool
 from deepcore.kernels.compiler import Kernel, address
-from deepcore.kernels.memory import _Block
+from deepcore.kernels.memory import Block
 
 #: Own memory starts on cache lines.
 ALIGN = 64
@@ -100,10 +100,6 @@ class Step:
     temps: list[Buffer] = field(default_factory=list)
     #: It is kept whatever reads its results: it checks something, or writes what lasts.
     kept: bool = False
-    #: Floating-point operations, as far as they are known, and what the operation is of: for `explain`.
-    work: float = 0.0
-    params: Any = None
-    where: str = ""
 
     def buffers(self) -> list[Buffer]:
         found = [ref.buffer for ref in (*self.ins, *self.outs)] + list(self.temps)
@@ -120,34 +116,31 @@ class Step:
 
 def root(array):
     """The array that owns the memory of this one."""
-    while isinstance(array.base, np.ndarray) and not isinstance(array.base, _Block):
+    while isinstance(array.base, np.ndarray) and not isinstance(array.base, Block):
         array = array.base
     return array
 
 
 def span(array) -> tuple[int, int]:
     """The addresses between which an array's elements lie."""
-    low = high = address(array)
+    at = address(array)
     if not array.size:
-        return low, low
-    for n, stride in zip(array.shape, array.strides):
-        if stride > 0:
-            high += (n - 1) * stride
-        else:
-            low += (n - 1) * stride
-    return low, high + array.itemsize
+        return at, at
+    low, high = _reach(array.shape, array.strides)
+    return at + low, at + high + array.itemsize
+
+
+def _reach(shape, strides) -> tuple[int, int]:
+    """How many bytes before and behind its first element an array's others begin."""
+    steps = [(n - 1) * stride for n, stride in zip(shape, strides)]
+    return sum(s for s in steps if s < 0), sum(s for s in steps if s > 0)
 
 
 def view_at(at: int, ref: Ref):
     """The array that `ref` is where its buffer starts at an address."""
     if not math.prod(ref.shape):
         return np.empty(ref.shape, ref.dtype)
-    low = high = 0
-    for n, stride in zip(ref.shape, ref.strides):
-        if stride > 0:
-            high += (n - 1) * stride
-        else:
-            low += (n - 1) * stride
+    low, high = _reach(ref.shape, ref.strides)
     memory = (ctypes.c_char * (high - low + ref.dtype.itemsize)).from_address(at + ref.offset + low)
     return np.ndarray(ref.shape, ref.dtype, memory, -low, ref.strides)
 
@@ -186,41 +179,11 @@ def _itself(x):
     return x
 
 
-def _finite(tools, dtype: str):
-    """Status 3 if a NaN or infinity is there. Words: x, its size."""
-    dt = np.dtype(dtype)
-    view, zero, most = tools.view(dt), dt.type(0), 1 << 15
-
-    def kernel(a, part):
-        x, bad = view(a[0]), zero
-        for i in range(part * most, min(a[1], (part + 1) * most)):
-            d = x[i] - x[i]
-            bad = d if d != zero else bad
-        return 0 if bad == zero else 3
-
-    return kernel
-
-
-FINITE = {d: Kernel(f"all_finite_{d.name}", _finite, d.name) for d in (np.dtype(np.float32), np.dtype(np.float64))}
-NOT_FINITE = 3
-
-
-def check_finite(ref: Ref) -> Launch:
-    """A launch that stops the program with `NOT_FINITE` unless all numbers of a contiguous array are finite."""
-    size = math.prod(ref.shape)
-    return Launch(FINITE[ref.dtype], [0, size], {0: (ref.buffer, ref.offset)}, max(1, -(-size // (1 << 15))))
-
-
 # -- memory -------------------------------------------------------------------------------------------------------
 
 
-def plan_memory(
-    steps: list[Step], lasting: Iterable[Buffer], reusing: Callable[[Step], list[tuple[Buffer, Buffer]]]
-) -> int:
-    """Give every own buffer its place; the bytes needed in all. `lasting` ones keep theirs to the end.
-
-    `reusing(step)`: pairs (result, operand) where a result may take the place of an operand that is read last there.
-    """
+def plan_memory(steps: list[Step], lasting: Iterable[Buffer]) -> int:
+    """Give every own buffer its place; the bytes needed in all. `lasting` ones keep theirs to the end."""
     first: dict[Buffer, int] = {}
     last: dict[Buffer, int] = {}
     for i, step in enumerate(steps):
@@ -231,27 +194,9 @@ def plan_memory(
     for buffer in lasting:
         if buffer in last:
             last[buffer] = len(steps)
-    # A chain of results in one another's place is one buffer that lives as long as all of them.
-    leader: dict[Buffer, Buffer] = {}
-    for i, step in enumerate(steps):
-        for result, operand in reusing(step):
-            at = leader.get(operand, operand)
-            if (
-                operand.kind == result.kind == "own"
-                and operand.nbytes == result.nbytes
-                and first.get(result) == i
-                and last.get(at) == i
-                and result not in leader
-                and not operand.changing
-                and not result.changing
-            ):
-                leader[result] = at
-                last[at] = last[result]
-                break
-    ranges = sorted((b for b in first if b not in leader), key=lambda b: (-b.nbytes, first[b]))
     placed: list[Buffer] = []
     total = 0
-    for buffer in ranges:
+    for buffer in sorted(first, key=lambda b: (-b.nbytes, first[b])):
         size = _rounded(buffer.nbytes)
         taken = sorted(
             (other.place, other.place + _rounded(other.nbytes))
@@ -266,8 +211,6 @@ def plan_memory(
         buffer.place = at
         placed.append(buffer)
         total = max(total, at + size)
-    for buffer, at in leader.items():
-        buffer.place = at.place
     return total
 
 
@@ -297,7 +240,6 @@ class Executable:
         self.uses: dict[Buffer, list[tuple[int, int]]] = {}
         self.starts: dict[Launch, int] = {}
         at = 0
-        placed: dict[Buffer, int] = {}
         for owner in (*self.launches, *(table.array for table in tables)):
             self.starts[owner] = at
             self.words[at : at + len(owner.words)] = owner.words
@@ -307,10 +249,8 @@ class Executable:
         base = address(self.words)
         self.at: dict[Buffer, int] = {}
         for table in tables:
-            placed[table] = base + 8 * self.starts[table.array]
-            self.bind(table, placed[table])
+            self.bind(table, base + 8 * self.starts[table.array])
         self._base = 0
-        self._own = np.zeros((0, 3), np.int64)
         own = [(word, b.place + offset) for b, uses in self.uses.items() if b.kind == "own" for word, offset in uses]
         self._own_words = np.array([word for word, _ in own], np.int64)
         self._own_offsets = np.array([offset for _, offset in own], np.int64)
@@ -383,8 +323,7 @@ class Executable:
         found = step.call(*[self.array(ref) for ref in step.ins])
         found = found if isinstance(found, tuple) else (found,)
         for ref, result in zip(step.outs, found):
-            if ref is not None:
-                self.array(ref)[...] = result
+            self.array(ref)[...] = result
 
 
 class Table:

@@ -34,10 +34,9 @@ _WIDTH, _ROWS, _FEW_ROWS, _GROUPS = 4096, 1024, 64, 8
 FLOATS = (float32, float64)
 
 
-@functools.lru_cache(256)
-def bits(value: float) -> int:
-    """A float64 as the word that a kernel takes."""
-    return int(np.float64(value).view(int64))
+def kernels_of(name: str, build, *parameters) -> dict:
+    """A kernel for each floating dtype."""
+    return {d: Kernel(f"{name}_{d.name}", build, *parameters, d.name) for d in FLOATS}
 
 
 def share(total: int) -> int:
@@ -567,11 +566,7 @@ def _topk(tools, largest: bool, dtype: str):
     return kernel
 
 
-_TOPK = {
-    (largest, d): Kernel(f"{'top' if largest else 'bottom'}k_{d.name}", _topk, largest, d.name)
-    for largest in (True, False)
-    for d in FLOATS
-}
+_TOPK = {largest: kernels_of("topk" if largest else "bottomk", _topk, largest) for largest in (True, False)}
 
 
 @register("topk", "cpu", needs_numba=False)
@@ -579,7 +574,7 @@ def topk(xp, input, *, k, dim, largest):
     x = input
     if (x.dtype != float32 and x.dtype != float64) or not x.size or not k or dim not in (-1, x.ndim - 1):
         return NotImplemented
-    kernel = _TOPK[largest, x.dtype]
+    kernel = _TOPK[largest][x.dtype]
     if not kernel.ready():
         return NotImplemented
     x = np.require(x, requirements=("C", "A"))

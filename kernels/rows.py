@@ -13,9 +13,9 @@ import numpy as np
 
 from deepcore.backend.dtypes import float64, int64
 from deepcore.kernels import memory, register, scalar
-from deepcore.kernels.compiler import Kernel, address
+from deepcore.kernels.compiler import Kernel, address, bits
 from deepcore.kernels.pool import complete
-from deepcore.kernels.reductions import CHUNK, FLOATS, LANES, bits, extreme, plain, reduced, share, summing
+from deepcore.kernels.reductions import CHUNK, FLOATS, LANES, extreme, kernels_of, plain, reduced, share, summing
 from deepcore.kernels.short import Slice, short
 
 # What a row costs beside its elements, in elements: short rows make slices of fewer elements.
@@ -359,18 +359,14 @@ def _softmax_grad_tiles(tools, log: bool, dtype: str):
     return kernel
 
 
-def _kernels(name: str, build, *parameters) -> dict:
-    return {d: Kernel(f"{name}_{d.name}", build, *parameters, d.name) for d in FLOATS}
-
-
 # The kernel for long rows, and the one for short ones and those across memory.
-_SOFTMAX = _kernels("softmax", _softmax), _kernels("softmax_tiles", _softmax_tiles, False)
-_LOG_SOFTMAX = _kernels("log_softmax", _log_softmax), _kernels("log_softmax_tiles", _softmax_tiles, True)
-_SOFTMAX_GRAD = _kernels("softmax_grad", _softmax_grad), _kernels("softmax_grad_tiles", _softmax_grad_tiles, False)
+_SOFTMAX = kernels_of("softmax", _softmax), kernels_of("softmax_tiles", _softmax_tiles, False)
+_LOG_SOFTMAX = kernels_of("log_softmax", _log_softmax), kernels_of("log_softmax_tiles", _softmax_tiles, True)
+_SOFTMAX_GRAD = kernels_of("softmax_grad", _softmax_grad), kernels_of("softmax_grad_tiles", _softmax_grad_tiles, False)
 _LOG_SOFTMAX_GRAD = (
-    _kernels("log_softmax_grad", _log_softmax_grad), _kernels("log_softmax_grad_tiles", _softmax_grad_tiles, True),
+    kernels_of("log_softmax_grad", _log_softmax_grad), kernels_of("log_softmax_grad_tiles", _softmax_grad_tiles, True),
 )  # fmt: skip
-_LOGSUMEXP = _kernels("logsumexp", _logsumexp)
+_LOGSUMEXP = kernels_of("logsumexp", _logsumexp)
 
 
 def _split(shape: tuple[int, ...], dim: int) -> tuple[int, int, int]:
@@ -662,8 +658,8 @@ def _loss(tools, dtype: str):
     return kernel
 
 
-_TARGETS = _kernels("targets", _targets)
-_LOSS = _kernels("cross_entropy_loss", _loss)
+_TARGETS = kernels_of("targets", _targets)
+_LOSS = kernels_of("cross_entropy_loss", _loss)
 _CROSS_ENTROPY = {
     (recorded, smoothed, tiled, d): Kernel(
         f"cross_entropy{'_grad' * recorded}{'_smoothed' * smoothed}{'_tiles' * tiled}_{d.name}",

@@ -33,12 +33,11 @@ class Slice(NamedTuple):
 class Short:
     """A kernel of one array, called as any; `bind` makes the callable that finds by shape and parameters what to do.
 
-    `plan(array, **params)`: the `Slice` that such a call is, or None where it is more than that. Arrays of fewer than
-    `least` elements are not for the kernel.
+    `plan(array, **params)`: the `Slice` that such a call is, or None where it is more than that.
     """
 
-    def __init__(self, run: Callable, plan: Callable[..., Slice | None], least: int = 0):
-        self.run, self.plan, self.least = run, plan, least
+    def __init__(self, run: Callable, plan: Callable[..., Slice | None]):
+        self.run, self.plan = run, plan
         self.__name__, self.__doc__ = run.__name__, run.__doc__
 
     def __call__(self, xp, *arrays, **params):
@@ -47,7 +46,7 @@ class Short:
     def bind(self, reference: Callable) -> Callable:
         known: dict[tuple, tuple | None] = {}
         data, header, empty = compiler.MEMORY, compiler.HEADER, np.empty
-        kernel_run, least = self.run, self.least
+        kernel_run = self.run
 
         def first(key, x, params):
             if len(known) >= _MOST:
@@ -60,7 +59,7 @@ class Short:
                 known[key] = plan.kernel._call, plan.shape, plan.dtype, tail
 
         def run(xp, x, **params):
-            if x.size < least or not settings.kernels:
+            if not settings.kernels:
                 return reference(xp, x, **params)
             if "out" in params:
                 return kernel_run(xp, x, **params)
@@ -81,6 +80,6 @@ class Short:
         return run
 
 
-def short(plan: Callable[..., Slice | None], least: int = 0) -> Callable[[Callable], Short]:
+def short(plan: Callable[..., Slice | None]) -> Callable[[Callable], Short]:
     """Decorator below `register`: see `Short`."""
-    return lambda run: Short(run, plan, least)
+    return lambda run: Short(run, plan)

@@ -697,7 +697,6 @@ class Parts(NamedTuple):
 
     norm: list[Launch]
     update: list[Launch]
-    slots: np.ndarray
 
 
 def parts(program: Program, gradients: list[list[tuple[Buffer, int]]], outside: Callable, clip: Clip | None) -> Parts:
@@ -730,4 +729,4 @@ def parts(program: Program, gradients: list[list[tuple[Buffer, int]]], outside: 
         launch.owner = program, slots, partials
     if clip is None or clip.max_norm is None:
         norm = []
-    return Parts(norm, update, slots)
+    return Parts(norm, update)

@@ -8,21 +8,16 @@ too, so that nothing that depends on values passes unseen.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 
 class _Mine(threading.local):
-    """This thread's: `launch(kernel, slices, words)`, `empty(shape, dtype)`, `note(what)`, `keep(address, owner)` of memory
-    that launches read and nobody writes, `state(seed, stream, position)` of a generator; None where nobody follows."""
+    """`follower` is told what this thread does: `launch(kernel, slices, words)`, `empty(shape, dtype)`, `note(what)`,
+    `keep(address, owner)` of memory that launches read and nobody writes, `state(seed, stream, position)` of a generator."""
 
-    launch: Callable[..., None] | None = None
-    empty: Callable[..., Any] | None = None
-    note: Callable[[str], None] | None = None
-    state: Callable[[int, int, int], tuple] | None = None
-    keep: Callable[[int, Any], None] | None = None
+    follower: Any = None
 
 
 mine = _Mine()
@@ -31,8 +26,8 @@ count = 0
 
 
 def note(what: str) -> None:
-    if count and mine.note is not None:
-        mine.note(what)
+    if count and mine.follower is not None:
+        mine.follower.note(what)
 
 
 # Functions that look at shapes only, or give a view.

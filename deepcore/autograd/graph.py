@@ -32,7 +32,6 @@ class _Mode(threading.local):
         self.hook: Callable | None = None
         #: What `dc.compile` follows a step with: it is told what passes by no op.
         self.tracer: Any = None
-        self.anomaly = False
         self.backward = False
         self.transforms = 0
         # NumPy's overflow and divide warnings are off in here, which is 30 times cheaper than np.errstate an op.

@@ -161,12 +161,8 @@ def detect_anomaly() -> Iterator[None]:
             )
         return out
 
-    before, mode.anomaly = mode.anomaly, True
-    try:
-        with intercept(check):
-            yield
-    finally:
-        mode.anomaly = before
+    with intercept(check):
+        yield
 
 
 class profile(contextlib.ContextDecorator):

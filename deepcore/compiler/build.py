@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Program
@@ -24,16 +24,16 @@ class Built(NamedTuple):
     #: One for each returned tensor, and each leaf whose gradient is new.
     outputs: list[Ref]
     grads: list[Ref]
-    slots: list[Any]
 
 
-def build(trace: Trace, outputs: list[Ref], grads: list[Ref], check: bool = False) -> Built:
+def build(trace: Trace, outputs: list[Ref], grads: list[Ref]) -> Built:
+    """The program of a trace; `outputs` and `grads` are where it found what the function returned, and new gradients."""
     steps = list(trace.steps)
     ends: list[Ref] = [*outputs, *grads]
     for update in trace.updates:
         ends += update.gradients
     contents = {buffer: Ref(own, 0, (own.nbytes,), (1,), dt.uint8) for buffer, own in trace.redirected.items()}
-    program = Program(steps, [*ends, *contents.values()], trace.constants)
+    program = Program(steps, [*ends, *contents.values()])
     for each in PASSES:
         each(program)
     ends = program.lasting[: len(ends)]
@@ -43,26 +43,21 @@ def build(trace: Trace, outputs: list[Ref], grads: list[Ref], check: bool = Fals
     at = len(outputs) + len(grads)
     first: list[Step] = []
     last: list[Step] = []
-    slots = []
     for update in trace.updates:
         found = program.lasting[at : at + len(update.gradients)]
         at += len(update.gradients)
         made = _update(trace, update, found)
-        slots.append(made.slots)
         name = type(update.optimizer).__name__
-        refs = list(found)
         if made.norm:
-            first.append(Step(f"{name} norm", refs, [], made.norm, kept=True))
-        last.append(Step(name, refs, [], made.update, kept=True))
-    for step in (*first, *last):
-        step.work = float(sum(launch.words[1] for launch in step.launches))
+            first.append(Step(f"{name} norm", found, [], made.norm, kept=True))
+        last.append(Step(name, found, [], made.update, kept=True))
     for buffer, ref in contents.items():
         whole = Ref(buffer, 0, ref.shape, ref.strides, ref.dtype)
         first.append(move(whole, ref))
     program.steps += first + last
     lasting = {ref.buffer for ref in (*outputs, *grads)}
-    size = plan_memory(program.steps, lasting, lambda step: [])
-    return Built(Executable(program.steps, size), program, outputs, grads, slots)
+    size = plan_memory(program.steps, lasting)
+    return Built(Executable(program.steps, size), program, outputs, grads)
 
 
 def _given(program: Program, refs: list[Ref], name: str) -> list[Ref]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from deepcore.kernels.program import Buffer, Ref, Step
 
@@ -15,9 +13,6 @@ class Program:
 
     steps: list[Step]
     lasting: list[Ref]
-    constants: dict[Buffer, Any] = field(default_factory=dict)
-    #: What the passes did, for `explain`.
-    notes: list[str] = field(default_factory=list)
 
     def replace(self, renamed: dict[Buffer, Ref]) -> None:
         """Read other places in the stead of whole buffers, wherever they are read."""
@@ -30,25 +25,7 @@ class Program:
                         launch.places[word] = (to.buffer, to.offset + offset)
         self.lasting[:] = [moved(ref, renamed) for ref in self.lasting]
 
-    def readers(self) -> dict[Buffer, list[int]]:
-        """The steps that read each buffer, in their order."""
-        found: dict[Buffer, list[int]] = {}
-        for i, step in enumerate(self.steps):
-            for buffer in step.reads():
-                found.setdefault(buffer, []).append(i)
-        return found
-
-    def writers(self) -> dict[Buffer, list[int]]:
-        found: dict[Buffer, list[int]] = {}
-        for i, step in enumerate(self.steps):
-            for buffer in step.writes():
-                found.setdefault(buffer, []).append(i)
-        return found
-
 
 def moved(ref: Ref, renamed: dict[Buffer, Ref]) -> Ref:
     to = renamed.get(ref.buffer)
     return ref if to is None else Ref(to.buffer, to.offset + ref.offset, ref.shape, ref.strides, ref.dtype)
-
-
-Pass = Callable[[Program], None]

@@ -46,7 +46,7 @@ class Runner:
     def __init__(
         self, trace: Trace, built: Built, leaves: list[Tensor], given: list[Tensor], guards: Guards, arena: Arena
     ):
-        self.backend, self.guards, self.arena, self.built = trace.backend, guards, arena, built
+        self.backend, self.guards, self.arena = trace.backend, guards, arena
         self.exe = built.executable
         self.arguments = [buffer for buffer, _ in trace.given]
         empty = trace.backend.array_module.empty
@@ -67,13 +67,12 @@ class Runner:
         self.given = [(i, places[id(t)]) for i, t in enumerate(leaves) if id(t) in places]
         self.leaves: list[Any] = [None if id(t) in places else t for t in leaves]
         self.none = [leaf for leaf, kind in trace.entry.items() if kind == "none" and id(leaf) not in places]
-        self.accumulated = [(leaf, trace.accumulated[leaf]) for leaf in trace.accumulated]
+        self.accumulated = list(trace.accumulated.items())
         self.grad_refs = built.grads
         self.listed = [_ONCE] * len(leaves)
         self.grads: list[Any] = [None] * len(leaves)
         self.grad_arrays: list[Any] = [None] * len(leaves)
         self.cleared = [leaf for leaf in trace.entry if leaf.grad is None]
-        self.steps = len(built.program.steps)
         self._new_grads(range(len(leaves)))
 
     # -- guards -------------------------------------------------------------------------------------------
@@ -84,7 +83,7 @@ class Runner:
         for leaf in self.none:
             if leaf.grad is not None:
                 return "a gradient is there already"
-        for leaf, _buffer in self.accumulated:
+        for leaf, _ in self.accumulated:
             grad = leaf.grad
             if grad is None:
                 return "a gradient is gone"
@@ -100,7 +99,7 @@ class Runner:
     def check(self, trace: Trace, arrays: list, leaves: list) -> str | None:
         """Run once on copies of what was there before the function ran; what differs from what it left, or None."""
         exe, xp = self.exe, self.backend
-        copies = dict(trace.before.items())
+        copies = trace.before
         for buffer, copy in copies.items():
             exe.bind(buffer, address(copy))
         for buffer, array in trace.given:
@@ -158,7 +157,9 @@ class Runner:
         exe.bind_own(self.arena.at_least(exe.size))
         for generator, state, _ in self.generators:
             state[:] = signed_words(generator._seed, generator._stream, generator._position)
-        function, words, part = self._ready()
+        if exe.run():
+            raise Stopped
+        function, words, part = exe.last()
         after: list[Iterable] = []
         for update in self.updates:
             after += update.plan.after(update.optimizer)
@@ -181,11 +182,6 @@ class Runner:
         if any(chain(map(function, (words,), (part,)), *after)):
             raise Stopped
         return results
-
-    def _ready(self):
-        if self.exe.run():
-            raise Stopped
-        return self.exe.last()
 
     def _new_grads(self, which) -> None:
         """Other memory for these gradients."""

@@ -125,7 +125,6 @@ class Trace:
         self.kept: list[Any] = []
         self._made: list[weakref.ref] = []
         self._op: Any = None
-        self._params: dict = {}
         self._tensors: tuple = ()
         self._inside = False
         self._launches: list[Launch] = []
@@ -137,20 +136,14 @@ class Trace:
     # -- following ----------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
-        before = mode.tracer, mode.hook, mode.enter
-        mine = watch.mine
         self._run = mode.enter
         with _LOCK:
             graph.watchers += 1
             watch.count += 1
-        mode.tracer, mode.hook, mode.enter = self, self._hook, self._enter
-        mine.launch, mine.empty, mine.note = self._launch, self._empty, self.note
-        mine.keep, mine.state = self._keep, self._state
         try:
-            yield
+            with _told(self, self._hook, self._enter):
+                yield
         finally:
-            mine.launch = mine.empty = mine.note = mine.keep = mine.state = None
-            mode.tracer, mode.hook, mode.enter = before
             with _LOCK:
                 graph.watchers -= 1
                 watch.count -= 1
@@ -159,21 +152,11 @@ class Trace:
                 if t is not None and isinstance(t._data, watch.Traced):
                     t._data = watch.plain(t._data)
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> contextlib.AbstractContextManager[None]:
         """Inside, nothing is written down."""
-        mine = watch.mine
-        before = mode.tracer, mode.hook, mode.enter
-        saved = mine.launch, mine.empty, mine.note, mine.keep, mine.state
-        mode.tracer, mode.hook, mode.enter = None, None, self._run
-        mine.launch = mine.empty = mine.note = mine.keep = mine.state = None
-        try:
-            yield
-        finally:
-            mode.tracer, mode.hook, mode.enter = before
-            mine.launch, mine.empty, mine.note, mine.keep, mine.state = saved
+        return _told(None, None, self._run)
 
-    def note(self, what: str, fix: str = "") -> None:
+    def note(self, what: str) -> None:
         """Something depends on values in a way that is not written down."""
         if self._inside:  # in an op that runs as a whole, then
             self._opaque = self._opaque or what
@@ -250,17 +233,17 @@ class Trace:
                 buffer.array = None
 
     # -- kernels ------------------------------------------------------------------------------------------
-    def _empty(self, shape, dtype):
+    def empty(self, shape, dtype):
         array = self.backend.array_module.empty(shape, dtype)
         if not self._inside:
             return array
         self._temps.append(self.own(array))
         return array.view(watch.Traced)
 
-    def _keep(self, at: int, owner) -> None:
+    def keep(self, at: int, owner) -> None:
         self._static[at] = owner
 
-    def _state(self, seed, stream, position):
+    def state(self, seed, stream, position):
         if not isinstance(position, Drawn):
             self._opaque = self._opaque or "a fixed position in a random stream"
             return compiler.address, 0
@@ -268,7 +251,7 @@ class Trace:
         self._static[compiler.address(state)] = state
         return state, position.ahead
 
-    def _launch(self, kernel, slices: int, words) -> None:
+    def launch(self, kernel, slices: int, words) -> None:
         if not self._inside:
             return
         words, places = [int(w) for w in words], {}
@@ -336,38 +319,25 @@ class Trace:
         made = set(temps)
         new = [r for r, at in zip(outs, known) if not at or at[0] in made]
         if opaque:
-            step = self._called(op, impl, xp, params, ins, outs, [not at or at[0] in made for at in known])
-            step.params = {"why": opaque, **_told(params)}
-            self.steps.append(step)
+            fresh = [not at or at[0] in made for at in known]
+            self.steps.append(self._called(op, impl, xp, params, ins, outs, fresh))
         elif launches:
             results = {r.buffer for r in outs}
-            step = Step(op.name, ins, new, launches, temps=[b for b in temps if b not in results])
-            step.kept = op.name in _CHECKING
-            step.params = _told(params)
-            step.work = work(op.name, ins, outs)
-            self.steps.append(step)
-        else:
-            return self._given_back(found, many)
-        self.steps[-1].where = ("backward " if mode.backward else "") + op.name
-        return self._given_back(found, many)
-
-    @staticmethod
-    def _given_back(found, many: bool):
+            others = [b for b in temps if b not in results]
+            self.steps.append(Step(op.name, ins, new, launches, temps=others, kept=op.name in _CHECKING))
         traced = tuple(a.view(watch.Traced) for a in found)
         return traced if many else traced[0]
 
     def _called(self, op, impl, xp, params, ins, outs, fresh) -> Step:
         """The op as a call of its forward; `fresh` says which results have memory of their own."""
         drawn = {name: value for name, value in params.items() if isinstance(value, Drawn)}
-        fixed = {name: int(value) if isinstance(value, Drawn) else value for name, value in params.items()}
+        fixed = {name: value for name, value in params.items() if name not in drawn}
         picks = [i for i, new in enumerate(fresh) if new]
         enter = self._run
 
         def call(*arrays):
             now = {name: value.now() for name, value in drawn.items()}
-            out = (
-                enter(impl, xp, *arrays, **fixed, **now) if not drawn else enter(impl, xp, *arrays, **{**fixed, **now})
-            )
+            out = enter(impl, xp, *arrays, **fixed, **now)
             out = out if isinstance(out, tuple) else (out,)
             return tuple(out[i] for i in picks)
 
@@ -555,24 +525,22 @@ class Trace:
 _CHECKING = {"cross_entropy"}
 
 
+@contextlib.contextmanager
+def _told(tracer: Trace | None, hook, enter) -> Iterator[None]:
+    """Inside, this thread tells `tracer` what it does."""
+    before = mode.tracer, mode.hook, mode.enter, watch.mine.follower
+    mode.tracer, mode.hook, mode.enter, watch.mine.follower = tracer, hook, enter, tracer
+    try:
+        yield
+    finally:
+        mode.tracer, mode.hook, mode.enter, watch.mine.follower = before
+
+
 class _Add:
     name = "add"
 
 
 _ADD = _Add()
-
-
-def _told(params: dict) -> dict:
-    return {name: value for name, value in params.items() if name != "aux" and not hasattr(value, "shape")}
-
-
-def work(name: str, ins: list[Ref], outs: list[Ref]) -> float:
-    """Floating-point operations of a matrix product; of others their results, a rough measure."""
-    from math import prod
-
-    if name in ("matmul", "linear", "linear_activation", "linear_activation_kept") and outs:
-        return 2.0 * prod(outs[0].shape) * ins[0].shape[-1]
-    return float(sum(prod(r.shape) for r in outs))
 
 
 def user_line() -> str:

@@ -18,19 +18,14 @@ def run(program: Program) -> None:
         key = _key(step, renamed)
         if key is not None and key in known and not any(buffer in lasting for buffer in step.writes()):
             for old, new in zip(step.outs, known[key].outs):
-                renamed[old.buffer] = _resolved(Ref(new.buffer, 0, (), (), new.dtype), renamed)
+                renamed[old.buffer] = Ref(new.buffer, 0, (), (), new.dtype)
             continue
         if key is not None:
             known[key] = step
         kept.append(step)
     if renamed:
-        program.notes.append(f"common subexpressions: {len(program.steps) - len(kept)} steps")
         program.steps = kept
         program.replace(renamed)
-
-
-def _resolved(ref: Ref, renamed) -> Ref:
-    return renamed.get(ref.buffer, ref)
 
 
 def _key(step: Step, renamed) -> tuple | None:

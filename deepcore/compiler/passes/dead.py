@@ -13,7 +13,4 @@ def run(program: Program) -> None:
         if step.kept or any(buffer in needed or buffer.kind != "own" for buffer in step.writes()):
             needed |= step.reads()
             kept.append(step)
-    removed = len(program.steps) - len(kept)
     program.steps = kept[::-1]
-    if removed:
-        program.notes.append(f"dead code: {removed} steps")
