@@ -14,18 +14,18 @@ from deepcore.errors import ArgumentError, DTypeError, GradientError
 from deepcore.tensor import Tensor, as_tensor
 
 
-def _tree_map(f, tree):
+def tree_map(f, tree):
     """`tree` with f(leaf) for each leaf; None is a structure without leaves, as in JAX."""
     if tree is None:
         return None
     if isinstance(tree, dict):
         mapped = copy.copy(tree)  # keeps the order and what a subclass has besides
-        mapped.update((k, _tree_map(f, v)) for k, v in tree.items())
+        mapped.update((k, tree_map(f, v)) for k, v in tree.items())
         return mapped
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(_tree_map(f, v) for v in tree))
+        return type(tree)(*(tree_map(f, v) for v in tree))
     if isinstance(tree, (list, tuple)):
-        return type(tree)(_tree_map(f, v) for v in tree)
+        return type(tree)(tree_map(f, v) for v in tree)
     return f(tree)
 
 
@@ -65,7 +65,7 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
         if len({n % len(given) for n in numbers}) != len(numbers):
             raise ArgumentError("argnums names an argument twice", received=repr(argnums))
         for n in numbers:
-            given[n] = _tree_map(enter, given[n])
+            given[n] = tree_map(enter, given[n])
         outside = mode.grad
         mode.transforms += 1
         try:
@@ -103,10 +103,10 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
             gradient = next(filled)
             return gradient._data if next(kinds) else gradient
 
-        parts = tuple(_tree_map(leave, args[n]) for n in numbers)
+        parts = tuple(tree_map(leave, args[n]) for n in numbers)
         if not recorded:
             own = {id(leaf) for leaf in leaves}
-            result = _tree_map(
+            result = tree_map(
                 lambda t: t.detach() if isinstance(t, Tensor) and (t._node is not None or id(t) in own) else t, result
             )
         return result, parts[0] if isinstance(argnums, int) else parts
@@ -132,7 +132,7 @@ def _reads_others(value: Tensor, leaves: list[Tensor]) -> bool:
 
 def _requires_grad(tree) -> bool:
     found: list[bool] = []
-    _tree_map(lambda leaf: found.append(isinstance(leaf, Tensor) and leaf._requires_grad), tree)
+    tree_map(lambda leaf: found.append(isinstance(leaf, Tensor) and leaf._requires_grad), tree)
     return any(found)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from deepcore.autograd.graph import mode
-from deepcore.backend import backend_of
+from deepcore.autograd.transforms import tree_map
+from deepcore.backend import backend_of, get_backend
 from deepcore.compiler.build import build
 from deepcore.compiler.guards import Guards
 from deepcore.compiler.runner import Arena, Runner, Stopped
@@ -78,18 +79,18 @@ class Compiled:
                         except Stopped:
                             break
                         self.runs += 1
-                        return _filled(tree, results, runner)
+                        return _filled(tree, results, runner.backend)
                     reason = misfit
                 else:
-                    return self._follow(key, args, kwargs, tensors, reason)
+                    return self._follow(key, args, kwargs, tensors, arrays, reason)
                 return self.function(*args, **kwargs)
             if key in self._eager:
                 return self.function(*args, **kwargs)
-            return self._follow(key, args, kwargs, tensors, reason)
+            return self._follow(key, args, kwargs, tensors, arrays, reason)
 
     # -- following ----------------------------------------------------------------------------------------
-    def _follow(self, key, args, kwargs, tensors: list, reason: str):
-        backend = _backend(args, kwargs)
+    def _follow(self, key, args, kwargs, tensors: list, arrays: list, reason: str):
+        backend = _backend(tensors, arrays)
         if backend is None or backend.name != "cpu" or not pool.can_prepare():
             return self.function(*args, **kwargs)
         if self.traces:
@@ -221,29 +222,9 @@ def _structure(tree, arrays: list, tensors: list):
     return ("o", id(tree))
 
 
-def _backend(args, kwargs):
-    found: list = []
-    raw: list = []
-
-    def look(tree):
-        if isinstance(tree, Tensor):
-            found.append(tree.backend)
-        elif isinstance(tree, (tuple, list)):
-            for t in tree:
-                look(t)
-        elif isinstance(tree, dict):
-            for t in tree.values():
-                look(t)
-        elif hasattr(tree, "dtype") and hasattr(tree, "strides"):
-            raw.append(tree)
-
-    look((args, kwargs))
-    if not found and raw:
-        found.append(backend_of(raw[0]))
-    if not found:
-        from deepcore.backend import get_backend
-
-        return get_backend()
+def _backend(tensors: list[Tensor], arrays: list):
+    """Where all of them are, or None."""
+    found = [t.backend for t in tensors] or [backend_of(array) for array in arrays[:1]] or [get_backend()]
     return found[0] if all(b is found[0] for b in found) else None
 
 
@@ -251,70 +232,49 @@ def _traced(tree, trace: Trace, given: list):
     """The structure with arrays that are followed; tensors keep their identity, and get their arrays back later."""
     known: dict[int, Any] = {}
 
-    def enter(tree):
-        if isinstance(tree, Tensor):
-            if tree.backend is not trace.backend:
-                trace.note("arguments on two backends")
-            elif id(tree) not in known:
-                given.append((tree, tree._data))
-                known[id(tree)] = tree
-                tree._data = _argument(tree._data)
-            return tree
-        if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-            return type(tree)(*map(enter, tree))
-        if isinstance(tree, (tuple, list)):
-            return type(tree)(map(enter, tree))
-        if isinstance(tree, dict):
-            return {k: enter(v) for k, v in tree.items()}
-        if isinstance(tree, trace.backend.array_type):
-            return _argument(tree)
-        return tree
-
-    def _argument(array):
-        if id(array) in known:
-            return known[id(array)]
-        known[id(array)] = trace.argument(array)
+    def argument(array):
+        if id(array) not in known:
+            known[id(array)] = trace.argument(array)
         return known[id(array)]
 
-    return enter(tree)
+    def enter(leaf):
+        if isinstance(leaf, Tensor):
+            if id(leaf) not in known:
+                given.append((leaf, leaf._data))
+                known[id(leaf)] = leaf
+                leaf._data = argument(leaf._data)
+            return leaf
+        return argument(leaf) if isinstance(leaf, trace.backend.array_type) else leaf
+
+    return tree_map(enter, tree)
 
 
 def _outputs(tree, trace: Trace, found: list):
     """The structure with a `_Leaf` for each tensor that is computed; (place, array) of those."""
-    if isinstance(tree, Tensor):
-        raw = tree._data
-        ref = trace.ref(raw, tree)
-        if ref.buffer.kind == "outside" or (ref.buffer.kind == "given" and ref.whole):
-            for _i, (buffer, _) in enumerate(trace.given):
-                if buffer is ref.buffer:
-                    trace.note("an argument that is returned")
-            return tree
-        node = tree._node
+
+    def leave(leaf):
+        if isinstance(leaf, trace.backend.array_type):
+            trace.note("an array that is returned")
+        if not isinstance(leaf, Tensor):
+            return leaf
+        ref = trace.ref(leaf._data, leaf)
+        if ref.buffer.kind == "given" and ref.whole:
+            trace.note("an argument that is returned")
+        if ref.buffer.kind == "outside":
+            return leaf
+        node = leaf._node
         if node is not None and node.saved is not None:
             trace.note(
-                "a result that is to be differentiated outside of the function (no_grad() around the call says it is not)"
+                "a result to be differentiated outside of the function (call it under no_grad() if that is not meant)"
             )
-        found.append((ref, raw))
+        found.append((ref, leaf._data))
         return _Leaf(len(found) - 1)
-    if isinstance(tree, trace.backend.array_type):
-        trace.note("an array that is returned")
-        return tree
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*[_outputs(t, trace, found) for t in tree])
-    if isinstance(tree, (tuple, list)):
-        return type(tree)([_outputs(t, trace, found) for t in tree])
-    if isinstance(tree, dict):
-        return {k: _outputs(v, trace, found) for k, v in tree.items()}
-    return tree
+
+    return tree_map(leave, tree)
 
 
-def _filled(tree, results: list, runner: Runner):
-    if tree.__class__ is _Leaf:
-        return from_raw(results[tree.i], runner.backend)
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*[_filled(t, results, runner) for t in tree])
-    if tree.__class__ is tuple or tree.__class__ is list:
-        return tree.__class__([_filled(t, results, runner) for t in tree])
-    if tree.__class__ is dict:
-        return {k: _filled(v, results, runner) for k, v in tree.items()}
-    return tree
+def _filled(tree, results: list, backend):
+    """The structure with the results in place of the leaves."""
+    if tree.__class__ is _Leaf:  # one tensor is what is returned most
+        return from_raw(results[tree.i], backend)
+    return tree_map(lambda leaf: from_raw(results[leaf.i], backend) if leaf.__class__ is _Leaf else leaf, tree)
