@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from deepcore.backend import Backend, backend_of, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, DTypeError, GradientError, IndexRangeError, ShapeError
+from deepcore.kernels import watch
 
 if TYPE_CHECKING:
     from deepcore.ops._methods import TensorMethods
@@ -72,6 +73,7 @@ class Tensor(TensorMethods):
     @property
     def data(self):
         """The raw array. Writing into it is not recorded: call `bump_version()` if a graph may still need it."""
+        watch.note("taking a tensor's .data")
         return self._data
 
     @data.setter
@@ -243,10 +245,12 @@ class Tensor(TensorMethods):
                 received=f"shape {self.shape}",
                 fix="index it first, or use tolist()",
             )
+        watch.note("reading a value")
         return self._data.item()
 
     def tolist(self):
         """Nested lists of Python numbers."""
+        watch.note("reading values")
         return self.backend.to_host(self._data).tolist()
 
     def numpy(self):
@@ -255,6 +259,7 @@ class Tensor(TensorMethods):
             raise GradientError(
                 "numpy() would lose the gradient of a tensor that requires it", fix="write t.detach().numpy()"
             )
+        watch.note("taking a tensor's NumPy array")
         return self.backend.to_host(self._data)
 
     def __array__(self, dtype=None, copy=None):
@@ -300,6 +305,7 @@ class Tensor(TensorMethods):
     def __bool__(self) -> bool:
         if self._data.size != 1:
             raise ShapeError(f"the truth of a tensor of shape {self.shape} is ambiguous", fix="use t.any() or t.all()")
+        watch.note("a decision that depends on a value")
         return bool(self._data.item())
 
     def __int__(self) -> int:
@@ -324,6 +330,7 @@ class Tensor(TensorMethods):
         return (self[i] for i in range(self._data.shape[0]))
 
     def __contains__(self, value) -> bool:
+        watch.note("a decision that depends on a value")
         return bool((self._data == (value._data if isinstance(value, Tensor) else value)).any())
 
     __hash__ = object.__hash__
@@ -384,6 +391,8 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
     else:
         source = backend if type(data) is backend.array_type else backend_of(data)
         raw = data
+        if watch.count and hasattr(data, "dtype") and not isinstance(data, watch.Traced):
+            watch.note("an array that comes in inside of the function: make it an argument")
         if source is None or not hasattr(data, "dtype"):
             source, raw = get_backend("cpu"), _host_array(data, dtype)
     if raw.dtype not in dt.DTYPES.values():

@@ -72,10 +72,6 @@ class Traced(np.ndarray):
         note("writing into an array")
         plain(self)[_plainly(key)] = plain(value)
 
-    def leaves(self, how: str) -> None:
-        """Say that values are about to be read where nobody follows."""
-        note(how)
-
 
 def _noting(name: str, how: str):
     def method(self, *args, **kwargs):

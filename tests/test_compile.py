@@ -15,6 +15,10 @@ from deepcore.kernels import pool
 pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
 
 
+#: Why a call of some function runs as it is.
+EAGER = {"an argument that is returned", "NumPy's less", "NumPy's nonzero"}
+
+
 def same(a, b) -> bool:
     """Whether two arrays have the same bits."""
     a, b = np.asarray(a), np.asarray(b)
@@ -76,6 +80,7 @@ def test_every_function_compiles_to_the_same_bits(name):
                 for a, b in zip(expected[0] + expected[1], found[0] + found[1]):
                     assert (a is None) == (b is None)
                     assert a is None or same(a, b), (one, values)
+        assert compiled.runs == 2 or {fault.reason for fault in compiled.faults} <= EAGER, compiled.faults
 
 
 def layers(count: int):
@@ -119,6 +124,84 @@ def test_a_training_step_has_the_bits_of_the_function(optimizer):
             assert a == b
         else:
             assert all(map(same, a, b))
+
+
+HELD = dc.nn.Parameter(dc.ones(2))
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        lambda x: x * HELD.sum().item(),
+        lambda x: x * float(HELD.detach()[0]),
+        lambda x: x * float(HELD.data[0]),
+        lambda x: x if HELD.detach()[0] > 0 else -x,
+        lambda x: x + dc.tensor(np.ones(2, "f")),
+        lambda x: x * float(np.asarray(x.detach()).sum()),
+        lambda x: print(x) or x * 2,
+    ],
+    ids=["item", "float", "data", "bool", "array", "asarray", "print"],
+)
+def test_what_reads_values_or_brings_in_data_is_not_compiled(reads):
+    compiled = dc.compile(reads)
+    with dc.no_grad():
+        with pytest.warns(DeepcoreWarning, match="cannot be compiled"):
+            first = compiled(dc.ones(2))
+        second = compiled(2 * dc.ones(2))
+        assert compiled.faults and not compiled.runs
+        assert first.tolist() == reads(dc.ones(2)).tolist() and second.tolist() == reads(2 * dc.ones(2)).tolist()
+
+
+def test_gradients_of_arguments_reach_the_arguments_of_that_call():
+    @dc.compile
+    def step(x):
+        (x * x).sum().backward()
+
+    given = [dc.tensor([float(i), 2.0], requires_grad=True) for i in range(3)]
+    for x in given:
+        step(x)
+    assert step.runs == 2
+    assert [x.grad.tolist() for x in given] == [[0, 4], [2, 4], [4, 4]]
+    with pytest.warns(DeepcoreWarning, match="has a gradient already"):
+        step(given[1])
+    step(given[2])
+    assert [x.grad.tolist() for x in given] == [[0, 4], [4, 8], [8, 8]]
+
+
+def test_gradients_that_someone_holds_are_left_alone():
+    w = dc.nn.Parameter(dc.ones(2))
+    optimizer = dc.optim.SGD([w], lr=0.0)
+
+    @dc.compile
+    def step(x):
+        optimizer.zero_grad()
+        (w * x).sum().backward()
+
+    held = []
+    for i in range(5):
+        step(dc.tensor([1.0, float(i)]))
+        held.append(w.grad)
+    assert [g.tolist() for g in held] == [[1, i] for i in range(5)]
+    assert step.runs == 4
+
+
+def test_gradients_add_up_in_a_program_of_their_own():
+    w = dc.nn.Parameter(dc.ones(2))
+
+    @dc.compile
+    def step(x):
+        (w * x).sum().backward()
+
+    for i in range(4):
+        step(dc.tensor([1.0, float(i)]))
+    assert w.grad.tolist() == [4, 6] and step.runs == 2
+
+
+def test_the_programs_used_least_recently_go_first():
+    compiled = dc.compile(lambda x: x * 2, programs=2)
+    for n in (1, 2, 1, 3, 1):
+        compiled(dc.ones(n))
+    assert (compiled.traces, compiled.runs) == (3, 2)
 
 
 def test_a_decision_by_value_runs_as_it_is_and_is_named():

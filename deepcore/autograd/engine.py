@@ -19,7 +19,7 @@ def backward(tensor: Tensor, gradient=None, retain_graph=None, create_graph: boo
     leaves = _propagate([(tensor, gradient)], create_graph if retain_graph is None else retain_graph, create_graph)
     with _ACCUMULATING:
         for leaf in leaves:
-            _accumulate(leaf, leaves, create_graph)
+            accumulate(leaf, leaves, create_graph)
 
 
 #: Threads that share leaves add to the same `.grad`.
@@ -135,7 +135,7 @@ def _hooked(hook, gradient):
     return replaced if replaced.dtype == gradient.dtype else replaced.to(gradient.dtype)
 
 
-def _accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
+def accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
     """leaf.grad += totals[leaf]; the first gradient is kept without a copy when nothing else holds its memory."""
     if mode.tracer is not None and not create_graph:
         mode.tracer.accumulate(leaf, totals[leaf])

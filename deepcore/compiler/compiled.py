@@ -68,25 +68,23 @@ class Compiled:
         if len(arrays) > 1 and len(set(map(id, arrays))) < len(arrays):
             key = (*key, tuple([next(j for j, b in enumerate(arrays) if b is a) for a in arrays]))
         with self._lock:
-            found = self._known.get(key)
             reason = "these arguments are new"
-            if found is not None:
-                for runner, tree in found:
-                    misfit = runner.misfit()
-                    if misfit is None:
-                        try:
-                            results = runner(arrays, tensors)
-                        except Stopped:
-                            break
-                        self.runs += 1
-                        return _filled(tree, results, runner.backend)
+            for runner, tree in self._known.get(key, ()):
+                misfit = runner.misfit()
+                if misfit is not None:
                     reason = misfit
-                else:
+                    continue
+                try:
+                    results = runner(arrays, tensors)
+                except Stopped:
+                    break
+                self._known.move_to_end(key)
+                self.runs += 1
+                return _filled(tree, results, runner.backend)
+            else:
+                if key not in self._eager:
                     return self._follow(key, args, kwargs, tensors, arrays, reason)
-                return self.function(*args, **kwargs)
-            if key in self._eager:
-                return self.function(*args, **kwargs)
-            return self._follow(key, args, kwargs, tensors, arrays, reason)
+        return self.function(*args, **kwargs)
 
     # -- following ----------------------------------------------------------------------------------------
     def _follow(self, key, args, kwargs, tensors: list, arrays: list, reason: str):
@@ -224,7 +222,7 @@ def _structure(tree, arrays: list, tensors: list):
 
 def _backend(tensors: list[Tensor], arrays: list):
     """Where all of them are, or None."""
-    found = [t.backend for t in tensors] or [backend_of(array) for array in arrays[:1]] or [get_backend()]
+    found: list = [t.backend for t in tensors] or [backend_of(array) for array in arrays[:1]] or [get_backend()]
     return found[0] if all(b is found[0] for b in found) else None
 
 
@@ -242,6 +240,7 @@ def _traced(tree, trace: Trace, given: list):
             if id(leaf) not in known:
                 given.append((leaf, leaf._data))
                 known[id(leaf)] = leaf
+                trace.arguments.add(leaf)
                 leaf._data = argument(leaf._data)
             return leaf
         return argument(leaf) if isinstance(leaf, trace.backend.array_type) else leaf

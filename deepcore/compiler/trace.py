@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deepcore.autograd import graph
+from deepcore.autograd.engine import accumulate
 from deepcore.autograd.graph import mode
 from deepcore.autograd.modes import _LOCK
 from deepcore.backend import dtypes as dt
@@ -66,8 +67,6 @@ class Update(NamedTuple):
     plan: Any
     gradients: list[Ref]
     clip: Any
-    norm: Ref | None
-    number: int
 
 
 class _Intervals:
@@ -105,6 +104,8 @@ class Trace:
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
         #: Arguments: (buffer, array), in their order.
         self.given: list[tuple[Buffer, Any]] = []
+        #: The tensors among them.
+        self.arguments: set[Tensor] = set()
         #: Arrays that never change.
         self.constants: dict[Buffer, Any] = {}
         #: What is written at the end: outside buffer to the own buffer that has its new content.
@@ -193,19 +194,20 @@ class Trace:
 
     def ref(self, array, tensor: Tensor | None = None) -> Ref:
         """Where an array is."""
+        if not array.size:
+            return Ref(Buffer("outside", 0, array), 0, array.shape, array.strides, array.dtype)
         at = compiler.address(array)
-        found = self.intervals.find(at) if array.size else None
+        found = self.intervals.find(at)
         if found is None:
-            if isinstance(array, watch.Traced) and array.size:
+            if isinstance(array, watch.Traced):
                 self.note("values computed outside of deepcore's operations")
-            owner = root(array)
             buffer = self._outside(array, tensor)
             if self._is_constant(array):
                 self.constants[buffer] = array
-            found = buffer, at - span(owner)[0] if array.size else 0
+            found = buffer, at - span(root(array))[0]
         buffer, offset = found
         if buffer in self.updated:
-            self.note("a parameter that is read after the optimizer's step")
+            self.note("reading what the optimizer's step has changed or made")
         elif buffer in self.outside and self.outside[buffer][0] is None and tensor is not None:
             self.outside[buffer] = (tensor, array)
         buffer = self.redirected.get(buffer, buffer)
@@ -245,8 +247,8 @@ class Trace:
 
     def state(self, seed, stream, position):
         if not isinstance(position, Drawn):
-            self._opaque = self._opaque or "a fixed position in a random stream"
-            return compiler.address, 0
+            self._opaque = self._opaque or "a position in a random stream that was drawn before"
+            return None
         state = self.generators[position.generator][1]
         self._static[compiler.address(state)] = state
         return state, position.ahead
@@ -303,18 +305,14 @@ class Trace:
         many = isinstance(out, tuple)
         found = [watch.plain(xp.asarray(a)) for a in (out if many else (out,))]
         launches, temps, opaque = self._launches, self._temps, self._opaque
-        known = [a.size and self.intervals.find(compiler.address(a)) for a in found]
+        known = [self.intervals.find(compiler.address(a)) if a.size else _EMPTY for a in found]
         outs = []
         for i, (array, at) in enumerate(zip(found, known)):
             if not at:
-                if array.size:
-                    opaque = opaque or "a result in memory of its own"
-                    owner = root(array)
-                    if span(owner) != span(array) or not array.flags.forc:
-                        array = found[i] = array.copy("K")
-                    self.own(array)
-                else:
-                    self.constant(array)
+                opaque = opaque or "a result in memory of its own"
+                if span(root(array)) != span(array) or not array.flags.forc:
+                    array = found[i] = array.copy("K")
+                self.own(array)
             outs.append(self.ref(array))
         made = set(temps)
         new = [r for r, at in zip(outs, known) if not at or at[0] in made]
@@ -387,6 +385,8 @@ class Trace:
         self.steps.append(move(place, source))
 
     def clear(self, leaf: Tensor, to_none: bool) -> None:
+        if leaf in self.arguments:
+            self.note("clearing an argument's gradient")
         if to_none:
             self.entry.setdefault(leaf, "any")
         else:
@@ -408,19 +408,17 @@ class Trace:
             self.grads[leaf] = ref
             return
         held = leaf.grad._data
-        if (
-            self.entry.setdefault(leaf, "tensor") == "tensor"
-            and leaf not in self.accumulated
-            and leaf not in self.grads
-        ):
-            if (
-                held.shape != raw.shape
-                or held.dtype != raw.dtype
-                or not held.flags.c_contiguous
-                or leaf.grad._requires_grad
-            ):
-                self.note("a gradient of another kind than the parameter")
-                return
+        first = self.entry.setdefault(leaf, "tensor") == "tensor" and leaf not in (*self.accumulated, *self.grads)
+        same = (held.shape, held.dtype) == (raw.shape, raw.dtype) and held.flags.c_contiguous
+        if first and leaf in self.arguments:
+            self.note("an argument that has a gradient already")
+        elif not same or leaf.grad._requires_grad:
+            self.note("a gradient of another kind than the parameter")
+        if self.fault is not None:
+            with self.paused():
+                accumulate(leaf, {leaf: Tensor(raw, leaf.backend)}, False)
+            return
+        if first:
             buffer = Buffer("given", held.nbytes, held)
             if not self.intervals.add(*span(held), buffer):
                 self.note("a gradient that shares memory")
@@ -471,12 +469,10 @@ class Trace:
                     self.note("a parameter that the step wrote before its update")
                 self.before.setdefault(buffer, self.backend.zeros_like(buffer.array))  # made by this very step
                 self.updated.add(buffer)
-        norm = None
-        if result is not None:
-            raw = self.backend.asarray(result._data).reshape(())
-            norm = Ref(self.own(raw.copy() if raw.base is not None else raw), 0, (), (), raw.dtype)
-            result = Tensor(norm.buffer.array, self.backend)
-        self.updates.append(Update(optimizer, plan, gradients, clip, norm, len(self.steps)))
+        if result is not None:  # the norm, which no step of the program makes a result of
+            result = Tensor(result._data.copy(), self.backend)
+            self.updated.add(self.own(result._data))
+        self.updates.append(Update(optimizer, plan, gradients, clip))
         return result
 
     def advance(self, generator, seed: int, stream: int, first: int, blocks: int):
@@ -523,6 +519,8 @@ class Trace:
 
 
 _CHECKING = {"cross_entropy"}
+#: Where an array without elements is.
+_EMPTY = Buffer("outside", 0), 0
 
 
 @contextlib.contextmanager
