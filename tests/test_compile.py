@@ -9,6 +9,7 @@ import pytest
 from test_ops import FUNCTIONS, as_function, outputs_of, samples
 
 import deepcore as dc
+from deepcore.compiler.trace import Trace
 from deepcore.errors import DeepcoreWarning
 from deepcore.kernels import pool
 
@@ -126,13 +127,16 @@ def test_a_training_step_has_the_bits_of_the_function(optimizer):
             assert all(map(same, a, b))
 
 
-HELD = dc.nn.Parameter(dc.ones(2))
+HELD, NUMBER = dc.nn.Parameter(dc.ones(2)), dc.tensor(1.5)
 
 
 @pytest.mark.parametrize(
     "reads",
     [
         lambda x: x * HELD.sum().item(),
+        lambda x: x * NUMBER.item(),
+        lambda x: x * NUMBER.tolist(),
+        lambda x: x if NUMBER else -x,
         lambda x: x * float(HELD.detach()[0]),
         lambda x: x * float(HELD.data[0]),
         lambda x: x if HELD.detach()[0] > 0 else -x,
@@ -140,7 +144,7 @@ HELD = dc.nn.Parameter(dc.ones(2))
         lambda x: x * float(np.asarray(x.detach()).sum()),
         lambda x: print(x) or x * 2,
     ],
-    ids=["item", "float", "data", "bool", "array", "asarray", "print"],
+    ids=["item", "item outside", "tolist", "bool outside", "float", "data", "bool", "array", "asarray", "print"],
 )
 def test_what_reads_values_or_brings_in_data_is_not_compiled(reads):
     compiled = dc.compile(reads)
@@ -150,6 +154,36 @@ def test_what_reads_values_or_brings_in_data_is_not_compiled(reads):
         second = compiled(2 * dc.ones(2))
         assert compiled.faults and not compiled.runs
         assert first.tolist() == reads(dc.ones(2)).tolist() and second.tolist() == reads(2 * dc.ones(2)).tolist()
+
+
+def test_memory_that_nobody_told_of_is_not_taken_for_a_number():
+    trace = Trace(dc.get_backend("cpu"))
+    trace._inside = True
+    trace.launch(pool._RUN, 1, (7, 1 << 46))
+    assert "unseen" in trace._opaque
+
+
+@pytest.mark.parametrize("clip", [{"max_norm": 0.1}, {"clip_value": 0.01}, {"max_norm": 1e9}])
+def test_clipping_has_the_bits_of_the_function(clip):
+    found = []
+    for compiled in (False, True):
+        dc.manual_seed(0)
+        model = layers(1)
+        optimizer = dc.optim.Adam(model.parameters(), lr=0.1)
+
+        def step(x, y, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            dc.nn.functional.cross_entropy(model(x), y, label_smoothing=0.1).backward()
+            optimizer.clipped_step(**clip)
+
+        run = dc.compile(step) if compiled else step
+        for i in range(4):
+            rng = np.random.default_rng(i)
+            run(dc.tensor(rng.standard_normal((9, 6)).astype("f")), dc.tensor(rng.integers(0, 3, 9)))
+        if compiled:
+            assert run.runs == 3, run.faults
+        found.append([p.detach().numpy() for p in model.parameters()] + [p.grad.numpy() for p in model.parameters()])
+    assert all(map(same, *found))
 
 
 def test_gradients_of_arguments_reach_the_arguments_of_that_call():
