@@ -149,7 +149,7 @@ def test_a_first_gradient_that_someone_else_holds_is_copied(create_graph):
 
 def test_threads_add_to_the_gradient_of_one_leaf_in_turn(monkeypatch):
     inside, together = [], []
-    accumulate = engine._accumulate
+    accumulate = engine.accumulate
 
     def slow(*args):
         inside.append(0)
@@ -158,7 +158,7 @@ def test_threads_add_to_the_gradient_of_one_leaf_in_turn(monkeypatch):
         accumulate(*args)
         inside.pop()
 
-    monkeypatch.setattr(engine, "_accumulate", slow)
+    monkeypatch.setattr(engine, "accumulate", slow)
     w = leaf([1.0, 2.0])
     threads = [threading.Thread(target=lambda: [(w * 1.0).sum().backward() for _ in range(5)]) for _ in range(4)]
     [t.start() for t in threads]

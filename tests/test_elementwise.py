@@ -18,7 +18,7 @@ from deepcore.kernels.elementwise import LEAST_EXACT, MAPS, SLICE, build
 CPU = get_backend("cpu")
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 INF, NAN = math.inf, math.nan
-PARAMETERS = {"slope": 0.1, "alpha": 0.7, "beta": 1.5, "threshold": 3.0, "delta": 0.8}
+PARAMETERS = {"slope": 0.1, "alpha": 0.7, "beta": 1.5, "threshold": 3.0, "delta": 0.8, "keep": 0.9, "take": 0.1}
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value|overflow|divide by zero:RuntimeWarning")
 
