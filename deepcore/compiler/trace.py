@@ -408,7 +408,11 @@ class Trace:
             self.grads[leaf] = ref
             return
         held = leaf.grad._data
-        first = self.entry.setdefault(leaf, "tensor") == "tensor" and leaf not in (*self.accumulated, *self.grads)
+        first = (
+            self.entry.setdefault(leaf, "tensor") == "tensor"
+            and leaf not in self.accumulated
+            and leaf not in self.grads
+        )
         same = (held.shape, held.dtype) == (raw.shape, raw.dtype) and held.flags.c_contiguous
         if first and leaf in self.arguments:
             self.note("an argument that has a gradient already")
