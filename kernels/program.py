@@ -116,14 +116,19 @@ class Step:
 
 def root(array):
     """The array that owns the memory of this one."""
-    while isinstance(array.base, np.ndarray) and not isinstance(array.base, Block):
+    while hasattr(array.base, "dtype") and not isinstance(array.base, Block):
         array = array.base
     return array
 
 
+def address_of(array) -> int:
+    """The address of an array's first element, on whatever device."""
+    return address(array) if isinstance(array, np.ndarray) else array.data.ptr
+
+
 def span(array) -> tuple[int, int]:
     """The addresses between which an array's elements lie."""
-    at = address(array)
+    at = address_of(array)
     if not array.size:
         return at, at
     low, high = _reach(array.shape, array.strides)

@@ -3,17 +3,21 @@
 `standin.cupy` is the module to drive. It offers only names, parameters and ufunc loops that CuPy has (the table
 `cupy_api.txt`, read off CuPy itself), it refuses every implicit transfer, and it counts the explicit ones. Where
 CuPy leaves a result undefined (uninitialised memory, the order of colliding writes) the answer here is
-deliberately not NumPy's. `python tests/standin.py` prints the table anew, with the CuPy that is installed.
+deliberately not NumPy's. While a stream captures, nothing runs: work is recorded, what would wait raises, and a graph
+does the work again at the same addresses. `python tests/standin.py` prints the table anew, with the CuPy that is
+installed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import inspect
 import threading
 import time
 import types
+import weakref
 from pathlib import Path
 from typing import ClassVar
 
@@ -53,6 +57,9 @@ class transfers:
 
 
 def _count(what):
+    if _nodes() is not None:
+        # CuPy would record a copy from, or to, host memory that others have used since; the rest waits, and raises.
+        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: one of the {what} while the stream captures")
     transfers.totals[what] += 1
 
 
@@ -65,6 +72,7 @@ class _Current(threading.local):
     def __init__(self):
         self.device = 0
         self.stream = None
+        self.allocator = None
 
 
 _current = _Current()
@@ -89,6 +97,7 @@ class Device:
 
     def synchronize(self):
         _check_device(self.id)
+        _wait()
 
     @property
     def compute_capability(self):
@@ -118,6 +127,9 @@ class Stream:
 
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=0):
         self._entered = []
+        self._default = null
+        self._nodes = None
+        self.ptr = 0 if null else id(self)
 
     def __enter__(self):
         self._entered.append(_current.stream)
@@ -132,14 +144,108 @@ class Stream:
         return self
 
     def synchronize(self):
+        _wait(self)
+
+    def wait_event(self, event):
         pass
 
-    @property
-    def done(self):
-        return True
+    def record(self, event=None):
+        event = Event() if event is None else event
+        event.record(self)
+        return event
+
+    def begin_capture(self, mode=None):
+        if self._default:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        if self._nodes is not None:
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream captures already")
+        self._nodes = []
+
+    def end_capture(self):
+        nodes, self._nodes = self._nodes, None
+        if nodes is None:
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream does not capture")
+        if None in nodes:
+            raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: an earlier call was not permitted")
+        graph = Graph.__new__(Graph)
+        graph._nodes = nodes
+        _graphs.add(graph)
+        return graph
+
+    def is_capturing(self):
+        return self._nodes is not None
 
 
 Stream.null = Stream(null=True)
+#: While there are any, memory that goes back to the pool is overwritten at once: a graph must not use it.
+_graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
+
+
+class Graph:
+    """Recorded work: functions that do it."""
+
+    def __init__(self, *args, **kwargs):
+        raise NotImplementedError("a graph comes from Stream.end_capture")
+
+    def launch(self, stream=None):
+        _wait(stream)
+        for node in self._nodes:
+            node()
+
+    def upload(self, stream=None):
+        pass
+
+
+def _nodes():
+    """What the current stream records, or None where it does not."""
+    return None if _current.stream is None else _current.stream._nodes
+
+
+def _wait(stream=None):
+    """Raise where waiting (or launching a graph) is not permitted, and void the capture, as CUDA does."""
+    for each in (stream, _current.stream):
+        if each is not None and each._nodes is not None:
+            each._nodes.append(None)
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: not permitted when a stream is capturing")
+
+
+def _queue(run, sources):
+    """The results of `run()`, NumPy's, as arrays of ours. While the stream captures, `run` is recorded instead: the
+    memory of `sources` stays as it is, and what is new holds garbage until a graph is launched."""
+    nodes = _nodes()
+    if nodes is None:
+        return _rewrap(run(), sources)
+    roots = {id(root): root for root in (_root(source._a) for source in sources)}
+    before = [(root, root.copy()) for root in roots.values()]
+    found = _rewrap(run(), sources)
+    for root, copy in before:
+        root[...] = copy
+    results = found if isinstance(found, (tuple, list)) else [found]
+    places = [
+        (i, r._a)
+        for i, r in enumerate(results)
+        if type(r) is ndarray and id(_root(r._a)) not in roots and r.base is None
+    ]
+    for _, place in places:
+        _garbage(place)
+
+    def again():
+        made = run()
+        made = made if isinstance(made, (tuple, list)) else [made]
+        for i, place in places:
+            place[...] = made[i]
+
+    nodes.append(again)
+    return found
+
+
+def _do(run):
+    """Work without a result of its own: run now, or recorded."""
+    nodes = _nodes()
+    if nodes is None:
+        run()
+    else:
+        nodes.append(run)
 
 
 class Event:
@@ -152,7 +258,7 @@ class Event:
         self._moment = time.perf_counter()
 
     def synchronize(self):
-        pass
+        _wait()
 
     @property
     def done(self):
@@ -164,10 +270,20 @@ def get_elapsed_time(start_event, end_event):
 
 
 class MemoryPool:
-    """Bytes per device, in CuPy's blocks of 512; a freed block stays held until `free_all_blocks`."""
+    """Bytes per device, in CuPy's blocks of 512; a freed block stays held until `free_all_blocks`.
 
-    def __init__(self):
+    The default pool only counts. What another one's `malloc` gives is a block that stays where it is, and goes from
+    array to array as they are dropped.
+    """
+
+    def __init__(self, allocator=None):
         self._used, self._held = [0] * DEVICES, [0] * DEVICES
+        self._free = {}
+
+    def malloc(self, size):
+        size = -(-size // _BLOCK) * _BLOCK
+        free = self._free.setdefault((_current.device, size), [])
+        return MemoryPointer(free.pop() if free else _Block(size), 0)
 
     def _change(self, device, size):
         self._used[device] += size
@@ -183,6 +299,8 @@ class MemoryPool:
         return self.total_bytes() - self.used_bytes()
 
     def free_all_blocks(self, stream=None):
+        for key in [key for key in self._free if key[0] == _current.device]:
+            del self._free[key]
         self._held[_current.device] = self._used[_current.device]
 
 
@@ -191,13 +309,56 @@ _pool = MemoryPool()
 memory = ptx_machine.Memory()
 
 
+class _Block:
+    """Memory of a pool, to be read and written for as long as it is held."""
+
+    def __init__(self, size):
+        whole = np.empty(size + _BLOCK, np.uint8)
+        start = -whole.ctypes.data % _BLOCK
+        self.bytes, self.device_id = whole[start : start + size], _current.device
+        self.ptr = memory.add(self.bytes) if size else 0
+
+    def __del__(self, _memory=memory):
+        if self.ptr:
+            _memory.remove(self.ptr)
+
+
 class MemoryPointer:
-    def __init__(self, ptr, device_id):
-        self.ptr, self.device_id = ptr, device_id
+    """A place in memory: `mem` is whatever owns it."""
+
+    def __init__(self, mem, offset):
+        self.mem, self._offset = mem, offset
+
+    @property
+    def ptr(self):
+        return self.mem.ptr + self._offset
+
+    @property
+    def device_id(self):
+        return self.mem.device_id
 
     @property
     def device(self):
         return Device(self.device_id)
+
+    def __add__(self, offset):
+        return MemoryPointer(self.mem, self._offset + offset)
+
+
+class _Owner:
+    """An array's memory as what a MemoryPointer points to."""
+
+    def __init__(self, array):
+        self.array, self.ptr, self.device_id = array, array._a.__array_interface__["data"][0], array._device
+
+
+@contextlib.contextmanager
+def using_allocator(allocator=None):
+    before, _current.allocator = _current.allocator, allocator
+    try:
+        yield
+    finally:
+        _current.allocator = before
 
 
 class Flags:
@@ -217,26 +378,46 @@ class Flags:
 class ndarray:
     """An array on a fake device. Not a NumPy array: NumPy would look straight through a subclass."""
 
-    __slots__ = ("__weakref__", "_a", "_base", "_charge", "_device", "_start")
+    __slots__ = ("__weakref__", "_a", "_base", "_charge", "_device", "_lent", "_start")
     __array_priority__ = 100
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, shape, dtype=float):
-        self._adopt(_garbage(np.empty(shape, dtype)), None, _current.device)
+    def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
+        if memptr is None:
+            self._adopt(_garbage(np.empty(shape, dtype, order)), None, _current.device)
+            return
+        owner = memptr.mem.array
+        low, high = np.lib.array_utils.byte_bounds(owner._a)
+        raw = np.frombuffer((ctypes.c_uint8 * (high - low)).from_address(low), np.uint8)
+        # NumPy checks that all of it lies inside; the array that owns the memory is its base.
+        a = np.ndarray(shape, dtype, raw, memptr.ptr - low, strides)
+        self._adopt(a, owner if owner._base is None else owner._base, owner._device)
 
     def _adopt(self, a, base, device):
+        self._lent = None
+        if base is None and _current.allocator is not None and a.size:
+            self._lent = _current.allocator(a.nbytes)
+            a, given = np.ndarray(a.shape, a.dtype, self._lent.mem.bytes, 0, a.strides), a
+            a[...] = given
         self._a, self._base, self._device = a, base, device
-        self._charge = 0 if base is not None else -(-a.nbytes // _BLOCK) * _BLOCK
-        _pool._change(device, self._charge)
+        size = -(-a.nbytes // _BLOCK) * _BLOCK if base is None else 0
+        pool = _current.allocator.__self__ if self._lent is not None else _pool
+        self._charge = pool, size
+        pool._change(device, size)
         self._start = 0
-        if base is None and a.size:
+        if base is None and a.size and self._lent is None:
             self._start = memory.add(_root(a))
 
-    def __del__(self, _pool=_pool, _memory=memory):
-        if hasattr(self, "_start"):  # both are bound here because module globals go first at exit
-            _pool._change(self._device, -self._charge)
+    def __del__(self, _memory=memory):
+        if hasattr(self, "_start"):  # bound here because module globals go first at exit
+            pool, size = self._charge
+            pool._change(self._device, -size)
+            if self._lent is not None:
+                pool._free.setdefault((self._device, self._lent.mem.bytes.size), []).append(self._lent.mem)
             if self._start:
                 _memory.remove(self._start)
+                if _graphs and self._a.flags.owndata:
+                    _garbage(self._a)
 
     shape = property(lambda self: self._a.shape)
     dtype = property(lambda self: self._a.dtype)
@@ -252,7 +433,7 @@ class ndarray:
     real = property(lambda self: _wrap(self._a.real, [self]))
     imag = property(lambda self: _wrap(self._a.imag, [self]))
     device = property(lambda self: Device(self._device))
-    data = property(lambda self: MemoryPointer(self._a.__array_interface__["data"][0], self._device))
+    data = property(lambda self: MemoryPointer(_Owner(self), 0))
 
     # Out of the device: only on request.
     def get(self, stream=None, order="C", out=None, blocking=True):
@@ -281,6 +462,9 @@ class ndarray:
             raise TypeError("Only numpy.ndarray of the same shape and dtype can be set to cupy.ndarray")
         _count("uploads")
         self._a[...] = arr
+
+    def copy(self, order="C"):
+        return _queue(lambda: self._a.copy(order), [self])
 
     def __array__(self, dtype=None):
         raise TypeError(
@@ -360,7 +544,7 @@ class ndarray:
     # Indexing.
     def __getitem__(self, key):
         key, advanced = _index(self, key)
-        return _wrap(self._a[key], () if advanced else [self])
+        return _queue(lambda: self._a[key], [self]) if advanced else _wrap(self._a[key], [self])
 
     def __setitem__(self, key, value):
         key, advanced = _index(self, key)
@@ -369,13 +553,17 @@ class ndarray:
             value = value._a
         elif not _is_scalar(value):
             raise TypeError(f"{_name(value)} cannot be assigned to a cupy.ndarray: transfer it first")
-        if advanced != "integer":
-            self._a[key] = value
-            return
-        # Of writes that collide, CuPy keeps any one: here the first, where NumPy keeps the last.
-        places = np.arange(self.size).reshape(self.shape)[key]
-        values = np.broadcast_to(np.asarray(value).astype(self.dtype), places.shape)
-        self._a.flat[places.ravel()[::-1]] = values.ravel()[::-1]
+
+        def write():
+            if advanced != "integer":
+                self._a[key] = value
+                return
+            # Of writes that collide, CuPy keeps any one: here the first, where NumPy keeps the last.
+            places = np.arange(self.size).reshape(self.shape)[key]
+            values = np.broadcast_to(np.asarray(value).astype(self.dtype), places.shape)
+            self._a.flat[places.ravel()[::-1]] = values.ravel()[::-1]
+
+        _do(write)
 
     # NumPy's functions given an array of ours, and a NumPy array's operators.
     def __array_ufunc__(self, function, method, *inputs, out=None, **kwargs):
@@ -550,25 +738,30 @@ class ufunc:
                 raise TypeError("Output arguments type must be cupy.ndarray")
         _same_device(sources + [o for o in outs if o is not None])
         in_dtypes, out_dtypes = self._loop(operands, None if dtype is None else np.dtype(dtype))
-        with np.errstate(all="ignore"):
-            operands = [
-                np.asarray(a, d) if _is_scalar(a) else a.astype(d, copy=False) for a, d in zip(operands, in_dtypes)
-            ]
-            results = self._numpy(*operands)
-            results = results if self.nout > 1 else (results,)
-            answer = []
-            for result, target, found in zip(results, outs, out_dtypes):
-                result = np.asarray(result).astype(found, copy=False)
-                if target is None:
-                    answer.append(_wrap(result))
-                    continue
-                if target.shape != result.shape:
-                    raise ValueError("Out shape is mismatched")
-                if not np.can_cast(found, target.dtype, casting):
-                    raise TypeError(f"output (typecode '{found.char}') could not be coerced to {target.dtype}")
-                target._a[...] = result
-                answer.append(target)
-        return answer[0] if self.nout == 1 else tuple(answer)
+
+        def compute():
+            with np.errstate(all="ignore"):
+                converted = [
+                    np.asarray(a, d) if _is_scalar(a) else a.astype(d, copy=False) for a, d in zip(operands, in_dtypes)
+                ]
+                results = self._numpy(*converted)
+                results = results if self.nout > 1 else (results,)
+                answer = []
+                for result, target, found in zip(results, outs, out_dtypes):
+                    result = np.asarray(result).astype(found, copy=False)
+                    if target is not None:
+                        if target.shape != result.shape:
+                            raise ValueError("Out shape is mismatched")
+                        if not np.can_cast(found, target.dtype, casting):
+                            raise TypeError(f"output (typecode '{found.char}') could not be coerced to {target.dtype}")
+                        target._a[...] = result
+                        result = target._a
+                    answer.append(result)
+            return tuple(answer)
+
+        targets = [target for target in outs if target is not None]
+        answer = _queue(compute, targets)  # an operand, which is no view of the result, is none of its sources
+        return answer[0] if self.nout == 1 else answer
 
     def _loop(self, operands, dtype):
         """The first loop that every operand can be cast to safely; Python scalars are weak."""
@@ -604,12 +797,17 @@ class ufunc:
         if self.__name__ not in self._AT:
             raise NotImplementedError(f"`{self.name}.at` is not supported yet")
         key, _ = _index(a, indices)
-        # Atomics run in any order: here backwards, so that no test can lean on the bits of NumPy's order.
-        places = np.arange(a.size).reshape(a.shape)[key]
-        values = np.broadcast_to(_unwrap(b, []), places.shape).astype(a.dtype)
-        flat = a._a.ravel()
-        self._numpy.at(flat, places.ravel()[::-1], values.ravel()[::-1])
-        a._a[...] = flat.reshape(a.shape)
+        given = _unwrap(b, [])
+
+        def run():
+            # Atomics run in any order: here backwards, so that no test can lean on the bits of NumPy's order.
+            places = np.arange(a.size).reshape(a.shape)[key]
+            values = np.broadcast_to(given, places.shape).astype(a.dtype)
+            flat = a._a.ravel()
+            self._numpy.at(flat, places.ravel()[::-1], values.ravel()[::-1])
+            a._a[...] = flat.reshape(a.shape)
+
+        _do(run)
 
     def reduce(self, array, axis=0, dtype=None, out=None, keepdims=False):
         if self.__name__ not in self._METHODS:
@@ -678,6 +876,10 @@ _SEQUENCE = {
 _SYNC = {"nonzero", "argwhere", "flatnonzero", "unique", "extract", "compress", "bincount", "repeat"}
 _INDEX_MODE = {"take", "put"}
 _PRODUCTS = {"matmul", "dot", "tensordot"}
+#: By cuBLAS, whose handle CuPy does not let into a capture.
+_BLAS = _PRODUCTS | {"einsum", "inner", "outer", "vdot", "kron"}
+#: By Thrust, which waits for its result.
+_SORTS = {"sort", "argsort", "lexsort", "partition", "argpartition", "unique", "msort"}
 
 
 class _Function:
@@ -707,23 +909,33 @@ class _Function:
         halves = name in _PRODUCTS and all(s.dtype == _BFLOAT16 for s in sources)
         if halves and max(s.ndim for s in sources) > 2:
             raise TypeError("CuPy's batched product does not take bfloat16")
-        if name in _SYNC:
-            _count("syncs")
+        _permitted(name)
         if name in _INDEX_MODE:
             named.setdefault("mode", "wrap")
         elif name in ("take_along_axis", "put_along_axis"):
             plain = _wrap_along_axis(plain, named)
-        with np.errstate(all="ignore"):
-            result = self._numpy(*plain, **named)
-        if name in ("empty", "empty_like"):
-            _garbage(result)
-        if halves:  # cuBLAS answers in bfloat16, NumPy in float32
-            result = np.asarray(result).astype(_BFLOAT16)
-        if isinstance(result, (np.ndarray, np.generic)):
-            _check_dtype(result.dtype)
-        if name == "broadcast_arrays":
-            result = list(result)
-        return _rewrap(result, sources)
+
+        def compute():
+            with np.errstate(all="ignore"):
+                result = self._numpy(*plain, **named)
+            if name in ("empty", "empty_like"):
+                _garbage(result)
+            if halves:  # cuBLAS answers in bfloat16, NumPy in float32
+                result = np.asarray(result).astype(_BFLOAT16)
+            if isinstance(result, (np.ndarray, np.generic)):
+                _check_dtype(result.dtype)
+            return list(result) if name == "broadcast_arrays" else result
+
+        return _rewrap(compute(), sources) if name in ("empty", "empty_like") else _queue(compute, sources)
+
+
+def _permitted(name):
+    if name in _SYNC:
+        _count("syncs")
+    if _nodes() is not None and name in _SORTS:
+        _wait()
+    if _nodes() is not None and name in _BLAS:
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
 
 
 def _wrap_along_axis(plain, named):
@@ -755,14 +967,17 @@ def _method(name, signature):
         named = {k: _unwrap(v, sources) for k, v in kwargs.items()}
         _check_kwargs(name, named)
         _same_device(sources)
-        if name in _SYNC:
-            _count("syncs")
+        _permitted(name)
         if name in _INDEX_MODE:
             named["mode"] = "wrap"
         if name == "astype" and named.get("casting", "") is None:
             del named["casting"]
-        with np.errstate(all="ignore"):
-            return _rewrap(getattr(self._a, name)(*plain, **named), sources)
+
+        def compute():
+            with np.errstate(all="ignore"):
+                return getattr(self._a, name)(*plain, **named)
+
+        return _queue(compute, sources)
 
     method.__name__ = name
     method.__signature__ = signature
@@ -780,8 +995,7 @@ def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocki
     if type(obj) is ndarray:
         if obj._device != _current.device:
             return _wrap(np.array(obj._a, dtype, order=order, ndmin=ndmin))
-        result = np.array(obj._a, dtype, copy=True if copy else None, order=order, ndmin=ndmin)
-        return _wrap(result, [obj])
+        return _queue(lambda: np.array(obj._a, dtype, copy=True if copy else None, order=order, ndmin=ndmin), [obj])
     result = np.array(obj, dtype, order=order, ndmin=ndmin)
     _check_dtype(result.dtype)
     _count("uploads")
@@ -811,7 +1025,8 @@ def copyto(dst, src, casting="same_kind", where=None):
         raise TypeError("copyto needs a cupy.ndarray and an array or a scalar")
     if where is not None and type(where) is not ndarray:
         raise TypeError("where must be a cupy.ndarray")
-    np.copyto(dst._a, _unwrap(src, []), casting, True if where is None else where._a)
+    source = _unwrap(src, [])
+    _do(lambda: np.copyto(dst._a, source, casting, True if where is None else where._a))
 
 
 def _relabel(capsule, kind, index):
@@ -854,7 +1069,7 @@ def where(condition, x=None, y=None):
         raise TypeError(f"Unsupported type {_name(x)} or {_name(y)}")
     operands = _unwrap((condition, x, y), sources)
     _same_device(sources)
-    return _wrap(np.where(*operands))
+    return _queue(lambda: np.where(*operands), sources)
 
 
 # -- kernels ---------------------------------------------------------------------------------------
@@ -897,7 +1112,7 @@ class RawKernel:
         if len(args) != len(program.parameters):
             raise TypeError(f"{self.name} takes {len(program.parameters)} arguments, got {len(args)}")
         values = [_argument(a, bits, pointer) for a, (bits, pointer) in zip(args, program.parameters)]
-        ptx_machine.run(program, memory, *sizes, values)
+        _do(lambda: ptx_machine.run(program, memory, *sizes, values))
 
 
 def _dimension(sizes):
@@ -1041,7 +1256,8 @@ cupy.cuda = _Module("standin.cupy.cuda")
 cupy.cuda.Device = Device
 cupy.cuda.Stream = Stream
 cupy.cuda.Event, cupy.cuda.get_elapsed_time = Event, get_elapsed_time
-cupy.cuda.MemoryPool = MemoryPool
+cupy.cuda.MemoryPool, cupy.cuda.MemoryPointer, cupy.cuda.using_allocator = MemoryPool, MemoryPointer, using_allocator
+cupy.cuda.Graph = Graph
 cupy.cuda.get_current_stream = lambda device_id=-1: _current.stream or Stream.null
 cupy.cuda.get_device_id = lambda: _current.device
 cupy.cuda.is_available = lambda: True
@@ -1050,7 +1266,7 @@ cupy.cuda.runtime.CUDARuntimeError = CUDARuntimeError
 cupy.cuda.runtime.getDeviceCount = lambda: DEVICES
 cupy.cuda.runtime.getDevice = lambda: _current.device
 cupy.cuda.runtime.setDevice = lambda device: Device(device).use()
-cupy.cuda.runtime.deviceSynchronize = lambda: None
+cupy.cuda.runtime.deviceSynchronize = lambda: _wait()
 cupy.cuda.runtime.memGetInfo = lambda: Device().mem_info
 cupy.cuda.runtime.runtimeGetVersion = lambda: 13000
 cupy.cuda.runtime.driverGetVersion = lambda: 13000

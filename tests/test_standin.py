@@ -42,7 +42,8 @@ def _holders(real):
     yield "cupy.RawModule", standin.RawModule, real.RawModule
     yield "cupy.RawKernel", standin.RawKernel, real.RawKernel
     yield "cupy.cuda.MemoryPool", standin.MemoryPool, real.cuda.MemoryPool
-    yield "cupy.cuda.MemoryPointer", standin.MemoryPointer(0, 0), real.cuda.MemoryPointer
+    yield "cupy.cuda.MemoryPointer", cp.zeros(1).data, real.cuda.MemoryPointer
+    yield "cupy.cuda.Graph", standin.Graph, real.cuda.Graph
 
 
 def test_every_name_exists_in_cupy():

@@ -24,7 +24,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.config import settings
 from deepcore.kernels import compiler, watch
 from deepcore.kernels.elementwise import MAPS
-from deepcore.kernels.program import Buffer, Launch, Ref, Step, move, root, span
+from deepcore.kernels.program import Buffer, Launch, Ref, Step, address_of, move, root, span
 from deepcore.tensor import Tensor
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
@@ -58,6 +58,22 @@ class Drawn(int):
         if self.what == "position":
             return (self.generator._position + self.ahead) % (1 << 64)
         return getattr(self.generator, f"_{self.what}")
+
+
+class Call:
+    """An op as a call of its forward, for a step: those results that have memory of their own."""
+
+    def __init__(self, op, impl, xp, params: dict, picks: list[int], enter: Callable):
+        self.op, self.impl, self.xp, self.params, self.picks, self.enter = op, impl, xp, params, picks, enter
+        self.drawn = {name: value for name, value in params.items() if isinstance(value, Drawn)}
+
+    def __call__(self, *arrays):
+        params = self.params
+        if self.drawn:
+            params = {**params, **{name: value.now() for name, value in self.drawn.items()}}
+        out = self.enter(self.impl, self.xp, *arrays, **params)
+        out = out if isinstance(out, tuple) else (out,)
+        return tuple(out[i] for i in self.picks)
 
 
 class Update(NamedTuple):
@@ -94,6 +110,11 @@ class _Intervals:
 
 class Trace:
     """What following a function found. Its methods are what the rest of deepcore tells it."""
+
+    #: Ops that one kernel may take whatever the size.
+    maps: dict[str, Any] = MAPS
+    #: Why every op is a call of its forward; "" where kernels say themselves what they do.
+    whole = ""
 
     def __init__(self, backend):
         self.backend = backend
@@ -172,6 +193,10 @@ class Trace:
         if high > low and not self.intervals.add(low, high, buffer):
             self.note("two arguments that share memory")
         self.given.append((buffer, array))
+        return self.followed(array)
+
+    def followed(self, array):
+        """The array as one that tells of whatever reads its values."""
         return array.view(watch.Traced)
 
     def constant(self, array) -> None:
@@ -196,7 +221,7 @@ class Trace:
         """Where an array is."""
         if not array.size:
             return Ref(Buffer("outside", 0, array), 0, array.shape, array.strides, array.dtype)
-        at = compiler.address(array)
+        at = address_of(array)
         found = self.intervals.find(at)
         if found is None:
             if isinstance(array, watch.Traced):
@@ -292,12 +317,12 @@ class Trace:
             self.note(f"an operation on the backend {xp}")
             return self._run(impl, xp, *arrays, **params)
         ins = [self.ref(a, t) for a, t in zip(arrays, tensors)]
-        given = [a.view(watch.Traced) for a in arrays]
-        self._launches, self._temps, self._opaque, self._inside = [], [], "", True
+        given = [self.followed(a) for a in arrays]
+        self._launches, self._temps, self._opaque, self._inside = [], [], self.whole, True
         try:
             out = NotImplemented
-            if settings.kernels and op.name in MAPS:
-                out = self._run(MAPS[op.name], xp, *given, **params)
+            if settings.kernels and op.name in self.maps:
+                out = self._run(self.maps[op.name], xp, *given, **params)
             if out is NotImplemented:
                 out = self._run(impl, xp, *given, **params)
         finally:
@@ -305,12 +330,12 @@ class Trace:
         many = isinstance(out, tuple)
         found = [watch.plain(xp.asarray(a)) for a in (out if many else (out,))]
         launches, temps, opaque = self._launches, self._temps, self._opaque
-        known = [self.intervals.find(compiler.address(a)) if a.size else _EMPTY for a in found]
+        known = [self.intervals.find(address_of(a)) if a.size else _EMPTY for a in found]
         outs = []
         for i, (array, at) in enumerate(zip(found, known)):
             if not at:
                 opaque = opaque or "a result in memory of its own"
-                if span(root(array)) != span(array) or not array.flags.forc:
+                if span(root(array)) != span(array) or not _is_dense(array):
                     array = found[i] = array.copy("K")
                 self.own(array)
             outs.append(self.ref(array))
@@ -323,22 +348,13 @@ class Trace:
             results = {r.buffer for r in outs}
             others = [b for b in temps if b not in results]
             self.steps.append(Step(op.name, ins, new, launches, temps=others, kept=op.name in _CHECKING))
-        traced = tuple(a.view(watch.Traced) for a in found)
+        traced = tuple(map(self.followed, found))
         return traced if many else traced[0]
 
     def _called(self, op, impl, xp, params, ins, outs, fresh) -> Step:
         """The op as a call of its forward; `fresh` says which results have memory of their own."""
-        drawn = {name: value for name, value in params.items() if isinstance(value, Drawn)}
-        fixed = {name: value for name, value in params.items() if name not in drawn}
         picks = [i for i, new in enumerate(fresh) if new]
-        enter = self._run
-
-        def call(*arrays):
-            now = {name: value.now() for name, value in drawn.items()}
-            out = enter(impl, xp, *arrays, **fixed, **now)
-            out = out if isinstance(out, tuple) else (out,)
-            return tuple(out[i] for i in picks)
-
+        call = Call(op, impl, xp, params, picks, self._run)
         return Step(op.name, ins, [outs[i] for i in picks], call=call, kept=not picks or op.name in _CHECKING)
 
     # -- what passes by no op -------------------------------------------------------------------------------
@@ -367,12 +383,16 @@ class Trace:
                 copy = Buffer("own", buffer.nbytes, None, changing=True)
                 self.redirected[buffer] = copy
                 whole = Ref(buffer, 0, buffer.array.shape, buffer.array.strides, buffer.array.dtype)
-                self.steps.append(move(Ref(copy, 0, whole.shape, whole.strides, whole.dtype), whole))
+                self.steps.append(self.moved(Ref(copy, 0, whole.shape, whole.strides, whole.dtype), whole))
                 self._store(Ref(copy, place.offset, place.shape, place.strides, place.dtype), source_ref)
         else:
             self._store(place, source_ref)
         with self.paused():
             to[...] = source.copy() if self.backend.may_share_memory(to, source) else source
+
+    def moved(self, to: Ref, source: Ref) -> Step:
+        """A copy to another place."""
+        return move(to, source)
 
     def _store(self, place: Ref, source: Ref) -> None:
         place.buffer.changing = True
@@ -382,7 +402,7 @@ class Trace:
                 for n, m, s in zip(source.shape, place.shape[len(place.shape) - len(source.shape) :], source.strides)
             )
             source = Ref(source.buffer, source.offset, place.shape, strides, source.dtype)
-        self.steps.append(move(place, source))
+        self.steps.append(self.moved(place, source))
 
     def clear(self, leaf: Tensor, to_none: bool) -> None:
         if leaf in self.arguments:
@@ -402,7 +422,7 @@ class Trace:
             if ref.buffer.kind != "own" or not ref.whole or ref.buffer in taken or raw.dtype != leaf._data.dtype:
                 copy = raw.copy()
                 to = Ref(self.own(copy), 0, copy.shape, copy.strides, copy.dtype)
-                self.steps.append(move(to, ref))
+                self.steps.append(self.moved(to, ref))
                 raw, ref = copy, to
             leaf.grad = Tensor(raw, leaf.backend)
             self.grads[leaf] = ref
@@ -514,12 +534,16 @@ class Trace:
             swap = lambda a: at if a is given else a
             return function(xp, *map(swap, args), **{name: swap(a) for name, a in params.items()})
 
-        if not array.flags.forc or root(array) is not array:
+        if not _is_dense(array) or root(array) is not array:
             array = array.copy()
         buffer = self.own(array)
         ref = Ref(buffer, 0, array.shape, array.strides, array.dtype)
         self.steps.append(Step(function.name, [], [ref], call=call))
-        return array.view(watch.Traced)
+        return self.followed(array)
+
+
+def _is_dense(array) -> bool:
+    return array.flags.c_contiguous or array.flags.f_contiguous
 
 
 _CHECKING = {"cross_entropy"}
