@@ -20,7 +20,7 @@ from pathlib import Path
 from deepcore.config import settings
 
 _MAGIC = b"deepcore kernel\n"
-_SUFFIX = ".kernel"
+_SUFFIX, _SOURCE = ".kernel", ".py"
 _MAX_BYTES = 1 << 26
 _POSIX = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 
@@ -141,7 +141,15 @@ def write(stem: str, data: bytes) -> bool:
         return False
     name = f"{stem}-{numba_version()}{_SUFFIX}"
     body = name.encode() + b"\n" + data
-    content = _MAGIC + hashlib.sha256(body).digest() + body
+    return _write(name, _MAGIC + hashlib.sha256(body).digest() + body)
+
+
+def write_source(stem: str, text: str) -> bool:
+    """Keep the generated code of a kernel, to be read; nothing here ever runs it."""
+    return _write(f"{stem}{_SOURCE}", text.encode())
+
+
+def _write(name: str, content: bytes) -> bool:
     with _opened(create=True) as place:
         if place is None:
             return False
@@ -184,7 +192,7 @@ def clear() -> int:
     count = 0
     with _opened() as place:
         for name in [] if place is None else os.listdir(place):
-            if name.endswith((_SUFFIX, ".new")):
+            if name.endswith((_SUFFIX, _SOURCE, ".new")):
                 path, where = (name, place) if isinstance(place, int) else (os.path.join(str(place), name), None)
                 with contextlib.suppress(OSError):
                     os.unlink(path, dir_fd=where)

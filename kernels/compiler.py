@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
 import struct
 import threading
@@ -111,7 +112,15 @@ class Kernel:
             return "compiled" if self._plain() else "failed"
         if stem:
             cache.write(stem, data)
+            if self.source:
+                cache.write_source(stem, self.source)
         return "compiled" if self._load(data, symbol) else "failed"
+
+    @property
+    def source(self) -> str:
+        """The Python code that was generated for it, if it was."""
+        made = getattr(self.build, "source", None)
+        return "" if made is None else made(*self.parameters)
 
     def _function(self) -> Callable:
         from deepcore.kernels import lift
@@ -155,6 +164,11 @@ def sources(build: Callable, parameters: tuple) -> tuple:
     functions = [p for p in parameters if isinstance(p, FunctionType)]
     named = tuple(p.__qualname__ if isinstance(p, FunctionType) else p for p in parameters)
     return named, *(f.__code__.co_filename for f in (build, *functions))
+
+
+def named(kind: str, *parameters) -> str:
+    """A kernel's name, for one of very many that differ in their parameters."""
+    return f"{kind}_{hashlib.sha256(repr(parameters).encode()).hexdigest()[:16]}"
 
 
 def _not_ready(words: bytes, part: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,44 +31,102 @@ _LOCK = threading.Lock()
 _pack_1, _pack_2 = struct.Struct("4q").pack, struct.Struct("5q").pack
 
 
-def build(tools, formula: str, dtype: str, pattern: str, parameters: int):
-    """out = formula(operands …, parameters …). One letter of `pattern` an operand: "v" elements, "s" one element for
-    all, "r" a row for all rows, "c" one element a row; capitals are booleans. Words: the operands' addresses, out's,
-    number of elements, of columns, and the parameters as float64.
+class Line(NamedTuple):
+    """One formula of a kernel: its operands, as numbers of values, and its parameters, as numbers of words."""
+
+    formula: str
+    operands: tuple[int, ...]
+    parameters: tuple[int, ...] = ()
+
+
+def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]):
+    """Formulas over elements, one after the other. Values are the operands, then the lines' results in their order.
+
+    One letter of `pattern` an operand: "v" elements, "s" one element for all, "r" a row for all rows, "c" one element a
+    row; capitals are booleans. Words: the operands' addresses, those of the `stored` values, number of elements, of
+    columns, and the parameters as float64. A result may be written over an operand of its elements.
     """
-    dt = np.dtype(dtype)
-    scope = {
-        "function": tools.lift(_function(formula), dt), "view": tools.view(dt), "flags": tools.view(np.dtype(np.bool_)),
-        "number": dt.type, "np": np, "SLICE": SLICE,
+    names = scope(tools, lines, np.dtype(dtype))
+    exec(source(lines, dtype, pattern, stored), names)
+    return names["kernel"]
+
+
+def scope(tools, lines: tuple[Line, ...], dt) -> dict:
+    """What the code of lines names."""
+    take, put = tools.elements(dt)
+    return {
+        **{line.formula: tools.lift(_function(line.formula), dt) for line in lines},
+        "view": tools.view(dt), "flags": tools.view(np.dtype(np.uint8)), "take": take, "put": put, "number": dt.type,
+        "np": np, "SLICE": SLICE,
     }  # fmt: skip
-    count = len(pattern)
-    kinds = pattern.lower()
+
+
+def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> str:
+    """The kernel as Python."""
+    count, kinds = len(pattern), pattern.lower()
     nested = "r" in kinds or "c" in kinds
+    at = count + len(stored)
+    words = sorted({p for line in lines for p in line.parameters})
+    single = {i for i, kind in enumerate(kinds) if kind == "s"}
+    once, each = [], []
+    for i, line in enumerate(lines, count):
+        alone = all(x in single for x in line.operands) and i not in stored
+        if alone:
+            single.add(i)
+        values = [f"x{x}" if x in single or x >= count else _ELEMENT[pattern[x]].format(x) for x in line.operands]
+        (once if alone else each).append(
+            f"x{i} = {line.formula}({', '.join([*values, *(f'p{p}' for p in line.parameters)])})"
+        )
+    each += [f"put(out{k}, i, x{value})" for k, value in enumerate(stored)]
     body = [
         "def kernel(a, part):",
-        *(f"    x{i} = {'flags' if kind.isupper() else 'view'}(a[{i}])" for i, kind in enumerate(pattern)),
-        f"    out, size, columns = view(a[{count}]), a[{count + 1}], a[{count + 2}]",
-        *(f"    p{j} = number(np.int64(a[{count + 3 + j}]).view(np.float64))" for j in range(parameters)),
-        *(f"    s{i} = x{i}[0]" for i, kind in enumerate(kinds) if kind == "s"),
+        *(f"    a{i} = {'flags' if kind.isupper() else 'view'}(a[{i}])" for i, kind in enumerate(pattern)),
+        *(f"    out{k} = view(a[{count + k}])" for k in range(len(stored))),
+        f"    size, columns = a[{at}], a[{at + 1}]",
+        *(f"    p{p} = number(np.int64(a[{at + 2 + p}]).view(np.float64))" for p in words),
+        *(f"    x{i} = a{i}[0]{' != 0' if kind == 'S' else ''}" for i, kind in enumerate(pattern) if kind in "sS"),
+        *(f"    {line}" for line in once),
     ]
-    place = {"v": "x{0}[i]", "s": "s{0}", "r": "x{0}[j]", "c": "c{0}"}
-    values = [place[kind].format(i) for i, kind in enumerate(kinds)] + [f"p{j}" for j in range(parameters)]
     if nested:
         body += [
             "    step = max(1, SLICE // columns)",
             "    for row in range(part * step, min(size // columns, (part + 1) * step)):",
-            *(f"        c{i} = x{i}[row]" for i, kind in enumerate(kinds) if kind == "c"),
+            *(f"        c{i} = a{i}[row]" for i, kind in enumerate(kinds) if kind == "c"),
             "        for j in range(columns):",
             "            i = row * columns + j",
-            f"            out[i] = function({', '.join(values)})",
+            *(f"            {line}" for line in each),
         ]
     else:
         body += [
             "    for i in range(part * SLICE, min(size, (part + 1) * SLICE)):",
-            f"        out[i] = function({', '.join(values)})",
+            *(f"        {line}" for line in each),
         ]
-    exec("\n".join([*body, "    return 0"]), scope)
-    return scope["kernel"]
+    return "\n".join([*body, "    return 0"])
+
+
+_ELEMENT = {
+    "v": "take(a{0}, i)", "V": "(a{0}[i] != 0)", "r": "take(a{0}, j)", "R": "(a{0}[j] != 0)", "c": "c{0}", "C": "(c{0} != 0)",
+}  # fmt: skip
+
+
+build.source = source  # type: ignore[attr-defined]
+
+
+def slices(size: int, columns: int) -> int:
+    """How many slices a kernel has."""
+    return -(-(size // columns) // max(1, SLICE // columns)) if columns else -(-size // SLICE)
+
+
+def fused(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> Kernel:
+    """The kernel of several formulas."""
+    name = compiler.named("fused", lines, dtype, pattern, stored)
+    with _LOCK:
+        return compiler.KERNELS.get(name) or Kernel(name, build, lines, dtype, pattern, stored)
+
+
+def one(formula: str, operands: int, parameters: int) -> tuple[Line, ...]:
+    """The lines of a kernel of one formula."""
+    return (Line(formula, tuple(range(operands)), tuple(range(parameters))),)
 
 
 class Map:
@@ -95,7 +154,8 @@ class Map:
                 if found is None:
                     pattern = kinds[: self.booleans].upper() + kinds[self.booleans :]
                     name = f"{self.formula}_{dtype.name}" + ("" if kinds == "v" * self.arity else f"_{kinds}")
-                    found = Kernel(name, build, self.formula, dtype.name, pattern, len(self.parameters))
+                    lines = one(self.formula, self.arity, len(self.parameters))
+                    found = Kernel(name, build, lines, dtype.name, pattern, (self.arity,))
                     self._kernels[dtype.char, kinds] = found
         return found
 
@@ -142,16 +202,12 @@ class Map:
         if out is None:
             out = memory.empty(shape, dtype)
         size = out.size
-        if columns:
-            slices = -(-(size // columns) // max(1, SLICE // columns))
-        else:
-            slices = -(-size // SLICE)
         words = [address(x) for x in operands]
         words += (address(out), size, columns)
         for name in self.parameters:
             words.append(bits(params[name]))
         if size:
-            pool.complete(kernel, slices, *words)
+            pool.complete(kernel, slices(size, columns), *words)
         return out
 
     def bind(self, reference: Callable) -> Callable:

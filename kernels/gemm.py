@@ -14,12 +14,13 @@ import numpy as np
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
 from deepcore.kernels import compiler, elementwise, gemm_tables, gemm_tile, memory, pool, watch
 from deepcore.kernels.compiler import Kernel, address, bits
+from deepcore.kernels.program import Launch
 
 # Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
 (_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO, _BATCHES, _ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK) = range(15)
 (_PACK_A, _PACK_B, _PANELS, _PACKED, _PART, _LDR, _LDZ, _A_SPACE, _A_PACKED, _A_SLICE) = range(15, 25)
 # Words of a call.
-(_PLAN, _A, _B, _OUT, _SPACE, _ACTIVATION, _BIAS, _RESIDUAL, _PRE, _SCALED, _SCALE) = range(11)
+(_PLAN, _A, _B, _OUT, _SPACE, _ACTIVATION, _BIAS, _RESIDUAL, _PRE, _SCALED, _SCALE, _OTHER) = range(12)
 
 # Up to so many rows, B in rows is added up row by row, in pieces of so many bytes.
 _FEW, _FEW_BYTES = 4, 1 << 13
@@ -124,20 +125,19 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     panel_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * columns * size)
     block_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * (gemm_tables.MAX_ROWS + tall) * size + shape.bytes)
     tile_space = gemm_tile.space(tools, tall * columns * size)
-    active_space = gemm_tile.space(tools, tall * columns * size)
-    other_space = gemm_tile.space(tools, columns * size)
-    bias_space = gemm_tile.space(tools, columns * size)
     words, view = tools.words(), tools.view(np.dtype(dtype))
+    take, put = tools.elements(np.dtype(dtype))
     reals, address_of = tools.view(np.dtype(np.float64)), tools.address_of()
     convert = np.dtype(dtype).type
     height_of = _heights(tools, shape)
-    call, call_space = tools.call_kernel(), gemm_tile.space(tools, 4 * 8)
+    call, call_space = tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
     stride = columns * size
 
     def kernel(c, part):
         p = words(c[_PLAN])
         m, k, kblock, ablock = p[_M], p[_K], p[_KBLOCK], p[_ABLOCK]
-        a, b, out, residual, pre = c[_A], c[_B], c[_OUT], c[_RESIDUAL], c[_PRE]
+        a, b, out, residual, pre, with_ = c[_A], c[_B], c[_OUT], c[_RESIDUAL], c[_PRE], c[_OTHER]
+        special = c[_ACTIVATION] != 0 or c[_BIAS] != 0 or residual != 0 or pre != 0 or c[_SCALED] != 0
         ars, aks, bks, bjs, ldo = p[_ARS], p[_AKS], p[_BKS], p[_BJS], p[_LDO]
         per = p[_DOWN] * p[_ACROSS]
         batch = part // per
@@ -150,16 +150,11 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
             a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
             residual += offsets[2] if residual else 0
             pre += offsets[2] if pre else 0
+            with_ += offsets[2] if with_ else 0
         across = part % p[_ACROSS]
         first_row, first_column = down * p[_ROWS], across * p[_COLUMNS]
         end_row, end_column = min(m, first_row + p[_ROWS]), min(p[_N], first_column + p[_COLUMNS])
-        panel, block, tile_at, other, bias = panel_space(), block_space(), tile_space(), other_space(), bias_space()
-        active = active_space()
-        # Adding -0 and multiplying by 1 change no number.
-        scale = convert(reals(address_of(c))[_SCALE]) if c[_SCALED] else convert(1)
-        for u in range(columns):
-            view(bias)[u] = view(other)[u] = convert(-0.0)
-        special = c[_ACTIVATION] != 0 or c[_BIAS] != 0 or residual != 0 or pre != 0 or c[_SCALED] != 0
+        panel, block, tile_at = panel_space(), block_space(), tile_space()
         # Panel after panel, where A is small and B is only read; else one block of k after the other.
         by_panel = p[_PACK_A] == 0 and end_row - first_row <= ablock
         outer, inner = -(-k // kblock), -(-(end_column - first_column) // columns)
@@ -177,7 +172,6 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
                     k0, j = (minor * kblock, major * columns) if by_panel else (major * kblock, minor * columns)
                     j += first_column
                     steps = min(kblock, k - k0)
-                    last = k0 + steps == k
                     a0, a_row, a_step = a + i0 * ars + k0 * aks, ars, aks
                     width = min(columns, end_column - j)
                     b0, b_step, ahead = b + k0 * bks + j * bjs, bks, stride
@@ -187,9 +181,6 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
                     elif p[_PACK_B] == gemm_tables.BY_SLICE or width < columns:
                         pack(b0, bks, bjs, steps, width, panel, stride)
                         b0, b_step, ahead = panel, stride, 8 * stride
-                    finishing = special and last
-                    if finishing and c[_BIAS]:
-                        some(c[_BIAS] + j * size, bias, width)
                     i = i0
                     while i < i1:
                         left = i1 - i
@@ -197,18 +188,16 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
                         rows = min(height, left)
                         there = out + i * ldo + j * size
                         source, lds, to, ldt = there, ldo, there, ldo
-                        if finishing or width < columns:
-                            to, ldt = tile_at, stride
-                            if width < columns:
-                                source, lds = tile_at, stride
-                                if k0:
-                                    for q in range(rows):
-                                        some(there + q * ldo, tile_at + q * stride, width)
+                        if width < columns:
+                            source, lds, to, ldt = tile_at, stride, tile_at, stride
+                            if k0:
+                                for q in range(rows):
+                                    some(there + q * ldo, tile_at + q * stride, width)
                         at = a0 + (i - i0) * a_row
                         if p[_PACK_A]:
                             at, a_row, a_step = block + (i - i0) * steps * size, size, height * size
                         below = height * (steps * size if p[_PACK_A] else ars)
-                        alone = finishing or width < columns or height == low
+                        alone = width < columns or height == low
                         count = 1 if alone else max(1, (left - 2 * low - 1) // tall)
                         place = (
                             at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead, count, below,
@@ -219,25 +208,38 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
                             big(*place)
                         else:
                             small(*place)
-                        done = tile_at
-                        if finishing:
-                            t, r, v = view(tile_at), view(other), view(bias)
+                        if width < columns:
                             for q in range(rows):
-                                if residual:
-                                    some(residual + (i + q) * p[_LDR] + j * size, other, width)
-                                for u in range(columns):
-                                    t[q * columns + u] = t[q * columns + u] * scale + v[u] + r[u]
-                                if pre:
-                                    some(tile_at + q * stride, pre + (i + q) * p[_LDZ] + j * size, width)
-                            if c[_ACTIVATION]:
-                                # Not in place: where input and output overlap, the kernel's loop is the scalar one.
-                                e, done = words(call_space()), active
-                                e[0], e[1], e[2], e[3] = tile_at, active, rows * columns, 0
-                                call(c[_ACTIVATION], e, 0)
-                        if finishing or width < columns:
-                            for q in range(rows):
-                                some(done + q * stride, there + q * ldo, width)
+                                some(tile_at + q * stride, there + q * ldo, width)
                         i += count * height
+        # What follows the sums is done to the slice's rows, which the caches still hold.
+        width = end_column - first_column
+        if special:
+            scale = convert(reals(address_of(c))[_SCALE])
+            e = words(call_space())
+            for i in range(first_row, end_row):
+                to = out + i * ldo + first_column * size
+                row = view(to)
+                if c[_SCALED]:
+                    for j in range(width):
+                        put(row, j, take(row, j) * scale)
+                if c[_BIAS]:
+                    more = view(c[_BIAS] + first_column * size)
+                    for j in range(width):
+                        put(row, j, take(row, j) + take(more, j))
+                if residual:
+                    more = view(residual + i * p[_LDR] + first_column * size)
+                    for j in range(width):
+                        put(row, j, take(row, j) + take(more, j))
+                if pre:
+                    copy = view(pre + i * p[_LDZ] + first_column * size)
+                    for j in range(width):
+                        put(copy, j, take(row, j))
+                if c[_ACTIVATION]:
+                    e[0], e[1], e[2], e[3], e[4] = to, to, width, 0, 0
+                    if with_:
+                        e[1], e[2], e[3] = with_ + i * ldo + first_column * size, to, width
+                    call(c[_ACTIVATION], e, 0)
         return 0
 
     return kernel
@@ -520,7 +522,7 @@ def _usable(x: np.ndarray) -> np.ndarray:
     return x
 
 
-_pack = struct.Struct("11q").pack
+_pack = struct.Struct("12q").pack
 
 
 def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=None, pre=None):
@@ -543,7 +545,7 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
     if plan.direct and not watch.count and bias is activation is residual is scale is pre is None:
         if out is None:
             out = np.empty(plan.shape, plan.dtype)
-        plan.direct(_pack(plan.address, address(a), address(b), address(out), 0, 0, 0, 0, 0, 0, 0), 0)
+        plan.direct(_pack(plan.address, address(a), address(b), address(out), 0, 0, 0, 0, 0, 0, 0, 0), 0)
         return out
     if not plan.slices:
         return NotImplemented
@@ -581,6 +583,7 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
         0 if pre is None else address(pre),
         0 if scale is None else 1,
         0 if scale is None else bits(scale),
+        0,
     )
     if not plan.space:
         pool.launch(kernel, plan.slices, *words)
@@ -590,6 +593,25 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
     packed = compiler.pack(words)
     pool.run([*((each, packed, slices) for each, slices in plan.packs), (kernel, packed, plan.slices)])
     return out
+
+
+def finished(launches: list[Launch], kernel: Kernel, out, result, *, keep: bool, other=None) -> list[Launch] | None:
+    """A product's launches that apply an elementwise kernel to its result `out`, and write `result`; places, both.
+
+    `keep`: `out` is written as well. `other`: the place of a second operand of the kernel. None where they cannot.
+    """
+    *packs, last = launches
+    if all(last.kernel is not k for k in _KERNELS.values()) or last.words[_ACTIVATION] or _PRE in last.places:
+        return None
+    if last.places.get(_OUT) != out:
+        return None
+    words, places = list(last.words), {**last.places, _OUT: result}
+    words[_ACTIVATION] = kernel.address
+    if keep:
+        places[_PRE] = out
+    if other is not None:
+        places[_OTHER] = other
+    return [Launch(each.kernel, words, places, each.slices) for each in (*packs, last)]
 
 
 def _half_product(a, b, out, bias, activation, residual, scale, pre):

@@ -316,6 +316,41 @@ def after(dtype) -> Callable:
 
 
 @functools.cache
+def elements(dtype) -> tuple[Callable, Callable]:
+    """take(p, i) and put(p, i, v): p[i] where what is put is taken at the same i at most, and before that.
+
+    So LLVM need not ask whether results and operands overlap, and one may be written over the other.
+    """
+    from numba import from_dtype, types
+    from numba.extending import intrinsic
+
+    kind = from_dtype(dtype)
+    pointer = types.CPointer(kind)
+
+    def scope(module):
+        domain = module.add_metadata(["deepcore.elements"])
+        return module.add_metadata([module.add_metadata(["deepcore.results", domain])])
+
+    def taking(typing, p, i):
+        def codegen(context, builder, signature, values):
+            loaded = builder.load(builder.gep(values[0], [values[1]]))
+            loaded.set_metadata("noalias", scope(builder.module))
+            return loaded
+
+        return kind(pointer, types.int64), codegen
+
+    def putting(typing, p, i, v):
+        def codegen(context, builder, signature, values):
+            stored = builder.store(values[2], builder.gep(values[0], [values[1]]))
+            stored.set_metadata("alias.scope", scope(builder.module))
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.int64, kind), codegen
+
+    return intrinsic(taking), intrinsic(putting)
+
+
+@functools.cache
 def prefetch(dtype, count: int = 64) -> Callable:
     """prefetch(p, i): have the memory of p[i … i + count - 1] brought near, if there is any."""
     from llvmlite import ir

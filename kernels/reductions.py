@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deepcore.backend.dtypes import float32, float64, int64
-from deepcore.kernels import memory, register
+from deepcore.kernels import compiler, elementwise, memory, register
 from deepcore.kernels.compiler import Kernel, address
 from deepcore.kernels.pool import complete
 from deepcore.kernels.short import Slice, short
@@ -214,6 +214,66 @@ def _rows(tools, name: str, dtype: str):
         return 0
 
     return kernel
+
+
+def _rows_of(tools, lines, dtype: str, pattern: str, parameters: int):
+    """One sum per chunk of a row, of the last of elementwise lines: see `elementwise.build`.
+
+    `pattern`: "v" up to three times, then "s". Words: the operands' addresses, out, tasks, n, chunks of a row, tasks of
+    a slice, the parameters as float64.
+    """
+    dt = np.dtype(dtype)
+    scope: dict = {**elementwise.scope(tools, lines, dt), "summing": summing, "tools": tools, "dt": dt, "CHUNK": CHUNK}
+    exec(_rows_source(lines, dtype, pattern, parameters), scope)
+    return scope["kernel"]
+
+
+def _rows_source(lines, dtype: str, pattern: str, parameters: int) -> str:
+    runs, count = pattern.count("v"), len(pattern)
+    numbers = [f"a{i}" for i in range(runs, count)] + [f"p{j}" for j in range(parameters)]
+    given = {x: f"{'xyz'[x]}[i]" if x < runs else "cd"[x - runs] for x in range(count)}
+    formulas = []
+    for i, line in enumerate(lines, count):
+        values = [given.get(x, f"x{x}") for x in line.operands]
+        values += ["cd"[count - runs + p] for p in line.parameters]
+        formulas.append(f"x{i} = {line.formula}({', '.join(values)})")
+    pointers = [f"view(a[{min(k, runs - 1)}] + start)" for k in range(3)]
+    return "\n".join([
+        "@tools.inline",
+        "def term(x, y, z, i, c, d):",
+        *(f"    {line}" for line in formulas),
+        f"    return x{count + len(lines) - 1}",
+        "",
+        'total = summing(tools, dt, term, "run")',
+        "",
+        "def kernel(a, part):",
+        f"    out, n, chunks, each = view(a[{count}]), a[{count + 2}], a[{count + 3}], a[{count + 4}]",
+        *(f"    a{i} = view(a[{i}])[0]" for i in range(runs, count)),
+        *(f"    p{j} = number(np.int64(a[{count + 5 + j}]).view(np.float64))" for j in range(parameters)),
+        f"    for t in range(part * each, min(a[{count + 1}], (part + 1) * each)):",
+        "        first = t % chunks * CHUNK",
+        f"        start = (t // chunks * n + first) * {np.dtype(dtype).itemsize}",
+        f"        out[t] = total({', '.join(pointers)}, min(n - first, CHUNK), {', '.join([*numbers, 'dt_0', 'dt_0'][:2])})",
+        "    return 0",
+    ]).replace("dt_0", "number(0)")  # fmt: skip
+
+
+_rows_of.source = _rows_source  # type: ignore[attr-defined]
+
+
+def sums_rows(kernel: Kernel) -> bool:
+    """Whether a kernel adds up rows."""
+    return any(kernel is _ROW_KERNELS["sum", d] for d in FLOATS)
+
+
+def sum_of(lines, dtype: str, pattern: str, parameters: int) -> Kernel | None:
+    """The kernel that adds up what elementwise lines give, or None. Its words are those of the sum of rows, but for more
+    operands, and parameters behind them."""
+    runs, singles = pattern.count("v"), pattern.count("s")
+    if not 1 <= runs <= 3 or runs + singles != len(pattern) or singles + parameters > 2:
+        return None
+    name = compiler.named("sum", lines, dtype, pattern, parameters)
+    return compiler.KERNELS.get(name) or Kernel(name, _rows_of, lines, dtype, pattern, parameters)
 
 
 def _columns(tools, name: str, dtype: str):

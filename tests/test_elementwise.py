@@ -13,7 +13,7 @@ import deepcore as dc
 from deepcore.backend import get_backend
 from deepcore.config import settings
 from deepcore.kernels import elementwise, formulas, lift, scalar
-from deepcore.kernels.elementwise import LEAST_EXACT, MAPS, SLICE, build
+from deepcore.kernels.elementwise import LEAST_EXACT, MAPS, SLICE, build, one
 
 CPU = get_backend("cpu")
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -190,7 +190,7 @@ def ir_of(formula: str, dtype) -> str:
     pattern = "V" * entry.booleans + "v" * (entry.arity - entry.booleans)
     signature = numba.types.int32(numba.types.CPointer(numba.types.int64), numba.types.int64)
     made = numba.njit([signature], no_cpython_wrapper=True, no_cfunc_wrapper=True, **lift.OPTIONS)(
-        build(lift, formula, dtype.name, pattern, len(entry.parameters))
+        build(lift, one(formula, len(pattern), len(entry.parameters)), dtype.name, pattern, (len(pattern),))
     )
     return made.inspect_llvm(made.signatures[0])
 

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Program
-from deepcore.compiler.passes import cse, dead
+from deepcore.compiler.passes import cse, dead, epilogue, fuse
 from deepcore.compiler.trace import Trace
 from deepcore.kernels import update as updates
 from deepcore.kernels.compiler import address
 from deepcore.kernels.program import Buffer, Executable, Ref, Step, move, plan_memory
 
 #: In their order.
-PASSES = (dead.run, cse.run, dead.run)
+PASSES = (dead.run, cse.run, dead.run, fuse.run, epilogue.run)
 
 
 class Built(NamedTuple):
