@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 import warnings
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from deepcore.compiler.runner import Arena, Runner, Stopped
 from deepcore.compiler.trace import Fault, Trace, user_line
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, DeepcoreWarning
-from deepcore.kernels import pool
+from deepcore.kernels import pool, watch
 from deepcore.tensor import Tensor, from_raw
 
 log = logging.getLogger("deepcore.compile")
@@ -41,13 +42,15 @@ class Compiled:
     """What `dc.compile` returns: called like the function, with the same results to the bit.
 
     The first call with arguments of a kind runs the function as it is, follows what it computes and makes a program of
-    that; later calls of the kind run the program. `peak_memory` is what the programs need.
+    that; later calls of the kind run the program. `peak_memory` is what the programs need. `warns`: say so where that
+    cannot be done, besides the line in the log.
     """
 
-    def __init__(self, function: Callable, programs: int = PROGRAMS):
+    def __init__(self, function: Callable, programs: int = PROGRAMS, warns: bool = True):
         functools.update_wrapper(self, function, updated=())
         self.function = function
         self.programs = programs
+        self.warns = warns
         self._known: OrderedDict[tuple, list[tuple[Runner, Any]]] = OrderedDict()
         self._eager: dict[tuple, Fault] = {}
         self._arena = Arena()
@@ -94,7 +97,7 @@ class Compiled:
         if self.traces:
             log.info("%s is followed again: %s", self._name, reason)
         self.traces += 1
-        guards = Guards(self.function)
+        guards = Guards(self.function, _objects((args, kwargs)))
         trace = Trace(backend)
         given: list[tuple[Tensor, Any]] = []
         try:
@@ -126,6 +129,7 @@ class Compiled:
             trace.fault = Fault(f"the program computed {wrong} otherwise than the function did", user_line())
             return
         trace.forget()
+        guards.watch(runner.tensors)
         entry = self._known.setdefault(key, [])
         entry.append((runner, tree))
         self._known.move_to_end(key)
@@ -140,7 +144,7 @@ class Compiled:
             self._eager.clear()
         self._eager[key] = fault
         log.info("%s runs as it is: %s, at %s", self._name, *fault)
-        if not self._warned:
+        if self.warns and not self._warned:
             self._warned = True
             warnings.warn(
                 f"{self._name} cannot be compiled and runs as it is: {fault.reason}, at {fault.place}",
@@ -196,6 +200,29 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS):
     return function if isinstance(function, Compiled) else Compiled(function, programs)
 
 
+class NotFinite(Exception):
+    """What `finite` raises."""
+
+    def __init__(self, value: float):
+        super().__init__(value)
+        self.value = value
+
+
+def finite(t: Tensor):
+    """The value of a tensor of one element, or while it is followed the tensor, once that is known to be finite.
+
+    A program in which it is not stops before it changes anything, and the function runs in its stead and raises.
+    """
+    if mode.tracer is None:
+        value = t.item()
+        if not math.isfinite(value):
+            raise NotFinite(value)
+        return value
+    if not mode.tracer.finite(t):
+        raise NotFinite(watch.plain(t._data).item())
+    return t.detach()
+
+
 # -- structures -----------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +245,13 @@ def _structure(tree, arrays: list, tensors: list):
         arrays.append(tree)
         return ("a", tree.shape, tree.strides, tree.dtype)
     return ("o", id(tree))
+
+
+def _objects(tree) -> list:
+    """What is neither a tensor nor an array."""
+    found: list = []
+    tree_map(lambda leaf: leaf if isinstance(leaf, Tensor) or hasattr(leaf, "dtype") else found.append(leaf), tree)
+    return found
 
 
 def _backend(tensors: list[Tensor], arrays: list):

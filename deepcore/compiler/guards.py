@@ -7,7 +7,7 @@ objects with their attributes. Numbers, strings and None are compared by value, 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import getitem, is_
 from typing import Any
 
@@ -20,21 +20,32 @@ _MISSING = object()
 
 class Guards:
     """Places, as (dict, key), and what was there. A global counts what changes in modules and tensors, and is looked at
-    first: nothing changed there, nothing is compared."""
+    first: nothing changed there, nothing is compared.
 
-    def __init__(self, function: Callable):
+    `objects`: those among the arguments. Of a method, the attributes of its object count as variables around it."""
+
+    def __init__(self, function: Callable, objects: Iterable = ()):
         self.tables: list[dict] = []
         self.keys: list[Any] = []
         self.values: list[Any] = []
         #: The same for what only `Module.__setattr__` and the like change.
         self.counted: list[tuple[dict, Any, Any]] = []
-        self.hooks: list[tuple[dict, tuple]] = []
+        #: A module's tables: hooks, parameters, buffers and modules.
+        self.held: list[tuple[dict, tuple]] = []
+        #: Whether tensors require gradients.
+        self.flags: list[tuple[Tensor, bool]] = []
         self.cells: list[tuple[Any, Any]] = []
         self.lists: list[tuple[Any, tuple]] = []
         self.version = changes.count
         self._seen: set[int] = set()
-        self._walk(function)
+        self.roots = (function, *objects)  # they live: the arguments are told apart by their ids
+        for root in self.roots:
+            self._walk(root)
         self._seen.clear()
+
+    def watch(self, tensors: Iterable[Tensor]) -> None:
+        """The function read these."""
+        self.flags = [(t, t._requires_grad) for t in tensors]
 
     # -- looking ----------------------------------------------------------------------------------------
     def changed(self) -> str | None:
@@ -62,20 +73,23 @@ class Guards:
             for table, key, value in self.counted:
                 if table.get(key, _MISSING) is not value and not _same(table.get(key, _MISSING), value):
                     return f"{key} is {_told(table.get(key, _MISSING))}, and was {_told(value)}"
-            for held, value in self.hooks:
-                if tuple(held.values()) != value:
-                    return "a module has other hooks"
+            for held, value in self.held:
+                if len(held) != len(value) or not all(map(is_, held.values(), value)):
+                    return "a module has other hooks, parameters, buffers or modules"
+            for tensor, value in self.flags:
+                if tensor._requires_grad is not value:
+                    return f"requires_grad of a tensor of shape {tensor.shape} is {not value}, and was {value}"
             self.version = version
         return None
 
     # -- walking ----------------------------------------------------------------------------------------
-    def _walk(self, value, depth: int = 0) -> None:
+    def _walk(self, value, depth: int = 0, whole: bool = False) -> None:
         if isinstance(value, (*_PLAIN, type, types.ModuleType)) or id(value) in self._seen or depth > 12:
             return
         self._seen.add(id(value))
         if isinstance(value, types.MethodType):
             self._walk(value.__func__, depth)
-            self._walk(value.__self__, depth)
+            self._walk(value.__self__, depth, whole=depth == 0)
         elif isinstance(value, types.FunctionType):
             self._function(value, depth)
         elif isinstance(value, Tensor):
@@ -83,16 +97,17 @@ class Guards:
         elif hasattr(value, "_parameters") and hasattr(value, "_modules"):
             own = value.__dict__
             for key, item in own.items():
-                if key in ("_parameters", "_buffers", "_modules", "_non_persistent"):
+                if key in ("_hooks", "_parameters", "_buffers", "_modules"):
+                    self.held.append((item, tuple(item.values())))
                     continue
-                if key == "_hooks":
-                    self.hooks.append((item, tuple(item.values())))
+                if key == "_non_persistent":
                     continue
                 self.counted.append((own, key, item))
                 self._walk(item, depth + 1)
             self._walk(type(value).forward, depth + 1)
         elif hasattr(value, "param_groups"):  # an optimizer: its numbers are read anew in each run
-            return
+            own = value.__dict__
+            self._table(own, [name for name in own if name not in _OPTIMIZERS], depth)
         elif isinstance(value, (list, tuple, dict)):
             items = list(value.values()) if isinstance(value, dict) else list(value)
             if len(items) <= 256:
@@ -102,7 +117,7 @@ class Guards:
                     self._walk(item, depth + 1)
         elif hasattr(value, "__wrapped__") and callable(value):
             self._walk(value.__wrapped__, depth + 1)
-        elif _is_users(type(value)) and hasattr(value, "__dict__"):
+        elif (whole or _is_users(type(value))) and hasattr(value, "__dict__"):
             self._table(value.__dict__, list(value.__dict__), depth)
             call = vars(type(value)).get("__call__")
             if isinstance(call, types.FunctionType):
@@ -145,6 +160,8 @@ def _is_users(thing) -> bool:
     return top not in _LIBRARIES
 
 
+#: What an optimizer's step changes, or its plan compares.
+_OPTIMIZERS = {"state", "param_groups", "defaults", "_steps", "_plan"}
 _LIBRARIES = {"deepcore", "numpy", "builtins", "numba", "functools", "itertools", "collections", "math", "torch", "cupy",
               "operator", "typing", "logging", "threading", "time", "random"}  # fmt: skip
 

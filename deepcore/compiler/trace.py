@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import math
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from deepcore.autograd.modes import _LOCK
 from deepcore.backend import dtypes as dt
 from deepcore.config import settings
 from deepcore.kernels import compiler, watch
+from deepcore.kernels.checks import FINITE
 from deepcore.kernels.elementwise import MAPS
 from deepcore.kernels.program import Buffer, Launch, Ref, Step, address_of, move, root, span
 from deepcore.tensor import Tensor
@@ -462,6 +464,17 @@ class Trace:
             self._store(at, new_ref)
         held[...] = watch.plain(new)
         self.written.append(leaf.grad)
+
+    def finite(self, t: Tensor) -> bool:
+        """Whether a number is finite; a run in which it is not stops."""
+        ref = self.ref(t._data, t)
+        kernel = FINITE.get(ref.dtype)
+        if kernel is None or not kernel.ready():
+            self.note(f"checking a number of dtype {ref.dtype}")
+        else:
+            launch = Launch(kernel, [0], {0: (ref.buffer, ref.offset)}, 1)
+            self.steps.append(Step("finite", [ref], [], [launch], kept=True))
+        return math.isfinite(watch.plain(t._data).item())
 
     def update(self, optimizer, function: Callable, clip=None):
         """A step of an optimizer, which `function` does."""

@@ -107,6 +107,8 @@ class Module:
             raise
 
     def _call_with_hooks(self, args: tuple, kwargs: dict):
+        if mode.tracer is not None:
+            mode.tracer.note("a module with hooks")
         for hook, with_kwargs in tuple(self._hooks.get("forward_pre", {}).values()):
             if with_kwargs:
                 replaced = hook(self, args, kwargs)

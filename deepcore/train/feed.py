@@ -97,16 +97,6 @@ def samples_in(batch) -> int:
     return 1
 
 
-def detached(output):
-    if hasattr(output, "detach"):
-        return output.detach()
-    if isinstance(output, dict):
-        return {key: detached(item) for key, item in output.items()}
-    if isinstance(output, (tuple, list)):
-        return type(output)([detached(item) for item in output])
-    return output
-
-
 def concatenate(parts: list):
     """Outputs of batches as one, along the first dimension, item by item in tuples and dicts."""
     first = parts[0]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import os
 from collections.abc import Iterable
 from typing import Any
 
 from deepcore import metrics as metrics_
 from deepcore import nn, random
-from deepcore.autograd import no_grad
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.data import DataLoader
-from deepcore.errors import ArgumentError, DeepcoreError, FileFormatError, NonFiniteError, ShapeError
+from deepcore.errors import ArgumentError, DeepcoreError, FileFormatError
 from deepcore.io import load_checkpoint, save_checkpoint
 from deepcore.nn import functional as F
 from deepcore.optim import Optimizer
@@ -25,6 +23,7 @@ from deepcore.train.history import History, format_value
 from deepcore.train.interrupt import Interrupts
 from deepcore.train.progress import ProgressBar
 from deepcore.train.state import BatchLogs, ModesKept, Progress, as_number
+from deepcore.train.step import Refused, Steps
 
 CHECKPOINT = "checkpoint.safetensors"
 _CLASSIFICATION = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
@@ -45,6 +44,7 @@ class Trainer:
     accumulate: batches whose gradients make one update: the mean over all their samples, uneven batches included.
     seed: `dc.manual_seed(seed)` when the first `fit` starts, so that shuffling and dropout repeat.
     out: a folder for `checkpoint.safetensors`, written when a fit ends, is stopped or interrupted.
+    compile: run each step as one program where that can be done (`dc.compile`): same results to the bit, less time.
 
     Batches are tuples (input, …, target). Losses are averaged over samples, so a smaller last batch counts for less.
 
@@ -64,6 +64,7 @@ class Trainer:
         accumulate: int = 1,
         seed: int | None = None,
         out: str | os.PathLike | None = None,
+        compile: bool = True,
     ):
         if not isinstance(model, nn.Module):
             raise ArgumentError("model is a Module", received=_kind(model), fix=_instance_fix(model))
@@ -92,6 +93,7 @@ class Trainer:
         self.backend = get_backend(own if backend is None else backend)
         self._named = self._named_parameters()
         self._move()
+        self._steps = Steps(compile)
         self.metrics = self._metrics_from(metrics)
         self._test_metrics = copy.deepcopy(self.metrics)
 
@@ -117,7 +119,7 @@ class Trainer:
         self._pending = 0
 
     # -- setting up ---------------------------------------------------------------------------------------
-    def _named_parameters(self) -> list[tuple[str, Any]]:
+    def _named_parameters(self) -> tuple[tuple[str, Any], ...]:
         """(path, parameter) of everything the optimizer updates."""
         paths = {id(p): path for path, p in self.model.named_parameters()}
         if isinstance(self.loss, nn.Module):
@@ -128,7 +130,7 @@ class Trainer:
                 "the optimizer holds no parameter of the model",
                 fix="build the optimizer after the model, from this model's parameters()",
             )
-        return [(paths.get(id(p), f"parameter {i} of the optimizer"), p) for i, p in enumerate(held)]
+        return tuple([(paths.get(id(p), f"parameter {i} of the optimizer"), p) for i, p in enumerate(held)])
 
     def _move(self) -> None:
         for part in (self.model, self.loss):
@@ -161,6 +163,12 @@ class Trainer:
 
     def _loss_is(self, classes: tuple, functions: tuple) -> bool:
         return isinstance(self.loss, classes) or self.loss in functions
+
+    def _set_steps(self) -> None:
+        """Compute with what the attributes are now."""
+        steps = self._steps
+        steps.model, steps.loss, steps.optimizer, steps.named = self.model, self.loss, self.optimizer, self._named
+        steps.clip_grad_norm, steps.watched = self.clip_grad_norm, bool(self.metrics)
 
     # -- fit ----------------------------------------------------------------------------------------------
     def fit(
@@ -212,7 +220,8 @@ class Trainer:
             os.makedirs(self.out, exist_ok=True)
         try:
             with Interrupts(notice=verbose > 0) as self._interrupts, ModesKept(self.model):
-                self._clear_gradients()
+                self._set_steps()
+                self._steps.clear_gradients()
                 self._dispatch("on_train_begin", {})
                 if self._resume_from is not None:
                     self._restore(self._resume_from)
@@ -277,7 +286,7 @@ class Trainer:
                     raise
                 at.batch = number + 1
                 if fault is not None:
-                    self._clear_gradients()
+                    self._steps.clear_gradients()
                     self._pending = 0
                     self._dispatch("on_train_batch_end", number, {"loss": fault})
                     if self.stop_training:
@@ -290,65 +299,39 @@ class Trainer:
 
     def _train_batch(self, batch, closes: bool) -> float | None:
         """Forward, backward and, where the batch `closes` a group, the update. Returns a loss that is not finite."""
-        at = self._progress
+        at, steps = self._progress, self._steps
         inputs, target = feed.split(batch, self.backend)
         count = feed.samples_in((inputs, target))
-        output = self.model(*inputs)
-        loss = self._loss_of(output, target)
-        value = float(loss.item())
         summed = getattr(self.loss, "reduction", "mean") == "sum"
-        if not math.isfinite(value):
-            self._not_finite(f"the loss is {value}", value, inputs, target)
-            return value
-        if self.accumulate > 1 and not summed:
-            loss = loss * count
-        loss.backward()
-        self._pending += count
-        if closes:
-            if self.accumulate > 1 and not summed:
-                self._scale_gradients(1 / self._pending)
-            if self.clip_grad_norm is None:
-                self.optimizer.step()
+        try:
+            if self.accumulate == 1:
+                loss, output = steps.train(inputs, target)
             else:
-                try:
-                    self.optimizer.clipped_step(
-                        self.clip_grad_norm, error_if_nonfinite=True, named=self._named, keep=False
-                    )
-                except NonFiniteError as error:
-                    self._not_finite(f"the loss is finite, but {error.problem}", math.nan, inputs, target)
-                    return math.nan
-            self._clear_gradients()
+                loss, output = steps.gradients(inputs, target, None if summed else count)
+                self._pending += count
+                if closes:
+                    if not summed:
+                        self._scale_gradients(1 / self._pending)
+                    steps.update()
+        except Refused as refused:
+            self._not_finite(refused.problem, refused.loss, inputs, target)
+            return refused.loss
+        if closes:
             self._pending = 0
             at.step += 1
+        value = float(loss)
         at.loss += value if summed else value * count
         at.samples += count
         self._last_loss = value
-        if self.metrics:
-            output = feed.detached(output)
-            for metric in self.metrics:
-                metric.update(output, target)
+        for metric in self.metrics:
+            metric.update(output, target)
         return None
-
-    def _loss_of(self, output, target):
-        loss = self.loss(output, target)
-        if getattr(loss, "shape", None) != ():
-            raise ShapeError(
-                "the loss must be one number",
-                expected="shape ()",
-                received=str(getattr(loss, "shape", type(loss).__name__)),
-                fix="average it: loss.mean()",
-            )
-        return loss
 
     def _scale_gradients(self, factor: float) -> None:
         for _, p in self._named:
             if p.grad is not None:
                 p.grad._data[...] *= factor
                 p.grad.bump_version()
-
-    def _clear_gradients(self) -> None:
-        self.optimizer.zero_grad()
-        self.model.zero_grad()  # also what the optimizer does not hold
 
     def _stopping(self) -> bool:
         return self.stop_training or self._interrupts.requested
@@ -360,6 +343,7 @@ class Trainer:
         """{"loss": …, metric: …} over `data`, in evaluation mode; means over samples."""
         bar = _check_verbose(verbose)
         loader = self._given_loader(data, batch_size)
+        self._set_steps()
         outer = self._callbacks, self._hooks  # a callback of fit may evaluate
         self._set_callbacks(callbacks, bar)
         try:
@@ -385,11 +369,10 @@ class Trainer:
                 received=f"a DataLoader with shuffle={loader.shuffle}, drop_last={loader.drop_last}",
                 fix="predict(loader.dataset)",
             )
-        outputs = []
-        with ModesKept(self.model), no_grad():
+        self._set_steps()
+        with ModesKept(self.model):
             self.model.eval()
-            for batch in loader:
-                outputs.append(self.model(*feed.inputs_only(batch, self.backend)))
+            outputs = [self._steps.predict(feed.inputs_only(batch, self.backend)) for batch in loader]
         return feed.concatenate(outputs)
 
     def _given_loader(self, data, batch_size: int | None) -> DataLoader:
@@ -405,20 +388,18 @@ class Trainer:
         self.model.eval()
         summed = getattr(self.loss, "reduction", "mean") == "sum"
         self._dispatch("on_test_begin", {"batches": len(loader)})
-        with no_grad():
-            for number, batch in enumerate(loader):
-                if watch and self._interrupts.requested:
-                    return None
-                self._dispatch("on_test_batch_begin", number, {})
-                inputs, target = feed.split(batch, self.backend)
-                output = self.model(*inputs)
-                value = float(self._loss_of(output, target).item())
-                count = feed.samples_in((inputs, target))
-                total += value if summed else value * count
-                samples += count
-                for metric in self._test_metrics:
-                    metric.update(output, target)
-                self._dispatch("on_test_batch_end", number, {"loss": total / samples})
+        for number, batch in enumerate(loader):
+            if watch and self._interrupts.requested:
+                return None
+            self._dispatch("on_test_batch_begin", number, {})
+            inputs, target = feed.split(batch, self.backend)
+            loss, output = self._steps.test(inputs, target)
+            count = feed.samples_in((inputs, target))
+            total += float(loss) if summed else float(loss) * count
+            samples += count
+            for metric in self._test_metrics:
+                metric.update(output, target)
+            self._dispatch("on_test_batch_end", number, {"loss": total / samples})
         results = {"loss": total / samples, **self._computed(self._test_metrics)}
         self._dispatch("on_test_end", results)
         return results

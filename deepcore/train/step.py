@@ -1,0 +1,95 @@
+"""What is computed for one batch, so that each of it can run as one program."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from deepcore.autograd import no_grad
+from deepcore.autograd.transforms import tree_map
+from deepcore.compiler.compiled import Compiled, NotFinite, finite
+from deepcore.errors import NonFiniteError, ShapeError
+
+
+class Refused(Exception):
+    """No update is made with this batch."""
+
+    def __init__(self, problem: str, loss: float):
+        super().__init__(problem)
+        self.problem, self.loss = problem, loss
+
+
+class Steps:
+    """What a `Trainer` computes with its model, loss and optimizer, compiled or not.
+
+    train(inputs, target), test(inputs, target): (loss, output), the output only where metrics look at it.
+    gradients(inputs, target, weight): the same; gradients of weight · loss are added up, for `update()` to use.
+    predict(inputs): the output.
+    """
+
+    def __init__(self, compiled: bool):
+        self.model: Any = None
+        self.loss: Any = None
+        self.optimizer: Any = None
+        self.clip_grad_norm: float | None = None
+        #: (name, parameter) of all that the optimizer updates, for errors.
+        self.named: tuple = ()
+        #: Whether metrics look at outputs.
+        self.watched = False
+        run = (lambda function: Compiled(function, warns=False)) if compiled else (lambda function: function)
+        self.train, self.gradients = run(self._train), run(self._gradients)
+        self.test, self.predict = run(self._test), run(self._predict)
+
+    def _train(self, inputs: tuple, target):
+        result = self._gradients(inputs, target, None)
+        self.update()
+        return result
+
+    def _gradients(self, inputs: tuple, target, weight: float | None):
+        output = self.model(*inputs)
+        loss = self._loss(output, target)
+        try:
+            value = finite(loss)
+        except NotFinite as error:
+            raise Refused(f"the loss is {error.value}", error.value) from None
+        (loss if weight is None else loss * weight).backward()
+        return value, tree_map(_detached, output) if self.watched else None
+
+    def update(self) -> None:
+        """One update with the gradients there are, which are then forgotten."""
+        if self.clip_grad_norm is None:
+            self.optimizer.step()
+        else:
+            try:
+                self.optimizer.clipped_step(self.clip_grad_norm, error_if_nonfinite=True, named=self.named, keep=False)
+            except NonFiniteError as error:
+                raise Refused(f"the loss is finite, but {error.problem}", math.nan) from None
+        self.clear_gradients()
+
+    def clear_gradients(self) -> None:
+        self.optimizer.zero_grad()
+        self.model.zero_grad()  # also what the optimizer does not hold
+
+    @no_grad()
+    def _test(self, inputs: tuple, target):
+        output = self.model(*inputs)
+        return self._loss(output, target), output if self.watched else None
+
+    @no_grad()
+    def _predict(self, inputs: tuple):
+        return self.model(*inputs)
+
+    def _loss(self, output, target):
+        loss = self.loss(output, target)
+        if getattr(loss, "shape", None) != ():
+            raise ShapeError(
+                "the loss must be one number",
+                expected="shape ()",
+                received=str(getattr(loss, "shape", type(loss).__name__)),
+                fix="average it: loss.mean()",
+            )
+        return loss
+
+
+def _detached(leaf):
+    return leaf.detach() if hasattr(leaf, "detach") else leaf
