@@ -397,6 +397,7 @@ _ROW_PACKERS = {d: Kernel(f"gemm_pack_rows_{d.name}", _pack_rows_before, d.name)
 _FEW_ROWS = {d: Kernel(f"gemm_few_rows_{d.name}", _few_rows, d.name) for d in (float32, float64)}
 _FEW_DOTS = {d: Kernel(f"gemm_few_dots_{d.name}", _few_dots, d.name) for d in (float32, float64)}
 _KERNELS = {d: Kernel(f"gemm_{d.name}", _slice, d.name) for d in (float32, float64)}
+_PRODUCTS = {kernel for kernels in (_FEW_ROWS, _FEW_DOTS, _KERNELS) for kernel in kernels.values()}
 
 
 # -- plans ------------------------------------------------------------------------------------------------------
@@ -595,6 +596,12 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
     return out
 
 
+def arithmetic(launch: Launch, plans: dict) -> int:
+    """Multiplications and additions of a product's launch; 0 of another's. `plans`: by address."""
+    plan = plans.get(launch.words[_PLAN]) if launch.kernel in _PRODUCTS else None
+    return 0 if plan is None else 2 * math.prod(plan.batch) * int(math.prod(plan.words[[_M, _N, _K]]))
+
+
 def finished(launches: list[Launch], kernel: Kernel, out, result, *, keep: bool, other=None) -> list[Launch] | None:
     """A product's launches that apply an elementwise kernel to its result `out`, and write `result`; places, both.
 
@@ -611,7 +618,7 @@ def finished(launches: list[Launch], kernel: Kernel, out, result, *, keep: bool,
         places[_PRE] = out
     if other is not None:
         places[_OTHER] = other
-    return [Launch(each.kernel, words, places, each.slices) for each in (*packs, last)]
+    return [Launch(each.kernel, words, dict(places), each.slices) for each in (*packs, last)]
 
 
 def _half_product(a, b, out, bias, activation, residual, scale, pre):

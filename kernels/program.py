@@ -8,7 +8,9 @@ a part of the program's own, which is shared by what does not live at the same t
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -322,6 +324,24 @@ class Executable:
 
     def last(self):
         return self.prepare()[-1]
+
+    def times(self, rounds: int) -> list[float]:
+        """Seconds that each step takes by itself, the least of some rounds over all of them."""
+        base = address(self.words)
+        calls: list[Callable] = []
+        for step in self.steps:
+            if step.call is not None:
+                calls.append(functools.partial(self.perform, step))
+            else:
+                found = pool.prepared([(x.kernel, base + 8 * self.starts[x], x.slices) for x in step.launches])
+                calls.append(int if found is None else functools.partial(*found))
+        best = [math.inf] * len(calls)
+        for _ in range(rounds):
+            for i, call in enumerate(calls):
+                start = time.perf_counter()
+                call()
+                best[i] = min(best[i], time.perf_counter() - start)
+        return best
 
     def perform(self, step: Step) -> None:
         """Run a step that is a call."""

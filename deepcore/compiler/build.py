@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Program
-from deepcore.compiler.passes import cse, dead, epilogue, fuse
+from deepcore.compiler.passes import algebra, cse, dead, epilogue, fold, fuse, reuse
 from deepcore.compiler.trace import Trace
 from deepcore.kernels import update as updates
 from deepcore.kernels.compiler import address
 from deepcore.kernels.program import Buffer, Executable, Ref, Step, move, plan_memory
 
 #: In their order.
-PASSES = (dead.run, cse.run, dead.run, fuse.run, epilogue.run)
+PASSES = (dead.run, fold.run, algebra.run, cse.run, dead.run, fuse.run, epilogue.run, reuse.run)
 
 
 class Built(NamedTuple):
@@ -33,7 +33,7 @@ def build(trace: Trace, outputs: list[Ref], grads: list[Ref]) -> Built:
     for update in trace.updates:
         ends += update.gradients
     contents = {buffer: Ref(own, 0, (own.nbytes,), (1,), dt.uint8) for buffer, own in trace.redirected.items()}
-    program = Program(steps, [*ends, *contents.values()])
+    program = Program(steps, [*ends, *contents.values()], dict(trace.constants))
     for each in PASSES:
         each(program)
     ends = program.lasting[: len(ends)]
@@ -50,7 +50,7 @@ def build(trace: Trace, outputs: list[Ref], grads: list[Ref]) -> Built:
         name = type(update.optimizer).__name__
         if made.norm:
             first.append(Step(f"{name} norm", found, [], made.norm, kept=True))
-        last.append(Step(name, found, [], made.update, kept=True))
+        last.append(Step(name, found, _changed(trace, update.plan), made.update, kept=True))
     for buffer, ref in contents.items():
         whole = Ref(buffer, 0, ref.shape, ref.strides, ref.dtype)
         first.append(move(whole, ref))
@@ -82,6 +82,13 @@ def _contiguous(shape, step: int) -> tuple[int, ...]:
         strides.append(step)
         step *= max(n, 1)
     return tuple(reversed(strides))
+
+
+def _changed(trace: Trace, plan) -> list[Ref]:
+    """The parameters and states that an update writes."""
+    arrays = [*plan.weights, *(a for batch in plan.program.batches for column in batch.states for a in column)]
+    found = [(trace.intervals.find(address(a)), a) for a in arrays if a.size]
+    return [Ref(at[0], at[1], a.shape, a.strides, a.dtype) for at, a in found if at is not None]
 
 
 def _update(trace: Trace, update, gradients: list[Ref]):

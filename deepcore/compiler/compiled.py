@@ -162,6 +162,24 @@ class Compiled:
         """Bytes of the memory that the programs take turns in, as planned."""
         return max((r.exe.size for runners in self._known.values() for r, _ in runners), default=0)
 
+    def explain(self, file=None) -> None:
+        """Print each program: its steps with their kernels, arithmetic, bytes and share of the time.
+
+        The programs run a few times for that, on copies of what they change and on zeros for arguments. `file`: where
+        to print (default: standard output). Kernels that were generated are kept as Python beside the compiled ones, in
+        the folder that `deepcore cache` names.
+        """
+        from deepcore.compiler import explain
+
+        with self._lock:
+            runners = [runner for entry in self._known.values() for runner, _ in entry]
+            print(f"{self._name}: {len(runners)} programs, peak memory {self.peak_memory:,} bytes", file=file)
+            for number, runner in enumerate(runners, 1):
+                first, *lines = explain.table(runner)
+                print(f"program {number}: {first}", *lines, sep="\n", file=file)
+            for fault in self.faults:
+                print(f"runs as it is: {fault.reason}, at {fault.place}", file=file)
+
     @property
     def faults(self) -> list[Fault]:
         """Why calls run as they are."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from deepcore.kernels.program import Buffer, Ref, Step
 
 
 @dataclass
 class Program:
-    """`steps` in order; `lasting` are the places that are read after them."""
+    """`steps` in order; `lasting` are the places that are read after them, `constants` arrays that never change."""
 
     steps: list[Step]
     lasting: list[Ref]
+    constants: dict[Buffer, Any] = field(default_factory=dict)
 
     def replace(self, renamed: dict[Buffer, Ref]) -> None:
-        """Read other places in the stead of whole buffers, wherever they are read."""
+        """Use other places in the stead of whole buffers, wherever those are used."""
         for step in self.steps:
             step.ins = [moved(ref, renamed) for ref in step.ins]
+            step.outs = [moved(ref, renamed) for ref in step.outs]
             for launch in step.launches:
                 for word, (buffer, offset) in launch.places.items():
                     if buffer in renamed:

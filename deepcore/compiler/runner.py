@@ -55,7 +55,7 @@ class Runner:
         ]
         tensors = [(t, array) for t, array in trace.outside.values() if t is not None]
         self.tensors, self.arrays = [t for t, _ in tensors], [a for _, a in tensors]
-        self.kept = list(trace.outside), trace._static
+        self.static, self.changed = trace._static, list(trace.before)
         self.updates = trace.updates
         self.generators = [
             (g, state, (g._position - first) % (1 << 64)) for g, (first, state) in trace.generators.items()
@@ -182,6 +182,33 @@ class Runner:
         if any(chain(map(function, (words,), (part,)), *after)):
             raise Stopped
         return results
+
+    def times(self, rounds: int = 5) -> list[float]:
+        """Seconds of each step of the program, which runs on copies of what it changes."""
+        exe = self.exe
+        held = [exe.array(ref) for ref in self.grad_refs]
+        given = [memory.empty(buffer.nbytes, "u1") for buffer in (*self.arguments, *(b for _, b in self.accumulated))]
+        for array in given:
+            array[...] = 0
+        results = [memory.empty(shape, dtype) for _, shape, dtype, _ in self.outputs]
+        copies = [buffer.array.copy() for buffer in self.changed]
+        gradients = [memory.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
+        buffers = [*self.arguments, *(b for _, b in self.accumulated), *(b for b, *_ in self.outputs), *self.changed]
+        buffers += [ref.buffer for ref in self.grad_refs]
+        positions = [g._position for g, *_ in self.generators]
+        try:
+            for buffer, array in zip(buffers, (*given, *results, *copies, *gradients)):
+                exe.bind(buffer, address(array))
+            exe.bind_own(self.arena.at_least(exe.size))
+            return exe.times(rounds)
+        finally:
+            for (generator, *_), position in zip(self.generators, positions):
+                generator._position = position
+            for buffer in self.changed:
+                if buffer.kind == "outside":
+                    exe.bind(buffer, address(buffer.array))
+            for ref, array in zip(self.grad_refs, held):
+                exe.bind(ref.buffer, address(array))
 
     def _new_grads(self, which) -> None:
         """Other memory for these gradients."""

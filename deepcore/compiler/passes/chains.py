@@ -52,7 +52,7 @@ class Chain:
         lines, dtype, pattern, stored = launch.kernel.parameters
         if any(i not in launch.places for i in range(len(pattern) + len(stored))):
             return None
-        values: list = [Operand(*launch.places[i], kind) for i, kind in enumerate(pattern)]
+        values: list = [Operand(launch.places[i][0], launch.places[i][1], kind) for i, kind in enumerate(pattern)]
         at = len(pattern) + len(stored)
         size, columns, *parameters = launch.words[at:]
         taken = []

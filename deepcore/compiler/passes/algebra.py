@@ -1,0 +1,61 @@
+"""Algebra that changes no bit: x·1, x/1, x - 0, x + (-0) are x, and so is -(-x)."""
+
+from __future__ import annotations
+
+import math
+
+from deepcore.compiler.ir import Program
+from deepcore.compiler.passes.chains import Chain, Operand
+from deepcore.kernels.program import Ref
+
+#: The number that a formula does nothing with, as its first and as its second operand.
+_NEUTRAL = {"mul": (1.0, 1.0), "true_divide": (None, 1.0), "add": (-0.0, -0.0), "sub": (None, 0.0)}
+
+
+def run(program: Program) -> None:
+    """A step that computes one of its operands becomes another name for it."""
+    lasting = {ref.buffer for ref in program.lasting}
+    renamed: dict = {}
+    negated: dict = {}
+    kept = []
+    for step in program.steps:
+        chain = Chain.of(step)
+        same = None if chain is None or len(chain.lines) != 1 else _same(program, chain, negated)
+        if same is not None and same.buffer.kind in ("own", "outside") and not same.buffer.changing:
+            (ref,) = step.outs
+            if ref.buffer.kind == "own" and ref.offset == 0 and ref.buffer not in lasting:
+                to = renamed.get(same.buffer)
+                at = same.offset if to is None else to.offset + same.offset
+                buffer = same.buffer if to is None else to.buffer
+                renamed[ref.buffer] = Ref(buffer, at, ref.shape, ref.strides, ref.dtype)
+                continue
+        if chain is not None and len(chain.lines) == 1 and chain.lines[0].formula == "neg" and not chain.columns:
+            negated[step.outs[0].buffer] = (chain.size, chain.operands[0])
+        kept.append(step)
+    if renamed:
+        program.steps = kept
+        program.replace(renamed)
+
+
+def _same(program: Program, chain: Chain, negated: dict) -> Operand | None:
+    """The operand, one number for one, that the chain's result has all bits of."""
+    (line,) = chain.lines
+    if line.formula == "neg":
+        size, x = negated.get(line.operands[0].buffer, (0, None))
+        whole = x is not None and size == chain.size and x.kind == line.operands[0].kind == "v"
+        return x if whole and line.operands[0].offset == 0 else None
+    neutral = _NEUTRAL.get(line.formula)
+    if neutral is None or any(x.kind not in "vs" for x in line.operands):
+        return None
+    for number, x, other in zip(neutral, line.operands, reversed(line.operands)):
+        if number is not None and other.kind == "v" and _is(program, x, number):
+            return other
+    return None
+
+
+def _is(program: Program, x: Operand, number: float) -> bool:
+    array = program.constants.get(x.buffer)
+    if array is None or x.kind not in "vs" or array.size != 1 or x.offset:
+        return False
+    value = float(array.reshape(-1)[0])
+    return value == number and math.copysign(1.0, value) == math.copysign(1.0, number)
