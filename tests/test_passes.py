@@ -246,15 +246,14 @@ def test_arithmetic_of_products_and_formulas_is_exact():
     assert explain.operations("square") == 1 and explain.operations("gelu") > 20
 
 
-def test_generated_code_is_kept_to_be_read(tmp_path, monkeypatch):
+def test_generated_code_is_kept_to_be_read():
     from deepcore.kernels import cache, elementwise
 
-    monkeypatch.setenv("DEEPCORE_CACHE", str(tmp_path / "cache"))
     lines = (elementwise.Line("tanh", (0,)), elementwise.Line("mul", (2, 1)), elementwise.Line("neg", (3,)))
     kernel = elementwise.fused(lines, "float32", "vr", (4,))
-    if kernel.state:
-        pytest.skip("it is compiled already")
     assert kernel.ready()
-    (source,) = cache.folder().glob(f"{kernel.name}*.py")
-    assert "x2 = tanh(take(a0, i))" in source.read_text() and compile(source.read_text(), str(source), "exec")
-    assert cache.clear() >= 1 and not list(cache.folder().iterdir())
+    if cache.problem():
+        pytest.skip(cache.problem())
+    for source in cache.folder().glob(f"{kernel.name}*.py"):
+        assert source.read_text() == kernel.source
+    assert "x2 = tanh(take(a0, i))" in kernel.source and compile(source.read_text(), str(source), "exec")
