@@ -27,6 +27,8 @@ log = logging.getLogger("deepcore.compile")
 
 #: Programs that a compiled function keeps, unless it is told otherwise.
 PROGRAMS = 16
+#: Following takes the time of some ten calls.
+_PAYS = 16
 
 
 class _Leaf:
@@ -42,15 +44,17 @@ class Compiled:
     """What `dc.compile` returns: called like the function, with the same results to the bit.
 
     The first call with arguments of a kind runs the function as it is, follows what it computes and makes a program of
-    that; later calls of the kind run the program. `peak_memory` is what the programs need. `warns`: say so where that
-    cannot be done, besides the line in the log.
+    that; later calls of the kind run the program. `peak_memory` is what the programs need.
+
+    `unasked`: nobody said that it should be compiled, so there is no warning where it cannot be, and none is followed
+    anew where that does not pay, as for batches of ever new sizes.
     """
 
-    def __init__(self, function: Callable, programs: int = PROGRAMS, warns: bool = True):
+    def __init__(self, function: Callable, programs: int = PROGRAMS, unasked: bool = False):
         functools.update_wrapper(self, function, updated=())
         self.function = function
         self.programs = programs
-        self.warns = warns
+        self.unasked = unasked
         self._known: OrderedDict[tuple, list[tuple[Runner, Any]]] = OrderedDict()
         self._eager: dict[tuple, Fault] = {}
         self._arena = Arena()
@@ -92,7 +96,8 @@ class Compiled:
     # -- following ----------------------------------------------------------------------------------------
     def _follow(self, key, args, kwargs, tensors: list, arrays: list, reason: str):
         backend = _backend(tensors, arrays)
-        if backend is None or backend.name != "cpu" or not pool.can_prepare():
+        pays = not self.unasked or self.traces < self.programs or self.runs > _PAYS * self.traces
+        if backend is None or backend.name != "cpu" or not pool.can_prepare() or not pays:
             return self.function(*args, **kwargs)
         if self.traces:
             log.info("%s is followed again: %s", self._name, reason)
@@ -144,7 +149,7 @@ class Compiled:
             self._eager.clear()
         self._eager[key] = fault
         log.info("%s runs as it is: %s, at %s", self._name, *fault)
-        if self.warns and not self._warned:
+        if not self.unasked and not self._warned:
             self._warned = True
             warnings.warn(
                 f"{self._name} cannot be compiled and runs as it is: {fault.reason}, at {fault.place}",

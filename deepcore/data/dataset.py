@@ -61,7 +61,7 @@ class TensorDataset(Dataset):
         for t in self.tensors:
             if t.backend not in moved:
                 moved[t.backend] = t.backend.from_host(indices)
-            batch.append(from_raw(t.backend.take(t.data, moved[t.backend], axis=0), t.backend))
+            batch.append(from_raw(t._data.take(moved[t.backend], 0), t.backend))
         return tuple(batch)
 
     def __repr__(self) -> str:

@@ -133,7 +133,8 @@ class DataLoader:
         get_batch = batch_getter(self.dataset) if self.collate_fn is None else None
         if get_batch is not None:
             for indices in order[start:]:
-                yield to_backend(get_batch(indices), self.backend)
+                batch = get_batch(indices)
+                yield batch if self.backend is None else to_backend(batch, self.backend)
             return
         fetch = Fetch(self.dataset, self.collate_fn, self.seed, epoch)
         jobs = [(number, order[number]) for number in range(start, len(order))]

@@ -36,7 +36,7 @@ class Steps:
         self.named: tuple = ()
         #: Whether metrics look at outputs.
         self.watched = False
-        run = (lambda function: Compiled(function, warns=False)) if compiled else (lambda function: function)
+        run = (lambda function: Compiled(function, unasked=True)) if compiled else (lambda function: function)
         self.train, self.gradients = run(self._train), run(self._gradients)
         self.test, self.predict = run(self._test), run(self._predict)
 

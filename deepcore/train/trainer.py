@@ -552,7 +552,8 @@ class Trainer:
         """Raise `NonFiniteError` with the likely cause, unless a callback deals with such losses."""
         if not any(callback.handles_non_finite for callback in self._callbacks):
             place = self._place(self._progress.batch)
-            raise diagnose.non_finite(self, f"{problem} at {place}", value, self._last_loss, (inputs, target))
+            error = diagnose.non_finite(self, f"{problem} at {place}", value, self._last_loss, (inputs, target))
+            raise error from None
 
     def __repr__(self) -> str:
         return (
