@@ -97,14 +97,13 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
         recorded = any(t._requires_grad for t in inputs)
         out = impl(backend, *[t._data for t in inputs], **params)  # NumPy is silent here already
     if out.__class__ is not backend.array_type:
-        if out.__class__ is not tuple:
-            if not isinstance(out, backend.array_type):
-                out = backend.asarray(out)
-        elif op.many:
-            return tuple(Tensor(each, backend) for each in out)  # type: ignore[return-value]
-        else:  # what the forward has ready for the gradient
-            out, *aux = out
+        if out.__class__ is tuple:
+            if op.many:
+                return tuple(Tensor(each, backend) for each in out)  # type: ignore[return-value]
+            out, *aux = out  # what the forward has ready for the gradient
             params = {**params, "aux": tuple(aux)}
+        if not isinstance(out, backend.array_type):
+            out = backend.asarray(out)
     if recorded and op.differentiable and mode.grad:
         node = Node(op, inputs, params, out)
         result = Tensor(out, backend, True, node)

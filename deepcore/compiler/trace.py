@@ -368,18 +368,20 @@ class Trace:
             self.note("writing to places that are themselves computed")
             target_raw[watch._plainly(key)] = source
             return
-        self.store(target_raw[key], source, target)
+        self.ref(target_raw, target)
+        self.store(target_raw[key], source)
         self.written.append(target)
 
-    def store(self, to, source, target: Tensor | None) -> None:
+    def store(self, to, source) -> None:
         source_ref = self.ref(source)
-        place = self.ref(to, target)
+        place = self.ref(to)
         buffer = place.buffer
         if buffer.kind in ("outside", "given"):
             if buffer.kind == "given" or buffer in self.constants:
                 self.note("writing into an argument" if buffer.kind == "given" else "writing into a constant")
             self.before.setdefault(buffer, buffer.array.copy())
-            if place.whole and source_ref.whole and source_ref.buffer.kind == "own" and source_ref.dtype == place.dtype:
+            whole = place.whole and source_ref.whole and source_ref.nbytes == place.nbytes
+            if whole and source_ref.buffer.kind == "own" and source_ref.dtype == place.dtype:
                 self.redirected[buffer] = source_ref.buffer
             else:
                 copy = Buffer("own", buffer.nbytes, None, changing=True)
@@ -421,7 +423,8 @@ class Trace:
         if leaf.grad is None:
             self.entry.setdefault(leaf, "none")
             taken = {r.buffer for r in self.grads.values()}
-            if ref.buffer.kind != "own" or not ref.whole or ref.buffer in taken or raw.dtype != leaf._data.dtype:
+            theirs = ref.buffer.kind != "own" or not ref.whole or ref.buffer in taken or not raw.flags.writeable
+            if theirs or raw.dtype != leaf._data.dtype:
                 copy = raw.copy()
                 to = Ref(self.own(copy), 0, copy.shape, copy.strides, copy.dtype)
                 self.steps.append(self.moved(to, ref))
@@ -454,7 +457,7 @@ class Trace:
             self.before.setdefault(at.buffer, held.copy())
         self._op, before, self._tensors = _ADD, self._op, (leaf.grad, total)
         try:
-            new = self._enter(self.backend.add, self.backend, held, total._data)
+            new = self._enter(lambda xp, a, b: xp.add(a, b), self.backend, held, total._data)
         finally:
             self._op = before
         new_ref = self.ref(new)
