@@ -156,6 +156,50 @@ def test_what_reads_values_or_brings_in_data_is_not_compiled(reads):
         assert first.tolist() == reads(dc.ones(2)).tolist() and second.tolist() == reads(2 * dc.ones(2)).tolist()
 
 
+#: What may change between two calls of a function of a model, so that its program no longer fits.
+CHANGES = {
+    "a mode": lambda model: model[1].eval(),
+    "a number": lambda model: setattr(model[1], "p", 0.25),
+    "a layer more": lambda model: model.append(dc.nn.Tanh()),
+    "another layer": lambda model: model.__setitem__(0, dc.nn.Linear(4, 4)),
+    "another parameter": lambda model: setattr(model[0], "weight", dc.nn.Parameter(dc.ones(4, 4))),
+    "a parameter that is frozen": lambda model: model[0].weight.requires_grad_(False),
+    "a hook": lambda model: model[0].register_forward_hook(lambda module, args, output: output * 2),
+}
+
+
+def gradients(model, x):
+    model.zero_grad()
+    loss = model(x).sum()
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["around", "as an argument"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_between_calls_is_noticed(change, given):
+    found = []
+    for compiled in (False, True):
+        dc.manual_seed(0)
+        model = dc.nn.Sequential(dc.nn.Linear(4, 4), dc.nn.Dropout())
+
+        def around(x, model=model):
+            return gradients(model, x)
+
+        step = gradients if given else around
+        run = dc.compile(step) if compiled else step
+        arguments = (model, dc.ones(3, 4)) if given else (dc.ones(3, 4),)
+        run(*arguments)
+        run(*arguments)
+        CHANGES[change](model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeepcoreWarning)
+            found += [run(*arguments).numpy(), *(p.grad.numpy() for p in model.parameters() if p.grad is not None)]
+        if compiled:
+            assert run.runs == 1 and run.traces == 2
+    assert len(found) % 2 == 0 and all(map(same, found[: len(found) // 2], found[len(found) // 2 :]))
+
+
 def test_memory_that_nobody_told_of_is_not_taken_for_a_number():
     trace = Trace(dc.get_backend("cpu"))
     trace._inside = True

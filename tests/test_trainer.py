@@ -24,6 +24,7 @@ from deepcore.errors import (
     ShapeError,
     StateDictError,
 )
+from deepcore.kernels import pool
 from deepcore.metrics import Accuracy, Metric
 from deepcore.train import (
     BackupAndRestore,
@@ -54,9 +55,9 @@ def network(backend="cpu", dropout=0.3):
     return model.to(backend)
 
 
-def trainer(backend="cpu", *, loss=None, optimizer=optim.Adam, lr=0.01, schedule=True, **options):
+def trainer(backend="cpu", *, model=network, loss=None, optimizer=optim.Adam, lr=0.01, schedule=True, **options):
     dc.manual_seed(5)
-    model = network(backend)
+    model = model().to(backend)
     opt = optimizer(model.parameters(), lr=lr)
     scheduler = optim.lr_scheduler.StepLR(opt, 2, 0.5) if schedule else None
     return Trainer(model, opt, loss or nn.CrossEntropyLoss(), scheduler=scheduler, **options)
@@ -405,6 +406,202 @@ def test_seed_decides():
         t.fit((x, y), batch_size=8, verbose=0)
         runs.append(result(t))
     assert runs[0] == runs[1] != runs[2]
+
+
+# -- compiled steps -------------------------------------------------------------------------------------------
+compiled_only = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
+
+
+class Carry(Callback):
+    """Goes on after a loss that is not finite."""
+
+    handles_non_finite = True
+
+
+class Change(Callback):
+    """Does something with the model or optimizer before each of some batches, counted over all epochs."""
+
+    def __init__(self, act, *batches):
+        self.act, self.batches, self.at = act, batches, 0
+
+    def on_train_batch_begin(self, batch, logs):
+        if self.at in self.batches:
+            self.act(self.trainer)
+        self.at += 1
+
+    def state_dict(self):
+        return {}
+
+
+def freeze(t, flag=False):
+    for p in t.model[0].parameters():
+        p.requires_grad_(flag)
+
+
+def broken(where, value):
+    x, y = data()
+    x[where] = value
+    return x, y
+
+
+def swap(t):
+    t.model[2] = nn.Tanh()
+
+
+def rebind(t):
+    p = t.model[4].weight
+    p.data = p.data * 2
+
+
+class ByValue(nn.Module):
+    """Cannot be compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network()
+
+    def forward(self, x):
+        return self.body(x if x.sum().item() > 0 else -x)
+
+
+#: Options of a Trainer, of its fit, and how many of the 18 steps are programs: two kinds of batches are followed.
+COMPILED = {
+    "plain": ({}, {}, 16),
+    "momentum": ({"optimizer": lambda p, lr: optim.SGD(p, lr, momentum=0.9)}, {}, 16),
+    "clipped": ({"clip_grad_norm": 0.1}, {}, 16),
+    "a lambda": ({"loss": lambda out, y: nn.functional.cross_entropy(out, y) * 2}, {}, 16),
+    "no metrics": ({"metrics": ()}, {}, 16),
+    "another rate every step": ({}, {"callbacks": lambda: Change(lambda t: decay(t, "lr", 0.9), *range(18))}, 16),
+    "weight decay": ({}, {"callbacks": lambda: Change(lambda t: decay(t, "eps", 2.0), 8)}, 16),
+    "frozen": ({}, {"callbacks": lambda: Change(freeze, 7)}, 14),
+    "frozen, thawed": (
+        {},
+        {"callbacks": lambda: [Change(freeze, 7), Change(lambda t: freeze(t, True), 13)]},
+        14,
+    ),
+    "evaluating layer": ({}, {"callbacks": lambda: Change(lambda t: t.model[1].eval(), 2, 8, 14)}, 15),
+    "another layer": ({}, {"callbacks": lambda: Change(swap, 9)}, 14),
+    "another array": ({}, {"callbacks": lambda: Change(rebind, 9)}, 14),
+    "best weights": ({}, {"callbacks": lambda: EarlyStopping("loss", restore_best_weights=True)}, 16),
+    "NaN": ({}, {"train": broken(9, np.nan), "callbacks": Carry, "shuffle": False}, 13),
+    "NaN first": ({}, {"train": broken(1, np.nan), "callbacks": Carry, "shuffle": False}, 13),
+    "infinite, clipped": ({"clip_grad_norm": 1.0}, {"train": broken(9, np.inf), "callbacks": Carry}, None),
+    "hooks": ({}, {"callbacks": lambda: Change(lambda t: t.model[3].register_forward_hook(double), 6)}, 4),
+    "anomalies": ({}, {"callbacks": lambda: Anomalies()}, 0),
+    "by value": ({"model": ByValue}, {}, 0),
+}
+
+
+def decay(t, name, factor):
+    t.optimizer.param_groups[0][name] *= factor
+
+
+def double(module, args, output):
+    return output * 2
+
+
+class Anomalies(Callback):
+    """Every op is watched."""
+
+    def on_train_begin(self, logs):
+        self.context = dc.autograd.detect_anomaly()
+        self.context.__enter__()
+
+    def close(self):
+        self.context.__exit__(None, None, None)
+
+    def state_dict(self):
+        return {}
+
+
+def compiled_and_not(options, changes, **fit):
+    """[(trainer, its result)] of a fit with programs and of one without."""
+    found = []
+    for compile in (True, False):
+        options_, arguments = dict(options), {"train": data(), "epochs": 3, "batch_size": 4, "verbose": 0, **changes}
+        if callable(arguments.get("callbacks")):
+            arguments["callbacks"] = arguments["callbacks"]()
+        model = options_.pop("model", network)
+        t = trainer(model=model, seed=3, compile=compile, **options_)
+        t.fit(**arguments, **fit)
+        found.append(
+            (t, [result(t), dc.get_rng_state(), *map(bits, (t.evaluate(data()), t.predict(data(), batch_size=5)))])
+        )
+    return found
+
+
+@compiled_only
+@pytest.mark.parametrize("name", COMPILED)
+def test_programs_have_the_bits_of_the_loop(name, caplog):
+    """Weights, statistics, optimizer, history, metrics, and the random stream."""
+    options, changes, runs = COMPILED[name]
+    with caplog.at_level("INFO", "deepcore.compile"):
+        (compiled, a), (plain, b) = compiled_and_not(options, changes)
+    assert a == b
+    steps = compiled._steps
+    assert not hasattr(plain._steps.train, "runs"), "compile=False compiles nothing"
+    if runs is not None:
+        assert steps.train.runs == runs, steps.train.faults
+    if steps.predict.faults:
+        assert name in ("hooks", "by value") and "_predict runs as it is: " in caplog.text, (
+            "in the log, and nowhere else"
+        )
+    else:
+        assert steps.predict.runs == 3 and not steps.test.faults
+
+
+@compiled_only
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_accumulated_gradients_are_programs(reduction):
+    (t, a), (_, b) = compiled_and_not({"accumulate": 2, "loss": nn.CrossEntropyLoss(reduction=reduction)}, {})
+    assert a == b
+    # First of a group, second of a group, and a smaller second one.
+    assert (t._steps.gradients.runs, t._steps.gradients.traces, t._steps.train.traces) == (15, 3, 0)
+
+
+@compiled_only
+def test_a_program_stops_before_the_update_where_gradients_overflow():
+    x = np.ones((8, 1), np.float32)
+    x[4:6] = 3e38  # their sum is infinite, and their outputs' is not
+    weights = []
+    for compile in (True, False):
+        model = nn.Linear(1, 1)
+        with dc.no_grad():
+            model.weight.fill_(0.1)
+            model.bias.fill_(0.0)
+        sgd = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        t = Trainer(model, sgd, lambda out, y: out.sum(), clip_grad_norm=1.0, compile=compile)
+        t.fit((x, x), batch_size=2, shuffle=False, callbacks=Carry(), verbose=0)
+        assert t.step == 3 and (not compile or t._steps.train.runs == 2)
+        weights.append(bits([model.state_dict(), sgd.state_dict()]))
+        with pytest.raises(NonFiniteError, match=r"the loss is finite, but(.|\n)*batch 3 of 4") as caught:
+            t.fit((x, x), batch_size=2, shuffle=False, verbose=0)
+        assert caught.value.__suppress_context__ and "the gradient of weight)" in str(caught.value)
+    assert weights[0] == weights[1]
+
+
+@compiled_only
+def test_batches_of_ever_new_sizes_are_not_followed_for_ever():
+    x, y = data(45)
+    batches = [(x[:n], y[:n]) for n in range(2, 46)]
+    given = DataLoader(batches, collate_fn=lambda one: tuple(map(dc.tensor, one[0])))
+    t = trainer()
+    t.fit(given, epochs=2, verbose=0)
+    assert t._steps.train.traces == t._steps.train.runs == 16 and t.step == 88
+
+
+@compiled_only
+def test_a_second_fit_goes_on_with_the_programs_of_the_first():
+    t = trainer()
+    for _ in range(2):
+        t.fit(data(), batch_size=4, verbose=0)
+        t.evaluate(data(), batch_size=11)
+    assert (t._steps.train.traces, t._steps.train.runs) == (2, 10)
+    assert (t._steps.test.traces, t._steps.test.runs) == (1, 3)
+    t.loss, t.clip_grad_norm = nn.CrossEntropyLoss(label_smoothing=0.1), 1e-6
+    before = bits(t.model[4].weight)
+    t.fit(data(), batch_size=4, verbose=0)
+    assert t._steps.train.traces == 4 and bits(t.model[4].weight) != before
 
 
 # -- interrupts -------------------------------------------------------------------------------------------------

@@ -150,8 +150,8 @@ def detect_anomaly() -> Iterator[None]:
 
     def check(proceed, op, inputs, params):
         out = proceed(op, inputs, params)
-        if dt.is_floating(out.dtype) and not bool(out.backend.isfinite(out._data).all()):
-            came_in = any(dt.is_floating(t.dtype) and not bool(t.backend.isfinite(t._data).all()) for t in inputs)
+        if not all(map(_finite, out if isinstance(out, tuple) else (out,))):
+            came_in = not all(map(_finite, inputs))
             raise NonFiniteError(
                 f"{op.name} {'in the backward pass ' if mode.backward else ''}"
                 + ("passed on" if came_in else "produced")
@@ -163,6 +163,10 @@ def detect_anomaly() -> Iterator[None]:
 
     with intercept(check):
         yield
+
+
+def _finite(t) -> bool:
+    return not dt.is_floating(t.dtype) or bool(t.backend.isfinite(t._data).all())
 
 
 class profile(contextlib.ContextDecorator):
@@ -191,7 +195,7 @@ class profile(contextlib.ContextDecorator):
     def _watch(self, proceed, op, inputs, params):
         start = time.perf_counter()
         out = proceed(op, inputs, params)
-        out.backend.synchronize()
+        inputs[0].backend.synchronize()
         name = f"{op.name} (backward)" if mode.backward else op.name
         row = self._seconds.setdefault(name, [0, 0.0])
         row[0] += 1

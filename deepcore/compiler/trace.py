@@ -472,7 +472,7 @@ class Trace:
         """Whether a number is finite; a run in which it is not stops."""
         ref = self.ref(t._data, t)
         kernel = FINITE.get(ref.dtype)
-        if kernel is None or not kernel.ready():
+        if self.whole or kernel is None or not kernel.ready():
             self.note(f"checking a number of dtype {ref.dtype}")
         else:
             launch = Launch(kernel, [0], {0: (ref.buffer, ref.offset)}, 1)

@@ -63,7 +63,7 @@ class Steps:
             try:
                 self.optimizer.clipped_step(self.clip_grad_norm, error_if_nonfinite=True, named=self.named, keep=False)
             except NonFiniteError as error:
-                raise Refused(f"the loss is finite, but {error.problem}", math.nan) from None
+                raise Refused(f"the loss is finite, but {error.problem} ({error.received})", math.nan) from None
         self.clear_gradients()
 
     def clear_gradients(self) -> None:
