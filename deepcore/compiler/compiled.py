@@ -58,6 +58,7 @@ class Compiled:
         self._known: OrderedDict[tuple, list[tuple[Runner, Any]]] = OrderedDict()
         self._eager: dict[tuple, Fault] = {}
         self._arena = Arena()
+        self._latest: tuple | None = None
         self._lock = threading.RLock()
         self._warned = False
         #: How often the function was followed, and how often a program ran.
@@ -76,6 +77,7 @@ class Compiled:
             key = (*key, tuple([next(j for j, b in enumerate(arrays) if b is a) for a in arrays]))
         with self._lock:
             reason = "these arguments are new"
+            latest = key == self._latest
             for runner, tree in self._known.get(key, ()):
                 misfit = runner.misfit()
                 if misfit is not None:
@@ -85,7 +87,9 @@ class Compiled:
                     results = runner(arrays, tensors)
                 except Stopped:
                     break
-                self._known.move_to_end(key)
+                if not latest:
+                    self._known.move_to_end(key)
+                    self._latest = key
                 self.runs += 1
                 return _filled(tree, results, runner.backend)
             else:
@@ -97,13 +101,15 @@ class Compiled:
     def _follow(self, key, args, kwargs, tensors: list, arrays: list, reason: str):
         backend = _backend(tensors, arrays)
         pays = not self.unasked or self.traces < self.programs or self.runs > _PAYS * self.traces
-        if backend is None or backend.name != "cpu" or not pool.can_prepare() or not pays:
+        if backend is None or not _compiles(backend) or not pays:
             return self.function(*args, **kwargs)
         if self.traces:
             log.info("%s is followed again: %s", self._name, reason)
         self.traces += 1
         guards = Guards(self.function, _objects((args, kwargs)))
-        trace = Trace(backend)
+        trace = _trace(backend)
+        if len(arrays) > len(tensors):
+            trace.raw_arguments()
         given: list[tuple[Tensor, Any]] = []
         try:
             with trace.following():
@@ -127,14 +133,19 @@ class Compiled:
         leaves = [leaf for leaf in trace.grads if leaf.grad is not None]
         grads = [trace.grads[leaf] for leaf in leaves]
         refs = [ref for ref, _ in outputs]
-        built = build(trace, refs, grads)
-        runner = Runner(trace, built, leaves, tensors, guards, self._arena)
+        if trace.backend.name == "cpu":
+            runner = Runner(trace, build(trace, refs, grads), leaves, tensors, guards, self._arena)
+        else:
+            from deepcore.compiler.graphs import GraphRunner
+
+            runner = GraphRunner(trace, refs, leaves, tensors, guards)
         wrong = runner.check(trace, [array for _, array in outputs], leaves)
         if wrong:
             trace.fault = Fault(f"the program computed {wrong} otherwise than the function did", user_line())
             return
         trace.forget()
         guards.watch(runner.tensors)
+        self._latest = None
         entry = self._known.setdefault(key, [])
         entry.append((runner, tree))
         self._known.move_to_end(key)
@@ -275,6 +286,18 @@ def _objects(tree) -> list:
     found: list = []
     tree_map(lambda leaf: leaf if isinstance(leaf, Tensor) or hasattr(leaf, "dtype") else found.append(leaf), tree)
     return found
+
+
+def _compiles(backend) -> bool:
+    return pool.can_prepare() if backend.name == "cpu" else backend.kernel_kind == "cuda"
+
+
+def _trace(backend) -> Trace:
+    if backend.name == "cpu":
+        return Trace(backend)
+    from deepcore.compiler.graphs import DeviceTrace
+
+    return DeviceTrace(backend)
 
 
 def _backend(tensors: list[Tensor], arrays: list):

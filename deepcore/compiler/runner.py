@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from itertools import chain, repeat
-from operator import add, attrgetter, is_
+from operator import attrgetter, is_, is_not
 from typing import Any
 
 from deepcore.compiler.build import Built
@@ -46,17 +46,27 @@ class Runner:
     def __init__(
         self, trace: Trace, built: Built, leaves: list[Tensor], given: list[Tensor], guards: Guards, arena: Arena
     ):
-        self.backend, self.guards, self.arena = trace.backend, guards, arena
-        self.exe = built.executable
-        self.arguments = [buffer for buffer, _ in trace.given]
+        self.arena, self.exe = arena, built.executable
         empty = trace.backend.array_module.empty
         self.outputs = [
             (ref.buffer, ref.shape, ref.dtype, empty if ref.nbytes < 1 << 20 else memory.empty) for ref in built.outputs
         ]
+        self.keep(trace, built.grads, leaves, given, guards)
+        self._new_grads(range(len(leaves)))
+
+    def keep(self, trace: Trace, grads: list, leaves: list[Tensor], given: list[Tensor], guards: Guards) -> None:
+        """What Python keeps beside the arrays, whatever the program runs on."""
+        self.backend, self.guards = trace.backend, guards
+        self.arguments = [buffer for buffer, _ in trace.given]
         tensors = [(t, array) for t, array in trace.outside.values() if t is not None]
         self.tensors, self.arrays = [t for t, _ in tensors], [a for _, a in tensors]
         self.static, self.changed = trace._static, list(trace.before)
         self.updates = trace.updates
+        known = set(self.tensors)
+        for update in self.updates:
+            more = [(t, a) for t, a in zip(update.plan.live, update.plan.weights) if t not in known]
+            self.tensors += [t for t, _ in more]
+            self.arrays += [a for _, a in more]
         self.generators = [
             (g, state, (g._position - first) % (1 << 64)) for g, (first, state) in trace.generators.items()
         ]
@@ -68,27 +78,27 @@ class Runner:
         self.leaves: list[Any] = [None if id(t) in places else t for t in leaves]
         self.none = [leaf for leaf, kind in trace.entry.items() if kind == "none" and id(leaf) not in places]
         self.accumulated = list(trace.accumulated.items())
-        self.grad_refs = built.grads
-        self.listed = [_ONCE] * len(leaves)
+        self.grad_refs = grads
+        self.held: list[Any] = []
+        #: References to what is in `held` when a leaf has the gradient, and nobody else.
+        self.expected = [_ONCE + 2] * len(leaves) + [_TWICE + 1] * len(leaves)
         self.grads: list[Any] = [None] * len(leaves)
         self.grad_arrays: list[Any] = [None] * len(leaves)
         self.cleared = [leaf for leaf in trace.entry if leaf.grad is None]
-        self._new_grads(range(len(leaves)))
 
     # -- guards -------------------------------------------------------------------------------------------
     def misfit(self) -> str | None:
         """Why the program cannot stand for the function now, or None."""
         if not all(map(is_, map(_DATA, self.tensors), self.arrays)):
             return "a tensor has other memory than before"
-        for leaf in self.none:
-            if leaf.grad is not None:
-                return "a gradient is there already"
+        if any(map(is_not, map(_GRAD_OF, self.none), repeat(None))):
+            return "a gradient is there already"
         for leaf, _ in self.accumulated:
             grad = leaf.grad
             if grad is None:
                 return "a gradient is gone"
             raw = grad._data
-            if raw.shape != leaf._data.shape or raw.dtype != leaf._data.dtype or not raw.flags.carray:
+            if raw.shape != leaf._data.shape or raw.dtype != leaf._data.dtype or not _is_plain(raw):
                 return "a gradient is of another kind"
         for update in self.updates:
             plan, optimizer = update.plan, update.optimizer
@@ -152,21 +162,31 @@ class Runner:
             array = empty(shape, dtype)
             results.append(array)
             bind(buffer, address(array))
-        if self.grads:
-            self._free_grads()
+        attached = not self.grads or self._grads_are_free()
         exe.bind_own(self.arena.at_least(exe.size))
         for generator, state, _ in self.generators:
             state[:] = signed_words(generator._seed, generator._stream, generator._position)
-        if exe.run():
+        parts = exe.prepare()
+        if len(parts) > 1 and exe.run():
             raise Stopped
-        function, words, part = exe.last()
+        function, words, part = parts[-1]
+        # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
+        if any(chain(map(function, (words,), (part,)), *self.after(tensors, attached))):
+            raise Stopped
+        return results
+
+    def after(self, tensors: list[Tensor], attached: bool) -> list[Iterable]:
+        """What Python keeps anew once the program has run, to be gone through; sets the scalars of this step.
+
+        `attached`: the leaves have their gradients already.
+        """
         after: list[Iterable] = []
         for update in self.updates:
             after += update.plan.after(update.optimizer)
         if self.written:
             storages = [t.storage() for t in self.written]
             after.append(map(setattr, storages, _VERSION, [s.version + 1 for s in storages]))
-        if self.leaves:
+        if not attached:
             leaves = self.leaves
             if self.given:
                 leaves = list(leaves)
@@ -178,10 +198,7 @@ class Runner:
         for generator, _, blocks in self.generators:
             position = (generator._position + blocks) % (1 << 64)
             after.append(map(setattr, (generator,), ("_position",), (position,)))
-        # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
-        if any(chain(map(function, (words,), (part,)), *after)):
-            raise Stopped
-        return results
+        return after
 
     def times(self, rounds: int = 5) -> list[float]:
         """Seconds of each step of the program, which runs on copies of what it changes."""
@@ -217,15 +234,22 @@ class Runner:
             array = memory.empty(ref.shape, ref.dtype)
             self.grads[i], self.grad_arrays[i] = from_raw(array, self.backend), array
             self.exe.bind(ref.buffer, address(array))
+        self.held = [*self.grads, *self.grad_arrays]
 
-    def _free_grads(self) -> None:
-        """Gradients that someone else holds are left alone: theirs gets other memory."""
-        counts = list(map(sys.getrefcount, self.grads))
-        attached = list(map(is_, map(_GRAD_OF, self.leaves), self.grads)) if not self.given else [False] * len(counts)
-        arrays = list(map(sys.getrefcount, self.grad_arrays))
-        if counts != list(map(add, attached, self.listed)) or arrays.count(_TWICE) != len(arrays):
-            expected = map(add, attached, self.listed)
-            self._new_grads([i for i, (n, e) in enumerate(zip(counts, expected)) if n != e or arrays[i] != _TWICE])
+    def _grads_are_free(self) -> bool:
+        """Whether the leaves have the gradients to be written, and nobody else has. Those that someone else holds are
+        left alone: theirs gets other memory."""
+        if not self.given and all(map(is_, map(_GRAD_OF, self.leaves), self.grads)):
+            if list(map(sys.getrefcount, self.held)) == self.expected:
+                return True
+            attached = [True] * len(self.grads)
+        else:
+            attached = [not self.given and leaf.grad is g for leaf, g in zip(self.leaves, self.grads)]
+        counts = list(map(sys.getrefcount, self.held))
+        n = len(attached)
+        free = [c == _ONCE + 1 + a and d == _TWICE + 1 for c, d, a in zip(counts[:n], counts[n:], attached)]
+        self._new_grads([i for i in range(n) if not free[i]])
+        return False
 
 
 def _counted() -> tuple[int, int]:
@@ -239,6 +263,11 @@ def _counted() -> tuple[int, int]:
 
 
 _ONCE, _TWICE = _counted()
+
+
+def _is_plain(array) -> bool:
+    flags = array.flags
+    return flags.carray if hasattr(flags, "carray") else flags.c_contiguous  # CuPy's are aligned and writeable
 
 
 def _same_bits(xp, a, b) -> bool:

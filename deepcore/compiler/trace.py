@@ -209,6 +209,9 @@ class Trace:
         if found is not None:
             self.constants[found[0]] = array
 
+    def raw_arguments(self) -> None:
+        """Arrays that are no tensors are among the arguments."""
+
     def _outside(self, array, tensor: Tensor | None) -> Buffer:
         owner = root(array)
         low, high = span(owner)
@@ -423,7 +426,7 @@ class Trace:
         if leaf.grad is None:
             self.entry.setdefault(leaf, "none")
             taken = {r.buffer for r in self.grads.values()}
-            theirs = ref.buffer.kind != "own" or not ref.whole or ref.buffer in taken or not raw.flags.writeable
+            theirs = ref.buffer.kind != "own" or not ref.whole or ref.buffer in taken or not getattr(raw.flags, "writeable", True)
             if theirs or raw.dtype != leaf._data.dtype:
                 copy = raw.copy()
                 to = Ref(self.own(copy), 0, copy.shape, copy.strides, copy.dtype)
@@ -479,8 +482,8 @@ class Trace:
             self.steps.append(Step("finite", [ref], [], [launch], kept=True))
         return math.isfinite(watch.plain(t._data).item())
 
-    def update(self, optimizer, function: Callable, clip=None):
-        """A step of an optimizer, which `function` does."""
+    def before_update(self, optimizer) -> tuple[list[Tensor], list[Ref]]:
+        """The parameters that a step will update, and their gradients; what they and their states hold is kept."""
         live = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = []
         for p in live:
@@ -493,6 +496,11 @@ class Trace:
                     state = self.ref(value)
                     if state.buffer.kind == "outside":
                         self.before.setdefault(state.buffer, state.buffer.array.copy())
+        return live, gradients
+
+    def update(self, optimizer, function: Callable, clip=None, clipped: Callable | None = None):
+        """A step of an optimizer, which `function` does; `clipped(gradients)` clips as it does."""
+        live, gradients = self.before_update(optimizer)
         count = len(live)
         with self.paused():
             result = function()
@@ -524,8 +532,12 @@ class Trace:
         return (
             Drawn.of(seed, generator, "seed"),
             Drawn.of(stream, generator, "stream"),
-            Drawn.of(first, generator, "position", ahead),
+            self.drawn(generator, first, ahead),
         )
+
+    def drawn(self, generator, first: int, ahead: int) -> Drawn:
+        """A position that is `ahead` of where the generator is when the program starts."""
+        return Drawn.of(first, generator, "position", ahead)
 
     def draw(self, function, xp, args: tuple, params: dict):
         """Random numbers: drawn now, and by a call in each run."""
@@ -541,7 +553,7 @@ class Trace:
         ahead = first - self.generators[generator][0]
         with self.paused():
             array = function(xp, *args, **params)
-        position = Drawn.of(first, generator, "position", ahead)
+        position = self.drawn(generator, first, ahead)
 
         def call():
             at = generator.at(generator._seed, generator._stream, position.now())

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain, repeat, starmap
-from operator import attrgetter, call, is_, setitem
+from operator import attrgetter, call, getitem, is_, setitem
 from typing import TYPE_CHECKING, Any
 
 from deepcore.autograd import mode
@@ -31,9 +31,16 @@ class Plan:
 
     def __init__(self, optimizer: Optimizer, live: list[Tensor], counts: list[int], kernels: bool):
         self.live, self.counts, self.every_group = live, counts, list(optimizer.param_groups)
-        #: The groups' settings that the scalars of a compiled step were made from.
+        #: The groups' settings that a compiled step was looked at with, and that its scalars were made from.
+        self.seen: list | None = None
         self.settled: list | None = None
-        self.lengths = [len(group["params"]) for group in self.every_group]
+        self.own = False
+        self.lists = [group["params"] for group in self.every_group]
+        self.lengths = list(map(len, self.lists))
+        #: What a compiled step takes for granted: (table, key) and what is there.
+        self.tables: list | None = None
+        self.keys: list = []
+        self.values: list = []
         self.weights = [p._data for p in live]
         self.groups = [g for g, count in zip(optimizer.param_groups, counts) for _ in range(count)]
         #: What the step adds, besides new values: (dict, key, value).
@@ -184,10 +191,37 @@ class Plan:
 
     # -- in a compiled step -----------------------------------------------------------------------------------
     def is_current(self, optimizer: Optimizer) -> bool:
-        """Whether a compiled step that updates by this plan still does what `step()` would."""
-        if not settings.kernels or [len(group["params"]) for group in self.every_group] != self.lengths:
+        """Whether a compiled step that updates by this plan, of parameters in the same memory, does what `step()` would."""
+        groups = optimizer.param_groups
+        seen = [tuple(group.values()) for group in groups]
+        # What our own formulas are chosen by depends on nothing else.
+        if seen != self.seen or not self.own:
+            self.own = type(optimizer).__module__.startswith(_OWN)
+            if not self._same_memory(optimizer):
+                return False
+            self.seen = seen
+            if self.tables is None:
+                self._list(optimizer)
+        if not settings.kernels or list(map(len, self.lists)) != self.lengths:
             return False
-        return self._same_memory(optimizer)
+        try:
+            return all(map(is_, map(getitem, self.tables, self.keys), self.values))  # type: ignore[arg-type]
+        except (KeyError, IndexError):
+            return False
+
+    def _list(self, optimizer: Optimizer) -> None:
+        """Where everything is found that has to be the same object as now."""
+        batches = self.program.batches  # type: ignore[union-attr]
+        named = [(batch.update.states, batch.states) for batch in batches]
+        states = [self.states[i] for members in self.members for i in members]
+        found: list[tuple] = [(optimizer.param_groups, i, group) for i, group in enumerate(self.every_group)]
+        found += [(optimizer.state, p, state) for p, state in zip(self.live, self.states)]
+        at = 0
+        for (names, columns), batch in zip(named, batches):
+            held = states[at : at + len(batch.weights)]
+            at += len(held)
+            found += [(s, name, a) for name, column in zip(names, columns) for s, a in zip(held, column)]
+        self.tables, self.keys, self.values = map(list, zip(*found))
 
     def after(self, optimizer: Optimizer) -> list[Iterable]:
         """Sets this step's scalars; what is to be gone through once the program has run."""
@@ -195,12 +229,9 @@ class Plan:
         if self.counted:
             counts = [state["step"] + 1 for state in self.inside]
             self._set_scalars(optimizer, counts)
-        else:
-            # What our own formulas are given depends on nothing else.
-            settings_ = [tuple(group.values()) for group in optimizer.param_groups]
-            if settings_ != self.settled or not type(optimizer).__module__.startswith(_OWN):
-                self._set_scalars(optimizer, counts)
-                self.settled = settings_
+        elif self.settled is not self.seen or not self.own:
+            self._set_scalars(optimizer, counts)
+            self.settled = self.seen
         storages = [p._storage or p.storage() for p in self.live]
         return [
             map(setitem, self.inside, _STEP, counts),
