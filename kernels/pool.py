@@ -268,7 +268,7 @@ def is_current(one) -> bool:
 def rouse() -> None:
     """Wake the threads that sleep, for a program that comes within 150 µs: waking one takes some 50 of them."""
     if _pool is not None and _pool.limit > 1 and _ROUSE.ready():
-        _ROUSE(_pool.base)
+        _ROUSE.slice(0, _pool.base)
 
 
 def _start_of(words: bytes) -> int:
@@ -313,7 +313,7 @@ class _Pool:
             if not self.sleeps or not _SERVE.ready() or not _SET_LIMIT.ready():
                 self.limit = count
                 return
-            _SET_LIMIT(self.base, count)
+            _SET_LIMIT.slice(0, self.base, count)
             self.limit = count
             for number in range(1, count):
                 if number not in self.threads:

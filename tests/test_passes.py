@@ -2,6 +2,9 @@
 
 import io
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -257,3 +260,19 @@ def test_generated_code_is_kept_to_be_read():
     for source in cache.folder().glob(f"{kernel.name}*.py"):
         assert source.read_text() == kernel.source
     assert "x2 = tanh(take(a0, i))" in kernel.source and compile(source.read_text(), str(source), "exec")
+
+
+def test_the_first_step_of_a_process_has_kernels_only():
+    """The threads are started while the function is followed, which is nothing the function did."""
+    code = """
+import deepcore as dc
+from deepcore import nn
+model = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+step = dc.compile(lambda x: model(x).sum())
+with dc.no_grad():
+    x = dc.randn(64, 784)
+    step(x), step(x)
+((runner, _),) = next(iter(step._known.values()))
+assert step.runs == 1 and all(s.call is None for s in runner.exe.steps), [s.name for s in runner.exe.steps if s.call]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "DEEPCORE_THREADS": "2"}, timeout=300)
