@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
 from deepcore.kernels import pool, register, scalar
 from deepcore.kernels.compiler import Kernel, address, signed_words
 
-# Words drawn in this process before the kernel is loaded for them (about 30 ms of the reference's time).
-_MIN_WORDS = 1 << 20
+# Words drawn in this process before the kernel is loaded for them: about 30 ms of the reference's time, or 1 ms where
+# other kernels have brought in LLVM.
+_MIN_WORDS, _FEW_WORDS = 1 << 20, 1 << 15
 
 # Random blocks of one slice: some 20 to 50 µs. Up to a slice there is one thread.
 _SLICE_BLOCKS = 1 << 13
@@ -40,7 +43,7 @@ def _many_words(seed: int, stream: int, start: int, blocks: int) -> bool:
     # Integers are the same whichever runs, so this choice, unlike the others, may depend on the past.
     global _words_drawn
     _words_drawn += 4 * blocks
-    return _words_drawn >= _MIN_WORDS
+    return _words_drawn >= (_FEW_WORDS if "llvmlite" in sys.modules else _MIN_WORDS)
 
 
 @register("philox", "cpu", when=_many_words, needs_numba=False)
