@@ -91,7 +91,7 @@ def rows(xp, table, index, *, padding=None):
     (count, n), blocks = table.shape, blocks_for(xp, index.size, THREADS // 32)
     out, bad = xp.empty((*index.shape, n), dtype=table.dtype), xp.empty(blocks, dtype=int64)
     xp.launch(kernel, blocks, xp.ascontiguousarray(table), index, out, bad, index.size, count, n)
-    return NotImplemented if bool(bad.any()) else out  # the reference says which index is out of range
+    return NotImplemented if xp.any_wrong(bad.sum()) else out  # the reference says which index is out of range
 
 
 @register("rows_grad", "cuda", needs_numba=False)

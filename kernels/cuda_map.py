@@ -116,12 +116,34 @@ MAPS: dict[str, Map] = {
 # -- random numbers -------------------------------------------------------------------------------------------------
 
 
+class Word(int):
+    """A position in a random stream that a kernel finds in memory: `state` has seed, stream and position there, and
+    `ahead` is added."""
+
+    state: Any
+    ahead: int
+
+    @classmethod
+    def of(cls, value: int, state, ahead: int) -> Word:
+        self = cls(value)
+        self.state, self.ahead = state, ahead
+        return self
+
+
+def _stream(xp, seed: int, stream: int, position: int) -> tuple:
+    """(array, seed, stream, position) as kernels take them, who add the first's three words to the others."""
+    if isinstance(position, Word):
+        return position.state, 0, 0, position.ahead
+    return xp.no_words, *signed_words(seed, stream, position)
+
+
 def _philox(tools):
     """Blocks start, start + 1, … of Philox4x32-10, as on the CPU."""
     thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
     draw = tools.lift(scalar.philox_block)
 
-    def kernel(out, seed, stream, start, count):
+    def kernel(out, state, seed, stream, start, count):
+        seed, stream, start = seed + state[0], stream + state[1], start + state[2]
         for i in range(block() * THREADS + thread(), count, blocks() * THREADS):
             w = draw(np.uint64(seed), np.uint64(stream), np.uint64(start) + np.uint64(i))
             out[4 * i] = np.uint32(w[0])
@@ -132,17 +154,16 @@ def _philox(tools):
     return kernel
 
 
-_PHILOX = Kernel("philox", ("uint32*", "int64", "int64", "int64", "int64"), _philox)
+PHILOX = Kernel("philox", ("uint32*", "int64*", "int64", "int64", "int64", "int64"), _philox)
 
 
 @register("philox", "cuda", needs_numba=False)
 def philox(xp, seed: int, stream: int, start: int, blocks: int):
-    if not xp.ready(_PHILOX):
+    if not xp.ready(PHILOX):
         return NotImplemented
     out = xp.empty(4 * blocks, dtype=np.uint32)
     if blocks:
-        words = signed_words(seed, stream, start)
-        xp.launch(_PHILOX, blocks_for(xp, blocks, THREADS), out, *words, blocks)
+        xp.launch(PHILOX, blocks_for(xp, blocks, THREADS), out, *_stream(xp, seed, stream, start), blocks)
     return out
 
 
@@ -152,7 +173,8 @@ def _dropout(tools, dtype: str):
     thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
     draw, zero = tools.lift(scalar.philox_block), dt.type(0)
 
-    def kernel(x, out, size, seed, stream, start, threshold, scale):
+    def kernel(x, out, size, state, seed, stream, start, threshold, scale):
+        seed, stream, start = seed + state[0], stream + state[1], start + state[2]
         for i in range(block() * THREADS + thread(), (size + 3) // 4, blocks() * THREADS):
             w = draw(np.uint64(seed), np.uint64(stream), np.uint64(start) + np.uint64(i))
             for j in range(4):
@@ -163,7 +185,9 @@ def _dropout(tools, dtype: str):
 
 
 _DROPOUT = {
-    d: Kernel(f"dropout_{d.name}", (f"{d.name}*", f"{d.name}*", *["int64"] * 5, d.name), _dropout, d.name)
+    d: Kernel(
+        f"dropout_{d.name}", (f"{d.name}*", f"{d.name}*", "int64", "int64*", *["int64"] * 4, d.name), _dropout, d.name
+    )
     for d in (float32, float64)
 }
 
@@ -175,7 +199,7 @@ def dropout(xp, input, *, seed, stream, position, p):
         return NotImplemented
     x = xp.ascontiguousarray(input)
     out = xp.empty(x.shape, dtype=x.dtype)
-    state = signed_words(seed, stream, position)
+    state = _stream(xp, seed, stream, position)
     blocks = blocks_for(xp, -(-x.size // 4), THREADS)
     xp.launch(kernel, blocks, x, out, x.size, *state, threshold, x.dtype.type(1 / (1 - p)))
     return out

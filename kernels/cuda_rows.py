@@ -325,7 +325,8 @@ def _targets(tools, dtype: str):
 def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool):
     """The losses of the rows of x, and where recorded the gradient of their sum times `scale`.
 
-    The weight of class c is weight[c], or 1 unless `weighted`; `weights` is the sum over all classes.
+    The weight of class c is weight[c], or 1 unless `weighted`, and `every` has the sum over all classes then. The scale is
+    1, or with `mean` that over found[0]. A class out of range counts as ignored.
     """
     dt = np.dtype(dtype)
     thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
@@ -333,11 +334,15 @@ def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool
     exp, log, better = tools.lift(scalar.exp, dt), tools.lift(scalar.log, dt), tools.lift(larger)
     least, zero, one, real = dt.type(-np.inf), dt.type(0), dt.type(1), dt.type
 
-    def kernel(x, target, weight, losses, out, rows, n, ignored, weighted, smoothing, weights, scale):
-        t, share = thread() % group, smoothing / real(n)
+    def kernel(x, target, weight, losses, out, every, found, rows, n, ignored, weighted, mean, smoothing):
+        t, share, weights, scale = thread() % group, smoothing / real(n), real(n), one
+        if weighted & smoothed:
+            weights = every[0]
+        if mean & (found[0] != 0.0):
+            scale = real(1.0 / found[0])
         for r in range(block() * each + thread() // group, rows, blocks() * each):
             at, y = r * n, target[r]
-            if y == ignored:
+            if (y == ignored) | (y < 0) | (y >= n):
                 if t == 0:
                     losses[r] = zero
                 if recorded:
@@ -384,7 +389,7 @@ _TARGETS = {
 _CROSS_ENTROPY = {
     (recorded, smoothed): by_dtype_and_group(
         f"cross_entropy{'_grad' * recorded}{'_smoothed' * smoothed}",
-        ("T*", "int64*", "T*", "T*", "T*", *["int64"] * 4, "T", "T", "T"), _cross_entropy, recorded, smoothed,
+        ("T*", "int64*", "T*", "T*", "T*", "T*", "float64*", *["int64"] * 5, "T"), _cross_entropy, recorded, smoothed,
     )
     for recorded in (False, True) for smoothed in (False, True)
 }  # fmt: skip
@@ -402,23 +407,20 @@ def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothin
     weights = xp.ascontiguousarray(weight.astype(dtype, copy=False)) if weighted else x
     found = xp.empty(2, dtype=float64)
     xp.launch(check, 1, target, weights, found, rows, n, ignore_index, int(weighted))
-    total, bad = xp.to_host(found).tolist()
-    if bad:
+    if xp.any_wrong(found[1]):
         return NotImplemented  # the reference says which
-    every = float(weight.sum()) if weighted and smoothing > 0 else float(n)
+    every = xp.sum(weights).reshape(1) if weighted and smoothing > 0 else x
     losses = xp.empty(target.shape, dtype=dtype)
     gradients = xp.empty(x.shape, dtype=dtype) if recorded else x
-    real = dtype.type
-    scale = 1.0 / total if reduction == "mean" and total else 1.0
     run_rows(
-        xp, kernel, rows, x, target, weights, losses, gradients, rows, n, ignore_index, int(weighted),
-        real(smoothing), real(every), real(scale),
+        xp, kernel, rows, x, target, weights, losses, gradients, every, found, rows, n, ignore_index, int(weighted),
+        int(reduction == "mean"), dtype.type(smoothing),
     )  # fmt: skip
     loss = losses
     if reduction != "none":
         loss = xp.sum(losses)
         if reduction == "mean":
-            loss = loss / xp.asarray(total, dtype=dtype)
+            loss = loss / found[0].astype(dtype)
     if not recorded:
         return loss
     return loss, xp.ascontiguousarray(xp.moveaxis(gradients, -1, dim))

@@ -97,10 +97,37 @@ def make_all() -> None:
             kernel(update, dtype)
 
 
-def _fits(w, g, states) -> bool:
-    return g.shape == w.shape and all(
-        x.dtype == w.dtype and x.shape == w.shape and x.flags.c_contiguous for x in (w, *states)
-    )
+def fits(w, states) -> bool:
+    return all(x.dtype == w.dtype and x.shape == w.shape and x.flags.c_contiguous for x in (w, *states))
+
+
+def _addresses(update: Update) -> int:
+    """Where the scalars of a row start: behind first tile, size and addresses."""
+    return 4 + len(update.states)
+
+
+def width(update: Update) -> int:
+    """Words of a row."""
+    return _addresses(update) + update.formula.__code__.co_argcount - 2 - len(update.states)
+
+
+def over(xp, update: Update, dtype, entries: list[tuple], table, on_device) -> Callable[[], None]:
+    """A call that updates (w, g, states) of all entries, none empty; their addresses are put into `table` alone."""
+    tiles, kept = 0, []
+    for row, (w, g, states) in enumerate(entries):
+        g = xp.ascontiguousarray(g.astype(dtype, copy=False))
+        kept.append(g)
+        table[row, : _addresses(update)] = [tiles, w.size, *(x.data.ptr for x in (g, w, *states))]
+        tiles += -(-w.size // TILE)
+    if not tiles:
+        return int
+    call = xp.prepared(kernel(update, dtype), blocks_for(xp, tiles, 1), on_device, len(entries), tiles)
+    call.kept = kept  # the gradients, until it is called
+    return call
+
+
+def set_scalars(table, update: Update, row: int, values: list[float]) -> None:
+    table[row, _addresses(update) :] = np.asarray(values, np.float64).view(np.int64)
 
 
 @register("updates", "cuda", needs_numba=False)
@@ -111,22 +138,20 @@ def updates(xp, *, update: Update, entries: list[tuple]) -> Callable[[], None] |
     """
     dtype = entries[0][0].dtype
     run = kernel(update, dtype)
-    if run is None or not all(_fits(w, g, states) for w, g, states, _ in entries) or not xp.ready(run):
+    if (
+        run is None
+        or not all(g.shape == w.shape and fits(w, states) for w, g, states, _ in entries)
+        or not xp.ready(run)
+    ):
         return NotImplemented
-    table, tiles, kept = [], 0, []
-    for w, g, states, scalars in entries:
-        g = xp.ascontiguousarray(g.astype(dtype, copy=False))
-        kept.append(g)
-        addresses = [x.data.ptr for x in (g, w, *states)]
-        table.append([tiles, w.size, *addresses, *np.asarray(scalars, np.float64).view(np.int64).tolist()])
-        tiles += -(-w.size // TILE)
-    if not tiles:
-        return int
-    # Empty parameters have no tile: the row that the bisection finds is the last of those that start at a tile.
-    rows = [row for row in table if row[1]]
-    on_device = xp.from_host(np.array(rows, np.int64))
-    call = xp.prepared(run, blocks_for(xp, tiles, 1), on_device, len(rows), tiles)
-    call.kept = kept  # the gradients, until it is called
+    entries = [entry for entry in entries if entry[0].size]
+    table = np.zeros((len(entries), width(update)), np.int64)
+    on_device = xp.empty(table.shape, dtype=table.dtype)
+    call = over(xp, update, dtype, [entry[:3] for entry in entries], table, on_device)
+    for row, entry in enumerate(entries):
+        set_scalars(table, update, row, entry[3])
+    if entries:
+        on_device.set(table)
     return call
 
 

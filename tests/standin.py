@@ -59,6 +59,7 @@ class transfers:
 def _count(what):
     if _nodes() is not None:
         # CuPy would record a copy from, or to, host memory that others have used since; the rest waits, and raises.
+        _current.stream._nodes.append(None)
         raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: one of the {what} while the stream captures")
     transfers.totals[what] += 1
 
@@ -283,7 +284,11 @@ class MemoryPool:
     def malloc(self, size):
         size = -(-size // _BLOCK) * _BLOCK
         free = self._free.setdefault((_current.device, size), [])
-        return MemoryPointer(free.pop() if free else _Block(size), 0)
+        while free:
+            block = free.pop()
+            if block.live:  # the garbage collector ends blocks, and may find the arrays first that give them back
+                return MemoryPointer(block, 0)
+        return MemoryPointer(_Block(self, size), 0)
 
     def _change(self, device, size):
         self._used[device] += size
@@ -312,13 +317,15 @@ memory = ptx_machine.Memory()
 class _Block:
     """Memory of a pool, to be read and written for as long as it is held."""
 
-    def __init__(self, size):
+    def __init__(self, pool, size):
+        self.pool = pool
         whole = np.empty(size + _BLOCK, np.uint8)
         start = -whole.ctypes.data % _BLOCK
         self.bytes, self.device_id = whole[start : start + size], _current.device
-        self.ptr = memory.add(self.bytes) if size else 0
+        self.ptr, self.live = memory.add(self.bytes) if size else 0, True
 
     def __del__(self, _memory=memory):
+        self.live = False
         if self.ptr:
             _memory.remove(self.ptr)
 
@@ -343,6 +350,16 @@ class MemoryPointer:
 
     def __add__(self, offset):
         return MemoryPointer(self.mem, self._offset + offset)
+
+
+#: Addresses of host memory that the device may write.
+_pinned: set[int] = set()
+
+
+def alloc_pinned_memory(size):
+    memory = bytearray(size)
+    _pinned.add(np.frombuffer(memory, np.uint8).ctypes.data)
+    return memory
 
 
 class _Owner:
@@ -401,7 +418,7 @@ class ndarray:
             a[...] = given
         self._a, self._base, self._device = a, base, device
         size = -(-a.nbytes // _BLOCK) * _BLOCK if base is None else 0
-        pool = _current.allocator.__self__ if self._lent is not None else _pool
+        pool = self._lent.mem.pool if self._lent is not None else _pool
         self._charge = pool, size
         pool._change(device, size)
         self._start = 0
@@ -437,6 +454,9 @@ class ndarray:
 
     # Out of the device: only on request.
     def get(self, stream=None, order="C", out=None, blocking=True):
+        if out is not None and not blocking and out.ctypes.data in _pinned:
+            _do(functools.partial(np.copyto, out, self._a))
+            return out
         _count("downloads")
         if out is None:
             return self._a.copy(order)
@@ -464,7 +484,7 @@ class ndarray:
         self._a[...] = arr
 
     def copy(self, order="C"):
-        return _queue(lambda: self._a.copy(order), [self])
+        return _queue(functools.partial(self._a.copy, order), [self])
 
     def __array__(self, dtype=None):
         raise TypeError(
@@ -544,7 +564,7 @@ class ndarray:
     # Indexing.
     def __getitem__(self, key):
         key, advanced = _index(self, key)
-        return _queue(lambda: self._a[key], [self]) if advanced else _wrap(self._a[key], [self])
+        return _queue(functools.partial(self._a.__getitem__, key), [self]) if advanced else _wrap(self._a[key], [self])
 
     def __setitem__(self, key, value):
         key, advanced = _index(self, key)
@@ -554,14 +574,14 @@ class ndarray:
         elif not _is_scalar(value):
             raise TypeError(f"{_name(value)} cannot be assigned to a cupy.ndarray: transfer it first")
 
-        def write():
+        def write(a=self._a):
             if advanced != "integer":
-                self._a[key] = value
+                a[key] = value
                 return
             # Of writes that collide, CuPy keeps any one: here the first, where NumPy keeps the last.
-            places = np.arange(self.size).reshape(self.shape)[key]
-            values = np.broadcast_to(np.asarray(value).astype(self.dtype), places.shape)
-            self._a.flat[places.ravel()[::-1]] = values.ravel()[::-1]
+            places = np.arange(a.size).reshape(a.shape)[key]
+            values = np.broadcast_to(np.asarray(value).astype(a.dtype), places.shape)
+            a.flat[places.ravel()[::-1]] = values.ravel()[::-1]
 
         _do(write)
 
@@ -739,6 +759,8 @@ class ufunc:
         _same_device(sources + [o for o in outs if o is not None])
         in_dtypes, out_dtypes = self._loop(operands, None if dtype is None else np.dtype(dtype))
 
+        places = [None if target is None else target._a for target in outs]
+
         def compute():
             with np.errstate(all="ignore"):
                 converted = [
@@ -747,15 +769,15 @@ class ufunc:
                 results = self._numpy(*converted)
                 results = results if self.nout > 1 else (results,)
                 answer = []
-                for result, target, found in zip(results, outs, out_dtypes):
+                for result, place, found in zip(results, places, out_dtypes):
                     result = np.asarray(result).astype(found, copy=False)
-                    if target is not None:
-                        if target.shape != result.shape:
+                    if place is not None:
+                        if place.shape != result.shape:
                             raise ValueError("Out shape is mismatched")
-                        if not np.can_cast(found, target.dtype, casting):
-                            raise TypeError(f"output (typecode '{found.char}') could not be coerced to {target.dtype}")
-                        target._a[...] = result
-                        result = target._a
+                        if not np.can_cast(found, place.dtype, casting):
+                            raise TypeError(f"output (typecode '{found.char}') could not be coerced to {place.dtype}")
+                        place[...] = result
+                        result = place
                     answer.append(result)
             return tuple(answer)
 
@@ -799,13 +821,13 @@ class ufunc:
         key, _ = _index(a, indices)
         given = _unwrap(b, [])
 
-        def run():
+        def run(a=a._a):
             # Atomics run in any order: here backwards, so that no test can lean on the bits of NumPy's order.
             places = np.arange(a.size).reshape(a.shape)[key]
             values = np.broadcast_to(given, places.shape).astype(a.dtype)
-            flat = a._a.ravel()
+            flat = a.ravel()
             self._numpy.at(flat, places.ravel()[::-1], values.ravel()[::-1])
-            a._a[...] = flat.reshape(a.shape)
+            a[...] = flat.reshape(a.shape)
 
         _do(run)
 
@@ -973,9 +995,11 @@ def _method(name, signature):
         if name == "astype" and named.get("casting", "") is None:
             del named["casting"]
 
+        bound = getattr(self._a, name)
+
         def compute():
             with np.errstate(all="ignore"):
-                return getattr(self._a, name)(*plain, **named)
+                return bound(*plain, **named)
 
         return _queue(compute, sources)
 
@@ -995,7 +1019,8 @@ def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocki
     if type(obj) is ndarray:
         if obj._device != _current.device:
             return _wrap(np.array(obj._a, dtype, order=order, ndmin=ndmin))
-        return _queue(lambda: np.array(obj._a, dtype, copy=True if copy else None, order=order, ndmin=ndmin), [obj])
+        copied = functools.partial(np.array, obj._a, dtype, copy=True if copy else None, order=order, ndmin=ndmin)
+        return _queue(copied, [obj])
     result = np.array(obj, dtype, order=order, ndmin=ndmin)
     _check_dtype(result.dtype)
     _count("uploads")
@@ -1025,8 +1050,7 @@ def copyto(dst, src, casting="same_kind", where=None):
         raise TypeError("copyto needs a cupy.ndarray and an array or a scalar")
     if where is not None and type(where) is not ndarray:
         raise TypeError("where must be a cupy.ndarray")
-    source = _unwrap(src, [])
-    _do(lambda: np.copyto(dst._a, source, casting, True if where is None else where._a))
+    _do(functools.partial(np.copyto, dst._a, _unwrap(src, []), casting, True if where is None else where._a))
 
 
 def _relabel(capsule, kind, index):
@@ -1069,7 +1093,7 @@ def where(condition, x=None, y=None):
         raise TypeError(f"Unsupported type {_name(x)} or {_name(y)}")
     operands = _unwrap((condition, x, y), sources)
     _same_device(sources)
-    return _queue(lambda: np.where(*operands), sources)
+    return _queue(functools.partial(np.where, *operands), sources)
 
 
 # -- kernels ---------------------------------------------------------------------------------------
@@ -1257,7 +1281,8 @@ cupy.cuda.Device = Device
 cupy.cuda.Stream = Stream
 cupy.cuda.Event, cupy.cuda.get_elapsed_time = Event, get_elapsed_time
 cupy.cuda.MemoryPool, cupy.cuda.MemoryPointer, cupy.cuda.using_allocator = MemoryPool, MemoryPointer, using_allocator
-cupy.cuda.Graph = Graph
+cupy.cuda.Graph, cupy.cuda.alloc_pinned_memory = Graph, alloc_pinned_memory
+cupy.cuda.get_allocator = lambda: _current.allocator or _pool.malloc
 cupy.cuda.get_current_stream = lambda device_id=-1: _current.stream or Stream.null
 cupy.cuda.get_device_id = lambda: _current.device
 cupy.cuda.is_available = lambda: True
@@ -1280,6 +1305,60 @@ def _properties(device):
 cupy.cuda.runtime.getDeviceProperties = _properties
 
 
+# -- cuBLAS ----------------------------------------------------------------------------------------
+class cublas:
+    """nvmath.bindings.cublas, as far as the backend calls it: columns first, on the stream it was told."""
+
+    _DTYPES: ClassVar = {0: np.dtype("f4"), 1: np.dtype("f8"), 2: np.dtype("f2"), 14: _BFLOAT16}
+    _streams: ClassVar[dict[int, int]] = {}
+
+    @staticmethod
+    def create():
+        cublas._streams[len(cublas._streams) + 1] = 0
+        return len(cublas._streams)
+
+    @staticmethod
+    def set_stream(handle, stream_id):
+        cublas._streams[handle] = stream_id
+
+    @staticmethod
+    def set_workspace(handle, workspace, workspace_size_in_bytes):
+        found = memory.find(workspace)
+        assert found and workspace % 256 == 0 and workspace + workspace_size_in_bytes <= found[1]
+
+    @staticmethod
+    def gemm_strided_batched_ex(
+        handle, transa, transb, m, n, k, alpha, a, atype, lda, stride_a, b, btype, ldb, stride_b, beta, c, ctype, ldc,
+        stride_c, batch_count, compute_type, algo,
+    ):  # fmt: skip
+        current = _current.stream or Stream.null
+        assert cublas._streams[handle] == current.ptr, "cuBLAS would run on another stream"
+        scale = ctypes.c_double if compute_type == 70 else ctypes.c_float
+        assert (scale.from_address(alpha).value, scale.from_address(beta).value) == (1.0, 0.0)
+        assert lda >= (m if transa == 0 else k) and ldb >= (k if transb == 0 else n) and ldc >= m
+
+        def matrices(at, kind, rows, columns, pitch, step):
+            """As an array (batch, rows, columns), whose elements all lie in one live allocation."""
+            dtype = cublas._DTYPES[kind]
+            start, end, raw = memory.find(at)
+            last = at + ((batch_count - 1) * step + (columns - 1) * pitch + rows) * dtype.itemsize
+            assert last <= end, "cuBLAS would read past the end of an allocation"
+            strides = tuple(s * dtype.itemsize for s in (step, 1, pitch))
+            return np.ndarray((batch_count, rows, columns), dtype, raw, at - start, strides)
+
+        x = matrices(a, atype, *((m, k) if transa == 0 else (k, m)), lda, stride_a)
+        y = matrices(b, btype, *((k, n) if transb == 0 else (n, k)), ldb, stride_b)
+        out = matrices(c, ctype, m, n, ldc, stride_c)
+        x, y = x.mT if transa else x, y.mT if transb else y
+
+        def run():
+            with np.errstate(all="ignore"):
+                exact = [v.astype("f4") if v.itemsize == 2 else v for v in (y.mT, x.mT)]
+                out.mT[...] = np.matmul(*exact)
+
+        _do(run)
+
+
 #: Whether the stand-in runs kernels. A launch takes a millisecond or more here, so only some tests ask for it.
 kernels = False
 
@@ -1296,7 +1375,7 @@ def create(index):
         def ready(self, kernel):
             return kernels and super().ready(kernel)
 
-    return Backend(index, cupy, name="standin")
+    return Backend(index, cupy, name="standin", cublas=cublas)
 
 
 # -- the table, read off CuPy ----------------------------------------------------------------------

@@ -263,3 +263,53 @@ def test_dlpack(x):
     with standin.transfers() as crossed:
         host = np.from_dlpack(x, device="cpu")
     assert crossed.downloads == 1 and host[0, 0] == 7
+
+
+def test_a_capture_records_and_a_graph_does_it_again(x):
+    stream = cp.cuda.Stream(non_blocking=True)
+    total = cp.zeros(4, dtype=np.float32)
+    with stream:
+        stream.begin_capture()
+        assert stream.is_capturing()
+        total += x.sum(axis=0)
+        total[0] = 7
+        y = x * 2
+        graph = stream.end_capture()
+    assert total.get().tolist() == [0] * 4 and np.isnan(y.get()).all()
+    for _ in range(2):
+        graph.launch()
+    assert total.get().tolist() == [7, 30, 36, 42]
+    assert (y.get() == 2 * x.get()).all()
+    x[...] = 1
+    graph.launch()
+    assert (y.get() == 2).all()
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [lambda x: x.get(), lambda x: bool(x.any()), lambda x: x[x > 0], lambda x: cp.asarray([1.0]), lambda x: x.sort()],
+)
+def test_what_waits_voids_a_capture(x, waits):
+    stream = cp.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(standin.CUDARuntimeError, match="StreamCaptureUnsupported"):
+            waits(x)
+        with pytest.raises(standin.CUDARuntimeError, match="Invalidated"):
+            stream.end_capture()
+        stream.begin_capture()
+        with pytest.raises(NotImplementedError, match="cuBLAS"):
+            cp.matmul(x, x.T)
+        stream.end_capture()
+
+
+def test_memory_of_another_pool_stays_and_goes_around(x):
+    pool = cp.cuda.MemoryPool()
+    with cp.cuda.using_allocator(pool.malloc):
+        first = x + 1
+        at = first.data.ptr
+        del first
+        second = x + 2
+    assert (
+        second.data.ptr == at and (second.get() == x.get() + 2).all() and pool.total_bytes() == pool.used_bytes() == 512
+    )

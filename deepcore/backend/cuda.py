@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,16 +24,17 @@ _INSTALL = "pip install 'deepcore[cuda]'  (an NVIDIA GPU and driver are needed),
 class CudaBackend(Backend):
     """Arrays are `cupy.ndarray` on one device; work is queued on CuPy's current stream.
 
-    `cupy` is the module to drive (tests pass a stand-in).
+    `cupy` is the module to drive, `cublas` nvmath's bindings of cuBLAS (tests pass stand-ins).
     """
 
     kernel_kind = "cuda"
 
-    def __init__(self, index: int, cupy, name: str = "cuda"):
+    def __init__(self, index: int, cupy, name: str = "cuda", cublas=None):
         super().__init__(f"{name}:{index}", cupy, cupy.ndarray)
         self.index = index
         self.device = cupy.cuda.Device(index)
         self._functions: dict[str, Any] = {}
+        self._cublas = cublas
 
     def asarray(self, value, dtype=None):
         with self.device:
@@ -77,11 +79,22 @@ class CudaBackend(Backend):
                 target[...] = flat.reshape(target.shape)
 
     def matmul(self, x, y):
-        """x @ y as CuPy does it; a batch of bfloat16, which CuPy cannot, is summed in float32 and rounded once."""
+        """x @ y by cuBLAS, or else as CuPy does it; a batch of bfloat16, which CuPy cannot, is summed in float32."""
+        if self.blas is not None:
+            out = self.blas.product(x, y)
+            if out is not None:
+                return out
         product = self._on_device(self.array_module.matmul) if self.index else self.array_module.matmul
         if x.dtype == bfloat16 and max(x.ndim, y.ndim) > 2:
             return product(x.astype(float32), y.astype(float32)).astype(bfloat16)
         return product(x, y)
+
+    @functools.cached_property
+    def blas(self):
+        """cuBLAS with a handle of our own, or None where there are no bindings of it."""
+        from deepcore.kernels.cuda_blas import Blas
+
+        return None if self._cublas is None else Blas(self, self._cublas)
 
     # -- kernels ----------------------------------------------------------------------------------
     @functools.cached_property
@@ -110,6 +123,40 @@ class CudaBackend(Backend):
             function = self.array_module.RawModule(path=path).get_function(symbol)
             function.kernel  # noqa: B018
             return function
+
+    @functools.cached_property
+    def no_words(self):
+        """Three zeros."""
+        return self.zeros(3, dtype=np.int64)
+
+    @functools.cached_property
+    def capture_stream(self):
+        """The stream on which steps are captured."""
+        with self.device:
+            return self.array_module.cuda.Stream(non_blocking=True)
+
+    @functools.cached_property
+    def counting(self) -> threading.local:
+        """`total`, where a thread has one, takes the counts of `any_wrong`, which then need not be waited for."""
+        return _Counting()
+
+    def any_wrong(self, count) -> bool:
+        """Whether a count of indices out of range is not 0."""
+        if self.counting.total is None:
+            return bool(count)
+        self.counting.total += count.astype(np.int64)
+        return False
+
+    def host_words(self, size: int):
+        """Whole numbers on the host, to be sent."""
+        return np.zeros(size, np.int64)
+
+    def pinned_words(self, size: int):
+        """Whole numbers on the host that the device may write."""
+        memory = self.array_module.cuda.alloc_pinned_memory(8 * size)
+        words = np.frombuffer(memory, np.int64, size)
+        words[...] = 0
+        return words
 
     def launch(self, kernel, blocks: int, *arguments) -> None:
         """Queue `blocks` blocks of a kernel that is ready. Arguments are arrays, for pointers, and numbers."""
@@ -170,6 +217,10 @@ class CudaBackend(Backend):
         return on_device
 
 
+class _Counting(threading.local):
+    total: Any = None
+
+
 def _as_rows(xp, target, index, values):
     """(row number of each write, values as rows): target[index] += values over the rows of target seen as a matrix."""
     index = index if isinstance(index, tuple) else (index,)
@@ -212,4 +263,8 @@ def create(index: int) -> Backend:
             f"there is no GPU {index}: this machine has {count}",
             fix=f'backend="cuda:{count - 1}"' if count else 'backend="cpu"',
         )
-    return CudaBackend(index, cupy)
+    try:
+        from nvmath.bindings import cublas
+    except ImportError:  # products are CuPy's then, and steps with one cannot be captured
+        cublas = None
+    return CudaBackend(index, cupy, cublas=cublas)

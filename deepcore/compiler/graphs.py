@@ -125,7 +125,7 @@ class DeviceTrace(Trace):
 
     def _clip(self, clip, clipped, live, gradients, result) -> list[Ref]:
         """Steps that clip gradients; where those are afterwards."""
-        if clip.error_if_nonfinite:
+        if clip.finite:
             self.note("clipping with error_if_nonfinite, which reads the norm")
         outs = []
         for p, ref in zip(live, gradients):
@@ -347,7 +347,7 @@ class GraphRunner(Runner):
         buffers = {b for step in program.steps for b in step.buffers()} | {ref.buffer for ref in self.ends}
         self.fixed: dict[Buffer, Any] = {b: b.array for b in buffers if b.kind == "outside"}
         self.inputs = []
-        for buffer, array in [*trace.given, *((b, leaf.grad._data) for leaf, b in self.accumulated)]:  # type: ignore[union-attr]
+        for buffer, array in [*trace.given, *((b, b.array) for _, b in self.accumulated)]:  # type: ignore[union-attr]
             mine = xp.empty(array.shape, dtype=array.dtype) if buffer in buffers else None
             if mine is not None and mine.strides != array.strides:
                 mine = xp.array(array, copy=True, order="K")
@@ -383,7 +383,8 @@ class GraphRunner(Runner):
 
         def put(content):
             for buffer, copy in content.items():
-                buffer.array[...] = copy
+                if buffer.kind == "outside":
+                    buffer.array[...] = copy
 
         for (buffer, array), mine in zip([*trace.given, *((b, b.array) for _, b in self.accumulated)], self.inputs):
             if mine is not None:
@@ -409,8 +410,8 @@ class GraphRunner(Runner):
             ]
             pairs += [(f"memory of shape {b.array.shape}", b.array, after[b]) for b in before if b.kind == "outside"]
             pairs += [
-                (f"the gradient of a tensor of shape {leaf.shape}", self._end(ref), leaf.grad._data)
-                for (leaf, _), ref in zip(self.accumulated, self.sums)
+                (f"the gradient of a tensor of shape {leaf.shape}", self._sum(ref, after[b]), after[b])
+                for (leaf, b), ref in zip(self.accumulated, self.sums)
                 if ref is not None
             ]
             return next((name for name, mine, theirs in pairs if not _same_bits(xp, mine, theirs)), None)
@@ -446,20 +447,24 @@ class GraphRunner(Runner):
         self.grad_arrays = [self._end(ref) for ref in self.grad_refs]
         self.grads = [from_raw(array, xp) for array in self.grad_arrays]
         self.held = [*self.grads, *self.grad_arrays]
-        self.found = {ref.buffer: self.found[ref.buffer] for ref in self.ends if ref.buffer in self.found}
+        # Gradients are held by their tensors alone, so that others' references can be told.
+        kept = [*self.output_refs, *(ref for ref in self.sums if ref is not None)]
+        self.found = {ref.buffer: self.found[ref.buffer] for ref in kept if ref.buffer in self.found}
 
     def _perform(self) -> dict[Buffer, Any]:
         """Queue all steps; the memory of what is left at the end."""
         at = dict(self.fixed)
         for step, dropped in zip(self.steps, self.dropped):
-            given = [_view(at, self.backend, ref) for ref in step.ins]
-            found = step.call(*given)  # type: ignore[misc]
-            for ref, result in zip(step.outs, found if isinstance(found, tuple) else (found,)):
-                self._place(at, ref, self.backend.asarray(result), given)
-            given = found = result = None  # what the step alone used goes back to the pool
+            self._queue(at, step)
             for buffer in dropped:
                 del at[buffer]
         return at
+
+    def _queue(self, at: dict[Buffer, Any], step: Step) -> None:
+        given = [_view(at, self.backend, ref) for ref in step.ins]
+        found = step.call(*given)  # type: ignore[misc]
+        for ref, result in zip(step.outs, found if isinstance(found, tuple) else (found,)):
+            self._place(at, ref, self.backend.asarray(result), given)
 
     def _place(self, at: dict, ref: Ref, result, given: list) -> None:
         new, others = ref.buffer not in at, (*given, *self.backend._constants.values())
@@ -473,6 +478,14 @@ class GraphRunner(Runner):
 
     def _end(self, ref: Ref):
         return _view({**self.fixed, **self.found}, self.backend, ref)
+
+    def _sums(self) -> list[tuple[Ref, Any]]:
+        """Of gradients that are added to: where the program has the sum, and the gradient's array."""
+        pairs = zip(self.accumulated, self.sums)
+        return [(ref, leaf.grad._data) for (leaf, _), ref in pairs if ref is not None]  # type: ignore[union-attr]
+
+    def _sum(self, ref: Ref, held):
+        return self._end(Ref(ref.buffer, 0, held.shape, held.strides, held.dtype))
 
     # -- running ------------------------------------------------------------------------------------------
     def __call__(self, arrays: list, tensors: list[Tensor]) -> list:
@@ -491,15 +504,14 @@ class GraphRunner(Runner):
             after = self.after(tensors, attached)
             self._set_positions([(g, g._position) for g, _, _ in self.generators])
             self.words.send()
+            sums = self._sums()
             ends = [self._end(ref) for ref in self.output_refs]
             results = [xp.empty(end.shape, dtype=end.dtype) for end in ends]
             any(chain(map(call, (self.graph.launch,)), *after))
             for result, end in zip(results, ends):
                 result[...] = end
-            for (leaf, _), ref in zip(self.accumulated, self.sums):
-                if ref is not None:
-                    held = leaf.grad._data  # type: ignore[union-attr]
-                    held[...] = self._end(Ref(ref.buffer, 0, held.shape, held.strides, held.dtype))
+            for ref, held in sums:
+                held[...] = self._sum(ref, held)
         return results
 
     def _set_positions(self, positions: list[tuple[Any, int]]) -> None:

@@ -171,7 +171,7 @@ class Optimizer:
         if mode.tracer is not None:
             clip = Clip(max_norm, clip_value, error_if_nonfinite, keep)
             again = partial(self.clipped_step, max_norm, clip_value, error_if_nonfinite=error_if_nonfinite, keep=keep)
-            return mode.tracer.update(self, partial(again, named=named), clip)
+            return mode.tracer.update(self, partial(again, named=named), clip, partial(_clipped, clip=clip))
         live, counts = self._live()
         if named is None:
             named = [(f"number {i} (shape {p.shape})", p) for i, p in enumerate(live)]
@@ -213,7 +213,12 @@ class Optimizer:
         plan = self._plan
         if plan is not None and plan.fits(self, live, counts):
             return plan
-        return Plan(self, live, counts, kernels=type(self).apply is Optimizer.apply)
+        return Plan(self, live, counts, kernels=self.by_formula)
+
+    @property
+    def by_formula(self) -> bool:
+        """Whether `update` and `scalars` are all there is to an update."""
+        return type(self).apply is Optimizer.apply
 
     def _update(self, before: list | None = None) -> None:
         """One step; `before` is the way back from what was done for it already, as in `Plan.run`."""
@@ -357,6 +362,16 @@ class Optimizer:
             lines.append(f"Parameter Group {i}")
             lines += [f"    {name}: {group[name]}" for name in sorted(group) if name not in ("params", "param_names")]
         return "\n".join([*lines, ")"])
+
+
+def _clipped(gradients: list[Tensor], clip: Clip) -> Tensor | None:
+    """Clip gradients in place as `clipped_step` does; the norm before."""
+    holders = [from_raw(g._data, g.backend) for g in gradients]
+    for holder, g in zip(holders, gradients):
+        holder.grad = g
+    if clip.value is not None:
+        clip_grad_value_(holders, clip.value)
+    return None if clip.max_norm is None else clip_grad_norm_(holders, clip.max_norm)
 
 
 def _raw(live: list[Tensor]) -> list:

@@ -1,0 +1,91 @@
+"""Matrix products by cuBLAS through a handle of our own, which may be captured in a graph; CuPy's refuses to be.
+
+The handle has a workspace that stays, so that neither a capture nor a replay allocates, and float32 is computed as
+float32. Eager products come this way, too: a captured one has their bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any
+
+from deepcore.backend.dtypes import bfloat16, float16, float32, float64
+
+#: cudaDataType_t and cublasComputeType_t by dtype, and the C type of a scale.
+_TYPES = {
+    float32: (0, 68, ctypes.c_float), float64: (1, 70, ctypes.c_double),
+    float16: (2, 68, ctypes.c_float), bfloat16: (14, 68, ctypes.c_float),
+}  # fmt: skip
+_PLAIN, _TURNED, _ANY = 0, 1, -1
+#: What NVIDIA recommends for its newest devices.
+_WORKSPACE = 32 << 20
+
+
+class Blas:
+    """cuBLAS on one device; `cublas` is nvmath's bindings, or what stands in for them."""
+
+    def __init__(self, xp, cublas):
+        self.xp, self.cublas = xp, cublas
+        with xp.device:
+            self.handle = cublas.create()
+        self._workspaces: dict[int, Any] = {}
+        self._stream: int | None = None
+        self._scales = {dtype: (kind(1.0), kind(0.0)) for dtype, (_, _, kind) in _TYPES.items()}
+
+    def product(self, x, y):
+        """x @ y, batches broadcast; None for what cuBLAS does not take."""
+        dtype = x.dtype
+        if dtype not in _TYPES or y.dtype != dtype or x.ndim < 2 or y.ndim < 2 or x.shape[-1] != y.shape[-2]:
+            return None
+        xp, (k, n) = self.xp, y.shape[-2:]
+        if y.ndim == 2 and x.ndim > 2:  # the rows of a batch are the rows of one matrix
+            rows = self.product(xp.ascontiguousarray(x).reshape(-1, k), y)
+            return None if rows is None else rows.reshape(*x.shape[:-1], n)
+        m, batch = x.shape[-2], x.shape[:-2]
+        if x.shape[:-2] != y.shape[:-2]:
+            batch = xp.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        out = xp.empty((*batch, m, n), dtype=dtype)
+        count = math.prod(batch)
+        if not out.size or max(m, n, k, count) >= 1 << 31:
+            return None if out.size else out
+        if not k:
+            out[...] = 0
+            return out
+        a, a_kind, a_step, a_pitch = self._operand(x, batch)
+        b, b_kind, b_step, b_pitch = self._operand(y, batch)
+        number, computed, _ = _TYPES[dtype]
+        one, zero = self._scales[dtype]
+        with xp.device:
+            self._follow_stream()
+            # Columns first: outᵀ = yᵀ @ xᵀ.
+            self.cublas.gemm_strided_batched_ex(
+                self.handle, b_kind, a_kind, n, m, k, ctypes.addressof(one), b.data.ptr, number, b_pitch, b_step,
+                a.data.ptr, number, a_pitch, a_step, ctypes.addressof(zero), out.data.ptr, number, n, m * n,
+                count, computed, _ANY,
+            )  # fmt: skip
+        return out
+
+    def _operand(self, x, batch: tuple[int, ...]):
+        """(array, whether turned, elements from matrix to matrix, from row to row): x as it lies, or else a copy."""
+        item, (rows, columns) = x.itemsize, x.shape[-2:]
+        if not batch or (x.flags.c_contiguous and x.shape[:-2] == batch):
+            down, along = x.strides[-2:]
+            if (along == item or columns == 1) and ((down >= columns * item and down % item == 0) or rows == 1):
+                return x, _PLAIN, rows * columns, max(down // item, columns) if rows > 1 else columns
+            if (down == item or rows == 1) and along >= rows * item and along % item == 0:
+                return x, _TURNED, rows * columns, along // item
+        x = self.xp.ascontiguousarray(self.xp.broadcast_to(x, (*batch, rows, columns)))
+        return x, _PLAIN, rows * columns, columns
+
+    def _follow_stream(self) -> None:
+        cuda = self.xp.array_module.cuda
+        stream = cuda.get_current_stream().ptr
+        if stream == self._stream:
+            return
+        if stream not in self._workspaces:
+            pool = cuda.MemoryPool()
+            self._workspaces[stream] = pool, pool.malloc(_WORKSPACE)
+        self.cublas.set_stream(self.handle, stream)
+        self.cublas.set_workspace(self.handle, self._workspaces[stream][1].ptr, _WORKSPACE)
+        self._stream = stream
