@@ -205,6 +205,7 @@ class Tensor(TensorMethods):
 
     def detach(self) -> Tensor:
         """The same memory without its history."""
+        watch.ref(self._data, self)
         out = Tensor(self._data, self.backend)
         out._storage = self.storage()
         return out

@@ -15,7 +15,8 @@ import numpy as np
 
 class _Mine(threading.local):
     """`follower` is told what this thread does: `launch(kernel, slices, words)`, `empty(shape, dtype)`, `note(what)`,
-    `keep(address, owner)` of memory that launches read and nobody writes, `state(seed, stream, position)` of a generator."""
+    `keep(address, owner)` of memory that launches read and nobody writes, `state(seed, stream, position)` of a generator,
+    `ref(array, tensor)` of a tensor whose memory another one will be read by."""
 
     follower: Any = None
 
@@ -28,6 +29,11 @@ count = 0
 def note(what: str) -> None:
     if count and mine.follower is not None:
         mine.follower.note(what)
+
+
+def ref(array, tensor) -> None:
+    if count and mine.follower is not None:
+        mine.follower.ref(array, tensor)
 
 
 # Functions that look at shapes only, or give a view.

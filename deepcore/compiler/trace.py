@@ -371,9 +371,16 @@ class Trace:
             self.note("writing to places that are themselves computed")
             target_raw[watch._plainly(key)] = source
             return
-        self.ref(target_raw, target)
+        self._belongs(target_raw, target._base[0] if target._base else target)
         self.store(target_raw[key], source)
         self.written.append(target)
+
+    def _belongs(self, array, tensor: Tensor) -> None:
+        """Memory from outside that is written is known by the tensor that has it, not by one that was made to read it."""
+        self.ref(array)
+        buffer, _ = self.intervals.find(address_of(array)) or _EMPTY
+        if buffer in self.outside:
+            self.outside[buffer] = tensor, tensor._data
 
     def store(self, to, source) -> None:
         source_ref = self.ref(source)
