@@ -54,14 +54,15 @@ def differentiated(call, count):
     return step
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_every_function_compiles_to_the_same_bits(name):
+def test_every_function_compiles_to_the_same_bits(name, dtype):
     """Followed on one set of values, run on others."""
     entry = FUNCTIONS[name]
     rng = np.random.default_rng(1)
     for one in samples(name, "cpu"):
         call, leaves = as_function(entry, one)
-        leaves = [t.detach().to(dc.float32).requires_grad_() for t in leaves]
+        leaves = [t.detach().to(getattr(dc, dtype)).requires_grad_() for t in leaves]
         if not leaves:
             continue
         probe = outputs_of(call(*leaves))
