@@ -1,0 +1,306 @@
+"""`dc.compile` over many steps: the bits of eager training, memory that stays, and steps that happen as a whole."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import tracemalloc
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deepcore as dc
+from deepcore import nn
+from deepcore.errors import DeepcoreWarning, IndexRangeError
+from deepcore.kernels import pool
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+import workloads  # noqa: E402
+from workloads import WORKLOADS, deep, dense, labelled, reconstructed  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
+
+#: The same layers, narrower.
+SMALL = {
+    "xor": {},
+    "mlp_s": {"model": dense(20, 16, 10), "batch": labelled(8, 20)},
+    "mlp_l": {"model": dense(20, 24, 24, 10), "batch": labelled(16, 20)},
+    "deep": {"model": partial(deep, width=8), "batch": labelled(16, 8)},
+    "autoencoder": {"model": dense(20, 12, 4, 12, 20, last="Sigmoid"), "batch": reconstructed(16, 20)},
+    "softmax": {"model": dense(20, 10), "batch": labelled(64, 20)},
+}
+
+
+class Training:
+    """A workload's model, optimizer and step."""
+
+    def __init__(self, workload, compiled: bool):
+        dc.manual_seed(0)
+        self.model = workload.model(workloads.Library(dc))
+        kind, settings = workload.optimizer
+        self.optimizer = getattr(dc.optim, kind)(self.model.parameters(), **settings)
+        self.loss = getattr(nn.functional, workload.loss)
+        self.run = dc.compile(self.step) if compiled else self.step
+
+    def step(self, x, y):
+        self.optimizer.zero_grad()
+        loss = self.loss(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def state(self) -> dict:
+        """The bytes of all that a step changes, but for gradients."""
+        found = {name: t.detach().numpy().tobytes() for name, t in self.model.state_dict().items()}
+        for i, p in enumerate(self.model.parameters()):
+            for name, value in self.optimizer.state.get(p, {}).items():
+                found[f"{name} of {i}"] = np.asarray(value.numpy() if isinstance(value, dc.Tensor) else value).tobytes()
+        return found | {"steps": self.optimizer._steps, "random state": str(dc.get_rng_state())}
+
+    def gradients(self) -> list:
+        return [None if p.grad is None else p.grad.numpy().tobytes() for p in self.model.parameters()]
+
+
+def batches(workload, count: int):
+    """Batches that differ in the order of their numbers."""
+    rng = np.random.default_rng(5)
+    x, y = workload.batch()
+    for _ in range(count):
+        order = rng.permutation(len(x))
+        shuffled = rng.permuted(x, axis=-1)[order]
+        yield dc.tensor(shuffled), dc.tensor(shuffled if y is x else y[order])
+
+
+@pytest.mark.parametrize("size", ["small", pytest.param("true", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_training_has_the_bits_of_eager_training(name, size):
+    workload = WORKLOADS[name]._replace(**SMALL[name] if size == "small" else {})
+    count, found = 200, []
+    for compiled in (False, True):
+        training = Training(workload, compiled)
+        losses = [training.run(x, y).numpy().tobytes() for x, y in batches(workload, count)]
+        found.append((losses, training.state(), training.gradients()))
+        if compiled:
+            assert training.run.runs >= count - 2 and not training.run.faults, training.run.faults
+    eager, program = found
+    assert program[0] == eager[0], next(i for i in range(count) if program[0][i] != eager[0][i])
+    assert [k for k in eager[1] if program[1].get(k) != eager[1][k]] == [] and program[1].keys() == eager[1].keys()
+    assert program[2] == eager[2]
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+def measured(call) -> tuple[int, int, int]:
+    """By how much objects, bytes that Python and NumPy hold, and the process's largest memory (KiB) grow in a second call."""
+
+    def now():
+        gc.collect()
+        return (
+            len(gc.get_objects()),
+            tracemalloc.get_traced_memory()[0],
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        )
+
+    tracemalloc.start(1)
+    try:
+        call()
+        before = now()
+        call()
+        after = now()
+    finally:
+        tracemalloc.stop()
+    return tuple(b - a for a, b in zip(before, after))
+
+
+def test_ten_thousand_steps_take_no_more_memory():
+    workload = WORKLOADS["xor"]
+    training = Training(workload, compiled=True)
+    x, y = next(batches(workload, 1))
+
+    def steps():
+        for _ in range(5000):
+            training.run(x, y)
+
+    objects, held, largest = measured(steps)
+    assert training.run.runs >= 9_998 and not training.run.faults
+    assert objects < 100 and held < 50_000 and largest < 4096
+
+
+def test_fifty_batch_sizes_keep_as_many_programs_as_there_is_room_for():
+    workload = WORKLOADS["mlp_s"]._replace(model=dense(8, 16, 10))
+    training = Training(workload, compiled=True)
+    rng = np.random.default_rng(0)
+
+    def sizes():
+        for n in rng.permutation(50) + 1:
+            for _ in range(2):
+                training.run(dc.tensor(rng.standard_normal((n, 8)).astype("f")), dc.tensor(rng.integers(0, 10, n)))
+
+    sizes()
+    arena = training.run._arena.nbytes
+    objects, held, largest = measured(sizes)
+    programs = sum(map(len, training.run._known.values()))
+    assert programs == training.run.programs == 16 and not training.run.faults
+    assert training.run._arena.nbytes == arena and arena < 1 << 20
+    assert objects < 2000 and held < 1 << 18 and largest < 8192
+
+
+# -- as a whole or not at all -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals are the main thread's")
+@pytest.mark.parametrize("name", ["mlp_l", "deep"])
+def test_ctrl_c_leaves_all_old_or_all_new(name):
+    """At random moments, many times: what there is then is what eager training has after that number of steps."""
+    workload, interrupts = WORKLOADS[name]._replace(**SMALL[name]), 200
+    x, y = next(batches(workload, 1))
+    training = Training(workload, compiled=True)
+    rng, seen = random.Random(0), []
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        training.run(x, y)
+    runs = training.run.runs
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        while len(seen) < interrupts:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-5, 6e-4))
+                while True:
+                    training.run(x, y)
+            except KeyboardInterrupt:
+                seen.append(training.state())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert training.run.runs > runs and not training.run.faults
+    eager = Training(workload, compiled=False)
+    state = eager.state()
+    for found in seen:
+        while state["steps"] < found["steps"]:
+            eager.run(x, y)
+            state = eager.state()
+        assert [k for k in state if found[k] != state[k]] == []
+    assert state["steps"] > 100
+
+
+def test_an_exception_in_a_program_leaves_what_it_leaves_in_the_function():
+    workload = WORKLOADS["deep"]._replace(model=partial(deep, width=8, layers=2), batch=labelled(16, 8))
+    found = []
+    for compiled in (False, True):
+        training = Training(workload, compiled)
+        for i, (x, y) in enumerate(batches(workload, 6)):
+            if i == 3:
+                y[5] = 77
+                with pytest.raises(IndexRangeError, match="class 77"):
+                    training.run(x, y)
+            else:
+                training.run(x, y)
+            found.append((training.state(), training.gradients()))
+        if compiled:
+            assert training.run.runs == 4 and not training.run.faults
+    assert found[:6] == found[6:]
+
+
+# -- what a program does not repeat -------------------------------------------------------------------------------
+
+
+def test_prints_happen_while_the_function_is_followed_and_not_again(capsys):
+    @dc.compile
+    def double(x):
+        print("followed")
+        return x * 2
+
+    for i in range(3):
+        assert double(dc.full((2,), i)).tolist() == [2 * i] * 2
+    assert capsys.readouterr().out == "followed\n" and double.runs == 2
+
+
+def test_calls_of_what_is_unknown_happen_while_the_function_is_followed_and_not_again():
+    class Log:
+        __slots__ = ("count",)
+
+    log = Log()
+    log.count = 0
+
+    @dc.compile
+    def double(x):
+        log.count += 1
+        return x * 2
+
+    for i in range(3):
+        assert double(dc.full((2,), i)).tolist() == [2 * i] * 2
+    assert log.count == 1 and double.runs == 2
+
+
+CALLS = []
+
+
+def listing(x):
+    CALLS.append(1)
+    return x * 2
+
+
+def counting():
+    count = 0
+
+    def double(x):
+        nonlocal count
+        count += 1
+        return x * 2
+
+    return double
+
+
+@pytest.mark.parametrize("function", [listing, counting()], ids=["a list", "a variable"])
+def test_a_function_that_changes_what_it_reads_runs_as_it_is(function):
+    compiled = dc.compile(function)
+    with pytest.warns(DeepcoreWarning, match="changes Python's state"):
+        compiled(dc.ones(2))
+    assert compiled(dc.full((2,), 3)).tolist() == [6, 6] and not compiled.runs
+
+
+_PROCESS = """
+import sys
+import deepcore as dc
+dc.manual_seed(0)
+model = dc.nn.Linear(6, 3)
+optimizer = dc.optim.SGD(model.parameters(), lr=0.1)
+
+@dc.compile
+def step(x, y):
+    optimizer.zero_grad()
+    loss = dc.nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+for _ in range(3):
+    loss = step(dc.randn(5, 6), dc.tensor([0, 1, 2, 0, 1]))
+print(loss.item().hex(), step.runs, "numba" in sys.modules)
+"""
+
+
+def test_a_second_process_compiles_without_numba(tmp_path):
+    environment = {**os.environ, "DEEPCORE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-W", "error", "-c", _PROCESS],
+            env=environment, cwd=ROOT, capture_output=True, text=True, check=True, timeout=240,
+        ).stdout.split()
+        for _ in range(2)
+    ]  # fmt: skip
+    assert said == [[said[0][0], "2", "True"], [said[0][0], "2", "False"]]
