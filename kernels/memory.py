@@ -6,6 +6,8 @@ twice as long into fresh memory. So blocks of a megabyte or more are kept when t
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 import os
 import threading
@@ -135,5 +137,16 @@ def kept() -> int:
 
 
 def release() -> None:
-    """Give what is kept back to the system."""
+    """Give what is kept back to the system, and what the C library keeps where it can be told to."""
     _free.clear()
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _trim():
+    try:
+        return ctypes.CDLL(None).malloc_trim  # glibc
+    except (AttributeError, OSError, TypeError):
+        return None

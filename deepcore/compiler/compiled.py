@@ -20,7 +20,7 @@ from deepcore.compiler.runner import Arena, Runner, Stopped
 from deepcore.compiler.trace import Fault, Trace, user_line
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, DeepcoreWarning
-from deepcore.kernels import pool, watch
+from deepcore.kernels import memory, pool, watch
 from deepcore.tensor import Tensor, from_raw
 
 log = logging.getLogger("deepcore.compile")
@@ -91,6 +91,9 @@ class Compiled:
                     self._known.move_to_end(key)
                     self._latest = key
                 self.runs += 1
+                if runner.fresh:  # following the function took memory that the program has no use for
+                    runner.fresh = False
+                    memory.release()
                 return _filled(tree, results, runner.backend)
             else:
                 if key not in self._eager:

@@ -57,6 +57,8 @@ class Runner:
     def keep(self, trace: Trace, grads: list, leaves: list[Tensor], given: list[Tensor], guards: Guards) -> None:
         """What Python keeps beside the arrays, whatever the program runs on."""
         self.backend, self.guards = trace.backend, guards
+        #: Whether it has not run yet.
+        self.fresh = True
         self.arguments = [buffer for buffer, _ in trace.given]
         tensors = [(t, array) for t, array in trace.outside.values() if t is not None]
         self.tensors, self.arrays = [t for t, _ in tensors], [a for _, a in tensors]
