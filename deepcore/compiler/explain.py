@@ -56,7 +56,9 @@ def arithmetic(step: Step, runner: Runner) -> int:
     size = max((math.prod(ref.shape) for ref in (*step.ins, *step.outs)), default=0)
     if step.call is None and not step.ins:
         size = 0
-    others = [_EACH.get(name.removesuffix(" norm"), 1) for name in names if name not in known] if not any(products) else []
+    others = (
+        [_EACH.get(name.removesuffix(" norm"), 1) for name in names if name not in known] if not any(products) else []
+    )
     if not step.outs or step.name in ("SGD", "Adam", "AdamW"):
         size = sum(math.prod(ref.shape) for ref in step.ins)
     return sum(products) + size * (sum(others) + sum(operations(elementwise.MAPS[n].formula) for n in known))

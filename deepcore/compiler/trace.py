@@ -433,7 +433,12 @@ class Trace:
         if leaf.grad is None:
             self.entry.setdefault(leaf, "none")
             taken = {r.buffer for r in self.grads.values()}
-            theirs = ref.buffer.kind != "own" or not ref.whole or ref.buffer in taken or not getattr(raw.flags, "writeable", True)
+            theirs = (
+                ref.buffer.kind != "own"
+                or not ref.whole
+                or ref.buffer in taken
+                or not getattr(raw.flags, "writeable", True)
+            )
             if theirs or raw.dtype != leaf._data.dtype:
                 copy = raw.copy()
                 to = Ref(self.own(copy), 0, copy.shape, copy.strides, copy.dtype)
