@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
+import pickle
 import signal
 import sys
 import threading
@@ -602,6 +604,18 @@ def test_a_second_fit_goes_on_with_the_programs_of_the_first():
     before = bits(t.model[4].weight)
     t.fit(data(), batch_size=4, verbose=0)
     assert t._steps.train.traces == 4 and bits(t.model[4].weight) != before
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))], ids=["copied", "pickled"])
+def test_a_copy_trains_apart_and_alike(copied):
+    t = trainer()
+    t.fit(data(), batch_size=4, shuffle=False, verbose=0)
+    other, results = copied(t), []
+    for one in (t, other):
+        dc.manual_seed(1)
+        one.fit(data(), epochs=2, batch_size=4, verbose=0)
+        results.append(result(one))
+    assert results[0] == results[1] and other.model is not t.model
 
 
 # -- interrupts -------------------------------------------------------------------------------------------------

@@ -204,6 +204,9 @@ class Compiled:
         """Why calls run as they are."""
         return list(self._eager.values())
 
+    def __reduce__(self):
+        return Compiled, (self.function, self.programs, self.unasked)  # a copy makes programs of its own
+
     def __repr__(self) -> str:
         return f"<compiled {self._name}: {sum(map(len, self._known.values()))} programs>"
 
