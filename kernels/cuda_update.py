@@ -111,19 +111,20 @@ def width(update: Update) -> int:
     return _addresses(update) + update.formula.__code__.co_argcount - 2 - len(update.states)
 
 
-def over(xp, update: Update, dtype, entries: list[tuple], table, on_device) -> Callable[[], None]:
-    """A call that updates (w, g, states) of all entries, none empty; their addresses are put into `table` alone."""
+def fill(xp, update: Update, dtype, entries: list[tuple], table) -> tuple[int, list]:
+    """Puts the addresses of (w, g, states) of all entries, none empty, into `table`; how many tiles, and the gradients."""
     tiles, kept = 0, []
     for row, (w, g, states) in enumerate(entries):
         g = xp.ascontiguousarray(g.astype(dtype, copy=False))
         kept.append(g)
         table[row, : _addresses(update)] = [tiles, w.size, *(x.data.ptr for x in (g, w, *states))]
         tiles += -(-w.size // TILE)
-    if not tiles:
-        return int
-    call = xp.prepared(kernel(update, dtype), blocks_for(xp, tiles, 1), on_device, len(entries), tiles)
-    call.kept = kept  # the gradients, until it is called
-    return call
+    return tiles, kept
+
+
+def over(xp, update: Update, dtype, table, tiles: int) -> Callable[[], None]:
+    """A call that updates by a table on the device."""
+    return xp.prepared(kernel(update, dtype), blocks_for(xp, tiles, 1), table, table.shape[0], tiles)
 
 
 def set_scalars(table, update: Update, row: int, values: list[float]) -> None:
@@ -145,13 +146,14 @@ def updates(xp, *, update: Update, entries: list[tuple]) -> Callable[[], None] |
     ):
         return NotImplemented
     entries = [entry for entry in entries if entry[0].size]
+    if not entries:
+        return int
     table = np.zeros((len(entries), width(update)), np.int64)
-    on_device = xp.empty(table.shape, dtype=table.dtype)
-    call = over(xp, update, dtype, [entry[:3] for entry in entries], table, on_device)
+    tiles, kept = fill(xp, update, dtype, [entry[:3] for entry in entries], table)
     for row, entry in enumerate(entries):
         set_scalars(table, update, row, entry[3])
-    if entries:
-        on_device.set(table)
+    call = over(xp, update, dtype, xp.from_host(table), tiles)
+    call.kept = kept  # the gradients, until it is called
     return call
 
 

@@ -242,9 +242,9 @@ class DevicePlan:
 
             def run(*arrays, update=update, dtype=dtype, members=members, table=table):
                 entries = [(self.weights[i], g, self.columns[i]) for i, g in zip(members, arrays)]
-                call = cuda_update.over(self.xp, update, dtype, entries, table.host, table.device)
+                tiles, _ = cuda_update.fill(self.xp, update, dtype, entries, table.host)
                 words.send_unless_captured()
-                call()
+                cuda_update.over(self.xp, update, dtype, table.device, tiles)()
                 return ()
 
             found.append(Step(name, [gradients[i] for i in members], [], call=run, kept=True))
@@ -300,7 +300,7 @@ class Words:
         self.device = self.xp.zeros(max(self.size, 1), dtype=dt.int64)
         for table in self.tables:
             part = slice(table.at, table.at + table.shape[0] * table.shape[1])
-            table.host, table.device = self.host[part].reshape(table.shape), self.device[part]
+            table.host, table.device = (words[part].reshape(table.shape) for words in (self.host, self.device))
 
     def send(self) -> None:
         if self.size:
@@ -370,7 +370,7 @@ class GraphRunner(Runner):
     def _set_states(self, tables: list):
         def run():
             for (state, _), table in zip(self.states, tables):
-                state[...] = table.device
+                state[...] = table.device[0]
             return ()
 
         return run
