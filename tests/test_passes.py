@@ -11,12 +11,17 @@ import pytest
 import deepcore as dc
 from deepcore import nn, optim
 from deepcore.compiler import build
-from deepcore.compiler.passes import algebra, cse, dead, epilogue, fold, fuse, reuse
+from deepcore.compiler.passes import algebra, chains, cse, dead, epilogue, fold, fuse, reuse
 from deepcore.kernels import pool
 from deepcore.nn import functional as F
 
 pytest.importorskip("numba")
 pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need the pool in compiled code")
+
+
+@pytest.fixture(autouse=True)
+def small_arrays_are_fused(monkeypatch):
+    monkeypatch.setattr(chains, "WORTH", 0)
 
 
 def same(a, b) -> bool:
@@ -133,6 +138,12 @@ def test_a_value_needed_besides_is_stored_by_the_fused_kernel(monkeypatch):
 
     names, runner = compiled_with(monkeypatch, (fuse.run,), function, *values((40, 9), (40, 9)))
     assert names == ["mul·exp"] and len(runner.exe.steps[0].outs) == 2
+
+
+def test_few_numbers_are_not_worth_a_kernel(monkeypatch):
+    monkeypatch.setattr(chains, "WORTH", 1 << 13)
+    names, _ = compiled_with(monkeypatch, build.PASSES, lambda x, y: dc.exp(x * y).sum(), *values((8, 8), (8, 8)))
+    assert names == ["mul", "exp", "sum"]
 
 
 def test_a_chain_has_an_end(monkeypatch):

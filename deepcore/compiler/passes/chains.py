@@ -9,6 +9,8 @@ from deepcore.kernels import elementwise
 from deepcore.kernels.compiler import Kernel
 from deepcore.kernels.program import Buffer, Launch, Ref, Step
 
+#: Elements from which on a kernel of several formulas is worth the half second that compiling it takes.
+WORTH = 1 << 13
 #: What one kernel has at most: operands, formulas, results.
 OPERANDS, LINES, STORED = 8, 16, 4
 
@@ -78,6 +80,9 @@ class Chain:
         ]
 
     def fits(self) -> bool:
+        """Whether a kernel of it is to be made."""
+        if self.size < WORTH and len(self.lines) > 1:
+            return False
         return len(self.operands) <= OPERANDS and len(self.lines) <= LINES and len(self.stored) <= STORED
 
     def numbered(self, operands: list[Operand]) -> tuple[tuple[elementwise.Line, ...], list[int]]:

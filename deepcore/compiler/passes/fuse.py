@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deepcore.compiler.ir import Program
+from deepcore.compiler.passes import chains
 from deepcore.compiler.passes.chains import Chain, Operand, Value
 from deepcore.kernels import reductions
 from deepcore.kernels.program import Buffer, Launch, Ref, Step
@@ -19,12 +20,12 @@ def run(program: Program) -> None:
             readers.setdefault(buffer, []).append(i)
         for buffer in step.writes():
             made[buffer] = i
-    chains = {i: chain for i, step in enumerate(program.steps) if (chain := Chain.of(step)) is not None}
+    known = {i: chain for i, step in enumerate(program.steps) if (chain := Chain.of(step)) is not None}
 
     def later(first: int, at: int) -> list[bool] | None:
         """For each result of the chain at `first`: whether more than the step `at` reads it. None where it cannot wait."""
         more = []
-        for _, ref in chains[first].stored:
+        for _, ref in known[first].stored:
             others = [i for i in readers.get(ref.buffer, ()) if i != at]
             if ref.buffer.changing or (others and min(others) < at):
                 return None
@@ -34,17 +35,17 @@ def run(program: Program) -> None:
     for at, step in enumerate(program.steps):
         for ref in step.ins:
             first = made.get(ref.buffer)
-            if first is None or first not in chains or steps[first] is None or first == at:
+            if first is None or first not in known or steps[first] is None or first == at:
                 continue
             needed = later(first, at)
-            if needed is None or any(x.buffer.changing for x in chains[first].operands):
+            if needed is None or any(x.buffer.changing for x in known[first].operands):
                 continue
-            if at in chains:
-                found = _joined(chains[first], chains[at], needed)
+            if at in known:
+                found = _joined(known[first], known[at], needed)
             else:
                 found = None
                 if not any(needed):
-                    summed = _summed(chains[first], steps[first], steps[at])
+                    summed = _summed(known[first], steps[first], steps[at])
                     if summed is not None:
                         steps[first], steps[at] = None, summed
                         _moved(readers, first, at)
@@ -56,8 +57,8 @@ def run(program: Program) -> None:
             new = found.step(f"{steps[first].name}·{steps[at].name}", [r for r in ins if r.buffer in read])  # type: ignore[union-attr]
             if new is None:
                 continue
-            steps[first], steps[at], chains[at] = None, new, found
-            del chains[first]
+            steps[first], steps[at], known[at] = None, new, found
+            del known[first]
             _moved(readers, first, at)
             for buffer in new.writes():
                 made[buffer] = at
@@ -103,7 +104,7 @@ def _summed(a: Chain, step: Step | None, sum_: Step | None) -> Step | None:
     """A sum of what `a` computes, without its being stored."""
     assert step is not None and sum_ is not None
     (_, ref), *more = a.stored
-    if more or not sum_.launches or [r.buffer for r in sum_.ins] != [ref.buffer]:
+    if more or a.size < chains.WORTH or not sum_.launches or [r.buffer for r in sum_.ins] != [ref.buffer]:
         return None
     first = sum_.launches[0]
     if not reductions.sums_rows(first.kernel) or first.places.get(0) != (ref.buffer, ref.offset):
