@@ -60,7 +60,7 @@ def backend(request) -> str:
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
     parser.addoption("--seed", type=int, default=0, help="what every test seeds deepcore's generator with (default 0)")
-    parser.addoption("--programs", type=int, default=50, help="how many random programs are compiled (default 50)")
+    parser.addoption("--programs", type=int, default=200, help="how many random programs are compiled (default 200)")
 
 
 def pytest_configure(config):

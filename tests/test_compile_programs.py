@@ -7,6 +7,7 @@ import random_programs
 from random_programs import Program
 
 import deepcore as dc
+from deepcore.compiler.passes import chains
 from deepcore.kernels import pool
 
 pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
@@ -19,9 +20,13 @@ def fails(program: Program) -> bool:
         return False
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["", "fused"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_random_programs_have_the_bits_of_the_function(dtype, request):
+def test_random_programs_have_the_bits_of_the_function(dtype, fused, request, monkeypatch):
     count, first = request.config.getoption("--programs"), request.config.getoption("--seed")
+    if fused:  # which takes a second for each the first time
+        count = max(count // 10, 1)
+        monkeypatch.setattr(chains, "WORTH", 0)
     ran, faults = 0, []
     for seed in range(first, first + count):
         program = random_programs.generate(seed, dtype)

@@ -94,6 +94,16 @@ def test_ignored_positions_count_nothing(backend):
     assert math.isnan(all_ignored.item())
 
 
+def test_a_loss_of_no_rows_is_not_a_number_and_computed_with(backend):
+    """Kernels read the memory of an array: a NumPy number in its place has none."""
+    logits = dc.zeros(0, 3, backend=backend, requires_grad=True)
+    loss = F.cross_entropy(logits, dc.zeros(0, dtype=dc.int64, backend=backend))
+    assert isinstance(loss._data, loss.backend.array_type)
+    assert math.isnan((loss * 2).tanh().item())
+    loss.backward()
+    assert logits.grad.shape == (0, 3)
+
+
 def test_target_dtypes(backend):
     x = dc.rand(4, 3, backend=backend)
     expected = F.cross_entropy(x, dc.tensor([0, 1, 2, 0], backend=backend)).item()
