@@ -197,6 +197,34 @@ def test_ctrl_c_leaves_all_old_or_all_new(name):
     assert state["steps"] > 100
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals are the main thread's")
+def test_a_signals_handler_may_call_what_it_interrupts():
+    w = dc.ones(3)
+    total = dc.compile(lambda x: (x * w).sum())
+    inside, within = [], False
+
+    def handle(number, frame):
+        nonlocal within
+        if not within:
+            within = True
+            inside.append(total(five).item())
+            within = False
+
+    one, five = dc.ones(3), dc.full((3,), 5.0)
+    total(one)
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 2e-4, 2e-4)
+        outside = set()
+        while len(inside) < 500:
+            outside.add(total(one).item())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert outside == {3} and set(inside) == {15} and total.runs > 500
+
+
 def test_an_exception_in_a_program_leaves_what_it_leaves_in_the_function():
     workload = WORKLOADS["deep"]._replace(model=partial(deep, width=8, layers=2), batch=labelled(16, 8))
     found = []

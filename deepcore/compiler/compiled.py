@@ -60,7 +60,7 @@ class Compiled:
         self._arena = Arena()
         self._latest: tuple | None = None
         self._lock = threading.RLock()
-        self._warned = False
+        self._busy = self._warned = False
         #: How often the function was followed, and how often a program ran.
         self.traces = self.runs = 0
 
@@ -76,28 +76,34 @@ class Compiled:
         if len(arrays) > 1 and len(set(map(id, arrays))) < len(arrays):
             key = (*key, tuple([next(j for j, b in enumerate(arrays) if b is a) for a in arrays]))
         with self._lock:
-            reason = "these arguments are new"
-            latest = key == self._latest
-            for runner, tree in self._known.get(key, ()):
-                misfit = runner.misfit()
-                if misfit is not None:
-                    reason = misfit
-                    continue
-                try:
-                    results = runner(arrays, tensors)
-                except Stopped:
-                    break
-                if not latest:
-                    self._known.move_to_end(key)
-                    self._latest = key
-                self.runs += 1
-                if runner.fresh:  # following the function took memory that the program has no use for
-                    runner.fresh = False
-                    memory.release()
-                return _filled(tree, results, runner.backend)
-            else:
-                if key not in self._eager:
-                    return self._follow(key, args, kwargs, tensors, arrays, reason)
+            if self._busy:  # a signal's handler calls it while it runs
+                return self.function(*args, **kwargs)
+            try:
+                self._busy = True
+                reason = "these arguments are new"
+                latest = key == self._latest
+                for runner, tree in self._known.get(key, ()):
+                    misfit = runner.misfit()
+                    if misfit is not None:
+                        reason = misfit
+                        continue
+                    try:
+                        results = runner(arrays, tensors)
+                    except Stopped:
+                        break
+                    if not latest:
+                        self._known.move_to_end(key)
+                        self._latest = key
+                    self.runs += 1
+                    if runner.fresh:  # following the function took memory that the program has no use for
+                        runner.fresh = False
+                        memory.release()
+                    return _filled(tree, results, runner.backend)
+                else:
+                    if key not in self._eager:
+                        return self._follow(key, args, kwargs, tensors, arrays, reason)
+            finally:
+                self._busy = False
         return self.function(*args, **kwargs)
 
     # -- following ----------------------------------------------------------------------------------------
