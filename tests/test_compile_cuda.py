@@ -14,7 +14,9 @@ from conftest import BACKENDS
 
 import deepcore as dc
 from deepcore.backend import get_backend, use_backend
+from deepcore.compiler.passes import chains
 from deepcore.errors import DeepcoreWarning, IndexRangeError
+from deepcore.kernels import cuda_fused, elementwise
 
 F = dc.nn.functional
 
@@ -313,3 +315,63 @@ def _laid_out(xp, v, dtype):
     flat = xp.from_host(root.astype(dtype))
     strides = tuple(s // root.itemsize * dtype.itemsize for s in v.strides)
     return xp.ndarray(v.shape, dtype, memptr=flat.data + offset * dtype.itemsize, strides=strides)
+
+
+def chained(x, w, b):
+    y = (x * w + b).tanh()
+    z = F.gelu(y * 2.0 - x) / (x.square() + 1.0)
+    return z, y.sum(0), F.leaky_relu(z * w[:1], 0.1) + x[:, :1].contiguous()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_elementwise_chains_become_kernels_of_the_same_bits(xp, monkeypatch, dtype):
+    monkeypatch.setattr(chains, "WORTH", 0)
+    launched: list[str] = []
+    launch = type(xp).launch
+    monkeypatch.setattr(type(xp), "launch", lambda self, k, *rest: launched.append(k.name) or launch(self, k, *rest))
+
+    def calls():
+        rng = np.random.default_rng(0)
+        for _ in range(3):
+            yield tuple(
+                dc.tensor(rng.standard_normal(shape), dtype=getattr(dc, dtype)) for shape in ((5, 7), (7,), (7,))
+            )
+
+    with dc.no_grad():
+        run = compare(lambda: (chained, list), calls)
+    assert run.runs == 2
+    assert sum(name.startswith("fused") for name in launched) >= 2 * 2, launched  # as they are, and captured
+
+
+@pytest.mark.parametrize("arity", [1, 2, 3])
+def test_formulas_in_one_kernel_have_the_bits_of_each(xp, arity):
+    """All formulas of so many operands over the same elements, a result each."""
+    maps = {n: m for n, m in elementwise.MAPS.items() if m.arity == arity and not m.booleans}
+    parameters = {"slope": 0.1, "alpha": 0.5, "beta": 0.7, "threshold": 20.0, "delta": 0.8, "keep": 0.9, "take": 0.1}
+    names = list(parameters)
+    lines = tuple(
+        elementwise.Line(m.formula, tuple(range(arity)), tuple(map(names.index, m.parameters))) for m in maps.values()
+    )
+    used = max((p + 1 for line in lines for p in line.parameters), default=0)
+    x = [np.random.default_rng(i).uniform(0.05, 0.95, 1300).astype("f") for i in range(arity)]
+    kernel = cuda_fused.kernel(lines, "float32", "v" * arity, tuple(range(arity, arity + len(lines))))
+    assert xp.ready(kernel)
+    values = list(parameters.values())[:used]
+    found = cuda_fused.run(
+        xp, kernel, [xp.from_host(a) for a in x], [(1300,)] * len(lines), np.dtype("f"), 1300, 0, values
+    )
+    for (name, one), out in zip(maps.items(), found):
+        expected = one(get_backend("cpu"), *x, **{p: parameters[p] for p in one.parameters})
+        assert same(xp.to_host(out), expected), name
+
+
+def test_a_chain_of_other_bits_is_left_as_it_is(xp, monkeypatch):
+    monkeypatch.setattr(chains, "WORTH", 0)
+
+    def wrong(xp, kernel, *rest):
+        return tuple(out + 1 for out in run(xp, kernel, *rest))
+
+    run = cuda_fused.run
+    monkeypatch.setattr(cuda_fused, "run", wrong)
+    with dc.no_grad():
+        assert compare(lambda: (chained, list), lambda: [(dc.ones(2, 3), dc.ones(3), dc.ones(3))] * 2).runs == 1

@@ -16,7 +16,8 @@ from typing import Any
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Program
-from deepcore.compiler.passes import dead
+from deepcore.compiler.passes import dead, fuse
+from deepcore.compiler.passes.device import DeviceChain
 from deepcore.compiler.runner import _TWICE, Runner, _same_bits
 from deepcore.compiler.trace import Drawn, Trace, Update
 from deepcore.config import settings
@@ -235,7 +236,8 @@ class DevicePlan:
 
     def step(self, words: Words, name: str, gradients: list[Ref]) -> list[Step]:
         """One step for each batch, each with a table in `words`."""
-        found = []
+        found: list[Step] = []
+        self.tables = []
         for (update, dtype), members in self.batches.items():
             table = words.table(len(members), cuda_update.width(update))
             self.tables.append((update, members, table))
@@ -315,48 +317,52 @@ class GraphRunner(Runner):
     """Runs a program on a GPU: inputs are copied in, words sent, one graph launched, results copied out."""
 
     def __init__(self, trace: Trace, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
-        xp = self.backend = trace.backend
-        contents = {
+        xp = trace.backend
+        self.output_refs = outputs
+        self.keep(trace, [trace.grads[leaf] for leaf in leaves], leaves, given, guards)
+        self.contents = {
             buffer: Ref(own, 0, (buffer.nbytes,), (1,), dt.uint8)
             for buffer, own in trace.redirected.items()
             if buffer.kind != "own"
         }
-        grads = [trace.grads[leaf] for leaf in leaves]
-        updated = [ref for update in trace.updates for ref in update.gradients]
-        program = Program(list(trace.steps), [*outputs, *grads, *updated, *contents.values()])
-        dead.run(program)
-        self.words = Words(xp)
-        for update in trace.updates:
-            program.steps += update.plan.step(self.words, type(update.optimizer).__name__, update.gradients)
-        for buffer, ref in contents.items():
-            if buffer.kind == "outside":
-                program.steps.append(
-                    Step("copy", [ref], [Ref(buffer, 0, ref.shape, ref.strides, ref.dtype)], call=_itself)
-                )
-        self.states = [(state, self.words.table(1, 3)) for _, state in trace.generators.values()]
-        if self.states:
-            tables = [table for _, table in self.states]
-            program.steps.insert(0, Step("random state", [], [], call=self._set_states(tables), kept=True))
-        self.words.make()
-        self.steps, self.output_refs = program.steps, outputs
         #: Gradients from before, which the step adds to: where their sums are found.
-        self.sums = [contents.get(buffer) for buffer in trace.accumulated.values()]
-        self.ends = [*outputs, *grads, *(ref for ref in self.sums if ref is not None)]
-        self.dropped = _last_uses(program.steps, {ref.buffer for ref in self.ends})
-        self.keep(trace, grads, leaves, given, guards)
-        buffers = {b for step in program.steps for b in step.buffers()} | {ref.buffer for ref in self.ends}
-        self.fixed: dict[Buffer, Any] = {b: b.array for b in buffers if b.kind == "outside"}
+        self.sums = [self.contents.get(buffer) for buffer in trace.accumulated.values()]
+        self.ends = [*outputs, *self.grad_refs, *(ref for ref in self.sums if ref is not None)]
+        #: What is anew in each call: (buffer, array).
+        self.come_in = [*trace.given, *((b, b.array) for _, b in self.accumulated)]
         self.inputs = []
-        for buffer, array in [*trace.given, *((b, b.array) for _, b in self.accumulated)]:  # type: ignore[union-attr]
-            mine = xp.empty(array.shape, dtype=array.dtype) if buffer in buffers else None
-            if mine is not None and mine.strides != array.strides:
-                mine = xp.array(array, copy=True, order="K")
-            self.fixed[buffer] = mine
-            self.inputs.append(mine)
+        for _, array in self.come_in:
+            mine = xp.empty(array.shape, dtype=array.dtype)
+            self.inputs.append(mine if mine.strides == array.strides else xp.array(array, copy=True, order="K"))
         self.wrong = _Wrong(xp)
         self.graph: Any = None
         self.pool: Any = None
         self.found: dict[Buffer, Any] = {}
+
+    def _assemble(self, steps: list[Step], generators: list, fused: bool) -> None:
+        """The steps, with what lasts, in their order."""
+        xp = self.backend
+        updated = [ref for update in self.updates for ref in update.gradients]
+        program = Program(list(steps), [*self.output_refs, *self.grad_refs, *updated, *self.contents.values()])
+        dead.run(program)
+        if fused and settings.kernels:
+            fuse.run(program, type("DeviceChain", (DeviceChain,), {"xp": xp}))
+        self.words = Words(xp)
+        for update in self.updates:
+            program.steps += update.plan.step(self.words, type(update.optimizer).__name__, update.gradients)
+        for buffer, ref in self.contents.items():
+            if buffer.kind == "outside":
+                to = Ref(buffer, 0, ref.shape, ref.strides, ref.dtype)
+                program.steps.append(Step("copy", [ref], [to], call=_itself))
+        self.states = [(state, self.words.table(1, 3)) for _, state in generators]
+        if self.states:
+            program.steps.insert(0, Step("random state", [], [], call=self._set_states, kept=True))
+        self.words.make()
+        self.steps = program.steps
+        self.dropped = _last_uses(self.steps, {ref.buffer for ref in self.ends})
+        buffers = {b for step in self.steps for b in step.buffers()} | {ref.buffer for ref in self.ends}
+        self.fixed: dict[Buffer, Any] = {b: b.array for b in buffers if b.kind == "outside"}
+        self.fixed |= {buffer: mine for (buffer, _), mine in zip(self.come_in, self.inputs)}
 
     @property
     def exe(self):
@@ -367,17 +373,24 @@ class GraphRunner(Runner):
         """Bytes of the program's own memory."""
         return self.pool.total_bytes() if self.pool is not None else 0
 
-    def _set_states(self, tables: list):
-        def run():
-            for (state, _), table in zip(self.states, tables):
-                state[...] = table.device[0]
-            return ()
-
-        return run
+    def _set_states(self):
+        for state, table in self.states:
+            state[...] = table.device[0]
+        return ()
 
     # -- making -------------------------------------------------------------------------------------------
     def check(self, trace: Trace, arrays: list, leaves: list) -> str | None:
         """Capture, and run the graph once on what was there before the function ran; what is wrong, or None."""
+        wrong = None
+        for fused in (True, False):
+            self._assemble(trace.steps, list(trace.generators.values()), fused)
+            wrong = self._tried(trace, arrays, leaves)
+            if not wrong:
+                self.come_in = []
+                break
+        return wrong
+
+    def _tried(self, trace: Trace, arrays: list, leaves: list) -> str | None:
         xp, before = self.backend, trace.before
         after = {buffer: buffer.array.copy() for buffer in before}
 
@@ -386,9 +399,8 @@ class GraphRunner(Runner):
                 if buffer.kind == "outside":
                     buffer.array[...] = copy
 
-        for (buffer, array), mine in zip([*trace.given, *((b, b.array) for _, b in self.accumulated)], self.inputs):
-            if mine is not None:
-                mine[...] = before.get(buffer, array)
+        for (buffer, array), mine in zip(self.come_in, self.inputs):
+            mine[...] = before.get(buffer, array)
         for update in self.updates:
             update.plan.set_scalars(update.optimizer, update.plan.then)
         self._set_positions([(g, g._position - blocks) for g, _, blocks in self.generators])
@@ -499,8 +511,7 @@ class GraphRunner(Runner):
             attached = not self.grads or self._grads_are_free()
             given = [*arrays, *(leaf.grad._data for leaf, _ in self.accumulated)]  # type: ignore[union-attr]
             for mine, array in zip(self.inputs, given):
-                if mine is not None:
-                    mine[...] = array
+                mine[...] = array
             after = self.after(tensors, attached)
             self._set_positions([(g, g._position) for g, _, _ in self.generators])
             self.words.send()

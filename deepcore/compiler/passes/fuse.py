@@ -9,7 +9,7 @@ from deepcore.kernels import reductions
 from deepcore.kernels.program import Buffer, Launch, Ref, Step
 
 
-def run(program: Program) -> None:
+def run(program: Program, kind: type[Chain] = Chain) -> None:
     """Go from the first step to the last, and take into each elementwise one, or sum, those it reads from."""
     lasting = {ref.buffer for ref in program.lasting}
     steps: list[Step | None] = list(program.steps)
@@ -20,7 +20,7 @@ def run(program: Program) -> None:
             readers.setdefault(buffer, []).append(i)
         for buffer in step.writes():
             made[buffer] = i
-    known = {i: chain for i, step in enumerate(program.steps) if (chain := Chain.of(step)) is not None}
+    known = {i: chain for i, step in enumerate(program.steps) if (chain := kind.of(step)) is not None}
 
     def later(first: int, at: int) -> list[bool] | None:
         """For each result of the chain at `first`: whether more than the step `at` reads it. None where it cannot wait."""
@@ -96,7 +96,7 @@ def _joined(a: Chain, b: Chain, needed: list[bool]) -> Chain | None:
     if any(taken(x) is None for x in b.operands):
         return None
     stored = [pair for pair, keep in zip(a.stored, needed) if keep] + b.stored
-    found = Chain(b.dtype, b.size, max(a.columns, b.columns), [*turned, *b.substituted(taken)], stored)
+    found = type(b)(b.dtype, b.size, max(a.columns, b.columns), [*turned, *b.substituted(taken)], stored)
     return found if found.fits() else None
 
 
