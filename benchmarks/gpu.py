@@ -50,9 +50,11 @@ class Sizes:
     )
     parameters: tuple[tuple[int, ...], ...] = ((256, 256),) * 20 + ((256, 640),) * 4 + ((942,),) * 36
     spread: int = SPREAD
+    #: Batch and layers of networks that are trained.
+    networks: tuple[tuple[int, ...], ...] = ((32, 784, 128, 10), (256, 784, 1024, 1024, 10))
 
 
-TINY = Sizes((1000,), ((3, 40),), ((40, 24, 30),), ((5, 3), (7,)), 0)
+TINY = Sizes((1000,), ((3, 40),), ((40, 24, 30),), ((5, 3), (7,)), 0, ((4, 6, 5, 3),))
 
 
 class Machine:
@@ -287,7 +289,51 @@ def _adam(gpu: Machine, side: str):
     return torch.optim.Adam(parameters, lr=1e-3, fused=True).step
 
 
-SUITES = (elementwise, rows, products, updates)
+def steps(gpu: Machine):
+    """Whole training steps with Adam: compiled, as they are, and PyTorch's."""
+    sides = ("deepcore compiled", "deepcore", *(["torch"] if gpu.torch else []))
+    for batch, *layers in gpu.sizes.networks:
+        flops = 6.0 * batch * sum(map(math.prod, itertools.pairwise(layers))) - 2.0 * batch * layers[0] * layers[1]
+        name = f"training step, batch {batch}, {'-'.join(map(str, layers))}"
+        yield Contest("steps", name, partial(_step, gpu, batch, layers), sides, flops, "flop")
+
+
+def _step(gpu: Machine, batch: int, layers: list[int], side: str):
+    """The first call returns the loss before any update, so that the sides can be compared."""
+    draw = np.random.default_rng(3)
+    weights = [draw.standard_normal((n, k), np.float32) / math.sqrt(k) for k, n in itertools.pairwise(layers)]
+    inputs = gpu.backend.from_host(draw.standard_normal((batch, layers[0]), np.float32))
+    classes = gpu.backend.from_host(draw.integers(0, layers[-1], batch))
+    if side == "torch":
+        torch = gpu.torch
+        (x, y), (matrices,) = (
+            gpu.torches([[inputs, classes]])[0],
+            gpu.torches([[gpu.backend.from_host(w) for w in weights]]),
+        )
+        linear, relu, loss_of, adam = (
+            torch.nn.functional.linear, torch.relu, torch.nn.functional.cross_entropy, partial(torch.optim.Adam, fused=True),
+        )  # fmt: skip
+        parameters = [torch.nn.Parameter(w) for w in matrices]
+    else:
+        x, y = dc.as_tensor(inputs), dc.as_tensor(classes)
+        linear, relu, loss_of, adam = F.linear, F.relu, F.cross_entropy, dc.optim.Adam
+        parameters = [dc.nn.Parameter(dc.as_tensor(gpu.backend.from_host(w))) for w in weights]
+    optimizer = adam(parameters, lr=1e-3)
+
+    def step(x, y):
+        optimizer.zero_grad()
+        h = x
+        for i, w in enumerate(parameters):
+            h = linear(relu(h) if i else h, w)
+        loss = loss_of(h, y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return partial(dc.compile(step) if side == "deepcore compiled" else step, x, y)
+
+
+SUITES = (elementwise, rows, products, updates, steps)
 
 
 # -- running --------------------------------------------------------------------------------------------------------

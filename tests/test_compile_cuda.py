@@ -5,6 +5,7 @@ The stand-in records and replays, and overwrites memory as soon as it is free: a
 
 from __future__ import annotations
 
+import io
 import warnings
 
 import numpy as np
@@ -126,6 +127,12 @@ def test_a_replayed_step_sends_words_and_waits_for_nothing(xp):
         assert (crossed.uploads, crossed.downloads, crossed.syncs) == (int(xp.name.startswith("standin")), 0, 0)
         loss.item()
     assert step.runs == 2 and step.peak_memory > 0
+    before = host(*model.parameters())
+    told = io.StringIO()
+    step.explain(told)
+    assert "Adam" in told.getvalue() and all(map(same, before, host(*model.parameters())))
+    step(*given[2])
+    assert step.runs == 3 and not any(map(same, before, host(*model.parameters())))
 
 
 @pytest.mark.parametrize(

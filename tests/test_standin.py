@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import itertools
 
 import numpy as np
@@ -313,3 +314,16 @@ def test_memory_of_another_pool_stays_and_goes_around(x):
     assert (
         second.data.ptr == at and (second.get() == x.get() + 2).all() and pool.total_bytes() == pool.used_bytes() == 512
     )
+
+
+def test_cublas_is_called_as_the_bindings_have_it():
+    real = pytest.importorskip(
+        "nvmath.bindings.cublas", reason="nvmath is not installed: signatures cannot be compared"
+    )
+    for name, ours in vars(standin.cublas).items():
+        if name.startswith("_"):
+            continue
+        line = getattr(real, name).__doc__.splitlines()[0]
+        inside = line[line.index("(") + 1 : line.rindex(")")]
+        theirs = [part.split()[-1] for part in inside.split(", ") if part]
+        assert list(inspect.signature(ours.__func__).parameters) == theirs, name

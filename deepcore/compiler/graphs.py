@@ -8,7 +8,9 @@ changes from step to step (learning rates, positions in random streams) is words
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from operator import call, is_, setitem
@@ -316,6 +318,9 @@ class Words:
 class GraphRunner(Runner):
     """Runs a program on a GPU: inputs are copied in, words sent, one graph launched, results copied out."""
 
+    #: Of kernels, for `explain`: all steps are calls.
+    launches: tuple = ()
+
     def __init__(self, trace: Trace, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
         xp = trace.backend
         self.output_refs = outputs
@@ -529,6 +534,39 @@ class GraphRunner(Runner):
         for (generator, position), (_, table) in zip(positions, self.states):
             table.host[0] = signed_words(generator._seed, generator._stream, position % (1 << 64))
 
+    def times(self, rounds: int = 5) -> list[float]:
+        """Seconds of each step by itself, waited for; what the steps change is put back."""
+        cuda, stream = self.backend.array_module.cuda, self.backend.capture_stream
+        words = self.words.host.copy()
+        put = self._way_back()
+        best = [math.inf] * len(self.steps)
+        self.backend.synchronize()
+        try:
+            with self.backend.device, cuda.using_allocator(cuda.MemoryPool().malloc), stream, self.wrong:
+                for _ in range(rounds):
+                    at = dict(self.fixed)
+                    for i, (step, dropped) in enumerate(zip(self.steps, self.dropped)):
+                        start = time.perf_counter()
+                        self._queue(at, step)
+                        stream.synchronize()
+                        best[i] = min(best[i], time.perf_counter() - start)
+                        for buffer in dropped:
+                            del at[buffer]
+        finally:
+            put()
+            self.words.host[...] = words  # the tables have the addresses that the graph uses
+        return best
+
+    def _way_back(self) -> Callable[[], None]:
+        """What puts memory from outside that the program changes back to what it holds now."""
+        changed = [(buffer.array, buffer.array.copy()) for buffer in self.changed if buffer.kind == "outside"]
+
+        def put():
+            for array, copy in changed:
+                array[...] = copy
+
+        return put
+
     def _new_grads(self, which) -> None:
         """These gradients someone else holds: that tensor gets a copy, or, where it is the array, the program other memory."""
         if any(count != _TWICE + 1 for count in map(sys.getrefcount, self.grad_arrays)):
@@ -541,12 +579,7 @@ class GraphRunner(Runner):
 
     def _capture_again(self) -> None:
         """Another graph, with memory of its own, for when someone holds the arrays of this one."""
-        changed = [(buffer.array, buffer.array.copy()) for buffer in self.changed if buffer.kind == "outside"]
-
-        def put():
-            for array, copy in changed:
-                array[...] = copy
-
+        put = self._way_back()
         self._capture(put)
         put()
 
