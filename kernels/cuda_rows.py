@@ -300,10 +300,11 @@ def argmin(xp, input, *, dim):
 
 
 def _targets(tools, dtype: str):
-    """out[0] = Σ of the weights that count, out[1] = how many classes are out of range. One block."""
-    thread, total_of = tools.thread(), tools.block_reduction(add, float64, THREADS)
+    """out[0] = Σ of the weights that count, out[1] = how many classes are out of range; scale is 1, or with `mean` that
+    over the sum. One block."""
+    thread, total_of, real = tools.thread(), tools.block_reduction(add, float64, THREADS), np.dtype(dtype).type
 
-    def kernel(target, weight, out, rows, classes, ignored, weighted):
+    def kernel(target, weight, out, scale, rows, classes, ignored, weighted, mean):
         total, bad = 0.0, 0.0
         for i in range(thread(), rows, THREADS):
             y = target[i]
@@ -318,6 +319,7 @@ def _targets(tools, dtype: str):
         if thread() == 0:
             out[0] = total
             out[1] = bad
+            scale[0] = real(1.0 / total) if mean & (total != 0.0) else real(1.0)
 
     return kernel
 
@@ -325,8 +327,8 @@ def _targets(tools, dtype: str):
 def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool):
     """The losses of the rows of x, and where recorded the gradient of their sum times `scale`.
 
-    The weight of class c is weight[c], or 1 unless `weighted`, and `every` has the sum over all classes then. The scale is
-    1, or with `mean` that over found[0]. A class out of range counts as ignored.
+    The weight of class c is weight[c], or 1 unless `weighted`, and `every` has the sum over all classes then. A class out
+    of range counts as ignored.
     """
     dt = np.dtype(dtype)
     thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
@@ -334,12 +336,10 @@ def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool
     exp, log, better = tools.lift(scalar.exp, dt), tools.lift(scalar.log, dt), tools.lift(larger)
     least, zero, one, real = dt.type(-np.inf), dt.type(0), dt.type(1), dt.type
 
-    def kernel(x, target, weight, losses, out, every, found, rows, n, ignored, weighted, mean, smoothing):
-        t, share, weights, scale = thread() % group, smoothing / real(n), real(n), one
+    def kernel(x, target, weight, losses, out, every, scales, rows, n, ignored, weighted, smoothing):
+        t, share, weights, scale = thread() % group, smoothing / real(n), real(n), scales[0]
         if weighted & smoothed:
             weights = every[0]
-        if mean & (found[0] != 0.0):
-            scale = real(1.0 / found[0])
         for r in range(block() * each + thread() // group, rows, blocks() * each):
             at, y = r * n, target[r]
             if (y == ignored) | (y < 0) | (y >= n):
@@ -383,13 +383,13 @@ def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool
 
 
 _TARGETS = {
-    d: Kernel(f"targets_{d.name}", ("int64*", f"{d.name}*", "float64*", *["int64"] * 4), _targets, d.name)
+    d: Kernel(f"targets_{d.name}", ("int64*", f"{d.name}*", "float64*", f"{d.name}*", *["int64"] * 5), _targets, d.name)
     for d in FLOATS
 }
 _CROSS_ENTROPY = {
     (recorded, smoothed): by_dtype_and_group(
         f"cross_entropy{'_grad' * recorded}{'_smoothed' * smoothed}",
-        ("T*", "int64*", "T*", "T*", "T*", "T*", "float64*", *["int64"] * 5, "T"), _cross_entropy, recorded, smoothed,
+        ("T*", "int64*", "T*", "T*", "T*", "T*", "T*", *["int64"] * 4, "T"), _cross_entropy, recorded, smoothed,
     )
     for recorded in (False, True) for smoothed in (False, True)
 }  # fmt: skip
@@ -405,16 +405,16 @@ def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothin
     rows, target = x.size // n, xp.ascontiguousarray(target.astype(int64, copy=False))
     weighted = weight is not None
     weights = xp.ascontiguousarray(weight.astype(dtype, copy=False)) if weighted else x
-    found = xp.empty(2, dtype=float64)
-    xp.launch(check, 1, target, weights, found, rows, n, ignore_index, int(weighted))
+    found, scale, mean = xp.empty(2, dtype=float64), xp.empty(1, dtype=dtype), int(reduction == "mean")
+    xp.launch(check, 1, target, weights, found, scale, rows, n, ignore_index, int(weighted), mean)
     if xp.any_wrong(found[1]):
         return NotImplemented  # the reference says which
     every = xp.sum(weights).reshape(1) if weighted and smoothing > 0 else x
     losses = xp.empty(target.shape, dtype=dtype)
     gradients = xp.empty(x.shape, dtype=dtype) if recorded else x
     run_rows(
-        xp, kernel, rows, x, target, weights, losses, gradients, every, found, rows, n, ignore_index, int(weighted),
-        int(reduction == "mean"), dtype.type(smoothing),
+        xp, kernel, rows, x, target, weights, losses, gradients, every, scale, rows, n, ignore_index, int(weighted),
+        dtype.type(smoothing),
     )  # fmt: skip
     loss = losses
     if reduction != "none":
