@@ -322,6 +322,7 @@ print(loss.item().hex(), step.runs, "numba" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_without_numba(tmp_path):
     environment = {**os.environ, "DEEPCORE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     said = [
