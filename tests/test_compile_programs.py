@@ -47,6 +47,15 @@ FOUND = {
     "adding in place": lambda x, w, s: [s.add_(x.mean())],
     "a number to a part": lambda x, w, s: [s.__setitem__(0, x.sum()), s * 1],
     "detached": lambda x, w, s: [x * w.detach()],
+    "a result lent to the state": lambda x, w, s: [(v := x * w), s.copy_(v.detach()), s.add_(x), v * 1],
+    "a result written after it was lent": lambda x, w, s: [(v := x * 2), s.copy_(v), v.mul_(3)],
+    "a gradient lent to the state": lambda x, w, s: [
+        (x * w).sum().backward(),
+        s.copy_(w.grad),
+        (w * 2).sum().backward(),
+    ],
+    "a result as gradient": lambda x, w, s: [(v := x * 2), (w + 1).backward(v), (w + 1).backward(v), v * 1],
+    "a gradient that is written": lambda x, w, s: [(v := x * 2), (w + 1).backward(v), v.mul_(3)],
     "not a number": lambda x, w, s: [(x - 1).sqrt() * w, ((x - 1).sqrt() * w).sum().backward()],
 }
 

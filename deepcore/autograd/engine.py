@@ -137,11 +137,12 @@ def _hooked(hook, gradient):
 
 def accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
     """leaf.grad += totals[leaf]; the first gradient is kept without a copy when nothing else holds its memory."""
-    if mode.tracer is not None and not create_graph:
-        mode.tracer.accumulate(leaf, totals[leaf])
-        return
     # Counted in containers, whose references every Python version counts: the dict's or slot's, and the call's.
-    shared = sys.getrefcount(totals[leaf]) > 2 or sys.getrefcount(totals[leaf]._data) > 2
+    shared = sys.getrefcount(totals[leaf]) > 2
+    if mode.tracer is not None and not create_graph:
+        mode.tracer.accumulate(leaf, totals[leaf], shared or totals[leaf]._storage is not None)
+        return
+    shared = shared or sys.getrefcount(totals[leaf]._data) > 2
     total = totals[leaf]
     if create_graph:
         leaf.grad = leaf.grad + total if leaf.grad is not None else total.clone() if shared else total

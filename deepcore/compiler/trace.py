@@ -133,6 +133,8 @@ class Trace:
         self.constants: dict[Buffer, Any] = {}
         #: What is written at the end: outside buffer to the own buffer that has its new content.
         self.redirected: dict[Buffer, Buffer] = {}
+        #: Those of them whose new content is a result, which may be written, too.
+        self.lent: set[Buffer] = set()
         #: What outside memory held before it was first written.
         self.before: dict[Buffer, Any] = {}
         #: Tensors whose version rises, once a write.
@@ -384,6 +386,7 @@ class Trace:
 
     def store(self, to, source) -> None:
         source_ref = self.ref(source)
+        self._part(self.ref(to).buffer)
         place = self.ref(to)
         buffer = place.buffer
         if buffer.kind in ("outside", "given"):
@@ -393,6 +396,7 @@ class Trace:
             whole = place.whole and source_ref.whole and source_ref.nbytes == place.nbytes
             if whole and source_ref.buffer.kind == "own" and source_ref.dtype == place.dtype:
                 self.redirected[buffer] = source_ref.buffer
+                self.lent.add(buffer)
             else:
                 copy = Buffer("own", buffer.nbytes, None, changing=True)
                 self.redirected[buffer] = copy
@@ -403,6 +407,15 @@ class Trace:
             self._store(place, source_ref)
         with self.paused():
             to[...] = source.copy() if self.backend.may_share_memory(to, source) else source
+
+    def _part(self, buffer: Buffer) -> None:
+        """Before a buffer is written: memory from outside that it stands for gets a copy."""
+        for outside in [each for each in self.lent if self.redirected[each] is buffer]:
+            self.lent.remove(outside)
+            self.redirected[outside] = Buffer("own", buffer.nbytes, None, changing=True)
+            array = outside.array
+            old, new = (Ref(b, 0, array.shape, array.strides, array.dtype) for b in (buffer, self.redirected[outside]))
+            self.steps.append(self.moved(new, old))
 
     def moved(self, to: Ref, source: Ref) -> Step:
         """A copy to another place."""
@@ -426,15 +439,16 @@ class Trace:
         else:
             self.note("zero_grad(set_to_none=False)")
 
-    def accumulate(self, leaf: Tensor, total: Tensor) -> None:
-        """leaf.grad += total"""
+    def accumulate(self, leaf: Tensor, total: Tensor, shared: bool) -> None:
+        """leaf.grad += total; `shared`: something else may have its memory."""
         raw = watch.plain(total._data)
         ref = self.ref(total._data)
         if leaf.grad is None:
             self.entry.setdefault(leaf, "none")
             taken = {r.buffer for r in self.grads.values()}
             theirs = (
-                ref.buffer.kind != "own"
+                shared
+                or ref.buffer.kind != "own"
                 or not ref.whole
                 or ref.buffer in taken
                 or not getattr(raw.flags, "writeable", True)
@@ -479,6 +493,7 @@ class Trace:
         if at.buffer.kind == "given":
             self.redirected[at.buffer] = new_ref.buffer
         else:
+            self._part(at.buffer)
             self._store(at, new_ref)
         held[...] = watch.plain(new)
         self.written.append(leaf.grad)
