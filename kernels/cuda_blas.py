@@ -1,16 +1,17 @@
 """Matrix products by cuBLAS through a handle of our own, which may be captured in a graph; CuPy's refuses to be.
 
 The handle has a workspace that stays, so that neither a capture nor a replay allocates, and float32 is computed as
-float32. Eager products come this way, too: a captured one has their bits.
+float32. Eager products come this way, too: a captured one has their bits. The library is the one that CuPy loads.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
+from deepcore.errors import BackendError
 
 #: cudaDataType_t and cublasComputeType_t by dtype, and the C type of a scale.
 _TYPES = {
@@ -22,8 +23,60 @@ _PLAIN, _TURNED, _ANY = 0, 1, -1
 _WORKSPACE = 32 << 20
 
 
+class Cublas:
+    """The four functions of libcublas that are called, with its own names for what they take."""
+
+    _ARGUMENTS: ClassVar = {
+        "Create_v2": "p", "SetStream_v2": "pp", "SetWorkspace_v2": "ppz", "GemmStridedBatchedEx": "piiiiippiilpiilppiiliii",
+    }  # fmt: skip
+    _KINDS: ClassVar = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_longlong, "z": ctypes.c_size_t}
+
+    def __init__(self, library: ctypes.CDLL):
+        self._calls = {}
+        for name, kinds in self._ARGUMENTS.items():
+            call = self._calls[name] = getattr(library, f"cublas{name}")
+            call.argtypes, call.restype = [self._KINDS[kind] for kind in kinds], ctypes.c_int
+
+    @classmethod
+    def load(cls) -> Cublas | None:
+        """The library of this installation; None where there is none to load."""
+        try:
+            from cuda.pathfinder import load_nvidia_dynamic_lib  # CuPy itself needs it
+
+            return cls(ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path))
+        except (ImportError, OSError, RuntimeError, AttributeError):
+            return None
+
+    def _call(self, name: str, *arguments) -> None:
+        status = self._calls[name](*arguments)
+        if status:
+            raise BackendError(
+                f"cublas{name.removesuffix('_v2')} failed with status {status}", fix="see cublasStatus_t"
+            )
+
+    def create(self) -> int:
+        handle = ctypes.c_void_p()
+        self._call("Create_v2", ctypes.byref(handle))
+        return handle.value or 0
+
+    def set_stream(self, handle, stream):
+        self._call("SetStream_v2", handle, stream)
+
+    def set_workspace(self, handle, workspace, size):
+        self._call("SetWorkspace_v2", handle, workspace, size)
+
+    def gemm_strided_batched_ex(
+        self, handle, transa, transb, m, n, k, alpha, a, atype, lda, stride_a, b, btype, ldb, stride_b, beta, c, ctype,
+        ldc, stride_c, batch_count, compute_type, algo,
+    ):  # fmt: skip
+        self._call(
+            "GemmStridedBatchedEx", handle, transa, transb, m, n, k, alpha, a, atype, lda, stride_a, b, btype, ldb, stride_b,
+            beta, c, ctype, ldc, stride_c, batch_count, compute_type, algo,
+        )  # fmt: skip
+
+
 class Blas:
-    """cuBLAS on one device; `cublas` is nvmath's bindings, or what stands in for them."""
+    """cuBLAS on one device; `cublas` is a `Cublas`, or what stands in for it."""
 
     def __init__(self, xp, cublas):
         self.xp, self.cublas = xp, cublas

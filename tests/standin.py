@@ -1307,7 +1307,7 @@ cupy.cuda.runtime.getDeviceProperties = _properties
 
 # -- cuBLAS ----------------------------------------------------------------------------------------
 class cublas:
-    """nvmath.bindings.cublas, as far as the backend calls it: columns first, on the stream it was told."""
+    """`kernels.cuda_blas.Cublas`: columns first, on the stream it was told."""
 
     _DTYPES: ClassVar = {0: np.dtype("f4"), 1: np.dtype("f8"), 2: np.dtype("f2"), 14: _BFLOAT16}
     _streams: ClassVar[dict[int, int]] = {}
@@ -1318,13 +1318,13 @@ class cublas:
         return len(cublas._streams)
 
     @staticmethod
-    def set_stream(handle, stream_id):
-        cublas._streams[handle] = stream_id
+    def set_stream(handle, stream):
+        cublas._streams[handle] = stream
 
     @staticmethod
-    def set_workspace(handle, workspace, workspace_size_in_bytes):
+    def set_workspace(handle, workspace, size):
         found = memory.find(workspace)
-        assert found and workspace % 256 == 0 and workspace + workspace_size_in_bytes <= found[1]
+        assert found and workspace % 256 == 0 and workspace + size <= found[1]
 
     @staticmethod
     def gemm_strided_batched_ex(

@@ -24,7 +24,7 @@ _INSTALL = "pip install 'deepcore[cuda]'  (an NVIDIA GPU and driver are needed),
 class CudaBackend(Backend):
     """Arrays are `cupy.ndarray` on one device; work is queued on CuPy's current stream.
 
-    `cupy` is the module to drive, `cublas` nvmath's bindings of cuBLAS (tests pass stand-ins).
+    `cupy` is the module to drive, `cublas` the functions of its cuBLAS (tests pass stand-ins).
     """
 
     kernel_kind = "cuda"
@@ -91,7 +91,7 @@ class CudaBackend(Backend):
 
     @functools.cached_property
     def blas(self):
-        """cuBLAS with a handle of our own, or None where there are no bindings of it."""
+        """cuBLAS with a handle of our own, or None where it cannot be loaded: products are CuPy's then, and not captured."""
         from deepcore.kernels.cuda_blas import Blas
 
         return None if self._cublas is None else Blas(self, self._cublas)
@@ -263,8 +263,6 @@ def create(index: int) -> Backend:
             f"there is no GPU {index}: this machine has {count}",
             fix=f'backend="cuda:{count - 1}"' if count else 'backend="cpu"',
         )
-    try:
-        from nvmath.bindings import cublas
-    except ImportError:  # products are CuPy's then, and steps with one cannot be captured
-        cublas = None
-    return CudaBackend(index, cupy, cublas=cublas)
+    from deepcore.kernels.cuda_blas import Cublas
+
+    return CudaBackend(index, cupy, cublas=Cublas.load())
