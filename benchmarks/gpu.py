@@ -62,6 +62,7 @@ class Machine:
 
     def __init__(self, backend, sizes: Sizes = Sizes(), torch=None):
         self.backend, self.cupy, self.sizes, self.torch = backend, backend.array_module, sizes, torch
+        self._drawn: tuple = (None, [])
 
     @property
     def name(self) -> str:
@@ -77,11 +78,16 @@ class Machine:
         return self.cupy.cuda.get_elapsed_time(start, stop) / 1e3
 
     def arrays(self, *shapes, seed: int = 0) -> list[list]:
-        """Input sets: for each, an array of every shape."""
+        """Input sets: for each, an array of every shape. The sides of a contest have the same ones."""
+        if self._drawn[0] == (shapes, seed):
+            return self._drawn[1]
+        self._drawn = None, []
         size = 4 * sum(math.prod(shape) for shape in shapes)
         count = max(1, min(MOST_SETS, self.sizes.spread // max(size, 1)))
         draw = np.random.default_rng(seed)
-        return [[self.backend.from_host(draw.standard_normal(s, np.float32)) for s in shapes] for _ in range(count)]
+        sets = [[self.backend.from_host(draw.standard_normal(s, np.float32)) for s in shapes] for _ in range(count)]
+        self._drawn = (shapes, seed), sets
+        return sets
 
     def tensors(self, sets) -> list[list]:
         return [[dc.as_tensor(a) for a in one] for one in sets]
@@ -290,8 +296,8 @@ def _adam(gpu: Machine, side: str):
 
 
 def steps(gpu: Machine):
-    """Whole training steps with Adam: compiled, as they are, and PyTorch's."""
-    sides = ("deepcore compiled", "deepcore", *(["torch"] if gpu.torch else []))
+    """Whole training steps with Adam: compiled, as they are, and PyTorch's, eager and replayed from a CUDA graph."""
+    sides = ("deepcore compiled", "deepcore", *(["torch", "torch graph"] if gpu.torch else []))
     for batch, *layers in gpu.sizes.networks:
         flops = 6.0 * batch * sum(map(math.prod, itertools.pairwise(layers))) - 2.0 * batch * layers[0] * layers[1]
         name = f"training step, batch {batch}, {'-'.join(map(str, layers))}"
@@ -304,15 +310,14 @@ def _step(gpu: Machine, batch: int, layers: list[int], side: str):
     weights = [draw.standard_normal((n, k), np.float32) / math.sqrt(k) for k, n in itertools.pairwise(layers)]
     inputs = gpu.backend.from_host(draw.standard_normal((batch, layers[0]), np.float32))
     classes = gpu.backend.from_host(draw.integers(0, layers[-1], batch))
-    if side == "torch":
+    if side.startswith("torch"):
         torch = gpu.torch
         (x, y), (matrices,) = (
             gpu.torches([[inputs, classes]])[0],
             gpu.torches([[gpu.backend.from_host(w) for w in weights]]),
         )
-        linear, relu, loss_of, adam = (
-            torch.nn.functional.linear, torch.relu, torch.nn.functional.cross_entropy, partial(torch.optim.Adam, fused=True),
-        )  # fmt: skip
+        linear, relu, loss_of = torch.nn.functional.linear, torch.relu, torch.nn.functional.cross_entropy
+        adam = partial(torch.optim.Adam, fused=True, capturable=side == "torch graph")
         parameters = [torch.nn.Parameter(w) for w in matrices]
     else:
         x, y = dc.as_tensor(inputs), dc.as_tensor(classes)
@@ -330,7 +335,35 @@ def _step(gpu: Machine, batch: int, layers: list[int], side: str):
         optimizer.step()
         return loss.detach()
 
+    if side == "torch graph":
+        return _graphed(torch, partial(step, x, y), parameters, optimizer)
     return partial(dc.compile(step) if side == "deepcore compiled" else step, x, y)
+
+
+def _graphed(torch, step: Callable, parameters: list, optimizer) -> Callable:
+    """The step captured in a CUDA graph as PyTorch's manual has it, and weights and state as they were before."""
+    before = [p.detach().clone() for p in parameters]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+    with torch.no_grad():
+        for p, old in zip(parameters, before):
+            p.copy_(old)
+        for state in optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+    def replay():
+        graph.replay()
+        return loss
+
+    return replay
 
 
 SUITES = (elementwise, rows, products, updates, steps)

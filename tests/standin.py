@@ -454,9 +454,6 @@ class ndarray:
 
     # Out of the device: only on request.
     def get(self, stream=None, order="C", out=None, blocking=True):
-        if out is not None and not blocking and out.ctypes.data in _pinned:
-            _do(functools.partial(np.copyto, out, self._a))
-            return out
         _count("downloads")
         if out is None:
             return self._a.copy(order)
@@ -1024,6 +1021,8 @@ def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocki
     result = np.array(obj, dtype, order=order, ndmin=ndmin)
     _check_dtype(result.dtype)
     _count("uploads")
+    if not result.ndim and result == 0:  # CuPy clears the memory
+        result = np.zeros_like(result)
     return _wrap(result)
 
 
@@ -1264,6 +1263,8 @@ for _short, _full in _OPERATORS.items():
 for _short, _full in (("lt", "less"), ("le", "less_equal"), ("gt", "greater"), ("ge", "greater_equal")):
     _binary(f"__{_short}__", _full)
 _binary("__eq__", "equal")
+_equal = ndarray.__eq__
+ndarray.__eq__ = lambda self, other: cupy.zeros(self.shape, dtype=bool) if other is None else _equal(self, other)
 _binary("__ne__", "not_equal")
 _binary("__matmul__", "matmul")
 _binary("__rmatmul__", "matmul", reflected=True)
@@ -1303,6 +1304,16 @@ def _properties(device):
 
 
 cupy.cuda.runtime.getDeviceProperties = _properties
+
+
+def _memcpy_async(dst, src, size, kind, stream):
+    """From the device to pinned memory, which a capture records."""
+    assert kind == cupy.cuda.runtime.memcpyDeviceToHost and dst in _pinned
+    start, _, raw = memory.find(src)
+    _do(lambda: ctypes.memmove(dst, raw.ctypes.data + src - start, size))
+
+
+cupy.cuda.runtime.memcpyAsync, cupy.cuda.runtime.memcpyDeviceToHost = _memcpy_async, 2
 
 
 # -- cuBLAS ----------------------------------------------------------------------------------------

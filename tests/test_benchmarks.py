@@ -234,8 +234,9 @@ def test_compare_names_what_became_slower_against_every_peer(load, tmp_path, cap
 def test_the_page_is_made_of_the_committed_figures(load):
     report = load("report")
     machines = report.machines()
-    pages = {"performance.md": report.index(machines)}
+    pages = {"performance.md": report.index(machines, report.gpus())}
     pages.update((f"performance-{name}.md", report.page(results, name)) for name, results in machines.items())
+    pages.update((f"performance-{name}.md", report.gpu_page(result)) for name, result in report.gpus().items())
     assert len(pages) > 1
     for name, page in pages.items():
         assert page == (ROOT / "docs" / name).read_text(encoding="utf-8"), "run: python benchmarks/report.py"

@@ -38,11 +38,20 @@ class CudaBackend(Backend):
 
     def asarray(self, value, dtype=None):
         with self.device:
+            if isinstance(value, (float, np.generic, np.ndarray)) and not np.ndim(value):
+                return self.from_host(np.asarray(value, dtype))
             return self.array_module.asarray(value, dtype)
 
     def from_host(self, array):
         with self.device:
+            if not array.ndim and array == 0:  # CuPy would clear the bytes, and -0.0 be 0.0
+                return self.array_module.asarray(array.reshape(1)).reshape(())
             return self.array_module.asarray(np.ascontiguousarray(array).reshape(array.shape))
+
+    def full(self, shape, value, dtype=None):
+        out = self.empty(shape, dtype=dtype)
+        out[...] = value
+        return out
 
     def to_host(self, array):
         return self.array_module.asnumpy(array)
@@ -150,6 +159,12 @@ class CudaBackend(Backend):
     def host_words(self, size: int):
         """Whole numbers on the host, to be sent."""
         return np.zeros(size, np.int64)
+
+    def report(self, array, words) -> None:
+        """Queue the sending of an array to `pinned_words`; a stream that captures takes it in, which `get` refuses."""
+        runtime = self.array_module.cuda.runtime
+        stream = self.array_module.cuda.get_current_stream()
+        runtime.memcpyAsync(words.ctypes.data, array.data.ptr, array.nbytes, runtime.memcpyDeviceToHost, stream.ptr)
 
     def pinned_words(self, size: int):
         """Whole numbers on the host that the device may write."""

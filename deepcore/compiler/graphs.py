@@ -169,8 +169,7 @@ class _Wrong:
         self.xp.counting.total = None
 
     def report(self) -> None:
-        stream = self.xp.array_module.cuda.get_current_stream()
-        self.total.reshape(1).get(stream=stream, out=self.host, blocking=False)
+        self.xp.report(self.total, self.host)
 
     def seen(self) -> bool:
         """Whether a graph that is done counted any; then the count starts again."""
@@ -212,7 +211,7 @@ class DevicePlan:
         return (
             kernel is not None
             and self.xp.ready(kernel)
-            and all(None not in self.columns[i] and cuda_update.fits(self.weights[i], self.columns[i]) for i in self.batches[key])
+            and all(not any(map(is_, self.columns[i], repeat(None))) and cuda_update.fits(self.weights[i], self.columns[i]) for i in self.batches[key])
         )  # fmt: skip
 
     @property
