@@ -359,7 +359,7 @@ def _graphed(torch, step: Callable, parameters: list, optimizer) -> Callable:
             for value in state.values():
                 value.zero_()
 
-    def replay():
+    def replay(inputs=step.args):  # the graph reads them, and does not hold them
         graph.replay()
         return loss
 
