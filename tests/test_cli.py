@@ -18,6 +18,7 @@ from deepcore import cli
 from deepcore.cli import main, runs
 from deepcore.cli.inputs import Inputs
 from deepcore.config import settings
+from deepcore.train import feed
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MNIST = "t10k-images-idx3-ubyte.gz"
@@ -157,15 +158,15 @@ def test_runs_of_one_second_get_their_own_folders(linear, tmp_path, monkeypatch,
 def test_ctrl_c_saves_and_resume_gives_the_same_bits(linear, tmp_path, capsys, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(["train", linear, "--out", str(whole)]) == 0
-    steps, plain = [], dc.optim.SGD.step
+    batches, plain = [], feed.split
 
-    def step(self, closure=None):
-        steps.append(1)
-        if len(steps) == 60:  # in the second epoch of 45 batches
+    def split(batch, backend):
+        batches.append(1)
+        if len(batches) == 60:  # in the second epoch of 45 batches
             signal.raise_signal(signal.SIGINT)
-        return plain(self, closure)
+        return plain(batch, backend)
 
-    monkeypatch.setattr(dc.optim.SGD, "step", step)
+    monkeypatch.setattr(feed, "split", split)
     assert main(["train", linear, "--out", str(cut)]) == 130
     monkeypatch.undo()
     assert f"--resume {cut}" in capsys.readouterr().out
