@@ -19,6 +19,7 @@ from deepcore.kernels.program import Launch
 # Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
 (_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO, _BATCHES, _ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK) = range(15)
 (_PACK_A, _PACK_B, _PANELS, _PACKED, _PART, _LDR, _LDZ, _A_SPACE, _A_PACKED, _A_SLICE) = range(15, 25)
+(_TURNED, _T_SPACE) = range(25, 27)
 # Words of a call.
 (_PLAN, _A, _B, _OUT, _SPACE, _ACTIVATION, _BIAS, _RESIDUAL, _PRE, _SCALED, _SCALE, _OTHER) = range(12)
 
@@ -28,6 +29,8 @@ _FEW, _FEW_BYTES = 4, 1 << 13
 _CONVERTED = 1 << 15
 # Columns of B in columns that are read at a time.
 _DOTS = 4
+# Steps of k up to which a slice goes down a panel of B to its end: beyond, the panel's lines lie too far apart.
+_PANEL_STEPS = 1024
 
 
 def _heights(tools, shape: gemm_tables.Table):
@@ -151,12 +154,15 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
             residual += offsets[2] if residual else 0
             pre += offsets[2] if pre else 0
             with_ += offsets[2] if with_ else 0
+        final = out
         across = part % p[_ACROSS]
         first_row, first_column = down * p[_ROWS], across * p[_COLUMNS]
         end_row, end_column = min(m, first_row + p[_ROWS]), min(p[_N], first_column + p[_COLUMNS])
         panel, block, tile_at = panel_space(), block_space(), tile_space()
+        if p[_TURNED]:  # the transpose is computed, and turned at the end
+            out = c[_SPACE] + p[_T_SPACE] + batch * m * ldo
         # Panel after panel, where A is small and B is only read; else one block of k after the other.
-        by_panel = p[_PACK_A] == 0 and end_row - first_row <= ablock
+        by_panel = p[_PACK_A] == 0 and end_row - first_row <= ablock and k <= _PANEL_STEPS
         outer, inner = -(-k // kblock), -(-(end_column - first_column) // columns)
         if by_panel:
             outer, inner = inner, outer
@@ -212,6 +218,13 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
                             for q in range(rows):
                                 some(tile_at + q * stride, there + q * ldo, width)
                         i += count * height
+        if p[_TURNED]:
+            for j in range(first_column, end_column):
+                row = view(final + j * m * size)
+                for i in range(m):
+                    put(row, i, take(view(out + i * ldo), j))
+            out, ldo = final, m * size
+            first_row, end_row, first_column, end_column = first_column, end_column, 0, m
         # What follows the sums is done to the slice's rows, which the caches still hold.
         width = end_column - first_column
         if special:
@@ -419,6 +432,7 @@ class _Plan:
         "slices",
         "space",
         "swap",
+        "turned",
         "words",
     )
 
@@ -428,6 +442,10 @@ class _Plan:
         size, dtype = a.itemsize, a.dtype
         shape = gemm_tables.table()
         columns = shape.across * shape.bytes // size
+        #: Whether few columns are computed as the rows of the transpose, where tiles leave nothing empty.
+        self.turned = 1 < n < columns and m >= 4 * columns
+        if self.turned:
+            a, b, m, n = b.swapaxes(-1, -2), a.swapaxes(-1, -2), n, m
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         batches = math.prod(batch)
         (ars, aks), (bks, bjs) = a.strides[-2:], b.strides[-2:]
@@ -435,7 +453,7 @@ class _Plan:
             bjs = size if bks != size else bks
         if k == 1:
             bks = columns * size if bjs == size else size
-        self.shape, self.dtype, self.batch = (*batch, m, n), dtype, batch
+        self.shape, self.dtype, self.batch = (*batch, n, m) if self.turned else (*batch, m, n), dtype, batch
         kblock, panels = gemm_tables.steps(k), -(-n // columns)
         rows, wide, how, pack_a = gemm_tables.slices(shape, m, n, k, size, columns, bjs == size)
         if how == gemm_tables.BEFORE and not _PACKERS[dtype].ready():
@@ -443,15 +461,22 @@ class _Plan:
         down, across = -(-m // rows), -(-n // wide)
         if pack_a and across > 1 and rows <= gemm_tables.MAX_ROWS and _ROW_PACKERS[dtype].ready():
             pack_a = gemm_tables.BEFORE
-        w = self.words = np.zeros(_A_SLICE + 1, np.int64)
+        w = self.words = np.zeros(_T_SPACE + 1, np.int64)
         w[[_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO]] = m, n, k, ars, aks, bks, bjs, n * size
         ablock = min(rows, gemm_tables.MAX_ROWS) if pack_a else rows
         w[[_ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK]] = rows, wide, down, across, kblock, ablock
-        w[[_PACK_A, _PACK_B, _PANELS, _PART, _LDR, _LDZ]] = pack_a, how, panels, 1, n * size, n * size
+        w[[_PACK_A, _PACK_B, _PANELS, _PART, _LDR, _LDZ]] = (
+            pack_a,
+            how,
+            panels,
+            1,
+            self.shape[-1] * size,
+            self.shape[-1] * size,
+        )
         self.slices = batches * down * across if k else 0
         self.few = None
         self.swap = n == 1 and m > 1  # a matrix times a vector: the vector times the matrix's transpose
-        if m <= _FEW and n * k >= 1 << 16:
+        if m <= _FEW and n * k >= 1 << 16 and not self.turned:
             if bjs == size:
                 self.few = _FEW_ROWS[dtype]
                 wide = -(-n // (columns * max(2, -(-n * size // _FEW_BYTES)))) * columns
@@ -465,7 +490,7 @@ class _Plan:
                 self.few = None
         self.kernel = self.few or _KERNELS[dtype]
         #: The call itself, where there is one slice and nothing else to do.
-        single = self.slices == 1 and not self.swap and m * n * size < 1 << 20
+        single = self.slices == 1 and not self.swap and not self.turned and m * n * size < 1 << 20
         self.direct = self.kernel._call if single and how != gemm_tables.BEFORE else None
         self.space = 0
         #: What is packed before: kernels and their slices.
@@ -483,6 +508,9 @@ class _Plan:
             self.space += copies * down * k * int(w[_A_SLICE]) + shape.bytes
             w[_A_PACKED] = down * k * w[_A_SLICE] if copies > 1 else 0
             self.packs.append((_ROW_PACKERS[dtype], copies * down))
+        if self.turned:
+            w[_TURNED], w[_T_SPACE] = 1, -(-self.space // 64) * 64
+            self.space = int(w[_T_SPACE]) + batches * m * n * size + shape.bytes
         if batch:
             table = np.zeros((batches, 3), np.int64)
             places = np.indices(batch).reshape(len(batch), -1)
@@ -570,6 +598,8 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
             made = product(b.swapaxes(-1, -2), a.swapaxes(-1, -2), flat)
             return made.reshape(plan.shape) if out is None else out
     kernel = plan.kernel
+    if plan.turned:
+        a, b = b, a
     if out is None:
         out = memory.empty(plan.shape, plan.dtype)
     words = (

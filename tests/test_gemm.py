@@ -82,7 +82,26 @@ def test_random_shapes():
         assert (np.abs(gemm.product(x, y) - exact(a, b)) <= bound(a, b)).all(), (m, k, n)
 
 
-@pytest.mark.parametrize("size", [(300, 400, 500), (50, 300, 2000), (4000, 70, 33), (2, 900, 900)], ids=str)
+@pytest.mark.parametrize("n", [2, 3, 7, 10, 15])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_few_columns_have_the_bits_that_they_have_among_many(n, dtype):
+    """They are computed as the transpose where there are many rows; bias, residual, activation and batches take part."""
+    for m, k in ((131, 1), (300, 40), (1000, 784), (4099, 30)):
+        a, b = RNG.standard_normal((2, m, k)).astype(dtype), RNG.standard_normal((k, 40)).astype(dtype)
+        bias, residual = RNG.standard_normal(40).astype(dtype), RNG.standard_normal((2, m, 40)).astype(dtype)
+        few, pre = np.ascontiguousarray(residual[..., :n]), np.empty((2, m, n), dtype)
+        for x, y in itertools.product((a, a.swapaxes(1, 2).copy().swapaxes(1, 2)), (b, b.T.copy().T)):
+            want = gemm.product(x, y, bias=bias, residual=residual, activation="gelu", scale=0.5)[..., :n]
+            part = {"bias": np.ascontiguousarray(bias[:n]), "residual": few, "scale": 0.5}
+            found = gemm.product(x, y[:, :n], **part, activation="gelu", pre=pre)
+            assert found.tobytes() == want.tobytes()
+            assert gemm.product(x, y[:, :n], **part).tobytes() == pre.tobytes()
+            assert gemm.product(x[0], y[:, :n]).tobytes() == gemm.product(x[0], y)[:, :n].tobytes()
+
+
+@pytest.mark.parametrize(
+    "size", [(300, 400, 500), (50, 300, 2000), (4000, 70, 33), (4000, 70, 10), (2, 900, 900)], ids=str
+)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_the_same_bits_at_any_threads(size, dtype, monkeypatch):
     m, k, n = size
