@@ -1,4 +1,4 @@
-"""Rows of a table by index, and their gradients, on the CPU; dropout, whose mask is drawn where it is used."""
+"""Rows of a table by index, and their gradients, on the CPU; dropout, whose mask is drawn where it is used, or kept."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from deepcore.backend.dtypes import int64
 from deepcore.kernels import memory, pool, register, scalar, watch
 from deepcore.kernels.compiler import Kernel, address, bits, signed_words
 from deepcore.kernels.pool import complete
+from deepcore.kernels.program import Buffer, Launch
 from deepcore.kernels.reductions import FLOATS, share
 
 # Slices of a gradient, a power of two: each looks at every index.
@@ -106,14 +107,16 @@ def rows_grad(xp, g, index, *, count, padding=None, out=None):
 # -- dropout --------------------------------------------------------------------------------------------------------
 
 
-def _dropout(tools, dtype: str):
+def _dropout(tools, dtype: str, keep: bool = False):
     """out[i] = x[i]·(scale where word i of the stream is below the threshold, else 0).
 
     Words: x, out, size, generator (seed, stream, position), first block from there, threshold, scale (a float64),
-    blocks of a slice.
+    blocks of a slice; with `keep` a byte for each number, to be set to whether it stays.
     """
     dt = np.dtype(dtype)
-    view, draw, words = tools.view(dt), tools.lift(scalar.philox_block), tools.local(np.dtype(np.uint32), 4 * _BLOCKS)
+    view, byte, draw, words = (
+        tools.view(dt), tools.view(np.dtype(np.uint8)), tools.lift(scalar.philox_block), tools.local(np.dtype(np.uint32), 4 * _BLOCKS),
+    )  # fmt: skip
     whole, zero, real = tools.words(), dt.type(0), dt.type
 
     def kernel(a, part):
@@ -132,12 +135,33 @@ def _dropout(tools, dtype: str):
             start = 4 * b
             for i in range(min(size - start, 4 * _BLOCKS)):
                 out[start + i] = x[start + i] * (scale if w[i] < threshold else zero)
+            if keep:
+                mask = byte(a[8] + start)
+                for i in range(min(size - start, 4 * _BLOCKS)):
+                    mask[i] = w[i] < threshold
+        return 0
+
+    return kernel
+
+
+def _dropout_again(tools, dtype: str):
+    """The same by the bytes that were kept. Words as above."""
+    dt = np.dtype(dtype)
+    view, byte, zero, real = tools.view(dt), tools.view(np.dtype(np.uint8)), dt.type(0), dt.type
+
+    def kernel(a, part):
+        x, out, mask = view(a[0]), view(a[1]), byte(a[8])
+        scale = real(np.int64(a[6]).view(np.float64))
+        for i in range(4 * part * a[7], min(a[2], 4 * (part + 1) * a[7])):
+            out[i] = x[i] * (scale if mask[i] else zero)
         return 0
 
     return kernel
 
 
 _DROPOUT = {d: Kernel(f"dropout_{d.name}", _dropout, d.name) for d in FLOATS}
+_KEPT = {d: Kernel(f"dropout_kept_{d.name}", _dropout, d.name, True) for d in FLOATS}
+_AGAIN = {d: Kernel(f"dropout_again_{d.name}", _dropout_again, d.name) for d in FLOATS}
 
 
 @register("dropout", "cpu", needs_numba=False)
@@ -156,6 +180,21 @@ def dropout(xp, input, *, seed, stream, position, p, out=None):
         kernel, -(-blocks // each), address(x), address(result), x.size, address(state), ahead, threshold, scale, each
     )
     return result
+
+
+def drawn(launch: Launch) -> tuple | None:
+    """What the mask of a dropout's launch depends on, and its bytes; None for another launch."""
+    if all(launch.kernel is not kernel for kernel in _DROPOUT.values()):
+        return None
+    return (launch.places.get(3), *launch.words[2:]), launch.words[2]
+
+
+def with_mask(launch: Launch, mask: tuple[Buffer, int], again: bool) -> Launch | None:
+    """A dropout's launch that also writes its mask to that place, or takes it from there."""
+    kernel = next((_AGAIN if again else _KEPT)[d] for d, each in _DROPOUT.items() if each is launch.kernel)
+    if not kernel.ready():
+        return None
+    return Launch(kernel, [*launch.words, 0], {**launch.places, 8: mask}, launch.slices)
 
 
 def generator_state(seed: int, stream: int, position: int):

@@ -24,6 +24,8 @@ from deepcore.kernels.memory import Block
 #: Own memory starts on cache lines.
 ALIGN = 64
 _MOVED = 1 << 18
+#: Bytes up to which a copy is done together with others.
+_FEW = 1 << 14
 
 
 @dataclass(eq=False)
@@ -180,6 +182,43 @@ def move(to: Ref, source: Ref) -> Step:
         launch = Launch(MOVE, [0, 0, to.nbytes], places, max(1, -(-to.nbytes // _MOVED)))
         return Step("copy", [source], [to], [launch])
     return Step("copy", [source], [to], call=_itself)
+
+
+def _moves(tools):
+    """Words: how many, then for each to, from, bytes."""
+    view = tools.view(np.dtype(np.uint8))
+    copy = tools.copy(np.dtype(np.uint8))
+
+    def kernel(a, part):
+        for i in range(1, 3 * a[0], 3):
+            copy(view(a[i]), view(a[i + 1]), a[i + 2])
+        return 0
+
+    return kernel
+
+
+MOVES = Kernel("moves", _moves)
+
+
+def moves(pairs: Iterable[tuple[Ref, Ref]]) -> list[Step]:
+    """Steps that copy each second array to the first, in order; small ones that follow one another are one launch."""
+    found: list[Step] = []
+    for to, source in pairs:
+        small = to.contiguous and source.contiguous and to.nbytes <= _FEW and MOVES.ready()
+        if not small:
+            found.append(move(to, source))
+            continue
+        if not found or not found[-1].launches or found[-1].launches[0].kernel is not MOVES:
+            found.append(Step("copy", [], [], [Launch(MOVES, [0], {}, 1)]))
+        step = found[-1]
+        (launch,) = step.launches
+        at = len(launch.words)
+        launch.words += [0, 0, to.nbytes]
+        launch.words[0] += 1
+        launch.places |= {at: (to.buffer, to.offset), at + 1: (source.buffer, source.offset)}
+        step.ins.append(source)
+        step.outs.append(to)
+    return found
 
 
 def _itself(x):

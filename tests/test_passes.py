@@ -11,7 +11,7 @@ import pytest
 import deepcore as dc
 from deepcore import nn, optim
 from deepcore.compiler import build
-from deepcore.compiler.passes import algebra, chains, cse, dead, epilogue, fold, fuse, reuse
+from deepcore.compiler.passes import algebra, chains, cse, dead, epilogue, fold, fuse, masks, reuse
 from deepcore.kernels import pool
 from deepcore.nn import functional as F
 
@@ -211,6 +211,55 @@ def test_results_are_written_over_what_is_read_last(monkeypatch):
     _, apart = compiled_with(monkeypatch, (), function, *arguments)
     _, over = compiled_with(monkeypatch, (reuse.run,), function, *arguments)
     assert over.exe.size < apart.exe.size - 10_000
+
+
+@pytest.mark.parametrize("size", [(3, 5), (300, 257)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_mask_is_drawn_once(monkeypatch, size, dtype):
+    """Two dropouts, each with its gradient: the gradients read the masks that the forwards kept."""
+
+    def function(x):
+        return dc.grad(lambda x: (F.dropout(dc.tanh(F.dropout(x, 0.3)), 0.6) * x).sum())(x)
+
+    for passes, kept in (((dead.run,), 0), ((dead.run, masks.run), 2)):
+        monkeypatch.setattr(build, "PASSES", passes)
+        compiled = dc.compile(function)
+        for seed in range(4):
+            (x,) = values(size, dtype=dtype)
+            dc.manual_seed(seed)
+            wanted, position = function(x), dc.get_rng_state()
+            dc.manual_seed(seed)
+            assert same(wanted, compiled(x)) and dc.get_rng_state() == position
+        assert compiled.runs == 3, compiled.faults
+        ((runner, _),) = next(iter(compiled._known.values()))
+        names = [launch.kernel.name for step in runner.exe.steps for launch in step.launches]
+        found = [sum(name.startswith(f"dropout_{what}") for name in names) for what in ("kept", "again", dtype)]
+        assert found == [kept, kept, 4 - 2 * kept]
+
+
+def test_small_copies_are_one_launch_and_keep_their_order():
+    states = [dc.full((n,), float(n)) for n in range(1, 6)]
+    large = dc.zeros(100, 100)
+
+    @dc.compile
+    def rotate(x):
+        first = states[0].sum() + x
+        for state, after in zip(states, [*states[1:], states[0]]):
+            state.copy_(state * 0 + after.sum())
+        large.add_(first)
+        return first
+
+    twins = [t.clone() for t in states]
+    for i in range(4):
+        total = twins[0].sum() + i
+        for t, after in zip(twins, [*twins[1:], twins[0]]):
+            t.copy_(t * 0 + after.sum())
+        assert same(rotate(dc.tensor(float(i))), total)
+        assert all(map(same, states, twins))
+    assert rotate.runs == 3, rotate.faults
+    ((runner, _),) = next(iter(rotate._known.values()))
+    copies = [step for step in runner.exe.steps if step.name == "copy"]
+    assert [len(step.outs) for step in copies].count(1) <= 1 < len(states) - 1 <= max(len(s.outs) for s in copies)
 
 
 def test_explain_tells_of_each_step_and_changes_nothing():

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Program
-from deepcore.compiler.passes import algebra, cse, dead, epilogue, fold, fuse, reuse
+from deepcore.compiler.passes import algebra, cse, dead, epilogue, fold, fuse, masks, reuse
 from deepcore.compiler.trace import Trace
 from deepcore.kernels import update as updates
 from deepcore.kernels.compiler import address
-from deepcore.kernels.program import Buffer, Executable, Ref, Step, move, plan_memory
+from deepcore.kernels.program import Buffer, Executable, Ref, Step, move, moves, plan_memory
 
 #: In their order.
-PASSES = (dead.run, fold.run, algebra.run, cse.run, dead.run, fuse.run, epilogue.run, reuse.run)
+PASSES = (dead.run, fold.run, algebra.run, cse.run, dead.run, fuse.run, epilogue.run, masks.run, reuse.run)
 
 
 class Built(NamedTuple):
@@ -51,9 +51,7 @@ def build(trace: Trace, outputs: list[Ref], grads: list[Ref]) -> Built:
         if made.norm:
             first.append(Step(f"{name} norm", found, [], made.norm, kept=True))
         last.append(Step(name, found, _changed(trace, update.plan), made.update, kept=True))
-    for buffer, ref in contents.items():
-        whole = Ref(buffer, 0, ref.shape, ref.strides, ref.dtype)
-        first.append(move(whole, ref))
+    first += moves((Ref(buffer, 0, ref.shape, ref.strides, ref.dtype), ref) for buffer, ref in contents.items())
     program.steps += first + last
     lasting = {ref.buffer for ref in (*outputs, *grads)}
     size = plan_memory(program.steps, lasting)

@@ -81,8 +81,8 @@ class Compiled:
             try:
                 self._busy = True
                 reason = "these arguments are new"
-                latest = key == self._latest
-                for runner, tree in self._known.get(key, ()):
+                latest = self._latest is not None and key == self._latest[0]
+                for runner, tree in self._latest[1] if latest else self._known.get(key, ()):  # type: ignore[index]
                     misfit = runner.misfit()
                     if misfit is not None:
                         reason = misfit
@@ -93,7 +93,7 @@ class Compiled:
                         break
                     if not latest:
                         self._known.move_to_end(key)
-                        self._latest = key
+                        self._latest = key, self._known[key]
                     self.runs += 1
                     if runner.fresh:  # following the function took memory that the program has no use for
                         runner.fresh = False

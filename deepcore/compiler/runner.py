@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Iterable
 from itertools import chain, repeat
-from operator import attrgetter, is_, is_not
+from operator import attrgetter, call, is_, is_not
 from typing import Any
 
 from deepcore.compiler.build import Built
@@ -60,6 +61,8 @@ class Runner:
         #: Whether it has not run yet.
         self.fresh = True
         self.arguments = [buffer for buffer, _ in trace.given]
+        #: The arrays that the arguments are bound to, which are not held; none: they have to be.
+        self.bound: list | None = None
         tensors = [(t, array) for t, array in trace.outside.values() if t is not None]
         self.tensors, self.arrays = [t for t, _ in tensors], [a for _, a in tensors]
         self.static, self.changed = trace._static, list(trace.before)
@@ -155,8 +158,10 @@ class Runner:
         """The returned tensors' arrays. Raises `Stopped`, with everything as it was, where a check failed."""
         exe = self.exe
         bind = exe.bind
-        for buffer, array in zip(self.arguments, arrays):
-            bind(buffer, address(array))
+        if self.bound is None or not all(map(is_, map(call, self.bound), arrays)):
+            for buffer, array in zip(self.arguments, arrays):
+                bind(buffer, address(array))
+            self.bound = list(map(weakref.ref, arrays))
         for leaf, buffer in self.accumulated:
             bind(buffer, address(leaf.grad._data))  # type: ignore[union-attr]
         results = []
@@ -204,7 +209,7 @@ class Runner:
 
     def times(self, rounds: int = 5) -> list[float]:
         """Seconds of each step of the program, which runs on copies of what it changes."""
-        exe = self.exe
+        exe, self.bound = self.exe, None
         held = [exe.array(ref) for ref in self.grad_refs]
         given = [memory.empty(buffer.nbytes, "u1") for buffer in (*self.arguments, *(b for _, b in self.accumulated))]
         for array in given:

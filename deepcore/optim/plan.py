@@ -31,14 +31,14 @@ class Plan:
 
     def __init__(self, optimizer: Optimizer, live: list[Tensor], counts: list[int], kernels: bool):
         self.live, self.counts, self.every_group = live, counts, list(optimizer.param_groups)
-        #: The groups' settings that a compiled step was looked at with, and that its scalars were made from.
-        self.seen: list | None = None
-        self.settled: list | None = None
+        #: Whether a compiled step's scalars were made from the groups' settings as they are.
+        self.settled = False
+        #: Whether what formulas are chosen by is in the groups alone, as for our own.
         self.own = False
-        self.lists = [group["params"] for group in self.every_group]
-        self.lengths = list(map(len, self.lists))
-        #: What a compiled step takes for granted: (table, key) and what is there.
-        self.tables: list | None = None
+        #: What a compiled step takes for granted: sizes, and objects by (table, key).
+        self.sized = [sized for group in self.every_group for sized in (group, group["params"])]
+        self.sizes = list(map(len, self.sized))
+        self.tables: list = []
         self.keys: list = []
         self.values: list = []
         self.weights = [p._data for p in live]
@@ -192,35 +192,31 @@ class Plan:
     # -- in a compiled step -----------------------------------------------------------------------------------
     def is_current(self, optimizer: Optimizer) -> bool:
         """Whether a compiled step that updates by this plan, of parameters in the same memory, does what `step()` would."""
-        groups = optimizer.param_groups
-        seen = [tuple(group.values()) for group in groups]
-        # What our own formulas are chosen by depends on nothing else.
-        if seen != self.seen or not self.own:
-            self.own = type(optimizer).__module__.startswith(_OWN)
-            if not self._same_memory(optimizer):
-                return False
-            self.seen = seen
-            if self.tables is None:
-                self._list(optimizer)
-        if not settings.kernels or list(map(len, self.lists)) != self.lengths:
+        if not settings.kernels or list(map(len, self.sized)) != self.sizes:
             return False
         try:
-            return all(map(is_, map(getitem, self.tables, self.keys), self.values))  # type: ignore[arg-type]
+            if self.own and all(map(is_, map(getitem, self.tables, self.keys), self.values)):
+                return True
         except (KeyError, IndexError):
             return False
+        if not self._same_memory(optimizer):
+            return False
+        self.own = type(optimizer).__module__.startswith(_OWN)
+        self.settled = False
+        self._list(optimizer)
+        return True
 
     def _list(self, optimizer: Optimizer) -> None:
         """Where everything is found that has to be the same object as now."""
-        batches = self.program.batches  # type: ignore[union-attr]
-        named = [(batch.update.states, batch.states) for batch in batches]
-        states = [self.states[i] for members in self.members for i in members]
         found: list[tuple] = [(optimizer.param_groups, i, group) for i, group in enumerate(self.every_group)]
+        found += [(group, name, value) for group in self.every_group for name, value in group.items()]
         found += [(optimizer.state, p, state) for p, state in zip(self.live, self.states)]
         at = 0
-        for (names, columns), batch in zip(named, batches):
-            held = states[at : at + len(batch.weights)]
-            at += len(held)
-            found += [(s, name, a) for name, column in zip(names, columns) for s, a in zip(held, column)]
+        for batch in self.program.batches:  # type: ignore[union-attr]
+            states = self.inside[at : at + len(batch.weights)]
+            at += len(states)
+            for name, column in zip(batch.update.states, batch.states):
+                found += [(state, name, array) for state, array in zip(states, column)]
         self.tables, self.keys, self.values = map(list, zip(*found))
 
     def after(self, optimizer: Optimizer) -> list[Iterable]:
@@ -229,9 +225,9 @@ class Plan:
         if self.counted:
             counts = [state["step"] + 1 for state in self.inside]
             self._set_scalars(optimizer, counts)
-        elif self.settled is not self.seen or not self.own:
+        elif not self.settled:
             self._set_scalars(optimizer, counts)
-            self.settled = self.seen
+            self.settled = self.own
         storages = [p._storage or p.storage() for p in self.live]
         return [
             map(setitem, self.inside, _STEP, counts),
