@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import random
 import resource
@@ -18,9 +19,10 @@ import numpy as np
 import pytest
 
 import deepcore as dc
-from deepcore import nn
-from deepcore.errors import DeepcoreWarning, IndexRangeError
+from deepcore import nn, optim
+from deepcore.errors import DeepcoreWarning, IndexRangeError, NonFiniteError
 from deepcore.kernels import pool
+from deepcore.nn import functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
@@ -333,3 +335,150 @@ def test_a_second_process_compiles_without_numba(tmp_path):
         for _ in range(2)
     ]  # fmt: skip
     assert said == [[said[0][0], "2", "True"], [said[0][0], "2", "False"]]
+
+
+# -- clipping, indices, NaN checks ------------------------------------------------------------------------------------
+
+
+def classifier():
+    return nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+@pytest.mark.parametrize("limit", [1e-3, 0.5, 1e9])
+@pytest.mark.parametrize("how", ["norm", "value"])
+@pytest.mark.parametrize("adds_up", [False, True])
+def test_clipping_between_backward_and_step(how, limit, adds_up):
+    """Gradients are below the limit when the step is followed and above it later: what is clipped is not decided then."""
+    found = []
+    for compiled in (False, True):
+        dc.manual_seed(0)
+        model = classifier()
+        optimizer = optim.Adam(model.parameters())
+
+        def step(x, y, model=model, optimizer=optimizer):
+            if not adds_up:
+                optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            if how == "norm":
+                norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
+                optimizer.step()
+                return loss, norm
+            nn.utils.clip_grad_value_(model.parameters(), limit)
+            optimizer.step()
+            return (loss,)
+
+        run, seen = dc.compile(step) if compiled else step, []
+        for i in range(6):
+            results = run(dc.randn(8, 20) * 10.0 ** (i - 3), dc.tensor(np.arange(8) % 4))
+            seen += [t.detach().numpy().tobytes() for t in (*results, *(p.grad for p in model.parameters()))]
+        found.append(seen + [p.detach().numpy().tobytes() for p in model.parameters()])
+    assert found[0] == found[1]
+    assert run.runs >= 4, run.faults
+
+
+def test_indices_are_looked_at_in_each_run():
+    model = classifier()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+
+    @dc.compile
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = F.nll_loss(F.log_softmax(model(x), 1), y) + dc.gather(x, 1, y[:, None]).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    x, y = dc.randn(8, 20), dc.tensor(np.arange(8) % 4)
+    for _ in range(3):
+        step(x, y)
+    assert step.runs == 2, step.faults
+    before = [p.detach().numpy().copy() for p in model.parameters()]
+    for wrong in (4, -1, 1 << 40):
+        y[3] = wrong
+        with pytest.raises(IndexRangeError, match=rf"nll_loss: class {wrong} at target\[3\]"):
+            step(x, y)
+    assert all((a == p.detach().numpy()).all() for a, p in zip(before, model.parameters()))
+    y[3] = 0
+    step(x, y)
+    assert step.runs == 3
+
+
+def test_targets_that_are_ignored_in_a_later_batch():
+    model = classifier()
+    loss = dc.compile(dc.no_grad()(lambda x, y: F.nll_loss(F.log_softmax(model(x), 1), y)))
+    x, y = dc.randn(8, 20), dc.tensor(np.arange(8) % 4)
+    loss(x, y), loss(x, y)
+    y[2:5] = -100
+    assert loss(x, y).item() == pytest.approx(F.nll_loss(F.log_softmax(model(x), 1), y).item(), rel=1e-6)
+
+
+class Shaky(nn.Module):
+    """Finite in the forward; the gradient of a root at zero is not."""
+
+    def forward(self, x):
+        return dc.sqrt(F.relu(x))
+
+
+def test_anomalies_are_found_compiled_with_layer_op_and_direction():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Sequential(Shaky(), nn.Linear(8, 3)))
+    optimizer = optim.Adam(model.parameters(), lr=1e-2)
+
+    @dc.compile
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def state():
+        arrays = [p.detach().numpy() for p in model.parameters()]
+        arrays += [v for p in model.parameters() for v in optimizer.state[p].values() if hasattr(v, "dtype")]
+        return [a.tobytes() for a in arrays]
+
+    dc.manual_seed(0)
+    with dc.no_grad():
+        model[0].bias[...] = 20.0  # far from the root's kink
+    x, y = dc.randn(5, 6), dc.tensor([0, 1, 2, 0, 1])
+    losses = []
+    with dc.autograd.detect_anomaly():
+        for _ in range(4):
+            losses.append(step(x, y).item())
+    assert (step.traces, step.runs) == (1, 3), step.faults
+    before, bad = state(), x * float("nan")
+    with (
+        pytest.raises(NonFiniteError, match=r"linear passed on(.|\n)*Sequential.0 \(Linear\)"),
+        dc.autograd.detect_anomaly(),
+    ):
+        step(bad, y)
+    assert state() == before
+    with dc.no_grad():
+        model[0].weight[...], model[0].bias[...] = 0.0, 0.0
+    before = state()
+    with (
+        pytest.raises(NonFiniteError, match=r"in the backward pass produced a NaN(.|\n)*Sequential.1.0 \(Shaky\)"),
+        dc.autograd.detect_anomaly(),
+    ):
+        step(x, y)
+    assert state() == before
+    assert step.runs == 3 and step.traces == 1
+    step(x, y)  # outside, nothing is looked at: the ReLU's gradient hides what the root's has
+
+
+@pytest.mark.parametrize("size", [(3, 5), (300, 301)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_every_number_is_looked_at(size, dtype):
+    compiled = dc.compile(lambda x: dc.clamp(x * 2, -1.0, 1.0).isnan())
+    x = dc.ones(*size).to(dtype)
+    with dc.autograd.detect_anomaly():
+        compiled(x), compiled(x)
+        assert compiled.runs == 1, compiled.faults
+        for place in ((0, 0), (size[0] - 1, size[1] - 1), (size[0] // 2, 1)):
+            for wrong in (math.inf, -math.inf, math.nan):
+                x[place] = wrong
+                with pytest.raises(NonFiniteError, match="mul passed on"):
+                    compiled(x)
+                x[place] = 1.0
+        compiled(x)
+    assert compiled.runs == 2

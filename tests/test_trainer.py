@@ -489,7 +489,7 @@ COMPILED = {
     "NaN first": ({}, {"train": broken(1, np.nan), "callbacks": Carry, "shuffle": False}, 13),
     "infinite, clipped": ({"clip_grad_norm": 1.0}, {"train": broken(9, np.inf), "callbacks": Carry}, None),
     "hooks": ({}, {"callbacks": lambda: Change(lambda t: t.model[3].register_forward_hook(double), 6)}, 4),
-    "anomalies": ({}, {"callbacks": lambda: Anomalies()}, 0),
+    "anomalies": ({}, {"callbacks": lambda: Anomalies()}, 16),
     "by value": ({"model": ByValue}, {}, 0),
 }
 
@@ -503,7 +503,7 @@ def double(module, args, output):
 
 
 class Anomalies(Callback):
-    """Every op is watched."""
+    """Every result is looked at."""
 
     def on_train_begin(self, logs):
         self.context = dc.autograd.detect_anomaly()

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from deepcore.autograd import graph
 from deepcore.autograd.graph import Node, mixed_backends, mode
 from deepcore.errors import ArgumentError, GradientError, ShapeError
 from deepcore.tensor import Tensor, as_tensor
@@ -90,6 +91,8 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None) -> di
                 watched[node] = gradient
             if only is not None and not any(edge in only for edge in node.edges):
                 continue
+            if graph.watchers:
+                mode.node = node
             gradients = node.backward(gradient)
             edges = node.edges
             if not retain_graph:

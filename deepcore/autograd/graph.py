@@ -34,6 +34,9 @@ class _Mode(threading.local):
         self.tracer: Any = None
         self.backward = False
         self.transforms = 0
+        #: While an op is watched: the modules whose forward runs, and the node whose gradient is computed.
+        self.layers: list = []
+        self.node: Any = None
         # NumPy's overflow and divide warnings are off in here, which is 30 times cheaper than np.errstate an op.
         self.context = contextvars.copy_context()
         self.enter = self.context.run

@@ -7,6 +7,7 @@ import functools
 import inspect
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 from deepcore.autograd import graph
@@ -146,22 +147,40 @@ def intercept(watcher: Callable) -> Iterator[None]:
 
 @contextlib.contextmanager
 def detect_anomaly() -> Iterator[None]:
-    """Inside, the first op whose result has a NaN or infinity, forward or backward, raises `NonFiniteError`."""
+    """Inside, the first op whose result has a NaN or infinity, forward or backward, raises `NonFiniteError`.
+
+    It names the op, the direction, and the layer, of a gradient that of the forward. A compiled function runs as a program
+    that looks at every result; where it finds one, it has changed nothing, and the function itself says which.
+    """
+    layers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+    def look(op, inputs, out) -> None:
+        outs = out if isinstance(out, tuple) else (out,)
+        if mode.layers:
+            layers.update((t._node, tuple(mode.layers)) for t in outs if t._node is not None)
+        if all(map(_finite, outs)):
+            return
+        came_in = not all(map(_finite, inputs))
+        error = NonFiniteError(
+            f"{op.name} {'in the backward pass ' if mode.backward else ''}"
+            + ("passed on" if came_in else "produced")
+            + " a NaN or infinity",
+            received=", ".join(brief(t) for t in inputs),
+            fix="look at the inputs of this op; lower the learning rate or clip the gradients if it diverged",
+        )
+        if mode.backward:
+            for module in reversed(layers.get(mode.node, ())):
+                error.passed_through(module)
+        raise error
 
     def check(proceed, op, inputs, params):
         out = proceed(op, inputs, params)
-        if not all(map(_finite, out if isinstance(out, tuple) else (out,))):
-            came_in = not all(map(_finite, inputs))
-            raise NonFiniteError(
-                f"{op.name} {'in the backward pass ' if mode.backward else ''}"
-                + ("passed on" if came_in else "produced")
-                + " a NaN or infinity",
-                received=", ".join(brief(t) for t in inputs),
-                fix="look at the inputs of this op; lower the learning rate or clip the gradients if it diverged",
-            )
+        look(op, inputs, out)
         return out
 
+    alone = mode.hook is None
     with intercept(check):
+        mode.hook.looks = look if alone else None  # type: ignore[union-attr]
         yield
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Program
-from deepcore.compiler.passes import algebra, cse, dead, epilogue, fold, fuse, masks, reuse
+from deepcore.compiler.passes import algebra, cse, dead, epilogue, finite, fold, fuse, masks, reuse
 from deepcore.compiler.trace import Trace
 from deepcore.kernels import update as updates
 from deepcore.kernels.compiler import address
@@ -14,6 +14,8 @@ from deepcore.kernels.program import Buffer, Executable, Ref, Step, move, moves,
 
 #: In their order.
 PASSES = (dead.run, fold.run, algebra.run, cse.run, dead.run, fuse.run, epilogue.run, masks.run, reuse.run)
+#: Those of a program that looks at the result of every op.
+LOOKING = (dead.run, fold.run, algebra.run, cse.run, dead.run, masks.run, finite.run, reuse.run)
 
 
 class Built(NamedTuple):
@@ -34,7 +36,7 @@ def build(trace: Trace, outputs: list[Ref], grads: list[Ref]) -> Built:
         ends += update.gradients
     contents = {buffer: Ref(own, 0, (own.nbytes,), (1,), dt.uint8) for buffer, own in trace.redirected.items()}
     program = Program(steps, [*ends, *contents.values()], dict(trace.constants))
-    for each in PASSES:
+    for each in PASSES if trace.looks is None else LOOKING:
         each(program)
     ends = program.lasting[: len(ends)]
     contents = dict(zip(contents, program.lasting[len(ends) :]))

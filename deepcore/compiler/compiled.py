@@ -65,8 +65,11 @@ class Compiled:
         self.traces = self.runs = 0
 
     def __call__(self, *args, **kwargs):
+        looks = None
         if mode.tracer is not None or mode.hook is not None or mode.transforms:
-            return self.function(*args, **kwargs)  # part of a larger program, or watched op by op
+            looks = getattr(mode.hook, "looks", None)
+            if looks is None or mode.tracer is not None or mode.transforms:
+                return self.function(*args, **kwargs)  # part of a larger program, or watched op by op
         arrays: list[Any] = []
         tensors: list[Tensor] = []
         key = (
@@ -75,6 +78,8 @@ class Compiled:
         )  # fmt: skip
         if len(arrays) > 1 and len(set(map(id, arrays))) < len(arrays):
             key = (*key, tuple([next(j for j, b in enumerate(arrays) if b is a) for a in arrays]))
+        if looks is not None:
+            key = (*key, "looks")
         with self._lock:
             if self._busy:  # a signal's handler calls it while it runs
                 return self.function(*args, **kwargs)
@@ -101,14 +106,16 @@ class Compiled:
                     return _filled(tree, results, runner.backend)
                 else:
                     if key not in self._eager:
-                        return self._follow(key, args, kwargs, tensors, arrays, reason)
+                        return self._follow(key, args, kwargs, tensors, arrays, reason, looks)
             finally:
                 self._busy = False
         return self.function(*args, **kwargs)
 
     # -- following ----------------------------------------------------------------------------------------
-    def _follow(self, key, args, kwargs, tensors: list, arrays: list, reason: str):
+    def _follow(self, key, args, kwargs, tensors: list, arrays: list, reason: str, looks: Callable | None):
         backend = _backend(tensors, arrays)
+        if looks is not None and backend is not None and backend.name != "cpu":
+            backend = None
         pays = not self.unasked or self.traces < self.programs or self.runs > _PAYS * self.traces
         if backend is None or not _compiles(backend) or not pays:
             return self.function(*args, **kwargs)
@@ -117,6 +124,7 @@ class Compiled:
         self.traces += 1
         guards = Guards(self.function, _objects((args, kwargs)))
         trace = _trace(backend)
+        trace.looks = looks
         if len(arrays) > len(tensors):
             trace.raw_arguments()
         given: list[tuple[Tensor, Any]] = []

@@ -81,11 +81,6 @@ class DeviceTrace(Trace):
     def moved(self, to: Ref, source: Ref) -> Step:
         return Step("copy", [source], [to], call=_itself)
 
-    def _enter(self, impl, xp, *arrays, **params):
-        if self._op is None and not self._inside:
-            self.note(f"{getattr(impl, '__name__', impl)}, which is no operation")
-        return super()._enter(impl, xp, *arrays, **params)
-
     # -- random numbers -----------------------------------------------------------------------------------
     def advance(self, generator, seed: int, stream: int, first: int, blocks: int):
         if not settings.kernels or not self.backend.ready(cuda_map.PHILOX):

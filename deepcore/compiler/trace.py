@@ -24,7 +24,7 @@ from deepcore.autograd.modes import _LOCK
 from deepcore.backend import dtypes as dt
 from deepcore.config import settings
 from deepcore.kernels import compiler, watch
-from deepcore.kernels.checks import FINITE
+from deepcore.kernels.checks import FINITE, WITHIN
 from deepcore.kernels.elementwise import MAPS
 from deepcore.kernels.program import Buffer, Launch, Ref, Step, address_of, move, root, span
 from deepcore.tensor import Tensor
@@ -122,6 +122,8 @@ class Trace:
         self.backend = backend
         self.steps: list[Step] = []
         self.fault: Fault | None = None
+        #: What looks at each op and its results, and wants a program that does.
+        self.looks: Callable | None = None
         self.intervals = _Intervals()
         #: Memory from outside that is read: the tensor and its array, which must stay.
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
@@ -314,12 +316,21 @@ class Trace:
             self._op, self._tensors = before
         for t in result if isinstance(result, tuple) else (result,):
             self._made.append(weakref.ref(t))
+        if self.looks is not None:
+            with self.paused():
+                self.looks(op, inputs, result)
         return result
 
     def _enter(self, impl, xp, *arrays, **params):
         op, tensors = self._op, self._tensors
-        if self._inside or op is None:
+        if self._inside:
             return self._run(impl, xp, *arrays, **params)
+        if op is None:
+            out = self._run(impl, xp, *arrays, **params)
+            view = isinstance(out, xp.array_type) and (not out.size or self.intervals.find(address_of(out)) is not None)
+            if not view:
+                self.note(f"{getattr(impl, '__name__', impl)}, which is no operation")
+            return out
         if xp is not self.backend:
             self.note(f"an operation on the backend {xp}")
             return self._run(impl, xp, *arrays, **params)
@@ -508,6 +519,39 @@ class Trace:
             launch = Launch(kernel, [0], {0: (ref.buffer, ref.offset)}, 1)
             self.steps.append(Step("finite", [ref], [], [launch], kept=True))
         return math.isfinite(watch.plain(t._data).item())
+
+    def within(self, t: Tensor, low: int, high: int) -> bool:
+        """Whether low ≤ t < high in all places; a run in which that is not so stops."""
+        raw = watch.plain(t._data)
+        fine = not raw.size or bool(raw.min() >= low and raw.max() < high)
+        if not raw.size or self._inside:
+            return fine
+        ref = self.ref(t._data, t)
+        kernel = WITHIN.get(ref.dtype)
+        if self.whole or kernel is None or not ref.contiguous or not kernel.ready():
+            self.note("looking at whether indices are in range")
+        else:
+            launch = Launch(kernel, [0, raw.size, low, high], {0: (ref.buffer, ref.offset)}, 1)
+            self.steps.append(Step("within", [ref], [], [launch], kept=True))
+        return fine
+
+    def clip(self, gradients: list[Tensor], function: Callable) -> Tensor | None:
+        """Gradients that `function(gradients)` clips in place, in each run by a call; what it returns."""
+        xp, refs = self.backend, [self.ref(g._data) for g in gradients]
+
+        def run(*arrays):
+            copies = [Tensor(watch.plain(a).copy(), xp) for a in arrays]
+            norm = function(copies)
+            return (*(t._data for t in copies), *([] if norm is None else [norm._data]))
+
+        with self.paused():
+            arrays = run(*(g._data for g in gradients))
+        outs = [Ref(self.own(a), 0, a.shape, a.strides, a.dtype) for a in arrays]
+        self.steps.append(Step("clip", refs, outs, call=run, kept=True))
+        for g, array in zip(gradients, arrays):
+            self.store(g._data, array)
+            self.written.append(g)
+        return Tensor(self.followed(arrays[-1]), xp) if len(arrays) > len(gradients) else None
 
     def before_update(self, optimizer) -> tuple[list[Tensor], list[Ref]]:
         """The parameters that a step will update, and their gradients; what they and their states hold is kept."""

@@ -29,7 +29,7 @@ from deepcore.ops.elementwise import (
     where,
 )
 from deepcore.ops.elementwise import pow as pow_
-from deepcore.ops.index import _gather, embedding, one_hot, write
+from deepcore.ops.index import _gather, embedding, one_hot, within, write
 from deepcore.ops.linalg import linear
 from deepcore.ops.reduce import amax, log_softmax, logsumexp, mean, softmax
 from deepcore.ops.reduce import sum as sum_
@@ -578,13 +578,11 @@ def _class_weights(name, input, target, weight, ignore_index, dim):
     """(raw mask of what counts, or None for all; raw weight per target, or None for 1)."""
     xp, raw, classes = input.backend, target._data, input.shape[dim]
     valid = None
-    if raw.size:
-        low, high = raw.min().item(), raw.max().item()
-        if low < 0 or high >= classes or low <= ignore_index <= high:
-            valid = raw != ignore_index
-            bad = xp.logical_and(valid, xp.logical_or(raw < 0, raw >= classes))
-            if bool(bad.any()):
-                raise _bad_class(name, input, target, bad)
+    if raw.size and (0 <= ignore_index < classes or not within(target, 0, classes)):
+        valid = raw != ignore_index
+        bad = xp.logical_and(valid, xp.logical_or(raw < 0, raw >= classes))
+        if bool(bad.any()):
+            raise _bad_class(name, input, target, bad)
     if weight is None:
         return valid, None
     if weight.shape != (classes,):

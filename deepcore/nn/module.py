@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from deepcore.autograd import is_grad_enabled, mode
+from deepcore.autograd import graph, is_grad_enabled, mode
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, suggest
@@ -98,6 +98,15 @@ class Module:
         )
 
     def __call__(self, *args, **kwargs):
+        if graph.watchers and mode.hook is not None:
+            mode.layers.append(self)
+            try:
+                return self._called(args, kwargs)
+            finally:
+                mode.layers.pop()
+        return self._called(args, kwargs)
+
+    def _called(self, args: tuple, kwargs: dict):
         try:
             if not self._hooks:
                 return self.forward(*args, **kwargs)

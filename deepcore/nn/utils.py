@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
@@ -92,10 +93,12 @@ def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_i
     `NonFiniteError` naming the parameter, and nothing is changed. (Pascanu et al., 2013)
     """
     named = _named_gradients(parameters)
-    gradients = [g for _, g in named]
-    return mode.enter(
-        _clip_norm, gradients, float(max_norm), float(norm_type), [n for n, _ in named], error_if_nonfinite
-    )
+    gradients, names = [g for _, g in named], [n for n, _ in named]
+
+    def clip(gradients):
+        return mode.enter(_clip_norm, gradients, float(max_norm), float(norm_type), names, error_if_nonfinite)
+
+    return clip(gradients) if mode.tracer is None else mode.tracer.clip(gradients, clip)
 
 
 def _table(gradients: list[Tensor], norm_type: float, written: bool) -> Gradients | None:
@@ -135,6 +138,13 @@ def clip_grad_value_(parameters, clip_value: float) -> None:
     """g ← min(max(g, -clip_value), clip_value) for every gradient, in place."""
     clip_value = clip_bound(clip_value)
     gradients = [g for _, g in _named_gradients(parameters)]
+    if mode.tracer is not None:
+        mode.tracer.clip(gradients, partial(_clip_value, clip_value=clip_value))
+    else:
+        _clip_value(gradients, clip_value)
+
+
+def _clip_value(gradients: list[Tensor], clip_value: float) -> None:
     table = _table(gradients, 2.0, written=True)
     call = None if table is None else table.scaling(clip_value)
     if call is not None:

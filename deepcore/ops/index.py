@@ -82,11 +82,19 @@ def _add_along(xp, target, index, source, dim):
     xp.scatter_add(target, key, source)
 
 
+def within(t: Tensor, low: int, high: int) -> bool:
+    """Whether low ≤ t < high in all places."""
+    if mode.tracer is not None:
+        return mode.tracer.within(t, low, high)
+    raw = t._data
+    return not raw.size or not (bool((raw < low).any()) or bool((raw >= high).any()))
+
+
 def _check_range(name: str, index: Tensor, size: int, what: str = "index") -> None:
     if index.dtype.kind not in "iu":
         raise DTypeError(f"{name} needs an integer {what}", received=dt.name_of(index.dtype), fix="index.long()")
     raw = index._data
-    if raw.size and (bool((raw < 0).any()) or bool((raw >= size).any())):
+    if not within(index, 0, size):
         low, high = int(raw.min()), int(raw.max())
         raise IndexRangeError(
             f"{name}: {what} {low if low < 0 else high} is out of range", expected=f"from 0 to {size - 1}"
@@ -399,7 +407,7 @@ def _separate(input, parsed):
 
 def _wrapped(index: Tensor, size: int, dim: int) -> Tensor:
     raw = index._data
-    if raw.size and (bool((raw < -size).any()) or bool((raw >= size).any())):
+    if not within(index, -size, size):
         bad = int(raw.max()) if int(raw.max()) >= size else int(raw.min())
         raise IndexRangeError(f"index {bad} is out of range for dimension {dim} of length {size}")
     return index
