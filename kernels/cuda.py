@@ -35,16 +35,19 @@ class Kernel:
     """A CUDA kernel: `build(tools, *parameters)` returns a Python function of pointers and numbers, one thread's work.
 
     `arguments` are its types: "float32*" is a pointer, "int64" a number. `tools` is `kernels.cuda_lift`. `threads` is
-    the size of every block. Parameters are plain functions, or told apart by their repr.
+    the size of every block, `resident` how many of them a multiprocessor is to have registers for, at least. Parameters
+    are plain functions, or told apart by their repr.
     """
 
-    __slots__ = ("_ptx", "arguments", "build", "name", "parameters", "states", "threads")
+    __slots__ = ("_ptx", "arguments", "build", "name", "parameters", "resident", "states", "threads")
 
-    def __init__(self, name: str, arguments: tuple[str, ...], build: Callable, *parameters, threads: int = 256):
+    def __init__(
+        self, name: str, arguments: tuple[str, ...], build: Callable, *parameters, threads: int = 256, resident: int = 1
+    ):
         if not name.isidentifier() or name in KERNELS:
             raise DeepcoreError(f"{name!r} cannot name a CUDA kernel, or names one already")
         self.name, self.arguments, self.build, self.parameters = name, arguments, build, parameters
-        self.threads = threads
+        self.threads, self.resident = threads, resident
         self._ptx: dict[int, str | None] = {}
         #: By target, once tried: "compiled", "cached" or "failed".
         self.states: dict[int, str] = {}
@@ -72,7 +75,9 @@ class Kernel:
             import llvmlite.binding  # noqa: F401
 
             parameters, *files = compiler.sources(self.build, self.parameters)
-            stem = cache.stem(f"cuda_{self.name}", (self.arguments, self.threads, target, *parameters), *files)
+            stem = cache.stem(
+                f"cuda_{self.name}", (self.arguments, self.threads, self.resident, target, *parameters), *files
+            )
             kept = cache.read(stem) if stem else None
             if kept is not None:
                 self.states[target] = "cached"
@@ -166,8 +171,9 @@ define ptx_kernel void @{kernel.symbol}({arguments}) {{
   %failed = call i32 @{native}(ptr %result, ptr %raised, {arguments})
   ret void
 }}
-!nvvm.annotations = !{{!90001}}
+!nvvm.annotations = !{{!90001, !90002}}
 !90001 = !{{ptr @{kernel.symbol}, !"maxntidx", i32 {kernel.threads}}}
+!90002 = !{{ptr @{kernel.symbol}, !"minctasm", i32 {kernel.resident}}}
 """
     return _with_bodies(text, used - late) + entry, late
 

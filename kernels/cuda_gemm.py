@@ -1,4 +1,4 @@
-"""A tiled matrix product for CUDA that ends with bias, residual and activation, for what cuBLAS does not fuse.
+"""A tiled matrix product for CUDA that ends with bias, residual and activation, for where there is no cuBLAS.
 
 A block computes a square tile of the result, 8 or 16 steps of k at a time: it copies both operands' parts to shared
 memory, in two buffers, so that one fills while the other is read, and each thread keeps a square of sums in registers.
@@ -19,8 +19,6 @@ THREADS = 256
 _SIDE = 16  # threads along each side of a tile
 #: (side of the tile, steps of k): the second where the first would leave multiprocessors idle.
 TILES = ((128, 8), (64, 16))
-#: The longest sums that linear layers use this product for: beyond, cuBLAS and a second pass over the result are.
-LONGEST = 64
 
 
 def build(tools, activation: str, a_turned: bool, b_turned: bool, side: int, steps: int):
@@ -34,61 +32,69 @@ def build(tools, activation: str, a_turned: bool, b_turned: bool, side: int, ste
     half, zero = side // (own // 4), dt.type(0)
     thread, block, wait, fma, four = tools.thread(), tools.block(), tools.barrier(), tools.fma(dt), tools.four(dt)
     shared_a, shared_b = tools.shared(dt, 2 * steps * pitch), tools.shared(dt, 2 * steps * pitch)
-    local_sums, local_a, local_b = tools.local(dt, own * own), tools.local(dt, own), tools.local(dt, own)
-    next_a, next_b = tools.local(dt, part), tools.local(dt, part)
+    local_sums = tools.local(dt, own * own)
     end = tools.lift(elementwise._function(activation), dt) if activation else tools.lift(_as_it_is)
     # Neighbouring threads copy neighbouring memory: along k, or along the other side.
     a_along_k, b_along_k = not a_turned, b_turned
-    wide = THREADS // side
 
-    @tools.together
-    def place(t, u, along_k):
+    def place(u: int, along_k: bool) -> tuple[str, str]:
         """Which (element of the side, step of k) is the u-th that thread t copies."""
         if along_k:
-            return t // steps + u * (THREADS // steps), t % steps
-        return t % side, t // side + u * wide
+            return f"(t // {steps} + {u * (THREADS // steps)})", f"(t % {steps})"
+        return f"(t % {side})", f"(t // {side} + {u * (THREADS // side)})"
+
+    def fetch(u: int) -> list[str]:
+        (r, s), (c, z) = place(u, a_along_k), place(u, b_along_k)
+        from_a = f"(ahead + {s}) * a_pitch + top + {r}" if a_turned else f"(top + {r}) * a_pitch + ahead + {s}"
+        from_b = f"(left + {c}) * b_pitch + ahead + {z}" if b_turned else f"(ahead + {z}) * b_pitch + left + {c}"
+        return [
+            f"na{u} = a[{from_a}] if (top + {r} < m) & (ahead + {s} < k) else zero",
+            f"nb{u} = b[{from_b}] if (left + {c} < n) & (ahead + {z} < k) else zero",
+        ]
+
+    def keep(u: int) -> list[str]:
+        (r, s), (c, z) = place(u, a_along_k), place(u, b_along_k)
+        return [f"sa[at + {s} * {pitch} + {r}] = na{u}", f"sb[at + {z} * {pitch} + {c}] = nb{u}"]
+
+    def step(s: int) -> list[str]:
+        lines = [
+            f"{x}{i}, {x}{i + 1}, {x}{i + 2}, {x}{i + 3} = four(s{x}, at + {s * pitch + i // 4 * half} + {lane})"
+            for i in range(0, own, 4)
+            for x, lane in (("a", "y"), ("b", "x"))
+        ]
+        return lines + [f"c{i * own + j} = fma(a{i}, b{j}, c{i * own + j})" for i in range(own) for j in range(own)]
+
+    # Scalars, and not arrays, which would not all be in registers.
+    each = range(part)
+    body = [
+        "def products(a, b, m, n, k, a_pitch, b_pitch, sa, sb, sums, top, left, y, x):",
+        "    t, buffer = thread(), 0",
+        *(f"    c{i} = zero" for i in range(own * own)),
+        f"    for first in range(-{steps}, k, {steps}):",
+        # The next part of both operands is under way while this one is used.
+        f"        ahead = first + {steps}",
+        *(f"        {line}" for u in each for line in fetch(u)),
+        "        if first >= 0:",
+        f"            at = buffer * {steps * pitch}",
+        *(f"            {line}" for s in range(steps) for line in step(s)),
+        "            buffer = 1 - buffer",
+        "        if ahead < k:",
+        f"            at = buffer * {steps * pitch}",
+        *(f"            {line}" for u in each for line in keep(u)),
+        "        wait()",
+        *(f"    sums[{i}] = c{i}" for i in range(own * own)),
+    ]
+    scope: dict[str, Any] = {"zero": zero, "thread": thread, "wait": wait, "fma": fma, "four": four}
+    exec("\n".join(body), scope)
+    products = tools.together(scope["products"])
 
     def kernel(a, b, bias, residual, out, before, m, n, k, a_pitch, b_pitch, flags):
-        sa, sb, t = shared_a(), shared_b(), thread()
+        t = thread()
         columns = (n + side - 1) // side
         top, left = block() // columns * side, block() % columns * side
         y, x = t // _SIDE * 4, t % _SIDE * 4
-        sums, ra, rb, na, nb = local_sums(), local_a(), local_b(), next_a(), next_b()
-        for i in range(own * own):
-            sums[i] = zero
-        buffer = 0
-        for first in range(-steps, k, steps):
-            # The next part of both operands is under way while this one is used.
-            ahead = first + steps
-            for u in range(part):
-                r, s = place(t, u, a_along_k)
-                row, step = top + r, ahead + s
-                na[u] = zero
-                if (row < m) & (step < k):
-                    na[u] = a[step * a_pitch + row] if a_turned else a[row * a_pitch + step]
-                r, s = place(t, u, b_along_k)
-                column, step = left + r, ahead + s
-                nb[u] = zero
-                if (column < n) & (step < k):
-                    nb[u] = b[column * b_pitch + step] if b_turned else b[step * b_pitch + column]
-            if first >= 0:
-                at = buffer * (steps * pitch)
-                for s in range(steps):
-                    for i in range(0, own, 4):
-                        ra[i], ra[i + 1], ra[i + 2], ra[i + 3] = four(sa, at + s * pitch + i // 4 * half + y)
-                        rb[i], rb[i + 1], rb[i + 2], rb[i + 3] = four(sb, at + s * pitch + i // 4 * half + x)
-                    for i in range(own):
-                        for j in range(own):
-                            sums[i * own + j] = fma(ra[i], rb[j], sums[i * own + j])
-                buffer = 1 - buffer
-            if ahead < k:
-                at = buffer * (steps * pitch)
-                for u in range(part):
-                    r, s = place(t, u, a_along_k)
-                    sa[at + s * pitch + r] = na[u]
-                    r, s = place(t, u, b_along_k)
-                    sb[at + s * pitch + r] = nb[u]
-            wait()
+        sums = local_sums()
+        products(a, b, m, n, k, a_pitch, b_pitch, shared_a(), shared_b(), sums, top, left, y, x)
         for i in range(own):
             row = top + i // 4 * half + y + i % 4
             for j in range(own):
@@ -119,7 +125,7 @@ def _kernel(activation: str, a_turned: bool, b_turned: bool, tile: tuple[int, in
     name = f"gemm_{'t' if a_turned else 'n'}{'t' if b_turned else 'n'}_{tile[0]}" + (
         f"_{activation}" if activation else ""
     )
-    return Kernel(name, _TYPES, build, activation, a_turned, b_turned, *tile, threads=THREADS)
+    return Kernel(name, _TYPES, build, activation, a_turned, b_turned, *tile, threads=THREADS, resident=2)
 
 
 #: By activation, whether the operands are turned, and tile.
@@ -169,16 +175,13 @@ def _tiles(m: int, n: int, side: int) -> int:
     return -(-m // side) * -(-n // side)
 
 
-def _short(input, weight, bias=None, *, activation: str = "") -> bool:
-    return (
-        input.dtype == float32
-        and input.ndim > 1
-        and 0 < input.shape[-1] <= LONGEST
-        and activation in ("", *ACTIVATIONS)
-    )
+def _takes(input, weight, bias=None, *, activation: str = "") -> bool:
+    return input.dtype == float32 and input.ndim > 1 and input.shape[-1] > 0 and activation in ("", *ACTIVATIONS)
 
 
 def _linear(xp, input, weight, bias, activation: str = "", keep: bool = False):
+    if xp.blas is not None:
+        return NotImplemented
     rows = xp.ascontiguousarray(input).reshape(-1, input.shape[-1])
     found = _product(xp, rows, xp.ascontiguousarray(weight), False, True, bias, None, activation, keep)
     if found is None:
@@ -188,16 +191,16 @@ def _linear(xp, input, weight, bias, activation: str = "", keep: bool = False):
 
 
 # All three or none: a layer has the same bits whether its activation is computed with it or after it.
-@register("linear", "cuda", when=_short, needs_numba=False)
+@register("linear", "cuda", when=_takes, needs_numba=False)
 def linear(xp, input, weight, bias=None):
     return _linear(xp, input, weight, bias)
 
 
-@register("linear_activation", "cuda", when=_short, needs_numba=False)
+@register("linear_activation", "cuda", when=_takes, needs_numba=False)
 def linear_activation(xp, input, weight, bias=None, *, activation):
     return _linear(xp, input, weight, bias, activation)
 
 
-@register("linear_activation_kept", "cuda", when=_short, needs_numba=False)
+@register("linear_activation_kept", "cuda", when=_takes, needs_numba=False)
 def linear_activation_kept(xp, input, weight, bias=None, *, activation):
     return _linear(xp, input, weight, bias, activation, True)

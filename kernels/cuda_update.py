@@ -113,12 +113,14 @@ def width(update: Update) -> int:
 
 def fill(xp, update: Update, dtype, entries: list[tuple], table) -> tuple[int, list]:
     """Puts the addresses of (w, g, states) of all entries, none empty, into `table`; how many tiles, and the gradients."""
-    tiles, kept = 0, []
-    for row, (w, g, states) in enumerate(entries):
-        g = xp.ascontiguousarray(g.astype(dtype, copy=False))
+    tiles, kept, rows = 0, [], []
+    for w, g, states in entries:
+        if g.dtype != dtype or not g.flags.c_contiguous:
+            g = xp.ascontiguousarray(g.astype(dtype, copy=False))
         kept.append(g)
-        table[row, : _addresses(update)] = [tiles, w.size, *(x.data.ptr for x in (g, w, *states))]
+        rows.append((tiles, w.size, g.data.ptr, w.data.ptr, *[x.data.ptr for x in states]))
         tiles += -(-w.size // TILE)
+    table[:, : _addresses(update)] = rows
     return tiles, kept
 
 
@@ -150,8 +152,7 @@ def updates(xp, *, update: Update, entries: list[tuple]) -> Callable[[], None] |
         return int
     table = np.zeros((len(entries), width(update)), np.int64)
     tiles, kept = fill(xp, update, dtype, [entry[:3] for entry in entries], table)
-    for row, entry in enumerate(entries):
-        set_scalars(table, update, row, entry[3])
+    table[:, _addresses(update) :] = np.array([entry[3] for entry in entries], np.float64).view(np.int64)
     call = over(xp, update, dtype, xp.from_host(table), tiles)
     call.kept = kept  # the gradients, until it is called
     return call

@@ -426,12 +426,14 @@ def test_a_product_ends_with_bias_residual_and_activation(xp):
     np.testing.assert_array_equal(host(xp, out), elementwise.MAPS["gelu_tanh"](CPU, wanted))
 
 
-def test_linear_layers_use_it_where_sums_are_short(xp):
+def test_without_cublas_it_is_all_products(xp, monkeypatch):
+    monkeypatch.setitem(vars(xp), "blas", None)
     x, w, bias = (dc.tensor(a, backend=xp) for a in (normal(2, 10, 12), normal(18, 12, seed=1), normal(18)))
     found = F.linear(x, w, bias, activation="gelu")
     wanted = F.linear(x.to("cpu"), w.to("cpu"), bias.to("cpu"), activation="gelu")
     close(found.numpy(), wanted.numpy())
     assert any(name.startswith("gemm_nt") and name.endswith("gelu") for name in xp._functions)
+    np.testing.assert_array_equal((x[0] @ w.T).numpy(), chained(normal(2, 10, 12)[0], normal(18, 12, seed=1).T))
 
 
 # -- updates --------------------------------------------------------------------------------------------------------

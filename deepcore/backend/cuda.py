@@ -88,9 +88,15 @@ class CudaBackend(Backend):
                 target[...] = flat.reshape(target.shape)
 
     def matmul(self, x, y):
-        """x @ y by cuBLAS, or else as CuPy does it; a batch of bfloat16, which CuPy cannot, is summed in float32."""
+        """x @ y by cuBLAS, without it by our own kernel, or else as CuPy does it, of bfloat16 batches in float32."""
         if self.blas is not None:
             out = self.blas.product(x, y)
+            if out is not None:
+                return out
+        elif x.ndim == y.ndim == 2 and x.dtype == y.dtype == float32 and settings.kernels:
+            from deepcore.kernels.cuda_gemm import product as tiled
+
+            out = tiled(self, x, y)
             if out is not None:
                 return out
         product = self._on_device(self.array_module.matmul) if self.index else self.array_module.matmul
@@ -100,7 +106,7 @@ class CudaBackend(Backend):
 
     @functools.cached_property
     def blas(self):
-        """cuBLAS with a handle of our own, or None where it cannot be loaded: products are CuPy's then, and not captured."""
+        """cuBLAS with a handle of our own, or None where it cannot be loaded."""
         from deepcore.kernels.cuda_blas import Blas
 
         return None if self._cublas is None else Blas(self, self._cublas)
