@@ -40,6 +40,12 @@ class _Leaf:
         self.i = i
 
 
+class _Argument(_Leaf):
+    """The place of argument number `i`, which is returned itself."""
+
+    __slots__ = ()
+
+
 class Compiled:
     """What `dc.compile` returns: called like the function, with the same results to the bit.
 
@@ -103,7 +109,7 @@ class Compiled:
                     if runner.fresh:  # following the function took memory that the program has no use for
                         runner.fresh = False
                         memory.release()
-                    return _filled(tree, results, runner.backend)
+                    return _filled(tree, results, tensors, runner.backend)
                 else:
                     if key not in self._eager:
                         return self._follow(key, args, kwargs, tensors, arrays, reason, looks)
@@ -139,7 +145,7 @@ class Compiled:
         if changed and trace.fault is None:
             trace.fault = Fault(f"the function changes Python's state: {changed}", user_line())
         outputs: list = []
-        tree = _outputs(result, trace, outputs)
+        tree = _outputs(result, trace, outputs, tensors)
         if trace.fault is None:
             self._make(key, trace, guards, tree, outputs, tensors)
         if trace.fault is not None:
@@ -348,17 +354,20 @@ def _traced(tree, trace: Trace, given: list):
     return tree_map(enter, tree)
 
 
-def _outputs(tree, trace: Trace, found: list):
+def _outputs(tree, trace: Trace, found: list, given: list[Tensor]):
     """The structure with a `_Leaf` for each tensor that is computed; (place, array) of those."""
+    places = {id(t): i for i, t in enumerate(given)}
 
     def leave(leaf):
         if isinstance(leaf, trace.backend.array_type):
             trace.note("an array that is returned")
         if not isinstance(leaf, Tensor):
             return leaf
+        if id(leaf) in places:
+            return _Argument(places[id(leaf)])
         ref = trace.ref(leaf._data, leaf)
         if ref.buffer.kind == "given" and ref.whole:
-            trace.note("an argument that is returned")
+            trace.note("an argument that is returned as another tensor")
         if ref.buffer.kind == "outside":
             return leaf
         node = leaf._node
@@ -372,8 +381,14 @@ def _outputs(tree, trace: Trace, found: list):
     return tree_map(leave, tree)
 
 
-def _filled(tree, results: list, backend):
+def _filled(tree, results: list, given: list[Tensor], backend):
     """The structure with the results in place of the leaves."""
+
+    def fill(leaf):
+        if leaf.__class__ is _Leaf:
+            return from_raw(results[leaf.i], backend)
+        return given[leaf.i] if leaf.__class__ is _Argument else leaf
+
     if tree.__class__ is _Leaf:  # one tensor is what is returned most
         return from_raw(results[tree.i], backend)
-    return tree_map(lambda leaf: from_raw(results[leaf.i], backend) if leaf.__class__ is _Leaf else leaf, tree)
+    return tree_map(fill, tree)
