@@ -35,14 +35,14 @@ class Kernel:
     """A CUDA kernel: `build(tools, *parameters)` returns a Python function of pointers and numbers, one thread's work.
 
     `arguments` are its types: "float32*" is a pointer, "int64" a number. `tools` is `kernels.cuda_lift`. `threads` is
-    the size of every block, `resident` how many of them a multiprocessor is to have registers for, at least. Parameters
-    are plain functions, or told apart by their repr.
+    the size of every block, `resident`, if given, how many a multiprocessor's registers must have room for. Parameters are
+    plain functions, or told apart by their repr.
     """
 
     __slots__ = ("_ptx", "arguments", "build", "name", "parameters", "resident", "states", "threads")
 
     def __init__(
-        self, name: str, arguments: tuple[str, ...], build: Callable, *parameters, threads: int = 256, resident: int = 1
+        self, name: str, arguments: tuple[str, ...], build: Callable, *parameters, threads: int = 256, resident: int = 0
     ):
         if not name.isidentifier() or name in KERNELS:
             raise DeepcoreError(f"{name!r} cannot name a CUDA kernel, or names one already")
@@ -164,6 +164,7 @@ def _for_gpu(text: str, native: str, passed: list[str], kernel: Kernel) -> tuple
     used = set(re.findall(r"@(deepcore_ptx_\w+|" + "|".join(cuda_lift.LIBRARY) + r")\(", text))
     late = {symbol for symbol in used if symbol in cuda_lift.PARTS and cuda_lift.PARTS[symbol].late}
     arguments = ", ".join(f"{kind} %a{i}" for i, kind in enumerate(passed))
+    resident = f', !"minctasm", i32 {kernel.resident}' if kernel.resident else ""
     entry = f"""
 define ptx_kernel void @{kernel.symbol}({arguments}) {{
   %result = alloca i64
@@ -171,9 +172,8 @@ define ptx_kernel void @{kernel.symbol}({arguments}) {{
   %failed = call i32 @{native}(ptr %result, ptr %raised, {arguments})
   ret void
 }}
-!nvvm.annotations = !{{!90001, !90002}}
-!90001 = !{{ptr @{kernel.symbol}, !"maxntidx", i32 {kernel.threads}}}
-!90002 = !{{ptr @{kernel.symbol}, !"minctasm", i32 {kernel.resident}}}
+!nvvm.annotations = !{{!90001}}
+!90001 = !{{ptr @{kernel.symbol}, !"maxntidx", i32 {kernel.threads}{resident}}}
 """
     return _with_bodies(text, used - late) + entry, late
 

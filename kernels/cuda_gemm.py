@@ -7,6 +7,8 @@ Every element is one chain of fused multiply-adds in the order of k, whatever th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -17,100 +19,133 @@ from deepcore.kernels.cuda import Kernel
 
 THREADS = 256
 _SIDE = 16  # threads along each side of a tile
-#: (side of the tile, steps of k): the second where the first would leave multiprocessors idle.
+#: (side of the tile, steps of k): four numbers of each operand a thread. The second where the first would leave
+#: multiprocessors idle, or half of each tile.
 TILES = ((128, 8), (64, 16))
 
 
 def build(tools, activation: str, a_turned: bool, b_turned: bool, side: int, steps: int):
     """out = activation(a @ b + bias + residual); a is (m, k), (k, m) where turned; b is (k, n), (n, k) where turned.
 
-    `flags`: 1 add bias, 2 add residual, 4 store in `before` what the activation is given.
+    `flags`: 1 add bias, 2 add residual, 4 store in `before` what the activation is given; and by fours, as memory and
+    pitch are aligned to 16 bytes: 8 load a, 16 load b, 32 do all at the end. The text has a name for each register:
+    LLVM would leave arrays of that size in memory.
     """
     dt, own = np.dtype(np.float32), side // _SIDE
     pitch = side + 4  # so that columns of k lie in different banks
-    part = side * steps // THREADS  # what a thread copies of each operand
-    half, zero = side // (own // 4), dt.type(0)
-    thread, block, wait, fma, four = tools.thread(), tools.block(), tools.barrier(), tools.fma(dt), tools.four(dt)
-    shared_a, shared_b = tools.shared(dt, 2 * steps * pitch), tools.shared(dt, 2 * steps * pitch)
-    local_sums = tools.local(dt, own * own)
-    end = tools.lift(elementwise._function(activation), dt) if activation else tools.lift(_as_it_is)
-    # Neighbouring threads copy neighbouring memory: along k, or along the other side.
-    a_along_k, b_along_k = not a_turned, b_turned
+    half, span = side // (own // 4), steps * pitch
+    turned = {"a": a_turned, "b": not b_turned}  # whether the side, and not k, is along memory
+    sums = [[f"sum{i}_{j}" for j in range(own)] for i in range(own)]
 
-    def place(u: int, along_k: bool) -> tuple[str, str]:
-        """Which (element of the side, step of k) is the u-th that thread t copies."""
-        if along_k:
-            return f"(t // {steps} + {u * (THREADS // steps)})", f"(t % {steps})"
-        return f"(t % {side})", f"(t // {side} + {u * (THREADS // side)})"
+    def load(x: str, rows: str) -> str:
+        """The next part of an operand: four numbers for each thread, in x_next0 to x_next3."""
+        row, step = f"{x}_row", f"(ahead + {x}_step)"
+        lead, leads, other, others = (row, rows, step, "k") if turned[x] else (step, "k", row, rows)
+        at, inside = f"{other} * {x}_pitch + {lead}", f"({other} < {others}) & ({lead} + {{}} < {leads})"
+        return _taken(f"{x}_next", x, at, f"(flags & {8 if x == 'a' else 16} != 0) & {inside.format(3)}", inside)
 
-    def fetch(u: int) -> list[str]:
-        (r, s), (c, z) = place(u, a_along_k), place(u, b_along_k)
-        from_a = f"(ahead + {s}) * a_pitch + top + {r}" if a_turned else f"(top + {r}) * a_pitch + ahead + {s}"
-        from_b = f"(left + {c}) * b_pitch + ahead + {z}" if b_turned else f"(ahead + {z}) * b_pitch + left + {c}"
-        return [
-            f"na{u} = a[{from_a}] if (top + {r} < m) & (ahead + {s} < k) else zero",
-            f"nb{u} = b[{from_b}] if (left + {c} < n) & (ahead + {z} < k) else zero",
-        ]
+    def keep(x: str) -> str:
+        """That part to shared memory."""
+        at, names = f"there + {x}_step * {pitch} + {x}_at", [f"{x}_next{u}" for u in range(4)]
+        if turned[x]:
+            return f"put(s{x}, {at}, {', '.join(names)})"
+        return "\n".join(f"s{x}[{at} + {u * pitch}] = {name}" for u, name in enumerate(names))
 
-    def keep(u: int) -> list[str]:
-        (r, s), (c, z) = place(u, a_along_k), place(u, b_along_k)
-        return [f"sa[at + {s} * {pitch} + {r}] = na{u}", f"sb[at + {z} * {pitch} + {c}] = nb{u}"]
+    def step(s: int) -> str:
+        """One step of k for all sums, with as few operands in registers at a time as do."""
 
-    def step(s: int) -> list[str]:
-        lines = [
-            f"{x}{i}, {x}{i + 1}, {x}{i + 2}, {x}{i + 3} = four(s{x}, at + {s * pitch + i // 4 * half} + {lane})"
-            for i in range(0, own, 4)
-            for x, lane in (("a", "y"), ("b", "x"))
-        ]
-        return lines + [f"c{i * own + j} = fma(a{i}, b{j}, c{i * own + j})" for i in range(own) for j in range(own)]
+        def operand(x: str, i: int, at: str) -> str:
+            names = ", ".join(f"{x}{i + u}" for u in range(4))
+            return f"{names} = four(s{x}, here + {s * pitch + i // 4 * half} + {at})"
 
-    # Scalars, and not arrays, which would not all be in registers.
-    each = range(part)
-    body = [
-        "def products(a, b, m, n, k, a_pitch, b_pitch, sa, sb, sums, top, left, y, x):",
-        "    t, buffer = thread(), 0",
-        *(f"    c{i} = zero" for i in range(own * own)),
-        f"    for first in range(-{steps}, k, {steps}):",
-        # The next part of both operands is under way while this one is used.
-        f"        ahead = first + {steps}",
-        *(f"        {line}" for u in each for line in fetch(u)),
-        "        if first >= 0:",
-        f"            at = buffer * {steps * pitch}",
-        *(f"            {line}" for s in range(steps) for line in step(s)),
-        "            buffer = 1 - buffer",
-        "        if ahead < k:",
-        f"            at = buffer * {steps * pitch}",
-        *(f"            {line}" for u in each for line in keep(u)),
-        "        wait()",
-        *(f"    sums[{i}] = c{i}" for i in range(own * own)),
-    ]
-    scope: dict[str, Any] = {"zero": zero, "thread": thread, "wait": wait, "fma": fma, "four": four}
-    exec("\n".join(body), scope)
-    products = tools.together(scope["products"])
-
-    def kernel(a, b, bias, residual, out, before, m, n, k, a_pitch, b_pitch, flags):
-        t = thread()
-        columns = (n + side - 1) // side
-        top, left = block() // columns * side, block() % columns * side
-        y, x = t // _SIDE * 4, t % _SIDE * 4
-        sums = local_sums()
-        products(a, b, m, n, k, a_pitch, b_pitch, shared_a(), shared_b(), sums, top, left, y, x)
+        lines = [operand("b", j, "x") for j in range(0, own, 4)]
         for i in range(own):
-            row = top + i // 4 * half + y + i % 4
-            for j in range(own):
-                column = left + j // 4 * half + x + j % 4
-                if (row < m) & (column < n):
-                    at = row * n + column
-                    v = sums[i * own + j]
-                    if flags & 1:
-                        v += bias[column]
-                    if flags & 2:
-                        v += residual[at]
-                    if flags & 4:
-                        before[at] = v
-                    out[at] = end(v)
+            lines += [operand("a", i, "y")] if i % 4 == 0 else []
+            lines += [f"{sums[i][j]} = fma(a{i}, b{j}, {sums[i][j]})" for j in range(own)]
+        return "\n".join(lines)
 
-    return kernel
+    def finish(group: int) -> str:
+        """Four neighbouring columns of the thread's first row."""
+        inside = "(row < m) & (column + {} < n)"
+        whole, lines = f"(flags & 32 != 0) & {inside.format(3)}", [f"column = left + {group * half} + x"]
+        lines += ["at = row * n + column", *(f"v{u} = {sums[0][4 * group + u]}" for u in range(4))]
+        for flag, pointer, at in ((1, "bias", "column"), (2, "residual", "at")):
+            more = _taken("more", pointer, at, whole, inside) + "".join(f"\nv{u} += more{u}" for u in range(4))
+            lines.append(f"if flags & {flag}:\n{indent(more, '    ')}")
+        lines.append(f"if flags & 4:\n{indent(_given('before', 'at', whole, inside), '    ')}")
+        lines += [*(f"v{u} = end(v{u})" for u in range(4)), _given("out", "at", whole, inside)]
+        return "\n".join(lines)
+
+    def place(x: str) -> str:
+        """Neighbouring threads copy neighbouring memory."""
+        along, count = ("at", side) if turned[x] else ("step", steps)
+        across = "step" if turned[x] else "at"
+        return f"{x}_{along}, {x}_{across} = t % {count // 4} * 4, t // {count // 4}"
+
+    def text(lines: Iterable[str], depth: int) -> str:
+        return indent("\n".join(lines), " " * 4 * depth).lstrip()
+
+    scope: dict[str, Any] = {
+        "thread": tools.thread(), "block": tools.block(), "wait": tools.barrier(), "fma": tools.fma(dt),
+        "four": tools.four(dt), "put": tools.put_four(dt), "zero": dt.type(0),
+        "shared_a": tools.shared(dt, 2 * span), "shared_b": tools.shared(dt, 2 * span),
+        "end": tools.lift(elementwise._function(activation), dt) if activation else tools.lift(_as_it_is),
+    }  # fmt: skip
+    names = [name for row in sums for name in row]
+    exec(
+        _TEXT.format(
+            side=side, square=_SIDE, steps=steps, span=span, own=own, half=half, places=text(map(place, "ab"), 1),
+            start=text((f"{name} = zero" for name in names), 1), load=text((load("a", "m"), load("b", "n")), 2),
+            multiply=text(map(step, range(steps)), 3), keep=text(map(keep, "ab"), 3),
+            finish=text(map(finish, range(own // 4)), 2),
+            turn=f"{', '.join(names[:-own])} = {', '.join(names[own:])}",
+        ),
+        scope,
+    )  # fmt: skip
+    return scope["kernel"]
+
+
+_TEXT = """
+def kernel(a, b, bias, residual, out, before, m, n, k, a_pitch, b_pitch, flags):
+    sa, sb, t = shared_a(), shared_b(), thread()
+    columns = (n + {side} - 1) // {side}
+    top, left = block() // columns * {side}, block() % columns * {side}
+    y, x = t // {square} * 4, t % {square} * 4
+    {places}
+    a_row, b_row = top + a_at, left + b_at
+    {start}
+    here = {span}
+    for first in range(-{steps}, k, {steps}):
+        # The next part of both operands is under way while this one is used.
+        ahead, there = first + {steps}, {span} - here
+        {load}
+        if first >= 0:
+            {multiply}
+        if ahead < k:
+            {keep}
+        wait()
+        here = there
+    for i in range({own}):
+        row = top + i // 4 * {half} + y + i % 4
+        {finish}
+        {turn}
+"""
+
+
+def _taken(name: str, pointer: str, at: str, whole: str, inside: str) -> str:
+    """Text that gives name0 to name3 the numbers from pointer[at] on, in one load where `whole` holds; 0 outside."""
+    lines = [f"if {whole}:", f"    {', '.join(f'{name}{u}' for u in range(4))} = four({pointer}, {at})", "else:"]
+    return "\n".join(
+        [*lines, *(f"    {name}{u} = {pointer}[{at} + {u}] if {inside.format(u)} else zero" for u in range(4))]
+    )
+
+
+def _given(pointer: str, at: str, whole: str, inside: str) -> str:
+    """Text that stores v0 to v3 from pointer[at] on."""
+    lines = [f"if {whole}:", f"    put({pointer}, {at}, v0, v1, v2, v3)", "else:"]
+    for u in range(4):
+        lines += [f"    if {inside.format(u)}:", f"        {pointer}[{at} + {u}] = v{u}"]
+    return "\n".join(lines)
 
 
 def _as_it_is(x):
@@ -125,7 +160,7 @@ def _kernel(activation: str, a_turned: bool, b_turned: bool, tile: tuple[int, in
     name = f"gemm_{'t' if a_turned else 'n'}{'t' if b_turned else 'n'}_{tile[0]}" + (
         f"_{activation}" if activation else ""
     )
-    return Kernel(name, _TYPES, build, activation, a_turned, b_turned, *tile, threads=THREADS, resident=2)
+    return Kernel(name, _TYPES, build, activation, a_turned, b_turned, *tile, threads=THREADS, resident=256 // tile[0])
 
 
 #: By activation, whether the operands are turned, and tile.
@@ -156,19 +191,23 @@ def _product(xp, a, b, a_turned: bool, b_turned: bool, bias, residual, activatio
         return None
     (m, k), n = a.shape[::-1] if a_turned else a.shape, b.shape[0] if b_turned else b.shape[1]
     large, small = TILES
-    tile = large if _tiles(m, n, large[0]) >= 2 * xp.multiprocessors else small
+    full = min(m, n) > small[0] and _tiles(m, n, large[0]) >= 2 * xp.multiprocessors
+    tile = large if full else small
     kernel = KERNELS.get((activation, a_turned, b_turned, tile))
     if kernel is None or not m or not n or not xp.ready(kernel):
         return None
     out = xp.empty((m, n), dtype=a.dtype)
     before = xp.empty((m, n), dtype=a.dtype) if keep else out
+    ends = [out if x is None else xp.ascontiguousarray(x) for x in (bias, residual)]
     flags = (bias is not None) + 2 * (residual is not None) + 4 * keep
-    xp.launch(
-        kernel, _tiles(m, n, tile[0]), a, b, out if bias is None else xp.ascontiguousarray(bias),
-        out if residual is None else xp.ascontiguousarray(residual), out, before,
-        m, n, k, a.shape[1], b.shape[1], flags,
-    )  # fmt: skip
+    flags += 8 * _by_fours(a.shape[1], a) + 16 * _by_fours(b.shape[1], b) + 32 * _by_fours(n, *ends, out, before)
+    xp.launch(kernel, _tiles(m, n, tile[0]), a, b, *ends, out, before, m, n, k, a.shape[1], b.shape[1], flags)
     return (out, before) if keep else out
+
+
+def _by_fours(pitch: int, *arrays) -> bool:
+    """Whether rows of `pitch` numbers start at multiples of 16 bytes."""
+    return pitch % 4 == 0 and not any(x.data.ptr & 15 for x in arrays)
 
 
 def _tiles(m: int, n: int, side: int) -> int:

@@ -194,6 +194,23 @@ def four(dtype) -> Callable:
     return _part(f"four_{np.dtype(dtype).name}", part, signature, ("readonly", "nounwind"))
 
 
+@functools.cache
+def put_four(dtype) -> Callable:
+    """put_four(pointer, i, a, b, c, d): these numbers at i to i + 3 in one store, aligned as `four` wants it."""
+    import numpy as np
+
+    size, kind = np.dtype(dtype).itemsize, _LLVM[np.dtype(dtype).name]
+    lines = [f"%p = getelementptr {kind}, ptr %a0, i64 %a1"]
+    for j in range(4):
+        before = f"%v{j - 1}" if j else "undef"
+        lines.append(f"%v{j} = insertelement <4 x {kind}> {before}, {kind} %a{j + 2}, i32 {j}")
+    lines += [f"store <4 x {kind}> %v3, ptr %p, align {4 * size}", "ret void"]
+    part = Part("void", ("ptr", "i64", *[kind] * 4), "\n".join(lines), late=True)
+    types, number = kernels.load_numba().types, _numba(dtype)
+    signature = (None, types.CPointer(number), types.int64, *[number] * 4)
+    return _part(f"put_four_{np.dtype(dtype).name}", part, signature, ("nounwind",))
+
+
 # -- 16-bit numbers -------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,11 @@ def barrier():
     cuda.syncthreads()
 
 
+def put_four(pointer, i, *numbers):
+    for j in range(4):
+        pointer[i + j] = numbers[j]
+
+
 class Tools:
     """`kernels.cuda_lift` for the simulator, where everything is plain Python on NumPy's scalars."""
 
@@ -47,6 +52,7 @@ class Tools:
     thread, block, blocks, barrier = (staticmethod(lambda f=f: f) for f in (thread, block, blocks, barrier))
     fma = staticmethod(lambda dtype: fused)
     four = staticmethod(lambda dtype: lambda pointer, i: tuple(pointer[i + j] for j in range(4)))
+    put_four = staticmethod(lambda dtype: put_four)
     local = staticmethod(lambda dtype, count: lambda: np.empty(count, dtype))
 
     @classmethod

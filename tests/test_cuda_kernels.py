@@ -405,7 +405,8 @@ def chained(a, b):
 
 
 @pytest.mark.parametrize("m, n, k, a_turned, b_turned", [
-    (5, 7, 3, False, False), (70, 66, 33, False, True),
+    (5, 7, 3, False, False), (70, 66, 33, False, True), (68, 72, 20, False, True),
+    pytest.param(68, 72, 20, True, False, marks=pytest.mark.slow), pytest.param(68, 72, 18, True, False, marks=pytest.mark.slow),
     pytest.param(70, 66, 33, True, False, marks=pytest.mark.slow), pytest.param(64, 64, 16, True, True, marks=pytest.mark.slow),
 ])  # fmt: skip
 @pytest.mark.parametrize("tile", [pytest.param(cuda_gemm.TILES[0], marks=pytest.mark.slow), cuda_gemm.TILES[1]])
@@ -417,8 +418,9 @@ def test_products_are_one_chain(xp, monkeypatch, m, n, k, a_turned, b_turned, ti
     np.testing.assert_array_equal(found, chained(a.T if a_turned else a, b.T if b_turned else b))
 
 
-def test_a_product_ends_with_bias_residual_and_activation(xp):
-    x, w, bias, residual = normal(20, 12), normal(18, 12, seed=1), normal(18), normal(20, 18)
+@pytest.mark.parametrize("n", [18, 20])
+def test_a_product_ends_with_bias_residual_and_activation(xp, n):
+    x, w, bias, residual = normal(20, 12), normal(n, 12, seed=1), normal(n), normal(20, n)
     arrays = [xp.from_host(a) for a in (x, w, bias, residual)]
     out, before = cuda_gemm.product(xp, arrays[0], arrays[1].T, arrays[2], arrays[3], activation="gelu_tanh", keep=True)
     wanted = (chained(x, w.T) + bias) + residual
@@ -522,7 +524,7 @@ def test_a_network_learns_as_on_the_cpu(xp):
 def made(name, types, build, threads=64):
     kernel = cuda.Kernel.__new__(cuda.Kernel)  # not in the registry
     kernel.name, kernel.arguments, kernel.build, kernel.parameters, kernel.threads = name, types, build, (), threads
-    kernel._ptx, kernel.states = {}, {}
+    kernel.resident, kernel._ptx, kernel.states = 0, {}, {}
     return ptx_machine.Program(cuda.compile_ptx(numba, kernel, 90)[0], kernel.symbol)
 
 
