@@ -257,6 +257,18 @@ def test_a_class_out_of_range_is_told_one_call_later(xp):
         assert loss(x, y).item() == pytest.approx(np.log(3)) and loss.runs == 3
 
 
+def test_an_index_out_of_range_is_told_one_call_later(xp):
+    compiled = dc.compile(dc.no_grad()(lambda x, i: dc.gather(x, 1, i)))
+    x, fine, wrong = dc.tensor([[1.0, 2.0, 3.0]]), dc.tensor([[2, 0]]), dc.tensor([[1, 3]])
+    for _ in range(3):
+        assert compiled(x, fine).tolist() == [[3.0, 1.0]]
+    compiled(x, wrong)
+    xp.synchronize()
+    with pytest.raises(IndexRangeError, match="earlier call"):
+        compiled(x, fine)
+    assert compiled(x, fine).tolist() == [[3.0, 1.0]] and compiled.runs == 4
+
+
 UNCAPTURED = {
     "reads a value": lambda x: x * x.sum().item(),
     "decides": lambda x: x if x.sum() > 0 else -x,

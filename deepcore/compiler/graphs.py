@@ -81,6 +81,18 @@ class DeviceTrace(Trace):
     def moved(self, to: Ref, source: Ref) -> Step:
         return Step("copy", [source], [to], call=_itself)
 
+    def within(self, t: Tensor, low: int, high: int) -> bool:
+        """Counted in each run, as nothing waits there: the next call tells of it."""
+        xp, raw = self.backend, t._data
+
+        def look(array):
+            xp.any_wrong(((array < low) | (array >= high)).sum())
+            return ()
+
+        if raw.size and not self._inside:
+            self.steps.append(Step("within", [self.ref(raw, t)], [], call=look, kept=True))
+        return not raw.size or not bool(((raw < low) | (raw >= high)).any())
+
     # -- random numbers -----------------------------------------------------------------------------------
     def advance(self, generator, seed: int, stream: int, first: int, blocks: int):
         if not settings.kernels or not self.backend.ready(cuda_map.PHILOX):
