@@ -244,10 +244,36 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("n", WIDTHS)
+#: A row for each kernel of softmax: of a warp, of a block, streamed; by fours and one by one.
+SOFTMAX_WIDTHS = [10, 200, 1300, 4100]
+SOFTMAX_WIDTHS += [pytest.param(n, marks=pytest.mark.slow) for n in (1301, 9001)]
+
+
+@pytest.mark.parametrize("n", SOFTMAX_WIDTHS)
 def test_softmax(xp, n):
     x = normal(9, n, scale=5)
-    close(host(xp, cuda_rows.softmax(xp, xp.from_host(x), dim=1)), softmax(x.astype(float64)))
+    x[1, 1 : n - 1] = -np.inf
+    x[2, : n - 1] = -np.inf
+    x[3:6, n // 2] = -np.inf, np.inf, np.nan
+    x[6] = -np.inf
+    x[7] = np.sort(x[7])
+    a = xp.from_host(x)
+    with np.errstate(invalid="ignore"):
+        wanted = softmax(x.astype(float64))
+    found = host(xp, cuda_rows.softmax(xp, a, dim=1))
+    assert not np.isnan(wanted[[0, 1, 2, 3, 7, 8]]).any()
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+    close(np.nan_to_num(found), np.nan_to_num(wanted))
+    np.testing.assert_array_equal(host(xp, cuda_rows.softmax(xp, a[3:], dim=1)), found[3:])
+    logs = host(xp, cuda_rows.log_softmax(xp, a, dim=1))
+    close(logs[[0, 7, 8]], np.log(wanted[[0, 7, 8]]))
+    np.testing.assert_array_equal(np.isnan(logs), np.isnan(wanted))
+
+
+def test_memory_that_fours_do_not_fit(xp):
+    flat = xp.from_host(normal(1 + 5 * 200))
+    found = host(xp, cuda_rows.softmax(xp, flat[1:].reshape(5, 200), dim=1))
+    close(found, softmax(normal(1 + 5 * 200)[1:].reshape(5, 200).astype(float64)))
 
 
 @pytest.mark.parametrize("n", SLOW_WIDTHS)
@@ -672,7 +698,7 @@ def test_numbas_simulator_agrees():
     command = [sys.executable, str(ROOT / "tests" / "cuda_simulator.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 7
+    assert len(done.stdout.splitlines()) == 8
 
 
 # -- launching ------------------------------------------------------------------------------------------------------
