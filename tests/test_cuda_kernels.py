@@ -504,6 +504,31 @@ def test_updates_have_the_bits_of_the_cpu_in_one_launch(xp, monkeypatch, name):
             np.testing.assert_array_equal(xp.to_host(here) if isinstance(value, np.ndarray) else here, value)
 
 
+def test_updates_follow_arrays_that_move(xp):
+    """The table of a step is kept for the next one, as far as its arrays are."""
+    results = []
+    for where in ("cpu", xp):
+        optimizer, parameters = trained(where, "Adam")
+        draw = np.random.default_rng(3)
+        old = parameters[0]._data
+        for step in range(5):
+            for p in parameters:
+                p.grad = dc.tensor(draw.standard_normal(p.shape).astype("f"), backend=where)
+            if step == 1:
+                parameters[0]._data = old.copy()
+            if step == 2:
+                optimizer.load_state_dict(optimizer.state_dict())
+            if step == 3:
+                optimizer.param_groups[0]["lr"] = 0.3
+            if step == 4:
+                parameters[3].grad = dc.tensor(np.ones((4, 1), "f"), backend=where)[2]
+                parameters[4].grad = parameters[4].grad.to("cpu").T.contiguous().T.to(where)
+            optimizer.step()
+        results.append([*(p.detach().numpy() for p in parameters), dc.as_tensor(old).numpy()])
+    for wanted, found in zip(*results):
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_a_step_that_fails_changes_nothing(stand, monkeypatch):
     optimizer, parameters = trained(stand, "Adam")
     before, steps = [p.detach().numpy().copy() for p in parameters], [optimizer.state[p]["step"] for p in parameters]
