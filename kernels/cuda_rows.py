@@ -416,29 +416,50 @@ def argmin(xp, input, *, dim):
 # -- cross-entropy --------------------------------------------------------------------------------------------------
 
 
+#: Threads of the one block that goes over all targets or losses, and how many numbers a thread loads at once.
+_ALL, _AT_ONCE = 512, 8
+
+
+def _over_all(tools, head: str, load: str, use: str, end: str, **scope):
+    """A kernel of one block: `load` gives y a number at i, or what counts nothing past the end, and `use` uses it."""
+    loads = [load.format(y=f"y{u}", i=f"i + {u * _ALL}") for u in range(_AT_ONCE)]
+    uses = [use.format(y=f"y{u}") for u in range(_AT_ONCE)]
+    lines = [
+        f"def kernel({head}):", "    total, bad = 0.0, 0.0", f"    for i in range(thread(), rows, {_ALL * _AT_ONCE}):",
+        *(f"        {line}" for line in loads + uses), "    total, bad = total_of(total), total_of(bad)",
+        "    if thread() == 0:", indent(end, "        "),
+    ]  # fmt: skip
+    scope |= {"thread": tools.thread(), "total_of": tools.block_reduction(add, float64, _ALL)}
+    exec("\n".join(lines), scope)
+    return scope["kernel"]
+
+
 def _targets(tools, dtype: str):
     """out[0] = Σ of the weights that count, out[1] = how many classes are out of range; scale is 1, or with `mean` that
-    over the sum. One block."""
-    thread, total_of, real = tools.thread(), tools.block_reduction(add, float64, THREADS), np.dtype(dtype).type
+    over the sum."""
 
-    def kernel(target, weight, out, scale, rows, classes, ignored, weighted, mean):
-        total, bad = 0.0, 0.0
-        for i in range(thread(), rows, THREADS):
-            y = target[i]
-            if y != ignored:
-                if (y < 0) | (y >= classes):
-                    bad += 1.0
-                elif weighted:
-                    total += np.float64(weight[y])
-                else:
-                    total += 1.0
-        total, bad = total_of(total), total_of(bad)
-        if thread() == 0:
-            out[0] = total
-            out[1] = bad
-            scale[0] = real(1.0 / total) if mean & (total != 0.0) else real(1.0)
+    @tools.inline
+    def weigh(y, weight, classes, ignored, weighted):
+        if (y == ignored) | (y < 0) | (y >= classes):
+            return 0.0
+        return np.float64(weight[y]) if weighted else 1.0
 
-    return kernel
+    return _over_all(
+        tools, "target, weight, out, scale, rows, classes, ignored, weighted, mean",
+        "{y} = target[{i}] if {i} < rows else ignored",
+        "total += weigh({y}, weight, classes, ignored, weighted); "
+        "bad += 1.0 if ({y} != ignored) & (({y} < 0) | ({y} >= classes)) else 0.0",
+        "out[0], out[1] = total, bad\nscale[0] = real(1.0 / total) if mean & (total != 0.0) else real(1.0)",
+        weigh=weigh, real=np.dtype(dtype).type,
+    )  # fmt: skip
+
+
+def _loss(tools, dtype: str):
+    """The sum of the losses, with `mean` over what `_targets` found."""
+    return _over_all(
+        tools, "losses, found, out, rows, mean", "{y} = np.float64(losses[{i}]) if {i} < rows else 0.0", "total += {y}",
+        "out[0] = real(total / found[0]) if mean else real(total)", np=np, real=np.dtype(dtype).type,
+    )  # fmt: skip
 
 
 def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool):
@@ -500,7 +521,19 @@ def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool
 
 
 _TARGETS = {
-    d: Kernel(f"targets_{d.name}", ("int64*", f"{d.name}*", "float64*", f"{d.name}*", *["int64"] * 5), _targets, d.name)
+    d: Kernel(
+        f"targets_{d.name}",
+        ("int64*", f"{d.name}*", "float64*", f"{d.name}*", *["int64"] * 5),
+        _targets,
+        d.name,
+        threads=_ALL,
+    )
+    for d in FLOATS
+}
+_LOSS = {
+    d: Kernel(
+        f"losses_{d.name}", (f"{d.name}*", "float64*", f"{d.name}*", "int64", "int64"), _loss, d.name, threads=_ALL
+    )
     for d in FLOATS
 }
 _CROSS_ENTROPY = {
@@ -515,17 +548,17 @@ _CROSS_ENTROPY = {
 @register("cross_entropy", "cuda", needs_numba=False)
 def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
     dtype, n = input.dtype, input.shape[dim]
-    kernel, check = chosen(_CROSS_ENTROPY[recorded, smoothing > 0], dtype, n), _TARGETS.get(dtype)
-    if kernel is None or check is None or not input.size or not (xp.ready(kernel) and xp.ready(check)):
+    kernels = chosen(_CROSS_ENTROPY[recorded, smoothing > 0], dtype, n), _TARGETS.get(dtype), _LOSS.get(dtype)
+    if None in kernels or not input.size or not all(map(xp.ready, kernels)):
         return NotImplemented
+    kernel, check, add_up = kernels
     x = xp.ascontiguousarray(xp.moveaxis(input, dim, -1))
     rows, target = x.size // n, xp.ascontiguousarray(target.astype(int64, copy=False))
     weighted = weight is not None
     weights = xp.ascontiguousarray(weight.astype(dtype, copy=False)) if weighted else x
     found, scale, mean = xp.empty(2, dtype=float64), xp.empty(1, dtype=dtype), int(reduction == "mean")
     xp.launch(check, 1, target, weights, found, scale, rows, n, ignore_index, int(weighted), mean)
-    if xp.any_wrong(found[1]):
-        return NotImplemented  # the reference says which
+    wrong = xp.any_wrong_by_now(found[1:])
     every = xp.sum(weights).reshape(1) if weighted and smoothing > 0 else x
     losses = xp.empty(target.shape, dtype=dtype)
     gradients = xp.empty(x.shape, dtype=dtype) if recorded else x
@@ -535,9 +568,10 @@ def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothin
     )  # fmt: skip
     loss = losses
     if reduction != "none":
-        loss = xp.sum(losses)
-        if reduction == "mean":
-            loss = loss / found[0].astype(dtype)
+        loss = xp.empty((), dtype=dtype)
+        xp.launch(add_up, 1, losses, found, loss, rows, mean)
+    if wrong():
+        return NotImplemented  # the reference says which
     if not recorded:
         return loss
     return loss, xp.ascontiguousarray(xp.moveaxis(gradients, -1, dim))

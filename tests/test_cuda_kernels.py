@@ -74,7 +74,7 @@ def close(found, wanted, tolerance=2e-6):
 # -- PTX ------------------------------------------------------------------------------------------------------------
 
 #: What computes in float64 on purpose, whatever its dtype.
-WIDE = ("targets", "layer_norm_columns", "rms_norm_columns", "batch_statistics", "batch_sums", "update_")
+WIDE = ("targets", "losses", "layer_norm_columns", "rms_norm_columns", "batch_statistics", "batch_sums", "update_")
 
 
 def check_ptx(kernel, text, target):
