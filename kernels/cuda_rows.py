@@ -108,8 +108,8 @@ def kernel(x, out, rows, n):
 
 
 def _softmax_by_parts(tools, dtype: str, group: int, log_of: bool, width: int, parts: int, streamed: bool):
-    """Softmax of rows that each thread has `parts` times `width` neighbouring numbers of: in registers, so that they are
-    read once, or, `streamed`, as many at a time, and read twice.
+    """Softmax of rows that each thread has `parts` times `width` neighbouring numbers of: in registers, so that they
+    are read once, or, `streamed`, as many at a time, and read twice.
 
     The streamed sum is of exponentials less the largest number so far, and is scaled down when a larger one comes.
     """
@@ -558,17 +558,16 @@ def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothin
     weights = xp.ascontiguousarray(weight.astype(dtype, copy=False)) if weighted else x
     found, scale, mean = xp.empty(2, dtype=float64), xp.empty(1, dtype=dtype), int(reduction == "mean")
     xp.launch(check, 1, target, weights, found, scale, rows, n, ignore_index, int(weighted), mean)
-    wrong = xp.any_wrong_by_now(found[1:])
     every = xp.sum(weights).reshape(1) if weighted and smoothing > 0 else x
     losses = xp.empty(target.shape, dtype=dtype)
     gradients = xp.empty(x.shape, dtype=dtype) if recorded else x
+    loss = losses if reduction == "none" else xp.empty((), dtype=dtype)
+    wrong = xp.any_wrong_by_now(found[1:])
     run_rows(
         xp, kernel, rows, x, target, weights, losses, gradients, every, scale, rows, n, ignore_index, int(weighted),
         dtype.type(smoothing),
     )  # fmt: skip
-    loss = losses
     if reduction != "none":
-        loss = xp.empty((), dtype=dtype)
         xp.launch(add_up, 1, losses, found, loss, rows, mean)
     if wrong():
         return NotImplemented  # the reference says which

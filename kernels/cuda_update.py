@@ -134,7 +134,7 @@ def set_scalars(table, update: Update, row: int, values: list[float]) -> None:
 
 
 class Table:
-    """The rows of many parameters, and the arrays that they speak of: while these are the same, they lie where they did."""
+    """The rows of many parameters, and the arrays whose addresses they have: the same objects lie where they did."""
 
     def __init__(self, update: Update, dtype, entries: list[tuple]):
         self.arrays = [x for w, _, states, _ in entries for x in (w, *states)]

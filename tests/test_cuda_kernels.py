@@ -432,7 +432,8 @@ def chained(a, b):
 
 @pytest.mark.parametrize("m, n, k, a_turned, b_turned", [
     (5, 7, 3, False, False), (70, 66, 33, False, True), (68, 72, 20, False, True),
-    pytest.param(68, 72, 20, True, False, marks=pytest.mark.slow), pytest.param(68, 72, 18, True, False, marks=pytest.mark.slow),
+    pytest.param(68, 72, 20, True, False, marks=pytest.mark.slow),
+    pytest.param(68, 72, 18, True, False, marks=pytest.mark.slow),
     pytest.param(70, 66, 33, True, False, marks=pytest.mark.slow), pytest.param(64, 64, 16, True, True, marks=pytest.mark.slow),
 ])  # fmt: skip
 @pytest.mark.parametrize("tile", [pytest.param(cuda_gemm.TILES[0], marks=pytest.mark.slow), cuda_gemm.TILES[1]])

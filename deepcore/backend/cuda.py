@@ -157,7 +157,7 @@ class CudaBackend(Backend):
         return False
 
     def any_wrong_by_now(self, count) -> Callable[[], bool]:
-        """`any_wrong` of an array of one number of eight bytes, as a call: what is queued in between, it does not wait for."""
+        """`any_wrong` of an array of one number of eight bytes, as a call that waits for what is queued by now."""
         if self.counting.total is not None:
             return partial(self.any_wrong, count[0])
         words, event = self.pinned_words(1), self.array_module.cuda.Event(disable_timing=True)
