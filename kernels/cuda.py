@@ -35,8 +35,8 @@ class Kernel:
     """A CUDA kernel: `build(tools, *parameters)` returns a Python function of pointers and numbers, one thread's work.
 
     `arguments` are its types: "float32*" is a pointer, "int64" a number. `tools` is `kernels.cuda_lift`. `threads` is
-    the size of every block, `resident`, if given, how many a multiprocessor's registers must have room for. Parameters are
-    plain functions, or told apart by their repr.
+    the size of every block, `resident`, if given, how many a multiprocessor's registers must have room for. Parameters
+    are plain functions, or told apart by their repr.
     """
 
     __slots__ = ("_ptx", "arguments", "build", "name", "parameters", "resident", "states", "threads")

@@ -6,6 +6,10 @@ number and the lanes' results meet in a butterfly, so shapes alone decide the or
 
 from __future__ import annotations
 
+import re
+from textwrap import indent
+from typing import Any
+
 import numpy as np
 
 from deepcore.backend.dtypes import float32, float64, int64
@@ -15,6 +19,8 @@ from deepcore.kernels.cuda import Kernel, blocks_for
 THREADS = 256
 #: The longest row that one warp works on.
 _WARP_ROW = 1024
+#: The longest row whose softmax keeps it in the registers of a block.
+_KEPT_ROW = 4096
 #: Longer rows than this are left to CuPy unless they are many: one block each would leave the GPU idle.
 _LONG_ROW, _MANY_ROWS = 1 << 16, 64
 
@@ -64,6 +70,94 @@ def _softmax(tools, dtype: str, group: int, log_of: bool):
                     out[at + i] = exp(x[at + i] - best) / total
 
     return kernel
+
+
+_KEPT = """
+def kernel(x, out, rows, n):
+    t = thread() % {group} * {width}
+    for r in range(block() * {each} + thread() // {group}, rows, blocks() * {each}):
+        at, left, best, total = r * n + t, n - t, least, zero
+        {load}
+        {largest}
+        best = best_of(best)
+        {add}
+        total = sum_of(total)
+        {end}
+        {store}
+"""
+_STREAMED = """
+def kernel(x, out, rows, n):
+    t = thread() * {width}
+    for r in range(block(), rows, blocks()):
+        best, total = least, zero
+        for i in range(t, n, {chunk}):
+            at, left, before = r * n + i, n - i, best
+            {load}
+            {largest}
+            base = zero if best == least else best  # -inf - -inf would be a NaN
+            total *= exp(before - base)
+            {add}
+        own, best = best, best_of(best)
+        total = sum_of(total * exp(own - best) if own != least else zero)
+        {end}
+        for i in range(t, n, {chunk}):
+            at, left = r * n + i, n - i
+            {load}
+            {store}
+"""
+
+
+def _softmax_by_parts(tools, dtype: str, group: int, log_of: bool, width: int, parts: int, streamed: bool):
+    """Softmax of rows that each thread has `parts` times `width` neighbouring numbers of: in registers, so that they
+    are read once, or, `streamed`, as many at a time, and read twice.
+
+    The streamed sum is of exponentials less the largest number so far, and is scaled down when a larger one comes.
+    """
+    dt, stride = np.dtype(dtype), group * width
+
+    def for_parts(text: str) -> str:
+        """The text for each part that is within the row. v0, v1, … are its numbers there, @ is where they lie."""
+        lines = []
+        for p in range(parts):
+            own = re.sub(r"\bv(\d)", rf"v{p}_\1", text).replace("@", f"at + {p * stride}")
+            lines.append(f"if {p * stride} < left:\n{indent(own, '    ')}")
+        return indent("\n".join(lines), "    " * (3 if streamed else 2)).lstrip()
+
+    numbers = [f"v{u}" for u in range(width)]
+
+    def each(form: str) -> str:
+        return "\n".join(form.replace("#", v) for v in numbers)
+
+    def joined(form: str, terms: list[str]) -> str:
+        return form.format(joined(form, terms[::2]), joined(form, terms[1::2])) if len(terms) > 1 else terms[0]
+
+    all_of = ", ".join(numbers)
+    get, put = (f"{all_of} = four(x, @)", f"put(out, @, {all_of})") if width == 4 else ("v0 = x[@]", "out[@] = v0")
+    if log_of and not streamed:  # differences are kept, otherwise exponentials
+        terms, last = each("# -= best"), each("# -= total")
+        terms += f"\ntotal += {joined('({} + {})', [f'exp({v})' for v in numbers])}"
+    else:
+        base = "base" if streamed else "best"
+        terms = each(f"# = exp(# - {base})") + f"\ntotal += {joined('({} + {})', numbers)}"
+        last = each(("# = (# - best) - total" if log_of else "# = exp(# - best) * total") if streamed else "# *= total")
+    scope: dict[str, Any] = {
+        "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
+        "best_of": reduction(tools, larger, dt, group), "sum_of": reduction(tools, add, dt, group),
+        "exp": tools.lift(scalar.exp, dt), "log": tools.lift(scalar.log, dt), "better": tools.lift(larger),
+        "least": dt.type(-np.inf), "zero": dt.type(0), "one": dt.type(1),
+    }  # fmt: skip
+    if width == 4:
+        scope |= {"four": tools.four(dt), "put": tools.put_four(dt)}
+    largest = f"best = better(best, {joined('better({}, {})', numbers)})"
+    exec(
+        (_STREAMED if streamed else _KEPT).format(
+            group=group, width=width, each=max(1, THREADS // group), chunk=parts * stride,
+            load=for_parts(get), largest=for_parts(largest), add=for_parts(terms), store=for_parts(f"{last}\n{put}"),
+            end="total = log(total)" if log_of else "total = one / total",
+        ),
+        scope,
+    )  # fmt: skip
+    return scope["kernel"]
 
 
 def _softmax_grad(tools, dtype: str, group: int, log_of: bool):
@@ -179,10 +273,26 @@ def by_dtype_and_group(name: str, types: tuple[str, ...], build, *parameters) ->
 
 
 _ONE, _TWO = ("T*", "T*", "int64", "int64"), ("T*", "T*", "T*", "int64", "int64")
-_SOFTMAX, _LOG_SOFTMAX = (
-    by_dtype_and_group("softmax", _ONE, _softmax, False),
-    by_dtype_and_group("log_softmax", _ONE, _softmax, True),
-)
+
+
+def _softmax_kernels(name: str, log_of: bool) -> dict:
+    """By dtype, whether numbers are read by fours, and the longest row."""
+    found: dict = {}
+    for d in FLOATS:
+        types = tuple(t.replace("T", d.name) for t in _ONE)
+        found[d, False, _WARP_ROW] = Kernel(f"{name}_{d.name}_32", types, _softmax, d.name, 32, log_of)
+        for fours in (False, True) if d == float32 else (False,):
+            width = 4 if fours else 1
+            for longest, group, numbers in ((_WARP_ROW, 32, 32), (_KEPT_ROW, THREADS, 16), (None, 2 * THREADS, 16)):
+                if fours or longest != _WARP_ROW:
+                    found[d, fours, longest] = Kernel(
+                        f"{name}_{d.name}_{group}" + "_fours" * fours, types, _softmax_by_parts, d.name, group, log_of,
+                        width, numbers // width, longest is None, threads=max(group, THREADS),
+                    )  # fmt: skip
+    return found
+
+
+_SOFTMAX, _LOG_SOFTMAX = _softmax_kernels("softmax", False), _softmax_kernels("log_softmax", True)
 _SOFTMAX_GRAD = by_dtype_and_group("softmax_grad", _TWO, _softmax_grad, False)
 _LOG_SOFTMAX_GRAD = by_dtype_and_group("log_softmax_grad", _TWO, _softmax_grad, True)
 _LOGSUMEXP = by_dtype_and_group("logsumexp", _ONE, _logsumexp)
@@ -198,27 +308,34 @@ def chosen(kernels: dict, dtype, n: int):
     return kernels.get((dtype, 32 if n <= _WARP_ROW else THREADS))
 
 
+def _chosen_softmax(kernels: dict, dtype, n: int):
+    longest = next((row for row in (_WARP_ROW, _KEPT_ROW) if n <= row), None)
+    return kernels.get((dtype, dtype == float32 and n % 4 == 0, longest))
+
+
 def _launch(xp, kernel, group: int, rows: int, *arguments) -> None:
-    xp.launch(kernel, blocks_for(xp, rows, THREADS // group), *arguments)
+    xp.launch(kernel, blocks_for(xp, rows, max(1, THREADS // group)), *arguments)
 
 
 def run_rows(xp, kernel, rows: int, *arguments) -> None:
     _launch(xp, kernel, kernel.parameters[1], rows, *arguments)
 
 
-def _map_rows(xp, kernels: dict, dim: int, arrays: tuple):
+def _map_rows(xp, kernels: dict, dim: int, arrays: tuple, choose=chosen):
     """out[r] = kernel(arrays[0][r], …) for rows along `dim`, in an array of the first one's shape."""
     x = arrays[0]
     if not x.ndim or not x.size:
         return NotImplemented
     n = x.shape[dim]
-    kernel = chosen(kernels, x.dtype, n)
+    kernel = choose(kernels, x.dtype, n)
     if kernel is None or any(a.dtype != x.dtype for a in arrays) or not xp.ready(kernel):
         return NotImplemented
     last = dim in (-1, x.ndim - 1)
     if not last:
         arrays = tuple(xp.moveaxis(a, dim, -1) for a in arrays)
     arrays = tuple(xp.ascontiguousarray(a) for a in arrays)
+    if choose is _chosen_softmax:  # whose loads of fours want memory aligned to 16 bytes, as new memory is
+        arrays = tuple(a.copy() if a.data.ptr & 15 else a for a in arrays)
     out = xp.empty(arrays[0].shape, dtype=x.dtype)
     run_rows(xp, kernel, x.size // n, *arrays, out, x.size // n, n)
     return out if last else xp.ascontiguousarray(xp.moveaxis(out, -1, dim))
@@ -226,12 +343,12 @@ def _map_rows(xp, kernels: dict, dim: int, arrays: tuple):
 
 @register("softmax", "cuda", needs_numba=False)
 def softmax(xp, input, *, dim):
-    return _map_rows(xp, _SOFTMAX, dim, (input,))
+    return _map_rows(xp, _SOFTMAX, dim, (input,), _chosen_softmax)
 
 
 @register("log_softmax", "cuda", needs_numba=False)
 def log_softmax(xp, input, *, dim):
-    return _map_rows(xp, _LOG_SOFTMAX, dim, (input,))
+    return _map_rows(xp, _LOG_SOFTMAX, dim, (input,), _chosen_softmax)
 
 
 @register("softmax_grad", "cuda", needs_numba=False)
@@ -299,29 +416,50 @@ def argmin(xp, input, *, dim):
 # -- cross-entropy --------------------------------------------------------------------------------------------------
 
 
+#: Threads of the one block that goes over all targets or losses, and how many numbers a thread loads at once.
+_ALL, _AT_ONCE = 512, 8
+
+
+def _over_all(tools, head: str, load: str, use: str, end: str, **scope):
+    """A kernel of one block: `load` gives y a number at i, or what counts nothing past the end, and `use` uses it."""
+    loads = [load.format(y=f"y{u}", i=f"i + {u * _ALL}") for u in range(_AT_ONCE)]
+    uses = [use.format(y=f"y{u}") for u in range(_AT_ONCE)]
+    lines = [
+        f"def kernel({head}):", "    total, bad = 0.0, 0.0", f"    for i in range(thread(), rows, {_ALL * _AT_ONCE}):",
+        *(f"        {line}" for line in loads + uses), "    total, bad = total_of(total), total_of(bad)",
+        "    if thread() == 0:", indent(end, "        "),
+    ]  # fmt: skip
+    scope |= {"thread": tools.thread(), "total_of": tools.block_reduction(add, float64, _ALL)}
+    exec("\n".join(lines), scope)
+    return scope["kernel"]
+
+
 def _targets(tools, dtype: str):
     """out[0] = Σ of the weights that count, out[1] = how many classes are out of range; scale is 1, or with `mean` that
-    over the sum. One block."""
-    thread, total_of, real = tools.thread(), tools.block_reduction(add, float64, THREADS), np.dtype(dtype).type
+    over the sum."""
 
-    def kernel(target, weight, out, scale, rows, classes, ignored, weighted, mean):
-        total, bad = 0.0, 0.0
-        for i in range(thread(), rows, THREADS):
-            y = target[i]
-            if y != ignored:
-                if (y < 0) | (y >= classes):
-                    bad += 1.0
-                elif weighted:
-                    total += np.float64(weight[y])
-                else:
-                    total += 1.0
-        total, bad = total_of(total), total_of(bad)
-        if thread() == 0:
-            out[0] = total
-            out[1] = bad
-            scale[0] = real(1.0 / total) if mean & (total != 0.0) else real(1.0)
+    @tools.inline
+    def weigh(y, weight, classes, ignored, weighted):
+        if (y == ignored) | (y < 0) | (y >= classes):
+            return 0.0
+        return np.float64(weight[y]) if weighted else 1.0
 
-    return kernel
+    return _over_all(
+        tools, "target, weight, out, scale, rows, classes, ignored, weighted, mean",
+        "{y} = target[{i}] if {i} < rows else ignored",
+        "total += weigh({y}, weight, classes, ignored, weighted); "
+        "bad += 1.0 if ({y} != ignored) & (({y} < 0) | ({y} >= classes)) else 0.0",
+        "out[0], out[1] = total, bad\nscale[0] = real(1.0 / total) if mean & (total != 0.0) else real(1.0)",
+        weigh=weigh, real=np.dtype(dtype).type,
+    )  # fmt: skip
+
+
+def _loss(tools, dtype: str):
+    """The sum of the losses, with `mean` over what `_targets` found."""
+    return _over_all(
+        tools, "losses, found, out, rows, mean", "{y} = np.float64(losses[{i}]) if {i} < rows else 0.0", "total += {y}",
+        "out[0] = real(total / found[0]) if mean else real(total)", np=np, real=np.dtype(dtype).type,
+    )  # fmt: skip
 
 
 def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool):
@@ -383,7 +521,19 @@ def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool
 
 
 _TARGETS = {
-    d: Kernel(f"targets_{d.name}", ("int64*", f"{d.name}*", "float64*", f"{d.name}*", *["int64"] * 5), _targets, d.name)
+    d: Kernel(
+        f"targets_{d.name}",
+        ("int64*", f"{d.name}*", "float64*", f"{d.name}*", *["int64"] * 5),
+        _targets,
+        d.name,
+        threads=_ALL,
+    )
+    for d in FLOATS
+}
+_LOSS = {
+    d: Kernel(
+        f"losses_{d.name}", (f"{d.name}*", "float64*", f"{d.name}*", "int64", "int64"), _loss, d.name, threads=_ALL
+    )
     for d in FLOATS
 }
 _CROSS_ENTROPY = {
@@ -398,29 +548,29 @@ _CROSS_ENTROPY = {
 @register("cross_entropy", "cuda", needs_numba=False)
 def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
     dtype, n = input.dtype, input.shape[dim]
-    kernel, check = chosen(_CROSS_ENTROPY[recorded, smoothing > 0], dtype, n), _TARGETS.get(dtype)
-    if kernel is None or check is None or not input.size or not (xp.ready(kernel) and xp.ready(check)):
+    kernels = chosen(_CROSS_ENTROPY[recorded, smoothing > 0], dtype, n), _TARGETS.get(dtype), _LOSS.get(dtype)
+    if None in kernels or not input.size or not all(map(xp.ready, kernels)):
         return NotImplemented
+    kernel, check, add_up = kernels
     x = xp.ascontiguousarray(xp.moveaxis(input, dim, -1))
     rows, target = x.size // n, xp.ascontiguousarray(target.astype(int64, copy=False))
     weighted = weight is not None
     weights = xp.ascontiguousarray(weight.astype(dtype, copy=False)) if weighted else x
     found, scale, mean = xp.empty(2, dtype=float64), xp.empty(1, dtype=dtype), int(reduction == "mean")
     xp.launch(check, 1, target, weights, found, scale, rows, n, ignore_index, int(weighted), mean)
-    if xp.any_wrong(found[1]):
-        return NotImplemented  # the reference says which
     every = xp.sum(weights).reshape(1) if weighted and smoothing > 0 else x
     losses = xp.empty(target.shape, dtype=dtype)
     gradients = xp.empty(x.shape, dtype=dtype) if recorded else x
+    loss = losses if reduction == "none" else xp.empty((), dtype=dtype)
+    wrong = xp.any_wrong_by_now(found[1:])
     run_rows(
         xp, kernel, rows, x, target, weights, losses, gradients, every, scale, rows, n, ignore_index, int(weighted),
         dtype.type(smoothing),
     )  # fmt: skip
-    loss = losses
     if reduction != "none":
-        loss = xp.sum(losses)
-        if reduction == "mean":
-            loss = loss / found[0].astype(dtype)
+        xp.launch(add_up, 1, losses, found, loss, rows, mean)
+    if wrong():
+        return NotImplemented  # the reference says which
     if not recorded:
         return loss
     return loss, xp.ascontiguousarray(xp.moveaxis(gradients, -1, dim))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import repeat
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -133,32 +135,58 @@ def set_scalars(table, update: Update, row: int, values: list[float]) -> None:
     table[row, _addresses(update) :] = np.asarray(values, np.float64).view(np.int64)
 
 
+class Table:
+    """The rows of many parameters, and the arrays whose addresses they have: the same objects lie where they did."""
+
+    def __init__(self, update: Update, dtype, entries: list[tuple]):
+        self.arrays = [x for w, _, states, _ in entries for x in (w, *states)]
+        self.fits = all(fits(w, states) for w, _, states, _ in entries)
+        self.rows = [i for i, entry in enumerate(entries) if entry[0].size]
+        self.words = np.zeros((len(self.rows), width(update)), np.int64)
+        self.scalars = self.words[:, _addresses(update) :]
+        tiles = [-(-entries[i][0].size // TILE) for i in self.rows]
+        self.tiles = sum(tiles)
+        for row, i in zip(self.words, self.rows if self.fits else ()):
+            w, _, states, _ = entries[i]
+            row[1], row[3 : _addresses(update)] = w.size, [x.data.ptr for x in (w, *states)]
+        self.words[:, 0] = np.cumsum([0, *tiles])[:-1]
+
+    def holds(self, entries: list[tuple]) -> bool:
+        arrays = [x for w, _, states, _ in entries for x in (w, *states)]
+        return len(arrays) == len(self.arrays) and all(map(is_, arrays, self.arrays))
+
+
 @register("updates", "cuda", needs_numba=False)
-def updates(xp, *, update: Update, entries: list[tuple]) -> Callable[[], None] | None:
+def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable[[], None] | None:
     """A call that runs the updates of all entries (w, g, states, scalars), or NotImplemented where it would not.
 
-    All that can fail has been done when this returns, and the call is of compiled code alone.
+    All that can fail has been done when this returns, and the call is of compiled code alone. `kept` has the table of
+    the step before.
     """
     dtype = entries[0][0].dtype
-    run = kernel(update, dtype)
-    if (
-        run is None
-        or not all(g.shape == w.shape and fits(w, states) for w, g, states, _ in entries)
-        or not xp.ready(run)
-    ):
+    run, table = kernel(update, dtype), kept.pop("table", None)
+    if run is None:
         return NotImplemented
-    entries = [entry for entry in entries if entry[0].size]
-    if not entries:
-        return int
-    table = np.zeros((len(entries), width(update)), np.int64)
-    tiles, kept = fill(xp, update, dtype, [entry[:3] for entry in entries], table)
-    table[:, _addresses(update) :] = np.array([entry[3] for entry in entries], np.float64).view(np.int64)
-    call = over(xp, update, dtype, xp.from_host(table), tiles)
-    call.kept = kept  # the gradients, until it is called
-    return call
+    if table is None or not table.holds(entries):
+        table = Table(update, dtype, entries)
+    if not table.fits or any(g.shape != w.shape for w, g, _, _ in entries) or not xp.ready(run):
+        return NotImplemented
+    if table.rows:
+        gradients = [
+            g if g.dtype == dtype and g.flags.c_contiguous else xp.ascontiguousarray(g.astype(dtype, copy=False))
+            for g in (entries[i][1] for i in table.rows)
+        ]
+        table.words[:, 2] = [g.data.ptr for g in gradients]
+        scalars = [entries[i][3] for i in table.rows]
+        same = all(map(is_, scalars, repeat(scalars[0])))
+        table.scalars[...] = np.asarray(scalars[0] if same else scalars, np.float64).view(np.int64)
+        call = over(xp, update, dtype, xp.from_host(table.words), table.tiles)
+        call.kept = gradients  # until it is called
+    kept["table"] = table
+    return call if table.rows else int
 
 
 @register("update", "cuda", needs_numba=False)
 def update(xp, w, g, *states, update: Update, scalars: dict[str, float]):
-    call = updates(xp, update=update, entries=[(w, g, states, update.values(scalars))])
+    call = updates(xp, update=update, entries=[(w, g, states, update.values(scalars))], kept={})
     return call if call is NotImplemented else call()  # type: ignore[misc]

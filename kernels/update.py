@@ -117,24 +117,24 @@ _RUN = _Run()
 
 
 class _RunMany:
-    """`updates(xp, update=Update, entries=[(w, g, states, scalars), …])`: a call that updates all of them, or None."""
+    """`updates(xp, update=Update, entries=[(w, g, states, scalars), …], kept={})`: a call that updates all, or None."""
 
     name = "updates"
 
     @staticmethod
-    def forward(xp, *, update: Update, entries: list[tuple]) -> None:
+    def forward(xp, *, update: Update, entries: list[tuple], kept: dict) -> None:
         return None
 
 
 _RUN_MANY: Any = _RunMany()
 
 
-def updates_together(xp, update: Update, entries: list[tuple]) -> Callable[[], None] | None:
+def updates_together(xp, update: Update, entries: list[tuple], kept: dict) -> Callable[[], None] | None:
     """What updates all entries (w, g, states, scalars) at once, in place, or None where the backend has no such thing.
 
-    All that can fail has been done before it is called.
+    All that can fail has been done before it is called. `kept` is the backend's, the same at the next step.
     """
-    return (xp.impls.get(_RUN_MANY) or xp.bind(_RUN_MANY))(xp, update=update, entries=entries)
+    return (xp.impls.get(_RUN_MANY) or xp.bind(_RUN_MANY))(xp, update=update, entries=entries, kept=kept)
 
 
 def run_update(xp, update: Update, scalars: dict[str, float], w, g, *states) -> None:

@@ -6,6 +6,7 @@ Python's, so blocks have 64 of them at most, and grids are tiny. The simulator h
 
 from __future__ import annotations
 
+import functools
 import sys
 
 import numpy as np
@@ -132,12 +133,12 @@ def normal(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
-def softmax(group):
+def softmax(kernel):
     x, out = (
-        normal(4, 70),
-        np.zeros((4, 70), np.float32),
+        normal(4, 72),
+        np.zeros((4, 72), np.float32),
     )  # as many rows for each warp: shuffles wait for the block here
-    launch(cuda_rows._softmax(Tools, "float32", group, False), 1, x, out, 4, 70)
+    launch(kernel, 1, x, out, 4, 72)
     e = np.exp(x.astype(float) - x.max(1, keepdims=True))
     return out, e / e.sum(1, keepdims=True)
 
@@ -185,8 +186,11 @@ def main() -> None:
     for module in (cuda_rows, cuda_norms, cuda_index, cuda_gemm):
         module.THREADS = THREADS
     cuda_gemm._SIDE = 8
+    parts = functools.partial(cuda_rows._softmax_by_parts, Tools, "float32")
     cases = {
-        "softmax, a warp": lambda: softmax(32), "softmax, a block": lambda: softmax(THREADS), "argmax": argmax,
+        "softmax, a warp": lambda: softmax(cuda_rows._softmax(Tools, "float32", 32, False)),
+        "softmax, a block": lambda: softmax(parts(THREADS, False, 1, 2, False)),
+        "softmax, streamed": lambda: softmax(parts(THREADS, False, 4, 1, True)), "argmax": argmax,
         "layer norm": layer_norm, "batch statistics": batch_statistics, "scatter": scatter, "product": product,
     }  # fmt: skip
     for name, case in cases.items():

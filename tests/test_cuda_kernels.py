@@ -74,7 +74,7 @@ def close(found, wanted, tolerance=2e-6):
 # -- PTX ------------------------------------------------------------------------------------------------------------
 
 #: What computes in float64 on purpose, whatever its dtype.
-WIDE = ("targets", "layer_norm_columns", "rms_norm_columns", "batch_statistics", "batch_sums", "update_")
+WIDE = ("targets", "losses", "layer_norm_columns", "rms_norm_columns", "batch_statistics", "batch_sums", "update_")
 
 
 def check_ptx(kernel, text, target):
@@ -244,10 +244,36 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("n", WIDTHS)
+#: A row for each kernel of softmax: of a warp, of a block, streamed; by fours and one by one.
+SOFTMAX_WIDTHS = [10, 200, 1300, 4100]
+SOFTMAX_WIDTHS += [pytest.param(n, marks=pytest.mark.slow) for n in (1301, 9001)]
+
+
+@pytest.mark.parametrize("n", SOFTMAX_WIDTHS)
 def test_softmax(xp, n):
     x = normal(9, n, scale=5)
-    close(host(xp, cuda_rows.softmax(xp, xp.from_host(x), dim=1)), softmax(x.astype(float64)))
+    x[1, 1 : n - 1] = -np.inf
+    x[2, : n - 1] = -np.inf
+    x[3:6, n // 2] = -np.inf, np.inf, np.nan
+    x[6] = -np.inf
+    x[7] = np.sort(x[7])
+    a = xp.from_host(x)
+    with np.errstate(invalid="ignore"):
+        wanted = softmax(x.astype(float64))
+    found = host(xp, cuda_rows.softmax(xp, a, dim=1))
+    assert not np.isnan(wanted[[0, 1, 2, 3, 7, 8]]).any()
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+    close(np.nan_to_num(found), np.nan_to_num(wanted))
+    np.testing.assert_array_equal(host(xp, cuda_rows.softmax(xp, a[3:], dim=1)), found[3:])
+    logs = host(xp, cuda_rows.log_softmax(xp, a, dim=1))
+    close(logs[[0, 7, 8]], np.log(wanted[[0, 7, 8]]))
+    np.testing.assert_array_equal(np.isnan(logs), np.isnan(wanted))
+
+
+def test_memory_that_fours_do_not_fit(xp):
+    flat = xp.from_host(normal(1 + 5 * 200))
+    found = host(xp, cuda_rows.softmax(xp, flat[1:].reshape(5, 200), dim=1))
+    close(found, softmax(normal(1 + 5 * 200)[1:].reshape(5, 200).astype(float64)))
 
 
 @pytest.mark.parametrize("n", SLOW_WIDTHS)
@@ -406,7 +432,8 @@ def chained(a, b):
 
 @pytest.mark.parametrize("m, n, k, a_turned, b_turned", [
     (5, 7, 3, False, False), (70, 66, 33, False, True), (68, 72, 20, False, True),
-    pytest.param(68, 72, 20, True, False, marks=pytest.mark.slow), pytest.param(68, 72, 18, True, False, marks=pytest.mark.slow),
+    pytest.param(68, 72, 20, True, False, marks=pytest.mark.slow),
+    pytest.param(68, 72, 18, True, False, marks=pytest.mark.slow),
     pytest.param(70, 66, 33, True, False, marks=pytest.mark.slow), pytest.param(64, 64, 16, True, True, marks=pytest.mark.slow),
 ])  # fmt: skip
 @pytest.mark.parametrize("tile", [pytest.param(cuda_gemm.TILES[0], marks=pytest.mark.slow), cuda_gemm.TILES[1]])
@@ -478,6 +505,31 @@ def test_updates_have_the_bits_of_the_cpu_in_one_launch(xp, monkeypatch, name):
         for key, value in expected.state.get(q, {}).items():
             here = optimizer.state[p][key]
             np.testing.assert_array_equal(xp.to_host(here) if isinstance(value, np.ndarray) else here, value)
+
+
+def test_updates_follow_arrays_that_move(xp):
+    """The table of a step is kept for the next one, as far as its arrays are."""
+    results = []
+    for where in ("cpu", xp):
+        optimizer, parameters = trained(where, "Adam")
+        draw = np.random.default_rng(3)
+        old = parameters[0]._data
+        for step in range(5):
+            for p in parameters:
+                p.grad = dc.tensor(draw.standard_normal(p.shape).astype("f"), backend=where)
+            if step == 1:
+                parameters[0]._data = old.copy()
+            if step == 2:
+                optimizer.load_state_dict(optimizer.state_dict())
+            if step == 3:
+                optimizer.param_groups[0]["lr"] = 0.3
+            if step == 4:
+                parameters[3].grad = dc.tensor(np.ones((4, 1), "f"), backend=where)[2]
+                parameters[4].grad = parameters[4].grad.to("cpu").T.contiguous().T.to(where)
+            optimizer.step()
+        results.append([*(p.detach().numpy() for p in parameters), dc.as_tensor(old).numpy()])
+    for wanted, found in zip(*results):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_a_step_that_fails_changes_nothing(stand, monkeypatch):
@@ -674,7 +726,7 @@ def test_numbas_simulator_agrees():
     command = [sys.executable, str(ROOT / "tests" / "cuda_simulator.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 7
+    assert len(done.stdout.splitlines()) == 8
 
 
 # -- launching ------------------------------------------------------------------------------------------------------

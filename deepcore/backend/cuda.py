@@ -162,6 +162,20 @@ class CudaBackend(Backend):
         self.counting.total += count.astype(np.int64)
         return False
 
+    def any_wrong_by_now(self, count) -> Callable[[], bool]:
+        """`any_wrong` of an array of one number of eight bytes, as a call that waits for what is queued by now."""
+        if self.counting.total is not None:
+            return partial(self.any_wrong, count[0])
+        words, event = self.pinned_words(1), self.array_module.cuda.Event(disable_timing=True)
+        self.report(count, words)
+        event.record()
+
+        def any_wrong() -> bool:
+            event.synchronize()
+            return bool(words[0])
+
+        return any_wrong
+
     def host_words(self, size: int):
         """Whole numbers on the host, to be sent."""
         return np.zeros(size, np.int64)

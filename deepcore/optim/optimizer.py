@@ -85,15 +85,20 @@ class Optimizer:
     def prepare(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> tuple[Update, dict, list]:
         """(formula, scalars, state arrays) of the next update, which the state counts already; arrays are made if missing."""
         update = self.update(group)
-        first = any(state.get(name) is None for name in update.states)
+        step = self.advance(parameter, state, update)
+        return update, self.scalars(group, step), [state[name] for name in update.states]
+
+    def advance(self, parameter: Tensor, state: dict[str, Any], update: Update) -> int:
+        """The number of the next update, which the state counts already; arrays are made if missing."""
+        first = False
         for name in update.states:
             if state.get(name) is None:
+                first = True
                 state[name] = parameter.backend.zeros_like(parameter._data)
         if "step" in state:
-            step = state["step"] = state["step"] + 1
-        else:
-            step = 1 if first else 2
-        return update, self.scalars(group, step), [state[name] for name in update.states]
+            state["step"] += 1
+            return state["step"]
+        return 1 if first else 2
 
     def validate(self, group: dict[str, Any]) -> None:
         """Raise `ArgumentError` for settings that make no sense."""
@@ -213,7 +218,10 @@ class Optimizer:
         plan = self._plan
         if plan is not None and plan.fits(self, live, counts):
             return plan
-        return Plan(self, live, counts, kernels=self.by_formula)
+        fresh = Plan(self, live, counts, kernels=self.by_formula)
+        if plan is not None:
+            fresh.kept = plan.kept
+        return fresh
 
     @property
     def by_formula(self) -> bool:

@@ -52,7 +52,11 @@ class Plan:
         self.program: Program | None = None
         #: Whether `Optimizer.apply` is all there is to an update.
         self.formulas = kernels
+        #: What a backend that updates many at once keeps from one step to the next.
+        self.kept: dict = {}
+        self.updates: list = []
         if kernels and settings.kernels:
+            self.updates = [optimizer.update(group) for group in optimizer.param_groups]
             self._make_program(optimizer)
         inside = [i for members in self.members for i in members]
         self.others = sorted(set(range(len(live))) - set(inside))
@@ -71,7 +75,6 @@ class Plan:
 
     def _make_program(self, optimizer: Optimizer) -> None:
         chosen: dict[tuple, list[int]] = {}
-        self.updates = [optimizer.update(group) for group in optimizer.param_groups]
         for i, (w, group) in enumerate(zip(self.weights, self.groups)):
             update, state = optimizer.update(group), self.states[i]
             arrays = [state[name] for name in update.states if state.get(name) is not None]
@@ -112,7 +115,8 @@ class Plan:
 
     def fits(self, optimizer: Optimizer, live: list[Tensor], counts: list[int]) -> bool:
         """Whether this is what a step would plan now; the program itself looks at sizes and dtypes."""
-        if self.program is None or not settings.kernels or counts != self.counts:
+        by_formula = self.program is not None or (self.updates and any(self.kept.values()))
+        if not by_formula or not settings.kernels or counts != self.counts:
             return False
         return all(map(is_, live, self.live)) and self._same_memory(optimizer)
 
@@ -131,7 +135,7 @@ class Plan:
         if not all(map(is_, map(optimizer.state.get, self.live), self.states)):
             return False
         at = 0
-        for batch in self.program.batches:  # type: ignore[union-attr]
+        for batch in () if self.program is None else self.program.batches:
             states = self.inside[at : at + len(batch.weights)]
             at += len(states)
             for name, arrays in zip(batch.update.states, batch.states):
@@ -278,14 +282,18 @@ class Plan:
                 continue
             chosen.setdefault((backend, optimizer.update(self.groups[i]), self.weights[i].dtype), []).append(i)
         calls, done = [], set()
-        for (backend, update, _), members in chosen.items():
+        for (backend, update, dtype), members in chosen.items():
             entries, states = [], []
+            known: dict[tuple, list[float]] = {}
             for i in members:
-                state = dict(self.states[i])
-                _, scalars, arrays = optimizer.prepare(self.live[i], state, self.groups[i])
-                entries.append((self.weights[i], gradients[i], arrays, update.values(scalars)))
+                state, group = dict(self.states[i]), self.groups[i]
+                key = id(group), optimizer.advance(self.live[i], state, update)
+                values = known.get(key)
+                if values is None:
+                    values = known[key] = update.values(optimizer.scalars(group, key[1]))
+                entries.append((self.weights[i], gradients[i], [state[name] for name in update.states], values))
                 states.append(partial(self.states[i].update, state))
-            launch = updates_together(backend, update, entries)
+            launch = updates_together(backend, update, entries, self.kept.setdefault((backend, update, dtype), {}))
             if launch is not None:
                 calls += [launch, *states]
                 done.update(members)
