@@ -106,13 +106,17 @@ class Compiled:
                         self._known.move_to_end(key)
                         self._latest = key, self._known[key]
                     self.runs += 1
-                    if runner.fresh:  # following the function took memory that the program has no use for
+                    if runner.fresh:  # the gradients that the function made have gone
                         runner.fresh = False
                         memory.release()
                     return _filled(tree, results, tensors, runner.backend)
                 else:
                     if key not in self._eager:
-                        return self._follow(key, args, kwargs, tensors, arrays, reason, looks)
+                        traces = self.traces
+                        result = self._follow(key, args, kwargs, tensors, arrays, reason, looks)
+                        if self.traces != traces:  # following took memory that the program has no use for
+                            memory.release()
+                        return result
             finally:
                 self._busy = False
         return self.function(*args, **kwargs)
