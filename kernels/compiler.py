@@ -8,6 +8,7 @@ imports numba.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -15,7 +16,7 @@ import os
 import struct
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
@@ -318,9 +319,45 @@ def lowered(numba, function: Callable, signature) -> tuple[str, str]:
     """What numba makes of a function: LLVM's text, and the function's name in it."""
     from deepcore.kernels import lift
 
-    made = numba.njit([signature], no_cpython_wrapper=True, no_cfunc_wrapper=True, **lift.OPTIONS)(function)
-    (inputs,) = made.signatures
-    return made.inspect_llvm(inputs), made.overloads[inputs].fndesc.llvm_func_name
+    with _no_machine_code():
+        made = numba.njit([signature], no_cpython_wrapper=True, no_cfunc_wrapper=True, **lift.OPTIONS)(function)
+        (inputs,) = made.signatures
+        return made.inspect_llvm(inputs), made.overloads[inputs].fndesc.llvm_func_name
+
+
+@contextlib.contextmanager
+def _no_machine_code() -> Iterator[None]:
+    """Inside, numba makes LLVM's language and stops there: what a kernel calls is linked into it as that, so machine code
+    of each function by itself would be thrown away. Other threads' compiling waits."""
+    from numba.core.compiler_lock import global_compiler_lock
+    from numba.core.registry import cpu_target
+
+    with global_compiler_lock:
+        codegen = cpu_target.target_context.codegen()
+        engine, codegen._engine = codegen._engine, _NoEngine()
+        try:
+            yield
+        finally:
+            codegen._engine = engine
+
+
+class _NoEngine:
+    """In the stead of numba's engine: it takes modules, and makes nothing of them."""
+
+    def __init__(self):
+        self._environment = ctypes.c_void_p()  # where that of a function goes, which only Python's calls would read
+
+    def add_module(self, module) -> None:
+        pass
+
+    def finalize_object(self) -> None:
+        pass
+
+    def is_symbol_defined(self, name: str) -> bool:
+        return False
+
+    def get_global_value_address(self, name: str) -> int:
+        return ctypes.addressof(self._environment)
 
 
 def _wrapper(symbol: str, native: str, types: list[str]) -> str:

@@ -6,6 +6,7 @@ the blocks depend on k alone. So the bits are the same for every tile, layout of
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 
@@ -44,6 +45,7 @@ def _heights(tools, shape: gemm_tables.Table):
     return height
 
 
+@functools.cache
 def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
     """(pack, pack_rows): pack(from, sk, sj, k, width, to, stride): element (p, j) at from + p·sk + j·sj goes to to + p·stride + j·size.
 

@@ -570,3 +570,56 @@ def test_warmup_without_a_compiler(folder, monkeypatch, capsys):
     assert main(["warmup", "triple"]) == 1
     said = capsys.readouterr()
     assert "failed" in said.out and "1 of 1 kernels" in said.err
+
+
+USERS_OWN = """
+import numba, numpy as np
+from deepcore import kernels
+from deepcore.kernels import compiler
+kernels.discover()
+for name in ("pool_run", "sum_rows_float32", "cross_entropy_loss_float32", "sum_columns_float64", "cross_entropy_loss_float64"):
+    assert compiler.KERNELS[name].ready() and compiler.KERNELS[name].state == "compiled", name
+
+
+@numba.njit
+def fib(n):
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+
+@numba.njit
+def mixed(x):
+    rows = [float(v) for v in np.sort(x) if v > 0.0]
+    seen = {1: 2.0}
+    for i, v in enumerate(rows):
+        seen[i] = min(max(np.exp(v), 0.5), np.float64(9)) + abs(np.log1p(v)) + int(v) % 3
+    return seen[0] + seen[1], np.zeros(3).sum(), len(rows), min(1, 2) + max(3.0, 4.0)
+
+
+@numba.njit(parallel=True)
+def total(x):
+    s = 0.0
+    for i in numba.prange(x.size):
+        s += np.tanh(x[i])
+    return s
+
+
+@numba.vectorize(["float64(float64, float64)"])
+def larger(a, b):
+    return max(a, b)
+
+
+x = np.linspace(-1, 2, 50)
+assert fib(15) == 610
+found, plain = mixed(x), mixed.py_func(x)
+assert np.allclose(found, plain), (found, plain)
+assert np.isclose(total(x), np.tanh(x).sum()) and (larger(x, -x) == abs(x)).all()
+print("fine")
+"""
+
+
+def test_numba_compiles_the_users_own_functions_afterwards(tmp_path):
+    """Kernels are compiled past numba's engine, which makes machine code of what the user compiles."""
+    pytest.importorskip("numba")
+    env = {**os.environ, "DEEPCORE_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", USERS_OWN], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "fine", done.stdout + done.stderr
