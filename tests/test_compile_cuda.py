@@ -20,6 +20,8 @@ from deepcore.compiler.passes import chains
 from deepcore.errors import DeepcoreWarning, IndexRangeError
 from deepcore.kernels import cuda_fused, elementwise
 
+pytest.importorskip("numba", reason="programs on a GPU are of kernels")
+
 F = dc.nn.functional
 
 
