@@ -377,6 +377,20 @@ def test_clipping_between_backward_and_step(how, limit, adds_up):
     assert run.runs >= 4, run.faults
 
 
+def test_the_norm_of_gradients_is_no_step_of_a_program():
+    w = dc.ones(3, requires_grad=True)
+
+    def norm(x):
+        w.grad = None
+        (w * x).sum().backward()
+        return nn.utils.get_total_norm([w.grad])
+
+    compiled = dc.compile(norm)
+    with pytest.warns(DeepcoreWarning, match="_total, which is no operation"):
+        assert compiled(dc.full((3,), 1.0)).item() == pytest.approx(3**0.5)
+    assert compiled(dc.full((3,), 2.0)).item() == pytest.approx(12**0.5) and not compiled.runs
+
+
 def test_indices_are_looked_at_in_each_run():
     model = classifier()
     optimizer = optim.SGD(model.parameters(), lr=0.1)

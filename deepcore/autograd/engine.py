@@ -77,7 +77,7 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None) -> di
         if target is pending:
             heapq.heappush(heap, (-edge.id, edge))
 
-    before = mode.grad, mode.backward
+    before = mode.grad, mode.backward, mode.node
     mode.grad, mode.backward = create_graph, True
     try:
         for tensor, gradient in roots:
@@ -105,7 +105,7 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None) -> di
             for hook in getattr(leaf, "_hooks", None) or ():
                 leaves[leaf] = _hooked(hook, leaves[leaf])
     finally:
-        mode.grad, mode.backward = before
+        mode.grad, mode.backward, mode.node = before
     return leaves
 
 

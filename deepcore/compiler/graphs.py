@@ -148,14 +148,7 @@ class DeviceTrace(Trace):
             raw = result._data
             norm = Ref(self.own(raw), 0, raw.shape, raw.strides, raw.dtype)
             outs.append(norm)
-        xp = self.backend
-
-        def run(*arrays):
-            copies = [Tensor(a.copy(), xp) for a in arrays]
-            norm = clipped(copies)
-            return (*(t._data for t in copies), *([] if norm is None else [norm._data]))
-
-        self.steps.append(Step("clip", list(gradients), outs, call=run))
+        self.steps.append(Step("clip", list(gradients), outs, call=self.clipping(clipped)))
         return outs[: len(live)]
 
 

@@ -327,7 +327,9 @@ class Trace:
             return self._run(impl, xp, *arrays, **params)
         if op is None:
             out = self._run(impl, xp, *arrays, **params)
-            view = isinstance(out, xp.array_type) and (not out.size or self.intervals.find(address_of(out)) is not None)
+            view = isinstance(out, self.backend.array_type) and (
+                not out.size or self.intervals.find(address_of(out)) is not None
+            )
             if not view:
                 self.note(f"{getattr(impl, '__name__', impl)}, which is no operation")
             return out
@@ -537,13 +539,7 @@ class Trace:
 
     def clip(self, gradients: list[Tensor], function: Callable) -> Tensor | None:
         """Gradients that `function(gradients)` clips in place, in each run by a call; what it returns."""
-        xp, refs = self.backend, [self.ref(g._data) for g in gradients]
-
-        def run(*arrays):
-            copies = [Tensor(watch.plain(a).copy(), xp) for a in arrays]
-            norm = function(copies)
-            return (*(t._data for t in copies), *([] if norm is None else [norm._data]))
-
+        refs, run = [self.ref(g._data) for g in gradients], self.clipping(function)
         with self.paused():
             arrays = run(*(g._data for g in gradients))
         outs = [Ref(self.own(a), 0, a.shape, a.strides, a.dtype) for a in arrays]
@@ -551,7 +547,17 @@ class Trace:
         for g, array in zip(gradients, arrays):
             self.store(g._data, array)
             self.written.append(g)
-        return Tensor(self.followed(arrays[-1]), xp) if len(arrays) > len(gradients) else None
+        return Tensor(self.followed(arrays[-1]), self.backend) if len(arrays) > len(gradients) else None
+
+    def clipping(self, function: Callable) -> Callable:
+        """A call that gives clipped copies of arrays, and the norm that `function`, which clips tensors in place, returns."""
+
+        def run(*arrays):
+            copies = [Tensor(watch.plain(a).copy(), self.backend) for a in arrays]
+            norm = function(copies)
+            return (*(t._data for t in copies), *([] if norm is None else [norm._data]))
+
+        return run
 
     def before_update(self, optimizer) -> tuple[list[Tensor], list[Ref]]:
         """The parameters that a step will update, and their gradients; what they and their states hold is kept."""
