@@ -115,15 +115,10 @@ def width(update: Update) -> int:
 
 def fill(xp, update: Update, dtype, entries: list[tuple], table) -> tuple[int, list]:
     """Puts the addresses of (w, g, states) of all entries, none empty, into `table`; how many tiles, and the gradients."""
-    tiles, kept, rows = 0, [], []
-    for w, g, states in entries:
-        if g.dtype != dtype or not g.flags.c_contiguous:
-            g = xp.ascontiguousarray(g.astype(dtype, copy=False))
-        kept.append(g)
-        rows.append((tiles, w.size, g.data.ptr, w.data.ptr, *[x.data.ptr for x in states]))
-        tiles += -(-w.size // TILE)
-    table[:, : _addresses(update)] = rows
-    return tiles, kept
+    made = Table(update, entries)
+    kept = made.set_gradients(xp, dtype, entries)
+    table[:, : _addresses(update)] = made.words[:, : _addresses(update)]
+    return made.tiles, kept
 
 
 def over(xp, update: Update, dtype, table, tiles: int) -> Callable[[], None]:
@@ -138,18 +133,27 @@ def set_scalars(table, update: Update, row: int, values: list[float]) -> None:
 class Table:
     """The rows of many parameters, and the arrays whose addresses they have: the same objects lie where they did."""
 
-    def __init__(self, update: Update, dtype, entries: list[tuple]):
-        self.arrays = [x for w, _, states, _ in entries for x in (w, *states)]
-        self.fits = all(fits(w, states) for w, _, states, _ in entries)
+    def __init__(self, update: Update, entries: list[tuple]):
+        self.arrays = [x for w, _, states, *_ in entries for x in (w, *states)]
+        self.fits = all(fits(w, states) for w, _, states, *_ in entries)
         self.rows = [i for i, entry in enumerate(entries) if entry[0].size]
         self.words = np.zeros((len(self.rows), width(update)), np.int64)
         self.scalars = self.words[:, _addresses(update) :]
         tiles = [-(-entries[i][0].size // TILE) for i in self.rows]
         self.tiles = sum(tiles)
         for row, i in zip(self.words, self.rows if self.fits else ()):
-            w, _, states, _ = entries[i]
+            w, _, states, *_ = entries[i]
             row[1], row[3 : _addresses(update)] = w.size, [x.data.ptr for x in (w, *states)]
         self.words[:, 0] = np.cumsum([0, *tiles])[:-1]
+
+    def set_gradients(self, xp, dtype, entries: list[tuple]) -> list:
+        """Has the rows point to the entries' gradients, which are returned: dense, and of the dtype."""
+        gradients = [
+            g if g.dtype == dtype and g.flags.c_contiguous else xp.ascontiguousarray(g.astype(dtype, copy=False))
+            for g in (entries[i][1] for i in self.rows)
+        ]
+        self.words[:, 2] = [g.data.ptr for g in gradients]
+        return gradients
 
     def holds(self, entries: list[tuple]) -> bool:
         arrays = [x for w, _, states, _ in entries for x in (w, *states)]
@@ -168,15 +172,11 @@ def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable
     if run is None:
         return NotImplemented
     if table is None or not table.holds(entries):
-        table = Table(update, dtype, entries)
+        table = Table(update, entries)
     if not table.fits or any(g.shape != w.shape for w, g, _, _ in entries) or not xp.ready(run):
         return NotImplemented
     if table.rows:
-        gradients = [
-            g if g.dtype == dtype and g.flags.c_contiguous else xp.ascontiguousarray(g.astype(dtype, copy=False))
-            for g in (entries[i][1] for i in table.rows)
-        ]
-        table.words[:, 2] = [g.data.ptr for g in gradients]
+        gradients = table.set_gradients(xp, dtype, entries)
         scalars = [entries[i][3] for i in table.rows]
         same = all(map(is_, scalars, repeat(scalars[0])))
         table.scalars[...] = np.asarray(scalars[0] if same else scalars, np.float64).view(np.int64)

@@ -467,14 +467,8 @@ class _Plan:
         w[[_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO]] = m, n, k, ars, aks, bks, bjs, n * size
         ablock = min(rows, gemm_tables.MAX_ROWS) if pack_a else rows
         w[[_ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK]] = rows, wide, down, across, kblock, ablock
-        w[[_PACK_A, _PACK_B, _PANELS, _PART, _LDR, _LDZ]] = (
-            pack_a,
-            how,
-            panels,
-            1,
-            self.shape[-1] * size,
-            self.shape[-1] * size,
-        )
+        w[[_PACK_A, _PACK_B, _PANELS, _PART]] = pack_a, how, panels, 1
+        w[[_LDR, _LDZ]] = self.shape[-1] * size
         self.slices = batches * down * across if k else 0
         self.few = None
         self.swap = n == 1 and m > 1  # a matrix times a vector: the vector times the matrix's transpose
