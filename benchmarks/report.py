@@ -636,7 +636,8 @@ def gpu_page(result: dict) -> str:
     facts = {**result["facts"], **{k: v for k, v in result["machine"].items() if k in ("numba", "torch", "date")}}
     return "\n\n".join([
         GPU.format(device=result["device"]).strip(),
-        f"Measured on: {', '.join(f'{k} {v}' for k, v in facts.items())}.",
+        f"Measured on: {', '.join(f'{k} {v}' for k, v in facts.items())}."
+        + (f" {result['note']}." if "note" in result else ""),
         "## Defeats\n\n" + ("\n".join(f"- {line}" for line in defeats) if defeats else "None."),
         *parts,
     ]) + "\n"  # fmt: skip
