@@ -221,7 +221,7 @@ def test_a_mask_is_drawn_once(monkeypatch, size, dtype):
     def function(x):
         return dc.grad(lambda x: (F.dropout(dc.tanh(F.dropout(x, 0.3)), 0.6) * x).sum())(x)
 
-    for passes, kept in (((dead.run,), 0), ((dead.run, masks.run), 2)):
+    for passes, kept in (((dead.run,), 0), ((dead.run, masks.run), 2), (build.PASSES, 2)):
         monkeypatch.setattr(build, "PASSES", passes)
         compiled = dc.compile(function)
         for seed in range(4):
