@@ -88,6 +88,7 @@ class Tensor(TensorMethods):
             )
         version = self.version + 1  # a graph that saved the old array must notice
         self._data = raw
+        changes.count += 1
         self._base, self._storage = None, Storage()
         self._storage.version = version
 

@@ -201,6 +201,81 @@ def test_what_changes_between_calls_is_noticed(change, given):
     assert len(found) % 2 == 0 and all(map(same, found[: len(found) // 2], found[len(found) // 2 :]))
 
 
+#: What may change between two steps of training, beside the model: (optimizer, factors, table) -> None.
+STEP_CHANGES = {
+    "a rate": lambda o, factors, table: o.param_groups[0].update(lr=0.02),
+    "another formula": lambda o, factors, table: o.param_groups[0].update(momentum=0.0),
+    "a setting more": lambda o, factors, table: o.param_groups[0].update(name="all"),
+    "a parameter less": lambda o, factors, table: o.param_groups[0]["params"].pop(),
+    "a list of groups": lambda o, factors, table: setattr(o, "param_groups", list(o.param_groups)),
+    "another group": lambda o, factors, table: o.param_groups.__setitem__(0, dict(o.param_groups[0], lr=0.02)),
+    "no state": lambda o, factors, table: o.state.clear(),
+    "a state's table": lambda o, factors, table: setattr(o, "state", dict(o.state)),
+    "states loaded": lambda o, factors, table: o.load_state_dict(o.state_dict()),
+    "a state's array": lambda o, factors, table: next(iter(o.state.values())).update(
+        momentum_buffer=np.ones((4, 3), "f")
+    ),
+    "a state without its array": lambda o, factors, table: next(iter(o.state.values())).clear(),
+    "memory": lambda o, factors, table: setattr(o.param_groups[0]["params"][0], "data", dc.ones(4, 3)),
+    "a gradient": lambda o, factors, table: setattr(o.param_groups[0]["params"][0], "grad", dc.ones(4, 3)),
+    "an item": lambda o, factors, table: factors.__setitem__(0, 3.0),
+    "an equal item": lambda o, factors, table: factors.__setitem__(0, float("2.0")),
+    "an item more": lambda o, factors, table: factors.append(3.0),
+    "an entry": lambda o, factors, table: table.update(scale=3.0),
+    "an entry more": lambda o, factors, table: table.update(other=3.0),
+    "an entry by another name": lambda o, factors, table: table.update(other=table.pop("scale")),
+}
+
+
+@pytest.mark.parametrize("change", STEP_CHANGES)
+def test_what_changes_between_steps_is_noticed(change):
+    found = []
+    for compiled in (False, True):
+        dc.manual_seed(0)
+        model, factors, table = dc.nn.Linear(3, 4), [2.0, 3.0], {"scale": 2.0}
+        optimizer = dc.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+        def step(x, model=model, optimizer=optimizer, factors=factors, table=table):
+            optimizer.zero_grad()
+            loss = (model(x) * sum(factors) * table.get("scale", 5.0)).square().mean()
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        run = dc.compile(step) if compiled else step
+        for number in range(12):
+            if number == 4:
+                STEP_CHANGES[change](optimizer, factors, table)
+            if number == 8:  # what it looks at now is noticed, too
+                optimizer.param_groups[0]["lr"] = 0.05
+            found.append(run(dc.ones(5, 3)).numpy())
+        found += [p.detach().numpy() for p in model.parameters()]
+        if compiled:
+            assert run.runs >= 9 and not run.faults, (run.runs, run.faults)
+    assert all(map(same, found[: len(found) // 2], found[len(found) // 2 :]))
+
+
+def test_memory_that_is_given_again_counts_what_is_written():
+    """A graph made after `p.data = p.data` notices the steps that come then."""
+    p = dc.nn.Parameter(dc.ones(3))
+    optimizer = dc.optim.SGD([p], lr=0.1)
+
+    @dc.compile
+    def step(x):
+        optimizer.zero_grad()
+        (p * x).sum().backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step(dc.ones(3))
+    p.data = p.data
+    loss = p.square().sum()
+    step(dc.ones(3))
+    assert step.runs == 3
+    with pytest.raises(dc.errors.GradientError, match="overwritten"):
+        loss.backward()
+
+
 def test_memory_that_nobody_told_of_is_not_taken_for_a_number():
     trace = Trace(dc.get_backend("cpu"))
     trace._inside = True

@@ -82,7 +82,8 @@ class Compiled:
             mode.grad, settings.kernels, _structure(args, arrays, tensors),
             _structure(kwargs, arrays, tensors) if kwargs else None,
         )  # fmt: skip
-        if len(arrays) > 1 and len(set(map(id, arrays))) < len(arrays):
+        n = len(arrays)
+        if n > 1 and (n > 2 or arrays[0] is arrays[1]) and len(set(map(id, arrays))) < n:
             key = (*key, tuple([next(j for j, b in enumerate(arrays) if b is a) for a in arrays]))
         if looks is not None:
             key = (*key, "looks")
@@ -296,8 +297,9 @@ def _structure(tree, arrays: list, tensors: list):
         raw = tree._data
         arrays.append(raw)
         tensors.append(tree)
-        return ("t", raw.shape, raw.strides, raw.dtype, tree.backend, tree._requires_grad, tree._node is not None,
-                tree.grad is None if tree._requires_grad else None)  # fmt: skip
+        if tree._requires_grad:
+            return raw.shape, raw.strides, raw.dtype, tree.backend, tree._node is not None, tree.grad is None
+        return raw.shape, raw.strides, raw.dtype, tree.backend
     kind = tree.__class__
     if kind is tuple or kind is list or (isinstance(tree, tuple) and hasattr(tree, "_fields")):
         return (kind, *[_structure(t, arrays, tensors) for t in tree])

@@ -235,6 +235,9 @@ class DevicePlan:
             )
         )
 
+    def places(self, optimizer) -> None:
+        """It has to be asked again each time."""
+
     def step(self, words: Words, name: str, gradients: list[Ref]) -> list[Step]:
         """One step for each batch, each with a table in `words`."""
         found: list[Step] = []
@@ -266,11 +269,9 @@ class DevicePlan:
         """Sets this step's scalars; what is to be gone through once the graph was launched."""
         counts = [state["step"] + 1 for state in self.states] if self.counted else [2] * len(self.live)
         self.set_scalars(optimizer, counts)
-        storages = [p.storage() for p in self.live]
         return [
             map(setitem, self.states, repeat("step"), counts) if self.counted else (),
-            map(setattr, storages, repeat("version"), [s.version + 1 for s in storages]),
-            map(setattr, (optimizer,), ("_steps",), (optimizer._steps + 1,)),
+            map(setattr, (optimizer,), ("_stepped",), (True,)),
         ]
 
 
@@ -522,6 +523,7 @@ class GraphRunner(Runner):
             sums = self._sums()
             ends = [self._end(ref) for ref in self.output_refs]
             results = [xp.empty(end.shape, dtype=end.dtype) for end in ends]
+            self.count_writes(1)
             any(chain(map(call, (self.graph.launch,)), *after))
             for result, end in zip(results, ends):
                 result[...] = end

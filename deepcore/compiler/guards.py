@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterable
-from operator import getitem, is_
+from operator import is_
 from typing import Any
 
 from deepcore.tensor import Tensor, changes
@@ -16,6 +16,64 @@ from deepcore.tensor import Tensor, changes
 _PLAIN = (int, float, str, bytes, bool, complex, type(None))
 _MOST = 20_000
 _MISSING = object()
+
+
+class Same:
+    """Objects that are where they were when this was made. `holds()` is one generated expression: looking is most of what
+    Python does in a small step, and an attribute that bytecode reads costs a quarter of what `map` takes for it.
+
+    `entries`: (dict or list, key) pairs. `sized`: dicts and lists that have as many items as they had. `arrays`: tensors
+    over the same memory. `leaves`: tensors with the same gradient. `cells`: variables of functions.
+    """
+
+    def __init__(self, entries: list[tuple], sized: list, arrays: list[Tensor], leaves: list[Tensor], cells: list):
+        self.entries, self.sized, self.arrays, self.leaves, self.cells = entries, sized, arrays, leaves, cells
+        known: dict[int, str] = {}
+        objects: list[Any] = []
+
+        def name(thing) -> str:
+            if id(thing) not in known:
+                known[id(thing)] = f"o{len(objects)}"
+                objects.append(thing)
+            return known[id(thing)]
+
+        def key(of) -> str:
+            return repr(of) if type(of) in (str, int) else name(of)
+
+        places = [f"{name(t)}._data" for t in arrays]
+        places += [f"{name(t)}.grad" for t in leaves]
+        places += [f"{name(table)}[{key(of)}]" for table, of in entries]
+        places += [f"{name(cell)}.cell_contents" for cell in cells]
+        terms = [f"{name(changes)}.count == version"]
+        terms += [f"len({name(thing)}) == n{i}" for i, thing in enumerate(sized)]
+        terms += [f"{place} is v{i}" for i, place in enumerate(places)]
+        taken = ["version", *(f"n{i}" for i in range(len(sized))), *(f"v{i}" for i in range(len(places)))]
+        found: dict[str, Any] = {}
+        exec(f"def holds({', '.join([*known.values(), *taken])}):\n    return {' and '.join(terms)}", found)
+        self._objects, self._holds, self._sizes = objects, found["holds"], list(map(len, sized))
+        self.renew()
+
+    def renew(self) -> bool:
+        """Take what is there now for what was, unless there is more or less of it."""
+        if list(map(len, self.sized)) != self._sizes:
+            return False
+        self._holds.__defaults__ = (
+            *self._objects,
+            changes.count,
+            *self._sizes,
+            *[t._data for t in self.arrays],
+            *[t.grad for t in self.leaves],
+            *[table[key] for table, key in self.entries],
+            *[cell.cell_contents for cell in self.cells],
+        )
+        return True
+
+    def holds(self) -> bool:
+        """Whether all is the same; what is equal, and not the same, is not."""
+        try:
+            return self._holds()
+        except (LookupError, ValueError):  # a key is gone, or a variable
+            return False
 
 
 class Guards:
@@ -35,7 +93,7 @@ class Guards:
         #: Whether tensors require gradients.
         self.flags: list[tuple[Tensor, bool]] = []
         self.cells: list[tuple[Any, Any]] = []
-        self.lists: list[tuple[Any, tuple]] = []
+        self.lists: list[tuple[Any, list]] = []
         self.version = changes.count
         self._seen: set[int] = set()
         self.roots = (function, *objects)  # they live: the arguments are told apart by their ids
@@ -48,16 +106,20 @@ class Guards:
         self.flags = [(t, t._requires_grad) for t in tensors]
 
     # -- looking ----------------------------------------------------------------------------------------
+    def places(self) -> tuple[list[tuple], list, list]:
+        """Entries, sized and cells for `Same`."""
+        entries, sized = list(zip(self.tables, self.keys)), []
+        for held, _ in self.lists:
+            sized.append(held)
+            entries += [(held, key) for key in (held if isinstance(held, dict) else range(len(held)))]
+        return entries, sized, [cell for cell, _ in self.cells]
+
     def changed(self) -> str | None:
         """What is no longer as it was, or None."""
-        try:
-            same = all(map(is_, map(getitem, self.tables, self.keys), self.values))
-        except KeyError:
-            same = False
-        if not same:
-            for table, key, value in zip(self.tables, self.keys, self.values):
-                if not _same(table.get(key, _MISSING), value):
-                    return f"{key} is {_told(table.get(key, _MISSING))}, and was {_told(value)}"
+        for table, key, value in zip(self.tables, self.keys, self.values):
+            now = table.get(key, _MISSING)
+            if now is not value and not _same(now, value):
+                return f"{key} is {_told(now)}, and was {_told(value)}"
         for cell, value in self.cells:
             try:
                 now = cell.cell_contents
@@ -66,7 +128,8 @@ class Guards:
             if now is not value and not _same(now, value):
                 return f"a variable of the function around is {_told(now)}, and was {_told(value)}"
         for held, value in self.lists:
-            if len(held) != len(value) or not all(map(_same, held.values() if isinstance(held, dict) else held, value)):
+            now = _items(held)
+            if len(now) != len(value) or not all(map(_same, now, value)):
                 return f"a {type(held).__name__} has changed"
         version = changes.count
         if version != self.version:
@@ -109,11 +172,10 @@ class Guards:
             own = value.__dict__
             self._table(own, [name for name in own if name not in _OPTIMIZERS], depth)
         elif isinstance(value, (list, tuple, dict)):
-            items = list(value.values()) if isinstance(value, dict) else list(value)
-            if len(items) <= 256:
+            if len(value) <= 256:
                 if not isinstance(value, tuple):
-                    self.lists.append((value, tuple(items)))
-                for item in items:
+                    self.lists.append((value, _items(value)))
+                for item in value.values() if isinstance(value, dict) else value:
                     self._walk(item, depth + 1)
         elif hasattr(value, "__wrapped__") and callable(value):
             self._walk(value.__wrapped__, depth + 1)
@@ -147,6 +209,11 @@ class Guards:
             self._walk(value, depth + 1)
 
 
+def _items(held: list | dict) -> list:
+    """What a list holds, or a dict: its keys and values one after the other."""
+    return [part for item in held.items() for part in item] if isinstance(held, dict) else list(held)
+
+
 def _names(code: types.CodeType) -> list[str]:
     found = list(code.co_names)
     for constant in code.co_consts:
@@ -161,7 +228,7 @@ def _is_users(thing) -> bool:
 
 
 #: What an optimizer's step changes, or its plan compares.
-_OPTIMIZERS = {"state", "param_groups", "defaults", "_steps", "_plan"}
+_OPTIMIZERS = {"state", "param_groups", "defaults", "_stepped", "_plan"}
 _LIBRARIES = {"deepcore", "numpy", "builtins", "numba", "functools", "itertools", "collections", "math", "torch", "cupy",
               "operator", "typing", "logging", "threading", "time", "random"}  # fmt: skip
 

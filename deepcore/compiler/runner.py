@@ -10,13 +10,13 @@ from operator import attrgetter, call, is_, is_not
 from typing import Any
 
 from deepcore.compiler.build import Built
-from deepcore.compiler.guards import Guards
+from deepcore.compiler.guards import Guards, Same
 from deepcore.compiler.trace import Trace
 from deepcore.kernels import memory
 from deepcore.kernels.compiler import address, signed_words
 from deepcore.tensor import Tensor, from_raw
 
-_VERSION, _GRAD = repeat("version"), repeat("grad")
+_GRAD = repeat("grad")
 _DATA, _GRAD_OF = attrgetter("_data"), attrgetter("grad")
 
 
@@ -58,6 +58,9 @@ class Runner:
     def keep(self, trace: Trace, grads: list, leaves: list[Tensor], given: list[Tensor], guards: Guards) -> None:
         """What Python keeps beside the arrays, whatever the program runs on."""
         self.backend, self.guards = trace.backend, guards
+        #: What was found to be as it has to be, and the lists and dicts it was found in.
+        self.same: Same | None = None
+        self.roots: list = []
         #: Whether it has not run yet.
         self.fresh = True
         self.arguments = [buffer for buffer, _ in trace.given]
@@ -75,7 +78,9 @@ class Runner:
         self.generators = [
             (g, state, (g._position - first) % (1 << 64)) for g, (first, state) in trace.generators.items()
         ]
-        self.written = list(dict.fromkeys(trace.written))
+        #: Tensors whose memory is written, and what counts that.
+        self.written = list(dict.fromkeys([*trace.written, *(p for u in self.updates for p in u.plan.live)]))
+        self.storages = list(dict.fromkeys(t.storage() for t in self.written))
         # Gradients: what they must be like before, and what they are afterwards.
         #: Arguments that are leaves: where among those that get a gradient, or lose theirs, and which argument.
         places = {id(t): i for i, t in enumerate(given)}
@@ -94,6 +99,16 @@ class Runner:
     # -- guards -------------------------------------------------------------------------------------------
     def misfit(self) -> str | None:
         """Why the program cannot stand for the function now, or None."""
+        if self.same is not None and self.same.holds():
+            return None
+        misfit = self._misfit()
+        if misfit is None:
+            self.storages = list(dict.fromkeys(t.storage() for t in self.written))
+            if not self.accumulated:
+                self._remember()
+        return misfit
+
+    def _misfit(self) -> str | None:
         if not all(map(is_, map(_DATA, self.tensors), self.arrays)):
             return "a tensor has other memory than before"
         if any(map(is_not, map(_GRAD_OF, self.none), repeat(None))):
@@ -110,6 +125,22 @@ class Runner:
             if not plan.is_current(optimizer):
                 return f"{type(optimizer).__name__} has other parameters, states or settings"
         return self.guards.changed()
+
+    def _remember(self) -> None:
+        """Where to look next time."""
+        roots = [root for update in self.updates for root in (update.optimizer.param_groups, update.optimizer.state)]
+        if self.same is not None and all(map(is_, roots, self.roots)) and self.same.renew():
+            return
+        entries, sized, cells = self.guards.places()
+        for update in self.updates:
+            found = update.plan.places(update.optimizer)
+            if found is None:
+                self.same = None
+                return
+            entries += found[0]
+            sized += found[1]
+        self.roots = roots
+        self.same = Same(entries, sized, self.tensors, self.none, cells)
 
     def check(self, trace: Trace, arrays: list, leaves: list) -> str | None:
         """Run once on copies of what was there before the function ran; what differs from what it left, or None."""
@@ -177,10 +208,18 @@ class Runner:
         if len(parts) > 1 and exe.run():
             raise Stopped
         function, words, part = parts[-1]
+        after = self.after(tensors, attached)
+        self.count_writes(1)
         # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
-        if any(chain(map(function, (words,), (part,)), *self.after(tensors, attached))):
+        if any(chain(map(function, (words,), (part,)), *after)) if after else function(words, part):
+            self.count_writes(-1)
             raise Stopped
         return results
+
+    def count_writes(self, by: int) -> None:
+        """Graphs that saved what is written must notice; where an exception comes first, they notice for nothing."""
+        for storage in self.storages:
+            storage.version += by
 
     def after(self, tensors: list[Tensor], attached: bool) -> list[Iterable]:
         """What Python keeps anew once the program has run, to be gone through; sets the scalars of this step.
@@ -190,9 +229,6 @@ class Runner:
         after: list[Iterable] = []
         for update in self.updates:
             after += update.plan.after(update.optimizer)
-        if self.written:
-            storages = [t.storage() for t in self.written]
-            after.append(map(setattr, storages, _VERSION, [s.version + 1 for s in storages]))
         if not attached:
             leaves = self.leaves
             if self.given:

@@ -57,7 +57,7 @@ class LRScheduler:
 
     def step(self) -> None:
         """Move to the next epoch's learning rates."""
-        if self._step_count == 1 and not self.optimizer._steps:
+        if self._step_count == 1 and not self.optimizer._stepped:
             warn_user(
                 "scheduler.step() was called before optimizer.step(), so the first learning rate is never used. "
                 "Call optimizer.step() first, then scheduler.step()."

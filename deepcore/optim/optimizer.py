@@ -51,7 +51,8 @@ class Optimizer:
         self.defaults = defaults
         self.state: dict[Tensor, dict[str, Any]] = {}
         self.param_groups: list[dict[str, Any]] = []
-        self._steps = 0
+        #: Whether it has been: a schedule asks.
+        self._stepped = False
         self._plan: Plan | None = None
         groups = _listed(params)
         if not groups:

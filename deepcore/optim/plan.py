@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain, repeat, starmap
-from operator import attrgetter, call, getitem, is_, setitem
+from operator import attrgetter, call, is_, setitem
 from typing import TYPE_CHECKING, Any
 
 from deepcore.autograd import mode
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deepcore.optim.optimizer import Optimizer
 
 _STEP, _VERSION, _LATER = repeat("step"), repeat("version"), [2]
-_DATA, _VERSION_OF, _NEXT = attrgetter("_data"), attrgetter("version"), (1).__add__
+_DATA = attrgetter("_data")
 _OWN = f"{__name__.partition('.')[0]}.optim"
 
 
@@ -35,12 +35,7 @@ class Plan:
         self.settled = False
         #: Whether what formulas are chosen by is in the groups alone, as for our own.
         self.own = False
-        #: What a compiled step takes for granted: sizes, and objects by (table, key).
-        self.sized = [sized for group in self.every_group for sized in (group, group["params"])]
-        self.sizes = list(map(len, self.sized))
-        self.tables: list = []
-        self.keys: list = []
-        self.values: list = []
+        self.lengths = [len(group["params"]) for group in self.every_group]
         self.weights = [p._data for p in live]
         self.groups = [g for g, count in zip(optimizer.param_groups, counts) for _ in range(count)]
         #: What the step adds, besides new values: (dict, key, value).
@@ -178,7 +173,7 @@ class Plan:
                     map(setitem, *zip(*self.added)) if self.added else (),
                     map(setitem, self.inside, _STEP, counts),
                     map(setattr, storages, _VERSION, versions),
-                    map(setattr, (optimizer,), ("_steps",), (optimizer._steps + 1,)),
+                    map(setattr, (optimizer,), ("_stepped",), (True,)),
                     map(list.clear, (log,) if before is None else (log, before)),
                 )
             )
@@ -196,32 +191,28 @@ class Plan:
     # -- in a compiled step -----------------------------------------------------------------------------------
     def is_current(self, optimizer: Optimizer) -> bool:
         """Whether a compiled step that updates by this plan, of parameters in the same memory, does what `step()` would."""
-        if not settings.kernels or list(map(len, self.sized)) != self.sizes:
-            return False
-        try:
-            if self.own and all(map(is_, map(getitem, self.tables, self.keys), self.values)):
-                return True
-        except (KeyError, IndexError):
-            return False
-        if not self._same_memory(optimizer):
+        lengths = [len(group["params"]) for group in optimizer.param_groups]
+        if not settings.kernels or lengths != self.lengths or not self._same_memory(optimizer):
             return False
         self.own = type(optimizer).__module__.startswith(_OWN)
         self.settled = False
-        self._list(optimizer)
         return True
 
-    def _list(self, optimizer: Optimizer) -> None:
-        """Where everything is found that has to be the same object as now."""
-        found: list[tuple] = [(optimizer.param_groups, i, group) for i, group in enumerate(self.every_group)]
-        found += [(group, name, value) for group in self.every_group for name, value in group.items()]
-        found += [(optimizer.state, p, state) for p, state in zip(self.live, self.states)]
+    def places(self, optimizer: Optimizer) -> tuple[list[tuple], list] | None:
+        """(dict or list, key) of all that `is_current` has seen, and what has a size; None: it has to be asked again."""
+        if not self.own:
+            return None
+        groups = optimizer.param_groups
+        found: list[tuple] = [(optimizer.__dict__, "param_groups"), (optimizer.__dict__, "state")]
+        found += [(groups, i) for i in range(len(groups))]
+        found += [(group, name) for group in groups for name in group]
+        found += [(optimizer.state, p) for p in self.live]
         at = 0
         for batch in self.program.batches:  # type: ignore[union-attr]
             states = self.inside[at : at + len(batch.weights)]
             at += len(states)
-            for name, column in zip(batch.update.states, batch.states):
-                found += [(state, name, array) for state, array in zip(states, column)]
-        self.tables, self.keys, self.values = map(list, zip(*found))
+            found += [(state, name) for name in batch.update.states for state in states]
+        return found, [groups, *groups, *(group["params"] for group in groups)]
 
     def after(self, optimizer: Optimizer) -> list[Iterable]:
         """Sets this step's scalars; what is to be gone through once the program has run."""
@@ -232,12 +223,10 @@ class Plan:
         elif not self.settled:
             self._set_scalars(optimizer, counts)
             self.settled = self.own
-        storages = [p._storage or p.storage() for p in self.live]
-        return [
-            map(setitem, self.inside, _STEP, counts),
-            map(setattr, storages, _VERSION, map(_NEXT, map(_VERSION_OF, storages))),
-            map(setattr, (optimizer,), ("_steps",), (optimizer._steps + 1,)),
-        ]
+        after: list[Iterable] = [map(setitem, self.inside, _STEP, counts)] if counts else []
+        if not optimizer._stepped:
+            after.append(map(setattr, (optimizer,), ("_stepped",), (True,)))
+        return after
 
     def norm(self):
         """The norm of the gradients that the last program found, as a raw 0-d array."""

@@ -531,7 +531,7 @@ class Trainer:
                 f"{path!r} is a checkpoint, but not one that Trainer.fit wrote",
                 fix="deepcore.io.load_checkpoint(path, model=model) restores its parts",
             ) from None
-        self.optimizer._steps = max(self.optimizer._steps, self._progress.step)
+        self.optimizer._stepped = self.optimizer._stepped or self._progress.step > 0
         self.resumed = True
 
     # -- messages -------------------------------------------------------------------------------------------
