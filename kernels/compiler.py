@@ -312,7 +312,26 @@ def _object(numba, function: Callable, symbol: str) -> bytes:
         if not defined.is_declaration and defined.name != symbol:
             defined.linkage = "internal"  # two objects may inline the same function
     module.verify()
-    return _machine().emit_object(module)
+    machine = _machine()
+    if _has_passes():
+        _optimize(module, machine)
+    return machine.emit_object(module)
+
+
+def _has_passes() -> bool:
+    """Whether LLVM's passes can be run from here."""
+    from llvmlite import binding
+
+    return hasattr(binding, "create_pass_builder")
+
+
+def _optimize(module: Any, machine: Any) -> None:
+    from llvmlite import binding
+
+    tuning = binding.create_pipeline_tuning_options(speed_level=3)
+    tuning.loop_vectorization, tuning.slp_vectorization = True, False  # as numba has it
+    builder = binding.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
 
 
 def lowered(numba, function: Callable, signature) -> tuple[str, str]:
@@ -327,18 +346,28 @@ def lowered(numba, function: Callable, signature) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _no_machine_code() -> Iterator[None]:
-    """Inside, numba makes LLVM's language and stops there: what a kernel calls is linked into it as that, so machine code
-    of each function by itself would be thrown away. Other threads' compiling waits."""
+    """Inside, numba makes LLVM's language and stops there. What a kernel calls is linked into it as that: machine code of
+    each function by itself would be thrown away, and passes over it run again on the whole. Other threads' compiling
+    waits."""
+    from numba.core.codegen import CPUCodeLibrary
     from numba.core.compiler_lock import global_compiler_lock
     from numba.core.registry import cpu_target
 
-    with global_compiler_lock:
+    with global_compiler_lock, contextlib.ExitStack() as back:
         codegen = cpu_target.target_context.codegen()
-        engine, codegen._engine = codegen._engine, _NoEngine()
-        try:
-            yield
-        finally:
-            codegen._engine = engine
+        changes = [(codegen, "_engine", _NoEngine())]
+        if _has_passes():
+            changes.append((CPUCodeLibrary, "_optimize_functions", _laid_out))
+            changes.append((CPUCodeLibrary, "_optimize_final_module", lambda library: None))
+        for owner, name, value in changes:
+            back.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+        yield
+
+
+def _laid_out(library, module) -> None:
+    """All that is left of a function's own passes."""
+    module.data_layout = library._codegen._data_layout
 
 
 class _NoEngine:
