@@ -24,7 +24,7 @@ import numpy as np
 
 from deepcore import kernels
 from deepcore.errors import DeepcoreError, DeepcoreWarning
-from deepcore.kernels import cache, symbols, watch
+from deepcore.kernels import ahead, cache, symbols, watch
 
 #: Versions of numba whose function symbols and calling convention are known; others go through `numba.cfunc`.
 _KNOWN = ((0, 61), (0, 69))
@@ -108,6 +108,10 @@ class Kernel:
             return "failed"
         if not _known(numba):
             return "compiled" if self._plain() else "failed"
+        if stem and not cache.problem() and _elsewhere(self.name):
+            kept = cache.read(stem)
+            if kept is not None and self._load(kept, symbol):
+                return "cached"
         data = _object(numba, self._function(), symbol)
         if not _loadable(data):
             return "compiled" if self._plain() else "failed"
@@ -158,6 +162,21 @@ class Kernel:
         self._call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_char_p, ctypes.c_int64)(address)
         self.address = address
         return address != 0
+
+
+def _elsewhere(name: str) -> bool:
+    """Whether another process has compiled it meanwhile; this one compiles what comes later as long as that takes."""
+    helper = ahead.helper()
+    if helper is None or helper.take(name):
+        return False
+    while helper.current == name:
+        later = helper.take()
+        if later is None:
+            helper.wait(name)
+        else:
+            with contextlib.suppress(Exception):  # nobody has asked for it
+                KERNELS[later].ready()
+    return True
 
 
 def sources(build: Callable, parameters: tuple) -> tuple:
@@ -301,6 +320,12 @@ def _arguments(numba, count: int) -> tuple:
 
 def _object(numba, function: Callable, symbol: str) -> bytes:
     """An object file in which `symbol` is the kernel."""
+    machine = _machine()
+    return machine.emit_object(optimized(numba, function, symbol, machine))
+
+
+def optimized(numba, function: Callable, symbol: str, machine) -> Any:
+    """LLVM's module in which `symbol` is the kernel, after all passes for a machine."""
     from llvmlite import binding
 
     text, native = lowered(numba, function, numba.types.int32(*_arguments(numba, function.__code__.co_argcount)))
@@ -312,10 +337,12 @@ def _object(numba, function: Callable, symbol: str) -> bytes:
         if not defined.is_declaration and defined.name != symbol:
             defined.linkage = "internal"  # two objects may inline the same function
     module.verify()
-    machine = _machine()
     if _has_passes():
-        _optimize(module, machine)
-    return machine.emit_object(module)
+        tuning = binding.create_pipeline_tuning_options(speed_level=3)
+        tuning.loop_vectorization, tuning.slp_vectorization = True, False  # as numba has it
+        builder = binding.create_pass_builder(machine, tuning)
+        builder.getModulePassManager().run(module, builder)
+    return module
 
 
 def _has_passes() -> bool:
@@ -323,15 +350,6 @@ def _has_passes() -> bool:
     from llvmlite import binding
 
     return hasattr(binding, "create_pass_builder")
-
-
-def _optimize(module: Any, machine: Any) -> None:
-    from llvmlite import binding
-
-    tuning = binding.create_pipeline_tuning_options(speed_level=3)
-    tuning.loop_vectorization, tuning.slp_vectorization = True, False  # as numba has it
-    builder = binding.create_pass_builder(machine, tuning)
-    builder.getModulePassManager().run(module, builder)
 
 
 def lowered(numba, function: Callable, signature) -> tuple[str, str]:

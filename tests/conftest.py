@@ -16,7 +16,9 @@ import standin
 from deepcore.backend import get_backend, register
 from deepcore.config import settings
 from deepcore.errors import BackendError
+from deepcore.kernels import ahead
 
+ahead.forgo()  # a run has its own: see `_WARMUP`
 register("standin", standin.create)
 
 # Under nohup, or in the background of a script, Ctrl-C is ignored, and by every process that tests start.

@@ -12,7 +12,7 @@ import pytest
 import deepcore as dc
 from deepcore.backend import get_backend
 from deepcore.config import settings
-from deepcore.kernels import elementwise, formulas, lift, scalar
+from deepcore.kernels import compiler, elementwise, formulas, lift, scalar
 from deepcore.kernels.elementwise import LEAST_EXACT, MAPS, SLICE, build, one
 
 CPU = get_backend("cpu")
@@ -188,11 +188,8 @@ def ir_of(formula: str, dtype) -> str:
     numba = pytest.importorskip("numba")
     entry = next(m for m in MAPS.values() if m.formula == formula)
     pattern = "V" * entry.booleans + "v" * (entry.arity - entry.booleans)
-    signature = numba.types.int32(numba.types.CPointer(numba.types.int64), numba.types.int64)
-    made = numba.njit([signature], no_cpython_wrapper=True, no_cfunc_wrapper=True, **lift.OPTIONS)(
-        build(lift, one(formula, len(pattern), len(entry.parameters)), dtype.name, pattern, (len(pattern),))
-    )
-    return made.inspect_llvm(made.signatures[0])
+    kernel = build(lift, one(formula, len(pattern), len(entry.parameters)), dtype.name, pattern, (len(pattern),))
+    return str(compiler.optimized(numba, kernel, "kernel", compiler._machine()))
 
 
 @pytest.mark.parametrize("formula", ["exp", "log1p", "tanh", "erf", "gelu_grad", "gelu_tanh_grad", "softplus"])

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from deepcore.backend import get_backend
 from deepcore.cli import main
 from deepcore.config import settings
 from deepcore.errors import DeepcoreError, DeepcoreWarning
-from deepcore.kernels import cache, compiler, reference, symbols
+from deepcore.kernels import ahead, cache, compiler, program, reference, symbols
 from deepcore.kernels.compiler import Kernel, address
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -255,12 +256,11 @@ def test_the_key_holds_all_that_matters(folder, tmp_path, monkeypatch):
     assert len(stems) == 4
     cache._environment.cache_clear()
     before = cache.stem("k", (), str(source))
-    monkeypatch.setenv("NUMBA_OPT", "0")
-    cache._environment.cache_clear()
-    try:
-        assert cache.stem("k", (), str(source)) != before
-    finally:
+    with monkeypatch.context() as change:
+        change.setenv("NUMBA_OPT", "0")
         cache._environment.cache_clear()
+        assert cache.stem("k", (), str(source)) != before
+    cache._environment.cache_clear()
     assert cache.stem("k", (), str(tmp_path / "gone.py")) is None
 
 
@@ -492,6 +492,102 @@ def wait_for(child, seconds=60):
 
 
 # -- the kernels there are, and the command ----------------------------------------------------------------------------------
+
+
+# -- a second process ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def helped(folder, monkeypatch):
+    """helped(names): a helper that compiles these into an empty cache."""
+    made = []
+    monkeypatch.setenv("DEEPCORE_CACHE", settings.cache_dir)
+
+    def start(*names):
+        made.append(ahead.Helper(names))
+        monkeypatch.setattr(ahead, "_helper", made[-1])
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+        assert one._process.wait(10) is not None
+
+
+@needs_numba
+def test_what_a_second_process_compiles_is_loaded(helped):
+    helper = helped("move", "moves", "pool_limit")
+    while helper.current != "move":
+        time.sleep(0.001)
+    kernel = fresh("move", program._move)
+    assert kernel.ready() and kernel.state == "cached"
+    # It was waited for at work: what nobody had begun was compiled here meanwhile.
+    assert not helper.waiting and compiler.KERNELS["moves"].state == "compiled"
+
+
+@needs_numba
+def test_what_nobody_has_begun_is_compiled_here(helped):
+    helper = helped("no such kernel", "move")
+    kernel = fresh("move", program._move)
+    assert kernel.ready() and kernel.state == "compiled" and helper.take("move") == "move"
+
+
+@needs_numba
+@pytest.mark.parametrize("fault", ["killed", "no interpreter", "another version"])
+def test_a_second_process_that_fails_is_no_loss(helped, monkeypatch, fault):
+    if fault == "no interpreter":
+        monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    if fault == "another version":  # which keeps its kernels under other names
+        monkeypatch.setattr(ahead, "_SERVE", "import sys; [print(flush=True) for line in sys.stdin]")
+    helper = helped("move")
+    if fault == "killed":
+        helper._process.kill()
+    kernel = fresh("move", program._move)
+    assert kernel.ready() and kernel.state == "compiled" and helper.current is None
+
+
+def test_when_there_is_no_second_process(monkeypatch):
+    def none() -> bool:
+        monkeypatch.setattr(ahead, "_tried", False)
+        monkeypatch.setattr(ahead, "_helper", None)
+        return ahead.helper() is None
+
+    def refused(*args, **kwargs):
+        raise OSError
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    monkeypatch.setattr(settings, "threads", 2)
+    assert none()
+    monkeypatch.setattr(ahead, "Helper", lambda names: names)
+    assert not none()
+    for owner, name, value in ((settings, "threads", 1), (sys, "executable", ""), (sys, "frozen", True)):
+        with monkeypatch.context() as change:
+            change.setattr(owner, name, value, raising=False)
+            assert none(), name
+    if hasattr(os, "fork"):
+        child = os.fork()
+        if not child:
+            os._exit(ahead.helper() is not None)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@posix
+@needs_numba
+def test_a_second_process_ends_with_the_first(tmp_path):
+    code = """if True:
+        from deepcore.kernels import ahead, compiler, pool
+        from deepcore.config import settings
+        settings.threads = 2
+        assert compiler.KERNELS["pool_limit"].ready()
+        print(ahead.helper()._process.pid)
+    """
+    environment = {**os.environ, "DEEPCORE_CACHE": str(tmp_path)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert not found.stderr
+    with pytest.raises(ProcessLookupError):
+        for _ in range(200):
+            os.kill(int(found.stdout), 0)
+            time.sleep(0.05)
 
 
 @needs_numba
