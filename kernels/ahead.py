@@ -86,8 +86,9 @@ class Helper:
             self.current = None
             self._changed.notify_all()
         atexit.unregister(self.close)
-        with self._process:
-            self._process.kill()
+        self._process.kill()
+        with contextlib.suppress(OSError), self._process:  # what it was not sent cannot be sent now
+            pass
 
     def _begin(self) -> bool:
         with self._changed:
