@@ -20,6 +20,7 @@ import workloads
 from contest import Absent, Contest
 from workloads import WORKLOADS
 
+from deepcore.autograd import detect_anomaly
 from deepcore.config import settings
 
 HERE = Path(__file__).resolve().parents[1]
@@ -27,6 +28,8 @@ SIDES = ("deepcore", "deepcore eager", "torch eager", "torch.compile", "jax.jit"
 #: How else convolutions can be done.
 CHANNELS_LAST = ("torch eager, channels-last", "torch.compile, channels-last")
 QUICK = ("xor", "mlp_s")
+#: Steps at a time.
+LOOKED_AT = 8
 
 _compiled = ""  # the workload of what torch.compile keeps
 
@@ -88,29 +91,60 @@ def first_step(side: str, name: str, filled: bool):
     return FirstStep(side, name, filled)
 
 
-CONTESTS = [
-    Contest(
-        "training",
-        name,
-        partial(make, name=name),
-        (*SIDES[:-2], *(CHANNELS_LAST if one.images else ()), *SIDES[-2:]),
-        one.work,
-        "flop",
-        group="step",
-        long=name not in QUICK,
-    )
-    for name, one in WORKLOADS.items()
-] + [
-    Contest(
-        "training",
-        f"first step of {name}, {'full' if filled else 'empty'} cache",
-        partial(first_step, name=name, filled=filled),
-        ("deepcore", "torch.compile") if filled else ("deepcore", "torch.compile", "jax.jit"),
-        group="first step",
-        process=True,
-        long=True,
-        facts={"workload": name, "cache": "full" if filled else "empty"},
-    )
-    for name in ("mlp_s", "deep")
-    for filled in (False, True)
-]
+def looked_at(side: str, name: str):
+    """Steps with NaN checks or without: some at a time, so that switching the checks on is no part of a step."""
+    step, steps = workloads.training("deepcore", name), range(LOOKED_AT)
+
+    def run():
+        for _ in steps:
+            step()
+
+    def looking():
+        with detect_anomaly():
+            run()
+
+    return looking if side.endswith("detect_anomaly") else run, 1 / LOOKED_AT
+
+
+CONTESTS = (
+    [
+        Contest(
+            "training",
+            name,
+            partial(make, name=name),
+            (*SIDES[:-2], *(CHANNELS_LAST if one.images else ()), *SIDES[-2:]),
+            one.work,
+            "flop",
+            group="step",
+            long=name not in QUICK,
+        )
+        for name, one in WORKLOADS.items()
+    ]
+    + [
+        Contest(
+            "training",
+            f"{name}, checked for NaN",
+            partial(looked_at, name=name),
+            ("deepcore", "deepcore, detect_anomaly"),
+            group="checked",
+            long=name not in QUICK,
+            facts={"workload": name},
+        )
+        for name, one in WORKLOADS.items()
+        if not one.images and not one.embedded
+    ]
+    + [
+        Contest(
+            "training",
+            f"first step of {name}, {'full' if filled else 'empty'} cache",
+            partial(first_step, name=name, filled=filled),
+            ("deepcore", "torch.compile") if filled else ("deepcore", "torch.compile", "jax.jit"),
+            group="first step",
+            process=True,
+            long=True,
+            facts={"workload": name, "cache": "full" if filled else "empty"},
+        )
+        for name in ("mlp_s", "deep")
+        for filled in (False, True)
+    ]
+)
