@@ -15,8 +15,13 @@ from contest import Absent, Contest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+#: Installed packages have their bytecode, so every side keeps it, whatever the environment says of that.
+BYTECODE = tempfile.TemporaryDirectory(prefix="deepcore-bytecode-")
+
+
 def start(*arguments: str, **environment: str) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": BYTECODE.name, **environment}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     subprocess.run([sys.executable, *arguments], env=env, check=True, stdout=subprocess.DEVNULL)
 
 
