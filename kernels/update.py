@@ -306,8 +306,9 @@ def _build_norm(tools, dtype: str):
 
 
 def _build_total(tools, dtype: str):
-    """The norm of all partials and the factor for the gradients, in `dtype`. Words: number of partials, they, slots."""
-    floats, convert = tools.view(np.dtype(np.float64)), np.dtype(dtype).type
+    """The norm of all partials and the factor for the gradients, in `dtype`. Words: number of partials, they, slots, 0 or
+    where else the norm is written."""
+    floats, result, convert = tools.view(np.dtype(np.float64)), tools.view(np.dtype(dtype)), np.dtype(dtype).type
     epsilon = convert(EPSILON)
 
     def kernel(a):
@@ -318,6 +319,8 @@ def _build_total(tools, dtype: str):
         norm = convert(math.sqrt(square))
         factor = convert(slots[_MAX_NORM]) / (norm + epsilon)
         slots[NORM] = norm
+        if a[3] != 0:
+            result(a[3])[0] = norm
         slots[FACTOR] = convert(1) if factor > convert(1) else factor
         if slots[_FINITE] != 0.0 and norm - norm != convert(0):
             slots[STOPPED] = NOT_FINITE
@@ -542,7 +545,7 @@ class Program:
             self._words.append((_GATHER, address(gather_), 1))
             self._updates.append((batch.kernel, address(update_), batch.slices))
             self._norms.append((_NORM[batch.dtype], address(norm_), batch.slices))
-        total = np.array((self._slices, address(self._partials), slots), np.int64)
+        total = np.array((self._slices, address(self._partials), slots, 0), np.int64)
         self._held.append(total)
         self._norms.append((_TOTAL[self.dtype], address(total), 1))
 
@@ -665,7 +668,7 @@ class Gradients:
             if count:
                 pool.launch(_NORM[dtype], count, *words)
             at += 8 * count
-        _TOTAL[self.dtype](sum(counts), address(partials), address(self.slots))
+        _TOTAL[self.dtype](sum(counts), address(partials), address(self.slots), 0)
         return np.asarray(self.slots[NORM]).astype(self.dtype)
 
     @property
@@ -699,8 +702,17 @@ class Parts(NamedTuple):
     update: list[Launch]
 
 
-def parts(program: Program, gradients: list[list[tuple[Buffer, int]]], outside: Callable, clip: Clip | None) -> Parts:
-    """`program` with gradients at (buffer, offset) for each batch; `outside(array)` says where weights and states are."""
+def parts(
+    program: Program,
+    gradients: list[list[tuple[Buffer, int]]],
+    outside: Callable,
+    clip: Clip | None,
+    result: Buffer | None = None,
+) -> Parts:
+    """`program` with gradients at (buffer, offset) for each batch; `outside(array)` says where weights and states are.
+
+    `result` gets the norm of what is clipped.
+    """
     slots = np.array(_PLAIN)
     if clip is not None:
         slots[_BOUND] = math.inf if clip.value is None else clip.value
@@ -724,7 +736,8 @@ def parts(program: Program, gradients: list[list[tuple[Buffer, int]]], outside: 
             Launch(_NORM[batch.dtype], [rows, batch.elements, 0, width, at, where], {2: (table, 0)}, batch.slices)
         )
         where += 8 * batch.slices
-    norm.append(Launch(_TOTAL[program.dtype], [program._slices, address(partials), at], {}, 1))
+    there = {} if result is None else {3: (result, 0)}
+    norm.append(Launch(_TOTAL[program.dtype], [program._slices, address(partials), at, 0], there, 1))
     for launch in (*norm, *update):
         launch.owner = program, slots, partials
     if clip is None or clip.max_norm is None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -379,18 +380,149 @@ def test_clipping_between_backward_and_step(how, limit, adds_up):
     assert run.runs >= 4, run.faults
 
 
-def test_the_norm_of_gradients_is_no_step_of_a_program():
+def test_the_norm_of_gradients_is_computed_in_each_run():
     w = dc.ones(3, requires_grad=True)
 
-    def norm(x):
+    def norm(x, which):
         w.grad = None
         (w * x).sum().backward()
-        return nn.utils.get_total_norm([w.grad])
+        return nn.utils.get_total_norm([w.grad] if which else []) * 2
 
     compiled = dc.compile(norm)
-    with pytest.warns(DeepcoreWarning, match="_total, which is no operation"):
-        assert compiled(dc.full((3,), 1.0)).item() == pytest.approx(3**0.5)
-    assert compiled(dc.full((3,), 2.0)).item() == pytest.approx(12**0.5) and not compiled.runs
+    for value in (1.0, 2.0, 3.0, 4.0):
+        assert compiled(dc.full((3,), value), True).item() == norm(dc.full((3,), value), True).item()
+        assert compiled(dc.full((3,), value), False).item() == 0
+    assert compiled.runs == 4 and not compiled.faults  # each kind is followed without a gradient, and with one
+
+
+@pytest.mark.parametrize("when", ["before", "after", "between"])
+def test_gradients_that_a_function_takes_away_itself(when):
+    """`p.grad = None` is no call that could tell of itself."""
+    found = []
+    for compiled in (False, True):
+        dc.manual_seed(0)
+        model = classifier()
+        optimizer = optim.Adam(model.parameters())
+
+        def forget(model=model):
+            for p in model.parameters():
+                p.grad = None
+
+        def step(x, y, model=model, optimizer=optimizer, forget=forget):
+            if when != "after":
+                forget()
+            F.cross_entropy(model(x), y).backward()
+            if when == "between":
+                forget()
+                F.cross_entropy(model(2 * x), y).backward()
+            optimizer.step()
+            if when == "after":
+                forget()
+
+        run, seen = dc.compile(step) if compiled else step, []
+        for _ in range(8):
+            run(dc.randn(8, 20), dc.tensor(np.arange(8) % 4))
+            seen += [None if p.grad is None else p.grad.numpy().tobytes() for p in model.parameters()]
+        found.append(seen + [p.detach().numpy().tobytes() for p in model.parameters()])
+    assert found[0] == found[1]
+    assert run.runs >= 6 and not run.faults, (run.runs, run.traces, run.faults)
+
+
+def by_hand(weight, bias, x):
+    h = x @ weight.detach().T
+    weight.grad, bias.grad = h.T @ x, h.sum(0)
+
+
+#: What a function may do with gradients after the backward: (weight, bias, input) -> None.
+GRADIENT_CHANGES = {
+    "scaled": lambda w, b, x: setattr(w, "grad", w.grad * 0.5),
+    "scaled in place": lambda w, b, x: w.grad.mul_(0.5),
+    "an element": lambda w, b, x: w.grad.__setitem__(0, 0.0),
+    "decay": lambda w, b, x: w.grad.add_(w.detach() * 0.1),
+    "zeros": lambda w, b, x: setattr(w, "grad", dc.zeros_like(w.detach())),
+    "one less": lambda w, b, x: setattr(b, "grad", None),
+    "another tensor": lambda w, b, x: setattr(w, "grad", w.grad.detach()),
+    "a copy": lambda w, b, x: setattr(b, "grad", b.grad.clone()),
+    "a view": lambda w, b, x: setattr(b, "grad", (b.grad.reshape(2, 2) * 2).reshape(4)),
+    "shared": lambda w, b, x: setattr(b, "grad", w.grad[:, 0]),
+    "by hand": by_hand,
+}
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+@pytest.mark.parametrize("when", ["before the update", "after it"])
+@pytest.mark.parametrize("change", GRADIENT_CHANGES)
+def test_gradients_that_a_function_changes_itself(change, when, cleared):
+    found = []
+    for compiled in (False, True):
+        dc.manual_seed(0)
+        model = nn.Linear(6, 4)
+        optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+        def changed(x, model=model):
+            with dc.no_grad():
+                GRADIENT_CHANGES[change](model.weight, model.bias, x)
+
+        def step(x, y, model=model, optimizer=optimizer, changed=changed):
+            if cleared:
+                optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            if when == "before the update":
+                changed(x)
+            optimizer.step()
+            if when == "after it":
+                changed(x)
+
+        run = dc.compile(step) if compiled else step
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeepcoreWarning)  # not all of them compile
+            for _ in range(6):
+                run(dc.randn(8, 6), dc.tensor(np.arange(8) % 4))
+                for p in model.parameters():
+                    found.append(p.detach().numpy().tobytes())
+                    found.append(p.grad if p.grad is None else p.grad.numpy().tobytes())
+    assert found[: len(found) // 2] == found[len(found) // 2 :]
+    if cleared and when == "before the update" and change != "shared":
+        assert run.runs >= 4, run.faults
+
+
+@pytest.mark.parametrize("limits", [{"max_norm": 0.5}, {"max_norm": 1e9, "clip_value": 0.01}])
+def test_the_norm_of_a_clipped_step_is_a_result(limits):
+    found = []
+    for compiled in (False, True):
+        dc.manual_seed(0)
+        model = classifier()
+        optimizer = optim.Adam(model.parameters())
+
+        def step(x, y, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return {"loss": loss, "norm": optimizer.clipped_step(**limits)}
+
+        run, seen = dc.compile(step) if compiled else step, []
+        kept = []
+        for i in range(6):
+            kept.append(run(dc.randn(8, 20) * 10.0 ** (i - 3), dc.tensor(np.arange(8) % 4)))
+        seen = [results[name].detach().numpy().tobytes() for results in kept for name in ("loss", "norm")]
+        found.append(seen + [p.detach().numpy().tobytes() for p in model.parameters()])
+    assert found[0] == found[1] and len(set(found[0][1:12:2])) == 6
+    assert run.runs == 5, run.faults
+
+
+def test_the_norm_of_a_clipped_step_is_no_operand():
+    w = dc.ones(3, requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.1)
+
+    @dc.compile
+    def step(x):
+        optimizer.zero_grad()
+        (w * x).sum().backward()
+        return optimizer.clipped_step(1.0) * 2
+
+    with pytest.warns(DeepcoreWarning, match="what the optimizer's step has changed or made"):
+        assert step(dc.ones(3)).item() == pytest.approx(2 * 3**0.5)
+    assert step(dc.full((3,), 2.0)).item() == pytest.approx(2 * 12**0.5) and not step.runs
 
 
 def test_indices_are_looked_at_in_each_run():

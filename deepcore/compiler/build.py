@@ -51,7 +51,8 @@ def build(trace: Trace, outputs: list[Ref], grads: list[Ref]) -> Built:
         made = _update(trace, update, found)
         name = type(update.optimizer).__name__
         if made.norm:
-            first.append(Step(f"{name} norm", found, [], made.norm, kept=True))
+            norm = [] if update.norm is None else [update.norm]
+            first.append(Step(f"{name} norm", found, norm, made.norm, kept=True))
         last.append(Step(name, found, _changed(trace, update.plan), made.update, kept=True))
     first += moves((Ref(buffer, 0, ref.shape, ref.strides, ref.dtype), ref) for buffer, ref in contents.items())
     program.steps += first + last
@@ -99,4 +100,4 @@ def _update(trace: Trace, update, gradients: list[Ref]):
 
     plan = update.plan
     places = [[(gradients[i].buffer, gradients[i].offset) for i in members] for members in plan.members]
-    return updates.parts(plan.program, places, outside, update.clip)
+    return updates.parts(plan.program, places, outside, update.clip, update.norm and update.norm.buffer)

@@ -136,6 +136,7 @@ class Compiled:
         guards = Guards(self.function, _objects((args, kwargs)))
         trace = _trace(backend)
         trace.looks = looks
+        trace.had = {leaf for runner, _ in self._known.get(key, ()) for leaf in runner.none if leaf.grad is not None}
         if len(arrays) > len(tensors):
             trace.raw_arguments()
         given: list[tuple[Tensor, Any]] = []
@@ -158,8 +159,9 @@ class Compiled:
         return result
 
     def _make(self, key, trace: Trace, guards: Guards, tree, outputs, tensors) -> None:
-        leaves = [leaf for leaf in trace.grads if leaf.grad is not None]
-        grads = [trace.grads[leaf] for leaf in leaves]
+        leaves, grads = trace.gradients()
+        if trace.fault is not None:
+            return
         refs = [ref for ref, _ in outputs]
         if trace.backend.name == "cpu":
             runner = Runner(trace, build(trace, refs, grads), leaves, tensors, guards, self._arena)
@@ -371,7 +373,7 @@ def _outputs(tree, trace: Trace, found: list, given: list[Tensor]):
             return leaf
         if id(leaf) in places:
             return _Argument(places[id(leaf)])
-        ref = trace.ref(leaf._data, leaf)
+        ref = trace.norms.get(leaf) or trace.ref(leaf._data, leaf)
         if ref.buffer.kind == "given" and ref.whole:
             trace.note("an argument that is returned as another tensor")
         if ref.buffer.kind == "outside":

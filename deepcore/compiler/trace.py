@@ -79,12 +79,13 @@ class Call:
 
 
 class Update(NamedTuple):
-    """A step of an optimizer: its plan, and the gradients in the plan's order."""
+    """A step of an optimizer: its plan, the gradients in the plan's order, and where the norm goes, if it clips by that."""
 
     optimizer: Any
     plan: Any
     gradients: list[Ref]
     clip: Any
+    norm: Ref | None = None
 
 
 class _Intervals:
@@ -143,11 +144,15 @@ class Trace:
         self.written: list[Tensor] = []
         #: How `.grad` of a leaf was when it was first touched: "none", "tensor", or "any" where it was cleared first.
         self.entry: dict[Tensor, str] = {}
+        #: Leaves that had a gradient: where they have none later, the function has taken it away.
+        self.had: set[Tensor] = set()
         #: Arrays of gradients from before, which are anew in each run: leaf to buffer.
         self.accumulated: dict[Tensor, Buffer] = {}
         self.grads: dict[Tensor, Ref] = {}
         self.updates: list[Update] = []
         self.updated: set[Buffer] = set()
+        #: Norms that updates have found, and where.
+        self.norms: dict[Tensor, Ref] = {}
         #: Generators that were drawn from: position at the start, and their three words as kernels read them.
         self.generators: dict[Any, tuple[int, Any]] = {}
         self.kept: list[Any] = []
@@ -457,7 +462,9 @@ class Trace:
         raw = watch.plain(total._data)
         ref = self.ref(total._data)
         if leaf.grad is None:
-            self.entry.setdefault(leaf, "none")
+            self.entry.setdefault(leaf, "any" if leaf in self.had else "none")
+            if leaf in self.accumulated:
+                self.note("a gradient that is taken away once something was added to it")
             taken = {r.buffer for r in self.grads.values()}
             theirs = (
                 shared
@@ -537,6 +544,24 @@ class Trace:
             self.steps.append(Step("within", [ref], [], [launch], kept=True))
         return fine
 
+    def gradients(self) -> tuple[list[Tensor], list[Ref]]:
+        """Leaves that end up with a gradient that was computed here, by a backward or by the function itself; those."""
+        updated = (p for update in self.updates for p in update.plan.live)
+        leaves, refs = [], []
+        for leaf in dict.fromkeys([*self.grads, *self.accumulated, *updated]):
+            if leaf.grad is None:
+                continue
+            if leaf in self.accumulated:
+                if leaf.grad._data is not self.accumulated[leaf].array:
+                    self.note("a gradient that is replaced once something was added to it")
+                continue
+            ref = self.ref(leaf.grad._data)
+            if leaf in self.grads or ref.buffer.kind == "own":
+                self.entry.setdefault(leaf, "any")
+                leaves.append(leaf)
+                refs.append(ref)
+        return leaves, refs
+
     def clip(self, gradients: list[Tensor], function: Callable) -> Tensor | None:
         """Gradients that `function(gradients)` clips in place, in each run by a call; what it returns."""
         refs, run = [self.ref(g._data) for g in gradients], self.clipping(function)
@@ -558,6 +583,19 @@ class Trace:
             return (*(t._data for t in copies), *([] if norm is None else [norm._data]))
 
         return run
+
+    def norm(self, tensors: list[Tensor], function: Callable) -> Tensor:
+        """What `function(tensors)` finds, in each run by a call."""
+
+        def run(*arrays):
+            return function([Tensor(watch.plain(a), self.backend) for a in arrays])._data
+
+        refs = [self.ref(t._data) for t in tensors]
+        with self.paused():
+            array = run(*(t._data for t in tensors))
+        out = Ref(self.own(array), 0, array.shape, array.strides, array.dtype)
+        self.steps.append(Step("norm", refs, [out], call=run))
+        return Tensor(self.followed(array), self.backend)
 
     def before_update(self, optimizer) -> tuple[list[Tensor], list[Ref]]:
         """The parameters that a step will update, and their gradients; what they and their states hold is kept."""
@@ -594,10 +632,14 @@ class Trace:
                     self.note("a parameter that the step wrote before its update")
                 self.before.setdefault(buffer, self.backend.zeros_like(buffer.array))  # made by this very step
                 self.updated.add(buffer)
-        if result is not None:  # the norm, which no step of the program makes a result of
-            result = Tensor(result._data.copy(), self.backend)
-            self.updated.add(self.own(result._data))
-        self.updates.append(Update(optimizer, plan, gradients, clip))
+        norm = None
+        if result is not None:  # the norm: to be returned, and no operand, as updates come last
+            array = result._data.copy()
+            norm = Ref(self.own(array), 0, array.shape, array.strides, array.dtype)
+            self.updated.add(norm.buffer)
+            result = Tensor(array, self.backend)
+            self.norms[result] = norm
+        self.updates.append(Update(optimizer, plan, gradients, clip, norm))
         return result
 
     def advance(self, generator, seed: int, stream: int, first: int, blocks: int):

@@ -83,7 +83,13 @@ def _total(gradients: list[Tensor], norm_type: float, names: list[str] | None, e
 def get_total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
     """‖(‖t₁‖ₚ, ‖t₂‖ₚ, …)‖ₚ: the p-norm of all the tensors as one vector, p = `norm_type` ("inf": the largest)."""
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    return mode.enter(_total, tensors, norm_type, None, error_if_nonfinite)
+    if not tensors:
+        return _total(tensors, norm_type, None, error_if_nonfinite)
+
+    def total(tensors):
+        return mode.enter(_total, tensors, norm_type, None, error_if_nonfinite)
+
+    return total(tensors) if mode.tracer is None else mode.tracer.norm(tensors, total)
 
 
 def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
