@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -62,15 +63,20 @@ class Helper:
                 self.waiting.remove(name)
             return None if name == self.current else name
 
-    def wait(self, name: str) -> None:
-        """Until the process is not at it any more."""
+    def wait(self, name: str, seconds: float = 60.0) -> bool:
+        """Wait until the process is not at it any more; False where that takes too long."""
         with self._changed:
-            self._changed.wait_for(lambda: self.current != name)
+            return self._changed.wait_for(lambda: self.current != name, seconds)
 
     def close(self) -> None:
+        """End the process, which takes back what it has half written."""
         with self._changed:
             self.waiting.clear()
-        self._process.kill()
+        self._process.terminate()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
     def _feed(self) -> None:
         given, done = self._process.stdin, self._process.stdout
@@ -128,6 +134,7 @@ def serve() -> None:
     from deepcore import kernels
     from deepcore.kernels import compiler
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     forgo()
     kernels.discover()
     for line in sys.stdin:

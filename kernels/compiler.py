@@ -172,10 +172,9 @@ def _elsewhere(name: str) -> bool:
     while helper.current == name:
         later = helper.take()
         if later is None:
-            helper.wait(name)
-        else:
-            with contextlib.suppress(Exception):  # nobody has asked for it
-                KERNELS[later].ready()
+            return helper.wait(name)
+        with contextlib.suppress(Exception):  # nobody has asked for it
+            KERNELS[later].ready()
     return True
 
 

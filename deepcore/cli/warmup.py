@@ -19,8 +19,9 @@ def arguments(parser) -> None:
 
 def run(args) -> int:
     from deepcore import kernels
-    from deepcore.kernels import cache, compiler, cuda, cuda_update
+    from deepcore.kernels import ahead, cache, compiler, cuda, cuda_update
 
+    ahead.forgo()  # what is compiled here is what is told
     kernels.discover()
     cuda_update.make_all()
     every: list[_Cpu | _Cuda] = [_Cpu(kernel) for kernel in compiler.KERNELS.values()]
