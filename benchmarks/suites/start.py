@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import shutil
@@ -16,11 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 #: Installed packages have their bytecode, so every side keeps it, whatever the environment says of that.
-BYTECODE = tempfile.TemporaryDirectory(prefix="deepcore-bytecode-")
+BYTECODE = tempfile.mkdtemp(prefix="deepcore-bytecode-")
+atexit.register(shutil.rmtree, BYTECODE, ignore_errors=True)
 
 
 def start(*arguments: str, **environment: str) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": BYTECODE.name, **environment}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": BYTECODE, **environment}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     subprocess.run([sys.executable, *arguments], env=env, check=True, stdout=subprocess.DEVNULL)
 
