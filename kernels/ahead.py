@@ -132,10 +132,12 @@ if hasattr(os, "register_at_fork"):
 def serve() -> None:
     """Compile what comes in, a name a line, and say when it is done."""
     from deepcore import kernels
-    from deepcore.kernels import compiler
+    from deepcore.kernels import cache, compiler
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     forgo()
+    if not cache.alone():
+        return
     kernels.discover()
     for line in sys.stdin:
         with contextlib.suppress(Exception):

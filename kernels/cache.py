@@ -200,6 +200,24 @@ def clear() -> int:
     return count
 
 
+def alone() -> bool:
+    """Whether no other process has been told so and still lives: of those that compile ahead for a folder, one is enough."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    with _opened(create=True) as place:
+        if not isinstance(place, int):
+            return False
+        held = os.dup(place)  # until this process ends
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(held)
+            return False
+    return True
+
+
 def problem() -> str | None:
     """Why nothing is kept, or None."""
     path = folder()

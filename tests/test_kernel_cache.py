@@ -549,6 +549,17 @@ def test_a_second_process_that_fails_is_no_loss(helped, monkeypatch, fault):
     assert kernel.ready() and kernel.state == "compiled" and (helper.current is None or fault == "hangs")
 
 
+@posix
+@needs_numba
+def test_one_second_process_is_enough_for_a_cache(helped):
+    first = helped("move", "gemm_float32")
+    while first.current != "gemm_float32":
+        time.sleep(0.001)
+    second = helped("pool_limit")
+    assert second.current in ("pool_limit", None) and second.wait("pool_limit")
+    assert [name.partition("-")[0] for name in cache.entries()] == ["move"]
+
+
 def test_when_there_is_no_second_process(monkeypatch):
     def none() -> bool:
         monkeypatch.setattr(ahead, "_tried", False)
