@@ -28,8 +28,6 @@ SIDES = ("deepcore", "deepcore eager", "torch eager", "torch.compile", "jax.jit"
 #: How else convolutions can be done.
 CHANNELS_LAST = ("torch eager, channels-last", "torch.compile, channels-last")
 QUICK = ("xor", "mlp_s")
-#: Steps at a time.
-LOOKED_AT = 8
 
 _compiled = ""  # the workload of what torch.compile keeps
 
@@ -92,8 +90,8 @@ def first_step(side: str, name: str, filled: bool):
 
 
 def looked_at(side: str, name: str):
-    """Steps with NaN checks or without: some at a time, so that switching the checks on is no part of a step."""
-    step, steps = workloads.training("deepcore", name), range(LOOKED_AT)
+    """Steps with NaN checks or without: many at a time, so that switching the checks on is no part of a step."""
+    step, steps = workloads.training("deepcore", name), range(100 if name in QUICK else 8)
 
     def run():
         for _ in steps:
@@ -103,7 +101,7 @@ def looked_at(side: str, name: str):
         with detect_anomaly():
             run()
 
-    return looking if side.endswith("detect_anomaly") else run, 1 / LOOKED_AT
+    return looking if side.endswith("detect_anomaly") else run, 1 / len(steps)
 
 
 CONTESTS = (

@@ -175,6 +175,7 @@ class Compiled:
             return
         trace.forget()
         guards.watch(runner.tensors)
+        runner.expect()
         self._latest = None
         entry = self._known.setdefault(key, [])
         entry.append((runner, tree))

@@ -19,8 +19,8 @@ _MISSING = object()
 
 
 class Same:
-    """Objects that are where they were when this was made. `holds()` is one generated expression: looking is most of what
-    Python does in a small step, and an attribute that bytecode reads costs a quarter of what `map` takes for it.
+    """Objects that are where they were at the last `renew()`. `holds()` is one generated expression: looking is most of
+    what Python does in a small step, and an attribute that bytecode reads costs a quarter of what `map` takes for it.
 
     `entries`: (dict or list, key) pairs. `sized`: dicts and lists that have as many items as they had. `arrays`: tensors
     over the same memory. `leaves`: tensors with the same gradient. `cells`: variables of functions.
@@ -51,7 +51,7 @@ class Same:
         found: dict[str, Any] = {}
         exec(f"def holds({', '.join([*known.values(), *taken])}):\n    return {' and '.join(terms)}", found)
         self._objects, self._holds, self._sizes = objects, found["holds"], list(map(len, sized))
-        self.renew()
+        self._holds.__defaults__ = (None,) * (len(objects) + len(taken))
 
     def renew(self) -> bool:
         """Take what is there now for what was, unless there is more or less of it."""
@@ -72,7 +72,7 @@ class Same:
         """Whether all is the same; what is equal, and not the same, is not."""
         try:
             return self._holds()
-        except (LookupError, ValueError):  # a key is gone, or a variable
+        except (AttributeError, LookupError, ValueError):  # nothing is known yet; a key is gone, or a variable
             return False
 
 

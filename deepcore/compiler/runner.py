@@ -104,8 +104,10 @@ class Runner:
         misfit = self._misfit()
         if misfit is None:
             self.storages = list(dict.fromkeys(t.storage() for t in self.written))
-            if not self.accumulated:
-                self._remember()
+            if not all(map(is_, self._roots(), self.roots)) or (self.same is not None and not self.same.renew()):
+                self.expect()
+                if self.same is not None:
+                    self.same.renew()
         return misfit
 
     def _misfit(self) -> str | None:
@@ -126,21 +128,22 @@ class Runner:
                 return f"{type(optimizer).__name__} has other parameters, states or settings"
         return self.guards.changed()
 
-    def _remember(self) -> None:
-        """Where to look next time."""
-        roots = [root for update in self.updates for root in (update.optimizer.param_groups, update.optimizer.state)]
-        if self.same is not None and all(map(is_, roots, self.roots)) and self.same.renew():
+    def expect(self) -> None:
+        """Make what is looked at before each run, but for what is there."""
+        self.same, self.roots = None, self._roots()
+        if self.accumulated:  # gradients that are anew in each run
             return
         entries, sized, cells = self.guards.places()
         for update in self.updates:
             found = update.plan.places(update.optimizer)
             if found is None:
-                self.same = None
                 return
             entries += found[0]
             sized += found[1]
-        self.roots = roots
         self.same = Same(entries, sized, self.tensors, self.none, cells)
+
+    def _roots(self) -> list:
+        return [root for update in self.updates for root in (update.optimizer.param_groups, update.optimizer.state)]
 
     def check(self, trace: Trace, arrays: list, leaves: list) -> str | None:
         """Run once on copies of what was there before the function ran; what differs from what it left, or None."""

@@ -34,7 +34,7 @@ class Plan:
         #: Whether a compiled step's scalars were made from the groups' settings as they are.
         self.settled = False
         #: Whether what formulas are chosen by is in the groups alone, as for our own.
-        self.own = False
+        self.own = type(optimizer).__module__.startswith(_OWN)
         self.lengths = [len(group["params"]) for group in self.every_group]
         self.weights = [p._data for p in live]
         self.groups = [g for g, count in zip(optimizer.param_groups, counts) for _ in range(count)]
@@ -194,7 +194,6 @@ class Plan:
         lengths = [len(group["params"]) for group in optimizer.param_groups]
         if not settings.kernels or lengths != self.lengths or not self._same_memory(optimizer):
             return False
-        self.own = type(optimizer).__module__.startswith(_OWN)
         self.settled = False
         return True
 
