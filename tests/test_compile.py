@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -206,6 +208,11 @@ STEP_CHANGES = {
     "a rate": lambda o, factors, table: o.param_groups[0].update(lr=0.02),
     "another formula": lambda o, factors, table: o.param_groups[0].update(momentum=0.0),
     "a setting more": lambda o, factors, table: o.param_groups[0].update(name="all"),
+    "a setting in the place of another": lambda o, factors, table: (
+        o.param_groups[0].pop("maximize"),
+        o.param_groups[0].update(maximize=False),
+    ),
+    "an entry's turn": lambda o, factors, table: table.update(first=table.pop("first")),
     "a parameter less": lambda o, factors, table: o.param_groups[0]["params"].pop(),
     "a list of groups": lambda o, factors, table: setattr(o, "param_groups", list(o.param_groups)),
     "another group": lambda o, factors, table: o.param_groups.__setitem__(0, dict(o.param_groups[0], lr=0.02)),
@@ -232,11 +239,12 @@ def test_what_changes_between_steps_is_noticed(change):
     found = []
     for compiled in (False, True):
         dc.manual_seed(0)
-        model, factors, table = dc.nn.Linear(3, 4), [2.0, 3.0], {"scale": 2.0}
+        model, factors, table = dc.nn.Linear(3, 4), [2.0, 3.0], {"first": 1.0, "scale": 2.0}
         optimizer = dc.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
         def step(x, model=model, optimizer=optimizer, factors=factors, table=table):
             optimizer.zero_grad()
+            x = x * sum(i * value for i, value in enumerate(table.values(), 1))
             loss = (model(x) * sum(factors) * table.get("scale", 5.0)).square().mean()
             loss.backward()
             optimizer.step()
@@ -253,6 +261,76 @@ def test_what_changes_between_steps_is_noticed(change):
         if compiled:
             assert run.runs >= 9 and not run.faults, (run.runs, run.faults)
     assert all(map(same, found[: len(found) // 2], found[len(found) // 2 :]))
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["two programs", "an eager step between"])
+def test_programs_of_one_optimizer_keep_to_their_settings(eager):
+    found = []
+    for compiled in (False, True):
+        p = dc.nn.Parameter(dc.ones(3))
+        optimizer = dc.optim.SGD([p], lr=0.1)
+        group, rates = optimizer.param_groups[0], {4: 0.1, 1: 0.01}
+
+        def step(x, p=p, optimizer=optimizer):
+            optimizer.zero_grad()
+            (p * x.sum()).sum().backward()
+            optimizer.step()
+
+        run = dc.compile(step) if compiled else step
+        for i in range(12):
+            n = 4 if eager or i % 2 else 1
+            group["lr"] = rates[n]
+            run(dc.ones(n))
+            if eager and i % 3 == 2:
+                group["lr"] = 0.5
+                optimizer.step()
+            found.append(p.detach().numpy().copy())
+    assert all(map(same, found[:12], found[12:])) and run.runs >= 9
+
+
+def test_a_compiled_step_goes_with_its_last_reference():
+    """Without the garbage collector, which may come late."""
+
+    def made():
+        p = dc.nn.Parameter(dc.ones(3))
+        optimizer = dc.optim.SGD([p], lr=0.1)
+
+        def step(x):
+            optimizer.zero_grad()
+            (p * x).sum().backward()
+            optimizer.step()
+
+        run = dc.compile(step)
+        for _ in range(4):
+            run(dc.ones(3))
+        assert run.runs == 3
+        return weakref.ref(p._data)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert made()() is None
+    finally:
+        gc.enable()
+
+
+def test_an_unread_norm_still_raises():
+    w = dc.ones(3, requires_grad=True)
+    optimizer = dc.optim.SGD([w], lr=0.1)
+
+    @dc.compile
+    def step(x):
+        optimizer.zero_grad()
+        (w * x).sum().backward()
+        dc.nn.utils.get_total_norm([w.grad], error_if_nonfinite=True)
+        optimizer.step()
+
+    for _ in range(3):
+        step(dc.ones(3))
+    before = w.detach().numpy().copy()
+    with pytest.raises(dc.errors.NonFiniteError):
+        step(dc.full((3,), float("nan")))
+    assert step.runs == 2 and same(before, w.detach().numpy())
 
 
 def test_memory_that_is_given_again_counts_what_is_written():

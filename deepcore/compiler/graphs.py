@@ -265,7 +265,7 @@ class DevicePlan:
                     known[key] = update.values(optimizer.scalars(self.group_of[i], counts[i]))
                 cuda_update.set_scalars(table.host, update, row, known[key])
 
-    def after(self, optimizer) -> list:
+    def after(self, optimizer, token: object) -> list:
         """Sets this step's scalars; what is to be gone through once the graph was launched."""
         counts = [state["step"] + 1 for state in self.states] if self.counted else [2] * len(self.live)
         self.set_scalars(optimizer, counts)

@@ -15,6 +15,8 @@ from deepcore.tensor import Tensor, changes
 
 _PLAIN = (int, float, str, bytes, bool, complex, type(None))
 _MOST = 20_000
+#: Entries up to which `Same` is worth compiling.
+_LOOKED_AT = 4_000
 _MISSING = object()
 
 
@@ -22,12 +24,21 @@ class Same:
     """Objects that are where they were at the last `renew()`. `holds()` is one generated expression: looking is most of
     what Python does in a small step, and an attribute that bytecode reads costs a quarter of what `map` takes for it.
 
-    `entries`: (dict or list, key) pairs. `sized`: dicts and lists that have as many items as they had. `arrays`: tensors
-    over the same memory. `leaves`: tensors with the same gradient. `cells`: variables of functions.
+    `entries`: (dict or list, key) pairs. `sized`: dicts and lists that have as many items as they had. `ordered`: dicts
+    with the same keys in the same order. `arrays`: tensors over the same memory. `leaves`: tensors with the same gradient. `cells`: variables of functions.
     """
 
-    def __init__(self, entries: list[tuple], sized: list, arrays: list[Tensor], leaves: list[Tensor], cells: list):
-        self.entries, self.sized, self.arrays, self.leaves, self.cells = entries, sized, arrays, leaves, cells
+    def __init__(
+        self,
+        entries: list[tuple],
+        sized: list,
+        ordered: list[dict],
+        arrays: list[Tensor],
+        leaves: list[Tensor],
+        cells: list,
+    ):
+        self.entries, self.sized, self.ordered = entries, sized, ordered
+        self.arrays, self.leaves, self.cells = arrays, leaves, cells
         known: dict[int, str] = {}
         objects: list[Any] = []
 
@@ -38,7 +49,7 @@ class Same:
             return known[id(thing)]
 
         def key(of) -> str:
-            return repr(of) if type(of) in (str, int) else name(of)
+            return repr(of) if type(of) is str or (type(of) is int and abs(of) < 1 << 32) else name(of)
 
         places = [f"{name(t)}._data" for t in arrays]
         places += [f"{name(t)}.grad" for t in leaves]
@@ -46,26 +57,32 @@ class Same:
         places += [f"{name(cell)}.cell_contents" for cell in cells]
         terms = [f"{name(changes)}.count == version"]
         terms += [f"len({name(thing)}) == n{i}" for i, thing in enumerate(sized)]
+        terms += [f"[*{name(thing)}] == k{i}" for i, thing in enumerate(ordered)]
         terms += [f"{place} is v{i}" for i, place in enumerate(places)]
-        taken = ["version", *(f"n{i}" for i in range(len(sized))), *(f"v{i}" for i in range(len(places)))]
+        taken = ["version", *(f"n{i}" for i in range(len(sized)))]
+        taken += [*(f"k{i}" for i in range(len(ordered))), *(f"v{i}" for i in range(len(places)))]
         found: dict[str, Any] = {}
         exec(f"def holds({', '.join([*known.values(), *taken])}):\n    return {' and '.join(terms)}", found)
-        self._objects, self._holds, self._sizes = objects, found["holds"], list(map(len, sized))
+        self._objects, self._holds, self._sizes = objects, found.pop("holds"), list(map(len, sized))
         self._holds.__defaults__ = (None,) * (len(objects) + len(taken))
 
     def renew(self) -> bool:
         """Take what is there now for what was, unless there is more or less of it."""
         if list(map(len, self.sized)) != self._sizes:
             return False
-        self._holds.__defaults__ = (
-            *self._objects,
-            changes.count,
-            *self._sizes,
-            *[t._data for t in self.arrays],
-            *[t.grad for t in self.leaves],
-            *[table[key] for table, key in self.entries],
-            *[cell.cell_contents for cell in self.cells],
-        )
+        try:
+            self._holds.__defaults__ = (
+                *self._objects,
+                changes.count,
+                *self._sizes,
+                *map(list, self.ordered),
+                *[t._data for t in self.arrays],
+                *[t.grad for t in self.leaves],
+                *[table[key] for table, key in self.entries],
+                *[cell.cell_contents for cell in self.cells],
+            )
+        except (LookupError, ValueError):  # something else is there instead
+            return False
         return True
 
     def holds(self) -> bool:
@@ -106,13 +123,22 @@ class Guards:
         self.flags = [(t, t._requires_grad) for t in tensors]
 
     # -- looking ----------------------------------------------------------------------------------------
-    def places(self) -> tuple[list[tuple], list, list]:
-        """Entries, sized and cells for `Same`."""
-        entries, sized = list(zip(self.tables, self.keys)), []
+    def places(self) -> tuple[list[tuple], list, list[dict], list] | None:
+        """Entries, sized, ordered and cells for `Same`; None where `changed` has to look each time: where it would be too
+        much to compile, or to look might run a user's code."""
+        entries: list[tuple] = list(zip(self.tables, self.keys))
+        sized: list = []
+        ordered: list[dict] = []
         for held, _ in self.lists:
+            if type(held) is dict and all(type(key) in (str, int) for key in held):
+                ordered.append(held)
+            elif type(held) is not list:
+                return None
             sized.append(held)
-            entries += [(held, key) for key in (held if isinstance(held, dict) else range(len(held)))]
-        return entries, sized, [cell for cell, _ in self.cells]
+            entries += [(held, key) for key in (held if type(held) is dict else range(len(held)))]
+        if len(entries) > _LOOKED_AT:
+            return None
+        return entries, sized, ordered, [cell for cell, _ in self.cells]
 
     def changed(self) -> str | None:
         """What is no longer as it was, or None."""

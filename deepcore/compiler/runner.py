@@ -61,6 +61,8 @@ class Runner:
         #: What was found to be as it has to be, and the lists and dicts it was found in.
         self.same: Same | None = None
         self.roots: list = []
+        #: Tells its look at settings from other programs'.
+        self.token = object()
         #: Whether it has not run yet.
         self.fresh = True
         self.arguments = [buffer for buffer, _ in trace.given]
@@ -133,14 +135,17 @@ class Runner:
         self.same, self.roots = None, self._roots()
         if self.accumulated:  # gradients that are anew in each run
             return
-        entries, sized, cells = self.guards.places()
+        places = self.guards.places()
+        if places is None:
+            return
+        entries, sized, ordered, cells = places
         for update in self.updates:
             found = update.plan.places(update.optimizer)
             if found is None:
                 return
             entries += found[0]
             sized += found[1]
-        self.same = Same(entries, sized, self.tensors, self.none, cells)
+        self.same = Same(entries, sized, ordered, self.tensors, self.none, cells)
 
     def _roots(self) -> list:
         return [root for update in self.updates for root in (update.optimizer.param_groups, update.optimizer.state)]
@@ -231,7 +236,7 @@ class Runner:
         """
         after: list[Iterable] = []
         for update in self.updates:
-            after += update.plan.after(update.optimizer)
+            after += update.plan.after(update.optimizer, self.token)
         if not attached:
             leaves = self.leaves
             if self.given:

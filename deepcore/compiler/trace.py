@@ -584,8 +584,8 @@ class Trace:
 
         return run
 
-    def norm(self, tensors: list[Tensor], function: Callable) -> Tensor:
-        """What `function(tensors)` finds, in each run by a call."""
+    def norm(self, tensors: list[Tensor], function: Callable, checks: bool) -> Tensor:
+        """What `function(tensors)` finds, in each run by a call; `checks`: it may raise, whoever reads the result."""
 
         def run(*arrays):
             return function([Tensor(watch.plain(a), self.backend) for a in arrays])._data
@@ -594,7 +594,7 @@ class Trace:
         with self.paused():
             array = run(*(t._data for t in tensors))
         out = Ref(self.own(array), 0, array.shape, array.strides, array.dtype)
-        self.steps.append(Step("norm", refs, [out], call=run))
+        self.steps.append(Step("norm", refs, [out], call=run, kept=checks))
         return Tensor(self.followed(array), self.backend)
 
     def before_update(self, optimizer) -> tuple[list[Tensor], list[Ref]]:

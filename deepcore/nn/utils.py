@@ -89,7 +89,7 @@ def get_total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0, error_if_n
     def total(tensors):
         return mode.enter(_total, tensors, norm_type, None, error_if_nonfinite)
 
-    return total(tensors) if mode.tracer is None else mode.tracer.norm(tensors, total)
+    return total(tensors) if mode.tracer is None else mode.tracer.norm(tensors, total, error_if_nonfinite)
 
 
 def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:

@@ -31,8 +31,8 @@ class Plan:
 
     def __init__(self, optimizer: Optimizer, live: list[Tensor], counts: list[int], kernels: bool):
         self.live, self.counts, self.every_group = live, counts, list(optimizer.param_groups)
-        #: Whether a compiled step's scalars were made from the groups' settings as they are.
-        self.settled = False
+        #: Which compiled step's look at the groups' settings the scalars were made after; None: nobody's.
+        self.settled: object | None = None
         #: Whether what formulas are chosen by is in the groups alone, as for our own.
         self.own = type(optimizer).__module__.startswith(_OWN)
         self.lengths = [len(group["params"]) for group in self.every_group]
@@ -147,6 +147,7 @@ class Plan:
         if self.program is not None:
             if self.counted:
                 counts = [state["step"] + 1 for state in self.inside]
+            self.settled = None
             self._set_scalars(optimizer, counts)
             whole, members = self.whole, self.members
             program = self.program.prepared(
@@ -194,7 +195,7 @@ class Plan:
         lengths = [len(group["params"]) for group in optimizer.param_groups]
         if not settings.kernels or lengths != self.lengths or not self._same_memory(optimizer):
             return False
-        self.settled = False
+        self.settled = None
         return True
 
     def places(self, optimizer: Optimizer) -> tuple[list[tuple], list] | None:
@@ -213,15 +214,17 @@ class Plan:
             found += [(state, name) for name in batch.update.states for state in states]
         return found, [groups, *groups, *(group["params"] for group in groups)]
 
-    def after(self, optimizer: Optimizer) -> list[Iterable]:
-        """Sets this step's scalars; what is to be gone through once the program has run."""
+    def after(self, optimizer: Optimizer, token: object) -> list[Iterable]:
+        """Sets this step's scalars; what is to be gone through once the program has run. `token`: the program's own, as
+        several may share this plan and have seen other settings."""
         counts: list[int] = []
         if self.counted:
             counts = [state["step"] + 1 for state in self.inside]
             self._set_scalars(optimizer, counts)
-        elif not self.settled:
+        elif self.settled is not token:
+            self.settled = None
             self._set_scalars(optimizer, counts)
-            self.settled = self.own
+            self.settled = token if self.own else None
         after: list[Iterable] = [map(setitem, self.inside, _STEP, counts)] if counts else []
         if not optimizer._stepped:
             after.append(map(setattr, (optimizer,), ("_stepped",), (True,)))
