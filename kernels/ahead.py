@@ -108,8 +108,8 @@ _tried = False
 
 
 def helper() -> Helper | None:
-    """The helper, started when first asked for; None where there is to be none: with one thread, or a program that is
-    not Python's own executable."""
+    """The helper, started when first asked for; None where there is to be none: with one thread, or in a program
+    that was frozen. What `sys.executable` names is taken for a Python."""
     global _helper, _tried
     if not _tried:
         _tried = True

@@ -100,18 +100,15 @@ class Kernel:
             return "compiled" if self._plain() else "failed"
         stem = cache.stem(self.name, *sources(self.build, self.parameters))
         symbol = f"deepcore_{self.name}_{(stem or '')[-40:]}"
-        kept = cache.read(stem) if stem else None
-        if kept is not None and self._load(kept, symbol):
+        if self._load_kept(stem, symbol):
             return "cached"
         numba = kernels.load_numba()
         if numba is None:
             return "failed"
         if not _known(numba):
             return "compiled" if self._plain() else "failed"
-        if stem and not cache.problem() and _elsewhere(self.name):
-            kept = cache.read(stem)
-            if kept is not None and self._load(kept, symbol):
-                return "cached"
+        if stem and not cache.problem() and _elsewhere(self.name) and self._load_kept(stem, symbol):
+            return "cached"
         data = _object(numba, self._function(), symbol)
         if not _loadable(data):
             return "compiled" if self._plain() else "failed"
@@ -131,6 +128,10 @@ class Kernel:
         from deepcore.kernels import lift
 
         return self.build(lift, *self.parameters)
+
+    def _load_kept(self, stem: str | None, symbol: str) -> bool:
+        kept = cache.read(stem) if stem else None
+        return kept is not None and self._load(kept, symbol)
 
     def _load(self, data: bytes, symbol: str) -> bool:
         if not _loadable(data):
@@ -332,23 +333,22 @@ def optimized(numba, function: Callable, symbol: str, machine) -> Any:
     # numba's own convention: status f(result*, exception**, arguments…).
     types = [str(argument.type) for argument in module.get_function(native).arguments]
     module = binding.parse_assembly(text + _wrapper(symbol, native, types))
+    optimize(machine, module, symbol, vectorize=True)
+    return module
+
+
+def optimize(machine, module, symbol: str, level: int = 3, vectorize: bool = False) -> None:
+    """LLVM's passes for a machine over a module of which only `symbol` is seen from outside."""
+    from llvmlite import binding
+
     for defined in (*module.functions, *module.global_variables):
         if not defined.is_declaration and defined.name != symbol:
             defined.linkage = "internal"  # two objects may inline the same function
     module.verify()
-    if _has_passes():
-        tuning = binding.create_pipeline_tuning_options(speed_level=3)
-        tuning.loop_vectorization, tuning.slp_vectorization = True, False  # as numba has it
-        builder = binding.create_pass_builder(machine, tuning)
-        builder.getModulePassManager().run(module, builder)
-    return module
-
-
-def _has_passes() -> bool:
-    """Whether LLVM's passes can be run from here."""
-    from llvmlite import binding
-
-    return hasattr(binding, "create_pass_builder")
+    options = binding.create_pipeline_tuning_options(speed_level=level)
+    options.loop_vectorization, options.slp_vectorization = vectorize, False  # as numba has it
+    passes = binding.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
 
 
 def lowered(numba, function: Callable, signature) -> tuple[str, str]:
@@ -372,11 +372,11 @@ def _no_machine_code() -> Iterator[None]:
 
     with global_compiler_lock, contextlib.ExitStack() as back:
         codegen = cpu_target.target_context.codegen()
-        changes = [(codegen, "_engine", _NoEngine())]
-        if _has_passes():
-            changes.append((CPUCodeLibrary, "_optimize_functions", _laid_out))
-            changes.append((CPUCodeLibrary, "_optimize_final_module", lambda library: None))
-        for owner, name, value in changes:
+        for owner, name, value in (
+            (codegen, "_engine", _NoEngine()),
+            (CPUCodeLibrary, "_optimize_functions", _laid_out),
+            (CPUCodeLibrary, "_optimize_final_module", lambda library: None),
+        ):
             back.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
         yield

@@ -124,28 +124,15 @@ def _ptx(text: str, native: str, late: set[str], symbol: str, target: int) -> st
     machine = binding.Target.from_triple(_TRIPLE).create_target_machine(cpu=f"sm_{target}", opt=3)
     module = binding.parse_assembly(text)
     module.get_function(native).add_function_attribute("alwaysinline")
-    _optimise(machine, module, symbol, 3)
+    compiler.optimize(machine, module, symbol)
     if late:
         module = binding.parse_assembly(_with_bodies(str(module), late))
-        _optimise(machine, module, symbol, 0)
+        compiler.optimize(machine, module, symbol, level=0)
     ptx = machine.emit_assembly(module)
     unwanted = re.search(r"^\s*(\.extern|\.func|call).*$", ptx, re.MULTILINE)
     if unwanted:
         raise DeepcoreError(f"its PTX calls what is not there: {unwanted.group().strip()}")
     return ptx
-
-
-def _optimise(machine, module, symbol: str, level: int) -> None:
-    from llvmlite import binding
-
-    for defined in (*module.functions, *module.global_variables):
-        if not defined.is_declaration and defined.name != symbol:
-            defined.linkage = "internal"
-    module.verify()
-    options = binding.create_pipeline_tuning_options(speed_level=level)
-    options.loop_vectorization = options.slp_vectorization = False
-    passes = binding.create_pass_builder(machine, options)
-    passes.getModulePassManager().run(module, passes)
 
 
 def _numba_type(numba, name: str):

@@ -207,10 +207,9 @@ def test_what_changes_between_calls_is_noticed(change, given):
 STEP_CHANGES = {
     "a rate": lambda o, factors, table: o.param_groups[0].update(lr=0.02),
     "another formula": lambda o, factors, table: o.param_groups[0].update(momentum=0.0),
-    "a setting more": lambda o, factors, table: o.param_groups[0].update(name="all"),
-    "a setting in the place of another": lambda o, factors, table: (
-        o.param_groups[0].pop("maximize"),
-        o.param_groups[0].update(maximize=False),
+    "a setting more": lambda o, factors, table: o.param_groups[0].update(tag="all"),
+    "a setting in the place of another": lambda o, factors, table: o.param_groups[0].update(
+        tag=o.param_groups[0].pop("name")
     ),
     "an entry's turn": lambda o, factors, table: table.update(first=table.pop("first")),
     "a parameter less": lambda o, factors, table: o.param_groups[0]["params"].pop(),
@@ -241,6 +240,7 @@ def test_what_changes_between_steps_is_noticed(change):
         dc.manual_seed(0)
         model, factors, table = dc.nn.Linear(3, 4), [2.0, 3.0], {"first": 1.0, "scale": 2.0}
         optimizer = dc.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        optimizer.param_groups[0]["name"] = "all"
 
         def step(x, model=model, optimizer=optimizer, factors=factors, table=table):
             optimizer.zero_grad()
@@ -263,19 +263,25 @@ def test_what_changes_between_steps_is_noticed(change):
     assert all(map(same, found[: len(found) // 2], found[len(found) // 2 :]))
 
 
+def one_parameter():
+    """A parameter of three ones, its optimizer, and a step of them."""
+    p = dc.nn.Parameter(dc.ones(3))
+    optimizer = dc.optim.SGD([p], lr=0.1)
+
+    def step(x):
+        optimizer.zero_grad()
+        (p * x.sum()).sum().backward()
+        optimizer.step()
+
+    return p, optimizer, step
+
+
 @pytest.mark.parametrize("eager", [False, True], ids=["two programs", "an eager step between"])
 def test_programs_of_one_optimizer_keep_to_their_settings(eager):
     found = []
     for compiled in (False, True):
-        p = dc.nn.Parameter(dc.ones(3))
-        optimizer = dc.optim.SGD([p], lr=0.1)
+        p, optimizer, step = one_parameter()
         group, rates = optimizer.param_groups[0], {4: 0.1, 1: 0.01}
-
-        def step(x, p=p, optimizer=optimizer):
-            optimizer.zero_grad()
-            (p * x.sum()).sum().backward()
-            optimizer.step()
-
         run = dc.compile(step) if compiled else step
         for i in range(12):
             n = 4 if eager or i % 2 else 1
@@ -292,14 +298,7 @@ def test_a_compiled_step_goes_with_its_last_reference():
     """Without the garbage collector, which may come late."""
 
     def made():
-        p = dc.nn.Parameter(dc.ones(3))
-        optimizer = dc.optim.SGD([p], lr=0.1)
-
-        def step(x):
-            optimizer.zero_grad()
-            (p * x).sum().backward()
-            optimizer.step()
-
+        p, _, step = one_parameter()
         run = dc.compile(step)
         for _ in range(4):
             run(dc.ones(3))
@@ -335,21 +334,14 @@ def test_an_unread_norm_still_raises():
 
 def test_memory_that_is_given_again_counts_what_is_written():
     """A graph made after `p.data = p.data` notices the steps that come then."""
-    p = dc.nn.Parameter(dc.ones(3))
-    optimizer = dc.optim.SGD([p], lr=0.1)
-
-    @dc.compile
-    def step(x):
-        optimizer.zero_grad()
-        (p * x).sum().backward()
-        optimizer.step()
-
+    p, _, step = one_parameter()
+    run = dc.compile(step)
     for _ in range(3):
-        step(dc.ones(3))
+        run(dc.ones(3))
     p.data = p.data
     loss = p.square().sum()
-    step(dc.ones(3))
-    assert step.runs == 3
+    run(dc.ones(3))
+    assert run.runs == 3
     with pytest.raises(dc.errors.GradientError, match="overwritten"):
         loss.backward()
 

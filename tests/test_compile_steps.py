@@ -347,16 +347,21 @@ def classifier():
     return nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 4))
 
 
+def both():
+    """Once for eager training and once for compiled: whether it is to be compiled, the same model, its optimizer."""
+    for compiled in (False, True):
+        dc.manual_seed(0)
+        model = classifier()
+        yield compiled, model, optim.Adam(model.parameters())
+
+
 @pytest.mark.parametrize("limit", [1e-3, 0.5, 1e9])
 @pytest.mark.parametrize("how", ["norm", "value"])
 @pytest.mark.parametrize("adds_up", [False, True])
 def test_clipping_between_backward_and_step(how, limit, adds_up):
     """Gradients are below the limit when the step is followed and above it later: what is clipped is not decided then."""
     found = []
-    for compiled in (False, True):
-        dc.manual_seed(0)
-        model = classifier()
-        optimizer = optim.Adam(model.parameters())
+    for compiled, model, optimizer in both():
 
         def step(x, y, model=model, optimizer=optimizer):
             if not adds_up:
@@ -399,10 +404,7 @@ def test_the_norm_of_gradients_is_computed_in_each_run():
 def test_gradients_that_a_function_takes_away_itself(when):
     """`p.grad = None` is no call that could tell of itself."""
     found = []
-    for compiled in (False, True):
-        dc.manual_seed(0)
-        model = classifier()
-        optimizer = optim.Adam(model.parameters())
+    for compiled, model, optimizer in both():
 
         def forget(model=model):
             for p in model.parameters():
@@ -426,6 +428,28 @@ def test_gradients_that_a_function_takes_away_itself(when):
         found.append(seen + [p.detach().numpy().tobytes() for p in model.parameters()])
     assert found[0] == found[1]
     assert run.runs >= 6 and not run.faults, (run.runs, run.traces, run.faults)
+
+
+def test_a_gradient_that_is_added_to_and_taken_away_runs_as_it_is():
+    """Its sum and the next gradient would share memory."""
+    found = []
+    for compiled, model, optimizer in both():
+
+        def step(x, y, model=model, optimizer=optimizer):
+            F.cross_entropy(model(x), y).backward()
+            for p in model.parameters():
+                p.grad = None
+            F.cross_entropy(model(2 * x), y).backward()
+            optimizer.step()
+
+        run = dc.compile(step) if compiled else step
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeepcoreWarning)
+            for _ in range(6):
+                run(dc.randn(8, 20), dc.tensor(np.arange(8) % 4))
+                found += [t.numpy().tobytes() for p in model.parameters() for t in (p.detach(), p.grad)]
+    assert found[: len(found) // 2] == found[len(found) // 2 :]
+    assert [fault.reason for fault in run.faults] == ["a gradient that is taken away once something was added to it"]
 
 
 def by_hand(weight, bias, x):
@@ -489,10 +513,7 @@ def test_gradients_that_a_function_changes_itself(change, when, cleared):
 @pytest.mark.parametrize("limits", [{"max_norm": 0.5}, {"max_norm": 1e9, "clip_value": 0.01}])
 def test_the_norm_of_a_clipped_step_is_a_result(limits):
     found = []
-    for compiled in (False, True):
-        dc.manual_seed(0)
-        model = classifier()
-        optimizer = optim.Adam(model.parameters())
+    for compiled, model, optimizer in both():
 
         def step(x, y, model=model, optimizer=optimizer):
             optimizer.zero_grad()

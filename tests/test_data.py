@@ -799,7 +799,7 @@ def test_a_wrong_or_broken_download_leaves_nothing(published, serve, tmp_path):
     with pytest.raises(DataError, match=r"place t10k-images-idx3-ubyte\.gz") as caught:
         mnist(tmp_path / "root", "test", mirrors=[serve(published), cut], timeout=5)
     message = str(caught.value)
-    assert "SHA-256" in message and "ended after 100" in message and "404" not in message
+    assert "SHA-256" in message and "ended after 100" in message
     assert "t10k-images-idx3-ubyte.gz" not in os.listdir(tmp_path / "root")
 
 

@@ -104,45 +104,42 @@ def looked_at(side: str, name: str):
     return looking if side.endswith("detect_anomaly") else run, 1 / len(steps)
 
 
-CONTESTS = (
-    [
-        Contest(
-            "training",
-            name,
-            partial(make, name=name),
-            (*SIDES[:-2], *(CHANNELS_LAST if one.images else ()), *SIDES[-2:]),
-            one.work,
-            "flop",
-            group="step",
-            long=name not in QUICK,
-        )
-        for name, one in WORKLOADS.items()
-    ]
-    + [
-        Contest(
-            "training",
-            f"{name}, checked for NaN",
-            partial(looked_at, name=name),
-            ("deepcore", "deepcore, detect_anomaly"),
-            group="checked",
-            long=name not in QUICK,
-            facts={"workload": name},
-        )
-        for name, one in WORKLOADS.items()
-        if not one.images and not one.embedded
-    ]
-    + [
-        Contest(
-            "training",
-            f"first step of {name}, {'full' if filled else 'empty'} cache",
-            partial(first_step, name=name, filled=filled),
-            ("deepcore", "torch.compile") if filled else ("deepcore", "torch.compile", "jax.jit"),
-            group="first step",
-            process=True,
-            long=True,
-            facts={"workload": name, "cache": "full" if filled else "empty"},
-        )
-        for name in ("mlp_s", "deep")
-        for filled in (False, True)
-    ]
-)
+CONTESTS = [
+    Contest(
+        "training",
+        name,
+        partial(make, name=name),
+        (*SIDES[:-2], *(CHANNELS_LAST if one.images else ()), *SIDES[-2:]),
+        one.work,
+        "flop",
+        group="step",
+        long=name not in QUICK,
+    )
+    for name, one in WORKLOADS.items()
+] + [
+    Contest(
+        "training",
+        f"first step of {name}, {'full' if filled else 'empty'} cache",
+        partial(first_step, name=name, filled=filled),
+        ("deepcore", "torch.compile") if filled else ("deepcore", "torch.compile", "jax.jit"),
+        group="first step",
+        process=True,
+        long=True,
+        facts={"workload": name, "cache": "full" if filled else "empty"},
+    )
+    for name in ("mlp_s", "deep")
+    for filled in (False, True)
+]
+CONTESTS += [
+    Contest(
+        "training",
+        f"{name}, checked for NaN",
+        partial(looked_at, name=name),
+        ("deepcore", "deepcore, detect_anomaly"),
+        group="checked",
+        long=name not in QUICK,
+        facts={"workload": name},
+    )
+    for name, one in WORKLOADS.items()
+    if not one.images and not one.embedded
+]

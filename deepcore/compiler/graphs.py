@@ -145,9 +145,7 @@ class DeviceTrace(Trace):
                 self.grads[p] = new
             outs.append(new)
         if result is not None:
-            raw = result._data
-            norm = Ref(self.own(raw), 0, raw.shape, raw.strides, raw.dtype)
-            outs.append(norm)
+            outs.append(self.own_ref(result._data))
         self.steps.append(Step("clip", list(gradients), outs, call=self.clipping(clipped)))
         return outs[: len(live)]
 

@@ -80,9 +80,9 @@ class Runner:
         self.generators = [
             (g, state, (g._position - first) % (1 << 64)) for g, (first, state) in trace.generators.items()
         ]
-        #: Tensors whose memory is written, and what counts that.
+        #: Tensors whose memory is written, and what counts that, as of the last look.
         self.written = list(dict.fromkeys([*trace.written, *(p for u in self.updates for p in u.plan.live)]))
-        self.storages = list(dict.fromkeys(t.storage() for t in self.written))
+        self.storages: list = []
         # Gradients: what they must be like before, and what they are afterwards.
         #: Arguments that are leaves: where among those that get a gradient, or lose theirs, and which argument.
         places = {id(t): i for i, t in enumerate(given)}

@@ -265,6 +265,10 @@ class Trace:
             self.note("memory that is shared in part")
         return buffer
 
+    def own_ref(self, array) -> Ref:
+        """An array that was just made, in a new buffer of the program."""
+        return Ref(self.own(array), 0, array.shape, array.strides, array.dtype)
+
     def forget(self) -> None:
         """Let go of what the function computed while it was followed: the program has memory of its own."""
         self.kept.clear()
@@ -475,7 +479,7 @@ class Trace:
             )
             if theirs or raw.dtype != leaf._data.dtype:
                 copy = raw.copy()
-                to = Ref(self.own(copy), 0, copy.shape, copy.strides, copy.dtype)
+                to = self.own_ref(copy)
                 self.steps.append(self.moved(to, ref))
                 raw, ref = copy, to
             leaf.grad = Tensor(raw, leaf.backend)
@@ -567,7 +571,7 @@ class Trace:
         refs, run = [self.ref(g._data) for g in gradients], self.clipping(function)
         with self.paused():
             arrays = run(*(g._data for g in gradients))
-        outs = [Ref(self.own(a), 0, a.shape, a.strides, a.dtype) for a in arrays]
+        outs = list(map(self.own_ref, arrays))
         self.steps.append(Step("clip", refs, outs, call=run, kept=True))
         for g, array in zip(gradients, arrays):
             self.store(g._data, array)
@@ -593,8 +597,7 @@ class Trace:
         refs = [self.ref(t._data) for t in tensors]
         with self.paused():
             array = run(*(t._data for t in tensors))
-        out = Ref(self.own(array), 0, array.shape, array.strides, array.dtype)
-        self.steps.append(Step("norm", refs, [out], call=run, kept=checks))
+        self.steps.append(Step("norm", refs, [self.own_ref(array)], call=run, kept=checks))
         return Tensor(self.followed(array), self.backend)
 
     def before_update(self, optimizer) -> tuple[list[Tensor], list[Ref]]:
@@ -635,7 +638,7 @@ class Trace:
         norm = None
         if result is not None:  # the norm: to be returned, and no operand, as updates come last
             array = result._data.copy()
-            norm = Ref(self.own(array), 0, array.shape, array.strides, array.dtype)
+            norm = self.own_ref(array)
             self.updated.add(norm.buffer)
             result = Tensor(array, self.backend)
             self.norms[result] = norm
@@ -683,9 +686,7 @@ class Trace:
 
         if not _is_dense(array) or root(array) is not array:
             array = array.copy()
-        buffer = self.own(array)
-        ref = Ref(buffer, 0, array.shape, array.strides, array.dtype)
-        self.steps.append(Step(function.name, [], [ref], call=call))
+        self.steps.append(Step(function.name, [], [self.own_ref(array)], call=call))
         return self.followed(array)
 
 
