@@ -217,6 +217,7 @@ class Tensor(TensorMethods):
             raise GradientError("a view cannot be detached in place", fix="use t.detach(), or detach_() the base")
         self._node = None
         self._requires_grad = False
+        changes.count += 1
         return self
 
     def retain_grad(self) -> None:

@@ -49,7 +49,8 @@ class Helper:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _SERVE],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path}, text=True, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path, "DEEPCORE_CACHE": settings.cache_dir or ""},
+            text=True, start_new_session=True,
         )  # fmt: skip
         atexit.register(self.close)
         threading.Thread(target=self._feed, name="deepcore-ahead", daemon=True).start()
@@ -63,7 +64,7 @@ class Helper:
                 self.waiting.remove(name)
             return None if name == self.current else name
 
-    def wait(self, name: str, seconds: float = 60.0) -> bool:
+    def wait(self, name: str, seconds: float = 30.0) -> bool:
         """Wait until the process is not at it any more; False where that takes too long."""
         with self._changed:
             return self._changed.wait_for(lambda: self.current != name, seconds)
@@ -77,6 +78,13 @@ class Helper:
             self._process.wait(2)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+    def abandon(self) -> None:
+        """In a fork: leave the process to the parent, and hold no end of its pipes, which would keep it."""
+        atexit.unregister(self.close)
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError, ValueError):
+                pipe.buffer.raw.close()  # type: ignore[union-attr]
 
     def _feed(self) -> None:
         given, done = self._process.stdin, self._process.stdout
@@ -108,12 +116,13 @@ _tried = False
 
 
 def helper() -> Helper | None:
-    """The helper, started when first asked for; None where there is to be none: with one thread, or in a program
-    that was frozen. What `sys.executable` names is taken for a Python."""
+    """The helper, started when first asked for; None where there is to be none: with one thread, or in a program that is
+    not Python's own."""
     global _helper, _tried
     if not _tried:
         _tried = True
-        if settings.threads > 1 and sys.executable and not getattr(sys, "frozen", False):
+        python = os.path.basename(sys.executable or "").lower().startswith(("python", "pypy"))
+        if settings.threads > 1 and python and not getattr(sys, "frozen", False):
             with contextlib.suppress(OSError, RuntimeError):  # no more processes, or threads
                 _helper = Helper(USUAL)
     return _helper
@@ -125,8 +134,14 @@ def forgo() -> None:
     _helper, _tried = None, True
 
 
+def _forked() -> None:
+    if _helper is not None:
+        _helper.abandon()
+    forgo()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forgo)  # it is the parent's
+    os.register_at_fork(after_in_child=_forked)
 
 
 def serve() -> None:

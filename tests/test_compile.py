@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import math
+import types
 import warnings
 import weakref
+from collections import deque
 
 import numpy as np
 import pytest
@@ -168,6 +172,9 @@ CHANGES = {
     "another parameter": lambda model: setattr(model[0], "weight", dc.nn.Parameter(dc.ones(4, 4))),
     "a parameter that is frozen": lambda model: model[0].weight.requires_grad_(False),
     "a hook": lambda model: model[0].register_forward_hook(lambda module, args, output: output * 2),
+    "a parameter's hook": lambda model: model[0].weight.register_hook(lambda gradient: gradient * 2),
+    "a parameter that is detached": lambda model: model[0].weight.detach_(),
+    "an attribute beside the class's": lambda model: setattr(model[1], "forward", lambda x: x * 2),
 }
 
 
@@ -212,6 +219,9 @@ STEP_CHANGES = {
         tag=o.param_groups[0].pop("name")
     ),
     "an entry's turn": lambda o, factors, table: table.update(first=table.pop("first")),
+    "another parameter": lambda o, factors, table: o.param_groups[0]["params"].__setitem__(
+        0, dc.nn.Parameter(dc.ones(4, 3))
+    ),
     "a parameter less": lambda o, factors, table: o.param_groups[0]["params"].pop(),
     "a list of groups": lambda o, factors, table: setattr(o, "param_groups", list(o.param_groups)),
     "another group": lambda o, factors, table: o.param_groups.__setitem__(0, dict(o.param_groups[0], lr=0.02)),
@@ -231,6 +241,92 @@ STEP_CHANGES = {
     "an entry more": lambda o, factors, table: table.update(other=3.0),
     "an entry by another name": lambda o, factors, table: table.update(other=table.pop("scale")),
 }
+
+
+class Base:
+    scale = 2.0
+    other = 1.0
+
+
+class Slotted:
+    __slots__ = ("scale",)
+
+    def __init__(self):
+        self.scale = 2.0
+
+
+def readings():
+    """(a function of x that reads something of Python's, what changes that), new ones in each call."""
+    settings = types.ModuleType("settings")
+    settings.scale = 2.0
+    kind = type("Kind", (Base,), {"twice": property(lambda self: self.scale), "times": lambda self, x: x * self.scale})
+    one, slotted, array, zero = kind(), Slotted(), np.full(3, 2, "f"), {"scale": 0.0}
+    numbers, values, queue = [1.0] * 1000, {1.0, 2.0}, deque([2.0])
+    part = functools.partial(lambda x, scale: x * scale, scale=2.0)
+
+    def default(x, scale=2.0, *, more=1.0):
+        return x * scale * more
+
+    def calls(function):
+        return lambda x: function(x)
+
+    return {
+        "an attribute of the class": (lambda x: x * one.scale, lambda: setattr(kind, "scale", 3.0)),
+        "an attribute of the class below": (lambda x: x * kind.scale, lambda: setattr(kind, "scale", 3.0)),
+        "an attribute of its own": (lambda x: x * one.scale, lambda: setattr(one, "scale", 3.0)),
+        "an attribute by name": (lambda x: x * getattr(one, "".join("scale")), lambda: setattr(one, "scale", 3.0)),
+        "what a property reads": (lambda x: x * one.twice, lambda: setattr(one, "scale", 3.0)),
+        "what a method reads": (lambda x: one.times(x), lambda: setattr(one, "scale", 3.0)),
+        "a method": (lambda x: one.times(x), lambda: setattr(one, "times", lambda x: x)),
+        "a method of the class": (lambda x: one.times(x), lambda: setattr(kind, "times", lambda self, x: x)),
+        "a slot": (lambda x: x * slotted.scale, lambda: setattr(slotted, "scale", 3.0)),
+        "a default": (calls(default), lambda: setattr(default, "__defaults__", (3.0,))),
+        "a default by keyword": (calls(default), lambda: default.__kwdefaults__.update(more=3.0)),
+        "the code": (calls(default), lambda: setattr(default, "__code__", (lambda x, scale=0, *, more=0: x).__code__)),
+        "an item of many": (lambda x: x * numbers[700], lambda: numbers.__setitem__(700, 3.0)),
+        "an element of a set": (lambda x: x * max(values), lambda: values.add(3.0)),
+        "an item of a queue": (lambda x: x * queue[0], lambda: queue.appendleft(3.0)),
+        "an element of an array": (lambda x: x * float(array[1]), lambda: array.__setitem__(1, 3.0)),
+        "a module's attribute": (lambda x: x * settings.scale, lambda: setattr(settings, "scale", 3.0)),
+        "an argument bound before": (calls(part), lambda: part.keywords.update(scale=3.0)),
+        "the sign of zero": (lambda x: x / (x * zero["scale"]), lambda: zero.update(scale=-0.0)),
+    }
+
+
+@pytest.mark.parametrize("what", readings())
+def test_what_a_function_reads_of_python_is_looked_at(what):
+    function, change = readings()[what]
+    compiled, x = dc.compile(function), dc.full((2,), 5)
+    before = [compiled(x).tolist() for _ in range(4)]
+    change()
+    after = compiled(x).tolist()
+    assert before == before[:1] * 4 and after != before[0] and after == function(x).tolist() == compiled(x).tolist()
+    assert compiled.runs == 4 and compiled.traces == 2 and not compiled.faults
+
+
+def test_what_no_code_names_may_change():
+    class Experiment:
+        def __init__(self):
+            self.weight = dc.nn.Parameter(dc.ones(3))
+            self.optimizer = dc.optim.SGD([self.weight], lr=0.1)
+            self.iteration = 0
+
+        def step(self, x):
+            self.optimizer.zero_grad()
+            (self.weight * x).sum().backward()
+            self.optimizer.step()
+
+    experiment = Experiment()
+    step = dc.compile(experiment.step)
+    for _ in range(5):
+        step(dc.ones(3))
+        experiment.iteration += 1
+    assert (step.traces, step.runs) == (1, 4)
+
+
+def test_the_sign_of_a_zero_among_arguments():
+    inverse = dc.compile(lambda x, scale: x / (x * scale))
+    assert [inverse(dc.ones(1), scale).item() for scale in (0.0, -0.0, 0.0)] == [math.inf, -math.inf, math.inf]
 
 
 @pytest.mark.parametrize("change", STEP_CHANGES)
@@ -330,6 +426,106 @@ def test_an_unread_norm_still_raises():
     with pytest.raises(dc.errors.NonFiniteError):
         step(dc.full((3,), float("nan")))
     assert step.runs == 2 and same(before, w.detach().numpy())
+
+
+def test_a_parameter_that_only_later_has_a_gradient_is_updated():
+    found = []
+    for compiled in (False, True):
+        p, optimizer, step = one_parameter()
+        q = dc.nn.Parameter(dc.ones(2))
+        optimizer.add_param_group({"params": [q]})
+        optimizer.zero_grad = lambda p=p: setattr(p, "grad", None)
+        run = dc.compile(step) if compiled else step
+        for i in range(8):
+            q.grad = dc.ones(2) if i in (4, 6) else None
+            run(dc.ones(3))
+        found.append((p.tolist(), q.tolist()))
+    assert found[0] == found[1] and run.runs >= 4
+
+
+def test_a_rate_in_an_array_may_be_written():
+    found = []
+    for compiled in (False, True):
+        p, optimizer, step = one_parameter()
+        rate = optimizer.param_groups[0]["lr"] = np.array(0.1)
+        run = dc.compile(step) if compiled else step
+        for i in range(6):
+            rate[()] = 0.1 * i
+            run(dc.ones(3))
+        found.append(p.tolist())
+    assert found[0] == found[1] and run.runs == 5
+
+
+def test_each_tensor_over_an_array_is_looked_at():
+    first = dc.ones(3)
+    second = first.detach()
+    both = dc.compile(lambda x: x * first + second)
+    for _ in range(3):
+        assert both(dc.ones(3)).tolist() == [2.0] * 3
+    second.data = dc.full((3,), 5)
+    assert both(dc.ones(3)).tolist() == [6.0] * 3 and both.runs == 2
+
+
+def test_another_parameter_over_the_array_of_one_that_is_given_twice():
+    found = []
+    for compiled in (False, True):
+        a = dc.nn.Parameter(dc.ones(3))
+        b = dc.nn.Parameter(dc.ones(3))
+        b.data = a.data
+
+        def step(a, b):
+            (a * 2 + b * 3).sum().backward()
+
+        run = dc.compile(step) if compiled else step
+        for _ in range(3):
+            a.grad = None
+            run(a, a)
+        a.grad = None
+        run(a, b)
+        found.append((a.grad.tolist(), b.grad.tolist()))
+    assert found[0] == found[1]
+
+
+def test_two_parameters_with_one_gradient():
+    found = []
+    for compiled in (False, True):
+        a, b = (dc.nn.Parameter(dc.ones(3)) for _ in range(2))
+
+        def step(x, a=a, b=b):
+            (a * x + b * 3).sum().backward()
+
+        run = dc.compile(step) if compiled else step
+        for i in range(6):
+            if i == 4:
+                a.grad = b.grad
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*a gradient that shares memory", DeepcoreWarning)
+                run(dc.ones(3))
+        found.append((a.grad.tolist(), b.grad.tolist()))
+    assert found[0] == found[1] and run.runs == 2
+
+
+def test_memory_of_the_past_is_let_go():
+    p = dc.nn.Parameter(dc.ones(3))
+    times = dc.compile(lambda x: (p * x).detach())
+    arrays = []
+    for i in range(8):
+        p.data = dc.full((3,), i)
+        arrays.append(weakref.ref(p.data))
+        assert times(dc.ones(3)).tolist() == times(dc.ones(3)).tolist() == [i] * 3
+    assert times.runs == 8 and [ref() is not None for ref in arrays] == [False] * 6 + [True] * 2
+
+
+def test_what_is_always_followed_anew_runs_as_it_is(caplog):
+    p = dc.nn.Parameter(dc.ones(3))
+    times = dc.compile(lambda x: (p * x).detach(), programs=3)
+    for i in range(8):
+        p.data = dc.full((3,), i)
+        assert times(dc.ones(3)).tolist() == [i] * 3
+    assert times.traces == 6
+    assert [r.levelname for r in caplog.records if "does not pay (a tensor has other memory" in r.getMessage()] == [
+        "WARNING"
+    ]
 
 
 def test_memory_that_is_given_again_counts_what_is_written():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import os
 import random
@@ -13,6 +14,7 @@ import sys
 import threading
 import tracemalloc
 import warnings
+from collections import deque
 from functools import partial
 from pathlib import Path
 
@@ -263,20 +265,16 @@ def test_prints_happen_while_the_function_is_followed_and_not_again(capsys):
 
 
 def test_calls_of_what_is_unknown_happen_while_the_function_is_followed_and_not_again():
-    class Log:
-        __slots__ = ("count",)
-
-    log = Log()
-    log.count = 0
+    counter = itertools.count()
 
     @dc.compile
     def double(x):
-        log.count += 1
+        next(counter)
         return x * 2
 
     for i in range(3):
         assert double(dc.full((2,), i)).tolist() == [2 * i] * 2
-    assert log.count == 1 and double.runs == 2
+    assert next(counter) == 1 and double.runs == 2
 
 
 CALLS = []
@@ -298,12 +296,59 @@ def counting():
     return double
 
 
-@pytest.mark.parametrize("function", [listing, counting()], ids=["a list", "a variable"])
+class Log:
+    __slots__ = ("count",)
+
+
+LOG, QUEUE = Log(), deque(maxlen=3)
+LOG.count = 0
+
+
+def slot(x):
+    LOG.count += 1
+    return x * 2
+
+
+def queue(x):
+    QUEUE.append(1)
+    return x * 2
+
+
+@pytest.mark.parametrize(
+    "function", [listing, counting(), slot, queue], ids=["a list", "a variable", "a slot", "a queue"]
+)
 def test_a_function_that_changes_what_it_reads_runs_as_it_is(function):
     compiled = dc.compile(function)
+    compiled(dc.ones(2))
     with pytest.warns(DeepcoreWarning, match="changes Python's state"):
         compiled(dc.ones(2))
     assert compiled(dc.full((2,), 3)).tolist() == [6, 6] and not compiled.runs
+
+
+def test_what_a_function_makes_once_is_kept():
+    class Attention(nn.Module):
+        mask = None
+
+        def forward(self, x):
+            if self.mask is None:
+                self.mask = dc.tril(dc.ones(3, 3))
+            return x * self.mask
+
+    model = Attention()
+    compiled = dc.compile(model)
+    for i in range(5):
+        assert compiled(dc.full((3, 3), i)).sum().item() == 6 * i
+    assert compiled.runs == 3 and not compiled.faults
+
+
+@pytest.mark.parametrize(
+    "draw", [random.random, np.random.rand, np.random.default_rng(0).random, random.Random(0).random]
+)
+def test_a_function_that_draws_from_other_generators_runs_as_it_is(draw):
+    compiled = dc.compile(lambda x: x * draw())
+    with pytest.warns(DeepcoreWarning, match="random numbers that are not deepcore's"):
+        first = compiled(dc.ones(1)).item()
+    assert compiled(dc.ones(1)).item() != first and not compiled.runs
 
 
 _PROCESS = """

@@ -574,7 +574,7 @@ def test_when_there_is_no_second_process(monkeypatch):
     assert none()
     monkeypatch.setattr(ahead, "Helper", lambda names: names)
     assert not none()
-    for owner, name, value in ((settings, "threads", 1), (sys, "executable", ""), (sys, "frozen", True)):
+    for owner, name, value in ((settings, "threads", 1), (sys, "executable", "/bin/game"), (sys, "frozen", True)):
         with monkeypatch.context() as change:
             change.setattr(owner, name, value, raising=False)
             assert none(), name
@@ -598,10 +598,51 @@ def test_a_second_process_ends_with_the_first(tmp_path):
     environment = {**os.environ, "DEEPCORE_CACHE": str(tmp_path)}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert not found.stderr and not list(tmp_path.rglob("*.new"))
-    with pytest.raises(ProcessLookupError):
-        for _ in range(200):
-            os.kill(int(found.stdout), 0)
-            time.sleep(0.05)
+    assert gone(int(found.stdout))
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends in ten seconds."""
+    for _ in range(200):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@posix
+@needs_numba
+@pytest.mark.parametrize("way", ["os._exit(0)", "pass"])
+def test_a_fork_does_not_keep_a_second_process(tmp_path, way):
+    """The first process ends, with its exit handlers or without, and a fork of it lives on, and ends as programs do."""
+    code = f"""if True:
+        import os, sys
+        from deepcore.kernels import ahead
+        ahead._helper = ahead.Helper(["no such kernel"] * 1_000_000)
+        child = os.fork()
+        if not child:
+            os.close(1)
+            sys.stdin.read()
+            sys.exit()
+        print(ahead._helper._process.pid, flush=True)
+        {way}
+    """
+    environment = {**os.environ, "DEEPCORE_CACHE": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        helper = int(process.stdout.read())
+        assert gone(helper)
+
+
+def test_a_second_process_uses_the_cache_that_was_set(folder, monkeypatch):
+    given = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, env, **rest: given.append(env) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ahead.Helper(())
+    assert given[0]["DEEPCORE_CACHE"] == settings.cache_dir
 
 
 @needs_numba

@@ -11,7 +11,7 @@ from typing import Any
 from deepcore.autograd import graph
 from deepcore.autograd.graph import Node, mixed_backends, mode
 from deepcore.errors import ArgumentError, GradientError, ShapeError
-from deepcore.tensor import Tensor, as_tensor
+from deepcore.tensor import Tensor, as_tensor, changes
 
 
 def backward(tensor: Tensor, gradient=None, retain_graph=None, create_graph: bool = False) -> None:
@@ -192,10 +192,14 @@ def register_hook(tensor: Tensor, hook) -> Handle:
     def call(gradient):  # of this registration alone, so that removing it leaves other registrations of `hook`
         return hook(gradient)
 
-    setattr(owner, name, [*(getattr(owner, name, None) or ()), call])
+    def replace(hooks: list) -> None:
+        setattr(owner, name, hooks)
+        changes.count += 1
+
+    replace([*(getattr(owner, name, None) or ()), call])
 
     def remove():
-        setattr(owner, name, [h for h in getattr(owner, name) if h is not call])
+        replace([h for h in getattr(owner, name) if h is not call])
 
     return Handle(remove)
 

@@ -27,8 +27,11 @@ log = logging.getLogger("deepcore.compile")
 
 #: Programs that a compiled function keeps, unless it is told otherwise.
 PROGRAMS = 16
-#: Following takes the time of some ten calls.
-_PAYS = 16
+#: Runs for each time that the function is followed, which takes some ten calls: with fewer it does not pay. The second
+#: is for those that somebody asked to have compiled.
+_PAYS, _PAYS_ASKED = 16, 0.5
+#: Programs kept for arguments of one kind though tensors have other memory now: weights may be swapped to and fro.
+_SWAPPED = 1
 
 
 class _Leaf:
@@ -63,10 +66,12 @@ class Compiled:
         self.unasked = unasked
         self._known: OrderedDict[tuple, list[tuple[Runner, Any]]] = OrderedDict()
         self._eager: dict[tuple, Fault] = {}
+        #: Kinds of arguments with which the function has changed Python's state once.
+        self._changing: set[tuple] = set()
         self._arena = Arena()
         self._latest: tuple | None = None
         self._lock = threading.RLock()
-        self._busy = self._warned = False
+        self._busy = self._warned = self._told = False
         #: How often the function was followed, and how often a program ran.
         self.traces = self.runs = 0
 
@@ -84,7 +89,10 @@ class Compiled:
         )  # fmt: skip
         n = len(arrays)
         if n > 1 and (n > 2 or arrays[0] is arrays[1]) and len(set(map(id, arrays))) < n:
-            key = (*key, tuple([next(j for j, b in enumerate(arrays) if b is a) for a in arrays]))
+            key = (
+                *key,
+                *(tuple([next(j for j, b in enumerate(of) if b is a) for a in of]) for of in (arrays, tensors)),
+            )
         if looks is not None:
             key = (*key, "looks")
         with self._lock:
@@ -127,8 +135,13 @@ class Compiled:
         backend = _backend(tensors, arrays)
         if looks is not None and backend is not None and backend.name != "cpu":
             backend = None
-        pays = not self.unasked or self.traces < self.programs or self.runs > _PAYS * self.traces
-        if backend is None or not _compiles(backend) or not pays:
+        if backend is None or not _compiles(backend):
+            return self.function(*args, **kwargs)
+        often, least = (self.programs, _PAYS) if self.unasked else (2 * self.programs, _PAYS_ASKED)
+        if self.traces >= often and self.runs < self.traces * least:
+            if not self.unasked and not self._told:
+                self._told = True
+                log.warning("%s often runs as it is: to follow it each time does not pay (%s)", self._name, reason)
             return self.function(*args, **kwargs)
         if self.traces:
             log.info("%s is followed again: %s", self._name, reason)
@@ -147,9 +160,16 @@ class Compiled:
         finally:
             for tensor, array in given:
                 tensor._data = array
-        changed = guards.changed()
-        if changed and trace.fault is None:
-            trace.fault = Fault(f"the function changes Python's state: {changed}", user_line())
+        drawn, impure = guards.drawn(), guards.changed()
+        if drawn and trace.fault is None:
+            trace.fault = Fault("the function draws random numbers that are not deepcore's", user_line())
+        if impure and trace.fault is None:
+            if key not in self._changing:  # it may have made what it will find from now on
+                if len(self._changing) > 256:
+                    self._changing.clear()
+                self._changing.add(key)
+                return result
+            trace.fault = Fault(f"the function changes Python's state: {impure}", user_line())
         outputs: list = []
         tree = _outputs(result, trace, outputs, tensors)
         if trace.fault is None:
@@ -178,6 +198,8 @@ class Compiled:
         runner.expect()
         self._latest = None
         entry = self._known.setdefault(key, [])
+        for old in [r for r, _ in entry if r.moved()][:-_SWAPPED]:
+            entry[:] = [each for each in entry if each[0] is not old]
         entry.append((runner, tree))
         self._known.move_to_end(key)
         while sum(map(len, self._known.values())) > self.programs:
@@ -258,7 +280,8 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS):
     The first call with arguments of a kind (shapes, dtypes, Python values) runs the function and follows it; what it
     prints or appends to a list happens then, and not again. Learning rates may change from step to step; what else Python
     decides with is compared before each run, and a difference makes the function be followed anew. A function whose
-    computing depends on values of tensors (`if loss.item() > 1`) runs as it is, after one warning that names the line.
+    computing depends on values of tensors (`if loss.item() > 1`) runs as it is, after one warning that names the line;
+    so does, without one, what would be followed more than twice as often as its programs run (from 2·`programs` times on).
     `programs`: how many are kept, the least recently used go first.
     """
     if function is None:
@@ -308,7 +331,9 @@ def _structure(tree, arrays: list, tensors: list):
         return (kind, *[_structure(t, arrays, tensors) for t in tree])
     if kind is dict:
         return (kind, *[(k, _structure(v, arrays, tensors)) for k, v in tree.items()])
-    if kind in (int, float, str, bool, type(None)):
+    if kind is float:
+        return (kind, tree.hex())  # -0.0 equals 0.0
+    if kind in (int, str, bool, type(None)):
         return (kind, tree)
     if hasattr(tree, "dtype") and hasattr(tree, "strides") and hasattr(tree, "shape"):
         arrays.append(tree)

@@ -185,7 +185,6 @@ class DevicePlan:
     def __init__(self, xp, optimizer, live: list[Tensor], first: list[bool]):
         self.xp, self.live = xp, live
         self.groups = list(optimizer.param_groups)
-        self.lengths = [len(group["params"]) for group in self.groups]
         owner = {id(p): group for group in self.groups for p in group["params"]}
         self.group_of = [owner[id(p)] for p in live]
         self.formulas = [optimizer.update(group) for group in self.groups]
@@ -223,7 +222,6 @@ class DevicePlan:
             settings.kernels
             and len(groups) == len(self.groups)
             and all(map(is_, groups, self.groups))
-            and [len(group["params"]) for group in groups] == self.lengths
             and all(map(is_, map(optimizer.update, groups), self.formulas))
             and all(p._data is w for p, w in zip(self.live, self.weights))
             and all(map(is_, map(optimizer.state.get, self.live), self.states))

@@ -6,268 +6,338 @@ objects with their attributes. Numbers, strings and None are compared by value, 
 
 from __future__ import annotations
 
+import functools
+import pickle
+import random
+import sys
 import types
+from collections import deque
 from collections.abc import Callable, Iterable
 from operator import is_
 from typing import Any
 
+from deepcore.backend import get_backend
+from deepcore.compiler.same import LOOKED_AT, Places
 from deepcore.tensor import Tensor, changes
 
 _PLAIN = (int, float, str, bytes, bool, complex, type(None))
 _MOST = 20_000
-#: Entries up to which `Same` is worth compiling.
-_LOOKED_AT = 4_000
+#: Elements of a list, dict or set, and bytes of an array, that are looked at.
+_ITEMS, _BYTES = 4_096, 65_536
 _MISSING = object()
 
 
-class Same:
-    """Objects that are where they were at the last `renew()`. `holds()` is one generated expression: looking is most of
-    what Python does in a small step, and bytecode reads an attribute in less time than `map` calls what reads it.
-
-    `entries`: (dict or list, key) pairs. `sized`: dicts and lists that have as many items as they had. `ordered`: dicts
-    with the same keys in the same order. `arrays`: tensors over the same memory. `leaves`: tensors with the same
-    gradient. `cells`: variables of functions.
-    """
-
-    def __init__(
-        self,
-        entries: list[tuple],
-        sized: list,
-        ordered: list[dict],
-        arrays: list[Tensor],
-        leaves: list[Tensor],
-        cells: list,
-    ):
-        self.entries, self.sized, self.ordered = entries, sized, ordered
-        self.arrays, self.leaves, self.cells = arrays, leaves, cells
-        known: dict[int, str] = {}
-        objects: list[Any] = []
-
-        def name(thing) -> str:
-            if id(thing) not in known:
-                known[id(thing)] = f"o{len(objects)}"
-                objects.append(thing)
-            return known[id(thing)]
-
-        def key(of) -> str:
-            return repr(of) if type(of) is str or (type(of) is int and abs(of) < 1 << 32) else name(of)
-
-        places = [f"{name(t)}._data" for t in arrays]
-        places += [f"{name(t)}.grad" for t in leaves]
-        places += [f"{name(table)}[{key(of)}]" for table, of in entries]
-        places += [f"{name(cell)}.cell_contents" for cell in cells]
-        terms = [f"{name(changes)}.count == version"]
-        terms += [f"len({name(thing)}) == n{i}" for i, thing in enumerate(sized)]
-        terms += [f"[*{name(thing)}] == k{i}" for i, thing in enumerate(ordered)]
-        terms += [f"{place} is v{i}" for i, place in enumerate(places)]
-        taken = ["version", *(f"n{i}" for i in range(len(sized)))]
-        taken += [*(f"k{i}" for i in range(len(ordered))), *(f"v{i}" for i in range(len(places)))]
-        found: dict[str, Any] = {}
-        exec(f"def holds({', '.join([*known.values(), *taken])}):\n    return {' and '.join(terms)}", found)
-        self._objects, self._holds, self._sizes = objects, found.pop("holds"), list(map(len, sized))
-        self._holds.__defaults__ = (None,) * (len(objects) + len(taken))
-
-    def renew(self) -> bool:
-        """Take what is there now for what was, unless there is more or less of it."""
-        if list(map(len, self.sized)) != self._sizes:
-            return False
-        try:
-            self._holds.__defaults__ = (
-                *self._objects,
-                changes.count,
-                *self._sizes,
-                *map(list, self.ordered),
-                *[t._data for t in self.arrays],
-                *[t.grad for t in self.leaves],
-                *[table[key] for table, key in self.entries],
-                *[cell.cell_contents for cell in self.cells],
-            )
-        except (LookupError, ValueError):  # something else is there instead
-            return False
-        return True
-
-    def holds(self) -> bool:
-        """Whether all is the same; what is equal, and not the same, is not."""
-        try:
-            return self._holds()
-        except (AttributeError, LookupError, ValueError):  # nothing is known yet; a key is gone, or a variable
-            return False
-
-
 class Guards:
-    """Places, as (dict, key), and what was there. A global counts what changes in modules and tensors, and is looked at
-    first: nothing changed there, nothing is compared.
+    """Places and what was there. A global counts what changes in modules and tensors, and is looked at first: nothing
+    changed there, nothing is compared.
 
     `objects`: those among the arguments. Of a method, the attributes of its object count as variables around it.
 
-    Not seen: hooks of leaves and `detach_()`, another parameter in the place of one in a group, a parameter that only later
-    has a gradient, a second tensor over a tensor's array, attributes that only the class had, elements of lists and dicts of
-    more than 256, sets, `__slots__`, defaults, elements of arrays."""
+    Of objects, classes and modules those attributes count that the code names. Not seen: what is in lists, dicts and sets
+    of more than 4,096 items and in arrays of more than 64 KiB or on a device, what a property or `__getattr__` computes
+    from other things, and what is written past `Module.__setattr__`.
+    """
 
     def __init__(self, function: Callable, objects: Iterable = ()):
-        self.tables: list[dict] = []
-        self.keys: list[Any] = []
-        self.values: list[Any] = []
+        #: (dict, key, value).
+        self.entries: list[tuple[Any, Any, Any]] = []
+        #: (object, attribute, value): variables of functions, their code and defaults, `__slots__`.
+        self.attributes: list[tuple[Any, str, Any]] = []
+        #: Attributes of objects and classes, by number; what lists, dicts, sets and arrays hold.
+        self.sizes: list[tuple[Any, int]] = []
+        self.contents: list[tuple[Any, Any]] = []
         #: The same for what only `Module.__setattr__` and the like change.
         self.counted: list[tuple[dict, Any, Any]] = []
-        #: A module's tables: hooks, parameters, buffers and modules.
+        #: A module's tables: hooks, parameters, buffers and modules; its attributes, by number.
         self.held: list[tuple[dict, tuple]] = []
-        #: Whether tensors require gradients.
-        self.flags: list[tuple[Tensor, bool]] = []
-        self.cells: list[tuple[Any, Any]] = []
-        self.lists: list[tuple[Any, list]] = []
+        self.own: list[tuple[dict, int]] = []
+        #: Of tensors: whether they require gradients and are leaves, and their hooks.
+        self.flags: list[tuple[Tensor, tuple]] = []
         self.version = changes.count
-        self._seen: set[int] = set()
+        self._seen: set = set()
+        #: Names in the code that was found, whether it may read any attribute, and the tables that wait for names.
+        self._names: set[str] = set()
+        self._every = False
+        self._tables: list[tuple[Any, int, list]] = []
+        #: Random numbers of Python and NumPy, and where they are.
+        self._streams: list = [f.__self__ for f in (random.getstate, *(m.get_state for m in _numpy_random()))]
         self.roots = (function, *objects)  # they live: the arguments are told apart by their ids
         for root in self.roots:
             self._walk(root)
         self._seen.clear()
+        self._tables.clear()
+        self._positions = list(map(_position, self._streams))
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """The function read these."""
-        self.flags = [(t, t._requires_grad) for t in tensors]
+        self.flags = [(t, _flags(t)) for t in tensors]
 
     # -- looking ----------------------------------------------------------------------------------------
-    def places(self) -> tuple[list[tuple], list, list[dict], list] | None:
-        """Entries, sized, ordered and cells for `Same`; None where `changed` has to look each time: where it would be too
-        much to compile, or to look might run a user's code."""
-        entries: list[tuple] = list(zip(self.tables, self.keys))
-        sized: list = []
-        ordered: list[dict] = []
-        for held, _ in self.lists:
+    def places(self) -> Places | None:
+        """For `Same`; None where `changed` has to look each time: where it would be too much to compile, or to look might
+        run a user's code."""
+        entries: list[tuple] = [(table, key) for table, key, _ in self.entries]
+        places = Places(entries, [(o, name) for o, name, _ in self.attributes], [t for t, _ in self.sizes], [], [])
+        for held, _ in self.contents:
+            if type(held) is _array():
+                places.contents.append(held)
+                continue
             if type(held) is dict and all(type(key) in (str, int) for key in held):
-                ordered.append(held)
+                places.ordered.append(held)
             elif type(held) is not list:
                 return None
-            sized.append(held)
+            places.sized.append(held)
             entries += [(held, key) for key in (held if type(held) is dict else range(len(held)))]
-        if len(entries) > _LOOKED_AT:
-            return None
-        return entries, sized, ordered, [cell for cell, _ in self.cells]
+        return places if len(entries) <= LOOKED_AT else None
+
+    def drawn(self) -> bool:
+        """Whether random numbers of Python or NumPy were drawn since."""
+        return list(map(_position, self._streams)) != self._positions
 
     def changed(self) -> str | None:
         """What is no longer as it was, or None."""
-        for table, key, value in zip(self.tables, self.keys, self.values):
-            now = table.get(key, _MISSING)
+        told = _differing(self.entries)
+        if told:
+            return told
+        for owner, name, value in self.attributes:
+            now = _attribute(owner, name)
             if now is not value and not _same(now, value):
-                return f"{key} is {_told(now)}, and was {_told(value)}"
-        for cell, value in self.cells:
-            try:
-                now = cell.cell_contents
-            except ValueError:
-                now = _MISSING
-            if now is not value and not _same(now, value):
-                return f"a variable of the function around is {_told(now)}, and was {_told(value)}"
-        for held, value in self.lists:
+                what = "a variable of the function around" if name == "cell_contents" else name
+                return f"{what} is {_told(now)}, and was {_told(value)}"
+        for table, size in self.sizes:
+            if len(table) != size:
+                return "an object or a class has other attributes"
+        for held, value in self.contents:
             now = _items(held)
-            if len(now) != len(value) or not all(map(_same, now, value)):
+            if len(now) != len(value) or not (now == value if isinstance(now, bytes) else all(map(_same, now, value))):
                 return f"a {type(held).__name__} has changed"
         version = changes.count
         if version != self.version:
-            for table, key, value in self.counted:
-                if table.get(key, _MISSING) is not value and not _same(table.get(key, _MISSING), value):
-                    return f"{key} is {_told(table.get(key, _MISSING))}, and was {_told(value)}"
+            told = _differing(self.counted)
+            if told:
+                return told
             for held, value in self.held:
                 if len(held) != len(value) or not all(map(is_, held.values(), value)):
                     return "a module has other hooks, parameters, buffers or modules"
-            for tensor, value in self.flags:
-                if tensor._requires_grad is not value:
-                    return f"requires_grad of a tensor of shape {tensor.shape} is {not value}, and was {value}"
+            for table, size in self.own:
+                if len(table) != size:
+                    return "a module has other attributes"
+            for tensor, flags in self.flags:
+                for what, now, then in zip(("requires_grad", "is_leaf", "hooks"), _flags(tensor), flags):
+                    if now is not then:
+                        return f"{what} of a tensor of shape {tensor.shape} is {_told(now)}, and was {_told(then)}"
             self.version = version
         return None
 
     # -- walking ----------------------------------------------------------------------------------------
     def _walk(self, value, depth: int = 0, whole: bool = False) -> None:
-        if isinstance(value, (*_PLAIN, type, types.ModuleType)) or id(value) in self._seen or depth > 12:
+        if isinstance(value, (*_PLAIN, Tensor)) or id(value) in self._seen or depth > 12:
             return
         self._seen.add(id(value))
-        if isinstance(value, types.MethodType):
+        kind = type(value)
+        if isinstance(value, types.ModuleType):
+            if _is_users(value.__name__):
+                self._open(value.__dict__, depth, sized=False)
+        elif isinstance(value, type):
+            self._class(value, depth)
+        elif isinstance(value, types.MethodType):
             self._walk(value.__func__, depth)
             self._walk(value.__self__, depth, whole=depth == 0)
         elif isinstance(value, types.FunctionType):
             self._function(value, depth)
-        elif isinstance(value, Tensor):
-            return
+        elif isinstance(value, (staticmethod, classmethod)):
+            self._walk(value.__func__, depth)
+        elif isinstance(value, property):
+            self._walk(value.fget, depth)
+        elif isinstance(value, functools.partial):
+            for part in (value.func, value.args, value.keywords):
+                self._walk(part, depth + 1)
+        elif type(value) is _array():
+            if value.nbytes <= _BYTES and not value.dtype.hasobject:
+                self.contents.append((value, _items(value)))
         elif hasattr(value, "_parameters") and hasattr(value, "_modules"):
             own = value.__dict__
-            for key, item in own.items():
-                if key in ("_hooks", "_parameters", "_buffers", "_modules"):
-                    self.held.append((item, tuple(item.values())))
-                    continue
-                if key == "_non_persistent":
-                    continue
-                self.counted.append((own, key, item))
-                self._walk(item, depth + 1)
-            self._walk(type(value).forward, depth + 1)
+            self.own.append((own, len(own)))
+            self.held += [(own[table], tuple(own[table].values())) for table in _TABLES]
+            self._read(("forward", "training"))
+            self._open(own, depth, _derives(kind, "Module"), self.counted, sized=False)
+            for module in own["_modules"].values():
+                self._walk(module, depth + 1)
+            self._class(kind, depth + 1)
         elif hasattr(value, "param_groups"):  # an optimizer: its numbers are read anew in each run
             own = value.__dict__
-            self._table(own, [name for name in own if name not in _OPTIMIZERS], depth)
-        elif isinstance(value, (list, tuple, dict)):
-            if len(value) <= 256:
-                if not isinstance(value, tuple):
-                    self.lists.append((value, _items(value)))
+            self.sizes.append((own, len(own)))
+            self._entries(own, [name for name in own if name not in _OPTIMIZERS], depth, self.entries)
+        elif isinstance(value, (random.Random, *(t for m in _numpy_random() for t in (m.Generator, m.RandomState)))):
+            self._streams.append(value)
+        elif isinstance(value, (list, tuple, dict, set, frozenset, deque)):
+            if len(value) <= _ITEMS:
+                if not isinstance(value, (tuple, frozenset)):
+                    self.contents.append((value, _items(value)))
                 for item in value.values() if isinstance(value, dict) else value:
                     self._walk(item, depth + 1)
-        elif hasattr(value, "__wrapped__") and callable(value):
+        elif callable(value) and hasattr(value, "__self__"):  # a method written in C
+            self._walk(value.__self__, depth + 1)
+        elif callable(value) and hasattr(value, "__wrapped__"):
             self._walk(value.__wrapped__, depth + 1)
-        elif (whole or _is_users(type(value))) and hasattr(value, "__dict__"):
-            self._table(value.__dict__, list(value.__dict__), depth)
-            call = vars(type(value)).get("__call__")
-            if isinstance(call, types.FunctionType):
-                self._walk(call, depth + 1)
+        elif whole or _is_users(kind.__module__):
+            if hasattr(value, "__dict__"):
+                self._open(value.__dict__, depth, _derives(kind))
+            for name in _slots(kind):
+                self._attribute(value, name, depth)
+            self._class(kind, depth + 1)
 
     def _function(self, function: types.FunctionType, depth: int) -> None:
-        if not _is_users(function):
+        if not _is_users(function.__module__):
             return
+        names = _names(function.__code__)
+        self._read(names)
+        found = [(function, name, getattr(function, name)) for name in ("__code__", "__defaults__", "__kwdefaults__")]
+        self.attributes += [each for each in found if each[2] is not None]
         for cell in function.__closure__ or ():
-            try:
-                self.cells.append((cell, cell.cell_contents))
-                self._walk(cell.cell_contents, depth + 1)
-            except ValueError:
-                continue
-        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-            self._walk(default, depth + 1)
-        names = [name for name in _names(function.__code__) if name in function.__globals__]
-        self._table(function.__globals__, names, depth)
+            self._attribute(cell, "cell_contents", depth)
+        for defaults in (function.__defaults__, function.__kwdefaults__):
+            self._walk(defaults, depth + 1)
+        table = function.__globals__
+        self._entries(table, [name for name in names if name in table], depth, self.entries)
 
-    def _table(self, table: dict, names: list, depth: int) -> None:
-        for name in names:
-            value = table[name]
-            if len(self.tables) < _MOST:
-                self.tables.append(table)
-                self.keys.append(name)
-                self.values.append(value)
+    def _class(self, kind: type, depth: int) -> None:
+        """What users' classes keep for all of their objects."""
+        for one in kind.__mro__:
+            if _is_users(one.__module__) and (one, "class") not in self._seen:
+                self._seen.add((one, "class"))
+                self._open(vars(one), depth)
+
+    def _open(self, table, depth: int, whole: bool = False, entries: list | None = None, sized: bool = True) -> None:
+        """Those of its entries count that code names, or all. (A count of steps beside what a step reads may change.)"""
+        entries = self.entries if entries is None else entries
+        if sized:
+            self.sizes.append((table, len(table)))
+        if whole:
+            self._entries(table, [key for key in table if key not in _UNREAD], depth, entries)
+        else:
+            self._tables.append((table, depth, entries))
+            self._entries(table, [key for key in table if self._counts(key)], depth, entries)
+
+    def _counts(self, name: str) -> bool:
+        return (self._every or name in self._names or name.startswith("__")) and name not in _UNREAD
+
+    def _read(self, names: Iterable[str]) -> None:
+        """Code reads attributes of these names."""
+        new = [name for name in names if name not in self._names]
+        self._names.update(new)
+        every = not self._every and not _ANY_NAME.isdisjoint(new)
+        self._every = self._every or every
+        for table, depth, entries in list(self._tables) if new else ():
+            self._entries(
+                table, [key for key in (table if every else new) if key in table and self._counts(key)], depth, entries
+            )
+
+    def _attribute(self, owner, name: str, depth: int) -> None:
+        value = _attribute(owner, name)
+        if value is not _MISSING:
+            self.attributes.append((owner, name, value))
             self._walk(value, depth + 1)
 
+    def _entries(self, table, keys: list, depth: int, entries: list) -> None:
+        for key in keys:
+            value = table[key]
+            if (id(table), key) not in self._seen and len(entries) < _MOST:
+                self._seen.add((id(table), key))
+                entries.append((table, key, value))
+                self._walk(value, depth + 1)
 
-def _items(held: list | dict) -> list:
-    """What a list holds, or a dict: its keys and values one after the other."""
+
+def _differing(entries: list[tuple[Any, Any, Any]]) -> str | None:
+    for table, key, value in entries:
+        now = table.get(key, _MISSING)
+        if now is not value and not _same(now, value):
+            return f"{key} is {_told(now)}, and was {_told(value)}"
+    return None
+
+
+def _attribute(owner, name: str):
+    try:
+        return getattr(owner, name)
+    except (AttributeError, ValueError):  # a variable or a slot without a value
+        return _MISSING
+
+
+def _array() -> Any:
+    return get_backend("cpu").array_type
+
+
+def _numpy_random() -> list:
+    """NumPy's random numbers, if something has imported them."""
+    return [sys.modules["numpy.random"]] if "numpy.random" in sys.modules else []
+
+
+def _position(stream) -> bytes:
+    if isinstance(stream, random.Random):
+        return pickle.dumps(stream.getstate())
+    return pickle.dumps(stream.get_state() if hasattr(stream, "get_state") else stream.bit_generator.state)
+
+
+def _flags(t: Tensor) -> tuple:
+    return t._requires_grad, t._node is None, getattr(t, "_hooks", None)
+
+
+def _slots(kind: type) -> list[str]:
+    found = [
+        d.__name__ for one in kind.__mro__ for d in vars(one).values() if isinstance(d, types.MemberDescriptorType)
+    ]
+    return found if kind.__getattribute__ is object.__getattribute__ else []
+
+
+def _items(held) -> list | bytes:
+    """What a list or set holds, or a dict: its keys and values one after the other; an array's bytes."""
+    if isinstance(held, _array()):
+        return held.tobytes()
     return [part for item in held.items() for part in item] if isinstance(held, dict) else list(held)
 
 
 def _names(code: types.CodeType) -> list[str]:
+    """What it names, and its strings, which `getattr` may be given."""
     found = list(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             found += _names(constant)
+        elif isinstance(constant, str):
+            found.append(constant)
     return list(dict.fromkeys(found))
 
 
-def _is_users(thing) -> bool:
-    top = (getattr(thing, "__module__", None) or "").partition(".")[0]
-    return top not in _LIBRARIES
+def _is_users(module: str | None) -> bool:
+    return (module or "").partition(".")[0] not in _LIBRARIES
+
+
+def _derives(kind: type, *known: str) -> bool:
+    """Whether code of a library, but for these classes, may read attributes of its objects."""
+    return any(not _is_users(one.__module__) and one.__name__ not in ("object", *known) for one in kind.__mro__)
 
 
 #: What an optimizer's step changes, or its plan compares.
 _OPTIMIZERS = {"state", "param_groups", "defaults", "_stepped", "_plan"}
+#: What of a module is looked at otherwise.
+_TABLES = ("_hooks", "_parameters", "_buffers", "_modules")
+#: Code that names these may read any attribute.
+_ANY_NAME = {"vars", "__dict__", "getattr", "attrgetter", "asdict", "astuple", "fields", "eval", "exec", "globals"}
+#: What no computation reads.
+_UNREAD = {*_TABLES, "_non_persistent", "__init__", "__new__", "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__qualname__", "__slots__", "__repr__",
+           "__firstlineno__", "__static_attributes__", "__annotate_func__", "__parameters__", "__orig_bases__",
+           "__abstractmethods__", "_abc_impl", "__slotnames__", "__dataclass_fields__", "__dataclass_params__",
+           "__match_args__", "__hash__", "__eq__", "__builtins__", "__loader__", "__spec__", "__file__",
+           "__cached__", "__name__", "__package__", "__path__"}  # fmt: skip
 _LIBRARIES = {"deepcore", "numpy", "builtins", "numba", "functools", "itertools", "collections", "math", "torch", "cupy",
-              "operator", "typing", "logging", "threading", "time", "random"}  # fmt: skip
+              "operator", "typing", "logging", "threading", "time", "random", "abc", "enum", "dataclasses"}  # fmt: skip
 
 
 def _same(now, then) -> bool:
     if now is then:
         return True
-    return isinstance(then, _PLAIN) and type(now) is type(then) and (now == then or (now != now and then != then))
+    if type(now) is not type(then) or not isinstance(then, _PLAIN):
+        return False
+    return repr(now) == repr(then) if isinstance(then, (float, complex)) else now == then  # -0.0 is 0.0, and NaN no NaN
 
 
 def _told(value) -> str:

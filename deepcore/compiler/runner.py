@@ -10,7 +10,8 @@ from operator import attrgetter, call, is_, is_not
 from typing import Any
 
 from deepcore.compiler.build import Built
-from deepcore.compiler.guards import Guards, Same
+from deepcore.compiler.guards import Guards
+from deepcore.compiler.same import Same
 from deepcore.compiler.trace import Trace
 from deepcore.kernels import memory
 from deepcore.kernels.compiler import address, signed_words
@@ -68,8 +69,8 @@ class Runner:
         self.arguments = [buffer for buffer, _ in trace.given]
         #: The arrays that the arguments are bound to, which are not held; none: they have to be.
         self.bound: list | None = None
-        tensors = [(t, array) for t, array in trace.outside.values() if t is not None]
-        self.tensors, self.arrays = [t for t, _ in tensors], [a for _, a in tensors]
+        watched = trace.watched()
+        self.tensors, self.arrays = list(watched), list(watched.values())
         self.static, self.changed = trace._static, list(trace.before)
         self.updates = trace.updates
         known = set(self.tensors)
@@ -89,6 +90,13 @@ class Runner:
         self.given = [(i, places[id(t)]) for i, t in enumerate(leaves) if id(t) in places]
         self.leaves: list[Any] = [None if id(t) in places else t for t in leaves]
         self.none = [leaf for leaf, kind in trace.entry.items() if kind == "none" and id(leaf) not in places]
+        #: Lists of an optimizer's parameters, and what is in them; those that no update took have no gradient.
+        self.parameters = [
+            (group["params"], list(group["params"])) for u in self.updates for group in u.optimizer.param_groups
+        ]
+        busy = {*trace.entry, *(p for u in self.updates for p in u.plan.live)}
+        idle = dict.fromkeys(p for _, known in self.parameters for p in known if p not in busy and p.grad is None)
+        self.none += idle
         self.accumulated = list(trace.accumulated.items())
         self.grad_refs = grads
         self.held: list[Any] = []
@@ -105,7 +113,8 @@ class Runner:
             return None
         misfit = self._misfit()
         if misfit is None:
-            self.storages = list(dict.fromkeys(t.storage() for t in self.written))
+            summed = [leaf.grad for leaf, _ in self.accumulated]
+            self.storages = list(dict.fromkeys(t.storage() for t in chain(self.written, summed)))
             if not all(map(is_, self._roots(), self.roots)) or (self.same is not None and not self.same.renew()):
                 self.expect()
                 if self.same is not None:
@@ -113,10 +122,11 @@ class Runner:
         return misfit
 
     def _misfit(self) -> str | None:
-        if not all(map(is_, map(_DATA, self.tensors), self.arrays)):
+        if self.moved():
             return "a tensor has other memory than before"
         if any(map(is_not, map(_GRAD_OF, self.none), repeat(None))):
             return "a gradient is there already"
+        places = set()
         for leaf, _ in self.accumulated:
             grad = leaf.grad
             if grad is None:
@@ -124,11 +134,21 @@ class Runner:
             raw = grad._data
             if raw.shape != leaf._data.shape or raw.dtype != leaf._data.dtype or not _is_plain(raw):
                 return "a gradient is of another kind"
+            places.add(address(raw))
+        if len(places) < len(self.accumulated):
+            return "two parameters have one gradient"
         for update in self.updates:
             plan, optimizer = update.plan, update.optimizer
             if not plan.is_current(optimizer):
-                return f"{type(optimizer).__name__} has other parameters, states or settings"
+                return f"{type(optimizer).__name__} has other groups, states or settings"
+        for now, known in self.parameters:
+            if len(now) != len(known) or not all(map(is_, now, known)):
+                return "an optimizer has other parameters"
         return self.guards.changed()
+
+    def moved(self) -> bool:
+        """Whether tensors have other memory than the program's."""
+        return not all(map(is_, map(_DATA, self.tensors), self.arrays))
 
     def expect(self) -> None:
         """Make what is looked at before each run, but for what is there."""
@@ -138,14 +158,16 @@ class Runner:
         places = self.guards.places()
         if places is None:
             return
-        entries, sized, ordered, cells = places
         for update in self.updates:
             found = update.plan.places(update.optimizer)
             if found is None:
                 return
-            entries += found[0]
-            sized += found[1]
-        self.same = Same(entries, sized, ordered, self.tensors, self.none, cells)
+            places.entries.extend(found[0])
+            places.sized.extend(found[1])
+        for now, known in self.parameters:
+            places.sized.append(now)
+            places.entries.extend((now, i) for i in range(len(known)))
+        self.same = Same(places, self.tensors, self.none)
 
     def _roots(self) -> list:
         return [root for update in self.updates for root in (update.optimizer.param_groups, update.optimizer.state)]

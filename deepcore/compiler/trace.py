@@ -128,6 +128,8 @@ class Trace:
         self.intervals = _Intervals()
         #: Memory from outside that is read: the tensor and its array, which must stay.
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
+        #: Other tensors that it was read by.
+        self._others: dict[int, tuple[weakref.ref, Any]] = {}
         #: Arguments: (buffer, array), in their order.
         self.given: list[tuple[Buffer, Any]] = []
         #: The tensors among them.
@@ -247,10 +249,20 @@ class Trace:
         buffer, offset = found
         if buffer in self.updated:
             self.note("reading what the optimizer's step has changed or made")
-        elif buffer in self.outside and self.outside[buffer][0] is None and tensor is not None:
-            self.outside[buffer] = (tensor, array)
+        elif tensor is not None and buffer in self.outside:
+            known = self.outside[buffer][0]
+            if known is None:
+                self.outside[buffer] = (tensor, array)
+            elif known is not tensor:
+                self._others[id(tensor)] = weakref.ref(tensor), array
         buffer = self.redirected.get(buffer, buffer)
         return Ref(buffer, offset, array.shape, array.strides, array.dtype)
+
+    def watched(self) -> dict[Tensor, Any]:
+        """Tensors over memory from outside, and the arrays that they must keep."""
+        found = {t: array for t, array in self.outside.values() if t is not None}
+        others = [(ref(), array) for ref, array in self._others.values()]  # those that the function made are gone
+        return found | {t: array for t, array in others if t is not None and t._data is array}
 
     def _is_constant(self, array) -> bool:
         return array.ndim == 0 and any(array is c for c in self.backend._constants.values())
@@ -520,7 +532,6 @@ class Trace:
             self._part(at.buffer)
             self._store(at, new_ref)
         held[...] = watch.plain(new)
-        self.written.append(leaf.grad)
 
     def finite(self, t: Tensor) -> bool:
         """Whether a number is finite; a run in which it is not stops."""
@@ -575,7 +586,6 @@ class Trace:
         self.steps.append(Step("clip", refs, outs, call=run, kept=True))
         for g, array in zip(gradients, arrays):
             self.store(g._data, array)
-            self.written.append(g)
         return Tensor(self.followed(arrays[-1]), self.backend) if len(arrays) > len(gradients) else None
 
     def clipping(self, function: Callable) -> Callable:

@@ -35,7 +35,6 @@ class Plan:
         self.settled: object | None = None
         #: Whether what formulas are chosen by is in the groups alone, as for our own.
         self.own = type(optimizer).__module__.startswith(_OWN)
-        self.lengths = [len(group["params"]) for group in self.every_group]
         self.weights = [p._data for p in live]
         self.groups = [g for g, count in zip(optimizer.param_groups, counts) for _ in range(count)]
         #: What the step adds, besides new values: (dict, key, value).
@@ -191,16 +190,18 @@ class Plan:
 
     # -- in a compiled step -----------------------------------------------------------------------------------
     def is_current(self, optimizer: Optimizer) -> bool:
-        """Whether a compiled step that updates by this plan, of parameters in the same memory, does what `step()` would."""
-        lengths = [len(group["params"]) for group in optimizer.param_groups]
-        if not settings.kernels or lengths != self.lengths or not self._same_memory(optimizer):
+        """Whether a compiled step that updates by this plan, of the same parameters in the same memory, does what `step()`
+        would."""
+        if not settings.kernels or not self._same_memory(optimizer):
             return False
         self.settled = None
         return True
 
     def places(self, optimizer: Optimizer) -> tuple[list[tuple], list] | None:
         """(dict or list, key) of all that `is_current` has seen, and what has a size; None: it has to be asked again."""
-        if not self.own:
+        if not self.own or not all(
+            _is_fixed(value) for group in self.every_group for name, value in group.items() if name not in _LISTS
+        ):
             return None
         groups = optimizer.param_groups
         found: list[tuple] = [(optimizer.__dict__, "param_groups"), (optimizer.__dict__, "state")]
@@ -212,7 +213,7 @@ class Plan:
             states = self.inside[at : at + len(batch.weights)]
             at += len(states)
             found += [(state, name) for name in batch.update.states for state in states]
-        return found, [groups, *groups, *(group["params"] for group in groups)]
+        return found, [groups, *groups]
 
     def after(self, optimizer: Optimizer, token: object) -> list[Iterable]:
         """Sets this step's scalars; what is to be gone through once the program has run. `token`: the program's own, as
@@ -289,6 +290,16 @@ class Plan:
                 calls += [launch, *states]
                 done.update(members)
         return calls, [i for i in self.others if i not in done]
+
+
+_LISTS = {"params", "param_names"}
+
+
+def _is_fixed(setting) -> bool:
+    """Whether it says the same for as long as it is the same object."""
+    if isinstance(setting, tuple):
+        return all(map(_is_fixed, setting))
+    return isinstance(setting, (int, float, str, type(None)))
 
 
 def way_back(arrays: list) -> list[tuple]:
