@@ -210,6 +210,9 @@ def test_what_changes_between_calls_is_noticed(change, given):
     assert len(found) % 2 == 0 and all(map(same, found[: len(found) // 2], found[len(found) // 2 :]))
 
 
+#: Made before, as making one counts as a change.
+SPARE = dc.nn.Parameter(dc.ones(4, 3))
+
 #: What may change between two steps of training, beside the model: (optimizer, factors, table) -> None.
 STEP_CHANGES = {
     "a rate": lambda o, factors, table: o.param_groups[0].update(lr=0.02),
@@ -219,9 +222,7 @@ STEP_CHANGES = {
         tag=o.param_groups[0].pop("name")
     ),
     "an entry's turn": lambda o, factors, table: table.update(first=table.pop("first")),
-    "another parameter": lambda o, factors, table: o.param_groups[0]["params"].__setitem__(
-        0, dc.nn.Parameter(dc.ones(4, 3))
-    ),
+    "another parameter": lambda o, factors, table: o.param_groups[0]["params"].__setitem__(0, SPARE),
     "a parameter less": lambda o, factors, table: o.param_groups[0]["params"].pop(),
     "a list of groups": lambda o, factors, table: setattr(o, "param_groups", list(o.param_groups)),
     "another group": lambda o, factors, table: o.param_groups.__setitem__(0, dict(o.param_groups[0], lr=0.02)),
@@ -259,8 +260,9 @@ def readings():
     """(a function of x that reads something of Python's, what changes that), new ones in each call."""
     settings = types.ModuleType("settings")
     settings.scale = 2.0
-    kind = type("Kind", (Base,), {"twice": property(lambda self: self.scale), "times": lambda self, x: x * self.scale})
+    kind = type("Kind", (Base,), {"twice": property(lambda self: self.factor), "times": lambda self, x: x * self.scale})
     one, slotted, array, zero = kind(), Slotted(), np.full(3, 2, "f"), {"scale": 0.0}
+    one.factor = 2.0
     numbers, values, queue = [1.0] * 1000, {1.0, 2.0}, deque([2.0])
     part = functools.partial(lambda x, scale: x * scale, scale=2.0)
 
@@ -274,8 +276,8 @@ def readings():
         "an attribute of the class": (lambda x: x * one.scale, lambda: setattr(kind, "scale", 3.0)),
         "an attribute of the class below": (lambda x: x * kind.scale, lambda: setattr(kind, "scale", 3.0)),
         "an attribute of its own": (lambda x: x * one.scale, lambda: setattr(one, "scale", 3.0)),
-        "an attribute by name": (lambda x: x * getattr(one, "".join("scale")), lambda: setattr(one, "scale", 3.0)),
-        "what a property reads": (lambda x: x * one.twice, lambda: setattr(one, "scale", 3.0)),
+        "an attribute by name": (lambda x: x * getattr(one, "fac" + str("tor")), lambda: setattr(one, "factor", 3.0)),
+        "what a property reads": (lambda x: x * one.twice, lambda: setattr(one, "factor", 3.0)),
         "what a method reads": (lambda x: one.times(x), lambda: setattr(one, "scale", 3.0)),
         "a method": (lambda x: one.times(x), lambda: setattr(one, "times", lambda x: x)),
         "a method of the class": (lambda x: one.times(x), lambda: setattr(kind, "times", lambda self, x: x)),
@@ -484,6 +486,19 @@ def test_another_parameter_over_the_array_of_one_that_is_given_twice():
         run(a, b)
         found.append((a.grad.tolist(), b.grad.tolist()))
     assert found[0] == found[1]
+
+
+def test_a_gradient_that_is_added_to_counts_what_is_written():
+    p = dc.nn.Parameter(dc.ones(3))
+    step = dc.compile(lambda x: (p * x).sum().backward())
+    for _ in range(4):
+        step(dc.ones(3))
+    one = dc.nn.Parameter(dc.ones(3))
+    loss = (one * p.grad).sum()
+    step(dc.ones(3))
+    assert step.runs == 3
+    with pytest.raises(dc.errors.GradientError, match="overwritten"):
+        loss.backward()
 
 
 def test_two_parameters_with_one_gradient():
