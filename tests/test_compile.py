@@ -276,7 +276,7 @@ def readings():
         "an attribute of the class": (lambda x: x * one.scale, lambda: setattr(kind, "scale", 3.0)),
         "an attribute of the class below": (lambda x: x * kind.scale, lambda: setattr(kind, "scale", 3.0)),
         "an attribute of its own": (lambda x: x * one.scale, lambda: setattr(one, "scale", 3.0)),
-        "an attribute by name": (lambda x: x * getattr(one, "fac" + str("tor")), lambda: setattr(one, "factor", 3.0)),
+        "an attribute by name": (lambda x: x * getattr(one, "FACTOR".lower()), lambda: setattr(one, "factor", 3.0)),
         "what a property reads": (lambda x: x * one.twice, lambda: setattr(one, "factor", 3.0)),
         "what a method reads": (lambda x: one.times(x), lambda: setattr(one, "scale", 3.0)),
         "a method": (lambda x: one.times(x), lambda: setattr(one, "times", lambda x: x)),
