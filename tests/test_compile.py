@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 import math
 import types
+import typing
 import warnings
 import weakref
 from collections import deque
@@ -359,6 +361,51 @@ def test_what_changes_between_steps_is_noticed(change):
         if compiled:
             assert run.runs >= 9 and not run.faults, (run.runs, run.faults)
     assert all(map(same, found[: len(found) // 2], found[len(found) // 2 :]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    logits: object
+    name: str = "logits"
+
+
+class Pair(typing.NamedTuple):
+    first: object
+    second: object
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda y: Output(y),
+        lambda y: {"out": [Output(Pair(y, y + 1))], "shape": y.shape, "dtype": y.dtype},
+        lambda y: (y, y.detach(), None, 3, np.float32(2), "text", range(3)),
+    ],
+    ids=["dataclass", "nested", "tuple"],
+)
+def test_results_come_in_what_the_function_puts_them_in(pack):
+    compiled = dc.compile(lambda x: pack(x * 2))
+    for i in range(4):
+        assert repr(compiled(dc.full((2,), i))) == repr(pack(dc.full((2,), 2 * i)))
+    assert compiled.runs == 3
+
+
+@pytest.mark.parametrize(
+    "pack", [lambda y: types.SimpleNamespace(y=y), lambda y: {y}, lambda y: iter([y]), weakref.ref]
+)
+def test_results_in_what_is_not_known_run_as_they_are(pack):
+    compiled = dc.compile(lambda x: pack(x * 2))
+    with pytest.warns(DeepcoreWarning, match="a result of type .*, which may hold tensors"):
+        compiled(dc.ones(2))
+    compiled(dc.ones(2))
+    assert not compiled.runs
+
+
+def test_a_result_that_is_returned_twice_is_one_tensor():
+    compiled = dc.compile(lambda x: (x * 2,) * 2)
+    for _ in range(3):
+        first, second = compiled(dc.ones(2))
+        assert first is second and first.tolist() == [2.0, 2.0]
 
 
 def one_parameter():

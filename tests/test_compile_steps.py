@@ -564,12 +564,14 @@ def test_the_norm_of_a_clipped_step_is_a_result(limits):
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x), y)
             loss.backward()
-            return {"loss": loss, "norm": optimizer.clipped_step(**limits)}
+            norm = optimizer.clipped_step(**limits)
+            return {"loss": loss, "norm": norm, "again": [norm]}
 
         run, seen = dc.compile(step) if compiled else step, []
         kept = []
         for i in range(6):
             kept.append(run(dc.randn(8, 20) * 10.0 ** (i - 3), dc.tensor(np.arange(8) % 4)))
+            assert kept[-1]["again"][0] is kept[-1]["norm"]
         seen = [results[name].detach().numpy().tobytes() for results in kept for name in ("loss", "norm")]
         found.append(seen + [p.detach().numpy().tobytes() for p in model.parameters()])
     assert found[0] == found[1] and len(set(found[0][1:12:2])) == 6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import functools
 import logging
 import math
@@ -15,7 +17,7 @@ from deepcore.autograd.graph import mode
 from deepcore.autograd.transforms import tree_map
 from deepcore.backend import backend_of, get_backend
 from deepcore.compiler.build import build
-from deepcore.compiler.guards import Guards
+from deepcore.compiler.guards import PLAIN, Guards
 from deepcore.compiler.runner import Arena, Runner, Stopped
 from deepcore.compiler.trace import Fault, Trace, user_line
 from deepcore.config import settings
@@ -278,7 +280,7 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS):
     ...     return loss
 
     The first call with arguments of a kind (shapes, dtypes, Python values) runs the function and follows it; what it
-    prints or appends to a list happens then, and not again. Learning rates may change from step to step; what else Python
+    prints happens then, and not again. Each result has memory of its own. Learning rates may change from step to step; what else Python
     decides with is compared before each run, and a difference makes the function be followed anew. A function whose
     computing depends on values of tensors (`if loss.item() > 1`) runs as it is, after one warning that names the line;
     so does, without one, what would be followed more than twice as often as its programs run (from 2·`programs` times on).
@@ -391,14 +393,19 @@ def _traced(tree, trace: Trace, given: list):
 def _outputs(tree, trace: Trace, found: list, given: list[Tensor]):
     """The structure with a `_Leaf` for each tensor that is computed; (place, array) of those."""
     places = {id(t): i for i, t in enumerate(given)}
+    known: dict[int, _Leaf] = {}
 
     def leave(leaf):
-        if isinstance(leaf, trace.backend.array_type):
-            trace.note("an array that is returned")
         if not isinstance(leaf, Tensor):
+            if isinstance(leaf, trace.backend.array_type):
+                trace.note("an array that is returned")
+            elif not _is_fixed(leaf):
+                trace.note(f"a result of type {type(leaf).__name__}, which may hold tensors")
             return leaf
         if id(leaf) in places:
             return _Argument(places[id(leaf)])
+        if id(leaf) in known:
+            return known[id(leaf)]
         ref = trace.norms.get(leaf) or trace.ref(leaf._data, leaf)
         if ref.buffer.kind == "given" and ref.whole:
             trace.note("an argument that is returned as another tensor")
@@ -410,19 +417,45 @@ def _outputs(tree, trace: Trace, found: list, given: list[Tensor]):
                 "a result to be differentiated outside of the function (call it under no_grad() if that is not meant)"
             )
         found.append((ref, leaf._data))
-        return _Leaf(len(found) - 1)
+        known[id(leaf)] = _Leaf(len(found) - 1)
+        return known[id(leaf)]
 
-    return tree_map(leave, tree)
+    return _mapped(leave, tree)
+
+
+def _is_fixed(value) -> bool:
+    """Whether it holds no tensors and cannot change: a number, also NumPy's, a name, a dtype."""
+    if isinstance(value, (*PLAIN, type, enum.Enum, range)):
+        return True
+    return hasattr(value, "itemsize") and not hasattr(value, "__setitem__")
+
+
+def _mapped(f: Callable, tree):
+    """`tree_map`, and the fields of dataclasses."""
+
+    def leaf(one):
+        if not dataclasses.is_dataclass(one) or isinstance(one, type):
+            return f(one)
+        found = object.__new__(type(one))
+        if hasattr(one, "__dict__"):
+            found.__dict__.update(one.__dict__)
+        for name in (field.name for field in dataclasses.fields(one) if hasattr(one, field.name)):
+            object.__setattr__(found, name, _mapped(f, getattr(one, name)))
+        return found
+
+    return tree_map(leaf, tree)
 
 
 def _filled(tree, results: list, given: list[Tensor], backend):
     """The structure with the results in place of the leaves."""
 
-    def fill(leaf):
-        if leaf.__class__ is _Leaf:
-            return from_raw(results[leaf.i], backend)
-        return given[leaf.i] if leaf.__class__ is _Argument else leaf
-
     if tree.__class__ is _Leaf:  # one tensor is what is returned most
         return from_raw(results[tree.i], backend)
-    return tree_map(fill, tree)
+    tensors = [from_raw(array, backend) for array in results]
+
+    def fill(leaf):
+        if leaf.__class__ is _Leaf:
+            return tensors[leaf.i]
+        return given[leaf.i] if leaf.__class__ is _Argument else leaf
+
+    return _mapped(fill, tree)

@@ -20,7 +20,7 @@ from deepcore.backend import get_backend
 from deepcore.compiler.same import LOOKED_AT, Places
 from deepcore.tensor import Tensor, changes
 
-_PLAIN = (int, float, str, bytes, bool, complex, type(None))
+PLAIN = (int, float, str, bytes, bool, complex, type(None))
 _MOST = 20_000
 #: Elements of a list, dict or set, and bytes of an array, that are looked at.
 _ITEMS, _BYTES = 4_096, 65_536
@@ -131,7 +131,7 @@ class Guards:
 
     # -- walking ----------------------------------------------------------------------------------------
     def _walk(self, value, depth: int = 0, whole: bool = False) -> None:
-        if isinstance(value, (*_PLAIN, Tensor)) or id(value) in self._seen or depth > 12:
+        if isinstance(value, (*PLAIN, Tensor)) or id(value) in self._seen or depth > 12:
             return
         self._seen.add(id(value))
         kind = type(value)
@@ -335,7 +335,7 @@ _LIBRARIES = {"deepcore", "numpy", "builtins", "numba", "functools", "itertools"
 def _same(now, then) -> bool:
     if now is then:
         return True
-    if type(now) is not type(then) or not isinstance(then, _PLAIN):
+    if type(now) is not type(then) or not isinstance(then, PLAIN):
         return False
     return repr(now) == repr(then) if isinstance(then, (float, complex)) else now == then  # -0.0 is 0.0, and NaN no NaN
 
@@ -343,4 +343,4 @@ def _same(now, then) -> bool:
 def _told(value) -> str:
     if value is _MISSING:
         return "gone"
-    return repr(value) if isinstance(value, _PLAIN) else f"another {type(value).__name__}"
+    return repr(value) if isinstance(value, PLAIN) else f"another {type(value).__name__}"
