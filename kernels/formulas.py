@@ -141,6 +141,8 @@ def normal(x):
 
 
 def normal_float32(x):
+    s = x * x
+    near = fma(x, fma(s, fma(s, fma(s, fma(s, 0.00010280352, -0.0011809209), 0.009972120), -0.06649025), 0.39894228), 0.5)
     a = abs(x)
     b = 14.5 if a > 14.5 else a
     r = 1.0 / (b + 3.0)
@@ -151,7 +153,7 @@ def normal_float32(x):
     # fmt: on
     e = normal_density(b)
     tail = e * (r * p)
-    return tail if x < 0.0 else 1.0 - tail, e
+    return near if a < 0.7 else (tail if x < 0.0 else 1.0 - tail), e
 
 
 def normal_density(a):

@@ -423,6 +423,8 @@ def normalize(input, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor
         norm = amax(abs_(input), dim, keepdim=True)
     elif p == 0:
         norm = sum_((input != 0).to(input.dtype), dim, keepdim=True)
+    elif input.ndim and input.shape[dim] == 1:
+        norm = abs_(input)  # without the rounding of powers
     else:
         total = sum_(square(input) if p == 2 else pow_(abs_(input), p), dim, keepdim=True)
         nonzero = total > 0  # the root's slope at 0 is infinite
