@@ -31,17 +31,18 @@ def _build_all_finite(tools, size: int, exponent: int):
     One array is looked at in slices, several in one.
     """
     dt = np.dtype(f"u{size}")
-    view, mask = tools.view(dt), dt.type(exponent)
+    view, mask, zero = tools.view(dt), dt.type(exponent), dt.type(0)
 
     def kernel(a, part):
-        wrong = 0
+        highest = zero
         for i in range(1, 2 * a[0], 2):
             x, stop = view(a[i]), a[i + 1]
             if a[0] == 1:
                 stop = min(stop, (part + 1) * _SLICE)
             for j in range(part * _SLICE, stop):
-                wrong |= np.int64((x[j] & mask) == mask)
-        return wrong
+                bits = x[j] & mask
+                highest = bits if bits > highest else highest
+        return np.int64(highest == mask)
 
     return kernel
 

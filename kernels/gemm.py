@@ -26,6 +26,8 @@ from deepcore.kernels.program import Launch
 
 # Up to so many rows, B in rows is added up row by row, in pieces of so many bytes.
 _FEW, _FEW_BYTES = 4, 1 << 13
+# Rows of B where it lies that are prefetched, in blocks of so many steps of k; in shorter ones the columns beside.
+_ROWS_AHEAD, _LONG = 12, 96
 # Elements of 16 bits that a slice converts.
 _CONVERTED = 1 << 15
 # Columns of B in columns that are read at a time.
@@ -182,7 +184,8 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
                     steps = min(kblock, k - k0)
                     a0, a_row, a_step = a + i0 * ars + k0 * aks, ars, aks
                     width = min(columns, end_column - j)
-                    b0, b_step, ahead = b + k0 * bks + j * bjs, bks, stride
+                    b0, b_step = b + k0 * bks + j * bjs, bks
+                    ahead = _ROWS_AHEAD * bks if steps >= _LONG else stride  # no processor guesses strides that wide
                     if p[_PACK_B] == gemm_tables.BEFORE:
                         b0 = packed + (k0 * p[_PANELS] + (j // columns) * steps) * stride
                         b_step, ahead = stride, 8 * stride
