@@ -31,7 +31,8 @@ def _build_all_finite(tools, size: int, exponent: int):
     One array is looked at in slices, several in one.
     """
     dt = np.dtype(f"u{size}")
-    view, mask, zero = tools.view(dt), dt.type(exponent), dt.type(0)
+    view, whole = tools.view(dt), dt.type
+    mask, zero = whole(exponent), whole(0)
 
     def kernel(a, part):
         highest = zero
@@ -40,7 +41,7 @@ def _build_all_finite(tools, size: int, exponent: int):
             if a[0] == 1:
                 stop = min(stop, (part + 1) * _SLICE)
             for j in range(part * _SLICE, stop):
-                bits = x[j] & mask
+                bits = whole(x[j] & mask)  # numba widens it
                 highest = bits if bits > highest else highest
         return np.int64(highest == mask)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import gc
@@ -361,6 +362,41 @@ def test_what_changes_between_steps_is_noticed(change):
         if compiled:
             assert run.runs >= 9 and not run.faults, (run.runs, run.faults)
     assert all(map(same, found[: len(found) // 2], found[len(found) // 2 :]))
+
+
+class Numbers(list):
+    """A list of a user's own kind."""
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda i: collections.OrderedDict(a=dc.full((2,), i), b=[dc.full((2,), -i)]),
+        lambda i: collections.defaultdict(list, a=dc.full((2,), i)),
+        lambda i: Numbers([dc.full((2,), i), 3.0]),
+        lambda i: np.float32(i),
+        lambda i: (np.float64(i), np.int64(2), dc.full((2,), i)),
+        lambda i: {"x": np.full(2, i, "f"), "scale": np.float32(2)},
+        lambda i: complex(0, i),
+    ],
+    ids=["OrderedDict", "defaultdict", "list of a kind", "number", "numbers", "array and number", "complex"],
+)
+def test_arguments_come_in_what_they_are_given_in(pack):
+    """A tree as arguments may have it, new in each call and used again."""
+
+    def total(x, given):
+        for leaf in (
+            given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
+        ):
+            x = x * 2 + (leaf[0] if isinstance(leaf, list) else leaf.imag if isinstance(leaf, complex) else leaf)
+        return x
+
+    compiled, again = dc.compile(total), pack(7)
+    with dc.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*an array that comes in", DeepcoreWarning)  # NumPy's numbers are arrays
+        for i in (1, 2, 1, 3):
+            for given in (pack(i), again):
+                assert same(compiled(dc.ones(2), given).numpy(), total(dc.ones(2), given).numpy())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -280,11 +280,11 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS):
     ...     return loss
 
     The first call with arguments of a kind (shapes, dtypes, Python values) runs the function and follows it; what it
-    prints happens then, and not again. Each result has memory of its own. Learning rates may change from step to step; what else Python
-    decides with is compared before each run, and a difference makes the function be followed anew. A function whose
-    computing depends on values of tensors (`if loss.item() > 1`) runs as it is, after one warning that names the line;
-    so does, without one, what would be followed more than twice as often as its programs run (from 2·`programs` times on).
-    `programs`: how many are kept, the least recently used go first.
+    prints happens then, and not again. Each result has memory of its own. Learning rates may change from step to step;
+    what else Python decides with is compared before each run, and a difference makes the function be followed anew. A
+    function whose computing depends on values of tensors (`if loss.item() > 1`) runs as it is, after one warning that
+    names the line; so does, without one, what would be followed more than twice as often as its programs run (from
+    2·`programs` times on). `programs`: how many are kept, the least recently used go first.
     """
     if function is None:
         return functools.partial(compile, programs=programs)
@@ -329,15 +329,17 @@ def _structure(tree, arrays: list, tensors: list):
             return raw.shape, raw.strides, raw.dtype, tree.backend, tree._node is not None, tree.grad is None
         return raw.shape, raw.strides, raw.dtype, tree.backend
     kind = tree.__class__
-    if kind is tuple or kind is list or (isinstance(tree, tuple) and hasattr(tree, "_fields")):
+    if kind is tuple or isinstance(tree, (list, tuple)):  # what `tree_map` goes into
         return (kind, *[_structure(t, arrays, tensors) for t in tree])
-    if kind is dict:
+    if isinstance(tree, dict):
         return (kind, *[(k, _structure(v, arrays, tensors)) for k, v in tree.items()])
     if kind is float:
         return (kind, tree.hex())  # -0.0 equals 0.0
     if kind in (int, str, bool, type(None)):
         return (kind, tree)
     if hasattr(tree, "dtype") and hasattr(tree, "strides") and hasattr(tree, "shape"):
+        if not hasattr(tree, "__setitem__"):  # a number of NumPy's
+            return (kind, tree.tobytes())
         arrays.append(tree)
         return ("a", tree.shape, tree.strides, tree.dtype)
     return ("o", id(tree))
@@ -448,7 +450,6 @@ def _mapped(f: Callable, tree):
 
 def _filled(tree, results: list, given: list[Tensor], backend):
     """The structure with the results in place of the leaves."""
-
     if tree.__class__ is _Leaf:  # one tensor is what is returned most
         return from_raw(results[tree.i], backend)
     tensors = [from_raw(array, backend) for array in results]
