@@ -18,7 +18,7 @@ from deepcore.autograd.graph import mode
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, DTypeError, ShapeError
-from deepcore.kernels import reference
+from deepcore.kernels import reference, watch
 from deepcore.tensor import Tensor, from_raw
 
 _WORD = 1 << 64
@@ -41,6 +41,7 @@ class Generator:
     __slots__ = ("_ahead", "_lock", "_position", "_seed", "_stream")
 
     def __init__(self, seed: int | None = None, stream: int = 0):
+        watch.note("making a generator")
         self._lock = threading.Lock()
         self._restart(_entropy() if seed is None else _word("seed", seed), _word("stream", stream), 0)
 
@@ -51,12 +52,14 @@ class Generator:
     def manual_seed(self, seed: int) -> Generator:
         """Start again from `seed`, at position 0 of the same stream. Returns the generator."""
         seed = _word("seed", seed)
+        watch.note("seeding a generator")
         with self._lock:
             self._restart(seed, self._stream, 0)
         return self
 
     def initial_seed(self) -> int:
         """The seed the generator was last given."""
+        watch.note("reading a generator's state")
         return self._seed
 
     def seed(self) -> int:
@@ -65,6 +68,7 @@ class Generator:
 
     def get_state(self) -> dict[str, int]:
         """`{"seed", "stream", "position"}`: three whole numbers below 2⁶⁴, which any file format can hold."""
+        watch.note("reading a generator's state")
         with self._lock:
             return {"seed": self._seed, "stream": self._stream, "position": self._position}
 
@@ -77,6 +81,7 @@ class Generator:
                 received=repr(sorted(state) if isinstance(state, dict) else state),
             )
         values = [_word(name, state[name]) for name in ("seed", "stream", "position")]
+        watch.note("seeding a generator")
         with self._lock:
             self._restart(*values)
         return self
@@ -97,8 +102,9 @@ class Generator:
 
     def at(self, seed: int, stream: int, position: int) -> Generator:
         """Another generator, at a position."""
-        other = Generator(seed, stream)
-        other._position = position
+        other = Generator.__new__(Generator)
+        other._lock = threading.Lock()
+        other._restart(seed, stream, position)
         return other
 
     def __repr__(self) -> str:

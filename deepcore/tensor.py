@@ -79,6 +79,8 @@ class Tensor(TensorMethods):
     @data.setter
     def data(self, value) -> None:
         raw = value._data if isinstance(value, Tensor) else value
+        watch.note("giving a tensor other memory")
+        raw = watch.plain(raw)
         if type(raw) is not self.backend.array_type:
             raise BackendError(
                 "data must stay an array of the tensor's own backend",
@@ -456,6 +458,7 @@ def _untensor(data):
 
 
 def _finish(raw, backend: Backend, requires_grad: bool) -> Tensor:
+    watch.made(raw)
     out = Tensor(raw, backend)
     return out.requires_grad_() if requires_grad else out
 
@@ -467,6 +470,8 @@ def tensor(data, dtype=None, backend=None, requires_grad: bool = False) -> Tenso
     says otherwise, CuPy arrays stay on their GPU.
     """
     owner = _owner(data, backend)
+    if isinstance(data, Tensor):
+        watch.note("dc.tensor() of a tensor (t.detach().clone() is an operation)")
     return _finish(_to_raw(data, dtype, owner, copy=True), owner, requires_grad)
 
 

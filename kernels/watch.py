@@ -16,7 +16,8 @@ import numpy as np
 class _Mine(threading.local):
     """`follower` is told what this thread does: `launch(kernel, slices, words)`, `empty(shape, dtype)`, `note(what)`,
     `keep(address, owner)` of memory that launches read and nobody writes, `state(seed, stream, position)` of a generator,
-    `ref(array, tensor)` of a tensor whose memory another one will be read by."""
+    `ref(array, tensor)` of a tensor whose memory another one will be read by, `made(array)` of memory that holds the same
+    in every run before it is written."""
 
     follower: Any = None
 
@@ -34,6 +35,11 @@ def note(what: str) -> None:
 def ref(array, tensor) -> None:
     if count and mine.follower is not None:
         mine.follower.ref(array, tensor)
+
+
+def made(array) -> None:
+    if count and mine.follower is not None:
+        mine.follower.made(array)
 
 
 # Functions that look at shapes only, or give a view.
@@ -74,6 +80,12 @@ class Traced(np.ndarray):
             note(f"NumPy's {function.__name__}")
         return function(*_plainly(args), **_plainly(kwargs))
 
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        if not isinstance(found, np.ndarray):
+            note("reading a value")
+        return found
+
     def __setitem__(self, key, value):
         note("writing into an array")
         plain(self)[_plainly(key)] = plain(value)
@@ -89,12 +101,13 @@ def _noting(name: str, how: str):
 
 
 for _name, _how in {
-    **dict.fromkeys(("item", "tolist", "tobytes", "__float__", "__int__", "__index__", "__complex__", "__contains__"),
+    **dict.fromkeys(("item", "tolist", "tobytes", "__iter__", "__float__", "__int__", "__index__", "__complex__", "__contains__"),
                     "reading a value"),
     "__bool__": "a decision that depends on a value",
     **dict.fromkeys(("__repr__", "__str__", "__format__"), "printing a value"),
     **dict.fromkeys(("__dlpack__", "dump", "dumps", "tofile"), "handing the memory on"),
-    **dict.fromkeys(("argmax", "argmin", "argsort", "sort", "nonzero", "choose", "searchsorted", "dot", "fill", "put"),
+    **dict.fromkeys(("astype", "copy", "flatten", "take", "repeat", "compress", "partition", "argpartition", "clip", "round",
+                     "argmax", "argmin", "argsort", "sort", "nonzero", "choose", "searchsorted", "dot", "fill", "put"),
                     "NumPy's own computing"),
 }.items():  # fmt: skip
     setattr(Traced, _name, _noting(_name, _how))

@@ -6,6 +6,7 @@ import gc
 import itertools
 import math
 import os
+import queue
 import random
 import resource
 import signal
@@ -265,16 +266,27 @@ def test_prints_happen_while_the_function_is_followed_and_not_again(capsys):
 
 
 def test_calls_of_what_is_unknown_happen_while_the_function_is_followed_and_not_again():
-    counter = itertools.count()
+    calls = queue.SimpleQueue()
 
     @dc.compile
     def double(x):
-        next(counter)
+        calls.put(1)
         return x * 2
 
     for i in range(3):
         assert double(dc.full((2,), i)).tolist() == [2 * i] * 2
-    assert next(counter) == 1 and double.runs == 2
+    assert calls.qsize() == 1 and double.runs == 2
+
+
+@pytest.mark.parametrize(
+    "numbers", [itertools.count(), itertools.cycle([1, 2]), (i for i in range(9)), iter([3, 4, 5])]
+)
+def test_what_gives_something_else_each_time_is_not_compiled(numbers):
+    compiled = dc.compile(lambda x: x * next(numbers))
+    with pytest.warns(DeepcoreWarning, match="gives something else each time"):
+        compiled(dc.ones(1))
+    compiled(dc.ones(1))
+    assert not compiled.runs
 
 
 CALLS = []
@@ -309,13 +321,13 @@ def slot(x):
     return x * 2
 
 
-def queue(x):
+def queued(x):
     QUEUE.append(1)
     return x * 2
 
 
 @pytest.mark.parametrize(
-    "function", [listing, counting(), slot, queue], ids=["a list", "a variable", "a slot", "a queue"]
+    "function", [listing, counting(), slot, queued], ids=["a list", "a variable", "a slot", "a queue"]
 )
 def test_a_function_that_changes_what_it_reads_runs_as_it_is(function):
     compiled = dc.compile(function)

@@ -51,6 +51,15 @@ class _Argument(_Leaf):
     __slots__ = ()
 
 
+class _Gradient:
+    """The place of the gradient of a tensor."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+
 class Compiled:
     """What `dc.compile` returns: called like the function, with the same results to the bit.
 
@@ -149,12 +158,16 @@ class Compiled:
             log.info("%s is followed again: %s", self._name, reason)
         self.traces += 1
         guards = Guards(self.function, _objects((args, kwargs)))
+        if guards.unknown:
+            self._give_up(key, Fault(guards.unknown, user_line()))
+            return self.function(*args, **kwargs)
         trace = _trace(backend)
         trace.looks = looks
         trace.had = {leaf for runner, _ in self._known.get(key, ()) for leaf in runner.none if leaf.grad is not None}
         if len(arrays) > len(tensors):
             trace.raw_arguments()
         given: list[tuple[Tensor, Any]] = []
+        before = [*_flat(args), *_flat(kwargs)]
         try:
             with trace.following():
                 arguments = _traced((args, kwargs), trace, given)
@@ -162,9 +175,12 @@ class Compiled:
         finally:
             for tensor, array in given:
                 tensor._data = array
-        drawn, impure = guards.drawn(), guards.changed()
+        drawn, impure = guards.drawn(), guards.overwritten() or trace.overwritten() or guards.changed()
         if drawn and trace.fault is None:
             trace.fault = Fault("the function draws random numbers that are not deepcore's", user_line())
+        after = [*_flat(args), *_flat(kwargs)]
+        if (len(after) != len(before) or any(a is not b for a, b in zip(after, before))) and trace.fault is None:
+            trace.fault = Fault("the function changes a list or dict among its arguments", user_line())
         if impure and trace.fault is None:
             if key not in self._changing:  # it may have made what it will find from now on
                 if len(self._changing) > 256:
@@ -182,6 +198,10 @@ class Compiled:
 
     def _make(self, key, trace: Trace, guards: Guards, tree, outputs, tensors) -> None:
         leaves, grads = trace.gradients()
+        watched = trace.watched()
+        known = [g for t in (*guards.tensors, *watched, *trace.entry) for g in (t.grad, guards.tensors.get(t))]
+        if not {id(g) for g in known if g is not None}.isdisjoint(map(id, watched)):
+            trace.note("computing with a gradient from before")
         if trace.fault is not None:
             return
         refs = [ref for ref, _ in outputs]
@@ -197,6 +217,8 @@ class Compiled:
             return
         trace.forget()
         guards.watch(runner.tensors)
+        if guards.names_gradients():
+            runner.watch_gradients(t for t in guards.tensors if t not in trace.entry and t not in trace.arguments)
         runner.expect()
         self._latest = None
         entry = self._known.setdefault(key, [])
@@ -371,7 +393,8 @@ def _backend(tensors: list[Tensor], arrays: list):
 
 
 def _traced(tree, trace: Trace, given: list):
-    """The structure with arrays that are followed; tensors keep their identity, and get their arrays back later."""
+    """The structure with arrays that are followed; tensors keep their identity, and get their arrays back later. Where
+    all arrays are tensors' it is the same structure, which the function may change."""
     known: dict[int, Any] = {}
 
     def argument(array):
@@ -387,15 +410,31 @@ def _traced(tree, trace: Trace, given: list):
                 trace.arguments.add(leaf)
                 leaf._data = argument(leaf._data)
             return leaf
-        return argument(leaf) if isinstance(leaf, trace.backend.array_type) else leaf
+        if isinstance(leaf, trace.backend.array_type):
+            raw.append(leaf)
+            return argument(leaf)
+        return leaf
 
-    return tree_map(enter, tree)
+    raw: list = []
+    followed = tree_map(enter, tree)
+    return followed if raw else tree
+
+
+def _flat(tree) -> list:
+    """Containers, their keys, and leaves, one after the other."""
+    if isinstance(tree, dict):
+        return [tree, *(part for k, v in tree.items() for part in (k, *_flat(v)))]
+    if isinstance(tree, (list, tuple)):
+        return [tree, *(part for v in tree for part in _flat(v))]
+    return [tree]
 
 
 def _outputs(tree, trace: Trace, found: list, given: list[Tensor]):
     """The structure with a `_Leaf` for each tensor that is computed; (place, array) of those."""
     places = {id(t): i for i, t in enumerate(given)}
     known: dict[int, _Leaf] = {}
+    leaves = [p for p in (*trace.grads, *trace.accumulated) if p.grad is not None and p not in trace.arguments]
+    gradients = {id(p.grad): _Gradient(p) for p in leaves}
 
     def leave(leaf):
         if not isinstance(leaf, Tensor):
@@ -408,6 +447,10 @@ def _outputs(tree, trace: Trace, found: list, given: list[Tensor]):
             return _Argument(places[id(leaf)])
         if id(leaf) in known:
             return known[id(leaf)]
+        if id(leaf) in gradients:
+            return gradients[id(leaf)]
+        if trace.writes(leaf):
+            return leaf
         ref = trace.norms.get(leaf) or trace.ref(leaf._data, leaf)
         if ref.buffer.kind == "given" and ref.whole:
             trace.note("an argument that is returned as another tensor")
@@ -457,6 +500,8 @@ def _filled(tree, results: list, given: list[Tensor], backend):
     def fill(leaf):
         if leaf.__class__ is _Leaf:
             return tensors[leaf.i]
+        if leaf.__class__ is _Gradient:
+            return leaf.tensor.grad
         return given[leaf.i] if leaf.__class__ is _Argument else leaf
 
     return _mapped(fill, tree)

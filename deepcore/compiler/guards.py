@@ -6,12 +6,14 @@ objects with their attributes. Numbers, strings and None are compared by value, 
 
 from __future__ import annotations
 
+import array
+import collections
 import functools
 import pickle
 import random
 import sys
 import types
-from collections import deque
+import weakref
 from collections.abc import Callable, Iterable
 from operator import is_
 from typing import Any
@@ -21,7 +23,7 @@ from deepcore.compiler.same import LOOKED_AT, Places
 from deepcore.tensor import Tensor, changes
 
 PLAIN = (int, float, str, bytes, bool, complex, type(None))
-_MOST = 20_000
+_MOST, _DEEPEST = 50_000, 200
 #: Elements of a list, dict or set, and bytes of an array, that are looked at.
 _ITEMS, _BYTES = 4_096, 65_536
 _MISSING = object()
@@ -51,26 +53,44 @@ class Guards:
         #: A module's tables: hooks, parameters, buffers and modules; its attributes, by number.
         self.held: list[tuple[dict, tuple]] = []
         self.own: list[tuple[dict, int]] = []
-        #: Of tensors: whether they require gradients and are leaves, and their hooks.
+        #: Of tensors: whether they require gradients and are leaves, their hooks, shapes and dtypes.
         self.flags: list[tuple[Tensor, tuple]] = []
+        #: Tensors that it may look at, and the gradients that they had.
+        self.tensors: dict[Tensor, Tensor | None] = {}
+        #: Why nothing can be taken for granted.
+        self.unknown = ""
+        #: Settings of optimizers and counts of schedules, which the function must not change.
+        self.settings: list[tuple[dict, dict]] = []
         self.version = changes.count
         self._seen: set = set()
         #: Names in the code that was found, whether it may read any attribute, and the tables that wait for names.
         self._names: set[str] = set()
         self._every = False
         self._tables: list[tuple[Any, int, list]] = []
+        self._modules: list[dict] = []
         #: Random numbers of Python and NumPy, and where they are.
         self._streams: list = [f.__self__ for f in (random.getstate, *(m.get_state for m in _numpy_random()))]
         self.roots = (function, *objects)  # they live: the arguments are told apart by their ids
-        for root in self.roots:
-            self._walk(root)
+        try:
+            for root in self.roots:
+                self._walk(root)
+        except Exception as error:
+            self.unknown = f"something that it reads cannot be looked at ({type(error).__name__}: {error})"
+        if self._every or "hasattr" in self._names:  # what is not there may come
+            self.sizes += [(table, len(table)) for table in self._modules]
+        if "param_groups" in self._names or "get_last_lr" in self._names:
+            self.entries += [(held, name, value) for held, kept in self.settings for name, value in kept.items()]
         self._seen.clear()
         self._tables.clear()
         self._positions = list(map(_position, self._streams))
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """The function read these."""
-        self.flags = [(t, _flags(t)) for t in tensors]
+        self.flags = [(t, _flags(t)) for t in dict.fromkeys([*tensors, *self.tensors])]
+
+    def names_gradients(self) -> bool:
+        """Whether code may look at gradients of tensors that it does not compute with."""
+        return self._every or "grad" in self._names
 
     # -- looking ----------------------------------------------------------------------------------------
     def places(self) -> Places | None:
@@ -93,6 +113,10 @@ class Guards:
     def drawn(self) -> bool:
         """Whether random numbers of Python or NumPy were drawn since."""
         return list(map(_position, self._streams)) != self._positions
+
+    def overwritten(self) -> str | None:
+        """A setting that the function, which has run since, has changed, or None."""
+        return _differing([(held, name, value) for held, kept in self.settings for name, value in kept.items()])
 
     def changed(self) -> str | None:
         """What is no longer as it was, or None."""
@@ -123,21 +147,30 @@ class Guards:
                 if len(table) != size:
                     return "a module has other attributes"
             for tensor, flags in self.flags:
-                for what, now, then in zip(("requires_grad", "is_leaf", "hooks"), _flags(tensor), flags):
-                    if now is not then:
+                for what, now, then in zip(
+                    ("requires_grad", "is_leaf", "hooks", "shape", "dtype"), _flags(tensor), flags
+                ):
+                    if now != then:
                         return f"{what} of a tensor of shape {tensor.shape} is {_told(now)}, and was {_told(then)}"
             self.version = version
         return None
 
     # -- walking ----------------------------------------------------------------------------------------
     def _walk(self, value, depth: int = 0, whole: bool = False) -> None:
-        if isinstance(value, (*PLAIN, Tensor)) or id(value) in self._seen or depth > 12:
+        kind = type(value)
+        if kind in PLAIN or id(value) in self._seen:
+            return
+        if depth > _DEEPEST or len(self.entries) + len(self.counted) > _MOST:
+            self.unknown = "there is too much that it may read"
             return
         self._seen.add(id(value))
-        kind = type(value)
-        if isinstance(value, types.ModuleType):
+        own = _own(value)
+        if isinstance(value, Tensor):
+            self.tensors[value] = value.grad
+        elif isinstance(value, types.ModuleType):
             if _is_users(value.__name__):
                 self._open(value.__dict__, depth, sized=False)
+                self._modules.append(value.__dict__)
         elif isinstance(value, type):
             self._class(value, depth)
         elif isinstance(value, types.MethodType):
@@ -149,43 +182,70 @@ class Guards:
             self._walk(value.__func__, depth)
         elif isinstance(value, property):
             self._walk(value.fget, depth)
-        elif isinstance(value, functools.partial):
+        elif isinstance(value, (functools.partial, functools.partialmethod)):
             for part in (value.func, value.args, value.keywords):
                 self._walk(part, depth + 1)
-        elif type(value) is _array():
-            if value.nbytes <= _BYTES and not value.dtype.hasobject:
+        elif isinstance(value, _array()):
+            if value.dtype.hasobject:
+                self.unknown = "an array of objects"
+            elif value.nbytes <= _BYTES:
                 self.contents.append((value, _items(value)))
-        elif hasattr(value, "_parameters") and hasattr(value, "_modules"):
-            own = value.__dict__
+        elif own is not None and "_parameters" in own and "_modules" in own:
             self.own.append((own, len(own)))
             self.held += [(own[table], tuple(own[table].values())) for table in _TABLES]
             self._read(("forward", "training"))
             self._open(own, depth, _derives(kind, "Module"), self.counted, sized=False)
-            for module in own["_modules"].values():
-                self._walk(module, depth + 1)
+            for part in (*own["_modules"].values(), *own["_parameters"].values(), *own["_buffers"].values()):
+                self._walk(part, depth + 1)
             self._class(kind, depth + 1)
-        elif hasattr(value, "param_groups"):  # an optimizer: its numbers are read anew in each run
-            own = value.__dict__
+        elif own is not None and _is_a(kind, "Optimizer"):  # its numbers are read anew in each run
+            self.settings += [(group, _settings(group)) for group in own["param_groups"]]
+            for p in (p for group in own["param_groups"] for p in group["params"]):
+                self._walk(p, depth + 1)
+            self._class(kind, depth + 1)
             self.sizes.append((own, len(own)))
             self._entries(own, [name for name in own if name not in _OPTIMIZERS], depth, self.entries)
-        elif isinstance(value, (random.Random, *(t for m in _numpy_random() for t in (m.Generator, m.RandomState)))):
+        elif own is not None and _is_a(kind, "LRScheduler"):
+            self.settings.append((own, _settings(own)))
+            self._walk(own.get("optimizer"), depth + 1)
+        elif isinstance(value, _generators()):
             self._streams.append(value)
-        elif isinstance(value, (list, tuple, dict, set, frozenset, deque)):
+        elif isinstance(value, (bytearray, array.array)):
+            self.contents.append((value, _items(value)))
+        elif isinstance(value, types.MappingProxyType):
+            self.contents.append((value, _items(value)))
+            self._walk(tuple(value.values()), depth + 1)
+        elif isinstance(value, (collections.UserDict, collections.ChainMap)):
+            self._open(value.__dict__, depth, whole=True)
+        elif isinstance(value, (list, tuple, dict, set, frozenset, collections.deque)):
             if len(value) <= _ITEMS:
                 if not isinstance(value, (tuple, frozenset)):
                     self.contents.append((value, _items(value)))
-                for item in value.values() if isinstance(value, dict) else value:
+                for item in dict.values(value) if isinstance(value, dict) else value:
                     self._walk(item, depth + 1)
-        elif callable(value) and hasattr(value, "__self__"):  # a method written in C
+            if _is_users(kind.__module__):
+                self._object(value, own, depth)
+        elif hasattr(kind, "__self__"):  # a method written in C
             self._walk(value.__self__, depth + 1)
-        elif callable(value) and hasattr(value, "__wrapped__"):
-            self._walk(value.__wrapped__, depth + 1)
+        elif hasattr(kind, "__next__") and not _is_users(kind.__module__) and kind.__module__ != "_io":
+            self.unknown = f"{kind.__name__}, which gives something else each time"
+        elif isinstance(value, weakref.ref):
+            self._walk(value(), depth + 1)
+        elif own is not None and "__wrapped__" in own:
+            self._walk(own["__wrapped__"], depth + 1)
         elif whole or _is_users(kind.__module__):
-            if hasattr(value, "__dict__"):
-                self._open(value.__dict__, depth, _derives(kind))
-            for name in _slots(kind):
-                self._attribute(value, name, depth)
-            self._class(kind, depth + 1)
+            self._object(value, own, depth)
+
+    def _object(self, value, own: dict | None, depth: int) -> None:
+        """An object of a user's class."""
+        kind = type(value)
+        if own is not None:
+            self._open(own, depth, _derives(kind))
+            if kind.__getattribute__ is object.__getattribute__ and value.__class__ is kind:
+                self.attributes += [(value, "__class__", kind), (value, "__dict__", own)]
+        for name in _slots(kind):
+            self._attribute(value, name, depth)
+        self._class(kind, depth + 1)
 
     def _function(self, function: types.FunctionType, depth: int) -> None:
         if not _is_users(function.__module__):
@@ -198,12 +258,16 @@ class Guards:
             self._attribute(cell, "cell_contents", depth)
         for defaults in (function.__defaults__, function.__kwdefaults__):
             self._walk(defaults, depth + 1)
+        for name in names:  # imports in it
+            if isinstance(sys.modules.get(name), types.ModuleType):
+                self._walk(sys.modules[name], depth + 1)
         table = function.__globals__
         self._entries(table, [name for name in names if name in table], depth, self.entries)
 
     def _class(self, kind: type, depth: int) -> None:
         """What users' classes keep for all of their objects."""
-        for one in kind.__mro__:
+        metaclass: type = type(kind)
+        for one in (*kind.__mro__, *metaclass.__mro__):
             if _is_users(one.__module__) and (one, "class") not in self._seen:
                 self._seen.add((one, "class"))
                 self._open(vars(one), depth)
@@ -242,7 +306,7 @@ class Guards:
     def _entries(self, table, keys: list, depth: int, entries: list) -> None:
         for key in keys:
             value = table[key]
-            if (id(table), key) not in self._seen and len(entries) < _MOST:
+            if (id(table), key) not in self._seen:
                 self._seen.add((id(table), key))
                 entries.append((table, key, value))
                 self._walk(value, depth + 1)
@@ -272,6 +336,10 @@ def _numpy_random() -> list:
     return [sys.modules["numpy.random"]] if "numpy.random" in sys.modules else []
 
 
+def _generators() -> tuple[type, ...]:
+    return (random.Random, *(t for m in _numpy_random() for t in (m.Generator, m.RandomState)))
+
+
 def _position(stream) -> bytes:
     if isinstance(stream, random.Random):
         return pickle.dumps(stream.getstate())
@@ -279,7 +347,7 @@ def _position(stream) -> bytes:
 
 
 def _flags(t: Tensor) -> tuple:
-    return t._requires_grad, t._node is None, getattr(t, "_hooks", None)
+    return t._requires_grad, t._node is None, getattr(t, "_hooks", None) or None, t._data.shape, t._data.dtype
 
 
 def _slots(kind: type) -> list[str]:
@@ -291,9 +359,10 @@ def _slots(kind: type) -> list[str]:
 
 def _items(held) -> list | bytes:
     """What a list or set holds, or a dict: its keys and values one after the other; an array's bytes."""
-    if isinstance(held, _array()):
-        return held.tobytes()
-    return [part for item in held.items() for part in item] if isinstance(held, dict) else list(held)
+    if isinstance(held, (_array(), bytearray, array.array)):
+        return bytes(held) if isinstance(held, bytearray) else held.tobytes()
+    mapping = isinstance(held, (dict, types.MappingProxyType))
+    return [part for item in held.items() for part in item] if mapping else list(held)
 
 
 def _names(code: types.CodeType) -> list[str]:
@@ -302,18 +371,42 @@ def _names(code: types.CodeType) -> list[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             found += _names(constant)
-        elif isinstance(constant, str):
-            found.append(constant)
+        found += [
+            each
+            for each in (constant if isinstance(constant, (tuple, frozenset)) else (constant,))
+            if type(each) is str
+        ]
     return list(dict.fromkeys(found))
 
 
 def _is_users(module: str | None) -> bool:
+    if module is not None and not isinstance(module, str):  # classes in C may have a descriptor there
+        return False
     return (module or "").partition(".")[0] not in _LIBRARIES
 
 
 def _derives(kind: type, *known: str) -> bool:
     """Whether code of a library, but for these classes, may read attributes of its objects."""
-    return any(not _is_users(one.__module__) and one.__name__ not in ("object", *known) for one in kind.__mro__)
+    harmless = ("object", "ABC", "Generic", "Protocol", *known)
+    return any(not _is_users(one.__module__) and one.__name__ not in harmless for one in kind.__mro__)
+
+
+def _is_a(kind: type, name: str) -> bool:
+    """Whether it derives from the class of deepcore's of that name, which is in a layer above."""
+    return any(one.__name__ == name and not _is_users(one.__module__) for one in kind.__mro__)
+
+
+def _own(value) -> dict | None:
+    """Its attributes, without asking it."""
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return own if type(own) is dict else None
+
+
+def _settings(table: dict) -> dict:
+    return {name: value for name, value in table.items() if name not in ("params", "param_names", "optimizer")}
 
 
 #: What an optimizer's step changes, or its plan compares.
@@ -321,7 +414,8 @@ _OPTIMIZERS = {"state", "param_groups", "defaults", "_stepped", "_plan"}
 #: What of a module is looked at otherwise.
 _TABLES = ("_hooks", "_parameters", "_buffers", "_modules")
 #: Code that names these may read any attribute.
-_ANY_NAME = {"vars", "__dict__", "getattr", "attrgetter", "asdict", "astuple", "fields", "eval", "exec", "globals"}
+_ANY_NAME = {"vars", "__dict__", "getattr", "setattr", "attrgetter", "asdict", "astuple", "globals", "format", "format_map",
+             "__getattribute__", "getmembers"}  # fmt: skip
 #: What no computation reads.
 _UNREAD = {*_TABLES, "_non_persistent", "__init__", "__new__", "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__qualname__", "__slots__", "__repr__",
            "__firstlineno__", "__static_attributes__", "__annotate_func__", "__parameters__", "__orig_bases__",
@@ -329,13 +423,19 @@ _UNREAD = {*_TABLES, "_non_persistent", "__init__", "__new__", "__module__", "__
            "__match_args__", "__hash__", "__eq__", "__builtins__", "__loader__", "__spec__", "__file__",
            "__cached__", "__name__", "__package__", "__path__"}  # fmt: skip
 _LIBRARIES = {"deepcore", "numpy", "builtins", "numba", "functools", "itertools", "collections", "math", "torch", "cupy",
-              "operator", "typing", "logging", "threading", "time", "random", "abc", "enum", "dataclasses"}  # fmt: skip
+              "operator", "typing", "logging", "weakref", "threading", "time", "random", "abc", "enum", "dataclasses"}  # fmt: skip
 
 
 def _same(now, then) -> bool:
     if now is then:
         return True
-    if type(now) is not type(then) or not isinstance(then, PLAIN):
+    if type(now) is not type(then):
+        return False
+    if type(then) is tuple:
+        return len(now) == len(then) and all(map(_same, now, then))
+    if hasattr(then, "itemsize") and not hasattr(then, "__setitem__"):  # a number of NumPy's
+        return repr(now) == repr(then)
+    if type(then) not in PLAIN:
         return False
     return repr(now) == repr(then) if isinstance(then, (float, complex)) else now == then  # -0.0 is 0.0, and NaN no NaN
 

@@ -150,6 +150,14 @@ class Runner:
         """Whether tensors have other memory than the program's."""
         return not all(map(is_, map(_DATA, self.tensors), self.arrays))
 
+    def watch_gradients(self, tensors: Iterable[Tensor]) -> None:
+        """Gradients that the program does not touch, and Python may look at."""
+        for t in tensors:
+            if t.grad is None:
+                self.none.append(t)
+            else:
+                self.guards.attributes.append((t, "grad", t.grad))
+
     def expect(self) -> None:
         """Make what is looked at before each run, but for what is there."""
         self.same, self.roots = None, self._roots()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from typing import Any, NamedTuple
 
 from deepcore.tensor import Tensor, changes
@@ -48,7 +49,10 @@ class Same:
         values = [f"{name(t)}._data" for t in arrays]
         values += [f"{name(t)}.grad" for t in leaves]
         values += [f"{name(table)}[{key(of)}]" for table, of in places.entries]
-        values += [f"{name(owner)}.{of}" for owner, of in places.attributes]
+        values += [
+            f"getattr({name(owner)}, {of!r})" if keyword.iskeyword(of) else f"{name(owner)}.{of}"
+            for owner, of in places.attributes
+        ]
         equals = [f"{name(changes)}.count"]
         equals += [f"len({name(thing)})" for thing in places.sized]
         equals += [f"[*{name(thing)}]" for thing in places.ordered]

@@ -152,6 +152,8 @@ class Trace:
         self.accumulated: dict[Tensor, Buffer] = {}
         self.grads: dict[Tensor, Ref] = {}
         self.updates: list[Update] = []
+        #: Settings that they were made with.
+        self.settings: list[tuple[dict, dict]] = []
         self.updated: set[Buffer] = set()
         #: Norms that updates have found, and where.
         self.norms: dict[Tensor, Ref] = {}
@@ -219,6 +221,31 @@ class Trace:
         found = self.intervals.find(span(array)[0])
         if found is not None:
             self.constants[found[0]] = array
+
+    def made(self, array) -> None:
+        """An array that the function makes, which holds the same in every run before it is written."""
+        if self._inside or not array.size or root(array) is not array or self.intervals.find(address_of(array)):
+            return
+        same = array.copy("K")
+        self.constant(same)
+        self.steps.append(self.moved(self.own_ref(array), self.ref(same)))
+
+    def writes(self, tensor: Tensor) -> bool:
+        """Whether it was there before, and is written; a view of it that was not is noted."""
+        found = self.intervals.find(address_of(tensor._data)) if tensor._data.size else None
+        if found is None or found[0].kind != "outside" or found[0] not in self.redirected:
+            return False
+        if tensor not in self.watched():
+            self.note("a result in memory that the function writes")
+        return True
+
+    def overwritten(self) -> str | None:
+        """A setting of an optimizer that was changed after its step, or None."""
+        for group, then in self.settings:
+            for name, value in then.items():
+                if group.get(name) is not value and name != "params":
+                    return f"{name} of an optimizer"
+        return None
 
     def raw_arguments(self) -> None:
         """Arrays that are no tensors are among the arguments."""
@@ -477,6 +504,8 @@ class Trace:
         """leaf.grad += total; `shared`: something else may have its memory."""
         raw = watch.plain(total._data)
         ref = self.ref(total._data)
+        if self.ref(leaf._data, leaf).buffer.kind == "own":
+            self.note("a gradient of a tensor that the function makes")
         if leaf.grad is None:
             self.entry.setdefault(leaf, "any" if leaf in self.had else "none")
             if leaf in self.accumulated:
@@ -580,6 +609,8 @@ class Trace:
     def clip(self, gradients: list[Tensor], function: Callable) -> Tensor | None:
         """Gradients that `function(gradients)` clips in place, in each run by a call; what it returns."""
         refs, run = [self.ref(g._data) for g in gradients], self.clipping(function)
+        if any(ref.buffer.kind == "outside" for ref in refs):
+            self.note("clipping a gradient from before")
         with self.paused():
             arrays = run(*(g._data for g in gradients))
         outs = list(map(self.own_ref, arrays))
@@ -604,7 +635,7 @@ class Trace:
         def run(*arrays):
             return function([Tensor(watch.plain(a), self.backend) for a in arrays])._data
 
-        refs = [self.ref(t._data) for t in tensors]
+        refs = [self.ref(t._data, t) for t in tensors]
         with self.paused():
             array = run(*(t._data for t in tensors))
         self.steps.append(Step("norm", refs, [self.own_ref(array)], call=run, kept=checks))
@@ -616,6 +647,8 @@ class Trace:
         gradients = []
         for p in live:
             gradients.append(self.ref(p.grad._data))
+            if gradients[-1].buffer.kind == "outside":
+                self.note("an update by a gradient from before")
             buffer = self.ref(p._data, p).buffer
             if buffer.kind == "outside":
                 self.before.setdefault(buffer, buffer.array.copy())
@@ -629,6 +662,7 @@ class Trace:
     def update(self, optimizer, function: Callable, clip=None, clipped: Callable | None = None):
         """A step of an optimizer, which `function` does; `clipped(gradients)` clips as it does."""
         live, gradients = self.before_update(optimizer)
+        self.settings += [(group, dict(group)) for group in optimizer.param_groups]
         count = len(live)
         with self.paused():
             result = function()
