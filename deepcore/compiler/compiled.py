@@ -199,7 +199,11 @@ class Compiled:
     def _make(self, key, trace: Trace, guards: Guards, tree, outputs, tensors) -> None:
         leaves, grads = trace.gradients()
         watched = trace.watched()
-        known = [g for t in (*guards.tensors, *watched, *trace.entry) for g in (t.grad, guards.tensors.get(t))]
+        known = [
+            g
+            for t in (*guards.tensors, *trace.arguments, *watched, *trace.entry)
+            for g in (t.grad, guards.tensors.get(t))
+        ]
         if not {id(g) for g in known if g is not None}.isdisjoint(map(id, watched)):
             trace.note("computing with a gradient from before")
         if trace.fault is not None:
@@ -457,6 +461,8 @@ def _outputs(tree, trace: Trace, found: list, given: list[Tensor]):
         if ref.buffer.kind == "outside":
             return leaf
         node = leaf._node
+        if node is None and leaf._requires_grad:
+            trace.note("a leaf that the function makes")
         if node is not None and node.saved is not None:
             trace.note(
                 "a result to be differentiated outside of the function (call it under no_grad() if that is not meant)"

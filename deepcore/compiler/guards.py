@@ -36,8 +36,10 @@ class Guards:
     `objects`: those among the arguments. Of a method, the attributes of its object count as variables around it.
 
     Of objects, classes and modules those attributes count that the code names. Not seen: what is in lists, dicts and sets
-    of more than 4,096 items and in arrays of more than 64 KiB or on a device, what a property or `__getattr__` computes
-    from other things, and what is written past `Module.__setattr__`.
+    of more than 4,096 items and in arrays of more than 64 KiB or on a device; what a property or `__getattr__` computes
+    from other things; what is written past `Module.__setattr__`; what Python reads of an optimizer's state, of context
+    variables, of `threading.local`, of the clock, and of an array among the arguments by `np.asarray` or `.flat`; an
+    `attrgetter` made elsewhere; a function of deepcore's that was patched; what other threads compute for the function.
     """
 
     def __init__(self, function: Callable, objects: Iterable = ()):
