@@ -23,7 +23,7 @@ from deepcore.compiler.same import LOOKED_AT, Places
 from deepcore.tensor import Tensor, changes
 
 PLAIN = (int, float, str, bytes, bool, complex, type(None))
-_MOST, _DEEPEST = 50_000, 200
+_MOST, _DEEPEST = 500_000, 200
 #: Elements of a list, dict or set, and bytes of an array, that are looked at.
 _ITEMS, _BYTES = 4_096, 65_536
 _MISSING = object()
@@ -88,6 +88,7 @@ class Guards:
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """The function read these."""
+        self.tensors = dict.fromkeys(self.tensors)  # the gradients may go
         self.flags = [(t, _flags(t)) for t in dict.fromkeys([*tensors, *self.tensors])]
 
     def names_gradients(self) -> bool:
