@@ -97,6 +97,8 @@ class Runner:
         busy = {*trace.entry, *(p for u in self.updates for p in u.plan.live)}
         idle = dict.fromkeys(p for _, known in self.parameters for p in known if p not in busy and p.grad is None)
         self.none += idle
+        #: Tensors that must have a gradient.
+        self.some: list[Tensor] = []
         self.accumulated = list(trace.accumulated.items())
         self.grad_refs = grads
         self.held: list[Any] = []
@@ -126,6 +128,8 @@ class Runner:
             return "a tensor has other memory than before"
         if any(map(is_not, map(_GRAD_OF, self.none), repeat(None))):
             return "a gradient is there already"
+        if any(map(is_, map(_GRAD_OF, self.some), repeat(None))):
+            return "a gradient is gone"
         places = set()
         for leaf, _ in self.accumulated:
             grad = leaf.grad
@@ -151,12 +155,9 @@ class Runner:
         return not all(map(is_, map(_DATA, self.tensors), self.arrays))
 
     def watch_gradients(self, tensors: Iterable[Tensor]) -> None:
-        """Gradients that the program does not touch, and Python may look at."""
+        """Whether these have gradients, which the program does not touch, and Python may look at."""
         for t in tensors:
-            if t.grad is None:
-                self.none.append(t)
-            else:
-                self.guards.attributes.append((t, "grad", t.grad))
+            (self.none if t.grad is None else self.some).append(t)
 
     def expect(self) -> None:
         """Make what is looked at before each run, but for what is there."""
@@ -175,7 +176,7 @@ class Runner:
         for now, known in self.parameters:
             places.sized.append(now)
             places.entries.extend((now, i) for i in range(len(known)))
-        self.same = Same(places, self.tensors, self.none)
+        self.same = Same(places, self.tensors, self.none, self.some)
 
     def _roots(self) -> list:
         return [root for update in self.updates for root in (update.optimizer.param_groups, update.optimizer.state)]

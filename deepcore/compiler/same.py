@@ -29,10 +29,10 @@ class Same:
     what Python does in a small step, and bytecode reads an attribute in less time than `map` calls what reads it.
 
     `places`: of the guards and the optimizers. `arrays`: tensors over the same memory. `leaves`: tensors with the same
-    gradient.
+    gradient. `some`: tensors with a gradient.
     """
 
-    def __init__(self, places: Places, arrays: list[Tensor], leaves: list[Tensor]):
+    def __init__(self, places: Places, arrays: list[Tensor], leaves: list[Tensor], some: list[Tensor]):
         self.places, self.arrays, self.leaves = places, arrays, leaves
         known: dict[int, str] = {}
         objects: list[Any] = []
@@ -59,6 +59,7 @@ class Same:
         equals += [f"{name(array)}.tobytes()" for array in places.contents]
         terms = [f"{value} == k{i}" for i, value in enumerate(equals)]
         terms += [f"{value} is v{i}" for i, value in enumerate(values)]
+        terms += [f"{name(t)}.grad is not None" for t in some]
         taken = [*(f"k{i}" for i in range(len(equals))), *(f"v{i}" for i in range(len(values)))]
         found: dict[str, Any] = {}
         exec(f"def holds({', '.join([*known.values(), *taken])}):\n    return {' and '.join(terms)}", found)
