@@ -7,11 +7,12 @@ import dataclasses
 import functools
 import gc
 import math
+import sys
 import types
 import typing
 import warnings
 import weakref
-from collections import deque
+from array import array as c_array
 
 import numpy as np
 import pytest
@@ -266,7 +267,7 @@ def readings():
     kind = type("Kind", (Base,), {"twice": property(lambda self: self.factor), "times": lambda self, x: x * self.scale})
     one, slotted, array, zero = kind(), Slotted(), np.full(3, 2, "f"), {"scale": 0.0}
     one.factor = 2.0
-    numbers, values, queue = [1.0] * 1000, {1.0, 2.0}, deque([2.0])
+    numbers, values, queue = [1.0] * 1000, {1.0, 2.0}, collections.deque([2.0])
     part = functools.partial(lambda x, scale: x * scale, scale=2.0)
 
     def default(x, scale=2.0, *, more=1.0):
@@ -275,6 +276,17 @@ def readings():
     def calls(function):
         return lambda x: function(x)
 
+    def importing(x):
+        import settings_of_a_test
+
+        return x * settings_of_a_test.scale
+
+    Meta = type("Meta", (type,), {"shared": 2.0})
+    Kind, plain, Tripled = Meta("Kind", (), {}), Base(), type("Tripled", (Base,), {"scale": 3.0})
+    shown, user, data, list_of_c = {"scale": 2.0}, collections.UserDict(scale=2.0), bytearray([2]), c_array("d", [2.0])
+    view, unread = types.MappingProxyType(shown), dc.ones(2)
+    sys.modules["settings_of_a_test"] = types.ModuleType("settings_of_a_test")
+    sys.modules["settings_of_a_test"].scale = 2.0
     return {
         "an attribute of the class": (lambda x: x * one.scale, lambda: setattr(kind, "scale", 3.0)),
         "an attribute of the class below": (lambda x: x * kind.scale, lambda: setattr(kind, "scale", 3.0)),
@@ -294,6 +306,23 @@ def readings():
         "an element of an array": (lambda x: x * float(array[1]), lambda: array.__setitem__(1, 3.0)),
         "a module's attribute": (lambda x: x * settings.scale, lambda: setattr(settings, "scale", 3.0)),
         "an argument bound before": (calls(part), lambda: part.keywords.update(scale=3.0)),
+        "a UserDict": (lambda x: x * user["scale"], lambda: user.update(scale=3.0)),
+        "a mapping's view": (lambda x: x * view["scale"], lambda: shown.update(scale=3.0)),
+        "bytes": (lambda x: x * data[0], lambda: data.__setitem__(0, 3)),
+        "an array of Python's": (lambda x: x * list_of_c[0], lambda: list_of_c.__setitem__(0, 3.0)),
+        "a class's class": (lambda x: x * Kind.shared, lambda: setattr(Meta, "shared", 3.0)),
+        "another table of attributes": (lambda x: x * one.scale, lambda: setattr(one, "__dict__", {"scale": 3.0})),
+        "an object's class": (lambda x: x * plain.scale, lambda: setattr(plain, "__class__", Tripled)),
+        "a shape": (lambda x: x * len(unread), lambda: setattr(unread, "data", dc.ones(3))),
+        "whether a gradient is wanted": (lambda x: x * (1 + unread.requires_grad), lambda: unread.requires_grad_()),
+        "whether there is a gradient": (
+            lambda x: x * (1 if unread.grad is None else 2),
+            lambda: setattr(unread, "grad", dc.ones(2)),
+        ),
+        "a module that is imported there": (
+            importing,
+            lambda: setattr(sys.modules["settings_of_a_test"], "scale", 3.0),
+        ),
         "the sign of zero": (lambda x: x / (x * zero["scale"]), lambda: zero.update(scale=-0.0)),
     }
 
@@ -607,6 +636,49 @@ def test_a_result_that_is_returned_twice_is_one_tensor():
     for _ in range(3):
         first, second = compiled(dc.ones(2))
         assert first is second and first.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda n: n[1],
+        lambda n: next(iter(n)),
+        lambda n: n.astype("i8").item(0),
+        lambda n: n.copy().max(),
+        lambda n: n.take([1])[0],
+        lambda n: n.repeat(2)[3],
+        lambda n: float(n.clip(0, 9).sum()),
+        lambda n: n.argpartition(1)[0] + 1,
+    ],
+    ids=["item", "iter", "astype", "copy", "take", "repeat", "clip", "argpartition"],
+)
+def test_numbers_read_from_an_array_among_the_arguments(read):
+    compiled = dc.compile(lambda x, n: x * float(read(n)))
+    with pytest.warns(DeepcoreWarning, match="cannot be compiled"):
+        for n in (np.array([1.0, 2.0]), np.array([4.0, 3.0])):
+            assert compiled(dc.ones(1), n).item() == float(read(n))
+    assert not compiled.runs
+
+
+@pytest.mark.parametrize(
+    "gives",
+    [lambda w: setattr(w, "data", w.data + 1), lambda w: dc.tensor(w), lambda w: dc.zeros(2, requires_grad=True)],
+)
+def test_other_memory_copies_and_leaves_are_not_compiled(gives):
+    w = dc.ones(2)
+
+    def function(x):
+        return x * w, gives(w)
+
+    compiled = dc.compile(function)
+    with pytest.warns(DeepcoreWarning, match="cannot be compiled"):
+        compiled(dc.ones(2))
+    with dc.no_grad():
+        w += 1
+    expected = (w * 3).tolist()
+    result, other = compiled(dc.full((2,), 3.0))
+    assert result.tolist() == expected and not compiled.runs
+    assert other is None or other.requires_grad or other.tolist() == w.tolist()
 
 
 def one_parameter():

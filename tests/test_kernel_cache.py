@@ -574,7 +574,8 @@ def test_when_there_is_no_second_process(monkeypatch):
     assert none()
     monkeypatch.setattr(ahead, "Helper", lambda names: names)
     assert not none()
-    for owner, name, value in ((settings, "threads", 1), (sys, "executable", "/bin/game"), (sys, "frozen", True)):
+    none_of = (settings, "threads", 1), (sys, "executable", ""), (sys, "executable", "/bin/game"), (sys, "frozen", True)
+    for owner, name, value in none_of:
         with monkeypatch.context() as change:
             change.setattr(owner, name, value, raising=False)
             assert none(), name

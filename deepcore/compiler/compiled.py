@@ -11,13 +11,14 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from operator import is_not
 from typing import Any
 
 from deepcore.autograd.graph import mode
 from deepcore.autograd.transforms import tree_map
 from deepcore.backend import backend_of, get_backend
 from deepcore.compiler.build import build
-from deepcore.compiler.guards import PLAIN, Guards
+from deepcore.compiler.guards import PLAIN, Guards, is_scalar
 from deepcore.compiler.runner import Arena, Runner, Stopped
 from deepcore.compiler.trace import Fault, Trace, user_line
 from deepcore.config import settings
@@ -175,19 +176,19 @@ class Compiled:
         finally:
             for tensor, array in given:
                 tensor._data = array
-        drawn, impure = guards.drawn(), guards.overwritten() or trace.overwritten() or guards.changed()
-        if drawn and trace.fault is None:
-            trace.fault = Fault("the function draws random numbers that are not deepcore's", user_line())
+        if guards.drawn():
+            trace.note("the function draws random numbers that are not deepcore's")
         after = [*_flat(args), *_flat(kwargs)]
-        if (len(after) != len(before) or any(a is not b for a, b in zip(after, before))) and trace.fault is None:
-            trace.fault = Fault("the function changes a list or dict among its arguments", user_line())
+        if len(after) != len(before) or any(map(is_not, after, before)):
+            trace.note("the function changes a list or dict among its arguments")
+        impure = guards.overwritten(trace.settings) or guards.changed()
         if impure and trace.fault is None:
             if key not in self._changing:  # it may have made what it will find from now on
                 if len(self._changing) > 256:
                     self._changing.clear()
                 self._changing.add(key)
                 return result
-            trace.fault = Fault(f"the function changes Python's state: {impure}", user_line())
+            trace.note(f"the function changes Python's state: {impure}")
         outputs: list = []
         tree = _outputs(result, trace, outputs, tensors)
         if trace.fault is None:
@@ -355,7 +356,7 @@ def _structure(tree, arrays: list, tensors: list):
             return raw.shape, raw.strides, raw.dtype, tree.backend, tree._node is not None, tree.grad is None
         return raw.shape, raw.strides, raw.dtype, tree.backend
     kind = tree.__class__
-    if kind is tuple or isinstance(tree, (list, tuple)):  # what `tree_map` goes into
+    if isinstance(tree, (list, tuple)):  # what `tree_map` goes into
         return (kind, *[_structure(t, arrays, tensors) for t in tree])
     if isinstance(tree, dict):
         return (kind, *[(k, _structure(v, arrays, tensors)) for k, v in tree.items()])
@@ -364,7 +365,7 @@ def _structure(tree, arrays: list, tensors: list):
     if kind in (int, str, bool, type(None)):
         return (kind, tree)
     if hasattr(tree, "dtype") and hasattr(tree, "strides") and hasattr(tree, "shape"):
-        if not hasattr(tree, "__setitem__"):  # a number of NumPy's
+        if is_scalar(tree):
             return (kind, tree.tobytes())
         arrays.append(tree)
         return ("a", tree.shape, tree.strides, tree.dtype)
@@ -476,9 +477,7 @@ def _outputs(tree, trace: Trace, found: list, given: list[Tensor]):
 
 def _is_fixed(value) -> bool:
     """Whether it holds no tensors and cannot change: a number, also NumPy's, a name, a dtype."""
-    if isinstance(value, (*PLAIN, type, enum.Enum, range)):
-        return True
-    return hasattr(value, "itemsize") and not hasattr(value, "__setitem__")
+    return isinstance(value, (*PLAIN, type, enum.Enum, range)) or is_scalar(value)
 
 
 def _mapped(f: Callable, tree):

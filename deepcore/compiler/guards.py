@@ -117,9 +117,11 @@ class Guards:
         """Whether random numbers of Python or NumPy were drawn since."""
         return list(map(_position, self._streams)) != self._positions
 
-    def overwritten(self) -> str | None:
-        """A setting that the function, which has run since, has changed, or None."""
-        return _differing([(held, name, value) for held, kept in self.settings for name, value in kept.items()])
+    def overwritten(self, settings: Iterable[tuple[dict, dict]]) -> str | None:
+        """A setting that the function, which has run since, has changed, or None; `settings`: more of them, seen later."""
+        return _differing(
+            [(held, name, value) for held, kept in (*self.settings, *settings) for name, value in kept.items()]
+        )
 
     def changed(self) -> str | None:
         """What is no longer as it was, or None."""
@@ -202,14 +204,14 @@ class Guards:
                 self._walk(part, depth + 1)
             self._class(kind, depth + 1)
         elif own is not None and _is_a(kind, "Optimizer"):  # its numbers are read anew in each run
-            self.settings += [(group, _settings(group)) for group in own["param_groups"]]
+            self.settings += [(group, settings_of(group)) for group in own["param_groups"]]
             for p in (p for group in own["param_groups"] for p in group["params"]):
                 self._walk(p, depth + 1)
             self._class(kind, depth + 1)
             self.sizes.append((own, len(own)))
             self._entries(own, [name for name in own if name not in _OPTIMIZERS], depth, self.entries)
         elif own is not None and _is_a(kind, "LRScheduler"):
-            self.settings.append((own, _settings(own)))
+            self.settings.append((own, settings_of(own)))
             self._walk(own.get("optimizer"), depth + 1)
         elif isinstance(value, _generators()):
             self._streams.append(value)
@@ -408,7 +410,8 @@ def _own(value) -> dict | None:
     return own if type(own) is dict else None
 
 
-def _settings(table: dict) -> dict:
+def settings_of(table: dict) -> dict:
+    """What is said in a group of parameters, or by a schedule."""
     return {name: value for name, value in table.items() if name not in ("params", "param_names", "optimizer")}
 
 
@@ -436,11 +439,16 @@ def _same(now, then) -> bool:
         return False
     if type(then) is tuple:
         return len(now) == len(then) and all(map(_same, now, then))
-    if hasattr(then, "itemsize") and not hasattr(then, "__setitem__"):  # a number of NumPy's
+    if is_scalar(then):
         return repr(now) == repr(then)
     if type(then) not in PLAIN:
         return False
     return repr(now) == repr(then) if isinstance(then, (float, complex)) else now == then  # -0.0 is 0.0, and NaN no NaN
+
+
+def is_scalar(value) -> bool:
+    """Whether it is a number of NumPy's, or a dtype."""
+    return hasattr(value, "itemsize") and not hasattr(value, "__setitem__")
 
 
 def _told(value) -> str:

@@ -22,6 +22,7 @@ from deepcore.autograd.engine import accumulate
 from deepcore.autograd.graph import mode
 from deepcore.autograd.modes import _LOCK
 from deepcore.backend import dtypes as dt
+from deepcore.compiler.guards import settings_of
 from deepcore.config import settings
 from deepcore.kernels import compiler, watch
 from deepcore.kernels.checks import FINITE, WITHIN
@@ -152,7 +153,7 @@ class Trace:
         self.accumulated: dict[Tensor, Buffer] = {}
         self.grads: dict[Tensor, Ref] = {}
         self.updates: list[Update] = []
-        #: Settings that they were made with.
+        #: Groups of parameters, and the settings that they were updated with.
         self.settings: list[tuple[dict, dict]] = []
         self.updated: set[Buffer] = set()
         #: Norms that updates have found, and where.
@@ -238,14 +239,6 @@ class Trace:
         if tensor not in self.watched():
             self.note("a result in memory that the function writes")
         return True
-
-    def overwritten(self) -> str | None:
-        """A setting of an optimizer that was changed after its step, or None."""
-        for group, then in self.settings:
-            for name, value in then.items():
-                if group.get(name) is not value and name != "params":
-                    return f"{name} of an optimizer"
-        return None
 
     def raw_arguments(self) -> None:
         """Arrays that are no tensors are among the arguments."""
@@ -662,7 +655,7 @@ class Trace:
     def update(self, optimizer, function: Callable, clip=None, clipped: Callable | None = None):
         """A step of an optimizer, which `function` does; `clipped(gradients)` clips as it does."""
         live, gradients = self.before_update(optimizer)
-        self.settings += [(group, dict(group)) for group in optimizer.param_groups]
+        self.settings += [(group, settings_of(group)) for group in optimizer.param_groups]
         count = len(live)
         with self.paused():
             result = function()
