@@ -101,13 +101,12 @@ def _noting(name: str, how: str):
 
 
 for _name, _how in {
-    **dict.fromkeys(("item", "tolist", "tobytes", "__iter__", "__float__", "__int__", "__index__", "__complex__", "__contains__"),
+    **dict.fromkeys(("item", "tolist", "tobytes", "__float__", "__int__", "__index__", "__complex__", "__contains__"),
                     "reading a value"),
     "__bool__": "a decision that depends on a value",
     **dict.fromkeys(("__repr__", "__str__", "__format__"), "printing a value"),
     **dict.fromkeys(("__dlpack__", "dump", "dumps", "tofile"), "handing the memory on"),
-    **dict.fromkeys(("astype", "copy", "flatten", "take", "repeat", "compress", "partition", "argpartition", "clip", "round",
-                     "argmax", "argmin", "argsort", "sort", "nonzero", "choose", "searchsorted", "dot", "fill", "put"),
+    **dict.fromkeys(("argmax", "argmin", "argsort", "sort", "nonzero", "choose", "searchsorted", "dot", "fill", "put"),
                     "NumPy's own computing"),
 }.items():  # fmt: skip
     setattr(Traced, _name, _noting(_name, _how))

@@ -525,8 +525,34 @@ def test_buffers_and_gradients_that_are_returned_are_themselves():
     assert buffer.tolist() == [10.0, 10.0] and compiled.runs == 2
 
 
+def test_a_view_of_what_a_function_writes_stays_one():
+    found = []
+    for compiled in (False, True):
+        buffer = dc.zeros(2)
+        step = lambda x, buffer=buffer: buffer.add_(x)[:1]
+        run = dc.compile(step) if compiled else step
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*a result in memory that the function writes", DeepcoreWarning)
+            for i in range(4):
+                run(dc.full((2,), 1.0 + i)).mul_(2)
+                found.append(buffer.tolist())
+    assert found[:4] == found[4:]
+
+
 class Attributes(dict):
     __getattr__ = dict.__getitem__
+
+
+class Hidden:
+    """What looks at its table by asking it gets nothing."""
+
+    def __init__(self):
+        self.scale = 2.0
+
+    def __getattribute__(self, name):
+        if name == "__dict__":
+            raise RuntimeError("nobody is to know")
+        return object.__getattribute__(self, name)
 
 
 class Keywords:
@@ -534,12 +560,13 @@ class Keywords:
 
 
 def test_objects_of_strange_classes_are_looked_at():
-    settings, odd = Attributes(scale=2.0), Keywords()
+    settings, odd, hidden = Attributes(scale=2.0), Keywords(), Hidden()
     setattr(odd, "from", 3.0)
     deep = functools.reduce(lambda inner, _: lambda x: inner(x), range(30), lambda x: x * settings.scale)
     for function, change in (
         (lambda x: x * settings.scale * getattr(odd, "from"), lambda: setattr(odd, "from", 4.0)),
         (deep, lambda: settings.update(scale=5.0)),
+        (lambda x: x * hidden.scale, lambda: setattr(hidden, "scale", 3.0)),
     ):
         compiled = dc.compile(function)
         before = [compiled(dc.ones(1)).item() for _ in range(3)]
@@ -636,6 +663,21 @@ def test_a_result_that_is_returned_twice_is_one_tensor():
     for _ in range(3):
         first, second = compiled(dc.ones(2))
         assert first is second and first.tolist() == [2.0, 2.0]
+
+
+def test_a_leaf_that_a_function_makes_runs_as_it_is():
+    w = dc.ones(2)
+
+    def attack(x):
+        delta = dc.zeros(2, requires_grad=True)
+        ((x + delta) * w).square().sum().backward()
+        return delta.grad * 2
+
+    compiled = dc.compile(attack)
+    with pytest.warns(DeepcoreWarning, match="a gradient of a tensor that the function makes"):
+        for i in range(4):
+            assert compiled(dc.full((2,), 1.0 + i)).tolist() == attack(dc.full((2,), 1.0 + i)).tolist()
+    assert not compiled.runs
 
 
 @pytest.mark.parametrize(

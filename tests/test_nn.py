@@ -577,6 +577,15 @@ def test_normalize(p, backend):
     assert np.isfinite(x.grad.numpy()).all()
 
 
+@pytest.mark.parametrize("p", [0.5, 1, 2, 3, float("inf")])
+def test_normalize_along_one_element_gives_signs(p, backend):
+    x = dc.tensor([[[0.3, -7.0], [1e-3, -1e5]]], backend=backend, requires_grad=True)
+    out = F.normalize(x, p=p, dim=0)
+    assert out.tolist() == [[[1.0, -1.0], [1.0, -1.0]]]
+    out.sum().backward()
+    assert np.abs(x.grad.numpy()).max() <= 1e-3  # where 1/|x| is 1e3
+
+
 # -- nn.init ---------------------------------------------------------------------------------------------------------------
 
 
