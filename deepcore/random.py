@@ -11,9 +11,9 @@ import functools
 import math
 import operator
 import os
-import threading
 from typing import Any
 
+from deepcore import locks
 from deepcore.autograd.graph import mode
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
@@ -42,7 +42,7 @@ class Generator:
 
     def __init__(self, seed: int | None = None, stream: int = 0):
         watch.note("making a generator")
-        self._lock = threading.Lock()
+        self._lock = locks.lock()
         self._restart(_entropy() if seed is None else _word("seed", seed), _word("stream", stream), 0)
 
     def _restart(self, seed: int, stream: int, position: int) -> None:
@@ -103,7 +103,7 @@ class Generator:
     def at(self, seed: int, stream: int, position: int) -> Generator:
         """Another generator, at a position."""
         other = Generator.__new__(Generator)
-        other._lock = threading.Lock()
+        other._lock = locks.lock()
         other._restart(seed, stream, position)
         return other
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from deepcore import locks
 from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
 
@@ -24,7 +24,7 @@ class _Kernel(NamedTuple):
 
 
 _KERNELS: dict[tuple[str, str], list[_Kernel]] = {}
-_LOCK = threading.RLock()
+_LOCK = locks.rlock()
 _discovered = False
 _numba: Any = None  # the module once loaded; False where it cannot be imported
 

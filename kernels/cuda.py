@@ -9,12 +9,11 @@ there imports no numba.
 from __future__ import annotations
 
 import re
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-from deepcore import kernels
+from deepcore import kernels, locks
 from deepcore.errors import DeepcoreError, DeepcoreWarning
 from deepcore.kernels import cache, compiler
 
@@ -28,7 +27,7 @@ KERNELS: dict[str, Kernel] = {}
 
 _TRIPLE = "nvptx64-nvidia-cuda"
 _LAYOUT = "e-i64:64-i128:128-v16:16-v32:32-n16:32:64"
-_LOCK = threading.RLock()
+_LOCK = locks.rlock()
 
 
 class Kernel:

@@ -5,18 +5,18 @@ The formulas are those that single kernels are made from, nothing is contracted,
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 
+from deepcore import locks
 from deepcore.kernels import compiler, elementwise
 from deepcore.kernels.cuda import KERNELS, Kernel, blocks_for
 
 THREADS = 256
 _EACH = 4
 _TILE = THREADS * _EACH
-_LOCK = threading.Lock()
+_LOCK = locks.lock()
 _PLACES = {"v": "i", "r": "i % columns", "c": "i // columns", "s": "0"}
 
 

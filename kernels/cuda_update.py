@@ -6,7 +6,6 @@ and the formula's scalars as float64. A block looks the row of its tile up by bi
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from itertools import repeat
 from operator import is_
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deepcore import locks
 from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels import register
 from deepcore.kernels.cuda import KERNELS, Kernel, blocks_for
@@ -72,7 +72,7 @@ def build(tools, formula, states: int, dtype: str):
 
 
 _MADE: dict[tuple[Update, Any], Kernel] = {}
-_LOCK = threading.Lock()
+_LOCK = locks.lock()
 
 
 def kernel(update: Update, dtype) -> Kernel | None:

@@ -8,12 +8,12 @@ large arrays only; what it does not, at every size.
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from deepcore import locks
 from deepcore.backend.dtypes import float32, float64, int64
 from deepcore.config import settings
 from deepcore.kernels import compiler, formulas, memory, pool, register, scalar, watch
@@ -27,7 +27,7 @@ LEAST_EXACT = 1 << 17
 # What whole numbers have a kernel for, too.
 _WHOLE = {"add", "sub", "mul"}
 _PLAIN = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
-_LOCK = threading.Lock()
+_LOCK = locks.lock()
 _pack_1, _pack_2 = struct.Struct("4q").pack, struct.Struct("5q").pack
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 import functools
 import platform
 import sys
-import threading
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from deepcore import kernels
+from deepcore import kernels, locks
 from deepcore.kernels import scalar
 
 # No fastmath: neither reassociation nor contraction. The numpy error model drops zero-division branches.
 OPTIONS = {"nogil": True, "fastmath": False, "error_model": "numpy"}
-_LOCK = threading.RLock()
+_LOCK = locks.rlock()
 _LIFTED: dict[tuple[FunctionType, Any], Callable] = {}
 
 

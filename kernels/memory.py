@@ -9,12 +9,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-import os
-import threading
 import weakref
 
 import numpy as np
 
+from deepcore import locks
 from deepcore.kernels import watch
 from deepcore.kernels.compiler import address
 
@@ -40,7 +39,7 @@ class _Free:
     """
 
     def __init__(self):
-        self.lock = threading.RLock()
+        self.lock = locks.rlock()
         self.blocks: list[Block] = []
         #: The loans by the identity of a weak reference, which `ended` gets when the last array goes: no Python runs
         #: then, into which Ctrl-C could fall and be lost.
@@ -96,14 +95,6 @@ class _Free:
 
 
 _free = _Free()
-
-
-def _after_fork() -> None:
-    _free.lock = threading.RLock()  # another thread may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def empty(shape, dtype) -> np.ndarray:

@@ -23,6 +23,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from deepcore import locks
 from deepcore.config import settings
 from deepcore.errors import DeepcoreError
 from deepcore.kernels import watch
@@ -346,7 +347,7 @@ class _Pool:
 
 
 _pool: _Pool | None = None
-_RESIZING = threading.Lock()
+_RESIZING = locks.lock()
 
 
 def _resized() -> _Pool:
@@ -368,9 +369,8 @@ def _close() -> None:
 
 
 def _after_fork() -> None:
-    # Of all threads the child has only this one, and locks may be held by the others.
-    global _pool, _RESIZING
-    _pool, _RESIZING = None, threading.Lock()
+    global _pool
+    _pool = None  # its threads are the parent's
 
 
 if hasattr(os, "register_at_fork"):

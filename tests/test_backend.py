@@ -546,7 +546,7 @@ def test_one_thread_is_counted():
         raise ZeroDivisionError
     assert count == [4]
     blas.__enter__()
-    blas._after_fork()  # a child starts outside, whoever was inside in the parent
+    blas.after_fork()  # a child starts outside, whoever was inside in the parent
     assert count == [4] and blas._depth == 0
 
 

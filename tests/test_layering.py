@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"config", "errors"},
+    {"config", "errors", "locks"},
     {"backend"},
     {"kernels"},
     {"random", "printing", "tensor", "autograd"},

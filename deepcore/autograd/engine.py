@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import heapq
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
+from deepcore import locks
 from deepcore.autograd import graph
 from deepcore.autograd.graph import Node, mixed_backends, mode
 from deepcore.errors import ArgumentError, GradientError, ShapeError
@@ -24,7 +24,7 @@ def backward(tensor: Tensor, gradient=None, retain_graph=None, create_graph: boo
 
 
 #: Threads that share leaves add to the same `.grad`.
-_ACCUMULATING = threading.RLock()
+_ACCUMULATING = locks.rlock()
 
 
 def _start(tensor: Tensor, gradient) -> Tensor:

@@ -10,12 +10,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 
+from deepcore import locks
 from deepcore.autograd import graph
 from deepcore.autograd.graph import brief, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import NonFiniteError
 
-_LOCK = threading.Lock()
+_LOCK = locks.lock()
 
 
 class _GradMode(contextlib.ContextDecorator):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from deepcore import locks
 from deepcore.backend import dtypes
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, BackendError, DTypeError, suggest
@@ -133,7 +133,7 @@ class Backend:
 
 _FACTORIES: dict[str, Callable[[int], Backend]] = {}
 _INSTANCES: dict[str, Backend] = {}
-_LOCK = threading.RLock()  # a factory may ask for another backend
+_LOCK = locks.rlock()  # a factory may ask for another backend
 
 
 def register(kind: str, factory: Callable[[int], Backend]) -> None:

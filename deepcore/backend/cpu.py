@@ -7,13 +7,13 @@ import ctypes
 import os
 import platform
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepcore import locks
 from deepcore.backend import Backend
 from deepcore.backend.dtypes import float32
 from deepcore.config import settings
@@ -229,9 +229,8 @@ class _Blas:
 
     def __init__(self, get=None, set_=None, description="unknown (one thread cannot be enforced)"):
         self._get, self._set, self.description = get, set_, description
-        self._reset()
-        if set_ is not None and hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._after_fork)
+        self._lock, self._depth, self._before = locks.lock(), 0, 1
+        locks.call_after_fork(self)
 
     @classmethod
     def find(cls) -> _Blas:
@@ -278,14 +277,11 @@ class _Blas:
                 if self._depth == 0:
                     self._set(self._before)
 
-    def _reset(self):
-        self._lock, self._depth, self._before = threading.Lock(), 0, 1
-
-    def _after_fork(self):
-        # Another thread may have held the lock, or been inside: it does not exist in the child.
+    def after_fork(self):
+        """Back to as many threads as before: whoever was inside does not exist in a forked child."""
         if self._depth:
             self._set(self._before)
-        self._reset()
+        self._depth, self._before = 0, 1
 
 
 def _loaded_libraries(word: str) -> list[str]:

@@ -7,13 +7,13 @@ import enum
 import functools
 import logging
 import math
-import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from operator import is_not
 from typing import Any
 
+from deepcore import locks
 from deepcore.autograd.graph import mode
 from deepcore.autograd.transforms import tree_map
 from deepcore.backend import backend_of, get_backend
@@ -82,7 +82,8 @@ class Compiled:
         self._changing: set[tuple] = set()
         self._arena = Arena()
         self._latest: tuple | None = None
-        self._lock = threading.RLock()
+        self._lock = locks.rlock()
+        locks.call_after_fork(self)
         self._busy = self._warned = self._told = False
         #: How often the function was followed, and how often a program ran.
         self.traces = self.runs = 0
@@ -141,6 +142,10 @@ class Compiled:
             finally:
                 self._busy = False
         return self.function(*args, **kwargs)
+
+    def after_fork(self) -> None:
+        """Forget a call of another thread, which a forked child does not have."""
+        self._busy = False
 
     # -- following ----------------------------------------------------------------------------------------
     def _follow(self, key, args, kwargs, tensors: list, arrays: list, reason: str, looks: Callable | None):

@@ -1,0 +1,47 @@
+"""Locks that a forked child can take, whatever its parent's other threads held.
+
+Of all threads a child of `os.fork` has only the one that forked: a lock that another one held would stay locked there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Any
+
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+_owners: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def lock() -> threading.Lock:
+    """A `threading.Lock` that is free in a forked child."""
+    lock = threading.Lock()
+    _locks.add(lock)
+    return lock
+
+
+def rlock():
+    """A `threading.RLock` that is free in a forked child, unless the thread that forked holds it."""
+    lock = threading.RLock()
+    _locks.add(lock)
+    return lock
+
+
+def call_after_fork(owner: Any) -> None:
+    """Call `owner.after_fork()` in each forked child, to reset what a thread of the parent left half done."""
+    _owners.add(owner)
+
+
+def _after_fork() -> None:
+    for lock in list(_locks):
+        if lock.acquire(blocking=False):
+            lock.release()
+        else:
+            lock._at_fork_reinit()
+    for owner in list(_owners):
+        owner.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
