@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need co
 
 
 #: Why a call of some function runs as it is.
-EAGER = {"an argument that is returned as another tensor", "NumPy's less", "NumPy's nonzero"}
+EAGER = {"a result that shares the memory of an argument", "NumPy's less", "NumPy's nonzero"}
 
 
 def same(a, b) -> bool:
@@ -1048,3 +1048,34 @@ def test_arguments_are_returned_themselves():
         assert found["x"] is x and list(map(id, found["again"])) == [id(y), id(z), id(x)]
         assert found["sum"].tolist() == [i + 1.0] * 2
     assert both.runs == 2, both.faults
+
+
+VIEWS = {
+    "slice": lambda x: x[1:],
+    "row": lambda x: x[0],
+    "step": lambda x: x[::2],
+    "t": lambda x: x.t(),
+    "permute": lambda x: x.permute(1, 0),
+    "chunk": lambda x: x.chunk(2)[0],
+    "split": lambda x: x.split(1)[1],
+    "unbind": lambda x: x.unbind()[1],
+    "narrow": lambda x: x.narrow(0, 1, 2),
+    "select": lambda x: x.select(0, 1),
+    "reshape": lambda x: x.reshape(2, 8),
+    "detach": lambda x: x.detach(),
+    "among others": lambda x: {"doubled": x * 2, "view": (x[1:],)}["view"][0],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*shares the memory of an argument:deepcore.errors.DeepcoreWarning")
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_a_view_of_an_argument_stays_one(view):
+    """In every call: what is written into the argument shows in the result, and the other way round."""
+    compiled = dc.compile(view)
+    for _ in range(4):
+        x = dc.ones(4, 4)
+        result = compiled(x)
+        x.mul_(3)
+        assert (result == 3).all()
+        result.fill_(5)
+        assert (x == 5).any()

@@ -399,3 +399,14 @@ def test_a_chain_of_other_bits_is_left_as_it_is(xp, monkeypatch):
     monkeypatch.setattr(cuda_fused, "run", wrong)
     with dc.no_grad():
         assert compare(lambda: (chained, list), lambda: [(dc.ones(2, 3), dc.ones(3), dc.ones(3))] * 2).runs == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*shares the memory of an argument:deepcore.errors.DeepcoreWarning")
+@pytest.mark.parametrize("view", [lambda x: x[1:], lambda x: x.t(), lambda x: x.chunk(2)[0], lambda x: x.reshape(-1)])
+def test_a_view_of_an_argument_stays_one(xp, view):
+    compiled = dc.compile(view)
+    for _ in range(4):
+        x = dc.ones(4, 4)
+        result = compiled(x)
+        x.mul_(3)
+        assert (result == 3).all()

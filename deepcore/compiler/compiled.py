@@ -462,8 +462,8 @@ def _outputs(tree, trace: Trace, found: list, given: list[Tensor]):
         if trace.writes(leaf):
             return leaf
         ref = trace.norms.get(leaf) or trace.ref(leaf._data, leaf)
-        if ref.buffer.kind == "given" and ref.whole:
-            trace.note("an argument that is returned as another tensor")
+        if ref.buffer.kind == "given":
+            trace.note("a result that shares the memory of an argument")
         if ref.buffer.kind == "outside":
             return leaf
         node = leaf._node
