@@ -210,10 +210,16 @@ def signed_words(*values: int) -> list[int]:
     return [value - (value >> 63 << 64) for value in values]
 
 
-@functools.lru_cache(256)
 def bits(value: float) -> int:
     """A float64 as the word that a kernel takes."""
+    return _nonzero_bits(value) if value else _bits(value)  # a cache takes -0.0 for 0.0
+
+
+def _bits(value: float) -> int:
     return _float_word.unpack(_as_float.pack(value))[0]
+
+
+_nonzero_bits = functools.lru_cache(256)(_bits)
 
 
 _as_float, _float_word = struct.Struct("d"), struct.Struct("q")

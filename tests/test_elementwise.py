@@ -457,3 +457,10 @@ def test_no_less_accurate_than_pytorch(name):
     for kind, ours, theirs in errors_beside_pytorch(name):
         assert ours.max() <= max(1.35 * theirs.max(), 2.2), kind
         assert ours.mean() <= max(1.15 * theirs.mean(), 0.4), kind
+
+
+@pytest.mark.parametrize("slopes", [(0.0, -0.0), (-0.0, 0.0)])
+def test_parameters_keep_the_sign_of_zero(backend, slopes):
+    x = dc.tensor([-1.0, -2.0], backend=backend)
+    signs = [np.signbit(dc.nn.functional.leaky_relu(x, slope).numpy()).tolist() for slope in slopes]
+    assert signs == [[not np.signbit(slope)] * 2 for slope in slopes]
