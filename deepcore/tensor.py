@@ -54,14 +54,26 @@ class Tensor(TensorMethods):
     """
 
     # _base: None, or (the tensor this is a view of, the chain of view ops that leads here). _storage: made when first needed.
-    # _hooks is set only on leaves that have hooks.
-    __slots__ = ("__weakref__", "_base", "_data", "_hooks", "_node", "_requires_grad", "_storage", "backend", "grad")
+    # _hooks is set only on leaves that have hooks. _spec: shape, strides and dtype as plans are keyed by, once wanted.
+    __slots__ = (
+        "__weakref__",
+        "_base",
+        "_data",
+        "_hooks",
+        "_node",
+        "_requires_grad",
+        "_spec",
+        "_storage",
+        "backend",
+        "grad",
+    )
 
     # NumPy leaves `array + tensor` to the tensor.
     __array_priority__ = 1000
 
-    def __init__(self, data, backend: Backend, requires_grad: bool = False, node=None):
+    def __init__(self, data, backend: Backend, requires_grad: bool = False, node=None, spec=None):
         self._data = data
+        self._spec = spec
         self.backend = backend
         self._requires_grad = requires_grad
         self._node = node
@@ -89,7 +101,7 @@ class Tensor(TensorMethods):
                 fix="t.to(backend) moves a tensor",
             )
         version = self.version + 1  # a graph that saved the old array must notice
-        self._data = raw
+        self._data, self._spec = raw, None
         changes.count += 1
         self._base, self._storage = None, Storage()
         self._storage.version = version

@@ -75,6 +75,15 @@ def dispatcher(op_name: str, backend, reference: Callable) -> Callable:
     return run
 
 
+def lowering(op_name: str, backend):
+    """What plans the calls of an op on `backend`, or None."""
+    discover()
+    for kernel in _KERNELS.get((op_name, backend.name), ()):
+        if hasattr(kernel.run, "plans"):
+            return kernel.run
+    return None
+
+
 def load_numba():
     """The numba module, or None where it cannot be imported; the first time that happens, one warning says so."""
     global _numba

@@ -80,6 +80,18 @@ class Kernel:
         once, as a warning; the caller then has the reference."""
         return self.address != 0 or self._prepare() in ("compiled", "cached")
 
+    def kept(self) -> bool:
+        """Whether it can be called without compiling it: it was, or the cache has it."""
+        if self.state or self.address:
+            return self.address != 0
+        with _LOCK:
+            if not self.state:
+                with contextlib.suppress(ImportError):
+                    stem = cache.stem(self.name, *sources(self.build, self.parameters))
+                    if self._load_kept(stem, f"deepcore_{self.name}_{(stem or '')[-40:]}"):
+                        self.state = "cached"
+        return self.address != 0
+
     def _prepare(self) -> str:
         with _LOCK:
             if not self.state:
@@ -299,6 +311,18 @@ def _machine() -> Any:
         codemodel="jitdefault",
         jit=True,
     )
+
+
+def assembled(text: str, symbol: str) -> int:
+    """The address of a function that is given in LLVM's language."""
+    from llvmlite import binding
+
+    with _LOCK:
+        engine, module = _engine(), binding.parse_assembly(text)
+        module.verify()
+        engine.add_object_file(binding.ObjectFileRef.from_data(_machine().emit_object(module)))
+        engine.finalize_object()
+        return engine.get_function_address(symbol)
 
 
 def _loadable(data: bytes) -> bool:

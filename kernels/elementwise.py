@@ -7,7 +7,7 @@ large arrays only; what it does not, at every size.
 
 from __future__ import annotations
 
-import struct
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,9 +15,9 @@ import numpy as np
 
 from deepcore import locks
 from deepcore.backend.dtypes import float32, float64, int64
-from deepcore.config import settings
-from deepcore.kernels import compiler, formulas, memory, pool, register, scalar, watch
-from deepcore.kernels.compiler import Kernel, address, bits
+from deepcore.kernels import compiler, formulas, register, scalar
+from deepcore.kernels.compiler import Kernel
+from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
 
 # Elements of one slice: some 5 to 50 µs. Up to a slice there is one thread.
 SLICE = 1 << 15
@@ -28,7 +28,7 @@ LEAST_EXACT = 1 << 17
 _WHOLE = {"add", "sub", "mul"}
 _PLAIN = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _LOCK = locks.lock()
-_pack_1, _pack_2 = struct.Struct("4q").pack, struct.Struct("5q").pack
+_TYPES = {float32: float32, float64: float64, int64: int64}
 
 
 class Line(NamedTuple):
@@ -129,20 +129,21 @@ def one(formula: str, operands: int, parameters: int) -> tuple[Line, ...]:
     return (Line(formula, tuple(range(operands)), tuple(range(parameters))),)
 
 
-class Map:
-    """An elementwise op: its kernels, each made when a call first needs it, and the ways into them.
+class Map(Lowering):
+    """An elementwise op: its kernels, each made when a call first needs it, and the plans of its calls.
 
-    Called like any kernel, also with `out=`, a C-contiguous array of the result's shape and dtype, which may be one of
-    the operands. `least`: `bind` leaves arrays below this size to the reference.
+    `least`: smaller arrays are left to the reference, which has the same bits, unless the kernel need not be compiled.
+    `out=`: a C-contiguous array of the result's shape and dtype, which may be one of the operands.
     """
 
-    __slots__ = ("_kernels", "arity", "booleans", "copies", "formula", "least", "parameters")
-
     def __init__(self, formula: str, *parameters: str, least: int = 0, booleans: int = 0):
+        super().__init__(formula, self.planned, (), parameters, self.prepared)
         self.formula, self.parameters, self.least, self.booleans = formula, parameters, least, booleans
         self.copies = not least  # an operand in another layout is worth a copy where the computing takes longer
         self.arity = _function(formula).__code__.co_argcount - len(parameters)
         self._kernels: dict[tuple[str, str], Kernel] = {}
+        #: How operands that are alike and contiguous are computed, whatever their shape, by their dtype.
+        self._alike: dict[np.dtype, Callable] = {}
         self.kernel(float32, "v" * self.arity)
 
     def kernel(self, dtype, kinds: str) -> Kernel:
@@ -159,20 +160,36 @@ class Map:
                     self._kernels[dtype.char, kinds] = found
         return found
 
-    def __call__(self, xp, *operands, out=None, **params):
-        like = operands[-1]
-        dtype, shape = like.dtype, like.shape
-        for x in operands:
-            if x.dtype is not dtype or x.shape != shape or x.flags.num & _PLAIN != _PLAIN:
-                return self._unlike(xp, operands, out, params)
-        return self._run(operands, "v" * self.arity, 0, shape, out, params)
+    def planned(self, specs, params) -> Plan | bool | None:
+        like = specs[-1]
+        dtype = _TYPES.get(like.dtype)
+        if dtype is None or (dtype is int64 and self.formula not in _WHOLE):
+            return None
+        if any(spec.dtype != (np.bool_ if i < self.booleans else dtype) for i, spec in enumerate(specs)):
+            return None
+        alike = all(spec.shape == like.shape for spec in specs)
+        shape = like.shape if alike else np.broadcast_shapes(*[spec.shape for spec in specs])
+        size = math.prod(shape)
+        large = size >= self.least
+        if not size:
+            return None
+        if not all(spec.plain for spec in specs):
+            return large or None
+        layout = ("v" * len(specs), 0) if alike else _kinds(specs, shape)
+        if layout is None:
+            return None
+        kinds, columns = layout
+        kernel = self.kernel(dtype, kinds)
+        if not (kernel.ready() if large else kernel.kept()):
+            return None
+        arrays, floats = len(specs), len(self.floats)
+        operands = list(map(Operand, range(arrays + floats + 1)))
+        words = (*operands[:arrays], operands[-1], size, columns, *operands[arrays:-1])
+        result = like if alike else contiguous(shape, dtype, like.backend)
+        return Plan(result, [Launch(kernel, slices(size, columns), words)])
 
-    def _unlike(self, xp, operands, out, params):
-        """Operands that differ in shape, layout or dtype."""
-        dtype = operands[-1].dtype
-        for i, x in enumerate(operands):
-            if x.dtype != (np.bool_ if i < self.booleans else dtype):
-                return NotImplemented
+    def prepared(self, xp, operands, params, out):
+        """Operands of which some are not contiguous."""
         shape = np.broadcast_shapes(*[x.shape for x in operands])
         if len(operands) > 1 and any(x.shape == shape and any(x.strides) for x in operands):
             # One number that stands for many, as the gradient of a sum is.
@@ -184,100 +201,7 @@ class Map:
             if not self.copies:
                 return NotImplemented
             operands = tuple(np.require(x, requirements="CA") for x in operands)
-        found = _kinds(operands, shape)
-        return NotImplemented if found is None else self._run(operands, *found, shape, out, params)
-
-    def _run(self, operands, kinds: str, columns: int, shape, out, params):
-        dtype = operands[-1].dtype
-        if dtype == float32:
-            kernel = self.kernel(float32, kinds)
-        elif dtype == float64:
-            kernel = self.kernel(float64, kinds)
-        elif dtype == int64 and self.formula in _WHOLE:
-            kernel = self.kernel(int64, kinds)
-        else:
-            return NotImplemented
-        if not kernel.address and not kernel.ready():
-            return NotImplemented
-        if out is None:
-            out = memory.empty(shape, dtype)
-        size = out.size
-        words = [address(x) for x in operands]
-        words += (address(out), size, columns)
-        for name in self.parameters:
-            words.append(bits(params[name]))
-        if size:
-            pool.complete(kernel, slices(size, columns), *words)
-        return out
-
-    def bind(self, reference: Callable) -> Callable:
-        """What runs the op: small calls by the shortest way, others as they come."""
-        least = self.least
-
-        def run(xp, *operands, **params):
-            if settings.kernels:
-                result = self(xp, *operands, **params)
-                if result is not NotImplemented:
-                    return result
-            return reference(xp, *operands, **params)
-
-        if not self.parameters and compiler.address is compiler.fast_address and self.arity < 3:
-            return (self._bind_unary if self.arity == 1 else self._bind_binary)(run, reference)
-        if least:
-            return lambda xp, *xs: run(xp, *xs) if max(x.size for x in xs) >= least else reference(xp, *xs)
-        return run
-
-    # A call of a few elements spends a microsecond in these, so they look nowhere twice.
-
-    def _bind_unary(self, run, reference):
-        kernel, data, header, empty, least = (
-            self.kernel(float32, "v"), compiler.MEMORY, compiler.HEADER, np.empty, self.least,
-        )  # fmt: skip
-
-        def run_unary(xp, x):
-            size = x.size
-            if size < least:
-                return reference(xp, x)
-            if x.dtype is float32 and x.flags.num & _PLAIN == _PLAIN and kernel.address and settings.kernels:
-                if size <= SLICE and not watch.count:
-                    out = empty(x.shape, float32)
-                    kernel._call(_pack_1(data[(id(x) + header) >> 3], data[(id(out) + header) >> 3], size, 0), 0)
-                else:
-                    out = memory.empty(x.shape, float32)
-                    pool.complete(kernel, -(-size // SLICE), address(x), address(out), size, 0)
-                return out
-            return run(xp, x)
-
-        return run_unary
-
-    def _bind_binary(self, run, reference):
-        kernel, data, header, empty, least = (
-            self.kernel(float32, "vv"), compiler.MEMORY, compiler.HEADER, np.empty, self.least,
-        )  # fmt: skip
-
-        def run_binary(xp, x, y):
-            shape, size = x.shape, x.size
-            if size < least and y.size < least:
-                return reference(xp, x, y)
-            if (
-                x.dtype is float32
-                and y.dtype is float32
-                and x.flags.num & y.flags.num & _PLAIN == _PLAIN
-                and shape == y.shape
-                and kernel.address
-                and settings.kernels
-            ):
-                if size <= SLICE and not watch.count:
-                    out = empty(shape, float32)
-                    places = data[(id(x) + header) >> 3], data[(id(y) + header) >> 3], data[(id(out) + header) >> 3]
-                    kernel._call(_pack_2(*places, size, 0), 0)
-                else:
-                    out = memory.empty(shape, float32)
-                    pool.complete(kernel, -(-size // SLICE), address(x), address(y), address(out), size, 0)
-                return out
-            return run(xp, x, y)
-
-        return run_binary
+        return self(xp, *operands, out=out, **params)
 
 
 def _function(formula: str):

@@ -9,12 +9,15 @@ from __future__ import annotations
 import functools
 import math
 import struct
+from typing import NamedTuple
 
 import numpy as np
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
-from deepcore.kernels import compiler, elementwise, gemm_tables, gemm_tile, memory, pool, watch
+from deepcore.kernels import compiler, elementwise, gemm_tables, gemm_tile, memory, pool, register, watch
 from deepcore.kernels.compiler import Kernel, address, bits
+from deepcore.kernels.plan import Launch as Planned
+from deepcore.kernels.plan import Lowering, Operand, Plan, Spec, contiguous
 from deepcore.kernels.program import Launch
 
 # Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
@@ -549,6 +552,71 @@ def _usable(x: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(x)
     return x
 
+
+class _Matrix(NamedTuple):
+    """The layout of an operand of a product."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    def swapaxes(self, i: int, j: int) -> _Matrix:
+        """The last two axes changed places."""
+        turn = lambda t: (*t[:-2], t[-1], t[-2])
+        return _Matrix(turn(self.shape), turn(self.strides), self.dtype)
+
+
+def planned(x: Spec, y: Spec, bias: Spec | None = None, *, turned=False, activation=None) -> Plan | None:
+    """activation(x @ y + bias) as one product; `turned`: of y's transpose. None where it takes more than one step."""
+    a, b = _Matrix(x.shape, x.strides, x.dtype), _Matrix(y.shape, y.strides, y.dtype)
+    if turned:
+        b = b.swapaxes(-1, -2)
+        if a.ndim > 2:
+            if not x.plain:
+                return None
+            a = _Matrix((math.prod(a.shape[:-1]), a.shape[-1]), x.strides[-2:], x.dtype)
+    dtype = a.dtype
+    if dtype not in _PACKERS or b.dtype != dtype or a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        return None
+    if not (x.aligned and y.aligned and _in_steps(a) and _in_steps(b)):
+        return None
+    if bias is not None and (not bias.plain or bias.dtype != dtype):
+        return None
+    plan = _planned(a, b)
+    epilogue = None if activation is None else elementwise.MAPS[activation].kernel(dtype, "v")
+    if plan is None or not plan.slices or plan.swap or (epilogue is not None and not epilogue.ready()):
+        return None
+    if plan.few and not (bias is activation is None):
+        return None
+    arrays = 2 if bias is None else 3
+    temporaries = (plan.space,) if plan.space else ()
+    first, second = (1, 0) if plan.turned else (0, 1)
+    words = (
+        plan.address, Operand(first), Operand(second), Operand(arrays + len(temporaries)),
+        Operand(arrays) if temporaries else 0, 0 if epilogue is None else epilogue.address,
+        0 if bias is None else Operand(2), 0, 0, 0, 0, 0,
+    )  # fmt: skip
+    steps = [*plan.packs, (plan.kernel, plan.slices)]
+    shape = (*x.shape[:-1], y.shape[0]) if turned else plan.shape
+    launches = [Planned(kernel, chunks, words) for kernel, chunks in steps]
+    return Plan(contiguous(shape, dtype, x.backend), launches, temporaries, owner=plan)
+
+
+def _in_steps(x: _Matrix) -> bool:
+    """Whether one of the last two axes has no gaps."""
+    rows, columns = x.strides[-2:]
+    return x.itemsize in (rows, columns) or 1 in x.shape[-2:]
+
+
+register("matmul", "cpu", needs_numba=False)(Lowering("matmul", lambda specs, params: planned(*specs)))
 
 _pack = struct.Struct("12q").pack
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepcore.kernels import gemm, memory, register
+from deepcore.kernels.plan import Lowering
 
 
 def _product(input, weight, bias, activation=None, keep=False):
@@ -24,14 +25,17 @@ def _product(input, weight, bias, activation=None, keep=False):
     return (out.reshape(shape), before) if keep else out.reshape(shape)
 
 
-@register("linear", "cpu", needs_numba=False)
-def linear(xp, input, weight, bias=None):
-    return _product(input, weight, bias)
+def _planned(specs, params):
+    """The product alone, or True where it takes a step more."""
+    return gemm.planned(*specs, turned=True, **params) or True
 
 
-@register("linear_activation", "cpu", needs_numba=False)
-def linear_activation(xp, input, weight, bias=None, *, activation):
-    return _product(input, weight, bias, activation)
+def _prepared(xp, arrays, params, out):
+    return _product(*arrays, *(() if len(arrays) > 2 else (None,)), **params)
+
+
+for _name, _keys in (("linear", ()), ("linear_activation", ("activation",))):
+    register(_name, "cpu", needs_numba=False)(Lowering(_name, _planned, _keys, prepare=_prepared))
 
 
 @register("linear_activation_kept", "cpu", needs_numba=False)

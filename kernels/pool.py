@@ -251,6 +251,17 @@ def prepared(program) -> tuple[Callable[[bytes, int], int], bytes, int] | None:
     return _RUN._call, pack(words), 0
 
 
+def prepare() -> None:
+    """Have a pool of as many threads as the settings say, for programs that compiled code runs."""
+    if _pool is None or _pool.limit != settings.threads:
+        _resized()
+
+
+def run_address() -> int:
+    """Where the compiled `run` is; only where `can_prepare()`."""
+    return _RUN.address
+
+
 def can_prepare() -> bool:
     """Whether programs can run as one call here."""
     return _RUN.ready()
@@ -347,6 +358,9 @@ class _Pool:
 
 
 _pool: _Pool | None = None
+_base = (ctypes.c_int64 * 1)()
+#: Where the address of the current pool's state is, for compiled code that runs programs.
+BASE = ctypes.addressof(_base)
 _RESIZING = locks.lock()
 
 
@@ -358,6 +372,7 @@ def _resized() -> _Pool:
             atexit.register(_close)
         if _pool.limit != settings.threads:
             _pool.resize(settings.threads)
+        _base[0] = _pool.base
         return _pool
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from deepcore.backend.dtypes import float32, float64, int64
 from deepcore.kernels import compiler, elementwise, memory, register
 from deepcore.kernels.compiler import Kernel, address
+from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
 from deepcore.kernels.pool import complete
-from deepcore.kernels.short import Slice, short
 
 LANES = 64
 _BLOCK = 512
@@ -393,22 +393,6 @@ def _plan(name: str, char: str, shape: tuple[int, ...], dims: tuple[int, ...], k
     return tuple(regions), kept if keepdim else tuple(n for d, n in enumerate(shape) if d not in dims)
 
 
-def reduce(name: str, x, dims: tuple[int, ...], keepdim: bool = False, out=None):
-    """`x` reduced over `dims` by "sum", "amax" or "amin"; NotImplemented where that is not for a kernel."""
-    dtype = x.dtype
-    if not x.size or (dtype != float32 and dtype != float64):
-        return NotImplemented
-    if not x.flags.carray:
-        if not x.flags.aligned or out is not None:
-            return NotImplemented
-        if not x.flags.c_contiguous:
-            if not x.flags.f_contiguous:
-                return NotImplemented
-            mirrored = _reduce(name, x.T, tuple(x.ndim - 1 - d for d in dims), keepdim, None)
-            return mirrored if mirrored is NotImplemented else mirrored.T
-    return _reduce(name, x, dims, keepdim, out)
-
-
 def _reduce(name: str, x, dims, keepdim: bool, out):
     dtype = x.dtype
     regions, shape = _plan(name, dtype.char, x.shape, dims, keepdim)
@@ -436,30 +420,41 @@ def reduced(name: str, x, outer: int, n: int, inner: int):
     return None if found is NotImplemented else found
 
 
-def _single(name: str, x, dims, keepdim: bool) -> Slice | None:
-    """A reduction as one slice, if it is one."""
-    regions, shape = _plan(name, x.dtype.char, x.shape, dims, keepdim)
-    if len(regions) != 1 or regions[0].slices != 1:
-        return None
-    return Slice(regions[0].kernel, regions[0].words, shape, x.dtype)
+class _Reduction(Lowering):
+    """The sum, maximum or minimum over `dims`."""
+
+    def __init__(self, name: str):
+        super().__init__(name, self.planned, ("dims", "keepdim"), prepare=self.prepared)
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        (x,) = specs
+        if x.dtype not in FLOATS or not x.size or not x.aligned:
+            return None
+        if not x.plain:
+            return True
+        regions, shape = _plan(self.__name__, x.dtype.char, x.shape, params["dims"], params["keepdim"])
+        if not regions or not all(region.kernel.ready() for region in regions):
+            return None
+        temporaries = tuple(region.results * x.dtype.itemsize for region in regions[:-1])
+        launches = [
+            Launch(region.kernel, region.slices, (Operand(i), Operand(i + 1), *region.words))
+            for i, region in enumerate(regions)
+        ]
+        return Plan(contiguous(shape, x.dtype, x.backend), launches, temporaries)
+
+    def prepared(self, xp, arrays, params, out):
+        """An array whose transpose is contiguous."""
+        (x,) = arrays
+        if not x.flags.f_contiguous or out is not None:
+            return NotImplemented
+        dims = tuple(x.ndim - 1 - d for d in params["dims"])
+        mirrored = self(xp, x.T, dims=dims, keepdim=params["keepdim"])
+        return mirrored if mirrored is NotImplemented else mirrored.T
 
 
-@register("sum", "cpu", needs_numba=False)
-@short(lambda x, dims, keepdim: _single("sum", x, dims, keepdim))
-def sum(xp, input, *, dims, keepdim, out=None):
-    return reduce("sum", input, dims, keepdim, out)
-
-
-@register("amax", "cpu", needs_numba=False)
-@short(lambda x, dims, keepdim: _single("amax", x, dims, keepdim))
-def amax(xp, input, *, dims, keepdim, out=None):
-    return reduce("amax", input, dims, keepdim, out)
-
-
-@register("amin", "cpu", needs_numba=False)
-@short(lambda x, dims, keepdim: _single("amin", x, dims, keepdim))
-def amin(xp, input, *, dims, keepdim, out=None):
-    return reduce("amin", input, dims, keepdim, out)
+REDUCTIONS = {name: _Reduction(name) for name in ("sum", "amax", "amin")}
+for _lowering in REDUCTIONS.values():
+    register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)
 
 
 # -- places ---------------------------------------------------------------------------------------------------------
@@ -515,47 +510,44 @@ def _runs(x) -> tuple[int, int, int, int, int]:
     return n, rows, chunks, rows * chunks, max(1, share(x.size) // min(n, CHUNK))
 
 
-def _single_arg(name: str, x) -> Slice | None:
-    n, _, chunks, tasks, each = _runs(x)
-    if chunks > 1 or tasks > each:
-        return None
-    return Slice(_PLACES[name, x.dtype], (0, tasks, n, chunks, each), x.shape[:-1], int64)
+class _Place(Lowering):
+    """Where the largest or smallest number of each row stands."""
+
+    def __init__(self, name: str, best: str):
+        super().__init__(name, self.planned, ("dim",), prepare=self.prepared)
+        self.best = best
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        (x,) = specs
+        if x.dtype not in FLOATS or not x.size or not x.plain or params["dim"] not in (-1, x.ndim - 1):
+            return None
+        kernel = _PLACES[self.best, x.dtype]
+        if not kernel.ready():
+            return None
+        n, _, chunks, tasks, each = _runs(x)
+        if chunks > 1:
+            return True
+        words = (Operand(0), Operand(1), 0, tasks, n, chunks, each)
+        return Plan(contiguous(x.shape[:-1], int64, x.backend), [Launch(kernel, -(-tasks // each), words)])
+
+    def prepared(self, xp, arrays, params, out):
+        """Rows in chunks, whose results are compared in turn."""
+        (x,) = arrays
+        n, rows, chunks, tasks, each = _runs(x)
+        places, values = memory.small((rows, chunks), int64), memory.small((rows, chunks), x.dtype)
+        kernel = _PLACES[self.best, x.dtype]
+        complete(kernel, -(-tasks // each), address(x), address(places), address(values), tasks, n, chunks, each)
+        first = values.argmax(1) if self.best == "amax" else values.argmin(1)
+        chosen = np.take_along_axis(places, first[:, None], 1).reshape(x.shape[:-1])
+        if out is None:
+            return chosen
+        out[...] = chosen
+        return out
 
 
-def _arg(name: str, x, dim: int, out=None):
-    if (x.dtype != float32 and x.dtype != float64) or not x.size or not x.flags.c_contiguous or not x.flags.aligned:
-        return NotImplemented
-    kernel = _PLACES[name, x.dtype]
-    if dim not in (-1, x.ndim - 1) or not kernel.ready():
-        return NotImplemented
-    n, rows, chunks, tasks, each = _runs(x)
-    if out is None or chunks > 1:
-        found = memory.small(x.shape[:-1] if chunks == 1 else (rows, chunks), int64)
-    else:
-        found = out
-    values = memory.small((rows, chunks), x.dtype) if chunks > 1 else None
-    where = 0 if values is None else address(values)
-    complete(kernel, -(-tasks // each), address(x), address(found), where, tasks, n, chunks, each)
-    if values is None:
-        return found
-    first = values.argmax(1) if name == "amax" else values.argmin(1)
-    chosen = np.take_along_axis(found, first[:, None], 1).reshape(x.shape[:-1])
-    if out is None:
-        return chosen
-    out[...] = chosen
-    return out
-
-
-@register("argmax", "cpu", needs_numba=False)
-@short(lambda x, dim: _single_arg("amax", x))
-def argmax(xp, input, *, dim, out=None):
-    return _arg("amax", input, dim, out)
-
-
-@register("argmin", "cpu", needs_numba=False)
-@short(lambda x, dim: _single_arg("amin", x))
-def argmin(xp, input, *, dim, out=None):
-    return _arg("amin", input, dim, out)
+argmax, argmin = _Place("argmax", "amax"), _Place("argmin", "amin")
+for _lowering in (argmax, argmin):
+    register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)
 
 
 def _topk(tools, largest: bool, dtype: str):

@@ -14,9 +14,9 @@ import numpy as np
 from deepcore.backend.dtypes import float64, int64
 from deepcore.kernels import memory, register, scalar
 from deepcore.kernels.compiler import Kernel, address, bits
+from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
 from deepcore.kernels.pool import complete
 from deepcore.kernels.reductions import CHUNK, FLOATS, LANES, extreme, kernels_of, plain, reduced, share, summing
-from deepcore.kernels.short import Slice, short
 
 # What a row costs beside its elements, in elements: short rows make slices of fewer elements.
 _ROW_COST = 32
@@ -384,66 +384,54 @@ def _in_tiles(n: int, inner: int) -> bool:
     return n <= _SHORT if inner == 1 else n <= _TILE and inner >= _LEAST_INNER
 
 
-@functools.lru_cache(4096)
-def _plan(shape: tuple[int, ...], dim: int) -> tuple[bool, int, tuple[int, ...]]:
-    """(whether in tiles, slices or 0 where rows must be moved first, the words behind the addresses)."""
+def _layout(shape: tuple[int, ...], dim: int) -> tuple[bool, int, tuple[int, ...]]:
+    """(whether in tiles, chunks or 0 where rows must be moved first, the words behind the addresses)."""
     outer, n, inner = _split(shape, dim)
     if _in_tiles(n, inner):
-        slices, each = _tile_slices(outer, n, inner)
-        return True, slices, (outer, n, inner, each)
+        chunks, each = _tile_slices(outer, n, inner)
+        return True, chunks, (outer, n, inner, each)
     each = share(outer * n) // (n + _ROW_COST) or 1
     return False, 0 if inner > 1 else -(-outer // each), (outer, n, each)
 
 
-def _map_rows(kernels: tuple[dict, dict], dim: int, arrays: tuple, out=None):
-    """out[r] = kernel(arrays[0][r], …) for rows along `dim`; NotImplemented where that is not for a kernel."""
-    x = arrays[0]
-    dtype = x.dtype
-    if x.size == 0:
-        return NotImplemented
-    tiled, slices, words = _plan(x.shape, dim % x.ndim)
-    kernel = kernels[tiled].get(dtype)
-    if kernel is None or not kernel.ready():
-        return NotImplemented
-    if not slices:
-        moved = _map_rows(kernels, -1, tuple(np.moveaxis(a, dim, -1) for a in arrays))
-        moved = np.moveaxis(moved, -1, dim)
+class _Rows(Lowering):
+    """out[r] = kernel(row r of each operand), for rows along `dim`; `kernels`: for long rows, and in tiles."""
+
+    def __init__(self, name: str, kernels: tuple[dict, dict]):
+        super().__init__(name, self.planned, ("dim",), prepare=self.prepared)
+        self.kernels = kernels
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        x = specs[0]
+        if not x.size:
+            return None
+        tiled, chunks, words = _layout(x.shape, params["dim"] % x.ndim)
+        kernel = self.kernels[tiled].get(x.dtype)
+        if kernel is None or not kernel.ready():
+            return None
+        if not chunks or not all(spec.plain and spec.dtype == x.dtype for spec in specs):
+            return True
+        operands = map(Operand, range(len(specs) + 1))
+        return Plan(contiguous(x.shape, x.dtype, x.backend), [Launch(kernel, chunks, (*operands, *words))])
+
+    def prepared(self, xp, arrays, params, out):
+        """Rows that are gathered first, and operands that are not contiguous or of another dtype."""
+        x, dim = arrays[0], params["dim"]
+        if _layout(x.shape, dim % x.ndim)[1]:
+            arrays = [np.require(a, x.dtype, ("C", "A")) for a in arrays]
+            return self(xp, *arrays, out=out, **params)
+        rows = [np.require(np.moveaxis(a, dim, -1), x.dtype, ("C", "A")) for a in arrays]
+        result = np.moveaxis(self(xp, *rows, dim=-1), -1, dim)
         if out is None:
-            return np.ascontiguousarray(moved)
-        out[...] = moved
+            return np.ascontiguousarray(result)
+        out[...] = result
         return out
-    arrays = tuple([a if a.flags.carray and a.dtype == dtype else np.require(a, dtype, ("C", "A")) for a in arrays])
-    result = memory.empty_like(x) if out is None else out
-    complete(kernel, slices, *map(address, arrays), address(result), *words)
-    return result
 
 
-def _single(kernels: tuple[dict, dict], x, dim: int) -> Slice | None:
-    """A function of rows as one slice, if it is one."""
-    tiled, slices, words = _plan(x.shape, dim % x.ndim)
-    return Slice(kernels[tiled][x.dtype], words, x.shape, x.dtype) if slices == 1 else None
-
-
-@register("softmax", "cpu", needs_numba=False)
-@short(lambda x, dim: _single(_SOFTMAX, x, dim))
-def softmax(xp, input, *, dim, out=None):
-    return _map_rows(_SOFTMAX, dim, (input,), out)
-
-
-@register("log_softmax", "cpu", needs_numba=False)
-@short(lambda x, dim: _single(_LOG_SOFTMAX, x, dim))
-def log_softmax(xp, input, *, dim, out=None):
-    return _map_rows(_LOG_SOFTMAX, dim, (input,), out)
-
-
-@register("softmax_grad", "cpu", needs_numba=False)
-def softmax_grad(xp, g, y, *, dim, out=None):
-    return _map_rows(_SOFTMAX_GRAD, dim, (g, y), out)
-
-
-@register("log_softmax_grad", "cpu", needs_numba=False)
-def log_softmax_grad(xp, g, y, *, dim, out=None):
-    return _map_rows(_LOG_SOFTMAX_GRAD, dim, (g, y), out)
+softmax, log_softmax = _Rows("softmax", _SOFTMAX), _Rows("log_softmax", _LOG_SOFTMAX)
+softmax_grad, log_softmax_grad = _Rows("softmax_grad", _SOFTMAX_GRAD), _Rows("log_softmax_grad", _LOG_SOFTMAX_GRAD)
+for _rows in (softmax, log_softmax, softmax_grad, log_softmax_grad):
+    register(_rows.op_name, "cpu", needs_numba=False)(_rows)
 
 
 @register("logsumexp", "cpu", needs_numba=False)

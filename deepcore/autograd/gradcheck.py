@@ -128,7 +128,7 @@ def _numeric(fn, inputs, t: Tensor, k: int, eps: float):
                 sides.append(_outputs(fn, inputs)[k]._data.reshape(-1).copy())
             columns.append((sides[0] - sides[1]) / (2 * eps))
     finally:
-        t._data, t._base, t._storage = original, base, storage  # as if nothing had happened
+        t._data, t._base, t._storage, t._spec = original, base, storage, None  # as if nothing had happened
     if not columns:
         return _zeros(_outputs(fn, inputs)[k], t)
     return xp.stack(columns, axis=1)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from deepcore.backend import dtypes as dt
+from deepcore.config import settings
 from deepcore.errors import (
     ArgumentError,
     BackendError,
@@ -64,11 +65,16 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     if watchers and watched and mode.hook is not None:
         return mode.hook(op, inputs, params)
     first = inputs[0]
+    result: Any = None
+    if op.lowering is not None and not watchers and settings.kernels:
+        result = _planned(op, op.lowering, inputs, params)
+        if result.__class__ is Tensor:
+            return result
     try:
         backend = first.backend
     except AttributeError:
         raise not_a_tensor(op.name, first) from None
-    impl = backend.impls.get(op) or backend.bind(op)
+    impl = op.forward if result is False else backend.impls.get(op) or backend.bind(op)
     try:
         if len(inputs) == 1:
             recorded = first._requires_grad
@@ -117,6 +123,65 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     if op.view is not None:
         _link_view(result, first, op, params)
     return result
+
+
+def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]):
+    """`apply` by the op's plan for operands like these; False where none serves, None where the op's kernel must decide."""
+    count = len(inputs)
+    first = inputs[0]
+    try:
+        if count == 1:
+            key: Any = first._spec or specify(first)
+            recorded = first._requires_grad
+        elif count == 2:
+            second = inputs[1]
+            key = first._spec or specify(first), second._spec or specify(second)
+            recorded = first._requires_grad or second._requires_grad
+        else:
+            key = tuple([t._spec or specify(t) for t in inputs])
+            recorded = any(t._requires_grad for t in inputs)
+        if params:
+            word = lowering.key(params)
+            if word is not None:
+                key = key, word
+        plan = lowering.plans.get(key)
+    except (AttributeError, KeyError, TypeError):  # no tensor; a parameter that was left out, or is no key
+        return None
+    if plan is None:
+        plan = lowering.plan(key, [t._spec for t in inputs], params)
+    if plan is False or plan is True:
+        return None if plan else False
+    out = plan.empty(plan.shape, plan.dtype)
+    if lowering.floats:
+        floats = [float(params[name]) for name in lowering.floats]
+        status = plan.call(*[t._data for t in inputs], *floats, out)
+    elif count == 1:
+        status = plan.call(first._data, out)
+    elif count == 2:
+        status = plan.call(first._data, second._data, out)
+    else:
+        status = plan.call(*[t._data for t in inputs], out)
+    if status is not None:
+        plan.stopped(status)
+    if recorded and op.differentiable and mode.grad:
+        node = Node(op, inputs, params, out)
+        result = Tensor(out, first.backend, True, node, plan.spec)
+        if node.storage is not None:
+            result._storage = node.storage
+        return result
+    return Tensor(out, first.backend, False, None, plan.spec)
+
+
+def specify(t: Tensor):
+    """The spec of a tensor, kept on it."""
+    global _spec_of
+    if _spec_of is None:
+        from deepcore.kernels.plan import spec_of as _spec_of
+    t._spec = _spec_of(t._data, t.backend)
+    return t._spec
+
+
+_spec_of: Callable | None = None
 
 
 def run(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS) -> Tensor:

@@ -127,6 +127,9 @@ class Backend:
         from deepcore import kernels
 
         impl = kernels.dispatcher(op.name, self, op.forward)
+        lowering = kernels.lowering(op.name, self)
+        if lowering is not None:
+            op.lowering = lowering
         self.impls[op] = impl
         return impl
 

@@ -45,7 +45,7 @@ _BLOCK_ROWS = 256
 class _Sum:
     """What `bind` binds: the kernel of this name, or `forward`."""
 
-    name = "sum"
+    name, lowering = "sum", None
 
     @staticmethod
     def forward(xp, input, *, dims, keepdim):

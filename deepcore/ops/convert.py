@@ -102,7 +102,7 @@ def _in_place(name: str, function):
         if result._data is self._data:
             result = result.clone()
         if sys.getrefcount(proxy[0]) > 2:  # the list's reference and the call's, in every version of Python
-            proxy[0]._data = self._data.copy()
+            proxy[0]._data, proxy[0]._spec = self._data.copy(), None
         write(self, result)
         if proxy[0]._storage is not None:  # a view of it was taken: whoever saved that must notice
             proxy[0]._storage.version += 1

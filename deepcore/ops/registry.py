@@ -33,7 +33,7 @@ class Op:
     """A primitive: what `apply` runs and records. Called with tensors and keyword parameters."""
 
     __slots__ = (
-        "_plans", "differentiable", "forward", "hint_text", "inputs", "joint", "many", "name", "saves",
+        "_plans", "differentiable", "forward", "hint_text", "inputs", "joint", "lowering", "many", "name", "saves",
         "variadic", "view", "vjps",
     )  # fmt: skip
 
@@ -45,6 +45,8 @@ class Op:
         self.forward = forward
         code = forward.__code__
         self.inputs = code.co_varnames[1 : code.co_argcount]
+        #: How it runs by plans, once a backend has bound it that has one; see `kernels.plan`.
+        self.lowering: Any = None
         self.variadic = None
         if code.co_flags & inspect.CO_VARARGS:
             self.variadic = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
