@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from deepcore.autograd import graph, is_grad_enabled, mode
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
-from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, suggest
+from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, printable, suggest
 from deepcore.nn.hooks import GradientTap, RemovableHandle
 from deepcore.nn.parameter import Parameter
 from deepcore.tensor import Tensor, as_tensor, changes
@@ -574,7 +574,7 @@ class Module:
 
     def __repr__(self) -> str:
         extra = self.extra_repr().split("\n") if self.extra_repr() else []
-        lines = [f"({name}): {_indent(repr(module))}" for name, module in self._modules.items()]
+        lines = [f"({printable(name)}): {_indent(repr(module))}" for name, module in self._modules.items()]
         return self._join_repr(extra, lines)
 
     def _join_repr(self, extra: list[str], lines: list[str]) -> str:
