@@ -14,6 +14,7 @@ Argument names are those of the constructors. What a layer can tell from the one
 from __future__ import annotations
 
 import inspect
+import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -30,7 +31,14 @@ from deepcore.optim import OPTIMIZERS, SCHEDULERS
 SECTIONS = ("data", "layers", "loss", "optimizer", "schedule", "train")
 #: Arguments that a layer can tell from its input, and the dimension that says it.
 INFERRED = {"in_features": -1, "num_features": 1, "in_channels": 1, "normalized_shape": -1}
-_MAX_BYTES = 1 << 24
+_MAX_BYTES = 1 << 18  # the parser reads about a megabyte a second
+_MAX_DEPTH = 32  # of brackets in brackets, and of the parts of a dotted key
+#: Texts and comments, whose dots and brackets say nothing about the structure. Every quote matches, with an end or
+#: without: trying each again would take time that grows with the square.
+_TOML_TEXT = re.compile(
+    r'''"""(?:\\.|[^\\])*?(?:"""|\\?\Z)|"(?:\\.|[^"\\\n])*+"?|'{3}.*?(?:'{3}|\Z)|'[^'\n]*+'?|#[^\n]*''',
+    re.DOTALL,
+)
 NORMALIZE = ("none", "all", "feature")
 
 
@@ -169,6 +177,7 @@ def read(path) -> Config:
 
 def parse(text: str, at: Place, name: str, folder: Path | None = None) -> Config:
     """The experiment in a TOML text."""
+    _check_structure(text, at)
     try:
         table = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
@@ -176,6 +185,20 @@ def parse(text: str, at: Place, name: str, folder: Path | None = None) -> Config
     except RecursionError:
         raise at.error("this is nested too deeply") from None
     return checked(table, at, name, folder)
+
+
+def _check_structure(text: str, at: Place) -> None:
+    """Refuse a text on which the parser would take time and memory that grow with the square of its length."""
+    bare = _TOML_TEXT.sub('""', text)
+    depth = deepest = 0
+    for mark in re.findall(r"[\[\]{}]", bare):
+        depth = depth + 1 if mark in "[{" else max(depth - 1, 0)
+        deepest = max(deepest, depth)
+    parts = 1 + max(part.count(".") for part in re.split(r"[=\n,{}\[\]]", bare))
+    if max(deepest, parts) > _MAX_DEPTH:
+        raise at.error(
+            f"this is nested too deeply: {max(deepest, parts):,} levels", expected=f"at most {_MAX_DEPTH} levels"
+        )
 
 
 def checked(table: dict[str, Any], at: Place, name: str, folder: Path | None = None) -> Config:

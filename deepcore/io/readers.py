@@ -225,6 +225,8 @@ def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
                 pixels = np.asarray(picture)
     except FileFormatError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise FileFormatError(f"{name!r} cannot be decoded: {error}", fix="scale it down") from None
     except Exception as error:  # decoders raise whatever they meet
         raise FileFormatError(f"{name!r} cannot be decoded: {error}", fix="take another copy") from None
     values = np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).astype(np.float32)

@@ -588,7 +588,7 @@ def _parsed(raw: bytes, what: str, bad) -> dict[str, Any]:
         # A list takes 30 times its two bytes. Those of a tensor's entry are three, those inside strings are text.
         most = _MAX_BRACKETS
         if count <= most:
-            count = _brackets(re.sub(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)', b"", raw, flags=re.DOTALL))
+            count = _brackets(re.sub(rb'"(?:[^"\\]|\\.)*+"?', b"", raw, flags=re.DOTALL))
             most = min(most, 3 * raw.count(b'"data_offsets"') + _FEW_BRACKETS)
         if count > most:
             bad(f"has {what} of {count:,} lists and objects", expected=f"at most {most:,}")
