@@ -8,6 +8,7 @@ import io
 import json
 import random
 import struct
+import sys
 import time
 import tracemalloc
 import warnings
@@ -135,6 +136,12 @@ READERS = {
 }
 
 
+def peak():
+    """The most bytes of memory that this process has held."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile(name, tmp_path):
     kind, content, message = HOSTILE[name]
@@ -144,10 +151,11 @@ def test_hostile(name, tmp_path):
     path = tmp_path / ("f.toml" if kind == "toml" else "f")
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     error = ConfigError if kind == "toml" else FileFormatError
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), peak()
     with pytest.raises(error, match=message) as caught:
         READERS[kind](path)
     assert time.perf_counter() - begun < 1  # a tenth, on an idle machine
+    assert peak() - before < 50 << 20  # what Pillow takes is not traced
     text = str(caught.value)
     assert "f" in text and len(text) < 2000 and text.replace("\n", "").isprintable()
     tracemalloc.start()
