@@ -473,6 +473,7 @@ HOSTILE_INDEXES = {
     "a drive": (changed(a="c:one.safetensors"), "a file in the same folder"),
     "absolute": (changed(a="/etc/passwd"), "a file in the same folder"),
     "the folder": (changed(a=".."), "a file in the same folder"),
+    "a long name": (changed(a="x" * 256), "a file in the same folder"),
     "nothing": (changed(a=""), "a file in the same folder"),
     "a null byte": (changed(a="one\0"), "a file in the same folder"),
     "a surrogate": (changed(a="one\ud800"), "a file in the same folder"),

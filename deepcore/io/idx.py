@@ -71,8 +71,9 @@ def _read(file, name: str, size: int, packed: bool, max_bytes: int) -> np.ndarra
     shape = struct.unpack(f">{rank}I", dims)
     count, begin = math.prod(shape) * dtype.itemsize, 4 + 4 * rank
     if math.prod(n for n in shape if n) * dtype.itemsize >= 1 << 63 or count > max_bytes:
+        unpack = "unpack it first (gunzip), or " if packed else ""
         raise _bad(name, f"announces shape {shape}, more than {max_bytes:,} bytes",
-                   f"if the file is right, read_idx(path, max_bytes={count})")  # fmt: skip
+                   f"if the file is right, {unpack}read_idx(path, max_bytes={count})")  # fmt: skip
     if packed and begin + count > size * _MAX_RATIO:
         raise _bad(name, f"announces {count:,} bytes of values, which its {size:,} compressed bytes cannot hold")
     if not packed and begin + count != size:

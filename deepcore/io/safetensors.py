@@ -243,7 +243,7 @@ class TensorFile:
             )
         return chosen
 
-    def load(self, names: Iterable[str] | None = None, *, mmap: bool = False, verify: bool | None = None):
+    def load(self, names: Iterable[str] | None = None, *, mmap: bool = False, verify: bool | None = None) -> dict:
         """{name: array} of `names`, or of all tensors; see `load_file`."""
         read = self.map if mmap else self.read
         return {name: read(name, not mmap if verify is None else verify) for name in self.select(names)}
@@ -561,7 +561,9 @@ def _main_file(folder: str) -> str:
 
 def _is_file_name(name: str) -> bool:
     """Whether `name` can only be a file of the folder at hand, on any system."""
-    return name not in ("", ".", "..") and not any(c in '/\\:"<>|?*' or c < " " for c in name) and _is_text(name)
+    if name in (".", "..") or not 0 < len(name.encode(errors="replace")) < 256:
+        return False
+    return not any(c in '/\\:"<>|?*' or c < " " for c in name) and _is_text(name)
 
 
 def _is_text(text: str) -> bool:
