@@ -55,7 +55,7 @@ class DeepcoreError(Exception):
         ):
             if text:
                 lines.append(f"  {label + ':':<10}{text}")
-        return "\n".join(lines)
+        return printable("\n".join(lines), keep="\n\t")
 
     def __reduce__(self):
         # Modules and frames stay behind: an error must survive the trip back from a worker process.
@@ -116,6 +116,17 @@ class MissingDependencyError(DeepcoreError, ImportError):
 
 class DeepcoreWarning(UserWarning):
     """Something that works but is probably not what was meant, or is slower than it need be."""
+
+
+def printable(text, keep: str = "") -> str:
+    """`text` with escapes for what a terminal would act on or cannot show, apart from the characters of `keep`.
+
+    For names that come from files: tensors, layers, columns, classes.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:

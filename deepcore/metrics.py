@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.backend import backend_of, get_backend
-from deepcore.errors import ArgumentError, DataError, DTypeError, IndexRangeError, ShapeError
+from deepcore.errors import ArgumentError, DataError, DTypeError, IndexRangeError, ShapeError, printable
 from deepcore.nn.registry import Registry
 from deepcore.tensor import Tensor
 
@@ -484,7 +484,7 @@ def check_matrix(matrix, classes: Sequence[str] | None) -> tuple[np.ndarray, lis
     array = _host(matrix)
     if array.ndim != 2 or array.shape[0] != array.shape[1]:
         raise ShapeError("a confusion matrix is square", received=str(array.shape))
-    names = [str(i) for i in range(len(array))] if classes is None else [str(name) for name in classes]
+    names = [str(i) for i in range(len(array))] if classes is None else [printable(name) for name in classes]
     if len(names) != len(array):
         raise ArgumentError(f"{len(names)} names for {len(array)} classes", fix=f"classes=names[:{len(array)}]")
     return array, names

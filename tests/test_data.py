@@ -655,7 +655,8 @@ HOSTILE_IDX = {
     "overflow": (idx(8, (0xFFFFFFFF,) * 3), "more than"),
     "overflow beside 0": (idx(8, (0, *(0xFFFFFFFF,) * 3)), "more than"),
     "wraps to 4": (idx(8, (1 << 31, 1 << 31, 4), b"abcd"), "more than"),
-    "lies": (idx(8, (1 << 30,), b"abcd"), "truncated|cannot hold"),
+    "lies": (idx(8, (1 << 20,), b"abcd"), "truncated|cannot hold"),
+    "lies more": (idx(8, (1 << 30,), b"abcd"), "truncated|more than 67,108,864"),
     "pickle": (b"\x80\x04\x95" + b"\0" * 20, "pickle"),
 }
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from deepcore.backend.dtypes import DTYPES
-from deepcore.errors import ArgumentError, DTypeError, FileFormatError
+from deepcore.errors import ArgumentError, DeepcoreWarning, DTypeError, FileFormatError
 from deepcore.io import files, safetensors
 from deepcore.io.files import FileAccessError, MissingFileError, atomic_write
 from deepcore.io.safetensors import DTYPE_NAMES, SafetensorsFile, load_file, load_with_metadata, save_file
@@ -234,9 +234,14 @@ HOSTILE = {
     "a list": ("[]", "no JSON follows"),
     "leading space": (" {}", "no JSON follows"),
     "trailing garbage": ("{}x", "valid JSON"),
-    "nested deeply": ('{"a":' + "[" * 200_000 + "]" * 200_000 + "}", "nested too deeply"),
-    "nested objects": ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
-    "a flood of lists": ('{"a":[' + "[]," * 4_100_000 + "[]]}", "lists and objects"),
+    "nested deeply": ('{"a":' + "[" * 4000 + "]" * 4000 + "}", "nested too deeply"),
+    "nested objects": ('{"a":' * 4000 + "1" + "}" * 4000, "nested too deeply"),
+    "nested very deeply": ('{"a":' + "[" * 200_000 + "]" * 200_000 + "}", "lists and objects"),
+    "a flood of lists": ('{"a":[' + "[]," * 100_000 + "[]]}", "lists and objects"),
+    "a flood of lists after a string without end": (
+        '{"a":[' + "[]," * 20_000 + '"' + '\\"' * 100_000,
+        "lists and objects",
+    ),
     "NaN": ('{"a":NaN}', "NaN is not allowed"),
     "Infinity": ('{"a":{"dtype":"F32","shape":[Infinity],"data_offsets":[0,4]}}', "not allowed"),
     "a huge number": ('{"a":' + "9" * 10_000 + "}", "valid JSON"),
@@ -246,8 +251,13 @@ HOSTILE = {
     "field missing": ({"a": {"dtype": "F32", "shape": [1]}}, "it needs dtype"),
     "field too many": ({"a": entry(code="x")}, "nothing else"),
     "dtype unknown": ({"a": entry("F31")}, "not known"),
-    "dtype a number": ({"a": entry(4)}, "not known"),
-    "dtype a list": ({"a": entry(["F32"])}, "not known"),
+    "dtype a number": ({"a": entry(4)}, "not the name of one"),
+    "dtype a list": ({"a": entry(["F32"])}, "not the name of one"),
+    "dtype long": ({"a": entry("F" * 100_000)}, "not the name of one"),
+    "half a byte": ({"a": entry("F4", (9,))}, "takes 5 bytes"),
+    "six bits": ({"a": entry("F6_E2M3", (4,))}, "takes 3 bytes"),
+    "unknown and reversed": ({"a": entry("F4X", (4,), (4, 0))}, "data_offsets span -4"),
+    "unknown and a hole": ({"a": entry("F4X", (4,), (1, 4))}, "leaves a hole"),
     "shape negative": ({"a": entry(shape=(-1,))}, "list of sizes"),
     "shape a float": ({"a": entry(shape=(1.0,))}, "list of sizes"),
     "shape a bool": ({"a": entry(shape=(True,))}, "list of sizes"),
@@ -271,7 +281,7 @@ HOSTILE = {
     "metadata a list": ({"__metadata__": []}, "metadata"),
     "metadata of numbers": ({"__metadata__": {"a": 1}}, "metadata"),
     "a lone surrogate": ('{"\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', "valid Unicode"),
-    "a later format": ({"__metadata__": {"deepcore.format": "2"}}, "pip install -U"),
+    "a later format": ({"__metadata__": {"deepcore.format": "2"}}, "newer deepcore"),
     "format not a number": ({"__metadata__": {"deepcore.format": "²"}}, "format"),
     "checksums not JSON": ({"__metadata__": {"deepcore.crc32": "x"}, "a": entry()}, "checksums"),
     "checksums of others": (
@@ -323,7 +333,7 @@ def test_a_file_cut_at_any_byte_is_refused(file):
 
 
 def test_a_changed_byte_is_found(file):
-    """Whatever bit flips: the file is refused, or the tensors are right (a flip in the name of the checksums)."""
+    """Whatever bit flips: the file is refused, or what cannot be verified is said, or the tensors are right."""
     whole = bytearray(file.read_bytes())
     refused = 0
     for at in range(len(whole)):
@@ -332,7 +342,7 @@ def test_a_changed_byte_is_found(file):
         whole[at] ^= 1 << at % 8
         try:
             loaded = load_file(file)
-        except FileFormatError:
+        except (FileFormatError, DeepcoreWarning):  # the warning: a flip in the name of the checksums
             refused += 1
         else:
             assert loaded.keys() == sample().keys()
@@ -349,6 +359,163 @@ def test_a_wrong_checksum_names_the_tensor(file):
         load_file(file)
     assert same(load_file(file, ["mask"])["mask"], sample()["mask"])
     assert load_file(file, mmap=True)["layer.weight"].tobytes() == weight[::-1]
+    assert load_file(file, verify=False)["layer.weight"].tobytes() == weight[::-1]
+    with pytest.raises(FileFormatError, match=r"'layer\.weight' is corrupt"):
+        load_file(file, mmap=True, verify=True)
+    assert same(load_file(file, ["mask"], mmap=True, verify=True)["mask"], sample()["mask"])
+
+
+def test_missing_checksums_are_said(file):
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"deepcore.crc32", b"somebody.crc32"))
+    with pytest.warns(DeepcoreWarning, match="(?s)has no checksums.*without being verified"):
+        loaded = load_file(file)
+    assert all(same(loaded[name], array) for name, array in sample().items())
+    file.write_bytes(
+        content.replace(b"deepcore.crc32", b"somebody.crc32").replace(b"deepcore.format", b"somebody.format")
+    )
+    assert load_file(file).keys() == sample().keys()  # a foreign file: no warning
+
+
+# -- dtypes that NumPy does not have ------------------------------------------------------------------
+def with_unknown(path):
+    """Tensors of three dtypes without a NumPy one, and two that can be read."""
+    header = {
+        "a": entry("F32", (2,), (0, 8)),
+        "four": entry("F4", (3, 2), (8, 11)),
+        "six": entry("F6_E3M2", (4,), (11, 14)),
+        "next year": entry("X9_E1", (7, 7), (14, 15)),
+        "b": entry("U8", (1,), (15, 16)),
+    }
+    return raw_file(path, header, np.arange(2, dtype="<f4").tobytes() + b"12345678")
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_tensor_of_an_unknown_dtype_leaves_the_others_readable(mmap, tmp_path):
+    path = with_unknown(tmp_path / "f")
+    with pytest.raises(FileFormatError, match=r"(?s)3 tensors.*'four' \(F4\), 'six' \(F6_E3M2\).*names=\[…\]"):
+        load_file(path, mmap=mmap)
+    loaded = load_file(path, ["b", "a"], mmap=mmap)
+    assert loaded["a"].tolist() == [0, 1] and loaded["b"].tolist() == [ord("8")] and list(loaded) == ["b", "a"]
+    with SafetensorsFile(path) as opened:
+        assert opened.info("four")[:2] == (None, (3, 2)) and opened.info("next year").stored == "X9_E1"
+        with pytest.raises(FileFormatError, match="'next year' \\(X9_E1\\)"):
+            (opened.map if mmap else opened.read)("next year")
+
+
+def test_names_are_a_list(file):
+    with pytest.raises(ArgumentError, match=r"names=\['mask'\]"):
+        load_file(file, "mask")
+
+
+# -- several files under an index ---------------------------------------------------------------------
+def sharded(folder, index=None, **shards):
+    """An index and shards: {file: {name: array}}; `index` changes what the index says."""
+    shards = shards or {
+        "one": {"a": np.arange(3.0), "c": np.ones(1, np.uint8)},
+        "two": {"b": np.zeros((2, 2), np.int8)},
+    }
+    places = {}
+    for shard, tensors in shards.items():
+        save_file(tensors, folder / f"{shard}.safetensors")
+        places |= dict.fromkeys(tensors, f"{shard}.safetensors")
+    total = sum(array.nbytes for tensors in shards.values() for array in tensors.values())
+    content = {"metadata": {"total_size": total, "format": "pt"}, "weight_map": dict(sorted(places.items()))}
+    content = index(content) if callable(index) else content
+    path = folder / "model.safetensors.index.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("of", ["index", "folder"])
+def test_shards(mmap, of, tmp_path):
+    path = sharded(tmp_path)
+    loaded = load_file(path if of == "index" else tmp_path, mmap=mmap, verify=True)
+    assert list(loaded) == ["a", "b", "c"]
+    assert same(loaded["a"], np.arange(3.0)) and same(loaded["b"], np.zeros((2, 2), np.int8))
+    assert load_with_metadata(path)[1] == {"format": "pt"}
+    assert list(load_file(tmp_path, ["b"], mmap=mmap)) == ["b"]
+    with safetensors.open_file(path) as opened:
+        assert opened.info("c").shape == (1,) and "b" in opened and len(opened) == 3
+        with pytest.raises(ArgumentError, match=r"index\.json' has no tensor 'd'"):
+            opened.read("d")
+
+
+def test_unknown_dtypes_in_a_shard(tmp_path):
+    path = sharded(tmp_path, lambda index: {"weight_map": dict.fromkeys(("a", "four", "six", "next year", "b"), "f")})
+    with_unknown(tmp_path / "f")
+    with pytest.raises(FileFormatError, match="'four' \\(F4\\)"):
+        load_file(path)
+    assert load_file(path, ["a"])["a"].tolist() == [0, 1]
+
+
+def changed(**places):
+    return lambda index: {**index, "weight_map": {**index["weight_map"], **places}}
+
+
+HOSTILE_INDEXES = {
+    "not JSON": (lambda index: "{", "valid JSON"),
+    "a list": (lambda index: "[]", "not an object"),
+    "nested deeply": (lambda index: '{"weight_map":' + "[" * 4000 + "]" * 4000 + "}", "nested too deeply"),
+    "nested very deeply": (lambda index: "[" * 100_000, "lists and objects"),
+    "a tensor twice": (
+        lambda index: '{"weight_map":{"a":"one.safetensors","a":"two.safetensors"}}',
+        "'a' is there twice",
+    ),
+    "another file": (lambda index: {"model_type": "x"}, "not an index"),
+    "a list of places": (lambda index: {"weight_map": []}, "not an index"),
+    "metadata a list": (lambda index: {**index, "metadata": []}, "not an index"),
+    "a number": (changed(a=1), "places tensor 'a' in 1"),
+    "a parent": (changed(a="../one.safetensors"), "a file in the same folder"),
+    "a folder": (changed(a="x/one.safetensors"), "a file in the same folder"),
+    "a folder of Windows": (changed(a="x\\one.safetensors"), "a file in the same folder"),
+    "a drive": (changed(a="c:one.safetensors"), "a file in the same folder"),
+    "absolute": (changed(a="/etc/passwd"), "a file in the same folder"),
+    "the folder": (changed(a=".."), "a file in the same folder"),
+    "a long name": (changed(a="x" * 256), "a file in the same folder"),
+    "nothing": (changed(a=""), "a file in the same folder"),
+    "a null byte": (changed(a="one\0"), "a file in the same folder"),
+    "a surrogate": (changed(a="one\ud800"), "a file in the same folder"),
+    "a missing shard": (changed(a="three.safetensors"), "'three.safetensors', which is not there"),
+    "a missing tensor": (changed(d="one.safetensors"), "'d' in 'one.safetensors', which does not have it"),
+    "the wrong shard": (changed(a="two.safetensors"), "places it in 'two.safetensors', and tensor 'a' is in"),
+    "a tensor left out": (
+        lambda index: {"weight_map": {"b": "two.safetensors", "a": "one.safetensors"}},
+        "not name it",
+    ),
+    "too large": (lambda index: {**index, "metadata": {"total_size": 30}}, "30 bytes in all, and the shards hold 29"),
+    "size of text": (lambda index: {**index, "metadata": {"total_size": "29"}}, "'29' bytes"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_INDEXES)
+def test_hostile_indexes(name, tmp_path):
+    change, message = HOSTILE_INDEXES[name]
+    path = sharded(tmp_path, change)
+    with pytest.raises(FileFormatError, match=message) as caught:
+        load_file(path)
+    assert "fix:" in str(caught.value)
+
+
+def test_a_tensor_in_two_shards(tmp_path):
+    path = sharded(tmp_path, one={"a": np.ones(1), "b": np.ones(1)}, two={"a": np.zeros(1)})
+    with pytest.raises(FileFormatError, match=r"tensor 'a' is in 'one\.safetensors'"):
+        load_file(path)
+
+
+def test_folders(tmp_path):
+    with pytest.raises(FileFormatError, match="0 safetensors files"):
+        load_file(tmp_path)
+    save_file({"x": np.ones(1)}, tmp_path / "weights.safetensors")
+    assert list(load_file(tmp_path)) == ["x"]
+    save_file({"y": np.ones(1)}, tmp_path / "more.safetensors")
+    with pytest.raises(FileFormatError, match=r"(?s)2 safetensors files.*give one of 'more\.safetensors', 'weights"):
+        load_file(tmp_path)
+    sharded(tmp_path)
+    assert list(load_file(tmp_path)) == ["a", "b", "c"]
+    save_file({"z": np.ones(1)}, tmp_path / "model.safetensors")
+    assert list(load_file(tmp_path)) == ["z"]
 
 
 def test_property_any_header_is_read_or_refused(tmp_path):

@@ -7,7 +7,6 @@ A `Backend` is the array module the ops compute with: attribute access falls thr
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -143,7 +142,7 @@ def register(kind: str, factory: Callable[[int], Backend]) -> None:
 
 def _factory(kind: str) -> Callable[[int], Backend]:
     if kind not in _FACTORIES:
-        if not kind.isidentifier() or importlib.util.find_spec(f"{__name__}.{kind}") is None or kind == "dtypes":
+        if kind not in available_kinds():
             raise BackendError(f"there is no backend named {kind!r}", fix=suggest(kind, [*available_kinds(), "auto"]))
         _FACTORIES[kind] = importlib.import_module(f"{__name__}.{kind}").create
     return _FACTORIES[kind]
@@ -180,7 +179,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
         except BackendError:
             return get_backend("cpu")
     kind, colon, index = name.partition(":")
-    if colon and not index.isdigit():
+    if colon and not (index.isascii() and index.isdigit() and len(index) < 10):
         raise BackendError(f"{name!r} is not a backend", expected='a name such as "cpu", "cuda" or "cuda:1"')
     with _LOCK:
         backend = _factory(kind)(int(index or 0))

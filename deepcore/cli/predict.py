@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from deepcore.errors import printable
+
 _BATCH = 1024
 
 
@@ -74,4 +76,4 @@ def class_names(classes, outputs: int) -> list[str]:
 def text(line: dict[str, Any]) -> str:
     if "values" in line:
         return " ".join(f"{v:.6g}" for v in line["values"])
-    return "  ".join(f"{one['class']} {one['probability']:.4f}" for one in line.get("top", [line]))
+    return "  ".join(f"{printable(one['class'])} {one['probability']:.4f}" for one in line.get("top", [line]))

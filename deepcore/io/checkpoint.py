@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,19 +54,25 @@ def save(obj, path, metadata: Mapping[str, str] | None = None) -> None:
     safetensors.save_file(encoder.arrays, path, notes)
 
 
-def load(path, backend: str | Backend | None = None):
+def load(path, backend: str | Backend | None = None, *, names: Iterable[str] | None = None):
     """What `save` wrote to `path`, its tensors on `backend` (default: the default backend).
 
-    A safetensors file of another program gives a dict[str, Tensor]. Nothing in a file is ever run.
+    A safetensors file of another program gives a dict[str, Tensor]; so do the shards of a model, whose `path` is
+    their index (model.safetensors.index.json), and a folder with one of these. `names` loads the tensors of these
+    names alone, as a dict[str, Tensor]. Nothing in a file is ever run.
 
     Errors: `FileFormatError` for a file that is damaged, cut short or of another format; the message says how to
-    convert the formats of PyTorch, Keras and NumPy.
+    convert the formats of PyTorch, Keras and NumPy. `DTypeError` for a dtype that tensors cannot have.
     """
     backend = get_backend(backend)
-    arrays, metadata = safetensors.load_with_metadata(path)
     name = os.fsdecode(path)
-    if _STATE_KEY not in metadata:
-        return {key: _tensor(array, key, backend, name) for key, array in arrays.items()}
+    with safetensors.open_file(path) as file:
+        metadata = file.metadata
+        if names is not None or _STATE_KEY not in metadata:
+            chosen = file.select(names)
+            check_dtypes({key: info.dtype for key, info in chosen.items()}, name)
+            return {key: from_raw(backend.from_host(file.read(key)), backend) for key in chosen}
+        arrays = file.load()
     try:
         skeleton = json.loads(metadata[_STATE_KEY])
         decoder = _Decoder(arrays, backend, name)
@@ -102,13 +108,17 @@ def _host(tensor: Tensor) -> np.ndarray:
     return np.asarray(tensor.backend.to_host(tensor.data))
 
 
-def _tensor(array: np.ndarray, name: str, backend: Backend, path: str) -> Tensor:
-    if not dtypes.is_supported(array.dtype):
+def check_dtypes(found: Mapping[str, Any], path: str) -> None:
+    """Refuse dtypes that NumPy arrays can have and tensors cannot, naming every tensor of one."""
+    odd = [name for name, dtype in found.items() if not dtypes.is_supported(dtype)]
+    if odd:
+        names = [f"{name!r} ({found[name]})" for name in odd]
+        listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         raise DTypeError(
-            f"{path!r} holds tensor {name!r} as {array.dtype}, which tensors cannot have",
-            fix="read it with deepcore.io.safetensors.load_file(path) and convert it: array.astype('float32')",
+            f"{path!r} holds {listed}, {'a dtype' if len(odd) == 1 else 'dtypes'} that tensors cannot have",
+            fix="deepcore.io.safetensors.load_file(path) gives arrays, to be converted: array.astype('float32')"
+            + ("; the other tensors alone: dc.load(path, names=[…])" if len(odd) < len(found) else ""),
         )
-    return from_raw(backend.from_host(array), backend)
 
 
 class _Encoder:
@@ -258,7 +268,8 @@ class _Decoder:
             array = self._arrays[name]
             made = array
             if tag == "tensor":
-                made = _tensor(array, name, self._backend, self._path)
+                check_dtypes({name: array.dtype}, self._path)
+                made = from_raw(self._backend.from_host(array), self._backend)
             elif tag == "scalar":
                 if array.ndim:
                     raise ValueError(f"a scalar of shape {array.shape}")

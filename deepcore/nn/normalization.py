@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ShapeError
 from deepcore.nn import functional as F
@@ -138,7 +140,7 @@ class LayerNorm(Module):
 
     def __init__(
         self,
-        normalized_shape,
+        normalized_shape: int | Sequence[int],
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
@@ -183,7 +185,12 @@ class RMSNorm(Module):
     )
 
     def __init__(
-        self, normalized_shape, eps: float | None = None, elementwise_affine: bool = True, backend=None, dtype=None
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        backend=None,
+        dtype=None,
     ):
         super().__init__()
         shape = self.normalized_shape = F.as_sizes(normalized_shape)
