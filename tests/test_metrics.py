@@ -129,7 +129,7 @@ def test_metrics_follow_the_loss(loss, target, task, threshold, ignored):
 
 def test_two_columns_of_labels_in_a_trainer(backend):
     """Each is thresholded; the largest of two would be right in a third of the samples."""
-    x = np.float32([[2, 1], [-1, -3], [1, -1]])
+    x = np.float32([[1, 2], [-3, -1], [1, -1]])
     y = np.float32([[1, 1], [0, 0], [1, 0]])
     model = nn.Linear(2, 2, bias=False).to(backend)
     with dc.no_grad():
