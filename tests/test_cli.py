@@ -158,15 +158,15 @@ def test_runs_of_one_second_get_their_own_folders(linear, tmp_path, monkeypatch,
 def test_ctrl_c_saves_and_resume_gives_the_same_bits(linear, tmp_path, capsys, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(["train", linear, "--out", str(whole)]) == 0
-    batches, plain = [], feed.split
+    batches, plain = [], feed.Inputs.split
 
-    def split(batch, backend):
+    def split(inputs, batch):
         batches.append(1)
         if len(batches) == 60:  # in the second epoch of 45 batches
             signal.raise_signal(signal.SIGINT)
-        return plain(batch, backend)
+        return plain(inputs, batch)
 
-    monkeypatch.setattr(feed, "split", split)
+    monkeypatch.setattr(feed.Inputs, "split", split)
     assert main(["train", linear, "--out", str(cut)]) == 130
     monkeypatch.undo()
     assert f"--resume {cut}" in capsys.readouterr().out

@@ -119,9 +119,9 @@ def test_target_dtypes(backend):
 @pytest.mark.parametrize(
     "shape, target, fix",
     [
-        ((4, 1), (4,), r"target\.unsqueeze\(1\)"),
+        ((4, 1), (4,), r"target\[:, None\]"),
         ((4,), (4, 1), r"target\.squeeze\(1\)"),
-        ((1, 4), (4,), r"target\.unsqueeze\(0\)"),
+        ((1, 4), (4,), r"target\[None\]"),
         ((2, 6), (3, 4), r"target\.reshape\(2, 6\)"),
         ((4, 3), (4,), r"one_hot\(target\)"),
         ((4, 3), (1, 3), "the input's shape"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import io
 import math
 import pickle
@@ -21,6 +23,7 @@ from deepcore.errors import (
     BackendError,
     ConfigError,
     DataError,
+    DeepcoreWarning,
     FileFormatError,
     NonFiniteError,
     ShapeError,
@@ -42,6 +45,7 @@ from deepcore.train import (
 )
 
 N, FEATURES, CLASSES = 22, 6, 3
+compiled_only = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
 
 
 def data(n=N, seed=0):
@@ -187,6 +191,145 @@ def test_loss_is_a_mean_over_samples(backend):
         assert history[1]["val_loss"] == pytest.approx(whole * factor, rel=1e-6)
 
 
+class Halves:
+    """A loss of somebody else's, that says what it divides by: targets above 0."""
+
+    def __call__(self, output, target):
+        counts = (target > 0).float()
+        return ((output.sum(1) - target) ** 2 * counts).sum() / counts.sum()
+
+    def denominator(self, target):
+        return (target > 0).sum().item()
+
+
+WEIGHT = dc.tensor([0.2, 1.0, 3.0])
+CLASS = np.array([-100, -100, 0, 1, 2, -100, 1, 1, 0, 0])  # pairs: all, none and half are ignored
+YES = np.random.default_rng(4).integers(0, 2, (10, 3)).astype(np.float32)
+WEIGHED = {
+    "weights": (nn.CrossEntropyLoss(WEIGHT), CLASS % 3),
+    "ignored": (nn.CrossEntropyLoss(), CLASS),
+    "unsigned": (nn.CrossEntropyLoss(ignore_index=2), (CLASS % 3).astype(np.uint8)),
+    "all three": (nn.CrossEntropyLoss(WEIGHT, label_smoothing=0.2), CLASS),
+    "probabilities": (nn.CrossEntropyLoss(WEIGHT), (YES + 0.5) / (YES + 0.5).sum(1, keepdims=True)),
+    "log-probabilities": (nn.NLLLoss(WEIGHT, ignore_index=0), CLASS % 3),
+    "a function": (functools.partial(nn.functional.cross_entropy, ignore_index=1), CLASS % 3),
+    "binary": (nn.BCEWithLogitsLoss(pos_weight=WEIGHT), YES),
+    "squares": (nn.MSELoss(), YES),
+    "a sum": (nn.CrossEntropyLoss(WEIGHT, reduction="sum"), CLASS),
+    "samples": (lambda out, y: (out - y).abs().sum(1).mean(), YES),
+    "its own": (Halves(), np.arange(10, dtype=np.float32) % 3),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_means_do_not_depend_on_the_batch_size(backend, name):
+    loss, y = WEIGHED[name]
+    x = data(10)[0]
+    model = nn.Linear(FEATURES, CLASSES).to(backend)
+    whole = copy.deepcopy(loss).to(backend) if isinstance(loss, nn.Module) else loss
+    expected = whole(model(dc.tensor(x, backend=backend)), dc.tensor(y, backend=backend)).item()
+    if name == "a sum":
+        expected /= 10
+    t = Trainer(model, optim.SGD(model.parameters(), lr=0.0), copy.deepcopy(loss), metrics=(), accumulate=5)
+    for size in (10, 4, 2, 1):
+        assert t.evaluate((x, y), batch_size=size)["loss"] == pytest.approx(expected, rel=1e-5)
+    assert t.fit((x, y), batch_size=2, shuffle=False, verbose=0)[1]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_accumulated_gradients_weigh_what_the_loss_divides_by(name):
+    loss, y = WEIGHED[name]
+    x, weights = data(10)[0], []
+    for batch_size, accumulate, compile in ((10, 1, False), (2, 5, False), (2, 5, True), (4, 3, True)):
+        dc.manual_seed(1)
+        model = nn.Linear(FEATURES, CLASSES)
+        sgd = optim.SGD(model.parameters(), lr=0.1)
+        t = Trainer(model, sgd, copy.deepcopy(loss), (), accumulate=accumulate, compile=compile)
+        t.fit((x, y), epochs=2, batch_size=batch_size, shuffle=False, verbose=0)
+        assert t.step == 2
+        weights.append(model.weight.detach().numpy())
+    assert weights[1].tobytes() == weights[2].tobytes()
+    for others in weights[1:]:
+        np.testing.assert_allclose(weights[0], others, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_of_unequal_shapes_weigh_by_their_elements():
+    widths = (3, 1, 4)
+    batches = [(dc.full((2, n, FEATURES), float(n)), dc.zeros(2, n, 1)) for n in widths]
+    model = nn.Linear(FEATURES, 1)
+    t = Trainer(model, optim.SGD(model.parameters(), lr=0.0), nn.MSELoss())
+    given = DataLoader(batches, collate_fn=lambda one: one[0])
+    losses = [t.evaluate(DataLoader([b], collate_fn=lambda one: one[0]))["loss"] for b in batches]
+    expected = sum(n * loss for n, loss in zip(widths, losses)) / sum(widths)
+    assert t.evaluate(given)["loss"] == pytest.approx(expected, rel=1e-6)
+    assert t.fit(given, verbose=0)[1]["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [dc.float16, dc.bfloat16])
+def test_a_sum_beyond_16_bits_is_accumulated(dtype):
+    x, y = np.ones((40, 2), np.float16), np.full((40, 1), 60, np.float16)  # squares add up to 144,000
+    weights = []
+    for batch_size, accumulate in ((40, 1), (20, 2)):
+        model = nn.Linear(2, 1, bias=False).to(dtype=dtype)
+        with dc.no_grad():
+            model.weight.fill_(0.0)
+        t = Trainer(model, optim.SGD(model.parameters(), lr=0.01), nn.MSELoss(), accumulate=accumulate)
+        given = TensorDataset(dc.tensor(x).to(dtype), dc.tensor(y).to(dtype))
+        assert t.fit(given, batch_size=batch_size, verbose=0)[1]["loss"] == pytest.approx(3600, rel=0.01)
+        weights.append(model.weight.detach().float().numpy())
+    np.testing.assert_allclose(*weights, rtol=0.01)
+
+
+@compiled_only
+def test_a_weight_per_batch_is_no_program_per_batch():
+    y = np.array([-100, 0, 1, 2] * 10)
+    for loss, target in ((nn.CrossEntropyLoss(WEIGHT), y), (Halves(), y.clip(0))):
+        t = trainer(loss=loss, metrics=(), schedule=False, accumulate=2)
+        t.fit((data(40)[0], target), batch_size=4, verbose=0)
+        assert t._steps.gradients.traces == 2, t._steps.gradients.faults  # first of a group, and second
+        assert t._steps.gradients.runs == 8
+
+
+def test_a_subclass_that_computes_something_else_counts_samples():
+    class Focal(nn.CrossEntropyLoss):
+        def forward(self, input, target):
+            return nn.functional.cross_entropy(input, target, reduction="none").square().mean()
+
+    class Scaled(Focal):
+        def denominator(self, target):
+            return 2.0
+
+    from deepcore.train.measure import Measure
+
+    target = dc.tensor([0, -100, -100])
+    counts = [Measure(loss).denominator((), target) for loss in (Focal(), Scaled(), nn.CrossEntropyLoss())]
+    assert counts == [3, 2, 1]
+
+
+def test_nothing_that_counts():
+    """An evaluation says so; a group of accumulated batches is refused as one batch would be."""
+    x, y = data(8)[0], np.full(8, -100)
+    t = trainer(metrics=(), schedule=False, accumulate=2)
+    with pytest.raises(DataError, match="nothing in it counts"):
+        t.evaluate((x, y))
+    with pytest.raises(NonFiniteError):
+        t.fit((x, y), batch_size=2, verbose=0)
+    assert t.step == 0
+    y[0] = 1
+    t.fit((x, y), batch_size=4, shuffle=False, verbose=0)
+    assert t.step == 1 and t.history[1]["loss"] == t.history[1]["loss"]
+
+
+def test_changing_a_loss_changes_what_is_accumulated():
+    x, y = data(8)
+    model = nn.Linear(FEATURES, CLASSES)
+    t = Trainer(model, optim.SGD(model.parameters(), lr=0.0), nn.CrossEntropyLoss(), metrics=(), accumulate=2)
+    change = LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(t.loss, "label_smoothing", 0.3 * (epoch > 1)))
+    first, second, third = t.fit((x, y), epochs=3, batch_size=4, shuffle=False, callbacks=[change], verbose=0)["loss"]
+    smoothed = nn.functional.cross_entropy(model(dc.tensor(x)), dc.tensor(y), label_smoothing=0.3).item()
+    assert first == second != third == pytest.approx(smoothed, rel=1e-5)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_accumulating_equals_the_larger_batch(backend, reduction):
     x, y = data(10)  # in threes: 3 3 3 1, in groups of two: 6 and 4
@@ -224,15 +367,311 @@ def test_gradient_clipping():
 def test_modes_during_and_after():
     x, y = data()
     t = trainer()
-    t.model[1].eval()  # left as found
+    t.model[1].eval()  # frozen, and left as found
+    frozen = bits([t.model[1].running_mean, t.model[1].num_batches_tracked])
     seen = []
     t.model[3].register_forward_hook(lambda m, i, o: seen.append(m.training))
     t.fit((x, y), (x, y), batch_size=22, verbose=0)
     assert seen == [True, False]
     assert t.model.training and t.model[3].training and not t.model[1].training
+    assert bits([t.model[1].running_mean, t.model[1].num_batches_tracked]) == frozen
     t.evaluate((x, y))
     t.predict(x)
     assert seen[2:] == [False, False] and t.model.training and not t.model[1].training
+
+
+@pytest.mark.parametrize("compile", [True, False])
+@pytest.mark.parametrize(
+    "before, event, act, expected",
+    [
+        # Flags of (model, BatchNorm, Dropout) in the training batches of three epochs, two batches each.
+        (lambda m: m.eval(), None, None, [(1, 1, 1)] * 6),
+        (lambda m: m[1].eval(), None, None, [(1, 0, 1)] * 6),
+        (lambda m: m.eval() and m[3].train(), None, None, [(0, 0, 1)] * 6),
+        (lambda m: None, "on_epoch_end", lambda m: m.eval(), [(1, 1, 1)] * 6),
+        (lambda m: m[1].eval(), "on_epoch_end", lambda m: m.eval(), [(1, 0, 1)] * 6),
+        (lambda m: m[1].eval(), "on_train_batch_end", lambda m: m.eval(), [(1, 0, 1)] * 6),
+        (lambda m: None, "on_epoch_end", lambda m: m[1].eval(), [(1, 1, 1)] * 2 + [(1, 0, 1)] * 4),
+        (lambda m: m[1].eval(), "on_epoch_begin", lambda m: m.train(), [(1, 1, 1)] * 6),
+        (lambda m: m[1].eval(), "on_test_end", lambda m: m.train(), [(1, 0, 1)] * 6),
+    ],
+)
+def test_modes_that_are_found_or_changed(compile, before, event, act, expected):
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_begin(self, batch, logs):
+            self.trainer.evaluate(data(4))
+            self.trainer.predict(data(4)[0])
+
+        def on_train_batch_end(self, batch, logs):
+            seen.append(tuple(int(m.training) for m in (t.model, t.model[1], t.model[3])))
+
+    t = trainer(compile=compile)
+    before(t.model)
+    found = [m.training for m in t.model.modules()]
+    callbacks = [Watch()]
+    if event:
+        callbacks.append(LambdaCallback(**{event: lambda *args: act(t.model)}))
+    t.fit(data(8), data(4), epochs=3, batch_size=4, callbacks=callbacks, verbose=0)
+    assert seen == expected and [m.training for m in t.model.modules()] == found
+
+
+@pytest.mark.parametrize("batches", [4, 5])
+def test_modes_are_part_of_a_checkpoint(tmp_path, batches):
+    """Frozen by a callback within the second of three epochs, two batches each; also saved while validating."""
+    freeze = lambda t: LambdaCallback(on_train_batch_end=lambda batch, logs: t.epoch == 1 and t.model[1].eval())
+    save = lambda t: LambdaCallback(on_test_end=lambda logs: t.save_checkpoint(tmp_path / f"{t.epoch}.safetensors"))
+    whole = trainer(seed=1)
+    whole.fit(data(8), data(4), epochs=3, batch_size=4, verbose=0, callbacks=[freeze(whole), save(whole)])
+    t = trainer(seed=1, out=tmp_path)
+    t.fit(data(8), data(4), epochs=3, batch_size=4, verbose=0, callbacks=[freeze(t), StopAt(batches)])
+    for name in ("checkpoint", "1"):
+        t = trainer()
+        t.fit(data(8), data(4), epochs=3, batch_size=4, verbose=0, resume=tmp_path / f"{name}.safetensors")
+        assert result(t) == result(whole)
+
+
+class Short(DataLoader):
+    """Gives fewer batches than its length says."""
+
+    def __init__(self, batches, **options):
+        super().__init__(TensorDataset(*data(20)), 4, **options)
+        self.given = batches
+
+    def __iter__(self):
+        for _, batch in zip(range(self.given), super().__iter__()):
+            yield batch
+
+
+@pytest.mark.parametrize("given, steps", [(5, 3), (4, 2), (3, 2), (1, 1)])
+def test_a_group_closes_where_the_loader_really_ends(given, steps, tmp_path):
+    results = []
+    for loader in (Short(given), DataLoader(TensorDataset(*(a[: 4 * given] for a in data(20))), 4)):
+        t = trainer(accumulate=2, seed=1)
+        save = ModelCheckpoint(tmp_path / "last.safetensors", save_freq=given)
+        t.fit(loader, verbose=0, callbacks=[save])
+        assert t.step == steps and all(p.grad is None for p in t.model.parameters())
+        assert dc.io.read_checkpoint(tmp_path / "last.safetensors")["extra"]["progress"]["step"] == steps
+        results.append(result(t))
+    assert results[0] == results[1]
+
+
+def test_a_loader_that_gives_nothing():
+    with pytest.raises(DataError, match=r"gave no batch in epoch 1(.|\n)*5, as its length says"):
+        trainer().fit(Short(0), verbose=0)
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(FEATURES, CLASSES), nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x, z):
+        return self.a(x) - self.b(z)
+
+
+class Perhaps(Two):
+    def forward(self, x, z=None):
+        return self.a(x) if z is None else super().forward(x, z)
+
+
+class Any(Two):
+    def forward(self, *inputs):
+        return super().forward(*inputs)
+
+
+class Listed(Two):
+    def forward(self, both):
+        return super().forward(*both)
+
+
+class Named(Two):
+    def forward(self, both):
+        return super().forward(both["x"], both["z"])
+
+
+def test_predicting_from_several_inputs(backend):
+    """How many forward takes says whether the last part of the samples is the target."""
+    x, y = data(8)
+    z = x[::-1].copy()
+
+    def of(kind):
+        dc.manual_seed(0)
+        model = kind()
+        return Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), backend=backend)
+
+    t = of(Two)
+    expected = bits(t.predict((x, z)))
+    assert expected == bits(t.model(dc.tensor(x, backend=backend), dc.tensor(z, backend=backend)).detach())
+    for given in ((x, z, y), [x, z], TensorDataset(x, z), TensorDataset(x, z, y), (x.tolist(), dc.tensor(z))):
+        assert bits(t.predict(given, batch_size=3)) == expected
+    assert bits(of(Perhaps).predict((x, z, y))) == bits(of(Any).predict(TensorDataset(x, z, y))) == expected
+    assert bits(of(Listed).predict(([x, z],))) == bits(of(Named).predict(({"x": x, "z": z}, y))) == expected
+    assert bits(of(Perhaps).predict(TensorDataset(x, z))) == bits(of(Perhaps).predict(x)) != expected
+    for given in ((x, z), [x, z]):
+        with pytest.raises(ArgumentError, match="last of 2 arrays may be an input or a target"):
+            of(Perhaps).predict(given)
+    with pytest.raises(DataError, match="takes 2 input"):
+        t.predict(x)
+    fits = set()
+    for kind, given in (
+        (Two, (x, z, y)),
+        (Two, ([x, z], y)),
+        (Two, ((x, z), y)),
+        (Any, ([x, z], y)),
+        (Listed, ([x, z], y)),
+        (Named, ({"x": x, "z": z}, y)),
+        (Two, [(a, b, int(c)) for a, b, c in zip(x, z, y)]),
+    ):
+        t = of(kind)
+        t.fit(given, batch_size=3, shuffle=False, verbose=0)
+        fits.add(str(bits(t.model.state_dict())))
+    assert len(fits) == 1
+
+
+def test_several_targets():
+    x, y = data(8)
+    two = lambda out, y: nn.functional.cross_entropy(out, y[0]) + nn.functional.cross_entropy(out, y[1])
+    losses = set()
+    for target in ((y, y), [y, y], (y.tolist(), dc.tensor(y)), [dc.tensor(y), y]):
+        t = trainer(loss=two, model=lambda: network(dropout=0.0))
+        losses.add(t.fit((x, target), batch_size=3, shuffle=False, verbose=0)[1]["loss"])
+    assert len(losses) == 1
+
+
+class Frame:
+    """What pandas and others have in common."""
+
+    def __init__(self, **columns):
+        self.data = {name: np.asarray(values) for name, values in columns.items()}
+        self.columns = list(columns)
+        self.shape = (len(next(iter(self.data.values()))), len(columns))
+
+    def __getitem__(self, name):
+        return self.data[name]
+
+    def to_numpy(self):
+        return np.stack([np.asarray(c, object) for c in self.data.values()], 1)
+
+
+def test_kinds_of_inputs_people_have():
+    x, y = data()
+    frame = Frame(**{f"c{i}": x[:, i] for i in range(FEATURES)})
+    losses = set()
+    for given in (
+        (x, y),
+        (x.tolist(), y.tolist()),
+        (list(x), list(y)),
+        ([dc.tensor(row) for row in x], y),
+        (x.astype(object), y.astype(object)),
+        (x.astype(np.float64), y.astype(np.uint8)),
+        [(row, int(label)) for row, label in zip(x, y)],
+        [(row.tolist(), label) for row, label in zip(x, y)],
+        (frame, y),
+    ):
+        t = trainer(model=lambda: network(dropout=0.0))
+        losses.add(t.fit(given, batch_size=8, shuffle=False, verbose=0)[1]["loss"])
+    assert len(losses) == 1
+    assert len({str(bits(t.predict(given))) for given in (x, x.tolist(), list(x), frame, (x, y))}) == 1
+    with pytest.raises(DataError, match=r"not hold numbers alone: name(.|\n)*drop\(columns=\['name'\]\)"):
+        t.predict(Frame(a=x[:, 0], name=["n"] * N))
+    with pytest.raises(DataError, match="fillna"):
+        t.fit((Frame(a=[1, None] * 11), y))
+
+
+def test_pandas():
+    pandas = pytest.importorskip("pandas")
+    x, y = data()
+    frame = pandas.DataFrame(x)
+    t = trainer()
+    t.fit((frame, pandas.Series(y)), (frame, pandas.Series(y)), verbose=0)
+    assert bits(t.predict(frame)) == bits(t.predict(x))
+    with pytest.raises(DataError, match="columns that do not hold numbers alone: 1"):
+        t.predict(frame.assign(**{"1": "text"}))
+    with pytest.raises(DataError, match="unique"):
+        t.fit((frame, pandas.Series(["a", "b"] * 11)))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "float64"])
+def test_inputs_that_the_model_refuses_are_converted(backend, dtype):
+    x, y = data(8)
+    x = np.asarray(np.abs(x) * 9, dtype=dtype)
+
+    class Items(Dataset):  # arrays of floats are converted as they are given, a dataset's are not
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            return x[index], y[index]
+
+    t, same = trainer(backend, seed=1), trainer(backend, seed=1)
+    with pytest.warns(DeepcoreWarning, match=f"inputs are {dtype}, and the model computes in float32") as caught:
+        t.fit(Items(), Items(), epochs=2, batch_size=4, shuffle=False, verbose=0)
+        predicted = t.predict(Items())
+    assert len(caught) == 1 and ("x / 255" in str(caught[0].message)) == (dtype == "uint8")
+    same.fit((x.astype(np.float32), y), (x.astype(np.float32), y), 2, 4, shuffle=False, verbose=0)
+    assert result(t) == result(same) and bits(predicted) == bits(same.predict(x.astype(np.float32)))
+
+
+def test_indices_stay_whole_numbers():
+    x, y = np.arange(16).reshape(8, 2) % 5, data(8)[1]
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, CLASSES))
+    t = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss())
+    t.fit((x, y), verbose=0)
+
+    class OneHot(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(10, CLASSES)
+
+        def forward(self, x):
+            return self.body(nn.functional.one_hot(x, 5).flatten(1).float())
+
+    class Bytes(OneHot):
+        def forward(self, x):
+            return self.body(x.float().repeat(1, 5))
+
+    for model in (OneHot(), Bytes()):
+        t = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss())
+        t.fit((x, y), verbose=0)
+        assert t.predict(x).shape == (8, CLASSES)
+
+
+def test_asking_the_model_for_its_dtype_draws_nothing():
+    class Noise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(FEATURES, CLASSES)
+
+        def forward(self, x):
+            return self.body(x) + dc.rand(CLASSES)
+
+    losses = []
+    for x in (np.ones((8, FEATURES), np.float32), np.ones((8, FEATURES), np.int64)):
+        dc.manual_seed(0)
+        t = trainer(model=Noise, seed=1)
+        with contextlib.nullcontext() if x.dtype == np.float32 else pytest.warns(DeepcoreWarning, match="int64"):
+            losses.append(t.fit((x, data(8)[1]), verbose=0)[1]["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_one_sample_that_a_layer_takes_for_its_features():
+    """Six numbers are one row of six features to Linear, also where they came as a batch of six."""
+    model = nn.Linear(FEATURES, CLASSES)
+    t = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss())
+    with pytest.raises(ShapeError, match=r"a single sample(.|\n)*predict\(x\[None\]\)"):
+        t.predict(X[0])
+    assert t.predict(X[0][None]).shape == (1, CLASSES)
+
+
+def test_regression_targets_of_one_dimension_get_a_fix_that_fits():
+    x, y = data(8)
+    model = nn.Linear(FEATURES, 1)
+    t = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.MSELoss())
+    with pytest.raises(ShapeError, match=r"fix: +target\[:, None\]"):
+        t.fit((x, y), verbose=0)
+    t.fit((x, y[:, None]), verbose=0)
 
 
 def test_kinds_of_data():
@@ -411,9 +850,6 @@ def test_seed_decides():
 
 
 # -- compiled steps -------------------------------------------------------------------------------------------
-compiled_only = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
-
-
 class Carry(Callback):
     """Goes on after a loss that is not finite."""
 
@@ -721,14 +1157,48 @@ def test_shape_errors_name_the_module_and_the_batch():
 X, Y = data(8)
 
 
+class Texts(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return X[index], "b"
+
+
 @pytest.mark.parametrize(
     "act, error, words",
     [
         (lambda t: t.fit((X[:0], Y[:0])), DataError, "empty"),
         (lambda t: t.fit((X, Y[:3])), DataError, "differ in length"),
-        (lambda t: t.fit(X), DataError, r"\(input, …, target\)"),
+        (lambda t: t.fit(X), DataError, r"training data is a tuple \(x, y\)(.|\n)*fit\(\(x, y\)\)"),
+        (lambda t: t.fit((X,)), DataError, r"\(input, …, target\)"),
+        (lambda t: t.fit((X, Y), X), DataError, r"validation=\(x, y\)"),
+        (lambda t: t.fit(X, Y), ArgumentError, r"second argument is validation data(.|\n)*fit\(\(x, y\)\)"),
+        (lambda t: t.fit(X.tolist(), Y.tolist()), ArgumentError, r"fit\(\(x, y\)\)"),
+        (lambda t: t.evaluate(X, Y), ArgumentError, r"second argument is batch_size(.|\n)*evaluate\(\(x, y\)\)"),
+        (lambda t: t.predict(X, Y), ArgumentError, r"fix: +predict\(x\)"),
+        (lambda t: t.predict(X[0]), ShapeError, r"shape \(1, 6\)(.|\n)*predict\(x\[None\]\)"),
+        (lambda t: t.predict(X[0], batch_size=6), ShapeError, r"6 samples of shape \(\)(.|\n)*x\[None\]"),
+        (lambda t: t.predict(X[:, :4]), ShapeError, "Linear expects 6 features"),
+        (lambda t: t.predict((X, X, X)), DataError, r"takes 1 input\(s\), and a batch has 3"),
+        (lambda t: t.fit((X, X, Y)), DataError, r"takes 1 input\(s\), and a batch has 2"),
         (lambda t: t.fit(3), ArgumentError, "DataLoader, a Dataset"),
-        (lambda t: t.fit(([1, 2], [3, 4])), ArgumentError, "asarray"),
+        (lambda t: t.fit("abc"), ArgumentError, "DataLoader, a Dataset"),
+        (lambda t: t.fit([]), DataError, "empty"),
+        (lambda t: t.fit(zip(X, Y)), ArgumentError, r"zip can be read only once(.|\n)*list\(…\)"),
+        (lambda t: t.fit({"x": X, "y": Y}), ArgumentError, r"with 'x', 'y'(.|\n)*\(data\[…\], data\[…\]\)"),
+        (lambda t: t.fit([{"x": X[0], "y": Y[0]}]), DataError, "a dict"),
+        (lambda t: t.fit(([[1, 2], [3]], [0, 1])), DataError, "rows of x differ"),
+        (lambda t: t.fit((X, Y.astype(str))), DataError, r"such as '\d'(.|\n)*numpy\.unique\(y, return_inverse=True\)"),
+        (lambda t: t.fit((X, list("abcabcab"))), DataError, "such as 'a'"),
+        (lambda t: t.fit((X, np.array(list("abcabcab"), object))), DataError, "such as 'a'"),
+        (lambda t: t.fit(list(zip(X, "abcabcab"))), DataError, "such as 'a'"),
+        (lambda t: t.fit(Texts()), DataError, "such as 'b'"),
+        (lambda t: t.fit((X.astype(str), Y)), DataError, "x is text"),
+        (lambda t: t.fit((np.full(8, "2024-01-01", "M8[D]"), Y)), DataError, "x does not hold numbers"),
+        (lambda t: t.fit((np.array([[None] * 6] * 8), Y)), DataError, "with None"),
+        (lambda t: t.fit((X, 3)), ArgumentError, "y is a int"),
+        (lambda t: t.fit((X, (Y, Y))), ArgumentError, r"one target tensor(.|\n)*a tuple of 2(.|\n)*y\[0\]"),
         (lambda t: t.fit(DataLoader(TensorDataset(X, Y)), batch_size=4), ArgumentError, "does nothing"),
         (lambda t: t.fit(DataLoader(TensorDataset(X, Y)), shuffle=False), ArgumentError, "does nothing"),
         (lambda t: t.predict(DataLoader(TensorDataset(X, Y), shuffle=True)), ArgumentError, "in order"),
@@ -741,6 +1211,11 @@ X, Y = data(8)
         (lambda t: Trainer(t.model, t.model.parameters(), t.loss), ArgumentError, "optimizer is"),
         (lambda t: Trainer(t.model, t.optimizer, nn.MSELoss), ArgumentError, r"MSELoss\(…\)"),
         (lambda t: Trainer(t.model, t.optimizer, nn.MSELoss(reduction="none")), ArgumentError, "mean"),
+        (
+            lambda t: Trainer(t.model, t.optimizer, functools.partial(nn.functional.mse_loss, reduction="none")),
+            ArgumentError,
+            "mean",
+        ),
         (lambda t: Trainer(network(), t.optimizer, t.loss), ArgumentError, "no parameter of the model"),
         (lambda t: Trainer(t.model, t.optimizer, t.loss, metrics=["acuracy"]), ConfigError, "'accuracy'"),
         (lambda t: Trainer(t.model, t.optimizer, t.loss, ["accuracy", "accuracy"]), ArgumentError, "differ"),

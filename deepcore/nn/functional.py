@@ -460,12 +460,12 @@ def _same_shape(name: str, input: Tensor, target: Tensor) -> None:
 
 
 def _shape_fix(shape: tuple[int, ...], target: tuple[int, ...]) -> str:
-    for longer, name in ((shape, "target.unsqueeze({})"), (target, "target.squeeze({})")):
-        shorter = target if longer is shape else shape
+    for longer, shorter in ((shape, target), (target, shape)):
         if len(longer) == len(shorter) + 1:
             for dim in reversed(range(len(longer))):
                 if longer[dim] == 1 and longer[:dim] + longer[dim + 1 :] == shorter:
-                    return name.format(dim)
+                    # Of tensors and of arrays, which have no unsqueeze.
+                    return f"target[{':, ' * dim}None]" if longer is shape else f"target.squeeze({dim})"
     if _size(shape) == _size(target):
         return f"target.reshape({', '.join(map(str, shape))})"
     if len(target) == len(shape) - 1 and target == shape[:1] + shape[2:]:

@@ -7,8 +7,10 @@ from typing import Any
 
 from deepcore.autograd import no_grad
 from deepcore.autograd.transforms import tree_map
+from deepcore.backend import dtypes as dt
 from deepcore.compiler.compiled import Compiled, NotFinite, finite
-from deepcore.errors import NonFiniteError, ShapeError
+from deepcore.errors import NonFiniteError
+from deepcore.train.measure import check_tensors, one_number
 
 
 class Refused(Exception):
@@ -22,14 +24,18 @@ class Refused(Exception):
 class Steps:
     """What a `Trainer` computes with its model, loss and optimizer, compiled or not.
 
-    train(inputs, target), test(inputs, target): (loss, output), the output only where metrics look at it.
-    gradients(inputs, target, weight): the same; gradients of weight · loss are added up, for `update()` to use.
+    train(inputs, target), test(inputs, target): (loss, output), the output only where metrics are computed from it.
+    gradients(inputs, target, weight): the same with the sum that the loss divides, or `weight` times the loss where that
+    is not known (`Measure.weight`); gradients accumulate until `update()`.
     predict(inputs): the output.
     """
 
     def __init__(self, compiled: bool):
         self.model: Any = None
         self.loss: Any = None
+        #: `Measure.module`, and whether the loss is a sum.
+        self.module: Any = None
+        self.summed = False
         self.optimizer: Any = None
         self.clip_grad_norm: float | None = None
         #: (name, parameter) of all that the optimizer updates, for errors.
@@ -41,19 +47,38 @@ class Steps:
         self.test, self.predict = run(self._test), run(self._predict)
 
     def _train(self, inputs: tuple, target):
-        result = self._gradients(inputs, target, None)
+        output = self.model(*inputs)
+        result = self._backward(self._mean(output, target), output)
         self.update()
         return result
 
-    def _gradients(self, inputs: tuple, target, weight: float | None):
+    def _gradients(self, inputs: tuple, target, weight):
         output = self.model(*inputs)
-        loss = self._loss(output, target)
+        return self._backward(self._total(output, target, weight), output)
+
+    def _backward(self, loss, output):
         try:
             value = finite(loss)
         except NotFinite as error:
             raise Refused(f"the loss is {error.value}", error.value) from None
-        (loss if weight is None else loss * weight).backward()
+        loss.backward()
         return value, tree_map(_detached, output) if self.watched else None
+
+    def _mean(self, output, target):
+        """The loss as it is."""
+        if self.module is not None:
+            check_tensors(output, target)
+        return one_number(self.loss(output, target))
+
+    def _total(self, output, target, weight):
+        """The sum that the loss divides: 0 where nothing counts, where the mean is 0/0."""
+        if self.module is None or self.summed:
+            loss = self._mean(output, target)
+            return loss if weight is None else loss * weight
+        check_tensors(output, target)
+        if output.dtype.itemsize == 2:  # a sum may be beyond 16 bits
+            output = output.to(dt.float32)
+        return self.module.reduced(output, target, "sum")
 
     def update(self) -> None:
         """One update with the gradients there are, which are then forgotten."""
@@ -73,22 +98,11 @@ class Steps:
     @no_grad()
     def _test(self, inputs: tuple, target):
         output = self.model(*inputs)
-        return self._loss(output, target), output if self.watched else None
+        return self._mean(output, target), output if self.watched else None
 
     @no_grad()
     def _predict(self, inputs: tuple):
         return self.model(*inputs)
-
-    def _loss(self, output, target):
-        loss = self.loss(output, target)
-        if getattr(loss, "shape", None) != ():
-            raise ShapeError(
-                "the loss must be one number",
-                expected="shape ()",
-                received=str(getattr(loss, "shape", type(loss).__name__)),
-                fix="average it: loss.mean()",
-            )
-        return loss
 
 
 def _detached(leaf):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -13,40 +14,38 @@ from deepcore import nn, random
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.data import DataLoader
-from deepcore.errors import ArgumentError, DeepcoreError, FileFormatError
+from deepcore.errors import ArgumentError, DataError, DeepcoreError, FileFormatError, ShapeError
 from deepcore.io import load_checkpoint, save_checkpoint
-from deepcore.nn import functional as F
 from deepcore.optim import Optimizer
 from deepcore.train import diagnose, feed
 from deepcore.train.callbacks import Callback
 from deepcore.train.history import History, format_value
 from deepcore.train.interrupt import Interrupts
+from deepcore.train.measure import Measure
 from deepcore.train.progress import ProgressBar
-from deepcore.train.state import BatchLogs, ModesKept, Progress, as_number
+from deepcore.train.state import BatchLogs, ModesKept, Progress, TrainingModes, as_number
 from deepcore.train.step import Refused, Steps
 
 CHECKPOINT = "checkpoint.safetensors"
-_CLASSIFICATION = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
-_CLASSIFICATION_FUNCTIONS = (F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
-# Losses whose output is on the scale of the target: of two classes, 0.5 lies between them, not 0.
-_ON_TARGET_SCALE = (nn.BCELoss, nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
-_ON_TARGET_SCALE_FUNCTIONS = (F.binary_cross_entropy, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
 
 
 class Trainer:
     """Trains `model` with `optimizer` on `loss(model(*inputs), target)`.
 
-    metrics: names (`deepcore.metrics.METRICS`) and `Metric` objects. None: accuracy with a classification loss (0.5
-    divides two classes under BCELoss, 0 on logits), none with another.
+    metrics: names (`deepcore.metrics.METRICS`) and `Metric` objects. What these leave open (task, threshold,
+    ignore_index) the loss says. None: accuracy with a classification loss, none with another.
     backend: where to train; the model, the loss and the optimizer's state are moved there. None: where the model is.
     scheduler: a schedule of `optim.lr_scheduler`, stepped after every epoch.
     clip_grad_norm: the largest norm of all gradients together; they are scaled down to it.
-    accumulate: batches whose gradients make one update: the mean over all their samples, uneven batches included.
+    accumulate: batches whose gradients make one update, that of one batch of all their samples.
     seed: `dc.manual_seed(seed)` when the first `fit` starts, so that shuffling and dropout repeat.
     out: a folder for `checkpoint.safetensors`, written when a fit ends, is stopped or interrupted.
     compile: run each step as one program where that can be done (`dc.compile`): same results to the bit, less time.
 
-    Batches are tuples (input, …, target). Losses are averaged over samples, so a smaller last batch counts for less.
+    Batches are tuples (input, …, target). Means over batches (losses, accumulated gradients, `evaluate`) weigh each by
+    what its loss divides by, so they do not depend on the batch size: with deepcore's losses the elements, or the
+    weights of the labels that are not ignored; with a loss of your own the samples, unless it has a method
+    `denominator(target)`.
 
     >>> trainer = Trainer(model, optim.Adam(model.parameters()), nn.CrossEntropyLoss())
     >>> history = trainer.fit((images, labels), epochs=5)
@@ -74,7 +73,8 @@ class Trainer:
             )
         if not callable(loss) or isinstance(loss, type):
             raise ArgumentError("loss is a function of (output, target)", received=_kind(loss), fix=_instance_fix(loss))
-        if getattr(loss, "reduction", "mean") == "none":
+        self._measure = Measure(loss)
+        if self._measure.reduction == "none":
             raise ArgumentError("the loss must be one number", received="reduction='none'", fix="reduction='mean'")
         if scheduler is not None and getattr(scheduler, "optimizer", None) is not optimizer:
             raise ArgumentError(
@@ -111,12 +111,16 @@ class Trainer:
         self._hooks: dict[str, list] = {}
         self._loader: DataLoader | None = None
         self._validation: DataLoader | None = None
+        self._warned: set = set()  # dtypes of inputs whose conversion was reported
+        self._inputs = feed.Inputs(model, self.backend, self._warned)
+        self._modes = TrainingModes(model)
         self._seeded = False
         self._resume_from: str | None = None
         self._dispatching = False
         self._to_save: list[str] = []
         self._last_loss: float | None = None
-        self._pending = 0
+        #: Batches since the last update, and the sum of what their losses divide by.
+        self._pending, self._weight = 0, 0.0
 
     # -- setting up ---------------------------------------------------------------------------------------
     def _named_parameters(self) -> tuple[tuple[str, Any], ...]:
@@ -141,16 +145,12 @@ class Trainer:
 
     def _metrics_from(self, metrics) -> list[metrics_.Metric]:
         if metrics is None:
-            metrics = ("accuracy",) if self._loss_is(_CLASSIFICATION, _CLASSIFICATION_FUNCTIONS) else ()
+            metrics = () if self._measure.task is None else ("accuracy",)
         if isinstance(metrics, (str, metrics_.Metric)):
             metrics = (metrics,)
-        found: list[metrics_.Metric] = []
-        for metric in metrics:
-            if metric == "accuracy":
-                threshold = 0.5 if self._loss_is(_ON_TARGET_SCALE, _ON_TARGET_SCALE_FUNCTIONS) else 0.0
-                found.append(metrics_.Accuracy(threshold, getattr(self.loss, "ignore_index", None)))
-            else:
-                found.append(metrics_.get(metric))
+        found = [metrics_.get(metric) for metric in metrics]
+        for metric in found:
+            metric.follow(self._measure)
         names = ["loss", "lr", *(m.name for m in found)]
         for name in names:
             if names.count(name) > 1 or name.startswith("val_"):
@@ -161,13 +161,13 @@ class Trainer:
                 )
         return found
 
-    def _loss_is(self, classes: tuple, functions: tuple) -> bool:
-        return isinstance(self.loss, classes) or self.loss in functions
-
     def _set_steps(self) -> None:
         """Compute with what the attributes are now."""
         steps = self._steps
         steps.model, steps.loss, steps.optimizer, steps.named = self.model, self.loss, self.optimizer, self._named
+        if self._measure.loss is not self.loss:
+            self._measure = Measure(self.loss)
+        steps.module, steps.summed = self._measure.module, self._measure.reduction == "sum"
         steps.clip_grad_norm, steps.watched = self.clip_grad_norm, bool(self.metrics)
 
     # -- fit ----------------------------------------------------------------------------------------------
@@ -184,16 +184,21 @@ class Trainer:
     ) -> History:
         """Train for `epochs` epochs, validating after each; returns the `History` (also `self.history`).
 
-        train, validation: a DataLoader, a Dataset, or arrays or tensors (x, y). `batch_size` (32) and `shuffle`
-        (True; never for validation) belong to data that is not in a loader.
+        train, validation: a DataLoader, a Dataset, a tuple (x, y), or a list of samples (x, y). x and y are arrays,
+        tensors, lists of numbers or tables (DataFrame); x may be a tuple of several inputs, y of several targets.
+        `batch_size` (32) and `shuffle` (True; never for validation) belong to data that is not in a loader. Inputs in a
+        dtype that the model refuses, such as integers, are converted to the model's, with one warning.
         verbose: 0 prints nothing, 1 a progress bar in terminals and notebooks, 2 only a line per epoch.
         resume: a checkpoint (file, the folder it is in, or True for the one in `out`) to go on from until `epochs`
         epochs are done in all: with the same data and settings, the result has the bits of a run that never stopped.
 
+        Modules that are in evaluation mode stay there, such as a frozen BatchNorm, also when a callback puts them there;
+        a model that is in evaluation mode as a whole is trained in training mode. Afterwards all are as they were.
+
         Ctrl-C (and a notebook's interrupt): the running step finishes, a checkpoint is written to `out` and the
         history is returned with `interrupted` set. The second one raises `KeyboardInterrupt` at once.
 
-        Errors: `DataError` for no data; `NonFiniteError` before the update that a NaN or infinite loss would make;
+        Errors: `DataError` for no data, and for validation data in which nothing counts; `NonFiniteError` before the update that a NaN or infinite loss would make;
         `StateDictError`, `FileFormatError` for a checkpoint that does not fit or cannot be read.
         """
         self.epochs = _whole("epochs", epochs, 0)
@@ -206,20 +211,23 @@ class Trainer:
             raise ArgumentError("batch_size does nothing here: the data is in a DataLoader", fix="leave it out")
         if shuffle is not None and isinstance(train, DataLoader):
             raise ArgumentError("shuffle does nothing here: the data is in a DataLoader", fix="leave it out")
+        _check_pairs(train, validation)
         dtype = feed.model_dtype(self.model)
         self._loader = feed.as_loader(train, batch_size, shuffle is None or shuffle, self.backend, dtype)
         self._validation = (
             None if validation is None else feed.as_loader(validation, batch_size, False, self.backend, dtype)
         )
+        self._inputs = feed.Inputs(self.model, self.backend, self._warned)
         self.batches = len(self._loader)
         self._set_callbacks(callbacks, bar)
         self._progress, self.history, self.stop_training, self.resumed = Progress(), History(), False, False
-        self._last_loss, self._to_save, self._pending = None, [], 0
+        self._last_loss, self._to_save, self._pending, self._weight = None, [], 0, 0.0
         self._resume_from = self._resolve(resume)
         if self.out is not None:
             os.makedirs(self.out, exist_ok=True)
         try:
             with Interrupts(notice=verbose > 0) as self._interrupts, ModesKept(self.model):
+                self._modes = TrainingModes(self.model)
                 self._set_steps()
                 self._steps.clear_gradients()
                 self._dispatch("on_train_begin", {})
@@ -239,7 +247,7 @@ class Trainer:
         return self.history
 
     def _run(self) -> None:
-        at, model = self._progress, self.model
+        at = self._progress
         while at.epoch < self.epochs and not self._stopping():
             if not at.begun:
                 for metric in self.metrics:
@@ -247,14 +255,16 @@ class Trainer:
                 at.begun = True
                 self._dispatch("on_epoch_begin", at.epoch, {})
             if not at.trained:
-                model.train()
+                self._modes.renew()
                 if not self._train_epoch():
                     return
                 at.trained = True
             logs = dict(BatchLogs(self))
             if self._validation is not None:
                 before = self._validation.state_dict()
-                results = self._test(self._validation)
+                self._modes.renew()
+                with ModesKept(self.model):
+                    results = self._test(self._validation, self._inputs)
                 if results is None:  # interrupted: validate again when resumed
                     self._validation.load_state_dict(before)
                     return
@@ -277,6 +287,7 @@ class Trainer:
         with contextlib.closing(batches):  # ends the workers now, whatever comes
             for number, batch in enumerate(batches, loader.position):
                 self._dispatch("on_train_batch_begin", number, {})
+                self._modes.restore()
                 try:
                     closes = (number + 1) % self.accumulate == 0 or number == last
                     fault = self._train_batch(batch, closes)
@@ -287,7 +298,7 @@ class Trainer:
                 at.batch = number + 1
                 if fault is not None:
                     self._steps.clear_gradients()
-                    self._pending = 0
+                    self._pending, self._weight = 0, 0.0
                     self._dispatch("on_train_batch_end", number, {"loss": fault})
                     if self.stop_training:
                         return False
@@ -295,37 +306,67 @@ class Trainer:
                 self._dispatch("on_train_batch_end", number, BatchLogs(self))
                 if not self._pending and self._stopping() and number < last:
                     return False
+        if not at.batch:
+            raise DataError(
+                f"the loader gave no batch in epoch {at.epoch + 1}",
+                expected=f"{self.batches}, as its length says",
+                fix="a sampler that can be read in every epoch, such as a list",
+            )
+        return self._close_early() if self._pending else True
+
+    def _close_early(self) -> bool:
+        """The update of a group that the loader left open, because it gave fewer batches than its length says."""
+        try:
+            self._close_group()
+        except Refused as refused:
+            self._steps.clear_gradients()
+            self._pending, self._weight = 0, 0.0
+            self._not_finite(refused.problem, refused.loss, (), None)
+            return not self.stop_training
+        if self._to_save:
+            self._write_checkpoints()
         return True
 
     def _train_batch(self, batch, closes: bool) -> float | None:
         """Forward, backward and, where the batch `closes` a group, the update. Returns a loss that is not finite."""
-        at, steps = self._progress, self._steps
-        inputs, target = feed.split(batch, self.backend)
-        count = feed.samples_in((inputs, target))
-        summed = getattr(self.loss, "reduction", "mean") == "sum"
+        at, steps, measure = self._progress, self._steps, self._measure
+        inputs, target = self._inputs.split(batch)
         try:
             if self.accumulate == 1:
                 loss, output = steps.train(inputs, target)
+                count = measure.denominator(inputs, target)
             else:
-                loss, output = steps.gradients(inputs, target, None if summed else count)
-                self._pending += count
+                loss, output = steps.gradients(inputs, target, measure.weight(inputs, target, self.backend))
+                count = measure.denominator(inputs, target)
+                self._pending += 1
+                self._weight += count
                 if closes:
-                    if not summed:
-                        self._scale_gradients(1 / self._pending)
-                    steps.update()
+                    self._close_group()
         except Refused as refused:
             self._not_finite(refused.problem, refused.loss, inputs, target)
             return refused.loss
-        if closes:
-            self._pending = 0
-            at.step += 1
         value = float(loss)
-        at.loss += value if summed else value * count
+        if self.accumulate == 1:
+            at.step += 1
+            at.loss += value if measure.reduction == "sum" else value * count
+            self._last_loss = value
+        else:
+            at.loss += value
+            self._last_loss = value / count if count else self._last_loss
         at.samples += count
-        self._last_loss = value
         for metric in self.metrics:
             metric.update(output, target)
         return None
+
+    def _close_group(self) -> None:
+        """One update with the mean of the accumulated gradients."""
+        if self._measure.reduction != "sum":
+            if not self._weight:
+                raise Refused("the loss is nan", math.nan)
+            self._scale_gradients(1 / self._weight)
+        self._steps.update()
+        self._pending, self._weight = 0, 0.0
+        self._progress.step += 1
 
     def _scale_gradients(self, factor: float) -> None:
         for _, p in self._named:
@@ -340,15 +381,21 @@ class Trainer:
     def evaluate(
         self, data, batch_size: int | None = None, callbacks: Iterable[Callback] = (), verbose: int = 0
     ) -> dict[str, float]:
-        """{"loss": …, metric: …} over `data`, in evaluation mode; means over samples."""
+        """{"loss": …, metric: …} over `data`, in evaluation mode: the same whatever the batch size, to rounding.
+
+        data: as in `fit`. Errors: `DataError` where nothing counts in the loss, such as labels that are all ignored.
+        """
         bar = _check_verbose(verbose)
+        if feed.is_column(batch_size):
+            raise _not_one("evaluate")
         loader = self._given_loader(data, batch_size)
         self._set_steps()
         outer = self._callbacks, self._hooks  # a callback of fit may evaluate
         self._set_callbacks(callbacks, bar)
         try:
             with ModesKept(self.model):
-                results = self._test(loader, watch=False)
+                inputs = feed.Inputs(self.model, self.backend, self._warned)
+                results = self._test(loader, inputs, watch=False)
         finally:
             for callback in self._callbacks:
                 callback.close()
@@ -359,10 +406,14 @@ class Trainer:
     def predict(self, x, batch_size: int | None = None):
         """The model's outputs for every sample, in order, on the trainer's backend, in evaluation mode.
 
-        x: arrays or tensors, a Dataset or a DataLoader. Of samples with several parts, the last is the target and
-        left out, as in `evaluate`.
+        x: an array, a tensor, a table or a list of rows; a tuple of as many as the model's forward takes; or a Dataset
+        or a DataLoader. Where the model can do without the last part of the samples, that is the target and left out,
+        as in `evaluate`.
         """
-        loader = self._given_loader(x, batch_size)
+        if feed.is_column(batch_size):
+            raise ArgumentError("predict takes inputs only", received="a second array", fix="predict(x)")
+        reader = feed.Inputs(self.model, self.backend, self._warned)
+        loader = self._given_loader(x, batch_size, reader)
         if loader.shuffle or loader.drop_last:
             raise ArgumentError(
                 "predict gives one output per sample, in order",
@@ -370,37 +421,73 @@ class Trainer:
                 fix="predict(loader.dataset)",
             )
         self._set_steps()
+        columns = isinstance(loader.dataset, feed.Columns)
         with ModesKept(self.model):
             self.model.eval()
-            outputs = [self._steps.predict(feed.inputs_only(batch, self.backend)) for batch in loader]
+            outputs: list = []
+            for batch in loader:
+                inputs = reader.alone(batch, columns)
+                try:
+                    output = self._steps.predict(inputs)
+                except DeepcoreError:
+                    self._check_batched(x)
+                    raise
+                if not outputs and feed.samples_in(inputs) not in {t.shape[0] for t in feed.leaves(output) if t.ndim}:
+                    self._check_batched(x)
+                outputs.append(output)
         return feed.concatenate(outputs)
 
-    def _given_loader(self, data, batch_size: int | None) -> DataLoader:
+    def _check_batched(self, x) -> None:
+        """Raise `ShapeError` for one sample in place of an array of them, if the model takes it as a sample."""
+        if not feed.is_array(x):
+            return
+        shape = tuple(x.shape)
+        try:
+            (sample,) = self._given_loader(x[None], None)
+            self._steps.predict(feed.Inputs(self.model, self.backend, self._warned).alone(sample, True))
+        except Exception:
+            return
+        raise ShapeError(
+            "predict takes an array of samples, and this one is a single sample",
+            expected=f"shape {(1, *shape)}",
+            received=f"shape {shape}, which would be {shape[0]} samples of shape {shape[1:]}",
+            fix="predict(x[None])",
+        ) from None
+
+    def _given_loader(self, data, batch_size: int | None, inputs: feed.Inputs | None = None) -> DataLoader:
         if isinstance(data, DataLoader) and batch_size is not None:
             raise ArgumentError("batch_size does nothing here: the data is in a DataLoader", fix="leave it out")
-        return feed.as_loader(data, batch_size, False, self.backend, feed.model_dtype(self.model))
+        return feed.as_loader(data, batch_size, False, self.backend, feed.model_dtype(self.model), inputs)
 
-    def _test(self, loader: DataLoader, watch: bool = True) -> dict[str, float] | None:
+    def _test(self, loader: DataLoader, reader: feed.Inputs, watch: bool = True) -> dict[str, float] | None:
         """Loss and metrics over the loader; None if an interrupt came meanwhile (and is watched for)."""
-        total, samples = 0.0, 0
+        total, counted = 0.0, 0.0
         for metric in self._test_metrics:
             metric.reset()
         self.model.eval()
-        summed = getattr(self.loss, "reduction", "mean") == "sum"
+        measure = self._measure
+        summed = measure.reduction == "sum"
         self._dispatch("on_test_begin", {"batches": len(loader)})
         for number, batch in enumerate(loader):
             if watch and self._interrupts.requested:
                 return None
             self._dispatch("on_test_batch_begin", number, {})
-            inputs, target = feed.split(batch, self.backend)
+            inputs, target = reader.split(batch)
             loss, output = self._steps.test(inputs, target)
-            count = feed.samples_in((inputs, target))
-            total += float(loss) if summed else float(loss) * count
-            samples += count
+            value, count = float(loss), measure.denominator(inputs, target)
+            if count:  # where nothing counts the mean is 0/0
+                total += value if summed else value * count
+            counted += count
             for metric in self._test_metrics:
                 metric.update(output, target)
-            self._dispatch("on_test_batch_end", number, {"loss": total / samples})
-        results = {"loss": total / samples, **self._computed(self._test_metrics)}
+            self._dispatch("on_test_batch_end", number, {"loss": total / counted if counted else math.nan})
+        if not counted:
+            raise DataError(
+                "the loss of this data is 0/0: nothing in it counts",
+                received="only labels that are ignore_index, or of classes of weight 0",
+                fix="check the labels of the evaluation data",
+            )
+        results = {"loss": total / counted, **self._computed(self._test_metrics)}
         self._dispatch("on_test_end", results)
         return results
 
@@ -492,6 +579,7 @@ class Trainer:
             "metrics": {metric.name: metric.state_dict() for metric in self.metrics},
             "validation": None if self._validation is None else self._validation.state_dict(),
             "callbacks": [[type(c).__name__, c.state_dict()] for c in self._callbacks],
+            "evaluating": self._modes.evaluating(),
         }
 
     def resume_from(self, path: str | os.PathLike) -> None:
@@ -518,6 +606,8 @@ class Trainer:
                     metric.load_state_dict(extra["metrics"][metric.name])
             if self._validation is not None and extra["validation"] is not None:
                 self._validation.load_state_dict(extra["validation"])
+            if "evaluating" in extra:
+                self._modes.set_evaluating(extra["evaluating"])
             waiting = list(extra["callbacks"])
             for callback in self._callbacks:
                 found = next((entry for entry in waiting if entry[0] == type(callback).__name__), None)
@@ -566,6 +656,29 @@ def _whole(name: str, value, least: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise ArgumentError(f"{name} is a whole number of at least {least}", received=f"{name}={value!r}")
     return value.__index__()
+
+
+def _check_pairs(train, validation) -> None:
+    """Inputs without their targets, which may be the next argument."""
+    if feed.is_column(validation) and feed.is_column(train):
+        raise _not_one("fit")
+    for name, data in (("training", train), ("validation", validation)):
+        if feed.is_column(data):
+            raise DataError(
+                f"{name} data is a tuple (x, y): inputs and targets",
+                received=f"one {type(data).__name__}",
+                fix="fit((x, y))" if name == "training" else "fit(…, validation=(x, y))",
+            )
+
+
+def _not_one(verb: str) -> ArgumentError:
+    second = "validation data" if verb == "fit" else "batch_size"
+    return ArgumentError(
+        f"{verb} takes inputs and targets as one argument, a tuple",
+        expected=f"{verb}((x, y))",
+        received=f"{verb}(x, y), whose second argument is {second}",
+        fix=f"{verb}((x, y))",
+    )
 
 
 def _check_verbose(verbose) -> bool | None:
