@@ -265,12 +265,11 @@ def test_compiled_and_eager_draws_of_threads_never_share_numbers(second, hurried
 
 def test_a_draw_of_another_thread_while_a_function_is_traced():
     pytest.importorskip("numba")
-    interfere = [True]
+    once = threading.Lock()
 
     def draw():
         x = dc.rand(4)
-        if interfere:
-            interfere.pop()
+        if once.acquire(blocking=False):
             thread = threading.Thread(target=dc.rand, args=(4,))
             thread.start()
             thread.join()
