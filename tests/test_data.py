@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import gzip
 import hashlib
@@ -973,7 +974,38 @@ def test_a_dataset_that_cannot_be_sent_says_so():
 
     with pytest.raises(DataError, match="module level"):
         list(DataLoader(Local(), num_workers=1, multiprocessing_context="spawn"))
+    for error in (ValueError("v"), OSError("closed"), RecursionError()):
+        with pytest.raises(DataError, match=f"cannot be sent to a worker process: {type(error).__name__}(.|\n)*module"):
+            list(DataLoader([Unsendable(error)], num_workers=1, multiprocessing_context="spawn"))
     assert not children()
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "worker 1 .*cannot be started: .*Too many(.|\n)*smaller"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), "worker 1 .*died while it was started(.|\n)*__main__"),
+    ],
+)
+def test_a_worker_that_cannot_be_started(error, message, monkeypatch):
+    start = workers._start
+
+    def fail(context, *arguments):
+        if arguments[-1][0] == 1:
+            monkeypatch.setattr(type(context), "Pipe", raises(error))
+        return start(context, *arguments)
+
+    monkeypatch.setattr(workers, "_start", fail)
+    with pytest.raises(DataError, match=message):
+        list(DataLoader(Squares(), num_workers=2))
+    assert not children()
+
+
+def raises(error):
+    def function(*arguments, **options):
+        raise error
+
+    return function
 
 
 def running(pid):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import multiprocessing
 import os
 import pickle
@@ -40,6 +41,7 @@ _reading_ends: weakref.WeakSet = weakref.WeakSet()
 
 
 _SENDABLE = "return arrays, numbers and text from __getitem__ and collate_fn; or num_workers=0"
+_GUARD = "a script that starts workers must do so under: if __name__ == '__main__':"
 # A wait in one piece may miss a signal that another thread of the program receives.
 _TURN = 1.0
 
@@ -98,32 +100,36 @@ def run(
 
 
 def _start(context, fetch, jobs, ahead: int, place: tuple[int, int]) -> tuple[Any, Connection]:
-    reading, writing = context.Pipe(duplex=False)
-    _reading_ends.add(reading)
-    # Linux counts the end of the thread that started a process as its parent's.
-    lasting = threading.current_thread() is threading.main_thread()
-    process = context.Process(
-        target=_work, args=(writing, fetch, jobs, ahead, place, lasting), daemon=True, name="deepcore-loader"
-    )
-    try:
-        with warnings.catch_warnings():
-            # Python warns of forking with threads about; the worker uses none of their locks.
-            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            process.start()
-    except OSError as error:
-        reading.close()
-        raise DataError(
-            f"worker {place[0]} of the loader cannot be started: {error}", fix="a smaller num_workers"
-        ) from error
-    except Exception as error:  # a dataset may raise anything while it is pickled
-        reading.close()
-        raise DataError(
-            f"the dataset cannot be sent to a worker process: {_told(error)}",
-            fix="define the dataset and collate_fn at module level (no lambdas, no open files); or num_workers=0",
-        ) from error
-    finally:
-        writing.close()
+    with contextlib.ExitStack() as undo:
+        try:
+            reading, writing = context.Pipe(duplex=False)
+            undo.callback(reading.close)
+            _reading_ends.add(reading)
+            # Linux counts the end of the thread that started a process as its parent's.
+            lasting = threading.current_thread() is threading.main_thread()
+            process = context.Process(
+                target=_work, args=(writing, fetch, jobs, ahead, place, lasting), daemon=True, name="deepcore-loader"
+            )
+            with contextlib.closing(writing), warnings.catch_warnings():
+                # Python warns of forking with threads about; the worker uses none of their locks.
+                warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+                process.start()
+        except Exception as error:  # a dataset may raise anything while it is pickled
+            raise _not_started(error, place[0]) from error
+        undo.pop_all()
     return process, reading
+
+
+def _not_started(error: Exception, worker: int) -> DataError:
+    if isinstance(error, BrokenPipeError):  # it ended before it had read the dataset
+        fix = f"look for its own message above; {_GUARD}"
+        return DataError(f"worker {worker} of the loader died while it was started", fix=fix)
+    if isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+        return DataError(f"worker {worker} of the loader cannot be started: {error}", fix="a smaller num_workers")
+    return DataError(
+        f"the dataset cannot be sent to a worker process: {_told(error)}",
+        fix="define the dataset and collate_fn at module level (no lambdas, no open files); or num_workers=0",
+    )
 
 
 def _receive(process, reading: Connection, worker: int, job: tuple, method: str, timeout: float):
@@ -160,7 +166,7 @@ def _receive(process, reading: Connection, worker: int, job: tuple, method: str,
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         fix = "look for its own message above; signal 9 is often the system running out of memory"
         if method != "fork":
-            fix += "; a script that starts workers must do so under: if __name__ == '__main__':"
+            fix += f"; {_GUARD}"
         raise DataError(f"worker {worker} of the loader died ({how})", where=_batch(job), fix=fix) from None
     try:
         value = pickle.loads(frame, buffers=arrays)
