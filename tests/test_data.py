@@ -224,6 +224,8 @@ INDICES = {
     "unsigned": (np.array([3, 9], np.uint64), [3, 9]),
     "range": (range(8, 2, -3), [8, 5]),
     "negative": ([-1, 0, -10], [9, 0, 0]),
+    "list of tensors": ([dc.tensor(3), dc.tensor(1)], [3, 1]),
+    "integers of two kinds": ([3, np.int8(-1)], [3, 9]),
     "short mask": ([True, False], ArgumentError, "as long as the dataset"),
     "mixed": ([True, 2], ArgumentError, "a mix of bool, int"),
     "floats": ([1.7, 2.2], ArgumentError, r"1\.7 \(float64\)"),
@@ -262,12 +264,15 @@ def test_subsets_of_no_sequence():
             Subset(numbers(), wrong)
 
 
-@pytest.mark.parametrize("index", [1.7, True, None, "a", np.float64(1), [0.5], [True, False]], ids=repr)
+@pytest.mark.parametrize(
+    "index", [1.7, True, np.True_, None, "a", np.float64(1), [0.5], [True, False], dc.tensor(True)], ids=repr
+)
 def test_samples_are_numbered_by_whole_numbers(index):
     for data in (numbers(), Subset(numbers(), range(5))):
         with pytest.raises(ArgumentError):
             data[index]
-    assert numbers()[np.int8(-1)][0].item() == Subset(numbers(), [9])[np.int8(-1)][0].item() == 9.0
+    for last in (-1, np.int8(-1), np.array(-1), dc.tensor(-1)):
+        assert numbers()[last][0].item() == Subset(numbers(), [9])[last][0].item() == 9.0
 
 
 def test_an_unfinished_dataset_says_what_is_missing():

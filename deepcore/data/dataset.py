@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -53,9 +54,9 @@ class TensorDataset(Dataset):
     def __getitem__(self, index: int | slice | Any) -> tuple[Tensor, ...]:
         if isinstance(index, slice):
             return tuple(from_raw(t.data[index], t.backend) for t in self.tensors)
-        if _is_index(index):
-            index = _within(index, len(self))
-            return tuple(from_raw(t.data[index, ...], t.backend) for t in self.tensors)
+        number = _number(index, len(self))
+        if number is not None:
+            return tuple(from_raw(t.data[number, ...], t.backend) for t in self.tensors)
         return self.get_batch(as_indices(index, len(self), "a TensorDataset"))
 
     def get_batch(self, indices: np.ndarray) -> tuple[Tensor, ...]:
@@ -88,26 +89,30 @@ class Subset(Dataset):
         return len(self.indices)
 
     def __getitem__(self, index: int):
-        if not _is_index(index):
+        number = _number(index, len(self))
+        if number is None:
             raise ArgumentError(
                 "a Subset gives one sample by its number",
                 received=repr(index),
                 fix="Subset(subset, indices) for several of its samples",
             )
-        return self.dataset[int(self.indices[_within(index, len(self))])]
+        return self.dataset[int(self.indices[number])]
 
     def __repr__(self) -> str:
         return f"Subset({len(self)} of {self.dataset!r})"
 
 
-def _is_index(index) -> bool:
-    return isinstance(index, (int, np.integer)) and not isinstance(index, bool)
-
-
-def _within(index, size: int) -> int:
-    if not -size <= index < size:
-        raise IndexRangeError(f"there is no sample {index}", expected=f"-{size} to {size - 1}" if size else "none")
-    return int(index)
+def _number(index, size: int) -> int | None:
+    """A whole number that is an index into `size` samples; None for what is no whole number, True and False included."""
+    if getattr(index, "ndim", 0) or isinstance(index, bool) or getattr(index, "dtype", None) == np.bool_:
+        return None
+    try:
+        number = operator.index(index)
+    except TypeError:
+        return None
+    if not -size <= number < size:
+        raise IndexRangeError(f"there is no sample {number}", expected=f"-{size} to {size - 1}" if size else "none")
+    return number
 
 
 def batch_getter(dataset) -> Callable[[np.ndarray], Any] | None:

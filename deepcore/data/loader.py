@@ -29,7 +29,8 @@ class DataLoader:
     and bits are a function of (seed, epoch). A dataset of tensors is always read here, one gather per tensor.
     collate_fn: samples to batch (default: `default_collate`).
     multiprocessing_context: how workers start ("fork", "spawn", "forkserver"; default: Python's own choice).
-    timeout: seconds to wait for a worker's next batch before `DataError` names the worker and the samples (0: no end).
+    timeout: seconds to wait for a worker's next batch (its first one with the start of the process) before `DataError`
+    names the worker and the samples; 0: no end.
 
     Random numbers in `__getitem__` and `collate_fn`: deepcore's are seeded for each batch, as a function of (seed,
     epoch, number of the batch). In workers, so are Python's `random` and NumPy's global generator: the same numbers
