@@ -154,8 +154,8 @@ def _same_arrays(samples, indices, where: str) -> None:
 def _same(samples, indices, where: str, what: str, of) -> None:
     first = of(samples[0])
     for sample, index in zip(samples, indices, strict=True):
-        found = of(sample)
-        if found != first:
+        value = of(sample)
+        if value != first:
             one = what[:-1]
             how = {
                 "keys": "give every sample the same keys",
@@ -165,7 +165,7 @@ def _same(samples, indices, where: str, what: str, of) -> None:
             }.get(what, "pad or crop them")
             raise DataError(
                 f"samples of different {what} cannot be batched",
-                received=f"{one} {first} at index {indices[0]}, {one} {found} at index {index}",
+                received=f"{one} {first} at index {indices[0]}, {one} {value} at index {index}",
                 where=where,
                 fix=f"{how} in __getitem__, pass collate_fn=, or use batch_size=1",
             )
