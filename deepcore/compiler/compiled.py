@@ -186,6 +186,8 @@ class Compiled:
         after = [*_flat(args), *_flat(kwargs)]
         if len(after) != len(before) or any(map(is_not, after, before)):
             trace.note("the function changes a list or dict among its arguments")
+        if trace.raced and trace.fault is None:  # another thread drew meanwhile: the next call traces
+            return result
         impure = guards.overwritten(trace.settings) or guards.changed()
         if impure and trace.fault is None:
             if key not in self._changing:  # it may have made what it will find from now on
