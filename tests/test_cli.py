@@ -424,7 +424,7 @@ def test_predict_errors(digits_run, tmp_path, capsys):
     for name, says in (
         ("few.csv", "64 values"),
         ("large.csv", "no pixels"),
-        ("nan.csv", "NaN"),
+        ("nan.csv", "missing value"),
         ("model.pth", "no samples"),
         ("none.csv", "there is no file"),
     ):

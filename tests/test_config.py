@@ -202,8 +202,10 @@ def test_a_missing_file_offers_the_nearest(tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
         read(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b"# \xe9")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"not text in UTF-8\n[\s\S]*byte 0xe9 in line 1\n[\s\S]*UTF-8"):
         read(tmp_path / "latin.toml")
+    (tmp_path / "marked.toml").write_text(SMALL, encoding="utf-8-sig")
+    assert read(tmp_path / "marked.toml").table() == config().table()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
@@ -377,16 +379,16 @@ def test_numbered_classes_are_in_numeric_order(tmp_path):
 @pytest.mark.parametrize(
     "content, table, says",
     [
-        ("1,2\n3\n", "", "line 2: 1 columns"),
-        ("1,2\nx,3\n", "", "'x' is not a number"),
+        ("1,2\n3\n", "", r"expected: +2 cells, separated by commas[\s\S]*1 in line 2"),
+        ("1,2\nx,3\n", "", r"'x' in line 2, column 1\n[\s\S]*ignore = \[0\]"),
         ("", "", "no rows"),
         ("a,b\n1,2\n", 'target = "c"', "no column 'c'"),
         ("1,2\n", "target = 2", "no column 2"),
-        ("1,nan\nnan,2\n", "test_fraction = 0", "not finite"),
+        ("1,nan\nnan,2\n", "", r"missing value\n[\s\S]*'nan' in line 2, column 1\n[\s\S]*missing = \"mean\""),
         ("1,2\n1,2\n", "test_fraction = 1", "test_fraction"),
-        ("1,x\n2,\n", "", "line 2: the target is missing"),
+        ("1,x\n2,\n", "", "missing value\n[\\s\\S]*'' in line 2, column 2\n[\\s\\S]*leave out the row$"),
         ("a,b\n", "", "no rows below its column names"),
-        ("1,x\n3e39,y\n", "test_fraction = 0", "not finite"),
+        ("1,x\n3e39,y\n", "", "'3e39' in line 2, column 1"),
         (b"1,\xe9\n2,\xfc\n", "", "not text in UTF-8"),
     ],
 )
