@@ -27,7 +27,7 @@ from deepcore.io.foreign import identify
 
 #: What a missing number may be written as, beside an empty cell and nan; in any case.
 MISSING = frozenset([b"na", b"n/a", b"null", b"none"])
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 _MAX_ROW = 1 << 22
 _MAX_COLUMNS = 1 << 18
 _KERNEL_BYTES = 1 << 22
@@ -383,8 +383,11 @@ def _rows(data: bytes, mark: bytes, begin: int, end: int) -> Iterator[tuple[int,
     blanks, separator = _blanks(mark), None if mark == b" " else mark
     if data.find(b'"', begin, end) < 0:
         last = max(data.rfind(b"\n", begin, end), data.rfind(b"\r", begin, end))
+        spaced = any(data.find(blank, begin, end) >= 0 for blank in (b" ", b"\t", b"\v", b"\f"))
         for line in _LINE.finditer(data, begin, max(last, begin)):
-            cells = [cell.strip(blanks) for cell in line[0].split(separator, _MAX_COLUMNS)]
+            cells = line[0].split(separator, _MAX_COLUMNS)
+            if spaced:
+                cells = [cell.strip(blanks) for cell in cells]
             if len(cells) > _MAX_COLUMNS:
                 yield _Fault("columns", line.start())
                 return
@@ -420,6 +423,7 @@ def _by_python(mark: bytes, roles: list[int], numbers: int, texts: int, data: by
     number_columns = [c for c in order if roles[c] % 2 == 0]
     text_columns = [c for c in order if roles[c] % 2]
     plain = not data[begin:end].translate(None, b"0123456789+-.eE\r\n" + _blanks(mark) + mark)
+    every = number_columns == list(range(width))
     values: list[list[float]] = []
     columns: list[list[bytes]] = [[] for _ in range(texts)]
     starts: list[int] = []
@@ -438,7 +442,7 @@ def _by_python(mark: bytes, roles: list[int], numbers: int, texts: int, data: by
         try:
             if not plain:
                 raise ValueError
-            numbers_here = [float(cells[c]) for c in number_columns]
+            numbers_here = list(map(float, cells if every else map(cells.__getitem__, number_columns)))
         except ValueError:
             numbers_here = []
             for k, c in enumerate(number_columns):
