@@ -126,6 +126,7 @@ class Backend:
         """The callable that runs `op` here: its kernel where one is registered, else its reference."""
         from deepcore import kernels
 
+        settings.check()
         impl = kernels.dispatcher(op.name, self, op.forward)
         self.impls[op] = impl
         return impl
@@ -165,6 +166,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     """
     if isinstance(name, Backend):
         return name
+    default = name is None
     if name is None:
         name = settings.backend
     if not isinstance(name, str):
@@ -174,13 +176,22 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     found = _INSTANCES.get(name)
     if found is not None:
         return found
+    try:
+        return _created(name)
+    except BackendError as error:
+        if default:  # `use_backend` has tried its own
+            error.where = "DEEPCORE_BACKEND"
+        raise
+
+
+def _created(name: str) -> Backend:
     if name == "auto":
         try:
             return get_backend("cuda")
         except BackendError:
             return get_backend("cpu")
     kind, colon, index = name.partition(":")
-    if colon and not index.isdigit():
+    if colon and not (index.isascii() and index.isdigit()):
         raise BackendError(f"{name!r} is not a backend", expected='a name such as "cpu", "cuda" or "cuda:1"')
     with _LOCK:
         backend = _factory(kind)(int(index or 0))
