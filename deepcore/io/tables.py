@@ -29,7 +29,7 @@ from deepcore.io.foreign import identify
 MISSING = frozenset([b"na", b"n/a", b"null", b"none"])
 _BLOCK = 1 << 18
 _MAX_ROW = 1 << 22
-_MAX_COLUMNS = 1 << 18
+_MAX_COLUMNS = 1 << 16
 _KERNEL_BYTES = 1 << 22
 _SNIFFED = 10
 _NUMBER = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
@@ -209,21 +209,21 @@ class TableFile:
         self._begin = 3 if data == codecs.BOM_UTF8 else 0
         check = _Check(self, 0)
         check(data)
-        size = 1 << 16
-        while True:
+        size, rows = 1 << 16, []
+        while len(rows) < 3:
             block = file.read(size)
             check(block)
             data += block or b"\n"
-            self._mark, rows = self._sniffed(data)
-            if not block or len(rows) > 2:
+            if b"\n" in data or b"\r" in data:
+                self._mark, rows, fault = self._sniffed(data)
+                if fault is not None:
+                    raise self._error(fault, data, 0, (), None)
+            if not block:
                 break
-            if len(data) > 2 * _MAX_ROW:
-                raise self._too_long(self._begin)
-            size = len(data)
+            if len(data) > _MAX_ROW + _BLOCK:
+                raise self._too_long(rows[-1][2] if rows else self._begin)
+            size = 3 * len(data)
         if not rows:
-            for row in _rows(data, self._mark, self._begin, len(data)):
-                if isinstance(row, _Fault):
-                    raise self._error(row, data, 0, (), None)
             raise self._too_long(self._begin) if b'"' in data else DataError(f"{self.path!r} holds no rows")
         _, cells, following = rows[0]
         self.width = len(rows[-1 if len(rows) == 1 else 1][1])
@@ -241,12 +241,13 @@ class TableFile:
         else:
             self.width = len(cells)
 
-    def _sniffed(self, data: bytes) -> tuple[bytes, list[tuple[int, list[bytes], int]]]:
-        """The delimiter, and the first rows by it."""
-        found = {}
+    def _sniffed(self, data: bytes) -> tuple[bytes, list[tuple[int, list[bytes], int]], _Fault | None]:
+        """The delimiter, the first rows by it, and what is wrong with the one behind them."""
+        found: dict[bytes, tuple[list, _Fault | None]] = {}
         for mark in (b"\t", b";", b",", b" "):
+            if mark not in data and mark != b" ":
+                continue
             rows: list[tuple[int, list[bytes], int]] = []
-            found[mark] = rows
             fault = None
             for row in _rows(data, mark, self._begin, len(data)):
                 if isinstance(row, _Fault):
@@ -256,14 +257,15 @@ class TableFile:
                     rows.append(row)
                 if len(rows) == _SNIFFED:
                     break
+            found[mark] = rows, fault
             widths = {len(cells) for _, cells, _ in rows}
-            if fault is None and (mark == b" " or len(widths) == 1 < min(widths)):
-                # Where no mark gives rows of one width, the first row has the say.
-                first = data[rows[0][0] : rows[0][2]] if rows else b""
-                mark = mark if mark != b" " else next((m for m in (b",", b";", b"\t") if m in first), mark)
-                return mark, found[mark]
-        mark = next(m for m in (b",", b";", b"\t", b" ") if m in data[self._begin :] or m == b" ")
-        return mark, found[mark]
+            if fault is None and len(widths) == 1 < min(widths):
+                return mark, rows, None
+        # Where no mark gives rows of one width, the first row has the say.
+        rows = found[b" "][0]
+        first = data[rows[0][0] : rows[0][2]] if rows else data
+        mark = next((mark for mark in (b",", b";", b"\t") if mark in first), b" ")
+        return mark, *found[mark]
 
     # -- errors -------------------------------------------------------------------------------------------
     def _place(self, offset: int, column: int | None = None) -> str:
