@@ -222,10 +222,10 @@ def test_regression(tmp_path, capsys):
 
 
 def test_predict_takes_the_file_that_was_trained_on_and_others(tmp_path, capsys):
-    rows = [(f"a{i}", i % 50, "Rome" if i % 2 else "Oslo", f"{1 + i % 7 / 10:.1f}", "xy"[i % 2]) for i in range(100)]
+    rows = [(f"a{i}", i % 50, "xy"[i % 2], "Rome" if i % 2 else "Oslo", f"{1 + i % 7 / 10:.1f}") for i in range(100)]
     lines = [",".join(map(str, row)) for row in rows]
     lines[3] = lines[3].replace(",3,", ",,")
-    (tmp_path / "t.csv").write_text("id,age,city,height,kind\n" + "\n".join(lines), encoding="utf-8-sig")
+    (tmp_path / "t.csv").write_text("id,age,kind,city,height\n" + "\n".join(lines), encoding="utf-8-sig")
     text = LINEAR.replace(
         'type = "digits"',
         'type = "csv"\ntrain = "t.csv"\ntarget = "kind"\nignore = ["id"]\ncategories = ["city"]\nmissing = "mean"'
@@ -244,11 +244,11 @@ def test_predict_takes_the_file_that_was_trained_on_and_others(tmp_path, capsys)
         assert (status, err) == (0, "")
         return out.splitlines()
 
-    same = predicted("id,age,city,height,kind", range(5))
-    assert [line.split()[0] for line in same] == [row[-1] for row in rows]
-    assert predicted("id,age,city,height", range(4)) == same
-    assert predicted("height;city;age", (3, 2, 1), ";") == same
-    assert predicted("", range(5)) == predicted("", range(4)) == predicted("", (1, 2, 3)) == same
+    same = predicted("id,age,kind,city,height", range(5))
+    assert [line.split()[0] for line in same] == [row[2] for row in rows]
+    assert predicted("id,age,city,height", (0, 1, 3, 4)) == same
+    assert predicted("height;city;age", (4, 3, 1), ";") == same
+    assert predicted("", range(5)) == predicted("", (0, 1, 3, 4)) == predicted("", (1, 3, 4)) == same
     assert main(["train", f"{run}/config.toml", "--quiet", "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / runs.INPUTS).read_text() == (tmp_path / "run" / runs.INPUTS).read_text()
     capsys.readouterr()

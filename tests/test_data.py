@@ -827,6 +827,9 @@ def test_mnist_finds_plain_files_and_the_shared_folder(published, tmp_path, monk
         (folder / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     with pytest.raises(DataError):
         mnist(download=False)
+    monkeypatch.setattr(datasets, "settings", type("Settings", (), {"data_dir": str(tmp_path / "shred")}))
+    with pytest.raises(DataError, match=r"DEEPCORE_DATA names no folder\n.*shred'"):
+        mnist(download=False)
     monkeypatch.setattr(datasets, "settings", type("Settings", (), {"data_dir": str(folder.parent)}))
     assert len(mnist(download=False)) == 6
     write_idx(np.zeros(3, np.uint8), folder / "t10k-labels-idx1-ubyte")

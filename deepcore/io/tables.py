@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -209,7 +210,8 @@ class TableFile:
         self._begin = 3 if data == codecs.BOM_UTF8 else 0
         check = _Check(self, 0)
         check(data)
-        size, rows = 1 << 16, []
+        size = 1 << 16
+        rows: list[tuple[int, list[bytes], int]] = []
         while len(rows) < 3:
             block = file.read(size)
             check(block)
@@ -329,7 +331,8 @@ class TableFile:
     def _not_finite(self, data: bytes, base: int, start: int, column: int, missing_fix) -> DataError:
         cell = self._cells(data, start)[column]
         received = f"{_shown(_text(cell))} in {self._place(base + start, column)}"
-        if np.isnan(number_in(cell)):
+        value = number_in(cell)
+        if value is None or math.isnan(value):
             return DataError(f"{self.path!r} has a missing value", received=received, fix=missing_fix(column))
         return DataError(
             f"{self.path!r} has a number that is infinite, or too large for float32",
