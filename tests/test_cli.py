@@ -221,6 +221,48 @@ def test_regression(tmp_path, capsys):
     assert [float(line) for line in capsys.readouterr().out.split()] == pytest.approx([1, 2.5], abs=0.02)
 
 
+def test_predict_takes_the_file_that_was_trained_on_and_others(tmp_path, capsys):
+    rows = [(f"a{i}", i % 50, "xy"[i % 2], "Rome" if i % 2 else "Oslo", f"{1 + i % 7 / 10:.1f}") for i in range(100)]
+    lines = [",".join(map(str, row)) for row in rows]
+    lines[3] = lines[3].replace(",3,", ",,")
+    (tmp_path / "t.csv").write_text("id,age,kind,city,height\n" + "\n".join(lines), encoding="utf-8-sig")
+    text = LINEAR.replace(
+        'type = "digits"',
+        'type = "csv"\ntrain = "t.csv"\ntarget = "kind"\nignore = ["id"]\ncategories = ["city"]\nmissing = "mean"'
+        '\nnormalize = "feature"',
+    )
+    (tmp_path / "c.toml").write_text(text.replace("out_features = 10", "out_features = 2"), encoding="utf-8-sig")
+    run = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "c.toml"), "--quiet", "--out", run]) == 0
+    capsys.readouterr()
+
+    def predicted(head, chosen, mark=",") -> list[str]:
+        body = [mark.join(line.split(",")[i] for i in chosen) for line in lines]
+        (tmp_path / "p.csv").write_text("\n".join(([head] if head else []) + body))
+        status = main(["predict", run, str(tmp_path / "p.csv")])
+        out, err = capsys.readouterr()
+        assert (status, err) == (0, "")
+        return out.splitlines()
+
+    same = predicted("id,age,kind,city,height", range(5))
+    assert [line.split()[0] for line in same] == [row[2] for row in rows]
+    assert predicted("id,age,city,height", (0, 1, 3, 4)) == same
+    assert predicted("height;city;age", (4, 3, 1), ";") == same
+    assert predicted("", range(5)) == predicted("", (0, 1, 3, 4)) == predicted("", (1, 3, 4)) == same
+    assert main(["train", f"{run}/config.toml", "--quiet", "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / runs.INPUTS).read_text() == (tmp_path / "run" / runs.INPUTS).read_text()
+    capsys.readouterr()
+    for content, says in (
+        ("age,city\n1,Rome", "lacks 1 of the 3 columns"),
+        ("1,Rome", "another number of columns"),
+        ("age,city,height\n1,Bonn,1", "'Bonn' in line 2, column 2 ('city')"),
+        ("age,city,height\n1,Rome,tall", "'tall' in line 2, column 3 ('height')"),
+    ):
+        (tmp_path / "p.csv").write_text(content)
+        assert main(["predict", run, str(tmp_path / "p.csv")]) == 2
+        assert says in capsys.readouterr().err
+
+
 # -- predict ------------------------------------------------------------------------------------------------
 def digits_file(folder: Path, count: int = 5) -> Path:
     images = dc.data.digits("test", flatten=True).tensors[0].numpy()[:count]
@@ -424,7 +466,7 @@ def test_predict_errors(digits_run, tmp_path, capsys):
     for name, says in (
         ("few.csv", "64 values"),
         ("large.csv", "no pixels"),
-        ("nan.csv", "NaN"),
+        ("nan.csv", "missing value"),
         ("model.pth", "no samples"),
         ("none.csv", "there is no file"),
     ):

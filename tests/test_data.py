@@ -1286,6 +1286,9 @@ def test_mnist_finds_plain_files_and_the_shared_folder(published, tmp_path, monk
         (folder / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     with pytest.raises(DataError):
         mnist(download=False)
+    monkeypatch.setattr(datasets, "settings", type("Settings", (), {"data_dir": str(tmp_path / "shred")}))
+    with pytest.raises(DataError, match=r"DEEPCORE_DATA names no folder\n.*shred'"):
+        mnist(download=False)
     monkeypatch.setattr(datasets, "settings", type("Settings", (), {"data_dir": str(folder.parent)}))
     assert len(mnist(download=False)) == 6
     write_idx(np.zeros(3, np.uint8), folder / "t10k-labels-idx1-ubyte")
@@ -1324,15 +1327,17 @@ def test_csv(text, tmp_path):
 @pytest.mark.parametrize(
     "content, error, message",
     [
-        (b"1,2\n3\n", DataError, "2 values.*\n.*1 in line 2"),
+        (b"1,2\n3\n", DataError, "2 cells.*\n.*1 in line 2"),
         (b"1,2\n3,x\n", DataError, "'x' in line 2, column 2"),
         (b"1,2\n3,\n", DataError, "'' in line 2"),
-        (b"1,2\nnan,1\n", DataError, "NaN or an infinite value in line 2"),
-        (b"1,1e99\n", DataError, "NaN or an infinite value in line 1"),
+        (b"1,2\nnan,1\n", DataError, "missing value\n.*'nan' in line 2, column 1"),
+        (b"1,1e99\n", DataError, "too large for float32\n.*\n.*'1e99' in line 1, column 2"),
         (b"", DataError, "no rows"),
         (b"a,b\n", DataError, "no rows"),
         (b"1,2,3,4\n", ShapeError, r"shape \(4,\)"),
-        (b"\xff\xfe\x00abc", FileFormatError, "no format known"),
+        (b"\xff\xfe1\0,\x002\0", FileFormatError, "in UTF-16\n.*\n.*\n.*iconv -f UTF-16"),
+        (b"1,2\n3,4\0\n", FileFormatError, "null byte.*\n.*line 2"),
+        (b"1,2\n3,\xe9\n", FileFormatError, "not text in UTF-8\n.*byte 0xe9 in line 2\n"),
         (b"\x80\x04\x95}\x94.", FileFormatError, "a pickle"),
         (b"PK\x03\x04" + b"\0" * 40, FileFormatError, "zip"),
     ],

@@ -125,6 +125,7 @@ class Backend:
         """The callable that runs `op` here: its kernel where one is registered, else its reference."""
         from deepcore import kernels
 
+        settings.check()
         impl = kernels.dispatcher(op.name, self, op.forward)
         self.impls[op] = impl
         return impl
@@ -164,6 +165,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     """
     if isinstance(name, Backend):
         return name
+    default = name is None
     if name is None:
         name = settings.backend
     if not isinstance(name, str):
@@ -173,6 +175,15 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     found = _INSTANCES.get(name)
     if found is not None:
         return found
+    try:
+        return _created(name)
+    except BackendError as error:
+        if default:  # `use_backend` has tried its own
+            error.where = "DEEPCORE_BACKEND"
+        raise
+
+
+def _created(name: str) -> Backend:
     if name == "auto":
         try:
             return get_backend("cuda")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from deepcore.config import settings
 from deepcore.errors import DeepcoreError, suggest
 
 COMMANDS = ("train", "predict", "summary", "info", "warmup", "cache")
@@ -81,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exit:
         return int(exit.code or 0)
     try:
+        if args.command != "info":  # which shows them
+            settings.check()
         status = args.run(args)
         sys.stdout.flush()
         return status

@@ -23,7 +23,7 @@ from typing import Any
 
 from deepcore.cli.sources import SOURCES
 from deepcore.errors import ConfigError, DeepcoreError, suggest
-from deepcore.io.files import open_regular
+from deepcore.io.files import decode_utf8, open_regular
 from deepcore.nn import LAYERS, LOSSES
 from deepcore.nn.registry import Registry, fits, hints_of, shown, worded
 from deepcore.optim import OPTIMIZERS, SCHEDULERS
@@ -162,14 +162,14 @@ def read(path) -> Config:
     place = Place(str(path))
     try:
         with open_regular(path) as file:
-            text = file.read(_MAX_BYTES + 1).decode()
+            text = decode_utf8(file.read(_MAX_BYTES + 1), str(path))
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise ConfigError(f"there is no file {str(path)!r}", fix=suggest(path.name, near) if near else None) from None
     except DeepcoreError as error:
-        raise ConfigError(error.problem, expected="a TOML file", fix=error.fix) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error}", expected="a TOML file, in UTF-8") from None
+        raise ConfigError(error.problem, expected="a TOML file", received=error.received, fix=error.fix) from None
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}", expected="a TOML file") from None
     if len(text) > _MAX_BYTES:
         raise ConfigError(f"{str(path)!r} is longer than {_MAX_BYTES:,} bytes", expected="a TOML file")
     return parse(text, place, name=path.stem, folder=path.resolve().parent)

@@ -4,6 +4,9 @@ RUN is a folder that `deepcore train` made. FILE is CSV (a sample in each row), 
 or a PNG or JPEG image, which becomes grey (RGB for a network of three channels), is resized to the network's input,
 and is inverted when its edge is light where the training images' is dark. Pixels in CSV, NPY and IDX files may be
 fractions of 1, the data set's own units (digits: 0 to 16) or 8-bit (0 to 255).
+
+A network that was trained on a CSV file takes the columns it was trained on from FILE: by name where both files name
+them, else by position, with or without the target. Texts become what they were in training.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def train(config: Config, out: str | None, overwrite: bool, quiet: bool, resume:
 
     data = load_data(config)
     kind = (build.CLASS_LOSSES | build.BINARY_LOSSES).get(config.loss.type, "values")
-    inputs = Inputs.fit(data.train.inputs, config.data.normalize, data.unit, data.classes, kind)
+    inputs = Inputs.fit(data.train.inputs, config.data.normalize, data.unit, data.classes, kind, data.columns)
     dc.manual_seed(config.train.seed)
     net, config = build.model(config, inputs.shape)
     build.check_output(config, net, inputs.shape, data.classes, data.train.targets.shape[1:])

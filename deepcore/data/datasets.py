@@ -158,6 +158,10 @@ def _cache() -> Path:
 def _mnist_folders(root) -> list[Path]:
     if root is not None:
         return [Path(root)]
+    if settings.data_dir and not Path(settings.data_dir).is_dir():
+        raise DataError(
+            "DEEPCORE_DATA names no folder", received=repr(settings.data_dir), fix="name one that is there, or unset it"
+        )
     shared = [Path(settings.data_dir) / "mnist"] if settings.data_dir else []
     return [*shared, _cache() / "mnist"]
 

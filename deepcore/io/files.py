@@ -176,3 +176,22 @@ def open_regular(path) -> BinaryIO:
         return open(name, "rb")
     except OSError as error:
         raise FileAccessError.of(error, str(name), "read") from None
+
+
+def not_utf8(name: str, text: bytes, at: int, line: int) -> FileFormatError:
+    """The error for a text file whose byte `text[at]`, in this line, is not UTF-8."""
+    wide = text[:2] in (b"\xff\xfe", b"\xfe\xff")
+    return FileFormatError(
+        f"{name!r} is not text in UTF-8" + (", but in UTF-16" if wide else ""),
+        received=f"byte 0x{text[at]:02x} in line {line}",
+        fix=f"save it as UTF-8, or convert it: iconv -f {'UTF-16' if wide else 'WINDOWS-1252'} -t UTF-8",
+    )
+
+
+def decode_utf8(text: bytes, name: str) -> str:
+    """Text in UTF-8, with or without a byte-order mark. Errors: `FileFormatError`, with the line."""
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        at = error.start + (len(text) - len(error.object))
+        raise not_utf8(name, text, at, 1 + text.count(b"\n", 0, at)) from None

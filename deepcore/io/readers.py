@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,18 +14,20 @@ from deepcore.errors import DataError, FileFormatError, MissingDependencyError, 
 from deepcore.io.files import open_regular
 from deepcore.io.foreign import identify
 from deepcore.io.idx import most_unpacked, read_idx
+from deepcore.io.tables import read_numbers
 
 _IMAGES = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"))
-_MAX_TEXT = 1 << 30
 _MAX_PIXELS = 1 << 26
 _MAX_SCANS = 500  # of a JPEG; progressive ones have about ten
 _FIX = "give a CSV, NPY, PNG, JPEG or IDX file"
 
 
-def read_samples(path, shape: Sequence[int] | None = None) -> np.ndarray:
+def read_samples(
+    path, shape: Sequence[int] | None = None, table: Callable[[str], np.ndarray] = read_numbers
+) -> np.ndarray:
     """The samples in a file as float32 of shape (N, *shape); the format is told by the content.
 
-    CSV: one sample a row, values as they are; a first row that is not numbers is taken as column names. NPY and IDX:
+    CSV: one sample a row, values as they are; a first row that is not numbers is skipped as column names. NPY and IDX:
     one sample per first index, or a single one: an array of exactly `shape`, or of its size where a row of it is not.
     PNG and JPEG: one sample, turned as its EXIF data say; what is transparent becomes black around light strokes and
     white elsewhere.
@@ -36,6 +36,8 @@ def read_samples(path, shape: Sequence[int] | None = None) -> np.ndarray:
     shape: that of one sample, as the network takes it. An image becomes grey for 1 channel or a flat square shape,
     RGB for 3, and is resized to it (bilinear); elsewhere the values must fill the shape exactly. None keeps what is
     there: an image as (1, C, H, W).
+
+    table: reads a CSV file, by its name, to (N, columns).
 
     Errors: `FileFormatError` for a damaged or unknown file, `DataError` for ragged, empty or non-numeric rows,
     `ShapeError` for samples of another size, `MissingDependencyError` for images without Pillow.
@@ -56,7 +58,7 @@ def read_samples(path, shape: Sequence[int] | None = None) -> np.ndarray:
         found = identify(head, name)
         if found is not None:
             raise FileFormatError(f"{name!r} is {found[0]}, which holds no samples to read", fix=_FIX)
-        array = _read_csv(name)
+        array = table(name)
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / np.float32(255)
     with np.errstate(over="ignore"):
@@ -81,67 +83,6 @@ def _fit(array: np.ndarray, shape: tuple[int, ...] | None, name: str) -> np.ndar
             fix="write one sample per row (CSV) or per first index (NPY, IDX)",
         )
     return np.ascontiguousarray(array.reshape(len(array), *shape))
-
-
-# -- CSV --------------------------------------------------------------------------------------------
-def _read_csv(name: str) -> np.ndarray:
-    with open_regular(name) as file:
-        raw = file.read(_MAX_TEXT + 1)
-    if len(raw) > _MAX_TEXT:
-        raise FileFormatError(f"{name!r} is longer than {_MAX_TEXT:,} bytes", fix="store it as NPY: numpy.save")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise FileFormatError(f"{name!r} is of no format known here", fix=_FIX)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = next((mark for mark in (",", ";", "\t") if mark in first), None)
-    try:
-        if delimiter is None:
-            rows = [(n, line.split()) for n, line in enumerate(text.splitlines(), 1)]
-        else:
-            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-            rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise FileFormatError(f"{name!r} cannot be read as CSV: {error}", fix=_FIX) from None
-    rows = [(n, row) for n, row in rows if any(cell.strip() for cell in row)]
-    if rows and not any(_is_number(cell) for cell in rows[0][1]):
-        del rows[0]  # column names
-    if not rows:
-        raise DataError(f"{name!r} holds no rows of numbers", fix=_FIX)
-    width = len(rows[0][1])
-    values = np.empty((len(rows), width), np.float32)
-    for i, (line, row) in enumerate(rows):
-        if len(row) != width:
-            raise DataError(
-                f"{name!r} has rows of different lengths",
-                expected=f"{width} values, as in line {rows[0][0]}",
-                received=f"{len(row)} in line {line}",
-            )
-        try:
-            with np.errstate(over="ignore"):  # an infinite value is reported below
-                values[i] = [float(cell) for cell in row]
-        except ValueError:
-            bad = next(i for i, cell in enumerate(row) if not _is_number(cell))
-            raise DataError(
-                f"{name!r} has a value that is not a number",
-                received=f"{row[bad]!r} in line {line}, column {bad + 1}",
-                fix="leave out columns of text, and fill in missing values",
-            ) from None
-    finite = np.isfinite(values).all(axis=1)
-    if not finite.all():
-        line = rows[int(np.argmin(finite))][0]
-        raise DataError(f"{name!r} has NaN or an infinite value in line {line}", fix="fill in missing values")
-    return values
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 # -- NPY --------------------------------------------------------------------------------------------
