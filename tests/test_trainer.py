@@ -9,6 +9,8 @@ import pickle
 import signal
 import sys
 import threading
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from deepcore.errors import (
     ShapeError,
     StateDictError,
 )
+from deepcore.io.files import FileAccessError
 from deepcore.kernels import pool
 from deepcore.metrics import Accuracy, Metric
 from deepcore.train import (
@@ -949,6 +952,41 @@ def test_csv_logger(tmp_path):
     assert len(path.read_text().splitlines()) == 2 and ";" in path.read_text()
 
 
+def table(path, separator=","):
+    return [line.split(separator) for line in path.read_text().splitlines()]
+
+
+def test_csv_logger_makes_columns_for_new_names(tmp_path):
+    path = tmp_path / "log.csv"
+    x, y = data(4)
+    grow = LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update({"late": 5.0} if epoch == 1 else {}))
+    run_script([1], CSVLogger(path))
+    run_script([2, 3], grow, CSVLogger(path, append=True))
+    model = nn.Linear(FEATURES, CLASSES)
+    plain = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), metrics=())
+    plain.fit((x, y), verbose=0, callbacks=CSVLogger(path, append=True))
+    rows = table(path)
+    assert rows[0] == ["epoch", "loss", "score", "val_loss", "val_score", "lr", "late"]
+    assert [row[0] for row in rows[1:]] == ["1", "1", "2", "1"]
+    assert [row[2] for row in rows[1:]] == ["1.0", "2.0", "3.0", "NA"]
+    assert [row[6] for row in rows[1:]] == ["NA", "NA", "5.0", "NA"]
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(FileFormatError, match="cannot add to"):
+        run_script([1], CSVLogger(path, append=True))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full and /proc")
+@pytest.mark.parametrize("place, message", [("/dev/full", "No space"), ("/proc/x", "cannot be")])
+@pytest.mark.parametrize("what", ["csv", "history", "folder", "model"])
+def test_what_cannot_be_written_is_a_typed_error(place, message, what):
+    """Whoever writes."""
+    callback = {"csv": CSVLogger, "folder": BackupAndRestore, "model": ModelCheckpoint}.get(what)
+    place = f"{place}/x/y" if what == "model" else place
+    with pytest.raises(FileAccessError, match="cannot be" if callback is not CSVLogger else message):
+        history = run_script([1], *([callback(place)] if callback else [])).history
+        history.save_csv(place)
+
+
 def test_backup_and_restore_after_a_crash(tmp_path, backend):
     x, y = data()
 
@@ -1052,6 +1090,20 @@ def test_bar_in_a_terminal(capsys, monkeypatch):
     screen.truncate(0)
     t.fit(data(), verbose=2)
     assert screen.getvalue().strip("\0") == ""
+
+
+def test_a_notebook_without_ipywidgets_has_the_text_bar(monkeypatch):
+    pytest.importorskip("tqdm")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tqdm"]:
+        monkeypatch.delitem(sys.modules, name)
+    shell = SimpleNamespace(config={"IPKernelApp": {}}, kernel=None)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, version_info=(8,)))
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bar = dc.data.bars.tqdm_class()
+        import tqdm
+    assert not caught and issubclass(bar, tqdm.std.tqdm) and "notebook" not in {k.__module__ for k in bar.__mro__}
 
 
 def test_metric_objects_and_settings():

@@ -43,13 +43,13 @@ class FileAccessError(DeepcoreError, OSError):
 
     @classmethod
     def of(cls, error: OSError, name: str, verb: str) -> FileAccessError:
-        """`error`, met on the file `name`, as one that says what to do."""
+        """`error`, met on `name` that was to be read, written or made, as one that says what to do."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fix = "free some space, or take another disk"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             fix = "change its permissions: chmod u+r" if verb == "read" else "take another folder"
-        elif error.errno == errno.ENOENT and verb == "written":
-            fix = "take another folder: no file can be made there"
+        elif error.errno == errno.ENOENT and verb != "read":
+            fix = "take another folder: nothing can be made there"
         else:
             fix = None
         reason = error.strerror or str(error)
@@ -90,8 +90,10 @@ def writing(name: str) -> Iterator[None]:
 def make_folder(path) -> str:
     """Make the folder `path`, and those it lies in, where they are missing. Errors: `FileAccessError`."""
     name = path_of(path)
-    with writing(name):
+    try:
         os.makedirs(name, exist_ok=True)
+    except OSError as error:
+        raise FileAccessError.of(error, name, "made") from error
     return name
 
 

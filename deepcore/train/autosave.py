@@ -1,0 +1,62 @@
+"""When a run writes its own checkpoints, and which of them it keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from time import monotonic
+
+from deepcore.errors import ArgumentError
+
+CHECKPOINT = "checkpoint.safetensors"
+BEST = "best.safetensors"
+#: The end of an epoch is a better place than its middle: a checkpoint is due there after this part of the time.
+_AT_THE_END = 1 / 6
+_NUMBERED = re.compile(r"checkpoint-(\d{4,})\.safetensors")
+
+
+class Autosave:
+    """The checkpoints in `folder` (None: there are none).
+
+    `every` seconds one is due within an epoch, and after a sixth of that at the end of an epoch; None: never.
+    `keep`: how many that were written at the end of an epoch stay, beside the newest of all.
+    """
+
+    def __init__(self, folder: str | None, every: float | None, keep: int):
+        if every is not None and (isinstance(every, bool) or not isinstance(every, (int, float)) or not every >= 0):
+            raise ArgumentError(
+                "save_every is a number of seconds, or None", expected="0 or more", received=f"save_every={every!r}"
+            )
+        if keep and folder is None:
+            raise ArgumentError("keep needs a folder to keep checkpoints in", fix='Trainer(…, out="folder")')
+        self.folder, self.keep = folder, keep
+        self._every = float("inf") if every is None or folder is None else float(every)
+        self.start()
+
+    def start(self) -> None:
+        """Count from now."""
+        self._last = monotonic()
+
+    def due(self, at_end: bool = False) -> bool:
+        """Whether a checkpoint is to be written now; `at_end` of an epoch."""
+        return monotonic() - self._last >= (self._every * _AT_THE_END if at_end else self._every)
+
+    @property
+    def path(self) -> str:
+        """The newest checkpoint."""
+        assert self.folder is not None
+        return os.path.join(self.folder, CHECKPOINT)
+
+    def numbered(self, epoch: int) -> str:
+        """The checkpoint to keep that has `epoch` epochs behind it."""
+        assert self.folder is not None
+        return os.path.join(self.folder, f"checkpoint-{epoch:04d}.safetensors")
+
+    def prune(self, epoch: int) -> None:
+        """Remove the numbered checkpoints before the last `keep` that are not from after `epoch`."""
+        assert self.folder is not None
+        numbers = [int(match[1]) for match in map(_NUMBERED.fullmatch, os.listdir(self.folder)) if match]
+        for number in sorted(n for n in numbers if n <= epoch)[: -self.keep]:
+            with contextlib.suppress(OSError):
+                os.unlink(self.numbered(number))
