@@ -481,10 +481,10 @@ def test_an_interrupt_outside_training(monkeypatch, capsys):
     assert main(["info"]) == 130
 
 
-def test_a_closed_pipe_is_no_error():
-    """As in `deepcore info | head`, when head has gone."""
+def test_a_closed_pipe_ends_a_command_as_sigpipe_would():
+    """As in `deepcore info | head`, when head has gone: without a word, and with a shell's status for SIGPIPE."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([sys.executable, "-m", "deepcore", "info"], stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (141, "")

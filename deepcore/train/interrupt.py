@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 _NOTICE = b"\nstopping after this step; Ctrl-C again stops at once\n"
@@ -66,30 +65,3 @@ class Interrupts:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             if self._notice and signum == signal.SIGINT and sys.stderr.isatty():
                 os.write(sys.stderr.fileno(), _NOTICE)
-
-
-class Terminated(BaseException):
-    """SIGTERM or SIGHUP, as an exception; `signum` says which."""
-
-    def __init__(self, signum: int):
-        super().__init__(signum)
-        self.signum = signum
-
-
-@contextlib.contextmanager
-def terminated() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise `Terminated`, where they would end the process; for a program's main thread."""
-
-    def handle(signum, frame):
-        raise Terminated(signum)
-
-    before = {}
-    try:
-        for signum in TERMINATING:
-            if signal.getsignal(signum) == signal.SIG_DFL:
-                with contextlib.suppress(ValueError):
-                    before[signum] = signal.signal(signum, handle)
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -254,6 +254,8 @@ class Trainer:
                     self._dispatch("on_train_begin", {})
                     if self._resume_from is not None:
                         self._restore(self._resume_from)
+                        if verbose > 0:
+                            print(f"resumed {self._where()}", flush=True)
                     self._autosave = Autosave(self.out, self.save_every, self.keep)
                     self._run_saving()
                     self._dispatch("on_train_end", self.history[len(self.history)] if self.history else {})
@@ -579,8 +581,7 @@ class Trainer:
         except Exception as failure:
             error.add_note(f"no checkpoint could be written after it: {getattr(failure, 'problem', failure)}")
         else:
-            done = f"batch {at.batch} of {self.batches} in epoch {at.epoch + 1}" if at.batch else f"epoch {at.epoch}"
-            error.add_note(f"the run up to {done} is in {self._autosave.path}")
+            error.add_note(f"the run {self._where()} is saved in {self._autosave.path}")
 
     def _parts(self) -> dict[str, Any]:
         loss = self.loss if isinstance(self.loss, nn.Module) and self.loss.state_dict() else None
@@ -657,9 +658,17 @@ class Trainer:
         at = self._progress
         return f"epoch {at.epoch + 1}, batch {number + 1} of {self.batches} (step {at.step + 1})"
 
+    def _where(self) -> str:
+        at = self._progress
+        return (
+            f"in epoch {at.epoch + 1} after batch {at.batch} of {self.batches}"
+            if at.begun
+            else f"after epoch {at.epoch}"
+        )
+
     def _interruption(self) -> str:
         at = self._progress
-        text = f"interrupted in epoch {at.epoch + 1} after batch {at.batch} of {self.batches}"
+        text = f"interrupted {self._where()}"
         if at.samples:
             text += f", loss {format_value('loss', at.loss / at.samples)}"
         if self.out is not None:
