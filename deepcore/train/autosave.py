@@ -19,7 +19,8 @@ _NUMBERED = re.compile(r"checkpoint-(\d{4,})\.safetensors")
 class Autosave:
     """The checkpoints in `folder` (None: there are none).
 
-    `every` seconds one is due within an epoch, and after a sixth of that at the end of an epoch; None: never.
+    `every` seconds after the last one is due within an epoch; at the end of an epoch, a sixth of that after the last
+    one at an end. None: never.
     `keep`: how many that were written at the end of an epoch stay, beside the newest of all.
     """
 
@@ -32,15 +33,19 @@ class Autosave:
             raise ArgumentError("keep needs a folder to keep checkpoints in", fix='Trainer(…, out="folder")')
         self.folder, self.keep = folder, keep
         self._every = float("inf") if every is None or folder is None else float(every)
-        self.start()
+        self._last = self._last_end = monotonic()
 
-    def start(self) -> None:
-        """Count from now."""
+    def written(self, at_end: bool) -> None:
+        """Count from now; `at_end`: of an epoch."""
         self._last = monotonic()
+        if at_end:
+            self._last_end = self._last
 
     def due(self, at_end: bool = False) -> bool:
         """Whether a checkpoint is to be written now; `at_end` of an epoch."""
-        return monotonic() - self._last >= (self._every * _AT_THE_END if at_end else self._every)
+        if at_end:
+            return monotonic() - self._last_end >= self._every * _AT_THE_END
+        return monotonic() - self._last >= self._every
 
     @property
     def path(self) -> str:

@@ -47,7 +47,7 @@ class Trainer:
     accumulate: batches whose gradients make one update: the mean over all their samples, uneven batches included.
     seed: `dc.manual_seed(seed)` when the first `fit` starts, so that shuffling and dropout repeat.
     out: a folder for `checkpoint.safetensors`, always the newest whole one. It is written when a fit ends, is
-    stopped, interrupted or ended by an error, at the end of an epoch once 10 s have passed since the last time, and
+    stopped, interrupted or ended by an error, at the end of an epoch once 10 s have passed since the last end, and
     every minute within epochs, between two updates.
     save_every: that minute, in seconds (10 s is a sixth of it). 0: after every update; None: when the fit ends.
     keep: how many checkpoints of ends of epochs stay beside it: `checkpoint-0012.safetensors` has 12 epochs.
@@ -134,7 +134,7 @@ class Trainer:
         self._last_loss: float | None = None
         self._pending = 0
         self._validated = True
-        #: Whether parameters, random streams and counts are those after one and the same update.
+        #: Whether parameters, random stream and counts are those after one update, and no later batch was used.
         self._consistent = True
 
     # -- setting up ---------------------------------------------------------------------------------------
@@ -298,13 +298,13 @@ class Trainer:
                         return
                 except DataError:
                     # As in `_validate`: the workers went before the process was to stop.
-                    if self._interrupts.requested and self._consistent and not self._pending:
+                    if self._interrupts.requested and self._consistent:
                         return
                     raise
                 at.trained = True
             logs = dict(BatchLogs(self))
             if self._validation is not None:
-                self._save_if_due(at_end=True)
+                self._save_if_due()
                 results = self._validate(self._validation)
                 if results is None:
                     return
@@ -360,7 +360,7 @@ class Trainer:
                         error.add_note(f"in {self._place(number)}; the batch: {shapes}")
                     raise
                 at.batch = number + 1
-                self._consistent = True
+                self._consistent = not self._pending
                 if fault is not None:
                     self._steps.clear_gradients()
                     self._pending = 0
@@ -394,10 +394,10 @@ class Trainer:
         except Refused as refused:
             self._not_finite(refused.problem, refused.loss, inputs, target)
             return refused.loss
-        self._consistent = False
         if closes:
             self._pending = 0
             at.step += 1
+        self._consistent = False
         value = float(loss)
         at.loss += value if summed else value * count
         at.samples += count
@@ -561,19 +561,19 @@ class Trainer:
             return
         try:
             self.save_checkpoint(saves.path)
-            if saves.keep and not at.begun:
+            if saves.keep and at_end:
                 self.save_checkpoint(saves.numbered(at.epoch))
                 saves.prune(at.epoch)
         except FileAccessError as error:
             warn_user(
                 f"{error.problem}; training goes on without this checkpoint" + (f" ({error.fix})" if error.fix else "")
             )
-        saves.start()
+        saves.written(at_end)
 
     def _save_after(self, error: Exception) -> None:
         """After an error, a checkpoint of the last update, which a note on the error names."""
         at = self._progress
-        if self.out is None or self._pending or not self._consistent or not at.step:
+        if self.out is None or not self._consistent or not at.step:
             return
         self._to_save.clear()
         try:
