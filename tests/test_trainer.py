@@ -1027,7 +1027,7 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):
                        "checkpoint.safetensors"]  # fmt: skip
     at = lambda name: dc.io.read_checkpoint(tmp_path / name)["extra"]["progress"]["epoch"]
     assert at("best.safetensors") == 2 and at("checkpoint-0003.safetensors") == 3
-    run([4, 4], 6, resume=True)
+    run([4] * 6, 6, resume=True)
     assert at("best.safetensors") == 2, "the best so far is part of the state"
     assert names()[1:3] == ["checkpoint-0005.safetensors", "checkpoint-0006.safetensors"]
 
