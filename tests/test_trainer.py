@@ -1021,7 +1021,7 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):
         t.fit((x, y), (x, y), epochs=epochs, callbacks=tick, verbose=0, **options)
 
     (tmp_path / "checkpoint-0099.safetensors").touch()
-    run([1, 5, 2, 3], 4)
+    run([1, 5, 2, 3, 4, 4], 4)
     names = lambda: sorted(p.name for p in tmp_path.iterdir())
     assert names() == ["best.safetensors", *(f"checkpoint-{n}.safetensors" for n in ("0003", "0004", "0099")),
                        "checkpoint.safetensors"]  # fmt: skip
