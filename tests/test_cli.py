@@ -254,7 +254,7 @@ def test_checkpoints_of_a_file(linear, tmp_path, capsys):
     assert main(["train", str(path)]) == 2 and "train.save_every" in capsys.readouterr().err
 
 
-KILLED = LINEAR.replace("epochs = 2", "epochs = 60\nsave_every = 0.3").replace(
+KILLED = LINEAR.replace("epochs = 2", "epochs = 120\nsave_every = 0.3").replace(
     '[[layers]]\ntype = "Linear"',
     '[[layers]]\ntype = "Linear"\nout_features = 32\n\n[[layers]]\ntype = "BatchNorm1d"\n\n[[layers]]\n'
     'type = "Dropout"\n\n[[layers]]\ntype = "Linear"',
@@ -288,7 +288,7 @@ def test_killed_runs_resume_to_the_same_bits(tmp_path):
                     status = process.wait()
                     break
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(rng.uniform(0, seconds * 0.6))
+                    process.wait(rng.uniform(0, seconds * 0.8))
                     break  # it had ended
                 how = rng.choice([signal.SIGKILL] * 3 + [signal.SIGTERM])
                 process.send_signal(how)
@@ -297,13 +297,13 @@ def test_killed_runs_resume_to_the_same_bits(tmp_path):
             said = log.read_text()
             assert status == (-how if how == signal.SIGKILL else 143) or status == -how, said
             done += 1
-            finished = [int(n) for n in re.findall(r"^epoch +(\d+)/60", said, re.MULTILINE)]
+            finished = [int(n) for n in re.findall(r"^epoch +(\d+)/120", said, re.MULTILINE)]
             if (folder / runs.CHECKPOINT).exists():
                 at = dc.io.read_checkpoint(folder / runs.CHECKPOINT)["extra"]["progress"]["epoch"]
                 lost = max(finished, default=0) - at
-                assert lost <= 1 or killed - (folder / runs.CHECKPOINT).stat().st_mtime < 2, said
+                assert lost <= 1 or killed - (folder / runs.CHECKPOINT).stat().st_mtime < 5, said
             else:
-                assert len(finished) <= 1 or "resumed" not in said, said
+                assert len(finished) <= 3, said
         said = log.read_text()
         assert process.returncode == 0, said
         for file in (runs.MODEL, runs.HISTORY):

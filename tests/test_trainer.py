@@ -1405,13 +1405,16 @@ def test_csv_logger_makes_columns_for_new_names(tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full and /proc")
 @pytest.mark.parametrize("place, message", [("/dev/full", "No space"), ("/proc/x", "cannot be")])
-@pytest.mark.parametrize("what", ["csv", "history", "folder", "model"])
+@pytest.mark.parametrize("what", ["csv", "history", "folder", "model", "plot"])
 def test_what_cannot_be_written_is_a_typed_error(place, message, what):
     """Whoever writes."""
     callback = {"csv": CSVLogger, "folder": BackupAndRestore, "model": ModelCheckpoint}.get(what)
     place = f"{place}/x/y" if what == "model" else place
     with pytest.raises(FileAccessError, match="cannot be" if callback is not CSVLogger else message):
         history = run_script([1], *([callback(place)] if callback else [])).history
+        if what == "plot":
+            pytest.importorskip("matplotlib")
+            history.plot().savefig(place, format="png")
         history.save_csv(place)
 
 

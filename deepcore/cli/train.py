@@ -176,7 +176,7 @@ def _fit(trainer, loader, config: Config, quiet: bool, resume: Path | None, fold
             return signal.signum
         raise
     except Exception as error:
-        if (folder / runs.CHECKPOINT).exists():
+        if trainer.step and (folder / runs.CHECKPOINT).exists():
             error.add_note(_resuming(folder).strip())
         raise
     return None

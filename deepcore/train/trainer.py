@@ -16,7 +16,7 @@ from deepcore.data import DataLoader
 from deepcore.errors import ArgumentError, DataError, DeepcoreError, FileFormatError
 from deepcore.io import save_checkpoint
 from deepcore.io.checkpoint import restore
-from deepcore.io.files import FileAccessError, make_folder
+from deepcore.io.files import FileAccessError, MissingFileError, make_folder
 from deepcore.nn import functional as F
 from deepcore.nn.notify import warn_user
 from deepcore.optim import Optimizer
@@ -564,7 +564,7 @@ class Trainer:
             if saves.keep and at_end:
                 self.save_checkpoint(saves.numbered(at.epoch))
                 saves.prune(at.epoch)
-        except FileAccessError as error:
+        except (FileAccessError, MissingFileError) as error:
             warn_user(
                 f"{error.problem}; training goes on without this checkpoint" + (f" ({error.fix})" if error.fix else "")
             )
