@@ -142,8 +142,8 @@ def train(config: Config, out: str | None, overwrite: bool, quiet: bool, resume:
     history.save_csv(folder / runs.HISTORY)
     result: dict[str, Any] = {"epochs": len(history), "seconds": round(seconds, 3), "interrupted": history.interrupted}
     result |= {"seed": config.train.seed, "backend": str(trainer.backend), "deepcore": dc.__version__}
-    tested, lines = ({}, []) if data.test is None or stopped else _test(trainer, data, inputs)
-    runs.write_json(folder / runs.RESULT, result | tested)
+    scores, lines = ({}, []) if data.test is None or stopped else _test(trainer, data, inputs)
+    runs.write_json(folder / runs.RESULT, result | scores)
     if len(history) and not stopped:
         _plot(history, folder / runs.PLOT)
     if not history.interrupted:

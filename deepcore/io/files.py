@@ -104,7 +104,7 @@ class _Written(io.FileIO):
         super().__init__(descriptor, "wb")
         self._target = target
 
-    def write(self, data) -> int | None:
+    def write(self, data, /) -> int:  # type: ignore[override]
         with writing(self._target):
             return super().write(data)
 
