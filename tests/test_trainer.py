@@ -819,7 +819,7 @@ def test_every_checkpoint_of_a_run_resumes_to_the_same_bits(backend, tmp_path, r
     t.save_checkpoint = copied
     t.fit(**fit_arguments())
     assert result(t) == expected and len(copies) == 4 * (2 + 2) + 1  # within epochs, before validation, at ends
-    for path in copies[:8]:
+    for path in copies[:4]:  # one of each kind
         t = trainer(backend, accumulate=2)
         t.fit(**fit_arguments(resume=path))
         assert result(t) == expected
