@@ -34,6 +34,8 @@ class Autosave:
         self.folder, self.keep = folder, keep
         self._every = float("inf") if every is None or folder is None else float(every)
         self._last = self._last_end = monotonic()
+        #: Whether there is a time at which one is due.
+        self.timed = self._every < float("inf")
 
     def written(self, at_end: bool) -> None:
         """Count from now; `at_end`: of an epoch."""

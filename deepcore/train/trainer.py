@@ -343,10 +343,11 @@ class Trainer:
         at, loader = self._progress, self._loader
         assert loader is not None
         last = self.batches - 1
+        timed, generator = self._autosave.timed, random.default_generator
         batches: Any = iter(loader)
         with contextlib.closing(batches):  # ends the workers now, whatever comes
             for number, batch in enumerate(batches, loader.position):
-                stream = random.default_generator._mark()
+                stream = generator._mark()
                 try:
                     self._dispatch("on_train_batch_begin", number, {})
                     closes = (number + 1) % self.accumulate == 0 or number == last
@@ -354,7 +355,7 @@ class Trainer:
                 except Exception as error:
                     if self._consistent:  # without the update, this batch comes next
                         loader.position = number
-                        random.default_generator._go_back(stream)
+                        generator._go_back(stream)
                     if isinstance(error, DeepcoreError):
                         shapes = ", ".join(f"{t.shape} {dt.name_of(t.dtype)}" for t in feed.leaves(batch))
                         error.add_note(f"in {self._place(number)}; the batch: {shapes}")
@@ -372,7 +373,8 @@ class Trainer:
                 if not self._pending and number < last:
                     if self._stopping():
                         return False
-                    self._save_if_due()
+                    if timed:
+                        self._save_if_due()
         return True
 
     def _train_batch(self, batch, closes: bool) -> float | None:
