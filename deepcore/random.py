@@ -96,6 +96,14 @@ class Generator:
             self._here()._restart(*values)
         return self
 
+    def _mark(self) -> tuple[int, int, int]:
+        """(seed, stream, position) for `_go_back`: cheap enough for every step of a training loop."""
+        return self._seed, self._stream, self._position
+
+    def _go_back(self, mark: tuple[int, int, int]) -> None:
+        with self._lock:
+            self._restart(*mark)
+
     def split(self) -> Generator:
         """A new generator whose seed is the next number of this one: as good as independent of it."""
         low, high = random_bits(get_backend("cpu"), self, 2).tolist()

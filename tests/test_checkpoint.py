@@ -441,6 +441,81 @@ def test_all_or_nothing_when_a_part_refuses(path):
     assert equal(snapshot(other), before)
 
 
+class Refuses:
+    """Changes itself, then raises."""
+
+    def __init__(self):
+        self.value = 0
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = 7
+        if state["value"] == 1:
+            raise StateDictError("not this one")
+
+
+def real_parts(batch_size, seed, backend, schedule=True):
+    dc.manual_seed(seed)
+    model = dc.nn.Sequential(dc.nn.Linear(4, 3), dc.nn.BatchNorm1d(3)).to(backend)
+    optimizer = dc.optim.SGD(model.parameters(), lr=0.1 * seed, momentum=0.9)
+    data = TensorDataset(np.arange(40, dtype=np.float32).reshape(10, 4), np.arange(10))
+    parts = {
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": dc.optim.lr_scheduler.StepLR(optimizer, seed) if schedule else None,
+        "generator": dc.Generator(seed),
+        "loader": DataLoader(data, batch_size, shuffle=True, backend=backend),
+        "last": Refuses(),
+    }
+    for x, _ in parts["loader"]:
+        model(x).sum().backward()
+        optimizer.step()
+        break
+    return parts
+
+
+def as_it_is(parts):
+    """Everything about the parts, what their states leave out included."""
+    inside = {
+        name: {k: v for k, v in vars(part).items() if isinstance(v, (bool, int, float, str))}
+        for name, part in parts.items()
+        if hasattr(part, "__dict__")
+    }
+    states = {
+        name: part.get_state() if name == "generator" else io.checkpoint._copied(part.state_dict())
+        for name, part in parts.items()
+        if part is not None
+    }
+    return [states, inside, list(parts["optimizer"].param_groups[0]), dc.random.get_rng_state()]
+
+
+@pytest.mark.parametrize("saved_schedule, schedule", [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize("batch_size, refuses", [(5, 0), (4, 1)], ids=["loader", "last"])
+def test_nothing_of_a_refused_checkpoint_stays(saved_schedule, schedule, batch_size, refuses, backend, path):
+    saved = real_parts(4, 1, backend, saved_schedule)
+    saved["last"].value = refuses
+    save_checkpoint(path, extra=None, **saved)
+    parts = real_parts(batch_size, 2, backend, schedule)
+    before = as_it_is(parts)
+    with pytest.raises(StateDictError, match="batch_size" if batch_size == 5 else "not this one"):
+        load_checkpoint(path, **parts)
+    assert equal(as_it_is(parts), before)
+    assert next(iter(parts["loader"]))[0].shape[0] == batch_size and parts["loader"].epoch == 1, "the next pass"
+
+
+def test_a_part_that_cannot_be_put_back_is_named_and_the_others_are(path):
+    parts = {"first": Refuses(), "model": dc.nn.Linear(2, 2), "last": Refuses()}
+    save_checkpoint(path, **parts | {"last": type("Ones", (), {"state_dict": lambda self: {"value": 1}})()})
+    parts["first"].value = 1  # its own state is one that it refuses
+    dc.nn.init.zeros_(parts["model"].weight)
+    with pytest.raises(StateDictError) as caught:
+        load_checkpoint(path, **parts)
+    assert parts["model"].weight.tolist() == [[0, 0], [0, 0]] and parts["first"].value == 1
+    assert "Refuses could not be put back" in caught.value.__notes__[0]
+
+
 @pytest.mark.parametrize("mend", ["shape", "missing", "unexpected", "part"])
 def test_nothing_is_touched_when_names_or_shapes_differ(mend, path):
     run = Run(1)

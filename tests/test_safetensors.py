@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import errno
+import io
 import json
 import os
 import platform
+import shutil
+import socket
 import stat
 import struct
 import subprocess
 import sys
 import textwrap
+import time
 import tracemalloc
 import zipfile
 import zlib
@@ -723,25 +727,123 @@ save_file({{"x": np.zeros(1000)}}, {str(file)!r})
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows tells a live writer by the open file")
 def test_only_leftovers_of_dead_writers_are_swept(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
     host = files._host()
     other = f"{zlib.crc32(platform.node().encode()) ^ 1:08x}"
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    kept = [
-        f".deepcore-{host}-{os.getppid()}-{'0' * 16}.tmp",
-        f".deepcore-{other}-{ended.pid}-{'0' * 16}.tmp",
-        f".deepcore-{host}-{ended.pid}-{'0' * 16}.txt",
-        "file.tmp",
-    ]
-    swept = [f".deepcore-{host}-{pid}-{'0' * 16}.tmp" for pid in (ended.pid, os.getpid())]
-    for name in kept + swept:
+    written, new = f".deepcore-{host}-{'1' * 32}.tmp", f".deepcore-{host}-{'2' * 32}.txt"
+    kept = [written, new, f".deepcore-{other}-{'3' * 32}.tmp", f".deepcore-{host}-77-{'4' * 16}.tmp", "file.tmp"]
+    swept = [f".deepcore-{host}-{'5' * 32}.tmp"]
+    aged = [f".deepcore-{other}-{'6' * 32}.tmp", f".deepcore-{host}-77-{'7' * 16}.tmp"]
+    for name in kept + swept + aged:
         (tmp_path / name).touch()
-    with atomic_write(tmp_path / "f") as out:
-        out.write(b"1")
-        with atomic_write(tmp_path / "g") as inner:  # does not sweep the file that is being written
-            inner.write(b"2")
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, "f", "g"])
+    for name in aged:
+        os.utime(tmp_path / name, (1, time.time() - 25 * 3600))
+    (tmp_path / f".deepcore-{host}-{'8' * 32}.tmp").symlink_to("file.tmp")
+    with open(tmp_path / written, "wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with atomic_write(tmp_path / "f") as out:
+            out.write(b"1")
+            with atomic_write(tmp_path / "g") as inner:  # does not sweep the files that are being written
+                inner.write(b"2")
+    left = sorted(p.name for p in tmp_path.iterdir() if not p.is_symlink())
+    assert left == sorted([*kept, "f", "g"])
     assert (tmp_path / "f").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("locks", [None, "refused"])
+def test_without_locks_only_old_leftovers_are_swept(locks, tmp_path, monkeypatch):
+    """As on Windows, and on a network file system that has no locks."""
+    if locks is None:
+        monkeypatch.setattr(files, "fcntl", None)
+        monkeypatch.setattr(files, "_LOCKS", False)
+    else:
+        fcntl = pytest.importorskip("fcntl")
+
+        def refuse(*args):
+            raise OSError(errno.ENOLCK, "no locks")
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    new, old = (tmp_path / f".deepcore-{files._host()}-{digit * 32}.tmp" for digit in "12")
+    for path in (new, old):
+        path.touch()
+    os.utime(old, (1, time.time() - 25 * 3600))
+    save_file({"x": np.zeros(3)}, tmp_path / "f")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [new.name, "f"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")
+def test_a_file_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    made, lock = [], files._lock
+
+    def swept(descriptor):
+        made.append(lock(descriptor))
+        if len(made) == 1:
+            for path in tmp_path.iterdir():
+                path.unlink()
+        return made[-1]
+
+    monkeypatch.setattr(files, "_lock", swept)
+    save_file({"x": np.zeros(3)}, tmp_path / "f")
+    assert len(made) == 2 and list(load_file(tmp_path / "f")) == ["x"]
+
+
+_SAVES = """
+import os, sys
+from deepcore.io.files import atomic_write
+for i in range(100):
+    with atomic_write(os.path.join(sys.argv[1], sys.argv[2])) as file:
+        file.write(bytes(100))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces of Linux")
+def test_writers_in_containers_of_their_own_leave_each_other_alone(tmp_path):
+    """One host name, and process ids that say nothing about the other's."""
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces may be made here")
+    root = Path(__file__).parent.parent
+    writers = [
+        subprocess.Popen([*apart, sys.executable, "-c", _SAVES, str(tmp_path), name], cwd=root, stderr=subprocess.PIPE)
+        for name in ("f", "g")
+    ]
+    assert [w.communicate()[1] for w in writers] == [b"", b""]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f", "g"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="devices of POSIX")
+def test_only_regular_files_are_replaced(tmp_path):
+    null, full = tmp_path / "null", tmp_path / "full"
+    try:
+        os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.mknod(full, stat.S_IFCHR | 0o666, os.makedev(1, 7))
+        os.mknod(tmp_path / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 250))
+        null.open("wb").close()
+    except OSError:
+        pytest.skip("no devices may be made here")
+    save_file({"x": np.zeros(3)}, null)
+    assert stat.S_ISCHR(null.stat().st_mode)
+    with pytest.raises(FileAccessError, match="No space"):
+        save_file({"x": np.zeros(3)}, full)
+    assert stat.S_ISCHR(full.stat().st_mode)
+    with pytest.raises(FileFormatError, match="a block device"):
+        save_file({"x": np.zeros(3)}, tmp_path / "disk")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_a_pipe_is_written_to_and_a_socket_refused(tmp_path):
+    pipe, plain = tmp_path / "pipe", tmp_path / "plain"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    save_file({"x": np.zeros(3)}, pipe)
+    save_file({"x": np.zeros(3)}, plain)
+    assert os.read(reader, 1 << 16) == plain.read_bytes() and stat.S_ISFIFO(pipe.stat().st_mode)
+    os.close(reader)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        with pytest.raises(FileFormatError, match="is a socket"):
+            save_file({}, tmp_path / "socket")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
@@ -787,6 +889,8 @@ def test_names_that_no_file_has(tmp_path):
         save_file({}, tmp_path / ("x" * 300))
     with pytest.raises(ArgumentError, match="not a file name"):
         save_file({}, "\0")
+    with pytest.raises(ArgumentError, match=r"a path is a str(.|\n)*received: +BytesIO"):
+        save_file({}, io.BytesIO())
 
 
 def test_where_nothing_can_be_written(tmp_path):
@@ -794,3 +898,16 @@ def test_where_nothing_can_be_written(tmp_path):
         save_file({}, tmp_path / "missing" / "f")
     with pytest.raises(FileFormatError, match="is a folder"):
         save_file({}, tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(FileAccessError, match="cannot be written"):
+        save_file({}, tmp_path / "loop")
+    if sys.platform == "linux":
+        with pytest.raises(FileAccessError, match=r"'/proc/x' cannot be written(.|\n)*another folder"):
+            save_file({}, "/proc/x")
+
+
+def test_only_errors_of_the_file_are_errors_of_the_file(tmp_path):
+    """Not, say, those of a connection that it is copied from."""
+    with pytest.raises(ConnectionResetError), atomic_write(tmp_path / "f"):
+        raise ConnectionResetError
+    assert not list(tmp_path.iterdir())

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import functools
 import io
 import math
+import os
 import pickle
+import re
+import shutil
 import signal
+import subprocess
 import sys
 import threading
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +37,7 @@ from deepcore.errors import (
     ShapeError,
     StateDictError,
 )
+from deepcore.io.files import FileAccessError, MissingFileError
 from deepcore.kernels import pool
 from deepcore.metrics import Accuracy, Metric
 from deepcore.train import (
@@ -1094,6 +1103,427 @@ def test_handler_only_in_the_main_thread():
     assert seen[1] is not before and signal.getsignal(signal.SIGINT) is before
 
 
+TERMINATING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@pytest.mark.parametrize("signum", TERMINATING)
+def test_a_terminating_signal_saves_and_then_has_the_effect_it_had(signum, tmp_path):
+    file, seen = tmp_path / "checkpoint.safetensors", []
+    t = trainer(out=tmp_path)
+
+    def handler(number, frame):
+        seen.append((number, file.exists(), t.step, t.history.interrupted))
+
+    def press(batch, logs):
+        if t.step == 8:
+            for _ in range(3):  # they come in pairs, and only the first counts
+                signal.raise_signal(signum)
+
+    before = signal.signal(signum, handler)
+    try:
+        history = t.fit(data(), epochs=3, batch_size=4, callbacks=LambdaCallback(on_train_batch_end=press), verbose=0)
+        assert signal.getsignal(signum) is handler
+    finally:
+        signal.signal(signum, before)
+    assert seen == [(signum, True, 8, True)] and history.interrupted and len(history) == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
+def test_ignored_signals_stay_ignored_and_ctrl_c_after_a_signal_is_immediate():
+    press = lambda *signals: LambdaCallback(on_train_batch_end=lambda *_: [signal.raise_signal(s) for s in signals])
+    t = trainer()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert not t.fit(data(), batch_size=4, callbacks=press(signal.SIGHUP), verbose=0).interrupted and t.step == 6
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    before = signal.signal(signal.SIGTERM, lambda *args: None)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            t.fit(data(), batch_size=4, callbacks=press(signal.SIGTERM, signal.SIGINT), verbose=0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_a_forked_child_gets_its_signals_as_before():
+    """Else its parent's `terminate()` would do nothing."""
+    codes = []
+
+    def fork(batch, logs):
+        pid = os.fork()
+        if pid == 0:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside the pool's threads
+        history = trainer().fit(data(4), callbacks=LambdaCallback(on_train_batch_end=fork), verbose=0)
+    assert codes == [-signal.SIGTERM] and not history.interrupted
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_sigterm_by_default_ends_the_process_with_the_run_saved(tmp_path):
+    code = f"""
+import os, signal, numpy as np
+from deepcore import Trainer, nn, optim
+from deepcore.train import LambdaCallback
+model = nn.Linear(2, 2)
+end = LambdaCallback(on_train_batch_end=lambda batch, logs: batch == 2 and os.kill(os.getpid(), signal.SIGTERM))
+trainer = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), out={str(tmp_path)!r})
+trainer.fit((np.zeros((8, 2), np.float32), np.zeros(8, np.int64)), batch_size=1, callbacks=end)
+print("not reached")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert "interrupted in epoch 1 after batch 3 of 8" in done.stdout and "not reached" not in done.stdout
+    saved = dc.io.read_checkpoint(tmp_path / "checkpoint.safetensors")["extra"]["progress"]
+    assert (saved["step"], saved["batch"]) == (3, 3)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_workers_that_a_signal_ended_before_the_run_stops(where, tmp_path):
+    """Of a signal to all processes of a group, as a supervisor sends it."""
+
+    class Ended(TensorDataset):
+        def __getitem__(self, i):
+            if i == 9:
+                signal.raise_signal(signal.SIGTERM)
+                raise DataError("worker 0 of the loader died (killed by signal 15)")
+            return super().__getitem__(i)
+
+    loader = DataLoader(Ended(*data()), 4, collate_fn=lambda items: tuple(map(dc.stack, zip(*items))))
+    before = signal.signal(signal.SIGTERM, lambda *args: None)
+    try:
+        t = trainer(out=tmp_path)
+        train = (loader, None) if where == "training" else (data(), loader)
+        history = t.fit(*train, batch_size=4 if where == "validation" else None, verbose=0)
+        assert history.interrupted and t.step == (2 if where == "training" else 6)
+        saved = dc.io.read_checkpoint(tmp_path / "checkpoint.safetensors")["extra"]
+        assert saved["progress"]["batch"] == t.step
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# -- checkpoints while a run goes on ------------------------------------------------------------------------------
+class Clock:
+    """A clock that a callback puts forward by `seconds` at every batch."""
+
+    def __init__(self, monkeypatch, seconds):
+        self.now, self.seconds = 0.0, seconds
+        monkeypatch.setattr(dc.train.autosave, "monotonic", lambda: self.now)
+
+    def tick(self, batch, logs):
+        self.now += self.seconds
+
+
+@pytest.mark.parametrize(
+    "seconds, options, places",
+    [
+        (1, {}, [(2, 0), (4, 0)]),  # 6 s an epoch: at every second end
+        (2, {}, [(1, 0), (2, 0), (3, 0), (4, 0)]),
+        (25, {}, [(0, 3), (1, 0), (1, 3), (2, 0), (2, 3), (3, 0), (3, 3), (4, 0)]),
+        (25, {"save_every": 150}, [(1, 0), (2, 0), (3, 0), (4, 0)]),
+        (0, {"save_every": 0, "epochs": 1}, [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (1, 0)]),
+        (1000, {"save_every": None}, []),
+    ],
+)
+def test_when_checkpoints_are_written(seconds, options, places, tmp_path, monkeypatch):
+    clock, wrote = Clock(monkeypatch, seconds), []
+    epochs = options.get("epochs", 4)
+    t = trainer(out=tmp_path, **{k: v for k, v in options.items() if k != "epochs"})
+    save = t.save_checkpoint
+    monkeypatch.setattr(t, "save_checkpoint", lambda path: (wrote.append((t.epoch, t._progress.batch)), save(path)))
+    t.fit(data(), epochs=epochs, batch_size=4, callbacks=LambdaCallback(on_train_batch_end=clock.tick), verbose=0)
+    assert wrote == [*places, (epochs, 0)], "the last one when the fit ends"
+
+
+def test_every_checkpoint_of_a_run_resumes_to_the_same_bits(backend, tmp_path, reference):
+    """Of a run that is killed after any update: its checkpoints are copied as they are written."""
+    expected = reference(backend, tmp_path)
+    t = trainer(backend, seed=3, accumulate=2, out=tmp_path, save_every=0)
+    save, copies = t.save_checkpoint, []
+
+    def copied(path):
+        save(path)
+        copies.append(tmp_path / f"{len(copies)}.safetensors")
+        shutil.copy(path, copies[-1])
+
+    t.save_checkpoint = copied
+    t.fit(**fit_arguments())
+    assert result(t) == expected and len(copies) == 4 * (2 + 2) + 1  # within epochs, before validation, at ends
+    for path in copies[:4]:  # one of each kind
+        t = trainer(backend, accumulate=2)
+        t.fit(**fit_arguments(resume=path))
+        assert result(t) == expected
+
+
+class Fault(RuntimeError): ...
+
+
+class Bomb(Callback):
+    """Raises the nth time that `at` is called for the place."""
+
+    def __init__(self, place=None, count=0):
+        self.place, self.left = place, count
+
+    def at(self, place):
+        self.left -= place == self.place
+        if place == self.place and self.left == 0:
+            raise Fault(place)
+
+    def on_epoch_begin(self, epoch, logs):
+        self.at("epoch begins")
+
+    def on_epoch_end(self, epoch, logs):
+        self.at("epoch ends")
+
+    def on_train_batch_begin(self, batch, logs):
+        self.at("batch begins")
+
+    def on_train_batch_end(self, batch, logs):
+        self.at("batch ends")
+
+    def on_test_batch_end(self, batch, logs):
+        self.at("validation")
+
+    def state_dict(self):
+        return {}
+
+
+class Fused(TensorDataset):
+    def __init__(self, bomb, place, *arrays):
+        super().__init__(*arrays)
+        self.bomb, self.place = bomb, place
+
+    def __getitem__(self, i):
+        self.bomb.at(self.place)
+        return super().__getitem__(i)
+
+
+class Tap(nn.Module):
+    def __init__(self, bomb):
+        super().__init__()
+        self.__dict__["bomb"] = bomb
+
+    def forward(self, x):
+        if self.training:
+            self.bomb.at("forward")
+        return x
+
+
+def with_bomb(bomb, accumulate, tmp_path, resume=None):
+    """6 batches an epoch and 3 to validate, each sample fetched by itself."""
+    dc.manual_seed(5)
+    model = nn.Sequential(nn.Linear(FEATURES, 8), nn.Dropout(0.3), Tap(bomb), nn.Linear(8, CLASSES))
+    opt = optim.Adam(model.parameters(), lr=0.01)
+    tapped = {"update": lambda self, *batch: (bomb.at("metric"), Accuracy.update(self, *batch))}
+    t = Trainer(
+        model,
+        opt,
+        nn.CrossEntropyLoss(),
+        metrics=[type("Tapped", (Accuracy,), tapped)()],
+        scheduler=optim.lr_scheduler.StepLR(opt, 1, 0.5),
+        accumulate=accumulate,
+        out=tmp_path,
+        save_every=None,
+        compile=False,
+    )
+    collate = lambda items: tuple(map(dc.stack, zip(*items)))
+    loaders = [
+        DataLoader(Fused(bomb, place, *arrays), 4, shuffle=True, seed=1, collate_fn=collate)
+        for place, arrays in (("data", data()), ("validation data", data(9, seed=1)))
+    ]
+    watch = EarlyStopping("val_loss", patience=9, restore_best_weights=True)
+    t.fit(*loaders, epochs=3, callbacks=[watch, bomb], verbose=0, resume=resume)
+    return result(t)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    "place, count",
+    [
+        ("epoch begins", 2),
+        ("epoch ends", 2),
+        ("batch begins", 9),
+        ("batch begins", 10),
+        ("batch ends", 9),
+        ("batch ends", 10),
+        ("forward", 9),
+        ("metric", 9 + 2),
+        ("data", 22 + 9),
+        ("data", 22 + 13),
+        ("validation", 5),
+        ("validation data", 9 + 5),
+    ],
+)
+def test_an_error_leaves_a_checkpoint_that_resumes_to_the_same_bits(place, count, accumulate, tmp_path):
+    """But none where a group of batches has begun, or the books of an update are not closed."""
+    whole = with_bomb(Bomb(), accumulate, tmp_path / "whole")
+    with pytest.raises(Fault) as caught:
+        with_bomb(Bomb(place, count), accumulate, tmp_path)
+    inside = accumulate == 2 and (place, count) in (
+        ("batch begins", 10), ("batch ends", 9), ("data", 22 + 13),
+    )  # fmt: skip
+    notes = getattr(caught.value, "__notes__", [])
+    if inside or place == "metric":
+        assert not (tmp_path / "checkpoint.safetensors").exists() and not notes
+    else:
+        assert re.fullmatch(r"the run (in|after) epoch .* is saved in .*checkpoint.safetensors", notes[0])
+        assert with_bomb(Bomb(), accumulate, tmp_path, resume=True) == whole
+
+
+class Dying(Dataset):
+    """Ends its worker at its nth sample of the third epoch."""
+
+    def __init__(self, flag):
+        self.flag, (self.x, self.y) = flag, data()
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, i):
+        if self.flag is not None and self.flag.exists() and i == 7:
+            os._exit(1)
+        return self.x[i], self.y[i]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_a_worker_that_dies_leaves_the_epochs_before(tmp_path):
+    def run(flag, out, resume=None):
+        t = trainer(out=out)
+        kill = LambdaCallback(on_epoch_begin=lambda epoch, logs: flag.touch() if flag and epoch == 2 else None)
+        loader = DataLoader(Dying(flag), 4, shuffle=True, seed=1, num_workers=1, multiprocessing_context="fork")
+        t.fit(loader, epochs=4, callbacks=kill, verbose=0, resume=resume)
+        return result(t)
+
+    with pytest.raises(DataError, match="worker 0 of the loader died") as caught:
+        run(tmp_path / "flag", tmp_path)
+    assert re.match("the run (in epoch 3|after epoch 2)", caught.value.__notes__[-1])
+    saved = dc.io.read_checkpoint(tmp_path / "checkpoint.safetensors")["extra"]["progress"]
+    assert saved["epoch"] == 2 and saved["step"] >= 12
+    assert run(None, tmp_path, resume=True) == run(None, tmp_path / "whole")
+
+
+def test_a_full_disk_does_not_end_a_run_that_goes_on(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    t = trainer(out=tmp_path, save_every=0)
+    t.fit(data(), batch_size=8, verbose=0)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.warns(DeepcoreWarning, match="cannot be written: No space left on device; training goes on"):
+        with pytest.raises(FileAccessError):  # the last one, when the fit ends
+            t.fit(data(), epochs=2, batch_size=8, verbose=0)
+        assert len(t.history) == 2
+    with pytest.raises(Fault) as caught:
+        t.save_every = None
+        fail = LambdaCallback(on_epoch_end=lambda *args: Bomb(1, 1).at(1))
+        t.fit(data(), epochs=2, batch_size=8, verbose=0, callbacks=fail)
+    assert "no checkpoint could be written" in caught.value.__notes__[0]
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_run_without_a_checkpoint_yet_starts_from_the_beginning(tmp_path, capsys):
+    whole = trainer(seed=3)
+    whole.fit(data(), batch_size=4, verbose=0)
+    for out, resume in ((tmp_path / "new", True), (tmp_path / "there", tmp_path / "there")):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        t = trainer(seed=3, out=out)
+        t.fit(data(), batch_size=4, resume=resume, verbose=2)
+        assert "starting from the beginning" in capsys.readouterr().out and result(t) == result(whole)
+    with pytest.raises(MissingFileError):
+        trainer(out=tmp_path).fit(data(), resume=tmp_path / "elsewhere", verbose=0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingFileError):  # not the folder of this run
+        trainer(out=tmp_path).fit(data(), resume=tmp_path / "empty", verbose=0)
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, 100)
+    x, y = data(4)
+
+    def run(values, epochs, **options):
+        model = nn.Linear(FEATURES, CLASSES)
+        t = Trainer(
+            model, optim.SGD(model.parameters()), nn.CrossEntropyLoss(), metrics=(Script(values),), out=tmp_path,
+            keep=2, best="val_score",
+        )  # fmt: skip
+        tick = LambdaCallback(on_train_batch_end=clock.tick)
+        t.fit((x, y), (x, y), epochs=epochs, callbacks=tick, verbose=0, **options)
+
+    (tmp_path / "checkpoint-0099.safetensors").touch()
+    run([1, 5, 2, 3, 4, 4], 4)
+    names = lambda: sorted(p.name for p in tmp_path.iterdir())
+    assert names() == ["best.safetensors", *(f"checkpoint-{n}.safetensors" for n in ("0003", "0004", "0099")),
+                       "checkpoint.safetensors"]  # fmt: skip
+    at = lambda name: dc.io.read_checkpoint(tmp_path / name)["extra"]["progress"]["epoch"]
+    assert at("best.safetensors") == 2 and at("checkpoint-0003.safetensors") == 3
+    run([4] * 6, 6, resume=True)
+    assert at("best.safetensors") == 2, "the best so far is part of the state"
+    assert names()[1:3] == ["checkpoint-0005.safetensors", "checkpoint-0006.safetensors"]
+
+
+@pytest.mark.parametrize("broken", ["data", "statistics"])
+def test_validation_that_is_not_finite_is_reported_once(broken):
+    x, y = data(8)
+    bad = x.copy()
+    bad[3] = np.nan
+    t = trainer()
+    spoil = lambda epoch, logs: t.model[1].running_mean.fill_(math.nan) if broken == "statistics" else None
+    cause = "numpy.isfinite" if broken == "data" else "NaN or infinity in 1.running_mean"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        validation = (bad if broken == "data" else x, y)
+        t.fit((x, y), validation, epochs=2, verbose=0, callbacks=LambdaCallback(on_train_batch_end=spoil))
+    (said,) = caught
+    assert str(said.message).startswith("val_loss is nan after epoch 1: ") and cause in str(said.message)
+    assert math.isnan(t.history[2]["val_loss"]) and said.filename == __file__
+
+
+@pytest.mark.parametrize("fault", ["extra", "callback"])
+def test_a_checkpoint_that_a_run_cannot_take_over_changes_nothing(fault, tmp_path):
+    class Picky(Callback):
+        def state_dict(self):
+            return {"at": 1}
+
+        def load_state_dict(self, state):
+            raise StateDictError("not mine")
+
+    t = trainer(out=tmp_path)
+    t.fit(data(), batch_size=4, verbose=0, callbacks=Picky())
+    if fault == "extra":
+        parts = {name: part for name, part in t._parts().items() if part is not None}
+        dc.io.save_checkpoint(tmp_path / "checkpoint.safetensors", extra={"progress": {}, "history": {}}, **parts)
+    other = trainer()
+    loader = DataLoader(TensorDataset(*data()), 4, shuffle=True)
+    dc.manual_seed(9)
+    before, stream = result(other), dc.random.get_rng_state()
+    with pytest.raises(FileFormatError if fault == "extra" else StateDictError):
+        other.fit(loader, verbose=0, callbacks=Picky(), resume=tmp_path)
+    assert result(other) == before and len(other.history) == 0
+    assert dc.random.get_rng_state() == stream
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"save_every": -1}, "0 or more"),
+        ({"save_every": math.nan}, "number of seconds"),
+        ({"save_every": "1"}, "number of seconds"),
+        ({"keep": -1}, "whole number"),
+        ({"keep": 2}, "out="),
+        ({"best": "val_loss"}, "out="),
+    ],
+)
+def test_checkpoint_settings_that_make_no_sense(options, words):
+    with pytest.raises(ArgumentError, match=words):
+        trainer(**options)
+
+
 # -- errors -----------------------------------------------------------------------------------------------------
 def test_non_finite_loss_names_place_and_cause(backend):
     x, y = data(64)
@@ -1424,6 +1854,44 @@ def test_csv_logger(tmp_path):
     assert len(path.read_text().splitlines()) == 2 and ";" in path.read_text()
 
 
+def table(path, separator=","):
+    return [line.split(separator) for line in path.read_text().splitlines()]
+
+
+def test_csv_logger_makes_columns_for_new_names(tmp_path):
+    path = tmp_path / "log.csv"
+    x, y = data(4)
+    grow = LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update({"late": 5.0} if epoch == 1 else {}))
+    run_script([1], CSVLogger(path))
+    run_script([2, 3], grow, CSVLogger(path, append=True))
+    model = nn.Linear(FEATURES, CLASSES)
+    plain = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), metrics=())
+    plain.fit((x, y), verbose=0, callbacks=CSVLogger(path, append=True))
+    rows = table(path)
+    assert rows[0] == ["epoch", "loss", "score", "val_loss", "val_score", "lr", "late"]
+    assert [row[0] for row in rows[1:]] == ["1", "1", "2", "1"]
+    assert [row[2] for row in rows[1:]] == ["1.0", "2.0", "3.0", "NA"]
+    assert [row[6] for row in rows[1:]] == ["NA", "NA", "5.0", "NA"]
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(FileFormatError, match="cannot add to"):
+        run_script([1], CSVLogger(path, append=True))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full and /proc")
+@pytest.mark.parametrize("place, message", [("/dev/full", "No space"), ("/proc/x", "cannot be")])
+@pytest.mark.parametrize("what", ["csv", "history", "folder", "model", "plot"])
+def test_what_cannot_be_written_is_a_typed_error(place, message, what):
+    """Whoever writes."""
+    callback = {"csv": CSVLogger, "folder": BackupAndRestore, "model": ModelCheckpoint}.get(what)
+    place = f"{place}/x/y" if what == "model" else place
+    with pytest.raises(FileAccessError, match="cannot be" if callback is not CSVLogger else message):
+        history = run_script([1], *([callback(place)] if callback else [])).history
+        if what == "plot":
+            pytest.importorskip("matplotlib")
+            history.plot().savefig(place, format="png")
+        history.save_csv(place)
+
+
 def test_backup_and_restore_after_a_crash(tmp_path, backend):
     x, y = data()
 
@@ -1527,6 +1995,20 @@ def test_bar_in_a_terminal(capsys, monkeypatch):
     screen.truncate(0)
     t.fit(data(), verbose=2)
     assert screen.getvalue().strip("\0") == ""
+
+
+def test_a_notebook_without_ipywidgets_has_the_text_bar(monkeypatch):
+    pytest.importorskip("tqdm")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tqdm"]:
+        monkeypatch.delitem(sys.modules, name)
+    shell = SimpleNamespace(config={"IPKernelApp": {}}, kernel=None)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, version_info=(8,)))
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bar = dc.data.bars.tqdm_class()
+        import tqdm
+    assert not caught and issubclass(bar, tqdm.std.tqdm) and "notebook" not in {k.__module__ for k in bar.__mro__}
 
 
 def test_metric_objects_and_settings():

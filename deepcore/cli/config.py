@@ -5,7 +5,7 @@
     [loss]       type = a loss, its arguments
     [optimizer]  type = an optimizer, its arguments
     [schedule]   type = a learning-rate schedule, its arguments; stepped once an epoch (the table may be left out)
-    [train]      epochs, batch_size, seed, backend, clip_grad_norm, drop_last
+    [train]      epochs, batch_size, seed, backend, clip_grad_norm, drop_last, save_every, keep, best
 
 Argument names are those of the constructors. What a layer can tell from the one before it (`in_features`,
 `num_features`) may be left out. Nothing in a file is ever imported or run.
@@ -106,7 +106,8 @@ class DataPart(Part):
 @dataclass(frozen=True)
 class TrainPart:
     """How long, in what portions, from which seed and where. `clip_grad_norm` bounds the norm of all gradients;
-    `drop_last` leaves out a smaller last batch."""
+    `drop_last` leaves out a smaller last batch. `save_every` (seconds), `keep` and `best`: which checkpoints are
+    written and stay, as `Trainer` says."""
 
     epochs: int = 20
     batch_size: int = 32
@@ -114,9 +115,13 @@ class TrainPart:
     backend: str | None = None
     clip_grad_norm: float | None = None
     drop_last: bool = False
+    save_every: float = 60.0
+    keep: int = 0
+    best: str | None = None
 
     def table(self) -> dict[str, Any]:
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) not in (None, False)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)
@@ -303,6 +308,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": (lambda v: v >= 1, "at least 1"),
     "seed": (lambda v: 0 <= v < 1 << 63, "0 or more"),
     "clip_grad_norm": (lambda v: v > 0, "above 0"),
+    "save_every": (lambda v: v >= 0, "0 or more"),
+    "keep": (lambda v: v >= 0, "0 or more"),
 }
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -299,11 +299,22 @@ def load_checkpoint(path, *, random: bool = True, backend: str | Backend | None 
 
     `parts` are named as when they were saved; those in the file that are not asked for are ignored, so
     `load_checkpoint(path, model=model, random=False)` takes the weights alone. The file is read and checked whole
-    first; names and shapes are compared; should a part still refuse its state, those already restored are put back.
+    first; names and shapes are compared; should a part still refuse its state, every part is put back as it was.
     `backend` defaults to that of the parts' own tensors.
 
     Errors: `FileFormatError` for a damaged file, `StateDictError` for one that does not fit the parts.
     """
+    return restore(path, parts, random=random, backend=backend)
+
+
+def restore(
+    path,
+    parts: Mapping[str, Any],
+    more: Callable[[Any], list[tuple[Any, Any]]] | None = None,
+    random: bool = True,
+    backend: str | Backend | None = None,
+):
+    """`load_checkpoint` of `parts`, and of what `more(extra)` gives, as (part, state), in the same all or none."""
     parts = {name: part for name, part in parts.items() if part is not None}
     held = {name: _state_of(name, part) for name, part in parts.items()}
     name = os.fsdecode(path)
@@ -314,21 +325,41 @@ def load_checkpoint(path, *, random: bool = True, backend: str | Backend | None 
                 f"{name!r} has no state for {key!r}", fix=f"leave it out; or {suggest(key, saved['parts'])}"
             )
         _compare(key, held[key], saved["parts"][key], name)
-    jobs = [(parts[key], saved["parts"][key], held[key]) for key in parts]
+    jobs = [(part, saved["parts"][key]) for key, part in parts.items()]
     if random and "default" in saved["random"]:
-        jobs.append((default_generator, saved["random"]["default"], default_generator.get_state()))
-    # What is there now shares memory with the parts: keep copies, on the host, to put back.
-    undo = [(part, _copied(before)) for part, _, before in jobs]
-    done = 0
+        jobs.append((default_generator, saved["random"]["default"]))
+    jobs += more(saved["extra"]) if more is not None else []
+    before: list[_Before] = []
     try:
-        for part, state, _ in jobs:
-            done += 1
+        for part, state in jobs:
+            before.append(_Before(part))
             _restore(part, state)
-    except BaseException:
-        for part, before in reversed(undo[:done]):
-            _restore(part, before)
+    except BaseException as error:
+        for one in reversed(before):
+            one.put_back(error)
         raise
     return saved["extra"]
+
+
+class _Before:
+    """A part as it is now, to be put back: its state, and its attributes, which need not all be in the state."""
+
+    def __init__(self, part):
+        self._part = part
+        # The state shares memory with the part: a copy.
+        self._state = _copied(_state_of("", part))
+        self._attributes = dict(vars(part)) if hasattr(part, "__dict__") else None
+
+    def put_back(self, reason: BaseException) -> None:
+        """A part that refuses even its own state is named in a note on `reason`."""
+        try:
+            _restore(self._part, self._state)
+        except Exception as error:
+            kind = type(self._part).__name__
+            reason.add_note(f"{kind} could not be put back as it was: {type(error).__name__}: {error}")
+        if self._attributes is not None:
+            vars(self._part).clear()
+            vars(self._part).update(self._attributes)
 
 
 def read_checkpoint(path, backend: str | Backend | None = None) -> dict[str, Any]:

@@ -25,6 +25,10 @@ OPTIMIZERS = Registry("optimizer")
 
 # Settings that PyTorch saves with a group and that have no meaning here.
 _TORCH_ONLY = {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"}
+# Keys of a group that are no settings of an optimizer: its own, and those that PyTorch's schedules add.
+_NO_SETTINGS = {
+    "params", "param_names", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr",
+}  # fmt: skip
 
 
 class Optimizer:
@@ -136,16 +140,18 @@ class Optimizer:
             held.add(id(p))
         group["params"] = items
         for name in param_group:
-            if name not in self.defaults and name not in ("params", "param_names", "initial_lr"):
-                near = difflib.get_close_matches(str(name), self.defaults, n=1, cutoff=0.8)
-                if near:
-                    raise ArgumentError(
-                        f"{type(self).__name__} has no setting {name!r}", fix=suggest(name, self.defaults)
-                    )
+            if self._misspelt(name):
+                raise ArgumentError(f"{type(self).__name__} has no setting {name!r}", fix=suggest(name, self.defaults))
         for name, value in self.defaults.items():
             group.setdefault(name, value)
         self.validate(group)
         self.param_groups.append(group)
+
+    def _misspelt(self, name) -> bool:
+        """Whether a group's key is no setting and close to the name of one."""
+        if name in self.defaults or name in _NO_SETTINGS:
+            return False
+        return bool(difflib.get_close_matches(str(name), self.defaults, n=1, cutoff=0.8))
 
     # -- the step ---------------------------------------------------------------------------------------
     def step(self, closure: Callable[[], Any] | None = None):
@@ -284,6 +290,8 @@ class Optimizer:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a `state_dict()`: of this class or, with tensors converted, of PyTorch's optimizer of that name.
 
+        Within a group, parameters are matched by name where both sides have names, else by position. The settings of
+        a group become those of the state dict, which has all of them; a switch (True or False) that is missing is off.
         Everything is checked before anything changes; what does not fit is in one `StateDictError`.
         """
         name = type(self).__name__
@@ -302,12 +310,12 @@ class Optimizer:
                 received=f"groups of {lengths}",
                 fix="build the optimizer over the same parameters as when it was saved",
             )
-        parameters = {
-            number: p
-            for saved, group in zip(saved_groups, self.param_groups)
-            for number, p in zip(saved["params"], group["params"])
-        }
         faults: list[str] = []
+        parameters: dict[Any, Tensor] = {}
+        groups = []
+        for i, (saved, group) in enumerate(zip(saved_groups, self.param_groups)):
+            parameters |= zip(saved["params"], _matched(i, saved, group, faults))
+            groups.append(self._group_from(saved, group, faults))
         state = {}
         for key, entry in state_dict["state"].items():
             number = int(key) if isinstance(key, str) and key.isdigit() else key
@@ -315,23 +323,31 @@ class Optimizer:
                 faults.append(f"state for parameter {key!r}, which no group has")
                 continue
             state[parameters[number]] = self._loaded(number, parameters[number], entry, faults)
-        groups = []
-        for saved, group in zip(saved_groups, self.param_groups):
-            kept = {k: v for k, v in saved.items() if k not in _TORCH_ONLY and k not in ("params", "param_names")}
-            kept = {k: _setting(v, group.get(k)) for k, v in kept.items()}
-            wrong = [k for k, default in self.defaults.items() if k in kept and not _same_kind(kept[k], default)]
-            faults += [f"setting {k!r} cannot be {kept[k]!r:.60}" for k in wrong]
-            merged = {**group, **kept}
-            if not wrong:
-                try:
-                    self.validate(merged)
-                except ArgumentError as error:
-                    faults.append(error.problem)
-            groups.append(merged)
         if faults:
             raise StateDictError("\n  ".join([f"the state dict does not fit {name}:", *faults[:20]]))
         self.param_groups = groups
         self.state = state
+
+    def _group_from(self, saved, group: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+        """A group with the settings of a saved one and the parameters of `group`."""
+        kept = {k: v for k, v in saved.items() if k not in _TORCH_ONLY and k not in ("params", "param_names")}
+        kept = {k: _setting(v, group.get(k)) for k, v in kept.items()}
+        wrong = [k for k, default in self.defaults.items() if k in kept and not _same_kind(kept[k], default)]
+        faults += [f"setting {k!r} cannot be {kept[k]!r:.60}" for k in wrong]
+        # Switches came to the optimizers one by one: a file from before has none, and it was off.
+        switches = {k: False for k, default in self.defaults.items() if isinstance(default, bool)}
+        missing = [k for k in self.defaults if k not in kept and k not in switches]
+        faults += [f"setting {k!r} is missing" for k in missing]
+        faults += [f"there is no setting {k!r:.60}; {suggest(k, self.defaults)}" for k in kept if self._misspelt(k)]
+        loaded = {"params": group["params"], **switches, **kept}
+        if "param_names" in group:
+            loaded["param_names"] = group["param_names"]
+        if not wrong and not missing:
+            try:
+                self.validate(loaded)
+            except ArgumentError as error:
+                faults.append(error.problem)
+        return loaded
 
     def _loaded(self, number: int, p: Tensor, entry, faults: list[str]) -> dict[str, Any]:
         start = self.init(p)
@@ -416,6 +432,31 @@ def _has_layout(state_dict) -> bool:
         and all(isinstance(g, Mapping) and isinstance(g.get("params"), (list, tuple)) for g in groups)
         and all(isinstance(n, (int, str)) for g in groups for n in g["params"])
     )
+
+
+def _matched(number: int, saved, group: dict[str, Any], faults: list[str]) -> list[Tensor]:
+    """The parameters of `group` in the order of a saved group: by name where both have names, each once."""
+    names, own = saved.get("param_names"), group.get("param_names")
+    parameters = group["params"]
+    if names is None or own is None or len(set(own)) < len(parameters) or len(own) != len(parameters):
+        return parameters
+    if not isinstance(names, (list, tuple)) or len(names) != len(parameters) or not all(map(_is_text, names)):
+        faults.append(f"group {number}: 'param_names' are not the names of {len(parameters)} parameters")
+        return parameters
+    if len(set(names)) < len(names):
+        return parameters
+    by_name = dict(zip(own, parameters))
+    missing, unexpected = [n for n in own if n not in names], [n for n in names if n not in by_name]
+    if missing or unexpected:
+        faults.append(
+            f"group {number} has parameters {', '.join(missing[:5])} where the state dict has {', '.join(unexpected[:5])}"
+        )
+        return parameters
+    return [by_name[name] for name in names]
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
 
 
 def _setting(value, like):

@@ -1,11 +1,13 @@
-"""Why a loss is not finite."""
+"""Why a loss is not finite, and a warning where one of validation is not."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from deepcore.backend import dtypes as dt
 from deepcore.errors import NonFiniteError
+from deepcore.nn.notify import warn_user
 from deepcore.train import feed
 from deepcore.train.history import format_value
 
@@ -34,6 +36,17 @@ def non_finite(trainer: Trainer, problem: str, value: float, last_loss: float | 
         received=f"loss {value} ({last}), lr {trainer.lr:.3g}; {cause}",
         fix=fix + "; callbacks=[TerminateOnNaN()] ends the run without an error",
     )
+
+
+def validation(trainer: Trainer, loss: float) -> bool:
+    """Whether the loss of a validation is finite; warns where it is not, with the likely cause."""
+    finite = math.isfinite(loss)
+    if not finite:
+        broken = [name for name, tensor in trainer.model.state_dict().items() if not _finite(tensor)]
+        cause = f"NaN or infinity in {', '.join(broken[:3])}" if broken else "parameters and buffers are finite"
+        advice = "" if broken else "; look for NaN in the validation data: numpy.isfinite(x) finds it"
+        warn_user(f"val_loss is {loss} after epoch {trainer.epoch + 1}: {cause}{advice}")
+    return finite
 
 
 def _finite(tensor) -> bool:

@@ -90,17 +90,20 @@ class TrainingModes:
         else:
             self._set()
 
-    def evaluating(self) -> list[str]:
+    def state_dict(self) -> dict[str, list[str]]:
         """The names of the modules that are trained in evaluation mode."""
+        return {"evaluating": self._evaluating()}
+
+    def load_state_dict(self, state: Mapping[str, list[str]]) -> None:
+        for name, module in self._model.named_modules():
+            module.training = name not in state["evaluating"]
+
+    def _evaluating(self) -> list[str]:
         flags = {id(module): training for module, training in self._flags}
         named = dict(self._model.named_modules())
         if any(module.training for module in named.values()):
             return [name for name, module in named.items() if not module.training]
         return [name for name, module in named.items() if not flags.get(id(module), True)]
-
-    def set_evaluating(self, names) -> None:
-        for name, module in self._model.named_modules():
-            module.training = name not in names
 
     def restore(self) -> None:
         """Undo a `model.eval()` since `renew`."""

@@ -15,10 +15,14 @@ from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.data import DataLoader
 from deepcore.errors import ArgumentError, DataError, DeepcoreError, FileFormatError, ShapeError
-from deepcore.io import load_checkpoint, save_checkpoint
+from deepcore.io import save_checkpoint
+from deepcore.io.checkpoint import restore
+from deepcore.io.files import FileAccessError, MissingFileError, make_folder
+from deepcore.nn.notify import warn_user
 from deepcore.optim import Optimizer
 from deepcore.train import diagnose, feed
-from deepcore.train.callbacks import Callback
+from deepcore.train.autosave import BEST, CHECKPOINT, Autosave
+from deepcore.train.callbacks import Callback, ModelCheckpoint
 from deepcore.train.history import History, format_value
 from deepcore.train.interrupt import Interrupts
 from deepcore.train.measure import Measure
@@ -26,7 +30,6 @@ from deepcore.train.progress import ProgressBar
 from deepcore.train.state import BatchLogs, ModesKept, Progress, TrainingModes, as_number
 from deepcore.train.step import Refused, Steps
 
-CHECKPOINT = "checkpoint.safetensors"
 
 
 class Trainer:
@@ -39,7 +42,12 @@ class Trainer:
     clip_grad_norm: the largest norm of all gradients together; they are scaled down to it.
     accumulate: batches whose gradients make one update, that of one batch of all their samples.
     seed: `dc.manual_seed(seed)` when the first `fit` starts, so that shuffling and dropout repeat.
-    out: a folder for `checkpoint.safetensors`, written when a fit ends, is stopped or interrupted.
+    out: a folder for `checkpoint.safetensors`, always the newest whole one. It is written when a fit ends, is
+    stopped, interrupted or ended by an error, at the end of an epoch once 10 s have passed since the last end, and
+    every minute within epochs, between two updates.
+    save_every: that minute, in seconds (10 s is a sixth of it). 0: after every update; None: when the fit ends.
+    keep: how many checkpoints of ends of epochs stay beside it: `checkpoint-0012.safetensors` has 12 epochs.
+    best: a name in the logs, as "val_loss": the checkpoint of its best epoch so far stays in `best.safetensors`.
     compile: run each step as one program where that can be done (`dc.compile`): same results to the bit, less time.
 
     Batches are tuples (input, …, target). Means over batches (losses, accumulated gradients, `evaluate`) weigh each by
@@ -64,6 +72,9 @@ class Trainer:
         seed: int | None = None,
         out: str | os.PathLike | None = None,
         compile: bool = True,
+        save_every: float | None = 60.0,
+        keep: int = 0,
+        best: str | None = None,
     ):
         if not isinstance(model, nn.Module):
             raise ArgumentError("model is a Module", received=_kind(model), fix=_instance_fix(model))
@@ -89,6 +100,11 @@ class Trainer:
         self.accumulate = _whole("accumulate", accumulate, 1)
         self.seed = seed
         self.out = None if out is None else os.fspath(out)
+        self.save_every, self.keep = save_every, _whole("keep", keep, 0)
+        self._autosave = Autosave(self.out, self.save_every, self.keep)
+        if best is not None and self.out is None:
+            raise ArgumentError("best needs a folder to keep a checkpoint in", fix='Trainer(…, out="folder")')
+        self.best = best
         own = next((p.backend for p in model.parameters()), None)
         self.backend = get_backend(own if backend is None else backend)
         self._named = self._named_parameters()
@@ -121,6 +137,9 @@ class Trainer:
         self._last_loss: float | None = None
         #: Batches since the last update, and the sum of what their losses divide by.
         self._pending, self._weight = 0, 0.0
+        self._validated = True
+        #: Whether parameters, random stream and counts are those after one update, and no later batch was used.
+        self._consistent = True
 
     # -- setting up ---------------------------------------------------------------------------------------
     def _named_parameters(self) -> tuple[tuple[str, Any], ...]:
@@ -191,12 +210,17 @@ class Trainer:
         verbose: 0 prints nothing, 1 a progress bar in terminals and notebooks, 2 only a line per epoch.
         resume: a checkpoint (file, the folder it is in, or True for the one in `out`) to go on from until `epochs`
         epochs are done in all: with the same data and settings, the result has the bits of a run that never stopped.
+        Where `out` has no checkpoint yet, the run starts from the beginning, and says so.
 
         Modules that are in evaluation mode stay there, such as a frozen BatchNorm, also when a callback puts them there;
         a model that is in evaluation mode as a whole is trained in training mode. Afterwards all are as they were.
 
         Ctrl-C (and a notebook's interrupt): the running step finishes, a checkpoint is written to `out` and the
-        history is returned with `interrupted` set. The second one raises `KeyboardInterrupt` at once.
+        history is returned with `interrupted` set. The second one raises `KeyboardInterrupt` at once. SIGTERM and
+        SIGHUP do the same; then the signal is raised again under the handler there was before, by default to end
+        the process. An error leaves a checkpoint of the last update, unless it comes inside a group of accumulated
+        batches or in the bookkeeping after an update: then the last one written stays.
+        A validation loss that is NaN or infinite is a warning, once: training itself is not harmed.
 
         Errors: `DataError` for no data, and for validation data in which nothing counts; `NonFiniteError` before the update that a NaN or infinite loss would make;
         `StateDictError`, `FileFormatError` for a checkpoint that does not fit or cannot be read.
@@ -220,31 +244,48 @@ class Trainer:
         self._inputs = feed.Inputs(self.model, self.backend, self._warned)
         self.batches = len(self._loader)
         self._set_callbacks(callbacks, bar)
+        if self.best is not None and self.out is not None:
+            self._callbacks.append(ModelCheckpoint(os.path.join(self.out, BEST), self.best, save_best_only=True))
+            self._callbacks[-1].set_trainer(self)
         self._progress, self.history, self.stop_training, self.resumed = Progress(), History(), False, False
         self._last_loss, self._to_save, self._pending, self._weight = None, [], 0, 0.0
-        self._resume_from = self._resolve(resume)
+        self._consistent = self._validated = True
+        self._resume_from = self._resolve(resume, verbose)
         if self.out is not None:
-            os.makedirs(self.out, exist_ok=True)
+            make_folder(self.out)
         try:
-            with Interrupts(notice=verbose > 0) as self._interrupts, ModesKept(self.model):
-                self._modes = TrainingModes(self.model)
-                self._set_steps()
-                self._steps.clear_gradients()
-                self._dispatch("on_train_begin", {})
-                if self._resume_from is not None:
-                    self._restore(self._resume_from)
-                self._run()
-                unfinished = self._progress.epoch < self.epochs
-                self.history.interrupted = self._interrupts.requested and unfinished
-                if self.out is not None:
-                    self.save_checkpoint(os.path.join(self.out, CHECKPOINT))
-                self._dispatch("on_train_end", self.history[len(self.history)] if self.history else {})
+            try:
+                with Interrupts(notice=verbose > 0) as self._interrupts, ModesKept(self.model):
+                    self._modes = TrainingModes(self.model)
+                    self._set_steps()
+                    self._steps.clear_gradients()
+                    self._dispatch("on_train_begin", {})
+                    if self._resume_from is not None:
+                        self._restore(self._resume_from)
+                        if verbose > 0:
+                            print(f"resumed {self._where()}", flush=True)
+                    self._autosave = Autosave(self.out, self.save_every, self.keep)
+                    self._run_saving()
+                    self._dispatch("on_train_end", self.history[len(self.history)] if self.history else {})
+            finally:
+                for callback in self._callbacks:
+                    callback.close()
+            if self.history.interrupted and verbose > 0:
+                print(self._interruption())
         finally:
-            for callback in self._callbacks:
-                callback.close()
-        if self.history.interrupted and verbose > 0:
-            print(self._interruption())
+            self._interrupts.redeliver()
         return self.history
+
+    def _run_saving(self) -> None:
+        """Run, and write a checkpoint at the end, however it ends."""
+        try:
+            self._run()
+        except Exception as error:
+            self._save_after(error)
+            raise
+        self.history.interrupted = self._interrupts.requested and self._progress.epoch < self.epochs
+        if self.out is not None:
+            self.save_checkpoint(self._autosave.path)
 
     def _run(self) -> None:
         at = self._progress
@@ -253,49 +294,85 @@ class Trainer:
                 for metric in self.metrics:
                     metric.reset()
                 at.begun = True
-                self._dispatch("on_epoch_begin", at.epoch, {})
+                try:
+                    self._dispatch("on_epoch_begin", at.epoch, {})
+                except Exception:
+                    at.begun = False  # a run that is resumed calls it again
+                    raise
             if not at.trained:
                 self._modes.renew()
-                if not self._train_epoch():
-                    return
+                try:
+                    if not self._train_epoch():
+                        return
+                except DataError:
+                    # As in `_validate`: the workers went before the process was to stop.
+                    if self._interrupts.requested and self._consistent:
+                        return
+                    raise
                 at.trained = True
             logs = dict(BatchLogs(self))
             if self._validation is not None:
-                before = self._validation.state_dict()
+                self._save_if_due()
                 self._modes.renew()
                 with ModesKept(self.model):
-                    results = self._test(self._validation, self._inputs)
-                if results is None:  # interrupted: validate again when resumed
-                    self._validation.load_state_dict(before)
+                    results = self._validate(self._validation)
+                if results is None:
                     return
                 logs |= {f"val_{name}": value for name, value in results.items()}
             logs["lr"] = self.lr
+            self._consistent = False
             self.history.append(logs)
             if self.scheduler is not None:
                 self.scheduler.step()
             epoch = at.epoch
             at.epoch += 1
             at.start_epoch()
+            self._consistent = True
             self._dispatch("on_epoch_end", epoch, logs)
+            self._save_if_due(at_end=True)
+
+    def _validate(self, loader: DataLoader) -> dict[str, float] | None:
+        """The results; None after an interrupt. Unless it ends, the loader and the random stream go back."""
+        before, stream = loader.state_dict(), random.default_generator._mark()
+        results = None
+        try:
+            results = self._test(loader, self._inputs)
+        except DataError:
+            if not self._interrupts.requested:  # a signal to the whole process group ends the workers, too
+                raise
+        finally:
+            if results is None:
+                loader.load_state_dict(before)
+                random.default_generator._go_back(stream)
+        if results is not None and self._validated:
+            self._validated = diagnose.validation(self, results["loss"])
+        return results
 
     def _train_epoch(self) -> bool:
         """Train on what remains of the epoch; False if that was stopped before its last batch."""
         at, loader = self._progress, self._loader
         assert loader is not None
         last = self.batches - 1
+        timed, generator = self._autosave.timed, random.default_generator
         batches: Any = iter(loader)
         with contextlib.closing(batches):  # ends the workers now, whatever comes
             for number, batch in enumerate(batches, loader.position):
-                self._dispatch("on_train_batch_begin", number, {})
-                self._modes.restore()
+                stream = generator._mark()
                 try:
+                    self._dispatch("on_train_batch_begin", number, {})
+                    self._modes.restore()
                     closes = (number + 1) % self.accumulate == 0 or number == last
                     fault = self._train_batch(batch, closes)
-                except DeepcoreError as error:
-                    shapes = ", ".join(f"{t.shape} {dt.name_of(t.dtype)}" for t in feed.leaves(batch))
-                    error.add_note(f"in {self._place(number)}; the batch: {shapes}")
+                except Exception as error:
+                    if self._consistent:  # without the update, this batch comes next
+                        loader.position = number
+                        generator._go_back(stream)
+                    if isinstance(error, DeepcoreError):
+                        shapes = ", ".join(f"{t.shape} {dt.name_of(t.dtype)}" for t in feed.leaves(batch))
+                        error.add_note(f"in {self._place(number)}; the batch: {shapes}")
                     raise
                 at.batch = number + 1
+                self._consistent = not self._pending
                 if fault is not None:
                     self._steps.clear_gradients()
                     self._pending, self._weight = 0, 0.0
@@ -304,8 +381,11 @@ class Trainer:
                         return False
                     continue
                 self._dispatch("on_train_batch_end", number, BatchLogs(self))
-                if not self._pending and self._stopping() and number < last:
-                    return False
+                if not self._pending and number < last:
+                    if self._stopping():
+                        return False
+                    if timed:
+                        self._save_if_due()
         if not at.batch:
             raise DataError(
                 f"the loader gave no batch in epoch {at.epoch + 1}",
@@ -323,6 +403,7 @@ class Trainer:
             self._pending, self._weight = 0, 0.0
             self._not_finite(refused.problem, refused.loss, (), None)
             return not self.stop_training
+        self._consistent = True
         if self._to_save:
             self._write_checkpoints()
         return True
@@ -345,6 +426,7 @@ class Trainer:
         except Refused as refused:
             self._not_finite(refused.problem, refused.loss, inputs, target)
             return refused.loss
+        self._consistent = False
         value = float(loss)
         if self.accumulate == 1:
             at.step += 1
@@ -562,6 +644,35 @@ class Trainer:
         for path in paths:
             save_checkpoint(path, extra=self._extra(), **self._parts())
 
+    def _save_if_due(self, at_end: bool = False) -> None:
+        """Write the run's own checkpoint where its time has come. A disk that is full does not end the run."""
+        saves, at = self._autosave, self._progress
+        if not saves.due(at_end) or self._pending:
+            return
+        try:
+            self.save_checkpoint(saves.path)
+            if saves.keep and at_end:
+                self.save_checkpoint(saves.numbered(at.epoch))
+                saves.prune(at.epoch)
+        except (FileAccessError, MissingFileError) as error:
+            warn_user(
+                f"{error.problem}; training goes on without this checkpoint" + (f" ({error.fix})" if error.fix else "")
+            )
+        saves.written(at_end)
+
+    def _save_after(self, error: Exception) -> None:
+        """After an error, a checkpoint of the last update, which a note on the error names."""
+        at = self._progress
+        if self.out is None or not self._consistent or not at.step:
+            return
+        self._to_save.clear()
+        try:
+            self.save_checkpoint(self._autosave.path)
+        except Exception as failure:
+            error.add_note(f"no checkpoint could be written after it: {getattr(failure, 'problem', failure)}")
+        else:
+            error.add_note(f"the run {self._where()} is saved in {self._autosave.path}")
+
     def _parts(self) -> dict[str, Any]:
         loss = self.loss if isinstance(self.loss, nn.Module) and self.loss.state_dict() else None
         return {
@@ -579,14 +690,15 @@ class Trainer:
             "metrics": {metric.name: metric.state_dict() for metric in self.metrics},
             "validation": None if self._validation is None else self._validation.state_dict(),
             "callbacks": [[type(c).__name__, c.state_dict()] for c in self._callbacks],
-            "evaluating": self._modes.evaluating(),
+            "modes": self._modes.state_dict(),
         }
 
     def resume_from(self, path: str | os.PathLike) -> None:
         """For a callback's `on_train_begin`: go on from this checkpoint, as `fit(resume=path)` does."""
         self._resume_from = os.fspath(path)
 
-    def _resolve(self, resume) -> str | None:
+    def _resolve(self, resume, verbose: int) -> str | None:
+        """The file to resume from; None to start from the beginning."""
         if resume is None or resume is False:
             return None
         if resume is True:
@@ -594,26 +706,18 @@ class Trainer:
                 raise ArgumentError("resume=True needs a Trainer with out=", fix="resume=path")
             resume = self.out
         path = os.fspath(resume)
-        return os.path.join(path, CHECKPOINT) if os.path.isdir(path) else path
+        own = self.out is not None and os.path.abspath(path) == os.path.abspath(self.out)
+        if own or os.path.isdir(path):
+            path = os.path.join(path, CHECKPOINT)
+        if own and not os.path.exists(path):
+            if verbose > 0:
+                print(f"there is no {path} yet: starting from the beginning", flush=True)
+            return None
+        return path
 
     def _restore(self, path: str) -> None:
-        extra = load_checkpoint(path, backend=self.backend, **self._parts())
         try:
-            self._progress.load_state_dict(extra["progress"])
-            self.history.load_state_dict(extra["history"])
-            for metric in self.metrics:
-                if metric.name in extra["metrics"]:
-                    metric.load_state_dict(extra["metrics"][metric.name])
-            if self._validation is not None and extra["validation"] is not None:
-                self._validation.load_state_dict(extra["validation"])
-            if "evaluating" in extra:
-                self._modes.set_evaluating(extra["evaluating"])
-            waiting = list(extra["callbacks"])
-            for callback in self._callbacks:
-                found = next((entry for entry in waiting if entry[0] == type(callback).__name__), None)
-                if found is not None:
-                    waiting.remove(found)
-                    callback.load_state_dict(found[1])
+            restore(path, self._parts(), self._own_states, backend=self.backend)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, DeepcoreError):
                 raise
@@ -624,14 +728,40 @@ class Trainer:
         self.optimizer._stepped = self.optimizer._stepped or self._progress.step > 0
         self.resumed = True
 
+    def _own_states(self, extra) -> list[tuple[Any, Any]]:
+        """(object, saved state) of what `_extra` puts beside the parts."""
+        states = [(self._progress, extra["progress"]), (self.history, extra["history"])]
+        states += [
+            (metric, extra["metrics"][metric.name]) for metric in self.metrics if metric.name in extra["metrics"]
+        ]
+        if self._validation is not None and extra["validation"] is not None:
+            states.append((self._validation, extra["validation"]))
+        if "modes" in extra:
+            states.append((self._modes, extra["modes"]))
+        waiting = list(extra["callbacks"])
+        for callback in self._callbacks:
+            entry = next((entry for entry in waiting if entry[0] == type(callback).__name__), None)
+            if entry is not None:
+                waiting.remove(entry)
+                states.append((callback, entry[1]))
+        return states
+
     # -- messages -------------------------------------------------------------------------------------------
     def _place(self, number: int) -> str:
         at = self._progress
         return f"epoch {at.epoch + 1}, batch {number + 1} of {self.batches} (step {at.step + 1})"
 
+    def _where(self) -> str:
+        at = self._progress
+        return (
+            f"in epoch {at.epoch + 1} after batch {at.batch} of {self.batches}"
+            if at.begun
+            else f"after epoch {at.epoch}"
+        )
+
     def _interruption(self) -> str:
         at = self._progress
-        text = f"interrupted in epoch {at.epoch + 1} after batch {at.batch} of {self.batches}"
+        text = f"interrupted {self._where()}"
         if at.samples:
             text += f", loss {format_value('loss', at.loss / at.samples)}"
         if self.out is not None:
