@@ -101,7 +101,7 @@ class Generator:
         return self._seed, self._stream, self._position
 
     def _go_back(self, mark: tuple[int, int, int]) -> None:
-        with self._lock:
+        with lock:
             self._restart(*mark)
 
     def split(self) -> Generator:

@@ -189,8 +189,8 @@ def test_a_signal_saves_and_resume_gives_the_same_bits(signum, status, linear, t
 
 def test_ctrl_c_before_the_first_epoch_ends(linear, tmp_path, capsys, monkeypatch):
     """There are no curves to draw."""
-    plain = feed.split
-    monkeypatch.setattr(feed, "split", lambda *args: (signal.raise_signal(signal.SIGINT), plain(*args))[1])
+    plain = feed.Inputs.split
+    monkeypatch.setattr(feed.Inputs, "split", lambda *args: (signal.raise_signal(signal.SIGINT), plain(*args))[1])
     assert main(["train", linear, "--out", str(tmp_path / "run")]) == 130
     assert "in epoch 1 after batch 1 of 45" in capsys.readouterr().out
 

@@ -31,7 +31,6 @@ from deepcore.train.state import BatchLogs, ModesKept, Progress, TrainingModes, 
 from deepcore.train.step import Refused, Steps
 
 
-
 class Trainer:
     """Trains `model` with `optimizer` on `loss(model(*inputs), target)`.
 
