@@ -25,7 +25,8 @@ from deepcore.backend import dtypes as dt
 from deepcore.compiler.guards import settings_of
 from deepcore.config import settings
 from deepcore.kernels import compiler, watch
-from deepcore.kernels.checks import FINITE, WITHIN
+from deepcore.kernels import update as updates
+from deepcore.kernels.checks import FINITE, WITHIN, all_finite, looked_at
 from deepcore.kernels.elementwise import MAPS
 from deepcore.kernels.program import Buffer, Launch, Ref, Step, address_of, move, root, span
 from deepcore.tensor import Tensor
@@ -565,6 +566,17 @@ class Trace:
             launch = Launch(kernel, [0], {0: (ref.buffer, ref.offset)}, 1)
             self.steps.append(Step("finite", [ref], [], [launch], kept=True))
         return math.isfinite(watch.plain(t._data).item())
+
+    def all_finite(self, tensors: list[Tensor]) -> bool:
+        """Whether no tensor has a NaN or infinity; a run in which one has stops."""
+        refs = [self.ref(t._data, t) for t in tensors if t._data.size]
+        step = None if self.whole or not all(map(looked_at, refs)) else all_finite(refs)
+        if step is None:
+            self.note("checking whether gradients are finite")
+        elif refs:
+            self.steps.append(step)
+        with self.paused():
+            return all(updates.all_finite(t.backend, [watch.plain(t._data)]) for t in tensors)
 
     def within(self, t: Tensor, low: int, high: int) -> bool:
         """Whether low ≤ t < high in all places; a run in which that is not so stops."""
