@@ -613,6 +613,12 @@ class Trace:
 
     def clip(self, gradients: list[Tensor], function: Callable) -> Tensor | None:
         """Gradients that `function(gradients)` clips in place, in each run by a call; what it returns."""
+        places = {id(g._data): i for i, g in reversed(list(enumerate(gradients)))}
+        if len(places) < len(gradients):  # one that is listed twice is clipped twice, as eagerly
+            order = [list(places).index(id(g._data)) for g in gradients]
+            gradients = [gradients[i] for i in places.values()]
+            each = function
+            function = lambda copies: each([copies[i] for i in order])
         refs, run = [self.ref(g._data) for g in gradients], self.clipping(function)
         if any(ref.buffer.kind == "outside" for ref in refs):
             self.note("clipping a gradient from before")
