@@ -13,7 +13,7 @@ from deepcore import nn, random
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.data import DataLoader
-from deepcore.errors import ArgumentError, DeepcoreError, FileFormatError
+from deepcore.errors import ArgumentError, DeepcoreError, FileFormatError, non_negative
 from deepcore.io import load_checkpoint, save_checkpoint
 from deepcore.nn import functional as F
 from deepcore.optim import Optimizer
@@ -22,6 +22,7 @@ from deepcore.train.callbacks import Callback
 from deepcore.train.history import History, format_value
 from deepcore.train.interrupt import Interrupts
 from deepcore.train.progress import ProgressBar
+from deepcore.train.snapshot import Undo
 from deepcore.train.state import BatchLogs, ModesKept, Progress, as_number
 from deepcore.train.step import Refused, Steps
 
@@ -82,10 +83,10 @@ class Trainer:
                 received=_kind(scheduler),
                 fix="optim.lr_scheduler.StepLR(optimizer, …), with the optimizer given to the Trainer",
             )
-        if clip_grad_norm is not None and not clip_grad_norm > 0:
-            raise ArgumentError("clip_grad_norm is a positive number, or None", received=repr(clip_grad_norm))
         self.model, self.optimizer, self.loss, self.scheduler = model, optimizer, loss, scheduler
-        self.clip_grad_norm = clip_grad_norm
+        self.clip_grad_norm = (
+            None if clip_grad_norm is None else non_negative("clip_grad_norm", clip_grad_norm, zero=False)
+        )
         self.accumulate = _whole("accumulate", accumulate, 1)
         self.seed = seed
         self.out = None if out is None else os.fspath(out)
@@ -93,10 +94,13 @@ class Trainer:
         self.backend = get_backend(own if backend is None else backend)
         self._named = self._named_parameters()
         self._move()
-        self._steps = Steps(compile)
+        self._undo = Undo()
+        self._steps = Steps(compile, self._undo.prepare)
         self.metrics = self._metrics_from(metrics)
         self._test_metrics = copy.deepcopy(self.metrics)
 
+        #: Why the last batch without an update had none: "the loss is nan".
+        self.refused = ""
         #: Set by a callback to end the run after the current step.
         self.stop_training = False
         self.history = History()
@@ -169,6 +173,7 @@ class Trainer:
         steps = self._steps
         steps.model, steps.loss, steps.optimizer, steps.named = self.model, self.loss, self.optimizer, self._named
         steps.clip_grad_norm, steps.watched = self.clip_grad_norm, bool(self.metrics)
+        self._undo.watch(self.model, self.loss)
 
     # -- fit ----------------------------------------------------------------------------------------------
     def fit(
@@ -193,8 +198,10 @@ class Trainer:
         Ctrl-C (and a notebook's interrupt): the running step finishes, a checkpoint is written to `out` and the
         history is returned with `interrupted` set. The second one raises `KeyboardInterrupt` at once.
 
-        Errors: `DataError` for no data; `NonFiniteError` before the update that a NaN or infinite loss would make;
-        `StateDictError`, `FileFormatError` for a checkpoint that does not fit or cannot be read.
+        Errors: `DataError` for no data; `NonFiniteError` for a loss or gradient that is NaN or infinite, before the
+        update it would make: the batch, or with `accumulate` the group of a bad gradient, leaves parameters, optimizer,
+        buffers and random streams as they were; so does a batch whose forward raises. `StateDictError`,
+        `FileFormatError` for a checkpoint that does not fit or cannot be read.
         """
         self.epochs = _whole("epochs", epochs, 0)
         bar = _check_verbose(verbose)
@@ -232,6 +239,7 @@ class Trainer:
                     self.save_checkpoint(os.path.join(self.out, CHECKPOINT))
                 self._dispatch("on_train_end", self.history[len(self.history)] if self.history else {})
         finally:
+            self._undo.forget()
             for callback in self._callbacks:
                 callback.close()
         if self.history.interrupted and verbose > 0:
@@ -286,10 +294,9 @@ class Trainer:
                     raise
                 at.batch = number + 1
                 if fault is not None:
-                    self._steps.clear_gradients()
-                    self._pending = 0
                     self._dispatch("on_train_batch_end", number, {"loss": fault})
                     if self.stop_training:
+                        self._drop_group()
                         return False
                     continue
                 self._dispatch("on_train_batch_end", number, BatchLogs(self))
@@ -303,22 +310,33 @@ class Trainer:
         inputs, target = feed.split(batch, self.backend)
         count = feed.samples_in((inputs, target))
         summed = getattr(self.loss, "reduction", "mean") == "sum"
+        fault = None
+        self._undo.begin(group=self.accumulate > 1 and not self._pending)
         try:
             if self.accumulate == 1:
                 loss, output = steps.train(inputs, target)
             else:
                 loss, output = steps.gradients(inputs, target, None if summed else count)
                 self._pending += count
-                if closes:
-                    if not summed:
-                        self._scale_gradients(1 / self._pending)
-                    steps.update()
-        except Refused as refused:
-            self._not_finite(refused.problem, refused.loss, inputs, target)
-            return refused.loss
-        if closes:
+        except Exception as error:
+            self._undo.batch()
+            if self.accumulate == 1:
+                steps.clear_gradients()
+            fault = self._refused(error, inputs, target)
+        if closes and self._pending:
+            try:
+                if not summed:
+                    self._scale_gradients(1 / self._pending)
+                steps.update()
+            except Exception as error:
+                self._undo.group()
+                self._drop_group()
+                fault = self._refused(error, inputs, target)
+        if closes and (self._pending or fault is None):
             self._pending = 0
             at.step += 1
+        if fault is not None:
+            return fault
         value = float(loss)
         at.loss += value if summed else value * count
         at.samples += count
@@ -326,6 +344,11 @@ class Trainer:
         for metric in self.metrics:
             metric.update(output, target)
         return None
+
+    def _drop_group(self) -> None:
+        """Forget the gradients of the batches that were to make one update."""
+        self._steps.clear_gradients()
+        self._pending = 0
 
     def _scale_gradients(self, factor: float) -> None:
         for _, p in self._named:
@@ -535,9 +558,11 @@ class Trainer:
         self.resumed = True
 
     # -- messages -------------------------------------------------------------------------------------------
-    def _place(self, number: int) -> str:
-        at = self._progress
-        return f"epoch {at.epoch + 1}, batch {number + 1} of {self.batches} (step {at.step + 1})"
+    def _place(self, number: int, group: bool = False) -> str:
+        """Where batch `number` is, or the batches that make one update with it."""
+        at, first = self._progress, number - number % self.accumulate
+        batches = f"batches {first + 1} to {number + 1}" if group and first < number else f"batch {number + 1}"
+        return f"epoch {at.epoch + 1}, {batches} of {self.batches} (step {at.step + 1})"
 
     def _interruption(self) -> str:
         at = self._progress
@@ -548,12 +573,15 @@ class Trainer:
             text += f"; fit(…, resume=True) goes on from {os.path.join(self.out, CHECKPOINT)}"
         return text
 
-    def _not_finite(self, problem: str, value: float, inputs, target) -> None:
-        """Raise `NonFiniteError` with the likely cause, unless a callback deals with such losses."""
+    def _refused(self, error: Exception, inputs, target) -> float:
+        """The loss of a batch that was refused, for a callback that deals with such; without one, the error is raised."""
+        if not isinstance(error, Refused):
+            raise error
+        self.refused = error.problem
         if not any(callback.handles_non_finite for callback in self._callbacks):
-            place = self._place(self._progress.batch)
-            error = diagnose.non_finite(self, f"{problem} at {place}", value, self._last_loss, (inputs, target))
-            raise error from None
+            place = self._place(self._progress.batch, group=bool(error.gradients))
+            raise diagnose.non_finite(self, error, place, self._last_loss, inputs, target) from None
+        return error.loss
 
     def __repr__(self) -> str:
         return (
