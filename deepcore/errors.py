@@ -134,23 +134,23 @@ def suggest(name: str, choices: Iterable[str]) -> str:
 def number(name: str, value, expected: str = "a number") -> float:
     """`value` as a float, if it is a number and not NaN; `name` and `expected` are for the error."""
     try:
-        found = None if isinstance(value, (str, bytes, bool)) else float(value)
+        result = None if isinstance(value, (str, bytes, bool)) else float(value)
     except (TypeError, ValueError):
-        found = None
-    if found is None or math.isnan(found):
-        problem = f"{name} is not a number" if found is None else f"{name} is NaN"
+        result = None
+    if result is None or math.isnan(result):
+        problem = f"{name} is not a number" if result is None else f"{name} is NaN"
         raise ArgumentError(problem, expected=expected, received=f"{name}={value!r}")
-    return found
+    return result
 
 
 def non_negative(name: str, value, zero: bool = True) -> float:
     """`value` as a float, if it is a number of at least 0 (`zero` False: above 0); `name` is for the error."""
     expected = f"{name} {'≥' if zero else '>'} 0"
-    found = number(name, value, expected)
-    if found < 0 or (found == 0 and not zero):
-        problem = f"{name} is {'negative' if found < 0 else '0'}"
+    result = number(name, value, expected)
+    if result < 0 or (result == 0 and not zero):
+        problem = f"{name} is {'negative' if result < 0 else '0'}"
         raise ArgumentError(problem, expected=expected, received=f"{name}={value!r}")
-    return found
+    return result
 
 
 def _user_call_site() -> str:
