@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -139,6 +140,28 @@ def suggest(name: str, choices: Iterable[str]) -> str:
         return f"did you mean {near[0]!r}?"
     shown = ", ".join(choices[:20]) + (", …" if len(choices) > 20 else "")
     return f"one of: {shown}" if choices else "nothing is registered under any name here"
+
+
+def number(name: str, value, expected: str = "a number") -> float:
+    """`value` as a float, if it is a number and not NaN; `name` and `expected` are for the error."""
+    try:
+        result = None if isinstance(value, (str, bytes, bool)) else float(value)
+    except (TypeError, ValueError):
+        result = None
+    if result is None or math.isnan(result):
+        problem = f"{name} is not a number" if result is None else f"{name} is NaN"
+        raise ArgumentError(problem, expected=expected, received=f"{name}={value!r}")
+    return result
+
+
+def non_negative(name: str, value, zero: bool = True) -> float:
+    """`value` as a float, if it is a number of at least 0 (`zero` False: above 0); `name` is for the error."""
+    expected = f"{name} {'≥' if zero else '>'} 0"
+    result = number(name, value, expected)
+    if result < 0 or (result == 0 and not zero):
+        problem = f"{name} is {'negative' if result < 0 else '0'}"
+        raise ArgumentError(problem, expected=expected, received=f"{name}={value!r}")
+    return result
 
 
 def _user_call_site() -> str:

@@ -724,10 +724,39 @@ def test_clip_grad_value(backend):
     (p,) = with_gradients(backend, [-3.0, 0.5, 4.0])
     nn.utils.clip_grad_value_([p], 1.0)
     assert p.grad.tolist() == [-1, 0.5, 1]
-    with pytest.raises(ArgumentError, match="negative"):
-        nn.utils.clip_grad_value_([p], -1.0)
-    with pytest.raises(ArgumentError, match="norm_type"):
+
+
+LIMITS = {
+    "clip_grad_norm_": lambda p, v: nn.utils.clip_grad_norm_([p], v),
+    "clip_grad_value_": lambda p, v: nn.utils.clip_grad_value_([p], v),
+    "clipped_step": lambda p, v: dc.optim.SGD([p]).clipped_step(v),
+    "clipped_step by value": lambda p, v: dc.optim.SGD([p]).clipped_step(clip_value=v),
+    "norm_type": lambda p, v: nn.utils.clip_grad_norm_([p], 1.0, v),
+    "norm_type of the total": lambda p, v: nn.utils.get_total_norm([p.grad], v),
+    "norm_type of no tensors": lambda p, v: nn.utils.get_total_norm([], v),
+}
+
+
+@pytest.mark.parametrize(
+    "value, says", [(-1.0, "negative"), (math.nan, "NaN"), ("one", "not a number"), (True, "number")]
+)
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_of_clipping(name, value, says, backend):
+    (p,) = with_gradients(backend, [3.0, 4.0])
+    before = p.tolist()
+    with pytest.raises(ArgumentError, match=says):
+        LIMITS[name](p, value)
+    assert p.grad.tolist() == [3, 4] and p.tolist() == before
+
+
+def test_limits_of_clipping_at_the_edges(backend):
+    (p,) = with_gradients(backend, [3.0, 4.0])
+    assert nn.utils.clip_grad_norm_([p], math.inf).item() == 5 and p.grad.tolist() == [3, 4]
+    assert nn.utils.get_total_norm([p.grad], "inf").item() == 4
+    with pytest.raises(ArgumentError, match="norm_type is 0"):
         nn.utils.clip_grad_norm_([p], 1.0, 0)
+    nn.utils.clip_grad_norm_([p], 0.0)  # as in PyTorch
+    assert p.grad.tolist() == [0, 0]
 
 
 # -- summary ---------------------------------------------------------------------------------------------------------------------

@@ -189,6 +189,26 @@ def test_optim_info(info):
     assert ran >= 4
 
 
+@pytest.mark.parametrize("value, says", [(math.nan, "is NaN"), (math.inf, "is infinite"), ("x", "is not a number")])
+@pytest.mark.parametrize(
+    "name, setting", [("SGD", "lr"), ("SGD", "dampening"), ("Adam", "lr"), ("AdamW", "weight_decay")]
+)
+def test_settings_are_finite_numbers(name, setting, value, says):
+    with pytest.raises(ArgumentError, match=f"{setting} {says}"):
+        OPTIMIZERS[name]([ones(1)], **{setting: value})
+
+
+@pytest.mark.parametrize("gamma", [math.nan, math.inf])
+def test_a_schedule_that_gives_no_number(gamma):
+    optimizer = optim.SGD([ones(1)], lr=0.1)
+    schedule = optim.lr_scheduler.StepLR(optimizer, 1, gamma)
+    optimizer.step()
+    for _ in range(2):
+        with pytest.raises(ArgumentError, match="StepLR gives no learning rate for epoch 1"):
+            schedule.step()
+    assert optimizer.param_groups[0]["lr"] == 0.1 and schedule.last_epoch == 0
+
+
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_errors_where_torch_has_them(name):
     torch = pytest.importorskip("torch")

@@ -14,6 +14,7 @@ Argument names are those of the constructors. What a layer can tell from the one
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcore.cli.sources import SOURCES
-from deepcore.errors import ConfigError, DeepcoreError, suggest
+from deepcore.errors import ArgumentError, ConfigError, DeepcoreError, non_negative, suggest
 from deepcore.io.files import decode_utf8, open_regular
 from deepcore.nn import LAYERS, LOSSES
 from deepcore.nn.registry import Registry, fits, hints_of, shown, worded
@@ -307,7 +308,6 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": (lambda v: v >= 1, "at least 1"),
     "batch_size": (lambda v: v >= 1, "at least 1"),
     "seed": (lambda v: 0 <= v < 1 << 63, "0 or more"),
-    "clip_grad_norm": (lambda v: v > 0, "above 0"),
     "save_every": (lambda v: v >= 0, "0 or more"),
     "keep": (lambda v: v >= 0, "0 or more"),
 }
@@ -318,6 +318,12 @@ def _train(table: dict[str, Any], at: Place) -> TrainPart:
     for key, value in arguments.items():
         if key in _RANGES and value is not None and not _RANGES[key][0](value):
             raise at.key(key).error(f"{key} is out of range", expected=_RANGES[key][1], received=shown(value))
+    if "clip_grad_norm" in arguments:
+        try:
+            non_negative("clip_grad_norm", arguments["clip_grad_norm"], zero=False)
+        except ArgumentError as error:
+            problem, expected, received = error.problem, error.expected, error.received
+            raise at.key("clip_grad_norm").error(problem, expected=expected, received=received) from None
     return TrainPart(**arguments)
 
 
@@ -344,14 +350,24 @@ def _check_arguments(
         if key not in parameters:
             hint = suggest(key, [*parameters, *more])
             raise at.key(key).error(f"{what} has no argument {key!r}", fix=hint)
-        if not fits(value, hints.get(key, Any)):
-            raise at.key(key).error(
-                f"{key} has the wrong type", expected=worded(hints.get(key, Any)), received=shown(value)
-            )
+        hint = hints.get(key, Any)
+        if not fits(value, hint):
+            problem, expected = f"{key} has the wrong type", worded(hint)
+            if fits(_made_finite(value), hint):  # the type is right
+                is_ = "holds a number that is" if isinstance(value, list) else "is"
+                problem, expected = f"{key} {is_} {'NaN' if 'nan' in repr(value) else 'infinite'}", "a finite number"
+            raise at.key(key).error(problem, expected=expected, received=shown(value))
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in table and n not in optional]
     if missing:
         raise at.error(f"{what} needs {', '.join(missing)}", fix=f"{missing[0]} = …")
     return table
+
+
+def _made_finite(value):
+    """0 for NaN and infinity, in lists too."""
+    if isinstance(value, list):
+        return [_made_finite(v) for v in value]
+    return 0.0 if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # -- writing ------------------------------------------------------------------------------------------

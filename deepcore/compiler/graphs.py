@@ -113,8 +113,10 @@ class DeviceTrace(Trace):
             return result
         if clip is not None:
             gradients = self._clip(clip, clipped, live, gradients, result)
-        plan = DevicePlan(self.backend, optimizer, live, [not known[id(p)] for p in live])
-        if not plan.usable:
+        plan = None
+        if optimizer.by_formula:
+            plan = DevicePlan(self.backend, optimizer, live, [not known[id(p)] for p in live])
+        if plan is None or not plan.usable:
             self.note(f"a step of {type(optimizer).__name__} that is not one update of all parameters by kernels")
             return result
         for array in plan.arrays:
@@ -196,7 +198,7 @@ class DevicePlan:
         for i, (update, w) in enumerate(zip(updates, self.weights)):
             if w.size:
                 self.batches.setdefault((update, w.dtype), []).append(i)
-        self.usable = optimizer.by_formula and all(map(self._runs, self.batches))
+        self.usable = all(map(self._runs, self.batches))
         self.tables: list[Any] = []
 
     def _runs(self, key) -> bool:

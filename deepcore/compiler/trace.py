@@ -25,7 +25,8 @@ from deepcore.backend import dtypes as dt
 from deepcore.compiler.guards import settings_of
 from deepcore.config import settings
 from deepcore.kernels import compiler, watch
-from deepcore.kernels.checks import FINITE, WITHIN
+from deepcore.kernels import update as updates
+from deepcore.kernels.checks import FINITE, WITHIN, all_finite, looked_at
 from deepcore.kernels.elementwise import MAPS
 from deepcore.kernels.program import Buffer, Launch, Ref, Step, address_of, move, root, span
 from deepcore.tensor import Tensor
@@ -567,6 +568,17 @@ class Trace:
             self.steps.append(Step("finite", [ref], [], [launch], kept=True))
         return math.isfinite(watch.plain(t._data).item())
 
+    def all_finite(self, tensors: list[Tensor]) -> bool:
+        """Whether no tensor has a NaN or infinity; a run in which one has stops."""
+        refs = [self.ref(t._data, t) for t in tensors if t._data.size]
+        step = None if self.whole or not all(map(looked_at, refs)) else all_finite(refs)
+        if step is None:
+            self.note("checking whether gradients are finite")
+        elif refs:
+            self.steps.append(step)
+        with self.paused():
+            return all(updates.all_finite(t.backend, [watch.plain(t._data)]) for t in tensors)
+
     def within(self, t: Tensor, low: int, high: int) -> bool:
         """Whether low ≤ t < high in all places; a run in which that is not so stops."""
         raw = watch.plain(t._data)
@@ -602,6 +614,12 @@ class Trace:
 
     def clip(self, gradients: list[Tensor], function: Callable) -> Tensor | None:
         """Gradients that `function(gradients)` clips in place, in each run by a call; what it returns."""
+        places = {id(g._data): i for i, g in reversed(list(enumerate(gradients)))}
+        if len(places) < len(gradients):  # one that is listed twice is clipped twice, as eagerly
+            order = [list(places).index(id(g._data)) for g in gradients]
+            gradients = [gradients[i] for i in places.values()]
+            each = function
+            function = lambda copies: each([copies[i] for i in order])
         refs, run = [self.ref(g._data) for g in gradients], self.clipping(function)
         if any(ref.buffer.kind == "outside" for ref in refs):
             self.note("clipping a gradient from before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,13 +12,14 @@ from itertools import starmap
 from operator import call
 from typing import Any
 
+from deepcore import errors
 from deepcore.autograd import enable_grad, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, suggest
-from deepcore.kernels.update import MISFIT, Clip, Update, run_update
+from deepcore.kernels.update import Clip, Update, run_update
 from deepcore.nn.module import clear_gradient
 from deepcore.nn.registry import Registry
-from deepcore.nn.utils import clip_bound, clip_grad_norm_, clip_grad_value_
+from deepcore.nn.utils import check_gradients, clip_grad_norm_, clip_grad_value_
 from deepcore.optim.plan import Plan, way_back
 from deepcore.tensor import Tensor, from_raw
 
@@ -174,36 +176,37 @@ class Optimizer:
     ) -> Tensor | None:
         """`clip_grad_value_` and `clip_grad_norm_` of all its parameters, then `step()`, with the same bits, at once.
 
-        Returns the norm before, or None without `max_norm`. `error_if_nonfinite`: a NaN or infinite norm raises
-        `NonFiniteError` naming the parameter (as in `named`, (name, parameter) pairs), and nothing is changed.
-        `keep=False`: the gradients may be clipped or not afterwards, also if anything is raised.
+        Returns the norm before, or None without `max_norm`. `error_if_nonfinite`: a norm, or without `max_norm` a
+        gradient, that is NaN or infinite raises `NonFiniteError` naming the parameter (as in `named`, (name, parameter)
+        pairs), and nothing is changed. `keep=False`: the gradients may be clipped or not afterwards, also if anything is
+        raised.
         """
-        max_norm = None if max_norm is None else float(max_norm)
-        clip_value = None if clip_value is None else clip_bound(clip_value)
-        if mode.tracer is not None:
-            clip = Clip(max_norm, clip_value, error_if_nonfinite, keep)
+        max_norm = None if max_norm is None else errors.non_negative("max_norm", max_norm)
+        clip_value = None if clip_value is None else errors.non_negative("clip_value", clip_value)
+        clips = max_norm is not None or clip_value is not None
+        clip = Clip(max_norm, clip_value, error_if_nonfinite, keep and clips)
+        own = getattr(self.step, "__func__", None) is not Optimizer.step
+        if mode.tracer is not None and not own:
             again = partial(self.clipped_step, max_norm, clip_value, error_if_nonfinite=error_if_nonfinite, keep=keep)
             return mode.tracer.update(self, partial(again, named=named), clip, partial(_clipped, clip=clip))
         live, counts = self._live()
-        if named is None:
-            named = [(f"number {i} (shape {p.shape})", p) for i, p in enumerate(live)]
-        plan = self._planned(live, counts)
-        own = getattr(self.step, "__func__", None) is not Optimizer.step
-        status = MISFIT
-        if plan.whole_norm and not own:
-            self._plan = None
-            clip = Clip(max_norm, clip_value, error_if_nonfinite, keep)
-            status = plan.run(self, _raw(live), clip)
-        if status == 0:
-            self._plan = plan
-            return None if max_norm is None else from_raw(plan.norm(), live[0].backend)
-        clips = max_norm is not None or clip_value is not None
-        log = way_back([p.grad._data for _, p in named if p.grad is not None]) if keep and clips else []
+        if not own:
+            plan = self._planned(live, counts)
+            if plan.whole_norm:
+                self._plan = None
+                if plan.run(self, _raw(live), clip) == 0:
+                    self._plan = plan
+                    return None if max_norm is None else from_raw(plan.norm(), live[0].backend)
+        log = way_back(_raw(live)) if clip.keep and mode.tracer is None else []
         undo = starmap(call, log)  # it reads the list when it runs
+        names = {} if named is None else {id(p): name for name, p in named}
+        each = [(names.get(id(p)) or f"number {i} (shape {p.shape})", p) for i, p in enumerate(live)]
         try:
+            if error_if_nonfinite and max_norm is None:
+                check_gradients(each)
             if clip_value is not None:
-                clip_grad_value_(named, clip_value)
-            norm = None if max_norm is None else clip_grad_norm_(named, max_norm, 2.0, error_if_nonfinite)
+                clip_grad_value_(each, clip_value)
+            norm = None if max_norm is None else clip_grad_norm_(each, max_norm, 2.0, error_if_nonfinite)
             if own:
                 log.clear()
                 self.step()
@@ -499,18 +502,21 @@ def _copied(value, p: Tensor):
     )._data
 
 
-def _number(group: dict[str, Any], name: str) -> float:
-    value = group[name]
-    if isinstance(value, Tensor) or not hasattr(value, "__float__"):
-        raise ArgumentError(f"{name} is a number", received=repr(value))
-    return float(value)
-
-
 def non_negative(group: dict[str, Any], *names: str) -> None:
-    """Each setting is a number ≥ 0 (NaN is not)."""
+    """Each setting is a finite number ≥ 0."""
+    finite(group, *names)
     for name in names:
-        if not _number(group, name) >= 0:
-            raise ArgumentError(f"{name} cannot be negative or NaN", expected=f"{name} ≥ 0", received=repr(group[name]))
+        errors.non_negative(name, group[name])
+
+
+def finite(group: dict[str, Any], *names: str) -> None:
+    """Each setting is a finite number."""
+    for name in names:
+        value = group[name]
+        if isinstance(value, Tensor):
+            raise ArgumentError(f"{name} is a number", received=repr(value), fix=f"{name}={name}.item()")
+        if math.isinf(errors.number(name, value)):
+            raise ArgumentError(f"{name} is infinite", expected="a finite number", received=f"{name}={value!r}")
 
 
 def betas_in_range(group: dict[str, Any]) -> None:

@@ -30,7 +30,8 @@ class Callback:
     """
 
     log_names: tuple[str, ...] = ()
-    #: Whether the callback deals with a NaN or infinite loss, which is otherwise an error.
+    #: Whether the callback deals with a NaN or infinite loss or gradient, which is otherwise an error: it gets the loss,
+    #: NaN for a gradient, and the batch has changed nothing.
     handles_non_finite = False
     trainer: Trainer
 
@@ -416,13 +417,13 @@ class CSVLogger(Callback):
 
 
 class TerminateOnNaN(Callback):
-    """Ends the run, without an error, at a loss that is NaN or infinite; the update it would make is left out."""
+    """Ends the run, without an error, at a loss or gradient that is NaN or infinite; the batch changes nothing."""
 
     handles_non_finite = True
 
     def on_train_batch_end(self, batch: int, logs) -> None:
         if not math.isfinite(logs["loss"]):
-            print(f"epoch {self.trainer.epoch + 1}, batch {batch + 1}: the loss is {logs['loss']}, stopping")
+            print(f"epoch {self.trainer.epoch + 1}, batch {batch + 1}: {self.trainer.refused}, stopping")
             self.trainer.stop_training = True
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from deepcore.autograd import no_grad
@@ -14,11 +16,11 @@ from deepcore.train.measure import check_tensors, one_number
 
 
 class Refused(Exception):
-    """No update is made with this batch."""
+    """No update is made with this batch: the loss is not finite, or it is and `gradients` (names) are not."""
 
-    def __init__(self, problem: str, loss: float):
+    def __init__(self, problem: str, loss: float, gradients: str = ""):
         super().__init__(problem)
-        self.problem, self.loss = problem, loss
+        self.problem, self.loss, self.gradients = problem, loss, gradients
 
 
 class Steps:
@@ -28,9 +30,11 @@ class Steps:
     gradients(inputs, target, weight): the same with the sum that the loss divides, or `weight` times the loss where that
     is not known (`Measure.weight`); gradients accumulate until `update()`.
     predict(inputs): the output.
+
+    `prepare()` is called before `train` and `gradients`, unless a program runs: that changes nothing where it stops.
     """
 
-    def __init__(self, compiled: bool):
+    def __init__(self, compiled: bool, prepare: Callable[[], None]):
         self.model: Any = None
         self.loss: Any = None
         #: `Measure.module`, and whether the loss is a sum.
@@ -42,8 +46,11 @@ class Steps:
         self.named: tuple = ()
         #: Whether metrics look at outputs.
         self.watched = False
-        run = (lambda function: Compiled(function, unasked=True)) if compiled else (lambda function: function)
-        self.train, self.gradients = run(self._train), run(self._gradients)
+        changing: Callable = partial(_after, prepare)
+        run: Callable = lambda function: function
+        if compiled:
+            changing, run = partial(Compiled, unasked=True, prepare=prepare), partial(Compiled, unasked=True)
+        self.train, self.gradients = changing(self._train), changing(self._gradients)
         self.test, self.predict = run(self._test), run(self._predict)
 
     def _train(self, inputs: tuple, target):
@@ -82,18 +89,20 @@ class Steps:
 
     def update(self) -> None:
         """One update with the gradients there are, which are then forgotten."""
-        if self.clip_grad_norm is None:
-            self.optimizer.step()
-        else:
-            try:
-                self.optimizer.clipped_step(self.clip_grad_norm, error_if_nonfinite=True, named=self.named, keep=False)
-            except NonFiniteError as error:
-                raise Refused(f"the loss is finite, but {error.problem} ({error.received})", math.nan) from None
+        try:
+            self.optimizer.clipped_step(self.clip_grad_norm, error_if_nonfinite=True, named=self.named, keep=False)
+        except NonFiniteError as error:
+            problem = f"the loss is finite, but after the backward pass {error.problem}"
+            raise Refused(problem, math.nan, error.received) from None
         self.clear_gradients()
 
     def clear_gradients(self) -> None:
         self.optimizer.zero_grad()
         self.model.zero_grad()  # also what the optimizer does not hold
+
+    def loss_of(self, inputs: tuple, target):
+        """The loss, to be differentiated."""
+        return self._mean(self.model(*inputs), target)
 
     @no_grad()
     def _test(self, inputs: tuple, target):
@@ -107,3 +116,11 @@ class Steps:
 
 def _detached(leaf):
     return leaf.detach() if hasattr(leaf, "detach") else leaf
+
+
+def _after(prepare: Callable[[], None], function: Callable) -> Callable:
+    def run(*args):
+        prepare()
+        return function(*args)
+
+    return run

@@ -14,7 +14,7 @@ from deepcore import nn, random
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.data import DataLoader
-from deepcore.errors import ArgumentError, DataError, DeepcoreError, FileFormatError, ShapeError
+from deepcore.errors import ArgumentError, DataError, DeepcoreError, FileFormatError, ShapeError, non_negative
 from deepcore.io import save_checkpoint
 from deepcore.io.checkpoint import restore
 from deepcore.io.files import FileAccessError, MissingFileError, make_folder
@@ -27,6 +27,7 @@ from deepcore.train.history import History, format_value
 from deepcore.train.interrupt import Interrupts
 from deepcore.train.measure import Measure
 from deepcore.train.progress import ProgressBar
+from deepcore.train.snapshot import Undo
 from deepcore.train.state import BatchLogs, ModesKept, Progress, TrainingModes, as_number
 from deepcore.train.step import Refused, Steps
 
@@ -92,10 +93,10 @@ class Trainer:
                 received=_kind(scheduler),
                 fix="optim.lr_scheduler.StepLR(optimizer, …), with the optimizer given to the Trainer",
             )
-        if clip_grad_norm is not None and not clip_grad_norm > 0:
-            raise ArgumentError("clip_grad_norm is a positive number, or None", received=repr(clip_grad_norm))
         self.model, self.optimizer, self.loss, self.scheduler = model, optimizer, loss, scheduler
-        self.clip_grad_norm = clip_grad_norm
+        self.clip_grad_norm = (
+            None if clip_grad_norm is None else non_negative("clip_grad_norm", clip_grad_norm, zero=False)
+        )
         self.accumulate = _whole("accumulate", accumulate, 1)
         self.seed = seed
         self.out = None if out is None else os.fspath(out)
@@ -108,10 +109,13 @@ class Trainer:
         self.backend = get_backend(own if backend is None else backend)
         self._named = self._named_parameters()
         self._move()
-        self._steps = Steps(compile)
+        self._undo = Undo()
+        self._steps = Steps(compile, self._undo.prepare)
         self.metrics = self._metrics_from(metrics)
         self._test_metrics = copy.deepcopy(self.metrics)
 
+        #: Why the last batch without an update had none: "the loss is nan".
+        self.refused = ""
         #: Set by a callback to end the run after the current step.
         self.stop_training = False
         self.history = History()
@@ -187,6 +191,7 @@ class Trainer:
             self._measure = Measure(self.loss)
         steps.module, steps.summed = self._measure.module, self._measure.reduction == "sum"
         steps.clip_grad_norm, steps.watched = self.clip_grad_norm, bool(self.metrics)
+        self._undo.watch(self.model, self.loss)
 
     # -- fit ----------------------------------------------------------------------------------------------
     def fit(
@@ -221,8 +226,10 @@ class Trainer:
         batches or in the bookkeeping after an update: then the last one written stays.
         A validation loss that is NaN or infinite is a warning, once: training itself is not harmed.
 
-        Errors: `DataError` for no data, and for validation data in which nothing counts; `NonFiniteError` before the update that a NaN or infinite loss would make;
-        `StateDictError`, `FileFormatError` for a checkpoint that does not fit or cannot be read.
+        Errors: `DataError` for no data, and for validation data in which nothing counts. `NonFiniteError` for a loss or
+        gradient that is NaN or infinite, before the update it would make: the batch, or with `accumulate` the group of a
+        bad gradient, leaves parameters, optimizer, buffers and random streams as they were; so does a batch whose forward
+        raises. `StateDictError`, `FileFormatError` for a checkpoint that does not fit or cannot be read.
         """
         self.epochs = _whole("epochs", epochs, 0)
         bar = _check_verbose(verbose)
@@ -272,6 +279,7 @@ class Trainer:
             if self.history.interrupted and verbose > 0:
                 print(self._interruption())
         finally:
+            self._undo.forget()
             self._interrupts.redeliver()
         return self.history
 
@@ -373,10 +381,9 @@ class Trainer:
                 at.batch = number + 1
                 self._consistent = not self._pending
                 if fault is not None:
-                    self._steps.clear_gradients()
-                    self._pending, self._weight = 0, 0.0
                     self._dispatch("on_train_batch_end", number, {"loss": fault})
                     if self.stop_training:
+                        self._drop_group()
                         return False
                     continue
                 self._dispatch("on_train_batch_end", number, BatchLogs(self))
@@ -395,12 +402,7 @@ class Trainer:
 
     def _close_early(self) -> bool:
         """The update of a group that the loader left open, because it gave fewer batches than its length says."""
-        try:
-            self._close_group()
-        except Refused as refused:
-            self._steps.clear_gradients()
-            self._pending, self._weight = 0, 0.0
-            self._not_finite(refused.problem, refused.loss, (), None)
+        if self._close_group((), None) is not None:
             return not self.stop_training
         self._consistent = True
         if self._to_save:
@@ -411,20 +413,28 @@ class Trainer:
         """Forward, backward and, where the batch `closes` a group, the update. Returns a loss that is not finite."""
         at, steps, measure = self._progress, self._steps, self._measure
         inputs, target = self._inputs.split(batch)
+        fault = None
+        self._undo.begin(group=self.accumulate > 1 and not self._pending)
         try:
             if self.accumulate == 1:
                 loss, output = steps.train(inputs, target)
-                count = measure.denominator(inputs, target)
             else:
                 loss, output = steps.gradients(inputs, target, measure.weight(inputs, target, self.backend))
-                count = measure.denominator(inputs, target)
+        except Exception as error:
+            self._undo.batch()
+            if self.accumulate == 1:
+                steps.clear_gradients()
+            fault = self._refused(error, inputs, target)
+        else:
+            count = measure.denominator(inputs, target)
+            if self.accumulate > 1:
                 self._pending += 1
                 self._weight += count
-                if closes:
-                    self._close_group()
-        except Refused as refused:
-            self._not_finite(refused.problem, refused.loss, inputs, target)
-            return refused.loss
+        if closes and self._pending:
+            closed = self._close_group(inputs, target)
+            fault = closed if fault is None else fault
+        if fault is not None:
+            return fault
         self._consistent = False
         value = float(loss)
         if self.accumulate == 1:
@@ -439,15 +449,26 @@ class Trainer:
             metric.update(output, target)
         return None
 
-    def _close_group(self) -> None:
-        """One update with the mean of the accumulated gradients."""
-        if self._measure.reduction != "sum":
-            if not self._weight:
-                raise Refused("the loss is nan", math.nan)
-            self._scale_gradients(1 / self._weight)
-        self._steps.update()
+    def _close_group(self, inputs: tuple, target) -> float | None:
+        """One update with the mean of the accumulated gradients. Returns a loss that is not finite."""
+        try:
+            if self._measure.reduction != "sum":
+                if not self._weight:
+                    raise Refused("the loss is nan", math.nan)
+                self._scale_gradients(1 / self._weight)
+            self._steps.update()
+        except Exception as error:
+            self._undo.group()
+            self._drop_group()
+            return self._refused(error, inputs, target)
         self._pending, self._weight = 0, 0.0
         self._progress.step += 1
+        return None
+
+    def _drop_group(self) -> None:
+        """Forget the gradients of the batches that were to make one update."""
+        self._steps.clear_gradients()
+        self._pending, self._weight = 0, 0.0
 
     def _scale_gradients(self, factor: float) -> None:
         for _, p in self._named:
@@ -746,9 +767,11 @@ class Trainer:
         return states
 
     # -- messages -------------------------------------------------------------------------------------------
-    def _place(self, number: int) -> str:
-        at = self._progress
-        return f"epoch {at.epoch + 1}, batch {number + 1} of {self.batches} (step {at.step + 1})"
+    def _place(self, number: int, group: bool = False) -> str:
+        """Where batch `number` is, or the batches that make one update with it."""
+        at, first = self._progress, number - number % self.accumulate
+        batches = f"batches {first + 1} to {number + 1}" if group and first < number else f"batch {number + 1}"
+        return f"epoch {at.epoch + 1}, {batches} of {self.batches} (step {at.step + 1})"
 
     def _where(self) -> str:
         at = self._progress
@@ -767,12 +790,15 @@ class Trainer:
             text += f"; fit(…, resume=True) goes on from {os.path.join(self.out, CHECKPOINT)}"
         return text
 
-    def _not_finite(self, problem: str, value: float, inputs, target) -> None:
-        """Raise `NonFiniteError` with the likely cause, unless a callback deals with such losses."""
+    def _refused(self, error: Exception, inputs, target) -> float:
+        """The loss of a batch that was refused, for a callback that deals with such; without one, the error is raised."""
+        if not isinstance(error, Refused):
+            raise error
+        self.refused = error.problem
         if not any(callback.handles_non_finite for callback in self._callbacks):
-            place = self._place(self._progress.batch)
-            error = diagnose.non_finite(self, f"{problem} at {place}", value, self._last_loss, (inputs, target))
-            raise error from None
+            place = self._place(self._progress.batch, group=bool(error.gradients))
+            raise diagnose.non_finite(self, error, place, self._last_loss, inputs, target) from None
+        return error.loss
 
     def __repr__(self) -> str:
         return (
