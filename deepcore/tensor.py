@@ -370,13 +370,13 @@ class Tensor(TensorMethods):
 
 def _no_constructor(*args) -> ArgumentError:
     """The error for Tensor(2, 3), Tensor([1, 2]) and the like."""
-    given = [a for a in args if a is not None and a is not False]
-    sizes = given and all(isinstance(n, int) and not isinstance(n, bool) for n in given)
+    arguments = [a for a in args if a is not None and a is not False]
+    sizes = arguments and all(isinstance(n, int) and not isinstance(n, bool) for n in arguments)
     fix = "dc.tensor(data) makes one of data, dc.empty(sizes) one of unset numbers"
     if sizes:
-        size = ", ".join(map(str, given))
+        size = ", ".join(map(str, arguments))
         fix = f"dc.empty({size}) has that size and unset numbers, dc.zeros({size}) zeros"
-        if len(given) == 1:
+        if len(arguments) == 1:
             fix += f", dc.tensor({size}) holds that number"
     return ArgumentError("dc.Tensor is a type, and functions make its objects", fix=fix)
 

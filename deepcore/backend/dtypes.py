@@ -55,13 +55,13 @@ def as_dtype(dtype) -> np.dtype:
         return int64
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
-    found = _numpy_dtype(dtype)
-    if found is None:
+    candidate = _numpy_dtype(dtype)
+    if candidate is None:
         raise DTypeError(f"{dtype!r} is not a dtype", fix=suggest(str(dtype).rpartition(".")[2], DTYPES))
-    native = _SUPPORTED.get(found.newbyteorder("="))
+    native = _SUPPORTED.get(candidate.newbyteorder("="))
     if native is None:
         raise DTypeError(
-            f"tensors cannot hold dtype {found}", expected="one of " + ", ".join(DTYPES), fix=_FIXES.get(found.kind)
+            f"tensors cannot hold dtype {candidate}", expected="one of " + ", ".join(DTYPES), fix=_FIXES.get(candidate.kind)
         )
     return native
 

@@ -338,14 +338,14 @@ class Module:
 
     def unregistered(self) -> list[str]:
         """Paths of the plain lists, tuples and dicts that hold modules or parameters, which nothing here sees."""
-        found = []
+        paths = []
         for path, module in self.named_modules():
             for name, value in module.__dict__.items():
                 if name not in _TABLES and isinstance(value, (list, tuple, dict)):
                     items = value.values() if isinstance(value, dict) else value
                     if any(isinstance(item, (Module, Parameter)) for item in items):
-                        found.append(f"{path}.{name}" if path else name)
-        return found
+                        paths.append(f"{path}.{name}" if path else name)
+        return paths
 
     def get_submodule(self, target: str) -> Module:
         """The module at a path such as "encoder.layers.0"; "" is this one."""

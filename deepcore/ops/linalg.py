@@ -264,9 +264,9 @@ def linear(input, weight, bias=None, *, activation: str | None = None):
 
 def _any_linear(input, weight, bias, activation):
     """Arrays, vectors, whole numbers, a bias that broadcasts; and what is wrong."""
-    given = (input, weight) if bias is None else (input, weight, bias)
-    if not all(isinstance(t, Tensor) for t in given):
-        return linear(*(constant("linear", t) for t in given), activation=activation)
+    operands = (input, weight) if bias is None else (input, weight, bias)
+    if not all(isinstance(t, Tensor) for t in operands):
+        return linear(*(constant("linear", t) for t in operands), activation=activation)
     input, weight = _operands("linear", input, weight)
     if weight.ndim not in (1, 2):
         raise ShapeError("linear needs a weight of shape (out, in)", received=str(weight.shape))

@@ -257,18 +257,18 @@ def promote(op_name: str, rule: str, *operands) -> tuple[Tensor, ...]:
     """Numbers and tensors as tensors of one backend and, by `rule`, one dtype."""
     backend = None
     kinds: list[Any] = []
-    found: list[Any] = []
+    values: list[Any] = []
     for o in operands:
         if not isinstance(o, Tensor):
             number = None if rule == "logical" and hasattr(o, "dtype") else as_number(o)
             if number is not None:
                 kinds.append(bool if isinstance(number, bool) else float if isinstance(number, float) else int)
-                found.append(number)
+                values.append(number)
                 continue
             o = constant(op_name, o)
         backend = backend or o.backend
         kinds.append((o._data.dtype, o._data.ndim))
-        found.append(o)
+        values.append(o)
     backend = backend or get_backend()
     dtype = None
     if rule != "logical":
@@ -278,14 +278,14 @@ def promote(op_name: str, rule: str, *operands) -> tuple[Tensor, ...]:
         if rule == "integer" and dt.is_floating(dtype):
             raise DTypeError(f"{op_name} takes integers and booleans", received=dt.name_of(dtype))
     try:
-        return tuple(_cast_operand(o, kind, dtype, backend) for o, kind in zip(found, kinds))
+        return tuple(_cast_operand(o, kind, dtype, backend) for o, kind in zip(values, kinds))
     except DTypeError:
         if rule != "compare":
             raise
     # A number beyond the dtype still compares: with integers as infinity does, with floats in float64.
-    found = [o if isinstance(o, Tensor) else _beyond(o, dtype) for o in found]
+    values = [o if isinstance(o, Tensor) else _beyond(o, dtype) for o in values]
     dtype = dt.float64 if dt.is_floating(dtype) else dt.default_float
-    return tuple(_cast_operand(o, kind, dtype, backend) for o, kind in zip(found, kinds))
+    return tuple(_cast_operand(o, kind, dtype, backend) for o, kind in zip(values, kinds))
 
 
 def _beyond(number, dtype) -> float:
@@ -398,10 +398,10 @@ def axis_names(function: Callable) -> Callable:
 
 def _once_more(function: Callable, args: tuple, kwargs: dict, error: Exception):
     """`function` again with tensors for arrays, or the error that names the argument which is no tensor."""
-    given = (*args, *kwargs.values())
-    if any(map(_holds_array, given)):
+    arguments = (*args, *kwargs.values())
+    if any(map(_holds_array, arguments)):
         return function(*map(_tensors, args), **{name: _tensors(value) for name, value in kwargs.items()})
-    wrong = wrong_argument(function.__name__, given, error)
+    wrong = wrong_argument(function.__name__, arguments, error)
     if wrong is not None:
         raise wrong from None
     raise error
