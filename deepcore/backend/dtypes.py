@@ -61,7 +61,9 @@ def as_dtype(dtype) -> np.dtype:
     native = _SUPPORTED.get(candidate.newbyteorder("="))
     if native is None:
         raise DTypeError(
-            f"tensors cannot hold dtype {candidate}", expected="one of " + ", ".join(DTYPES), fix=_FIXES.get(candidate.kind)
+            f"tensors cannot hold dtype {candidate}",
+            expected="one of " + ", ".join(DTYPES),
+            fix=_FIXES.get(candidate.kind),
         )
     return native
 
