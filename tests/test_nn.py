@@ -543,6 +543,15 @@ def test_backend_and_dtype_of_new_layers(backend):
         (lambda: nn.BatchNorm1d(3)(dc.ones(2, 4)), ShapeError, r"\(N, 3\) or \(N, 3, L\)"),
         (lambda: nn.BatchNorm1d(3)(dc.ones(3)), ShapeError, r"\(N, 3\)"),
         (lambda: nn.BatchNorm1d(3)(dc.ones(1, 3)), ShapeError, "more than one value per channel"),
+        (
+            lambda: nn.BatchNorm1d(3, track_running_stats=False).eval()(dc.ones(1, 3)),
+            ShapeError,
+            "value per channel.*drop",
+        ),
+        (lambda: nn.BatchNorm1d(3, dtype="float16")(dc.ones(1, 3, 1).half()), ShapeError, "value per channel"),
+        (lambda: nn.Dropout()(dc.tensor([1, 2])), DTypeError, r"int64.*x\.float\(\)"),
+        (lambda: F.dropout(dc.tensor([True])), DTypeError, "bool"),
+        (lambda: nn.Parameter(2, 3), ArgumentError, r"dc\.empty\(2, 3\)"),
         (lambda: nn.LayerNorm(4)(dc.ones(2, 3)), ShapeError, r"nn.LayerNorm\(3\)"),
         (lambda: nn.Unflatten(1, (3, 4))(dc.ones(2, 11)), ShapeError, "length 11"),
         (lambda: nn.Embedding(4, 2)(dc.tensor([0, 4])), IndexRangeError, "4"),
@@ -552,6 +561,91 @@ def test_backend_and_dtype_of_new_layers(backend):
 def test_layers_refuse(make, error, message):
     with pytest.raises(error, match=f"(?s){message}"):
         make()
+
+
+@pytest.mark.parametrize("cls, example", cases(LAYERS))
+def test_layers_take_tensors_and_arrays_and_name_what_is_neither(cls, example, backend):
+    layer = cls(**example.arguments, **({"backend": backend} if hasattr(cls, "reset_parameters") else {}))
+    rng = np.random.default_rng(0)
+    inputs = [make_input(kind, rng) for kind in example.inputs]
+    inputs = [dc.tensor(x if x.dtype.kind == "i" else x.astype("f"), backend=backend) for x in inputs]
+    dc.manual_seed(0)
+    expected = layer.train()(*inputs)
+    dc.manual_seed(0)
+    if cls is not nn.Identity:
+        got = layer(*(t._data for t in inputs))
+        assert got.backend == backend
+        np.testing.assert_array_equal(got.detach().numpy(), expected.detach().numpy())
+        for wrong in ([[1.0, 2.0]], None, "text"):
+            with pytest.raises(DTypeError, match=r"(?s)takes tensors.*dc\.tensor\(…\)"):
+                layer(wrong, *inputs[1:])
+
+
+LOSS_CALLS = [
+    (F.cross_entropy, [[1.0, 2.0]], [0]), (F.nll_loss, [[1.0, 2.0]], [0]), (F.mse_loss, [1.0], [2.0]), (F.l1_loss, [1.0], [2.0]),
+    (F.smooth_l1_loss, [1.0], [2.0]), (F.huber_loss, [1.0], [2.0]), (F.binary_cross_entropy, [0.5], [1.0]),
+    (F.binary_cross_entropy_with_logits, [0.5], [1.0]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss, input, target", LOSS_CALLS)
+def test_losses_take_tensors_and_arrays_and_name_what_is_neither(loss, input, target, backend):
+    x, y = dc.tensor(input, backend=backend), dc.tensor(target, backend=backend)
+    expected = loss(x, y).item()
+    for a, b in ((x._data, y), (x, y._data), (x._data, y._data)):
+        assert loss(a, b).item() == expected
+    for a, b in ((input, y), (x, target), (x, None)):
+        with pytest.raises(DTypeError, match=f"(?s){loss.__name__} takes tensors.*dc.tensor"):
+            loss(a, b)
+
+
+def test_the_forward_of_a_user_s_module_keeps_its_own_errors():
+    class Net(nn.Module):
+        def forward(self, x):
+            return x.values
+
+    with pytest.raises(AttributeError, match="'list' object has no attribute 'values'"):
+        Net()([1.0])
+
+
+def test_an_array_of_another_backend_is_not_moved(backend):
+    layer = nn.Linear(2, 2, backend=backend)
+    if backend == "cpu":
+        pytest.skip("the CPU's arrays are NumPy's")
+    with pytest.raises(BackendError, match="two backends"):
+        layer(np.ones((1, 2), "f"))
+    with pytest.raises(BackendError, match="two backends"):
+        dc.where(layer.bias > 0, np.ones(2), np.zeros(2))
+
+
+def test_layers_in_a_plain_list_are_named():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Module()
+            self.body.blocks = {"a": nn.Linear(2, 2)}
+
+    for parameters in (Net().parameters(), Net().named_parameters()):
+        with pytest.raises(
+            ArgumentError, match=r"(?s)no parameters.*not registered: self\.body\.blocks = nn\.ModuleList"
+        ):
+            dc.optim.SGD(parameters, lr=1.0)
+    used = nn.Linear(1, 1).parameters()
+    list(used)
+    with pytest.raises(ArgumentError, match="used up"):
+        dc.optim.SGD(used, lr=1.0)
+    with pytest.raises(ArgumentError, match=r"nn\.ModuleList"):
+        dc.optim.SGD([], lr=1.0)
+
+
+def test_a_refused_batch_is_not_counted(backend):
+    for momentum in (0.1, None):
+        layer = nn.BatchNorm1d(2, momentum=momentum, backend=backend)
+        with pytest.raises(ShapeError):
+            layer(dc.ones(1, 2, backend=backend))
+        assert layer.num_batches_tracked.item() == 0 and layer.running_mean.tolist() == [0, 0]
+        layer(dc.ones(3, 2, backend=backend))
+        assert layer.num_batches_tracked.item() == 1
 
 
 def test_batch_norm_of_one_value_per_channel_in_evaluation():

@@ -108,6 +108,24 @@ def test_forward_runs_and_leaves_its_inputs_alone(name, backend):
             assert out.backend == backend
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("getitem", "to")])  # methods, whose tensor is a tensor
+def test_arrays_count_as_constant_tensors(name, backend):
+    entry = FUNCTIONS[name]
+    for one in samples(name, backend):
+        tensors = tensors_in([*one.args, *one.kwargs.values()])
+        with dc.no_grad():
+            expected = outputs_of(entry.function(*one.args, **one.kwargs))
+        for chosen in (tensors, tensors[:1], tensors[1:]):
+            mapping = {id(t): t._data for t in chosen}
+            again = entry.function(
+                *(replace(a, mapping) for a in one.args), **{k: replace(v, mapping) for k, v in one.kwargs.items()}
+            )
+            assert len(outputs_of(again)) == len(expected)
+            for a, b in zip(outputs_of(again), expected):
+                assert a.backend is b.backend and a.dtype == b.dtype
+                np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_strided_inputs_give_the_same_result(name, backend):
     entry = FUNCTIONS[name]

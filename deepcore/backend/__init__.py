@@ -14,7 +14,10 @@ from typing import Any
 from deepcore import locks
 from deepcore.backend import dtypes
 from deepcore.config import settings
-from deepcore.errors import ArgumentError, BackendError, DTypeError, suggest
+from deepcore.errors import ArgumentError, BackendError, suggest
+
+#: Every backend object, by itself.
+BACKENDS: dict[Backend, Backend] = {}
 
 
 class Backend:
@@ -38,6 +41,7 @@ class Backend:
         #: Op to the callable that runs it here; filled by `bind` on first use.
         self.impls: dict[Any, Callable] = {}
         self._constants: dict[tuple, Any] = {}
+        BACKENDS[self] = self
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -79,14 +83,11 @@ class Backend:
         if array is None:
             if len(self._constants) > 1024:
                 self._constants.clear()
-            try:
-                if value is None:  # NumPy would make it NaN
-                    raise TypeError
-                array = self._constants[key] = self.asarray(value, dtype)
-            except (OverflowError, TypeError, ValueError):
-                raise DTypeError(
-                    f"{value!r} does not fit dtype {dtype}", fix="use a number of the dtype's range"
-                ) from None
+            if hasattr(value, "dtype"):  # a NumPy number, which would wrap in silence
+                value = value.item()
+            if not isinstance(value, (int, float)) or not dtypes.fits(value, dtype):
+                raise dtypes.misfit(value, dtype)
+            array = self._constants[key] = self.asarray(value, dtype)
         return array
 
     # -- what the array libraries lack or spell differently ----------------------------------------
@@ -219,13 +220,13 @@ class use_backend:
 
 
 def backend_of(array) -> Backend | None:
-    """The backend a raw array belongs to, by its class, or None."""
+    """The backend a raw array belongs to, by its class or a base of that, or None."""
     module = type(array).__module__.partition(".")[0]
     if module == "numpy":
         return get_backend("cpu")
     if module == "cupy":
         return get_backend(f"cuda:{array.device.id}")
     for backend in list(_INSTANCES.values()):
-        if type(array) is backend.array_type:
+        if isinstance(array, backend.array_type):
             return backend
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from deepcore import random
-from deepcore.autograd import apply, mixed_backends, mode
+from deepcore.autograd import apply, constant, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.kernels import watch
@@ -33,7 +33,7 @@ from deepcore.ops.index import _gather, embedding, one_hot, within, write
 from deepcore.ops.linalg import linear
 from deepcore.ops.reduce import amax, log_softmax, logsumexp, mean, softmax
 from deepcore.ops.reduce import sum as sum_
-from deepcore.ops.registry import fused, primitive
+from deepcore.ops.registry import fused, primitive, takes_arrays
 from deepcore.ops.shape import flatten, pad, squeeze, stack, unflatten, unsqueeze
 from deepcore.tensor import Tensor, from_raw
 
@@ -261,6 +261,7 @@ def _check_classes(xp, input, target, dim: int, ignore_index: int) -> None:
 # -- layers -------------------------------------------------------------------------------------------
 
 
+@takes_arrays
 def dropout(input, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """x · m / (1 - p), m being 0 with probability p and 1 otherwise; x itself when not `training`.
 
@@ -269,11 +270,19 @@ def dropout(input, p: float = 0.5, training: bool = True, inplace: bool = False)
     if not 0 <= p <= 1:
         raise ArgumentError("dropout's p is a probability", expected="0 ≤ p ≤ 1", received=f"p={p!r}")
     if not training or p == 0:
-        return input
+        return constant("dropout", input)
+    if not dt.is_floating(input.dtype):
+        raise DTypeError(
+            "dropout scales what it keeps by 1 / (1 - p), which integers cannot hold",
+            expected="a floating tensor",
+            received=dt.name_of(input.dtype),
+            fix="drop after the embedding or the first layer, or convert: x.float()",
+        )
     seed, stream, position = random.default_generator.advance(-(-input.numel() // 4))
     return _dropout(input, seed=seed, stream=stream, position=position, p=p)
 
 
+@takes_arrays
 def batch_norm(
     input,
     running_mean: Tensor | None,
@@ -302,9 +311,10 @@ def batch_norm(
         count = size // shape[1]
         if count == 1:
             raise ShapeError(
-                "batch norm in training needs more than one value per channel",
+                "batch norm by the batch's own statistics needs more than one value per channel",
                 received=f"shape {shape}",
-                fix="a larger batch (drop_last=True in the DataLoader), or model.eval()",
+                fix="a larger batch (drop_last=True in the DataLoader)"
+                + ("" if running_mean is None else ", or model.eval(), which uses the running statistics"),
             )
         statistics = batch_statistics(input.detach(), eps=eps)
         if running_mean is not None and running_var is not None:
@@ -391,6 +401,7 @@ def _trailing(name: str, input: Tensor, normalized_shape) -> tuple[int, ...]:
     return sizes
 
 
+@takes_arrays
 def layer_norm(input, normalized_shape, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5):
     """(x - E[x]) / √(Var[x] + eps) · weight + bias over the trailing dimensions `normalized_shape`.
 
@@ -404,6 +415,7 @@ def layer_norm(input, normalized_shape, weight: Tensor | None = None, bias: Tens
     )
 
 
+@takes_arrays
 def rms_norm(input, normalized_shape, weight: Tensor | None = None, eps: float | None = None):
     """x / √(E[x²] + eps) · weight over the trailing dimensions `normalized_shape`.
 
@@ -417,6 +429,7 @@ def rms_norm(input, normalized_shape, weight: Tensor | None = None, eps: float |
     return _with_parameters(_rms_norm, (input,), weight, None, sizes, input.ndim - len(sizes), rank=len(sizes), eps=eps)
 
 
+@takes_arrays
 def normalize(input, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
     """x / max(‖x‖ₚ, eps) along `dim`."""
     if p == float("inf"):
@@ -480,18 +493,21 @@ def _size(shape: tuple[int, ...]) -> int:
     return product
 
 
+@takes_arrays
 def mse_loss(input, target, reduction: str = "mean") -> Tensor:
     """(input - target)², averaged, summed or as it is. Shapes must be equal."""
     _same_shape("mse_loss", input, target)
     return _reduced(losses.term(losses.mse, "numeric", input, target), reduction)
 
 
+@takes_arrays
 def l1_loss(input, target, reduction: str = "mean") -> Tensor:
     """|input - target|, averaged, summed or as it is. Shapes must be equal."""
     _same_shape("l1_loss", input, target)
     return _reduced(losses.term(losses.l1, "numeric", input, target), reduction)
 
 
+@takes_arrays
 def smooth_l1_loss(input, target, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """½d²/beta where |d| < beta, |d| - ½beta elsewhere; d = input - target. (Girshick, 2015)"""
     _same_shape("smooth_l1_loss", input, target)
@@ -502,6 +518,7 @@ def smooth_l1_loss(input, target, reduction: str = "mean", beta: float = 1.0) ->
     return _reduced(losses.term(losses.smooth_l1, "float", input, target, beta=beta), reduction)
 
 
+@takes_arrays
 def huber_loss(input, target, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """½d² where |d| ≤ delta, delta · (|d| - ½delta) elsewhere; d = input - target. (Huber, 1964)"""
     _same_shape("huber_loss", input, target)
@@ -510,6 +527,7 @@ def huber_loss(input, target, reduction: str = "mean", delta: float = 1.0) -> Te
     return _reduced(losses.term(losses.huber, "float", input, target, delta=delta), reduction)
 
 
+@takes_arrays
 def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """-[y·log x + (1 - y)·log(1 - x)] on probabilities x in [0, 1]; the logarithms are held at -100 or above.
 
@@ -521,6 +539,7 @@ def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction:
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
+@takes_arrays
 def binary_cross_entropy_with_logits(
     input, target, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None
 ) -> Tensor:
@@ -536,6 +555,7 @@ def binary_cross_entropy_with_logits(
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
+@takes_arrays
 def nll_loss(input, target, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
     """-weight[y] · input[y] on log-probabilities, averaged (by the sum of weights), summed or as it is.
 
@@ -666,6 +686,7 @@ class ProbabilityCheck:
 _first_calls = ProbabilityCheck()
 
 
+@takes_arrays
 def cross_entropy(
     input,
     target,

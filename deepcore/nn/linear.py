@@ -153,7 +153,7 @@ class Unflatten(Module):
             raise ShapeError(
                 f"dimension {dim} of length {shape[dim]} cannot be split into {sizes}", received=f"shape {shape}"
             )
-        return input.reshape(*shape[:dim], *sizes, *shape[dim + 1 :])
+        return F.unflatten(input, dim, sizes)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"

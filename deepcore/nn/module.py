@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from deepcore.autograd import graph, is_grad_enabled, mode
-from deepcore.backend import Backend, get_backend
+from deepcore.autograd import graph, is_grad_enabled, mode, wrong_argument
 from deepcore.backend import dtypes as dt
+from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, printable, suggest
 from deepcore.nn.hooks import GradientTap, RemovableHandle
 from deepcore.nn.parameter import Parameter
+from deepcore.ops.convert import target_of
 from deepcore.tensor import Tensor, as_tensor, changes
 
 _FLOATING = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
@@ -115,6 +116,13 @@ class Module:
         except DeepcoreError as error:
             error.passed_through(self)
             raise
+        except AttributeError as error:
+            own = type(self).forward.__module__.startswith("deepcore.")  # a user's forward may take what it likes
+            wrong = wrong_argument(type(self).__name__, args, error) if own else None
+            if wrong is None:
+                raise
+            wrong.passed_through(self)
+            raise wrong from None
 
     def _call_with_hooks(self, args: tuple, kwargs: dict):
         if mode.tracer is not None:
@@ -329,6 +337,17 @@ class Module:
         for _, buffer in self.named_buffers(recurse=recurse):
             yield buffer
 
+    def unregistered(self) -> list[str]:
+        """Paths of the plain lists, tuples and dicts that hold modules or parameters, which nothing here sees."""
+        paths = []
+        for path, module in self.named_modules():
+            for name, value in module.__dict__.items():
+                if name not in _TABLES and isinstance(value, (list, tuple, dict)):
+                    items = value.values() if isinstance(value, dict) else value
+                    if any(isinstance(item, (Module, Parameter)) for item in items):
+                        paths.append(f"{path}.{name}" if path else name)
+        return paths
+
     def get_submodule(self, target: str) -> Module:
         """The module at a path such as "encoder.layers.0"; "" is this one."""
         module = self
@@ -401,12 +420,9 @@ class Module:
         """
         backend = device if backend is None else backend
         for arg in args:
-            if isinstance(arg, Tensor):
-                backend, dtype = arg.backend, arg.dtype
-            elif isinstance(arg, Backend) or (isinstance(arg, str) and arg not in dt.DTYPES):
-                backend = arg
-            elif arg is not None:
-                dtype = arg
+            if arg is not None:
+                found_backend, found_dtype = target_of(arg)
+                backend, dtype = found_backend or backend, found_dtype or dtype
         xp = None if backend is None else get_backend(backend)
         kind = None if dtype is None else dt.as_dtype(dtype)
         if kind is not None and not dt.is_floating(kind):

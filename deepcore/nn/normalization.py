@@ -79,12 +79,10 @@ class _BatchNorm(Module):
                 received=f"shape {shape}",
             )
         momentum = self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            count = self.num_batches_tracked
-            write(count, count + 1)
-            if momentum is None:
-                momentum = 1.0 / count.item()
-        return F.batch_norm(
+        counted = self.num_batches_tracked if self.training else None
+        if counted is not None and momentum is None:
+            momentum = 1.0 / (counted.item() + 1)
+        out = F.batch_norm(
             input,
             self.running_mean,
             self.running_var,
@@ -94,6 +92,9 @@ class _BatchNorm(Module):
             0.0 if momentum is None else momentum,
             self.eps,
         )
+        if counted is not None:  # after what may refuse the batch
+            write(counted, counted + 1)
+        return out
 
     def extra_repr(self) -> str:
         return (

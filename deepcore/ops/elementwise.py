@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import math
 
-from deepcore.autograd import apply, mixed_backends
+from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError
 from deepcore.ops.registry import (
     Tensor,
+    as_number,
     binary_samples,
     cast,
     composite,
@@ -155,7 +156,7 @@ def neg(xp, input):
 @composite(examples=unary_samples())
 def positive(input):
     """input, unchanged"""
-    return input
+    return constant("positive", input)
 
 
 @elementwise("numeric", vjp=lambda g, input: g * sign(input), aliases=("absolute",))
@@ -220,13 +221,24 @@ def _pow_exponent(g, input, other, out):
     return where(flat, 0.0, g * (out * log(where(flat, 1.0, input))))
 
 
+def _no_negative_power(input, other) -> None:
+    exponent = as_number(other)
+    if exponent is not None and exponent < 0 and type(exponent) is int and not dt.is_floating(input.dtype):
+        raise ArgumentError(
+            "whole numbers to a negative power are fractions, which an integer dtype cannot hold",
+            received=f"{dt.name_of(input.dtype)} ** {exponent}",
+            fix=f"x.float() ** {exponent}",
+        )
+
+
 @elementwise(
     "numeric",
     vjp=(_pow_base, _pow_exponent),
     examples=_pow_samples,
+    check=_no_negative_power,
 )
 def pow(xp, input, other):
-    """input ^ other; a whole number to a negative power is rounded towards 0"""
+    """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises"""
     _no_bool("pow", "convert with .int()", input)
     if dt.is_floating(input.dtype) or input.dtype.kind in "bu":
         return xp.power(input, other)
@@ -614,7 +626,21 @@ def trunc(xp, input):
 
 @primitive(vjp=lambda g: _zeros(g))
 def _round(xp, input, *, decimals):
+    if decimals < 0 and dt.is_integer(input.dtype):
+        return _round_whole(xp, input, 10**-decimals)
     return _integers_stay(xp, lambda x: xp.round(x, decimals), input)
+
+
+def _round_whole(xp, input, unit: int):
+    """The nearest multiple of `unit`, halves to the even one, without leaving the integers."""
+    if not dt.fits(unit, input.dtype):
+        raise ArgumentError(
+            f"{dt.name_of(input.dtype)} has no multiples of {unit} but 0", fix="round floating numbers: x.double()"
+        )
+    whole = xp.floor_divide(input, unit)
+    rest = input - whole * unit
+    up = (rest > unit - rest) | ((rest == unit - rest) & (whole % 2 == 1))
+    return (whole + up.astype(input.dtype)) * unit
 
 
 @composite(
@@ -622,7 +648,7 @@ def _round(xp, input, *, decimals):
     examples=lambda make: [sample(make(3, 4, low=0.1, high=0.4)), sample(make(3, low=0.11, high=0.14), decimals=1)],
 )
 def round(input, *, decimals: int = 0):
-    """the nearest whole number, halves to even"""
+    """the nearest multiple of 10 ^ −decimals, halves to the even one"""
     return _round(input, decimals=decimals)
 
 
@@ -687,7 +713,7 @@ def where(condition, input=None, other=None):
     """input where condition, other elsewhere; with the condition alone, the indices of its true elements"""
     if input is None and other is None:
         return condition.nonzero(as_tuple=True)
-    numbers = not isinstance(input, Tensor) and not isinstance(other, Tensor)
+    numbers = as_number(input) is not None and as_number(other) is not None
     input, other = promote("where", "numeric", input, other)
     (condition,) = promote("where", "logical", condition)
     if input.backend is not condition.backend and not numbers:

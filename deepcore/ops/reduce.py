@@ -287,7 +287,7 @@ def _max_samples(make):
 @axis_names
 def max(input, dim=None, keepdim: bool = False):
     """The largest element; with `dim`, (values, indices) along it; with a tensor, the elementwise maximum"""
-    if isinstance(dim, Tensor):
+    if isinstance(dim, Tensor) or (hasattr(dim, "ndim") and dim.ndim):
         return maximum(input, dim)
     return amax(input) if dim is None else _chosen(argmax, input, dim, keepdim)
 
@@ -296,7 +296,7 @@ def max(input, dim=None, keepdim: bool = False):
 @axis_names
 def min(input, dim=None, keepdim: bool = False):
     """The smallest element; with `dim`, (values, indices) along it; with a tensor, the elementwise minimum"""
-    if isinstance(dim, Tensor):
+    if isinstance(dim, Tensor) or (hasattr(dim, "ndim") and dim.ndim):
         return minimum(input, dim)
     return amin(input) if dim is None else _chosen(argmin, input, dim, keepdim)
 

@@ -60,12 +60,10 @@ class Optimizer:
         #: Whether it has been: a schedule asks.
         self._stepped = False
         self._plan: Plan | None = None
+        frame = getattr(params, "gi_frame", None)  # model.parameters(), not yet walked
         groups = _listed(params)
         if not groups:
-            raise ArgumentError(
-                f"{type(self).__name__} was given no parameters",
-                fix="pass model.parameters() afresh: an iterator that was walked before is empty",
-            )
+            raise ArgumentError(f"{type(self).__name__} was given no parameters", fix=_why_empty(params, frame))
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         for group in groups:
@@ -490,6 +488,17 @@ def _listed(params) -> list:
         fix = "model.parameters()" if hasattr(params, "parameters") or callable(params) else None
         raise ArgumentError("an optimizer takes parameters", received=type(params).__name__, fix=fix)
     return list(params)
+
+
+def _why_empty(params, frame) -> str:
+    """The fix for parameters that were none; `frame` is that of a generator not yet walked."""
+    if frame is None and hasattr(params, "gi_frame"):
+        return "an iterator gives its items once, and this one is used up: call model.parameters() again"
+    unregistered = None if frame is None else getattr(frame.f_locals.get("self"), "unregistered", None)
+    plain = unregistered() if unregistered else ()
+    if plain:
+        return f"modules in a plain list are not registered: self.{plain[0]} = nn.ModuleList(…)"
+    return "a model's parameters are those of layers that are its attributes or in an nn.ModuleList, and nn.Parameters"
 
 
 def _copied(value, p: Tensor):
