@@ -7,7 +7,7 @@ import operator
 from deepcore.autograd import Node, apply, mixed_backends, mode, run, view_steps
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError
-from deepcore.ops.registry import Tensor, as_tensor, axis_names, cast, composite, primitive, sample
+from deepcore.ops.registry import Tensor, as_tensor, axis_names, cast, composite, is_half, primitive, sample
 from deepcore.ops.shape import _alias, _reshape, broadcast_shape, broadcast_to, normalize_dim
 
 # -- primitives ---------------------------------------------------------------------------------------------
@@ -222,6 +222,8 @@ def scatter_add(input, dim: int, index, src):
         )
     if any(n > m for n, m in zip(index.shape, src.shape)):
         raise ShapeError("scatter_add: the index exceeds src", received=f"index {index.shape}, src {src.shape}")
+    if is_half(input):
+        return cast(scatter_add(cast(input, dt.float32), d, index, cast(src, dt.float32)), input.dtype)
     src = basic(src, index=(*(slice(n) for n in index.shape), ...))
     return input + _scatter_along(src, index, shape=input.shape, dim=d)
 
