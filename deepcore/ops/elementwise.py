@@ -498,7 +498,7 @@ def _in_float32(forward):
 @primitive(vjp=lambda g, input, slope: leaky_relu_grad(g, input, slope=slope))
 @_in_float32
 def _leaky_relu(xp, input, *, slope):
-    return xp.where(input > 0, input, input * xp.asarray(slope, dtype=input.dtype))
+    return xp.where(input > 0, input, input * xp.constant(slope, input.dtype))
 
 
 @fused
@@ -749,11 +749,9 @@ def where(condition, input=None, other=None):
 
 @primitive(vjp=lambda g, input, low, high: _flat_in(where(_within(input, low=low, high=high), g, 0.0), input))
 def _clamp(xp, input, *, low, high):
-    if low is None:
-        return xp.minimum(input, xp.asarray(high, input.dtype))
-    if high is None:
-        return xp.maximum(input, xp.asarray(low, input.dtype))
-    return xp.minimum(xp.maximum(input, xp.asarray(low, input.dtype)), xp.asarray(high, input.dtype))
+    if low is not None:
+        input = xp.maximum(input, xp.constant(low, input.dtype))
+    return input if high is None else xp.minimum(input, xp.constant(high, input.dtype))
 
 
 @primitive()

@@ -167,8 +167,17 @@ def fused(formula: Callable) -> Callable:
     derivatives of higher order, and where there is no kernel, the formula itself runs.
     """
 
+    def spelled_out(*tensors, **params):
+        half = tensors[0]._data.dtype
+        if half.itemsize > 2 or not dt.is_floating(half):
+            return formula(*tensors, **params)
+        # As kernels do: a step of the formula may not fit 16 bits where its result does.
+        wide = [cast(t, dt.float32) if t is not None and t._data.dtype == half else t for t in tensors]
+        result = formula(*wide, **params)
+        return tuple(cast(t, half) for t in result) if isinstance(result, tuple) else cast(result, half)
+
     def forward(xp, *arrays, **params):
-        result = formula(*[None if a is None else Tensor(a, xp) for a in arrays], **params)
+        result = spelled_out(*[None if a is None else Tensor(a, xp) for a in arrays], **params)
         return tuple(t._data for t in result) if isinstance(result, tuple) else result._data
 
     forward.__name__ = formula.__name__
@@ -180,9 +189,9 @@ def fused(formula: Callable) -> Callable:
         inputs = tuple(t for t in tensors if t is not None)
         backend = inputs[0].backend
         if not settings.kernels or (backend.impls.get(op) or backend.bind(op)) is forward:
-            return formula(*tensors, **params)
+            return spelled_out(*tensors, **params)
         if mode.grad and any(t._requires_grad for t in inputs):
-            return formula(*tensors, **params)
+            return spelled_out(*tensors, **params)
         return apply(op, inputs, params)
 
     return function
