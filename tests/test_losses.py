@@ -369,6 +369,16 @@ def test_logsumexp_of_infinities(dim, backend, way):
     assert slope[0][0] == 0 and slope[1] == [1, 0] and slope[2] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("ignored", [-100, 0])
+def test_a_weighted_loss_of_one_target(ignored, backend):
+    """Without a batch, the weight that NumPy picks is a number, and kernels read arrays."""
+    x = dc.tensor([-1.0, -2.0], backend=backend, requires_grad=True)
+    y, w = dc.tensor(1, backend=backend), dc.tensor([1.0, 3.0], backend=backend)
+    loss = F.nll_loss(x, y, w, ignored, reduction="sum")
+    loss.backward()
+    assert loss.item() == 6 and x.grad.tolist() == [0, -3]
+
+
 def test_the_mean_of_many_16_bit_losses(backend):
     """There are more rows than float16 counts, and their losses add up to more than it holds."""
     x = dc.full((70_000, 1), -2.0, dtype=dc.float16, backend=backend)

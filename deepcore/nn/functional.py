@@ -590,7 +590,7 @@ def _class_weights(name, input, target, weight, ignore_index, dim):
         return valid, None
     if weight.shape != (classes,):
         raise _bad_weight(name, weight, classes)
-    picked = weight._data[raw if valid is None else xp.where(valid, raw, 0)]
+    picked = xp.asarray(weight._data[raw if valid is None else xp.where(valid, raw, 0)])  # of one target: a number
     return valid, picked if valid is None else xp.where(valid, picked, xp.zeros((), dtype=weight.dtype))
 
 
