@@ -373,7 +373,8 @@ def _binary(op: Op, rule: str, rounding: Op | None = None) -> Callable:
     def function(input, other):
         try:
             dtype = input._data.dtype
-            if type(other) is float and dtype.char in floats:  # a number times a tensor is the commonest mixture
+            kind = type(other)  # a number times a tensor is the commonest mixture
+            if (kind is float or kind is int) and dtype.char in floats:
                 other = Tensor(input.backend.constant(other, dtype), input.backend)
                 same = True
             else:
