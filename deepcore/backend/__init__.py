@@ -92,7 +92,15 @@ class Backend:
 
     # -- what the array libraries lack or spell differently ----------------------------------------
     def scatter_add(self, target, index, values) -> None:
-        """target[index] += values, in place, duplicates added up in a fixed order."""
+        """target[index] += values, in place, duplicates added up in a fixed order; 16-bit floats in float32."""
+        if target.itemsize == 2 and dtypes.is_floating(target.dtype):
+            wide = target.astype(dtypes.float32)
+            self._scatter_add(wide, index, values.astype(dtypes.float32))
+            target[...] = wide
+        else:
+            self._scatter_add(target, index, values)
+
+    def _scatter_add(self, target, index, values) -> None:
         raise NotImplementedError
 
     def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False):

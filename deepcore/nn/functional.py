@@ -11,8 +11,8 @@ from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeErr
 from deepcore.kernels import watch
 from deepcore.nn.notify import warn_user
 from deepcore.ops import losses
-from deepcore.ops.elementwise import abs as abs_
 from deepcore.ops.elementwise import (
+    _weigh,
     clamp,
     elu,
     gelu,
@@ -28,6 +28,7 @@ from deepcore.ops.elementwise import (
     tanh,
     where,
 )
+from deepcore.ops.elementwise import abs as abs_
 from deepcore.ops.elementwise import pow as pow_
 from deepcore.ops.index import _gather, embedding, one_hot, within, write
 from deepcore.ops.linalg import linear
@@ -207,7 +208,7 @@ def _cross_entropy_vjp(g, input, target, weight, aux, dim, ignore_index, smoothi
         xp, raw, None if weight is None else weight._data, classes, dim, input.ndim, ignore_index, smoothing,
         reduction == "mean", input.dtype,
     )  # fmt: skip
-    return (softmax(input, dim) * from_raw(k, xp) - from_raw(constants, xp)) * g
+    return (_weigh(from_raw(k, xp), softmax(input, dim)) - from_raw(constants, xp)) * g
 
 
 def _class_terms(xp, target, weight, classes, dim, rank, ignore_index, smoothing, mean, dtype):
@@ -245,7 +246,7 @@ def _cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothi
         loss = loss / total
     if not recorded:
         return loss
-    grads = powers / sums * k - constants
+    grads = xp.where(k == 0, xp.zeros((), dtype=input.dtype), powers / sums * k) - constants
     if reduction == "mean":
         grads = grads / xp.where(total == 0, xp.ones_like(total), total)
     return loss, grads
@@ -536,7 +537,7 @@ def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction:
     _same_shape("binary_cross_entropy", input, target)
     _probabilities(input.detach())
     loss = losses.term(losses.bce, "float", input, target)
-    return _reduced(loss if weight is None else loss * weight, reduction)
+    return _reduced(loss if weight is None else _weigh(weight, loss), reduction)
 
 
 @takes_arrays
@@ -551,8 +552,8 @@ def binary_cross_entropy_with_logits(
     if pos_weight is None:
         loss = losses.term(losses.bce_with_logits, "float", input, target)
     else:
-        loss = (1 - target) * input - logsigmoid(input) * ((pos_weight - 1) * target + 1)
-    return _reduced(loss if weight is None else loss * weight, reduction)
+        loss = losses.term(losses.bce_with_logits_weighted, "float", input, target, pos_weight)
+    return _reduced(loss if weight is None else _weigh(weight, loss), reduction)
 
 
 @takes_arrays
@@ -609,7 +610,7 @@ def _class_weights(name, input, target, weight, ignore_index, dim):
         return valid, None
     if weight.shape != (classes,):
         raise _bad_weight(name, weight, classes)
-    picked = weight._data[raw if valid is None else xp.where(valid, raw, 0)]
+    picked = xp.asarray(weight._data[raw if valid is None else xp.where(valid, raw, 0)])  # of one target: a number
     return valid, picked if valid is None else xp.where(valid, picked, xp.zeros((), dtype=weight.dtype))
 
 
@@ -652,15 +653,19 @@ def _nll(log_probs, target, valid, weights, dim, reduction) -> Tensor:
 
 def _weighted(loss, valid, weights, reduction) -> Tensor:
     """Apply mask and weights, then reduce; the mean divides by the sum of the weights."""
-    xp = loss.backend
+    xp, dtype = loss.backend, loss.dtype
+    if dtype.itemsize == 2:  # a count or a sum of many may not fit
+        loss = loss.to(dt.float32)
     if weights is not None:
-        loss = loss * from_raw(weights.astype(loss.dtype), xp)
+        loss = _weigh(from_raw(weights.astype(loss.dtype), xp), loss)
     if valid is not None:
         loss = where(from_raw(valid, xp), loss, 0.0)
     if reduction != "mean" or (valid is None and weights is None):
-        return _reduced(loss, reduction)
-    total = weights.sum() if weights is not None else valid.sum()
-    return sum_(loss) / from_raw(xp.asarray(total).astype(loss.dtype), xp)
+        loss = _reduced(loss, reduction)
+    else:
+        total = valid.sum() if weights is None else xp.sum(weights.astype(loss.dtype))
+        loss = sum_(loss) / from_raw(xp.asarray(total).astype(loss.dtype), xp)
+    return loss if loss.dtype == dtype else loss.to(dtype)
 
 
 class ProbabilityCheck:
@@ -724,10 +729,9 @@ def cross_entropy(
     if probabilities:
         if label_smoothing:
             target = target * (1 - label_smoothing) + label_smoothing / classes
-        log_probs = log_softmax(input, dim)
         if weight is not None:
-            log_probs = log_probs * weight.reshape(along)
-        return _reduced(neg(sum_(log_probs * target, dim)), reduction)
+            target = target * weight.reshape(along)
+        return _reduced(neg(sum_(_weigh(target, log_softmax(input, dim)), dim)), reduction)
     if weight is not None and weight.shape != (classes,):
         raise _bad_weight("cross_entropy", weight, classes)
     if not dt.is_floating(input.dtype):

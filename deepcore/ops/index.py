@@ -14,6 +14,7 @@ from deepcore.ops.registry import (
     axis_names,
     cast,
     composite,
+    is_half,
     primitive,
     sample,
     takes_arrays,
@@ -234,6 +235,8 @@ def scatter_add(input, dim: int, index, src):
         )
     if any(n > m for n, m in zip(index.shape, src.shape)):
         raise ShapeError("scatter_add: the index exceeds src", received=f"index {index.shape}, src {src.shape}")
+    if is_half(input):
+        return cast(scatter_add(cast(input, dt.float32), d, index, cast(src, dt.float32)), input.dtype)
     src = basic(src, index=(*(slice(n) for n in index.shape), ...))
     return input + _scatter_along(src, index, shape=input.shape, dim=d)
 

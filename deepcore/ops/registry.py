@@ -169,8 +169,17 @@ def fused(formula: Callable) -> Callable:
     derivatives of higher order, and where there is no kernel, the formula itself runs.
     """
 
+    def spelled_out(*tensors, **params):
+        half = tensors[0]._data.dtype
+        if half.itemsize > 2 or not dt.is_floating(half):
+            return formula(*tensors, **params)
+        # As kernels do: a step of the formula may not fit 16 bits where its result does.
+        wide = [cast(t, dt.float32) if t is not None and t._data.dtype == half else t for t in tensors]
+        result = formula(*wide, **params)
+        return tuple(cast(t, half) for t in result) if isinstance(result, tuple) else cast(result, half)
+
     def forward(xp, *arrays, **params):
-        result = formula(*[None if a is None else Tensor(a, xp) for a in arrays], **params)
+        result = spelled_out(*[None if a is None else Tensor(a, xp) for a in arrays], **params)
         return tuple(t._data for t in result) if isinstance(result, tuple) else result._data
 
     forward.__name__ = formula.__name__
@@ -182,22 +191,32 @@ def fused(formula: Callable) -> Callable:
         inputs = tuple(t for t in tensors if t is not None)
         backend = inputs[0].backend
         if not settings.kernels or (backend.impls.get(op) or backend.bind(op)) is forward:
-            return formula(*tensors, **params)
+            return spelled_out(*tensors, **params)
         if mode.grad and any(t._requires_grad for t in inputs):
-            return formula(*tensors, **params)
+            return spelled_out(*tensors, **params)
         return apply(op, inputs, params)
 
     return function
 
 
 def elementwise(
-    rule: str, *, vjp=(), examples=None, method=True, aliases=(), second_order=True, public=True, check=None
+    rule: str,
+    *,
+    vjp=(),
+    examples=None,
+    method=True,
+    aliases=(),
+    second_order=True,
+    public=True,
+    check=None,
+    wide=False,
 ) -> Callable[[Callable], Callable]:
     """Declare an elementwise primitive with one or two inputs, and its public function.
 
     `rule` says what dtypes it takes and gives: "numeric" (PyTorch's result type), "float" (integers become float32),
     "compare" (inputs promoted, result bool), "logical" (any dtypes, result bool), "integer" (integers and bool).
     `check(input, other)` may refuse operands, before promotion, which are not both of one floating dtype.
+    `wide`: a number or 0-d tensor beside a 16-bit float is not rounded to 16 bits first; float32 computes, as in PyTorch.
     """
 
     def declare(forward) -> Callable:
@@ -205,7 +224,8 @@ def elementwise(
         if rule in ("compare", "logical", "integer"):
             op.differentiable = False
         _enter(PRIMITIVES, op.name, op)
-        function = _unary(op, rule) if len(op.inputs) == 1 else _binary(op, rule, check)
+        rounding = _rounding(op) if wide else None
+        function = _unary(op, rule) if len(op.inputs) == 1 else _binary(op, rule, check, rounding)
         function.__name__ = function.__qualname__ = op.name
         function.__doc__ = forward.__doc__
         function.__module__ = forward.__module__
@@ -313,6 +333,11 @@ def _cast_operand(o, kind, dtype, backend) -> Tensor:
     return Tensor(backend.constant(o, dtype), backend)
 
 
+def is_half(t) -> bool:
+    """float16 or bfloat16: what adds many of them up works in float32 and rounds once, as PyTorch does."""
+    return t.dtype.itemsize == 2 and dt.is_floating(t.dtype)
+
+
 def cast(t: Tensor, dtype) -> Tensor:
     """`t` in another dtype; the gradient comes back in the old one."""
     return _cast(t, dtype=dtype, source=t._data.dtype)
@@ -339,11 +364,56 @@ def _unary(op: Op, rule: str) -> Callable:
     return function
 
 
-def _binary(op: Op, rule: str, check: Callable | None) -> Callable:
+def _rounding(op: Op) -> Op:
+    """`op` of a 16-bit tensor and a float32 one without dimensions: computed in float32, rounded once."""
+
+    def forward(xp, input, other):
+        dtype = input.dtype if input.dtype.itemsize == 2 else other.dtype
+        return op.forward(xp, input.astype(dt.float32), other.astype(dt.float32)).astype(dtype)
+
+    forward.__name__ = f"{op.name}_rounding"
+    rounding = Op(forward, op.vjps)
+    _enter(PRIMITIVES, rounding.name, rounding)
+    return rounding
+
+
+def _half_beside_number(input, other):
+    """The 16-bit dtype of one operand where the other is a number, or a tensor that counts as one; else None."""
+    for half, number in ((input, other), (other, input)):
+        if isinstance(half, Tensor) and half._data.itemsize == 2 and dt.is_floating(half._data.dtype):
+            if not isinstance(number, Tensor):
+                return None if as_number(number) is None else half._data.dtype
+            if half._data.ndim and not number._data.ndim:
+                return None if number._data.dtype == half._data.dtype else half._data.dtype
+    return None
+
+
+def _with_number(op: Op, rounding: Op, half, input, other) -> Tensor:
+    """`op` of a tensor of the 16-bit dtype `half` and a number, computed in float32 and rounded once."""
+    backend = (input if isinstance(input, Tensor) else other).backend
+    pair = []
+    for o in (input, other):
+        if not isinstance(o, Tensor):
+            o = Tensor(backend.constant(as_number(o), dt.float32), backend)
+        elif o._data.dtype != half and o._data.dtype != dt.float32:
+            o = cast(o, dt.float32)
+        pair.append(o)
+    first, second = pair
+    number = second if first._data.dtype == half else first
+    if not number._requires_grad and (first._data.ndim or second._data.ndim):
+        return apply(rounding, (first, second))
+    # A number's gradient adds up in float32, and two tensors without dimensions would promote to it.
+    return cast(apply(op, tuple(cast(t, dt.float32) if t is not number else t for t in pair)), half)
+
+
+def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> Callable:
+    floats = "efd" if rounding is None else "fd"
+
     def function(input, other):
         try:
             dtype = input._data.dtype
-            if type(other) is float and dtype.kind == "f":  # a number times a tensor is the commonest mixture
+            kind = type(other)  # a number times a tensor is the commonest mixture
+            if (kind is float or kind is int) and dtype.char in floats:
                 other = Tensor(input.backend.constant(other, dtype), input.backend)
                 same = True
             else:
@@ -353,6 +423,10 @@ def _binary(op: Op, rule: str, check: Callable | None) -> Callable:
         if not same or rule == "integer":
             if check is not None:
                 check(input, other)
+            if rounding is not None:
+                half = _half_beside_number(input, other)
+                if half is not None:
+                    return _with_number(op, rounding, half, input, other)
             input, other = promote(op.name, rule, input, other)
         return apply(op, (input, other))
 
