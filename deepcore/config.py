@@ -7,15 +7,6 @@ import os
 from deepcore.errors import ArgumentError, ConfigError
 
 
-def _environment_int(name: str, default: int) -> int:
-    text = os.environ.get(name, "").strip()
-    if not text:
-        return default
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{name} is not a positive whole number", received=repr(text), fix=f"{name}=2, or unset it")
-    return int(text)
-
-
 def _available_cpus() -> int:
     try:
         return len(os.sched_getaffinity(0))  # type: ignore[attr-defined]
@@ -27,17 +18,51 @@ class Settings:
     """`backend`: the default backend's name. `threads`: CPU threads for one op. `kernels`: use compiled kernels.
 
     Environment: DEEPCORE_BACKEND, DEEPCORE_NUM_THREADS, DEEPCORE_KERNELS (0 turns them off), DEEPCORE_CACHE
-    (the folder of compiled kernels), DEEPCORE_DATA.
+    (the folder of compiled kernels), DEEPCORE_DATA. `problems`: the errors for values that are not usable; the default
+    stands for them until `check` raises the first.
     """
 
-    __slots__ = ("backend", "cache_dir", "data_dir", "kernels", "threads")
+    __slots__ = ("backend", "cache_dir", "data_dir", "kernels", "problems", "threads")
 
     def __init__(self):
-        self.backend = os.environ.get("DEEPCORE_BACKEND", "").strip() or "cpu"
-        self.threads = _environment_int("DEEPCORE_NUM_THREADS", _available_cpus())
-        self.kernels = os.environ.get("DEEPCORE_KERNELS", "1").strip() != "0"
-        self.cache_dir = os.environ.get("DEEPCORE_CACHE", "").strip() or None
-        self.data_dir = os.environ.get("DEEPCORE_DATA", "").strip() or None
+        self.problems: list[tuple[str, str, str]] = []
+        self.backend = _environment("DEEPCORE_BACKEND") or "cpu"
+        self.threads = self._threads()
+        self.kernels = self._switch("DEEPCORE_KERNELS")
+        self.cache_dir = self._folder("DEEPCORE_CACHE")
+        self.data_dir = self._folder("DEEPCORE_DATA")
+
+    def check(self) -> None:
+        """Raise the `ConfigError` for the first variable whose value cannot be used. Commands and first uses of ops do."""
+        for name, expected, fix in self.problems:
+            received = repr(os.environ.get(name, ""))
+            raise ConfigError(f"{name} is not {expected}", received=received, fix=f"{fix}, or unset it")
+
+    def _threads(self) -> int:
+        text = _environment("DEEPCORE_NUM_THREADS")
+        if text and not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text)):
+            self.problems.append(("DEEPCORE_NUM_THREADS", "a positive whole number", "DEEPCORE_NUM_THREADS=2"))
+            text = ""
+        return int(text) if text else _available_cpus()
+
+    def _switch(self, name: str) -> bool:
+        text = _environment(name)
+        if text not in ("", "0", "1"):
+            self.problems.append((name, "0 (off) or 1 (on)", f"{name}=0"))
+        return text != "0"
+
+    def _folder(self, name: str) -> str | None:
+        path = os.path.expanduser(_environment(name))
+        if path.startswith("~"):
+            self.problems.append(
+                (name, "a folder: it names the home of a user who is not there", f"{name}=/path/to/folder")
+            )
+            path = ""
+        return path or None
+
+
+def _environment(name: str) -> str:
+    return os.environ.get(name, "").strip()
 
 
 settings = Settings()

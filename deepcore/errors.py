@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,7 +56,7 @@ class DeepcoreError(Exception):
         ):
             if text:
                 lines.append(f"  {label + ':':<10}{text}")
-        return "\n".join(lines)
+        return printable("\n".join(lines), keep="\n\t")
 
     def __reduce__(self):
         # Modules and frames stay behind: an error must survive the trip back from a worker process.
@@ -118,6 +119,17 @@ class DeepcoreWarning(UserWarning):
     """Something that works but is probably not what was meant, or is slower than it need be."""
 
 
+def printable(text, keep: str = "") -> str:
+    """`text` with escapes for what a terminal would act on or cannot show, apart from the characters of `keep`.
+
+    For names that come from files: tensors, layers, columns, classes.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
 def suggest(name: str, choices: Iterable[str]) -> str:
     """`did you mean 'Linear'?` for the nearest of `choices`, or the list of them when nothing is near."""
     choices = sorted(choices)
@@ -128,6 +140,28 @@ def suggest(name: str, choices: Iterable[str]) -> str:
         return f"did you mean {near[0]!r}?"
     shown = ", ".join(choices[:20]) + (", …" if len(choices) > 20 else "")
     return f"one of: {shown}" if choices else "nothing is registered under any name here"
+
+
+def number(name: str, value, expected: str = "a number") -> float:
+    """`value` as a float, if it is a number and not NaN; `name` and `expected` are for the error."""
+    try:
+        result = None if isinstance(value, (str, bytes, bool)) else float(value)
+    except (TypeError, ValueError):
+        result = None
+    if result is None or math.isnan(result):
+        problem = f"{name} is not a number" if result is None else f"{name} is NaN"
+        raise ArgumentError(problem, expected=expected, received=f"{name}={value!r}")
+    return result
+
+
+def non_negative(name: str, value, zero: bool = True) -> float:
+    """`value` as a float, if it is a number of at least 0 (`zero` False: above 0); `name` is for the error."""
+    expected = f"{name} {'≥' if zero else '>'} 0"
+    result = number(name, value, expected)
+    if result < 0 or (result == 0 and not zero):
+        problem = f"{name} is {'negative' if result < 0 else '0'}"
+        raise ArgumentError(problem, expected=expected, received=f"{name}={value!r}")
+    return result
 
 
 def _user_call_site() -> str:

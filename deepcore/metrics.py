@@ -1,13 +1,15 @@
 """Metrics: functions of (output, target), and the streaming objects that `Trainer(metrics=…)` names.
 
-Classes are read from outputs this way, for every metric of classification:
+Every metric of classification reads classes by `task`:
 
-    output (N, C, *), target (N, *) whole numbers      class: the largest of C; target: class indices
-    output (N, C, *), target (N, C, *), C > 1          the largest of C in both: one-hot or probabilities
-    output (N,) or (N, 1), target (N,) or (N, 1)       class 1 where output > threshold; target 0 or 1
-    output of whole numbers, target of its shape       classes already
+    "multiclass"   output (N, C, *): the class is the largest of C; target (N, *) class numbers, or (N, C, *), whose class
+                   is the largest of C, too: one-hot rows or probabilities (rows of zeros do not count)
+    "multilabel"   output and target of one shape, (N, L, *), or (N,) and (N, 1): each element is a yes or no of its own,
+                   yes where output > `threshold`; target 0 or 1, or between them (yes above 0.5)
+    None           in a Trainer what the loss says. Elsewhere the shapes decide: "multiclass" with several columns, yes or
+                   no (target 0 or 1) with one; whole numbers of one shape are classes already
 
-`threshold` is 0 for logits; for probabilities it is 0.5.
+`threshold` is 0 for logits and 0.5 for probabilities; None: what the loss says, and 0 elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.backend import backend_of, get_backend
-from deepcore.errors import ArgumentError, DataError, DTypeError, IndexRangeError, ShapeError
+from deepcore.errors import ArgumentError, DataError, DTypeError, IndexRangeError, ShapeError, printable
 from deepcore.nn.registry import Registry
 from deepcore.tensor import Tensor
 
@@ -46,17 +48,29 @@ def _whole(dtype) -> bool:
     return dtype.kind in "iub"
 
 
-def _classes(output, target, threshold: float, ignore_index: int | None) -> tuple[np.ndarray, np.ndarray, int | None]:
+#: What `task` may be.
+TASKS = ("multiclass", "multilabel")
+
+
+def _classes(
+    output, target, task: str | None, threshold: float, ignore_index: int | None
+) -> tuple[np.ndarray, np.ndarray, int | None]:
     """(predicted, true, number of classes if the shapes tell): flat int64 host arrays."""
     xp, out = _raw(output)
     xt, want = _raw(target)
-    classes = None
-    if _whole(out.dtype) and out.shape == want.shape:
+    classes: int | None = None
+    kept: Any = None
+    if task == "multilabel":
+        predicted, true, kept = _labels(output, target, threshold, ignore_index)
+        classes = 2
+    elif _whole(out.dtype) and out.shape == want.shape:
         predicted, true = _host(output), _host(target)
-    elif out.shape == want.shape and out.ndim > 1 and out.shape[1] > 1:
+    elif out.shape == want.shape and out.ndim > 1 and (out.shape[1] > 1 or task):
         predicted, true = xp.to_host(xp.argmax(out, axis=1)), xt.to_host(xt.argmax(want, axis=1))
-        classes = out.shape[1]
-    elif out.shape == want.shape or (out.shape[1:2] == (1,) and out.shape[:1] + out.shape[2:] == want.shape):
+        kept, classes = _host(want.any(axis=1)), out.shape[1]
+        if not task:
+            _check_rows(want)
+    elif not task and _one_column(out.shape, want.shape):
         predicted, true = xp.to_host(out > threshold).reshape(want.shape), _binary(_host(target))
         classes = 2
     elif out.ndim > 1 and out.shape[:1] + out.shape[2:] == want.shape:
@@ -76,10 +90,48 @@ def _classes(output, target, threshold: float, ignore_index: int | None) -> tupl
         )
     predicted = np.asarray(predicted).reshape(-1).astype(np.int64, copy=False)
     true = true.reshape(-1).astype(np.int64, copy=False)
-    if ignore_index is not None:
+    if kept is not None:
+        predicted, true = predicted[kept.reshape(-1)], true[kept.reshape(-1)]
+    elif ignore_index is not None:
         kept = true != ignore_index
         predicted, true = predicted[kept], true[kept]
     return predicted, true, classes
+
+
+def _one_column(output: tuple, target: tuple) -> bool:
+    return output == target or (output[1:2] == (1,) and output[:1] + output[2:] == target)
+
+
+def _check_rows(want) -> None:
+    """Refuse rows that are neither one-hot nor probabilities: their columns may be labels of their own."""
+    sums = want.astype(np.float32).sum(axis=1)
+    if bool((want < 0).any()) or not bool((abs(sums - 1) < 1e-2).all()):
+        raise DataError(
+            "the rows of the target are neither one-hot nor probabilities",
+            expected="one 1 in each row, or a row that sums to 1",
+            fix="task='multilabel' where each column is a yes or no of its own",
+        )
+
+
+def _labels(output, target, threshold: float, ignore_index: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(predicted, true, whether it counts) of each element: host arrays of booleans, in the target's shape."""
+    xp, out = _raw(output)
+    want = _host(target)
+    if not _one_column(out.shape, want.shape):
+        raise ShapeError(
+            "output and target do not fit together as a yes or no per element",
+            expected=f"a target of shape {tuple(out.shape)}",
+            received=str(tuple(want.shape)),
+        )
+    kept = np.ones(want.shape, bool) if ignore_index is None else want != ignore_index
+    wrong = want[kept & ~((want >= 0) & (want <= 1))]
+    if wrong.size:
+        raise DataError(
+            "a target of yes or no is 0 or 1, or between them",
+            received=f"the value {wrong[0]}",
+            fix="class numbers beyond two need a loss such as CrossEntropyLoss, and an output per class",
+        )
+    return np.asarray(xp.to_host(out > threshold)).reshape(want.shape), want > 0.5, kept
 
 
 def _binary(true: np.ndarray) -> np.ndarray:
@@ -138,6 +190,9 @@ class Metric:
         """The value over everything since `reset`; NaN when that is nothing."""
         raise NotImplementedError(f"{type(self).__name__} must define compute()")
 
+    def follow(self, loss) -> None:
+        """Called by a Trainer, whose loss says what outputs and targets are by `task`, `threshold`, `ignore_index`."""
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: the attributes."""
         return dict(vars(self))
@@ -178,7 +233,36 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
-class _Share(Metric):
+class _Classification(Metric):
+    """`task`, `threshold` and `ignore_index` that are None follow the loss of the Trainer."""
+
+    def __init__(self, task: str | None, threshold: float | None, ignore_index: int | None, name: str | None):
+        if task is not None and task not in TASKS:
+            raise ArgumentError(
+                "task is 'multiclass' (one of C classes), 'multilabel' (a yes or no per element, so also for two "
+                "classes in one column) or None",
+                received=repr(task),
+            )
+        self.task, self.threshold, self.ignore_index = task, 0.0 if threshold is None else threshold, ignore_index
+        #: What the loss decides.
+        self._open = tuple(
+            name
+            for name, value in (("task", task), ("threshold", threshold), ("ignore_index", ignore_index))
+            if value is None
+        )
+        super().__init__(name)
+
+    def follow(self, loss) -> None:
+        for name in self._open:
+            setattr(self, name, getattr(loss, name))
+        if self.threshold is None:
+            self.threshold = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict().items() if name != "_open"}
+
+
+class _Share(_Classification):
     """The share of samples that are right."""
 
     mode = "max"
@@ -192,14 +276,22 @@ class _Share(Metric):
 
 @_register("accuracy")
 class Accuracy(_Share):
-    """The share of samples whose predicted class is the true one; targets equal to `ignore_index` do not count."""
+    """The share of samples whose predicted class is the true one; targets equal to `ignore_index` do not count.
 
-    def __init__(self, threshold: float = 0.0, ignore_index: int | None = None, name: str | None = None):
-        self.threshold, self.ignore_index = threshold, ignore_index
-        super().__init__(name)
+    Of several yes-or-no labels each counts for itself.
+    """
+
+    def __init__(
+        self,
+        threshold: float | None = None,
+        ignore_index: int | None = None,
+        name: str | None = None,
+        task: str | None = None,
+    ):
+        super().__init__(task, threshold, ignore_index, name)
 
     def update(self, output, target) -> None:
-        predicted, true, _ = _classes(output, target, self.threshold, self.ignore_index)
+        predicted, true, _ = _classes(output, target, self.task, self.threshold, self.ignore_index)
         self.hits += int(np.count_nonzero(predicted == true))
         self.count += true.size
 
@@ -211,20 +303,34 @@ class TopKAccuracy(_Share):
     def __init__(self, k: int = 5, ignore_index: int | None = None, name: str | None = None):
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ArgumentError("k is a whole number of at least 1", received=f"k={k!r}")
-        self.k, self.ignore_index = k, ignore_index
-        super().__init__(name)
+        self.k = k
+        super().__init__("multiclass", None, ignore_index, name)
+
+    def follow(self, loss) -> None:
+        if loss.task == "multilabel":
+            raise ArgumentError(
+                "top_k_accuracy needs one true class per sample, and the loss takes a yes or no per output",
+                fix='metrics=("accuracy",)',
+            )
+        super().follow(loss)
 
     def update(self, output, target) -> None:
         scores = _host(output)
         if scores.ndim < 2:
             raise ShapeError("top-k accuracy needs an output (N, C)", received=str(scores.shape))
-        _, true, classes = _classes(output, target, 0.0, None)
-        classes = scores.shape[1] if classes is None else classes
+        classes = scores.shape[1]
         if self.k > classes:
             raise ArgumentError(f"k={self.k} is more than the {classes} classes", fix=f"TopKAccuracy(k={classes})")
+        rows = _host(target)
+        if rows.shape == scores.shape:  # one-hot, or probabilities
+            rows = np.moveaxis(rows, 1, -1).reshape(-1, classes)
+            kept: Any = rows.any(axis=1)
+            true: Any = rows.argmax(axis=1)
+        else:
+            _, true, _ = _classes(scores, target, self.task, 0.0, None)
+            kept = None if self.ignore_index is None else true != self.ignore_index
         scores = np.moveaxis(scores, 1, -1).reshape(-1, classes)
-        if self.ignore_index is not None:
-            kept = true != self.ignore_index
+        if kept is not None:
             scores, true = scores[kept], true[kept]
         _check_range(true, classes)
         own = np.take_along_axis(scores, true[:, None], axis=1)
@@ -245,27 +351,33 @@ def _check_range(labels: np.ndarray, classes: int) -> None:
         )
 
 
-class ConfusionMatrix(Metric):
+class ConfusionMatrix(_Classification):
     """M[i, j]: samples of true class i that were predicted as class j; n×n int64.
 
-    `classes` is n; by default it is the width of the output, or as many as occur.
+    `classes` is n; by default it is the width of the output, or as many as occur. Of L > 1 yes-or-no labels: L×2×2, a
+    matrix for each.
     """
 
     def __init__(
         self,
         classes: int | None = None,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         ignore_index: int | None = None,
         name: str | None = None,
+        task: str | None = None,
     ):
-        self.classes, self.threshold, self.ignore_index = classes, threshold, ignore_index
-        super().__init__(name)
+        self.classes = classes
+        super().__init__(task, threshold, ignore_index, name)
 
     def reset(self) -> None:
         self.matrix = np.zeros((self.classes or 0,) * 2, dtype=np.int64)
 
     def update(self, output, target) -> None:
-        predicted, true, width = _classes(output, target, self.threshold, self.ignore_index)
+        shape = _raw(target)[1].shape
+        if self.task == "multilabel" and len(shape) > 1 and shape[1] > 1:
+            self._update_labels(output, target)
+            return
+        predicted, true, width = _classes(output, target, self.task, self.threshold, self.ignore_index)
         n = self.classes or width
         if n is None:
             n = max(int(predicted.max(initial=-1)), int(true.max(initial=-1))) + 1
@@ -275,6 +387,15 @@ class ConfusionMatrix(Metric):
         if n > len(self.matrix):
             self.matrix = np.pad(self.matrix, (0, n - len(self.matrix)))
         self.matrix += np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
+
+    def _update_labels(self, output, target) -> None:
+        predicted, true, kept = _labels(output, target, self.threshold, self.ignore_index)
+        n = true.shape[1]
+        if self.matrix.shape != (n, 2, 2):
+            self.matrix = np.zeros((n, 2, 2), dtype=np.int64)
+        label = np.arange(n).reshape((-1,) + (1,) * (true.ndim - 2))
+        cells = (label * 4 + true * 2 + predicted)[kept]
+        self.matrix += np.bincount(cells, minlength=4 * n).reshape(n, 2, 2)
 
     def compute(self) -> Any:
         return self.matrix.copy()
@@ -287,18 +408,23 @@ class _PerClass(ConfusionMatrix):
         self,
         average: str | None = "macro",
         classes: int | None = None,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         ignore_index: int | None = None,
         name: str | None = None,
+        task: str | None = None,
     ):
         if average not in ("macro", None):
             raise ArgumentError("average is 'macro' or None (one value per class)", received=repr(average))
         self.average = average
-        super().__init__(classes, threshold, ignore_index, name)
+        super().__init__(classes, threshold, ignore_index, name, task)
 
     def compute(self) -> Any:
-        right = np.diag(self.matrix).astype(np.float64)
-        true, predicted = self.matrix.sum(axis=1), self.matrix.sum(axis=0)
+        matrix = self.matrix
+        if matrix.ndim == 3:  # of each label the yes
+            right, true, predicted = matrix[:, 1, 1], matrix[:, 1].sum(axis=1), matrix[:, :, 1].sum(axis=1)
+        else:
+            right, true, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+        right = right.astype(np.float64)
         whole = self.denominator(true, predicted)
         values = np.divide(right, whole, out=np.zeros_like(right), where=whole > 0)
         if self.average is None:
@@ -431,9 +557,9 @@ def _once(metric: Metric, output, target):
     return metric.compute()
 
 
-def accuracy(output, target, threshold: float = 0.0, ignore_index: int | None = None) -> float:
+def accuracy(output, target, threshold: float = 0.0, ignore_index: int | None = None, task: str | None = None) -> float:
     """The share of samples whose predicted class is the true one. For probabilities of two classes: threshold=0.5."""
-    return _once(Accuracy(threshold, ignore_index), output, target)
+    return _once(Accuracy(threshold, ignore_index, task=task), output, target)
 
 
 def top_k_accuracy(output, target, k: int = 5, ignore_index: int | None = None) -> float:
@@ -442,25 +568,34 @@ def top_k_accuracy(output, target, k: int = 5, ignore_index: int | None = None) 
 
 
 def confusion_matrix(
-    output, target, classes: int | None = None, threshold: float = 0.0, ignore_index: int | None = None
+    output,
+    target,
+    classes: int | None = None,
+    threshold: float = 0.0,
+    ignore_index: int | None = None,
+    task: str | None = None,
 ) -> np.ndarray:
     """M[i, j]: samples of true class i predicted as class j; n×n int64 on the host."""
-    return _once(ConfusionMatrix(classes, threshold, ignore_index), output, target)
+    return _once(ConfusionMatrix(classes, threshold, ignore_index, task=task), output, target)
 
 
-def precision(output, target, average: str | None = "macro", classes=None, threshold: float = 0.0):
+def precision(
+    output, target, average: str | None = "macro", classes=None, threshold: float = 0.0, task: str | None = None
+):
     """Right / predicted, per class (average=None: an array) or their mean over classes that occur."""
-    return _once(Precision(average, classes, threshold), output, target)
+    return _once(Precision(average, classes, threshold, task=task), output, target)
 
 
-def recall(output, target, average: str | None = "macro", classes=None, threshold: float = 0.0):
+def recall(
+    output, target, average: str | None = "macro", classes=None, threshold: float = 0.0, task: str | None = None
+):
     """Right / true, per class (average=None: an array) or their mean over classes that occur."""
-    return _once(Recall(average, classes, threshold), output, target)
+    return _once(Recall(average, classes, threshold, task=task), output, target)
 
 
-def f1(output, target, average: str | None = "macro", classes=None, threshold: float = 0.0):
+def f1(output, target, average: str | None = "macro", classes=None, threshold: float = 0.0, task: str | None = None):
     """2·precision·recall / (precision + recall), per class (average=None) or their mean over classes that occur."""
-    return _once(F1(average, classes, threshold), output, target)
+    return _once(F1(average, classes, threshold, task=task), output, target)
 
 
 def mean_absolute_error(output, target) -> float:
@@ -484,7 +619,7 @@ def check_matrix(matrix, classes: Sequence[str] | None) -> tuple[np.ndarray, lis
     array = _host(matrix)
     if array.ndim != 2 or array.shape[0] != array.shape[1]:
         raise ShapeError("a confusion matrix is square", received=str(array.shape))
-    names = [str(i) for i in range(len(array))] if classes is None else [str(name) for name in classes]
+    names = [str(i) for i in range(len(array))] if classes is None else [printable(name) for name in classes]
     if len(names) != len(array):
         raise ArgumentError(f"{len(names)} names for {len(array)} classes", fix=f"classes=names[:{len(array)}]")
     return array, names

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from deepcore.errors import ArgumentError, MissingDependencyError, ShapeError
+from deepcore.io.files import writing
 from deepcore.metrics import check_matrix
 from deepcore.tensor import Tensor
 
@@ -28,6 +31,11 @@ def _figure_class() -> type:
 
     class DeepcoreFigure(Figure):
         """A Figure that notebooks draw without pyplot."""
+
+        def savefig(self, fname, **kwargs):
+            """As matplotlib's. Errors: `FileAccessError` for a file that cannot be written."""
+            with writing(os.fsdecode(fname)) if isinstance(fname, (str, os.PathLike)) else contextlib.nullcontext():
+                super().savefig(fname, **kwargs)
 
         def _repr_png_(self) -> bytes:
             file = io.BytesIO()

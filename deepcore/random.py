@@ -7,10 +7,13 @@ normals agree to rounding. A draw takes whole blocks of four 32-bit words and le
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import operator
 import os
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from deepcore import locks
@@ -32,35 +35,41 @@ class Generator:
     """A stream of random numbers, and a position in it.
 
     `seed` is any whole number of 64 bits (default: from the operating system). Generators of one seed and different
-    `stream` (also 64 bits) are independent. Safe to use from several threads: no two draws get the same numbers.
+    `stream` (also 64 bits) are independent. Safe to use from several threads, by eager and compiled code alike: no two
+    draws get the same numbers.
 
     >>> g = Generator(0)
     >>> rand(2, generator=g)
     """
 
-    __slots__ = ("_ahead", "_lock", "_position", "_seed", "_stream")
+    __slots__ = ("_ahead", "_derived", "_position", "_seed", "_stream")
 
     def __init__(self, seed: int | None = None, stream: int = 0):
         watch.note("making a generator")
-        self._lock = locks.lock()
         self._restart(_entropy() if seed is None else _word("seed", seed), _word("stream", stream), 0)
 
     def _restart(self, seed: int, stream: int, position: int) -> None:
         self._seed, self._stream, self._position = seed, stream, position
         self._ahead: tuple[Any, ...] | None = None
+        self._derived = 0
+
+    def _here(self) -> Generator:
+        """The generator whose state this one stands for in this thread: itself, but inside `standing_in`."""
+        return _stand_ins.get((self, threading.get_ident()), self) if _stand_ins else self
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again from `seed`, at position 0 of the same stream. Returns the generator."""
         seed = _word("seed", seed)
         watch.note("seeding a generator")
-        with self._lock:
-            self._restart(seed, self._stream, 0)
+        with lock:
+            here = self._here()
+            here._restart(seed, here._stream, 0)
         return self
 
     def initial_seed(self) -> int:
         """The seed the generator was last given."""
         watch.note("reading a generator's state")
-        return self._seed
+        return self._here()._seed
 
     def seed(self) -> int:
         """Start again from a seed of the operating system, and return it."""
@@ -69,8 +78,9 @@ class Generator:
     def get_state(self) -> dict[str, int]:
         """`{"seed", "stream", "position"}`: three whole numbers below 2⁶⁴, which any file format can hold."""
         watch.note("reading a generator's state")
-        with self._lock:
-            return {"seed": self._seed, "stream": self._stream, "position": self._position}
+        with lock:
+            here = self._here()
+            return {"seed": here._seed, "stream": here._stream, "position": here._position}
 
     def set_state(self, state: dict[str, int]) -> Generator:
         """Continue exactly where the generator was when `get_state` gave `state`. Returns the generator."""
@@ -82,28 +92,56 @@ class Generator:
             )
         values = [_word(name, state[name]) for name in ("seed", "stream", "position")]
         watch.note("seeding a generator")
-        with self._lock:
-            self._restart(*values)
+        with lock:
+            self._here()._restart(*values)
         return self
+
+    def _mark(self) -> tuple[int, int, int]:
+        """(seed, stream, position) for `_go_back`: cheap enough for every step of a training loop."""
+        return self._seed, self._stream, self._position
+
+    def _go_back(self, mark: tuple[int, int, int]) -> None:
+        with lock:
+            self._restart(*mark)
 
     def split(self) -> Generator:
         """A new generator whose seed is the next number of this one: as good as independent of it."""
         low, high = random_bits(get_backend("cpu"), self, 2).tolist()
         return Generator(high << 32 | low)
 
+    def derive_seed(self) -> int:
+        """A seed for what may never draw: it takes no numbers from the stream, so that others' stay as they are.
+
+        A function of seed, stream, position, and how many were derived since the generator was seeded or restored.
+        """
+        with lock:
+            here = self._here()
+            here._derived += 1
+            return derive_stream(here._seed, here._stream, here._position, here._derived)
+
     def advance(self, blocks: int) -> tuple[int, int, int]:
         """Claim the next `blocks` blocks: (seed, stream, position of the first one)."""
-        with self._lock:
-            first = self._position
-            self._position = (first + blocks) % _WORD
+        with lock:
+            here = self._here() if _stand_ins else self
+            first = here._position
+            here._position = (first + blocks) % _WORD
             if mode.tracer is not None:
-                return mode.tracer.advance(self, self._seed, self._stream, first, blocks)
-            return self._seed, self._stream, first
+                return mode.tracer.advance(self, here._seed, here._stream, first, blocks)
+            return here._seed, here._stream, first
+
+    def claim(self, blocks: int, claims: list) -> tuple[int, int, int]:
+        """As `advance` outside of traces; adds to `claims` what `give_back` undoes."""
+        with lock:
+            here = self._here()
+            first, after = here._position, (here._position + blocks) % _WORD
+            # Noted before it happens: an interrupt in between must not leave numbers that are neither used nor noted.
+            claims.append((here, here._seed, here._stream, first, after))
+            here._position = after
+            return here._seed, here._stream, first
 
     def at(self, seed: int, stream: int, position: int) -> Generator:
         """Another generator, at a position."""
         other = Generator.__new__(Generator)
-        other._lock = locks.lock()
         other._restart(seed, stream, position)
         return other
 
@@ -114,6 +152,58 @@ class Generator:
         return Generator, (self._seed, self._stream), self.get_state()
 
     __setstate__ = set_state
+
+
+#: Held while the state of any generator changes. Re-entrant: the handler of a signal may draw.
+lock = locks.rlock()
+#: (generator, thread): the generator whose state counts there.
+_stand_ins: dict[tuple[Generator, int], Generator] = {}
+
+
+def _after_fork() -> None:
+    """Drop the stand-ins of threads that a forked child does not have, whose numbers it may give to others."""
+    for key in list(_stand_ins):
+        if key[1] != threading.get_ident():
+            del _stand_ins[key]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def give_back(claims: list) -> None:
+    """Undo `Generator.claim`, but where others have drawn since: no number is drawn twice."""
+    with lock:
+        for generator, seed, stream, first, after in reversed(claims):
+            if (generator._seed, generator._stream, generator._position) == (seed, stream, after):
+                generator._position = first
+        claims.clear()
+
+
+@contextlib.contextmanager
+def standing_in(seed: int, stream: int) -> Iterator[None]:
+    """Inside, this thread's draws from the default generator come from (seed, stream); other threads' do not."""
+    key = default_generator, threading.get_ident()
+    before = _stand_ins.get(key)
+    _stand_ins[key] = default_generator.at(seed, stream, 0)
+    try:
+        yield
+    finally:
+        if before is None:
+            del _stand_ins[key]
+        else:
+            _stand_ins[key] = before
+
+
+def derive_stream(*values: int) -> int:
+    """One 64-bit number out of several integers: SplitMix64's finalizer (Steele, Lea, Flood, 2014), chained."""
+    x = 0
+    for value in values:
+        x = (x + 0x9E3779B97F4A7C15 + value) % _WORD
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % _WORD
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % _WORD
+        x ^= x >> 31
+    return x
 
 
 def _word(name: str, value) -> int:
@@ -182,6 +272,8 @@ def random_bits(xp: Backend, generator: Generator | None, count: int):
     seed, stream, first = generator.advance(blocks)
     if blocks > _SMALL:
         return _philox(xp, seed, stream, first, blocks)[:count]
+    if _stand_ins:
+        generator = generator._here()
     ahead = generator._ahead
     if ahead is None or ahead[:3] != (xp, seed, stream) or not ahead[3] <= first <= ahead[3] + _AHEAD - blocks:
         ahead = (xp, seed, stream, first, _philox(xp, seed, stream, first, _AHEAD))

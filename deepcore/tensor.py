@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import math
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from deepcore.backend import Backend, backend_of, get_backend
+from deepcore.backend import BACKENDS, Backend, backend_of, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, DTypeError, GradientError, IndexRangeError, ShapeError
 from deepcore.kernels import watch
@@ -49,7 +51,7 @@ class Storage:
 class Tensor(TensorMethods):
     """An n-dimensional array that can record what is computed from it.
 
-    Made by `dc.tensor`, `dc.zeros`, …, never by this constructor. `data` is the raw NumPy or CuPy array, shared;
+    Made by `dc.tensor`, `dc.zeros`, …, never by this constructor, which raises for a user's arguments. `data` is the raw NumPy or CuPy array, shared;
     `grad` is None or a Tensor of the same shape and dtype.
     """
 
@@ -71,7 +73,13 @@ class Tensor(TensorMethods):
     # NumPy leaves `array + tensor` to the tensor.
     __array_priority__ = 1000
 
-    def __init__(self, data, backend: Backend, requires_grad: bool = False, node=None, spec=None):
+    def __init__(
+        self, data: Any = None, backend: Any = None, requires_grad: bool = False, node=None, spec=None, *more
+    ):
+        try:
+            BACKENDS[backend]  # the cheapest check that there is
+        except (KeyError, TypeError):
+            raise _no_constructor(data, backend, requires_grad, node, spec, *more) from None
         self._data = data
         self._spec = spec
         self.backend = backend
@@ -374,6 +382,19 @@ class Tensor(TensorMethods):
         return describe(self)
 
 
+def _no_constructor(*args) -> ArgumentError:
+    """The error for Tensor(2, 3), Tensor([1, 2]) and the like."""
+    arguments = [a for a in args if a is not None and a is not False]
+    sizes = arguments and all(isinstance(n, int) and not isinstance(n, bool) for n in arguments)
+    fix = "dc.tensor(data) makes one of data, dc.empty(sizes) one of unset numbers"
+    if sizes:
+        size = ", ".join(map(str, arguments))
+        fix = f"dc.empty({size}) has that size and unset numbers, dc.zeros({size}) zeros"
+        if len(arguments) == 1:
+            fix += f", dc.tensor({size}) holds that number"
+    return ArgumentError("dc.Tensor is a type, and functions make its objects", fix=fix)
+
+
 def _rebuild(cls, array, backend: str, requires_grad: bool):
     backend_ = get_backend(backend)
     tensor_ = cls.__new__(cls)
@@ -396,77 +417,176 @@ def _owner(data, backend) -> Backend:
     if isinstance(data, Tensor):
         return data.backend
     if hasattr(data, "__cuda_array_interface__"):
-        return backend_of(data) or get_backend()
+        there = getattr(data, "__dlpack_device__", None)
+        return backend_of(data) or get_backend(f"cuda:{there()[1]}" if there else None)
     return get_backend()
 
 
 def _to_raw(data, dtype, backend: Backend, copy: bool):
     """Any array, number, nested list or Tensor as a raw array on `backend`."""
     source: Backend | None
+    exact = False  # a conversion between tensors has PyTorch's bits, where numbers do not fit, too
     if isinstance(data, Tensor):
         raw, source = data._data, data.backend
     else:
+        exact = True
         source = backend if type(data) is backend.array_type else backend_of(data)
         raw = data
         if watch.count and hasattr(data, "dtype") and not isinstance(data, watch.Traced):
             watch.note("an array that comes in inside of the function: make it an argument")
-        if source is None or not hasattr(data, "dtype"):
+        if source is None and hasattr(data, "__dlpack_device__"):
+            raw, source = _exchanged(data)
+        elif source is None or not hasattr(data, "dtype"):
             source, raw = get_backend("cpu"), _host_array(data, dtype)
+        elif isinstance(raw, watch.Traced):
+            if copy or (dtype is not None and raw.dtype != dt.as_dtype(dtype)):
+                watch.note("copying or converting an array: dc.as_tensor(…) of it, and .clone() or .to(dtype) of that")
+        elif type(raw) is not source.array_type:
+            raw = source.asarray(_unmasked(raw))
     if raw.dtype not in dt.DTYPES.values():
         dt.as_dtype(raw.dtype)
     if dtype is not None:
         dtype = dt.as_dtype(dtype)
     elif raw.dtype.byteorder not in "=|":
         dtype = dt.as_dtype(raw.dtype)
-    if not hasattr(raw, "shape") or type(raw) is not source.array_type:
-        raw = source.asarray(raw)
+    if dtype is not None and raw.dtype is not dtype and raw.dtype != dtype:
+        raw, copy = _converted(raw, dtype, source) if exact else raw.astype(dtype), False
     if source is not backend:
         raw = backend.from_host(source.to_host(raw))
         copy = copy and backend.name == "cpu" and source.name == "cpu"
-    if dtype is not None and raw.dtype is not dtype and raw.dtype != dtype:
-        return raw.astype(dtype)
     return raw.copy() if copy else raw
+
+
+def _converted(raw, dtype, backend: Backend):
+    """`raw` in another dtype; a number that the dtype cannot hold raises."""
+    if raw.size and not dt.holds(dtype, raw.dtype):
+        low, high = dt.span(dtype)
+        if not (low < raw.min().item() and raw.max().item() < high):  # NaN and infinities come here, too
+            xp = backend
+            if dt.is_floating(dtype):
+                bad = xp.logical_and(xp.isfinite(raw), xp.logical_or(raw <= low, raw >= high))
+            elif dt.is_floating(raw.dtype):  # span's ends are no floats of every dtype; these are powers of two
+                whole = xp.trunc(raw.astype(dt.float64))
+                bad = xp.logical_not(xp.logical_and(whole >= low + 1, whole < high))
+            else:
+                first, last = dt.span(raw.dtype)
+                bad = xp.logical_or(raw < max(low, first) + 1, raw > min(high, last) - 1)
+            if bool(bad.any()):
+                at = int(xp.argmax(bad.reshape(-1)).item())
+                raise dt.misfit(raw.reshape(-1)[at].item(), dtype, _place(at, raw.shape))
+    return raw.astype(dtype)
+
+
+def _place(flat: int, shape: tuple[int, ...]) -> str:
+    """The index, as in `[2, 0]`, of the element that is `flat`th in row order."""
+    index = []
+    for n in reversed(shape):
+        flat, at = divmod(flat, n)
+        index.append(at)
+    return f"[{', '.join(map(str, reversed(index)))}]" if shape else ""
+
+
+def _unmasked(array):
+    """`array`, once it is no masked array with masked elements, whose mask a tensor would lose."""
+    if hasattr(array, "filled") and hasattr(array, "mask"):
+        if array.mask.any():
+            raise DTypeError(
+                "a tensor has no mask, and elements of this masked array are masked",
+                received=f"{int(array.mask.sum())} masked of {array.size} elements",
+                fix="array.filled(value) puts a number in their place, array.compressed() leaves them out",
+            )
+        return array.data
+    return array
+
+
+def _exchanged(source):
+    """(the memory of another library's array as a raw array, its backend), by DLPack."""
+    kind, index = source.__dlpack_device__()
+    backend = get_backend("cpu" if kind == 1 else f"cuda:{index}")
+    problem: Exception
+    try:
+        return backend.from_dlpack(source), backend
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        problem = error
+    name = type(source).__module__.partition(".")[0]
+    if getattr(source, "requires_grad", False) is True:
+        raise GradientError(
+            f"an array of {name} that requires grad would lose its gradient here", fix="hand over array.detach()"
+        )
+    if str(source.dtype).endswith("bfloat16"):  # DLPack has it, NumPy's reader has not: the same bits as int16
+        int16 = getattr(sys.modules.get(name), "int16", "int16")
+        return backend.from_dlpack(source.view(int16)).view(dt.bfloat16), backend
+    raise DTypeError(
+        f"this array of {name} cannot be read: {problem}",
+        expected="one of " + ", ".join(dt.DTYPES),
+        received=str(source.dtype),
+        fix="convert it there first, to float32 for example",
+    ) from None
 
 
 def _host_array(data, dtype=None):
     """A number or nested list as a NumPy array: whole numbers are int64, others float32, unless NumPy scalars say more."""
     host = get_backend("cpu")
-    if isinstance(data, (builtins.list, tuple)) and any(isinstance(leaf, Tensor) for leaf in _leaves(data)):
-        data = _untensor(data)
+    kinds = set(map(type, leaves(data)))
+    if isinstance(data, (builtins.list, tuple)) and any(hasattr(kind, "__dlpack__") for kind in kinds):
+        data = _plain_leaves(data)
     try:
         array = host.array(data)
     except (ValueError, TypeError) as error:
-        raise ShapeError(
-            f"this data does not form one array: {error}", fix="give rows of equal length, or pad them first"
-        ) from None
-    if array.dtype.kind == "O" or array.dtype.kind in "USMm":
-        raise DTypeError(f"tensors hold numbers, not {type(data).__name__} data of dtype {array.dtype}")
+        if "inhomogeneous" in str(error) or "sequence" in str(error):
+            raise ShapeError(
+                f"this data does not form one array: {error}", fix="give rows of equal length, or pad them first"
+            ) from None
+        raise DTypeError(f"{type(data).__name__} data does not form an array: {error}") from None
+    numpy_scalars = any(hasattr(kind, "dtype") for kind in kinds)
+    whole = all(issubclass(kind, int) for kind in kinds) and array.dtype.kind in "fO" and array.size
+    if whole and (dtype is None or not dt.is_floating(dt.as_dtype(dtype))):  # beyond NumPy's integers
+        wanted = dt.int64 if dtype is None else dt.as_dtype(dtype)
+        array = host.array(data, dtype=object)
+        bad = [not dt.fits(value, wanted) for value in array.reshape(-1)]
+        if any(bad):
+            raise dt.misfit(array.reshape(-1)[bad.index(True)], wanted, _place(bad.index(True), array.shape))
+        array = array.astype(wanted)
+    elif array.dtype.kind == "O" and kinds and all(issubclass(kind, (int, float)) for kind in kinds):
+        try:
+            array = array.astype(dt.float64)
+        except OverflowError:
+            raise dt.misfit(max(leaves(data), key=abs), dt.float64) from None
+    if array.dtype.kind in "OUSMmV" and not dt.is_supported(array.dtype):
+        raise DTypeError(
+            f"tensors hold numbers, not {' or '.join(sorted(kind.__name__ for kind in kinds))} data",
+            fix="iterators and sets: dc.tensor(list(data))"
+            if isinstance(data, (set, frozenset)) or hasattr(data, "__next__")
+            else None,
+        )
     if dtype is not None:  # keep what the numbers hold: 0.1 as float64 is not float32's 0.1
         return array
-    numpy_scalars = any(hasattr(leaf, "dtype") for leaf in _leaves(data))
     if (array.dtype == dt.float64 and not numpy_scalars) or (not array.size and not numpy_scalars):
-        array = array.astype(dt.default_float)
+        array = _converted(array, dt.default_float, host)
     elif array.dtype.kind in "iu" and not numpy_scalars:
-        if array.dtype == dt.uint64:
-            raise DTypeError(
-                f"the number {array.max()} does not fit dtype int64", fix="pass dtype=dc.uint64, or a floating dtype"
-            )
-        array = array.astype(dt.int64)
+        array = _converted(array, dt.int64, host)
     return array
 
 
-def _leaves(data):
+def leaves(data):
+    """The items of nested lists, in order."""
     if isinstance(data, (builtins.list, tuple)):
         for item in data:
-            yield from _leaves(item)
+            yield from leaves(item)
     else:
         yield data
 
 
-def _untensor(data):
+def _plain_leaves(data):
+    """Nested lists with the tensors and arrays in them as NumPy arrays."""
     if isinstance(data, (builtins.list, tuple)):
-        return [_untensor(item) for item in data]
-    return data.detach().numpy() if isinstance(data, Tensor) else data
+        return [_plain_leaves(item) for item in data]
+    if isinstance(data, Tensor):
+        return data.detach().numpy()
+    if hasattr(data, "__dlpack_device__"):
+        raw, backend = (_unmasked(data), get_backend("cpu")) if backend_of(data) else _exchanged(data)
+        return backend.to_host(raw)
+    return data
 
 
 def _finish(raw, backend: Backend, requires_grad: bool) -> Tensor:
@@ -479,7 +599,8 @@ def tensor(data, dtype=None, backend=None, requires_grad: bool = False) -> Tenso
     """A new tensor holding a copy of `data` (number, nested list, array or Tensor).
 
     Python floats become float32 and whole numbers int64; arrays keep their dtype and, unless `backend`
-    says otherwise, CuPy arrays stay on their GPU.
+    says otherwise, CuPy arrays stay on their GPU. A number that `dtype` cannot hold raises `DTypeError` (fractions are
+    cut in integers), and so does a NumPy array with masked elements; a Tensor is converted as by `to`.
     """
     owner = _owner(data, backend)
     if isinstance(data, Tensor):
@@ -488,7 +609,9 @@ def tensor(data, dtype=None, backend=None, requires_grad: bool = False) -> Tenso
 
 
 def as_tensor(data, dtype=None, backend=None) -> Tensor:
-    """As `tensor`, but memory is shared where it can be; a Tensor that already fits is returned as it is."""
+    """As `tensor`, but memory is shared where it can be, also with other libraries' arrays (DLPack); a Tensor that fits
+    is returned as it is.
+    """
     owner = _owner(data, backend)
     if isinstance(data, Tensor):
         if data.backend is owner and (dtype is None or data.dtype == dt.as_dtype(dtype)):
@@ -513,9 +636,8 @@ def from_dlpack(source) -> Tensor:
         raise ArgumentError(
             "from_dlpack takes an array that speaks DLPack", received=type(source).__name__, fix="dc.as_tensor(data)"
         )
-    kind, index = source.__dlpack_device__()
-    backend = get_backend("cpu") if kind == 1 else get_backend(f"cuda:{index}")
-    return Tensor(backend.from_dlpack(source), backend)
+    raw, backend = _exchanged(source)
+    return Tensor(raw, backend)
 
 
 def _shape(size: tuple) -> tuple[int, ...]:
@@ -547,13 +669,13 @@ empty = _maker("empty", "A tensor whose contents are whatever the memory held.")
 
 
 def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
-    """A tensor with every element `fill_value`; the dtype follows the value."""
+    """A tensor with every element `fill_value`; the dtype follows the value, and has to hold it."""
     xp = get_backend(backend)
+    if isinstance(fill_value, Tensor) or hasattr(fill_value, "dtype"):
+        fill_value = fill_value.item()
     if dtype is None:
         dtype = dt.bool_ if isinstance(fill_value, bool) else int if isinstance(fill_value, int) else float
     size = size if isinstance(size, (tuple, list)) else (size,)
-    if isinstance(fill_value, Tensor):
-        fill_value = fill_value.item()
     kind = dt.as_dtype(dtype)
     return _finish(xp.full(_shape(tuple(size)), xp.constant(fill_value, kind), dtype=kind), xp, requires_grad)
 
@@ -590,35 +712,54 @@ def _number(name: str, value):
 
 
 def arange(start, end=None, step=1, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
-    """start, start + step, … below `end`; int64 when all three are whole numbers, else float32."""
+    """start, start + step, … below `end`; int64 when all three are whole numbers, else float32.
+
+    With an integer `dtype` the fractions of all three are cut first. The dtype has to hold every number.
+    """
     if end is None:
         start, end = 0, start
     values = [_number("arange", v) for v in (start, end, step)]
+    if dtype is None:
+        dtype = int if all(isinstance(v, int) for v in values) else float
+    kind = dt.as_dtype(dtype)
+    if kind == dt.bool_:
+        raise DTypeError("arange counts, which bool cannot", fix="dtype=dc.uint8, or dc.arange(n) > 0")
+    if not dt.is_floating(kind) and all(isinstance(v, int) or math.isfinite(v) for v in values):
+        values = [int(v) for v in values]
     if values[2] == 0:
-        raise ArgumentError("arange needs a step that is not zero")
+        raise ArgumentError("arange needs a step that is not zero", received=f"step {step} in {dt.name_of(kind)}")
     if not 0 <= (values[1] - values[0]) / values[2] < float("inf"):  # false for NaN, too
         raise ArgumentError(
             "arange: the step must lead from start to a finite end",
             received=f"start {values[0]}, end {values[1]}, step {values[2]}",
         )
-    if dtype is None:
-        dtype = int if all(isinstance(v, int) for v in values) else float
     xp = get_backend(backend)
-    kind = dt.as_dtype(dtype)
-    count = max(0, -int(-((values[1] - values[0]) / values[2]) // 1))
-    if not all(isinstance(v, int) for v in values) and dt.is_floating(kind):
-        raw = (xp.arange(count, dtype=dt.float64) * values[2] + values[0]).astype(kind)
+    if all(isinstance(v, int) for v in values):
+        numbers = range(*values)
+        _check_ends(kind, values[0], numbers[-1] if numbers else values[0])
+        raw = xp.arange(*values, dtype=kind)
     else:
-        raw = xp.arange(values[0], values[1], values[2], dtype=kind)
+        count = max(0, -int(-((values[1] - values[0]) / values[2]) // 1))
+        _check_ends(kind, values[0], values[0] + max(0, count - 1) * values[2])
+        raw = (xp.arange(count, dtype=dt.float64) * values[2] + values[0]).astype(kind)
     return _finish(raw, xp, requires_grad)
+
+
+def _check_ends(kind, *ends) -> None:
+    """Raise where the first or the last number of a range does not fit its dtype."""
+    for value in ends:
+        if not dt.fits(value, kind):
+            raise dt.misfit(value, kind)
 
 
 def linspace(start, end, steps: int, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
     """`steps` evenly spaced values from `start` to `end`, both included."""
     xp = get_backend(backend)
     start, end = _number("linspace", start), _number("linspace", end)
+    kind = dt.as_dtype(dtype or dt.default_float)
+    _check_ends(kind, start, end)
     raw = xp.linspace(float(start), float(end), *_shape((steps,)), dtype=dt.float64)
-    return _finish(raw.astype(dt.as_dtype(dtype or dt.default_float)), xp, requires_grad)
+    return _finish(raw.astype(kind), xp, requires_grad)
 
 
 def eye(n: int, m: int | None = None, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:

@@ -24,6 +24,7 @@ USUAL = (
     "sum_columns_float32",
     "pool_serve",
     "update_gather",
+    "gradient_finite_float32",
     "cross_entropy_grad_tiles_float32",
     "cross_entropy_loss_float32",
     "targets_float32",

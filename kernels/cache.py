@@ -2,7 +2,7 @@
 
 A file is read only if it and its folder belong to this user, nobody else may write them, neither is a link, and the
 digest at its head fits. Whatever is wrong with it, it counts as missing; whatever is wrong with the folder, kernels
-live in memory.
+live in memory, and one warning says so.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import importlib.util
 import os
 import stat
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from deepcore.config import settings
+from deepcore.errors import DeepcoreWarning
 
 _MAGIC = b"deepcore kernel\n"
 _SUFFIX, _SOURCE = ".kernel", ".py"
@@ -137,11 +139,30 @@ def _read(place: int | str, name: str) -> bytes | None:
 
 def write(stem: str, data: bytes) -> bool:
     """Keep an object; False where that is not possible. Another process sees all of it or nothing."""
+    global _unkept
     if not numba_version():
         return False
     name = f"{stem}-{numba_version()}{_SUFFIX}"
     body = name.encode() + b"\n" + data
-    return _write(name, _MAGIC + hashlib.sha256(body).digest() + body)
+    done = _write(name, _MAGIC + hashlib.sha256(body).digest() + body)
+    _unkept = _unkept or not done
+    return done
+
+
+_unkept = _warned = False
+
+
+def warn_unkept() -> None:
+    """Warn, the first time, if an object could not be kept."""
+    global _warned
+    if _unkept and not _warned:
+        _warned = True
+        warnings.warn(
+            f"compiled kernels cannot be kept in {folder() or 'a cache'}: {problem() or 'writing there fails'}"
+            "; every process compiles them anew; fix: DEEPCORE_CACHE=FOLDER, a folder of yours that can be written",
+            DeepcoreWarning,
+            stacklevel=5,
+        )
 
 
 def write_source(stem: str, text: str) -> bool:

@@ -9,7 +9,7 @@ from deepcore.kernels.compiler import Kernel
 from deepcore.kernels.program import Launch, Ref, Step
 
 #: The bits of an exponent, all of them set in infinities and NaNs alone, by dtype.
-_EXPONENTS = {float16: 0x7C00, bfloat16: 0x7F80, float32: 0x7F80_0000, float64: 0x7FF0_0000_0000_0000}
+EXPONENTS = {float16: 0x7C00, bfloat16: 0x7F80, float32: 0x7F80_0000, float64: 0x7FF0_0000_0000_0000}
 #: Elements of a slice, and up to which arrays are looked at together.
 _SLICE = 1 << 15
 
@@ -65,7 +65,7 @@ FINITE = {dtype: Kernel(f"finite_{dtype.name}", _build_finite, dtype.name) for d
 WITHIN = {dtype: Kernel(f"within_{dtype.name}", _build_within, dtype.name) for dtype in (int32, int64)}
 _ALL_FINITE = {
     dtype: Kernel(f"all_finite_{dtype.name}", _build_all_finite, dtype.itemsize, exponent)
-    for dtype, exponent in _EXPONENTS.items()
+    for dtype, exponent in EXPONENTS.items()
 }
 
 

@@ -103,7 +103,8 @@ class Kernel:
                 except Exception as error:
                     self.state = "failed"
                     _warn(f"kernel {self.name} cannot be compiled ({type(error).__name__}: {error})")
-            return self.state
+        cache.warn_unkept()
+        return self.state
 
     def _make(self) -> str:
         try:

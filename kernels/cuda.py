@@ -64,6 +64,7 @@ class Kernel:
                 if target not in self._ptx:
                     self.states[target] = "failed"
                     self._ptx[target] = self._make(target)
+            cache.warn_unkept()
         return self._ptx[target]
 
     def _make(self, target: int) -> str | None:

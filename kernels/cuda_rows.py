@@ -176,7 +176,7 @@ def _softmax_grad(tools, dtype: str, group: int, log_of: bool):
             total = sum_of(total)
             for i in range(t, n, group):
                 if log_of:
-                    out[at + i] = g[at + i] - exp(y[at + i]) * total
+                    out[at + i] = g[at + i] - (zero if total == zero else exp(y[at + i]) * total)
                 else:
                     out[at + i] = y[at + i] * (g[at + i] - total)
 
@@ -479,8 +479,11 @@ def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool
         if weighted & smoothed:
             weights = every[0]
         for r in range(block() * each + thread() // group, rows, blocks() * each):
-            at, y = r * n, target[r]
-            if (y == ignored) | (y < 0) | (y >= n):
+            at, y, q = r * n, target[r], zero
+            counts = (y != ignored) & (y >= 0) & (y < n)
+            if counts:
+                q = weight[y] if weighted else one
+            if not counts if smoothed else q == zero:
                 if t == 0:
                     losses[r] = zero
                 if recorded:
@@ -495,15 +498,15 @@ def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool
                 total += exp(x[at + i] - best)
             total = sum_of(total)
             lead = log(total)
-            q = one - smoothing
-            if weighted:
-                q = q * weight[y]
-            loss = q * (lead - (x[at + y] - best))
+            q = (one - smoothing) * q
+            loss = q * (lead - (x[at + y] - best)) if q != zero else zero
             if smoothed:
                 others = zero
                 for i in range(t, n, group):
                     term = lead - (x[at + i] - best)
-                    others += weight[i] * term if weighted else term
+                    if weighted:
+                        term = weight[i] * term if weight[i] != zero else zero
+                    others += term
                 loss += share * sum_of(others)
             if t == 0:
                 losses[r] = loss

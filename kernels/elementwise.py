@@ -250,6 +250,7 @@ MAPS: dict[str, Map] = {
     **{name: Map(name, "beta", "threshold") for name in ("softplus", "softplus_grad")},
     **{name: Map(name) for name in (
         "mse", "mse_grad", "l1", "l1_grad", "bce", "bce_grad", "bce_with_logits", "bce_with_logits_grad",
+        "bce_with_logits_weighted", "bce_with_logits_weighted_grad", "weigh",
     )},
     **{name: Map(name, "beta") for name in ("smooth_l1", "smooth_l1_grad")},
     **{name: Map(name, "delta") for name in ("huber", "huber_grad")},

@@ -16,7 +16,8 @@ __all__ = ["sigmoid", "tanh"]
 _DENSITY_AT_0 = 0.3989422804014327  # 1/√(2π)
 _ROOT_2_PI = 0.7978845608028654  # √(2/π)
 _CUBE = 0.044715
-_E_TO_MINUS_100 = 3.720075976020836e-44
+_LEAST_VARIANCE = 1e-12
+_FAR = 1e4  # beyond it GELU and SiLU are 0 or x, and 0·∞ lies ahead
 _PLAIN_FROM = 100.0  # ln(1 + eˣ) rounds to x from 37 on, and the sum that finds it knows no infinity
 
 
@@ -33,6 +34,11 @@ def sub(x, y):
 
 def mul(x, y):
     return x * y
+
+
+def weigh(weight, x):
+    """0 where the weight is 0, whatever x is."""
+    return 0.0 if weight == 0.0 else weight * x
 
 
 def true_divide(x, y):
@@ -168,17 +174,23 @@ def normal_density(a):
 def gelu(x):
     """x·Φ(x), Φ the normal distribution function."""
     below, _ = normal(x)
-    return x * below
+    return (-_FAR if x < -_FAR else x) * below
 
 
 def gelu_grad(g, x):
     below, e = normal(x)
-    return g * fma(x * _DENSITY_AT_0, e, below)
+    return g * fma(bounded(x) * _DENSITY_AT_0, e, below)
+
+
+def bounded(x):
+    """x, held where a slope is 0 or 1 beyond."""
+    return _FAR if x > _FAR else (-_FAR if x < -_FAR else x)
 
 
 def gelu_tanh(x):
     """x·σ(2√(2/π)(x + 0.044715x³)), which is ½x(1 + tanh(…))."""
-    return x * sigmoid((2.0 * _ROOT_2_PI) * (x + _CUBE * (x * x * x)))
+    y = -_FAR if x < -_FAR else x
+    return y * sigmoid((2.0 * _ROOT_2_PI) * (y + _CUBE * (y * y * y)))
 
 
 def gelu_tanh_grad(g, x):
@@ -194,13 +206,14 @@ def gelu_tanh_grad(g, x):
 def silu(x):
     """x·σ(x)."""
     high, low, inverse = sigmoid_parts(x)
-    y = 1e30 if x > 1e30 else x  # low is 0 there
-    return fma(x, high, y * (low * inverse))
+    y = bounded(x)  # low is 0 beyond, or high
+    return fma(-_FAR if x < -_FAR else x, high, y * (low * inverse))
 
 
 def silu_grad(g, x):
-    s = sigmoid(x)
-    return g * (s * fma(x, 1.0 - s, 1.0))
+    y = bounded(x)
+    s = sigmoid(y)
+    return g * (s * fma(y, 1.0 - s, 1.0))
 
 
 def softplus(x, beta, threshold):
@@ -269,11 +282,28 @@ def huber_grad(g, x, target, delta):
 
 def bce_with_logits(x, target):
     """-[y·ln σ(x) + (1 - y)·ln(1 - σ(x))] of target y."""
-    return ((0.0 if x <= 0.0 else x) - x * target) + log1p_sum(0.0, exp_below(-abs(x)))
+    return hinge(x, 1.0 - target, target) + log1p_sum(0.0, exp_below(-abs(x)))
+
+
+def hinge(x, above, below):
+    """above·x where x > 0, -below·x elsewhere; 0 where the factor is, also of an infinite x."""
+    factor = above if x > 0.0 else -below
+    return 0.0 if factor == 0.0 else factor * x
 
 
 def bce_with_logits_grad(g, x, target):
     return g * (sigmoid(x) - target)
+
+
+def bce_with_logits_weighted(x, target, positive):
+    """-[p·y·ln σ(x) + (1 - y)·ln(1 - σ(x))] of target y and positive weight p."""
+    rest, share = 1.0 - target, positive * target
+    return hinge(x, rest, share) + (rest + share) * log1p_sum(0.0, exp_below(-abs(x)))
+
+
+def bce_with_logits_weighted_grad(g, x, target, positive):
+    share = positive * target
+    return g * (((1.0 - target) + share) * sigmoid(x) - share)
 
 
 def bce(x, target):
@@ -283,6 +313,6 @@ def bce(x, target):
 
 
 def bce_grad(g, x, target):
-    """Nothing from a logarithm that is held."""
-    inside = (x - target) / (x * (1.0 - x))
-    return g * (-target if x >= 1.0 else (1.0 - target if x <= _E_TO_MINUS_100 else inside))
+    """Over x(1 - x), held at 1e-12 or above."""
+    variance = x * (1.0 - x)
+    return g * ((x - target) / (_LEAST_VARIANCE if variance < _LEAST_VARIANCE else variance))

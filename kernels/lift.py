@@ -194,6 +194,29 @@ def pause() -> Callable:
 
 
 @functools.cache
+def multiply_high() -> Callable:
+    """high(a, b): the upper 64 bits of the product of two int64, both taken as numbers without a sign."""
+    from llvmlite import ir
+    from numba import types
+
+    def generate(context, builder, a, b):
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(a, wide), builder.zext(b, wide))
+        return builder.trunc(builder.lshr(product, wide(64)), a.type)
+
+    return intrinsic(types.int64, "ii", generate)
+
+
+@functools.cache
+def leading_zeros() -> Callable:
+    """zeros(a): how many of the upper bits of an int64 are 0, at most 63: a is not 0."""
+    from llvmlite import ir
+    from numba import types
+
+    return intrinsic(types.int64, "i", lambda c, b, a: b.ctlz(a, ir.IntType(1)(1)))
+
+
+@functools.cache
 def call_kernel() -> Callable:
     """call(address, words, slice): the status of the kernel at an address."""
     from llvmlite import ir

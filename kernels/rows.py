@@ -198,7 +198,7 @@ def _softmax_grad(tools, dtype: str):
 
 
 def _log_softmax_grad(tools, dtype: str):
-    """g - exp(y)·Σ g. Words: g, y, out, rows, n, rows of a slice."""
+    """g - exp(y)·Σ g, which is g where Σ g is 0. Words: g, y, out, rows, n, rows of a slice."""
     dt = np.dtype(dtype)
     view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
     exp, total, block = tools.lift(exp_below, dt), plain(tools, dt), tools.local(dt, LANES)
@@ -218,7 +218,7 @@ def _log_softmax_grad(tools, dtype: str):
                     for j in range(LANES):
                         e[j] = exp(y[i + j])
                     for j in range(LANES):
-                        e[j] = g[i + j] - e[j] * s
+                        e[j] = g[i + j] - (zero if s == zero else e[j] * s)
                     for j in range(LANES):
                         out[i + j] = e[j]
                 else:
@@ -226,7 +226,7 @@ def _log_softmax_grad(tools, dtype: str):
                     for j in range(LANES):
                         e[j] = exp(e[j])
                     for j in range(rest):
-                        out[i + j] = g[i + j] - e[j] * s
+                        out[i + j] = g[i + j] - (zero if s == zero else e[j] * s)
         return 0
 
     return kernel
@@ -352,7 +352,10 @@ def _softmax_grad_tiles(tools, log: bool, dtype: str):
             for i in range(n):
                 for j in range(LANES):
                     k = LANES * i + j
-                    u[k] = u[k] - exp(v[k]) * sums[j] if log else v[k] * (u[k] - sums[j])
+                    if log:
+                        u[k] = u[k] - (zero if sums[j] == zero else exp(v[k]) * sums[j])
+                    else:
+                        u[k] = v[k] * (u[k] - sums[j])
             store(out, u, base, n, step, apart, count)
         return 0
 
@@ -509,7 +512,7 @@ def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
 
         @tools.inline
         def spread(x, y, weight, i, c, d):
-            return weight[i] * (d - (x[i] - c))
+            return weight[i] * (d - (x[i] - c)) if weight[i] != zero else zero
 
         others = summing(tools, dt, spread)
 
@@ -522,7 +525,8 @@ def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
         for r in range(part * a[8], min(a[5], (part + 1) * a[8])):
             x, out = view(a[0] + r * n * size), view(a[4] + r * n * size)
             y = target[r]
-            if y == ignored:
+            q = zero if y == ignored else (weight[y] if a[2] else one)
+            if (y == ignored) if smoothed else (q == zero):
                 losses[r] = zero
                 if recorded:
                     for i in range(n):
@@ -531,8 +535,8 @@ def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
             c = best(x, n)
             s = total(x, out, n, c)
             d = log(s)
-            q = (one - smoothing) * (weight[y] if a[2] else one)
-            loss = q * (d - (x[y] - c))
+            q *= one - smoothing
+            loss = q * (d - (x[y] - c)) if q != zero else zero
             if smoothed:
                 loss += share * others(x, x, weight, n, c, d)
             losses[r] = loss
@@ -591,13 +595,15 @@ def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
                 chosen[j] = log(sums[j]) - (chosen[j] - top[j])
             if smoothed:
                 for i in range(n):
-                    for j in range(count):
-                        d = x[base + i * step + j * apart]
-                        loss[j] += weight[i] * (log(sums[j]) - (d - top[j]))
+                    if weight[i] != zero:
+                        for j in range(count):
+                            d = x[base + i * step + j * apart]
+                            loss[j] += weight[i] * (log(sums[j]) - (d - top[j]))
             for j in range(count):
-                kept = target[first + j] != ignored
-                value = q[j] * chosen[j] + share * loss[j] if smoothed else q[j] * chosen[j]
-                losses[first + j] = value if kept else zero
+                value = q[j] * chosen[j] if q[j] != zero else zero
+                if smoothed:
+                    value = value + share * loss[j] if target[first + j] != ignored else zero
+                losses[first + j] = value
             if recorded:
                 if smoothed:
                     b = share * scale
@@ -621,7 +627,7 @@ def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
                             tile[LANES * i + j] = tile[LANES * i + j] * sums[j]
                 for j in range(count):
                     y = target[first + j]
-                    if y != ignored:
+                    if (y != ignored) if smoothed else (q[j] != zero):
                         tile[LANES * y + j] -= q[j]
                     else:
                         for i in range(n):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import sqrt as _sqrt  # not math.sqrt below: `lift` would take its name for that of our own
 from types import FunctionType, ModuleType
@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deepcore.backend.dtypes import float32, float64
-from deepcore.kernels import compiler, pool
+from deepcore.kernels import compiler, pool, register
+from deepcore.kernels.checks import EXPONENTS
 from deepcore.kernels.compiler import Kernel, address
 from deepcore.kernels.program import Buffer, Launch, Table
 
@@ -34,9 +35,9 @@ _AHEAD = 512
 # Columns of a table.
 _START, _SIZE, _GRADIENT = 0, 1, 2
 # Slots: the largest norm allowed, the largest magnitude allowed, whether a norm that is not finite stops the program;
-# the norm found, the factor for the gradients, and why the program stopped.
+# the norm, the factor for the gradients, and why the program stopped.
 _MAX_NORM, _BOUND, _FINITE, NORM, FACTOR, STOPPED, _SLOTS = range(7)
-#: Why a program stopped: an array is not what the table was made for; the norm is not finite.
+#: Why a program stopped: an array is not what the table was made for; a gradient, or their norm, is not finite.
 MISFIT, NOT_FINITE = 1, 2
 
 #: PyTorch's guard against division by zero.
@@ -140,6 +141,31 @@ def updates_together(xp, update: Update, entries: list[tuple], kept: dict) -> Ca
 def run_update(xp, update: Update, scalars: dict[str, float], w, g, *states) -> None:
     """One parameter's update, in place, by whole arrays or what is registered as "update" for the backend."""
     (xp.impls.get(_RUN) or xp.bind(_RUN))(xp, w, g, *states, update=update, scalars=scalars)
+
+
+class _AllFinite:
+    """`all_finite(xp, *arrays)`: bound to each backend as an op is."""
+
+    name = "all_finite"
+
+    @staticmethod
+    def forward(xp, *arrays) -> bool:
+        checks = [xp.isfinite(x).all() for x in arrays]
+        return bool(xp.stack(checks).all()) if checks else True
+
+
+_FINITE_OP: Any = _AllFinite()
+
+
+def all_finite(xp, arrays: list) -> bool:
+    """Whether no array of floats has a NaN or infinity."""
+    return (xp.impls.get(_FINITE_OP) or xp.bind(_FINITE_OP))(xp, *arrays)
+
+
+@register("all_finite", "cpu", needs_numba=False)
+def _all_finite(xp, *arrays):
+    table = Gradients.of(arrays, written=False)
+    return NotImplemented if table is None else table.finite()
 
 
 def _kernel(formula: FunctionType, states: int, dtype) -> Kernel:
@@ -330,6 +356,37 @@ def _build_total(tools, dtype: str):
     return kernel
 
 
+def _build_finite(tools, dtype: str, exponent: int):
+    """Stops where a gradient has a NaN or infinity. Words: rows, elements in all, table, its width, slots."""
+    dt = np.dtype(f"u{np.dtype(dtype).itemsize}")
+    view, words, floats, whole = tools.view(dt), tools.words(), tools.view(np.dtype(np.float64)), dt.type
+    find, mask, zero = tools.inline(_find), whole(exponent), whole(0)
+
+    @tools.inline
+    def highest(g, start, stop):
+        top = zero
+        for i in range(start, stop):
+            bits = whole(g[i] & mask)  # numba widens it
+            top = bits if bits > top else top
+        return top
+
+    def kernel(a, part):
+        rows, table, width, slots = a[0], words(a[2]), a[3], floats(a[4])
+        low, high = part * SLICE, min(a[1], (part + 1) * SLICE)
+        row, top = find(table, width, rows, low), zero
+        while row < rows and table[row * width] < high:
+            begin = table[row * width]
+            start, stop = max(low - begin, 0), min(high - begin, table[row * width + 1])
+            top = max(top, highest(view(table[row * width + 2]), start, stop))
+            row += 1
+        if top == mask:
+            slots[STOPPED] = NOT_FINITE
+            return 1
+        return 0
+
+    return kernel
+
+
 def _build_scale(tools, dtype: str):
     """g[i] = clip(g[i])·factor. Words: rows, elements in all, table, its width, slots."""
     dt = np.dtype(dtype)
@@ -359,6 +416,10 @@ def _build_scale(tools, dtype: str):
 _NORM = {dtype: Kernel(f"gradient_norm_{dtype.name}", _build_norm, dtype.name) for dtype in (float32, float64)}
 _TOTAL = {dtype: Kernel(f"gradient_total_{dtype.name}", _build_total, dtype.name) for dtype in (float32, float64)}
 _SCALE = {dtype: Kernel(f"gradient_scale_{dtype.name}", _build_scale, dtype.name) for dtype in (float32, float64)}
+_ALL_FINITE = {
+    dtype: Kernel(f"gradient_finite_{dtype.name}", _build_finite, dtype.name, EXPONENTS[dtype])
+    for dtype in (float32, float64)
+}
 
 
 # -- headers of arrays --------------------------------------------------------------------------------------------
@@ -466,10 +527,15 @@ class Clip(NamedTuple):
 
     max_norm: float | None = None
     value: float | None = None
-    #: A norm that is not finite stops the program.
+    #: A norm that is not finite, or without one a gradient that is not, stops the program.
     finite: bool = False
     #: The gradients are written back.
     keep: bool = True
+
+    @property
+    def clips(self) -> bool:
+        """Whether gradients change."""
+        return self.max_norm is not None or self.value is not None
 
 
 def takes(weight, *states) -> bool:
@@ -528,7 +594,7 @@ class Program:
         self._partials = np.zeros(max(self._slices, 1))
         #: The dtype of the norm.
         self.dtype = float64 if any(batch.dtype == float64 for batch in batches) else float32
-        self._words, self._updates, self._norms = [], [], []
+        self._words, self._updates, self._norms, self._checks = [], [], [], []
         self._held: list[Any] = []
         self._keep: list[Any] = []
         partials = address(self._partials)
@@ -539,12 +605,14 @@ class Program:
             update = (rows, batch.elements, table, address(batch.scalars), slots, 0)
             norm = (rows, batch.elements, table, width, slots, partials)
             partials += 8 * batch.slices
+            # The check reads the first words of the norm's.
             gather_, update_, norm_ = (np.array(words, np.int64) for words in (gather, update, norm))
             self._keep.append((gather_, update_))
             self._held += (gather_, update_, norm_)
             self._words.append((_GATHER, address(gather_), 1))
             self._updates.append((batch.kernel, address(update_), batch.slices))
             self._norms.append((_NORM[batch.dtype], address(norm_), batch.slices))
+            self._checks.append((_ALL_FINITE[batch.dtype], address(norm_), batch.slices))
         total = np.array((self._slices, address(self._partials), slots, 0), np.int64)
         self._held.append(total)
         self._norms.append((_TOTAL[self.dtype], address(total), 1))
@@ -599,12 +667,12 @@ class Program:
             slots[:] = _PLAIN
             slots[_BOUND] = math.inf if clip.value is None else clip.value
             slots[_FINITE] = clip.finite
-            regions = self._words + self._updates
+            before = self._norms if clip.max_norm is not None else self._checks if clip.finite else []
+            if not all(kernel.ready() for kernel, _, _ in before):
+                return None
             if clip.max_norm is not None:
-                if not all(kernel.ready() for kernel, _, _ in self._norms):
-                    return None
                 slots[_MAX_NORM] = clip.max_norm
-                regions = self._words + self._norms + self._updates
+            regions = self._words + before + self._updates
         keep = clip is not None and clip.keep
         for gather, update in self._keep:
             gather[7] = _CONTIGUOUS | _ALIGNED | (_WRITABLE if keep else 0)
@@ -627,7 +695,7 @@ def _disjoint(arrays) -> bool:
 class Gradients:
     """Gradients as a table, for their norm and to clip them where they lie."""
 
-    def __init__(self, arrays: list):
+    def __init__(self, arrays: Sequence):
         self.arrays = arrays
         self.slots = np.array(_PLAIN)
         self.dtype = float64 if any(x.dtype == float64 for x in arrays) else float32
@@ -641,7 +709,7 @@ class Gradients:
                 self._parts.append((dtype, table, _lay_out(table)))
 
     @classmethod
-    def of(cls, arrays: list, written: bool) -> Gradients | None:
+    def of(cls, arrays: Sequence, written: bool) -> Gradients | None:
         """None where a kernel cannot be had, or some array is not dense, or, if they are to be written, not apart."""
         for x in arrays:
             if type(x) is not np.ndarray or x.dtype not in (float32, float64):
@@ -654,7 +722,7 @@ class Gradients:
         found = cls(arrays)
         needed = [_TOTAL[found.dtype]]
         for dtype, _, _ in found._parts:
-            needed += (_NORM[dtype], _SCALE[dtype])
+            needed += (_NORM[dtype], _SCALE[dtype], _ALL_FINITE[dtype])
         return found if all(kernel.ready() for kernel in needed) else None
 
     def norm(self, max_norm: float = math.inf):
@@ -670,6 +738,15 @@ class Gradients:
             at += 8 * count
         _TOTAL[self.dtype](sum(counts), address(partials), address(self.slots), 0)
         return np.asarray(self.slots[NORM]).astype(self.dtype)
+
+    def finite(self) -> bool:
+        """Whether no gradient has a NaN or infinity."""
+        slots = address(self.slots)
+        return not any(
+            elements
+            and pool.launch(_ALL_FINITE[dtype], -(-elements // SLICE), len(table), elements, address(table), 3, slots)
+            for dtype, table, elements in self._parts
+        )
 
     @property
     def factor(self) -> float:
@@ -698,7 +775,7 @@ class Gradients:
 class Parts(NamedTuple):
     """The launches of an update whose gradients are places in buffers: first those that may stop it."""
 
-    norm: list[Launch]
+    check: list[Launch]
     update: list[Launch]
 
 
@@ -719,7 +796,8 @@ def parts(
         slots[_FINITE] = clip.finite
         slots[_MAX_NORM] = math.inf if clip.max_norm is None else clip.max_norm
     at, keep = address(slots), clip is not None and clip.keep
-    norm, update = [], []
+    normed, checked = clip is not None and clip.max_norm is not None, clip is not None and clip.finite
+    check, update = [], []
     partials = np.zeros(max(program._slices, 1))
     where = address(partials)
     for batch, found in zip(program.batches, gradients):
@@ -732,14 +810,15 @@ def parts(
         table = Buffer("table", 8 * len(words), Table(words, places))
         each = (rows, batch.elements, 0, address(batch.scalars), at, int(keep))
         update.append(Launch(batch.kernel, list(each), {2: (table, 0)}, batch.slices))
-        norm.append(
-            Launch(_NORM[batch.dtype], [rows, batch.elements, 0, width, at, where], {2: (table, 0)}, batch.slices)
-        )
+        reading = [rows, batch.elements, 0, width, at]
+        if normed:
+            check.append(Launch(_NORM[batch.dtype], [*reading, where], {2: (table, 0)}, batch.slices))
+        elif checked:
+            check.append(Launch(_ALL_FINITE[batch.dtype], reading, {2: (table, 0)}, batch.slices))
         where += 8 * batch.slices
-    there = {} if result is None else {3: (result, 0)}
-    norm.append(Launch(_TOTAL[program.dtype], [program._slices, address(partials), at, 0], there, 1))
-    for launch in (*norm, *update):
+    if normed:
+        there = {} if result is None else {3: (result, 0)}
+        check.append(Launch(_TOTAL[program.dtype], [program._slices, address(partials), at, 0], there, 1))
+    for launch in (*check, *update):
         launch.owner = program, slots, partials
-    if clip is None or clip.max_norm is None:
-        norm = []
-    return Parts(norm, update)
+    return Parts(check, update)

@@ -61,8 +61,15 @@ def test_numbered_devices_are_distinct():
         ("dtypes", BackendError, "no backend named 'dtypes'"),
         ("os.path", BackendError, "no backend named 'os.path'"),
         ("cpu:1", BackendError, "one CPU backend"),
+        ("__init__", BackendError, "no backend named '__init__'"),
+        ("cpu.x", BackendError, "no backend named 'cpu.x'"),
+        ("../x", BackendError, "no backend named '../x'"),
+        ("cuda:²", BackendError, "'cuda:²' is not a backend"),
+        ("cpu:" + "9" * 5000, BackendError, "is not a backend"),
+        ("\0", BackendError, r"no backend named '\\x00'"),
         ("cpu:x", BackendError, "'cpu:x' is not a backend"),
         ("standin:7", BackendError, "no GPU 7: this machine has 2"),
+        (b"cpu", ArgumentError, "given by its name"),
         (3, ArgumentError, "given by its name"),
     ],
 )
@@ -160,17 +167,61 @@ def test_use_backend():
 def test_environment_names_the_default():
     code = "import deepcore as dc; print(dc.get_backend().name, dc.zeros(1).backend)"
     assert python(code, DEEPCORE_BACKEND="cpu") == "cpu cpu"
-    code = "import deepcore as dc\ntry: dc.zeros(1)\nexcept dc.errors.BackendError as e: print(e.problem, e.fix)"
-    assert "'cpuu' did you mean 'cpu'?" in python(code, DEEPCORE_BACKEND="cpuu")
+    code = (
+        "import deepcore as dc\ntry: dc.zeros(1)\nexcept dc.errors.BackendError as e: print(e.problem, e.fix, e.where)"
+    )
+    assert "'cpuu' did you mean 'cpu'? DEEPCORE_BACKEND" in python(code, DEEPCORE_BACKEND="cpuu")
 
 
-@pytest.mark.parametrize("text", ["²", "0", "two", "-1", "1.5"])
-def test_environment_threads_are_checked(text, monkeypatch):
+@pytest.mark.parametrize(
+    "name, text, says",
+    [
+        *(
+            ("DEEPCORE_NUM_THREADS", text, "a positive whole number")
+            for text in ("²", "٣", "0", "two", "-1", "1.5", "9" * 5000)
+        ),
+        *(("DEEPCORE_KERNELS", text, r"0 \(off\) or 1 \(on\)") for text in ("foo", "off", "2")),
+        ("DEEPCORE_CACHE", "~nobody-of-this-name/x", "a folder: it names the home of a user who is not there"),
+        ("DEEPCORE_DATA", "~nobody-of-this-name", "a folder: it names the home of a user who is not there"),
+    ],
+)
+def test_environment_is_checked_at_first_use(name, text, says, monkeypatch):
     from deepcore.config import Settings
 
-    monkeypatch.setenv("DEEPCORE_NUM_THREADS", text)
-    with pytest.raises(ConfigError, match="DEEPCORE_NUM_THREADS is not a positive whole number"):
-        Settings()
+    monkeypatch.setenv(name, text)
+    made = Settings()
+    dc.ones(1) + 1
+    with pytest.raises(ConfigError, match=f"^{name} is not {says}\n  received: .*\n[\\s\\S]*fix: +{name}=") as caught:
+        made.check()
+    assert repr(text) in str(caught.value)
+    monkeypatch.setattr(settings, "problems", made.problems)
+    with pytest.raises(ConfigError, match=name):
+        get_backend("cpu").bind(next(iter(get_backend("cpu").impls)))
+
+
+@pytest.mark.parametrize("name", ["DEEPCORE_CACHE", "DEEPCORE_DATA"])
+def test_environment_folders_may_begin_with_the_home(name, monkeypatch, tmp_path):
+    from deepcore.config import Settings
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv(name, "~/kept")
+    made = Settings()
+    made.check()
+    assert getattr(made, f"{name[9:].lower()}_dir") == str(tmp_path / "kept")
+
+
+def test_a_bad_environment_lets_the_package_be_imported():
+    code = """
+import deepcore as dc
+try: dc.ones(1) + 1
+except dc.errors.ConfigError as error: print(error.problem)
+from deepcore.cli import main
+print(main(["summary"]), main(["info"]))
+"""
+    said = python(code, DEEPCORE_NUM_THREADS="abc")
+    assert said.startswith("DEEPCORE_NUM_THREADS is not a positive whole number\n")
+    assert "DEEPCORE_NUM_THREADS  abc: not a positive whole number" in said and said.endswith("2 0")
 
 
 # -- mixing ----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -618,6 +619,35 @@ def test_arguments_come_in_what_they_are_given_in(pack):
         for i in (1, 2, 1, 3):
             for given in (pack(i), again):
                 assert same(compiled(dc.ones(2), given).numpy(), total(dc.ones(2), given).numpy())
+
+
+def assigned(x, a):
+    out = x.clone()
+    out[:] = a
+    return out
+
+
+@pytest.mark.parametrize(
+    "function, follows",
+    [
+        (lambda x, a: x * 2 + a, True),
+        (lambda x, a: dc.as_tensor(a) + x, True),
+        (lambda x, a: x @ a, True),
+        (lambda x, a: dc.sum(a) + x, True),
+        (lambda x, a: dc.nn.functional.mse_loss(x, a), True),
+        (lambda x, a: dc.nn.functional.linear(a, x[None]), True),
+        (assigned, True),
+        (lambda x, a: dc.tensor(a) + x, False),
+        (lambda x, a: dc.as_tensor(a, dtype="float64") + x, False),
+    ],
+)
+def test_array_arguments_of_ops_change_from_call_to_call(function, follows):
+    compiled = dc.compile(function)
+    with contextlib.nullcontext() if follows else pytest.warns(DeepcoreWarning, match="copying or converting an array"):
+        for i in (1, 2, 3):
+            x, a = dc.tensor([1.0, 3.0]), np.array([i, 2 * i], "f")
+            assert same(compiled(x, a).numpy(), function(x, a).numpy())
+    assert compiled.runs == (2 if follows else 0)
 
 
 @dataclasses.dataclass(frozen=True)

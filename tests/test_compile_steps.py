@@ -412,6 +412,28 @@ def both():
         yield compiled, model, optim.Adam(model.parameters())
 
 
+@pytest.mark.parametrize("how, expected", [("norm", [0.06, 0.08]), ("value", [3.0, 3.5]), ("total", [3.0, 4.0])])
+def test_a_parameter_that_is_listed_twice(how, expected):
+    """It counts twice in the norm and is scaled twice, as in PyTorch, foreach or not."""
+    p = dc.zeros(2, requires_grad=True)
+
+    def step(x):
+        p.grad = None
+        (p * x).sum().backward()
+        if how == "norm":
+            return nn.utils.clip_grad_norm_([p, p], 1.0)
+        if how == "value":
+            return nn.utils.clip_grad_value_([p, p], 3.5)
+        return nn.utils.get_total_norm([p.grad, p.grad])
+
+    compiled = dc.compile(step)
+    for run in (step, *[compiled] * 4):
+        norm = run(dc.tensor([3.0, 4.0]))
+        assert p.grad.tolist() == pytest.approx(expected)
+        assert how == "value" or norm.item() == pytest.approx(50**0.5)
+    assert compiled.runs == 2, compiled.faults
+
+
 @pytest.mark.parametrize("limit", [1e-3, 0.5, 1e9])
 @pytest.mark.parametrize("how", ["norm", "value"])
 @pytest.mark.parametrize("adds_up", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from pathlib import Path
@@ -70,7 +71,12 @@ WRONG = {
     "bool for int": (layer('type = "Linear"\nout_features = true'), "layers[1].out_features", "received: true"),
     "float for int": (layer('type = "Linear"\nout_features = 10.5'), "layers[1].out_features", "10.5"),
     "int for bool": (layer('type = "Linear"\nout_features = 10\nbias = 1'), "layers[1].bias", "true or false"),
-    "not finite": (layer('type = "Dropout"\np = nan'), "layers[1].p", "a number"),
+    "not finite": (layer('type = "Dropout"\np = nan'), "layers[1].p", "p is NaN"),
+    "lr NaN": (SMALL.replace("0.1", "nan"), "optimizer.lr", "lr is NaN"),
+    "lr infinite": (SMALL.replace("0.1", "inf"), "optimizer.lr", "lr is infinite"),
+    "betas NaN": (SMALL.replace('"SGD"', '"Adam"') + "betas = [nan, 0.9]", "optimizer.betas", "a number that is NaN"),
+    "clip NaN": (SMALL + "[train]\nclip_grad_norm = nan", "train.clip_grad_norm", "clip_grad_norm is NaN"),
+    "clip negative": (SMALL + "[train]\nclip_grad_norm = -1", "train.clip_grad_norm", "is negative"),
     "factor": (layer('type = "Linear"\nout_features = 10\nlr_factor = -1'), "layers[1].lr_factor", "≥ 0"),
     "factor's name": (layer('type = "Linear"\nout_features = 9\nlr_factr = 1'), "layers[1].lr_factr", "'lr_factor'"),
     "import path": (layer('type = "os.system"'), "layers[1].type", "no layer named 'os.system'"),
@@ -202,8 +208,10 @@ def test_a_missing_file_offers_the_nearest(tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
         read(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b"# \xe9")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"not text in UTF-8\n[\s\S]*byte 0xe9 in line 1\n[\s\S]*UTF-8"):
         read(tmp_path / "latin.toml")
+    (tmp_path / "marked.toml").write_text(SMALL, encoding="utf-8-sig")
+    assert read(tmp_path / "marked.toml").table() == config().table()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
@@ -377,16 +385,16 @@ def test_numbered_classes_are_in_numeric_order(tmp_path):
 @pytest.mark.parametrize(
     "content, table, says",
     [
-        ("1,2\n3\n", "", "line 2: 1 columns"),
-        ("1,2\nx,3\n", "", "'x' is not a number"),
+        ("1,2\n3\n", "", r"expected: +2 cells, separated by commas[\s\S]*1 in line 2"),
+        ("1,2\nx,3\n", "", r"'x' in line 2, column 1\n[\s\S]*ignore = \[0\]"),
         ("", "", "no rows"),
         ("a,b\n1,2\n", 'target = "c"', "no column 'c'"),
         ("1,2\n", "target = 2", "no column 2"),
-        ("1,nan\nnan,2\n", "test_fraction = 0", "not finite"),
+        ("1,nan\nnan,2\n", "", r"missing value\n[\s\S]*'nan' in line 2, column 1\n[\s\S]*missing = \"mean\""),
         ("1,2\n1,2\n", "test_fraction = 1", "test_fraction"),
-        ("1,x\n2,\n", "", "line 2: the target is missing"),
+        ("1,x\n2,\n", "", "missing value\n[\\s\\S]*'' in line 2, column 2\n[\\s\\S]*leave out the row$"),
         ("a,b\n", "", "no rows below its column names"),
-        ("1,x\n3e39,y\n", "test_fraction = 0", "not finite"),
+        ("1,x\n3e39,y\n", "", "'3e39' in line 2, column 1"),
         (b"1,\xe9\n2,\xfc\n", "", "not text in UTF-8"),
     ],
 )
@@ -394,6 +402,117 @@ def test_wrong_csv(tmp_path, content, table, says):
     (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(dc.errors.DeepcoreError, match=says):
         data(tmp_path, f'type = "csv"\ntrain = "t.csv"\n{table}')
+
+
+PEOPLE = """id,age,city,height,kind
+a1,30,Rome,1.5,x
+a2,,Oslo,1.75,y
+a3,50,,2.0,x
+a4,40,Rome,,y
+"""
+COLUMNS = 'type = "csv"\ntrain = "t.csv"\ntarget = "kind"\ntest_fraction = 0\nignore = ["id"]\n'
+
+
+def test_csv_with_an_id_texts_and_missing_cells(tmp_path):
+    (tmp_path / "t.csv").write_text(PEOPLE, encoding="utf-8-sig")
+    table = COLUMNS + 'categories = ["city"]\nmissing = "mean"\n'
+    got = data(tmp_path, table)
+    assert got.classes == ("x", "y") and got.train.targets.tolist() == [0, 1, 0, 1]
+    assert got.train.inputs.tolist() == [[30, 0, 1, 1.5], [40, 1, 0, 1.75], [50, 0, 0, 2], [40, 0, 1, 1.75]]
+    codes = data(tmp_path, table + 'encoding = "codes"').train.inputs
+    assert codes.tolist() == [[30, 1, 1.5], [40, 0, 1.75], [50, -1, 2], [40, 1, 1.75]]
+    numbers = data(tmp_path, table.replace('"id"', '0, "city"').replace('["city"]', "[]"))
+    assert numbers.train.inputs.tolist() == [[30, 1.5], [40, 1.75], [50, 2], [40, 1.75]]
+
+
+def test_missing_cells_are_the_mean_of_what_is_trained_on(tmp_path):
+    values = ["" if i % 3 == 0 else str(i * i) for i in range(30)]
+    (tmp_path / "t.csv").write_text("x,y\n" + "\n".join(f"{v},{i}" for i, v in enumerate(values)))
+    got = data(tmp_path, 'type = "csv"\ntrain = "t.csv"\nmissing = "mean"', "MSELoss")
+    known = [float(values[int(y)]) for y in got.train.targets.ravel() if values[int(y)]]
+    for part in (got.train, got.test):
+        for x, y in zip(part.inputs.ravel(), part.targets.ravel()):
+            assert x == np.float32(values[int(y)] or np.mean(known))
+
+
+def test_csv_for_testing_has_the_columns_of_the_other(tmp_path):
+    (tmp_path / "t.csv").write_text("age,city,kind\n30,Rome,x\n40,Oslo,y\n")
+    (tmp_path / "u.csv").write_text("kind,more,city,age\ny,?,Rome,7\n")
+    table = 'type = "csv"\ntrain = "t.csv"\ntest = "u.csv"\ntarget = "kind"\ncategories = ["city"]'
+    got = data(tmp_path, table)
+    assert got.test.inputs.tolist() == [[7, 0, 1]] and got.test.targets.tolist() == [1]
+    for content, says in (
+        ("kind,city,age\ny,Bonn,7\n", "none of its column's categories[\\s\\S]*'Bonn' in line 2, column 2"),
+        ("kind,age\ny,7\n", "lacks 1 of the 2 columns[\\s\\S]*no column 'city'"),
+        ("1,Rome\n", "has another number of columns"),
+        ("city,age\nRome,7\n", "no column 'kind'"),
+    ):
+        (tmp_path / "u.csv").write_text(content)
+        with pytest.raises(dc.errors.DataError, match=says):
+            data(tmp_path, table)
+
+
+@pytest.mark.parametrize(
+    "table, says",
+    [
+        ('ignore = ["id"]', r"""'Rome' in line 2, column 3 \('city'\)\n[\s\S]*categories = \["city"\] in .*ignore = \["city"\]"""),
+        ("", r"""'a1' in line 2, column 1 \('id'\)\n[\s\S]*categories = \["id", "city"\]"""),
+        ('ignore = ["id", "city"]', r"""'' in line 3, column 2 \('age'\)\n[\s\S]*missing = "mean" in \[data\]"""),
+        ('ignore = ["id", "age", "height"]\ncategories = ["city"]', r"""'' in line 4, column 3 \('city'\)\n[\s\S]*missing = "mean\""""),
+        ('ignore = ["idd"]', "no column 'idd'[\\s\\S]*did you mean 'id'"),
+        ('ignore = ["kind"]', "is the target"),
+        ('ignore = [0]\ncategories = ["id"]', "both|to be left out and of categories"),
+        ('ignore = [0, 1, 2, 3]', "no column but the target"),
+        ('encoding = "onehot"', "'one-hot', 'codes'"),
+        ('missing = "median"', "'error', 'mean'"),
+        ("header = false", "no column names"),
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be(tmp_path, table, says):
+    (tmp_path / "t.csv").write_text(PEOPLE)
+    with pytest.raises(dc.errors.DeepcoreError, match=says):
+        data(tmp_path, f'type = "csv"\ntrain = "t.csv"\ntarget = "kind"\n{table}')
+
+
+def test_csv_targets_and_names_that_cannot_be(tmp_path):
+    for content, table, says in (
+        ("x,y\n1,a\n", "", r"'a' in line 2, column 2 \('y'\)\n[\s\S]*a loss on classes"),
+        ("x,y\n1,\n", 'missing = "mean"', r"missing value\n[\s\S]*column 2 \('y'\)\n[\s\S]*leave out the row$"),
+        ("x,x,y\n1,2,3\n", "", "several columns named 'x'"),
+        ("x,z,y\n1,,3\n", 'missing = "mean"', r"""column 'z' has no value[\s\S]*ignore = \["z"\]"""),
+        ("x,z,y\n1,,3\n", 'missing = "mean"\ncategories = ["z"]', "column 'z' has no value"),
+    ):
+        (tmp_path / "t.csv").write_text(content)
+        with pytest.raises(dc.errors.DataError, match=says):
+            data(tmp_path, f'type = "csv"\ntrain = "t.csv"\ntest_fraction = 0\n{table}', "MSELoss")
+
+
+def test_the_columns_of_a_run_are_checked(tmp_path):
+    from deepcore.cli.inputs import Inputs
+
+    (tmp_path / "t.csv").write_text(PEOPLE)
+    got = data(tmp_path, COLUMNS + 'categories = ["city"]\nmissing = "mean"')
+    inputs = Inputs.fit(got.train.inputs, "none", None, got.classes, "logits", got.columns)
+    inputs.save(tmp_path / "input.json")
+    assert Inputs.load(tmp_path / "input.json") == inputs
+    good = json.loads((tmp_path / "input.json").read_text())
+    feature = good["columns"]["features"][1]
+    for changes in (
+        {"columns": 3},
+        {"columns": {}},
+        {"columns": {**good["columns"], "more": 1}},
+        {"columns": {**good["columns"], "width": "5"}},
+        {"columns": {**good["columns"], "target": 5}},
+        {"columns": {**good["columns"], "encoding": "hot"}},
+        {"columns": {**good["columns"], "features": [feature]}},
+        {"columns": {**good["columns"], "features": [{**feature, "number": 1e300}]}},
+        {"columns": {**good["columns"], "features": [{**feature, "categories": 7}]}},
+        {"columns": {**good["columns"], "features": [None]}},
+        {"columns": {**good["columns"], "features": [{**feature, "mean": "x"}]}},
+    ):
+        (tmp_path / "input.json").write_text(json.dumps({**good, **changes}))
+        with pytest.raises(dc.errors.FileFormatError, match="does not describe"):
+            Inputs.load(tmp_path / "input.json")
 
 
 def test_a_missing_data_file_offers_the_nearest(tmp_path):

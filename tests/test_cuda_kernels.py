@@ -509,6 +509,26 @@ def test_updates_have_the_bits_of_the_cpu_in_one_launch(xp, monkeypatch, name):
             np.testing.assert_array_equal(xp.to_host(here) if isinstance(value, np.ndarray) else here, value)
 
 
+@pytest.mark.parametrize("dtypes", ["f", "d", "fd"])
+def test_gradients_are_checked_in_one_launch(xp, monkeypatch, dtypes):
+    arrays = [
+        xp.asarray(normal(*s, dtype=dtypes[i % len(dtypes)])) for i, s in enumerate([(5, 7), (0, 3), (2100,), ()])
+    ]
+    launched = []
+    prepared = type(xp).prepared
+    monkeypatch.setattr(
+        type(xp), "prepared", lambda self, k, *args: launched.append(k.name) or prepared(self, k, *args)
+    )
+    assert cuda_update.all_finite(xp, *arrays) is True and cuda_update.all_finite(xp, arrays[1]) is True
+    assert launched == [f"gradients_finite_{np.dtype(d).name}" for d in dtypes]
+    for array, at, wrong in ((0, (4, 6), np.nan), (2, 1024, np.inf), (2, 2099, -np.inf), (3, (), np.nan)):
+        kept, arrays[array][at] = arrays[array][at].copy(), wrong
+        assert cuda_update.all_finite(xp, *arrays) is False
+        arrays[array][at] = kept
+    assert cuda_update.all_finite(xp, *arrays) is True
+    assert cuda_update.all_finite(xp, xp.zeros(3, dtype=float16)) is NotImplemented
+
+
 def test_updates_follow_arrays_that_move(xp):
     """The table of a step is kept for the next one, as far as its arrays are."""
     results = []

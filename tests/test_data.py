@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import functools
 import gzip
 import hashlib
@@ -9,6 +11,7 @@ import http.server
 import itertools
 import multiprocessing
 import os
+import random
 import re
 import signal
 import struct
@@ -29,15 +32,18 @@ from deepcore.data import (
     DataLoader,
     Dataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     Subset,
     TensorDataset,
     datasets,
     default_collate,
     digits,
+    get_worker_info,
     mnist,
     random_split,
     read_idx,
+    workers,
     write_idx,
 )
 from deepcore.errors import (
@@ -52,6 +58,7 @@ from deepcore.errors import (
 )
 from deepcore.io import read_samples
 
+METHODS = multiprocessing.get_all_start_methods()
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -105,12 +112,54 @@ class Failing(Squares):
                 raise KeyboardInterrupt
             if self.how == "unpicklable":
                 return lambda: 0
+            if isinstance(self.how, BaseException):
+                raise self.how
+            if isinstance(self.how, Unsendable):
+                return self.how
         return i
 
 
 class Odd(Exception):
     def __init__(self, a, b):
         super().__init__(a + b)
+
+
+class Unsendable:
+    """What raises when it is pickled; `there`: when it is unpickled, in another process than this."""
+
+    def __init__(self, error, there=False):
+        self.error, self.there = error, there
+
+    def __reduce__(self):
+        if self.there:
+            return unpickle, (self.error, os.getpid())
+        raise self.error
+
+
+def unpickle(error, pid):
+    if os.getpid() != pid:
+        raise error
+    return error
+
+
+class UnsendableError(Unsendable, Exception):
+    pass
+
+
+class NotHere(Exception):
+    """An error that can be pickled, and unpickled only where it was raised."""
+
+    def __reduce__(self):
+        return unpickle, (ValueError("not here"), os.getpid())
+
+
+Point = namedtuple("Point", "a b")
+
+
+@dataclasses.dataclass
+class Pair:
+    a: int
+    b: int
 
 
 def numbers(n=10):
@@ -162,11 +211,68 @@ def test_subset():
     assert [bits(b) for b in DataLoader(part, 2)] == [bits((dc.tensor([8.0, 2.0]), dc.tensor([80, 20]))),
                                                       bits((dc.tensor([2.0]), dc.tensor([20])))]  # fmt: skip
     assert len(Subset(numbers(), [])) == 0
-    for wrong in ([10], [-1]):
-        with pytest.raises(IndexRangeError):
-            Subset(numbers(), wrong)
     with pytest.raises(IndexRangeError):
         part[3]
+    assert part[-1][0].item() == 2.0
+
+
+INDICES = {
+    "mask": (np.arange(10) % 3 == 0, [0, 3, 6, 9]),
+    "list of booleans": ([True, False] * 5, [0, 2, 4, 6, 8]),
+    "tensor": (dc.tensor([3, 1]), [3, 1]),
+    "tensor mask": (dc.arange(10) > 7, [8, 9]),
+    "unsigned": (np.array([3, 9], np.uint64), [3, 9]),
+    "range": (range(8, 2, -3), [8, 5]),
+    "negative": ([-1, 0, -10], [9, 0, 0]),
+    "list of tensors": ([dc.tensor(3), dc.tensor(1)], [3, 1]),
+    "integers of two kinds": ([3, np.int8(-1)], [3, 9]),
+    "short mask": ([True, False], ArgumentError, "as long as the dataset"),
+    "mixed": ([True, 2], ArgumentError, "a mix of bool, int"),
+    "floats": ([1.7, 2.2], ArgumentError, r"1\.7 \(float64\)"),
+    "whole floats": (np.array([1.0]), ArgumentError, "whole numbers"),
+    "text": (["1"], ArgumentError, "received: *'1'"),
+    "a text": ("12", ArgumentError, "received: *str"),
+    "nested": ([[1], [2]], ArgumentError, "one dimension"),
+    "ragged": ([[1], [2, 3]], ArgumentError, "nested lists"),
+    "nonzero": (np.nonzero(np.arange(10) > 7), ArgumentError, "flatnonzero"),
+    "none": ([None], ArgumentError, "received: *None"),
+    "too large": ([3, 10], IndexRangeError, "index 10"),
+    "too small": ([-11], IndexRangeError, "index -11"),
+    "far too large": ([1 << 70], ArgumentError, "whole numbers"),
+    "unsigned and large": (np.array([1 << 63], np.uint64), IndexRangeError, "index 9223372036854775808"),
+}
+
+
+@pytest.mark.parametrize("name", INDICES)
+@pytest.mark.parametrize("use", [lambda i: Subset(numbers(), i), lambda i: DataLoader(numbers(), 3, sampler=i).sampler])
+def test_indices(use, name):
+    values, *wanted = INDICES[name]
+    if len(wanted) == 2:
+        with pytest.raises(wanted[0], match=wanted[1]):
+            use(values)
+        return
+    chosen = use(values)
+    loader = DataLoader(chosen, 3) if isinstance(chosen, Subset) else DataLoader(numbers(), 3, sampler=values)
+    assert len(loader) == -(-len(wanted[0]) // 3)
+    assert [order(loader) for _ in range(2)] == [wanted[0]] * 2
+
+
+def test_subsets_of_no_sequence():
+    assert [x.item() for x, _ in Subset(numbers(), (i for i in (4, 2)))] == [4, 2]
+    for wrong in (None, 3, {1, 2}, {1: 2}):
+        with pytest.raises(ArgumentError, match="a sequence or an array"):
+            Subset(numbers(), wrong)
+
+
+@pytest.mark.parametrize(
+    "index", [1.7, True, np.True_, None, "a", np.float64(1), [0.5], [True, False], dc.tensor(True)], ids=repr
+)
+def test_samples_are_numbered_by_whole_numbers(index):
+    for data in (numbers(), Subset(numbers(), range(5))):
+        with pytest.raises(ArgumentError):
+            data[index]
+    for last in (-1, np.int8(-1), np.array(-1), dc.tensor(-1)):
+        assert numbers()[last][0].item() == Subset(numbers(), [9])[last][0].item() == 9.0
 
 
 def test_an_unfinished_dataset_says_what_is_missing():
@@ -177,7 +283,16 @@ def test_an_unfinished_dataset_says_what_is_missing():
 
 
 @pytest.mark.parametrize(
-    "lengths, sizes", [([7, 3], [7, 3]), ([0.7, 0.3], [7, 3]), ([1 / 3] * 3, [4, 3, 3]), ([1.0], [10])]
+    "lengths, sizes",
+    [
+        ([7, 3], [7, 3]),
+        ([0.7, 0.3], [7, 3]),
+        ([1 / 3] * 3, [4, 3, 3]),
+        ([1.0], [10]),
+        (np.array([0.7, 0.3], np.float32), [7, 3]),
+        ([np.float16(0.8), 0.2], [8, 2]),
+        (np.array([4, 6], np.uint8), [4, 6]),
+    ],
 )
 def test_random_split(lengths, sizes):
     parts = random_split(numbers(), lengths, seed=4)
@@ -188,7 +303,27 @@ def test_random_split(lengths, sizes):
     assert taken != [int(i) for p in random_split(numbers(), lengths, seed=5) for i in p.indices]
 
 
-@pytest.mark.parametrize("lengths", [[5, 4], [0.5, 0.4], [11, -1], [2.5, 7.5]])
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [5, 4],
+        [0.5, 0.4],
+        [11, -1],
+        [2.5, 7.5],
+        [INF, -INF],
+        [INF, 1],
+        [0.5, float("nan")],
+        ["a"],
+        [True, 9],
+        None,
+        3,
+        [],
+    ],
+    ids=str,
+)
 def test_random_split_that_does_not_add_up(lengths):
     with pytest.raises(ArgumentError, match="sum to 10"):
         random_split(numbers(), lengths)
@@ -243,8 +378,102 @@ def test_samplers():
     assert list(sampler) != zero
     loader = DataLoader(numbers(), 4, sampler=[9, 0, 9])
     assert len(loader) == 1 and order(loader) == [9, 0, 9]
-    with pytest.raises(IndexRangeError, match="10"):
-        order(DataLoader(numbers(), 4, sampler=[0, 10]))
+    with pytest.raises(DataError, match="no samples"):
+        DataLoader(numbers(), 4, sampler=[])
+
+
+def test_validation_data_leaves_training_as_it_is():
+    def fit(validation):
+        dc.manual_seed(2)
+        model = dc.nn.Sequential(dc.nn.Linear(3, 4), dc.nn.Dropout(), dc.nn.Linear(4, 1))
+        trainer = dc.Trainer(model, dc.optim.SGD(model.parameters(), lr=0.1), dc.nn.MSELoss())
+        trainer.fit((dc.rand(8, 3), dc.rand(8, 1)), validation, epochs=2, batch_size=4, verbose=0)
+        return [p.tolist() for p in model.parameters()]
+
+    x, y = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
+    plain = fit(None)
+    assert fit((x, y)) == plain == fit(DataLoader(list(zip(x, y, strict=True)), 2))
+
+
+class Counts:
+    """A sampler that says one length and gives another."""
+
+    def __init__(self, says, gives):
+        self.says, self.gives = says, gives
+
+    def __len__(self):
+        return self.says
+
+    def __iter__(self):
+        return iter(range(10)) if self.gives is None else itertools.islice(itertools.cycle(range(10)), self.gives)
+
+
+class Once(Counts):
+    """Its second pass goes on where the first one ended."""
+
+    def __init__(self, n):
+        super().__init__(n, None)
+        self.left = iter(range(n))
+
+    def __iter__(self):
+        return self.left
+
+
+@pytest.mark.parametrize("once", [(i for i in range(4)), map(int, "12"), iter([1, 2])], ids=lambda i: type(i).__name__)
+def test_a_sampler_that_can_be_walked_once_is_refused(once):
+    with pytest.raises(ArgumentError, match=r"anew for each pass(.|\n)*sampler=list"):
+        DataLoader(numbers(), 2, sampler=once)
+
+
+@pytest.mark.parametrize(
+    "says, gives, message", [(4, 3, "fewer"), (4, 5, "more"), (4, 0, "fewer"), (3, 1 << 60, "more")]
+)
+def test_a_sampler_that_does_not_give_what_it_says(says, gives, message):
+    with pytest.raises(DataError, match=f"gives {message} indices than its length"):
+        list(DataLoader(numbers(), 2, sampler=Counts(says, gives)))
+
+
+def test_a_sampler_that_ends_after_its_first_pass():
+    loader = DataLoader(numbers(), 2, sampler=Once(4))
+    assert order(loader) == [0, 1, 2, 3]
+    with pytest.raises(DataError, match=r"fewer(.|\n)*received: *0"):
+        order(loader)
+
+
+def test_samplers_of_ones_own():
+    class Odd(Sampler):  # as those of PyTorch
+        def __iter__(self):
+            return iter(range(1, len(self.data_source), 2))
+
+        def __len__(self):
+            return len(self.data_source) // 2
+
+    loader = DataLoader(numbers(), 2, sampler=Odd(range(10)))
+    assert len(loader) == 3 and [order(loader) for _ in range(2)] == [[1, 3, 5, 7, 9]] * 2
+    assert Odd(range(10)).order().tolist() == [1, 3, 5, 7, 9]
+
+    class Endless:
+        def __iter__(self):
+            return itertools.cycle(range(3))
+
+    with pytest.raises(ArgumentError, match="__len__, which says how many"):
+        DataLoader(numbers(), 2, sampler=Endless())
+    with pytest.raises(NotImplementedError, match="order or __iter__"):
+        list(Sampler(range(3)))
+    with pytest.raises(NotImplementedError, match="__len__"):
+        len(Sampler())
+
+
+@pytest.mark.parametrize("sampler, draws", [({}, False), ({"sampler": [1]}, False), ({"shuffle": True}, True)])
+def test_building_a_loader_draws_only_for_a_random_order(sampler, draws):
+    before = dc.random.get_rng_state()
+    loaders = [DataLoader(Squares(), 4, **sampler) for _ in range(2)]
+    assert (dc.random.get_rng_state() != before) == draws
+    dc.random.set_rng_state(before)
+    assert [DataLoader(Squares(), 4, **sampler).seed for _ in range(2)] == [loader.seed for loader in loaders]
+    assert loaders[0].seed != loaders[1].seed
+    dc.manual_seed(123)
+    assert DataLoader(Squares(), 4, **sampler).seed != loaders[0].seed
 
 
 # -- batches ------------------------------------------------------------------------------------------
@@ -301,6 +530,15 @@ def test_default_collate():
     assert default_collate([np.zeros(2, ">f8")] * 3).dtype == np.float64
 
 
+def test_text_of_numpy_and_numbers_of_python():
+    assert default_collate([np.str_("a"), "b"]) == ["a", "b"] and default_collate([np.bytes_(b"a")]) == [b"a"]
+    assert default_collate([True, 2]).tolist() == [1, 2]
+    assert default_collate([INF, -INF, 1.5]).tolist() == [INF, -INF, 1.5]
+    assert default_collate([1 << 62, -(1 << 63)]).tolist() == [1 << 62, -(1 << 63)]
+    with pytest.raises(DataError, match="no samples"):
+        default_collate([])
+
+
 def test_default_collate_as_pytorch():
     torch = pytest.importorskip("torch")
     from torch.utils.data import default_collate as theirs
@@ -325,8 +563,21 @@ def test_default_collate_as_pytorch():
         (lambda i: np.int8(1) if i < 5 else np.int16(1), "type int8 at index 4, type int16 at index 5"),
         (lambda i: dc.ones(1) if i < 5 else np.ones(1, "f4"), "type Tensor at index 4, type ndarray at index 5"),
         (lambda i: {"a": (1, np.zeros(i))}, r"sample\['a'\]\[1\]"),
-        (lambda i: None, "NoneType"),
-        (lambda i: np.array(["a"]), "cannot become a tensor"),
+        (lambda i: None, "a sample holds None"),
+        (lambda i: (i, None if i == 5 else 1), r"type int at index 4, type NoneType at index 5\n.*sample\[1\]"),
+        (lambda i: {"a": 1, "b": 2} if i < 5 else {"a": 1}, r"key \['a', 'b'\] at index 4, key \['a'\] at index 5"),
+        (lambda i: "a" if i < 5 else i, "type str at index 4, type int at index 5"),
+        (lambda i: "a" if i < 5 else b"a", "type str at index 4, type bytes at index 5"),
+        (lambda i: Point(1, 2) if i < 5 else (1, 2), "type Point at index 4, type tuple at index 5"),
+        (lambda i: Point(1, None), r"sample\.b, index 0"),
+        (lambda i: Pair(1, 2), r"Pair, which cannot be batched(.|\n)*asdict"),
+        (lambda i: {"n": 2**70 if i == 5 else 1}, r"int64 does not hold the number 1180\d*\n.*sample\['n'\], index 5"),
+        (lambda i: 1e300 if i == 5 else INF, r"float32 does not hold the number 1e\+300\n.*index 5"),
+        (lambda i: np.ma.masked_array([1.0], [True]), r"MaskedArray(.|\n)*filled"),
+        (lambda i: np.array(["a"]), "cannot become a tensor(.|\n)*text as str"),
+        (lambda i: np.datetime64("2020"), r"dtype datetime64(.|\n)*index 0"),
+        (lambda i: np.array([None]), "dtype object"),
+        (lambda i: {1}, "a sample holds a set"),
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
@@ -354,6 +605,8 @@ def test_samples_that_do_not_fit_together(make, message, workers):
         {"seed": "x"},
         {"seed": -1},
         {"shuffle": True, "sampler": [1]},
+        {"timeout": 5},
+        *({"timeout": value, "num_workers": 1} for value in (-1, float("nan"), INF, "5", None, True)),
     ],
     ids=str,
 )
@@ -376,6 +629,8 @@ def test_datasets_that_cannot_be_used():
     with pytest.raises(DataError, match="drop_last leaves no batch"):
         DataLoader(numbers(3), 4, drop_last=True)
     with pytest.raises(ArgumentError, match="TensorDataset"):
+        DataLoader(5)
+    with pytest.raises(ArgumentError, match=r"list\(samples\)"):
         DataLoader(iter([1, 2]))
     with pytest.raises(ArgumentError, match="spawn"):
         next(iter(DataLoader(Squares(3), num_workers=1, multiprocessing_context="thread")))
@@ -446,9 +701,6 @@ def plain_run():
     return [bits(b) for b in DataLoader(Squares(), 3, shuffle=True, seed=8)]
 
 
-METHODS = multiprocessing.get_all_start_methods()
-
-
 @pytest.mark.parametrize(
     "arguments",
     [{"num_workers": 1}, {"num_workers": 3, "prefetch_factor": 1}, {"num_workers": 9, "prefetch_factor": 5}]
@@ -483,24 +735,186 @@ def test_slow_samples_are_fetched_at_the_same_time():
         ("raise", KeyError, "sample seven"),
         ("typed", DataError, "sample seven is bad"),
         ("odd", DataError, "Odd: ab"),
-        ("interrupt", KeyboardInterrupt, None),
+        ("interrupt", DataError, "worker 1(.|\n)*in __getitem__(.|\n)*KeyboardInterrupt\n(.|\n)*batch 3, samples 6, 7"),
         ("exit", DataError, "died .exit code 3"),
         pytest.param("kill", DataError, "killed by signal 9",
                      marks=pytest.mark.skipif(os.name == "nt", reason="no such signal")),
-        ("unpicklable", Exception, "pickle"),
+        ("unpicklable", DataError, "worker 1 of the loader made cannot be sent(.|\n)*pickle(.|\n)*samples 6, 7"),
+        (SystemExit(0), DataError, "in __getitem__(.|\n)*SystemExit: 0"),
+        (GeneratorExit(), DataError, "in __getitem__(.|\n)*GeneratorExit"),
+        (StopIteration(), DataError, "StopIteration, in batch 3"),
+        (UnsendableError(KeyboardInterrupt()), DataError, "in __getitem__(.|\n)*UnsendableError"),
+        (UnsendableError(ValueError("x"), there=True), DataError, "in __getitem__(.|\n)*UnsendableError"),
+        (NotHere("away"), DataError, "in __getitem__(.|\n)*NotHere: away"),
+        (Exception(threading.Lock()), DataError, "in __getitem__(.|\n)*Exception: <unlocked"),
+        (RecursionError("deep"), RecursionError, "deep"),
+        *((Unsendable(error), DataError, f"cannot be sent: {type(error).__name__}(.|\n)*in __reduce__")
+          for error in (ValueError("v"), RecursionError(), MemoryError(), OSError("o"), KeyboardInterrupt(), SystemExit(0))),
+        (Unsendable(ValueError("v"), there=True), DataError, "cannot be rebuilt here: ValueError: v"),
     ],
+    ids=lambda value: value if isinstance(value, str) else None,
 )  # fmt: skip
 def test_what_goes_wrong_in_a_worker_is_raised_here(how, error, message):
     loader = DataLoader(Failing(how), 2, num_workers=2, collate_fn=list)
     got = []
+    if not isinstance(how, str) and multiprocessing.get_start_method() != "fork":
+        pytest.skip("the sample cannot be sent to a worker, either")
     with pytest.raises(error, match=message) as caught:
         for batch in loader:
             got.append(batch)
     # A worker that is killed takes with it what it had not sent.
     assert got == [[0, 1], [2, 3], [4, 5]][: None if how not in ("exit", "kill") else len(got)]
     if how in ("raise", "typed"):
-        assert "in __getitem__" in caught.value.__notes__[0] and "worker 1" in caught.value.__notes__[0]
+        note = caught.value.__notes__[-1]
+        assert "in __getitem__" in note and "worker 1" in note and "In sample 7 of a Failing of length 20." in note
     assert not children()
+
+
+def ends(samples):
+    raise StopIteration
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_that_is_shorter_than_it_says(workers):
+    with pytest.raises(KeyError) as caught:
+        list(DataLoader(Failing("raise"), 4, num_workers=workers))
+    assert "In sample 7 of a Failing of length 20." in caught.value.__notes__
+    with pytest.raises(DataError, match="StopIteration, in batch 1"):
+        list(DataLoader(Failing(StopIteration()), 4, collate_fn=list))
+    with pytest.raises(DataError, match="StopIteration, in batch 0"):
+        list(DataLoader(Squares(), 4, num_workers=workers, collate_fn=ends))
+
+
+class Draws(Squares):
+    """Numbers of Python, NumPy and deepcore, and of a generator that each worker seeds itself."""
+
+    def __getitem__(self, i):
+        info = get_worker_info()
+        own = random.Random(info.seed if info else 0).random()
+        return np.array([random.random(), np.random.rand(), dc.rand(1).item(), own])
+
+
+def draws(workers=0, seed=3, passes=2, skip=0):
+    loader = DataLoader(Draws(12), 2, num_workers=workers, seed=seed)
+    if skip:
+        running = iter(loader)
+        for _ in range(skip):
+            next(running)
+        state = loader.state_dict()
+        running.close()
+        loader.load_state_dict(state)
+    return [np.concatenate([batch.numpy() for batch in loader]) for _ in range(passes)]
+
+
+def test_workers_draw_different_numbers_in_each_batch_and_epoch():
+    first, second = draws(workers=3)
+    for column in range(3):
+        assert len({*first[:, column], *second[:, column]}) == 24
+    # A worker's own seed: three of them, others in the next epoch.
+    assert len(set(first[:, 3])) == 3 and not set(first[:, 3]) & set(second[:, 3])
+    for count, skip in ((1, 0), (2, 4)):
+        again = draws(count, skip=skip)
+        np.testing.assert_array_equal(again[0][:, :3], first[2 * skip :, :3])
+        np.testing.assert_array_equal(again[1][:, :3], second[:, :3])
+    assert not set(draws(workers=2, seed=4)[0].ravel()) & set(first.ravel())
+
+
+def test_without_workers_the_streams_of_the_program_are_drawn_from():
+    random.seed(7)
+    np.random.seed(7)
+    want = [(random.random(), np.random.rand()) for _ in range(24)]
+    random.seed(7)
+    np.random.seed(7)
+    here = np.concatenate(draws())
+    assert list(map(tuple, here[:, :2])) == want
+    np.testing.assert_array_equal(here[:, 2], np.concatenate(draws(workers=2))[:, 2])
+
+
+class Told(Squares):
+    def __getitem__(self, i):
+        info = get_worker_info()
+        return info.id, info.num_workers, len(info.dataset)
+
+
+def test_a_worker_knows_what_it_is():
+    told = list(DataLoader(Told(4), 1, num_workers=2, collate_fn=list))
+    assert told == [[(0, 2, 4)], [(1, 2, 4)], [(0, 2, 4)], [(1, 2, 4)]]
+    assert get_worker_info() is None
+
+
+class Shared(Squares):
+    """Lets another thread draw from the default generator in the middle of a sample."""
+
+    def __getitem__(self, i):
+        noise = dc.rand(1).item()
+        thread = threading.Thread(target=lambda: self.there.append(dc.rand(1).item()))
+        thread.start()
+        thread.join()
+        return noise, dc.rand(1).item()
+
+
+def test_fetching_leaves_the_draws_of_other_threads_alone():
+    data = Shared(6)
+    passes = []
+    for _ in range(2):
+        data.there = []
+        dc.manual_seed(9)
+        passes.append([bits(batch) for batch in DataLoader(data, 2, seed=1)])
+        after = dc.rand(1).item()
+        dc.manual_seed(9)
+        assert [*data.there, after] == [dc.rand(1).item() for _ in range(7)]
+    assert passes[0] == passes[1]
+
+
+class Hangs(Squares):
+    def __init__(self, how, size=6):
+        super().__init__(size)
+        self.how = how
+
+    def __getitem__(self, i):
+        if i == 3:
+            if self.how == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(60)
+        return np.full(1 << 10, i)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("how", ["sleep", "stop"])
+def test_a_worker_that_hangs_is_named(how):
+    loader = DataLoader(Hangs(how), 2, num_workers=2, timeout=0.3, collate_fn=list)
+    got, start = [], time.monotonic()
+    with pytest.raises(DataError, match=r"worker 1 of the loader sent nothing for 0\.3 s\n.*batch 1, samples 2, 3"):
+        for batch in loader:
+            got.append(batch)
+    assert len(got) == 1 and not children()
+    assert time.monotonic() - start < 4  # the others are not waited for, either
+
+
+def half_a_batch(writing):
+    frame, views = workers._frame("batch", np.zeros(1 << 18))
+    writing.send_bytes(frame)
+    writing.send_bytes(views[0][:100])
+    time.sleep(60)
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_worker_that_hangs_in_the_middle_of_a_batch():
+    context = multiprocessing.get_context("fork")
+    reading, writing = context.Pipe(duplex=False)
+    process = context.Process(target=half_a_batch, args=(writing,), daemon=True)
+    process.start()
+    writing.close()
+    with pytest.raises(DataError, match=r"sent nothing(.|\n)*batch 5, samples 0, 1, .*19, … .30 in all"):
+        workers._receive(process, reading, 0, (5, np.arange(30)), "fork", timeout=0.2)
+    process.join(5)
+    assert not process.is_alive()
+    reading.close()
+
+
+def test_time_enough_changes_nothing():
+    assert [bits(b) for b in DataLoader(Squares(), 3, shuffle=True, seed=8, num_workers=2, timeout=60)] == plain_run()
 
 
 def test_large_batches_do_not_block():
@@ -565,7 +979,38 @@ def test_a_dataset_that_cannot_be_sent_says_so():
 
     with pytest.raises(DataError, match="module level"):
         list(DataLoader(Local(), num_workers=1, multiprocessing_context="spawn"))
+    for error in (ValueError("v"), OSError("closed"), RecursionError()):
+        with pytest.raises(DataError, match=f"cannot be sent to a worker process: {type(error).__name__}(.|\n)*module"):
+            list(DataLoader([Unsendable(error)], num_workers=1, multiprocessing_context="spawn"))
     assert not children()
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "worker 1 .*cannot be started: .*Too many(.|\n)*smaller"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), "worker 1 .*died while it was started(.|\n)*__main__"),
+    ],
+)
+def test_a_worker_that_cannot_be_started(error, message, monkeypatch):
+    start = workers._start
+
+    def fail(context, *arguments):
+        if arguments[-1][0] == 1:
+            monkeypatch.setattr(type(context), "Pipe", raises(error))
+        return start(context, *arguments)
+
+    monkeypatch.setattr(workers, "_start", fail)
+    with pytest.raises(DataError, match=message):
+        list(DataLoader(Squares(), num_workers=2))
+    assert not children()
+
+
+def raises(error):
+    def function(*arguments, **options):
+        raise error
+
+    return function
 
 
 def running(pid):
@@ -581,26 +1026,39 @@ def running(pid):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_the_program(how, tmp_path):
-    code = """
-import os, time, multiprocessing, sys
+@pytest.mark.parametrize(
+    "how, sample",
+    [
+        (signal.SIGINT, "time.sleep(0.05)"),
+        (signal.SIGINT, "time.sleep(60)"),
+        (signal.SIGKILL, "time.sleep(0.05)"),
+        (signal.SIGKILL, "time.sleep(60)"),
+        # A call into C that keeps Python's lock.
+        pytest.param(signal.SIGKILL, "time.sleep(0.1), ctypes.PyDLL(None).sleep(60)",
+                     marks=pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")),
+    ],
+)  # fmt: skip
+def test_workers_end_with_the_program(how, sample):
+    code = f"""
+import ctypes, os, time, multiprocessing, sys
 from deepcore.data import DataLoader, Dataset
 class Slow(Dataset):
     def __len__(self): return 100
     def __getitem__(self, i):
-        if i: time.sleep(0.05)
+        if i > 1: {sample}
         return bytes(200_000)
 if __name__ == "__main__":
     for batch in DataLoader(Slow(), 1, num_workers=2, multiprocessing_context="fork"):
         print(*[p.pid for p in multiprocessing.active_children()], flush=True)
-        time.sleep(0.2)
+        time.sleep(0.1)
 """
     if "fork" not in METHODS:
         pytest.skip("a program given by -c needs fork")
     program = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with program:
         pids = [int(pid) for pid in program.stdout.readline().split()]
+        if "60" in sample:  # the workers are in it then, and the program waits
+            time.sleep(0.5)
         program.send_signal(how)
         program.wait(10)
         deadline = time.monotonic() + 5
@@ -655,7 +1113,8 @@ HOSTILE_IDX = {
     "overflow": (idx(8, (0xFFFFFFFF,) * 3), "more than"),
     "overflow beside 0": (idx(8, (0, *(0xFFFFFFFF,) * 3)), "more than"),
     "wraps to 4": (idx(8, (1 << 31, 1 << 31, 4), b"abcd"), "more than"),
-    "lies": (idx(8, (1 << 30,), b"abcd"), "truncated|cannot hold"),
+    "lies": (idx(8, (1 << 20,), b"abcd"), "truncated|cannot hold"),
+    "lies more": (idx(8, (1 << 30,), b"abcd"), "truncated|more than 67,108,864"),
     "pickle": (b"\x80\x04\x95" + b"\0" * 20, "pickle"),
 }
 
@@ -827,6 +1286,9 @@ def test_mnist_finds_plain_files_and_the_shared_folder(published, tmp_path, monk
         (folder / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     with pytest.raises(DataError):
         mnist(download=False)
+    monkeypatch.setattr(datasets, "settings", type("Settings", (), {"data_dir": str(tmp_path / "shred")}))
+    with pytest.raises(DataError, match=r"DEEPCORE_DATA names no folder\n.*shred'"):
+        mnist(download=False)
     monkeypatch.setattr(datasets, "settings", type("Settings", (), {"data_dir": str(folder.parent)}))
     assert len(mnist(download=False)) == 6
     write_idx(np.zeros(3, np.uint8), folder / "t10k-labels-idx1-ubyte")
@@ -865,15 +1327,17 @@ def test_csv(text, tmp_path):
 @pytest.mark.parametrize(
     "content, error, message",
     [
-        (b"1,2\n3\n", DataError, "2 values.*\n.*1 in line 2"),
+        (b"1,2\n3\n", DataError, "2 cells.*\n.*1 in line 2"),
         (b"1,2\n3,x\n", DataError, "'x' in line 2, column 2"),
         (b"1,2\n3,\n", DataError, "'' in line 2"),
-        (b"1,2\nnan,1\n", DataError, "NaN or an infinite value in line 2"),
-        (b"1,1e99\n", DataError, "NaN or an infinite value in line 1"),
+        (b"1,2\nnan,1\n", DataError, "missing value\n.*'nan' in line 2, column 1"),
+        (b"1,1e99\n", DataError, "too large for float32\n.*\n.*'1e99' in line 1, column 2"),
         (b"", DataError, "no rows"),
         (b"a,b\n", DataError, "no rows"),
         (b"1,2,3,4\n", ShapeError, r"shape \(4,\)"),
-        (b"\xff\xfe\x00abc", FileFormatError, "no format known"),
+        (b"\xff\xfe1\0,\x002\0", FileFormatError, "in UTF-16\n.*\n.*\n.*iconv -f UTF-16"),
+        (b"1,2\n3,4\0\n", FileFormatError, "null byte.*\n.*line 2"),
+        (b"1,2\n3,\xe9\n", FileFormatError, "not text in UTF-8\n.*byte 0xe9 in line 2\n"),
         (b"\x80\x04\x95}\x94.", FileFormatError, "a pickle"),
         (b"PK\x03\x04" + b"\0" * 40, FileFormatError, "zip"),
     ],

@@ -11,6 +11,7 @@ from nn_examples import cases, make_input
 
 import deepcore as dc
 from deepcore import nn
+from deepcore.config import settings
 from deepcore.errors import ArgumentError, BackendError, DeepcoreWarning, DTypeError, IndexRangeError, ShapeError
 from deepcore.nn import functional as F
 from deepcore.nn.registry import LOSSES
@@ -119,9 +120,9 @@ def test_target_dtypes(backend):
 @pytest.mark.parametrize(
     "shape, target, fix",
     [
-        ((4, 1), (4,), r"target\.unsqueeze\(1\)"),
+        ((4, 1), (4,), r"target\[:, None\]"),
         ((4,), (4, 1), r"target\.squeeze\(1\)"),
-        ((1, 4), (4,), r"target\.unsqueeze\(0\)"),
+        ((1, 4), (4,), r"target\[None\]"),
         ((2, 6), (3, 4), r"target\.reshape\(2, 6\)"),
         ((4, 3), (4,), r"one_hot\(target\)"),
         ((4, 3), (1, 3), "the input's shape"),
@@ -217,3 +218,172 @@ def test_loss_weights_are_buffers_that_move_and_are_not_trained():
     loss = nn.CrossEntropyLoss(weight=dc.tensor([1.0, 2.0]))
     assert list(loss.parameters()) == [] and list(loss.state_dict()) == ["weight"]
     assert loss.double().weight.dtype == dc.float64
+
+
+# -- infinity -------------------------------------------------------------------------------------------------------
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.fixture(params=["kernels", "reference", "compiled"])
+def way(request, backend, monkeypatch):
+    """Runs a function of tensors by the kernels, by the array library alone, or as a compiled program."""
+    if request.param == "compiled" and backend != "cpu":
+        pytest.skip("captured graphs replay what eager execution launches")
+    if request.param == "reference":
+        monkeypatch.setattr(settings, "kernels", False)
+
+    def run(function, *tensors):
+        function = dc.compile(function) if request.param == "compiled" else function
+        for _ in range(3 if request.param == "compiled" else 1):
+            results = function(*tensors)
+        return results
+
+    return run
+
+
+def loss_and_gradient(way, loss, x):
+    """Both as lists, of a loss of one tensor."""
+
+    def both(x):
+        out = loss(x)
+        return out, dc.autograd.grad(out, (x,), dc.ones_like(out))[0]
+
+    return [t.float().tolist() for t in way(both, x.requires_grad_())]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("pos_weight", [None, 1.0, 3.0])
+def test_bce_of_infinite_logits(pos_weight, dtype, backend, way):
+    x = dc.tensor([INF, -INF, INF, -INF, INF, -INF, NAN], dtype=dtype, backend=backend)
+    y = dc.tensor([1.0, 0.0, 0.0, 1.0, 0.5, 0.5, 0.0], dtype=dtype, backend=backend)
+    p = None if pos_weight is None else dc.tensor([pos_weight], dtype=dtype, backend=backend)
+    loss, slope = loss_and_gradient(
+        way, lambda x: F.binary_cross_entropy_with_logits(x, y, reduction="none", pos_weight=p), x
+    )
+    assert loss[:6] == [0, 0, INF, INF, INF, INF] and math.isnan(loss[6])
+    p = pos_weight or 1.0
+    assert slope[:6] == [0, 0, 1, -p, 0.5, -0.5 * p]
+
+
+def test_bce_with_logits_differentiates_its_target_and_weight():
+    rng = np.random.default_rng(0)
+    x, y = (dc.tensor(rng.uniform(low, 1, (4, 3)), requires_grad=True) for low in (-1, 0))
+    p = dc.tensor([0.3, 1.0, 4.0], dtype=dc.float64, requires_grad=True)
+    plain = lambda x, y: F.binary_cross_entropy_with_logits(x, y)
+    weighted = lambda x, y, p: F.binary_cross_entropy_with_logits(x, y, pos_weight=p)
+    for function, inputs in ((plain, (x, y)), (weighted, (x, y, p))):
+        assert dc.autograd.gradcheck(function, inputs) and dc.autograd.gradgradcheck(function, inputs)
+    # A weight of 0 counts nothing, whatever the logit.
+    x, y, p = (dc.tensor(v, requires_grad=True) for v in ([-INF, INF], [1.0, 1.0], [0.0, 0.0]))
+    F.binary_cross_entropy_with_logits(x, y, pos_weight=p, reduction="sum").backward()
+    assert (x.grad.tolist(), p.grad.tolist()) == ([0, 0], [INF, 0])
+
+
+@pytest.mark.parametrize("classes", [3, 70])
+@pytest.mark.parametrize("options, expected, slope", [
+    ({}, [math.log(2), 0, 0], [[0, 0, 0], [0, 0, 0], [0, 0, 0]]),
+    ({"weight": [1.0, 3.0, 0.0]}, [2 * math.log(2), 0, 0], [[0.5, -0.5, 0], [0, 0, 0], [0, 0, 0]]),
+])  # fmt: skip
+def test_soft_targets_of_0_on_infinite_logits(options, expected, slope, classes, backend, way):
+    """-∞·0 is 0: the class takes no part. A row of zeros counts nothing, whatever the logits."""
+    rows = [[0.0, 0.0, -INF], [0.0, -INF, -INF], [NAN, INF, 0.0]]
+    x = dc.tensor([[-INF] * (classes - 3) + row for row in rows], backend=backend)
+    y = [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    y = dc.tensor([[0.0] * (classes - 3) + row for row in y], backend=backend)
+    if options:
+        options = {"weight": dc.tensor([1.0] * (classes - 3) + options["weight"], backend=backend)}
+    loss, got = loss_and_gradient(way, lambda x: F.cross_entropy(x, y, reduction="none", **options), x)
+    assert loss == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_allclose([row[classes - 3 :] for row in got], slope, atol=1e-6)
+    assert all(v == 0 for row in got for v in row[: classes - 3])
+
+
+@pytest.mark.parametrize("classes", [3, 70])
+@pytest.mark.parametrize("loss", ["cross_entropy", "log_softmax and nll_loss"])
+@pytest.mark.parametrize("weight, ignored", [(None, 2), ([1.0, 1.0, 0.0], -100)])
+def test_rows_that_count_nothing_may_hold_anything(weight, ignored, loss, classes, backend, way):
+    """Of class 2, which is ignored or weighs 0."""
+    rows = [[0.0, 0.0, -INF], [NAN, 0.0, 0.0], [INF, INF, 0.0], [0.0, 0.0, -INF]]
+    x = dc.tensor([row + [-INF] * (classes - 3) for row in rows], backend=backend)
+    y = dc.tensor([0, 2, 2, 2], backend=backend)
+    w = None if weight is None else dc.tensor(weight + [1.0] * (classes - 3), backend=backend)
+
+    def value(x):
+        if loss == "cross_entropy":
+            return F.cross_entropy(x, y, w, ignored)
+        return F.nll_loss(dc.log_softmax(x, 1), y, w, ignored)
+
+    got, slope = loss_and_gradient(way, value, x)
+    assert got == pytest.approx(math.log(2))
+    assert [row[:3] for row in slope] == [pytest.approx([-0.5, 0.5, 0]), [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert all(v == 0 for row in slope for v in row[3:])
+
+
+@pytest.mark.parametrize("classes", [3, 70])
+def test_label_smoothing_beside_a_class_that_weighs_0(classes, backend, way):
+    x = dc.tensor([[0.0, 0.0] + [-INF] * (classes - 2)], backend=backend)
+    y, w = dc.tensor([0], backend=backend), dc.tensor([1.0, 1.0] + [0.0] * (classes - 2), backend=backend)
+    smoothed = lambda x: F.cross_entropy(x, y, w, label_smoothing=0.3)
+    loss, slope = loss_and_gradient(way, smoothed, x)
+    assert loss == pytest.approx((0.7 + 0.6 / classes) * math.log(2))
+    assert np.isfinite(slope).all()
+    assert F.cross_entropy(x, y, label_smoothing=0.3).item() == INF
+
+
+def test_a_weight_of_0_makes_any_term_0(backend, way):
+    x, y = dc.tensor([0.0, 0.5], backend=backend), dc.tensor([1.0, 1.0], backend=backend)
+    logits = dc.tensor([-INF, 0.0], backend=backend)
+    w = dc.tensor([0.0, 1.0], backend=backend)
+    loss, slope = loss_and_gradient(
+        way, lambda x: F.binary_cross_entropy_with_logits(x, y, w, reduction="none"), logits
+    )
+    assert loss == pytest.approx([0, math.log(2)]) and slope == [0, -0.5]
+    loss, slope = loss_and_gradient(way, lambda x: F.binary_cross_entropy(x, y, w, reduction="none"), x)
+    assert loss == pytest.approx([0, math.log(2)]) and slope == [0, -2]
+
+
+def test_the_slope_of_bce_at_the_ends_is_pytorchs(backend, way):
+    x = dc.tensor([0.0, 0.0, 1.0, 1.0, 1e-20], backend=backend)
+    y = dc.tensor([1.0, 0.0, 0.0, 1.0, 1.0], backend=backend)
+    _, slope = loss_and_gradient(way, lambda x: F.binary_cross_entropy(x, y, reduction="none"), x)
+    assert slope == pytest.approx([-1e12, 0, 1e12, 0, -1e12])
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"])
+def test_the_difference_of_equal_infinities_is_not_a_number(name, backend, way):
+    x = dc.tensor([INF, INF, -INF], backend=backend)
+    y = dc.tensor([INF, 0.0, 0.0], backend=backend)
+    loss, slope = loss_and_gradient(way, lambda x: getattr(F, name)(x, y, reduction="none"), x)
+    assert math.isnan(loss[0]) and math.isnan(slope[0])
+    assert loss[1:] == [INF, INF] and slope[1:] == ([INF, -INF] if name == "mse_loss" else [1, -1])
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_logsumexp_of_infinities(dim, backend, way):
+    rows = [[1e4, INF], [1e4, -INF], [1.0, 1.0]]
+    x = dc.tensor(rows if dim else list(map(list, zip(*rows))), backend=backend)
+    value, slope = loss_and_gradient(way, lambda x: dc.logsumexp(x, dim), x)
+    slope = slope if dim else list(map(list, zip(*slope)))
+    assert value == [INF, 1e4, pytest.approx(1 + math.log(2))]
+    assert slope[0][0] == 0 and slope[1] == [1, 0] and slope[2] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("ignored", [-100, 0])
+def test_a_weighted_loss_of_one_target(ignored, backend):
+    """Without a batch, the weight that NumPy picks is a number, and kernels read arrays."""
+    x = dc.tensor([-1.0, -2.0], backend=backend, requires_grad=True)
+    y, w = dc.tensor(1, backend=backend), dc.tensor([1.0, 3.0], backend=backend)
+    loss = F.nll_loss(x, y, w, ignored, reduction="sum")
+    loss.backward()
+    assert loss.item() == 6 and x.grad.tolist() == [0, -3]
+
+
+def test_the_mean_of_many_16_bit_losses(backend):
+    """There are more rows than float16 counts, and their losses add up to more than it holds."""
+    x = dc.full((70_000, 1), -2.0, dtype=dc.float16, backend=backend)
+    y = dc.zeros(70_000, dtype=dc.int64, backend=backend)
+    assert F.nll_loss(x, y).item() == 2
+    assert F.nll_loss(x, y, dc.ones(1, dtype=dc.float16, backend=backend)).item() == 2
+    y[0] = -100
+    assert F.nll_loss(x, y).item() == 2

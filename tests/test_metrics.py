@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 import pytest
 
 import deepcore as dc
-from deepcore import metrics
+from deepcore import metrics, nn
 from deepcore.errors import (
     ArgumentError,
     ConfigError,
@@ -51,6 +52,95 @@ def as_all(backend, *arrays):
 def test_accuracy_of_every_layout(backend, output, target, right):
     output, target = as_all(backend, output, target)
     assert metrics.accuracy(output, target) == pytest.approx(right)
+
+
+def test_labels_of_several_columns_are_one_yes_or_no_each(backend):
+    output = np.float32([[2, -1], [-1, -2], [3, 0.5], [-4, 1]])
+    target = np.float32([[1, 0], [0, 1], [1, 1], [0, 0]])
+    o, t = as_all(backend, output, target)
+    yes, right = output > 0, (output > 0) == (target == 1)
+    assert metrics.accuracy(o, t, task="multilabel") == right.mean() == 6 / 8
+    assert (
+        metrics.accuracy(*as_all(backend, 1 / (1 + np.exp(-output)), target), threshold=0.5, task="multilabel") == 6 / 8
+    )
+    assert metrics.confusion_matrix(o, t, task="multilabel").tolist() == [[[2, 0], [0, 2]], [[1, 1], [1, 1]]]
+    hits, said, true = (yes & (target == 1)).sum(0), yes.sum(0), target.sum(0)
+    for function, expected in (
+        (metrics.precision, hits / said),
+        (metrics.recall, hits / true),
+        (metrics.f1, 2 * hits / (said + true)),
+    ):
+        np.testing.assert_allclose(function(o, t, average=None, task="multilabel"), expected)
+        assert function(o, t, task="multilabel") == pytest.approx(expected.mean())
+    assert metrics.accuracy(o, t.bool(), task="multilabel") == 6 / 8
+    soft = np.where(target == 1, 0.9, 0.4)
+    assert metrics.accuracy(output, soft, task="multilabel") == 6 / 8
+    marked = np.where(output < -1, -1, target)
+    assert metrics.accuracy(output, marked, task="multilabel", ignore_index=-1) == 5 / 6
+    assert metrics.confusion_matrix(output, marked, task="multilabel", ignore_index=-1).sum() == 6
+
+
+def test_one_column_under_every_task():
+    output, target = np.float32([[-1], [2], [0.3], [-4]]), [0, 1, 0, 0]
+    for shape in ((4,), (4, 1)):
+        assert metrics.accuracy(output, np.reshape(target, shape), task="multilabel") == 3 / 4
+    assert metrics.confusion_matrix(output, target, task="multilabel").tolist() == [[2, 1], [0, 1]]
+    assert metrics.accuracy(output, [0, 0, 0, 0], task="multiclass") == 1, "the largest of one"
+
+
+def test_rows_of_zeros_have_no_class():
+    output, target = logits_for([0, 1, 2]), np.float32([[1, 0, 0], [0, 0, 0], [0, 1, 0]])
+    assert metrics.accuracy(output, target, task="multiclass") == 1 / 2
+    assert metrics.top_k_accuracy(output, target, k=1) == 1 / 2
+
+
+@pytest.mark.parametrize(
+    "loss, target, task, threshold, ignored",
+    [
+        (nn.BCEWithLogitsLoss(), "labels", "multilabel", 0.0, None),
+        (nn.BCELoss(), "labels", "multilabel", 0.5, None),
+        (nn.functional.binary_cross_entropy_with_logits, "labels", "multilabel", 0.0, None),
+        (functools.partial(nn.functional.binary_cross_entropy), "labels", "multilabel", 0.5, None),
+        (nn.CrossEntropyLoss(ignore_index=2), "classes", "multiclass", 0.5, 2),
+        (functools.partial(nn.functional.cross_entropy, ignore_index=1), "classes", "multiclass", 0.5, 1),
+        (nn.NLLLoss(), "classes", "multiclass", 0.5, -100),
+        (nn.MSELoss(), "labels", None, 0.5, None),
+        (nn.functional.huber_loss, "labels", None, 0.5, None),
+        (lambda output, target: (output - target).mean(), "labels", None, 0.0, None),
+    ],
+)
+def test_metrics_follow_the_loss(loss, target, task, threshold, ignored):
+    """By name and as objects, but for what an object was told."""
+    model = nn.Linear(2, 3)
+    own = [metrics.Accuracy(name="own"), metrics.Recall(name="fixed", threshold=0.7, ignore_index=9, task="multiclass")]
+    names = ("accuracy", "precision", "recall", "f1") if target == "labels" else ("accuracy", "f1", "top_k_accuracy")
+    trainer = dc.Trainer(model, dc.optim.SGD(model.parameters(), lr=0.1), loss, metrics=[*names, *own])
+    *followers, fixed = trainer.metrics
+    for metric in followers:
+        if metric.name != "top_k_accuracy":
+            assert (metric.task, metric.threshold, metric.ignore_index) == (task, threshold, ignored)
+    assert (fixed.task, fixed.threshold, fixed.ignore_index) == ("multiclass", 0.7, 9)
+    default = dc.Trainer(model, trainer.optimizer, loss).metrics
+    assert [m.name for m in default] == (["accuracy"] if task else [])
+    other = dc.Trainer(model, trainer.optimizer, nn.CrossEntropyLoss(), metrics=own)
+    assert (other.metrics[0].task, other.metrics[0].ignore_index) == ("multiclass", -100)
+    assert "_open" not in own[0].state_dict()
+
+
+def test_two_columns_of_labels_in_a_trainer(backend):
+    """Each is thresholded; the largest of two would be right in a third of the samples."""
+    x = np.float32([[1, 2], [-3, -1], [1, -1]])
+    y = np.float32([[1, 1], [0, 0], [1, 0]])
+    model = nn.Linear(2, 2, bias=False).to(backend)
+    with dc.no_grad():
+        model.weight.copy_(dc.tensor(np.eye(2, dtype=np.float32), backend=backend))
+    sgd = dc.optim.SGD(model.parameters(), lr=0.0)
+    trainer = dc.Trainer(model, sgd, nn.BCEWithLogitsLoss(), metrics=["accuracy", "f1"])
+    assert trainer.fit((x, y), (x, y), verbose=0)[1]["val_accuracy"] == 1.0 == trainer.evaluate((x, y))["f1"]
+    assert trainer.fit((x, y * 0.8 + 0.1), verbose=0)[1]["accuracy"] == 1.0, "smoothed labels"
+    squares = dc.Trainer(model, sgd, nn.MSELoss(), metrics=["accuracy"])
+    with pytest.raises(DataError, match="task='multilabel'"):
+        squares.evaluate((x, y))
 
 
 def test_threshold_and_ignored_targets():
@@ -149,6 +239,13 @@ def test_confusion_matrix_grows_with_the_classes():
         (lambda: metrics.confusion_matrix([0, 5], [0, 1], classes=3), IndexRangeError, "0 to 2"),
         (lambda: metrics.mean_squared_error(np.zeros((3, 1)), np.zeros(3)), ShapeError, r"squeeze\(1\)"),
         (lambda: metrics.f1([0], [0], average="weighted"), ArgumentError, "macro"),
+        (lambda: metrics.f1([0], [0], task="binary"), ArgumentError, "multilabel"),
+        (lambda: metrics.accuracy(np.zeros((2, 2)), np.ones((2, 2))), DataError, "neither one-hot nor probabilities"),
+        (lambda: metrics.accuracy(np.zeros((2, 2)), np.eye(2) * 2 - 1), DataError, "neither one-hot"),
+        (lambda: metrics.accuracy(np.zeros((2, 2)), np.eye(2) * 2 - 1, task="multilabel"), DataError, "value -1"),
+        (lambda: metrics.recall(np.zeros((2, 2)), np.full((2, 2), np.nan), task="multilabel"), DataError, "nan"),
+        (lambda: metrics.recall(np.zeros((2, 2)), [0, 1], task="multilabel"), ShapeError, r"shape \(2, 2\)"),
+        (lambda: metrics.TopKAccuracy().follow(nn.BCELoss()), ArgumentError, "one true class per sample"),
         (lambda: metrics.get("acuracy"), ConfigError, "did you mean 'accuracy'"),
         (lambda: metrics.get(metrics.f1), ArgumentError, r"F1\(\)"),
     ],

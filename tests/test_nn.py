@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
+import inspect
 import json
 import math
 import pickle
+import time
 import weakref
 
 import numpy as np
@@ -15,6 +18,7 @@ from nn_examples import cases, make_input
 
 import deepcore as dc
 from deepcore import nn
+from deepcore.config import settings
 from deepcore.errors import (
     ArgumentError,
     BackendError,
@@ -28,6 +32,7 @@ from deepcore.errors import (
     ShapeError,
     StateDictError,
 )
+from deepcore.io import safetensors
 from deepcore.nn import functional as F
 from deepcore.nn import init
 from deepcore.nn.files import build, describe
@@ -360,6 +365,42 @@ def test_load_state_dict_lists_everything_that_does_not_fit_and_changes_nothing(
     assert net.scale.tolist() == [3, 3]
 
 
+def test_load_state_dict_shows_some_of_many_misfits():
+    state = {f"layer.{i}": dc.ones(1) for i in range(2000)}
+    with pytest.raises(StateDictError, match=r"unexpected: layer\.19.*\n  … and 1980 more") as caught:
+        Net().load_state_dict(state)
+    assert len(caught.value.unexpected_keys) == 2000
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("kept", ["embed.weight", "head.weight"])
+def test_one_name_of_a_tied_parameter_is_enough(kept, assign, tmp_path, backend):
+    def model():
+        tied = nn.Sequential({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
+        tied.head.weight = tied.embed.weight
+        return tied.to(backend)
+
+    source, target = model(), model()
+    state = source.state_dict()
+    whole = {name: state[name] for name in (kept, "head.bias")}
+    assert target.load_state_dict(whole, assign=assign) == ([], [])
+    assert target.head.weight is target.embed.weight and target.embed.weight.tolist() == state[kept].tolist()
+    dc.save(whole, tmp_path / "f")
+    assert model().load(tmp_path / "f").head.weight.tolist() == state[kept].tolist()
+    untied = nn.Sequential({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5)})
+    with pytest.raises(StateDictError, match=r"missing:    (embed|head)\.weight"):
+        untied.load_state_dict(whole)
+    del whole[kept]
+    assert target.load_state_dict(whole, strict=False).missing_keys == ["embed.weight", "head.weight"]
+
+
+def test_one_name_of_a_shared_layer_is_enough():
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    state = {name: t for name, t in model.state_dict().items() if name.startswith("0")}
+    assert model.load_state_dict(state) == ([], [])
+
+
 def test_load_state_dict_recognises_a_prefix():
     net = Net()
     with pytest.raises(StateDictError, match=r"begins with 'module\.'.*k\[7:\]"):
@@ -502,6 +543,15 @@ def test_backend_and_dtype_of_new_layers(backend):
         (lambda: nn.BatchNorm1d(3)(dc.ones(2, 4)), ShapeError, r"\(N, 3\) or \(N, 3, L\)"),
         (lambda: nn.BatchNorm1d(3)(dc.ones(3)), ShapeError, r"\(N, 3\)"),
         (lambda: nn.BatchNorm1d(3)(dc.ones(1, 3)), ShapeError, "more than one value per channel"),
+        (
+            lambda: nn.BatchNorm1d(3, track_running_stats=False).eval()(dc.ones(1, 3)),
+            ShapeError,
+            "value per channel.*drop",
+        ),
+        (lambda: nn.BatchNorm1d(3, dtype="float16")(dc.ones(1, 3, 1).half()), ShapeError, "value per channel"),
+        (lambda: nn.Dropout()(dc.tensor([1, 2])), DTypeError, r"int64.*x\.float\(\)"),
+        (lambda: F.dropout(dc.tensor([True])), DTypeError, "bool"),
+        (lambda: nn.Parameter(2, 3), ArgumentError, r"dc\.empty\(2, 3\)"),
         (lambda: nn.LayerNorm(4)(dc.ones(2, 3)), ShapeError, r"nn.LayerNorm\(3\)"),
         (lambda: nn.Unflatten(1, (3, 4))(dc.ones(2, 11)), ShapeError, "length 11"),
         (lambda: nn.Embedding(4, 2)(dc.tensor([0, 4])), IndexRangeError, "4"),
@@ -511,6 +561,91 @@ def test_backend_and_dtype_of_new_layers(backend):
 def test_layers_refuse(make, error, message):
     with pytest.raises(error, match=f"(?s){message}"):
         make()
+
+
+@pytest.mark.parametrize("cls, example", cases(LAYERS))
+def test_layers_take_tensors_and_arrays_and_name_what_is_neither(cls, example, backend):
+    layer = cls(**example.arguments, **({"backend": backend} if hasattr(cls, "reset_parameters") else {}))
+    rng = np.random.default_rng(0)
+    inputs = [make_input(kind, rng) for kind in example.inputs]
+    inputs = [dc.tensor(x if x.dtype.kind == "i" else x.astype("f"), backend=backend) for x in inputs]
+    dc.manual_seed(0)
+    expected = layer.train()(*inputs)
+    dc.manual_seed(0)
+    if cls is not nn.Identity:
+        got = layer(*(t._data for t in inputs))
+        assert got.backend == backend
+        np.testing.assert_array_equal(got.detach().numpy(), expected.detach().numpy())
+        for wrong in ([[1.0, 2.0]], None, "text"):
+            with pytest.raises(DTypeError, match=r"(?s)takes tensors.*dc\.tensor\(…\)"):
+                layer(wrong, *inputs[1:])
+
+
+LOSS_CALLS = [
+    (F.cross_entropy, [[1.0, 2.0]], [0]), (F.nll_loss, [[1.0, 2.0]], [0]), (F.mse_loss, [1.0], [2.0]), (F.l1_loss, [1.0], [2.0]),
+    (F.smooth_l1_loss, [1.0], [2.0]), (F.huber_loss, [1.0], [2.0]), (F.binary_cross_entropy, [0.5], [1.0]),
+    (F.binary_cross_entropy_with_logits, [0.5], [1.0]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss, input, target", LOSS_CALLS)
+def test_losses_take_tensors_and_arrays_and_name_what_is_neither(loss, input, target, backend):
+    x, y = dc.tensor(input, backend=backend), dc.tensor(target, backend=backend)
+    expected = loss(x, y).item()
+    for a, b in ((x._data, y), (x, y._data), (x._data, y._data)):
+        assert loss(a, b).item() == expected
+    for a, b in ((input, y), (x, target), (x, None)):
+        with pytest.raises(DTypeError, match=f"(?s){loss.__name__} takes tensors.*dc.tensor"):
+            loss(a, b)
+
+
+def test_the_forward_of_a_user_s_module_keeps_its_own_errors():
+    class Net(nn.Module):
+        def forward(self, x):
+            return x.values
+
+    with pytest.raises(AttributeError, match="'list' object has no attribute 'values'"):
+        Net()([1.0])
+
+
+def test_an_array_of_another_backend_is_not_moved(backend):
+    layer = nn.Linear(2, 2, backend=backend)
+    if backend == "cpu":
+        pytest.skip("the CPU's arrays are NumPy's")
+    with pytest.raises(BackendError, match="two backends"):
+        layer(np.ones((1, 2), "f"))
+    with pytest.raises(BackendError, match="two backends"):
+        dc.where(layer.bias > 0, np.ones(2), np.zeros(2))
+
+
+def test_layers_in_a_plain_list_are_named():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Module()
+            self.body.blocks = {"a": nn.Linear(2, 2)}
+
+    for parameters in (Net().parameters(), Net().named_parameters()):
+        with pytest.raises(
+            ArgumentError, match=r"(?s)no parameters.*not registered: self\.body\.blocks = nn\.ModuleList"
+        ):
+            dc.optim.SGD(parameters, lr=1.0)
+    used = nn.Linear(1, 1).parameters()
+    list(used)
+    with pytest.raises(ArgumentError, match="used up"):
+        dc.optim.SGD(used, lr=1.0)
+    with pytest.raises(ArgumentError, match=r"nn\.ModuleList"):
+        dc.optim.SGD([], lr=1.0)
+
+
+def test_a_refused_batch_is_not_counted(backend):
+    for momentum in (0.1, None):
+        layer = nn.BatchNorm1d(2, momentum=momentum, backend=backend)
+        with pytest.raises(ShapeError):
+            layer(dc.ones(1, 2, backend=backend))
+        assert layer.num_batches_tracked.item() == 0 and layer.running_mean.tolist() == [0, 0]
+        layer(dc.ones(3, 2, backend=backend))
+        assert layer.num_batches_tracked.item() == 1
 
 
 def test_batch_norm_of_one_value_per_channel_in_evaluation():
@@ -683,10 +818,39 @@ def test_clip_grad_value(backend):
     (p,) = with_gradients(backend, [-3.0, 0.5, 4.0])
     nn.utils.clip_grad_value_([p], 1.0)
     assert p.grad.tolist() == [-1, 0.5, 1]
-    with pytest.raises(ArgumentError, match="negative"):
-        nn.utils.clip_grad_value_([p], -1.0)
-    with pytest.raises(ArgumentError, match="norm_type"):
+
+
+LIMITS = {
+    "clip_grad_norm_": lambda p, v: nn.utils.clip_grad_norm_([p], v),
+    "clip_grad_value_": lambda p, v: nn.utils.clip_grad_value_([p], v),
+    "clipped_step": lambda p, v: dc.optim.SGD([p]).clipped_step(v),
+    "clipped_step by value": lambda p, v: dc.optim.SGD([p]).clipped_step(clip_value=v),
+    "norm_type": lambda p, v: nn.utils.clip_grad_norm_([p], 1.0, v),
+    "norm_type of the total": lambda p, v: nn.utils.get_total_norm([p.grad], v),
+    "norm_type of no tensors": lambda p, v: nn.utils.get_total_norm([], v),
+}
+
+
+@pytest.mark.parametrize(
+    "value, says", [(-1.0, "negative"), (math.nan, "NaN"), ("one", "not a number"), (True, "number")]
+)
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_of_clipping(name, value, says, backend):
+    (p,) = with_gradients(backend, [3.0, 4.0])
+    before = p.tolist()
+    with pytest.raises(ArgumentError, match=says):
+        LIMITS[name](p, value)
+    assert p.grad.tolist() == [3, 4] and p.tolist() == before
+
+
+def test_limits_of_clipping_at_the_edges(backend):
+    (p,) = with_gradients(backend, [3.0, 4.0])
+    assert nn.utils.clip_grad_norm_([p], math.inf).item() == 5 and p.grad.tolist() == [3, 4]
+    assert nn.utils.get_total_norm([p.grad], "inf").item() == 4
+    with pytest.raises(ArgumentError, match="norm_type is 0"):
         nn.utils.clip_grad_norm_([p], 1.0, 0)
+    nn.utils.clip_grad_norm_([p], 0.0)  # as in PyTorch
+    assert p.grad.tolist() == [0, 0]
 
 
 # -- summary ---------------------------------------------------------------------------------------------------------------------
@@ -818,6 +982,152 @@ def test_a_model_of_unregistered_classes_is_loaded_into(tmp_path):
 def test_a_description_names_registered_things_only(description, message):
     with pytest.raises(ConfigError, match=message):
         build(description)
+
+
+def nested(depth, inner=None):
+    for _ in range(depth):
+        inner = {"layer": "Sequential", "modules": {"0": inner or {"layer": "ReLU"}}}
+    return inner
+
+
+def doubled(depth, path=""):
+    """A module of 2**depth paths."""
+    if not depth:
+        return {"layer": "ReLU"}
+    child = f"{path}.0" if path else "0"
+    return {"layer": "Sequential", "modules": {"0": doubled(depth - 1, child), "1": {"same_as": child}}}
+
+
+def one(layer, **arguments):
+    return {"layer": "Sequential", "modules": {"first": {"layer": layer, "arguments": arguments}}}
+
+
+def kept(**modules):
+    return {"layer": "Sequential", "modules": modules}
+
+
+HOSTILE_MODELS = {
+    "a module in itself": (kept(a={"same_as": ""}), "'a' is to be the same as one that does not come before"),
+    "a module in its child": (kept(a=kept(b={"same_as": "a"})), r"'a\.b' is to be the same"),
+    "450 levels": (nested(450), "nested deeper than 64"),
+    "2 ** 40 modules": (doubled(40), "more than 100,000 modules"),
+    "a name of an attribute": (kept(forward={"layer": "ReLU"}), "already has an attribute 'forward'"),
+    "a name with a dot": (kept(**{"a.b": {"layer": "ReLU"}}), "text without a dot"),
+    "no name": (kept(**{"": {"layer": "ReLU"}}), "text without a dot"),
+    "a layer of no name": ({"layer": ["ReLU"]}, "described by its name"),
+    "a layer of a long name": ({"layer": "x" * 10_000}, "described by its name"),
+    "escapes": (kept(**{"\x1b[2J": {"layer": "Linaer"}}), "did you mean 'Linear'"),
+    "slope of text": (one("LeakyReLU", negative_slope="x"), "(?s)negative_slope has the wrong type.*a number.*'first'"),
+    "slope of a list": (one("LeakyReLU", negative_slope=[1.0]), "a number"),
+    "slope of digits": (one("LeakyReLU", negative_slope=10**400), "a number"),
+    "inplace of text": (one("ReLU", inplace="yes"), "true or false"),
+    "features of a number": (one("Linear", in_features=2.0, out_features=1), "a whole number"),
+    "sizes of text": (one("Unflatten", dim=1, unflattened_size="xy"), "a list, each a whole number"),
+    "sizes of lists": (one("LayerNorm", normalized_shape=[[1]]), "a whole number or a list"),
+    "p of 2": (one("Dropout", p=2), "p is a probability"),
+    "tensors of another model": (one("Linear", in_features=2, out_features=1), "missing:    first.weight"),
+    "a list": ([], "described by a table"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_MODELS)
+def test_hostile_descriptions(name, tmp_path):
+    description, message = HOSTILE_MODELS[name]
+    path = tmp_path / "f"
+    safetensors.save_file({}, path, {"deepcore.model": json.dumps({"model": description})})
+    begun = time.perf_counter()
+    with pytest.raises(FileFormatError, match=message) as caught:
+        nn.Module.load(path)
+    assert time.perf_counter() - begun < 1
+    assert "\x1b" not in str(caught.value) and "fix:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "note, message",
+    [
+        ("[" * 100_000, "too large"),
+        ('{"model":' + "[" * 9000 + "]" * 9000 + "}", "cannot be read"),
+        ("[]", "not a table"),
+        ('{"model":' + "9" * 5000 + "}", "cannot be read"),
+        (json.dumps({"model": one("Linear", in_features=1, out_features=1), "tied": 3}), "lists of names"),
+        (json.dumps({"model": one("Linear", in_features=1, out_features=1), "tied": [["x", "y"]]}), "does not have"),
+        (
+            json.dumps(
+                {"model": one("Linear", in_features=2, out_features=1), "tied": [["first.bias", "first.weight"]]}
+            ),
+            "different shapes",
+        ),
+    ],
+)
+def test_hostile_notes(note, message, tmp_path):
+    safetensors.save_file({}, tmp_path / "f", {"deepcore.model": note})
+    with pytest.raises(FileFormatError, match=message):
+        nn.Module.load(tmp_path / "f")
+
+
+WRONG = [
+    "x",
+    "",
+    None,
+    True,
+    -1,
+    0,
+    7,
+    2**70,
+    -(10**400),
+    0.5,
+    -1e308,
+    float("inf"),
+    float("nan"),
+    [],
+    [1, 2],
+    [[1]],
+    {},
+]
+
+
+@pytest.mark.parametrize("cls, example", cases(LAYERS))
+def test_any_value_of_any_argument_is_built_or_refused(cls, example, monkeypatch):
+    monkeypatch.setattr(settings, "kernels", False)  # there would be many to compile
+    arguments = {key: list(v) if isinstance(v, tuple) else v for key, v in example.arguments.items()}
+    build({"layer": cls.__name__, "arguments": arguments})
+    inputs = [dc.as_tensor(make_input(kind, np.random.default_rng(0))) for kind in example.inputs]
+    keys = [key for key, p in inspect.signature(cls).parameters.items() if p.kind == p.POSITIONAL_OR_KEYWORD]
+    for key in set(keys) - {"backend", "dtype"}:
+        for value in WRONG:
+            changed = {**arguments, key: value}
+            try:
+                build({"layer": cls.__name__, "arguments": changed})
+            except ConfigError:
+                continue
+            if type(value) is int and value > 7:
+                continue  # a size, of which nothing was allocated
+            with contextlib.suppress(DeepcoreError):
+                cls(**changed)(*inputs)
+
+
+def test_what_constructors_take_can_be_built_again(tmp_path):
+    for layer in (nn.ReLU(inplace=1), nn.Softplus(threshold=float("inf")), nn.Dropout(1), nn.Unflatten(1, (2, -1))):
+        layer.save(tmp_path / "f")
+        assert repr(nn.Module.load(tmp_path / "f")) == repr(layer)
+
+
+def test_a_model_too_deep_to_describe_is_saved_without(tmp_path):
+    model = nn.ReLU()
+    for _ in range(70):
+        model = nn.Sequential(model)
+    model.save(tmp_path / "f")
+    with pytest.raises(StateDictError, match="nested too deeply"):
+        nn.Module.load(tmp_path / "f")
+
+
+def test_control_characters_of_names_are_shown_as_escapes():
+    model = nn.Sequential({"\x1b[31mred\u202e": nn.Linear(2, 2)})
+    for text in (repr(model), str(model.summary(2)), str(StateDictError("\x1b[2J", where="\x9b", fix="\r"))):
+        assert not set(text) & set("\x1b\x9b\r\u202e") and "\\x" in text
+    with pytest.raises(StateDictError) as caught:
+        model.load_state_dict({})
+    assert "\\x1b[31mred\\u202e.weight" in str(caught.value)
 
 
 def test_a_huge_description_allocates_nothing(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import zlib
 from typing import ClassVar
 
@@ -106,6 +108,24 @@ def test_forward_runs_and_leaves_its_inputs_alone(name, backend):
         for out in outputs:
             assert type(out._data) is out.backend.array_type
             assert out.backend == backend
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("getitem", "to")])  # methods, whose tensor is a tensor
+def test_arrays_count_as_constant_tensors(name, backend):
+    entry = FUNCTIONS[name]
+    for one in samples(name, backend):
+        tensors = tensors_in([*one.args, *one.kwargs.values()])
+        with dc.no_grad():
+            expected = outputs_of(entry.function(*one.args, **one.kwargs))
+        for chosen in (tensors, tensors[:1], tensors[1:]):
+            mapping = {id(t): t._data for t in chosen}
+            again = entry.function(
+                *(replace(a, mapping) for a in one.args), **{k: replace(v, mapping) for k, v in one.kwargs.items()}
+            )
+            assert len(outputs_of(again)) == len(expected)
+            for a, b in zip(outputs_of(again), expected):
+                assert a.backend is b.backend and a.dtype == b.dtype
+                np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -352,3 +372,132 @@ def test_kernels_give_what_the_reference_gives_on_any_number_of_threads(name, dt
         if reference.size == 1:  # what is left of 70,000 terms that cancel
             size += 3.0
         np.testing.assert_allclose(ours, reference, rtol=tight, atol=tight * size)
+
+
+# -- 16-bit floats ----------------------------------------------------------------------------------------------------
+
+WITH_NUMBERS = {
+    "x + n": lambda x, n: x + n, "n - x": lambda x, n: n - x, "x * n": lambda x, n: x * n, "n * x": lambda x, n: n * x,
+    "x / n": lambda x, n: x / n, "n / x": lambda x, n: n / x, "x // n": lambda x, n: x // n,
+    "x trunc/ n": lambda x, n: dc.div(x, n, rounding_mode="trunc"), "x *= n": lambda x, n: x.clone().mul_(n),
+    "x + n·x": lambda x, n: x.add(x, alpha=n), "x - n·x": lambda x, n: x.sub(x, alpha=n),
+    "leaky relu": lambda x, n: dc.nn.functional.leaky_relu(x, n),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", WITH_NUMBERS)
+def test_a_number_is_not_rounded_to_16_bits(name, dtype, backend):
+    """Values and gradients are those of float32, rounded once; of tensors without dimensions, too."""
+    function, values = WITH_NUMBERS[name], [-1.7, -0.25, 0.1, 0.3, 2.0]
+    for n, shape in itertools.product((65536, 1e-6, 0.1, 70000.0), ((5,), ())):
+        x = dc.tensor(values if shape else 0.3, backend=backend).to(dtype).requires_grad_()
+        w = x.detach().float().requires_grad_()
+        out, want = function(x, n), function(w, n)
+        assert out.dtype == x.dtype and np.array_equal(out.tolist(), want.to(dtype).tolist(), equal_nan=True)
+        if name in ("x * n", "n * x", "x *= n", "x / n", "leaky relu"):
+            out.sum().backward()
+            want.sum().backward()
+            assert x.grad.dtype == x.dtype and x.grad.tolist() == w.grad.to(dtype).tolist()
+
+
+def test_loss_scaling_in_16_bits(backend):
+    x = dc.tensor([0.25], dtype=dc.float16, backend=backend)
+    assert (x * 65536).tolist() == [16384] and (16384 * x / 65536).tolist() == [0.0625]
+    scale = dc.tensor(65536.0, backend=backend, requires_grad=True)  # without dimensions, it counts as a number
+    many = dc.full((4000,), 0.25, dtype=dc.float16, backend=backend)
+    out = many * scale
+    assert out.dtype == dc.float16 and out[0].item() == 16384
+    out.backward(dc.ones_like(out))
+    assert scale.grad.dtype == dc.float32 and scale.grad.item() == 1000
+    # Comparisons take the number in the tensor's dtype, as PyTorch's do.
+    assert (dc.tensor([0.1], dtype=dc.float16, backend=backend) == 0.1).tolist() == [True]
+
+
+def test_numbers_beside_16_bits_compiled():
+    x = dc.tensor([0.25, -2.0], dtype=dc.float16)
+    step = lambda x: (x * 65536 / 3, x.add(x, alpha=0.1))
+    compiled = dc.compile(step)
+    for _ in range(3):
+        assert [t.tolist() for t in compiled(x)] == [t.tolist() for t in step(x)]
+
+
+@pytest.mark.parametrize("tensors, alpha", [([1], 2.5), ([1], 1.0), ([1], True), ([1.0], True), ([True], 2.5)])
+@pytest.mark.parametrize("name", ["add", "sub"])
+def test_alpha_is_of_the_results_kind(name, tensors, alpha):
+    x = dc.tensor(tensors)
+    with pytest.raises(errors.DTypeError, match=f"(?s){name}: alpha.*received: +alpha={alpha}"):
+        getattr(dc, name)(x, x, alpha=alpha)
+    assert getattr(dc, name)(dc.tensor([4]), dc.tensor([2]), alpha=3).tolist() == [10 if name == "add" else -2]
+    assert dc.add(dc.tensor([1]), 2.0, alpha=2.5).tolist() == [6.0]
+
+
+# -- infinity, and slopes of slopes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("name, options", [("gelu", {}), ("gelu", {"approximate": "tanh"}), ("silu", {})])
+def test_activations_at_infinity(name, options, kernels, dtype, backend, monkeypatch):
+    monkeypatch.setattr(settings, "kernels", kernels and settings.kernels)
+    x = dc.tensor([-math.inf, math.inf, -3e4, 3e4, math.nan], dtype=dtype, backend=backend, requires_grad=True)
+    out = getattr(dc.nn.functional, name)(x, **options)
+    out.sum().backward()
+    assert out.tolist()[:4] == [0, math.inf, 0, x.tolist()[3]] and np.isnan(out.tolist()[4])
+    assert x.grad.tolist()[:4] == [0, 1, 0, 1] and np.isnan(x.grad.tolist()[4])
+
+
+@pytest.mark.parametrize("function", [
+    dc.relu, dc.abs, dc.nn.functional.leaky_relu, lambda x: dc.clamp(x, -0.5, 1.0), lambda x: dc.clamp(x, min=0.0),
+    lambda x: dc.maximum(x, dc.zeros_like(x)), lambda x: dc.minimum(dc.zeros_like(x), x), dc.amax, dc.amin,
+    lambda x: dc.nn.functional.l1_loss(x, dc.zeros_like(x)),
+])  # fmt: skip
+@pytest.mark.parametrize("kernels", [True, False])
+def test_the_second_derivative_of_what_is_piecewise_linear_is_0(function, kernels, backend, monkeypatch):
+    monkeypatch.setattr(settings, "kernels", kernels and settings.kernels)
+    x = dc.tensor([-1.0, 0.5, 2.0], backend=backend, requires_grad=True)
+    (slope,) = dc.autograd.grad(function(x).sum(), (x,), create_graph=True)
+    before = slope.tolist()
+    assert dc.autograd.grad(slope.sum(), (x,))[0].tolist() == [0, 0, 0]
+    x = x.detach().requires_grad_()
+    (slope,) = dc.autograd.grad(function(x).sum(), (x,))
+    assert slope.tolist() == before
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["scatter_add", "gather", "index_select", "indices", "embedding", "take_along_dim"])
+def test_sums_by_index_of_16_bit_floats(name, dtype, backend):
+    """4,000 ones add up to 4,000, where running sums of 16 bits stop at 2,048 or 256."""
+    places = dc.zeros(4000, dtype=dc.int64, backend=backend)
+    x = dc.zeros(2, 1, dtype=dtype, backend=backend, requires_grad=True)
+    if name == "scatter_add":
+        ones = dc.ones(4000, 1, dtype=dtype, backend=backend)
+        total = x.scatter_add(0, places.reshape(4000, 1), ones)
+    else:
+        out = {
+            "gather": lambda: x.gather(0, places.reshape(4000, 1)), "index_select": lambda: x.index_select(0, places),
+            "indices": lambda: x[places], "embedding": lambda: dc.nn.functional.embedding(places, x),
+            "take_along_dim": lambda: dc.take_along_dim(x, places.reshape(4000, 1), 0),
+        }[name]()  # fmt: skip
+        (total,) = dc.autograd.grad(out, (x,), dc.ones_like(out))
+    assert str(total.dtype) == dtype and total.float().tolist() == [[4000], [0]]
+
+
+def test_scatter_add_of_16_bit_floats_rounds_once(backend):
+    x = dc.tensor([2048.0], dtype=dc.float16, backend=backend, requires_grad=True)
+    src = dc.tensor([1.0, 0.75, 0.75], dtype=dc.float16, backend=backend, requires_grad=True)
+    out = x.scatter_add(0, dc.zeros(3, dtype=dc.int64, backend=backend), src)
+    out.backward()
+    assert out.tolist() == [2050] and (x.grad.tolist(), src.grad.tolist()) == ([1], [1, 1, 1])
+    assert src.grad.dtype == dc.float16
+
+
+@pytest.mark.parametrize("dtype, value", [("float32", 1e30), ("float32", 0.1), ("float64", 1e200), ("float16", 6e4)])
+def test_equal_numbers_have_no_variance(dtype, value, backend):
+    x = dc.full((3, 7), value, dtype=dtype, backend=backend, requires_grad=True)
+    for name, dim in itertools.product(("var", "std"), (None, 0, 1)):
+        out = getattr(dc, name)(x, dim)
+        (slope,) = dc.autograd.grad(out.sum(), (x,))
+        assert not out.any() and not slope.any()
+    row = dc.tensor([[0.0, 0.0, 1e4]], dtype=dc.float16, backend=backend)
+    assert row.std(1).item() == 5772  # its variance does not fit

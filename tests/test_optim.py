@@ -189,6 +189,26 @@ def test_optim_info(info):
     assert ran >= 4
 
 
+@pytest.mark.parametrize("value, says", [(math.nan, "is NaN"), (math.inf, "is infinite"), ("x", "is not a number")])
+@pytest.mark.parametrize(
+    "name, setting", [("SGD", "lr"), ("SGD", "dampening"), ("Adam", "lr"), ("AdamW", "weight_decay")]
+)
+def test_settings_are_finite_numbers(name, setting, value, says):
+    with pytest.raises(ArgumentError, match=f"{setting} {says}"):
+        OPTIMIZERS[name]([ones(1)], **{setting: value})
+
+
+@pytest.mark.parametrize("gamma", [math.nan, math.inf])
+def test_a_schedule_that_gives_no_number(gamma):
+    optimizer = optim.SGD([ones(1)], lr=0.1)
+    schedule = optim.lr_scheduler.StepLR(optimizer, 1, gamma)
+    optimizer.step()
+    for _ in range(2):
+        with pytest.raises(ArgumentError, match="StepLR gives no learning rate for epoch 1"):
+            schedule.step()
+    assert optimizer.param_groups[0]["lr"] == 0.1 and schedule.last_epoch == 0
+
+
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_errors_where_torch_has_them(name):
     torch = pytest.importorskip("torch")
@@ -253,7 +273,7 @@ def test_named_parameters_are_kept():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda p: optim.SGD([]), "no parameters.*afresh"),
+        (lambda p: optim.SGD([]), r"no parameters.*nn\.ModuleList"),
         (lambda p: optim.SGD(iter(())), "no parameters"),
         (lambda p: optim.SGD(p), "not one tensor"),
         (lambda p: optim.SGD({p}), "order"),
@@ -442,7 +462,74 @@ def test_state_dicts_that_do_not_fit_change_nothing():
             f"setting '{next(iter(setting))}' cannot",
         )
     refuse({**good, "param_groups": [{**good["param_groups"][0], "lr": -1}]}, "lr cannot be negative")
+    refuse({**good, "param_groups": [{**good["param_groups"][0], "weight_decai": 0}]}, "did you mean 'weight_decay'")
+    for name in ("lr", "betas", "weight_decay"):
+        less = {k: v for k, v in good["param_groups"][0].items() if k != name}
+        refuse({**good, "param_groups": [less]}, f"setting '{name}' is missing")
     refuse(trained("SGD", momentum=0.9)[1].state_dict(), "'momentum_buffer' is not state of Adam")
+
+
+def test_a_switch_that_a_state_dict_does_not_have_is_off():
+    """As in files from before the switch came, which PyTorch reads so."""
+    state = trained("Adam")[1].state_dict()
+    less = {k: v for k, v in state["param_groups"][0].items() if k not in ("amsgrad", "maximize")}
+    target = optim.Adam(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).parameters(), maximize=True)
+    target.load_state_dict({**state, "param_groups": [{**less, "max_lr": 1.0}]})
+    group = target.param_groups[0]
+    assert (group["amsgrad"], group["maximize"], group["max_lr"]) == (False, False, 1.0)
+
+
+def test_the_settings_of_a_group_become_those_of_the_state_dict():
+    """All of them, as in PyTorch: what came in between is gone, so that a state can be put back."""
+    weight = ones(2)
+    optimizer = optim.SGD([{"params": [weight], "name": "body"}], lr=0.1)
+    before = optimizer.state_dict()
+    lr_scheduler.StepLR(optimizer, 2)
+    assert "initial_lr" in optimizer.param_groups[0]
+    optimizer.load_state_dict(before)
+    assert optimizer.state_dict() == before and optimizer.param_groups[0]["name"] == "body"
+
+
+NAMES = [("a", "b", "c"), ("c", "a", "b"), None]
+
+
+@pytest.mark.parametrize("saved", NAMES)
+@pytest.mark.parametrize("own", NAMES)
+def test_state_recorded_under_names_is_matched_by_name(saved, own):
+    def build(names):
+        parameters = {n: ones(2) for n in names or "abc"}
+        return parameters, optim.SGD(list(parameters.items() if names else parameters.values()), lr=0.1, momentum=0.9)
+
+    first, optimizer = build(saved)
+    for i, p in enumerate(first.values()):
+        p.grad = dc.tensor([float(i), 1.0])
+    optimizer.step()
+    second, other = build(own)
+    other.load_state_dict(optimizer.state_dict())
+    pairs = ((first[n], second[n]) for n in "abc") if saved and own else zip(first.values(), second.values())
+    for p, q in pairs:
+        assert optimizer.state[p]["momentum_buffer"].tolist() == other.state[q]["momentum_buffer"].tolist()
+    assert other.param_groups[0].get("param_names") == (list(own) if own else None)
+    again = optim.SGD(list(second.items()) if own else second.values(), lr=0.1, momentum=0.9)
+    again.load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["a", "c"], "group 0 has parameters b where the state dict has c"),
+        (["a"], "'param_names' are not the names of 2 parameters"),
+        ("ab", "'param_names' are not"),
+        ([0, 1], "'param_names' are not"),
+    ],
+)
+def test_names_that_do_not_fit(names, message):
+    a, b = ones(2), ones(2)
+    optimizer = optim.SGD([("a", a), ("b", b)], lr=0.1)
+    state = optimizer.state_dict()
+    state["param_groups"][0]["param_names"] = names
+    with pytest.raises(StateDictError, match=message):
+        optimizer.load_state_dict(state)
 
 
 # -- schedules ------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import pickle
+import signal
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -225,6 +229,136 @@ def test_threads_never_share_numbers():
     assert len(set(words)) == 2000
     want = reference.philox(CPU, 0, 0, 0, 4000).reshape(2000, 8)
     assert set(words) == {row.tobytes() for row in want}
+
+
+@pytest.fixture
+def hurried():
+    """Threads take turns as often as Python can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("second", ["eager", "compiled"])
+def test_compiled_and_eager_draws_of_threads_never_share_numbers(second, hurried):
+    pytest.importorskip("numba")
+
+    def draw():
+        x = dc.rand(4)
+        return x, dc.rand(4)
+
+    functions = [dc.compile(draw), dc.compile(draw) if second == "compiled" else draw]
+    for f in functions:
+        for _ in range(3):
+            f()
+    dc.manual_seed(0)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(lambda f=f: [x.numpy().tobytes() for _ in range(250) for x in f()]) for f in functions * 2]
+        words = [word for job in jobs for word in job.result()]
+    assert functions[0].runs > 400 and not functions[0].faults
+    assert len(words) == len(set(words)) == 2000
+    assert random.get_rng_state()["position"] == 2000
+    want = dc.rand(8000, generator=Generator(0)).numpy().reshape(2000, 4)
+    assert set(words) == {row.tobytes() for row in want}
+
+
+def test_a_draw_of_another_thread_while_a_function_is_traced():
+    pytest.importorskip("numba")
+    once = threading.Lock()
+
+    def draw():
+        x = dc.rand(4)
+        if once.acquire(blocking=False):
+            thread = threading.Thread(target=dc.rand, args=(4,))
+            thread.start()
+            thread.join()
+        return x + dc.rand(4)
+
+    f = dc.compile(draw)
+    dc.manual_seed(0)
+    f()
+    assert random.get_rng_state()["position"] == 3
+    got = [f().numpy() for _ in range(4)]
+    assert not f.faults and f.runs >= 1 and random.get_rng_state()["position"] == 11
+    u = dc.rand(44, generator=Generator(0)).numpy().reshape(11, 4)
+    np.testing.assert_array_equal(got, u[3::2] + u[4::2])
+
+
+def test_numbers_that_were_claimed_are_given_back_once():
+    g, claims = Generator(3), []
+    assert g.claim(5, claims) == (3, 0, 0) and g.get_state()["position"] == 5
+    random.give_back(claims)
+    assert g.get_state()["position"] == 0 and not claims
+    g.claim(5, claims)
+    assert g.claim(2, []) == (3, 0, 5)  # someone else draws
+    random.give_back(claims)
+    assert g.get_state()["position"] == 7
+    g.claim(1, claims)
+    g.manual_seed(4)
+    random.give_back(claims)
+    assert g.get_state() == {"seed": 4, "stream": 0, "position": 0}
+
+
+def test_derived_seeds_take_no_numbers():
+    g = Generator(3)
+    seeds = [g.derive_seed() for _ in range(3)]
+    assert g.get_state()["position"] == 0 and len(set(seeds)) == 3
+    assert Generator(3).derive_seed() == seeds[0] != Generator(4).derive_seed()
+    dc.rand(1, generator=g)
+    assert g.derive_seed() not in seeds and g.manual_seed(3).derive_seed() == seeds[0]
+
+
+def test_a_stand_in_counts_in_its_thread_alone():
+    dc.manual_seed(5)
+    state = random.get_rng_state()
+    with random.standing_in(8, 2):
+        assert random.get_rng_state() == {"seed": 8, "stream": 2, "position": 0} and random.initial_seed() == 8
+        want = dc.rand(3, generator=Generator(8, stream=2)).tolist()
+        assert dc.rand(3).tolist() == want
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(random.get_rng_state).result() == state
+        with random.standing_in(9, 0):
+            dc.manual_seed(1)
+        assert random.get_rng_state() == {"seed": 8, "stream": 2, "position": 1}
+        dc.manual_seed(1)
+    assert random.get_rng_state() == state
+
+
+def test_a_compiled_function_draws_from_a_stand_in():
+    pytest.importorskip("numba")
+    f = dc.compile(lambda x: dc.rand(4) + x)
+    x = dc.zeros(4)
+    for _ in range(3):
+        f(x)
+    state = random.get_rng_state()
+    with random.standing_in(8, 2):
+        got = [f(x).tolist() for _ in range(2)]
+    want = dc.rand(8, generator=Generator(8, stream=2)).reshape(2, 4).tolist()
+    assert got == want and random.get_rng_state() == state and f.runs >= 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_while_another_thread_draws():
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with random.lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)  # ends a child that waits for ever
+        Generator(0).advance(1)
+        os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 # -- the functions ------------------------------------------------------------------------------------

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import errno
+import io
 import json
 import os
 import platform
+import shutil
+import socket
 import stat
 import struct
 import subprocess
 import sys
 import textwrap
+import time
 import tracemalloc
 import zipfile
 import zlib
@@ -21,7 +25,7 @@ import numpy as np
 import pytest
 
 from deepcore.backend.dtypes import DTYPES
-from deepcore.errors import ArgumentError, DTypeError, FileFormatError
+from deepcore.errors import ArgumentError, DeepcoreWarning, DTypeError, FileFormatError
 from deepcore.io import files, safetensors
 from deepcore.io.files import FileAccessError, MissingFileError, atomic_write
 from deepcore.io.safetensors import DTYPE_NAMES, SafetensorsFile, load_file, load_with_metadata, save_file
@@ -234,9 +238,14 @@ HOSTILE = {
     "a list": ("[]", "no JSON follows"),
     "leading space": (" {}", "no JSON follows"),
     "trailing garbage": ("{}x", "valid JSON"),
-    "nested deeply": ('{"a":' + "[" * 200_000 + "]" * 200_000 + "}", "nested too deeply"),
-    "nested objects": ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
-    "a flood of lists": ('{"a":[' + "[]," * 4_100_000 + "[]]}", "lists and objects"),
+    "nested deeply": ('{"a":' + "[" * 4000 + "]" * 4000 + "}", "nested too deeply"),
+    "nested objects": ('{"a":' * 4000 + "1" + "}" * 4000, "nested too deeply"),
+    "nested very deeply": ('{"a":' + "[" * 200_000 + "]" * 200_000 + "}", "lists and objects"),
+    "a flood of lists": ('{"a":[' + "[]," * 100_000 + "[]]}", "lists and objects"),
+    "a flood of lists after a string without end": (
+        '{"a":[' + "[]," * 20_000 + '"' + '\\"' * 100_000,
+        "lists and objects",
+    ),
     "NaN": ('{"a":NaN}', "NaN is not allowed"),
     "Infinity": ('{"a":{"dtype":"F32","shape":[Infinity],"data_offsets":[0,4]}}', "not allowed"),
     "a huge number": ('{"a":' + "9" * 10_000 + "}", "valid JSON"),
@@ -246,8 +255,13 @@ HOSTILE = {
     "field missing": ({"a": {"dtype": "F32", "shape": [1]}}, "it needs dtype"),
     "field too many": ({"a": entry(code="x")}, "nothing else"),
     "dtype unknown": ({"a": entry("F31")}, "not known"),
-    "dtype a number": ({"a": entry(4)}, "not known"),
-    "dtype a list": ({"a": entry(["F32"])}, "not known"),
+    "dtype a number": ({"a": entry(4)}, "not the name of one"),
+    "dtype a list": ({"a": entry(["F32"])}, "not the name of one"),
+    "dtype long": ({"a": entry("F" * 100_000)}, "not the name of one"),
+    "half a byte": ({"a": entry("F4", (9,))}, "takes 5 bytes"),
+    "six bits": ({"a": entry("F6_E2M3", (4,))}, "takes 3 bytes"),
+    "unknown and reversed": ({"a": entry("F4X", (4,), (4, 0))}, "data_offsets span -4"),
+    "unknown and a hole": ({"a": entry("F4X", (4,), (1, 4))}, "leaves a hole"),
     "shape negative": ({"a": entry(shape=(-1,))}, "list of sizes"),
     "shape a float": ({"a": entry(shape=(1.0,))}, "list of sizes"),
     "shape a bool": ({"a": entry(shape=(True,))}, "list of sizes"),
@@ -271,7 +285,7 @@ HOSTILE = {
     "metadata a list": ({"__metadata__": []}, "metadata"),
     "metadata of numbers": ({"__metadata__": {"a": 1}}, "metadata"),
     "a lone surrogate": ('{"\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', "valid Unicode"),
-    "a later format": ({"__metadata__": {"deepcore.format": "2"}}, "pip install -U"),
+    "a later format": ({"__metadata__": {"deepcore.format": "2"}}, "newer deepcore"),
     "format not a number": ({"__metadata__": {"deepcore.format": "²"}}, "format"),
     "checksums not JSON": ({"__metadata__": {"deepcore.crc32": "x"}, "a": entry()}, "checksums"),
     "checksums of others": (
@@ -323,7 +337,7 @@ def test_a_file_cut_at_any_byte_is_refused(file):
 
 
 def test_a_changed_byte_is_found(file):
-    """Whatever bit flips: the file is refused, or the tensors are right (a flip in the name of the checksums)."""
+    """Whatever bit flips: the file is refused, or what cannot be verified is said, or the tensors are right."""
     whole = bytearray(file.read_bytes())
     refused = 0
     for at in range(len(whole)):
@@ -332,7 +346,7 @@ def test_a_changed_byte_is_found(file):
         whole[at] ^= 1 << at % 8
         try:
             loaded = load_file(file)
-        except FileFormatError:
+        except (FileFormatError, DeepcoreWarning):  # the warning: a flip in the name of the checksums
             refused += 1
         else:
             assert loaded.keys() == sample().keys()
@@ -349,6 +363,163 @@ def test_a_wrong_checksum_names_the_tensor(file):
         load_file(file)
     assert same(load_file(file, ["mask"])["mask"], sample()["mask"])
     assert load_file(file, mmap=True)["layer.weight"].tobytes() == weight[::-1]
+    assert load_file(file, verify=False)["layer.weight"].tobytes() == weight[::-1]
+    with pytest.raises(FileFormatError, match=r"'layer\.weight' is corrupt"):
+        load_file(file, mmap=True, verify=True)
+    assert same(load_file(file, ["mask"], mmap=True, verify=True)["mask"], sample()["mask"])
+
+
+def test_missing_checksums_are_said(file):
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"deepcore.crc32", b"somebody.crc32"))
+    with pytest.warns(DeepcoreWarning, match="(?s)has no checksums.*without being verified"):
+        loaded = load_file(file)
+    assert all(same(loaded[name], array) for name, array in sample().items())
+    file.write_bytes(
+        content.replace(b"deepcore.crc32", b"somebody.crc32").replace(b"deepcore.format", b"somebody.format")
+    )
+    assert load_file(file).keys() == sample().keys()  # a foreign file: no warning
+
+
+# -- dtypes that NumPy does not have ------------------------------------------------------------------
+def with_unknown(path):
+    """Tensors of three dtypes without a NumPy one, and two that can be read."""
+    header = {
+        "a": entry("F32", (2,), (0, 8)),
+        "four": entry("F4", (3, 2), (8, 11)),
+        "six": entry("F6_E3M2", (4,), (11, 14)),
+        "next year": entry("X9_E1", (7, 7), (14, 15)),
+        "b": entry("U8", (1,), (15, 16)),
+    }
+    return raw_file(path, header, np.arange(2, dtype="<f4").tobytes() + b"12345678")
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_tensor_of_an_unknown_dtype_leaves_the_others_readable(mmap, tmp_path):
+    path = with_unknown(tmp_path / "f")
+    with pytest.raises(FileFormatError, match=r"(?s)3 tensors.*'four' \(F4\), 'six' \(F6_E3M2\).*names=\[…\]"):
+        load_file(path, mmap=mmap)
+    loaded = load_file(path, ["b", "a"], mmap=mmap)
+    assert loaded["a"].tolist() == [0, 1] and loaded["b"].tolist() == [ord("8")] and list(loaded) == ["b", "a"]
+    with SafetensorsFile(path) as opened:
+        assert opened.info("four")[:2] == (None, (3, 2)) and opened.info("next year").stored == "X9_E1"
+        with pytest.raises(FileFormatError, match="'next year' \\(X9_E1\\)"):
+            (opened.map if mmap else opened.read)("next year")
+
+
+def test_names_are_a_list(file):
+    with pytest.raises(ArgumentError, match=r"names=\['mask'\]"):
+        load_file(file, "mask")
+
+
+# -- several files under an index ---------------------------------------------------------------------
+def sharded(folder, index=None, **shards):
+    """An index and shards: {file: {name: array}}; `index` changes what the index says."""
+    shards = shards or {
+        "one": {"a": np.arange(3.0), "c": np.ones(1, np.uint8)},
+        "two": {"b": np.zeros((2, 2), np.int8)},
+    }
+    places = {}
+    for shard, tensors in shards.items():
+        save_file(tensors, folder / f"{shard}.safetensors")
+        places |= dict.fromkeys(tensors, f"{shard}.safetensors")
+    total = sum(array.nbytes for tensors in shards.values() for array in tensors.values())
+    content = {"metadata": {"total_size": total, "format": "pt"}, "weight_map": dict(sorted(places.items()))}
+    content = index(content) if callable(index) else content
+    path = folder / "model.safetensors.index.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("of", ["index", "folder"])
+def test_shards(mmap, of, tmp_path):
+    path = sharded(tmp_path)
+    loaded = load_file(path if of == "index" else tmp_path, mmap=mmap, verify=True)
+    assert list(loaded) == ["a", "b", "c"]
+    assert same(loaded["a"], np.arange(3.0)) and same(loaded["b"], np.zeros((2, 2), np.int8))
+    assert load_with_metadata(path)[1] == {"format": "pt"}
+    assert list(load_file(tmp_path, ["b"], mmap=mmap)) == ["b"]
+    with safetensors.open_file(path) as opened:
+        assert opened.info("c").shape == (1,) and "b" in opened and len(opened) == 3
+        with pytest.raises(ArgumentError, match=r"index\.json' has no tensor 'd'"):
+            opened.read("d")
+
+
+def test_unknown_dtypes_in_a_shard(tmp_path):
+    path = sharded(tmp_path, lambda index: {"weight_map": dict.fromkeys(("a", "four", "six", "next year", "b"), "f")})
+    with_unknown(tmp_path / "f")
+    with pytest.raises(FileFormatError, match="'four' \\(F4\\)"):
+        load_file(path)
+    assert load_file(path, ["a"])["a"].tolist() == [0, 1]
+
+
+def changed(**places):
+    return lambda index: {**index, "weight_map": {**index["weight_map"], **places}}
+
+
+HOSTILE_INDEXES = {
+    "not JSON": (lambda index: "{", "valid JSON"),
+    "a list": (lambda index: "[]", "not an object"),
+    "nested deeply": (lambda index: '{"weight_map":' + "[" * 4000 + "]" * 4000 + "}", "nested too deeply"),
+    "nested very deeply": (lambda index: "[" * 100_000, "lists and objects"),
+    "a tensor twice": (
+        lambda index: '{"weight_map":{"a":"one.safetensors","a":"two.safetensors"}}',
+        "'a' is there twice",
+    ),
+    "another file": (lambda index: {"model_type": "x"}, "not an index"),
+    "a list of places": (lambda index: {"weight_map": []}, "not an index"),
+    "metadata a list": (lambda index: {**index, "metadata": []}, "not an index"),
+    "a number": (changed(a=1), "places tensor 'a' in 1"),
+    "a parent": (changed(a="../one.safetensors"), "a file in the same folder"),
+    "a folder": (changed(a="x/one.safetensors"), "a file in the same folder"),
+    "a folder of Windows": (changed(a="x\\one.safetensors"), "a file in the same folder"),
+    "a drive": (changed(a="c:one.safetensors"), "a file in the same folder"),
+    "absolute": (changed(a="/etc/passwd"), "a file in the same folder"),
+    "the folder": (changed(a=".."), "a file in the same folder"),
+    "a long name": (changed(a="x" * 256), "a file in the same folder"),
+    "nothing": (changed(a=""), "a file in the same folder"),
+    "a null byte": (changed(a="one\0"), "a file in the same folder"),
+    "a surrogate": (changed(a="one\ud800"), "a file in the same folder"),
+    "a missing shard": (changed(a="three.safetensors"), "'three.safetensors', which is not there"),
+    "a missing tensor": (changed(d="one.safetensors"), "'d' in 'one.safetensors', which does not have it"),
+    "the wrong shard": (changed(a="two.safetensors"), "places it in 'two.safetensors', and tensor 'a' is in"),
+    "a tensor left out": (
+        lambda index: {"weight_map": {"b": "two.safetensors", "a": "one.safetensors"}},
+        "not name it",
+    ),
+    "too large": (lambda index: {**index, "metadata": {"total_size": 30}}, "30 bytes in all, and the shards hold 29"),
+    "size of text": (lambda index: {**index, "metadata": {"total_size": "29"}}, "'29' bytes"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_INDEXES)
+def test_hostile_indexes(name, tmp_path):
+    change, message = HOSTILE_INDEXES[name]
+    path = sharded(tmp_path, change)
+    with pytest.raises(FileFormatError, match=message) as caught:
+        load_file(path)
+    assert "fix:" in str(caught.value)
+
+
+def test_a_tensor_in_two_shards(tmp_path):
+    path = sharded(tmp_path, one={"a": np.ones(1), "b": np.ones(1)}, two={"a": np.zeros(1)})
+    with pytest.raises(FileFormatError, match=r"tensor 'a' is in 'one\.safetensors'"):
+        load_file(path)
+
+
+def test_folders(tmp_path):
+    with pytest.raises(FileFormatError, match="0 safetensors files"):
+        load_file(tmp_path)
+    save_file({"x": np.ones(1)}, tmp_path / "weights.safetensors")
+    assert list(load_file(tmp_path)) == ["x"]
+    save_file({"y": np.ones(1)}, tmp_path / "more.safetensors")
+    with pytest.raises(FileFormatError, match=r"(?s)2 safetensors files.*give one of 'more\.safetensors', 'weights"):
+        load_file(tmp_path)
+    sharded(tmp_path)
+    assert list(load_file(tmp_path)) == ["a", "b", "c"]
+    save_file({"z": np.ones(1)}, tmp_path / "model.safetensors")
+    assert list(load_file(tmp_path)) == ["z"]
 
 
 def test_property_any_header_is_read_or_refused(tmp_path):
@@ -556,25 +727,123 @@ save_file({{"x": np.zeros(1000)}}, {str(file)!r})
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows tells a live writer by the open file")
 def test_only_leftovers_of_dead_writers_are_swept(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
     host = files._host()
     other = f"{zlib.crc32(platform.node().encode()) ^ 1:08x}"
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    kept = [
-        f".deepcore-{host}-{os.getppid()}-{'0' * 16}.tmp",
-        f".deepcore-{other}-{ended.pid}-{'0' * 16}.tmp",
-        f".deepcore-{host}-{ended.pid}-{'0' * 16}.txt",
-        "file.tmp",
-    ]
-    swept = [f".deepcore-{host}-{pid}-{'0' * 16}.tmp" for pid in (ended.pid, os.getpid())]
-    for name in kept + swept:
+    written, new = f".deepcore-{host}-{'1' * 32}.tmp", f".deepcore-{host}-{'2' * 32}.txt"
+    kept = [written, new, f".deepcore-{other}-{'3' * 32}.tmp", f".deepcore-{host}-77-{'4' * 16}.tmp", "file.tmp"]
+    swept = [f".deepcore-{host}-{'5' * 32}.tmp"]
+    aged = [f".deepcore-{other}-{'6' * 32}.tmp", f".deepcore-{host}-77-{'7' * 16}.tmp"]
+    for name in kept + swept + aged:
         (tmp_path / name).touch()
-    with atomic_write(tmp_path / "f") as out:
-        out.write(b"1")
-        with atomic_write(tmp_path / "g") as inner:  # does not sweep the file that is being written
-            inner.write(b"2")
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, "f", "g"])
+    for name in aged:
+        os.utime(tmp_path / name, (1, time.time() - 25 * 3600))
+    (tmp_path / f".deepcore-{host}-{'8' * 32}.tmp").symlink_to("file.tmp")
+    with open(tmp_path / written, "wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with atomic_write(tmp_path / "f") as out:
+            out.write(b"1")
+            with atomic_write(tmp_path / "g") as inner:  # does not sweep the files that are being written
+                inner.write(b"2")
+    left = sorted(p.name for p in tmp_path.iterdir() if not p.is_symlink())
+    assert left == sorted([*kept, "f", "g"])
     assert (tmp_path / "f").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("locks", [None, "refused"])
+def test_without_locks_only_old_leftovers_are_swept(locks, tmp_path, monkeypatch):
+    """As on Windows, and on a network file system that has no locks."""
+    if locks is None:
+        monkeypatch.setattr(files, "fcntl", None)
+        monkeypatch.setattr(files, "_LOCKS", False)
+    else:
+        fcntl = pytest.importorskip("fcntl")
+
+        def refuse(*args):
+            raise OSError(errno.ENOLCK, "no locks")
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    new, old = (tmp_path / f".deepcore-{files._host()}-{digit * 32}.tmp" for digit in "12")
+    for path in (new, old):
+        path.touch()
+    os.utime(old, (1, time.time() - 25 * 3600))
+    save_file({"x": np.zeros(3)}, tmp_path / "f")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [new.name, "f"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")
+def test_a_file_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    made, lock = [], files._lock
+
+    def swept(descriptor):
+        made.append(lock(descriptor))
+        if len(made) == 1:
+            for path in tmp_path.iterdir():
+                path.unlink()
+        return made[-1]
+
+    monkeypatch.setattr(files, "_lock", swept)
+    save_file({"x": np.zeros(3)}, tmp_path / "f")
+    assert len(made) == 2 and list(load_file(tmp_path / "f")) == ["x"]
+
+
+_SAVES = """
+import os, sys
+from deepcore.io.files import atomic_write
+for i in range(100):
+    with atomic_write(os.path.join(sys.argv[1], sys.argv[2])) as file:
+        file.write(bytes(100))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces of Linux")
+def test_writers_in_containers_of_their_own_leave_each_other_alone(tmp_path):
+    """One host name, and process ids that say nothing about the other's."""
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces may be made here")
+    root = Path(__file__).parent.parent
+    writers = [
+        subprocess.Popen([*apart, sys.executable, "-c", _SAVES, str(tmp_path), name], cwd=root, stderr=subprocess.PIPE)
+        for name in ("f", "g")
+    ]
+    assert [w.communicate()[1] for w in writers] == [b"", b""]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f", "g"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="devices of POSIX")
+def test_only_regular_files_are_replaced(tmp_path):
+    null, full = tmp_path / "null", tmp_path / "full"
+    try:
+        os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.mknod(full, stat.S_IFCHR | 0o666, os.makedev(1, 7))
+        os.mknod(tmp_path / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 250))
+        null.open("wb").close()
+    except OSError:
+        pytest.skip("no devices may be made here")
+    save_file({"x": np.zeros(3)}, null)
+    assert stat.S_ISCHR(null.stat().st_mode)
+    with pytest.raises(FileAccessError, match="No space"):
+        save_file({"x": np.zeros(3)}, full)
+    assert stat.S_ISCHR(full.stat().st_mode)
+    with pytest.raises(FileFormatError, match="a block device"):
+        save_file({"x": np.zeros(3)}, tmp_path / "disk")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_a_pipe_is_written_to_and_a_socket_refused(tmp_path):
+    pipe, plain = tmp_path / "pipe", tmp_path / "plain"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    save_file({"x": np.zeros(3)}, pipe)
+    save_file({"x": np.zeros(3)}, plain)
+    assert os.read(reader, 1 << 16) == plain.read_bytes() and stat.S_ISFIFO(pipe.stat().st_mode)
+    os.close(reader)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        with pytest.raises(FileFormatError, match="is a socket"):
+            save_file({}, tmp_path / "socket")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
@@ -620,6 +889,8 @@ def test_names_that_no_file_has(tmp_path):
         save_file({}, tmp_path / ("x" * 300))
     with pytest.raises(ArgumentError, match="not a file name"):
         save_file({}, "\0")
+    with pytest.raises(ArgumentError, match=r"a path is a str(.|\n)*received: +BytesIO"):
+        save_file({}, io.BytesIO())
 
 
 def test_where_nothing_can_be_written(tmp_path):
@@ -627,3 +898,16 @@ def test_where_nothing_can_be_written(tmp_path):
         save_file({}, tmp_path / "missing" / "f")
     with pytest.raises(FileFormatError, match="is a folder"):
         save_file({}, tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(FileAccessError, match="cannot be written"):
+        save_file({}, tmp_path / "loop")
+    if sys.platform == "linux":
+        with pytest.raises(FileAccessError, match=r"'/proc/x' cannot be written(.|\n)*another folder"):
+            save_file({}, "/proc/x")
+
+
+def test_only_errors_of_the_file_are_errors_of_the_file(tmp_path):
+    """Not, say, those of a connection that it is copied from."""
+    with pytest.raises(ConnectionResetError), atomic_write(tmp_path / "f"):
+        raise ConnectionResetError
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import pickle
 
 import numpy as np
@@ -115,12 +116,15 @@ def test_bad_input_is_a_typed_error_that_names_this_line(wrong, error):
 
 
 REFUSED = """
-    dc.sum(a) dc.sum([1,2]) dc.mean(2.5) dc.reshape(a,(3,2)) dc.softmax(None,1) dc.cat(3) dc.cat(None) dc.hstack([t,1])
+    dc.sum([1,2]) dc.mean(2.5) dc.reshape([1,2],(2,1)) dc.softmax(None,1) dc.cat(3) dc.cat(None) dc.hstack([t,1])
     dc.tensor([2**63]) dc.full((2,),'x') dc.full((2,),None) dc.full((2,),2**70) dc.arange('x') dc.linspace('a',1,2)
     dc.from_dlpack(3) dc.zeros_like(a) dc.ones_like(5) t.size(9) t.stride(9) t.split('x') t.split(1.5) t.chunk(1.5)
     t.unflatten(0,3) t.unflatten(0,(3,-1)) t.unflatten(0,(-1,-1)) t.fill_('x') t.__setitem__(0,'x') t.masked_fill(t>1,'x')
     dc.ones(2,dtype=int).__setitem__(0,2**70) dc.broadcast_tensors(t,dc.ones(7)) t.masked_select(dc.ones(7)>1)
     t.fill_(None) dc.einsum(5,t) n//0 n%n n.div(0,rounding_mode='trunc') dc.fmod(n,0) dc.autograd.grad(5,t) dc.autograd.grad(t,5) dc.autograd.grad(t,t,3.0)
+    dc.Tensor(2,3) dc.Tensor(2,3,4,5,6,7) dc.Tensor() dc.Tensor([1,2]) dc.Tensor(a) dc.Tensor(a,'cpu') dc.Tensor(t)
+    t+[1.,2.,3.] [1.,2.,3.]*t t==[1,2,3] t@[1,2,3] [1,2]@t dc.cat([[1.],[2.]]) t.to(None,dtype='f5') t.astype(None)
+    dc.arange(3,dtype=bool) dc.arange(0.5,2,0.5,dtype=int) dc.tensor({1,2}) dc.tensor(iter([1])) dc.tensor([None,1.0])
 """
 
 
@@ -128,6 +132,208 @@ REFUSED = """
 def test_wrong_arguments_are_typed_errors(call):
     with pytest.raises(errors.DeepcoreError):
         eval(call, {"dc": dc, "n": dc.tensor([3, 0]), "t": dc.ones(2, 3), "a": np.ones((2, 3))})
+
+
+@pytest.mark.parametrize("args, fix", [((2, 3), r"dc\.empty\(2, 3\)"), (([1, 2],), r"dc\.tensor\(data\)")])
+def test_the_type_of_tensors_says_which_functions_make_them(args, fix):
+    with pytest.raises(errors.ArgumentError, match=fix):
+        dc.Tensor(*args)
+
+
+inf, nan = float("inf"), float("nan")
+u8, i8, u16, i32, i64, u64 = dc.uint8, dc.int8, dc.uint16, dc.int32, dc.int64, dc.uint64
+f16, bf16, f32, f64 = dc.float16, dc.bfloat16, dc.float32, dc.float64
+
+# A number, a dtype, and what it is in there; None: it does not fit.
+NUMBERS = [
+    (255, u8, 255), (256, u8, None), (-1, u8, None), (127, i8, 127), (-128, i8, -128), (128, i8, None), (-129, i8, None),
+    (255.9, u8, 255), (256.0, u8, None), (-0.9, u8, 0), (-1.0, u8, None), (1.7, i64, 1), (-1.7, i64, -1),
+    (2.0**63, i64, None), (-(2.0**63), i64, -(2**63)), (2**63 - 1, i64, 2**63 - 1), (2**63, i64, None), (2**63, u64, 2**63),
+    (2.0**31, i32, None), (-(2.0**31), i32, -(2**31)), (2**70, i64, None), (2**64, u64, None), (-1, u64, None),
+    (nan, i64, None), (inf, u8, None), (-inf, i32, None), (nan, bool, True), (7, bool, True),
+    (65519.0, f16, 65504.0), (65520.0, f16, None), (70000, f16, None), (-1e5, f16, None), (inf, f16, inf), (-inf, bf16, -inf),
+    (3.39e38, bf16, 2.0**127 * (2 - 2**-7)), (3.4e38, bf16, None), (1e39, f32, None), (-1e300, f32, None), (1e300, f64, 1e300),
+    (2**100, f32, 2.0**100), (10**400, f64, None), (10**5000, f32, None), (10**400, i64, None), (1e-300, f32, 0.0),
+]  # fmt: skip
+
+WAYS = {
+    "number": lambda v, d, b: dc.tensor(v, dtype=d, backend=b),
+    "list": lambda v, d, b: dc.tensor([0, v], dtype=d, backend=b)[1],
+    "as_tensor": lambda v, d, b: dc.as_tensor([[v]], dtype=d, backend=b)[0, 0],
+    "array": lambda v, d, b: dc.tensor(np.array([0, v]), dtype=d, backend=b)[1],
+    "new_tensor": lambda v, d, b: dc.zeros(2, dtype=d, backend=b).new_tensor([v])[0],
+    "full": lambda v, d, b: dc.full((2,), v, dtype=d, backend=b)[1],
+    "full_like": lambda v, d, b: dc.full_like(dc.zeros(2, dtype=d, backend=b), v)[1],
+    "fill_": lambda v, d, b: dc.zeros(2, dtype=d, backend=b).fill_(v)[1],
+    "constant_": lambda v, d, b: dc.nn.init.constant_(dc.zeros(2, dtype=d, backend=b), v)[1],
+    "item": lambda v, d, b: _set(dc.zeros(2, dtype=d, backend=b), 1, v)[1],
+    "copy_": lambda v, d, b: dc.zeros(2, dtype=d, backend=b).copy_([0, v])[1],
+    "masked_fill": lambda v, d, b: dc.zeros(2, dtype=d, backend=b).masked_fill(dc.tensor([True, True], backend=b), v)[
+        1
+    ],
+    "pad": lambda v, d, b: dc.nn.functional.pad(dc.zeros(2, dtype=d, backend=b), (1, 0), value=v)[0],
+}
+
+
+def _set(t, index, value):
+    t[index] = value
+    return t
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_number_that_the_dtype_cannot_hold_raises(way, backend):
+    for value, dtype, expected in NUMBERS:
+        if way == "array" and isinstance(value, int) and not -(2**63) <= value < 2**64:
+            continue  # no NumPy array holds it
+        if backend != "cpu" and dtype == bf16 and way == "pad":
+            continue
+        if expected is None:
+            with pytest.raises(errors.DTypeError, match="does not fit dtype"):
+                WAYS[way](value, dtype, backend)
+        else:
+            got = WAYS[way](value, dtype, backend)
+            assert got.dtype == dc.backend.dtypes.as_dtype(dtype) and got.item() == expected, (value, dtype)
+
+
+def test_an_array_beside_the_edge_names_the_element_and_leaves_infinities(backend):
+    data = np.zeros((3, 4))
+    data[1, 2], data[2, 0] = inf, nan
+    assert dc.tensor(data, dtype=f32, backend=backend)[1].tolist() == [0, 0, inf, 0]
+    data[2, 3] = -1e39
+    with pytest.raises(errors.DTypeError, match=r"(?s)-1e\+39 at \[2, 3\].*float64 holds it"):
+        dc.tensor(data, dtype=f32, backend=backend)
+    with pytest.raises(errors.DTypeError, match=r"(?s)300 at \[1\].*int16 holds it"):
+        _set(dc.zeros(2, dtype=u8, backend=backend), slice(None), [1, 300])
+    with pytest.raises(errors.DTypeError, match=r"(?s)1e\+300 at \[1\].*float64"):
+        dc.tensor([0.0, 1e300], backend=backend)
+    with pytest.raises(errors.DTypeError, match=r"(?s)9223372036854775808 at \[1, 0\].*uint64"):
+        dc.tensor([[1], [2**63]], backend=backend)
+
+
+@pytest.mark.parametrize(
+    "call",
+    """
+    b+300 300-b b*-1 b.add(b,alpha=300) b//300 b%256 b&256 b**300 b.clamp(0,300) b.clamp(max=-1) dc.maximum(b,300)
+    dc.where(b>1,b,300) b+np.int64(300) b.__iadd__(300) x*1e300 x.clamp(max=1e300) dc.where(x>1,x,-1e300) x+10**400
+    dc.arange(300,dtype=dc.uint8) dc.arange(-3,3,dtype=dc.uint8) dc.arange(69990,70000,dtype=dc.float16)
+    dc.arange(2**70,2**70+2) dc.linspace(0,300,4,dtype=dc.uint8) dc.linspace(0,nan,3,dtype=int)
+    b.full_like(300) dc.full((2,),np.uint8(200),dtype=dc.int8)
+    """.replace("b.full_like(300)", "dc.full_like(b,300)").split(),
+)
+def test_numbers_beside_tensors_fit_their_dtype_or_raise(call, backend):
+    names = {"dc": dc, "np": np, "nan": nan, "b": dc.tensor([1, 2], dtype=u8, backend=backend)}
+    names["x"] = dc.tensor([1.0, 2.0], backend=backend)
+    with pytest.raises(errors.DTypeError, match="does not fit dtype"):
+        eval(call, names)
+
+
+def test_a_numpy_number_leaves_no_wrapped_constant_behind(backend):
+    t = dc.tensor([1, 2], dtype=i8, backend=backend)
+    for number in (np.uint8(200), 200):
+        with pytest.raises(errors.DTypeError):
+            t + number
+    assert (dc.tensor([1], dtype=u8, backend=backend) + np.int64(200)).tolist() == [201]
+    assert t.masked_fill(t > 1, np.int64(5)).tolist() == [1, 5]
+
+
+@pytest.mark.parametrize(
+    "number, dtype",
+    [(np.int64(3), "uint8"), (np.float32(1.5), "float32"), (np.float16(1.5), "float32"), (np.bool_(True), "uint8")],
+)
+def test_numpy_numbers_promote_like_python_s(number, dtype):
+    assert (dc.tensor([1], dtype=u8) + number).dtype == dtype
+    assert dc.full((1,), number).dtype == dc.full((1,), number.item()).dtype
+
+
+@pytest.mark.parametrize("number", [300, -1, 257, 2**70, -(2**70), 1.5, inf, -inf, pytest.param(10**400, id="huge")])
+@pytest.mark.parametrize("dtype", [u8, i64, f32])
+def test_comparisons_with_numbers_beyond_the_dtype_are_exact(number, dtype, backend):
+    values = [1, 2, 0]
+    t = dc.tensor(values, dtype=dtype, backend=backend)
+    for name in ("lt", "le", "gt", "ge", "eq", "ne"):
+        wanted = [getattr(operator, name)(v, number) for v in values]
+        assert getattr(operator, name)(t, number).tolist() == wanted
+        assert getattr(operator, name)(number, t).tolist() == [getattr(operator, name)(number, v) for v in values]
+    if dtype == f32:
+        assert (dc.tensor([inf, -inf], backend=backend) == 1e300).tolist() == [False, False]
+
+
+def test_casts_between_tensors_keep_pytorch_s_bits():
+    torch = pytest.importorskip("torch")
+    for values, dtype in (([300, -1], "uint8"), ([2**40 + 5], "int32"), ([300.0, -1.0], "uint8")):
+        expected = torch.tensor(values).to(getattr(torch, dtype)).tolist()
+        t = dc.tensor(values)
+        assert t.to(dtype).tolist() == dc.as_tensor(t, dtype=dtype).tolist() == expected
+        assert dc.zeros(len(values), dtype=dtype).copy_(t).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [i8, u8, i64])
+def test_whole_numbers_round_to_tens(dtype, backend):
+    values = [15, 25, 35, 14, 16, 5, 0, 99] + ([-15, -25, -5, -16] if dtype != u8 else [])
+    t = dc.tensor(values, dtype=dtype, backend=backend)
+    assert t.round(decimals=-1).tolist() == [round(v, -1) for v in values]
+    assert t.round(decimals=-2).tolist() == [round(v, -2) for v in values]
+    assert t.round(decimals=1).tolist() == values and t.round(decimals=-1).dtype == dtype
+    with pytest.raises(errors.ArgumentError, match="multiples"):
+        t.round(decimals=-20)
+    exact = 2**62 + 5
+    assert dc.tensor([exact], backend=backend).round(decimals=-1).tolist() == [round(exact, -1)]
+
+
+def test_whole_numbers_to_a_negative_power(backend):
+    t = dc.tensor([2, 1], backend=backend)
+    for call in (lambda: t**-1, lambda: dc.pow(t, -2), lambda: t.clone().pow_(-1), lambda: t ** np.int64(-1)):
+        with pytest.raises(errors.ArgumentError, match=r"x\.float\(\) \*\* -"):
+            call()
+    assert (t**-1.0).tolist() == [0.5, 1.0] and (t.float() ** -1).tolist() == [0.5, 1.0]
+    assert (t ** dc.tensor([-1, -1], backend=backend)).tolist() == [0, 1]
+
+
+def test_masked_arrays_keep_their_mask_or_raise():
+    masked, whole = np.ma.array([1.0, 2.0], mask=[False, True]), np.ma.array([1.0, 2.0])
+    t = dc.ones(2, dtype=f64)
+    for call in (dc.tensor, dc.as_tensor, lambda m: dc.tensor([m]), lambda m: t + m, lambda m: _set(t, 0, m), dc.sum):
+        with pytest.raises(errors.DTypeError, match=r"(?s)1 masked of 2.*filled\(value\)"):
+            call(masked)
+    assert dc.tensor(whole).tolist() == [1.0, 2.0] and dc.tensor(masked.filled(7)).tolist() == [1.0, 7.0]
+
+
+def test_arrays_of_other_libraries():
+    torch = pytest.importorskip("torch")
+    half = torch.tensor([1.5, -2.0], dtype=torch.bfloat16)
+    for make in (dc.tensor, dc.as_tensor, dc.from_dlpack):
+        t = make(half)
+        assert t.dtype == bf16 and t.tolist() == [1.5, -2.0]
+    assert dc.tensor([half, half]).tolist() == [[1.5, -2.0]] * 2
+    source = torch.arange(3.0)
+    shared, copied = dc.as_tensor(source), dc.tensor(source)
+    source[0] = 9
+    assert shared.tolist() == [9.0, 1.0, 2.0] and copied.tolist() == [0.0, 1.0, 2.0]
+    shared[1] = 5.0
+    assert source.tolist() == [9.0, 5.0, 2.0]
+    for make in (dc.tensor, dc.as_tensor, dc.from_dlpack):
+        with pytest.raises(errors.GradientError, match="detach"):
+            make(torch.ones(2, requires_grad=True))
+        with pytest.raises(errors.DTypeError, match="float8"):
+            make(torch.ones(2, dtype=torch.float8_e4m3fn))
+    with pytest.raises(errors.DTypeError, match=r"(?s)torch\.Tensor.*dc\.as_tensor"):
+        dc.nn.LayerNorm(3)(source)
+
+
+@pytest.mark.parametrize("name, dtype", [("f4", f32), (">f4", f32), ("float32", f32), ("float", f32), ("i2", dc.int16)])
+def test_names_of_dtypes(name, dtype):
+    t, layer = dc.ones(2, dtype=f64), dc.nn.Linear(1, 1, dtype=f64)
+    assert t.astype(name).dtype is t.to(name).dtype is t.type(name).dtype is dtype
+    if dtype is f32:
+        assert layer.to(name).weight.dtype is dtype
+
+
+def test_a_name_that_is_no_dtype_is_not_taken_for_a_backend():
+    with pytest.raises(errors.DTypeError, match="'f5' is not a dtype"):
+        dc.ones(2).astype("f5")
+    for thing in (dc.ones(2), dc.nn.Linear(1, 1)):
+        with pytest.raises(errors.BackendError, match=r"(?s)neither a dtype nor a backend.*'float32'"):
+            thing.to("flaot32")
 
 
 def test_a_chain_of_views_takes_linear_time_and_still_reaches_its_base():

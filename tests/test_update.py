@@ -548,6 +548,31 @@ def test_a_norm_that_is_not_finite(kernels, monkeypatch):
     assert all(np.isnan(p.numpy()).all() for p in (q.detach() for q in params))
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("dtype, wrong", [("float32", np.inf), ("float64", np.nan), ("float16", -np.inf)])
+@pytest.mark.parametrize("shapes, at", [([(3,), (4,)], 2), ([(70_000,), (0,), (129, 300)], 38_699), ([(65,), ()], 0)])
+def test_a_step_that_checks_gradients(shapes, at, dtype, wrong, kernels, monkeypatch):
+    """Without a limit every number is looked at; large ones are fine though their norm overflows."""
+    monkeypatch.setattr(settings, "kernels", kernels)
+    params = parameters(shapes, dtype)
+    optimizer = optim.SGD(params, lr=1e-4, momentum=0.9)
+    give_gradients(params, 0, skip=False)
+    params[0].grad._data[0] = np.finfo(dtype).max
+    assert optimizer.clipped_step(error_if_nonfinite=True) is None
+    give_gradients(params, 1, skip=False)
+    params[-1].grad._data.reshape(-1)[at] = wrong
+    before = bits(params, optimizer, gradients=True)
+    with pytest.raises(NonFiniteError, match=rf"gradient of number {len(shapes) - 1} \(shape"):
+        optimizer.clipped_step(error_if_nonfinite=True)
+    with pytest.raises(NonFiniteError, match="gradient of tail"):
+        optimizer.clipped_step(clip_value=1.0, error_if_nonfinite=True, named=[("tail", params[-1])])
+    assert bits(params, optimizer, gradients=True) == before
+    with pytest.raises(NonFiniteError, match="gradient of tail"):
+        nn.utils.check_gradients([("head", params[0]), ("tail", params[-1])])
+    optimizer.clipped_step()  # nobody asked
+    assert not np.isfinite(params[-1]._data).all()
+
+
 def test_clipping_without_gradients_and_with_gradients_that_are_one_tensor():
     params = parameters([(3,), (3,)])
     optimizer = optim.SGD(params, lr=1.0)

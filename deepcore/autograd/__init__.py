@@ -3,7 +3,17 @@
 from deepcore.autograd.engine import Handle, backward, grad, register_hook
 from deepcore.autograd.function import Context, Function
 from deepcore.autograd.gradcheck import gradcheck, gradgradcheck
-from deepcore.autograd.graph import Node, apply, mixed_backends, mode, not_a_tensor, run, view_steps
+from deepcore.autograd.graph import (
+    Node,
+    apply,
+    constant,
+    is_array,
+    mixed_backends,
+    mode,
+    run,
+    view_steps,
+    wrong_argument,
+)
 from deepcore.autograd.modes import (
     detect_anomaly,
     enable_grad,
@@ -21,20 +31,22 @@ __all__ = [
     "Node",
     "apply",
     "backward",
+    "constant",
     "detect_anomaly",
     "enable_grad",
     "grad",
     "gradcheck",
     "gradgradcheck",
     "intercept",
+    "is_array",
     "is_grad_enabled",
     "mixed_backends",
     "mode",
     "no_grad",
-    "not_a_tensor",
     "profile",
     "register_hook",
     "run",
     "set_grad_enabled",
     "view_steps",
+    "wrong_argument",
 ]

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from deepcore.backend import backend_of
 from deepcore.backend import dtypes as dt
 from deepcore.config import settings
 from deepcore.errors import (
@@ -19,7 +20,7 @@ from deepcore.errors import (
     IndexRangeError,
     ShapeError,
 )
-from deepcore.tensor import Storage, Tensor
+from deepcore.tensor import Storage, Tensor, as_tensor
 
 _NO_PARAMS: dict[str, Any] = {}
 next_id = itertools.count().__next__
@@ -63,6 +64,8 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     Every op passes here, so a hook sees all of them; `watched=False` is how the hook runs the op itself.
     """
     if watchers and watched and mode.hook is not None:
+        if not all(isinstance(t, Tensor) for t in inputs):
+            inputs = tuple(constant(op.name, t) for t in inputs)
         return mode.hook(op, inputs, params)
     first = inputs[0]
     result: Any = None
@@ -72,10 +75,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
             return result
     try:
         backend = first.backend
-    except AttributeError:
-        raise not_a_tensor(op.name, first) from None
-    impl = op.forward if result is False else backend.impls.get(op) or backend.bind(op)
-    try:
+        impl = op.forward if result is False else backend.impls.get(op) or backend.bind(op)
         if len(inputs) == 1:
             recorded = first._requires_grad
             if params:
@@ -97,6 +97,10 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
             out = mode.enter(impl, backend, *[t._data for t in inputs], **params)
     except DeepcoreError:
         raise
+    except AttributeError:  # only now: a check before would cost every op
+        if all(isinstance(t, Tensor) for t in inputs):
+            raise
+        return apply(op, tuple(constant(op.name, t) for t in inputs), params, watched)
     except (ValueError, IndexError, TypeError, ArithmeticError) as error:
         raise explain(op, inputs, params, error) from error
     except RuntimeError as error:
@@ -105,7 +109,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
             raise
         recorded = any(t._requires_grad for t in inputs)
         out = impl(backend, *[t._data for t in inputs], **params)  # NumPy is silent here already
-    if out.__class__ is not backend.array_type:
+    if out.__class__ is not first._data.__class__:  # nearly always the backend's array type, and cheaper to read
         if out.__class__ is tuple:
             if op.many:
                 return tuple(Tensor(each, backend) for each in out)  # type: ignore[return-value]
@@ -189,8 +193,43 @@ def run(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS) -> 
     return apply(op, inputs, params, False)
 
 
+def constant(name: str, value) -> Tensor:
+    """An operand of the function `name`: a tensor, or an array of NumPy or CuPy, which becomes a constant one."""
+    if isinstance(value, Tensor):
+        return value
+    if is_array(value):
+        return as_tensor(value)
+    raise not_a_tensor(name, value)
+
+
+def is_array(value) -> bool:
+    """Whether functions take `value` for a tensor: arrays of the backends' own libraries, and their numbers."""
+    return hasattr(value, "dtype") and hasattr(value, "shape") and backend_of(value) is not None
+
+
 def not_a_tensor(name: str, value) -> DTypeError:
-    return DTypeError(f"{name} takes a tensor", received=type(value).__name__, fix="dc.as_tensor(…)")
+    kind, fix = type(value), "dc.tensor(…) makes one"
+    if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
+        fix = "pass the tensors one by one, or dc.stack(…) them"
+    elif hasattr(value, "__dlpack__"):
+        fix = "dc.as_tensor(…) shares its memory"
+    place = kind.__module__.partition(".")[0]
+    return DTypeError(
+        f"{name} takes tensors",
+        expected="a tensor, or an array of NumPy or CuPy",
+        received="None" if value is None else kind.__name__ if place == "builtins" else f"{place}.{kind.__name__}",
+        fix=fix,
+    )
+
+
+def wrong_argument(name: str, arguments, error: Exception) -> DTypeError | None:
+    """The error that names which of a function's arguments is no tensor, where `error` came of that."""
+    if isinstance(error, AttributeError) and error.name is not None:  # one raised by the interpreter
+        for value in arguments:
+            foreign = hasattr(value, "__dlpack__") and not is_array(value)
+            if not isinstance(value, Tensor) and (value is error.obj or foreign):
+                return not_a_tensor(name, value)
+    return None
 
 
 def mixed_backends(name: str, inputs: Sequence[Tensor]) -> BackendError:

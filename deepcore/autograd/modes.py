@@ -146,26 +146,32 @@ def intercept(watcher: Callable) -> Iterator[None]:
             graph.watchers -= 1
 
 
-@contextlib.contextmanager
-def detect_anomaly() -> Iterator[None]:
+def detect_anomaly() -> contextlib.AbstractContextManager[None]:
     """Inside, the first op whose result has a NaN or infinity, forward or backward, raises `NonFiniteError`.
 
     It names the op, the direction, and the layer, of a gradient that of the forward. A compiled function runs as a program
     that looks at every result; where it finds one, it has changed nothing, and the function itself says which.
     """
+    return anomalies()
+
+
+@contextlib.contextmanager
+def anomalies(forward: bool = True, infinite: bool = True) -> Iterator[None]:
+    """`detect_anomaly`, that may leave out the ops of the forward pass, or look for NaN alone."""
     layers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+    fine = _finite if infinite else _no_nan
 
     def look(op, inputs, out) -> None:
         outs = out if isinstance(out, tuple) else (out,)
         if mode.layers:
             layers.update((t._node, tuple(mode.layers)) for t in outs if t._node is not None)
-        if all(map(_finite, outs)):
+        if not (forward or mode.backward) or all(map(fine, outs)):
             return
-        came_in = not all(map(_finite, inputs))
+        came_in = not all(map(fine, inputs))
         error = NonFiniteError(
             f"{op.name} {'in the backward pass ' if mode.backward else ''}"
             + ("passed on" if came_in else "produced")
-            + " a NaN or infinity",
+            + f" a NaN{' or infinity' if infinite else ''}",
             received=", ".join(brief(t) for t in inputs),
             fix="look at the inputs of this op; lower the learning rate or clip the gradients if it diverged",
         )
@@ -187,6 +193,10 @@ def detect_anomaly() -> Iterator[None]:
 
 def _finite(t) -> bool:
     return not dt.is_floating(t.dtype) or bool(t.backend.isfinite(t._data).all())
+
+
+def _no_nan(t) -> bool:
+    return not dt.is_floating(t.dtype) or not bool(t.backend.isnan(t._data).any())
 
 
 class profile(contextlib.ContextDecorator):

@@ -7,7 +7,6 @@ A `Backend` is the array module the ops compute with: attribute access falls thr
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -15,7 +14,10 @@ from typing import Any
 from deepcore import locks
 from deepcore.backend import dtypes
 from deepcore.config import settings
-from deepcore.errors import ArgumentError, BackendError, DTypeError, suggest
+from deepcore.errors import ArgumentError, BackendError, suggest
+
+#: Every backend object, by itself.
+BACKENDS: dict[Backend, Backend] = {}
 
 
 class Backend:
@@ -39,6 +41,7 @@ class Backend:
         #: Op to the callable that runs it here; filled by `bind` on first use.
         self.impls: dict[Any, Callable] = {}
         self._constants: dict[tuple, Any] = {}
+        BACKENDS[self] = self
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -80,19 +83,24 @@ class Backend:
         if array is None:
             if len(self._constants) > 1024:
                 self._constants.clear()
-            try:
-                if value is None:  # NumPy would make it NaN
-                    raise TypeError
-                array = self._constants[key] = self.asarray(value, dtype)
-            except (OverflowError, TypeError, ValueError):
-                raise DTypeError(
-                    f"{value!r} does not fit dtype {dtype}", fix="use a number of the dtype's range"
-                ) from None
+            if hasattr(value, "dtype"):  # a NumPy number, which would wrap in silence
+                value = value.item()
+            if not isinstance(value, (int, float)) or not dtypes.fits(value, dtype):
+                raise dtypes.misfit(value, dtype)
+            array = self._constants[key] = self.asarray(value, dtype)
         return array
 
     # -- what the array libraries lack or spell differently ----------------------------------------
     def scatter_add(self, target, index, values) -> None:
-        """target[index] += values, in place, duplicates added up in a fixed order."""
+        """target[index] += values, in place, duplicates added up in a fixed order; 16-bit floats in float32."""
+        if target.itemsize == 2 and dtypes.is_floating(target.dtype):
+            wide = target.astype(dtypes.float32)
+            self._scatter_add(wide, index, values.astype(dtypes.float32))
+            target[...] = wide
+        else:
+            self._scatter_add(target, index, values)
+
+    def _scatter_add(self, target, index, values) -> None:
         raise NotImplementedError
 
     def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False):
@@ -126,6 +134,7 @@ class Backend:
         """The callable that runs `op` here: its kernel where one is registered, else its reference."""
         from deepcore import kernels
 
+        settings.check()
         impl = kernels.dispatcher(op.name, self, op.forward)
         lowering = kernels.lowering(op.name, self)
         if lowering is not None:
@@ -146,7 +155,7 @@ def register(kind: str, factory: Callable[[int], Backend]) -> None:
 
 def _factory(kind: str) -> Callable[[int], Backend]:
     if kind not in _FACTORIES:
-        if not kind.isidentifier() or importlib.util.find_spec(f"{__name__}.{kind}") is None or kind == "dtypes":
+        if kind not in available_kinds():
             raise BackendError(f"there is no backend named {kind!r}", fix=suggest(kind, [*available_kinds(), "auto"]))
         _FACTORIES[kind] = importlib.import_module(f"{__name__}.{kind}").create
     return _FACTORIES[kind]
@@ -168,6 +177,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     """
     if isinstance(name, Backend):
         return name
+    default = name is None
     if name is None:
         name = settings.backend
     if not isinstance(name, str):
@@ -177,13 +187,22 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     found = _INSTANCES.get(name)
     if found is not None:
         return found
+    try:
+        return _created(name)
+    except BackendError as error:
+        if default:  # `use_backend` has tried its own
+            error.where = "DEEPCORE_BACKEND"
+        raise
+
+
+def _created(name: str) -> Backend:
     if name == "auto":
         try:
             return get_backend("cuda")
         except BackendError:
             return get_backend("cpu")
     kind, colon, index = name.partition(":")
-    if colon and not index.isdigit():
+    if colon and not (index.isascii() and index.isdigit() and len(index) < 10):
         raise BackendError(f"{name!r} is not a backend", expected='a name such as "cpu", "cuda" or "cuda:1"')
     with _LOCK:
         backend = _factory(kind)(int(index or 0))
@@ -212,13 +231,13 @@ class use_backend:
 
 
 def backend_of(array) -> Backend | None:
-    """The backend a raw array belongs to, by its class, or None."""
+    """The backend a raw array belongs to, by its class or a base of that, or None."""
     module = type(array).__module__.partition(".")[0]
     if module == "numpy":
         return get_backend("cpu")
     if module == "cupy":
         return get_backend(f"cuda:{array.device.id}")
     for backend in list(_INSTANCES.values()):
-        if type(array) is backend.array_type:
+        if isinstance(array, backend.array_type):
             return backend
     return None

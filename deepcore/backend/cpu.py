@@ -69,7 +69,7 @@ class CpuBackend(Backend):
     def to_host(self, array):
         return array
 
-    def scatter_add(self, target, index, values) -> None:
+    def _scatter_add(self, target, index, values) -> None:
         np.add.at(target, index, values)
 
     def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False):

@@ -56,7 +56,7 @@ class CudaBackend(Backend):
     def to_host(self, array):
         return self.array_module.asnumpy(array)
 
-    def scatter_add(self, target, index, values) -> None:
+    def _scatter_add(self, target, index, values) -> None:
         # CuPy's add.at uses atomics, whose order changes the bits of a floating sum. Here the writes are sorted by
         # target (stably). A kernel then adds up each run as it comes; without it, runs are summed by doubling
         # distances: one order, too, log2(longest run) rounds.

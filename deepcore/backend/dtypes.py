@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import ml_dtypes
@@ -48,28 +49,120 @@ def as_dtype(dtype) -> np.dtype:
     """`dc.float32`, `"float32"`, `float`, `np.float32` … to the dtype; Python's float, int, bool mean the defaults."""
     from deepcore.errors import DTypeError, suggest
 
-    if dtype is float:
+    if dtype is float or (isinstance(dtype, str) and dtype == "float"):  # NumPy's "float" is float64
         return default_float
     if dtype is int:
         return int64
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        raise DTypeError(f"{dtype!r} is not a dtype", fix=suggest(str(dtype), DTYPES)) from None
-    native = _SUPPORTED.get(found.newbyteorder("="))
+    candidate = _numpy_dtype(dtype)
+    if candidate is None:
+        raise DTypeError(f"{dtype!r} is not a dtype", fix=suggest(str(dtype).rpartition(".")[2], DTYPES))
+    native = _SUPPORTED.get(candidate.newbyteorder("="))
     if native is None:
         raise DTypeError(
-            f"tensors cannot hold dtype {found}",
+            f"tensors cannot hold dtype {candidate}",
             expected="one of " + ", ".join(DTYPES),
-            fix="convert the array first, for example array.astype('float32')",
+            fix=_FIXES.get(candidate.kind),
         )
     return native
 
 
+_FIXES = {
+    "c": "array.real and array.imag are arrays of real numbers",
+    "O": "array.astype('float64') if it holds numbers only",
+    "V": "take its fields one by one: array['name']",
+    "M": "array.astype('int64') counts its units",
+    "m": "array.astype('int64') counts its units",
+    "f": "convert the array first: array.astype('float64')",
+}
+
+
+def _numpy_dtype(dtype) -> np.dtype | None:
+    """What NumPy makes of `dtype`, or None; None itself, which NumPy takes for float64, is no dtype."""
+    try:
+        return None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError):
+        return None
+
+
+def is_dtype_name(text: str) -> bool:
+    """Whether `text` names a dtype of PyTorch or NumPy ("float32", "f4"), rather than a backend."""
+    return text in DTYPES or _numpy_dtype(text) is not None
+
+
 def is_supported(dtype) -> bool:
     return dtype in _SUPPORTED
+
+
+@cache
+def span(dtype) -> tuple:
+    """The open interval of the numbers that fit: in integers what is cut to one of them, in floats what rounds to one."""
+    if dtype == bool_:
+        return -1, 2
+    if dtype.kind in "iu":
+        whole = np.iinfo(dtype)
+        return int(whole.min) - 1, int(whole.max) + 1
+    info = ml_dtypes.finfo(dtype)
+    edge = int(float(info.max)) + 2 ** (int(info.maxexp) - int(info.nmant) - 2)  # half a step above the largest
+    edge = edge if dtype == float64 else float(edge)  # which float64 itself does not hold
+    return -edge, edge
+
+
+def holds(dtype, source) -> bool:
+    """Whether `dtype` has a value for every number of dtype `source`: nothing there becomes another number or infinite."""
+    return _holds(_SUPPORTED.get(dtype, dtype), _SUPPORTED.get(source, source))
+
+
+@cache
+def _holds(dtype, source) -> bool:
+    if dtype in (bool_, source):
+        return True
+    if is_floating(source) and not is_floating(dtype):
+        return False
+    low, high = span(dtype)
+    if is_floating(source):
+        return float(ml_dtypes.finfo(source).max) < high
+    return low < span(source)[0] + 1 and span(source)[1] - 1 < high
+
+
+def fits(value, dtype) -> bool:
+    """Whether a Python number can be stored in `dtype`: fractions are cut in integers, and floats round."""
+    if dtype == bool_:
+        return True
+    if isinstance(value, float) and not math.isfinite(value):
+        return is_floating(dtype)
+    low, high = span(dtype)
+    return low < value < high
+
+
+def misfit(value, dtype, place: str = ""):
+    """The error for a value that `dtype` cannot hold; `place` says where in the data it stands."""
+    from deepcore.errors import DTypeError
+
+    name = name_of(dtype)
+    if not isinstance(value, (int, float)):
+        return DTypeError(f"{value!r} does not fit dtype {name}", expected="a number", received=type(value).__name__)
+    low, high = span(dtype)
+    if is_floating(dtype):
+        limits = f"finite numbers up to ±{float(ml_dtypes.finfo(dtype).max):.6g}, ±inf, nan"
+    else:
+        limits = f"{low + 1} … {high - 1}"
+    fix: str | None
+    if isinstance(value, float) and not math.isfinite(value):
+        fix = "use a floating dtype, or replace it first: dc.where(dc.isfinite(x), x, 0)"
+    else:
+        wider = (int16, int32, int64, uint64, float32, float64)[4 * is_floating(dtype) :]
+        fits_in = next((name_of(d) for d in wider if fits(value, d)), None)
+        fix = f"{fits_in} holds it: dtype=dc.{fits_in}, or t.to(dc.{fits_in})" if fits_in else None
+    huge = isinstance(value, int) and value.bit_length() > 128
+    shown = f"a whole number of {value.bit_length()} bits" if huge else repr(value)
+    return DTypeError(
+        f"{shown} does not fit dtype {name}",
+        expected=limits,
+        received=f"{shown} at {place}" if place else None,
+        fix=fix,
+    )
 
 
 def is_floating(dtype) -> bool:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from deepcore.cli.terminated import Terminated
+from deepcore.config import settings
 from deepcore.errors import DeepcoreError, suggest
 
 COMMANDS = ("train", "predict", "summary", "info", "warmup", "cache")
 
 OK, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+#: As of a process that SIGPIPE ended: the reader of its output has gone.
+CLOSED_PIPE = 141
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,7 +43,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(
         prog="deepcore",
         description="Deep learning on NumPy and CuPy arrays.",
-        epilog="Exit status: 0 done, 1 not everything could be done, 2 something in the command, a file or the data is wrong, 130 interrupted.",
+        epilog="Exit status: 0 done, 1 not everything could be done, 2 something in the command, a file or the data is wrong, 130 interrupted, 141 nobody reads the output any more, 129 and 143 ended by SIGHUP and SIGTERM.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"deepcore {__version__}")
@@ -81,15 +86,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exit:
         return int(exit.code or 0)
     try:
+        if args.command != "info":  # which shows them
+            settings.check()
         status = args.run(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe has gone, as in `deepcore info | head`
+    except Terminated as signal:
+        with contextlib.suppress(OSError):
+            print("\nterminated", file=sys.stderr)
+        return 128 + signal.signum
+    except BrokenPipeError as error:  # the reader of a pipe has gone, as in `deepcore info | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        notes = getattr(error, "__notes__", ())
+        if notes:  # what was not finished
+            print(
+                f"deepcore {args.command}: " + "\n  ".join(["nobody reads the output any more", *notes]),
+                file=sys.stderr,
+            )
+        return CLOSED_PIPE
     except (DeepcoreError, OSError, MemoryError) as error:
         if args.traceback:
             raise

@@ -29,7 +29,7 @@ def at(place: Place) -> Iterator[None]:
         raise
     except DeepcoreError as error:
         raise place.error(error.problem, expected=error.expected, received=error.received, fix=error.fix) from None
-    except (TypeError, ValueError, OverflowError, IndexError) as error:
+    except (TypeError, ValueError, OverflowError, IndexError, MemoryError) as error:
         raise place.error(str(error)) from None
 
 

@@ -5,7 +5,7 @@
     [loss]       type = a loss, its arguments
     [optimizer]  type = an optimizer, its arguments
     [schedule]   type = a learning-rate schedule, its arguments; stepped once an epoch (the table may be left out)
-    [train]      epochs, batch_size, seed, backend, clip_grad_norm, drop_last
+    [train]      epochs, batch_size, seed, backend, clip_grad_norm, drop_last, save_every, keep, best
 
 Argument names are those of the constructors. What a layer can tell from the one before it (`in_features`,
 `num_features`) may be left out. Nothing in a file is ever imported or run.
@@ -14,26 +14,32 @@ Argument names are those of the constructors. What a layer can tell from the one
 from __future__ import annotations
 
 import inspect
-import sys
+import math
+import re
 import tomllib
-import types
-import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from deepcore.cli.sources import SOURCES
-from deepcore.errors import ConfigError, DeepcoreError, suggest
-from deepcore.io.files import open_regular
+from deepcore.errors import ArgumentError, ConfigError, DeepcoreError, non_negative, suggest
+from deepcore.io.files import decode_utf8, open_regular
 from deepcore.nn import LAYERS, LOSSES
-from deepcore.nn.registry import Registry
+from deepcore.nn.registry import Registry, fits, hints_of, shown, worded
 from deepcore.optim import OPTIMIZERS, SCHEDULERS
 
 SECTIONS = ("data", "layers", "loss", "optimizer", "schedule", "train")
 #: Arguments that a layer can tell from its input, and the dimension that says it.
 INFERRED = {"in_features": -1, "num_features": 1, "in_channels": 1, "normalized_shape": -1}
-_MAX_BYTES = 1 << 24
+_MAX_BYTES = 1 << 18  # the parser reads about a megabyte a second
+_MAX_DEPTH = 32  # of brackets in brackets, and of the parts of a dotted key
+#: Texts and comments, whose dots and brackets say nothing about the structure. Every quote matches, with an end or
+#: without: trying each again would take time that grows with the square.
+_TOML_TEXT = re.compile(
+    r'''"""(?:\\.|[^\\])*?(?:"""|\\?\Z)|"(?:\\.|[^"\\\n])*+"?|'{3}.*?(?:'{3}|\Z)|'[^'\n]*+'?|#[^\n]*''',
+    re.DOTALL,
+)
 NORMALIZE = ("none", "all", "feature")
 
 
@@ -101,7 +107,8 @@ class DataPart(Part):
 @dataclass(frozen=True)
 class TrainPart:
     """How long, in what portions, from which seed and where. `clip_grad_norm` bounds the norm of all gradients;
-    `drop_last` leaves out a smaller last batch."""
+    `drop_last` leaves out a smaller last batch. `save_every` (seconds), `keep` and `best`: which checkpoints are
+    written and stay, as `Trainer` says."""
 
     epochs: int = 20
     batch_size: int = 32
@@ -109,9 +116,13 @@ class TrainPart:
     backend: str | None = None
     clip_grad_norm: float | None = None
     drop_last: bool = False
+    save_every: float = 60.0
+    keep: int = 0
+    best: str | None = None
 
     def table(self) -> dict[str, Any]:
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) not in (None, False)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)
@@ -157,14 +168,14 @@ def read(path) -> Config:
     place = Place(str(path))
     try:
         with open_regular(path) as file:
-            text = file.read(_MAX_BYTES + 1).decode()
+            text = decode_utf8(file.read(_MAX_BYTES + 1), str(path))
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise ConfigError(f"there is no file {str(path)!r}", fix=suggest(path.name, near) if near else None) from None
     except DeepcoreError as error:
-        raise ConfigError(error.problem, expected="a TOML file", fix=error.fix) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error}", expected="a TOML file, in UTF-8") from None
+        raise ConfigError(error.problem, expected="a TOML file", received=error.received, fix=error.fix) from None
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}", expected="a TOML file") from None
     if len(text) > _MAX_BYTES:
         raise ConfigError(f"{str(path)!r} is longer than {_MAX_BYTES:,} bytes", expected="a TOML file")
     return parse(text, place, name=path.stem, folder=path.resolve().parent)
@@ -172,6 +183,7 @@ def read(path) -> Config:
 
 def parse(text: str, at: Place, name: str, folder: Path | None = None) -> Config:
     """The experiment in a TOML text."""
+    _check_structure(text, at)
     try:
         table = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
@@ -179,6 +191,20 @@ def parse(text: str, at: Place, name: str, folder: Path | None = None) -> Config
     except RecursionError:
         raise at.error("this is nested too deeply") from None
     return checked(table, at, name, folder)
+
+
+def _check_structure(text: str, at: Place) -> None:
+    """Refuse a text on which the parser would take time and memory that grow with the square of its length."""
+    bare = _TOML_TEXT.sub('""', text)
+    depth = deepest = 0
+    for mark in re.findall(r"[\[\]{}]", bare):
+        depth = depth + 1 if mark in "[{" else max(depth - 1, 0)
+        deepest = max(deepest, depth)
+    parts = 1 + max(part.count(".") for part in re.split(r"[=\n,{}\[\]]", bare))
+    if max(deepest, parts) > _MAX_DEPTH:
+        raise at.error(
+            f"this is nested too deeply: {max(deepest, parts):,} levels", expected=f"at most {_MAX_DEPTH} levels"
+        )
 
 
 def checked(table: dict[str, Any], at: Place, name: str, folder: Path | None = None) -> Config:
@@ -207,7 +233,7 @@ def checked(table: dict[str, Any], at: Place, name: str, folder: Path | None = N
 # -- sections ---------------------------------------------------------------------------------------
 def _table(value, at: Place) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise at.error(f"{at.path} is a table", expected=f"[{at.path}]", received=_shown(value))
+        raise at.error(f"{at.path} is a table", expected=f"[{at.path}]", received=shown(value))
     return dict(value)
 
 
@@ -233,11 +259,11 @@ def _schedule(value, at: Place, train: TrainPart) -> Part:
 def _data(value, at: Place) -> DataPart:
     table = _table(value, at)
     shape, normalize = table.pop("shape", None), table.pop("normalize", "none")
-    if shape is not None and not (_fits(shape, tuple[int, ...]) and shape and min(shape) > 0):
-        raise at.key("shape").error("shape lists the sizes of one sample", expected="[1, 8, 8]", received=_shown(shape))
+    if shape is not None and not (fits(shape, tuple[int, ...]) and shape and min(shape) > 0):
+        raise at.key("shape").error("shape lists the sizes of one sample", expected="[1, 8, 8]", received=shown(shape))
     if normalize not in NORMALIZE:
         raise at.key("normalize").error(
-            f"there is no normalisation {_shown(normalize)}", fix=suggest(str(normalize), NORMALIZE)
+            f"there is no normalisation {shown(normalize)}", fix=suggest(str(normalize), NORMALIZE)
         )
     name = _take_type(SOURCES, table, at)
     extra = ("shape", "normalize", "type")
@@ -247,7 +273,7 @@ def _data(value, at: Place) -> DataPart:
 
 def _layers(value, at: Place) -> tuple[LayerPart, ...]:
     if not isinstance(value, list):
-        raise at.error("layers are a list of tables", expected="[[layers]], once per layer", received=_shown(value))
+        raise at.error("layers are a list of tables", expected="[[layers]], once per layer", received=shown(value))
     if not value:
         raise at.error("there are no layers", fix="[[layers]], once per layer")
     return tuple(_layer(item, at.item(i)) for i, item in enumerate(value))
@@ -269,11 +295,11 @@ def _layer(value, at: Place) -> LayerPart:
 
 def _factor(value, at: Place) -> float | dict[str, float]:
     numbers = value.values() if isinstance(value, dict) else [value]
-    if not all(_fits(v, float) and v >= 0 for v in numbers):
+    if not all(fits(v, float) and v >= 0 for v in numbers):
         raise at.error(
             f"{at.path.rpartition('.')[2]} multiplies a setting of the optimizer",
             expected="a number ≥ 0, or one per parameter: { weight = 1, bias = 2 }",
-            received=_shown(value),
+            received=shown(value),
         )
     return {k: float(v) for k, v in value.items()} if isinstance(value, dict) else float(value)
 
@@ -282,7 +308,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": (lambda v: v >= 1, "at least 1"),
     "batch_size": (lambda v: v >= 1, "at least 1"),
     "seed": (lambda v: 0 <= v < 1 << 63, "0 or more"),
-    "clip_grad_norm": (lambda v: v > 0, "above 0"),
+    "save_every": (lambda v: v >= 0, "0 or more"),
+    "keep": (lambda v: v >= 0, "0 or more"),
 }
 
 
@@ -290,7 +317,13 @@ def _train(table: dict[str, Any], at: Place) -> TrainPart:
     arguments = _check_arguments(TrainPart, table, at, "section train")
     for key, value in arguments.items():
         if key in _RANGES and value is not None and not _RANGES[key][0](value):
-            raise at.key(key).error(f"{key} is out of range", expected=_RANGES[key][1], received=_shown(value))
+            raise at.key(key).error(f"{key} is out of range", expected=_RANGES[key][1], received=shown(value))
+    if "clip_grad_norm" in arguments:
+        try:
+            non_negative("clip_grad_norm", arguments["clip_grad_norm"], zero=False)
+        except ArgumentError as error:
+            problem, expected, received = error.problem, error.expected, error.received
+            raise at.key("clip_grad_norm").error(problem, expected=expected, received=received) from None
     return TrainPart(**arguments)
 
 
@@ -312,79 +345,29 @@ def _check_arguments(
         for name, p in inspect.signature(function).parameters.items()
         if name not in hidden and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     }
-    hints = _hints(function)
+    hints = hints_of(function)
     for key, value in table.items():
         if key not in parameters:
             hint = suggest(key, [*parameters, *more])
             raise at.key(key).error(f"{what} has no argument {key!r}", fix=hint)
-        if not _fits(value, hints.get(key, Any)):
-            raise at.key(key).error(
-                f"{key} has the wrong type", expected=_worded(hints.get(key, Any)), received=_shown(value)
-            )
+        hint = hints.get(key, Any)
+        if not fits(value, hint):
+            problem, expected = f"{key} has the wrong type", worded(hint)
+            if fits(_made_finite(value), hint):  # the type is right
+                is_ = "holds a number that is" if isinstance(value, list) else "is"
+                problem, expected = f"{key} {is_} {'NaN' if 'nan' in repr(value) else 'infinite'}", "a finite number"
+            raise at.key(key).error(problem, expected=expected, received=shown(value))
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in table and n not in optional]
     if missing:
         raise at.error(f"{what} needs {', '.join(missing)}", fix=f"{missing[0]} = …")
     return table
 
 
-def _hints(function: Callable) -> dict[str, Any]:
-    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
-    try:
-        return typing.get_type_hints(target)
-    except (NameError, TypeError):
-        return {}
-
-
-def _fits(value, hint) -> bool:
-    """Whether a TOML value can be an argument of this type."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if hint is Any:
-        return isinstance(value, (bool, int, str)) or _fits(value, float) or _fits(value, list[float])
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if origin is tuple:
-        options = typing.get_args(hint)
-        if not isinstance(value, (list, tuple)):
-            return False
-        if len(options) == 2 and options[1] is Ellipsis:
-            return all(_fits(v, options[0]) for v in value)
-        return len(value) == len(options) and all(_fits(v, o) for v, o in zip(value, options))
-    if origin in (list, Sequence, Iterable):
-        return isinstance(value, (list, tuple)) and all(_fits(v, typing.get_args(hint)[0]) for v in value)
-    if origin in (dict, Mapping) or origin is Callable:
-        return False
-    return inspect.isclass(hint) and isinstance(value, hint)
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
-
-
-def _worded(hint) -> str:
-    origin = typing.get_origin(hint)
-    options = typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_worded(o) for o in options if o is not type(None))
-    if origin is tuple and Ellipsis not in options:
-        return "[" + ", ".join(_worded(o) for o in options) + "]"
-    if origin in (tuple, list, Sequence, Iterable):
-        return f"a list, each {_worded(options[0])}"
-    return _WORDS.get(
-        hint, "a number, text, true or false, or a list of numbers" if hint is Any else "nothing a file can say"
-    )
-
-
-def _shown(value) -> str:
-    kind = {bool: "", int: "", float: "", str: "", list: "a list", dict: "a table"}.get(
-        type(value), type(value).__name__
-    )
-    if kind in ("a list", "a table"):
-        text = repr(value)
-        return f"{kind}, {text if len(text) < 60 else text[:57] + '…'}"
-    return (str(value).lower() if isinstance(value, bool) else repr(value)) + (f" ({kind})" if kind else "")
+def _made_finite(value):
+    """0 for NaN and infinity, in lists too."""
+    if isinstance(value, list):
+        return [_made_finite(v) for v in value]
+    return 0.0 if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # -- writing ------------------------------------------------------------------------------------------

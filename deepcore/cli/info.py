@@ -54,6 +54,8 @@ def collect() -> dict[str, dict[str, Any]]:
         facts[title] = _backend(kind)
     facts["kernels"] = {"used": "yes" if settings.kernels else "no: DEEPCORE_KERNELS=0"} | cache.facts()
     facts["environment"] = {name: os.environ.get(name, "not set") for name in ENVIRONMENT}
+    for name, expected, _ in settings.problems:
+        facts["environment"][name] += f": not {expected}"
     return facts
 
 

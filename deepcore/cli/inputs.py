@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from deepcore.cli.columns import Columns
 from deepcore.errors import DataError, DeepcoreError, FileFormatError
 from deepcore.io.files import atomic_write, open_regular
 from deepcore.io.readers import read_samples
+from deepcore.io.tables import read_numbers
 
 #: What a model may put out.
 OUTPUTS = ("logits", "log_probabilities", "logit", "probability", "values")
@@ -25,7 +27,8 @@ class Inputs:
 
     `unit`: the value in the data set's own files that is 1.0 here (16 for the digits, 255 for MNIST), if it is scaled.
     `background`: 0.0 or 1.0, the usual colour of an image's edge, if samples are grey images; else None.
-    `classes`: their names, if the model tells classes. `output`: what it puts out.
+    `classes`: their names, if the model tells classes. `output`: what it puts out. `columns`: those of a table that the
+    samples come from, if they do.
     """
 
     shape: tuple[int, ...]
@@ -35,11 +38,12 @@ class Inputs:
     background: float | None = None
     classes: tuple[str, ...] | None = None
     output: str = "values"
+    columns: Columns | None = None
 
     @classmethod
-    def fit(cls, inputs: np.ndarray, normalize: str, unit, classes, output: str) -> Inputs:
+    def fit(cls, inputs: np.ndarray, normalize: str, unit, classes, output: str, columns=None) -> Inputs:
         """Mean, deviation and background from the training inputs."""
-        made = cls(tuple(inputs.shape[1:]), unit=unit, classes=classes, output=output)
+        made = cls(tuple(inputs.shape[1:]), unit=unit, classes=classes, output=output, columns=columns)
         if normalize != "none":
             axis = None if normalize == "all" else 0
             wide = inputs.astype(np.float64)
@@ -60,9 +64,9 @@ class Inputs:
         An image becomes grey (or RGB, as the model takes), is resized to the model's input, and is inverted when its
         edge is light and the training data's is dark, or the other way round. Numbers of a scaled data set are taken
         as fractions of 1 when none is above 1, as the set's own (digits: 0 to 16) when none is above those, and else
-        as 8-bit (0 to 255).
+        as 8-bit (0 to 255). Of a CSV file, a network that was trained on one takes the columns it was trained on.
         """
-        x = read_samples(path, self.shape)
+        x = read_samples(path, self.shape, read_numbers if self.columns is None else self.columns.read)
         with open(path, "rb") as file:
             head = file.read(8)
         if head.startswith(_IMAGES):
@@ -102,7 +106,7 @@ class Inputs:
             made._check()
         except DeepcoreError:
             raise
-        except (OSError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
             raise FileFormatError(
                 f"{str(path)!r} does not describe a model's inputs: {error}", fix="train the run again"
             ) from None
@@ -123,6 +127,9 @@ class Inputs:
         self.background = None if self.background is None else float(self.background)
         if self.unit is not None and not 0 < self.unit < math.inf:
             raise ValueError("unit is above 0")
+        self.columns = None if self.columns is None else Columns.parse(self.columns)  # type: ignore[arg-type]
+        if self.columns is not None and self.columns.inputs != math.prod(self.shape):
+            raise ValueError(f"the columns do not fill a sample of shape {self.shape}")
         self.classes = None if self.classes is None else tuple(str(name) for name in self.classes)
         if self.output not in OUTPUTS:
             raise ValueError(f"output is one of {', '.join(OUTPUTS)}")

@@ -4,6 +4,9 @@ RUN is a folder that `deepcore train` made. FILE is CSV (a sample in each row), 
 or a PNG or JPEG image, which becomes grey (RGB for a network of three channels), is resized to the network's input,
 and is inverted when its edge is light where the training images' is dark. Pixels in CSV, NPY and IDX files may be
 fractions of 1, the data set's own units (digits: 0 to 16) or 8-bit (0 to 255).
+
+A network that was trained on a CSV file takes the columns it was trained on from FILE: by name where both files name
+them, else by position, with or without the target. Texts become what they were in training.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import sys
 from typing import Any
 
 import numpy as np
+
+from deepcore.errors import printable
 
 _BATCH = 1024
 
@@ -74,4 +79,4 @@ def class_names(classes, outputs: int) -> list[str]:
 def text(line: dict[str, Any]) -> str:
     if "values" in line:
         return " ".join(f"{v:.6g}" for v in line["values"])
-    return "  ".join(f"{one['class']} {one['probability']:.4f}" for one in line.get("top", [line]))
+    return "  ".join(f"{printable(one['class'])} {one['probability']:.4f}" for one in line.get("top", [line]))

@@ -6,6 +6,7 @@ config.toml         the experiment as it was run; `deepcore train` takes it
 history.csv         a line per epoch
 history.png         its curves, where matplotlib is installed
 result.json         loss and metrics on the test data, seconds, versions
+checkpoint*.safetensors, best.safetensors   what --resume goes on from, and those that [train] keeps
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from deepcore.cli.inputs import Inputs
 from deepcore.errors import ArgumentError, DataError
-from deepcore.io.files import atomic_write
+from deepcore.io.files import atomic_write, writing
 
 MODEL, INPUTS, CONFIG, HISTORY, PLOT, RESULT = (
     "model.safetensors",
@@ -28,13 +29,21 @@ MODEL, INPUTS, CONFIG, HISTORY, PLOT, RESULT = (
     "result.json",
 )
 
+#: As `Trainer(out=…)` names them.
+CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+
 
 def create(out: str | None, name: str, overwrite: bool) -> Path:
     """A new folder: `out`, or runs/<name>-<time>. An existing run is kept unless `overwrite`."""
     if out is not None:
         folder = Path(out).expanduser()
-        if (folder / MODEL).exists() and not overwrite:
-            raise ArgumentError(f"{out!r} holds a run already", fix="another --out, or --overwrite to replace it")
+        if not overwrite:
+            if (folder / MODEL).exists():
+                raise ArgumentError(f"{out!r} holds a run already", fix="another --out, or --overwrite to replace it")
+            if (folder / CHECKPOINT).exists():
+                raise ArgumentError(
+                    f"{out!r} holds a run that was stopped", fix=f"--resume {out}, or --overwrite to replace it"
+                )
     else:
         base = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         folder, count = base, 1
@@ -46,6 +55,16 @@ def create(out: str | None, name: str, overwrite: bool) -> Path:
     except OSError as error:
         raise ArgumentError(f"the folder {str(folder)!r} cannot be made: {error}", fix="--out another folder") from None
     return folder
+
+
+def clear(folder: Path) -> None:
+    """Remove the files of a run that was there: --resume and predict are to see those of the new one alone."""
+    for path in (
+        *(folder / name for name in (MODEL, HISTORY, PLOT, RESULT, BEST)),
+        *folder.glob("checkpoint*.safetensors"),
+    ):
+        with writing(str(path)):
+            path.unlink(missing_ok=True)
 
 
 def load(path: str, backend: str | None = None) -> tuple[Any, Inputs]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from deepcore.cli.columns import ENCODINGS, MISSING, Column, Columns, natural
 from deepcore.errors import ArgumentError, DataError, suggest
-from deepcore.io.files import open_regular
 from deepcore.io.idx import read_idx
+from deepcore.io.tables import Table, TableFile
 from deepcore.nn.registry import Registry
 
 SOURCES = Registry("data set")
@@ -33,12 +32,14 @@ class Samples:
 
 @dataclass
 class Data:
-    """What a data set gives. `unit`: the value in its own files that is 1.0 in the inputs, if they are scaled."""
+    """What a data set gives. `unit`: the value in its own files that is 1.0 in the inputs, if they are scaled.
+    `columns`: those of a table that the inputs come from."""
 
     train: Samples
     test: Samples | None
     classes: tuple[str, ...] | None
     unit: float | None = None
+    columns: Columns | None = None
 
 
 #: Data set → those of its arguments that are paths.
@@ -94,27 +95,65 @@ def csv_file(
     test: str | None = None,
     test_fraction: float = 0.2,
     target: int | str = -1,
+    ignore: Sequence[int | str] = (),
+    categories: Sequence[int | str] = (),
+    encoding: str = "one-hot",
+    missing: str = "error",
+    header: bool | None = None,
     *,
     folder: Path | None = None,
     classification: bool = True,
 ) -> Data:
-    """A table with a sample in each row. `target`: the column to learn, by number (from 0; -1 is the last) or by the
-    name in the first row. Without a `test` file, `test_fraction` of the rows, the same in every run, are set aside."""
-    features, labels = _read_table(_path(train, folder), target)
-    held = None if test is None else _read_table(_path(test, folder), target)
-    if held is not None and held[0].shape[1] != features.shape[1]:
-        raise DataError(
-            "the two CSV files differ in columns",
-            received=f"{features.shape[1]} features in {train!r}, {held[0].shape[1]} in {test!r}",
-        )
-    inputs = [features] if held is None else [features, held[0]]
-    columns = [labels] if held is None else [labels, held[1]]
+    """A table with a sample in each row. Columns are given by number (from 0; -1 is the last) or by the name in the first
+    row.
+
+    target: the column to learn. ignore: columns to leave out, such as an id. categories: columns of text to make inputs
+    of, by encoding: "one-hot" (one input per text) or "codes" (its number). All others are numbers.
+    missing: "error" refuses empty cells; "mean" takes the mean of the training data for a missing number, and no category
+    for a missing text. The target is never missing.
+    header: whether the first row is names; left out, it is names if none of its cells is a number.
+    Without a `test` file, `test_fraction` of the rows, the same in every run, are set aside.
+    """
+    for name, value, choices in (("encoding", encoding, ENCODINGS), ("missing", missing, MISSING)):
+        if value not in choices:
+            raise ArgumentError(f"{name} is one of {', '.join(map(repr, choices))}", received=repr(value))
+    known = [which for which in (target, *ignore, *categories) if isinstance(which, str)]
+    file = TableFile(_path(train, folder), header, known)
+    learned, left, texts = file.column(target), [file.column(c) for c in ignore], [file.column(c) for c in categories]
+    for column in (*left, *texts):
+        if column == learned or (column in left and column in texts):
+            what = "the target" if column == learned else "to be left out and of categories"
+            raise ArgumentError(f"{file.label(column)} is {what}", fix="list it once, under ignore or categories")
+    named = file.names or (None,) * file.width
+    features = [
+        Column(i, named[i], () if i in texts else None) for i in range(file.width) if i != learned and i not in left
+    ]
+    if not features:
+        raise DataError(f"{file.path!r} has no column but the target", expected="a column of numbers or categories")
+    columns = Columns(features, file.width, learned, named[learned], encoding, missing)
+    tables = [columns.read_training(file, classification, learn=True)]
+    if test is not None:
+        held = TableFile(_path(test, folder), header, [name for name in named if name])
+        tables.append(columns.read_training(held, classification, learn=False))
+    inputs = [columns.encode(table) for table in tables]
+    names, targets = _targets(tables, classification)
+    data = _split(inputs, targets, names, test_fraction, None)
+    columns.average(data.train.inputs)
+    for part in (data.train, data.test):
+        if part is not None:
+            columns.fill(part.inputs)
+    data.columns = columns
+    return data
+
+
+def _targets(tables: list[Table], classification: bool) -> tuple[tuple[str, ...] | None, list[np.ndarray]]:
+    """(the classes' names, the class numbers (N,)) of the last columns of text, or (None, the last numbers (N, 1))."""
     if not classification:
-        return _split(inputs, [_numbers(column, target) for column in columns], None, test_fraction, None)
-    names = tuple(sorted({name for column in columns for name in column}, key=_natural))
+        return None, [table.numbers[:, -1:] for table in tables]
+    last = [table.texts[-1] for table in tables]
+    names = tuple(sorted({name for text in last for name in text.categories}, key=natural))
     number = {name: i for i, name in enumerate(names)}
-    targets = [np.array([number[name] for name in column], np.int64) for column in columns]
-    return _split(inputs, targets, names, test_fraction, None)
+    return names, [np.array([number[name] for name in text.categories], np.int64)[text.codes] for text in last]
 
 
 @source("npy", "inputs", "targets", "test_inputs", "test_targets")
@@ -261,74 +300,3 @@ def _read_npy(path: Path) -> np.ndarray:
     from deepcore.io import readers
 
     return readers._read_npy(str(path))
-
-
-def _read_table(path: Path, target: int | str) -> tuple[np.ndarray, list[str]]:
-    """(features, the target column as text) of a CSV file."""
-    with open_regular(path) as file:
-        raw = file.read()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{str(path)!r} is not text in UTF-8", fix="save it again as UTF-8") from None
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = next((mark for mark in (",", ";", "\t") if mark in first), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(c.strip() for c in row)]
-    except csv.Error as error:
-        raise DataError(f"{str(path)!r} cannot be read as CSV: {error}") from None
-    if not rows:
-        raise DataError(f"{str(path)!r} holds no rows")
-    named = target in rows[0][1] if isinstance(target, str) else False
-    names = rows.pop(0)[1] if named or all(_number(cell) is None for cell in rows[0][1]) else None
-    if not rows:
-        raise DataError(f"{str(path)!r} holds no rows below its column names")
-    width = len(names) if names else len(rows[0][1])
-    if isinstance(target, str):
-        if names is None or target not in names:
-            fix = suggest(target, names) if names else "the file has no column names: give the column's number"
-            raise DataError(f"{str(path)!r} has no column {target!r}", fix=fix)
-        column = names.index(target)
-    elif -width <= target < width:
-        column = target % width
-    else:
-        raise DataError(f"{str(path)!r} has no column {target}", expected=f"0 to {width - 1}")
-    features, labels = np.empty((len(rows), width - 1), np.float32), []
-    for i, (line, row) in enumerate(rows):
-        if len(row) != width:
-            raise DataError(f"{str(path)!r}, line {line}: {len(row)} columns", expected=f"{width}, as in the first row")
-        labels.append(row.pop(column))
-        if not labels[-1]:
-            raise DataError(
-                f"{str(path)!r}, line {line}: the target is missing", fix="fill it in, or leave out the row"
-            )
-        values = [_number(cell) for cell in row]
-        if None in values:
-            bad = row[values.index(None)]
-            raise DataError(f"{str(path)!r}, line {line}: {bad!r} is not a number", fix="only the target may be text")
-        with np.errstate(over="ignore"):  # an infinite value is reported by load
-            features[i] = values
-    return features, labels
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
-
-
-def _numbers(cells: list[str], target) -> np.ndarray:
-    values: list[Any] = [_number(cell) for cell in cells]
-    if None in values:
-        raise DataError(
-            f"the target {target!r} is not a number: {cells[values.index(None)]!r}",
-            fix="a loss on classes, such as CrossEntropyLoss, takes text",
-        )
-    return np.array(values, np.float32)[:, None]
-
-
-def _natural(name: str) -> tuple:
-    number = _number(name)
-    return (0, number, name) if number is not None and math.isfinite(number) else (1, 0.0, name)

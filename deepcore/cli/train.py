@@ -2,7 +2,10 @@
 
 Without CONFIG: a small network on 1,437 of the 1,797 digits that come with the package, tested on the other 360.
 CONFIG is a TOML file with the tables [data], [[layers]], [loss], [optimizer], [schedule] and [train]; see
-examples/digits.toml. Options override the file. Ctrl-C stops after the step under way and saves.
+examples/digits.toml. Options override the file.
+
+A checkpoint is written every minute and at ends of epochs, so that --resume goes on with a run that was killed.
+Ctrl-C, SIGTERM and SIGHUP stop after the step under way and save.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from deepcore.cli import build, default, runs, sources
 from deepcore.cli.config import Config, Place, dumps, parse, read
 from deepcore.cli.inputs import Inputs
 from deepcore.cli.predict import class_names
+from deepcore.cli.terminated import Terminated, terminated
 from deepcore.errors import ArgumentError, DataError, MissingDependencyError, suggest
+from deepcore.io.files import atomic_write
 
 
 def arguments(parser) -> None:
@@ -44,8 +49,12 @@ def run(args) -> int:
         if clash:
             raise ArgumentError(f"--resume takes the run as it was begun, without {' and '.join(clash)}")
         folder = Path(args.resume).expanduser()
-        if not (folder / "checkpoint.safetensors").is_file():
-            raise DataError(f"there is nothing to resume in {args.resume!r}", expected="a checkpoint.safetensors")
+        if not (folder / runs.CONFIG).is_file():
+            raise DataError(
+                f"there is nothing to resume in {args.resume!r}",
+                expected=f"a folder that train made, with its {runs.CONFIG}",
+                fix="a run that was stopped before it wrote that is begun again, without --resume",
+            )
         config = read(folder / runs.CONFIG)
     else:
         config = configured(args.config, args.data)
@@ -53,7 +62,7 @@ def run(args) -> int:
     place = config.at.key("train.backend") if args.backend is None else Place("command line", "--backend")
     with build.at(place):
         backend = dc.get_backend(config.train.backend)
-    with dc.use_backend(backend):
+    with terminated(), dc.use_backend(backend):
         return train(config, args.out, args.overwrite, args.quiet, folder)
 
 
@@ -91,7 +100,7 @@ def train(config: Config, out: str | None, overwrite: bool, quiet: bool, resume:
 
     data = load_data(config)
     kind = (build.CLASS_LOSSES | build.BINARY_LOSSES).get(config.loss.type, "values")
-    inputs = Inputs.fit(data.train.inputs, config.data.normalize, data.unit, data.classes, kind)
+    inputs = Inputs.fit(data.train.inputs, config.data.normalize, data.unit, data.classes, kind, data.columns)
     dc.manual_seed(config.train.seed)
     net, config = build.model(config, inputs.shape)
     build.check_output(config, net, inputs.shape, data.classes, data.train.targets.shape[1:])
@@ -105,42 +114,76 @@ def train(config: Config, out: str | None, overwrite: bool, quiet: bool, resume:
         scheduler=build.schedule(config, optimizer),
         clip_grad_norm=config.train.clip_grad_norm,
         out=folder,
+        save_every=config.train.save_every,
+        keep=config.train.keep,
+        best=config.train.best,
     )
-    if not quiet:
-        tested = f", {len(data.test):,} to test" if data.test is not None else ""
-        print(
-            f"{config.data.type}: {len(data.train):,} samples to train{tested}; {_network(net)}; backend {trainer.backend}"
-        )
-    resolved = replace(config, data=sources.relocated(config.data, config.folder))
-    runs.write_text(folder / runs.CONFIG, dumps(resolved.table()))
-    inputs.save(folder / runs.INPUTS)
-
     dataset = dc.data.TensorDataset(*(dc.tensor(a, backend=trainer.backend) for a in _arrays(data.train, inputs)))
     with build.at(config.at.key("train")):
         loader = dc.data.DataLoader(dataset, config.train.batch_size, shuffle=True, drop_last=config.train.drop_last)
+    if resume is None:
+        runs.clear(folder)
+    resolved = replace(config, data=sources.relocated(config.data, config.folder))
+    runs.write_text(folder / runs.CONFIG, dumps(resolved.table()))
+    inputs.save(folder / runs.INPUTS)
+    if not quiet:
+        tested = f", {len(data.test):,} to test" if data.test is not None else ""
+        print(
+            f"{config.data.type}: {len(data.train):,} samples to train{tested}; {_network(net)}; backend {trainer.backend}",
+            flush=True,
+        )
     begun = time.perf_counter()
-    history = trainer.fit(
-        loader, epochs=config.train.epochs, verbose=0 if quiet else 1, resume=None if resume is None else str(folder)
-    )
+    stopped = _fit(trainer, loader, config, quiet, resume, folder)
     seconds = time.perf_counter() - begun
+    history = trainer.history
+    # Files first: to print may fail, where the reader of a pipe or the terminal has gone.
     net.eval()
     net.save(folder / runs.MODEL)
     history.save_csv(folder / runs.HISTORY)
     result: dict[str, Any] = {"epochs": len(history), "seconds": round(seconds, 3), "interrupted": history.interrupted}
     result |= {"seed": config.train.seed, "backend": str(trainer.backend), "deepcore": dc.__version__}
+    scores, lines = ({}, []) if data.test is None or stopped else _test(trainer, data, inputs)
+    runs.write_json(folder / runs.RESULT, result | scores)
+    if len(history) and not stopped:
+        _plot(history, folder / runs.PLOT)
     if not history.interrupted:
-        print(f"trained {len(history)} epochs in {seconds:.1f} s")
-    if data.test is not None:
-        result |= _test(trainer, data, inputs)
-    runs.write_json(folder / runs.RESULT, result)
-    _plot(history, folder / runs.PLOT)
-    print(f"saved in {folder}")
-    if history.interrupted:
-        print(f"  deepcore train --resume {folder}")
-        return 130
-    if not quiet:
-        print(f"  deepcore predict {folder} FILE")
-    return 0
+        lines.insert(0, f"trained {len(history)} epochs in {seconds:.1f} s")
+    lines.append(f"saved in {folder}")
+    if history.interrupted or stopped:
+        lines.append(_resuming(folder))
+    elif not quiet:
+        lines.append(f"  deepcore predict {folder} FILE")
+    status = 128 + stopped if stopped else 130 if history.interrupted else 0
+    try:
+        print("\n".join(lines), flush=True)
+    except OSError:
+        if not stopped:
+            raise
+    return status
+
+
+def _fit(trainer, loader, config: Config, quiet: bool, resume: Path | None, folder: Path) -> int | None:
+    """Train; the SIGTERM or SIGHUP that stopped it once all was saved, or None. An error says how to go on."""
+    try:
+        trainer.fit(
+            loader,
+            epochs=config.train.epochs,
+            verbose=0 if quiet else 1,
+            resume=None if resume is None else str(folder),
+        )
+    except Terminated as signal:
+        if trainer.history.interrupted or len(trainer.history) == config.train.epochs:
+            return signal.signum
+        raise
+    except Exception as error:
+        if trainer.step and (folder / runs.CHECKPOINT).exists():
+            error.add_note(_resuming(folder).strip())
+        raise
+    return None
+
+
+def _resuming(folder: Path) -> str:
+    return f"  deepcore train --resume {folder}"
 
 
 def _network(net) -> str:
@@ -151,8 +194,8 @@ def _arrays(samples: sources.Samples, inputs: Inputs):
     return inputs(samples.inputs), samples.targets
 
 
-def _test(trainer, data: sources.Data, inputs: Inputs) -> dict[str, Any]:
-    """Print and return loss and metrics on the test data; with classes, the confusion matrix."""
+def _test(trainer, data: sources.Data, inputs: Inputs) -> tuple[dict[str, Any], list[str]]:
+    """Loss and metrics on the test data, with classes the confusion matrix; and the lines that say them."""
     from deepcore import metrics
 
     x, y = _arrays(data.test, inputs)  # type: ignore[arg-type]
@@ -161,16 +204,16 @@ def _test(trainer, data: sources.Data, inputs: Inputs) -> dict[str, Any]:
         f"{name.replace('_', ' ')} {value:.2%}" if name == "accuracy" else f"{name.replace('_', ' ')} {value:.4f}"
         for name, value in results.items()
     ]
-    print("test " + ", ".join(shown))
+    lines = ["test " + ", ".join(shown)]
     out = {f"test_{name}": value for name, value in results.items()}
     if data.classes is not None:
         scores = trainer.predict(x, batch_size=1024)
         names = class_names(data.classes, scores.shape[1])
         matrix = metrics.confusion_matrix(scores, y, classes=len(names))
         if len(names) <= 30:
-            print(metrics.format_confusion_matrix(matrix, names))
+            lines.append(metrics.format_confusion_matrix(matrix, names))
         out["confusion_matrix"] = matrix.tolist()
-    return out
+    return out, lines
 
 
 def _plot(history, path: Path) -> None:
@@ -179,4 +222,5 @@ def _plot(history, path: Path) -> None:
         figure = history.plot()
     except (ImportError, MissingDependencyError):
         return
-    figure.savefig(path)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png")

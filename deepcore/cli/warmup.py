@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
+
+from deepcore.errors import DeepcoreWarning
 
 
 def arguments(parser) -> None:
@@ -36,6 +39,7 @@ def run(args) -> int:
     begun = time.perf_counter()
     width = max(len(kernel.name) for kernel in every)
     failed = 0
+    warnings.filterwarnings("ignore", "compiled kernels cannot be kept", DeepcoreWarning)  # what the end says
     for i, kernel in enumerate(every, 1):
         since = time.perf_counter()
         state = kernel.prepare()

@@ -50,9 +50,10 @@ def build(trace: Trace, outputs: list[Ref], grads: list[Ref]) -> Built:
         at += len(update.gradients)
         made = _update(trace, update, found)
         name = type(update.optimizer).__name__
-        if made.norm:
+        if made.check:
             norm = [] if update.norm is None else [update.norm]
-            first.append(Step(f"{name} norm", found, norm, made.norm, kept=True))
+            what = "check" if update.clip.max_norm is None else "norm"
+            first.append(Step(f"{name} {what}", found, norm, made.check, kept=True))
         last.append(Step(name, found, _changed(trace, update.plan), made.update, kept=True))
     first += moves((Ref(buffer, 0, ref.shape, ref.strides, ref.dtype), ref) for buffer, ref in contents.items())
     program.steps += first + last

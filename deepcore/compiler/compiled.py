@@ -68,14 +68,22 @@ class Compiled:
     that; later calls of the kind run the program. `peak_memory` is what the programs need.
 
     `unasked`: nobody said that it should be compiled, so there is no warning where it cannot be, and none is followed
-    anew where that does not pay, as for batches of ever new sizes.
+    anew where that does not pay, as for batches of ever new sizes. `prepare()` is called before the function itself
+    runs, and not before its programs: those change nothing where they stop.
     """
 
-    def __init__(self, function: Callable, programs: int = PROGRAMS, unasked: bool = False):
+    def __init__(
+        self,
+        function: Callable,
+        programs: int = PROGRAMS,
+        unasked: bool = False,
+        prepare: Callable[[], None] | None = None,
+    ):
         functools.update_wrapper(self, function, updated=())
         self.function = function
         self.programs = programs
         self.unasked = unasked
+        self.prepare = prepare
         self._known: OrderedDict[tuple, list[tuple[Runner, Any]]] = OrderedDict()
         self._eager: dict[tuple, Fault] = {}
         #: Kinds of arguments with which the function has changed Python's state once.
@@ -93,7 +101,7 @@ class Compiled:
         if mode.tracer is not None or mode.hook is not None or mode.transforms:
             looks = getattr(mode.hook, "looks", None)
             if looks is None or mode.tracer is not None or mode.transforms:
-                return self.function(*args, **kwargs)  # part of a larger program, or watched op by op
+                return self._as_it_is(args, kwargs)  # part of a larger program, or watched op by op
         arrays: list[Any] = []
         tensors: list[Tensor] = []
         key = (
@@ -110,7 +118,7 @@ class Compiled:
             key = (*key, "looks")
         with self._lock:
             if self._busy:  # a signal's handler calls it while it runs
-                return self.function(*args, **kwargs)
+                return self._as_it_is(args, kwargs)
             try:
                 self._busy = True
                 reason = "these arguments are new"
@@ -141,6 +149,11 @@ class Compiled:
                         return result
             finally:
                 self._busy = False
+        return self._as_it_is(args, kwargs)
+
+    def _as_it_is(self, args, kwargs):
+        if self.prepare is not None:
+            self.prepare()
         return self.function(*args, **kwargs)
 
     def after_fork(self) -> None:
@@ -153,20 +166,20 @@ class Compiled:
         if looks is not None and backend is not None and backend.name != "cpu":
             backend = None
         if backend is None or not _compiles(backend):
-            return self.function(*args, **kwargs)
+            return self._as_it_is(args, kwargs)
         often, least = (self.programs, _PAYS) if self.unasked else (2 * self.programs, _PAYS_ASKED)
         if self.traces >= often and self.runs < self.traces * least:
             if not self.unasked and not self._told:
                 self._told = True
                 log.warning("%s often runs as it is: to follow it each time does not pay (%s)", self._name, reason)
-            return self.function(*args, **kwargs)
+            return self._as_it_is(args, kwargs)
         if self.traces:
             log.info("%s is followed again: %s", self._name, reason)
         self.traces += 1
         guards = Guards(self.function, _objects((args, kwargs)))
         if guards.unknown:
             self._give_up(key, Fault(guards.unknown, user_line()))
-            return self.function(*args, **kwargs)
+            return self._as_it_is(args, kwargs)
         trace = _trace(backend)
         trace.looks = looks
         trace.had = {leaf for runner, _ in self._known.get(key, ()) for leaf in runner.none if leaf.grad is not None}
@@ -174,6 +187,8 @@ class Compiled:
             trace.raw_arguments()
         given: list[tuple[Tensor, Any]] = []
         before = [*_flat(args), *_flat(kwargs)]
+        if self.prepare is not None:
+            self.prepare()
         try:
             with trace.following():
                 arguments = _traced((args, kwargs), trace, given)
@@ -186,6 +201,8 @@ class Compiled:
         after = [*_flat(args), *_flat(kwargs)]
         if len(after) != len(before) or any(map(is_not, after, before)):
             trace.note("the function changes a list or dict among its arguments")
+        if trace.raced and trace.fault is None:  # another thread drew meanwhile: the next call traces
+            return result
         impure = guards.overwritten(trace.settings) or guards.changed()
         if impure and trace.fault is None:
             if key not in self._changing:  # it may have made what it will find from now on
@@ -289,7 +306,7 @@ class Compiled:
         return list(self._eager.values())
 
     def __reduce__(self):
-        return Compiled, (self.function, self.programs, self.unasked)  # a copy makes programs of its own
+        return Compiled, (self.function, self.programs, self.unasked, self.prepare)  # a copy makes programs of its own
 
     def __repr__(self) -> str:
         return f"<compiled {self._name}: {sum(map(len, self._known.values()))} programs>"

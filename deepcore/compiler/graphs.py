@@ -11,7 +11,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, repeat
 from operator import call, is_, setitem
 from typing import Any
@@ -27,16 +27,15 @@ from deepcore.errors import IndexRangeError
 from deepcore.kernels import cuda_map, cuda_update
 from deepcore.kernels.compiler import signed_words
 from deepcore.kernels.program import Buffer, Ref, Step, address_of, root
+from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
 
 
 class _Placed(Drawn):
     """A position in a random stream as a place in device memory."""
 
-    state: Any
-
     def now(self) -> int:
-        return cuda_map.Word.of(super().now(), self.state, self.ahead)
+        return cuda_map.Word.of(int(self), self.state, self.ahead)  # kernels read the state, not the number
 
 
 class DeviceTrace(Trace):
@@ -97,14 +96,11 @@ class DeviceTrace(Trace):
     def advance(self, generator, seed: int, stream: int, first: int, blocks: int):
         if not settings.kernels or not self.backend.ready(cuda_map.PHILOX):
             self.note("random numbers without a kernel for them")
-        if generator not in self.generators:
-            self.generators[generator] = (first, self.backend.zeros(3, dtype=dt.int64))
-        return seed, stream, self.drawn(generator, first, first - self.generators[generator][0])
+        state, ahead = self._claimed(generator, seed, stream, first, blocks)
+        return seed, stream, _Placed.of(first, state, 2, ahead)
 
-    def drawn(self, generator, first: int, ahead: int) -> Drawn:
-        found = _Placed.of(first, generator, "position", ahead)
-        found.state = self.generators[generator][1]  # type: ignore[attr-defined]
-        return found
+    def _words(self, seed: int, stream: int, first: int):
+        return self.backend.zeros(3, dtype=dt.int64)
 
     # -- updates ------------------------------------------------------------------------------------------
     def update(self, optimizer, function: Callable, clip=None, clipped: Callable | None = None):
@@ -117,8 +113,10 @@ class DeviceTrace(Trace):
             return result
         if clip is not None:
             gradients = self._clip(clip, clipped, live, gradients, result)
-        plan = DevicePlan(self.backend, optimizer, live, [not known[id(p)] for p in live])
-        if not plan.usable:
+        plan = None
+        if optimizer.by_formula:
+            plan = DevicePlan(self.backend, optimizer, live, [not known[id(p)] for p in live])
+        if plan is None or not plan.usable:
             self.note(f"a step of {type(optimizer).__name__} that is not one update of all parameters by kernels")
             return result
         for array in plan.arrays:
@@ -200,7 +198,7 @@ class DevicePlan:
         for i, (update, w) in enumerate(zip(updates, self.weights)):
             if w.size:
                 self.batches.setdefault((update, w.dtype), []).append(i)
-        self.usable = optimizer.by_formula and all(map(self._runs, self.batches))
+        self.usable = all(map(self._runs, self.batches))
         self.tables: list[Any] = []
 
     def _runs(self, key) -> bool:
@@ -404,7 +402,7 @@ class GraphRunner(Runner):
             mine[...] = before.get(buffer, array)
         for update in self.updates:
             update.plan.set_scalars(update.optimizer, update.plan.then)
-        self._set_positions([(g, g._position - blocks) for g, _, blocks in self.generators])
+        self._set_positions([words for words, _ in trace.generators.values()])
         try:
             put(before)
             try:
@@ -514,22 +512,27 @@ class GraphRunner(Runner):
             for mine, array in zip(self.inputs, given):
                 mine[...] = array
             after = self.after(tensors, attached)
-            self._set_positions([(g, g._position) for g, _, _ in self.generators])
-            self.words.send()
-            sums = self._sums()
-            ends = [self._end(ref) for ref in self.output_refs]
-            results = [xp.empty(end.shape, dtype=end.dtype) for end in ends]
-            self.count_writes(1)
-            any(chain(map(call, (self.graph.launch,)), *after))
+            claims: list = []
+            try:
+                self._set_positions([g.claim(blocks, claims) for g, _, blocks in self.generators])
+                self.words.send()
+                sums = self._sums()
+                ends = [self._end(ref) for ref in self.output_refs]
+                results = [xp.empty(end.shape, dtype=end.dtype) for end in ends]
+                self.count_writes(1)
+                any(chain(map(call, (self.graph.launch,)), *after, map(call, (claims.clear,))))
+            finally:
+                if claims:
+                    give_back(claims)
             for result, end in zip(results, ends):
                 result[...] = end
             for ref, held in sums:
                 held[...] = self._sum(ref, held)
         return results
 
-    def _set_positions(self, positions: list[tuple[Any, int]]) -> None:
-        for (generator, position), (_, table) in zip(positions, self.states):
-            table.host[0] = signed_words(generator._seed, generator._stream, position % (1 << 64))
+    def _set_positions(self, positions: Iterable[tuple[int, int, int]]) -> None:
+        for words, (_, table) in zip(positions, self.states):
+            table.host[0] = signed_words(*words)
 
     def times(self, rounds: int = 5) -> list[float]:
         """Seconds of each step by itself, waited for; what the steps change is put back."""

@@ -15,6 +15,7 @@ from deepcore.compiler.same import Same
 from deepcore.compiler.trace import Trace
 from deepcore.kernels import memory
 from deepcore.kernels.compiler import address, signed_words
+from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
 
 _GRAD = repeat("grad")
@@ -78,8 +79,9 @@ class Runner:
             more = [(t, a) for t, a in zip(update.plan.live, update.plan.weights) if t not in known]
             self.tensors += [t for t, _ in more]
             self.arrays += [a for _, a in more]
+        #: Generators, the words that kernels read of them, and the blocks that a run draws.
         self.generators = [
-            (g, state, (g._position - first) % (1 << 64)) for g, (first, state) in trace.generators.items()
+            (g, state, (trace.ends[g] - first) % (1 << 64)) for g, ((_, _, first), state) in trace.generators.items()
         ]
         #: Tensors whose memory is written, and what counts that, as of the last look.
         self.written = list(dict.fromkeys([*trace.written, *(p for u in self.updates for p in u.plan.live)]))
@@ -193,17 +195,10 @@ class Runner:
         for (buffer, *_), array in zip(self.outputs, results):
             exe.bind(buffer, address(array))
         exe.bind_own(self.arena.at_least(exe.size))
-        positions = [(g, g._position) for g, _, _ in self.generators]
-        try:
-            for generator, _, blocks in self.generators:
-                generator._position = (generator._position - blocks) % (1 << 64)
-            status = exe.run()
-            if not status:
-                function, words, part = exe.last()
-                status = function(words, part)
-        finally:
-            for generator, position in positions:
-                generator._position = position
+        status = exe.run()  # generators' words still are those that the trace started with
+        if not status:
+            function, words, part = exe.last()
+            status = function(words, part)
         try:
             if status:
                 return f"nothing (status {status})"
@@ -241,18 +236,25 @@ class Runner:
             bind(buffer, address(array))
         attached = not self.grads or self._grads_are_free()
         exe.bind_own(self.arena.at_least(exe.size))
-        for generator, state, _ in self.generators:
-            state[:] = signed_words(generator._seed, generator._stream, generator._position)
-        parts = exe.prepare()
-        if len(parts) > 1 and exe.run():
-            raise Stopped
-        function, words, part = parts[-1]
-        after = self.after(tensors, attached)
-        self.count_writes(1)
-        # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
-        if any(chain(map(function, (words,), (part,)), *after)) if after else function(words, part):
-            self.count_writes(-1)
-            raise Stopped
+        claims: list = []
+        try:
+            for generator, state, blocks in self.generators:
+                state[:] = signed_words(*generator.claim(blocks, claims))
+            parts = exe.prepare()
+            if len(parts) > 1 and exe.run():
+                raise Stopped
+            function, words, part = parts[-1]
+            after = self.after(tensors, attached)
+            if claims:
+                after.append(map(call, (claims.clear,)))  # from here on the numbers count as drawn
+            self.count_writes(1)
+            # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
+            if any(chain(map(function, (words,), (part,)), *after)) if after else function(words, part):
+                self.count_writes(-1)
+                raise Stopped
+        finally:
+            if claims:
+                give_back(claims)
         return results
 
     def count_writes(self, by: int) -> None:
@@ -277,9 +279,6 @@ class Runner:
             after.append(map(setattr, leaves, _GRAD, self.grads))
         if self.cleared:
             after.append(map(setattr, self.cleared, _GRAD, repeat(None)))
-        for generator, _, blocks in self.generators:
-            position = (generator._position + blocks) % (1 << 64)
-            after.append(map(setattr, (generator,), ("_position",), (position,)))
         return after
 
     def times(self, rounds: int = 5) -> list[float]:
@@ -294,15 +293,12 @@ class Runner:
         gradients = [memory.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         buffers = [*self.arguments, *(b for _, b in self.accumulated), *(b for b, *_ in self.outputs), *self.changed]
         buffers += [ref.buffer for ref in self.grad_refs]
-        positions = [g._position for g, *_ in self.generators]
         try:
             for buffer, array in zip(buffers, (*given, *results, *copies, *gradients)):
                 exe.bind(buffer, address(array))
             exe.bind_own(self.arena.at_least(exe.size))
             return exe.times(rounds)
         finally:
-            for (generator, *_), position in zip(self.generators, positions):
-                generator._position = position
             for buffer in self.changed:
                 if buffer.kind == "outside":
                     exe.bind(buffer, address(buffer.array))

@@ -25,7 +25,8 @@ from deepcore.backend import dtypes as dt
 from deepcore.compiler.guards import settings_of
 from deepcore.config import settings
 from deepcore.kernels import compiler, watch
-from deepcore.kernels.checks import FINITE, WITHIN
+from deepcore.kernels import update as updates
+from deepcore.kernels.checks import FINITE, WITHIN, all_finite, looked_at
 from deepcore.kernels.elementwise import MAPS
 from deepcore.kernels.program import Buffer, Launch, Ref, Step, address_of, move, root, span
 from deepcore.tensor import Tensor
@@ -45,22 +46,21 @@ class Fault(NamedTuple):
 
 
 class Drawn(int):
-    """A word of a generator's state while a function is followed: the number it is now, and how to know it later."""
+    """A word of a generator's state in a trace: the number while tracing; in a run, word `i` of `state` plus `ahead`."""
 
-    generator: Any
-    what: str
+    state: Any
+    i: int
     ahead: int
 
     @classmethod
-    def of(cls, value: int, generator, what: str, ahead: int = 0) -> Drawn:
+    def of(cls, value: int, state, i: int, ahead: int = 0) -> Drawn:
         self = cls(value)
-        self.generator, self.what, self.ahead = generator, what, ahead
+        self.state, self.i, self.ahead = state, i, ahead
         return self
 
     def now(self) -> int:
-        if self.what == "position":
-            return (self.generator._position + self.ahead) % (1 << 64)
-        return getattr(self.generator, f"_{self.what}")
+        """The number in the current run."""
+        return (int(self.state[self.i]) + self.ahead) % (1 << 64)
 
 
 class Call:
@@ -158,8 +158,11 @@ class Trace:
         self.updated: set[Buffer] = set()
         #: Norms that updates have found, and where.
         self.norms: dict[Tensor, Ref] = {}
-        #: Generators that were drawn from: position at the start, and their three words as kernels read them.
-        self.generators: dict[Any, tuple[int, Any]] = {}
+        #: Generators that were drawn from: (seed, stream, position) at the start, and the words that kernels read.
+        self.generators: dict[Any, tuple[tuple[int, int, int], Any]] = {}
+        #: Where the draws of this trace end, and whether another thread drew from one of the generators in between.
+        self.ends: dict[Any, int] = {}
+        self.raced = False
         self.kept: list[Any] = []
         self._made: list[weakref.ref] = []
         self._op: Any = None
@@ -324,9 +327,8 @@ class Trace:
         if not isinstance(position, Drawn):
             self._opaque = self._opaque or "a position in a random stream that was drawn before"
             return None
-        state = self.generators[position.generator][1]
-        self._static[compiler.address(state)] = state
-        return state, position.ahead
+        self._static[compiler.address(position.state)] = position.state
+        return position.state, position.ahead
 
     def launch(self, kernel, slices: int, words) -> None:
         if not self._inside:
@@ -566,6 +568,17 @@ class Trace:
             self.steps.append(Step("finite", [ref], [], [launch], kept=True))
         return math.isfinite(watch.plain(t._data).item())
 
+    def all_finite(self, tensors: list[Tensor]) -> bool:
+        """Whether no tensor has a NaN or infinity; a run in which one has stops."""
+        refs = [self.ref(t._data, t) for t in tensors if t._data.size]
+        step = None if self.whole or not all(map(looked_at, refs)) else all_finite(refs)
+        if step is None:
+            self.note("checking whether gradients are finite")
+        elif refs:
+            self.steps.append(step)
+        with self.paused():
+            return all(updates.all_finite(t.backend, [watch.plain(t._data)]) for t in tensors)
+
     def within(self, t: Tensor, low: int, high: int) -> bool:
         """Whether low ≤ t < high in all places; a run in which that is not so stops."""
         raw = watch.plain(t._data)
@@ -601,6 +614,12 @@ class Trace:
 
     def clip(self, gradients: list[Tensor], function: Callable) -> Tensor | None:
         """Gradients that `function(gradients)` clips in place, in each run by a call; what it returns."""
+        places = {id(g._data): i for i, g in reversed(list(enumerate(gradients)))}
+        if len(places) < len(gradients):  # one that is listed twice is clipped twice, as eagerly
+            order = [list(places).index(id(g._data)) for g in gradients]
+            gradients = [gradients[i] for i in places.values()]
+            each = function
+            function = lambda copies: each([copies[i] for i in order])
         refs, run = [self.ref(g._data) for g in gradients], self.clipping(function)
         if any(ref.buffer.kind == "outside" for ref in refs):
             self.note("clipping a gradient from before")
@@ -683,20 +702,24 @@ class Trace:
         return result
 
     def advance(self, generator, seed: int, stream: int, first: int, blocks: int):
-        if generator not in self.generators:
-            state = self.backend.array_module.zeros(3, dt.int64)
-            state[:] = compiler.signed_words(seed, stream, first)
-            self.generators[generator] = (first, state)
-        ahead = first - self.generators[generator][0]
-        return (
-            Drawn.of(seed, generator, "seed"),
-            Drawn.of(stream, generator, "stream"),
-            self.drawn(generator, first, ahead),
-        )
+        state, ahead = self._claimed(generator, seed, stream, first, blocks)
+        return Drawn.of(seed, state, 0), Drawn.of(stream, state, 1), Drawn.of(first, state, 2, ahead)
 
-    def drawn(self, generator, first: int, ahead: int) -> Drawn:
-        """A position that is `ahead` of where the generator is when the program starts."""
-        return Drawn.of(first, generator, "position", ahead)
+    def _claimed(self, generator, seed: int, stream: int, first: int, blocks: int) -> tuple[Any, int]:
+        """The words of a generator that was advanced, and how far `first` is from the start."""
+        if generator not in self.generators:
+            self.generators[generator] = (seed, stream, first), self._words(seed, stream, first)
+            self.ends[generator] = first
+        self.raced |= self.ends[generator] != first
+        self.ends[generator] = (first + blocks) % (1 << 64)
+        (_, _, start), state = self.generators[generator]
+        return state, (first - start) % (1 << 64)
+
+    def _words(self, seed: int, stream: int, first: int):
+        """Memory for three words; on the CPU the program's check reads them as they are here."""
+        state = self.backend.array_module.zeros(3, dt.int64)
+        state[:] = compiler.signed_words(seed, stream, first)
+        return state
 
     def draw(self, function, xp, args: tuple, params: dict):
         """Random numbers: drawn now, and by a call in each run."""
@@ -707,15 +730,14 @@ class Trace:
                 return function(xp, *args, **params)
         given = next((a for a in (*args, *params.values()) if isinstance(a, random.Generator)), None)
         generator = given or random.default_generator
-        first = generator._position
-        self.advance(generator, generator._seed, generator._stream, first, 0)
-        ahead = first - self.generators[generator][0]
-        with self.paused():
-            array = function(xp, *args, **params)
-        position = self.drawn(generator, first, ahead)
+        with random.lock:  # what is drawn between the two positions is this draw's
+            words = generator.advance(0)
+            with self.paused():
+                array = function(xp, *args, **params)
+                self.ends[generator] = generator.advance(0)[2]
 
         def call():
-            at = generator.at(generator._seed, generator._stream, position.now())
+            at = generator.at(*(word.now() if isinstance(word, Drawn) else word for word in words))
             if given is None:
                 return function(xp, at, *args[1:], **params)
             swap = lambda a: at if a is given else a

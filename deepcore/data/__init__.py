@@ -7,6 +7,7 @@ from deepcore.data.dataset import Dataset, Subset, TensorDataset, random_split
 from deepcore.data.datasets import digits, mnist
 from deepcore.data.loader import DataLoader
 from deepcore.data.sampler import RandomSampler, Sampler, SequentialSampler
+from deepcore.data.workers import WorkerInfo, get_worker_info
 from deepcore.io.idx import read_idx, write_idx
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "SequentialSampler",
     "Subset",
     "TensorDataset",
+    "WorkerInfo",
     "default_collate",
     "digits",
+    "get_worker_info",
     "mnist",
     "random_split",
     "read_idx",

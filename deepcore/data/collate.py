@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +17,12 @@ from deepcore.tensor import Tensor, from_raw
 def default_collate(samples: Sequence[Any], backend: str | Backend | None = None):
     """A list of samples as one batch: tensors and arrays are stacked along a new first dimension.
 
-    int becomes int64, float float32, bool bool; text stays a list; tuples, lists and dicts are collated item by item.
-    Errors: `DataError` for samples that differ in shape, dtype, length or keys, naming both.
+    int becomes int64, float float32, bool bool; text (also NumPy's) stays a list; tuples, lists and dicts are collated
+    item by item. Errors: `DataError` for samples that differ in type, shape, dtype, length or keys, naming both, and for
+    what no tensor holds, naming sample and field.
     """
+    if not len(samples):
+        raise DataError("there are no samples to batch")
     return to_backend(collate(samples, range(len(samples))), backend, arrays=True)
 
 
@@ -28,51 +33,113 @@ def collate(samples: Sequence[Any], indices: Sequence[int], where: str = "sample
         _same_arrays(samples, indices, where)
         _same(samples, indices, where, "backends", lambda s: s.backend)
         return from_raw(first.backend.stack([s.data for s in samples]), first.backend)
+    if isinstance(first, np.ma.MaskedArray):
+        raise _refused(samples, indices, where, "fill it in __getitem__: array.filled(value)")
     if isinstance(first, np.ndarray):
         _same_arrays(samples, indices, where)
-        return _checked(np.stack(samples), where)
+        return _checked(np.stack(samples), indices, where)
+    if isinstance(first, (str, bytes)):  # NumPy's are subclasses
+        kind = str if isinstance(first, str) else bytes
+        _same(samples, indices, where, "types", lambda s: (kind if isinstance(s, kind) else type(s)).__name__)
+        return list(samples)
     if isinstance(first, np.generic):
         _same(samples, indices, where, "types", lambda s: type(s).__name__)
-        return _checked(np.array(samples), where)
+        return _checked(np.array(samples), indices, where)
     if isinstance(first, (bool, int, float)):
         if not all(type(s) in (bool, int, float) for s in samples):
             _same(samples, indices, where, "types", lambda s: type(s).__name__)
-        return _numbers(samples)
-    if isinstance(first, (str, bytes)):
-        return list(samples)
+        return _numbers(samples, indices, where)
     if isinstance(first, Mapping):
-        _same(samples, indices, where, "keys", lambda s: sorted(s, key=str) if isinstance(s, Mapping) else type(s))
+        _same(samples, indices, where, "types", lambda s: "dict" if isinstance(s, Mapping) else type(s).__name__)
+        _same(samples, indices, where, "keys", lambda s: sorted(s, key=str))
         return {key: collate([s[key] for s in samples], indices, f"{where}[{key!r}]") for key in first}
     if isinstance(first, (tuple, list)):
-        _same(samples, indices, where, "lengths", lambda s: len(s) if isinstance(s, (tuple, list)) else type(s))
-        parts = [collate([s[i] for s in samples], indices, f"{where}[{i}]") for i in range(len(first))]
-        if hasattr(first, "_fields"):
+        names = getattr(first, "_fields", None)
+        plain = "tuple" if names is None else type(first).__name__
+        _same(samples, indices, where, "types", lambda s: plain if _is_like(s, names) else type(s).__name__)
+        _same(samples, indices, where, "lengths", len)
+        parts = [
+            collate([s[i] for s in samples], indices, where + (f"[{i}]" if names is None else f".{names[i]}"))
+            for i in range(len(first))
+        ]
+        if names is not None:
             return type(first)(*parts)
         return parts if isinstance(first, list) else tuple(parts)
-    raise DataError(
-        f"a sample holds a {type(first).__name__}, which cannot be batched",
+    if dataclasses.is_dataclass(first):
+        fix = "return its fields from __getitem__: dataclasses.asdict(sample); or pass collate_fn="
+    elif hasattr(first, "__array__"):
+        fix = "return numpy.asarray(it) from __getitem__"
+    else:
+        fix = "return an array from __getitem__, or pass collate_fn="
+    raise _refused(samples, indices, where, fix)
+
+
+def _is_like(sample, names: tuple | None) -> bool:
+    """Whether a sample is a named tuple of these fields; None: a tuple or list without names."""
+    return isinstance(sample, (tuple, list)) and getattr(sample, "_fields", None) == names
+
+
+def _refused(samples, indices, where: str, fix: str) -> DataError:
+    kind = type(samples[0])
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return DataError(
+        "a sample holds None, which cannot be batched"
+        if samples[0] is None
+        else f"a sample holds a {name}, which cannot be batched",
         expected="tensors, arrays, numbers, text, and tuples, lists and dicts of them",
         where=f"{where}, index {indices[0]}",
-        fix="return an array from __getitem__, or pass collate_fn=",
+        fix=fix,
     )
 
 
-def _numbers(samples: Sequence[Any]) -> np.ndarray:
+def _numbers(samples: Sequence[Any], indices: Sequence[int], where: str) -> np.ndarray:
     if all(isinstance(s, bool) for s in samples):
         return np.array(samples, dtype=np.bool_)
-    if all(isinstance(s, int) for s in samples):
-        return np.array(samples, dtype=np.int64)
-    return np.array(samples, dtype=dtypes.default_float)
+    whole = all(isinstance(s, int) for s in samples)
+    dtype = np.dtype(np.int64) if whole else dtypes.default_float
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(samples, dtype=dtype)
+        fits = whole or bool(np.isfinite(array).all())
+    except OverflowError:
+        fits = False
+    if not fits:
+        for sample, index in zip(samples, indices, strict=True):
+            if not _fits(sample, dtype):
+                raise DataError(
+                    f"{dtypes.name_of(dtype)} does not hold the number {sample!r}",
+                    where=f"{where}, index {index}",
+                    fix="return it from __getitem__ as a number of NumPy's with a wider dtype, or scale it",
+                )
+    return array
 
 
-def _checked(array: np.ndarray, where: str) -> np.ndarray:
+def _fits(number, dtype) -> bool:
+    if dtype == np.int64:
+        return -(1 << 63) <= number < 1 << 63
+    try:
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(dtype.type(number))) or not math.isfinite(number)
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
+def _checked(array: np.ndarray, indices: Sequence[int], where: str) -> np.ndarray:
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if not dtypes.is_supported(array.dtype):
+        fixes = {
+            "M": "convert them in __getitem__: array.astype('int64') counts its unit of time",
+            "m": "convert them in __getitem__: array.astype('int64') counts its unit of time",
+            "U": "return text as str from __getitem__, or numbers for it",
+            "S": "return text as str from __getitem__, or numbers for it",
+            "V": "return the fields from __getitem__ as a dict: {name: array[name] for name in array.dtype.names}",
+            "c": "return real and imaginary parts from __getitem__: array.real, array.imag",
+        }
         raise DataError(
             f"samples of dtype {array.dtype} cannot become a tensor",
             expected="one of " + ", ".join(dtypes.DTYPES),
-            where=where,
-            fix="convert them in __getitem__, for example array.astype('float32')",
+            where=f"{where}, index {indices[0]}",
+            fix=fixes.get(array.dtype.kind, "convert them in __getitem__, for example array.astype('float32')"),
         )
     return array
 
@@ -87,14 +154,20 @@ def _same_arrays(samples, indices, where: str) -> None:
 def _same(samples, indices, where: str, what: str, of) -> None:
     first = of(samples[0])
     for sample, index in zip(samples, indices, strict=True):
-        found = of(sample)
-        if found != first:
+        value = of(sample)
+        if value != first:
             one = what[:-1]
+            how = {
+                "keys": "give every sample the same keys",
+                "types": "return one type",
+                "backends": "return them on one backend",
+                "dtypes": "convert them to one dtype",
+            }.get(what, "pad or crop them")
             raise DataError(
                 f"samples of different {what} cannot be batched",
-                received=f"{one} {first} at index {indices[0]}, {one} {found} at index {index}",
+                received=f"{one} {first} at index {indices[0]}, {one} {value} at index {index}",
                 where=where,
-                fix="pad, crop or convert them in __getitem__, pass collate_fn=, or use batch_size=1",
+                fix=f"{how} in __getitem__, pass collate_fn=, or use batch_size=1",
             )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from deepcore.data.sampler import as_indices, draw_seed, permutation
 from deepcore.errors import ArgumentError, DataError, IndexRangeError
 from deepcore.tensor import Tensor, as_tensor, from_raw
 
@@ -49,10 +51,13 @@ class TensorDataset(Dataset):
     def __len__(self) -> int:
         return self.tensors[0].shape[0]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        if isinstance(index, (int, np.integer)) and not -len(self) <= index < len(self):
-            raise IndexRangeError(f"there is no sample {index}", expected=f"0 to {len(self) - 1}")
-        return tuple(from_raw(t.data[index, ...], t.backend) for t in self.tensors)
+    def __getitem__(self, index: int | slice | Any) -> tuple[Tensor, ...]:
+        if isinstance(index, slice):
+            return tuple(from_raw(t.data[index], t.backend) for t in self.tensors)
+        number = _number(index, len(self))
+        if number is not None:
+            return tuple(from_raw(t.data[number, ...], t.backend) for t in self.tensors)
+        return self.get_batch(as_indices(index, len(self), "a TensorDataset"))
 
     def get_batch(self, indices: np.ndarray) -> tuple[Tensor, ...]:
         """The samples `indices` as one batch: one gather per tensor, where the tensor lives."""
@@ -70,29 +75,44 @@ class TensorDataset(Dataset):
 
 
 class Subset(Dataset):
-    """The samples of `dataset` at `indices`, in that order."""
+    """The samples of `dataset` at `indices`, in that order; of a mask (booleans), those where it is True.
 
-    def __init__(self, dataset, indices: Sequence[int] | np.ndarray):
+    Errors: `ArgumentError` for anything but whole numbers, `IndexRangeError` for those outside the dataset.
+    """
+
+    def __init__(self, dataset, indices: Sequence[int] | Sequence[bool] | np.ndarray | Tensor):
         self.dataset = dataset
-        self.indices = np.asarray(indices, dtype=np.int64).reshape(-1) if len(indices) else np.empty(0, np.int64)
-        size = len(dataset)
-        outside = self.indices[(self.indices < 0) | (self.indices >= size)]
-        if outside.size:
-            raise IndexRangeError(
-                f"index {outside[0]} is outside the dataset", expected=f"0 to {size - 1}", where="Subset"
-            )
+        self.indices = as_indices(indices, len(dataset), "a Subset")
         self.classes = getattr(dataset, "classes", None)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int):
-        if not -len(self) <= index < len(self):
-            raise IndexRangeError(f"there is no sample {index}", expected=f"0 to {len(self) - 1}")
-        return self.dataset[int(self.indices[index])]
+        number = _number(index, len(self))
+        if number is None:
+            raise ArgumentError(
+                "a Subset gives one sample by its number",
+                received=repr(index),
+                fix="Subset(subset, indices) for several of its samples",
+            )
+        return self.dataset[int(self.indices[number])]
 
     def __repr__(self) -> str:
         return f"Subset({len(self)} of {self.dataset!r})"
+
+
+def _number(index, size: int) -> int | None:
+    """A whole number that is an index into `size` samples; None for what is no whole number, True and False included."""
+    if getattr(index, "ndim", 0) or isinstance(index, bool) or getattr(index, "dtype", None) == np.bool_:
+        return None
+    try:
+        number = operator.index(index)
+    except TypeError:
+        return None
+    if not -size <= number < size:
+        raise IndexRangeError(f"there is no sample {number}", expected=f"-{size} to {size - 1}" if size else "none")
+    return number
 
 
 def batch_getter(dataset) -> Callable[[np.ndarray], Any] | None:
@@ -112,21 +132,21 @@ def random_split(dataset, lengths: Sequence[int] | Sequence[float], seed: int | 
     Fractions are rounded down and the remainder goes to the first subsets, one each. `seed=None` draws one from the
     default generator. Errors: `ArgumentError` when the lengths do not add up.
     """
-    from deepcore.data.sampler import draw_seed, permutation
-
     size = len(dataset)
-    sizes: list[Any] = list(lengths)
-    if any(isinstance(n, float) for n in sizes) and abs(sum(sizes) - 1.0) < 1e-9 and min(sizes) >= 0:
+    expected = f"whole numbers that sum to {size}, or fractions that sum to 1"
+    sizes: list[Any] = list(lengths) if isinstance(lengths, Iterable) else [lengths]
+    if any(isinstance(n, bool) or not isinstance(n, (int, float, np.integer, np.floating)) for n in sizes):
+        raise ArgumentError("random_split takes lengths or fractions", expected=expected, received=repr(lengths))
+    floating = [n for n in sizes if not isinstance(n, (int, np.integer))]
+    # Halves in 16 bits, say, sum to 1 within their own precision; NaN and infinity do not.
+    precision = max((float(np.finfo(type(n)).eps) for n in floating), default=0.0)
+    if floating and abs(sum(map(float, sizes)) - 1.0) <= max(1e-9, len(sizes) * precision) and min(sizes) >= 0:
         fractions = sizes
-        sizes = [int(size * part + 1e-9) for part in fractions]
+        sizes = [int(size * float(part) + 1e-9) for part in fractions]
         for i in range(size - sum(sizes)):
             sizes[i % len(sizes)] += 1
-    if any(int(n) != n or n < 0 for n in sizes) or sum(sizes) != size:
-        raise ArgumentError(
-            "the lengths do not add up to the dataset's",
-            expected=f"whole numbers that sum to {size}, or fractions that sum to 1",
-            received=str(list(lengths)),
-        )
+    if not all(np.isfinite(n) and int(n) == n and n >= 0 for n in sizes) or sum(sizes) != size:
+        raise ArgumentError("the lengths do not add up to the dataset's", expected=expected, received=str(list(sizes)))
     order = permutation(size, draw_seed() if seed is None else seed)
     ends = np.cumsum([int(n) for n in sizes])
     return [Subset(dataset, order[end - int(n) : end]) for n, end in zip(sizes, ends, strict=True)]

@@ -14,6 +14,7 @@ import numpy as np
 
 from deepcore.backend import Backend, get_backend
 from deepcore.config import settings
+from deepcore.data.bars import tqdm_class
 from deepcore.data.dataset import TensorDataset
 from deepcore.errors import ArgumentError, DataError, FileFormatError, suggest
 from deepcore.io.files import atomic_write
@@ -158,6 +159,10 @@ def _cache() -> Path:
 def _mnist_folders(root) -> list[Path]:
     if root is not None:
         return [Path(root)]
+    if settings.data_dir and not Path(settings.data_dir).is_dir():
+        raise DataError(
+            "DEEPCORE_DATA names no folder", received=repr(settings.data_dir), fix="name one that is there, or unset it"
+        )
     shared = [Path(settings.data_dir) / "mnist"] if settings.data_dir else []
     return [*shared, _cache() / "mnist"]
 
@@ -209,6 +214,4 @@ def _copy(response, out: BinaryIO, label: str) -> str:
 
 
 def _progress(total: int | None, label: str):
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
-
-    return tqdm(total=total, desc=label, unit="B", unit_scale=True, leave=False)
+    return tqdm_class()(total=total, desc=label, unit="B", unit_scale=True, leave=False)

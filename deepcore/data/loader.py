@@ -12,27 +12,38 @@ from deepcore.backend import Backend, get_backend
 from deepcore.data import workers
 from deepcore.data.collate import collate, to_backend
 from deepcore.data.dataset import batch_getter
-from deepcore.data.sampler import RandomSampler, Sampler, SequentialSampler, check_seed, derive_stream, draw_seed
-from deepcore.errors import ArgumentError, DataError, IndexRangeError, StateDictError
-from deepcore.random import default_generator
+from deepcore.data.sampler import RandomSampler, SequentialSampler, check_sampler, check_seed, draw_seed, pass_of
+from deepcore.errors import ArgumentError, DataError, StateDictError
+from deepcore.random import default_generator, derive_stream, standing_in
 
 
 class DataLoader:
     """Batches of `dataset`; each `iter()` is one pass (epoch) over it.
 
-    batch_size, shuffle, drop_last: as PyTorch. `sampler`: any iterable of indices, instead of `shuffle`.
-    seed: of the order and of augmentation; None draws one from the default generator, so `manual_seed` fixes it.
+    batch_size, shuffle, drop_last: as PyTorch. `sampler`: indices in an order, or a mask, instead of `shuffle`: a
+    list, an array, or an object with `__iter__` (afresh for each pass) and `__len__` (what `__iter__` gives).
+    seed: of the order and of augmentation; None takes one from the default generator, so `manual_seed` fixes it. Only
+    `shuffle=True` draws for that: to build another loader leaves the numbers of all other draws as they are.
     backend: where the tensors of a batch go (default: the default backend; those of a TensorDataset stay where they are).
     num_workers: processes that fetch samples, `prefetch_factor` batches each ahead. They change the speed only: order
     and bits are a function of (seed, epoch). A dataset of tensors is always read here, one gather per tensor.
     collate_fn: samples to batch (default: `default_collate`).
     multiprocessing_context: how workers start ("fork", "spawn", "forkserver"; default: Python's own choice).
+    timeout: seconds to wait for a worker's next batch (its first one with the start of the process) before `DataError`
+    names the worker and the samples; 0: no end.
+
+    Random numbers in `__getitem__` and `collate_fn`: deepcore's are seeded for each batch, as a function of (seed,
+    epoch, number of the batch). In workers, so are Python's `random` and NumPy's global generator: the same numbers
+    for any number of workers, and after a resume in mid-epoch. Without workers these two are left alone, as the rest of
+    the program draws from them. Generators of the dataset's own are copied into each worker: seed them there, from
+    `get_worker_info().seed`.
 
     `state_dict()` holds the seed, the epoch and the batches delivered of it: a loader that loads it delivers exactly
     the batches that remain. Leaving a pass early counts as an epoch when the next one starts.
 
-    Errors: `DataError` for an empty dataset and for samples that do not fit together; what a dataset raises in a
-    worker is raised here, with the worker's traceback as a note.
+    Errors: `DataError` for an empty dataset, samples that do not fit together, a sampler that gives more or fewer
+    indices than its length, and a worker that dies or hangs. What a dataset raises in a worker is raised here, with the
+    worker's traceback as a note; what is no `Exception`, or cannot be sent, as a `DataError` with that traceback.
     """
 
     def __init__(
@@ -49,6 +60,7 @@ class DataLoader:
         backend: str | Backend | None = None,
         prefetch_factor: int = 2,
         multiprocessing_context: str | None = None,
+        timeout: float = 0,
     ):
         for name, value, least in (
             ("batch_size", batch_size, 1),
@@ -57,11 +69,21 @@ class DataLoader:
         ):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise ArgumentError(f"{name} must be a whole number of at least {least}", received=repr(value))
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float, np.number)) or not 0 <= timeout < np.inf:
+            raise ArgumentError("timeout is a number of seconds, or 0 for none", received=repr(timeout))
+        if timeout and not num_workers:
+            raise ArgumentError(
+                "timeout is for workers, and num_workers=0 fetches samples in this process",
+                fix="num_workers=1 or more, or leave out timeout",
+            )
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            once = hasattr(dataset, "__iter__")
             raise ArgumentError(
                 "a dataset has __len__ and __getitem__",
-                received=type(dataset).__name__,
-                fix="subclass deepcore.data.Dataset, or wrap arrays: TensorDataset(images, labels)",
+                received=type(dataset).__name__ + (", which can only be walked in its own order" if once else ""),
+                fix="list(samples), if they fit into memory; or a deepcore.data.Dataset that reads sample i"
+                if once
+                else "subclass deepcore.data.Dataset, or wrap arrays: TensorDataset(images, labels)",
             )
         if len(dataset) == 0:
             raise DataError("the dataset is empty", fix="check the path or the filter that made it")
@@ -75,16 +97,22 @@ class DataLoader:
         self.backend = None if backend is None else get_backend(backend)
         self.prefetch_factor = int(prefetch_factor)
         self.multiprocessing_context = multiprocessing_context
-        self.seed = draw_seed() if seed is None else check_seed(seed)
+        self.timeout = float(timeout)
+        if seed is None:
+            self.seed = draw_seed() if shuffle else default_generator.derive_seed()
+        else:
+            self.seed = check_seed(seed)
         self.shuffle = bool(shuffle)
         if sampler is None:
             sampler = RandomSampler(dataset, self.seed) if shuffle else SequentialSampler(dataset)
-        self.sampler = sampler
+        self.sampler = check_sampler(sampler, len(dataset))
         #: The pass that is under way, or comes next, and how many of its batches were delivered.
         self.epoch = 0
         self.position = 0
         self._started = False
         self._pass: object = None
+        if self._samples() == 0:
+            raise DataError("the sampler gives no samples")
         if len(self) == 0:
             raise DataError(
                 f"drop_last leaves no batch: {self._samples()} samples are fewer than batch_size {self.batch_size}",
@@ -97,7 +125,7 @@ class DataLoader:
         return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
 
     def _samples(self) -> int:
-        return len(self.sampler) if hasattr(self.sampler, "__len__") else len(self.dataset)
+        return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
         if self._started:  # the last pass was left early
@@ -109,13 +137,7 @@ class DataLoader:
     def _order(self, epoch: int) -> list[np.ndarray]:
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
-        if isinstance(self.sampler, Sampler):
-            order = self.sampler.order()
-        else:
-            order = np.asarray([int(i) for i in self.sampler], dtype=np.int64)
-            outside = order[(order < 0) | (order >= len(self.dataset))]
-            if outside.size:
-                raise IndexRangeError(f"the sampler gave index {outside[0]}", expected=f"0 to {len(self.dataset) - 1}")
+        order = pass_of(self.sampler, len(self.dataset))
         size = self.batch_size
         stop = len(order) - len(order) % size if self.drop_last else len(order)
         return [order[i : i + size] for i in range(0, stop, size)]
@@ -140,7 +162,9 @@ class DataLoader:
         jobs = [(number, order[number]) for number in range(start, len(order))]
         results: Generator[Any, None, None]
         if self.num_workers and jobs:
-            results = workers.run(fetch, jobs, self.num_workers, self.prefetch_factor, self.multiprocessing_context)
+            results = workers.run(
+                fetch, jobs, self.num_workers, self.prefetch_factor, self.multiprocessing_context, self.timeout
+            )
         else:
             results = (fetch(*job) for job in jobs)
         target = get_backend() if self.backend is None else self.backend
@@ -198,18 +222,25 @@ class DataLoader:
 
 
 class Fetch:
-    """(number, indices) to a batch, in any process: the default generator is seeded per batch, then put back."""
+    """(number, indices) to a batch, in any process: draws of its thread come from a stream of the batch's own."""
 
     def __init__(self, dataset, collate_fn, seed: int, epoch: int):
         self.dataset, self.collate_fn, self.seed, self.epoch = dataset, collate_fn, seed, epoch
 
     def __call__(self, number: int, indices: np.ndarray):
-        before = default_generator.get_state()
-        stream = derive_stream(self.epoch, number, 1)
-        default_generator.set_state({"seed": self.seed, "stream": stream, "position": 0})
-        try:
-            positions = indices.tolist()
-            samples = [self.dataset[i] for i in positions]
-            return collate(samples, positions) if self.collate_fn is None else self.collate_fn(samples)
-        finally:
-            default_generator.set_state(before)
+        positions = indices.tolist()
+        with standing_in(self.seed, derive_stream(self.epoch, number, 1)):
+            try:
+                samples = []
+                try:
+                    for i in positions:
+                        samples.append(self.dataset[i])
+                except Exception as error:
+                    error.add_note(f"In sample {i} of a {type(self.dataset).__name__} of length {len(self.dataset)}.")
+                    raise
+                return collate(samples, positions) if self.collate_fn is None else self.collate_fn(samples)
+            except StopIteration as error:  # as it is, it would end the pass
+                raise DataError(
+                    f"the dataset or collate_fn raised StopIteration, in batch {number}",
+                    where=f"samples {', '.join(map(str, positions[:20]))}",
+                ) from error

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,19 +54,25 @@ def save(obj, path, metadata: Mapping[str, str] | None = None) -> None:
     safetensors.save_file(encoder.arrays, path, notes)
 
 
-def load(path, backend: str | Backend | None = None):
+def load(path, backend: str | Backend | None = None, *, names: Iterable[str] | None = None):
     """What `save` wrote to `path`, its tensors on `backend` (default: the default backend).
 
-    A safetensors file of another program gives a dict[str, Tensor]. Nothing in a file is ever run.
+    A safetensors file of another program gives a dict[str, Tensor]; so do the shards of a model, whose `path` is
+    their index (model.safetensors.index.json), and a folder with one of these. `names` loads the tensors of these
+    names alone, as a dict[str, Tensor]. Nothing in a file is ever run.
 
     Errors: `FileFormatError` for a file that is damaged, cut short or of another format; the message says how to
-    convert the formats of PyTorch, Keras and NumPy.
+    convert the formats of PyTorch, Keras and NumPy. `DTypeError` for a dtype that tensors cannot have.
     """
     backend = get_backend(backend)
-    arrays, metadata = safetensors.load_with_metadata(path)
     name = os.fsdecode(path)
-    if _STATE_KEY not in metadata:
-        return {key: _tensor(array, key, backend, name) for key, array in arrays.items()}
+    with safetensors.open_file(path) as file:
+        metadata = file.metadata
+        if names is not None or _STATE_KEY not in metadata:
+            chosen = file.select(names)
+            check_dtypes({key: info.dtype for key, info in chosen.items()}, name)
+            return {key: from_raw(backend.from_host(file.read(key)), backend) for key in chosen}
+        arrays = file.load()
     try:
         skeleton = json.loads(metadata[_STATE_KEY])
         decoder = _Decoder(arrays, backend, name)
@@ -102,13 +108,17 @@ def _host(tensor: Tensor) -> np.ndarray:
     return np.asarray(tensor.backend.to_host(tensor.data))
 
 
-def _tensor(array: np.ndarray, name: str, backend: Backend, path: str) -> Tensor:
-    if not dtypes.is_supported(array.dtype):
+def check_dtypes(found: Mapping[str, Any], path: str) -> None:
+    """Refuse dtypes that NumPy arrays can have and tensors cannot, naming every tensor of one."""
+    odd = [name for name, dtype in found.items() if not dtypes.is_supported(dtype)]
+    if odd:
+        names = [f"{name!r} ({found[name]})" for name in odd]
+        listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         raise DTypeError(
-            f"{path!r} holds tensor {name!r} as {array.dtype}, which tensors cannot have",
-            fix="read it with deepcore.io.safetensors.load_file(path) and convert it: array.astype('float32')",
+            f"{path!r} holds {listed}, {'a dtype' if len(odd) == 1 else 'dtypes'} that tensors cannot have",
+            fix="deepcore.io.safetensors.load_file(path) gives arrays, to be converted: array.astype('float32')"
+            + ("; the other tensors alone: dc.load(path, names=[…])" if len(odd) < len(found) else ""),
         )
-    return from_raw(backend.from_host(array), backend)
 
 
 class _Encoder:
@@ -258,7 +268,8 @@ class _Decoder:
             array = self._arrays[name]
             made = array
             if tag == "tensor":
-                made = _tensor(array, name, self._backend, self._path)
+                check_dtypes({name: array.dtype}, self._path)
+                made = from_raw(self._backend.from_host(array), self._backend)
             elif tag == "scalar":
                 if array.ndim:
                     raise ValueError(f"a scalar of shape {array.shape}")
@@ -288,11 +299,22 @@ def load_checkpoint(path, *, random: bool = True, backend: str | Backend | None 
 
     `parts` are named as when they were saved; those in the file that are not asked for are ignored, so
     `load_checkpoint(path, model=model, random=False)` takes the weights alone. The file is read and checked whole
-    first; names and shapes are compared; should a part still refuse its state, those already restored are put back.
+    first; names and shapes are compared; should a part still refuse its state, every part is put back as it was.
     `backend` defaults to that of the parts' own tensors.
 
     Errors: `FileFormatError` for a damaged file, `StateDictError` for one that does not fit the parts.
     """
+    return restore(path, parts, random=random, backend=backend)
+
+
+def restore(
+    path,
+    parts: Mapping[str, Any],
+    more: Callable[[Any], list[tuple[Any, Any]]] | None = None,
+    random: bool = True,
+    backend: str | Backend | None = None,
+):
+    """`load_checkpoint` of `parts`, and of what `more(extra)` gives, as (part, state), in the same all or none."""
     parts = {name: part for name, part in parts.items() if part is not None}
     held = {name: _state_of(name, part) for name, part in parts.items()}
     name = os.fsdecode(path)
@@ -303,21 +325,41 @@ def load_checkpoint(path, *, random: bool = True, backend: str | Backend | None 
                 f"{name!r} has no state for {key!r}", fix=f"leave it out; or {suggest(key, saved['parts'])}"
             )
         _compare(key, held[key], saved["parts"][key], name)
-    jobs = [(parts[key], saved["parts"][key], held[key]) for key in parts]
+    jobs = [(part, saved["parts"][key]) for key, part in parts.items()]
     if random and "default" in saved["random"]:
-        jobs.append((default_generator, saved["random"]["default"], default_generator.get_state()))
-    # What is there now shares memory with the parts: keep copies, on the host, to put back.
-    undo = [(part, _copied(before)) for part, _, before in jobs]
-    done = 0
+        jobs.append((default_generator, saved["random"]["default"]))
+    jobs += more(saved["extra"]) if more is not None else []
+    before: list[_Before] = []
     try:
-        for part, state, _ in jobs:
-            done += 1
+        for part, state in jobs:
+            before.append(_Before(part))
             _restore(part, state)
-    except BaseException:
-        for part, before in reversed(undo[:done]):
-            _restore(part, before)
+    except BaseException as error:
+        for one in reversed(before):
+            one.put_back(error)
         raise
     return saved["extra"]
+
+
+class _Before:
+    """A part as it is now, to be put back: its state, and its attributes, which need not all be in the state."""
+
+    def __init__(self, part):
+        self._part = part
+        # The state shares memory with the part: a copy.
+        self._state = _copied(_state_of("", part))
+        self._attributes = dict(vars(part)) if hasattr(part, "__dict__") else None
+
+    def put_back(self, reason: BaseException) -> None:
+        """A part that refuses even its own state is named in a note on `reason`."""
+        try:
+            _restore(self._part, self._state)
+        except Exception as error:
+            kind = type(self._part).__name__
+            reason.add_note(f"{kind} could not be put back as it was: {type(error).__name__}: {error}")
+        if self._attributes is not None:
+            vars(self._part).clear()
+            vars(self._part).update(self._attributes)
 
 
 def read_checkpoint(path, backend: str | Backend | None = None) -> dict[str, Any]:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import platform
 import re
 import secrets
 import stat
-import threading
+import time
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from deepcore.errors import ArgumentError, DeepcoreError, FileFormatError
 
-_TEMPORARY = re.compile(r"\.deepcore-([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.tmp")
-_being_written: set[str] = set()
-_lock = threading.Lock()
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(r"\.deepcore-([0-9a-f]{8})-(?:\d+-[0-9a-f]{16}|([0-9a-f]{32}))\.tmp")  # a number: no lock
+_LOCKS = fcntl is not None
+_A_DAY = 24 * 3600
 
 
 class MissingFileError(FileFormatError, FileNotFoundError):
@@ -37,22 +43,70 @@ class FileAccessError(DeepcoreError, OSError):
 
     @classmethod
     def of(cls, error: OSError, name: str, verb: str) -> FileAccessError:
-        """`error`, met on the file `name`, as one that says what to do."""
+        """`error`, met on `name` that was to be read, written or made, as one that says what to do."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fix = "free some space, or take another disk"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             fix = "change its permissions: chmod u+r" if verb == "read" else "take another folder"
+        elif error.errno == errno.ENOENT and verb != "read":
+            fix = "take another folder: nothing can be made there"
         else:
             fix = None
         reason = error.strerror or str(error)
         return cls(f"{name!r} cannot be {verb}: {reason}", errno=error.errno, fix=fix)
 
 
-#: What the system answers about a file, and not, say, about a connection that feeds it.
-_FILE_ERRORS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ENAMETOOLONG,
-    errno.ELOOP, errno.EMFILE, errno.ENFILE,
-}  # fmt: skip
+def path_of(path) -> str:
+    """`path`, a str, bytes or `os.PathLike`, as a str."""
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise ArgumentError(
+            "a path is a str or an os.PathLike",
+            received=type(path).__name__,
+            fix="the name of a file; for bytes in memory, write a file and read it back",
+        ) from None
+    if "\0" in name:
+        raise ArgumentError(f"{name!r} is not a file name: embedded null byte")
+    return name
+
+
+@contextlib.contextmanager
+def writing(name: str) -> Iterator[None]:
+    """An OSError of this block, which writes the file or folder `name`, as a typed error that says what to do."""
+    try:
+        yield
+    except DeepcoreError:
+        raise
+    except OSError as error:
+        folder = os.path.dirname(name) or os.curdir
+        if error.errno == errno.ENOENT and not os.path.isdir(folder):
+            raise MissingFileError(
+                f"there is no folder {folder!r} to write to", fix=f"os.makedirs({folder!r})"
+            ) from error
+        raise FileAccessError.of(error, name, "written") from error
+
+
+def make_folder(path) -> str:
+    """Make the folder `path`, and those it lies in, where they are missing. Errors: `FileAccessError`."""
+    name = path_of(path)
+    try:
+        os.makedirs(name, exist_ok=True)
+    except OSError as error:
+        raise FileAccessError.of(error, name, "made") from error
+    return name
+
+
+class _Written(io.FileIO):
+    """A raw file whose failed writes are typed errors."""
+
+    def __init__(self, descriptor: int, target: str):
+        super().__init__(descriptor, "wb")
+        self._target = target
+
+    def write(self, data, /) -> int:  # type: ignore[override]
+        with writing(self._target):
+            return super().write(data)
 
 
 @contextlib.contextmanager
@@ -61,42 +115,64 @@ def atomic_write(path) -> Iterator[BinaryIO]:
 
     Written beside the target, flushed to the disk, then renamed over it. A new file gets the mode the umask asks
     for, a replaced one keeps its own. Symbolic links are followed. Leftovers of writers that died are removed.
-    Errors: `FileAccessError`, an OSError, where the disk is full or the folder read-only.
+    Only regular files are replaced: a pipe or a character device (`/dev/null`) is written to as it is.
+    Errors: `FileAccessError`, an OSError, where the file cannot be written: no space, no permission, no such place.
     """
-    try:
-        target = os.path.realpath(os.fspath(path))
-    except ValueError as error:  # an embedded null byte
-        raise ArgumentError(f"{path!r} is not a file name: {error}") from None
-    if isinstance(target, bytes):
-        target = os.fsdecode(target)
+    name = path_of(path)
+    mode = _mode_of(name)
+    if mode is not None and not stat.S_ISREG(mode):
+        with _stream(name, mode) as file:
+            yield file
+        return
+    target = os.path.realpath(name)
     folder = os.path.dirname(target)
     if not os.path.isdir(folder):
         raise MissingFileError(f"there is no folder {folder!r} to write to", fix=f"os.makedirs({folder!r})")
-    if os.path.isdir(target):
-        raise FileFormatError(f"{target!r} is a folder", expected="the name of a file", fix=f"{target}/name")
     _sweep(folder)
-    temporary = os.path.join(folder, f".deepcore-{_host()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
-    with _lock:
-        _being_written.add(temporary)
+    with writing(target):
+        descriptor, temporary = _temporary(folder)
     try:
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        with open(os.open(temporary, flags, 0o666), "wb") as file:
+        with io.BufferedWriter(_Written(descriptor, target)) as file:
             yield file
-            file.flush()
-            with contextlib.suppress(FileNotFoundError):
-                _set_mode(file.fileno(), stat.S_IMODE(os.stat(target).st_mode))
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        _sync_folder(folder)
-    except BaseException as error:
+            with writing(target):
+                file.flush()
+                if mode is not None:
+                    _set_mode(descriptor, stat.S_IMODE(mode))
+                os.fsync(descriptor)
+                if _LOCKS:  # while the lock is held; Windows renames no open file
+                    os.replace(temporary, target)
+        with writing(target):
+            if not _LOCKS:
+                os.replace(temporary, target)
+            _sync_folder(folder)
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and not isinstance(error, DeepcoreError) and error.errno in _FILE_ERRORS:
-            raise FileAccessError.of(error, target, "written") from error
         raise
-    finally:
-        with _lock:
-            _being_written.discard(temporary)
+
+
+def _mode_of(name: str) -> int | None:
+    """The mode of what `name` leads to; None where there is nothing yet."""
+    try:
+        return os.stat(name).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise FileAccessError.of(error, name, "written") from error
+
+
+@contextlib.contextmanager
+def _stream(name: str, mode: int) -> Iterator[BinaryIO]:
+    """A pipe or a character device, opened for writing; other special files are refused."""
+    if stat.S_ISDIR(mode):
+        raise FileFormatError(f"{name!r} is a folder", expected="the name of a file", fix=f"{name}/name")
+    if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+        kind = "a block device" if stat.S_ISBLK(mode) else "a socket" if stat.S_ISSOCK(mode) else "a special file"
+        raise FileFormatError(f"{name!r} is {kind}", expected="the name of a file")
+    with writing(name):
+        descriptor = os.open(name, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0))
+    with io.BufferedWriter(_Written(descriptor, name)) as file:
+        yield file
 
 
 def _set_mode(descriptor: int, mode: int) -> None:
@@ -121,33 +197,63 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
+# -- temporary files ----------------------------------------------------------------------------------
+# A writer holds a lock on its temporary file until that has its final name, and the lock ends with the process. A
+# file that can be locked was left behind: process ids would not say so, as containers each count their own.
+def _temporary(folder: str) -> tuple[int, str]:
+    """(descriptor, path) of a new, locked file in `folder`."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    while True:
+        path = os.path.join(folder, f".deepcore-{_host()}-{secrets.token_hex(16)}.tmp")
+        descriptor = os.open(path, flags, 0o666)
+        # Another process may sweep the file before it is locked.
+        if _lock(descriptor) is not False and os.path.exists(path):
+            return descriptor, path
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock an open file: True, or False where another holds it; None where the system has no locks for it."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno == errno.EWOULDBLOCK else None
+    return True
+
+
 def _host() -> str:
     return f"{zlib.crc32(platform.node().encode(errors='replace')):08x}"
 
 
 def _sweep(folder: str) -> None:
-    """Remove temporary files in `folder` whose writer, a process of this host, no longer runs."""
+    """Remove the temporary files in `folder` that nobody writes any more."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.fullmatch(entry.name)
-            if match and match[1] == _host() and not _is_written(entry.path, int(match[2])):
+            if match:
                 with contextlib.suppress(OSError):  # Windows refuses to remove a file that is open
-                    os.unlink(entry.path)
+                    if entry.is_file(follow_symlinks=False):
+                        _remove_if_stale(entry.path, match[1] == _host() and match[2] is not None)
 
 
-def _is_written(path: str, pid: int) -> bool:
-    if pid == os.getpid():
-        with _lock:
-            return path in _being_written
-    if os.name == "nt":
-        return False
+def _remove_if_stale(path: str, locks_tell: bool) -> None:
+    """Remove a file that can be locked; where locks do not tell, one that was not written to for a day.
+
+    They do not between hosts: some network file systems keep them within one.
+    """
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass
-    return True
+        locked = _lock(descriptor)
+        old = time.time() - os.fstat(descriptor).st_mtime > _A_DAY
+        stale = locked is not False and (old or bool(locked and locks_tell))
+        if stale and _LOCKS:
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+    if stale and not _LOCKS:  # Windows removes no open file
+        os.unlink(path)
 
 
 def open_regular(path) -> BinaryIO:
@@ -176,3 +282,22 @@ def open_regular(path) -> BinaryIO:
         return open(name, "rb")
     except OSError as error:
         raise FileAccessError.of(error, str(name), "read") from None
+
+
+def not_utf8(name: str, text: bytes, at: int, line: int) -> FileFormatError:
+    """The error for a text file whose byte `text[at]`, in this line, is not UTF-8."""
+    wide = text[:2] in (b"\xff\xfe", b"\xfe\xff")
+    return FileFormatError(
+        f"{name!r} is not text in UTF-8" + (", but in UTF-16" if wide else ""),
+        received=f"byte 0x{text[at]:02x} in line {line}",
+        fix=f"save it as UTF-8, or convert it: iconv -f {'UTF-16' if wide else 'WINDOWS-1252'} -t UTF-8",
+    )
+
+
+def decode_utf8(text: bytes, name: str) -> str:
+    """Text in UTF-8, with or without a byte-order mark. Errors: `FileFormatError`, with the line."""
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        at = error.start + (len(text) - len(error.object))
+        raise not_utf8(name, text, at, 1 + text.count(b"\n", 0, at)) from None

@@ -57,6 +57,8 @@ def identify(head: bytes, path) -> tuple[str, str] | None:
             return "a NumPy archive", _NPZ
         if first in (b"metadata.json", b"config.json", b"model.weights.h5"):
             return "a Keras model", _KERAS
+        if first == b"[Content_Types].xml":
+            return "an Office file, such as Excel writes", "save the sheet as CSV, in UTF-8"
         known = _BY_SUFFIX.get(_suffix(path))
         return known or ("a zip archive", _UNPACK)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):

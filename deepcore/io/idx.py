@@ -24,10 +24,20 @@ _MAX_RANK = 64
 _MAX_RATIO = 1032
 
 
-def read_idx(path, max_bytes: int = 1 << 32) -> np.ndarray:
+def most_unpacked(size: int) -> int:
+    """The bytes that a compressed file of `size` bytes may unpack to, unless the caller allows more.
+
+    64 MiB, or 128 times its own size: real images compress to a hundredth at most, files made to fill the memory to
+    a thousandth.
+    """
+    return max(1 << 26, 128 * size)
+
+
+def read_idx(path, max_bytes: int | None = None) -> np.ndarray:
     """The array of an IDX file, plain or gzip, in native byte order.
 
-    `max_bytes` bounds the array; what the header announces is compared with the file's size before memory is taken.
+    `max_bytes` bounds the array; the default is 4 GiB, and for a compressed file 64 MiB or 128 times its size, the
+    larger. What the header announces is compared with it and with the file's size before memory is taken.
     Errors: `FileFormatError` for anything else than one whole IDX array.
     """
     name = os.fsdecode(path)
@@ -35,6 +45,8 @@ def read_idx(path, max_bytes: int = 1 << 32) -> np.ndarray:
         size = os.fstat(raw.fileno()).st_size
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
+        if max_bytes is None:
+            max_bytes = min(1 << 32, most_unpacked(size)) if packed else 1 << 32
         if not packed:
             return _read(raw, name, size, False, max_bytes)
         with gzip.GzipFile(fileobj=raw) as file:
@@ -59,8 +71,9 @@ def _read(file, name: str, size: int, packed: bool, max_bytes: int) -> np.ndarra
     shape = struct.unpack(f">{rank}I", dims)
     count, begin = math.prod(shape) * dtype.itemsize, 4 + 4 * rank
     if math.prod(n for n in shape if n) * dtype.itemsize >= 1 << 63 or count > max_bytes:
+        unpack = "unpack it first (gunzip), or " if packed else ""
         raise _bad(name, f"announces shape {shape}, more than {max_bytes:,} bytes",
-                   "if the file is right, raise read_idx's max_bytes")  # fmt: skip
+                   f"if the file is right, {unpack}read_idx(path, max_bytes={count})")  # fmt: skip
     if packed and begin + count > size * _MAX_RATIO:
         raise _bad(name, f"announces {count:,} bytes of values, which its {size:,} compressed bytes cannot hold")
     if not packed and begin + count != size:
@@ -76,7 +89,7 @@ def _read(file, name: str, size: int, packed: bool, max_bytes: int) -> np.ndarra
     if file.read(1):
         raise _bad(name, "has bytes after its last value")
     array = values.view(dtype).reshape(shape)
-    return array.astype(dtype.newbyteorder("="), copy=False)
+    return array if dtype.isnative else array.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
 
 def _bad(name: str, fault: str, fix: str = "it is damaged: take another copy") -> FileFormatError:

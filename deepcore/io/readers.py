@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
-import tokenize
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from deepcore.errors import DataError, FileFormatError, MissingDependencyError, ShapeError
 from deepcore.io.files import open_regular
 from deepcore.io.foreign import identify
-from deepcore.io.idx import read_idx
+from deepcore.io.idx import most_unpacked, read_idx
+from deepcore.io.tables import read_numbers
 
 _IMAGES = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"))
-_MAX_TEXT = 1 << 30
+_MAX_PIXELS = 1 << 26
+_MAX_SCANS = 500  # of a JPEG; progressive ones have about ten
 _FIX = "give a CSV, NPY, PNG, JPEG or IDX file"
 
 
-def read_samples(path, shape: Sequence[int] | None = None) -> np.ndarray:
+def read_samples(
+    path, shape: Sequence[int] | None = None, table: Callable[[str], np.ndarray] = read_numbers
+) -> np.ndarray:
     """The samples in a file as float32 of shape (N, *shape); the format is told by the content.
 
-    CSV: one sample a row, values as they are; a first row that is not numbers is taken as column names. NPY and IDX:
+    CSV: one sample a row, values as they are; a first row that is not numbers is skipped as column names. NPY and IDX:
     one sample per first index, or a single one: an array of exactly `shape`, or of its size where a row of it is not.
     PNG and JPEG: one sample, turned as its EXIF data say; what is transparent becomes black around light strokes and
     white elsewhere.
@@ -34,6 +36,8 @@ def read_samples(path, shape: Sequence[int] | None = None) -> np.ndarray:
     shape: that of one sample, as the network takes it. An image becomes grey for 1 channel or a flat square shape,
     RGB for 3, and is resized to it (bilinear); elsewhere the values must fill the shape exactly. None keeps what is
     there: an image as (1, C, H, W).
+
+    table: reads a CSV file, by its name, to (N, columns).
 
     Errors: `FileFormatError` for a damaged or unknown file, `DataError` for ragged, empty or non-numeric rows,
     `ShapeError` for samples of another size, `MissingDependencyError` for images without Pillow.
@@ -54,7 +58,7 @@ def read_samples(path, shape: Sequence[int] | None = None) -> np.ndarray:
         found = identify(head, name)
         if found is not None:
             raise FileFormatError(f"{name!r} is {found[0]}, which holds no samples to read", fix=_FIX)
-        array = _read_csv(name)
+        array = table(name)
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / np.float32(255)
     with np.errstate(over="ignore"):
@@ -81,89 +85,24 @@ def _fit(array: np.ndarray, shape: tuple[int, ...] | None, name: str) -> np.ndar
     return np.ascontiguousarray(array.reshape(len(array), *shape))
 
 
-# -- CSV --------------------------------------------------------------------------------------------
-def _read_csv(name: str) -> np.ndarray:
-    with open_regular(name) as file:
-        raw = file.read(_MAX_TEXT + 1)
-    if len(raw) > _MAX_TEXT:
-        raise FileFormatError(f"{name!r} is longer than {_MAX_TEXT:,} bytes", fix="store it as NPY: numpy.save")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise FileFormatError(f"{name!r} is of no format known here", fix=_FIX)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = next((mark for mark in (",", ";", "\t") if mark in first), None)
-    try:
-        if delimiter is None:
-            rows = [(n, line.split()) for n, line in enumerate(text.splitlines(), 1)]
-        else:
-            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-            rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise FileFormatError(f"{name!r} cannot be read as CSV: {error}", fix=_FIX) from None
-    rows = [(n, row) for n, row in rows if any(cell.strip() for cell in row)]
-    if rows and not any(_is_number(cell) for cell in rows[0][1]):
-        del rows[0]  # column names
-    if not rows:
-        raise DataError(f"{name!r} holds no rows of numbers", fix=_FIX)
-    width = len(rows[0][1])
-    values = np.empty((len(rows), width), np.float32)
-    for i, (line, row) in enumerate(rows):
-        if len(row) != width:
-            raise DataError(
-                f"{name!r} has rows of different lengths",
-                expected=f"{width} values, as in line {rows[0][0]}",
-                received=f"{len(row)} in line {line}",
-            )
-        try:
-            with np.errstate(over="ignore"):  # an infinite value is reported below
-                values[i] = [float(cell) for cell in row]
-        except ValueError:
-            bad = next(i for i, cell in enumerate(row) if not _is_number(cell))
-            raise DataError(
-                f"{name!r} has a value that is not a number",
-                received=f"{row[bad]!r} in line {line}, column {bad + 1}",
-                fix="leave out columns of text, and fill in missing values",
-            ) from None
-    finite = np.isfinite(values).all(axis=1)
-    if not finite.all():
-        line = rows[int(np.argmin(finite))][0]
-        raise DataError(f"{name!r} has NaN or an infinite value in line {line}", fix="fill in missing values")
-    return values
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 # -- NPY --------------------------------------------------------------------------------------------
+_NPY_LENGTHS = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}  # version: bytes of the header's length
+_MAX_NPY_HEADER = 10_000  # numpy.load's own bound
+#: The three entries in any order, without spaces.
+_NPY_ENTRIES = re.compile(
+    r"\{(?:(?:'descr':'([^']{1,32})'|'fortran_order':(True|False)|'shape':\(((?:\d{1,20}L?(?:,\d{1,20}L?)*,?)?)\)),?){3}\}"
+)
+_NPY_NUMBERS = re.compile(r"[<>|=]?(?:\?|b1|[iu][1248]|f(?:[248]|16))")
+
+
 def _read_npy(name: str) -> np.ndarray:
-    """An NPY array; its header is compared with the file's size before memory is taken, and nothing is unpickled."""
+    """An NPY array; its header is compared with the file's size before memory is taken, and never evaluated."""
     with open_regular(name) as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, fortran, dtype = read(file)
-        except (ValueError, KeyError, EOFError, RecursionError, MemoryError, TypeError, tokenize.TokenError) as error:
-            raise FileFormatError(f"{name!r} has a bad NPY header: {error}", fix="write it again: numpy.save") from None
-        if dtype.hasobject or dtype.kind not in "biuf":
-            raise FileFormatError(
-                f"{name!r} holds values of dtype {dtype}",
-                expected="numbers",
-                fix="numpy.save(path, array.astype('float32'))",
-            )
-        begin = file.tell()
-        size = os.fstat(file.fileno()).st_size - begin
-        if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != size:
+        dtype, shape, fortran = _npy_header(file, name)
+        size = os.fstat(file.fileno()).st_size - file.tell()
+        if len(shape) > 64 or math.prod(n for n in shape if n) * dtype.itemsize >= 1 << 63:
+            raise FileFormatError(f"{name!r} is damaged: no array has shape {shape[:64]}", fix="take another copy")
+        if math.prod(shape) * dtype.itemsize != size:
             raise FileFormatError(
                 f"{name!r} is damaged: shape {shape} of {dtype} takes {math.prod(shape) * dtype.itemsize:,} bytes "
                 f"and {size:,} are there",
@@ -171,6 +110,33 @@ def _read_npy(name: str) -> np.ndarray:
             )
         flat = np.frombuffer(file.read(size), dtype)
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _npy_header(file, name: str) -> tuple[np.dtype, tuple[int, ...], bool]:
+    """(dtype, shape, whether the first index varies fastest) of an NPY file, `file` left at its values."""
+    head = file.read(8)
+    width = _NPY_LENGTHS.get(head[6:8], 0)
+    length = int.from_bytes(file.read(width), "little")
+    if head[:6] != b"\x93NUMPY" or not 0 < length <= _MAX_NPY_HEADER:
+        raise FileFormatError(f"{name!r} has a bad NPY header: no version known", fix="write it again: numpy.save")
+    text = "".join(file.read(length).decode("latin1").split()).replace('"', "'")
+    entries = _NPY_ENTRIES.fullmatch(text)
+    kind, fortran, sizes = entries.groups() if entries else (None, None, None)
+    if kind is None and "'descr':[" in text:
+        kind = "records"
+    if kind is not None and not _NPY_NUMBERS.fullmatch(kind):
+        raise FileFormatError(
+            f"{name!r} holds values of type {kind!r}",
+            expected="numbers",
+            fix="numpy.save(path, array.astype('float32'))",
+        )
+    if kind is None or fortran is None or sizes is None:
+        raise FileFormatError(f"{name!r} has a bad NPY header: {text[:100]!r}", fix="write it again: numpy.save")
+    try:
+        shape = tuple(int(n.rstrip("L")) for n in sizes.split(",") if n)
+        return np.dtype(kind), shape, fortran == "True"
+    except TypeError:  # a float that this machine does not have
+        raise FileFormatError(f"{name!r} holds values of type {kind!r}", expected="numbers known here") from None
 
 
 # -- images -----------------------------------------------------------------------------------------
@@ -182,8 +148,10 @@ def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
     channels, size = _image_target(shape, name)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow's about odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(name, formats=[kind for _, kind in _IMAGES]) as image:
+                _check_image(image, name)
                 if channels is None:
                     channels = 1 if image.mode in ("1", "L", "LA", "I;16", "I") else 3
                 grey: Image.Image = ImageOps.exif_transpose(image)
@@ -196,11 +164,35 @@ def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
                 if size is not None and picture.size != size:
                     picture = picture.resize(size, Image.Resampling.BILINEAR)
                 pixels = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except FileFormatError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise FileFormatError(f"{name!r} cannot be decoded: {error}", fix="scale it down") from None
+    except Exception as error:  # decoders raise whatever they meet
         raise FileFormatError(f"{name!r} cannot be decoded: {error}", fix="take another copy") from None
-    values = pixels.astype(np.float32) / np.float32(255)
-    values = values[None] if channels == 1 else values.transpose(2, 0, 1)
-    return np.ascontiguousarray(values.reshape(1, *(values.shape if shape is None else shape)))
+    values = np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).astype(np.float32)
+    values /= np.float32(255)
+    return values.reshape(1, *(values.shape if shape is None else shape))
+
+
+def _check_image(image, name: str) -> None:
+    """Refuse an image made to take time or memory, from its header and before it is decoded."""
+    width, height = image.size
+    depth = {"I;16": 2, "I": 4, "F": 4}.get(image.mode, len(image.getbands()))
+    bytes_held = os.path.getsize(name)
+    if width * height > _MAX_PIXELS or width * height * depth > most_unpacked(bytes_held):
+        raise FileFormatError(
+            f"{name!r} is too large an image: {width:,} × {height:,} pixels in {bytes_held:,} bytes",
+            expected=f"at most {_MAX_PIXELS:,} pixels, and of {most_unpacked(bytes_held):,} bytes",
+            fix="scale it down",
+        )
+    if image.format == "JPEG":
+        with open_regular(name) as file:
+            scans = file.read().count(b"\xff\xda")
+        if scans > _MAX_SCANS:
+            raise FileFormatError(
+                f"{name!r} has {scans:,} scans", expected=f"at most {_MAX_SCANS}", fix="save the image again"
+            )
 
 
 def _opaque(image):
@@ -208,9 +200,12 @@ def _opaque(image):
     from PIL import Image
 
     image = image.convert("RGBA")
-    pixels = np.asarray(image.convert("LA"), np.float32)
-    grey, alpha = pixels[..., 0], pixels[..., 1]
-    light = float((grey * alpha).sum()) > 127.5 * float(alpha.sum())
+    pixels = np.asarray(image.convert("LA"))
+    total = weight = 0
+    for start in range(0, len(pixels), 64):  # wide numbers of a few rows at a time
+        grey, alpha = np.moveaxis(pixels[start : start + 64].astype(np.int64), -1, 0)
+        total, weight = total + int((grey * alpha).sum()), weight + int(alpha.sum())
+    light = 2 * total > 255 * weight
     ground = Image.new("RGBA", image.size, "black" if light else "white")
     return Image.alpha_composite(ground, image).convert("RGB")
 

@@ -4,6 +4,7 @@
     header: {"__metadata__": {str: str}, name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, …}
 
 Files written here also carry, in the metadata, a format version, a CRC-32 of every tensor, and one of the header.
+Large models come in several files, with an index beside them that says which tensor is where; see `ShardedFile`.
 Format: https://huggingface.co/docs/safetensors. This module works on NumPy arrays; `deepcore.save` on tensors.
 """
 
@@ -12,6 +13,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import reprlib
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, NoReturn
@@ -20,18 +24,22 @@ import ml_dtypes
 import numpy as np
 
 from deepcore.backend import dtypes
-from deepcore.errors import ArgumentError, DTypeError, FileFormatError, suggest
-from deepcore.io.files import atomic_write, open_regular
+from deepcore.errors import ArgumentError, DeepcoreWarning, DTypeError, FileFormatError, suggest
+from deepcore.io.files import FileAccessError, MissingFileError, atomic_write, open_regular
 from deepcore.io.foreign import refusal
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 100_000_000  # the format's own bound
 MAX_TENSORS = 1_000_000
 _MAX_BRACKETS = 4 * MAX_TENSORS
+_FEW_BRACKETS = 10_000  # not worth a closer look
 _MAX_RANK = 64  # NumPy's
 
 _VERSION_KEY, _CRC_KEY = "deepcore.format", "deepcore.crc32"
-_TAKE_ANOTHER = f"take another copy of the file; a tool that changes it must drop {_CRC_KEY!r} from its metadata"
+_TAKE_ANOTHER = (
+    f"take another copy of the file; a tool that changes it must drop {_VERSION_KEY!r} and {_CRC_KEY!r} "
+    "from its metadata"
+)
 
 DTYPE_NAMES: dict[np.dtype, str] = {
     dtypes.bool_: "BOOL",
@@ -47,20 +55,34 @@ DTYPE_NAMES: dict[np.dtype, str] = {
     dtypes.int64: "I64",
     dtypes.uint64: "U64",
     dtypes.float64: "F64",
+    np.dtype(np.complex64): "C64",
 }
-for _name, _kind in (("F8_E4M3", "float8_e4m3fn"), ("F8_E5M2", "float8_e5m2"), ("F8_E8M0", "float8_e8m0fnu")):
+_EIGHT_BITS = {
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+for _name, _kind in _EIGHT_BITS.items():
     if hasattr(ml_dtypes, _kind):
         DTYPE_NAMES[np.dtype(getattr(ml_dtypes, _kind))] = _name
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+#: Bits per value, for the dtypes whose size is known.
+_BITS = {name: 8 * dtype.itemsize for name, dtype in _DTYPES.items()} | {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
 class TensorInfo(NamedTuple):
-    """What the header says of one tensor; `begin` and `end` count from the start of the data."""
+    """What the header says of one tensor; `begin` and `end` count from the start of the data.
 
-    dtype: np.dtype
+    `stored` is the format's name of the dtype; `dtype` is None where that is one without a NumPy dtype (F4, F6_…).
+    """
+
+    dtype: np.dtype | None
     shape: tuple[int, ...]
     begin: int
     end: int
+    stored: str
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -159,38 +181,32 @@ def _bytes_of(array: np.ndarray) -> memoryview:
 
 
 # -- reading --------------------------------------------------------------------------------------
-class SafetensorsFile:
-    """An open file: its header is checked whole when it is opened, its tensors are read when asked for.
+class TensorFile:
+    """Tensors by name in an open file or set of files, read when asked for."""
 
-    >>> with SafetensorsFile("model.safetensors") as file:
-    ...     file.names, file.info("fc.weight").shape, file.read("fc.weight")
+    path: str
+    metadata: dict[str, str]
+    _infos: dict[str, TensorInfo]
 
-    `names` are in the file's order; `metadata` leaves out deepcore's own version and checksums.
-    Anything wrong with the file is a `FileFormatError`, before memory is taken for a tensor.
-    """
-
-    def __init__(self, path) -> None:
-        self.path = os.fsdecode(path)
-        self.metadata: dict[str, str] = {}
-        self._infos: dict[str, TensorInfo] = {}
-        self._sums: dict[str, int] | None = None
-        self._data_start = 0
-        self._mapped: np.ndarray | None = None
-        self._file: BinaryIO = open_regular(path)
-        try:
-            self._read_header()
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> SafetensorsFile:
+    def __enter__(self):
         return self
 
     def __exit__(self, *exc) -> None:
         self.close()
 
     def close(self) -> None:
-        self._file.close()
+        raise NotImplementedError
+
+    def read(self, name: str, verify: bool = True) -> np.ndarray:
+        """One tensor as a new array; `verify` compares its checksum, where the file has one."""
+        raise NotImplementedError
+
+    def map(self, name: str, verify: bool = False) -> np.ndarray:
+        """One tensor as a read-only view of the mapped file: pages are read when touched.
+
+        `verify` reads it all once to compare the checksum. The file must not change while the array lives.
+        """
+        raise NotImplementedError
 
     @property
     def names(self) -> list[str]:
@@ -209,34 +225,79 @@ class SafetensorsFile:
         """dtype, shape and place of one tensor."""
         try:
             return self._infos[name]
-        except KeyError:
+        except (KeyError, TypeError):
             raise ArgumentError(f"{self.path!r} has no tensor {name!r}", fix=suggest(str(name), self._infos)) from None
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor as a new array, its checksum compared where the file has one."""
-        info = self.info(name)
+    def select(self, names: Iterable[str] | None = None) -> dict[str, TensorInfo]:
+        """The tensors called `names`, or all; before any is read, one that cannot be is a `FileFormatError`."""
+        if isinstance(names, str):
+            raise ArgumentError("names is a list of names", received=repr(names), fix=f"names=[{names!r}]")
+        chosen = self._infos if names is None else {name: self.info(name) for name in names}
+        unreadable = [f"{_brief(name)} ({info.stored})" for name, info in chosen.items() if info.dtype is None]
+        if unreadable:
+            raise FileFormatError(
+                f"{self.path!r} holds {len(unreadable)} tensors of a dtype that is not known here: "
+                + _listed(unreadable),
+                expected="one of " + ", ".join(_DTYPES),
+                fix="convert them with the tool that wrote them; to read others alone, list them: names=[…]",
+            )
+        return chosen
+
+    def load(self, names: Iterable[str] | None = None, *, mmap: bool = False, verify: bool | None = None) -> dict:
+        """{name: array} of `names`, or of all tensors; see `load_file`."""
+        read = self.map if mmap else self.read
+        return {name: read(name, not mmap if verify is None else verify) for name in self.select(names)}
+
+
+class SafetensorsFile(TensorFile):
+    """An open file: its header is checked whole when it is opened, its tensors are read when asked for.
+
+    >>> with SafetensorsFile("model.safetensors") as file:
+    ...     file.names, file.info("fc.weight").shape, file.read("fc.weight")
+
+    `names` are in the file's order; `metadata` leaves out deepcore's own version and checksums.
+    Anything wrong with the file is a `FileFormatError`, before memory is taken for a tensor; a tensor of an unknown
+    dtype is refused when it is read, and the others can be read. A file with deepcore's version and without its
+    checksums, which another tool must have changed, is a `DeepcoreWarning`.
+    """
+
+    def __init__(self, path) -> None:
+        self.path = os.fsdecode(path)
+        self.metadata = {}
+        self._infos = {}
+        self._sums: dict[str, int] | None = None
+        self._data_start = 0
+        self._mapped: np.ndarray | None = None
+        self._file: BinaryIO = open_regular(path)
+        try:
+            self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    def read(self, name: str, verify: bool = True) -> np.ndarray:
+        info = self.select([name])[name]
         raw = np.empty(info.end - info.begin, np.uint8)
         self._file.seek(self._data_start + info.begin)
         view, filled = raw.data, 0
         while filled < len(view):
             count = self._file.readinto(view[filled:])  # type: ignore[attr-defined]
             if not count:
-                self._bad(f"ended while tensor {name!r} was read", fix="another program is writing it: try again")
+                self._bad(f"ended while tensor {_brief(name)} was read", fix="another program is writing it: try again")
             filled += count
-        return self._as_array(name, info, raw, verify=True)
+        return self._as_array(name, info, raw, verify)
 
     def map(self, name: str, verify: bool = False) -> np.ndarray:
-        """One tensor as a read-only view of the mapped file: pages are read when touched.
-
-        `verify` reads it all once to compare the checksum. The file must not change while the array lives.
-        """
-        info = self.info(name)
+        info = self.select([name])[name]
         if info.begin == info.end:
             return self.read(name)
         if self._mapped is None:
             self._mapped = np.memmap(self._file, np.uint8, "r", offset=0)
         raw = np.asarray(self._mapped[self._data_start + info.begin : self._data_start + info.end])
-        if raw.ctypes.data % info.dtype.alignment:
+        if raw.ctypes.data % info.dtype.alignment:  # type: ignore[union-attr]
             raw = raw.copy()  # foreign writers may place a tensor anywhere; compiled kernels want it aligned
             raw.flags.writeable = False
         return self._as_array(name, info, raw, verify)
@@ -244,13 +305,15 @@ class SafetensorsFile:
     def _as_array(self, name: str, info: TensorInfo, raw: np.ndarray, verify: bool) -> np.ndarray:
         if verify and self._sums is not None and zlib.crc32(raw.data) != self._sums[name]:
             self._bad(
-                f"tensor {name!r} is corrupt: its CRC-32 is not the one stored when it was written",
+                f"tensor {_brief(name)} is corrupt: its CRC-32 is not the one stored when it was written",
                 fix=_TAKE_ANOTHER,
             )
-        if verify and info.dtype == dtypes.bool_ and raw.size and raw.max() > 1:
-            self._bad(f"tensor {name!r} is of type BOOL and has bytes other than 0 and 1")
-        stored = info.dtype.newbyteorder("<") if info.dtype.isbuiltin == 1 else info.dtype
-        return raw.view(stored).reshape(info.shape).astype(info.dtype, copy=False)
+        dtype = info.dtype
+        assert dtype is not None
+        if dtype == dtypes.bool_ and raw.size and raw.max() > 1:
+            self._bad(f"tensor {_brief(name)} is of type BOOL and has bytes other than 0 and 1")
+        stored = dtype.newbyteorder("<") if dtype.isbuiltin == 1 else dtype
+        return raw.view(stored).reshape(info.shape).astype(dtype, copy=False)
 
     # -- the header: everything is checked here -----------------------------------------------------
     def _read_header(self) -> None:
@@ -280,16 +343,7 @@ class SafetensorsFile:
         self._check_entries(self._parse(header), size - self._data_start)
 
     def _parse(self, header: bytes) -> dict[str, Any]:
-        if _brackets(header) > _MAX_BRACKETS:  # each would take 20 times its bytes in memory
-            self._bad(f"has a header of {_brackets(header):,} lists and objects", expected=f"at most {_MAX_BRACKETS:,}")
-        try:
-            return _strict_json(header.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            self._bad(f"has a header that is not UTF-8: {error.reason} at byte {error.start}")
-        except RecursionError:
-            self._bad("has a header nested too deeply")
-        except ValueError as error:
-            self._bad(f"has a header that is not valid JSON: {error}")
+        return _parsed(header, "a header", self._bad)
 
     def _check_entries(self, header: dict[str, Any], data_size: int) -> None:
         notes = header.pop("__metadata__", {})
@@ -299,7 +353,7 @@ class SafetensorsFile:
         if len(header) > MAX_TENSORS:
             self._bad(f"has {len(header):,} tensors", expected=f"at most {MAX_TENSORS:,}")
         for text in (*header, *notes, *notes.values()):
-            if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            if not _is_text(text):
                 self._bad(f"has a name or metadata that is not valid Unicode: {text[:60]!a}")
         for name, entry in header.items():
             self._infos[name] = self._check_entry(name, entry)
@@ -307,7 +361,9 @@ class SafetensorsFile:
         for name, info in sorted(self._infos.items(), key=lambda item: item[1][2:]):
             if info.begin != end:
                 fault = "overlaps the tensor before it" if info.begin < end else "leaves a hole before it"
-                self._bad(f"has tensor {name!r} at offset {info.begin:,}, which {fault}", expected=f"offset {end:,}")
+                self._bad(
+                    f"has tensor {_brief(name)} at offset {info.begin:,}, which {fault}", expected=f"offset {end:,}"
+                )
             end = info.end
         if end > data_size:
             self._bad(
@@ -319,24 +375,24 @@ class SafetensorsFile:
         self._check_notes(header, notes)
 
     def _check_entry(self, name: str, entry) -> TensorInfo:
-        where = f"has a bad entry for tensor {name!r}: "
+        where = f"has a bad entry for tensor {_brief(name)}: "
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             self._bad(where + "it needs dtype, shape and data_offsets, and nothing else")
         kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not isinstance(kind, str) or kind not in _DTYPES:
-            self._bad(where + f"dtype {kind!r} is not known", expected="one of " + ", ".join(_DTYPES),
-                      fix="convert the tensor with the tool that wrote it")  # fmt: skip
+        if not isinstance(kind, str) or len(kind) > 32:
+            self._bad(where + "its dtype is not the name of one", received=reprlib.repr(kind))
         if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(_is_size(n) for n in shape):
-            self._bad(where + "its shape is not a list of sizes", received=repr(shape)[:200])
+            self._bad(where + "its shape is not a list of sizes", received=reprlib.repr(shape))
         if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(n) for n in offsets):
-            self._bad(where + "data_offsets is not a pair of offsets", received=repr(offsets)[:200])
-        dtype, (begin, end) = _DTYPES[kind], offsets
-        if math.prod(n for n in shape if n) * dtype.itemsize >= 1 << 63:
+            self._bad(where + "data_offsets is not a pair of offsets", received=reprlib.repr(offsets))
+        begin, end = offsets
+        bits = _BITS.get(kind)
+        if math.prod(n for n in shape if n) * (bits or 8) >= 1 << 66:
             self._bad(where + f"shape {shape} overflows")
-        count = math.prod(shape) * dtype.itemsize
-        if end - begin != count:
-            self._bad(where + f"shape {shape} of {kind} takes {count:,} bytes and data_offsets span {end - begin:,}")
-        return TensorInfo(dtype, tuple(shape), begin, end)
+        if end < begin or (bits is not None and 8 * (end - begin) != math.prod(shape) * bits):
+            takes = "" if bits is None else f" takes {-(-math.prod(shape) * bits // 8):,} bytes"
+            self._bad(where + f"shape {shape} of {kind}{takes} and data_offsets span {end - begin:,}")
+        return TensorInfo(_DTYPES.get(kind), tuple(shape), begin, end, kind)
 
     def _check_version(self, notes: dict[str, str]) -> None:
         version = notes.get(_VERSION_KEY, "1")
@@ -344,12 +400,19 @@ class SafetensorsFile:
             self._bad(
                 f"is of deepcore's format {version[:20]!r}",
                 expected=f"at most {FORMAT_VERSION}",
-                fix="pip install -U deepcore",
+                fix="read it with a newer deepcore",
             )
 
     def _check_notes(self, entries: dict[str, Any], notes: dict[str, str]) -> None:
         self.metadata = {k: v for k, v in notes.items() if k not in (_VERSION_KEY, _CRC_KEY)}
         if _CRC_KEY not in notes:
+            if _VERSION_KEY in notes:
+                warnings.warn(
+                    f"{self.path!r} was written by deepcore and has no checksums: another tool has changed it, or it "
+                    "is damaged. Its tensors are read without being verified; saving them again adds checksums",
+                    DeepcoreWarning,
+                    stacklevel=4,
+                )
             return
         try:
             sums = _strict_json(notes[_CRC_KEY])
@@ -371,8 +434,175 @@ class SafetensorsFile:
         ) from None
 
 
+class ShardedFile(TensorFile):
+    """The tensors of several safetensors files, as the index beside them places them.
+
+    >>> with ShardedFile("model.safetensors.index.json") as file:
+    ...     file.names, file.read("fc.weight")
+
+    index: {"metadata": {"total_size": bytes of all tensors}, "weight_map": {name: file in the index's folder, …}}
+
+    Every shard's header is read when the index is opened. A shard that is missing or named by a path, a tensor that
+    is in no shard, in two, in another than the index says or not in the index, and a wrong total_size are a
+    `FileFormatError`. `metadata` has the strings of the index's metadata.
+    """
+
+    def __init__(self, path) -> None:
+        self.path = os.fsdecode(path)
+        self._shards: dict[str, SafetensorsFile] = {}
+        index = self._read_index()
+        places = index["weight_map"]
+        notes = index.get("metadata", {})
+        self.metadata = {key: text for key, text in notes.items() if isinstance(text, str)}
+        try:
+            for shard in dict.fromkeys(places.values()):
+                self._shards[shard] = self._open(shard)
+            for shard, file in self._shards.items():
+                for name in file:
+                    if places.get(name) != shard:
+                        where = f"places it in {places[name]!r}" if name in places else "does not name it"
+                        self._bad(f"{where}, and tensor {_brief(name)} is in {shard!r}")
+            for name, shard in places.items():
+                if name not in self._shards[shard]:
+                    self._bad(f"places tensor {_brief(name)} in {shard!r}, which does not have it")
+        except BaseException:
+            self.close()
+            raise
+        self._places = {name: self._shards[shard] for name, shard in places.items()}
+        self._infos = {name: file.info(name) for name, file in self._places.items()}
+        self._check_size(notes)
+
+    def _read_index(self) -> dict[str, Any]:
+        with open_regular(self.path) as file:
+            raw = file.read(MAX_HEADER_BYTES + 1)
+        if len(raw) > MAX_HEADER_BYTES:
+            self._bad(f"has more than {MAX_HEADER_BYTES:,} bytes, too many for an index of shards")
+        index = _parsed(raw, "content", self._bad)
+        places = index.get("weight_map")
+        if not isinstance(places, dict) or not isinstance(index.get("metadata", {}), dict):
+            self._bad("is not an index of shards", expected='{"weight_map": {tensor: file, …}}', fix="check the path")
+        for name, shard in places.items():
+            if not isinstance(shard, str) or not _is_file_name(shard):
+                self._bad(
+                    f"places tensor {_brief(name)} in {reprlib.repr(shard)}",
+                    expected="the name of a file in the same folder",
+                )
+        return index
+
+    def _open(self, shard: str) -> SafetensorsFile:
+        try:
+            return SafetensorsFile(os.path.join(os.path.dirname(self.path), shard))
+        except MissingFileError:
+            raise MissingFileError(
+                f"{self.path!r} places tensors in {shard!r}, which is not there",
+                fix="fetch it into the same folder",
+            ) from None
+
+    def _check_size(self, notes: dict[str, Any]) -> None:
+        total = sum(info.end - info.begin for info in self._infos.values())
+        said = notes.get("total_size", total)
+        if type(said) not in (int, float) or said != total:
+            self.close()
+            self._bad(
+                f"announces tensors of {reprlib.repr(said)} bytes in all, and the shards hold {total:,}",
+                fix="take another copy of the index and its shards; a shard can be loaded by itself",
+            )
+
+    def close(self) -> None:
+        for file in self._shards.values():
+            file.close()
+
+    def read(self, name: str, verify: bool = True) -> np.ndarray:
+        self.select([name])
+        return self._places[name].read(name, verify)
+
+    def map(self, name: str, verify: bool = False) -> np.ndarray:
+        self.select([name])
+        return self._places[name].map(name, verify)
+
+    def _bad(self, fault: str, *, expected=None, fix=None) -> NoReturn:
+        raise FileFormatError(
+            f"{self.path!r} {fault}",
+            expected=expected,
+            fix=fix or "the index and the files are not of one model: take another copy of all of them",
+        ) from None
+
+
+def open_file(path) -> TensorFile:
+    """`path` open: a safetensors file, the index of a sharded one (`.json`), or a folder that holds one of them.
+
+    In a folder: model.safetensors, or model.safetensors.index.json, or the only index, or the only such file.
+    """
+    name = os.fsdecode(path)
+    if os.path.isdir(name):
+        name = os.path.join(name, _main_file(name))
+    return ShardedFile(name) if name.endswith(".json") else SafetensorsFile(name)
+
+
+def _main_file(folder: str) -> str:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise FileAccessError.of(error, folder, "read") from None
+    files = [name for name in names if name.endswith(".safetensors")]
+    indexes = [name for name in names if name.endswith(".safetensors.index.json")]
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        if name in names:
+            return name
+    for choice in (indexes, files):
+        if len(choice) == 1:
+            return choice[0]
+    raise FileFormatError(
+        f"{folder!r} is a folder with {len(files)} safetensors files and {len(indexes)} indexes of shards",
+        expected="a file, or a folder with model.safetensors or one index",
+        fix=f"give one of {_listed([repr(name) for name in indexes or files])}" if files else "check the path",
+    )
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether `name` can only be a file of the folder at hand, on any system."""
+    if name in (".", "..") or not 0 < len(name.encode(errors="replace")) < 256:
+        return False
+    return not any(c in '/\\:"<>|?*' or c < " " for c in name) and _is_text(name)
+
+
+def _is_text(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _is_size(value) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
+
+
+def _brief(name) -> str:
+    """A name from a file, quoted; a long one is cut."""
+    return repr(name) if len(name) <= 200 else f"{name[:200]!r}…"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def _parsed(raw: bytes, what: str, bad) -> dict[str, Any]:
+    """The JSON object `raw` is; anything else goes to `bad`, a flood of lists before it takes memory."""
+    count = _brackets(raw)
+    if count > _FEW_BRACKETS:
+        # A list takes 30 times its two bytes. Those of a tensor's entry are three, those inside strings are text.
+        most = _MAX_BRACKETS
+        if count <= most:
+            count = _brackets(re.sub(rb'"(?:[^"\\]|\\.)*+"?', b"", raw, flags=re.DOTALL))
+            most = min(most, 3 * raw.count(b'"data_offsets"') + _FEW_BRACKETS)
+        if count > most:
+            bad(f"has {what} of {count:,} lists and objects", expected=f"at most {most:,}")
+    try:
+        return _strict_json(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        bad(f"has {what} that is not UTF-8: {error.reason} at byte {error.start}")
+    except RecursionError:
+        bad(f"has {what} nested too deeply")
+    except ValueError as error:
+        bad(f"has {what} that is not valid JSON: {error}")
+    raise AssertionError
 
 
 def _strict_json(text: str) -> dict[str, Any]:
@@ -396,18 +626,20 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not allowed")
 
 
-def load_file(path, names: Iterable[str] | None = None, *, mmap: bool = False) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file, in its order; `names` reads only those.
+def load_file(
+    path, names: Iterable[str] | None = None, *, mmap: bool = False, verify: bool | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file, of an index's shards, or of a folder with one of them; see `open_file`.
 
-    `mmap=True` gives read-only views of the mapped file instead: nothing is read, or checked against its CRC,
-    until it is touched.
+    In the file's order; `names` reads only those. `mmap=True` gives read-only views of the mapped file instead:
+    nothing is read until it is touched. `verify` compares each tensor with its CRC-32, where the file has one; the
+    default is to do so for copies, and not for views, of which it would read every page.
     """
-    with SafetensorsFile(path) as file:
-        read = file.map if mmap else file.read
-        return {name: read(name) for name in (file.names if names is None else names)}
+    with open_file(path) as file:
+        return file.load(names, mmap=mmap, verify=verify)
 
 
 def load_with_metadata(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays and the metadata of a safetensors file."""
-    with SafetensorsFile(path) as file:
-        return {name: file.read(name) for name in file.names}, file.metadata
+    """The arrays and the metadata of what `open_file` opens."""
+    with open_file(path) as file:
+        return file.load(), file.metadata

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from deepcore.backend import get_backend
@@ -20,29 +23,34 @@ from deepcore.tensor import from_raw
 
 _KEY = "deepcore.model"
 _FILE_OF_STATE = "deepcore.state"
+MAX_DEPTH = 64  # of modules in modules: walking them takes several Python frames a level
+MAX_MODULES = 100_000  # a module at two paths counts twice
+_MAX_TEXT = 1 << 24
 
 
 def describe(model: Module) -> dict[str, Any] | None:
-    """The description of a model made of registered layers, or None for any other."""
+    """The description of a model made of registered layers, at most MAX_DEPTH deep, or None for any other."""
     try:
-        return _describe(model, "", {})
+        return _describe(model, "", {}, 0)
     except ArgumentError:
         return None
 
 
-def _describe(module: Module, path: str, seen: dict[Module, str]) -> dict[str, Any]:
+def _describe(module: Module, path: str, seen: dict[Module, str], depth: int) -> dict[str, Any]:
     if module in seen:
         return {"same_as": seen[module]}
     name = type(module).__name__
     if LAYERS.get(name) is not type(module):
         raise ArgumentError(f"{name} is not a registered layer")
+    if depth > MAX_DEPTH:
+        raise ArgumentError(f"modules are nested deeper than {MAX_DEPTH} levels")
     seen[module] = path
     if getattr(module, "structural", False):
         parts = {}
         for key, child in module._modules.items():
             if child is None:
                 raise ArgumentError(f"{name} has an empty place")
-            parts[key] = _describe(child, f"{path}.{key}" if path else key, seen)
+            parts[key] = _describe(child, f"{path}.{key}" if path else key, seen, depth + 1)
         return {"layer": name, "modules": parts}
     arguments = {key: _plain(value) for key, value in module.constructor_arguments().items()}
     return {"layer": name, "arguments": arguments}
@@ -57,42 +65,76 @@ def _plain(value):
 
 
 def build(description: dict[str, Any]) -> Module:
-    """The model a description describes, without values: `ConfigError` for what is not registered."""
+    """The model a description describes, without values.
+
+    Errors: `ConfigError` for what is not registered, for arguments of other types than the layer's, and for a
+    description that is not a tree of at most MAX_DEPTH levels and MAX_MODULES modules.
+    """
     with init.skip_init():
-        return _build(description, "", {})
+        return _Builder().build(description, "", 0)
 
 
-def _build(description, path: str, made: dict[str, Module]) -> Module:
-    if not isinstance(description, dict):
-        raise ConfigError("a layer is described by a table", where=path, received=type(description).__name__)
-    if "same_as" in description:
-        same = description["same_as"]
-        if not isinstance(same, str) or same not in made:
-            raise ConfigError(f"layer {path!r} is to be the same as one that does not come before it")
-        return made[same]
-    name = str(description.get("layer"))
-    cls = LAYERS[name]
-    if getattr(cls, "structural", False):
-        module = cls()
-        made[path] = module
+class _Builder:
+    def __init__(self) -> None:
+        #: Path to a finished module and the number of modules under it, itself included.
+        self._made: dict[str, tuple[Module, int]] = {}
+        self._count = 0
+
+    def build(self, description, path: str, depth: int) -> Module:
+        if not isinstance(description, dict):
+            raise ConfigError("a layer is described by a table", where=path, received=type(description).__name__)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"the layers are nested deeper than {MAX_DEPTH} levels")
+        if "same_as" in description:
+            same = description["same_as"]
+            if not isinstance(same, str) or same not in self._made:  # one that holds this one is not finished
+                raise ConfigError(f"layer {path!r} is to be the same as one that does not come before it")
+            module, count = self._made[same]
+            self._add(count)
+            return module
+        name = description.get("layer")
+        if not isinstance(name, str) or len(name) > 100:
+            raise ConfigError("a layer is described by its name", where=path, received=reprlib.repr(name))
+        before = self._count
+        self._add(1)
+        structural = getattr(LAYERS[name], "structural", False)
+        module = self._structure(name, description, path, depth) if structural else _layer(name, description, path)
+        self._made[path] = module, self._count - before
+        return module
+
+    def _structure(self, name: str, description: dict, path: str, depth: int) -> Module:
+        module = LAYERS[name]()
         parts = description.get("modules", {})
         if not isinstance(parts, dict):
             raise ConfigError("the modules of a layer are described by a table", where=path)
         for key, part in parts.items():
-            module.add_module(key, _build(part, f"{path}.{key}" if path else key, made))
+            child = self.build(part, f"{path}.{key}" if path else key, depth + 1)
+            try:
+                module.add_module(key, child)
+            except ArgumentError as error:
+                raise ConfigError(error.problem, where=path, received=reprlib.repr(key)) from None
         return module
+
+    def _add(self, count: int) -> None:
+        self._count += count
+        if self._count > MAX_MODULES:
+            raise ConfigError(f"there are more than {MAX_MODULES:,} modules")
+
+
+def _layer(name: str, description: dict, path: str) -> Module:
     arguments = description.get("arguments", {})
     if not isinstance(arguments, dict) or arguments.keys() & {"backend", "dtype"}:
-        raise ConfigError("the arguments of a layer are described by a table", where=path, received=repr(arguments))
+        raise ConfigError(
+            "the arguments of a layer are described by a table", where=path, received=reprlib.repr(arguments)
+        )
     try:
-        module = LAYERS.build(name, **arguments)
-    except ConfigError:
+        return LAYERS.build(name, **arguments)
+    except ConfigError as error:
+        error.where = path
         raise
-    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+    except Exception as error:  # whatever a constructor meets in values it did not expect
         reason = error.problem if isinstance(error, DeepcoreError) else error
-        raise ConfigError(f"{name} cannot be built from {str(arguments)[:200]}: {reason}", where=path) from None
-    made[path] = module
-    return module
+        raise ConfigError(f"{name} cannot be built from {reprlib.repr(arguments)}: {reason}", where=path) from None
 
 
 def _tied(model: Module) -> list[list[str]]:
@@ -117,15 +159,17 @@ def save(model: Module, path) -> None:
 
 
 def _read(path) -> tuple[dict[str, Any], dict[str, str]]:
-    from deepcore.io import safetensors
+    from deepcore.io import checkpoint, safetensors
 
-    arrays, metadata = safetensors.load_with_metadata(path)
-    if _FILE_OF_STATE in metadata and arrays:
-        raise FileFormatError(
-            f"{os.fsdecode(path)!r} holds nested state, not a model's state dict",
-            fix="dc.load(path) reads it; deepcore.io.load_checkpoint(path, model=model) a training checkpoint",
-        )
-    return arrays, metadata
+    name = os.fsdecode(path)
+    with safetensors.open_file(path) as file:
+        if _FILE_OF_STATE in file.metadata and len(file):
+            raise FileFormatError(
+                f"{name!r} holds nested state, not a model's state dict",
+                fix="dc.load(path) reads it; deepcore.io.load_checkpoint(path, model=model) a training checkpoint",
+            )
+        checkpoint.check_dtypes({key: info.dtype for key, info in file.select().items()}, name)
+        return file.load(), file.metadata
 
 
 def load_into(model: Module, path) -> Module:
@@ -136,44 +180,83 @@ def load_into(model: Module, path) -> Module:
 
 
 def load_new(owner: type[Module], path, backend=None) -> Module:
-    """`Model.load(path)`: build what the file describes, on the default backend, in the file's dtypes."""
+    """`Model.load(path)`: build what the file describes, on the default backend, in the file's dtypes.
+
+    Errors: `FileFormatError` for a damaged file, also where its description cannot be built or does not fit its
+    tensors; `StateDictError` for a file without a description, or of another class.
+    """
     arrays, metadata = _read(path)
     name = os.fsdecode(path)
-    try:
-        note = json.loads(metadata.get(_KEY, "{}"))
-        if not isinstance(note, dict):
-            raise ValueError("it is not a table")
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{name!r} has a description of a model that cannot be read: {error}") from None
+    note = _note(metadata.get(_KEY, "{}"), name)
     if "model" not in note:
         saved = note.get("class")
+        saved = saved if isinstance(saved, str) and saved.isidentifier() else None
+        why = "its layers are not all registered ones, or nested too deeply"
+        if saved and saved not in LAYERS:
+            why = f"{saved} is not a registered layer"
         raise StateDictError(
-            f"{name!r} does not say how to build the model"
-            + (f" ({saved} is not a registered layer)" if saved else ""),
+            f"{name!r} does not say how to build the model" + (f" ({why})" if saved else ""),
             expected="a model made of registered layers only",
             fix=f"model = {saved or owner.__name__}(…); model.load(path)",
         )
-    try:
+    with _fault_of(name):
         model = build(note["model"])
-    except RecursionError:
-        raise FileFormatError(f"{name!r} describes a model that is nested too deeply") from None
     if not isinstance(model, owner):
         raise StateDictError(
             f"{name!r} holds a {type(model).__name__}, not a {owner.__name__}", fix=f"{type(model).__name__}.load(path)"
         )
     xp = get_backend(backend)
-    model.load_state_dict({key: from_raw(xp.from_host(a), xp) for key, a in arrays.items()}, assign=True)
-    _tie(model, note.get("tied", []), name)
+    with _fault_of(name):
+        _tie(model, note.get("tied", []))
+        model.load_state_dict({key: from_raw(xp.from_host(a), xp) for key, a in arrays.items()}, assign=True)
     return model
 
 
-def _tie(model: Module, groups, name: str) -> None:
+def _note(text: str, name: str) -> dict[str, Any]:
+    """The JSON object in a file's metadata that says what the model is."""
+    fault = None
+    # A list takes 30 times its two bytes, and a layer has three tables and lists at most.
+    if len(text) > _MAX_TEXT or text.count("{") + text.count("[") > 10_000 + 4 * text.count('"layer"'):
+        fault = "it is too large"
+    try:
+        note = {} if fault else json.loads(text)
+        if not isinstance(note, dict):
+            fault = "it is not a table"
+    except (ValueError, RecursionError) as error:
+        fault = str(error)
+    if fault:
+        raise FileFormatError(f"{name!r} has a description of a model that cannot be read: {fault}", fix=_AGAIN)
+    return note
+
+
+_AGAIN = "take another copy, or save the model again; its tensors alone: dc.load(path)"
+
+
+@contextmanager
+def _fault_of(name: str) -> Iterator[None]:
+    """What cannot be built from a file's description, or does not fit its tensors, is a fault of the file."""
+    try:
+        yield
+    except (ConfigError, StateDictError) as error:
+        raise FileFormatError(
+            f"{name!r} describes a model that cannot be built: {error.problem}",
+            expected=error.expected,
+            received=error.received,
+            where=error.where and f"layer {error.where!r}",
+            fix=error.fix if isinstance(error, ConfigError) and error.fix else _AGAIN,
+        ) from None
+
+
+def _tie(model: Module, groups) -> None:
+    """Make the parameters of each group, listed by name, one."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    for group in groups if isinstance(groups, list) else ():
+    if not isinstance(groups, list):
+        raise ConfigError("the tied parameters are lists of names", received=reprlib.repr(groups))
+    for group in groups:
         if not isinstance(group, list) or not all(isinstance(key, str) and key in parameters for key in group):
-            raise FileFormatError(f"{name!r} ties parameters that the model does not have")
+            raise ConfigError("it ties parameters that the model does not have", received=reprlib.repr(group))
         for key in group[1:]:
             if parameters[key].shape != parameters[group[0]].shape:
-                raise FileFormatError(f"{name!r} ties parameters of different shapes: {group[0]} and {key}")
+                raise ConfigError(f"it ties parameters of different shapes: {group[0]!r} and {key!r}")
             path, _, own = key.rpartition(".")
             setattr(model.get_submodule(path), own, parameters[group[0]])

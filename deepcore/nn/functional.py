@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from deepcore import random
-from deepcore.autograd import apply, mixed_backends, mode
+from deepcore.autograd import apply, constant, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.kernels import watch
 from deepcore.nn.notify import warn_user
 from deepcore.ops import losses
-from deepcore.ops.elementwise import abs as abs_
 from deepcore.ops.elementwise import (
+    _weigh,
     clamp,
     elu,
     gelu,
@@ -28,12 +28,13 @@ from deepcore.ops.elementwise import (
     tanh,
     where,
 )
+from deepcore.ops.elementwise import abs as abs_
 from deepcore.ops.elementwise import pow as pow_
 from deepcore.ops.index import _gather, embedding, one_hot, within, write
 from deepcore.ops.linalg import linear
 from deepcore.ops.reduce import amax, log_softmax, logsumexp, mean, softmax
 from deepcore.ops.reduce import sum as sum_
-from deepcore.ops.registry import fused, primitive
+from deepcore.ops.registry import fused, primitive, takes_arrays
 from deepcore.ops.shape import flatten, pad, squeeze, stack, unflatten, unsqueeze
 from deepcore.tensor import Tensor, from_raw
 
@@ -207,7 +208,7 @@ def _cross_entropy_vjp(g, input, target, weight, aux, dim, ignore_index, smoothi
         xp, raw, None if weight is None else weight._data, classes, dim, input.ndim, ignore_index, smoothing,
         reduction == "mean", input.dtype,
     )  # fmt: skip
-    return (softmax(input, dim) * from_raw(k, xp) - from_raw(constants, xp)) * g
+    return (_weigh(from_raw(k, xp), softmax(input, dim)) - from_raw(constants, xp)) * g
 
 
 def _class_terms(xp, target, weight, classes, dim, rank, ignore_index, smoothing, mean, dtype):
@@ -245,7 +246,7 @@ def _cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothi
         loss = loss / total
     if not recorded:
         return loss
-    grads = powers / sums * k - constants
+    grads = xp.where(k == 0, xp.zeros((), dtype=input.dtype), powers / sums * k) - constants
     if reduction == "mean":
         grads = grads / xp.where(total == 0, xp.ones_like(total), total)
     return loss, grads
@@ -261,6 +262,7 @@ def _check_classes(xp, input, target, dim: int, ignore_index: int) -> None:
 # -- layers -------------------------------------------------------------------------------------------
 
 
+@takes_arrays
 def dropout(input, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """x · m / (1 - p), m being 0 with probability p and 1 otherwise; x itself when not `training`.
 
@@ -269,11 +271,19 @@ def dropout(input, p: float = 0.5, training: bool = True, inplace: bool = False)
     if not 0 <= p <= 1:
         raise ArgumentError("dropout's p is a probability", expected="0 ≤ p ≤ 1", received=f"p={p!r}")
     if not training or p == 0:
-        return input
+        return constant("dropout", input)
+    if not dt.is_floating(input.dtype):
+        raise DTypeError(
+            "dropout scales what it keeps by 1 / (1 - p), which integers cannot hold",
+            expected="a floating tensor",
+            received=dt.name_of(input.dtype),
+            fix="drop after the embedding or the first layer, or convert: x.float()",
+        )
     seed, stream, position = random.default_generator.advance(-(-input.numel() // 4))
     return _dropout(input, seed=seed, stream=stream, position=position, p=p)
 
 
+@takes_arrays
 def batch_norm(
     input,
     running_mean: Tensor | None,
@@ -302,9 +312,10 @@ def batch_norm(
         count = size // shape[1]
         if count == 1:
             raise ShapeError(
-                "batch norm in training needs more than one value per channel",
+                "batch norm by the batch's own statistics needs more than one value per channel",
                 received=f"shape {shape}",
-                fix="a larger batch (drop_last=True in the DataLoader), or model.eval()",
+                fix="a larger batch (drop_last=True in the DataLoader)"
+                + ("" if running_mean is None else ", or model.eval(), which uses the running statistics"),
             )
         statistics = batch_statistics(input.detach(), eps=eps)
         if running_mean is not None and running_var is not None:
@@ -391,6 +402,7 @@ def _trailing(name: str, input: Tensor, normalized_shape) -> tuple[int, ...]:
     return sizes
 
 
+@takes_arrays
 def layer_norm(input, normalized_shape, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5):
     """(x - E[x]) / √(Var[x] + eps) · weight + bias over the trailing dimensions `normalized_shape`.
 
@@ -404,6 +416,7 @@ def layer_norm(input, normalized_shape, weight: Tensor | None = None, bias: Tens
     )
 
 
+@takes_arrays
 def rms_norm(input, normalized_shape, weight: Tensor | None = None, eps: float | None = None):
     """x / √(E[x²] + eps) · weight over the trailing dimensions `normalized_shape`.
 
@@ -417,6 +430,7 @@ def rms_norm(input, normalized_shape, weight: Tensor | None = None, eps: float |
     return _with_parameters(_rms_norm, (input,), weight, None, sizes, input.ndim - len(sizes), rank=len(sizes), eps=eps)
 
 
+@takes_arrays
 def normalize(input, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
     """x / max(‖x‖ₚ, eps) along `dim`."""
     if p == float("inf"):
@@ -460,12 +474,12 @@ def _same_shape(name: str, input: Tensor, target: Tensor) -> None:
 
 
 def _shape_fix(shape: tuple[int, ...], target: tuple[int, ...]) -> str:
-    for longer, name in ((shape, "target.unsqueeze({})"), (target, "target.squeeze({})")):
-        shorter = target if longer is shape else shape
+    for longer, shorter in ((shape, target), (target, shape)):
         if len(longer) == len(shorter) + 1:
             for dim in reversed(range(len(longer))):
                 if longer[dim] == 1 and longer[:dim] + longer[dim + 1 :] == shorter:
-                    return name.format(dim)
+                    # Of tensors and of arrays, which have no unsqueeze.
+                    return f"target[{':, ' * dim}None]" if longer is shape else f"target.squeeze({dim})"
     if _size(shape) == _size(target):
         return f"target.reshape({', '.join(map(str, shape))})"
     if len(target) == len(shape) - 1 and target == shape[:1] + shape[2:]:
@@ -480,18 +494,21 @@ def _size(shape: tuple[int, ...]) -> int:
     return product
 
 
+@takes_arrays
 def mse_loss(input, target, reduction: str = "mean") -> Tensor:
     """(input - target)², averaged, summed or as it is. Shapes must be equal."""
     _same_shape("mse_loss", input, target)
     return _reduced(losses.term(losses.mse, "numeric", input, target), reduction)
 
 
+@takes_arrays
 def l1_loss(input, target, reduction: str = "mean") -> Tensor:
     """|input - target|, averaged, summed or as it is. Shapes must be equal."""
     _same_shape("l1_loss", input, target)
     return _reduced(losses.term(losses.l1, "numeric", input, target), reduction)
 
 
+@takes_arrays
 def smooth_l1_loss(input, target, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """½d²/beta where |d| < beta, |d| - ½beta elsewhere; d = input - target. (Girshick, 2015)"""
     _same_shape("smooth_l1_loss", input, target)
@@ -502,6 +519,7 @@ def smooth_l1_loss(input, target, reduction: str = "mean", beta: float = 1.0) ->
     return _reduced(losses.term(losses.smooth_l1, "float", input, target, beta=beta), reduction)
 
 
+@takes_arrays
 def huber_loss(input, target, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """½d² where |d| ≤ delta, delta · (|d| - ½delta) elsewhere; d = input - target. (Huber, 1964)"""
     _same_shape("huber_loss", input, target)
@@ -510,6 +528,7 @@ def huber_loss(input, target, reduction: str = "mean", delta: float = 1.0) -> Te
     return _reduced(losses.term(losses.huber, "float", input, target, delta=delta), reduction)
 
 
+@takes_arrays
 def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """-[y·log x + (1 - y)·log(1 - x)] on probabilities x in [0, 1]; the logarithms are held at -100 or above.
 
@@ -518,9 +537,10 @@ def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction:
     _same_shape("binary_cross_entropy", input, target)
     _probabilities(input.detach())
     loss = losses.term(losses.bce, "float", input, target)
-    return _reduced(loss if weight is None else loss * weight, reduction)
+    return _reduced(loss if weight is None else _weigh(weight, loss), reduction)
 
 
+@takes_arrays
 def binary_cross_entropy_with_logits(
     input, target, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None
 ) -> Tensor:
@@ -532,10 +552,11 @@ def binary_cross_entropy_with_logits(
     if pos_weight is None:
         loss = losses.term(losses.bce_with_logits, "float", input, target)
     else:
-        loss = (1 - target) * input - logsigmoid(input) * ((pos_weight - 1) * target + 1)
-    return _reduced(loss if weight is None else loss * weight, reduction)
+        loss = losses.term(losses.bce_with_logits_weighted, "float", input, target, pos_weight)
+    return _reduced(loss if weight is None else _weigh(weight, loss), reduction)
 
 
+@takes_arrays
 def nll_loss(input, target, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
     """-weight[y] · input[y] on log-probabilities, averaged (by the sum of weights), summed or as it is.
 
@@ -589,7 +610,7 @@ def _class_weights(name, input, target, weight, ignore_index, dim):
         return valid, None
     if weight.shape != (classes,):
         raise _bad_weight(name, weight, classes)
-    picked = weight._data[raw if valid is None else xp.where(valid, raw, 0)]
+    picked = xp.asarray(weight._data[raw if valid is None else xp.where(valid, raw, 0)])  # of one target: a number
     return valid, picked if valid is None else xp.where(valid, picked, xp.zeros((), dtype=weight.dtype))
 
 
@@ -632,15 +653,19 @@ def _nll(log_probs, target, valid, weights, dim, reduction) -> Tensor:
 
 def _weighted(loss, valid, weights, reduction) -> Tensor:
     """Apply mask and weights, then reduce; the mean divides by the sum of the weights."""
-    xp = loss.backend
+    xp, dtype = loss.backend, loss.dtype
+    if dtype.itemsize == 2:  # a count or a sum of many may not fit
+        loss = loss.to(dt.float32)
     if weights is not None:
-        loss = loss * from_raw(weights.astype(loss.dtype), xp)
+        loss = _weigh(from_raw(weights.astype(loss.dtype), xp), loss)
     if valid is not None:
         loss = where(from_raw(valid, xp), loss, 0.0)
     if reduction != "mean" or (valid is None and weights is None):
-        return _reduced(loss, reduction)
-    total = weights.sum() if weights is not None else valid.sum()
-    return sum_(loss) / from_raw(xp.asarray(total).astype(loss.dtype), xp)
+        loss = _reduced(loss, reduction)
+    else:
+        total = valid.sum() if weights is None else xp.sum(weights.astype(loss.dtype))
+        loss = sum_(loss) / from_raw(xp.asarray(total).astype(loss.dtype), xp)
+    return loss if loss.dtype == dtype else loss.to(dtype)
 
 
 class ProbabilityCheck:
@@ -666,6 +691,7 @@ class ProbabilityCheck:
 _first_calls = ProbabilityCheck()
 
 
+@takes_arrays
 def cross_entropy(
     input,
     target,
@@ -703,10 +729,9 @@ def cross_entropy(
     if probabilities:
         if label_smoothing:
             target = target * (1 - label_smoothing) + label_smoothing / classes
-        log_probs = log_softmax(input, dim)
         if weight is not None:
-            log_probs = log_probs * weight.reshape(along)
-        return _reduced(neg(sum_(log_probs * target, dim)), reduction)
+            target = target * weight.reshape(along)
+        return _reduced(neg(sum_(_weigh(target, log_softmax(input, dim)), dim)), reduction)
     if weight is not None and weight.shape != (classes,):
         raise _bad_weight("cross_entropy", weight, classes)
     if not dt.is_floating(input.dtype):

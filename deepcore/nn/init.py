@@ -81,7 +81,9 @@ def trunc_normal_(
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Every element `val`."""
-    return tensor if _skipping else _write(tensor, val)
+    if _skipping:
+        return tensor
+    return _write(tensor, val._data if isinstance(val, Tensor) else tensor.backend.constant(val, tensor.dtype))
 
 
 def zeros_(tensor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
@@ -136,7 +137,7 @@ class Unflatten(Module):
         Example({"dim": -1, "unflattened_size": (2, -1)}, ((3, 2, 8),)),
     )
 
-    def __init__(self, dim: int, unflattened_size):
+    def __init__(self, dim: int, unflattened_size: Sequence[int]):
         super().__init__()
         self.dim = dim
         self.unflattened_size = tuple(unflattened_size)
@@ -152,7 +153,7 @@ class Unflatten(Module):
             raise ShapeError(
                 f"dimension {dim} of length {shape[dim]} cannot be split into {sizes}", received=f"shape {shape}"
             )
-        return input.reshape(*shape[:dim], *sizes, *shape[dim + 1 :])
+        return F.unflatten(input, dim, sizes)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from deepcore.errors import ArgumentError
+import functools
+
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, DeepcoreError
 from deepcore.nn import functional as F
 from deepcore.nn.module import Module
 from deepcore.nn.registry import LOSSES, Example, Integers, Uniform
@@ -12,10 +15,28 @@ _PAIR = ((4, 3), (4, 3))
 
 
 class _Loss(Module):
+    """A loss with its `reduction`; a subclass defines `reduced`."""
+
+    #: What outputs and targets are: "multiclass" (one of C classes), "multilabel" (each element a yes or no), or None.
+    task: str | None = None
+    #: The output between no and yes, where yes or no is asked. This one fits outputs on the target's scale.
+    threshold = 0.5
+
     def __init__(self, reduction: str = "mean"):
         super().__init__()
         F._check_reduction(reduction)
         self.reduction = reduction
+
+    def forward(self, input, target):
+        return self.reduced(input, target, self.reduction)
+
+    def reduced(self, input, target, reduction: str):
+        """The loss under another reduction than the module's own."""
+        raise NotImplementedError(f"{type(self).__name__} must define reduced(input, target, reduction)")
+
+    def denominator(self, target) -> float:
+        """What the mean divides the sum by, as a number: the elements."""
+        return target.numel()
 
 
 class _WeightedLoss(_Loss):
@@ -32,8 +53,8 @@ class MSELoss(_Loss):
 
     examples = (Example({}, _PAIR), Example({"reduction": "sum"}, _PAIR), Example({"reduction": "none"}, _PAIR))
 
-    def forward(self, input, target):
-        return F.mse_loss(input, target, self.reduction)
+    def reduced(self, input, target, reduction: str):
+        return F.mse_loss(input, target, reduction)
 
 
 @LOSSES.register
@@ -42,8 +63,8 @@ class L1Loss(_Loss):
 
     examples = (Example({}, _PAIR), Example({"reduction": "none"}, _PAIR))
 
-    def forward(self, input, target):
-        return F.l1_loss(input, target, self.reduction)
+    def reduced(self, input, target, reduction: str):
+        return F.l1_loss(input, target, reduction)
 
 
 @LOSSES.register
@@ -56,8 +77,8 @@ class SmoothL1Loss(_Loss):
         super().__init__(reduction)
         self.beta = beta
 
-    def forward(self, input, target):
-        return F.smooth_l1_loss(input, target, self.reduction, self.beta)
+    def reduced(self, input, target, reduction: str):
+        return F.smooth_l1_loss(input, target, reduction, self.beta)
 
 
 @LOSSES.register
@@ -70,8 +91,8 @@ class HuberLoss(_Loss):
         super().__init__(reduction)
         self.delta = delta
 
-    def forward(self, input, target):
-        return F.huber_loss(input, target, self.reduction, self.delta)
+    def reduced(self, input, target, reduction: str):
+        return F.huber_loss(input, target, reduction, self.delta)
 
 
 @LOSSES.register
@@ -82,6 +103,7 @@ class CrossEntropyLoss(_WeightedLoss):
     shape. Warns once if its first inputs look like probabilities instead of logits.
     """
 
+    task = "multiclass"
     examples = (
         Example({}, ((5, 4), Integers((5,), 4))),
         Example({}, ((4,), Integers((), 4))),
@@ -103,16 +125,23 @@ class CrossEntropyLoss(_WeightedLoss):
         self.label_smoothing = label_smoothing
         self._check = F.ProbabilityCheck()
 
-    def forward(self, input, target):
+    def reduced(self, input, target, reduction: str):
         return F.cross_entropy(
-            input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing, _check=self._check
+            input, target, self.weight, self.ignore_index, reduction, self.label_smoothing, _check=self._check
         )
+
+    def denominator(self, target) -> float:
+        """Σ weight[y] over the class numbers y that are not `ignore_index`; of class probabilities, their positions."""
+        if dt.is_floating(target.dtype):
+            return target.numel() // max(target.shape[1 if target.ndim > 1 else 0], 1)
+        return _total_weight(target, self.weight, self.ignore_index)
 
 
 @LOSSES.register
 class NLLLoss(_WeightedLoss):
     """-weight[y] · input[y] on log-probabilities (after LogSoftmax); shapes as `CrossEntropyLoss` with class numbers."""
 
+    task = "multiclass"
     examples = (
         Example({}, ((5, 4), Integers((5,), 4))),
         Example({"weight": (0.5, 2.0, 1.0), "ignore_index": 1}, ((6, 3), Integers((6,), 3))),
@@ -124,27 +153,33 @@ class NLLLoss(_WeightedLoss):
         super().__init__(weight, reduction)
         self.ignore_index = ignore_index
 
-    def forward(self, input, target):
-        return F.nll_loss(input, target, self.weight, self.ignore_index, self.reduction)
+    def reduced(self, input, target, reduction: str):
+        return F.nll_loss(input, target, self.weight, self.ignore_index, reduction)
+
+    def denominator(self, target) -> float:
+        """Σ weight[y] over the class numbers y that are not `ignore_index`."""
+        return _total_weight(target, self.weight, self.ignore_index)
 
 
 @LOSSES.register
 class BCELoss(_WeightedLoss):
     """-[y·log x + (1 - y)·log(1 - x)] on probabilities x; `BCEWithLogitsLoss` does the sigmoid as well, and better."""
 
+    task = "multilabel"
     examples = (
         Example({}, (Uniform((4, 3)), Uniform((4, 3)))),
         Example({"weight": (0.5, 2.0, 1.0), "reduction": "sum"}, (Uniform((4, 3)), Uniform((4, 3)))),
     )
 
-    def forward(self, input, target):
-        return F.binary_cross_entropy(input, target, self.weight, self.reduction)
+    def reduced(self, input, target, reduction: str):
+        return F.binary_cross_entropy(input, target, self.weight, reduction)
 
 
 @LOSSES.register
 class BCEWithLogitsLoss(_WeightedLoss):
     """-[p·y·log σ(x) + (1 - y)·log(1 - σ(x))] on logits x, p = `pos_weight` (1 by default)."""
 
+    task, threshold = "multilabel", 0.0
     examples = (
         Example({}, ((4, 3), Uniform((4, 3)))),
         Example({"pos_weight": (0.5, 2.0, 1.0)}, ((4, 3), Uniform((4, 3)))),
@@ -156,5 +191,42 @@ class BCEWithLogitsLoss(_WeightedLoss):
         super().__init__(weight, reduction)
         self.register_buffer("pos_weight", None if pos_weight is None else as_tensor(pos_weight))
 
-    def forward(self, input, target):
-        return F.binary_cross_entropy_with_logits(input, target, self.weight, self.reduction, self.pos_weight)
+    def reduced(self, input, target, reduction: str):
+        return F.binary_cross_entropy_with_logits(input, target, self.weight, reduction, self.pos_weight)
+
+
+def _total_weight(target, weight, ignore_index: int) -> float:
+    # On raw arrays: it is a number for Python, and two ops on whole numbers cost more than a small step.
+    xp, labels = target.backend, target._data
+    unsigned = ignore_index < 0 and labels.dtype.kind == "u"
+    counts = labels >= 0 if unsigned else labels != ignore_index
+    if weight is None:
+        return int(xp.count_nonzero(counts))
+    return float(xp.where(counts, weight._data[xp.where(counts, labels, 0)], 0.0).sum())
+
+
+#: Functional losses, and the modules that compute the same.
+_MODULES = {
+    F.mse_loss: MSELoss,
+    F.l1_loss: L1Loss,
+    F.smooth_l1_loss: SmoothL1Loss,
+    F.huber_loss: HuberLoss,
+    F.cross_entropy: CrossEntropyLoss,
+    F.nll_loss: NLLLoss,
+    F.binary_cross_entropy: BCELoss,
+    F.binary_cross_entropy_with_logits: BCEWithLogitsLoss,
+}
+
+
+def module_of(loss) -> _Loss | None:
+    """The library's loss that computes what `loss` does: of a module itself, of a function (also as a `partial` with
+    keywords) its module; None of what somebody else wrote, a subclass with a `forward` of its own included."""
+    if isinstance(loss, _Loss):
+        return loss if type(loss).forward is _Loss.forward else None
+    keywords = {}
+    if isinstance(loss, functools.partial) and not loss.args:
+        loss, keywords = loss.func, loss.keywords
+    try:
+        return _MODULES[loss](**keywords)
+    except (KeyError, TypeError, DeepcoreError):  # another function, or with arguments that the module does not have
+        return None

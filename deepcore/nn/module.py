@@ -6,16 +6,18 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from deepcore.autograd import graph, is_grad_enabled, mode
-from deepcore.backend import Backend, get_backend
+from deepcore.autograd import graph, is_grad_enabled, mode, wrong_argument
 from deepcore.backend import dtypes as dt
-from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, suggest
+from deepcore.backend import get_backend
+from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, printable, suggest
 from deepcore.nn.hooks import GradientTap, RemovableHandle
 from deepcore.nn.parameter import Parameter
+from deepcore.ops.convert import target_of
 from deepcore.tensor import Tensor, as_tensor, changes
 
 _FLOATING = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
 _TABLES = ("_parameters", "_buffers", "_modules")
+_SHOWN = 20  # names of one kind in a message
 
 
 class ModuleAttributeError(DeepcoreError, AttributeError):
@@ -114,6 +116,13 @@ class Module:
         except DeepcoreError as error:
             error.passed_through(self)
             raise
+        except AttributeError as error:
+            own = type(self).forward.__module__.startswith("deepcore.")  # a user's forward may take what it likes
+            wrong = wrong_argument(type(self).__name__, args, error) if own else None
+            if wrong is None:
+                raise
+            wrong.passed_through(self)
+            raise wrong from None
 
     def _call_with_hooks(self, args: tuple, kwargs: dict):
         if mode.tracer is not None:
@@ -328,6 +337,17 @@ class Module:
         for _, buffer in self.named_buffers(recurse=recurse):
             yield buffer
 
+    def unregistered(self) -> list[str]:
+        """Paths of the plain lists, tuples and dicts that hold modules or parameters, which nothing here sees."""
+        paths = []
+        for path, module in self.named_modules():
+            for name, value in module.__dict__.items():
+                if name not in _TABLES and isinstance(value, (list, tuple, dict)):
+                    items = value.values() if isinstance(value, dict) else value
+                    if any(isinstance(item, (Module, Parameter)) for item in items):
+                        paths.append(f"{path}.{name}" if path else name)
+        return paths
+
     def get_submodule(self, target: str) -> Module:
         """The module at a path such as "encoder.layers.0"; "" is this one."""
         module = self
@@ -400,12 +420,9 @@ class Module:
         """
         backend = device if backend is None else backend
         for arg in args:
-            if isinstance(arg, Tensor):
-                backend, dtype = arg.backend, arg.dtype
-            elif isinstance(arg, Backend) or (isinstance(arg, str) and arg not in dt.DTYPES):
-                backend = arg
-            elif arg is not None:
-                dtype = arg
+            if arg is not None:
+                found_backend, found_dtype = target_of(arg)
+                backend, dtype = found_backend or backend, found_dtype or dtype
         xp = None if backend is None else get_backend(backend)
         kind = None if dtype is None else dt.as_dtype(dtype)
         if kind is not None and not dt.is_floating(kind):
@@ -461,14 +478,17 @@ class Module:
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """Copy the tensors or arrays of `state_dict` in, converted to each entry's dtype and backend: all or none.
 
-        `strict=False` skips names that only one side has and returns them as (missing_keys, unexpected_keys).
+        `strict=False` skips names that only one side has and returns them as (missing_keys, unexpected_keys). A name
+        is not missing where the state dict has another name of the same (tied) parameter or buffer.
         `assign=True` takes over the given values' memory, dtype and backend. Everything that does not fit is in
         one `StateDictError`.
         """
         if not isinstance(state_dict, Mapping):
             raise ArgumentError("load_state_dict takes a dict of tensors", received=type(state_dict).__name__)
         own = self.state_dict(keep_vars=True)
-        missing = [name for name in own if name not in state_dict]
+        # Several names of one tensor: files of other programs keep only one of them.
+        present = {id(target) for name, target in own.items() if name in state_dict}
+        missing = [name for name, target in own.items() if name not in state_dict and id(target) not in present]
         unexpected = [name for name in state_dict if name not in own]
         misfits, values = {}, {}
         for name, target in own.items():
@@ -500,9 +520,15 @@ class Module:
 
     def _does_not_fit(self, own, missing, unexpected, misfits) -> StateDictError:
         lines = [f"the state dict does not fit {type(self).__name__}"]
-        lines += [f"  missing:    {name} {own[name].shape}" for name in missing]
-        lines += [f"  unexpected: {name} ({suggest(name, missing or own)})" for name in unexpected]
-        lines += [f"  misshapen:  {name} {what}" for name, what in misfits.items()]
+        likely = missing or own
+        near = len(likely) <= 500  # comparing every name with every other would take minutes
+        for names, told in (
+            (missing, lambda name: f"  missing:    {name} {own[name].shape}"),
+            (unexpected, lambda name: f"  unexpected: {name}" + (f" ({suggest(name, likely)})" if near else "")),
+            (list(misfits), lambda name: f"  misshapen:  {name} {misfits[name]}"),
+        ):
+            lines += [told(name) for name in names[:_SHOWN]]
+            lines += [f"  … and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
         fix = None
         heads = {name.partition(".")[0] for name in unexpected}
         if len(heads) == 1 and {name.partition(".")[2] for name in unexpected} & set(missing):
@@ -574,7 +600,7 @@ class Module:
 
     def __repr__(self) -> str:
         extra = self.extra_repr().split("\n") if self.extra_repr() else []
-        lines = [f"({name}): {_indent(repr(module))}" for name, module in self._modules.items()]
+        lines = [f"({printable(name)}): {_indent(repr(module))}" for name, module in self._modules.items()]
         return self._join_repr(extra, lines)
 
     def _join_repr(self, extra: list[str], lines: list[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ShapeError
 from deepcore.nn import functional as F
@@ -77,12 +79,10 @@ class _BatchNorm(Module):
                 received=f"shape {shape}",
             )
         momentum = self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            count = self.num_batches_tracked
-            write(count, count + 1)
-            if momentum is None:
-                momentum = 1.0 / count.item()
-        return F.batch_norm(
+        counted = self.num_batches_tracked if self.training else None
+        if counted is not None and momentum is None:
+            momentum = 1.0 / (counted.item() + 1)
+        out = F.batch_norm(
             input,
             self.running_mean,
             self.running_var,
@@ -92,6 +92,9 @@ class _BatchNorm(Module):
             0.0 if momentum is None else momentum,
             self.eps,
         )
+        if counted is not None:  # after what may refuse the batch
+            write(counted, counted + 1)
+        return out
 
     def extra_repr(self) -> str:
         return (
@@ -138,7 +141,7 @@ class LayerNorm(Module):
 
     def __init__(
         self,
-        normalized_shape,
+        normalized_shape: int | Sequence[int],
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
@@ -183,7 +186,12 @@ class RMSNorm(Module):
     )
 
     def __init__(
-        self, normalized_shape, eps: float | None = None, elementwise_affine: bool = True, backend=None, dtype=None
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        backend=None,
+        dtype=None,
     ):
         super().__init__()
         shape = self.normalized_shape = F.as_sizes(normalized_shape)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable
+import reprlib
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deepcore.errors import ArgumentError, ConfigError, suggest
@@ -32,17 +37,107 @@ class Registry(dict):
         return cls
 
     def build(self, name: str, *args, **kwargs):
-        """`self[name](*args, **kwargs)`; an argument the class does not take raises `ConfigError`."""
+        """`self[name](*args, **kwargs)`; `ConfigError` for an argument the class does not take, or not of its type."""
         cls = self[name]
         parameters = inspect.signature(cls).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            for key in kwargs:
-                if key not in parameters:
-                    raise ConfigError(f"{self.kind} {name} has no argument {key!r}", fix=suggest(key, parameters))
+        anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        hints = hints_of(cls)
+        for key, value in kwargs.items():
+            if key not in parameters and not anything:
+                raise ConfigError(f"{self.kind} {name} has no argument {key!r}", fix=suggest(key, parameters))
+            hint = hints.get(key, Any)
+            if not fits(value, hint, strict=False):
+                raise ConfigError(
+                    f"{self.kind} {name}: {key} has the wrong type", expected=worded(hint), received=shown(value)
+                )
         return cls(*args, **kwargs)
 
     def __missing__(self, name):
         raise ConfigError(f"there is no {self.kind} named {name!r}", fix=suggest(str(name), self))
+
+
+# -- plain values against the types of arguments ------------------------------------------------------
+def hints_of(function: Callable) -> dict[str, Any]:
+    """The types of a function's or constructor's arguments, as far as they can be told."""
+    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    try:
+        return typing.get_type_hints(target)
+    except (NameError, TypeError):
+        return {}
+
+
+def fits(value, hint, strict: bool = True) -> bool:
+    """Whether a value from a file can be an argument of this type.
+
+    `strict`: as people write them in TOML; else as Python code may have passed them: inf, NaN, 0 for false.
+    """
+    again = functools.partial(fits, strict=strict)
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(again(value, option) for option in options)
+    if origin is typing.Literal:
+        return any(type(value) is type(option) and value == option for option in options)
+    if hint is Any:
+        if not strict:
+            return not isinstance(value, dict)
+        return isinstance(value, (bool, int, str)) or again(value, float) or again(value, list[float])
+    if hint is float:
+        if isinstance(value, float):
+            return not strict or abs(value) <= sys.float_info.max
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is bool and not strict:
+        return isinstance(value, int) and value in (0, 1)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False
+        if len(options) == 2 and options[1] is Ellipsis:
+            return all(again(v, options[0]) for v in value)
+        return len(value) == len(options) and all(again(v, o) for v, o in zip(value, options))
+    if origin in (list, Sequence, Iterable):
+        return isinstance(value, (list, tuple)) and all(again(v, options[0]) for v in value)
+    if origin in (dict, Mapping) or origin is Callable:
+        return False
+    return inspect.isclass(hint) and isinstance(value, hint)
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
+
+
+def worded(hint) -> str:
+    """The values that fit an argument of this type, in words."""
+    origin = typing.get_origin(hint)
+    options = typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(worded(o) for o in options if o is not type(None))
+    if origin is typing.Literal:
+        return "one of " + ", ".join(repr(o) for o in options)
+    if origin is tuple and Ellipsis not in options:
+        return "[" + ", ".join(worded(o) for o in options) + "]"
+    if origin in (tuple, list, Sequence, Iterable):
+        return f"a list, each {worded(options[0])}"
+    return _WORDS.get(
+        hint, "a number, text, true or false, or a list of numbers" if hint is Any else "nothing a file can say"
+    )
+
+
+def shown(value) -> str:
+    """A value from a file, with its kind where that does not show."""
+    kind = {bool: "", int: "", float: "", str: "", list: "a list", dict: "a table"}.get(
+        type(value), type(value).__name__
+    )
+    if kind in ("a list", "a table"):
+        return f"{kind}, {_cut(value)}"
+    return (str(value).lower() if isinstance(value, bool) else _cut(value)) + (f" ({kind})" if kind else "")
+
+
+def _cut(value) -> str:
+    try:
+        text = reprlib.repr(value) if isinstance(value, (list, dict, str)) and len(value) > 60 else repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        text = "of thousands of digits"
+    return text if len(text) < 60 else text[:57] + "…"
 
 
 def discover(package: str, path: Iterable[str], *registries: Registry) -> dict[str, type]:

@@ -8,7 +8,7 @@ from typing import Any
 from deepcore.autograd import no_grad
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
-from deepcore.errors import ArgumentError
+from deepcore.errors import ArgumentError, printable
 from deepcore.tensor import Tensor, zeros
 
 
@@ -41,7 +41,7 @@ class Summary:
             if 0 < row.trainable < row.parameters:
                 trainable = f"{row.trainable:,}"
             shape = "not called" if row.output_shape is None else str(row.output_shape)
-            cells.append((row.path, row.type, shape, f"{row.parameters:,}", trainable))
+            cells.append((printable(row.path), row.type, shape, f"{row.parameters:,}", trainable))
         widths = [max(len(line[i]) for line in cells) for i in range(5)]
         rule = "-" * (sum(widths) + 8)
         lines = [f"{self.model}, input {self.input_shape}", rule]

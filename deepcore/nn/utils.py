@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from itertools import chain, repeat
@@ -10,8 +11,8 @@ from typing import Any
 from deepcore.autograd import mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.config import settings
-from deepcore.errors import ArgumentError, NonFiniteError
-from deepcore.kernels.update import Gradients
+from deepcore.errors import NonFiniteError, non_negative
+from deepcore.kernels.update import Gradients, all_finite
 from deepcore.nn.module import Module
 from deepcore.tensor import Tensor, from_raw, zeros
 
@@ -40,7 +41,7 @@ def _norms(gradients: list[Tensor], norm_type: float) -> list[Any]:
         raw = raw if raw.dtype == dt.float64 else raw.astype(dt.float32, copy=False)
         if norm_type == 2:
             found.append(xp.sqrt(xp.sum(xp.square(raw))))
-        elif norm_type == float("inf"):
+        elif norm_type == math.inf:
             found.append(xp.max(xp.abs(raw)) if raw.size else xp.zeros((), dtype=raw.dtype))
         else:
             found.append(xp.sum(xp.abs(raw) ** norm_type) ** (1.0 / norm_type))
@@ -48,8 +49,6 @@ def _norms(gradients: list[Tensor], norm_type: float) -> list[Any]:
 
 
 def _total(gradients: list[Tensor], norm_type: float, names: list[str] | None, error_if_nonfinite: bool) -> Tensor:
-    if not norm_type > 0:
-        raise ArgumentError("norm_type is positive", received=f"norm_type={norm_type!r}")
     if not gradients:
         return zeros(())
     xp = gradients[0].backend
@@ -58,31 +57,63 @@ def _total(gradients: list[Tensor], norm_type: float, names: list[str] | None, e
         total = table.norm()
         if not error_if_nonfinite or bool(xp.isfinite(total)):
             return from_raw(total, xp)
-    norms = _norms(gradients, float(norm_type))
+    norms = _norms(gradients, norm_type)
     stacked = xp.stack([xp.asarray(n).reshape(()) for n in norms])
     if norm_type == 2:
         total = xp.sqrt(xp.sum(xp.square(stacked)))
-    elif norm_type == float("inf"):
+    elif norm_type == math.inf:
         total = xp.max(stacked)
     else:
         total = xp.sum(stacked**norm_type) ** (1.0 / norm_type)
     total = xp.asarray(total)
     if error_if_nonfinite and not bool(xp.isfinite(total)):
-        finite = xp.to_host(xp.isfinite(stacked)).tolist()
-        bad = [str(i) if names is None else names[i] for i, fine in enumerate(finite) if not fine]
-        raise NonFiniteError(
-            "the norm of the gradients is not finite",
-            expected="finite gradients",
-            received="NaN or infinity in the gradient of "
-            + (", ".join(bad[:5]) or "no single parameter: the sum overflows"),
-            fix="lower the learning rate, look for log(0) or division by 0, or run under detect_anomaly()",
-        )
+        named = zip(map(str, range(len(gradients))) if names is None else names, gradients)
+        bad = [name for name, g in named if not all_finite(xp, [g._data])]
+        raise _non_finite("the norm of the gradients is not finite", bad)
     return from_raw(total, xp)
+
+
+def _non_finite(problem: str, names: list[str]) -> NonFiniteError:
+    """The error for gradients of these names, or for a norm that overflows though each gradient is finite."""
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return NonFiniteError(
+        problem,
+        expected="finite gradients",
+        received=f"NaN or infinity in the gradient of {shown}" if names else "finite gradients whose norm overflows",
+        fix="look for a slope that is infinite or 0/0 where the value is not (sqrt or a norm at 0, log near 0): "
+        "dc.autograd.detect_anomaly() names the op"
+        if names
+        else "scale the inputs or the loss down",
+    )
+
+
+def check_gradients(parameters) -> None:
+    """Raise `NonFiniteError`, which names the parameters, where a gradient has a NaN or infinity.
+
+    `parameters`: tensors, (name, tensor) pairs, or a module.
+    """
+    named = [(name, g) for name, g in _named_gradients(parameters) if dt.is_floating(g.dtype)]
+    gradients = [g for _, g in named]
+    finite = _all_finite(gradients) if mode.tracer is None else mode.tracer.all_finite(gradients)
+    if not finite:
+        bad = [name for name, g in named if not _all_finite([g])]
+        raise _non_finite("a gradient is not finite", bad)
+
+
+def _all_finite(gradients: list[Tensor]) -> bool:
+    arrays: dict[Any, list] = {}
+    for g in gradients:
+        arrays.setdefault(g.backend, []).append(g._data)
+    return all(mode.enter(all_finite, xp, each) for xp, each in arrays.items())
+
+
+def _order(norm_type) -> float:
+    return math.inf if norm_type == "inf" else non_negative("norm_type", norm_type, zero=False)
 
 
 def get_total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
     """‖(‖t₁‖ₚ, ‖t₂‖ₚ, …)‖ₚ: the p-norm of all the tensors as one vector, p = `norm_type` ("inf": the largest)."""
-    tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    tensors, norm_type = [tensors] if isinstance(tensors, Tensor) else list(tensors), _order(norm_type)
     if not tensors:
         return _total(tensors, norm_type, None, error_if_nonfinite)
 
@@ -98,11 +129,12 @@ def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_i
     `parameters`: tensors, (name, tensor) pairs, or a module. `error_if_nonfinite`: a NaN or infinite norm raises
     `NonFiniteError` naming the parameter, and nothing is changed. (Pascanu et al., 2013)
     """
+    max_norm, norm_type = non_negative("max_norm", max_norm), _order(norm_type)
     named = _named_gradients(parameters)
     gradients, names = [g for _, g in named], [n for n, _ in named]
 
     def clip(gradients):
-        return mode.enter(_clip_norm, gradients, float(max_norm), float(norm_type), names, error_if_nonfinite)
+        return mode.enter(_clip_norm, gradients, max_norm, norm_type, names, error_if_nonfinite)
 
     return clip(gradients) if mode.tracer is None else mode.tracer.clip(gradients, clip)
 
@@ -142,7 +174,7 @@ def _clip_norm(gradients, max_norm, norm_type, names, error_if_nonfinite) -> Ten
 
 def clip_grad_value_(parameters, clip_value: float) -> None:
     """g ← min(max(g, -clip_value), clip_value) for every gradient, in place."""
-    clip_value = clip_bound(clip_value)
+    clip_value = non_negative("clip_value", clip_value)
     gradients = [g for _, g in _named_gradients(parameters)]
     if mode.tracer is not None:
         mode.tracer.clip(gradients, partial(_clip_value, clip_value=clip_value))
@@ -159,11 +191,3 @@ def _clip_value(gradients: list[Tensor], clip_value: float) -> None:
     for g in gradients:
         g.backend.clip(g._data, -clip_value, clip_value, out=g._data)
         g.bump_version()
-
-
-def clip_bound(value) -> float:
-    """The largest magnitude that a gradient may have, checked."""
-    bound = float(value)
-    if not bound >= 0:
-        raise ArgumentError("clip_value cannot be negative", received=f"clip_value={bound}")
-    return bound

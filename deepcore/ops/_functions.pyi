@@ -373,7 +373,7 @@ def positive(input: Tensor) -> Tensor:
     """input, unchanged"""
 
 def pow(input: Tensor, other: Operand) -> Tensor:
-    """input ^ other; a whole number to a negative power is rounded towards 0"""
+    """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises"""
 
 def prod(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """Π input over one dimension (None: all), multiplied in pairs"""
@@ -406,7 +406,7 @@ def roll(input: Tensor, shifts: Any, dims: Any = ...) -> Tensor:
     """Elements moved by `shifts` along `dims`, around the end"""
 
 def round(input: Tensor, *, decimals: builtins.int = ...) -> Tensor:
-    """the nearest whole number, halves to even"""
+    """the nearest multiple of 10 ^ −decimals, halves to the even one"""
 
 def rsqrt(input: Tensor) -> Tensor:
     """1 / √input"""

@@ -347,7 +347,7 @@ class TensorMethods:
         """input, unchanged"""
 
     def pow(self, other: Operand) -> Tensor:
-        """input ^ other; a whole number to a negative power is rounded towards 0"""
+        """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises"""
 
     def prod(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
         """Π input over one dimension (None: all), multiplied in pairs"""
@@ -380,7 +380,7 @@ class TensorMethods:
         """Elements moved by `shifts` along `dims`, around the end"""
 
     def round(self, *, decimals: builtins.int = ...) -> Tensor:
-        """the nearest whole number, halves to even"""
+        """the nearest multiple of 10 ^ −decimals, halves to the even one"""
 
     def rsqrt(self) -> Tensor:
         """1 / √input"""

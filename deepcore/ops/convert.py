@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 from deepcore.autograd import Function
-from deepcore.backend import Backend, get_backend
+from deepcore.backend import Backend, available_kinds, get_backend
 from deepcore.backend import dtypes as dt
-from deepcore.errors import DTypeError, ShapeError
+from deepcore.errors import BackendError, DTypeError, ShapeError, suggest
 from deepcore.ops import elementwise as e
-from deepcore.ops.index import refuse_leaf, setitem, write
-from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor, cast, composite, sample
+from deepcore.ops.index import refuse_leaf, setitem, write, written
+from deepcore.ops.registry import FUNCTIONS, Tensor, cast, composite, sample
 from deepcore.ops.shape import broadcast_to, sizes
 
 
@@ -27,13 +27,18 @@ class _Transfer(Function):
         return _Transfer.apply(g, ctx.source), None
 
 
-def _target(value):
+def target_of(value):
     """(backend, dtype), one of them None, that `value` names."""
     if isinstance(value, Backend):
         return value, None
     if isinstance(value, Tensor):
         return value.backend, value.dtype
-    if isinstance(value, str) and value not in dt.DTYPES:
+    if isinstance(value, str) and not dt.is_dtype_name(value):
+        kinds = [*available_kinds(), "auto"]
+        if value.partition(":")[0] not in kinds:
+            raise BackendError(
+                f"{value!r} is the name of neither a dtype nor a backend", fix=suggest(value, [*kinds, *dt.DTYPES])
+            )
         return get_backend(value), None
     return None, dt.as_dtype(value)
 
@@ -48,7 +53,7 @@ def to(input, *targets, dtype=None, backend=None, device=None, non_blocking: boo
     for value in targets:
         if value is None or isinstance(value, bool):
             continue
-        found_backend, found_dtype = _target(value)
+        found_backend, found_dtype = target_of(value)
         backend, dtype = found_backend or backend, found_dtype or dtype
     out = input
     if dtype is not None and dtype != input.dtype:
@@ -74,7 +79,7 @@ for _name, _dtype in (
 ):  # fmt: skip
     _caster(_name, _dtype, f"The tensor as {dt.name_of(_dtype)}")
 
-Tensor.type = Tensor.astype = lambda self, dtype: to(self, dtype)
+Tensor.type = Tensor.astype = lambda self, dtype: to(self, dtype=dt.as_dtype(dtype))
 Tensor.type_as = lambda self, other: to(self, other.dtype)
 
 
@@ -123,7 +128,8 @@ def install_in_place() -> None:
 
 def copy_(self, source):
     """The elements of `source`, broadcast and converted to this dtype, written into this tensor."""
-    source = as_tensor(source) if not isinstance(source, Tensor) else source
+    if not isinstance(source, Tensor):
+        source = written(source, self, convert=True)
     if source.backend is not self.backend:
         source = to(source, self.backend)  # asked for by name, so not implicit
     if source.dtype != self.dtype:

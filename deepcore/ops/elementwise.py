@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import math
 
-from deepcore.autograd import apply, mixed_backends
+from deepcore.autograd import apply, constant, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError
 from deepcore.ops.registry import (
     Tensor,
+    as_number,
     binary_samples,
     cast,
     composite,
@@ -24,6 +25,16 @@ from deepcore.ops.registry import (
 
 def _zeros(g: Tensor) -> Tensor:
     return Tensor(g.backend.zeros(g.shape, dtype=g.dtype), g.backend)
+
+
+@primitive(vjp=(lambda g: g, lambda g: _zeros(g)))
+def _flat(xp, value, of):
+    return value.copy()
+
+
+def _flat_in(slope: Tensor, input: Tensor) -> Tensor:
+    """The slope of a piecewise linear function at `input`: where it is differentiated again, that derivative is 0."""
+    return apply(_flat, (slope, input)) if mode.grad and input._requires_grad else slope
 
 
 def _no_bool(name: str, fix: str, *inputs) -> None:
@@ -41,27 +52,34 @@ def _no_zero(name: str, divisor) -> None:
 # -- arithmetic -------------------------------------------------------------------------------------------
 
 
-@elementwise("numeric", vjp=(lambda g: g, lambda g: g), public=False)
+@elementwise("numeric", vjp=(lambda g: g, lambda g: g), public=False, wide=True)
 def _add(xp, input, other):
     return xp.add(input, other)
 
 
-@elementwise("numeric", vjp=(lambda g: g, lambda g: neg(g)), public=False)
+@elementwise("numeric", vjp=(lambda g: g, lambda g: neg(g)), public=False, wide=True)
 def _sub(xp, input, other):
     _no_bool("sub", "use logical_xor, or convert with .int()", input, other)
     return xp.subtract(input, other)
 
 
-@elementwise("numeric", vjp=(lambda g, other: g * other, lambda g, input: g * input), aliases=("multiply",))
+@elementwise("numeric", vjp=(lambda g, other: g * other, lambda g, input: g * input), aliases=("multiply",), wide=True)
 def mul(xp, input, other):
     """input · other"""
     return xp.multiply(input, other)
+
+
+@elementwise("numeric", vjp=(lambda g, other: _weigh(g, other), lambda g, input: _weigh(input, g)), public=False)
+def _weigh(xp, input, other):
+    """input · other, and 0 where the weight `input` is 0, whatever `other` is: infinite, or NaN"""
+    return xp.where(input == 0, xp.zeros((), dtype=other.dtype), xp.multiply(input, other))
 
 
 @elementwise(
     "float",
     vjp=(lambda g, other: g / other, lambda g, input, other: neg(g * ((input / other) / other))),
     examples=binary_samples(other_low=0.5),
+    wide=True,
 )
 def true_divide(xp, input, other):
     """input / other; integers give float32"""
@@ -72,6 +90,7 @@ def true_divide(xp, input, other):
     "numeric",
     vjp=(lambda g: _zeros(g), lambda g: _zeros(g)),
     examples=binary_samples(other_low=0.5),
+    wide=True,
 )
 def floor_divide(xp, input, other):
     """⌊input / other⌋"""
@@ -106,13 +125,31 @@ def fmod(xp, input, other):
 @composite(examples=binary_samples(), inplace=True)
 def add(input, other, *, alpha=1):
     """input + alpha · other"""
-    return _add(input, other if alpha == 1 else mul(other, alpha))
+    return _add(input, other) if type(alpha) is int and alpha == 1 else _with_alpha(_add, input, other, alpha)
 
 
 @composite(examples=binary_samples(), inplace=True, aliases=("subtract",))
 def sub(input, other, *, alpha=1):
     """input − alpha · other"""
-    return _sub(input, other if alpha == 1 else mul(other, alpha))
+    return _sub(input, other) if type(alpha) is int and alpha == 1 else _with_alpha(_sub, input, other, alpha)
+
+
+def _with_alpha(op, input, other, alpha):
+    """op(input, alpha · other), rounded once where the tensors are of 16 bits."""
+    name = op.__name__
+    dtype = promote(name, "numeric", input, other)[0]._data.dtype
+    whole = not dt.is_floating(dtype)
+    if (isinstance(alpha, float) and whole) or (isinstance(alpha, bool) and dtype != dt.bool_):
+        raise DTypeError(
+            f"{name}: alpha must be of the result's kind",
+            expected=f"{'an integer' if whole else 'a number'}, as the result is {dt.name_of(dtype)}",
+            received=f"alpha={alpha!r}",
+            fix="input.float(), or multiply `other` first" if isinstance(alpha, float) else f"alpha={int(alpha)}",
+        )
+    if dtype.itemsize == 2 and not whole:
+        input, other = (cast(t, dt.float32) if isinstance(t, Tensor) else t for t in (input, other))
+        return cast(op(input, mul(other, alpha)), dtype)
+    return op(input, mul(other, alpha))
 
 
 @composite(
@@ -131,11 +168,11 @@ def div(input, other, *, rounding_mode=None):
     if rounding_mode == "floor":
         return floor_divide(input, other)
     if rounding_mode == "trunc":
-        return _trunc_divide(*promote("div", "numeric", input, other))
+        return _trunc_divide(input, other)
     raise ArgumentError("unknown rounding_mode", expected="None, 'floor' or 'trunc'", received=repr(rounding_mode))
 
 
-@primitive(vjp=(lambda g: _zeros(g), lambda g: _zeros(g)))
+@elementwise("numeric", vjp=(lambda g: _zeros(g), lambda g: _zeros(g)), public=False, wide=True)
 def _trunc_divide(xp, input, other):
     if dt.is_floating(input.dtype):
         return xp.trunc(xp.true_divide(input, other))
@@ -155,7 +192,7 @@ def neg(xp, input):
 @composite(examples=unary_samples())
 def positive(input):
     """input, unchanged"""
-    return input
+    return constant("positive", input)
 
 
 @elementwise("numeric", vjp=lambda g, input: g * sign(input), aliases=("absolute",))
@@ -220,13 +257,24 @@ def _pow_exponent(g, input, other, out):
     return where(flat, 0.0, g * (out * log(where(flat, 1.0, input))))
 
 
+def _no_negative_power(input, other) -> None:
+    exponent = as_number(other)
+    if exponent is not None and exponent < 0 and type(exponent) is int and not dt.is_floating(input.dtype):
+        raise ArgumentError(
+            "whole numbers to a negative power are fractions, which an integer dtype cannot hold",
+            received=f"{dt.name_of(input.dtype)} ** {exponent}",
+            fix=f"x.float() ** {exponent}",
+        )
+
+
 @elementwise(
     "numeric",
     vjp=(_pow_base, _pow_exponent),
     examples=_pow_samples,
+    check=_no_negative_power,
 )
 def pow(xp, input, other):
-    """input ^ other; a whole number to a negative power is rounded towards 0"""
+    """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises"""
     _no_bool("pow", "convert with .int()", input)
     if dt.is_floating(input.dtype) or input.dtype.kind in "bu":
         return xp.power(input, other)
@@ -438,7 +486,7 @@ def relu(xp, input):
 
 @fused
 def relu_grad(g, out):
-    return where(out <= 0, 0.0, g)
+    return _flat_in(where(out <= 0, 0.0, g), out)
 
 
 def _float_op(op, input, **params) -> Tensor:
@@ -460,13 +508,14 @@ def _in_float32(forward):
 
 
 @primitive(vjp=lambda g, input, slope: leaky_relu_grad(g, input, slope=slope))
+@_in_float32
 def _leaky_relu(xp, input, *, slope):
-    return xp.where(input > 0, input, input * xp.asarray(slope, dtype=input.dtype))
+    return xp.where(input > 0, input, input * xp.constant(slope, input.dtype))
 
 
 @fused
 def leaky_relu_grad(g, input, *, slope):
-    return where(input > 0, g, g * slope)
+    return _flat_in(where(input > 0, g, g * slope), input)
 
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(5), 0.2)])
@@ -493,14 +542,20 @@ def elu(input, alpha: float = 1.0):
     return _float_op(_elu, input, alpha=alpha)
 
 
+# Beyond this GELU and SiLU are 0 or x, their slopes 0 or 1, in every dtype; at infinity the formulas give 0·∞.
+_FAR = 1e4
+
+
 @primitive(vjp=lambda g, input: gelu_grad(g, input))
 @_in_float32
 def _gelu(xp, input):
+    input = xp.maximum(input, -_FAR)
     return input * ((xp.special("erf", input * math.sqrt(0.5)) + 1) * 0.5)
 
 
 @fused
 def gelu_grad(g, input):
+    input = clamp(input, -_FAR, _FAR)
     density = exp(input * input * -0.5) * (1 / math.sqrt(2 * math.pi))
     return g * ((erf(input * math.sqrt(0.5)) + 1.0) * 0.5 + input * density)
 
@@ -511,12 +566,14 @@ _GELU_SCALE, _GELU_CUBE = 2 * math.sqrt(2 / math.pi), 0.044715
 @primitive(vjp=lambda g, input: gelu_tanh_grad(g, input))
 @_in_float32
 def _gelu_tanh(xp, input):
+    input = xp.maximum(input, -_FAR)
     inner = (input + input * input * input * _GELU_CUBE) * (0.5 * _GELU_SCALE)
     return input * 0.5 * (xp.tanh(inner) + 1)
 
 
 @fused
 def gelu_tanh_grad(g, input):
+    input = clamp(input, -_FAR, _FAR)
     square = input * input
     half = sigmoid((input + square * input * _GELU_CUBE) * _GELU_SCALE)
     return g * (half + input * (half * (1.0 - half) * ((square * (3 * _GELU_CUBE) + 1.0) * _GELU_SCALE)))
@@ -535,11 +592,13 @@ def gelu(input, approximate: str = "none"):
 @primitive(vjp=lambda g, input: silu_grad(g, input))
 @_in_float32
 def _silu(xp, input):
+    input = xp.maximum(input, -_FAR)
     return input / (xp.exp(-input) + 1)
 
 
 @fused
 def silu_grad(g, input):
+    input = clamp(input, -_FAR, _FAR)
     half = sigmoid(input)
     return g * (half * (input * (1.0 - half) + 1.0))
 
@@ -614,7 +673,21 @@ def trunc(xp, input):
 
 @primitive(vjp=lambda g: _zeros(g))
 def _round(xp, input, *, decimals):
+    if decimals < 0 and dt.is_integer(input.dtype):
+        return _round_whole(xp, input, 10**-decimals)
     return _integers_stay(xp, lambda x: xp.round(x, decimals), input)
+
+
+def _round_whole(xp, input, unit: int):
+    """The nearest multiple of `unit`, halves to the even one, without leaving the integers."""
+    if not dt.fits(unit, input.dtype):
+        raise ArgumentError(
+            f"{dt.name_of(input.dtype)} has no multiples of {unit} but 0", fix="round floating numbers: x.double()"
+        )
+    whole = xp.floor_divide(input, unit)
+    rest = input - whole * unit
+    up = (rest > unit - rest) | ((rest == unit - rest) & (whole % 2 == 1))
+    return (whole + up.astype(input.dtype)) * unit
 
 
 @composite(
@@ -622,7 +695,7 @@ def _round(xp, input, *, decimals):
     examples=lambda make: [sample(make(3, 4, low=0.1, high=0.4)), sample(make(3, low=0.11, high=0.14), decimals=1)],
 )
 def round(input, *, decimals: int = 0):
-    """the nearest whole number, halves to even"""
+    """the nearest multiple of 10 ^ −decimals, halves to the even one"""
     return _round(input, decimals=decimals)
 
 
@@ -635,15 +708,16 @@ def frac(input):
 # -- choosing -----------------------------------------------------------------------------------------------------
 
 
-def _tie(g, passed_over, tie):
-    return where(tie, g * 0.5, where(passed_over, 0.0, g))
+def _tie(g, input, other, passed_over):
+    slope = where(input == other, g * 0.5, where(passed_over, 0.0, g))
+    return _flat_in(_flat_in(slope, input), other)
 
 
 @elementwise(
     "numeric",
     vjp=(
-        lambda g, input, other: _tie(g, input < other, input == other),
-        lambda g, input, other: _tie(g, other < input, input == other),
+        lambda g, input, other: _tie(g, input, other, input < other),
+        lambda g, input, other: _tie(g, input, other, other < input),
     ),
 )
 def maximum(xp, input, other):
@@ -654,8 +728,8 @@ def maximum(xp, input, other):
 @elementwise(
     "numeric",
     vjp=(
-        lambda g, input, other: _tie(g, input > other, input == other),
-        lambda g, input, other: _tie(g, other > input, input == other),
+        lambda g, input, other: _tie(g, input, other, input > other),
+        lambda g, input, other: _tie(g, input, other, other > input),
     ),
 )
 def minimum(xp, input, other):
@@ -687,7 +761,7 @@ def where(condition, input=None, other=None):
     """input where condition, other elsewhere; with the condition alone, the indices of its true elements"""
     if input is None and other is None:
         return condition.nonzero(as_tuple=True)
-    numbers = not isinstance(input, Tensor) and not isinstance(other, Tensor)
+    numbers = as_number(input) is not None and as_number(other) is not None
     input, other = promote("where", "numeric", input, other)
     (condition,) = promote("where", "logical", condition)
     if input.backend is not condition.backend and not numbers:
@@ -699,13 +773,11 @@ def where(condition, input=None, other=None):
     return apply(_where, (condition, input, other))
 
 
-@primitive(vjp=lambda g, input, low, high: where(_within(input, low=low, high=high), g, 0.0))
+@primitive(vjp=lambda g, input, low, high: _flat_in(where(_within(input, low=low, high=high), g, 0.0), input))
 def _clamp(xp, input, *, low, high):
-    if low is None:
-        return xp.minimum(input, xp.asarray(high, input.dtype))
-    if high is None:
-        return xp.maximum(input, xp.asarray(low, input.dtype))
-    return xp.minimum(xp.maximum(input, xp.asarray(low, input.dtype)), xp.asarray(high, input.dtype))
+    if low is not None:
+        input = xp.maximum(input, xp.constant(low, input.dtype))
+    return input if high is None else xp.minimum(input, xp.constant(high, input.dtype))
 
 
 @primitive()

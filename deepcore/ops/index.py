@@ -7,8 +7,20 @@ import operator
 from deepcore.autograd import Node, apply, mixed_backends, mode, run, view_steps
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError
-from deepcore.ops.registry import Tensor, as_tensor, axis_names, cast, composite, primitive, sample
+from deepcore.ops.registry import (
+    Tensor,
+    as_number,
+    as_tensor,
+    axis_names,
+    cast,
+    composite,
+    is_half,
+    primitive,
+    sample,
+    takes_arrays,
+)
 from deepcore.ops.shape import _alias, _reshape, broadcast_shape, broadcast_to, normalize_dim
+from deepcore.tensor import leaves
 
 # -- primitives ---------------------------------------------------------------------------------------------
 
@@ -164,6 +176,7 @@ def gather(input, dim: int, index):
 
 
 @composite(examples=lambda make: [sample(make(3, 4), make.int(4, 3, 2), 1), sample(make(3, 4), make.int(12, 5))])
+@takes_arrays
 def take_along_dim(input, indices, dim: int | None = None):
     """`gather` whose index broadcasts and may count from the end; without `dim`, of all elements in row order"""
     if dim is None:
@@ -222,6 +235,8 @@ def scatter_add(input, dim: int, index, src):
         )
     if any(n > m for n, m in zip(index.shape, src.shape)):
         raise ShapeError("scatter_add: the index exceeds src", received=f"index {index.shape}, src {src.shape}")
+    if is_half(input):
+        return cast(scatter_add(cast(input, dt.float32), d, index, cast(src, dt.float32)), input.dtype)
     src = basic(src, index=(*(slice(n) for n in index.shape), ...))
     return input + _scatter_along(src, index, shape=input.shape, dim=d)
 
@@ -246,6 +261,7 @@ def masked_select(input, mask):
     examples=lambda make: [sample(make(3, 4), make.bool(3, 4), 0.5), sample(make(3, 4), make.bool(4), make())],
     inplace=True,
 )
+@takes_arrays
 def masked_fill(input, mask, value):
     """`value` where `mask`, `input` elsewhere"""
     from deepcore.ops.elementwise import where
@@ -260,6 +276,7 @@ def masked_fill(input, mask, value):
 
 
 @composite(examples=lambda make: [sample(make.bool(3, 4)), sample(make.bool(5), as_tuple=True)], differentiable=False)
+@takes_arrays
 def nonzero(input, *, as_tuple: bool = False):
     """The indices (n × rank, int64) of the elements that are not zero; a tuple of vectors with `as_tuple`"""
     xp = input.backend
@@ -289,6 +306,7 @@ def embedding(input, weight, padding_idx: int | None = None):
 @composite(
     examples=lambda make: [sample(make.int(4, 2, 3), 4), sample(make.int(4, 3))], differentiable=False, method=False
 )
+@takes_arrays
 def one_hot(input, num_classes: int = -1):
     """int64: 1 at each class index along a new last dimension, 0 elsewhere"""
     if num_classes == -1:
@@ -559,16 +577,26 @@ def _derive_views(base: Tensor) -> None:
         view._node, view._requires_grad = current._node, True
 
 
+def written(value, target: Tensor, convert: bool = False) -> Tensor:
+    """Numbers, lists and arrays to be written into `target`, in its dtype; what that cannot hold raises.
+
+    The fraction of a number is cut in integers; `write` refuses lists and arrays of floats there unless `convert`.
+    """
+    number, listed = as_number(value), isinstance(value, (list, tuple))
+    if number is not None or not (listed or hasattr(value, "dtype")):
+        return Tensor(target.backend.constant(value if number is None else number, target.dtype), target.backend)
+    backend = target.backend if listed else None
+    dtype = target.dtype
+    if not convert and not dt.is_floating(dtype) and (listed or value.ndim):
+        floats = (isinstance(x, float) or dt.is_floating(getattr(x, "dtype", dtype)) for x in leaves(value))
+        dtype = None if any(floats) else dtype
+    return as_tensor(value, dtype, backend)
+
+
 def setitem(target: Tensor, index, value) -> None:
     """`target[index] = value`, in place; gradients flow to the value and to what was not overwritten."""
     if not isinstance(value, Tensor):
-        if hasattr(value, "dtype") or isinstance(value, (list, tuple)):
-            value = as_tensor(value)
-        elif isinstance(value, float) and not dt.is_floating(target.dtype):
-            value = int(value)
-            value = Tensor(target.backend.constant(value, target.dtype), target.backend)
-        else:
-            value = Tensor(target.backend.constant(value, target.dtype), target.backend)
+        value = written(value, target)
     view, indices, dims = _parse(target, index)
     steps = () if not view or _is_trivial(view, target) else ((basic, {"index": (*view, ...)}),)
     if value.ndim == 0 and value.dtype != target.dtype:

@@ -6,7 +6,7 @@ import functools
 import math
 from typing import Any
 
-from deepcore.autograd import apply, mixed_backends, mode
+from deepcore.autograd import apply, constant, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError, suggest
 from deepcore.ops.registry import PRIMITIVES, Tensor, composite, primitive, sample
@@ -25,11 +25,7 @@ def _matmul(xp, input, other):
 
 
 def _operands(name: str, *tensors) -> list[Tensor]:
-    like = next((x for x in tensors if isinstance(x, Tensor)), None)
-    for x in tensors:
-        if not isinstance(x, Tensor) and (like is None or not hasattr(x, "dtype")):
-            raise DTypeError(f"{name} takes tensors", received=type(x).__name__, fix="dc.as_tensor(array)")
-    tensors = tuple(as_operand(x, like) for x in tensors)
+    tensors = tuple(constant(name, x) for x in tensors)
     for x in tensors:
         if x.backend is not tensors[0].backend:
             raise mixed_backends(name, tensors)
@@ -267,7 +263,10 @@ def linear(input, weight, bias=None, *, activation: str | None = None):
 
 
 def _any_linear(input, weight, bias, activation):
-    """Vectors, whole numbers, a bias that broadcasts; and what is wrong."""
+    """Arrays, vectors, whole numbers, a bias that broadcasts; and what is wrong."""
+    operands = (input, weight) if bias is None else (input, weight, bias)
+    if not all(isinstance(t, Tensor) for t in operands):
+        return linear(*(constant("linear", t) for t in operands), activation=activation)
     input, weight = _operands("linear", input, weight)
     if weight.ndim not in (1, 2):
         raise ShapeError("linear needs a weight of shape (out, in)", received=str(weight.shape))
@@ -403,17 +402,7 @@ def _drop(x: Tensor, labels: list[str], keep: set[str]) -> tuple[Tensor, list[st
 
 
 def _rmatmul(self, other):
-    return matmul(as_operand(other, self), self)
-
-
-def as_operand(value, like: Tensor | None) -> Tensor:
-    from deepcore.tensor import as_tensor
-
-    return (
-        value
-        if isinstance(value, Tensor)
-        else as_tensor(value, backend=None if hasattr(value, "dtype") or like is None else like.backend)
-    )
+    return matmul(other, self)
 
 
 Tensor.__matmul__ = matmul

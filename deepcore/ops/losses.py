@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import functools
-import math
 
 from deepcore.autograd import apply
 from deepcore.backend import dtypes as dt
+from deepcore.ops.elementwise import _weigh, clamp, log, log1p, logsigmoid, neg, sigmoid, sign, softplus, where
 from deepcore.ops.elementwise import abs as abs_
-from deepcore.ops.elementwise import clamp, log, log1p, neg, sigmoid, sign, where
 from deepcore.ops.registry import Tensor, fused, primitive, promote
 
 _LEAST_LOG = -100.0
+_LEAST_VARIANCE = 1e-12  # of x(1 - x) below a slope, as in PyTorch
 
 
-def term(op, rule: str, input, target, **params) -> Tensor:
+def term(op, rule: str, *operands, **params) -> Tensor:
     """The terms of `op`, elementwise, of operands in one dtype by `rule`."""
-    same = isinstance(input, Tensor) and isinstance(target, Tensor) and input._data.dtype is target._data.dtype
-    if not same or (rule == "float" and not dt.is_floating(input._data.dtype)):
-        input, target = promote(op.name, rule, input, target)
-    return apply(op, (input, target), params)
+    dtypes = [t._data.dtype if isinstance(t, Tensor) else None for t in operands]
+    same = dtypes[0] is not None and all(d is dtypes[0] for d in dtypes)
+    if not same or (rule == "float" and not dt.is_floating(dtypes[0])):
+        operands = promote(op.name, rule, *operands)
+    return apply(op, operands, params)
 
 
 def _in_float32(forward):
@@ -32,6 +33,11 @@ def _in_float32(forward):
         return forward(xp, input.astype(dt.float32), target.astype(dt.float32), **params).astype(input.dtype)
 
     return wide
+
+
+def _sign(d):
+    """The sign of a difference; that of equal infinities is NaN, and stays so."""
+    return where(d == d, sign(d), d)
 
 
 @primitive(
@@ -60,7 +66,7 @@ def l1(xp, input, target):
 
 @fused
 def l1_grad(g, input, target):
-    return g * sign(input - target)
+    return g * _sign(input - target)
 
 
 @primitive(
@@ -79,7 +85,7 @@ def smooth_l1(xp, input, target, *, beta):
 @fused
 def smooth_l1_grad(g, input, target, *, beta):
     d = input - target
-    return g * where(abs_(d) < beta, d * (1.0 / beta), sign(d))
+    return g * where(abs_(d) < beta, d * (1.0 / beta), _sign(d))
 
 
 @primitive(
@@ -98,7 +104,7 @@ def huber(xp, input, target, *, delta):
 @fused
 def huber_grad(g, input, target, *, delta):
     d = input - target
-    return g * where(abs_(d) <= delta, d, sign(d) * delta)
+    return g * where(abs_(d) < delta, d, _sign(d) * delta)
 
 
 @primitive(vjp=(lambda g, input, target: bce_grad(g, input, target), lambda g, input: g * _bce_slope(input)))
@@ -112,9 +118,7 @@ def bce(xp, input, target):
 
 @fused
 def bce_grad(g, input, target):
-    inside = (input > math.exp(_LEAST_LOG)) & (input < 1)
-    x = where(inside, input, 0.5)  # elsewhere one of the logarithms is held, and gives nothing
-    return g * where(inside, (x - target) / (x * (1.0 - x)), where(input < 1, 1.0 - target, neg(target)))
+    return g * ((input - target) / clamp(input * (1.0 - input), min=_LEAST_VARIANCE))
 
 
 def _bce_slope(input):
@@ -126,13 +130,52 @@ def _bce_slope(input):
     return falling - rising
 
 
-@primitive(vjp=(lambda g, input, target: bce_with_logits_grad(g, input, target), lambda g, input: neg(g * input)))
+@primitive(
+    vjp=(
+        lambda g, input, target: bce_with_logits_grad(g, input, target),
+        lambda g, input: neg(_weigh(g, input)),
+    )
+)
 @_in_float32
 def bce_with_logits(xp, input, target):
     """-[y·log σ(x) + (1 - y)·log(1 - σ(x))]"""
-    return xp.maximum(input, 0) - input * target + xp.log1p(xp.exp(xp.negative(xp.absolute(input))))
+    return _hinge(xp, input, 1 - target, target) + xp.log1p(xp.exp(xp.negative(xp.absolute(input))))
+
+
+def _hinge(xp, x, above, below):
+    """above·x where x > 0, -below·x elsewhere; 0 where the factor is, also of an infinite x."""
+    factor = xp.where(x > 0, above, xp.negative(below))
+    return xp.where(factor == 0, xp.zeros((), dtype=x.dtype), factor * x)
 
 
 @fused
 def bce_with_logits_grad(g, input, target):
     return g * (sigmoid(input) - target)
+
+
+def _weighted_target_grad(g, input, positive):
+    rest = softplus(neg(abs_(input)))
+    return _weigh(g, (positive - 1.0) * rest - _weigh(where(input > 0, 1.0, positive), input))
+
+
+@primitive(
+    vjp=(
+        lambda g, input, target, positive: bce_with_logits_weighted_grad(g, input, target, positive),
+        lambda g, input, positive: _weighted_target_grad(g, input, positive),
+        lambda g, input, target: neg(_weigh(g, _weigh(target, logsigmoid(input)))),
+    )
+)
+def bce_with_logits_weighted(xp, input, target, positive):
+    """-[p·y·log σ(x) + (1 - y)·log(1 - σ(x))]"""
+    dtype = input.dtype
+    if dtype.itemsize == 2:
+        input, target, positive = (x.astype(dt.float32) for x in (input, target, positive))
+    rest, share = 1 - target, positive * target
+    curve = xp.log1p(xp.exp(xp.negative(xp.absolute(input))))
+    return (_hinge(xp, input, rest, share) + (rest + share) * curve).astype(dtype, copy=False)
+
+
+@fused
+def bce_with_logits_weighted_grad(g, input, target, positive):
+    share = positive * target
+    return g * ((1.0 - target + share) * sigmoid(input) - share)

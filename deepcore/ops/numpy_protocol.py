@@ -65,7 +65,9 @@ def ufunc(ufunc, method: str, inputs, kwargs):
     if entry is None:
         raise _missing(f"np.{name}")
     _same_backend(name, inputs)
-    return entry.function(*map(_wrapped, inputs))
+    like = next(x.backend for x in inputs if isinstance(x, Tensor))
+    lists = (list, tuple)  # NumPy's functions take them
+    return entry.function(*(as_tensor(x, backend=like) if isinstance(x, lists) else _wrapped(x) for x in inputs))
 
 
 def function(function, args, kwargs):

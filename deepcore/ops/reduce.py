@@ -9,9 +9,9 @@ from collections import namedtuple
 from deepcore.autograd import apply
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
-from deepcore.ops.elementwise import exp, isinf, log, maximum, minimum, mul, sqrt, where
+from deepcore.ops.elementwise import _flat_in, _sub, _weigh, clamp, exp, log, maximum, minimum, mul, sqrt, where
 from deepcore.ops.index import gather
-from deepcore.ops.registry import Tensor, axis_names, cast, composite, fused, primitive, sample
+from deepcore.ops.registry import Tensor, axis_names, cast, composite, fused, is_half, primitive, sample
 from deepcore.ops.shape import (
     ALL_DIMS,
     _broadcast_to,
@@ -77,11 +77,6 @@ def _count(shape, dims) -> int:
     return math.prod(shape[d] for d in dims)
 
 
-def _is_half(input) -> bool:
-    """float16 or bfloat16: what adds many of them up works in float32 and rounds once, as PyTorch does."""
-    return input.dtype.itemsize == 2 and dt.is_floating(input.dtype)
-
-
 def _floating(name, input):
     if not dt.is_floating(input.dtype):
         raise DTypeError(f"{name} needs a floating tensor", received=dt.name_of(input.dtype), fix=f"t.float().{name}()")
@@ -94,10 +89,15 @@ def mean(input, dim=None, keepdim: bool = False, *, dtype=None):
     input = _as_dtype(input, dtype)
     _floating("mean", input)
     dims = normalize_dims(_all_if_empty(dim), input.ndim)
-    if _is_half(input):
+    if is_half(input):
         return cast(mean(cast(input, dt.float32), dims, keepdim), input.dtype) if dims else input.clone()
     count = _count(input.shape, dims)
     return _sum(input, dims=dims, keepdim=keepdim) / (count or math.nan)
+
+
+@primitive()
+def _first(xp, input, *, dims):
+    return xp.ascontiguousarray(input[tuple(slice(1) if d in dims else slice(None) for d in range(input.ndim))])
 
 
 @composite(
@@ -118,12 +118,14 @@ def var(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = Fals
     if correction is None:
         correction = 1 if unbiased is None else int(unbiased)
     _floating("var", input)
-    if input.dtype.itemsize == 2:  # the deviations of half precisions are held in float32
+    if is_half(input):  # the deviations of half precisions are held in float32
         return cast(var(cast(input, dt.float32), dim, correction=correction, keepdim=keepdim), input.dtype)
     dims = normalize_dims(_all_if_empty(dim), input.ndim)
-    if _is_half(input) and dims:
-        return cast(var(cast(input, dt.float32), dims, correction=correction, keepdim=keepdim), input.dtype)
     count = _count(input.shape, dims)
+    # Less the first of them, so that equal numbers deviate by exactly 0: what rounding a mean of 1e30 leaves has a
+    # square of infinity.
+    if dims and count:
+        input = _sub(input, _first(input.detach(), dims=dims))
     centred = input - _sum(input, dims=dims, keepdim=True) / (count or math.nan)
     freedom = builtins.max(count - correction, 0)
     total = _sum(centred * centred, dims=dims, keepdim=keepdim)
@@ -136,6 +138,8 @@ def var(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = Fals
 @axis_names
 def std(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = False):
     """√var; its gradient is 0 where the deviation is 0"""
+    if is_half(input):  # whose variance may not fit
+        return cast(std(cast(input, dt.float32), dim, unbiased, correction=correction, keepdim=keepdim), input.dtype)
     variance = var(input, dim, unbiased, correction=correction, keepdim=keepdim)
     zero = variance == 0
     return where(zero, 0.0, sqrt(where(zero, 1.0, variance)))
@@ -184,7 +188,7 @@ def _extreme_back(g, input, out, dims):
     shape = input.shape
     best = _spread(out, shape, dims)
     chosen = cast((input == best) | ((input != input) & (best != best)), g.dtype)
-    return _spread(g, shape, dims) * (chosen / _sum(chosen, dims=dims, keepdim=True))
+    return _flat_in(_spread(g, shape, dims) * (chosen / _sum(chosen, dims=dims, keepdim=True)), input)
 
 
 @primitive(vjp=_extreme_back)
@@ -287,7 +291,7 @@ def _max_samples(make):
 @axis_names
 def max(input, dim=None, keepdim: bool = False):
     """The largest element; with `dim`, (values, indices) along it; with a tensor, the elementwise maximum"""
-    if isinstance(dim, Tensor):
+    if isinstance(dim, Tensor) or (hasattr(dim, "ndim") and dim.ndim):
         return maximum(input, dim)
     return amax(input) if dim is None else _chosen(argmax, input, dim, keepdim)
 
@@ -296,7 +300,7 @@ def max(input, dim=None, keepdim: bool = False):
 @axis_names
 def min(input, dim=None, keepdim: bool = False):
     """The smallest element; with `dim`, (values, indices) along it; with a tensor, the elementwise minimum"""
-    if isinstance(dim, Tensor):
+    if isinstance(dim, Tensor) or (hasattr(dim, "ndim") and dim.ndim):
         return minimum(input, dim)
     return amin(input) if dim is None else _chosen(argmin, input, dim, keepdim)
 
@@ -349,7 +353,7 @@ def logsumexp(input, dim, keepdim: bool = False):
     if not dt.is_floating(input.dtype):
         input = cast(input, dt.default_float)
     dims = normalize_dims(_all_if_empty(dim), input.ndim)
-    if _is_half(input) and dims:
+    if is_half(input) and dims:
         return cast(logsumexp(cast(input, dt.float32), dims, keepdim), input.dtype)
     if _count(input.shape, dims) == 0:
         return log(_sum(exp(input), dims=dims, keepdim=keepdim))
@@ -366,7 +370,8 @@ def _logsumexp(input):
 
 def _logsumexp_over(input, dims, keepdim):
     largest = _amax(input.detach(), dims=dims, keepdim=True)
-    largest = where(isinf(largest), 0.0, largest)
+    most = float(input.backend.finfo(input.dtype).max)
+    largest = clamp(largest, -most, most)  # ∞ - ∞ is no number; of ∞ and this, other numbers are nothing
     out = log(_sum(exp(input - largest), dims=dims, keepdim=True)) + largest
     if keepdim:
         return out
@@ -385,7 +390,7 @@ def softmax_grad(g, out, *, dim):
 @fused
 def log_softmax_grad(g, out, *, dim):
     """The same of its logarithm."""
-    return g - exp(out) * _sum(g, dims=(dim,), keepdim=True)
+    return g - _weigh(_sum(g, dims=(dim,), keepdim=True), exp(out))
 
 
 @primitive(vjp=lambda g, out, dim: softmax_grad(g, out, dim=dim))
@@ -412,7 +417,7 @@ def _along(op, input, dim, dtype):
         return _reshape(op(_reshape(input, shape=(1,)), dim=0), shape=())
     if not input.numel():
         return input.clone()
-    return cast(op(cast(input, dt.float32), dim=d), input.dtype) if _is_half(input) else op(input, dim=d)
+    return cast(op(cast(input, dt.float32), dim=d), input.dtype) if is_half(input) else op(input, dim=d)
 
 
 @composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)])

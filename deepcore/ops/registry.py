@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepcore.autograd import apply, mode, not_a_tensor
+from deepcore.autograd import apply, constant, is_array, mode, wrong_argument
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, DTypeError
+from deepcore.kernels import watch
 from deepcore.tensor import Tensor, as_tensor
 
 
@@ -169,8 +171,17 @@ def fused(formula: Callable) -> Callable:
     derivatives of higher order, and where there is no kernel, the formula itself runs.
     """
 
+    def spelled_out(*tensors, **params):
+        half = tensors[0]._data.dtype
+        if half.itemsize > 2 or not dt.is_floating(half):
+            return formula(*tensors, **params)
+        # As kernels do: a step of the formula may not fit 16 bits where its result does.
+        wide = [cast(t, dt.float32) if t is not None and t._data.dtype == half else t for t in tensors]
+        result = formula(*wide, **params)
+        return tuple(cast(t, half) for t in result) if isinstance(result, tuple) else cast(result, half)
+
     def forward(xp, *arrays, **params):
-        result = formula(*[None if a is None else Tensor(a, xp) for a in arrays], **params)
+        result = spelled_out(*[None if a is None else Tensor(a, xp) for a in arrays], **params)
         return tuple(t._data for t in result) if isinstance(result, tuple) else result._data
 
     forward.__name__ = formula.__name__
@@ -182,21 +193,32 @@ def fused(formula: Callable) -> Callable:
         inputs = tuple(t for t in tensors if t is not None)
         backend = inputs[0].backend
         if not settings.kernels or (backend.impls.get(op) or backend.bind(op)) is forward:
-            return formula(*tensors, **params)
+            return spelled_out(*tensors, **params)
         if mode.grad and any(t._requires_grad for t in inputs):
-            return formula(*tensors, **params)
+            return spelled_out(*tensors, **params)
         return apply(op, inputs, params)
 
     return function
 
 
 def elementwise(
-    rule: str, *, vjp=(), examples=None, method=True, aliases=(), second_order=True, public=True
+    rule: str,
+    *,
+    vjp=(),
+    examples=None,
+    method=True,
+    aliases=(),
+    second_order=True,
+    public=True,
+    check=None,
+    wide=False,
 ) -> Callable[[Callable], Callable]:
     """Declare an elementwise primitive with one or two inputs, and its public function.
 
     `rule` says what dtypes it takes and gives: "numeric" (PyTorch's result type), "float" (integers become float32),
     "compare" (inputs promoted, result bool), "logical" (any dtypes, result bool), "integer" (integers and bool).
+    `check(input, other)` may refuse operands, before promotion, which are not both of one floating dtype.
+    `wide`: a number or 0-d tensor beside a 16-bit float is not rounded to 16 bits first; float32 computes, as in PyTorch.
     """
 
     def declare(forward) -> Callable:
@@ -204,7 +226,8 @@ def elementwise(
         if rule in ("compare", "logical", "integer"):
             op.differentiable = False
         _enter(PRIMITIVES, op.name, op)
-        function = _unary(op, rule) if len(op.inputs) == 1 else _binary(op, rule)
+        rounding = _rounding(op) if wide else None
+        function = _unary(op, rule) if len(op.inputs) == 1 else _binary(op, rule, check, rounding)
         function.__name__ = function.__qualname__ = op.name
         function.__doc__ = forward.__doc__
         function.__module__ = forward.__module__
@@ -254,20 +277,21 @@ def _enter(table: dict, name: str, value) -> None:
 
 def promote(op_name: str, rule: str, *operands) -> tuple[Tensor, ...]:
     """Numbers and tensors as tensors of one backend and, by `rule`, one dtype."""
-    backend = next((o.backend for o in operands if isinstance(o, Tensor)), None) or get_backend()
+    backend = None
     kinds: list[Any] = []
-    found: list[Any] = []
+    values: list[Any] = []
     for o in operands:
-        if isinstance(o, Tensor):
-            kinds.append((o._data.dtype, o._data.ndim))
-        elif isinstance(o, (bool, int, float)):
-            kinds.append(bool if isinstance(o, bool) else float if isinstance(o, float) else int)
-        elif hasattr(o, "dtype") or isinstance(o, (list, tuple)):
-            o = as_tensor(o)
-            kinds.append((o._data.dtype, o._data.ndim))
-        else:
-            raise DTypeError(f"{op_name} takes tensors and numbers", received=type(o).__name__)
-        found.append(o)
+        if not isinstance(o, Tensor):
+            number = None if rule == "logical" and hasattr(o, "dtype") else as_number(o)
+            if number is not None:
+                kinds.append(bool if isinstance(number, bool) else float if isinstance(number, float) else int)
+                values.append(number)
+                continue
+            o = constant(op_name, o)
+        backend = backend or o.backend
+        kinds.append((o._data.dtype, o._data.ndim))
+        values.append(o)
+    backend = backend or get_backend()
     dtype = None
     if rule != "logical":
         dtype = dt.result_type(kinds)
@@ -275,7 +299,32 @@ def promote(op_name: str, rule: str, *operands) -> tuple[Tensor, ...]:
             dtype = dt.default_float
         if rule == "integer" and dt.is_floating(dtype):
             raise DTypeError(f"{op_name} takes integers and booleans", received=dt.name_of(dtype))
-    return tuple(_cast_operand(o, kind, dtype, backend) for o, kind in zip(found, kinds))
+    try:
+        return tuple(_cast_operand(o, kind, dtype, backend) for o, kind in zip(values, kinds))
+    except DTypeError:
+        if rule != "compare":
+            raise
+    # A number beyond the dtype still compares: with integers as infinity does, with floats in float64.
+    values = [o if isinstance(o, Tensor) else _beyond(o, dtype) for o in values]
+    dtype = dt.float64 if dt.is_floating(dtype) else dt.default_float
+    return tuple(_cast_operand(o, kind, dtype, backend) for o, kind in zip(values, kinds))
+
+
+def _beyond(number, dtype) -> float:
+    """`number`, or the infinity of its sign where it is beyond integers of `dtype` or beyond float64."""
+    wide = dtype if not dt.is_floating(dtype) else dt.float64
+    return float(number) if dt.fits(number, wide) else math.inf if number > 0 else -math.inf
+
+
+def as_number(value):
+    """The Python number that a NumPy number stands for, as in PyTorch; None for what is neither."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    if getattr(value, "shape", None) == () and not hasattr(value, "__setitem__"):  # arrays of no dimension are tensors
+        watch.note("an array that comes in inside of the function (a NumPy number): make it a Python number")
+        value = value.item()
+        return value if isinstance(value, (bool, int, float)) else None
+    return None
 
 
 def _cast_operand(o, kind, dtype, backend) -> Tensor:
@@ -284,6 +333,11 @@ def _cast_operand(o, kind, dtype, backend) -> Tensor:
     if dtype is None:
         dtype = dt.result_type([kind])
     return Tensor(backend.constant(o, dtype), backend)
+
+
+def is_half(t) -> bool:
+    """float16 or bfloat16: what adds many of them up works in float32 and rounds once, as PyTorch does."""
+    return t.dtype.itemsize == 2 and dt.is_floating(t.dtype)
 
 
 def cast(t: Tensor, dtype) -> Tensor:
@@ -312,18 +366,69 @@ def _unary(op: Op, rule: str) -> Callable:
     return function
 
 
-def _binary(op: Op, rule: str) -> Callable:
+def _rounding(op: Op) -> Op:
+    """`op` of a 16-bit tensor and a float32 one without dimensions: computed in float32, rounded once."""
+
+    def forward(xp, input, other):
+        dtype = input.dtype if input.dtype.itemsize == 2 else other.dtype
+        return op.forward(xp, input.astype(dt.float32), other.astype(dt.float32)).astype(dtype)
+
+    forward.__name__ = f"{op.name}_rounding"
+    rounding = Op(forward, op.vjps)
+    _enter(PRIMITIVES, rounding.name, rounding)
+    return rounding
+
+
+def _half_beside_number(input, other):
+    """The 16-bit dtype of one operand where the other is a number, or a tensor that counts as one; else None."""
+    for half, number in ((input, other), (other, input)):
+        if isinstance(half, Tensor) and half._data.itemsize == 2 and dt.is_floating(half._data.dtype):
+            if not isinstance(number, Tensor):
+                return None if as_number(number) is None else half._data.dtype
+            if half._data.ndim and not number._data.ndim:
+                return None if number._data.dtype == half._data.dtype else half._data.dtype
+    return None
+
+
+def _with_number(op: Op, rounding: Op, half, input, other) -> Tensor:
+    """`op` of a tensor of the 16-bit dtype `half` and a number, computed in float32 and rounded once."""
+    backend = (input if isinstance(input, Tensor) else other).backend
+    pair = []
+    for o in (input, other):
+        if not isinstance(o, Tensor):
+            o = Tensor(backend.constant(as_number(o), dt.float32), backend)
+        elif o._data.dtype != half and o._data.dtype != dt.float32:
+            o = cast(o, dt.float32)
+        pair.append(o)
+    first, second = pair
+    number = second if first._data.dtype == half else first
+    if not number._requires_grad and (first._data.ndim or second._data.ndim):
+        return apply(rounding, (first, second))
+    # A number's gradient adds up in float32, and two tensors without dimensions would promote to it.
+    return cast(apply(op, tuple(cast(t, dt.float32) if t is not number else t for t in pair)), half)
+
+
+def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> Callable:
+    floats = "efd" if rounding is None else "fd"
+
     def function(input, other):
         try:
             dtype = input._data.dtype
-            if type(other) is float and dtype.kind == "f":  # a number times a tensor is the commonest mixture
+            kind = type(other)  # a number times a tensor is the commonest mixture
+            if (kind is float or kind is int) and dtype.char in floats:
                 other = Tensor(input.backend.constant(other, dtype), input.backend)
                 same = True
             else:
                 same = dtype is other._data.dtype and dtype.kind == "f"
-        except AttributeError:
+        except (AttributeError, DTypeError):  # no tensor, or a number that the dtype cannot hold
             same = False
         if not same or rule == "integer":
+            if check is not None:
+                check(input, other)
+            if rounding is not None:
+                half = _half_beside_number(input, other)
+                if half is not None:
+                    return _with_number(op, rounding, half, input, other)
             input, other = promote(op.name, rule, input, other)
         return apply(op, (input, other))
 
@@ -333,11 +438,24 @@ def _binary(op: Op, rule: str) -> Callable:
 # -- arguments ----------------------------------------------------------------------------------------------------
 
 
-def axis_names(function: Callable) -> Callable:
-    """Let a function that takes `dim` and `keepdim` take NumPy's `axis` and `keepdims` for them.
+def takes_arrays(function: Callable) -> Callable:
+    """Let a function of tensors take arrays of NumPy and CuPy for constant ones, and name what is neither.
 
-    What is not a tensor is named as such: only then does an attribute turn out to be missing.
+    A call with tensors pays for no check: it is repeated with tensors once something fails for want of one.
     """
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except (AttributeError, TypeError, ValueError) as error:
+            return _once_more(function, args, kwargs, error)
+
+    return wrapper
+
+
+def axis_names(function: Callable) -> Callable:
+    """`takes_arrays`, and NumPy's `axis` and `keepdims` for `dim` and `keepdim`."""
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
@@ -348,15 +466,33 @@ def axis_names(function: Callable) -> Callable:
                 kwargs["keepdim"] = kwargs.pop("keepdims")
         try:
             return function(*args, **kwargs)
-        except AttributeError:
-            given = args[0] if args else kwargs.get("input")
-            if isinstance(given, Tensor) or (
-                isinstance(given, (list, tuple)) and any(isinstance(t, Tensor) for t in given)
-            ):
-                raise
-            raise not_a_tensor(function.__name__, given) from None
+        except (AttributeError, TypeError, ValueError) as error:
+            return _once_more(function, args, kwargs, error)
 
     return wrapper
+
+
+def _once_more(function: Callable, args: tuple, kwargs: dict, error: Exception):
+    """`function` again with tensors for arrays, or the error that names the argument which is no tensor."""
+    arguments = (*args, *kwargs.values())
+    if any(map(_holds_array, arguments)):
+        return function(*map(_tensors, args), **{name: _tensors(value) for name, value in kwargs.items()})
+    wrong = wrong_argument(function.__name__, arguments, error)
+    if wrong is not None:
+        raise wrong from None
+    raise error
+
+
+def _holds_array(value) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_array, value))
+    return not isinstance(value, Tensor) and is_array(value)
+
+
+def _tensors(value):
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_tensors, value)) if _holds_array(value) else value
+    return as_tensor(value) if _holds_array(value) else value
 
 
 # -- samples most ops share -----------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ import builtins
 import math
 import operator
 
-from deepcore.autograd import apply, mixed_backends
+from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
-from deepcore.ops.registry import Op, Tensor, axis_names, cast, composite, primitive, sample
+from deepcore.ops.registry import Op, Tensor, axis_names, cast, composite, primitive, sample, takes_arrays
 
 
 def normalize_dim(dim: int, rank: int, name: str = "dim") -> int:
@@ -265,6 +265,7 @@ def flatten(input, start_dim: int = 0, end_dim: int = -1):
 
 
 @composite(examples=lambda make: [sample(make(3, 4))])
+@takes_arrays
 def ravel(input):
     """All elements in one dimension"""
     return _reshape(input, shape=(input.numel(),))
@@ -315,12 +316,10 @@ def _cat(xp, *tensors, dim):
 def _same_dtype(name: str, tensors) -> list[Tensor]:
     if not isinstance(tensors, (list, tuple, Tensor)):
         raise ArgumentError(f"{name} takes a sequence of tensors", received=type(tensors).__name__)
-    tensors = list(tensors)
+    tensors = [constant(name, x) for x in tensors]
     if not tensors:
         raise ArgumentError(f"{name} needs at least one tensor")
     for x in tensors:
-        if not isinstance(x, Tensor):
-            raise ArgumentError(f"{name} takes a sequence of tensors", received=type(x).__name__)
         if x.backend is not tensors[0].backend:
             raise mixed_backends(name, tensors)
     dtype = dt.result_type([(x.dtype, x.ndim) for x in tensors])
@@ -484,6 +483,7 @@ def clone(input):
 
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(transpose(make(3, 4), 0, 1))])
+@takes_arrays
 def contiguous(input):
     """The tensor itself if its memory is in row order, else a copy that is"""
     return input if input.is_contiguous() else _contiguous(input)
@@ -507,6 +507,7 @@ def flip(input, *given, dims=None):
 
 
 @composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(3, 4), (1, -1), (0, 1)), sample(make(3, 4), 5, 0)])
+@takes_arrays
 def roll(input, shifts, dims=None):
     """Elements moved by `shifts` along `dims`, around the end"""
     if dims is None:
@@ -547,6 +548,7 @@ def _pad(xp, input, *, widths, value):
     ],
     method=False,
 )
+@takes_arrays
 def pad(input, pad, mode: str = "constant", value=None):
     """`pad` lists (before, after) for the last dimension, then the one before it, …; negative widths crop.
 
@@ -575,7 +577,9 @@ def pad(input, pad, mode: str = "constant", value=None):
                 if extra:  # one side crops into what the other side adds
                     pairs[d] = (builtins.max(pairs[d][0] - extra, 0), builtins.max(pairs[d][1] - extra, 0))
                 input = narrow(input, d, builtins.min(low, input.shape[d] - keep), keep)
-        return _pad(input, widths=tuple(pairs), value=0 if value is None else value)
+        value = 0 if value is None else value
+        input.backend.constant(value, input.dtype)  # raises for what the dtype cannot hold
+        return _pad(input, widths=tuple(pairs), value=value)
     if mode not in ("reflect", "replicate", "circular"):
         raise ArgumentError(
             "unknown mode of pad", expected="constant, reflect, replicate or circular", received=repr(mode)

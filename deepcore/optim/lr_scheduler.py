@@ -67,7 +67,16 @@ class LRScheduler:
     def _advance(self) -> None:
         self._step_count += 1
         self.last_epoch += 1
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr()):  # a group added later may have no rate here
+        rates = self.get_lr()
+        if not all(map(math.isfinite, rates)):
+            self._step_count -= 1
+            self.last_epoch -= 1
+            raise ArgumentError(
+                f"{type(self).__name__} gives no learning rate for epoch {self.last_epoch + 1}",
+                expected="finite numbers",
+                received=str(rates),
+            )
+        for group, lr in zip(self.optimizer.param_groups, rates):  # a group added later may have no rate here
             group["lr"] = lr
         self._last_lr = self.current()
 

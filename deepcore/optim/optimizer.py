@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,13 +12,14 @@ from itertools import starmap
 from operator import call
 from typing import Any
 
+from deepcore import errors
 from deepcore.autograd import enable_grad, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, suggest
-from deepcore.kernels.update import MISFIT, Clip, Update, run_update
+from deepcore.kernels.update import Clip, Update, run_update
 from deepcore.nn.module import clear_gradient
 from deepcore.nn.registry import Registry
-from deepcore.nn.utils import clip_bound, clip_grad_norm_, clip_grad_value_
+from deepcore.nn.utils import check_gradients, clip_grad_norm_, clip_grad_value_
 from deepcore.optim.plan import Plan, way_back
 from deepcore.tensor import Tensor, from_raw
 
@@ -25,6 +27,10 @@ OPTIMIZERS = Registry("optimizer")
 
 # Settings that PyTorch saves with a group and that have no meaning here.
 _TORCH_ONLY = {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"}
+# Keys of a group that are no settings of an optimizer: its own, and those that PyTorch's schedules add.
+_NO_SETTINGS = {
+    "params", "param_names", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr",
+}  # fmt: skip
 
 
 class Optimizer:
@@ -54,12 +60,10 @@ class Optimizer:
         #: Whether it has been: a schedule asks.
         self._stepped = False
         self._plan: Plan | None = None
+        frame = getattr(params, "gi_frame", None)  # model.parameters(), not yet walked
         groups = _listed(params)
         if not groups:
-            raise ArgumentError(
-                f"{type(self).__name__} was given no parameters",
-                fix="pass model.parameters() afresh: an iterator that was walked before is empty",
-            )
+            raise ArgumentError(f"{type(self).__name__} was given no parameters", fix=_why_empty(params, frame))
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         for group in groups:
@@ -136,16 +140,18 @@ class Optimizer:
             held.add(id(p))
         group["params"] = items
         for name in param_group:
-            if name not in self.defaults and name not in ("params", "param_names", "initial_lr"):
-                near = difflib.get_close_matches(str(name), self.defaults, n=1, cutoff=0.8)
-                if near:
-                    raise ArgumentError(
-                        f"{type(self).__name__} has no setting {name!r}", fix=suggest(name, self.defaults)
-                    )
+            if self._misspelt(name):
+                raise ArgumentError(f"{type(self).__name__} has no setting {name!r}", fix=suggest(name, self.defaults))
         for name, value in self.defaults.items():
             group.setdefault(name, value)
         self.validate(group)
         self.param_groups.append(group)
+
+    def _misspelt(self, name) -> bool:
+        """Whether a group's key is no setting and close to the name of one."""
+        if name in self.defaults or name in _NO_SETTINGS:
+            return False
+        return bool(difflib.get_close_matches(str(name), self.defaults, n=1, cutoff=0.8))
 
     # -- the step ---------------------------------------------------------------------------------------
     def step(self, closure: Callable[[], Any] | None = None):
@@ -168,36 +174,37 @@ class Optimizer:
     ) -> Tensor | None:
         """`clip_grad_value_` and `clip_grad_norm_` of all its parameters, then `step()`, with the same bits, at once.
 
-        Returns the norm before, or None without `max_norm`. `error_if_nonfinite`: a NaN or infinite norm raises
-        `NonFiniteError` naming the parameter (as in `named`, (name, parameter) pairs), and nothing is changed.
-        `keep=False`: the gradients may be clipped or not afterwards, also if anything is raised.
+        Returns the norm before, or None without `max_norm`. `error_if_nonfinite`: a norm, or without `max_norm` a
+        gradient, that is NaN or infinite raises `NonFiniteError` naming the parameter (as in `named`, (name, parameter)
+        pairs), and nothing is changed. `keep=False`: the gradients may be clipped or not afterwards, also if anything is
+        raised.
         """
-        max_norm = None if max_norm is None else float(max_norm)
-        clip_value = None if clip_value is None else clip_bound(clip_value)
-        if mode.tracer is not None:
-            clip = Clip(max_norm, clip_value, error_if_nonfinite, keep)
+        max_norm = None if max_norm is None else errors.non_negative("max_norm", max_norm)
+        clip_value = None if clip_value is None else errors.non_negative("clip_value", clip_value)
+        clips = max_norm is not None or clip_value is not None
+        clip = Clip(max_norm, clip_value, error_if_nonfinite, keep and clips)
+        own = getattr(self.step, "__func__", None) is not Optimizer.step
+        if mode.tracer is not None and not own:
             again = partial(self.clipped_step, max_norm, clip_value, error_if_nonfinite=error_if_nonfinite, keep=keep)
             return mode.tracer.update(self, partial(again, named=named), clip, partial(_clipped, clip=clip))
         live, counts = self._live()
-        if named is None:
-            named = [(f"number {i} (shape {p.shape})", p) for i, p in enumerate(live)]
-        plan = self._planned(live, counts)
-        own = getattr(self.step, "__func__", None) is not Optimizer.step
-        status = MISFIT
-        if plan.whole_norm and not own:
-            self._plan = None
-            clip = Clip(max_norm, clip_value, error_if_nonfinite, keep)
-            status = plan.run(self, _raw(live), clip)
-        if status == 0:
-            self._plan = plan
-            return None if max_norm is None else from_raw(plan.norm(), live[0].backend)
-        clips = max_norm is not None or clip_value is not None
-        log = way_back([p.grad._data for _, p in named if p.grad is not None]) if keep and clips else []
+        if not own:
+            plan = self._planned(live, counts)
+            if plan.whole_norm:
+                self._plan = None
+                if plan.run(self, _raw(live), clip) == 0:
+                    self._plan = plan
+                    return None if max_norm is None else from_raw(plan.norm(), live[0].backend)
+        log = way_back(_raw(live)) if clip.keep and mode.tracer is None else []
         undo = starmap(call, log)  # it reads the list when it runs
+        names = {} if named is None else {id(p): name for name, p in named}
+        each = [(names.get(id(p)) or f"number {i} (shape {p.shape})", p) for i, p in enumerate(live)]
         try:
+            if error_if_nonfinite and max_norm is None:
+                check_gradients(each)
             if clip_value is not None:
-                clip_grad_value_(named, clip_value)
-            norm = None if max_norm is None else clip_grad_norm_(named, max_norm, 2.0, error_if_nonfinite)
+                clip_grad_value_(each, clip_value)
+            norm = None if max_norm is None else clip_grad_norm_(each, max_norm, 2.0, error_if_nonfinite)
             if own:
                 log.clear()
                 self.step()
@@ -284,6 +291,8 @@ class Optimizer:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a `state_dict()`: of this class or, with tensors converted, of PyTorch's optimizer of that name.
 
+        Within a group, parameters are matched by name where both sides have names, else by position. The settings of
+        a group become those of the state dict, which has all of them; a switch (True or False) that is missing is off.
         Everything is checked before anything changes; what does not fit is in one `StateDictError`.
         """
         name = type(self).__name__
@@ -302,12 +311,12 @@ class Optimizer:
                 received=f"groups of {lengths}",
                 fix="build the optimizer over the same parameters as when it was saved",
             )
-        parameters = {
-            number: p
-            for saved, group in zip(saved_groups, self.param_groups)
-            for number, p in zip(saved["params"], group["params"])
-        }
         faults: list[str] = []
+        parameters: dict[Any, Tensor] = {}
+        groups = []
+        for i, (saved, group) in enumerate(zip(saved_groups, self.param_groups)):
+            parameters |= zip(saved["params"], _matched(i, saved, group, faults))
+            groups.append(self._group_from(saved, group, faults))
         state = {}
         for key, entry in state_dict["state"].items():
             number = int(key) if isinstance(key, str) and key.isdigit() else key
@@ -315,23 +324,31 @@ class Optimizer:
                 faults.append(f"state for parameter {key!r}, which no group has")
                 continue
             state[parameters[number]] = self._loaded(number, parameters[number], entry, faults)
-        groups = []
-        for saved, group in zip(saved_groups, self.param_groups):
-            kept = {k: v for k, v in saved.items() if k not in _TORCH_ONLY and k not in ("params", "param_names")}
-            kept = {k: _setting(v, group.get(k)) for k, v in kept.items()}
-            wrong = [k for k, default in self.defaults.items() if k in kept and not _same_kind(kept[k], default)]
-            faults += [f"setting {k!r} cannot be {kept[k]!r:.60}" for k in wrong]
-            merged = {**group, **kept}
-            if not wrong:
-                try:
-                    self.validate(merged)
-                except ArgumentError as error:
-                    faults.append(error.problem)
-            groups.append(merged)
         if faults:
             raise StateDictError("\n  ".join([f"the state dict does not fit {name}:", *faults[:20]]))
         self.param_groups = groups
         self.state = state
+
+    def _group_from(self, saved, group: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+        """A group with the settings of a saved one and the parameters of `group`."""
+        kept = {k: v for k, v in saved.items() if k not in _TORCH_ONLY and k not in ("params", "param_names")}
+        kept = {k: _setting(v, group.get(k)) for k, v in kept.items()}
+        wrong = [k for k, default in self.defaults.items() if k in kept and not _same_kind(kept[k], default)]
+        faults += [f"setting {k!r} cannot be {kept[k]!r:.60}" for k in wrong]
+        # Switches came to the optimizers one by one: a file from before has none, and it was off.
+        switches = {k: False for k, default in self.defaults.items() if isinstance(default, bool)}
+        missing = [k for k in self.defaults if k not in kept and k not in switches]
+        faults += [f"setting {k!r} is missing" for k in missing]
+        faults += [f"there is no setting {k!r:.60}; {suggest(k, self.defaults)}" for k in kept if self._misspelt(k)]
+        loaded = {"params": group["params"], **switches, **kept}
+        if "param_names" in group:
+            loaded["param_names"] = group["param_names"]
+        if not wrong and not missing:
+            try:
+                self.validate(loaded)
+            except ArgumentError as error:
+                faults.append(error.problem)
+        return loaded
 
     def _loaded(self, number: int, p: Tensor, entry, faults: list[str]) -> dict[str, Any]:
         start = self.init(p)
@@ -418,6 +435,31 @@ def _has_layout(state_dict) -> bool:
     )
 
 
+def _matched(number: int, saved, group: dict[str, Any], faults: list[str]) -> list[Tensor]:
+    """The parameters of `group` in the order of a saved group: by name where both have names, each once."""
+    names, own = saved.get("param_names"), group.get("param_names")
+    parameters = group["params"]
+    if names is None or own is None or len(set(own)) < len(parameters) or len(own) != len(parameters):
+        return parameters
+    if not isinstance(names, (list, tuple)) or len(names) != len(parameters) or not all(map(_is_text, names)):
+        faults.append(f"group {number}: 'param_names' are not the names of {len(parameters)} parameters")
+        return parameters
+    if len(set(names)) < len(names):
+        return parameters
+    by_name = dict(zip(own, parameters))
+    missing, unexpected = [n for n in own if n not in names], [n for n in names if n not in by_name]
+    if missing or unexpected:
+        faults.append(
+            f"group {number} has parameters {', '.join(missing[:5])} where the state dict has {', '.join(unexpected[:5])}"
+        )
+        return parameters
+    return [by_name[name] for name in names]
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
 def _setting(value, like):
     """A saved setting as a plain number (PyTorch may keep a 0-d tensor), or a tuple where `like` is one."""
     if isinstance(value, list) and isinstance(like, tuple):
@@ -448,6 +490,17 @@ def _listed(params) -> list:
     return list(params)
 
 
+def _why_empty(params, frame) -> str:
+    """The fix for parameters that were none; `frame` is that of a generator not yet walked."""
+    if frame is None and hasattr(params, "gi_frame"):
+        return "an iterator gives its items once, and this one is used up: call model.parameters() again"
+    unregistered = None if frame is None else getattr(frame.f_locals.get("self"), "unregistered", None)
+    plain = unregistered() if unregistered else ()
+    if plain:
+        return f"modules in a plain list are not registered: self.{plain[0]} = nn.ModuleList(…)"
+    return "a model's parameters are those of layers that are its attributes or in an nn.ModuleList, and nn.Parameters"
+
+
 def _copied(value, p: Tensor):
     """A saved tensor or array as a raw array of the parameter's own, floating ones in its dtype."""
     from deepcore.tensor import tensor
@@ -458,18 +511,21 @@ def _copied(value, p: Tensor):
     )._data
 
 
-def _number(group: dict[str, Any], name: str) -> float:
-    value = group[name]
-    if isinstance(value, Tensor) or not hasattr(value, "__float__"):
-        raise ArgumentError(f"{name} is a number", received=repr(value))
-    return float(value)
-
-
 def non_negative(group: dict[str, Any], *names: str) -> None:
-    """Each setting is a number ≥ 0 (NaN is not)."""
+    """Each setting is a finite number ≥ 0."""
+    finite(group, *names)
     for name in names:
-        if not _number(group, name) >= 0:
-            raise ArgumentError(f"{name} cannot be negative or NaN", expected=f"{name} ≥ 0", received=repr(group[name]))
+        errors.non_negative(name, group[name])
+
+
+def finite(group: dict[str, Any], *names: str) -> None:
+    """Each setting is a finite number."""
+    for name in names:
+        value = group[name]
+        if isinstance(value, Tensor):
+            raise ArgumentError(f"{name} is a number", received=repr(value), fix=f"{name}={name}.item()")
+        if math.isinf(errors.number(name, value)):
+            raise ArgumentError(f"{name} is infinite", expected="a finite number", received=f"{name}={value!r}")
 
 
 def betas_in_range(group: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepcore.errors import ArgumentError
 from deepcore.kernels.update import Update
-from deepcore.optim.optimizer import OPTIMIZERS, Optimizer, non_negative
+from deepcore.optim.optimizer import OPTIMIZERS, Optimizer, finite, non_negative
 
 
 def plain(w, g, sign, decay, lr):
@@ -63,6 +63,7 @@ class SGD(Optimizer):
 
     def validate(self, group) -> None:
         non_negative(group, "lr", "momentum", "weight_decay")
+        finite(group, "dampening")
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ArgumentError(
                 "nesterov needs momentum, and no dampening",

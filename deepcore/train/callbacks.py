@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import operator
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from deepcore.errors import ArgumentError, suggest
+from deepcore.errors import ArgumentError, FileFormatError, suggest
+from deepcore.io.files import atomic_write, make_folder, open_regular, writing
 
 if TYPE_CHECKING:
     from deepcore.train.trainer import Trainer
@@ -28,7 +30,8 @@ class Callback:
     """
 
     log_names: tuple[str, ...] = ()
-    #: Whether the callback deals with a NaN or infinite loss, which is otherwise an error.
+    #: Whether the callback deals with a NaN or infinite loss or gradient, which is otherwise an error: it gets the loss,
+    #: NaN for a gradient, and the batch has changed nothing.
     handles_non_finite = False
     trainer: Trainer
 
@@ -294,7 +297,7 @@ class ModelCheckpoint(_Monitor):
                 return
             self.best = value
         path = self._path(epoch, batch, logs)
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        make_folder(os.path.dirname(path) or os.curdir)
         if self.save_weights_only:
             self.model.save(path)
         else:
@@ -333,7 +336,7 @@ class BackupAndRestore(Callback):
         return os.path.join(self.directory, "backup.safetensors")
 
     def on_train_begin(self, logs) -> None:
-        os.makedirs(self.directory, exist_ok=True)
+        make_folder(self.directory)
         if os.path.exists(self.path):
             self.trainer.resume_from(self.path)
 
@@ -350,7 +353,8 @@ class BackupAndRestore(Callback):
         if self.trainer.history.interrupted:
             self.trainer.save_checkpoint(self.path)
         elif self.delete_checkpoint and os.path.exists(self.path):
-            os.remove(self.path)
+            with writing(self.path):
+                os.remove(self.path)
 
     def state_dict(self) -> dict[str, Any]:
         return {"_batches": self._batches}
@@ -359,7 +363,8 @@ class BackupAndRestore(Callback):
 class CSVLogger(Callback):
     """A line of `filename` per epoch, written as it ends: epoch (from 1, as in the history's table) and the logs.
 
-    append: add to a file that is there. A resumed run adds to it anyway, after the epochs it has behind it.
+    append: add to a file that is there. A resumed run adds to it anyway, after the epochs it has behind it. Names that
+    the file has no column for get one, with NA in the lines before. Errors: `FileAccessError`, an OSError.
     """
 
     def __init__(self, filename: str | os.PathLike, separator: str = ",", append: bool = False):
@@ -371,36 +376,54 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, epoch: int, logs) -> None:
         if self._names is None:
-            self._open(epoch, logs)
+            rows = self._read() if self.append or self.trainer.resumed else []
+            if self.trainer.resumed and not self.append:
+                rows[1:] = [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) <= epoch]
+            self._begin(rows or [["epoch"]], logs)
+        elif not logs.keys() <= set(self._names):
+            self._begin(self._read() or [["epoch", *self._names]], logs)
         assert self._names is not None
-        with open(self.filename, "a", newline="", encoding="utf-8") as file:
-            self._writer(file).writerow([epoch + 1, *(logs.get(name, "NA") for name in self._names)])
+        line = self._lines([[epoch + 1, *(logs.get(name, "NA") for name in self._names)]])
+        with writing(self.filename), open(self.filename, "ab") as file:
+            file.write(line)
 
-    def _writer(self, file):
-        return csv.writer(file, delimiter=self.separator, lineterminator="\n")
+    def _read(self) -> list[list[str]]:
+        """The lines of the file, or none where there is no regular file."""
+        if not os.path.isfile(self.filename):
+            return []
+        with open_regular(self.filename) as file:
+            content = file.read()
+        try:
+            rows = list(csv.reader(io.StringIO(content.decode(), newline=""), delimiter=self.separator))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise FileFormatError(
+                f"CSVLogger cannot add to {self.filename!r}: {error}", fix="another file, or append=False"
+            ) from None
+        return [row for row in rows if row]
 
-    def _open(self, epoch: int, logs) -> None:
-        """Keep what is to stay of an old file, or begin a new one."""
-        old: list[list[str]] = []
-        if (self.append or self.trainer.resumed) and os.path.exists(self.filename):
-            with open(self.filename, newline="", encoding="utf-8") as file:
-                old = list(csv.reader(file, delimiter=self.separator))
-        rows = old[1:]
-        if self.trainer.resumed and not self.append:
-            rows = [row for row in rows if row and row[0].isdigit() and int(row[0]) <= epoch]
-        self._names = old[0][1:] if old else list(logs)
-        with open(self.filename, "w", newline="", encoding="utf-8") as file:
-            self._writer(file).writerows([["epoch", *self._names], *rows])
+    def _begin(self, rows: list[list[str]], logs) -> None:
+        """Write the old lines, the first of them the names, with a column for each name in `logs`."""
+        old = rows[0][1:]
+        new = [name for name in logs if name not in old]
+        self._names = [*old, *new]
+        wide = [[*row, *["NA"] * (len(self._names) + 1 - len(row))] for row in rows[1:]]
+        with atomic_write(self.filename) as file:
+            file.write(self._lines([["epoch", *self._names], *wide]))
+
+    def _lines(self, rows) -> bytes:
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=self.separator, lineterminator="\n").writerows(rows)
+        return text.getvalue().encode()
 
 
 class TerminateOnNaN(Callback):
-    """Ends the run, without an error, at a loss that is NaN or infinite; the update it would make is left out."""
+    """Ends the run, without an error, at a loss or gradient that is NaN or infinite; the batch changes nothing."""
 
     handles_non_finite = True
 
     def on_train_batch_end(self, batch: int, logs) -> None:
         if not math.isfinite(logs["loss"]):
-            print(f"epoch {self.trainer.epoch + 1}, batch {batch + 1}: the loss is {logs['loss']}, stopping")
+            print(f"epoch {self.trainer.epoch + 1}, batch {batch + 1}: {self.trainer.refused}, stopping")
             self.trainer.stop_training = True
 
 

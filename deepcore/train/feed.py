@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from deepcore import random
+from deepcore.autograd import no_grad
+from deepcore.autograd.transforms import tree_map
 from deepcore.backend import Backend
 from deepcore.backend import dtypes as dt
 from deepcore.data import DataLoader, TensorDataset
-from deepcore.data.collate import to_backend
-from deepcore.errors import ArgumentError, BackendError, DataError
-from deepcore.tensor import Tensor, as_tensor
+from deepcore.data.collate import collate, to_backend
+from deepcore.errors import ArgumentError, BackendError, DataError, DTypeError
+from deepcore.nn import Embedding
+from deepcore.nn.notify import warn_user
+from deepcore.tensor import Tensor, as_tensor, from_raw
+from deepcore.train.state import ModesKept
 
 DEFAULT_BATCH = 32
+_KINDS = "a DataLoader, a Dataset, a tuple (x, y) of arrays or tensors, or a list of samples (x, y)"
+_PLAIN = (bool, int, float, np.number, np.bool_)
 
 
-def as_loader(data, batch_size: int | None, shuffle: bool, backend: Backend, dtype) -> DataLoader:
-    """A DataLoader over a dataset, tensors or arrays; one that is a DataLoader already stays what it is.
+# -- data to a loader ------------------------------------------------------------------------------------
+def as_loader(data, batch_size: int | None, shuffle: bool, backend: Backend, dtype, inputs=None) -> DataLoader:
+    """A DataLoader over data of any kind; one that is a DataLoader already stays what it is.
 
-    Floating NumPy arrays become `dtype` (the model's): NumPy makes float64 where nobody asked for it.
+    A tuple, or a list of arrays, holds columns (x, …, y); a column is an array, a tensor, a list of numbers or arrays, a
+    table with `to_numpy()`, or a tuple or dict of columns. A list of tuples holds samples. Floating NumPy numbers become
+    `dtype` (the model's): NumPy makes float64 where nobody asked for it. `inputs` is given where `data` may be inputs
+    alone: a list of arrays, one per sample, is then one column unless the model takes as many.
     """
     if isinstance(data, DataLoader):
         if data.backend is not None and data.backend is not backend:
@@ -28,28 +43,166 @@ def as_loader(data, batch_size: int | None, shuffle: bool, backend: Backend, dty
                 fix=f'DataLoader(…, backend="{backend}"), or Trainer(…, backend="{data.backend}")',
             )
         return data
-    if isinstance(data, (Tensor, np.ndarray)) or hasattr(data, "__cuda_array_interface__"):
-        data = (data,)
-    if isinstance(data, (tuple, list)):
-        if not all(hasattr(part, "shape") for part in data):
-            odd = next(type(part).__name__ for part in data if not hasattr(part, "shape"))
-            raise ArgumentError(
-                "training data is a DataLoader, a Dataset, or a tuple of arrays or tensors",
-                received=f"a {type(data).__name__} with a {odd} in it",
-                fix="numpy.asarray(values), or a Dataset",
-            )
-        data = TensorDataset(*(_tensor(part, dtype) for part in data))
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+    if isinstance(data, Mapping):
+        names = ", ".join(f"{str(name)[:40]!r}" for name in list(data)[:4])
         raise ArgumentError(
-            "training data is a DataLoader, a Dataset, or a tuple of arrays or tensors", received=type(data).__name__
+            "a dict does not say which of its entries is the target",
+            expected=_KINDS,
+            received=f"a dict with {names}",
+            fix="a tuple: (data[…], data[…])",
         )
+    if isinstance(data, Iterator):
+        raise ArgumentError(
+            f"a {type(data).__name__} can be read only once, and training reads its data in every epoch",
+            expected=_KINDS,
+            fix="the list of its samples, list(…), or a Dataset with __len__ and __getitem__",
+        )
+    columns = _columns(data, inputs)
+    if columns is not None:
+        data = Columns(columns, dtype)
+    elif not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or isinstance(data, (str, bytes)):
+        raise ArgumentError(f"data is {_KINDS}", received=type(data).__name__)
     return DataLoader(data, DEFAULT_BATCH if batch_size is None else batch_size, shuffle, backend=backend)
 
 
-def _tensor(value, dtype) -> Tensor:
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return as_tensor(value, dtype, backend="cpu")
+def is_array(value) -> bool:
+    """An array, a tensor, or a table or column of one: not a list, which may hold anything."""
+    return isinstance(value, (Tensor, np.ndarray)) or any(
+        hasattr(value, name) for name in ("__cuda_array_interface__", "to_numpy", "__dlpack__", "toarray")
+    )
+
+
+def is_column(value) -> bool:
+    """An array, or a list that can be nothing else: inputs or targets without the other."""
+    return is_array(value) or (type(value) is list and bool(value) and isinstance(value[0], (list, str, *_PLAIN)))
+
+
+def _columns(data, inputs) -> tuple | None:
+    """The columns that the data is, or None where it gives samples by index."""
+    if is_array(data):
+        return (data,)
+    if isinstance(data, tuple):
+        return data
+    if type(data) is not list or not data:
+        return None
+    if any(map(is_array, data)):
+        samples = len({tuple(part.shape) for part in data if hasattr(part, "shape")}) == 1 == len({*map(type, data)})
+        alone = inputs is not None and samples and not inputs.takes(len(data))
+        return (_stacked(data, "x"),) if alone else tuple(data)
+    if all(isinstance(sample, tuple) for sample in data):
+        rows = [tuple([np.asarray(p) if type(p) is list and _of_numbers(p) else p for p in s]) for s in data]
+        return tuple(collate(rows, range(len(rows))))
+    return (data,) if is_column(data) else None
+
+
+def _of_numbers(values: list) -> bool:
+    return all(_of_numbers(v) if type(v) is list else isinstance(v, _PLAIN) for v in values)
+
+
+class Columns(TensorDataset):
+    """A TensorDataset whose batches have the structure that its columns have."""
+
+    def __init__(self, columns: tuple, dtype):
+        tensors: list[Tensor] = []
+        rows = next((_length(c) for c in columns if not isinstance(c, Mapping) and not _holds_arrays(c)), None)
+
+        def place(column, name: str):
+            if isinstance(column, Mapping):
+                return {key: place(item, f"{name}[{key!r}]") for key, item in column.items()}
+            if _holds_arrays(column) and (isinstance(column, tuple) or len(column) != rows):  # else a list of rows
+                return type(column)([place(item, f"{name}[{i}]") for i, item in enumerate(column)])
+            tensors.append(_tensor(column, dtype, name))
+            return len(tensors) - 1
+
+        many = len(columns) > 2
+        names = [*(f"x{i + 1}" if many else "x" for i in range(len(columns) - 1)), "y"] if columns[1:] else ["x"]
+        self.places = tuple([place(column, name) for column, name in zip(columns, names, strict=True)])
+        super().__init__(*tensors)
+
+    def get_batch(self, indices: np.ndarray):
+        batch = super().get_batch(indices)
+        return tree_map(batch.__getitem__, self.places) if len(batch) != len(self.places) else batch
+
+
+def _length(column) -> int | None:
+    shape = getattr(column, "shape", None)
+    return (shape[0] if shape else None) if shape is not None else len(column) if hasattr(column, "__len__") else None
+
+
+def _holds_arrays(column) -> bool:
+    return isinstance(column, (tuple, list)) and any(is_array(item) or isinstance(item, Mapping) for item in column)
+
+
+def _tensor(value, dtype, name: str) -> Tensor:
+    if hasattr(value, "to_numpy"):
+        value = _table(value, name)
+    elif hasattr(value, "toarray"):
+        raise DataError(f"{name} is a sparse {type(value).__name__}", fix=f"{name}.toarray()")
+    elif isinstance(value, (list, tuple)):
+        value = _stacked(value, name)
+    elif not hasattr(value, "shape"):
+        raise ArgumentError(f"{name} is a {type(value).__name__}", expected="an array, a tensor or a list of numbers")
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind in "OUSTMm":
+            value = _numbers(value, name)
+        if value.dtype.kind == "f":
+            return as_tensor(value, dtype, backend="cpu")
     return as_tensor(value)
+
+
+def _stacked(rows, name: str) -> Any:
+    if rows and all(isinstance(row, Tensor) for row in rows):
+        return collate(rows, range(len(rows)), name)
+    try:
+        return np.asarray(rows)
+    except ValueError:
+        raise DataError(f"the rows of {name} differ in length", fix="pad or cut them to one length") from None
+
+
+def _table(table, name: str) -> np.ndarray:
+    """The numbers of a DataFrame or Series, of whichever library."""
+    values = np.asarray(table.to_numpy())
+    if values.dtype.kind == "O":
+        text = [c for c in getattr(table, "columns", ()) if not _is_numeric(np.asarray(table[c]))]
+        if text:
+            shown = [str(c) for c in text[:5]]
+            raise DataError(
+                f"{name} has columns that do not hold numbers alone: {', '.join(shown)}{', …' if text[5:] else ''}",
+                fix=f"{name}.drop(columns={shown}), fillna() for missing values, or pandas.get_dummies({name}, dtype=float)"
+                " for categories",
+            )
+    return values
+
+
+def _is_numeric(values: np.ndarray) -> bool:
+    return values.dtype.kind in "biuf" or all(isinstance(v, _PLAIN) for v in values.flat)
+
+
+def _numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """Objects that are all numbers, in a numeric dtype. Errors: `DataError` for text, dates and anything else."""
+    if values.dtype.kind == "O" and _is_numeric(values):
+        plain = np.array(values.tolist())
+        if plain.dtype.kind in "biuf" and plain.shape == values.shape:
+            return plain
+    odd = next((v for v in values.flat if not isinstance(v, _PLAIN)), None)
+    if isinstance(odd, (str, bytes)):
+        raise text_error(name, odd)
+    raise DataError(
+        f"{name} does not hold numbers",
+        received=f"an array of dtype {values.dtype} with {odd!r:.60}",
+        fix=f"{name}.astype('float32'), once what is missing is filled in",
+    )
+
+
+def text_error(name: str, example) -> DataError:
+    if name != "y":
+        return DataError(f"{name} is text, and models take numbers", received=f"values such as {str(example)!r:.60}")
+    return DataError(
+        "the labels are text, and losses take class numbers",
+        received=f"labels such as {str(example)!r:.60}",
+        fix="classes, y = numpy.unique(y, return_inverse=True); classes[outputs.numpy().argmax(1)] are the labels of "
+        "outputs",
+    )
 
 
 def model_dtype(model):
@@ -57,24 +210,125 @@ def model_dtype(model):
     return next((p.dtype for p in model.parameters() if dt.is_floating(p.dtype)), dt.default_float)
 
 
-def split(batch, backend: Backend) -> tuple[tuple, Any]:
-    """(inputs, target) of a batch (input, …, target), on `backend`."""
-    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-        raise DataError(
-            "a batch to train or evaluate on is a tuple (input, …, target)",
-            received=f"a tuple of {len(batch)}" if isinstance(batch, (tuple, list)) else f"a {type(batch).__name__}",
-            fix="give pairs: fit((x, y)), or a Dataset whose items are (x, y)",
-        )
-    *inputs, target = to_backend(tuple(batch), backend)
-    return tuple(inputs), target
+# -- batches to a model's arguments ------------------------------------------------------------------------
+class Inputs:
+    """A model's inputs in batches (input, …, target): how many, and in which dtype.
+
+    Inputs of a dtype that the model refuses are converted to the model's, with one warning; the first batch decides.
+    """
+
+    def __init__(self, model, backend: Backend, warned: set):
+        self.model, self.backend, self.warned = model, backend, warned
+        self.least, self.most = _positional(model)
+        self._convert: bool | None = None
+
+    def takes(self, count: int) -> bool:
+        return self.least <= count <= self.most
+
+    def split(self, batch) -> tuple[tuple, Any]:
+        """(inputs, target) of a batch (input, …, target)."""
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            raise DataError(
+                "a batch to train or evaluate on is a tuple (input, …, target)",
+                received=f"a tuple of {len(batch)}"
+                if isinstance(batch, (tuple, list))
+                else f"a {type(batch).__name__}",
+                fix="give pairs: fit((x, y)), or a Dataset whose items are (x, y)",
+            )
+        *inputs, target = to_backend(tuple(batch), self.backend)
+        if type(target) is list and target and isinstance(target[0], (str, bytes)):
+            raise text_error("y", target[0])
+        return self._arguments(inputs), target
+
+    def alone(self, batch, columns: bool) -> tuple:
+        """The inputs of a batch whose last part may be a target: left out where the model can do without it.
+
+        Errors: `ArgumentError` for `columns` where the model can take the last part as well.
+        """
+        if not isinstance(batch, (tuple, list)):
+            batch = (batch,)
+        parts = list(to_backend(tuple(batch), self.backend))
+        if len(parts) > 1 and self.takes(len(parts) - 1):
+            if columns and self.takes(len(parts)):
+                raise ArgumentError(
+                    f"the last of {len(parts)} arrays may be an input or a target",
+                    expected=f"inputs that forward takes: {self._count()}",
+                    fix=f"leave the target out; or give {len(parts) + 1} arrays, the last of which is the target",
+                )
+            parts.pop()
+        return self._arguments(parts)
+
+    def _arguments(self, inputs: list) -> tuple:
+        if len(inputs) == 1 and self.most > 1 and type(inputs[0]) in (tuple, list) and self.takes(len(inputs[0])):
+            inputs = inputs[0]
+        if not self.takes(len(inputs)):
+            raise DataError(
+                f"{type(self.model).__name__}.forward takes {self._count()} input(s), and a batch has {len(inputs)}",
+                fix="a tuple of the model's inputs and the target: (x, …, y)",
+            )
+        if self._convert is None:
+            self._convert = self._refused(inputs)
+        return tuple(tree_map(self._converted, inputs) if self._convert else inputs)
+
+    def _count(self) -> str:
+        if self.most == self.least:
+            return str(self.least)
+        return f"{self.least} or more" if self.most == math.inf else f"{self.least} to {self.most:.0f}"
+
+    def _converted(self, leaf):
+        return leaf.to(self.dtype) if isinstance(leaf, Tensor) else leaf
+
+    def _refused(self, inputs: list) -> bool:
+        """Whether the model refuses the dtype of the inputs, and takes its own."""
+        self.dtype = model_dtype(self.model)
+        others = {t.dtype for t in leaves(inputs) if t.dtype != self.dtype}
+        indexed = any(isinstance(m, Embedding) for m in self.model.modules())
+        if not others or (indexed and all(dt.is_integer(dtype) for dtype in others)):
+            return False
+        first = tree_map(lambda t: from_raw(t._data[:1], t.backend) if isinstance(t, Tensor) and t.ndim else t, inputs)
+        if self._runs(first) or not self._runs(tree_map(self._converted, first)):
+            return False
+        names = ", ".join(sorted(map(dt.name_of, others - self.warned)))
+        self.warned |= others
+        if names:
+            hint = "; 8-bit values train better as fractions: x / 255" if np.dtype(np.uint8) in others else ""
+            warn_user(
+                f"the inputs are {names}, and the model computes in {dt.name_of(self.dtype)}: they are converted, number "
+                f"by number{hint}"
+            )
+        return True
+
+    def _runs(self, inputs) -> bool:
+        """Whether the model takes inputs of these dtypes."""
+        before = random.get_rng_state()
+        try:
+            with no_grad(), ModesKept(self.model):
+                self.model.eval()
+                self.model(*inputs)
+        except DTypeError:
+            return False
+        except Exception:  # not of dtypes: it will come again, with its place
+            return True
+        finally:
+            random.set_rng_state(before)
+        return True
 
 
-def inputs_only(batch, backend: Backend) -> tuple:
-    """The inputs of a batch: the last of several parts is the target and left out."""
-    if not isinstance(batch, (tuple, list)):
-        batch = (batch,)
-    parts = to_backend(tuple(batch), backend)
-    return parts[:-1] if len(parts) > 1 else parts
+def _positional(model) -> tuple[int, float]:
+    """The fewest and the most tensors that a model's forward takes by position."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return 0, math.inf
+    least, most = 0, 0.0
+    for p in parameters:
+        if p.kind is p.VAR_POSITIONAL:
+            most = math.inf
+        elif p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+            needed = p.default is p.empty
+            optional = p.default is None and (p.annotation is p.empty or "Tensor" in str(p.annotation))
+            least, most = least + needed, most + (needed or optional)
+    return least, most
 
 
 def leaves(value):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ class History(Mapping[Any, Any]):
 
     Names: "loss" and the metrics (means over the epoch's training batches), the same with "val_" in front for the
     validation data, "lr" (of the first parameter group), and what callbacks add. `interrupted` is True if Ctrl-C
-    ended the run. Only finished epochs are in it. `print(history)` shows the table.
+    or a signal ended the run. Only finished epochs are in it. `print(history)` shows the table.
     """
 
     def __init__(self) -> None:
@@ -66,7 +65,7 @@ class History(Mapping[Any, Any]):
         writer.writerow(["epoch", *names])
         for epoch in self:
             writer.writerow([epoch, *(self._epochs[epoch - 1].get(name, "") for name in names)])
-        with atomic_write(os.fspath(path)) as file:
+        with atomic_write(path) as file:
             file.write(text.getvalue().encode())
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+from deepcore.data.bars import tqdm_class
 from deepcore.train.callbacks import Callback
 from deepcore.train.history import format_value
 
@@ -106,7 +107,5 @@ def _can_draw() -> bool:
 
 
 def _bar_class() -> type:
-    from tqdm.auto import tqdm
-
     # No monitor thread: it only mends a miniters that adapts, and a fork under threads is warned of.
-    return type("Bar", (tqdm,), {"monitor_interval": 0})
+    return type("Bar", (tqdm_class(),), {"monitor_interval": 0})

@@ -25,8 +25,8 @@ class Progress:
         self.batch = 0  # batches of this epoch that were trained on
         self.begun = False  # on_epoch_begin was called
         self.trained = False  # every batch was; validation and the epoch's end were not
-        self.loss = 0.0  # sum over samples
-        self.samples = 0
+        self.loss = 0.0  # sum of the terms
+        self.samples = 0.0  # what the losses of the batches divide by, summed
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -69,6 +69,49 @@ class ModesKept:
 
     def __exit__(self, *exc) -> None:
         for module, training in self._before:
+            module.training = training
+
+
+class TrainingModes:
+    """The training flags that a fit trains with: those found, and all set where none is.
+
+    A callback may change single ones for good; a model that it puts into evaluation mode as a whole is put back.
+    """
+
+    def __init__(self, model: Module):
+        self._model = model
+        self._flags = [(module, True) for module in model.modules()]
+
+    def renew(self) -> None:
+        """Take the flags as they are, unless none is set; then those of before are."""
+        flags = [(module, module.training) for module in self._model.modules()]
+        if any(training for _, training in flags):
+            self._flags = flags
+        else:
+            self._set()
+
+    def state_dict(self) -> dict[str, list[str]]:
+        """The names of the modules that are trained in evaluation mode."""
+        return {"evaluating": self._evaluating()}
+
+    def load_state_dict(self, state: Mapping[str, list[str]]) -> None:
+        for name, module in self._model.named_modules():
+            module.training = name not in state["evaluating"]
+
+    def _evaluating(self) -> list[str]:
+        flags = {id(module): training for module, training in self._flags}
+        named = dict(self._model.named_modules())
+        if any(module.training for module in named.values()):
+            return [name for name, module in named.items() if not module.training]
+        return [name for name, module in named.items() if not flags.get(id(module), True)]
+
+    def restore(self) -> None:
+        """Undo a `model.eval()` since `renew`."""
+        if not self._model.training and self._flags[0][1]:
+            self._set()
+
+    def _set(self) -> None:
+        for module, training in self._flags:
             module.training = training
 
 

@@ -3,93 +3,124 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from deepcore.autograd import no_grad
 from deepcore.autograd.transforms import tree_map
+from deepcore.backend import dtypes as dt
 from deepcore.compiler.compiled import Compiled, NotFinite, finite
-from deepcore.errors import NonFiniteError, ShapeError
+from deepcore.errors import NonFiniteError
+from deepcore.train.measure import check_tensors, one_number
 
 
 class Refused(Exception):
-    """No update is made with this batch."""
+    """No update is made with this batch: the loss is not finite, or it is and `gradients` (names) are not."""
 
-    def __init__(self, problem: str, loss: float):
+    def __init__(self, problem: str, loss: float, gradients: str = ""):
         super().__init__(problem)
-        self.problem, self.loss = problem, loss
+        self.problem, self.loss, self.gradients = problem, loss, gradients
 
 
 class Steps:
     """What a `Trainer` computes with its model, loss and optimizer, compiled or not.
 
-    train(inputs, target), test(inputs, target): (loss, output), the output only where metrics look at it.
-    gradients(inputs, target, weight): the same; gradients of weight · loss are added up, for `update()` to use.
+    train(inputs, target), test(inputs, target): (loss, output), the output only where metrics are computed from it.
+    gradients(inputs, target, weight): the same with the sum that the loss divides, or `weight` times the loss where that
+    is not known (`Measure.weight`); gradients accumulate until `update()`.
     predict(inputs): the output.
+
+    `prepare()` is called before `train` and `gradients`, unless a program runs: that changes nothing where it stops.
     """
 
-    def __init__(self, compiled: bool):
+    def __init__(self, compiled: bool, prepare: Callable[[], None]):
         self.model: Any = None
         self.loss: Any = None
+        #: `Measure.module`, and whether the loss is a sum.
+        self.module: Any = None
+        self.summed = False
         self.optimizer: Any = None
         self.clip_grad_norm: float | None = None
         #: (name, parameter) of all that the optimizer updates, for errors.
         self.named: tuple = ()
         #: Whether metrics look at outputs.
         self.watched = False
-        run = (lambda function: Compiled(function, unasked=True)) if compiled else (lambda function: function)
-        self.train, self.gradients = run(self._train), run(self._gradients)
+        changing: Callable = partial(_after, prepare)
+        run: Callable = lambda function: function
+        if compiled:
+            changing, run = partial(Compiled, unasked=True, prepare=prepare), partial(Compiled, unasked=True)
+        self.train, self.gradients = changing(self._train), changing(self._gradients)
         self.test, self.predict = run(self._test), run(self._predict)
 
     def _train(self, inputs: tuple, target):
-        result = self._gradients(inputs, target, None)
+        output = self.model(*inputs)
+        result = self._backward(self._mean(output, target), output)
         self.update()
         return result
 
-    def _gradients(self, inputs: tuple, target, weight: float | None):
+    def _gradients(self, inputs: tuple, target, weight):
         output = self.model(*inputs)
-        loss = self._loss(output, target)
+        return self._backward(self._total(output, target, weight), output)
+
+    def _backward(self, loss, output):
         try:
             value = finite(loss)
         except NotFinite as error:
             raise Refused(f"the loss is {error.value}", error.value) from None
-        (loss if weight is None else loss * weight).backward()
+        loss.backward()
         return value, tree_map(_detached, output) if self.watched else None
+
+    def _mean(self, output, target):
+        """The loss as it is."""
+        if self.module is not None:
+            check_tensors(output, target)
+        return one_number(self.loss(output, target))
+
+    def _total(self, output, target, weight):
+        """The sum that the loss divides: 0 where nothing counts, where the mean is 0/0."""
+        if self.module is None or self.summed:
+            loss = self._mean(output, target)
+            return loss if weight is None else loss * weight
+        check_tensors(output, target)
+        if output.dtype.itemsize == 2:  # a sum may be beyond 16 bits
+            output = output.to(dt.float32)
+        return self.module.reduced(output, target, "sum")
 
     def update(self) -> None:
         """One update with the gradients there are, which are then forgotten."""
-        if self.clip_grad_norm is None:
-            self.optimizer.step()
-        else:
-            try:
-                self.optimizer.clipped_step(self.clip_grad_norm, error_if_nonfinite=True, named=self.named, keep=False)
-            except NonFiniteError as error:
-                raise Refused(f"the loss is finite, but {error.problem} ({error.received})", math.nan) from None
+        try:
+            self.optimizer.clipped_step(self.clip_grad_norm, error_if_nonfinite=True, named=self.named, keep=False)
+        except NonFiniteError as error:
+            problem = f"the loss is finite, but after the backward pass {error.problem}"
+            raise Refused(problem, math.nan, error.received) from None
         self.clear_gradients()
 
     def clear_gradients(self) -> None:
         self.optimizer.zero_grad()
         self.model.zero_grad()  # also what the optimizer does not hold
 
+    def loss_of(self, inputs: tuple, target):
+        """The loss, to be differentiated."""
+        return self._mean(self.model(*inputs), target)
+
     @no_grad()
     def _test(self, inputs: tuple, target):
         output = self.model(*inputs)
-        return self._loss(output, target), output if self.watched else None
+        return self._mean(output, target), output if self.watched else None
 
     @no_grad()
     def _predict(self, inputs: tuple):
         return self.model(*inputs)
 
-    def _loss(self, output, target):
-        loss = self.loss(output, target)
-        if getattr(loss, "shape", None) != ():
-            raise ShapeError(
-                "the loss must be one number",
-                expected="shape ()",
-                received=str(getattr(loss, "shape", type(loss).__name__)),
-                fix="average it: loss.mean()",
-            )
-        return loss
-
 
 def _detached(leaf):
     return leaf.detach() if hasattr(leaf, "detach") else leaf
+
+
+def _after(prepare: Callable[[], None], function: Callable) -> Callable:
+    def run(*args):
+        prepare()
+        return function(*args)
+
+    return run

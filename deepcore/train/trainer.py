@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -13,40 +14,46 @@ from deepcore import nn, random
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.data import DataLoader
-from deepcore.errors import ArgumentError, DeepcoreError, FileFormatError
-from deepcore.io import load_checkpoint, save_checkpoint
-from deepcore.nn import functional as F
+from deepcore.errors import ArgumentError, DataError, DeepcoreError, FileFormatError, ShapeError, non_negative
+from deepcore.io import save_checkpoint
+from deepcore.io.checkpoint import restore
+from deepcore.io.files import FileAccessError, MissingFileError, make_folder
+from deepcore.nn.notify import warn_user
 from deepcore.optim import Optimizer
 from deepcore.train import diagnose, feed
-from deepcore.train.callbacks import Callback
+from deepcore.train.autosave import BEST, CHECKPOINT, Autosave
+from deepcore.train.callbacks import Callback, ModelCheckpoint
 from deepcore.train.history import History, format_value
 from deepcore.train.interrupt import Interrupts
+from deepcore.train.measure import Measure
 from deepcore.train.progress import ProgressBar
-from deepcore.train.state import BatchLogs, ModesKept, Progress, as_number
+from deepcore.train.snapshot import Undo
+from deepcore.train.state import BatchLogs, ModesKept, Progress, TrainingModes, as_number
 from deepcore.train.step import Refused, Steps
-
-CHECKPOINT = "checkpoint.safetensors"
-_CLASSIFICATION = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
-_CLASSIFICATION_FUNCTIONS = (F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
-# Losses whose output is on the scale of the target: of two classes, 0.5 lies between them, not 0.
-_ON_TARGET_SCALE = (nn.BCELoss, nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
-_ON_TARGET_SCALE_FUNCTIONS = (F.binary_cross_entropy, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
 
 
 class Trainer:
     """Trains `model` with `optimizer` on `loss(model(*inputs), target)`.
 
-    metrics: names (`deepcore.metrics.METRICS`) and `Metric` objects. None: accuracy with a classification loss (0.5
-    divides two classes under BCELoss, 0 on logits), none with another.
+    metrics: names (`deepcore.metrics.METRICS`) and `Metric` objects. What these leave open (task, threshold,
+    ignore_index) the loss says. None: accuracy with a classification loss, none with another.
     backend: where to train; the model, the loss and the optimizer's state are moved there. None: where the model is.
     scheduler: a schedule of `optim.lr_scheduler`, stepped after every epoch.
     clip_grad_norm: the largest norm of all gradients together; they are scaled down to it.
-    accumulate: batches whose gradients make one update: the mean over all their samples, uneven batches included.
+    accumulate: batches whose gradients make one update, that of one batch of all their samples.
     seed: `dc.manual_seed(seed)` when the first `fit` starts, so that shuffling and dropout repeat.
-    out: a folder for `checkpoint.safetensors`, written when a fit ends, is stopped or interrupted.
+    out: a folder for `checkpoint.safetensors`, always the newest whole one. It is written when a fit ends, is
+    stopped, interrupted or ended by an error, at the end of an epoch once 10 s have passed since the last end, and
+    every minute within epochs, between two updates.
+    save_every: that minute, in seconds (10 s is a sixth of it). 0: after every update; None: when the fit ends.
+    keep: how many checkpoints of ends of epochs stay beside it: `checkpoint-0012.safetensors` has 12 epochs.
+    best: a name in the logs, as "val_loss": the checkpoint of its best epoch so far stays in `best.safetensors`.
     compile: run each step as one program where that can be done (`dc.compile`): same results to the bit, less time.
 
-    Batches are tuples (input, …, target). Losses are averaged over samples, so a smaller last batch counts for less.
+    Batches are tuples (input, …, target). Means over batches (losses, accumulated gradients, `evaluate`) weigh each by
+    what its loss divides by, so they do not depend on the batch size: with deepcore's losses the elements, or the
+    weights of the labels that are not ignored; with a loss of your own the samples, unless it has a method
+    `denominator(target)`.
 
     >>> trainer = Trainer(model, optim.Adam(model.parameters()), nn.CrossEntropyLoss())
     >>> history = trainer.fit((images, labels), epochs=5)
@@ -65,6 +72,9 @@ class Trainer:
         seed: int | None = None,
         out: str | os.PathLike | None = None,
         compile: bool = True,
+        save_every: float | None = 60.0,
+        keep: int = 0,
+        best: str | None = None,
     ):
         if not isinstance(model, nn.Module):
             raise ArgumentError("model is a Module", received=_kind(model), fix=_instance_fix(model))
@@ -74,7 +84,8 @@ class Trainer:
             )
         if not callable(loss) or isinstance(loss, type):
             raise ArgumentError("loss is a function of (output, target)", received=_kind(loss), fix=_instance_fix(loss))
-        if getattr(loss, "reduction", "mean") == "none":
+        self._measure = Measure(loss)
+        if self._measure.reduction == "none":
             raise ArgumentError("the loss must be one number", received="reduction='none'", fix="reduction='mean'")
         if scheduler is not None and getattr(scheduler, "optimizer", None) is not optimizer:
             raise ArgumentError(
@@ -82,21 +93,29 @@ class Trainer:
                 received=_kind(scheduler),
                 fix="optim.lr_scheduler.StepLR(optimizer, …), with the optimizer given to the Trainer",
             )
-        if clip_grad_norm is not None and not clip_grad_norm > 0:
-            raise ArgumentError("clip_grad_norm is a positive number, or None", received=repr(clip_grad_norm))
         self.model, self.optimizer, self.loss, self.scheduler = model, optimizer, loss, scheduler
-        self.clip_grad_norm = clip_grad_norm
+        self.clip_grad_norm = (
+            None if clip_grad_norm is None else non_negative("clip_grad_norm", clip_grad_norm, zero=False)
+        )
         self.accumulate = _whole("accumulate", accumulate, 1)
         self.seed = seed
         self.out = None if out is None else os.fspath(out)
+        self.save_every, self.keep = save_every, _whole("keep", keep, 0)
+        self._autosave = Autosave(self.out, self.save_every, self.keep)
+        if best is not None and self.out is None:
+            raise ArgumentError("best needs a folder to keep a checkpoint in", fix='Trainer(…, out="folder")')
+        self.best = best
         own = next((p.backend for p in model.parameters()), None)
         self.backend = get_backend(own if backend is None else backend)
         self._named = self._named_parameters()
         self._move()
-        self._steps = Steps(compile)
+        self._undo = Undo()
+        self._steps = Steps(compile, self._undo.prepare)
         self.metrics = self._metrics_from(metrics)
         self._test_metrics = copy.deepcopy(self.metrics)
 
+        #: Why the last batch without an update had none: "the loss is nan".
+        self.refused = ""
         #: Set by a callback to end the run after the current step.
         self.stop_training = False
         self.history = History()
@@ -111,12 +130,19 @@ class Trainer:
         self._hooks: dict[str, list] = {}
         self._loader: DataLoader | None = None
         self._validation: DataLoader | None = None
+        self._warned: set = set()  # dtypes of inputs whose conversion was reported
+        self._inputs = feed.Inputs(model, self.backend, self._warned)
+        self._modes = TrainingModes(model)
         self._seeded = False
         self._resume_from: str | None = None
         self._dispatching = False
         self._to_save: list[str] = []
         self._last_loss: float | None = None
-        self._pending = 0
+        #: Batches since the last update, and the sum of what their losses divide by.
+        self._pending, self._weight = 0, 0.0
+        self._validated = True
+        #: Whether parameters, random stream and counts are those after one update, and no later batch was used.
+        self._consistent = True
 
     # -- setting up ---------------------------------------------------------------------------------------
     def _named_parameters(self) -> tuple[tuple[str, Any], ...]:
@@ -141,16 +167,12 @@ class Trainer:
 
     def _metrics_from(self, metrics) -> list[metrics_.Metric]:
         if metrics is None:
-            metrics = ("accuracy",) if self._loss_is(_CLASSIFICATION, _CLASSIFICATION_FUNCTIONS) else ()
+            metrics = () if self._measure.task is None else ("accuracy",)
         if isinstance(metrics, (str, metrics_.Metric)):
             metrics = (metrics,)
-        found: list[metrics_.Metric] = []
-        for metric in metrics:
-            if metric == "accuracy":
-                threshold = 0.5 if self._loss_is(_ON_TARGET_SCALE, _ON_TARGET_SCALE_FUNCTIONS) else 0.0
-                found.append(metrics_.Accuracy(threshold, getattr(self.loss, "ignore_index", None)))
-            else:
-                found.append(metrics_.get(metric))
+        found = [metrics_.get(metric) for metric in metrics]
+        for metric in found:
+            metric.follow(self._measure)
         names = ["loss", "lr", *(m.name for m in found)]
         for name in names:
             if names.count(name) > 1 or name.startswith("val_"):
@@ -161,14 +183,15 @@ class Trainer:
                 )
         return found
 
-    def _loss_is(self, classes: tuple, functions: tuple) -> bool:
-        return isinstance(self.loss, classes) or self.loss in functions
-
     def _set_steps(self) -> None:
         """Compute with what the attributes are now."""
         steps = self._steps
         steps.model, steps.loss, steps.optimizer, steps.named = self.model, self.loss, self.optimizer, self._named
+        if self._measure.loss is not self.loss:
+            self._measure = Measure(self.loss)
+        steps.module, steps.summed = self._measure.module, self._measure.reduction == "sum"
         steps.clip_grad_norm, steps.watched = self.clip_grad_norm, bool(self.metrics)
+        self._undo.watch(self.model, self.loss)
 
     # -- fit ----------------------------------------------------------------------------------------------
     def fit(
@@ -184,17 +207,29 @@ class Trainer:
     ) -> History:
         """Train for `epochs` epochs, validating after each; returns the `History` (also `self.history`).
 
-        train, validation: a DataLoader, a Dataset, or arrays or tensors (x, y). `batch_size` (32) and `shuffle`
-        (True; never for validation) belong to data that is not in a loader.
+        train, validation: a DataLoader, a Dataset, a tuple (x, y), or a list of samples (x, y). x and y are arrays,
+        tensors, lists of numbers or tables (DataFrame); x may be a tuple of several inputs, y of several targets.
+        `batch_size` (32) and `shuffle` (True; never for validation) belong to data that is not in a loader. Inputs in a
+        dtype that the model refuses, such as integers, are converted to the model's, with one warning.
         verbose: 0 prints nothing, 1 a progress bar in terminals and notebooks, 2 only a line per epoch.
         resume: a checkpoint (file, the folder it is in, or True for the one in `out`) to go on from until `epochs`
         epochs are done in all: with the same data and settings, the result has the bits of a run that never stopped.
+        Where `out` has no checkpoint yet, the run starts from the beginning, and says so.
+
+        Modules that are in evaluation mode stay there, such as a frozen BatchNorm, also when a callback puts them there;
+        a model that is in evaluation mode as a whole is trained in training mode. Afterwards all are as they were.
 
         Ctrl-C (and a notebook's interrupt): the running step finishes, a checkpoint is written to `out` and the
-        history is returned with `interrupted` set. The second one raises `KeyboardInterrupt` at once.
+        history is returned with `interrupted` set. The second one raises `KeyboardInterrupt` at once. SIGTERM and
+        SIGHUP do the same; then the signal is raised again under the handler there was before, by default to end
+        the process. An error leaves a checkpoint of the last update, unless it comes inside a group of accumulated
+        batches or in the bookkeeping after an update: then the last one written stays.
+        A validation loss that is NaN or infinite is a warning, once: training itself is not harmed.
 
-        Errors: `DataError` for no data; `NonFiniteError` before the update that a NaN or infinite loss would make;
-        `StateDictError`, `FileFormatError` for a checkpoint that does not fit or cannot be read.
+        Errors: `DataError` for no data, and for validation data in which nothing counts. `NonFiniteError` for a loss or
+        gradient that is NaN or infinite, before the update it would make: the batch, or with `accumulate` the group of a
+        bad gradient, leaves parameters, optimizer, buffers and random streams as they were; so does a batch whose forward
+        raises. `StateDictError`, `FileFormatError` for a checkpoint that does not fit or cannot be read.
         """
         self.epochs = _whole("epochs", epochs, 0)
         bar = _check_verbose(verbose)
@@ -206,126 +241,234 @@ class Trainer:
             raise ArgumentError("batch_size does nothing here: the data is in a DataLoader", fix="leave it out")
         if shuffle is not None and isinstance(train, DataLoader):
             raise ArgumentError("shuffle does nothing here: the data is in a DataLoader", fix="leave it out")
+        _check_pairs(train, validation)
         dtype = feed.model_dtype(self.model)
         self._loader = feed.as_loader(train, batch_size, shuffle is None or shuffle, self.backend, dtype)
         self._validation = (
             None if validation is None else feed.as_loader(validation, batch_size, False, self.backend, dtype)
         )
+        self._inputs = feed.Inputs(self.model, self.backend, self._warned)
         self.batches = len(self._loader)
         self._set_callbacks(callbacks, bar)
+        if self.best is not None and self.out is not None:
+            self._callbacks.append(ModelCheckpoint(os.path.join(self.out, BEST), self.best, save_best_only=True))
+            self._callbacks[-1].set_trainer(self)
         self._progress, self.history, self.stop_training, self.resumed = Progress(), History(), False, False
-        self._last_loss, self._to_save, self._pending = None, [], 0
-        self._resume_from = self._resolve(resume)
+        self._last_loss, self._to_save, self._pending, self._weight = None, [], 0, 0.0
+        self._consistent = self._validated = True
+        self._resume_from = self._resolve(resume, verbose)
         if self.out is not None:
-            os.makedirs(self.out, exist_ok=True)
+            make_folder(self.out)
         try:
-            with Interrupts(notice=verbose > 0) as self._interrupts, ModesKept(self.model):
-                self._set_steps()
-                self._steps.clear_gradients()
-                self._dispatch("on_train_begin", {})
-                if self._resume_from is not None:
-                    self._restore(self._resume_from)
-                self._run()
-                unfinished = self._progress.epoch < self.epochs
-                self.history.interrupted = self._interrupts.requested and unfinished
-                if self.out is not None:
-                    self.save_checkpoint(os.path.join(self.out, CHECKPOINT))
-                self._dispatch("on_train_end", self.history[len(self.history)] if self.history else {})
+            try:
+                with Interrupts(notice=verbose > 0) as self._interrupts, ModesKept(self.model):
+                    self._modes = TrainingModes(self.model)
+                    self._set_steps()
+                    self._steps.clear_gradients()
+                    self._dispatch("on_train_begin", {})
+                    if self._resume_from is not None:
+                        self._restore(self._resume_from)
+                        if verbose > 0:
+                            print(f"resumed {self._where()}", flush=True)
+                    self._autosave = Autosave(self.out, self.save_every, self.keep)
+                    self._run_saving()
+                    self._dispatch("on_train_end", self.history[len(self.history)] if self.history else {})
+            finally:
+                for callback in self._callbacks:
+                    callback.close()
+            if self.history.interrupted and verbose > 0:
+                print(self._interruption())
         finally:
-            for callback in self._callbacks:
-                callback.close()
-        if self.history.interrupted and verbose > 0:
-            print(self._interruption())
+            self._undo.forget()
+            self._interrupts.redeliver()
         return self.history
 
+    def _run_saving(self) -> None:
+        """Run, and write a checkpoint at the end, however it ends."""
+        try:
+            self._run()
+        except Exception as error:
+            self._save_after(error)
+            raise
+        self.history.interrupted = self._interrupts.requested and self._progress.epoch < self.epochs
+        if self.out is not None:
+            self.save_checkpoint(self._autosave.path)
+
     def _run(self) -> None:
-        at, model = self._progress, self.model
+        at = self._progress
         while at.epoch < self.epochs and not self._stopping():
             if not at.begun:
                 for metric in self.metrics:
                     metric.reset()
                 at.begun = True
-                self._dispatch("on_epoch_begin", at.epoch, {})
+                try:
+                    self._dispatch("on_epoch_begin", at.epoch, {})
+                except Exception:
+                    at.begun = False  # a run that is resumed calls it again
+                    raise
             if not at.trained:
-                model.train()
-                if not self._train_epoch():
-                    return
+                self._modes.renew()
+                try:
+                    if not self._train_epoch():
+                        return
+                except DataError:
+                    # As in `_validate`: the workers went before the process was to stop.
+                    if self._interrupts.requested and self._consistent:
+                        return
+                    raise
                 at.trained = True
             logs = dict(BatchLogs(self))
             if self._validation is not None:
-                before = self._validation.state_dict()
-                results = self._test(self._validation)
-                if results is None:  # interrupted: validate again when resumed
-                    self._validation.load_state_dict(before)
+                self._save_if_due()
+                self._modes.renew()
+                with ModesKept(self.model):
+                    results = self._validate(self._validation)
+                if results is None:
                     return
                 logs |= {f"val_{name}": value for name, value in results.items()}
             logs["lr"] = self.lr
+            self._consistent = False
             self.history.append(logs)
             if self.scheduler is not None:
                 self.scheduler.step()
             epoch = at.epoch
             at.epoch += 1
             at.start_epoch()
+            self._consistent = True
             self._dispatch("on_epoch_end", epoch, logs)
+            self._save_if_due(at_end=True)
+
+    def _validate(self, loader: DataLoader) -> dict[str, float] | None:
+        """The results; None after an interrupt. Unless it ends, the loader and the random stream go back."""
+        before, stream = loader.state_dict(), random.default_generator._mark()
+        results = None
+        try:
+            results = self._test(loader, self._inputs)
+        except DataError:
+            if not self._interrupts.requested:  # a signal to the whole process group ends the workers, too
+                raise
+        finally:
+            if results is None:
+                loader.load_state_dict(before)
+                random.default_generator._go_back(stream)
+        if results is not None and self._validated:
+            self._validated = diagnose.validation(self, results["loss"])
+        return results
 
     def _train_epoch(self) -> bool:
         """Train on what remains of the epoch; False if that was stopped before its last batch."""
         at, loader = self._progress, self._loader
         assert loader is not None
         last = self.batches - 1
+        timed, generator = self._autosave.timed, random.default_generator
         batches: Any = iter(loader)
         with contextlib.closing(batches):  # ends the workers now, whatever comes
             for number, batch in enumerate(batches, loader.position):
-                self._dispatch("on_train_batch_begin", number, {})
+                stream = generator._mark()
                 try:
+                    self._dispatch("on_train_batch_begin", number, {})
+                    self._modes.restore()
                     closes = (number + 1) % self.accumulate == 0 or number == last
                     fault = self._train_batch(batch, closes)
-                except DeepcoreError as error:
-                    shapes = ", ".join(f"{t.shape} {dt.name_of(t.dtype)}" for t in feed.leaves(batch))
-                    error.add_note(f"in {self._place(number)}; the batch: {shapes}")
+                except Exception as error:
+                    if self._consistent:  # without the update, this batch comes next
+                        loader.position = number
+                        generator._go_back(stream)
+                    if isinstance(error, DeepcoreError):
+                        shapes = ", ".join(f"{t.shape} {dt.name_of(t.dtype)}" for t in feed.leaves(batch))
+                        error.add_note(f"in {self._place(number)}; the batch: {shapes}")
                     raise
                 at.batch = number + 1
+                self._consistent = not self._pending
                 if fault is not None:
-                    self._steps.clear_gradients()
-                    self._pending = 0
                     self._dispatch("on_train_batch_end", number, {"loss": fault})
                     if self.stop_training:
+                        self._drop_group()
                         return False
                     continue
                 self._dispatch("on_train_batch_end", number, BatchLogs(self))
-                if not self._pending and self._stopping() and number < last:
-                    return False
+                if not self._pending and number < last:
+                    if self._stopping():
+                        return False
+                    if timed:
+                        self._save_if_due()
+        if not at.batch:
+            raise DataError(
+                f"the loader gave no batch in epoch {at.epoch + 1}",
+                expected=f"{self.batches}, as its length says",
+                fix="a sampler that can be read in every epoch, such as a list",
+            )
+        return self._close_early() if self._pending else True
+
+    def _close_early(self) -> bool:
+        """The update of a group that the loader left open, because it gave fewer batches than its length says."""
+        if self._close_group((), None) is not None:
+            return not self.stop_training
+        self._consistent = True
+        if self._to_save:
+            self._write_checkpoints()
         return True
 
     def _train_batch(self, batch, closes: bool) -> float | None:
         """Forward, backward and, where the batch `closes` a group, the update. Returns a loss that is not finite."""
-        at, steps = self._progress, self._steps
-        inputs, target = feed.split(batch, self.backend)
-        count = feed.samples_in((inputs, target))
-        summed = getattr(self.loss, "reduction", "mean") == "sum"
+        at, steps, measure = self._progress, self._steps, self._measure
+        inputs, target = self._inputs.split(batch)
+        fault = None
+        self._undo.begin(group=self.accumulate > 1 and not self._pending)
         try:
             if self.accumulate == 1:
                 loss, output = steps.train(inputs, target)
             else:
-                loss, output = steps.gradients(inputs, target, None if summed else count)
-                self._pending += count
-                if closes:
-                    if not summed:
-                        self._scale_gradients(1 / self._pending)
-                    steps.update()
-        except Refused as refused:
-            self._not_finite(refused.problem, refused.loss, inputs, target)
-            return refused.loss
-        if closes:
-            self._pending = 0
-            at.step += 1
+                loss, output = steps.gradients(inputs, target, measure.weight(inputs, target, self.backend))
+        except Exception as error:
+            self._undo.batch()
+            if self.accumulate == 1:
+                steps.clear_gradients()
+            fault = self._refused(error, inputs, target)
+        else:
+            count = measure.denominator(inputs, target)
+            if self.accumulate > 1:
+                self._pending += 1
+                self._weight += count
+        if closes and self._pending:
+            closed = self._close_group(inputs, target)
+            fault = closed if fault is None else fault
+        if fault is not None:
+            return fault
+        self._consistent = False
         value = float(loss)
-        at.loss += value if summed else value * count
+        if self.accumulate == 1:
+            at.step += 1
+            at.loss += value if measure.reduction == "sum" else value * count
+            self._last_loss = value
+        else:
+            at.loss += value
+            self._last_loss = value / count if count else self._last_loss
         at.samples += count
-        self._last_loss = value
         for metric in self.metrics:
             metric.update(output, target)
         return None
+
+    def _close_group(self, inputs: tuple, target) -> float | None:
+        """One update with the mean of the accumulated gradients. Returns a loss that is not finite."""
+        try:
+            if self._measure.reduction != "sum":
+                if not self._weight:
+                    raise Refused("the loss is nan", math.nan)
+                self._scale_gradients(1 / self._weight)
+            self._steps.update()
+        except Exception as error:
+            self._undo.group()
+            self._drop_group()
+            return self._refused(error, inputs, target)
+        self._pending, self._weight = 0, 0.0
+        self._progress.step += 1
+        return None
+
+    def _drop_group(self) -> None:
+        """Forget the gradients of the batches that were to make one update."""
+        self._steps.clear_gradients()
+        self._pending, self._weight = 0, 0.0
 
     def _scale_gradients(self, factor: float) -> None:
         for _, p in self._named:
@@ -340,15 +483,21 @@ class Trainer:
     def evaluate(
         self, data, batch_size: int | None = None, callbacks: Iterable[Callback] = (), verbose: int = 0
     ) -> dict[str, float]:
-        """{"loss": …, metric: …} over `data`, in evaluation mode; means over samples."""
+        """{"loss": …, metric: …} over `data`, in evaluation mode: the same whatever the batch size, to rounding.
+
+        data: as in `fit`. Errors: `DataError` where nothing counts in the loss, such as labels that are all ignored.
+        """
         bar = _check_verbose(verbose)
+        if feed.is_column(batch_size):
+            raise _not_one("evaluate")
         loader = self._given_loader(data, batch_size)
         self._set_steps()
         outer = self._callbacks, self._hooks  # a callback of fit may evaluate
         self._set_callbacks(callbacks, bar)
         try:
             with ModesKept(self.model):
-                results = self._test(loader, watch=False)
+                inputs = feed.Inputs(self.model, self.backend, self._warned)
+                results = self._test(loader, inputs, watch=False)
         finally:
             for callback in self._callbacks:
                 callback.close()
@@ -359,10 +508,14 @@ class Trainer:
     def predict(self, x, batch_size: int | None = None):
         """The model's outputs for every sample, in order, on the trainer's backend, in evaluation mode.
 
-        x: arrays or tensors, a Dataset or a DataLoader. Of samples with several parts, the last is the target and
-        left out, as in `evaluate`.
+        x: an array, a tensor, a table or a list of rows; a tuple of as many as the model's forward takes; or a Dataset
+        or a DataLoader. Where the model can do without the last part of the samples, that is the target and left out,
+        as in `evaluate`.
         """
-        loader = self._given_loader(x, batch_size)
+        if feed.is_column(batch_size):
+            raise ArgumentError("predict takes inputs only", received="a second array", fix="predict(x)")
+        reader = feed.Inputs(self.model, self.backend, self._warned)
+        loader = self._given_loader(x, batch_size, reader)
         if loader.shuffle or loader.drop_last:
             raise ArgumentError(
                 "predict gives one output per sample, in order",
@@ -370,37 +523,73 @@ class Trainer:
                 fix="predict(loader.dataset)",
             )
         self._set_steps()
+        columns = isinstance(loader.dataset, feed.Columns)
         with ModesKept(self.model):
             self.model.eval()
-            outputs = [self._steps.predict(feed.inputs_only(batch, self.backend)) for batch in loader]
+            outputs: list = []
+            for batch in loader:
+                inputs = reader.alone(batch, columns)
+                try:
+                    output = self._steps.predict(inputs)
+                except DeepcoreError:
+                    self._check_batched(x)
+                    raise
+                if not outputs and feed.samples_in(inputs) not in {t.shape[0] for t in feed.leaves(output) if t.ndim}:
+                    self._check_batched(x)
+                outputs.append(output)
         return feed.concatenate(outputs)
 
-    def _given_loader(self, data, batch_size: int | None) -> DataLoader:
+    def _check_batched(self, x) -> None:
+        """Raise `ShapeError` for one sample in place of an array of them, if the model takes it as a sample."""
+        if not feed.is_array(x):
+            return
+        shape = tuple(x.shape)
+        try:
+            (sample,) = self._given_loader(x[None], None)
+            self._steps.predict(feed.Inputs(self.model, self.backend, self._warned).alone(sample, True))
+        except Exception:
+            return
+        raise ShapeError(
+            "predict takes an array of samples, and this one is a single sample",
+            expected=f"shape {(1, *shape)}",
+            received=f"shape {shape}, which would be {shape[0]} samples of shape {shape[1:]}",
+            fix="predict(x[None])",
+        ) from None
+
+    def _given_loader(self, data, batch_size: int | None, inputs: feed.Inputs | None = None) -> DataLoader:
         if isinstance(data, DataLoader) and batch_size is not None:
             raise ArgumentError("batch_size does nothing here: the data is in a DataLoader", fix="leave it out")
-        return feed.as_loader(data, batch_size, False, self.backend, feed.model_dtype(self.model))
+        return feed.as_loader(data, batch_size, False, self.backend, feed.model_dtype(self.model), inputs)
 
-    def _test(self, loader: DataLoader, watch: bool = True) -> dict[str, float] | None:
+    def _test(self, loader: DataLoader, reader: feed.Inputs, watch: bool = True) -> dict[str, float] | None:
         """Loss and metrics over the loader; None if an interrupt came meanwhile (and is watched for)."""
-        total, samples = 0.0, 0
+        total, counted = 0.0, 0.0
         for metric in self._test_metrics:
             metric.reset()
         self.model.eval()
-        summed = getattr(self.loss, "reduction", "mean") == "sum"
+        measure = self._measure
+        summed = measure.reduction == "sum"
         self._dispatch("on_test_begin", {"batches": len(loader)})
         for number, batch in enumerate(loader):
             if watch and self._interrupts.requested:
                 return None
             self._dispatch("on_test_batch_begin", number, {})
-            inputs, target = feed.split(batch, self.backend)
+            inputs, target = reader.split(batch)
             loss, output = self._steps.test(inputs, target)
-            count = feed.samples_in((inputs, target))
-            total += float(loss) if summed else float(loss) * count
-            samples += count
+            value, count = float(loss), measure.denominator(inputs, target)
+            if count:  # where nothing counts the mean is 0/0
+                total += value if summed else value * count
+            counted += count
             for metric in self._test_metrics:
                 metric.update(output, target)
-            self._dispatch("on_test_batch_end", number, {"loss": total / samples})
-        results = {"loss": total / samples, **self._computed(self._test_metrics)}
+            self._dispatch("on_test_batch_end", number, {"loss": total / counted if counted else math.nan})
+        if not counted:
+            raise DataError(
+                "the loss of this data is 0/0: nothing in it counts",
+                received="only labels that are ignore_index, or of classes of weight 0",
+                fix="check the labels of the evaluation data",
+            )
+        results = {"loss": total / counted, **self._computed(self._test_metrics)}
         self._dispatch("on_test_end", results)
         return results
 
@@ -475,6 +664,35 @@ class Trainer:
         for path in paths:
             save_checkpoint(path, extra=self._extra(), **self._parts())
 
+    def _save_if_due(self, at_end: bool = False) -> None:
+        """Write the run's own checkpoint where its time has come. A disk that is full does not end the run."""
+        saves, at = self._autosave, self._progress
+        if not saves.due(at_end) or self._pending:
+            return
+        try:
+            self.save_checkpoint(saves.path)
+            if saves.keep and at_end:
+                self.save_checkpoint(saves.numbered(at.epoch))
+                saves.prune(at.epoch)
+        except (FileAccessError, MissingFileError) as error:
+            warn_user(
+                f"{error.problem}; training goes on without this checkpoint" + (f" ({error.fix})" if error.fix else "")
+            )
+        saves.written(at_end)
+
+    def _save_after(self, error: Exception) -> None:
+        """After an error, a checkpoint of the last update, which a note on the error names."""
+        at = self._progress
+        if self.out is None or not self._consistent or not at.step:
+            return
+        self._to_save.clear()
+        try:
+            self.save_checkpoint(self._autosave.path)
+        except Exception as failure:
+            error.add_note(f"no checkpoint could be written after it: {getattr(failure, 'problem', failure)}")
+        else:
+            error.add_note(f"the run {self._where()} is saved in {self._autosave.path}")
+
     def _parts(self) -> dict[str, Any]:
         loss = self.loss if isinstance(self.loss, nn.Module) and self.loss.state_dict() else None
         return {
@@ -492,13 +710,15 @@ class Trainer:
             "metrics": {metric.name: metric.state_dict() for metric in self.metrics},
             "validation": None if self._validation is None else self._validation.state_dict(),
             "callbacks": [[type(c).__name__, c.state_dict()] for c in self._callbacks],
+            "modes": self._modes.state_dict(),
         }
 
     def resume_from(self, path: str | os.PathLike) -> None:
         """For a callback's `on_train_begin`: go on from this checkpoint, as `fit(resume=path)` does."""
         self._resume_from = os.fspath(path)
 
-    def _resolve(self, resume) -> str | None:
+    def _resolve(self, resume, verbose: int) -> str | None:
+        """The file to resume from; None to start from the beginning."""
         if resume is None or resume is False:
             return None
         if resume is True:
@@ -506,24 +726,18 @@ class Trainer:
                 raise ArgumentError("resume=True needs a Trainer with out=", fix="resume=path")
             resume = self.out
         path = os.fspath(resume)
-        return os.path.join(path, CHECKPOINT) if os.path.isdir(path) else path
+        own = self.out is not None and os.path.abspath(path) == os.path.abspath(self.out)
+        if own or os.path.isdir(path):
+            path = os.path.join(path, CHECKPOINT)
+        if own and not os.path.exists(path):
+            if verbose > 0:
+                print(f"there is no {path} yet: starting from the beginning", flush=True)
+            return None
+        return path
 
     def _restore(self, path: str) -> None:
-        extra = load_checkpoint(path, backend=self.backend, **self._parts())
         try:
-            self._progress.load_state_dict(extra["progress"])
-            self.history.load_state_dict(extra["history"])
-            for metric in self.metrics:
-                if metric.name in extra["metrics"]:
-                    metric.load_state_dict(extra["metrics"][metric.name])
-            if self._validation is not None and extra["validation"] is not None:
-                self._validation.load_state_dict(extra["validation"])
-            waiting = list(extra["callbacks"])
-            for callback in self._callbacks:
-                found = next((entry for entry in waiting if entry[0] == type(callback).__name__), None)
-                if found is not None:
-                    waiting.remove(found)
-                    callback.load_state_dict(found[1])
+            restore(path, self._parts(), self._own_states, backend=self.backend)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, DeepcoreError):
                 raise
@@ -534,26 +748,57 @@ class Trainer:
         self.optimizer._stepped = self.optimizer._stepped or self._progress.step > 0
         self.resumed = True
 
+    def _own_states(self, extra) -> list[tuple[Any, Any]]:
+        """(object, saved state) of what `_extra` puts beside the parts."""
+        states = [(self._progress, extra["progress"]), (self.history, extra["history"])]
+        states += [
+            (metric, extra["metrics"][metric.name]) for metric in self.metrics if metric.name in extra["metrics"]
+        ]
+        if self._validation is not None and extra["validation"] is not None:
+            states.append((self._validation, extra["validation"]))
+        if "modes" in extra:
+            states.append((self._modes, extra["modes"]))
+        waiting = list(extra["callbacks"])
+        for callback in self._callbacks:
+            entry = next((entry for entry in waiting if entry[0] == type(callback).__name__), None)
+            if entry is not None:
+                waiting.remove(entry)
+                states.append((callback, entry[1]))
+        return states
+
     # -- messages -------------------------------------------------------------------------------------------
-    def _place(self, number: int) -> str:
+    def _place(self, number: int, group: bool = False) -> str:
+        """Where batch `number` is, or the batches that make one update with it."""
+        at, first = self._progress, number - number % self.accumulate
+        batches = f"batches {first + 1} to {number + 1}" if group and first < number else f"batch {number + 1}"
+        return f"epoch {at.epoch + 1}, {batches} of {self.batches} (step {at.step + 1})"
+
+    def _where(self) -> str:
         at = self._progress
-        return f"epoch {at.epoch + 1}, batch {number + 1} of {self.batches} (step {at.step + 1})"
+        return (
+            f"in epoch {at.epoch + 1} after batch {at.batch} of {self.batches}"
+            if at.begun
+            else f"after epoch {at.epoch}"
+        )
 
     def _interruption(self) -> str:
         at = self._progress
-        text = f"interrupted in epoch {at.epoch + 1} after batch {at.batch} of {self.batches}"
+        text = f"interrupted {self._where()}"
         if at.samples:
             text += f", loss {format_value('loss', at.loss / at.samples)}"
         if self.out is not None:
             text += f"; fit(…, resume=True) goes on from {os.path.join(self.out, CHECKPOINT)}"
         return text
 
-    def _not_finite(self, problem: str, value: float, inputs, target) -> None:
-        """Raise `NonFiniteError` with the likely cause, unless a callback deals with such losses."""
+    def _refused(self, error: Exception, inputs, target) -> float:
+        """The loss of a batch that was refused, for a callback that deals with such; without one, the error is raised."""
+        if not isinstance(error, Refused):
+            raise error
+        self.refused = error.problem
         if not any(callback.handles_non_finite for callback in self._callbacks):
-            place = self._place(self._progress.batch)
-            error = diagnose.non_finite(self, f"{problem} at {place}", value, self._last_loss, (inputs, target))
-            raise error from None
+            place = self._place(self._progress.batch, group=bool(error.gradients))
+            raise diagnose.non_finite(self, error, place, self._last_loss, inputs, target) from None
+        return error.loss
 
     def __repr__(self) -> str:
         return (
@@ -566,6 +811,29 @@ def _whole(name: str, value, least: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise ArgumentError(f"{name} is a whole number of at least {least}", received=f"{name}={value!r}")
     return value.__index__()
+
+
+def _check_pairs(train, validation) -> None:
+    """Inputs without their targets, which may be the next argument."""
+    if feed.is_column(validation) and feed.is_column(train):
+        raise _not_one("fit")
+    for name, data in (("training", train), ("validation", validation)):
+        if feed.is_column(data):
+            raise DataError(
+                f"{name} data is a tuple (x, y): inputs and targets",
+                received=f"one {type(data).__name__}",
+                fix="fit((x, y))" if name == "training" else "fit(…, validation=(x, y))",
+            )
+
+
+def _not_one(verb: str) -> ArgumentError:
+    second = "validation data" if verb == "fit" else "batch_size"
+    return ArgumentError(
+        f"{verb} takes inputs and targets as one argument, a tuple",
+        expected=f"{verb}((x, y))",
+        received=f"{verb}(x, y), whose second argument is {second}",
+        fix=f"{verb}((x, y))",
+    )
 
 
 def _check_verbose(verbose) -> bool | None:

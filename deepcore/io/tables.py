@@ -1,0 +1,574 @@
+"""Tables in text files, CSV and its like: columns of numbers and of text, chosen by name or number.
+
+A file is read in blocks, so beside the result it takes a few megabytes. Large files are parsed by a compiled kernel
+(`kernels/csv_rows.py`), small ones, and all where kernels are off, by Python; both give the same table and errors.
+
+The format: UTF-8, with or without a byte-order mark; lines end in LF, CRLF or CR; cells are separated by tabs, semicolons
+or commas, whichever all rows agree on, or by blanks where there are none of those. Blanks around a cell do not count. A
+cell may be quoted ("…", with "" for a quote inside), and then hold delimiters and newlines. A row whose cells are all
+empty is skipped. A number is decimal ASCII such as -1.5e-3, read as Python's float() reads it, without its underscores.
+"""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from deepcore.config import settings
+from deepcore.errors import DataError, DeepcoreError, FileFormatError, suggest
+from deepcore.io.files import not_utf8, open_regular
+from deepcore.io.foreign import identify
+
+#: What a missing number may be written as, beside an empty cell and nan; in any case.
+MISSING = frozenset([b"na", b"n/a", b"null", b"none"])
+_BLOCK = 1 << 18
+_MAX_ROW = 1 << 22
+_MAX_COLUMNS = 1 << 16
+_KERNEL_BYTES = 1 << 22
+_SNIFFED = 10
+_NUMBER = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+_LINE = re.compile(rb"[^\r\n]+")
+_QUOTED = rb'"(?:[^"]++|"")*+"'
+_MARKS = {b"\t": "tabs", b";": "semicolons", b",": "commas", b" ": "blanks"}
+
+
+@dataclass
+class TextColumn:
+    """codes (N,) int32: the number of each row's text in `categories`, or -1 where the cell is empty."""
+
+    codes: np.ndarray
+    categories: tuple[str, ...]
+
+
+@dataclass
+class Table:
+    """`numbers` (N, K) float32, NaN where missing, and the columns of text, in the order in which they were asked for."""
+
+    numbers: np.ndarray
+    texts: list[TextColumn]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+class _Block(NamedTuple):
+    """The complete rows of some text: `numbers` (n, K) float64, the cells of each column of text, where rows start, and
+    where the next one does. A number that is none, or a row that cannot be, is the `fault` that ended it."""
+
+    numbers: np.ndarray
+    texts: list[list[bytes]]
+    starts: Sequence[int] | np.ndarray
+    next: int
+    fault: _Fault | None
+
+
+class _Fault(NamedTuple):
+    kind: str
+    at: int
+    column: int = 0
+    cell: bytes = b""
+
+
+class TableFile:
+    """A table in a file, whose columns are known and not yet read.
+
+    names: the column names in the first row, or None. The first row is names if `header` is true, or, with None, if none
+    of its cells is a number or all of `known` are there. `width`: the number of columns.
+
+    Errors: `FileFormatError` for what is not text in UTF-8 or not a table, `DataError` for one without rows.
+    """
+
+    def __init__(self, path, header: bool | None = None, known: Collection[str] = ()):
+        self.path = str(path)
+        self.names: tuple[str, ...] | None = None
+        with open_regular(path) as file:
+            self._head(file, header, known)
+
+    # -- columns ------------------------------------------------------------------------------------------
+    def column(self, which: int | str) -> int:
+        """The number of a column, from 0, by its number (-1 is the last) or name."""
+        if isinstance(which, str):
+            if self.names is None or which not in self.names:
+                fix = "the file has no column names: give the column's number"
+                fix = fix if self.names is None else suggest(which, self.names[:1000])
+                raise DataError(f"{self.path!r} has no column {which!r}", fix=fix)
+            if self.names.count(which) > 1:
+                numbers = [str(i) for i, name in enumerate(self.names) if name == which]
+                raise DataError(
+                    f"{self.path!r} has several columns named {which!r}",
+                    received=f"columns {', '.join(numbers)}, counted from 0",
+                    fix="rename all but one",
+                )
+            return self.names.index(which)
+        if not -self.width <= which < self.width:
+            raise DataError(f"{self.path!r} has no column {which}", expected=f"0 to {self.width - 1}")
+        return which % self.width
+
+    def label(self, column: int) -> str:
+        """How a message names a column."""
+        return f"column {column + 1}" + (f" ({self.names[column]!r})" if self.names else "")
+
+    # -- reading ------------------------------------------------------------------------------------------
+    def read(
+        self,
+        numbers: Sequence[int],
+        texts: Mapping[int, Sequence[str] | None] | None = None,
+        missing: Collection[int] = (),
+        number_fix: Callable[[list[int]], str] = lambda columns: "leave out columns of text",
+        missing_fix: Callable[[int], str] = lambda column: "fill in missing values, or leave out the row",
+    ) -> Table:
+        """The columns with these numbers: `numbers` as float32, `texts` as categories, those given or those found.
+
+        missing: the columns where a cell may be empty, or a number NaN. number_fix(the columns of text in that row) and
+        missing_fix(the column) are what the errors advise for text among numbers and for missing cells.
+
+        Errors: `DataError` with line and column for a row of another width, a cell that is no number, not finite or
+        missing, or a text that is not among the categories given; `FileFormatError` as above.
+        """
+        texts = texts or {}
+        roles = np.full(self.width, -1, np.int64)
+        for k, column in enumerate(numbers):
+            roles[column] = 2 * k
+        for t, column in enumerate(texts):
+            roles[column] = 2 * t + 1
+        parse = self._parser(roles, len(numbers), len(texts))
+        codes = [_Codes(categories) for categories in texts.values()]
+        required = np.array([column not in missing for column in numbers], bool)
+        parts: list[np.ndarray] = []
+        for data, base, block in self._blocks(parse):
+            with np.errstate(over="ignore"):
+                part = block.numbers.astype(np.float32)
+            finite = np.isfinite(part)
+            if not finite.all():
+                bad = ~finite & (required | ~np.isnan(part))
+                for row, k in np.argwhere(bad)[:1].tolist():
+                    raise self._not_finite(data, base, int(block.starts[row]), numbers[k], missing_fix)
+            parts.append(part)
+            for column, known, cells in zip(texts, codes, block.texts, strict=True):
+                found = known.add(cells)
+                for row in np.flatnonzero(found < (-1 if column in missing else 0))[:1].tolist():
+                    place = self._place(base + int(block.starts[row]), column)
+                    raise self._no_category(_text(cells[row]), known.names, place, missing_fix(column))
+            if block.fault is not None:
+                raise self._error(block.fault, data, base, numbers, number_fix)
+        values = np.concatenate(parts) if parts else np.empty((0, len(numbers)), np.float32)
+        return Table(values, [known.column() for known in codes])
+
+    def _parser(self, roles: np.ndarray, numbers: int, texts: int):
+        if settings.kernels and self._size >= _KERNEL_BYTES:
+            from deepcore.kernels import csv_rows
+
+            if csv_rows.Rows.ready():
+                rows = csv_rows.Rows(self._mark[0], roles)
+                return lambda data, begin, end: _by_kernel(rows, data, begin, end)
+        mark, wanted = self._mark, roles.tolist()
+        return lambda data, begin, end: _by_python(mark, wanted, numbers, texts, data, begin, end)
+
+    def _blocks(self, parse) -> Iterator[tuple[bytes, int, _Block]]:
+        """(text, where it begins in the file, what it holds), block after block."""
+        with open_regular(self.path) as file:
+            file.seek(self._begin)
+            check = _Check(self, self._begin)
+            rest, base, size = b"", self._begin, _BLOCK
+            while True:
+                block = file.read(size)
+                check(block)
+                # A newline behind the end stops every loop; the last row may be without its own.
+                data = b"".join((rest, block or b"\n", b"\n"))
+                begin, end = 0, len(data) - 1
+                while begin < end:
+                    part = parse(data, begin, end)
+                    if len(part.starts) or part.fault:
+                        yield data, base, part
+                    if part.next == begin:
+                        break
+                    begin = part.next
+                rest, base = data[begin:end], base + begin
+                if not block or len(rest) > _MAX_ROW:
+                    break
+                size = max(_BLOCK, len(rest))
+        if rest:
+            raise self._too_long(base)
+
+    # -- the first rows -----------------------------------------------------------------------------------
+    def _head(self, file: BinaryIO, header: bool | None, known: Collection[str]) -> None:
+        foreign = identify(file.read(512), "")
+        if foreign is not None:
+            raise FileFormatError(
+                f"{self.path!r} is {foreign[0]}, and no table in text", fix="save it as CSV, in UTF-8"
+            )
+        self._size = file.seek(0, 2)
+        file.seek(0)
+        data = file.read(3)
+        self._begin = 3 if data == codecs.BOM_UTF8 else 0
+        check = _Check(self, 0)
+        check(data)
+        size = 1 << 16
+        rows: list[tuple[int, list[bytes], int]] = []
+        while len(rows) < 3:
+            block = file.read(size)
+            check(block)
+            data += block or b"\n"
+            if b"\n" in data or b"\r" in data:
+                self._mark, rows, fault = self._sniffed(data)
+                if fault is not None:
+                    raise self._error(fault, data, 0, (), None)
+            if not block:
+                break
+            if len(data) > _MAX_ROW + _BLOCK:
+                raise self._too_long(rows[-1][2] if rows else self._begin)
+            size = 3 * len(data)
+        if not rows:
+            raise self._too_long(self._begin) if b'"' in data else DataError(f"{self.path!r} holds no rows")
+        _, cells, following = rows[0]
+        self.width = len(rows[-1 if len(rows) == 1 else 1][1])
+        names = tuple(_text(cell) for cell in cells)
+        if header is None:
+            header = (bool(known) and set(known) <= set(names)) or not any(map(_is_number, cells))
+        if header:
+            self._begin = following
+            if self._mark == b" ":  # numpy.savetxt writes "# x y"
+                names = tuple(name for name in (names[0].lstrip("#"), *names[1:]) if name)
+            if self._mark != b" " or len(names) == self.width:
+                self.names, self.width = names, len(names)
+            if len(rows) < 2:
+                raise DataError(f"{self.path!r} holds no rows below its column names")
+        else:
+            self.width = len(cells)
+
+    def _sniffed(self, data: bytes) -> tuple[bytes, list[tuple[int, list[bytes], int]], _Fault | None]:
+        """The delimiter, the first rows by it, and what is wrong with the one behind them."""
+        found: dict[bytes, tuple[list, _Fault | None]] = {}
+        for mark in (b"\t", b";", b",", b" "):
+            if mark not in data and mark != b" ":
+                continue
+            rows: list[tuple[int, list[bytes], int]] = []
+            fault = None
+            for row in _rows(data, mark, self._begin, len(data)):
+                if isinstance(row, _Fault):
+                    fault = row
+                    break
+                if row[1]:
+                    rows.append(row)
+                if len(rows) == _SNIFFED:
+                    break
+            found[mark] = rows, fault
+            widths = {len(cells) for _, cells, _ in rows}
+            if fault is None and len(widths) == 1 < min(widths):
+                return mark, rows, None
+        # Where no mark gives rows of one width, the first row has the say.
+        rows = found[b" "][0]
+        first = data[rows[0][0] : rows[0][2]] if rows else data
+        mark = next((mark for mark in (b",", b";", b"\t") if mark in first), b" ")
+        return mark, *found[mark]
+
+    # -- errors -------------------------------------------------------------------------------------------
+    def _place(self, offset: int, column: int | None = None) -> str:
+        return f"line {self.line(offset)}" + ("" if column is None else f", {self.label(column)}")
+
+    def line(self, offset: int) -> int:
+        """The number of the line, from 1, that byte `offset` is in."""
+        lines, last = 1, b""
+        with open_regular(self.path) as file:
+            while offset > 0 and (block := file.read(min(offset, _BLOCK))):
+                lines += block.count(b"\n") + block.count(b"\r") - (last + block).count(b"\r\n")
+                offset, last = offset - len(block), block[-1:]
+        return lines
+
+    def _too_long(self, offset: int) -> FileFormatError:
+        return FileFormatError(
+            f"{self.path!r} has a row that does not end",
+            expected=f"at most {_MAX_ROW:,} bytes",
+            received=f"more from {self._place(offset)} on",
+            fix='close the quote (") that the row opens',
+        )
+
+    def _error(self, fault: _Fault, data: bytes, base: int, numbers: Sequence[int], number_fix) -> DeepcoreError:
+        line = self._place(base + fault.at)
+        if fault.kind == "quote":
+            return FileFormatError(
+                f"{self.path!r} has text behind a closing quote",
+                received=f"in {line}",
+                fix='write a quote inside a quoted cell twice: "say ""so"""',
+            )
+        if fault.kind == "columns":
+            return FileFormatError(
+                f"{self.path!r} has too many columns",
+                expected=f"at most {_MAX_COLUMNS:,}",
+                received=f"more in {line}",
+                fix="store it as NPY: numpy.save",
+            )
+        if fault.kind == "width":
+            first = "as the first row names" if self.names else "as in the first row"
+            return DataError(
+                f"{self.path!r} has rows of different lengths",
+                expected=f"{self.width} cells, separated by {_MARKS[self._mark]}, {first}",
+                received=f"{fault.column} in {line}",
+                fix="quote a cell that holds the delimiter",
+            )
+        cells, column, text = self._cells(data, fault.at), numbers[fault.column], _text(fault.cell)
+        comma = re.fullmatch(r"[+-]?\d+,\d+", text)
+        return DataError(
+            f"{self.path!r} has a value that is not a number",
+            received=f"{_shown(text)} in {line}, {self.label(column)}",
+            fix="write numbers with a point: 1.5"
+            if comma
+            else number_fix([c for c in sorted(numbers) if number_in(cells[c]) is None]),
+        )
+
+    def _cells(self, data: bytes, start: int) -> list[bytes]:
+        row = next(_rows(data, self._mark, start, len(data)))
+        assert not isinstance(row, _Fault)
+        return row[1]
+
+    def _not_finite(self, data: bytes, base: int, start: int, column: int, missing_fix) -> DataError:
+        cell = self._cells(data, start)[column]
+        received = f"{_shown(_text(cell))} in {self._place(base + start, column)}"
+        value = number_in(cell)
+        if value is None or math.isnan(value):
+            return DataError(f"{self.path!r} has a missing value", received=received, fix=missing_fix(column))
+        return DataError(
+            f"{self.path!r} has a number that is infinite, or too large for float32",
+            expected=f"at most {np.finfo(np.float32).max:.4g}",
+            received=received,
+            fix="correct it, or leave out the row",
+        )
+
+    def _no_category(self, text: str, names: Collection[str], place: str, missing_fix: str) -> DataError:
+        if not text:
+            return DataError(f"{self.path!r} has a missing value", received=f"'' in {place}", fix=missing_fix)
+        return DataError(
+            f"{self.path!r} has a text that is none of its column's categories",
+            expected=_listed(names),
+            received=f"{_shown(text)} in {place}",
+            fix="correct it, or leave out the row",
+        )
+
+
+def read_numbers(path) -> np.ndarray:
+    """All columns of a table of numbers, (N, width) float32; column names are skipped."""
+    file = TableFile(path)
+    return file.read(range(file.width)).numbers
+
+
+# -- rows by Python -----------------------------------------------------------------------------------------
+def _blanks(mark: bytes) -> bytes:
+    return b" \v\f" if mark == b"\t" else b" \t\v\f"
+
+
+_PATTERNS: dict[bytes, tuple[re.Pattern, re.Pattern]] = {}
+
+
+def _patterns(mark: bytes) -> tuple[re.Pattern, re.Pattern]:
+    """A cell and what ends it; and a quoted cell, whatever follows."""
+    if mark not in _PATTERNS:
+        blank = b"[" + _blanks(mark) + b"]"
+        if mark == b" ":
+            cell = rb'(?:(%b)|([^" \t\v\f\r\n][^ \t\v\f\r\n]*+))?+(%b*+[\r\n]|(?<=[^ \t\v\f])%b++)' % (
+                _QUOTED,
+                blank,
+                blank,
+            )
+        else:
+            cell = rb'(?:(%b)%b*+|((?!")[^%b\r\n]*+))([%b\r\n])' % (_QUOTED, blank, mark, mark)
+        _PATTERNS[mark] = (re.compile(blank + b"*+" + cell), re.compile(b"%b*+%b%b*+" % (blank, _QUOTED, blank)))
+    return _PATTERNS[mark]
+
+
+def _rows(data: bytes, mark: bytes, begin: int, end: int) -> Iterator[tuple[int, list[bytes], int] | _Fault]:
+    """(start, cells, next) of each complete row: cells without blanks around, quoted ones with their quotes, none where all
+    are empty."""
+    blanks, separator = _blanks(mark), None if mark == b" " else mark
+    if data.find(b'"', begin, end) < 0:
+        last = max(data.rfind(b"\n", begin, end), data.rfind(b"\r", begin, end))
+        spaced = any(data.find(blank, begin, end) >= 0 for blank in (b" ", b"\t", b"\v", b"\f"))
+        for line in _LINE.finditer(data, begin, max(last, begin)):
+            cells = line[0].split(separator, _MAX_COLUMNS)
+            if spaced:
+                cells = [cell.strip(blanks) for cell in cells]
+            if len(cells) > _MAX_COLUMNS:
+                yield _Fault("columns", line.start())
+                return
+            yield line.start(), cells if any(cells) else [], line.end() + 1
+        if last >= begin:
+            yield last, [], last + 1
+        return
+    pattern, quoted = _patterns(mark)
+    while begin < end:
+        start, cells = begin, []
+        while True:
+            match = pattern.match(data, begin, end)
+            if match is None:
+                behind = quoted.match(data, begin, end)
+                if behind is not None and behind.end() < end:
+                    yield _Fault("quote", behind.end())
+                return
+            cell = match[1] or match[2]
+            if cell or separator:
+                cells.append(cell.rstrip(blanks) if match[1] is None else cell)
+            begin = match.end()
+            if match[3][-1:] in (b"\r", b"\n"):
+                break
+            if len(cells) > _MAX_COLUMNS:
+                yield _Fault("columns", start)
+                return
+        yield start, [] if all(map(_is_empty, cells)) else cells, begin
+
+
+def _by_python(mark: bytes, roles: list[int], numbers: int, texts: int, data: bytes, begin: int, end: int) -> _Block:
+    width = len(roles)
+    order = [column for column in sorted(range(width), key=lambda c: roles[c]) if roles[column] >= 0]
+    number_columns = [c for c in order if roles[c] % 2 == 0]
+    text_columns = [c for c in order if roles[c] % 2]
+    plain = not data[begin:end].translate(None, b"0123456789+-.eE\r\n" + _blanks(mark) + mark)
+    every = number_columns == list(range(width))
+    values: list[list[float]] = []
+    columns: list[list[bytes]] = [[] for _ in range(texts)]
+    starts: list[int] = []
+    fault = None
+    for row in _rows(data, mark, begin, end):
+        if isinstance(row, _Fault):
+            fault = row
+            break
+        start, cells, following = row
+        if not cells:
+            begin = following
+            continue
+        if len(cells) != width:
+            fault = _Fault("width", start, len(cells))
+            break
+        try:
+            if not plain:
+                raise ValueError
+            numbers_here = list(map(float, cells if every else map(cells.__getitem__, number_columns)))
+        except ValueError:
+            numbers_here = []
+            for k, c in enumerate(number_columns):
+                value = number_in(cells[c])
+                if value is None:
+                    fault = _Fault("number", start, k, cells[c])
+                    break
+                numbers_here.append(value)
+            if fault:
+                break
+        values.append(numbers_here)
+        starts.append(start)
+        for column, c in zip(columns, text_columns):
+            column.append(cells[c])
+        begin = following
+    return _Block(np.array(values, np.float64).reshape(len(values), numbers), columns, starts, begin, fault)
+
+
+def _by_kernel(rows, data: bytes, begin: int, end: int) -> _Block:
+    from deepcore.kernels import csv_rows
+
+    found = rows(np.frombuffer(data, np.uint8), begin, end)
+    count, fault = len(found.numbers), None
+    if found.status == csv_rows.RAGGED:
+        fault = _Fault("width", found.next, found.detail)
+    elif found.status == csv_rows.AFTER_QUOTE:
+        fault = _Fault("quote", found.detail)
+    for row, k, start, stop in found.doubtful.tolist():
+        value = number_in(data[start:stop])
+        if value is None:
+            fault = _Fault("number", int(found.starts[row]), k, data[start:stop])
+            count = row
+            break
+        found.numbers[row, k] = value
+    texts = [[data[start:stop] for start, stop in found.spans[:count, t].tolist()] for t in range(rows.texts)]
+    return _Block(found.numbers[:count], texts, found.starts[:count], found.next, fault)
+
+
+# -- cells ----------------------------------------------------------------------------------------------------
+def _bare(cell: bytes) -> bytes:
+    """A cell without its quotes."""
+    return cell[1:-1].replace(b'""', b'"').strip(b" \t\v\f") if cell.startswith(b'"') else cell
+
+
+def _text(cell: bytes) -> str:
+    return _bare(cell).decode()
+
+
+def _is_empty(cell: bytes) -> bool:
+    return not cell or (cell[:1] == b'"' and not _bare(cell))
+
+
+def _is_number(cell: bytes) -> bool:
+    return _NUMBER.fullmatch(_bare(cell)) is not None
+
+
+def number_in(cell: bytes) -> float | None:
+    """The number in a cell, NaN where it is missing, None where it is no number."""
+    cell = _bare(cell)
+    if _NUMBER.fullmatch(cell):
+        return float(cell)
+    return float("nan") if not cell or cell.lower() in MISSING else None
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "…")
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(map(_shown, itertools.islice(names, 10))) + (", …" if len(names) > 10 else "")
+
+
+class _Codes:
+    """Texts to numbers: those of `categories`, or in the order in which they come. -1: empty; -2: not a category."""
+
+    def __init__(self, categories: Sequence[str] | None):
+        self.names = {name: i for i, name in enumerate(categories or ())}
+        self._open = categories is None
+        self._cells: dict[bytes, int] = {}
+        self._parts: list[np.ndarray] = []
+
+    def add(self, cells: list[bytes]) -> np.ndarray:
+        for cell in dict.fromkeys(cells):
+            if cell not in self._cells:
+                self._cells[cell] = self._code(_text(cell))
+        codes = np.fromiter(map(self._cells.__getitem__, cells), np.int32, len(cells))
+        self._parts.append(codes)
+        return codes
+
+    def _code(self, name: str) -> int:
+        if not name:
+            return -1
+        return self.names.setdefault(name, len(self.names)) if self._open else self.names.get(name, -2)
+
+    def column(self) -> TextColumn:
+        return TextColumn(np.concatenate(self._parts) if self._parts else np.empty(0, np.int32), tuple(self.names))
+
+
+class _Check:
+    """Raises for bytes that are no text in UTF-8, given block after block; an empty block is the end."""
+
+    def __init__(self, table: TableFile, offset: int):
+        self._table, self._offset = table, offset
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def __call__(self, block: bytes) -> None:
+        table = self._table
+        if self._offset == 0 and block[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise not_utf8(table.path, block, 0, 1)
+        zero = block.find(b"\0")
+        if zero >= 0:
+            raise FileFormatError(
+                f"{table.path!r} holds a null byte, so it is no text",
+                received=f"in {table._place(self._offset + zero)}",
+                fix="give a CSV file",
+            )
+        pending = self._decoder.getstate()[0]
+        try:
+            self._decoder.decode(block, not block)
+        except UnicodeDecodeError as error:
+            text = pending + block
+            line = table.line(self._offset - len(pending) + error.start)
+            raise not_utf8(table.path, text, error.start, line) from None
+        self._offset += len(block)
