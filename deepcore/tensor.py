@@ -94,7 +94,7 @@ class Tensor(TensorMethods):
     def data(self):
         """The raw array. Writing into it is not recorded: call `bump_version()` if a graph may still need it."""
         watch.note("taking a tensor's .data")
-        return self._data
+        return self._data.view()
 
     @data.setter
     def data(self, value) -> None:
@@ -109,7 +109,7 @@ class Tensor(TensorMethods):
                 fix="t.to(backend) moves a tensor",
             )
         version = self.version + 1  # a graph that saved the old array must notice
-        self._data, self._spec = raw, None
+        self._data, self._spec = raw.view(), None
         changes.count += 1
         self._base, self._storage = None, Storage()
         self._storage.version = version
@@ -285,7 +285,7 @@ class Tensor(TensorMethods):
                 "numpy() would lose the gradient of a tensor that requires it", fix="write t.detach().numpy()"
             )
         watch.note("taking a tensor's NumPy array")
-        return self.backend.to_host(self._data)
+        return self.backend.to_host(self._data).view()
 
     def __array__(self, dtype=None, copy=None):
         if self.backend.name != "cpu":
@@ -454,7 +454,9 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
     if source is not backend:
         raw = backend.from_host(source.to_host(raw))
         copy = copy and backend.name == "cpu" and source.name == "cpu"
-    return raw.copy() if copy else raw
+    if copy:
+        return raw.copy()
+    return raw.view() if raw is data else raw  # whose shape and strides are the tensor's alone
 
 
 def _converted(raw, dtype, backend: Backend):

@@ -461,7 +461,7 @@ def test_state_dicts_that_do_not_fit_change_nothing():
             {**good, "param_groups": [{**good["param_groups"][0], **setting}]},
             f"setting '{next(iter(setting))}' cannot",
         )
-    refuse({**good, "param_groups": [{**good["param_groups"][0], "lr": -1}]}, "lr cannot be negative")
+    refuse({**good, "param_groups": [{**good["param_groups"][0], "lr": -1}]}, "lr is negative")
     refuse({**good, "param_groups": [{**good["param_groups"][0], "weight_decai": 0}]}, "did you mean 'weight_decay'")
     for name in ("lr", "betas", "weight_decay"):
         less = {k: v for k, v in good["param_groups"][0].items() if k != name}

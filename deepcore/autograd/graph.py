@@ -65,7 +65,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     """
     if watchers and watched and mode.hook is not None:
         if not all(isinstance(t, Tensor) for t in inputs):
-            inputs = tuple(constant(op.name, t) for t in inputs)
+            inputs = tuple(constant(op.label, t) for t in inputs)
         return mode.hook(op, inputs, params)
     first = inputs[0]
     result: Any = None
@@ -85,14 +85,14 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
         elif len(inputs) == 2 and not params:
             second = inputs[1]
             if second.backend is not backend:
-                raise mixed_backends(op.name, inputs)
+                raise mixed_backends(op.label, inputs)
             recorded = first._requires_grad or second._requires_grad
             out = mode.enter(impl, backend, first._data, second._data)
         else:
             recorded = False
             for t in inputs:
                 if t.backend is not backend:
-                    raise mixed_backends(op.name, inputs)
+                    raise mixed_backends(op.label, inputs)
                 recorded = recorded or t._requires_grad
             out = mode.enter(impl, backend, *[t._data for t in inputs], **params)
     except DeepcoreError:
@@ -100,7 +100,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     except AttributeError:  # only now: a check before would cost every op
         if all(isinstance(t, Tensor) for t in inputs):
             raise
-        return apply(op, tuple(constant(op.name, t) for t in inputs), params, watched)
+        return apply(op, tuple(constant(op.label, t) for t in inputs), params, watched)
     except (ValueError, IndexError, TypeError, ArithmeticError) as error:
         raise explain(op, inputs, params, error) from error
     except RuntimeError as error:
@@ -257,7 +257,7 @@ def explain(op, inputs, params, error: Exception) -> DeepcoreError:
         kind = ShapeError
     text = ", ".join(f"{k}={v!r}" for k, v in params.items())
     shapes = " and ".join(brief(t) for t in inputs)
-    return kind(f"{op.name}: {error}", received=shapes + (f"; {text}" if text else ""), fix=op.hint(inputs, params))
+    return kind(f"{op.label}: {error}", received=shapes + (f"; {text}" if text else ""), fix=op.hint(inputs, params))
 
 
 # -- the graph ----------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class Node:
     @property
     def name(self) -> str:
         """`MulBackward`."""
-        return "".join(part.capitalize() for part in self.op.name.split("_")) + "Backward"
+        return "".join(part.capitalize() for part in self.op.label.split("_")) + "Backward"
 
     @property
     def next_functions(self) -> tuple:

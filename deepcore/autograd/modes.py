@@ -169,7 +169,7 @@ def anomalies(forward: bool = True, infinite: bool = True) -> Iterator[None]:
             return
         came_in = not all(map(fine, inputs))
         error = NonFiniteError(
-            f"{op.name} {'in the backward pass ' if mode.backward else ''}"
+            f"{op.label} {'in the backward pass ' if mode.backward else ''}"
             + ("passed on" if came_in else "produced")
             + f" a NaN{' or infinity' if infinite else ''}",
             received=", ".join(brief(t) for t in inputs),
@@ -226,7 +226,7 @@ class profile(contextlib.ContextDecorator):
         start = time.perf_counter()
         out = proceed(op, inputs, params)
         inputs[0].backend.synchronize()
-        name = f"{op.name} (backward)" if mode.backward else op.name
+        name = f"{op.label} (backward)" if mode.backward else op.label
         row = self._seconds.setdefault(name, [0, 0.0])
         row[0] += 1
         row[1] += time.perf_counter() - start

@@ -770,7 +770,7 @@ def _told(tracer: Trace | None, hook, enter) -> Iterator[None]:
 
 
 class _Add:
-    name = "add"
+    name = label = "add"
 
 
 _ADD = _Add()

@@ -802,6 +802,7 @@ def clamp(input, min=None, max=None):
     """min(max(input, min), max); the gradient passes where min ≤ input ≤ max"""
     if min is None and max is None:
         raise ArgumentError("clamp needs min, max or both")
+    min, max = (b if b is None or as_number(b) is not None else constant("clamp", b) for b in (min, max))
     if not isinstance(min, Tensor) and not isinstance(max, Tensor):
         numbers = [b for b in (min, max) if b is not None]
         dtype = promote("clamp", "numeric", input, *numbers)[0].dtype

@@ -35,8 +35,8 @@ class Op:
     """A primitive: what `apply` runs and records. Called with tensors and keyword parameters."""
 
     __slots__ = (
-        "_plans", "differentiable", "forward", "hint_text", "inputs", "joint", "lowering", "many", "name", "saves",
-        "variadic", "view", "vjps",
+        "_plans", "differentiable", "forward", "hint_text", "inputs", "joint", "label", "lowering", "many", "name",
+        "saves", "variadic", "view", "vjps",
     )  # fmt: skip
 
     #: Sums a gradient over broadcast dimensions; set by ops.shape.
@@ -44,6 +44,8 @@ class Op:
 
     def __init__(self, forward, vjps, view=None, hint=None, joint=False, many=False):
         self.name = forward.__name__.strip("_")
+        #: The name in messages and of nodes.
+        self.label = self.name
         self.forward = forward
         code = forward.__code__
         self.inputs = code.co_varnames[1 : code.co_argcount]
@@ -375,6 +377,7 @@ def _rounding(op: Op) -> Op:
 
     forward.__name__ = f"{op.name}_rounding"
     rounding = Op(forward, op.vjps)
+    rounding.label = op.name
     _enter(PRIMITIVES, rounding.name, rounding)
     return rounding
 
