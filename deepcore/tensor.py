@@ -94,7 +94,7 @@ class Tensor(TensorMethods):
     def data(self):
         """The raw array. Writing into it is not recorded: call `bump_version()` if a graph may still need it."""
         watch.note("taking a tensor's .data")
-        return self._data.view()
+        return self._data
 
     @data.setter
     def data(self, value) -> None:
@@ -109,7 +109,7 @@ class Tensor(TensorMethods):
                 fix="t.to(backend) moves a tensor",
             )
         version = self.version + 1  # a graph that saved the old array must notice
-        self._data, self._spec = raw.view(), None
+        self._data, self._spec = raw, None
         changes.count += 1
         self._base, self._storage = None, Storage()
         self._storage.version = version
@@ -456,7 +456,8 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
         copy = copy and backend.name == "cpu" and source.name == "cpu"
     if copy:
         return raw.copy()
-    return raw.view() if raw is data else raw  # whose shape and strides are the tensor's alone
+    # The user's array keeps its own header: plans rely on the shape and strides of a tensor's.
+    return raw.view() if raw is data and backend.name == "cpu" else raw
 
 
 def _converted(raw, dtype, backend: Backend):

@@ -15,6 +15,7 @@ import numpy as np
 
 from deepcore import locks
 from deepcore.backend.dtypes import float32, float64, int64
+from deepcore.config import settings
 from deepcore.kernels import compiler, formulas, register, scalar
 from deepcore.kernels.compiler import Kernel
 from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
@@ -170,23 +171,41 @@ class Map(Lowering):
         alike = all(spec.shape == like.shape for spec in specs)
         shape = like.shape if alike else np.broadcast_shapes(*[spec.shape for spec in specs])
         size = math.prod(shape)
-        large = size >= self.least
         if not size:
             return None
         if not all(spec.plain for spec in specs):
-            return large or None
+            return True
         layout = ("v" * len(specs), 0) if alike else _kinds(specs, shape)
         if layout is None:
             return None
         kinds, columns = layout
         kernel = self.kernel(dtype, kinds)
-        if not (kernel.ready() if large else kernel.kept()):
+        if not kernel.ready():
             return None
         arrays, floats = len(specs), len(self.floats)
         operands = list(map(Operand, range(arrays + floats + 1)))
         words = (*operands[:arrays], operands[-1], size, columns, *operands[arrays:-1])
         result = like if alike else contiguous(shape, dtype, like.backend)
         return Plan(result, [Launch(kernel, slices(size, columns), words)])
+
+    def pays(self, specs) -> bool:
+        if max(spec.size for spec in specs) >= self.least:
+            return True
+        plain = all(spec.plain and spec.shape == specs[0].shape for spec in specs)
+        dtype = _TYPES.get(specs[-1].dtype)
+        return plain and dtype is not None and self.kernel(dtype, "v" * self.arity).kept()
+
+    def bind(self, reference: Callable) -> Callable:
+        """What runs the op where it is not planned by its specs: the kernel for large arrays, else the reference."""
+
+        def run(xp, *operands, **params):
+            if settings.kernels and max(x.size for x in operands) >= self.least:
+                result = self(xp, *operands, **params)
+                if result is not NotImplemented:
+                    return result
+            return reference(xp, *operands, **params)
+
+        return run
 
     def prepared(self, xp, operands, params, out):
         """Operands of which some are not contiguous."""

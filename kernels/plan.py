@@ -178,15 +178,22 @@ class Lowering:
                 self.plans.clear()
             found = True  # another device, or two of them: not for a plan
             if all(spec.backend is specs[0].backend and spec.dtype is not None for spec in specs):
-                found = self.lower(specs, params) or False
+                found = self.pays(specs) and (self.lower(specs, params) or False)
             self.plans[key] = found
         return found
+
+    def pays(self, specs: Sequence[Spec]) -> bool:
+        """Whether a kernel is worth compiling for eager calls with these operands, where the reference has the same bits."""
+        return True
 
     def __call__(self, xp, *arrays, out=None, **params):
         specs = [spec_of(array, xp) for array in arrays]
         key = self.key(params)
         operands = specs[0] if len(specs) == 1 else tuple(specs)
-        plan = self.plan(operands if key is None else (operands, key), specs, params)
+        whole = operands if key is None else (operands, key)
+        plan = self.plans.get(whole)
+        if plan is None or plan is False:  # here it runs by kernels whether or not that pays
+            plan = self.plans[whole] = self.lower(specs, params) or False
         if isinstance(plan, bool):
             return self.prepare(xp, arrays, params, out) if plan and self.prepare else NotImplemented
         return plan.run(arrays, [float(params[name]) for name in self.floats], out)

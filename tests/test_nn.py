@@ -417,7 +417,7 @@ def test_load_state_dict_assign_and_stale_graphs():
         out.sum().backward()
     value = np.ones((2, 2))
     net.load_state_dict({"weight": value, "bias": np.zeros(2)}, assign=True)
-    assert net.weight.data is value and net.weight.requires_grad
+    assert np.shares_memory(net.weight.data, value) and net.weight.requires_grad
 
 
 # -- containers -----------------------------------------------------------------------------------------------------
