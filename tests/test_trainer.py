@@ -441,6 +441,35 @@ def test_modes_are_part_of_a_checkpoint(tmp_path, batches):
         assert result(t) == result(whole)
 
 
+class FreezesItself(nn.Module):
+    """As fine-tuning code does it: training mode leaves the BatchNorm in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network()
+
+    def forward(self, x):
+        return self.body(x)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.body[1].eval()
+        return self
+
+
+@pytest.mark.parametrize("before", [lambda m: None, lambda m: m.eval(), lambda m: m.train()], ids=["new", "eval", "train"])
+def test_modes_that_the_models_own_train_sets(before):
+    seen = []
+    t = trainer(model=FreezesItself)
+    before(t.model)
+    found = [m.training for m in t.model.modules()]
+    frozen = bits(t.model.body[1].running_mean)
+    watch = LambdaCallback(on_train_batch_end=lambda *a: seen.append([t.model.body[i].training for i in (1, 3)]))
+    t.fit(data(8), data(4), epochs=2, batch_size=4, verbose=0, callbacks=[watch])
+    assert seen == [[False, True]] * 4 and bits(t.model.body[1].running_mean) == frozen
+    assert [m.training for m in t.model.modules()] == found
+
+
 class Short(DataLoader):
     """Gives fewer batches than its length says."""
 
@@ -515,6 +544,8 @@ def test_predicting_from_several_inputs(backend):
     assert expected == bits(t.model(dc.tensor(x, backend=backend), dc.tensor(z, backend=backend)).detach())
     for given in ((x, z, y), [x, z], TensorDataset(x, z), TensorDataset(x, z, y), (x.tolist(), dc.tensor(z))):
         assert bits(t.predict(given, batch_size=3)) == expected
+    for given in (((x, z), y), ([x, z], y), [((a, b), int(c)) for a, b, c in zip(x, z, y)]):  # as for fit
+        assert bits(t.predict(given, batch_size=3)) == expected == bits(of(Any).predict(given))
     assert bits(of(Perhaps).predict((x, z, y))) == bits(of(Any).predict(TensorDataset(x, z, y))) == expected
     assert bits(of(Listed).predict(([x, z],))) == bits(of(Named).predict(({"x": x, "z": z}, y))) == expected
     assert bits(of(Perhaps).predict(TensorDataset(x, z))) == bits(of(Perhaps).predict(x)) != expected
@@ -1258,6 +1289,33 @@ def test_every_checkpoint_of_a_run_resumes_to_the_same_bits(backend, tmp_path, r
         t = trainer(backend, accumulate=2)
         t.fit(**fit_arguments(resume=path))
         assert result(t) == expected
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    "event, calls",
+    [
+        ("on_epoch_begin", (2,)), ("on_train_batch_begin", (1, 8, 9, 12)), ("on_train_batch_end", (1, 8, 12)),
+        ("on_test_begin", (1, 2)), ("on_test_batch_begin", (1, 2, 4)), ("on_test_batch_end", (1, 3, 5)),
+        ("on_test_end", (1, 2)), ("on_epoch_end", (1, 2)),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_asked_for_at_any_event_resumes_to_the_same_bits(event, calls, accumulate, tmp_path):
+    """Neither the batch that begins is left out of the run that is resumed, nor a part of the validation."""
+
+    def saved(*args):
+        count[0] += 1
+        if count[0] in calls:
+            t.save_checkpoint(tmp_path / f"{count[0]}.safetensors")
+
+    count = [0]
+    t = trainer(seed=3, accumulate=accumulate)
+    t.fit(**fit_arguments(epochs=2, callbacks=[LambdaCallback(**{event: saved})]))
+    whole = result(t)
+    for call in calls:
+        t = trainer(accumulate=accumulate)
+        t.fit(**fit_arguments(epochs=2, callbacks=(), resume=tmp_path / f"{call}.safetensors"))
+        assert result(t) == whole
 
 
 class Fault(RuntimeError): ...

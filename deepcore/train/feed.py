@@ -248,7 +248,9 @@ class Inputs:
         if not isinstance(batch, (tuple, list)):
             batch = (batch,)
         parts = list(to_backend(tuple(batch), self.backend))
-        if len(parts) > 1 and self.takes(len(parts) - 1):
+        if len(parts) == 2 and self._holds_inputs(parts[0]):
+            parts.pop()
+        elif len(parts) > 1 and self.takes(len(parts) - 1):
             if columns and self.takes(len(parts)):
                 raise ArgumentError(
                     f"the last of {len(parts)} arrays may be an input or a target",
@@ -258,8 +260,12 @@ class Inputs:
             parts.pop()
         return self._arguments(parts)
 
+    def _holds_inputs(self, part) -> bool:
+        """Whether one part of a batch is all inputs of a model that takes several."""
+        return self.most > 1 and type(part) in (tuple, list) and self.takes(len(part))
+
     def _arguments(self, inputs: list) -> tuple:
-        if len(inputs) == 1 and self.most > 1 and type(inputs[0]) in (tuple, list) and self.takes(len(inputs[0])):
+        if len(inputs) == 1 and self._holds_inputs(inputs[0]):
             inputs = inputs[0]
         if not self.takes(len(inputs)):
             raise DataError(

@@ -137,6 +137,8 @@ class Trainer:
         self._resume_from: str | None = None
         self._dispatching = False
         self._to_save: list[str] = []
+        #: Whether a run cannot be resumed from what is there now: in validation, and from a batch's start to its update.
+        self._hold_saves = False
         self._last_loss: float | None = None
         #: Batches since the last update, and the sum of what their losses divide by.
         self._pending, self._weight = 0, 0.0
@@ -342,12 +344,14 @@ class Trainer:
         """The results; None after an interrupt. Unless it ends, the loader and the random stream go back."""
         before, stream = loader.state_dict(), random.default_generator._mark()
         results = None
+        self._hold_saves = True
         try:
             results = self._test(loader, self._inputs)
         except DataError:
             if not self._interrupts.requested:  # a signal to the whole process group ends the workers, too
                 raise
         finally:
+            self._hold_saves = False
             if results is None:
                 loader.load_state_dict(before)
                 random.default_generator._go_back(stream)
@@ -365,6 +369,7 @@ class Trainer:
         with contextlib.closing(batches):  # ends the workers now, whatever comes
             for number, batch in enumerate(batches, loader.position):
                 stream = generator._mark()
+                self._hold_saves = True
                 try:
                     self._dispatch("on_train_batch_begin", number, {})
                     self._modes.restore()
@@ -378,6 +383,8 @@ class Trainer:
                         shapes = ", ".join(f"{t.shape} {dt.name_of(t.dtype)}" for t in feed.leaves(batch))
                         error.add_note(f"in {self._place(number)}; the batch: {shapes}")
                     raise
+                finally:
+                    self._hold_saves = False
                 at.batch = number + 1
                 self._consistent = not self._pending
                 if fault is not None:
@@ -623,7 +630,7 @@ class Trainer:
         if event == "on_epoch_end":
             logs = args[-1]
             logs.update({name: as_number(name, value) for name, value in logs.items()})
-        if self._to_save and not self._pending and not self._dispatching:
+        if self._may_save():
             self._write_checkpoints()
 
     def log_names(self) -> list[str]:
@@ -653,11 +660,16 @@ class Trainer:
         """Everything `fit(resume=path)` needs: parameters, optimizer, schedule, random streams, the loader's position,
         history, metrics and callbacks.
 
-        Asked for by a callback, it is written once every callback has seen the event, and between two updates.
+        Asked for by a callback, it is written once every callback has seen the event, between two updates; asked for
+        when a batch begins, after it, and during validation, when the epoch ends.
         """
         self._to_save.append(os.fspath(path))
-        if not self._dispatching and not self._pending:
+        if self._may_save():
             self._write_checkpoints()
+
+    def _may_save(self) -> bool:
+        """Whether checkpoints were asked for, and a run can be resumed from what is there now."""
+        return bool(self._to_save) and not (self._pending or self._dispatching or self._hold_saves)
 
     def _write_checkpoints(self) -> None:
         paths, self._to_save = dict.fromkeys(self._to_save), []
