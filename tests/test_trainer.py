@@ -457,7 +457,9 @@ class FreezesItself(nn.Module):
         return self
 
 
-@pytest.mark.parametrize("before", [lambda m: None, lambda m: m.eval(), lambda m: m.train()], ids=["new", "eval", "train"])
+@pytest.mark.parametrize(
+    "before", [lambda m: None, lambda m: m.eval(), lambda m: m.train()], ids=["new", "eval", "train"]
+)
 def test_modes_that_the_models_own_train_sets(before):
     seen = []
     t = trainer(model=FreezesItself)
