@@ -1216,6 +1216,22 @@ print("not reached")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_error_beside_a_sigterm_is_shown(tmp_path):
+    code = f"""
+import os, signal, numpy as np
+from deepcore import Trainer, nn, optim
+from deepcore.train import LambdaCallback
+model = nn.Linear(2, 2)
+end = LambdaCallback(on_train_batch_end=lambda batch, logs: os.kill(os.getpid(), signal.SIGTERM) or 1 / 0)
+trainer = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), out={str(tmp_path)!r})
+trainer.fit((np.zeros((8, 2), np.float32), np.zeros(8, np.int64)), batch_size=1, callbacks=end, verbose=0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert "ZeroDivisionError" in done.stderr and "is saved in" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("where", ["training", "validation"])
 def test_workers_that_a_signal_ended_before_the_run_stops(where, tmp_path):
     """Of a signal to all processes of a group, as a supervisor sends it."""
@@ -1374,7 +1390,15 @@ class Tap(nn.Module):
         return x
 
 
-def with_bomb(bomb, accumulate, tmp_path, resume=None):
+class Decay(Callback):
+    """A learning rate that falls after each batch."""
+
+    def on_train_batch_end(self, batch, logs):
+        for group in self.trainer.optimizer.param_groups:
+            group["lr"] *= 0.99
+
+
+def with_bomb(bomb, accumulate, tmp_path, resume=None, first=False):
     """6 batches an epoch and 3 to validate, each sample fetched by itself."""
     dc.manual_seed(5)
     model = nn.Sequential(nn.Linear(FEATURES, 8), nn.Dropout(0.3), Tap(bomb), nn.Linear(8, CLASSES))
@@ -1396,11 +1420,17 @@ def with_bomb(bomb, accumulate, tmp_path, resume=None):
         DataLoader(Fused(bomb, place, *arrays), 4, shuffle=True, seed=1, collate_fn=collate)
         for place, arrays in (("data", data()), ("validation data", data(9, seed=1)))
     ]
-    watch = EarlyStopping("val_loss", patience=9, restore_best_weights=True)
-    t.fit(*loaders, epochs=3, callbacks=[watch, bomb], verbose=0, resume=resume)
+    watch = [
+        EarlyStopping("val_loss", patience=9, restore_best_weights=True),
+        ReduceLROnPlateau(patience=0, min_delta=5.0),
+        LearningRateScheduler(lambda epoch, lr: lr * 0.9),
+        Decay(),
+    ]
+    t.fit(*loaders, epochs=3, callbacks=[bomb, *watch] if first else [*watch, bomb], verbose=0, resume=resume)
     return result(t)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
     "place, count",
@@ -1419,11 +1449,14 @@ def with_bomb(bomb, accumulate, tmp_path, resume=None):
         ("validation data", 9 + 5),
     ],
 )
-def test_an_error_leaves_a_checkpoint_that_resumes_to_the_same_bits(place, count, accumulate, tmp_path):
-    """But none where a group of batches has begun, or the books of an update are not closed."""
-    whole = with_bomb(Bomb(), accumulate, tmp_path / "whole")
+def test_an_error_leaves_a_checkpoint_that_resumes_to_the_same_bits(place, count, accumulate, first, tmp_path):
+    """But none where a group of batches has begun, or the books of an update are not closed.
+
+    The callbacks before the one that raises see the event once, and those after it in the run that is resumed.
+    """
+    whole = with_bomb(Bomb(), accumulate, tmp_path / "whole", first=first)
     with pytest.raises(Fault) as caught:
-        with_bomb(Bomb(place, count), accumulate, tmp_path)
+        with_bomb(Bomb(place, count), accumulate, tmp_path, first=first)
     inside = accumulate == 2 and (place, count) in (
         ("batch begins", 10), ("batch ends", 9), ("data", 22 + 13),
     )  # fmt: skip
@@ -1432,7 +1465,17 @@ def test_an_error_leaves_a_checkpoint_that_resumes_to_the_same_bits(place, count
         assert not (tmp_path / "checkpoint.safetensors").exists() and not notes
     else:
         assert re.fullmatch(r"the run (in|after) epoch .* is saved in .*checkpoint.safetensors", notes[-1])
-        assert with_bomb(Bomb(), accumulate, tmp_path, resume=True) == whole
+        assert with_bomb(Bomb(), accumulate, tmp_path, resume=True, first=first) == whole
+
+
+def test_a_checkpoint_asked_for_is_written_where_a_later_callback_raises(tmp_path):
+    """Else `ModelCheckpoint` takes it for the best one there is."""
+    t = trainer(out=tmp_path)
+    callbacks = [ModelCheckpoint(tmp_path / "kept", monitor="loss", save_best_only=True), Bomb("epoch ends", 2)]
+    with pytest.raises(Fault):
+        t.fit(data(), epochs=3, callbacks=callbacks, verbose=0)
+    assert {"kept", "checkpoint.safetensors"} <= set(os.listdir(tmp_path))
+    assert bits(dc.load(tmp_path / "kept")) == bits(dc.load(tmp_path / "checkpoint.safetensors"))
 
 
 class Dying(Dataset):
