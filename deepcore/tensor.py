@@ -437,6 +437,8 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
         dtype = dt.as_dtype(raw.dtype)
     if dtype is not None and raw.dtype is not dtype and raw.dtype != dtype:
         raw, copy = _converted(raw, dtype, source) if exact else raw.astype(dtype), False
+    elif not isinstance(raw, watch.Traced):
+        raw = dt.canonical(raw)
     if source is not backend:
         raw = backend.from_host(source.to_host(raw))
         copy = copy and backend.name == "cpu" and source.name == "cpu"

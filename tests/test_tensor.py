@@ -298,6 +298,24 @@ def test_masked_arrays_keep_their_mask_or_raise():
     assert dc.tensor(whole).tolist() == [1.0, 2.0] and dc.tensor(masked.filled(7)).tolist() == [1.0, 7.0]
 
 
+@pytest.mark.parametrize(
+    "make", [dc.tensor, dc.as_tensor, dc.from_numpy, lambda a: pickle.loads(pickle.dumps(dc.tensor(a)))]
+)
+@pytest.mark.parametrize("dtype", [dc.float32, dc.float64, dc.int64, dc.bfloat16])
+def test_the_dtype_of_a_tensor_is_one_object(make, dtype):
+    # Kernels compare dtypes by identity; arrays that were unpickled or have a byte order's name hold other objects.
+    plain = np.ones((2, 3), dtype)
+    for array in (pickle.loads(pickle.dumps(plain)), plain.view(plain.dtype.newbyteorder("<"))):
+        made = make(array)
+        assert made.dtype is dtype
+        assert made.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_an_index_out_of_range_is_called_an_index():
+    with pytest.raises(errors.IndexRangeError, match=r"^index: index 5 is out of bounds"):
+        dc.zeros(3)[5]
+
+
 def test_arrays_of_other_libraries():
     torch = pytest.importorskip("torch")
     half = torch.tensor([1.5, -2.0], dtype=torch.bfloat16)

@@ -32,6 +32,7 @@ from deepcore.errors import (
     ConfigError,
     DataError,
     DeepcoreWarning,
+    DTypeError,
     FileFormatError,
     NonFiniteError,
     ShapeError,
@@ -531,6 +532,41 @@ class Named(Two):
         return super().forward(both["x"], both["z"])
 
 
+class Single(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, columns):
+        return self.a(columns["x"])
+
+
+def test_a_dict_of_inputs_stays_a_dict_or_is_given_by_name():
+    x, y = data(8)
+    for kind, given in ((Single, {"x": x}), (Named, {"x": x, "z": x}), (Two, {"z": x, "x": x})):
+        model = kind()
+        t = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss())
+        t.fit((given, y), verbose=0)
+        assert bits(t.predict(given)) == bits(t.predict((given,))) == bits(t.predict((given, y)))
+    with pytest.raises(DataError, match=r"with 'x', 'w'(.|\n)*as forward does: 'x', 'z'"):
+        t.fit(({"x": x, "w": x}, y), verbose=0)
+
+
+def test_one_input_in_a_tuple_is_that_input():
+    x, y = data(8)
+    model = nn.Linear(FEATURES, CLASSES)
+    t = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss())
+    losses = {t.evaluate(given)["loss"] for given in ((x, y), ((x,), y), ([x], y), (x, (y,)))}
+    assert len(losses) == 1
+
+
+def test_a_metric_of_several_outputs_is_refused():
+    x, y = data(8)
+    for output in (lambda a, b: (a, b), lambda a, b: [a, b], lambda a, b: {"a": a, "b": b}):
+        with pytest.raises(ArgumentError, match=r"one output and one target(.|\n)*of 2(.|\n)*metrics=\(\)"):
+            Accuracy().update(output(dc.tensor(x), dc.tensor(x)), y)
+
+
 def test_predicting_from_several_inputs(backend):
     """How many forward takes says whether the last part of the samples is the target."""
     x, y = data(8)
@@ -565,6 +601,8 @@ def test_predicting_from_several_inputs(backend):
         (Listed, ([x, z], y)),
         (Named, ({"x": x, "z": z}, y)),
         (Two, [(a, b, int(c)) for a, b, c in zip(x, z, y)]),
+        (Two, ({"z": z, "x": x}, y)),
+        (Two, [({"z": b, "x": a}, int(c)) for a, b, c in zip(x, z, y)]),
     ):
         t = of(kind)
         t.fit(given, batch_size=3, shuffle=False, verbose=0)
@@ -1909,7 +1947,14 @@ class Texts(Dataset):
     "act, error, words",
     [
         (lambda t: t.fit((X[:0], Y[:0])), DataError, "empty"),
-        (lambda t: t.fit((X, Y[:3])), DataError, "differ in length"),
+        (lambda t: t.fit((X, Y[:3])), DataError, r"x and y differ in length(.|\n)*x \(8, 6\), y \(3,\)"),
+        (lambda t: t.fit((X.T, Y)), DataError, r"fix: +x\.T"),
+        (lambda t: t.fit((X, np.where(Y > 0, Y, np.nan))), DTypeError, "some are NaN(.|\n)*without a label"),
+        (
+            lambda t: t.fit((X, Y), callbacks=[EarlyStopping("val_los")]),
+            ArgumentError,
+            "mean 'val_loss'(.|\n)*validation=",
+        ),
         (lambda t: t.fit(X), DataError, r"training data is a tuple \(x, y\)(.|\n)*fit\(\(x, y\)\)"),
         (lambda t: t.fit((X,)), DataError, r"\(input, …, target\)"),
         (lambda t: t.fit((X, Y), X), DataError, r"validation=\(x, y\)"),

@@ -95,6 +95,15 @@ def is_supported(dtype) -> bool:
     return dtype in _SUPPORTED
 
 
+def canonical(array):
+    """`array` with its dtype as the object in `DTYPES`, over the same memory.
+
+    NumPy makes other objects for the same dtype when it unpickles an array or names a byte order.
+    """
+    own = _SUPPORTED.get(array.dtype)
+    return array if own is None or own is array.dtype else array.view(own)
+
+
 @cache
 def span(dtype) -> tuple:
     """The open interval of the numbers that fit: in integers what is cut to one of them, in floats what rounds to one."""

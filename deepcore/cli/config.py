@@ -166,6 +166,12 @@ def read(path) -> Config:
     """The experiment a file describes. Errors: `ConfigError`, which names the file and the key."""
     path = Path(path)
     place = Place(str(path))
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise ConfigError(
+            f"{str(path)!r} is a table, and CONFIG an experiment file",
+            expected="a TOML file",
+            fix=f'one with [data], type = "csv", train = "{path.name}" and target = "the column to learn"',
+        )
     try:
         with open_regular(path) as file:
             text = decode_utf8(file.read(_MAX_BYTES + 1), str(path))

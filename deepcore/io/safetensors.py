@@ -313,7 +313,7 @@ class SafetensorsFile(TensorFile):
         if dtype == dtypes.bool_ and raw.size and raw.max() > 1:
             self._bad(f"tensor {_brief(name)} is of type BOOL and has bytes other than 0 and 1")
         stored = dtype.newbyteorder("<") if dtype.isbuiltin == 1 else dtype
-        return raw.view(stored).reshape(info.shape).astype(dtype, copy=False)
+        return dtypes.canonical(raw.view(stored).reshape(info.shape).astype(dtype, copy=False))
 
     # -- the header: everything is checked here -----------------------------------------------------
     def _read_header(self) -> None:

@@ -31,6 +31,9 @@ def basic(xp, input, *, index):
     return input[index]
 
 
+basic.label = "index"
+
+
 @primitive(vjp=lambda g, index: basic(g, index=index))
 def _place(xp, input, *, shape, index):
     out = xp.zeros(shape, dtype=input.dtype)
