@@ -23,7 +23,7 @@ import numpy as np
 from deepcore.backend import backend_of, get_backend
 from deepcore.errors import ArgumentError, DataError, DTypeError, IndexRangeError, ShapeError, printable
 from deepcore.nn.registry import Registry
-from deepcore.tensor import Tensor
+from deepcore.tensor import Tensor, unmasked
 
 #: Name → class: what `Trainer(metrics=("accuracy", …))` may ask for.
 METRICS = Registry("metric")
@@ -33,6 +33,7 @@ def _raw(value) -> tuple[Any, Any]:
     """The backend and raw array of a tensor, an array or a list."""
     if isinstance(value, Tensor):
         return value.backend, value._data
+    value = unmasked(value)
     backend = backend_of(value)
     if isinstance(value, Mapping) or (isinstance(value, (tuple, list)) and any(map(_is_part, value))):
         raise ArgumentError(

@@ -213,7 +213,10 @@ def signed_words(*values: int) -> list[int]:
 
 def bits(value: float) -> int:
     """A float64 as the word that a kernel takes."""
-    return _nonzero_bits(value) if value else _bits(value)  # a cache takes -0.0 for 0.0
+    try:
+        return _nonzero_bits(value) if value else _bits(value)  # a cache takes -0.0 for 0.0
+    except struct.error:
+        raise TypeError(f"a number is needed, not {value!r}") from None
 
 
 def _bits(value: float) -> int:

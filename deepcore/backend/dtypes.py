@@ -118,6 +118,11 @@ def span(dtype) -> tuple:
     return -edge, edge
 
 
+def largest(dtype) -> float:
+    """The largest finite number of a floating dtype."""
+    return float(ml_dtypes.finfo(dtype).max)
+
+
 def holds(dtype, source) -> bool:
     """Whether `dtype` has a value for every number of dtype `source`: nothing there becomes another number or infinite."""
     return _holds(_SUPPORTED.get(dtype, dtype), _SUPPORTED.get(source, source))

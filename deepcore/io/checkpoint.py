@@ -22,7 +22,7 @@ from deepcore.backend import Backend, dtypes, get_backend
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, FileFormatError, StateDictError, suggest
 from deepcore.io import safetensors
 from deepcore.random import default_generator
-from deepcore.tensor import Tensor, from_raw
+from deepcore.tensor import Tensor, from_raw, unmasked
 
 _STATE_KEY = "deepcore.state"
 _MAX_DEPTH = 100
@@ -136,7 +136,7 @@ class _Encoder:
         if isinstance(value, Tensor):
             return {"tensor": self._entry(value, _host, path)}
         if isinstance(value, np.ndarray):
-            return {"array": self._entry(value, np.asarray, path)}
+            return {"array": self._entry(unmasked(value), np.asarray, path)}
         if isinstance(value, np.generic):
             return {"scalar": self._entry(value, np.asarray, path)}
         if isinstance(value, int):

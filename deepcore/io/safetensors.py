@@ -27,6 +27,7 @@ from deepcore.backend import dtypes
 from deepcore.errors import ArgumentError, DeepcoreWarning, DTypeError, FileFormatError, suggest
 from deepcore.io.files import FileAccessError, MissingFileError, atomic_write, open_regular
 from deepcore.io.foreign import refusal
+from deepcore.tensor import unmasked
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 100_000_000  # the format's own bound
@@ -110,7 +111,7 @@ def _layout(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | Non
             raise ArgumentError(
                 f"entry {name!r} is not an array", expected="numpy.ndarray", received=type(value).__name__
             )
-        array = np.asarray(value)  # also drops subclasses, whose methods may differ
+        array = np.asarray(unmasked(value))  # also drops subclasses, whose methods may differ
         if array.dtype.newbyteorder("=") not in DTYPE_NAMES:
             raise DTypeError(
                 f"safetensors cannot hold dtype {array.dtype} (entry {name!r})",
