@@ -148,6 +148,13 @@ HOSTILE = {
         lambda: header('{"__metadata__":{' + ",".join(f'"{i}":""' for i in range(500_000)) + '},"a":1}'),
         "texts",
     ),
+    "safetensors of 200,000 tensors": (
+        "tensors",
+        lambda: header(
+            "{" + ",".join(f'"{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(200_000)) + "}"
+        ),
+        "200,000 tensors",
+    ),
     "safetensors of texts": ("tensors", lambda: header('{"a":[' + '"",' * 900_000 + "0]}"), "texts"),
     "safetensors of numbers": ("tensors", lambda: header('{"a":[' + "0," * 2_000_000 + "0]}"), "values"),
     "safetensors of wide text": ("tensors", lambda: header('{"a":"' + "a" * (1 << 24) + '\U0001f600"}'), "bytes for 0"),

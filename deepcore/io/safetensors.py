@@ -34,6 +34,7 @@ MAX_TENSORS = 100_000  # of one file
 MAX_INDEXED = 500_000  # of all shards
 _MAX_BRACKETS = 4 * MAX_TENSORS
 _MAX_NOTES = 10_000
+_MAX_SHARDS = 10_000
 _NOTES_BYTES, _ENTRY_BYTES = 1 << 24, 1 << 10  # of a header: for metadata, and for each tensor
 _FEW_BRACKETS = 10_000  # not worth a closer look
 _MAX_RANK = 64  # NumPy's
@@ -499,6 +500,8 @@ class ShardedFile(TensorFile):
         places = index.get("weight_map")
         if not isinstance(places, dict) or not isinstance(index.get("metadata", {}), dict):
             self._bad("is not an index of shards", expected='{"weight_map": {tensor: file, …}}', fix="check the path")
+        if len(set(map(repr, places.values()))) > _MAX_SHARDS:
+            self._bad("places tensors in too many files", expected=f"at most {_MAX_SHARDS:,}")
         for name, shard in places.items():
             if not isinstance(shard, str) or not _is_file_name(shard):
                 self._bad(
@@ -614,6 +617,8 @@ def _parsed(raw: bytes, what: str, bad, names: int | None = None) -> dict[str, A
     names: how many tensors it may name, instead of those that it has entries for.
     """
     entries = raw.count(b'"data_offsets"') if names is None else names
+    if names is None and entries > MAX_TENSORS:
+        bad(f"has {what} of {entries:,} tensors", expected=f"at most {MAX_TENSORS:,}")
     if len(raw) > _NOTES_BYTES + _ENTRY_BYTES * entries:
         bad(f"has {what} of {len(raw):,} bytes for {entries:,} tensors")
     # Values take up to 30 times their bytes: a list is 56 bytes, a text 49. Those of a tensor's entry are few, and what
