@@ -80,6 +80,20 @@ class Kernel:
         once, as a warning; the caller then has the reference."""
         return self.address != 0 or self._prepare() in ("compiled", "cached")
 
+    def kept(self) -> bool:
+        """Whether it can be called without being compiled now: it was used before, or is in the cache."""
+        with _LOCK:
+            if not self.state:
+                try:
+                    import llvmlite.binding  # noqa: F401
+
+                    stem = cache.stem(self.name, *sources(self.build, self.parameters))
+                    if self._load_kept(stem, f"deepcore_{self.name}_{(stem or '')[-40:]}"):
+                        self.state = "cached"
+                except Exception:  # `ready` says what is wrong, where it matters
+                    return False
+        return self.address != 0
+
     def _prepare(self) -> str:
         with _LOCK:
             if not self.state:

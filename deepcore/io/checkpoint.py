@@ -11,7 +11,9 @@ Tensors and arrays are entries of the file, named by their dotted path; everythi
 from __future__ import annotations
 
 import json
+import operator
 import os
+import reprlib
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -26,6 +28,7 @@ from deepcore.tensor import Tensor, from_raw, unmasked
 
 _STATE_KEY = "deepcore.state"
 _MAX_DEPTH = 100
+_MAX_COLLISIONS = 1000
 CHECKPOINT_VERSION = 1
 
 
@@ -249,7 +252,11 @@ class _Decoder:
         if tag == "dict":
             return {key: self.decode(item) for key, item in held.items()}
         if tag == "items":
-            return {self.decode(key): self.decode(item) for key, item in held}
+            pairs = [(self.decode(key), self.decode(item)) for key, item in held]
+            hashes = sorted(hash(key) for key, _ in pairs)
+            if sum(map(operator.eq, hashes, hashes[1:])) > _MAX_COLLISIONS:  # they take time that grows with the square
+                raise ValueError("a dict whose keys have the same hash")
+            return dict(pairs)
         if tag == "tuple":
             return tuple([self.decode(item) for item in held])
         if tag == "int":
@@ -264,7 +271,7 @@ class _Decoder:
         made = self._made.get((tag, name))
         if made is None:
             if not isinstance(name, str) or name not in self._arrays:
-                raise KeyError(f"no tensor {name!r}")
+                raise KeyError(f"no tensor {reprlib.repr(name)}")
             array = self._arrays[name]
             made = array
             if tag == "tensor":
