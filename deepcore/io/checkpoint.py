@@ -383,7 +383,7 @@ def read_checkpoint(path, backend: str | Backend | None = None) -> dict[str, Any
         raise FileFormatError(
             f"{os.fsdecode(path)!r} is a checkpoint of version {version}",
             expected=f"at most {CHECKPOINT_VERSION}",
-            fix="pip install -U deepcore",
+            fix="pip install -U deepcore-nn",
         )
     extra, streams = state.pop("extra"), state.pop("random")
     del state["checkpoint"]
