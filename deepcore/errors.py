@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import math
 import sys
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from types import FrameType
 
 _PACKAGE = str(Path(__file__).resolve().parent)
 _KERNELS = str(Path(__file__).resolve().parent.parent / "kernels")
+_LONG = 2000  # letters of a line of a message
 _NOT_THE_USERS = (_PACKAGE, _KERNELS, "<frozen", contextlib.__file__)
 
 
@@ -47,7 +49,7 @@ class DeepcoreError(Exception):
 
     def __str__(self) -> str:
         where = ", ".join(str(part) for part in (self.module_path(), self.where, self.call_site) if part)
-        lines = [self.problem]
+        lines = [_shortened(self.problem)]
         for label, text in (
             ("expected", self.expected),
             ("received", self.received),
@@ -55,7 +57,7 @@ class DeepcoreError(Exception):
             ("fix", self.fix),
         ):
             if text:
-                lines.append(f"  {label + ':':<10}{text}")
+                lines.append(f"  {label + ':':<10}{_shortened(str(text))}")
         return printable("\n".join(lines), keep="\n\t")
 
     def __reduce__(self):
@@ -119,6 +121,11 @@ class DeepcoreWarning(UserWarning):
     """Something that works but is probably not what was meant, or is slower than it need be."""
 
 
+def _shortened(text: str) -> str:
+    """`text` without its middle where it is too long to be read: a name from a file may have a million letters."""
+    return text if len(text) <= _LONG else f"{text[: _LONG // 2]} … {text[-_LONG // 4 :]}"
+
+
 def printable(text, keep: str = "") -> str:
     """`text` with escapes for what a terminal would act on or cannot show, apart from the characters of `keep`.
 
@@ -132,7 +139,9 @@ def printable(text, keep: str = "") -> str:
 
 def suggest(name: str, choices: Iterable[str]) -> str:
     """`did you mean 'Linear'?` for the nearest of `choices`, or the list of them when nothing is near."""
-    choices = sorted(choices)
+    choices = sorted(itertools.islice((c for c in choices if len(c) <= _LONGEST_NAME), _MOST_NAMES))
+    if len(str(name)) > _LONGEST_NAME:
+        name = ""
     near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6) or [
         c for c in choices if c.lower() == str(name).lower()
     ]
@@ -140,6 +149,10 @@ def suggest(name: str, choices: Iterable[str]) -> str:
         return f"did you mean {near[0]!r}?"
     shown = ", ".join(choices[:20]) + (", …" if len(choices) > 20 else "")
     return f"one of: {shown}" if choices else "nothing is registered under any name here"
+
+
+#: More and longer names are not compared: that takes seconds.
+_MOST_NAMES, _LONGEST_NAME = 2000, 100
 
 
 def number(name: str, value, expected: str = "a number") -> float:

@@ -15,7 +15,7 @@ Every metric of classification reads classes by `task`:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy as np
 from deepcore.backend import backend_of, get_backend
 from deepcore.errors import ArgumentError, DataError, DTypeError, IndexRangeError, ShapeError, printable
 from deepcore.nn.registry import Registry
-from deepcore.tensor import Tensor
+from deepcore.tensor import Tensor, unmasked
 
 #: Name → class: what `Trainer(metrics=("accuracy", …))` may ask for.
 METRICS = Registry("metric")
@@ -33,10 +33,23 @@ def _raw(value) -> tuple[Any, Any]:
     """The backend and raw array of a tensor, an array or a list."""
     if isinstance(value, Tensor):
         return value.backend, value._data
+    value = unmasked(value)
     backend = backend_of(value)
+    if isinstance(value, Mapping) or (isinstance(value, (tuple, list)) and any(map(_is_part, value))):
+        raise ArgumentError(
+            "a metric takes one output and one target",
+            received=f"a {type(value).__name__} of {len(value)}",
+            fix="metrics=(), or a Metric whose update(output, target) gives one part of each to another's: "
+            "super().update(output[0], target[0])",
+        )
     if backend is None or not hasattr(value, "dtype"):
         return get_backend("cpu"), np.asarray(value)
     return backend, value
+
+
+def _is_part(item) -> bool:
+    """Whether a tuple or list with this in it is several outputs, and not numbers."""
+    return isinstance(item, (Tensor, Mapping)) or bool(getattr(item, "ndim", 0))
 
 
 def _host(value) -> np.ndarray:

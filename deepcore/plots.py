@@ -26,7 +26,7 @@ def _figure_class() -> type:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingDependencyError(
-            "plots need matplotlib, which is not installed", fix='pip install "deepcore[plot]"'
+            "plots need matplotlib, which is not installed", fix='pip install "deepcore-nn[plot]"'
         ) from None
 
     class DeepcoreFigure(Figure):

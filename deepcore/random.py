@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from deepcore import locks
-from deepcore.autograd.graph import mode
+from deepcore.autograd.graph import constant, mode
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, DTypeError, ShapeError
 from deepcore.kernels import reference, watch
-from deepcore.tensor import Tensor, from_raw
+from deepcore.tensor import Tensor, from_raw, tensor_like
 
 _WORD = 1 << 64
 #: Random bits of a uniform number: as many as the significand holds, so that 1.0 is never reached by rounding.
@@ -434,14 +434,24 @@ def rand_like(
     input: Tensor, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False
 ) -> Tensor:
     """`rand` with the shape, dtype and backend of `input`."""
-    return rand(input.shape, generator=generator, **_as(input, dtype, backend), requires_grad=requires_grad)
+    return rand(
+        tensor_like("rand_like", input).shape,
+        generator=generator,
+        **_as(input, dtype, backend),
+        requires_grad=requires_grad,
+    )
 
 
 def randn_like(
     input: Tensor, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False
 ) -> Tensor:
     """`randn` with the shape, dtype and backend of `input`."""
-    return randn(input.shape, generator=generator, **_as(input, dtype, backend), requires_grad=requires_grad)
+    return randn(
+        tensor_like("randn_like", input).shape,
+        generator=generator,
+        **_as(input, dtype, backend),
+        requires_grad=requires_grad,
+    )
 
 
 def randint(
@@ -473,7 +483,7 @@ def randint_like(
 ) -> Tensor:
     """`randint` with the shape, dtype and backend of `input`: `randint_like(x, high)` or `(x, low, high)`."""
     low, high = (0, low) if high is None else (low, high)
-    options = _as(input, dtype, backend)
+    options = _as(tensor_like("randint_like", input), dtype, backend)
     return randint(low, high, input.shape, generator=generator, **options, requires_grad=requires_grad)
 
 
@@ -491,6 +501,7 @@ def randperm(
 
 def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
     """1 with the probability that stands in `input`, else 0; shape, dtype and backend of `input`."""
+    input = constant("bernoulli", input)
     return _tensor(_raw_bernoulli_of(input.backend, generator, input._data), input.backend)
 
 

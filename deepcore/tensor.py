@@ -442,7 +442,7 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
             if copy or (dtype is not None and raw.dtype != dt.as_dtype(dtype)):
                 watch.note("copying or converting an array: dc.as_tensor(…) of it, and .clone() or .to(dtype) of that")
         elif type(raw) is not source.array_type:
-            raw = source.asarray(_unmasked(raw))
+            raw = source.asarray(unmasked(raw))
     if raw.dtype not in dt.DTYPES.values():
         dt.as_dtype(raw.dtype)
     if dtype is not None:
@@ -451,6 +451,8 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
         dtype = dt.as_dtype(raw.dtype)
     if dtype is not None and raw.dtype is not dtype and raw.dtype != dtype:
         raw, copy = _converted(raw, dtype, source) if exact else raw.astype(dtype), False
+    elif not isinstance(raw, watch.Traced):
+        raw = dt.canonical(raw)
     if source is not backend:
         raw = backend.from_host(source.to_host(raw))
         copy = copy and backend.name == "cpu" and source.name == "cpu"
@@ -489,7 +491,7 @@ def _place(flat: int, shape: tuple[int, ...]) -> str:
     return f"[{', '.join(map(str, reversed(index)))}]" if shape else ""
 
 
-def _unmasked(array):
+def unmasked(array):
     """`array`, once it is no masked array with masked elements, whose mask a tensor would lose."""
     if hasattr(array, "filled") and hasattr(array, "mask"):
         if array.mask.any():
@@ -587,7 +589,7 @@ def _plain_leaves(data):
     if isinstance(data, Tensor):
         return data.detach().numpy()
     if hasattr(data, "__dlpack_device__"):
-        raw, backend = (_unmasked(data), get_backend("cpu")) if backend_of(data) else _exchanged(data)
+        raw, backend = (unmasked(data), get_backend("cpu")) if backend_of(data) else _exchanged(data)
         return backend.to_host(raw)
     return data
 
@@ -639,7 +641,7 @@ def from_dlpack(source) -> Tensor:
         raise ArgumentError(
             "from_dlpack takes an array that speaks DLPack", received=type(source).__name__, fix="dc.as_tensor(data)"
         )
-    raw, backend = _exchanged(source)
+    raw, backend = _exchanged(unmasked(source))
     return Tensor(raw, backend)
 
 
@@ -648,7 +650,7 @@ def _shape(size: tuple) -> tuple[int, ...]:
         size = tuple(size[0])
     try:
         shape = tuple(int(n.__index__()) for n in size)
-    except AttributeError:
+    except (AttributeError, TypeError):
         raise ArgumentError("sizes are whole numbers", received=repr(size)) from None
     if any(n < 0 for n in shape):
         raise ShapeError("sizes cannot be negative", received=str(shape))
@@ -675,7 +677,7 @@ def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False
     """A tensor with every element `fill_value`; the dtype follows the value, and has to hold it."""
     xp = get_backend(backend)
     if isinstance(fill_value, Tensor) or hasattr(fill_value, "dtype"):
-        fill_value = fill_value.item()
+        fill_value = unmasked(fill_value).item()
     if dtype is None:
         dtype = dt.bool_ if isinstance(fill_value, bool) else int if isinstance(fill_value, int) else float
     size = size if isinstance(size, (tuple, list)) else (size,)
@@ -683,13 +685,18 @@ def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False
     return _finish(xp.full(_shape(tuple(size)), xp.constant(fill_value, kind), dtype=kind), xp, requires_grad)
 
 
+def tensor_like(name: str, value) -> Tensor:
+    """`value`, once it is known to be the tensor that `name`, a function such as zeros_like, takes."""
+    if isinstance(value, Tensor):
+        return value
+    raise DTypeError(
+        f"{name} takes a tensor", received=type(value).__name__, fix=f"dc.{name.removesuffix('_like')}(size)"
+    )
+
+
 def _like(function: str):
     def make(input: Tensor, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
-        if not isinstance(input, Tensor):
-            raise DTypeError(
-                f"{function}_like takes a tensor", received=type(input).__name__, fix=f"dc.{function}(size)"
-            )
-        xp = input.backend if backend is None else get_backend(backend)
+        xp = tensor_like(f"{function}_like", input).backend if backend is None else get_backend(backend)
         raw = getattr(xp, function)(input.shape, dtype=dt.as_dtype(dtype or input.dtype))
         return _finish(raw, xp, requires_grad)
 
@@ -703,12 +710,12 @@ zeros_like, ones_like, empty_like = _like("zeros"), _like("ones"), _like("empty"
 
 def full_like(input: Tensor, fill_value, dtype=None, backend: Any = None, requires_grad: bool = False) -> Tensor:
     """`full` with the shape, dtype and backend of `input`."""
-    backend = backend or input.backend
+    backend = backend or tensor_like("full_like", input).backend
     return full(input.shape, fill_value, input.dtype if dtype is None else dtype, backend, requires_grad)
 
 
 def _number(name: str, value):
-    value = value.item() if isinstance(value, Tensor) or hasattr(value, "dtype") else value
+    value = unmasked(value).item() if isinstance(value, Tensor) or hasattr(value, "dtype") else value
     if not isinstance(value, (int, float)):
         raise ArgumentError(f"{name} takes numbers", received=repr(value))
     return value

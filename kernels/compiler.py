@@ -81,15 +81,19 @@ class Kernel:
         return self.address != 0 or self._prepare() in ("compiled", "cached")
 
     def kept(self) -> bool:
-        """Whether it can be called without compiling it: it was, or the cache has it."""
-        if self.state or self.address:
-            return self.address != 0
+        """Whether it can be called without being compiled now: it was used before, or is in the cache."""
+        if self.address:
+            return True
         with _LOCK:
             if not self.state:
-                with contextlib.suppress(ImportError):
+                try:
+                    import llvmlite.binding  # noqa: F401
+
                     stem = cache.stem(self.name, *sources(self.build, self.parameters))
                     if self._load_kept(stem, f"deepcore_{self.name}_{(stem or '')[-40:]}"):
                         self.state = "cached"
+                except Exception:  # `ready` says what is wrong, where it matters
+                    return False
         return self.address != 0
 
     def _prepare(self) -> str:
@@ -225,7 +229,10 @@ def signed_words(*values: int) -> list[int]:
 
 def bits(value: float) -> int:
     """A float64 as the word that a kernel takes."""
-    return _nonzero_bits(value) if value else _bits(value)  # a cache takes -0.0 for 0.0
+    try:
+        return _nonzero_bits(value) if value else _bits(value)  # a cache takes -0.0 for 0.0
+    except struct.error:
+        raise TypeError(f"a number is needed, not {value!r}") from None
 
 
 def _bits(value: float) -> int:

@@ -17,6 +17,7 @@ from deepcore.kernels.compiler import Kernel, address
 #: Powers of ten with which every result is a normal number, for w from 1 to 2^64.
 _LEAST, _MOST = -300, 288
 _EXACT = 22
+_MAX_ROWS = 1 << 18
 
 #: Statuses: all complete rows, or as many as there was room for; a row of another width; text behind a closing quote.
 DONE, RAGGED, AFTER_QUOTE = 0, 1, 2
@@ -266,13 +267,15 @@ class Rows:
         self.texts = int(((self.roles >= 0) & (self.roles & 1 == 1)).sum())
 
     @staticmethod
-    def ready() -> bool:
-        return _ROWS.ready()
+    def ready(kept: bool = False) -> bool:
+        """Whether rows can be read; with `kept`, only where that needs no compilation."""
+        return _ROWS.kept() if kept else _ROWS.ready()
 
     def __call__(self, data: np.ndarray, begin: int, end: int) -> Found:
         """The complete rows of data[begin:end], bytes with a newline at `end`; as many as there is room for."""
         width = len(self.roles)
-        most = (end - begin) // width + 1  # a row has a byte for each cell at least
+        # A row has a byte for each cell at least. Where it has more, as in long texts, that is more than is needed.
+        most = min((end - begin) // width + 1, _MAX_ROWS)
         room = max(4096, self.numbers)
         numbers = np.empty((most, self.numbers))
         spans = np.empty((most, self.texts, 2), np.int64)

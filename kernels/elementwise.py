@@ -8,6 +8,7 @@ large arrays only; what it does not, at every size.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -191,9 +192,11 @@ class Map(Lowering):
     def pays(self, specs) -> bool:
         if max(spec.size for spec in specs) >= self.least:
             return True
-        plain = all(spec.plain and spec.shape == specs[0].shape for spec in specs)
+        # A program that computes nothing else need not load LLVM for it, nor compile.
         dtype = _TYPES.get(specs[-1].dtype)
-        return plain and dtype is not None and self.kernel(dtype, "v" * self.arity).kept()
+        plain = all(spec.plain and spec.shape == specs[0].shape for spec in specs)
+        loaded = "llvmlite.binding" in sys.modules
+        return plain and loaded and dtype is not None and self.kernel(dtype, "v" * self.arity).kept()
 
     def bind(self, reference: Callable) -> Callable:
         """What runs the op where it is not planned by its specs: the kernel for large arrays, else the reference."""

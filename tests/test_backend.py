@@ -112,7 +112,7 @@ def test_a_factory_may_ask_for_another_backend(monkeypatch):
 @pytest.mark.parametrize(
     "name, body, words",
     [
-        ("cuda", None, ["needs CuPy", "pip install 'deepcore[cuda]'", 'backend="cpu"']),
+        ("cuda", None, ["needs CuPy", "pip install 'deepcore-nn[cuda]'", 'backend="cpu"']),
         (
             "cuda",
             "raise RuntimeError('cudaErrorNoDevice')",

@@ -732,3 +732,37 @@ def test_every_number_is_looked_at(size, dtype):
                 x[place] = 1.0
         compiled(x)
     assert compiled.runs == 2
+
+
+def test_a_step_compiles_with_a_state_from_a_file(tmp_path):
+    """Arrays out of a file have other dtype objects, of which kernels once made no update."""
+    x, y = dc.randn(8, 6), dc.randint(0, 3, (8,))
+
+    def made():
+        dc.manual_seed(0)
+        model = nn.Linear(6, 3)
+        return model, optim.AdamW(model.parameters(), lr=0.1)
+
+    def step_of(model, optimizer):
+        def step(x, y):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return step
+
+    model, optimizer = made()
+    eager = step_of(model, optimizer)
+    eager(x, y)
+    dc.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.safetensors")
+    other, second = made()
+    saved = dc.load(tmp_path / "c.safetensors")
+    other.load_state_dict(saved["model"])
+    second.load_state_dict(saved["optimizer"])
+    compiled = dc.compile(step_of(other, second))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeepcoreWarning)  # "cannot be compiled and runs as it is"
+        for _ in range(3):
+            assert eager(x, y).item() == compiled(x, y).item()

@@ -222,6 +222,12 @@ def test_an_experiment_is_a_file(tmp_path):
             read(path)
 
 
+def test_a_table_in_place_of_an_experiment_file(tmp_path):
+    (tmp_path / "data.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match=r'is a table(.|\n)*type = "csv", train = "data\.csv"'):
+        read(tmp_path / "data.csv")
+
+
 def test_a_number_of_thousands_of_digits():
     with pytest.raises(ConfigError, match="not TOML"):
         config("x = " + "9" * 5000)

@@ -1025,6 +1025,9 @@ def running(pid):
     return True
 
 
+KERNEL = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux to end a process that keeps Python's lock")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(
     "how, sample",
@@ -1034,23 +1037,35 @@ def running(pid):
         (signal.SIGKILL, "time.sleep(0.05)"),
         (signal.SIGKILL, "time.sleep(60)"),
         # A call into C that keeps Python's lock.
-        pytest.param(signal.SIGKILL, "time.sleep(0.1), ctypes.PyDLL(None).sleep(60)",
-                     marks=pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")),
+        pytest.param(signal.SIGKILL, "time.sleep(0.1), ctypes.PyDLL(None).sleep(60)", marks=KERNEL),
     ],
-)  # fmt: skip
+)
 def test_workers_end_with_the_program(how, sample):
+    end_program("main()", how, sample)
+
+
+@KERNEL
+def test_workers_of_another_thread_end_with_the_program():
+    # The kernel counts the end of the thread that started a process as its parent's, which is not used then.
+    run = "thread = threading.Thread(target=main); thread.start(); thread.join()"
+    end_program(run, signal.SIGKILL, "time.sleep(0.1), ctypes.PyDLL(None).sleep(60)")
+
+
+def end_program(run, how, sample):
     code = f"""
-import ctypes, os, time, multiprocessing, sys
+import ctypes, os, time, threading, multiprocessing, sys
 from deepcore.data import DataLoader, Dataset
 class Slow(Dataset):
     def __len__(self): return 100
     def __getitem__(self, i):
         if i > 1: {sample}
         return bytes(200_000)
-if __name__ == "__main__":
+def main():
     for batch in DataLoader(Slow(), 1, num_workers=2, multiprocessing_context="fork"):
         print(*[p.pid for p in multiprocessing.active_children()], flush=True)
         time.sleep(0.1)
+if __name__ == "__main__":
+    {run}
 """
     if "fork" not in METHODS:
         pytest.skip("a program given by -c needs fork")

@@ -22,6 +22,7 @@ from deepcore import metrics, nn
 from deepcore.cli import config, predict
 from deepcore.errors import ConfigError, DataError, DeepcoreWarning, FileFormatError, ShapeError
 from deepcore.io import idx, read_idx, read_samples, safetensors, write_idx
+from deepcore.io.tables import TableFile
 
 
 # -- making files -----------------------------------------------------------------------------------
@@ -55,9 +56,6 @@ def zeros(count, head=b""):
 def png(width, height, depth=8, colour=2, data=b""):
     """A PNG of this size; an image of zeros where `data` is whole."""
 
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
@@ -71,18 +69,44 @@ def jpeg(scans):
     return whole[:at] + whole[at:-2] * scans + whole[-2:]
 
 
+def chunk(kind, body=b""):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def noted_png(*chunks):
+    """A small PNG with these chunks before its pixels."""
+    plain = png(4, 4, data=zlib.compress(bytes(13 * 4)))
+    return plain[:33] + b"".join(chunks) + plain[33:]
+
+
+def noted_jpeg(segments):
+    """A small JPEG with these segments before all others."""
+    image = pytest.importorskip("PIL.Image")
+    out = io.BytesIO()
+    image.new("RGB", (64, 64)).save(out, "JPEG")
+    return out.getvalue()[:2] + segments + out.getvalue()[2:]
+
+
+def exif(entries, size):
+    """EXIF data whose entries all stand for the same bytes, and an orientation at the end."""
+    kept = b"".join(struct.pack(">HHII", 1000 + i, 7, size, 8) for i in range(entries))
+    turn = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+    head = b"MM\0*" + struct.pack(">I", 8 + size) + bytes(size)
+    return head + struct.pack(">H", entries + 1) + turn + kept + bytes(4)
+
+
 IDX_FLOATS = b"\0\0\x0d\1"
 
 #: Name: (how to read it, its content, what the error says).
 HOSTILE = {
-    "toml of dots": ("toml", "a" + ".a" * 40_000 + "=1", "nested too deeply"),
-    "toml of quoted dots": ("toml", "'a'" + '."a"' * 40_000 + "=1", "nested too deeply"),
-    "toml header of dots": ("toml", "[" + "a ." * 40_000 + "a]", "nested too deeply"),
-    "toml of brackets": ("toml", "a=" + "[" * 50_000, "nested too deeply"),
-    "toml of tables": ("toml", "a=" + "{a=" * 30_000, "nested too deeply"),
-    "toml of escaped quotes": ("toml", 'a="' + '\\"' * 20_000 + "\\", "not TOML"),
+    "toml of dots": ("toml", "a" + ".a" * 16_000 + "=1", "nested too deeply"),
+    "toml of quoted dots": ("toml", "'a'" + '."a"' * 8_000 + "=1", "nested too deeply"),
+    "toml header of dots": ("toml", "[" + "a ." * 10_000 + "a]", "nested too deeply"),
+    "toml of brackets": ("toml", "a=" + "[" * 32_000, "nested too deeply"),
+    "toml of tables": ("toml", "a=" + "{a=" * 10_000, "nested too deeply"),
+    "toml of escaped quotes": ("toml", 'a="' + '\\"' * 15_000 + "\\", "not TOML"),
     "toml too long": ("toml", "a=1\n" * 100_000, "longer than"),
-    "toml of digits": ("toml", "a=" + "9" * 100_000, "not TOML"),
+    "toml of digits": ("toml", "a=" + "9" * 32_000, "not TOML"),
     "toml with escapes": ("toml", '"\\u001b[2J"=1', r"no section '\\x1b\[2J'"),
     "npy of booleans": ("samples", npy("(True,4)"), "bad NPY header"),
     "npy of commas": ("samples", npy(descr=",f4"), "type ',f4'"),
@@ -109,16 +133,51 @@ HOSTILE = {
     "png of 67 million bytes": ("image", lambda: png(8_000, 8_000), "too large an image"),
     "png of 16 bits": ("image", lambda: png(6_000, 6_000, 16, 0), "too large an image"),
     "png of 2 ** 62 pixels": ("image", lambda: png(1 << 31, 1 << 31), "cannot be decoded"),
+    "png of a palette": ("image", lambda: png(8_000, 8_000, 1, 3, zlib.compress(bytes(1001 * 8000))), "too large an"),
+    "png of empty chunks": ("image", lambda: noted_png(chunk(b"abcd") * 300_000), "parts"),
+    "png of empty texts": ("image", lambda: noted_png(chunk(b"tEXt", b"k\0v") * 200_000), "parts"),
+    "png of empty data": ("image", lambda: noted_png(chunk(b"IDAT") * 300_000), "parts"),
+    "jpeg of notes": ("image", lambda: noted_jpeg(b"\xff\xfe\0\2" * 900_000), "parts"),
     "png of no pixels": ("image", lambda: png(0, 4), "cannot be decoded"),
     "png cut short": ("image", lambda: png(4, 4, data=zlib.compress(bytes(10))), "cannot be decoded"),
     "jpeg of 1000 scans": ("image", lambda: jpeg(200), "scans"),
     "safetensors of lists": ("tensors", header('{"a":[' + "[]," * 400_000 + "[]]}"), "lists and objects"),
     "safetensors in depth": ("tensors", header('{"a":' + "[" * 4000), "nested too deeply"),
+    "safetensors of notes": (
+        "tensors",
+        lambda: header('{"__metadata__":{' + ",".join(f'"{i}":""' for i in range(500_000)) + '},"a":1}'),
+        "texts",
+    ),
+    "safetensors of 200,000 tensors": (
+        "tensors",
+        lambda: header(
+            "{" + ",".join(f'"{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(200_000)) + "}"
+        ),
+        "200,000 tensors",
+    ),
+    "safetensors of texts": ("tensors", lambda: header('{"a":[' + '"",' * 900_000 + "0]}"), "texts"),
+    "safetensors of numbers": ("tensors", lambda: header('{"a":[' + "0," * 2_000_000 + "0]}"), "values"),
+    "safetensors of wide text": ("tensors", lambda: header('{"a":"' + "a" * (1 << 24) + '\U0001f600"}'), "bytes for 0"),
+    "keys of one hash": (
+        "tensors",
+        lambda: header(
+            json.dumps(
+                {
+                    "__metadata__": {
+                        "deepcore.state": '{"items":['
+                        + ",".join(f"[{i * ((1 << 61) - 1)},0]" for i in range(30_000))
+                        + "]}"
+                    }
+                }
+            )
+        ),
+        "same hash",
+    ),
     "safetensors of digits": ("tensors", header('{"a":' + "9" * 100_000 + "}"), "valid JSON"),
     "safetensors of escaped quotes": ("tensors", header("[]," * 9000 + '"' + '\\"' * 100_000), "no JSON|lists"),
     "safetensors with escapes": ("tensors", header('{"\\u001b[2J":{}}'), r"'\\x1b\[2J'"),
     "model in itself": ("model", with_model({"layer": "Sequential", "modules": {"0": {"same_as": ""}}}), "same as one"),
-    "model of brackets": ("model", with_model("[" * 400_000), "too large"),
+    "model of brackets": ("model", with_model("[" * 300_000), "too large"),
     "model of names": ("model", with_model({"layer": "x" * 400_000}), "described by its name"),
     "model of a size": (
         "model",
@@ -165,6 +224,55 @@ def test_hostile(name, tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 50 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_notes_of_images_do_not_reach_the_decoder(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    image.init()
+    packed = zlib.compress(bytes((1 << 20) - 10), 9)
+    texts = chunk(b"zTXt", b"a\0\0" + packed) * 60 + chunk(b"iCCP", b"a\0\0" + packed)
+    pad = b"\xff" * 2_000_000
+    note = b"Exif\0\0" + exif(2700, 32_000)
+    segment = b"\xff\xe1" + struct.pack(">H", len(note) + 2) + note
+    for content in (noted_png(texts), noted_png(chunk(b"eXIf", exif(40_000, 400_000))), noted_jpeg(pad + segment)):
+        (tmp_path / "f").write_bytes(content)
+        begun = time.process_time()
+        read_samples(tmp_path / "f")
+        assert time.process_time() - begun < 0.5  # a fiftieth, on an idle machine
+    wide = image.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10))
+    for kind in ("PNG", "JPEG"):
+        wide.save(tmp_path / "f", kind, exif=exif(1, 4) if kind == "PNG" else b"Exif\0\0" + exif(1, 4))
+        assert read_samples(tmp_path / "f").shape == (1, 1, 10, 6)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("9" * 100_000 + "x\n1\n", None),
+        ("1\n" + "9" * 100_000 + "x\n", "not a number"),
+        (",\n" * 1_000_000, "no rows"),
+        ('"",""\n' * 300_000, "no rows"),
+        ("a,b\n" + ",\n" * 1_000_000 + "1,2\n", None),
+        ("1\n" * 60_000 + "x\n", "line 60001"),
+        ("a" * 1_000_000 + "\nx\n", "column 1"),
+    ],
+)
+def test_tables_made_to_take_time(content, message, tmp_path):
+    (tmp_path / "f").write_text(content)
+    begun = time.process_time()
+    if message is None:
+        read_samples(tmp_path / "f")
+    else:
+        with pytest.raises(DataError, match=message) as caught:
+            read_samples(tmp_path / "f")
+        assert len(str(caught.value)) < 2000
+    assert time.process_time() - begun < 1  # a tenth, on an idle machine
+
+
+def test_texts_without_number_are_no_categories(tmp_path):
+    (tmp_path / "f").write_text("id,x\n" + "".join(f"a{i},1\n" for i in range(70_000)))
+    with pytest.raises(DataError, match=r'(?s)65,536 different texts.*ignore = \["id"\]'):
+        TableFile(tmp_path / "f").read([1], {0: None})
 
 
 def test_names_of_classes_are_printed_with_escapes():

@@ -183,6 +183,24 @@ def test_losses_refuse(call, error, message):
 # -- probabilities instead of logits ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "scores, classes, fix",
+    [
+        (dc.tensor([0, 1]), dc.zeros(2, 2), r"scores first: cross_entropy\(scores, classes\)"),
+        (dc.zeros(2, 2), dc.tensor([0.0, math.nan]), "some are NaN or infinite: leave"),
+        (dc.zeros(2, 2), dc.tensor([0.0, 1.0]), r"fix: +target\.to\(dc\.int64\)"),
+    ],
+)
+def test_class_numbers_that_are_no_integers(scores, classes, fix):
+    with pytest.raises(DTypeError, match=fix):
+        F.cross_entropy(scores, classes)
+
+
+def test_linear_names_what_one_feature_per_sample_needs():
+    with pytest.raises(ShapeError, match=r"x\[:, None\]"):
+        nn.Linear(1, 2)(dc.zeros(32))
+
+
 def test_cross_entropy_warns_once_when_it_is_fed_probabilities(backend):
     loss = nn.CrossEntropyLoss()
     probabilities = dc.softmax(dc.randn(5, 3, backend=backend), 1)

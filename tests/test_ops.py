@@ -432,6 +432,87 @@ def test_alpha_is_of_the_results_kind(name, tensors, alpha):
     assert dc.add(dc.tensor([1]), 2.0, alpha=2.5).tolist() == [6.0]
 
 
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_factors_fit_the_dtype_of_integers(name):
+    x = dc.tensor([[1]], dtype=dc.uint8)
+    calls = [lambda factor: dc.addmm(x, x, x, **{name: factor})]
+    if name == "alpha":
+        calls += [lambda factor, other=other: dc.add(x, other, alpha=factor) for other in (x, 1, dc.tensor(1))]
+        with pytest.raises(errors.DTypeError, match="400 does not fit dtype uint8"):
+            dc.sub(x, 200, alpha=2)
+    for call in calls:
+        with pytest.raises(errors.DTypeError, match="300 does not fit dtype uint8"):
+            call(300)
+        with pytest.raises(errors.DTypeError, match=f"(?s){name}.*received: +{name}=2.5"):
+            call(2.5)
+        assert call(3).item() == 4 and call(3).dtype == dc.uint8
+
+
+@pytest.mark.parametrize("dtype", [dc.float16, dc.bfloat16])
+def test_addmm_of_16_bits_rounds_once(dtype, backend):
+    a, c = (dc.tensor([[number]], dtype=dtype, backend=backend) for number in (300.0, 6e4))
+    assert dc.addmm(c, a, a, beta=0, alpha=0.125).item() == dc.tensor(11250.0, dtype=dtype).item()
+    exact = 9e4 - c.item()  # 300² alone is more than float16 holds
+    assert dc.addmm(c, a, a, beta=-1).item() == dc.tensor(exact, dtype=dtype).item()
+
+
+@pytest.mark.parametrize("dtype", [dc.uint8, dc.int8, dc.int16, dc.int32, dc.uint16, dc.bool])
+def test_sums_keep_the_dtype_that_is_asked_for(dtype, backend):
+    x = dc.tensor([[1, 2], [3, 0]], backend=backend)
+    compiled = dc.compile(lambda t: (t.sum(dtype=dtype), t.sum(1, dtype=dtype)))
+    for _ in range(2):
+        whole, rows = compiled(x)
+        expected = [[6], [3, 3]] if dtype != dc.bool else [[True], [True, True]]
+        assert whole.dtype == rows.dtype == dtype and [[whole.item()], rows.tolist()] == expected
+    small = dc.ones((1, 2, 3), dtype=dtype, backend=backend)
+    if dtype != dc.bool:
+        assert dc.einsum("...ik,...j->ij", small, small[0, 0]).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [dc.float16, dc.bfloat16])
+def test_sigmoid_of_16_bits_rounds_once(dtype, backend):
+    wide = dc.linspace(-17, 12, 400, backend=backend).to(dtype).float()
+    function = dc.compile(lambda t: t.sigmoid())
+    for _ in range(2):  # e¹² is more than float16 holds
+        assert function(wide.to(dtype)).tolist() == dc.sigmoid(wide).to(dtype).tolist()
+
+
+def test_logsumexp_of_one_number(backend):
+    for dtype in (dc.float16, dc.bfloat16, dc.float32):
+        x = dc.tensor(1.5, dtype=dtype, backend=backend)
+        assert dc.logsumexp(x, 0).item() == dc.logsumexp(x, (0,), True).item() == 1.5
+
+
+def test_what_is_no_tensor_is_named(backend):
+    x = dc.ones(3, 3, backend=backend)
+    calls = [
+        lambda v: dc.mm(x, v), lambda v: dc.mm(v, x), lambda v: dc.bmm(x[None], v), lambda v: x.mv(v), lambda v: dc.dot(x[0], v),
+        lambda v: dc.outer(x[0], v), lambda v: dc.addmm(x, x, v), lambda v: dc.embedding(v, x), lambda v: x.masked_select(v),
+        lambda v: dc.broadcast_tensors(x, v), dc.flatten, dc.tril, dc.triu, lambda v: dc.tile(v, 2), lambda v: x @ v,
+    ]  # fmt: skip
+    for call in calls:
+        for value in ([[1.0, 2.0]], None, "text"):
+            with pytest.raises(errors.DTypeError, match=r"(?s)takes tensors.*dc\.tensor\(…\)"):
+                call(value)
+    for function in (
+        dc.rand_like,
+        dc.randn_like,
+        dc.zeros_like,
+        lambda v: dc.randint_like(v, 3),
+        lambda v: dc.full_like(v, 1),
+    ):
+        for value in ([[1.0, 2.0]], None, np.ones(3)):
+            with pytest.raises(errors.DTypeError, match="_like takes a tensor"):
+                function(value)
+    assert dc.bernoulli(np.ones(3)).tolist() == [1, 1, 1]
+    for call in (lambda v: dc.elu(x, v), lambda v: dc.leaky_relu(x, v), lambda v: dc.softplus(x, v)):
+        for value in (None, "text"):
+            with pytest.raises(errors.DTypeError, match=r"elu: |softplus: |does not fit"):
+                call(value)
+    with pytest.raises(errors.ArgumentError, match="sizes are whole numbers"):
+        dc.empty(np.ones((2, 2)))
+
+
 # -- infinity, and slopes of slopes -----------------------------------------------------------------------------------
 
 

@@ -276,6 +276,14 @@ def test_whole_numbers_round_to_tens(dtype, backend):
     assert t.round(decimals=1).tolist() == values and t.round(decimals=-1).dtype == dtype
     with pytest.raises(errors.ArgumentError, match="multiples"):
         t.round(decimals=-20)
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    for decimals in (1, 2):  # the next multiple may lie outside the dtype
+        unit = 10**decimals
+        ends = dc.tensor([least, most], dtype=dtype, backend=backend).round(decimals=-decimals).tolist()
+        expected = [
+            min(max(round(int(v), -decimals), -(-least // unit) * unit), most // unit * unit) for v in (least, most)
+        ]
+        assert ends == expected
     exact = 2**62 + 5
     assert dc.tensor([exact], backend=backend).round(decimals=-1).tolist() == [round(exact, -1)]
 
@@ -296,6 +304,41 @@ def test_masked_arrays_keep_their_mask_or_raise():
         with pytest.raises(errors.DTypeError, match=r"(?s)1 masked of 2.*filled\(value\)"):
             call(masked)
     assert dc.tensor(whole).tolist() == [1.0, 2.0] and dc.tensor(masked.filled(7)).tolist() == [1.0, 7.0]
+
+
+@pytest.mark.parametrize(
+    "make", [dc.tensor, dc.as_tensor, dc.from_numpy, lambda a: pickle.loads(pickle.dumps(dc.tensor(a)))]
+)
+@pytest.mark.parametrize("dtype", [dc.float32, dc.float64, dc.int64, dc.bfloat16])
+def test_the_dtype_of_a_tensor_is_one_object(make, dtype):
+    # Kernels compare dtypes by identity; arrays that were unpickled or have a byte order's name hold other objects.
+    plain = np.ones((2, 3), dtype)
+    for array in (pickle.loads(pickle.dumps(plain)), plain.view(plain.dtype.newbyteorder("<"))):
+        made = make(array)
+        assert made.dtype is dtype
+        assert made.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_an_index_out_of_range_is_called_an_index():
+    with pytest.raises(errors.IndexRangeError, match=r"^index: index 5 is out of bounds"):
+        dc.zeros(3)[5]
+
+
+def test_masks_are_not_lost_where_arrays_and_numbers_are_read(tmp_path):
+    masked, places = np.ma.array([1.0, 2.0], mask=[False, True]), np.ma.array([0, 1], mask=[False, True])
+    for call in (
+        lambda: dc.from_dlpack(masked),
+        lambda: dc.save({"a": masked}, tmp_path / "a.safetensors"),
+        lambda: dc.metrics.accuracy(dc.ones(2, 2), places),
+        lambda: dc.data.Subset("ab", places),
+        lambda: dc.data.DataLoader([1, 2], sampler=places),
+        lambda: dc.full((2,), np.ma.masked),
+        lambda: dc.ones(2).fill_(np.ma.masked),
+        lambda: dc.arange(np.ma.masked),
+    ):
+        with pytest.raises(errors.DTypeError, match=r"(?s)1 masked of.*filled\(value\)"):
+            call()
+    assert list(dc.data.Subset("ab", np.ma.array([1, 0]))) == ["b", "a"]
 
 
 def test_arrays_of_other_libraries():

@@ -32,6 +32,7 @@ from deepcore.errors import (
     ConfigError,
     DataError,
     DeepcoreWarning,
+    DTypeError,
     FileFormatError,
     NonFiniteError,
     ShapeError,
@@ -441,6 +442,37 @@ def test_modes_are_part_of_a_checkpoint(tmp_path, batches):
         assert result(t) == result(whole)
 
 
+class FreezesItself(nn.Module):
+    """As fine-tuning code does it: training mode leaves the BatchNorm in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network()
+
+    def forward(self, x):
+        return self.body(x)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.body[1].eval()
+        return self
+
+
+@pytest.mark.parametrize(
+    "before", [lambda m: None, lambda m: m.eval(), lambda m: m.train()], ids=["new", "eval", "train"]
+)
+def test_modes_that_the_models_own_train_sets(before):
+    seen = []
+    t = trainer(model=FreezesItself)
+    before(t.model)
+    found = [m.training for m in t.model.modules()]
+    frozen = bits(t.model.body[1].running_mean)
+    watch = LambdaCallback(on_train_batch_end=lambda *a: seen.append([t.model.body[i].training for i in (1, 3)]))
+    t.fit(data(8), data(4), epochs=2, batch_size=4, verbose=0, callbacks=[watch])
+    assert seen == [[False, True]] * 4 and bits(t.model.body[1].running_mean) == frozen
+    assert [m.training for m in t.model.modules()] == found
+
+
 class Short(DataLoader):
     """Gives fewer batches than its length says."""
 
@@ -500,6 +532,41 @@ class Named(Two):
         return super().forward(both["x"], both["z"])
 
 
+class Single(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, columns):
+        return self.a(columns["x"])
+
+
+def test_a_dict_of_inputs_stays_a_dict_or_is_given_by_name():
+    x, y = data(8)
+    for kind, given in ((Single, {"x": x}), (Named, {"x": x, "z": x}), (Two, {"z": x, "x": x})):
+        model = kind()
+        t = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss())
+        t.fit((given, y), verbose=0)
+        assert bits(t.predict(given)) == bits(t.predict((given,))) == bits(t.predict((given, y)))
+    with pytest.raises(DataError, match=r"with 'x', 'w'(.|\n)*as forward does: 'x', 'z'"):
+        t.fit(({"x": x, "w": x}, y), verbose=0)
+
+
+def test_one_input_in_a_tuple_is_that_input():
+    x, y = data(8)
+    model = nn.Linear(FEATURES, CLASSES)
+    t = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss())
+    losses = {t.evaluate(given)["loss"] for given in ((x, y), ((x,), y), ([x], y), (x, (y,)))}
+    assert len(losses) == 1
+
+
+def test_a_metric_of_several_outputs_is_refused():
+    x, y = data(8)
+    for output in (lambda a, b: (a, b), lambda a, b: [a, b], lambda a, b: {"a": a, "b": b}):
+        with pytest.raises(ArgumentError, match=r"one output and one target(.|\n)*of 2(.|\n)*metrics=\(\)"):
+            Accuracy().update(output(dc.tensor(x), dc.tensor(x)), y)
+
+
 def test_predicting_from_several_inputs(backend):
     """How many forward takes says whether the last part of the samples is the target."""
     x, y = data(8)
@@ -515,6 +582,8 @@ def test_predicting_from_several_inputs(backend):
     assert expected == bits(t.model(dc.tensor(x, backend=backend), dc.tensor(z, backend=backend)).detach())
     for given in ((x, z, y), [x, z], TensorDataset(x, z), TensorDataset(x, z, y), (x.tolist(), dc.tensor(z))):
         assert bits(t.predict(given, batch_size=3)) == expected
+    for given in (((x, z), y), ([x, z], y), [((a, b), int(c)) for a, b, c in zip(x, z, y)]):  # as for fit
+        assert bits(t.predict(given, batch_size=3)) == expected == bits(of(Any).predict(given))
     assert bits(of(Perhaps).predict((x, z, y))) == bits(of(Any).predict(TensorDataset(x, z, y))) == expected
     assert bits(of(Listed).predict(([x, z],))) == bits(of(Named).predict(({"x": x, "z": z}, y))) == expected
     assert bits(of(Perhaps).predict(TensorDataset(x, z))) == bits(of(Perhaps).predict(x)) != expected
@@ -532,6 +601,8 @@ def test_predicting_from_several_inputs(backend):
         (Listed, ([x, z], y)),
         (Named, ({"x": x, "z": z}, y)),
         (Two, [(a, b, int(c)) for a, b, c in zip(x, z, y)]),
+        (Two, ({"z": z, "x": x}, y)),
+        (Two, [({"z": b, "x": a}, int(c)) for a, b, c in zip(x, z, y)]),
     ):
         t = of(kind)
         t.fit(given, batch_size=3, shuffle=False, verbose=0)
@@ -1183,6 +1254,22 @@ print("not reached")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_error_beside_a_sigterm_is_shown(tmp_path):
+    code = f"""
+import os, signal, numpy as np
+from deepcore import Trainer, nn, optim
+from deepcore.train import LambdaCallback
+model = nn.Linear(2, 2)
+end = LambdaCallback(on_train_batch_end=lambda batch, logs: os.kill(os.getpid(), signal.SIGTERM) or 1 / 0)
+trainer = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), out={str(tmp_path)!r})
+trainer.fit((np.zeros((8, 2), np.float32), np.zeros(8, np.int64)), batch_size=1, callbacks=end, verbose=0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert "ZeroDivisionError" in done.stderr and "is saved in" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("where", ["training", "validation"])
 def test_workers_that_a_signal_ended_before_the_run_stops(where, tmp_path):
     """Of a signal to all processes of a group, as a supervisor sends it."""
@@ -1260,6 +1347,33 @@ def test_every_checkpoint_of_a_run_resumes_to_the_same_bits(backend, tmp_path, r
         assert result(t) == expected
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    "event, calls",
+    [
+        ("on_epoch_begin", (2,)), ("on_train_batch_begin", (1, 8, 9, 12)), ("on_train_batch_end", (1, 8, 12)),
+        ("on_test_begin", (1, 2)), ("on_test_batch_begin", (1, 2, 4)), ("on_test_batch_end", (1, 3, 5)),
+        ("on_test_end", (1, 2)), ("on_epoch_end", (1, 2)),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_asked_for_at_any_event_resumes_to_the_same_bits(event, calls, accumulate, tmp_path):
+    """Neither the batch that begins is left out of the run that is resumed, nor a part of the validation."""
+
+    def saved(*args):
+        count[0] += 1
+        if count[0] in calls:
+            t.save_checkpoint(tmp_path / f"{count[0]}.safetensors")
+
+    count = [0]
+    t = trainer(seed=3, accumulate=accumulate)
+    t.fit(**fit_arguments(epochs=2, callbacks=[LambdaCallback(**{event: saved})]))
+    whole = result(t)
+    for call in calls:
+        t = trainer(accumulate=accumulate)
+        t.fit(**fit_arguments(epochs=2, callbacks=(), resume=tmp_path / f"{call}.safetensors"))
+        assert result(t) == whole
+
+
 class Fault(RuntimeError): ...
 
 
@@ -1314,7 +1428,15 @@ class Tap(nn.Module):
         return x
 
 
-def with_bomb(bomb, accumulate, tmp_path, resume=None):
+class Decay(Callback):
+    """A learning rate that falls after each batch."""
+
+    def on_train_batch_end(self, batch, logs):
+        for group in self.trainer.optimizer.param_groups:
+            group["lr"] *= 0.99
+
+
+def with_bomb(bomb, accumulate, tmp_path, resume=None, first=False):
     """6 batches an epoch and 3 to validate, each sample fetched by itself."""
     dc.manual_seed(5)
     model = nn.Sequential(nn.Linear(FEATURES, 8), nn.Dropout(0.3), Tap(bomb), nn.Linear(8, CLASSES))
@@ -1336,11 +1458,17 @@ def with_bomb(bomb, accumulate, tmp_path, resume=None):
         DataLoader(Fused(bomb, place, *arrays), 4, shuffle=True, seed=1, collate_fn=collate)
         for place, arrays in (("data", data()), ("validation data", data(9, seed=1)))
     ]
-    watch = EarlyStopping("val_loss", patience=9, restore_best_weights=True)
-    t.fit(*loaders, epochs=3, callbacks=[watch, bomb], verbose=0, resume=resume)
+    watch = [
+        EarlyStopping("val_loss", patience=9, restore_best_weights=True),
+        ReduceLROnPlateau(patience=0, min_delta=5.0),
+        LearningRateScheduler(lambda epoch, lr: lr * 0.9),
+        Decay(),
+    ]
+    t.fit(*loaders, epochs=3, callbacks=[bomb, *watch] if first else [*watch, bomb], verbose=0, resume=resume)
     return result(t)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
     "place, count",
@@ -1359,11 +1487,14 @@ def with_bomb(bomb, accumulate, tmp_path, resume=None):
         ("validation data", 9 + 5),
     ],
 )
-def test_an_error_leaves_a_checkpoint_that_resumes_to_the_same_bits(place, count, accumulate, tmp_path):
-    """But none where a group of batches has begun, or the books of an update are not closed."""
-    whole = with_bomb(Bomb(), accumulate, tmp_path / "whole")
+def test_an_error_leaves_a_checkpoint_that_resumes_to_the_same_bits(place, count, accumulate, first, tmp_path):
+    """But none where a group of batches has begun, or the books of an update are not closed.
+
+    The callbacks before the one that raises see the event once, and those after it in the run that is resumed.
+    """
+    whole = with_bomb(Bomb(), accumulate, tmp_path / "whole", first=first)
     with pytest.raises(Fault) as caught:
-        with_bomb(Bomb(place, count), accumulate, tmp_path)
+        with_bomb(Bomb(place, count), accumulate, tmp_path, first=first)
     inside = accumulate == 2 and (place, count) in (
         ("batch begins", 10), ("batch ends", 9), ("data", 22 + 13),
     )  # fmt: skip
@@ -1372,7 +1503,17 @@ def test_an_error_leaves_a_checkpoint_that_resumes_to_the_same_bits(place, count
         assert not (tmp_path / "checkpoint.safetensors").exists() and not notes
     else:
         assert re.fullmatch(r"the run (in|after) epoch .* is saved in .*checkpoint.safetensors", notes[-1])
-        assert with_bomb(Bomb(), accumulate, tmp_path, resume=True) == whole
+        assert with_bomb(Bomb(), accumulate, tmp_path, resume=True, first=first) == whole
+
+
+def test_a_checkpoint_asked_for_is_written_where_a_later_callback_raises(tmp_path):
+    """Else `ModelCheckpoint` takes it for the best one there is."""
+    t = trainer(out=tmp_path)
+    callbacks = [ModelCheckpoint(tmp_path / "kept", monitor="loss", save_best_only=True), Bomb("epoch ends", 2)]
+    with pytest.raises(Fault):
+        t.fit(data(), epochs=3, callbacks=callbacks, verbose=0)
+    assert {"kept", "checkpoint.safetensors"} <= set(os.listdir(tmp_path))
+    assert bits(dc.load(tmp_path / "kept")) == bits(dc.load(tmp_path / "checkpoint.safetensors"))
 
 
 class Dying(Dataset):
@@ -1806,7 +1947,14 @@ class Texts(Dataset):
     "act, error, words",
     [
         (lambda t: t.fit((X[:0], Y[:0])), DataError, "empty"),
-        (lambda t: t.fit((X, Y[:3])), DataError, "differ in length"),
+        (lambda t: t.fit((X, Y[:3])), DataError, r"x and y differ in length(.|\n)*x \(8, 6\), y \(3,\)"),
+        (lambda t: t.fit((X.T, Y)), DataError, r"fix: +x\.T"),
+        (lambda t: t.fit((X, np.where(Y > 0, Y, np.nan))), DTypeError, "some are NaN(.|\n)*without a label"),
+        (
+            lambda t: t.fit((X, Y), callbacks=[EarlyStopping("val_los")]),
+            ArgumentError,
+            "mean 'val_loss'(.|\n)*validation=",
+        ),
         (lambda t: t.fit(X), DataError, r"training data is a tuple \(x, y\)(.|\n)*fit\(\(x, y\)\)"),
         (lambda t: t.fit((X,)), DataError, r"\(input, …, target\)"),
         (lambda t: t.fit((X, Y), X), DataError, r"validation=\(x, y\)"),

@@ -15,7 +15,7 @@ import numpy as np
 
 from deepcore import locks
 from deepcore.backend import Backend
-from deepcore.backend.dtypes import float32
+from deepcore.backend.dtypes import canonical, float32
 from deepcore.config import settings
 
 # The multiplications (GEMM) and elements (GEMV, dot) up to which OpenBLAS uses one thread by itself.
@@ -64,7 +64,7 @@ class CpuBackend(Backend):
         self._pool: tuple[tuple[int, int], ThreadPoolExecutor] | None = None
 
     def from_host(self, array):
-        return array
+        return canonical(array)
 
     def to_host(self, array):
         return array

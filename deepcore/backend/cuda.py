@@ -18,7 +18,7 @@ from deepcore.backend.dtypes import bfloat16, float32
 from deepcore.config import settings
 from deepcore.errors import BackendError
 
-_INSTALL = "pip install 'deepcore[cuda]'  (an NVIDIA GPU and driver are needed), or backend=\"cpu\""
+_INSTALL = "pip install 'deepcore-nn[cuda]'  (an NVIDIA GPU and driver are needed), or backend=\"cpu\""
 
 
 class CudaBackend(Backend):

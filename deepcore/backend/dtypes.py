@@ -95,6 +95,15 @@ def is_supported(dtype) -> bool:
     return dtype in _SUPPORTED
 
 
+def canonical(array):
+    """`array` with its dtype as the object in `DTYPES`, over the same memory.
+
+    NumPy makes other objects for the same dtype when it unpickles an array or names a byte order.
+    """
+    own = _SUPPORTED.get(array.dtype)
+    return array if own is None or own is array.dtype else array.view(own)
+
+
 @cache
 def span(dtype) -> tuple:
     """The open interval of the numbers that fit: in integers what is cut to one of them, in floats what rounds to one."""
@@ -107,6 +116,11 @@ def span(dtype) -> tuple:
     edge = int(float(info.max)) + 2 ** (int(info.maxexp) - int(info.nmant) - 2)  # half a step above the largest
     edge = edge if dtype == float64 else float(edge)  # which float64 itself does not hold
     return -edge, edge
+
+
+def largest(dtype) -> float:
+    """The largest finite number of a floating dtype."""
+    return float(ml_dtypes.finfo(dtype).max)
 
 
 def holds(dtype, source) -> bool:

@@ -32,7 +32,7 @@ from deepcore.optim import OPTIMIZERS, SCHEDULERS
 SECTIONS = ("data", "layers", "loss", "optimizer", "schedule", "train")
 #: Arguments that a layer can tell from its input, and the dimension that says it.
 INFERRED = {"in_features": -1, "num_features": 1, "in_channels": 1, "normalized_shape": -1}
-_MAX_BYTES = 1 << 18  # the parser reads about a megabyte a second
+_MAX_BYTES = 1 << 15  # the parser reads half a megabyte a second where there is much structure
 _MAX_DEPTH = 32  # of brackets in brackets, and of the parts of a dotted key
 #: Texts and comments, whose dots and brackets say nothing about the structure. Every quote matches, with an end or
 #: without: trying each again would take time that grows with the square.
@@ -166,6 +166,12 @@ def read(path) -> Config:
     """The experiment a file describes. Errors: `ConfigError`, which names the file and the key."""
     path = Path(path)
     place = Place(str(path))
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise ConfigError(
+            f"{str(path)!r} is a table, and CONFIG an experiment file",
+            expected="a TOML file",
+            fix=f'one with [data], type = "csv", train = "{path.name}" and target = "the column to learn"',
+        )
     try:
         with open_regular(path) as file:
             text = decode_utf8(file.read(_MAX_BYTES + 1), str(path))

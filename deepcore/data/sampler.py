@@ -11,7 +11,7 @@ import numpy as np
 from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, DataError, IndexRangeError, StateDictError
 from deepcore.random import Generator, default_generator, derive_stream, raw_permutation
-from deepcore.tensor import Tensor
+from deepcore.tensor import Tensor, unmasked
 
 
 def draw_seed() -> int:
@@ -47,7 +47,7 @@ def as_indices(values: Any, size: int, owner: str) -> np.ndarray:
             names = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise ArgumentError(f"the indices of {owner} are whole numbers, or a mask", received=f"a mix of {names}")
     try:
-        array = np.asarray(values)
+        array = np.asarray(unmasked(values))
     except ValueError:  # lists of different lengths
         array = np.empty((0, 0))
     if array.ndim != 1:
@@ -102,7 +102,7 @@ class Sampler:
         """Every index of the coming pass."""
         if type(self).__iter__ is Sampler.__iter__:
             raise NotImplementedError(f"{type(self).__name__} must define order or __iter__")
-        return np.array(list(self), dtype=np.int64)
+        return np.asarray(list(self))  # what they are is looked at where they are used
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order().tolist())

@@ -311,9 +311,17 @@ def _end_with_parent(lasting: bool) -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    if lasting and sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also in C code that holds Python's lock
+    if sys.platform == "linux":  # by the kernel: also in C code that holds Python's lock
+        import fcntl
+
+        if lasting:
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        # The end of a thread, or that of a fork server, is not the parent's; the other end of its pipe is closed then.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
 
     def wait_for_parent():
         wait([parent.sentinel])

@@ -11,7 +11,9 @@ Tensors and arrays are entries of the file, named by their dotted path; everythi
 from __future__ import annotations
 
 import json
+import operator
 import os
+import reprlib
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -22,10 +24,11 @@ from deepcore.backend import Backend, dtypes, get_backend
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, FileFormatError, StateDictError, suggest
 from deepcore.io import safetensors
 from deepcore.random import default_generator
-from deepcore.tensor import Tensor, from_raw
+from deepcore.tensor import Tensor, from_raw, unmasked
 
 _STATE_KEY = "deepcore.state"
 _MAX_DEPTH = 100
+_MAX_COLLISIONS = 1000
 CHECKPOINT_VERSION = 1
 
 
@@ -136,7 +139,7 @@ class _Encoder:
         if isinstance(value, Tensor):
             return {"tensor": self._entry(value, _host, path)}
         if isinstance(value, np.ndarray):
-            return {"array": self._entry(value, np.asarray, path)}
+            return {"array": self._entry(unmasked(value), np.asarray, path)}
         if isinstance(value, np.generic):
             return {"scalar": self._entry(value, np.asarray, path)}
         if isinstance(value, int):
@@ -249,7 +252,11 @@ class _Decoder:
         if tag == "dict":
             return {key: self.decode(item) for key, item in held.items()}
         if tag == "items":
-            return {self.decode(key): self.decode(item) for key, item in held}
+            pairs = [(self.decode(key), self.decode(item)) for key, item in held]
+            hashes = sorted(hash(key) for key, _ in pairs)
+            if sum(map(operator.eq, hashes, hashes[1:])) > _MAX_COLLISIONS:  # they take time that grows with the square
+                raise ValueError("a dict whose keys have the same hash")
+            return dict(pairs)
         if tag == "tuple":
             return tuple([self.decode(item) for item in held])
         if tag == "int":
@@ -264,7 +271,7 @@ class _Decoder:
         made = self._made.get((tag, name))
         if made is None:
             if not isinstance(name, str) or name not in self._arrays:
-                raise KeyError(f"no tensor {name!r}")
+                raise KeyError(f"no tensor {reprlib.repr(name)}")
             array = self._arrays[name]
             made = array
             if tag == "tensor":
@@ -376,7 +383,7 @@ def read_checkpoint(path, backend: str | Backend | None = None) -> dict[str, Any
         raise FileFormatError(
             f"{os.fsdecode(path)!r} is a checkpoint of version {version}",
             expected=f"at most {CHECKPOINT_VERSION}",
-            fix="pip install -U deepcore",
+            fix="pip install -U deepcore-nn",
         )
     extra, streams = state.pop("extra"), state.pop("random")
     del state["checkpoint"]

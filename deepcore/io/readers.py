@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
 from deepcore.errors import DataError, FileFormatError, MissingDependencyError, ShapeError
 from deepcore.io.files import open_regular
 from deepcore.io.foreign import identify
-from deepcore.io.idx import most_unpacked, read_idx
+from deepcore.io.idx import read_idx
 from deepcore.io.tables import read_numbers
 
 _IMAGES = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"))
 _MAX_PIXELS = 1 << 26
+#: Of any image, and beyond that per byte of its file: one of a few kilobytes may else take gigabytes.
+_FREE_PIXELS, _PIXELS_PER_BYTE = 1 << 23, 16
 _MAX_SCANS = 500  # of a JPEG; progressive ones have about ten
+_MAX_PARTS = 10_000  # of an image file, and one more for each kilobyte
 _FIX = "give a CSV, NPY, PNG, JPEG or IDX file"
 
 
@@ -142,7 +147,7 @@ def _npy_header(file, name: str) -> tuple[np.dtype, tuple[int, ...], bool]:
 # -- images -----------------------------------------------------------------------------------------
 def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError:
         raise MissingDependencyError("reading images needs Pillow", fix="pip install pillow") from None
     channels, size = _image_target(shape, name)
@@ -150,11 +155,12 @@ def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow's about odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(name, formats=[kind for _, kind in _IMAGES]) as image:
-                _check_image(image, name)
+            data, turn = _picture(name)
+            with Image.open(io.BytesIO(data), formats=[kind for _, kind in _IMAGES]) as image:
+                _check_image(image, data, name)
                 if channels is None:
                     channels = 1 if image.mode in ("1", "L", "LA", "I;16", "I") else 3
-                grey: Image.Image = ImageOps.exif_transpose(image)
+                grey: Image.Image = image.transpose(Image.Transpose[_TURNS[turn]]) if turn in _TURNS else image
                 if "A" in grey.getbands() or "transparency" in grey.info:
                     grey = _opaque(grey)
                 if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow's own conversion clips
@@ -169,30 +175,114 @@ def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FileFormatError(f"{name!r} cannot be decoded: {error}", fix="scale it down") from None
     except Exception as error:  # decoders raise whatever they meet
-        raise FileFormatError(f"{name!r} cannot be decoded: {error}", fix="take another copy") from None
+        reason = str(error).partition(" <_io")[0]
+        raise FileFormatError(f"{name!r} cannot be decoded: {reason}", fix="take another copy") from None
     values = np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).astype(np.float32)
     values /= np.float32(255)
     return values.reshape(1, *(values.shape if shape is None else shape))
 
 
-def _check_image(image, name: str) -> None:
+def _check_image(image, data: bytes, name: str) -> None:
     """Refuse an image made to take time or memory, from its header and before it is decoded."""
     width, height = image.size
-    depth = {"I;16": 2, "I": 4, "F": 4}.get(image.mode, len(image.getbands()))
-    bytes_held = os.path.getsize(name)
-    if width * height > _MAX_PIXELS or width * height * depth > most_unpacked(bytes_held):
+    size = os.path.getsize(name)
+    most = min(_MAX_PIXELS, max(_FREE_PIXELS, _PIXELS_PER_BYTE * size))
+    if width * height > most:
         raise FileFormatError(
-            f"{name!r} is too large an image: {width:,} × {height:,} pixels in {bytes_held:,} bytes",
-            expected=f"at most {_MAX_PIXELS:,} pixels, and of {most_unpacked(bytes_held):,} bytes",
+            f"{name!r} is too large an image: {width:,} × {height:,} pixels in {size:,} bytes",
+            expected=f"at most {most:,} pixels",
             fix="scale it down",
         )
-    if image.format == "JPEG":
-        with open_regular(name) as file:
-            scans = file.read().count(b"\xff\xda")
-        if scans > _MAX_SCANS:
+    scans = data.count(b"\xff\xda") if image.format == "JPEG" else 0
+    if scans > _MAX_SCANS:
+        raise FileFormatError(
+            f"{name!r} has {scans:,} scans", expected=f"at most {_MAX_SCANS}", fix="save the image again"
+        )
+
+
+#: EXIF orientation → how to transpose the image.
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # fmt: skip
+
+
+def _picture(name: str) -> tuple[bytes, int]:
+    """(the parts of an image file that hold its pixels, the EXIF orientation): notes never reach the decoder.
+
+    Texts, profiles and EXIF data unpack to many times their size, and a million empty parts take seconds.
+    """
+    with open_regular(name) as file:
+        data = file.read()
+    parts = _png_parts(data) if data.startswith(_IMAGES[0][0]) else _jpeg_parts(data)
+    most, turn = _MAX_PARTS + (len(data) >> 10), 0
+    kept: list[tuple[int, int]] = []
+    for count, (begin, behind, exif) in enumerate(parts):
+        if count > most:
             raise FileFormatError(
-                f"{name!r} has {scans:,} scans", expected=f"at most {_MAX_SCANS}", fix="save the image again"
+                f"{name!r} has more than {most:,} parts", expected="an image", fix="save the image again"
             )
+        if exif is not None:
+            turn = turn or _orientation(data[exif : min(behind, exif + (1 << 16))])
+        elif kept and kept[-1][1] == begin:
+            kept[-1] = (kept[-1][0], behind)
+        else:
+            kept.append((begin, behind))
+    if len(kept) == 1:
+        return data[slice(*kept[0])], turn
+    return b"".join([memoryview(data)[begin:behind] for begin, behind in kept]), turn
+
+
+#: The chunks that make the pixels.
+_PNG_CHUNKS = frozenset([b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"])
+
+
+def _png_parts(data: bytes) -> Iterator[tuple[int, int, int | None]]:
+    """(begin, end, None) of what the decoder needs, (begin, end, where the EXIF data begin) of those, or end for others."""
+    yield 0, 8, None
+    at = 8
+    while at < len(data):
+        behind = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        yield at, behind, None if kind in _PNG_CHUNKS else at + 8 if kind == b"eXIf" else behind
+        at = behind
+
+
+def _jpeg_parts(data: bytes) -> Iterator[tuple[int, int, int | None]]:
+    """As `_png_parts`. Everything from the first scan on is one part."""
+    yield 0, 2, None
+    at = 2
+    while (at := data.find(b"\xff", at)) >= 0:
+        match = _FILL.match(data, at)
+        assert match is not None
+        at = match.end()  # where the marker's second byte is
+        kind = data[at] if at < len(data) else 0xD9
+        if kind == 0 or kind == 1 or 0xD0 <= kind <= 0xD8:  # without a length
+            continue
+        if kind in (0xD9, 0xDA):
+            yield at - 1, len(data), None
+            return
+        behind = at + 1 + max(2, int.from_bytes(data[at + 1 : at + 3], "big"))
+        note = (0xE1 <= kind <= 0xEF and kind != 0xEE) or kind == 0xFE  # but JFIF's and Adobe's
+        exif = kind == 0xE1 and data[at + 3 : at + 9] == b"Exif\0\0"
+        yield at - 1, behind, (at + 9 if exif else behind) if note else None
+        at = behind
+
+
+_FILL = re.compile(b"\xff+")
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation in EXIF data, a TIFF header and its first directory; 0 where there is none."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order: Literal["little", "big"] = "little" if exif[:2] == b"II" else "big"
+    start = int.from_bytes(exif[4:8], order)
+    count = int.from_bytes(exif[start : start + 2], order)
+    for at in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
+        if int.from_bytes(exif[at : at + 2], order) == 0x0112:
+            size = {3: 2, 4: 4}.get(int.from_bytes(exif[at + 2 : at + 4], order), 0)
+            return int.from_bytes(exif[at + 8 : at + 8 + size], order)
+    return 0
 
 
 def _opaque(image):

@@ -27,11 +27,16 @@ from deepcore.backend import dtypes
 from deepcore.errors import ArgumentError, DeepcoreWarning, DTypeError, FileFormatError, suggest
 from deepcore.io.files import FileAccessError, MissingFileError, atomic_write, open_regular
 from deepcore.io.foreign import refusal
+from deepcore.tensor import unmasked
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 100_000_000  # the format's own bound
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = 100_000  # of one file
+MAX_INDEXED = 500_000  # of all shards
 _MAX_BRACKETS = 4 * MAX_TENSORS
+_MAX_NOTES = 10_000
+_MAX_SHARDS = 10_000
+_NOTES_BYTES, _ENTRY_BYTES = 1 << 24, 1 << 10  # of a header: for metadata, and for each tensor
 _FEW_BRACKETS = 10_000  # not worth a closer look
 _MAX_RANK = 64  # NumPy's
 
@@ -72,6 +77,9 @@ _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _BITS = {name: 8 * dtype.itemsize for name, dtype in _DTYPES.items()} | {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
+_ENTRY = frozenset(["dtype", "shape", "data_offsets"])
+
+
 class TensorInfo(NamedTuple):
     """What the header says of one tensor; `begin` and `end` count from the start of the data.
 
@@ -110,7 +118,7 @@ def _layout(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | Non
             raise ArgumentError(
                 f"entry {name!r} is not an array", expected="numpy.ndarray", received=type(value).__name__
             )
-        array = np.asarray(value)  # also drops subclasses, whose methods may differ
+        array = np.asarray(unmasked(value))  # also drops subclasses, whose methods may differ
         if array.dtype.newbyteorder("=") not in DTYPE_NAMES:
             raise DTypeError(
                 f"safetensors cannot hold dtype {array.dtype} (entry {name!r})",
@@ -142,11 +150,18 @@ def _layout(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | Non
     notes[_CRC_KEY] = _dump({"header": _header_sum(entries, notes), "tensors": sums})
     header = _dump({"__metadata__": notes, **entries}).encode()
     header += b" " * (-len(header) % 8)
-    if len(header) > MAX_HEADER_BYTES or _brackets(header) > _MAX_BRACKETS:
+    most = min(MAX_HEADER_BYTES, _NOTES_BYTES + _ENTRY_BYTES * len(arrays))
+    if len(header) > most or _brackets(header) > _MAX_BRACKETS:
         raise ArgumentError(
             f"the header would take {len(header):,} bytes and describe {_brackets(header):,} lists and objects",
-            expected=f"at most {MAX_HEADER_BYTES:,} and {_MAX_BRACKETS:,}",
+            expected=f"at most {most:,} and {_MAX_BRACKETS:,}",
             fix="save large lists as arrays, or in several files",
+        )
+    if len(arrays) > MAX_TENSORS or len(notes) > _MAX_NOTES:
+        raise ArgumentError(
+            f"a file cannot hold {len(arrays):,} tensors and {len(notes):,} notes",
+            expected=f"at most {MAX_TENSORS:,} and {_MAX_NOTES:,}",
+            fix="stack small tensors, or save them in several files",
         )
     return header, [arrays[name] for name in order]
 
@@ -313,7 +328,7 @@ class SafetensorsFile(TensorFile):
         if dtype == dtypes.bool_ and raw.size and raw.max() > 1:
             self._bad(f"tensor {_brief(name)} is of type BOOL and has bytes other than 0 and 1")
         stored = dtype.newbyteorder("<") if dtype.isbuiltin == 1 else dtype
-        return raw.view(stored).reshape(info.shape).astype(dtype, copy=False)
+        return dtypes.canonical(raw.view(stored).reshape(info.shape).astype(dtype, copy=False))
 
     # -- the header: everything is checked here -----------------------------------------------------
     def _read_header(self) -> None:
@@ -357,14 +372,15 @@ class SafetensorsFile(TensorFile):
                 self._bad(f"has a name or metadata that is not valid Unicode: {text[:60]!a}")
         for name, entry in header.items():
             self._infos[name] = self._check_entry(name, entry)
-        end = 0
-        for name, info in sorted(self._infos.items(), key=lambda item: item[1][2:]):
-            if info.begin != end:
-                fault = "overlaps the tensor before it" if info.begin < end else "leaves a hole before it"
-                self._bad(
-                    f"has tensor {_brief(name)} at offset {info.begin:,}, which {fault}", expected=f"offset {end:,}"
-                )
-            end = info.end
+        places = np.array([info[2:4] for info in self._infos.values()], np.int64).reshape(-1, 2)
+        order = np.lexsort((places[:, 1], places[:, 0]))
+        begins, ends = places[order].T
+        before = np.concatenate(([0], ends))
+        for wrong in np.flatnonzero(begins != before[:-1])[:1].tolist():
+            name, begin, end = self.names[order[wrong]], int(begins[wrong]), int(before[wrong])
+            fault = "overlaps the tensor before it" if begin < end else "leaves a hole before it"
+            self._bad(f"has tensor {_brief(name)} at offset {begin:,}, which {fault}", expected=f"offset {end:,}")
+        end = int(before[-1])
         if end > data_size:
             self._bad(
                 f"is truncated: its tensors take {end:,} bytes and {data_size:,} are there",
@@ -375,23 +391,27 @@ class SafetensorsFile(TensorFile):
         self._check_notes(header, notes)
 
     def _check_entry(self, name: str, entry) -> TensorInfo:
-        where = f"has a bad entry for tensor {_brief(name)}: "
-        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            self._bad(where + "it needs dtype, shape and data_offsets, and nothing else")
+        def bad(fault: str, received=None) -> NoReturn:
+            self._bad(
+                f"has a bad entry for tensor {_brief(name)}: {fault}", received=received and reprlib.repr(*received)
+            )
+
+        if not isinstance(entry, dict) or entry.keys() != _ENTRY:
+            bad("it needs dtype, shape and data_offsets, and nothing else")
         kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(kind, str) or len(kind) > 32:
-            self._bad(where + "its dtype is not the name of one", received=reprlib.repr(kind))
-        if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(_is_size(n) for n in shape):
-            self._bad(where + "its shape is not a list of sizes", received=reprlib.repr(shape))
-        if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(n) for n in offsets):
-            self._bad(where + "data_offsets is not a pair of offsets", received=reprlib.repr(offsets))
+            bad("its dtype is not the name of one", [kind])
+        if not isinstance(shape, list) or len(shape) > _MAX_RANK or not _are_sizes(shape):
+            bad("its shape is not a list of sizes", [shape])
+        if not isinstance(offsets, list) or len(offsets) != 2 or not _are_sizes(offsets):
+            bad("data_offsets is not a pair of offsets", [offsets])
         begin, end = offsets
-        bits = _BITS.get(kind)
-        if math.prod(n for n in shape if n) * (bits or 8) >= 1 << 66:
-            self._bad(where + f"shape {shape} overflows")
-        if end < begin or (bits is not None and 8 * (end - begin) != math.prod(shape) * bits):
-            takes = "" if bits is None else f" takes {-(-math.prod(shape) * bits // 8):,} bytes"
-            self._bad(where + f"shape {shape} of {kind}{takes} and data_offsets span {end - begin:,}")
+        bits, count = _BITS.get(kind), math.prod(shape)
+        if (count or math.prod(n for n in shape if n)) * (bits or 8) >= 1 << 66:
+            bad(f"shape {shape} overflows")
+        if end < begin or (bits is not None and 8 * (end - begin) != count * bits):
+            takes = "" if bits is None else f" takes {-(-count * bits // 8):,} bytes"
+            bad(f"shape {shape} of {kind}{takes} and data_offsets span {end - begin:,}")
         return TensorInfo(_DTYPES.get(kind), tuple(shape), begin, end, kind)
 
     def _check_version(self, notes: dict[str, str]) -> None:
@@ -477,10 +497,12 @@ class ShardedFile(TensorFile):
             raw = file.read(MAX_HEADER_BYTES + 1)
         if len(raw) > MAX_HEADER_BYTES:
             self._bad(f"has more than {MAX_HEADER_BYTES:,} bytes, too many for an index of shards")
-        index = _parsed(raw, "content", self._bad)
+        index = _parsed(raw, "content", self._bad, names=min(MAX_INDEXED, raw.count(b":")))
         places = index.get("weight_map")
         if not isinstance(places, dict) or not isinstance(index.get("metadata", {}), dict):
             self._bad("is not an index of shards", expected='{"weight_map": {tensor: file, …}}', fix="check the path")
+        if len(set(map(repr, places.values()))) > _MAX_SHARDS:
+            self._bad("places tensors in too many files", expected=f"at most {_MAX_SHARDS:,}")
         for name, shard in places.items():
             if not isinstance(shard, str) or not _is_file_name(shard):
                 self._bad(
@@ -574,6 +596,13 @@ def _is_size(value) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
+def _are_sizes(values: list) -> bool:
+    for value in values:  # noqa: SIM110 - a generator takes twice the time, and there may be 100,000 tensors
+        if type(value) is not int or not 0 <= value < 1 << 63:
+            return False
+    return True
+
+
 def _brief(name) -> str:
     """A name from a file, quoted; a long one is cut."""
     return repr(name) if len(name) <= 200 else f"{name[:200]!r}…"
@@ -583,17 +612,33 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _parsed(raw: bytes, what: str, bad) -> dict[str, Any]:
-    """The JSON object `raw` is; anything else goes to `bad`, a flood of lists before it takes memory."""
-    count = _brackets(raw)
-    if count > _FEW_BRACKETS:
-        # A list takes 30 times its two bytes. Those of a tensor's entry are three, those inside strings are text.
+def _parsed(raw: bytes, what: str, bad, names: int | None = None) -> dict[str, Any]:
+    """The JSON object `raw` is; anything else goes to `bad`, a flood of values before it takes memory.
+
+    names: how many tensors it may name, instead of those that it has entries for.
+    """
+    entries = raw.count(b'"data_offsets"') if names is None else names
+    if names is None and entries > MAX_TENSORS:
+        bad(f"has {what} of {entries:,} tensors", expected=f"at most {MAX_TENSORS:,}")
+    if len(raw) > _NOTES_BYTES + _ENTRY_BYTES * entries:
+        bad(f"has {what} of {len(raw):,} bytes for {entries:,} tensors")
+    # Values take up to 30 times their bytes: a list is 56 bytes, a text 49. Those of a tensor's entry are few, and what
+    # is inside strings is text.
+    texts = (raw.count(b'"') - raw.count(b'\\"')) // 2
+    most = (5 if names is None else 2) * entries + 2 * _MAX_NOTES
+    if texts > most:
+        bad(f"has {what} of {texts:,} texts", expected=f"at most {most:,}")
+    count, commas = _brackets(raw), raw.count(b",")
+    if count > 3 * entries + _FEW_BRACKETS or commas > 8 * entries + _FEW_BRACKETS:
         most = _MAX_BRACKETS
         if count <= most:
-            count = _brackets(re.sub(rb'"(?:[^"\\]|\\.)*+"?', b"", raw, flags=re.DOTALL))
-            most = min(most, 3 * raw.count(b'"data_offsets"') + _FEW_BRACKETS)
+            bare = re.sub(rb'"(?:[^"\\]|\\.)*+"?', b"", raw, flags=re.DOTALL)
+            count, commas = _brackets(bare), bare.count(b",")
+            most = min(most, 3 * entries + _FEW_BRACKETS)
         if count > most:
             bad(f"has {what} of {count:,} lists and objects", expected=f"at most {most:,}")
+        if commas > (_MAX_RANK + 4) * entries + _FEW_BRACKETS:
+            bad(f"has {what} of {commas:,} values for {entries:,} tensors")
     try:
         return _strict_json(raw.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -29,11 +30,18 @@ from deepcore.io.foreign import identify
 #: What a missing number may be written as, beside an empty cell and nan; in any case.
 MISSING = frozenset([b"na", b"n/a", b"null", b"none"])
 _BLOCK = 1 << 18
-_MAX_ROW = 1 << 22
+_MAX_ROW = 1 << 21
 _MAX_COLUMNS = 1 << 16
-_KERNEL_BYTES = 1 << 22
-_SNIFFED = 10
-_NUMBER = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+#: Files of this size are worth compiling the kernel for, or loading it where it was compiled before.
+_KERNEL_BYTES, _KEPT_KERNEL_BYTES = 1 << 22, 1 << 17
+_SNIFFED, _SNIFFED_EMPTY = 10, 1000
+_MAX_CATEGORIES = 1 << 16
+#: Without backtracking, which would take time that grows with the square of a cell's length.
+_NUMBER = re.compile(
+    rb"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE
+)
+#: Rows whose cells are all empty, whatever separates them.
+_EMPTY_ROWS = re.compile(rb'(?:(?:[ \t\v\f,;]++|""(?!"))*+[\r\n]++)*+')
 _LINE = re.compile(rb"[^\r\n]+")
 _QUOTED = rb'"(?:[^"]++|"")*+"'
 _MARKS = {b"\t": "tabs", b";": "semicolons", b",": "commas", b" ": "blanks"}
@@ -113,7 +121,10 @@ class TableFile:
 
     def label(self, column: int) -> str:
         """How a message names a column."""
-        return f"column {column + 1}" + (f" ({self.names[column]!r})" if self.names else "")
+        return f"column {column + 1}" + (f" ({_shown(self.names[column])})" if self.names else "")
+
+    def _key(self, column: int) -> str:
+        return str(column) if self.names is None else json.dumps(self.names[column][:40], ensure_ascii=False)
 
     # -- reading ------------------------------------------------------------------------------------------
     def read(
@@ -152,7 +163,13 @@ class TableFile:
                     raise self._not_finite(data, base, int(block.starts[row]), numbers[k], missing_fix)
             parts.append(part)
             for column, known, cells in zip(texts, codes, block.texts, strict=True):
-                found = known.add(cells)
+                try:
+                    found = known.add(cells)
+                except _TooManyError:
+                    raise DataError(
+                        f"{self.path!r} has more than {_MAX_CATEGORIES:,} different texts in {self.label(column)}",
+                        fix=f"leave it out, if it is an id or free text: ignore = [{self._key(column)}] in [data]",
+                    ) from None
                 for row in np.flatnonzero(found < (-1 if column in missing else 0))[:1].tolist():
                     place = self._place(base + int(block.starts[row]), column)
                     raise self._no_category(_text(cells[row]), known.names, place, missing_fix(column))
@@ -162,10 +179,11 @@ class TableFile:
         return Table(values, [known.column() for known in codes])
 
     def _parser(self, roles: np.ndarray, numbers: int, texts: int):
-        if settings.kernels and self._size >= _KERNEL_BYTES:
+        least = min(_KERNEL_BYTES, _KEPT_KERNEL_BYTES)
+        if settings.kernels and self._size >= least:
             from deepcore.kernels import csv_rows
 
-            if csv_rows.Rows.ready():
+            if csv_rows.Rows.ready(kept=self._size < _KERNEL_BYTES):
                 rows = csv_rows.Rows(self._mark[0], roles)
                 return lambda data, begin, end: _by_kernel(rows, data, begin, end)
         mark, wanted = self._mark, roles.tolist()
@@ -210,21 +228,24 @@ class TableFile:
         self._begin = 3 if data == codecs.BOM_UTF8 else 0
         check = _Check(self, 0)
         check(data)
-        size = 1 << 16
+        size, ended, unknown = 1 << 16, False, False
         rows: list[tuple[int, list[bytes], int]] = []
-        while len(rows) < 3:
+        data = data[self._begin :]
+        while len(rows) < 3 and not ended and not unknown:
             block = file.read(size)
             check(block)
             data += block or b"\n"
+            ended = not block
+            empty = _empty_rows(data)
+            if empty:
+                self._begin, data = self._begin + empty, data[empty:]
             if b"\n" in data or b"\r" in data:
-                self._mark, rows, fault = self._sniffed(data)
+                self._mark, rows, fault, unknown = self._sniffed(data)
                 if fault is not None:
-                    raise self._error(fault, data, 0, (), None)
-            if not block:
-                break
+                    raise self._error(fault, data, self._begin, (), None)
             if len(data) > _MAX_ROW + _BLOCK:
-                raise self._too_long(rows[-1][2] if rows else self._begin)
-            size = 3 * len(data)
+                raise self._too_long(self._begin + (rows[-1][2] if rows else 0))
+            size = max(size, 3 * len(data))
         if not rows:
             raise self._too_long(self._begin) if b'"' in data else DataError(f"{self.path!r} holds no rows")
         _, cells, following = rows[0]
@@ -233,36 +254,39 @@ class TableFile:
         if header is None:
             header = (bool(known) and set(known) <= set(names)) or not any(map(_is_number, cells))
         if header:
-            self._begin = following
+            self._begin += following
             if self._mark == b" ":  # numpy.savetxt writes "# x y"
                 names = tuple(name for name in (names[0].lstrip("#"), *names[1:]) if name)
             if self._mark != b" " or len(names) == self.width:
                 self.names, self.width = names, len(names)
-            if len(rows) < 2:
+            if len(rows) < 2 and not unknown:
                 raise DataError(f"{self.path!r} holds no rows below its column names")
         else:
             self.width = len(cells)
 
-    def _sniffed(self, data: bytes) -> tuple[bytes, list[tuple[int, list[bytes], int]], _Fault | None]:
-        """The delimiter, the first rows by it, and what is wrong with the one behind them."""
-        found: dict[bytes, tuple[list, _Fault | None]] = {}
+    def _sniffed(self, data: bytes) -> tuple[bytes, list[tuple[int, list[bytes], int]], _Fault | None, bool]:
+        """The delimiter, the first rows by it, what is wrong with the one behind them, and whether more text would tell
+        no more: so many empty rows follow."""
+        found: dict[bytes, tuple[list, _Fault | None, bool]] = {}
         for mark in (b"\t", b";", b",", b" "):
             if mark not in data and mark != b" ":
                 continue
             rows: list[tuple[int, list[bytes], int]] = []
-            fault = None
-            for row in _rows(data, mark, self._begin, len(data)):
+            fault, seen = None, 0
+            for row in _rows(data, mark, 0, len(data)):
                 if isinstance(row, _Fault):
                     fault = row
                     break
+                seen += 1
                 if row[1]:
                     rows.append(row)
-                if len(rows) == _SNIFFED:
+                if len(rows) == _SNIFFED or (rows and seen >= _SNIFFED_EMPTY):
                     break
-            found[mark] = rows, fault
+            enough = seen >= _SNIFFED_EMPTY
+            found[mark] = rows, fault, enough
             widths = {len(cells) for _, cells, _ in rows}
             if fault is None and len(widths) == 1 < min(widths):
-                return mark, rows, None
+                return mark, rows, None, enough
         # Where no mark gives rows of one width, the first row has the say.
         rows = found[b" "][0]
         first = data[rows[0][0] : rows[0][2]] if rows else data
@@ -422,12 +446,24 @@ def _rows(data: bytes, mark: bytes, begin: int, end: int) -> Iterator[tuple[int,
         yield start, [] if all(map(_is_empty, cells)) else cells, begin
 
 
+def _empty_rows(data: bytes) -> int:
+    """Where the first row that is not empty begins, whatever the delimiter."""
+    count = len(data) - len(data.lstrip(b" \t\v\f,;\r\n"))
+    count = max(data.rfind(b"\n", 0, count), data.rfind(b"\r", 0, count)) + 1
+    match = _EMPTY_ROWS.match(data, count)
+    return count if match is None else match.end()
+
+
 def _by_python(mark: bytes, roles: list[int], numbers: int, texts: int, data: bytes, begin: int, end: int) -> _Block:
     width = len(roles)
     order = [column for column in sorted(range(width), key=lambda c: roles[c]) if roles[column] >= 0]
     number_columns = [c for c in order if roles[c] % 2 == 0]
     text_columns = [c for c in order if roles[c] % 2]
     plain = not data[begin:end].translate(None, b"0123456789+-.eE\r\n" + _blanks(mark) + mark)
+    if plain and not texts and mark != b" ":
+        block = _plain_numbers(mark, roles, data, begin, end)
+        if block is not None:
+            return block
     every = number_columns == list(range(width))
     values: list[list[float]] = []
     columns: list[list[bytes]] = [[] for _ in range(texts)]
@@ -464,6 +500,25 @@ def _by_python(mark: bytes, roles: list[int], numbers: int, texts: int, data: by
             column.append(cells[c])
         begin = following
     return _Block(np.array(values, np.float64).reshape(len(values), numbers), columns, starts, begin, fault)
+
+
+def _plain_numbers(mark: bytes, roles: list[int], data: bytes, begin: int, end: int) -> _Block | None:
+    """The rows where each cell is a number, without blanks, quotes and carriage returns; None where that is not so."""
+    end = data.rfind(b"\n", begin, end) + 1
+    text = data[begin:end]
+    if not text or any(c in text for c in (b"\r", *map(bytes, zip(_blanks(mark))))):
+        return None
+    codes = np.frombuffer(text, np.uint8)
+    marks = np.flatnonzero((codes == mark[0]) | (codes == 10))
+    if len(marks) % len(roles) or ((np.arange(1, len(marks) + 1) % len(roles) == 0) != (codes[marks] == 10)).any():
+        return None
+    try:
+        values = np.array(list(map(float, text.replace(mark, b"\n").split(b"\n")[:-1])), np.float64)
+    except ValueError:
+        return None
+    order = sorted((role, column) for column, role in enumerate(roles) if role >= 0)
+    starts = begin + np.concatenate(([0], marks[len(roles) - 1 :: len(roles)][:-1] + 1))
+    return _Block(values.reshape(-1, len(roles))[:, [column for _, column in order]], [], starts, end, None)
 
 
 def _by_kernel(rows, data: bytes, begin: int, end: int) -> _Block:
@@ -520,6 +575,10 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(map(_shown, itertools.islice(names, 10))) + (", …" if len(names) > 10 else "")
 
 
+class _TooManyError(Exception):
+    """A column has more texts than categories make sense for."""
+
+
 class _Codes:
     """Texts to numbers: those of `categories`, or in the order in which they come. -1: empty; -2: not a category."""
 
@@ -532,6 +591,8 @@ class _Codes:
     def add(self, cells: list[bytes]) -> np.ndarray:
         for cell in dict.fromkeys(cells):
             if cell not in self._cells:
+                if len(self._cells) == _MAX_CATEGORIES:
+                    raise _TooManyError
                 self._cells[cell] = self._code(_text(cell))
         codes = np.fromiter(map(self._cells.__getitem__, cells), np.int32, len(cells))
         self._parts.append(codes)

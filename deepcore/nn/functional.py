@@ -569,6 +569,15 @@ def nll_loss(input, target, weight: Tensor | None = None, ignore_index: int = -1
     return _nll(input, target, valid, weights, dim, reduction)
 
 
+def _class_fix(name: str, input: Tensor, target: Tensor) -> str:
+    """How to make class numbers of `target`, which is no integers."""
+    if not dt.is_floating(input.dtype) and dt.is_floating(target.dtype):
+        return f"give the scores first: {name}(scores, classes)"
+    if dt.is_floating(target.dtype) and not bool(target.backend.isfinite(target._data).all()):
+        return "some are NaN or infinite: leave samples without a label out, then target.to(dc.int64)"
+    return "target.to(dc.int64)"
+
+
 def _class_dim(name: str, input: Tensor, target: Tensor) -> int:
     """The class dimension, once input and class numbers are known to fit."""
     if not input.shape:
@@ -577,7 +586,7 @@ def _class_dim(name: str, input: Tensor, target: Tensor) -> int:
         raise DTypeError(
             f"{name}: class numbers are integers",
             received=f"target of dtype {dt.name_of(target.dtype)}",
-            fix="target.to(dc.int64)",
+            fix=_class_fix(name, input, target),
         )
     dim = 1 if len(input.shape) > 1 else 0
     expected = input.shape[:dim] + input.shape[dim + 1 :]

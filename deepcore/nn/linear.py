@@ -88,6 +88,8 @@ class Linear(Module):
 def _linear_fix(shape: tuple[int, ...], features: int) -> str:
     if len(shape) > 1 and math.prod(shape[1:]) == features:
         return "put nn.Flatten() before it"
+    if len(shape) == features == 1:
+        return "x[:, None], if these are samples of one feature"
     if shape:
         return f"nn.Linear({shape[-1]}, …) takes this input"
     return "the input needs at least one dimension"

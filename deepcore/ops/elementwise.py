@@ -138,18 +138,28 @@ def _with_alpha(op, input, other, alpha):
     """op(input, alpha · other), rounded once where the tensors are of 16 bits."""
     name = op.__name__
     dtype = promote(name, "numeric", input, other)[0]._data.dtype
-    whole = not dt.is_floating(dtype)
-    if (isinstance(alpha, float) and whole) or (isinstance(alpha, bool) and dtype != dt.bool_):
-        raise DTypeError(
-            f"{name}: alpha must be of the result's kind",
-            expected=f"{'an integer' if whole else 'a number'}, as the result is {dt.name_of(dtype)}",
-            received=f"alpha={alpha!r}",
-            fix="input.float(), or multiply `other` first" if isinstance(alpha, float) else f"alpha={int(alpha)}",
-        )
-    if dtype.itemsize == 2 and not whole:
+    check_factor(name, dtype, alpha=alpha)
+    if dtype.itemsize == 2 and dt.is_floating(dtype):
         input, other = (cast(t, dt.float32) if isinstance(t, Tensor) else t for t in (input, other))
         return cast(op(input, mul(other, alpha)), dtype)
+    if not dt.is_floating(dtype) and not isinstance(other, Tensor):
+        return op(input, other * alpha)
     return op(input, mul(other, alpha))
+
+
+def check_factor(name: str, dtype, **factor) -> None:
+    """Refuse a number that multiplies tensors of `dtype`, given by its name, where it is of another kind or does not fit."""
+    ((key, value),) = factor.items()
+    whole = not dt.is_floating(dtype)
+    if (isinstance(value, float) and whole) or (isinstance(value, bool) and dtype != dt.bool_):
+        raise DTypeError(
+            f"{name}: {key} must be of the result's kind",
+            expected=f"{'an integer' if whole else 'a number'}, as the result is {dt.name_of(dtype)}",
+            received=f"{key}={value!r}",
+            fix="input.float(), or multiply the tensor first" if isinstance(value, float) else f"{key}={int(value)}",
+        )
+    if whole and isinstance(value, int) and not dt.fits(value, dtype):
+        raise dt.misfit(value, dtype)
 
 
 @composite(
@@ -458,7 +468,20 @@ def atanh(xp, input):
 # -- activations and special functions ----------------------------------------------------------------------------
 
 
+def _in_float32(forward):
+    """A forward that computes 16-bit floats in float32, and rounds once."""
+
+    @functools.wraps(forward)
+    def wide(xp, input, **params):
+        if input.dtype.itemsize > 2:
+            return forward(xp, input, **params)
+        return forward(xp, input.astype(dt.float32), **params).astype(input.dtype)
+
+    return wide
+
+
 @elementwise("float", vjp=lambda g, out: sigmoid_grad(g, out))
+@_in_float32
 def sigmoid(xp, input):
     """1 / (1 + e⁻ˣ)"""
     out = xp.negative(input)
@@ -493,18 +516,6 @@ def _float_op(op, input, **params) -> Tensor:
     if not isinstance(input, Tensor) or not dt.is_floating(input._data.dtype):
         (input,) = promote(op.name, "float", input)
     return apply(op, (input,), params)
-
-
-def _in_float32(forward):
-    """A forward that computes 16-bit floats in float32, and rounds once."""
-
-    @functools.wraps(forward)
-    def wide(xp, input, **params):
-        if input.dtype.itemsize > 2:
-            return forward(xp, input, **params)
-        return forward(xp, input.astype(dt.float32), **params).astype(input.dtype)
-
-    return wide
 
 
 @primitive(vjp=lambda g, input, slope: leaky_relu_grad(g, input, slope=slope))
@@ -685,8 +696,11 @@ def _round_whole(xp, input, unit: int):
             f"{dt.name_of(input.dtype)} has no multiples of {unit} but 0", fix="round floating numbers: x.double()"
         )
     whole = xp.floor_divide(input, unit)
+    least, most = dt.span(input.dtype)
+    whole = xp.maximum(whole, -(-(least + 1) // unit))
     rest = input - whole * unit
-    up = (rest > unit - rest) | ((rest == unit - rest) & (whole % 2 == 1))
+    up = (rest >= 0) & ((rest > unit - rest) | ((rest == unit - rest) & (whole % 2 == 1)))
+    up &= whole < (most - 1) // unit  # the next multiple may not fit
     return (whole + up.astype(input.dtype)) * unit
 
 

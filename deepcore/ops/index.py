@@ -31,6 +31,9 @@ def basic(xp, input, *, index):
     return input[index]
 
 
+basic.label = "index"
+
+
 @primitive(vjp=lambda g, index: basic(g, index=index))
 def _place(xp, input, *, shape, index):
     out = xp.zeros(shape, dtype=input.dtype)
@@ -251,6 +254,7 @@ def select(input, dim: int, index: int):
 @composite(
     examples=lambda make: [sample(make(3, 4), make.bool(3, 4)), sample(make(3, 4), make.bool(3, 1))],
 )
+@takes_arrays
 def masked_select(input, mask):
     """The elements of `input` where `mask`, in row order"""
     shape = broadcast_shape("masked_select", input.shape, mask.shape)
@@ -293,6 +297,7 @@ def nonzero(input, *, as_tuple: bool = False):
     examples=lambda make: [sample(make.int(4, 2, 3), make(4, 5))],
     method=False,
 )
+@takes_arrays
 def embedding(input, weight, padding_idx: int | None = None):
     """weight[input]: a row of `weight` for every index; the row `padding_idx` gets no gradient"""
     if weight.ndim != 2:

@@ -9,7 +9,8 @@ from typing import Any
 from deepcore.autograd import apply, constant, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError, suggest
-from deepcore.ops.registry import PRIMITIVES, Tensor, composite, primitive, sample
+from deepcore.ops.elementwise import check_factor
+from deepcore.ops.registry import PRIMITIVES, Tensor, cast, composite, is_half, primitive, sample, takes_arrays
 from deepcore.ops.shape import _permute, _reshape, permute
 
 
@@ -102,6 +103,7 @@ def _ranks(name: str, a: Tensor, b: Tensor, rank: int) -> None:
 
 
 @composite(examples=lambda make: [sample(make(3, 4), make(4, 2))])
+@takes_arrays
 def mm(input, mat2):
     """The product of two matrices"""
     _ranks("mm", input, mat2, 2)
@@ -109,6 +111,7 @@ def mm(input, mat2):
 
 
 @composite(examples=lambda make: [sample(make(2, 3, 4), make(2, 4, 2))])
+@takes_arrays
 def bmm(input, mat2):
     """The products of two stacks of matrices"""
     _ranks("bmm", input, mat2, 3)
@@ -118,6 +121,7 @@ def bmm(input, mat2):
 
 
 @composite(examples=lambda make: [sample(make(3, 4), make(4))])
+@takes_arrays
 def mv(input, vec):
     """A matrix times a vector"""
     if input.ndim != 2 or vec.ndim != 1:
@@ -126,6 +130,7 @@ def mv(input, vec):
 
 
 @composite(examples=lambda make: [sample(make(4), make(4))])
+@takes_arrays
 def dot(input, tensor):
     """Σ input · tensor for two vectors"""
     _ranks("dot", input, tensor, 1)
@@ -133,6 +138,7 @@ def dot(input, tensor):
 
 
 @composite(examples=lambda make: [sample(make(4), make(3))], aliases=("ger",))
+@takes_arrays
 def outer(input, vec2):
     """input ⊗ vec2: every product of an element of one with an element of the other"""
     _ranks("outer", input, vec2, 1)
@@ -146,8 +152,15 @@ def outer(input, vec2):
         sample(make(2), make(3, 4), make(4, 2), beta=0.5, alpha=2.0),
     ],
 )
+@takes_arrays
 def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     """beta · input + alpha · (mat1 @ mat2)"""
+    dtype = mat1.dtype
+    check_factor("addmm", dtype, alpha=alpha)
+    check_factor("addmm", dtype, beta=beta)
+    if is_half(mat1) and mat2.dtype == dtype and input.dtype == dtype:  # rounded once
+        wide = (cast(t, dt.float32) for t in (input, mat1, mat2))
+        return cast(addmm(*wide, beta=beta, alpha=alpha), dtype)
     product = mm(mat1, mat2)
     product = product if alpha == 1 else product * alpha
     return product if beta == 0 else product + (input if beta == 1 else input * beta)
@@ -389,16 +402,16 @@ def einsum(equation, *operands):
     while len(terms) > 1:
         (a, la), (b, lb), *rest = terms
         keep = set(result).union(*(ls for _, ls in rest))
-        a, la = _drop(a, la, keep | set(lb))
-        b, lb = _drop(b, lb, keep | set(la))
+        a, la = _drop(a, la, keep | set(lb), a.dtype)
+        b, lb = _drop(b, lb, keep | set(la), b.dtype)
         terms = [_contract(a, la, b, lb, keep), *rest]
     out, names = _drop(*terms[0], set(result))
     return permute(out, [names.index(c) for c in result])
 
 
-def _drop(x: Tensor, labels: list[str], keep: set[str]) -> tuple[Tensor, list[str]]:
+def _drop(x: Tensor, labels: list[str], keep: set[str], dtype=None) -> tuple[Tensor, list[str]]:
     dims = [d for d, c in enumerate(labels) if c not in keep]
-    return (x.sum(dims), [c for c in labels if c in keep]) if dims else (x, labels)
+    return (x.sum(dims, dtype=dtype), [c for c in labels if c in keep]) if dims else (x, labels)
 
 
 def _rmatmul(self, other):

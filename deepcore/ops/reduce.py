@@ -48,7 +48,8 @@ def _reduction_samples(make):
 
 @primitive(vjp=lambda g, input_shape, dims: _spread(g, input_shape, dims))
 def _sum(xp, input, *, dims, keepdim):
-    return xp.sum(input, dims, keepdim)
+    total = xp.sum(input, dims, keepdim)
+    return total.astype(input.dtype, copy=False)  # NumPy adds up narrow integers in 64 bits
 
 
 def _as_dtype(input, dtype):
@@ -370,7 +371,7 @@ def _logsumexp(input):
 
 def _logsumexp_over(input, dims, keepdim):
     largest = _amax(input.detach(), dims=dims, keepdim=True)
-    most = float(input.backend.finfo(input.dtype).max)
+    most = dt.largest(input.dtype)
     largest = clamp(largest, -most, most)  # ∞ - ∞ is no number; of ∞ and this, other numbers are nothing
     out = log(_sum(exp(input - largest), dims=dims, keepdim=True)) + largest
     if keepdim:

@@ -229,6 +229,7 @@ def broadcast_shape(name: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @composite(examples=lambda make: [sample(make(3, 1), make(1, 4))], method=False)
+@takes_arrays
 def broadcast_tensors(*tensors):
     """All tensors broadcast to their common shape"""
     shape = broadcast_shape("broadcast_tensors", *(x.shape for x in tensors))
@@ -253,6 +254,7 @@ def unsqueeze(input, dim: int):
 @composite(
     examples=lambda make: [sample(make(2, 3, 4)), sample(make(2, 3, 4), 1), sample(make(2, 3, 4), 0, 1), sample(make())]
 )
+@takes_arrays
 def flatten(input, start_dim: int = 0, end_dim: int = -1):
     """The dimensions from `start_dim` to `end_dim` as one"""
     if not input.ndim:
@@ -625,6 +627,7 @@ def _at_least_matrix(name, input):
 
 
 @composite(inplace=True, examples=lambda make: [sample(make(3, 4)), sample(make(2, 3, 3), -1)])
+@takes_arrays
 def tril(input, diagonal: int = 0):
     """The lower triangles of the matrices in the last two dimensions, zero elsewhere"""
     _at_least_matrix("tril", input)
@@ -632,6 +635,7 @@ def tril(input, diagonal: int = 0):
 
 
 @composite(inplace=True, examples=lambda make: [sample(make(3, 4)), sample(make(2, 3, 3), 1)])
+@takes_arrays
 def triu(input, diagonal: int = 0):
     """The upper triangles of the matrices in the last two dimensions, zero elsewhere"""
     _at_least_matrix("triu", input)
@@ -639,6 +643,7 @@ def triu(input, diagonal: int = 0):
 
 
 @composite(examples=lambda make: [sample(make(2, 3), 2, 2), sample(make(3), 2, 2)], aliases=("tile",))
+@takes_arrays
 def repeat(input, *given, repeats=None, dims=None):
     """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
     repeats = dims if repeats is None else repeats

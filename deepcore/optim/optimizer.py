@@ -289,7 +289,7 @@ class Optimizer:
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a `state_dict()`: of this class or, with tensors converted, of PyTorch's optimizer of that name.
+        """Take over a `state_dict()`: of this class or of PyTorch's optimizer of that name.
 
         Within a group, parameters are matched by name where both sides have names, else by position. The settings of
         a group become those of the state dict, which has all of them; a switch (True or False) that is missing is off.
@@ -505,10 +505,8 @@ def _copied(value, p: Tensor):
     """A saved tensor or array as a raw array of the parameter's own, floating ones in its dtype."""
     from deepcore.tensor import tensor
 
-    floating = dt.is_floating(value.dtype)
-    return tensor(
-        value.detach() if isinstance(value, Tensor) else value, p.dtype if floating else None, p.backend
-    )._data
+    copy = tensor(value.detach() if hasattr(value, "detach") else value, backend=p.backend)
+    return (copy.to(p.dtype) if dt.is_floating(copy.dtype) else copy)._data
 
 
 def non_negative(group: dict[str, Any], *names: str) -> None:

@@ -95,6 +95,9 @@ class _Monitor(Callback):
             fix = suggest(self.monitor, names)
             if self.monitor.startswith("val_") and "val_loss" not in names:
                 fix = f"fit(…, validation=data), or {kind}(monitor={self.monitor[4:]!r})"
+                if self.monitor[4:] not in names:
+                    later = [f"val_{name}" for name in names if name != "lr"]
+                    fix = f"{suggest(self.monitor, [*names, *later])} (val_… needs fit(…, validation=data))"
             raise ArgumentError(f"{kind} monitors {self.monitor!r}, which no epoch will have", fix=fix)
         mode = self.mode if self.mode != "auto" else self._mode_of(self.monitor.removeprefix("val_"))
         if mode is None:

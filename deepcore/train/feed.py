@@ -43,12 +43,13 @@ def as_loader(data, batch_size: int | None, shuffle: bool, backend: Backend, dty
                 fix=f'DataLoader(…, backend="{backend}"), or Trainer(…, backend="{data.backend}")',
             )
         return data
+    if isinstance(data, Mapping) and inputs is not None:
+        data = (data,)
     if isinstance(data, Mapping):
-        names = ", ".join(f"{str(name)[:40]!r}" for name in list(data)[:4])
         raise ArgumentError(
             "a dict does not say which of its entries is the target",
             expected=_KINDS,
-            received=f"a dict with {names}",
+            received=f"a dict with {_keys(data)}",
             fix="a tuple: (data[…], data[…])",
         )
     if isinstance(data, Iterator):
@@ -63,6 +64,10 @@ def as_loader(data, batch_size: int | None, shuffle: bool, backend: Backend, dty
     elif not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or isinstance(data, (str, bytes)):
         raise ArgumentError(f"data is {_KINDS}", received=type(data).__name__)
     return DataLoader(data, DEFAULT_BATCH if batch_size is None else batch_size, shuffle, backend=backend)
+
+
+def _keys(data: Mapping) -> str:
+    return ", ".join(f"{str(name)[:40]!r}" for name in list(data)[:4])
 
 
 def is_array(value) -> bool:
@@ -104,24 +109,45 @@ class Columns(TensorDataset):
 
     def __init__(self, columns: tuple, dtype):
         tensors: list[Tensor] = []
+        lengths: dict[str, int] = {}
         rows = next((_length(c) for c in columns if not isinstance(c, Mapping) and not _holds_arrays(c)), None)
 
         def place(column, name: str):
             if isinstance(column, Mapping):
                 return {key: place(item, f"{name}[{key!r}]") for key, item in column.items()}
             if _holds_arrays(column) and (isinstance(column, tuple) or len(column) != rows):  # else a list of rows
-                return type(column)([place(item, f"{name}[{i}]") for i, item in enumerate(column)])
+                places = [place(item, f"{name}[{i}]") for i, item in enumerate(column)]
+                return type(column)(places) if len(places) > 1 else places[0]
             tensors.append(_tensor(column, dtype, name))
+            lengths[name] = tensors[-1].shape[0] if tensors[-1].ndim else 0
             return len(tensors) - 1
 
         many = len(columns) > 2
         names = [*(f"x{i + 1}" if many else "x" for i in range(len(columns) - 1)), "y"] if columns[1:] else ["x"]
         self.places = tuple([place(column, name) for column, name in zip(columns, names, strict=True)])
+        self._flat = all(isinstance(place, int) for place in self.places)
+        if len(set(lengths.values())) > 1:
+            shapes = ", ".join(f"{name} {t.shape}" for name, t in zip(lengths, tensors))
+            *others, last = lengths
+            raise DataError(
+                f"{', '.join(others)} and {last} differ in length",
+                expected="a row for each sample",
+                received=shapes,
+                fix=_length_fix(lengths, tensors),
+            )
         super().__init__(*tensors)
 
     def get_batch(self, indices: np.ndarray):
         batch = super().get_batch(indices)
-        return tree_map(batch.__getitem__, self.places) if len(batch) != len(self.places) else batch
+        return batch if self._flat else tree_map(batch.__getitem__, self.places)
+
+
+def _length_fix(lengths: dict[str, int], tensors: list[Tensor]) -> str:
+    samples = list(lengths.values())[-1]
+    for (name, length), t in zip(lengths.items(), tensors):
+        if length != samples and t.ndim == 2 and t.shape[1] == samples:
+            return f"{name}.T, if its columns are the samples"
+    return "check how each was selected: a filter or a split belongs to all of them"
 
 
 def _length(column) -> int | None:
@@ -220,6 +246,7 @@ class Inputs:
     def __init__(self, model, backend: Backend, warned: set):
         self.model, self.backend, self.warned = model, backend, warned
         self.least, self.most = _positional(model)
+        self.names = _names(model)
         self._convert: bool | None = None
 
     def takes(self, count: int) -> bool:
@@ -248,8 +275,9 @@ class Inputs:
         if not isinstance(batch, (tuple, list)):
             batch = (batch,)
         parts = list(to_backend(tuple(batch), self.backend))
-        if len(parts) > 1 and self.takes(len(parts) - 1):
-            if columns and self.takes(len(parts)):
+        inputs = self._spread(parts[:-1])
+        if len(parts) > 1 and self.takes(len(inputs)):
+            if columns and self.takes(len(parts)) and len(inputs) == len(parts) - 1:
                 raise ArgumentError(
                     f"the last of {len(parts)} arrays may be an input or a target",
                     expected=f"inputs that forward takes: {self._count()}",
@@ -259,16 +287,32 @@ class Inputs:
         return self._arguments(parts)
 
     def _arguments(self, inputs: list) -> tuple:
-        if len(inputs) == 1 and self.most > 1 and type(inputs[0]) in (tuple, list) and self.takes(len(inputs[0])):
-            inputs = inputs[0]
+        inputs = self._spread(inputs)
         if not self.takes(len(inputs)):
+            named = len(inputs) == 1 and isinstance(inputs[0], Mapping)
             raise DataError(
                 f"{type(self.model).__name__}.forward takes {self._count()} input(s), and a batch has {len(inputs)}",
-                fix="a tuple of the model's inputs and the target: (x, …, y)",
+                received=f"a dict with {_keys(inputs[0])}" if named else None,
+                fix=f"name the dict's entries as forward does: {', '.join(map(repr, self.names[:8]))}"
+                if named and self.names
+                else "a tuple of the model's inputs and the target: (x, …, y)",
             )
         if self._convert is None:
             self._convert = self._refused(inputs)
         return tuple(tree_map(self._converted, inputs) if self._convert else inputs)
+
+    def _spread(self, inputs: list) -> list:
+        """The inputs in a single tuple, list or dict of a model with several; a dict's are in the order of forward."""
+        if len(inputs) != 1 or self.most <= 1:
+            return inputs
+        (only,) = inputs
+        if type(only) in (tuple, list) and self.takes(len(only)):
+            return list(only)
+        if isinstance(only, Mapping) and self.takes(len(only)):
+            names = self.names[: len(only)]
+            if only.keys() == set(names):
+                return [only[name] for name in names]
+        return inputs
 
     def _count(self) -> str:
         if self.most == self.least:
@@ -312,6 +356,15 @@ class Inputs:
         finally:
             random.set_rng_state(before)
         return True
+
+
+def _names(model) -> tuple[str, ...]:
+    """The parameters of a model's forward that are given by position."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    return tuple([p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD])
 
 
 def _positional(model) -> tuple[int, float]:

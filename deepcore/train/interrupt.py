@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from typing import Any
 
 _NOTICE = b"\nstopping after this step; Ctrl-C again stops at once\n"
@@ -42,10 +43,13 @@ class Interrupts:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
-    def redeliver(self) -> None:
-        """Give a SIGTERM or SIGHUP that came the effect that it has outside."""
+    def redeliver(self, error: BaseException | None = None) -> None:
+        """Give a SIGTERM or SIGHUP that came the effect that it has outside; `error` is shown, if that ends the process."""
         if self._terminating is not None:
             signum, self._terminating = self._terminating, None
+            if error is not None and signal.getsignal(signum) == signal.SIG_DFL:
+                with contextlib.suppress(OSError, ValueError, AttributeError):
+                    traceback.print_exception(error)
             for stream in (sys.stdout, sys.stderr):  # the default effect writes no buffers
                 with contextlib.suppress(OSError, ValueError, AttributeError):
                     stream.flush()

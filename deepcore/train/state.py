@@ -73,14 +73,20 @@ class ModesKept:
 
 
 class TrainingModes:
-    """The training flags that a fit trains with: those found, and all set where none is.
+    """The training flags that a fit trains with: those found, and those after `model.train()` where none is set.
 
-    A callback may change single ones for good; a model that it puts into evaluation mode as a whole is put back.
+    Modules that `model.train()` itself leaves in evaluation mode (a `train` of the model's own that freezes some) are
+    in it from here on. A callback may change single ones for good; a model that it puts into evaluation mode as a whole
+    is put back.
     """
 
     def __init__(self, model: Module):
         self._model = model
-        self._flags = [(module, True) for module in model.modules()]
+        with ModesKept(model):
+            model.train()
+            self._flags = [(module, module.training) for module in model.modules()]
+        for module, training in self._flags:
+            module.training = module.training and training
 
     def renew(self) -> None:
         """Take the flags as they are, unless none is set; then those of before are."""

@@ -31,6 +31,9 @@ from deepcore.train.snapshot import Undo
 from deepcore.train.state import BatchLogs, ModesKept, Progress, TrainingModes, as_number
 from deepcore.train.step import Refused, Steps
 
+#: Events after which a run goes on from the next thing: where one ends by an error, the others have yet to see it.
+_ONCE = ("on_epoch_begin", "on_train_batch_end", "on_epoch_end")
+
 
 class Trainer:
     """Trains `model` with `optimizer` on `loss(model(*inputs), target)`.
@@ -128,6 +131,8 @@ class Trainer:
         self._interrupts = Interrupts(notice=False)
         self._callbacks: list[Callback] = []
         self._hooks: dict[str, list] = {}
+        #: An event that ended by an error, and the callbacks that have not seen it: a run that is resumed calls them.
+        self._missed: tuple[str, list[Callback]] | None = None
         self._loader: DataLoader | None = None
         self._validation: DataLoader | None = None
         self._warned: set = set()  # dtypes of inputs whose conversion was reported
@@ -137,6 +142,8 @@ class Trainer:
         self._resume_from: str | None = None
         self._dispatching = False
         self._to_save: list[str] = []
+        #: Whether a run cannot be resumed from what is there now: in validation, and from a batch's start to its update.
+        self._hold_saves = False
         self._last_loss: float | None = None
         #: Batches since the last update, and the sum of what their losses divide by.
         self._pending, self._weight = 0, 0.0
@@ -223,7 +230,8 @@ class Trainer:
         history is returned with `interrupted` set. The second one raises `KeyboardInterrupt` at once. SIGTERM and
         SIGHUP do the same; then the signal is raised again under the handler there was before, by default to end
         the process. An error leaves a checkpoint of the last update, unless it comes inside a group of accumulated
-        batches or in the bookkeeping after an update: then the last one written stays.
+        batches or in the bookkeeping after an update: then the last one written stays. Where a callback raises, it and
+        those after it see that event again in the run that is resumed.
         A validation loss that is NaN or infinite is a warning, once: training itself is not harmed.
 
         Errors: `DataError` for no data, and for validation data in which nothing counts. `NonFiniteError` for a loss or
@@ -256,6 +264,7 @@ class Trainer:
         self._progress, self.history, self.stop_training, self.resumed = Progress(), History(), False, False
         self._last_loss, self._to_save, self._pending, self._weight = None, [], 0, 0.0
         self._consistent = self._validated = True
+        self._missed = None
         self._resume_from = self._resolve(resume, verbose)
         if self.out is not None:
             make_folder(self.out)
@@ -278,9 +287,12 @@ class Trainer:
                     callback.close()
             if self.history.interrupted and verbose > 0:
                 print(self._interruption())
+        except BaseException as error:
+            self._interrupts.redeliver(error)
+            raise
         finally:
             self._undo.forget()
-            self._interrupts.redeliver()
+        self._interrupts.redeliver()
         return self.history
 
     def _run_saving(self) -> None:
@@ -296,16 +308,13 @@ class Trainer:
 
     def _run(self) -> None:
         at = self._progress
+        self._dispatch_missed()
         while at.epoch < self.epochs and not self._stopping():
             if not at.begun:
                 for metric in self.metrics:
                     metric.reset()
                 at.begun = True
-                try:
-                    self._dispatch("on_epoch_begin", at.epoch, {})
-                except Exception:
-                    at.begun = False  # a run that is resumed calls it again
-                    raise
+                self._dispatch("on_epoch_begin", at.epoch, {})
             if not at.trained:
                 self._modes.renew()
                 try:
@@ -342,12 +351,14 @@ class Trainer:
         """The results; None after an interrupt. Unless it ends, the loader and the random stream go back."""
         before, stream = loader.state_dict(), random.default_generator._mark()
         results = None
+        self._hold_saves = True
         try:
             results = self._test(loader, self._inputs)
         except DataError:
             if not self._interrupts.requested:  # a signal to the whole process group ends the workers, too
                 raise
         finally:
+            self._hold_saves = False
             if results is None:
                 loader.load_state_dict(before)
                 random.default_generator._go_back(stream)
@@ -365,6 +376,7 @@ class Trainer:
         with contextlib.closing(batches):  # ends the workers now, whatever comes
             for number, batch in enumerate(batches, loader.position):
                 stream = generator._mark()
+                self._hold_saves = True
                 try:
                     self._dispatch("on_train_batch_begin", number, {})
                     self._modes.restore()
@@ -378,6 +390,8 @@ class Trainer:
                         shapes = ", ".join(f"{t.shape} {dt.name_of(t.dtype)}" for t in feed.leaves(batch))
                         error.add_note(f"in {self._place(number)}; the batch: {shapes}")
                     raise
+                finally:
+                    self._hold_saves = False
                 at.batch = number + 1
                 self._consistent = not self._pending
                 if fault is not None:
@@ -611,19 +625,45 @@ class Trainer:
     def _dispatch(self, event: str, *args) -> None:
         hooks = self._hooks.get(event)
         if hooks is None:
-            base = getattr(Callback, event)
-            found = [getattr(callback, event) for callback in self._callbacks]
-            hooks = self._hooks[event] = [h for h in found if getattr(h, "__func__", None) is not base]
+            hooks = self._hooks[event] = self._hooks_of(event, self._callbacks)
+        self._call(event, hooks, args)
+
+    def _hooks_of(self, event: str, callbacks: list[Callback]) -> list:
+        """(callback, method) of those that do anything at the event."""
+        base = getattr(Callback, event)
+        found = [(callback, getattr(callback, event)) for callback in callbacks]
+        return [(callback, hook) for callback, hook in found if getattr(hook, "__func__", None) is not base]
+
+    def _dispatch_missed(self) -> None:
+        """The event at which the run that is resumed ended by an error, for those who have not seen it."""
+        if self._missed is None:
+            return
+        at, (event, callbacks) = self._progress, self._missed
+        self._missed = None
+        args: tuple[int, Any] = (at.epoch, {})
+        if event == "on_train_batch_end":
+            args = (at.batch - 1, BatchLogs(self))
+        elif event == "on_epoch_end":
+            args = (at.epoch - 1, self.history[len(self.history)])
+        self._call(event, self._hooks_of(event, callbacks), args)
+
+    def _call(self, event: str, hooks: list, args: tuple) -> None:
         outer, self._dispatching = self._dispatching, True
+        seen = 0
         try:
-            for hook in hooks:
+            for _, hook in hooks:
                 hook(*args)
+                seen += 1
+        except Exception:
+            if event in _ONCE and not outer:
+                self._missed = event, [callback for callback, _ in hooks[seen:]]
+            raise
         finally:
             self._dispatching = outer
         if event == "on_epoch_end":
             logs = args[-1]
             logs.update({name: as_number(name, value) for name, value in logs.items()})
-        if self._to_save and not self._pending and not self._dispatching:
+        if self._may_save():
             self._write_checkpoints()
 
     def log_names(self) -> list[str]:
@@ -653,11 +693,16 @@ class Trainer:
         """Everything `fit(resume=path)` needs: parameters, optimizer, schedule, random streams, the loader's position,
         history, metrics and callbacks.
 
-        Asked for by a callback, it is written once every callback has seen the event, and between two updates.
+        Asked for by a callback, it is written once every callback has seen the event, between two updates; asked for
+        when a batch begins, after it, and during validation, when the epoch ends.
         """
         self._to_save.append(os.fspath(path))
-        if not self._dispatching and not self._pending:
+        if self._may_save():
             self._write_checkpoints()
+
+    def _may_save(self) -> bool:
+        """Whether checkpoints were asked for, and a run can be resumed from what is there now."""
+        return bool(self._to_save) and not (self._pending or self._dispatching or self._hold_saves)
 
     def _write_checkpoints(self) -> None:
         paths, self._to_save = dict.fromkeys(self._to_save), []
@@ -685,9 +730,9 @@ class Trainer:
         at = self._progress
         if self.out is None or not self._consistent or not at.step:
             return
-        self._to_save.clear()
+        self._to_save.insert(0, self._autosave.path)  # before what callbacks asked for
         try:
-            self.save_checkpoint(self._autosave.path)
+            self._write_checkpoints()
         except Exception as failure:
             error.add_note(f"no checkpoint could be written after it: {getattr(failure, 'problem', failure)}")
         else:
@@ -704,6 +749,10 @@ class Trainer:
         }
 
     def _extra(self) -> dict[str, Any]:
+        missed = None
+        if self._missed is not None:
+            event, callbacks = self._missed
+            missed = [event, [i for i, c in enumerate(self._callbacks) if any(c is m for m in callbacks)]]
         return {
             "progress": self._progress.state_dict(),
             "history": self.history.state_dict(),
@@ -711,6 +760,7 @@ class Trainer:
             "validation": None if self._validation is None else self._validation.state_dict(),
             "callbacks": [[type(c).__name__, c.state_dict()] for c in self._callbacks],
             "modes": self._modes.state_dict(),
+            "missed": missed,
         }
 
     def resume_from(self, path: str | os.PathLike) -> None:
@@ -758,12 +808,17 @@ class Trainer:
             states.append((self._validation, extra["validation"]))
         if "modes" in extra:
             states.append((self._modes, extra["modes"]))
-        waiting = list(extra["callbacks"])
+        event, unseen = extra.get("missed") or (None, ())
+        waiting, missed = list(enumerate(extra["callbacks"])), []
         for callback in self._callbacks:
-            entry = next((entry for entry in waiting if entry[0] == type(callback).__name__), None)
-            if entry is not None:
-                waiting.remove(entry)
-                states.append((callback, entry[1]))
+            found = next((pair for pair in waiting if pair[1][0] == type(callback).__name__), None)
+            if found is not None:
+                number, (_, state) = found
+                waiting = [pair for pair in waiting if pair[0] != number]
+                states.append((callback, state))
+                if number in unseen:
+                    missed.append(callback)
+        self._missed = (event, missed) if event in _ONCE else None
         return states
 
     # -- messages -------------------------------------------------------------------------------------------
