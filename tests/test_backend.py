@@ -178,7 +178,7 @@ def test_environment_names_the_default():
     [
         *(
             ("DEEPCORE_NUM_THREADS", text, "a positive whole number")
-            for text in ("²", "٣", "0", "two", "-1", "1.5", "9" * 5000)
+            for text in ("²", "٣", "0", "two", "-1", "1.5", "9" * 500)
         ),
         *(("DEEPCORE_KERNELS", text, r"0 \(off\) or 1 \(on\)") for text in ("foo", "off", "2")),
         ("DEEPCORE_CACHE", "~nobody-of-this-name/x", "a folder: it names the home of a user who is not there"),

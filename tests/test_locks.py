@@ -18,7 +18,7 @@ from deepcore import locks
 ROOT = Path(__file__).resolve().parent.parent
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 #: Of the thread pool and of the process that compiles ahead, which a child does not use; held by whoever forks (compiler).
-OWN = {"kernels/pool.py", "kernels/ahead.py", "kernels/compiler.py", "deepcore/io/files.py"}
+OWN = {"kernels/pool.py", "kernels/ahead.py", "kernels/compiler.py"}
 
 
 def in_child(check) -> bool:

@@ -340,5 +340,5 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     plots._figure_class.cache_clear()
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "deepcore\[plot\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install "deepcore-nn\[plot\]"'):
         plots.confusion_matrix(MATRIX)
