@@ -73,9 +73,7 @@ class Tensor(TensorMethods):
     # NumPy leaves `array + tensor` to the tensor.
     __array_priority__ = 1000
 
-    def __init__(
-        self, data: Any = None, backend: Any = None, requires_grad: bool = False, node=None, spec=None, *more
-    ):
+    def __init__(self, data: Any = None, backend: Any = None, requires_grad: bool = False, node=None, spec=None, *more):
         try:
             BACKENDS[backend]  # the cheapest check that there is
         except (KeyError, TypeError):

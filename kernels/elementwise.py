@@ -17,7 +17,7 @@ import numpy as np
 from deepcore import locks
 from deepcore.backend.dtypes import float32, float64, int64
 from deepcore.config import settings
-from deepcore.kernels import compiler, formulas, register, scalar
+from deepcore.kernels import compiler, formulas, memory, register, scalar
 from deepcore.kernels.compiler import Kernel
 from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
 
@@ -172,9 +172,7 @@ class Map(Lowering):
         alike = all(spec.shape == like.shape for spec in specs)
         shape = like.shape if alike else np.broadcast_shapes(*[spec.shape for spec in specs])
         size = math.prod(shape)
-        if not size:
-            return None
-        if not all(spec.plain for spec in specs):
+        if not size or not all(spec.plain for spec in specs):
             return True
         layout = ("v" * len(specs), 0) if alike else _kinds(specs, shape)
         if layout is None:
@@ -211,8 +209,10 @@ class Map(Lowering):
         return run
 
     def prepared(self, xp, operands, params, out):
-        """Operands of which some are not contiguous."""
+        """Operands of which some are not contiguous, and results without elements."""
         shape = np.broadcast_shapes(*[x.shape for x in operands])
+        if not math.prod(shape):
+            return memory.empty(shape, operands[-1].dtype) if out is None else out
         if len(operands) > 1 and any(x.shape == shape and any(x.strides) for x in operands):
             # One number that stands for many, as the gradient of a sum is.
             operands = tuple(x[(slice(1),) * x.ndim] if x.ndim and not any(x.strides) else x for x in operands)

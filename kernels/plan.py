@@ -200,6 +200,9 @@ class Lowering:
             plan = self.plans[whole] = self.lower(specs, params) or False
         if isinstance(plan, bool):
             return self.prepare(xp, arrays, params, out) if plan and self.prepare else NotImplemented
+        for name in self.floats:
+            if not hasattr(params[name], "__float__"):
+                raise TypeError(f"{name} is a number, not {type(params[name]).__name__}")
         return plan.run(arrays, [float(params[name]) for name in self.floats], out)
 
 

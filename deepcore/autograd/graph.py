@@ -149,15 +149,15 @@ def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]):
             if word is not None:
                 key = key, word
         plan = lowering.plans.get(key)
-    except (AttributeError, KeyError, TypeError):  # no tensor; a parameter that was left out, or is no key
+        floats = [params[name].__float__() for name in lowering.floats] if lowering.floats else None
+    except (AttributeError, KeyError, TypeError):  # no tensor; a parameter left out, or of a wrong type
         return None
     if plan is None:
         plan = lowering.plan(key, [t._spec for t in inputs], params)
     if plan is False or plan is True:
         return None if plan else False
     out = plan.empty(plan.shape, plan.dtype)
-    if lowering.floats:
-        floats = [float(params[name]) for name in lowering.floats]
+    if floats is not None:
         status = plan.call(*[t._data for t in inputs], *floats, out)
     elif count == 1:
         status = plan.call(first._data, out)
@@ -185,7 +185,7 @@ def specify(t: Tensor):
     return t._spec
 
 
-_spec_of: Callable | None = None
+_spec_of: Any = None
 
 
 def run(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS) -> Tensor:
