@@ -33,6 +33,7 @@ USUAL = (
     "update_momentum_float32",
     "update_adam_float32",
     "gemm_pack_float32",
+    *(f"{name}_float32{kinds}" for name in ("add", "sub", "mul", "true_divide") for kinds in ("", "_vs", "_vr")),
 )
 _SERVE = "import deepcore.optim; from deepcore.kernels import ahead; ahead.serve()"  # which define what they compile
 

@@ -8,7 +8,6 @@ large arrays only; what it does not, at every size.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -190,22 +189,28 @@ class Map(Lowering):
     def pays(self, specs) -> bool:
         if max(spec.size for spec in specs) >= self.least:
             return True
-        # A program that computes nothing else need not load LLVM for it, nor compile.
         dtype = _TYPES.get(specs[-1].dtype)
-        plain = all(spec.plain and spec.shape == specs[0].shape for spec in specs)
-        loaded = "llvmlite.binding" in sys.modules
-        return plain and loaded and dtype is not None and self.kernel(dtype, "v" * self.arity).kept()
+        if dtype is None or not all(spec.plain for spec in specs):
+            return False
+        layout = _kinds(specs, np.broadcast_shapes(*[spec.shape for spec in specs]))
+        return layout is not None and self.kernel(dtype, layout[0]).kept()
 
     def bind(self, reference: Callable) -> Callable:
         """What runs the op where it is not planned by its specs: the kernel for large arrays, else the reference."""
 
+        least = self.least
+
         def run(xp, *operands, **params):
-            if settings.kernels and max(x.size for x in operands) >= self.least:
+            if settings.kernels and max(x.size for x in operands) >= least:
                 result = self(xp, *operands, **params)
                 if result is not NotImplemented:
                     return result
             return reference(xp, *operands, **params)
 
+        if least and self.arity == 1:
+            return lambda xp, x: reference(xp, x) if x.size < least else run(xp, x)
+        if least and self.arity == 2:
+            return lambda xp, x, y: reference(xp, x, y) if x.size < least and y.size < least else run(xp, x, y)
         return run
 
     def prepared(self, xp, operands, params, out):
@@ -277,6 +282,10 @@ MAPS: dict[str, Map] = {
     **{name: Map(name, "beta") for name in ("smooth_l1", "smooth_l1_grad")},
     **{name: Map(name, "delta") for name in ("huber", "huber_grad")},
 }  # fmt: skip
+
+for _name in ("add", "sub", "mul", "true_divide"):  # with a number and with a row, as most programs have them
+    for _pattern in ("vs", "vr"):
+        MAPS[_name].kernel(float32, _pattern)
 
 for _name, _map in MAPS.items():
     register(_name, "cpu", needs_numba=False)(_map)

@@ -146,9 +146,6 @@ def _aligned(space: np.ndarray) -> np.ndarray:
     return space[-compiler.address(space) % 64 :]
 
 
-_lowerings: list[Lowering] = []
-
-
 class Lowering:
     """How an op runs on the CPU: `lower(specs, params)` gives the plan of calls with operands like these.
 
@@ -170,7 +167,6 @@ class Lowering:
         self.lower, self.floats, self.prepare = lower, floats, prepare
         #: By specs, and parameters other than `floats`; False: the reference, True: `prepare`.
         self.plans: dict[Any, Plan | bool] = {}
-        _lowerings.append(self)
         #: Of a call's parameters, those that are keys.
         self.key: Callable[[dict], Any] = operator.itemgetter(*keys) if keys else _no_key
 
@@ -346,8 +342,6 @@ def _entry() -> _Method:
             address = compiler.assembled(text, "deepcore_plan")
             _method = _Method(b"plan", address, _FASTCALL, None)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(_method))  # kept as long as the process
-            for lowering in _lowerings:  # kernels are loaded in this process from now on: see `Map.pays`
-                lowering.plans = {key: plan for key, plan in lowering.plans.items() if plan is not False}
     return _method
 
 

@@ -181,8 +181,10 @@ def specify(t: Tensor):
     global _spec_of
     if _spec_of is None:
         from deepcore.kernels.plan import spec_of as _spec_of
-    t._spec = _spec_of(t._data, t.backend)
-    return t._spec
+    spec = t._spec = _spec_of(t._data, t.backend)
+    if not t._data.ndim:
+        t.backend.number_specs[t._data.dtype] = spec
+    return spec
 
 
 _spec_of: Any = None

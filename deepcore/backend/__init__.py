@@ -41,6 +41,8 @@ class Backend:
         #: Op to the callable that runs it here; filled by `bind` on first use.
         self.impls: dict[Any, Callable] = {}
         self._constants: dict[tuple, Any] = {}
+        #: The specs (`kernels.plan`) of 0-d arrays by dtype, once they were wanted.
+        self.number_specs: dict[Any, Any] = {}
         BACKENDS[self] = self
 
     def __getattr__(self, name: str):

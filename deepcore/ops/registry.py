@@ -419,7 +419,8 @@ def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> C
             dtype = input._data.dtype
             kind = type(other)  # a number times a tensor is the commonest mixture
             if (kind is float or kind is int) and dtype.char in floats:
-                other = Tensor(input.backend.constant(other, dtype), input.backend)
+                backend = input.backend
+                other = Tensor(backend.constant(other, dtype), backend, False, None, backend.number_specs.get(dtype))
                 same = True
             else:
                 same = dtype is other._data.dtype and dtype.kind == "f"
