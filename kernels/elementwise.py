@@ -169,7 +169,9 @@ class Map(Lowering):
         if any(spec.dtype != (np.bool_ if i < self.booleans else dtype) for i, spec in enumerate(specs)):
             return None
         alike = all(spec.shape == like.shape for spec in specs)
-        shape = like.shape if alike else np.broadcast_shapes(*[spec.shape for spec in specs])
+        shape = like.shape if alike else _broadcast(specs)
+        if shape is None:
+            return True
         size = math.prod(shape)
         if not size or not all(spec.plain for spec in specs):
             return True
@@ -192,7 +194,8 @@ class Map(Lowering):
         dtype = _TYPES.get(specs[-1].dtype)
         if dtype is None or not all(spec.plain for spec in specs):
             return False
-        layout = _kinds(specs, np.broadcast_shapes(*[spec.shape for spec in specs]))
+        shape = _broadcast(specs)
+        layout = None if shape is None else _kinds(specs, shape)
         return layout is not None and self.kernel(dtype, layout[0]).kept()
 
     def bind(self, reference: Callable) -> Callable:
@@ -229,6 +232,14 @@ class Map(Lowering):
                 return NotImplemented
             operands = tuple(np.require(x, requirements="CA") for x in operands)
         return self(xp, *operands, out=out, **params)
+
+
+def _broadcast(specs) -> tuple[int, ...] | None:
+    """The shape of a result, or None where the operands' do not broadcast."""
+    try:
+        return np.broadcast_shapes(*[spec.shape for spec in specs])
+    except ValueError:
+        return None
 
 
 def _function(formula: str):

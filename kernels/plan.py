@@ -172,15 +172,15 @@ class Lowering:
 
     def plan(self, key, specs: Sequence[Spec], params: dict) -> Plan | bool:
         """What stands under `key` in `plans`, made where nothing does."""
-        found = self.plans.get(key)
-        if found is None:
+        plan = self.plans.get(key)
+        if plan is None:
             if len(self.plans) >= _MOST:
                 self.plans.clear()
-            found = True  # another device, or two of them: not for a plan
+            plan = True  # another device, or two of them: not for a plan
             if all(spec.backend is specs[0].backend and spec.dtype is not None for spec in specs):
-                found = self.pays(specs) and (self.lower(specs, params) or False)
-            self.plans[key] = found
-        return found
+                plan = self.pays(specs) and (self.lower(specs, params) or False)
+            self.plans[key] = plan
+        return plan
 
     def pays(self, specs: Sequence[Spec]) -> bool:
         """Whether eager calls with these operands run by a kernel. False only where the reference has the same bits."""

@@ -46,6 +46,7 @@ TIES = {"argsort", "sort", "topk"}
 KNOWN: dict[tuple[str, str], str] = {
     ("nn.functional.batch_norm", "batch and a channel"): "a vector, which PyTorch takes when it is empty",
     ("nn.functional.elu", "nan"): "PyTorch's gradient at NaN differs between its vector lanes and the rest",
+    ("nn.functional.silu", ", not [nan"): "PyTorch's is NaN at infinity, where the limit is plain",
     ("arange", "does not fit dtype"): "a value outside the dtype is refused, not wrapped",
     ("full", "does not fit dtype"): "a value outside the dtype is refused, not wrapped",
 }

@@ -515,6 +515,9 @@ def relu_grad(g, out):
 def _float_op(op, input, **params) -> Tensor:
     if not isinstance(input, Tensor) or not dt.is_floating(input._data.dtype):
         (input,) = promote(op.name, "float", input)
+    for name, value in params.items():
+        if not hasattr(value, "__float__"):
+            raise DTypeError(f"{op.name}: {name} is a number", received=repr(value))
     return apply(op, (input,), params)
 
 
