@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import gc
 import math
+import random
 import sys
 import types
 import typing
@@ -716,7 +717,7 @@ def test_a_leaf_that_a_function_makes_runs_as_it_is():
         lambda n: n[1],
         lambda n: next(iter(n)),
         lambda n: n.astype("i8").item(0),
-        lambda n: n.copy().max(),
+        lambda n: n.__copy__().max(),
         lambda n: n.take([1])[0],
         lambda n: n.repeat(2)[3],
         lambda n: float(n.clip(0, 9).sum()),
@@ -1109,3 +1110,11 @@ def test_a_view_of_an_argument_stays_one(view):
         assert (result == 3).all()
         result.fill_(5)
         assert (x == 5).any()
+
+
+def test_a_generator_without_a_state_runs_as_it_is():
+    system = random.SystemRandom()
+    compiled = dc.compile(lambda x: x * system.random())
+    with pytest.warns(DeepcoreWarning, match="cannot be compiled"):
+        results = {compiled(dc.ones(1)).item() for _ in range(4)}
+    assert len(results) == 4 and not compiled.runs

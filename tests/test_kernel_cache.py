@@ -738,7 +738,8 @@ def test_warmup_without_a_compiler(folder, monkeypatch, capsys):
 USERS_OWN = """
 import numba, numpy as np
 from deepcore import kernels
-from deepcore.kernels import compiler
+from deepcore.kernels import ahead, compiler
+ahead.forgo()
 kernels.discover()
 for name in ("pool_run", "sum_rows_float32", "cross_entropy_loss_float32", "sum_columns_float64", "cross_entropy_loss_float64"):
     assert compiler.KERNELS[name].ready() and compiler.KERNELS[name].state == "compiled", name

@@ -14,6 +14,7 @@ import pytest
 
 import deepcore as dc
 from deepcore import locks
+from deepcore.kernels import pool
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
@@ -104,6 +105,7 @@ def test_fork_beside_a_busy_thread(kind):
 
 
 @needs_fork
+@pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_compiled_function_of_a_child_is_not_busy():
     f = dc.compile(lambda x: x * 2)

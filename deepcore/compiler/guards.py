@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import collections
 import functools
+import os
 import pickle
 import random
 import sys
@@ -346,6 +347,8 @@ def _generators() -> tuple[type, ...]:
 
 
 def _position(stream) -> bytes:
+    if isinstance(stream, random.SystemRandom):  # it has no state: its numbers may always differ
+        return os.urandom(8)
     if isinstance(stream, random.Random):
         return pickle.dumps(stream.getstate())
     return pickle.dumps(stream.get_state() if hasattr(stream, "get_state") else stream.bit_generator.state)
