@@ -117,7 +117,7 @@ class Plan:
             if status is not None:
                 self.stopped(status)
             return out
-        spaces = [_aligned(memory.empty(size + 63, np.uint8)) for size in self.temporaries]
+        spaces = _spaces(self.temporaries)
         operands = [
             *map(compiler.address, arrays), *map(compiler.bits, floats), *map(compiler.address, spaces),
             compiler.address(out),
@@ -142,8 +142,10 @@ def _filled(launch: Launch, operands: list[int]) -> list[int]:
     return [operands[w.number] if isinstance(w, Operand) else int(w) for w in launch.words]
 
 
-def _aligned(space: np.ndarray) -> np.ndarray:
-    return space[-compiler.address(space) % 64 :]
+def _spaces(temporaries: tuple[int, ...]) -> list[np.ndarray]:
+    """Memory for temporaries, each on a cache line."""
+    spaces = [memory.empty(size + 63, np.uint8) for size in temporaries]
+    return [space[-compiler.address(space) % 64 :] for space in spaces]
 
 
 class Lowering:
@@ -385,7 +387,7 @@ def entered(launches: tuple[Launch, ...], temporaries: tuple[int, ...]) -> Calla
         return call
 
     def with_temporaries(*operands):
-        spaces = [_aligned(memory.empty(size + 63, np.uint8)) for size in temporaries]
+        spaces = _spaces(temporaries)
         return call(*operands[:-1], *spaces, operands[-1])
 
     return with_temporaries
@@ -393,7 +395,7 @@ def entered(launches: tuple[Launch, ...], temporaries: tuple[int, ...]) -> Calla
 
 def _launched(launches: tuple[Launch, ...], temporaries: tuple[int, ...], *operands) -> int | None:
     """What the entry does, by Python and ctypes."""
-    spaces = [_aligned(memory.empty(size + 63, np.uint8)) for size in temporaries]
+    spaces = _spaces(temporaries)
     operands = (*operands[:-1], *spaces, operands[-1])
     words = [compiler.bits(o) if isinstance(o, float) else compiler.address(o) for o in operands]
     for launch in launches:
