@@ -1,104 +1,124 @@
-"""From what was followed to a program that runs: passes, what lasts, memory."""
+"""From records to a program that runs: passes, what outlives it, lowering, memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from deepcore.backend import dtypes as dt
-from deepcore.compiler.ir import Program
+from deepcore.compiler.cpu import Target, contiguous
+from deepcore.compiler.ir import Program, Record
 from deepcore.compiler.passes import algebra, cse, dead, epilogue, finite, fold, fuse, masks, reuse
-from deepcore.compiler.trace import Trace
-from deepcore.kernels import update as updates
-from deepcore.kernels.compiler import address
-from deepcore.kernels.program import Buffer, Executable, Ref, Step, move, moves, plan_memory
+from deepcore.compiler.record import Recorder
+from deepcore.kernels.cpu import optimizer as updates
+from deepcore.kernels.runtime.executable import Buffer, Executable, Ref, Step, moves, plan_memory
 
-#: In their order.
+#: In their order. On a GPU, `reuse` has nothing to do: there is no planned memory.
 PASSES = (dead.run, fold.run, algebra.run, cse.run, dead.run, fuse.run, epilogue.run, masks.run, reuse.run)
 #: Those of a program that looks at the result of every op.
 LOOKING = (dead.run, fold.run, algebra.run, cse.run, dead.run, masks.run, finite.run, reuse.run)
 
 
+
+
 class Built(NamedTuple):
-    """A program, and where what lasts is found."""
+    """A program, and where what outlives it is found."""
 
     executable: Executable
-    program: Program
     #: One for each returned tensor, and each leaf whose gradient is new.
     outputs: list[Ref]
     grads: list[Ref]
+    target: Target
 
 
-def build(trace: Trace, outputs: list[Ref], grads: list[Ref]) -> Built:
-    """The program of a trace; `outputs` and `grads` are where it found what the function returned, and new gradients."""
-    steps = list(trace.steps)
-    ends: list[Ref] = [*outputs, *grads]
-    for update in trace.updates:
-        ends += update.gradients
-    contents = {buffer: Ref(own, 0, (own.nbytes,), (1,), dt.uint8) for buffer, own in trace.redirected.items()}
-    program = Program(steps, [*ends, *contents.values()], dict(trace.constants))
-    for each in PASSES if trace.looks is None else LOOKING:
+def optimized(recorder: Recorder, ends: list[Ref], target, passes: Iterable = PASSES) -> Program:
+    """The recorded program after its passes; `ends` are read after it."""
+    contents = [Ref(own, 0, (own.nbytes,), (1,), dt.uint8) for own in recorder.redirected.values()]
+    program = Program(list(recorder.records), [*ends, *contents], dict(recorder.constants), target)
+    for each in passes:
         each(program)
-    ends = program.lasting[: len(ends)]
-    contents = dict(zip(contents, program.lasting[len(ends) :]))
-    outputs, grads = _given(program, ends[: len(outputs)], "out"), ends[len(outputs) : len(outputs) + len(grads)]
-    grads = _given(program, grads, "grad")
+    return program
+
+
+def build(recorder: Recorder, outputs: list[Ref], grads: list[Ref]) -> Built:
+    """The program of a recorded function; `outputs` and `grads` are where it found results, and new gradients."""
+    ends: list[Ref] = [*outputs, *grads]
+    for update in recorder.updates:
+        ends += update.gradients
+    target = Target(recorder.backend, len(recorder.rows))
+    program = optimized(recorder, ends, target, PASSES if recorder.looks is None else LOOKING)
+    found = program.lasting
+    contents = dict(zip(recorder.redirected, found[len(ends) :]))
+    outputs = _results(program, found[: len(outputs)])
+    grads = _owned(program, found[len(outputs) : len(outputs) + len(grads)], outputs)
+    steps = [step for record in program.records for step in target.lower(record)]
     at = len(outputs) + len(grads)
     first: list[Step] = []
     last: list[Step] = []
-    for update in trace.updates:
-        found = program.lasting[at : at + len(update.gradients)]
+    for update in recorder.updates:
+        gradients = found[at : at + len(update.gradients)]
         at += len(update.gradients)
-        made = _update(trace, update, found)
-        name = type(update.optimizer).__name__
-        if made.check:
-            norm = [] if update.norm is None else [update.norm]
-            what = "check" if update.clip.max_norm is None else "norm"
-            first.append(Step(f"{name} {what}", found, norm, made.check, kept=True))
-        last.append(Step(name, found, _changed(trace, update.plan), made.update, kept=True))
+        check, change = _update(recorder, update, gradients)
+        first += check
+        last.append(change)
     first += moves((Ref(buffer, 0, ref.shape, ref.strides, ref.dtype), ref) for buffer, ref in contents.items())
-    program.steps += first + last
+    steps += first + last
     lasting = {ref.buffer for ref in (*outputs, *grads)}
-    size = plan_memory(program.steps, lasting)
-    return Built(Executable(program.steps, size), program, outputs, grads)
+    size = plan_memory(steps, lasting)
+    return Built(Executable(steps, size), outputs, grads, target)
 
 
-def _given(program: Program, refs: list[Ref], name: str) -> list[Ref]:
-    """The same in memory that is given anew for each run."""
+def _results(program: Program, refs: list[Ref]) -> list[Ref]:
+    """Results in memory that is new in each run, laid out and shared as the function's were."""
+    found = []
+    for i, ref in enumerate(refs):
+        buffer = ref.buffer
+        if (buffer.kind == "own" and not buffer.changing) or buffer.name.startswith("out"):
+            if buffer.kind == "own":
+                buffer.kind, buffer.name = "given", f"out{i}"
+            found.append(ref)
+        else:
+            found.append(_copied(program, ref, f"out{i}"))
+    return found
+
+
+def _owned(program: Program, refs: list[Ref], outputs: list[Ref]) -> list[Ref]:
+    """Gradients, each an array of its own that is new in each run."""
     found = []
     for i, ref in enumerate(refs):
         buffer = ref.buffer
         if buffer.kind == "own" and ref.whole and not buffer.changing:
-            buffer.kind, buffer.name = "given", f"{name}{i}"
+            buffer.kind, buffer.name = "given", f"grad{i}"
             found.append(ref)
-            continue
-        strides = _contiguous(ref.shape, ref.dtype.itemsize)
-        to = Ref(Buffer("given", ref.nbytes, None, f"{name}{i}"), 0, ref.shape, strides, ref.dtype)
-        program.steps.append(move(to, ref))
-        found.append(to)
+        else:
+            found.append(_copied(program, ref, f"grad{i}"))
     return found
 
 
-def _contiguous(shape, step: int) -> tuple[int, ...]:
-    strides = []
-    for n in reversed(shape):
-        strides.append(step)
-        step *= max(n, 1)
-    return tuple(reversed(strides))
+def _copied(program: Program, ref: Ref, name: str) -> Ref:
+    to = Ref(Buffer("given", ref.nbytes, None, name), 0, ref.shape, contiguous(ref), ref.dtype)
+    program.records.append(Record("copy", [ref], [to], kept=True))
+    return to
 
 
-def _changed(trace: Trace, plan) -> list[Ref]:
-    """The parameters and states that an update writes."""
-    arrays = [*plan.weights, *(a for batch in plan.program.batches for column in batch.states for a in column)]
-    found = [(trace.intervals.find(address(a)), a) for a in arrays if a.size]
-    return [Ref(at[0], at[1], a.shape, a.strides, a.dtype) for at, a in found if at is not None]
+def _update(recorder: Recorder, update, gradients: list[Ref]) -> tuple[list[Step], Step]:
+    """The steps that may stop an update, and the one that makes it."""
 
-
-def _update(trace: Trace, update, gradients: list[Ref]):
-    def outside(array):
-        found = trace.intervals.find(address(array))
+    def outside(array) -> tuple[Buffer, int]:
+        found = recorder.find(array)
         assert found is not None
         return found
 
-    plan = update.plan
+    plan, name = update.plan, type(update.optimizer).__name__
     places = [[(gradients[i].buffer, gradients[i].offset) for i in members] for members in plan.members]
-    return updates.parts(plan.program, places, outside, update.clip, update.norm and update.norm.buffer)
+    check, change = updates.parts(plan.program, places, outside, update.clip, update.norm and update.norm.buffer)
+    before: list[Step] = []
+    if check:
+        norm = [] if update.norm is None else [update.norm]
+        what = "check" if update.clip.max_norm is None else "norm"
+        before.append(Step(f"{name} {what}", gradients, norm, check, kept=True))
+    arrays = [*plan.weights, *(a for batch in plan.program.batches for column in batch.states for a in column)]
+    changed = [Ref(*outside(a), a.shape, a.strides, a.dtype) for a in arrays if a.size]
+    return before, Step(name, gradients, changed, change, kept=True)
+
+

@@ -1,4 +1,4 @@
-"""`dc.compile`: a function that runs as one program where it can, and as it is where it cannot."""
+"""`dc.compile`: a function that runs as one program where it can, and eagerly where it cannot."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ from operator import is_not
 from typing import Any
 
 from deepcore import locks
-from deepcore.autograd.graph import mode
 from deepcore.autograd.transforms import tree_map
 from deepcore.backend import backend_of, get_backend
 from deepcore.compiler.build import build
-from deepcore.compiler.guards import PLAIN, Guards, is_scalar
-from deepcore.compiler.runner import Arena, Runner, Stopped
-from deepcore.compiler.trace import Fault, Trace, user_line
+from deepcore.compiler.guards import PLAIN, Guards, is_scalar, same
+from deepcore.compiler.record import Fault, Recorder, user_line
+from deepcore.compiler.runner import Arena, Overlap, Runner, Stopped, same_bits
 from deepcore.config import settings
+from deepcore.effects import effect, mode
 from deepcore.errors import ArgumentError, DeepcoreWarning
-from deepcore.kernels import memory, pool, watch
-from deepcore.tensor import Tensor, from_raw
+from deepcore.kernels.runtime import allocator, threadpool
+from deepcore.tensor import Storage, Tensor, as_tensor, from_raw
 
 log = logging.getLogger("deepcore.compile")
 
 #: Programs that a compiled function keeps, unless it is told otherwise.
 PROGRAMS = 16
-#: Runs for each time that the function is followed, which takes some ten calls: with fewer it does not pay. The second
+#: Runs for each time that the function is recorded, which takes some ten calls: with fewer it does not pay. The second
 #: is for those that somebody asked to have compiled.
 _PAYS, _PAYS_ASKED = 16, 0.5
 #: Programs kept for arguments of one kind though tensors have other memory now: weights may be swapped to and fro.
 _SWAPPED = 1
+#: Calls of a program that are checked: primes, as even numbers are blind to what changes with an even period.
+_CHECKED = (2, 3, 5, 11, 23, 47, 97, 199, 397, 797)
+_THEN_EACH = 997
 
 
 class _Leaf:
@@ -64,11 +67,11 @@ class _Gradient:
 class Compiled:
     """What `dc.compile` returns: called like the function, with the same results to the bit.
 
-    The first call with arguments of a kind runs the function as it is, follows what it computes and makes a program of
-    that; later calls of the kind run the program. `peak_memory` is what the programs need.
+    The first call with arguments of a kind runs the function, records what it computes and makes a program of that;
+    later calls of the kind run the program. `peak_memory` is what the programs need.
 
-    `unasked`: nobody said that it should be compiled, so there is no warning where it cannot be, and none is followed
-    anew where that does not pay, as for batches of ever new sizes. `prepare()` is called before the function itself
+    `unasked`: nobody said that it should be compiled, so there is no warning where it cannot be, and it is not recorded
+    again where that does not pay, as for batches of ever new sizes. `prepare()` is called before the function itself
     runs, and not before its programs: those change nothing where they stop.
     """
 
@@ -78,22 +81,25 @@ class Compiled:
         programs: int = PROGRAMS,
         unasked: bool = False,
         prepare: Callable[[], None] | None = None,
+        side_effects: str = "always",
     ):
         functools.update_wrapper(self, function, updated=())
         self.function = function
         self.programs = programs
         self.unasked = unasked
         self.prepare = prepare
+        self.side_effects = side_effects
         self._known: OrderedDict[tuple, list[tuple[Runner, Any]]] = OrderedDict()
         self._eager: dict[tuple, Fault] = {}
-        #: Kinds of arguments with which the function has changed Python's state once.
+        #: Kinds of arguments with which the function has changed Python's state once, or a program was wrong once.
         self._changing: set[tuple] = set()
+        self._distrusted: set[tuple] = set()
         self._arena = Arena()
         self._latest: tuple | None = None
         self._lock = locks.rlock()
         locks.call_after_fork(self)
         self._busy = self._warned = self._told = False
-        #: How often the function was followed, and how often a program ran.
+        #: How often the function was recorded, and how often a program ran.
         self.traces = self.runs = 0
 
     def __call__(self, *args, **kwargs):
@@ -101,24 +107,18 @@ class Compiled:
         if mode.tracer is not None or mode.hook is not None or mode.transforms:
             looks = getattr(mode.hook, "looks", None)
             if looks is None or mode.tracer is not None or mode.transforms:
-                return self._as_it_is(args, kwargs)  # part of a larger program, or watched op by op
+                return self._run_eagerly(*_with_tensors(args, kwargs))  # part of a larger program, or watched op by op
         arrays: list[Any] = []
         tensors: list[Tensor] = []
-        key = (
-            mode.grad, settings.kernels, _structure(args, arrays, tensors),
-            _structure(kwargs, arrays, tensors) if kwargs else None,
-        )  # fmt: skip
-        n = len(arrays)
-        if n > 1 and (n > 2 or arrays[0] is arrays[1]) and len(set(map(id, arrays))) < n:
-            key = (
-                *key,
-                *(tuple([next(j for j, b in enumerate(of) if b is a) for a in of]) for of in (arrays, tensors)),
-            )
-        if looks is not None:
-            key = (*key, "looks")
+        try:
+            key = self._key(args, kwargs, arrays, tensors, looks)
+        except _RawArray:
+            args, kwargs = _with_tensors(args, kwargs)
+            arrays, tensors = [], []
+            key = self._key(args, kwargs, arrays, tensors, looks)
         with self._lock:
-            if self._busy:  # a signal's handler calls it while it runs
-                return self._as_it_is(args, kwargs)
+            if self._busy:  # a signal's handler calls it while it runs, or it calls itself
+                return self._run_eagerly(args, kwargs)
             try:
                 self._busy = True
                 reason = "these arguments are new"
@@ -128,9 +128,11 @@ class Compiled:
                     if misfit is not None:
                         reason = misfit
                         continue
+                    if _is_due(runner) and runner.room_for_copies():
+                        return self._checked(key, runner, tree, args, kwargs, arrays, tensors)
                     try:
                         results = runner(arrays, tensors)
-                    except Stopped:
+                    except (Stopped, Overlap):
                         break
                     if not latest:
                         self._known.move_to_end(key)
@@ -138,20 +140,34 @@ class Compiled:
                     self.runs += 1
                     if runner.fresh:  # the gradients that the function made have gone
                         runner.fresh = False
-                        memory.release()
+                        allocator.release()
                     return _filled(tree, results, tensors, runner.backend)
                 else:
                     if key not in self._eager:
                         traces = self.traces
-                        result = self._follow(key, args, kwargs, tensors, arrays, reason, looks)
-                        if self.traces != traces:  # following took memory that the program has no use for
-                            memory.release()
+                        result = self._record(key, args, kwargs, tensors, arrays, reason, looks)
+                        if self.traces != traces:  # recording took memory that the program has no use for
+                            allocator.release()
                         return result
+                return self._run_eagerly(args, kwargs)
             finally:
                 self._busy = False
-        return self._as_it_is(args, kwargs)
 
-    def _as_it_is(self, args, kwargs):
+    def _key(self, args, kwargs, arrays: list, tensors: list, looks) -> tuple:
+        """What tells calls apart that cannot share a program; fills in the tensors among the arguments."""
+        key: tuple = (
+            mode.grad, settings.kernels, _structure(args, arrays, tensors),
+            _structure(kwargs, arrays, tensors) if kwargs else None,
+        )  # fmt: skip
+        n = len(arrays)
+        if n > 1 and (n > 2 or arrays[0] is arrays[1]) and len(set(map(id, arrays))) < n:
+            key = (
+                *key,
+                *(tuple([next(j for j, b in enumerate(of) if b is a) for a in of]) for of in (arrays, tensors)),
+            )
+        return key if looks is None else (*key, "looks")
+
+    def _run_eagerly(self, args, kwargs):
         if self.prepare is not None:
             self.prepare()
         return self.function(*args, **kwargs)
@@ -160,93 +176,117 @@ class Compiled:
         """Forget a call of another thread, which a forked child does not have."""
         self._busy = False
 
-    # -- following ----------------------------------------------------------------------------------------
-    def _follow(self, key, args, kwargs, tensors: list, arrays: list, reason: str, looks: Callable | None):
+    # -- checking -----------------------------------------------------------------------------------------
+    def _checked(self, key, runner: Runner, tree, args, kwargs, arrays: list, tensors: list[Tensor]):
+        """The function's own result, once the program has run on copies: the two must be the same to the bit."""
+        if any(map(runner.overlaps, arrays)):
+            return self._run_eagerly(args, kwargs)
+        result, results, wrong = runner.compare(arrays, tensors, lambda: self._run_eagerly(args, kwargs))
+        if wrong is None:
+            wrong = _difference(tree, result, results, tensors, runner.backend)
+        self.runs += 1
+        if wrong is None:
+            runner.differences = 0
+            return result
+        runner.differences += 1
+        log.info("%s: call %d of its program differs in %s", self._name, runner.calls, wrong)
+        if runner.differences == 1:
+            runner.next_check = runner.calls + 1
+            return result
+        self._drop(key, runner)
+        if key in self._distrusted:
+            self._give_up(key, Fault(f"it computes {wrong} otherwise than its program, again", "a check of its results"))
+        else:
+            self._distrusted.add(key)
+            warnings.warn(
+                f"{self._name} no longer computes what it did when it was compiled ({wrong}), so it is compiled again: what "
+                "changes from call to call must be a tensor or an array among its arguments",
+                DeepcoreWarning,
+                stacklevel=3,
+            )
+        return result
+
+    def _drop(self, key, runner: Runner) -> None:
+        self._latest = None
+        self._known[key] = [each for each in self._known.get(key, ()) if each[0] is not runner]
+
+    # -- recording ----------------------------------------------------------------------------------------
+    def _record(self, key, args, kwargs, tensors: list, arrays: list, reason: str, looks: Callable | None):
         backend = _backend(tensors, arrays)
         if looks is not None and backend is not None and backend.name != "cpu":
             backend = None
         if backend is None or not _compiles(backend):
-            return self._as_it_is(args, kwargs)
+            return self._run_eagerly(args, kwargs)
         often, least = (self.programs, _PAYS) if self.unasked else (2 * self.programs, _PAYS_ASKED)
         if self.traces >= often and self.runs < self.traces * least:
             if not self.unasked and not self._told:
                 self._told = True
-                log.warning("%s often runs as it is: to follow it each time does not pay (%s)", self._name, reason)
-            return self._as_it_is(args, kwargs)
+                log.warning("%s often runs eagerly: to record it each time does not pay (%s)", self._name, reason)
+            return self._run_eagerly(args, kwargs)
         if self.traces:
-            log.info("%s is followed again: %s", self._name, reason)
+            log.info("%s is recorded again: %s", self._name, reason)
         self.traces += 1
         guards = Guards(self.function, _objects((args, kwargs)))
-        if guards.unknown:
-            self._give_up(key, Fault(guards.unknown, user_line()))
-            return self._as_it_is(args, kwargs)
-        trace = _trace(backend)
-        trace.looks = looks
-        trace.had = {leaf for runner, _ in self._known.get(key, ()) for leaf in runner.none if leaf.grad is not None}
-        if len(arrays) > len(tensors):
-            trace.raw_arguments()
-        given: list[tuple[Tensor, Any]] = []
+        recorder = _recorder(backend, looks)
+        recorder.had = {leaf for runner, _ in self._known.get(key, ()) for leaf in runner.none if leaf.grad is not None}
         before = [*_flat(args), *_flat(kwargs)]
         if self.prepare is not None:
             self.prepare()
-        try:
-            with trace.following():
-                arguments = _traced((args, kwargs), trace, given)
-                result = self.function(*arguments[0], **arguments[1])
-        finally:
-            for tensor, array in given:
-                tensor._data = array
+        with recorder.recording():
+            for tensor in tensors:
+                recorder.argument(tensor)
+            result = self.function(*args, **kwargs)
         if guards.drawn():
-            trace.note("the function draws random numbers that are not deepcore's")
+            recorder.note("the function draws random numbers that are not deepcore's")
         after = [*_flat(args), *_flat(kwargs)]
         if len(after) != len(before) or any(map(is_not, after, before)):
-            trace.note("the function changes a list or dict among its arguments")
-        if trace.raced and trace.fault is None:  # another thread drew meanwhile: the next call traces
+            recorder.note("the function changes a list or dict among its arguments")
+        if recorder.raced and recorder.fault is None:  # another thread drew meanwhile: the next call records
             return result
-        impure = guards.overwritten(trace.settings) or guards.changed()
-        if impure and trace.fault is None:
-            if key not in self._changing:  # it may have made what it will find from now on
+        changed = guards.overwritten(recorder.settings) or guards.changed()
+        if changed and recorder.fault is None:
+            if self.side_effects == "once":
+                guards.ignore_changed()
+            elif key not in self._changing:  # it may have made what it will find from now on
                 if len(self._changing) > 256:
                     self._changing.clear()
                 self._changing.add(key)
                 return result
-            trace.note(f"the function changes Python's state: {impure}")
+            else:
+                recorder.note(f'the function changes Python state ({changed}; side_effects="once" accepts that)')
         outputs: list = []
-        tree = _outputs(result, trace, outputs, tensors)
-        if trace.fault is None:
-            self._make(key, trace, guards, tree, outputs, tensors)
-        if trace.fault is not None:
-            self._give_up(key, trace.fault)
+        tree = _outputs(result, recorder, outputs, tensors)
+        if recorder.fault is None:
+            self._make(key, recorder, guards, tree, outputs, tensors)
+        if recorder.fault is not None:
+            self._give_up(key, recorder.fault)
         return result
 
-    def _make(self, key, trace: Trace, guards: Guards, tree, outputs, tensors) -> None:
-        leaves, grads = trace.gradients()
-        watched = trace.watched()
-        known = [
-            g
-            for t in (*guards.tensors, *trace.arguments, *watched, *trace.entry)
-            for g in (t.grad, guards.tensors.get(t))
-        ]
-        if not {id(g) for g in known if g is not None}.isdisjoint(map(id, watched)):
-            trace.note("computing with a gradient from before")
-        if trace.fault is not None:
+    def _make(self, key, recorder: Recorder, guards: Guards, tree, outputs, tensors) -> None:
+        leaves, grads = recorder.gradients()
+        if recorder.overlap():
+            recorder.note("memory that the function writes, and that other arrays share")
+        gradients = {id(t.grad) for t in (*guards.tensors, *recorder.arguments, *recorder.watched(), *recorder.entry)}
+        if not (gradients - {id(None)}).isdisjoint(map(id, recorder.watched())):
+            recorder.note("computing with a gradient from before")
+        if recorder.fault is not None:
             return
         refs = [ref for ref, _ in outputs]
-        if trace.backend.name == "cpu":
-            runner = Runner(trace, build(trace, refs, grads), leaves, tensors, guards, self._arena)
+        if recorder.backend.name == "cpu":
+            runner = Runner(recorder, build(recorder, refs, grads), leaves, tensors, guards, self._arena)
         else:
-            from deepcore.compiler.graphs import GraphRunner
+            from deepcore.compiler.cuda import GraphRunner
 
-            runner = GraphRunner(trace, refs, leaves, tensors, guards)
-        wrong = runner.check(trace, [array for _, array in outputs], leaves)
+            runner = GraphRunner(recorder, refs, leaves, tensors, guards)
+        wrong = runner.check(recorder, [array for _, array in outputs], leaves)
         if wrong:
-            trace.fault = Fault(f"the program computed {wrong} otherwise than the function did", user_line())
+            recorder.note(f"the program computed {wrong} otherwise than the function did")
             return
-        trace.forget()
+        recorder.forget()
         guards.watch(runner.tensors)
-        if guards.names_gradients():
-            runner.watch_gradients(t for t in guards.tensors if t not in trace.entry and t not in trace.arguments)
-        runner.expect()
+        if guards.reads_gradients:
+            runner.watch_gradients(t for t in guards.tensors if t not in recorder.entry and t not in recorder.arguments)
+        runner.next_check = _next_check(1)
         self._latest = None
         entry = self._known.setdefault(key, [])
         for old in [r for r, _ in entry if r.moved()][:-_SWAPPED]:
@@ -255,7 +295,8 @@ class Compiled:
         self._known.move_to_end(key)
         while sum(map(len, self._known.values())) > self.programs:
             oldest = next(iter(self._known))
-            self._known[oldest].pop(0)
+            if self._known[oldest]:
+                self._known[oldest].pop(0)
             if not self._known[oldest]:
                 del self._known[oldest]
 
@@ -263,11 +304,11 @@ class Compiled:
         if len(self._eager) > 256:
             self._eager.clear()
         self._eager[key] = fault
-        log.info("%s runs as it is: %s, at %s", self._name, *fault)
+        log.info("%s runs eagerly: %s, at %s", self._name, *fault)
         if not self.unasked and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{self._name} cannot be compiled and runs as it is: {fault.reason}, at {fault.place}",
+                f"{self._name} cannot be compiled and runs eagerly: {fault.reason}, at {fault.place}",
                 DeepcoreWarning,
                 stacklevel=4,
             )
@@ -298,15 +339,15 @@ class Compiled:
                 first, *lines = explain.table(runner)
                 print(f"program {number}: {first}", *lines, sep="\n", file=file)
             for fault in self.faults:
-                print(f"runs as it is: {fault.reason}, at {fault.place}", file=file)
+                print(f"runs eagerly: {fault.reason}, at {fault.place}", file=file)
 
     @property
     def faults(self) -> list[Fault]:
-        """Why calls run as they are."""
+        """Why calls run eagerly."""
         return list(self._eager.values())
 
-    def __reduce__(self):
-        return Compiled, (self.function, self.programs, self.unasked, self.prepare)  # a copy makes programs of its own
+    def __reduce__(self):  # a copy makes programs of its own
+        return Compiled, (self.function, self.programs, self.unasked, self.prepare, self.side_effects)
 
     def __repr__(self) -> str:
         return f"<compiled {self._name}: {sum(map(len, self._known.values()))} programs>"
@@ -317,7 +358,24 @@ class Compiled:
         return functools.partial(self, instance)
 
 
-def compile(function: Callable | None = None, *, programs: int = PROGRAMS):
+def _next_check(calls: int) -> float:
+    """The first call after number `calls` that is checked."""
+    often = settings.compile_check
+    if often is not None:
+        return calls + 1 if often == 1 else -(-(calls + 1) // often) * often if often else math.inf
+    return next((n for n in _CHECKED if n > calls), (calls // _THEN_EACH + 1) * _THEN_EACH)
+
+
+def _is_due(runner: Runner) -> bool:
+    """Count a call, and say whether it is one that is checked."""
+    runner.calls += 1
+    if runner.calls < runner.next_check:
+        return False
+    runner.next_check = _next_check(runner.calls)
+    return True
+
+
+def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_effects: str = "always"):
     """A function, module or whole training step as one program: same results to the bit, less time.
 
     >>> @dc.compile
@@ -328,18 +386,27 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS):
     ...     optimizer.step()
     ...     return loss
 
-    The first call with arguments of a kind (shapes, dtypes, Python values) runs the function and follows it; what it
-    prints happens then, and not again. Each result has memory of its own. Learning rates may change from step to step;
-    what else Python decides with is compared before each run, and a difference makes the function be followed anew. A
-    function whose computing depends on values of tensors (`if loss.item() > 1`) runs as it is, after one warning that
-    names the line; so does, without one, what would be followed more than twice as often as its programs run (from
-    2·`programs` times on). `programs`: how many are kept, the least recently used go first.
+    Tensors and arrays among the arguments may change from call to call (arrays arrive in the function as tensors); a new
+    number, string or flag is a new program, so pass a tensor for a number that changes each call. What modules,
+    parameters, optimizers, schedules and generators hold may change. Guarded are numbers, strings and flags that the
+    function names: variables, globals, defaults, attributes, items of small containers. Everything else that Python
+    computes is done once, when the function is recorded.
+
+    A function runs eagerly, with one warning that names the line, where no program can do what it does: it reads a
+    tensor's value in Python, draws from another generator, makes a tensor outside of ops, or changes Python state.
+    `side_effects="once"` accepts the last: such changes then happen only when the function itself runs, in the first call
+    and in those that are checked. Calls 2, 3, 5, 11, 23, … 797 and every 997th run the program on copies and then the
+    function itself, whose results count; two differences in a row are a warning and a new program, two more and it runs
+    eagerly. `DEEPCORE_COMPILE_CHECK` says how often instead (0: never, 1: always). `programs`: how many are kept, the
+    least recently used go first.
     """
+    if side_effects not in ("always", "once"):
+        raise ArgumentError('side_effects is "always" or "once"', received=repr(side_effects))
     if function is None:
-        return functools.partial(compile, programs=programs)
+        return functools.partial(compile, programs=programs, side_effects=side_effects)
     if not callable(function):
         raise ArgumentError("dc.compile takes a function or a module", received=type(function).__name__)
-    return function if isinstance(function, Compiled) else Compiled(function, programs)
+    return function if isinstance(function, Compiled) else Compiled(function, programs, side_effects=side_effects)
 
 
 class NotFinite(Exception):
@@ -351,21 +418,29 @@ class NotFinite(Exception):
 
 
 def finite(t: Tensor):
-    """The value of a tensor of one element, or while it is followed the tensor, once that is known to be finite.
+    """The value of a tensor of one element, or while it is recorded the tensor, once that is known to be finite.
 
-    A program in which it is not stops before it changes anything, and the function runs in its stead and raises.
+    A program in which it is not stops before it changes anything, and the function runs instead and raises.
     """
     if mode.tracer is None:
         value = t.item()
         if not math.isfinite(value):
             raise NotFinite(value)
         return value
-    if not mode.tracer.finite(t):
-        raise NotFinite(watch.plain(t._data).item())
+    if not effect("finite", _is_finite, t):
+        raise NotFinite(t._data.item())
     return t.detach()
 
 
+def _is_finite(t: Tensor) -> bool:
+    return math.isfinite(t._data.item())
+
+
 # -- structures -----------------------------------------------------------------------------------------------------
+
+
+class _RawArray(Exception):
+    """There is an array among the arguments, which is to be a tensor."""
 
 
 def _structure(tree, arrays: list, tensors: list):
@@ -375,7 +450,9 @@ def _structure(tree, arrays: list, tensors: list):
         arrays.append(raw)
         tensors.append(tree)
         if tree._requires_grad:
-            return raw.shape, raw.strides, raw.dtype, tree.backend, tree._node is not None, tree.grad is None
+            return raw.shape, raw.strides, raw.dtype, tree.backend, tree._node is not None, tree.grad is None, _extras(tree)
+        if tree.__class__ is not Tensor:
+            return raw.shape, raw.strides, raw.dtype, tree.backend, _extras(tree)
         return raw.shape, raw.strides, raw.dtype, tree.backend
     kind = tree.__class__
     if isinstance(tree, (list, tuple)):  # what `tree_map` goes into
@@ -389,9 +466,35 @@ def _structure(tree, arrays: list, tensors: list):
     if hasattr(tree, "dtype") and hasattr(tree, "strides") and hasattr(tree, "shape"):
         if is_scalar(tree):
             return (kind, tree.tobytes())
-        arrays.append(tree)
-        return ("a", tree.shape, tree.strides, tree.dtype)
+        if _is_numeric(tree):
+            raise _RawArray
     return ("o", id(tree))
+
+
+def _extras(t: Tensor):
+    """What else of a tensor Python may decide with: its class, attributes, and whether it has hooks."""
+    own = getattr(t, "__dict__", None)
+    hooks = getattr(t, "_hooks", None)
+    return (t.__class__, id(hooks) if hooks else None, tuple([(n, _plain(v)) for n, v in own.items()]) if own else None)
+
+
+def _plain(value):
+    return (type(value), repr(value)) if isinstance(value, PLAIN) else id(value)
+
+
+def _is_numeric(array) -> bool:
+    return backend_of(array) is not None and getattr(array.dtype, "kind", "O") in "biufV"
+
+
+def _with_tensors(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The arguments with tensors for arrays, over the same memory."""
+
+    def leaf(one):
+        if isinstance(one, Tensor) or not (hasattr(one, "dtype") and hasattr(one, "strides")) or is_scalar(one):
+            return one
+        return as_tensor(one) if _is_numeric(one) else one
+
+    return tree_map(leaf, args), tree_map(leaf, kwargs)
 
 
 def _objects(tree) -> list:
@@ -402,49 +505,21 @@ def _objects(tree) -> list:
 
 
 def _compiles(backend) -> bool:
-    return pool.can_prepare() if backend.name == "cpu" else backend.kernel_kind == "cuda"
+    return threadpool.can_prepare() if backend.name == "cpu" else backend.kernel_kind == "cuda"
 
 
-def _trace(backend) -> Trace:
+def _recorder(backend, looks: Callable | None) -> Recorder:
     if backend.name == "cpu":
-        return Trace(backend)
-    from deepcore.compiler.graphs import DeviceTrace
+        return Recorder(backend, looks)
+    from deepcore.compiler.cuda import DeviceRecorder
 
-    return DeviceTrace(backend)
+    return DeviceRecorder(backend, looks)
 
 
 def _backend(tensors: list[Tensor], arrays: list):
     """Where all of them are, or None."""
     found: list = [t.backend for t in tensors] or [backend_of(array) for array in arrays[:1]] or [get_backend()]
     return found[0] if all(b is found[0] for b in found) else None
-
-
-def _traced(tree, trace: Trace, given: list):
-    """The structure with arrays that are followed; tensors keep their identity, and get their arrays back later. Where
-    all arrays are tensors' it is the same structure, which the function may change."""
-    known: dict[int, Any] = {}
-
-    def argument(array):
-        if id(array) not in known:
-            known[id(array)] = trace.argument(array)
-        return known[id(array)]
-
-    def enter(leaf):
-        if isinstance(leaf, Tensor):
-            if id(leaf) not in known:
-                given.append((leaf, leaf._data))
-                known[id(leaf)] = leaf
-                trace.arguments.add(leaf)
-                leaf._data = argument(leaf._data)
-            return leaf
-        if isinstance(leaf, trace.backend.array_type):
-            raw.append(leaf)
-            return argument(leaf)
-        return leaf
-
-    raw: list = []
-    followed = tree_map(enter, tree)
-    return followed if raw else tree
 
 
 def _flat(tree) -> list:
@@ -456,19 +531,19 @@ def _flat(tree) -> list:
     return [tree]
 
 
-def _outputs(tree, trace: Trace, found: list, given: list[Tensor]):
+def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
     """The structure with a `_Leaf` for each tensor that is computed; (place, array) of those."""
     places = {id(t): i for i, t in enumerate(given)}
     known: dict[int, _Leaf] = {}
-    leaves = [p for p in (*trace.grads, *trace.accumulated) if p.grad is not None and p not in trace.arguments]
+    leaves = [p for p in (*recorder.grads, *recorder.accumulated) if p.grad is not None and p not in recorder.arguments]
     gradients = {id(p.grad): _Gradient(p) for p in leaves}
 
     def leave(leaf):
         if not isinstance(leaf, Tensor):
-            if isinstance(leaf, trace.backend.array_type):
-                trace.note("an array that is returned")
+            if isinstance(leaf, recorder.backend.array_type):
+                recorder.note("an array that is returned")
             elif not _is_fixed(leaf):
-                trace.note(f"a result of type {type(leaf).__name__}, which may hold tensors")
+                recorder.note(f"a result of type {type(leaf).__name__}, which may hold tensors")
             return leaf
         if id(leaf) in places:
             return _Argument(places[id(leaf)])
@@ -476,18 +551,23 @@ def _outputs(tree, trace: Trace, found: list, given: list[Tensor]):
             return known[id(leaf)]
         if id(leaf) in gradients:
             return gradients[id(leaf)]
-        if trace.writes(leaf):
+        if leaf.backend is not recorder.backend:
+            recorder.note("a result on another backend")
             return leaf
-        ref = trace.norms.get(leaf) or trace.ref(leaf._data, leaf)
+        if recorder.is_written(leaf):
+            return leaf
+        ref = recorder.norms.get(leaf) or recorder.ref(leaf._data, leaf)
         if ref.buffer.kind == "given":
-            trace.note("a result that shares the memory of an argument")
+            recorder.note("a result that shares the memory of an argument")
         if ref.buffer.kind == "outside":
+            if leaf not in recorder.watched():
+                recorder.note("a result in memory that was there before")
             return leaf
         node = leaf._node
         if node is None and leaf._requires_grad:
-            trace.note("a leaf that the function makes")
+            recorder.note("a leaf that the function makes")
         if node is not None and node.saved is not None:
-            trace.note(
+            recorder.note(
                 "a result to be differentiated outside of the function (call it under no_grad() if that is not meant)"
             )
         found.append((ref, leaf._data))
@@ -523,6 +603,7 @@ def _filled(tree, results: list, given: list[Tensor], backend):
     if tree.__class__ is _Leaf:  # one tensor is what is returned most
         return from_raw(results[tree.i], backend)
     tensors = [from_raw(array, backend) for array in results]
+    _share_storage(tensors)
 
     def fill(leaf):
         if leaf.__class__ is _Leaf:
@@ -532,3 +613,58 @@ def _filled(tree, results: list, given: list[Tensor], backend):
         return given[leaf.i] if leaf.__class__ is _Argument else leaf
 
     return _mapped(fill, tree)
+
+
+def _share_storage(tensors: list[Tensor]) -> None:
+    """Results over one memory count its writes together."""
+    owners: dict[int, Storage] = {}
+    for t in tensors:
+        if t._data.base is not None:
+            t._storage = owners.setdefault(id(t._data.base), Storage())
+
+
+def _difference(tree, result, results: list, given: list[Tensor], backend) -> str | None:
+    """What of a function's result is not what its program computed."""
+    number = 0
+    found: list[str] = []
+
+    def compare(leaf, theirs) -> None:
+        nonlocal number
+        number += 1
+        if leaf.__class__ is _Leaf:
+            right = isinstance(theirs, Tensor) and same_bits(backend, results[leaf.i], theirs._data)
+        elif leaf.__class__ is _Gradient:
+            right = theirs is leaf.tensor.grad
+        elif leaf.__class__ is _Argument:
+            right = theirs is given[leaf.i]
+        else:
+            right = same(theirs, leaf) or theirs == leaf
+        if not right:
+            found.append(f"result {number - 1}")
+
+    def walk(expected, theirs) -> None:
+        if expected.__class__ in (_Leaf, _Argument, _Gradient):
+            compare(expected, theirs)
+        elif type(expected) is not type(theirs):
+            found.append("the type of a result")
+        elif isinstance(expected, dict):
+            if list(expected) != list(theirs):
+                found.append("the keys of a result")
+            else:
+                for name in expected:
+                    walk(expected[name], theirs[name])
+        elif isinstance(expected, (list, tuple)):
+            if len(expected) != len(theirs):
+                found.append("the number of results")
+            else:
+                for one, other in zip(expected, theirs):
+                    walk(one, other)
+        elif dataclasses.is_dataclass(expected) and not isinstance(expected, type):
+            for field in dataclasses.fields(expected):
+                if hasattr(expected, field.name):
+                    walk(getattr(expected, field.name), getattr(theirs, field.name, None))
+        else:
+            compare(expected, theirs)
+
+    walk(tree, result)
+    return found[0] if found else None

@@ -1,447 +1,394 @@
-"""What a program takes for granted about Python: attributes, globals and variables that the function read, or may have.
+"""Guards: the Python state that a program was recorded under, and a fast check that it is unchanged.
 
-Found by walking from the function: its closure, the globals it names, the functions it calls by them, modules and plain
-objects with their attributes. Numbers, strings and None are compared by value, everything else by identity.
+Guarded are plain numbers, strings and flags that the function names (variables of functions around it, globals, defaults,
+attributes of objects, classes and modules, items of small containers), the identity of other objects that it names,
+and the lengths of containers. What modules and tensors hold is counted by `tensor.changes`, so that it is compared only
+where something changed. Everything else that Python computes is done once; the spot check in `compiled` finds what that
+gets wrong.
 """
 
 from __future__ import annotations
 
-import array
-import collections
+import enum
 import functools
-import os
-import pickle
+import operator
 import random
 import sys
 import types
-import weakref
 from collections.abc import Callable, Iterable
 from operator import is_
 from typing import Any
 
-from deepcore.backend import get_backend
-from deepcore.compiler.same import LOOKED_AT, Places
+from deepcore.compiler.record import settings_of
 from deepcore.tensor import Tensor, changes
 
 PLAIN = (int, float, str, bytes, bool, complex, type(None))
-_MOST, _DEEPEST = 500_000, 200
-#: Elements of a list, dict or set, and bytes of an array, that are looked at.
-_ITEMS, _BYTES = 4_096, 65_536
+#: Objects that are walked, and items of a container that are compared.
+_MOST, _ITEMS = 5_000, 64
 _MISSING = object()
 
 
 class Guards:
-    """Places and what was there. A global counts what changes in modules and tensors, and is looked at first: nothing
-    changed there, nothing is compared.
-
-    `objects`: those among the arguments. Of a method, the attributes of its object count as variables around it.
-
-    Of objects, classes and modules those attributes count that the code names. Not seen: what is in lists, dicts and sets
-    of more than 4,096 items and in arrays of more than 64 KiB or on a device; what a property or `__getattr__` computes
-    from other things; what is written past `Module.__setattr__`; what Python reads of an optimizer's state, of context
-    variables, of `threading.local`, of the clock, and of an array among the arguments by `np.asarray` or `.flat`; an
-    `attrgetter` made elsewhere; a function of deepcore's that was patched; what other threads compute for the function.
-    """
+    """What a function names, as it is now; `objects`: those among its arguments."""
 
     def __init__(self, function: Callable, objects: Iterable = ()):
-        #: (dict, key, value).
-        self.entries: list[tuple[Any, Any, Any]] = []
-        #: (object, attribute, value): variables of functions, their code and defaults, `__slots__`.
-        self.attributes: list[tuple[Any, str, Any]] = []
-        #: Attributes of objects and classes, by number; what lists, dicts, sets and arrays hold.
-        self.sizes: list[tuple[Any, int]] = []
-        self.contents: list[tuple[Any, Any]] = []
-        #: The same for what only `Module.__setattr__` and the like change.
-        self.counted: list[tuple[dict, Any, Any]] = []
-        #: A module's tables: hooks, parameters, buffers and modules; its attributes, by number.
-        self.held: list[tuple[dict, tuple]] = []
-        self.own: list[tuple[dict, int]] = []
-        #: Of tensors: whether they require gradients and are leaves, their hooks, shapes and dtypes.
+        #: What is compared by `is` in each call: (mapping or list, key, value, label).
+        self.entries: list[tuple[Any, Any, Any, str]] = []
+        #: (object, name of an attribute, value, label).
+        self.attributes: list[tuple[Any, str, Any, str]] = []
+        self.lengths: list[tuple[Any, int, str]] = []
+        #: Compared when `changes` has counted something: modules' attributes and tables, tensors' flags.
+        self.counted: list[tuple[dict, Any, Any, str]] = []
+        self.tables: list[tuple[dict, tuple, str]] = []
         self.flags: list[tuple[Tensor, tuple]] = []
-        #: Tensors that it may look at, and the gradients that they had.
-        self.tensors: dict[Tensor, Tensor | None] = {}
-        #: Why nothing can be taken for granted.
-        self.unknown = ""
-        #: Settings of optimizers and counts of schedules, which the function must not change.
+        self.tensors: dict[Tensor, None] = {}
+        #: Settings of optimizers and schedules, which programs read anew and the function must not change.
         self.settings: list[tuple[dict, dict]] = []
-        self.version = changes.count
+        self.reads_gradients = False
         self._seen: set = set()
-        #: Names in the code that was found, whether it may read any attribute, and the tables that wait for names.
         self._names: set[str] = set()
-        self._every = False
-        self._tables: list[tuple[Any, int, list]] = []
-        self._modules: list[dict] = []
-        #: Random numbers of Python and NumPy, and where they are.
-        self._streams: list = [f.__self__ for f in (random.getstate, *(m.get_state for m in _numpy_random()))]
-        self.roots = (function, *objects)  # they live: the arguments are told apart by their ids
-        try:
-            for root in self.roots:
-                self._walk(root)
-        except Exception as error:
-            self.unknown = f"something that it reads cannot be looked at ({type(error).__name__}: {error})"
-        if self._every or "hasattr" in self._names:  # what is not there may come
-            self.sizes += [(table, len(table)) for table in self._modules]
+        self._objects: list[tuple[Any, Any, str]] = []
+        self._streams: list[tuple[Any, Any]] = []
+        self._waiting: list[tuple[Any, str]] = []
+        self.roots = (function, *objects)  # they live: others' ids would be theirs
+        for root in self.roots:
+            self._visit(root, getattr(root, "__name__", type(root).__name__))
+        self._walk()
         if "param_groups" in self._names or "get_last_lr" in self._names:
-            self.entries += [(held, name, value) for held, kept in self.settings for name, value in kept.items()]
+            for group, known in self.settings:
+                self.entries += [(group, name, value, f'the setting "{name}"') for name, value in known.items()]
+        self.reads_gradients = bool({"grad", "getattr"} & self._names)
+        self._watch_streams()
         self._seen.clear()
-        self._tables.clear()
-        self._positions = list(map(_position, self._streams))
+        self.version = changes.count
+        self._prepare()
 
-    def watch(self, tensors: Iterable[Tensor]) -> None:
-        """The function read these."""
-        self.tensors = dict.fromkeys(self.tensors)  # the gradients may go
-        self.flags = [(t, _flags(t)) for t in dict.fromkeys([*tensors, *self.tensors])]
+    def _prepare(self) -> None:
+        """The lists that the fast check maps over."""
+        self._tables = [table for table, _, _, _ in self.entries]
+        self._keys = [key for _, key, _, _ in self.entries]
+        self._values = [value for _, _, value, _ in self.entries]
+        self._owners = [owner for owner, _, _, _ in self.attributes]
+        self._attribute_names = [name for _, name, _, _ in self.attributes]
+        self._attribute_values = [value for _, _, value, _ in self.attributes]
+        self._sized = [held for held, _, _ in self.lengths]
+        self._sizes = [size for _, size, _ in self.lengths]
 
-    def names_gradients(self) -> bool:
-        """Whether code may look at gradients of tensors that it does not compute with."""
-        return self._every or "grad" in self._names
-
-    # -- looking ----------------------------------------------------------------------------------------
-    def places(self) -> Places | None:
-        """For `Same`; None where `changed` has to look each time: where it would be too much to compile, or to look might
-        run a user's code."""
-        entries: list[tuple] = [(table, key) for table, key, _ in self.entries]
-        places = Places(entries, [(o, name) for o, name, _ in self.attributes], [t for t, _ in self.sizes], [], [])
-        for held, _ in self.contents:
-            if type(held) is _array():
-                places.contents.append(held)
-                continue
-            if type(held) is dict and all(type(key) in (str, int) for key in held):
-                places.ordered.append(held)
-            elif type(held) is not list:
-                return None
-            places.sized.append(held)
-            entries += [(held, key) for key in (held if type(held) is dict else range(len(held)))]
-        return places if len(entries) <= LOOKED_AT else None
-
-    def drawn(self) -> bool:
-        """Whether random numbers of Python or NumPy were drawn since."""
-        return list(map(_position, self._streams)) != self._positions
-
-    def overwritten(self, settings: Iterable[tuple[dict, dict]]) -> str | None:
-        """A setting that the function, which has run since, has changed, or None; `settings`: more of them, seen later."""
-        return _differing(
-            [(held, name, value) for held, kept in (*self.settings, *settings) for name, value in kept.items()]
-        )
+    # -- checking -----------------------------------------------------------------------------------------
+    def hold(self) -> bool:
+        """Fast check that guarded state is unchanged; where it is not, `changed` says what, or that it does not matter."""
+        try:
+            return (
+                changes.count == self.version
+                and all(map(is_, map(operator.getitem, self._tables, self._keys), self._values))
+                and all(map(is_, map(getattr, self._owners, self._attribute_names), self._attribute_values))
+                and list(map(len, self._sized)) == self._sizes
+            )
+        except (KeyError, IndexError, AttributeError, ValueError, TypeError):
+            return False
 
     def changed(self) -> str | None:
         """What is no longer as it was, or None."""
-        told = _differing(self.entries)
-        if told:
-            return told
-        for owner, name, value in self.attributes:
-            now = _attribute(owner, name)
-            if now is not value and not _same(now, value):
-                what = "a variable of the function around" if name == "cell_contents" else name
-                return f"{what} is {_told(now)}, and was {_told(value)}"
-        for table, size in self.sizes:
-            if len(table) != size:
-                return "an object or a class has other attributes"
-        for held, value in self.contents:
-            now = _items(held)
-            if len(now) != len(value) or not (now == value if isinstance(now, bytes) else all(map(_same, now, value))):
-                return f"a {type(held).__name__} has changed"
+        for i, (table, key, value, label) in enumerate(self.entries):
+            now = _item(table, key)
+            if now is not value:
+                if not same(now, value):
+                    return f"{label} changed from {_shown(value)} to {_shown(now)}"
+                self._values[i] = now
+        for i, (owner, name, value, label) in enumerate(self.attributes):
+            now = getattr(owner, name, _MISSING)
+            if now is not value:
+                if not same(now, value):
+                    return f"{label} changed from {_shown(value)} to {_shown(now)}"
+                self._attribute_values[i] = now
+        for held, size, label in self.lengths:
+            if len(held) != size:
+                return f"{label} had {size} items, and has {len(held)}"
         version = changes.count
         if version != self.version:
-            told = _differing(self.counted)
-            if told:
-                return told
-            for held, value in self.held:
-                if len(held) != len(value) or not all(map(is_, held.values(), value)):
-                    return "a module has other hooks, parameters, buffers or modules"
-            for table, size in self.own:
-                if len(table) != size:
-                    return "a module has other attributes"
+            for table, key, value, label in self.counted:
+                now = table.get(key, _MISSING)
+                if now is not value and not same(now, value):
+                    return f"{label} changed from {_shown(value)} to {_shown(now)}"
+            for table, known, label in self.tables:
+                if len(table) != len(known) or not all(map(is_, table.values(), known)):
+                    return label
             for tensor, flags in self.flags:
-                for what, now, then in zip(
-                    ("requires_grad", "is_leaf", "hooks", "shape", "dtype"), _flags(tensor), flags
-                ):
+                for what, now, then in zip(_FLAGS, _flags(tensor), flags):
                     if now != then:
-                        return f"{what} of a tensor of shape {tensor.shape} is {_told(now)}, and was {_told(then)}"
+                        return f"{what} of a tensor of shape {tensor.shape} changed from {_shown(then)} to {_shown(now)}"
             self.version = version
         return None
 
-    # -- walking ----------------------------------------------------------------------------------------
-    def _walk(self, value, depth: int = 0, whole: bool = False) -> None:
+    def drawn(self) -> bool:
+        """Whether random numbers of Python or NumPy were drawn since."""
+        return any(_position(stream) != position for stream, position in self._streams)
+
+    def overwritten(self, settings: Iterable[tuple[dict, dict]] = ()) -> str | None:
+        """The setting of an optimizer or schedule that the function changed; `settings`: more of them."""
+        for table, known in (*self.settings, *settings):
+            for name, value in known.items():
+                now = table.get(name, _MISSING)
+                if now is not value and not same(now, value):
+                    return f'the setting "{name}" changed from {_shown(value)} to {_shown(now)}'
+        return None
+
+    def watch(self, tensors: Iterable[Tensor]) -> None:
+        """The function read these: whether they require gradients, and the like, is guarded."""
+        self.flags = [(t, _flags(t)) for t in dict.fromkeys([*tensors, *self.tensors])]
+        self._prepare()
+
+    def ignore_changed(self) -> None:
+        """Drop what the function itself has changed, for `side_effects="once"`."""
+        self.entries = [e for e in self.entries if (now := _item(e[0], e[1])) is e[2] or same(now, e[2])]
+        self.attributes = [a for a in self.attributes if (now := getattr(a[0], a[1], _MISSING)) is a[2] or same(now, a[2])]
+        self.lengths = [each for each in self.lengths if len(each[0]) == each[1]]
+        self.counted = [c for c in self.counted if (now := c[0].get(c[1], _MISSING)) is c[2] or same(now, c[2])]
+        self.tables = [t for t in self.tables if len(t[0]) == len(t[1]) and all(map(is_, t[0].values(), t[1]))]
+        self._prepare()
+
+    # -- walking ------------------------------------------------------------------------------------------
+    def _visit(self, value, label: str) -> None:
+        """Remember to look into `value`."""
+        if type(value) not in PLAIN and id(value) not in self._seen and len(self._seen) < _MOST:
+            self._seen.add(id(value))
+            self._waiting.append((value, label))
+
+    def _walk(self) -> None:
+        """Look into all that was visited. Attributes count where code names them, so objects are gone over again until
+        no code names more."""
+        while True:
+            while self._waiting:
+                self._look_into(*self._waiting.pop())
+            known = len(self.entries), len(self.attributes), len(self._names)
+            for table, owner, label in list(self._objects):
+                self._named_attributes(table, owner, label)
+            if not self._waiting and known == (len(self.entries), len(self.attributes), len(self._names)):
+                return
+
+    def _look_into(self, value, label: str) -> None:
         kind = type(value)
-        if kind in PLAIN or id(value) in self._seen:
-            return
-        if depth > _DEEPEST or len(self.entries) + len(self.counted) > _MOST:
-            self.unknown = "there is too much that it may read"
-            return
-        self._seen.add(id(value))
-        own = _own(value)
-        if isinstance(value, Tensor):
-            self.tensors[value] = value.grad
-        elif isinstance(value, types.ModuleType):
-            if _is_users(value.__name__):
-                self._open(value.__dict__, depth, sized=False)
-                self._modules.append(value.__dict__)
-        elif isinstance(value, type):
-            self._class(value, depth)
+        if isinstance(value, types.FunctionType):
+            self._function(value)
         elif isinstance(value, types.MethodType):
-            self._walk(value.__func__, depth)
-            self._walk(value.__self__, depth, whole=depth == 0)
-        elif isinstance(value, types.FunctionType):
-            self._function(value, depth)
-        elif isinstance(value, (staticmethod, classmethod)):
-            self._walk(value.__func__, depth)
-        elif isinstance(value, property):
-            self._walk(value.fget, depth)
-        elif isinstance(value, (functools.partial, functools.partialmethod)):
-            for part in (value.func, value.args, value.keywords):
-                self._walk(part, depth + 1)
-        elif isinstance(value, _array()):
-            if value.dtype.hasobject:
-                self.unknown = "an array of objects"
-            elif value.nbytes <= _BYTES:
-                self.contents.append((value, _items(value)))
-        elif own is not None and "_parameters" in own and "_modules" in own:
-            self.own.append((own, len(own)))
-            self.held += [(own[table], tuple(own[table].values())) for table in _TABLES]
-            self._read(("forward", "training"))
-            self._open(own, depth, _derives(kind, "Module"), self.counted, sized=False)
-            for part in (*own["_modules"].values(), *own["_parameters"].values(), *own["_buffers"].values()):
-                self._walk(part, depth + 1)
-            self._class(kind, depth + 1)
-        elif own is not None and _is_a(kind, "Optimizer"):  # its numbers are read anew in each run
-            self.settings += [(group, settings_of(group)) for group in own["param_groups"]]
-            for p in (p for group in own["param_groups"] for p in group["params"]):
-                self._walk(p, depth + 1)
-            self._class(kind, depth + 1)
-            self.sizes.append((own, len(own)))
-            self._entries(own, [name for name in own if name not in _OPTIMIZERS], depth, self.entries)
-        elif own is not None and _is_a(kind, "LRScheduler"):
-            self.settings.append((own, settings_of(own)))
-            self._walk(own.get("optimizer"), depth + 1)
+            self._visit(value.__func__, label)
+            self._visit(value.__self__, label.rpartition(".")[0] or type(value.__self__).__name__)
+        elif isinstance(value, functools.partial):
+            for part in (value.func, *value.args, *value.keywords.values()):
+                self._visit(part, label)
+        elif isinstance(value, (staticmethod, classmethod, property)):
+            self._visit(getattr(value, "__func__", None) or getattr(value, "fget", None), label)
+        elif isinstance(value, Tensor):
+            self.tensors[value] = None
+            own = getattr(value, "__dict__", None)
+            if own is not None:
+                self._objects.append((own, value, label))
+        elif isinstance(value, types.ModuleType):
+            if is_users(value.__name__):
+                self._objects.append((value.__dict__, None, value.__name__))
+        elif isinstance(value, type):
+            self._class(value)
+        elif _is_a(kind, "Module") and "_modules" in getattr(value, "__dict__", ()):
+            self._module(value, label)
+        elif _is_a(kind, "Optimizer"):
+            self.settings += [(group, settings_of(group)) for group in value.param_groups]
+            self._class(kind)
+        elif _is_a(kind, "LRScheduler"):
+            self.settings.append((value.__dict__, settings_of(value.__dict__)))
         elif isinstance(value, _generators()):
-            self._streams.append(value)
-        elif isinstance(value, (bytearray, array.array)):
-            self.contents.append((value, _items(value)))
-        elif isinstance(value, types.MappingProxyType):
-            self.contents.append((value, _items(value)))
-            self._walk(tuple(value.values()), depth + 1)
-        elif isinstance(value, (collections.UserDict, collections.ChainMap)):
-            self._open(value.__dict__, depth, whole=True)
-        elif isinstance(value, (list, tuple, dict, set, frozenset, collections.deque)):
-            if len(value) <= _ITEMS:
-                if not isinstance(value, (tuple, frozenset)):
-                    self.contents.append((value, _items(value)))
-                for item in dict.values(value) if isinstance(value, dict) else value:
-                    self._walk(item, depth + 1)
-            if _is_users(kind.__module__):
-                self._object(value, own, depth)
-        elif hasattr(kind, "__self__"):  # a method written in C
-            self._walk(value.__self__, depth + 1)
-        elif hasattr(kind, "__next__") and not _is_users(kind.__module__) and kind.__module__ != "_io":
-            self.unknown = f"{kind.__name__}, which gives something else each time"
-        elif isinstance(value, weakref.ref):
-            self._walk(value(), depth + 1)
-        elif own is not None and "__wrapped__" in own:
-            self._walk(own["__wrapped__"], depth + 1)
-        elif whole or _is_users(kind.__module__):
-            self._object(value, own, depth)
-
-    def _object(self, value, own: dict | None, depth: int) -> None:
-        """An object of a user's class."""
-        kind = type(value)
-        if own is not None:
-            self._open(own, depth, _derives(kind))
-            if kind.__getattribute__ is object.__getattribute__ and value.__class__ is kind:
-                self.attributes += [(value, "__class__", kind), (value, "__dict__", own)]
-        for name in _slots(kind):
-            self._attribute(value, name, depth)
-        self._class(kind, depth + 1)
-
-    def _function(self, function: types.FunctionType, depth: int) -> None:
-        if not _is_users(function.__module__):
-            return
-        names = _names(function.__code__)
-        self._read(names)
-        found = [(function, name, getattr(function, name)) for name in ("__code__", "__defaults__", "__kwdefaults__")]
-        self.attributes += [each for each in found if each[2] is not None]
-        for cell in function.__closure__ or ():
-            self._attribute(cell, "cell_contents", depth)
-        for defaults in (function.__defaults__, function.__kwdefaults__):
-            self._walk(defaults, depth + 1)
-        for name in names:  # imports in it
-            if isinstance(sys.modules.get(name), types.ModuleType):
-                self._walk(sys.modules[name], depth + 1)
-        table = function.__globals__
-        self._entries(table, [name for name in names if name in table], depth, self.entries)
-
-    def _class(self, kind: type, depth: int) -> None:
-        """What users' classes keep for all of their objects."""
-        metaclass: type = type(kind)
-        for one in (*kind.__mro__, *metaclass.__mro__):
-            if _is_users(one.__module__) and (one, "class") not in self._seen:
-                self._seen.add((one, "class"))
-                self._open(vars(one), depth)
-
-    def _open(self, table, depth: int, whole: bool = False, entries: list | None = None, sized: bool = True) -> None:
-        """Those of its entries count that code names, or all. (A count of steps beside what a step reads may change.)"""
-        entries = self.entries if entries is None else entries
-        if sized:
-            self.sizes.append((table, len(table)))
-        if whole:
-            self._entries(table, [key for key in table if key not in _UNREAD], depth, entries)
+            self._streams.append((value, None))
+        elif isinstance(value, (list, tuple, dict, set, frozenset)) or kind.__module__ == "collections":
+            self._container(value, label)
+        elif isinstance(value, enum.Enum) or not is_users(kind.__module__):
+            wrapped = getattr(value, "__wrapped__", None)
+            if isinstance(wrapped, types.FunctionType):
+                self._visit(wrapped, label)
+            elif isinstance(getattr(value, "function", None), (types.FunctionType, types.MethodType)):
+                self._visit(value.function, label)  # a compiled function in this one
         else:
-            self._tables.append((table, depth, entries))
-            self._entries(table, [key for key in table if self._counts(key)], depth, entries)
+            own = getattr(value, "__dict__", None)
+            if type(own) is dict:
+                self._objects.append((own, value, label))
+            self.attributes.append((value, "__class__", kind, f"the class of {label}"))
+            for name in _slots(kind):
+                if hasattr(value, name):
+                    self._attribute(value, name, f"{label}.{name}")
+            self._class(kind)
 
-    def _counts(self, name: str) -> bool:
-        return (self._every or name in self._names or name.startswith("__")) and name not in _UNREAD
+    def _function(self, function: types.FunctionType) -> None:
+        if not is_users(function.__module__):
+            return
+        code = function.__code__
+        names = _names(code)
+        self._names.update(names)
+        for name in ("__code__", "__defaults__", "__kwdefaults__"):
+            value = getattr(function, name)
+            if value is not None:
+                self.attributes.append((function, name, value, f"{name} of {function.__name__}"))
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self._visit(value, f"a default of {function.__name__}")
+        for name, cell in zip(code.co_freevars, function.__closure__ or ()):
+            try:
+                self.attributes.append((cell, "cell_contents", cell.cell_contents, f"variable `{name}`"))
+                self._visit(cell.cell_contents, name)
+            except ValueError:  # it has no value yet
+                pass
+        table = function.__globals__
+        for name in names:
+            if name in table:
+                self._entry(table, name, f"global `{name}`", name)
+            elif name in sys.modules and isinstance(sys.modules[name], types.ModuleType):  # imported inside
+                self._visit(sys.modules[name], name)
+        if function.__dict__:
+            self._objects.append((function.__dict__, None, function.__name__))
 
-    def _read(self, names: Iterable[str]) -> None:
-        """Code reads attributes of these names."""
-        new = [name for name in names if name not in self._names]
-        self._names.update(new)
-        every = not self._every and not _ANY_NAME.isdisjoint(new)
-        self._every = self._every or every
-        for table, depth, entries in list(self._tables) if new else ():
-            self._entries(
-                table, [key for key in (table if every else new) if key in table and self._counts(key)], depth, entries
-            )
+    def _module(self, module, label: str) -> None:
+        """What `Module.__setattr__` and its like change is counted."""
+        own = module.__dict__
+        for name in _TABLES:
+            self.tables.append((own[name], tuple(own[name].values()), f"{label} has other {name.strip('_')}"))
+        self.attributes.append((module, "__class__", type(module), f"the class of {label}"))
+        for name, value in list(own.items()):
+            if name not in _TABLES and name != "_non_persistent":
+                self.counted.append((own, name, value, f"{label}.{name}"))
+                self._visit(value, f"{label}.{name}")
+        for table in ("_modules", "_parameters", "_buffers"):
+            for name, value in own[table].items():
+                self._visit(value, f"{label}.{name}")
+        for hooks in own["_hooks"].values():
+            for hook in hooks.values():
+                self._visit(hook[0] if isinstance(hook, tuple) else hook, "a hook")
+        self._class(type(module))
 
-    def _attribute(self, owner, name: str, depth: int) -> None:
-        value = _attribute(owner, name)
-        if value is not _MISSING:
-            self.attributes.append((owner, name, value))
-            self._walk(value, depth + 1)
+    def _class(self, kind: type) -> None:
+        for one in kind.__mro__:
+            if is_users(one.__module__) and id(one) not in self._seen:
+                self._seen.add(id(one))
+                self._objects.append((vars(one), None, one.__qualname__))
+                self._names.add("forward")
+                self._names.add("__call__")
 
-    def _entries(self, table, keys: list, depth: int, entries: list) -> None:
-        for key in keys:
-            value = table[key]
-            if (id(table), key) not in self._seen:
-                self._seen.add((id(table), key))
-                entries.append((table, key, value))
-                self._walk(value, depth + 1)
+    def _container(self, value, label: str) -> None:
+        """Its length, and its items if they are few."""
+        if not isinstance(value, (tuple, frozenset)):
+            self.lengths.append((value, len(value), label))
+        if len(value) > _ITEMS:
+            return
+        if isinstance(value, dict):
+            for key in list(value):
+                self._entry(value, key, f"{label}[{key!r}]", f"{label}[{key!r}]")
+        elif isinstance(value, (list, tuple)) or hasattr(value, "appendleft"):
+            for i, item in enumerate(value):
+                if isinstance(value, tuple):
+                    self._visit(item, f"{label}[{i}]")
+                else:
+                    self._entry(value, i, f"{label}[{i}]", f"{label}[{i}]")
+        else:
+            for item in value:
+                self._visit(item, label)
+
+    def _named_attributes(self, table, owner, label: str) -> None:
+        for name in [name for name in table if name in self._names]:
+            self._entry(table, name, f"{label}.{name}", f"{label}.{name}")
+
+    def _entry(self, table, key, label: str, name: str) -> None:
+        where = id(table), key
+        try:
+            if where in self._seen:
+                return
+            self._seen.add(where)
+        except TypeError:
+            return
+        value = table[key]
+        self.entries.append((table, key, value, label))
+        self._visit(value, name)
+
+    def _attribute(self, owner, name: str, label: str) -> None:
+        value = getattr(owner, name)
+        self.attributes.append((owner, name, value, label))
+        self._visit(value, label)
+
+    def _watch_streams(self) -> None:
+        streams = [stream for stream, _ in self._streams] + [random.getstate.__self__]  # type: ignore[attr-defined]
+        streams += [sys.modules["numpy.random"].mtrand._rand] if "numpy.random" in sys.modules else []
+        self._streams = [(stream, _position(stream)) for stream in streams]
 
 
-def _differing(entries: list[tuple[Any, Any, Any]]) -> str | None:
-    for table, key, value in entries:
-        now = table.get(key, _MISSING)
-        if now is not value and not _same(now, value):
-            return f"{key} is {_told(now)}, and was {_told(value)}"
-    return None
+_FLAGS = ("requires_grad", "is_leaf", "hooks", "shape", "dtype", "class")
+#: What of a module is kept in tables.
+_TABLES = ("_hooks", "_parameters", "_buffers", "_modules")
+_LIBRARIES = {"deepcore", "numpy", "builtins", "numba", "functools", "itertools", "collections", "math", "torch", "cupy",
+              "operator", "typing", "logging", "weakref", "threading", "time", "random", "abc", "enum", "dataclasses",
+              "contextlib", "contextvars", "os", "posixpath", "sys", "io", "pathlib", "multiprocessing", "pytest", "_pytest",
+              "pickle", "copy", "re", "json", "types", "inspect", "warnings", "string", "tqdm", "matplotlib"}  # fmt: skip
 
 
-def _attribute(owner, name: str):
-    try:
-        return getattr(owner, name)
-    except (AttributeError, ValueError):  # a variable or a slot without a value
-        return _MISSING
-
-
-def _array() -> Any:
-    return get_backend("cpu").array_type
-
-
-def _numpy_random() -> list:
-    """NumPy's random numbers, if something has imported them."""
-    return [sys.modules["numpy.random"]] if "numpy.random" in sys.modules else []
-
-
-def _generators() -> tuple[type, ...]:
-    return (random.Random, *(t for m in _numpy_random() for t in (m.Generator, m.RandomState)))
-
-
-def _position(stream) -> bytes:
-    if isinstance(stream, random.SystemRandom):  # it has no state: its numbers may always differ
-        return os.urandom(8)
-    if isinstance(stream, random.Random):
-        return pickle.dumps(stream.getstate())
-    return pickle.dumps(stream.get_state() if hasattr(stream, "get_state") else stream.bit_generator.state)
+def is_users(module: Any) -> bool:
+    """Whether code of that module counts as the user's."""
+    return isinstance(module, str) and module.partition(".")[0] not in _LIBRARIES
 
 
 def _flags(t: Tensor) -> tuple:
-    return t._requires_grad, t._node is None, getattr(t, "_hooks", None) or None, t._data.shape, t._data.dtype
-
-
-def _slots(kind: type) -> list[str]:
-    found = [
-        d.__name__ for one in kind.__mro__ for d in vars(one).values() if isinstance(d, types.MemberDescriptorType)
-    ]
-    return found if kind.__getattribute__ is object.__getattribute__ else []
-
-
-def _items(held) -> list | bytes:
-    """What a list or set holds, or a dict: its keys and values one after the other; an array's bytes."""
-    if isinstance(held, (_array(), bytearray, array.array)):
-        return bytes(held) if isinstance(held, bytearray) else held.tobytes()
-    mapping = isinstance(held, (dict, types.MappingProxyType))
-    return [part for item in held.items() for part in item] if mapping else list(held)
-
-
-def _names(code: types.CodeType) -> list[str]:
-    """What it names, and its strings, which `getattr` may be given."""
-    found = list(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            found += _names(constant)
-        found += [
-            each
-            for each in (constant if isinstance(constant, (tuple, frozenset)) else (constant,))
-            if type(each) is str
-        ]
-    return list(dict.fromkeys(found))
-
-
-def _is_users(module: str | None) -> bool:
-    if module is not None and not isinstance(module, str):  # classes in C may have a descriptor there
-        return False
-    return (module or "").partition(".")[0] not in _LIBRARIES
-
-
-def _derives(kind: type, *known: str) -> bool:
-    """Whether code of a library, but for these classes, may read attributes of its objects."""
-    harmless = ("object", "ABC", "Generic", "Protocol", *known)
-    return any(not _is_users(one.__module__) and one.__name__ not in harmless for one in kind.__mro__)
+    return t._requires_grad, t._node is None, getattr(t, "_hooks", None) or None, t._data.shape, t._data.dtype, type(t)
 
 
 def _is_a(kind: type, name: str) -> bool:
     """Whether it derives from the class of deepcore's of that name, which is in a layer above."""
-    return any(one.__name__ == name and not _is_users(one.__module__) for one in kind.__mro__)
+    return any(one.__name__ == name and not is_users(one.__module__) for one in kind.__mro__)
 
 
-def _own(value) -> dict | None:
-    """Its attributes, without asking it."""
+def _generators() -> tuple[type, ...]:
+    found: list[type] = [random.Random]
+    if "numpy.random" in sys.modules:
+        found += [sys.modules["numpy.random"].Generator, sys.modules["numpy.random"].RandomState]
+    return tuple(found)
+
+
+def _position(stream):
+    """Where a stream of random numbers is; of one without a state, something new each time."""
+    if isinstance(stream, random.Random):
+        try:
+            return stream.getstate()
+        except NotImplementedError:  # SystemRandom
+            return None
+    if hasattr(stream, "get_state"):
+        state = stream.get_state(legacy=True)
+        return (state[0], state[1].tobytes(), *state[2:])
+    return repr(stream.bit_generator.state)
+
+
+def _slots(kind: type) -> list[str]:
+    return [d.__name__ for one in kind.__mro__ for d in vars(one).values() if isinstance(d, types.MemberDescriptorType)]
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """What code names, and its strings, which `getattr` may be given."""
+    found = list(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found += _names(constant)
+        elif isinstance(constant, str) and constant.isidentifier():
+            found.append(constant)
+    return list(dict.fromkeys(found))
+
+
+def _item(table, key):
     try:
-        own = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return None
-    return own if type(own) is dict else None
+        return table[key]
+    except (KeyError, IndexError, TypeError):
+        return _MISSING
 
 
-def settings_of(table: dict) -> dict:
-    """What is said in a group of parameters, or by a schedule."""
-    return {name: value for name, value in table.items() if name not in ("params", "param_names", "optimizer")}
-
-
-#: What an optimizer's step changes, or its plan compares.
-_OPTIMIZERS = {"state", "param_groups", "defaults", "_stepped", "_plan"}
-#: What of a module is looked at otherwise.
-_TABLES = ("_hooks", "_parameters", "_buffers", "_modules")
-#: Code that names these may read any attribute.
-_ANY_NAME = {"vars", "__dict__", "getattr", "setattr", "attrgetter", "asdict", "astuple", "globals", "format", "format_map",
-             "__getattribute__", "getmembers"}  # fmt: skip
-#: What no computation reads.
-_UNREAD = {*_TABLES, "_non_persistent", "__init__", "__new__", "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__qualname__", "__slots__", "__repr__",
-           "__firstlineno__", "__static_attributes__", "__annotate_func__", "__parameters__", "__orig_bases__",
-           "__abstractmethods__", "_abc_impl", "__slotnames__", "__dataclass_fields__", "__dataclass_params__",
-           "__match_args__", "__hash__", "__eq__", "__builtins__", "__loader__", "__spec__", "__file__",
-           "__cached__", "__name__", "__package__", "__path__"}  # fmt: skip
-_LIBRARIES = {"deepcore", "numpy", "builtins", "numba", "functools", "itertools", "collections", "math", "torch", "cupy",
-              "operator", "typing", "logging", "weakref", "threading", "time", "random", "abc", "enum", "dataclasses"}  # fmt: skip
-
-
-def _same(now, then) -> bool:
+def same(now, then) -> bool:
+    """Whether a value says what another one said: numbers by their bits, other objects by identity."""
     if now is then:
         return True
     if type(now) is not type(then):
         return False
     if type(then) is tuple:
-        return len(now) == len(then) and all(map(_same, now, then))
+        return len(now) == len(then) and all(map(same, now, then))
+    if isinstance(then, types.MethodType):  # made anew whenever it is looked up
+        return now.__func__ is then.__func__ and now.__self__ is then.__self__
     if is_scalar(then):
         return repr(now) == repr(then)
     if type(then) not in PLAIN:
@@ -454,7 +401,8 @@ def is_scalar(value) -> bool:
     return hasattr(value, "itemsize") and not hasattr(value, "__setitem__")
 
 
-def _told(value) -> str:
+def _shown(value) -> str:
     if value is _MISSING:
-        return "gone"
-    return repr(value) if isinstance(value, PLAIN) else f"another {type(value).__name__}"
+        return "nothing"
+    text = repr(value) if isinstance(value, PLAIN) else f"another {type(value).__name__}"
+    return text if len(text) < 80 else text[:77] + "…"

@@ -1,31 +1,77 @@
-"""A program while it is being made: its steps, and what must be there when they are done."""
+"""The linear IR: records of ops over places in buffers, with static shapes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from deepcore.kernels.program import Buffer, Ref, Step
+from deepcore.kernels.runtime.executable import Buffer, Ref
+
+
+class Draw(NamedTuple):
+    """Random numbers of a program: `row` of its table of (seed, stream, position)."""
+
+    row: int
+
+
+@dataclass(eq=False)
+class Record:
+    """One op or effect: what it reads, what it writes, and how it is computed.
+
+    `op` with `params` is what `autograd.apply` ran; effects have a `name` alone. `call(*arrays of ins)` computes the
+    arrays of `outs` as eager execution does, with the words of its draw as `seed`, `stream` and `position` where it has
+    one. Passes may put `chain` (elementwise formulas) or `plan` (launches over the ins, `floats` and outs) in its place.
+    """
+
+    name: str
+    ins: list[Ref]
+    outs: list[Ref]
+    op: Any = None
+    params: dict[str, Any] = field(default_factory=dict)
+    call: Callable | None = None
+    #: Runs whoever reads its results: it checks something, or changes what outlives the program.
+    kept: bool = False
+    draw: Draw | None = None
+    chain: Any = None
+    plan: Any = None
+    floats: tuple[float, ...] = ()
+
+    def buffers(self) -> list[Buffer]:
+        return list(dict.fromkeys(ref.buffer for ref in (*self.ins, *self.outs)))
+
+    def reads(self) -> set[Buffer]:
+        return {ref.buffer for ref in self.ins}
+
+    def writes(self) -> set[Buffer]:
+        return {ref.buffer for ref in self.outs}
+
+    @property
+    def pure(self) -> bool:
+        """Whether its results depend on its operands and parameters alone."""
+        return self.op is not None and not self.kept and self.draw is None
 
 
 @dataclass
 class Program:
-    """`steps` in order; `lasting` are the places that are read after them, `constants` arrays that never change."""
+    """`records` in order; `lasting` places are read after them, `constants` are arrays that never change.
 
-    steps: list[Step]
+    `target` is the device's side: what it can fuse, and how it lowers records.
+    """
+
+    records: list[Record]
     lasting: list[Ref]
-    constants: dict[Buffer, Any] = field(default_factory=dict)
+    constants: dict[Buffer, Any]
+    target: Any
 
     def replace(self, renamed: dict[Buffer, Ref]) -> None:
-        """Use other places in the stead of whole buffers, wherever those are used."""
-        for step in self.steps:
-            step.ins = [moved(ref, renamed) for ref in step.ins]
-            step.outs = [moved(ref, renamed) for ref in step.outs]
-            for launch in step.launches:
-                for word, (buffer, offset) in launch.places.items():
-                    if buffer in renamed:
-                        to = renamed[buffer]
-                        launch.places[word] = (to.buffer, to.offset + offset)
+        """Read other places for whole buffers, everywhere."""
+        for record in self.records:
+            if any(ref.buffer in renamed for ref in (*record.ins, *record.outs)):
+                record.ins = [moved(ref, renamed) for ref in record.ins]
+                record.outs = [moved(ref, renamed) for ref in record.outs]
+                if record.chain is not None:
+                    record.chain = record.chain.moved(renamed)
         self.lasting[:] = [moved(ref, renamed) for ref in self.lasting]
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain, repeat
-from operator import attrgetter, call, is_, is_not
+from operator import attrgetter, call, getitem, is_, is_not
 from typing import Any
 
 from deepcore.compiler.build import Built
 from deepcore.compiler.guards import Guards
-from deepcore.compiler.same import Same
-from deepcore.compiler.trace import Trace
-from deepcore.kernels import memory
-from deepcore.kernels.compiler import address, signed_words
+from deepcore.compiler.record import Recorder
+from deepcore.kernels.codegen.jit import address, signed_words
+from deepcore.kernels.runtime import allocator
+from deepcore.kernels.runtime.executable import Buffer, span
 from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
 
@@ -33,7 +33,7 @@ class Arena:
     def at_least(self, nbytes: int) -> int:
         if nbytes > self.nbytes:
             self.array = None
-            self.array = memory.empty(nbytes + 64, "u1")
+            self.array = allocator.empty(nbytes + 64, "u1")
             self.base = address(self.array) + 63 & -64
             self.nbytes = nbytes
         return self.base
@@ -43,87 +43,126 @@ class Stopped(Exception):
     """The program found something wrong before it changed anything: the function itself says what."""
 
 
+class Overlap(Exception):
+    """An argument shares memory with what the program writes: the function itself runs."""
+
+
 class Runner:
-    """Runs a program in the stead of the function it was made from."""
+    """Runs a program in place of the function it was recorded from."""
 
     def __init__(
-        self, trace: Trace, built: Built, leaves: list[Tensor], given: list[Tensor], guards: Guards, arena: Arena
+        self, recorder: Recorder, built: Built, leaves: list[Tensor], given: list[Tensor], guards: Guards, arena: Arena
     ):
-        self.arena, self.exe = arena, built.executable
-        empty = trace.backend.array_module.empty
-        self.outputs = [
-            (ref.buffer, ref.shape, ref.dtype, empty if ref.nbytes < 1 << 20 else memory.empty) for ref in built.outputs
+        self.arena, self.exe, self.target = arena, built.executable, built.target
+        self.output_refs = built.outputs
+        self.outputs = [_Output(buffer, refs) for buffer, refs in _grouped(built.outputs).items()]
+        self.views = [
+            (i, None if output.plain else ref)
+            for ref in built.outputs
+            for i, output in enumerate(self.outputs)
+            if output.buffer is ref.buffer
         ]
-        self.keep(trace, built.grads, leaves, given, guards)
+        self.keep(recorder, built.grads, leaves, given, guards)
         self._new_grads(range(len(leaves)))
 
-    def keep(self, trace: Trace, grads: list, leaves: list[Tensor], given: list[Tensor], guards: Guards) -> None:
+    def keep(self, recorder: Recorder, grads: list, leaves: list[Tensor], given: list[Tensor], guards: Guards) -> None:
         """What Python keeps beside the arrays, whatever the program runs on."""
-        self.backend, self.guards = trace.backend, guards
-        #: What was found to be as it has to be, and the lists and dicts it was found in.
-        self.same: Same | None = None
-        self.roots: list = []
+        self.backend, self.guards = recorder.backend, guards
         #: Tells its look at settings from other programs'.
         self.token = object()
+        #: Calls that it served, the recorded one included, and checks in a row that found a difference.
+        self.calls, self.differences = 1, 0
         #: Whether it has not run yet.
         self.fresh = True
-        self.arguments = [buffer for buffer, _ in trace.given]
+        self.arguments = [buffer for buffer, _ in recorder.given]
         #: The arrays that the arguments are bound to, which are not held; none: they have to be.
         self.bound: list | None = None
-        watched = trace.watched()
+        watched = recorder.watched()
         self.tensors, self.arrays = list(watched), list(watched.values())
-        self.static, self.changed = trace._static, list(trace.before)
-        self.updates = trace.updates
+        self.changed = list(recorder.before)
+        self.updates = recorder.updates
         known = set(self.tensors)
         for update in self.updates:
             more = [(t, a) for t, a in zip(update.plan.live, update.plan.weights) if t not in known]
             self.tensors += [t for t, _ in more]
             self.arrays += [a for _, a in more]
-        #: Generators, the words that kernels read of them, and the blocks that a run draws.
+        #: Addresses that are written, in order.
+        self.spans = sorted(
+            span(buffer.array) for buffer in self.changed if buffer.kind == "outside" and buffer.array.size
+        )
+        #: Generators and the blocks that a run draws; for each draw its generator's number and distance from the start.
         self.generators = [
-            (g, state, (trace.ends[g] - first) % (1 << 64)) for g, ((_, _, first), state) in trace.generators.items()
+            (g, (recorder.ends[g] - first) % (1 << 64)) for g, (_, _, first) in recorder.generators.items()
         ]
+        numbers = {g: i for i, (g, _) in enumerate(self.generators)}
+        self.rows = [(numbers[g], ahead) for g, ahead in recorder.rows]
+        self.starts = list(recorder.generators.values())
         #: Tensors whose memory is written, and what counts that, as of the last look.
-        self.written = list(dict.fromkeys([*trace.written, *(p for u in self.updates for p in u.plan.live)]))
+        self.written = list(dict.fromkeys([*recorder.written, *(p for u in self.updates for p in u.plan.live)]))
         self.storages: list = []
         # Gradients: what they must be like before, and what they are afterwards.
         #: Arguments that are leaves: where among those that get a gradient, or lose theirs, and which argument.
         places = {id(t): i for i, t in enumerate(given)}
         self.given = [(i, places[id(t)]) for i, t in enumerate(leaves) if id(t) in places]
         self.leaves: list[Any] = [None if id(t) in places else t for t in leaves]
-        self.none = [leaf for leaf, kind in trace.entry.items() if kind == "none" and id(leaf) not in places]
+        self.none = [leaf for leaf, kind in recorder.entry.items() if kind == "none" and id(leaf) not in places]
         #: Lists of an optimizer's parameters, and what is in them; those that no update took have no gradient.
         self.parameters = [
             (group["params"], list(group["params"])) for u in self.updates for group in u.optimizer.param_groups
         ]
-        busy = {*trace.entry, *(p for u in self.updates for p in u.plan.live)}
-        idle = dict.fromkeys(p for _, known in self.parameters for p in known if p not in busy and p.grad is None)
-        self.none += idle
+        busy = {*recorder.entry, *(p for u in self.updates for p in u.plan.live)}
+        self.none += dict.fromkeys(p for _, known in self.parameters for p in known if p not in busy and p.grad is None)
         #: Tensors that must have a gradient.
         self.some: list[Tensor] = []
-        self.accumulated = list(trace.accumulated.items())
+        self.accumulated = list(recorder.accumulated.items())
         self.grad_refs = grads
         self.held: list[Any] = []
         #: References to what is in `held` when a leaf has the gradient, and nobody else.
         self.expected = [_ONCE + 2] * len(leaves) + [_TWICE + 1] * len(leaves)
         self.grads: list[Any] = [None] * len(leaves)
         self.grad_arrays: list[Any] = [None] * len(leaves)
-        self.cleared = [leaf for leaf in trace.entry if leaf.grad is None]
+        self.cleared = [leaf for leaf in recorder.entry if leaf.grad is None]
+        #: What guards of optimizers compare by `is`: (mapping or list, key, value), once all of it was found to fit.
+        self._settings: tuple[list, list, list] | None = None
 
     # -- guards -------------------------------------------------------------------------------------------
     def misfit(self) -> str | None:
         """Why the program cannot stand for the function now, or None."""
-        if self.same is not None and self.same.holds():
+        if self._settings is not None and self._holds():
             return None
         misfit = self._misfit()
         if misfit is None:
             summed = [leaf.grad for leaf, _ in self.accumulated]
             self.storages = list(dict.fromkeys(t.storage() for t in chain(self.written, summed)))
-            if not all(map(is_, self._roots(), self.roots)) or (self.same is not None and not self.same.renew()):
-                self.expect()
-                if self.same is not None:
-                    self.same.renew()
+            self._settings = self._optimizer_settings()
         return misfit
+
+    def _holds(self) -> bool:
+        """Fast check that nothing guarded has changed since the last full one."""
+        tables, keys, values = self._settings  # type: ignore[misc]
+        try:
+            return (
+                self.guards.hold()
+                and not any(map(is_not, map(_GRAD_OF, self.none), repeat(None)))
+                and not any(map(is_, map(_GRAD_OF, self.some), repeat(None)))
+                and all(map(is_, map(getitem, tables, keys), values))
+            )
+        except (KeyError, IndexError):
+            return False
+
+    def _optimizer_settings(self) -> tuple[list, list, list] | None:
+        """None where each call has to look at everything: gradients from before are new arrays each time."""
+        if self.accumulated:
+            return None
+        entries: list[tuple] = []
+        for update in self.updates:
+            found = update.plan.places(update.optimizer)
+            if found is None:
+                return None
+            entries += found[0]
+        for now, known in self.parameters:
+            entries += [(now, i) for i in range(len(known))]
+        return [t for t, _ in entries], [k for _, k in entries], [t[k] for t, k in entries]
 
     def _misfit(self) -> str | None:
         if self.moved():
@@ -138,15 +177,14 @@ class Runner:
             if grad is None:
                 return "a gradient is gone"
             raw = grad._data
-            if raw.shape != leaf._data.shape or raw.dtype != leaf._data.dtype or not _is_plain(raw):
+            if raw.shape != leaf._data.shape or raw.dtype != leaf._data.dtype or not _is_plain(raw) or grad._requires_grad:
                 return "a gradient is of another kind"
             places.add(address(raw))
         if len(places) < len(self.accumulated):
             return "two parameters have one gradient"
         for update in self.updates:
-            plan, optimizer = update.plan, update.optimizer
-            if not plan.is_current(optimizer):
-                return f"{type(optimizer).__name__} has other groups, states or settings"
+            if not update.plan.is_current(update.optimizer):
+                return f"{type(update.optimizer).__name__} has other groups, states or settings"
         for now, known in self.parameters:
             if len(now) != len(known) or not all(map(is_, now, known)):
                 return "an optimizer has other parameters"
@@ -161,62 +199,117 @@ class Runner:
         for t in tensors:
             (self.none if t.grad is None else self.some).append(t)
 
-    def expect(self) -> None:
-        """Make what is looked at before each run, but for what is there."""
-        self.same, self.roots = None, self._roots()
-        if self.accumulated:  # gradients that are anew in each run
-            return
-        places = self.guards.places()
-        if places is None:
-            return
-        for update in self.updates:
-            found = update.plan.places(update.optimizer)
-            if found is None:
-                return
-            places.entries.extend(found[0])
-            places.sized.extend(found[1])
-        for now, known in self.parameters:
-            places.sized.append(now)
-            places.entries.extend((now, i) for i in range(len(known)))
-        self.same = Same(places, self.tensors, self.none, self.some)
+    def overlaps(self, array) -> bool:
+        """Whether an argument shares memory with what the program writes."""
+        low, high = span(array)
+        return any(low < stop and start < high for start, stop in self.spans)
 
-    def _roots(self) -> list:
-        return [root for update in self.updates for root in (update.optimizer.param_groups, update.optimizer.state)]
-
-    def check(self, trace: Trace, arrays: list, leaves: list) -> str | None:
+    # -- checking -----------------------------------------------------------------------------------------
+    def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
         """Run once on copies of what was there before the function ran; what differs from what it left, or None."""
-        exe, xp = self.exe, self.backend
-        copies = trace.before
+        exe = self.exe
+        copies = recorder.before
         for buffer, copy in copies.items():
             exe.bind(buffer, address(copy))
-        for buffer, array in trace.given:
+        for buffer, array in recorder.given:
             exe.bind(buffer, address(copies.get(buffer, array)))
-        results = [memory.empty(shape, dtype) for _, shape, dtype, _ in self.outputs]
-        for (buffer, *_), array in zip(self.outputs, results):
-            exe.bind(buffer, address(array))
+        results = self._new_results()
+        self._set_draws(self.starts)
         exe.bind_own(self.arena.at_least(exe.size))
-        status = exe.run()  # generators' words still are those that the trace started with
-        if not status:
-            function, words, part = exe.last()
-            status = function(words, part)
         try:
-            if status:
-                return f"nothing (status {status})"
-            pairs = [(f"result {i}", a, b) for i, (a, b) in enumerate(zip(results, arrays))]
+            if self._run_all():
+                return "nothing"
+            pairs = [(f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays))]
             pairs += [
                 (f"the gradient of a tensor of shape {leaf.shape}", t._data, leaf.grad._data)
                 for leaf, t in zip(leaves, self.grads)
             ]
-            for buffer, copy in copies.items():
-                pairs.append((f"memory of shape {buffer.array.shape}", copy, buffer.array))
-            for name, mine, theirs in pairs:
-                if not _same_bits(xp, mine, theirs):
-                    return name
-            return None
+            pairs += [(f"memory of shape {buffer.array.shape}", copy, buffer.array) for buffer, copy in copies.items()]
+            return next((name for name, mine, theirs in pairs if not same_bits(self.backend, mine, theirs)), None)
         finally:
-            for buffer in copies:
-                if buffer.kind == "outside":
-                    exe.bind(buffer, address(buffer.array))
+            self._bind_back()
+
+    def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
+        """Run the program on copies of what it changes, then `run()`, whose effects and result count.
+
+        Returns that result, the arrays that the program computed in its place, and what else differs, or None.
+        """
+        exe, bind = self.exe, self.exe.bind
+        copies = {b: b.array.copy() for b in self.changed if b.kind == "outside"}
+        summed = [leaf.grad._data.copy() for leaf, _ in self.accumulated]  # type: ignore[union-attr]
+        gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
+        held, self.bound = [exe.at.get(ref.buffer) for ref in self.grad_refs], None
+        for buffer, copy in copies.items():
+            bind(buffer, address(copy))
+        for buffer, array in zip(self.arguments, arrays):
+            bind(buffer, address(array))
+        for (_, buffer), copy in zip(self.accumulated, summed):
+            bind(buffer, address(copy))
+        for ref, array in zip(self.grad_refs, gradients):
+            bind(ref.buffer, address(array))
+        results = self._new_results()
+        exe.bind_own(self.arena.at_least(exe.size))
+        try:
+            self._set_draws([generator.where() for generator, _ in self.generators])
+            for update in self.updates:
+                update.plan.after(update.optimizer, None)
+            status = self._run_all()
+        finally:
+            self._bind_back()
+            for ref, at in zip(self.grad_refs, held):
+                if at is not None:
+                    bind(ref.buffer, at)
+        returned = run()
+        if status:
+            return returned, [], "the program stopped"
+        leaves = list(self.leaves)
+        for i, place in self.given:
+            leaves[i] = tensors[place]
+        pairs = [(f"memory of shape {b.array.shape}", copy, b.array) for b, copy in copies.items()]
+        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
+        pairs += [(_of(leaf), mine, leaf.grad) for (leaf, _), mine in zip(self.accumulated, summed)]
+        for name, mine, theirs in pairs:
+            theirs = theirs._data if isinstance(theirs, Tensor) else theirs
+            if theirs is None or not same_bits(self.backend, mine, theirs):
+                return returned, self._results(results), name
+        if any(leaf.grad is not None for leaf in self.cleared):
+            return returned, self._results(results), "a gradient that was taken away"
+        return returned, self._results(results), None
+
+    def room_for_copies(self) -> bool:
+        """Whether a check's copies are small beside the memory that is left."""
+        needed = sum(b.nbytes for b in self.changed) + sum(ref.nbytes for ref in (*self.grad_refs, *self.output_refs))
+        return needed < 1 << 26 or needed < allocator.free_memory() // 4
+
+    def _run_all(self) -> int:
+        status = self.exe.run()
+        if not status:
+            function, words, part = self.exe.last()
+            status = function(words, part)
+        return status
+
+    def _bind_back(self) -> None:
+        for buffer in self.changed:
+            if buffer.kind == "outside":
+                self.exe.bind(buffer, address(buffer.array))
+
+    def _new_results(self) -> list:
+        found = []
+        for output in self.outputs:
+            array = output.empty()
+            self.exe.bind(output.buffer, address(array))
+            found.append(array)
+        return found
+
+    def _results(self, arrays: list) -> list:
+        """One array for each returned tensor."""
+        return [arrays[i] if ref is None else _view(arrays[i], ref) for i, ref in self.views]
+
+    def _set_draws(self, starts: list[tuple[int, int, int]]) -> None:
+        words = self.target.words
+        for row, (number, ahead) in enumerate(self.rows):
+            seed, stream, first = starts[number]
+            words[row] = signed_words(seed, stream, (first + ahead) % (1 << 64))
 
     # -- running ------------------------------------------------------------------------------------------
     def __call__(self, arrays: list, tensors: list[Tensor]) -> list:
@@ -224,22 +317,20 @@ class Runner:
         exe = self.exe
         bind = exe.bind
         if self.bound is None or not all(map(is_, map(call, self.bound), arrays)):
+            if self.spans and any(map(self.overlaps, arrays)):
+                raise Overlap
             for buffer, array in zip(self.arguments, arrays):
                 bind(buffer, address(array))
             self.bound = list(map(weakref.ref, arrays))
         for leaf, buffer in self.accumulated:
             bind(buffer, address(leaf.grad._data))  # type: ignore[union-attr]
-        results = []
-        for buffer, shape, dtype, empty in self.outputs:
-            array = empty(shape, dtype)
-            results.append(array)
-            bind(buffer, address(array))
+        results = self._new_results()
         attached = not self.grads or self._grads_are_free()
         exe.bind_own(self.arena.at_least(exe.size))
         claims: list = []
         try:
-            for generator, state, blocks in self.generators:
-                state[:] = signed_words(*generator.claim(blocks, claims))
+            if self.generators:
+                self._set_draws([generator.claim(blocks, claims) for generator, blocks in self.generators])
             parts = exe.prepare()
             if len(parts) > 1 and exe.run():
                 raise Stopped
@@ -255,7 +346,7 @@ class Runner:
         finally:
             if claims:
                 give_back(claims)
-        return results
+        return self._results(results)
 
     def count_writes(self, by: int) -> None:
         """Graphs that saved what is written must notice; where an exception comes first, they notice for nothing."""
@@ -263,7 +354,7 @@ class Runner:
             storage.version += by
 
     def after(self, tensors: list[Tensor], attached: bool) -> list[Iterable]:
-        """What Python keeps anew once the program has run, to be gone through; sets the scalars of this step.
+        """Python-side updates to apply after the run; sets the scalars of this step.
 
         `attached`: the leaves have their gradients already.
         """
@@ -285,23 +376,22 @@ class Runner:
         """Seconds of each step of the program, which runs on copies of what it changes."""
         exe, self.bound = self.exe, None
         held = [exe.array(ref) for ref in self.grad_refs]
-        given = [memory.empty(buffer.nbytes, "u1") for buffer in (*self.arguments, *(b for _, b in self.accumulated))]
+        given = [allocator.empty(buffer.nbytes, "u1") for buffer in (*self.arguments, *(b for _, b in self.accumulated))]
         for array in given:
             array[...] = 0
-        results = [memory.empty(shape, dtype) for _, shape, dtype, _ in self.outputs]
         copies = [buffer.array.copy() for buffer in self.changed]
-        gradients = [memory.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
-        buffers = [*self.arguments, *(b for _, b in self.accumulated), *(b for b, *_ in self.outputs), *self.changed]
+        gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
+        buffers = [*self.arguments, *(b for _, b in self.accumulated), *self.changed]
         buffers += [ref.buffer for ref in self.grad_refs]
+        results = self._new_results()
         try:
-            for buffer, array in zip(buffers, (*given, *results, *copies, *gradients)):
+            for buffer, array in zip(buffers, (*given, *copies, *gradients)):
                 exe.bind(buffer, address(array))
             exe.bind_own(self.arena.at_least(exe.size))
             return exe.times(rounds)
         finally:
-            for buffer in self.changed:
-                if buffer.kind == "outside":
-                    exe.bind(buffer, address(buffer.array))
+            del results
+            self._bind_back()
             for ref, array in zip(self.grad_refs, held):
                 exe.bind(ref.buffer, address(array))
 
@@ -309,7 +399,7 @@ class Runner:
         """Other memory for these gradients."""
         for i in which:
             ref = self.grad_refs[i]
-            array = memory.empty(ref.shape, ref.dtype)
+            array = allocator.empty(ref.shape, ref.dtype)
             self.grads[i], self.grad_arrays[i] = from_raw(array, self.backend), array
             self.exe.bind(ref.buffer, address(array))
         self.held = [*self.grads, *self.grad_arrays]
@@ -330,6 +420,39 @@ class Runner:
         return False
 
 
+class _Output:
+    """Memory of results that is new in each run."""
+
+    def __init__(self, buffer: Buffer, refs: list):
+        self.buffer = buffer
+        #: Whether it is one contiguous array.
+        self.plain = len(refs) == 1 and refs[0].whole
+        ref = refs[0]
+        self.shape, self.dtype = (ref.shape, ref.dtype) if self.plain else (buffer.nbytes, "u1")
+        self._empty = allocator.new if buffer.nbytes < 1 << 20 else allocator.empty
+
+    def empty(self):
+        return self._empty(self.shape, self.dtype)
+
+
+def _grouped(refs: list) -> dict[Buffer, list]:
+    found: dict[Buffer, list] = {}
+    for ref in refs:
+        known = found.setdefault(ref.buffer, [])
+        if ref not in known:
+            known.append(ref)
+    return found
+
+
+def _view(array, ref):
+    """The place `ref` of the memory of an array."""
+    return type(array)(ref.shape, ref.dtype, array.data, ref.offset, ref.strides)
+
+
+def _of(leaf: Tensor) -> str:
+    return f"the gradient of a tensor of shape {leaf.shape}"
+
+
 def _counted() -> tuple[int, int]:
     """What `sys.getrefcount`, mapped over a list, says of what is in that list alone, and of what is held once more."""
     one = [object()]
@@ -348,7 +471,7 @@ def _is_plain(array) -> bool:
     return flags.carray if hasattr(flags, "carray") else flags.c_contiguous  # CuPy's are aligned and writeable
 
 
-def _same_bits(xp, a, b) -> bool:
+def same_bits(xp, a, b) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     whole = f"u{a.dtype.itemsize}"

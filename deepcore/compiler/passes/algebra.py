@@ -6,34 +6,34 @@ import math
 
 from deepcore.compiler.ir import Program
 from deepcore.compiler.passes.chains import Chain, Operand
-from deepcore.kernels.program import Ref
+from deepcore.kernels.runtime.executable import Ref
 
 #: The number that a formula does nothing with, as its first and as its second operand.
 _NEUTRAL = {"mul": (1.0, 1.0), "true_divide": (None, 1.0), "add": (-0.0, -0.0), "sub": (None, 0.0)}
 
 
 def run(program: Program) -> None:
-    """A step that computes one of its operands becomes another name for it."""
+    """A record that computes one of its operands becomes another name for it."""
     lasting = {ref.buffer for ref in program.lasting}
     renamed: dict = {}
     negated: dict = {}
     kept = []
-    for step in program.steps:
-        chain = Chain.of(step)
+    for record in program.records:
+        chain = program.target.chain_of(record)
         same = None if chain is None or len(chain.lines) != 1 else _same(program, chain, negated)
         if same is not None and same.buffer.kind in ("own", "outside") and not same.buffer.changing:
-            (ref,) = step.outs
-            if ref.buffer.kind == "own" and ref.offset == 0 and ref.buffer not in lasting:
+            (ref,) = record.outs
+            if ref.buffer.kind == "own" and ref.offset == 0 and ref.buffer not in lasting and not ref.buffer.changing:
                 to = renamed.get(same.buffer)
                 at = same.offset if to is None else to.offset + same.offset
                 buffer = same.buffer if to is None else to.buffer
                 renamed[ref.buffer] = Ref(buffer, at, ref.shape, ref.strides, ref.dtype)
                 continue
         if chain is not None and len(chain.lines) == 1 and chain.lines[0].formula == "neg" and not chain.columns:
-            negated[step.outs[0].buffer] = (chain.size, chain.operands[0])
-        kept.append(step)
+            negated[record.outs[0].buffer] = (chain.size, chain.operands[0])
+        kept.append(record)
     if renamed:
-        program.steps = kept
+        program.records = kept
         program.replace(renamed)
 
 

@@ -1,13 +1,16 @@
-"""Elementwise steps as formulas over values, taken apart so that several can be put together as one kernel."""
+"""Elementwise records as formulas over values, so that several can be put together as one kernel."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from deepcore.kernels import elementwise
-from deepcore.kernels.compiler import Kernel
-from deepcore.kernels.program import Buffer, Launch, Ref, Step
+from deepcore.backend import dtypes as dt
+from deepcore.compiler.ir import Record
+from deepcore.kernels.codegen.jit import bits
+from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.runtime.executable import Buffer, Ref
 
 #: Elements from which on a kernel of several formulas is worth the half second that compiling it takes.
 WORTH = 1 << 13
@@ -45,29 +48,6 @@ class Chain:
     lines: list[Line]
     stored: list[tuple[Value, Ref]]
 
-    @classmethod
-    def of(cls, step: Step) -> Chain | None:
-        """A step that is one elementwise kernel, taken apart."""
-        if len(step.launches) != 1 or step.kept or step.launches[0].kernel.build is not elementwise.build:
-            return None
-        (launch,) = step.launches
-        lines, dtype, pattern, stored = launch.kernel.parameters
-        if any(i not in launch.places for i in range(len(pattern) + len(stored))):
-            return None
-        values: list = [Operand(launch.places[i][0], launch.places[i][1], kind) for i, kind in enumerate(pattern)]
-        at = len(pattern) + len(stored)
-        size, columns, *parameters = launch.words[at:]
-        taken = []
-        for line in lines:
-            result = Value()
-            words = tuple(parameters[p] for p in line.parameters)
-            taken.append(Line(line.formula, tuple(values[x] for x in line.operands), words, result))
-            values.append(result)
-        outs = {launch.places[len(pattern) + k][0]: values[value] for k, value in enumerate(stored)}
-        if len(outs) != len(stored) or {ref.buffer for ref in step.outs} != set(outs):
-            return None
-        return cls(dtype, size, columns, taken, [(outs[ref.buffer], ref) for ref in step.outs])
-
     @property
     def operands(self) -> list[Operand]:
         return list(dict.fromkeys(x for line in self.lines for x in line.operands if isinstance(x, Operand)))
@@ -78,6 +58,21 @@ class Chain:
             Line(f, tuple(change(x) if isinstance(x, Operand) else x for x in operands), words, result)
             for f, operands, words, result in self.lines
         ]
+
+    def moved(self, renamed: dict[Buffer, Ref]) -> Chain:
+        """The same over other places."""
+
+        def change(x: Operand) -> Operand:
+            to = renamed.get(x.buffer)
+            return x if to is None else Operand(to.buffer, to.offset + x.offset, x.kind)
+
+        stored = []
+        for value, ref in self.stored:
+            to = renamed.get(ref.buffer)
+            if to is not None:
+                ref = Ref(to.buffer, to.offset + ref.offset, ref.shape, ref.strides, ref.dtype)
+            stored.append((value, ref))
+        return Chain(self.dtype, self.size, self.columns, self.substituted(change), stored)
 
     def fits(self) -> bool:
         """Whether a kernel of it is to be made."""
@@ -99,25 +94,66 @@ class Chain:
             numbers[line.result] = len(numbers)
         return tuple(lines), words
 
-    def kernel(self, operands: list[Operand]) -> tuple[Kernel, list[int]]:
-        """The kernel of these lines, and its parameters' words."""
-        lines, words = self.numbered(operands)
-        results = {line.result: len(operands) + i for i, line in enumerate(self.lines)}
-        stored = tuple(results[value] for value, _ in self.stored)
-        return elementwise.fused(lines, self.dtype, "".join(x.kind for x in operands), stored), words
+    def results(self, count: int) -> tuple[int, ...]:
+        """The numbers of the stored values, behind `count` operands."""
+        numbers = {line.result: count + i for i, line in enumerate(self.lines)}
+        return tuple(numbers[value] for value, _ in self.stored)
 
-    def step(self, name: str, ins: list[Ref]) -> Step | None:
-        """All of it as one step; None where there is no such kernel."""
-        operands = self.operands
-        kernel, words = self.kernel(operands)
-        if not kernel.ready():
-            return None
-        places = {i: (x.buffer, x.offset) for i, x in enumerate(operands)}
-        places |= {len(operands) + k: (ref.buffer, ref.offset) for k, (_, ref) in enumerate(self.stored)}
-        launch = Launch(
-            kernel,
-            [0] * len(places) + [self.size, self.columns, *words],
-            places,
-            elementwise.slices(self.size, self.columns),
-        )
-        return Step(name, ins, [ref for _, ref in self.stored], [launch])
+    def place(self, x: Operand) -> Ref:
+        """An operand as an array."""
+        size = {"v": self.size, "s": 1, "r": self.columns, "c": self.size // max(self.columns, 1)}[x.kind.lower()]
+        dtype = dt.bool_ if x.kind.isupper() else dt.DTYPES[self.dtype]
+        return Ref(x.buffer, x.offset, (size,), (dtype.itemsize,), dtype)
+
+    def record(self, name: str) -> Record:
+        """All of it as one record."""
+        return Record(name, list(map(self.place, self.operands)), [ref for _, ref in self.stored], chain=self)
+
+
+def chain_of(record: Record, unlike: frozenset[str] = frozenset(), booleans: bool = True) -> Chain | None:
+    """The formula of an elementwise record, whose result is bitwise the op's; None for any other.
+
+    `unlike`: ops that run otherwise on the device. `booleans`: whether its kernels take them.
+    """
+    if record.chain is not None:
+        return record.chain if record.op is None else None
+    if not record.pure or record.plan is not None or len(record.outs) != 1 or record.op.name in unlike:
+        return None
+    found, (out,) = elementwise.MAPS.get(record.op.name), record.outs
+    if found is None or len(record.ins) != found.arity or (found.booleans and not booleans):
+        return None
+    dtype = out.dtype
+    if dtype not in (dt.float32, dt.float64) and not (booleans and elementwise.takes(found.formula, dtype)):
+        return None
+    if not out.whole or any(ref.dtype != (dt.bool_ if i < found.booleans else dtype) for i, ref in enumerate(record.ins)):
+        return None
+    kinds = [kind_of(ref, out) for ref in record.ins]
+    columns = {columns for _, columns in kinds if columns}
+    if len(columns) > 1 or any(kind == "" for kind, _ in kinds):
+        return None
+    operands = tuple(
+        Operand(ref.buffer, ref.offset, kind.upper() if i < found.booleans else kind)
+        for i, (ref, (kind, _)) in enumerate(zip(record.ins, kinds))
+    )
+    words = tuple(bits(float(record.params[name])) for name in found.parameters)
+    line = Line(found.formula, operands, words, Value())
+    size = math.prod(out.shape)
+    return Chain(dtype.name, size, next(iter(columns), 0), [line], [(line.result, out)]) if size else None
+
+
+def kind_of(ref: Ref, out: Ref) -> tuple[str, int]:
+    """How an operand lies to the result: a letter of the pattern, "" for none, and columns where it is rows or columns."""
+    if not ref.contiguous:
+        return "", 0
+    if ref.shape == out.shape:
+        return "v", 0
+    if math.prod(ref.shape) == 1:
+        return "s", 0
+    shape = (1,) * (len(out.shape) - len(ref.shape)) + ref.shape
+    for cut in range(len(shape) + 1):
+        columns = math.prod(out.shape[cut:])
+        if math.prod(shape[:cut]) == 1 and shape[cut:] == out.shape[cut:]:
+            return "r", columns
+        if shape[:cut] == out.shape[:cut] and math.prod(shape[cut:]) == 1:
+            return "c", columns
+    return "", 0

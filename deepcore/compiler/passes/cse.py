@@ -4,51 +4,66 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepcore.compiler.ir import Program
-from deepcore.kernels.program import Ref, Step
+from deepcore.compiler.ir import Program, Record
+from deepcore.kernels.runtime.executable import Buffer, Ref
 
 
 def run(program: Program) -> None:
-    """A step with the launches of an earlier one, on the same places, becomes another name for its results."""
-    known: dict[tuple, Step] = {}
-    renamed: dict = {}
+    """A record of the same op, on the same places, as an earlier one becomes another name for its results."""
+    known: dict[tuple, Record] = {}
+    renamed: dict[Buffer, Ref] = {}
     kept = []
     lasting = {ref.buffer for ref in program.lasting}
-    for step in program.steps:
-        key = _key(step, renamed)
-        if key is not None and key in known and not any(buffer in lasting for buffer in step.writes()):
-            for old, new in zip(step.outs, known[key].outs):
+    for record in program.records:
+        key = _key(record, renamed)
+        if key is not None and key in known and lasting.isdisjoint(record.writes()):
+            for old, new in zip(record.outs, known[key].outs):
                 renamed[old.buffer] = Ref(new.buffer, 0, (), (), new.dtype)
             continue
         if key is not None:
-            known[key] = step
-        kept.append(step)
+            known[key] = record
+        kept.append(record)
     if renamed:
-        program.steps = kept
+        program.records = kept
         program.replace(renamed)
 
 
-def _key(step: Step, renamed) -> tuple | None:
-    if step.call is not None or step.kept or not step.launches:
+def _key(record: Record, renamed: dict[Buffer, Ref]) -> tuple | None:
+    if record.op is None or record.kept or record.chain is not None or record.plan is not None:
         return None
-    if any(b.changing or (b.kind == "given" and b in step.writes()) for b in step.buffers()):
+    if any(buffer.changing for buffer in record.buffers()) or any(ref.offset for ref in record.outs):
         return None
-    if not all(ref.offset == 0 for ref in step.outs):
+    places = []
+    for ref in record.ins:
+        to = renamed.get(ref.buffer)
+        buffer, offset = (ref.buffer, ref.offset) if to is None else (to.buffer, to.offset + ref.offset)
+        places.append((id(buffer), offset, ref.shape, ref.strides, ref.dtype))
+    try:
+        key = id(record.op), tuple(places), frozen(record), record.draw
+        hash(key)
+    except TypeError:
         return None
-    # Memory of the step itself is told apart by its position only.
-    own = {b: i for i, b in enumerate([*(r.buffer for r in step.outs), *step.temps])}
-    launches = []
-    for launch in step.launches:
-        words: list[Any] = []
-        for i, word in enumerate(launch.words):
-            if i in launch.places:
-                buffer, offset = launch.places[i]
-                if buffer in own:
-                    words.append(("own", own[buffer], offset))
-                else:
-                    to = renamed.get(buffer)
-                    words.append((id(to.buffer), to.offset + offset) if to else (id(buffer), offset))
-            else:
-                words.append(word)
-        launches.append((launch.kernel.name, tuple(words), launch.slices))
-    return tuple(launches)
+    return key
+
+
+def frozen(record: Record) -> tuple:
+    """A record's parameters as a key, without the words of its draw."""
+    return _frozen({name: x for name, x in record.params.items() if record.draw is None or name not in _DRAWN})
+
+
+_DRAWN = ("seed", "stream", "position")
+
+
+def _frozen(value: Any):
+    """Something hashable that tells parameters apart, -0.0 from 0.0 and 1 from True included."""
+    if isinstance(value, dict):
+        return tuple([(name, _frozen(each)) for name, each in sorted(value.items())])
+    if isinstance(value, (tuple, list)):
+        return (type(value), *map(_frozen, value))
+    if isinstance(value, slice):
+        return slice, value.start, value.stop, value.step
+    if isinstance(value, (int, float)):
+        return type(value), repr(value)
+    if value is None or isinstance(value, str) or hasattr(value, "itemsize"):
+        return value
+    raise TypeError(f"a parameter of type {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""Dead code: steps whose results nobody reads."""
+"""Dead code: records whose results nobody reads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ def run(program: Program) -> None:
     """Keep what `lasting` needs, what checks something, and what those read."""
     needed = {ref.buffer for ref in program.lasting}
     kept = []
-    for step in reversed(program.steps):
-        if step.kept or any(buffer in needed or buffer.kind != "own" for buffer in step.writes()):
-            needed |= step.reads()
-            kept.append(step)
-    program.steps = kept[::-1]
+    for record in reversed(program.records):
+        if record.kept or any(buffer in needed or buffer.kind != "own" for buffer in record.writes()):
+            needed |= record.reads()
+            kept.append(record)
+    program.records = kept[::-1]

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from deepcore.compiler.ir import Program
-from deepcore.kernels import checks
-from deepcore.kernels.program import Ref, Step
+from deepcore.compiler.ir import Program, Record
+from deepcore.kernels.cpu import checks
+from deepcore.kernels.runtime.executable import Ref
 
 #: Bytes of results that are looked at together: they are in the second cache still.
 _NEAR = 1 << 17
 
 
 def run(program: Program) -> None:
-    """Check what steps compute, but not what they only copy."""
-    steps: list[Step] = []
+    """Check what records compute, but not what they only copy."""
+    records: list[Record] = []
     waiting: list[Ref] = []
 
     def look() -> None:
-        step = checks.all_finite(waiting) if waiting else None
-        if step is not None:
-            steps.append(step)
+        if waiting:
+            records.append(Record("all_finite", list(waiting), [], kept=True))
         waiting.clear()
 
-    for step in program.steps:
-        steps.append(step)
-        if step.name != "copy":
-            waiting += filter(checks.looked_at, step.outs)
+    for record in program.records:
+        records.append(record)
+        if record.name != "copy":
+            waiting += filter(checks.looked_at, record.outs)
         if sum(ref.nbytes for ref in waiting) > _NEAR:
             look()
     look()
-    program.steps = steps
+    program.records = records

@@ -1,26 +1,41 @@
-"""Constant folding: what is computed from constants alone is a constant, and was computed while the function was followed."""
+"""Constant folding: what is computed from constants alone is a constant, and was computed while the function was recorded."""
 
 from __future__ import annotations
 
-from deepcore.compiler.ir import Program
-from deepcore.compiler.passes.chains import Chain
+from deepcore.compiler.ir import Program, Record
+from deepcore.kernels.runtime.executable import Buffer, Ref
 
 
 def run(program: Program) -> None:
-    """Elementwise steps that read nothing but constants are left out, and what they found is kept."""
-    kept = []
-    for step in program.steps:
-        if Chain.of(step) is not None and _same_in_every_run(program, step):
-            for ref in step.outs:
-                ref.buffer.kind, ref.buffer.array = "outside", ref.buffer.array.copy()
-                program.constants[ref.buffer] = ref.buffer.array
-        else:
-            kept.append(step)
-    program.steps = kept
-
-
-def _same_in_every_run(program: Program, step) -> bool:
+    """Pure records that read nothing but constants are left out, and what they computed is kept."""
     lasting = {ref.buffer for ref in program.lasting}
-    return all(ref.buffer in program.constants for ref in step.ins) and all(
-        b.kind == "own" and not b.changing and b.array is not None and b not in lasting for b in step.writes()
-    )
+    renamed: dict[Buffer, Ref] = {}
+    kept = []
+    for record in program.records:
+        if not _is_constant(program, record, lasting, renamed):
+            kept.append(record)
+            continue
+        if record.op is None:  # a copy that is only read: the original serves
+            (out,), (source,) = record.outs, record.ins
+            renamed[out.buffer] = Ref(source.buffer, source.offset, (), (), source.dtype)
+            continue
+        for ref in record.outs:
+            ref.buffer.kind, ref.buffer.array = "outside", ref.buffer.array.copy()
+            program.constants[ref.buffer] = ref.buffer.array
+    program.records = kept
+    if renamed:
+        program.replace(renamed)
+
+
+def _is_constant(program: Program, record: Record, lasting: set, renamed: dict) -> bool:
+    copied = record.name == "copy" and record.op is None
+    if not (record.pure or copied):
+        return False
+    if not all(ref.buffer in program.constants or ref.buffer in renamed for ref in record.ins):
+        return False
+    if not all(b.kind == "own" and not b.changing and b not in lasting for b in record.writes()):
+        return False
+    if copied:
+        (out,), (source,) = record.outs, record.ins
+        return out.whole and source.whole and out.nbytes == source.nbytes and source.buffer in program.constants
+    return all(ref.buffer.array is not None for ref in record.outs)

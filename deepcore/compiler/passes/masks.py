@@ -1,28 +1,34 @@
-"""Dropout's masks: drawn where a step first needs one, and kept for those that need the same one later."""
+"""Dropout's masks: drawn where a record first needs one, and kept for those that need the same one later."""
 
 from __future__ import annotations
 
+import math
+
 from deepcore.backend import dtypes as dt
-from deepcore.compiler.ir import Program
-from deepcore.kernels import embedding
-from deepcore.kernels.program import Buffer, Ref, Step
+from deepcore.compiler.ir import Program, Record
+from deepcore.compiler.passes.cse import frozen
+from deepcore.kernels.runtime.executable import Buffer, Ref
 
 
 def run(program: Program) -> None:
-    """Of steps with the same random numbers, the first keeps its mask, a byte a number, and the others read it."""
-    alike: dict[tuple, list[Step]] = {}
-    for step in program.steps:
-        found = embedding.drawn(step.launches[0]) if len(step.launches) == 1 else None
-        if found is not None:
-            alike.setdefault(found, []).append(step)
-    for (_, size), (first, *others) in alike.items():
+    """Of records with the same random numbers, the first keeps its mask, a byte a number, and the others read it."""
+    alike: dict[tuple, list[Record]] = {}
+    for record in program.records:
+        if record.op is not None and record.draw is not None and len(record.ins) == len(record.outs) == 1:
+            key = record.op, record.draw, record.outs[0].shape, frozen(record)
+            alike.setdefault(key, []).append(record)
+    for first, *others in alike.values():
         if not others:
             continue
+        size = math.prod(first.outs[0].shape)
         mask = Ref(Buffer("own", size), 0, (size,), (1,), dt.uint8)
-        steps = [first, *others]
-        made = [embedding.with_mask(s.launches[0], (mask.buffer, 0), again=s is not first) for s in steps]
-        if None in made:
+        plans = [program.target.masked(record, again=record is not first) for record in (first, *others)]
+        if None in plans:
             continue
-        for step, launch in zip(steps, made):
-            step.launches = [launch]
-            (step.outs if step is first else step.ins).append(mask)
+        for record, plan in zip((first, *others), plans):
+            record.plan = plan
+            if record is first:
+                record.outs.append(mask)
+            else:
+                record.ins.append(mask)
+                record.draw = None

@@ -1,0 +1,186 @@
+"""Programs on the CPU: what can be fused there, and how records are lowered to launches of kernels."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from deepcore import kernels
+from deepcore.backend import dtypes as dt
+from deepcore.compiler.ir import Record
+from deepcore.compiler.passes.chains import Chain, Operand, chain_of
+from deepcore.kernels.codegen.jit import bits
+from deepcore.kernels.cpu import checks, dropout, elementwise, gemm, reductions
+from deepcore.kernels.plan import Operand as Number
+from deepcore.kernels.plan import Plan, Spec, interned
+from deepcore.kernels.runtime import allocator
+from deepcore.kernels.runtime.executable import Buffer, Launch, Ref, Step, move
+
+_WORDS = (1 << 64) - 1
+
+
+class Target:
+    """The CPU's side of compiling one program. `draws`: how many draws of random numbers it makes."""
+
+    chain_of = staticmethod(chain_of)
+
+    def __init__(self, backend, draws: int):
+        self.backend = backend
+        #: (seed, stream, position) of each draw, set before each run.
+        self.words = allocator.zeros((max(draws, 1), 3), dt.int64)
+        self._words = Buffer("outside", self.words.nbytes, self.words, "draws")
+
+    # -- what passes may do -------------------------------------------------------------------------------
+    def has_kernel(self, chain: Chain) -> bool:
+        return chain.kernel(chain.operands)[0].ready()
+
+    def summed(self, chain: Chain, record: Record) -> Record | None:
+        """The sum of what a chain computes, without its being stored; None where that has no kernel."""
+        if record.op is None or record.op.name != "sum" or record.plan is not None or chain.size < WORTH:
+            return None
+        (ref,) = record.ins
+        if (ref.buffer, ref.offset) != (chain.stored[0][1].buffer, chain.stored[0][1].offset) or not ref.contiguous:
+            return None
+        if chain.lines[-1].result is not chain.stored[0][0]:
+            return None
+        operands = sorted(chain.operands, key=lambda x: x.kind != "v")
+        lines, words = chain.numbered(operands)
+        plan = reductions.summed(lines, "".join(x.kind for x in operands), len(words), self.spec(ref), record.params)
+        if plan is None:
+            return None
+        floats = tuple(map(_number, words))
+        places = list(map(chain.place, operands))
+        return Record(record.name, places, record.outs, record.op, record.params, plan=plan, floats=floats)
+
+    def finished(self, product: Record, chain: Chain, x: Operand, others: list[Operand], keep: bool) -> Record | None:
+        """A product that applies a chain to its result; with `keep` it has that result, too. None where it cannot."""
+        if product.op is None or product.op.name not in _PRODUCTS:
+            return None
+        (out,), (_, result) = product.outs, chain.stored[0]
+        if not out.whole or not result.whole or out.nbytes != result.nbytes or result.dtype != out.dtype:
+            return None
+        plan = product.plan or self.plan(product)
+        kernel, _ = chain.kernel([x, *others])
+        if not isinstance(plan, Plan) or not kernel.ready():
+            return None
+        new = gemm.with_epilogue(plan, kernel, len(product.ins), others=len(others), keep=keep)
+        if new is None:
+            return None
+        ins, outs = [*product.ins, *map(chain.place, others)], [result, out] if keep else [result]
+        return Record("", ins, outs, product.op, product.params, call=None, kept=product.kept, plan=new)
+
+    def masked(self, record: Record, again: bool) -> Plan | None:
+        """A dropout's plan that keeps its mask, or reads one."""
+        if record.op.name != "dropout" or not record.ins[0].contiguous:
+            return None
+        return (dropout.again if again else dropout.keeping)(self.spec(record.ins[0]), record.params)
+
+    # -- lowering -----------------------------------------------------------------------------------------
+    def spec(self, ref: Ref) -> Spec:
+        return interned(ref.shape, ref.strides, ref.dtype, ref.contiguous, self.backend)
+
+    def plan(self, record: Record) -> Plan | bool | None:
+        """The plan of a record's op for operands where they are."""
+        lowering = record.op.lowering or kernels.lowering(record.op.name, self.backend)
+        if lowering is None:
+            return None
+        return lowering.lower([self.spec(ref) for ref in record.ins], record.params)
+
+    def lower(self, record: Record) -> list[Step]:
+        """The steps of a record: launches where its op has a plan, else a call of its forward."""
+        if record.plan is not None:
+            return [self._launched(record, record.plan, record.ins, record.floats)]
+        if record.chain is not None:
+            return [_fused(record)]
+        if record.op is None:
+            effect = _EFFECTS.get(record.name)
+            return effect(record) if effect is not None else [self._called(record)]
+        plan, ins, before = self.plan(record), list(record.ins), []
+        if plan is True:
+            for i, ref in enumerate(ins):
+                if not ref.contiguous:
+                    ins[i] = Ref(Buffer("own", ref.nbytes), 0, ref.shape, contiguous(ref), ref.dtype)
+                    before.append(move(ins[i], ref))
+            lowering = record.op.lowering or kernels.lowering(record.op.name, self.backend)
+            plan = lowering.lower([self.spec(ref) for ref in ins], record.params) if before else None
+        if isinstance(plan, Plan) and all(map(_fits, plan.results, record.outs)) and len(plan.results) == len(record.outs):
+            lowering = record.op.lowering or kernels.lowering(record.op.name, self.backend)
+            floats = [float(record.params[name]) for name in lowering.floats]
+            return [*before, self._launched(record, plan, ins, floats)]
+        chain = self.chain_of(record)
+        if chain is not None and self.has_kernel(chain):
+            return [_fused(chain.record(record.name))]
+        return [self._called(record)]
+
+    def _launched(self, record: Record, plan: Plan, ins: Sequence[Ref], floats: Sequence[float]) -> Step:
+        temporaries = [Buffer("own", size) for size in plan.temporaries]
+        operands: list[Any] = list(ins)
+        if record.draw is not None:
+            operands.append(Ref(self._words, 24 * record.draw.row, (3,), (8,), dt.int64))
+        operands += [*floats, *(Ref(buffer, 0, (buffer.nbytes,), (1,), dt.uint8) for buffer in temporaries), *record.outs]
+        launches = []
+        for launch in plan.launches:
+            words, places = [], {}
+            for i, word in enumerate(launch.words):
+                operand = operands[word.number] if isinstance(word, Number) else int(word)
+                if isinstance(operand, Ref):
+                    places[i] = operand.buffer, operand.offset
+                words.append(0 if isinstance(operand, Ref) else bits(operand) if isinstance(operand, float) else operand)
+            launches.append(Launch(launch.kernel, words, places, launch.chunks, plan.owner))
+        return Step(record.name, list(ins), record.outs, launches, temps=temporaries, kept=record.kept)
+
+    def _called(self, record: Record) -> Step:
+        call: Callable | None = record.call
+        assert call is not None, record.name
+        if record.draw is not None:
+            call = functools.partial(_with_words, call, self.words[record.draw.row])
+        return Step(record.name, record.ins, record.outs, call=call, kept=record.kept)
+
+
+def _with_words(call: Callable, words, *arrays):
+    seed, stream, position = words.tolist()
+    return call(*arrays, seed=seed & _WORDS, stream=stream & _WORDS, position=position & _WORDS)
+
+
+def _fits(spec: Spec, ref: Ref) -> bool:
+    """Whether a plan's result is laid out as the recorded one was."""
+    return spec.shape == ref.shape and spec.dtype == ref.dtype and ref.contiguous
+
+
+def contiguous(ref: Ref) -> tuple[int, ...]:
+    """The strides of a C-contiguous array of its shape."""
+    strides, step = [], ref.dtype.itemsize
+    for n in reversed(ref.shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+def _fused(record: Record) -> Step:
+    chain = record.chain
+    operands = chain.operands
+    kernel, words = chain.kernel(operands)
+    places = {i: (x.buffer, x.offset) for i, x in enumerate(operands)}
+    places |= {len(operands) + k: (ref.buffer, ref.offset) for k, (_, ref) in enumerate(chain.stored)}
+    launch = Launch(
+        kernel, [0] * len(places) + [chain.size, chain.columns, *words], places, elementwise.slices(chain.size, chain.columns)
+    )
+    return Step(record.name, record.ins, record.outs, [launch], kept=record.kept)
+
+
+def _copied(record: Record) -> list[Step]:
+    return [move(record.outs[0], record.ins[0])]
+
+
+def _number(word: int) -> float:
+    return elementwise.number(word)
+
+
+_PRODUCTS = {"matmul", "linear"}
+_EFFECTS: dict[str, Callable[[Record], list[Step]]] = {
+    "copy": _copied,
+    "finite": lambda record: [checks.finite(record.ins[0])],
+    "all_finite": lambda record: [checks.all_finite(record.ins)],
+    "within": lambda record: [checks.within(record.ins[0], **record.params)],
+}

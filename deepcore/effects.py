@@ -1,0 +1,56 @@
+"""What applies to the thread that computes, and effects: what reads or changes state beside the values that ops compute.
+
+Values pass `autograd.apply`, effects `effect`. While `dc.compile` records a function, both reach its recorder, which is
+`mode.tracer`; nothing else in deepcore knows about it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Mode(threading.local):
+    """What applies to this thread: whether graphs are recorded, and who watches the ops."""
+
+    def __init__(self):
+        self.grad = True
+        #: Called in place of each op: profilers, anomaly detection, the recorder.
+        self.hook: Callable | None = None
+        #: Records what the thread computes, for `dc.compile`.
+        self.tracer: Any = None
+        self.backward = False
+        self.transforms = 0
+        #: While an op is watched: the modules whose forward runs, and the node whose gradient is computed.
+        self.layers: list = []
+        self.node: Any = None
+        # NumPy's overflow and divide warnings are off in here, which is 30 times cheaper than np.errstate an op.
+        self.context = contextvars.copy_context()
+        self.enter = self.context.run
+        self.enter(_silence_numpy)
+
+
+def _silence_numpy() -> None:
+    from deepcore.backend import get_backend
+
+    get_backend("cpu").seterr(all="ignore")
+
+
+mode = Mode()
+
+
+def effect(kind: str, run: Callable, *operands):
+    """`run(*operands)`, an effect of a kind: `write`, `accumulate`, `update`, `draw`, …
+
+    While the thread is recorded, the recorder's method of that name runs and records it.
+    """
+    tracer = mode.tracer
+    return run(*operands) if tracer is None else getattr(tracer, kind)(run, *operands)
+
+
+def untraceable(what: str) -> None:
+    """Report what no program can do, such as reading a tensor's value in Python; the function then runs eagerly."""
+    if mode.tracer is not None:
+        mode.tracer.note(what)
