@@ -14,6 +14,7 @@ from deepcore import nn
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, BackendError, DeepcoreWarning, DTypeError, IndexRangeError, ShapeError
 from deepcore.nn import functional as F
+from deepcore.nn.functional.loss import first_calls
 from deepcore.nn.registry import LOSSES
 
 
@@ -223,7 +224,7 @@ def test_cross_entropy_does_not_warn_of_logits():
 
 
 def test_functional_cross_entropy_warns_in_its_first_calls(monkeypatch):
-    monkeypatch.setattr(F._first_calls, "calls_left", 2)
+    monkeypatch.setattr(first_calls, "calls_left", 2)
     F.cross_entropy(dc.zeros(2, 4), dc.tensor([0, 1]))
     with pytest.warns(DeepcoreWarning, match="probabilities"):
         F.cross_entropy(dc.full((2, 4), 0.25), dc.tensor([0, 1]))

@@ -7,6 +7,7 @@ import functools
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DeepcoreError
 from deepcore.nn import functional as F
+from deepcore.nn.functional.loss import ProbabilityCheck, check_reduction
 from deepcore.nn.module import Module
 from deepcore.nn.registry import LOSSES, Example, Integers, Uniform
 from deepcore.tensor import as_tensor
@@ -24,7 +25,7 @@ class _Loss(Module):
 
     def __init__(self, reduction: str = "mean"):
         super().__init__()
-        F._check_reduction(reduction)
+        check_reduction(reduction)
         self.reduction = reduction
 
     def forward(self, input, target):
@@ -123,7 +124,7 @@ class CrossEntropyLoss(_WeightedLoss):
             raise ArgumentError("label_smoothing is between 0 and 1", received=f"{label_smoothing!r}")
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
-        self._check = F.ProbabilityCheck()
+        self._check = ProbabilityCheck()
 
     def reduced(self, input, target, reduction: str):
         return F.cross_entropy(

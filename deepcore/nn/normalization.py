@@ -8,6 +8,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.errors import ShapeError
 from deepcore.nn import functional as F
 from deepcore.nn import init
+from deepcore.nn.functional.norm import as_sizes
 from deepcore.nn.linear import check_sizes, new_parameter, new_tensor
 from deepcore.nn.module import Module
 from deepcore.nn.registry import LAYERS, Example
@@ -149,7 +150,7 @@ class LayerNorm(Module):
         dtype=None,
     ):
         super().__init__()
-        shape = self.normalized_shape = F.as_sizes(normalized_shape)
+        shape = self.normalized_shape = as_sizes(normalized_shape)
         for size in shape:
             check_sizes(self, normalized_shape=size)
         self.eps = eps
@@ -194,7 +195,7 @@ class RMSNorm(Module):
         dtype=None,
     ):
         super().__init__()
-        shape = self.normalized_shape = F.as_sizes(normalized_shape)
+        shape = self.normalized_shape = as_sizes(normalized_shape)
         for size in shape:
             check_sizes(self, normalized_shape=size)
         self.eps = eps

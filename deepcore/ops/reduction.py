@@ -1,4 +1,4 @@
-"""Reductions, scans, sorting, softmax."""
+"""Reductions."""
 
 from __future__ import annotations
 
@@ -8,20 +8,14 @@ from collections import namedtuple
 
 from deepcore.autograd import apply
 from deepcore.backend import dtypes as dt
-from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
-from deepcore.ops.elementwise import _flat_in, _sub, _weigh, clamp, exp, log, maximum, minimum, mul, sqrt, where
+from deepcore.errors import ArgumentError, DTypeError, ShapeError
+from deepcore.ops.arithmetic import mul, sqrt, sub_p
+from deepcore.ops.common import flat_in
+from deepcore.ops.comparison import clamp, maximum, minimum, where
+from deepcore.ops.exponential import exp, log
 from deepcore.ops.index import gather
 from deepcore.ops.registry import Tensor, axis_names, cast, composite, fused, is_half, primitive, sample
-from deepcore.ops.shape import (
-    ALL_DIMS,
-    _broadcast_to,
-    _flip,
-    _reshape,
-    narrow,
-    normalize_dim,
-    normalize_dims,
-    unsqueeze,
-)
+from deepcore.ops.shape import ALL_DIMS, broadcast_to_p, narrow, normalize_dim, normalize_dims, reshape_p, unsqueeze
 
 ValuesAndIndices = namedtuple("ValuesAndIndices", "values indices")
 
@@ -32,7 +26,7 @@ def _reduced(shape, dims) -> tuple[int, ...]:
 
 
 def _spread(g, shape, dims):
-    return _broadcast_to(_reshape(g, shape=_reduced(shape, dims)), shape=shape)
+    return broadcast_to_p(reshape_p(g, shape=_reduced(shape, dims)), shape=shape)
 
 
 def _reduction_samples(make):
@@ -47,12 +41,12 @@ def _reduction_samples(make):
 
 
 @primitive(vjp=lambda g, input_shape, dims: _spread(g, input_shape, dims))
-def _sum(xp, input, *, dims, keepdim):
+def sum_p(xp, input, *, dims, keepdim):
     total = xp.sum(input, dims, keepdim)
     return total.astype(input.dtype, copy=False)  # NumPy adds up narrow integers in 64 bits
 
 
-def _as_dtype(input, dtype):
+def as_dtype(input, dtype):
     return input if dtype is None or input.dtype == dt.as_dtype(dtype) else cast(input, dt.as_dtype(dtype))
 
 
@@ -69,9 +63,9 @@ def sum(input, dim=None, keepdim: bool = False, *, dtype=None):
     if dtype is not None or array.dtype.kind != "f":
         if dtype is None and not dt.is_floating(array.dtype):
             dtype = dt.int64
-        input = _as_dtype(input, dtype)
+        input = as_dtype(input, dtype)
     dims = ALL_DIMS[array.ndim] if dim is None else normalize_dims(_all_if_empty(dim), array.ndim)
-    return apply(_sum, (input,), {"dims": dims, "keepdim": keepdim})
+    return apply(sum_p, (input,), {"dims": dims, "keepdim": keepdim})
 
 
 def _count(shape, dims) -> int:
@@ -87,13 +81,13 @@ def _floating(name, input):
 @axis_names
 def mean(input, dim=None, keepdim: bool = False, *, dtype=None):
     """Σ input / n over `dim` (None: all)"""
-    input = _as_dtype(input, dtype)
+    input = as_dtype(input, dtype)
     _floating("mean", input)
     dims = normalize_dims(_all_if_empty(dim), input.ndim)
     if is_half(input):
         return cast(mean(cast(input, dt.float32), dims, keepdim), input.dtype) if dims else input.clone()
     count = _count(input.shape, dims)
-    return _sum(input, dims=dims, keepdim=keepdim) / (count or math.nan)
+    return sum_p(input, dims=dims, keepdim=keepdim) / (count or math.nan)
 
 
 @primitive()
@@ -126,10 +120,10 @@ def var(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = Fals
     # Less the first of them, so that equal numbers deviate by exactly 0: what rounding a mean of 1e30 leaves has a
     # square of infinity.
     if dims and count:
-        input = _sub(input, _first(input.detach(), dims=dims))
-    centred = input - _sum(input, dims=dims, keepdim=True) / (count or math.nan)
+        input = sub_p(input, _first(input.detach(), dims=dims))
+    centred = input - sum_p(input, dims=dims, keepdim=True) / (count or math.nan)
     freedom = builtins.max(count - correction, 0)
-    total = _sum(centred * centred, dims=dims, keepdim=keepdim)
+    total = sum_p(centred * centred, dims=dims, keepdim=keepdim)
     return total / freedom if freedom else total * math.inf if count > 1 else total / 0.0
 
 
@@ -156,18 +150,18 @@ def prod(input, dim: int | None = None, keepdim: bool = False, *, dtype=None):
     """Π input over one dimension (None: all), multiplied in pairs"""
     if dtype is None and not dt.is_floating(input.dtype):
         dtype = dt.int64
-    input = _as_dtype(input, dtype)
+    input = as_dtype(input, dtype)
     rank = input.ndim
     if dim is None or not rank:
         if keepdim and rank:
-            return _reshape(prod(input), shape=(1,) * rank)
-        input, d = _reshape(input, shape=(input.numel(),)), 0
+            return reshape_p(prod(input), shape=(1,) * rank)
+        input, d = reshape_p(input, shape=(input.numel(),)), 0
     else:
         d = normalize_dim(dim, rank)
     length = input.shape[d]
     if length == 0:
         shape = _reduced(input.shape, (d,))
-        input = Tensor(input.backend.ones(shape, dtype=input.dtype), input.backend) + _sum(
+        input = Tensor(input.backend.ones(shape, dtype=input.dtype), input.backend) + sum_p(
             input, dims=(d,), keepdim=True
         )
         length = 1
@@ -181,7 +175,7 @@ def prod(input, dim: int | None = None, keepdim: bool = False, *, dtype=None):
             input = cat([input, rest], d)
         length = half + length % 2
     shape = input.shape if keepdim and rank and dim is not None else input.shape[:d] + input.shape[d + 1 :]
-    return _reshape(input, shape=shape)
+    return reshape_p(input, shape=shape)
 
 
 def _extreme_back(g, input, out, dims):
@@ -189,7 +183,7 @@ def _extreme_back(g, input, out, dims):
     shape = input.shape
     best = _spread(out, shape, dims)
     chosen = cast((input == best) | ((input != input) & (best != best)), g.dtype)
-    return _flat_in(_spread(g, shape, dims) * (chosen / _sum(chosen, dims=dims, keepdim=True)), input)
+    return flat_in(_spread(g, shape, dims) * (chosen / sum_p(chosen, dims=dims, keepdim=True)), input)
 
 
 @primitive(vjp=_extreme_back)
@@ -236,14 +230,14 @@ def _argmin(xp, input, *, dim):
 def _arg(op, name, input, dim, keepdim):
     flat = dim is None or not input.ndim
     d = 0 if flat else normalize_dim(dim, input.ndim)
-    x = _reshape(input.detach(), shape=(input.numel(),)) if flat else input.detach()
+    x = reshape_p(input.detach(), shape=(input.numel(),)) if flat else input.detach()
     if x.shape[d] == 0:
         raise ShapeError(f"{name} of no elements is not defined", received=f"shape {input.shape}, dim {dim}")
     if x.dtype == dt.bool_:
         x = cast(x, dt.uint8)
     out = op(x, dim=d)
     if keepdim:
-        return _reshape(out, shape=(1,) * input.ndim if flat else _reduced(input.shape, (d,)))
+        return reshape_p(out, shape=(1,) * input.ndim if flat else _reduced(input.shape, (d,)))
     return out
 
 
@@ -274,7 +268,7 @@ def _chosen(arg, input, dim, keepdim) -> ValuesAndIndices:
     values = gather(input, d, index)
     if not keepdim:
         shape = input.shape[:d] + input.shape[d + 1 :]
-        values, index = _reshape(values, shape=shape), _reshape(index, shape=shape)
+        values, index = reshape_p(values, shape=shape), reshape_p(index, shape=shape)
     return ValuesAndIndices(values, index)
 
 
@@ -357,7 +351,7 @@ def logsumexp(input, dim, keepdim: bool = False):
     if is_half(input) and dims:
         return cast(logsumexp(cast(input, dt.float32), dims, keepdim), input.dtype)
     if _count(input.shape, dims) == 0:
-        return log(_sum(exp(input), dims=dims, keepdim=keepdim))
+        return log(sum_p(exp(input), dims=dims, keepdim=keepdim))
     if dims == (input.ndim - 1,):
         out = _logsumexp(input)
         return unsqueeze(out, -1) if keepdim else out
@@ -373,138 +367,7 @@ def _logsumexp_over(input, dims, keepdim):
     largest = _amax(input.detach(), dims=dims, keepdim=True)
     most = dt.largest(input.dtype)
     largest = clamp(largest, -most, most)  # ∞ - ∞ is no number; of ∞ and this, other numbers are nothing
-    out = log(_sum(exp(input - largest), dims=dims, keepdim=True)) + largest
+    out = log(sum_p(exp(input - largest), dims=dims, keepdim=True)) + largest
     if keepdim:
         return out
-    return _reshape(out, shape=tuple(n for i, n in enumerate(input.shape) if i not in dims))
-
-
-# -- softmax ----------------------------------------------------------------------------------------------------
-
-
-@fused
-def softmax_grad(g, out, *, dim):
-    """The gradient of a softmax's input, given that of its output."""
-    return out * (g - _sum(g * out, dims=(dim,), keepdim=True))
-
-
-@fused
-def log_softmax_grad(g, out, *, dim):
-    """The same of its logarithm."""
-    return g - _weigh(_sum(g, dims=(dim,), keepdim=True), exp(out))
-
-
-@primitive(vjp=lambda g, out, dim: softmax_grad(g, out, dim=dim))
-def _softmax(xp, input, *, dim):
-    shifted = xp.exp(input - xp.amax(input, axis=dim, keepdims=True))
-    return shifted / xp.sum(shifted, (dim,), True)
-
-
-@primitive(vjp=lambda g, out, dim: log_softmax_grad(g, out, dim=dim))
-def _log_softmax(xp, input, *, dim):
-    shifted = input - xp.amax(input, axis=dim, keepdims=True)
-    return shifted - xp.log(xp.sum(xp.exp(shifted), (dim,), True))
-
-
-def _along(op, input, dim, dtype):
-    array = input._data
-    if dtype is None and array.dtype.kind == "f" and array.itemsize > 2 and array.ndim and array.size:
-        return apply(op, (input,), {"dim": normalize_dim(dim, array.ndim)})
-    input = _as_dtype(input, dtype)
-    if not dt.is_floating(input.dtype):
-        input = cast(input, dt.default_float)
-    d = normalize_dim(dim, input.ndim)
-    if not input.ndim:
-        return _reshape(op(_reshape(input, shape=(1,)), dim=0), shape=())
-    if not input.numel():
-        return input.clone()
-    return cast(op(cast(input, dt.float32), dim=d), input.dtype) if is_half(input) else op(input, dim=d)
-
-
-@composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)])
-@axis_names
-def softmax(input, dim: int, dtype=None):
-    """eˣ / Σ eˣ along `dim`, without overflow"""
-    return _along(_softmax, input, dim, dtype)
-
-
-@composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)])
-@axis_names
-def log_softmax(input, dim: int, dtype=None):
-    """x − ln Σ eˣ along `dim`, without overflow"""
-    return _along(_log_softmax, input, dim, dtype)
-
-
-# -- scans and sorting --------------------------------------------------------------------------------------------
-
-
-@primitive(vjp=lambda g, dim: _flip(_cumsum(_flip(g, dims=(dim,)), dim=dim), dims=(dim,)))
-def _cumsum(xp, input, *, dim):
-    # One running sum has no pairs to add up in: it takes the widest float.
-    wide = dt.float64 if dt.is_floating(input.dtype) else input.dtype
-    return xp.cumsum(input.astype(wide, copy=False), axis=dim).astype(input.dtype, copy=False)
-
-
-@composite(inplace=True, examples=lambda make: [sample(make(3, 4), 0), sample(make(3, 4), -1), sample(make(), 0)])
-@axis_names
-def cumsum(input, dim: int, *, dtype=None):
-    """Running sums along `dim`"""
-    if dtype is None and not dt.is_floating(input.dtype):
-        dtype = dt.int64
-    input = _as_dtype(input, dtype)
-    d = normalize_dim(dim, input.ndim)
-    return _cumsum(input, dim=d) if input.ndim else input.clone()
-
-
-@primitive()
-def _argsort(xp, input, *, dim, descending):
-    if not descending:
-        return xp.argsort(input, axis=dim, kind="stable").astype(dt.int64)
-    # Reversed twice, so that equal elements keep their order and NaN comes first.
-    order = xp.flip(xp.argsort(xp.flip(input, dim), axis=dim, kind="stable"), dim)
-    return (input.shape[dim] - 1 - order).astype(dt.int64)
-
-
-@composite(examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 0, True)], differentiable=False)
-@axis_names
-def argsort(input, dim: int = -1, descending: bool = False, stable: bool = True):
-    """The indices (int64) that sort along `dim`; equal elements keep their order"""
-    d = normalize_dim(dim, input.ndim)
-    if not input.ndim:
-        return Tensor(input.backend.zeros((), dtype=dt.int64), input.backend)
-    return _argsort(input.detach(), dim=d, descending=bool(descending))
-
-
-@composite(examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 0, True), sample(make())])
-@axis_names
-def sort(input, dim: int = -1, descending: bool = False, *, stable: bool = True):
-    """(values, indices) sorted along `dim`; NaN is the largest"""
-    index = argsort(input, dim, descending)
-    return ValuesAndIndices(gather(input, dim, index) if input.ndim else input.clone(), index)
-
-
-@primitive()
-def _topk(xp, input, *, k, dim, largest):
-    order = _argsort.forward(xp, input, dim=dim, descending=largest)
-    return order[(slice(None),) * dim + (slice(k),)]
-
-
-@composite(
-    examples=lambda make: [sample(make(3, 5), 2), sample(make(3, 5), 2, 0), sample(make(3, 5), 2, largest=False)]
-)
-@axis_names
-def topk(input, k: int, dim: int = -1, largest: bool = True, sorted: bool = True):
-    """(values, indices) of the k largest (or smallest) elements along `dim`, in order"""
-    d = normalize_dim(dim, input.ndim)
-    length = input.shape[d] if input.ndim else 1
-    if not 0 <= k <= length:
-        raise IndexRangeError(f"topk: k = {k}, but dimension {dim} has {length} elements")
-    if not input.ndim:
-        index = argsort(input)
-        return (
-            ValuesAndIndices(input.clone(), index)
-            if k
-            else ValuesAndIndices(unsqueeze(input, 0)[:0], unsqueeze(index, 0)[:0])
-        )
-    index = _topk(input.detach(), k=k, dim=d, largest=bool(largest))
-    return ValuesAndIndices(gather(input, d, index), index)
+    return reshape_p(out, shape=tuple(n for i, n in enumerate(input.shape) if i not in dims))

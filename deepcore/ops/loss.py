@@ -1,16 +1,25 @@
-"""The terms of elementwise losses, each one op forward and one backward; `nn.functional` adds them up."""
+"""The terms of losses, each one op forward and one backward, and the cross-entropy; `nn.functional` adds them up."""
 
 from __future__ import annotations
 
 import functools
 
-from deepcore.autograd import apply
+from deepcore.autograd import apply, mode
 from deepcore.backend import dtypes as dt
-from deepcore.ops.elementwise import _weigh, clamp, log, log1p, logsigmoid, neg, sigmoid, sign, softplus, where
-from deepcore.ops.elementwise import abs as abs_
+from deepcore.errors import ArgumentError, IndexRangeError
+from deepcore.ops.activation import logsigmoid, sigmoid, softplus
+from deepcore.ops.arithmetic import abs as abs_
+from deepcore.ops.arithmetic import neg, sign, weigh
+from deepcore.ops.comparison import clamp, where
+from deepcore.ops.exponential import log, log1p
 from deepcore.ops.registry import Tensor, fused, primitive, promote
+from deepcore.ops.shape import unsqueeze
+from deepcore.ops.softmax import softmax
+from deepcore.tensor import from_raw
 
 _LEAST_LOG = -100.0
+
+
 _LEAST_VARIANCE = 1e-12  # of x(1 - x) below a slope, as in PyTorch
 
 
@@ -133,7 +142,7 @@ def _bce_slope(input):
 @primitive(
     vjp=(
         lambda g, input, target: bce_with_logits_grad(g, input, target),
-        lambda g, input: neg(_weigh(g, input)),
+        lambda g, input: neg(weigh(g, input)),
     )
 )
 @_in_float32
@@ -155,14 +164,14 @@ def bce_with_logits_grad(g, input, target):
 
 def _weighted_target_grad(g, input, positive):
     rest = softplus(neg(abs_(input)))
-    return _weigh(g, (positive - 1.0) * rest - _weigh(where(input > 0, 1.0, positive), input))
+    return weigh(g, (positive - 1.0) * rest - weigh(where(input > 0, 1.0, positive), input))
 
 
 @primitive(
     vjp=(
         lambda g, input, target, positive: bce_with_logits_weighted_grad(g, input, target, positive),
         lambda g, input, positive: _weighted_target_grad(g, input, positive),
-        lambda g, input, target: neg(_weigh(g, _weigh(target, logsigmoid(input)))),
+        lambda g, input, target: neg(weigh(g, weigh(target, logsigmoid(input)))),
     )
 )
 def bce_with_logits_weighted(xp, input, target, positive):
@@ -179,3 +188,99 @@ def bce_with_logits_weighted(xp, input, target, positive):
 def bce_with_logits_weighted_grad(g, input, target, positive):
     share = positive * target
     return g * ((1.0 - target + share) * sigmoid(input) - share)
+
+
+@primitive()
+def probabilities(xp, input):
+    """input, once it is known to be probabilities."""
+    if input.size and not bool(xp.logical_and(input >= 0, input <= 1).all()):
+        raise ArgumentError(
+            "binary_cross_entropy takes probabilities",
+            expected="0 ≤ input ≤ 1",
+            received=f"values from {input.min().item():.4g} to {input.max().item():.4g}",
+            fix="for logits use binary_cross_entropy_with_logits (BCEWithLogitsLoss)",
+        )
+    return input
+
+
+def _cross_entropy_vjp(g, input, target, weight, aux, dim, ignore_index, smoothing, reduction):
+    """The gradient that the forward has ready, times g; or, to be differentiated again, softmax · k - constants."""
+    xp = g.backend
+    if reduction == "none":
+        g = unsqueeze(g, dim)
+    if not mode.grad:
+        return Tensor(aux[0], xp) * g
+    raw, classes = target._data, input.shape[dim]
+    k, constants, _ = _class_terms(
+        xp, raw, None if weight is None else weight._data, classes, dim, input.ndim, ignore_index, smoothing,
+        reduction == "mean", input.dtype,
+    )  # fmt: skip
+    return (weigh(from_raw(k, xp), softmax(input, dim)) - from_raw(constants, xp)) * g
+
+
+def _class_terms(xp, target, weight, classes, dim, rank, ignore_index, smoothing, mean, dtype):
+    """(k, constants, Σ weight): the losses are -Σ constants · log softmax, their gradients k · softmax - constants.
+
+    With `mean` both are divided by the sum of the weights that count.
+    """
+    valid = xp.expand_dims(target != ignore_index, dim)
+    numbers = xp.arange(classes).reshape((-1,) + (1,) * (rank - 1 - dim))
+    chosen = (numbers == xp.expand_dims(target, dim)).astype(dtype)
+    weights = xp.ones((classes,), dtype=dtype) if weight is None else weight.astype(dtype)
+    weights = weights.reshape(numbers.shape)
+    constants = (chosen * (1 - smoothing) + smoothing / classes) * weights
+    constants = xp.where(valid, constants, xp.zeros((), dtype=dtype))
+    total = xp.sum(xp.where(valid, chosen * weights, xp.zeros((), dtype=dtype)))
+    if mean:
+        constants = constants / xp.where(total == 0, xp.ones_like(total), total)
+    return xp.sum(constants, (dim,), True), constants, total
+
+
+@primitive(vjp=(_cross_entropy_vjp, None, None))
+def cross_entropy_p(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
+    """The loss, and where it is recorded the gradient of the rows' sum or mean: softmax less what it should be."""
+    _check_classes(xp, input, target, dim, ignore_index)
+    shifted = input - xp.amax(input, axis=dim, keepdims=True)
+    powers = xp.exp(shifted)
+    sums = xp.sum(powers, (dim,), True)
+    k, constants, total = _class_terms(
+        xp, target, weight, input.shape[dim], dim, input.ndim, ignore_index, smoothing, False, input.dtype
+    )
+    # Where nothing counts, an infinite logarithm must not either.
+    terms = xp.where(constants == 0, xp.zeros((), dtype=input.dtype), constants * (xp.log(sums) - shifted))
+    loss = xp.sum(terms, (dim,) if reduction == "none" else None)
+    if reduction == "mean":
+        loss = loss / total
+    if not recorded:
+        return loss
+    grads = xp.where(k == 0, xp.zeros((), dtype=input.dtype), powers / sums * k) - constants
+    if reduction == "mean":
+        grads = grads / xp.where(total == 0, xp.ones_like(total), total)
+    return loss, grads
+
+
+def _check_classes(xp, input, target, dim: int, ignore_index: int) -> None:
+    classes = input.shape[dim]
+    bad = xp.logical_and(target != ignore_index, xp.logical_or(target < 0, target >= classes))
+    if bool(bad.any()):
+        raise bad_class("cross_entropy", Tensor(input, xp), Tensor(target, xp), bad)
+
+
+def bad_class(name, input, target, bad) -> IndexRangeError:
+    flat = int(target.backend.argmax(bad.reshape(-1)).item())
+    value = target._data.reshape(-1)[flat].item()
+    position = []
+    for n in reversed(target.shape):
+        flat, at = divmod(flat, n)
+        position.append(at)
+    classes = input.shape[1 if len(input.shape) > 1 else 0]
+    where_ = f"target[{', '.join(map(str, reversed(position)))}]" if position else "target"
+    fix = f"the model's last layer needs at least {value + 1} outputs" if value >= classes else "labels start at 0"
+    if value == classes:
+        fix += ", or the labels start at 1: target - 1"
+    return IndexRangeError(
+        f"{name}: class {value} at {where_} is out of range",
+        expected=f"0 … {classes - 1}, for {classes} classes",
+        received=str(value),
+        fix=fix,
+    )
