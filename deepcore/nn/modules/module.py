@@ -600,7 +600,7 @@ class Module:
 
     def __repr__(self) -> str:
         extra = self.extra_repr().split("\n") if self.extra_repr() else []
-        lines = [f"({printable(name)}): {_indent(repr(module))}" for name, module in self._modules.items()]
+        lines = [f"({printable(name)}): {indent(repr(module))}" for name, module in self._modules.items()]
         return self._join_repr(extra, lines)
 
     def _join_repr(self, extra: list[str], lines: list[str]) -> str:
@@ -632,7 +632,7 @@ class _Names:
         return (name for name in dir(self.module) if not name.startswith("_"))
 
 
-def _indent(text: str) -> str:
+def indent(text: str) -> str:
     return text.replace("\n", "\n  ")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepcore.errors import ArgumentError
 from deepcore.nn import functional as F
-from deepcore.nn.module import Module
+from deepcore.nn.modules.module import Module
 from deepcore.nn.registry import LAYERS, Example
 
 _ONE = ((3, 4),)

@@ -9,8 +9,8 @@ from deepcore.errors import ShapeError
 from deepcore.nn import functional as F
 from deepcore.nn import init
 from deepcore.nn.functional.norm import as_sizes
-from deepcore.nn.linear import check_sizes, new_parameter, new_tensor
-from deepcore.nn.module import Module
+from deepcore.nn.modules.linear import check_sizes, new_parameter, new_tensor
+from deepcore.nn.modules.module import Module
 from deepcore.nn.registry import LAYERS, Example
 from deepcore.ops.index import write
 

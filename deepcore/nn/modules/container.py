@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from deepcore.errors import ArgumentError, DeepcoreError, IndexRangeError, suggest
-from deepcore.nn.module import Module, _indent
+from deepcore.nn.modules.module import Module, indent
 from deepcore.nn.registry import LAYERS
 
 
@@ -159,7 +159,7 @@ class ModuleList(_Indexed):
         for text, run in itertools.groupby(repr(module) for module in self):
             count = len(list(run))
             name = f"({position})" if count == 1 else f"({position}-{position + count - 1})"
-            lines.append(f"{name}: {'' if count == 1 else f'{count} x '}{_indent(text)}")
+            lines.append(f"{name}: {'' if count == 1 else f'{count} x '}{indent(text)}")
             position += count
         return self._join_repr([], lines)
 

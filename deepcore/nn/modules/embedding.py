@@ -5,8 +5,8 @@ from __future__ import annotations
 from deepcore.errors import ArgumentError, IndexRangeError
 from deepcore.nn import functional as F
 from deepcore.nn import init
-from deepcore.nn.linear import check_sizes, new_parameter
-from deepcore.nn.module import Module
+from deepcore.nn.modules.linear import check_sizes, new_parameter
+from deepcore.nn.modules.module import Module
 from deepcore.nn.parameter import Parameter
 from deepcore.nn.registry import LAYERS, Example, Integers
 

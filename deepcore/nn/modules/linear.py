@@ -10,7 +10,7 @@ from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, ShapeError
 from deepcore.nn import functional as F
 from deepcore.nn import init
-from deepcore.nn.module import Module
+from deepcore.nn.modules.module import Module
 from deepcore.nn.parameter import Parameter
 from deepcore.nn.registry import LAYERS, Example
 from deepcore.tensor import Tensor, empty, from_raw

@@ -8,14 +8,14 @@ from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DeepcoreError
 from deepcore.nn import functional as F
 from deepcore.nn.functional.loss import ProbabilityCheck, check_reduction
-from deepcore.nn.module import Module
+from deepcore.nn.modules.module import Module
 from deepcore.nn.registry import LOSSES, Example, Integers, Uniform
 from deepcore.tensor import as_tensor
 
 _PAIR = ((4, 3), (4, 3))
 
 
-class _Loss(Module):
+class Loss(Module):
     """A loss with its `reduction`; a subclass defines `reduced`."""
 
     #: What outputs and targets are: "multiclass" (one of C classes), "multilabel" (each element a yes or no), or None.
@@ -40,7 +40,7 @@ class _Loss(Module):
         return target.numel()
 
 
-class _WeightedLoss(_Loss):
+class _WeightedLoss(Loss):
     """`weight`, a tensor or a list of numbers, is a buffer: it moves with the loss, and is no parameter."""
 
     def __init__(self, weight=None, reduction: str = "mean"):
@@ -49,7 +49,7 @@ class _WeightedLoss(_Loss):
 
 
 @LOSSES.register
-class MSELoss(_Loss):
+class MSELoss(Loss):
     """(input - target)², averaged by default. Shapes must be equal: a loss that broadcasts is an error."""
 
     examples = (Example({}, _PAIR), Example({"reduction": "sum"}, _PAIR), Example({"reduction": "none"}, _PAIR))
@@ -59,7 +59,7 @@ class MSELoss(_Loss):
 
 
 @LOSSES.register
-class L1Loss(_Loss):
+class L1Loss(Loss):
     """|input - target|, averaged by default."""
 
     examples = (Example({}, _PAIR), Example({"reduction": "none"}, _PAIR))
@@ -69,7 +69,7 @@ class L1Loss(_Loss):
 
 
 @LOSSES.register
-class SmoothL1Loss(_Loss):
+class SmoothL1Loss(Loss):
     """½d²/beta where |d| < beta, |d| - ½beta elsewhere; d = input - target. (Girshick, 2015)"""
 
     examples = (Example({}, _PAIR), Example({"beta": 0.3, "reduction": "sum"}, _PAIR), Example({"beta": 0.0}, _PAIR))
@@ -83,7 +83,7 @@ class SmoothL1Loss(_Loss):
 
 
 @LOSSES.register
-class HuberLoss(_Loss):
+class HuberLoss(Loss):
     """½d² where |d| ≤ delta, delta · (|d| - ½delta) elsewhere; d = input - target. (Huber, 1964)"""
 
     examples = (Example({}, _PAIR), Example({"delta": 0.3, "reduction": "none"}, _PAIR))
@@ -219,11 +219,11 @@ _MODULES = {
 }
 
 
-def module_of(loss) -> _Loss | None:
+def module_of(loss) -> Loss | None:
     """The library's loss that computes what `loss` does: of a module itself, of a function (also as a `partial` with
     keywords) its module; None of what somebody else wrote, a subclass with a `forward` of its own included."""
-    if isinstance(loss, _Loss):
-        return loss if type(loss).forward is _Loss.forward else None
+    if isinstance(loss, Loss):
+        return loss if type(loss).forward is Loss.forward else None
     keywords = {}
     if isinstance(loss, functools.partial) and not loss.args:
         loss, keywords = loss.func, loss.keywords
