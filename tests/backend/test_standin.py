@@ -30,7 +30,7 @@ def test_the_table_is_what_cupy_has():
     real = pytest.importorskip("cupy", reason="CuPy is not installed: the table cannot be compared with it")
     lines = [line for line in standin.TABLE.read_text().splitlines() if not line.startswith("#")]
     wrong = [line for line in lines if standin.describe(real, *line.split(" ")[:2]) != line]
-    assert not wrong, f"not as in CuPy {real.__version__}; run tests/standin.py: {wrong}"
+    assert not wrong, f"not as in CuPy {real.__version__}; run tests/support/standin.py: {wrong}"
     assert len(lines) == len(ENTRIES) > 300
 
 

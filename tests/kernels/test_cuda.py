@@ -14,7 +14,7 @@ import numpy as np
 import ptx_machine
 import pytest
 import standin
-from conftest import BACKENDS
+from backends import BACKENDS
 
 import deepcore as dc
 from deepcore import kernels
@@ -38,7 +38,7 @@ from deepcore.kernels import (
 from deepcore.nn import functional as F
 
 numba = pytest.importorskip("numba", reason="numba compiles the kernels")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CPU = get_backend("cpu")
 kernels.discover()
 
@@ -745,7 +745,7 @@ def test_numbas_simulator_agrees():
     """Shared memory, barriers and reductions once more, at 64 threads, in the simulator that numba-cuda has."""
     pytest.importorskip("numba_cuda", reason="numba-cuda has the simulator")
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests" / "cuda_simulator.py")]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "cuda_simulator.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 8

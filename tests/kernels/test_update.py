@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 import pytest
-from test_optim import SETTINGS, optimizer_cases
+from optimizer_cases import SETTINGS, optimizer_cases
 
 import deepcore as dc
 from deepcore import nn, optim

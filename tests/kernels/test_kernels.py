@@ -16,7 +16,7 @@ from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
 from deepcore.kernels import reference, scalar
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CPU = get_backend("cpu")
 F32, F64 = np.float32, np.float64
 

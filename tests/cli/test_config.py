@@ -17,7 +17,7 @@ from deepcore.errors import ConfigError
 from deepcore.nn import LAYERS, LOSSES
 from deepcore.optim import OPTIMIZERS, SCHEDULERS
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 SMALL = """
 [data]

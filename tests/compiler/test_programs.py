@@ -34,7 +34,9 @@ def test_random_programs_have_the_bits_of_the_function(dtype, fused, request, mo
         if wrong:
             smallest = random_programs.shrunk(program, fails)
             again = f"from random_programs import Program, differences\nprint(differences({smallest!r}))"
-            pytest.fail(f"seed {seed}, {dtype}: {wrong}; smallest:\n{smallest.source()}\nagain, in tests/:\n{again}")
+            pytest.fail(
+                f"seed {seed}, {dtype}: {wrong}; smallest:\n{smallest.source()}\nagain, in tests/support/:\n{again}"
+            )
         ran += compiled.runs == 2
         faults += [f"seed {seed}: {fault.reason}, {fault.place}" for fault in compiled.faults]
     assert ran >= 0.95 * count, "\n".join(faults)

@@ -59,7 +59,7 @@ from deepcore.errors import (
 from deepcore.io import read_samples
 
 METHODS = multiprocessing.get_all_start_methods()
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Squares(Dataset):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import wait_for
 
 import deepcore as dc
 from deepcore import kernels
@@ -26,7 +27,7 @@ from deepcore.errors import DeepcoreError, DeepcoreWarning
 from deepcore.kernels import ahead, cache, compiler, program, reference, symbols
 from deepcore.kernels.compiler import Kernel, address
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CPU = get_backend("cpu")
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no owners and modes of this kind")
 
@@ -487,19 +488,6 @@ def test_a_forked_child_loads_and_compiles(folder):
         finally:
             os._exit(0 if fine else 1)
     assert wait_for(child) == 0
-
-
-def wait_for(child, seconds=60):
-    """The exit status of a child, or None if it hangs."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status
-        time.sleep(0.01)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    return None
 
 
 # -- the kernels there are, and the command ----------------------------------------------------------------------------------

@@ -18,12 +18,13 @@ from array import array as c_array
 
 import numpy as np
 import pytest
-from test_ops import FUNCTIONS, as_function, outputs_of, samples
+from op_samples import as_function, outputs_of, samples
 
 import deepcore as dc
 from deepcore.compiler.trace import Trace
 from deepcore.errors import DeepcoreWarning
 from deepcore.kernels import pool
+from deepcore.ops.registry import FUNCTIONS
 
 pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
 

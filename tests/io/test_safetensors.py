@@ -717,7 +717,7 @@ from deepcore.io.safetensors import save_file
 {moment} = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 save_file({{"x": np.zeros(1000)}}, {str(file)!r})
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     assert done.returncode == -9
     assert file.read_bytes() == before
     assert len(list(file.parent.iterdir())) == 2
@@ -802,7 +802,7 @@ def test_writers_in_containers_of_their_own_leave_each_other_alone(tmp_path):
     apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True).returncode:
         pytest.skip("no namespaces may be made here")
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     writers = [
         subprocess.Popen([*apart, sys.executable, "-c", _SAVES, str(tmp_path), name], cwd=root, stderr=subprocess.PIPE)
         for name in ("f", "g")

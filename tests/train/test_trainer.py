@@ -1246,7 +1246,7 @@ trainer = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyL
 trainer.fit((np.zeros((8, 2), np.float32), np.zeros(8, np.int64)), batch_size=1, callbacks=end)
 print("not reached")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == -signal.SIGTERM, done.stderr
     assert "interrupted in epoch 1 after batch 3 of 8" in done.stdout and "not reached" not in done.stdout
     saved = dc.io.read_checkpoint(tmp_path / "checkpoint.safetensors")["extra"]["progress"]
@@ -1264,7 +1264,7 @@ end = LambdaCallback(on_train_batch_end=lambda batch, logs: os.kill(os.getpid(),
 trainer = Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), out={str(tmp_path)!r})
 trainer.fit((np.zeros((8, 2), np.float32), np.zeros(8, np.int64)), batch_size=1, callbacks=end, verbose=0)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == -signal.SIGTERM, done.stderr
     assert "ZeroDivisionError" in done.stderr and "is saved in" in done.stderr
 

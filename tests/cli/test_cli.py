@@ -23,7 +23,7 @@ from deepcore.cli.inputs import Inputs
 from deepcore.config import settings
 from deepcore.train import feed
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MNIST = "t10k-images-idx3-ubyte.gz"
 
 LINEAR = """

@@ -91,7 +91,7 @@ def test_layer(cls, example, training):
             buffer += torch.tensor(rng.random(buffer.shape))
     copy_state(theirs, ours)
     if cls is nn.Dropout and training and 0 < example.arguments.get("p", 0.5) < 1:
-        return  # the masks differ; tests/test_nn.py looks at them
+        return  # the masks differ; tests/nn/test_nn.py looks at them
     for _ in range(2):  # a second batch meets running statistics that have moved
         inputs = [torch.tensor(make_input(kind, rng)) for kind in example.inputs]
         for x in inputs:

@@ -13,7 +13,7 @@ import pytest
 
 from deepcore.config import settings
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 NAMES = (
     "accuracy", "compare", "contest", "jax_workloads", "machine", "memory", "peaks", "peers", "report", "suites", "worker",

@@ -24,7 +24,7 @@ from deepcore.kernels.compiler import Kernel
 if gemm_tables.table() is None:
     pytest.skip("this processor's vectors have no fused multiply-add", allow_module_level=True)
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(0)
 FLOATS = [np.float32, np.float64]
 # Around the edges of tiles (8 and 12 rows, one and two vectors), of blocks of k, and of slices.

@@ -28,7 +28,7 @@ from deepcore.errors import DeepcoreWarning, IndexRangeError, NonFiniteError
 from deepcore.kernels import pool
 from deepcore.nn import functional as F
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 import workloads  # noqa: E402
 from workloads import WORKLOADS, deep, dense, labelled, reconstructed  # noqa: E402

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 import standin
-from conftest import BACKENDS
+from backends import BACKENDS
 
 import deepcore as dc
 from deepcore.backend import get_backend, use_backend

@@ -4,7 +4,7 @@
 `cupy_api.txt`, read off CuPy itself), it refuses every implicit transfer, and it counts the explicit ones. Where
 CuPy leaves a result undefined (uninitialised memory, the order of colliding writes) the answer here is
 deliberately not NumPy's. While a stream captures, nothing runs: work is recorded, what would wait raises, and a graph
-does the work again at the same addresses. `python tests/standin.py` prints the table anew, with the CuPy that is
+does the work again at the same addresses. `python tests/support/standin.py` prints the table anew, with the CuPy that is
 installed.
 """
 
@@ -1197,7 +1197,7 @@ def read_table():
 
 class _Module(types.ModuleType):
     def __getattr__(self, name):
-        hint = "; if CuPy does, add it to tests/cupy_api.txt" if not name.startswith("_") else ""
+        hint = "; if CuPy does, add it to tests/support/cupy_api.txt" if not name.startswith("_") else ""
         raise AttributeError(f"module {self.__name__!r} (CuPy's stand-in) has no attribute {name!r}{hint}")
 
 

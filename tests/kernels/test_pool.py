@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_kernel_cache import wait_for
+from processes import wait_for
 
 import deepcore as dc
 from deepcore.config import settings
@@ -21,7 +21,7 @@ from deepcore.kernels import pool
 from deepcore.kernels.compiler import KERNELS, Kernel, address, pack
 
 pytest.importorskip("numba")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _count(tools):

@@ -20,7 +20,7 @@ from deepcore.backend.cpu import CpuBackend, _Blas
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, BackendError, ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def python(code, **environment):
@@ -456,7 +456,7 @@ PRODUCTS = [
 
 HASHES = """
 import hashlib, numpy as np, sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests/backend", "tests/support"]
 import test_backend as t
 print(t.product_hash())
 """
