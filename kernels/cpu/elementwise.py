@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from deepcore.backend.dtypes import float32, float64, int64
 from deepcore.config import settings
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
-from deepcore.kernels.math import activations, elementary
+from deepcore.kernels.math.formulas import FORMULAS, Line, function
 from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
 from deepcore.kernels.registry import register
 from deepcore.kernels.runtime import allocator
@@ -33,14 +32,6 @@ _WHOLE = {"add", "sub", "mul"}
 _PLAIN = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _LOCK = locks.lock()
 _TYPES = {float32: float32, float64: float64, int64: int64}
-
-
-class Line(NamedTuple):
-    """One formula of a kernel: its operands, as numbers of values, and its parameters, as numbers of words."""
-
-    formula: str
-    operands: tuple[int, ...]
-    parameters: tuple[int, ...] = ()
 
 
 def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]):
@@ -59,7 +50,7 @@ def scope(tools, lines: tuple[Line, ...], dt) -> dict:
     """What the code of lines names."""
     take, put = tools.elements(dt)
     return {
-        **{line.formula: tools.lift(_function(line.formula), dt) for line in lines},
+        **{line.formula: tools.lift(function(line.formula), dt) for line in lines},
         "view": tools.view(dt), "flags": tools.view(np.dtype(np.uint8)), "take": take, "put": put, "number": dt.type,
         "np": np, "SLICE": SLICE,
     }  # fmt: skip
@@ -144,7 +135,7 @@ class Map(Lowering):
         super().__init__(formula, self.planned, (), parameters, self.prepared)
         self.formula, self.parameters, self.least, self.booleans = formula, parameters, least, booleans
         self.copies = not least  # an operand in another layout is worth a copy where the computing takes longer
-        self.arity = _function(formula).__code__.co_argcount - len(parameters)
+        self.arity = function(formula).__code__.co_argcount - len(parameters)
         self._kernels: dict[tuple[str, str], Kernel] = {}
         #: How operands that are alike and contiguous are computed, whatever their shape, by their dtype.
         self._alike: dict[np.dtype, Callable] = {}
@@ -245,10 +236,6 @@ def _broadcast(specs) -> tuple[int, ...] | None:
         return None
 
 
-def _function(formula: str):
-    return getattr(activations, formula, None) or getattr(elementary, formula)
-
-
 def _kinds(operands, shape) -> tuple[str, int] | None:
     """How each operand meets the result's shape, and the number of columns where that matters; None: another way."""
     kinds, columns = "", 0
@@ -274,28 +261,9 @@ def _kinds(operands, shape) -> tuple[str, int] | None:
 
 #: Every elementwise op with a kernel, by name.
 MAPS: dict[str, Map] = {
-    **{name: Map(name) for name in ("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf")},
-    **{name: Map(name, least=LEAST_EXACT) for name in (
-        "add", "sub", "mul", "true_divide", "neg", "square", "rsqrt", "reciprocal", "maximum", "minimum",
-    )},
-    "abs": Map("absolute", least=LEAST_EXACT),
-    "sqrt": Map("square_root", least=LEAST_EXACT),
-    "where": Map("where", least=LEAST_EXACT, booleans=1),
-    "moved": Map("moved", "keep", "take"),
-    **{name: Map(name) for name in (
-        "relu", "relu_grad", "sigmoid_grad", "tanh_grad", "gelu", "gelu_grad", "gelu_tanh", "gelu_tanh_grad",
-        "silu", "silu_grad", "logsigmoid", "logsigmoid_grad",
-    )},
-    **{name: Map(name, "slope") for name in ("leaky_relu", "leaky_relu_grad")},
-    **{name: Map(name, "alpha") for name in ("elu", "elu_grad")},
-    **{name: Map(name, "beta", "threshold") for name in ("softplus", "softplus_grad")},
-    **{name: Map(name) for name in (
-        "mse", "mse_grad", "l1", "l1_grad", "bce", "bce_grad", "bce_with_logits", "bce_with_logits_grad",
-        "bce_with_logits_weighted", "bce_with_logits_weighted_grad", "weigh",
-    )},
-    **{name: Map(name, "beta") for name in ("smooth_l1", "smooth_l1_grad")},
-    **{name: Map(name, "delta") for name in ("huber", "huber_grad")},
-}  # fmt: skip
+    name: Map(f.name, *f.parameters, least=LEAST_EXACT if f.exact else 0, booleans=f.booleans)
+    for name, f in FORMULAS.items()
+}
 
 for _name in ("add", "sub", "mul", "true_divide"):  # with a number and with a row, as most programs have them
     for _pattern in ("vs", "vr"):
