@@ -225,7 +225,7 @@ _TARGETS = kernels_of("targets", _targets)
 _LOSS = kernels_of("cross_entropy_loss", _loss)
 _CROSS_ENTROPY = {
     (recorded, smoothed, tiled, d): Kernel(
-        f"cross_entropy{'_grad' * recorded}{'_smoothed' * smoothed}{'tile_access' * tiled}_{d.name}",
+        f"cross_entropy{'_grad' * recorded}{'_smoothed' * smoothed}{'_tiles' * tiled}_{d.name}",
         _cross_entropy_tiles if tiled else _cross_entropy, recorded, smoothed, d.name,
     )
     for recorded in (False, True) for smoothed in (False, True) for tiled in (False, True) for d in FLOATS
