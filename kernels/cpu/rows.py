@@ -30,7 +30,7 @@ _ROUND_BITS, _ROUND_BITS_F = np.float64(_ROUND).view(np.int64), np.float32(_ROUN
 
 
 def exp_below(x):
-    """eˣ for x ≤ 0, at most 1 ulp off: fewer steps than `scalar.exp`, which is right to half an ulp."""
+    """eˣ for x ≤ 0, at most 1 ulp off: fewer steps than `elementary.exp`, which is right to half an ulp."""
     whole = np.float64(fma(x, _LOG2_E, _ROUND))
     n = whole - _ROUND
     r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, x))

@@ -1,4 +1,4 @@
-"""Elementwise kernels of CUDA, from the table of formulas that the CPU's are made from, and the random numbers.
+"""Elementwise kernels of CUDA, from the table of formulas that the CPU's are made from.
 
 What CuPy's own functions compute as well (sums, products, roots, …) is left to them.
 """
