@@ -18,17 +18,19 @@ class Settings:
     """`backend`: the default backend's name. `threads`: CPU threads for one op. `kernels`: use compiled kernels.
 
     Environment: DEEPCORE_BACKEND, DEEPCORE_NUM_THREADS, DEEPCORE_KERNELS (0 turns them off), DEEPCORE_CACHE
-    (the folder of compiled kernels), DEEPCORE_DATA. `problems`: the errors for values that are not usable; the default
+    (the folder of compiled kernels), DEEPCORE_DATA, DEEPCORE_COMPILE_CHECK (every how many calls a compiled program is
+    checked against its function: 0 never, 1 always; by default now and then). `problems`: the errors for values that are not usable; the default
     stands for them until `check` raises the first.
     """
 
-    __slots__ = ("backend", "cache_dir", "data_dir", "kernels", "problems", "threads")
+    __slots__ = ("backend", "cache_dir", "compile_check", "data_dir", "kernels", "problems", "threads")
 
     def __init__(self):
         self.problems: list[tuple[str, str, str]] = []
         self.backend = _environment("DEEPCORE_BACKEND") or "cpu"
         self.threads = self._threads()
         self.kernels = self._switch("DEEPCORE_KERNELS")
+        self.compile_check = self._count("DEEPCORE_COMPILE_CHECK")
         self.cache_dir = self._folder("DEEPCORE_CACHE")
         self.data_dir = self._folder("DEEPCORE_DATA")
 
@@ -50,6 +52,13 @@ class Settings:
         if text not in ("", "0", "1"):
             self.problems.append((name, "0 (off) or 1 (on)", f"{name}=0"))
         return text != "0"
+
+    def _count(self, name: str) -> int | None:
+        text = _environment(name)
+        if text and not (text.isascii() and text.isdecimal() and len(text) < 10):
+            self.problems.append((name, "a whole number", f"{name}=1 checks every call, {name}=0 none"))
+            text = ""
+        return int(text) if text else None
 
     def _folder(self, name: str) -> str | None:
         path = os.path.expanduser(_environment(name))

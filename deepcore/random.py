@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from deepcore import locks
-from deepcore.autograd.graph import constant, mode
+from deepcore.autograd.graph import constant
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
+from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, BackendError, DTypeError, ShapeError
-from deepcore.kernels import watch
 from deepcore.kernels.math import reference
 from deepcore.tensor import Tensor, from_raw, tensor_like
 
@@ -46,7 +46,7 @@ class Generator:
     __slots__ = ("_ahead", "_derived", "_position", "_seed", "_stream")
 
     def __init__(self, seed: int | None = None, stream: int = 0):
-        watch.note("making a generator")
+        untraceable("making a generator")
         self._restart(_entropy() if seed is None else _word("seed", seed), _word("stream", stream), 0)
 
     def _restart(self, seed: int, stream: int, position: int) -> None:
@@ -61,7 +61,7 @@ class Generator:
     def manual_seed(self, seed: int) -> Generator:
         """Start again from `seed`, at position 0 of the same stream. Returns the generator."""
         seed = _word("seed", seed)
-        watch.note("seeding a generator")
+        untraceable("seeding a generator")
         with lock:
             here = self._here()
             here._restart(seed, here._stream, 0)
@@ -69,7 +69,7 @@ class Generator:
 
     def initial_seed(self) -> int:
         """The seed the generator was last given."""
-        watch.note("reading a generator's state")
+        untraceable("reading a generator's state")
         return self._here()._seed
 
     def seed(self) -> int:
@@ -78,7 +78,7 @@ class Generator:
 
     def get_state(self) -> dict[str, int]:
         """`{"seed", "stream", "position"}`: three whole numbers below 2⁶⁴, which any file format can hold."""
-        watch.note("reading a generator's state")
+        untraceable("reading a generator's state")
         with lock:
             here = self._here()
             return {"seed": here._seed, "stream": here._stream, "position": here._position}
@@ -92,7 +92,7 @@ class Generator:
                 received=repr(sorted(state) if isinstance(state, dict) else state),
             )
         values = [_word(name, state[name]) for name in ("seed", "stream", "position")]
-        watch.note("seeding a generator")
+        untraceable("seeding a generator")
         with lock:
             self._here()._restart(*values)
         return self
@@ -123,12 +123,12 @@ class Generator:
     def advance(self, blocks: int) -> tuple[int, int, int]:
         """Claim the next `blocks` blocks: (seed, stream, position of the first one)."""
         with lock:
-            here = self._here() if _stand_ins else self
-            first = here._position
-            here._position = (first + blocks) % _WORD
-            if mode.tracer is not None:
-                return mode.tracer.advance(self, here._seed, here._stream, first, blocks)
-            return here._seed, here._stream, first
+            return effect("advance", _advanced, self, blocks)
+
+    def where(self) -> tuple[int, int, int]:
+        """(seed, stream, position) of the next block, in this thread."""
+        here = self._here()
+        return here._seed, here._stream, here._position
 
     def claim(self, blocks: int, claims: list) -> tuple[int, int, int]:
         """As `advance` outside of traces; adds to `claims` what `give_back` undoes."""
@@ -153,6 +153,13 @@ class Generator:
         return Generator, (self._seed, self._stream), self.get_state()
 
     __setstate__ = set_state
+
+
+def _advanced(generator: Generator, blocks: int) -> tuple[int, int, int]:
+    here = generator._here() if _stand_ins else generator
+    first = here._position
+    here._position = (first + blocks) % _WORD
+    return here._seed, here._stream, first
 
 
 #: Held while the state of any generator changes. Re-entrant: the handler of a signal may draw.
@@ -258,9 +265,11 @@ class _Draw:
         functools.update_wrapper(self, forward)
 
     def __call__(self, xp: Backend, *args, **params):
-        if mode.tracer is not None:
-            return mode.tracer.draw(self, xp, args, params)
-        return (xp.impls.get(self) or xp.bind(self))(xp, *args, **params)
+        return effect("draw", _drawn, self, xp, args, params)
+
+
+def _drawn(function: _Draw, xp: Backend, args: tuple, params: dict):
+    return (xp.impls.get(function) or xp.bind(function))(xp, *args, **params)
 
 
 _philox = _Draw(reference.philox)

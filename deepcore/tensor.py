@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from deepcore.backend import BACKENDS, Backend, backend_of, get_backend
 from deepcore.backend import dtypes as dt
+from deepcore.effects import effect, mode, untraceable
 from deepcore.errors import ArgumentError, BackendError, DTypeError, GradientError, IndexRangeError, ShapeError
-from deepcore.kernels import watch
 
 if TYPE_CHECKING:
     from deepcore.ops._methods import TensorMethods
@@ -91,14 +91,13 @@ class Tensor(TensorMethods):
     @property
     def data(self):
         """The raw array. Writing into it is not recorded: call `bump_version()` if a graph may still need it."""
-        watch.note("taking a tensor's .data")
+        untraceable("taking a tensor's .data")
         return self._data
 
     @data.setter
     def data(self, value) -> None:
         raw = value._data if isinstance(value, Tensor) else value
-        watch.note("giving a tensor other memory")
-        raw = watch.plain(raw)
+        untraceable("giving a tensor other memory")
         if type(raw) is not self.backend.array_type:
             raise BackendError(
                 "data must stay an array of the tensor's own backend",
@@ -226,10 +225,7 @@ class Tensor(TensorMethods):
 
     def detach(self) -> Tensor:
         """The same memory without its history."""
-        watch.ref(self._data, self)
-        out = Tensor(self._data, self.backend)
-        out._storage = self.storage()
-        return out
+        return effect("alias", _detached, self)
 
     def detach_(self) -> Tensor:
         """Forget the history, in place; refused on a view, whose history is its base's."""
@@ -268,12 +264,12 @@ class Tensor(TensorMethods):
                 received=f"shape {self.shape}",
                 fix="index it first, or use tolist()",
             )
-        watch.note("reading a value")
+        untraceable("reading a value")
         return self._data.item()
 
     def tolist(self):
         """Nested lists of Python numbers."""
-        watch.note("reading values")
+        untraceable("reading values")
         return self.backend.to_host(self._data).tolist()
 
     def numpy(self):
@@ -282,7 +278,7 @@ class Tensor(TensorMethods):
             raise GradientError(
                 "numpy() would lose the gradient of a tensor that requires it", fix="write t.detach().numpy()"
             )
-        watch.note("taking a tensor's NumPy array")
+        untraceable("taking a tensor's NumPy array")
         return self.backend.to_host(self._data).view()
 
     def __array__(self, dtype=None, copy=None):
@@ -314,6 +310,7 @@ class Tensor(TensorMethods):
     def __dlpack__(self, **kwargs):
         if self._requires_grad:
             raise GradientError("a tensor that requires grad is not exported", fix="export t.detach()")
+        untraceable("handing a tensor's memory on")
         return self._data.__dlpack__(**kwargs)
 
     def __dlpack_device__(self):
@@ -328,7 +325,7 @@ class Tensor(TensorMethods):
     def __bool__(self) -> bool:
         if self._data.size != 1:
             raise ShapeError(f"the truth of a tensor of shape {self.shape} is ambiguous", fix="use t.any() or t.all()")
-        watch.note("a decision that depends on a value")
+        untraceable("a decision that depends on a value")
         return bool(self._data.item())
 
     def __int__(self) -> int:
@@ -353,7 +350,7 @@ class Tensor(TensorMethods):
         return (self[i] for i in range(self._data.shape[0]))
 
     def __contains__(self, value) -> bool:
-        watch.note("a decision that depends on a value")
+        untraceable("a decision that depends on a value")
         return bool((self._data == (value._data if isinstance(value, Tensor) else value)).any())
 
     __hash__ = object.__hash__
@@ -420,6 +417,12 @@ def _owner(data, backend) -> Backend:
     return get_backend()
 
 
+def _detached(tensor: Tensor) -> Tensor:
+    out = Tensor(tensor._data, tensor.backend)
+    out._storage = tensor.storage()
+    return out
+
+
 def _to_raw(data, dtype, backend: Backend, copy: bool):
     """Any array, number, nested list or Tensor as a raw array on `backend`."""
     source: Backend | None
@@ -430,15 +433,12 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
         exact = True
         source = backend if type(data) is backend.array_type else backend_of(data)
         raw = data
-        if watch.count and hasattr(data, "dtype") and not isinstance(data, watch.Traced):
-            watch.note("an array that comes in inside of the function: make it an argument")
+        if mode.tracer is not None and hasattr(data, "dtype") and hasattr(data, "__setitem__"):
+            untraceable("an array that comes in inside of the function: make it an argument")
         if source is None and hasattr(data, "__dlpack_device__"):
             raw, source = _exchanged(data)
         elif source is None or not hasattr(data, "dtype"):
             source, raw = get_backend("cpu"), _host_array(data, dtype)
-        elif isinstance(raw, watch.Traced):
-            if copy or (dtype is not None and raw.dtype != dt.as_dtype(dtype)):
-                watch.note("copying or converting an array: dc.as_tensor(…) of it, and .clone() or .to(dtype) of that")
         elif type(raw) is not source.array_type:
             raw = source.asarray(unmasked(raw))
     if raw.dtype not in dt.DTYPES.values():
@@ -449,7 +449,7 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
         dtype = dt.as_dtype(raw.dtype)
     if dtype is not None and raw.dtype is not dtype and raw.dtype != dtype:
         raw, copy = _converted(raw, dtype, source) if exact else raw.astype(dtype), False
-    elif not isinstance(raw, watch.Traced):
+    else:
         raw = dt.canonical(raw)
     if source is not backend:
         raw = backend.from_host(source.to_host(raw))
@@ -593,8 +593,7 @@ def _plain_leaves(data):
 
 
 def _finish(raw, backend: Backend, requires_grad: bool) -> Tensor:
-    watch.made(raw)
-    out = Tensor(raw, backend)
+    out = effect("made", Tensor, raw, backend)
     return out.requires_grad_() if requires_grad else out
 
 
@@ -607,7 +606,7 @@ def tensor(data, dtype=None, backend=None, requires_grad: bool = False) -> Tenso
     """
     owner = _owner(data, backend)
     if isinstance(data, Tensor):
-        watch.note("dc.tensor() of a tensor (t.detach().clone() is an operation)")
+        untraceable("dc.tensor() of a tensor (t.detach().clone() is an operation)")
     return _finish(_to_raw(data, dtype, owner, copy=True), owner, requires_grad)
 
 

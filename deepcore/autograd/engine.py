@@ -10,6 +10,7 @@ from typing import Any
 from deepcore import locks
 from deepcore.autograd import graph
 from deepcore.autograd.graph import Node, mixed_backends, mode
+from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, GradientError, ShapeError
 from deepcore.tensor import Tensor, as_tensor, changes
 
@@ -43,10 +44,7 @@ def _start(tensor: Tensor, gradient) -> Tensor:
                 received=f"shape {tensor.shape}",
                 fix="reduce it first (loss.mean().backward()), or pass gradient=",
             )
-        one = xp.ones(tensor.shape, dtype=tensor.dtype)
-        if mode.tracer is not None:
-            mode.tracer.constant(one)
-        return Tensor(one, xp)
+        return effect("made", Tensor, xp.ones(tensor.shape, dtype=tensor.dtype), xp)
     if not isinstance(gradient, Tensor):
         gradient = as_tensor(gradient, backend=xp)
     if gradient.backend is not xp:
@@ -118,8 +116,7 @@ def _merge(held, gradient):
 
 
 def _hooked(hook, gradient):
-    if mode.tracer is not None:
-        mode.tracer.note("a gradient hook")
+    untraceable("a gradient hook")
     replaced = hook(gradient)
     if replaced is None:
         return gradient
@@ -140,12 +137,12 @@ def _hooked(hook, gradient):
 
 def accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
     """leaf.grad += totals[leaf]; the first gradient is kept without a copy when nothing else holds its memory."""
+    effect("accumulate", _accumulate, leaf, totals, create_graph)
+
+
+def _accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
     # Counted in containers, whose references every Python version counts: the dict's or slot's, and the call's.
-    shared = sys.getrefcount(totals[leaf]) > 2
-    if mode.tracer is not None and not create_graph:
-        mode.tracer.accumulate(leaf, totals[leaf], shared or totals[leaf]._storage is not None)
-        return
-    shared = shared or sys.getrefcount(totals[leaf]._data) > 2
+    shared = sys.getrefcount(totals[leaf]) > 2 or sys.getrefcount(totals[leaf]._data) > 2
     total = totals[leaf]
     if create_graph:
         leaf.grad = leaf.grad + total if leaf.grad is not None else total.clone() if shared else total

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextvars
+import contextlib
 import itertools
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from deepcore import locks
 from deepcore.backend import backend_of
 from deepcore.backend import dtypes as dt
 from deepcore.config import settings
+from deepcore.effects import mode
 from deepcore.errors import (
     ArgumentError,
     BackendError,
@@ -26,36 +27,22 @@ _NO_PARAMS: dict[str, Any] = {}
 next_id = itertools.count().__next__
 
 
-class _Mode(threading.local):
-    """What applies to this thread: whether graphs are recorded, and who watches the ops."""
-
-    def __init__(self):
-        self.grad = True
-        self.hook: Callable | None = None
-        #: What `dc.compile` follows a step with: it is told what passes by no op.
-        self.tracer: Any = None
-        self.backward = False
-        self.transforms = 0
-        #: While an op is watched: the modules whose forward runs, and the node whose gradient is computed.
-        self.layers: list = []
-        self.node: Any = None
-        # NumPy's overflow and divide warnings are off in here, which is 30 times cheaper than np.errstate an op.
-        self.context = contextvars.copy_context()
-        self.enter = self.context.run
-        self.enter(_silence_numpy)
-
-
-def _silence_numpy() -> None:
-    from deepcore.backend import get_backend
-
-    get_backend("cpu").seterr(all="ignore")
-
-
-mode = _Mode()
-
-
 #: How many threads have a hook: the common case of none costs no look-up in the thread's mode.
 watchers = 0
+_watching = locks.lock()
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+    """Inside, ops call this thread's hook."""
+    global watchers
+    with _watching:
+        watchers += 1
+    try:
+        yield
+    finally:
+        with _watching:
+            watchers -= 1
 
 
 def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, watched: bool = True) -> Tensor:

@@ -10,13 +10,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 
-from deepcore import locks
 from deepcore.autograd import graph
 from deepcore.autograd.graph import brief, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import NonFiniteError
-
-_LOCK = locks.lock()
 
 
 class _GradMode(contextlib.ContextDecorator):
@@ -135,15 +132,12 @@ def intercept(watcher: Callable) -> Iterator[None]:
         finally:
             mode.hook = hook
 
-    with _LOCK:
-        graph.watchers += 1
-    mode.hook = hook
-    try:
-        yield
-    finally:
-        mode.hook = before
-        with _LOCK:
-            graph.watchers -= 1
+    with graph.watching():
+        mode.hook = hook
+        try:
+            yield
+        finally:
+            mode.hook = before
 
 
 def detect_anomaly() -> contextlib.AbstractContextManager[None]:

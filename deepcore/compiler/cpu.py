@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from deepcore import kernels
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Record
-from deepcore.compiler.passes.chains import Chain, Operand, chain_of
+from deepcore.compiler.passes.chains import WORTH, Chain, Operand, chain_of
 from deepcore.kernels.codegen.jit import bits
+from deepcore.compiler.cost import arithmetic
 from deepcore.kernels.cpu import checks, dropout, elementwise, gemm, reductions
 from deepcore.kernels.plan import Operand as Number
 from deepcore.kernels.plan import Plan, Spec, interned
@@ -46,6 +48,8 @@ class Target:
             return None
         operands = sorted(chain.operands, key=lambda x: x.kind != "v")
         lines, words = chain.numbered(operands)
+        if not hasattr(reductions, "summed"):
+            return None
         plan = reductions.summed(lines, "".join(x.kind for x in operands), len(words), self.spec(ref), record.params)
         if plan is None:
             return None
@@ -60,6 +64,8 @@ class Target:
         (out,), (_, result) = product.outs, chain.stored[0]
         if not out.whole or not result.whole or out.nbytes != result.nbytes or result.dtype != out.dtype:
             return None
+        if not hasattr(gemm, "with_epilogue"):
+            return None
         plan = product.plan or self.plan(product)
         kernel, _ = chain.kernel([x, *others])
         if not isinstance(plan, Plan) or not kernel.ready():
@@ -72,7 +78,7 @@ class Target:
 
     def masked(self, record: Record, again: bool) -> Plan | None:
         """A dropout's plan that keeps its mask, or reads one."""
-        if record.op.name != "dropout" or not record.ins[0].contiguous:
+        if not hasattr(dropout, "keeping") or record.op.name != "dropout" or not record.ins[0].contiguous:
             return None
         return (dropout.again if again else dropout.keeping)(self.spec(record.ins[0]), record.params)
 
@@ -89,6 +95,11 @@ class Target:
 
     def lower(self, record: Record) -> list[Step]:
         """The steps of a record: launches where its op has a plan, else a call of its forward."""
+        steps = self._lowered(record)
+        steps[-1].arithmetic = arithmetic(record)
+        return steps
+
+    def _lowered(self, record: Record) -> list[Step]:
         if record.plan is not None:
             return [self._launched(record, record.plan, record.ins, record.floats)]
         if record.chain is not None:
@@ -104,7 +115,7 @@ class Target:
                     before.append(move(ins[i], ref))
             lowering = record.op.lowering or kernels.lowering(record.op.name, self.backend)
             plan = lowering.lower([self.spec(ref) for ref in ins], record.params) if before else None
-        if isinstance(plan, Plan) and all(map(_fits, plan.results, record.outs)) and len(plan.results) == len(record.outs):
+        if isinstance(plan, Plan) and all(map(_fits, (plan.spec,), record.outs)) and 1 == len(record.outs):
             lowering = record.op.lowering or kernels.lowering(record.op.name, self.backend)
             floats = [float(record.params[name]) for name in lowering.floats]
             return [*before, self._launched(record, plan, ins, floats)]
@@ -174,7 +185,7 @@ def _copied(record: Record) -> list[Step]:
 
 
 def _number(word: int) -> float:
-    return elementwise.number(word)
+    return struct.unpack("d", struct.pack("q", word))[0]
 
 
 _PRODUCTS = {"matmul", "linear"}

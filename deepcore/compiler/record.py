@@ -19,6 +19,7 @@ from deepcore.autograd import graph
 from deepcore.compiler.ir import Draw, Record
 from deepcore.effects import mode
 from deepcore.kernels import plan as plans
+from deepcore.kernels.cpu import checks
 from deepcore.kernels.runtime.executable import Buffer, Ref, address_of, root, span
 from deepcore.ops.registry import PRIMITIVES
 from deepcore.tensor import Tensor
@@ -54,9 +55,6 @@ class Update(NamedTuple):
 
 class Recorder:
     """What a function computes. Methods named after effects take the function that performs one, and its operands."""
-
-    #: Checks that programs of the device can do: the rest runs eagerly.
-    checks: frozenset[str] = frozenset({"finite", "all_finite", "within"})
 
     def __init__(self, backend, looks: Callable | None = None):
         self.backend = backend
@@ -340,7 +338,7 @@ class Recorder:
         self.ref(tensor._data, tensor)
         return run(tensor)
 
-    def made(self, run: Callable, array):
+    def made(self, run: Callable, array, backend):
         """A tensor over an array that the function makes, which holds the same in every run before it is written."""
         if not self._inside and array.size:
             if root(array) is not array or self.find(array) is not None:
@@ -350,7 +348,7 @@ class Recorder:
                 self.constant(same)
                 source = self.ref(same)
                 self.copy(self.own_ref(array), source)
-        return run(array)
+        return run(array, backend)
 
     def copy(self, to: Ref, source: Ref) -> None:
         self.records.append(Record("copy", [source], [to], call=_itself))
@@ -425,16 +423,17 @@ class Recorder:
         return True
 
     # -- effects: gradients -------------------------------------------------------------------------------
-    def clear(self, run: Callable, leaf: Tensor, to_none: bool) -> None:
-        """Forget a gradient, or fill it with zeros."""
-        if leaf in self.arguments:
-            self.note("clearing an argument's gradient")
-        if to_none:
-            self.entry.setdefault(leaf, "any")
-        elif leaf.grad is not None:
-            self.note("zero_grad(set_to_none=False)")
+    def clear(self, run: Callable, leaves: list[Tensor], to_none: bool) -> None:
+        """Forget gradients, or fill them with zeros."""
+        for leaf in leaves:
+            if leaf in self.arguments:
+                self.note("clearing an argument's gradient")
+            if to_none:
+                self.entry.setdefault(leaf, "any")
+            elif leaf.grad is not None:
+                self.note("zero_grad(set_to_none=False)")
         with self.paused():
-            run(leaf, to_none)
+            run(leaves, to_none)
 
     def accumulate(self, run: Callable, leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
         """leaf.grad += totals[leaf]."""
@@ -580,10 +579,15 @@ class Recorder:
             return run(t, low, high)
 
     def _check(self, name: str, tensors: list[Tensor], params: dict) -> None:
-        if name not in self.checks:
-            self.note(f"looking at whether values are {name.replace('_', ' ')}")
-        elif tensors:
-            self.records.append(Record(name, [self.ref(t._data, t) for t in tensors], [], params=params, kept=True))
+        refs = [self.ref(t._data, t) for t in tensors]
+        if not self.can_check(name, refs):
+            self.note(f"checking whether values are {name.replace('_', ' ')}")
+        elif refs:
+            self.records.append(Record(name, refs, [], params=params, kept=True))
+
+    def can_check(self, name: str, refs: list[Ref]) -> bool:
+        """Whether programs of the device can do a check: "finite", "all_finite", "within"."""
+        return checks.available(name, refs)
 
     # -- effects: updates ---------------------------------------------------------------------------------
     def before_update(self, optimizer) -> tuple[list[Tensor], list[Ref]]:

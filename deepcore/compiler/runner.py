@@ -14,7 +14,7 @@ from deepcore.compiler.guards import Guards
 from deepcore.compiler.record import Recorder
 from deepcore.kernels.codegen.jit import address, signed_words
 from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.executable import Buffer, span
+from deepcore.kernels.runtime.executable import Buffer, OtherShape, span
 from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
 
@@ -282,7 +282,10 @@ class Runner:
         return needed < 1 << 26 or needed < allocator.free_memory() // 4
 
     def _run_all(self) -> int:
-        status = self.exe.run()
+        try:
+            status = self.exe.run()
+        except OtherShape:
+            return -1
         if not status:
             function, words, part = self.exe.last()
             status = function(words, part)
@@ -332,8 +335,11 @@ class Runner:
             if self.generators:
                 self._set_draws([generator.claim(blocks, claims) for generator, blocks in self.generators])
             parts = exe.prepare()
-            if len(parts) > 1 and exe.run():
-                raise Stopped
+            try:
+                if len(parts) > 1 and exe.run():
+                    raise Stopped
+            except OtherShape:
+                raise Stopped from None
             function, words, part = parts[-1]
             after = self.after(tensors, attached)
             if claims:
@@ -376,9 +382,10 @@ class Runner:
         """Seconds of each step of the program, which runs on copies of what it changes."""
         exe, self.bound = self.exe, None
         held = [exe.array(ref) for ref in self.grad_refs]
-        given = [allocator.empty(buffer.nbytes, "u1") for buffer in (*self.arguments, *(b for _, b in self.accumulated))]
-        for array in given:
-            array[...] = 0
+        given = [  # in the middle of twice its bytes: an argument may run backwards
+            allocator.zeros(2 * buffer.nbytes, "u1")[buffer.nbytes :]
+            for buffer in (*self.arguments, *(b for _, b in self.accumulated))
+        ]
         copies = [buffer.array.copy() for buffer in self.changed]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         buffers = [*self.arguments, *(b for _, b in self.accumulated), *self.changed]
@@ -429,7 +436,7 @@ class _Output:
         self.plain = len(refs) == 1 and refs[0].whole
         ref = refs[0]
         self.shape, self.dtype = (ref.shape, ref.dtype) if self.plain else (buffer.nbytes, "u1")
-        self._empty = allocator.new if buffer.nbytes < 1 << 20 else allocator.empty
+        self._empty = allocator.small if buffer.nbytes < 1 << 20 else allocator.empty
 
     def empty(self):
         return self._empty(self.shape, self.dtype)

@@ -11,6 +11,7 @@ from typing import Any
 from deepcore.autograd import mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.config import settings
+from deepcore.effects import effect
 from deepcore.errors import NonFiniteError, non_negative
 from deepcore.kernels.cpu.clip import Gradients
 from deepcore.kernels.update import all_finite
@@ -95,8 +96,7 @@ def check_gradients(parameters) -> None:
     """
     named = [(name, g) for name, g in _named_gradients(parameters) if dt.is_floating(g.dtype)]
     gradients = [g for _, g in named]
-    finite = _all_finite(gradients) if mode.tracer is None else mode.tracer.all_finite(gradients)
-    if not finite:
+    if not effect("all_finite", _all_finite, gradients):
         bad = [name for name, g in named if not _all_finite([g])]
         raise _non_finite("a gradient is not finite", bad)
 
@@ -118,10 +118,10 @@ def get_total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0, error_if_n
     if not tensors:
         return _total(tensors, norm_type, None, error_if_nonfinite)
 
-    def total(tensors):
-        return mode.enter(_total, tensors, norm_type, None, error_if_nonfinite)
+    def total(tensors, checks: bool):
+        return mode.enter(_total, tensors, norm_type, None, checks)
 
-    return total(tensors) if mode.tracer is None else mode.tracer.norm(tensors, total, error_if_nonfinite)
+    return effect("norm", total, tensors, error_if_nonfinite)
 
 
 def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
@@ -137,7 +137,7 @@ def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_i
     def clip(gradients):
         return mode.enter(_clip_norm, gradients, max_norm, norm_type, names, error_if_nonfinite)
 
-    return clip(gradients) if mode.tracer is None else mode.tracer.clip(gradients, clip)
+    return effect("clip", clip, gradients)
 
 
 def _table(gradients: list[Tensor], norm_type: float, written: bool) -> Gradients | None:
@@ -177,10 +177,7 @@ def clip_grad_value_(parameters, clip_value: float) -> None:
     """g ← min(max(g, -clip_value), clip_value) for every gradient, in place."""
     clip_value = non_negative("clip_value", clip_value)
     gradients = [g for _, g in _named_gradients(parameters)]
-    if mode.tracer is not None:
-        mode.tracer.clip(gradients, partial(_clip_value, clip_value=clip_value))
-    else:
-        _clip_value(gradients, clip_value)
+    effect("clip", partial(_clip_value, clip_value=clip_value), gradients)
 
 
 def _clip_value(gradients: list[Tensor], clip_value: float) -> None:

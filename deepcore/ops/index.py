@@ -6,6 +6,7 @@ import operator
 
 from deepcore.autograd import Node, apply, mixed_backends, mode, run, view_steps
 from deepcore.backend import dtypes as dt
+from deepcore.effects import effect
 from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError
 from deepcore.ops.registry import (
     Tensor,
@@ -99,8 +100,10 @@ def _add_along(xp, target, index, source, dim):
 
 def within(t: Tensor, low: int, high: int) -> bool:
     """Whether low ≤ t < high in all places."""
-    if mode.tracer is not None:
-        return mode.tracer.within(t, low, high)
+    return effect("within", _within, t, low, high)
+
+
+def _within(t: Tensor, low: int, high: int) -> bool:
     raw = t._data
     return not raw.size or not (bool((raw < low).any()) or bool((raw >= high).any()))
 
@@ -549,14 +552,14 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
         )
     if not getattr(raw.flags, "writeable", True):  # CuPy's arrays are always
         raise GradientError("the memory of this tensor is read-only", fix="clone() it before writing")
-    if mode.tracer is not None:
-        mode.tracer.write(target, raw, key, value._data)
-        return _written(target, base, chain, value, steps, indices, dims, recording)
-    source = value._data
-    if xp.may_share_memory(source, raw):
+    effect("write", _write, target, raw, key, value._data)
+    return _written(target, base, chain, value, steps, indices, dims, recording)
+
+
+def _write(target: Tensor, raw, key, source) -> None:
+    if target.backend.may_share_memory(source, raw):
         source = source.copy()
     raw[key] = source
-    return _written(target, base, chain, value, steps, indices, dims, recording)
 
 
 def _written(target, base, chain, value, steps, indices, dims, recording) -> Tensor:

@@ -29,7 +29,6 @@ from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, DTypeError
-from deepcore.kernels import watch
 from deepcore.tensor import Tensor, as_tensor
 
 
@@ -325,7 +324,6 @@ def as_number(value):
     if isinstance(value, (bool, int, float)):
         return value
     if getattr(value, "shape", None) == () and not hasattr(value, "__setitem__"):  # arrays of no dimension are tensors
-        watch.note("an array that comes in inside of the function (a NumPy number): make it a Python number")
         value = value.item()
         return value if isinstance(value, (bool, int, float)) else None
     return None

@@ -13,12 +13,13 @@ from operator import call
 from typing import Any
 
 from deepcore import errors
-from deepcore.autograd import enable_grad, mode
+from deepcore.autograd import enable_grad
 from deepcore.backend import dtypes as dt
+from deepcore.effects import effect
 from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, suggest
 from deepcore.kernels.cpu.clip import Clip
 from deepcore.kernels.update import Update, run_update
-from deepcore.nn.modules.module import clear_gradient
+from deepcore.nn.modules.module import clear_gradients
 from deepcore.nn.registry import Registry
 from deepcore.nn.utils import check_gradients, clip_grad_norm_, clip_grad_value_
 from deepcore.optim.plan import Plan, way_back
@@ -185,9 +186,13 @@ class Optimizer:
         clips = max_norm is not None or clip_value is not None
         clip = Clip(max_norm, clip_value, error_if_nonfinite, keep and clips)
         own = getattr(self.step, "__func__", None) is not Optimizer.step
-        if mode.tracer is not None and not own:
-            again = partial(self.clipped_step, max_norm, clip_value, error_if_nonfinite=error_if_nonfinite, keep=keep)
-            return mode.tracer.update(self, partial(again, named=named), clip, partial(_clipped, clip=clip))
+        if not own:
+            return effect("update", partial(_clip_and_step, named=named), self, clip, partial(_clipped, clip=clip))
+        return self._clipped_step(clip, named)
+
+    def _clipped_step(self, clip: Clip, named: Sequence[tuple[str, Tensor]] | None) -> Tensor | None:
+        own = getattr(self.step, "__func__", None) is not Optimizer.step
+        max_norm, clip_value, error_if_nonfinite = clip.max_norm, clip.value, clip.finite
         live, counts = self._live()
         if not own:
             plan = self._planned(live, counts)
@@ -196,7 +201,7 @@ class Optimizer:
                 if plan.run(self, _raw(live), clip) == 0:
                     self._plan = plan
                     return None if max_norm is None else from_raw(plan.norm(), live[0].backend)
-        log = way_back(_raw(live)) if clip.keep and mode.tracer is None else []
+        log = way_back(_raw(live)) if clip.keep else []
         undo = starmap(call, log)  # it reads the list when it runs
         names = {} if named is None else {id(p): name for name, p in named}
         each = [(names.get(id(p)) or f"number {i} (shape {p.shape})", p) for i, p in enumerate(live)]
@@ -239,8 +244,9 @@ class Optimizer:
 
     def _update(self, before: list | None = None) -> None:
         """One step; `before` is the way back from what was done for it already, as in `Plan.run`."""
-        if mode.tracer is not None:
-            return mode.tracer.update(self, self._update)
+        effect("update", partial(_step, before=before), self, None, None)
+
+    def _step(self, before: list | None) -> None:
         live, counts = self._live()
         plan = self._planned(live, counts)
         self._plan = None  # an exception leaves none
@@ -257,14 +263,7 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or set them to zeros."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if set_to_none:
-                    if mode.tracer is not None:
-                        mode.tracer.clear(p, True)
-                    p.grad = None
-                else:
-                    clear_gradient(p, set_to_none)
+        clear_gradients([p for group in self.param_groups for p in group["params"]], set_to_none)
 
     # -- files --------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -389,6 +388,14 @@ class Optimizer:
             lines.append(f"Parameter Group {i}")
             lines += [f"    {name}: {group[name]}" for name in sorted(group) if name not in ("params", "param_names")]
         return "\n".join([*lines, ")"])
+
+
+def _step(optimizer: Optimizer, clip: None, clipped: None, before: list | None) -> None:
+    optimizer._step(before)
+
+
+def _clip_and_step(optimizer: Optimizer, clip: Clip, clipped: Callable, named) -> Tensor | None:
+    return optimizer._clipped_step(clip, named)
 
 
 def _clipped(gradients: list[Tensor], clip: Clip) -> Tensor | None:

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from deepcore.errors import DeepcoreError, DeepcoreWarning
-from deepcore.kernels import watch
 from deepcore.kernels.codegen import background, cache, object_files, toolchain
 
 #: Versions of numba whose function symbols and calling convention are known; others go through `numba.cfunc`.
@@ -67,8 +66,6 @@ class Kernel:
 
     def __call__(self, *words: int) -> int:
         """Run slice 0 with these words; the status. Only when ready."""
-        if watch.count and watch.mine.follower is not None:
-            watch.mine.follower.launch(self, 1, words)
         return self._call(_packer(len(words))(*words), 0)
 
     def slice(self, number: int, *words: int) -> int:

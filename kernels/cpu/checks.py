@@ -69,8 +69,8 @@ _ALL_FINITE = {
 }
 
 
-def all_finite(refs: list[Ref]) -> Step | None:
-    """A step that stops where any of these dense arrays has a NaN or infinity; None where it cannot be had."""
+def all_finite(refs: list[Ref]) -> Step:
+    """A step that stops where any of these dense arrays has a NaN or infinity."""
     groups: dict = {}
     for ref in refs:
         size = ref.nbytes // ref.dtype.itemsize
@@ -78,8 +78,6 @@ def all_finite(refs: list[Ref]) -> Step | None:
     launches = []
     for (dtype, _), members in groups.items():
         kernel = _ALL_FINITE[dtype]
-        if not kernel.ready():
-            return None
         words, places = [len(members)], {}
         for ref, size in members:
             places[len(words)] = ref.buffer, ref.offset
@@ -87,6 +85,25 @@ def all_finite(refs: list[Ref]) -> Step | None:
         slices = -(-members[0][1] // _SLICE) if len(members) == 1 else 1
         launches.append(Launch(kernel, words, places, slices))
     return Step("finite", refs, [], launches, kept=True)
+
+
+def finite(ref: Ref) -> Step:
+    """A step that stops where a number is NaN or infinite."""
+    return Step("finite", [ref], [], [Launch(FINITE[ref.dtype], [0], {0: (ref.buffer, ref.offset)}, 1)], kept=True)
+
+
+def within(ref: Ref, low: int, high: int) -> Step:
+    """A step that stops where an array of whole numbers has one below `low`, or not below `high`."""
+    words = [0, ref.nbytes // ref.dtype.itemsize, low, high]
+    return Step("within", [ref], [], [Launch(WITHIN[ref.dtype], words, {0: (ref.buffer, ref.offset)}, 1)], kept=True)
+
+
+def available(name: str, refs: list[Ref]) -> bool:
+    """Whether a check has a kernel for these arrays."""
+    if name == "all_finite":
+        return all(looked_at(ref) and _ALL_FINITE[ref.dtype].ready() for ref in refs)
+    kernels = {"finite": FINITE, "within": WITHIN}[name]
+    return all(ref.contiguous and ref.dtype in kernels and kernels[ref.dtype].ready() for ref in refs)
 
 
 def looked_at(ref: Ref) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepcore.kernels import watch
 from deepcore.kernels.codegen.jit import Kernel, address, bits, signed_words
 from deepcore.kernels.cpu.reductions import FLOATS, share
 from deepcore.kernels.math.philox import philox_block
@@ -109,8 +108,4 @@ def with_mask(launch: Launch, mask: tuple[Buffer, int], again: bool) -> Launch |
 
 def generator_state(seed: int, stream: int, position: int):
     """Three words as kernels read them, and the blocks from the position there to this one."""
-    if watch.count and watch.mine.follower is not None:
-        found = watch.mine.follower.state(seed, stream, position)
-        if found is not None:
-            return found
     return np.array(signed_words(seed, stream, position), np.int64), 0

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import math
 import time
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +105,8 @@ class Step:
     temps: list[Buffer] = field(default_factory=list)
     #: It is kept whatever reads its results: it checks something, or writes what lasts.
     kept: bool = False
+    #: Additions, multiplications, divisions and comparisons, about.
+    arithmetic: int = 0
 
     def buffers(self) -> list[Buffer]:
         found = [ref.buffer for ref in (*self.ins, *self.outs)] + list(self.temps)
@@ -228,6 +231,10 @@ def _itself(x):
 # -- memory -------------------------------------------------------------------------------------------------------
 
 
+#: Buffers up to which each is placed with all others in view; more take a time that grows with their square.
+_MANY = 1_000
+
+
 def plan_memory(steps: list[Step], lasting: Iterable[Buffer]) -> int:
     """Give every own buffer its place; the bytes needed in all. `lasting` ones keep theirs to the end."""
     first: dict[Buffer, int] = {}
@@ -240,6 +247,8 @@ def plan_memory(steps: list[Step], lasting: Iterable[Buffer]) -> int:
     for buffer in lasting:
         if buffer in last:
             last[buffer] = len(steps)
+    if len(first) > _MANY:
+        return _placed_in_order(first, last)
     placed: list[Buffer] = []
     total = 0
     for buffer in sorted(first, key=lambda b: (-b.nbytes, first[b])):
@@ -257,6 +266,49 @@ def plan_memory(steps: list[Step], lasting: Iterable[Buffer]) -> int:
         buffer.place = at
         placed.append(buffer)
         total = max(total, at + size)
+    return total
+
+
+def _placed_in_order(first: dict[Buffer, int], last: dict[Buffer, int]) -> int:
+    """Places by first use: the smallest free gap that holds a buffer, else the end."""
+    ending: dict[int, list[Buffer]] = {}
+    free: list[tuple[int, int]] = []  # (size, place), sorted
+    starts: dict[int, int] = {}  # place to size, and end to place, of what is free
+    ends: dict[int, int] = {}
+    total = now = 0
+
+    def give(size: int, place: int) -> None:
+        if place in ends:
+            before = ends.pop(place)
+            remove(starts[before], before)
+            size, place = size + starts.pop(before), before
+        if place + size in starts:
+            behind = place + size
+            remove(starts[behind], behind)
+            del ends[behind + starts[behind]]
+            size += starts.pop(behind)
+        insort(free, (size, place))
+        starts[place], ends[place + size] = size, place
+
+    def remove(size: int, place: int) -> None:
+        del free[bisect_left(free, (size, place))]
+
+    for buffer in sorted(first, key=first.__getitem__):
+        for step in range(now, first[buffer]):
+            for dead in ending.pop(step, ()):
+                give(_rounded(dead.nbytes), dead.place)
+        now = first[buffer]
+        size = _rounded(buffer.nbytes)
+        at = bisect_left(free, (size, -1))
+        if at < len(free):
+            found, buffer.place = free.pop(at)
+            del starts[buffer.place], ends[buffer.place + found]
+            if found > size:
+                give(found - size, buffer.place + size)
+        else:
+            buffer.place = total
+            total += size
+        ending.setdefault(last[buffer], []).append(buffer)
     return total
 
 
@@ -387,7 +439,13 @@ class Executable:
         found = step.call(*[self.array(ref) for ref in step.ins])
         found = found if isinstance(found, tuple) else (found,)
         for ref, result in zip(step.outs, found):
+            if result.shape != ref.shape:
+                raise OtherShape
             self.array(ref)[...] = result
+
+
+class OtherShape(Exception):
+    """A call gave a result of another shape than when it was recorded: its values decide it."""
 
 
 class Table:

@@ -26,7 +26,6 @@ from collections.abc import Callable
 from deepcore import locks
 from deepcore.config import settings
 from deepcore.errors import DeepcoreError
-from deepcore.kernels import watch
 from deepcore.kernels.codegen.jit import Kernel, pack
 
 # Words of the state, eight to a cache line.
@@ -203,8 +202,6 @@ def launch(kernel: Kernel, slices: int, *words: int) -> int:
     """Run all slices of a kernel that is ready; the status: 0, or that of a slice that stopped."""
     if slices == 1:
         return kernel(*words)
-    if watch.count and watch.mine.follower is not None:
-        watch.mine.follower.launch(kernel, slices, words)
     if _RUN.ready():
         return _run((1, kernel.address, 0, slices, *words))
     return next(filter(None, (kernel.slice(i, *words) for i in range(slices))), 0)
@@ -225,9 +222,6 @@ def run(program) -> int:
     """
     if not _RUN.ready():
         return next(filter(None, (launch(k, n, *struct.unpack(f"{len(w) // 8}q", w)) for k, w, n in program)), 0)
-    if watch.count and watch.mine.follower is not None:
-        for kernel, words, slices in program:
-            watch.mine.follower.launch(kernel, slices, struct.unpack(f"{len(words) // 8}q", words))
     table = [len(program)]
     for kernel, words, slices in program:
         table += (kernel.address, _start_of(words), slices)

@@ -123,7 +123,7 @@ def chain_of(record: Record, unlike: frozenset[str] = frozenset(), booleans: boo
     if found is None or len(record.ins) != found.arity or (found.booleans and not booleans):
         return None
     dtype = out.dtype
-    if dtype not in (dt.float32, dt.float64) and not (booleans and elementwise.takes(found.formula, dtype)):
+    if dtype not in (dt.float32, dt.float64):
         return None
     if not out.whole or any(ref.dtype != (dt.bool_ if i < found.booleans else dtype) for i, ref in enumerate(record.ins)):
         return None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from deepcore.autograd import graph, is_grad_enabled, mode, wrong_argument
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
+from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, printable, suggest
 from deepcore.nn.hooks import GradientTap, RemovableHandle
 from deepcore.nn.parameter import Parameter
@@ -125,8 +126,7 @@ class Module:
             raise wrong from None
 
     def _call_with_hooks(self, args: tuple, kwargs: dict):
-        if mode.tracer is not None:
-            mode.tracer.note("a module with hooks")
+        untraceable("a module with hooks")
         for hook, with_kwargs in tuple(self._hooks.get("forward_pre", {}).values()):
             if with_kwargs:
                 replaced = hook(self, args, kwargs)
@@ -401,8 +401,7 @@ class Module:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget every parameter's gradient, or set it to zeros."""
-        for parameter in self.parameters():
-            clear_gradient(parameter, set_to_none)
+        clear_gradients(list(self.parameters()), set_to_none)
 
     def apply(self, fn: Callable[[Module], Any]) -> Module:
         """Call `fn(module)` on every module, children first, this one last."""
@@ -650,17 +649,17 @@ def rebind(t: Tensor, new: Tensor) -> None:
     t.data = new._data
 
 
-def clear_gradient(parameter: Tensor, set_to_none: bool) -> None:
-    """Forget a gradient, or fill it with zeros."""
-    if mode.tracer is not None:
-        mode.tracer.clear(parameter, set_to_none)
-    gradient = parameter.grad
-    if gradient is None:
-        return
-    if set_to_none:
-        parameter.grad = None
-    else:
-        gradient = gradient.detach()
-        gradient._data.fill(0)
-        gradient.bump_version()
-        parameter.grad = gradient
+def clear_gradients(parameters: list[Tensor], set_to_none: bool) -> None:
+    """Forget gradients, or fill them with zeros."""
+    effect("clear", _clear, parameters, set_to_none)
+
+
+def _clear(parameters: list[Tensor], set_to_none: bool) -> None:
+    for parameter in parameters:
+        if set_to_none:
+            parameter.grad = None
+        elif parameter.grad is not None:
+            gradient = parameter.grad.detach()
+            gradient._data.fill(0)
+            gradient.bump_version()
+            parameter.grad = gradient
