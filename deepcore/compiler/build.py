@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from deepcore.backend import dtypes as dt
@@ -19,8 +20,6 @@ PASSES = (dead.run, fold.run, algebra.run, cse.run, dead.run, fuse.run, epilogue
 LOOKING = (dead.run, fold.run, algebra.run, cse.run, dead.run, masks.run, finite.run, reuse.run)
 
 
-
-
 class Built(NamedTuple):
     """A program, and where what outlives it is found."""
 
@@ -31,10 +30,19 @@ class Built(NamedTuple):
     target: Target
 
 
-def optimized(recorder: Recorder, ends: list[Ref], target, passes: Iterable = PASSES) -> Program:
-    """The recorded program after its passes; `ends` are read after it."""
-    contents = [Ref(own, 0, (own.nbytes,), (1,), dt.uint8) for own in recorder.redirected.values()]
-    program = Program(list(recorder.records), [*ends, *contents], dict(recorder.constants), target)
+def optimized(
+    recorder: Recorder, ends: list[Ref], target, passes: Iterable = PASSES,
+    records: list[Record] | None = None, renamed: dict[Buffer, Ref] | None = None,
+) -> Program:  # fmt: skip
+    """The recorded program, or some of its records, after the passes; `ends` are read after it."""
+    contents: list[Ref] = []
+    if records is None:
+        records = recorder.records
+        contents = [Ref(own, 0, (own.nbytes,), (1,), dt.uint8) for own in recorder.redirected.values()]
+    records = [replace(record, ins=list(record.ins), outs=list(record.outs)) for record in records]
+    program = Program(records, [*ends, *contents], dict(recorder.constants), target)
+    if renamed:
+        program.replace(renamed)
     for each in passes:
         each(program)
     return program
@@ -49,7 +57,7 @@ def build(recorder: Recorder, outputs: list[Ref], grads: list[Ref]) -> Built:
     program = optimized(recorder, ends, target, PASSES if recorder.looks is None else LOOKING)
     found = program.lasting
     contents = dict(zip(recorder.redirected, found[len(ends) :]))
-    outputs = _results(program, found[: len(outputs)])
+    outputs = results_of(program, found[: len(outputs)])
     grads = _owned(program, found[len(outputs) : len(outputs) + len(grads)], outputs)
     steps = [step for record in program.records for step in target.lower(record)]
     at = len(outputs) + len(grads)
@@ -68,17 +76,19 @@ def build(recorder: Recorder, outputs: list[Ref], grads: list[Ref]) -> Built:
     return Built(Executable(steps, size), outputs, grads, target)
 
 
-def _results(program: Program, refs: list[Ref]) -> list[Ref]:
+def results_of(program: Program, refs: list[Ref], name: str = "out") -> list[Ref]:
     """Results in memory that is new in each run, laid out and shared as the function's were."""
     found = []
+    mine: set[Buffer] = set()
     for i, ref in enumerate(refs):
         buffer = ref.buffer
-        if (buffer.kind == "own" and not buffer.changing) or buffer.name.startswith("out"):
+        if (buffer.kind == "own" and not buffer.changing) or buffer in mine:
             if buffer.kind == "own":
-                buffer.kind, buffer.name = "given", f"out{i}"
+                buffer.kind, buffer.name = "given", f"{name}{i}"
+                mine.add(buffer)
             found.append(ref)
         else:
-            found.append(_copied(program, ref, f"out{i}"))
+            found.append(_copied(program, ref, f"{name}{i}"))
     return found
 
 
@@ -120,5 +130,3 @@ def _update(recorder: Recorder, update, gradients: list[Ref]) -> tuple[list[Step
     arrays = [*plan.weights, *(a for batch in plan.program.batches for column in batch.states for a in column)]
     changed = [Ref(*outside(a), a.shape, a.strides, a.dtype) for a in arrays if a.size]
     return before, Step(name, gradients, changed, change, kept=True)
-
-

@@ -18,8 +18,9 @@ from deepcore.autograd.transforms import tree_map
 from deepcore.backend import backend_of, get_backend
 from deepcore.compiler.build import build
 from deepcore.compiler.guards import PLAIN, Guards, is_scalar, same
-from deepcore.compiler.record import Fault, Recorder, user_line
+from deepcore.compiler.record import Fault, Recorder
 from deepcore.compiler.runner import Arena, Overlap, Runner, Stopped, same_bits
+from deepcore.compiler.split import Backwards, ProgramNode, Split, attach, is_differentiable
 from deepcore.config import settings
 from deepcore.effects import effect, mode
 from deepcore.errors import ArgumentError, DeepcoreWarning
@@ -134,6 +135,9 @@ class Compiled:
                         results = runner(arrays, tensors)
                     except (Stopped, Overlap):
                         break
+                    if runner.backwards is not None:
+                        self.runs += 1
+                        return self._differentiable(runner, tree, results, arrays, tensors)
                     if not latest:
                         self._known.move_to_end(key)
                         self._latest = key, self._known[key]
@@ -195,7 +199,9 @@ class Compiled:
             return result
         self._drop(key, runner)
         if key in self._distrusted:
-            self._give_up(key, Fault(f"it computes {wrong} otherwise than its program, again", "a check of its results"))
+            self._give_up(
+                key, Fault(f"it computes {wrong} otherwise than its program, again", "a check of its results")
+            )
         else:
             self._distrusted.add(key)
             warnings.warn(
@@ -205,6 +211,16 @@ class Compiled:
                 stacklevel=3,
             )
         return result
+
+    def _differentiable(self, runner: Runner, tree, results: list, arrays: list, tensors: list[Tensor]):
+        """Results with a node that runs the backward program."""
+        saved = results[runner.count :]
+        node = ProgramNode(runner.backwards, saved, arrays, tensors, runner.target.words.copy())
+        owners = {id(array.base) for array in saved if array.base is not None} | set(map(id, saved))
+        found = [from_raw(array, runner.backend) for array in results[: runner.count]]
+        _share_storage(found)
+        attach(found, runner.places, node, lambda t: id(t._data.base) in owners or id(t._data) in owners)
+        return _refilled(tree, found, tensors)
 
     def _drop(self, key, runner: Runner) -> None:
         self._latest = None
@@ -236,6 +252,10 @@ class Compiled:
             for tensor in tensors:
                 recorder.argument(tensor)
             result = self.function(*args, **kwargs)
+            split = None
+            if recorder.fault is None and mode.grad:
+                differentiable = list({id(t): t for t in _leaves(result) if is_differentiable(t)}.values())
+                split = Split(recorder, differentiable) if differentiable else None
         if guards.drawn():
             recorder.note("the function draws random numbers that are not deepcore's")
         after = [*_flat(args), *_flat(kwargs)]
@@ -257,12 +277,12 @@ class Compiled:
         outputs: list = []
         tree = _outputs(result, recorder, outputs, tensors)
         if recorder.fault is None:
-            self._make(key, recorder, guards, tree, outputs, tensors)
+            self._make(key, recorder, guards, tree, outputs, tensors, split)
         if recorder.fault is not None:
             self._give_up(key, recorder.fault)
         return result
 
-    def _make(self, key, recorder: Recorder, guards: Guards, tree, outputs, tensors) -> None:
+    def _make(self, key, recorder: Recorder, guards: Guards, tree, outputs, tensors, split: Split | None) -> None:
         leaves, grads = recorder.gradients()
         if recorder.overlap():
             recorder.note("memory that the function writes, and that other arrays share")
@@ -271,14 +291,28 @@ class Compiled:
             recorder.note("computing with a gradient from before")
         if recorder.fault is not None:
             return
-        refs = [ref for ref, _ in outputs]
+        refs = [ref for ref, _, _ in outputs]
+        arrays = [array for _, array, _ in outputs]
         if recorder.backend.name == "cpu":
+            backwards, places = None, []
+            if split is not None:
+                backwards = Backwards(split, tensors, self._lock, self._arena)
+                numbers = {id(t): i for i, (_, _, t) in enumerate(outputs)}
+                if any(id(t) not in numbers for t in split.outputs):
+                    recorder.note("a result to be differentiated that is not new")
+                    return
+                places = [numbers[id(t)] for t in split.outputs]
+                refs += split.saved()
+                arrays += [None] * len(backwards.saved)
             runner = Runner(recorder, build(recorder, refs, grads), leaves, tensors, guards, self._arena)
+            runner.backwards, runner.places, runner.count = backwards, places, len(outputs)
         else:
             from deepcore.compiler.cuda import GraphRunner
 
             runner = GraphRunner(recorder, refs, leaves, tensors, guards)
-        wrong = runner.check(recorder, [array for _, array in outputs], leaves)
+            if recorder.fault is not None:
+                return
+        wrong = runner.check(recorder, arrays, leaves)
         if wrong:
             recorder.note(f"the program computed {wrong} otherwise than the function did")
             return
@@ -450,7 +484,15 @@ def _structure(tree, arrays: list, tensors: list):
         arrays.append(raw)
         tensors.append(tree)
         if tree._requires_grad:
-            return raw.shape, raw.strides, raw.dtype, tree.backend, tree._node is not None, tree.grad is None, _extras(tree)
+            return (
+                raw.shape,
+                raw.strides,
+                raw.dtype,
+                tree.backend,
+                tree._node is not None,
+                tree.grad is None,
+                _extras(tree),
+            )
         if tree.__class__ is not Tensor:
             return raw.shape, raw.strides, raw.dtype, tree.backend, _extras(tree)
         return raw.shape, raw.strides, raw.dtype, tree.backend
@@ -563,18 +605,26 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
             if leaf not in recorder.watched():
                 recorder.note("a result in memory that was there before")
             return leaf
-        node = leaf._node
-        if node is None and leaf._requires_grad:
+        if leaf._node is None and leaf._requires_grad:
             recorder.note("a leaf that the function makes")
-        if node is not None and node.saved is not None:
-            recorder.note(
-                "a result to be differentiated outside of the function (call it under no_grad() if that is not meant)"
-            )
-        found.append((ref, leaf._data))
+        found.append((ref, leaf._data, leaf))
         known[id(leaf)] = _Leaf(len(found) - 1)
         return known[id(leaf)]
 
     return _mapped(leave, tree)
+
+
+def _leaves(tree) -> list:
+    """The tensors in a result."""
+    found: list = []
+
+    def leaf(one):
+        if isinstance(one, Tensor):
+            found.append(one)
+        return one
+
+    _mapped(leaf, tree)
+    return found
 
 
 def _is_fixed(value) -> bool:
@@ -604,7 +654,10 @@ def _filled(tree, results: list, given: list[Tensor], backend):
         return from_raw(results[tree.i], backend)
     tensors = [from_raw(array, backend) for array in results]
     _share_storage(tensors)
+    return _refilled(tree, tensors, given)
 
+
+def _refilled(tree, tensors: list[Tensor], given: list[Tensor]):
     def fill(leaf):
         if leaf.__class__ is _Leaf:
             return tensors[leaf.i]

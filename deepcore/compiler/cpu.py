@@ -9,10 +9,10 @@ from typing import Any
 
 from deepcore import kernels
 from deepcore.backend import dtypes as dt
+from deepcore.compiler.cost import arithmetic
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes.chains import WORTH, Chain, Operand, chain_of
 from deepcore.kernels.codegen.jit import bits
-from deepcore.compiler.cost import arithmetic
 from deepcore.kernels.cpu import checks, dropout, elementwise, gemm, reductions
 from deepcore.kernels.plan import Operand as Number
 from deepcore.kernels.plan import Plan, Spec, interned
@@ -115,7 +115,7 @@ class Target:
                     before.append(move(ins[i], ref))
             lowering = record.op.lowering or kernels.lowering(record.op.name, self.backend)
             plan = lowering.lower([self.spec(ref) for ref in ins], record.params) if before else None
-        if isinstance(plan, Plan) and all(map(_fits, (plan.spec,), record.outs)) and 1 == len(record.outs):
+        if isinstance(plan, Plan) and all(map(_fits, (plan.spec,), record.outs)) and len(record.outs) == 1:
             lowering = record.op.lowering or kernels.lowering(record.op.name, self.backend)
             floats = [float(record.params[name]) for name in lowering.floats]
             return [*before, self._launched(record, plan, ins, floats)]
@@ -129,7 +129,11 @@ class Target:
         operands: list[Any] = list(ins)
         if record.draw is not None:
             operands.append(Ref(self._words, 24 * record.draw.row, (3,), (8,), dt.int64))
-        operands += [*floats, *(Ref(buffer, 0, (buffer.nbytes,), (1,), dt.uint8) for buffer in temporaries), *record.outs]
+        operands += [
+            *floats,
+            *(Ref(buffer, 0, (buffer.nbytes,), (1,), dt.uint8) for buffer in temporaries),
+            *record.outs,
+        ]
         launches = []
         for launch in plan.launches:
             words, places = [], {}
@@ -137,7 +141,9 @@ class Target:
                 operand = operands[word.number] if isinstance(word, Number) else int(word)
                 if isinstance(operand, Ref):
                     places[i] = operand.buffer, operand.offset
-                words.append(0 if isinstance(operand, Ref) else bits(operand) if isinstance(operand, float) else operand)
+                words.append(
+                    0 if isinstance(operand, Ref) else bits(operand) if isinstance(operand, float) else operand
+                )
             launches.append(Launch(launch.kernel, words, places, launch.chunks, plan.owner))
         return Step(record.name, list(ins), record.outs, launches, temps=temporaries, kept=record.kept)
 
@@ -175,7 +181,10 @@ def _fused(record: Record) -> Step:
     places = {i: (x.buffer, x.offset) for i, x in enumerate(operands)}
     places |= {len(operands) + k: (ref.buffer, ref.offset) for k, (_, ref) in enumerate(chain.stored)}
     launch = Launch(
-        kernel, [0] * len(places) + [chain.size, chain.columns, *words], places, elementwise.slices(chain.size, chain.columns)
+        kernel,
+        [0] * len(places) + [chain.size, chain.columns, *words],
+        places,
+        elementwise.slices(chain.size, chain.columns),
     )
     return Step(record.name, record.ins, record.outs, [launch], kept=record.kept)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from deepcore.compiler.runner import Runner
 from deepcore.kernels.runtime.executable import Step
 
+
 def table(runner: Runner) -> list[str]:
     """The lines that tell of one program."""
     steps = runner.exe.steps

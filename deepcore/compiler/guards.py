@@ -116,7 +116,9 @@ class Guards:
             for tensor, flags in self.flags:
                 for what, now, then in zip(_FLAGS, _flags(tensor), flags):
                     if now != then:
-                        return f"{what} of a tensor of shape {tensor.shape} changed from {_shown(then)} to {_shown(now)}"
+                        return (
+                            f"{what} of a tensor of shape {tensor.shape} changed from {_shown(then)} to {_shown(now)}"
+                        )
             self.version = version
         return None
 
@@ -141,7 +143,9 @@ class Guards:
     def ignore_changed(self) -> None:
         """Drop what the function itself has changed, for `side_effects="once"`."""
         self.entries = [e for e in self.entries if (now := _item(e[0], e[1])) is e[2] or same(now, e[2])]
-        self.attributes = [a for a in self.attributes if (now := getattr(a[0], a[1], _MISSING)) is a[2] or same(now, a[2])]
+        self.attributes = [
+            a for a in self.attributes if (now := getattr(a[0], a[1], _MISSING)) is a[2] or same(now, a[2])
+        ]
         self.lengths = [each for each in self.lengths if len(each[0]) == each[1]]
         self.counted = [c for c in self.counted if (now := c[0].get(c[1], _MISSING)) is c[2] or same(now, c[2])]
         self.tables = [t for t in self.tables if len(t[0]) == len(t[1]) and all(map(is_, t[0].values(), t[1]))]

@@ -25,7 +25,6 @@ from deepcore.ops.registry import PRIMITIVES
 from deepcore.tensor import Tensor
 
 
-
 class Fault(NamedTuple):
     """Why a function cannot be compiled, and where that is."""
 
@@ -105,7 +104,7 @@ class Recorder:
         #: Whether another thread drew from one of the generators in between.
         self.raced = False
         self._kept: list[Any] = []
-        self._first_node = graph.next_id()
+        self.first_node = graph.next_id()
         self._op: Any = None
         self._tensors: tuple = ()
         self._inside = False
@@ -153,6 +152,11 @@ class Recorder:
         if any(low < each.high and each.low < high for each in others):
             self.note("two arguments that share memory" if buffer.name else "a gradient that shares memory")
         others.append(_Place(owner, low, high, address_of(array), buffer))
+
+    def seed(self, array):
+        """The gradient of a result, which is another in each run."""
+        self._given(Buffer("given", array.nbytes, array, "seed"), array)
+        return array
 
     def constant(self, array) -> Buffer:
         """An array that is the same in every run."""
@@ -272,7 +276,7 @@ class Recorder:
     def hook(self, op, inputs, params):
         if self._inside:
             return graph.run(op, inputs, params)
-        if mode.backward and mode.node is not None and mode.node.id < self._first_node:
+        if mode.backward and mode.node is not None and mode.node.id < self.first_node:
             self.note("a graph that was recorded before the function was called")
         before = self._op, self._tensors
         self._op, self._tensors = op, inputs
@@ -351,7 +355,7 @@ class Recorder:
         return run(array, backend)
 
     def copy(self, to: Ref, source: Ref) -> None:
-        self.records.append(Record("copy", [source], [to], call=_itself))
+        self.records.append(Record("copy", [source], [to], call=itself))
 
     def write(self, run: Callable, target: Tensor, raw, key, value) -> None:
         """raw[key] = value, in place."""
@@ -474,7 +478,11 @@ class Recorder:
                 run(leaf, totals, create_graph)
             return
         held = leaf.grad._data
-        first = self.entry.setdefault(leaf, "tensor") == "tensor" and leaf not in self.grads and leaf not in self.accumulated
+        first = (
+            self.entry.setdefault(leaf, "tensor") == "tensor"
+            and leaf not in self.grads
+            and leaf not in self.accumulated
+        )
         if first and leaf in self.arguments:
             self.note("an argument that has a gradient already")
         elif (held.shape, held.dtype) != (raw.shape, raw.dtype) or not held.flags.c_contiguous:
@@ -713,7 +721,7 @@ def settings_of(table: dict) -> dict:
     return {name: value for name, value in table.items() if name not in ("params", "param_names", "optimizer")}
 
 
-def _itself(x):
+def itself(x):
     return x
 
 

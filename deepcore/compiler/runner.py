@@ -122,6 +122,10 @@ class Runner:
         self.grads: list[Any] = [None] * len(leaves)
         self.grad_arrays: list[Any] = [None] * len(leaves)
         self.cleared = [leaf for leaf in recorder.entry if leaf.grad is None]
+        #: Of results that may be differentiated: the backward programs, which results, and how many there are in all.
+        self.backwards: Any = None
+        self.places: list[int] = []
+        self.count = len(self.output_refs)
         #: What guards of optimizers compare by `is`: (mapping or list, key, value), once all of it was found to fit.
         self._settings: tuple[list, list, list] | None = None
 
@@ -177,7 +181,12 @@ class Runner:
             if grad is None:
                 return "a gradient is gone"
             raw = grad._data
-            if raw.shape != leaf._data.shape or raw.dtype != leaf._data.dtype or not _is_plain(raw) or grad._requires_grad:
+            if (
+                raw.shape != leaf._data.shape
+                or raw.dtype != leaf._data.dtype
+                or not _is_plain(raw)
+                or grad._requires_grad
+            ):
                 return "a gradient is of another kind"
             places.add(address(raw))
         if len(places) < len(self.accumulated):
@@ -219,7 +228,9 @@ class Runner:
         try:
             if self._run_all():
                 return "nothing"
-            pairs = [(f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays))]
+            pairs = [
+                (f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays)) if b is not None
+            ]
             pairs += [
                 (f"the gradient of a tensor of shape {leaf.shape}", t._data, leaf.grad._data)
                 for leaf, t in zip(leaves, self.grads)

@@ -10,7 +10,6 @@ import ctypes
 import functools
 import math
 import weakref
-
 from pathlib import Path
 
 import numpy as np

@@ -21,7 +21,6 @@ import pytest
 from op_samples import as_function, outputs_of, samples
 
 import deepcore as dc
-from deepcore.compiler.trace import Trace
 from deepcore.errors import DeepcoreWarning
 from deepcore.kernels.runtime import threadpool
 from deepcore.ops.registry import FUNCTIONS
@@ -951,13 +950,6 @@ def test_memory_that_is_given_again_counts_what_is_written():
     assert run.runs == 3
     with pytest.raises(dc.errors.GradientError, match="overwritten"):
         loss.backward()
-
-
-def test_memory_that_nobody_told_of_is_not_taken_for_a_number():
-    trace = Trace(dc.get_backend("cpu"))
-    trace._inside = True
-    trace.launch(threadpool._RUN, 1, (7, 1 << 46))
-    assert "unseen" in trace._opaque
 
 
 @pytest.mark.parametrize("clip", [{"max_norm": 0.1}, {"clip_value": 0.01}, {"max_norm": 1e9}])

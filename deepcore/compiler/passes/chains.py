@@ -125,7 +125,9 @@ def chain_of(record: Record, unlike: frozenset[str] = frozenset(), booleans: boo
     dtype = out.dtype
     if dtype not in (dt.float32, dt.float64):
         return None
-    if not out.whole or any(ref.dtype != (dt.bool_ if i < found.booleans else dtype) for i, ref in enumerate(record.ins)):
+    if not out.whole or any(
+        ref.dtype != (dt.bool_ if i < found.booleans else dtype) for i, ref in enumerate(record.ins)
+    ):
         return None
     kinds = [kind_of(ref, out) for ref in record.ins]
     columns = {columns for _, columns in kinds if columns}

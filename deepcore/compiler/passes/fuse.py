@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import insort
 
 from deepcore.compiler.ir import Program, Record
-
 from deepcore.compiler.passes.chains import Chain, Operand, Value
 from deepcore.kernels.runtime.executable import Buffer, Ref
 
@@ -115,5 +114,3 @@ def _joined(a: Chain, b: Chain, needed: list[bool]) -> Chain | None:
     stored = [pair for pair, keep in zip(a.stored, needed) if keep] + b.stored
     found = Chain(b.dtype, b.size, max(a.columns, b.columns), [*turned, *b.substituted(taken)], stored)
     return found if found.fits() else None
-
-

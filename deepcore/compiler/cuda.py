@@ -8,108 +8,63 @@ changes from step to step (learning rates, positions in random streams) is words
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from operator import call, is_, setitem
 from typing import Any
 
 from deepcore.backend import dtypes as dt
-from deepcore.compiler.ir import Program
-from deepcore.compiler.passes import dead, fuse
-from deepcore.compiler.passes.device import DeviceChain
-from deepcore.compiler.runner import _TWICE, Runner, _same_bits
-from deepcore.compiler.trace import Drawn, Trace, Update
+from deepcore.compiler.build import PASSES, optimized
+from deepcore.compiler.ir import Record
+from deepcore.compiler.passes import dead
+from deepcore.compiler.passes.chains import Chain, chain_of
+from deepcore.compiler.record import Recorder, Update, itself, settings_of
+from deepcore.compiler.runner import _TWICE, Runner, _of, same_bits
 from deepcore.config import settings
 from deepcore.errors import IndexRangeError
 from deepcore.kernels.codegen.jit import signed_words
+from deepcore.kernels.cuda import fused, philox
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
-from deepcore.kernels.cuda import philox as cuda_philox
-from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, root
+from deepcore.kernels.runtime.executable import Buffer, Ref, Step
 from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
 
-
-class _Placed(Drawn):
-    """A position in a random stream as a place in device memory."""
-
-    def now(self) -> int:
-        return cuda_philox.Word.of(int(self), self.state, self.ahead)  # kernels read the state, not the number
+#: Of zeros of two signs, or with a NaN, CuPy's answer may be another than the formula's.
+_UNLIKE = frozenset({"maximum", "minimum"})
 
 
-class DeviceTrace(Trace):
-    """Follows a function on a GPU: every op is a call of its forward.
-
-    An array cannot tell who reads it there, but the memory that is allocated can be known: what is neither from before
-    nor a result of an op was computed unseen.
-    """
-
-    whole = "a call, whatever runs it"
-
-    def __init__(self, backend):
-        super().__init__(backend)
-        self.maps = {}
-        self._allocated: set[int] = set()
+class DeviceRecorder(Recorder):
+    """Records a function on a GPU."""
 
     @contextlib.contextmanager
-    def following(self) -> Iterator[None]:
-        cuda = self.backend.array_module.cuda
-        allocate = cuda.get_allocator()
-
-        def noted(size):
-            pointer = allocate(size)
-            self._allocated.add(pointer.ptr)
-            return pointer
-
-        with self.backend.device, cuda.using_allocator(noted), super().following():
+    def recording(self) -> Iterator[None]:
+        with self.backend.device, super().recording():
             yield
 
-    def followed(self, array):
-        return array
+    def can_check(self, name: str, refs: list[Ref]) -> bool:
+        return name == "within"  # counted in each run, as nothing waits there: the next call tells of it
 
-    def raw_arguments(self) -> None:
-        self.note("an array as an argument, whose readers cannot be followed: dc.as_tensor(…) of it")
-
-    def ref(self, array, tensor: Tensor | None = None) -> Ref:
-        known = not array.size or self.intervals.find(address_of(array)) is not None or self._is_constant(array)
-        if not known and address_of(root(array)) in self._allocated:
-            self.note("values computed outside of deepcore's operations")
-        return super().ref(array, tensor)
-
-    def moved(self, to: Ref, source: Ref) -> Step:
-        return Step("copy", [source], [to], call=_itself)
-
-    def within(self, t: Tensor, low: int, high: int) -> bool:
-        """Counted in each run, as nothing waits there: the next call tells of it."""
-        xp, raw = self.backend, t._data
-
-        def look(array):
-            xp.any_wrong(((array < low) | (array >= high)).sum())
-            return ()
-
-        if raw.size and not self._inside:
-            self.steps.append(Step("within", [self.ref(raw, t)], [], call=look, kept=True))
-        return not raw.size or not bool(((raw < low) | (raw >= high)).any())
-
-    # -- random numbers -----------------------------------------------------------------------------------
-    def advance(self, generator, seed: int, stream: int, first: int, blocks: int):
-        if not settings.kernels or not self.backend.ready(cuda_philox.PHILOX):
+    def advance(self, run: Callable, generator, blocks: int) -> tuple[int, int, int]:
+        if not settings.kernels or not self.backend.ready(philox.PHILOX):
             self.note("random numbers without a kernel for them")
-        state, ahead = self._claimed(generator, seed, stream, first, blocks)
-        return seed, stream, _Placed.of(first, state, 2, ahead)
+        return super().advance(run, generator, blocks)
 
-    def _words(self, seed: int, stream: int, first: int):
-        return self.backend.zeros(3, dtype=dt.int64)
+    def draw(self, run: Callable, function, xp, args: tuple, params: dict):
+        if not self._inside and (not settings.kernels or not self.backend.ready(philox.PHILOX)):
+            self.note("random numbers without a kernel for them")
+        return super().draw(run, function, xp, args, params)
 
-    # -- updates ------------------------------------------------------------------------------------------
-    def update(self, optimizer, function: Callable, clip=None, clipped: Callable | None = None):
+    def update(self, run: Callable, optimizer, clip=None, clipped: Callable | None = None):
         live, gradients = self.before_update(optimizer)
+        self.settings += [(group, settings_of(group)) for group in optimizer.param_groups]
         known = {id(p): bool(optimizer.state.get(p)) for p in live}
-        result = None
         with self.paused():
-            result = function()
+            result = run(optimizer, clip, clipped)
         if not live:
             return result
         if clip is not None:
@@ -120,20 +75,12 @@ class DeviceTrace(Trace):
         if plan is None or not plan.usable:
             self.note(f"a step of {type(optimizer).__name__} that is not one update of all parameters by kernels")
             return result
-        for array in plan.arrays:
-            if self.intervals.find(address_of(array)) is None:
-                self._outside(array, None)
-            buffer = super().ref(array).buffer
-            if buffer.kind != "outside":
-                self.note("a parameter that the step wrote before its update")
-                return result
-            self.before.setdefault(buffer, self.backend.zeros_like(buffer.array))  # made by this very step
-            self.updated.add(buffer)
-        self.updates.append(Update(optimizer, plan, gradients, None))
+        if self.mark_updated(plan.arrays):
+            self.updates.append(Update(optimizer, plan, gradients, None))
         return result
 
     def _clip(self, clip, clipped, live, gradients, result) -> list[Ref]:
-        """Steps that clip gradients; where those are afterwards."""
+        """Records that clip gradients; where those are afterwards."""
         if clip.finite:
             self.note("clipping with error_if_nonfinite, which reads the norm")
         outs = []
@@ -145,12 +92,72 @@ class DeviceTrace(Trace):
             outs.append(new)
         if result is not None:
             outs.append(self.own_ref(result._data))
-        self.steps.append(Step("clip", list(gradients), outs, call=self.clipping(clipped)))
+        self.records.append(Record("clip", list(gradients), outs, call=self.clipping(clipped)))
         return outs[: len(live)]
 
 
-def _itself(x):
-    return x
+class Target:
+    """The GPU's side of compiling one program: steps are calls of what ops run, and of fused kernels."""
+
+    def __init__(self, backend, words: Words, draws: int):
+        self.backend = backend
+        #: (seed, stream, position) of each draw, in the program's words.
+        self.draws = words.table(draws, 3) if draws else None
+
+    def chain_of(self, record: Record) -> Chain | None:
+        return chain_of(record, _UNLIKE, booleans=False)
+
+    def has_kernel(self, chain: Chain) -> bool:
+        return self.backend.ready(self._kernel(chain)[0])
+
+    def _kernel(self, chain: Chain):
+        operands = chain.operands
+        lines, words = chain.numbered(operands)
+        pattern = "".join(x.kind for x in operands)
+        return fused.kernel(lines, chain.dtype, pattern, chain.results(len(operands))), words
+
+    def summed(self, chain: Chain, record: Record) -> Record | None:
+        """Sums take no chain in there."""
+        return None
+
+    def finished(self, product: Record, chain: Chain, x, others: list, keep: bool) -> Record | None:
+        """Nor do products: cuBLAS computes most of them."""
+        return None
+
+    def masked(self, record: Record, again: bool):
+        """Masks are drawn again: that costs less than to read them."""
+        return None
+
+    def lower(self, record: Record) -> Step:
+        if record.chain is not None:
+            return Step(record.name, record.ins, record.outs, call=self._fused(record.chain), kept=record.kept)
+        if record.name == "within" and record.op is None:
+            look = functools.partial(_count_wrong, self.backend, **record.params)
+            return Step("within", record.ins, [], call=look, kept=True)
+        run: Callable | None = record.call
+        assert run is not None, record.name
+        if record.draw is not None:
+            run = functools.partial(self._with_words, run, record.draw.row)
+        return Step(record.name, record.ins, record.outs, call=run, kept=record.kept)
+
+    def _with_words(self, run: Callable, row: int, *arrays):
+        """Kernels read seed, stream and position from the program's words."""
+        state = self.draws.device[row]  # type: ignore[union-attr]
+        return run(*arrays, seed=0, stream=0, position=philox.Word.of(0, state, 0))
+
+    def _fused(self, chain: Chain) -> Callable:
+        kernel, words = self._kernel(chain)
+        outs = [ref for _, ref in chain.stored]
+        numbers = [struct.unpack("d", struct.pack("q", word))[0] for word in words]
+        dtype, shapes = outs[0].dtype, [ref.shape for ref in outs]
+        return lambda *arrays: fused.run(
+            self.backend, kernel, arrays, shapes, dtype, chain.size, chain.columns, numbers
+        )
+
+
+def _count_wrong(xp, array, low: int, high: int) -> tuple:
+    xp.any_wrong(((array < low) | (array >= high)).sum())
+    return ()
 
 
 class _Wrong:
@@ -316,20 +323,14 @@ class GraphRunner(Runner):
     #: Of kernels, for `explain`: all steps are calls.
     launches: tuple = ()
 
-    def __init__(self, trace: Trace, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
-        xp = trace.backend
+    def __init__(self, recorder: DeviceRecorder, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
+        xp = recorder.backend
         self.output_refs = outputs
-        self.keep(trace, [trace.grads[leaf] for leaf in leaves], leaves, given, guards)
-        self.contents = {
-            buffer: Ref(own, 0, (buffer.nbytes,), (1,), dt.uint8)
-            for buffer, own in trace.redirected.items()
-            if buffer.kind != "own"
-        }
-        #: Gradients from before, which the step adds to: where their sums are found.
-        self.sums = [self.contents.get(buffer) for buffer in trace.accumulated.values()]
-        self.ends = [*outputs, *self.grad_refs, *(ref for ref in self.sums if ref is not None)]
-        #: What is anew in each call: (buffer, array).
-        self.come_in = [*trace.given, *((b, b.array) for _, b in self.accumulated)]
+        if len({ref.buffer for ref in outputs}) < len(outputs):
+            recorder.note("results that share memory")
+        self.keep(recorder, [recorder.grads[leaf] for leaf in leaves], leaves, given, guards)
+        #: What is new in each call: (buffer, array).
+        self.come_in = [*recorder.given, *((b, b.array) for _, b in self.accumulated)]
         self.inputs = []
         for _, array in self.come_in:
             mine = xp.empty(array.shape, dtype=array.dtype)
@@ -339,28 +340,32 @@ class GraphRunner(Runner):
         self.pool: Any = None
         self.found: dict[Buffer, Any] = {}
 
-    def _assemble(self, steps: list[Step], generators: list, fused: bool) -> None:
-        """The steps, with what lasts, in their order."""
+    def _assemble(self, recorder: DeviceRecorder, optimize: bool) -> None:
+        """The steps, with what outlives them, in their order."""
         xp = self.backend
         updated = [ref for update in self.updates for ref in update.gradients]
-        program = Program(list(steps), [*self.output_refs, *self.grad_refs, *updated, *self.contents.values()])
-        dead.run(program)
-        if fused and settings.kernels:
-            fuse.run(program, type("DeviceChain", (DeviceChain,), {"xp": xp}))
-        self.words = Words(xp)
+        words = self.words = Words(xp)
+        target = self.target = Target(xp, words, len(self.rows))
+        ends = [*self.output_refs, *self.grad_refs, *updated]
+        passes = PASSES[:-1] if optimize and settings.kernels else (dead.run,)
+        program = optimized(recorder, ends, target, passes)
+        found = program.lasting
+        self.steps = [target.lower(record) for record in program.records]
+        at = len(self.output_refs) + len(self.grad_refs)
+        contents = dict(zip(recorder.redirected, found[len(ends) :]))
+        self.result_refs, self.new_grad_refs = found[: len(self.output_refs)], found[len(self.output_refs) : at]
+        self.new_sums = [contents.get(buffer) for buffer in recorder.accumulated.values()]
         for update in self.updates:
-            program.steps += update.plan.step(self.words, type(update.optimizer).__name__, update.gradients)
-        for buffer, ref in self.contents.items():
+            gradients, at = found[at : at + len(update.gradients)], at + len(update.gradients)
+            self.steps += update.plan.step(words, type(update.optimizer).__name__, gradients)
+        for buffer, ref in contents.items():
             if buffer.kind == "outside":
                 to = Ref(buffer, 0, ref.shape, ref.strides, ref.dtype)
-                program.steps.append(Step("copy", [ref], [to], call=_itself))
-        self.states = [(state, self.words.table(1, 3)) for _, state in generators]
-        if self.states:
-            program.steps.insert(0, Step("random state", [], [], call=self._set_states, kept=True))
-        self.words.make()
-        self.steps = program.steps
-        self.dropped = _last_uses(self.steps, {ref.buffer for ref in self.ends})
-        buffers = {b for step in self.steps for b in step.buffers()} | {ref.buffer for ref in self.ends}
+                self.steps.append(Step("copy", [ref], [to], call=itself))
+        words.make()
+        lasting = [*self.result_refs, *self.new_grad_refs, *(ref for ref in self.new_sums if ref is not None)]
+        self.dropped = _last_uses(self.steps, {ref.buffer for ref in lasting})
+        buffers = {b for step in self.steps for b in step.buffers()} | {ref.buffer for ref in lasting}
         self.fixed: dict[Buffer, Any] = {b: b.array for b in buffers if b.kind == "outside"}
         self.fixed |= {buffer: mine for (buffer, _), mine in zip(self.come_in, self.inputs)}
 
@@ -373,25 +378,20 @@ class GraphRunner(Runner):
         """Bytes of the program's own memory."""
         return self.pool.total_bytes() if self.pool is not None else 0
 
-    def _set_states(self):
-        for state, table in self.states:
-            state[...] = table.device[0]
-        return ()
-
     # -- making -------------------------------------------------------------------------------------------
-    def check(self, trace: Trace, arrays: list, leaves: list) -> str | None:
+    def check(self, recorder: DeviceRecorder, arrays: list, leaves: list) -> str | None:
         """Capture, and run the graph once on what was there before the function ran; what is wrong, or None."""
         wrong = None
-        for fused in (True, False):
-            self._assemble(trace.steps, list(trace.generators.values()), fused)
-            wrong = self._tried(trace, arrays, leaves)
+        for optimize in (True, False):
+            self._assemble(recorder, optimize)
+            wrong = self._tried(recorder, arrays, leaves)
             if not wrong:
                 self.come_in = []
                 break
         return wrong
 
-    def _tried(self, trace: Trace, arrays: list, leaves: list) -> str | None:
-        xp, before = self.backend, trace.before
+    def _tried(self, recorder: DeviceRecorder, arrays: list, leaves: list) -> str | None:
+        xp, before = self.backend, recorder.before
         after = {buffer: buffer.array.copy() for buffer in before}
 
         def put(content):
@@ -403,7 +403,7 @@ class GraphRunner(Runner):
             mine[...] = before.get(buffer, array)
         for update in self.updates:
             update.plan.set_scalars(update.optimizer, update.plan.then)
-        self._set_positions([words for words, _ in trace.generators.values()])
+        self._set_draws(self.starts)
         try:
             put(before)
             try:
@@ -414,21 +414,66 @@ class GraphRunner(Runner):
             self.words.send()
             self.graph.launch()
             pairs = [
-                (f"result {i}", self._end(ref), array) for i, (ref, array) in enumerate(zip(self.output_refs, arrays))
+                (f"result {i}", self._end(ref), array) for i, (ref, array) in enumerate(zip(self.result_refs, arrays))
             ]
-            pairs += [
-                (f"the gradient of a tensor of shape {leaf.shape}", array, leaf.grad._data)
-                for leaf, array in zip(leaves, self.grad_arrays)
-            ]
+            pairs += [(_of(leaf), array, leaf.grad._data) for leaf, array in zip(leaves, self.grad_arrays)]
             pairs += [(f"memory of shape {b.array.shape}", b.array, after[b]) for b in before if b.kind == "outside"]
             pairs += [
-                (f"the gradient of a tensor of shape {leaf.shape}", self._sum(ref, after[b]), after[b])
-                for (leaf, b), ref in zip(self.accumulated, self.sums)
+                (_of(leaf), self._sum(ref, after[b]), after[b])
+                for (leaf, b), ref in zip(self.accumulated, self.new_sums)
                 if ref is not None
             ]
-            return next((name for name, mine, theirs in pairs if not _same_bits(xp, mine, theirs)), None)
+            return next((name for name, mine, theirs in pairs if not same_bits(xp, mine, theirs)), None)
         finally:
             put(after)
+
+    def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
+        """Run the graph, put back what it changed, then `run()`, whose effects and result count: see `Runner.compare`."""
+        xp = self.backend
+        with xp.device:
+            put = self._way_back()
+            given = [*arrays, *(leaf.grad._data for leaf, _ in self.accumulated)]  # type: ignore[union-attr]
+            for mine, array in zip(self.inputs, given):
+                mine[...] = array
+            for update in self.updates:
+                update.plan.after(update.optimizer, None)
+            self._set_draws([generator.where() for generator, _ in self.generators])
+            self.words.send()
+            self.graph.launch()
+            results = [self._end(ref).copy() for ref in self.result_refs]
+            gradients = [array.copy() for array in self.grad_arrays]
+            sums = [self._sum(ref, held).copy() for ref, held in self._sums()]
+            changed = [(b.array, b.array.copy()) for b in self.changed if b.kind == "outside"]
+            put()
+            seen = self.wrong.seen()
+        returned = run()
+        if seen:
+            return returned, [], "the program read an index out of range"
+        leaves = list(self.leaves)
+        for i, place in self.given:
+            leaves[i] = tensors[place]
+        pairs = [(f"memory of shape {array.shape}", copy, array) for array, copy in changed]
+        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
+        summed = [leaf for (leaf, _), ref in zip(self.accumulated, self.new_sums) if ref is not None]
+        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(summed, sums)]
+        for name, mine, theirs in pairs:
+            theirs = theirs._data if isinstance(theirs, Tensor) else theirs
+            if theirs is None or not same_bits(xp, mine, theirs):
+                return returned, results, name
+        if any(leaf.grad is not None for leaf in self.cleared):
+            return returned, results, "a gradient that was taken away"
+        return returned, results, None
+
+    def room_for_copies(self) -> bool:
+        """Whether a check's copies are small beside the memory that is left."""
+        needed = sum(b.nbytes for b in self.changed) + sum(ref.nbytes for ref in (*self.grad_refs, *self.output_refs))
+        memory = self.backend.memory()
+        return needed < 1 << 26 or needed < (memory.get("total", 0) - memory.get("held", 0)) // 4
+
+    def _set_draws(self, starts: list[tuple[int, int, int]]) -> None:
+        for row, (number, ahead) in enumerate(self.rows):
+            seed, stream, first = starts[number]
+            self.target.draws.host[row] = signed_words(seed, stream, (first + ahead) % (1 << 64))
 
     def _capture(self, again: Callable = lambda: None) -> None:
         """Run all steps once as they are, which compiles and loads what they need, and once captured."""
@@ -456,11 +501,11 @@ class GraphRunner(Runner):
             self.graph = stream.end_capture()
         # Constants that forwards read stay where they are, whatever the backend forgets.
         self.constants = list(xp._constants.values())
-        self.grad_arrays = [self._end(ref) for ref in self.grad_refs]
+        self.grad_arrays = [self._end(ref) for ref in self.new_grad_refs]
         self.grads = [from_raw(array, xp) for array in self.grad_arrays]
         self.held = [*self.grads, *self.grad_arrays]
         # Gradients are held by their tensors alone, so that others' references can be told.
-        kept = [*self.output_refs, *(ref for ref in self.sums if ref is not None)]
+        kept = [*self.result_refs, *(ref for ref in self.new_sums if ref is not None)]
         self.found = {ref.buffer: self.found[ref.buffer] for ref in kept if ref.buffer in self.found}
 
     def _perform(self) -> dict[Buffer, Any]:
@@ -493,7 +538,7 @@ class GraphRunner(Runner):
 
     def _sums(self) -> list[tuple[Ref, Any]]:
         """Of gradients that are added to: where the program has the sum, and the gradient's array."""
-        pairs = zip(self.accumulated, self.sums)
+        pairs = zip(self.accumulated, self.new_sums)
         return [(ref, leaf.grad._data) for (leaf, _), ref in pairs if ref is not None]  # type: ignore[union-attr]
 
     def _sum(self, ref: Ref, held):
@@ -515,10 +560,10 @@ class GraphRunner(Runner):
             after = self.after(tensors, attached)
             claims: list = []
             try:
-                self._set_positions([g.claim(blocks, claims) for g, _, blocks in self.generators])
+                self._set_draws([generator.claim(blocks, claims) for generator, blocks in self.generators])
                 self.words.send()
                 sums = self._sums()
-                ends = [self._end(ref) for ref in self.output_refs]
+                ends = [self._end(ref) for ref in self.result_refs]
                 results = [xp.empty(end.shape, dtype=end.dtype) for end in ends]
                 self.count_writes(1)
                 any(chain(map(call, (self.graph.launch,)), *after, map(call, (claims.clear,))))
@@ -530,10 +575,6 @@ class GraphRunner(Runner):
             for ref, held in sums:
                 held[...] = self._sum(ref, held)
         return results
-
-    def _set_positions(self, positions: Iterable[tuple[int, int, int]]) -> None:
-        for words, (_, table) in zip(positions, self.states):
-            table.host[0] = signed_words(*words)
 
     def times(self, rounds: int = 5) -> list[float]:
         """Seconds of each step by itself, waited for; what the steps change is put back."""

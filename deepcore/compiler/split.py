@@ -1,0 +1,243 @@
+"""Functions whose results are differentiated outside: a forward and a backward program from one recording.
+
+While the function is recorded, so is `autograd.grad` of its results, for each set of results that may get a gradient.
+What the backward records read of the forward ones is kept from run to run, by the node of the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+from deepcore.autograd import grad, graph
+from deepcore.autograd.function import OutputNode
+from deepcore.autograd.graph import Node
+from deepcore.compiler.build import optimized, results_of
+from deepcore.compiler.cpu import Target
+from deepcore.compiler.ir import Record
+from deepcore.compiler.record import Recorder
+from deepcore.effects import mode
+from deepcore.errors import GradientError
+from deepcore.kernels.codegen.jit import address
+from deepcore.kernels.runtime import allocator
+from deepcore.kernels.runtime.executable import Buffer, Executable, Ref, plan_memory
+from deepcore.tensor import Storage, Tensor, from_raw
+
+#: Results that may be differentiated, each set of which has a backward program of its own.
+_MOST = 4
+
+
+def is_differentiable(t: Any) -> bool:
+    """Whether a result has a graph that can still be gone through."""
+    if not isinstance(t, Tensor) or t._node is None:
+        return False
+    node = t._node.edges[0] if isinstance(t._node, OutputNode) else t._node
+    return getattr(node, "saved", None) is not None
+
+
+class Split:
+    """The recorded backward passes of a function's results."""
+
+    def __init__(self, recorder: Recorder, outputs: list[Tensor]):
+        self.recorder, self.outputs = recorder, outputs
+        #: Where the backward records begin; the places that get the results' gradients.
+        self.cut = len(recorder.records)
+        self.seeds: list[Buffer] = []
+        #: By the numbers of the results that get a gradient: records, and places of the leaves' gradients.
+        self.passes: dict[tuple[int, ...], tuple[list[Record], list[Ref | None]]] = {}
+        self.leaves = _leaves(recorder, outputs)
+        if len(outputs) > _MOST:
+            recorder.note(f"more than {_MOST} results that may be differentiated")
+        elif recorder.updates or recorder.grads or recorder.accumulated:
+            recorder.note("a result to be differentiated of a function that computes gradients itself")
+        elif recorder.backend.name != "cpu":
+            recorder.note("a result to be differentiated outside of the function (call it under no_grad() otherwise)")
+        if recorder.fault is None:
+            self._record()
+
+    def _record(self) -> None:
+        recorder, xp = self.recorder, self.recorder.backend
+        seeds = [Tensor(recorder.seed(xp.ones(t.shape, dtype=t.dtype)), xp) for t in self.outputs]
+        self.seeds = [recorder.ref(t._data).buffer for t in seeds]
+        numbers = range(len(self.outputs))
+        for chosen in (c for count in range(len(self.outputs), 0, -1) for c in combinations(numbers, count)):
+            start = len(recorder.records)
+            found = grad(
+                [self.outputs[i] for i in chosen], self.leaves, [seeds[i] for i in chosen],
+                retain_graph=True, allow_unused=True,
+            )  # fmt: skip
+            refs = [None if g is None else recorder.ref(g._data) for g in found]
+            self.passes[chosen] = recorder.records[start:], refs
+        del recorder.records[self.cut :]
+
+    def saved(self) -> list[Ref]:
+        """What the backward passes read of the forward records, whole buffers."""
+        made = {buffer for record in self.recorder.records for buffer in record.writes()}
+        read = [ref.buffer for records, refs in self.passes.values() for record in records for ref in record.ins]
+        read += [ref.buffer for _, refs in self.passes.values() for ref in refs if ref is not None]
+        found = dict.fromkeys(buffer for buffer in read if buffer in made and buffer.kind == "own")
+        u1 = _bytes()
+        return [Ref(buffer, 0, (buffer.nbytes,), (1,), u1) for buffer in found]
+
+
+def _bytes():
+    from deepcore.backend import dtypes as dt
+
+    return dt.uint8
+
+
+def _leaves(recorder: Recorder, outputs: list[Tensor]) -> list[Tensor]:
+    """What the results are differentiated by: leaves, and arguments with a history."""
+    histories = {id(t._node): t for t in recorder.arguments if t._node is not None}
+    leaves: dict[Tensor, None] = {}
+    seen: set[int] = set()
+    waiting: list[Any] = [t._node for t in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Tensor):
+            leaves[node] = None
+        elif id(node) in histories:
+            leaves[histories[id(node)]] = None
+        elif node.id < recorder.first_node:
+            recorder.note("a graph that was recorded before the function was called")
+        else:
+            waiting.extend(node.edges)
+    return list(leaves)
+
+
+class Backward:
+    """One backward program: from the gradients of some results to those of the leaves."""
+
+    def __init__(self, split: Split, records: list[Record], refs: list[Ref | None], saved: list[Buffer]):
+        recorder = split.recorder
+        #: The forward program's buffers, and this one's in their place.
+        self.saved = {buffer: Buffer("given", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
+        renamed = {old: Ref(new, 0, (), (), None) for old, new in self.saved.items()}
+        self.target = Target(recorder.backend, len(recorder.rows))
+        program = optimized(
+            recorder, [ref for ref in refs if ref is not None], self.target, records=records, renamed=renamed
+        )
+        found = results_of(program, program.lasting[: sum(ref is not None for ref in refs)], "grad")
+        at = iter(found)
+        self.refs = [None if ref is None else next(at) for ref in refs]
+        steps = [step for record in program.records for step in self.target.lower(record)]
+        size = plan_memory(steps, {ref.buffer for ref in found})
+        self.exe = Executable(steps, size)
+
+    def run(self, arena, bound: list[tuple[Buffer, Any]], words, xp) -> list:
+        """The gradients' arrays; None where a leaf has none."""
+        exe = self.exe
+        for buffer, array in bound:
+            exe.bind(buffer, address(array))
+        made: dict[Buffer, Any] = {}
+        for ref in self.refs:
+            if ref is not None and ref.buffer not in made:
+                array = allocator.empty(ref.shape, ref.dtype) if ref.whole else allocator.empty(ref.buffer.nbytes, "u1")
+                made[ref.buffer] = array
+                exe.bind(ref.buffer, address(array))
+        self.target.words[...] = words
+        exe.bind_own(arena.at_least(exe.size))
+        status = exe.run()
+        if not status:
+            function, packed, part = exe.last()
+            status = function(packed, part)
+        if status:
+            raise GradientError("the backward program stopped", fix="call the function itself to see why")
+        return [None if ref is None else _viewed(made[ref.buffer], ref) for ref in self.refs]
+
+
+def _viewed(array, ref: Ref):
+    whole = array.shape == ref.shape and array.dtype == ref.dtype
+    return array if whole else type(array)(ref.shape, ref.dtype, array.data, ref.offset, ref.strides)
+
+
+class Backwards:
+    """The backward programs of a compiled function, each built when it is first needed."""
+
+    def __init__(self, split: Split, given: list[Tensor], lock, arena):
+        self.lock, self.arena = lock, arena
+        self.xp = split.recorder.backend
+        self.split: Split = split
+        self.saved = [ref.buffer for ref in split.saved()]
+        places = {id(t): i for i, t in enumerate(given)}
+        #: Leaves, or the numbers of those that are arguments.
+        self.leaves: list[Any] = [places.get(id(leaf), leaf) for leaf in split.leaves]
+        self.like = [(t.shape, t.dtype) for t in split.outputs]
+        self.arguments = [buffer for buffer, _ in split.recorder.given]
+        self.seeds = split.seeds
+        self.built: dict[tuple[int, ...], Backward] = {}
+        read = {ref.buffer for records, _ in split.passes.values() for record in records for ref in record.ins}
+        #: Tensors from outside that the backward passes read.
+        self.outside = [t for b, (t, _) in split.recorder.outside.items() if b in read and t is not None]
+        self.reads_arguments = [i for i, buffer in enumerate(self.arguments) if buffer in read]
+
+    def program(self, chosen: tuple[int, ...]) -> Backward:
+        found = self.built.get(chosen)
+        if found is None:
+            records, refs = self.split.passes[chosen]
+            found = self.built[chosen] = Backward(self.split, records, refs, self.saved)
+        return found
+
+    def gradients(self, chosen: tuple[int, ...], seeds: list, saved: list, arguments: list, words) -> list:
+        with self.lock:
+            program = self.program(chosen)
+            bound = list(zip(program.saved.values(), saved))
+            bound += zip(self.arguments, arguments)
+            bound += [(self.seeds[i], array) for i, array in zip(chosen, seeds)]
+            return program.run(self.arena, bound, words, self.xp)
+
+
+class ProgramNode(Node):
+    """The node of a compiled function's results; gradients arrive as {position: gradient} where there are several."""
+
+    __slots__ = ("arguments", "backwards", "checks", "words")
+
+    def __init__(self, backwards: Backwards, saved: list, arrays: list, tensors: list[Tensor], words):
+        self.id = graph.next_id()
+        self.backwards, self.saved, self.arguments, self.words = backwards, saved, arrays, words
+        leaves = [tensors[leaf] if isinstance(leaf, int) else leaf for leaf in backwards.leaves]
+        self.edges = tuple((t._node or t) if t._requires_grad else None for t in leaves)
+        read = [*backwards.outside, *(tensors[i] for i in backwards.reads_arguments)]
+        self.checks: list[tuple[Storage, int]] = [(s := t.storage(), s.version) for t in read]  # type: ignore[misc]
+        self.hooks = self.op = self.params = self.out = self.storage = self.versions = None
+
+    @property
+    def name(self) -> str:
+        return "CompiledBackward"
+
+    def output(self, i: int) -> Node:
+        return self if len(self.backwards.like) == 1 else OutputNode(self, i)  # type: ignore[arg-type]
+
+    def backward(self, g) -> list:
+        if self.saved is None:
+            Node.backward(self, g)  # raises
+        if mode.grad:
+            raise GradientError(
+                "the gradient of a compiled function is a program, which cannot be differentiated again",
+                fix="call the function without dc.compile where create_graph=True is needed",
+            )
+        if any(storage.version != version for storage, version in self.checks):
+            raise graph.stale(self.name, "a tensor that the function read or returned")
+        given = {0: g} if len(self.backwards.like) == 1 else g
+        chosen = tuple(sorted(given))
+        xp = self.backwards.xp
+        seeds = [xp.ascontiguousarray(given[i]._data) for i in chosen]
+        arrays = self.backwards.gradients(chosen, seeds, self.saved, self.arguments, self.words)
+        return [None if edge is None or a is None else from_raw(a, xp) for edge, a in zip(self.edges, arrays)]
+
+    def free(self) -> None:
+        self.saved = self.arguments = None  # type: ignore[assignment]
+
+
+def attach(results: list[Tensor], places: list[int], node: ProgramNode, shared: Callable[[Tensor], bool]) -> None:
+    """Give results their node. Those over memory that the backward pass reads must not be overwritten before it."""
+    for position, i in enumerate(places):
+        t = results[i]
+        t._node, t._requires_grad = node.output(position), True
+    for t in results:
+        if shared(t):
+            node.checks.append((t.storage(), t.storage().version))
