@@ -601,7 +601,7 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
         ref = recorder.norms.get(leaf) or recorder.ref(leaf._data, leaf)
         if ref.buffer.kind == "given":
             recorder.note("a result that shares the memory of an argument")
-        if ref.buffer.kind == "outside":
+        if ref.buffer.kind == "outside" and leaf._data.size:
             if leaf not in recorder.watched():
                 recorder.note("a result in memory that was there before")
             return leaf

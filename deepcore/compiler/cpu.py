@@ -12,7 +12,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.compiler.cost import arithmetic
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes.chains import WORTH, Chain, Operand, chain_of
-from deepcore.kernels.codegen.jit import bits
+from deepcore.kernels.codegen.jit import Kernel, bits
 from deepcore.kernels.cpu import checks, dropout, elementwise, gemm, reductions
 from deepcore.kernels.plan import Operand as Number
 from deepcore.kernels.plan import Plan, Spec, interned
@@ -35,7 +35,7 @@ class Target:
 
     # -- what passes may do -------------------------------------------------------------------------------
     def has_kernel(self, chain: Chain) -> bool:
-        return chain.kernel(chain.operands)[0].ready()
+        return kernel_of(chain, chain.operands)[0].ready()
 
     def summed(self, chain: Chain, record: Record) -> Record | None:
         """The sum of what a chain computes, without its being stored; None where that has no kernel."""
@@ -67,7 +67,7 @@ class Target:
         if not hasattr(gemm, "with_epilogue"):
             return None
         plan = product.plan or self.plan(product)
-        kernel, _ = chain.kernel([x, *others])
+        kernel, _ = kernel_of(chain, [x, *others])
         if not isinstance(plan, Plan) or not kernel.ready():
             return None
         new = gemm.with_epilogue(plan, kernel, len(product.ins), others=len(others), keep=keep)
@@ -177,7 +177,7 @@ def contiguous(ref: Ref) -> tuple[int, ...]:
 def _fused(record: Record) -> Step:
     chain = record.chain
     operands = chain.operands
-    kernel, words = chain.kernel(operands)
+    kernel, words = kernel_of(chain, operands)
     places = {i: (x.buffer, x.offset) for i, x in enumerate(operands)}
     places |= {len(operands) + k: (ref.buffer, ref.offset) for k, (_, ref) in enumerate(chain.stored)}
     launch = Launch(
@@ -187,6 +187,13 @@ def _fused(record: Record) -> Step:
         elementwise.slices(chain.size, chain.columns),
     )
     return Step(record.name, record.ins, record.outs, [launch], kept=record.kept)
+
+
+def kernel_of(chain: Chain, operands: list[Operand]) -> tuple[Kernel, list[int]]:
+    """The kernel of a chain's lines, and its parameters' words."""
+    lines, words = chain.numbered(operands)
+    pattern = "".join(x.kind for x in operands)
+    return elementwise.fused(lines, chain.dtype, pattern, chain.results(len(operands))), words
 
 
 def _copied(record: Record) -> list[Step]:
