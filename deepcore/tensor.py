@@ -592,8 +592,13 @@ def _plain_leaves(data):
     return data
 
 
+def made(raw, backend: Backend) -> Tensor:
+    """A tensor over an array that was just made, and holds the same in every run of a program: zeros, a range."""
+    return effect("made", Tensor, raw, backend)
+
+
 def _finish(raw, backend: Backend, requires_grad: bool) -> Tensor:
-    out = effect("made", Tensor, raw, backend)
+    out = made(raw, backend)
     return out.requires_grad_() if requires_grad else out
 
 

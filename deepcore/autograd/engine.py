@@ -12,7 +12,7 @@ from deepcore.autograd import graph
 from deepcore.autograd.graph import Node, mixed_backends, mode
 from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, GradientError, ShapeError
-from deepcore.tensor import Tensor, as_tensor, changes
+from deepcore.tensor import Tensor, as_tensor, changes, made
 
 
 def backward(tensor: Tensor, gradient=None, retain_graph=None, create_graph: bool = False) -> None:
@@ -44,7 +44,7 @@ def _start(tensor: Tensor, gradient) -> Tensor:
                 received=f"shape {tensor.shape}",
                 fix="reduce it first (loss.mean().backward()), or pass gradient=",
             )
-        return effect("made", Tensor, xp.ones(tensor.shape, dtype=tensor.dtype), xp)
+        return made(xp.ones(tensor.shape, dtype=tensor.dtype), xp)
     if not isinstance(gradient, Tensor):
         gradient = as_tensor(gradient, backend=xp)
     if gradient.backend is not xp:

@@ -6,7 +6,7 @@ from deepcore.autograd.graph import Node, mixed_backends, mode, next_id, stale
 from deepcore.autograd.modes import no_grad
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, GradientError, ShapeError
-from deepcore.tensor import Tensor
+from deepcore.tensor import Tensor, made
 
 
 class Context:
@@ -139,7 +139,7 @@ class FunctionNode(Node):
             for i, like in enumerate(self.like):
                 if i not in given and like is not None:
                     shape, dtype, xp = like
-                    given[i] = Tensor(xp.zeros(shape, dtype=dtype), xp)
+                    given[i] = made(xp.zeros(shape, dtype=dtype), xp)
         self.ctx._node = self
         try:
             result = self.function.backward(self.ctx, *(given.get(i) for i in range(len(self.like))))

@@ -11,7 +11,7 @@ from deepcore.autograd.graph import mode
 from deepcore.autograd.modes import enable_grad
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, GradientError
-from deepcore.tensor import Tensor, as_tensor
+from deepcore.tensor import Tensor, as_tensor, made
 
 
 def tree_map(f, tree):
@@ -93,7 +93,7 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
             mode.transforms -= 1
         filled = iter(
             [
-                Tensor(t.backend.zeros(t.shape, dtype=t.dtype), t.backend) if g is None else g
+                made(t.backend.zeros(t.shape, dtype=t.dtype), t.backend) if g is None else g
                 for t, g in zip(leaves, gradients)
             ]
         )

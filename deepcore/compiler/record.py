@@ -302,6 +302,8 @@ class Recorder:
     def compute(self, op, impl, arrays: tuple, params: dict, tensors: tuple = ()):
         """The result of an op's forward on arrays, recorded."""
         xp = self.backend
+        if any(isinstance(value, Tensor) for value in params.values()):
+            self.note("a tensor where an operation takes a number")
         ins = [self.ref(a, t) for a, t in zip(arrays, tensors or (None,) * len(arrays))]
         self._inside = True
         try:

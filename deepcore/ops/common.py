@@ -6,11 +6,12 @@ from deepcore.autograd import apply, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import DTypeError
 from deepcore.ops.registry import Tensor, primitive
+from deepcore.tensor import made
 
 
 def zeros(g: Tensor) -> Tensor:
     """The gradient of a function that is constant nearly everywhere."""
-    return Tensor(g.backend.zeros(g.shape, dtype=g.dtype), g.backend)
+    return made(g.backend.zeros(g.shape, dtype=g.dtype), g.backend)
 
 
 @primitive(vjp=(lambda g: g, lambda g: zeros(g)))

@@ -12,6 +12,7 @@ from deepcore.ops import arithmetic, comparison
 from deepcore.ops.index import refuse_leaf, setitem, write, written
 from deepcore.ops.registry import FUNCTIONS, Tensor, cast, composite, sample
 from deepcore.ops.shape import broadcast_to, sizes
+from deepcore.tensor import made
 
 
 class _Transfer(Function):
@@ -156,7 +157,7 @@ def _fresh(function: str):
         xp = self.backend if backend is None else get_backend(backend)
         shape = sizes(given if size is None else (size,))
         raw = getattr(xp, function)(shape, dtype=self.dtype if dtype is None else dt.as_dtype(dtype))
-        out = Tensor(raw, xp)
+        out = made(raw, xp)
         return out.requires_grad_() if requires_grad else out
 
     make.__name__ = make.__qualname__ = f"new_{function}"

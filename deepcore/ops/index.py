@@ -6,7 +6,7 @@ import operator
 
 from deepcore.autograd import Node, apply, mixed_backends, mode, run, view_steps
 from deepcore.backend import dtypes as dt
-from deepcore.effects import effect
+from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError
 from deepcore.ops.registry import (
     Tensor,
@@ -21,7 +21,7 @@ from deepcore.ops.registry import (
     takes_arrays,
 )
 from deepcore.ops.shape import alias_p, broadcast_shape, broadcast_to, normalize_dim, reshape_p
-from deepcore.tensor import leaves
+from deepcore.tensor import leaves, made
 
 # -- primitives ---------------------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ def _without(rows: Tensor, row: int | None) -> Tensor:
     if row is None:
         return rows
     xp = rows.backend
-    return rows * Tensor((xp.arange(rows.shape[0]) != row).astype(rows.dtype)[:, None], xp)
+    return rows * made((xp.arange(rows.shape[0]) != row).astype(rows.dtype)[:, None].copy(), xp)
 
 
 # -- PyTorch's functions ---------------------------------------------------------------------------------------
@@ -194,8 +194,9 @@ def take_along_dim(input, indices, dim: int | None = None):
             received=f"input {input.shape}, indices {indices.shape}",
         )
     if dt.is_integer(indices.dtype) and bool((indices._data < 0).any()):
-        xp, raw = input.backend, indices._data
-        indices = Tensor(xp.where(raw < 0, raw + (input.shape[d] if input.ndim else 1), raw), xp)
+        from deepcore.ops.comparison import where
+
+        indices = where(indices < 0, indices + (input.shape[d] if input.ndim else 1), indices)
     shape = broadcast_shape(
         "take_along_dim", (*input.shape[:d], 1, *input.shape[d + 1 :]), (*indices.shape[:d], 1, *indices.shape[d + 1 :])
     )
@@ -286,6 +287,7 @@ def masked_fill(input, mask, value):
 @takes_arrays
 def nonzero(input, *, as_tuple: bool = False):
     """The indices (n × rank, int64) of the elements that are not zero; a tuple of vectors with `as_tuple`"""
+    untraceable("nonzero, whose shape depends on values")
     xp = input.backend
     raw = input._data if input.ndim else input._data.reshape(1)
     found = tuple(Tensor(i.astype(dt.int64), xp) for i in xp.nonzero(raw))
@@ -320,10 +322,14 @@ def one_hot(input, num_classes: int = -1):
     if num_classes == -1:
         if not input.numel():
             raise ArgumentError("one_hot cannot infer num_classes from no elements", fix="pass num_classes")
-        num_classes = int(input._data.max()) + 1
+        num_classes = int(input.max().item()) + 1
     _check_range("one_hot", input, num_classes, "class index")
-    xp = input.backend
-    return Tensor((input._data[..., None] == xp.arange(num_classes)).astype(dt.int64), xp)
+    return apply(_one_hot, (input,), {"classes": num_classes})
+
+
+@primitive()
+def _one_hot(xp, input, *, classes):
+    return (input[..., None] == xp.arange(classes)).astype(dt.int64)
 
 
 # -- x[…] and x[…] = … ------------------------------------------------------------------------------------------
@@ -351,7 +357,7 @@ def _parse(input: Tensor, index) -> tuple[tuple, tuple[Tensor, ...], tuple[int, 
         elif item is None or item is ... or isinstance(item, slice):
             pass
         elif isinstance(item, bool):
-            item = Tensor(input.backend.asarray(item), input.backend)
+            item = made(input.backend.array(item), input.backend)
         else:
             try:
                 item = operator.index(item)
@@ -482,7 +488,7 @@ def _read(g, indices, steps, dims):
 
 
 def _erase(g, indices, steps, dims):
-    zero = Tensor(g.backend.zeros((), dtype=g.dtype), g.backend)
+    zero = made(g.backend.zeros((), dtype=g.dtype), g.backend)
     return apply(_assign, (g, zero, *indices), {"steps": steps, "dims": dims})
 
 

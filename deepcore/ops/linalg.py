@@ -14,6 +14,7 @@ from deepcore.errors import ArgumentError, DTypeError, ShapeError, suggest
 from deepcore.ops.arithmetic import check_factor
 from deepcore.ops.registry import PRIMITIVES, Tensor, cast, composite, is_half, primitive, sample, takes_arrays
 from deepcore.ops.shape import permute, permute_p, reshape_p
+from deepcore.tensor import made
 
 
 def _swap(x: Tensor) -> Tensor:
@@ -345,7 +346,7 @@ def _diagonals(x: Tensor, labels: list[str]) -> tuple[Tensor, list[str]]:
             j = labels.index(label, i + 1)
             if x.shape[i] != x.shape[j]:
                 raise ShapeError(f"einsum: label {label!r} stands for two lengths", received=str(x.shape))
-            step = Tensor(x.backend.arange(x.shape[i]), x.backend)
+            step = made(x.backend.arange(x.shape[i]), x.backend)
             order = [d for d in range(x.ndim) if d not in (i, j)]
             x = permute_p(x, order=(i, j, *order))[step, step]
             labels = [label, *(c for k, c in enumerate(labels) if k not in (i, j))]

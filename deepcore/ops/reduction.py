@@ -16,6 +16,7 @@ from deepcore.ops.exponential import exp, log
 from deepcore.ops.index import gather
 from deepcore.ops.registry import Tensor, axis_names, cast, composite, fused, is_half, primitive, sample
 from deepcore.ops.shape import ALL_DIMS, broadcast_to_p, narrow, normalize_dim, normalize_dims, reshape_p, unsqueeze
+from deepcore.tensor import made
 
 ValuesAndIndices = namedtuple("ValuesAndIndices", "values indices")
 
@@ -161,7 +162,7 @@ def prod(input, dim: int | None = None, keepdim: bool = False, *, dtype=None):
     length = input.shape[d]
     if length == 0:
         shape = _reduced(input.shape, (d,))
-        input = Tensor(input.backend.ones(shape, dtype=input.dtype), input.backend) + sum_p(
+        input = made(input.backend.ones(shape, dtype=input.dtype), input.backend) + sum_p(
             input, dims=(d,), keepdim=True
         )
         length = 1
@@ -262,7 +263,7 @@ def argmin(input, dim: int | None = None, keepdim: bool = False):
 def _chosen(arg, input, dim, keepdim) -> ValuesAndIndices:
     d = normalize_dim(dim, input.ndim)
     if not input.ndim:
-        index = Tensor(input.backend.zeros((), dtype=dt.int64), input.backend)
+        index = made(input.backend.zeros((), dtype=dt.int64), input.backend)
         return ValuesAndIndices(input.clone(), index)
     index = arg(input, d, keepdim=True)
     values = gather(input, d, index)

@@ -10,6 +10,7 @@ from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.ops.registry import Op, Tensor, axis_names, cast, composite, primitive, sample, takes_arrays
+from deepcore.tensor import made
 
 
 def normalize_dim(dim: int, rank: int, name: str = "dim") -> int:
@@ -595,9 +596,7 @@ def pad(input, pad, mode: str = "constant", value=None):
             )
             input = narrow(input, d, cut[0], input.shape[d] - cut[0] - cut[1]) if any(cut) else input
         if low or high:
-            input = index_select(
-                input, d, Tensor(_border(input.backend, input.shape[d], low, high, mode), input.backend)
-            )
+            input = index_select(input, d, made(_border(input.backend, input.shape[d], low, high, mode), input.backend))
     return input if any(low or high for low, high in pairs) else _clone(input)
 
 

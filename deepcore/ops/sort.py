@@ -6,8 +6,9 @@ from deepcore.backend import dtypes as dt
 from deepcore.errors import IndexRangeError
 from deepcore.ops.index import gather
 from deepcore.ops.reduction import ValuesAndIndices
-from deepcore.ops.registry import Tensor, axis_names, composite, primitive, sample
+from deepcore.ops.registry import axis_names, composite, primitive, sample
 from deepcore.ops.shape import normalize_dim, unsqueeze
+from deepcore.tensor import made
 
 
 @primitive()
@@ -25,7 +26,7 @@ def argsort(input, dim: int = -1, descending: bool = False, stable: bool = True)
     """The indices (int64) that sort along `dim`; equal elements keep their order"""
     d = normalize_dim(dim, input.ndim)
     if not input.ndim:
-        return Tensor(input.backend.zeros((), dtype=dt.int64), input.backend)
+        return made(input.backend.zeros((), dtype=dt.int64), input.backend)
     return _argsort(input.detach(), dim=d, descending=bool(descending))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deepcore.autograd import apply, mixed_backends, mode
 from deepcore.backend import dtypes as dt
+from deepcore.effects import untraceable
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.nn.notify import warn_user
 from deepcore.ops import loss as terms
@@ -16,7 +17,7 @@ from deepcore.ops.reduction import sum as sum_
 from deepcore.ops.registry import takes_arrays
 from deepcore.ops.shape import squeeze, unsqueeze
 from deepcore.ops.softmax import log_softmax
-from deepcore.tensor import Tensor, from_raw
+from deepcore.tensor import Tensor
 
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:
@@ -177,20 +178,23 @@ def _class_dim(name: str, input: Tensor, target: Tensor) -> int:
 
 
 def _class_weights(name, input, target, weight, ignore_index, dim):
-    """(raw mask of what counts, or None for all; raw weight per target, or None for 1)."""
-    xp, raw, classes = input.backend, target._data, input.shape[dim]
+    """(mask of what counts, or None for all; weight per target, or None for 1)."""
+    xp, classes = input.backend, input.shape[dim]
     valid = None
-    if raw.size and (0 <= ignore_index < classes or not within(target, 0, classes)):
-        valid = raw != ignore_index
-        bad = xp.logical_and(valid, xp.logical_or(raw < 0, raw >= classes))
+    if target.numel() and (0 <= ignore_index < classes or not within(target, 0, classes)):
+        untraceable("class numbers of which some are ignored")
+        valid, raw = target != ignore_index, target._data
+        bad = xp.logical_and(valid._data, xp.logical_or(raw < 0, raw >= classes))
         if bool(bad.any()):
             raise bad_class(name, input, target, bad)
     if weight is None:
         return valid, None
     if weight.shape != (classes,):
         raise _bad_weight(name, weight, classes)
-    picked = xp.asarray(weight._data[raw if valid is None else xp.where(valid, raw, 0)])  # of one target: a number
-    return valid, picked if valid is None else xp.where(valid, picked, xp.zeros((), dtype=weight.dtype))
+    weight = weight.detach()
+    if valid is None:
+        return None, weight[target]
+    return valid, where(valid, weight[where(valid, target, 0)], 0.0)
 
 
 def _bad_weight(name: str, weight: Tensor, classes: int) -> ShapeError:
@@ -200,10 +204,9 @@ def _bad_weight(name: str, weight: Tensor, classes: int) -> ShapeError:
 
 
 def _nll(log_probs, target, valid, weights, dim, reduction) -> Tensor:
-    xp = log_probs.backend
     index = target.detach()
     if valid is not None:
-        index = from_raw(xp.where(valid, target._data, 0), xp)
+        index = where(valid, index, 0)
     if index.dtype != dt.int64:
         index = index.to(dt.int64)
     loss = neg(squeeze(gather_p(log_probs, unsqueeze(index, dim), dim=dim), dim))
@@ -212,18 +215,19 @@ def _nll(log_probs, target, valid, weights, dim, reduction) -> Tensor:
 
 def _weighted(loss, valid, weights, reduction) -> Tensor:
     """Apply mask and weights, then reduce; the mean divides by the sum of the weights."""
-    xp, dtype = loss.backend, loss.dtype
+    dtype = loss.dtype
     if dtype.itemsize == 2:  # a count or a sum of many may not fit
         loss = loss.to(dt.float32)
     if weights is not None:
-        loss = weigh(from_raw(weights.astype(loss.dtype), xp), loss)
+        weights = weights.to(loss.dtype)
+        loss = weigh(weights, loss)
     if valid is not None:
-        loss = where(from_raw(valid, xp), loss, 0.0)
+        loss = where(valid, loss, 0.0)
     if reduction != "mean" or (valid is None and weights is None):
         loss = _reduced(loss, reduction)
     else:
-        total = valid.sum() if weights is None else xp.sum(weights.astype(loss.dtype))
-        loss = sum_(loss) / from_raw(xp.asarray(total).astype(loss.dtype), xp)
+        total = valid.sum() if weights is None else weights.sum()
+        loss = sum_(loss) / total.to(loss.dtype)
     return loss if loss.dtype == dtype else loss.to(dtype)
 
 

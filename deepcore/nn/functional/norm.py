@@ -14,7 +14,7 @@ from deepcore.ops.norm import batch_norm_p, batch_statistics, layer_norm_p, move
 from deepcore.ops.reduction import amax
 from deepcore.ops.reduction import sum as sum_
 from deepcore.ops.registry import takes_arrays
-from deepcore.tensor import Tensor, from_raw
+from deepcore.tensor import Tensor, from_raw, made
 
 
 @takes_arrays
@@ -58,7 +58,7 @@ def batch_norm(
                 batch = from_raw(statistics._data[row], input.backend)
                 write(running, apply(moved, (running, batch), {"keep": keep, "take": take}))
     elif training:  # no statistics, and the running ones stay as they are
-        statistics = from_raw(input.backend.ones((3, shape[1]), dtype=input.dtype), input.backend)
+        statistics = made(input.backend.ones((3, shape[1]), dtype=input.dtype), input.backend)
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm outside training needs running_mean and running_var")
