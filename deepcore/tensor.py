@@ -374,6 +374,7 @@ class Tensor(TensorMethods):
     def __repr__(self) -> str:
         from deepcore.printing import describe
 
+        untraceable("printing a value")
         return describe(self)
 
 

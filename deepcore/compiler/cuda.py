@@ -436,7 +436,7 @@ class GraphRunner(Runner):
             for mine, array in zip(self.inputs, given):
                 mine[...] = array
             for update in self.updates:
-                update.plan.after(update.optimizer, None)
+                update.plan.after(update.optimizer, object())
             self._set_draws([generator.where() for generator, _ in self.generators])
             self.words.send()
             self.graph.launch()

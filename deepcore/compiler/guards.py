@@ -9,6 +9,8 @@ gets wrong.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import enum
 import functools
 import operator
@@ -52,7 +54,7 @@ class Guards:
         self._waiting: list[tuple[Any, str]] = []
         self.roots = (function, *objects)  # they live: others' ids would be theirs
         for root in self.roots:
-            self._visit(root, getattr(root, "__name__", type(root).__name__))
+            self._visit(root, _name(root))
         self._walk()
         if "param_groups" in self._names or "get_last_lr" in self._names:
             for group, known in self.settings:
@@ -178,13 +180,15 @@ class Guards:
             self._visit(value.__func__, label)
             self._visit(value.__self__, label.rpartition(".")[0] or type(value.__self__).__name__)
         elif isinstance(value, functools.partial):
-            for part in (value.func, *value.args, *value.keywords.values()):
+            for part in (value.func, *value.args, value.keywords):
                 self._visit(part, label)
-        elif isinstance(value, (staticmethod, classmethod, property)):
-            self._visit(getattr(value, "__func__", None) or getattr(value, "fget", None), label)
+        elif isinstance(value, (staticmethod, classmethod)):
+            self._visit(value.__func__, label)
+        elif isinstance(value, property):
+            self._visit(value.fget, label)
         elif isinstance(value, Tensor):
             self.tensors[value] = None
-            own = getattr(value, "__dict__", None)
+            own = _own(value)
             if own is not None:
                 self._objects.append((own, value, label))
         elif isinstance(value, types.ModuleType):
@@ -192,7 +196,7 @@ class Guards:
                 self._objects.append((value.__dict__, None, value.__name__))
         elif isinstance(value, type):
             self._class(value)
-        elif _is_a(kind, "Module") and "_modules" in getattr(value, "__dict__", ()):
+        elif _is_a(kind, "Module") and "_modules" in (_own(value) or ()):
             self._module(value, label)
         elif _is_a(kind, "Optimizer"):
             self.settings += [(group, settings_of(group)) for group in value.param_groups]
@@ -201,23 +205,37 @@ class Guards:
             self.settings.append((value.__dict__, settings_of(value.__dict__)))
         elif isinstance(value, _generators()):
             self._streams.append((value, None))
-        elif isinstance(value, (list, tuple, dict, set, frozenset)) or kind.__module__ == "collections":
+        elif isinstance(value, _CONTAINERS):
             self._container(value, label)
+            if is_users(kind.__module__):
+                self._object(value, label)
+        elif isinstance(value, collections.UserDict):
+            self._visit(value.data, label)
+        elif isinstance(value, collections.ChainMap):
+            self._visit(value.maps, label)
         elif isinstance(value, enum.Enum) or not is_users(kind.__module__):
-            wrapped = getattr(value, "__wrapped__", None)
-            if isinstance(wrapped, types.FunctionType):
-                self._visit(wrapped, label)
-            elif isinstance(getattr(value, "function", None), (types.FunctionType, types.MethodType)):
-                self._visit(value.function, label)  # a compiled function in this one
+            own = _own(value) or {}
+            for name in ("__wrapped__", "function"):  # a cached function, a compiled one in this one
+                if isinstance(own.get(name), (types.FunctionType, types.MethodType)):
+                    self._visit(own[name], label)
         else:
-            own = getattr(value, "__dict__", None)
-            if type(own) is dict:
-                self._objects.append((own, value, label))
+            self._object(value, label)
+
+    def _object(self, value, label: str) -> None:
+        """An object of a user's class: attributes that code names, and how many there are."""
+        kind, own = type(value), _own(value)
+        plain = kind.__getattribute__ is object.__getattribute__  # to look must not run a user's code
+        if own is not None:
+            self._objects.append((own, value, label))
+            self.lengths.append((own, len(own), f"attributes of {label}"))
+        if plain and type(kind.__dict__.get("__class__")) is not property:
             self.attributes.append((value, "__class__", kind, f"the class of {label}"))
+            if own is not None:
+                self.attributes.append((value, "__dict__", own, f"the attributes of {label}"))
             for name in _slots(kind):
-                if hasattr(value, name):
+                with contextlib.suppress(AttributeError):  # it has no value
                     self._attribute(value, name, f"{label}.{name}")
-            self._class(kind)
+        self._class(kind)
 
     def _function(self, function: types.FunctionType) -> None:
         if not is_users(function.__module__):
@@ -229,7 +247,7 @@ class Guards:
             value = getattr(function, name)
             if value is not None:
                 self.attributes.append((function, name, value, f"{name} of {function.__name__}"))
-        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+        for value in (*(function.__defaults__ or ()), function.__kwdefaults__):
             self._visit(value, f"a default of {function.__name__}")
         for name, cell in zip(code.co_freevars, function.__closure__ or ()):
             try:
@@ -265,10 +283,11 @@ class Guards:
         self._class(type(module))
 
     def _class(self, kind: type) -> None:
-        for one in kind.__mro__:
-            if is_users(one.__module__) and id(one) not in self._seen:
-                self._seen.add(id(one))
+        for one in (*kind.__mro__, *type(kind).__mro__):
+            if is_users(one.__module__) and (one, "class") not in self._seen:
+                self._seen.add((one, "class"))
                 self._objects.append((vars(one), None, one.__qualname__))
+                self.lengths.append((vars(one), len(vars(one)), f"attributes of {one.__qualname__}"))
                 self._names.add("forward")
                 self._names.add("__call__")
 
@@ -278,7 +297,7 @@ class Guards:
             self.lengths.append((value, len(value), label))
         if len(value) > _ITEMS:
             return
-        if isinstance(value, dict):
+        if isinstance(value, (dict, types.MappingProxyType)):
             for key in list(value):
                 self._entry(value, key, f"{label}[{key!r}]", f"{label}[{key!r}]")
         elif isinstance(value, (list, tuple)) or hasattr(value, "appendleft"):
@@ -292,7 +311,8 @@ class Guards:
                 self._visit(item, label)
 
     def _named_attributes(self, table, owner, label: str) -> None:
-        for name in [name for name in table if name in self._names]:
+        every = not _ANY_NAME.isdisjoint(self._names)
+        for name in [name for name in table if name in self._names or (every and not name.startswith("__"))]:
             self._entry(table, name, f"{label}.{name}", f"{label}.{name}")
 
     def _entry(self, table, key, label: str, name: str) -> None:
@@ -319,6 +339,10 @@ class Guards:
 
 
 _FLAGS = ("requires_grad", "is_leaf", "hooks", "shape", "dtype", "class")
+#: What is gone into, item by item where there are few.
+_CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque, types.MappingProxyType)
+#: Code that names these may read any attribute.
+_ANY_NAME = {"getattr", "vars", "__dict__", "attrgetter", "asdict"}
 #: What of a module is kept in tables.
 _TABLES = ("_hooks", "_parameters", "_buffers", "_modules")
 _LIBRARIES = {"deepcore", "numpy", "builtins", "numba", "functools", "itertools", "collections", "math", "torch", "cupy",
@@ -334,6 +358,19 @@ def is_users(module: Any) -> bool:
 
 def _flags(t: Tensor) -> tuple:
     return t._requires_grad, t._node is None, getattr(t, "_hooks", None) or None, t._data.shape, t._data.dtype, type(t)
+
+
+def _name(value) -> str:
+    return value.__qualname__ if isinstance(value, types.FunctionType) else type(value).__name__
+
+
+def _own(value) -> dict | None:
+    """Its attributes, without asking it."""
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return own if type(own) is dict else None
 
 
 def _is_a(kind: type, name: str) -> bool:
@@ -353,8 +390,8 @@ def _position(stream):
     if isinstance(stream, random.Random):
         try:
             return stream.getstate()
-        except NotImplementedError:  # SystemRandom
-            return None
+        except NotImplementedError:  # SystemRandom: its numbers may always differ
+            return object()
     if hasattr(stream, "get_state"):
         state = stream.get_state(legacy=True)
         return (state[0], state[1].tobytes(), *state[2:])

@@ -263,7 +263,7 @@ class Runner:
         try:
             self._set_draws([generator.where() for generator, _ in self.generators])
             for update in self.updates:
-                update.plan.after(update.optimizer, None)
+                update.plan.after(update.optimizer, object())
             status = self._run_all()
         finally:
             self._bind_back()

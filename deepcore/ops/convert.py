@@ -7,6 +7,7 @@ import sys
 from deepcore.autograd import Function
 from deepcore.backend import Backend, available_kinds, get_backend
 from deepcore.backend import dtypes as dt
+from deepcore.effects import effect
 from deepcore.errors import BackendError, DTypeError, ShapeError, suggest
 from deepcore.ops import arithmetic, comparison
 from deepcore.ops.index import refuse_leaf, setitem, write, written
@@ -87,11 +88,15 @@ Tensor.type_as = lambda self, other: to(self, other.dtype)
 # -- in-place methods -------------------------------------------------------------------------------------------
 
 
+def _again(t: Tensor) -> Tensor:
+    return Tensor(t._data, t.backend, t._requires_grad, t._node)
+
+
 def _in_place(name: str, function):
     def method(self, *args, **kwargs):
         refuse_leaf(self)
         # A stand-in for this tensor: what a VJP saves of it gets the old values when they are overwritten below.
-        proxy = [Tensor(self._data, self.backend, self._requires_grad, self._node)]
+        proxy = [effect("alias", _again, self)]
         result = function(proxy[0], *args, **kwargs)
         if result.shape != self.shape:
             raise ShapeError(

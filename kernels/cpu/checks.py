@@ -101,11 +101,11 @@ def within(ref: Ref, low: int, high: int) -> Step:
 def available(name: str, refs: list[Ref]) -> bool:
     """Whether a check has a kernel for these arrays."""
     if name == "all_finite":
-        return all(looked_at(ref) and _ALL_FINITE[ref.dtype].ready() for ref in refs)
+        return all(map(looked_at, refs))
     kernels = {"finite": FINITE, "within": WITHIN}[name]
     return all(ref.contiguous and ref.dtype in kernels and kernels[ref.dtype].ready() for ref in refs)
 
 
 def looked_at(ref: Ref) -> bool:
     """Whether `all_finite` takes it."""
-    return ref.dtype in _ALL_FINITE and ref.contiguous and ref.nbytes > 0
+    return ref.dtype in _ALL_FINITE and ref.contiguous and ref.nbytes > 0 and _ALL_FINITE[ref.dtype].ready()

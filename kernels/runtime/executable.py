@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from deepcore.errors import DeepcoreError
 from deepcore.kernels.codegen.jit import Kernel, address
 from deepcore.kernels.runtime import threadpool
 from deepcore.kernels.runtime.allocator import Block
@@ -329,6 +330,9 @@ class Executable:
     def __init__(self, steps: list[Step], size: int):
         self.steps, self.size = steps, size
         self.launches = [launch for step in steps for launch in step.launches]
+        missing = [launch.kernel.name for launch in self.launches if not launch.kernel.ready()]
+        if missing:
+            raise DeepcoreError(f"a program needs kernels that cannot be compiled: {', '.join(missing)}")
         count = sum(len(launch.words) for launch in self.launches)
         tables = list(dict.fromkeys(b for launch in self.launches for b in launch.buffers() if b.kind == "table"))
         count += sum(len(table.array.words) for table in tables)
