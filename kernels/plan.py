@@ -1,7 +1,7 @@
 """Plans: the launches that an op runs for operands of given shapes, strides and dtypes.
 
 A lowering maps the specs of an op's operands, and its parameters, to a `Plan`: the result's shape and dtype, temporaries
-and launches whose words are sizes, or operands by number. A plan is made once for each set of specs; each call allocates
+and launches whose arguments are sizes, or operands by number. A plan is made once for each set of specs; each call allocates
 the result and enters the plan through one compiled function, which reads the operands' addresses from behind their object
 headers, fills them into the words and runs the kernels.
 
@@ -16,7 +16,7 @@ import math
 import operator
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from deepcore.errors import DeepcoreError
 from deepcore.kernels import watch
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import Operand
 from deepcore.kernels.runtime import allocator, threadpool
 
 _ALIGNED, _PLAIN = 0x100, 0x101  # NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
@@ -76,18 +77,20 @@ def contiguous(shape: tuple[int, ...], dtype, backend) -> Spec:
     return _interned((shape, strides, dtype, _PLAIN, backend))
 
 
-class Operand(NamedTuple):
-    """A word of a launch that is the address of an operand, or the bits of a float operand."""
+class Launch:
+    """All chunks of a kernel. Arguments, by name, are whole numbers, floats, arrays that the plan owns, and operands.
 
-    number: int
+    `words` has them in the order of the kernel's declaration, which they are checked against.
+    """
 
+    __slots__ = ("chunks", "kernel", "words")
 
-class Launch(NamedTuple):
-    """All chunks of a kernel; words are whole numbers and operands."""
+    def __init__(self, kernel: Kernel, chunks: int, /, **arguments):
+        self.kernel, self.chunks = kernel, chunks
+        self.words: tuple[int | Operand, ...] = kernel.words(arguments)
 
-    kernel: Kernel
-    chunks: int
-    words: tuple[int | Operand, ...]
+    def __repr__(self) -> str:
+        return f"Launch({self.kernel.name}, {self.chunks} chunks, {self.words})"
 
 
 class Plan:
@@ -127,7 +130,9 @@ class Plan:
         if self.owner is not None and watch.mine.follower is not None:
             watch.mine.follower.keep(self.owner.address, self.owner)
         for launch in self.launches:
-            threadpool.complete(launch.kernel, launch.chunks, *_filled(launch, operands))
+            status = threadpool.launch_words(launch.kernel, launch.chunks, _filled(launch, operands))
+            if status:
+                self.stopped(status)
         return out
 
     def stopped(self, status: int) -> None:
@@ -141,7 +146,7 @@ def _parallel_empty(shape, dtype) -> np.ndarray:
 
 
 def _filled(launch: Launch, operands: list[int]) -> list[int]:
-    return [operands[w.number] if isinstance(w, Operand) else int(w) for w in launch.words]
+    return [operands[w.number] if isinstance(w, Operand) else w for w in launch.words]
 
 
 def _spaces(temporaries: tuple[int, ...]) -> list[np.ndarray]:
@@ -359,7 +364,7 @@ def _block(launches: tuple[Launch, ...]) -> bytes:
         for w in launch.words:
             if isinstance(w, Operand):
                 operands.extend((len(words), w.number))
-            words.append(0 if isinstance(w, Operand) else int(w))
+            words.append(0 if isinstance(w, Operand) else w)
 
     if len(launches) == 1 and launches[0].chunks == 1:
         address, mode = launches[0].kernel.address, _DIRECT
@@ -401,7 +406,7 @@ def _launched(launches: tuple[Launch, ...], temporaries: tuple[int, ...], *opera
     operands = (*operands[:-1], *spaces, operands[-1])
     words = [jit.bits(o) if isinstance(o, float) else jit.address(o) for o in operands]
     for launch in launches:
-        status = threadpool.launch(launch.kernel, launch.chunks, *_filled(launch, words))
+        status = threadpool.launch_words(launch.kernel, launch.chunks, _filled(launch, words))
         if status:
             return status
     return None

@@ -6,6 +6,7 @@ Kernels are built by functions that get this module as `tools`; nothing here is 
 from __future__ import annotations
 
 import functools
+import inspect
 import platform
 import sys
 from collections.abc import Callable
@@ -109,11 +110,15 @@ def function(function: FunctionType) -> Callable:
     return toolchain.load_numba().njit(**OPTIONS)(function)
 
 
-@functools.cache
 def view(dtype) -> Callable:
     """A function from an address to a pointer that is indexed as an array of `dtype` is, without any check."""
     numba = toolchain.load_numba()
-    result = numba.types.CPointer(numba.from_dtype(dtype))
+    return view_as(numba.types.CPointer(numba.from_dtype(dtype)))
+
+
+@functools.cache
+def view_as(result) -> Callable:
+    """A function from an address to a pointer of one of numba's types."""
 
     def cast(context, builder, address):
         return builder.inttoptr(address, context.get_value_type(result))
@@ -136,11 +141,26 @@ def intrinsic(result, arguments: str, generate: Callable) -> Callable:
         value = generate(context, builder, *values)
         return context.get_dummy_value() if result is None else value
 
-    names = ", ".join(f"a{i}" for i in range(len(arguments)))
+    return intrinsic(typed(len(arguments), signature, codegen))
+
+
+def typed(count: int, signature, codegen: Callable) -> Callable:
+    """What numba's `intrinsic` decorates: a function of `count` arguments that has one signature."""
+
+    def operation(typing, *values):
+        return signature, codegen
+
     # numba reads the number of arguments from the function's own signature.
-    scope: dict[str, Any] = {"signature": signature, "codegen": codegen}
-    exec(f"def operation(typing, {names}):\n    return signature, codegen", scope)
-    return intrinsic(scope["operation"])
+    names = ["typing", *(f"a{i}" for i in range(count))]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    operation.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
+    return operation
+
+
+def compiled(text: str, scope: dict[str, Any]) -> dict[str, Any]:
+    """The scope after running generated Python: for kernels whose arguments or statements depend on their parameters."""
+    exec(text, scope)
+    return scope
 
 
 @functools.cache
@@ -220,7 +240,7 @@ def leading_zeros() -> Callable:
 
 @functools.cache
 def call_kernel() -> Callable:
-    """call(address, words, slice): the status of the kernel at an address."""
+    """call(address, words, chunk): the status of the kernel at an address."""
     from llvmlite import ir
     from numba import types
 

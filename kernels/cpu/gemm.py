@@ -17,19 +17,27 @@ from deepcore.backend.dtypes import bfloat16, float16, float32, float64
 from deepcore.kernels import watch
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel, address, bits
+from deepcore.kernels.codegen.kernel import Address, Code, Float, Operand, Size, Type, Words, args
 from deepcore.kernels.cpu import elementwise, gemm_tables, gemm_tile
 from deepcore.kernels.plan import Launch as Planned
-from deepcore.kernels.plan import Lowering, Operand, Plan, Spec, contiguous
+from deepcore.kernels.plan import Lowering, Plan, Spec, contiguous
 from deepcore.kernels.registry import register
 from deepcore.kernels.runtime import allocator, threadpool
 from deepcore.kernels.runtime.executable import Launch
 
-# Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
+# The table of a plan, which does not change from call to call: sizes in elements, strides in bytes.
 (_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO, _BATCHES, _ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK) = range(15)
 (_PACK_A, _PACK_B, _PANELS, _PACKED, _PART, _LDR, _LDZ, _A_SPACE, _A_PACKED, _A_SLICE) = range(15, 25)
 (_TURNED, _T_SPACE) = range(25, 27)
-# Words of a call.
-(_PLAN, _A, _B, _OUT, _SPACE, _ACTIVATION, _BIAS, _RESIDUAL, _PRE, _SCALED, _SCALE, _OTHER) = range(12)
+#: The arguments of all kernels of a product. `space`: for packed operands; `pre`: what the activation is applied to, which
+#: is stored there; `other`: the activation's second operand. An operand that is missing is None.
+_PRODUCT: dict[str, Type] = {
+    "plan": Words, "a": Address, "b": Address, "out": Address, "space": Address, "activation": Code, "bias": Address,
+    "residual": Address, "pre": Address, "scaled": Size, "scale": Float, "other": Address,
+}  # fmt: skip
+_PLAN, _OUT, _SPACE, _ACTIVATION, _PRE, _OTHER = map(
+    list(_PRODUCT).index, ("plan", "out", "space", "activation", "pre", "other")
+)
 
 # Up to so many rows, B in rows is added up row by row, in pieces of so many bytes.
 _FEW, _FEW_BYTES = 4, 1 << 13
@@ -123,8 +131,9 @@ def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
     return pack, pack_rows
 
 
+@args(**_PRODUCT)
 def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
-    """One block of rows and columns of out, in the tiles of `table`, this processor's if None. Words: see above."""
+    """One block of rows and columns of out, in the tiles of `table`, this processor's if None."""
     shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     n = shape.bytes // size
@@ -141,37 +150,34 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     tile_space = gemm_tile.space(tools, tall * columns * size)
     words, view = tools.words(), tools.view(np.dtype(dtype))
     take, put = tools.elements(np.dtype(dtype))
-    reals, address_of = tools.view(np.dtype(np.float64)), tools.address_of()
-    convert = np.dtype(dtype).type
     height_of = _heights(tools, shape)
     call, call_space = tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
     stride = columns * size
 
-    def kernel(c, part):
-        p = words(c[_PLAN])
+    def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
+        p = plan
         m, k, kblock, ablock = p[_M], p[_K], p[_KBLOCK], p[_ABLOCK]
-        a, b, out, residual, pre, with_ = c[_A], c[_B], c[_OUT], c[_RESIDUAL], c[_PRE], c[_OTHER]
-        special = c[_ACTIVATION] != 0 or c[_BIAS] != 0 or residual != 0 or pre != 0 or c[_SCALED] != 0
+        special = activation != 0 or bias != 0 or residual != 0 or pre != 0 or scaled != 0
         ars, aks, bks, bjs, ldo = p[_ARS], p[_AKS], p[_BKS], p[_BJS], p[_LDO]
         per = p[_DOWN] * p[_ACROSS]
-        batch = part // per
-        part -= batch * per
-        packed = c[_SPACE] + batch * p[_PACKED]
-        down = part // p[_ACROSS]
-        packed_a = c[_SPACE] + p[_A_SPACE] + batch * p[_A_PACKED] + down * p[_A_SLICE] * k
+        batch = chunk // per
+        chunk -= batch * per
+        packed = space + batch * p[_PACKED]
+        down = chunk // p[_ACROSS]
+        packed_a = space + p[_A_SPACE] + batch * p[_A_PACKED] + down * p[_A_SLICE] * k
         if p[_BATCHES]:
             offsets = words(p[_BATCHES] + 24 * batch)
             a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
             residual += offsets[2] if residual else 0
             pre += offsets[2] if pre else 0
-            with_ += offsets[2] if with_ else 0
+            other += offsets[2] if other else 0
         final = out
-        across = part % p[_ACROSS]
+        across = chunk % p[_ACROSS]
         first_row, first_column = down * p[_ROWS], across * p[_COLUMNS]
         end_row, end_column = min(m, first_row + p[_ROWS]), min(p[_N], first_column + p[_COLUMNS])
         panel, block, tile_at = panel_space(), block_space(), tile_space()
         if p[_TURNED]:  # the transpose is computed, and turned at the end
-            out = c[_SPACE] + p[_T_SPACE] + batch * m * ldo
+            out = space + p[_T_SPACE] + batch * m * ldo
         # Panel after panel, where A is small and B is only read; else one block of k after the other.
         by_panel = p[_PACK_A] == 0 and end_row - first_row <= ablock and k <= _PANEL_STEPS
         outer, inner = -(-k // kblock), -(-(end_column - first_column) // columns)
@@ -240,16 +246,15 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
         # What follows the sums is done to the slice's rows, which the caches still hold.
         width = end_column - first_column
         if special:
-            scale = convert(reals(address_of(c))[_SCALE])
             e = words(call_space())
             for i in range(first_row, end_row):
                 to = out + i * ldo + first_column * size
                 row = view(to)
-                if c[_SCALED]:
+                if scaled:
                     for j in range(width):
                         put(row, j, take(row, j) * scale)
-                if c[_BIAS]:
-                    more = view(c[_BIAS] + first_column * size)
+                if bias:
+                    more = view(bias + first_column * size)
                     for j in range(width):
                         put(row, j, take(row, j) + take(more, j))
                 if residual:
@@ -260,36 +265,36 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
                     copy = view(pre + i * p[_LDZ] + first_column * size)
                     for j in range(width):
                         put(copy, j, take(row, j))
-                if c[_ACTIVATION]:
+                if activation:
                     e[0], e[1], e[2], e[3], e[4] = to, to, width, 0, 0
-                    if with_:
-                        e[1], e[2], e[3] = with_ + i * ldo + first_column * size, to, width
-                    call(c[_ACTIVATION], e, 0)
+                    if other:
+                        e[1], e[2], e[3] = other + i * ldo + first_column * size, to, width
+                    call(activation, e, 0)
         return 0
 
     return kernel
 
 
+@args(**_PRODUCT)
 def _few_rows(tools, dtype: str, table=None):
-    """A block of columns of out, for A of a few rows and B in rows, which are read as they lie. Words: as above."""
+    """A block of columns of out, for A of a few rows and B in rows, which are read as they lie."""
     shape = table or gemm_tables.own()
     dt = np.dtype(dtype)
     size = dt.itemsize
     s = gemm_tile.Shape(dtype, shape.bytes // size)
     eight, one = gemm_tile.adder(tools, s, 8), gemm_tile.adder(tools, s, 1)
-    space = gemm_tile.space(tools, _FEW * _FEW_BYTES)
+    sums_space = gemm_tile.space(tools, _FEW * _FEW_BYTES)
     words, view, zero = tools.words(), tools.view(dt), dt.type(0)
 
-    def kernel(c, part):
-        p = words(c[_PLAN])
-        a, b, out = c[_A], c[_B], c[_OUT]
-        batch = part // p[_ACROSS]
+    def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
+        p = plan
+        batch = chunk // p[_ACROSS]
         if p[_BATCHES]:
             offsets = words(p[_BATCHES] + 24 * batch)
             a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
-        first = (part - batch * p[_ACROSS]) * p[_COLUMNS]
+        first = (chunk - batch * p[_ACROSS]) * p[_COLUMNS]
         count = min(p[_COLUMNS], p[_N] - first)
-        sums = space()
+        sums = sums_space()
         for k0 in range(0, p[_K], p[_KBLOCK]):
             end = min(p[_K], k0 + p[_KBLOCK])
             for i in range(p[_M]):
@@ -320,21 +325,21 @@ def _few_rows(tools, dtype: str, table=None):
     return kernel
 
 
+@args(**_PRODUCT)
 def _few_dots(tools, dtype: str, table=None):
-    """A block of columns of out, for A of a few contiguous rows and B in columns, as dot products. Words: as above."""
+    """A block of columns of out, for A of a few contiguous rows and B in columns, as dot products."""
     shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     dot = gemm_tile.dotter(tools, gemm_tile.Shape(dtype, shape.bytes // size), _DOTS)
     words = tools.words()
 
-    def kernel(c, part):
-        p = words(c[_PLAN])
-        a, b, out = c[_A], c[_B], c[_OUT]
-        batch = part // p[_ACROSS]
+    def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
+        p = plan
+        batch = chunk // p[_ACROSS]
         if p[_BATCHES]:
             offsets = words(p[_BATCHES] + 24 * batch)
             a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
-        first = (part - batch * p[_ACROSS]) * p[_COLUMNS]
+        first = (chunk - batch * p[_ACROSS]) * p[_COLUMNS]
         end = min(p[_N], first + p[_COLUMNS])
         for j in range(first, end, _DOTS):
             for i in range(p[_M]):
@@ -345,23 +350,24 @@ def _few_dots(tools, dtype: str, table=None):
     return kernel
 
 
+@args(**_PRODUCT)
 def _pack_before(tools, dtype: str, table=None):
-    """Panels of B, one slice each, of all batches. Words: as for the product."""
+    """Panels of B, one slice each, of all batches."""
     shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     columns = shape.across * shape.bytes // size
     pack, _ = _packer(tools, dtype, dtype, shape)
     words, stride = tools.words(), columns * size
 
-    def kernel(c, part):
-        p = words(c[_PLAN])
+    def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
+        p = plan
         k, panels, kblock = p[_K], p[_PANELS], p[_KBLOCK]
         groups = -(-panels // p[_PART])
-        batch = part // groups
-        b, to = c[_B], c[_SPACE] + batch * p[_PACKED]
+        batch = chunk // groups
+        to = space + batch * p[_PACKED]
         if p[_BATCHES]:
             b += words(p[_BATCHES] + 24 * batch)[1]
-        first = (part - batch * groups) * p[_PART]
+        first = (chunk - batch * groups) * p[_PART]
         for k0 in range(0, k, kblock):
             steps = min(kblock, k - k0)
             for panel in range(first, min(panels, first + p[_PART])):
@@ -374,18 +380,19 @@ def _pack_before(tools, dtype: str, table=None):
     return kernel
 
 
+@args(**_PRODUCT)
 def _pack_rows_before(tools, dtype: str, table=None):
-    """The rows of A that a slice takes, of all batches, in panels. Words: as for the product."""
+    """The rows of A that a slice takes, of all batches, in panels."""
     shape = table or gemm_tables.own()
     _, pack_rows = _packer(tools, dtype, dtype, shape)
     words = tools.words()
 
-    def kernel(c, part):
-        p = words(c[_PLAN])
+    def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
+        p = plan
         k, kblock, rows = p[_K], p[_KBLOCK], p[_ROWS]
-        batch = part // p[_DOWN]
-        down = part - batch * p[_DOWN]
-        a, to = c[_A], c[_SPACE] + p[_A_SPACE] + batch * p[_A_PACKED] + down * p[_A_SLICE] * k
+        batch = chunk // p[_DOWN]
+        down = chunk - batch * p[_DOWN]
+        to = space + p[_A_SPACE] + batch * p[_A_PACKED] + down * p[_A_SLICE] * k
         if p[_BATCHES]:
             a += words(p[_BATCHES] + 24 * batch)[0]
         first = down * rows
@@ -397,18 +404,18 @@ def _pack_rows_before(tools, dtype: str, table=None):
     return kernel
 
 
+@args(source=Address, to=Address, count=Size)
 def _converted(tools, dtype: str, widen: bool):
-    """Elements of a 16-bit float as float32, or rounded back. Words: from, to, their number (a vector's at least)."""
+    """Elements of a 16-bit float as float32, or rounded back; `count` of them, a vector's at least."""
     n = gemm_tables.own().bytes // 4
     s = gemm_tile.Shape("float32", n)
     move = gemm_tile.mover(tools, s, 1, dtype) if widen else gemm_tile.narrower(tools, s, dtype)
     step, size = (2, 4) if widen else (4, 2)
 
-    def kernel(a, part):
-        end = min(a[2], (part + 1) * _CONVERTED)
-        for i in range(part * _CONVERTED, end, n):
-            at = min(i, a[2] - n)  # the last vector overlaps the one before
-            move(a[0] + at * step, a[1] + at * size)
+    def kernel(source, to, count, chunk):
+        for i in range(chunk * _CONVERTED, min(count, (chunk + 1) * _CONVERTED), n):
+            at = min(i, count - n)  # the last vector overlaps the one before
+            move(source + at * step, to + at * size)
         return 0
 
     return kernel
@@ -603,14 +610,15 @@ def planned(x: Spec, y: Spec, bias: Spec | None = None, *, turned=False, activat
     arrays = 2 if bias is None else 3
     temporaries = (plan.space,) if plan.space else ()
     first, second = (1, 0) if plan.turned else (0, 1)
-    words = (
-        plan.address, Operand(first), Operand(second), Operand(arrays + len(temporaries)),
-        Operand(arrays) if temporaries else 0, 0 if epilogue is None else epilogue.address,
-        0 if bias is None else Operand(2), 0, 0, 0, 0, 0,
-    )  # fmt: skip
+    operands = {
+        "plan": plan.words, "a": Operand(first), "b": Operand(second), "out": Operand(arrays + len(temporaries)),
+        "space": Operand(arrays) if temporaries else None, "activation": epilogue,
+        "bias": None if bias is None else Operand(2), "residual": None, "pre": None, "scaled": False, "scale": 0.0,
+        "other": None,
+    }  # fmt: skip
     steps = [*plan.packs, (plan.kernel, plan.slices)]
     shape = (*x.shape[:-1], y.shape[0]) if turned else plan.shape
-    launches = [Planned(kernel, chunks, words) for kernel, chunks in steps]
+    launches = [Planned(kernel, chunks, **operands) for kernel, chunks in steps]
     return Plan(contiguous(shape, dtype, x.backend), launches, temporaries, owner=plan)
 
 
@@ -688,7 +696,7 @@ def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=
         0,
     )
     if not plan.space:
-        threadpool.launch(kernel, plan.slices, *words)
+        threadpool.launch_words(kernel, plan.slices, words)
         return out
     space = allocator.empty(plan.space + 63, np.uint8)
     words = (*words[:_SPACE], address(space) + 63 & -64, *words[_SPACE + 1 :])
@@ -746,7 +754,7 @@ def _wide(x: np.ndarray) -> np.ndarray:
         wide = x.astype(float32)
     else:
         wide = allocator.empty(x.shape, float32)
-        threadpool.launch(_WIDEN[x.dtype], -(-x.size // _CONVERTED), address(x), address(wide), x.size)
+        threadpool.launch(_WIDEN[x.dtype], -(-x.size // _CONVERTED), source=x, to=wide, count=x.size)
     return wide.swapaxes(-1, -2) if turned else wide
 
 
@@ -754,7 +762,7 @@ def _narrow(x: np.ndarray, out: np.ndarray) -> np.ndarray:
     if x.size < 64:
         out[...] = x
     else:
-        threadpool.launch(_ROUND[out.dtype], -(-x.size // _CONVERTED), address(x), address(out), x.size)
+        threadpool.launch(_ROUND[out.dtype], -(-x.size // _CONVERTED), source=x, to=out, count=x.size)
     return out
 
 

@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 
-from deepcore.kernels.codegen.jit import Kernel, address, signed_words
+from deepcore.kernels.codegen.jit import Kernel, signed_words
+from deepcore.kernels.codegen.kernel import Out, Size, args
 from deepcore.kernels.math.philox import philox_block
 from deepcore.kernels.registry import register
 from deepcore.kernels.runtime import threadpool
@@ -21,14 +22,14 @@ _SLICE_BLOCKS = 1 << 13
 _words_drawn = 0
 
 
+@args(seed=Size, stream=Size, start=Size, blocks=Size, out=Out(np.uint32))
 def _philox(tools):
-    """Blocks start, start + 1, … of Philox4x32-10. Words: seed, stream, start, number of blocks, out."""
-    view, block = tools.view(np.dtype(np.uint32)), tools.lift(philox_block)
+    """Blocks start, start + 1, … of Philox4x32-10."""
+    block = tools.lift(philox_block)
 
-    def kernel(a, part):
-        seed, stream, start, out = np.uint64(a[0]), np.uint64(a[1]), np.uint64(a[2]), view(a[4])
-        for i in range(part * _SLICE_BLOCKS, min(a[3], (part + 1) * _SLICE_BLOCKS)):
-            w = block(seed, stream, start + np.uint64(i))
+    def kernel(seed, stream, start, blocks, out, chunk):
+        for i in range(chunk * _SLICE_BLOCKS, min(blocks, (chunk + 1) * _SLICE_BLOCKS)):
+            w = block(np.uint64(seed), np.uint64(stream), np.uint64(start) + np.uint64(i))
             out[4 * i] = np.uint32(w[0])
             out[4 * i + 1] = np.uint32(w[1])
             out[4 * i + 2] = np.uint32(w[2])
@@ -54,6 +55,7 @@ def philox(xp, seed: int, stream: int, start: int, blocks: int):
         return NotImplemented
     out = np.empty(4 * blocks, np.uint32)
     if blocks:
-        words = signed_words(seed, stream, start)
-        threadpool.complete(_PHILOX, -(-blocks // _SLICE_BLOCKS), *words, blocks, address(out))
+        seed, stream, start = signed_words(seed, stream, start)
+        chunks = -(-blocks // _SLICE_BLOCKS)
+        threadpool.complete(_PHILOX, chunks, seed=seed, stream=stream, start=start, blocks=blocks, out=out)
     return out

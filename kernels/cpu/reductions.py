@@ -15,9 +15,10 @@ import numpy as np
 
 from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels.codegen import jit
-from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import Float, In, Operand, Out, Size, Type, args
 from deepcore.kernels.cpu import elementwise
-from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
+from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
 from deepcore.kernels.registry import register
 from deepcore.kernels.runtime import allocator
 from deepcore.kernels.runtime.threadpool import complete
@@ -190,10 +191,11 @@ def plain(tools, dt, ahead: str = ""):
     return summing(tools, dt, term, ahead)
 
 
+@args(x=In, out=Out, tasks=Size, n=Size, parts=Size, each=Size)
 def _rows(tools, name: str, dtype: str):
-    """One number per chunk of a row. Words: x, out, tasks, n, chunks of a row, tasks of a slice."""
+    """out[t]: one number for each of a row's `parts` parts. `each`: tasks of a chunk."""
     dt = np.dtype(dtype)
-    view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
+    after, zero = tools.after(dt), dt.type(0)
     if name == "sum":
         total = plain(tools, dt, "run")
 
@@ -203,38 +205,45 @@ def _rows(tools, name: str, dtype: str):
     else:
         reduced = extreme(tools, dt, name)
 
-    def kernel(a, part):
-        n, chunks, out = a[3], a[4], view(a[1])
-        for t in range(part * a[5], min(a[2], (part + 1) * a[5])):
-            start = t % chunks * CHUNK
-            out[t] = reduced(view(a[0] + (t // chunks * n + start) * size), min(n - start, CHUNK))
+    def kernel(x, out, tasks, n, parts, each, chunk):
+        for t in range(chunk * each, min(tasks, (chunk + 1) * each)):
+            start = t % parts * CHUNK
+            out[t] = reduced(after(x, t // parts * n + start), min(n - start, CHUNK))
         return 0
 
     return kernel
 
 
-def _rows_of(tools, lines, dtype: str, pattern: str, parameters: int):
-    """One sum per chunk of a row, of the last of elementwise lines: see `elementwise.build`.
+def _rows_of_arguments(lines, dtype: str, pattern: str, parameters: int) -> dict[str, Type]:
+    operands = {f"a{i}": In for i in range(len(pattern))}
+    sizes = dict.fromkeys(("tasks", "n", "parts", "each"), Size)
+    return {**operands, "out": Out, **sizes, **{f"p{j}": Float for j in range(parameters)}}
 
-    `pattern`: "v" up to three times, then "s". Words: the operands' addresses, out, tasks, n, chunks of a row, tasks of
-    a slice, the parameters as float64.
+
+@args(_rows_of_arguments)
+def _rows_of(tools, lines, dtype: str, pattern: str, parameters: int):
+    """Sums over a row's parts, as `_rows`, of the last of elementwise lines: see `elementwise.build`.
+
+    `pattern`: "v" up to three times, then "s".
     """
     dt = np.dtype(dtype)
-    scope: dict = {**elementwise.scope(tools, lines, dt), "summing": summing, "tools": tools, "dt": dt, "CHUNK": CHUNK}
-    exec(_rows_source(lines, dtype, pattern, parameters), scope)
-    return scope["kernel"]
+    scope: dict = {
+        **elementwise.scope(tools, lines, dt), "summing": summing, "tools": tools, "dt": dt, "CHUNK": CHUNK,
+        "after": tools.after(dt), "zero": dt.type(0),
+    }  # fmt: skip
+    return tools.compiled(_rows_source(lines, dtype, pattern, parameters), scope)["kernel"]
 
 
 def _rows_source(lines, dtype: str, pattern: str, parameters: int) -> str:
     runs, count = pattern.count("v"), len(pattern)
-    numbers = [f"a{i}" for i in range(runs, count)] + [f"p{j}" for j in range(parameters)]
+    numbers = [*(f"s{i}" for i in range(runs, count)), *(f"p{j}" for j in range(parameters)), "zero", "zero"][:2]
     given = {x: f"{'xyz'[x]}[i]" if x < runs else "cd"[x - runs] for x in range(count)}
     formulas = []
     for i, line in enumerate(lines, count):
         values = [given.get(x, f"x{x}") for x in line.operands]
         values += ["cd"[count - runs + p] for p in line.parameters]
         formulas.append(f"x{i} = {line.formula}({', '.join(values)})")
-    pointers = [f"view(a[{min(k, runs - 1)}] + start)" for k in range(3)]
+    pointers = [f"after(a{min(k, runs - 1)}, start)" for k in range(3)]
     return "\n".join([
         "@tools.inline",
         "def term(x, y, z, i, c, d):",
@@ -243,19 +252,17 @@ def _rows_source(lines, dtype: str, pattern: str, parameters: int) -> str:
         "",
         'total = summing(tools, dt, term, "run")',
         "",
-        "def kernel(a, part):",
-        f"    out, n, chunks, each = view(a[{count}]), a[{count + 2}], a[{count + 3}], a[{count + 4}]",
-        *(f"    a{i} = view(a[{i}])[0]" for i in range(runs, count)),
-        *(f"    p{j} = number(np.int64(a[{count + 5 + j}]).view(np.float64))" for j in range(parameters)),
-        f"    for t in range(part * each, min(a[{count + 1}], (part + 1) * each)):",
-        "        first = t % chunks * CHUNK",
-        f"        start = (t // chunks * n + first) * {np.dtype(dtype).itemsize}",
-        f"        out[t] = total({', '.join(pointers)}, min(n - first, CHUNK), {', '.join([*numbers, 'dt_0', 'dt_0'][:2])})",
+        f"def kernel({', '.join(_rows_of_arguments(lines, dtype, pattern, parameters))}, chunk):",
+        *(f"    s{i} = a{i}[0]" for i in range(runs, count)),
+        "    for t in range(chunk * each, min(tasks, (chunk + 1) * each)):",
+        "        first = t % parts * CHUNK",
+        "        start = t // parts * n + first",
+        f"        out[t] = total({', '.join(pointers)}, min(n - first, CHUNK), {', '.join(numbers)})",
         "    return 0",
-    ]).replace("dt_0", "number(0)")  # fmt: skip
+    ])  # fmt: skip
 
 
-_rows_of.source = _rows_source  # type: ignore[attr-defined]
+_rows_of.__dict__["source"] = _rows_source
 
 
 def sums_rows(kernel: Kernel) -> bool:
@@ -264,8 +271,8 @@ def sums_rows(kernel: Kernel) -> bool:
 
 
 def sum_of(lines, dtype: str, pattern: str, parameters: int) -> Kernel | None:
-    """The kernel that adds up what elementwise lines give, or None. Its words are those of the sum of rows, but for more
-    operands, and parameters behind them."""
+    """The kernel that adds up what elementwise lines give, or None. Its arguments are those of the sum of rows, but for
+    more operands, and parameters behind them."""
     runs, singles = pattern.count("v"), pattern.count("s")
     if not 1 <= runs <= 3 or runs + singles != len(pattern) or singles + parameters > 2:
         return None
@@ -273,29 +280,28 @@ def sum_of(lines, dtype: str, pattern: str, parameters: int) -> Kernel | None:
     return jit.KERNELS.get(name) or Kernel(name, _rows_of, lines, dtype, pattern, parameters)
 
 
+@args(x=In, out=Out, outer=Size, n=Size, inner=Size, rows=Size, group=Size, wide=Size, each=Size)
 def _columns(tools, name: str, dtype: str):
-    """out[o, p, j]: x[o, r, j] reduced over the rows r of chunk p.
+    """out[o, p, j]: x[o, r, j] reduced over part p of the rows r, which has `rows` of them.
 
-    Words: x, out, outer, n, inner, rows of a chunk, rows of a group (a power of two; above 1 only if the columns are
-    taken all at once), columns taken at a time, tasks of a slice.
+    `group`: rows that are added side by side (a power of two; above 1 only if all columns are taken at once), `wide`:
+    columns taken at a time, `each`: tasks of a chunk.
     """
     dt = np.dtype(dtype)
-    view, size = tools.view(dt), dt.itemsize
-    width = _WIDTH // size
+    after, width = tools.after(dt), _WIDTH // dt.itemsize
     lanes, levels = tools.local(dt, width), tools.local(dt, width * _LEVELS // 2)
     combine, neutral = combination(tools, dt, name)
 
-    def kernel(a, part):
-        n, inner, chunk, group, wide = a[3], a[4], a[5], a[6], a[7]
-        chunks, blocks = -(-n // chunk), -(-inner // wide)
+    def kernel(x, out, outer, n, inner, rows, group, wide, each, chunk):
+        parts, blocks = -(-n // rows), -(-inner // wide)
         acc, tree = lanes(), levels()
-        for t in range(part * a[8], min(a[2] * chunks * blocks, (part + 1) * a[8])):
+        for t in range(chunk * each, min(outer * parts * blocks, (chunk + 1) * each)):
             column = t % blocks * wide
-            p = t // blocks % chunks
-            o = t // (blocks * chunks)
+            p = t // blocks % parts
+            o = t // (blocks * parts)
             taken = min(wide, inner - column)
-            count = min(chunk, n - p * chunk)
-            x = view(a[0] + ((o * n + p * chunk) * inner + column) * size)
+            count = min(rows, n - p * rows)
+            source = after(x, (o * n + p * rows) * inner + column)
             lane, step = group * taken, group * inner
             groups = count // group
             block = 0
@@ -305,10 +311,10 @@ def _columns(tools, name: str, dtype: str):
                     acc[j] = neutral
                 for g in range(block * _GROUPS, min(groups, (block + 1) * _GROUPS)):
                     for j in range(lane):
-                        acc[j] = combine(acc[j], x[g * step + j])
+                        acc[j] = combine(acc[j], source[g * step + j])
                 if last:
                     for j in range((count - groups * group) * inner):  # groups take all columns
-                        acc[j] = combine(acc[j], x[groups * step + j])
+                        acc[j] = combine(acc[j], source[groups * step + j])
                 level = 0
                 while block >> level if last else (block >> level) & 1:
                     if (block >> level) & 1:
@@ -325,9 +331,9 @@ def _columns(tools, name: str, dtype: str):
                 for j in range(half * taken):
                     acc[j] = combine(acc[j], acc[half * taken + j])
                 half //= 2
-            out = view(a[1] + ((o * chunks + p) * inner + column) * size)
+            result = after(out, (o * parts + p) * inner + column)
             for j in range(taken):
-                out[j] = acc[j]
+                result[j] = acc[j]
         return 0
 
     return kernel
@@ -338,11 +344,11 @@ _COLUMN_KERNELS = {(n, d): Kernel(f"{n}_columns_{d.name}", _columns, n, d.name) 
 
 
 class _Region(NamedTuple):
-    """One launch: the words are those behind the addresses of its input and of its results."""
+    """One launch, with its arguments but for `x` and `out`, and how many results it has."""
 
     kernel: Kernel
-    slices: int
-    words: tuple[int, ...]
+    chunks: int
+    arguments: dict[str, int]
     results: int
 
 
@@ -351,24 +357,24 @@ def _regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
     kernel = (_ROW_KERNELS if inner == 1 else _COLUMN_KERNELS)[name, dtype]
     size = outer * n * inner
     if inner == 1:
-        chunks = -(-n // CHUNK) or 1
-        tasks, each = outer * chunks, max(1, share(size) // min(n or 1, CHUNK))
-        words: tuple[int, ...] = (tasks, n, chunks, each)
+        parts = -(-n // CHUNK) or 1
+        tasks, each = outer * parts, max(1, share(size) // min(n or 1, CHUNK))
+        arguments = {"tasks": tasks, "n": n, "parts": parts, "each": each}
     else:
         group, wide = 1, _WIDTH // dtype.itemsize
         if inner < wide:
             group = min(1 << (wide // inner).bit_length() - 1, 1 << max(n, 1).bit_length() - 1)
             wide = inner
         if inner * _ROWS >= SLICE:
-            chunk = min(_ROWS, max(_FEW_ROWS, 2 * SLICE // wide // group * group))
+            rows = min(_ROWS, max(_FEW_ROWS, 2 * SLICE // wide // group * group))
         else:
-            chunk = -(-SLICE // inner // group) * group
-        chunks = -(-n // chunk) or 1
-        tasks = outer * chunks * -(-inner // wide)
-        each = max(1, share(size) // max(1, min(n, chunk) * wide))
-        words = (outer, n, inner, chunk, group, wide, each)
-    region = _Region(kernel, -(-tasks // each), words, outer * chunks * inner)
-    return [region] if chunks == 1 else [region, *_regions(name, dtype, outer, chunks, inner)]
+            rows = -(-SLICE // inner // group) * group
+        parts = -(-n // rows) or 1
+        tasks = outer * parts * -(-inner // wide)
+        each = max(1, share(size) // max(1, min(n, rows) * wide))
+        arguments = {"outer": outer, "n": n, "inner": inner, "rows": rows, "group": group, "wide": wide, "each": each}
+    region = _Region(kernel, -(-tasks // each), arguments, outer * parts * inner)
+    return [region] if parts == 1 else [region, *_regions(name, dtype, outer, parts, inner)]
 
 
 @functools.lru_cache(4096)
@@ -395,20 +401,16 @@ def _reduce(name: str, x, dims, keepdim: bool, out):
     regions, shape = _plan(name, dtype.char, x.shape, dims, keepdim)
     if not regions or (out is not None and (not out.flags.carray or out.dtype != dtype or out.shape != shape)):
         return NotImplemented
-    source = address(x)
-    kept = None
     for region in regions:
-        kernel, slices, words, results = region
-        if not kernel.ready():
+        if not region.kernel.ready():
             return NotImplemented
         if region is not regions[-1]:
-            found = allocator.small(results, dtype)
+            found = allocator.small(region.results, dtype)
         else:
             found = allocator.small(shape, dtype) if out is None else out
-        target = address(found)
-        complete(kernel, slices, source, target, *words)
-        source, kept = target, found
-    return kept
+        complete(region.kernel, region.chunks, x=x, out=found, **region.arguments)
+        x = found
+    return x
 
 
 def reduced(name: str, x, outer: int, n: int, inner: int):
@@ -434,7 +436,7 @@ class _Reduction(Lowering):
             return None
         temporaries = tuple(region.results * x.dtype.itemsize for region in regions[:-1])
         launches = [
-            Launch(region.kernel, region.slices, (Operand(i), Operand(i + 1), *region.words))
+            Launch(region.kernel, region.chunks, x=Operand(i), out=Operand(i + 1), **region.arguments)
             for i, region in enumerate(regions)
         ]
         return Plan(contiguous(shape, x.dtype, x.backend), launches, temporaries)

@@ -100,8 +100,8 @@ def exponentials(tools, dt, stored: bool):
     return total
 
 
-# Lane j of a tile is a row of n numbers, tile[64·i + j] its number i. Words of every kernel over tiles: its arrays, then
-# outer, n, inner and the tiles of a slice. Rows lie along the middle of (outer, n, inner).
+# Lane j of a tile is a row of n numbers, tile[64·i + j] its number i. Every kernel over tiles has its arrays, then outer, n,
+# inner and `each`, the tiles of a chunk. Rows lie along the middle of (outer, n, inner).
 
 
 @functools.cache

@@ -33,7 +33,6 @@ from deepcore.kernels.cuda import elementwise as cuda_elementwise
 from deepcore.kernels.cuda import embedding as cuda_embedding
 from deepcore.kernels.cuda import finite as cuda_finite
 from deepcore.kernels.cuda import gemm as cuda_gemm
-from deepcore.kernels.cuda import kernel as cuda_kernel
 from deepcore.kernels.cuda import norm as cuda_norm
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
 from deepcore.kernels.cuda import philox as cuda_philox
@@ -101,9 +100,9 @@ def test_every_kernel_compiles_for_every_target(tmp_path):
     ptxas = shutil.which("ptxas")
     importlib.import_module("deepcore.optim")  # which defines updates
     cuda_optimizer.make_all()
-    assert "update_adam_float32" in cuda_kernel.KERNELS
-    for name, kernel in list(cuda_kernel.KERNELS.items()):
-        for target, text in zip(cuda_kernel.TARGETS, cuda_kernel.compile_ptx(numba, kernel, *cuda_kernel.TARGETS)):
+    assert "update_adam_float32" in ptx.KERNELS
+    for name, kernel in list(ptx.KERNELS.items()):
+        for target, text in zip(ptx.TARGETS, ptx.compile_ptx(numba, kernel, *ptx.TARGETS)):
             check_ptx(kernel, text, target)
             if ptxas:
                 (tmp_path / "kernel.ptx").write_text(text)
@@ -114,7 +113,7 @@ def test_every_kernel_compiles_for_every_target(tmp_path):
 
 
 def test_a_gpu_gets_the_ptx_of_the_target_below_it():
-    assert cuda_kernel.TARGETS == (75, 80, 90, 100)
+    assert ptx.TARGETS == (75, 80, 90, 100)
     kernel = cuda_elementwise.MAPS["relu"]._kernels[float32]
     found = {c: re.search(r"\.target (\w+)", kernel.ptx(c))[1] for c in (75, 86, 89, 90, 103, 120)}
     assert found == {75: "sm_75", 86: "sm_80", 89: "sm_80", 90: "sm_90", 103: "sm_100", 120: "sm_100"}
@@ -139,7 +138,7 @@ def test_ptx_is_kept_and_needs_no_numba_then(monkeypatch, tmp_path):
 
 
 def test_warmup_compiles_them_for_a_gpu(monkeypatch, tmp_path, capsys):
-    some = {name: cuda_kernel.KERNELS[name] for name in ("relu_float64", "relu_grad_float32")}
+    some = {name: ptx.KERNELS[name] for name in ("relu_float64", "relu_grad_float32")}
     monkeypatch.setattr(settings, "cache_dir", str(tmp_path))
     monkeypatch.setattr(jit, "KERNELS", {})
     cuda_optimizer.make_all()
@@ -605,10 +604,10 @@ def test_a_network_learns_as_on_the_cpu(xp):
 
 
 def made(name, types, build, threads=64):
-    kernel = cuda_kernel.Kernel.__new__(cuda_kernel.Kernel)  # not in the registry
+    kernel = ptx.Kernel.__new__(ptx.Kernel)  # not in the registry
     kernel.name, kernel.arguments, kernel.build, kernel.parameters, kernel.threads = name, types, build, (), threads
     kernel.resident, kernel._ptx, kernel.states = 0, {}, {}
-    return ptx_machine.Program(cuda_kernel.compile_ptx(numba, kernel, 90)[0], kernel.symbol)
+    return ptx_machine.Program(ptx.compile_ptx(numba, kernel, 90)[0], kernel.symbol)
 
 
 def run(program, *arrays, threads=64, grid=1):
@@ -830,7 +829,7 @@ def test_the_gpu_benchmark_says_what_is_missing(capsys, monkeypatch):
 def test_a_kernel_of_each_kind_compiles():
     """The last test here: most kinds have been compiled by now."""
     kinds: dict = {}
-    for kernel in cuda_kernel.KERNELS.values():
+    for kernel in ptx.KERNELS.values():
         if kernel.build not in kinds or (90 in kernel._ptx and 90 not in kinds[kernel.build]._ptx):
             kinds[kernel.build] = kernel
     assert len(kinds) > 15
