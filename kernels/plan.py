@@ -73,8 +73,7 @@ def contiguous(shape: tuple[int, ...], dtype, backend) -> Spec:
     for n in reversed(shape):
         strides.append(step)
         step *= max(n, 1)
-    strides = tuple(reversed(strides))
-    return _interned((shape, strides, dtype, _PLAIN, backend))
+    return _interned((shape, tuple(reversed(strides)), dtype, _PLAIN, backend))
 
 
 class Launch:

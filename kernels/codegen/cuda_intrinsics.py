@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from deepcore.kernels.codegen import toolchain
 from deepcore.kernels.codegen.intrinsics import compiled, inline, lift, local, typed, view

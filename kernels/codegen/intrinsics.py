@@ -21,10 +21,10 @@ from deepcore.kernels.math import elementary
 OPTIONS = {"nogil": True, "fastmath": False, "error_model": "numpy"}
 _LOCK = locks.rlock()
 _KERNELS = f"{__package__.rpartition('.')[0]}."  # modules whose functions are lifted into any caller
-_LIFTED: dict[tuple[FunctionType, Any], Callable] = {}
+_LIFTED: dict[tuple[Callable, Any], Callable] = {}
 
 
-def lift(function: FunctionType, dtype=None) -> Callable:
+def lift(function: Callable, dtype=None) -> Callable:
     """The numba version of a plain scalar function and of the plain functions of its file and this folder that it calls.
 
     With a dtype (float32, float64) the formula is computed in it: its floating constants become that dtype's, and a
@@ -53,11 +53,11 @@ def lift(function: FunctionType, dtype=None) -> Callable:
         return found
 
 
-def _known(callee: FunctionType, caller: FunctionType) -> bool:
+def _known(callee: FunctionType, caller: Callable) -> bool:
     return callee.__module__ == caller.__module__ or callee.__module__.startswith(_KERNELS)
 
 
-def _variant(function: FunctionType, dtype) -> FunctionType:
+def _variant(function: Callable, dtype) -> Callable:
     if dtype is None:
         return function
     return getattr(sys.modules[function.__module__], f"{function.__name__}_{dtype.name}", function)
@@ -100,12 +100,12 @@ def local(dtype, count: int) -> Callable:
     return intrinsic(result, "", allocate)
 
 
-def inline(function: FunctionType) -> Callable:
+def inline(function: Callable) -> Callable:
     """`function` as numba inlines it into a kernel; its closure may hold other such functions."""
     return toolchain.load_numba().njit(forceinline=True, **OPTIONS)(function)
 
 
-def function(function: FunctionType) -> Callable:
+def function(function: Callable) -> Callable:
     """`function` as numba calls it from a kernel: for what is large and used in several places."""
     return toolchain.load_numba().njit(**OPTIONS)(function)
 

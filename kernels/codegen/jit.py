@@ -164,12 +164,6 @@ class Kernel(kernel.Kernel):
         made = getattr(self.build, "source", None)
         return "" if made is None else made(*self.parameters)
 
-    def function(self) -> Callable:
-        """The Python function to compile."""
-        from deepcore.kernels.codegen import intrinsics
-
-        return self.build(intrinsics, *self.parameters)
-
     def _load_kept(self, stem: str | None, symbol: str) -> bool:
         kept = cache.read(stem) if stem else None
         return kept is not None and self._load(kept, symbol)
@@ -221,7 +215,7 @@ def sources(build: Callable, parameters: tuple) -> tuple:
     """The parameters as they are told apart, then the files that the kernel is made from."""
     functions = [p for p in parameters if isinstance(p, FunctionType)]
     named = tuple(p.__qualname__ if isinstance(p, FunctionType) else p for p in parameters)
-    return named, *(f.__code__.co_filename for f in (build, *functions))
+    return named, build.__code__.co_filename, *(f.__code__.co_filename for f in functions)
 
 
 def named(kind: str, *parameters) -> str:
@@ -322,7 +316,7 @@ def word(at: int) -> int:
     return MEMORY[at >> 3] if MEMORY is not None else 0
 
 
-def fill(target: np.ndarray, words) -> None:
+def fill(target: Any, words) -> None:
     """Write whole numbers to the start of an int64 array."""
     words = list(words)
     _structure(len(words)).pack_into(target, 0, *words)
@@ -406,16 +400,6 @@ def _known(numba: Any) -> bool:
     return _KNOWN[0] <= version < _KNOWN[1] and not numba.config.DISABLE_JIT
 
 
-def _signature(numba, made: kernel.Kernel, function: Callable) -> Any:
-    """The body's signature: the declared arguments, and the number of the chunk if it takes that."""
-    types = [numba_type(numba, declared) for declared in made.arguments.values()]
-    more = function.__code__.co_argcount - len(types)
-    if function.__code__.co_varnames[: len(types)] != tuple(made.arguments) or more not in (0, 1):
-        names = ", ".join(function.__code__.co_varnames[: function.__code__.co_argcount])
-        raise DeepcoreError(f"kernel {made!r} has a body of ({names})")
-    return numba.types.int32(*types, *[numba.types.int64] * more)
-
-
 def numba_type(numba, declared: Type) -> Any:
     """An argument's type in a kernel's body. A 16-bit float is a uint16 there, a boolean a uint8."""
     if declared.kind in ("Size", "Address", "Code"):
@@ -429,7 +413,7 @@ def numba_type(numba, declared: Type) -> Any:
 
 def _unpacking(numba, tools, made: kernel.Kernel) -> Callable:
     """`function(words, chunk)` for numba's public interface: it calls the kernel's body with its arguments."""
-    function = made.function()  # type: ignore[attr-defined]
+    function = made.body(tools, "chunk")
     chunk = ", chunk" * (function.__code__.co_argcount - len(made.arguments))
     scope: dict[str, Any] = {"body": tools.inline(function), "np": np, "after": tools.after(np.dtype(np.int64))}
     values = []
@@ -443,12 +427,16 @@ def _unpacking(numba, tools, made: kernel.Kernel) -> Callable:
     return tools.compiled(f"def kernel(words, chunk):\n    return body({', '.join(values)}{chunk})", scope)["kernel"]
 
 
-def optimized(numba, made: Kernel, symbol: str, machine) -> Any:
+def optimized(numba, made: kernel.Kernel, symbol: str, machine) -> Any:
     """LLVM's module in which `symbol` is the kernel, after all passes for a machine."""
     from llvmlite import binding
 
-    function = made.function()
-    text, native = lowered(numba, function, _signature(numba, made, function))
+    from deepcore.kernels.codegen import intrinsics
+
+    function = made.body(intrinsics, "chunk")
+    inputs = [numba_type(numba, declared) for declared in made.arguments.values()]
+    inputs += [numba.types.int64] * (function.__code__.co_argcount - len(inputs))
+    text, native = lowered(numba, function, numba.types.int32(*inputs))
     module = binding.parse_assembly(text)
     # numba's own convention: status f(result*, exception**, arguments…).
     types = [str(argument.type) for argument in module.get_function(native).arguments]

@@ -37,7 +37,7 @@ class Type(NamedTuple):
 
     @property
     def is_pointer(self) -> bool:
-        return self.kind in ("In", "Out", "InOut")
+        return self.kind in ("In", "Out", "InOut", "Words")
 
 
 #: A pointer to elements that are read, written, or both.
@@ -105,6 +105,15 @@ class Kernel:
             if kind.kind == "Float" and kind.dtype.kind != "f":
                 raise DeepcoreError(f"kernel {self.name}: argument {name!r} is {kind}, which is no floating dtype")
         return types
+
+    def body(self, tools, *more: str) -> Callable:
+        """The Python function to compile, whose arguments are the declared ones and maybe `more`."""
+        function = self.build(tools, *self.parameters)
+        code = function.__code__
+        names = code.co_varnames[: code.co_argcount]
+        if "words" not in self.arguments and names not in (tuple(self.arguments), (*self.arguments, *more)):
+            raise DeepcoreError(f"kernel {self!r}: its function takes ({', '.join(names)})")
+        return function
 
     def ordered(self, arguments: Mapping[str, Any]) -> list[Any]:
         """The values in the order of the declaration."""

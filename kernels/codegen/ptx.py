@@ -120,9 +120,7 @@ def compile_ptx(numba: Any, made: Kernel, *targets: int) -> list[str]:
 
     from deepcore.kernels.codegen import cuda_intrinsics
 
-    function = made.build(cuda_intrinsics, *made.parameters)
-    if function.__code__.co_varnames[: function.__code__.co_argcount] != tuple(made.arguments):
-        raise DeepcoreError(f"kernel {made!r} has a body of other arguments")
+    function = made.body(cuda_intrinsics)
     types = [jit.numba_type(numba, declared) for declared in made.arguments.values()]
     text, native = jit.lowered(numba, function, numba.types.void(*types))
     passed = [str(argument.type) for argument in binding.parse_assembly(text).get_function(native).arguments][2:]

@@ -67,7 +67,8 @@ def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int,
     count, kinds = len(pattern), pattern.lower()
     nested = "r" in kinds or "c" in kinds
     single = {i for i, kind in enumerate(kinds) if kind == "s"}
-    once, each = [], []
+    once: list[str] = []
+    each: list[str] = []
     for i, line in enumerate(lines, count):
         alone = all(x in single for x in line.operands) and i not in stored
         if alone:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -48,44 +49,21 @@ def share(total: int) -> int:
     return min(max(SLICE, total >> 6), _MOST)
 
 
+_COMBINATIONS: dict[str, tuple[Callable, float]] = {
+    "sum": (lambda a, b: a + b, 0.0),
+    "amax": (lambda a, b: b if b > a or b != b else a, -math.inf),
+    "amin": (lambda a, b: b if b < a or b != b else a, math.inf),
+    "top": (lambda a, b: b if b > a else a, -math.inf),
+    "bottom": (lambda a, b: b if b < a else a, math.inf),
+}
+
+
 @functools.cache
 def combination(tools, dt, name: str):
     """(combine(a, b), its neutral element) of "sum", of "amax" and "amin", which are NaN where a number is, or of
     "top" and "bottom", which pass over it."""
-    if name == "sum":
-
-        @tools.inline
-        def combine(a, b):
-            return a + b
-
-        return combine, dt.type(0)
-    if name == "top":
-
-        @tools.inline
-        def combine(a, b):
-            return b if b > a else a
-
-        return combine, dt.type(-np.inf)
-    if name == "bottom":
-
-        @tools.inline
-        def combine(a, b):
-            return b if b < a else a
-
-        return combine, dt.type(np.inf)
-    if name == "amax":
-
-        @tools.inline
-        def combine(a, b):
-            return b if b > a or b != b else a
-
-        return combine, dt.type(-np.inf)
-
-    @tools.inline
-    def combine(a, b):
-        return b if b < a or b != b else a
-
-    return combine, dt.type(np.inf)
+    combine, neutral = _COMBINATIONS[name]
+    return tools.inline(combine), dt.type(neutral)
 
 
 @functools.cache
@@ -143,7 +121,7 @@ def summing(tools, dt, term, ahead: str = ""):
 @functools.cache
 def extreme(tools, dt, name: str):
     """extreme(x, n): the largest or smallest of x[0 … n-1], by the name of `combination`."""
-    lanes, combine, neutral = tools.local(dt, LANES), *combination(tools, dt, name)
+    lanes, (combine, neutral) = tools.local(dt, LANES), combination(tools, dt, name)
     fold, whole_type = tools.folded(dt, name), np.dtype(np.int32 if dt.itemsize == 4 else np.int64)
     counts, one, none, nan = tools.local(whole_type, LANES), whole_type.type(1), whole_type.type(0), dt.type(np.nan)
     fetch, far = tools.prefetch(dt), _AHEAD // dt.itemsize

@@ -162,7 +162,7 @@ class Table:
 
 
 @register("updates", "cuda", needs_numba=False)
-def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable[[], None] | None:
+def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable[[], object] | None:
     """A call that runs the updates of all entries (w, g, states, scalars), or NotImplemented where it would not.
 
     All that can fail has been done when this returns, and the call is of compiled code alone. `kept` has the table of
@@ -181,7 +181,7 @@ def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable
         scalars = [entries[i][3] for i in table.rows]
         same = all(map(is_, scalars, repeat(scalars[0])))
         table.scalars[...] = np.asarray(scalars[0] if same else scalars, np.float64).view(np.int64)
-        call = over(xp, update, dtype, xp.from_host(table.words), table.tiles)
+        call: Any = over(xp, update, dtype, xp.from_host(table.words), table.tiles)
         call.kept = gradients  # until it is called
     kept["table"] = table
     return call if table.rows else int

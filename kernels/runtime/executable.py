@@ -294,7 +294,7 @@ class Executable:
         tables = list(dict.fromkeys(b for launch in self.launches for b in launch.buffers() if b.kind == "table"))
         count += sum(len(table.array.words) for table in tables)
         self.words = np.zeros(max(count, 1), np.int64)
-        self._view = memoryview(self.words)
+        self._view = self.words.data
         #: Where the addresses of a buffer stand: (word, offset).
         self.uses: dict[Buffer, list[tuple[int, int]]] = {}
         self.starts: dict[Launch, int] = {}
@@ -386,7 +386,11 @@ class Executable:
                 calls.append(functools.partial(self.perform, step))
             else:
                 found = threadpool.prepared([(x.kernel, base + 8 * self.starts[x], x.slices) for x in step.launches])
-                calls.append(int if found is None else functools.partial(*found))
+                if found is None:
+                    calls.append(int)
+                else:
+                    function, words, chunk = found
+                    calls.append(functools.partial(function, words, chunk))
         best = [math.inf] * len(calls)
         for _ in range(rounds):
             for i, call in enumerate(calls):
@@ -397,6 +401,7 @@ class Executable:
 
     def perform(self, step: Step) -> None:
         """Run a step that is a call."""
+        assert step.call is not None
         found = step.call(*[self.array(ref) for ref in step.ins])
         found = found if isinstance(found, tuple) else (found,)
         for ref, result in zip(step.outs, found):

@@ -263,7 +263,8 @@ def prepared(program) -> tuple[Callable[[bytes, int], int], bytes, int] | None:
 
 def prepare() -> None:
     """Have a pool of as many threads as the settings say, for programs that compiled code runs."""
-    if _pool is None or _pool.limit != settings.threads:
+    pool = _pool
+    if pool is None or pool.limit != settings.threads:
         _resized()
 
 
@@ -284,7 +285,8 @@ def current():
 
 def is_current(one) -> bool:
     """Whether a program that was prepared for a pool can still run as it is."""
-    return one is not None and one is _pool and one.limit == settings.threads
+    pool = _pool
+    return pool is not None and one is pool and pool.limit == settings.threads
 
 
 def rouse() -> None:

@@ -23,7 +23,8 @@ from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int64
 from deepcore.cli import main
 from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
-from deepcore.kernels.codegen import jit, toolchain
+from deepcore.kernels.codegen import jit, ptx, toolchain
+from deepcore.kernels.codegen.kernel import In, Out, args
 from deepcore.kernels.cpu import elementwise
 from deepcore.kernels.cuda import argreduce as cuda_argreduce
 from deepcore.kernels.cuda import batch_norm as cuda_batch_norm
@@ -89,8 +90,9 @@ def check_ptx(kernel, text, target):
     if "float32" in kernel.name and not kernel.name.startswith(WIDE):
         assert "f64" not in text, "float64 has leaked into it"
     program = ptx_machine.Program(text, kernel.symbol)  # nothing the machine does not know
-    pointers = [t.endswith("*") for t in kernel.arguments]
-    sizes = [64 if p else 8 * np.dtype(t).itemsize for p, t in zip(pointers, kernel.arguments)]
+    types = kernel.arguments.values()
+    pointers = [t.is_pointer for t in types]
+    sizes = [64 if t.is_pointer else 8 * t.dtype.itemsize for t in types]
     assert program.parameters == list(zip(sizes, pointers))
     assert program.local <= 512 and program.shared <= ptx_machine.MAX_SHARED
 
@@ -120,7 +122,7 @@ def test_a_gpu_gets_the_ptx_of_the_target_below_it():
 
 
 def test_an_old_gpu_has_no_kernels(monkeypatch):
-    monkeypatch.setattr(cuda_kernel, "_warned", False)
+    monkeypatch.setattr(ptx, "_warned", False)
     kernel = cuda_elementwise.MAPS["relu"]._kernels[float64]
     with pytest.warns(DeepcoreWarning, match=r"compute capability 7\.5 or later"):
         assert kernel.ptx(70) is None
@@ -142,7 +144,7 @@ def test_warmup_compiles_them_for_a_gpu(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(settings, "cache_dir", str(tmp_path))
     monkeypatch.setattr(jit, "KERNELS", {})
     cuda_optimizer.make_all()
-    monkeypatch.setattr(cuda_kernel, "KERNELS", some)
+    monkeypatch.setattr(ptx, "KERNELS", some)
     for state in ("compiled", "cached"):
         for kernel in some.values():
             monkeypatch.setattr(kernel, "_ptx", {})
@@ -603,10 +605,9 @@ def test_a_network_learns_as_on_the_cpu(xp):
 # -- the machine finds what it must ---------------------------------------------------------------------------------
 
 
-def made(name, types, build, threads=64):
-    kernel = ptx.Kernel.__new__(ptx.Kernel)  # not in the registry
-    kernel.name, kernel.arguments, kernel.build, kernel.parameters, kernel.threads = name, types, build, (), threads
-    kernel.resident, kernel._ptx, kernel.states = 0, {}, {}
+def made(name, build):
+    kernel = ptx.Kernel(name, build, threads=64)
+    del ptx.KERNELS[name]
     return ptx_machine.Program(ptx.compile_ptx(numba, kernel, 90)[0], kernel.symbol)
 
 
@@ -618,6 +619,7 @@ def run(program, *arrays, threads=64, grid=1):
 
 
 def test_accesses_outside_an_allocation():
+    @args(x=In(float32), out=Out(float32))
     def build(tools):
         thread = tools.thread()
 
@@ -626,7 +628,7 @@ def test_accesses_outside_an_allocation():
 
         return kernel
 
-    program, x, out = made("outside", ("float32*", "float32*"), build), np.ones(65, "f"), np.zeros(64, "f")
+    program, x, out = made("outside", build), np.ones(65, "f"), np.zeros(64, "f")
     run(program, x, out)
     assert (out == 1).all()
     with pytest.raises(ptx_machine.PtxError, match="allocation"):
@@ -637,6 +639,7 @@ def test_accesses_outside_an_allocation():
 
 @pytest.mark.parametrize("missing", ["", "before", "after"])
 def test_races_in_shared_memory(missing):
+    @args(x=In(float32), out=Out(float32))
     def build(tools):
         thread, wait, space = tools.thread(), tools.barrier(), tools.shared("float32", 64)
 
@@ -652,7 +655,7 @@ def test_races_in_shared_memory(missing):
 
         return kernel
 
-    program, x, out = made("races", ("float32*", "float32*"), build), normal(64), np.zeros(64, "f")
+    program, x, out = made("races", build), normal(64), np.zeros(64, "f")
     if missing:
         with pytest.raises(ptx_machine.PtxError, match="race"):
             run(program, x, out)
@@ -663,6 +666,7 @@ def test_races_in_shared_memory(missing):
 
 @pytest.mark.parametrize("what", ["barrier", "shuffle"])
 def test_threads_that_do_not_come(what):
+    @args(x=In(float32), out=Out(float32))
     def build(tools):
         thread, wait, exchange = tools.thread(), tools.barrier(), tools.shuffle("float32")
 
@@ -680,7 +684,7 @@ def test_threads_that_do_not_come(what):
 
         return {"barrier": barrier, "shuffle": shuffle}[what]
 
-    program, out = made(what, ("float32*", "float32*"), build), np.zeros(64, "f")
+    program, out = made(what, build), np.zeros(64, "f")
     run(program, np.ones(64, "f"), out)
     assert (out == (3 if what == "barrier" else 1)).all()
     some = np.ones(64, "f")
@@ -690,6 +694,7 @@ def test_threads_that_do_not_come(what):
 
 
 def test_two_writers_of_one_element():
+    @args(out=Out(float32))
     def build(tools):
         thread = tools.thread()
 
@@ -699,12 +704,13 @@ def test_two_writers_of_one_element():
         return kernel
 
     with pytest.raises(ptx_machine.PtxError, match="two threads write"):
-        run(made("writers", ("float32*",), build), np.zeros(64, "f"))
+        run(made("writers", build), np.zeros(64, "f"))
 
 
 def test_threads_that_part_and_meet():
     """Loops of different lengths, nested branches, and a shuffle after them."""
 
+    @args(out=Out(int64))
     def build(tools):
         thread, exchange = tools.thread(), tools.shuffle("int64")
 
@@ -728,7 +734,7 @@ def test_threads_that_part_and_meet():
         return steps
 
     out = np.zeros(64, int64)
-    run(made("parting", ("int64*",), build), out)
+    run(made("parting", build), out)
     steps = np.array([collatz(t + 1) for t in range(64)])
     np.testing.assert_array_equal(out, steps * 1000 + steps[np.arange(64) ^ 16])
 
