@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepcore.backend.dtypes import float32, float64, int64
-from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.backend.dtypes import int64
+from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.cpu.reductions import CHUNK, FLOATS, LANES, SCANNED, combination, extreme, kernels_of, share
 from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 
 def _place(tools, name: str, dtype: str):
@@ -63,39 +61,57 @@ def _runs(x) -> tuple[int, int, int, int, int]:
     return n, rows, chunks, rows * chunks, max(1, share(x.size) // min(n, CHUNK))
 
 
+def _place_of_chunk(tools, name: str, dtype: str):
+    """Of each row the place that the best of its chunks has, the first of equals. Words: values, places, out, rows, chunks."""
+    dt = np.dtype(dtype)
+    view, whole = tools.view(dt), tools.view(int64)
+    combine, _ = combination(tools, dt, name)
+
+    def kernel(a):
+        chunks, out = a[4], whole(a[2])
+        for r in range(a[3]):
+            values, places = view(a[0] + r * chunks * dt.itemsize), whole(a[1] + 8 * r * chunks)
+            best, at = values[0], 0
+            for c in range(1, chunks):
+                if best == best and combine(best, values[c]) != best:
+                    best, at = values[c], c
+            out[r] = places[at]
+        return 0
+
+    return kernel
+
+
+_PLACES_OF_CHUNKS = {
+    (n, d): Kernel(f"arg{n[1:]}_chunks_{d.name}", _place_of_chunk, n, d.name) for n in ("amax", "amin") for d in FLOATS
+}
+
+
 class _Place(Lowering):
     """Where the largest or smallest number of each row stands."""
 
     def __init__(self, name: str, best: str):
-        super().__init__(name, self.planned, ("dim",), prepare=self.prepared)
+        super().__init__(name, self.planned, ("dim",))
         self.best = best
 
     def planned(self, specs, params) -> Plan | bool | None:
         (x,) = specs
         if x.dtype not in FLOATS or not x.size or not x.plain or params["dim"] not in (-1, x.ndim - 1):
             return None
-        kernel = _PLACES[self.best, x.dtype]
-        if not kernel.ready():
-            return None
-        n, _, chunks, tasks, each = _runs(x)
-        if chunks > 1:
-            return True
-        words = (Operand(0), Operand(1), 0, tasks, n, chunks, each)
-        return Plan(contiguous(x.shape[:-1], int64, x.backend), [Launch(kernel, -(-tasks // each), words)])
-
-    def prepared(self, xp, arrays, params, out):
-        """Rows in chunks, whose results are compared in turn."""
-        (x,) = arrays
+        kernel, last = _PLACES[self.best, x.dtype], _PLACES_OF_CHUNKS[self.best, x.dtype]
         n, rows, chunks, tasks, each = _runs(x)
-        places, values = allocator.small((rows, chunks), int64), allocator.small((rows, chunks), x.dtype)
-        kernel = _PLACES[self.best, x.dtype]
-        complete(kernel, -(-tasks // each), address(x), address(places), address(values), tasks, n, chunks, each)
-        first = values.argmax(1) if self.best == "amax" else values.argmin(1)
-        chosen = np.take_along_axis(places, first[:, None], 1).reshape(x.shape[:-1])
-        if out is None:
-            return chosen
-        out[...] = chosen
-        return out
+        if not kernel.ready() or (chunks > 1 and not last.ready()):
+            return None
+        result = contiguous(x.shape[:-1], int64, x.backend)
+        if chunks == 1:
+            words = (Operand(0), Operand(1), 0, tasks, n, chunks, each)
+            return Plan(result, [Launch(kernel, -(-tasks // each), words)])
+        # Rows in chunks, whose results are compared in turn.
+        places, values, out = Operand(1), Operand(2), Operand(3)
+        launches = [
+            Launch(kernel, -(-tasks // each), (Operand(0), places, values, tasks, n, chunks, each)),
+            Launch(last, 1, (values, places, out, rows, chunks)),
+        ]
+        return Plan(result, launches, (8 * tasks, tasks * x.dtype.itemsize))
 
 
 argmax, argmin = _Place("argmax", "amax"), _Place("argmin", "amin")
@@ -174,17 +190,22 @@ def _topk(tools, largest: bool, dtype: str):
 _TOPK = {largest: kernels_of("topk" if largest else "bottomk", _topk, largest) for largest in (True, False)}
 
 
-@register("topk", "cpu", needs_numba=False)
-def topk(xp, input, *, k, dim, largest):
-    x = input
-    if (x.dtype != float32 and x.dtype != float64) or not x.size or not k or dim not in (-1, x.ndim - 1):
-        return NotImplemented
-    kernel = _TOPK[largest][x.dtype]
+def _plan_topk(specs, params) -> Plan | bool | None:
+    (x,) = specs
+    k = params["k"]
+    if x.dtype not in FLOATS or not x.size or not k or params["dim"] not in (-1, x.ndim - 1):
+        return None
+    kernel = _TOPK[params["largest"]][x.dtype]
     if not kernel.ready():
-        return NotImplemented
-    x = np.require(x, requirements=("C", "A"))
+        return None
+    if not x.plain:
+        return True
     n = x.shape[-1]
     rows, each = x.size // n, max(1, share(x.size) // n)
-    values, places = allocator.small((*x.shape[:-1], k), x.dtype), allocator.small((*x.shape[:-1], k), int64)
-    complete(kernel, -(-rows // each), address(x), address(values), address(places), rows, n, k, each)
-    return places
+    values, places = Operand(1), Operand(2)
+    launch = Launch(kernel, -(-rows // each), (Operand(0), values, places, rows, n, k, each))
+    return Plan(contiguous((*x.shape[:-1], k), int64, x.backend), [launch], (rows * k * x.dtype.itemsize,))
+
+
+topk = Lowering("topk", _plan_topk, ("k", "dim", "largest"))
+register("topk", "cpu", needs_numba=False)(topk)

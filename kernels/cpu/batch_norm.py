@@ -6,12 +6,11 @@ import math
 
 import numpy as np
 
-from deepcore.kernels.codegen.jit import Kernel, address, bits
-from deepcore.kernels.cpu.norm import ROWS, average_of, contiguous, products_of, squares_of
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.cpu.norm import ROWS, average_of, products_of, squares_of
 from deepcore.kernels.cpu.reductions import FLOATS, kernels_of, plain, share
+from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous, per_element
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 # Channels of a batch norm over (N, C) that are taken at a time.
 _CHANNELS = 256
@@ -105,7 +104,7 @@ def _batch_whole(tools, gradient: bool, dtype: str):
     """What the parts of each channel add up to, in float64.
 
     Forward: mean, biased variance and 1/√(variance + eps), three rows of `out`. Gradient: Σ g and Σ g·(x - mean).
-    Words: first, second, out, N·L, C, numbers of a part, eps.
+    Words: first, second, out, N·L, C, numbers of a part, eps, and for the gradient where the second sum goes.
     """
     dt = np.dtype(dtype)
     view, real = tools.view(dt), dt.type
@@ -115,14 +114,14 @@ def _batch_whole(tools, gradient: bool, dtype: str):
         first, second, out = view(a[0]), view(a[1]), view(a[2])
         size, channels, each = a[3], a[4], a[5]
         parts = -(-size // each)
-        eps = np.int64(a[6]).view(np.float64)
+        eps, more = np.int64(a[6]).view(np.float64), view(a[7] if gradient else a[2])
         for c in range(channels):
             if gradient:
                 g, gx = double(0.0), double(0.0)
                 for p in range(parts):
                     g += double(first[p * channels + c])
                     gx += double(second[p * channels + c])
-                out[c], out[channels + c] = real(g), real(gx)
+                out[c], more[c] = real(g), real(gx)
             else:
                 mean = double(0.0)
                 for p in range(parts):
@@ -143,19 +142,20 @@ def _batch_whole(tools, gradient: bool, dtype: str):
 def _batch_apply(tools, length: bool, gradient: bool, dtype: str):
     """(x - mean)·scale + shift; or the gradient ((g - a) - (x - mean)·b)·scale. All but x and g are numbers of a channel.
 
-    Words: x, mean, scale, shift or a, out, N, C, L, rows of a slice (n·C of them, or n), g, b.
+    Words: x, means, factors (scale, then shift, or a and b), out, N, C, L, rows of a slice (n·C of them, or n), g.
     """
     dt = np.dtype(dtype)
     view, size = tools.view(dt), dt.itemsize
 
     def along(a, part):
-        channels, n = a[6], a[7]
-        means, scales, shifts, factors = view(a[1]), view(a[2]), view(a[3]), view(a[10])
-        for t in range(part * a[8], min(a[5] * channels, (part + 1) * a[8])):
-            x, out, c = view(a[0] + t * n * size), view(a[4] + t * n * size), t % channels
+        channels, n = a[5], a[6]
+        means, scales = view(a[1]), view(a[2])
+        shifts, factors = view(a[2] + channels * size), view(a[2] + 2 * channels * size)
+        for t in range(part * a[7], min(a[4] * channels, (part + 1) * a[7])):
+            x, out, c = view(a[0] + t * n * size), view(a[3] + t * n * size), t % channels
             mean, scale, shift = means[c], scales[c], shifts[c]
             if gradient:
-                g, factor = view(a[9] + t * n * size), factors[c]
+                g, factor = view(a[8] + t * n * size), factors[c]
                 for i in range(n):
                     out[i] = ((g[i] - shift) - (x[i] - mean) * factor) * scale
             else:
@@ -164,10 +164,11 @@ def _batch_apply(tools, length: bool, gradient: bool, dtype: str):
         return 0
 
     def across(a, part):
-        n = a[6]
-        means, scales, shifts, factors = view(a[1]), view(a[2]), view(a[3]), view(a[10])
-        for t in range(part * a[8], min(a[5], (part + 1) * a[8])):
-            x, out, g = view(a[0] + t * n * size), view(a[4] + t * n * size), view(a[9] + t * n * size)
+        n = a[5]
+        means, scales = view(a[1]), view(a[2])
+        shifts, factors = view(a[2] + n * size), view(a[2] + 2 * n * size)
+        for t in range(part * a[7], min(a[4], (part + 1) * a[7])):
+            x, out, g = view(a[0] + t * n * size), view(a[3] + t * n * size), view(a[8] + t * n * size)
             if gradient:
                 for i in range(n):
                     out[i] = ((g[i] - shifts[i]) - (x[i] - means[i]) * factors[i]) * scales[i]
@@ -196,7 +197,7 @@ _BATCH_WHOLE = {
 def _batch_factors(tools, gradient: bool, dtype: str):
     """Of every channel, what `_batch_apply` takes: scale = weight/√(variance + eps), and shift, or for the gradient a and b.
 
-    Words: statistics, weight (or 0), bias (or 0), out (scale, shift or a, b), C, and for the gradient: the sums of
+    Words: statistics, weight (or 0), bias (or 0), out (scale, shift or a, b), C, and for the gradient: the two sums of
     `_batch_whole` (or 0: a and b are 0), numbers of a channel (or 0: the same), where the gradient of weight goes (or 0).
     """
     dt = np.dtype(dtype)
@@ -208,13 +209,13 @@ def _batch_factors(tools, gradient: bool, dtype: str):
             rstd = statistics[2 * channels + c]
             out[c] = rstd * weight[c] if a[1] else rstd
             if gradient:
-                sums, to_weight, count = view(a[5]), view(a[7]), real(a[6])
+                sums, more, to_weight, count = view(a[5]), view(a[6]), view(a[8]), real(a[7])
                 out[channels + c], out[2 * channels + c] = zero, zero
-                if a[6]:
-                    out[channels + c] = sums[c] / count
-                    out[2 * channels + c] = sums[channels + c] * rstd / count * rstd
                 if a[7]:
-                    to_weight[c] = sums[channels + c] * rstd
+                    out[channels + c] = sums[c] / count
+                    out[2 * channels + c] = more[c] * rstd / count * rstd
+                if a[8]:
+                    to_weight[c] = more[c] * rstd
             else:
                 out[channels + c] = bias[c] if a[2] else zero
         return 0
@@ -232,99 +233,118 @@ def _layout(shape) -> tuple[int, int, int]:
     return shape[0], shape[1], math.prod(shape[2:])
 
 
-def _statistics(x, g, mean, eps: float):
-    """Three rows (mean, variance, 1/√(variance + eps)) of the channels of x; with g, two: Σ g, Σ g·(x - mean)."""
-    dtype, gradient = x.dtype, g is not None
+def _summed(x, arrays: tuple, parts: tuple, out: tuple, eps) -> list[Launch] | None:
+    """Statistics of the channels of x, by way of two temporaries `parts`; with g and mean the sums for the gradient.
+
+    `arrays`: x, g, mean; `out`: three rows, or two rows apart. Without g and mean those are 0.
+    """
+    gradient = arrays[1] != 0
     batch, channels, length = _layout(x.shape)
-    kernel, whole = _BATCH_PARTS[length > 1, gradient, dtype], _BATCH_WHOLE[gradient][dtype]
+    kernel, whole = _BATCH_PARTS[length > 1, gradient, x.dtype], _BATCH_WHOLE[gradient][x.dtype]
     if not kernel.ready() or not whole.ready():
         return None
-    rows = 1 if length > 1 else ROWS
-    parts = -(-batch // rows)
-    found = allocator.small((2, parts, channels), dtype)
+    rows, count = _parts(x)
     if length > 1:
         tasks, each = batch * channels, share(x.size) // length or 1
     else:
-        tasks = parts * -(-channels // _CHANNELS)
+        tasks = count * -(-channels // _CHANNELS)
         each = share(x.size) // (rows * min(channels, _CHANNELS)) or 1
-    first, second = address(found), address(found) + found.nbytes // 2
-    complete(
-        kernel, -(-tasks // each), address(x), first, second, batch, channels, length, rows, each,
-        address(g) if gradient else 0, address(mean) if gradient else 0,
-    )  # fmt: skip
-    out = allocator.small((2 if gradient else 3, channels), dtype)
-    complete(whole, 1, first, second, address(out), batch * length, channels, rows * length, bits(eps))
-    return out
+    source, *others = arrays
+    words = (source, *parts, batch, channels, length, rows, each, *others)
+    last = (*parts, out[0], batch * length, channels, rows * length, eps, *out[1:])
+    return [Launch(kernel, -(-tasks // each), words), Launch(whole, 1, last)]
 
 
-def _applied(x, statistics, factors, g, out):
+def _parts(x) -> tuple[int, int]:
+    """Rows of a part, and parts."""
+    rows = 1 if math.prod(x.shape[2:]) > 1 else ROWS
+    return rows, -(-x.shape[0] // rows)
+
+
+def _part_sizes(x) -> tuple[int, int]:
+    """Bytes of what `_summed` needs."""
+    size = _parts(x)[1] * x.shape[1] * x.dtype.itemsize
+    return size, size
+
+
+def _applied(x, source, statistics, factors, g, out) -> Launch | None:
     """`_batch_apply` over all of x with the `_batch_factors`, or None."""
     batch, channels, length = _layout(x.shape)
-    kernel = _BATCH_APPLY[length > 1, g is not None, x.dtype]
+    kernel = _BATCH_APPLY[length > 1, g != 0, x.dtype]
     if not kernel.ready():
         return None
-    result = allocator.empty_like(x) if out is None else out
     rows, each = (batch * channels, length) if length > 1 else (batch, channels)
     each = share(x.size) // each or 1
-    scale, row = address(factors), channels * x.itemsize
-    complete(
-        kernel, -(-rows // each), address(x), address(statistics), scale, scale + row, address(result),
-        batch, channels, length, each, 0 if g is None else address(g), scale + 2 * row,
-    )  # fmt: skip
-    return result
+    return Launch(kernel, -(-rows // each), (source, statistics, factors, out, batch, channels, length, each, g))
 
 
-def _is_ours(x) -> bool:
-    return x.dtype in FLOATS and x.size > 0
+def _fits(specs, x) -> bool:
+    return x.dtype in FLOATS and x.size > 0 and all(spec.dtype == x.dtype for spec in specs)
 
 
-@register("batch_statistics", "cpu", needs_numba=False)
-def batch_statistics(xp, input, *, eps):
-    if not _is_ours(input):
-        return NotImplemented
-    statistics = _statistics(contiguous(input, input.dtype), None, None, eps)
-    return NotImplemented if statistics is None else statistics
+def _plan_statistics(specs, params) -> Plan | bool | None:
+    (x,) = specs
+    if not _fits(specs, x):
+        return None
+    if not x.plain:
+        return True
+    launches = _summed(x, (Operand(0), 0, 0), (Operand(2), Operand(3)), (Operand(4),), Operand(1))
+    result = contiguous((3, x.shape[1]), x.dtype, x.backend)
+    return None if launches is None else Plan(result, launches, _part_sizes(x))
 
 
-@register("batch_norm", "cpu", needs_numba=False)
-def batch_norm(xp, input, statistics, weight=None, bias=None, *, batch, eps, out=None):
-    dtype = input.dtype
-    if not _is_ours(input):
-        return NotImplemented
-    kernel, channels = _BATCH_FACTORS[False][dtype], input.shape[1]
-    if not kernel.ready():
-        return NotImplemented
-    x, statistics = contiguous(input, dtype), contiguous(statistics, dtype)
-    weight, bias = (None if w is None else contiguous(w, dtype) for w in (weight, bias))
-    factors = allocator.small((3, channels), dtype)
-    parameters = (0 if w is None else address(w) for w in (weight, bias))
-    complete(kernel, 1, address(statistics), *parameters, address(factors), channels)
-    result = _applied(x, statistics, factors, None, out)
-    return NotImplemented if result is None else result
+def _plan_norm(specs, params) -> Plan | bool | None:
+    x, count = specs[0], len(specs)
+    if not _fits(specs, x):
+        return None
+    if not all(spec.plain for spec in specs):
+        return True
+    kernel, channels = _BATCH_FACTORS[False][x.dtype], x.shape[1]
+    factors, out = Operand(count), Operand(count + 1)
+    apply = _applied(x, Operand(0), Operand(1), factors, 0, out)
+    if apply is None or not kernel.ready():
+        return None
+    parameters = [Operand(i) if i < count else 0 for i in (2, 3)]
+    launches = [Launch(kernel, 1, (Operand(1), *parameters, factors, channels)), apply]
+    return Plan(contiguous(x.shape, x.dtype, x.backend), launches, (3 * channels * x.dtype.itemsize,))
 
 
-@register("batch_norm_grad", "cpu", needs_numba=False)
-def batch_norm_grad(xp, g, input, statistics, weight=None, *, batch, affine, eps, out=None):
-    dtype = input.dtype
-    if not _is_ours(input):
-        return NotImplemented
-    g, x, statistics = contiguous(g, dtype), contiguous(input, dtype), contiguous(statistics, dtype)
-    kernel, channels = _BATCH_FACTORS[True][dtype], x.shape[1]
-    sums = _statistics(x, g, statistics, 0.0) if batch or affine else None
-    if not kernel.ready() or (sums is None and (batch or affine)):
-        return NotImplemented
-    weight = None if weight is None else contiguous(weight, dtype)
-    factors = allocator.small((3, channels), dtype)
-    to_weight = allocator.small(channels, dtype) if affine else None
-    complete(
-        kernel, 1, address(statistics), 0 if weight is None else address(weight), 0, address(factors), channels,
-        0 if sums is None else address(sums), x.size // channels if batch else 0,
-        0 if to_weight is None else address(to_weight),
-    )  # fmt: skip
-    result = _applied(x, statistics, factors, g, out)
-    if result is None:
-        return NotImplemented
-    return result, *((to_weight, sums[0])[:affine] if affine else ())
+def _plan_grad(specs, params) -> Plan | bool | None:
+    """Operands: g, input, statistics, weight. Results: the gradients of input, weight and bias."""
+    x, count, batch, affine = specs[1], len(specs), params["batch"], params["affine"]
+    if not _fits(specs, x):
+        return None
+    if not all(spec.plain for spec in specs):
+        return True
+    kernel, channels = _BATCH_FACTORS[True][x.dtype], x.shape[1]
+    row = channels * x.dtype.itemsize
+    # Temporaries: the factors, what the sums need, and those of them that are no results.
+    temporaries = [3 * row]
+    if batch or affine:
+        temporaries += [*_part_sizes(x), row]
+        if affine < 2:
+            temporaries.append(row)
+    results = count + len(temporaries)
+    factors, out, to_weight = Operand(count), Operand(results), Operand(results + 1) if affine else 0
+    launches: list[Launch] | None = []
+    sums: tuple = 0, 0
+    if batch or affine:
+        sums = Operand(results + 2) if affine > 1 else Operand(count + 4), Operand(count + 3)
+        parts = Operand(count + 1), Operand(count + 2)
+        launches = _summed(x, (Operand(1), Operand(0), Operand(2)), parts, sums, 0)
+    apply = _applied(x, Operand(1), Operand(2), factors, Operand(0), out)
+    if launches is None or apply is None or not kernel.ready():
+        return None
+    weight = Operand(3) if count > 3 else 0
+    words = (Operand(2), weight, 0, factors, channels, *sums, x.size // channels if batch else 0, to_weight)
+    launches = [*launches, Launch(kernel, 1, words), apply]
+    aux = [contiguous((channels,), x.dtype, x.backend)] * affine
+    return Plan(contiguous(x.shape, x.dtype, x.backend), launches, tuple(temporaries), aux=aux)
+
+
+batch_statistics = Lowering("batch_statistics", _plan_statistics, (), ("eps",), cost=per_element(4))
+batch_norm = Lowering("batch_norm", _plan_norm, (), cost=per_element(4))
+batch_norm_grad = Lowering("batch_norm_grad", _plan_grad, ("batch", "affine"), many=True, cost=per_element(8))
 
 
 def _running(tools, dtype: str):
@@ -345,12 +365,19 @@ def _running(tools, dtype: str):
 _RUNNING = kernels_of("running_statistics", _running)
 
 
-@register("running_statistics", "cpu", needs_numba=False)
-def running_statistics(xp, mean, variance, *, dtype, eps, out=None):
+def _plan_running(specs, params) -> Plan | bool | None:
+    mean, variance = specs
+    dtype = params["dtype"]
     kernel = _RUNNING.get(dtype)
     if kernel is None or mean.dtype != dtype or variance.dtype != dtype or not kernel.ready():
-        return NotImplemented
-    mean, variance = contiguous(mean, dtype), contiguous(variance, dtype)
-    result = allocator.small((3, mean.size), dtype) if out is None else out
-    complete(kernel, 1, address(mean), address(variance), address(result), mean.size, bits(eps))
-    return result
+        return None
+    if not mean.plain or not variance.plain:
+        return True
+    eps, out = Operand(2), Operand(3)
+    launch = Launch(kernel, 1, (Operand(0), Operand(1), out, mean.size, eps))
+    return Plan(contiguous((3, mean.size), dtype, mean.backend), [launch])
+
+
+running_statistics = Lowering("running_statistics", _plan_running, ("dtype",), ("eps",), cost=per_element(4))
+for _lowering in (batch_statistics, batch_norm, batch_norm_grad, running_statistics):
+    register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)

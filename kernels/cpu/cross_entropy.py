@@ -5,8 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from deepcore.backend.dtypes import float64, int64
-from deepcore.kernels.codegen.jit import Kernel, address, bits
-from deepcore.kernels.cpu.reductions import CHUNK, FLOATS, LANES, extreme, kernels_of, plain, reduced, share, summing
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.cpu.reductions import (
+    CHUNK,
+    FLOATS,
+    LANES,
+    extreme,
+    in_steps,
+    kernels_of,
+    plain,
+    regions,
+    share,
+    summing,
+)
 from deepcore.kernels.cpu.rows import (
     ROW_COST,
     TILE,
@@ -16,22 +27,30 @@ from deepcore.kernels.cpu.rows import (
     tile_access,
     tile_exponentials,
     tile_slices,
+    turned,
 )
 from deepcore.kernels.math import elementary
+from deepcore.kernels.plan import (
+    Launch,
+    Lowering,
+    Operand,
+    Plan,
+    contiguous,
+    per_element,
+    reference_explains,
+)
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 
 def _targets(tools, dtype: str):
     """Whether all classes are in range (status 1: no), and the numbers that the losses need.
 
     Words: target, its size, classes, ignored class, weight (or 0), label smoothing (a float64), whether the gradient is
-    that of a mean, numbers. These are float64: Σ of the weights of what counts, the smoothing, Σ weight, the gradients'
-    scale.
+    that of a mean, numbers, where weights of 1 are to be written (or 0). The numbers are float64: Σ of the weights of what
+    counts, the smoothing, Σ weight, the gradients' scale.
     """
     dt = np.dtype(dtype)
-    view, whole, double = tools.view(dt), tools.view(int64), tools.view(float64)
+    view, whole, double, one = tools.view(dt), tools.view(int64), tools.view(float64), dt.type(1)
 
     def kernel(a):
         target, classes, ignored = whole(a[0]), a[2], a[3]
@@ -63,6 +82,10 @@ def _targets(tools, dtype: str):
             for i in range(classes):
                 numbers[2] += np.float64(every[i])
         numbers[3] = 1.0 / total if (a[6] != 0) & (total != 0.0) else 1.0
+        if a[8]:
+            ones = view(a[8])
+            for i in range(classes):
+                ones[i] = one
         return 0
 
     return kernel
@@ -232,69 +255,79 @@ _CROSS_ENTROPY = {
 }  # fmt: skip
 
 
-def cross_entropy_rows(
-    x, target, weight, dim: int, ignored: int, smoothing: float, mean: bool, recorded: bool, out=None
-):
-    """(losses of the shape of `target`, numbers as of `_targets`, gradient of the losses' sum or mean, or None).
+class _Operands:
+    """Numbers temporaries, and results behind them, in the order in which they are asked for."""
 
-    NotImplemented where this is not for a kernel, and where a class is out of range.
-    """
-    dtype = x.dtype
-    check = _TARGETS.get(dtype)
-    if check is None or not x.size or not check.ready():
-        return NotImplemented
-    outer, n, inner = split(x.shape, dim)
-    tiled, smoothed = in_tiles(n, inner), smoothing > 0
-    kernel = _CROSS_ENTROPY[recorded, smoothed, tiled, dtype]
-    if not kernel.ready():
-        return NotImplemented
-    if inner > 1 and not tiled:
-        moved = np.moveaxis(x, dim, -1)
-        found = cross_entropy_rows(moved, target, weight, x.ndim - 1, ignored, smoothing, mean, recorded)
-        if not recorded or found is NotImplemented:
-            return found
-        gradients = np.moveaxis(found[2], -1, dim)
-        if out is None:
-            return *found[:2], np.ascontiguousarray(gradients)
-        out[...] = gradients
-        return *found[:2], out
-    if not x.flags.carray:
-        x = np.require(x, requirements=("C", "A"))
-    if target.dtype != int64 or not target.flags.carray:
-        target = np.require(target, int64, ("C", "A"))
-    if weight is not None:
-        weight = np.require(weight, dtype, ("C", "A"))
-    elif smoothed:
-        weight = np.ones(n, dtype)
+    def __init__(self, first: int):
+        self.first, self.sizes = first, []
+
+    def temporary(self, size: int) -> Operand:
+        self.sizes.append(size)
+        return Operand(self.first + len(self.sizes) - 1)
+
+    def result(self, i: int) -> Operand:
+        return Operand(self.first + len(self.sizes) + i)
+
+
+def _plan(specs, params) -> Plan | bool | None:
+    """Operands: input, target, weight, the smoothing. Results: the loss, and where recorded the gradient of it."""
+    x, target, count = specs[0], specs[1], len(specs)
+    check, dtype, size = _TARGETS.get(x.dtype), x.dtype, x.dtype.itemsize
+    if check is None or not x.size or target.dtype != int64 or any(w.dtype != dtype for w in specs[2:]):
+        return None
+    if not all(spec.plain for spec in specs):
+        return True
+    recorded, mean, ignored = params["recorded"], params["reduction"] == "mean", params["ignore_index"]
+    outer, n, inner = split(x.shape, params["dim"])
     rows = outer * inner
-    numbers = allocator.small(4, float64)
-    at, places = address(numbers), 0 if weight is None else address(weight)
-    where = address(target)
-    if check(where, rows, n, ignored, places, bits(smoothing), mean, at):
-        return NotImplemented
-    losses = allocator.small(target.shape, dtype)
-    gradients = (allocator.empty_like(x) if out is None else out) if recorded else None
-    arrays = address(x), where, places, address(losses), 0 if gradients is None else address(gradients)
+    tiled, smoothed, moved = in_tiles(n, inner), params["smoothing"] > 0, inner > 1 and not in_tiles(n, inner)
+    # Temporaries first: results are numbered behind them.
+    new = _Operands(count + 1)
+    numbers = new.temporary(32)
+    weight: Operand | int = Operand(2) if count > 2 else 0
+    ones = new.temporary(n * size) if smoothed and not weight else 0
+    source = new.temporary(x.size * size) if moved else Operand(0)
+    gradient = new.temporary(x.size * size) if moved and recorded else 0
+    losses = new.temporary(rows * size) if params["reduction"] != "none" else None
+    steps = regions("sum", dtype, 1, rows, 1) if losses is not None and rows > CHUNK else []
+    between = [new.temporary(step.results * size) for step in steps]
+    loss = new.result(0)
+    if recorded and not moved:
+        gradient = new.result(1)
+
+    smoothing = Operand(count)
+    words = (Operand(1), rows, n, ignored, weight, smoothing, mean, numbers, ones)
+    launches = [Launch(check, 1, words)]
+    if moved:
+        launches.append(turned(dtype, outer, n, inner, Operand(0), source))
+    arrays = source, Operand(1), weight or ones, loss if losses is None else losses, gradient
+    kernel = _CROSS_ENTROPY[recorded, smoothed, tiled, dtype]
     if tiled:
         slices, each = tile_slices(outer, n, inner)
-        complete(kernel, slices, *arrays, outer, n, inner, each, ignored, at)
+        launches.append(Launch(kernel, slices, (*arrays, outer, n, inner, each, ignored, numbers)))
     else:
         each = share(x.size) // (n + ROW_COST) or 1
-        complete(kernel, -(-rows // each), *arrays, rows, n, ignored, each, at)
-    return losses, numbers, gradients
+        launches.append(Launch(kernel, -(-rows // each), (*arrays, rows, n, ignored, each, numbers)))
+    if moved and recorded:
+        launches.append(turned(dtype, outer, inner, n, gradient, new.result(1)))
+    if losses is not None:
+        if steps:
+            launches += in_steps(steps, losses, between[0].number, between[-1])
+        parts, parts_size = (between[-1], 1) if steps else (losses, rows)
+        launches.append(Launch(_LOSS[dtype], 1, (parts, parts_size, numbers, mean, loss)))
+    if not all(launch.kernel.ready() for launch in launches):
+        return None
+    result = contiguous(target.shape if losses is None else (), dtype, x.backend)
+    aux = [contiguous(x.shape, dtype, x.backend)] * recorded
+    return Plan(result, launches, tuple(new.sizes), aux=aux)
 
 
-@register("cross_entropy", "cpu", needs_numba=False)
-def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
-    found = cross_entropy_rows(input, target, weight, dim, ignore_index, smoothing, reduction == "mean", recorded)
-    if found is NotImplemented:
-        return found
-    loss, numbers, gradients = found
-    if reduction != "none":
-        last = _LOSS[input.dtype]
-        if not last.ready():
-            return NotImplemented
-        parts = loss if loss.size <= CHUNK else reduced("sum", loss, 1, loss.size, 1)
-        loss = allocator.small((), input.dtype)
-        complete(last, 1, address(parts), parts.size, address(numbers), reduction == "mean", address(loss))
-    return (loss, gradients) if recorded else loss
+def _key(params: dict) -> tuple:
+    keys = "dim", "ignore_index", "reduction", "recorded"
+    return *(params[name] for name in keys), params["smoothing"] > 0
+
+
+cross_entropy = Lowering(
+    "cross_entropy", _plan, _key, ("smoothing",), on_stop=reference_explains, cost=per_element(8)
+)  # fmt: skip
+register("cross_entropy", "cpu", needs_numba=False)(cross_entropy)

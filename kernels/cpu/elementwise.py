@@ -134,7 +134,7 @@ class Map(Lowering):
     def __init__(self, formula: str, *parameters: str, least: int = 0, booleans: int = 0):
         super().__init__(formula, self.planned, (), parameters, self.prepared)
         self.formula, self.parameters, self.least, self.booleans = formula, parameters, least, booleans
-        self.copies = not least  # an operand in another layout is worth a copy where the computing takes longer
+        self.gathers = not least  # an operand in another layout is worth a copy where the computing takes longer
         self.arity = function(formula).__code__.co_argcount - len(parameters)
         self._kernels: dict[tuple[str, str], Kernel] = {}
         #: How operands that are alike and contiguous are computed, whatever their shape, by their dtype.
@@ -222,10 +222,19 @@ class Map(Lowering):
             if out is None and all(x.shape == shape and x.flags.f_contiguous and x.flags.aligned for x in operands):
                 result = self(xp, *[x.T for x in operands], **params)
                 return result if result is NotImplemented else result.T
-            if not self.copies:
+            if not self.gathers:
                 return NotImplemented
             operands = tuple(np.require(x, requirements="CA") for x in operands)
         return self(xp, *operands, out=out, **params)
+
+
+def launch(name: str, specs, operands, result) -> Launch | None:
+    """The launch of the map `name` over contiguous operands of these specs, the first of which has the result's shape."""
+    kinds, columns = _kinds(specs, specs[0].shape) or ("", 0)
+    if not kinds:
+        return None
+    kernel, size = MAPS[name].kernel(specs[0].dtype, kinds), specs[0].size
+    return Launch(kernel, slices(size, columns), (*operands, result, size, columns)) if kernel.ready() else None
 
 
 def _broadcast(specs) -> tuple[int, ...] | None:

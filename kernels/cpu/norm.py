@@ -12,11 +12,10 @@ import math
 
 import numpy as np
 
-from deepcore.kernels.codegen.jit import Kernel, address, bits
-from deepcore.kernels.cpu.reductions import FLOATS, LANES, reduced, share, summing
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.cpu.reductions import FLOATS, LANES, in_steps, kernels_of, regions, share, spaces, summing
+from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous, per_element
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 # Rows that are added one after the other, for a channel's statistics or the gradients of weight and bias.
 ROWS = 32
@@ -142,17 +141,19 @@ def _norm(tools, centred: bool, affine: int, dtype: str):
 def _norm_grad(tools, centred: bool, affine: int, dtype: str):
     """The gradient of `_norm`'s input, and for each block of rows the partial sums of those of weight and bias.
 
-    Words: g, x, weight, out, statistics, partial sums (blocks, affine, n), rows, n, blocks of a slice.
+    Words: g, x, weight, out, statistics, partial sums of weight's and of bias's gradient, rows, n, blocks of a slice, and
+    the bytes between the partial sums of two blocks. An address of 0 for bias's: they lie behind those of weight.
     """
     dt = np.dtype(dtype)
     view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
     products, pair, real = products_of(tools, dt, affine > 0), _pair(tools, dt, affine > 0), dt.type
 
     def kernel(a, part):
-        rows, n, weight, statistics = a[6], a[7], view(a[2]), view(a[4])
+        rows, n, weight, statistics = a[7], a[8], view(a[2]), view(a[4])
         count = real(n)
-        for b in range(part * a[8], min(-(-rows // ROWS), (part + 1) * a[8])):
-            weights, biases = view(a[5] + b * affine * n * size), view(a[5] + (b * affine + 1) * n * size)
+        to_bias = a[6] if a[6] else a[5] + n * size
+        for b in range(part * a[9], min(-(-rows // ROWS), (part + 1) * a[9])):
+            weights, biases = view(a[5] + b * a[10]), view(to_bias + b * a[10])
             if affine:
                 for i in range(n):
                     weights[i] = zero
@@ -192,77 +193,91 @@ _NORMS, _NORM_GRADS = (
 )  # fmt: skip
 
 
-def contiguous(x, dtype):
-    return x if x.flags.carray and x.dtype == dtype else np.require(x, dtype, ("C", "A"))
+def _split(tools, dtype: str):
+    """Two arrays of n numbers each from one of both. Words: from, first, second, n."""
+    dt = np.dtype(dtype)
+    view, copy, size = tools.view(dt), tools.copy(dt), dt.itemsize
+
+    def kernel(a):
+        n = a[3]
+        copy(view(a[1]), view(a[0]), n)
+        copy(view(a[2]), view(a[0] + n * size), n)
+        return 0
+
+    return kernel
 
 
-def _normed(centred: bool, x, weight, bias, rank: int, eps: float, out):
-    """(result, statistics) of x over its last `rank` dimensions."""
-    dtype = x.dtype
-    affine = 2 if bias is not None else 1 if weight is not None else 0
-    kernel = _NORMS.get((centred, affine, dtype))
-    if kernel is None or not x.size or (affine == 2 and weight is None) or not kernel.ready():
-        return NotImplemented
-    n = x.shape[-1] if rank == 1 else math.prod(x.shape[-rank:])
-    x = contiguous(x, dtype)
-    if affine:
-        weight = contiguous(weight, dtype)
-        if affine > 1:
-            bias = contiguous(bias, dtype)
-    rows = x.size // n
-    statistics = allocator.small((2 if centred else 1, rows), dtype)
-    result = allocator.empty_like(x) if out is None else out
-    each = share(x.size) // n or 1
-    complete(
-        kernel, -(-rows // each), address(x), address(weight) if affine else 0, address(bias) if affine > 1 else 0,
-        address(result), address(statistics), rows, n, each, bits(eps),
-    )  # fmt: skip
-    return result, statistics
+_SPLIT = kernels_of("split", _split)
 
 
-def _normed_grad(centred: bool, g, x, weight, statistics, rank: int, affine: int, out):
+class _Norm(Lowering):
+    """The norm of rows, the last `rank` dimensions, and behind it the rows' statistics."""
+
+    def __init__(self, name: str, centred: bool):
+        super().__init__(name, self.planned, ("rank",), ("eps",), cost=per_element(8))
+        self.centred = centred
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        x, count = specs[0], len(specs)
+        affine = count - 1
+        kernel = _NORMS.get((self.centred, affine, x.dtype))
+        if kernel is None or not x.size or any(spec.dtype != x.dtype for spec in specs) or not kernel.ready():
+            return None
+        if not all(spec.plain for spec in specs):
+            return True
+        n = math.prod(x.shape[-params["rank"] :])
+        rows, each = x.size // n, share(x.size) // n or 1
+        weight, bias = (Operand(i) if i < count else 0 for i in (1, 2))
+        eps, out, statistics = map(Operand, range(count, count + 3))
+        launch = Launch(kernel, -(-rows // each), (Operand(0), weight, bias, out, statistics, rows, n, each, eps))
+        aux = contiguous((2 if self.centred else 1, rows), x.dtype, x.backend)
+        return Plan(contiguous(x.shape, x.dtype, x.backend), [launch], aux=[aux])
+
+
+class _NormGrad(Lowering):
     """The gradients of input, weight and bias, the latter as far as `affine` counts them."""
-    dtype = x.dtype
-    kernel = _NORM_GRADS.get((centred, affine, dtype))
-    if kernel is None or not x.size or not kernel.ready():
-        return NotImplemented
-    shape = x.shape[-rank:]
-    n = math.prod(shape)
-    g, x, statistics = contiguous(g, dtype), contiguous(x, dtype), contiguous(statistics, dtype)
-    if affine:
-        weight = contiguous(weight, dtype)
-    rows = x.size // n
-    blocks, each = -(-rows // ROWS), share(x.size) // (n * ROWS) or 1
-    partial = allocator.small((blocks, affine, n), dtype)
-    result = allocator.empty_like(x) if out is None else out
-    complete(
-        kernel, -(-blocks // each), address(g), address(x), address(weight) if affine else 0, address(result),
-        address(statistics), address(partial), rows, n, each,
-    )  # fmt: skip
-    if not affine:
-        return (result,)
-    sums = reduced("sum", partial, 1, blocks, affine * n) if blocks > 1 else partial
-    if sums is None:
-        return NotImplemented
-    sums = sums.reshape(affine, *shape)
-    return (result, sums[0], sums[1]) if affine > 1 else (result, sums[0])
+
+    def __init__(self, name: str, centred: bool):
+        super().__init__(name, self.planned, ("rank", "affine"), many=True, cost=per_element(12))
+        self.centred = centred
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        x, count, affine = specs[1], len(specs), params["affine"]
+        kernel = _NORM_GRADS.get((self.centred, affine, x.dtype))
+        if kernel is None or not x.size or any(spec.dtype != x.dtype for spec in specs) or not kernel.ready():
+            return None
+        if not all(spec.plain for spec in specs):
+            return True
+        shape = x.shape[-params["rank"] :]
+        n = math.prod(shape)
+        rows = x.size // n
+        blocks, each = -(-rows // ROWS), share(x.size) // (n * ROWS) or 1
+        width = affine * n * x.dtype.itemsize
+        temporaries: tuple[int, ...] = ()
+        launches: list[Launch] = []
+        if affine and blocks > 1:
+            steps = regions("sum", x.dtype, 1, blocks, affine * n)
+            temporaries = (blocks * width, *spaces(steps, x.dtype), *([width] if affine > 1 else ()))
+            out = count + len(temporaries)
+            launches = in_steps(steps, Operand(count), count + 1, Operand(out - 1 if affine > 1 else out + 1))
+            if affine > 1:
+                split = _SPLIT[x.dtype]
+                launches.append(Launch(split, 1, (Operand(out - 1), Operand(out + 1), Operand(out + 2), n)))
+            partial: tuple = Operand(count), 0
+        else:
+            out = count
+            partial = Operand(out + 1) if affine else 0, Operand(out + 2) if affine > 1 else 0
+        if not all(launch.kernel.ready() for launch in launches):
+            return None
+        words = (
+            Operand(0), Operand(1), Operand(3) if affine else 0, Operand(out), Operand(2), *partial, rows, n, each, width,
+        )  # fmt: skip
+        aux = [contiguous(shape, x.dtype, x.backend)] * affine
+        launches = [Launch(kernel, -(-blocks // each), words), *launches]
+        return Plan(contiguous(x.shape, x.dtype, x.backend), launches, temporaries, aux=aux)
 
 
-@register("layer_norm", "cpu", needs_numba=False)
-def layer_norm(xp, input, weight=None, bias=None, *, rank, eps, out=None):
-    return _normed(True, input, weight, bias, rank, eps, out)
-
-
-@register("layer_norm_grad", "cpu", needs_numba=False)
-def layer_norm_grad(xp, g, input, statistics, weight=None, *, rank, eps, affine, out=None):
-    return _normed_grad(True, g, input, weight, statistics, rank, affine, out)
-
-
-@register("rms_norm", "cpu", needs_numba=False)
-def rms_norm(xp, input, weight=None, *, rank, eps, out=None):
-    return _normed(False, input, weight, None, rank, eps, out)
-
-
-@register("rms_norm_grad", "cpu", needs_numba=False)
-def rms_norm_grad(xp, g, input, statistics, weight=None, *, rank, eps, affine, out=None):
-    return _normed_grad(False, g, input, weight, statistics, rank, affine, out)
+layer_norm, rms_norm = _Norm("layer_norm", True), _Norm("rms_norm", False)
+layer_norm_grad, rms_norm_grad = _NormGrad("layer_norm_grad", True), _NormGrad("rms_norm_grad", False)
+for _lowering in (layer_norm, rms_norm, layer_norm_grad, rms_norm_grad):
+    register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)

@@ -54,10 +54,10 @@ PHILOX = Kernel("philox", ("uint32*", "int64*", "int64", "int64", "int64", "int6
 
 
 @register("philox", "cuda", needs_numba=False)
-def philox(xp, seed: int, stream: int, start: int, blocks: int):
+def philox(xp, seed: int, stream: int, position: int, blocks: int):
     if not xp.ready(PHILOX):
         return NotImplemented
     out = xp.empty(4 * blocks, dtype=np.uint32)
     if blocks:
-        xp.launch(PHILOX, blocks_for(xp, blocks, THREADS), out, *stream_words(xp, seed, stream, start), blocks)
+        xp.launch(PHILOX, blocks_for(xp, blocks, THREADS), out, *stream_words(xp, seed, stream, position), blocks)
     return out
