@@ -193,6 +193,16 @@ def reference_explains(xp, arrays, params) -> None:
     """For `on_stop`: the op's reference runs after a kernel that stopped, and raises its error."""
 
 
+def draw_state(params: dict) -> np.ndarray:
+    """Seed, stream and position as kernels read them."""
+    words = params["seed"], params["stream"], params["position"]
+    if watch.count and watch.mine.follower is not None:
+        state = _followed_state(watch.mine.follower, words)
+        if state is not None:
+            return state
+    return np.array(jit.signed_words(*words), np.int64)
+
+
 class Lowering:
     """How an op runs on the CPU: `lower(specs, params)` gives the plan of calls with operands like these.
 
@@ -249,6 +259,8 @@ class Lowering:
         """Whether eager calls with these operands run by a kernel. False only where the reference has the same bits."""
         return True
 
+    draw_state = staticmethod(draw_state)
+
     def slots(self, params: dict) -> list:
         """The operands behind the arrays: the state of random numbers, then floats."""
         found: list = [draw_state(params)] if self.draws else []
@@ -299,16 +311,6 @@ def _largest(specs: Sequence[Spec], params: dict) -> float:
 def per_element(operations: float) -> Callable[..., float]:
     """A cost: operations for each element of the largest operand."""
     return lambda specs, params: operations * _largest(specs, params)
-
-
-def draw_state(params: dict) -> np.ndarray:
-    """Seed, stream and position as kernels read them."""
-    words = params["seed"], params["stream"], params["position"]
-    if watch.count and watch.mine.follower is not None:
-        state = _followed_state(watch.mine.follower, words)
-        if state is not None:
-            return state
-    return np.array(jit.signed_words(*words), np.int64)
 
 
 def _followed_state(follower, words: tuple[int, int, int]) -> np.ndarray | None:

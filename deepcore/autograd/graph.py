@@ -149,7 +149,11 @@ def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]):
             if word is not None:
                 key = key, word
         plan = lowering.plans.get(key)
-        slots = lowering.slots(params) if lowering.has_slots else None
+        slots: list | None = None
+        if lowering.has_slots:
+            slots = [params[name].__float__() for name in lowering.floats]
+            if lowering.draws:
+                slots.insert(0, lowering.draw_state(params))
     except (AttributeError, KeyError, TypeError):  # no tensor; a parameter left out, or of a wrong type
         return None
     if plan is None:

@@ -64,13 +64,13 @@ def _runs(x) -> tuple[int, int, int, int, int]:
 def _place_of_chunk(tools, name: str, dtype: str):
     """Of each row the place that the best of its chunks has, the first of equals. Words: values, places, out, rows, chunks."""
     dt = np.dtype(dtype)
-    view, whole = tools.view(dt), tools.view(int64)
+    view, whole, size = tools.view(dt), tools.view(int64), dt.itemsize
     combine, _ = combination(tools, dt, name)
 
     def kernel(a):
         chunks, out = a[4], whole(a[2])
         for r in range(a[3]):
-            values, places = view(a[0] + r * chunks * dt.itemsize), whole(a[1] + 8 * r * chunks)
+            values, places = view(a[0] + r * chunks * size), whole(a[1] + 8 * r * chunks)
             best, at = values[0], 0
             for c in range(1, chunks):
                 if best == best and combine(best, values[c]) != best:

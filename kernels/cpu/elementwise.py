@@ -17,7 +17,7 @@ from deepcore.backend.dtypes import float32, float64, int64
 from deepcore.config import settings
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
-from deepcore.kernels.math.formulas import FORMULAS, Line, function
+from deepcore.kernels.math.formulas import FORMULAS, Line, function, operations
 from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
 from deepcore.kernels.registry import register
 from deepcore.kernels.runtime import allocator
@@ -132,7 +132,7 @@ class Map(Lowering):
     """
 
     def __init__(self, formula: str, *parameters: str, least: int = 0, booleans: int = 0):
-        super().__init__(formula, self.planned, (), parameters, self.prepared)
+        super().__init__(formula, self.planned, (), parameters, self.prepared, cost=self.arithmetic)
         self.formula, self.parameters, self.least, self.booleans = formula, parameters, least, booleans
         self.gathers = not least  # an operand in another layout is worth a copy where the computing takes longer
         self.arity = function(formula).__code__.co_argcount - len(parameters)
@@ -181,6 +181,9 @@ class Map(Lowering):
         words = (*operands[:arrays], operands[-1], size, columns, *operands[arrays:-1])
         result = like if alike else contiguous(shape, dtype, like.backend)
         return Plan(result, [Launch(kernel, slices(size, columns), words)])
+
+    def arithmetic(self, specs, params) -> float:
+        return math.prod(_broadcast(specs) or ()) * operations(self.formula)
 
     def pays(self, specs) -> bool:
         if max(spec.size for spec in specs) >= self.least:

@@ -539,6 +539,8 @@ def _planned(a, b) -> _Plan | None:
     if choice is None:
         return None
     kind = gemm_tables.kind(a.shape[-2], b.shape[-1], a.shape[-1])
+    if any(i != j and 1 not in (i, j) for i, j in zip(reversed(a.shape[:-2]), reversed(b.shape[:-2]))):
+        return None  # batches that do not broadcast, as the reference says
     return _Plan(a, b) if f"{a.dtype.name} {kind}" not in choice.blas and _KERNELS[a.dtype].ready() else None
 
 

@@ -46,9 +46,9 @@ _PHILOX = Kernel("philox", _philox)
 
 def _plan(specs, params) -> Plan | None:
     blocks = params["blocks"]
-    if not blocks or not _PHILOX.ready():
+    if not _PHILOX.ready():
         return None
-    launch = Launch(_PHILOX, -(-blocks // _SLICE_BLOCKS), (Operand(0), blocks, Operand(1)))
+    launch = Launch(_PHILOX, -(-blocks // _SLICE_BLOCKS) or 1, (Operand(0), blocks, Operand(1)))
     return Plan(contiguous((4 * blocks,), uint32, get_backend("cpu")), [launch])
 
 
