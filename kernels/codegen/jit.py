@@ -69,15 +69,19 @@ class Kernel(kernel.Kernel):
     def words(self, arguments: Mapping[str, Any]) -> tuple[int | Operand, ...]:
         """The words of a launch, in the order of the declaration: numbers, and the plan's operands as they are."""
         words: list[int | Operand] = []
-        for (name, declared), value in zip(self.arguments.items(), self.ordered(arguments)):
-            if isinstance(value, Operand) and declared.kind not in ("Size", "Code", "Rest"):
-                words.append(value)
-                continue
-            encoded = _ENCODE[declared.kind](declared, value)
-            if encoded is None:
-                raise self.mistyped(name, value)
-            words += encoded
+        for name, value in zip(self.arguments, self.ordered(arguments)):
+            words += self.encoded(name, value)
         return tuple(words)
+
+    def encoded(self, name: str, value: Any) -> tuple[int | Operand, ...]:
+        """The words of one argument."""
+        declared = self.arguments[name]
+        if isinstance(value, Operand) and declared.kind not in ("Size", "Code", "Rest"):
+            return (value,)
+        words = _ENCODE[declared.kind](declared, value)
+        if words is None:
+            raise self.mistyped(name, value)
+        return words
 
     def packed(self, /, **arguments) -> np.ndarray:
         """The words in memory, for `threadpool.prepared`. They and the arrays must outlive their use."""
@@ -187,7 +191,9 @@ class Kernel(kernel.Kernel):
 
         function = _unpacking(numba, intrinsics, self)
         options = {name: value for name, value in intrinsics.OPTIONS.items() if name != "nogil"}
-        self._kept = numba.cfunc(numba.types.int32(numba.types.CPointer(numba.types.int64), numba.types.int64), **options)(function)
+        self._kept = numba.cfunc(
+            numba.types.int32(numba.types.CPointer(numba.types.int64), numba.types.int64), **options
+        )(function)
         return self._bind(self._kept.address)
 
     def _bind(self, address: int) -> bool:

@@ -91,8 +91,10 @@ class Kernel:
 
     def _declared(self) -> dict[str, Type]:
         declared = getattr(self.build, "args", None)
-        if declared is None:  # TEMP
-            return {"words": Rest}
+        if declared is None:
+            raise DeepcoreError(
+                f"kernel {self.name}: its build function declares no arguments; fix: decorate it with @args"
+            )
         types = dict(declared(*self.parameters) if isinstance(declared, FunctionType) else declared)
         code = self.build.__code__
         names = code.co_varnames[1 : code.co_argcount]
@@ -100,7 +102,9 @@ class Kernel:
         for name, kind in types.items():
             if kind.dtype is None:
                 if own is None:
-                    raise DeepcoreError(f"kernel {self.name}: argument {name!r} has no dtype, and neither has the kernel")
+                    raise DeepcoreError(
+                        f"kernel {self.name}: argument {name!r} has no dtype, and neither has the kernel"
+                    )
                 types[name] = kind = kind(own)
             if kind.kind == "Float" and kind.dtype.kind != "f":
                 raise DeepcoreError(f"kernel {self.name}: argument {name!r} is {kind}, which is no floating dtype")
@@ -111,7 +115,7 @@ class Kernel:
         function = self.build(tools, *self.parameters)
         code = function.__code__
         names = code.co_varnames[: code.co_argcount]
-        if "words" not in self.arguments and names not in (tuple(self.arguments), (*self.arguments, *more)):
+        if names not in (tuple(self.arguments), (*self.arguments, *more)):
             raise DeepcoreError(f"kernel {self!r}: its function takes ({', '.join(names)})")
         return function
 

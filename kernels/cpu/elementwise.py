@@ -18,7 +18,7 @@ from deepcore.config import settings
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import Float, In, Operand, Out, Size, Type, args
-from deepcore.kernels.math.formulas import FORMULAS, Line, function
+from deepcore.kernels.math.formulas import FORMULAS, Line, function, operations
 from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
 from deepcore.kernels.registry import register
 from deepcore.kernels.runtime import allocator
@@ -133,9 +133,9 @@ class Map(Lowering):
     """
 
     def __init__(self, formula: str, *parameters: str, least: int = 0, booleans: int = 0):
-        super().__init__(formula, self.planned, (), parameters, self.prepared)
+        super().__init__(formula, self.planned, (), parameters, self.prepared, cost=self.arithmetic)
         self.formula, self.parameters, self.least, self.booleans = formula, parameters, least, booleans
-        self.copies = not least  # an operand in another layout is worth a copy where the computing takes longer
+        self.gathers = not least  # an operand in another layout is worth a copy where the computing takes longer
         self.arity = function(formula).__code__.co_argcount - len(parameters)
         self._kernels: dict[tuple[str, str], Kernel] = {}
         #: How operands that are alike and contiguous are computed, whatever their shape, by their dtype.
@@ -184,6 +184,9 @@ class Map(Lowering):
         launch = Launch(kernel, slices(size, columns), **operands, out0=out, size=size, columns=columns, **floats)
         return Plan(like if alike else contiguous(shape, dtype, like.backend), [launch])
 
+    def arithmetic(self, specs, params) -> float:
+        return math.prod(_broadcast(specs) or ()) * operations(self.formula)
+
     def pays(self, specs) -> bool:
         if max(spec.size for spec in specs) >= self.least:
             return True
@@ -224,10 +227,22 @@ class Map(Lowering):
             if out is None and all(x.shape == shape and x.flags.f_contiguous and x.flags.aligned for x in operands):
                 result = self(xp, *[x.T for x in operands], **params)
                 return result if result is NotImplemented else result.T
-            if not self.copies:
+            if not self.gathers:
                 return NotImplemented
             operands = tuple(np.require(x, requirements="CA") for x in operands)
         return self(xp, *operands, out=out, **params)
+
+
+def launch(name: str, specs, operands, result) -> Launch | None:
+    """The launch of the map `name` over contiguous operands of these specs, the first of which has the result's shape."""
+    kinds, columns = _kinds(specs, specs[0].shape) or ("", 0)
+    if not kinds:
+        return None
+    kernel, size = MAPS[name].kernel(specs[0].dtype, kinds), specs[0].size
+    if not kernel.ready():
+        return None
+    inputs = {f"a{i}": operand for i, operand in enumerate(operands)}
+    return Launch(kernel, slices(size, columns), **inputs, out0=result, size=size, columns=columns)
 
 
 def _broadcast(specs) -> tuple[int, ...] | None:

@@ -21,8 +21,6 @@ from deepcore.kernels.codegen.kernel import Float, In, Operand, Out, Size, Type,
 from deepcore.kernels.cpu import elementwise
 from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 LANES = 64
 _BLOCK = 512
@@ -330,7 +328,7 @@ class _Region(NamedTuple):
     results: int
 
 
-def _regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
+def regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
     """What reduces (outer, n, inner) over the middle."""
     kernel = (_ROW_KERNELS if inner == 1 else _COLUMN_KERNELS)[name, dtype]
     size = outer * n * inner
@@ -352,56 +350,71 @@ def _regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
         each = max(1, share(size) // max(1, min(n, rows) * wide))
         arguments = {"outer": outer, "n": n, "inner": inner, "rows": rows, "group": group, "wide": wide, "each": each}
     region = _Region(kernel, -(-tasks // each), arguments, outer * parts * inner)
-    return [region] if parts == 1 else [region, *_regions(name, dtype, outer, parts, inner)]
+    return [region] if parts == 1 else [region, *regions(name, dtype, outer, parts, inner)]
 
 
-@functools.lru_cache(4096)
-def _plan(name: str, char: str, shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
+def spaces(steps: list[_Region], dtype) -> tuple[int, ...]:
+    """Bytes of what all but the last leave for the next."""
+    return tuple(step.results * dtype.itemsize for step in steps[:-1])
+
+
+def in_steps(steps: list[_Region], source: Operand, first: int, result: Operand) -> list[Launch]:
+    """The launches of regions; temporaries of `spaces` are numbered from `first`."""
+    places = [source, *(Operand(first + i) for i in range(len(steps) - 1)), result]
+    return [
+        Launch(step.kernel, step.chunks, x=places[i], out=places[i + 1], **step.arguments)
+        for i, step in enumerate(steps)
+    ]
+
+
+def _steps(name: str, dtype, shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
     """The regions that reduce `dims`, the last ones first, and the shape of the result."""
-    dtype = np.dtype(char)
-    regions: list[_Region] = []
+    steps: list[_Region] = []
     rest = list(shape)
     runs = [d for d in sorted(dims, reverse=True) if shape[d] != 1]
     while runs:
         last = first = runs.pop(0)
         while runs and all(shape[d] == 1 for d in range(runs[0] + 1, first)):
             first = runs.pop(0)
-        regions += _regions(
+        steps += regions(
             name, dtype, math.prod(rest[:first]), math.prod(rest[first : last + 1]), math.prod(rest[last + 1 :])
         )
         rest[first : last + 1] = [1] * (last + 1 - first)
     kept = tuple(1 if d in dims else n for d, n in enumerate(shape))
-    return tuple(regions), kept if keepdim else tuple(n for d, n in enumerate(shape) if d not in dims)
+    return steps, kept if keepdim else tuple(n for d, n in enumerate(shape) if d not in dims)
 
 
-def _reduce(name: str, x, dims, keepdim: bool, out):
-    dtype = x.dtype
-    regions, shape = _plan(name, dtype.char, x.shape, dims, keepdim)
-    if not regions or (out is not None and (not out.flags.carray or out.dtype != dtype or out.shape != shape)):
-        return NotImplemented
-    for region in regions:
-        if not region.kernel.ready():
-            return NotImplemented
-        if region is not regions[-1]:
-            found = allocator.small(region.results, dtype)
-        else:
-            found = allocator.small(shape, dtype) if out is None else out
-        complete(region.kernel, region.chunks, x=x, out=found, **region.arguments)
-        x = found
-    return x
+def summed(lines, dtype: str, pattern: str, specs, dims: tuple[int, ...], keepdim: bool) -> Plan | None:
+    """The plan of the sum over `dims` of what elementwise lines give, or None where it has no kernel.
 
-
-def reduced(name: str, x, outer: int, n: int, inner: int):
-    """A contiguous array as (outer, n, inner), reduced over the middle; or None."""
-    found = _reduce(name, x.reshape(outer, n, inner), (1,), False, None)
-    return None if found is NotImplemented else found
+    Operands are those of the lines (of `pattern`, see `sum_of`), then their parameters as floats; the first has the shape
+    that is summed.
+    """
+    x = specs[0]
+    parameters = 1 + max((p for line in lines for p in line.parameters), default=-1)
+    kernel = sum_of(lines, dtype, pattern, parameters)
+    steps, shape = _steps("sum", x.dtype, x.shape, dims, keepdim)
+    if kernel is None or not x.size or not steps or steps[0].kernel is not _ROW_KERNELS["sum", x.dtype]:
+        return None
+    if not kernel.ready() or not all(step.kernel.ready() for step in steps):
+        return None
+    count, first = len(pattern), len(pattern) + parameters
+    out = Operand(first + len(steps) - 1)
+    operands = {f"a{i}": Operand(i) for i in range(count)} | {"out": Operand(first) if len(steps) > 1 else out}
+    floats = {f"p{j}": Operand(count + j) for j in range(parameters)}
+    launches = [Launch(kernel, steps[0].chunks, **operands, **steps[0].arguments, **floats)]
+    launches += in_steps(steps[1:], Operand(first), first + 1, out) if len(steps) > 1 else []
+    return Plan(contiguous(shape, x.dtype, x.backend), launches, spaces(steps, x.dtype))
 
 
 class _Reduction(Lowering):
     """The sum, maximum or minimum over `dims`."""
 
     def __init__(self, name: str):
-        super().__init__(name, self.planned, ("dims", "keepdim"), prepare=self.prepared)
+        # Another layout is left to the reference, whose bits are others.
+        super().__init__(
+            name, self.planned, ("dims", "keepdim"), prepare=self.prepared, copies=lambda specs, params: None
+        )
 
     def planned(self, specs, params) -> Plan | bool | None:
         (x,) = specs
@@ -409,18 +422,15 @@ class _Reduction(Lowering):
             return None
         if not x.plain:
             return True
-        regions, shape = _plan(self.__name__, x.dtype.char, x.shape, params["dims"], params["keepdim"])
-        if not regions or not all(region.kernel.ready() for region in regions):
+        steps, shape = _steps(self.__name__, x.dtype, x.shape, params["dims"], params["keepdim"])
+        if not steps or not all(step.kernel.ready() for step in steps):
             return None
-        temporaries = tuple(region.results * x.dtype.itemsize for region in regions[:-1])
-        launches = [
-            Launch(region.kernel, region.chunks, x=Operand(i), out=Operand(i + 1), **region.arguments)
-            for i, region in enumerate(regions)
-        ]
-        return Plan(contiguous(shape, x.dtype, x.backend), launches, temporaries)
+        between = spaces(steps, x.dtype)
+        launches = in_steps(steps, Operand(0), 1, Operand(1 + len(between)))
+        return Plan(contiguous(shape, x.dtype, x.backend), launches, between)
 
     def prepared(self, xp, arrays, params, out):
-        """An array whose transpose is contiguous."""
+        """An array whose transpose is contiguous; others are left to the reference."""
         (x,) = arrays
         if not x.flags.f_contiguous or out is not None:
             return NotImplemented

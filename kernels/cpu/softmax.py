@@ -17,12 +17,11 @@ from deepcore.kernels.cpu.rows import (
     tile_access,
     tile_exponentials,
     tile_slices,
+    turned,
 )
 from deepcore.kernels.math import elementary
-from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
+from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous, per_element
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 
 def quotient(a, b, inverse):
@@ -240,7 +239,7 @@ class _Rows(Lowering):
     """out[r] = kernel(row r of each operand), for rows along `dim`; `kernels`: for long rows, and in tiles."""
 
     def __init__(self, name: str, kernels: tuple[dict, dict], *operands: str):
-        super().__init__(name, self.planned, ("dim",), prepare=self.prepared)
+        super().__init__(name, self.planned, ("dim",), cost=per_element(5))
         #: The kernels' arguments that are arrays.
         self.kernels, self.arrays = kernels, (*operands, "out")
 
@@ -252,23 +251,24 @@ class _Rows(Lowering):
         kernel = self.kernels[tiled].get(x.dtype)
         if kernel is None or not kernel.ready():
             return None
-        if not chunks or not all(spec.plain and spec.dtype == x.dtype for spec in specs):
+        if any(spec.dtype != x.dtype for spec in specs):
+            return None
+        if not all(spec.plain for spec in specs):
             return True
-        operands = {name: Operand(i) for i, name in enumerate(self.arrays)}
-        return Plan(contiguous(x.shape, x.dtype, x.backend), [Launch(kernel, chunks, **operands, **sizes)])
-
-    def prepared(self, xp, arrays, params, out):
-        """Rows that are gathered first, and operands that are not contiguous or of another dtype."""
-        x, dim = arrays[0], params["dim"]
-        if _layout(x.shape, dim % x.ndim)[1]:
-            arrays = [np.require(a, x.dtype, ("C", "A")) for a in arrays]
-            return self(xp, *arrays, out=out, **params)
-        rows = [np.require(np.moveaxis(a, dim, -1), x.dtype, ("C", "A")) for a in arrays]
-        result = np.moveaxis(self(xp, *rows, dim=-1), -1, dim)
-        if out is None:
-            return np.ascontiguousarray(result)
-        out[...] = result
-        return out
+        count, result = len(specs), contiguous(x.shape, x.dtype, x.backend)
+        if chunks:
+            operands = {name: Operand(i) for i, name in enumerate(self.arrays)}
+            return Plan(result, [Launch(kernel, chunks, **operands, **sizes)])
+        # Rows are gathered first.
+        outer, n, inner = split(x.shape, params["dim"] % x.ndim)
+        _, chunks, sizes = _layout((outer * inner, n), 1)
+        launches = [turned(x.dtype, outer, n, inner, Operand(i), Operand(count + i)) for i in range(count)]
+        operands = {name: Operand(count + i) for i, name in enumerate(self.arrays)}
+        launches.append(Launch(kernel, chunks, **operands, **sizes))
+        launches.append(turned(x.dtype, outer, inner, n, Operand(2 * count), Operand(2 * count + 1)))
+        if not all(launch.kernel.ready() for launch in launches):
+            return None
+        return Plan(result, launches, (x.size * x.dtype.itemsize,) * (count + 1))
 
 
 softmax, log_softmax = _Rows("softmax", _SOFTMAX, "x"), _Rows("log_softmax", _LOG_SOFTMAX, "x")
@@ -278,15 +278,19 @@ for _rows in (softmax, log_softmax, softmax_grad, log_softmax_grad):
     register(_rows.op_name, "cpu", needs_numba=False)(_rows)
 
 
-@register("logsumexp", "cpu", needs_numba=False)
-def logsumexp(xp, input, *, out=None):
+def _plan_logsumexp(specs, params) -> Plan | bool | None:
     """Of the last dimension, which is dropped."""
-    kernel = _LOGSUMEXP.get(input.dtype)
-    if kernel is None or not input.size or not kernel.ready():
-        return NotImplemented
-    x = np.require(input, requirements=("C", "A"))
+    (x,) = specs
+    kernel = _LOGSUMEXP.get(x.dtype)
+    if kernel is None or not x.size or not kernel.ready():
+        return None
+    if not x.plain:
+        return True
     n = x.shape[-1]
     rows, each = x.size // n, share(x.size) // (n + ROW_COST) or 1
-    result = allocator.small(x.shape[:-1], x.dtype) if out is None else out
-    complete(kernel, -(-rows // each), x=x, out=result, rows=rows, n=n, each=each)
-    return result
+    launch = Launch(kernel, -(-rows // each), x=Operand(0), out=Operand(1), rows=rows, n=n, each=each)
+    return Plan(contiguous(x.shape[:-1], x.dtype, x.backend), [launch])
+
+
+logsumexp = Lowering("logsumexp", _plan_logsumexp, cost=per_element(4))
+register("logsumexp", "cpu", needs_numba=False)(logsumexp)

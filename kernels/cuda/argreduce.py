@@ -43,10 +43,7 @@ def _earlier(a, b):
     return a if a < b else b
 
 
-_ARG = {
-    low: by_dtype_and_group(f"arg{'min' if low else 'max'}", _arg, low)
-    for low in (False, True)
-}
+_ARG = {low: by_dtype_and_group(f"arg{'min' if low else 'max'}", _arg, low) for low in (False, True)}
 
 
 @register("argmax", "cuda", needs_numba=False)

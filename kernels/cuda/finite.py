@@ -47,10 +47,7 @@ def _build_finite(tools, dtype: str):
     return kernel
 
 
-_FINITE = {
-    dtype: Kernel(f"gradients_finite_{dtype.name}", _build_finite, dtype.name)
-    for dtype in (float32, float64)
-}
+_FINITE = {dtype: Kernel(f"gradients_finite_{dtype.name}", _build_finite, dtype.name) for dtype in (float32, float64)}
 
 
 @register("all_finite", "cuda", needs_numba=False)

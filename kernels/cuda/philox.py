@@ -57,11 +57,11 @@ PHILOX = Kernel("philox", _philox)
 
 
 @register("philox", "cuda", needs_numba=False)
-def philox(xp, seed: int, stream: int, start: int, blocks: int):
+def philox(xp, seed: int, stream: int, position: int, blocks: int):
     if not xp.ready(PHILOX):
         return NotImplemented
     out = xp.empty(4 * blocks, dtype=np.uint32)
     if blocks:
-        draw = stream_words(xp, seed, stream, start)
+        draw = stream_words(xp, seed, stream, position)
         xp.launch(PHILOX, blocks_for(xp, blocks, THREADS), out=out, **draw, count=blocks)
     return out

@@ -93,7 +93,8 @@ class Launch:
         """A launch with its arguments by name; (buffer, offset) stands for an address."""
         found = [value for value in arguments.values() if isinstance(value, tuple)]
         numbered = {
-            name: Operand(found.index(value)) if isinstance(value, tuple) else value for name, value in arguments.items()
+            name: Operand(found.index(value)) if isinstance(value, tuple) else value
+            for name, value in arguments.items()
         }
         words = kernel.words(numbered)
         places = {i: found[word.number] for i, word in enumerate(words) if isinstance(word, Operand)}

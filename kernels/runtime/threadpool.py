@@ -220,9 +220,9 @@ def launch_words(kernel: Kernel, chunks: int, words: Sequence[Any]) -> int:
     return next(filter(None, (kernel.run_words(words, i) for i in range(chunks))), 0)
 
 
-def complete(kernel: Kernel, chunks: int, /, *words, **arguments) -> None:  # TEMP words
+def complete(kernel: Kernel, chunks: int, /, **arguments) -> None:
     """`launch` where a chunk that stops is an error."""
-    status = launch_words(kernel, chunks, words or kernel.words(arguments))
+    status = launch_words(kernel, chunks, kernel.words(arguments))
     if status:
         raise DeepcoreError(f"kernel {kernel.name} stopped with status {status}")
 
