@@ -27,7 +27,7 @@ from deepcore.errors import DeepcoreError
 from deepcore.kernels import watch
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
-from deepcore.kernels.codegen.kernel import Operand
+from deepcore.kernels.codegen.kernel import Operand, Out, Size, Words, args
 from deepcore.kernels.runtime import allocator, threadpool
 
 _ALIGNED, _PLAIN = 0x100, 0x101  # NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
@@ -343,17 +343,16 @@ def _followed_state(follower, words: tuple[int, int, int]) -> np.ndarray | None:
     if not ahead or not _ADVANCE.ready():
         return None if ahead else state
     moved = allocator.empty(3, np.int64)
-    threadpool.launch(_ADVANCE, 1, jit.address(state), *jit.signed_words(ahead), jit.address(moved))
+    threadpool.launch(_ADVANCE, 1, state=state, blocks=jit.signed_words(ahead)[0], out=moved)
     return moved
 
 
+@args(state=Words, blocks=Size, out=Out(np.int64))
 def _advance(tools):
-    """A state of random numbers, blocks further on. Words: state, blocks, out."""
-    words = tools.words()
+    """A state of random numbers, blocks further on."""
 
-    def kernel(a):
-        state, out = words(a[0]), words(a[2])
-        out[0], out[1], out[2] = state[0], state[1], state[2] + a[1]
+    def kernel(state, blocks, out):
+        out[0], out[1], out[2] = state[0], state[1], state[2] + blocks
         return 0
 
     return kernel

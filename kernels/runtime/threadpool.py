@@ -26,7 +26,6 @@ from typing import Any
 
 from deepcore import locks
 from deepcore.config import settings
-from deepcore.errors import DeepcoreError
 from deepcore.kernels import watch
 from deepcore.kernels.codegen.jit import Kernel, pack
 from deepcore.kernels.codegen.kernel import Rest, Size, args
@@ -218,13 +217,6 @@ def launch_words(kernel: Kernel, chunks: int, words: Sequence[Any]) -> int:
     if _RUN.ready():
         return _run((1, kernel.address, 0, chunks, *words))
     return next(filter(None, (kernel.run_words(words, i) for i in range(chunks))), 0)
-
-
-def complete(kernel: Kernel, chunks: int, /, **arguments) -> None:
-    """`launch` where a chunk that stops is an error."""
-    status = launch_words(kernel, chunks, kernel.words(arguments))
-    if status:
-        raise DeepcoreError(f"kernel {kernel.name} stopped with status {status}")
 
 
 def run(program) -> int:

@@ -507,7 +507,7 @@ def test_updates_have_the_bits_of_the_cpu_in_one_launch(xp, monkeypatch, name):
     launched = []
     prepared = type(xp).prepared
     monkeypatch.setattr(
-        type(xp), "prepared", lambda self, k, *args: launched.append(k.name) or prepared(self, k, *args)
+        type(xp), "prepared", lambda self, k, *a, **named: launched.append(k.name) or prepared(self, k, *a, **named)
     )
     optimizer, found = trained(xp, name)
     assert len(launched) == 3 and all(k.startswith("update_") for k in launched)
@@ -527,7 +527,7 @@ def test_gradients_are_checked_in_one_launch(xp, monkeypatch, dtypes):
     launched = []
     prepared = type(xp).prepared
     monkeypatch.setattr(
-        type(xp), "prepared", lambda self, k, *args: launched.append(k.name) or prepared(self, k, *args)
+        type(xp), "prepared", lambda self, k, *a, **named: launched.append(k.name) or prepared(self, k, *a, **named)
     )
     assert cuda_finite.all_finite(xp, *arrays) is True and cuda_finite.all_finite(xp, arrays[1]) is True
     assert launched == [f"gradients_finite_{np.dtype(d).name}" for d in dtypes]

@@ -18,7 +18,7 @@ from deepcore.config import settings
 
 pytest.importorskip("numba")
 
-from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.cpu import elementwise, gemm, gemm_tables
 from deepcore.kernels.runtime import threadpool
 
@@ -219,11 +219,12 @@ def test_every_rounding_to_16_bits(dtype):
         nan = np.isnan(want.astype(np.float32))
     out, back = np.empty(x.shape, dtype), np.empty(x.shape, np.float32)
     assert gemm._ROUND[dtype].ready()
-    threadpool.complete(gemm._ROUND[dtype], -(-x.size // gemm._CONVERTED), address(x), address(out), x.size)
+    chunks = -(-x.size // gemm._CONVERTED)
+    assert threadpool.launch(gemm._ROUND[dtype], chunks, source=x, to=out, count=x.size) == 0
     assert np.array_equal(np.isnan(out.astype(np.float32)), nan)
     assert np.array_equal(out[~nan].view(np.uint16), want[~nan].view(np.uint16))
     assert gemm._WIDEN[dtype].ready()
-    threadpool.complete(gemm._WIDEN[dtype], -(-x.size // gemm._CONVERTED), address(want), address(back), x.size)
+    assert threadpool.launch(gemm._WIDEN[dtype], chunks, source=want, to=back, count=x.size) == 0
     assert np.array_equal(back[~nan].view(np.uint32), want[~nan].astype(np.float32).view(np.uint32))
 
 
