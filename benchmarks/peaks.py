@@ -7,7 +7,8 @@ from contest import Absent, array
 
 from deepcore.config import settings
 from deepcore.kernels.codegen import cache
-from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import Address, In, Out, Size, args
 from deepcore.kernels.runtime import threadpool
 
 # Enough independent chains for two units of four or five cycles each, and few enough for 16 registers.
@@ -21,8 +22,9 @@ def _lanes() -> int:
     return 16 if "+avx512f" in features else 8 if "+avx" in features else 4
 
 
+@args(repetitions=Size, out=Address)
 def _multiply_add(tools, lanes: int):
-    """Words: repetitions, out. `_CHAINS` chains of multiply-adds of vectors that stay in registers."""
+    """`_CHAINS` chains of multiply-adds of vectors that stay in registers."""
     from llvmlite import ir
 
     vector, i64 = ir.VectorType(ir.FloatType(), lanes), ir.IntType(64)
@@ -55,20 +57,19 @@ def _multiply_add(tools, lanes: int):
 
     chains = tools.intrinsic(None, "ii", generate)
 
-    def kernel(a, part):
-        chains(a[0], a[1] + 256 * part)
+    def kernel(repetitions, out, chunk):
+        chains(repetitions, out + 256 * chunk)
         return 0
 
     return kernel
 
 
+@args(x=In(np.float32), out=Out(np.float32), size=Size)
 def _copy(tools):
-    """out[i] = x[i]. Words: x, out, size."""
-    view = tools.view(np.dtype(np.float32))
+    """out[i] = x[i]."""
 
-    def kernel(a, part):
-        x, out = view(a[0]), view(a[1])
-        for i in range(part * _SLICE, min(a[2], (part + 1) * _SLICE)):
+    def kernel(x, out, size, chunk):
+        for i in range(chunk * _SLICE, min(size, (chunk + 1) * _SLICE)):
             out[i] = x[i]
         return 0
 
@@ -92,7 +93,7 @@ def fma(operations: float):
     kernel = _ready("benchmark_fma", _multiply_add, lanes)
     parts = _PARTS * threads
     space = np.full(64 * parts, 0.5, "f")
-    call = lambda: threadpool.launch(kernel, parts, _LOOPS, address(space))
+    call = lambda: threadpool.launch(kernel, parts, repetitions=_LOOPS, out=space)
     return call, operations / (2.0 * lanes * _CHAINS * _LOOPS * parts)
 
 
@@ -102,4 +103,4 @@ def copy(size: int, moved: float):
     x = array(size)
     out = x.copy()
     slices = -(-size // _SLICE)
-    return lambda: threadpool.launch(kernel, slices, address(x), address(out), size), moved / (8.0 * size)
+    return lambda: threadpool.launch(kernel, slices, x=x, out=out, size=size), moved / (8.0 * size)

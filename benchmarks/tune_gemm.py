@@ -64,7 +64,7 @@ def seconds(call, least: float = 0.003) -> float:
 def use(table: gemm_tables.Table, *kernels: Kernel) -> None:
     """Have float32 products planned by a table, and computed by kernels that were compiled for it."""
     gemm_tables.table = lambda: table
-    gemm._PLANS.clear()
+    gemm.PRODUCT.plans.clear()
     if kernels:
         gemm._KERNELS[FLOAT32], gemm._ROW_PACKERS[FLOAT32] = kernels
 

@@ -281,12 +281,12 @@ def random_bits(xp: Backend, generator: Generator | None, count: int):
     blocks = -(-count // 4)
     seed, stream, first = generator.advance(blocks)
     if blocks > _SMALL:
-        return _philox(xp, seed, stream, first, blocks)[:count]
+        return _philox(xp, seed=seed, stream=stream, position=first, blocks=blocks)[:count]
     if _stand_ins:
         generator = generator._here()
     ahead = generator._ahead
     if ahead is None or ahead[:3] != (xp, seed, stream) or not ahead[3] <= first <= ahead[3] + _AHEAD - blocks:
-        ahead = (xp, seed, stream, first, _philox(xp, seed, stream, first, _AHEAD))
+        ahead = (xp, seed, stream, first, _philox(xp, seed=seed, stream=stream, position=first, blocks=_AHEAD))
         generator._ahead = ahead
     offset = 4 * (first - ahead[3])
     return ahead[4][offset : offset + count]
@@ -294,7 +294,7 @@ def random_bits(xp: Backend, generator: Generator | None, count: int):
 
 def bits_at(xp: Backend, seed: int, stream: int, position: int, count: int):
     """`count` random 32-bit words from a position on, as `random_bits` draws them there."""
-    return _philox(xp, seed, stream, position, -(-count // 4))[:count]
+    return _philox(xp, seed=seed, stream=stream, position=position, blocks=-(-count // 4))[:count]
 
 
 def _wide_bits(xp, generator, count: int):

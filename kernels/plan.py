@@ -1,22 +1,24 @@
 """Plans: the launches that an op runs for operands of given shapes, strides and dtypes.
 
-A lowering maps the specs of an op's operands, and its parameters, to a `Plan`: the result's shape and dtype, temporaries
-and launches whose words are sizes, or operands by number. A plan is made once for each set of specs; each call allocates
-the result and enters the plan through one compiled function, which reads the operands' addresses from behind their object
+A lowering maps the specs of an op's operands, and its parameters, to a `Plan`: the specs of the results, temporaries and
+launches whose arguments are sizes, or operands by number. A plan is made once for each set of specs; each call allocates
+the results and enters the plan through one compiled function, which reads the operands' addresses from behind their object
 headers, fills them into the words and runs the kernels.
 
-Operands are numbered: the op's arrays, its `floats` (numbers that may differ from call to call), temporaries, result.
+Operands are numbered: the op's arrays, the state of its random numbers where it draws, its `floats` (numbers that may
+differ from call to call), temporaries, results.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import math
 import operator
 import struct
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from deepcore import locks
 from deepcore.errors import DeepcoreError
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import Operand, Out, Size, Words, args
 from deepcore.kernels.runtime import allocator, threadpool
 
 _ALIGNED, _PLAIN = 0x100, 0x101  # NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
@@ -59,10 +62,9 @@ def spec_of(array, backend) -> Spec:
     return _specs.get(key) or _interned(key)
 
 
-def interned(shape, strides, dtype, is_contiguous: bool, backend) -> Spec:
-    """The spec of an aligned array of these facts."""
-    key = shape, strides, dtype, _PLAIN if is_contiguous else _ALIGNED, backend
-    return _specs.get(key) or _interned(key)
+def interned(shape: tuple[int, ...], strides: tuple[int, ...], dtype, plain: bool, backend) -> Spec:
+    """The spec of aligned memory; `plain`: it is C-contiguous."""
+    return _interned((shape, strides, dtype, _PLAIN if plain else _ALIGNED, backend))
 
 
 def _interned(key: tuple) -> Spec:
@@ -77,56 +79,105 @@ def contiguous(shape: tuple[int, ...], dtype, backend) -> Spec:
     for n in reversed(shape):
         strides.append(step)
         step *= max(n, 1)
-    strides = tuple(reversed(strides))
-    return _interned((shape, strides, dtype, _PLAIN, backend))
+    return _interned((shape, tuple(reversed(strides)), dtype, _PLAIN, backend))
 
 
-class Operand(NamedTuple):
-    """A word of a launch that is the address of an operand, or the bits of a float operand."""
+class Launch:
+    """All chunks of a kernel. Arguments, by name, are whole numbers, floats, arrays that the plan owns, and operands.
 
-    number: int
+    `words` has them in the order of the kernel's declaration, which they are checked against.
+    """
+
+    __slots__ = ("chunks", "kernel", "words")
+
+    def __init__(self, kernel: Kernel, chunks: int, /, **arguments):
+        self.kernel, self.chunks = kernel, chunks
+        self.words: tuple[int | Operand, ...] = kernel.words(arguments)
+
+    def replaced(self, **arguments) -> Launch:
+        """The launch with some arguments changed."""
+        words, names = list(self.words), list(self.kernel.arguments)
+        for name, value in arguments.items():
+            (words[names.index(name)],) = self.kernel.encoded(name, value)
+        return self._of(words)
+
+    def over(self, place: Callable[[Operand], Operand]) -> Launch:
+        """The launch over other operands of its plan."""
+        return self._of(place(word) if isinstance(word, Operand) else word for word in self.words)
+
+    def argument(self, name: str) -> int | Operand:
+        return self.words[list(self.kernel.arguments).index(name)]
+
+    def _of(self, words: Iterable[int | Operand]) -> Launch:
+        launch = Launch.__new__(Launch)
+        launch.kernel, launch.chunks, launch.words = self.kernel, self.chunks, tuple(words)
+        return launch
+
+    def __repr__(self) -> str:
+        return f"Launch({self.kernel.name}, {self.chunks} chunks, {self.words})"
 
 
-class Launch(NamedTuple):
-    """All chunks of a kernel; words are whole numbers and operands."""
-
-    kernel: Kernel
-    chunks: int
-    words: tuple[int | Operand, ...]
+class KernelStopped(DeepcoreError):
+    """A kernel gave a status other than 0."""
 
 
 class Plan:
-    """`call(*arrays, *floats, result)` runs it and returns None, or the status of a kernel that stopped."""
+    """`call(*arrays, *slots, *results)` runs it and returns None, or the status of a kernel that stopped.
 
-    __slots__ = ("call", "dtype", "empty", "launches", "owner", "parallel", "shape", "spec", "temporaries")
+    `spec` is the result's, `aux` are those of further results: what a forward returns behind its result.
+    """
 
-    def __init__(self, spec: Spec, launches: Sequence[Launch], temporaries: tuple[int, ...] = (), owner=None):
-        shape, dtype = spec.shape, spec.dtype
-        self.shape, self.dtype, self.launches, self.temporaries = shape, dtype, tuple(launches), temporaries
+    __slots__ = (
+        "call", "dtype", "empty", "launches", "owner", "parallel", "results", "shape", "spec", "temporaries",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        spec: Spec,
+        launches: Sequence[Launch],
+        temporaries: tuple[int, ...] = (),
+        owner=None,
+        aux: Sequence[Spec] = (),
+    ):
+        self.spec, self.shape, self.dtype = spec, spec.shape, spec.dtype
+        self.results: tuple[Spec, ...] = (spec, *aux)
+        self.launches, self.temporaries = tuple(launches), temporaries
         #: Whatever the launches' words refer to.
         self.owner = owner
         self.parallel = any(launch.chunks > 1 for launch in launches)
         #: Allocates the result, from `shape` and `dtype`, and readies the thread pool where the launches use it.
         self.empty: Callable = _parallel_empty if self.parallel else allocator.empty
-        if not self.parallel and math.prod(shape) * dtype.itemsize < _LARGE:
+        if not self.parallel and spec.size * spec.dtype.itemsize < _LARGE:
             self.empty = np.empty
-        self.call: Callable = entered(self.launches, temporaries)
-        self.spec = spec
+        self.call: Callable = entered(self.launches, temporaries, len(self.results))
 
-    def run(self, arrays: Sequence, floats: Sequence[float], out=None) -> np.ndarray:
-        """The plan's result."""
-        if out is None:
-            out = allocator.empty(self.shape, self.dtype)
+    def outputs(self, *given) -> list[np.ndarray]:
+        """Memory for all results that is not given, and the thread pool ready where the launches use it."""
         if self.parallel:
             threadpool.prepare()
-        status = self.call(*arrays, *floats, out)
-        if status is not None:
+        outputs = [array for array in given if array is not None]
+        if len(outputs) < len(self.results):
+            filled = [*given, *[None] * (len(self.results) - len(given))]
+            outputs = [
+                allocator.empty(spec.shape, spec.dtype) if array is None else array
+                for spec, array in zip(self.results, filled)
+            ]
+        return outputs
+
+    def run(self, arrays: Sequence, slots: Sequence, *given):
+        """The plan's result, or a tuple of its results.
+
+        `given`: memory for results, or None.
+        """
+        outputs = self.outputs(*given)
+        status = self.call(*arrays, *slots, *outputs)
+        if status:
             self.stopped(status)
-        return out
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def stopped(self, status: int) -> None:
         names = ", ".join(launch.kernel.name for launch in self.launches)
-        raise DeepcoreError(f"kernel {names} stopped with status {status}")
+        raise KernelStopped(f"kernel {names} stopped with status {status}")
 
 
 def _parallel_empty(shape, dtype) -> np.ndarray:
@@ -135,38 +186,58 @@ def _parallel_empty(shape, dtype) -> np.ndarray:
 
 
 def _filled(launch: Launch, operands: list[int]) -> list[int]:
-    return [operands[w.number] if isinstance(w, Operand) else int(w) for w in launch.words]
+    return [operands[w.number] if isinstance(w, Operand) else w for w in launch.words]
 
 
-def _spaces(temporaries: tuple[int, ...]) -> list[np.ndarray]:
-    """Memory for temporaries, each on a cache line."""
-    spaces = [allocator.empty(size + 63, np.uint8) for size in temporaries]
-    return [space[-jit.address(space) % 64 :] for space in spaces]
+def reference_explains(xp, arrays, params) -> None:
+    """For `on_stop`: the op's reference runs after a kernel that stopped, and raises its error."""
+
+
+def draw_state(params: dict) -> np.ndarray:
+    """Seed, stream and position as kernels read them."""
+    words = params["seed"], params["stream"], params["position"]
+    return np.array(jit.signed_words(*words), np.int64)
 
 
 class Lowering:
     """How an op runs on the CPU: `lower(specs, params)` gives the plan of calls with operands like these.
 
-    It gives None where the reference serves, and True where `prepare(xp, arrays, params, out)` does: that returns the
-    result by way of other arrays (contiguous copies, transposes), or NotImplemented. `keys` names the parameters that a
-    plan depends on, `floats` those that are numbers: operands, and never keys. The instance is the op's kernel for
-    `register`.
+    It gives None where the reference serves, and True where other arrays must be made first: `copies(specs, params)` says
+    which operands, as contiguous copies, give a plan. `prepare(xp, arrays, params, out)`, where it is given, returns the
+    result of such a call another way, or NotImplemented.
+
+    `keys` names the parameters that a plan depends on, or is a function of the parameters; `floats` names those that are
+    numbers: operands, and never keys. `draws`: the parameters seed, stream and position are one operand, an int64 array.
+    `many`: results are a tuple, however many there are. `on_stop(xp, arrays, params)` raises what the status of a kernel
+    means; where it returns, the reference runs. `cost(specs, params)`: operations of arithmetic. The instance is the op's
+    kernel for `register`.
     """
 
     def __init__(
         self,
         op_name: str,
         lower: Callable[..., Plan | bool | None],
-        keys: tuple[str, ...] = (),
+        keys: tuple[str, ...] | Callable[[dict], Any] = (),
         floats: tuple[str, ...] = (),
         prepare: Callable[..., Any] | None = None,
+        *,
+        draws: bool = False,
+        many: bool = False,
+        copies: Callable[..., tuple[bool, ...] | None] | None = None,
+        on_stop: Callable[..., None] | None = None,
+        cost: Callable[..., float] | None = None,
     ):
         self.__name__ = self.op_name = op_name
         self.lower, self.floats, self.prepare = lower, floats, prepare
-        #: By specs, and parameters other than `floats`; False: the reference, True: `prepare`.
+        self.draws, self.many, self.on_stop = draws, many, on_stop
+        #: Whether plans have operands that are no arrays of the op.
+        self.has_slots = draws or bool(floats)
+        self.copies: Callable[..., tuple[bool, ...] | None] = copies or _not_plain
+        self.cost: Callable[..., float] = cost or _largest
+        #: By specs, and parameters that are keys; False: the reference, True: `prepare`.
         self.plans: dict[Any, Plan | bool] = {}
         #: Of a call's parameters, those that are keys.
-        self.key: Callable[[dict], Any] = operator.itemgetter(*keys) if keys else _no_key
+        self.key: Callable[[dict], Any] = keys if callable(keys) else operator.itemgetter(*keys) if keys else _no_key
 
     def plan(self, key, specs: Sequence[Spec], params: dict) -> Plan | bool:
         """What stands under `key` in `plans`, made where nothing does."""
@@ -184,7 +255,20 @@ class Lowering:
         """Whether eager calls with these operands run by a kernel. False only where the reference has the same bits."""
         return True
 
+    draw_state = staticmethod(draw_state)
+
+    def slots(self, params: dict) -> list:
+        """The operands behind the arrays: the state of random numbers, then floats."""
+        found: list = [draw_state(params)] if self.draws else []
+        for name in self.floats:
+            if not hasattr(params[name], "__float__"):
+                raise TypeError(f"{name} is a number, not {type(params[name]).__name__}")
+            found.append(float(params[name]))
+        return found
+
     def __call__(self, xp, *arrays, out=None, **params):
+        while arrays and arrays[-1] is None:
+            arrays = arrays[:-1]
         specs = [spec_of(array, xp) for array in arrays]
         key = self.key(params)
         operands = specs[0] if len(specs) == 1 else tuple(specs)
@@ -193,11 +277,50 @@ class Lowering:
         if plan is None or plan is False:  # here it runs by kernels whether or not that pays
             plan = self.plans[whole] = self.lower(specs, params) or False
         if isinstance(plan, bool):
-            return self.prepare(xp, arrays, params, out) if plan and self.prepare else NotImplemented
-        for name in self.floats:
-            if not hasattr(params[name], "__float__"):
-                raise TypeError(f"{name} is a number, not {type(params[name]).__name__}")
-        return plan.run(arrays, [float(params[name]) for name in self.floats], out)
+            return (self.prepare or self._copied)(xp, arrays, params, out) if plan else NotImplemented
+        try:
+            result = plan.run(arrays, self.slots(params), out)
+        except KernelStopped:
+            if self.on_stop is None:
+                raise
+            self.on_stop(xp, arrays, params)
+            return NotImplemented
+        return (result,) if self.many and not isinstance(result, tuple) else result
+
+    def _copied(self, xp, arrays, params, out):
+        """The result by way of contiguous copies."""
+        copies = self.copies([spec_of(array, xp) for array in arrays], params)
+        if copies is None:
+            return NotImplemented
+        arrays = [np.require(a, requirements="CA") if copy else a for a, copy in zip(arrays, copies)]
+        return self(xp, *arrays, out=out, **params)
+
+
+def _not_plain(specs: Sequence[Spec], params: dict) -> tuple[bool, ...] | None:
+    return tuple(not spec.plain for spec in specs) if any(not spec.plain for spec in specs) else None
+
+
+def _largest(specs: Sequence[Spec], params: dict) -> float:
+    return max((spec.size for spec in specs), default=0)
+
+
+def per_element(operations: float) -> Callable[..., float]:
+    """A cost: operations for each element of the largest operand."""
+    return lambda specs, params: operations * _largest(specs, params)
+
+
+@args(state=Words, blocks=Size, out=Out(np.int64))
+def _advance(tools):
+    """A state of random numbers, blocks further on."""
+
+    def kernel(state, blocks, out):
+        out[0], out[1], out[2] = state[0], state[1], state[2] + blocks
+        return 0
+
+    return kernel
+
+
+_ADVANCE = Kernel("advance_draws", _advance)
 
 
 def _no_key(params: dict) -> None:
@@ -207,7 +330,7 @@ def _no_key(params: dict) -> None:
 # -- the compiled entry ---------------------------------------------------------------------------------------------
 
 # A builtin function of Python's C API over a block of words: what it runs, then the words themselves, then which of them
-# are operands, then which are addresses of other words. See `_block`.
+# are operands and what is done to their addresses, then which are addresses of other words. See `_block`.
 _ENTRY = """
 define ptr @deepcore_plan(ptr %self, ptr %args, i64 %count) {
 entry:
@@ -225,29 +348,35 @@ entry:
   %size = shl i64 %words, 3
   %w = alloca i64, i64 %words, align 16
   call void @llvm.memcpy.p0.p0.i64(ptr align 8 %w, ptr align 8 %template, i64 %size, i1 false)
-  %pairs = getelementptr i64, ptr %template, i64 %words
+  %fours = getelementptr i64, ptr %template, i64 %words
   br label %operand
 operand:
   %i = phi i64 [0, %entry], [%i1, %fill]
   %more = icmp ult i64 %i, %operands
   br i1 %more, label %fill, label %inner
 fill:
-  %i2 = shl i64 %i, 1
-  %pair = getelementptr i64, ptr %pairs, i64 %i2
-  %word = load i64, ptr %pair
-  %second = getelementptr i64, ptr %pair, i64 1
+  %i4 = shl i64 %i, 2
+  %four = getelementptr i64, ptr %fours, i64 %i4
+  %word = load i64, ptr %four
+  %second = getelementptr i64, ptr %four, i64 1
   %number = load i64, ptr %second
+  %third = getelementptr i64, ptr %four, i64 2
+  %offset = load i64, ptr %third
+  %fourth = getelementptr i64, ptr %four, i64 3
+  %mask = load i64, ptr %fourth
   %place = getelementptr ptr, ptr %args, i64 %number
   %object = load ptr, ptr %place
   %data = getelementptr i8, ptr %object, i64 {header}
-  %value = load i64, ptr %data
+  %start = load i64, ptr %data
+  %moved = add i64 %start, %offset
+  %value = and i64 %moved, %mask
   %target = getelementptr i64, ptr %w, i64 %word
   store i64 %value, ptr %target
   %i1 = add i64 %i, 1
   br label %operand
 inner:
-  %skip = shl i64 %operands, 1
-  %links = getelementptr i64, ptr %pairs, i64 %skip
+  %skip = shl i64 %operands, 2
+  %links = getelementptr i64, ptr %fours, i64 %skip
   br label %link
 link:
   %j = phi i64 [0, %inner], [%j1, %join]
@@ -259,8 +388,8 @@ join:
   %here = load i64, ptr %from
   %to = getelementptr i64, ptr %from, i64 1
   %there = load i64, ptr %to
-  %start = getelementptr i64, ptr %w, i64 %there
-  %startword = ptrtoint ptr %start to i64
+  %target2 = getelementptr i64, ptr %w, i64 %there
+  %startword = ptrtoint ptr %target2 to i64
   %slot = getelementptr i64, ptr %w, i64 %here
   store i64 %startword, ptr %slot
   %j1 = add i64 %j, 1
@@ -343,8 +472,9 @@ def _entry() -> _Method:
     return _method
 
 
-def _block(launches: tuple[Launch, ...]) -> bytes:
-    """What the entry reads: kernel, mode, number of words, of operands, of links; words; (word, operand)…; (word, word)…"""
+def _block(launches: tuple[Launch, ...], place: Callable[[int], tuple[int, int, int]]) -> bytes:
+    """What the entry reads: kernel, mode, number of words, of operands, of links; words; (word, argument, offset, mask)…;
+    (word, word)…. `place`: the argument in which an operand lies, its offset there, and the mask of its address."""
     words: list[int] = []
     operands: list[int] = []
     links: list[int] = []
@@ -352,8 +482,8 @@ def _block(launches: tuple[Launch, ...]) -> bytes:
     def add(launch: Launch) -> None:
         for w in launch.words:
             if isinstance(w, Operand):
-                operands.extend((len(words), w.number))
-            words.append(0 if isinstance(w, Operand) else int(w))
+                operands.extend((len(words), *place(w.number)))
+            words.append(0 if isinstance(w, Operand) else w)
 
     if len(launches) == 1 and launches[0].chunks == 1:
         address, mode = launches[0].kernel.address, _DIRECT
@@ -367,35 +497,51 @@ def _block(launches: tuple[Launch, ...]) -> bytes:
         for i, launch in enumerate(launches):
             links += [3 + 3 * i, len(words)]
             add(launch)
-    head = (address, mode, len(words), len(operands) // 2, len(links) // 2)
+    head = (address, mode, len(words), len(operands) // 4, len(links) // 2)
     return struct.pack(f"{len(head) + len(words) + len(operands) + len(links)}q", *head, *words, *operands, *links)
 
 
-def entered(launches: tuple[Launch, ...], temporaries: tuple[int, ...]) -> Callable:
-    """The function of arrays, floats and a result that runs launches."""
+def entered(launches: tuple[Launch, ...], temporaries: tuple[int, ...], results: int) -> Callable:
+    """The function of arrays, slots and results that runs launches. Temporaries lie in one array, each on a cache line."""
+    starts = [0, *itertools.accumulate(-(-size // 64) * 64 for size in temporaries)]
     alone = len(launches) == 1 and launches[0].chunks == 1
     if not _can_enter() or not (alone or threadpool.can_prepare()):
-        return functools.partial(_launched, launches, temporaries)
+        return functools.partial(_launched, launches, starts, results)
+    # The last operand is the last result, which some launch writes.
+    numbers = [w.number for launch in launches for w in launch.words if isinstance(w, Operand)]
+    first_result = max(numbers) + 1 - results
+    first = first_result - len(temporaries)
+
+    def place(number: int) -> tuple[int, int, int]:
+        if number >= first_result:
+            number += bool(temporaries) - len(temporaries)
+        elif number >= first:
+            return first, 63 + starts[number - first], -64
+        return number, 0, -1
+
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
-    call = new(ctypes.addressof(_entry()), _block(launches), None)
+    call = new(ctypes.addressof(_entry()), _block(launches, place), None)
     if not temporaries:
         return call
+    size = starts[-1] + 63
+    empty = np.empty if size < _LARGE else allocator.empty
 
     def with_temporaries(*operands):
-        spaces = _spaces(temporaries)
-        return call(*operands[:-1], *spaces, operands[-1])
+        return call(*operands[:-results], empty(size, np.uint8), *operands[-results:])
 
     return with_temporaries
 
 
-def _launched(launches: tuple[Launch, ...], temporaries: tuple[int, ...], *operands) -> int | None:
+def _launched(launches: tuple[Launch, ...], starts: list[int], results: int, *operands) -> int | None:
     """What the entry does, by Python and ctypes."""
-    spaces = _spaces(temporaries)
-    operands = (*operands[:-1], *spaces, operands[-1])
-    words = [jit.bits(o) if isinstance(o, float) else jit.address(o) for o in operands]
+    space = allocator.empty(starts[-1] + 63, np.uint8)
+    base = jit.address(space) + 63 & -64
+    words = [
+        *map(_word, operands[:-results]), *(base + start for start in starts[:-1]), *map(_word, operands[-results:]),
+    ]  # fmt: skip
     for launch in launches:
-        status = threadpool.launch(launch.kernel, launch.chunks, *_filled(launch, words))
+        status = threadpool.launch_words(launch.kernel, launch.chunks, _filled(launch, words))
         if status:
             return status
     return None

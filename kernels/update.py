@@ -37,7 +37,7 @@ class Update:
     to meet an element before it meets another scalar, so that loops and whole arrays round alike.
     """
 
-    def __init__(self, formula: FunctionType, *states: str):
+    def __init__(self, formula: Callable, *states: str):
         self.formula, self.states = formula, states
         code = formula.__code__
         self.scalars = code.co_varnames[2 + len(states) : code.co_argcount]
@@ -49,7 +49,7 @@ class Update:
 
 
 @functools.cache
-def over_arrays(formula: FunctionType, module: ModuleType) -> FunctionType:
+def over_arrays(formula: Callable, module: ModuleType) -> FunctionType:
     """The formula over arrays of an array library."""
     names = dict(formula.__globals__)
     for name in formula.__code__.co_names:

@@ -39,11 +39,11 @@ def number(low, high):
     return low | high << 32
 
 
-def kernel(xp, *args):
+def kernel(xp, seed, stream, position, blocks):
     pytest.importorskip("numba")
     from deepcore.kernels.cpu.philox import philox
 
-    return philox(xp, *args)
+    return philox(xp, seed=seed, stream=stream, position=position, blocks=blocks)
 
 
 @pytest.mark.parametrize("counter, key, want", KNOWN)

@@ -58,7 +58,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     result: Any = None
     if op.lowering is not None and not watchers and settings.kernels:
         result = _planned(op, op.lowering, inputs, params)
-        if result.__class__ is Tensor:
+        if result.__class__ is Tensor or result.__class__ is tuple:
             return result
     try:
         backend = first.backend
@@ -136,16 +136,22 @@ def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]):
             if word is not None:
                 key = key, word
         plan = lowering.plans.get(key)
-        floats = [params[name].__float__() for name in lowering.floats] if lowering.floats else None
+        slots: list | None = None
+        if lowering.has_slots:
+            slots = [params[name].__float__() for name in lowering.floats]
+            if lowering.draws:
+                slots.insert(0, lowering.draw_state(params))
     except (AttributeError, KeyError, TypeError):  # no tensor; a parameter left out, or of a wrong type
         return None
     if plan is None:
         plan = lowering.plan(key, [t._spec for t in inputs], params)
     if plan is False or plan is True:
         return None if plan else False
+    if len(plan.results) > 1 or lowering.many:
+        return _planned_many(op, lowering, plan, inputs, params, slots or (), recorded)
     out = plan.empty(plan.shape, plan.dtype)
-    if floats is not None:
-        status = plan.call(*[t._data for t in inputs], *floats, out)
+    if slots is not None:
+        status = plan.call(*[t._data for t in inputs], *slots, out)
     elif count == 1:
         status = plan.call(first._data, out)
     elif count == 2:
@@ -153,7 +159,7 @@ def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]):
     else:
         status = plan.call(*[t._data for t in inputs], out)
     if status is not None:
-        plan.stopped(status)
+        return _stopped(lowering, plan, status, inputs, params)
     if recorded and op.differentiable and mode.grad:
         node = Node(op, inputs, params, out)
         result = Tensor(out, first.backend, True, node, plan.spec)
@@ -161,6 +167,33 @@ def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]):
             result._storage = node.storage
         return result
     return Tensor(out, first.backend, False, None, plan.spec)
+
+
+def _planned_many(op, lowering, plan, inputs: tuple[Tensor, ...], params: dict[str, Any], slots, recorded: bool):
+    """The results of a plan that has several: a tuple of tensors, or a tensor and what its gradient needs."""
+    outputs = plan.outputs()
+    status = plan.call(*[t._data for t in inputs], *slots, *outputs)
+    if status is not None:
+        return _stopped(lowering, plan, status, inputs, params)
+    backend = inputs[0].backend
+    if op.many:
+        return tuple([Tensor(out, backend, False, None, spec) for out, spec in zip(outputs, plan.results)])
+    out = outputs[0]
+    if recorded and op.differentiable and mode.grad:
+        node = Node(op, inputs, {**params, "aux": tuple(outputs[1:])}, out)
+        result = Tensor(out, backend, True, node, plan.spec)
+        if node.storage is not None:
+            result._storage = node.storage
+        return result
+    return Tensor(out, backend, False, None, plan.spec)
+
+
+def _stopped(lowering, plan, status: int, inputs: tuple[Tensor, ...], params: dict[str, Any]) -> bool:
+    """A kernel stopped: raises what that means, or False where the reference is to run and raise."""
+    if lowering.on_stop is None:
+        plan.stopped(status)
+    lowering.on_stop(inputs[0].backend, [t._data for t in inputs], params)
+    return False
 
 
 def specify(t: Tensor):

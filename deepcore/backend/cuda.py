@@ -193,13 +193,13 @@ class CudaBackend(Backend):
         words[...] = 0
         return words
 
-    def launch(self, kernel, blocks: int, *arguments) -> None:
-        """Queue `blocks` blocks of a kernel that is ready. Arguments are arrays, for pointers, and numbers."""
-        self.prepared(kernel, blocks, *arguments)()
+    def launch(self, kernel, blocks: int, /, **arguments) -> None:
+        """Queue `blocks` blocks of a kernel that is ready. Arguments, by name, are arrays, for pointers, and numbers."""
+        self.prepared(kernel, blocks, **arguments)()
 
-    def prepared(self, kernel, blocks: int, *arguments) -> partial:
+    def prepared(self, kernel, blocks: int, /, **arguments) -> partial:
         """`launch` as a call that runs no Python code, so no signal's, but CuPy's compiled own."""
-        return partial(self._functions[kernel.name], (blocks,), (kernel.threads,), arguments)
+        return partial(self._functions[kernel.name], (blocks,), (kernel.threads,), kernel.values(arguments))
 
     def synchronize(self) -> None:
         with self.device:

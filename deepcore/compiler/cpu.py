@@ -48,9 +48,9 @@ class Target:
             return None
         operands = sorted(chain.operands, key=lambda x: x.kind != "v")
         lines, words = chain.numbered(operands)
-        if not hasattr(reductions, "summed"):
-            return None
-        plan = reductions.summed(lines, "".join(x.kind for x in operands), len(words), self.spec(ref), record.params)
+        specs = [self.spec(ref), *(self.spec(chain.place(x)) for x in operands[1:])]
+        pattern = "".join(x.kind for x in operands)
+        plan = reductions.summed(lines, chain.dtype, pattern, specs, record.params["dims"], record.params["keepdim"])
         if plan is None:
             return None
         floats = tuple(map(_number, words))
@@ -64,13 +64,11 @@ class Target:
         (out,), (_, result) = product.outs, chain.stored[0]
         if not out.whole or not result.whole or out.nbytes != result.nbytes or result.dtype != out.dtype:
             return None
-        if not hasattr(gemm, "with_epilogue"):
-            return None
         plan = product.plan or self.plan(product)
         kernel, _ = kernel_of(chain, [x, *others])
         if not isinstance(plan, Plan) or not kernel.ready():
             return None
-        new = gemm.with_epilogue(plan, kernel, len(product.ins), others=len(others), keep=keep)
+        new = gemm.with_epilogue(plan, kernel, len(others), keep)
         if new is None:
             return None
         ins, outs = [*product.ins, *map(chain.place, others)], [result, out] if keep else [result]
@@ -78,17 +76,21 @@ class Target:
 
     def masked(self, record: Record, again: bool) -> Plan | None:
         """A dropout's plan that keeps its mask, or reads one."""
-        if not hasattr(dropout, "keeping") or record.op.name != "dropout" or not record.ins[0].contiguous:
+        if record.op.name != "dropout" or not record.ins[0].contiguous:
             return None
-        return (dropout.again if again else dropout.keeping)(self.spec(record.ins[0]), record.params)
+        plan = (dropout.again if again else dropout.keeping)([self.spec(record.ins[0])], record.params)
+        return plan if isinstance(plan, Plan) else None
 
     # -- lowering -----------------------------------------------------------------------------------------
     def spec(self, ref: Ref) -> Spec:
         return interned(ref.shape, ref.strides, ref.dtype, ref.contiguous, self.backend)
 
+    def lowering(self, record: Record):
+        return record.op.lowering or kernels.lowering(record.op.name, self.backend)
+
     def plan(self, record: Record) -> Plan | bool | None:
         """The plan of a record's op for operands where they are."""
-        lowering = record.op.lowering or kernels.lowering(record.op.name, self.backend)
+        lowering = self.lowering(record)
         if lowering is None:
             return None
         return lowering.lower([self.spec(ref) for ref in record.ins], record.params)
@@ -108,15 +110,18 @@ class Target:
             effect = _EFFECTS.get(record.name)
             return effect(record) if effect is not None else [self._called(record)]
         plan, ins, before = self.plan(record), list(record.ins), []
+        lowering = self.lowering(record)
         if plan is True:
-            for i, ref in enumerate(ins):
-                if not ref.contiguous:
-                    ins[i] = Ref(Buffer("own", ref.nbytes), 0, ref.shape, contiguous(ref), ref.dtype)
+            copies = lowering.copies([self.spec(ref) for ref in ins], record.params) or ()
+            for i, copy in enumerate(copies):
+                if copy:
+                    ref, ins[i] = (
+                        ins[i],
+                        Ref(Buffer("own", ins[i].nbytes), 0, ins[i].shape, contiguous(ins[i]), ins[i].dtype),
+                    )
                     before.append(move(ins[i], ref))
-            lowering = record.op.lowering or kernels.lowering(record.op.name, self.backend)
             plan = lowering.lower([self.spec(ref) for ref in ins], record.params) if before else None
         if isinstance(plan, Plan) and all(map(_fits, (plan.spec,), record.outs)) and len(record.outs) == 1:
-            lowering = record.op.lowering or kernels.lowering(record.op.name, self.backend)
             floats = [float(record.params[name]) for name in lowering.floats]
             return [*before, self._launched(record, plan, ins, floats)]
         chain = self.chain_of(record)

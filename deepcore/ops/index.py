@@ -310,6 +310,8 @@ def embedding(input, weight, padding_idx: int | None = None):
     if input.dtype.kind not in "iu":
         raise DTypeError("embedding needs an integer index", received=dt.name_of(input.dtype), fix="index.long()")
     padding = None if padding_idx is None else normalize_dim(padding_idx, weight.shape[0], "padding_idx")
+    if input.dtype != dt.int64:
+        input = cast(input, dt.int64)
     return apply(_rows, (weight, input), {"padding": padding})
 
 

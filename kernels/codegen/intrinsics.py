@@ -6,6 +6,7 @@ Kernels are built by functions that get this module as `tools`; nothing here is 
 from __future__ import annotations
 
 import functools
+import inspect
 import platform
 import sys
 from collections.abc import Callable
@@ -20,10 +21,10 @@ from deepcore.kernels.math import elementary
 OPTIONS = {"nogil": True, "fastmath": False, "error_model": "numpy"}
 _LOCK = locks.rlock()
 _KERNELS = f"{__package__.rpartition('.')[0]}."  # modules whose functions are lifted into any caller
-_LIFTED: dict[tuple[FunctionType, Any], Callable] = {}
+_LIFTED: dict[tuple[Callable, Any], Callable] = {}
 
 
-def lift(function: FunctionType, dtype=None) -> Callable:
+def lift(function: Callable, dtype=None) -> Callable:
     """The numba version of a plain scalar function and of the plain functions of its file and this folder that it calls.
 
     With a dtype (float32, float64) the formula is computed in it: its floating constants become that dtype's, and a
@@ -52,11 +53,11 @@ def lift(function: FunctionType, dtype=None) -> Callable:
         return found
 
 
-def _known(callee: FunctionType, caller: FunctionType) -> bool:
+def _known(callee: FunctionType, caller: Callable) -> bool:
     return callee.__module__ == caller.__module__ or callee.__module__.startswith(_KERNELS)
 
 
-def _variant(function: FunctionType, dtype) -> FunctionType:
+def _variant(function: Callable, dtype) -> Callable:
     if dtype is None:
         return function
     return getattr(sys.modules[function.__module__], f"{function.__name__}_{dtype.name}", function)
@@ -99,21 +100,25 @@ def local(dtype, count: int) -> Callable:
     return intrinsic(result, "", allocate)
 
 
-def inline(function: FunctionType) -> Callable:
+def inline(function: Callable) -> Callable:
     """`function` as numba inlines it into a kernel; its closure may hold other such functions."""
     return toolchain.load_numba().njit(forceinline=True, **OPTIONS)(function)
 
 
-def function(function: FunctionType) -> Callable:
+def function(function: Callable) -> Callable:
     """`function` as numba calls it from a kernel: for what is large and used in several places."""
     return toolchain.load_numba().njit(**OPTIONS)(function)
 
 
-@functools.cache
 def view(dtype) -> Callable:
     """A function from an address to a pointer that is indexed as an array of `dtype` is, without any check."""
     numba = toolchain.load_numba()
-    result = numba.types.CPointer(numba.from_dtype(dtype))
+    return view_as(numba.types.CPointer(numba.from_dtype(dtype)))
+
+
+@functools.cache
+def view_as(result) -> Callable:
+    """A function from an address to a pointer of one of numba's types."""
 
     def cast(context, builder, address):
         return builder.inttoptr(address, context.get_value_type(result))
@@ -136,11 +141,26 @@ def intrinsic(result, arguments: str, generate: Callable) -> Callable:
         value = generate(context, builder, *values)
         return context.get_dummy_value() if result is None else value
 
-    names = ", ".join(f"a{i}" for i in range(len(arguments)))
+    return intrinsic(typed(len(arguments), signature, codegen))
+
+
+def typed(count: int, signature, codegen: Callable) -> Callable:
+    """What numba's `intrinsic` decorates: a function of `count` arguments that has one signature."""
+
+    def operation(typing, *values):
+        return signature, codegen
+
     # numba reads the number of arguments from the function's own signature.
-    scope: dict[str, Any] = {"signature": signature, "codegen": codegen}
-    exec(f"def operation(typing, {names}):\n    return signature, codegen", scope)
-    return intrinsic(scope["operation"])
+    names = ["typing", *(f"a{i}" for i in range(count))]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    operation.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
+    return operation
+
+
+def compiled(text: str, scope: dict[str, Any]) -> dict[str, Any]:
+    """The scope after running generated Python: for kernels whose arguments or statements depend on their parameters."""
+    exec(text, scope)
+    return scope
 
 
 @functools.cache
@@ -220,7 +240,7 @@ def leading_zeros() -> Callable:
 
 @functools.cache
 def call_kernel() -> Callable:
-    """call(address, words, slice): the status of the kernel at an address."""
+    """call(address, words, chunk): the status of the kernel at an address."""
     from llvmlite import ir
     from numba import types
 

@@ -1,9 +1,9 @@
 """From a Python function to machine code in memory and on disk: the one file that names what numba keeps to itself.
 
-A kernel is a serial function over one slice of its work, `int32 kernel(int64* words, int64 slice)`: the words are
-addresses, sizes and whatever else it needs, the result is 0 or the reason why it stopped. numba compiles it, LLVM
-makes an object file of it, and llvmlite alone loads that, so a process that finds its kernels in the cache never
-imports numba.
+A kernel is a serial function over one chunk of its work. numba compiles its body, which has the declared arguments, and
+LLVM inlines that into `int32 kernel(int64* words, int64 chunk)`, which reads them from words: an address, a whole number or
+the bits of a float64 each. The result is 0 or the reason why it stopped. Object files are loaded by llvmlite alone, so a
+process that finds its kernels in the cache never imports numba.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import os
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from deepcore.errors import DeepcoreError, DeepcoreWarning
-from deepcore.kernels.codegen import background, cache, object_files, toolchain
+from deepcore.kernels.codegen import background, cache, kernel, object_files, toolchain
+from deepcore.kernels.codegen.kernel import Operand, Type
 
 #: Versions of numba whose function symbols and calling convention are known; others go through `numba.cfunc`.
 _KNOWN = ((0, 61), (0, 69))
@@ -38,43 +39,64 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 
 
-class Kernel:
-    """A kernel that is found in the cache, or compiled, when first asked for.
+class Kernel(kernel.Kernel):
+    """A CPU kernel that is loaded from the cache, or compiled, when first asked for.
 
-    `build(tools, *parameters)` returns the Python function to compile, `kernel(words)` or `kernel(words, slice)`;
-    `tools` is `codegen.intrinsics`. Parameters are plain functions, or told apart by their repr. What is inlined must come
-    from the file of `build` or of such a function, or from `kernels`: that is what the cache looks at.
+    The built function has the declared arguments and, where the work has several chunks, the number of the chunk last; it
+    returns a status. `tools` is `codegen.intrinsics`. What is inlined must come from the file of `build` or of a
+    parameter that is a function, or from `kernels`: these are what the cache's key covers.
 
     >>> if kernel.ready():
-    ...     status = kernel(address(x), address(out), x.size)
+    ...     status = kernel.run(x=x, out=out, n=x.size)
     """
 
-    __slots__ = ("_call", "_kept", "address", "build", "name", "parameters", "state")
+    __slots__ = ("_call", "_kept", "address", "state")
 
     def __init__(self, name: str, build: Callable[..., Callable], *parameters):
         if not name.isidentifier() or name in KERNELS:  # it becomes part of a symbol and of a file's name
             raise DeepcoreError(f"{name!r} cannot name a kernel, or names one already")
-        self.name, self.build, self.parameters = name, build, parameters
+        super().__init__(name, build, *parameters)
         #: Where the machine code starts, once ready.
         self.address = 0
         #: "" before the first try, then "compiled", "cached" or "failed".
         self.state = ""
-        #: What runs a slice, once ready: (words as bytes, number of the slice) to the status.
+        #: Runs a chunk, once ready: (words as bytes, number of the chunk) to the status.
         self._call: Callable[[bytes, int], int] = _not_ready
         self._kept: Any = None
         KERNELS[name] = self
 
-    def __call__(self, *words: int) -> int:
-        """Run slice 0 with these words; the status. Only when ready."""
-        return self._call(_packer(len(words))(*words), 0)
+    def words(self, arguments: Mapping[str, Any]) -> tuple[int | Operand, ...]:
+        """The words of a launch, in the order of the declaration: numbers, and the plan's operands as they are."""
+        words: list[int | Operand] = []
+        for name, value in zip(self.arguments, self.ordered(arguments)):
+            words += self.encoded(name, value)
+        return tuple(words)
 
-    def slice(self, number: int, *words: int) -> int:
-        """Run one slice with these words; the status. Only when ready."""
-        return self._call(_packer(len(words))(*words), number)
+    def encoded(self, name: str, value: Any) -> tuple[int | Operand, ...]:
+        """The words of one argument."""
+        declared = self.arguments[name]
+        if isinstance(value, Operand) and declared.kind not in ("Size", "Code", "Rest"):
+            return (value,)
+        words = _ENCODE[declared.kind](declared, value)
+        if words is None:
+            raise self.mistyped(name, value)
+        return words
+
+    def packed(self, /, **arguments) -> np.ndarray:
+        """The words in memory, for `threadpool.prepared`. They and the arrays must outlive their use."""
+        return np.array(self.words(arguments), np.int64)
+
+    def run(self, /, **arguments) -> int:
+        """Run chunk 0; the status. Only when ready."""
+        return self.run_words(self.words(arguments))
+
+    def run_words(self, words: Sequence[Any], chunk: int = 0) -> int:
+        """Run one chunk with words in their order; the status. Only when ready."""
+        return self._call(_packer(len(words))(*words), chunk)
 
     def ready(self) -> bool:
-        """Whether it can be called, after loading or compiling it if that was not tried yet. Not being ready is told
-        once, as a warning; the caller then has the reference."""
+        """Whether it can be called, after loading or compiling it at the first try. Warns once on failure; callers fall
+        back to the reference."""
         return self.address != 0 or self._prepare() in ("compiled", "cached")
 
     def kept(self) -> bool:
@@ -86,8 +108,7 @@ class Kernel:
                 try:
                     import llvmlite.binding  # noqa: F401
 
-                    stem = cache.stem(self.name, *sources(self.build, self.parameters))
-                    if self._load_kept(stem, f"deepcore_{self.name}_{(stem or '')[-40:]}"):
+                    if self._load_kept(*self._stem()):
                         self.state = "cached"
                 except Exception:  # `ready` says what is wrong, where it matters
                     return False
@@ -112,8 +133,7 @@ class Kernel:
             import llvmlite.binding  # noqa: F401
         except ImportError:
             return "compiled" if self._plain() else "failed"
-        stem = cache.stem(self.name, *sources(self.build, self.parameters))
-        symbol = f"deepcore_{self.name}_{(stem or '')[-40:]}"
+        stem, symbol = self._stem()
         if self._load_kept(stem, symbol):
             return "cached"
         numba = toolchain.load_numba()
@@ -123,7 +143,8 @@ class Kernel:
             return "compiled" if self._plain() else "failed"
         if stem and not cache.problem() and _elsewhere(self.name) and self._load_kept(stem, symbol):
             return "cached"
-        data = _object(numba, self._function(), symbol)
+        machine = _machine()
+        data = machine.emit_object(optimized(numba, self, symbol, machine))
         if not _loadable(data):
             return "compiled" if self._plain() else "failed"
         if stem:
@@ -132,16 +153,17 @@ class Kernel:
                 cache.write_source(stem, self.source)
         return "compiled" if self._load(data, symbol) else "failed"
 
+    def _stem(self) -> tuple[str | None, str]:
+        """The kernel's name in the cache, if it can have one, and its symbol."""
+        parameters, *files = sources(self.build, self.parameters)
+        stem = cache.stem(self.name, (self.arguments, *parameters), *files)
+        return stem, f"deepcore_{self.name}_{(stem or '')[-40:]}"
+
     @property
     def source(self) -> str:
         """The Python code that was generated for it, if it was."""
         made = getattr(self.build, "source", None)
         return "" if made is None else made(*self.parameters)
-
-    def _function(self) -> Callable:
-        from deepcore.kernels.codegen import intrinsics
-
-        return self.build(intrinsics, *self.parameters)
 
     def _load_kept(self, stem: str | None, symbol: str) -> bool:
         kept = cache.read(stem) if stem else None
@@ -164,12 +186,11 @@ class Kernel:
             return False
         from deepcore.kernels.codegen import intrinsics
 
-        function = self._function()
-        if function.__code__.co_argcount == 1:
-            one = intrinsics.inline(function)
-            function = lambda words, part: one(words)
+        function = _unpacking(numba, intrinsics, self)
         options = {name: value for name, value in intrinsics.OPTIONS.items() if name != "nogil"}
-        self._kept = numba.cfunc(numba.types.int32(*_arguments(numba, 2)), **options)(function)
+        self._kept = numba.cfunc(
+            numba.types.int32(numba.types.CPointer(numba.types.int64), numba.types.int64), **options
+        )(function)
         return self._bind(self._kept.address)
 
     def _bind(self, address: int) -> bool:
@@ -197,7 +218,7 @@ def sources(build: Callable, parameters: tuple) -> tuple:
     """The parameters as they are told apart, then the files that the kernel is made from."""
     functions = [p for p in parameters if isinstance(p, FunctionType)]
     named = tuple(p.__qualname__ if isinstance(p, FunctionType) else p for p in parameters)
-    return named, *(f.__code__.co_filename for f in (build, *functions))
+    return named, build.__code__.co_filename, *(f.__code__.co_filename for f in functions)
 
 
 def named(kind: str, *parameters) -> str:
@@ -205,7 +226,7 @@ def named(kind: str, *parameters) -> str:
     return f"{kind}_{hashlib.sha256(repr(parameters).encode()).hexdigest()[:16]}"
 
 
-def _not_ready(words: bytes, part: int) -> int:
+def _not_ready(words: bytes, chunk: int) -> int:
     raise DeepcoreError("the kernel is not ready")
 
 
@@ -242,6 +263,39 @@ _nonzero_bits = functools.lru_cache(256)(_bits)
 _as_float, _float_word = struct.Struct("d"), struct.Struct("q")
 
 
+def _pointer(declared: Type, value: Any) -> tuple[int, ...] | None:
+    return (address(value),) if isinstance(value, np.ndarray) and value.dtype == declared.dtype else None
+
+
+def _whole(declared: Type, value: Any) -> tuple[int, ...] | None:
+    number = kernel.whole(value)
+    return None if number is None else (number,)
+
+
+def _float(declared: Type, value: Any) -> tuple[int, ...] | None:
+    return (bits(float(value)),) if hasattr(value, "__float__") and not isinstance(value, np.ndarray) else None
+
+
+def _optional(declared: Type, value: Any) -> tuple[int, ...] | None:
+    return (0,) if value is None else (address(value),) if isinstance(value, np.ndarray) else None
+
+
+def _code(declared: Type, value: Any) -> tuple[int, ...] | None:
+    return (0,) if value is None else (value.address,) if isinstance(value, Kernel) and value.address else None
+
+
+def _several(declared: Type, value: Any) -> tuple[int, ...] | None:
+    numbers = tuple(map(kernel.whole, value))
+    return None if None in numbers else numbers  # type: ignore[return-value]
+
+
+#: From an argument's value to its words, or None where it has the wrong type.
+_ENCODE: dict[str, Callable[[Type, Any], tuple[int, ...] | None]] = {
+    "In": _pointer, "Out": _pointer, "InOut": _pointer, "Words": _pointer,
+    "Size": _whole, "Float": _float, "Address": _optional, "Code": _code, "Rest": _several,
+}  # fmt: skip
+
+
 def pack(words) -> bytes:
     """The words as memory that a kernel reads."""
     return _packer(len(words))(*words)
@@ -265,7 +319,7 @@ def word(at: int) -> int:
     return MEMORY[at >> 3] if MEMORY is not None else 0
 
 
-def fill(target: np.ndarray, words) -> None:
+def fill(target: Any, words) -> None:
     """Write whole numbers to the start of an int64 array."""
     words = list(words)
     _structure(len(words)).pack_into(target, 0, *words)
@@ -349,25 +403,47 @@ def _known(numba: Any) -> bool:
     return _KNOWN[0] <= version < _KNOWN[1] and not numba.config.DISABLE_JIT
 
 
-def _arguments(numba, count: int) -> tuple:
-    return (numba.types.CPointer(numba.types.int64), numba.types.int64)[:count]
+def numba_type(numba, declared: Type) -> Any:
+    """An argument's type in a kernel's body. A 16-bit float is a uint16 there, a boolean a uint8."""
+    if declared.kind in ("Size", "Address", "Code"):
+        return numba.types.int64
+    dtype = declared.dtype
+    if dtype.kind == "b" or (dtype.itemsize == 2 and dtype.kind not in "iu"):
+        dtype = np.dtype(f"u{dtype.itemsize}")
+    element = numba.from_dtype(dtype)
+    return element if declared.kind == "Float" else numba.types.CPointer(element)
 
 
-def _object(numba, function: Callable, symbol: str) -> bytes:
-    """An object file in which `symbol` is the kernel."""
-    machine = _machine()
-    return machine.emit_object(optimized(numba, function, symbol, machine))
+def _unpacking(numba, tools, made: kernel.Kernel) -> Callable:
+    """`function(words, chunk)` for numba's public interface: it calls the kernel's body with its arguments."""
+    function = made.body(tools, "chunk")
+    chunk = ", chunk" * (function.__code__.co_argcount - len(made.arguments))
+    scope: dict[str, Any] = {"body": tools.inline(function), "np": np, "after": tools.after(np.dtype(np.int64))}
+    values = []
+    for i, (name, declared) in enumerate(made.arguments.items()):
+        scope[f"view_{name}"] = tools.view_as(numba_type(numba, declared))
+        values.append({
+            "Size": f"words[{i}]", "Address": f"words[{i}]", "Code": f"words[{i}]", "Rest": f"after(words, {i})",
+            "Float": f"number_{name}(np.int64(words[{i}]).view(np.float64))",
+        }.get(declared.kind, f"view_{name}(words[{i}])"))  # fmt: skip
+        scope[f"number_{name}"] = declared.dtype.type
+    return tools.compiled(f"def kernel(words, chunk):\n    return body({', '.join(values)}{chunk})", scope)["kernel"]
 
 
-def optimized(numba, function: Callable, symbol: str, machine) -> Any:
+def optimized(numba, made: kernel.Kernel, symbol: str, machine) -> Any:
     """LLVM's module in which `symbol` is the kernel, after all passes for a machine."""
     from llvmlite import binding
 
-    text, native = lowered(numba, function, numba.types.int32(*_arguments(numba, function.__code__.co_argcount)))
+    from deepcore.kernels.codegen import intrinsics
+
+    function = made.body(intrinsics, "chunk")
+    inputs = [numba_type(numba, declared) for declared in made.arguments.values()]
+    inputs += [numba.types.int64] * (function.__code__.co_argcount - len(inputs))
+    text, native = lowered(numba, function, numba.types.int32(*inputs))
     module = binding.parse_assembly(text)
     # numba's own convention: status f(result*, exception**, arguments…).
     types = [str(argument.type) for argument in module.get_function(native).arguments]
-    module = binding.parse_assembly(text + _wrapper(symbol, native, types))
+    module = binding.parse_assembly(text + _wrapper(symbol, native, types, list(made.arguments.values())))
     optimize(machine, module, symbol, vectorize=True)
     return module
 
@@ -441,17 +517,38 @@ class _NoEngine:
         return ctypes.addressof(self._environment)
 
 
-def _wrapper(symbol: str, native: str, types: list[str]) -> str:
-    result, exception, words = types[:3]
-    passed = ", ".join([f"{result} %r", f"{exception} %e", f"{words} %words", "i64 %slice"][: len(types)])
+def _wrapper(symbol: str, native: str, types: list[str], declared: list[Type]) -> str:
+    """`int32 symbol(int64* words, int64 chunk)`: it reads the arguments from their words and calls the body."""
+    result, exception, *passed = types
+    words = result.replace("i32", "i64")  # "ptr", or "i64*" of an older LLVM
+    lines, values = [], []
+    for i, (kind, type_) in enumerate(zip(declared, passed)):
+        lines.append(f"%p{i} = getelementptr i64, {words} %words, i64 {i}")
+        if kind.kind == "Rest":
+            values.append(f"{type_} %p{i}")
+            continue
+        lines.append(f"%w{i} = load i64, {words} %p{i}")
+        if kind.kind in ("Size", "Address", "Code"):
+            values.append(f"i64 %w{i}")
+            continue
+        if kind.kind != "Float":
+            lines.append(f"%v{i} = inttoptr i64 %w{i} to {type_}")
+        elif type_ == "double":
+            lines.append(f"%v{i} = bitcast i64 %w{i} to double")
+        else:
+            lines += [f"%d{i} = bitcast i64 %w{i} to double", f"%v{i} = fptrunc double %d{i} to {type_}"]
+        values.append(f"{type_} %v{i}")
+    values += ["i64 %chunk"] * (len(passed) - len(declared))
+    body = "\n  ".join(lines)
     return f"""
-define i32 @{symbol}({words} %words, i64 %slice) {{
+define i32 @{symbol}({words} %words, i64 %chunk) {{
+  {body}
   %result = alloca i64
   %raised = alloca i64
   store i64 0, {words} %result
   %r = bitcast {words} %result to {result}
   %e = bitcast {words} %raised to {exception}
-  %failed = call i32 @{native}({passed})
+  %failed = call i32 @{native}({", ".join([f"{result} %r", f"{exception} %e", *values])})
   %value = load i32, {result} %r
   %fine = icmp eq i32 %failed, 0
   %status = select i1 %fine, i32 %value, i32 -1

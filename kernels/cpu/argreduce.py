@@ -4,50 +4,45 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepcore.backend.dtypes import float32, float64, int64
-from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.backend.dtypes import int64
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import Address, In, Operand, Out, Size, args
 from deepcore.kernels.cpu.reductions import CHUNK, FLOATS, LANES, SCANNED, combination, extreme, kernels_of, share
-from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
+from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 
+@args(x=In, places=Out(int64), values=Address, tasks=Size, n=Size, parts=Size, each=Size)
 def _place(tools, name: str, dtype: str):
-    """The best of a chunk of a row and the first place it stands at in the row.
-
-    Words: x, places, values (or 0), tasks, n, chunks of a row, tasks of a slice.
-    """
+    """The best of each of a row's `parts` parts and the first place it stands at in the row. `values` may be None."""
     dt = np.dtype(dtype)
-    view, places, size = tools.view(dt), tools.view(int64), dt.itemsize
+    view, after = tools.view(dt), tools.after(dt)
     best = extreme(tools, dt, name)
     combine, _ = combination(tools, dt, name)
     one, none = np.int32(1), np.int32(0)
 
-    def kernel(a, part):
-        n, chunks = a[4], a[5]
-        for t in range(part * a[6], min(a[3], (part + 1) * a[6])):
-            start = t % chunks * CHUNK
+    def kernel(x, places, values, tasks, n, parts, each, chunk):
+        for t in range(chunk * each, min(tasks, (chunk + 1) * each)):
+            start = t % parts * CHUNK
             count = min(n - start, CHUNK)
-            base = a[0] + (t // chunks * n + start) * size
-            found, at = best(view(base), min(count, SCANNED)), 0
+            part = after(x, t // parts * n + start)
+            found, at = best(part, min(count, SCANNED)), 0
             for b in range(SCANNED, count, SCANNED):
-                other = best(view(base + b * size), min(count - b, SCANNED))
+                other = best(after(part, b), min(count - b, SCANNED))
                 if found == found and (combine(found, other) != found):
                     found, at = other, b
-            x = view(base)
             while at + LANES <= count:
                 hits = none
                 for j in range(LANES):
-                    hits += one if (x[at + j] == found) | (x[at + j] != x[at + j]) else none
+                    hits += one if (part[at + j] == found) | (part[at + j] != part[at + j]) else none
                 if hits:
                     break
                 at += LANES
-            while x[at] != found and x[at] == x[at]:
+            while part[at] != found and part[at] == part[at]:
                 at += 1
-            places(a[1])[t] = start + at
-            if a[2]:
-                view(a[2])[t] = found
+            places[t] = start + at
+            if values:
+                view(values)[t] = found
         return 0
 
     return kernel
@@ -57,45 +52,61 @@ _PLACES = {(n, d): Kernel(f"arg{n[1:]}_{d.name}", _place, n, d.name) for n in ("
 
 
 def _runs(x) -> tuple[int, int, int, int, int]:
-    """Numbers of a row, rows, chunks of a row, tasks, tasks of a slice."""
+    """Numbers of a row, rows, parts of a row, tasks, tasks of a chunk."""
     n = x.shape[-1]
-    rows, chunks = x.size // n, -(-n // CHUNK)
-    return n, rows, chunks, rows * chunks, max(1, share(x.size) // min(n, CHUNK))
+    rows, parts = x.size // n, -(-n // CHUNK)
+    return n, rows, parts, rows * parts, max(1, share(x.size) // min(n, CHUNK))
+
+
+@args(values=In, places=In(int64), out=Out(int64), rows=Size, parts=Size)
+def _place_of_part(tools, name: str, dtype: str):
+    """Of each row the place that the best of its parts has, the first of equals."""
+    combine, _ = combination(tools, np.dtype(dtype), name)
+
+    def kernel(values, places, out, rows, parts):
+        for r in range(rows):
+            first = r * parts
+            best, at = values[first], first
+            for p in range(first + 1, first + parts):
+                if best == best and combine(best, values[p]) != best:
+                    best, at = values[p], p
+            out[r] = places[at]
+        return 0
+
+    return kernel
+
+
+_PLACES_OF_PARTS = {
+    (n, d): Kernel(f"arg{n[1:]}_chunks_{d.name}", _place_of_part, n, d.name) for n in ("amax", "amin") for d in FLOATS
+}
 
 
 class _Place(Lowering):
     """Where the largest or smallest number of each row stands."""
 
     def __init__(self, name: str, best: str):
-        super().__init__(name, self.planned, ("dim",), prepare=self.prepared)
+        super().__init__(name, self.planned, ("dim",))
         self.best = best
 
     def planned(self, specs, params) -> Plan | bool | None:
         (x,) = specs
         if x.dtype not in FLOATS or not x.size or not x.plain or params["dim"] not in (-1, x.ndim - 1):
             return None
-        kernel = _PLACES[self.best, x.dtype]
-        if not kernel.ready():
+        kernel, last = _PLACES[self.best, x.dtype], _PLACES_OF_PARTS[self.best, x.dtype]
+        n, rows, parts, tasks, each = _runs(x)
+        if not kernel.ready() or (parts > 1 and not last.ready()):
             return None
-        n, _, chunks, tasks, each = _runs(x)
-        if chunks > 1:
-            return True
-        words = (Operand(0), Operand(1), 0, tasks, n, chunks, each)
-        return Plan(contiguous(x.shape[:-1], int64, x.backend), [Launch(kernel, -(-tasks // each), words)])
-
-    def prepared(self, xp, arrays, params, out):
-        """Rows in chunks, whose results are compared in turn."""
-        (x,) = arrays
-        n, rows, chunks, tasks, each = _runs(x)
-        places, values = allocator.small((rows, chunks), int64), allocator.small((rows, chunks), x.dtype)
-        kernel = _PLACES[self.best, x.dtype]
-        complete(kernel, -(-tasks // each), address(x), address(places), address(values), tasks, n, chunks, each)
-        first = values.argmax(1) if self.best == "amax" else values.argmin(1)
-        chosen = np.take_along_axis(places, first[:, None], 1).reshape(x.shape[:-1])
-        if out is None:
-            return chosen
-        out[...] = chosen
-        return out
+        result = contiguous(x.shape[:-1], int64, x.backend)
+        sizes = {"tasks": tasks, "n": n, "parts": parts, "each": each}
+        places, values, out = Operand(1), Operand(2), Operand(3)
+        if parts == 1:
+            return Plan(result, [Launch(kernel, -(-tasks // each), x=Operand(0), places=places, values=None, **sizes)])
+        # The results of a row's parts are compared in turn.
+        launches = [
+            Launch(kernel, -(-tasks // each), x=Operand(0), places=places, values=values, **sizes),
+            Launch(last, 1, values=values, places=places, out=out, rows=rows, parts=parts),
+        ]
+        return Plan(result, launches, (8 * tasks, tasks * x.dtype.itemsize))
 
 
 argmax, argmin = _Place("argmax", "amax"), _Place("argmin", "amin")
@@ -103,13 +114,13 @@ for _lowering in (argmax, argmin):
     register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)
 
 
+@args(x=In, values=Out, places=Out(int64), rows=Size, n=Size, k=Size, each=Size)
 def _topk(tools, largest: bool, dtype: str):
-    """The places of the k best of each row, best first, equals by place. Words: x, values, places, rows, n, k, rows of a slice.
+    """The places of the k best of each row, best first, equals by place.
 
     A heap of the best so far, the worst of them on top; 64 numbers at a time are compared with that one.
     """
-    dt = np.dtype(dtype)
-    view, whole, size = tools.view(dt), tools.view(int64), dt.itemsize
+    after, after_place = tools.after(np.dtype(dtype)), tools.after(int64)
     one, none = np.int32(1), np.int32(0)
 
     if largest:
@@ -141,31 +152,30 @@ def _topk(tools, largest: bool, dtype: str):
             at = child
         values[at], places[at] = v, i
 
-    def kernel(a, part):
-        n, k = a[4], a[5]
-        for r in range(part * a[6], min(a[3], (part + 1) * a[6])):
-            x, values, places = view(a[0] + r * n * size), view(a[1] + r * k * size), whole(a[2] + 8 * r * k)
+    def kernel(x, values, places, rows, n, k, each, chunk):
+        for r in range(chunk * each, min(rows, (chunk + 1) * each)):
+            row, kept, at = after(x, r * n), after(values, r * k), after_place(places, r * k)
             for i in range(k):
-                values[i], places[i] = x[i], i
+                kept[i], at[i] = row[i], i
             for i in range(k // 2 - 1, -1, -1):
-                sink(values, places, i, k, values[i], places[i])
+                sink(kept, at, i, k, kept[i], at[i])
             i = k
             while i < n:
                 if i + LANES <= n:
-                    worst, hits = values[0], none
+                    worst, hits = kept[0], none
                     for j in range(LANES):
-                        hits += one if better(x[i + j], worst) else none
+                        hits += one if better(row[i + j], worst) else none
                     if hits == 0:
                         i += LANES
                         continue
                 for j in range(i, min(i + LANES, n)):
-                    if better(x[j], values[0]):
-                        sink(values, places, 0, k, x[j], j)
+                    if better(row[j], kept[0]):
+                        sink(kept, at, 0, k, row[j], j)
                 i += LANES
             for count in range(k - 1, 0, -1):
-                v, i = values[count], places[count]
-                values[count], places[count] = values[0], places[0]
-                sink(values, places, 0, count, v, i)
+                v, i = kept[count], at[count]
+                kept[count], at[count] = kept[0], at[0]
+                sink(kept, at, 0, count, v, i)
         return 0
 
     return kernel
@@ -174,17 +184,24 @@ def _topk(tools, largest: bool, dtype: str):
 _TOPK = {largest: kernels_of("topk" if largest else "bottomk", _topk, largest) for largest in (True, False)}
 
 
-@register("topk", "cpu", needs_numba=False)
-def topk(xp, input, *, k, dim, largest):
-    x = input
-    if (x.dtype != float32 and x.dtype != float64) or not x.size or not k or dim not in (-1, x.ndim - 1):
-        return NotImplemented
-    kernel = _TOPK[largest][x.dtype]
+def _plan_topk(specs, params) -> Plan | bool | None:
+    (x,) = specs
+    k = params["k"]
+    if x.dtype not in FLOATS or not x.size or not k or params["dim"] not in (-1, x.ndim - 1):
+        return None
+    kernel = _TOPK[params["largest"]][x.dtype]
     if not kernel.ready():
-        return NotImplemented
-    x = np.require(x, requirements=("C", "A"))
+        return None
+    if not x.plain:
+        return True
     n = x.shape[-1]
     rows, each = x.size // n, max(1, share(x.size) // n)
-    values, places = allocator.small((*x.shape[:-1], k), x.dtype), allocator.small((*x.shape[:-1], k), int64)
-    complete(kernel, -(-rows // each), address(x), address(values), address(places), rows, n, k, each)
-    return places
+    values, places = Operand(1), Operand(2)
+    launch = Launch(
+        kernel, -(-rows // each), x=Operand(0), values=values, places=places, rows=rows, n=n, k=k, each=each
+    )
+    return Plan(contiguous((*x.shape[:-1], k), int64, x.backend), [launch], (rows * k * x.dtype.itemsize,))
+
+
+topk = Lowering("topk", _plan_topk, ("k", "dim", "largest"))
+register("topk", "cpu", needs_numba=False)(topk)

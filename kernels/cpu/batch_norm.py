@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 
-from deepcore.kernels.codegen.jit import Kernel, address, bits
-from deepcore.kernels.cpu.norm import ROWS, average_of, contiguous, products_of, squares_of
+from deepcore.backend.dtypes import float64
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import Address, Float, In, Operand, Out, Size, args
+from deepcore.kernels.cpu.norm import ROWS, average_of, products_of, squares_of
 from deepcore.kernels.cpu.reductions import FLOATS, kernels_of, plain, share
+from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous, per_element
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 # Channels of a batch norm over (N, C) that are taken at a time.
 _CHANNELS = 256
@@ -21,108 +22,105 @@ _CHANNELS = 256
 # lanes lie along L. A statistic of the parts is an array (parts, C).
 
 
+@args(
+    x=In, first=Out, second=Out, batch=Size, channels=Size, n=Size, rows=Size, each=Size, g=Address, means=Address
+)  # fmt: skip
 def _batch_parts(tools, length: bool, gradient: bool, dtype: str):
     """For each part and channel, the mean and Σ (x - mean)² of x; or Σ g and Σ g·(x - mean) where the mean is given.
 
-    Words: x, first, second, N, C, L, rows of a part, tasks of a slice, g, means.
+    `n`: L, `rows`: of a part, `each`: tasks of a chunk. `g` and `means` are None but for the gradient.
     """
     dt = np.dtype(dtype)
-    view, size, zero, real = tools.view(dt), dt.itemsize, dt.type(0), dt.type
+    view, after, size, zero, real = tools.view(dt), tools.after(dt), dt.itemsize, dt.type(0), dt.type
     total, squares, products = plain(tools, dt), squares_of(tools, dt), products_of(tools, dt, False)
     average = average_of(tools, dt)
     lanes, others, middle = (tools.local(dt, _CHANNELS) for _ in range(3))
 
-    def along(a, part):
-        channels, n = a[4], a[5]
-        first, second, means = view(a[1]), view(a[2]), view(a[9])
-        for t in range(part * a[7], min(a[3] * channels, (part + 1) * a[7])):
-            x = view(a[0] + t * n * size)
+    def along(x, first, second, batch, channels, n, rows, each, g, means, chunk):
+        for t in range(chunk * each, min(batch * channels, (chunk + 1) * each)):
+            row = after(x, t * n)
             if gradient:
-                g = view(a[8] + t * n * size)
-                first[t] = total(g, g, g, n, zero, zero)
-                second[t] = products(g, x, x, n, means[t % channels], zero)
+                gr = view(g + t * n * size)
+                first[t] = total(gr, gr, gr, n, zero, zero)
+                second[t] = products(gr, row, row, n, view(means)[t % channels], zero)
             else:
-                first[t] = average(x, n)
-                second[t] = squares(x, x, x, n, first[t], zero)
+                first[t] = average(row, n)
+                second[t] = squares(row, row, row, n, first[t], zero)
         return 0
 
-    def across(a, part):
-        channels, rows = a[4], a[6]
+    def across(x, first, second, batch, channels, n, rows, each, g, means, chunk):
         blocks = -(-channels // _CHANNELS)
-        parts = -(-a[3] // rows)
+        parts = -(-batch // rows)
         sums, more, mean = lanes(), others(), middle()
-        for t in range(part * a[7], min(parts * blocks, (part + 1) * a[7])):
+        for t in range(chunk * each, min(parts * blocks, (chunk + 1) * each)):
             p, c = t // blocks, t % blocks * _CHANNELS
-            wide, count = min(_CHANNELS, channels - c), min(rows, a[3] - p * rows)
-            at = (p * rows * channels + c) * size
-            first, second = view(a[1] + (p * channels + c) * size), view(a[2] + (p * channels + c) * size)
+            wide, count = min(_CHANNELS, channels - c), min(rows, batch - p * rows)
+            start = after(x, p * rows * channels + c)
             for j in range(wide):
                 sums[j], more[j] = zero, zero
             if gradient:
-                means = view(a[9] + c * size)
                 for j in range(wide):
-                    mean[j] = means[j]
+                    mean[j] = view(means)[c + j]
                 for i in range(count):
-                    g, x = view(a[8] + at + i * channels * size), view(a[0] + at + i * channels * size)
+                    gr, row = view(g + ((p * rows + i) * channels + c) * size), after(start, i * channels)
                     for j in range(wide):
-                        sums[j] += g[j]
-                        more[j] += g[j] * (x[j] - mean[j])
+                        sums[j] += gr[j]
+                        more[j] += gr[j] * (row[j] - mean[j])
             else:
-                start = view(a[0] + at)
                 for j in range(wide):
                     mean[j] = start[j]
                 for i in range(0, count - 3, 4):
-                    x = view(a[0] + at + i * channels * size)
+                    row = after(start, i * channels)
                     for j in range(wide):
                         m = mean[j]
                         k = j + 2 * channels
-                        sums[j] += ((x[j] - m) + (x[j + channels] - m)) + ((x[k] - m) + (x[k + channels] - m))
+                        sums[j] += ((row[j] - m) + (row[j + channels] - m)) + ((row[k] - m) + (row[k + channels] - m))
                 for i in range(count // 4 * 4, count):
-                    x = view(a[0] + at + i * channels * size)
+                    row = after(start, i * channels)
                     for j in range(wide):
-                        sums[j] += x[j] - mean[j]
+                        sums[j] += row[j] - mean[j]
                 for j in range(wide):
                     sums[j] = mean[j] + sums[j] / real(count)
                 for i in range(0, count - 3, 4):
-                    x = view(a[0] + at + i * channels * size)
+                    row = after(start, i * channels)
                     for j in range(wide):
                         m, k = sums[j], j + 2 * channels
-                        p0, p1, p2, p3 = x[j] - m, x[j + channels] - m, x[k] - m, x[k + channels] - m
+                        p0, p1, p2, p3 = row[j] - m, row[j + channels] - m, row[k] - m, row[k + channels] - m
                         more[j] += (p0 * p0 + p1 * p1) + (p2 * p2 + p3 * p3)
                 for i in range(count // 4 * 4, count):
-                    x = view(a[0] + at + i * channels * size)
+                    row = after(start, i * channels)
                     for j in range(wide):
-                        d = x[j] - sums[j]
+                        d = row[j] - sums[j]
                         more[j] += d * d
             for j in range(wide):
-                first[j], second[j] = sums[j], more[j]
+                first[p * channels + c + j], second[p * channels + c + j] = sums[j], more[j]
         return 0
 
     return along if length else across
 
 
+@args(
+    first=In, second=In, out=Out, size=Size, channels=Size, each=Size, eps=Float(float64), more=Address
+)  # fmt: skip
 def _batch_whole(tools, gradient: bool, dtype: str):
     """What the parts of each channel add up to, in float64.
 
-    Forward: mean, biased variance and 1/√(variance + eps), three rows of `out`. Gradient: Σ g and Σ g·(x - mean).
-    Words: first, second, out, N·L, C, numbers of a part, eps.
+    Forward: mean, biased variance and 1/√(variance + eps), three rows of `out`. Gradient: Σ g in `out`, and
+    Σ g·(x - mean) in `more`. `size`: N·L, `each`: numbers of a part.
     """
     dt = np.dtype(dtype)
     view, real = tools.view(dt), dt.type
     double = np.float64
 
-    def kernel(a):
-        first, second, out = view(a[0]), view(a[1]), view(a[2])
-        size, channels, each = a[3], a[4], a[5]
+    def kernel(first, second, out, size, channels, each, eps, more):
         parts = -(-size // each)
-        eps = np.int64(a[6]).view(np.float64)
         for c in range(channels):
             if gradient:
                 g, gx = double(0.0), double(0.0)
                 for p in range(parts):
                     g += double(first[p * channels + c])
                     gx += double(second[p * channels + c])
-                out[c], out[channels + c] = real(g), real(gx)
+                out[c], view(more)[c] = real(g), real(gx)
             else:
                 mean = double(0.0)
                 for p in range(parts):
@@ -140,40 +138,42 @@ def _batch_whole(tools, gradient: bool, dtype: str):
     return kernel
 
 
+@args(
+    x=In, means=In, factors=In, out=Out, batch=Size, channels=Size, n=Size, each=Size, g=Address
+)  # fmt: skip
 def _batch_apply(tools, length: bool, gradient: bool, dtype: str):
     """(x - mean)·scale + shift; or the gradient ((g - a) - (x - mean)·b)·scale. All but x and g are numbers of a channel.
 
-    Words: x, mean, scale, shift or a, out, N, C, L, rows of a slice (n·C of them, or n), g, b.
+    `factors`: scale, then shift, or a and b; `n`: L, `each`: rows of a chunk (n·C of them, or n).
     """
     dt = np.dtype(dtype)
-    view, size = tools.view(dt), dt.itemsize
+    view, after, size = tools.view(dt), tools.after(dt), dt.itemsize
 
-    def along(a, part):
-        channels, n = a[6], a[7]
-        means, scales, shifts, factors = view(a[1]), view(a[2]), view(a[3]), view(a[10])
-        for t in range(part * a[8], min(a[5] * channels, (part + 1) * a[8])):
-            x, out, c = view(a[0] + t * n * size), view(a[4] + t * n * size), t % channels
-            mean, scale, shift = means[c], scales[c], shifts[c]
+    def along(x, means, factors, out, batch, channels, n, each, g, chunk):
+        shifts, more = after(factors, channels), after(factors, 2 * channels)
+        for t in range(chunk * each, min(batch * channels, (chunk + 1) * each)):
+            row, result, c = after(x, t * n), after(out, t * n), t % channels
+            mean, scale, shift = means[c], factors[c], shifts[c]
             if gradient:
-                g, factor = view(a[9] + t * n * size), factors[c]
+                gr, factor = view(g + t * n * size), more[c]
                 for i in range(n):
-                    out[i] = ((g[i] - shift) - (x[i] - mean) * factor) * scale
+                    result[i] = ((gr[i] - shift) - (row[i] - mean) * factor) * scale
             else:
                 for i in range(n):
-                    out[i] = (x[i] - mean) * scale + shift
+                    result[i] = (row[i] - mean) * scale + shift
         return 0
 
-    def across(a, part):
-        n = a[6]
-        means, scales, shifts, factors = view(a[1]), view(a[2]), view(a[3]), view(a[10])
-        for t in range(part * a[8], min(a[5], (part + 1) * a[8])):
-            x, out, g = view(a[0] + t * n * size), view(a[4] + t * n * size), view(a[9] + t * n * size)
+    def across(x, means, factors, out, batch, channels, n, each, g, chunk):
+        shifts, more = after(factors, channels), after(factors, 2 * channels)
+        for t in range(chunk * each, min(batch, (chunk + 1) * each)):
+            row, result = after(x, t * channels), after(out, t * channels)
             if gradient:
-                for i in range(n):
-                    out[i] = ((g[i] - shifts[i]) - (x[i] - means[i]) * factors[i]) * scales[i]
+                gr = view(g + t * channels * size)
+                for i in range(channels):
+                    result[i] = ((gr[i] - shifts[i]) - (row[i] - means[i]) * more[i]) * factors[i]
             else:
-                for i in range(n):
-                    out[i] = (x[i] - means[i]) * scales[i] + shifts[i]
+                for i in range(channels):
+                    result[i] = (row[i] - means[i]) * factors[i] + shifts[i]
         return 0
 
     return along if length else across
@@ -193,30 +193,32 @@ _BATCH_WHOLE = {
 }
 
 
+@args(
+    statistics=In, weight=Address, bias=Address, out=Out, channels=Size, sums=Address, more=Address, count=Size,
+    to_weight=Address,
+)  # fmt: skip
 def _batch_factors(tools, gradient: bool, dtype: str):
     """Of every channel, what `_batch_apply` takes: scale = weight/√(variance + eps), and shift, or for the gradient a and b.
 
-    Words: statistics, weight (or 0), bias (or 0), out (scale, shift or a, b), C, and for the gradient: the sums of
-    `_batch_whole` (or 0: a and b are 0), numbers of a channel (or 0: the same), where the gradient of weight goes (or 0).
+    `out`: scale and shift, or scale, a and b. Only for the gradient: the two sums of `_batch_whole`, `count` numbers of a
+    channel (or 0: a and b are 0), and `to_weight`, where the gradient of weight goes, if anywhere.
     """
     dt = np.dtype(dtype)
     view, zero, real = tools.view(dt), dt.type(0), dt.type
 
-    def kernel(a):
-        statistics, weight, bias, out, channels = view(a[0]), view(a[1]), view(a[2]), view(a[3]), a[4]
+    def kernel(statistics, weight, bias, out, channels, sums, more, count, to_weight):
         for c in range(channels):
             rstd = statistics[2 * channels + c]
-            out[c] = rstd * weight[c] if a[1] else rstd
+            out[c] = rstd * view(weight)[c] if weight else rstd
             if gradient:
-                sums, to_weight, count = view(a[5]), view(a[7]), real(a[6])
                 out[channels + c], out[2 * channels + c] = zero, zero
-                if a[6]:
-                    out[channels + c] = sums[c] / count
-                    out[2 * channels + c] = sums[channels + c] * rstd / count * rstd
-                if a[7]:
-                    to_weight[c] = sums[channels + c] * rstd
+                if count:
+                    out[channels + c] = view(sums)[c] / real(count)
+                    out[2 * channels + c] = view(more)[c] * rstd / real(count) * rstd
+                if to_weight:
+                    view(to_weight)[c] = view(more)[c] * rstd
             else:
-                out[channels + c] = bias[c] if a[2] else zero
+                out[channels + c] = view(bias)[c] if bias else zero
         return 0
 
     return kernel
@@ -232,108 +234,142 @@ def _layout(shape) -> tuple[int, int, int]:
     return shape[0], shape[1], math.prod(shape[2:])
 
 
-def _statistics(x, g, mean, eps: float):
-    """Three rows (mean, variance, 1/√(variance + eps)) of the channels of x; with g, two: Σ g, Σ g·(x - mean)."""
-    dtype, gradient = x.dtype, g is not None
+def _summed(x, arrays: tuple, parts: tuple, out: tuple, eps) -> list[Launch] | None:
+    """Statistics of the channels of x, by way of two temporaries `parts`; with g and mean the sums for the gradient.
+
+    `arrays`: x, g, mean; `out`: three rows, or two rows apart. Without g and mean those are None.
+    """
+    gradient = arrays[1] is not None
     batch, channels, length = _layout(x.shape)
-    kernel, whole = _BATCH_PARTS[length > 1, gradient, dtype], _BATCH_WHOLE[gradient][dtype]
+    kernel, whole = _BATCH_PARTS[length > 1, gradient, x.dtype], _BATCH_WHOLE[gradient][x.dtype]
     if not kernel.ready() or not whole.ready():
         return None
-    rows = 1 if length > 1 else ROWS
-    parts = -(-batch // rows)
-    found = allocator.small((2, parts, channels), dtype)
+    rows, count = _parts(x)
     if length > 1:
         tasks, each = batch * channels, share(x.size) // length or 1
     else:
-        tasks = parts * -(-channels // _CHANNELS)
+        tasks = count * -(-channels // _CHANNELS)
         each = share(x.size) // (rows * min(channels, _CHANNELS)) or 1
-    first, second = address(found), address(found) + found.nbytes // 2
-    complete(
-        kernel, -(-tasks // each), address(x), first, second, batch, channels, length, rows, each,
-        address(g) if gradient else 0, address(mean) if gradient else 0,
-    )  # fmt: skip
-    out = allocator.small((2 if gradient else 3, channels), dtype)
-    complete(whole, 1, first, second, address(out), batch * length, channels, rows * length, bits(eps))
-    return out
+    (source, g, means), (first, second) = arrays, parts
+    return [
+        Launch(
+            kernel, -(-tasks // each), x=source, first=first, second=second, batch=batch, channels=channels, n=length,
+            rows=rows, each=each, g=g, means=means,
+        ),
+        Launch(
+            whole, 1, first=first, second=second, out=out[0], size=batch * length, channels=channels, each=rows * length,
+            eps=eps, more=out[1] if gradient else None,
+        ),
+    ]  # fmt: skip
 
 
-def _applied(x, statistics, factors, g, out):
+def _parts(x) -> tuple[int, int]:
+    """Rows of a part, and parts."""
+    rows = 1 if math.prod(x.shape[2:]) > 1 else ROWS
+    return rows, -(-x.shape[0] // rows)
+
+
+def _part_sizes(x) -> tuple[int, int]:
+    """Bytes of what `_summed` needs."""
+    size = _parts(x)[1] * x.shape[1] * x.dtype.itemsize
+    return size, size
+
+
+def _applied(x, source, statistics, factors, g, out) -> Launch | None:
     """`_batch_apply` over all of x with the `_batch_factors`, or None."""
     batch, channels, length = _layout(x.shape)
     kernel = _BATCH_APPLY[length > 1, g is not None, x.dtype]
     if not kernel.ready():
         return None
-    result = allocator.empty_like(x) if out is None else out
     rows, each = (batch * channels, length) if length > 1 else (batch, channels)
     each = share(x.size) // each or 1
-    scale, row = address(factors), channels * x.itemsize
-    complete(
-        kernel, -(-rows // each), address(x), address(statistics), scale, scale + row, address(result),
-        batch, channels, length, each, 0 if g is None else address(g), scale + 2 * row,
+    return Launch(
+        kernel, -(-rows // each), x=source, means=statistics, factors=factors, out=out, batch=batch, channels=channels,
+        n=length, each=each, g=g,
     )  # fmt: skip
-    return result
 
 
-def _is_ours(x) -> bool:
-    return x.dtype in FLOATS and x.size > 0
+def _fits(specs, x) -> bool:
+    return x.dtype in FLOATS and x.size > 0 and all(spec.dtype == x.dtype for spec in specs)
 
 
-@register("batch_statistics", "cpu", needs_numba=False)
-def batch_statistics(xp, input, *, eps):
-    if not _is_ours(input):
-        return NotImplemented
-    statistics = _statistics(contiguous(input, input.dtype), None, None, eps)
-    return NotImplemented if statistics is None else statistics
+def _plan_statistics(specs, params) -> Plan | bool | None:
+    (x,) = specs
+    if not _fits(specs, x):
+        return None
+    if not x.plain:
+        return True
+    launches = _summed(x, (Operand(0), None, None), (Operand(2), Operand(3)), (Operand(4),), Operand(1))
+    result = contiguous((3, x.shape[1]), x.dtype, x.backend)
+    return None if launches is None else Plan(result, launches, _part_sizes(x))
 
 
-@register("batch_norm", "cpu", needs_numba=False)
-def batch_norm(xp, input, statistics, weight=None, bias=None, *, batch, eps, out=None):
-    dtype = input.dtype
-    if not _is_ours(input):
-        return NotImplemented
-    kernel, channels = _BATCH_FACTORS[False][dtype], input.shape[1]
-    if not kernel.ready():
-        return NotImplemented
-    x, statistics = contiguous(input, dtype), contiguous(statistics, dtype)
-    weight, bias = (None if w is None else contiguous(w, dtype) for w in (weight, bias))
-    factors = allocator.small((3, channels), dtype)
-    parameters = (0 if w is None else address(w) for w in (weight, bias))
-    complete(kernel, 1, address(statistics), *parameters, address(factors), channels)
-    result = _applied(x, statistics, factors, None, out)
-    return NotImplemented if result is None else result
-
-
-@register("batch_norm_grad", "cpu", needs_numba=False)
-def batch_norm_grad(xp, g, input, statistics, weight=None, *, batch, affine, eps, out=None):
-    dtype = input.dtype
-    if not _is_ours(input):
-        return NotImplemented
-    g, x, statistics = contiguous(g, dtype), contiguous(input, dtype), contiguous(statistics, dtype)
-    kernel, channels = _BATCH_FACTORS[True][dtype], x.shape[1]
-    sums = _statistics(x, g, statistics, 0.0) if batch or affine else None
-    if not kernel.ready() or (sums is None and (batch or affine)):
-        return NotImplemented
-    weight = None if weight is None else contiguous(weight, dtype)
-    factors = allocator.small((3, channels), dtype)
-    to_weight = allocator.small(channels, dtype) if affine else None
-    complete(
-        kernel, 1, address(statistics), 0 if weight is None else address(weight), 0, address(factors), channels,
-        0 if sums is None else address(sums), x.size // channels if batch else 0,
-        0 if to_weight is None else address(to_weight),
+def _plan_norm(specs, params) -> Plan | bool | None:
+    x, count = specs[0], len(specs)
+    if not _fits(specs, x):
+        return None
+    if not all(spec.plain for spec in specs):
+        return True
+    kernel, channels = _BATCH_FACTORS[False][x.dtype], x.shape[1]
+    factors, out = Operand(count), Operand(count + 1)
+    apply = _applied(x, Operand(0), Operand(1), factors, None, out)
+    if apply is None or not kernel.ready():
+        return None
+    weight, bias = (Operand(i) if i < count else None for i in (2, 3))
+    launch = Launch(
+        kernel, 1, statistics=Operand(1), weight=weight, bias=bias, out=factors, channels=channels, sums=None, more=None,
+        count=0, to_weight=None,
     )  # fmt: skip
-    result = _applied(x, statistics, factors, g, out)
-    if result is None:
-        return NotImplemented
-    return result, *((to_weight, sums[0])[:affine] if affine else ())
+    launches = [launch, apply]
+    return Plan(contiguous(x.shape, x.dtype, x.backend), launches, (3 * channels * x.dtype.itemsize,))
 
 
+def _plan_grad(specs, params) -> Plan | bool | None:
+    """Operands: g, input, statistics, weight. Results: the gradients of input, weight and bias."""
+    x, count, batch, affine = specs[1], len(specs), params["batch"], params["affine"]
+    if not _fits(specs, x):
+        return None
+    if not all(spec.plain for spec in specs):
+        return True
+    kernel, channels = _BATCH_FACTORS[True][x.dtype], x.shape[1]
+    row = channels * x.dtype.itemsize
+    # Temporaries: the factors, what the sums need, and those of them that are no results.
+    temporaries = [3 * row]
+    if batch or affine:
+        temporaries += [*_part_sizes(x), row]
+        if affine < 2:
+            temporaries.append(row)
+    results = count + len(temporaries)
+    factors, out, to_weight = Operand(count), Operand(results), Operand(results + 1) if affine else None
+    launches: list[Launch] | None = []
+    sums: tuple = None, None
+    if batch or affine:
+        sums = Operand(results + 2) if affine > 1 else Operand(count + 4), Operand(count + 3)
+        parts = Operand(count + 1), Operand(count + 2)
+        launches = _summed(x, (Operand(1), Operand(0), Operand(2)), parts, sums, 0.0)
+    apply = _applied(x, Operand(1), Operand(2), factors, Operand(0), out)
+    if launches is None or apply is None or not kernel.ready():
+        return None
+    launch = Launch(
+        kernel, 1, statistics=Operand(2), weight=Operand(3) if count > 3 else None, bias=None, out=factors, channels=channels,
+        sums=sums[0], more=sums[1], count=x.size // channels if batch else 0, to_weight=to_weight,
+    )  # fmt: skip
+    launches = [*launches, launch, apply]
+    aux = [contiguous((channels,), x.dtype, x.backend)] * affine
+    return Plan(contiguous(x.shape, x.dtype, x.backend), launches, tuple(temporaries), aux=aux)
+
+
+batch_statistics = Lowering("batch_statistics", _plan_statistics, (), ("eps",), cost=per_element(4))
+batch_norm = Lowering("batch_norm", _plan_norm, (), cost=per_element(4))
+batch_norm_grad = Lowering("batch_norm_grad", _plan_grad, ("batch", "affine"), many=True, cost=per_element(8))
+
+
+@args(mean=In, variance=In, out=Out, channels=Size, eps=Float)
 def _running(tools, dtype: str):
-    """Mean, variance and 1/√(variance + eps) as three rows. Words: mean, variance, out, C, eps."""
-    view, one, real = tools.view(np.dtype(dtype)), np.dtype(dtype).type(1), np.dtype(dtype).type
+    """Mean, variance and 1/√(variance + eps) as three rows."""
+    one = np.dtype(dtype).type(1)
 
-    def kernel(a):
-        mean, variance, out, channels = view(a[0]), view(a[1]), view(a[2]), a[3]
-        eps = real(np.int64(a[4]).view(np.float64))
+    def kernel(mean, variance, out, channels, eps):
         for c in range(channels):
             out[c], out[channels + c] = mean[c], variance[c]
             out[2 * channels + c] = one / np.sqrt(variance[c] + eps)
@@ -345,12 +381,19 @@ def _running(tools, dtype: str):
 _RUNNING = kernels_of("running_statistics", _running)
 
 
-@register("running_statistics", "cpu", needs_numba=False)
-def running_statistics(xp, mean, variance, *, dtype, eps, out=None):
+def _plan_running(specs, params) -> Plan | bool | None:
+    mean, variance = specs
+    dtype = params["dtype"]
     kernel = _RUNNING.get(dtype)
     if kernel is None or mean.dtype != dtype or variance.dtype != dtype or not kernel.ready():
-        return NotImplemented
-    mean, variance = contiguous(mean, dtype), contiguous(variance, dtype)
-    result = allocator.small((3, mean.size), dtype) if out is None else out
-    complete(kernel, 1, address(mean), address(variance), address(result), mean.size, bits(eps))
-    return result
+        return None
+    if not mean.plain or not variance.plain:
+        return True
+    eps, out = Operand(2), Operand(3)
+    launch = Launch(kernel, 1, mean=Operand(0), variance=Operand(1), out=out, channels=mean.size, eps=eps)
+    return Plan(contiguous((3, mean.size), dtype, mean.backend), [launch])
+
+
+running_statistics = Lowering("running_statistics", _plan_running, ("dtype",), ("eps",), cost=per_element(4))
+for _lowering in (batch_statistics, batch_norm, batch_norm_grad, running_statistics):
+    register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)

@@ -6,6 +6,7 @@ import numpy as np
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int32, int64
 from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import In, Rest, Size, args
 from deepcore.kernels.runtime.executable import Launch, Ref, Step
 
 #: The bits of an exponent, all of them set in infinities and NaNs alone, by dtype.
@@ -14,33 +15,35 @@ EXPONENTS = {float16: 0x7C00, bfloat16: 0x7F80, float32: 0x7F80_0000, float64: 0
 _SLICE = 1 << 15
 
 
+@args(x=In)
 def _build_finite(tools, dtype: str):
-    """1 where a number is NaN or infinite. Words: its address."""
-    view, zero = tools.view(np.dtype(dtype)), np.dtype(dtype).type(0)
+    """1 where x[0] is NaN or infinite."""
+    zero = np.dtype(dtype).type(0)
 
-    def kernel(a):
-        value = view(a[0])[0]
+    def kernel(x):
+        value = x[0]
         return 0 if value - value == zero else 1
 
     return kernel
 
 
+@args(count=Size, arrays=Rest)
 def _build_all_finite(tools, size: int, exponent: int):
-    """1 where an array has a NaN or infinity. Words: how many arrays, then for each address and elements.
+    """1 where one of `count` arrays, each an address and a number of elements, has a NaN or infinity.
 
-    One array is looked at in slices, several in one.
+    One array is checked in chunks, several in one chunk.
     """
     dt = np.dtype(f"u{size}")
     view, whole = tools.view(dt), dt.type
     mask, zero = whole(exponent), whole(0)
 
-    def kernel(a, part):
+    def kernel(count, arrays, chunk):
         highest = zero
-        for i in range(1, 2 * a[0], 2):
-            x, stop = view(a[i]), a[i + 1]
-            if a[0] == 1:
-                stop = min(stop, (part + 1) * _SLICE)
-            for j in range(part * _SLICE, stop):
+        for i in range(count):
+            x, stop = view(arrays[2 * i]), arrays[2 * i + 1]
+            if count == 1:
+                stop = min(stop, (chunk + 1) * _SLICE)
+            for j in range(chunk * _SLICE, stop):
                 bits = whole(x[j] & mask)  # numba widens it
                 highest = bits if bits > highest else highest
         return np.int64(highest == mask)
@@ -48,13 +51,13 @@ def _build_all_finite(tools, size: int, exponent: int):
     return kernel
 
 
+@args(x=In, n=Size, low=Size, high=Size)
 def _build_within(tools, dtype: str):
-    """1 where a whole number is below `low` or not below `high`. Words: address, elements, low, high."""
-    view = tools.view(np.dtype(dtype))
+    """1 where a whole number is below `low` or not below `high`."""
 
-    def kernel(a, part):
-        x, low, high, wrong = view(a[0]), a[2], a[3], 0
-        for i in range(a[1]):
+    def kernel(x, n, low, high):
+        wrong = 0
+        for i in range(n):
             wrong |= np.int64((x[i] < low) | (x[i] >= high))
         return wrong
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.codegen.kernel import Address, In, InOut, Out, Size, Words, args
 from deepcore.kernels.cpu.finite import ALL_FINITE_KERNELS
 from deepcore.kernels.cpu.parameter_table import (
     BLOCK,
@@ -47,10 +48,11 @@ def clipped(g, bound, factor):
     return g * factor
 
 
+@args(rows=Size, elements=Size, table=Words, width=Size, slots=In(float64), partials=Out(float64))
 def _build_norm(tools, dtype: str):
-    """partials[slice] = Σ g² in 64 float64 lanes. Words: rows, elements in all, table, its width, slots, partials."""
+    """partials[chunk] = Σ g² in 64 float64 lanes. `elements`: in all rows of the table."""
     dt = np.dtype(dtype)
-    view, words, floats = tools.view(dt), tools.words(), tools.view(np.dtype(np.float64))
+    view = tools.view(dt)
     find, local, convert = tools.inline(row_of), tools.local(np.dtype(np.float64), BLOCK), dt.type
     clip = tools.lift(clipped, dt)
 
@@ -67,9 +69,8 @@ def _build_norm(tools, dtype: str):
             d = np.float64(clip(g[i + j], bound, one))
             lanes[j] += d * d
 
-    def kernel(a, part):
-        rows, table, width, slots, partials = a[0], words(a[2]), a[3], floats(a[4]), floats(a[5])
-        low, high = part * SLICE, min(a[1], (part + 1) * SLICE)
+    def kernel(rows, elements, table, width, slots, partials, chunk):
+        low, high = chunk * SLICE, min(elements, (chunk + 1) * SLICE)
         bound = convert(slots[BOUND])
         lanes = local()
         for j in range(64):
@@ -85,28 +86,28 @@ def _build_norm(tools, dtype: str):
             for j in range(half):
                 lanes[j] += lanes[j + half]
             half //= 2
-        partials[part] = lanes[0]
+        partials[chunk] = lanes[0]
         return 0
 
     return kernel
 
 
+@args(count=Size, partials=In(float64), slots=InOut(float64), result=Address)
 def _build_total(tools, dtype: str):
-    """The norm of all partials and the factor for the gradients, in `dtype`. Words: number of partials, they, slots, 0 or
-    where else the norm is written."""
-    floats, result, convert = tools.view(np.dtype(np.float64)), tools.view(np.dtype(dtype)), np.dtype(dtype).type
+    """The norm of all partials and the factor for the gradients, in `dtype`. `result`: where else the norm is written, or
+    None."""
+    view, convert = tools.view(np.dtype(dtype)), np.dtype(dtype).type
     epsilon = convert(EPSILON)
 
-    def kernel(a):
-        partials, slots = floats(a[1]), floats(a[2])
+    def kernel(count, partials, slots, result):
         square = 0.0
-        for i in range(a[0]):
+        for i in range(count):
             square += partials[i]
         norm = convert(math.sqrt(square))
         factor = convert(slots[MAX_NORM]) / (norm + epsilon)
         slots[NORM] = norm
-        if a[3] != 0:
-            result(a[3])[0] = norm
+        if result != 0:
+            view(result)[0] = norm
         slots[FACTOR] = convert(1) if factor > convert(1) else factor
         if slots[FINITE] != 0.0 and norm - norm != convert(0):
             slots[STOPPED] = NOT_FINITE
@@ -116,10 +117,11 @@ def _build_total(tools, dtype: str):
     return kernel
 
 
+@args(rows=Size, elements=Size, table=Words, width=Size, slots=In(float64))
 def _build_scale(tools, dtype: str):
-    """g[i] = clip(g[i])·factor. Words: rows, elements in all, table, its width, slots."""
+    """g[i] = clip(g[i])·factor. `elements`: in all rows of the table."""
     dt = np.dtype(dtype)
-    view, words, floats, convert = tools.view(dt), tools.words(), tools.view(np.dtype(np.float64)), dt.type
+    view, convert = tools.view(dt), dt.type
     find, clip = tools.inline(row_of), tools.lift(clipped, dt)
 
     @tools.inline
@@ -127,9 +129,8 @@ def _build_scale(tools, dtype: str):
         for i in range(start, stop):
             g[i] = clip(g[i], bound, factor)
 
-    def kernel(a, part):
-        rows, table, width, slots = a[0], words(a[2]), a[3], floats(a[4])
-        low, high = part * SLICE, min(a[1], (part + 1) * SLICE)
+    def kernel(rows, elements, table, width, slots, chunk):
+        low, high = chunk * SLICE, min(elements, (chunk + 1) * SLICE)
         factor, bound = convert(slots[FACTOR]), convert(slots[BOUND])
         row = find(table, width, rows, low)
         while row < rows and table[row * width] < high:
@@ -203,25 +204,27 @@ class Gradients:
         self.slots[MAX_NORM] = max_norm
         counts = [-(-elements // SLICE) for _, _, elements in self._parts]
         partials = np.zeros(max(sum(counts), 1))
-        at = address(partials)
+        begin = 0
         for (dtype, table, elements), count in zip(self._parts, counts):
-            words = (len(table), elements, address(table), 3, address(self.slots), at)
             if count:
-                threadpool.launch(NORM_KERNELS[dtype], count, *words)
-            at += 8 * count
-        TOTAL_KERNELS[self.dtype](sum(counts), address(partials), address(self.slots), 0)
+                threadpool.launch(
+                    NORM_KERNELS[dtype], count, rows=len(table), elements=elements, table=table, width=3, slots=self.slots,
+                    partials=partials[begin:],
+                )  # fmt: skip
+            begin += count
+        TOTAL_KERNELS[self.dtype].run(count=sum(counts), partials=partials, slots=self.slots, result=None)
         return np.asarray(self.slots[NORM]).astype(self.dtype)
 
     def finite(self) -> bool:
         """Whether no gradient has a NaN or infinity."""
-        slots = address(self.slots)
         return not any(
             elements
             and threadpool.launch(
-                ALL_FINITE_KERNELS[dtype], -(-elements // SLICE), len(table), elements, address(table), 3, slots
+                ALL_FINITE_KERNELS[dtype], -(-elements // SLICE), rows=len(table), elements=elements, table=table, width=3,
+                slots=self.slots,
             )
             for dtype, table, elements in self._parts
-        )
+        )  # fmt: skip
 
     @property
     def factor(self) -> float:
@@ -233,8 +236,8 @@ class Gradients:
             self.slots[:] = UNCLIPPED
             self.slots[BOUND] = value
         self._words = [
-            np.array((len(table), elements, address(table), 3, address(self.slots)), np.int64)
-            for _, table, elements in self._parts
+            _SCALE[dtype].packed(rows=len(table), elements=elements, table=table, width=3, slots=self.slots)
+            for dtype, table, elements in self._parts
         ]
         return threadpool.prepared(
             [

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from deepcore.backend.dtypes import float64, int64
-from deepcore.kernels.codegen.jit import Kernel, address, bits
-from deepcore.kernels.cpu.reductions import CHUNK, FLOATS, LANES, extreme, kernels_of, plain, reduced, share, summing
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import Address, Float, In, Operand, Out, Size, args
+from deepcore.kernels.cpu.reductions import (
+    CHUNK,
+    FLOATS,
+    LANES,
+    extreme,
+    in_steps,
+    kernels_of,
+    plain,
+    regions,
+    share,
+    summing,
+)
 from deepcore.kernels.cpu.rows import (
     ROW_COST,
     TILE,
@@ -16,64 +30,81 @@ from deepcore.kernels.cpu.rows import (
     tile_access,
     tile_exponentials,
     tile_slices,
+    turned,
 )
 from deepcore.kernels.math import elementary
+from deepcore.kernels.plan import (
+    Launch,
+    Lowering,
+    Plan,
+    contiguous,
+    per_element,
+    reference_explains,
+)
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 
+@args(
+    target=In(int64), size=Size, classes=Size, ignored=Size, weight=Address, smoothing=Float(float64), mean=Size,
+    numbers=Out(float64), ones=Address,
+)  # fmt: skip
 def _targets(tools, dtype: str):
     """Whether all classes are in range (status 1: no), and the numbers that the losses need.
 
-    Words: target, its size, classes, ignored class, weight (or 0), label smoothing (a float64), whether the gradient is
-    that of a mean, numbers. These are float64: Σ of the weights of what counts, the smoothing, Σ weight, the gradients'
-    scale.
+    `mean`: whether the gradient is that of a mean, `ones`: where weights of 1 are to be written, if anywhere. The numbers
+    are float64: Σ of the weights of what counts, the smoothing, Σ weight, the gradients' scale.
     """
     dt = np.dtype(dtype)
-    view, whole, double = tools.view(dt), tools.view(int64), tools.view(float64)
+    view, one = tools.view(dt), dt.type(1)
 
-    def kernel(a):
-        target, classes, ignored = whole(a[0]), a[2], a[3]
+    def kernel(target, size, classes, ignored, weight, smoothing, mean, numbers, ones):
         count, bad = 0, 0
-        for i in range(a[1]):
+        for i in range(size):
             y = target[i]
             count += 1 if y != ignored else 0
             bad += 1 if (y != ignored) & ((y < 0) | (y >= classes)) else 0
         if bad:
             return 1
         total = np.float64(count)
-        if a[4]:
-            weight, total, lost = view(a[4]), np.float64(0.0), np.float64(0.0)
-            for i in range(a[1]):
+        weights = view(weight)
+        if weight:
+            total, lost = np.float64(0.0), np.float64(0.0)
+            for i in range(size):
                 if target[i] != ignored:
                     # Two sums: what the first loses goes into the second.
-                    w = np.float64(weight[target[i]])
+                    w = np.float64(weights[target[i]])
                     wider = total + w
                     part = wider - total
                     lost += (total - (wider - part)) + (w - part)
                     total = wider
             total += lost
-        numbers = double(a[7])
         numbers[0] = total
-        numbers[1] = np.int64(a[5]).view(np.float64)
+        numbers[1] = smoothing
         numbers[2] = np.float64(classes)
-        if a[4]:
-            every, numbers[2] = view(a[4]), 0.0
+        if weight:
+            numbers[2] = 0.0
             for i in range(classes):
-                numbers[2] += np.float64(every[i])
-        numbers[3] = 1.0 / total if (a[6] != 0) & (total != 0.0) else 1.0
+                numbers[2] += np.float64(weights[i])
+        numbers[3] = 1.0 / total if (mean != 0) & (total != 0.0) else 1.0
+        if ones:
+            for i in range(classes):
+                view(ones)[i] = one
         return 0
 
     return kernel
 
 
+@args(
+    x=In, target=In(int64), weight=Address, losses=Out, gradients=Address, rows=Size, n=Size, ignored=Size, each=Size,
+    numbers=In(float64),
+)  # fmt: skip
 def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
-    """Words: x, target, weight (0: all 1; never 0 where smoothed), losses, gradients (0 unless recorded), rows, n,
-    ignored class, rows of a slice, numbers (as `_targets` left them).
+    """Losses of rows, and where recorded their gradients. Without `weight`, which smoothing needs, weights are 1.
+
+    `numbers`: as `_targets` left them; `each`: rows of a chunk.
     """
     dt = np.dtype(dtype)
-    view, whole, double, size = tools.view(dt), tools.view(int64), tools.view(float64), dt.itemsize
+    view, after, size = tools.view(dt), tools.after(dt), dt.itemsize
     log, best, total = tools.lift(elementary.log, dt), extreme(tools, dt, "top"), exponentials(tools, dt, recorded)
     zero, one, real = dt.type(0), dt.type(1), dt.type
 
@@ -85,29 +116,27 @@ def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
 
         others = summing(tools, dt, spread)
 
-    def kernel(a, part):
-        n, ignored = a[6], a[7]
-        target, losses, weight = whole(a[1]), view(a[3]), view(a[2])
-        numbers = double(a[9])
+    def kernel(x, target, weight, losses, gradients, rows, n, ignored, each, numbers, chunk):
+        w = view(weight)
         smoothing, weights, scale = real(numbers[1]), real(numbers[2]), real(numbers[3])
         share = smoothing / real(n)
-        for r in range(part * a[8], min(a[5], (part + 1) * a[8])):
-            x, out = view(a[0] + r * n * size), view(a[4] + r * n * size)
+        for r in range(chunk * each, min(rows, (chunk + 1) * each)):
+            row, out = after(x, r * n), view(gradients + r * n * size)
             y = target[r]
-            q = zero if y == ignored else (weight[y] if a[2] else one)
+            q = zero if y == ignored else (w[y] if weight else one)
             if (y == ignored) if smoothed else (q == zero):
                 losses[r] = zero
                 if recorded:
                     for i in range(n):
                         out[i] = zero
                 continue
-            c = best(x, n)
-            s = total(x, out, n, c)
+            c = best(row, n)
+            s = total(row, out, n, c)
             d = log(s)
             q *= one - smoothing
-            loss = q * (d - (x[y] - c)) if q != zero else zero
+            loss = q * (d - (row[y] - c)) if q != zero else zero
             if smoothed:
-                loss += share * others(x, x, weight, n, c, d)
+                loss += share * others(row, row, w, n, c, d)
             losses[r] = loss
             if recorded:
                 q *= scale
@@ -115,7 +144,7 @@ def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
                     b = share * scale
                     k = (q + b * weights) / s
                     for i in range(n):
-                        out[i] = out[i] * k - b * weight[i]
+                        out[i] = out[i] * k - b * w[i]
                 else:
                     k = q / s
                     for i in range(n):
@@ -126,27 +155,27 @@ def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
     return kernel
 
 
+@args(
+    x=In, target=In(int64), weight=Address, losses=Out, gradients=Address, outer=Size, n=Size, inner=Size, each=Size,
+    ignored=Size, numbers=In(float64),
+)  # fmt: skip
 def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
-    """As `_cross_entropy`, over tiles. Words: x, target, weight, losses, gradients, outer, n, inner, tiles of a slice,
-    ignored class, numbers.
-    """
+    """As `_cross_entropy`, over tiles, `each` of them a chunk's."""
     dt = np.dtype(dtype)
-    view, whole, double = tools.view(dt), tools.view(int64), tools.view(float64)
+    view = tools.view(dt)
     log = tools.lift(elementary.log, dt)
     lanes, space = tools.local(dt, LANES), tools.local(dt, LANES * TILE)
     place, load, store = tile_access(tools, dt)
     total = tile_exponentials(tools, dt)
     zero, one, real = dt.type(0), dt.type(1), dt.type
 
-    def kernel(a, part):
-        outer, n, inner, ignored = a[5], a[6], a[7], a[9]
-        x, target, weight, losses, out = view(a[0]), whole(a[1]), view(a[2]), view(a[3]), view(a[4])
-        numbers = double(a[10])
+    def kernel(x, target, weight, losses, gradients, outer, n, inner, each, ignored, numbers, chunk):
+        w, out = view(weight), view(gradients)
         smoothing, weights, scale = real(numbers[1]), real(numbers[2]), real(numbers[3])
         share = smoothing / real(n)
         tile, top, sums, q, chosen, loss = space(), lanes(), lanes(), lanes(), lanes(), lanes()
         tiles = -(-outer // LANES) if inner == 1 else outer * -(-inner // LANES)
-        for t in range(part * a[8], min(tiles, (part + 1) * a[8])):
+        for t in range(chunk * each, min(tiles, (chunk + 1) * each)):
             base, step, apart, first, count = place(t, outer, n, inner)
             load(tile, x, base, n, step, apart, count)
             for j in range(LANES):
@@ -155,7 +184,7 @@ def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
                 y = target[first + j]
                 if y != ignored:
                     chosen[j] = tile[LANES * y + j]
-                    q[j] = (one - smoothing) * (weight[y] if a[2] else one)
+                    q[j] = (one - smoothing) * (w[y] if weight else one)
             if smoothed:
                 for j in range(LANES):
                     loss[j] = zero
@@ -164,10 +193,10 @@ def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
                 chosen[j] = log(sums[j]) - (chosen[j] - top[j])
             if smoothed:
                 for i in range(n):
-                    if weight[i] != zero:
+                    if w[i] != zero:
                         for j in range(count):
                             d = x[base + i * step + j * apart]
-                            loss[j] += weight[i] * (log(sums[j]) - (d - top[j]))
+                            loss[j] += w[i] * (log(sums[j]) - (d - top[j]))
             for j in range(count):
                 value = q[j] * chosen[j] if q[j] != zero else zero
                 if smoothed:
@@ -184,9 +213,8 @@ def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
                         q[j] = q[j] * scale
                         sums[j] = (q[j] + top[j] * weights) / sums[j]
                     for i in range(n):
-                        w = weight[i]
                         for j in range(LANES):
-                            tile[LANES * i + j] = tile[LANES * i + j] * sums[j] - top[j] * w
+                            tile[LANES * i + j] = tile[LANES * i + j] * sums[j] - top[j] * w[i]
                 else:
                     for j in range(LANES):
                         q[j] = q[j] * scale
@@ -207,15 +235,15 @@ def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
     return kernel
 
 
+@args(losses=In, size=Size, numbers=In(float64), mean=Size, out=Out)
 def _loss(tools, dtype: str):
-    """out[0] = Σ losses, divided by numbers[0] for the mean. Words: losses, their number, numbers, whether mean, out."""
+    """out[0] = Σ losses, divided by numbers[0] for the mean."""
     dt = np.dtype(dtype)
-    view, double, total, zero, real = tools.view(dt), tools.view(float64), plain(tools, dt), dt.type(0), dt.type
+    total, zero, real = plain(tools, dt), dt.type(0), dt.type
 
-    def kernel(a):
-        losses, out = view(a[0]), view(a[4])
-        value = total(losses, losses, losses, a[1], zero, zero)
-        out[0] = value / real(double(a[2])[0]) if a[3] else value
+    def kernel(losses, size, numbers, mean, out):
+        value = total(losses, losses, losses, size, zero, zero)
+        out[0] = value / real(numbers[0]) if mean else value
         return 0
 
     return kernel
@@ -232,69 +260,86 @@ _CROSS_ENTROPY = {
 }  # fmt: skip
 
 
-def cross_entropy_rows(
-    x, target, weight, dim: int, ignored: int, smoothing: float, mean: bool, recorded: bool, out=None
-):
-    """(losses of the shape of `target`, numbers as of `_targets`, gradient of the losses' sum or mean, or None).
+class _Operands:
+    """Numbers temporaries, and results behind them, in the order in which they are asked for."""
 
-    NotImplemented where this is not for a kernel, and where a class is out of range.
-    """
-    dtype = x.dtype
-    check = _TARGETS.get(dtype)
-    if check is None or not x.size or not check.ready():
-        return NotImplemented
-    outer, n, inner = split(x.shape, dim)
-    tiled, smoothed = in_tiles(n, inner), smoothing > 0
-    kernel = _CROSS_ENTROPY[recorded, smoothed, tiled, dtype]
-    if not kernel.ready():
-        return NotImplemented
-    if inner > 1 and not tiled:
-        moved = np.moveaxis(x, dim, -1)
-        found = cross_entropy_rows(moved, target, weight, x.ndim - 1, ignored, smoothing, mean, recorded)
-        if not recorded or found is NotImplemented:
-            return found
-        gradients = np.moveaxis(found[2], -1, dim)
-        if out is None:
-            return *found[:2], np.ascontiguousarray(gradients)
-        out[...] = gradients
-        return *found[:2], out
-    if not x.flags.carray:
-        x = np.require(x, requirements=("C", "A"))
-    if target.dtype != int64 or not target.flags.carray:
-        target = np.require(target, int64, ("C", "A"))
-    if weight is not None:
-        weight = np.require(weight, dtype, ("C", "A"))
-    elif smoothed:
-        weight = np.ones(n, dtype)
+    def __init__(self, first: int):
+        self.first, self.sizes = first, []
+
+    def temporary(self, size: int) -> Operand:
+        self.sizes.append(size)
+        return Operand(self.first + len(self.sizes) - 1)
+
+    def result(self, i: int) -> Operand:
+        return Operand(self.first + len(self.sizes) + i)
+
+
+def _plan(specs, params) -> Plan | bool | None:
+    """Operands: input, target, weight, the smoothing. Results: the loss, and where recorded the gradient of it."""
+    x, target, count = specs[0], specs[1], len(specs)
+    check, dtype, size = _TARGETS.get(x.dtype), x.dtype, x.dtype.itemsize
+    if check is None or not x.size or target.dtype != int64 or any(w.dtype != dtype for w in specs[2:]):
+        return None
+    if not all(spec.plain for spec in specs):
+        return True
+    recorded, mean, ignored = params["recorded"], params["reduction"] == "mean", params["ignore_index"]
+    outer, n, inner = split(x.shape, params["dim"])
     rows = outer * inner
-    numbers = allocator.small(4, float64)
-    at, places = address(numbers), 0 if weight is None else address(weight)
-    where = address(target)
-    if check(where, rows, n, ignored, places, bits(smoothing), mean, at):
-        return NotImplemented
-    losses = allocator.small(target.shape, dtype)
-    gradients = (allocator.empty_like(x) if out is None else out) if recorded else None
-    arrays = address(x), where, places, address(losses), 0 if gradients is None else address(gradients)
+    tiled, smoothed, moved = in_tiles(n, inner), params["smoothing"] > 0, inner > 1 and not in_tiles(n, inner)
+    # Temporaries first: results are numbered behind them.
+    new = _Operands(count + 1)
+    numbers = new.temporary(32)
+    weight = Operand(2) if count > 2 else None
+    ones = new.temporary(n * size) if smoothed and weight is None else None
+    source = new.temporary(x.size * size) if moved else Operand(0)
+    gradient = new.temporary(x.size * size) if moved and recorded else None
+    losses = new.temporary(rows * size) if params["reduction"] != "none" else None
+    steps = regions("sum", dtype, 1, rows, 1) if losses is not None and rows > CHUNK else []
+    between = [new.temporary(step.results * size) for step in steps]
+    loss = new.result(0)
+    if recorded and not moved:
+        gradient = new.result(1)
+
+    smoothing = Operand(count)
+    launches = [
+        Launch(
+            check, 1, target=Operand(1), size=rows, classes=n, ignored=ignored, weight=weight, smoothing=smoothing, mean=mean,
+            numbers=numbers, ones=ones,
+        )
+    ]  # fmt: skip
+    if moved:
+        launches.append(turned(dtype, outer, n, inner, Operand(0), source))
+    arguments: dict[str, Any] = {
+        "x": source, "target": Operand(1), "weight": weight or ones, "losses": loss if losses is None else losses,
+        "gradients": gradient, "n": n, "ignored": ignored, "numbers": numbers,
+    }  # fmt: skip
+    kernel = _CROSS_ENTROPY[recorded, smoothed, tiled, dtype]
     if tiled:
         slices, each = tile_slices(outer, n, inner)
-        complete(kernel, slices, *arrays, outer, n, inner, each, ignored, at)
+        launches.append(Launch(kernel, slices, outer=outer, inner=inner, each=each, **arguments))
     else:
         each = share(x.size) // (n + ROW_COST) or 1
-        complete(kernel, -(-rows // each), *arrays, rows, n, ignored, each, at)
-    return losses, numbers, gradients
+        launches.append(Launch(kernel, -(-rows // each), rows=rows, each=each, **arguments))
+    if moved and recorded:
+        launches.append(turned(dtype, outer, inner, n, gradient, new.result(1)))
+    if losses is not None:
+        if steps:
+            launches += in_steps(steps, losses, between[0].number, between[-1])
+        parts, parts_size = (between[-1], 1) if steps else (losses, rows)
+        launches.append(Launch(_LOSS[dtype], 1, losses=parts, size=parts_size, numbers=numbers, mean=mean, out=loss))
+    if not all(launch.kernel.ready() for launch in launches):
+        return None
+    result = contiguous(target.shape if losses is None else (), dtype, x.backend)
+    aux = [contiguous(x.shape, dtype, x.backend)] * recorded
+    return Plan(result, launches, tuple(new.sizes), aux=aux)
 
 
-@register("cross_entropy", "cpu", needs_numba=False)
-def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
-    found = cross_entropy_rows(input, target, weight, dim, ignore_index, smoothing, reduction == "mean", recorded)
-    if found is NotImplemented:
-        return found
-    loss, numbers, gradients = found
-    if reduction != "none":
-        last = _LOSS[input.dtype]
-        if not last.ready():
-            return NotImplemented
-        parts = loss if loss.size <= CHUNK else reduced("sum", loss, 1, loss.size, 1)
-        loss = allocator.small((), input.dtype)
-        complete(last, 1, address(parts), parts.size, address(numbers), reduction == "mean", address(loss))
-    return (loss, gradients) if recorded else loss
+def _key(params: dict) -> tuple:
+    keys = "dim", "ignore_index", "reduction", "recorded"
+    return *(params[name] for name in keys), params["smoothing"] > 0
+
+
+cross_entropy = Lowering(
+    "cross_entropy", _plan, _key, ("smoothing",), on_stop=reference_explains, cost=per_element(8)
+)  # fmt: skip
+register("cross_entropy", "cpu", needs_numba=False)(cross_entropy)

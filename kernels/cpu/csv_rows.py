@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import In, Out, Size, args
 
 #: Powers of ten with which every result is a normal number, for w from 1 to 2^64.
 _LEAST, _MOST = -300, 288
@@ -97,13 +98,17 @@ def _number(tools):
     return tools.inline(number)
 
 
+@args(
+    data=In(np.uint8), begin=Size, end=Size, mark=Size, width=Size, roles=In(np.int64), numbers=Out(np.float64),
+    spans=Out(np.int64), doubtful=Out(np.int64), starts=Out(np.int64), tens=In(np.float64), fives=In(np.uint64),
+    state=Out(np.int64), count=Size, texts=Size, room=Size, most=Size,
+)  # fmt: skip
 def _rows(tools):
     """Rows from `begin` to `end`, where a newline stands at `end`; a row that is not complete there is left.
 
-    Words: see `Rows.__call__`. State: where the next row begins, rows, doubtful cells, and what a status is about.
+    `count` numbers and `texts` texts a row, `room` for doubtful cells, `most` rows. State: where the next row begins, rows,
+    doubtful cells, and what a status is about.
     """
-    byte, whole = tools.view(np.dtype(np.uint8)), tools.words()
-    real, wide = tools.view(np.dtype(np.float64)), tools.view(np.dtype(np.uint64))
     number = _number(tools)
 
     def blank(c, mark):
@@ -111,12 +116,10 @@ def _rows(tools):
 
     blank = tools.inline(blank)
 
-    def kernel(a):
-        data, p, end, mark, width = byte(a[0]), a[1], a[2], a[3], a[4]
-        roles, numbers, spans, doubtful, starts = whole(a[5]), real(a[6]), whole(a[7]), whole(a[8]), whole(a[9])
-        tens, fives, state = real(a[10]), wide(a[11]), whole(a[12])
-        count, texts, room, most = a[13], a[14], a[15], a[16]
-        nan = np.nan
+    def kernel(
+        data, begin, end, mark, width, roles, numbers, spans, doubtful, starts, tens, fives, state, count, texts, room, most
+    ):  # fmt: skip
+        p, nan = begin, np.nan
         row, doubts, status = 0, 0, 0
         state[0] = p
         while p < end and row < most and doubts + count <= room and status == 0:
@@ -281,10 +284,10 @@ class Rows:
         spans = np.empty((most, self.texts, 2), np.int64)
         doubtful, starts, state = np.empty((room, 4), np.int64), np.empty(most, np.int64), np.zeros(4, np.int64)
         tens, fives = _tables()
-        arrays = self.roles, numbers, spans, doubtful, starts, tens, fives, state
-        places = [address(array) for array in arrays]
-        status = _ROWS.slice(
-            0, address(data), begin, end, self.mark, width, *places, self.numbers, self.texts, room, most
-        )
+        status = _ROWS.run(
+            data=data, begin=begin, end=end, mark=self.mark, width=width, roles=self.roles, numbers=numbers, spans=spans,
+            doubtful=doubtful, starts=starts, tens=tens, fives=fives, state=state, count=self.numbers, texts=self.texts,
+            room=room, most=most,
+        )  # fmt: skip
         start, rows, doubts, detail = state.tolist()
         return Found(status, start, numbers[:rows], spans[:rows], doubtful[:doubts], starts[:rows], detail)

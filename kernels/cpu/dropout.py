@@ -2,110 +2,139 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
-from deepcore.kernels.codegen.jit import Kernel, address, bits, signed_words
-from deepcore.kernels.cpu.reductions import FLOATS, share
+from deepcore.backend.dtypes import float64, uint8
+from deepcore.kernels.codegen.kernel import Address, Float, In, Operand, Out, Size, Words, args
+from deepcore.kernels.cpu.reductions import kernels_of, share
 from deepcore.kernels.math.philox import philox_block
+from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous, per_element
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.executable import Buffer, Launch
-from deepcore.kernels.runtime.threadpool import complete
 
 # Random blocks (of four numbers) whose words are made at a time.
 _BLOCKS = 64
+# Numbers below 2**51, with this added and taken away, are whole, ties to even.
+_WHOLE = 1.5 * 2.0**52
 
 
-def _dropout(tools, dtype: str, keep: bool = False):
-    """out[i] = x[i]·(scale where word i of the stream is below the threshold, else 0).
+@functools.cache
+def _drawing(tools, dt):
+    """draw(w, x, out, size, state, p, start): numbers start … start + 255, with their words in w."""
+    block, zero, real = tools.lift(philox_block), dt.type(0), dt.type
 
-    Words: x, out, size, generator (seed, stream, position), first block from there, threshold, scale (a float64),
-    blocks of a slice; with `keep` a byte for each number, to be set to whether it stays.
+    @tools.inline
+    def draw(w, x, out, size, state, p, b):
+        seed, stream, first = np.uint64(state[0]), np.uint64(state[1]), np.uint64(state[2])
+        kept = 1.0 - p
+        threshold, scale = np.uint32(np.int64(kept * 4294967296.0 + _WHOLE - _WHOLE)), real(1.0 / kept)
+        for i in range(_BLOCKS):
+            four = block(seed, stream, first + np.uint64(b + i))
+            w[4 * i] = np.uint32(four[0])
+            w[4 * i + 1] = np.uint32(four[1])
+            w[4 * i + 2] = np.uint32(four[2])
+            w[4 * i + 3] = np.uint32(four[3])
+        start = 4 * b
+        for i in range(min(size - start, 4 * _BLOCKS)):
+            out[start + i] = x[start + i] * (scale if w[i] < threshold else zero)
+        return threshold
+
+    return draw
+
+
+@args(x=In, out=Out, size=Size, state=Words, p=Float(float64), each=Size)
+def _dropout(tools, dtype: str):
+    """out[i] = x[i]·(1/(1 - p) where word i of the stream is below (1 - p)·2³², rounded, else 0).
+
+    `state`: seed, stream and position; `each`: random blocks of a chunk.
     """
-    dt = np.dtype(dtype)
-    view, byte, draw, words = (
-        tools.view(dt), tools.view(np.dtype(np.uint8)), tools.lift(philox_block), tools.local(np.dtype(np.uint32), 4 * _BLOCKS),
-    )  # fmt: skip
-    whole, zero, real = tools.words(), dt.type(0), dt.type
+    draw, words = _drawing(tools, np.dtype(dtype)), tools.local(np.dtype(np.uint32), 4 * _BLOCKS)
 
-    def kernel(a, part):
-        x, out, size = view(a[0]), view(a[1]), a[2]
-        state = whole(a[3])
-        seed, stream, first = np.uint64(state[0]), np.uint64(state[1]), np.uint64(state[2]) + np.uint64(a[4])
-        threshold, scale = np.uint32(a[5]), real(np.int64(a[6]).view(np.float64))
+    def kernel(x, out, size, state, p, each, chunk):
         w = words()
-        for b in range(part * a[7], min(-(-size // 4), (part + 1) * a[7]), _BLOCKS):
-            for i in range(_BLOCKS):
-                four = draw(seed, stream, first + np.uint64(b + i))
-                w[4 * i] = np.uint32(four[0])
-                w[4 * i + 1] = np.uint32(four[1])
-                w[4 * i + 2] = np.uint32(four[2])
-                w[4 * i + 3] = np.uint32(four[3])
-            start = 4 * b
-            for i in range(min(size - start, 4 * _BLOCKS)):
-                out[start + i] = x[start + i] * (scale if w[i] < threshold else zero)
-            if keep:
-                mask = byte(a[8] + start)
-                for i in range(min(size - start, 4 * _BLOCKS)):
-                    mask[i] = w[i] < threshold
+        for b in range(chunk * each, min(-(-size // 4), (chunk + 1) * each), _BLOCKS):
+            draw(w, x, out, size, state, p, b)
         return 0
 
     return kernel
 
 
-def _dropout_again(tools, dtype: str):
-    """The same by the bytes that were kept. Words as above."""
-    dt = np.dtype(dtype)
-    view, byte, zero, real = tools.view(dt), tools.view(np.dtype(np.uint8)), dt.type(0), dt.type
+@args(x=In, out=Out, size=Size, state=Words, p=Float(float64), each=Size, mask=Out(uint8))
+def _dropout_kept(tools, dtype: str):
+    """The same, and a byte for each number: whether it stays."""
+    draw, words = _drawing(tools, np.dtype(dtype)), tools.local(np.dtype(np.uint32), 4 * _BLOCKS)
 
-    def kernel(a, part):
-        x, out, mask = view(a[0]), view(a[1]), byte(a[8])
-        scale = real(np.int64(a[6]).view(np.float64))
-        for i in range(4 * part * a[7], min(a[2], 4 * (part + 1) * a[7])):
+    def kernel(x, out, size, state, p, each, mask, chunk):
+        w = words()
+        for b in range(chunk * each, min(-(-size // 4), (chunk + 1) * each), _BLOCKS):
+            threshold = draw(w, x, out, size, state, p, b)
+            for i in range(min(size - 4 * b, 4 * _BLOCKS)):
+                mask[4 * b + i] = w[i] < threshold
+        return 0
+
+    return kernel
+
+
+@args(x=In, out=Out, size=Size, state=Address, p=Float(float64), each=Size, mask=In(uint8))
+def _dropout_again(tools, dtype: str):
+    """The same by the bytes that were kept, without drawing."""
+    zero, real = np.dtype(dtype).type(0), np.dtype(dtype).type
+
+    def kernel(x, out, size, state, p, each, mask, chunk):
+        scale = real(1.0 / (1.0 - p))
+        for i in range(4 * chunk * each, min(size, 4 * (chunk + 1) * each)):
             out[i] = x[i] * (scale if mask[i] else zero)
         return 0
 
     return kernel
 
 
-_DROPOUT = {d: Kernel(f"dropout_{d.name}", _dropout, d.name) for d in FLOATS}
-_KEPT = {d: Kernel(f"dropout_kept_{d.name}", _dropout, d.name, True) for d in FLOATS}
-_AGAIN = {d: Kernel(f"dropout_again_{d.name}", _dropout_again, d.name) for d in FLOATS}
+_DROPOUT, _AGAIN = kernels_of("dropout", _dropout), kernels_of("dropout_again", _dropout_again)
+_KEPT = kernels_of("dropout_kept", _dropout_kept)
 
 
-@register("dropout", "cpu", needs_numba=False)
-def dropout(xp, input, *, seed, stream, position, p, out=None):
-    kernel = _DROPOUT.get(input.dtype)
-    threshold = round((1 - p) * 2**32)
-    if kernel is None or not input.size or not 0 < threshold < 1 << 32 or not kernel.ready():
-        return NotImplemented
-    x = input if input.flags.carray else np.require(input, requirements=("C", "A"))
-    result = allocator.empty_like(x) if out is None else out
-    state, ahead = generator_state(seed, stream, position)
-    each = share(x.size) // (4 * _BLOCKS) * _BLOCKS
-    blocks = -(-x.size // 4)
-    scale = bits(1 / (1 - p))
-    complete(
-        kernel, -(-blocks // each), address(x), address(result), x.size, address(state), ahead, threshold, scale, each
-    )
-    return result
+def _draws(params: dict) -> bool:
+    """Whether some words are below the threshold, and some not."""
+    return 0 < round((1 - params["p"]) * 2**32) < 1 << 32
 
 
-def drawn(launch: Launch) -> tuple | None:
-    """What the mask of a dropout's launch depends on, and its bytes; None for another launch."""
-    if all(launch.kernel is not kernel for kernel in _DROPOUT.values()):
+def _planned(kernels: dict, specs, params, state, p, out, mask=None, aux=()) -> Plan | bool | None:
+    x = specs[0]
+    kernel = kernels.get(x.dtype)
+    if kernel is None or not x.size or not _draws(params) or not kernel.ready():
         return None
-    return (launch.places.get(3), *launch.words[2:]), launch.words[2]
+    if not x.plain:
+        return True
+    blocks, each = -(-x.size // 4), share(x.size) // (4 * _BLOCKS) * _BLOCKS
+    masks = {} if mask is None else {"mask": mask}
+    launch = Launch(
+        kernel, -(-blocks // each), x=Operand(0), out=out, size=x.size, state=state, p=p, each=each, **masks
+    )  # fmt: skip
+    return Plan(contiguous(x.shape, x.dtype, x.backend), [launch], aux=aux)
 
 
-def with_mask(launch: Launch, mask: tuple[Buffer, int], again: bool) -> Launch | None:
-    """A dropout's launch that also writes its mask to that place, or takes it from there."""
-    kernel = next((_AGAIN if again else _KEPT)[d] for d, each in _DROPOUT.items() if each is launch.kernel)
-    if not kernel.ready():
-        return None
-    return Launch(kernel, [*launch.words, 0], {**launch.places, 8: mask}, launch.slices)
+def keeping(specs, params) -> Plan | bool | None:
+    """The op's plan for this p, with the mask as a second result: a byte for each number, whether it stays.
+
+    Operands: x, the state of the random numbers.
+    """
+    x = specs[0]
+    mask = contiguous((x.size,), uint8, x.backend)
+    return _planned(_KEPT, specs, params, Operand(1), params["p"], Operand(2), Operand(3), [mask])
 
 
-def generator_state(seed: int, stream: int, position: int):
-    """Three words as kernels read them, and the blocks from the position there to this one."""
-    return np.array(signed_words(seed, stream, position), np.int64), 0
+def again(specs, params) -> Plan | bool | None:
+    """The same by a mask that `keeping` gave. Operands: x, mask."""
+    return _planned(_AGAIN, specs, params, None, params["p"], Operand(2), Operand(1))
+
+
+dropout = Lowering(
+    "dropout",
+    lambda specs, params: _planned(_DROPOUT, specs, params, Operand(1), Operand(2), Operand(3)),
+    _draws,
+    ("p",),
+    draws=True,
+    cost=per_element(2),
+)
+register("dropout", "cpu", needs_numba=False)(dropout)

@@ -17,8 +17,9 @@ from deepcore.backend.dtypes import float32, float64, int64
 from deepcore.config import settings
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
-from deepcore.kernels.math.formulas import FORMULAS, Line, function
-from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
+from deepcore.kernels.codegen.kernel import Float, In, Operand, Out, Size, Type, args
+from deepcore.kernels.math.formulas import FORMULAS, Line, function, operations
+from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
 from deepcore.kernels.registry import register
 from deepcore.kernels.runtime import allocator
 
@@ -34,16 +35,22 @@ _LOCK = locks.lock()
 _TYPES = {float32: float32, float64: float64, int64: int64}
 
 
+def _arguments(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> dict[str, Type]:
+    operands = {f"a{i}": In(np.bool_) if kind.isupper() else In for i, kind in enumerate(pattern)}
+    results = {f"out{k}": Out for k in range(len(stored))}
+    count = max((p + 1 for line in lines for p in line.parameters), default=0)
+    return {**operands, **results, "size": Size, "columns": Size, **{f"p{p}": Float for p in range(count)}}
+
+
+@args(_arguments)
 def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]):
     """Formulas over elements, one after the other. Values are the operands, then the lines' results in their order.
 
     One letter of `pattern` an operand: "v" elements, "s" one element for all, "r" a row for all rows, "c" one element a
-    row; capitals are booleans. Words: the operands' addresses, those of the `stored` values, number of elements, of
-    columns, and the parameters as float64. A result may be written over an operand of its elements.
+    row; capitals are booleans. The arguments are the operands, the `stored` values, the numbers of elements and of columns,
+    and the parameters. A result may be written over an operand of its elements.
     """
-    names = scope(tools, lines, np.dtype(dtype))
-    exec(source(lines, dtype, pattern, stored), names)
-    return names["kernel"]
+    return tools.compiled(source(lines, dtype, pattern, stored), scope(tools, lines, np.dtype(dtype)))["kernel"]
 
 
 def scope(tools, lines: tuple[Line, ...], dt) -> dict:
@@ -51,8 +58,7 @@ def scope(tools, lines: tuple[Line, ...], dt) -> dict:
     take, put = tools.elements(dt)
     return {
         **{line.formula: tools.lift(function(line.formula), dt) for line in lines},
-        "view": tools.view(dt), "flags": tools.view(np.dtype(np.uint8)), "take": take, "put": put, "number": dt.type,
-        "np": np, "SLICE": SLICE,
+        "take": take, "put": put, "SLICE": SLICE,
     }  # fmt: skip
 
 
@@ -60,10 +66,9 @@ def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int,
     """The kernel as Python."""
     count, kinds = len(pattern), pattern.lower()
     nested = "r" in kinds or "c" in kinds
-    at = count + len(stored)
-    words = sorted({p for line in lines for p in line.parameters})
     single = {i for i, kind in enumerate(kinds) if kind == "s"}
-    once, each = [], []
+    once: list[str] = []
+    each: list[str] = []
     for i, line in enumerate(lines, count):
         alone = all(x in single for x in line.operands) and i not in stored
         if alone:
@@ -74,18 +79,14 @@ def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int,
         )
     each += [f"put(out{k}, i, x{value})" for k, value in enumerate(stored)]
     body = [
-        "def kernel(a, part):",
-        *(f"    a{i} = {'flags' if kind.isupper() else 'view'}(a[{i}])" for i, kind in enumerate(pattern)),
-        *(f"    out{k} = view(a[{count + k}])" for k in range(len(stored))),
-        f"    size, columns = a[{at}], a[{at + 1}]",
-        *(f"    p{p} = number(np.int64(a[{at + 2 + p}]).view(np.float64))" for p in words),
+        f"def kernel({', '.join(_arguments(lines, dtype, pattern, stored))}, chunk):",
         *(f"    x{i} = a{i}[0]{' != 0' if kind == 'S' else ''}" for i, kind in enumerate(pattern) if kind in "sS"),
         *(f"    {line}" for line in once),
     ]
     if nested:
         body += [
             "    step = max(1, SLICE // columns)",
-            "    for row in range(part * step, min(size // columns, (part + 1) * step)):",
+            "    for row in range(chunk * step, min(size // columns, (chunk + 1) * step)):",
             *(f"        c{i} = a{i}[row]" for i, kind in enumerate(kinds) if kind == "c"),
             "        for j in range(columns):",
             "            i = row * columns + j",
@@ -93,7 +94,7 @@ def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int,
         ]
     else:
         body += [
-            "    for i in range(part * SLICE, min(size, (part + 1) * SLICE)):",
+            "    for i in range(chunk * SLICE, min(size, (chunk + 1) * SLICE)):",
             *(f"        {line}" for line in each),
         ]
     return "\n".join([*body, "    return 0"])
@@ -104,7 +105,7 @@ _ELEMENT = {
 }  # fmt: skip
 
 
-build.source = source  # type: ignore[attr-defined]
+build.__dict__["source"] = source
 
 
 def slices(size: int, columns: int) -> int:
@@ -132,9 +133,9 @@ class Map(Lowering):
     """
 
     def __init__(self, formula: str, *parameters: str, least: int = 0, booleans: int = 0):
-        super().__init__(formula, self.planned, (), parameters, self.prepared)
+        super().__init__(formula, self.planned, (), parameters, self.prepared, cost=self.arithmetic)
         self.formula, self.parameters, self.least, self.booleans = formula, parameters, least, booleans
-        self.copies = not least  # an operand in another layout is worth a copy where the computing takes longer
+        self.gathers = not least  # an operand in another layout is worth a copy where the computing takes longer
         self.arity = function(formula).__code__.co_argcount - len(parameters)
         self._kernels: dict[tuple[str, str], Kernel] = {}
         #: How operands that are alike and contiguous are computed, whatever their shape, by their dtype.
@@ -176,11 +177,15 @@ class Map(Lowering):
         kernel = self.kernel(dtype, kinds)
         if not kernel.ready():
             return None
-        arrays, floats = len(specs), len(self.floats)
-        operands = list(map(Operand, range(arrays + floats + 1)))
-        words = (*operands[:arrays], operands[-1], size, columns, *operands[arrays:-1])
-        result = like if alike else contiguous(shape, dtype, like.backend)
-        return Plan(result, [Launch(kernel, slices(size, columns), words)])
+        count = len(specs)
+        operands = {f"a{i}": Operand(i) for i in range(count)}
+        floats = {f"p{i}": Operand(count + i) for i in range(len(self.floats))}
+        out = Operand(count + len(floats))
+        launch = Launch(kernel, slices(size, columns), **operands, out0=out, size=size, columns=columns, **floats)
+        return Plan(like if alike else contiguous(shape, dtype, like.backend), [launch])
+
+    def arithmetic(self, specs, params) -> float:
+        return math.prod(_broadcast(specs) or ()) * operations(self.formula)
 
     def pays(self, specs) -> bool:
         if max(spec.size for spec in specs) >= self.least:
@@ -222,10 +227,22 @@ class Map(Lowering):
             if out is None and all(x.shape == shape and x.flags.f_contiguous and x.flags.aligned for x in operands):
                 result = self(xp, *[x.T for x in operands], **params)
                 return result if result is NotImplemented else result.T
-            if not self.copies:
+            if not self.gathers:
                 return NotImplemented
             operands = tuple(np.require(x, requirements="CA") for x in operands)
         return self(xp, *operands, out=out, **params)
+
+
+def launch(name: str, specs, operands, result) -> Launch | None:
+    """The launch of the map `name` over contiguous operands of these specs, the first of which has the result's shape."""
+    kinds, columns = _kinds(specs, specs[0].shape) or ("", 0)
+    if not kinds:
+        return None
+    kernel, size = MAPS[name].kernel(specs[0].dtype, kinds), specs[0].size
+    if not kernel.ready():
+        return None
+    inputs = {f"a{i}": operand for i, operand in enumerate(operands)}
+    return Launch(kernel, slices(size, columns), **inputs, out0=result, size=size, columns=columns)
 
 
 def _broadcast(specs) -> tuple[int, ...] | None:

@@ -5,55 +5,54 @@ from __future__ import annotations
 import numpy as np
 
 from deepcore.backend.dtypes import int64
-from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import In, Operand, Out, Size, args
 from deepcore.kernels.cpu.reductions import FLOATS, share
+from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous, per_element, reference_explains
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator, threadpool
-from deepcore.kernels.runtime.threadpool import complete
 
-# Slices of a gradient, a power of two: each looks at every index.
-_SLICES = 8
+# Chunks of a gradient, a power of two: each reads every index.
+_CHUNKS = 8
 
 
+@args(table=In, index=In(int64), out=Out, size=Size, rows=Size, n=Size, each=Size)
 def _gather(tools, dtype: str):
-    """out[i] = table[index[i]]; status 1 where an index is out of range. Words: table, index, out, size, rows, n, each."""
-    dt = np.dtype(dtype)
-    view, whole, copy, size = tools.view(dt), tools.view(int64), tools.copy(dt), dt.itemsize
+    """out[i] = table[index[i]]; status 1 where an index is out of range. `each`: indices of a chunk."""
+    copy, after = tools.copy(np.dtype(dtype)), tools.after(np.dtype(dtype))
 
-    def kernel(a, part):
-        index, rows, n = whole(a[1]), a[4], a[5]
-        start, end = part * a[6], min(a[3], (part + 1) * a[6])
+    def kernel(table, index, out, size, rows, n, each, chunk):
+        start, end = chunk * each, min(size, (chunk + 1) * each)
         bad = 0
         for i in range(start, end):
             bad += 1 if (index[i] < 0) | (index[i] >= rows) else 0
         if bad:
             return 1
         for i in range(start, end):
-            copy(view(a[2] + i * n * size), view(a[0] + index[i] * n * size), n)
+            copy(after(out, i * n), after(table, index[i] * n), n)
         return 0
 
     return kernel
 
 
+@args(g=In, index=In(int64), out=Out, size=Size, rows=Size, n=Size, chunks=Size, padding=Size)
 def _scatter(tools, dtype: str):
-    """out[index[i]] += g[i], one i after the other, into zeros; slice s has the rows s, s + slices, …
+    """out[index[i]] += g[i], one i after the other, into zeros; chunk c has the rows c, c + chunks, …
 
-    Words: g, index, out, size, rows, n, slices.
+    `padding`: a row that stays 0, or -1.
     """
     dt = np.dtype(dtype)
-    view, whole, size, zero = tools.view(dt), tools.view(int64), dt.itemsize, dt.type(0)
+    after, zero = tools.after(dt), dt.type(0)
 
-    def kernel(a, part):
-        index, n, slices = whole(a[1]), a[5], a[6]
-        for r in range(part, a[4], slices):
-            out = view(a[2] + r * n * size)
+    def kernel(g, index, out, size, rows, n, chunks, padding, chunk):
+        for r in range(chunk, rows, chunks):
+            row = after(out, r * n)
             for j in range(n):
-                out[j] = zero
-        for i in range(a[3]):
-            if index[i] & (slices - 1) == part:
-                g, out = view(a[0] + i * n * size), view(a[2] + index[i] * n * size)
+                row[j] = zero
+        for i in range(size):
+            if (index[i] & (chunks - 1) == chunk) & (index[i] != padding):
+                gr, row = after(g, i * n), after(out, index[i] * n)
                 for j in range(n):
-                    out[j] += g[j]
+                    row[j] += gr[j]
         return 0
 
     return kernel
@@ -65,38 +64,52 @@ _GATHER, _SCATTER = (
 )
 
 
-def _indices(index):
-    return index if index.dtype == int64 and index.flags.carray else np.require(index, int64, ("C", "A"))
-
-
-@register("rows", "cpu", needs_numba=False)
-def rows(xp, table, index, *, padding=None, out=None):
+def _plan_rows(specs, params) -> Plan | bool | None:
+    """table[index]; a kernel stops where an index is out of range."""
+    table, index = specs
     kernel = _GATHER.get(table.dtype)
-    if kernel is None or not index.size or not table.size or not table.flags.carray or not kernel.ready():
-        return NotImplemented
-    index = _indices(index)
+    if kernel is None or not index.size or not table.size or index.dtype != int64 or not kernel.ready():
+        return None
+    if not table.plain or not index.plain:
+        return True
     count, n = table.shape
-    result = allocator.empty((*index.shape, n), table.dtype) if out is None else out
-    each = share(result.size) // n or 1
-    arrays = address(table), address(index), address(result)
-    if threadpool.launch(kernel, -(-index.size // each), *arrays, index.size, count, n, each):
-        return NotImplemented  # an index is out of range, as the reference says
-    return result
+    each = share(index.size * n) // n or 1
+    launch = Launch(
+        kernel, -(-index.size // each), table=Operand(0), index=Operand(1), out=Operand(2), size=index.size, rows=count, n=n,
+        each=each,
+    )  # fmt: skip
+    return Plan(contiguous((*index.shape, n), table.dtype, table.backend), [launch])
 
 
-@register("rows_grad", "cpu", needs_numba=False)
-def rows_grad(xp, g, index, *, count, padding=None, out=None):
+def _copied_rows(specs, params) -> tuple[bool, ...] | None:
+    """A copy of the indices; a table in another layout is left to the reference."""
+    table, index = specs
+    return (False, True) if table.plain and not index.plain else None
+
+
+def _plan_rows_grad(specs, params) -> Plan | bool | None:
     """Zeros of `count` rows with g[i] added to row index[i]; equal indices add up in their order."""
-    kernel = _SCATTER.get(g.dtype)
-    if kernel is None or not g.size or not kernel.ready():
-        return NotImplemented
-    if not g.flags.carray:
-        g = np.require(g, requirements=("C", "A"))
-    index, n = _indices(index), g.shape[-1]
-    result = allocator.empty((count, n), g.dtype) if out is None else out
-    work = g.size + result.size
-    slices = 1 if work < 2 * share(0) else _SLICES
-    complete(kernel, slices, address(g), address(index), address(result), index.size, count, n, slices)
-    if padding is not None:
-        result[padding] = 0
-    return result
+    g, index = specs
+    count, padding = _rows_key(params)
+    kernel, n = _SCATTER.get(g.dtype), g.shape[-1]
+    if kernel is None or not g.size or index.dtype != int64 or not kernel.ready():
+        return None
+    if not g.plain or not index.plain:
+        return True
+    chunks = 1 if g.size + count * n < 2 * share(0) else _CHUNKS
+    padding = -1 if padding is None else padding % count
+    launch = Launch(
+        kernel, chunks, g=Operand(0), index=Operand(1), out=Operand(2), size=index.size, rows=count, n=n, chunks=chunks,
+        padding=padding,
+    )  # fmt: skip
+    return Plan(contiguous((count, n), g.dtype, g.backend), [launch])
+
+
+def _rows_key(params: dict) -> tuple:
+    return params["count"], params.get("padding")
+
+
+rows = Lowering("rows", _plan_rows, copies=_copied_rows, on_stop=reference_explains, cost=per_element(0))
+rows_grad = Lowering("rows_grad", _plan_rows_grad, _rows_key, cost=per_element(1))
+for _lowering in (rows, rows_grad):
+    register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)

@@ -6,14 +6,16 @@ import numpy as np
 
 from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import InOut, Size, Words, args
 from deepcore.kernels.cpu.checks import EXPONENTS
 from deepcore.kernels.cpu.parameter_table import NOT_FINITE, SLICE, STOPPED, row_of
 
 
+@args(rows=Size, elements=Size, table=Words, width=Size, slots=InOut(float64))
 def _build_finite(tools, dtype: str, exponent: int):
-    """Stops where a gradient has a NaN or infinity. Words: rows, elements in all, table, its width, slots."""
+    """Stops where a gradient has a NaN or infinity. `elements`: in all rows of the table."""
     dt = np.dtype(f"u{np.dtype(dtype).itemsize}")
-    view, words, floats, whole = tools.view(dt), tools.words(), tools.view(np.dtype(np.float64)), dt.type
+    view, whole = tools.view(dt), dt.type
     find, mask, zero = tools.inline(row_of), whole(exponent), whole(0)
 
     @tools.inline
@@ -24,9 +26,8 @@ def _build_finite(tools, dtype: str, exponent: int):
             top = bits if bits > top else top
         return top
 
-    def kernel(a, part):
-        rows, table, width, slots = a[0], words(a[2]), a[3], floats(a[4])
-        low, high = part * SLICE, min(a[1], (part + 1) * SLICE)
+    def kernel(rows, elements, table, width, slots, chunk):
+        low, high = chunk * SLICE, min(elements, (chunk + 1) * SLICE)
         row, top = find(table, width, rows, low), zero
         while row < rows and table[row * width] < high:
             begin = table[row * width]

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import functools
 import math
-import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
-from deepcore.kernels.codegen import jit
-from deepcore.kernels.codegen.jit import Kernel, address, bits
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import Address, Code, Float, Operand, Size, Type, Words, args
 from deepcore.kernels.cpu import elementwise, gemm_tables, gemm_tile
 from deepcore.kernels.plan import Launch as Planned
-from deepcore.kernels.plan import Lowering, Operand, Plan, Spec, contiguous
+from deepcore.kernels.plan import Lowering, Plan, Spec, contiguous, interned, spec_of
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator, threadpool
 from deepcore.kernels.runtime.executable import Launch
 
-# Words of a plan, which do not change from call to call: sizes in elements, strides in bytes.
+# The table of a plan, which does not change from call to call: sizes in elements, strides in bytes.
 (_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO, _BATCHES, _ROWS, _COLUMNS, _DOWN, _ACROSS, _KBLOCK, _ABLOCK) = range(15)
 (_PACK_A, _PACK_B, _PANELS, _PACKED, _PART, _LDR, _LDZ, _A_SPACE, _A_PACKED, _A_SLICE) = range(15, 25)
 (_TURNED, _T_SPACE) = range(25, 27)
-# Words of a call.
-(_PLAN, _A, _B, _OUT, _SPACE, _ACTIVATION, _BIAS, _RESIDUAL, _PRE, _SCALED, _SCALE, _OTHER) = range(12)
+#: The arguments of all kernels of a product. `space`: for packed operands; `pre`: what the activation is applied to, which
+#: is stored there; `other`: the activation's second operand. An operand that is missing is None.
+_PRODUCT: dict[str, Type] = {
+    "plan": Words, "a": Address, "b": Address, "out": Address, "space": Address, "activation": Code, "bias": Address,
+    "residual": Address, "pre": Address, "scaled": Size, "scale": Float, "other": Address,
+}  # fmt: skip
+_PLAN, _OUT, _ACTIVATION, _PRE, _OTHER = map(list(_PRODUCT).index, ("plan", "out", "activation", "pre", "other"))
 
 # Up to so many rows, B in rows is added up row by row, in pieces of so many bytes.
 _FEW, _FEW_BYTES = 4, 1 << 13
@@ -122,8 +125,9 @@ def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
     return pack, pack_rows
 
 
+@args(**_PRODUCT)
 def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
-    """One block of rows and columns of out, in the tiles of `table`, this processor's if None. Words: see above."""
+    """One block of rows and columns of out, in the tiles of `table`, this processor's if None."""
     shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     n = shape.bytes // size
@@ -140,37 +144,34 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     tile_space = gemm_tile.space(tools, tall * columns * size)
     words, view = tools.words(), tools.view(np.dtype(dtype))
     take, put = tools.elements(np.dtype(dtype))
-    reals, address_of = tools.view(np.dtype(np.float64)), tools.address_of()
-    convert = np.dtype(dtype).type
     height_of = _heights(tools, shape)
     call, call_space = tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
     stride = columns * size
 
-    def kernel(c, part):
-        p = words(c[_PLAN])
+    def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
+        p = plan
         m, k, kblock, ablock = p[_M], p[_K], p[_KBLOCK], p[_ABLOCK]
-        a, b, out, residual, pre, with_ = c[_A], c[_B], c[_OUT], c[_RESIDUAL], c[_PRE], c[_OTHER]
-        special = c[_ACTIVATION] != 0 or c[_BIAS] != 0 or residual != 0 or pre != 0 or c[_SCALED] != 0
+        special = activation != 0 or bias != 0 or residual != 0 or pre != 0 or scaled != 0
         ars, aks, bks, bjs, ldo = p[_ARS], p[_AKS], p[_BKS], p[_BJS], p[_LDO]
         per = p[_DOWN] * p[_ACROSS]
-        batch = part // per
-        part -= batch * per
-        packed = c[_SPACE] + batch * p[_PACKED]
-        down = part // p[_ACROSS]
-        packed_a = c[_SPACE] + p[_A_SPACE] + batch * p[_A_PACKED] + down * p[_A_SLICE] * k
+        batch = chunk // per
+        chunk -= batch * per
+        packed = space + batch * p[_PACKED]
+        down = chunk // p[_ACROSS]
+        packed_a = space + p[_A_SPACE] + batch * p[_A_PACKED] + down * p[_A_SLICE] * k
         if p[_BATCHES]:
             offsets = words(p[_BATCHES] + 24 * batch)
             a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
             residual += offsets[2] if residual else 0
             pre += offsets[2] if pre else 0
-            with_ += offsets[2] if with_ else 0
+            other += offsets[2] if other else 0
         final = out
-        across = part % p[_ACROSS]
+        across = chunk % p[_ACROSS]
         first_row, first_column = down * p[_ROWS], across * p[_COLUMNS]
         end_row, end_column = min(m, first_row + p[_ROWS]), min(p[_N], first_column + p[_COLUMNS])
         panel, block, tile_at = panel_space(), block_space(), tile_space()
         if p[_TURNED]:  # the transpose is computed, and turned at the end
-            out = c[_SPACE] + p[_T_SPACE] + batch * m * ldo
+            out = space + p[_T_SPACE] + batch * m * ldo
         # Panel after panel, where A is small and B is only read; else one block of k after the other.
         by_panel = p[_PACK_A] == 0 and end_row - first_row <= ablock and k <= _PANEL_STEPS
         outer, inner = -(-k // kblock), -(-(end_column - first_column) // columns)
@@ -239,16 +240,15 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
         # What follows the sums is done to the slice's rows, which the caches still hold.
         width = end_column - first_column
         if special:
-            scale = convert(reals(address_of(c))[_SCALE])
             e = words(call_space())
             for i in range(first_row, end_row):
                 to = out + i * ldo + first_column * size
                 row = view(to)
-                if c[_SCALED]:
+                if scaled:
                     for j in range(width):
                         put(row, j, take(row, j) * scale)
-                if c[_BIAS]:
-                    more = view(c[_BIAS] + first_column * size)
+                if bias:
+                    more = view(bias + first_column * size)
                     for j in range(width):
                         put(row, j, take(row, j) + take(more, j))
                 if residual:
@@ -259,36 +259,36 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
                     copy = view(pre + i * p[_LDZ] + first_column * size)
                     for j in range(width):
                         put(copy, j, take(row, j))
-                if c[_ACTIVATION]:
+                if activation:
                     e[0], e[1], e[2], e[3], e[4] = to, to, width, 0, 0
-                    if with_:
-                        e[1], e[2], e[3] = with_ + i * ldo + first_column * size, to, width
-                    call(c[_ACTIVATION], e, 0)
+                    if other:
+                        e[1], e[2], e[3] = other + i * ldo + first_column * size, to, width
+                    call(activation, e, 0)
         return 0
 
     return kernel
 
 
+@args(**_PRODUCT)
 def _few_rows(tools, dtype: str, table=None):
-    """A block of columns of out, for A of a few rows and B in rows, which are read as they lie. Words: as above."""
+    """A block of columns of out, for A of a few rows and B in rows, which are read as they lie."""
     shape = table or gemm_tables.own()
     dt = np.dtype(dtype)
     size = dt.itemsize
     s = gemm_tile.Shape(dtype, shape.bytes // size)
     eight, one = gemm_tile.adder(tools, s, 8), gemm_tile.adder(tools, s, 1)
-    space = gemm_tile.space(tools, _FEW * _FEW_BYTES)
+    sums_space = gemm_tile.space(tools, _FEW * _FEW_BYTES)
     words, view, zero = tools.words(), tools.view(dt), dt.type(0)
 
-    def kernel(c, part):
-        p = words(c[_PLAN])
-        a, b, out = c[_A], c[_B], c[_OUT]
-        batch = part // p[_ACROSS]
+    def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
+        p = plan
+        batch = chunk // p[_ACROSS]
         if p[_BATCHES]:
             offsets = words(p[_BATCHES] + 24 * batch)
             a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
-        first = (part - batch * p[_ACROSS]) * p[_COLUMNS]
+        first = (chunk - batch * p[_ACROSS]) * p[_COLUMNS]
         count = min(p[_COLUMNS], p[_N] - first)
-        sums = space()
+        sums = sums_space()
         for k0 in range(0, p[_K], p[_KBLOCK]):
             end = min(p[_K], k0 + p[_KBLOCK])
             for i in range(p[_M]):
@@ -319,21 +319,21 @@ def _few_rows(tools, dtype: str, table=None):
     return kernel
 
 
+@args(**_PRODUCT)
 def _few_dots(tools, dtype: str, table=None):
-    """A block of columns of out, for A of a few contiguous rows and B in columns, as dot products. Words: as above."""
+    """A block of columns of out, for A of a few contiguous rows and B in columns, as dot products."""
     shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     dot = gemm_tile.dotter(tools, gemm_tile.Shape(dtype, shape.bytes // size), _DOTS)
     words = tools.words()
 
-    def kernel(c, part):
-        p = words(c[_PLAN])
-        a, b, out = c[_A], c[_B], c[_OUT]
-        batch = part // p[_ACROSS]
+    def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
+        p = plan
+        batch = chunk // p[_ACROSS]
         if p[_BATCHES]:
             offsets = words(p[_BATCHES] + 24 * batch)
             a, b, out = a + offsets[0], b + offsets[1], out + offsets[2]
-        first = (part - batch * p[_ACROSS]) * p[_COLUMNS]
+        first = (chunk - batch * p[_ACROSS]) * p[_COLUMNS]
         end = min(p[_N], first + p[_COLUMNS])
         for j in range(first, end, _DOTS):
             for i in range(p[_M]):
@@ -344,23 +344,24 @@ def _few_dots(tools, dtype: str, table=None):
     return kernel
 
 
+@args(**_PRODUCT)
 def _pack_before(tools, dtype: str, table=None):
-    """Panels of B, one slice each, of all batches. Words: as for the product."""
+    """Panels of B, one slice each, of all batches."""
     shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     columns = shape.across * shape.bytes // size
     pack, _ = _packer(tools, dtype, dtype, shape)
     words, stride = tools.words(), columns * size
 
-    def kernel(c, part):
-        p = words(c[_PLAN])
+    def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
+        p = plan
         k, panels, kblock = p[_K], p[_PANELS], p[_KBLOCK]
         groups = -(-panels // p[_PART])
-        batch = part // groups
-        b, to = c[_B], c[_SPACE] + batch * p[_PACKED]
+        batch = chunk // groups
+        to = space + batch * p[_PACKED]
         if p[_BATCHES]:
             b += words(p[_BATCHES] + 24 * batch)[1]
-        first = (part - batch * groups) * p[_PART]
+        first = (chunk - batch * groups) * p[_PART]
         for k0 in range(0, k, kblock):
             steps = min(kblock, k - k0)
             for panel in range(first, min(panels, first + p[_PART])):
@@ -373,18 +374,19 @@ def _pack_before(tools, dtype: str, table=None):
     return kernel
 
 
+@args(**_PRODUCT)
 def _pack_rows_before(tools, dtype: str, table=None):
-    """The rows of A that a slice takes, of all batches, in panels. Words: as for the product."""
+    """The rows of A that a slice takes, of all batches, in panels."""
     shape = table or gemm_tables.own()
     _, pack_rows = _packer(tools, dtype, dtype, shape)
     words = tools.words()
 
-    def kernel(c, part):
-        p = words(c[_PLAN])
+    def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
+        p = plan
         k, kblock, rows = p[_K], p[_KBLOCK], p[_ROWS]
-        batch = part // p[_DOWN]
-        down = part - batch * p[_DOWN]
-        a, to = c[_A], c[_SPACE] + p[_A_SPACE] + batch * p[_A_PACKED] + down * p[_A_SLICE] * k
+        batch = chunk // p[_DOWN]
+        down = chunk - batch * p[_DOWN]
+        to = space + p[_A_SPACE] + batch * p[_A_PACKED] + down * p[_A_SLICE] * k
         if p[_BATCHES]:
             a += words(p[_BATCHES] + 24 * batch)[0]
         first = down * rows
@@ -396,18 +398,28 @@ def _pack_rows_before(tools, dtype: str, table=None):
     return kernel
 
 
+@args(source=Address, to=Address, count=Size)
 def _converted(tools, dtype: str, widen: bool):
-    """Elements of a 16-bit float as float32, or rounded back. Words: from, to, their number (a vector's at least)."""
+    """Elements of a 16-bit float as float32, or rounded back."""
     n = gemm_tables.own().bytes // 4
     s = gemm_tile.Shape("float32", n)
     move = gemm_tile.mover(tools, s, 1, dtype) if widen else gemm_tile.narrower(tools, s, dtype)
     step, size = (2, 4) if widen else (4, 2)
+    narrow, wide = (tools.view(np.dtype(f"u{width}")) for width in (step, size))
+    before, after = gemm_tile.space(tools, 4 * n), gemm_tile.space(tools, 4 * n)
 
-    def kernel(a, part):
-        end = min(a[2], (part + 1) * _CONVERTED)
-        for i in range(part * _CONVERTED, end, n):
-            at = min(i, a[2] - n)  # the last vector overlaps the one before
-            move(a[0] + at * step, a[1] + at * size)
+    def kernel(source, to, count, chunk):
+        if count < n:  # less than a vector
+            one, other = before(), after()
+            for i in range(n):
+                narrow(one)[i] = narrow(source)[min(i, count - 1)]
+            move(one, other)
+            for i in range(count):
+                wide(to)[i] = wide(other)[i]
+            return 0
+        for i in range(chunk * _CONVERTED, min(count, (chunk + 1) * _CONVERTED), n):
+            at = min(i, count - n)  # the last vector overlaps the one before
+            move(source + at * step, to + at * size)
         return 0
 
     return kernel
@@ -433,7 +445,6 @@ class _Plan:
     __slots__ = (
         "address",
         "batch",
-        "direct",
         "dtype",
         "few",
         "kernel",
@@ -494,9 +505,6 @@ class _Plan:
             else:
                 self.few = None
         self.kernel = self.few or _KERNELS[dtype]
-        #: The call itself, where there is one slice and nothing else to do.
-        single = self.slices == 1 and not self.swap and not self.turned and m * n * size < 1 << 20
-        self.direct = self.kernel._call if single and how != gemm_tables.BEFORE else None
         self.space = 0
         #: What is packed before: kernels and their slices.
         self.packs: list[tuple[Kernel, int]] = []
@@ -530,30 +538,14 @@ class _Plan:
         self.address = w.ctypes.data
 
 
-_PLANS: dict[tuple, _Plan | None] = {}
-
-
 def _planned(a, b) -> _Plan | None:
-    key = (a.shape, a.strides, b.shape, b.strides, a.dtype)
-    if len(_PLANS) > 4096:
-        _PLANS.clear()
-    plan, choice = None, gemm_tables.table()
-    if choice is not None:
-        kind = gemm_tables.kind(a.shape[-2], b.shape[-1], a.shape[-1])
-        if f"{a.dtype.name} {kind}" not in choice.blas and _KERNELS[a.dtype].ready():
-            plan = _Plan(a, b)
-    _PLANS[key] = plan
-    return plan
-
-
-def _usable(x: np.ndarray) -> np.ndarray:
-    """`x`, or a copy where its memory is not aligned or its last two axes both have gaps."""
-    if not x.flags.aligned or x.dtype.byteorder not in "=|":
-        return np.ascontiguousarray(x, x.dtype.newbyteorder("="))
-    size = x.itemsize
-    if x.strides[-1] != size and x.strides[-2] != size and x.shape[-1] > 1 and x.shape[-2] > 1:
-        return np.ascontiguousarray(x)
-    return x
+    choice = gemm_tables.table()
+    if choice is None:
+        return None
+    kind = gemm_tables.kind(a.shape[-2], b.shape[-1], a.shape[-1])
+    if any(i != j and 1 not in (i, j) for i, j in zip(reversed(a.shape[:-2]), reversed(b.shape[:-2]))):
+        return None  # batches that do not broadcast, as the reference says
+    return _Plan(a, b) if f"{a.dtype.name} {kind}" not in choice.blas and _KERNELS[a.dtype].ready() else None
 
 
 class _Matrix(NamedTuple):
@@ -577,40 +569,23 @@ class _Matrix(NamedTuple):
         return _Matrix(turn(self.shape), turn(self.strides), self.dtype)
 
 
-def planned(x: Spec, y: Spec, bias: Spec | None = None, *, turned=False, activation=None) -> Plan | None:
-    """activation(x @ y + bias) as one product; `turned`: of y's transpose. None where it takes more than one step."""
+def _matrices(x: Spec, y: Spec, turned: bool) -> tuple[_Matrix, _Matrix] | None:
+    """The operands of a product; `turned`: y's transpose, after all rows of x as one matrix. None where x has no such rows."""
     a, b = _Matrix(x.shape, x.strides, x.dtype), _Matrix(y.shape, y.strides, y.dtype)
-    if turned:
-        b = b.swapaxes(-1, -2)
-        if a.ndim > 2:
-            if not x.plain:
+    if not turned:
+        return a, b
+    if a.ndim > 2:
+        rows, step = 1, 0
+        for n, stride in zip(reversed(x.shape[:-1]), reversed(x.strides[:-1])):
+            if n == 1:
+                continue
+            if rows == 1:
+                step = stride
+            elif stride != rows * step:
                 return None
-            a = _Matrix((math.prod(a.shape[:-1]), a.shape[-1]), x.strides[-2:], x.dtype)
-    dtype = a.dtype
-    if dtype not in _PACKERS or b.dtype != dtype or a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
-        return None
-    if not (x.aligned and y.aligned and _in_steps(a) and _in_steps(b)):
-        return None
-    if bias is not None and (not bias.plain or bias.dtype != dtype):
-        return None
-    plan = _planned(a, b)
-    epilogue = None if activation is None else elementwise.MAPS[activation].kernel(dtype, "v")
-    if plan is None or not plan.slices or plan.swap or (epilogue is not None and not epilogue.ready()):
-        return None
-    if plan.few and not (bias is activation is None):
-        return None
-    arrays = 2 if bias is None else 3
-    temporaries = (plan.space,) if plan.space else ()
-    first, second = (1, 0) if plan.turned else (0, 1)
-    words = (
-        plan.address, Operand(first), Operand(second), Operand(arrays + len(temporaries)),
-        Operand(arrays) if temporaries else 0, 0 if epilogue is None else epilogue.address,
-        0 if bias is None else Operand(2), 0, 0, 0, 0, 0,
-    )  # fmt: skip
-    steps = [*plan.packs, (plan.kernel, plan.slices)]
-    shape = (*x.shape[:-1], y.shape[0]) if turned else plan.shape
-    launches = [Planned(kernel, chunks, words) for kernel, chunks in steps]
-    return Plan(contiguous(shape, dtype, x.backend), launches, temporaries, owner=plan)
+            rows *= n
+        a = _Matrix((rows, x.shape[-1]), (step or x.shape[-1] * x.dtype.itemsize, x.strides[-1]), x.dtype)
+    return a, b.swapaxes(-1, -2)
 
 
 def _in_steps(x: _Matrix) -> bool:
@@ -619,85 +594,212 @@ def _in_steps(x: _Matrix) -> bool:
     return x.itemsize in (rows, columns) or 1 in x.shape[-2:]
 
 
-register("matmul", "cpu", needs_numba=False)(Lowering("matmul", lambda specs, params: planned(*specs)))
+def _is_dense(x: Spec) -> bool:
+    """Whether the elements fill a block of memory, in whatever order."""
+    step = x.dtype.itemsize
+    for stride, n in sorted((stride, n) for n, stride in zip(x.shape, x.strides) if n != 1):
+        if stride != step:
+            return False
+        step *= n
+    return x.aligned
 
-_pack = struct.Struct("12q").pack
+
+def copies(specs, turned: bool = False) -> tuple[bool, ...] | None:
+    """Which operands (x, y, then bias and residual) must be contiguous copies."""
+    x, y = specs[:2]
+    pair = _matrices(x, y, turned)
+    half = x.dtype in _HALVES
+    needed = [not z.aligned or (half and not _is_dense(z)) for z in (x, y)]
+    needed[0] |= pair is None or not _in_steps(pair[0])
+    needed[1] |= not _in_steps(_Matrix(y.shape, y.strides, y.dtype))
+    needed += [not z.plain for z in specs[2:]]
+    return tuple(needed) if any(needed) else None
+
+
+def planned(
+    x: Spec, y: Spec, bias: Spec | None = None, residual: Spec | None = None, *, turned=False, activation=None, scaled=False,
+    slots=0, keep=False,
+) -> Plan | bool | None:  # fmt: skip
+    """f(scale·(x @ y) + bias + residual), f being `activation`; `turned`: of y's transpose.
+
+    `scaled`: by the first of so many `slots` behind the arrays. `keep`: with what f is applied to as a second result.
+    """
+    specs = [z for z in (x, y, bias, residual) if z is not None]
+    if any(z.dtype != x.dtype for z in specs) or x.ndim < 2 or y.ndim < 2:
+        return None
+    if x.dtype in _HALVES:
+        return _planned_half(x, y, bias, residual, turned, activation, scaled, slots, keep)
+    if x.dtype not in _PACKERS or x.shape[-1] != y.shape[-1 if turned else -2]:
+        return None
+    if copies(specs, turned) is not None:
+        return True
+    pair = _matrices(x, y, turned)
+    plan = None if pair is None or (keep and activation is None) else _planned(*pair)
+    if plan is None or not plan.slices:
+        return None
+    exchanged = plan.swap
+    if exchanged:
+        a, b = pair
+        plan = _planned(b.swapaxes(-1, -2), a.swapaxes(-1, -2))
+        if plan is None:
+            return None
+    arrays = len(specs)
+    temporaries = (plan.space,) if plan.space else ()
+    space = Operand(arrays + slots) if temporaries else None
+    out = Operand(arrays + slots + len(temporaries))
+    before = Operand(out.number + 1) if keep else None
+    shape = plan.shape
+    if turned:
+        shape = (*x.shape[:-1], y.shape[0])
+    elif exchanged:
+        shape = (*plan.batch, x.shape[-2], 1)
+    result = contiguous(shape, x.dtype, x.backend)
+    first, second = (1, 0) if plan.turned != exchanged else (0, 1)
+    more = Operand(2) if bias is not None else None, Operand(arrays - 1) if residual is not None else None
+    follow: list[Planned | None] = []
+    arguments: dict[str, Any] = dict.fromkeys(_PRODUCT) | {"scaled": scaled, "scale": 0.0}
+    to = out
+    if plan.few or exchanged:  # kernels without an epilogue: what follows are launches of their own
+        if scaled:
+            return None
+        to = before or out
+        for spec, operand in zip((bias, residual), more):
+            if spec is not None:
+                follow.append(elementwise.launch("add", (result, spec), (to, operand), to))
+        if activation is not None:
+            follow.append(elementwise.launch(activation, (result,), (to,), out))
+    else:
+        kernel = None if activation is None else elementwise.MAPS[activation].kernel(x.dtype, "v")
+        if kernel is not None and not kernel.ready():
+            return None
+        arguments |= {"activation": kernel, "bias": more[0], "residual": more[1], "pre": before}
+        arguments["scale"] = Operand(arrays) if scaled else 0.0
+    if None in follow:
+        return None
+    arguments |= {"plan": plan.words, "a": Operand(first), "b": Operand(second), "out": to, "space": space}
+    launches = [Planned(each, chunks, **arguments) for each, chunks in [*plan.packs, (plan.kernel, plan.slices)]]
+    return Plan(result, [*launches, *follow], temporaries, owner=plan, aux=[result] * keep)
+
+
+def _planned_half(x, y, bias, residual, turned, activation, scaled, slots, keep) -> Plan | bool | None:
+    """The product of float16 and bfloat16 in float32 throughout, rounded once."""
+    dtype, specs = x.dtype, [z for z in (x, y, bias, residual) if z is not None]
+    if gemm_tables.table() is None or not _WIDEN[dtype].ready() or not _ROUND[dtype].ready():
+        return None
+    if copies(specs, turned) is not None:
+        return True
+    wide = [None if z is None else _wide(z) for z in (x, y, bias, residual)]
+    plan = planned(*wide, turned=turned, activation=activation, scaled=scaled, slots=slots, keep=keep)
+    if not isinstance(plan, Plan):
+        return None
+    # Temporaries: the arrays in float32, those of the product, and its results in float32.
+    arrays, results = len(specs), len(plan.results)
+    behind = arrays + slots
+    temporaries = [4 * z.size for z in specs] + [*plan.temporaries] + [4 * z.size for z in plan.results]
+    out = behind + len(temporaries)
+
+    def place(operand: Operand) -> Operand:
+        if arrays <= operand.number < behind:
+            return operand
+        return Operand(operand.number + (behind if operand.number < arrays else arrays))
+
+    def converted(kernels: dict, z: Spec, source: int, to: int) -> Planned:
+        chunks = -(-z.size // _CONVERTED)
+        return Planned(kernels[dtype], chunks, source=Operand(source), to=Operand(to), count=z.size)
+
+    launches = [converted(_WIDEN, z, i, behind + i) for i, z in enumerate(specs)]
+    launches += [each.over(place) for each in plan.launches]
+    launches += [converted(_ROUND, z, out - results + i, out + i) for i, z in enumerate(plan.results)]
+    result, *aux = [contiguous(z.shape, dtype, x.backend) for z in plan.results]
+    return Plan(result, launches, tuple(temporaries), owner=plan.owner, aux=aux)
+
+
+def _wide(x: Spec) -> Spec:
+    """The spec in float32 of an array whose elements fill a block of memory."""
+    return interned(x.shape, tuple(2 * stride for stride in x.strides), float32, x.plain, x.backend)
+
+
+def with_epilogue(plan: Plan, kernel: Kernel, others: int = 0, keep: bool = False) -> Plan | None:
+    """A product's plan with an elementwise kernel applied to its result, while that is in the nearest cache.
+
+    `others`: 1 where the kernel has a second operand, an array behind those of the product. Results: what the kernel gives,
+    and with `keep` the product. None where the product's kernel cannot.
+    """
+    last = plan.launches[-1]
+    if all(last.kernel is not k for k in _KERNELS.values()) or last.argument("activation") or last.argument("pre"):
+        return None
+    out = last.argument("out")
+    assert isinstance(out, Operand)
+    arrays = out.number - len(plan.temporaries)
+
+    def place(operand: Operand) -> Operand:
+        return Operand(operand.number + others) if operand.number >= arrays else operand
+
+    changes: dict[str, Any] = {"activation": kernel}
+    if keep:
+        changes["pre"] = Operand(out.number + others + 1)
+    if others:
+        changes["other"] = Operand(arrays)
+    launches = [each.over(place).replaced(**changes) for each in plan.launches]
+    return Plan(plan.spec, launches, plan.temporaries, owner=plan.owner, aux=[plan.spec] * keep)
+
+
+def _cost(specs, params) -> float:
+    x, y = specs[:2]
+    batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    return 2 * math.prod(batch) * math.prod(x.shape[-2:]) * y.shape[-1]
+
+
+register("matmul", "cpu", needs_numba=False)(
+    Lowering("matmul", lambda specs, params: planned(*specs), copies=lambda specs, params: copies(specs), cost=_cost)
+)
+
+
+def _plan_product(specs, params) -> Plan | bool | None:
+    x, y, *more = specs
+    bias = more.pop(0) if params["biased"] else None
+    residual = more.pop(0) if params["added"] else None
+    return planned(
+        x, y, bias, residual, activation=params["activation"], scaled=params["scaled"], slots=1, keep=params["keep"]
+    )  # fmt: skip
+
+
+_KEYS = ("biased", "added", "scaled", "activation", "keep")
+#: What `product` runs.
+PRODUCT = Lowering("product", _plan_product, _KEYS, copies=lambda specs, params: copies(specs), cost=_cost)
 
 
 def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=None, pre=None):
     """f(scale·(a @ b) + bias + residual), f being `activation`, an elementwise op by name; rounded after each of these.
 
-    a (…, m, k) and b (…, k, n) are float32 or float64 arrays; out, residual and pre are (…, m, n) and C-contiguous,
+    a (…, m, k) and b (…, k, n) are arrays of one floating dtype; out, residual and pre are (…, m, n) and C-contiguous,
     bias is (n,). `pre`, if given, is filled with what f is applied to. float16 and bfloat16 are computed in float32
     throughout, and rounded once. NotImplemented where no kernel serves.
     """
-    plan = _PLANS.get((a.shape, a.strides, b.shape, b.strides, a.dtype))
-    if plan is None or a.dtype != b.dtype:
-        if a.dtype in _HALVES and a.dtype == b.dtype:
-            return _half_product(a, b, out, bias, activation, residual, scale, pre)
-        if a.dtype != b.dtype or a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2] or a.dtype not in _PACKERS:
-            return NotImplemented
-        a, b = _usable(a), _usable(b)
-        plan = _planned(a, b)
-        if plan is None:
-            return NotImplemented
-    if plan.direct and bias is activation is residual is scale is pre is None:
-        if out is None:
-            out = np.empty(plan.shape, plan.dtype)
-        plan.direct(_pack(plan.address, address(a), address(b), address(out), 0, 0, 0, 0, 0, 0, 0, 0), 0)
-        return out
-    if not plan.slices:
+    keep = pre is not None and activation is not None
+    params = {
+        "biased": bias is not None, "added": residual is not None, "scaled": scale is not None, "activation": activation,
+        "keep": keep,
+    }  # fmt: skip
+    arrays = [x for x in (a, b, bias, residual) if x is not None]
+    specs = [spec_of(x, None) for x in arrays]
+    key = tuple(specs), PRODUCT.key(params)
+    plan = PRODUCT.plans.get(key)
+    if plan is None:
+        plan = PRODUCT.plan(key, specs, params)
+    if plan is True:
+        copied = PRODUCT.copies(specs, params) or ()
+        arrays = [np.require(x, requirements="CA") if copy else x for x, copy in zip(arrays, copied)]
+        specs = [spec_of(x, None) for x in arrays]
+        plan = PRODUCT.plan((tuple(specs), key[1]), specs, params)
+    if not isinstance(plan, Plan):
         return NotImplemented
-    epilogue = None if activation is None else elementwise.MAPS[activation].kernel(plan.dtype, "v")
-    if epilogue is not None and not epilogue.ready():
-        return NotImplemented
-    if plan.few or plan.swap:
-        if not all(x is None for x in (bias, activation, residual, scale, pre)):
-            if activation is None and pre is not None:
-                return NotImplemented
-            found = product(a, b, out if pre is None else pre)
-            if found is NotImplemented:
-                return found
-            if pre is not None and out is None:
-                out = allocator.empty_like(pre)
-            return _finished(found, bias, activation, residual, scale, None if pre is None else out)
-        if plan.swap:
-            flat = None if out is None else out.reshape(*plan.batch, 1, -1)
-            made = product(b.swapaxes(-1, -2), a.swapaxes(-1, -2), flat)
-            return made.reshape(plan.shape) if out is None else out
-    kernel = plan.kernel
-    if plan.turned:
-        a, b = b, a
-    if out is None:
-        out = allocator.empty(plan.shape, plan.dtype)
-    words = (
-        plan.address,
-        address(a),
-        address(b),
-        address(out),
-        0,
-        0 if epilogue is None else epilogue.address,
-        0 if bias is None else address(bias),
-        0 if residual is None else address(residual),
-        0 if pre is None else address(pre),
-        0 if scale is None else 1,
-        0 if scale is None else bits(scale),
-        0,
-    )
-    if not plan.space:
-        threadpool.launch(kernel, plan.slices, *words)
-        return out
-    space = allocator.empty(plan.space + 63, np.uint8)
-    words = (*words[:_SPACE], address(space) + 63 & -64, *words[_SPACE + 1 :])
-    packed = jit.pack(words)
-    threadpool.run([*((each, packed, slices) for each, slices in plan.packs), (kernel, packed, plan.slices)])
-    return out
-
-
-def arithmetic(launch: Launch, plans: dict) -> int:
-    """Multiplications and additions of a product's launch; 0 of another's. `plans`: by address."""
-    plan = plans.get(launch.words[_PLAN]) if launch.kernel in _PRODUCTS else None
-    return 0 if plan is None else 2 * math.prod(plan.batch) * int(math.prod(plan.words[[_M, _N, _K]]))
+    result = plan.run(arrays, [1.0 if scale is None else float(scale)], out, *([pre] if keep else []))
+    if keep:
+        return result[0]
+    if pre is not None:
+        pre[...] = result
+    return result
 
 
 def finished(launches: list[Launch], kernel: Kernel, out, result, *, keep: bool, other=None) -> list[Launch] | None:
@@ -717,49 +819,3 @@ def finished(launches: list[Launch], kernel: Kernel, out, result, *, keep: bool,
     if other is not None:
         places[_OTHER] = other
     return [Launch(each.kernel, words, dict(places), each.slices) for each in (*packs, last)]
-
-
-def _half_product(a, b, out, bias, activation, residual, scale, pre):
-    dtype = a.dtype
-    if gemm_tables.table() is None or not _WIDEN[dtype].ready() or not _ROUND[dtype].ready():
-        return NotImplemented
-    operands = [None if x is None else _wide(x) for x in (a, b, bias, residual)]
-    before = None if pre is None else allocator.empty(pre.shape, float32)
-    wide = product(
-        *operands[:2], bias=operands[2], activation=activation, residual=operands[3], scale=scale, pre=before
-    )
-    if wide is NotImplemented:
-        return wide
-    if pre is not None:
-        _narrow(before, pre)
-    return _narrow(wide, allocator.empty(wide.shape, dtype) if out is None else out)
-
-
-def _wide(x: np.ndarray) -> np.ndarray:
-    """`x` as float32, its last two axes in the same order in memory."""
-    turned = x.ndim > 1 and x.strides[-2] < x.strides[-1]
-    x = np.ascontiguousarray(x.swapaxes(-1, -2) if turned else x)
-    if x.size < 64:
-        wide = x.astype(float32)
-    else:
-        wide = allocator.empty(x.shape, float32)
-        threadpool.launch(_WIDEN[x.dtype], -(-x.size // _CONVERTED), address(x), address(wide), x.size)
-    return wide.swapaxes(-1, -2) if turned else wide
-
-
-def _narrow(x: np.ndarray, out: np.ndarray) -> np.ndarray:
-    if x.size < 64:
-        out[...] = x
-    else:
-        threadpool.launch(_ROUND[out.dtype], -(-x.size // _CONVERTED), address(x), address(out), x.size)
-    return out
-
-
-def _finished(x, bias, activation, residual, scale, out):
-    """What follows a product of few elements, whose sum has a kernel without an epilogue; the result in `out`, else in x."""
-    for name, more in (
-        ("mul", None if scale is None else np.asarray(scale, x.dtype)), ("add", bias), ("add", residual),
-    ):  # fmt: skip
-        if more is not None:
-            elementwise.MAPS[name](None, x, more, out=x)
-    return x if activation is None else elementwise.MAPS[activation](None, x, out=x if out is None else out)

@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 from deepcore.kernels.cpu import gemm
 from deepcore.kernels.plan import Lowering
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
 
 
-def _product(input, weight, bias, activation=None, keep=False):
-    """activation(input @ weightᵀ + bias), or NotImplemented where the backend's matmul takes another way.
-
-    With `keep`, that and what the activation is applied to.
-    """
-    weight = weight.T
-    if bias is not None and not bias.flags.c_contiguous:
-        bias = np.ascontiguousarray(bias)
-    rows = input if input.ndim == 2 else input.reshape(-1, input.shape[-1])
-    shape = (*input.shape[:-1], weight.shape[1])
-    before = allocator.empty(shape, input.dtype) if keep else None
-    out = gemm.product(rows, weight, bias=bias, activation=activation, pre=before)
-    if out is NotImplemented:
-        return out
-    return (out.reshape(shape), before) if keep else out.reshape(shape)
+def _plan(specs, params):
+    return gemm.planned(*specs, turned=True, **params)
 
 
-def _planned(specs, params):
-    """The product alone, or True where it takes a step more."""
-    return gemm.planned(*specs, turned=True, **params) or True
+def _plan_kept(specs, params):
+    """With what the activation is applied to as a second result."""
+    return gemm.planned(*specs, turned=True, keep=True, **params)
 
 
-def _prepared(xp, arrays, params, out):
-    return _product(*arrays, *(() if len(arrays) > 2 else (None,)), **params)
+def _copies(specs, params):
+    return gemm.copies(specs, turned=True)
 
 
-for _name, _keys in (("linear", ()), ("linear_activation", ("activation",))):
-    register(_name, "cpu", needs_numba=False)(Lowering(_name, _planned, _keys, prepare=_prepared))
+def _cost(specs, params) -> float:
+    return 2 * math.prod(specs[0].shape) * specs[1].shape[0]
 
 
-@register("linear_activation_kept", "cpu", needs_numba=False)
-def linear_activation_kept(xp, input, weight, bias=None, *, activation):
-    return _product(input, weight, bias, activation, keep=True)
+for _name, _lower, _keys in (
+    ("linear", _plan, ()), ("linear_activation", _plan, ("activation",)), ("linear_activation_kept", _plan_kept, ("activation",)),
+):  # fmt: skip
+    register(_name, "cpu", needs_numba=False)(Lowering(_name, _lower, _keys, copies=_copies, cost=_cost))

@@ -12,11 +12,11 @@ import math
 
 import numpy as np
 
-from deepcore.kernels.codegen.jit import Kernel, address, bits
-from deepcore.kernels.cpu.reductions import FLOATS, LANES, reduced, share, summing
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import Address, Float, In, Operand, Out, Size, args
+from deepcore.kernels.cpu.reductions import FLOATS, LANES, in_steps, kernels_of, regions, share, spaces, summing
+from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous, per_element
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 # Rows that are added one after the other, for a channel's statistics or the gradients of weight and bias.
 ROWS = 32
@@ -107,52 +107,58 @@ def _pair(tools, dt, weighted: bool):
     return pair
 
 
+@args(x=In, weight=Address, bias=Address, out=Out, statistics=Out, rows=Size, n=Size, each=Size, eps=Float)
 def _norm(tools, centred: bool, affine: int, dtype: str):
     """(x - mean)·rstd·weight + bias, without a mean unless centred; affine counts weight and bias.
 
-    Words: x, weight, bias, out, statistics (rstd, and mean behind all of them), rows, n, rows of a slice, eps.
+    `statistics`: rstd, and mean behind all of them; `each`: rows of a chunk.
     """
     dt = np.dtype(dtype)
-    view, size, one, zero = tools.view(dt), dt.itemsize, dt.type(1), dt.type(0)
+    view, after, one, zero = tools.view(dt), tools.after(dt), dt.type(1), dt.type(0)
     average, squares, root, real = average_of(tools, dt), squares_of(tools, dt), np.sqrt, dt.type
 
-    def kernel(a, part):
-        rows, n, eps = a[5], a[6], real(np.int64(a[8]).view(np.float64))
-        weight, bias, statistics, count = view(a[1]), view(a[2]), view(a[4]), real(n)
-        for r in range(part * a[7], min(rows, (part + 1) * a[7])):
-            x, out = view(a[0] + r * n * size), view(a[3] + r * n * size)
+    def kernel(x, weight, bias, out, statistics, rows, n, each, eps, chunk):
+        weights, biases, count = view(weight), view(bias), real(n)
+        for r in range(chunk * each, min(rows, (chunk + 1) * each)):
+            row, result = after(x, r * n), after(out, r * n)
             mean = zero
             if centred:
-                mean = average(x, n)
+                mean = average(row, n)
                 statistics[rows + r] = mean
-            rstd = one / root(squares(x, x, x, n, mean, zero) / count + eps)
+            rstd = one / root(squares(row, row, row, n, mean, zero) / count + eps)
             statistics[r] = rstd
             for i in range(n):
-                v = (x[i] - mean) * rstd if centred else x[i] * rstd
+                v = (row[i] - mean) * rstd if centred else row[i] * rstd
                 if affine:
-                    v = v * weight[i]
+                    v = v * weights[i]
                 if affine > 1:
-                    v = v + bias[i]
-                out[i] = v
+                    v = v + biases[i]
+                result[i] = v
         return 0
 
     return kernel
 
 
+@args(
+    g=In, x=In, weight=Address, out=Out, statistics=In, to_weight=Address, to_bias=Address, rows=Size, n=Size, each=Size,
+    width=Size,
+)  # fmt: skip
 def _norm_grad(tools, centred: bool, affine: int, dtype: str):
     """The gradient of `_norm`'s input, and for each block of rows the partial sums of those of weight and bias.
 
-    Words: g, x, weight, out, statistics, partial sums (blocks, affine, n), rows, n, blocks of a slice.
+    `each`: blocks of a chunk, `width`: bytes between the partial sums of two blocks. Without `to_bias` the sums of bias's
+    gradient lie behind those of weight's.
     """
     dt = np.dtype(dtype)
-    view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
+    view, after, size, zero = tools.view(dt), tools.after(dt), dt.itemsize, dt.type(0)
     products, pair, real = products_of(tools, dt, affine > 0), _pair(tools, dt, affine > 0), dt.type
 
-    def kernel(a, part):
-        rows, n, weight, statistics = a[6], a[7], view(a[2]), view(a[4])
-        count = real(n)
-        for b in range(part * a[8], min(-(-rows // ROWS), (part + 1) * a[8])):
-            weights, biases = view(a[5] + b * affine * n * size), view(a[5] + (b * affine + 1) * n * size)
+    def kernel(g, x, weight, out, statistics, to_weight, to_bias, rows, n, each, width, chunk):
+        count, w = real(n), view(weight)
+        if to_bias == 0:
+            to_bias = to_weight + n * size
+        for b in range(chunk * each, min(-(-rows // ROWS), (chunk + 1) * each)):
+            weights, biases = view(to_weight + b * width), view(to_bias + b * width)
             if affine:
                 for i in range(n):
                     weights[i] = zero
@@ -160,23 +166,23 @@ def _norm_grad(tools, centred: bool, affine: int, dtype: str):
                 for i in range(n):
                     biases[i] = zero
             for r in range(b * ROWS, min(rows, (b + 1) * ROWS)):
-                g, x, out = view(a[0] + r * n * size), view(a[1] + r * n * size), view(a[3] + r * n * size)
+                gr, row, result = after(g, r * n), after(x, r * n), after(out, r * n)
                 rstd, mean = statistics[r], statistics[rows + r] if centred else zero
                 if centred:
-                    m, c = pair(g, x, weight, n, mean)
+                    m, c = pair(gr, row, w, n, mean)
                     m, c = m / count, c * rstd / count * rstd
                 else:
-                    m, c = zero, products(g, x, weight, n, mean, zero) * rstd / count * rstd
+                    m, c = zero, products(gr, row, w, n, mean, zero) * rstd / count * rstd
                 for i in range(n):
-                    v = g[i] * weight[i] if affine else g[i]
-                    d = x[i] - mean if centred else x[i]
-                    out[i] = ((v - m) - d * c) * rstd if centred else (v - d * c) * rstd
+                    v = gr[i] * w[i] if affine else gr[i]
+                    d = row[i] - mean if centred else row[i]
+                    result[i] = ((v - m) - d * c) * rstd if centred else (v - d * c) * rstd
                 if affine:
                     for i in range(n):
-                        weights[i] += g[i] * ((x[i] - mean) * rstd if centred else x[i] * rstd)
+                        weights[i] += gr[i] * ((row[i] - mean) * rstd if centred else row[i] * rstd)
                 if affine > 1:
                     for i in range(n):
-                        biases[i] += g[i]
+                        biases[i] += gr[i]
         return 0
 
     return kernel
@@ -192,77 +198,96 @@ _NORMS, _NORM_GRADS = (
 )  # fmt: skip
 
 
-def contiguous(x, dtype):
-    return x if x.flags.carray and x.dtype == dtype else np.require(x, dtype, ("C", "A"))
+@args(x=In, first=Out, second=Out, n=Size)
+def _split(tools, dtype: str):
+    """Two arrays of n numbers each from one of both."""
+    copy, after = tools.copy(np.dtype(dtype)), tools.after(np.dtype(dtype))
+
+    def kernel(x, first, second, n):
+        copy(first, x, n)
+        copy(second, after(x, n), n)
+        return 0
+
+    return kernel
 
 
-def _normed(centred: bool, x, weight, bias, rank: int, eps: float, out):
-    """(result, statistics) of x over its last `rank` dimensions."""
-    dtype = x.dtype
-    affine = 2 if bias is not None else 1 if weight is not None else 0
-    kernel = _NORMS.get((centred, affine, dtype))
-    if kernel is None or not x.size or (affine == 2 and weight is None) or not kernel.ready():
-        return NotImplemented
-    n = x.shape[-1] if rank == 1 else math.prod(x.shape[-rank:])
-    x = contiguous(x, dtype)
-    if affine:
-        weight = contiguous(weight, dtype)
-        if affine > 1:
-            bias = contiguous(bias, dtype)
-    rows = x.size // n
-    statistics = allocator.small((2 if centred else 1, rows), dtype)
-    result = allocator.empty_like(x) if out is None else out
-    each = share(x.size) // n or 1
-    complete(
-        kernel, -(-rows // each), address(x), address(weight) if affine else 0, address(bias) if affine > 1 else 0,
-        address(result), address(statistics), rows, n, each, bits(eps),
-    )  # fmt: skip
-    return result, statistics
+_SPLIT = kernels_of("split", _split)
 
 
-def _normed_grad(centred: bool, g, x, weight, statistics, rank: int, affine: int, out):
+class _Norm(Lowering):
+    """The norm of rows, the last `rank` dimensions, and behind it the rows' statistics."""
+
+    def __init__(self, name: str, centred: bool):
+        super().__init__(name, self.planned, ("rank",), ("eps",), cost=per_element(8))
+        self.centred = centred
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        x, count = specs[0], len(specs)
+        affine = count - 1
+        kernel = _NORMS.get((self.centred, affine, x.dtype))
+        if kernel is None or not x.size or any(spec.dtype != x.dtype for spec in specs) or not kernel.ready():
+            return None
+        if not all(spec.plain for spec in specs):
+            return True
+        n = math.prod(x.shape[-params["rank"] :])
+        rows, each = x.size // n, share(x.size) // n or 1
+        weight, bias = (Operand(i) if i < count else None for i in (1, 2))
+        eps, out, statistics = map(Operand, range(count, count + 3))
+        launch = Launch(
+            kernel, -(-rows // each), x=Operand(0), weight=weight, bias=bias, out=out, statistics=statistics, rows=rows, n=n,
+            each=each, eps=eps,
+        )  # fmt: skip
+        aux = contiguous((2 if self.centred else 1, rows), x.dtype, x.backend)
+        return Plan(contiguous(x.shape, x.dtype, x.backend), [launch], aux=[aux])
+
+
+class _NormGrad(Lowering):
     """The gradients of input, weight and bias, the latter as far as `affine` counts them."""
-    dtype = x.dtype
-    kernel = _NORM_GRADS.get((centred, affine, dtype))
-    if kernel is None or not x.size or not kernel.ready():
-        return NotImplemented
-    shape = x.shape[-rank:]
-    n = math.prod(shape)
-    g, x, statistics = contiguous(g, dtype), contiguous(x, dtype), contiguous(statistics, dtype)
-    if affine:
-        weight = contiguous(weight, dtype)
-    rows = x.size // n
-    blocks, each = -(-rows // ROWS), share(x.size) // (n * ROWS) or 1
-    partial = allocator.small((blocks, affine, n), dtype)
-    result = allocator.empty_like(x) if out is None else out
-    complete(
-        kernel, -(-blocks // each), address(g), address(x), address(weight) if affine else 0, address(result),
-        address(statistics), address(partial), rows, n, each,
-    )  # fmt: skip
-    if not affine:
-        return (result,)
-    sums = reduced("sum", partial, 1, blocks, affine * n) if blocks > 1 else partial
-    if sums is None:
-        return NotImplemented
-    sums = sums.reshape(affine, *shape)
-    return (result, sums[0], sums[1]) if affine > 1 else (result, sums[0])
+
+    def __init__(self, name: str, centred: bool):
+        super().__init__(name, self.planned, ("rank", "affine"), many=True, cost=per_element(12))
+        self.centred = centred
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        x, count, affine = specs[1], len(specs), params["affine"]
+        kernel = _NORM_GRADS.get((self.centred, affine, x.dtype))
+        if kernel is None or not x.size or any(spec.dtype != x.dtype for spec in specs) or not kernel.ready():
+            return None
+        if not all(spec.plain for spec in specs):
+            return True
+        shape = x.shape[-params["rank"] :]
+        n = math.prod(shape)
+        rows = x.size // n
+        blocks, each = -(-rows // ROWS), share(x.size) // (n * ROWS) or 1
+        width = affine * n * x.dtype.itemsize
+        temporaries: tuple[int, ...] = ()
+        launches: list[Launch] = []
+        if affine and blocks > 1:
+            steps = regions("sum", x.dtype, 1, blocks, affine * n)
+            temporaries = (blocks * width, *spaces(steps, x.dtype), *([width] if affine > 1 else ()))
+            out = count + len(temporaries)
+            launches = in_steps(steps, Operand(count), count + 1, Operand(out - 1 if affine > 1 else out + 1))
+            if affine > 1:
+                split = _SPLIT[x.dtype]
+                launches.append(
+                    Launch(split, 1, x=Operand(out - 1), first=Operand(out + 1), second=Operand(out + 2), n=n)
+                )
+            to_weight: Operand | None = Operand(count)
+            to_bias: Operand | None = None
+        else:
+            out = count
+            to_weight, to_bias = Operand(out + 1) if affine else None, Operand(out + 2) if affine > 1 else None
+        if not all(launch.kernel.ready() for launch in launches):
+            return None
+        launch = Launch(
+            kernel, -(-blocks // each), g=Operand(0), x=Operand(1), weight=Operand(3) if affine else None, out=Operand(out),
+            statistics=Operand(2), to_weight=to_weight, to_bias=to_bias, rows=rows, n=n, each=each, width=width,
+        )  # fmt: skip
+        aux = [contiguous(shape, x.dtype, x.backend)] * affine
+        return Plan(contiguous(x.shape, x.dtype, x.backend), [launch, *launches], temporaries, aux=aux)
 
 
-@register("layer_norm", "cpu", needs_numba=False)
-def layer_norm(xp, input, weight=None, bias=None, *, rank, eps, out=None):
-    return _normed(True, input, weight, bias, rank, eps, out)
-
-
-@register("layer_norm_grad", "cpu", needs_numba=False)
-def layer_norm_grad(xp, g, input, statistics, weight=None, *, rank, eps, affine, out=None):
-    return _normed_grad(True, g, input, weight, statistics, rank, affine, out)
-
-
-@register("rms_norm", "cpu", needs_numba=False)
-def rms_norm(xp, input, weight=None, *, rank, eps, out=None):
-    return _normed(False, input, weight, None, rank, eps, out)
-
-
-@register("rms_norm_grad", "cpu", needs_numba=False)
-def rms_norm_grad(xp, g, input, statistics, weight=None, *, rank, eps, affine, out=None):
-    return _normed_grad(False, g, input, weight, statistics, rank, affine, out)
+layer_norm, rms_norm = _Norm("layer_norm", True), _Norm("rms_norm", False)
+layer_norm_grad, rms_norm_grad = _NormGrad("layer_norm_grad", True), _NormGrad("rms_norm_grad", False)
+for _lowering in (layer_norm, rms_norm, layer_norm_grad, rms_norm_grad):
+    register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)

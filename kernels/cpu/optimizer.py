@@ -13,6 +13,7 @@ from deepcore import locks
 from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.codegen.kernel import In, InOut, Size, Words, args
 from deepcore.kernels.cpu.clip import NORM_KERNELS, TOTAL_KERNELS, Clip, clipped
 from deepcore.kernels.cpu.finite import ALL_FINITE_KERNELS
 from deepcore.kernels.cpu.parameter_table import (
@@ -138,27 +139,26 @@ def _span(tools, formula, states: int, scalars: int, dtype):
         "formula": tools.lift(formula, dtype),
         "clip": tools.lift(clipped, dtype),
     }
-    exec(text, scope)
-    return tools.inline(scope["span"])
+    return tools.inline(tools.compiled(text, scope)["span"])
 
 
+@args(rows=Size, elements=Size, table=Words, scalars=In(float64), slots=In(float64), keep=Size)
 def _build_update(tools, formula, states: int, dtype: str):
-    """Words: rows, elements in all, table, scalars, slots, whether clipped gradients are written."""
+    """`elements`: in all rows of the table; `keep`: whether clipped gradients are written."""
     dt = np.dtype(dtype)
     count = formula.__code__.co_argcount - 2 - states
     span = _span(tools, formula, states, count, dt)
-    words, floats, convert, find = tools.words(), tools.view(np.dtype(np.float64)), dt.type, tools.inline(row_of)
+    after, convert, find = tools.after(np.dtype(np.float64)), dt.type, tools.inline(row_of)
     width = 4 + states
 
-    def kernel(a, part):
-        rows, table, slots, keep = a[0], words(a[2]), floats(a[4]), a[5]
-        low, high = part * SLICE, min(a[1], (part + 1) * SLICE)
+    def kernel(rows, elements, table, scalars, slots, keep, chunk):
+        low, high = chunk * SLICE, min(elements, (chunk + 1) * SLICE)
         factor, bound = convert(slots[FACTOR]), convert(slots[BOUND])
         row = find(table, width, rows, low)
         while row < rows and table[row * width] < high:
             begin = table[row * width]
             start, stop = max(low - begin, 0), min(high - begin, table[row * width + 1])
-            span(start, stop, table, row * width, factor, bound, keep, floats(a[3] + 8 * count * row))
+            span(start, stop, table, row * width, factor, bound, keep, after(scalars, count * row))
             row += 1
         return 0
 
@@ -173,14 +173,18 @@ _LOW, _NO_FLAGS = 0xFFFFFFFF, ~(0xFF << 24)
 _CONTIGUOUS, _ALIGNED, _WRITABLE = 0x1, 0x100, 0x400
 
 
+@args(
+    rows=Size, columns=Size, ids=Words, table=Words, array_type=Size, kind=Size, slots=InOut(float64),
+    written=Words, count=Size, itemsize=Size, flags=Size,
+)  # fmt: skip
 def _build_gather(tools):
     """The addresses of the arrays, once each is what the table was made for.
 
-    Words: rows, columns, ids of the arrays (column by column: gradients, parameters, states), table, id of ndarray,
-    kind of the dtype, slots, flags that a gradient needs, addresses between which other arrays lie and their number.
+    `ids`: of the arrays, column by column (gradients, parameters, states), `kind`: of the dtype, `flags`: that a gradient
+    needs, `written`: the `count` ranges of addresses in which other arrays lie.
     """
     words = tools.words()
-    header, data, ndim, shape, descr, flags, kind = _HEADER, _DATA, _NDIM, _SHAPE, _DESCR, _FLAGS, _KIND
+    header, data, ndim, shape, descr, flags_at, kind_at = _HEADER, _DATA, _NDIM, _SHAPE, _DESCR, _FLAGS, _KIND
     low, no_flags, needs = _LOW, _NO_FLAGS, _CONTIGUOUS | _ALIGNED | _WRITABLE
 
     @tools.inline
@@ -188,7 +192,7 @@ def _build_gather(tools):
         x, w = words(one), words(like)
         if x[header - 1] != array_type:
             return False
-        if words(x[descr])[kind] & no_flags != wanted or x[flags] & need != need or (x[ndim] ^ w[ndim]) & low:
+        if words(x[descr])[kind_at] & no_flags != wanted or x[flags_at] & need != need or (x[ndim] ^ w[ndim]) & low:
             return False
         theirs, own, elements = words(x[shape]), words(w[shape]), 1
         for k in range(x[ndim] & low):
@@ -209,15 +213,14 @@ def _build_gather(tools):
                 high = middle
         return low == 0 or written[2 * low - 1] <= start
 
-    def kernel(a):
-        rows, columns, ids, table, slots = a[0], a[1], words(a[2]), words(a[3]), tools_floats(a[6])
-        width, written, count, itemsize = 2 + columns, words(a[8]), a[9], a[10]
+    def kernel(rows, columns, ids, table, array_type, kind, slots, written, count, itemsize, flags):
+        width = 2 + columns
         for row in range(rows):
             size = table[row * width + 1]
             for column in range(columns):
                 one = ids[column * rows + row]
-                need = a[7] if column == 0 else needs
-                if not fits(one, ids[rows + row], size, a[4], a[5], need):
+                need = flags if column == 0 else needs
+                if not fits(one, ids[rows + row], size, array_type, kind, need):
                     slots[STOPPED] = MISFIT
                     return 1
                 where = words(one)[data]
@@ -227,7 +230,6 @@ def _build_gather(tools):
                 table[row * width + 2 + column] = where
         return 0
 
-    tools_floats = tools.view(np.dtype(np.float64))
     return kernel
 
 
@@ -287,7 +289,6 @@ class Batch:
         for row, arrays in zip(self.ids[1:], (weights, *self.states)):
             row[:] = [id(x) for x in arrays]
         self.scalars = np.zeros((count, len(update.scalars)))
-        self.kernel = kernel(update, self.dtype)
 
     @property
     def slices(self) -> int:
@@ -309,26 +310,33 @@ class Program:
         self._partials = np.zeros(max(self._slices, 1))
         #: The dtype of the norm.
         self.dtype = float64 if any(batch.dtype == float64 for batch in batches) else float32
-        self._words, self._updates, self._norms, self._checks = [], [], [], []
+        self._gathers, self._updates, self._norms, self._checks = [], [], [], []
         self._held: list[Any] = []
         self._keep: list[Any] = []
-        partials = address(self._partials)
+        begin = 0
         for batch in batches:
-            (rows, width), slots, table = batch.table.shape, address(self.slots), address(batch.table)
-            gather = (rows, width - 2, address(batch.ids), table, id(np.ndarray), _kind_of(batch.dtype), slots,
-                      _CONTIGUOUS | _ALIGNED, address(written), len(written), batch.dtype.itemsize)  # fmt: skip
-            update = (rows, batch.elements, table, address(batch.scalars), slots, 0)
-            norm = (rows, batch.elements, table, width, slots, partials)
-            partials += 8 * batch.slices
-            # The check reads the first words of the norm's.
-            gather_, update_, norm_ = (np.array(words, np.int64) for words in (gather, update, norm))
-            self._keep.append((gather_, update_))
-            self._held += (gather_, update_, norm_)
-            self._words.append((_GATHER, address(gather_), 1))
-            self._updates.append((batch.kernel, address(update_), batch.slices))
-            self._norms.append((NORM_KERNELS[batch.dtype], address(norm_), batch.slices))
-            self._checks.append((ALL_FINITE_KERNELS[batch.dtype], address(norm_), batch.slices))
-        total = np.array((self._slices, address(self._partials), slots, 0), np.int64)
+            made = kernel(batch.update, batch.dtype)
+            assert made is not None
+            (rows, width), table = batch.table.shape, batch.table
+            gather = _GATHER.packed(
+                rows=rows, columns=width - 2, ids=batch.ids, table=table, array_type=id(np.ndarray),
+                kind=_kind_of(batch.dtype), slots=self.slots, written=written, count=len(written),
+                itemsize=batch.dtype.itemsize, flags=_CONTIGUOUS | _ALIGNED,
+            )  # fmt: skip
+            reading = {"rows": rows, "elements": batch.elements, "table": table, "slots": self.slots}
+            update = made.packed(**reading, scalars=batch.scalars, keep=False)
+            norm = NORM_KERNELS[batch.dtype].packed(**reading, width=width, partials=self._partials[begin:])
+            check = ALL_FINITE_KERNELS[batch.dtype].packed(**reading, width=width)
+            begin += batch.slices
+            self._keep.append((gather, update))
+            self._held += (gather, update, norm, check)
+            self._gathers.append((_GATHER, address(gather), 1))
+            self._updates.append((made, address(update), batch.slices))
+            self._norms.append((NORM_KERNELS[batch.dtype], address(norm), batch.slices))
+            self._checks.append((ALL_FINITE_KERNELS[batch.dtype], address(check), batch.slices))
+        total = TOTAL_KERNELS[self.dtype].packed(
+            count=self._slices, partials=self._partials, slots=self.slots, result=None
+        )
         self._held.append(total)
         self._norms.append((TOTAL_KERNELS[self.dtype], address(total), 1))
 
@@ -375,7 +383,7 @@ class Program:
         slots = self.slots
         if clip is None:
             slots[:] = UNCLIPPED
-            regions = self._words + self._updates
+            regions = self._gathers + self._updates
         else:
             if clip.keep and not disjoint([x for arrays in gradients for x in arrays]):
                 return None
@@ -387,11 +395,12 @@ class Program:
                 return None
             if clip.max_norm is not None:
                 slots[MAX_NORM] = clip.max_norm
-            regions = self._words + before + self._updates
+            regions = self._gathers + before + self._updates
         keep = clip is not None and clip.keep
+        # The last arguments, `flags` and `keep`, depend on the step.
         for gather, update in self._keep:
-            gather[7] = _CONTIGUOUS | _ALIGNED | (_WRITABLE if keep else 0)
-            update[5] = keep
+            gather[-1] = _CONTIGUOUS | _ALIGNED | (_WRITABLE if keep else 0)
+            update[-1] = keep
         return threadpool.prepared(regions)
 
 
@@ -418,11 +427,10 @@ def parts(
         slots[BOUND] = math.inf if clip.value is None else clip.value
         slots[FINITE] = clip.finite
         slots[MAX_NORM] = math.inf if clip.max_norm is None else clip.max_norm
-    at, keep = address(slots), clip is not None and clip.keep
+    keep = clip is not None and clip.keep
     normed, checked = clip is not None and clip.max_norm is not None, clip is not None and clip.finite
     check, update = [], []
-    partials = np.zeros(max(program._slices, 1))
-    where = address(partials)
+    partials, begin = np.zeros(max(program._slices, 1)), 0
     for batch, found in zip(program.batches, gradients):
         rows, width = batch.table.shape
         words, places = batch.table.reshape(-1).tolist(), {}
@@ -430,18 +438,21 @@ def parts(
             places[row * width + GRADIENT] = found[row]
             for column, arrays in enumerate((batch.weights, *batch.states), GRADIENT + 1):
                 places[row * width + column] = outside(arrays[row])
-        table = Buffer("table", 8 * len(words), Table(words, places))
-        each = (rows, batch.elements, 0, address(batch.scalars), at, int(keep))
-        update.append(Launch(batch.kernel, list(each), {2: (table, 0)}, batch.slices))
-        reading = [rows, batch.elements, 0, width, at]
+        table = Buffer("table", 8 * len(words), Table(words, places)), 0
+        reading = {"rows": rows, "elements": batch.elements, "table": table, "slots": slots}
+        made = kernel(batch.update, batch.dtype)
+        assert made is not None
+        update.append(Launch.of(made, batch.slices, **reading, scalars=batch.scalars, keep=keep))
         if normed:
-            check.append(Launch(NORM_KERNELS[batch.dtype], [*reading, where], {2: (table, 0)}, batch.slices))
+            norm = NORM_KERNELS[batch.dtype]
+            check.append(Launch.of(norm, batch.slices, **reading, width=width, partials=partials[begin:]))
         elif checked:
-            check.append(Launch(ALL_FINITE_KERNELS[batch.dtype], reading, {2: (table, 0)}, batch.slices))
-        where += 8 * batch.slices
+            check.append(Launch.of(ALL_FINITE_KERNELS[batch.dtype], batch.slices, **reading, width=width))
+        begin += batch.slices
     if normed:
-        there = {} if result is None else {3: (result, 0)}
-        check.append(Launch(TOTAL_KERNELS[program.dtype], [program._slices, address(partials), at, 0], there, 1))
+        where = None if result is None else (result, 0)
+        total = TOTAL_KERNELS[program.dtype]
+        check.append(Launch.of(total, 1, count=program._slices, partials=partials, slots=slots, result=where))
     for launch in (*check, *update):
         launch.owner = program, slots, partials
     return Parts(check, update)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels.codegen import jit
-from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import Float, In, Operand, Out, Size, Type, args
 from deepcore.kernels.cpu import elementwise
-from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
+from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 LANES = 64
 _BLOCK = 512
@@ -47,44 +47,21 @@ def share(total: int) -> int:
     return min(max(SLICE, total >> 6), _MOST)
 
 
+_COMBINATIONS: dict[str, tuple[Callable, float]] = {
+    "sum": (lambda a, b: a + b, 0.0),
+    "amax": (lambda a, b: b if b > a or b != b else a, -math.inf),
+    "amin": (lambda a, b: b if b < a or b != b else a, math.inf),
+    "top": (lambda a, b: b if b > a else a, -math.inf),
+    "bottom": (lambda a, b: b if b < a else a, math.inf),
+}
+
+
 @functools.cache
 def combination(tools, dt, name: str):
     """(combine(a, b), its neutral element) of "sum", of "amax" and "amin", which are NaN where a number is, or of
     "top" and "bottom", which pass over it."""
-    if name == "sum":
-
-        @tools.inline
-        def combine(a, b):
-            return a + b
-
-        return combine, dt.type(0)
-    if name == "top":
-
-        @tools.inline
-        def combine(a, b):
-            return b if b > a else a
-
-        return combine, dt.type(-np.inf)
-    if name == "bottom":
-
-        @tools.inline
-        def combine(a, b):
-            return b if b < a else a
-
-        return combine, dt.type(np.inf)
-    if name == "amax":
-
-        @tools.inline
-        def combine(a, b):
-            return b if b > a or b != b else a
-
-        return combine, dt.type(-np.inf)
-
-    @tools.inline
-    def combine(a, b):
-        return b if b < a or b != b else a
-
-    return combine, dt.type(np.inf)
+    combine, neutral = _COMBINATIONS[name]
+    return tools.inline(combine), dt.type(neutral)
 
 
 @functools.cache
@@ -142,7 +119,7 @@ def summing(tools, dt, term, ahead: str = ""):
 @functools.cache
 def extreme(tools, dt, name: str):
     """extreme(x, n): the largest or smallest of x[0 … n-1], by the name of `combination`."""
-    lanes, combine, neutral = tools.local(dt, LANES), *combination(tools, dt, name)
+    lanes, (combine, neutral) = tools.local(dt, LANES), combination(tools, dt, name)
     fold, whole_type = tools.folded(dt, name), np.dtype(np.int32 if dt.itemsize == 4 else np.int64)
     counts, one, none, nan = tools.local(whole_type, LANES), whole_type.type(1), whole_type.type(0), dt.type(np.nan)
     fetch, far = tools.prefetch(dt), _AHEAD // dt.itemsize
@@ -190,10 +167,11 @@ def plain(tools, dt, ahead: str = ""):
     return summing(tools, dt, term, ahead)
 
 
+@args(x=In, out=Out, tasks=Size, n=Size, parts=Size, each=Size)
 def _rows(tools, name: str, dtype: str):
-    """One number per chunk of a row. Words: x, out, tasks, n, chunks of a row, tasks of a slice."""
+    """out[t]: one number for each of a row's `parts` parts. `each`: tasks of a chunk."""
     dt = np.dtype(dtype)
-    view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
+    after, zero = tools.after(dt), dt.type(0)
     if name == "sum":
         total = plain(tools, dt, "run")
 
@@ -203,38 +181,45 @@ def _rows(tools, name: str, dtype: str):
     else:
         reduced = extreme(tools, dt, name)
 
-    def kernel(a, part):
-        n, chunks, out = a[3], a[4], view(a[1])
-        for t in range(part * a[5], min(a[2], (part + 1) * a[5])):
-            start = t % chunks * CHUNK
-            out[t] = reduced(view(a[0] + (t // chunks * n + start) * size), min(n - start, CHUNK))
+    def kernel(x, out, tasks, n, parts, each, chunk):
+        for t in range(chunk * each, min(tasks, (chunk + 1) * each)):
+            start = t % parts * CHUNK
+            out[t] = reduced(after(x, t // parts * n + start), min(n - start, CHUNK))
         return 0
 
     return kernel
 
 
-def _rows_of(tools, lines, dtype: str, pattern: str, parameters: int):
-    """One sum per chunk of a row, of the last of elementwise lines: see `elementwise.build`.
+def _rows_of_arguments(lines, dtype: str, pattern: str, parameters: int) -> dict[str, Type]:
+    operands = {f"a{i}": In for i in range(len(pattern))}
+    sizes = dict.fromkeys(("tasks", "n", "parts", "each"), Size)
+    return {**operands, "out": Out, **sizes, **{f"p{j}": Float for j in range(parameters)}}
 
-    `pattern`: "v" up to three times, then "s". Words: the operands' addresses, out, tasks, n, chunks of a row, tasks of
-    a slice, the parameters as float64.
+
+@args(_rows_of_arguments)
+def _rows_of(tools, lines, dtype: str, pattern: str, parameters: int):
+    """Sums over a row's parts, as `_rows`, of the last of elementwise lines: see `elementwise.build`.
+
+    `pattern`: "v" up to three times, then "s".
     """
     dt = np.dtype(dtype)
-    scope: dict = {**elementwise.scope(tools, lines, dt), "summing": summing, "tools": tools, "dt": dt, "CHUNK": CHUNK}
-    exec(_rows_source(lines, dtype, pattern, parameters), scope)
-    return scope["kernel"]
+    scope: dict = {
+        **elementwise.scope(tools, lines, dt), "summing": summing, "tools": tools, "dt": dt, "CHUNK": CHUNK,
+        "after": tools.after(dt), "zero": dt.type(0),
+    }  # fmt: skip
+    return tools.compiled(_rows_source(lines, dtype, pattern, parameters), scope)["kernel"]
 
 
 def _rows_source(lines, dtype: str, pattern: str, parameters: int) -> str:
     runs, count = pattern.count("v"), len(pattern)
-    numbers = [f"a{i}" for i in range(runs, count)] + [f"p{j}" for j in range(parameters)]
+    numbers = [*(f"s{i}" for i in range(runs, count)), *(f"p{j}" for j in range(parameters)), "zero", "zero"][:2]
     given = {x: f"{'xyz'[x]}[i]" if x < runs else "cd"[x - runs] for x in range(count)}
     formulas = []
     for i, line in enumerate(lines, count):
         values = [given.get(x, f"x{x}") for x in line.operands]
         values += ["cd"[count - runs + p] for p in line.parameters]
         formulas.append(f"x{i} = {line.formula}({', '.join(values)})")
-    pointers = [f"view(a[{min(k, runs - 1)}] + start)" for k in range(3)]
+    pointers = [f"after(a{min(k, runs - 1)}, start)" for k in range(3)]
     return "\n".join([
         "@tools.inline",
         "def term(x, y, z, i, c, d):",
@@ -243,29 +228,22 @@ def _rows_source(lines, dtype: str, pattern: str, parameters: int) -> str:
         "",
         'total = summing(tools, dt, term, "run")',
         "",
-        "def kernel(a, part):",
-        f"    out, n, chunks, each = view(a[{count}]), a[{count + 2}], a[{count + 3}], a[{count + 4}]",
-        *(f"    a{i} = view(a[{i}])[0]" for i in range(runs, count)),
-        *(f"    p{j} = number(np.int64(a[{count + 5 + j}]).view(np.float64))" for j in range(parameters)),
-        f"    for t in range(part * each, min(a[{count + 1}], (part + 1) * each)):",
-        "        first = t % chunks * CHUNK",
-        f"        start = (t // chunks * n + first) * {np.dtype(dtype).itemsize}",
-        f"        out[t] = total({', '.join(pointers)}, min(n - first, CHUNK), {', '.join([*numbers, 'dt_0', 'dt_0'][:2])})",
+        f"def kernel({', '.join(_rows_of_arguments(lines, dtype, pattern, parameters))}, chunk):",
+        *(f"    s{i} = a{i}[0]" for i in range(runs, count)),
+        "    for t in range(chunk * each, min(tasks, (chunk + 1) * each)):",
+        "        first = t % parts * CHUNK",
+        "        start = t // parts * n + first",
+        f"        out[t] = total({', '.join(pointers)}, min(n - first, CHUNK), {', '.join(numbers)})",
         "    return 0",
-    ]).replace("dt_0", "number(0)")  # fmt: skip
+    ])  # fmt: skip
 
 
-_rows_of.source = _rows_source  # type: ignore[attr-defined]
-
-
-def sums_rows(kernel: Kernel) -> bool:
-    """Whether a kernel adds up rows."""
-    return any(kernel is _ROW_KERNELS["sum", d] for d in FLOATS)
+_rows_of.__dict__["source"] = _rows_source
 
 
 def sum_of(lines, dtype: str, pattern: str, parameters: int) -> Kernel | None:
-    """The kernel that adds up what elementwise lines give, or None. Its words are those of the sum of rows, but for more
-    operands, and parameters behind them."""
+    """The kernel that adds up what elementwise lines give, or None. Its arguments are those of the sum of rows, but for
+    more operands, and parameters behind them."""
     runs, singles = pattern.count("v"), pattern.count("s")
     if not 1 <= runs <= 3 or runs + singles != len(pattern) or singles + parameters > 2:
         return None
@@ -273,29 +251,28 @@ def sum_of(lines, dtype: str, pattern: str, parameters: int) -> Kernel | None:
     return jit.KERNELS.get(name) or Kernel(name, _rows_of, lines, dtype, pattern, parameters)
 
 
+@args(x=In, out=Out, outer=Size, n=Size, inner=Size, rows=Size, group=Size, wide=Size, each=Size)
 def _columns(tools, name: str, dtype: str):
-    """out[o, p, j]: x[o, r, j] reduced over the rows r of chunk p.
+    """out[o, p, j]: x[o, r, j] reduced over part p of the rows r, which has `rows` of them.
 
-    Words: x, out, outer, n, inner, rows of a chunk, rows of a group (a power of two; above 1 only if the columns are
-    taken all at once), columns taken at a time, tasks of a slice.
+    `group`: rows that are added side by side (a power of two; above 1 only if all columns are taken at once), `wide`:
+    columns taken at a time, `each`: tasks of a chunk.
     """
     dt = np.dtype(dtype)
-    view, size = tools.view(dt), dt.itemsize
-    width = _WIDTH // size
+    after, width = tools.after(dt), _WIDTH // dt.itemsize
     lanes, levels = tools.local(dt, width), tools.local(dt, width * _LEVELS // 2)
     combine, neutral = combination(tools, dt, name)
 
-    def kernel(a, part):
-        n, inner, chunk, group, wide = a[3], a[4], a[5], a[6], a[7]
-        chunks, blocks = -(-n // chunk), -(-inner // wide)
+    def kernel(x, out, outer, n, inner, rows, group, wide, each, chunk):
+        parts, blocks = -(-n // rows), -(-inner // wide)
         acc, tree = lanes(), levels()
-        for t in range(part * a[8], min(a[2] * chunks * blocks, (part + 1) * a[8])):
+        for t in range(chunk * each, min(outer * parts * blocks, (chunk + 1) * each)):
             column = t % blocks * wide
-            p = t // blocks % chunks
-            o = t // (blocks * chunks)
+            p = t // blocks % parts
+            o = t // (blocks * parts)
             taken = min(wide, inner - column)
-            count = min(chunk, n - p * chunk)
-            x = view(a[0] + ((o * n + p * chunk) * inner + column) * size)
+            count = min(rows, n - p * rows)
+            source = after(x, (o * n + p * rows) * inner + column)
             lane, step = group * taken, group * inner
             groups = count // group
             block = 0
@@ -305,10 +282,10 @@ def _columns(tools, name: str, dtype: str):
                     acc[j] = neutral
                 for g in range(block * _GROUPS, min(groups, (block + 1) * _GROUPS)):
                     for j in range(lane):
-                        acc[j] = combine(acc[j], x[g * step + j])
+                        acc[j] = combine(acc[j], source[g * step + j])
                 if last:
                     for j in range((count - groups * group) * inner):  # groups take all columns
-                        acc[j] = combine(acc[j], x[groups * step + j])
+                        acc[j] = combine(acc[j], source[groups * step + j])
                 level = 0
                 while block >> level if last else (block >> level) & 1:
                     if (block >> level) & 1:
@@ -325,9 +302,9 @@ def _columns(tools, name: str, dtype: str):
                 for j in range(half * taken):
                     acc[j] = combine(acc[j], acc[half * taken + j])
                 half //= 2
-            out = view(a[1] + ((o * chunks + p) * inner + column) * size)
+            result = after(out, (o * parts + p) * inner + column)
             for j in range(taken):
-                out[j] = acc[j]
+                result[j] = acc[j]
         return 0
 
     return kernel
@@ -338,90 +315,101 @@ _COLUMN_KERNELS = {(n, d): Kernel(f"{n}_columns_{d.name}", _columns, n, d.name) 
 
 
 class _Region(NamedTuple):
-    """One launch: the words are those behind the addresses of its input and of its results."""
+    """One launch, with its arguments but for `x` and `out`, and how many results it has."""
 
     kernel: Kernel
-    slices: int
-    words: tuple[int, ...]
+    chunks: int
+    arguments: dict[str, int]
     results: int
 
 
-def _regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
+def regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
     """What reduces (outer, n, inner) over the middle."""
     kernel = (_ROW_KERNELS if inner == 1 else _COLUMN_KERNELS)[name, dtype]
     size = outer * n * inner
     if inner == 1:
-        chunks = -(-n // CHUNK) or 1
-        tasks, each = outer * chunks, max(1, share(size) // min(n or 1, CHUNK))
-        words: tuple[int, ...] = (tasks, n, chunks, each)
+        parts = -(-n // CHUNK) or 1
+        tasks, each = outer * parts, max(1, share(size) // min(n or 1, CHUNK))
+        arguments = {"tasks": tasks, "n": n, "parts": parts, "each": each}
     else:
         group, wide = 1, _WIDTH // dtype.itemsize
         if inner < wide:
             group = min(1 << (wide // inner).bit_length() - 1, 1 << max(n, 1).bit_length() - 1)
             wide = inner
         if inner * _ROWS >= SLICE:
-            chunk = min(_ROWS, max(_FEW_ROWS, 2 * SLICE // wide // group * group))
+            rows = min(_ROWS, max(_FEW_ROWS, 2 * SLICE // wide // group * group))
         else:
-            chunk = -(-SLICE // inner // group) * group
-        chunks = -(-n // chunk) or 1
-        tasks = outer * chunks * -(-inner // wide)
-        each = max(1, share(size) // max(1, min(n, chunk) * wide))
-        words = (outer, n, inner, chunk, group, wide, each)
-    region = _Region(kernel, -(-tasks // each), words, outer * chunks * inner)
-    return [region] if chunks == 1 else [region, *_regions(name, dtype, outer, chunks, inner)]
+            rows = -(-SLICE // inner // group) * group
+        parts = -(-n // rows) or 1
+        tasks = outer * parts * -(-inner // wide)
+        each = max(1, share(size) // max(1, min(n, rows) * wide))
+        arguments = {"outer": outer, "n": n, "inner": inner, "rows": rows, "group": group, "wide": wide, "each": each}
+    region = _Region(kernel, -(-tasks // each), arguments, outer * parts * inner)
+    return [region] if parts == 1 else [region, *regions(name, dtype, outer, parts, inner)]
 
 
-@functools.lru_cache(4096)
-def _plan(name: str, char: str, shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
+def spaces(steps: list[_Region], dtype) -> tuple[int, ...]:
+    """Bytes of what all but the last leave for the next."""
+    return tuple(step.results * dtype.itemsize for step in steps[:-1])
+
+
+def in_steps(steps: list[_Region], source: Operand, first: int, result: Operand) -> list[Launch]:
+    """The launches of regions; temporaries of `spaces` are numbered from `first`."""
+    places = [source, *(Operand(first + i) for i in range(len(steps) - 1)), result]
+    return [
+        Launch(step.kernel, step.chunks, x=places[i], out=places[i + 1], **step.arguments)
+        for i, step in enumerate(steps)
+    ]
+
+
+def _steps(name: str, dtype, shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
     """The regions that reduce `dims`, the last ones first, and the shape of the result."""
-    dtype = np.dtype(char)
-    regions: list[_Region] = []
+    steps: list[_Region] = []
     rest = list(shape)
     runs = [d for d in sorted(dims, reverse=True) if shape[d] != 1]
     while runs:
         last = first = runs.pop(0)
         while runs and all(shape[d] == 1 for d in range(runs[0] + 1, first)):
             first = runs.pop(0)
-        regions += _regions(
+        steps += regions(
             name, dtype, math.prod(rest[:first]), math.prod(rest[first : last + 1]), math.prod(rest[last + 1 :])
         )
         rest[first : last + 1] = [1] * (last + 1 - first)
     kept = tuple(1 if d in dims else n for d, n in enumerate(shape))
-    return tuple(regions), kept if keepdim else tuple(n for d, n in enumerate(shape) if d not in dims)
+    return steps, kept if keepdim else tuple(n for d, n in enumerate(shape) if d not in dims)
 
 
-def _reduce(name: str, x, dims, keepdim: bool, out):
-    dtype = x.dtype
-    regions, shape = _plan(name, dtype.char, x.shape, dims, keepdim)
-    if not regions or (out is not None and (not out.flags.carray or out.dtype != dtype or out.shape != shape)):
-        return NotImplemented
-    source = address(x)
-    kept = None
-    for region in regions:
-        kernel, slices, words, results = region
-        if not kernel.ready():
-            return NotImplemented
-        if region is not regions[-1]:
-            found = allocator.small(results, dtype)
-        else:
-            found = allocator.small(shape, dtype) if out is None else out
-        target = address(found)
-        complete(kernel, slices, source, target, *words)
-        source, kept = target, found
-    return kept
+def summed(lines, dtype: str, pattern: str, specs, dims: tuple[int, ...], keepdim: bool) -> Plan | None:
+    """The plan of the sum over `dims` of what elementwise lines give, or None where it has no kernel.
 
-
-def reduced(name: str, x, outer: int, n: int, inner: int):
-    """A contiguous array as (outer, n, inner), reduced over the middle; or None."""
-    found = _reduce(name, x.reshape(outer, n, inner), (1,), False, None)
-    return None if found is NotImplemented else found
+    Operands are those of the lines (of `pattern`, see `sum_of`), then their parameters as floats; the first has the shape
+    that is summed.
+    """
+    x = specs[0]
+    parameters = 1 + max((p for line in lines for p in line.parameters), default=-1)
+    kernel = sum_of(lines, dtype, pattern, parameters)
+    steps, shape = _steps("sum", x.dtype, x.shape, dims, keepdim)
+    if kernel is None or not x.size or not steps or steps[0].kernel is not _ROW_KERNELS["sum", x.dtype]:
+        return None
+    if not kernel.ready() or not all(step.kernel.ready() for step in steps):
+        return None
+    count, first = len(pattern), len(pattern) + parameters
+    out = Operand(first + len(steps) - 1)
+    operands = {f"a{i}": Operand(i) for i in range(count)} | {"out": Operand(first) if len(steps) > 1 else out}
+    floats = {f"p{j}": Operand(count + j) for j in range(parameters)}
+    launches = [Launch(kernel, steps[0].chunks, **operands, **steps[0].arguments, **floats)]
+    launches += in_steps(steps[1:], Operand(first), first + 1, out) if len(steps) > 1 else []
+    return Plan(contiguous(shape, x.dtype, x.backend), launches, spaces(steps, x.dtype))
 
 
 class _Reduction(Lowering):
     """The sum, maximum or minimum over `dims`."""
 
     def __init__(self, name: str):
-        super().__init__(name, self.planned, ("dims", "keepdim"), prepare=self.prepared)
+        # Another layout is left to the reference, whose bits are others.
+        super().__init__(
+            name, self.planned, ("dims", "keepdim"), prepare=self.prepared, copies=lambda specs, params: None
+        )
 
     def planned(self, specs, params) -> Plan | bool | None:
         (x,) = specs
@@ -429,18 +417,15 @@ class _Reduction(Lowering):
             return None
         if not x.plain:
             return True
-        regions, shape = _plan(self.__name__, x.dtype.char, x.shape, params["dims"], params["keepdim"])
-        if not regions or not all(region.kernel.ready() for region in regions):
+        steps, shape = _steps(self.__name__, x.dtype, x.shape, params["dims"], params["keepdim"])
+        if not steps or not all(step.kernel.ready() for step in steps):
             return None
-        temporaries = tuple(region.results * x.dtype.itemsize for region in regions[:-1])
-        launches = [
-            Launch(region.kernel, region.slices, (Operand(i), Operand(i + 1), *region.words))
-            for i, region in enumerate(regions)
-        ]
-        return Plan(contiguous(shape, x.dtype, x.backend), launches, temporaries)
+        between = spaces(steps, x.dtype)
+        launches = in_steps(steps, Operand(0), 1, Operand(1 + len(between)))
+        return Plan(contiguous(shape, x.dtype, x.backend), launches, between)
 
     def prepared(self, xp, arrays, params, out):
-        """An array whose transpose is contiguous."""
+        """An array whose transpose is contiguous; others are left to the reference."""
         (x,) = arrays
         if not x.flags.f_contiguous or out is not None:
             return NotImplemented

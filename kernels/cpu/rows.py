@@ -11,8 +11,10 @@ import math
 
 import numpy as np
 
-from deepcore.kernels.cpu.reductions import LANES, share
+from deepcore.kernels.codegen.kernel import In, Operand, Out, Size, args
+from deepcore.kernels.cpu.reductions import LANES, kernels_of, share
 from deepcore.kernels.math import elementary
+from deepcore.kernels.plan import Launch
 
 # What a row costs beside its elements, in elements: short rows make slices of fewer elements.
 ROW_COST = 32
@@ -20,6 +22,8 @@ ROW_COST = 32
 _SHORT, TILE = 32, 64
 # Rows across memory lie side by side; fewer than this are copied to lie along it.
 _LEAST_INNER = 16
+# Rows and columns that change places at a time.
+_BLOCK = 16
 
 fma = elementary.fma
 _LOG2_E = 1.4426950408889634
@@ -100,8 +104,8 @@ def exponentials(tools, dt, stored: bool):
     return total
 
 
-# Lane j of a tile is a row of n numbers, tile[64·i + j] its number i. Words of every kernel over tiles: its arrays, then
-# outer, n, inner and the tiles of a slice. Rows lie along the middle of (outer, n, inner).
+# Lane j of a tile is a row of n numbers, tile[64·i + j] its number i. Every kernel over tiles has its arrays, then outer, n,
+# inner and `each`, the tiles of a chunk. Rows lie along the middle of (outer, n, inner).
 
 
 @functools.cache
@@ -173,3 +177,33 @@ def tile_slices(outer: int, n: int, inner: int) -> tuple[int, int]:
 
 def in_tiles(n: int, inner: int) -> bool:
     return n <= _SHORT if inner == 1 else n <= TILE and inner >= _LEAST_INNER
+
+
+@args(x=In, out=Out, outer=Size, n=Size, inner=Size, each=Size)
+def _turned(tools, dtype: str):
+    """out[o, j, i] = x[o, i, j] for (outer, n, inner), in blocks, `each` of them a chunk's."""
+    after = tools.after(np.dtype(dtype))
+
+    def kernel(x, out, outer, n, inner, each, chunk):
+        blocks = -(-inner // _BLOCK)
+        for t in range(chunk * each, min(outer * blocks, (chunk + 1) * each)):
+            first = t // blocks * n * inner
+            source, result = after(x, first), after(out, first)
+            start = t % blocks * _BLOCK
+            end = min(inner, start + _BLOCK)
+            for low in range(0, n, _BLOCK):
+                for j in range(start, end):
+                    for i in range(low, min(n, low + _BLOCK)):
+                        result[j * n + i] = source[i * inner + j]
+        return 0
+
+    return kernel
+
+
+_TURNED = kernels_of("turned", _turned)
+
+
+def turned(dtype, outer: int, n: int, inner: int, x: Operand, out: Operand) -> Launch:
+    """The launch that makes (outer, inner, n) of (outer, n, inner)."""
+    blocks, each = outer * -(-inner // _BLOCK), max(1, share(outer * n * inner) // (n * _BLOCK))
+    return Launch(_TURNED[dtype], -(-blocks // each), x=x, out=out, outer=outer, n=n, inner=inner, each=each)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepcore.kernels.codegen.jit import address
+from deepcore.kernels.codegen.kernel import In, Operand, Out, Size, args
 from deepcore.kernels.cpu.reductions import LANES, extreme, kernels_of, plain, share, summing
 from deepcore.kernels.cpu.rows import (
     ROW_COST,
@@ -17,12 +17,11 @@ from deepcore.kernels.cpu.rows import (
     tile_access,
     tile_exponentials,
     tile_slices,
+    turned,
 )
 from deepcore.kernels.math import elementary
-from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
+from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous, per_element
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.threadpool import complete
 
 
 def quotient(a, b, inverse):
@@ -31,73 +30,72 @@ def quotient(a, b, inverse):
     return fma(fma(-q, b, a), inverse, q)
 
 
+@args(x=In, out=Out, rows=Size, n=Size, each=Size)
 def _softmax(tools, dtype: str):
-    """Words: x, out, rows, n, rows of a slice."""
+    """`each`: rows of a chunk, here and below."""
     dt = np.dtype(dtype)
-    view, size = tools.view(dt), dt.itemsize
+    after = tools.after(dt)
     best, total = extreme(tools, dt, "top"), exponentials(tools, dt, True)
     divided, one = tools.lift(quotient, dt), dt.type(1)
 
-    def kernel(a, part):
-        n = a[3]
-        for r in range(part * a[4], min(a[2], (part + 1) * a[4])):
-            x, out = view(a[0] + r * n * size), view(a[1] + r * n * size)
-            s = total(x, out, n, best(x, n))
+    def kernel(x, out, rows, n, each, chunk):
+        for r in range(chunk * each, min(rows, (chunk + 1) * each)):
+            row, result = after(x, r * n), after(out, r * n)
+            s = total(row, result, n, best(row, n))
             inverse = one / s
             for i in range(n):
-                out[i] = divided(out[i], s, inverse)
+                result[i] = divided(result[i], s, inverse)
         return 0
 
     return kernel
 
 
+@args(x=In, out=Out, rows=Size, n=Size, each=Size)
 def _log_softmax(tools, dtype: str):
-    """Words: x, out, rows, n, rows of a slice."""
     dt = np.dtype(dtype)
-    view, size, log = tools.view(dt), dt.itemsize, tools.lift(elementary.log, dt)
+    after, log = tools.after(dt), tools.lift(elementary.log, dt)
     best, total = extreme(tools, dt, "top"), exponentials(tools, dt, False)
 
-    def kernel(a, part):
-        n = a[3]
-        for r in range(part * a[4], min(a[2], (part + 1) * a[4])):
-            x, out = view(a[0] + r * n * size), view(a[1] + r * n * size)
-            c = best(x, n)
-            d = log(total(x, out, n, c))
+    def kernel(x, out, rows, n, each, chunk):
+        for r in range(chunk * each, min(rows, (chunk + 1) * each)):
+            row, result = after(x, r * n), after(out, r * n)
+            c = best(row, n)
+            d = log(total(row, result, n, c))
             for i in range(n):
-                out[i] = (x[i] - c) - d
+                result[i] = (row[i] - c) - d
         return 0
 
     return kernel
 
 
+@args(x=In, out=Out, rows=Size, n=Size, each=Size)
 def _logsumexp(tools, dtype: str):
-    """Words: x, out, rows, n, rows of a slice."""
     dt = np.dtype(dtype)
-    view, size, log = tools.view(dt), dt.itemsize, tools.lift(elementary.log, dt)
+    after, log = tools.after(dt), tools.lift(elementary.log, dt)
     best, total = extreme(tools, dt, "top"), exponentials(tools, dt, False)
     inf, zero = dt.type(np.inf), dt.type(0)
 
-    def kernel(a, part):
-        n, out = a[3], view(a[1])
-        for r in range(part * a[4], min(a[2], (part + 1) * a[4])):
-            x = view(a[0] + r * n * size)
-            c = best(x, n)
+    def kernel(x, out, rows, n, each, chunk):
+        for r in range(chunk * each, min(rows, (chunk + 1) * each)):
+            row = after(x, r * n)
+            c = best(row, n)
             if c == inf:
                 for i in range(n):
-                    c = x[i] if x[i] != x[i] else c
+                    c = row[i] if row[i] != row[i] else c
                 out[r] = c
             else:
                 c = zero if c == -inf else c
-                out[r] = c + log(total(x, x, n, c))
+                out[r] = c + log(total(row, row, n, c))
         return 0
 
     return kernel
 
 
+@args(g=In, y=In, out=Out, rows=Size, n=Size, each=Size)
 def _softmax_grad(tools, dtype: str):
-    """y·(g - Σ g·y). Words: g, y, out, rows, n, rows of a slice."""
+    """y·(g - Σ g·y)."""
     dt = np.dtype(dtype)
-    view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
+    after, zero = tools.after(dt), dt.type(0)
 
     @tools.inline
     def product(g, y, z, i, c, d):
@@ -105,67 +103,64 @@ def _softmax_grad(tools, dtype: str):
 
     total = summing(tools, dt, product, "row, row")
 
-    def kernel(a, part):
-        n = a[4]
-        for r in range(part * a[5], min(a[3], (part + 1) * a[5])):
-            at = r * n * size
-            g, y, out = view(a[0] + at), view(a[1] + at), view(a[2] + at)
-            s = total(g, y, y, n, zero, zero)
+    def kernel(g, y, out, rows, n, each, chunk):
+        for r in range(chunk * each, min(rows, (chunk + 1) * each)):
+            gr, yr, result = after(g, r * n), after(y, r * n), after(out, r * n)
+            s = total(gr, yr, yr, n, zero, zero)
             for i in range(n):
-                out[i] = y[i] * (g[i] - s)
+                result[i] = yr[i] * (gr[i] - s)
         return 0
 
     return kernel
 
 
+@args(g=In, y=In, out=Out, rows=Size, n=Size, each=Size)
 def _log_softmax_grad(tools, dtype: str):
-    """g - exp(y)·Σ g, which is g where Σ g is 0. Words: g, y, out, rows, n, rows of a slice."""
+    """g - exp(y)·Σ g, which is g where Σ g is 0."""
     dt = np.dtype(dtype)
-    view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
+    zero = dt.type(0)
     exp, total, block = tools.lift(exp_below, dt), plain(tools, dt), tools.local(dt, LANES)
     copy, after = tools.copy(dt), tools.after(dt)
 
-    def kernel(a, part):
-        n, e = a[4], block()
+    def kernel(g, y, out, rows, n, each, chunk):
+        e = block()
         for j in range(LANES):
             e[j] = zero
-        for r in range(part * a[5], min(a[3], (part + 1) * a[5])):
-            at = r * n * size
-            g, y, out = view(a[0] + at), view(a[1] + at), view(a[2] + at)
-            s = total(g, y, y, n, zero, zero)
+        for r in range(chunk * each, min(rows, (chunk + 1) * each)):
+            gr, yr, result = after(g, r * n), after(y, r * n), after(out, r * n)
+            s = total(gr, yr, yr, n, zero, zero)
             for i in range(0, n, LANES):
                 rest = min(n - i, LANES)
                 if rest == LANES:
                     for j in range(LANES):
-                        e[j] = exp(y[i + j])
+                        e[j] = exp(yr[i + j])
                     for j in range(LANES):
-                        e[j] = g[i + j] - (zero if s == zero else e[j] * s)
+                        e[j] = gr[i + j] - (zero if s == zero else e[j] * s)
                     for j in range(LANES):
-                        out[i + j] = e[j]
+                        result[i + j] = e[j]
                 else:
-                    copy(e, after(y, i), rest)
+                    copy(e, after(yr, i), rest)
                     for j in range(LANES):
                         e[j] = exp(e[j])
                     for j in range(rest):
-                        out[i + j] = g[i + j] - (zero if s == zero else e[j] * s)
+                        result[i + j] = gr[i + j] - (zero if s == zero else e[j] * s)
         return 0
 
     return kernel
 
 
+@args(x=In, out=Out, outer=Size, n=Size, inner=Size, each=Size)
 def _softmax_tiles(tools, log: bool, dtype: str):
-    """Arrays: x, out."""
+    """`each`: tiles of a chunk, here and below."""
     dt = np.dtype(dtype)
-    view, lanes, space = tools.view(dt), tools.local(dt, LANES), tools.local(dt, LANES * TILE)
+    lanes, space = tools.local(dt, LANES), tools.local(dt, LANES * TILE)
     place, load, store = tile_access(tools, dt)
     total, ln = tile_exponentials(tools, dt), tools.lift(elementary.log, dt)
 
-    def kernel(a, part):
-        outer, n, inner = a[2], a[3], a[4]
-        x, out = view(a[0]), view(a[1])
+    def kernel(x, out, outer, n, inner, each, chunk):
         tile, top, sums = space(), lanes(), lanes()
         tiles = -(-outer // LANES) if inner == 1 else outer * -(-inner // LANES)
-        for t in range(part * a[5], min(tiles, (part + 1) * a[5])):
+        for t in range(chunk * each, min(tiles, (chunk + 1) * each)):
             base, step, apart, _, count = place(t, outer, n, inner)
             load(tile, x, base, n, step, apart, count)
             total(tile, n, top, sums)
@@ -186,20 +181,19 @@ def _softmax_tiles(tools, log: bool, dtype: str):
     return kernel
 
 
+@args(g=In, y=In, out=Out, outer=Size, n=Size, inner=Size, each=Size)
 def _softmax_grad_tiles(tools, log: bool, dtype: str):
-    """y·(g - Σ g·y), or g - exp(y)·Σ g for the logarithm. Arrays: g, y, out."""
+    """y·(g - Σ g·y), or g - exp(y)·Σ g for the logarithm."""
     dt = np.dtype(dtype)
-    view, lanes, space = tools.view(dt), tools.local(dt, LANES), tools.local(dt, LANES * TILE)
+    lanes, space = tools.local(dt, LANES), tools.local(dt, LANES * TILE)
     other = tools.local(dt, LANES * TILE)
     place, load, store = tile_access(tools, dt)
     exp, zero = tools.lift(exp_below, dt), dt.type(0)
 
-    def kernel(a, part):
-        outer, n, inner = a[3], a[4], a[5]
-        g, y, out = view(a[0]), view(a[1]), view(a[2])
+    def kernel(g, y, out, outer, n, inner, each, chunk):
         u, v, sums = space(), other(), lanes()
         tiles = -(-outer // LANES) if inner == 1 else outer * -(-inner // LANES)
-        for t in range(part * a[6], min(tiles, (part + 1) * a[6])):
+        for t in range(chunk * each, min(tiles, (chunk + 1) * each)):
             base, step, apart, _, count = place(t, outer, n, inner)
             load(u, g, base, n, step, apart, count)
             load(v, y, base, n, step, apart, count)
@@ -231,65 +225,72 @@ _LOG_SOFTMAX_GRAD = (
 _LOGSUMEXP = kernels_of("logsumexp", _logsumexp)
 
 
-def _layout(shape: tuple[int, ...], dim: int) -> tuple[bool, int, tuple[int, ...]]:
-    """(whether in tiles, chunks or 0 where rows must be moved first, the words behind the addresses)."""
+def _layout(shape: tuple[int, ...], dim: int) -> tuple[bool, int, dict[str, int]]:
+    """(whether in tiles, chunks or 0 where rows must be moved first, the sizes among the kernel's arguments)."""
     outer, n, inner = split(shape, dim)
     if in_tiles(n, inner):
         chunks, each = tile_slices(outer, n, inner)
-        return True, chunks, (outer, n, inner, each)
+        return True, chunks, {"outer": outer, "n": n, "inner": inner, "each": each}
     each = share(outer * n) // (n + ROW_COST) or 1
-    return False, 0 if inner > 1 else -(-outer // each), (outer, n, each)
+    return False, 0 if inner > 1 else -(-outer // each), {"rows": outer, "n": n, "each": each}
 
 
 class _Rows(Lowering):
     """out[r] = kernel(row r of each operand), for rows along `dim`; `kernels`: for long rows, and in tiles."""
 
-    def __init__(self, name: str, kernels: tuple[dict, dict]):
-        super().__init__(name, self.planned, ("dim",), prepare=self.prepared)
-        self.kernels = kernels
+    def __init__(self, name: str, kernels: tuple[dict, dict], *operands: str):
+        super().__init__(name, self.planned, ("dim",), cost=per_element(5))
+        #: The kernels' arguments that are arrays.
+        self.kernels, self.arrays = kernels, (*operands, "out")
 
     def planned(self, specs, params) -> Plan | bool | None:
         x = specs[0]
         if not x.size:
             return None
-        tiled, chunks, words = _layout(x.shape, params["dim"] % x.ndim)
+        tiled, chunks, sizes = _layout(x.shape, params["dim"] % x.ndim)
         kernel = self.kernels[tiled].get(x.dtype)
         if kernel is None or not kernel.ready():
             return None
-        if not chunks or not all(spec.plain and spec.dtype == x.dtype for spec in specs):
+        if any(spec.dtype != x.dtype for spec in specs):
+            return None
+        if not all(spec.plain for spec in specs):
             return True
-        operands = map(Operand, range(len(specs) + 1))
-        return Plan(contiguous(x.shape, x.dtype, x.backend), [Launch(kernel, chunks, (*operands, *words))])
+        count, result = len(specs), contiguous(x.shape, x.dtype, x.backend)
+        if chunks:
+            operands = {name: Operand(i) for i, name in enumerate(self.arrays)}
+            return Plan(result, [Launch(kernel, chunks, **operands, **sizes)])
+        # Rows are gathered first.
+        outer, n, inner = split(x.shape, params["dim"] % x.ndim)
+        _, chunks, sizes = _layout((outer * inner, n), 1)
+        launches = [turned(x.dtype, outer, n, inner, Operand(i), Operand(count + i)) for i in range(count)]
+        operands = {name: Operand(count + i) for i, name in enumerate(self.arrays)}
+        launches.append(Launch(kernel, chunks, **operands, **sizes))
+        launches.append(turned(x.dtype, outer, inner, n, Operand(2 * count), Operand(2 * count + 1)))
+        if not all(launch.kernel.ready() for launch in launches):
+            return None
+        return Plan(result, launches, (x.size * x.dtype.itemsize,) * (count + 1))
 
-    def prepared(self, xp, arrays, params, out):
-        """Rows that are gathered first, and operands that are not contiguous or of another dtype."""
-        x, dim = arrays[0], params["dim"]
-        if _layout(x.shape, dim % x.ndim)[1]:
-            arrays = [np.require(a, x.dtype, ("C", "A")) for a in arrays]
-            return self(xp, *arrays, out=out, **params)
-        rows = [np.require(np.moveaxis(a, dim, -1), x.dtype, ("C", "A")) for a in arrays]
-        result = np.moveaxis(self(xp, *rows, dim=-1), -1, dim)
-        if out is None:
-            return np.ascontiguousarray(result)
-        out[...] = result
-        return out
 
-
-softmax, log_softmax = _Rows("softmax", _SOFTMAX), _Rows("log_softmax", _LOG_SOFTMAX)
-softmax_grad, log_softmax_grad = _Rows("softmax_grad", _SOFTMAX_GRAD), _Rows("log_softmax_grad", _LOG_SOFTMAX_GRAD)
+softmax, log_softmax = _Rows("softmax", _SOFTMAX, "x"), _Rows("log_softmax", _LOG_SOFTMAX, "x")
+softmax_grad = _Rows("softmax_grad", _SOFTMAX_GRAD, "g", "y")
+log_softmax_grad = _Rows("log_softmax_grad", _LOG_SOFTMAX_GRAD, "g", "y")
 for _rows in (softmax, log_softmax, softmax_grad, log_softmax_grad):
     register(_rows.op_name, "cpu", needs_numba=False)(_rows)
 
 
-@register("logsumexp", "cpu", needs_numba=False)
-def logsumexp(xp, input, *, out=None):
+def _plan_logsumexp(specs, params) -> Plan | bool | None:
     """Of the last dimension, which is dropped."""
-    kernel = _LOGSUMEXP.get(input.dtype)
-    if kernel is None or not input.size or not kernel.ready():
-        return NotImplemented
-    x = np.require(input, requirements=("C", "A"))
+    (x,) = specs
+    kernel = _LOGSUMEXP.get(x.dtype)
+    if kernel is None or not x.size or not kernel.ready():
+        return None
+    if not x.plain:
+        return True
     n = x.shape[-1]
     rows, each = x.size // n, share(x.size) // (n + ROW_COST) or 1
-    result = allocator.small(x.shape[:-1], x.dtype) if out is None else out
-    complete(kernel, -(-rows // each), address(x), address(result), rows, n, each)
-    return result
+    launch = Launch(kernel, -(-rows // each), x=Operand(0), out=Operand(1), rows=rows, n=n, each=each)
+    return Plan(contiguous(x.shape[:-1], x.dtype, x.backend), [launch])
+
+
+logsumexp = Lowering("logsumexp", _plan_logsumexp, cost=per_element(4))
+register("logsumexp", "cpu", needs_numba=False)(logsumexp)

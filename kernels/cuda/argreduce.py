@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from deepcore.backend.dtypes import int64
-from deepcore.kernels.cuda.kernel import THREADS
+from deepcore.kernels.codegen.kernel import In, Out, Size, args
+from deepcore.kernels.codegen.ptx import THREADS
 from deepcore.kernels.cuda.reductions import reduced
 from deepcore.kernels.cuda.rows import by_dtype_and_group, larger, reduction
 from deepcore.kernels.registry import register
 
 
+@args(x=In, out=Out(int64), rows=Size, n=Size)
 def _arg(tools, dtype: str, group: int, lowest: bool):
     """Where the largest (smallest) number of each row is, the first of equal ones; a NaN comes before all others."""
     dt = np.dtype(dtype)
@@ -41,10 +43,7 @@ def _earlier(a, b):
     return a if a < b else b
 
 
-_ARG = {
-    low: by_dtype_and_group(f"arg{'min' if low else 'max'}", ("T*", "int64*", "int64", "int64"), _arg, low)
-    for low in (False, True)
-}
+_ARG = {low: by_dtype_and_group(f"arg{'min' if low else 'max'}", _arg, low) for low in (False, True)}
 
 
 @register("argmax", "cuda", needs_numba=False)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepcore.kernels.cuda.kernel import THREADS, Kernel, blocks_for
+from deepcore.backend.dtypes import float64
+from deepcore.kernels.codegen.kernel import Float, In, Out, Size, args
+from deepcore.kernels.codegen.ptx import THREADS, Kernel
+from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.cuda.norm import COLUMNS, LANES, column_total
 from deepcore.kernels.cuda.rows import FLOATS
 from deepcore.kernels.registry import register
 
 
+@args(x=In, out=Out, rows=Size, n=Size, eps=Float(float64))
 def _batch_statistics(tools, dtype: str):
     """Of each column, three rows of out: mean, variance (divisor `rows`) and 1/√(variance + eps)."""
     dt = np.dtype(dtype)
@@ -36,6 +40,7 @@ def _batch_statistics(tools, dtype: str):
     return kernel
 
 
+@args(g=In, x=In, mean=In, out=Out, rows=Size, n=Size)
 def _batch_sums(tools, dtype: str):
     """Of each column, two rows of out: Σ g and Σ g·(x - mean)."""
     dt = np.dtype(dtype)
@@ -58,6 +63,7 @@ def _batch_sums(tools, dtype: str):
     return kernel
 
 
+@args(g=In, x=In, mean=In, scale=In, shift=In, factor=In, out=Out, size=Size, n=Size)
 def _batch_apply(tools, dtype: str, gradient: bool):
     """(x - mean)·scale + shift, or ((g - shift) - (x - mean)·factor)·scale; all but x and g are rows."""
     thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
@@ -74,21 +80,10 @@ def _batch_apply(tools, dtype: str, gradient: bool):
     return kernel
 
 
-_STATISTICS, _SUMS = (
-    {d: Kernel(f"{name}_{d.name}", tuple(t.replace("T", d.name) for t in types), build, d.name) for d in FLOATS}
-    for name, types, build in (
-        ("batch_statistics", ("T*", "T*", "int64", "int64", "float64"), _batch_statistics),
-        ("batch_sums", ("T*", "T*", "T*", "T*", "int64", "int64"), _batch_sums),
-    )
-)
+_STATISTICS = {d: Kernel(f"batch_statistics_{d.name}", _batch_statistics, d.name) for d in FLOATS}
+_SUMS = {d: Kernel(f"batch_sums_{d.name}", _batch_sums, d.name) for d in FLOATS}
 _APPLY = {
-    (gradient, d): Kernel(
-        f"batch_norm{'_grad' * gradient}_{d.name}",
-        (*[f"{d.name}*"] * 7, "int64", "int64"),
-        _batch_apply,
-        d.name,
-        gradient,
-    )
+    (gradient, d): Kernel(f"batch_norm{'_grad' * gradient}_{d.name}", _batch_apply, d.name, gradient)
     for gradient in (False, True)
     for d in FLOATS
 }
@@ -107,7 +102,7 @@ def batch_statistics(xp, input, *, eps):
         return NotImplemented
     rows, n = input.shape
     out = xp.empty((3, n), dtype=input.dtype)
-    xp.launch(kernel, blocks_for(xp, n, COLUMNS), xp.ascontiguousarray(input), out, rows, n, np.float64(eps))
+    xp.launch(kernel, blocks_for(xp, n, COLUMNS), x=xp.ascontiguousarray(input), out=out, rows=rows, n=n, eps=eps)
     return out
 
 
@@ -116,8 +111,11 @@ def _applied(xp, g, x, mean, scale, shift, factor):
     if kernel is None:
         return NotImplemented
     out = xp.empty(x.shape, dtype=x.dtype)
-    rows = [xp.ascontiguousarray(row) for row in (mean, scale, shift, factor)]
-    xp.launch(kernel, blocks_for(xp, x.size, THREADS), x if g is None else g, x, *rows, out, x.size, x.shape[1])
+    mean, scale, shift, factor = (xp.ascontiguousarray(row) for row in (mean, scale, shift, factor))
+    xp.launch(
+        kernel, blocks_for(xp, x.size, THREADS), g=x if g is None else g, x=x, mean=mean, scale=scale, shift=shift,
+        factor=factor, out=out, size=x.size, n=x.shape[1],
+    )  # fmt: skip
     return out
 
 
@@ -138,7 +136,7 @@ def batch_norm_grad(xp, g, input, statistics, weight=None, *, batch, affine, eps
     scale = rstd if weight is None else rstd * weight
     sums = xp.empty((2, n), dtype=x.dtype)
     if batch or affine:
-        xp.launch(kernel, blocks_for(xp, n, COLUMNS), g, x, mean, sums, rows, n)
+        xp.launch(kernel, blocks_for(xp, n, COLUMNS), g=g, x=x, mean=mean, out=sums, rows=rows, n=n)
     count = x.dtype.type(rows)
     shift, factor = (sums[0] / count, sums[1] * rstd / count * rstd) if batch else [xp.zeros_like(scale)] * 2
     out = _applied(xp, g, x, mean, scale, shift, factor)

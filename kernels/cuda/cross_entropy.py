@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from deepcore.backend.dtypes import float64, int64
-from deepcore.kernels.cuda.kernel import THREADS, Kernel
+from deepcore.kernels.codegen.kernel import Float, In, Out, Size, args
+from deepcore.kernels.codegen.ptx import THREADS, Kernel
 from deepcore.kernels.cuda.reductions import ALL, over_all
 from deepcore.kernels.cuda.rows import FLOATS, add, by_dtype_and_group, chosen, larger, reduction, run_rows
 from deepcore.kernels.math import elementary
 from deepcore.kernels.registry import register
 
 
+@args(
+    target=In(int64), weight=In, out=Out(float64), scale=Out, rows=Size, classes=Size, ignored=Size, weighted=Size, mean=Size
+)  # fmt: skip
 def _targets(tools, dtype: str):
     """out[0] = Σ of the weights that count, out[1] = how many classes are out of range; scale is 1, or with `mean` that
     over the sum."""
@@ -32,6 +36,7 @@ def _targets(tools, dtype: str):
     )  # fmt: skip
 
 
+@args(losses=In, found=In(float64), out=Out, rows=Size, mean=Size)
 def _loss(tools, dtype: str):
     """The sum of the losses, with `mean` over what `_targets` found."""
     return over_all(
@@ -40,6 +45,10 @@ def _loss(tools, dtype: str):
     )  # fmt: skip
 
 
+@args(
+    x=In, target=In(int64), weight=In, losses=Out, out=Out, every=In, scales=In, rows=Size, n=Size, ignored=Size,
+    weighted=Size, smoothing=Float,
+)  # fmt: skip
 def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool):
     """The losses of the rows of x, and where recorded the gradient of their sum times `scale`.
 
@@ -101,29 +110,15 @@ def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool
     return kernel
 
 
-_TARGETS = {
-    d: Kernel(
-        f"targets_{d.name}",
-        ("int64*", f"{d.name}*", "float64*", f"{d.name}*", *["int64"] * 5),
-        _targets,
-        d.name,
-        threads=ALL,
-    )
-    for d in FLOATS
-}
-_LOSS = {
-    d: Kernel(
-        f"losses_{d.name}", (f"{d.name}*", "float64*", f"{d.name}*", "int64", "int64"), _loss, d.name, threads=ALL
-    )
-    for d in FLOATS
-}
+_TARGETS = {d: Kernel(f"targets_{d.name}", _targets, d.name, threads=ALL) for d in FLOATS}
+_LOSS = {d: Kernel(f"losses_{d.name}", _loss, d.name, threads=ALL) for d in FLOATS}
 _CROSS_ENTROPY = {
     (recorded, smoothed): by_dtype_and_group(
-        f"cross_entropy{'_grad' * recorded}{'_smoothed' * smoothed}",
-        ("T*", "int64*", "T*", "T*", "T*", "T*", "T*", *["int64"] * 4, "T"), _cross_entropy, recorded, smoothed,
+        f"cross_entropy{'_grad' * recorded}{'_smoothed' * smoothed}", _cross_entropy, recorded, smoothed
     )
-    for recorded in (False, True) for smoothed in (False, True)
-}  # fmt: skip
+    for recorded in (False, True)
+    for smoothed in (False, True)
+}
 
 
 @register("cross_entropy", "cuda", needs_numba=False)
@@ -137,19 +132,22 @@ def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothin
     rows, target = x.size // n, xp.ascontiguousarray(target.astype(int64, copy=False))
     weighted = weight is not None
     weights = xp.ascontiguousarray(weight.astype(dtype, copy=False)) if weighted else x
-    found, scale, mean = xp.empty(2, dtype=float64), xp.empty(1, dtype=dtype), int(reduction == "mean")
-    xp.launch(check, 1, target, weights, found, scale, rows, n, ignore_index, int(weighted), mean)
+    found, scale, mean = xp.empty(2, dtype=float64), xp.empty(1, dtype=dtype), reduction == "mean"
+    xp.launch(
+        check, 1, target=target, weight=weights, out=found, scale=scale, rows=rows, classes=n, ignored=ignore_index,
+        weighted=weighted, mean=mean,
+    )  # fmt: skip
     every = xp.sum(weights).reshape(1) if weighted and smoothing > 0 else x
     losses = xp.empty(target.shape, dtype=dtype)
     gradients = xp.empty(x.shape, dtype=dtype) if recorded else x
     loss = losses if reduction == "none" else xp.empty((), dtype=dtype)
     wrong = xp.any_wrong_by_now(found[1:])
     run_rows(
-        xp, kernel, rows, x, target, weights, losses, gradients, every, scale, rows, n, ignore_index, int(weighted),
-        dtype.type(smoothing),
+        xp, kernel, rows=rows, x=x, target=target, weight=weights, losses=losses, out=gradients, every=every, scales=scale,
+        n=n, ignored=ignore_index, weighted=weighted, smoothing=smoothing,
     )  # fmt: skip
     if reduction != "none":
-        xp.launch(add_up, 1, losses, found, loss, rows, mean)
+        xp.launch(add_up, 1, losses=losses, found=found, out=loss, rows=rows, mean=mean)
     if wrong():
         return NotImplemented  # the reference says which
     if not recorded:

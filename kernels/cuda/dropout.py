@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from deepcore.backend.dtypes import float32, float64
-from deepcore.kernels.cuda.kernel import THREADS, Kernel, blocks_for
+from deepcore.kernels.codegen.kernel import Float, In, Out, Size, Words, args
+from deepcore.kernels.codegen.ptx import THREADS, Kernel
+from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.cuda.philox import stream_words
 from deepcore.kernels.math.philox import philox_block
 from deepcore.kernels.registry import register
 
 
+@args(
+    x=In, out=Out, size=Size, state=Words, seed=Size, stream=Size, start=Size, threshold=Size, scale=Float
+)  # fmt: skip
 def _dropout(tools, dtype: str):
     """out[i] = x[i]·(scale where word i of the stream is below the threshold, else 0)."""
     dt = np.dtype(dtype)
@@ -28,12 +33,7 @@ def _dropout(tools, dtype: str):
     return kernel
 
 
-_DROPOUT = {
-    d: Kernel(
-        f"dropout_{d.name}", (f"{d.name}*", f"{d.name}*", "int64", "int64*", *["int64"] * 4, d.name), _dropout, d.name
-    )
-    for d in (float32, float64)
-}
+_DROPOUT = {d: Kernel(f"dropout_{d.name}", _dropout, d.name) for d in (float32, float64)}
 
 
 @register("dropout", "cuda", needs_numba=False)
@@ -43,7 +43,7 @@ def dropout(xp, input, *, seed, stream, position, p):
         return NotImplemented
     x = xp.ascontiguousarray(input)
     out = xp.empty(x.shape, dtype=x.dtype)
-    state = stream_words(xp, seed, stream, position)
     blocks = blocks_for(xp, -(-x.size // 4), THREADS)
-    xp.launch(kernel, blocks, x, out, x.size, *state, threshold, x.dtype.type(1 / (1 - p)))
+    draw = stream_words(xp, seed, stream, position)
+    xp.launch(kernel, blocks, x=x, out=out, size=x.size, **draw, threshold=threshold, scale=1 / (1 - p))
     return out

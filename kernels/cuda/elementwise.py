@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
-from deepcore.kernels.cuda.kernel import THREADS, Kernel, blocks_for
+from deepcore.kernels.codegen.kernel import Float, In, Out, Size, Type, args
+from deepcore.kernels.codegen.ptx import THREADS, Kernel
+from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.math.formulas import FORMULAS, function
 from deepcore.kernels.registry import register
 
@@ -18,17 +20,23 @@ from deepcore.kernels.registry import register
 _EACH = 4
 _TILE = THREADS * _EACH
 
-#: What a dtype is computed in, and how memory holds it.
+#: What a dtype is computed in.
 _COMPUTED = {float16: float32, bfloat16: float32, float32: float32, float64: float64}
-_HELD = {float16: "uint16", bfloat16: "uint16", float32: "float32", float64: "float64"}
 
 
+def _arguments(formula: str, dtype: str, pattern: str, parameters: int) -> dict[str, Type]:
+    computed = _COMPUTED[np.dtype(dtype)]
+    operands = dict.fromkeys((f"x{i}" for i in range(len(pattern))), In)
+    return {**operands, "out": Out, "size": Size, **{f"p{j}": Float(computed) for j in range(parameters)}}
+
+
+@args(_arguments)
 def build(tools, formula: str, dtype: str, pattern: str, parameters: int):
     """out = formula(operands …, parameters …). A letter of `pattern` an operand: "v" elements, "s" one for all."""
-    held = next(d for d in _HELD if d.name == dtype)
-    load, store = tools.access(held)
+    stored = np.dtype(dtype)
+    load, store = tools.access(stored)
     scope: dict[str, Any] = {
-        "function": tools.lift(function(formula), _COMPUTED[held]),
+        "function": tools.lift(function(formula), _COMPUTED[stored]),
         "load": load, "store": store, "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
     }  # fmt: skip
     xs, ps = [f"x{i}" for i in range(len(pattern))], [f"p{j}" for j in range(parameters)]
@@ -59,8 +67,7 @@ def build(tools, formula: str, dtype: str, pattern: str, parameters: int):
         f"                {result('i')}",
         f"                i += {THREADS}",
     ]
-    exec("\n".join(body), scope)
-    return scope["kernel"]
+    return tools.compiled("\n".join(body), scope)["kernel"]
 
 
 class Map:
@@ -68,14 +75,12 @@ class Map:
 
     def __init__(self, name: str, formula: str, arity: int, parameters: tuple[str, ...]):
         self.name, self.formula, self.arity, self.parameters = name, formula, arity, parameters
-        self._kernels = {d: self._kernel(d, "v" * arity) for d in _HELD}
+        self._kernels = {d: self._kernel(d, "v" * arity) for d in _COMPUTED}
         self._mixed: dict[tuple, Kernel] = {}
 
     def _kernel(self, dtype, pattern: str) -> Kernel:
-        held, number = _HELD[dtype], _COMPUTED[dtype].name
-        types = (*[f"{held}*"] * (self.arity + 1), "int64", *[number] * len(self.parameters))
         name = f"{self.formula}_{dtype.name}" + (f"_{pattern}" if "s" in pattern else "")
-        return Kernel(name, types, build, self.formula, dtype.name, pattern, len(self.parameters), threads=THREADS)
+        return Kernel(name, build, self.formula, dtype.name, pattern, len(self.parameters))
 
     def __call__(self, xp, *operands, **params):
         dtype = operands[0].dtype
@@ -98,9 +103,9 @@ class Map:
         operands = tuple(xp.ascontiguousarray(x) for x in operands)
         out = xp.empty(shape, dtype=dtype)
         if out.size:
-            number = _COMPUTED[dtype].type
-            values = [number(params[name]) for name in self.parameters]
-            xp.launch(kernel, blocks_for(xp, out.size, _TILE), *operands, out, out.size, *values)
+            inputs = {f"x{i}": x for i, x in enumerate(operands)}
+            numbers = {f"p{j}": params[name] for j, name in enumerate(self.parameters)}
+            xp.launch(kernel, blocks_for(xp, out.size, _TILE), **inputs, out=out, size=out.size, **numbers)
         return out
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from deepcore.backend.dtypes import int64
-from deepcore.kernels.cuda.kernel import THREADS, Kernel, blocks_for
+from deepcore.kernels.codegen.kernel import In, InOut, Out, Size, args
+from deepcore.kernels.codegen.ptx import THREADS, Kernel
+from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.cuda.rows import FLOATS, add
 from deepcore.kernels.registry import register
 
 
+@args(table=In, index=In(int64), out=Out, bad=Out(int64), size=Size, rows=Size, n=Size)
 def _gather(tools, dtype: str):
     """out[i] = table[index[i]], a warp each; bad[block] counts indices out of range."""
     thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // tools.WARP
@@ -29,6 +32,7 @@ def _gather(tools, dtype: str):
     return kernel
 
 
+@args(values=In, rows=In(int64), order=In(int64), out=InOut, size=Size, n=Size)
 def _scatter(tools, dtype: str):
     """out[row] += values[order[i]] for the sorted rows, a warp for each run of equal ones, in the order of the run."""
     thread, block, blocks, each, lanes = (
@@ -55,13 +59,8 @@ def _scatter(tools, dtype: str):
     return kernel
 
 
-_GATHER, _SCATTER = (
-    {d: Kernel(f"{name}_{d.name}", tuple(t.replace("T", d.name) for t in types), build, d.name) for d in FLOATS}
-    for name, types, build in (
-        ("gather_rows", ("T*", "int64*", "T*", "int64*", "int64", "int64", "int64"), _gather),
-        ("scatter_rows", ("T*", "int64*", "int64*", "T*", "int64", "int64"), _scatter),
-    )
-)
+_GATHER = {d: Kernel(f"gather_rows_{d.name}", _gather, d.name) for d in FLOATS}
+_SCATTER = {d: Kernel(f"scatter_rows_{d.name}", _scatter, d.name) for d in FLOATS}
 
 
 def scatter_rows(xp, out, rows, values) -> bool:
@@ -77,8 +76,9 @@ def scatter_rows(xp, out, rows, values) -> bool:
         order = xp.argsort(rows, kind="stable").astype(int64, copy=False)
         size, n = rows.size, out.shape[1]
         xp.launch(
-            kernel, blocks_for(xp, size, THREADS // 32), xp.ascontiguousarray(values), rows[order], order, out, size, n
-        )
+            kernel, blocks_for(xp, size, THREADS // 32), values=xp.ascontiguousarray(values), rows=rows[order], order=order,
+            out=out, size=size, n=n,
+        )  # fmt: skip
     return True
 
 
@@ -90,7 +90,9 @@ def rows(xp, table, index, *, padding=None):
     index = xp.ascontiguousarray(index.astype(int64, copy=False))
     (count, n), blocks = table.shape, blocks_for(xp, index.size, THREADS // 32)
     out, bad = xp.empty((*index.shape, n), dtype=table.dtype), xp.empty(blocks, dtype=int64)
-    xp.launch(kernel, blocks, xp.ascontiguousarray(table), index, out, bad, index.size, count, n)
+    xp.launch(
+        kernel, blocks, table=xp.ascontiguousarray(table), index=index, out=out, bad=bad, size=index.size, rows=count, n=n
+    )  # fmt: skip
     return NotImplemented if xp.any_wrong(bad.sum()) else out  # the reference says which index is out of range
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from deepcore.backend.dtypes import float32, float64, int64
-from deepcore.kernels.cuda.kernel import THREADS, Kernel, blocks_for
+from deepcore.kernels.codegen.kernel import Out, Size, Words, args
+from deepcore.kernels.codegen.ptx import THREADS, Kernel
+from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.cuda.optimizer import TILE
 from deepcore.kernels.cuda.rows import add
 from deepcore.kernels.registry import register
 
 
+@args(table=Words, rows=Size, tiles=Size, bad=Out(int64))
 def _build_finite(tools, dtype: str):
     """bad[block]: how many numbers are NaN or infinite. A row of the table: first tile, size, address."""
     dt = np.dtype(dtype)
@@ -44,10 +47,7 @@ def _build_finite(tools, dtype: str):
     return kernel
 
 
-_FINITE = {
-    dtype: Kernel(f"gradients_finite_{dtype.name}", ("int64*", "int64", "int64", "int64*"), _build_finite, dtype.name)
-    for dtype in (float32, float64)
-}
+_FINITE = {dtype: Kernel(f"gradients_finite_{dtype.name}", _build_finite, dtype.name) for dtype in (float32, float64)}
 
 
 @register("all_finite", "cuda", needs_numba=False)
@@ -72,5 +72,5 @@ def all_finite(xp, *arrays):
             total = int(tiles.sum())
             blocks = blocks_for(xp, total, 1)
             counts.append(xp.empty(blocks, dtype=int64))
-            xp.launch(kernel, blocks, xp.from_host(table), len(members), total, counts[-1])
+            xp.launch(kernel, blocks, table=xp.from_host(table), rows=len(members), tiles=total, bad=counts[-1])
     return not any(bool(count.any()) for count in counts)

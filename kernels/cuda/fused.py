@@ -11,7 +11,9 @@ import numpy as np
 
 from deepcore import locks
 from deepcore.kernels.codegen import jit
-from deepcore.kernels.cuda.kernel import KERNELS, THREADS, Kernel, blocks_for
+from deepcore.kernels.codegen.kernel import Float, In, Out, Size, Type, args
+from deepcore.kernels.codegen.ptx import KERNELS, THREADS, Kernel
+from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.math.formulas import Line, function
 
 _EACH = 4
@@ -20,21 +22,25 @@ _LOCK = locks.lock()
 _PLACES = {"v": "i", "r": "i % columns", "c": "i // columns", "s": "0"}
 
 
+def _arguments(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> dict[str, Type]:
+    arrays = {f"a{i}": In for i in range(len(pattern))} | {f"out{k}": Out for k in range(len(stored))}
+    return {**arrays, "size": Size, "columns": Size, **{f"p{j}": Float for j in range(_numbers(lines))}}
+
+
+@args(_arguments)
 def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]):
     """Formulas over elements. Values are the operands, then the lines' results in their order; the `stored` are written.
 
     One letter of `pattern` an operand: "v" elements, "s" one for all, "r" a row for all rows, "c" one element a row.
-    Arguments: operands, results, number of elements, of columns, parameters.
     """
     dt = np.dtype(dtype)
     scope: dict[str, Any] = {
         **{line.formula: tools.lift(function(line.formula), dt) for line in lines},
         "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
     }  # fmt: skip
-    count, numbers = len(pattern), _numbers(lines)
-    names = [*(f"a{i}" for i in range(count)), *(f"out{k}" for k in range(len(stored)))]
+    count = len(pattern)
     body = [
-        f"def kernel({', '.join([*names, 'size', 'columns', *(f'p{p}' for p in range(numbers))])}):",
+        f"def kernel({', '.join(_arguments(lines, dtype, pattern, stored))}):",
         *(f"    x{i} = a{i}[0]" for i, kind in enumerate(pattern) if kind == "s"),
         f"    for start in range(block() * {_TILE}, size, blocks() * {_TILE}):",
         "        i = start + thread()",
@@ -47,8 +53,7 @@ def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tupl
         *(f"            out{k}[i] = x{value}" for k, value in enumerate(stored)),
         f"            i += {THREADS}",
     ]  # fmt: skip
-    exec("\n".join(body), scope)
-    return scope["kernel"]
+    return tools.compiled("\n".join(body), scope)["kernel"]
 
 
 def _numbers(lines) -> int:
@@ -57,9 +62,8 @@ def _numbers(lines) -> int:
 
 def kernel(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> Kernel:
     name = jit.named("fused", lines, dtype, pattern, stored)
-    types = (*[f"{dtype}*"] * (len(pattern) + len(stored)), "int64", "int64", *[dtype] * _numbers(lines))
     with _LOCK:
-        return KERNELS.get(name) or Kernel(name, types, build, lines, dtype, pattern, stored, threads=THREADS)
+        return KERNELS.get(name) or Kernel(name, build, lines, dtype, pattern, stored)
 
 
 def run(
@@ -68,6 +72,6 @@ def run(
     """The stored values, in new arrays of these shapes."""
     outs = tuple(xp.empty(shape, dtype=dtype) for shape in shapes)
     if size:
-        values = map(dtype.type, numbers)
-        xp.launch(made, blocks_for(xp, size, _TILE), *operands, *outs, size, max(columns, 1), *values)
+        values = (*operands, *outs, size, max(columns, 1), *numbers)
+        xp.launch(made, blocks_for(xp, size, _TILE), **dict(zip(made.arguments, values)))
     return outs

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from deepcore.backend.dtypes import float32
-from deepcore.kernels.cuda.kernel import Kernel
+from deepcore.kernels.codegen.kernel import In, Out, Size, args
+from deepcore.kernels.codegen.ptx import Kernel
 from deepcore.kernels.math.formulas import function
 from deepcore.kernels.registry import register
 
@@ -28,6 +29,12 @@ TILES = ((128, 8), (64, 16))
 LONGEST = 64
 
 
+_IN, _OUT = In(float32), Out(float32)
+
+
+@args(
+    a=_IN, b=_IN, bias=_IN, residual=_IN, out=_OUT, before=_OUT, m=Size, n=Size, k=Size, a_pitch=Size, b_pitch=Size, flags=Size
+)  # fmt: skip
 def build(tools, activation: str, a_turned: bool, b_turned: bool, side: int, steps: int):
     """out = activation(a @ b + bias + residual); a is (m, k), (k, m) where turned; b is (k, n), (n, k) where turned.
 
@@ -96,7 +103,7 @@ def build(tools, activation: str, a_turned: bool, b_turned: bool, side: int, ste
         "end": tools.lift(function(activation), dt) if activation else tools.lift(_as_it_is),
     }  # fmt: skip
     names = [name for row in sums for name in row]
-    exec(
+    return tools.compiled(
         _TEXT.format(
             side=side, square=_SIDE, steps=steps, span=span, own=own, half=half, places=text(map(place, "ab"), 1),
             start=text((f"{name} = zero" for name in names), 1), load=text((load("a", "m"), load("b", "n")), 2),
@@ -105,8 +112,7 @@ def build(tools, activation: str, a_turned: bool, b_turned: bool, side: int, ste
             turn=f"{', '.join(names[:-own])} = {', '.join(names[own:])}",
         ),
         scope,
-    )  # fmt: skip
-    return scope["kernel"]
+    )["kernel"]  # fmt: skip
 
 
 _TEXT = """
@@ -157,14 +163,13 @@ def _as_it_is(x):
 
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
-_TYPES = (*["float32*"] * 6, *["int64"] * 6)
 
 
 def _kernel(activation: str, a_turned: bool, b_turned: bool, tile: tuple[int, int]) -> Kernel:
     name = f"gemm_{'t' if a_turned else 'n'}{'t' if b_turned else 'n'}_{tile[0]}" + (
         f"_{activation}" if activation else ""
     )
-    return Kernel(name, _TYPES, build, activation, a_turned, b_turned, *tile, threads=THREADS, resident=256 // tile[0])
+    return Kernel(name, build, activation, a_turned, b_turned, *tile, threads=THREADS, resident=256 // tile[0])
 
 
 #: By activation, whether the operands are turned, and tile.
@@ -205,7 +210,10 @@ def _product(xp, a, b, a_turned: bool, b_turned: bool, bias, residual, activatio
     ends = [out if x is None else xp.ascontiguousarray(x) for x in (bias, residual)]
     flags = (bias is not None) + 2 * (residual is not None) + 4 * keep
     flags += 8 * _by_fours(a.shape[1], a) + 16 * _by_fours(b.shape[1], b) + 32 * _by_fours(n, *ends, out, before)
-    xp.launch(kernel, _tiles(m, n, tile[0]), a, b, *ends, out, before, m, n, k, a.shape[1], b.shape[1], flags)
+    xp.launch(
+        kernel, _tiles(m, n, tile[0]), a=a, b=b, bias=ends[0], residual=ends[1], out=out, before=before,
+        m=m, n=n, k=k, a_pitch=a.shape[1], b_pitch=b.shape[1], flags=flags,
+    )  # fmt: skip
     return (out, before) if keep else out
 
 

@@ -10,11 +10,15 @@ import math
 import numpy as np
 
 from deepcore.backend.dtypes import float64
-from deepcore.kernels.cuda.kernel import THREADS, Kernel
+from deepcore.kernels.codegen.kernel import Float, In, Out, Size, args
+from deepcore.kernels.codegen.ptx import THREADS, Kernel
 from deepcore.kernels.cuda.rows import FLOATS, add, by_dtype_and_group, chosen, reduction, run_rows
 from deepcore.kernels.registry import register
 
 
+@args(
+    x=In, weight=In, bias=In, out=Out, statistics=Out, rows=Size, n=Size, affine=Size, eps=Float
+)  # fmt: skip
 def _norm(tools, dtype: str, group: int, centred: bool):
     """(x - mean)·rstd·weight + bias, without a mean unless centred. statistics: rstd, and behind all of them the mean."""
     dt = np.dtype(dtype)
@@ -48,6 +52,7 @@ def _norm(tools, dtype: str, group: int, centred: bool):
     return kernel
 
 
+@args(g=In, x=In, weight=In, statistics=In, out=Out, rows=Size, n=Size, affine=Size)
 def _norm_grad(tools, dtype: str, group: int, centred: bool):
     dt = np.dtype(dtype)
     thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
@@ -94,6 +99,7 @@ def column_total(tools):
     return total
 
 
+@args(g=In, x=In, statistics=In, partial=Out, rows=Size, n=Size, affine=Size)
 def _norm_columns(tools, dtype: str, centred: bool):
     """partial[chunk, 0] = Σ g·(x - mean)·rstd and partial[chunk, 1] = Σ g over a chunk of rows, for each column."""
     dt = np.dtype(dtype)
@@ -120,18 +126,10 @@ def _norm_columns(tools, dtype: str, centred: bool):
 
 
 _NAMES = {True: "layer_norm", False: "rms_norm"}
-_NORM = {
-    c: by_dtype_and_group(name, ("T*", "T*", "T*", "T*", "T*", "int64", "int64", "int64", "T"), _norm, c)
-    for c, name in _NAMES.items()
-}
-_NORM_GRAD = {
-    c: by_dtype_and_group(f"{name}_grad", ("T*", "T*", "T*", "T*", "T*", "int64", "int64", "int64"), _norm_grad, c)
-    for c, name in _NAMES.items()
-}
+_NORM = {c: by_dtype_and_group(name, _norm, c) for c, name in _NAMES.items()}
+_NORM_GRAD = {c: by_dtype_and_group(f"{name}_grad", _norm_grad, c) for c, name in _NAMES.items()}
 _NORM_COLUMNS = {
-    (c, d): Kernel(f"{name}_columns_{d.name}", (*[f"{d.name}*"] * 4, *["int64"] * 3), _norm_columns, d.name, c)
-    for c, name in _NAMES.items()
-    for d in FLOATS
+    (c, d): Kernel(f"{name}_columns_{d.name}", _norm_columns, d.name, c) for c, name in _NAMES.items() for d in FLOATS
 }
 
 
@@ -144,8 +142,10 @@ def _normed(xp, centred: bool, x, weight, bias, rank: int, eps: float):
     x, rows = xp.ascontiguousarray(x), x.size // n
     out, statistics = xp.empty(x.shape, dtype=x.dtype), xp.empty((1 + centred, rows), dtype=x.dtype)
     affine = (weight is not None) + (bias is not None)
-    parameters = [x if p is None else xp.ascontiguousarray(p) for p in (weight, bias)]
-    run_rows(xp, kernel, rows, x, *parameters, out, statistics, rows, n, affine, x.dtype.type(eps))
+    weight, bias = (x if p is None else xp.ascontiguousarray(p) for p in (weight, bias))
+    run_rows(
+        xp, kernel, rows=rows, x=x, weight=weight, bias=bias, out=out, statistics=statistics, n=n, affine=affine, eps=eps
+    )  # fmt: skip
     return out, statistics
 
 
@@ -159,12 +159,14 @@ def _normed_grad(xp, centred: bool, g, x, weight, statistics, rank: int, affine:
     g, x, rows = xp.ascontiguousarray(g), xp.ascontiguousarray(x), x.size // n
     statistics, out = xp.ascontiguousarray(statistics), xp.empty(x.shape, dtype=x.dtype)
     parameter = x if weight is None else xp.ascontiguousarray(weight)
-    run_rows(xp, kernel, rows, g, x, parameter, statistics, out, rows, n, affine)
+    run_rows(xp, kernel, rows=rows, g=g, x=x, weight=parameter, statistics=statistics, out=out, n=n, affine=affine)
     if not affine:
         return (out,)
     chunks = -(-rows // _CHUNK)
     partial = xp.empty((chunks, affine, n), dtype=x.dtype)
-    xp.launch(columns, chunks * -(-n // COLUMNS), g, x, statistics, partial, rows, n, affine)
+    xp.launch(
+        columns, chunks * -(-n // COLUMNS), g=g, x=x, statistics=statistics, partial=partial, rows=rows, n=n, affine=affine
+    )  # fmt: skip
     sums = (xp.sum(partial, (0,)) if chunks > 1 else partial).reshape(affine, *shape)
     return (out, sums[0], sums[1]) if affine > 1 else (out, sums[0])
 

@@ -15,7 +15,9 @@ import numpy as np
 
 from deepcore import locks
 from deepcore.backend.dtypes import float32, float64
-from deepcore.kernels.cuda.kernel import KERNELS, THREADS, Kernel, blocks_for
+from deepcore.kernels.codegen.kernel import Size, Words, args
+from deepcore.kernels.codegen.ptx import KERNELS, THREADS, Kernel
+from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.registry import register
 from deepcore.kernels.update import UPDATES, Update
 
@@ -45,6 +47,7 @@ def kernel(table, rows, tiles):
 """
 
 
+@args(table=Words, rows=Size, tiles=Size)
 def build(tools, formula, states: int, dtype: str):
     dt = np.dtype(dtype)
     count = formula.__code__.co_argcount - 2 - states
@@ -66,8 +69,7 @@ def build(tools, formula, states: int, dtype: str):
         "np": np, "at": tools.at(dt), "convert": dt.type, "formula": tools.lift(formula, dt),
         "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
     }  # fmt: skip
-    exec(text, scope)
-    return scope["kernel"]
+    return tools.compiled(text, scope)["kernel"]
 
 
 _MADE: dict[tuple[Update, Any], Kernel] = {}
@@ -86,7 +88,7 @@ def kernel(update: Update, dtype) -> Kernel | None:
             while name in KERNELS:  # another class has a formula of that name
                 number += 1
                 name = f"{stem}_{number}_{dtype.name}"
-            found = Kernel(name, ("int64*", "int64", "int64"), build, update.formula, len(update.states), dtype.name)
+            found = Kernel(name, build, update.formula, len(update.states), dtype.name)
             _MADE[update, dtype] = found
         return found
 
@@ -122,7 +124,7 @@ def fill(xp, update: Update, dtype, entries: list[tuple], table) -> tuple[int, l
 
 def over(xp, update: Update, dtype, table, tiles: int) -> Callable[[], None]:
     """A call that updates by a table on the device."""
-    return xp.prepared(kernel(update, dtype), blocks_for(xp, tiles, 1), table, table.shape[0], tiles)
+    return xp.prepared(kernel(update, dtype), blocks_for(xp, tiles, 1), table=table, rows=table.shape[0], tiles=tiles)
 
 
 def set_scalars(table, update: Update, row: int, values: list[float]) -> None:
@@ -160,7 +162,7 @@ class Table:
 
 
 @register("updates", "cuda", needs_numba=False)
-def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable[[], None] | None:
+def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable[[], object] | None:
     """A call that runs the updates of all entries (w, g, states, scalars), or NotImplemented where it would not.
 
     All that can fail has been done when this returns, and the call is of compiled code alone. `kept` has the table of
@@ -179,7 +181,7 @@ def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable
         scalars = [entries[i][3] for i in table.rows]
         same = all(map(is_, scalars, repeat(scalars[0])))
         table.scalars[...] = np.asarray(scalars[0] if same else scalars, np.float64).view(np.int64)
-        call = over(xp, update, dtype, xp.from_host(table.words), table.tiles)
+        call: Any = over(xp, update, dtype, xp.from_host(table.words), table.tiles)
         call.kept = gradients  # until it is called
     kept["table"] = table
     return call if table.rows else int

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from deepcore.kernels.codegen.jit import signed_words
-from deepcore.kernels.cuda.kernel import THREADS, Kernel, blocks_for
+from deepcore.kernels.codegen.kernel import Out, Size, Words, args
+from deepcore.kernels.codegen.ptx import THREADS, Kernel
+from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.math.philox import philox_block
 from deepcore.kernels.registry import register
 
@@ -26,13 +28,14 @@ class Word(int):
         return self
 
 
-def stream_words(xp, seed: int, stream: int, position: int) -> tuple:
-    """(array, seed, stream, position) as kernels take them, who add the first's three words to the others."""
+def stream_words(xp, seed: int, stream: int, position: int) -> dict[str, Any]:
+    """The arguments that name random blocks: `state`, whose three words a kernel adds to seed, stream and start."""
     if isinstance(position, Word):
-        return position.state, 0, 0, position.ahead
-    return xp.no_words, *signed_words(seed, stream, position)
+        return {"state": position.state, "seed": 0, "stream": 0, "start": position.ahead}
+    return {"state": xp.no_words, **dict(zip(("seed", "stream", "start"), signed_words(seed, stream, position)))}
 
 
+@args(out=Out(np.uint32), state=Words, seed=Size, stream=Size, start=Size, count=Size)
 def _philox(tools):
     """Blocks start, start + 1, … of Philox4x32-10, as on the CPU."""
     thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
@@ -50,14 +53,15 @@ def _philox(tools):
     return kernel
 
 
-PHILOX = Kernel("philox", ("uint32*", "int64*", "int64", "int64", "int64", "int64"), _philox)
+PHILOX = Kernel("philox", _philox)
 
 
 @register("philox", "cuda", needs_numba=False)
-def philox(xp, seed: int, stream: int, start: int, blocks: int):
+def philox(xp, seed: int, stream: int, position: int, blocks: int):
     if not xp.ready(PHILOX):
         return NotImplemented
     out = xp.empty(4 * blocks, dtype=np.uint32)
     if blocks:
-        xp.launch(PHILOX, blocks_for(xp, blocks, THREADS), out, *stream_words(xp, seed, stream, start), blocks)
+        draw = stream_words(xp, seed, stream, position)
+        xp.launch(PHILOX, blocks_for(xp, blocks, THREADS), out=out, **draw, count=blocks)
     return out

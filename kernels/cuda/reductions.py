@@ -7,14 +7,16 @@ from textwrap import indent
 import numpy as np
 
 from deepcore.backend.dtypes import float64
-from deepcore.kernels.cuda.kernel import THREADS
-from deepcore.kernels.cuda.rows import ONE, add, by_dtype_and_group, chosen, larger, reduction, run_rows
+from deepcore.kernels.codegen.kernel import In, Out, Size, args
+from deepcore.kernels.codegen.ptx import THREADS
+from deepcore.kernels.cuda.rows import add, by_dtype_and_group, chosen, larger, reduction, run_rows
 from deepcore.kernels.registry import register
 
 #: Longer rows than this are left to CuPy unless they are many: one block each would leave the GPU idle.
 _LONG_ROW, _MANY_ROWS = 1 << 16, 64
 
 
+@args(x=In, out=Out, rows=Size, n=Size)
 def _reduce(tools, dtype: str, group: int, what: str):
     """The sum or the largest or smallest number of each row."""
     dt = np.dtype(dtype)
@@ -38,7 +40,7 @@ def _reduce(tools, dtype: str, group: int, what: str):
     return kernel
 
 
-_REDUCE = {what: by_dtype_and_group(f"row_{what}", ONE, _reduce, what) for what in ("sum", "amax", "amin")}
+_REDUCE = {what: by_dtype_and_group(f"row_{what}", _reduce, what) for what in ("sum", "amax", "amin")}
 
 
 def reduced(xp, kernels: dict, input, dtype):
@@ -52,7 +54,7 @@ def reduced(xp, kernels: dict, input, dtype):
     if kernel is None or not xp.ready(kernel):
         return NotImplemented
     out = xp.empty(input.shape[:-1], dtype=dtype)
-    run_rows(xp, kernel, input.size // n, xp.ascontiguousarray(input), out, input.size // n, n)
+    run_rows(xp, kernel, rows=input.size // n, x=xp.ascontiguousarray(input), out=out, n=n)
     return out
 
 
@@ -92,5 +94,4 @@ def over_all(tools, head: str, load: str, use: str, end: str, **scope):
         "    if thread() == 0:", indent(end, "        "),
     ]  # fmt: skip
     scope |= {"thread": tools.thread(), "total_of": tools.block_reduction(add, float64, ALL)}
-    exec("\n".join(lines), scope)
-    return scope["kernel"]
+    return tools.compiled("\n".join(lines), scope)["kernel"]

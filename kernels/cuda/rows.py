@@ -7,7 +7,8 @@ number and the lanes' results meet in a butterfly, so shapes alone decide the or
 from __future__ import annotations
 
 from deepcore.backend.dtypes import float32, float64
-from deepcore.kernels.cuda.kernel import THREADS, Kernel, blocks_for
+from deepcore.kernels.codegen.ptx import THREADS, Kernel
+from deepcore.kernels.cuda.grid import blocks_for
 
 #: The longest row that one warp works on.
 WARP_ROW = 1024
@@ -31,18 +32,13 @@ def reduction(tools, combine, dtype, group: int):
     return tools.block_reduction(combine, dtype, group)
 
 
-def by_dtype_and_group(name: str, types: tuple[str, ...], build, *parameters) -> dict:
-    """The kernels of a row function: by dtype and by who works on a row. "T" in the types is the dtype."""
+def by_dtype_and_group(name: str, build, *parameters) -> dict:
+    """The kernels of a row function: by dtype and by who works on a row."""
     return {
-        (d, group): Kernel(
-            f"{name}_{d.name}_{group}", tuple(t.replace("T", d.name) for t in types), build, d.name, group, *parameters
-        )
+        (d, group): Kernel(f"{name}_{d.name}_{group}", build, d.name, group, *parameters)
         for d in FLOATS
         for group in _GROUPS
     }
-
-
-ONE, TWO = ("T*", "T*", "int64", "int64"), ("T*", "T*", "T*", "int64", "int64")
 
 
 def chosen(kernels: dict, dtype, n: int):
@@ -50,9 +46,6 @@ def chosen(kernels: dict, dtype, n: int):
     return kernels.get((dtype, 32 if n <= WARP_ROW else THREADS))
 
 
-def _launch(xp, kernel, group: int, rows: int, *arguments) -> None:
-    xp.launch(kernel, blocks_for(xp, rows, max(1, THREADS // group)), *arguments)
-
-
-def run_rows(xp, kernel, rows: int, *arguments) -> None:
-    _launch(xp, kernel, kernel.parameters[1], rows, *arguments)
+def run_rows(xp, kernel, /, rows: int, **arguments) -> None:
+    each = max(1, THREADS // kernel.parameters[1])
+    xp.launch(kernel, blocks_for(xp, rows, each), rows=rows, **arguments)

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from deepcore.backend.dtypes import float32
-from deepcore.kernels.cuda.kernel import THREADS, Kernel
+from deepcore.kernels.codegen.kernel import In, Out, Size, args
+from deepcore.kernels.codegen.ptx import THREADS, Kernel
 from deepcore.kernels.cuda.reductions import reduced
 from deepcore.kernels.cuda.rows import (
     FLOATS,
-    ONE,
-    TWO,
     WARP_ROW,
     add,
     by_dtype_and_group,
@@ -30,6 +29,7 @@ from deepcore.kernels.registry import register
 _KEPT_ROW = 4096
 
 
+@args(x=In, out=Out, rows=Size, n=Size)
 def _softmax(tools, dtype: str, group: int, log_of: bool):
     dt = np.dtype(dtype)
     thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
@@ -94,6 +94,7 @@ def kernel(x, out, rows, n):
 """
 
 
+@args(x=In, out=Out, rows=Size, n=Size)
 def _softmax_by_parts(tools, dtype: str, group: int, log_of: bool, width: int, parts: int, streamed: bool):
     """Softmax of rows that each thread has `parts` times `width` neighbouring numbers of: in registers, so that they
     are read once, or, `streamed`, as many at a time, and read twice.
@@ -136,17 +137,17 @@ def _softmax_by_parts(tools, dtype: str, group: int, log_of: bool, width: int, p
     if width == 4:
         scope |= {"four": tools.four(dt), "put": tools.put_four(dt)}
     largest = f"best = better(best, {joined('better({}, {})', numbers)})"
-    exec(
+    return tools.compiled(
         (_STREAMED if streamed else _KEPT).format(
             group=group, width=width, each=max(1, THREADS // group), chunk=parts * stride,
             load=for_parts(get), largest=for_parts(largest), add=for_parts(terms), store=for_parts(f"{last}\n{put}"),
             end="total = log(total)" if log_of else "total = one / total",
         ),
         scope,
-    )  # fmt: skip
-    return scope["kernel"]
+    )["kernel"]  # fmt: skip
 
 
+@args(g=In, y=In, out=Out, rows=Size, n=Size)
 def _softmax_grad(tools, dtype: str, group: int, log_of: bool):
     """y·(g - Σ g·y), or g - exp(y)·Σ g."""
     dt = np.dtype(dtype)
@@ -170,6 +171,7 @@ def _softmax_grad(tools, dtype: str, group: int, log_of: bool):
     return kernel
 
 
+@args(x=In, out=Out, rows=Size, n=Size)
 def _logsumexp(tools, dtype: str, group: int):
     dt = np.dtype(dtype)
     thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
@@ -199,23 +201,22 @@ def _softmax_kernels(name: str, log_of: bool) -> dict:
     """By dtype, whether numbers are read by fours, and the longest row."""
     found: dict = {}
     for d in FLOATS:
-        types = tuple(t.replace("T", d.name) for t in ONE)
-        found[d, False, WARP_ROW] = Kernel(f"{name}_{d.name}_32", types, _softmax, d.name, 32, log_of)
+        found[d, False, WARP_ROW] = Kernel(f"{name}_{d.name}_32", _softmax, d.name, 32, log_of)
         for fours in (False, True) if d == float32 else (False,):
             width = 4 if fours else 1
             for longest, group, numbers in ((WARP_ROW, 32, 32), (_KEPT_ROW, THREADS, 16), (None, 2 * THREADS, 16)):
                 if fours or longest != WARP_ROW:
                     found[d, fours, longest] = Kernel(
-                        f"{name}_{d.name}_{group}" + "_fours" * fours, types, _softmax_by_parts, d.name, group, log_of,
+                        f"{name}_{d.name}_{group}" + "_fours" * fours, _softmax_by_parts, d.name, group, log_of,
                         width, numbers // width, longest is None, threads=max(group, THREADS),
                     )  # fmt: skip
     return found
 
 
 _SOFTMAX, _LOG_SOFTMAX = _softmax_kernels("softmax", False), _softmax_kernels("log_softmax", True)
-_SOFTMAX_GRAD = by_dtype_and_group("softmax_grad", TWO, _softmax_grad, False)
-_LOG_SOFTMAX_GRAD = by_dtype_and_group("log_softmax_grad", TWO, _softmax_grad, True)
-_LOGSUMEXP = by_dtype_and_group("logsumexp", ONE, _logsumexp)
+_SOFTMAX_GRAD = by_dtype_and_group("softmax_grad", _softmax_grad, False)
+_LOG_SOFTMAX_GRAD = by_dtype_and_group("log_softmax_grad", _softmax_grad, True)
+_LOGSUMEXP = by_dtype_and_group("logsumexp", _logsumexp)
 
 
 def _chosen_softmax(kernels: dict, dtype, n: int):
@@ -223,44 +224,43 @@ def _chosen_softmax(kernels: dict, dtype, n: int):
     return kernels.get((dtype, dtype == float32 and n % 4 == 0, longest))
 
 
-def _map_rows(xp, kernels: dict, dim: int, arrays: tuple, choose=chosen):
-    """out[r] = kernel(arrays[0][r], …) for rows along `dim`, in an array of the first one's shape."""
-    x = arrays[0]
+def _map_rows(xp, kernels: dict, dim: int, choose=chosen, **operands):
+    """out[r] = kernel(row r of each operand) for rows along `dim`, in an array of the first operand's shape."""
+    x = next(iter(operands.values()))
     if not x.ndim or not x.size:
         return NotImplemented
     n = x.shape[dim]
     kernel = choose(kernels, x.dtype, n)
-    if kernel is None or any(a.dtype != x.dtype for a in arrays) or not xp.ready(kernel):
+    if kernel is None or any(a.dtype != x.dtype for a in operands.values()) or not xp.ready(kernel):
         return NotImplemented
     last = dim in (-1, x.ndim - 1)
-    if not last:
-        arrays = tuple(xp.moveaxis(a, dim, -1) for a in arrays)
-    arrays = tuple(xp.ascontiguousarray(a) for a in arrays)
-    if choose is _chosen_softmax:  # whose loads of fours want memory aligned to 16 bytes, as new memory is
-        arrays = tuple(a.copy() if a.data.ptr & 15 else a for a in arrays)
-    out = xp.empty(arrays[0].shape, dtype=x.dtype)
-    run_rows(xp, kernel, x.size // n, *arrays, out, x.size // n, n)
+    for name, a in operands.items():
+        a = xp.ascontiguousarray(a if last else xp.moveaxis(a, dim, -1))
+        # Loads of fours need memory aligned to 16 bytes, as new memory is.
+        operands[name] = a.copy() if choose is _chosen_softmax and a.data.ptr & 15 else a
+    out = xp.empty(next(iter(operands.values())).shape, dtype=x.dtype)
+    run_rows(xp, kernel, rows=x.size // n, out=out, n=n, **operands)
     return out if last else xp.ascontiguousarray(xp.moveaxis(out, -1, dim))
 
 
 @register("softmax", "cuda", needs_numba=False)
 def softmax(xp, input, *, dim):
-    return _map_rows(xp, _SOFTMAX, dim, (input,), _chosen_softmax)
+    return _map_rows(xp, _SOFTMAX, dim, _chosen_softmax, x=input)
 
 
 @register("log_softmax", "cuda", needs_numba=False)
 def log_softmax(xp, input, *, dim):
-    return _map_rows(xp, _LOG_SOFTMAX, dim, (input,), _chosen_softmax)
+    return _map_rows(xp, _LOG_SOFTMAX, dim, _chosen_softmax, x=input)
 
 
 @register("softmax_grad", "cuda", needs_numba=False)
 def softmax_grad(xp, g, y, *, dim):
-    return _map_rows(xp, _SOFTMAX_GRAD, dim, (g, y))
+    return _map_rows(xp, _SOFTMAX_GRAD, dim, g=g, y=y)
 
 
 @register("log_softmax_grad", "cuda", needs_numba=False)
 def log_softmax_grad(xp, g, y, *, dim):
-    return _map_rows(xp, _LOG_SOFTMAX_GRAD, dim, (g, y))
+    return _map_rows(xp, _LOG_SOFTMAX_GRAD, dim, g=g, y=y)
 
 
 @register("logsumexp", "cuda", needs_numba=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 from types import FunctionType
 from typing import NamedTuple
 
@@ -14,6 +16,28 @@ def function(formula: str) -> FunctionType:
         if formula in vars(module):
             return getattr(module, formula)
     raise KeyError(formula)
+
+
+@functools.cache
+def operations(formula: str) -> int:
+    """Arithmetic of a formula for one element: additions, multiplications, divisions, comparisons; a fused one counts twice."""
+    return _count(function(formula))
+
+
+_ARITHMETIC = {"BINARY_OP": 1, "UNARY_NEGATIVE": 1, "COMPARE_OP": 1}
+
+
+@functools.cache
+def _count(function: FunctionType) -> int:
+    if function.__name__ == "fma":
+        return 2
+    total = 0
+    for instruction in dis.get_instructions(function):
+        total += _ARITHMETIC.get(instruction.opname, 0)
+        callee = function.__globals__.get(instruction.argval) if instruction.opname == "LOAD_GLOBAL" else None
+        if hasattr(callee, "__code__"):
+            total += _count(callee)
+    return total
 
 
 class Line(NamedTuple):

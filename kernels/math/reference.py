@@ -150,9 +150,9 @@ gammaln = lgamma
 psi = digamma
 
 
-def philox(xp, seed: int, stream: int, start: int, blocks: int):
+def philox(xp, seed: int, stream: int, position: int, blocks: int):
     """4·blocks words of Philox4x32-10: key = `seed`, counter = (block number, stream), 64 bits each."""
-    counter = xp.arange(blocks, dtype=dt.uint64) + dt.uint64.type(start)
+    counter = xp.arange(blocks, dtype=dt.uint64) + dt.uint64.type(position)
     words = philox_block(dt.uint64.type(seed), dt.uint64.type(stream), counter)
     out = xp.empty((blocks, 4), dtype=dt.uint32)
     for lane, word in enumerate(words):

@@ -20,6 +20,7 @@ import numpy as np
 
 from deepcore.errors import DeepcoreError
 from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.codegen.kernel import In, Operand, Out, Rest, Size, args
 from deepcore.kernels.runtime import threadpool
 from deepcore.kernels.runtime.allocator import Block
 
@@ -88,6 +89,18 @@ class Launch:
     slices: int
     #: What its words refer to besides.
     owner: Any = None
+
+    @classmethod
+    def of(cls, kernel: Kernel, slices: int, /, **arguments) -> Launch:
+        """A launch with its arguments by name; (buffer, offset) stands for an address."""
+        found = [value for value in arguments.values() if isinstance(value, tuple)]
+        numbered = {
+            name: Operand(found.index(value)) if isinstance(value, tuple) else value
+            for name, value in arguments.items()
+        }
+        words = kernel.words(numbered)
+        places = {i: found[word.number] for i, word in enumerate(words) if isinstance(word, Operand)}
+        return cls(kernel, [0 if isinstance(word, Operand) else word for word in words], places, slices)
 
     def buffers(self) -> Iterable[Buffer]:
         return (buffer for buffer, _ in self.places.values())
@@ -161,16 +174,14 @@ def view_at(at: int, ref: Ref):
 # -- copies -----------------------------------------------------------------------------------------------------
 
 
+@args(to=Out(np.uint8), source=In(np.uint8), nbytes=Size)
 def _move(tools):
-    """Words: to, from, bytes."""
-    view = tools.view(np.dtype(np.uint8))
-    copy = tools.copy(np.dtype(np.uint8))
-    after = tools.after(np.dtype(np.uint8))
+    copy, after = tools.copy(np.dtype(np.uint8)), tools.after(np.dtype(np.uint8))
     size = _MOVED
 
-    def kernel(a, part):
-        start, stop = part * size, min(a[2], (part + 1) * size)
-        copy(after(view(a[0]), start), after(view(a[1]), start), stop - start)
+    def kernel(to, source, nbytes, chunk):
+        start = chunk * size
+        copy(after(to, start), after(source, start), min(nbytes - start, size))
         return 0
 
     return kernel
@@ -182,20 +193,23 @@ MOVE = Kernel("move", _move)
 def move(to: Ref, source: Ref) -> Step:
     """A step that copies an array to another place of its shape and dtype."""
     if to.contiguous and source.contiguous and MOVE.ready():
-        places = {0: (to.buffer, to.offset), 1: (source.buffer, source.offset)}
-        launch = Launch(MOVE, [0, 0, to.nbytes], places, max(1, -(-to.nbytes // _MOVED)))
+        launch = Launch.of(
+            MOVE, max(1, -(-to.nbytes // _MOVED)), to=(to.buffer, to.offset), source=(source.buffer, source.offset),
+            nbytes=to.nbytes,
+        )  # fmt: skip
         return Step("copy", [source], [to], [launch])
     return Step("copy", [source], [to], call=_itself)
 
 
+@args(count=Size, moves=Rest)
 def _moves(tools):
-    """Words: how many, then for each to, from, bytes."""
+    """`moves`: for each to, from, bytes."""
     view = tools.view(np.dtype(np.uint8))
     copy = tools.copy(np.dtype(np.uint8))
 
-    def kernel(a, part):
-        for i in range(1, 3 * a[0], 3):
-            copy(view(a[i]), view(a[i + 1]), a[i + 2])
+    def kernel(count, moves):
+        for i in range(0, 3 * count, 3):
+            copy(view(moves[i]), view(moves[i + 1]), moves[i + 2])
         return 0
 
     return kernel
@@ -337,7 +351,7 @@ class Executable:
         tables = list(dict.fromkeys(b for launch in self.launches for b in launch.buffers() if b.kind == "table"))
         count += sum(len(table.array.words) for table in tables)
         self.words = np.zeros(max(count, 1), np.int64)
-        self._view = memoryview(self.words)
+        self._view = self.words.data
         #: Where the addresses of a buffer stand: (word, offset).
         self.uses: dict[Buffer, list[tuple[int, int]]] = {}
         self.starts: dict[Launch, int] = {}
@@ -429,7 +443,11 @@ class Executable:
                 calls.append(functools.partial(self.perform, step))
             else:
                 found = threadpool.prepared([(x.kernel, base + 8 * self.starts[x], x.slices) for x in step.launches])
-                calls.append(int if found is None else functools.partial(*found))
+                if found is None:
+                    calls.append(int)
+                else:
+                    function, words, chunk = found
+                    calls.append(functools.partial(function, words, chunk))
         best = [math.inf] * len(calls)
         for _ in range(rounds):
             for i, call in enumerate(calls):
@@ -440,6 +458,7 @@ class Executable:
 
     def perform(self, step: Step) -> None:
         """Run a step that is a call."""
+        assert step.call is not None
         found = step.call(*[self.array(ref) for ref in step.ins])
         found = found if isinstance(found, tuple) else (found,)
         for ref, result in zip(step.outs, found):

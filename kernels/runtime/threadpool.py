@@ -21,12 +21,13 @@ import signal
 import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from deepcore import locks
 from deepcore.config import settings
-from deepcore.errors import DeepcoreError
 from deepcore.kernels.codegen.jit import Kernel, pack
+from deepcore.kernels.codegen.kernel import Rest, Size, args
 
 # Words of the state, eight to a cache line.
 _DONE, _POSTED, _SLEEPERS, _LOCK, _WAITING, _LIMIT = range(0, 48, 8)
@@ -46,6 +47,13 @@ _LEFT_BITS = 24
 _MAX_SLICES = (1 << _LEFT_BITS) - 1
 
 
+_ARGUMENTS = {
+    "serve": {"base": Size, "number": Size}, "run": {"base": Size, "regions": Size, "program": Rest},
+    "limit": {"base": Size, "count": Size}, "rouse": {"base": Size},
+}  # fmt: skip
+
+
+@args(lambda part: _ARGUMENTS[part])
 def _build(tools, part: str):
     """The kernel `part`: "serve", a worker's life; "run", a program; "limit", a change of the number of threads; "rouse",
     an end to sleep."""
@@ -104,8 +112,7 @@ def _build(tools, part: str):
                         wake(s, base, _DONE, 1)
                 ticket = load(s, left)
 
-    def serve(a):
-        base, number = a[0], a[1]
+    def serve(base, number):
         s = words(base)
         while load(s, _LIMIT) > number:
             posted = load(s, _POSTED)
@@ -123,13 +130,12 @@ def _build(tools, part: str):
             add(s, _SLEEPERS, -1)
         return 0
 
-    def run(a):
-        base, regions = a[0], a[1]
+    def run(base, regions, program):
         s = words(base)
         for r in range(regions):
-            kernel, where, slices = a[2 + 3 * r], a[3 + 3 * r], a[4 + 3 * r]
+            kernel, where, slices = program[3 * r], program[3 * r + 1], program[3 * r + 2]
             if where == 0:
-                where = address_of(a) + 8 * (2 + 3 * regions)
+                where = address_of(program) + 8 * 3 * regions
             status = 0
             if slices < 2 or slices > left_mask or load(s, _LIMIT) < 2:
                 for i in range(slices):
@@ -176,16 +182,14 @@ def _build(tools, part: str):
                 return status
         return 0
 
-    def limit(a):
-        base = a[0]
+    def limit(base, count):
         s = words(base)
-        store(s, _LIMIT, a[1])
+        store(s, _LIMIT, count)
         add(s, _POSTED, 1)
         wake(s, base, _POSTED, 1 << 20)
         return 0
 
-    def rouse(a):
-        base = a[0]
+    def rouse(base):
         s = words(base)
         if load(s, _SLEEPERS) > 0:
             add(s, _POSTED, 1)
@@ -198,20 +202,18 @@ def _build(tools, part: str):
 _SERVE, _RUN, _SET_LIMIT, _ROUSE = (Kernel(f"pool_{part}", _build, part) for part in ("serve", "run", "limit", "rouse"))
 
 
-def launch(kernel: Kernel, slices: int, *words: int) -> int:
-    """Run all slices of a kernel that is ready; the status: 0, or that of a slice that stopped."""
-    if slices == 1:
-        return kernel(*words)
+def launch(kernel: Kernel, chunks: int, /, **arguments) -> int:
+    """Run all chunks of a kernel that is ready, with arguments by name; 0, or the status of a chunk that stopped."""
+    return launch_words(kernel, chunks, kernel.words(arguments))
+
+
+def launch_words(kernel: Kernel, chunks: int, words: Sequence[Any]) -> int:
+    """`launch` with words in the order of the kernel's declaration."""
+    if chunks == 1:
+        return kernel.run_words(words)
     if _RUN.ready():
-        return _run((1, kernel.address, 0, slices, *words))
-    return next(filter(None, (kernel.slice(i, *words) for i in range(slices))), 0)
-
-
-def complete(kernel: Kernel, slices: int, *words: int) -> None:
-    """`launch` where a slice that stops is an error."""
-    status = kernel(*words) if slices == 1 else launch(kernel, slices, *words)
-    if status:
-        raise DeepcoreError(f"kernel {kernel.name} stopped with status {status}")
+        return _run((1, kernel.address, 0, chunks, *words))
+    return next(filter(None, (kernel.run_words(words, i) for i in range(chunks))), 0)
 
 
 def run(program) -> int:
@@ -221,7 +223,7 @@ def run(program) -> int:
     returned. Safe from several threads: regions of their programs alternate.
     """
     if not _RUN.ready():
-        return next(filter(None, (launch(k, n, *struct.unpack(f"{len(w) // 8}q", w)) for k, w, n in program)), 0)
+        return next(filter(None, (launch_words(k, n, struct.unpack(f"{len(w) // 8}q", w)) for k, w, n in program)), 0)
     table = [len(program)]
     for kernel, words, slices in program:
         table += (kernel.address, _start_of(words), slices)
@@ -247,7 +249,8 @@ def prepared(program) -> tuple[Callable[[bytes, int], int], bytes, int] | None:
 
 def prepare() -> None:
     """Have a pool of as many threads as the settings say, for programs that compiled code runs."""
-    if _pool is None or _pool.limit != settings.threads:
+    pool = _pool
+    if pool is None or pool.limit != settings.threads:
         _resized()
 
 
@@ -268,13 +271,14 @@ def current():
 
 def is_current(one) -> bool:
     """Whether a program that was prepared for a pool can still run as it is."""
-    return one is not None and one is _pool and one.limit == settings.threads
+    pool = _pool
+    return pool is not None and one is pool and pool.limit == settings.threads
 
 
 def rouse() -> None:
     """Wake the threads that sleep, for a program that comes within 150 µs: waking one takes some 50 of them."""
     if _pool is not None and _pool.limit > 1 and _ROUSE.ready():
-        _ROUSE.slice(0, _pool.base)
+        _ROUSE.run(base=_pool.base)
 
 
 def _start_of(words: bytes) -> int:
@@ -319,7 +323,7 @@ class _Pool:
             if not self.sleeps or not _SERVE.ready() or not _SET_LIMIT.ready():
                 self.limit = count
                 return
-            _SET_LIMIT.slice(0, self.base, count)
+            _SET_LIMIT.run(base=self.base, count=count)
             self.limit = count
             for number in range(1, count):
                 if number not in self.threads:
@@ -337,7 +341,7 @@ class _Pool:
             faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
         while True:
-            _SERVE(self.base, number)
+            _SERVE.run(base=self.base, number=number)
             with self.lock:
                 if self.limit <= number:  # else the limit rose again just after it had sunk
                     self.threads.pop(number, None)

@@ -26,7 +26,7 @@ from deepcore.config import settings
 from deepcore.errors import DeepcoreError, DeepcoreWarning
 from deepcore.kernels.codegen import background, cache, jit, object_files, toolchain
 from deepcore.kernels.codegen.jit import Kernel, address
-from deepcore.kernels.cpu import optimizer
+from deepcore.kernels.codegen.kernel import Address, Float, In, InOut, Out, Rest, Size, Words, args
 from deepcore.kernels.math import reference
 from deepcore.kernels.runtime import executable
 
@@ -46,12 +46,10 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.undo()
 
 
+@args(x=InOut(np.float64), each=Size)
 def _scale(tools, factor):
-    view = tools.view(np.dtype(np.float64))
-
-    def kernel(a, part):
-        x = view(a[0])
-        for i in range(part * a[1], (part + 1) * a[1]):
+    def kernel(x, each, chunk):
+        for i in range(chunk * each, (chunk + 1) * each):
             x[i] *= factor
         return 0
 
@@ -66,7 +64,7 @@ def fresh(name, build, *parameters):
 
 def tripled(kernel) -> bool:
     x = np.ones(3)
-    return kernel.ready() and kernel(address(x), 3) == 0 and x.tolist() == [3.0, 3.0, 3.0]
+    return kernel.ready() and kernel.run(x=x, each=3) == 0 and x.tolist() == [3.0, 3.0, 3.0]
 
 
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba compiles them")
@@ -94,42 +92,43 @@ def test_two_kernels_of_one_name_are_refused(folder):
 
 @needs_numba
 def test_the_status_is_the_error_channel(folder):
+    @args(a=Size, b=Size)
     def build(tools):
-        def kernel(a):
-            if a[0] == 9:
+        def kernel(a, b):
+            if a == 9:
                 raise ValueError("nine")
-            return a[0] + a[1]
+            return a + b
 
         return kernel
 
     kernel = Kernel("status", build)
     assert kernel.ready() and kernel.state == "compiled"
-    assert (kernel(0, 0), kernel(3, 4), kernel(9, 0)) == (0, 7, -1)
+    assert [kernel.run(a=a, b=b) for a, b in ((0, 0), (3, 4), (9, 0))] == [0, 7, -1]
 
 
 @needs_numba
 def test_what_needs_more_than_libm_is_neither_kept_nor_loaded_as_an_object(folder):
     """An array is allocated by numba's own runtime, which a process without numba lacks."""
 
+    @args(n=Size)
     def build(tools):
-        def kernel(a):
-            x = np.empty(a[0])
-            for i in range(a[0]):
+        def kernel(n):
+            x = np.empty(n)
+            for i in range(n):
                 x[i] = i
-            return int(x[a[0] - 1])
+            return int(x[n - 1])
 
         return kernel
 
     import numba
 
-    from deepcore.kernels.codegen import intrinsics
-
-    data = jit._object(numba, build(intrinsics), "greedy")
+    kernel = Kernel("greedy", build)
+    machine = jit._machine()
+    data = machine.emit_object(jit.optimized(numba, kernel, "greedy", machine))
     assert "NRT_Allocate_External" in object_files.undefined(
         data
     ) or "NRT_MemInfo_alloc_aligned" in object_files.undefined(data)
-    kernel = Kernel("greedy", build)
-    assert kernel.ready() and kernel(8) == 7  # through numba itself
+    assert kernel.ready() and kernel.run(n=8) == 7  # through numba itself
     assert not cache.entries()
     assert not kernel._load(data, "greedy")
 
@@ -137,13 +136,12 @@ def test_what_needs_more_than_libm_is_neither_kept_nor_loaded_as_an_object(folde
 def test_a_libm_call_is_fine(folder):
     pytest.importorskip("numba")
 
+    @args(x=InOut(np.float64))
     def build(tools):
         import math
 
-        view = tools.view(np.dtype(np.float64))
-
-        def kernel(a):
-            view(a[0])[0] = math.lgamma(view(a[0])[0])
+        def kernel(x):
+            x[0] = math.lgamma(x[0])
             return 0
 
         return kernel
@@ -151,7 +149,7 @@ def test_a_libm_call_is_fine(folder):
     for state in ("compiled", "cached"):
         x = np.array([10.0])
         kernel = fresh("libm", build)
-        assert kernel.ready() and kernel(address(x)) == 0 and kernel.state == state
+        assert kernel.ready() and kernel.run(x=x) == 0 and kernel.state == state
         assert x[0] == pytest.approx(12.801827480081469)
 
 
@@ -206,17 +204,28 @@ def test_an_unknown_numba_compiles_in_memory(folder, monkeypatch):
     assert tripled(Kernel("triple", _scale, 3.0))
     assert not cache.entries()
 
-    def one(tools):
-        return lambda a: a[0]
+    types = {"x": In(np.float32), "flag": In(np.bool_), "out": Out(np.float64), "n": Size, "eps": Float(np.float32)}
 
-    kernel = Kernel("one", one)
-    assert kernel.ready() and kernel(5) == 5
+    @args(**types, table=Words, where=Address, rest=Rest)
+    def every(tools):
+        def kernel(x, flag, out, n, eps, table, where, rest):
+            out[0], out[1], out[2], out[3] = x[n], eps, table[1], rest[1]
+            return int(flag[0]) + 2 * (where == 0)
+
+        return kernel
+
+    kernel = Kernel("every", every)
+    x, flag, out, table = np.arange(4, dtype="f"), np.array([True]), np.zeros(4), np.array([7, 8])
+    assert kernel.ready()
+    assert kernel.run(x=x, flag=flag, out=out, n=3, eps=0.1, table=table, where=None, rest=(5, 6)) == 3
+    assert out.tolist() == [3.0, np.float32(0.1), 8.0, 6.0]
 
 
 @needs_numba
 def test_what_does_not_compile_warns_once_and_leaves_the_reference(folder, monkeypatch):
     monkeypatch.setattr(jit, "_warned", False)
 
+    @args(a=Size)
     def build(tools):
         def kernel(a):
             return a.nothing_of_this_name
@@ -658,7 +667,7 @@ def test_philox_has_the_integers_of_the_reference():
     for seed, stream, start in ((0, 0, 0), (2**64 - 1, 2**63, 2**64 - 3), (2**63 - 1, 1, 2**32 - 2)):
         for blocks in (0, 1, philox._SLICE_BLOCKS, 3 * philox._SLICE_BLOCKS + 5):
             want = reference.philox(CPU, seed, stream, start, blocks)
-            got = philox.philox(CPU, seed, stream, start, blocks)
+            got = philox.philox(CPU, seed=seed, stream=stream, position=start, blocks=blocks)
             assert got.dtype == want.dtype and np.array_equal(got, want)
 
 
@@ -720,7 +729,6 @@ def test_cache_says_what_is_wrong(tmp_path, monkeypatch, capsys):
 
 def test_warmup_without_a_compiler(folder, monkeypatch, capsys):
     kernels.discover()
-    optimizer.make_all()
     monkeypatch.setattr(toolchain, "_numba", False)
     monkeypatch.setattr(jit, "KERNELS", {})
     Kernel("triple", _scale, 3.0)

@@ -23,8 +23,9 @@ from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int64
 from deepcore.cli import main
 from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
-from deepcore.kernels.codegen import jit, toolchain
-from deepcore.kernels.cpu import elementwise, optimizer
+from deepcore.kernels.codegen import jit, ptx, toolchain
+from deepcore.kernels.codegen.kernel import In, Out, args
+from deepcore.kernels.cpu import elementwise
 from deepcore.kernels.cuda import argreduce as cuda_argreduce
 from deepcore.kernels.cuda import batch_norm as cuda_batch_norm
 from deepcore.kernels.cuda import cross_entropy as cuda_cross_entropy
@@ -33,7 +34,6 @@ from deepcore.kernels.cuda import elementwise as cuda_elementwise
 from deepcore.kernels.cuda import embedding as cuda_embedding
 from deepcore.kernels.cuda import finite as cuda_finite
 from deepcore.kernels.cuda import gemm as cuda_gemm
-from deepcore.kernels.cuda import kernel as cuda_kernel
 from deepcore.kernels.cuda import norm as cuda_norm
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
 from deepcore.kernels.cuda import philox as cuda_philox
@@ -90,8 +90,9 @@ def check_ptx(kernel, text, target):
     if "float32" in kernel.name and not kernel.name.startswith(WIDE):
         assert "f64" not in text, "float64 has leaked into it"
     program = ptx_machine.Program(text, kernel.symbol)  # nothing the machine does not know
-    pointers = [t.endswith("*") for t in kernel.arguments]
-    sizes = [64 if p else 8 * np.dtype(t).itemsize for p, t in zip(pointers, kernel.arguments)]
+    types = kernel.arguments.values()
+    pointers = [t.is_pointer for t in types]
+    sizes = [64 if t.is_pointer else 8 * t.dtype.itemsize for t in types]
     assert program.parameters == list(zip(sizes, pointers))
     assert program.local <= 512 and program.shared <= ptx_machine.MAX_SHARED
 
@@ -101,9 +102,9 @@ def test_every_kernel_compiles_for_every_target(tmp_path):
     ptxas = shutil.which("ptxas")
     importlib.import_module("deepcore.optim")  # which defines updates
     cuda_optimizer.make_all()
-    assert "update_adam_float32" in cuda_kernel.KERNELS
-    for name, kernel in list(cuda_kernel.KERNELS.items()):
-        for target, text in zip(cuda_kernel.TARGETS, cuda_kernel.compile_ptx(numba, kernel, *cuda_kernel.TARGETS)):
+    assert "update_adam_float32" in ptx.KERNELS
+    for name, kernel in list(ptx.KERNELS.items()):
+        for target, text in zip(ptx.TARGETS, ptx.compile_ptx(numba, kernel, *ptx.TARGETS)):
             check_ptx(kernel, text, target)
             if ptxas:
                 (tmp_path / "kernel.ptx").write_text(text)
@@ -114,14 +115,14 @@ def test_every_kernel_compiles_for_every_target(tmp_path):
 
 
 def test_a_gpu_gets_the_ptx_of_the_target_below_it():
-    assert cuda_kernel.TARGETS == (75, 80, 90, 100)
+    assert ptx.TARGETS == (75, 80, 90, 100)
     kernel = cuda_elementwise.MAPS["relu"]._kernels[float32]
     found = {c: re.search(r"\.target (\w+)", kernel.ptx(c))[1] for c in (75, 86, 89, 90, 103, 120)}
     assert found == {75: "sm_75", 86: "sm_80", 89: "sm_80", 90: "sm_90", 103: "sm_100", 120: "sm_100"}
 
 
 def test_an_old_gpu_has_no_kernels(monkeypatch):
-    monkeypatch.setattr(cuda_kernel, "_warned", False)
+    monkeypatch.setattr(ptx, "_warned", False)
     kernel = cuda_elementwise.MAPS["relu"]._kernels[float64]
     with pytest.warns(DeepcoreWarning, match=r"compute capability 7\.5 or later"):
         assert kernel.ptx(70) is None
@@ -139,12 +140,11 @@ def test_ptx_is_kept_and_needs_no_numba_then(monkeypatch, tmp_path):
 
 
 def test_warmup_compiles_them_for_a_gpu(monkeypatch, tmp_path, capsys):
-    some = {name: cuda_kernel.KERNELS[name] for name in ("relu_float64", "relu_grad_float32")}
+    some = {name: ptx.KERNELS[name] for name in ("relu_float64", "relu_grad_float32")}
     monkeypatch.setattr(settings, "cache_dir", str(tmp_path))
-    optimizer.make_all()
-    cuda_optimizer.make_all()
     monkeypatch.setattr(jit, "KERNELS", {})
-    monkeypatch.setattr(cuda_kernel, "KERNELS", some)
+    cuda_optimizer.make_all()
+    monkeypatch.setattr(ptx, "KERNELS", some)
     for state in ("compiled", "cached"):
         for kernel in some.values():
             monkeypatch.setattr(kernel, "_ptx", {})
@@ -507,7 +507,7 @@ def test_updates_have_the_bits_of_the_cpu_in_one_launch(xp, monkeypatch, name):
     launched = []
     prepared = type(xp).prepared
     monkeypatch.setattr(
-        type(xp), "prepared", lambda self, k, *args: launched.append(k.name) or prepared(self, k, *args)
+        type(xp), "prepared", lambda self, k, *a, **named: launched.append(k.name) or prepared(self, k, *a, **named)
     )
     optimizer, found = trained(xp, name)
     assert len(launched) == 3 and all(k.startswith("update_") for k in launched)
@@ -527,7 +527,7 @@ def test_gradients_are_checked_in_one_launch(xp, monkeypatch, dtypes):
     launched = []
     prepared = type(xp).prepared
     monkeypatch.setattr(
-        type(xp), "prepared", lambda self, k, *args: launched.append(k.name) or prepared(self, k, *args)
+        type(xp), "prepared", lambda self, k, *a, **named: launched.append(k.name) or prepared(self, k, *a, **named)
     )
     assert cuda_finite.all_finite(xp, *arrays) is True and cuda_finite.all_finite(xp, arrays[1]) is True
     assert launched == [f"gradients_finite_{np.dtype(d).name}" for d in dtypes]
@@ -605,11 +605,10 @@ def test_a_network_learns_as_on_the_cpu(xp):
 # -- the machine finds what it must ---------------------------------------------------------------------------------
 
 
-def made(name, types, build, threads=64):
-    kernel = cuda_kernel.Kernel.__new__(cuda_kernel.Kernel)  # not in the registry
-    kernel.name, kernel.arguments, kernel.build, kernel.parameters, kernel.threads = name, types, build, (), threads
-    kernel.resident, kernel._ptx, kernel.states = 0, {}, {}
-    return ptx_machine.Program(cuda_kernel.compile_ptx(numba, kernel, 90)[0], kernel.symbol)
+def made(name, build):
+    kernel = ptx.Kernel(name, build, threads=64)
+    del ptx.KERNELS[name]
+    return ptx_machine.Program(ptx.compile_ptx(numba, kernel, 90)[0], kernel.symbol)
 
 
 def run(program, *arrays, threads=64, grid=1):
@@ -620,6 +619,7 @@ def run(program, *arrays, threads=64, grid=1):
 
 
 def test_accesses_outside_an_allocation():
+    @args(x=In(float32), out=Out(float32))
     def build(tools):
         thread = tools.thread()
 
@@ -628,7 +628,7 @@ def test_accesses_outside_an_allocation():
 
         return kernel
 
-    program, x, out = made("outside", ("float32*", "float32*"), build), np.ones(65, "f"), np.zeros(64, "f")
+    program, x, out = made("outside", build), np.ones(65, "f"), np.zeros(64, "f")
     run(program, x, out)
     assert (out == 1).all()
     with pytest.raises(ptx_machine.PtxError, match="allocation"):
@@ -639,6 +639,7 @@ def test_accesses_outside_an_allocation():
 
 @pytest.mark.parametrize("missing", ["", "before", "after"])
 def test_races_in_shared_memory(missing):
+    @args(x=In(float32), out=Out(float32))
     def build(tools):
         thread, wait, space = tools.thread(), tools.barrier(), tools.shared("float32", 64)
 
@@ -654,7 +655,7 @@ def test_races_in_shared_memory(missing):
 
         return kernel
 
-    program, x, out = made("races", ("float32*", "float32*"), build), normal(64), np.zeros(64, "f")
+    program, x, out = made("races", build), normal(64), np.zeros(64, "f")
     if missing:
         with pytest.raises(ptx_machine.PtxError, match="race"):
             run(program, x, out)
@@ -665,6 +666,7 @@ def test_races_in_shared_memory(missing):
 
 @pytest.mark.parametrize("what", ["barrier", "shuffle"])
 def test_threads_that_do_not_come(what):
+    @args(x=In(float32), out=Out(float32))
     def build(tools):
         thread, wait, exchange = tools.thread(), tools.barrier(), tools.shuffle("float32")
 
@@ -682,7 +684,7 @@ def test_threads_that_do_not_come(what):
 
         return {"barrier": barrier, "shuffle": shuffle}[what]
 
-    program, out = made(what, ("float32*", "float32*"), build), np.zeros(64, "f")
+    program, out = made(what, build), np.zeros(64, "f")
     run(program, np.ones(64, "f"), out)
     assert (out == (3 if what == "barrier" else 1)).all()
     some = np.ones(64, "f")
@@ -692,6 +694,7 @@ def test_threads_that_do_not_come(what):
 
 
 def test_two_writers_of_one_element():
+    @args(out=Out(float32))
     def build(tools):
         thread = tools.thread()
 
@@ -701,12 +704,13 @@ def test_two_writers_of_one_element():
         return kernel
 
     with pytest.raises(ptx_machine.PtxError, match="two threads write"):
-        run(made("writers", ("float32*",), build), np.zeros(64, "f"))
+        run(made("writers", build), np.zeros(64, "f"))
 
 
 def test_threads_that_part_and_meet():
     """Loops of different lengths, nested branches, and a shuffle after them."""
 
+    @args(out=Out(int64))
     def build(tools):
         thread, exchange = tools.thread(), tools.shuffle("int64")
 
@@ -730,7 +734,7 @@ def test_threads_that_part_and_meet():
         return steps
 
     out = np.zeros(64, int64)
-    run(made("parting", ("int64*",), build), out)
+    run(made("parting", build), out)
     steps = np.array([collatz(t + 1) for t in range(64)])
     np.testing.assert_array_equal(out, steps * 1000 + steps[np.arange(64) ^ 16])
 
@@ -831,7 +835,7 @@ def test_the_gpu_benchmark_says_what_is_missing(capsys, monkeypatch):
 def test_a_kernel_of_each_kind_compiles():
     """The last test here: most kinds have been compiled by now."""
     kinds: dict = {}
-    for kernel in cuda_kernel.KERNELS.values():
+    for kernel in ptx.KERNELS.values():
         if kernel.build not in kinds or (90 in kernel._ptx and 90 not in kinds[kernel.build]._ptx):
             kinds[kernel.build] = kernel
     assert len(kinds) > 15

@@ -12,7 +12,8 @@ import pytest
 import deepcore as dc
 from deepcore.backend import get_backend
 from deepcore.config import settings
-from deepcore.kernels.codegen import intrinsics, jit
+from deepcore.kernels.codegen import jit
+from deepcore.kernels.codegen.kernel import Kernel
 from deepcore.kernels.cpu.elementwise import LEAST_EXACT, MAPS, SLICE, build, one
 from deepcore.kernels.math import elementary, formulas
 
@@ -189,7 +190,8 @@ def ir_of(formula: str, dtype) -> str:
     numba = pytest.importorskip("numba")
     entry = next(m for m in MAPS.values() if m.formula == formula)
     pattern = "V" * entry.booleans + "v" * (entry.arity - entry.booleans)
-    kernel = build(intrinsics, one(formula, len(pattern), len(entry.parameters)), dtype.name, pattern, (len(pattern),))
+    lines = one(formula, len(pattern), len(entry.parameters))
+    kernel = Kernel("kernel", build, lines, dtype.name, pattern, (len(pattern),))
     return str(jit.optimized(numba, kernel, "kernel", jit._machine()))
 
 

@@ -20,6 +20,7 @@ pytest.importorskip("numba")
 
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.cpu import elementwise, gemm, gemm_tables
+from deepcore.kernels.runtime import threadpool
 
 if gemm_tables.table() is None:
     pytest.skip("this processor's vectors have no fused multiply-add", allow_module_level=True)
@@ -216,12 +217,14 @@ def test_every_rounding_to_16_bits(dtype):
         x = np.concatenate([halves, *steps, ties.view(np.float32)])
         want = x.astype(dtype)
         nan = np.isnan(want.astype(np.float32))
+    out, back = np.empty(x.shape, dtype), np.empty(x.shape, np.float32)
     assert gemm._ROUND[dtype].ready()
-    out = gemm._narrow(x, np.empty(x.shape, dtype))
+    chunks = -(-x.size // gemm._CONVERTED)
+    assert threadpool.launch(gemm._ROUND[dtype], chunks, source=x, to=out, count=x.size) == 0
     assert np.array_equal(np.isnan(out.astype(np.float32)), nan)
     assert np.array_equal(out[~nan].view(np.uint16), want[~nan].view(np.uint16))
     assert gemm._WIDEN[dtype].ready()
-    back = gemm._wide(want)
+    assert threadpool.launch(gemm._WIDEN[dtype], chunks, source=want, to=back, count=x.size) == 0
     assert np.array_equal(back[~nan].view(np.uint32), want[~nan].astype(np.float32).view(np.uint32))
 
 
@@ -269,16 +272,16 @@ def test_tiles_of_other_processors_give_the_same_bits(family, monkeypatch):
     for kernels, build in makers.items():
         made = Kernel(f"test_gemm{build.__name__}_{family}", build, "float32", table)
         monkeypatch.setattr(gemm, kernels, {f32: made})
-    monkeypatch.setattr(gemm, "_PLANS", {})
+    monkeypatch.setattr(gemm.PRODUCT, "plans", {})
     for (x, y), want in zip(calls, expected):
         assert np.array_equal(gemm.product(x, y), want)
-    assert len(gemm._PLANS) == len(calls)
+    assert len(gemm.PRODUCT.plans) == len(calls)
 
 
 def test_a_table_may_leave_a_class_of_shapes_to_blas(monkeypatch):
     choice = gemm_tables.table()._replace(blas=("float32 small",))
     monkeypatch.setattr(gemm_tables, "table", lambda: choice)
-    monkeypatch.setattr(gemm, "_PLANS", {})
+    monkeypatch.setattr(gemm.PRODUCT, "plans", {})
     a, b = np.ones((40, 50), "f"), np.ones((50, 60), "f")
     assert gemm.product(a, b) is NotImplemented
     assert np.array_equal(gemm.product(a.astype("d"), b.astype("d")), np.full((40, 60), 50.0))

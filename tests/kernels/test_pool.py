@@ -18,25 +18,25 @@ from processes import wait_for
 import deepcore as dc
 from deepcore.config import settings
 from deepcore.kernels.codegen.jit import KERNELS, Kernel, address, pack
+from deepcore.kernels.codegen.kernel import InOut, Size, args
 from deepcore.kernels.runtime import threadpool
 
 pytest.importorskip("numba")
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@args(x=InOut(np.int64), spin=Size, slow=Size)
 def _count(tools):
-    """x[slice] += 1 + slice, after `spin` turns of a loop in slices below `slow`. Words: x, spin, slow. Slice 5 has
-    status 55 if x[5] is 1000."""
-    words, pause = tools.words(), tools.pause()
+    """x[chunk] += 1 + chunk, after `spin` turns of a loop in chunks below `slow`. Chunk 5 has status 55 if x[5] is 1000."""
+    pause = tools.pause()
 
-    def kernel(a, part):
-        x = words(a[0])
-        if part < a[2]:
-            for _ in range(a[1]):
+    def kernel(x, spin, slow, chunk):
+        if chunk < slow:
+            for _ in range(spin):
                 pause(x)
-        if part == 5 and x[5] == 1000:
+        if chunk == 5 and x[5] == 1000:
             return 55
-        x[part] += 1 + part
+        x[chunk] += 1 + chunk
         return 0
 
     return kernel
@@ -71,7 +71,7 @@ def counted(slices, times, threads=None, spin=0, slow=1 << 40):
         dc.set_num_threads(threads)
     x = np.zeros(slices, np.int64)
     for _ in range(times):
-        assert threadpool.launch(COUNT, slices, address(x), spin, slow) == 0
+        assert threadpool.launch(COUNT, slices, x=x, spin=spin, slow=slow) == 0
     return np.array_equal(x, times * np.arange(1, slices + 1))
 
 
@@ -110,7 +110,7 @@ def test_a_status_ends_the_program(way, threads):
     x[5] = 1000
     assert threadpool.run([(COUNT, pack((address(x), 0, 0)), 9), (COUNT, pack((address(y), 0, 0)), 9)]) == 55
     assert not y.any()
-    assert threadpool.launch(COUNT, 9, address(y), 0, 0) == 0
+    assert threadpool.launch(COUNT, 9, x=y, spin=0, slow=0) == 0
 
 
 def test_the_number_of_threads_may_change_at_any_time(way):

@@ -68,6 +68,7 @@ class Tools:
 
     WARP = 32
     count = 0
+    compiled = staticmethod(intrinsics.compiled)
     lift = staticmethod(lambda function, dtype=None: plain(function, dtype))
     inline = together = staticmethod(lambda function: function)
     thread, block, blocks, barrier = (staticmethod(lambda f=f: f) for f in (thread, block, blocks, barrier))

@@ -29,4 +29,4 @@ def dropout(input, p: float = 0.5, training: bool = True, inplace: bool = False)
             fix="drop after the embedding or the first layer, or convert: x.float()",
         )
     seed, stream, position = random.default_generator.advance(-(-input.numel() // 4))
-    return dropout_p(input, seed=seed, stream=stream, position=position, p=p)
+    return dropout_p(input, seed=seed, stream=stream, position=position, p=float(p))

@@ -303,7 +303,9 @@ def cross_entropy(
     if half is not None:
         input = input.to(dt.float32)
     recorded = mode.grad and input.requires_grad
-    inputs = (input, target) if weight is None else (input, target, weight.detach())
+    if target.dtype != dt.int64:
+        target = target.to(dt.int64)
+    inputs = (input, target) if weight is None else (input, target, weight.detach().to(input.dtype))
     params = {"dim": dim, "ignore_index": ignore_index, "smoothing": float(label_smoothing), "reduction": reduction}
     out = apply(cross_entropy_p, inputs, {**params, "recorded": recorded})
     return out if half is None else out.to(half)
