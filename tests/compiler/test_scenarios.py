@@ -160,7 +160,7 @@ def record(scenario: Scenario, backend: str, compile, lags: bool) -> Record:
     random.seed(0)
     np.random.seed(0)
     calls, yielded = [], []
-    with warnings.catch_warnings(record=True) as caught, dc.use_backend(backend):
+    with warnings.catch_warnings(record=True) as caught, dc.use_backend(backend), dc.enable_grad():
         warnings.simplefilter("always")
         for value in scenario.run(compile):
             calls.append(Snapshot((value, dc.get_rng_state(), dc.is_grad_enabled()), lags))
