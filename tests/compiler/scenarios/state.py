@@ -296,7 +296,7 @@ def modes_of_many_layers(compile):
         yield run(x), model
 
 
-@scenario()
+@scenario(CHECKED)
 def attribute_of_a_parameter_subclass(compile):
     class Scaled(nn.Parameter):
         scale = 2.0
@@ -307,7 +307,7 @@ def attribute_of_a_parameter_subclass(compile):
     def run(x):
         return (x * p * p.scale).detach()
 
-    yield from driven(run, lambda i: setattr(p, "scale", 3.0 + i), calls=4, at=(6, 9))
+    yield from driven(run, lambda i: setattr(p, "scale", 3.0 + i))
 
 
 # -- what only checks see -----------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ def readers():
     default = collections.defaultdict(float, scale=2.0)
     chain = collections.ChainMap({}, {"scale": 2.0})
     layers = [lambda x: x * 2, lambda x: x + 1]
-    ref = types.SimpleNamespace(scale=2.0)
+    ref = Config()
     weak = weakref.ref(ref)
 
     def attributed(x):
@@ -718,10 +718,8 @@ def makes_an_attribute_at_the_first_call(compile):
 @scenario(EQUAL_OR_EAGER)
 def makes_a_layer_at_the_first_call(compile):
     class Lazily(nn.Module):
-        layer = None
-
         def forward(self, x):
-            if self.layer is None:
+            if not hasattr(self, "layer"):
                 self.layer = nn.Linear(x.shape[-1], 2)
             return self.layer(x)
 

@@ -66,7 +66,7 @@ def generator_of_another_library(compile, make):
 @scenario(CHECKED)
 def generator_without_a_state(compile):
     bits = itertools.count(0x1234_5678)
-    with replaced(random, "_urandom", lambda n: (next(bits) << 40).to_bytes(n, "big")):
+    with replaced(random, "_urandom", lambda n: (next(bits) << 20).to_bytes(n, "big")):
         source = random.SystemRandom()
         run = compile(lambda x: x * source.random())
         for x in inputs(14, 3):
@@ -175,23 +175,16 @@ def working_directory(compile):
 
 
 @scenario(EQUAL_OR_EAGER)
-def warnings_of_the_function(compile):
-    """What the function warns of, it warns of when it runs."""
-    seen = []
-
-    def listen(message, *rest):
-        if "a scenario's own" in str(message):
-            seen.append(str(message))
-
+def warnings_silenced_inside(compile):
     @compile
     def run(x):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.warn("a scenario's own", stacklevel=1)
+            warnings.warn("of a scenario", stacklevel=1)
         return x * 2
 
     for x in inputs(8, 3):
-        yield run(x), list(seen)
+        yield run(x), len(warnings.filters) > 0
 
 
 @scenario()
@@ -410,7 +403,7 @@ def inside_a_trainer(compile):
     trained = dc.Trainer(model, optim.Adam(model.parameters(), lr=0.02), nn.CrossEntropyLoss(), compile=compiled)
     x, y = next(iter(batches(1, 22)))
     for _ in range(3):
-        history = trained.fit(x.numpy(), y.numpy(), epochs=1, batch_size=6, verbose=0)
+        history = trained.fit((x.numpy(), y.numpy()), epochs=1, batch_size=6, verbose=0)
         yield model, float(history.history["loss"][-1]) if hasattr(history, "history") else None
 
 
