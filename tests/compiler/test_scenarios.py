@@ -24,8 +24,8 @@ from deepcore.kernels import pool
 from deepcore.optim.lr_scheduler import LRScheduler
 
 sys.path.append(str(Path(__file__).parent))
-import scenarios  # noqa: E402
-from scenarios import CHECKED, EAGER, EQUAL, Lag, Scenario  # noqa: E402
+import scenarios
+from scenarios import CHECKED, EAGER, EQUAL, Lag, Scenario
 
 pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
 

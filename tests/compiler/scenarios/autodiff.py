@@ -472,7 +472,7 @@ def two_backward_calls(compile):
         yield step(x), body, first, second
 
 
-@scenario()
+@scenario(EQUAL_OR_EAGER)
 def anomalies_looked_for(compile):
     w = randn(4, requires_grad=True)
 

@@ -13,7 +13,6 @@ LAYERS = {
     "identity": nn.Identity,
     "batch norm": lambda: nn.BatchNorm1d(8),
     "batch norm without statistics": lambda: nn.BatchNorm1d(8, track_running_stats=False),
-    "batch norm with a mean of all": lambda: nn.BatchNorm1d(8, momentum=None),
     "layer norm": lambda: nn.LayerNorm(8),
     "rms norm": lambda: nn.RMSNorm(8),
     "dropout": lambda: nn.Dropout(0.4),
@@ -37,6 +36,15 @@ def trained_through(compile, make):
     step = trainer(compile, model, optimizer)
     for x, y in batches(7):
         yield step(x, y), model, optimizer
+
+
+@scenario(EQUAL_OR_EAGER)
+def mean_of_all_batches(compile):
+    """Batch norm whose running statistics divide by the number of batches so far."""
+    model = mlp(nn.BatchNorm1d(8, momentum=None))
+    step = trainer(compile, model, optim.SGD(model.parameters(), lr=0.1))
+    for x, y in batches(7):
+        yield step(x, y), model
 
 
 @scenario(each=["batch norm", "dropout"], everywhere=True)

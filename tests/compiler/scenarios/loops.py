@@ -139,7 +139,23 @@ def loss_that_keeps_its_graph(compile):
         return loss
 
     for x, y in batches(8):
-        yield step(x, y), model, optimizer
+        yield step(x, y).detach(), model, optimizer
+
+
+@scenario()
+def loss_requires_grad_after_backward(compile):
+    w = randn(4, requires_grad=True)
+
+    @compile
+    def step(x):
+        w.grad = None
+        loss = (w * x).square().sum()
+        loss.backward()
+        return loss
+
+    for x in inputs(6, 4):
+        loss = step(x)
+        yield loss.detach(), loss.requires_grad, loss.is_leaf, w
 
 
 @scenario(EQUAL_OR_EAGER)
@@ -1026,11 +1042,11 @@ def ensemble(compile):
 
 
 @scenario()
-def logged_by_printing(compile, capacity=3):
-    """What is printed is printed when the function itself runs."""
+def logged_by_the_function(compile):
+    """What is logged is logged when the function itself runs."""
     model, lines = mlp(), []
     optimizer = optim.SGD(model.parameters(), lr=0.1)
-    log = {"write": lines.append}["write"]
+    log = lines.append
 
     @compile(side_effects="once")
     def step(x, y):

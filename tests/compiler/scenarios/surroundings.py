@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import signal
 import tempfile
 import threading
 import time
@@ -339,6 +340,7 @@ def forked_after_compiling(compile):
             warnings.simplefilter("ignore", DeprecationWarning)  # threads are alive
             child = os.fork()
         if child == 0:
+            signal.alarm(20)  # a child that waits for a lock ends
             try:
                 os.write(write, step(x).numpy().tobytes())
             finally:
@@ -413,7 +415,7 @@ def many_compiled_functions(compile):
         return compile(lambda x: x * i + 1)
 
     functions = [make(float(i)) for i in range(20)]
-    for i, x in enumerate(inputs(4, 3)):
+    for x in inputs(4, 3):
         yield [f(x) for f in functions]
 
 

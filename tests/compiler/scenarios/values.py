@@ -38,7 +38,6 @@ READS = {
     "sorted": lambda x: sorted([x[0], x[1], x[2]], key=float)[0] * 1,
     "tolist": lambda x: x * sum(x.tolist()),
     "numpy": lambda x: x * float(x.numpy().max()),
-    "asarray": lambda x: x * float(np.asarray(x)[0]),
     "format": lambda x: x * len(f"{x.sum()}"),
     "str": lambda x: x * len(str(x)),
     "index of a list": lambda x: x * [1.0, 2.0, 3.0][x.argmax()],
@@ -52,6 +51,13 @@ READS = {
 @scenario(EAGER, each=READS, everywhere=True)
 def value_read(compile, function):
     run = compile(function)
+    for x in inputs(6, 3):
+        yield run(x), x
+
+
+@scenario(EAGER, each={"asarray": np.asarray, "array": np.array, "memoryview": lambda x: memoryview(x.numpy())})
+def value_read_by_numpy(compile, convert):
+    run = compile(lambda x: x * float(convert(x)[0]))
     for x in inputs(6, 3):
         yield run(x), x
 
@@ -93,7 +99,7 @@ def shape_from_values(compile, function):
 
 INDEXED = {
     "index": lambda x, i: x[i],
-    "index of a column": lambda x, i: x[:, i],
+    "index of a column": lambda x, i: x[:, i % 3],
     "two indices": lambda x, i: x[i, i.flip(0) % 3],
     "index and slice": lambda x, i: x[i, 1:],
     "gather": lambda x, i: x.gather(1, (i % 3)[:, None]),
