@@ -20,6 +20,7 @@ import standin
 
 import deepcore as dc
 from deepcore.autograd.transforms import tree_map
+from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
 from deepcore.kernels.runtime import threadpool
 from deepcore.optim.lr_scheduler import LRScheduler
@@ -124,20 +125,19 @@ class Record:
     warnings: list[str]
 
 
+#: Whether there is a setting for checks.
+CAN_CHECK = hasattr(settings, "compile_check")
+
+
 @contextlib.contextmanager
 def compile_check(value: int | None):
     """Set how often compiled functions are checked."""
-    place = dc.config.settings if hasattr(dc.config.settings, "compile_check") else dc.config
-    before = place.compile_check
-    place.compile_check = value
+    before = settings.compile_check
+    settings.compile_check = value
     try:
         yield
     finally:
-        place.compile_check = before
-
-
-#: The fields of `settings` and the check exist from the compiler that checks on.
-CAN_CHECK = hasattr(dc.config, "compile_check") or hasattr(dc.config.settings, "compile_check")
+        settings.compile_check = before
 
 
 def eagerly(arrays: bool):

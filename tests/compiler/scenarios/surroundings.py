@@ -185,7 +185,7 @@ def warnings_silenced_inside(compile):
         return x * 2
 
     for x in inputs(8, 3):
-        yield run(x), len(warnings.filters) > 0
+        yield run(x)
 
 
 @scenario()
