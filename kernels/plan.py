@@ -189,6 +189,10 @@ def _filled(launch: Launch, operands: list[int]) -> list[int]:
     return [operands[w.number] if isinstance(w, Operand) else w for w in launch.words]
 
 
+def _word(operand) -> int:
+    return jit.bits(operand) if isinstance(operand, float) else jit.address(operand)
+
+
 def reference_explains(xp, arrays, params) -> None:
     """For `on_stop`: the op's reference runs after a kernel that stopped, and raises its error."""
 

@@ -121,7 +121,11 @@ class Target:
                     )
                     before.append(move(ins[i], ref))
             plan = lowering.lower([self.spec(ref) for ref in ins], record.params) if before else None
-        if isinstance(plan, Plan) and all(map(_fits, (plan.spec,), record.outs)) and len(record.outs) == 1:
+        if (
+            isinstance(plan, Plan)
+            and len(plan.results) == len(record.outs)
+            and all(map(_fits, plan.results, record.outs))
+        ):
             floats = [float(record.params[name]) for name in lowering.floats]
             return [*before, self._launched(record, plan, ins, floats)]
         chain = self.chain_of(record)
