@@ -297,6 +297,8 @@ class Lowering:
         if copies is None:
             return NotImplemented
         arrays = [np.require(a, requirements="CA") if copy else a for a, copy in zip(arrays, copies)]
+        if self.copies([spec_of(array, xp) for array in arrays], params) is not None:
+            return NotImplemented
         return self(xp, *arrays, out=out, **params)
 
 
