@@ -348,6 +348,11 @@ class Compiled:
             )
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What `dc.compile` was given besides the function."""
+        return {"programs": self.programs, "side_effects": self.side_effects}
+
+    @property
     def _name(self) -> str:
         return getattr(self.function, "__qualname__", type(self.function).__name__)
 
@@ -440,7 +445,11 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
         return functools.partial(compile, programs=programs, side_effects=side_effects)
     if not callable(function):
         raise ArgumentError("dc.compile takes a function or a module", received=type(function).__name__)
-    return function if isinstance(function, Compiled) else Compiled(function, programs, side_effects=side_effects)
+    if isinstance(function, Compiled) or hasattr(type(function), "_compiled"):
+        return function
+    compiled = Compiled(function, programs, side_effects=side_effects)
+    as_module = getattr(function, "_compiled_as", None)
+    return compiled if as_module is None else as_module(compiled)
 
 
 class NotFinite(Exception):

@@ -455,7 +455,8 @@ class GraphRunner(Runner):
         pairs = [(f"memory of shape {array.shape}", copy, array) for array, copy in changed]
         pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
         summed = [leaf for (leaf, _), ref in zip(self.accumulated, self.new_sums) if ref is not None]
-        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(summed, sums)]
+        cleared = set(self.cleared)
+        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(summed, sums) if leaf not in cleared]
         for name, mine, theirs in pairs:
             theirs = theirs._data if isinstance(theirs, Tensor) else theirs
             if theirs is None or not same_bits(xp, mine, theirs):

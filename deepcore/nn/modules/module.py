@@ -109,6 +109,12 @@ class Module:
                 mode.layers.pop()
         return self._called(args, kwargs)
 
+    def _compiled_as(self, compiled) -> Module:
+        """This module, called through `compiled`; see `dc.compile`."""
+        from deepcore.nn.modules.compiled import compiled_module
+
+        return compiled_module(self, compiled)
+
     def _called(self, args: tuple, kwargs: dict):
         try:
             if not self._hooks:
