@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from deepcore.backend import BACKENDS, Backend, backend_of, get_backend
 from deepcore.backend import dtypes as dt
-from deepcore.errors import ArgumentError, BackendError, DTypeError, GradientError, IndexRangeError, ShapeError
+from deepcore.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    BackendError,
+    DTypeError,
+    GradientError,
+    IndexRangeError,
+    ShapeError,
+)
 from deepcore.kernels import watch
 
 if TYPE_CHECKING:
@@ -51,7 +59,7 @@ class Storage:
 class Tensor(TensorMethods):
     """An n-dimensional array that can record what is computed from it.
 
-    Made by `dc.tensor`, `dc.zeros`, …, never by this constructor, which raises for a user's arguments. `data` is the raw NumPy or CuPy array, shared;
+    Made by `dc.tensor`, `dc.zeros`, …, never by this constructor, which raises for a user's arguments. `array` is the raw NumPy or CuPy array, shared;
     `grad` is None or a Tensor of the same shape and dtype.
     """
 
@@ -89,25 +97,41 @@ class Tensor(TensorMethods):
 
     # -- the array ----------------------------------------------------------------------------------
     @property
-    def data(self):
+    def array(self):
         """The raw array. Writing into it is not recorded: call `bump_version()` if a graph may still need it."""
-        watch.note("taking a tensor's .data")
+        watch.note("taking a tensor's .array")
         return self._data
 
+    @property
+    def data(self) -> Tensor:
+        """The same memory without history, as in PyTorch: graphs that saved this tensor do not notice writes through it.
+
+        `t.data = other` makes `t` hold the memory of another tensor, whatever its shape, dtype and backend.
+        """
+        watch.ref(self._data, self)
+        return Tensor(self._data, self.backend)
+
     @data.setter
-    def data(self, value) -> None:
-        raw = value._data if isinstance(value, Tensor) else value
-        watch.note("giving a tensor other memory")
-        raw = watch.plain(raw)
-        if type(raw) is not self.backend.array_type:
-            raise BackendError(
-                "data must stay an array of the tensor's own backend",
-                expected=f"{self.backend.array_type.__name__} for backend {self.backend}",
-                received=type(raw).__name__,
-                fix="t.to(backend) moves a tensor",
+    def data(self, value: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise ArgumentTypeError(
+                "t.data is assigned a tensor",
+                received=type(value).__name__,
+                fix="t.data = dc.as_tensor(array)" if hasattr(value, "dtype") else "t.data = dc.tensor(values)",
+            )
+        if value._data is not self._data:  # else `t.data -= x`, which ends with this assignment, has written it already
+            watch.note("giving a tensor other memory")
+            self.rebind(watch.plain(value._data), value.backend)
+
+    def rebind(self, raw, backend: Backend) -> None:
+        """Hold the raw array `raw` of `backend`; graphs that saved the old one refuse to use it. For framework code."""
+        if self._requires_grad and not dt.is_floating(raw.dtype):
+            raise DTypeError(
+                f"only floating tensors have gradients, and the new data is {dt.name_of(raw.dtype)}",
+                fix="t.requires_grad_(False) first, or convert the data: value.float()",
             )
         version = self.version + 1  # a graph that saved the old array must notice
-        self._data, self._spec = raw, None
+        self._data, self._spec, self.backend = raw, None, backend
         changes.count += 1
         self._base, self._storage = None, Storage()
         self._storage.version = version

@@ -438,6 +438,9 @@ class Trace:
         self.ref(array)
         buffer, _ = self.intervals.find(address_of(array)) or _EMPTY
         if buffer in self.outside:
+            known, before = self.outside[buffer]
+            if known is not None and known is not tensor:
+                self._others[id(known)] = weakref.ref(known), before
             self.outside[buffer] = tensor, tensor._data
 
     def store(self, to, source) -> None:

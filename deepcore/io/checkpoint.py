@@ -108,7 +108,7 @@ def _encodable(text: str) -> bool:
 
 
 def _host(tensor: Tensor) -> np.ndarray:
-    return np.asarray(tensor.backend.to_host(tensor.data))
+    return np.asarray(tensor.backend.to_host(tensor.array))
 
 
 def check_dtypes(found: Mapping[str, Any], path: str) -> None:
@@ -426,7 +426,7 @@ def _backend_of(states: list) -> Backend | None:
 def _copied(state):
     """The state with arrays of its own."""
     if isinstance(state, Tensor):
-        return from_raw(state.data.copy(), state.backend)
+        return from_raw(state.array.copy(), state.backend)
     if isinstance(state, np.ndarray):
         return state.copy()
     if isinstance(state, Mapping):

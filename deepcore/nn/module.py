@@ -438,7 +438,7 @@ class Module:
         ]
         for t, new, gradient in moved:  # nothing has changed if a conversion failed
             if new is not t:
-                rebind(t, new)
+                t.rebind(new._data, new.backend)
             t.grad = gradient
         return self
 
@@ -512,7 +512,7 @@ class Module:
             ready.append((target, given if assign else given.to(target.backend, target.dtype)))
         for target, value in ready:
             if assign:
-                rebind(target, value)
+                target.rebind(value._data, value.backend)
             elif target._data is not value._data:
                 target._data[...] = value._data
                 target.bump_version()
@@ -642,12 +642,6 @@ def _converted(t: Tensor, backend, dtype) -> Tensor:
     if backend is t.backend and dtype == t.dtype:
         return t
     return t.detach().to(backend, dtype)
-
-
-def rebind(t: Tensor, new: Tensor) -> None:
-    """Let `t` hold the memory of `new`, whatever its backend and dtype."""
-    t.backend = new.backend
-    t.data = new._data
 
 
 def clear_gradient(parameter: Tensor, set_to_none: bool) -> None:
