@@ -70,7 +70,8 @@ def test_numbered_devices_are_distinct():
         ("cpu:x", BackendError, "'cpu:x' is not a backend"),
         ("standin:7", BackendError, "no GPU 7: this machine has 2"),
         (b"cpu", ArgumentError, "given by its name"),
-        (3, ArgumentError, "given by its name"),
+        (-1, ArgumentError, "whole number of at least 0"),
+        (True, ArgumentError, "given by its name"),
     ],
 )
 def test_unknown_names(name, error, words):

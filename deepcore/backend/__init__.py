@@ -13,8 +13,9 @@ from typing import Any
 
 from deepcore import locks
 from deepcore.backend import dtypes
+from deepcore.backend.devices import check_kind, device, device_of, split_name
 from deepcore.config import settings
-from deepcore.errors import ArgumentError, BackendError, suggest
+from deepcore.errors import ArgumentError, BackendError
 
 #: Every backend object, by itself.
 BACKENDS: dict[Backend, Backend] = {}
@@ -36,6 +37,8 @@ class Backend:
 
     def __init__(self, name: str, array_module, array_type: type):
         self.name = name
+        #: The same place by PyTorch's name.
+        self.device = device_of(name)
         self.array_module = array_module
         self.array_type = array_type
         #: Op to the callable that runs it here; filled by `bind` on first use.
@@ -58,7 +61,7 @@ class Backend:
     def __eq__(self, other) -> bool:
         if isinstance(other, str):
             return other == self.name or (self.name.endswith(":0") and other == self.name[:-2])
-        return self is other
+        return other == self.device if isinstance(other, device) else self is other
 
     __hash__ = object.__hash__
 
@@ -157,9 +160,7 @@ def register(kind: str, factory: Callable[[int], Backend]) -> None:
 
 def _factory(kind: str) -> Callable[[int], Backend]:
     if kind not in _FACTORIES:
-        if kind not in available_kinds():
-            raise BackendError(f"there is no backend named {kind!r}", fix=suggest(kind, [*available_kinds(), "auto"]))
-        _FACTORIES[kind] = importlib.import_module(f"{__name__}.{kind}").create
+        _FACTORIES[kind] = importlib.import_module(f"{__name__}.{check_kind(kind)}").create
     return _FACTORIES[kind]
 
 
@@ -167,12 +168,12 @@ def available_kinds() -> list[str]:
     """The kinds of backend there are, usable on this machine or not."""
     import pkgutil
 
-    found = {m.name for m in pkgutil.iter_modules(__path__)} - {"dtypes"}
+    found = {m.name for m in pkgutil.iter_modules(__path__)} - {"devices", "dtypes"}
     return sorted(found | set(_FACTORIES))
 
 
-def get_backend(name: str | Backend | None = None) -> Backend:
-    """The backend called `name`: "cpu", "cuda", "cuda:1" or "auto"; None is the default backend.
+def get_backend(name: str | int | device | Backend | None = None) -> Backend:
+    """The backend called `name`: "cpu", "cuda", "cuda:1", "auto", 1 (for "cuda:1") or a `device`; None is the default.
 
     "auto" is the first GPU, or the CPU where there is none. Asking for "cuda" where it cannot be used raises
     `BackendError` with what is missing.
@@ -183,9 +184,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     if name is None:
         name = settings.backend
     if not isinstance(name, str):
-        raise ArgumentError(
-            "a backend is given by its name", expected='"cpu", "cuda", "cuda:1" or "auto"', received=repr(name)
-        )
+        name = str(device(name))
     found = _INSTANCES.get(name)
     if found is not None:
         return found
@@ -203,13 +202,24 @@ def _created(name: str) -> Backend:
             return get_backend("cuda")
         except BackendError:
             return get_backend("cpu")
-    kind, colon, index = name.partition(":")
-    if colon and not (index.isascii() and index.isdigit() and len(index) < 10):
-        raise BackendError(f"{name!r} is not a backend", expected='a name such as "cpu", "cuda" or "cuda:1"')
+    kind, index = split_name(name)
     with _LOCK:
         backend = _factory(kind)(int(index or 0))
         backend = _INSTANCES.setdefault(backend.name, backend)
         _INSTANCES[name] = backend
+    return backend
+
+
+def place(backend, device) -> Any:
+    """What `backend=` and `device=`, two words for one thing, ask for; None where neither is given."""
+    if backend is None or device is None:
+        return device if backend is None else backend
+    if get_backend(backend) is not get_backend(device):
+        raise ArgumentError(
+            "backend and device are two words for one thing, and name two places",
+            received=f'backend="{backend}" and device="{device}"',
+            fix="leave one of them out",
+        )
     return backend
 
 
@@ -220,7 +230,7 @@ class use_backend:
     >>> with use_backend("cpu"): ...   # and back afterwards
     """
 
-    def __init__(self, name: str | Backend):
+    def __init__(self, name: str | int | device | Backend):
         self._before = settings.backend
         self.backend = get_backend(name)
         settings.backend = self.backend.name

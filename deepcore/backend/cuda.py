@@ -32,18 +32,18 @@ class CudaBackend(Backend):
     def __init__(self, index: int, cupy, name: str = "cuda", cublas=None):
         super().__init__(f"{name}:{index}", cupy, cupy.ndarray)
         self.index = index
-        self.device = cupy.cuda.Device(index)
+        self.gpu = cupy.cuda.Device(index)
         self._functions: dict[str, Any] = {}
         self._cublas = cublas
 
     def asarray(self, value, dtype=None):
-        with self.device:
+        with self.gpu:
             if isinstance(value, (float, np.generic, np.ndarray)) and not np.ndim(value):
                 return self.from_host(np.asarray(value, dtype))
             return self.array_module.asarray(value, dtype)
 
     def from_host(self, array):
-        with self.device:
+        with self.gpu:
             if not array.ndim and array == 0:  # CuPy would clear the bytes, and -0.0 be 0.0
                 return self.array_module.asarray(array.reshape(1)).reshape(())
             return self.array_module.asarray(np.ascontiguousarray(array).reshape(array.shape))
@@ -63,7 +63,7 @@ class CudaBackend(Backend):
         from deepcore.kernels.cuda_index import scatter_rows
 
         xp = self.array_module
-        with self.device:
+        with self.gpu:
             rows, values = _as_rows(xp, target, index, values)
             if values.size == 0:
                 return
@@ -115,7 +115,7 @@ class CudaBackend(Backend):
     @functools.cached_property
     def capability(self) -> int:
         """The compute capability: 90 is 9.0."""
-        return int(self.device.compute_capability)
+        return int(self.gpu.compute_capability)
 
     @functools.cached_property
     def multiprocessors(self) -> int:
@@ -131,7 +131,7 @@ class CudaBackend(Backend):
 
     def _load(self, symbol: str, ptx: str):
         # RawModule takes PTX as a file, and reads it when the kernel is first asked for.
-        with self.device, tempfile.TemporaryDirectory(prefix="deepcore-") as folder:
+        with self.gpu, tempfile.TemporaryDirectory(prefix="deepcore-") as folder:
             path = os.path.join(folder, f"{symbol}.ptx")
             with open(path, "w", encoding="ascii") as file:
                 file.write(ptx)
@@ -147,7 +147,7 @@ class CudaBackend(Backend):
     @functools.cached_property
     def capture_stream(self):
         """The stream on which steps are captured."""
-        with self.device:
+        with self.gpu:
             return self.array_module.cuda.Stream(non_blocking=True)
 
     @functools.cached_property
@@ -202,17 +202,17 @@ class CudaBackend(Backend):
         return partial(self._functions[kernel.name], (blocks,), (kernel.threads,), arguments)
 
     def synchronize(self) -> None:
-        with self.device:
+        with self.gpu:
             self.array_module.cuda.get_current_stream().synchronize()
 
     def memory(self) -> dict[str, int]:
-        with self.device:
+        with self.gpu:
             pool = self.array_module.get_default_memory_pool()
             _, total = self.array_module.cuda.runtime.memGetInfo()
             return {"used": pool.used_bytes(), "held": pool.total_bytes(), "total": total}
 
     def release_memory(self) -> None:
-        with self.device:
+        with self.gpu:
             self.array_module.get_default_memory_pool().free_all_blocks()
 
     def info(self) -> dict[str, Any]:
@@ -221,7 +221,7 @@ class CudaBackend(Backend):
         name = properties["name"]
         return {
             "device": name.decode() if isinstance(name, bytes) else name,
-            "compute capability": self.device.compute_capability,
+            "compute capability": self.gpu.compute_capability,
             "memory": f"{properties['totalGlobalMem'] / 2**30:.1f} GiB",
             "cupy": cupy.__version__,
             "CUDA runtime": cupy.cuda.runtime.runtimeGetVersion(),
@@ -242,7 +242,7 @@ class CudaBackend(Backend):
 
     def _on_device(self, run: Callable) -> Callable:
         """`run` on this device: CuPy computes on its current one, which is 0 unless it is told."""
-        device = self.device
+        device = self.gpu
 
         @functools.wraps(run, updated=())
         def on_device(*args, **params):

@@ -62,7 +62,7 @@ class DeviceTrace(Trace):
             self._allocated.add(pointer.ptr)
             return pointer
 
-        with self.backend.device, cuda.using_allocator(noted), super().following():
+        with self.backend.gpu, cuda.using_allocator(noted), super().following():
             yield
 
     def followed(self, array):
@@ -436,7 +436,7 @@ class GraphRunner(Runner):
         self.graph, self.found = None, {}
         self.pool = cuda.MemoryPool()
         xp.synchronize()
-        with xp.device, cuda.using_allocator(self.pool.malloc), stream, self.wrong:
+        with xp.gpu, cuda.using_allocator(self.pool.malloc), stream, self.wrong:
             self._perform()
             stream.synchronize()
             again()
@@ -506,7 +506,7 @@ class GraphRunner(Runner):
                 "an earlier call of this compiled function read a class or a row out of range, and left it out",
                 fix="check the indices before they come in, or call the function itself to see which it was",
             )
-        with xp.device:
+        with xp.gpu:
             attached = not self.grads or self._grads_are_free()
             given = [*arrays, *(leaf.grad._data for leaf, _ in self.accumulated)]  # type: ignore[union-attr]
             for mine, array in zip(self.inputs, given):
@@ -542,7 +542,7 @@ class GraphRunner(Runner):
         best = [math.inf] * len(self.steps)
         self.backend.synchronize()
         try:
-            with self.backend.device, cuda.using_allocator(cuda.MemoryPool().malloc), stream, self.wrong:
+            with self.backend.gpu, cuda.using_allocator(cuda.MemoryPool().malloc), stream, self.wrong:
                 for _ in range(rounds):
                     at = dict(self.fixed)
                     for i, (step, dropped) in enumerate(zip(self.steps, self.dropped)):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 from deepcore.autograd import Function
-from deepcore.backend import Backend, available_kinds, get_backend
+from deepcore.backend import Backend, available_kinds, device, get_backend, place
 from deepcore.backend import dtypes as dt
+from deepcore.backend.devices import FOREIGN
 from deepcore.errors import BackendError, DTypeError, ShapeError, suggest
 from deepcore.ops import elementwise as e
 from deepcore.ops.index import refuse_leaf, setitem, write, written
@@ -29,13 +30,13 @@ class _Transfer(Function):
 
 def target_of(value):
     """(backend, dtype), one of them None, that `value` names."""
-    if isinstance(value, Backend):
-        return value, None
+    if isinstance(value, (Backend, device, int)):
+        return get_backend(value), None
     if isinstance(value, Tensor):
         return value.backend, value.dtype
     if isinstance(value, str) and not dt.is_dtype_name(value):
         kinds = [*available_kinds(), "auto"]
-        if value.partition(":")[0] not in kinds:
+        if value.partition(":")[0] not in {*kinds, *FOREIGN}:
             raise BackendError(
                 f"{value!r} is the name of neither a dtype nor a backend", fix=suggest(value, [*kinds, *dt.DTYPES])
             )
