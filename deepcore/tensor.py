@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import builtins
+import enum
+import functools
+import inspect
 import math
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from deepcore.backend import BACKENDS, Backend, backend_of, get_backend
+from deepcore.backend import BACKENDS, Backend, backend_of, device, get_backend, place
 from deepcore.backend import dtypes as dt
 from deepcore.errors import (
     ArgumentError,
@@ -18,6 +22,7 @@ from deepcore.errors import (
     GradientError,
     IndexRangeError,
     ShapeError,
+    suggest,
 )
 from deepcore.kernels import watch
 
@@ -149,9 +154,22 @@ class Tensor(TensorMethods):
         return self._data.ndim
 
     @property
-    def device(self) -> Backend:
-        """PyTorch's word for `backend`."""
-        return self.backend
+    def device(self) -> device:
+        """`backend`, as PyTorch names it."""
+        return self.backend.device
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.backend.kernel_kind == "cuda"
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.backend.name == "cpu"
+
+    def get_device(self) -> int:
+        """The number of the GPU; -1 on the CPU."""
+        index = self.backend.device.index
+        return -1 if index is None else index
 
     @property
     def nbytes(self) -> int:
@@ -343,11 +361,31 @@ class Tensor(TensorMethods):
     def __dlpack_device__(self):
         return self._data.__dlpack_device__()
 
-    def cpu(self) -> Tensor:
+    def cpu(self, memory_format=None) -> Tensor:
+        one_of(_MEMORY_FORMAT, memory_format)
         return self.to("cpu")
 
-    def cuda(self, index: int = 0) -> Tensor:
-        return self.to(f"cuda:{index}")
+    def cuda(self, device=None, non_blocking: bool = False, memory_format=None) -> Tensor:
+        """The tensor on a GPU: `cuda()`, `cuda(1)`, `cuda("cuda:1")`."""
+        one_of(_MEMORY_FORMAT, memory_format)
+        return self.to("cuda" if device is None else device)
+
+    def pin_memory(self, device=None) -> Tensor:
+        """A copy in page-locked memory of the CPU, from which copies to a GPU are faster; itself if it is there already."""
+        if self.backend.name != "cpu":
+            raise BackendError("only tensors on the CPU can be pinned", received=f"a tensor on {self.backend}")
+        if self.is_pinned():
+            return self
+        gpu = get_backend("cuda" if device is None else device)
+        watch.note("pinning memory")
+        return Tensor(gpu.pinned(self._data), self.backend)
+
+    def is_pinned(self, device=None) -> bool:
+        """Whether `pin_memory()` made this memory."""
+        array = self._data
+        while type(array) is self.backend.array_type and array.base is not None:
+            array = array.base
+        return any(backend.is_pinned(array) for backend in BACKENDS)
 
     def __bool__(self) -> bool:
         if self._data.size != 1:
@@ -616,13 +654,98 @@ def _plain_leaves(data):
     return data
 
 
+class layout(enum.Enum):
+    """How a tensor lies in memory: always with strides."""
+
+    strided = "strided"
+
+
+class memory_format(enum.Enum):
+    """The order of dimensions in memory, as PyTorch names them; a hint, that no result depends on."""
+
+    contiguous_format = "contiguous_format"
+    preserve_format = "preserve_format"
+    channels_last = "channels_last"
+    channels_last_3d = "channels_last_3d"
+
+
+_MEMORY_FORMAT = memory_format  # arguments have that name
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def factory(function: _Function) -> _Function:
+    """Decorator of a function with an argument `backend` that makes a tensor: adds the keywords that PyTorch has there.
+
+    `device` is another word for `backend`, `out` a tensor of the result's shape that is written and returned.
+    `pin_memory=True` is `Tensor.pin_memory()`, and `layout` and `memory_format` may name what PyTorch has.
+    """
+    code = function.__code__
+    own = frozenset(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - {"device"}
+
+    @functools.wraps(function)
+    def make(*args, **keywords):
+        if keywords.keys() <= own:
+            return function(*args, **keywords)
+        return _make(function, own, args, keywords)
+
+    return make  # type: ignore[return-value]
+
+
+def _make(function: Callable, own: frozenset[str], args: tuple, keywords: dict[str, Any]) -> Tensor:
+    where = place(keywords.get("backend"), keywords.pop("device", None))
+    if where is not None:
+        keywords["backend"] = where
+    out = keywords.pop("out", None)
+    pinned = keywords.pop("pin_memory", False)
+    for name, kind in (("layout", layout), ("memory_format", memory_format)):
+        if name not in own:
+            one_of(kind, keywords.pop(name, None))
+    code = function.__code__
+    if "size" in keywords and code.co_flags & inspect.CO_VARARGS and "size" not in own:
+        args = (*args, keywords.pop("size"))
+    unknown = sorted(keywords.keys() - own)
+    if unknown:
+        raise ArgumentTypeError(
+            f"{function.__name__}() has no argument {unknown[0]!r}",
+            fix=suggest(unknown[0], own | {"device", "out", "pin_memory"}),
+        )
+    if out is None:
+        made = function(*args, **keywords)
+        return made.pin_memory() if pinned else made
+    if not isinstance(out, Tensor):
+        raise ArgumentTypeError("out is a tensor", received=type(out).__name__)
+    for name, value in (("backend", out.backend), ("dtype", out.dtype)):
+        if name in own and keywords.get(name) is None:
+            keywords[name] = value
+    made = function(*args, **keywords)
+    if (made.shape, made.dtype, made.backend) != (out.shape, out.dtype, out.backend):
+        raise ShapeError(
+            "out does not have the result's shape, dtype and backend",
+            expected=f"shape {made.shape}, {dt.name_of(made.dtype)}, backend {made.backend}",
+            received=f"shape {out.shape}, {dt.name_of(out.dtype)}, backend {out.backend}",
+        )
+    out.copy_(made.detach())
+    return out.requires_grad_() if made._requires_grad else out
+
+
+def one_of(kind, value):
+    """A `layout` or `memory_format`, or None, once it is one."""
+    if value is None or isinstance(value, kind):
+        return value
+    raise ArgumentTypeError(
+        f"{kind.__name__} is one of " + ", ".join(f"dc.{choice.name}" for choice in kind), received=repr(value)
+    )
+
+
 def _finish(raw, backend: Backend, requires_grad: bool) -> Tensor:
     watch.made(raw)
     out = Tensor(raw, backend)
     return out.requires_grad_() if requires_grad else out
 
 
-def tensor(data, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def tensor(data, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """A new tensor holding a copy of `data` (number, nested list, array or Tensor).
 
     Python floats become float32 and whole numbers int64; arrays keep their dtype and, unless `backend`
@@ -635,7 +758,8 @@ def tensor(data, dtype=None, backend=None, requires_grad: bool = False) -> Tenso
     return _finish(_to_raw(data, dtype, owner, copy=True), owner, requires_grad)
 
 
-def as_tensor(data, dtype=None, backend=None) -> Tensor:
+@factory
+def as_tensor(data, dtype=None, backend=None, *, device=None) -> Tensor:
     """As `tensor`, but memory is shared where it can be, also with other libraries' arrays (DLPack); a Tensor that fits
     is returned as it is.
     """
@@ -687,7 +811,7 @@ def _maker(function: str, doc: str):
 
     make.__name__ = make.__qualname__ = function
     make.__doc__ = doc
-    return make
+    return factory(make)
 
 
 zeros = _maker("zeros", "A tensor of zeros: `zeros(2, 3)` or `zeros((2, 3))`, float32 by default.")
@@ -695,7 +819,8 @@ ones = _maker("ones", "A tensor of ones: `ones(2, 3)` or `ones((2, 3))`, float32
 empty = _maker("empty", "A tensor whose contents are whatever the memory held.")
 
 
-def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """A tensor with every element `fill_value`; the dtype follows the value, and has to hold it."""
     xp = get_backend(backend)
     if isinstance(fill_value, Tensor) or hasattr(fill_value, "dtype"):
@@ -724,13 +849,16 @@ def _like(function: str):
 
     make.__name__ = make.__qualname__ = f"{function}_like"
     make.__doc__ = f"`{function}` with the shape, dtype and backend of `input`."
-    return make
+    return factory(make)
 
 
 zeros_like, ones_like, empty_like = _like("zeros"), _like("ones"), _like("empty")
 
 
-def full_like(input: Tensor, fill_value, dtype=None, backend: Any = None, requires_grad: bool = False) -> Tensor:
+@factory
+def full_like(
+    input: Tensor, fill_value, dtype=None, backend: Any = None, requires_grad: bool = False, *, device=None
+) -> Tensor:
     """`full` with the shape, dtype and backend of `input`."""
     backend = backend or tensor_like("full_like", input).backend
     return full(input.shape, fill_value, input.dtype if dtype is None else dtype, backend, requires_grad)
@@ -743,7 +871,8 @@ def _number(name: str, value):
     return value
 
 
-def arange(start, end=None, step=1, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def arange(start, end=None, step=1, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """start, start + step, … below `end`; int64 when all three are whole numbers, else float32.
 
     With an integer `dtype` the fractions of all three are cut first. The dtype has to hold every number.
@@ -784,7 +913,8 @@ def _check_ends(kind, *ends) -> None:
             raise dt.misfit(value, kind)
 
 
-def linspace(start, end, steps: int, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def linspace(start, end, steps: int, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """`steps` evenly spaced values from `start` to `end`, both included."""
     xp = get_backend(backend)
     start, end = _number("linspace", start), _number("linspace", end)
@@ -794,7 +924,8 @@ def linspace(start, end, steps: int, dtype=None, backend=None, requires_grad: bo
     return _finish(raw.astype(kind), xp, requires_grad)
 
 
-def eye(n: int, m: int | None = None, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def eye(n: int, m: int | None = None, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """The n×m matrix with ones on the diagonal."""
     xp = get_backend(backend)
     rows, columns = _shape((n, n if m is None else m))

@@ -6,16 +6,19 @@ A `Backend` is the array module the ops compute with: attribute access falls thr
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from deepcore import locks
 from deepcore.backend import dtypes
 from deepcore.backend.devices import check_kind, device, device_of, split_name
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, BackendError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 #: Every backend object, by itself.
 BACKENDS: dict[Backend, Backend] = {}
@@ -131,6 +134,14 @@ class Backend:
     def release_memory(self) -> None:
         """Give cached blocks back to the system."""
 
+    def pinned(self, array):
+        """A copy of a NumPy array in page-locked memory, from which copies to this backend are faster."""
+        raise BackendError(f"memory is pinned for a GPU, not for backend {self}")
+
+    def is_pinned(self, memory) -> bool:
+        """Whether `memory`, what an array lies in, is page-locked by `pinned`."""
+        return False
+
     def info(self) -> dict[str, Any]:
         """Facts for `deepcore info`."""
         return {}
@@ -221,6 +232,24 @@ def place(backend, device) -> Any:
             fix="leave one of them out",
         )
     return backend
+
+
+def takes_device(function: _Function) -> _Function:
+    """`function`, which has an argument `backend`, with `device` as another word for it; any other as it is."""
+    code = getattr(function, "__code__", None)
+    arguments = () if code is None else code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if "backend" not in arguments:
+        return function
+
+    @functools.wraps(function)
+    def placed(*args, **keywords):
+        if "device" in keywords:
+            where = place(keywords.get("backend"), keywords.pop("device"))
+            if where is not None:  # else `backend` may have been given by its position
+                keywords["backend"] = where
+        return function(*args, **keywords)
+
+    return placed  # type: ignore[return-value]
 
 
 class use_backend:

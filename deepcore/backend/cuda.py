@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -35,6 +36,8 @@ class CudaBackend(Backend):
         self.gpu = cupy.cuda.Device(index)
         self._functions: dict[str, Any] = {}
         self._cublas = cublas
+        #: Page-locked memory by the number of its array.
+        self._pinned: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
 
     def asarray(self, value, dtype=None):
         with self.gpu:
@@ -192,6 +195,16 @@ class CudaBackend(Backend):
         words = np.frombuffer(memory, np.int64, size)
         words[...] = 0
         return words
+
+    def pinned(self, array):
+        memory = np.frombuffer(self.array_module.cuda.alloc_pinned_memory(max(array.nbytes, 1)), np.uint8, array.nbytes)
+        self._pinned[id(memory)] = memory
+        copy = memory.view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        return copy
+
+    def is_pinned(self, memory) -> bool:
+        return self._pinned.get(id(memory)) is memory
 
     def launch(self, kernel, blocks: int, *arguments) -> None:
         """Queue `blocks` blocks of a kernel that is ready. Arguments are arrays, for pointers, and numbers."""

@@ -344,7 +344,7 @@ def _check_arguments(
     more: Collection[str] = ("type",),
 ) -> dict[str, Any]:
     """`table`, once every key is an argument of `function` and every value fits; `given` ones are not the file's."""
-    hidden = {*given, "backend", "dtype"} if function is not TrainPart else set()
+    hidden = {*given, "backend", "device", "dtype"} if function is not TrainPart else set()
     hidden |= {"folder", "classification"} if function in SOURCES.values() else set()
     parameters = {
         name: p

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backend import Backend, dtypes, get_backend
+from deepcore.backend import Backend, dtypes, get_backend, takes_device
 from deepcore.errors import DataError
 from deepcore.tensor import Tensor, from_raw
 
 
-def default_collate(samples: Sequence[Any], backend: str | Backend | None = None):
+@takes_device
+def default_collate(samples: Sequence[Any], backend: str | Backend | None = None, device=None):
     """A list of samples as one batch: tensors and arrays are stacked along a new first dimension.
 
     int becomes int64, float float32, bool bool; text (also NumPy's) stays a list; tuples, lists and dicts are collated

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from deepcore.autograd import graph, is_grad_enabled, mode, wrong_argument
 from deepcore.backend import dtypes as dt
-from deepcore.backend import get_backend
+from deepcore.backend import get_backend, place, takes_device
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, printable, suggest
 from deepcore.nn.hooks import GradientTap, RemovableHandle
 from deepcore.nn.parameter import Parameter
 from deepcore.ops.convert import target_of
-from deepcore.tensor import Tensor, as_tensor, changes
+from deepcore.tensor import _MEMORY_FORMAT, Tensor, as_tensor, changes, one_of
 
 _FLOATING = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -49,9 +49,9 @@ class _Load:
     def __get__(self, module, owner):
         from deepcore.nn import files
 
-        def load(path, backend=None):
+        def load(path, backend=None, device=None):
             if module is None:
-                return files.load_new(owner, path, backend)
+                return files.load_new(owner, path, place(backend, device))
             return files.load_into(module, path)
 
         load.__doc__ = (
@@ -83,6 +83,12 @@ class Module:
     _hooks: dict[str, dict]
 
     load = _Load()
+
+    def __init_subclass__(cls, **keywords):
+        """A constructor that takes `backend` takes `device`, PyTorch's word for it, too."""
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            cls.__init__ = takes_device(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self):
         own = self.__dict__
@@ -412,15 +418,18 @@ class Module:
         return self
 
     # -- moving -------------------------------------------------------------------------------------------
-    def to(self, *args, backend=None, dtype=None, device=None) -> Module:
+    def to(
+        self, *args, backend=None, dtype=None, device=None, non_blocking: bool = False, memory_format=None
+    ) -> Module:
         """Move to a backend and/or a floating dtype, in place: `to("cuda")`, `to(dc.float64)`, `to("cuda", dc.half)`.
 
         Parameters stay the same objects (tied ones stay tied, optimizers keep theirs), gradients move along, and
         only floating tensors change dtype.
         """
-        backend = device if backend is None else backend
+        one_of(_MEMORY_FORMAT, memory_format)
+        backend = place(backend, device)
         for arg in args:
-            if arg is not None:
+            if arg is not None and not isinstance(arg, bool):
                 found_backend, found_dtype = target_of(arg)
                 backend, dtype = found_backend or backend, found_dtype or dtype
         xp = None if backend is None else get_backend(backend)
@@ -445,8 +454,9 @@ class Module:
     def cpu(self) -> Module:
         return self.to(backend="cpu")
 
-    def cuda(self, index: int = 0) -> Module:
-        return self.to(backend=f"cuda:{index}")
+    def cuda(self, device=None) -> Module:
+        """Move to a GPU: `cuda()`, `cuda(1)`."""
+        return self.to(device="cuda" if device is None else device)
 
     def float(self) -> Module:
         return self.to(dtype=dt.float32)
@@ -581,7 +591,10 @@ class Module:
         """
         found = {}
         for name, parameter in inspect.signature(type(self)).parameters.items():
-            if name in ("backend", "dtype") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if name in ("backend", "device", "dtype") or parameter.kind in (
+                parameter.VAR_POSITIONAL,
+                parameter.VAR_KEYWORD,
+            ):
                 continue
             if name in self._parameters:
                 found[name] = self._parameters[name] is not None

@@ -36,6 +36,7 @@ class _BatchNorm(Module):
         track_running_stats: bool = True,
         backend=None,
         dtype=None,
+        device=None,
         *,
         bias: bool = True,
     ):
@@ -147,6 +148,7 @@ class LayerNorm(Module):
         bias: bool = True,
         backend=None,
         dtype=None,
+        device=None,
     ):
         super().__init__()
         shape = self.normalized_shape = F.as_sizes(normalized_shape)
@@ -192,6 +194,7 @@ class RMSNorm(Module):
         elementwise_affine: bool = True,
         backend=None,
         dtype=None,
+        device=None,
     ):
         super().__init__()
         shape = self.normalized_shape = F.as_sizes(normalized_shape)

@@ -13,6 +13,7 @@ from deepcore.ops import elementwise as e
 from deepcore.ops.index import refuse_leaf, setitem, write, written
 from deepcore.ops.registry import FUNCTIONS, Tensor, cast, composite, sample
 from deepcore.ops.shape import broadcast_to, sizes
+from deepcore.tensor import _MEMORY_FORMAT, factory, full, one_of, tensor
 
 
 class _Transfer(Function):
@@ -45,9 +46,19 @@ def target_of(value):
 
 
 @composite(examples=lambda make: [sample(make(3), "float64"), sample(make(3), make(2))])
-def to(input, *targets, dtype=None, backend=None, device=None, non_blocking: bool = False, copy: bool = False):
+def to(
+    input,
+    *targets,
+    dtype=None,
+    backend=None,
+    device=None,
+    non_blocking: bool = False,
+    copy: bool = False,
+    memory_format=None,
+):
     """The tensor in another dtype, on another backend, or both: to("cuda"), to(dc.float64), to(other). Itself if it fits"""
-    backend = backend if backend is not None else device
+    one_of(_MEMORY_FORMAT, memory_format)
+    backend = place(backend, device)
     backend = get_backend(backend) if backend is not None else None
     dtype = dt.as_dtype(dtype) if dtype is not None else None
     flags = [value for value in targets if isinstance(value, bool)]  # PyTorch's non_blocking and copy
@@ -153,7 +164,7 @@ Tensor.copy_, Tensor.fill_, Tensor.zero_ = copy_, fill_, zero_
 
 
 def _fresh(function: str):
-    def make(self, *given, size=None, dtype=None, backend=None, requires_grad: bool = False):
+    def make(self, *given, size=None, dtype=None, backend=None, requires_grad: bool = False, device=None):
         xp = self.backend if backend is None else get_backend(backend)
         shape = sizes(given if size is None else (size,))
         raw = getattr(xp, function)(shape, dtype=self.dtype if dtype is None else dt.as_dtype(dtype))
@@ -162,21 +173,30 @@ def _fresh(function: str):
 
     make.__name__ = make.__qualname__ = f"new_{function}"
     make.__doc__ = f"`{function}` of the given size, with this tensor's dtype and backend."
-    return make
+    return factory(make)
 
 
 for _name in ("zeros", "ones", "empty"):
     setattr(Tensor, f"new_{_name}", _fresh(_name))
 
 
-def new_tensor(self, data, dtype=None, requires_grad: bool = False):
+@factory
+def new_tensor(self, data, dtype=None, backend=None, requires_grad: bool = False, device=None):
     """`tensor` with this tensor's dtype and backend."""
-    from deepcore.tensor import tensor
-
-    return tensor(data, self.dtype if dtype is None else dtype, self.backend, requires_grad)
+    return tensor(data, *_own(self, dtype, backend), requires_grad)
 
 
-Tensor.new_tensor = new_tensor
+@factory
+def new_full(self, size, fill_value, dtype=None, backend=None, requires_grad: bool = False, device=None):
+    """`full` with this tensor's dtype and backend."""
+    return full(size, fill_value, *_own(self, dtype, backend), requires_grad)
+
+
+def _own(like, dtype, backend) -> tuple:
+    return like.dtype if dtype is None else dtype, like.backend if backend is None else backend
+
+
+Tensor.new_tensor, Tensor.new_full = new_tensor, new_full
 
 
 def _where(self, condition, other):
