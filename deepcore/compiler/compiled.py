@@ -105,7 +105,7 @@ class Compiled:
         arrays: list[Any] = []
         tensors: list[Tensor] = []
         key = (
-            mode.grad, settings.kernels, _structure(args, arrays, tensors),
+            mode.grad, settings.kernels, settings.backend, dt.default_float.num, _structure(args, arrays, tensors),
             _structure(kwargs, arrays, tensors) if kwargs else None,
         )  # fmt: skip
         n = len(arrays)
