@@ -236,6 +236,11 @@ def manual_seed(seed: int) -> Generator:
     return default_generator.manual_seed(seed)
 
 
+def seed() -> int:
+    """Start the default generator again from a seed of the operating system, and return it."""
+    return default_generator.seed()
+
+
 def initial_seed() -> int:
     """The seed of the default generator."""
     return default_generator.initial_seed()

@@ -61,6 +61,27 @@ class Storage:
             self.room = 64 + 2 * len(self.views)
 
 
+class UntypedStorage:
+    """Memory, as bytes."""
+
+    def __init__(self, array, backend: Backend):
+        self._array, self._backend = array, backend
+
+    @property
+    def device(self) -> device:
+        return self._backend.device
+
+    def nbytes(self) -> int:
+        return self._array.nbytes
+
+    size = __len__ = nbytes
+
+    def data_ptr(self) -> int:
+        """The address of the first byte."""
+        watch.note("taking a tensor's address")
+        return self._backend.address(self._array)
+
+
 class Tensor(TensorMethods):
     """An n-dimensional array that can record what is computed from it.
 
@@ -189,6 +210,8 @@ class Tensor(TensorMethods):
     def numel(self) -> int:
         return int(self._data.size)
 
+    nelement, ndimension = numel, dim
+
     def element_size(self) -> int:
         return self._data.itemsize
 
@@ -203,11 +226,60 @@ class Tensor(TensorMethods):
         except IndexError:
             raise IndexRangeError(f"dim {dim} is out of range for a tensor of shape {self.shape}") from None
 
-    def is_contiguous(self) -> bool:
-        return bool(self._data.flags.c_contiguous)
+    def is_contiguous(self, memory_format=None) -> bool:
+        """Whether the memory is in row order; `memory_format=dc.channels_last`: in the order N, H, W, C."""
+        order = one_of(_MEMORY_FORMAT, memory_format)
+        if order is None or not order.name.startswith("channels_last"):
+            return bool(self._data.flags.c_contiguous)
+        rank = 4 if order is _MEMORY_FORMAT.channels_last else 5
+        if self._data.ndim != rank:
+            return False
+        return bool(self._data.transpose(0, *range(2, rank), 1).flags.c_contiguous)
+
+    def dim_order(self) -> tuple[int, ...]:
+        """The dimensions from the longest step in memory to the shortest."""
+        return tuple(sorted(range(self._data.ndim), key=lambda dim: -abs(self._data.strides[dim])))
 
     def is_floating_point(self) -> bool:
         return dt.is_floating(self._data.dtype)
+
+    def is_complex(self) -> bool:
+        """False: tensors hold real numbers."""
+        return False
+
+    is_sparse = is_quantized = False
+    output_nr = 0
+    name = None
+
+    @property
+    def layout(self) -> layout:
+        return layout.strided
+
+    # -- memory -------------------------------------------------------------------------------------
+    def data_ptr(self) -> int:
+        """The address of the first element."""
+        watch.note("taking a tensor's address")
+        return self.backend.address(self._data)
+
+    def storage_offset(self) -> int:
+        """The first element's place in the memory that this tensor is a view of, in elements."""
+        return (self.backend.address(self._data) - self.backend.address(self._owner())) // self._data.itemsize
+
+    def untyped_storage(self) -> UntypedStorage:
+        """The memory that this tensor is a view of."""
+        return UntypedStorage(self._owner(), self.backend)
+
+    def _owner(self):
+        array = self._data
+        while isinstance(array.base, self.backend.array_type):
+            array = array.base
+        return array
+
+    def is_set_to(self, tensor: Tensor) -> bool:
+        """Whether the other tensor is over the same memory, with the same shape and strides."""
+        mine, other = self._data, tensor._data
+        same = (mine.shape, mine.strides, mine.dtype) == (other.shape, other.strides, other.dtype)
+        return same and tensor.backend is self.backend and self.backend.address(mine) == self.backend.address(other)
 
     # -- autodiff -----------------------------------------------------------------------------------
     @property
@@ -249,6 +321,8 @@ class Tensor(TensorMethods):
     def version(self) -> int:
         """How often this memory was written in place."""
         return 0 if self._storage is None else self._storage.version
+
+    _version = version
 
     def storage(self) -> Storage:
         """What this tensor shares with the views of its memory."""
@@ -293,7 +367,14 @@ class Tensor(TensorMethods):
             if tensor is not None:
                 tensor.grad = gradient.clone() if tensor.grad is None else tensor.grad + gradient
 
+        keep.retains = ref  # type: ignore[attr-defined]
         self._node.add_hook(keep)
+
+    @property
+    def retains_grad(self) -> bool:
+        """Whether `retain_grad()` was called on this computed tensor."""
+        hooks = () if self._node is None else self._node.hooks or ()
+        return any(getattr(hook, "retains", weakref.ref)() is self for hook in hooks if hasattr(hook, "retains"))
 
     def register_hook(self, hook):
         """Call `hook(gradient)` when this tensor's gradient is known; what it returns, if anything, replaces it."""
@@ -399,6 +480,9 @@ class Tensor(TensorMethods):
     def __float__(self) -> float:
         return float(self.item())
 
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
     def __index__(self) -> int:
         if self._data.dtype.kind not in "iub":
             raise DTypeError("only integer tensors of one element are indices", received=str(self._data.dtype))
@@ -434,7 +518,15 @@ class Tensor(TensorMethods):
         return _rebuild, (type(self), self.backend.to_host(self._data), self.backend.name, self._requires_grad)
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec and self._data.size == 1 else format(repr(self), spec)
+        if not self._data.ndim:
+            return format(self.item(), spec)
+        if spec:
+            raise ArgumentTypeError(
+                f"a tensor of shape {self.shape} is not printed as one number",
+                received=f"the format {spec!r}",
+                fix="t.item() of one element, or dc.set_printoptions(precision=…)",
+            )
+        return str(self)
 
     def __repr__(self) -> str:
         from deepcore.printing import describe
@@ -659,6 +751,9 @@ class layout(enum.Enum):
 
     strided = "strided"
 
+    def __repr__(self) -> str:
+        return f"dc.{self.name}"
+
 
 class memory_format(enum.Enum):
     """The order of dimensions in memory, as PyTorch names them; a hint, that no result depends on."""
@@ -667,6 +762,9 @@ class memory_format(enum.Enum):
     preserve_format = "preserve_format"
     channels_last = "channels_last"
     channels_last_3d = "channels_last_3d"
+
+    def __repr__(self) -> str:
+        return f"dc.{self.name}"
 
 
 _MEMORY_FORMAT = memory_format  # arguments have that name
@@ -756,6 +854,32 @@ def tensor(data, dtype=None, backend=None, requires_grad: bool = False, *, devic
     if isinstance(data, Tensor):
         watch.note("dc.tensor() of a tensor (t.detach().clone() is an operation)")
     return _finish(_to_raw(data, dtype, owner, copy=True), owner, requires_grad)
+
+
+def asarray(
+    obj, *, dtype=None, backend=None, device=None, copy: bool | None = None, requires_grad: bool = False
+) -> Tensor:
+    """`as_tensor`, or with `copy=True` `tensor`; `copy=False` raises where the memory cannot be shared."""
+    where = place(backend, device)
+    made = tensor(obj, dtype, where) if copy else as_tensor(obj, dtype, where)
+    if copy is False and not _shares_memory(made, obj):
+        raise ArgumentError("this data cannot be shared", received=type(obj).__name__, fix="leave out copy=False")
+    return made.detach().requires_grad_() if requires_grad and not made.requires_grad else made
+
+
+def _shares_memory(made: Tensor, source) -> bool:
+    if isinstance(source, Tensor):
+        return made._data is source._data
+    there = getattr(source, "data_ptr", None)
+    if there is not None:
+        return made.backend.address(made._data) == there()
+    return hasattr(source, "dtype") and hasattr(source, "shape") and made.backend.may_share_memory(made._data, source)
+
+
+@factory
+def scalar_tensor(s, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
+    """A number as a tensor of no dimension, float32 by default."""
+    return tensor(s, dt.default_float if dtype is None else dtype, backend, requires_grad)
 
 
 @factory

@@ -1,5 +1,6 @@
 """Reverse-mode differentiation of any order."""
 
+from deepcore import missing
 from deepcore.autograd.engine import Handle, backward, grad, register_hook
 from deepcore.autograd.function import Context, Function
 from deepcore.autograd.gradcheck import gradcheck, gradgradcheck
@@ -54,3 +55,5 @@ __all__ = [
     "view_steps",
     "wrong_argument",
 ]
+
+__getattr__ = missing.names_of(__name__, "torch.autograd")

@@ -128,8 +128,12 @@ class Backend:
         """Wait until everything queued has run."""
 
     def memory(self) -> dict[str, int]:
-        """Bytes: `used`, `held` by the pool, and `total` of the device, as far as they are known."""
+        """Bytes: `used`, `held` by the pool, and `free` and `total` of the device, as far as they are known."""
         return {}
+
+    def address(self, array) -> int:
+        """Where the first element of a raw array is."""
+        return array.__array_interface__["data"][0]
 
     def release_memory(self) -> None:
         """Give cached blocks back to the system."""

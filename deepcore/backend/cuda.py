@@ -221,8 +221,15 @@ class CudaBackend(Backend):
     def memory(self) -> dict[str, int]:
         with self.gpu:
             pool = self.array_module.get_default_memory_pool()
-            _, total = self.array_module.cuda.runtime.memGetInfo()
-            return {"used": pool.used_bytes(), "held": pool.total_bytes(), "total": total}
+            free, total = self.array_module.cuda.runtime.memGetInfo()
+            return {"used": pool.used_bytes(), "held": pool.total_bytes(), "free": free, "total": total}
+
+    def count(self) -> int:
+        """How many GPUs there are."""
+        return self.array_module.cuda.runtime.getDeviceCount()
+
+    def address(self, array) -> int:
+        return array.data.ptr
 
     def release_memory(self) -> None:
         with self.gpu:

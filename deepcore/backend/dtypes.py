@@ -22,6 +22,9 @@ float32 = np.dtype(np.float32)
 float64 = np.dtype(np.float64)
 bfloat16 = np.dtype(ml_dtypes.bfloat16)
 
+#: What every dtype is an instance of.
+dtype = np.dtype
+
 #: Every dtype a tensor may have, by the name PyTorch gives it.
 DTYPES = {
     "bool": bool_,
@@ -270,7 +273,7 @@ class finfo:
         self.dtype: str = name_of(kind)
         self.eps, self.max, self.min = float(info.eps), float(info.max), float(info.min)
         self.tiny = self.smallest_normal = float(info.tiny)
-        self.resolution = float(info.resolution)
+        self.resolution = 10.0 ** -int(info.precision)
 
     def __repr__(self) -> str:
         return (

@@ -17,6 +17,7 @@ from deepcore import locks
 from deepcore.autograd.graph import mode
 from deepcore.autograd.transforms import tree_map
 from deepcore.backend import backend_of, get_backend
+from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import build
 from deepcore.compiler.guards import PLAIN, Guards, is_scalar
 from deepcore.compiler.runner import Arena, Runner, Stopped

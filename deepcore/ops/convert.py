@@ -91,7 +91,29 @@ for _name, _dtype in (
 ):  # fmt: skip
     _caster(_name, _dtype, f"The tensor as {dt.name_of(_dtype)}")
 
-Tensor.type = Tensor.astype = lambda self, dtype: to(self, dtype=dt.as_dtype(dtype))
+#: PyTorch's names of the types of tensors.
+_TYPES = {
+    "FloatTensor": dt.float32, "DoubleTensor": dt.float64, "HalfTensor": dt.float16, "BFloat16Tensor": dt.bfloat16,
+    "LongTensor": dt.int64, "IntTensor": dt.int32, "ShortTensor": dt.int16, "CharTensor": dt.int8,
+    "ByteTensor": dt.uint8, "BoolTensor": dt.bool_,
+}  # fmt: skip
+
+
+def type_(self, dtype=None, non_blocking: bool = False):
+    """The tensor in another dtype; without one, the name of its type: "deepcore.FloatTensor"."""
+    if dtype is not None:
+        kind = _TYPES.get(dtype.rpartition(".")[2]) if isinstance(dtype, str) else None
+        return to(self, dtype=dt.as_dtype(dtype) if kind is None else kind)
+    name = next((name for name, kind in _TYPES.items() if kind == self.dtype), f"{dt.name_of(self.dtype)}Tensor")
+    return f"deepcore.{name}" if self.is_cpu else f"deepcore.{self.device.type}.{name}"
+
+
+def astype(self, dtype):
+    """The tensor in another dtype, as NumPy says it."""
+    return to(self, dtype=dt.as_dtype(dtype))
+
+
+Tensor.type, Tensor.astype = type_, astype
 Tensor.type_as = lambda self, other: to(self, other.dtype)
 
 

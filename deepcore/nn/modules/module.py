@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from deepcore import missing
 from deepcore.autograd import graph, is_grad_enabled, mode, wrong_argument
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend, place, takes_device
@@ -13,7 +14,7 @@ from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictE
 from deepcore.nn.hooks import GradientTap, RemovableHandle
 from deepcore.nn.parameter import Parameter
 from deepcore.ops.convert import target_of
-from deepcore.tensor import _MEMORY_FORMAT, Tensor, as_tensor, changes, one_of
+from deepcore.tensor import _MEMORY_FORMAT, Tensor, as_tensor, changes, empty_like, one_of
 
 _FLOATING = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -29,7 +30,11 @@ class ModuleAttributeError(DeepcoreError, AttributeError):
 
     def __str__(self) -> str:
         if self.fix is None and self._looked_for:  # not in __init__: hasattr() makes these by the thousand
-            self.fix = suggest(self._looked_for, self._choices)
+            absent = missing.absent("torch.nn.Module", self._looked_for) if isinstance(self._choices, _Names) else ""
+            if absent:
+                self.problem, self._looked_for = f"{self.problem}: {absent}", ""
+            else:
+                self.fix = suggest(self._looked_for, self._choices)
         return super().__str__()
 
     def __reduce__(self):
@@ -469,6 +474,18 @@ class Module:
 
     def bfloat16(self) -> Module:
         return self.to(dtype=dt.bfloat16)
+
+    def type(self, dst_type) -> Module:
+        """Convert to a floating dtype, in place: `to(dst_type)`."""
+        return self.to(dtype=dst_type)
+
+    def to_empty(self, *, device=None, backend=None, recurse: bool = True) -> Module:
+        """Move to a backend without the values: parameters and buffers are memory that is unset."""
+        where = place(backend, device)
+        for t in {id(t): t for t in (*self.parameters(recurse), *self.buffers(recurse))}.values():
+            new = empty_like(t, backend=where)
+            t.rebind(new._data, new.backend)
+        return self
 
     # -- state --------------------------------------------------------------------------------------------
     def state_dict(self, destination: dict | None = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
