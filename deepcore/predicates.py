@@ -50,4 +50,4 @@ def result_type(tensor1, tensor2) -> Any:
 
 def typename(obj) -> str:
     """The name of an object's type with that of its module; of a tensor, `Tensor.type()`."""
-    return obj.type() if isinstance(obj, Tensor) else f"{type(obj).__module__}.{type(obj).__qualname__}"
+    return str(obj.type()) if isinstance(obj, Tensor) else f"{type(obj).__module__}.{type(obj).__qualname__}"

@@ -374,7 +374,7 @@ class Tensor(TensorMethods):
     def retains_grad(self) -> bool:
         """Whether `retain_grad()` was called on this computed tensor."""
         hooks = () if self._node is None else self._node.hooks or ()
-        return any(getattr(hook, "retains", weakref.ref)() is self for hook in hooks if hasattr(hook, "retains"))
+        return any(hook.retains() is self for hook in hooks if hasattr(hook, "retains"))
 
     def register_hook(self, hook):
         """Call `hook(gradient)` when this tensor's gradient is known; what it returns, if anything, replaces it."""

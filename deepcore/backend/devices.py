@@ -49,6 +49,8 @@ class device:
     """
 
     __slots__ = ("_index", "_type")
+    _type: str
+    _index: int | None
 
     def __init__(self, type: str | int | device | Backend, index: int | None = None):
         from deepcore.backend import Backend, get_backend
