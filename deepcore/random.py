@@ -22,7 +22,8 @@ from deepcore.backend import Backend, get_backend, place
 from deepcore.backend import device as device_
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, DTypeError, ShapeError
-from deepcore.kernels import reference, watch
+from deepcore.kernels import watch
+from deepcore.kernels.math import reference
 from deepcore.tensor import Tensor, factory, from_raw, tensor_like
 
 _WORD = 1 << 64

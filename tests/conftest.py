@@ -15,9 +15,9 @@ import standin
 from backends import BACKENDS
 
 from deepcore.config import settings
-from deepcore.kernels import ahead
+from deepcore.kernels.codegen import background
 
-ahead.forgo()  # a run has its own: see `_WARMUP`
+background.forgo()  # a run has its own: see `_WARMUP`
 
 # Under nohup, or in the background of a script, Ctrl-C is ignored, and by every process that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -69,9 +69,9 @@ def pytest_collection_modifyitems(config, items):
 
 _WARMUP = """
 from deepcore import kernels
-from deepcore.kernels import compiler
+from deepcore.kernels.codegen import jit
 kernels.discover()
-for kernel in reversed(compiler.KERNELS.values()):
+for kernel in reversed(jit.KERNELS.values()):
     kernel.ready()
 """
 

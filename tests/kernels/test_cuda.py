@@ -23,18 +23,23 @@ from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int64
 from deepcore.cli import main
 from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
-from deepcore.kernels import (
-    compiler,
-    cuda,
-    cuda_gemm,
-    cuda_index,
-    cuda_map,
-    cuda_norms,
-    cuda_rows,
-    cuda_update,
-    elementwise,
-    reference,
-)
+from deepcore.kernels.codegen import jit, toolchain
+from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.cuda import argreduce as cuda_argreduce
+from deepcore.kernels.cuda import batch_norm as cuda_batch_norm
+from deepcore.kernels.cuda import cross_entropy as cuda_cross_entropy
+from deepcore.kernels.cuda import dropout as cuda_dropout
+from deepcore.kernels.cuda import elementwise as cuda_elementwise
+from deepcore.kernels.cuda import embedding as cuda_embedding
+from deepcore.kernels.cuda import finite as cuda_finite
+from deepcore.kernels.cuda import gemm as cuda_gemm
+from deepcore.kernels.cuda import kernel as cuda_kernel
+from deepcore.kernels.cuda import norm as cuda_norm
+from deepcore.kernels.cuda import optimizer as cuda_optimizer
+from deepcore.kernels.cuda import philox as cuda_philox
+from deepcore.kernels.cuda import reductions as cuda_reductions
+from deepcore.kernels.cuda import softmax as cuda_softmax
+from deepcore.kernels.math import reference
 from deepcore.nn import functional as F
 
 numba = pytest.importorskip("numba", reason="numba compiles the kernels")
@@ -95,10 +100,10 @@ def check_ptx(kernel, text, target):
 def test_every_kernel_compiles_for_every_target(tmp_path):
     ptxas = shutil.which("ptxas")
     importlib.import_module("deepcore.optim")  # which defines updates
-    cuda_update.make_all()
-    assert "update_adam_float32" in cuda.KERNELS
-    for name, kernel in list(cuda.KERNELS.items()):
-        for target, text in zip(cuda.TARGETS, cuda.compile_ptx(numba, kernel, *cuda.TARGETS)):
+    cuda_optimizer.make_all()
+    assert "update_adam_float32" in cuda_kernel.KERNELS
+    for name, kernel in list(cuda_kernel.KERNELS.items()):
+        for target, text in zip(cuda_kernel.TARGETS, cuda_kernel.compile_ptx(numba, kernel, *cuda_kernel.TARGETS)):
             check_ptx(kernel, text, target)
             if ptxas:
                 (tmp_path / "kernel.ptx").write_text(text)
@@ -109,36 +114,36 @@ def test_every_kernel_compiles_for_every_target(tmp_path):
 
 
 def test_a_gpu_gets_the_ptx_of_the_target_below_it():
-    assert cuda.TARGETS == (75, 80, 90, 100)
-    kernel = cuda_map.MAPS["relu"]._kernels[float32]
+    assert cuda_kernel.TARGETS == (75, 80, 90, 100)
+    kernel = cuda_elementwise.MAPS["relu"]._kernels[float32]
     found = {c: re.search(r"\.target (\w+)", kernel.ptx(c))[1] for c in (75, 86, 89, 90, 103, 120)}
     assert found == {75: "sm_75", 86: "sm_80", 89: "sm_80", 90: "sm_90", 103: "sm_100", 120: "sm_100"}
 
 
 def test_an_old_gpu_has_no_kernels(monkeypatch):
-    monkeypatch.setattr(cuda, "_warned", False)
-    kernel = cuda_map.MAPS["relu"]._kernels[float64]
+    monkeypatch.setattr(cuda_kernel, "_warned", False)
+    kernel = cuda_elementwise.MAPS["relu"]._kernels[float64]
     with pytest.warns(DeepcoreWarning, match=r"compute capability 7\.5 or later"):
         assert kernel.ptx(70) is None
 
 
 def test_ptx_is_kept_and_needs_no_numba_then(monkeypatch, tmp_path):
     monkeypatch.setattr(settings, "cache_dir", str(tmp_path))
-    kernel = cuda_map.MAPS["relu_grad"]._kernels[float32]
+    kernel = cuda_elementwise.MAPS["relu_grad"]._kernels[float32]
     monkeypatch.setattr(kernel, "_ptx", {})
     text = kernel.ptx(80)
     assert [p.name.startswith("cuda_relu_grad_float32-") for p in (tmp_path / "kernels").iterdir()] == [True]
     monkeypatch.setattr(kernel, "_ptx", {})
-    monkeypatch.setattr(kernels, "load_numba", lambda: pytest.fail("numba was asked for"))
+    monkeypatch.setattr(toolchain, "load_numba", lambda: pytest.fail("numba was asked for"))
     assert kernel.ptx(80) == text
 
 
 def test_warmup_compiles_them_for_a_gpu(monkeypatch, tmp_path, capsys):
-    some = {name: cuda.KERNELS[name] for name in ("relu_float64", "relu_grad_float32")}
+    some = {name: cuda_kernel.KERNELS[name] for name in ("relu_float64", "relu_grad_float32")}
     monkeypatch.setattr(settings, "cache_dir", str(tmp_path))
-    monkeypatch.setattr(compiler, "KERNELS", {})
-    cuda_update.make_all()
-    monkeypatch.setattr(cuda, "KERNELS", some)
+    monkeypatch.setattr(jit, "KERNELS", {})
+    cuda_optimizer.make_all()
+    monkeypatch.setattr(cuda_kernel, "KERNELS", some)
     for state in ("compiled", "cached"):
         for kernel in some.values():
             monkeypatch.setattr(kernel, "_ptx", {})
@@ -157,10 +162,10 @@ def test_importing_the_kernel_files_loads_neither_numba_nor_cupy():
 
 
 def test_without_numba_the_reference_runs(stand, monkeypatch):
-    kernel = cuda_map.MAPS["silu"]._kernels[float64]
+    kernel = cuda_elementwise.MAPS["silu"]._kernels[float64]
     monkeypatch.setattr(kernel, "_ptx", {})
     monkeypatch.setattr(stand, "_functions", {})
-    monkeypatch.setattr(kernels, "_numba", None)
+    monkeypatch.setattr(toolchain, "_numba", None)
     monkeypatch.setattr(settings, "cache_dir", os.devnull)
     monkeypatch.setitem(sys.modules, "numba", None)
     x = normal(5, 7, dtype="d")
@@ -181,7 +186,7 @@ DEFAULT_MAPS = [
     ("sigmoid", bfloat16),
 ]
 DEFAULT_MAPS += [("silu", float16)]
-EVERY_MAP = [(name, dtype) for name in cuda_map.MAPS for dtype in (float32, float64, float16, bfloat16)]
+EVERY_MAP = [(name, dtype) for name in cuda_elementwise.MAPS for dtype in (float32, float64, float16, bfloat16)]
 
 
 MAP_CASES = [
@@ -195,7 +200,7 @@ MAP_CASES = [
 @pytest.mark.parametrize("name, dtype", MAP_CASES)
 def test_a_map_has_the_bits_of_the_cpu(xp, name, dtype):
     """Also where whole tiles end, and in the dtypes that the CPU's kernel rounds to."""
-    run = cuda_map.MAPS[name]
+    run = cuda_elementwise.MAPS[name]
     draw = np.random.default_rng(0)
     with np.errstate(all="ignore"):
         values = [np.concatenate([draw.standard_normal(1200) * 3, draw.permutation(SPECIAL)]) for _ in range(run.arity)]
@@ -211,7 +216,7 @@ def test_a_map_has_the_bits_of_the_cpu(xp, name, dtype):
 def test_maps_of_other_layouts(xp):
     x, slope = normal(6, 8), normal(6, 8, seed=1)
     a, g = xp.from_host(x), xp.from_host(slope)
-    run = cuda_map.MAPS["relu_grad"]
+    run = cuda_elementwise.MAPS["relu_grad"]
     wanted = np.where(x > 0, slope, 0)
     np.testing.assert_array_equal(host(xp, run(xp, g, a)), wanted)
     np.testing.assert_array_equal(host(xp, run(xp, g.T, a.T)), wanted.T)
@@ -225,12 +230,12 @@ def test_maps_of_other_layouts(xp):
 @pytest.mark.parametrize("seed, stream, start", [(3, 2, 5), (2**63 + 7, 2**64 - 1, 2**32 - 3)])
 def test_philox_draws_the_words_of_the_cpu(xp, seed, stream, start):
     wanted = reference.philox(CPU, seed, stream, start, 301)
-    np.testing.assert_array_equal(host(xp, cuda_map.philox(xp, seed, stream, start, 301)), wanted)
+    np.testing.assert_array_equal(host(xp, cuda_philox.philox(xp, seed, stream, start, 301)), wanted)
 
 
 def test_dropout_draws_the_mask_it_needs(xp):
     x = normal(1003)
-    found = host(xp, cuda_map.dropout(xp, xp.from_host(x), seed=3, stream=2, position=5, p=0.3))
+    found = host(xp, cuda_dropout.dropout(xp, xp.from_host(x), seed=3, stream=2, position=5, p=0.3))
     kept = reference.philox(CPU, 3, 2, 5, 251)[:1003] < round(0.7 * 2**32)
     np.testing.assert_array_equal(found, np.where(kept, x * np.float32(1 / 0.7), np.float32(0) * x))
 
@@ -262,19 +267,19 @@ def test_softmax(xp, n):
     a = xp.from_host(x)
     with np.errstate(invalid="ignore"):
         wanted = softmax(x.astype(float64))
-    found = host(xp, cuda_rows.softmax(xp, a, dim=1))
+    found = host(xp, cuda_softmax.softmax(xp, a, dim=1))
     assert not np.isnan(wanted[[0, 1, 2, 3, 7, 8]]).any()
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
     close(np.nan_to_num(found), np.nan_to_num(wanted))
-    np.testing.assert_array_equal(host(xp, cuda_rows.softmax(xp, a[3:], dim=1)), found[3:])
-    logs = host(xp, cuda_rows.log_softmax(xp, a, dim=1))
+    np.testing.assert_array_equal(host(xp, cuda_softmax.softmax(xp, a[3:], dim=1)), found[3:])
+    logs = host(xp, cuda_softmax.log_softmax(xp, a, dim=1))
     close(logs[[0, 7, 8]], np.log(wanted[[0, 7, 8]]))
     np.testing.assert_array_equal(np.isnan(logs), np.isnan(wanted))
 
 
 def test_memory_that_fours_do_not_fit(xp):
     flat = xp.from_host(normal(1 + 5 * 200))
-    found = host(xp, cuda_rows.softmax(xp, flat[1:].reshape(5, 200), dim=1))
+    found = host(xp, cuda_softmax.softmax(xp, flat[1:].reshape(5, 200), dim=1))
     close(found, softmax(normal(1 + 5 * 200)[1:].reshape(5, 200).astype(float64)))
 
 
@@ -283,19 +288,19 @@ def test_relatives_of_softmax(xp, n):
     x, g = normal(9, n, scale=5), normal(9, n, seed=1)
     y, logs = softmax(x.astype(float64)), np.log(softmax(x.astype(float64)))
     a, b, out, log_out = (xp.from_host(v.astype("f")) for v in (x, g, y, logs))
-    close(host(xp, cuda_rows.softmax_grad(xp, b, out, dim=1)), y * (g - (g * y).sum(-1, keepdims=True)), 5e-6)
-    close(host(xp, cuda_rows.log_softmax(xp, a, dim=-1)), logs)
+    close(host(xp, cuda_softmax.softmax_grad(xp, b, out, dim=1)), y * (g - (g * y).sum(-1, keepdims=True)), 5e-6)
+    close(host(xp, cuda_softmax.log_softmax(xp, a, dim=-1)), logs)
     close(
-        host(xp, cuda_rows.log_softmax_grad(xp, b, log_out, dim=1)),
+        host(xp, cuda_softmax.log_softmax_grad(xp, b, log_out, dim=1)),
         g - y * g.astype(float64).sum(-1, keepdims=True),
         5e-6,
     )
-    close(host(xp, cuda_rows.logsumexp(xp, a)), np.log(np.exp(x.astype(float64)).sum(-1)))
+    close(host(xp, cuda_softmax.logsumexp(xp, a)), np.log(np.exp(x.astype(float64)).sum(-1)))
 
 
 def test_rows_along_another_dimension(xp):
     x = normal(4, 5, 6)
-    found = host(xp, cuda_rows.softmax(xp, xp.from_host(x), dim=1))
+    found = host(xp, cuda_softmax.softmax(xp, xp.from_host(x), dim=1))
     close(found, np.moveaxis(softmax(np.moveaxis(x, 1, -1).astype(float64)), -1, 1))
 
 
@@ -304,20 +309,22 @@ def test_rows_with_special_values(xp):
     x = np.array([[1, inf, 2], [-inf, -inf, -inf], [nan, 1, 2], [3, 3, -inf], [1, nan, nan]], "f")
     a = xp.from_host(x)
     with np.errstate(all="ignore"):
-        np.testing.assert_array_equal(host(xp, cuda_rows.amax(xp, a, dims=(1,), keepdim=True)), x.max(1, keepdims=True))
-        np.testing.assert_array_equal(host(xp, cuda_rows.amin(xp, a, dims=(1,), keepdim=False)), x.min(1))
-        np.testing.assert_array_equal(host(xp, cuda_rows.argmax(xp, a, dim=1)), x.argmax(1))
-        np.testing.assert_array_equal(host(xp, cuda_rows.argmin(xp, a, dim=1)), x.argmin(1))
-        np.testing.assert_array_equal(np.isnan(host(xp, cuda_rows.softmax(xp, a, dim=1))), np.isnan(softmax(x)))
-    np.testing.assert_array_equal(host(xp, cuda_rows.logsumexp(xp, a))[[0, 1, 2]], [inf, -inf, nan])
+        np.testing.assert_array_equal(
+            host(xp, cuda_reductions.amax(xp, a, dims=(1,), keepdim=True)), x.max(1, keepdims=True)
+        )
+        np.testing.assert_array_equal(host(xp, cuda_reductions.amin(xp, a, dims=(1,), keepdim=False)), x.min(1))
+        np.testing.assert_array_equal(host(xp, cuda_argreduce.argmax(xp, a, dim=1)), x.argmax(1))
+        np.testing.assert_array_equal(host(xp, cuda_argreduce.argmin(xp, a, dim=1)), x.argmin(1))
+        np.testing.assert_array_equal(np.isnan(host(xp, cuda_softmax.softmax(xp, a, dim=1))), np.isnan(softmax(x)))
+    np.testing.assert_array_equal(host(xp, cuda_softmax.logsumexp(xp, a))[[0, 1, 2]], [inf, -inf, nan])
 
 
 @pytest.mark.parametrize("n", SLOW_WIDTHS)
 def test_reductions(xp, n):
     x = normal(7, n)
     a = xp.from_host(x)
-    close(host(xp, cuda_rows.sum(xp, a, dims=(1,), keepdim=False)), x.astype(float64).sum(1), 1e-5)
-    np.testing.assert_array_equal(host(xp, cuda_rows.argmax(xp, a, dim=1)), x.argmax(1))
+    close(host(xp, cuda_reductions.sum(xp, a, dims=(1,), keepdim=False)), x.astype(float64).sum(1), 1e-5)
+    np.testing.assert_array_equal(host(xp, cuda_argreduce.argmax(xp, a, dim=1)), x.argmax(1))
 
 
 def cross_entropy(x, target, weight, smoothing, reduction, ignored=-100):
@@ -343,12 +350,14 @@ def test_cross_entropy(xp, n, weighted, smoothing, reduction):
     weight = np.random.default_rng(2).random(n).astype("f") if weighted else None
     params = {"dim": 1, "ignore_index": -100, "smoothing": smoothing, "reduction": reduction}
     arrays = [xp.from_host(a) for a in (x, target)] + ([] if weight is None else [xp.from_host(weight)])
-    loss, gradient = cuda_rows.cross_entropy(xp, *arrays, **params, recorded=True)
+    loss, gradient = cuda_cross_entropy.cross_entropy(xp, *arrays, **params, recorded=True)
     wanted = cross_entropy(x.astype(float64), target, weight, smoothing, reduction)
     close(host(xp, loss), wanted[0])
     close(host(xp, gradient), wanted[1], 1e-5)
     arrays[1] = xp.from_host(target + n)
-    assert cuda_rows.cross_entropy(xp, *arrays, **params, recorded=True) is NotImplemented  # a class out of range
+    assert (
+        cuda_cross_entropy.cross_entropy(xp, *arrays, **params, recorded=True) is NotImplemented
+    )  # a class out of range
 
 
 @pytest.mark.parametrize("n, centred", [
@@ -356,8 +365,8 @@ def test_cross_entropy(xp, n, weighted, smoothing, reduction):
 ])  # fmt: skip
 def test_layer_and_rms_norm(xp, n, centred):
     x, g, weight, bias = normal(300, n) + 3, normal(300, n, seed=1), normal(n), normal(n, seed=1)
-    forward = cuda_norms.layer_norm if centred else cuda_norms.rms_norm
-    backward = cuda_norms.layer_norm_grad if centred else cuda_norms.rms_norm_grad
+    forward = cuda_norm.layer_norm if centred else cuda_norm.rms_norm
+    backward = cuda_norm.layer_norm_grad if centred else cuda_norm.rms_norm_grad
     parameters = [weight, bias][: 1 + centred]
     arrays = [xp.from_host(a) for a in (x, *parameters)]
     out, statistics = forward(xp, *arrays, rank=1, eps=1e-5)
@@ -376,31 +385,31 @@ def test_layer_and_rms_norm(xp, n, centred):
 def test_batch_norm(xp):
     x, g, weight, bias = normal(45, 37) + 2, normal(45, 37, seed=1), normal(37), normal(37, seed=1)
     a, w = xp.from_host(x), xp.from_host(weight)
-    statistics = cuda_norms.batch_statistics(xp, a, eps=1e-5)
+    statistics = cuda_batch_norm.batch_statistics(xp, a, eps=1e-5)
     wide = x.astype(float64)
     rstd = 1 / np.sqrt(wide.var(0) + 1e-5)
     xhat = (wide - wide.mean(0)) * rstd
     close(host(xp, statistics), [wide.mean(0), wide.var(0), rstd])
     close(
-        host(xp, cuda_norms.batch_norm(xp, a, statistics, w, xp.from_host(bias), batch=True, eps=1e-5)),
+        host(xp, cuda_batch_norm.batch_norm(xp, a, statistics, w, xp.from_host(bias), batch=True, eps=1e-5)),
         xhat * weight + bias,
     )
-    found = cuda_norms.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=True, affine=2, eps=1e-5)
+    found = cuda_batch_norm.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=True, affine=2, eps=1e-5)
     wanted = (g - g.mean(0) - xhat * (g * xhat).mean(0)) * rstd * weight, (g * xhat).sum(0), g.sum(0)
     for array, want in zip(found, wanted, strict=True):
         close(host(xp, array), want, 1e-5)
-    fixed = cuda_norms.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=False, affine=0, eps=1e-5)
+    fixed = cuda_batch_norm.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=False, affine=0, eps=1e-5)
     close(host(xp, fixed[0]), g * rstd * weight)
 
 
 def test_rows_by_index(xp):
     table, index = normal(11, 40), np.random.default_rng(0).integers(0, 11, (7, 9))
     a = xp.from_host(table)
-    np.testing.assert_array_equal(host(xp, cuda_index.rows(xp, a, xp.from_host(index))), table[index])
+    np.testing.assert_array_equal(host(xp, cuda_embedding.rows(xp, a, xp.from_host(index))), table[index])
     for wrong in (11, -1):
         bad = index.copy()
         bad[3, 4] = wrong
-        assert cuda_index.rows(xp, a, xp.from_host(bad)) is NotImplemented
+        assert cuda_embedding.rows(xp, a, xp.from_host(bad)) is NotImplemented
 
 
 def test_gathered_rows_add_up_as_on_the_cpu(xp):
@@ -408,7 +417,7 @@ def test_gathered_rows_add_up_as_on_the_cpu(xp):
     wanted = np.zeros((7, 40), "f")
     np.add.at(wanted, index, g)
     wanted[2] = 0
-    found = host(xp, cuda_index.rows_grad(xp, xp.from_host(g), xp.from_host(index), count=7, padding=2))
+    found = host(xp, cuda_embedding.rows_grad(xp, xp.from_host(g), xp.from_host(index), count=7, padding=2))
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -519,14 +528,14 @@ def test_gradients_are_checked_in_one_launch(xp, monkeypatch, dtypes):
     monkeypatch.setattr(
         type(xp), "prepared", lambda self, k, *args: launched.append(k.name) or prepared(self, k, *args)
     )
-    assert cuda_update.all_finite(xp, *arrays) is True and cuda_update.all_finite(xp, arrays[1]) is True
+    assert cuda_finite.all_finite(xp, *arrays) is True and cuda_finite.all_finite(xp, arrays[1]) is True
     assert launched == [f"gradients_finite_{np.dtype(d).name}" for d in dtypes]
     for array, at, wrong in ((0, (4, 6), np.nan), (2, 1024, np.inf), (2, 2099, -np.inf), (3, (), np.nan)):
         kept, arrays[array][at] = arrays[array][at].copy(), wrong
-        assert cuda_update.all_finite(xp, *arrays) is False
+        assert cuda_finite.all_finite(xp, *arrays) is False
         arrays[array][at] = kept
-    assert cuda_update.all_finite(xp, *arrays) is True
-    assert cuda_update.all_finite(xp, xp.zeros(3, dtype=float16)) is NotImplemented
+    assert cuda_finite.all_finite(xp, *arrays) is True
+    assert cuda_finite.all_finite(xp, xp.zeros(3, dtype=float16)) is NotImplemented
 
 
 def test_updates_follow_arrays_that_move(xp):
@@ -596,10 +605,10 @@ def test_a_network_learns_as_on_the_cpu(xp):
 
 
 def made(name, types, build, threads=64):
-    kernel = cuda.Kernel.__new__(cuda.Kernel)  # not in the registry
+    kernel = cuda_kernel.Kernel.__new__(cuda_kernel.Kernel)  # not in the registry
     kernel.name, kernel.arguments, kernel.build, kernel.parameters, kernel.threads = name, types, build, (), threads
     kernel.resident, kernel._ptx, kernel.states = 0, {}, {}
-    return ptx_machine.Program(cuda.compile_ptx(numba, kernel, 90)[0], kernel.symbol)
+    return ptx_machine.Program(cuda_kernel.compile_ptx(numba, kernel, 90)[0], kernel.symbol)
 
 
 def run(program, *arrays, threads=64, grid=1):
@@ -755,7 +764,7 @@ def test_numbas_simulator_agrees():
 
 
 def test_arguments_are_checked(stand):
-    kernel = cuda_map.MAPS["relu"]._kernels[float32]
+    kernel = cuda_elementwise.MAPS["relu"]._kernels[float32]
     assert stand.ready(kernel)
     launch, x, out = stand._functions[kernel.name], stand.from_host(normal(8)), stand.empty(8, dtype=float32)
     launch((1,), (256,), (x, out, 8))
@@ -821,7 +830,7 @@ def test_the_gpu_benchmark_says_what_is_missing(capsys, monkeypatch):
 def test_a_kernel_of_each_kind_compiles():
     """The last test here: most kinds have been compiled by now."""
     kinds: dict = {}
-    for kernel in cuda.KERNELS.values():
+    for kernel in cuda_kernel.KERNELS.values():
         if kernel.build not in kinds or (90 in kernel._ptx and 90 not in kinds[kernel.build]._ptx):
             kinds[kernel.build] = kernel
     assert len(kinds) > 15

@@ -1,0 +1,112 @@
+"""Elementwise kernels of CUDA, from the table of formulas that the CPU's are made from.
+
+What CuPy's own functions compute as well (sums, products, roots, …) is left to them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from deepcore.backend.dtypes import bfloat16, float16, float32, float64
+from deepcore.kernels.cuda.kernel import THREADS, Kernel, blocks_for
+from deepcore.kernels.math.formulas import FORMULAS, function
+from deepcore.kernels.registry import register
+
+#: Elements of a thread at a time: so many loads are under way together.
+_EACH = 4
+_TILE = THREADS * _EACH
+
+#: What a dtype is computed in, and how memory holds it.
+_COMPUTED = {float16: float32, bfloat16: float32, float32: float32, float64: float64}
+_HELD = {float16: "uint16", bfloat16: "uint16", float32: "float32", float64: "float64"}
+
+
+def build(tools, formula: str, dtype: str, pattern: str, parameters: int):
+    """out = formula(operands …, parameters …). A letter of `pattern` an operand: "v" elements, "s" one for all."""
+    held = next(d for d in _HELD if d.name == dtype)
+    load, store = tools.access(held)
+    scope: dict[str, Any] = {
+        "function": tools.lift(function(formula), _COMPUTED[held]),
+        "load": load, "store": store, "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
+    }  # fmt: skip
+    xs, ps = [f"x{i}" for i in range(len(pattern))], [f"p{j}" for j in range(parameters)]
+
+    def value(i: int, kind: str, at: str, k: object = "") -> str:
+        return f"s{i}" if kind == "s" else f"v{i}{k}"
+
+    def loads(at: str, k: object = "") -> list[str]:
+        return [f"v{i}{k} = load(x{i}, {at})" for i, kind in enumerate(pattern) if kind == "v"]
+
+    def result(at: str, k: object = "") -> str:
+        return (
+            f"store(out, {at}, function({', '.join([value(i, kind, at, k) for i, kind in enumerate(pattern)] + ps)}))"
+        )
+
+    places = [f"i + {k * THREADS}" for k in range(_EACH)]
+    body = [
+        f"def kernel({', '.join([*xs, 'out', 'size', *ps])}):",
+        *(f"    s{i} = load(x{i}, 0)" for i, kind in enumerate(pattern) if kind == "s"),
+        f"    for start in range(block() * {_TILE}, size, blocks() * {_TILE}):",
+        "        i = start + thread()",
+        f"        if start + {_TILE} <= size:",
+        *(f"            {line}" for k, at in enumerate(places) for line in loads(at, f"_{k}")),
+        *(f"            {result(at, f'_{k}')}" for k, at in enumerate(places)),
+        "        else:",
+        "            while i < size:",
+        *(f"                {line}" for line in loads("i")),
+        f"                {result('i')}",
+        f"                i += {THREADS}",
+    ]
+    exec("\n".join(body), scope)
+    return scope["kernel"]
+
+
+class Map:
+    """An elementwise op on a GPU. Operands that broadcast are spread out first, but for single elements."""
+
+    def __init__(self, name: str, formula: str, arity: int, parameters: tuple[str, ...]):
+        self.name, self.formula, self.arity, self.parameters = name, formula, arity, parameters
+        self._kernels = {d: self._kernel(d, "v" * arity) for d in _HELD}
+        self._mixed: dict[tuple, Kernel] = {}
+
+    def _kernel(self, dtype, pattern: str) -> Kernel:
+        held, number = _HELD[dtype], _COMPUTED[dtype].name
+        types = (*[f"{held}*"] * (self.arity + 1), "int64", *[number] * len(self.parameters))
+        name = f"{self.formula}_{dtype.name}" + (f"_{pattern}" if "s" in pattern else "")
+        return Kernel(name, types, build, self.formula, dtype.name, pattern, len(self.parameters), threads=THREADS)
+
+    def __call__(self, xp, *operands, **params):
+        dtype = operands[0].dtype
+        kernel = self._kernels.get(dtype)
+        if kernel is None or len(operands) != self.arity or any(x.dtype != dtype for x in operands):
+            return NotImplemented
+        shape = operands[0].shape
+        if any(x.shape != shape for x in operands):
+            shape = np.broadcast_shapes(*[x.shape for x in operands])
+            pattern = "".join("s" if x.size == 1 else "v" for x in operands)
+            if "s" in pattern and "v" in pattern:
+                kernel = self._mixed.get((dtype, pattern))
+                if kernel is None:
+                    kernel = self._mixed.setdefault((dtype, pattern), self._kernel(dtype, pattern))
+                operands = tuple(x if k == "s" else xp.broadcast_to(x, shape) for x, k in zip(operands, pattern))
+            else:
+                operands = tuple(xp.broadcast_to(x, shape) for x in operands)
+        if not xp.ready(kernel):
+            return NotImplemented
+        operands = tuple(xp.ascontiguousarray(x) for x in operands)
+        out = xp.empty(shape, dtype=dtype)
+        if out.size:
+            number = _COMPUTED[dtype].type
+            values = [number(params[name]) for name in self.parameters]
+            xp.launch(kernel, blocks_for(xp, out.size, _TILE), *operands, out, out.size, *values)
+        return out
+
+
+#: Every elementwise op with a CUDA kernel, by name.
+MAPS: dict[str, Map] = {
+    name: register(name, "cuda", needs_numba=False)(Map(name, f.name, f.arity, f.parameters))
+    for name, f in FORMULAS.items()
+    if not f.exact
+}
