@@ -15,27 +15,12 @@ from typing import Any, NoReturn
 
 from deepcore.errors import DeepcoreError, suggest
 
-#: Where PyTorch's names are looked for, and where deepcore has the same. Names of Tensor come first: they are read early.
-PLACES = {
-    "torch.Tensor": "deepcore.tensor.Tensor",
-    "torch": "deepcore",
-    "torch.nn": "deepcore.nn",
-    "torch.nn.functional": "deepcore.nn.functional",
-    "torch.nn.Module": "deepcore.nn.Module",
-    "torch.nn.init": "deepcore.nn.init",
-    "torch.nn.utils": "deepcore.nn.utils",
-    "torch.optim": "deepcore.optim",
-    "torch.optim.lr_scheduler": "deepcore.optim.lr_scheduler",
-    "torch.utils": "deepcore.utils",
-    "torch.utils.data": "deepcore.data",
-    "torch.autograd": "deepcore.autograd",
-    "torch.cuda": "deepcore.cuda",
-    "torch.linalg": "deepcore.linalg",
-    "torch.func": "deepcore.func",
-    "torch.special": "deepcore.special",
-    "torch.fft": "deepcore.fft",
-    "torch.distributions": "deepcore.distributions",
-}
+#: Where PyTorch's names are looked for; deepcore has the same places. Tensor is the first: its names are read early.
+PLACES = (
+    "torch.Tensor", "torch", "torch.nn", "torch.nn.functional", "torch.nn.Module", "torch.nn.init", "torch.nn.utils",
+    "torch.optim", "torch.optim.lr_scheduler", "torch.utils", "torch.utils.data", "torch.autograd", "torch.cuda",
+    "torch.linalg", "torch.func", "torch.special", "torch.fft", "torch.distributions",
+)  # fmt: skip
 FILE = Path(__file__).with_name("torch_names.txt")
 #: How alike two names are that are called near.
 _NEAR = 0.8
@@ -107,8 +92,9 @@ class MissingNameError(DeepcoreError, AttributeError):
         return super().__str__()
 
 
-def _here(torch: str) -> str:
-    return f"dc{torch.removeprefix('torch')}"
+def here(torch: str, package: str = "dc") -> str:
+    """deepcore's name for the same thing: `dc.nn` for `torch.nn`."""
+    return package + torch.removeprefix("torch")
 
 
 @functools.cache
@@ -124,18 +110,18 @@ def absent(place: str, name: str, choices: Iterable[str] = ()) -> str:
     if name not in torch_names().get(place, ()):
         return ""
     near = nearest(place, name, choices)
-    return f"deepcore has no `{_here(place)}.{name}` yet" + (f"; {near}" if near else "")
+    return f"deepcore has no `{here(place)}.{name}` yet" + (f"; {near}" if near else "")
 
 
 def nearest(place: str, name: str, choices: Iterable[str] = ()) -> str:
     """What serves in place of PyTorch's `place.name`, in words, or an empty string."""
     if f"{place}.{name}" in INSTEAD:
         return f"instead: {INSTEAD[f'{place}.{name}']}"
-    for torch, module in PLACES.items():  # the same name somewhere else
-        if torch not in (place, "torch.nn.Module") and hasattr(find(module), name):
-            return f"nearest: `{_here(torch)}.{name}`"
+    for torch in PLACES:  # the same name somewhere else
+        if torch not in (place, "torch.nn.Module") and hasattr(find(here(torch, "deepcore")), name):
+            return f"nearest: `{here(torch)}.{name}`"
     near = difflib.get_close_matches(name, [c for c in choices if not c.startswith("_")], n=1, cutoff=_NEAR)
-    return f"nearest: `{_here(place)}.{near[0]}`" if near else ""
+    return f"nearest: `{here(place)}.{near[0]}`" if near else ""
 
 
 def find(path: str) -> Any:

@@ -10,7 +10,7 @@ import inspect
 import sys
 import warnings
 
-from deepcore.missing import FILE, PLACES, find, torch_names
+from deepcore.missing import FILE, PLACES, find, here, torch_names
 
 
 def listed(place: str) -> list[str]:
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         torch_names.cache_clear()
     have = total = 0
     for place, names in torch_names().items():
-        owner = find(PLACES[place])
+        owner = find(here(place, "deepcore"))
         absent = sorted(name for name in names if owner is None or not hasattr(owner, name))
         have, total = have + len(names) - len(absent), total + len(names)
         print(f"{place:<26}{len(names) - len(absent):>5} of {len(names)}")
