@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from deepcore.backend import BACKENDS, Backend, backend_of, device, get_backend, place
+from deepcore.backend import BACKENDS, Backend, backend_of, device, get_backend, one_place, place
 from deepcore.backend import dtypes as dt
 from deepcore.errors import (
     ArgumentError,
@@ -463,10 +463,8 @@ class Tensor(TensorMethods):
 
     def is_pinned(self, device=None) -> bool:
         """Whether `pin_memory()` made this memory."""
-        array = self._data
-        while type(array) is self.backend.array_type and array.base is not None:
-            array = array.base
-        return any(backend.is_pinned(array) for backend in BACKENDS)
+        owner = self._owner()
+        return any(backend.is_pinned(owner) for backend in BACKENDS)
 
     def __bool__(self) -> bool:
         if self._data.size != 1:
@@ -791,9 +789,7 @@ def factory(function: _Function) -> _Function:
 
 
 def _make(function: Callable, own: frozenset[str], args: tuple, keywords: dict[str, Any]) -> Tensor:
-    where = place(keywords.get("backend"), keywords.pop("device", None))
-    if where is not None:
-        keywords["backend"] = where
+    args = one_place(function, args, keywords) if "backend" in own else args
     out = keywords.pop("out", None)
     pinned = keywords.pop("pin_memory", False)
     for name, kind in (("layout", layout), ("memory_format", memory_format)):

@@ -238,6 +238,19 @@ def place(backend, device) -> Any:
     return backend
 
 
+def one_place(function: Callable, args: tuple, keywords: dict[str, Any]) -> tuple:
+    """The positional arguments of a call of `function`, once its argument `backend` stands for the keyword `device`."""
+    device = keywords.pop("device", None)
+    if device is None:
+        return args
+    code = function.__code__
+    at = code.co_varnames.index("backend")
+    if at < min(code.co_argcount, len(args)):
+        return (*args[:at], place(args[at], device), *args[at + 1 :])
+    keywords["backend"] = place(keywords.get("backend"), device)
+    return args
+
+
 def takes_device(function: _Function) -> _Function:
     """`function`, which has an argument `backend`, with `device` as another word for it; any other as it is."""
     code = getattr(function, "__code__", None)
@@ -248,9 +261,7 @@ def takes_device(function: _Function) -> _Function:
     @functools.wraps(function)
     def placed(*args, **keywords):
         if "device" in keywords:
-            where = place(keywords.get("backend"), keywords.pop("device"))
-            if where is not None:  # else `backend` may have been given by its position
-                keywords["backend"] = where
+            args = one_place(function, args, keywords)
         return function(*args, **keywords)
 
     return placed  # type: ignore[return-value]

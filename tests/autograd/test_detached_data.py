@@ -108,11 +108,11 @@ def test_what_data_cannot_be(value, error, words):
 
 
 @pytest.mark.parametrize("idiom", ["in place", "assigned", "read", "rebound", "detached"])
-def test_compiled_steps_follow_data(idiom):
+def test_compiled_steps_follow_data(idiom, backend):
     """Eager and compiled steps have the same bits, whatever they do with `.data`, and notice memory that was exchanged."""
     found = []
     for compiled in (False, True):
-        w = parameter()
+        w = parameter(backend)
 
         def step(x, w=w):
             loss = (w * x).square().sum()
@@ -134,10 +134,10 @@ def test_compiled_steps_follow_data(idiom):
             warnings.simplefilter("ignore", errors.DeepcoreWarning)
             for i in range(8):
                 if i == 4:
-                    w.data = dc.tensor([0.5, 0.25, -1.0])
+                    w.data = dc.tensor([0.5, 0.25, -1.0], device=backend)
                 if i == 6:
                     w.data.mul_(2)
-                steps.append((run(dc.full((3,), 1.0 + i)).tolist(), w.tolist(), w.grad.tolist()))
+                steps.append((run(dc.full((3,), 1.0 + i, device=backend)).tolist(), w.tolist(), w.grad.tolist()))
         found.append(steps)
         if compiled and idiom != "rebound":
             assert run.runs, run.faults
