@@ -7,6 +7,7 @@ the list anew from the PyTorch that is installed.
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import sys
 import warnings
 
@@ -16,8 +17,8 @@ from deepcore.missing import FILE, PLACES, find, here, torch_names
 def listed(place: str) -> list[str]:
     """The public names of PyTorch's `place`, without what it imports from elsewhere."""
     owner = find(place)
-    names = []
-    for name in dir(owner):
+    names = [m.name for m in pkgutil.iter_modules(getattr(owner, "__path__", ())) if not m.name.startswith("_")]
+    for name in set(dir(owner)).difference(names):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = getattr(owner, name, None)
@@ -25,7 +26,7 @@ def listed(place: str) -> list[str]:
         own = not isinstance(home, str) or home.partition(".")[0] in ("torch", "builtins")
         if name.isidentifier() and not name.startswith("_") and own:
             names.append(name)
-    return names
+    return sorted(names)
 
 
 def main(arguments: list[str]) -> int:

@@ -132,7 +132,9 @@ def test_device_is_backend(name, backend):
             make(backend="cpu", device=backend)
 
 
-@pytest.mark.parametrize("name", [name for name, cls in LAYERS.items() if "backend" in inspect.signature(cls).parameters])
+@pytest.mark.parametrize(
+    "name", [name for name, cls in LAYERS.items() if "backend" in inspect.signature(cls).parameters]
+)
 def test_layers_take_device(name, backend):
     example = LAYERS[name].examples[0].arguments
     layer = LAYERS[name](**example, device=dc.device(backend))
