@@ -184,7 +184,7 @@ def test_memory_formats(torch):
     for made in (x.to(memory_format=dc.channels_last), x.contiguous(memory_format=dc.channels_last),
                  x.clone(memory_format=dc.preserve_format), dc.zeros_like(x, memory_format=dc.preserve_format)):  # fmt: skip
         assert made.shape == x.shape
-    with pytest.raises(TypeError, match="memory_format is one of dc.contiguous_format"):
+    with pytest.raises(TypeError, match=r"memory_format is one of dc\.contiguous_format"):
         x.to(memory_format="channels_last")
 
 
@@ -318,6 +318,6 @@ WRAPS = {
 @pytest.mark.parametrize("name", WRAPS)
 def test_numbers_that_do_not_fit_raise(name, backend):
     x = dc.tensor([1, 2], dtype=dc.uint8, device=backend)
-    with pytest.raises((errors.DTypeError, errors.ArgumentError), match="300|299|-1|256|100000"):
+    with pytest.raises((errors.DTypeError, errors.ArgumentError), match=r"300|299|-1|256|100000"):
         WRAPS[name](x)
     assert x.tolist() == [1, 2], "nothing was written"

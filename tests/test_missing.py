@@ -91,7 +91,7 @@ def test_what_serves_instead():
     names = missing.torch_names()
     for full, text in missing.INSTEAD.items():
         place, _, name = full.rpartition(".")
-        assert name in names[place] or place == "torch" and name.endswith("Tensor"), full
+        assert name in names[place] or (place == "torch" and name.endswith("Tensor")), full
         assert all(value is not None for _, value in resolve(text))
 
 
