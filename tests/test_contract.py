@@ -171,6 +171,7 @@ def test_memory(name, torch, backend):
     offset = ours.data_ptr() - ours.untyped_storage().data_ptr()
     assert offset == theirs.data_ptr() - theirs.untyped_storage().data_ptr()
     assert ours.is_set_to(ours.detach()) and not ours.is_set_to(ours.clone())
+    assert ours.dim() == 1 or ours.H.tolist() == theirs.H.tolist()
     assert ours.layout is dc.strided and repr(ours.layout) == "dc.strided"
 
 

@@ -12,6 +12,7 @@ Operand = Tensor | builtins.float | builtins.int | builtins.bool
 class TensorMethods:
     T: Tensor
     mT: Tensor
+    H: Tensor
 
     def abs(self) -> Tensor:
         """|input|"""
