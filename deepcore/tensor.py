@@ -781,7 +781,7 @@ def factory(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def make(*args, **keywords):
-        if keywords.keys() <= own:
+        if not keywords or keywords.keys() <= own:
             return function(*args, **keywords)
         return _make(function, own, args, keywords)
 
