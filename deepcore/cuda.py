@@ -1,4 +1,7 @@
-"""`dc.cuda`: the GPUs, by PyTorch's names. Without one, `is_available()` is False and what needs one raises `BackendError`."""
+"""`dc.cuda`: the GPUs, by PyTorch's names.
+
+Without one, `is_available()` is False, `device_count()` 0, and what needs one raises `BackendError`.
+"""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def torch_names() -> dict[str, frozenset[str]]:
 
 
 def absent(place: str, name: str, choices: Iterable[str] = ()) -> str:
-    """That deepcore lacks PyTorch's `place.name`, and what is nearest of `choices`; "" where PyTorch has no such name."""
+    """That deepcore lacks PyTorch's `place.name`, and the nearest of `choices`; "" where PyTorch lacks it, too."""
     if name not in torch_names().get(place, ()):
         return ""
     near = nearest(place, name, choices)
@@ -137,7 +137,7 @@ def find(path: str) -> Any:
 
 
 def names_of(module: str, torch: str, names: Iterable[str] | None = None) -> Callable[[str], NoReturn]:
-    """The `__getattr__` of a module that has PyTorch's names of `torch`; `names` are its own (default: all public ones)."""
+    """The `__getattr__` of a module that has PyTorch's names of `torch`; `names` are its own (default: all)."""
 
     def __getattr__(name: str) -> NoReturn:
         if name.startswith("__"):
@@ -163,7 +163,7 @@ class _Missing:
 
 
 def install(cls: type) -> None:
-    """Let `cls`, which has no `__getattr__` for the sake of speed, say which of the names of PyTorch's Tensor it lacks."""
+    """Let `cls`, which has no `__getattr__` for the sake of speed, name what it lacks of PyTorch's Tensor."""
     with FILE.open(encoding="utf-8") as file:
         place, _, names = next(line for line in file if not line.startswith("#")).partition(":")
 

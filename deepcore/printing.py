@@ -25,8 +25,10 @@ _options = _Options()
 def set_printoptions(
     precision=None, threshold=None, edgeitems=None, linewidth=None, profile=None, sci_mode=None
 ) -> None:
-    """How tensors print: digits after the point (4), elements from which a print is shortened (1000), how many are shown
-    at each end then (3), characters of a line (80); `sci_mode` True or False instead of by the numbers (None).
+    """How tensors print.
+
+    `precision`: digits after the point (4). `threshold`: elements from which a print is shortened (1000), to `edgeitems`
+    (3) at each end. `linewidth`: characters of a line (80). `sci_mode`: True or False; None goes by the numbers.
 
     `profile` "default", "short" or "full" sets the first four, before what else is given.
     """

@@ -85,8 +85,8 @@ class UntypedStorage:
 class Tensor(TensorMethods):
     """An n-dimensional array that can record what is computed from it.
 
-    Made by `dc.tensor`, `dc.zeros`, …, never by this constructor, which raises for a user's arguments. `array` is the raw NumPy or CuPy array, shared;
-    `grad` is None or a Tensor of the same shape and dtype.
+    Made by `dc.tensor`, `dc.zeros`, …, never by this constructor, which raises for a user's arguments. `array` is the
+    raw NumPy or CuPy array, shared; `grad` is None or a Tensor of the same shape and dtype.
     """
 
     # _base: None, or (the tensor this is a view of, the chain of view ops that leads here). _storage: made when first needed.
@@ -130,7 +130,7 @@ class Tensor(TensorMethods):
 
     @property
     def data(self) -> Tensor:
-        """The same memory without history, as in PyTorch: graphs that saved this tensor do not notice writes through it.
+        """The same memory without history, as in PyTorch. Graphs that saved this tensor do not notice writes through it.
 
         `t.data = other` makes `t` hold the memory of another tensor, whatever its shape, dtype and backend.
         """
@@ -452,7 +452,7 @@ class Tensor(TensorMethods):
         return self.to("cuda" if device is None else device)
 
     def pin_memory(self, device=None) -> Tensor:
-        """A copy in page-locked memory of the CPU, from which copies to a GPU are faster; itself if it is there already."""
+        """A copy in page-locked memory of the CPU, from which copies to a GPU are faster; itself if it is pinned."""
         if self.backend.name != "cpu":
             raise BackendError("only tensors on the CPU can be pinned", received=f"a tensor on {self.backend}")
         if self.is_pinned():

@@ -1,7 +1,7 @@
 """The list of PyTorch's public names, `torch_names.txt`.
 
-`python -m deepcore.torch_names` counts how many of them exist here, with `--absent` it names the others; `--write` makes
-the list anew from the PyTorch that is installed.
+`python -m deepcore.torch_names` counts how many of them exist here, and with `--absent` names the others; `--write`
+makes the list anew from the PyTorch that is installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What PyTorch's users type on tensors and dtypes, against PyTorch: names, conversions, printing, keywords of factories."""
+"""What PyTorch's users type on tensors and dtypes, against PyTorch: names, conversions, printing, keywords."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ for _ in range(3):
     loss = F.cross_entropy(model(X), Y)
     loss.backward()
     optimizer.step()
-result += [torch.equal(p, q) if hasattr(torch, "equal") else bool((p == q).all()) for p, q in zip(model.parameters(), before)]
+result += [bool((p == q).all()) for p, q in zip(model.parameters(), before)]
 result.append(loss.item())
 """,
     "own module and buffers": """

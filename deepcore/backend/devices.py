@@ -40,8 +40,9 @@ def split_name(name: str) -> tuple[str, int | None]:
 
 
 class device:
-    """Where tensors live, as torch.device: `device("cuda", 1)`, `device("cuda:1")`, `device(1)`; `device("auto")` is the
-    first GPU, or the CPU where there is none.
+    """Where tensors live, as torch.device: `device("cuda", 1)`, `device("cuda:1")`, `device(1)`.
+
+    `device("auto")` is the first GPU, or the CPU where there is none.
 
     `type` is "cpu" or "cuda", `index` a number or None. `str()` is the name that `backend=` and `device=` take, and a
     device equals that string. As a context manager it is the default device of the block. Making one does not need the

@@ -24,8 +24,8 @@ class DataLoader:
     list, an array, or an object with `__iter__` (afresh for each pass) and `__len__` (what `__iter__` gives).
     seed: of the order and of augmentation; None takes one from the default generator, so `manual_seed` fixes it. Only
     `shuffle=True` draws for that: to build another loader leaves the numbers of all other draws as they are.
-    backend: where the tensors of a batch go (default: the default backend; those of a TensorDataset stay where they are);
-    `device` is another word for it. `pin_memory` and `pin_memory_device` are taken from PyTorch's scripts and change nothing.
+    backend (or device): where the tensors of a batch go (default: the default backend; those of a TensorDataset stay
+    where they are). `pin_memory` and `pin_memory_device` are accepted as in PyTorch and change nothing.
     num_workers: processes that fetch samples, `prefetch_factor` batches each ahead. They change the speed only: order
     and bits are a function of (seed, epoch). A dataset of tensors is always read here, one gather per tensor.
     collate_fn: samples to batch (default: `default_collate`).

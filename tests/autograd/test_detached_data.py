@@ -109,7 +109,7 @@ def test_what_data_cannot_be(value, error, words):
 
 @pytest.mark.parametrize("idiom", ["in place", "assigned", "read", "rebound", "detached"])
 def test_compiled_steps_follow_data(idiom, backend):
-    """Eager and compiled steps have the same bits, whatever they do with `.data`, and notice memory that was exchanged."""
+    """Eager and compiled steps have the same bits, with `.data` too, and notice memory that was exchanged."""
     found = []
     for compiled in (False, True):
         w = parameter(backend)
