@@ -130,7 +130,7 @@ class Tensor(TensorMethods):
 
     @property
     def data(self) -> Tensor:
-        """The same memory without history, as in PyTorch. Graphs that saved this tensor do not notice writes through it.
+        """The same memory without history, as in PyTorch: graphs that saved it do not notice writes through this.
 
         `t.data = other` makes `t` hold the memory of another tensor, whatever its shape, dtype and backend.
         """
@@ -271,7 +271,7 @@ class Tensor(TensorMethods):
 
     def _owner(self):
         array = self._data
-        while isinstance(array.base, self.backend.array_type):
+        while type(array.base) is self.backend.array_type:  # blocks of the allocator are of a class of their own
             array = array.base
         return array
 
