@@ -71,7 +71,8 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     result: Any = None
     if op.lowering is not None and not watchers and settings.kernels:
         result = _planned(op, op.lowering, inputs, params)
-        if result.__class__ is Tensor or result.__class__ is tuple:
+        kind = result.__class__
+        if kind is Tensor or kind is tuple:
             return result
     try:
         backend = first.backend

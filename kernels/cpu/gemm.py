@@ -639,6 +639,7 @@ def planned(
         return None
     exchanged = plan.swap
     if exchanged:
+        assert pair is not None
         a, b = pair
         plan = _planned(b.swapaxes(-1, -2), a.swapaxes(-1, -2))
         if plan is None:
@@ -656,29 +657,38 @@ def planned(
     result = contiguous(shape, x.dtype, x.backend)
     first, second = (1, 0) if plan.turned != exchanged else (0, 1)
     more = Operand(2) if bias is not None else None, Operand(arrays - 1) if residual is not None else None
-    follow: list[Planned | None] = []
+    follow: list[Planned] | None = []
     arguments: dict[str, Any] = dict.fromkeys(_PRODUCT) | {"scaled": scaled, "scale": 0.0}
     to = out
     if plan.few or exchanged:  # kernels without an epilogue: what follows are launches of their own
         if scaled:
             return None
         to = before or out
-        for spec, operand in zip((bias, residual), more):
-            if spec is not None:
-                follow.append(elementwise.launch("add", (result, spec), (to, operand), to))
-        if activation is not None:
-            follow.append(elementwise.launch(activation, (result,), (to,), out))
+        follow = _separately(result, (bias, residual), more, activation, to, out)
     else:
         kernel = None if activation is None else elementwise.MAPS[activation].kernel(x.dtype, "v")
         if kernel is not None and not kernel.ready():
             return None
         arguments |= {"activation": kernel, "bias": more[0], "residual": more[1], "pre": before}
         arguments["scale"] = Operand(arrays) if scaled else 0.0
-    if None in follow:
+    if follow is None:
         return None
     arguments |= {"plan": plan.words, "a": Operand(first), "b": Operand(second), "out": to, "space": space}
     launches = [Planned(each, chunks, **arguments) for each, chunks in [*plan.packs, (plan.kernel, plan.slices)]]
     return Plan(result, [*launches, *follow], temporaries, owner=plan, aux=[result] * keep)
+
+
+def _separately(result: Spec, specs, operands, activation, to: Operand, out: Operand) -> list[Planned] | None:
+    """Launches that add arrays to a product in `to`, and write the activation of that to `out`; None without kernels."""
+    found = [
+        elementwise.launch("add", (result, spec), (to, operand), to)
+        for spec, operand in zip(specs, operands)
+        if spec is not None
+    ]
+    if activation is not None:
+        found.append(elementwise.launch(activation, (result,), (to,), out))
+    launches = [launch for launch in found if launch is not None]
+    return launches if len(launches) == len(found) else None
 
 
 def _planned_half(x, y, bias, residual, turned, activation, scaled, slots, keep) -> Plan | bool | None:
@@ -688,8 +698,8 @@ def _planned_half(x, y, bias, residual, turned, activation, scaled, slots, keep)
         return None
     if copies(specs, turned) is not None:
         return True
-    wide = [None if z is None else _wide(z) for z in (x, y, bias, residual)]
-    plan = planned(*wide, turned=turned, activation=activation, scaled=scaled, slots=slots, keep=keep)
+    more = [None if z is None else _wide(z) for z in (bias, residual)]
+    plan = planned(_wide(x), _wide(y), *more, turned=turned, activation=activation, scaled=scaled, slots=slots, keep=keep)
     if not isinstance(plan, Plan):
         return None
     # Temporaries: the arrays in float32, those of the product, and its results in float32.
