@@ -280,7 +280,8 @@ def _plan(specs, params) -> Plan | bool | None:
     recorded, mean, ignored = params["recorded"], params["reduction"] == "mean", params["ignore_index"]
     outer, n, inner = split(x.shape, params["dim"])
     rows = outer * inner
-    tiled, smoothed, moved = in_tiles(n, inner), params["smoothing"] > 0, inner > 1 and not in_tiles(n, inner)
+    smoothed, moved = params["smoothing"] > 0, inner > 1 and not in_tiles(n, inner)
+    tiled = in_tiles(n, 1 if moved else inner)
     # Temporaries first: results are numbered behind them.
     new = _Operands(count + 1)
     numbers = new.temporary(32)
@@ -303,8 +304,9 @@ def _plan(specs, params) -> Plan | bool | None:
     arrays = source, Operand(1), weight or ones, loss if losses is None else losses, gradient
     kernel = _CROSS_ENTROPY[recorded, smoothed, tiled, dtype]
     if tiled:
-        slices, each = tile_slices(outer, n, inner)
-        launches.append(Launch(kernel, slices, (*arrays, outer, n, inner, each, ignored, numbers)))
+        lengths = (rows, n, 1) if moved else (outer, n, inner)
+        slices, each = tile_slices(*lengths)
+        launches.append(Launch(kernel, slices, (*arrays, *lengths, each, ignored, numbers)))
     else:
         each = share(x.size) // (n + ROW_COST) or 1
         launches.append(Launch(kernel, -(-rows // each), (*arrays, rows, n, ignored, each, numbers)))

@@ -263,7 +263,8 @@ class _Rows(Lowering):
             return Plan(result, [Launch(kernel, chunks, (*map(Operand, range(count + 1)), *words))])
         # Rows are gathered first.
         outer, n, inner = split(x.shape, params["dim"] % x.ndim)
-        _, chunks, words = _layout((outer * inner, n), 1)
+        tiled, chunks, words = _layout((outer * inner, n), 1)
+        kernel = self.kernels[tiled][x.dtype]
         launches = [turned(x.dtype, outer, n, inner, Operand(i), Operand(count + i)) for i in range(count)]
         launches.append(Launch(kernel, chunks, (*map(Operand, range(count, 2 * count + 1)), *words)))
         launches.append(turned(x.dtype, outer, inner, n, Operand(2 * count), Operand(2 * count + 1)))
