@@ -699,7 +699,9 @@ def _planned_half(x, y, bias, residual, turned, activation, scaled, slots, keep)
     if copies(specs, turned) is not None:
         return True
     more = [None if z is None else _wide(z) for z in (bias, residual)]
-    plan = planned(_wide(x), _wide(y), *more, turned=turned, activation=activation, scaled=scaled, slots=slots, keep=keep)
+    plan = planned(
+        _wide(x), _wide(y), *more, turned=turned, activation=activation, scaled=scaled, slots=slots, keep=keep
+    )
     if not isinstance(plan, Plan):
         return None
     # Temporaries: the arrays in float32, those of the product, and its results in float32.
