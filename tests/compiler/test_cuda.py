@@ -286,7 +286,7 @@ def test_what_cannot_be_captured_runs_as_it_is(xp, name):
     function = UNCAPTURED[name]
     compiled = dc.compile(function)
     captured = name == "sorts" and not xp.name.startswith("standin")  # CuPy's sort waits for nothing on a GPU
-    warned = pytest.warns(DeepcoreWarning, match=r"cannot be compiled.*test_compile_cuda\.py")
+    warned = pytest.warns(DeepcoreWarning, match=r"cannot be compiled.*test_cuda\.py")
     with dc.no_grad():
         with contextlib.nullcontext() if captured else warned:
             first = compiled(dc.tensor([[1.0, -2.0, 4.0]]))

@@ -1,6 +1,6 @@
 """Kernels with shared memory and shuffles in numba's own CUDA simulator, against NumPy: a second opinion on the machine.
 
-Run by test_cuda_kernels.py in a process of its own, with NUMBA_ENABLE_CUDASIM=1. A simulated thread is a thread of
+Run by kernels/test_cuda.py in a process of its own, with NUMBA_ENABLE_CUDASIM=1. A simulated thread is a thread of
 Python's, so blocks have 64 of them at most, and grids are tiny. The simulator has no shuffles: they go through memory.
 """
 
