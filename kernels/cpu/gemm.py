@@ -125,6 +125,41 @@ def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
     return pack, pack_rows
 
 
+def _finisher(tools, dtype: str):
+    """finish(p, i, first, width, out, other, activation, …): what follows the sums, for a row of a slice at `out`."""
+    size, (take, put) = np.dtype(dtype).itemsize, tools.elements(np.dtype(dtype))
+    call, call_space = tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
+    words, view = tools.words(), tools.view(np.dtype(dtype))
+
+    @tools.inline
+    def finish(p, i, first, width, out, other, activation, bias, residual, pre, scaled, scale):
+        to = out + first * size
+        row = view(to)
+        if scaled:
+            for j in range(width):
+                put(row, j, take(row, j) * scale)
+        if bias:
+            more = view(bias + first * size)
+            for j in range(width):
+                put(row, j, take(row, j) + take(more, j))
+        if residual:
+            more = view(residual + i * p[_LDR] + first * size)
+            for j in range(width):
+                put(row, j, take(row, j) + take(more, j))
+        if pre:
+            copy = view(pre + i * p[_LDZ] + first * size)
+            for j in range(width):
+                put(copy, j, take(row, j))
+        if activation:
+            e = words(call_space())
+            e[0], e[1], e[2], e[3], e[4] = to, to, width, 0, 0
+            if other:
+                e[1], e[2], e[3] = other + first * size, to, width
+            call(activation, e, 0)
+
+    return finish
+
+
 @args(**_PRODUCT)
 def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     """One block of rows and columns of out, in the tiles of `table`, this processor's if None."""
@@ -145,8 +180,7 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     words, view = tools.words(), tools.view(np.dtype(dtype))
     take, put = tools.elements(np.dtype(dtype))
     height_of = _heights(tools, shape)
-    call, call_space = tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
-    stride = columns * size
+    finish, stride = _finisher(tools, dtype), columns * size
 
     def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
         p = plan
@@ -238,32 +272,12 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
             out, ldo = final, m * size
             first_row, end_row, first_column, end_column = first_column, end_column, 0, m
         # What follows the sums is done to the slice's rows, which the caches still hold.
-        width = end_column - first_column
         if special:
-            e = words(call_space())
             for i in range(first_row, end_row):
-                to = out + i * ldo + first_column * size
-                row = view(to)
-                if scaled:
-                    for j in range(width):
-                        put(row, j, take(row, j) * scale)
-                if bias:
-                    more = view(bias + first_column * size)
-                    for j in range(width):
-                        put(row, j, take(row, j) + take(more, j))
-                if residual:
-                    more = view(residual + i * p[_LDR] + first_column * size)
-                    for j in range(width):
-                        put(row, j, take(row, j) + take(more, j))
-                if pre:
-                    copy = view(pre + i * p[_LDZ] + first_column * size)
-                    for j in range(width):
-                        put(copy, j, take(row, j))
-                if activation:
-                    e[0], e[1], e[2], e[3], e[4] = to, to, width, 0, 0
-                    if other:
-                        e[1], e[2], e[3] = other + i * ldo + first_column * size, to, width
-                    call(activation, e, 0)
+                finish(
+                    p, i, first_column, end_column - first_column, out + i * ldo, other + i * ldo if other else other,
+                    activation, bias, residual, pre, scaled, scale,
+                )  # fmt: skip
         return 0
 
     return kernel
