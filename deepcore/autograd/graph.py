@@ -130,7 +130,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     return result
 
 
-def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]):
+def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]) -> Any:
     """`apply` by the op's plan for operands like these; False where none serves, None where the op's kernel must decide."""
     count = len(inputs)
     first = inputs[0]
