@@ -58,7 +58,8 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     result: Any = None
     if op.lowering is not None and not watchers and settings.kernels:
         result = _planned(op, op.lowering, inputs, params)
-        if result.__class__ is Tensor or result.__class__ is tuple:
+        kind = result.__class__
+        if kind is Tensor or kind is tuple:
             return result
     try:
         backend = first.backend
@@ -116,7 +117,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     return result
 
 
-def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]):
+def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]) -> Any:
     """`apply` by the op's plan for operands like these; False where none serves, None where the op's kernel must decide."""
     count = len(inputs)
     first = inputs[0]
