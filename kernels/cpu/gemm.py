@@ -613,7 +613,7 @@ def _is_dense(x: Spec) -> bool:
     step = x.dtype.itemsize
     for stride, n in sorted((stride, n) for n, stride in zip(x.shape, x.strides) if n != 1):
         if stride != step:
-            return False
+            return x.plain
         step *= n
     return x.aligned
 
@@ -639,7 +639,7 @@ def planned(
     `scaled`: by the first of so many `slots` behind the arrays. `keep`: with what f is applied to as a second result.
     """
     specs = [z for z in (x, y, bias, residual) if z is not None]
-    if any(z.dtype != x.dtype for z in specs) or x.ndim < 2 or y.ndim < 2:
+    if any(z.dtype != x.dtype for z in specs) or x.ndim < 2 or y.ndim < 2 or not x.size or not y.size:
         return None
     if x.dtype in _HALVES:
         return _planned_half(x, y, bias, residual, turned, activation, scaled, slots, keep)
