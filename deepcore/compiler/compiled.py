@@ -16,6 +16,7 @@ from typing import Any
 from deepcore import locks
 from deepcore.autograd.transforms import tree_map
 from deepcore.backend import backend_of, get_backend
+from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import build
 from deepcore.compiler.guards import PLAIN, Guards, is_scalar, same
 from deepcore.compiler.record import Fault, Recorder
@@ -160,7 +161,7 @@ class Compiled:
     def _key(self, args, kwargs, arrays: list, tensors: list, looks) -> tuple:
         """What tells calls apart that cannot share a program; fills in the tensors among the arguments."""
         key: tuple = (
-            mode.grad, settings.kernels, _structure(args, arrays, tensors),
+            mode.grad, settings.kernels, settings.backend, dt.default_float.num, _structure(args, arrays, tensors),
             _structure(kwargs, arrays, tensors) if kwargs else None,
         )  # fmt: skip
         n = len(arrays)
@@ -348,6 +349,11 @@ class Compiled:
             )
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What `dc.compile` was given besides the function."""
+        return {"programs": self.programs, "side_effects": self.side_effects}
+
+    @property
     def _name(self) -> str:
         return getattr(self.function, "__qualname__", type(self.function).__name__)
 
@@ -440,7 +446,11 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
         return functools.partial(compile, programs=programs, side_effects=side_effects)
     if not callable(function):
         raise ArgumentError("dc.compile takes a function or a module", received=type(function).__name__)
-    return function if isinstance(function, Compiled) else Compiled(function, programs, side_effects=side_effects)
+    if isinstance(function, Compiled) or hasattr(type(function), "_compiled"):
+        return function
+    compiled = Compiled(function, programs, side_effects=side_effects)
+    as_module = getattr(function, "_compiled_as", None)
+    return compiled if as_module is None else as_module(compiled)
 
 
 class NotFinite(Exception):

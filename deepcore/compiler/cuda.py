@@ -43,7 +43,7 @@ class DeviceRecorder(Recorder):
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        with self.backend.device, super().recording():
+        with self.backend.gpu, super().recording():
             yield
 
     def can_check(self, name: str, refs: list[Ref]) -> bool:
@@ -430,7 +430,7 @@ class GraphRunner(Runner):
     def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
         """Run the graph, put back what it changed, then `run()`, whose effects and result count: see `Runner.compare`."""
         xp = self.backend
-        with xp.device:
+        with xp.gpu:
             put = self._way_back()
             given = [*arrays, *(leaf.grad._data for leaf, _ in self.accumulated)]  # type: ignore[union-attr]
             for mine, array in zip(self.inputs, given):
@@ -455,7 +455,8 @@ class GraphRunner(Runner):
         pairs = [(f"memory of shape {array.shape}", copy, array) for array, copy in changed]
         pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
         summed = [leaf for (leaf, _), ref in zip(self.accumulated, self.new_sums) if ref is not None]
-        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(summed, sums)]
+        cleared = set(self.cleared)
+        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(summed, sums) if leaf not in cleared]
         for name, mine, theirs in pairs:
             theirs = theirs._data if isinstance(theirs, Tensor) else theirs
             if theirs is None or not same_bits(xp, mine, theirs):
@@ -482,7 +483,7 @@ class GraphRunner(Runner):
         self.graph, self.found = None, {}
         self.pool = cuda.MemoryPool()
         xp.synchronize()
-        with xp.device, cuda.using_allocator(self.pool.malloc), stream, self.wrong:
+        with xp.gpu, cuda.using_allocator(self.pool.malloc), stream, self.wrong:
             self._perform()
             stream.synchronize()
             again()
@@ -552,7 +553,7 @@ class GraphRunner(Runner):
                 "an earlier call of this compiled function read a class or a row out of range, and left it out",
                 fix="check the indices before they come in, or call the function itself to see which it was",
             )
-        with xp.device:
+        with xp.gpu:
             attached = not self.grads or self._grads_are_free()
             given = [*arrays, *(leaf.grad._data for leaf, _ in self.accumulated)]  # type: ignore[union-attr]
             for mine, array in zip(self.inputs, given):
@@ -584,7 +585,7 @@ class GraphRunner(Runner):
         best = [math.inf] * len(self.steps)
         self.backend.synchronize()
         try:
-            with self.backend.device, cuda.using_allocator(cuda.MemoryPool().malloc), stream, self.wrong:
+            with self.backend.gpu, cuda.using_allocator(cuda.MemoryPool().malloc), stream, self.wrong:
                 for _ in range(rounds):
                     at = dict(self.fixed)
                     for i, (step, dropped) in enumerate(zip(self.steps, self.dropped)):

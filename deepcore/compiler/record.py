@@ -368,7 +368,7 @@ class Recorder:
         base = target._base[0] if target._base else target
         self.ref(raw)
         found = self.find(raw)
-        if found is not None and found[0] in self.outside:
+        if found is not None and found[0] in self.outside and self.outside[found[0]][0] is None:
             self.outside[found[0]] = base, base._data
         self.store(raw[key], value)
         self.written.append(target)
@@ -437,9 +437,40 @@ class Recorder:
             if to_none:
                 self.entry.setdefault(leaf, "any")
             elif leaf.grad is not None:
-                self.note("zero_grad(set_to_none=False)")
-        with self.paused():
-            run(leaves, to_none)
+                self._fill_with_zeros(leaf)
+        if to_none or self.fault is not None:
+            with self.paused():
+                run(leaves, to_none)
+
+    def _fill_with_zeros(self, leaf: Tensor) -> None:
+        self._hold(leaf)
+        if self.fault is None:
+            held = leaf.grad._data  # type: ignore[union-attr]
+            zeros = self.backend.zeros_like(held)
+            self.constant(zeros)
+            self.store(held, zeros)
+            leaf.grad.bump_version()  # type: ignore[union-attr]
+
+    def _hold(self, leaf: Tensor) -> None:
+        """Take in the gradient that a leaf had before, which is a new array in each run."""
+        grad = leaf.grad
+        if self.entry.setdefault(leaf, "tensor") != "tensor" or leaf in self.grads or leaf in self.accumulated:
+            return
+        if (
+            not isinstance(grad, Tensor)
+            or grad._requires_grad
+            or not grad._data.flags.c_contiguous
+            or not grad._data.size
+            or grad._data.shape != leaf._data.shape
+            or grad._data.dtype != leaf._data.dtype
+        ):
+            self.note("a gradient of another kind than the parameter")
+        elif leaf in self.arguments:
+            self.note("an argument that has a gradient already")
+        elif self.find(grad._data) is None:
+            self.ref(leaf._data, leaf)
+            buffer = self.accumulated[leaf] = Buffer("given", grad._data.nbytes, grad._data)
+            self._given(buffer, grad._data)
 
     def accumulate(self, run: Callable, leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
         """leaf.grad += totals[leaf]."""
@@ -479,23 +510,14 @@ class Recorder:
             with self.paused():
                 run(leaf, totals, create_graph)
             return
+        self._hold(leaf)
         held = leaf.grad._data
-        first = (
-            self.entry.setdefault(leaf, "tensor") == "tensor"
-            and leaf not in self.grads
-            and leaf not in self.accumulated
-        )
-        if first and leaf in self.arguments:
-            self.note("an argument that has a gradient already")
-        elif (held.shape, held.dtype) != (raw.shape, raw.dtype) or not held.flags.c_contiguous:
+        if (held.shape, held.dtype) != (raw.shape, raw.dtype) or not held.flags.c_contiguous:
             self.note("a gradient of another kind than the parameter")
         if self.fault is not None:
             with self.paused():
                 run(leaf, totals, create_graph)
             return
-        if first:
-            buffer = self.accumulated[leaf] = Buffer("given", held.nbytes, held)
-            self._given(buffer, held)
         at = self.ref(held)
         if at.buffer.kind == "given":
             self.before.setdefault(at.buffer, held.copy())
@@ -605,6 +627,7 @@ class Recorder:
         live = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = []
         for p in live:
+            self._hold(p)
             gradients.append(self.ref(p.grad._data))
             if gradients[-1].buffer.kind == "outside":
                 self.note("an update by a gradient from before")

@@ -267,7 +267,10 @@ class Runner:
             leaves[i] = tensors[place]
         pairs = [(f"memory of shape {b.array.shape}", copy, b.array) for b, copy in copies.items()]
         pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
-        pairs += [(_of(leaf), mine, leaf.grad) for (leaf, _), mine in zip(self.accumulated, summed)]
+        cleared = set(self.cleared)
+        pairs += [
+            (_of(leaf), mine, leaf.grad) for (leaf, _), mine in zip(self.accumulated, summed) if leaf not in cleared
+        ]
         for name, mine, theirs in pairs:
             theirs = theirs._data if isinstance(theirs, Tensor) else theirs
             if theirs is None or not same_bits(self.backend, mine, theirs):

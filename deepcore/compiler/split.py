@@ -10,7 +10,8 @@ from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
-from deepcore.autograd import grad, graph
+from deepcore.autograd import graph
+from deepcore.autograd.engine import partial_gradients
 from deepcore.autograd.function import OutputNode
 from deepcore.autograd.graph import Node
 from deepcore.compiler.build import optimized, results_of
@@ -63,10 +64,7 @@ class Split:
         numbers = range(len(self.outputs))
         for chosen in (c for count in range(len(self.outputs), 0, -1) for c in combinations(numbers, count)):
             start = len(recorder.records)
-            found = grad(
-                [self.outputs[i] for i in chosen], self.leaves, [seeds[i] for i in chosen],
-                retain_graph=True, allow_unused=True,
-            )  # fmt: skip
+            found = partial_gradients([self.outputs[i] for i in chosen], self.leaves, [seeds[i] for i in chosen])
             refs = [None if g is None else recorder.ref(g._data) for g in found]
             self.passes[chosen] = recorder.records[start:], refs
         del recorder.records[self.cut :]
