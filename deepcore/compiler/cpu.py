@@ -93,7 +93,7 @@ class Target:
         lowering = self.lowering(record)
         if lowering is None:
             return None
-        return lowering.lower([self.spec(ref) for ref in record.ins], record.params)
+        return lowering.plan_by_kernels([self.spec(ref) for ref in record.ins], record.params)
 
     def lower(self, record: Record) -> list[Step]:
         """The steps of a record: launches where its op has a plan, else a call of its forward."""
@@ -120,7 +120,7 @@ class Target:
                         Ref(Buffer("own", ins[i].nbytes), 0, ins[i].shape, contiguous(ins[i]), ins[i].dtype),
                     )
                     before.append(move(ins[i], ref))
-            plan = lowering.lower([self.spec(ref) for ref in ins], record.params) if before else None
+            plan = lowering.plan_by_kernels([self.spec(ref) for ref in ins], record.params) if before else None
         if (
             isinstance(plan, Plan)
             and len(plan.results) == len(record.outs)

@@ -63,6 +63,13 @@ class Program:
     lasting: list[Ref]
     constants: dict[Buffer, Any]
     target: Any
+    _chains: dict[Record, Any] = field(default_factory=dict)
+
+    def chain_of(self, record: Record):
+        """The elementwise formulas of a record, or None."""
+        if record not in self._chains:
+            self._chains[record] = self.target.chain_of(record)
+        return self._chains[record]
 
     def replace(self, renamed: dict[Buffer, Ref]) -> None:
         """Read other places for whole buffers, everywhere."""
@@ -72,6 +79,7 @@ class Program:
                 record.outs = [moved(ref, renamed) for ref in record.outs]
                 if record.chain is not None:
                     record.chain = record.chain.moved(renamed)
+                self._chains.pop(record, None)
         self.lasting[:] = [moved(ref, renamed) for ref in self.lasting]
 
 
