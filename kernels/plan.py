@@ -220,8 +220,9 @@ class Lowering:
     `keys` names the parameters that a plan depends on, or is a function of the parameters; `floats` names those that are
     numbers: operands, and never keys. `draws`: the parameters seed, stream and position are one operand, an int64 array.
     `many`: results are a tuple, however many there are. `on_stop(xp, arrays, params)` raises what the status of a kernel
-    means; where it returns, the reference runs. `cost(specs, params)`: operations of arithmetic. The instance is the op's
-    kernel for `register`.
+    means; where it returns, the reference runs. `cost(specs, params)`: operations of arithmetic. `epilogue(plan, kernel,
+    others, keep)`: the plan with an elementwise kernel applied to its result, or None. The instance is the op's kernel for
+    `register`.
     """
 
     def __init__(
@@ -237,6 +238,7 @@ class Lowering:
         copies: Callable[..., tuple[bool, ...] | None] | None = None,
         on_stop: Callable[..., None] | None = None,
         cost: Callable[..., float] | None = None,
+        epilogue: Callable[..., Plan | None] | None = None,
     ):
         self.__name__ = self.op_name = op_name
         self.lower, self.floats, self.prepare = lower, floats, prepare
@@ -245,6 +247,7 @@ class Lowering:
         self.has_slots = draws or bool(floats)
         self.copies: Callable[..., tuple[bool, ...] | None] = copies or _not_plain
         self.cost: Callable[..., float] = cost or _largest
+        self.epilogue = epilogue
         #: By specs, and parameters that are keys; False: the reference, True: `prepare`.
         self.plans: dict[Any, Plan | bool] = {}
         #: Of a call's parameters, those that are keys.

@@ -9,11 +9,10 @@ from typing import Any
 
 from deepcore import kernels
 from deepcore.backend import dtypes as dt
-from deepcore.compiler.cost import arithmetic
 from deepcore.compiler.ir import Record
-from deepcore.compiler.passes.chains import WORTH, Chain, Operand, chain_of
+from deepcore.compiler.passes.chains import Chain, Operand, chain_of
 from deepcore.kernels.codegen.jit import Kernel, bits
-from deepcore.kernels.cpu import checks, dropout, elementwise, gemm, reductions
+from deepcore.kernels.cpu import checks, dropout, elementwise, reductions
 from deepcore.kernels.plan import Operand as Number
 from deepcore.kernels.plan import Plan, Spec, interned
 from deepcore.kernels.runtime import allocator
@@ -39,7 +38,7 @@ class Target:
 
     def summed(self, chain: Chain, record: Record) -> Record | None:
         """The sum of what a chain computes, without its being stored; None where that has no kernel."""
-        if record.op is None or record.op.name != "sum" or record.plan is not None or chain.size < WORTH:
+        if record.op is None or record.op.name != "sum" or record.plan is not None or not chain.pays:
             return None
         (ref,) = record.ins
         if (ref.buffer, ref.offset) != (chain.stored[0][1].buffer, chain.stored[0][1].offset) or not ref.contiguous:
@@ -55,11 +54,14 @@ class Target:
             return None
         floats = tuple(map(_number, words))
         places = list(map(chain.place, operands))
-        return Record(record.name, places, record.outs, record.op, record.params, plan=plan, floats=floats)
+        return Record(
+            record.name, places, record.outs, record.op, record.params, plan=plan, floats=floats, fused=chain.arithmetic
+        )  # fmt: skip
 
     def finished(self, product: Record, chain: Chain, x: Operand, others: list[Operand], keep: bool) -> Record | None:
         """A product that applies a chain to its result; with `keep` it has that result, too. None where it cannot."""
-        if product.op is None or product.op.name not in _PRODUCTS:
+        lowering = None if product.op is None else self.lowering(product)
+        if lowering is None or lowering.epilogue is None:
             return None
         (out,), (_, result) = product.outs, chain.stored[0]
         if not out.whole or not result.whole or out.nbytes != result.nbytes or result.dtype != out.dtype:
@@ -68,11 +70,13 @@ class Target:
         kernel, _ = kernel_of(chain, [x, *others])
         if not isinstance(plan, Plan) or not kernel.ready():
             return None
-        new = gemm.with_epilogue(plan, kernel, len(others), keep)
+        new = lowering.epilogue(plan, kernel, len(others), keep)
         if new is None:
             return None
         ins, outs = [*product.ins, *map(chain.place, others)], [result, out] if keep else [result]
-        return Record("", ins, outs, product.op, product.params, call=None, kept=product.kept, plan=new)
+        return Record(
+            "", ins, outs, product.op, product.params, kept=product.kept, plan=new, fused=chain.arithmetic
+        )  # fmt: skip
 
     def masked(self, record: Record, again: bool) -> Plan | None:
         """A dropout's plan that keeps its mask, or reads one."""
@@ -98,8 +102,21 @@ class Target:
     def lower(self, record: Record) -> list[Step]:
         """The steps of a record: launches where its op has a plan, else a call of its forward."""
         steps = self._lowered(record)
-        steps[-1].arithmetic = arithmetic(record)
+        steps[-1].arithmetic = self.arithmetic(record)
         return steps
+
+    def arithmetic(self, record: Record) -> int:
+        """Additions, multiplications, divisions and comparisons, a fused one counted twice; about, where no formula says."""
+        if record.chain is not None:
+            return record.chain.arithmetic
+        if record.op is None:
+            return 0
+        lowering, size = (
+            self.lowering(record),
+            max(ref.nbytes // ref.dtype.itemsize for ref in (*record.ins, *record.outs)),
+        )
+        cost = size if lowering is None else lowering.cost([self.spec(ref) for ref in record.ins], record.params)
+        return record.fused + int(cost)
 
     def _lowered(self, record: Record) -> list[Step]:
         if record.plan is not None:
@@ -213,7 +230,6 @@ def _number(word: int) -> float:
     return struct.unpack("d", struct.pack("q", word))[0]
 
 
-_PRODUCTS = {"matmul", "linear"}
 _EFFECTS: dict[str, Callable[[Record], list[Step]]] = {
     "copy": _copied,
     "finite": lambda record: [checks.finite(record.ins[0])],

@@ -36,6 +36,8 @@ class Record:
     chain: Any = None
     plan: Any = None
     floats: tuple[float, ...] = ()
+    #: Arithmetic of the formulas that its plan has taken in.
+    fused: int = 0
 
     def buffers(self) -> list[Buffer]:
         return list(dict.fromkeys(ref.buffer for ref in (*self.ins, *self.outs)))

@@ -228,9 +228,7 @@ class Runner:
         exe.bind_own(self.arena.at_least(exe.size))
         if self._run_all():
             return "nothing"
-        pairs = [
-            (f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays)) if b is not None
-        ]
+        pairs = [(f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays)) if b is not None]
         pairs += [(_of(leaf), t._data, leaf.grad._data) for leaf, t in zip(leaves, self.grads)]  # type: ignore[union-attr]
         pairs += [(f"memory of shape {buffer.array.shape}", copy, buffer.array) for buffer, copy in copies.items()]
         return next((name for name, mine, theirs in pairs if not same_bits(self.backend, mine, theirs)), None)

@@ -777,7 +777,13 @@ def _cost(specs, params) -> float:
 
 
 register("matmul", "cpu", needs_numba=False)(
-    Lowering("matmul", lambda specs, params: planned(*specs), copies=lambda specs, params: copies(specs), cost=_cost)
+    Lowering(
+        "matmul",
+        lambda specs, params: planned(*specs),
+        copies=lambda specs, params: copies(specs),
+        cost=_cost,
+        epilogue=with_epilogue,
+    )  # fmt: skip
 )
 
 
