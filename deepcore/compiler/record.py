@@ -69,7 +69,7 @@ class Recorder:
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
         #: Other tensors that it was read by.
         self._others: dict[int, tuple[weakref.ref, Any]] = {}
-        #: Arguments: (buffer, array), in their order, and the tensors.
+        #: Arguments: (buffer, array), one for each in their order, and the tensors.
         self.given: list[tuple[Buffer, Any]] = []
         self.arguments: set[Tensor] = set()
         #: Arrays that are the same in every run.
@@ -138,8 +138,10 @@ class Recorder:
         """A tensor whose memory is another in each run."""
         array = tensor._data
         self.arguments.add(tensor)
-        if any(array is known for _, known in self.given):
-            return
+        for buffer, known in self.given:
+            if array is known:
+                self.given.append((buffer, array))
+                return
         buffer = Buffer("given", array.nbytes, array, f"in{len(self.given)}")
         self.given.append((buffer, array))
         if array.size:
@@ -456,7 +458,12 @@ class Recorder:
         grad = leaf.grad
         if self.entry.setdefault(leaf, "tensor") != "tensor" or leaf in self.grads or leaf in self.accumulated:
             return
-        if not isinstance(grad, Tensor) or grad._requires_grad or not grad._data.flags.c_contiguous or not grad._data.size:
+        if (
+            not isinstance(grad, Tensor)
+            or grad._requires_grad
+            or not grad._data.flags.c_contiguous
+            or not grad._data.size
+        ):
             self.note("a gradient of another kind than the parameter")
         elif grad._data.shape != leaf._data.shape or grad._data.dtype != leaf._data.dtype:
             self.note("a gradient of another kind than the parameter")

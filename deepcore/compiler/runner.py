@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import chain, repeat
 from operator import attrgetter, call, getitem, is_, is_not
@@ -211,7 +212,8 @@ class Runner:
     def overlaps(self, array) -> bool:
         """Whether an argument shares memory with what the program writes."""
         low, high = span(array)
-        return any(low < stop and start < high for start, stop in self.spans)
+        before = bisect_left(self.spans, (high,))  # they are of different owners, and so apart
+        return before > 0 and low < self.spans[before - 1][1]
 
     # -- checking -----------------------------------------------------------------------------------------
     def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
@@ -327,6 +329,10 @@ class Runner:
         for row, (number, ahead) in enumerate(self.rows):
             seed, stream, first = starts[number]
             words[row] = signed_words(seed, stream, (first + ahead) % (1 << 64))
+
+    def draw_words(self):
+        """(seed, stream, position) of each draw of the last run."""
+        return self.target.words.copy()
 
     # -- running ------------------------------------------------------------------------------------------
     def __call__(self, arrays: list, tensors: list[Tensor]) -> list:
