@@ -587,6 +587,7 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
     known: dict[int, _Leaf] = {}
     leaves = [p for p in (*recorder.grads, *recorder.accumulated) if p.grad is not None and p not in recorder.arguments]
     gradients = {id(p.grad): _Gradient(p) for p in leaves}
+    held = {ref.buffer for p, ref in recorder.grads.items() if p.grad is not None}
 
     def leave(leaf):
         if not isinstance(leaf, Tensor):
@@ -609,6 +610,8 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
         ref = recorder.norms.get(leaf) or recorder.ref(leaf._data, leaf)
         if ref.buffer.kind == "given":
             recorder.note("a result that shares the memory of an argument")
+        elif ref.buffer in held:
+            recorder.note("a result that shares the memory of a gradient")
         if ref.buffer.kind == "outside" and leaf._data.size:
             if leaf not in recorder.watched():
                 recorder.note("a result in memory that was there before")
