@@ -585,7 +585,7 @@ def repeated(x, w):
 
 
 def folded(x, w):
-    return x * (dc.ones(7) * 3.0 + 1.0), -(-w) - 0.0, dc.maximum(x, w) * 2.0
+    return x * (dc.ones(7) * 3.0 + 1.0), dc.neg(-w) - 0.0, dc.maximum(x, w) * 2.0
 
 
 def differentiated(x, w):
