@@ -128,7 +128,7 @@ class Plan:
     """
 
     __slots__ = (
-        "call", "dtype", "empty", "launches", "owner", "parallel", "results", "shape", "spec", "temporaries",
+        "call", "dtype", "empty", "launches", "many", "owner", "parallel", "results", "shape", "spec", "temporaries",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +141,8 @@ class Plan:
     ):
         self.spec, self.shape, self.dtype = spec, spec.shape, spec.dtype
         self.results: tuple[Spec, ...] = (spec, *aux)
+        #: Whether the op gives more than an array: several, or a tuple of one.
+        self.many = bool(aux)
         self.launches, self.temporaries = tuple(launches), temporaries
         #: Whatever the launches' words refer to.
         self.owner = owner
@@ -251,8 +253,14 @@ class Lowering:
                 self.plans.clear()
             plan = True  # another device, or two of them: not for a plan
             if all(spec.backend is specs[0].backend and spec.dtype is not None for spec in specs):
-                plan = self.pays(specs) and (self.lower(specs, params) or False)
+                plan = self.pays(specs) and self._lowered(specs, params)
             self.plans[key] = plan
+        return plan
+
+    def _lowered(self, specs: Sequence[Spec], params: dict) -> Plan | bool:
+        plan = self.lower(specs, params) or False
+        if self.many and isinstance(plan, Plan):
+            plan.many = True
         return plan
 
     def pays(self, specs: Sequence[Spec]) -> bool:
@@ -279,7 +287,7 @@ class Lowering:
         whole = operands if key is None else (operands, key)
         plan = self.plans.get(whole)
         if plan is None or plan is False:  # here it runs by kernels whether or not that pays
-            plan = self.plans[whole] = self.lower(specs, params) or False
+            plan = self.plans[whole] = self._lowered(specs, params)
         if isinstance(plan, bool):
             return (self.prepare or self._copied)(xp, arrays, params, out) if plan else NotImplemented
         try:
@@ -296,8 +304,10 @@ class Lowering:
         copies = self.copies([spec_of(array, xp) for array in arrays], params)
         if copies is None:
             return NotImplemented
-        arrays = [np.require(a, requirements="CA") if copy else a for a, copy in zip(arrays, copies)]
-        return self(xp, *arrays, out=out, **params)
+        copied = [np.require(a, requirements="CA") if copy else a for a, copy in zip(arrays, copies)]
+        if all(a is b for a, b in zip(arrays, copied)):
+            return NotImplemented
+        return self(xp, *copied, out=out, **params)
 
 
 def _not_plain(specs: Sequence[Spec], params: dict) -> tuple[bool, ...] | None:

@@ -16,6 +16,7 @@ from typing import Any
 from deepcore import locks
 from deepcore.autograd.transforms import tree_map
 from deepcore.backend import backend_of, get_backend
+from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import build
 from deepcore.compiler.guards import PLAIN, Guards, is_scalar, same
 from deepcore.compiler.record import Fault, Recorder
@@ -161,7 +162,7 @@ class Compiled:
     def _key(self, args, kwargs, arrays: list, tensors: list, looks) -> tuple:
         """What tells calls apart that cannot share a program; fills in the tensors among the arguments."""
         key: tuple = (
-            mode.grad, settings.kernels, _structure(args, arrays, tensors),
+            mode.grad, settings.kernels, settings.backend, dt.default_float.num, _structure(args, arrays, tensors),
             _structure(kwargs, arrays, tensors) if kwargs else None,
         )  # fmt: skip
         n = len(arrays)

@@ -42,7 +42,7 @@ class DeviceRecorder(Recorder):
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        with self.backend.device, super().recording():
+        with self.backend.gpu, super().recording():
             yield
 
     def can_check(self, name: str, refs: list[Ref]) -> bool:
@@ -383,7 +383,7 @@ class GraphRunner(Runner):
     def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
         """Run the graph, put back what it changed, then `run()`, whose effects and result count: see `Runner.compare`."""
         xp = self.backend
-        with xp.device:
+        with xp.gpu:
             xp.synchronize()
             self.wrong.check()
             put = self._way_back()
@@ -451,7 +451,7 @@ class GraphRunner(Runner):
         self.wrong.check()
         if self.spans and any(map(self.overlaps, arrays)):
             raise Overlap
-        with xp.device:
+        with xp.gpu:
             attached = not self.grads or self._grads_are_free()
             self._bring_in(arrays)
             after = self.after(tensors, attached)
@@ -534,7 +534,7 @@ class GraphBackward:
     def run(self, arena, bound: list[tuple[Buffer, Any]], words, xp) -> list:
         """The gradients' arrays; None where a leaf has none."""
         bound = [(buffer, array) for buffer, array in bound if buffer in self.used]
-        with xp.device:
+        with xp.gpu:
             if words is not None:
                 self.target.draws.host[...] = words
             if self.graph is None:

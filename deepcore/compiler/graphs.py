@@ -125,7 +125,7 @@ class Graph:
         self.graph, self.found = None, {}
         self.pool = cuda.MemoryPool()
         xp.synchronize()
-        with xp.device, cuda.using_allocator(self.pool.malloc), stream, self.wrong:
+        with xp.gpu, cuda.using_allocator(self.pool.malloc), stream, self.wrong:
             self._perform()
             stream.synchronize()
             again()
@@ -190,7 +190,7 @@ class Graph:
         best = [math.inf] * len(self.steps)
         self.xp.synchronize()
         try:
-            with self.xp.device, cuda.using_allocator(cuda.MemoryPool().malloc), stream, self.wrong:
+            with self.xp.gpu, cuda.using_allocator(cuda.MemoryPool().malloc), stream, self.wrong:
                 for _ in range(rounds):
                     at = dict(self.fixed)
                     for i, (step, dropped) in enumerate(zip(self.steps, self.dropped)):

@@ -370,7 +370,7 @@ class Recorder:
         base = target._base[0] if target._base else target
         self.ref(raw)
         found = self.find(raw)
-        if found is not None and found[0] in self.outside:
+        if found is not None and found[0] in self.outside and self.outside[found[0]][0] is None:
             self.outside[found[0]] = base, base._data
         self.store(raw[key], value)
         self.written.append(target)
@@ -463,9 +463,9 @@ class Recorder:
             or grad._requires_grad
             or not grad._data.flags.c_contiguous
             or not grad._data.size
+            or grad._data.shape != leaf._data.shape
+            or grad._data.dtype != leaf._data.dtype
         ):
-            self.note("a gradient of another kind than the parameter")
-        elif grad._data.shape != leaf._data.shape or grad._data.dtype != leaf._data.dtype:
             self.note("a gradient of another kind than the parameter")
         elif leaf in self.arguments:
             self.note("an argument that has a gradient already")

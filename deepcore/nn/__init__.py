@@ -1,5 +1,6 @@
 """Neural-network layers, losses, and the `Module` they are made of. Names, shapes and defaults are PyTorch's."""
 
+from deepcore import missing
 from deepcore.nn import functional, init, modules, registry, utils
 from deepcore.nn.modules.activation import (
     ELU,
@@ -42,3 +43,5 @@ __all__ = [
 
 # The names above are for editors; what any other file of `modules` registers is here as well.
 globals().update(registry.discover(modules.__name__, modules.__path__, LAYERS, LOSSES))
+
+__getattr__ = missing.names_of(__name__, "torch.nn")

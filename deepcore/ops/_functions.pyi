@@ -129,10 +129,10 @@ def clamp(input: Tensor, min: Operand | None = ..., max: Operand | None = ...) -
 def clip(input: Tensor, min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
     """min(max(input, min), max); the gradient passes where min ≤ input ≤ max"""
 
-def clone(input: Tensor) -> Tensor:
+def clone(input: Tensor, *, memory_format: Any = ...) -> Tensor:
     """A copy, through which gradients flow"""
 
-def contiguous(input: Tensor) -> Tensor:
+def contiguous(input: Tensor, memory_format: Any = ...) -> Tensor:
     """The tensor itself if its memory is in row order, else a copy that is"""
 
 def cos(input: Tensor) -> Tensor:
@@ -480,7 +480,7 @@ def tan(input: Tensor) -> Tensor:
 def tanh(input: Tensor) -> Tensor:
     """hyperbolic tangent"""
 
-def to(input: Tensor, *targets: Any, dtype: Any = ..., backend: Any = ..., device: Any = ..., non_blocking: builtins.bool = ..., copy: builtins.bool = ...) -> Tensor:
+def to(input: Tensor, *targets: Any, dtype: Any = ..., backend: Any = ..., device: Any = ..., non_blocking: builtins.bool = ..., copy: builtins.bool = ..., memory_format: Any = ...) -> Tensor:
     """The tensor in another dtype, on another backend, or both: to("cuda"), to(dc.float64), to(other). Itself if it fits"""
 
 def topk(input: Tensor, k: builtins.int, dim: builtins.int = ..., largest: builtins.bool = ..., sorted: builtins.bool = ...) -> ValuesAndIndices:

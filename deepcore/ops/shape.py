@@ -10,7 +10,7 @@ from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.ops.registry import Op, Tensor, axis_names, cast, composite, primitive, sample, takes_arrays
-from deepcore.tensor import made
+from deepcore.tensor import _MEMORY_FORMAT, made, one_of
 
 
 def normalize_dim(dim: int, rank: int, name: str = "dim") -> int:
@@ -480,15 +480,17 @@ def _clone(xp, input):
 
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make())])
-def clone(input):
+def clone(input, *, memory_format=None):
     """A copy, through which gradients flow"""
+    one_of(_MEMORY_FORMAT, memory_format)
     return _clone(input)
 
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(transpose(make(3, 4), 0, 1))])
 @takes_arrays
-def contiguous(input):
+def contiguous(input, memory_format=None):
     """The tensor itself if its memory is in row order, else a copy that is"""
+    one_of(_MEMORY_FORMAT, memory_format)
     return input if input.is_contiguous() else _contiguous(input)
 
 
@@ -660,3 +662,4 @@ Tensor.T = property(
     doc="All dimensions in reverse order",
 )
 Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dimensions exchanged")
+Tensor.H = property(lambda self: self if not self.ndim else transpose(self, 0, 1), doc="The transpose of a matrix")

@@ -264,7 +264,8 @@ class _Operands:
     """Numbers temporaries, and results behind them, in the order in which they are asked for."""
 
     def __init__(self, first: int):
-        self.first, self.sizes = first, []
+        self.first = first
+        self.sizes: list[int] = []
 
     def temporary(self, size: int) -> Operand:
         self.sizes.append(size)
@@ -285,7 +286,8 @@ def _plan(specs, params) -> Plan | bool | None:
     recorded, mean, ignored = params["recorded"], params["reduction"] == "mean", params["ignore_index"]
     outer, n, inner = split(x.shape, params["dim"])
     rows = outer * inner
-    tiled, smoothed, moved = in_tiles(n, inner), params["smoothing"] > 0, inner > 1 and not in_tiles(n, inner)
+    smoothed, moved = params["smoothing"] > 0, inner > 1 and not in_tiles(n, inner)
+    tiled = in_tiles(n, 1 if moved else inner)
     # Temporaries first: results are numbered behind them.
     new = _Operands(count + 1)
     numbers = new.temporary(32)
@@ -315,12 +317,13 @@ def _plan(specs, params) -> Plan | bool | None:
     }  # fmt: skip
     kernel = _CROSS_ENTROPY[recorded, smoothed, tiled, dtype]
     if tiled:
-        slices, each = tile_slices(outer, n, inner)
-        launches.append(Launch(kernel, slices, outer=outer, inner=inner, each=each, **arguments))
+        first, inside = (rows, 1) if moved else (outer, inner)
+        slices, each = tile_slices(first, n, inside)
+        launches.append(Launch(kernel, slices, outer=first, inner=inside, each=each, **arguments))
     else:
         each = share(x.size) // (n + ROW_COST) or 1
         launches.append(Launch(kernel, -(-rows // each), rows=rows, each=each, **arguments))
-    if moved and recorded:
+    if moved and gradient is not None:
         launches.append(turned(dtype, outer, inner, n, gradient, new.result(1)))
     if losses is not None:
         if steps:

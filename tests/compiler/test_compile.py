@@ -151,7 +151,7 @@ HELD, NUMBER = dc.nn.Parameter(dc.ones(2)), dc.tensor(1.5)
         lambda x: x * NUMBER.tolist(),
         lambda x: x if NUMBER else -x,
         lambda x: x * float(HELD.detach()[0]),
-        lambda x: x * float(HELD.data[0]),
+        lambda x: x * float(HELD.array[0]),
         lambda x: x if HELD.detach()[0] > 0 else -x,
         lambda x: x + dc.tensor(np.ones(2, "f")),
         lambda x: x * float(np.asarray(x.detach()).sum()),
@@ -920,8 +920,8 @@ def test_memory_of_the_past_is_let_go():
     times = dc.compile(lambda x: (p * x).detach())
     arrays = []
     for i in range(8):
-        p.data = dc.full((3,), i)
-        arrays.append(weakref.ref(p.data))
+        p.data = dc.full((3,), float(i))
+        arrays.append(weakref.ref(p.array))
         assert times(dc.ones(3)).tolist() == times(dc.ones(3)).tolist() == [i] * 3
     assert times.runs == 8 and [ref() is not None for ref in arrays] == [False] * 6 + [True] * 2
 
@@ -930,7 +930,7 @@ def test_what_is_always_followed_anew_runs_as_it_is(caplog):
     p = dc.nn.Parameter(dc.ones(3))
     times = dc.compile(lambda x: (p * x).detach(), programs=3)
     for i in range(8):
-        p.data = dc.full((3,), i)
+        p.data = dc.full((3,), float(i))
         assert times(dc.ones(3)).tolist() == [i] * 3
     assert times.traces == 6
     assert [r.levelname for r in caplog.records if "does not pay (a tensor has other memory" in r.getMessage()] == [

@@ -1,5 +1,6 @@
 """`nn.functional`: layers and losses as functions. Activations and the like are the ops themselves."""
 
+from deepcore import missing
 from deepcore.nn.functional.dropout import dropout
 from deepcore.nn.functional.loss import (
     binary_cross_entropy,
@@ -26,3 +27,5 @@ __all__ = [
     "logsigmoid", "logsumexp", "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "relu", "rms_norm", "sigmoid", "silu",
     "smooth_l1_loss", "softmax", "softplus", "tanh", "unflatten",
 ]  # fmt: skip
+
+__getattr__ = missing.names_of(__name__, "torch.nn.functional")
