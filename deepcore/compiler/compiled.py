@@ -320,6 +320,8 @@ class Compiled:
         guards.watch(runner.tensors)
         if guards.reads_gradients:
             runner.watch_gradients(t for t in guards.tensors if t not in recorder.entry and t not in recorder.arguments)
+        if split is not None:
+            split.forget()
         runner.next_check = _next_check(1)
         self._latest = None
         entry = self._known.setdefault(key, [])

@@ -67,6 +67,12 @@ class Split:
             self.passes[chosen] = recorder.records[start:], refs
         del recorder.records[self.cut :]
 
+    def forget(self) -> None:
+        """Let go of the tensors that were recorded, and their graphs."""
+        self.outputs, self.leaves = [], []
+        self.recorder.given = [(buffer, None) for buffer, _ in self.recorder.given]
+        self.recorder.arguments.clear()
+
     def saved(self) -> list[Ref]:
         """What the backward passes read of the forward records, whole buffers."""
         made = {buffer for record in self.recorder.records for buffer in record.writes()}
