@@ -314,7 +314,7 @@ class Compiled:
         runner.backwards, runner.places, runner.count = backwards, places, len(outputs)
         wrong = runner.check(recorder, arrays, leaves)
         if wrong:
-            recorder.note(f"the program computed {wrong} otherwise than the function did")
+            recorder.note(wrong)
             return
         recorder.forget()
         guards.watch(runner.tensors)

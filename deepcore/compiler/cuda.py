@@ -19,7 +19,7 @@ from deepcore.compiler.ir import Record
 from deepcore.compiler.passes import dead
 from deepcore.compiler.passes.chains import Chain, chain_of
 from deepcore.compiler.record import Recorder, Update, itself, settings_of
-from deepcore.compiler.runner import _TWICE, Overlap, Runner, _of, same_bits
+from deepcore.compiler.runner import _TWICE, Overlap, Runner, _of, differing, same_bits
 from deepcore.config import settings
 from deepcore.kernels.codegen.jit import signed_words
 from deepcore.kernels.cuda import fused, philox
@@ -343,7 +343,7 @@ class GraphRunner(Runner):
             try:
                 self._capture(lambda: put(before))
             except Exception as error:
-                return f"nothing, as it cannot be captured ({type(error).__name__}: {error}), or"
+                return f"what it runs cannot be captured ({type(error).__name__}: {error})"
             put(before)
             self.words.send()
             self.graph.launch()
@@ -359,7 +359,7 @@ class GraphRunner(Runner):
                 for (leaf, b), memory in zip(self.accumulated, self.sums)
                 if memory is not None
             ]
-            return next((name for name, mine, theirs in pairs if not same_bits(xp, mine, theirs)), None)
+            return differing(xp, pairs)
         finally:
             put(after)
 
@@ -376,9 +376,9 @@ class GraphRunner(Runner):
         try:
             found = backwards.gradients(chosen, seeds, saved, arguments, self.draw_words())
         except Exception as error:
-            return f"nothing, as its backward pass cannot be captured ({type(error).__name__}: {error}), or"
-        pairs = [(mine, theirs) for mine, theirs in zip(found, wanted) if mine is not None]
-        return None if all(same_bits(xp, *pair) for pair in pairs) else "the gradients"
+            return f"what its backward pass runs cannot be captured ({type(error).__name__}: {error})"
+        pairs = [("a gradient", mine, theirs) for mine, theirs in zip(found, wanted) if mine is not None]
+        return differing(xp, pairs)
 
     def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
         """Run the graph, put back what it changed, then `run()`, whose effects and result count: see `Runner.compare`."""

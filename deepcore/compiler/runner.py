@@ -217,7 +217,7 @@ class Runner:
 
     # -- checking -----------------------------------------------------------------------------------------
     def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
-        """Run once on copies of what was there before the function ran; what differs from what it left, or None."""
+        """Run once on copies of what was there before the function ran; what is wrong with what it left, or None."""
         exe = self.exe
         copies = recorder.before
         for buffer, copy in copies.items():
@@ -229,7 +229,7 @@ class Runner:
         exe.bind_own(self.arena.at_least(exe.size))
         try:
             if self._run_all():
-                return "nothing"
+                return "the program stopped where the function did not"
             pairs = [
                 (f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays)) if b is not None
             ]
@@ -238,7 +238,7 @@ class Runner:
                 for leaf, t in zip(leaves, self.grads)
             ]
             pairs += [(f"memory of shape {buffer.array.shape}", copy, buffer.array) for buffer, copy in copies.items()]
-            return next((name for name, mine, theirs in pairs if not same_bits(self.backend, mine, theirs)), None)
+            return differing(self.backend, pairs)
         finally:
             self._bind_back()
 
@@ -496,6 +496,12 @@ _ONCE, _TWICE = _counted()
 def _is_plain(array) -> bool:
     flags = array.flags
     return flags.carray if hasattr(flags, "carray") else flags.c_contiguous  # CuPy's are aligned and writeable
+
+
+def differing(xp, pairs: list[tuple]) -> str | None:
+    """The first of (name, program's, function's) whose bits differ, as a reason."""
+    name = next((name for name, mine, theirs in pairs if not same_bits(xp, mine, theirs)), None)
+    return None if name is None else f"the program computed {name} otherwise than the function did"
 
 
 def same_bits(xp, a, b) -> bool:
