@@ -11,6 +11,7 @@ from itertools import chain, repeat
 from operator import call, is_, setitem
 from typing import Any
 
+from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import PASSES, optimized
 from deepcore.compiler.cost import arithmetic
 from deepcore.compiler.cpu import contiguous
@@ -24,7 +25,7 @@ from deepcore.config import settings
 from deepcore.kernels.codegen.jit import signed_words
 from deepcore.kernels.cuda import fused, philox
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
-from deepcore.kernels.runtime.executable import Buffer, Ref, Step
+from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, span
 from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
 
@@ -265,7 +266,7 @@ class GraphRunner(Runner):
         self.keep(recorder, [recorder.grads[leaf] for leaf in leaves], leaves, given, guards)
         #: What is new in each call, and its memory in the graph.
         come_in = [*recorder.given, *((b, b.array) for _, b in self.accumulated)]
-        self.inputs = {buffer: _alike(self.backend, array) for buffer, array in come_in}
+        self.inputs = {buffer: _input(self.backend, array) for buffer, array in come_in}
         self.copied = [self.inputs[buffer] for buffer, _ in come_in]
 
     @property
@@ -538,7 +539,7 @@ class GraphBackward:
             if words is not None:
                 self.target.draws.host[...] = words
             if self.graph is None:
-                inputs = {buffer: _alike(xp, array) for buffer, array in bound}
+                inputs = {buffer: _input(xp, array) for buffer, array in bound}
                 graph = Graph(xp, self.steps, self.words, self.wrong, inputs, self.lasting)
                 self._bring_in(graph, bound)
                 graph.capture()
@@ -616,6 +617,15 @@ def _owned(steps: list[Step], ref: Ref, others: set[Buffer]) -> Ref:
     to = Ref(Buffer("own", ref.nbytes), 0, ref.shape, contiguous(ref), ref.dtype)
     steps.append(Step("copy", [ref], [to], call=itself))
     return to
+
+
+def _input(xp, array):
+    """New memory with an array's strides, which the program's places are relative to."""
+    if not array.size:
+        return xp.empty(array.shape, dtype=array.dtype)
+    low, high = span(array)
+    memory = xp.empty(high - low, dtype=dt.uint8)
+    return at_place(memory, Ref(None, address_of(array) - low, array.shape, array.strides, array.dtype))  # type: ignore[arg-type]
 
 
 def _alike(xp, array):
