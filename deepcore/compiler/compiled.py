@@ -184,7 +184,7 @@ class Compiled:
     # -- checking -----------------------------------------------------------------------------------------
     def _checked(self, key, runner: Runner, tree, args, kwargs, arrays: list, tensors: list[Tensor]):
         """The function's own result, once the program has run on copies: the two must be the same to the bit."""
-        if any(map(runner.overlaps, arrays)):
+        if runner.arguments_overlap(arrays):
             return self._run_eagerly(args, kwargs)
         result, results, wrong = runner.compare(arrays, tensors, lambda: self._run_eagerly(args, kwargs))
         if wrong is None:

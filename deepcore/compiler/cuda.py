@@ -41,6 +41,8 @@ _UNLIKE = frozenset({"maximum", "minimum"})
 class DeviceRecorder(Recorder):
     """Records a function on a GPU."""
 
+    writes_arguments = False
+
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         with self.backend.gpu, super().recording():
@@ -323,7 +325,7 @@ class GraphRunner(Runner):
     #: Of kernels, for `explain`: all steps are calls.
     launches: tuple = ()
 
-    def __init__(self, recorder: DeviceRecorder, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
+    def __init__(self, recorder: Recorder, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
         xp = recorder.backend
         self.output_refs = outputs
         if len({ref.buffer for ref in outputs}) < len(outputs):
@@ -340,12 +342,12 @@ class GraphRunner(Runner):
         self.pool: Any = None
         self.found: dict[Buffer, Any] = {}
 
-    def _assemble(self, recorder: DeviceRecorder, optimize: bool) -> None:
+    def _assemble(self, recorder: Recorder, optimize: bool) -> None:
         """The steps, with what outlives them, in their order."""
         xp = self.backend
         updated = [ref for update in self.updates for ref in update.gradients]
         words = self.words = Words(xp)
-        target = self.target = Target(xp, words, len(self.rows))
+        target = self.target = Target(xp, words, len(self.rows))  # type: ignore[assignment]
         ends = [*self.output_refs, *self.grad_refs, *updated]
         passes = PASSES[:-1] if optimize and settings.kernels else (dead.run,)
         program = optimized(recorder, ends, target, passes)
@@ -379,7 +381,7 @@ class GraphRunner(Runner):
         return self.pool.total_bytes() if self.pool is not None else 0
 
     # -- making -------------------------------------------------------------------------------------------
-    def check(self, recorder: DeviceRecorder, arrays: list, leaves: list) -> str | None:
+    def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
         """Capture, and run the graph once on what was there before the function ran; what is wrong, or None."""
         wrong = None
         for optimize in (True, False):
@@ -390,7 +392,7 @@ class GraphRunner(Runner):
                 break
         return wrong
 
-    def _tried(self, recorder: DeviceRecorder, arrays: list, leaves: list) -> str | None:
+    def _tried(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
         xp, before = self.backend, recorder.before
         after = {buffer: buffer.array.copy() for buffer in before}
 
@@ -474,7 +476,7 @@ class GraphRunner(Runner):
     def _set_draws(self, starts: list[tuple[int, int, int]]) -> None:
         for row, (number, ahead) in enumerate(self.rows):
             seed, stream, first = starts[number]
-            self.target.draws.host[row] = signed_words(seed, stream, (first + ahead) % (1 << 64))
+            self.target.draws.host[row] = signed_words(seed, stream, (first + ahead) % (1 << 64))  # type: ignore[attr-defined]
 
     def _capture(self, again: Callable = lambda: None) -> None:
         """Run all steps once as they are, which compiles and loads what they need, and once captured."""
@@ -566,7 +568,7 @@ class GraphRunner(Runner):
                 sums = self._sums()
                 ends = [self._end(ref) for ref in self.result_refs]
                 results = [xp.empty(end.shape, dtype=end.dtype) for end in ends]
-                self.count_writes(1)
+                self.count_writes(1, tensors)
                 any(chain(map(call, (self.graph.launch,)), *after, map(call, (claims.clear,))))
             finally:
                 if claims:

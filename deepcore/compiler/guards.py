@@ -283,7 +283,9 @@ class Guards:
         self._class(type(module))
 
     def _class(self, kind: type) -> None:
-        for one in (*kind.__mro__, *type(kind).__mro__):
+        meta: type = type(kind)
+        classes: list[type] = [*kind.__mro__, *meta.__mro__]
+        for one in classes:
             if is_users(one.__module__) and (one, "class") not in self._seen:
                 self._seen.add((one, "class"))
                 self._objects.append((vars(one), None, one.__qualname__))

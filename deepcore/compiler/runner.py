@@ -72,6 +72,8 @@ class Runner:
         self.token = object()
         #: Calls that it served, the recorded one included, and checks in a row that found a difference.
         self.calls, self.differences = 1, 0
+        #: The number of the next call that is checked.
+        self.next_check: float = 2
         #: Whether it has not run yet.
         self.fresh = True
         self.arguments = [buffer for buffer, _ in recorder.given]
@@ -97,12 +99,16 @@ class Runner:
         numbers = {g: i for i, (g, _) in enumerate(self.generators)}
         self.rows = [(numbers[g], ahead) for g, ahead in recorder.rows]
         self.starts = list(recorder.generators.values())
-        #: Tensors whose memory is written, and what counts that, as of the last look.
-        self.written = list(dict.fromkeys([*recorder.written, *(p for u in self.updates for p in u.plan.live)]))
+        places = {id(t): i for i, t in enumerate(given)}
+        #: Tensors whose memory is written, and what counts that, as of the last look; arguments by number.
+        written = dict.fromkeys([*recorder.written, *(p for u in self.updates for p in u.plan.live)])
+        bases = [(t._base[0] if t._base else t) for t in recorder.written]
+        self.written = [t for t in written if id(t._base[0] if t._base else t) not in places]
+        self.written_arguments = sorted({places[id(t)] for t in bases if id(t) in places})
+        self.writes_arguments = any(buffer in recorder.redirected for buffer, _ in recorder.given)
         self.storages: list = []
         # Gradients: what they must be like before, and what they are afterwards.
         #: Arguments that are leaves: where among those that get a gradient, or lose theirs, and which argument.
-        places = {id(t): i for i, t in enumerate(given)}
         self.given = [(i, places[id(t)]) for i, t in enumerate(leaves) if id(t) in places]
         self.leaves: list[Any] = [None if id(t) in places else t for t in leaves]
         self.none = [leaf for leaf, kind in recorder.entry.items() if kind == "none" and id(leaf) not in places]
@@ -213,6 +219,19 @@ class Runner:
         low, high = span(array)
         return any(low < stop and start < high for start, stop in self.spans)
 
+    def arguments_overlap(self, arrays: list) -> bool:
+        """Whether arguments share memory where some are written, or with other memory that is written."""
+        if self.spans and any(map(self.overlaps, arrays)):
+            return True
+        if not self.writes_arguments:
+            return False
+        if any(not array.flags.writeable for array in arrays):
+            return True
+        apart = {id(array): array for array in arrays}.values()
+        spans = sorted(map(span, apart)) + sorted(span(a) for a in self.arrays if a.size)
+        spans.sort()
+        return any(stop > start for (_, stop), (start, _) in zip(spans, spans[1:]))
+
     # -- checking -----------------------------------------------------------------------------------------
     def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
         """Run once on copies of what was there before the function ran; what differs from what it left, or None."""
@@ -252,8 +271,12 @@ class Runner:
         held, self.bound = [exe.at.get(ref.buffer) for ref in self.grad_refs], None
         for buffer, copy in copies.items():
             bind(buffer, address(copy))
+        changed = set(self.changed)
+        written = [(b, array, array.copy("K")) for b, array in zip(self.arguments, arrays) if b in changed]
         for buffer, array in zip(self.arguments, arrays):
             bind(buffer, address(array))
+        for buffer, _, copy in written:
+            bind(buffer, address(copy))
         for (_, buffer), copy in zip(self.accumulated, summed):
             bind(buffer, address(copy))
         for ref, array in zip(self.grad_refs, gradients):
@@ -277,6 +300,7 @@ class Runner:
         for i, place in self.given:
             leaves[i] = tensors[place]
         pairs = [(f"memory of shape {b.array.shape}", copy, b.array) for b, copy in copies.items()]
+        pairs += [(f"an argument of shape {array.shape}", copy, array) for _, array, copy in written]
         pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
         cleared = set(self.cleared)
         pairs += [
@@ -334,7 +358,7 @@ class Runner:
         exe = self.exe
         bind = exe.bind
         if self.bound is None or not all(map(is_, map(call, self.bound), arrays)):
-            if self.spans and any(map(self.overlaps, arrays)):
+            if self.arguments_overlap(arrays):
                 raise Overlap
             for buffer, array in zip(self.arguments, arrays):
                 bind(buffer, address(array))
@@ -358,20 +382,22 @@ class Runner:
             after = self.after(tensors, attached)
             if claims:
                 after.append(map(call, (claims.clear,)))  # from here on the numbers count as drawn
-            self.count_writes(1)
+            self.count_writes(1, tensors)
             # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
             if any(chain(map(function, (words,), (part,)), *after)) if after else function(words, part):
-                self.count_writes(-1)
+                self.count_writes(-1, tensors)
                 raise Stopped
         finally:
             if claims:
                 give_back(claims)
         return self._results(results)
 
-    def count_writes(self, by: int) -> None:
+    def count_writes(self, by: int, tensors: list[Tensor]) -> None:
         """Graphs that saved what is written must notice; where an exception comes first, they notice for nothing."""
         for storage in self.storages:
             storage.version += by
+        for i in self.written_arguments:
+            tensors[i].storage().version += by
 
     def after(self, tensors: list[Tensor], attached: bool) -> list[Iterable]:
         """Python-side updates to apply after the run; sets the scalars of this step.
@@ -448,8 +474,8 @@ class _Output:
         self.buffer = buffer
         #: Whether it is one contiguous array.
         self.plain = len(refs) == 1 and refs[0].whole
-        ref = refs[0]
-        self.shape, self.dtype = (ref.shape, ref.dtype) if self.plain else (buffer.nbytes, "u1")
+        self.shape: Any = refs[0].shape if self.plain else buffer.nbytes
+        self.dtype: Any = refs[0].dtype if self.plain else "u1"
         self._empty = allocator.small if buffer.nbytes < 1 << 20 else allocator.empty
 
     def empty(self):
