@@ -249,6 +249,7 @@ class Compiled:
         before = [*_flat(args), *_flat(kwargs)]
         if self.prepare is not None:
             self.prepare()
+        grad_mode = mode.grad
         with recorder.recording():
             for tensor in tensors:
                 recorder.argument(tensor)
@@ -257,6 +258,11 @@ class Compiled:
             if recorder.fault is None and mode.grad:
                 differentiable = list({id(t): t for t in _leaves(result) if is_differentiable(t)}.values())
                 split = Split(recorder, differentiable) if differentiable else None
+        if mode.grad is not grad_mode:
+            recorder.note("leaving another gradient mode than there was")
+        touched = {*recorder.entry, *(p for update in recorder.updates for p in update.plan.live)}
+        if any(t.grad is not grad and t not in touched for t, grad in guards.tensors.items()):
+            recorder.note("assigning a gradient")
         if guards.drawn():
             recorder.note("the function draws random numbers that are not deepcore's")
         after = [*_flat(args), *_flat(kwargs)]

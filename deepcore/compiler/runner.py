@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterable
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 from operator import attrgetter, call, getitem, is_, is_not
 from typing import Any
 
@@ -228,9 +228,8 @@ class Runner:
         if any(not array.flags.writeable for array in arrays):
             return True
         apart = {id(array): array for array in arrays}.values()
-        spans = sorted(map(span, apart)) + sorted(span(a) for a in self.arrays if a.size)
-        spans.sort()
-        return any(stop > start for (_, stop), (start, _) in zip(spans, spans[1:]))
+        spans = sorted([*map(span, apart), *(span(a) for a in self.arrays if a.size)])
+        return any(stop > start for (_, stop), (start, _) in pairwise(spans))
 
     # -- checking -----------------------------------------------------------------------------------------
     def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
