@@ -609,11 +609,13 @@ def _in_steps(x: _Matrix) -> bool:
 
 
 def _is_dense(x: Spec) -> bool:
-    """Whether the elements fill a block of memory, in whatever order."""
+    """Whether the elements fill a block of memory: in rows, or with the last two axes in columns."""
+    if x.plain or x.strides[-2] >= x.strides[-1]:
+        return x.plain
     step = x.dtype.itemsize
     for stride, n in sorted((stride, n) for n, stride in zip(x.shape, x.strides) if n != 1):
         if stride != step:
-            return x.plain
+            return False
         step *= n
     return x.aligned
 
