@@ -91,11 +91,15 @@ class Kernel(kernel.Kernel):
         """Run chunk 0; the status. Only when ready."""
         return self.run_words(self.words(arguments))
 
-    def run_words(self, words: Sequence[Any], chunk: int = 0) -> int:
-        """Run one chunk with words in their order; the status. Only when ready."""
-        if watch.count and watch.mine.follower is not None and chunk == 0:
+    def run_words(self, words: Sequence[Any]) -> int:
+        """Run chunk 0 with words in their order; the status. Only when ready."""
+        if watch.count and watch.mine.follower is not None:
             watch.mine.follower.launch(self, 1, tuple(words))
-        return self._call(_packer(len(words))(*words), chunk)
+        return self._call(_packer(len(words))(*words), 0)
+
+    def run_chunk(self, number: int, words: Sequence[Any]) -> int:
+        """Run one chunk with words in their order, unreported; the status. Only when ready."""
+        return self._call(_packer(len(words))(*words), number)
 
     def ready(self) -> bool:
         """Whether it can be called, after loading or compiling it at the first try. Warns once on failure; callers fall

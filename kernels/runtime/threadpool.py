@@ -254,7 +254,7 @@ def launch_words(kernel: Kernel, chunks: int, words: Sequence[Any]) -> int:
         watch.mine.follower.launch(kernel, chunks, tuple(words))
     if _RUN.ready():
         return _run((1, kernel.address, 0, chunks, *words))
-    return next(filter(None, (kernel.run_words(words, i) for i in range(chunks))), 0)
+    return next(filter(None, (kernel.run_chunk(i, words) for i in range(chunks))), 0)
 
 
 def run(program) -> int:
@@ -322,7 +322,7 @@ def is_current(one) -> bool:
 def rouse() -> None:
     """Wake the threads that sleep, for a program that comes within 150 µs: waking one takes some 50 of them."""
     if _pool is not None and _pool.limit > 1 and _ROUSE.ready():
-        _ROUSE.run(base=_pool.base)
+        _ROUSE.run_chunk(0, (_pool.base,))
 
 
 def _start_of(words: bytes) -> int:
@@ -367,7 +367,7 @@ class _Pool:
             if not self.sleeps or not _SERVE.ready() or not _SET_LIMIT.ready():
                 self.limit = count
                 return
-            _SET_LIMIT.run(base=self.base, count=count)
+            _SET_LIMIT.run_chunk(0, (self.base, count))
             self.limit = count
             for number in range(1, count):
                 if number not in self.threads:
