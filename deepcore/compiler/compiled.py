@@ -26,7 +26,8 @@ from deepcore.config import settings
 from deepcore.effects import effect, mode
 from deepcore.errors import ArgumentError, DeepcoreWarning
 from deepcore.kernels.runtime import allocator, threadpool
-from deepcore.tensor import Storage, Tensor, as_tensor, from_raw
+from deepcore.kernels.runtime.executable import root
+from deepcore.tensor import Tensor, as_tensor, from_raw
 
 log = logging.getLogger("deepcore.compile")
 
@@ -216,11 +217,11 @@ class Compiled:
     def _differentiable(self, runner: Runner, tree, results: list, arrays: list, tensors: list[Tensor]):
         """Results with a node that runs the backward program."""
         saved = results[runner.count :]
-        node = ProgramNode(runner.backwards, saved, arrays, tensors, runner.target.words.copy())
-        owners = {id(array.base) for array in saved if array.base is not None} | set(map(id, saved))
+        node = ProgramNode(runner.backwards, saved, arrays, tensors, runner.draw_words())
+        owners = set(map(_memory, saved))
         found = [from_raw(array, runner.backend) for array in results[: runner.count]]
         _share_storage(found)
-        attach(found, runner.places, node, lambda t: id(t._data.base) in owners or id(t._data) in owners)
+        attach(found, runner.places, node, lambda t: _memory(t._data) in owners)
         return _refilled(tree, found, tensors)
 
     def _drop(self, key, runner: Runner) -> None:
@@ -300,33 +301,33 @@ class Compiled:
             return
         refs = [ref for ref, _, _ in outputs]
         arrays = [array for _, array, _ in outputs]
+        backwards, places = None, []
+        if split is not None:
+            backwards = Backwards(split, tensors, self._lock, self._arena)
+            numbers = {id(t): i for i, (_, _, t) in enumerate(outputs)}
+            if any(id(t) not in numbers for t in split.outputs):
+                recorder.note("a result to be differentiated that is not new")
+                return
+            places = [numbers[id(t)] for t in split.outputs]
+            refs += split.saved()
+            arrays += [None] * len(backwards.saved)
         if recorder.backend.name == "cpu":
-            backwards, places = None, []
-            if split is not None:
-                backwards = Backwards(split, tensors, self._lock, self._arena)
-                numbers = {id(t): i for i, (_, _, t) in enumerate(outputs)}
-                if any(id(t) not in numbers for t in split.outputs):
-                    recorder.note("a result to be differentiated that is not new")
-                    return
-                places = [numbers[id(t)] for t in split.outputs]
-                refs += split.saved()
-                arrays += [None] * len(backwards.saved)
             runner = Runner(recorder, build(recorder, refs, grads), leaves, tensors, guards, self._arena)
-            runner.backwards, runner.places, runner.count = backwards, places, len(outputs)
         else:
             from deepcore.compiler.cuda import GraphRunner
 
             runner = GraphRunner(recorder, refs, leaves, tensors, guards)
-            if recorder.fault is not None:
-                return
+        runner.backwards, runner.places, runner.count = backwards, places, len(outputs)
         wrong = runner.check(recorder, arrays, leaves)
         if wrong:
-            recorder.note(f"the program computed {wrong} otherwise than the function did")
+            recorder.note(wrong)
             return
         recorder.forget()
         guards.watch(runner.tensors)
         if guards.reads_gradients:
             runner.watch_gradients(t for t in guards.tensors if t not in recorder.entry and t not in recorder.arguments)
+        if split is not None:
+            split.forget()
         runner.next_check = _next_check(1)
         self._latest = None
         entry = self._known.setdefault(key, [])
@@ -595,6 +596,7 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
     known: dict[int, _Leaf] = {}
     leaves = [p for p in (*recorder.grads, *recorder.accumulated) if p.grad is not None and p not in recorder.arguments]
     gradients = {id(p.grad): _Gradient(p) for p in leaves}
+    held = {ref.buffer for p, ref in recorder.grads.items() if p.grad is not None}
 
     def leave(leaf):
         if not isinstance(leaf, Tensor):
@@ -617,6 +619,8 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
         ref = recorder.norms.get(leaf) or recorder.ref(leaf._data, leaf)
         if ref.buffer.kind == "given":
             recorder.note("a result that shares the memory of an argument")
+        elif ref.buffer in held:
+            recorder.note("a result that shares the memory of a gradient")
         if ref.buffer.kind == "outside" and leaf._data.size:
             if leaf not in recorder.watched():
                 recorder.note("a result in memory that was there before")
@@ -686,10 +690,18 @@ def _refilled(tree, tensors: list[Tensor], given: list[Tensor]):
 
 def _share_storage(tensors: list[Tensor]) -> None:
     """Results over one memory count its writes together."""
-    owners: dict[int, Storage] = {}
+    owners: dict[int, Tensor] = {}
     for t in tensors:
-        if t._data.base is not None:
-            t._storage = owners.setdefault(id(t._data.base), Storage())
+        first = owners.setdefault(_memory(t._data), t)
+        if first is not t:
+            t._storage = first.storage()
+
+
+def _memory(array) -> int:
+    """What tells an array's memory from another's; CuPy's arrays may have no base though another owns their memory."""
+    owner = root(array)
+    memory = getattr(owner.data, "mem", None)
+    return id(owner) if memory is None else memory.ptr
 
 
 def _difference(tree, result, results: list, given: list[Tensor], backend) -> str | None:

@@ -72,7 +72,7 @@ class Recorder:
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
         #: Other tensors that it was read by.
         self._others: dict[int, tuple[weakref.ref, Any]] = {}
-        #: Arguments: (buffer, array), in their order, and the tensors.
+        #: Arguments: (buffer, array), one for each in their order, and the tensors.
         self.given: list[tuple[Buffer, Any]] = []
         self.arguments: set[Tensor] = set()
         #: Arrays that are the same in every run.
@@ -141,8 +141,10 @@ class Recorder:
         """A tensor whose memory is another in each run."""
         array = tensor._data
         self.arguments.add(tensor)
-        if any(array is known for _, known in self.given):
-            return
+        for buffer, known in self.given:
+            if array is known:
+                self.given.append((buffer, array))
+                return
         buffer = Buffer("given", array.nbytes, array, f"in{len(self.given)}")
         self.given.append((buffer, array))
         if array.size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import chain, pairwise, repeat
 from operator import attrgetter, call, getitem, is_, is_not
@@ -217,7 +218,8 @@ class Runner:
     def overlaps(self, array) -> bool:
         """Whether an argument shares memory with what the program writes."""
         low, high = span(array)
-        return any(low < stop and start < high for start, stop in self.spans)
+        before = bisect_left(self.spans, (high,))  # they are of different owners, and so apart
+        return before > 0 and low < self.spans[before - 1][1]
 
     def arguments_overlap(self, arrays: list) -> bool:
         """Whether arguments share memory where some are written, or with other memory that is written."""
@@ -233,7 +235,7 @@ class Runner:
 
     # -- checking -----------------------------------------------------------------------------------------
     def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
-        """Run once on copies of what was there before the function ran; what differs from what it left, or None."""
+        """Run once on copies of what was there before the function ran; what is wrong with what it left, or None."""
         exe = self.exe
         copies = recorder.before
         for buffer, copy in copies.items():
@@ -245,7 +247,7 @@ class Runner:
         exe.bind_own(self.arena.at_least(exe.size))
         try:
             if self._run_all():
-                return "nothing"
+                return "the program stopped where the function did not"
             pairs = [
                 (f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays)) if b is not None
             ]
@@ -254,7 +256,7 @@ class Runner:
                 for leaf, t in zip(leaves, self.grads)
             ]
             pairs += [(f"memory of shape {buffer.array.shape}", copy, buffer.array) for buffer, copy in copies.items()]
-            return next((name for name, mine, theirs in pairs if not same_bits(self.backend, mine, theirs)), None)
+            return differing(self.backend, pairs)
         finally:
             self._bind_back()
 
@@ -350,6 +352,10 @@ class Runner:
         for row, (number, ahead) in enumerate(self.rows):
             seed, stream, first = starts[number]
             words[row] = signed_words(seed, stream, (first + ahead) % (1 << 64))
+
+    def draw_words(self):
+        """(seed, stream, position) of each draw of the last run."""
+        return self.target.words.copy()
 
     # -- running ------------------------------------------------------------------------------------------
     def __call__(self, arrays: list, tensors: list[Tensor]) -> list:
@@ -515,6 +521,12 @@ _ONCE, _TWICE = _counted()
 def _is_plain(array) -> bool:
     flags = array.flags
     return flags.carray if hasattr(flags, "carray") else flags.c_contiguous  # CuPy's are aligned and writeable
+
+
+def differing(xp, pairs: list[tuple]) -> str | None:
+    """The first of (name, program's, function's) whose bits differ, as a reason."""
+    name = next((name for name, mine, theirs in pairs if not same_bits(xp, mine, theirs)), None)
+    return None if name is None else f"the program computed {name} otherwise than the function did"
 
 
 def same_bits(xp, a, b) -> bool:

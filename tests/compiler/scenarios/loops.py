@@ -176,7 +176,7 @@ def loss_and_predictions(compile):
         yield step(x, y), model, optimizer
 
 
-@scenario(each=[2, 3, 5], everywhere=True)
+@scenario(each=[2, 3, 5], everywhere=True, functions=2)
 def accumulated_gradients(compile, every):
     model = mlp()
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
