@@ -33,7 +33,7 @@ class Arena:
 
     def at_least(self, nbytes: int) -> int:
         if nbytes > self.nbytes:
-            self.array = None
+            self.array, self.nbytes = None, 0
             self.array = allocator.empty(nbytes + 64, "u1")
             self.base = address(self.array) + 63 & -64
             self.nbytes = nbytes
@@ -78,7 +78,8 @@ class Runner:
         #: Whether it has not run yet.
         self.fresh = True
         self.arguments = [buffer for buffer, _ in recorder.given]
-        #: The arrays that the arguments are bound to, which are not held; none: they have to be.
+        #: The arrays that the arguments are bound to, which are not held; None: the program may be bound to other memory
+        #: than its own, as where a check was interrupted.
         self.bound: list | None = None
         watched = recorder.watched()
         self.tensors, self.arrays = list(watched), list(watched.values())
@@ -245,20 +246,12 @@ class Runner:
         results = self._new_results()
         self._set_draws(self.starts)
         exe.bind_own(self.arena.at_least(exe.size))
-        try:
-            if self._run_all():
-                return "the program stopped where the function did not"
-            pairs = [
-                (f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays)) if b is not None
-            ]
-            pairs += [
-                (f"the gradient of a tensor of shape {leaf.shape}", t._data, leaf.grad._data)
-                for leaf, t in zip(leaves, self.grads)
-            ]
-            pairs += [(f"memory of shape {buffer.array.shape}", copy, buffer.array) for buffer, copy in copies.items()]
-            return differing(self.backend, pairs)
-        finally:
-            self._bind_back()
+        if self._run_all():
+            return "the program stopped where the function did not"
+        pairs = [(f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays)) if b is not None]
+        pairs += [(_of(leaf), t._data, leaf.grad._data) for leaf, t in zip(leaves, self.grads)]  # type: ignore[union-attr]
+        pairs += [(f"memory of shape {buffer.array.shape}", copy, buffer.array) for buffer, copy in copies.items()]
+        return differing(self.backend, pairs)
 
     def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
         """Run the program on copies of what it changes, then `run()`, whose effects and result count.
@@ -269,7 +262,7 @@ class Runner:
         copies = {b: b.array.copy() for b in self.changed if b.kind == "outside"}
         summed = [leaf.grad._data.copy() for leaf, _ in self.accumulated]  # type: ignore[union-attr]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
-        held, self.bound = [exe.at.get(ref.buffer) for ref in self.grad_refs], None
+        self.bound = None
         for buffer, copy in copies.items():
             bind(buffer, address(copy))
         changed = set(self.changed)
@@ -284,16 +277,10 @@ class Runner:
             bind(ref.buffer, address(array))
         results = self._new_results()
         exe.bind_own(self.arena.at_least(exe.size))
-        try:
-            self._set_draws([generator.where() for generator, _ in self.generators])
-            for update in self.updates:
-                update.plan.after(update.optimizer, object())
-            status = self._run_all()
-        finally:
-            self._bind_back()
-            for ref, at in zip(self.grad_refs, held):
-                if at is not None:
-                    bind(ref.buffer, at)
+        self._set_draws([generator.where() for generator, _ in self.generators])
+        for update in self.updates:
+            update.plan.after(update.optimizer, object())
+        status = self._run_all()
         returned = run()
         if status:
             return returned, [], "the program stopped"
@@ -331,9 +318,12 @@ class Runner:
         return status
 
     def _bind_back(self) -> None:
+        """Bind what the program changes to its own memory."""
         for buffer in self.changed:
             if buffer.kind == "outside":
                 self.exe.bind(buffer, address(buffer.array))
+        for ref, array in zip(self.grad_refs, self.grad_arrays):
+            self.exe.bind(ref.buffer, address(array))
 
     def _new_results(self) -> list:
         found = []
@@ -365,6 +355,8 @@ class Runner:
         if self.bound is None or not all(map(is_, map(call, self.bound), arrays)):
             if self.arguments_overlap(arrays):
                 raise Overlap
+            if self.bound is None:
+                self._bind_back()
             for buffer, array in zip(self.arguments, arrays):
                 bind(buffer, address(array))
             self.bound = list(map(weakref.ref, arrays))
@@ -426,7 +418,6 @@ class Runner:
     def times(self, rounds: int = 5) -> list[float]:
         """Seconds of each step of the program, which runs on copies of what it changes."""
         exe, self.bound = self.exe, None
-        held = [exe.array(ref) for ref in self.grad_refs]
         given = [  # in the middle of twice its bytes: an argument may run backwards
             allocator.zeros(2 * buffer.nbytes, "u1")[buffer.nbytes :]
             for buffer in (*self.arguments, *(b for _, b in self.accumulated))
@@ -436,16 +427,12 @@ class Runner:
         buffers = [*self.arguments, *(b for _, b in self.accumulated), *self.changed]
         buffers += [ref.buffer for ref in self.grad_refs]
         results = self._new_results()
-        try:
-            for buffer, array in zip(buffers, (*given, *copies, *gradients)):
-                exe.bind(buffer, address(array))
-            exe.bind_own(self.arena.at_least(exe.size))
-            return exe.times(rounds)
-        finally:
-            del results
-            self._bind_back()
-            for ref, array in zip(self.grad_refs, held):
-                exe.bind(ref.buffer, address(array))
+        for buffer, array in zip(buffers, (*given, *copies, *gradients)):
+            exe.bind(buffer, address(array))
+        exe.bind_own(self.arena.at_least(exe.size))
+        times = exe.times(rounds)
+        del results
+        return times
 
     def _new_grads(self, which) -> None:
         """Other memory for these gradients."""

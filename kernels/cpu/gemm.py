@@ -603,9 +603,9 @@ def _matrices(x: Spec, y: Spec, turned: bool) -> tuple[_Matrix, _Matrix] | None:
 
 
 def _in_steps(x: _Matrix) -> bool:
-    """Whether one of the last two axes has no gaps."""
+    """Whether one of the last two axes has no gaps, as where there are no elements."""
     rows, columns = x.strides[-2:]
-    return x.itemsize in (rows, columns) or 1 in x.shape[-2:]
+    return x.itemsize in (rows, columns) or 1 in x.shape[-2:] or 0 in x.shape
 
 
 def _is_dense(x: Spec) -> bool:
