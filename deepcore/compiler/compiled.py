@@ -185,7 +185,7 @@ class Compiled:
     # -- checking -----------------------------------------------------------------------------------------
     def _checked(self, key, runner: Runner, tree, args, kwargs, arrays: list, tensors: list[Tensor]):
         """The function's own result, once the program has run on copies: the two must be the same to the bit."""
-        if any(map(runner.overlaps, arrays)):
+        if runner.arguments_overlap(arrays):
             return self._run_eagerly(args, kwargs)
         result, results, wrong = runner.compare(arrays, tensors, lambda: self._run_eagerly(args, kwargs))
         if wrong is None:
@@ -250,6 +250,7 @@ class Compiled:
         before = [*_flat(args), *_flat(kwargs)]
         if self.prepare is not None:
             self.prepare()
+        grad_mode = mode.grad
         with recorder.recording():
             for tensor in tensors:
                 recorder.argument(tensor)
@@ -258,6 +259,11 @@ class Compiled:
             if recorder.fault is None and mode.grad:
                 differentiable = list({id(t): t for t in _leaves(result) if is_differentiable(t)}.values())
                 split = Split(recorder, differentiable) if differentiable else None
+        if mode.grad is not grad_mode:
+            recorder.note("leaving another gradient mode than there was")
+        touched = {*recorder.entry, *(p for update in recorder.updates for p in update.plan.live)}
+        if any(t.grad is not grad and t not in touched for t, grad in guards.tensors.items()):
+            recorder.note("assigning a gradient")
         if guards.drawn():
             recorder.note("the function draws random numbers that are not deepcore's")
         after = [*_flat(args), *_flat(kwargs)]

@@ -36,6 +36,8 @@ _UNLIKE = frozenset({"maximum", "minimum"})
 class DeviceRecorder(Recorder):
     """Records a function on a GPU."""
 
+    writes_arguments = False
+
     def __init__(self, backend, looks: Callable | None = None):
         super().__init__(backend, looks)
         #: Where its programs count indices out of range.
@@ -462,7 +464,7 @@ class GraphRunner(Runner):
                 self.words.send()
                 sums = self._sums()
                 results = self.results.empty(xp)
-                self.count_writes(1)
+                self.count_writes(1, tensors)
                 any(chain(map(call, (self.graph.launch,)), *after, map(call, (claims.clear,))))
             finally:
                 if claims:

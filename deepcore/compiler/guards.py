@@ -43,7 +43,8 @@ class Guards:
         self.counted: list[tuple[dict, Any, Any, str]] = []
         self.tables: list[tuple[dict, tuple, str]] = []
         self.flags: list[tuple[Tensor, tuple]] = []
-        self.tensors: dict[Tensor, None] = {}
+        #: Tensors that it names, with the gradients that they have.
+        self.tensors: dict[Tensor, Tensor | None] = {}
         #: Settings of optimizers and schedules, which programs read anew and the function must not change.
         self.settings: list[tuple[dict, dict]] = []
         self.reads_gradients = False
@@ -139,6 +140,7 @@ class Guards:
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """The function read these: whether they require gradients, and the like, is guarded."""
+        self.tensors = dict.fromkeys(self.tensors)  # the gradients may go
         self.flags = [(t, _flags(t)) for t in dict.fromkeys([*tensors, *self.tensors])]
         self._prepare()
 
@@ -187,7 +189,7 @@ class Guards:
         elif isinstance(value, property):
             self._visit(value.fget, label)
         elif isinstance(value, Tensor):
-            self.tensors[value] = None
+            self.tensors[value] = value.grad
             own = _own(value)
             if own is not None:
                 self._objects.append((own, value, label))
@@ -283,7 +285,9 @@ class Guards:
         self._class(type(module))
 
     def _class(self, kind: type) -> None:
-        for one in (*kind.__mro__, *type(kind).__mro__):
+        meta: type = type(kind)
+        classes: list[type] = [*kind.__mro__, *meta.__mro__]
+        for one in classes:
             if is_users(one.__module__) and (one, "class") not in self._seen:
                 self._seen.add((one, "class"))
                 self._objects.append((vars(one), None, one.__qualname__))

@@ -55,6 +55,9 @@ class Update(NamedTuple):
 class Recorder:
     """What a function computes. Methods named after effects take the function that performs one, and its operands."""
 
+    #: Whether programs of the device can write into arguments.
+    writes_arguments = True
+
     def __init__(self, backend, looks: Callable | None = None):
         self.backend = backend
         #: Looks at each op and its results, and wants a program that does.
@@ -80,7 +83,7 @@ class Recorder:
         self.lent: dict[Buffer, None] = {}
         #: What outside memory held before it was first written.
         self.before: dict[Buffer, Any] = {}
-        #: Tensors whose version rises, once a write.
+        #: Tensors whose version rises, once a write; arguments among them are others in each run.
         self.written: list[Tensor] = []
         #: How `.grad` of a leaf was when it was first touched: "none", "tensor", or "any" where it was cleared first.
         self.entry: dict[Tensor, str] = {}
@@ -363,11 +366,13 @@ class Recorder:
 
     def write(self, run: Callable, target: Tensor, raw, key, value) -> None:
         """raw[key] = value, in place."""
+        base = target._base[0] if target._base else target
+        if base in self.arguments and mode.grad and (base._requires_grad or target._requires_grad):
+            self.note("writing into an argument that requires a gradient")
         if not all(isinstance(k, (slice, int)) or k is None or k is Ellipsis for k in key):
             self.note("writing to places that are themselves computed")
             run(target, raw, key, value)
             return
-        base = target._base[0] if target._base else target
         self.ref(raw)
         found = self.find(raw)
         if found is not None and found[0] in self.outside and self.outside[found[0]][0] is None:
@@ -382,7 +387,7 @@ class Recorder:
         place = self.ref(to)
         buffer = place.buffer
         if buffer.kind in ("outside", "given"):
-            if buffer.kind == "given" and buffer not in self.accumulated.values():
+            if buffer.kind == "given" and buffer.name and not self.writes_arguments:
                 self.note("writing into an argument")
             if buffer in self.constants:
                 self.note("writing into a constant")
@@ -807,6 +812,6 @@ def user_line() -> str:
 
 
 _OURS = tuple(
-    str(Path(file).resolve().parent) + ("/" if i else "")
+    str(Path(str(file)).resolve().parent) + ("/" if i else "")
     for i, file in enumerate((sys.modules["deepcore"].__file__, plans.__file__, sys.modules["numpy"].__file__))  # type: ignore[arg-type]
 )

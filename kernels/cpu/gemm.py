@@ -603,17 +603,19 @@ def _matrices(x: Spec, y: Spec, turned: bool) -> tuple[_Matrix, _Matrix] | None:
 
 
 def _in_steps(x: _Matrix) -> bool:
-    """Whether one of the last two axes has no gaps."""
+    """Whether one of the last two axes has no gaps, as where there are no elements."""
     rows, columns = x.strides[-2:]
-    return x.itemsize in (rows, columns) or 1 in x.shape[-2:]
+    return x.itemsize in (rows, columns) or 1 in x.shape[-2:] or 0 in x.shape
 
 
 def _is_dense(x: Spec) -> bool:
-    """Whether the elements fill a block of memory, in whatever order."""
+    """Whether the elements fill a block of memory: in rows, or with the last two axes in columns."""
+    if x.plain or x.strides[-2] >= x.strides[-1]:
+        return x.plain
     step = x.dtype.itemsize
     for stride, n in sorted((stride, n) for n, stride in zip(x.shape, x.strides) if n != 1):
         if stride != step:
-            return x.plain
+            return False
         step *= n
     return x.aligned
 

@@ -517,7 +517,7 @@ def step_with_a_closure(compile):
         yield step(x, y), model, optimizer
 
 
-@scenario(each=["argument", "closure", "attribute", "default"], everywhere=True)
+@scenario(EQUAL_OR_EAGER, each=["argument", "closure", "attribute", "default"], everywhere=True)
 def average_of_weights(compile, place):
     model, average = mlp(), mlp()
     average.requires_grad_(False)
