@@ -68,6 +68,8 @@ class Recorder:
         self._places: dict[int, list[_Place]] = {}
         #: Arrays of tensors that were made by neither an op nor an effect.
         self._strangers: dict[int, Any] = {}
+        #: The ids of tensors that were made while recording.
+        self.made_tensors: set[int] = set()
         #: Memory that is there before the function runs: the tensor that it was read by, and its array.
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
         #: Other tensors that it was read by.
@@ -773,6 +775,7 @@ _construct = Tensor.__init__
 def _construct_and_tell(self, data=None, *args, **kwargs) -> None:
     _construct(self, data, *args, **kwargs)
     if mode.tracer is not None:
+        mode.tracer.made_tensors.add(id(self))
         mode.tracer.stranger(data)
 
 
