@@ -391,7 +391,7 @@ class Recorder:
                 self.note("writing into an argument")
             if buffer in self.constants:
                 self.note("writing into a constant")
-            self.before.setdefault(buffer, buffer.array.copy())
+            self._before_write(buffer)
             whole = place.whole and source_ref.whole and source_ref.nbytes == place.nbytes
             if whole and source_ref.buffer.kind == "own" and source_ref.dtype == place.dtype:
                 self.redirected[buffer] = source_ref.buffer
@@ -406,6 +406,12 @@ class Recorder:
             self._store(place, source_ref)
         with self.paused():
             to[...] = source.copy() if self.backend.may_share_memory(to, source) else source
+
+    def _before_write(self, buffer: Buffer) -> None:
+        """Keep what memory that is there before the function runs holds."""
+        if not _is_dense(buffer.array):  # copies have other strides than the places in it
+            self.note("writing into memory with gaps")
+        self.before.setdefault(buffer, buffer.array.copy("K"))
 
     def _part(self, buffer: Buffer) -> None:
         """Before a buffer is written: memory from outside that it stands for gets a copy."""
@@ -640,12 +646,12 @@ class Recorder:
                 self.note("an update by a gradient from before")
             buffer = self.ref(p._data, p).buffer
             if buffer.kind == "outside":
-                self.before.setdefault(buffer, buffer.array.copy())
+                self._before_write(buffer)
             for value in optimizer.state.get(p, {}).values():
                 if isinstance(value, self.backend.array_type):
                     state = self.ref(value)
                     if state.buffer.kind == "outside":
-                        self.before.setdefault(state.buffer, state.buffer.array.copy())
+                        self._before_write(state.buffer)
         return live, gradients
 
     def update(self, run: Callable, optimizer, clip=None, clipped: Callable | None = None):

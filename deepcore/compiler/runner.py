@@ -259,7 +259,7 @@ class Runner:
         Returns that result, the arrays that the program computed in its place, and what else differs, or None.
         """
         exe, bind = self.exe, self.exe.bind
-        copies = {b: b.array.copy() for b in self.changed if b.kind == "outside"}
+        copies = {b: b.array.copy("K") for b in self.changed if b.kind == "outside"}
         summed = [leaf.grad._data.copy() for leaf, _ in self.accumulated]  # type: ignore[union-attr]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         self.bound = None
@@ -422,7 +422,7 @@ class Runner:
             allocator.zeros(2 * buffer.nbytes, "u1")[buffer.nbytes :]
             for buffer in (*self.arguments, *(b for _, b in self.accumulated))
         ]
-        copies = [buffer.array.copy() for buffer in self.changed]
+        copies = [buffer.array.copy("K") for buffer in self.changed]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         buffers = [*self.arguments, *(b for _, b in self.accumulated), *self.changed]
         buffers += [ref.buffer for ref in self.grad_refs]
