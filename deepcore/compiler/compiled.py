@@ -617,8 +617,9 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
         if recorder.is_written(leaf):
             return leaf
         ref = recorder.norms.get(leaf) or recorder.ref(leaf._data, leaf)
-        if ref.buffer.kind == "given":
-            recorder.note("a result that shares the memory of an argument")
+        place = recorder.find(leaf._data)
+        if place is not None and place[0].kind == "given":
+            recorder.note(f"a result that shares the memory of {'an argument' if place[0].name else 'a gradient'}")
         elif ref.buffer in held:
             recorder.note("a result that shares the memory of a gradient")
         if ref.buffer.kind == "outside" and leaf._data.size:

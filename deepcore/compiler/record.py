@@ -55,9 +55,6 @@ class Update(NamedTuple):
 class Recorder:
     """What a function computes. Methods named after effects take the function that performs one, and its operands."""
 
-    #: Whether programs of the device can write into arguments.
-    writes_arguments = True
-
     def __init__(self, backend, looks: Callable | None = None):
         self.backend = backend
         #: Looks at each op and its results, and wants a program that does.
@@ -387,8 +384,6 @@ class Recorder:
         place = self.ref(to)
         buffer = place.buffer
         if buffer.kind in ("outside", "given"):
-            if buffer.kind == "given" and buffer.name and not self.writes_arguments:
-                self.note("writing into an argument")
             if buffer in self.constants:
                 self.note("writing into a constant")
             self._before_write(buffer)

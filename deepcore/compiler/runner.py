@@ -228,7 +228,7 @@ class Runner:
             return True
         if not self.writes_arguments:
             return False
-        if any(not array.flags.writeable for array in arrays):
+        if any(not getattr(array.flags, "writeable", True) for array in arrays):  # CuPy's all are
             return True
         apart = {id(array): array for array in arrays}.values()
         spans = sorted([*map(span, apart), *(span(a) for a in self.arrays if a.size)])
@@ -266,10 +266,10 @@ class Runner:
         for buffer, copy in copies.items():
             bind(buffer, address(copy))
         changed = set(self.changed)
-        written = [(b, array, array.copy("K")) for b, array in zip(self.arguments, arrays) if b in changed]
+        written = {b: (array, array.copy("K")) for b, array in zip(self.arguments, arrays) if b in changed}
         for buffer, array in zip(self.arguments, arrays):
             bind(buffer, address(array))
-        for buffer, _, copy in written:
+        for buffer, (_, copy) in written.items():
             bind(buffer, address(copy))
         for (_, buffer), copy in zip(self.accumulated, summed):
             bind(buffer, address(copy))
@@ -288,7 +288,7 @@ class Runner:
         for i, place in self.given:
             leaves[i] = tensors[place]
         pairs = [(f"memory of shape {b.array.shape}", copy, b.array) for b, copy in copies.items()]
-        pairs += [(f"an argument of shape {array.shape}", copy, array) for _, array, copy in written]
+        pairs += [(f"an argument of shape {array.shape}", copy, array) for array, copy in written.values()]
         pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
         cleared = set(self.cleared)
         pairs += [

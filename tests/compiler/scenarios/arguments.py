@@ -697,3 +697,44 @@ def views_as_arguments_are_written(compile, view):
 
     for x in inputs(8, 6, 4):
         yield run(view(x)), x
+
+
+@scenario(EQUAL_OR_EAGER, everywhere=True)
+def parts_of_written_arguments_are_returned(compile):
+    @compile
+    def run(x):
+        x.add_(1.0)
+        return x[0]
+
+    for x in inputs(8, 6, 4):
+        part = run(x)
+        part.mul_(3.0)
+        yield part, x
+
+
+@scenario(EQUAL_OR_EAGER, everywhere=True, each=[False, True])
+def parts_of_gradients_are_returned(compile, added):
+    w = nn.Parameter(randn(4))
+
+    @compile
+    def run(x):
+        (w * x).sum().backward()
+        return w.grad[1:]
+
+    for x in inputs(8, 6, 4):
+        w.grad = dc.ones(4) if added else None
+        part = run(x)
+        part.mul_(3.0)
+        yield part, w.grad
+
+
+@scenario(everywhere=True)
+def two_arguments_are_written(compile):
+    @compile
+    def run(x, y):
+        x.add_(y)
+        y.mul_(x)
+        return x * y, y
+
+    for x, y in zip(inputs(8), inputs(8, 1, 4)):
+        yield run(x, y.expand(5, 4).clone()), x, y
