@@ -21,7 +21,7 @@ from deepcore.compiler.build import build
 from deepcore.compiler.guards import PLAIN, Guards, is_scalar, same
 from deepcore.compiler.record import Fault, Recorder
 from deepcore.compiler.runner import Arena, Overlap, Runner, Stopped, same_bits
-from deepcore.compiler.split import Backwards, ProgramNode, Split, attach, is_differentiable
+from deepcore.compiler.split import Backwards, FreedNode, ProgramNode, Split, attach, is_differentiable
 from deepcore.config import settings
 from deepcore.effects import effect, mode
 from deepcore.errors import ArgumentError, DeepcoreWarning
@@ -46,10 +46,12 @@ _THEN_EACH = 997
 class _Leaf:
     """The place of tensor number `i` in a structure."""
 
-    __slots__ = ("i",)
+    __slots__ = ("i", "node")
 
-    def __init__(self, i: int):
+    def __init__(self, i: int, node: FreedNode | None = None):
         self.i = i
+        #: The node of a result whose graph the function has gone through.
+        self.node = node
 
 
 class _Argument(_Leaf):
@@ -204,8 +206,9 @@ class Compiled:
             self._give_up(
                 key, Fault(f"it computes {wrong} otherwise than its program, again", "a check of its results")
             )
-        else:
-            self._distrusted.add(key)
+            return result
+        self._distrusted.add(key)
+        if not self.unasked:
             warnings.warn(
                 f"{self._name} no longer computes what it did when it was compiled ({wrong}), so it is compiled again: what "
                 "changes from call to call must be a tensor or an array among its arguments",
@@ -628,8 +631,9 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
             return leaf
         if leaf._node is None and leaf._requires_grad:
             recorder.note("a leaf that the function makes")
+        freed = leaf._node if leaf._node is not None and not is_differentiable(leaf) else None
         found.append((ref, leaf._data, leaf))
-        known[id(leaf)] = _Leaf(len(found) - 1)
+        known[id(leaf)] = _Leaf(len(found) - 1, None if freed is None else FreedNode(freed))
         return known[id(leaf)]
 
     return _mapped(leave, tree)
@@ -672,7 +676,10 @@ def _mapped(f: Callable, tree):
 def _filled(tree, results: list, given: list[Tensor], backend):
     """The structure with the results in place of the leaves."""
     if tree.__class__ is _Leaf:  # one tensor is what is returned most
-        return from_raw(results[tree.i], backend)
+        result = from_raw(results[tree.i], backend)
+        if tree.node is not None:
+            result._node, result._requires_grad = tree.node, True
+        return result
     tensors = [from_raw(array, backend) for array in results]
     _share_storage(tensors)
     return _refilled(tree, tensors, given)
@@ -681,6 +688,8 @@ def _filled(tree, results: list, given: list[Tensor], backend):
 def _refilled(tree, tensors: list[Tensor], given: list[Tensor]):
     def fill(leaf):
         if leaf.__class__ is _Leaf:
+            if leaf.node is not None:
+                tensors[leaf.i]._node, tensors[leaf.i]._requires_grad = leaf.node, True
             return tensors[leaf.i]
         if leaf.__class__ is _Gradient:
             return leaf.tensor.grad
@@ -713,12 +722,16 @@ def _difference(tree, result, results: list, given: list[Tensor], backend) -> st
     def compare(leaf, theirs) -> None:
         nonlocal number
         number += 1
-        if leaf.__class__ is _Leaf:
+        if leaf.__class__ is _Leaf and isinstance(theirs, float):  # what `finite` gives when nobody records
+            right = results[leaf.i].size == 1 and repr(results[leaf.i].item()) == repr(theirs)
+        elif leaf.__class__ is _Leaf:
             right = isinstance(theirs, Tensor) and same_bits(backend, results[leaf.i], theirs._data)
         elif leaf.__class__ is _Gradient:
             right = theirs is leaf.tensor.grad
         elif leaf.__class__ is _Argument:
             right = theirs is given[leaf.i]
+        elif isinstance(leaf, Tensor):
+            right = isinstance(theirs, Tensor) and same_bits(backend, leaf._data, theirs._data)
         else:
             right = same(theirs, leaf) or theirs == leaf
         if not right:

@@ -242,6 +242,16 @@ class ProgramNode(Node):
         self.saved = self.arguments = None  # type: ignore[assignment]
 
 
+class FreedNode(Node):
+    """The node of a result whose graph was gone through: it only says so."""
+
+    __slots__ = ()
+
+    def __init__(self, node: Node):
+        self.id, self.op, self.edges = graph.next_id(), node.op, ()
+        self.saved = self.hooks = self.params = self.out = self.storage = self.versions = None
+
+
 def attach(results: list[Tensor], places: list[int], node: ProgramNode, shared: Callable[[Tensor], bool]) -> None:
     """Give results their node. Those over memory that the backward pass reads must not be overwritten before it."""
     for position, i in enumerate(places):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 
-from deepcore.autograd import Node, apply, mixed_backends, mode, run, view_steps
+from deepcore.autograd import Node, apply, mixed_backends, mode, view_steps
 from deepcore.backend import dtypes as dt
 from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError
@@ -589,7 +589,7 @@ def _derive_views(base: Tensor) -> None:
             continue
         current = base
         for op, params in view_steps(view._base[1]):
-            current = run(op, (current,), params)
+            current = apply(op, (current,), params)
         view._node, view._requires_grad = current._node, True
 
 
