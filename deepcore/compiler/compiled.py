@@ -635,8 +635,8 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
             return leaf
         ref = recorder.norms.get(leaf) or recorder.ref(leaf._data, leaf)
         place = recorder.find(leaf._data)
-        if ref.buffer.kind == "given" or (place is not None and place[0].kind == "given"):
-            recorder.note("a result that shares the memory of an argument")
+        if place is not None and place[0].kind == "given":
+            recorder.note(f"a result that shares the memory of {'an argument' if place[0].name else 'a gradient'}")
         elif ref.buffer in held:
             recorder.note("a result that shares the memory of a gradient")
         if ref.buffer.kind == "outside" and leaf._data.size:

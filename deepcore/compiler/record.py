@@ -55,9 +55,6 @@ class Update(NamedTuple):
 class Recorder:
     """What a function computes. Methods named after effects take the function that performs one, and its operands."""
 
-    #: Whether programs of the device can write into arguments.
-    writes_arguments = True
-
     def __init__(self, backend, looks: Callable | None = None):
         self.backend = backend
         #: Looks at each op and its results, and wants a program that does.
@@ -389,11 +386,9 @@ class Recorder:
         place = self.ref(to)
         buffer = place.buffer
         if buffer.kind in ("outside", "given"):
-            if buffer.kind == "given" and buffer.name and not self.writes_arguments:
-                self.note("writing into an argument")
             if buffer in self.constants:
                 self.note("writing into a constant")
-            self.before.setdefault(buffer, buffer.array.copy())
+            self._before_write(buffer)
             whole = place.whole and source_ref.whole and source_ref.nbytes == place.nbytes
             if whole and source_ref.buffer.kind == "own" and source_ref.dtype == place.dtype:
                 self.redirected[buffer] = source_ref.buffer
@@ -408,6 +403,12 @@ class Recorder:
             self._store(place, source_ref)
         with self.paused():
             to[...] = source.copy() if self.backend.may_share_memory(to, source) else source
+
+    def _before_write(self, buffer: Buffer) -> None:
+        """Keep what memory that is there before the function runs holds."""
+        if not _is_dense(buffer.array):  # copies have other strides than the places in it
+            self.note("writing into memory with gaps")
+        self.before.setdefault(buffer, buffer.array.copy("K"))
 
     def _part(self, buffer: Buffer) -> None:
         """Before a buffer is written: memory from outside that it stands for gets a copy."""
@@ -642,12 +643,12 @@ class Recorder:
                 self.note("an update by a gradient from before")
             buffer = self.ref(p._data, p).buffer
             if buffer.kind == "outside":
-                self.before.setdefault(buffer, buffer.array.copy())
+                self._before_write(buffer)
             for value in optimizer.state.get(p, {}).values():
                 if isinstance(value, self.backend.array_type):
                     state = self.ref(value)
                     if state.buffer.kind == "outside":
-                        self.before.setdefault(state.buffer, state.buffer.array.copy())
+                        self._before_write(state.buffer)
         return live, gradients
 
     def update(self, run: Callable, optimizer, clip=None, clipped: Callable | None = None):

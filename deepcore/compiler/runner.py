@@ -228,7 +228,7 @@ class Runner:
             return True
         if not self.writes_arguments:
             return False
-        if any(not array.flags.writeable for array in arrays):
+        if any(not getattr(array.flags, "writeable", True) for array in arrays):  # CuPy's all are
             return True
         apart = {id(array): array for array in arrays}.values()
         spans = sorted([*map(span, apart), *(span(a) for a in self.arrays if a.size)])
@@ -259,17 +259,17 @@ class Runner:
         Returns that result, the arrays that the program computed in its place, and what else differs, or None.
         """
         exe, bind = self.exe, self.exe.bind
-        copies = {b: b.array.copy() for b in self.changed if b.kind == "outside"}
+        copies = {b: b.array.copy("K") for b in self.changed if b.kind == "outside"}
         summed = [leaf.grad._data.copy() for leaf, _ in self.accumulated]  # type: ignore[union-attr]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         self.bound = None
         for buffer, copy in copies.items():
             bind(buffer, address(copy))
         changed = set(self.changed)
-        written = [(b, array, array.copy("K")) for b, array in zip(self.arguments, arrays) if b in changed]
+        written = {b: (array, array.copy("K")) for b, array in zip(self.arguments, arrays) if b in changed}
         for buffer, array in zip(self.arguments, arrays):
             bind(buffer, address(array))
-        for buffer, _, copy in written:
+        for buffer, (_, copy) in written.items():
             bind(buffer, address(copy))
         for (_, buffer), copy in zip(self.accumulated, summed):
             bind(buffer, address(copy))
@@ -288,7 +288,7 @@ class Runner:
         for i, place in self.given:
             leaves[i] = tensors[place]
         pairs = [(f"memory of shape {b.array.shape}", copy, b.array) for b, copy in copies.items()]
-        pairs += [(f"an argument of shape {array.shape}", copy, array) for _, array, copy in written]
+        pairs += [(f"an argument of shape {array.shape}", copy, array) for array, copy in written.values()]
         pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
         cleared = set(self.cleared)
         pairs += [
@@ -422,7 +422,7 @@ class Runner:
             allocator.zeros(2 * buffer.nbytes, "u1")[buffer.nbytes :]
             for buffer in (*self.arguments, *(b for _, b in self.accumulated))
         ]
-        copies = [buffer.array.copy() for buffer in self.changed]
+        copies = [buffer.array.copy("K") for buffer in self.changed]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         buffers = [*self.arguments, *(b for _, b in self.accumulated), *self.changed]
         buffers += [ref.buffer for ref in self.grad_refs]
