@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
+from deepcore.kernels import plan as plans
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import Address, Code, Float, Operand, Size, Type, Words, args
 from deepcore.kernels.cpu import elementwise, gemm_tables, gemm_tile
@@ -719,29 +720,11 @@ def _wide(x: Spec) -> Spec:
     return interned(x.shape, tuple(2 * stride for stride in x.strides), float32, x.plain, x.backend)
 
 
-def with_epilogue(plan: Plan, kernel: Kernel, others: int = 0, keep: bool = False) -> Plan | None:
-    """A product's plan with an elementwise kernel applied to its result, while that is in the nearest cache.
-
-    `others`: 1 where the kernel has a second operand, an array behind those of the product. Results: what the kernel gives,
-    and with `keep` the product. None where the product's kernel cannot.
-    """
-    last = plan.launches[-1]
-    if all(last.kernel is not k for k in _KERNELS.values()) or last.argument("activation") or last.argument("pre"):
+def with_epilogue(made: Plan, kernel: Kernel, others: int = 0, keep: bool = False) -> Plan | None:
+    """A product's plan with an elementwise kernel applied to its result; None where the product's kernel takes none."""
+    if all(made.launches[-1].kernel is not k for k in _KERNELS.values()):
         return None
-    out = last.argument("out")
-    assert isinstance(out, Operand)
-    arrays = out.number - len(plan.temporaries)
-
-    def place(operand: Operand) -> Operand:
-        return Operand(operand.number + others) if operand.number >= arrays else operand
-
-    changes: dict[str, Any] = {"activation": kernel}
-    if keep:
-        changes["pre"] = Operand(out.number + others + 1)
-    if others:
-        changes["other"] = Operand(arrays)
-    launches = [each.over(place).replaced(**changes) for each in plan.launches]
-    return Plan(plan.spec, launches, plan.temporaries, owner=plan.owner, aux=[plan.spec] * keep)
+    return plans.with_epilogue(made, kernel, others, keep)
 
 
 def _cost(specs, params) -> float:
@@ -751,7 +734,13 @@ def _cost(specs, params) -> float:
 
 
 register("matmul", "cpu", needs_numba=False)(
-    Lowering("matmul", lambda specs, params: planned(*specs), copies=lambda specs, params: copies(specs), cost=_cost)
+    Lowering(
+        "matmul",
+        lambda specs, params: planned(*specs),
+        copies=lambda specs, params: copies(specs),
+        cost=_cost,
+        epilogue=with_epilogue,
+    )
 )
 
 
