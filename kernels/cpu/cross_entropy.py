@@ -285,7 +285,8 @@ def _plan(specs, params) -> Plan | bool | None:
     recorded, mean, ignored = params["recorded"], params["reduction"] == "mean", params["ignore_index"]
     outer, n, inner = split(x.shape, params["dim"])
     rows = outer * inner
-    tiled, smoothed, moved = in_tiles(n, inner), params["smoothing"] > 0, inner > 1 and not in_tiles(n, inner)
+    smoothed, moved = params["smoothing"] > 0, inner > 1 and not in_tiles(n, inner)
+    tiled = in_tiles(n, 1 if moved else inner)
     # Temporaries first: results are numbered behind them.
     new = _Operands(count + 1)
     numbers = new.temporary(32)
@@ -315,8 +316,9 @@ def _plan(specs, params) -> Plan | bool | None:
     }  # fmt: skip
     kernel = _CROSS_ENTROPY[recorded, smoothed, tiled, dtype]
     if tiled:
-        slices, each = tile_slices(outer, n, inner)
-        launches.append(Launch(kernel, slices, outer=outer, inner=inner, each=each, **arguments))
+        lengths = {"outer": rows, "n": n, "inner": 1} if moved else {"outer": outer, "n": n, "inner": inner}
+        slices, each = tile_slices(*lengths.values())
+        launches.append(Launch(kernel, slices, each=each, **{**arguments, **lengths}))
     else:
         each = share(x.size) // (n + ROW_COST) or 1
         launches.append(Launch(kernel, -(-rows // each), rows=rows, each=each, **arguments))

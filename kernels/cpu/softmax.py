@@ -261,7 +261,8 @@ class _Rows(Lowering):
             return Plan(result, [Launch(kernel, chunks, **operands, **sizes)])
         # Rows are gathered first.
         outer, n, inner = split(x.shape, params["dim"] % x.ndim)
-        _, chunks, sizes = _layout((outer * inner, n), 1)
+        tiled, chunks, sizes = _layout((outer * inner, n), 1)
+        kernel = self.kernels[tiled][x.dtype]
         launches = [turned(x.dtype, outer, n, inner, Operand(i), Operand(count + i)) for i in range(count)]
         operands = {name: Operand(count + i) for i, name in enumerate(self.arrays)}
         launches.append(Launch(kernel, chunks, **operands, **sizes))
