@@ -626,7 +626,7 @@ def planned(
     `scaled`: by the first of so many `slots` behind the arrays. `keep`: with what f is applied to as a second result.
     """
     specs = [z for z in (x, y, bias, residual) if z is not None]
-    if any(z.dtype != x.dtype for z in specs) or x.ndim < 2 or y.ndim < 2:
+    if any(z.dtype != x.dtype or not z.size for z in specs) or x.ndim < 2 or y.ndim < 2:
         return None
     if x.dtype in _HALVES:
         return _planned_half(x, y, bias, residual, turned, activation, scaled, slots, keep)
