@@ -14,6 +14,7 @@ from deepcore.nn.modules.activation import Tanh as Tanh
 from deepcore.nn.modules.container import ModuleDict as ModuleDict
 from deepcore.nn.modules.container import ModuleList as ModuleList
 from deepcore.nn.modules.container import Sequential as Sequential
+from deepcore.nn.modules.conv import Conv2d as Conv2d
 from deepcore.nn.modules.dropout import Dropout as Dropout
 from deepcore.nn.modules.embedding import Embedding as Embedding
 from deepcore.nn.modules.linear import Flatten as Flatten

@@ -46,7 +46,7 @@ _DOTS = 4
 _PANEL_STEPS = 1024
 
 
-def _heights(tools, shape: gemm_tables.Table):
+def heights(tools, shape: gemm_tables.Table):
     """height(left): of the next tile, where `left` rows are left."""
     tall, low = shape.heights
 
@@ -58,7 +58,7 @@ def _heights(tools, shape: gemm_tables.Table):
 
 
 @functools.cache
-def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
+def packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
     """(pack, pack_rows): pack(from, sk, sj, k, width, to, stride): element (p, j) at from + p·sk + j·sj goes to to + p·stride + j·size.
 
     Up to a vector, less one element, behind the last element may be written, too. pack_rows(from, ars, aks, k, rows,
@@ -113,7 +113,7 @@ def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
                         for p in range(k):
                             wide(to + p * stride + (j + i) * size)[0] = x[p]
 
-    height_of = _heights(tools, shape)
+    height_of = heights(tools, shape)
 
     @tools.function
     def pack_rows(start, ars, aks, k, rows, to):
@@ -135,7 +135,7 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     columns = shape.across * n
     tall, low = shape.heights
     s = gemm_tile.Shape(dtype, n)
-    pack, pack_rows = _packer(tools, dtype, dtype, shape)
+    pack, pack_rows = packer(tools, dtype, dtype, shape)
     big = gemm_tile.tile(tools, s, tall, shape.across)
     small = gemm_tile.tile(tools, s, low, shape.across)
     panels = gemm_tile.tile(tools, s, tall, shape.across, panel=True)
@@ -145,7 +145,7 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     tile_space = gemm_tile.space(tools, tall * columns * size)
     words, view = tools.words(), tools.view(np.dtype(dtype))
     take, put = tools.elements(np.dtype(dtype))
-    height_of = _heights(tools, shape)
+    height_of = heights(tools, shape)
     call, call_space = tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
     stride = columns * size
 
@@ -351,7 +351,7 @@ def _pack_before(tools, dtype: str, table=None):
     shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     columns = shape.across * shape.bytes // size
-    pack, _ = _packer(tools, dtype, dtype, shape)
+    pack, _ = packer(tools, dtype, dtype, shape)
     words, stride = tools.words(), columns * size
 
     def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
@@ -379,7 +379,7 @@ def _pack_before(tools, dtype: str, table=None):
 def _pack_rows_before(tools, dtype: str, table=None):
     """The rows of A that a slice takes, of all batches, in panels."""
     shape = table or gemm_tables.own()
-    _, pack_rows = _packer(tools, dtype, dtype, shape)
+    _, pack_rows = packer(tools, dtype, dtype, shape)
     words = tools.words()
 
     def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):

@@ -13,6 +13,7 @@ from deepcore.nn.functional.norm import batch_norm as batch_norm
 from deepcore.nn.functional.norm import layer_norm as layer_norm
 from deepcore.nn.functional.norm import normalize as normalize
 from deepcore.nn.functional.norm import rms_norm as rms_norm
+from deepcore.ops._functions import conv2d as conv2d
 from deepcore.ops._functions import elu as elu
 from deepcore.ops._functions import embedding as embedding
 from deepcore.ops._functions import flatten as flatten
