@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 
-from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import Address, Code, In, Operand, Out, Size, Type, args
 from deepcore.kernels.cpu import gemm, gemm_tables, gemm_tile
 from deepcore.kernels.cpu.reductions import FLOATS, in_steps, kernels_of, regions, spaces
@@ -21,6 +20,8 @@ from deepcore.kernels.registry import register
 
 # Multiplications of a chunk, about, and chunks of a weight gradient from which on its batch is not cut.
 _WORK, _CHUNKS = 1 << 20, 16
+# Panels that are gathered at a time.
+_PANELS = 8
 
 #: The image that is gathered from: its size, strides in bytes, and how the filter moves over it. `oh`, `ow`: positions.
 _IMAGE: dict[str, Type] = dict.fromkeys(
@@ -51,16 +52,20 @@ def _gatherer(tools, dtype: str, transposed: bool):
             result = view(to + done * size)
             if transposed:  # row · sh = y + top - ky · dh
                 row, at = y + top - ky * dh, column + left - kx * dw
-                inside = row >= 0 and row % sh == 0 and row // sh < height
-                row //= sh
+                inside = row >= 0
+                if sh > 1:
+                    inside = inside and row % sh == 0
+                    row //= sh
+                inside = inside and row < height
                 # From the first r whose at + r is a multiple of sw, in steps of sw.
-                low = (-at) % sw if at >= 0 else -at
+                low = -at if at < 0 else 0 if sw == 1 else (-at) % sw
                 high = min(run, (width - 1) * sw + 1 - at)
             else:
                 row, at = y * sh - top + ky * dh, column * sw - left + kx * dw
                 inside = row >= 0 and row < height
-                low = 0 if at >= 0 else -(at // sw)
-                high = min(run, (width - 1 - at) // sw + 1)
+                low, high = max(0, -at), min(run, width - at)
+                if sw > 1:
+                    low, high = 0 if at >= 0 else -(at // sw), min(run, (width - 1 - at) // sw + 1)
             line = plane + row * xh
             if not inside or low >= high:
                 for r in range(run):
@@ -92,7 +97,10 @@ def _gatherer(tools, dtype: str, transposed: bool):
 
 @functools.cache
 def _multiplier(tools, dtype: str):
-    """(columns of a tile, multiply(a, ars, aks, panel, steps, rows, out, ldo, width, add)): out = A · panel, or added to it."""
+    """(columns of a tile, multiply(a, ars, aks, panel, pitch, steps, rows, out, ldo, width, add)).
+
+    out = A · panel, or added to it; rows of the panel are `pitch` bytes apart.
+    """
     shape = gemm_tables.own()
     size = np.dtype(dtype).itemsize
     lanes = shape.bytes // size
@@ -105,7 +113,7 @@ def _multiplier(tools, dtype: str):
     tile_space = gemm_tile.space(tools, tall * stride)
 
     @tools.function
-    def multiply(a, ars, aks, panel, steps, rows, out, ldo, width, add):
+    def multiply(a, ars, aks, panel, pitch, steps, rows, out, ldo, width, add):
         part, i = tile_space(), 0
         while i < rows:
             height = height_of(rows - i)
@@ -117,11 +125,11 @@ def _multiplier(tools, dtype: str):
                 if add:
                     for q in range(count):
                         some(there + q * ldo, part + q * stride, width)
-            at, ahead = a + i * ars, 8 * stride
+            at, ahead = a + i * ars, 8 * pitch
             if height == tall:
-                big(at, ars, aks, panel, stride, steps, count, to, ldt, to, ldt, add, ahead, 1, 0)
+                big(at, ars, aks, panel, pitch, steps, count, to, ldt, to, ldt, add, ahead, 1, 0)
             else:
-                small(at, ars, aks, panel, stride, steps, count, to, ldt, to, ldt, add, ahead, 1, 0)
+                small(at, ars, aks, panel, pitch, steps, count, to, ldt, to, ldt, add, ahead, 1, 0)
             if width < columns:
                 for q in range(count):
                     some(part + q * stride, there + q * ldo, width)
@@ -146,7 +154,9 @@ def _convolved(tools, transposed: bool, dtype: str):
     dt = np.dtype(dtype)
     size, zero = dt.itemsize, dt.type(0)
     gather, (columns, multiply) = _gatherer(tools, dtype, transposed), _multiplier(tools, dtype)
-    panel_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * columns * size)
+    strip = _PANELS * columns
+    pitch = strip * size + 64  # lines of a column lie in different sets of the cache
+    panel_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * pitch)
     view, words, call, call_space = tools.view(dt), tools.words(), tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
 
     def kernel(
@@ -154,26 +164,30 @@ def _convolved(tools, transposed: bool, dtype: str):
         xh, xw, kh, kw, oh, ow, sh, sw, top, left, dh, dw, chunk,
     ):  # fmt: skip
         positions, k = oh * ow, depth * kh * kw
-        across, panel, stride = -(-positions // wide), panel_space(), columns * size
+        across, panel = -(-positions // wide), panel_space()
         for task in range(chunk * each, min(samples * groups * across, (chunk + 1) * each)):
             part = task // across
             first = (task - part * across) * wide
             end, group = min(positions, first + wide), part % groups
             source, a = x + part // groups * xn + group * depth * xc, weight + group * rows * k * size
             plane = part * rows * positions * size
-            for j in range(first, end, columns):
-                count = min(columns, end - j)
+            for j in range(first, end, strip):
+                count = min(strip, end - j)
                 for k0 in range(0, k, block):
                     steps = min(block, k - k0)
                     for p in range(steps):
-                        to = panel + p * stride
+                        to = panel + p * pitch
                         gather(
                             source, k0 + p, j, count, to, height, width, xc, xh, xw, kh, kw, ow, sh, sw, top, left, dh, dw
                         )  # fmt: skip
-                        for q in range(count, columns):
+                        for q in range(count, -(-count // columns) * columns):
                             view(to)[q] = zero
-                    to = out + plane + j * size
-                    multiply(a + k0 * size, k * size, size, panel, steps, rows, to, positions * size, count, k0)
+                    for q in range(0, count, columns):
+                        to, some = out + plane + (j + q) * size, min(columns, count - q)
+                        at = panel + q * size
+                        multiply(
+                            a + k0 * size, k * size, size, at, pitch, steps, rows, to, positions * size, some, k0
+                        )  # fmt: skip
             # What follows the sums is done to the task's numbers, which the caches still hold.
             if bias != 0 or pre != 0 or activation != 0:
                 e, count = words(call_space()), end - first
@@ -240,7 +254,9 @@ def _weight_grad(tools, dtype: str):
                             )  # fmt: skip
                         pack(lines, size, line, steps, count, panel, stride)
                         add = 1 if n > start or p else 0
-                        multiply(a + p * size, positions * size, size, panel, steps, rows, to, k * size, count, add)
+                        multiply(
+                            a + p * size, positions * size, size, panel, stride, steps, rows, to, k * size, count, add
+                        )
         return 0
 
     return kernel

@@ -10,7 +10,7 @@ from deepcore.nn import init
 from deepcore.nn.modules.linear import check_sizes, new_parameter
 from deepcore.nn.modules.module import Module
 from deepcore.nn.registry import LAYERS, Example
-from deepcore.ops.conv import pair, paddings
+from deepcore.ops.conv import paddings, pair
 
 
 @LAYERS.register
