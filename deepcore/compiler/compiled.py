@@ -147,6 +147,9 @@ class Compiled:
                     if misfit is not None:
                         reason = misfit
                         continue
+                    if not latest:
+                        self._known.move_to_end(key)
+                        self._latest = key, self._known[key]
                     if _is_due(runner) and runner.room_for_copies():
                         return self._checked(key, runner, tree, args, kwargs, arrays, tensors)
                     try:
@@ -156,9 +159,6 @@ class Compiled:
                     if runner.backwards is not None:
                         self.runs += 1
                         return self._differentiable(runner, tree, results, arrays, tensors)
-                    if not latest:
-                        self._known.move_to_end(key)
-                        self._latest = key, self._known[key]
                     self.runs += 1
                     if runner.fresh:  # the gradients that the function made have gone
                         runner.fresh = False
@@ -333,7 +333,7 @@ class Compiled:
         else:
             from deepcore.compiler.cuda import GraphRunner
 
-            runner = GraphRunner(recorder, refs, leaves, tensors, guards)
+            runner = GraphRunner(recorder, refs, leaves, tensors, guards)  # type: ignore[arg-type]
         runner.backwards, runner.places, runner.count = backwards, places, len(outputs)
         wrong = runner.check(recorder, arrays, leaves)
         if wrong:

@@ -477,7 +477,9 @@ class Recorder:
             self.note("a gradient of another kind than the parameter")
         elif leaf in self.arguments:
             self.note("an argument that has a gradient already")
-        elif self.find(grad._data) is None:
+        elif self.find(grad._data) is not None:
+            self.note("a gradient that shares memory")
+        else:
             self.ref(leaf._data, leaf)
             buffer = self.accumulated[leaf] = Buffer("given", grad._data.nbytes, grad._data)
             self._given(buffer, grad._data)

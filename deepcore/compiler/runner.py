@@ -54,7 +54,9 @@ class Runner:
     def __init__(
         self, recorder: Recorder, built: Built, leaves: list[Tensor], given: list[Tensor], guards: Guards, arena: Arena
     ):
-        self.arena, self.exe, self.target = arena, built.executable, built.target
+        self.arena = arena
+        self.exe: Any = built.executable
+        self.target: Any = built.target
         self.output_refs = built.outputs
         self.outputs = [_Output(buffer, refs) for buffer, refs in _grouped(built.outputs).items()]
         self.views = [
