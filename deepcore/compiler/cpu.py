@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from deepcore import kernels
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes.chains import Chain, Operand, chain_of
+from deepcore.config import settings
 from deepcore.kernels.codegen.jit import Kernel, bits
 from deepcore.kernels.cpu import checks, dropout, elementwise, reductions
 from deepcore.kernels.plan import Operand as Number
@@ -24,13 +26,16 @@ _WORDS = (1 << 64) - 1
 class Target:
     """The CPU's side of compiling one program. `draws`: how many draws of random numbers it makes."""
 
-    chain_of = staticmethod(chain_of)
-
     def __init__(self, backend, draws: int):
         self.backend = backend
+        #: Without kernels, records are calls of what eager execution runs.
+        self.kernels = settings.kernels
         #: (seed, stream, position) of each draw, set before each run.
         self.words = allocator.zeros((max(draws, 1), 3), dt.int64)
         self._words = Buffer("outside", self.words.nbytes, self.words, "draws")
+
+    def chain_of(self, record: Record) -> Chain | None:
+        return chain_of(record) if self.kernels else None
 
     # -- what passes may do -------------------------------------------------------------------------------
     def has_kernel(self, chain: Chain) -> bool:
@@ -94,7 +99,7 @@ class Target:
 
     def plan(self, record: Record) -> Plan | bool | None:
         """The plan of a record's op for operands where they are."""
-        lowering = self.lowering(record)
+        lowering = self.lowering(record) if self.kernels else None
         if lowering is None:
             return None
         return lowering.plan_by_kernels([self.spec(ref) for ref in record.ins], record.params)
@@ -102,21 +107,18 @@ class Target:
     def lower(self, record: Record) -> list[Step]:
         """The steps of a record: launches where its op has a plan, else a call of its forward."""
         steps = self._lowered(record)
-        steps[-1].arithmetic = self.arithmetic(record)
+        steps[-1].arithmetic = self.cost(record)
         return steps
 
-    def arithmetic(self, record: Record) -> int:
-        """Additions, multiplications, divisions and comparisons, a fused one counted twice; about, where no formula says."""
+    def cost(self, record: Record) -> float:
+        """Operations of arithmetic, as formulas and lowerings declare them."""
         if record.chain is not None:
             return record.chain.arithmetic
-        if record.op is None:
-            return 0
-        lowering, size = (
-            self.lowering(record),
-            max(ref.nbytes // ref.dtype.itemsize for ref in (*record.ins, *record.outs)),
-        )
-        cost = size if lowering is None else lowering.cost([self.spec(ref) for ref in record.ins], record.params)
-        return record.fused + int(cost)
+        lowering = None if record.op is None else self.lowering(record)
+        if lowering is not None:
+            return record.fused + lowering.cost([self.spec(ref) for ref in record.ins], record.params)
+        sizes = (math.prod(ref.shape) for ref in (*record.ins, *record.outs))
+        return 0 if record.name == "copy" else max(sizes, default=0)
 
     def _lowered(self, record: Record) -> list[Step]:
         if record.plan is not None:

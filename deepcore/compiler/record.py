@@ -65,11 +65,13 @@ class Recorder:
         self._places: dict[int, list[_Place]] = {}
         #: Arrays of tensors that were made by neither an op nor an effect.
         self._strangers: dict[int, Any] = {}
+        #: The ids of tensors that were made while recording.
+        self.made_tensors: set[int] = set()
         #: Memory that is there before the function runs: the tensor that it was read by, and its array.
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
         #: Other tensors that it was read by.
         self._others: dict[int, tuple[weakref.ref, Any]] = {}
-        #: Arguments: (buffer, array), in their order, and the tensors.
+        #: Arguments: (buffer, array), one for each in their order, and the tensors.
         self.given: list[tuple[Buffer, Any]] = []
         self.arguments: set[Tensor] = set()
         #: Arrays that are the same in every run.
@@ -80,7 +82,7 @@ class Recorder:
         self.lent: dict[Buffer, None] = {}
         #: What outside memory held before it was first written.
         self.before: dict[Buffer, Any] = {}
-        #: Tensors whose version rises, once a write.
+        #: Tensors whose version rises, once a write; arguments among them are others in each run.
         self.written: list[Tensor] = []
         #: How `.grad` of a leaf was when it was first touched: "none", "tensor", or "any" where it was cleared first.
         self.entry: dict[Tensor, str] = {}
@@ -138,8 +140,10 @@ class Recorder:
         """A tensor whose memory is another in each run."""
         array = tensor._data
         self.arguments.add(tensor)
-        if any(array is known for _, known in self.given):
-            return
+        for buffer, known in self.given:
+            if array is known:
+                self.given.append((buffer, array))
+                return
         buffer = Buffer("given", array.nbytes, array, f"in{len(self.given)}")
         self.given.append((buffer, array))
         if array.size:
@@ -360,11 +364,13 @@ class Recorder:
 
     def write(self, run: Callable, target: Tensor, raw, key, value) -> None:
         """raw[key] = value, in place."""
+        base = target._base[0] if target._base else target
+        if base in self.arguments and mode.grad and (base._requires_grad or target._requires_grad):
+            self.note("writing into an argument that requires a gradient")
         if not all(isinstance(k, (slice, int)) or k is None or k is Ellipsis for k in key):
             self.note("writing to places that are themselves computed")
             run(target, raw, key, value)
             return
-        base = target._base[0] if target._base else target
         self.ref(raw)
         found = self.find(raw)
         if found is not None and found[0] in self.outside and self.outside[found[0]][0] is None:
@@ -379,11 +385,9 @@ class Recorder:
         place = self.ref(to)
         buffer = place.buffer
         if buffer.kind in ("outside", "given"):
-            if buffer.kind == "given" and buffer not in self.accumulated.values():
-                self.note("writing into an argument")
             if buffer in self.constants:
                 self.note("writing into a constant")
-            self.before.setdefault(buffer, buffer.array.copy())
+            self._before_write(buffer)
             whole = place.whole and source_ref.whole and source_ref.nbytes == place.nbytes
             if whole and source_ref.buffer.kind == "own" and source_ref.dtype == place.dtype:
                 self.redirected[buffer] = source_ref.buffer
@@ -398,6 +402,12 @@ class Recorder:
             self._store(place, source_ref)
         with self.paused():
             to[...] = source.copy() if self.backend.may_share_memory(to, source) else source
+
+    def _before_write(self, buffer: Buffer) -> None:
+        """Keep what memory that is there before the function runs holds."""
+        if not _is_dense(buffer.array):  # copies have other strides than the places in it
+            self.note("writing into memory with gaps")
+        self.before.setdefault(buffer, buffer.array.copy("K"))
 
     def _part(self, buffer: Buffer) -> None:
         """Before a buffer is written: memory from outside that it stands for gets a copy."""
@@ -466,7 +476,9 @@ class Recorder:
             self.note("a gradient of another kind than the parameter")
         elif leaf in self.arguments:
             self.note("an argument that has a gradient already")
-        elif self.find(grad._data) is None:
+        elif self.find(grad._data) is not None:
+            self.note("a gradient that shares memory")
+        else:
             self.ref(leaf._data, leaf)
             buffer = self.accumulated[leaf] = Buffer("given", grad._data.nbytes, grad._data)
             self._given(buffer, grad._data)
@@ -632,12 +644,12 @@ class Recorder:
                 self.note("an update by a gradient from before")
             buffer = self.ref(p._data, p).buffer
             if buffer.kind == "outside":
-                self.before.setdefault(buffer, buffer.array.copy())
+                self._before_write(buffer)
             for value in optimizer.state.get(p, {}).values():
                 if isinstance(value, self.backend.array_type):
                     state = self.ref(value)
                     if state.buffer.kind == "outside":
-                        self.before.setdefault(state.buffer, state.buffer.array.copy())
+                        self._before_write(state.buffer)
         return live, gradients
 
     def update(self, run: Callable, optimizer, clip=None, clipped: Callable | None = None):
@@ -764,6 +776,7 @@ _construct = Tensor.__init__
 def _construct_and_tell(self, data=None, *args, **kwargs) -> None:
     _construct(self, data, *args, **kwargs)
     if mode.tracer is not None:
+        mode.tracer.made_tensors.add(id(self))
         mode.tracer.stranger(data)
 
 
@@ -803,6 +816,6 @@ def user_line() -> str:
 
 
 _OURS = tuple(
-    str(Path(file).resolve().parent) + ("/" if i else "")
+    str(Path(str(file)).resolve().parent) + ("/" if i else "")
     for i, file in enumerate((sys.modules["deepcore"].__file__, plans.__file__, sys.modules["numpy"].__file__))  # type: ignore[arg-type]
 )

@@ -19,7 +19,7 @@ def compiled_module(module: Module, compiled: Any) -> Module:
     made = _classes.get(kind)
     if made is None:
         made = _classes[kind] = type(kind.__name__, (_Compiled, kind), {"__slots__": ("_compiled",)})
-    new = object.__new__(made)
+    new: Module = object.__new__(made)
     object.__setattr__(new, "__dict__", module.__dict__)
     object.__setattr__(new, "_compiled", compiled)
     return new
