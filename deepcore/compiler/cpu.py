@@ -10,6 +10,7 @@ from typing import Any
 
 from deepcore import kernels
 from deepcore.backend import dtypes as dt
+from deepcore.backend import get_backend
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes.chains import Chain, Operand, chain_of
 from deepcore.config import settings
@@ -107,18 +108,8 @@ class Target:
     def lower(self, record: Record) -> list[Step]:
         """The steps of a record: launches where its op has a plan, else a call of its forward."""
         steps = self._lowered(record)
-        steps[-1].arithmetic = self.cost(record)
+        steps[-1].arithmetic = arithmetic(record)
         return steps
-
-    def cost(self, record: Record) -> float:
-        """Operations of arithmetic, as formulas and lowerings declare them."""
-        if record.chain is not None:
-            return record.chain.arithmetic
-        lowering = None if record.op is None else self.lowering(record)
-        if lowering is not None:
-            return record.fused + lowering.cost([self.spec(ref) for ref in record.ins], record.params)
-        sizes = (math.prod(ref.shape) for ref in (*record.ins, *record.outs))
-        return 0 if record.name == "copy" else max(sizes, default=0)
 
     def _lowered(self, record: Record) -> list[Step]:
         if record.plan is not None:
@@ -181,6 +172,19 @@ class Target:
         if record.draw is not None:
             call = functools.partial(_with_words, call, self.words[record.draw.row])
         return Step(record.name, record.ins, record.outs, call=call, kept=record.kept)
+
+
+def arithmetic(record: Record) -> float:
+    """Operations of arithmetic, as formulas and the CPU's lowerings declare them, on whatever device."""
+    if record.chain is not None:
+        return record.chain.arithmetic
+    cpu = get_backend("cpu")
+    lowering = None if record.op is None else kernels.lowering(record.op.name, cpu)
+    if lowering is not None:
+        specs = [interned(ref.shape, ref.strides, ref.dtype, ref.contiguous, cpu) for ref in record.ins]
+        return record.fused + lowering.cost(specs, record.params)
+    sizes = (math.prod(ref.shape) for ref in (*record.ins, *record.outs))
+    return 0 if record.name == "copy" else max(sizes, default=0)
 
 
 def _with_words(call: Callable, words, *arrays):

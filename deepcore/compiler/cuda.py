@@ -13,8 +13,7 @@ from typing import Any
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import PASSES, optimized
-from deepcore.compiler.cost import arithmetic
-from deepcore.compiler.cpu import contiguous
+from deepcore.compiler.cpu import arithmetic, contiguous
 from deepcore.compiler.graphs import Graph, Words, Wrong, at_place, view
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes import dead
