@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 from contest import Absent, Contest  # noqa: E402
 
 import deepcore as dc  # noqa: E402
-from deepcore.kernels import cuda_gemm  # noqa: E402
+from deepcore.kernels.cuda import gemm as cuda_gemm  # noqa: E402
 from deepcore.nn import functional as F  # noqa: E402
 
 #: What the input sets of a contest hold together, at least: more than the L2 cache of any GPU so far.
@@ -136,7 +136,7 @@ def elementwise(gpu: Machine):
     half = math.sqrt(0.5)
 
     def plain_gelu(x):
-        from deepcore.kernels import reference
+        from deepcore.kernels.math import reference
 
         return x * (0.5 * (1 + reference.erf(gpu.backend, x * np.float32(half))))
 

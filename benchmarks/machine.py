@@ -9,7 +9,7 @@ import platform
 import sys
 
 import deepcore as dc
-from deepcore.kernels import gemm_tables
+from deepcore.kernels.cpu import gemm_tables
 
 
 def set_threads(count: int) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 from contest import Absent, array
 
 from deepcore.config import settings
-from deepcore.kernels import cache, pool
-from deepcore.kernels.compiler import Kernel, address
+from deepcore.kernels.codegen import cache
+from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.runtime import threadpool
 
 # Enough independent chains for two units of four or five cycles each, and few enough for 16 registers.
 _CHAINS = 12
@@ -91,7 +92,7 @@ def fma(operations: float):
     kernel = _ready("benchmark_fma", _multiply_add, lanes)
     parts = _PARTS * threads
     space = np.full(64 * parts, 0.5, "f")
-    call = lambda: pool.launch(kernel, parts, _LOOPS, address(space))
+    call = lambda: threadpool.launch(kernel, parts, _LOOPS, address(space))
     return call, operations / (2.0 * lanes * _CHAINS * _LOOPS * parts)
 
 
@@ -101,4 +102,4 @@ def copy(size: int, moved: float):
     x = array(size)
     out = x.copy()
     slices = -(-size // _SLICE)
-    return lambda: pool.launch(kernel, slices, address(x), address(out), size), moved / (8.0 * size)
+    return lambda: threadpool.launch(kernel, slices, address(x), address(out), size), moved / (8.0 * size)

@@ -1,4 +1,4 @@
-"""Derives the figures of `kernels/gemm_tables.py` for this machine's family of processors, and prints them.
+"""Derives the figures of `kernels/cpu/gemm_tables.py` for this machine's family of processors, and prints them.
 
     python benchmarks/tune_gemm.py [--tiles] [--rounds 5]
 
@@ -17,8 +17,8 @@ import time
 import numpy as np
 
 from deepcore.backend import get_backend
-from deepcore.kernels import gemm, gemm_tables
-from deepcore.kernels.compiler import Kernel
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.cpu import gemm, gemm_tables
 
 SHAPES = [
     (32, 64, 64), (32, 784, 128), (64, 784, 512), (64, 512, 512), (256, 1024, 1024), (1024, 1024, 1024),

@@ -21,7 +21,8 @@ from deepcore.autograd.graph import constant, mode
 from deepcore.backend import Backend, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, DTypeError, ShapeError
-from deepcore.kernels import reference, watch
+from deepcore.kernels import watch
+from deepcore.kernels.math import reference
 from deepcore.tensor import Tensor, from_raw, tensor_like
 
 _WORD = 1 << 64

@@ -22,8 +22,10 @@ import numpy as np
 
 from deepcore import locks
 from deepcore.errors import DeepcoreError
-from deepcore.kernels import compiler, memory, pool, watch
-from deepcore.kernels.compiler import Kernel
+from deepcore.kernels import watch
+from deepcore.kernels.codegen import jit
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.runtime import allocator, threadpool
 
 _ALIGNED, _PLAIN = 0x100, 0x101  # NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 #: Specs, and plans of one op, that are kept.
@@ -100,7 +102,7 @@ class Plan:
         self.owner = owner
         self.parallel = any(launch.chunks > 1 for launch in launches)
         #: Allocates the result, from `shape` and `dtype`, and readies the thread pool where the launches use it.
-        self.empty: Callable = _parallel_empty if self.parallel else memory.empty
+        self.empty: Callable = _parallel_empty if self.parallel else allocator.empty
         if not self.parallel and math.prod(shape) * dtype.itemsize < _LARGE:
             self.empty = np.empty
         self.call: Callable = entered(self.launches, temporaries)
@@ -109,23 +111,23 @@ class Plan:
     def run(self, arrays: Sequence, floats: Sequence[float], out=None) -> np.ndarray:
         """The plan's result, each launch reported to whoever traces this thread."""
         if out is None:
-            out = memory.empty(self.shape, self.dtype)
+            out = allocator.empty(self.shape, self.dtype)
         if not watch.count:
             if self.parallel:
-                pool.prepare()
+                threadpool.prepare()
             status = self.call(*arrays, *floats, out)
             if status is not None:
                 self.stopped(status)
             return out
         spaces = _spaces(self.temporaries)
         operands = [
-            *map(compiler.address, arrays), *map(compiler.bits, floats), *map(compiler.address, spaces),
-            compiler.address(out),
+            *map(jit.address, arrays), *map(jit.bits, floats), *map(jit.address, spaces),
+            jit.address(out),
         ]  # fmt: skip
         if self.owner is not None and watch.mine.follower is not None:
             watch.mine.follower.keep(self.owner.address, self.owner)
         for launch in self.launches:
-            pool.complete(launch.kernel, launch.chunks, *_filled(launch, operands))
+            threadpool.complete(launch.kernel, launch.chunks, *_filled(launch, operands))
         return out
 
     def stopped(self, status: int) -> None:
@@ -134,8 +136,8 @@ class Plan:
 
 
 def _parallel_empty(shape, dtype) -> np.ndarray:
-    pool.prepare()
-    return memory.empty(shape, dtype)
+    threadpool.prepare()
+    return allocator.empty(shape, dtype)
 
 
 def _filled(launch: Launch, operands: list[int]) -> list[int]:
@@ -144,8 +146,8 @@ def _filled(launch: Launch, operands: list[int]) -> list[int]:
 
 def _spaces(temporaries: tuple[int, ...]) -> list[np.ndarray]:
     """Memory for temporaries, each on a cache line."""
-    spaces = [memory.empty(size + 63, np.uint8) for size in temporaries]
-    return [space[-compiler.address(space) % 64 :] for space in spaces]
+    spaces = [allocator.empty(size + 63, np.uint8) for size in temporaries]
+    return [space[-jit.address(space) % 64 :] for space in spaces]
 
 
 class Lowering:
@@ -325,7 +327,7 @@ def _can_enter() -> bool:
     import sys
 
     free = not getattr(sys, "_is_gil_enabled", lambda: True)()
-    return sys.implementation.name == "cpython" and not free and compiler.address is compiler.fast_address
+    return sys.implementation.name == "cpython" and not free and jit.address is jit.fast_address
 
 
 def _entry() -> _Method:
@@ -336,12 +338,12 @@ def _entry() -> _Method:
             at = lambda name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
             text = _ENTRY
             for name, value in {
-                "bytes": bytes.__basicsize__ - 1, "header": compiler.HEADER, "base": pool.BASE, "none": id(None),
+                "bytes": bytes.__basicsize__ - 1, "header": jit.HEADER, "base": threadpool.BASE, "none": id(None),
                 "save": at("PyEval_SaveThread"), "restore": at("PyEval_RestoreThread"), "incref": at("Py_IncRef"),
                 "number": at("PyLong_FromLong"),
             }.items():  # fmt: skip
                 text = text.replace(f"{{{name}}}", str(value))
-            address = compiler.assembled(text, "deepcore_plan")
+            address = jit.assembled(text, "deepcore_plan")
             _method = _Method(b"plan", address, _FASTCALL, None)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(_method))  # kept as long as the process
     return _method
@@ -363,7 +365,7 @@ def _block(launches: tuple[Launch, ...]) -> bytes:
         address, mode = launches[0].kernel.address, _DIRECT
         add(launches[0])
     else:
-        address = pool.run_address()
+        address = threadpool.run_address()
         mode = _RELEASED if any(launch.chunks > 1 for launch in launches) else _HELD
         words += [0, len(launches)]
         for launch in launches:
@@ -378,7 +380,7 @@ def _block(launches: tuple[Launch, ...]) -> bytes:
 def entered(launches: tuple[Launch, ...], temporaries: tuple[int, ...]) -> Callable:
     """The function of arrays, floats and a result that runs launches."""
     alone = len(launches) == 1 and launches[0].chunks == 1
-    if not _can_enter() or not (alone or pool.can_prepare()):
+    if not _can_enter() or not (alone or threadpool.can_prepare()):
         return functools.partial(_launched, launches, temporaries)
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
@@ -397,9 +399,9 @@ def _launched(launches: tuple[Launch, ...], temporaries: tuple[int, ...], *opera
     """What the entry does, by Python and ctypes."""
     spaces = _spaces(temporaries)
     operands = (*operands[:-1], *spaces, operands[-1])
-    words = [compiler.bits(o) if isinstance(o, float) else compiler.address(o) for o in operands]
+    words = [jit.bits(o) if isinstance(o, float) else jit.address(o) for o in operands]
     for launch in launches:
-        status = pool.launch(launch.kernel, launch.chunks, *_filled(launch, words))
+        status = threadpool.launch(launch.kernel, launch.chunks, *_filled(launch, words))
         if status:
             return status
     return None

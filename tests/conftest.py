@@ -16,9 +16,9 @@ import standin
 from deepcore.backend import get_backend, register
 from deepcore.config import settings
 from deepcore.errors import BackendError
-from deepcore.kernels import ahead
+from deepcore.kernels.codegen import background
 
-ahead.forgo()  # a run has its own: see `_WARMUP`
+background.forgo()  # a run has its own: see `_WARMUP`
 register("standin", standin.create)
 
 # Under nohup, or in the background of a script, Ctrl-C is ignored, and by every process that tests start.
@@ -80,9 +80,9 @@ def pytest_collection_modifyitems(config, items):
 
 _WARMUP = """
 from deepcore import kernels
-from deepcore.kernels import compiler
+from deepcore.kernels.codegen import jit
 kernels.discover()
-for kernel in reversed(compiler.KERNELS.values()):
+for kernel in reversed(jit.KERNELS.values()):
     kernel.ready()
 """
 

@@ -12,7 +12,11 @@ import sys
 import numpy as np
 from numba import cuda, types
 
-from deepcore.kernels import cuda_gemm, cuda_index, cuda_norms, cuda_rows, lift
+from deepcore.kernels.codegen import intrinsics
+from deepcore.kernels.cuda import embedding as cuda_embedding
+from deepcore.kernels.cuda import gemm as cuda_gemm
+from deepcore.kernels.cuda import norm as cuda_norm
+from deepcore.kernels.cuda import rows as cuda_rows
 
 THREADS = 64
 assert cuda.is_available() and "simulator" in cuda.jit.__module__, "NUMBA_ENABLE_CUDASIM=1 is missing"
@@ -109,12 +113,12 @@ class Tools:
 
 def plain(function, dtype):
     """What `lift` would compile, as Python: constants and callees of the dtype."""
-    kept = lift.inline, lift.fma, lift._LIFTED
-    lift.inline, lift.fma, lift._LIFTED = (lambda f: f), (lambda: fused), {}
+    kept = intrinsics.inline, intrinsics.fma, intrinsics._LIFTED
+    intrinsics.inline, intrinsics.fma, intrinsics._LIFTED = (lambda f: f), (lambda: fused), {}
     try:
-        return lift.lift(function, dtype)
+        return intrinsics.lift(function, dtype)
     finally:
-        lift.inline, lift.fma, lift._LIFTED = kept
+        intrinsics.inline, intrinsics.fma, intrinsics._LIFTED = kept
 
 
 def fused(a, b, c):
@@ -151,22 +155,22 @@ def argmax():
 
 def layer_norm():
     x, w, b, out, statistics = normal(2, 70), normal(70), normal(70, seed=1), normal(2, 70), normal(2, 2)
-    launch(cuda_norms._norm(Tools, "float32", THREADS, True), 1, x, w, b, out, statistics, 2, 70, 2, np.float32(1e-5))
+    launch(cuda_norm._norm(Tools, "float32", THREADS, True), 1, x, w, b, out, statistics, 2, 70, 2, np.float32(1e-5))
     d = x.astype(float) - x.mean(1, keepdims=True, dtype=float)
     return out, d / np.sqrt((d * d).mean(1, keepdims=True) + 1e-5) * w + b
 
 
 def batch_statistics():
-    cuda_norms._LANES = THREADS // 32
+    cuda_norm._LANES = THREADS // 32
     x, out = normal(11, 40), np.zeros((3, 40), np.float32)
-    launch(cuda_norms._batch_statistics(Tools, "float32"), 1, x, out, 11, 40, 1e-5)
+    launch(cuda_norm._batch_statistics(Tools, "float32"), 1, x, out, 11, 40, 1e-5)
     wide = x.astype(float)
     return out, np.stack([wide.mean(0), wide.var(0), 1 / np.sqrt(wide.var(0) + 1e-5)])
 
 
 def scatter():
     rows, values, out = np.array([0, 0, 2, 2, 2, 5]), normal(6, 7), np.zeros((6, 7), np.float32)
-    launch(cuda_index._scatter(Tools, "float32"), 2, values, rows, np.arange(6), out, 6, 7)
+    launch(cuda_embedding._scatter(Tools, "float32"), 2, values, rows, np.arange(6), out, 6, 7)
     wanted = np.zeros((6, 7))
     np.add.at(wanted, rows, values)
     return out, wanted
@@ -183,7 +187,7 @@ def product():
 
 
 def main() -> None:
-    for module in (cuda_rows, cuda_norms, cuda_index, cuda_gemm):
+    for module in (cuda_rows, cuda_norm, cuda_embedding, cuda_gemm):
         module.THREADS = THREADS
     cuda_gemm._SIDE = 8
     parts = functools.partial(cuda_rows._softmax_by_parts, Tools, "float32")

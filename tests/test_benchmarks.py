@@ -143,11 +143,11 @@ def test_the_sides_of_a_contest_do_the_same(load, monkeypatch):
 
 
 def test_the_peaks_are_measured_by_kernels_that_do_their_work(load):
-    from deepcore.kernels import compiler
+    from deepcore.kernels.codegen import jit
 
     pytest.importorskip("numba")
     peaks = load("peaks")
-    before = set(compiler.KERNELS)
+    before = set(jit.KERNELS)
     try:
         call, factor = peaks.copy(100_000, 8e5)
         assert factor == 1.0 and call() == 0
@@ -159,8 +159,8 @@ def test_the_peaks_are_measured_by_kernels_that_do_their_work(load):
         call, factor = peaks.fma(2.0 * peaks._lanes() * peaks._CHAINS * peaks._LOOPS)
         assert call() == 0 and 0 < factor <= 1.0
     finally:
-        for name in set(compiler.KERNELS) - before:  # they belong to this test alone
-            del compiler.KERNELS[name]
+        for name in set(jit.KERNELS) - before:  # they belong to this test alone
+            del jit.KERNELS[name]
 
 
 def test_a_worker_is_another_process_that_takes_its_turns(load, monkeypatch):

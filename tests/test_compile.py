@@ -23,9 +23,9 @@ from test_ops import FUNCTIONS, as_function, outputs_of, samples
 import deepcore as dc
 from deepcore.compiler.trace import Trace
 from deepcore.errors import DeepcoreWarning
-from deepcore.kernels import pool
+from deepcore.kernels.runtime import threadpool
 
-pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
+pytestmark = pytest.mark.skipif(not threadpool.can_prepare(), reason="programs need compiled kernels")
 
 
 #: Why a call of some function runs as it is.
@@ -955,7 +955,7 @@ def test_memory_that_is_given_again_counts_what_is_written():
 def test_memory_that_nobody_told_of_is_not_taken_for_a_number():
     trace = Trace(dc.get_backend("cpu"))
     trace._inside = True
-    trace.launch(pool._RUN, 1, (7, 1 << 46))
+    trace.launch(threadpool._RUN, 1, (7, 1 << 46))
     assert "unseen" in trace._opaque
 
 

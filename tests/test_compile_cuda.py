@@ -18,7 +18,8 @@ import deepcore as dc
 from deepcore.backend import get_backend, use_backend
 from deepcore.compiler.passes import chains
 from deepcore.errors import DeepcoreWarning, IndexRangeError
-from deepcore.kernels import cuda_fused, elementwise
+from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.cuda import fused as cuda_fused
 
 pytest.importorskip("numba", reason="programs on a GPU are of kernels")
 

@@ -8,9 +8,9 @@ from random_programs import Program
 
 import deepcore as dc
 from deepcore.compiler.passes import chains
-from deepcore.kernels import pool
+from deepcore.kernels.runtime import threadpool
 
-pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
+pytestmark = pytest.mark.skipif(not threadpool.can_prepare(), reason="programs need compiled kernels")
 
 
 def fails(program: Program) -> bool:

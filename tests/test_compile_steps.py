@@ -25,7 +25,7 @@ import pytest
 import deepcore as dc
 from deepcore import nn, optim
 from deepcore.errors import DeepcoreWarning, IndexRangeError, NonFiniteError
-from deepcore.kernels import pool
+from deepcore.kernels.runtime import threadpool
 from deepcore.nn import functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import workloads  # noqa: E402
 from workloads import WORKLOADS, deep, dense, labelled, reconstructed  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
+pytestmark = pytest.mark.skipif(not threadpool.can_prepare(), reason="programs need compiled kernels")
 
 #: The same layers, narrower.
 SMALL = {

@@ -23,18 +23,16 @@ from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int64
 from deepcore.cli import main
 from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
-from deepcore.kernels import (
-    compiler,
-    cuda,
-    cuda_gemm,
-    cuda_index,
-    cuda_map,
-    cuda_norms,
-    cuda_rows,
-    cuda_update,
-    elementwise,
-    reference,
-)
+from deepcore.kernels.codegen import jit, toolchain
+from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.cuda import elementwise as cuda_elementwise
+from deepcore.kernels.cuda import embedding as cuda_embedding
+from deepcore.kernels.cuda import gemm as cuda_gemm
+from deepcore.kernels.cuda import kernel as cuda_kernel
+from deepcore.kernels.cuda import norm as cuda_norm
+from deepcore.kernels.cuda import optimizer as cuda_optimizer
+from deepcore.kernels.cuda import rows as cuda_rows
+from deepcore.kernels.math import reference
 from deepcore.nn import functional as F
 
 numba = pytest.importorskip("numba", reason="numba compiles the kernels")
@@ -95,10 +93,10 @@ def check_ptx(kernel, text, target):
 def test_every_kernel_compiles_for_every_target(tmp_path):
     ptxas = shutil.which("ptxas")
     importlib.import_module("deepcore.optim")  # which defines updates
-    cuda_update.make_all()
-    assert "update_adam_float32" in cuda.KERNELS
-    for name, kernel in list(cuda.KERNELS.items()):
-        for target, text in zip(cuda.TARGETS, cuda.compile_ptx(numba, kernel, *cuda.TARGETS)):
+    cuda_optimizer.make_all()
+    assert "update_adam_float32" in cuda_kernel.KERNELS
+    for name, kernel in list(cuda_kernel.KERNELS.items()):
+        for target, text in zip(cuda_kernel.TARGETS, cuda_kernel.compile_ptx(numba, kernel, *cuda_kernel.TARGETS)):
             check_ptx(kernel, text, target)
             if ptxas:
                 (tmp_path / "kernel.ptx").write_text(text)
@@ -109,36 +107,36 @@ def test_every_kernel_compiles_for_every_target(tmp_path):
 
 
 def test_a_gpu_gets_the_ptx_of_the_target_below_it():
-    assert cuda.TARGETS == (75, 80, 90, 100)
-    kernel = cuda_map.MAPS["relu"]._kernels[float32]
+    assert cuda_kernel.TARGETS == (75, 80, 90, 100)
+    kernel = cuda_elementwise.MAPS["relu"]._kernels[float32]
     found = {c: re.search(r"\.target (\w+)", kernel.ptx(c))[1] for c in (75, 86, 89, 90, 103, 120)}
     assert found == {75: "sm_75", 86: "sm_80", 89: "sm_80", 90: "sm_90", 103: "sm_100", 120: "sm_100"}
 
 
 def test_an_old_gpu_has_no_kernels(monkeypatch):
-    monkeypatch.setattr(cuda, "_warned", False)
-    kernel = cuda_map.MAPS["relu"]._kernels[float64]
+    monkeypatch.setattr(cuda_kernel, "_warned", False)
+    kernel = cuda_elementwise.MAPS["relu"]._kernels[float64]
     with pytest.warns(DeepcoreWarning, match=r"compute capability 7\.5 or later"):
         assert kernel.ptx(70) is None
 
 
 def test_ptx_is_kept_and_needs_no_numba_then(monkeypatch, tmp_path):
     monkeypatch.setattr(settings, "cache_dir", str(tmp_path))
-    kernel = cuda_map.MAPS["relu_grad"]._kernels[float32]
+    kernel = cuda_elementwise.MAPS["relu_grad"]._kernels[float32]
     monkeypatch.setattr(kernel, "_ptx", {})
     text = kernel.ptx(80)
     assert [p.name.startswith("cuda_relu_grad_float32-") for p in (tmp_path / "kernels").iterdir()] == [True]
     monkeypatch.setattr(kernel, "_ptx", {})
-    monkeypatch.setattr(kernels, "load_numba", lambda: pytest.fail("numba was asked for"))
+    monkeypatch.setattr(toolchain, "load_numba", lambda: pytest.fail("numba was asked for"))
     assert kernel.ptx(80) == text
 
 
 def test_warmup_compiles_them_for_a_gpu(monkeypatch, tmp_path, capsys):
-    some = {name: cuda.KERNELS[name] for name in ("relu_float64", "relu_grad_float32")}
+    some = {name: cuda_kernel.KERNELS[name] for name in ("relu_float64", "relu_grad_float32")}
     monkeypatch.setattr(settings, "cache_dir", str(tmp_path))
-    monkeypatch.setattr(compiler, "KERNELS", {})
-    cuda_update.make_all()
-    monkeypatch.setattr(cuda, "KERNELS", some)
+    monkeypatch.setattr(jit, "KERNELS", {})
+    cuda_optimizer.make_all()
+    monkeypatch.setattr(cuda_kernel, "KERNELS", some)
     for state in ("compiled", "cached"):
         for kernel in some.values():
             monkeypatch.setattr(kernel, "_ptx", {})
@@ -157,10 +155,10 @@ def test_importing_the_kernel_files_loads_neither_numba_nor_cupy():
 
 
 def test_without_numba_the_reference_runs(stand, monkeypatch):
-    kernel = cuda_map.MAPS["silu"]._kernels[float64]
+    kernel = cuda_elementwise.MAPS["silu"]._kernels[float64]
     monkeypatch.setattr(kernel, "_ptx", {})
     monkeypatch.setattr(stand, "_functions", {})
-    monkeypatch.setattr(kernels, "_numba", None)
+    monkeypatch.setattr(toolchain, "_numba", None)
     monkeypatch.setattr(settings, "cache_dir", os.devnull)
     monkeypatch.setitem(sys.modules, "numba", None)
     x = normal(5, 7, dtype="d")
@@ -181,7 +179,7 @@ DEFAULT_MAPS = [
     ("sigmoid", bfloat16),
 ]
 DEFAULT_MAPS += [("silu", float16)]
-EVERY_MAP = [(name, dtype) for name in cuda_map.MAPS for dtype in (float32, float64, float16, bfloat16)]
+EVERY_MAP = [(name, dtype) for name in cuda_elementwise.MAPS for dtype in (float32, float64, float16, bfloat16)]
 
 
 MAP_CASES = [
@@ -195,7 +193,7 @@ MAP_CASES = [
 @pytest.mark.parametrize("name, dtype", MAP_CASES)
 def test_a_map_has_the_bits_of_the_cpu(xp, name, dtype):
     """Also where whole tiles end, and in the dtypes that the CPU's kernel rounds to."""
-    run = cuda_map.MAPS[name]
+    run = cuda_elementwise.MAPS[name]
     draw = np.random.default_rng(0)
     with np.errstate(all="ignore"):
         values = [np.concatenate([draw.standard_normal(1200) * 3, draw.permutation(SPECIAL)]) for _ in range(run.arity)]
@@ -211,7 +209,7 @@ def test_a_map_has_the_bits_of_the_cpu(xp, name, dtype):
 def test_maps_of_other_layouts(xp):
     x, slope = normal(6, 8), normal(6, 8, seed=1)
     a, g = xp.from_host(x), xp.from_host(slope)
-    run = cuda_map.MAPS["relu_grad"]
+    run = cuda_elementwise.MAPS["relu_grad"]
     wanted = np.where(x > 0, slope, 0)
     np.testing.assert_array_equal(host(xp, run(xp, g, a)), wanted)
     np.testing.assert_array_equal(host(xp, run(xp, g.T, a.T)), wanted.T)
@@ -225,12 +223,12 @@ def test_maps_of_other_layouts(xp):
 @pytest.mark.parametrize("seed, stream, start", [(3, 2, 5), (2**63 + 7, 2**64 - 1, 2**32 - 3)])
 def test_philox_draws_the_words_of_the_cpu(xp, seed, stream, start):
     wanted = reference.philox(CPU, seed, stream, start, 301)
-    np.testing.assert_array_equal(host(xp, cuda_map.philox(xp, seed, stream, start, 301)), wanted)
+    np.testing.assert_array_equal(host(xp, cuda_elementwise.philox(xp, seed, stream, start, 301)), wanted)
 
 
 def test_dropout_draws_the_mask_it_needs(xp):
     x = normal(1003)
-    found = host(xp, cuda_map.dropout(xp, xp.from_host(x), seed=3, stream=2, position=5, p=0.3))
+    found = host(xp, cuda_elementwise.dropout(xp, xp.from_host(x), seed=3, stream=2, position=5, p=0.3))
     kept = reference.philox(CPU, 3, 2, 5, 251)[:1003] < round(0.7 * 2**32)
     np.testing.assert_array_equal(found, np.where(kept, x * np.float32(1 / 0.7), np.float32(0) * x))
 
@@ -356,8 +354,8 @@ def test_cross_entropy(xp, n, weighted, smoothing, reduction):
 ])  # fmt: skip
 def test_layer_and_rms_norm(xp, n, centred):
     x, g, weight, bias = normal(300, n) + 3, normal(300, n, seed=1), normal(n), normal(n, seed=1)
-    forward = cuda_norms.layer_norm if centred else cuda_norms.rms_norm
-    backward = cuda_norms.layer_norm_grad if centred else cuda_norms.rms_norm_grad
+    forward = cuda_norm.layer_norm if centred else cuda_norm.rms_norm
+    backward = cuda_norm.layer_norm_grad if centred else cuda_norm.rms_norm_grad
     parameters = [weight, bias][: 1 + centred]
     arrays = [xp.from_host(a) for a in (x, *parameters)]
     out, statistics = forward(xp, *arrays, rank=1, eps=1e-5)
@@ -376,31 +374,31 @@ def test_layer_and_rms_norm(xp, n, centred):
 def test_batch_norm(xp):
     x, g, weight, bias = normal(45, 37) + 2, normal(45, 37, seed=1), normal(37), normal(37, seed=1)
     a, w = xp.from_host(x), xp.from_host(weight)
-    statistics = cuda_norms.batch_statistics(xp, a, eps=1e-5)
+    statistics = cuda_norm.batch_statistics(xp, a, eps=1e-5)
     wide = x.astype(float64)
     rstd = 1 / np.sqrt(wide.var(0) + 1e-5)
     xhat = (wide - wide.mean(0)) * rstd
     close(host(xp, statistics), [wide.mean(0), wide.var(0), rstd])
     close(
-        host(xp, cuda_norms.batch_norm(xp, a, statistics, w, xp.from_host(bias), batch=True, eps=1e-5)),
+        host(xp, cuda_norm.batch_norm(xp, a, statistics, w, xp.from_host(bias), batch=True, eps=1e-5)),
         xhat * weight + bias,
     )
-    found = cuda_norms.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=True, affine=2, eps=1e-5)
+    found = cuda_norm.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=True, affine=2, eps=1e-5)
     wanted = (g - g.mean(0) - xhat * (g * xhat).mean(0)) * rstd * weight, (g * xhat).sum(0), g.sum(0)
     for array, want in zip(found, wanted, strict=True):
         close(host(xp, array), want, 1e-5)
-    fixed = cuda_norms.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=False, affine=0, eps=1e-5)
+    fixed = cuda_norm.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=False, affine=0, eps=1e-5)
     close(host(xp, fixed[0]), g * rstd * weight)
 
 
 def test_rows_by_index(xp):
     table, index = normal(11, 40), np.random.default_rng(0).integers(0, 11, (7, 9))
     a = xp.from_host(table)
-    np.testing.assert_array_equal(host(xp, cuda_index.rows(xp, a, xp.from_host(index))), table[index])
+    np.testing.assert_array_equal(host(xp, cuda_embedding.rows(xp, a, xp.from_host(index))), table[index])
     for wrong in (11, -1):
         bad = index.copy()
         bad[3, 4] = wrong
-        assert cuda_index.rows(xp, a, xp.from_host(bad)) is NotImplemented
+        assert cuda_embedding.rows(xp, a, xp.from_host(bad)) is NotImplemented
 
 
 def test_gathered_rows_add_up_as_on_the_cpu(xp):
@@ -408,7 +406,7 @@ def test_gathered_rows_add_up_as_on_the_cpu(xp):
     wanted = np.zeros((7, 40), "f")
     np.add.at(wanted, index, g)
     wanted[2] = 0
-    found = host(xp, cuda_index.rows_grad(xp, xp.from_host(g), xp.from_host(index), count=7, padding=2))
+    found = host(xp, cuda_embedding.rows_grad(xp, xp.from_host(g), xp.from_host(index), count=7, padding=2))
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -519,14 +517,14 @@ def test_gradients_are_checked_in_one_launch(xp, monkeypatch, dtypes):
     monkeypatch.setattr(
         type(xp), "prepared", lambda self, k, *args: launched.append(k.name) or prepared(self, k, *args)
     )
-    assert cuda_update.all_finite(xp, *arrays) is True and cuda_update.all_finite(xp, arrays[1]) is True
+    assert cuda_optimizer.all_finite(xp, *arrays) is True and cuda_optimizer.all_finite(xp, arrays[1]) is True
     assert launched == [f"gradients_finite_{np.dtype(d).name}" for d in dtypes]
     for array, at, wrong in ((0, (4, 6), np.nan), (2, 1024, np.inf), (2, 2099, -np.inf), (3, (), np.nan)):
         kept, arrays[array][at] = arrays[array][at].copy(), wrong
-        assert cuda_update.all_finite(xp, *arrays) is False
+        assert cuda_optimizer.all_finite(xp, *arrays) is False
         arrays[array][at] = kept
-    assert cuda_update.all_finite(xp, *arrays) is True
-    assert cuda_update.all_finite(xp, xp.zeros(3, dtype=float16)) is NotImplemented
+    assert cuda_optimizer.all_finite(xp, *arrays) is True
+    assert cuda_optimizer.all_finite(xp, xp.zeros(3, dtype=float16)) is NotImplemented
 
 
 def test_updates_follow_arrays_that_move(xp):
@@ -596,10 +594,10 @@ def test_a_network_learns_as_on_the_cpu(xp):
 
 
 def made(name, types, build, threads=64):
-    kernel = cuda.Kernel.__new__(cuda.Kernel)  # not in the registry
+    kernel = cuda_kernel.Kernel.__new__(cuda_kernel.Kernel)  # not in the registry
     kernel.name, kernel.arguments, kernel.build, kernel.parameters, kernel.threads = name, types, build, (), threads
     kernel.resident, kernel._ptx, kernel.states = 0, {}, {}
-    return ptx_machine.Program(cuda.compile_ptx(numba, kernel, 90)[0], kernel.symbol)
+    return ptx_machine.Program(cuda_kernel.compile_ptx(numba, kernel, 90)[0], kernel.symbol)
 
 
 def run(program, *arrays, threads=64, grid=1):
@@ -755,7 +753,7 @@ def test_numbas_simulator_agrees():
 
 
 def test_arguments_are_checked(stand):
-    kernel = cuda_map.MAPS["relu"]._kernels[float32]
+    kernel = cuda_elementwise.MAPS["relu"]._kernels[float32]
     assert stand.ready(kernel)
     launch, x, out = stand._functions[kernel.name], stand.from_host(normal(8)), stand.empty(8, dtype=float32)
     launch((1,), (256,), (x, out, 8))
@@ -821,7 +819,7 @@ def test_the_gpu_benchmark_says_what_is_missing(capsys, monkeypatch):
 def test_a_kernel_of_each_kind_compiles():
     """The last test here: most kinds have been compiled by now."""
     kinds: dict = {}
-    for kernel in cuda.KERNELS.values():
+    for kernel in cuda_kernel.KERNELS.values():
         if kernel.build not in kinds or (90 in kernel._ptx and 90 not in kinds[kernel.build]._ptx):
             kinds[kernel.build] = kernel
     assert len(kinds) > 15

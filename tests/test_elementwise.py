@@ -12,8 +12,10 @@ import pytest
 import deepcore as dc
 from deepcore.backend import get_backend
 from deepcore.config import settings
-from deepcore.kernels import compiler, elementwise, formulas, lift, scalar
-from deepcore.kernels.elementwise import LEAST_EXACT, MAPS, SLICE, build, one
+from deepcore.kernels.codegen import intrinsics, jit
+from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.cpu.elementwise import LEAST_EXACT, MAPS, SLICE, build, one
+from deepcore.kernels.math import activations, elementary
 
 CPU = get_backend("cpu")
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -188,8 +190,8 @@ def ir_of(formula: str, dtype) -> str:
     numba = pytest.importorskip("numba")
     entry = next(m for m in MAPS.values() if m.formula == formula)
     pattern = "V" * entry.booleans + "v" * (entry.arity - entry.booleans)
-    kernel = build(lift, one(formula, len(pattern), len(entry.parameters)), dtype.name, pattern, (len(pattern),))
-    return str(compiler.optimized(numba, kernel, "kernel", compiler._machine()))
+    kernel = build(intrinsics, one(formula, len(pattern), len(entry.parameters)), dtype.name, pattern, (len(pattern),))
+    return str(jit.optimized(numba, kernel, "kernel", jit._machine()))
 
 
 @pytest.mark.parametrize("formula", ["exp", "log1p", "tanh", "erf", "gelu_grad", "gelu_tanh_grad", "softplus"])
@@ -217,7 +219,7 @@ def kink_free(name: str, x):
 def test_derivatives(name):
     forward = name.removesuffix("_grad")
     x = kink_free(forward, np.linspace(-6, 6, 301))
-    read = run(forward, x) if formulas.__dict__[name].__code__.co_varnames[1] == "out" else x
+    read = run(forward, x) if activations.__dict__[name].__code__.co_varnames[1] == "out" else x
     g = np.random.default_rng(0).standard_normal(x.shape)
     want = g * slope(lambda v: run(forward, v), x, 1e-2)
     np.testing.assert_allclose(run(name, g, read), want, rtol=1e-9, atol=1e-11)
@@ -367,7 +369,7 @@ def test_formulas_are_plain_python():
         given = [PARAMETERS[p] for p in entry.parameters]
         plain = [float(function(*[v[i] for v in values], *given)) for i in range(3)]
         np.testing.assert_allclose(run(name, *values), plain, rtol=1e-14)
-    assert scalar.exp(1.0) == pytest.approx(math.e, rel=1e-15)
+    assert elementary.exp(1.0) == pytest.approx(math.e, rel=1e-15)
 
 
 # -- beside PyTorch ---------------------------------------------------------------------------------------------------

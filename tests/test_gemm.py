@@ -18,8 +18,8 @@ from deepcore.config import settings
 
 pytest.importorskip("numba")
 
-from deepcore.kernels import elementwise, gemm, gemm_tables
-from deepcore.kernels.compiler import Kernel
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.cpu import elementwise, gemm, gemm_tables
 
 if gemm_tables.table() is None:
     pytest.skip("this processor's vectors have no fused multiply-add", allow_module_level=True)

@@ -23,8 +23,10 @@ from deepcore.backend import get_backend
 from deepcore.cli import main
 from deepcore.config import settings
 from deepcore.errors import DeepcoreError, DeepcoreWarning
-from deepcore.kernels import ahead, cache, compiler, program, reference, symbols
-from deepcore.kernels.compiler import Kernel, address
+from deepcore.kernels.codegen import background, cache, jit, object_files, toolchain
+from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.math import reference
+from deepcore.kernels.runtime import executable
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = get_backend("cpu")
@@ -35,7 +37,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no owners and
 def folder(tmp_path, monkeypatch):
     """An empty cache, and no kernel defined that was not before."""
     monkeypatch.setattr(settings, "cache_dir", str(tmp_path / "cache"))
-    monkeypatch.setattr(compiler, "KERNELS", dict(compiler.KERNELS))
+    monkeypatch.setattr(jit, "KERNELS", dict(jit.KERNELS))
     monkeypatch.setattr(cache, "_unkept", False)
     monkeypatch.setattr(cache, "_warned", False)
     yield tmp_path / "cache" / "kernels"
@@ -56,7 +58,7 @@ def _scale(tools, factor):
 
 def fresh(name, build, *parameters):
     """The kernel as a new process sees it."""
-    compiler.KERNELS.pop(name, None)
+    jit.KERNELS.pop(name, None)
     return Kernel(name, build, *parameters)
 
 
@@ -118,10 +120,12 @@ def test_what_needs_more_than_libm_is_neither_kept_nor_loaded_as_an_object(folde
 
     import numba
 
-    from deepcore.kernels import lift
+    from deepcore.kernels.codegen import intrinsics
 
-    data = compiler._object(numba, build(lift), "greedy")
-    assert "NRT_Allocate_External" in symbols.undefined(data) or "NRT_MemInfo_alloc_aligned" in symbols.undefined(data)
+    data = jit._object(numba, build(intrinsics), "greedy")
+    assert "NRT_Allocate_External" in object_files.undefined(
+        data
+    ) or "NRT_MemInfo_alloc_aligned" in object_files.undefined(data)
     kernel = Kernel("greedy", build)
     assert kernel.ready() and kernel(8) == 7  # through numba itself
     assert not cache.entries()
@@ -177,18 +181,18 @@ def test_undefined_symbols_of_every_format():
         module.triple = triple
         data = machine.emit_object(module)
         wanted = {"exp", "a_function_with_a_long_name", "elsewhere"}
-        assert symbols.undefined(data) - {"_fltused"} == wanted, system
+        assert object_files.undefined(data) - {"_fltused"} == wanted, system
         for cut in (1, 10, 70, len(data) // 2, len(data) - 3):
             with contextlib.suppress(ValueError):  # damage may be noticed, and may not do worse
-                symbols.undefined(data[:cut])
+                object_files.undefined(data[:cut])
     with pytest.raises(ValueError, match="format"):
-        symbols.undefined(b"#!/bin/sh\n")
+        object_files.undefined(b"#!/bin/sh\n")
 
 
 def test_addresses():
     x = np.arange(24.0).reshape(4, 6)
     for a in (x, x[1:, 2:], x.T, x[::-1], x[2, 3:3], np.array(1.0), np.zeros(0), x.view(np.uint8)):
-        assert address(a) == a.ctypes.data == compiler._slow_address(a)
+        assert address(a) == a.ctypes.data == jit._slow_address(a)
 
 
 # -- versions of numba ----------------------------------------------------------------------------------------------
@@ -196,7 +200,7 @@ def test_addresses():
 
 @needs_numba
 def test_an_unknown_numba_compiles_in_memory(folder, monkeypatch):
-    monkeypatch.setattr(compiler, "_KNOWN", ((0, 1), (0, 2)))
+    monkeypatch.setattr(jit, "_KNOWN", ((0, 1), (0, 2)))
     assert tripled(Kernel("triple", _scale, 3.0))
     assert not cache.entries()
 
@@ -209,7 +213,7 @@ def test_an_unknown_numba_compiles_in_memory(folder, monkeypatch):
 
 @needs_numba
 def test_what_does_not_compile_warns_once_and_leaves_the_reference(folder, monkeypatch):
-    monkeypatch.setattr(compiler, "_warned", False)
+    monkeypatch.setattr(jit, "_warned", False)
 
     def build(tools):
         def kernel(a):
@@ -229,7 +233,7 @@ def test_what_does_not_compile_warns_once_and_leaves_the_reference(folder, monke
 def test_without_numba_kept_kernels_still_run(folder, monkeypatch, installed):
     assert tripled(Kernel("triple", _scale, 3.0))
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr(kernels, "_numba", None)
+    monkeypatch.setattr(toolchain, "_numba", None)
     if not installed:
         monkeypatch.setattr(cache, "numba_version", lambda: "")
     assert tripled(fresh("triple", _scale, 3.0))
@@ -241,11 +245,11 @@ def test_without_numba_kept_kernels_still_run(folder, monkeypatch, installed):
 def test_two_versions_side_by_side(folder, monkeypatch):
     for version in ("a" * 12, "b" * 12):
         monkeypatch.setattr(cache, "numba_version", lambda version=version: version)
-        assert tripled(fresh("triple", _scale, 3.0)) and compiler.KERNELS["triple"].state == "compiled"
+        assert tripled(fresh("triple", _scale, 3.0)) and jit.KERNELS["triple"].state == "compiled"
     monkeypatch.setattr(cache, "_environment", lambda: "another deepcore")
-    assert tripled(fresh("triple", _scale, 3.0)) and compiler.KERNELS["triple"].state == "compiled"
+    assert tripled(fresh("triple", _scale, 3.0)) and jit.KERNELS["triple"].state == "compiled"
     assert len(cache.entries()) == 3
-    assert tripled(fresh("triple", _scale, 3.0)) and compiler.KERNELS["triple"].state == "cached"
+    assert tripled(fresh("triple", _scale, 3.0)) and jit.KERNELS["triple"].state == "cached"
 
 
 def test_the_key_holds_all_that_matters(folder, tmp_path, monkeypatch):
@@ -432,10 +436,10 @@ def test_where_kernels_are_kept(monkeypatch, tmp_path):
 _PROCESS = """
 import sys, time
 import deepcore as dc
-from deepcore.kernels import compiler
+from deepcore.kernels.codegen import jit
 g = dc.Generator(7)
 x = dc.erf(dc.randn(1 << 17, generator=g))
-states = {k.name: k.state for k in compiler.KERNELS.values()}
+states = {k.name: k.state for k in jit.KERNELS.values()}
 print(float(x.numpy().astype("float64").sum()), states["erf_float32"], "numba" in sys.modules)
 """
 
@@ -482,7 +486,7 @@ def test_a_forked_child_loads_and_compiles(folder):
     if child == 0:
         fine = False
         try:
-            fine = tripled(compiler.KERNELS["triple"]) and tripled(fresh("triple", _scale, 3.0))
+            fine = tripled(jit.KERNELS["triple"]) and tripled(fresh("triple", _scale, 3.0))
             fine = fine and Kernel("double", _scale, 2.0).ready()
         finally:
             os._exit(0 if fine else 1)
@@ -515,8 +519,8 @@ def helped(folder, monkeypatch):
     monkeypatch.setenv("DEEPCORE_CACHE", settings.cache_dir)
 
     def start(*names):
-        made.append(ahead.Helper(names))
-        monkeypatch.setattr(ahead, "_helper", made[-1])
+        made.append(background.Helper(names))
+        monkeypatch.setattr(background, "_helper", made[-1])
         return made[-1]
 
     yield start
@@ -530,7 +534,7 @@ def test_what_a_second_process_compiles_is_loaded(helped):
     helper = helped("move", "moves", "pool_limit")
     while helper.current != "move":
         time.sleep(0.001)
-    kernel, later = fresh("move", program._move), fresh("moves", program._moves)
+    kernel, later = fresh("move", executable._move), fresh("moves", executable._moves)
     assert kernel.ready() and kernel.state == "cached"
     # It was waited for at work: what nobody had begun was compiled here meanwhile.
     assert not helper.waiting and later.state == "compiled"
@@ -539,7 +543,7 @@ def test_what_a_second_process_compiles_is_loaded(helped):
 @needs_numba
 def test_what_nobody_has_begun_is_compiled_here(helped):
     helper = helped("no such kernel", "move")
-    kernel = fresh("move", program._move)
+    kernel = fresh("move", executable._move)
     assert kernel.ready() and kernel.state == "compiled" and helper.take("move") == "move"
 
 
@@ -547,16 +551,16 @@ def test_what_nobody_has_begun_is_compiled_here(helped):
 @pytest.mark.parametrize("fault", ["killed", "no interpreter", "another version", "hangs"])
 def test_a_second_process_that_fails_is_no_loss(helped, monkeypatch, fault):
     if fault == "hangs":
-        monkeypatch.setattr(ahead, "_SERVE", "import time; time.sleep(60)")
-        monkeypatch.setattr(ahead.Helper.wait, "__defaults__", (0.1,))
+        monkeypatch.setattr(background, "_SERVE", "import time; time.sleep(60)")
+        monkeypatch.setattr(background.Helper.wait, "__defaults__", (0.1,))
     if fault == "no interpreter":
         monkeypatch.setattr(sys, "executable", shutil.which("false"))
     if fault == "another version":  # which keeps its kernels under other names
-        monkeypatch.setattr(ahead, "_SERVE", "import sys; [print(flush=True) for line in sys.stdin]")
+        monkeypatch.setattr(background, "_SERVE", "import sys; [print(flush=True) for line in sys.stdin]")
     helper = helped("move")
     if fault == "killed":
         helper._process.kill()
-    kernel = fresh("move", program._move)
+    kernel = fresh("move", executable._move)
     assert kernel.ready() and kernel.state == "compiled" and (helper.current is None or fault == "hangs")
 
 
@@ -573,9 +577,9 @@ def test_one_second_process_is_enough_for_a_cache(helped):
 
 def test_when_there_is_no_second_process(monkeypatch):
     def none() -> bool:
-        monkeypatch.setattr(ahead, "_tried", False)
-        monkeypatch.setattr(ahead, "_helper", None)
-        return ahead.helper() is None
+        monkeypatch.setattr(background, "_tried", False)
+        monkeypatch.setattr(background, "_helper", None)
+        return background.helper() is None
 
     def refused(*args, **kwargs):
         raise OSError
@@ -583,7 +587,7 @@ def test_when_there_is_no_second_process(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", refused)
     monkeypatch.setattr(settings, "threads", 2)
     assert none()
-    monkeypatch.setattr(ahead, "Helper", lambda names: names)
+    monkeypatch.setattr(background, "Helper", lambda names: names)
     assert not none()
     none_of = (settings, "threads", 1), (sys, "executable", ""), (sys, "executable", "/bin/game"), (sys, "frozen", True)
     for owner, name, value in none_of:
@@ -593,7 +597,7 @@ def test_when_there_is_no_second_process(monkeypatch):
     if hasattr(os, "fork"):
         child = os.fork()
         if not child:
-            os._exit(ahead.helper() is not None)
+            os._exit(background.helper() is not None)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -601,11 +605,12 @@ def test_when_there_is_no_second_process(monkeypatch):
 @needs_numba
 def test_a_second_process_ends_with_the_first(tmp_path):
     code = """if True:
-        from deepcore.kernels import ahead, compiler, pool
+        from deepcore.kernels.codegen import background, jit
+        from deepcore.kernels.runtime import threadpool
         from deepcore.config import settings
         settings.threads = 2
-        assert compiler.KERNELS["pool_limit"].ready()
-        print(ahead.helper()._process.pid)
+        assert jit.KERNELS["pool_limit"].ready()
+        print(background.helper()._process.pid)
     """
     environment = {**os.environ, "DEEPCORE_CACHE": str(tmp_path)}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -631,14 +636,14 @@ def test_a_fork_does_not_keep_a_second_process(tmp_path, way):
     """The first process ends, with its exit handlers or without, and a fork of it lives on, and ends as programs do."""
     code = f"""if True:
         import os, sys
-        from deepcore.kernels import ahead
-        ahead._helper = ahead.Helper(["no such kernel"] * 1_000_000)
+        from deepcore.kernels.codegen import background
+        background._helper = background.Helper(["no such kernel"] * 1_000_000)
         child = os.fork()
         if not child:
             os.close(1)
             sys.stdin.read()
             sys.exit()
-        print(ahead._helper._process.pid, flush=True)
+        print(background._helper._process.pid, flush=True)
         {way}
     """
     environment = {**os.environ, "DEEPCORE_CACHE": str(tmp_path)}
@@ -653,13 +658,13 @@ def test_a_second_process_uses_the_cache_that_was_set(folder, monkeypatch):
     given = []
     monkeypatch.setattr(subprocess, "Popen", lambda *args, env, **rest: given.append(env) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        ahead.Helper(())
+        background.Helper(())
     assert given[0]["DEEPCORE_CACHE"] == settings.cache_dir
 
 
 @needs_numba
 def test_philox_has_the_integers_of_the_reference():
-    from deepcore.kernels import philox
+    from deepcore.kernels.cpu import philox
 
     for seed, stream, start in ((0, 0, 0), (2**64 - 1, 2**63, 2**64 - 3), (2**63 - 1, 1, 2**32 - 2)):
         for blocks in (0, 1, philox._SLICE_BLOCKS, 3 * philox._SLICE_BLOCKS + 5):
@@ -671,7 +676,7 @@ def test_philox_has_the_integers_of_the_reference():
 @needs_numba
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_erf_has_the_same_bits_at_any_number_of_threads(dtype):
-    from deepcore.kernels.elementwise import MAPS, SLICE
+    from deepcore.kernels.cpu.elementwise import MAPS, SLICE
 
     erf = MAPS["erf"]
     x = np.random.default_rng(0).standard_normal(5 * SLICE + 17).astype(dtype)
@@ -726,8 +731,8 @@ def test_cache_says_what_is_wrong(tmp_path, monkeypatch, capsys):
 
 def test_warmup_without_a_compiler(folder, monkeypatch, capsys):
     kernels.discover()
-    monkeypatch.setattr(kernels, "_numba", False)
-    monkeypatch.setattr(compiler, "KERNELS", {})
+    monkeypatch.setattr(toolchain, "_numba", False)
+    monkeypatch.setattr(jit, "KERNELS", {})
     Kernel("triple", _scale, 3.0)
     assert main(["warmup", "double"]) == 2 and "double" in capsys.readouterr().err
     assert main(["warmup", "triple"]) == 1
@@ -738,11 +743,11 @@ def test_warmup_without_a_compiler(folder, monkeypatch, capsys):
 USERS_OWN = """
 import numba, numpy as np
 from deepcore import kernels
-from deepcore.kernels import ahead, compiler
-ahead.forgo()
+from deepcore.kernels.codegen import background, jit
+background.forgo()
 kernels.discover()
 for name in ("pool_run", "sum_rows_float32", "cross_entropy_loss_float32", "sum_columns_float64", "cross_entropy_loss_float64"):
-    assert compiler.KERNELS[name].ready() and compiler.KERNELS[name].state == "compiled", name
+    assert jit.KERNELS[name].ready() and jit.KERNELS[name].state == "compiled", name
 
 
 @numba.njit

@@ -14,7 +14,8 @@ from deepcore import kernels
 from deepcore.backend import get_backend
 from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
-from deepcore.kernels import reference, scalar
+from deepcore.kernels.codegen import toolchain
+from deepcore.kernels.math import elementary, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = get_backend("cpu")
@@ -28,8 +29,8 @@ F32, F64 = np.float32, np.float64
 def registry(monkeypatch):
     """An empty registry, and numba as it is."""
     kernels.dispatcher("erf", CPU, abs)  # the real kernel files are in before it is swapped
-    monkeypatch.setattr(kernels, "_KERNELS", {})
-    monkeypatch.setattr(kernels, "_numba", None)
+    monkeypatch.setattr(kernels.registry, "_KERNELS", {})
+    monkeypatch.setattr(toolchain, "_numba", None)
 
 
 def plain(xp, x, **params):
@@ -136,7 +137,7 @@ def ulps(got, want):
 
 def erf_kernel(x):
     pytest.importorskip("numba")
-    from deepcore.kernels.elementwise import MAPS
+    from deepcore.kernels.cpu.elementwise import MAPS
 
     return MAPS["erf"](CPU, x)
 
@@ -177,7 +178,7 @@ def test_the_kernel_and_the_reference_agree_to_an_ulp():
 
 def test_the_scalar_function_is_plain_python():
     for x in (-7.0, -1.0, -0.3, 0.0, 0.999, 1.5, 5.9, math.inf):
-        assert scalar.erf(x) == pytest.approx(math.erf(x), rel=4e-16)
+        assert elementary.erf(x) == pytest.approx(math.erf(x), rel=4e-16)
 
 
 # Values from mpmath, 40 digits.

@@ -14,12 +14,12 @@ import pytest
 
 import deepcore as dc
 from deepcore import locks
-from deepcore.kernels import pool
+from deepcore.kernels.runtime import threadpool
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-#: Of the thread pool and of the process that compiles ahead, which a child does not use; held by whoever forks (compiler).
-OWN = {"kernels/pool.py", "kernels/ahead.py", "kernels/compiler.py"}
+#: Of the thread pool and of the process that compiles ahead, which a child does not use; held by whoever forks (jit).
+OWN = {"kernels/runtime/threadpool.py", "kernels/codegen/background.py", "kernels/codegen/jit.py"}
 
 
 def in_child(check) -> bool:
@@ -105,7 +105,7 @@ def test_fork_beside_a_busy_thread(kind):
 
 
 @needs_fork
-@pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
+@pytest.mark.skipif(not threadpool.can_prepare(), reason="programs need compiled kernels")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_compiled_function_of_a_child_is_not_busy():
     f = dc.compile(lambda x: x * 2)

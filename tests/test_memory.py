@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import deepcore as dc
-from deepcore.kernels import memory
+from deepcore.kernels.runtime import allocator
 
 MEGABYTE = 1 << 20
 
@@ -19,74 +19,74 @@ MEGABYTE = 1 << 20
 @pytest.fixture(autouse=True)
 def nothing_kept():
     gc.collect()
-    memory.release()
+    allocator.release()
     yield
-    memory.release()
+    allocator.release()
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (7,), 5, (1 << 18,), (3, 1 << 18), (1023, 1025)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint8, dc.bfloat16])
 def test_it_is_an_array_as_numpy_makes_it(shape, dtype):
-    got, expected = memory.empty(shape, dtype), np.empty(shape, dtype)
+    got, expected = allocator.empty(shape, dtype), np.empty(shape, dtype)
     assert type(got) is np.ndarray
     assert (got.shape, got.dtype, got.strides) == (expected.shape, expected.dtype, expected.strides)
     assert got.flags.c_contiguous and got.flags.writeable and got.flags.aligned
     got[...] = 1
     assert (got == 1).all()
-    like = memory.empty_like(got)
+    like = allocator.empty_like(got)
     assert (like.shape, like.dtype) == (got.shape, got.dtype) and not np.may_share_memory(like, got)
 
 
 def test_memory_is_used_again_once_the_last_view_is_gone():
-    a = memory.empty((MEGABYTE,), np.float32)
+    a = allocator.empty((MEGABYTE,), np.float32)
     place = a.__array_interface__["data"][0]
     part = a.reshape(1024, 1024)[5:, ::2].T
     part[...] = 7.0
     del a
-    b = memory.empty((MEGABYTE,), np.float32)
+    b = allocator.empty((MEGABYTE,), np.float32)
     b[...] = 1.0
-    assert (part == 7.0).all() and memory.kept() == 0
+    assert (part == 7.0).all() and allocator.kept() == 0
     del part
-    assert memory.kept() >= 4 * MEGABYTE
-    assert memory.empty((MEGABYTE,), np.float32).__array_interface__["data"][0] == place
+    assert allocator.kept() >= 4 * MEGABYTE
+    assert allocator.empty((MEGABYTE,), np.float32).__array_interface__["data"][0] == place
 
 
 def test_small_arrays_are_left_to_numpy():
-    a = memory.empty((1000,), np.float32)
+    a = allocator.empty((1000,), np.float32)
     assert a.base is None
     del a
-    assert memory.kept() == 0
+    assert allocator.kept() == 0
 
 
 def test_much_smaller_requests_do_not_take_a_large_block():
-    del_me = memory.empty((8 * MEGABYTE,), np.uint8)
+    del_me = allocator.empty((8 * MEGABYTE,), np.uint8)
     del del_me
-    small = memory.empty((2 * MEGABYTE,), np.uint8)
-    assert memory.kept() >= 8 * MEGABYTE
+    small = allocator.empty((2 * MEGABYTE,), np.uint8)
+    assert allocator.kept() >= 8 * MEGABYTE
     assert small.size == 2 * MEGABYTE
 
 
 def test_what_is_kept_is_bounded_and_can_be_given_back():
-    arrays = [memory.empty((64 * MEGABYTE,), np.uint8) for _ in range(8)]
+    arrays = [allocator.empty((64 * MEGABYTE,), np.uint8) for _ in range(8)]
     arrays.clear()
-    bound = max(memory._KEPT_LEAST, memory._KEPT_SHARE * 8 * 65 * MEGABYTE)
-    assert 64 * MEGABYTE <= memory.kept() <= bound
+    bound = max(allocator._KEPT_LEAST, allocator._KEPT_SHARE * 8 * 65 * MEGABYTE)
+    assert 64 * MEGABYTE <= allocator.kept() <= bound
     cpu = dc.get_backend("cpu")
-    assert cpu.memory()["held"] == memory.kept()
+    assert cpu.memory()["held"] == allocator.kept()
     cpu.release_memory()
-    assert memory.kept() == 0
+    assert allocator.kept() == 0
 
 
 def test_no_python_runs_where_an_array_goes():
     """A signal's handler runs in whatever Python code comes next; what it raises in a destructor is lost."""
-    a = memory.empty((MEGABYTE,), np.float32)
+    a = allocator.empty((MEGABYTE,), np.float32)
     entered = []
     sys.setprofile(lambda frame, event, _: entered.append(frame.f_code.co_name) if event == "call" else None)
     try:
         del a
     finally:
         sys.setprofile(None)
-    assert not entered and memory.kept() >= 4 * MEGABYTE
+    assert not entered and allocator.kept() >= 4 * MEGABYTE
 
 
 def test_several_threads_never_share_a_block():
@@ -94,7 +94,7 @@ def test_several_threads_never_share_a_block():
 
     def work(number):
         for i in range(50):
-            held = [memory.empty((MEGABYTE + 4096 * (i % 3),), np.uint8) for _ in range(3)]
+            held = [allocator.empty((MEGABYTE + 4096 * (i % 3),), np.uint8) for _ in range(3)]
             for j, a in enumerate(held):
                 a[::4096] = number * 8 + j
             faults.extend(1 for j, a in enumerate(held) if not (a[::4096] == number * 8 + j).all())
@@ -113,7 +113,7 @@ def test_a_child_may_allocate_while_the_lock_was_held():
     ready, stop = threading.Event(), threading.Event()
 
     def hold():
-        with memory._free.lock:
+        with allocator._free.lock:
             ready.set()
             stop.wait(20)
 
@@ -122,7 +122,7 @@ def test_a_child_may_allocate_while_the_lock_was_held():
     ready.wait(20)
     child = os.fork()
     if child == 0:
-        memory.empty((2 * MEGABYTE,), np.uint8)[:] = 1
+        allocator.empty((2 * MEGABYTE,), np.uint8)[:] = 1
         os._exit(0)
     stop.set()
     thread.join()

@@ -12,11 +12,11 @@ import deepcore as dc
 from deepcore import nn, optim
 from deepcore.compiler import build
 from deepcore.compiler.passes import algebra, chains, cse, dead, epilogue, fold, fuse, masks, reuse
-from deepcore.kernels import pool
+from deepcore.kernels.runtime import threadpool
 from deepcore.nn import functional as F
 
 pytest.importorskip("numba")
-pytestmark = pytest.mark.skipif(not pool.can_prepare(), reason="programs need the pool in compiled code")
+pytestmark = pytest.mark.skipif(not threadpool.can_prepare(), reason="programs need the pool in compiled code")
 
 
 @pytest.fixture(autouse=True)
@@ -309,7 +309,8 @@ def test_arithmetic_of_products_and_formulas_is_exact():
 
 
 def test_generated_code_is_kept_to_be_read():
-    from deepcore.kernels import cache, elementwise
+    from deepcore.kernels.codegen import cache
+    from deepcore.kernels.cpu import elementwise
 
     lines = (elementwise.Line("tanh", (0,)), elementwise.Line("mul", (2, 1)), elementwise.Line("neg", (3,)))
     kernel = elementwise.fused(lines, "float32", "vr", (4,))

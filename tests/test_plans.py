@@ -14,7 +14,9 @@ from deepcore.errors import DeepcoreError
 
 pytest.importorskip("numba")
 
-from deepcore.kernels import plan, pool, reductions
+from deepcore.kernels import plan
+from deepcore.kernels.cpu import reductions
+from deepcore.kernels.runtime import threadpool
 from deepcore.nn import functional as F
 from deepcore.ops.registry import PRIMITIVES
 
@@ -150,7 +152,7 @@ def test_the_number_of_threads_may_change(count, monkeypatch):
     wanted = x.exp().numpy()
     monkeypatch.setattr(settings, "threads", count)
     np.testing.assert_array_equal(x.exp().numpy(), wanted)
-    assert pool.current().limit == count
+    assert threadpool.current().limit == count
 
 
 def test_parameters_that_are_no_keys_take_the_long_way():

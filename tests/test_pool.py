@@ -17,8 +17,8 @@ from test_kernel_cache import wait_for
 
 import deepcore as dc
 from deepcore.config import settings
-from deepcore.kernels import pool
-from deepcore.kernels.compiler import KERNELS, Kernel, address, pack
+from deepcore.kernels.codegen.jit import KERNELS, Kernel, address, pack
+from deepcore.kernels.runtime import threadpool
 
 pytest.importorskip("numba")
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +48,7 @@ KERNELS.pop("test_count")  # `deepcore warmup` is not about it
 
 @pytest.fixture(autouse=True)
 def ready():
-    assert COUNT.ready() and pool._RUN.ready()
+    assert COUNT.ready() and threadpool._RUN.ready()
     before = settings.threads
     yield
     settings.threads = before
@@ -60,10 +60,10 @@ def way(request, monkeypatch):
     if request.param == "pthread":
         if sys.platform == "win32":
             pytest.skip("Windows has no pthreads")
-        monkeypatch.setattr(pool, "_modes", lambda: (pool._PTHREAD,))
-    pool._close()
+        monkeypatch.setattr(threadpool, "_modes", lambda: (threadpool._PTHREAD,))
+    threadpool._close()
     yield
-    pool._close()
+    threadpool._close()
 
 
 def counted(slices, times, threads=None, spin=0, slow=1 << 40):
@@ -71,7 +71,7 @@ def counted(slices, times, threads=None, spin=0, slow=1 << 40):
         dc.set_num_threads(threads)
     x = np.zeros(slices, np.int64)
     for _ in range(times):
-        assert pool.launch(COUNT, slices, address(x), spin, slow) == 0
+        assert threadpool.launch(COUNT, slices, address(x), spin, slow) == 0
     return np.array_equal(x, times * np.arange(1, slices + 1))
 
 
@@ -88,7 +88,7 @@ def test_who_has_finished_takes_from_the_others(way, slow):
 
 
 def test_more_threads_than_parts(way):
-    assert counted(1000, 5, pool._MOST_PARTS + 6) and counted(3, 5, pool._MOST_PARTS + 6)
+    assert counted(1000, 5, threadpool._MOST_PARTS + 6) and counted(3, 5, threadpool._MOST_PARTS + 6)
 
 
 def test_a_program(way):
@@ -96,7 +96,7 @@ def test_a_program(way):
     x, y = np.zeros(9, np.int64), np.zeros(9, np.int64)
     first, second = pack((address(x), 0, 0)), pack((address(y), 10, 99))
     program = [(COUNT, first, 9), (COUNT, second, 4), (COUNT, first, 1), (COUNT, first, 9)] * 10
-    assert pool.run(program) == 0 and pool.run([]) == 0
+    assert threadpool.run(program) == 0 and threadpool.run([]) == 0
     want = 20 * np.arange(1, 10)
     want[0] += 10
     assert x.tolist() == want.tolist()
@@ -108,9 +108,9 @@ def test_a_status_ends_the_program(way, threads):
     dc.set_num_threads(threads)
     x, y = np.zeros(9, np.int64), np.zeros(9, np.int64)
     x[5] = 1000
-    assert pool.run([(COUNT, pack((address(x), 0, 0)), 9), (COUNT, pack((address(y), 0, 0)), 9)]) == 55
+    assert threadpool.run([(COUNT, pack((address(x), 0, 0)), 9), (COUNT, pack((address(y), 0, 0)), 9)]) == 55
     assert not y.any()
-    assert pool.launch(COUNT, 9, address(y), 0, 0) == 0
+    assert threadpool.launch(COUNT, 9, address(y), 0, 0) == 0
 
 
 def test_the_number_of_threads_may_change_at_any_time(way):
@@ -119,9 +119,9 @@ def test_the_number_of_threads_may_change_at_any_time(way):
     dc.set_num_threads(2)
     assert counted(8, 1)
     end = time.monotonic() + 10
-    while len(pool._pool.threads) > 1 and time.monotonic() < end:
+    while len(threadpool._pool.threads) > 1 and time.monotonic() < end:
         time.sleep(0.01)
-    assert list(pool._pool.threads) == [1]
+    assert list(threadpool._pool.threads) == [1]
 
 
 def test_sleeping_threads_are_woken_and_cost_nothing(way):
@@ -198,27 +198,27 @@ def test_threads_that_cannot_be_started(way, monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", start)
     assert counted(16, 5, 4)
-    assert not pool._pool.threads
+    assert not threadpool._pool.threads
 
 
 def test_without_the_pool_slices_run_in_their_order(monkeypatch):
-    monkeypatch.setattr(pool, "_RUN", Kernel("test_nothing", _count))
+    monkeypatch.setattr(threadpool, "_RUN", Kernel("test_nothing", _count))
     monkeypatch.delitem(KERNELS, "test_nothing")
-    pool._RUN.state = "failed"
+    threadpool._RUN.state = "failed"
     x = np.zeros(9, np.int64)
     words = pack((address(x), 0, 0))
-    assert pool.run([(COUNT, words, 9), (COUNT, words, 1)]) == 0 and counted(9, 3, 4)
+    assert threadpool.run([(COUNT, words, 9), (COUNT, words, 1)]) == 0 and counted(9, 3, 4)
     assert x.tolist() == [2, *range(2, 10)]
     x[5] = 1000
-    assert pool.run([(COUNT, words, 9), (COUNT, words, 9)]) == 55
+    assert threadpool.run([(COUNT, words, 9), (COUNT, words, 9)]) == 55
 
 
 def test_a_system_on_which_threads_cannot_sleep_runs_on_one(monkeypatch):
-    pool._close()
-    monkeypatch.setattr(pool, "_modes", lambda: ())
+    threadpool._close()
+    monkeypatch.setattr(threadpool, "_modes", lambda: ())
     assert counted(16, 5, 4)
-    assert not pool._pool.threads
-    pool._close()
+    assert not threadpool._pool.threads
+    threadpool._close()
 
 
 _SCRIPT = """

@@ -14,7 +14,8 @@ from deepcore.ops.registry import FUSED, PRIMITIVES
 pytest.importorskip("numba")
 torch = pytest.importorskip("torch")
 
-from deepcore.kernels import embedding, norms, reductions, rows  # noqa: E402
+from deepcore.kernels.cpu import embedding, reductions, rows  # noqa: E402
+from deepcore.kernels.cpu import norm as norm_kernels  # noqa: E402
 
 CPU = dc.get_backend("cpu")
 F32, F64, WIDE = np.float32, np.float64, np.longdouble
@@ -477,18 +478,18 @@ def test_dropout_draws_what_bernoulli_draws(n, dtype):
 def test_results_go_where_they_are_wanted():
     x, g = draw("normal", (70, 100), F32), draw("normal", (70, 100), F32, 1)
     y = rows.softmax(CPU, x, dim=1)
-    weight, (_, statistics) = x[0].copy(), norms.layer_norm(CPU, x, rank=1, eps=1e-5)
-    batch = norms.batch_statistics(CPU, x, eps=1e-5)
+    weight, (_, statistics) = x[0].copy(), norm_kernels.layer_norm(CPU, x, rank=1, eps=1e-5)
+    batch = norm_kernels.batch_statistics(CPU, x, eps=1e-5)
     state = {"seed": 1, "stream": 0, "position": 0, "p": 0.3}
     index = np.arange(70)
     for call in (
         lambda **o: rows.softmax(CPU, x, dim=1, **o),
         lambda **o: rows.softmax(CPU, x, dim=0, **o),
         lambda **o: rows.log_softmax_grad(CPU, g, y, dim=1, **o),
-        lambda **o: norms.layer_norm(CPU, x, weight, rank=1, eps=1e-5, **o)[0],
-        lambda **o: norms.rms_norm_grad(CPU, g, x, statistics[:1], weight, rank=1, eps=1e-5, affine=1, **o)[0],
-        lambda **o: norms.batch_norm(CPU, x, batch, weight, weight, batch=True, eps=1e-5, **o),
-        lambda **o: norms.batch_norm_grad(CPU, g, x, batch, weight, batch=True, affine=2, eps=1e-5, **o)[0],
+        lambda **o: norm_kernels.layer_norm(CPU, x, weight, rank=1, eps=1e-5, **o)[0],
+        lambda **o: norm_kernels.rms_norm_grad(CPU, g, x, statistics[:1], weight, rank=1, eps=1e-5, affine=1, **o)[0],
+        lambda **o: norm_kernels.batch_norm(CPU, x, batch, weight, weight, batch=True, eps=1e-5, **o),
+        lambda **o: norm_kernels.batch_norm_grad(CPU, g, x, batch, weight, batch=True, affine=2, eps=1e-5, **o)[0],
         lambda **o: embedding.dropout(CPU, x, **state, **o),
         lambda **o: embedding.rows(CPU, x, index, **o),
         lambda **o: embedding.rows_grad(CPU, g, index, count=70, **o),
@@ -499,8 +500,8 @@ def test_results_go_where_they_are_wanted():
 
 
 def test_every_kernel_of_rows_belongs_to_an_op():
-    names = {n for n, kind in dc.kernels._KERNELS if kind == "cpu"} & {
-        name for module in (reductions, rows, norms, embedding) for name in vars(module)
+    names = {n for n, kind in dc.kernels.registry._KERNELS if kind == "cpu"} & {
+        name for module in (reductions, rows, norm_kernels, embedding) for name in vars(module)
     }
     assert len(names) >= 20
     assert names <= set(PRIMITIVES) | set(FUSED)

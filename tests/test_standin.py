@@ -14,7 +14,7 @@ import standin
 
 from deepcore.backend.dtypes import DTYPES
 from deepcore.errors import BackendError
-from deepcore.kernels.cuda_blas import Cublas
+from deepcore.kernels.cuda.blas import Cublas
 
 cp = standin.cupy
 TABLE = standin.read_table()

@@ -26,7 +26,7 @@ def way(request, monkeypatch):
     if request.param == "kernel":
         if importlib.util.find_spec("numba") is None or not settings.kernels:
             pytest.skip("kernels need numba")
-        from deepcore.kernels import csv_rows
+        from deepcore.kernels.cpu import csv_rows
 
         assert csv_rows.Rows.ready()
     monkeypatch.setattr(tables, "_KERNEL_BYTES", 0 if request.param == "kernel" else 1 << 60)

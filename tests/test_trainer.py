@@ -39,7 +39,7 @@ from deepcore.errors import (
     StateDictError,
 )
 from deepcore.io.files import FileAccessError, MissingFileError
-from deepcore.kernels import pool
+from deepcore.kernels.runtime import threadpool
 from deepcore.metrics import Accuracy, Metric
 from deepcore.train import (
     BackupAndRestore,
@@ -55,7 +55,7 @@ from deepcore.train import (
 )
 
 N, FEATURES, CLASSES = 22, 6, 3
-compiled_only = pytest.mark.skipif(not pool.can_prepare(), reason="programs need compiled kernels")
+compiled_only = pytest.mark.skipif(not threadpool.can_prepare(), reason="programs need compiled kernels")
 
 
 def data(n=N, seed=0):
@@ -1790,7 +1790,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(name, compile, backend):
     assert states[0 if group else -1] == [*result(t), dc.get_rng_state(), t.lr]
     assert all(p.grad is None for p in t.model.parameters())
     assert all(bool(p.isfinite().all()) for p in t.model.parameters())
-    if compile and name in ("SGD", "clipped") and backend == "cpu" and pool.can_prepare():
+    if compile and name in ("SGD", "clipped") and backend == "cpu" and threadpool.can_prepare():
         assert t._steps.train.runs == 1
 
 

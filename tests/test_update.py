@@ -17,8 +17,8 @@ import deepcore as dc
 from deepcore import nn, optim
 from deepcore.config import settings
 from deepcore.errors import BackendError, NonFiniteError, ShapeError
-from deepcore.kernels import update as kernel
-from deepcore.kernels.update import Update, maximum, sqrt
+from deepcore.kernels.cpu import optimizer as updates
+from deepcore.kernels.cpu.optimizer import Update, maximum, sqrt
 from deepcore.optim import OPTIMIZERS
 
 SHAPES = [(0,), (), (1,), (63,), (3, 5), (65,), (2, 0), (130, 7), (64,)]
@@ -50,7 +50,7 @@ def uses_kernels(optimizer):
     return optimizer._plan is not None and optimizer._plan.program is not None and not optimizer._plan.others
 
 
-needs_kernels = pytest.mark.skipif(not (settings.kernels and kernel._GATHER.ready()), reason="no kernels here")
+needs_kernels = pytest.mark.skipif(not (settings.kernels and updates._GATHER.ready()), reason="no kernels here")
 
 
 # -- kernels and reference ------------------------------------------------------------------------------------------
@@ -296,7 +296,14 @@ class Stop(BaseException):
 
 TOOL = 3  # of `sys.monitoring`, one of those that are nobody's
 
-OWN = ("optim/plan.py", "optim/optimizer.py", "optim/adam.py", "kernels/update.py", "kernels/pool.py", "nn/utils.py")
+OWN = (
+    "optim/plan.py",
+    "optim/optimizer.py",
+    "optim/adam.py",
+    "kernels/cpu/optimizer.py",
+    "kernels/runtime/threadpool.py",
+    "nn/utils.py",
+)
 WRITING = ("run", "clipped_step", "_update", "_run_others", "apply", "forward")
 
 

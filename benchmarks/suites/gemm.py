@@ -42,7 +42,7 @@ def product(side: str, x, y, out):
     if side == "deepcore":
         cpu = dc.get_backend("cpu")
         return lambda: cpu.matmul(x, y)
-    from deepcore.kernels import gemm
+    from deepcore.kernels.cpu import gemm
 
     if gemm.product(x, y, out) is NotImplemented:
         raise Absent("no kernel for this processor")

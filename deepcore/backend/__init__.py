@@ -113,7 +113,7 @@ class Backend:
 
     def special(self, name: str, x):
         """erf, lgamma, digamma … elementwise, by the name PyTorch's `special` module gives it."""
-        from deepcore.kernels import reference
+        from deepcore.kernels.math import reference
 
         return getattr(reference, name)(self, x)
 

@@ -31,7 +31,7 @@ _product: Any = None  # kernels.gemm.product, once wanted
 
 def _find_product():
     global _product
-    from deepcore.kernels.gemm import product
+    from deepcore.kernels.cpu.gemm import product
 
     _product = product
     return product
@@ -190,9 +190,9 @@ class CpuBackend(Backend):
         return self._blas
 
     def memory(self) -> dict[str, int]:
-        from deepcore.kernels import memory
+        from deepcore.kernels.runtime import allocator
 
-        held = {"held": memory.kept()}
+        held = {"held": allocator.kept()}
         try:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             return {"used": pages * os.sysconf("SC_PAGE_SIZE"), **held}
@@ -200,9 +200,9 @@ class CpuBackend(Backend):
             return held
 
     def release_memory(self) -> None:
-        from deepcore.kernels import memory
+        from deepcore.kernels.runtime import allocator
 
-        memory.release()
+        allocator.release()
 
     def info(self) -> dict[str, Any]:
         return {

@@ -60,7 +60,7 @@ class CudaBackend(Backend):
         # CuPy's add.at uses atomics, whose order changes the bits of a floating sum. Here the writes are sorted by
         # target (stably). A kernel then adds up each run as it comes; without it, runs are summed by doubling
         # distances: one order, too, log2(longest run) rounds.
-        from deepcore.kernels.cuda_index import scatter_rows
+        from deepcore.kernels.cuda.embedding import scatter_rows
 
         xp = self.array_module
         with self.device:
@@ -94,7 +94,7 @@ class CudaBackend(Backend):
             if out is not None:
                 return out
         elif x.ndim == y.ndim == 2 and x.dtype == y.dtype == float32 and settings.kernels:
-            from deepcore.kernels.cuda_gemm import product as tiled
+            from deepcore.kernels.cuda.gemm import product as tiled
 
             out = tiled(self, x, y)
             if out is not None:
@@ -107,7 +107,7 @@ class CudaBackend(Backend):
     @functools.cached_property
     def blas(self):
         """cuBLAS with a handle of our own, or None where it cannot be loaded."""
-        from deepcore.kernels.cuda_blas import Blas
+        from deepcore.kernels.cuda.blas import Blas
 
         return None if self._cublas is None else Blas(self, self._cublas)
 
@@ -298,6 +298,6 @@ def create(index: int) -> Backend:
             f"there is no GPU {index}: this machine has {count}",
             fix=f'backend="cuda:{count - 1}"' if count else 'backend="cpu"',
         )
-    from deepcore.kernels.cuda_blas import Cublas
+    from deepcore.kernels.cuda.blas import Cublas
 
     return CudaBackend(index, cupy, cublas=Cublas.load())

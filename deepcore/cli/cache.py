@@ -14,7 +14,7 @@ def arguments(parser) -> None:
 
 
 def run(args) -> int:
-    from deepcore.kernels import cache
+    from deepcore.kernels.codegen import cache
 
     if args.action == "clear":
         kept = len(cache.entries())
@@ -28,7 +28,7 @@ def run(args) -> int:
 
 def facts() -> dict[str, Any]:
     """Where compiled kernels are kept, and how much of them."""
-    from deepcore.kernels import cache
+    from deepcore.kernels.codegen import cache
 
     sizes = cache.entries().values()
     found = {"cache": str(cache.folder()), "kept": f"{_count(len(sizes))}, {sum(sizes) / 1000:,.1f} kB"}

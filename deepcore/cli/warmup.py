@@ -22,14 +22,16 @@ def arguments(parser) -> None:
 
 def run(args) -> int:
     from deepcore import kernels
-    from deepcore.kernels import ahead, cache, compiler, cuda, cuda_update
+    from deepcore.kernels.codegen import background, cache, jit
+    from deepcore.kernels.cuda import kernel as cuda_kernel
+    from deepcore.kernels.cuda import optimizer as cuda_optimizer
 
-    ahead.forgo()  # what is compiled here is what is told
+    background.forgo()  # what is compiled here is what is told
     kernels.discover()
-    cuda_update.make_all()
-    every: list[_Cpu | _Cuda] = [_Cpu(kernel) for kernel in compiler.KERNELS.values()]
+    cuda_optimizer.make_all()
+    every: list[_Cpu | _Cuda] = [_Cpu(kernel) for kernel in jit.KERNELS.values()]
     for target in sorted(_targets(args.cuda)):
-        every += [_Cuda(kernel, target) for kernel in cuda.KERNELS.values()]
+        every += [_Cuda(kernel, target) for kernel in cuda_kernel.KERNELS.values()]
     names = tuple(args.names)
     if names:
         every = [kernel for kernel in every if kernel.name.startswith(names)]
@@ -79,20 +81,20 @@ def _targets(wanted: str | None) -> set[int]:
     """What PTX is wanted for: the compute capability that is asked for, or those of the GPUs here."""
     from deepcore.backend import get_backend
     from deepcore.errors import ArgumentError, BackendError
-    from deepcore.kernels import cuda
+    from deepcore.kernels.cuda import kernel as cuda_kernel
 
-    least = f"{cuda.TARGETS[0] / 10} or later"
+    least = f"{cuda_kernel.TARGETS[0] / 10} or later"
     if wanted is not None:
         major, point, minor = wanted.partition(".")
         known = major.isdecimal() and len(minor) == 1 and minor.isdecimal() and bool(point)
-        target = cuda.target_of(10 * int(major) + int(minor)) if known else 0
+        target = cuda_kernel.target_of(10 * int(major) + int(minor)) if known else 0
         if not target:
             raise ArgumentError("--cuda takes a compute capability", expected=f'"X.Y", {least}', received=wanted)
         return {target}
     found: set[int] = set()
     try:
         for index in range(64):
-            found.add(cuda.target_of(get_backend(f"cuda:{index}").capability))  # type: ignore[attr-defined]
+            found.add(cuda_kernel.target_of(get_backend(f"cuda:{index}").capability))  # type: ignore[attr-defined]
     except BackendError:  # no such GPU
         pass
     return found - {0}

@@ -8,9 +8,9 @@ from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Program
 from deepcore.compiler.passes import algebra, cse, dead, epilogue, finite, fold, fuse, masks, reuse
 from deepcore.compiler.trace import Trace
-from deepcore.kernels import update as updates
-from deepcore.kernels.compiler import address
-from deepcore.kernels.program import Buffer, Executable, Ref, Step, move, moves, plan_memory
+from deepcore.kernels.codegen.jit import address
+from deepcore.kernels.cpu import optimizer as updates
+from deepcore.kernels.runtime.executable import Buffer, Executable, Ref, Step, move, moves, plan_memory
 
 #: In their order.
 PASSES = (dead.run, fold.run, algebra.run, cse.run, dead.run, fuse.run, epilogue.run, masks.run, reuse.run)

@@ -23,7 +23,8 @@ from deepcore.compiler.runner import Arena, Runner, Stopped
 from deepcore.compiler.trace import Fault, Trace, user_line
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, DeepcoreWarning
-from deepcore.kernels import memory, pool, watch
+from deepcore.kernels import watch
+from deepcore.kernels.runtime import allocator, threadpool
 from deepcore.tensor import Tensor, from_raw
 
 log = logging.getLogger("deepcore.compile")
@@ -138,14 +139,14 @@ class Compiled:
                     self.runs += 1
                     if runner.fresh:  # the gradients that the function made have gone
                         runner.fresh = False
-                        memory.release()
+                        allocator.release()
                     return _filled(tree, results, tensors, runner.backend)
                 else:
                     if key not in self._eager:
                         traces = self.traces
                         result = self._follow(key, args, kwargs, tensors, arrays, reason, looks)
                         if self.traces != traces:  # following took memory that the program has no use for
-                            memory.release()
+                            allocator.release()
                         return result
             finally:
                 self._busy = False
@@ -402,7 +403,7 @@ def _objects(tree) -> list:
 
 
 def _compiles(backend) -> bool:
-    return pool.can_prepare() if backend.name == "cpu" else backend.kernel_kind == "cuda"
+    return threadpool.can_prepare() if backend.name == "cpu" else backend.kernel_kind == "cuda"
 
 
 def _trace(backend) -> Trace:

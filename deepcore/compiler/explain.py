@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from deepcore.compiler.passes.chains import Chain
 from deepcore.compiler.runner import Runner
-from deepcore.kernels import elementwise, gemm
-from deepcore.kernels.program import Step
+from deepcore.kernels.cpu import elementwise, gemm
+from deepcore.kernels.runtime.executable import Step
 
 # Operations for an element of what is read or written, whichever is more, of steps that no formula tells it of.
 _EACH = {

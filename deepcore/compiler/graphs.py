@@ -24,9 +24,10 @@ from deepcore.compiler.runner import _TWICE, Runner, _same_bits
 from deepcore.compiler.trace import Drawn, Trace, Update
 from deepcore.config import settings
 from deepcore.errors import IndexRangeError
-from deepcore.kernels import cuda_map, cuda_update
-from deepcore.kernels.compiler import signed_words
-from deepcore.kernels.program import Buffer, Ref, Step, address_of, root
+from deepcore.kernels.codegen.jit import signed_words
+from deepcore.kernels.cuda import elementwise as cuda_elementwise
+from deepcore.kernels.cuda import optimizer as cuda_optimizer
+from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, root
 from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
 
@@ -35,7 +36,7 @@ class _Placed(Drawn):
     """A position in a random stream as a place in device memory."""
 
     def now(self) -> int:
-        return cuda_map.Word.of(int(self), self.state, self.ahead)  # kernels read the state, not the number
+        return cuda_elementwise.Word.of(int(self), self.state, self.ahead)  # kernels read the state, not the number
 
 
 class DeviceTrace(Trace):
@@ -94,7 +95,7 @@ class DeviceTrace(Trace):
 
     # -- random numbers -----------------------------------------------------------------------------------
     def advance(self, generator, seed: int, stream: int, first: int, blocks: int):
-        if not settings.kernels or not self.backend.ready(cuda_map.PHILOX):
+        if not settings.kernels or not self.backend.ready(cuda_elementwise.PHILOX):
             self.note("random numbers without a kernel for them")
         state, ahead = self._claimed(generator, seed, stream, first, blocks)
         return seed, stream, _Placed.of(first, state, 2, ahead)
@@ -202,11 +203,11 @@ class DevicePlan:
         self.tables: list[Any] = []
 
     def _runs(self, key) -> bool:
-        kernel = cuda_update.kernel(*key)
+        kernel = cuda_optimizer.kernel(*key)
         return (
             kernel is not None
             and self.xp.ready(kernel)
-            and all(not any(map(is_, self.columns[i], repeat(None))) and cuda_update.fits(self.weights[i], self.columns[i]) for i in self.batches[key])
+            and all(not any(map(is_, self.columns[i], repeat(None))) and cuda_optimizer.fits(self.weights[i], self.columns[i]) for i in self.batches[key])
         )  # fmt: skip
 
     @property
@@ -237,14 +238,14 @@ class DevicePlan:
         found: list[Step] = []
         self.tables = []
         for (update, dtype), members in self.batches.items():
-            table = words.table(len(members), cuda_update.width(update))
+            table = words.table(len(members), cuda_optimizer.width(update))
             self.tables.append((update, members, table))
 
             def run(*arrays, update=update, dtype=dtype, members=members, table=table):
                 entries = [(self.weights[i], g, self.columns[i]) for i, g in zip(members, arrays)]
-                tiles, _ = cuda_update.fill(self.xp, update, dtype, entries, table.host)
+                tiles, _ = cuda_optimizer.fill(self.xp, update, dtype, entries, table.host)
                 words.send_unless_captured()
-                cuda_update.over(self.xp, update, dtype, table.device, tiles)()
+                cuda_optimizer.over(self.xp, update, dtype, table.device, tiles)()
                 return ()
 
             found.append(Step(name, [gradients[i] for i in members], [], call=run, kept=True))
@@ -257,7 +258,7 @@ class DevicePlan:
                 key = id(self.group_of[i]), counts[i]
                 if key not in known:
                     known[key] = update.values(optimizer.scalars(self.group_of[i], counts[i]))
-                cuda_update.set_scalars(table.host, update, row, known[key])
+                cuda_optimizer.set_scalars(table.host, update, row, known[key])
 
     def after(self, optimizer, token: object) -> list:
         """Sets this step's scalars; what is to be gone through once the graph was launched."""

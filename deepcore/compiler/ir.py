@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepcore.kernels.program import Buffer, Ref, Step
+from deepcore.kernels.runtime.executable import Buffer, Ref, Step
 
 
 @dataclass

@@ -13,8 +13,8 @@ from deepcore.compiler.build import Built
 from deepcore.compiler.guards import Guards
 from deepcore.compiler.same import Same
 from deepcore.compiler.trace import Trace
-from deepcore.kernels import memory
-from deepcore.kernels.compiler import address, signed_words
+from deepcore.kernels.codegen.jit import address, signed_words
+from deepcore.kernels.runtime import allocator
 from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
 
@@ -33,7 +33,7 @@ class Arena:
     def at_least(self, nbytes: int) -> int:
         if nbytes > self.nbytes:
             self.array = None
-            self.array = memory.empty(nbytes + 64, "u1")
+            self.array = allocator.empty(nbytes + 64, "u1")
             self.base = address(self.array) + 63 & -64
             self.nbytes = nbytes
         return self.base
@@ -52,7 +52,8 @@ class Runner:
         self.arena, self.exe = arena, built.executable
         empty = trace.backend.array_module.empty
         self.outputs = [
-            (ref.buffer, ref.shape, ref.dtype, empty if ref.nbytes < 1 << 20 else memory.empty) for ref in built.outputs
+            (ref.buffer, ref.shape, ref.dtype, empty if ref.nbytes < 1 << 20 else allocator.empty)
+            for ref in built.outputs
         ]
         self.keep(trace, built.grads, leaves, given, guards)
         self._new_grads(range(len(leaves)))
@@ -191,7 +192,7 @@ class Runner:
             exe.bind(buffer, address(copy))
         for buffer, array in trace.given:
             exe.bind(buffer, address(copies.get(buffer, array)))
-        results = [memory.empty(shape, dtype) for _, shape, dtype, _ in self.outputs]
+        results = [allocator.empty(shape, dtype) for _, shape, dtype, _ in self.outputs]
         for (buffer, *_), array in zip(self.outputs, results):
             exe.bind(buffer, address(array))
         exe.bind_own(self.arena.at_least(exe.size))
@@ -285,12 +286,14 @@ class Runner:
         """Seconds of each step of the program, which runs on copies of what it changes."""
         exe, self.bound = self.exe, None
         held = [exe.array(ref) for ref in self.grad_refs]
-        given = [memory.empty(buffer.nbytes, "u1") for buffer in (*self.arguments, *(b for _, b in self.accumulated))]
+        given = [
+            allocator.empty(buffer.nbytes, "u1") for buffer in (*self.arguments, *(b for _, b in self.accumulated))
+        ]
         for array in given:
             array[...] = 0
-        results = [memory.empty(shape, dtype) for _, shape, dtype, _ in self.outputs]
+        results = [allocator.empty(shape, dtype) for _, shape, dtype, _ in self.outputs]
         copies = [buffer.array.copy() for buffer in self.changed]
-        gradients = [memory.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
+        gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         buffers = [*self.arguments, *(b for _, b in self.accumulated), *(b for b, *_ in self.outputs), *self.changed]
         buffers += [ref.buffer for ref in self.grad_refs]
         try:
@@ -309,7 +312,7 @@ class Runner:
         """Other memory for these gradients."""
         for i in which:
             ref = self.grad_refs[i]
-            array = memory.empty(ref.shape, ref.dtype)
+            array = allocator.empty(ref.shape, ref.dtype)
             self.grads[i], self.grad_arrays[i] = from_raw(array, self.backend), array
             self.exe.bind(ref.buffer, address(array))
         self.held = [*self.grads, *self.grad_arrays]

@@ -24,11 +24,12 @@ from deepcore.autograd.modes import _LOCK
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.guards import settings_of
 from deepcore.config import settings
-from deepcore.kernels import compiler, watch
-from deepcore.kernels import update as updates
-from deepcore.kernels.checks import FINITE, WITHIN, all_finite, looked_at
-from deepcore.kernels.elementwise import MAPS
-from deepcore.kernels.program import Buffer, Launch, Ref, Step, address_of, move, root, span
+from deepcore.kernels import watch
+from deepcore.kernels.codegen import jit
+from deepcore.kernels.cpu import optimizer as updates
+from deepcore.kernels.cpu.checks import FINITE, WITHIN, all_finite, looked_at
+from deepcore.kernels.cpu.elementwise import MAPS
+from deepcore.kernels.runtime.executable import Buffer, Launch, Ref, Step, address_of, move, root, span
 from deepcore.tensor import Tensor
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
@@ -327,7 +328,7 @@ class Trace:
         if not isinstance(position, Drawn):
             self._opaque = self._opaque or "a position in a random stream that was drawn before"
             return None
-        self._static[compiler.address(position.state)] = position.state
+        self._static[jit.address(position.state)] = position.state
         return position.state, position.ahead
 
     def launch(self, kernel, slices: int, words) -> None:
@@ -346,7 +347,7 @@ class Trace:
 
     def _is_kernel(self, word: int) -> bool:
         if self._kernels is None or word not in self._kernels:
-            self._kernels = {kernel.address for kernel in compiler.KERNELS.values()}
+            self._kernels = {kernel.address for kernel in jit.KERNELS.values()}
         return word in self._kernels
 
     # -- ops ----------------------------------------------------------------------------------------------
@@ -718,7 +719,7 @@ class Trace:
     def _words(self, seed: int, stream: int, first: int):
         """Memory for three words; on the CPU the program's check reads them as they are here."""
         state = self.backend.array_module.zeros(3, dt.int64)
-        state[:] = compiler.signed_words(seed, stream, first)
+        state[:] = jit.signed_words(seed, stream, first)
         return state
 
     def draw(self, function, xp, args: tuple, params: dict):

@@ -1,7 +1,7 @@
 """Tables in text files, CSV and its like: columns of numbers and of text, chosen by name or number.
 
 A file is read in blocks, so beside the result it takes a few megabytes. Large files are parsed by a compiled kernel
-(`kernels/csv_rows.py`), small ones, and all where kernels are off, by Python; both give the same table and errors.
+(`kernels/cpu/csv_rows.py`), small ones, and all where kernels are off, by Python; both give the same table and errors.
 
 The format: UTF-8, with or without a byte-order mark; lines end in LF, CRLF or CR; cells are separated by tabs, semicolons
 or commas, whichever all rows agree on, or by blanks where there are none of those. Blanks around a cell do not count. A
@@ -181,7 +181,7 @@ class TableFile:
     def _parser(self, roles: np.ndarray, numbers: int, texts: int):
         least = min(_KERNEL_BYTES, _KEPT_KERNEL_BYTES)
         if settings.kernels and self._size >= least:
-            from deepcore.kernels import csv_rows
+            from deepcore.kernels.cpu import csv_rows
 
             if csv_rows.Rows.ready(kept=self._size < _KERNEL_BYTES):
                 rows = csv_rows.Rows(self._mark[0], roles)
@@ -522,7 +522,7 @@ def _plain_numbers(mark: bytes, roles: list[int], data: bytes, begin: int, end: 
 
 
 def _by_kernel(rows, data: bytes, begin: int, end: int) -> _Block:
-    from deepcore.kernels import csv_rows
+    from deepcore.kernels.cpu import csv_rows
 
     found = rows(np.frombuffer(data, np.uint8), begin, end)
     count, fault = len(found.numbers), None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcore.autograd import mode
 from deepcore.config import settings
-from deepcore.kernels.update import MISFIT, STOPPED, Batch, Clip, Program, takes, updates_together
+from deepcore.kernels.cpu.optimizer import MISFIT, STOPPED, Batch, Clip, Program, takes, updates_together
 from deepcore.tensor import Tensor
 
 if TYPE_CHECKING:

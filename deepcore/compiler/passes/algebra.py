@@ -6,7 +6,7 @@ import math
 
 from deepcore.compiler.ir import Program
 from deepcore.compiler.passes.chains import Chain, Operand
-from deepcore.kernels.program import Ref
+from deepcore.kernels.runtime.executable import Ref
 
 #: The number that a formula does nothing with, as its first and as its second operand.
 _NEUTRAL = {"mul": (1.0, 1.0), "true_divide": (None, 1.0), "add": (-0.0, -0.0), "sub": (None, 0.0)}

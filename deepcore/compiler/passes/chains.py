@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from deepcore.kernels import elementwise
-from deepcore.kernels.compiler import Kernel
-from deepcore.kernels.program import Buffer, Launch, Ref, Step
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.runtime.executable import Buffer, Launch, Ref, Step
 
 #: Elements from which on a kernel of several formulas is worth the half second that compiling it takes.
 WORTH = 1 << 13

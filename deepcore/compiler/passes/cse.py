@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deepcore.compiler.ir import Program
-from deepcore.kernels.program import Ref, Step
+from deepcore.kernels.runtime.executable import Ref, Step
 
 
 def run(program: Program) -> None:

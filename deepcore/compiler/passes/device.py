@@ -9,10 +9,10 @@ from typing import Any
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.passes.chains import Chain, Line, Operand, Value
 from deepcore.compiler.trace import Call
-from deepcore.kernels import cuda_fused
-from deepcore.kernels.compiler import bits
-from deepcore.kernels.elementwise import MAPS
-from deepcore.kernels.program import Ref, Step
+from deepcore.kernels.codegen.jit import bits
+from deepcore.kernels.cpu.elementwise import MAPS
+from deepcore.kernels.cuda import fused as cuda_fused
+from deepcore.kernels.runtime.executable import Ref, Step
 
 #: Of zeros of two signs, or with a NaN, CuPy's answer may be another than the formula's.
 _UNLIKE = {"maximum", "minimum"}

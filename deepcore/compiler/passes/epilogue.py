@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from deepcore.compiler.ir import Program
 from deepcore.compiler.passes.chains import Chain, Operand
-from deepcore.kernels import gemm
-from deepcore.kernels.program import Buffer, Step
+from deepcore.kernels.cpu import gemm
+from deepcore.kernels.runtime.executable import Buffer, Step
 
 
 def run(program: Program) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from deepcore.compiler.ir import Program
-from deepcore.kernels import checks
-from deepcore.kernels.program import Ref, Step
+from deepcore.kernels.cpu import checks
+from deepcore.kernels.runtime.executable import Ref, Step
 
 #: Bytes of results that are looked at together: they are in the second cache still.
 _NEAR = 1 << 17

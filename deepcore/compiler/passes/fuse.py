@@ -5,8 +5,8 @@ from __future__ import annotations
 from deepcore.compiler.ir import Program
 from deepcore.compiler.passes import chains
 from deepcore.compiler.passes.chains import Chain, Operand, Value
-from deepcore.kernels import reductions
-from deepcore.kernels.program import Buffer, Launch, Ref, Step
+from deepcore.kernels.cpu import reductions
+from deepcore.kernels.runtime.executable import Buffer, Launch, Ref, Step
 
 
 def run(program: Program, kind: type[Chain] = Chain) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Program
-from deepcore.kernels import embedding
-from deepcore.kernels.program import Buffer, Ref, Step
+from deepcore.kernels.cpu import embedding
+from deepcore.kernels.runtime.executable import Buffer, Ref, Step
 
 
 def run(program: Program) -> None:

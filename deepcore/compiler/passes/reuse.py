@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepcore.compiler.ir import Program
 from deepcore.compiler.passes.chains import Chain
-from deepcore.kernels.program import Buffer, Ref
+from deepcore.kernels.runtime.executable import Buffer, Ref
 
 
 def run(program: Program) -> None:

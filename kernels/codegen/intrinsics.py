@@ -1,0 +1,400 @@
+"""What kernels are written with: scalar functions lifted into them, and the machine's words, atomics and calls.
+
+Kernels are built by functions that get this module as `tools`; nothing here is called before numba is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import sys
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+from deepcore import locks
+from deepcore.kernels.codegen import toolchain
+from deepcore.kernels.math import elementary
+
+# No fastmath: neither reassociation nor contraction. The numpy error model drops zero-division branches.
+OPTIONS = {"nogil": True, "fastmath": False, "error_model": "numpy"}
+_LOCK = locks.rlock()
+_KERNELS = f"{__package__.rpartition('.')[0]}."  # modules whose functions are lifted into any caller
+_LIFTED: dict[tuple[FunctionType, Any], Callable] = {}
+
+
+def lift(function: FunctionType, dtype=None) -> Callable:
+    """The numba version of a plain scalar function and of the plain functions of its file and this folder that it calls.
+
+    With a dtype (float32, float64) the formula is computed in it: its floating constants become that dtype's, and a
+    callee `exp` is `exp_float32` where its file has one of that name.
+    """
+    import numpy as np
+
+    dtype = None if dtype is None else np.dtype(dtype)
+    with _LOCK:
+        if function is elementary.fma:
+            return fma()
+        function = _variant(function, dtype)
+        found = _LIFTED.get((function, dtype))
+        if found is None:
+            code, names = function.__code__, dict(function.__globals__)
+            for name in code.co_names:
+                callee = names.get(name)
+                if isinstance(callee, FunctionType) and _known(callee, function):
+                    names[name] = lift(callee, dtype)
+                elif dtype is not None and type(callee) is float:
+                    names[name] = dtype.type(callee)
+            if dtype is not None:
+                code = code.replace(co_consts=tuple(dtype.type(c) if type(c) is float else c for c in code.co_consts))
+            copy = FunctionType(code, names, function.__name__, function.__defaults__)
+            found = _LIFTED[function, dtype] = inline(copy)
+        return found
+
+
+def _known(callee: FunctionType, caller: FunctionType) -> bool:
+    return callee.__module__ == caller.__module__ or callee.__module__.startswith(_KERNELS)
+
+
+def _variant(function: FunctionType, dtype) -> FunctionType:
+    if dtype is None:
+        return function
+    return getattr(sys.modules[function.__module__], f"{function.__name__}_{dtype.name}", function)
+
+
+@functools.cache
+def fma() -> Callable:
+    """fma(a, b, c) = a·b + c, rounded once, of floats of one type."""
+    from llvmlite import ir
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    def operation(typing, a, b, c):
+        kind = next((t for t in (a, b, c) if isinstance(t, types.Float)), a)
+
+        def codegen(context, builder, signature, values):
+            llvm = context.get_value_type(kind)
+            name = f"llvm.fma.{'f32' if kind.bitwidth == 32 else 'f64'}"
+            function = builder.module.globals.get(name)
+            function = function or ir.Function(builder.module, ir.FunctionType(llvm, [llvm] * 3), name)
+            return builder.call(function, values)
+
+        return kind(kind, kind, kind), codegen
+
+    return intrinsic(operation)
+
+
+@functools.cache
+def local(dtype, count: int) -> Callable:
+    """A function `()` to a pointer to `count` elements on the stack, 64-byte aligned. Each place that calls it has its own."""
+    numba = toolchain.load_numba()
+    result = numba.types.CPointer(numba.from_dtype(dtype))
+
+    def allocate(context, builder):
+        with builder.goto_entry_block():
+            space = builder.alloca(context.get_data_type(result.dtype), size=count)
+        space.align = 64
+        return space
+
+    return intrinsic(result, "", allocate)
+
+
+def inline(function: FunctionType) -> Callable:
+    """`function` as numba inlines it into a kernel; its closure may hold other such functions."""
+    return toolchain.load_numba().njit(forceinline=True, **OPTIONS)(function)
+
+
+def function(function: FunctionType) -> Callable:
+    """`function` as numba calls it from a kernel: for what is large and used in several places."""
+    return toolchain.load_numba().njit(**OPTIONS)(function)
+
+
+@functools.cache
+def view(dtype) -> Callable:
+    """A function from an address to a pointer that is indexed as an array of `dtype` is, without any check."""
+    numba = toolchain.load_numba()
+    result = numba.types.CPointer(numba.from_dtype(dtype))
+
+    def cast(context, builder, address):
+        return builder.inttoptr(address, context.get_value_type(result))
+
+    return intrinsic(result, "i", cast)
+
+
+def intrinsic(result, arguments: str, generate: Callable) -> Callable:
+    """A function whose instructions `generate(context, builder, *values)` makes; None stands for nothing returned.
+
+    `arguments`: "i" is an int64, "p" a pointer to int64.
+    """
+    from numba import types
+    from numba.extending import intrinsic
+
+    kinds = [types.CPointer(types.int64) if kind == "p" else types.int64 for kind in arguments]
+    signature = (types.void if result is None else result)(*kinds)
+
+    def codegen(context, builder, signature, values):
+        value = generate(context, builder, *values)
+        return context.get_dummy_value() if result is None else value
+
+    names = ", ".join(f"a{i}" for i in range(len(arguments)))
+    # numba reads the number of arguments from the function's own signature.
+    scope: dict[str, Any] = {"signature": signature, "codegen": codegen}
+    exec(f"def operation(typing, {names}):\n    return signature, codegen", scope)
+    return intrinsic(scope["operation"])
+
+
+@functools.cache
+def words() -> Callable:
+    """A function from an address to a pointer to int64."""
+    import numpy as np
+
+    return view(np.dtype(np.int64))
+
+
+@functools.cache
+def atomics() -> tuple[Callable, Callable, Callable, Callable, Callable]:
+    """load(p, i), store(p, i, v), add(p, i, v), swap(p, i, v) and exchanged(p, i, old, new), on int64 in one order.
+
+    add and swap return what was there before, exchanged whether p[i] was `old` and now is `new`.
+    """
+    from numba import types
+
+    order = "seq_cst"
+
+    def exchange(c, b, p, i, old, new):
+        pair = b.cmpxchg(b.gep(p, [i]), old, new, order, order)
+        return b.zext(b.extract_value(pair, 1), old.type)
+
+    return (
+        intrinsic(types.int64, "pi", lambda c, b, p, i: b.load_atomic(b.gep(p, [i]), order, 8)),
+        intrinsic(None, "pii", lambda c, b, p, i, v: b.store_atomic(v, b.gep(p, [i]), order, 8)),
+        intrinsic(types.int64, "pii", lambda c, b, p, i, v: b.atomic_rmw("add", b.gep(p, [i]), v, order)),
+        intrinsic(types.int64, "pii", lambda c, b, p, i, v: b.atomic_rmw("xchg", b.gep(p, [i]), v, order)),
+        intrinsic(types.int64, "piii", exchange),
+    )
+
+
+@functools.cache
+def pause() -> Callable:
+    """A function that tells the processor it is waiting in a loop."""
+    from llvmlite import ir
+
+    machine = platform.machine().lower()
+    void = ir.FunctionType(ir.VoidType(), [])
+
+    def generate(context, builder, p):
+        module = builder.module
+        if machine in ("x86_64", "amd64"):
+            name = "llvm.x86.sse2.pause"
+            builder.call(module.globals.get(name) or ir.Function(module, void, name), [])
+        elif machine in ("aarch64", "arm64"):
+            name, i32 = "llvm.aarch64.hint", ir.IntType(32)
+            hint = module.globals.get(name) or ir.Function(module, ir.FunctionType(ir.VoidType(), [i32]), name)
+            builder.call(hint, [i32(1)])
+
+    return intrinsic(None, "p", generate)
+
+
+@functools.cache
+def multiply_high() -> Callable:
+    """high(a, b): the upper 64 bits of the product of two int64, both taken as numbers without a sign."""
+    from llvmlite import ir
+    from numba import types
+
+    def generate(context, builder, a, b):
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(a, wide), builder.zext(b, wide))
+        return builder.trunc(builder.lshr(product, wide(64)), a.type)
+
+    return intrinsic(types.int64, "ii", generate)
+
+
+@functools.cache
+def leading_zeros() -> Callable:
+    """zeros(a): how many of the upper bits of an int64 are 0, at most 63: a is not 0."""
+    from llvmlite import ir
+    from numba import types
+
+    return intrinsic(types.int64, "i", lambda c, b, a: b.ctlz(a, ir.IntType(1)(1)))
+
+
+@functools.cache
+def call_kernel() -> Callable:
+    """call(address, words, slice): the status of the kernel at an address."""
+    from llvmlite import ir
+    from numba import types
+
+    def generate(context, builder, address, words, part):
+        kind = ir.FunctionType(ir.IntType(32), [words.type, part.type])
+        return builder.sext(builder.call(builder.inttoptr(address, kind.as_pointer()), [words, part]), part.type)
+
+    return intrinsic(types.int64, "ipi", generate)
+
+
+@functools.cache
+def call_system() -> Callable:
+    """call(address, seven whole numbers): a function of the system's, which may take fewer."""
+    from llvmlite import ir
+    from numba import types
+
+    def generate(context, builder, address, *values):
+        kind = ir.FunctionType(values[0].type, [v.type for v in values])
+        return builder.call(builder.inttoptr(address, kind.as_pointer()), values)
+
+    return intrinsic(types.int64, "i" * 8, generate)
+
+
+@functools.cache
+def wait_on_address() -> Callable:
+    """call(function, address, value): Windows' WaitOnAddress, while the four bytes there equal `value`."""
+    from llvmlite import ir
+    from numba.core import cgutils
+
+    i64, i32 = ir.IntType(64), ir.IntType(32)
+
+    def generate(context, builder, function, address, value):
+        expected = cgutils.alloca_once(builder, i32)
+        builder.store(builder.trunc(value, i32), expected)
+        kind = ir.FunctionType(i32, [i64, i64, i64, i32])
+        where = builder.inttoptr(function, kind.as_pointer())
+        builder.call(where, [address, builder.ptrtoint(expected, i64), i64(4), i32(0xFFFFFFFF)])
+
+    return intrinsic(None, "iii", generate)
+
+
+@functools.cache
+def address_of() -> Callable:
+    """The address that a pointer holds."""
+    from llvmlite import ir
+    from numba import types
+
+    return intrinsic(types.int64, "p", lambda c, b, p: b.ptrtoint(p, ir.IntType(64)))
+
+
+@functools.cache
+def folded(dtype, name: str, count: int = 64) -> Callable:
+    """fold(acc): `count` numbers combined in halves, as `reductions.combination` says."""
+    from llvmlite import ir
+    from numba import from_dtype, types
+    from numba.extending import intrinsic
+
+    result = from_dtype(dtype)
+
+    def combined(b, x, y):
+        if name == "sum":
+            return b.fadd(x, y)
+        better = b.fcmp_ordered("<" if name == "amin" else ">", y, x)
+        return b.select(better if name == "top" else b.or_(better, b.fcmp_unordered("uno", y, y)), y, x)
+
+    def operation(typing, acc):
+        def codegen(context, builder, signature, values):
+            kind = context.get_value_type(result)
+            i32 = ir.IntType(32)
+            lanes = builder.load(builder.bitcast(values[0], ir.VectorType(kind, count).as_pointer()), align=64)
+            width = count // 2
+            while width:
+                nothing = ir.Constant(lanes.type, ir.Undefined)
+                halves = [
+                    builder.shuffle_vector(lanes, nothing, ir.Constant(ir.VectorType(i32, width), list(part)))
+                    for part in (range(width), range(width, 2 * width))
+                ]
+                lanes, width = combined(builder, *halves), width // 2
+            return builder.extract_element(lanes, i32(0))
+
+        return result(types.CPointer(result)), codegen
+
+    return intrinsic(operation)
+
+
+@functools.cache
+def copy(dtype) -> Callable:
+    """copy(to, source, count): numbers that do not overlap."""
+    from numba import from_dtype, types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    pointer = types.CPointer(from_dtype(dtype))
+
+    def operation(typing, to, source, count):
+        def codegen(context, builder, signature, values):
+            cgutils.raw_memcpy(builder, *values, dtype.itemsize)
+            return context.get_dummy_value()
+
+        return types.void(pointer, pointer, types.int64), codegen
+
+    return intrinsic(operation)
+
+
+@functools.cache
+def after(dtype) -> Callable:
+    """after(p, count): the pointer `count` numbers further on."""
+    from numba import from_dtype, types
+    from numba.extending import intrinsic
+
+    pointer = types.CPointer(from_dtype(dtype))
+
+    def operation(typing, p, count):
+        return pointer(pointer, types.int64), lambda c, builder, signature, values: builder.gep(values[0], [values[1]])
+
+    return intrinsic(operation)
+
+
+@functools.cache
+def elements(dtype) -> tuple[Callable, Callable]:
+    """take(p, i) and put(p, i, v): p[i] where what is put is taken at the same i at most, and before that.
+
+    So LLVM need not ask whether results and operands overlap, and one may be written over the other.
+    """
+    from numba import from_dtype, types
+    from numba.extending import intrinsic
+
+    kind = from_dtype(dtype)
+    pointer = types.CPointer(kind)
+
+    def scope(module):
+        domain = module.add_metadata(["deepcore.elements"])
+        return module.add_metadata([module.add_metadata(["deepcore.results", domain])])
+
+    def taking(typing, p, i):
+        def codegen(context, builder, signature, values):
+            loaded = builder.load(builder.gep(values[0], [values[1]]))
+            loaded.set_metadata("noalias", scope(builder.module))
+            return loaded
+
+        return kind(pointer, types.int64), codegen
+
+    def putting(typing, p, i, v):
+        def codegen(context, builder, signature, values):
+            stored = builder.store(values[2], builder.gep(values[0], [values[1]]))
+            stored.set_metadata("alias.scope", scope(builder.module))
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.int64, kind), codegen
+
+    return intrinsic(taking), intrinsic(putting)
+
+
+@functools.cache
+def prefetch(dtype, count: int = 64) -> Callable:
+    """prefetch(p, i): have the memory of p[i … i + count - 1] brought near, if there is any."""
+    from llvmlite import ir
+    from numba import from_dtype, types
+    from numba.extending import intrinsic
+
+    pointer = types.CPointer(from_dtype(dtype))
+
+    def operation(typing, p, i):
+        def codegen(context, builder, signature, values):
+            byte = ir.IntType(8).as_pointer()
+            fetch = builder.module.declare_intrinsic(
+                "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+            )
+            first = builder.bitcast(builder.gep(values[0], [values[1]]), byte)
+            for line in range(0, count * dtype.itemsize, 64):
+                at = builder.gep(first, [ir.IntType(64)(line)])
+                builder.call(fetch, [at, ir.IntType(32)(0), ir.IntType(32)(3), ir.IntType(32)(1)])
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.int64), codegen
+
+    return intrinsic(operation)

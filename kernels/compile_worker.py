@@ -1,0 +1,23 @@
+"""What the process of `codegen.background` runs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+
+from deepcore.kernels import registry
+from deepcore.kernels.codegen import background, cache, jit
+
+
+def serve() -> None:
+    """Compile what comes in, a name a line, and say when it is done."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    background.forgo()
+    if not cache.alone():
+        return
+    registry.discover()
+    for line in sys.stdin:
+        with contextlib.suppress(Exception):
+            jit.KERNELS[line.strip()].ready()
+        print(flush=True)

@@ -1,0 +1,1 @@
+"""Kernels for the CPU, one module for each family of ops."""

@@ -1,0 +1,290 @@
+"""Rows of delimited text to float64 numbers, exactly rounded: what `deepcore.io.tables` reads large files with.
+
+A number w·10^q with w < 2^53 and |q| ≤ 22 is one exact product or quotient; others are the 128-bit product of w and a
+table of powers of five (D. Lemire, "Number parsing at a gigabyte per second", 2021). What that does not decide, and every
+cell that is not a plain number, is reported to the caller as doubtful.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from deepcore.kernels.codegen.jit import Kernel, address
+
+#: Powers of ten with which every result is a normal number, for w from 1 to 2^64.
+_LEAST, _MOST = -300, 288
+_EXACT = 22
+_MAX_ROWS = 1 << 18
+
+#: Statuses: all complete rows, or as many as there was room for; a row of another width; text behind a closing quote.
+DONE, RAGGED, AFTER_QUOTE = 0, 1, 2
+
+
+def _number(tools):
+    """number(data, p, tens, fives): (value, where it ends), or (0, -1) if no plain number starts at p."""
+    high, zeros = tools.multiply_high(), tools.leading_zeros()
+    u = np.uint64
+    one, low, top, fraction, ones = u(1), u(0x1FF), u(1 << 53), u((1 << 52) - 1), u((1 << 64) - 1)
+
+    def number(data, p, tens, fives):
+        negative = data[p] == 45
+        if negative or data[p] == 43:
+            p += 1
+        w, digits, significant, power = u(0), 0, 0, 0
+        while 48 <= data[p] <= 57:
+            w = w * u(10) + u(data[p] - 48)
+            digits += 1
+            significant += 1 if w else 0
+            p += 1
+        if data[p] == 46:
+            p += 1
+            while 48 <= data[p] <= 57:
+                w = w * u(10) + u(data[p] - 48)
+                digits += 1
+                significant += 1 if w else 0
+                power -= 1
+                p += 1
+        if digits == 0 or significant > 19:
+            return 0.0, -1
+        if data[p] == 101 or data[p] == 69:
+            p += 1
+            down = data[p] == 45
+            if down or data[p] == 43:
+                p += 1
+            exponent, digits = 0, 0
+            while 48 <= data[p] <= 57:
+                exponent = min(10 * exponent + np.int64(data[p] - 48), 100000)
+                digits += 1
+                p += 1
+            if digits == 0:
+                return 0.0, -1
+            power += -exponent if down else exponent
+        if w == u(0):
+            value = 0.0
+        elif w < top and -_EXACT <= power <= _EXACT:
+            value = np.float64(np.int64(w))
+            value = value * tens[power] if power >= 0 else value / tens[-power]
+        elif power < _LEAST or power > _MOST:
+            return 0.0, -1
+        else:
+            shift = zeros(np.int64(w))
+            w = w << u(shift)
+            at = 2 * (power - _LEAST)
+            upper, lower = u(high(np.int64(w), np.int64(fives[at]))), w * fives[at]
+            if upper & low == low:
+                more = u(high(np.int64(w), np.int64(fives[at + 1])))
+                lower += more
+                if lower < more:
+                    upper += one
+            if lower == ones and (power < -27 or power > 55):
+                return 0.0, -1
+            carry = upper >> u(63)
+            drop = carry + u(9)
+            m = upper >> drop
+            exponent = ((217706 * power) >> 16) + 63 + np.int64(carry) - shift + 1023
+            if lower <= one and -4 <= power <= 23 and m & u(3) == one and m << drop == upper:
+                m -= one  # half way between two numbers: to the even one
+            m = (m + (m & one)) >> one
+            if m >= top:
+                m >>= one
+                exponent += 1
+            value = np.int64((m & fraction) | (u(exponent) << u(52))).view(np.float64)
+        return -value if negative else value, p
+
+    return tools.inline(number)
+
+
+def _rows(tools):
+    """Rows from `begin` to `end`, where a newline stands at `end`; a row that is not complete there is left.
+
+    Words: see `Rows.__call__`. State: where the next row begins, rows, doubtful cells, and what a status is about.
+    """
+    byte, whole = tools.view(np.dtype(np.uint8)), tools.words()
+    real, wide = tools.view(np.dtype(np.float64)), tools.view(np.dtype(np.uint64))
+    number = _number(tools)
+
+    def blank(c, mark):
+        return c == 32 or c == 11 or c == 12 or (c == 9 and mark != 9)
+
+    blank = tools.inline(blank)
+
+    def kernel(a):
+        data, p, end, mark, width = byte(a[0]), a[1], a[2], a[3], a[4]
+        roles, numbers, spans, doubtful, starts = whole(a[5]), real(a[6]), whole(a[7]), whole(a[8]), whole(a[9])
+        tens, fives, state = real(a[10]), wide(a[11]), whole(a[12])
+        count, texts, room, most = a[13], a[14], a[15], a[16]
+        nan = np.nan
+        row, doubts, status = 0, 0, 0
+        state[0] = p
+        while p < end and row < most and doubts + count <= room and status == 0:
+            start, before, column = p, doubts, 0
+            filled, complete = False, False
+            while True:
+                while blank(data[p], mark):
+                    p += 1
+                if mark == 32 and (data[p] == 10 or data[p] == 13):  # blanks at the end are no cell
+                    complete = p < end
+                    break
+                quoted = data[p] == 34
+                escaped = False
+                first = p
+                close = p + 1
+                if quoted:
+                    while close < end:
+                        if data[close] == 34:
+                            if data[close + 1] != 34:
+                                break
+                            escaped = True
+                            close += 1
+                        close += 1
+                    if close >= end:
+                        break
+                role = roles[column] if column < width else -1
+                plain, empty = False, False
+                value = nan
+                if quoted or role & 1 == 0:
+                    inner = p + 1 if quoted else p
+                    while blank(data[inner], mark):
+                        inner += 1
+                    empty = quoted and inner >= close
+                    if role & 1 == 0 and not empty and not escaped:
+                        value, stop = number(data, inner, tens, fives)
+                        if stop >= 0:
+                            after = stop
+                            while blank(data[after], mark):
+                                after += 1
+                            c = data[after]
+                            if quoted:
+                                plain = after == close
+                            else:
+                                plain = c == mark or c == 10 or c == 13 or (mark == 32 and after > stop)
+                            if plain:
+                                p = after
+                if quoted:
+                    last = close + 1
+                    p = last
+                    while blank(data[p], mark):
+                        p += 1
+                    c = data[p]
+                    if not (c == mark or c == 10 or c == 13 or (mark == 32 and p > last)):
+                        status = 2
+                        state[3] = p
+                        break
+                else:
+                    last = p
+                    if not plain:
+                        while not (data[p] == mark or data[p] == 10 or data[p] == 13):
+                            if not blank(data[p], mark):
+                                last = p + 1
+                            elif mark == 32:
+                                break
+                            p += 1
+                        while blank(data[p], mark):
+                            p += 1
+                        empty = last == first
+                filled = filled or not empty
+                if role >= 0:
+                    if role & 1:
+                        at = 2 * (row * texts + (role >> 1))
+                        spans[at] = first
+                        spans[at + 1] = last
+                    else:
+                        numbers[row * count + (role >> 1)] = value if plain else nan
+                        if not plain and not empty:
+                            at = 4 * doubts
+                            doubtful[at] = row
+                            doubtful[at + 1] = role >> 1
+                            doubtful[at + 2] = first
+                            doubtful[at + 3] = last
+                            doubts += 1
+                column += 1
+                if data[p] == 10 or data[p] == 13:
+                    complete = p < end
+                    break
+                if mark != 32:
+                    p += 1
+            if not complete or not filled or column != width:
+                doubts = before
+                if status == 0 and complete and filled:
+                    status = 1
+                    state[3] = column
+                if not complete or status:
+                    break
+            else:
+                starts[row] = start
+                row += 1
+            p += 1
+            state[0] = p
+        state[1] = row
+        state[2] = doubts
+        return status
+
+    return kernel
+
+
+_ROWS = Kernel("csv_rows", _rows)
+
+
+@functools.cache
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """10^0 to 10^22, and 5^q as 128 bits with the highest set, truncated (q ≥ 0) or rounded up (q < 0): high, low, …"""
+    fives = []
+    for q in range(_LEAST, _MOST + 1):
+        power = 5 ** abs(q)
+        size = power.bit_length()
+        if q >= 0:
+            bits = power << 128 - size if size <= 128 else power >> size - 128
+        else:
+            bits = (1 << size + 127) // power + 1
+        fives += [bits >> 64, bits & (1 << 64) - 1]
+    return np.array([10.0**i for i in range(_EXACT + 1)]), np.array(fives, np.uint64)
+
+
+class Found(NamedTuple):
+    """What a block of text holds: `numbers` (rows, K), NaN where empty or doubtful; `spans` (rows, T, 2), where each
+    text begins and ends; `doubtful` (D, 4), each a row, a number's column, and where its text begins and ends; `starts`
+    of the rows. `next` is where the next row begins, `detail` the number of cells or the place that `status` means."""
+
+    status: int
+    next: int
+    numbers: np.ndarray
+    spans: np.ndarray
+    doubtful: np.ndarray
+    starts: np.ndarray
+    detail: int
+
+
+class Rows:
+    """Reads rows of `roles`: for each column -1 to skip it, 2·k for number k, 2·t + 1 for text t; `mark`: the
+    delimiter's byte, 32 for runs of blanks."""
+
+    def __init__(self, mark: int, roles: np.ndarray):
+        self.mark, self.roles = mark, np.ascontiguousarray(roles, np.int64)
+        self.numbers = int(((self.roles >= 0) & (self.roles & 1 == 0)).sum())
+        self.texts = int(((self.roles >= 0) & (self.roles & 1 == 1)).sum())
+
+    @staticmethod
+    def ready(kept: bool = False) -> bool:
+        """Whether rows can be read; with `kept`, only where that needs no compilation."""
+        return _ROWS.kept() if kept else _ROWS.ready()
+
+    def __call__(self, data: np.ndarray, begin: int, end: int) -> Found:
+        """The complete rows of data[begin:end], bytes with a newline at `end`; as many as there is room for."""
+        width = len(self.roles)
+        # A row has a byte for each cell at least. Where it has more, as in long texts, that is more than is needed.
+        most = min((end - begin) // width + 1, _MAX_ROWS)
+        room = max(4096, self.numbers)
+        numbers = np.empty((most, self.numbers))
+        spans = np.empty((most, self.texts, 2), np.int64)
+        doubtful, starts, state = np.empty((room, 4), np.int64), np.empty(most, np.int64), np.zeros(4, np.int64)
+        tens, fives = _tables()
+        arrays = self.roles, numbers, spans, doubtful, starts, tens, fives, state
+        places = [address(array) for array in arrays]
+        status = _ROWS.slice(
+            0, address(data), begin, end, self.mark, width, *places, self.numbers, self.texts, room, most
+        )
+        start, rows, doubts, detail = state.tolist()
+        return Found(status, start, numbers[:rows], spans[:rows], doubtful[:doubts], starts[:rows], detail)

@@ -1,0 +1,305 @@
+"""Elementwise kernels for the CPU, made from a table of formulas.
+
+A kernel is a loop over 32,768 elements, which the threads share out; one element's result depends on nothing else, so
+no bit depends on the number of threads. What NumPy computes to the same bits (sums, products, roots, …) runs here for
+large arrays only; what it does not, at every size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from deepcore import locks
+from deepcore.backend.dtypes import float32, float64, int64
+from deepcore.config import settings
+from deepcore.kernels.codegen import jit
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.math import activations, elementary
+from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
+from deepcore.kernels.registry import register
+from deepcore.kernels.runtime import allocator
+
+# Elements of one slice: some 5 to 50 µs. Up to a slice there is one thread.
+SLICE = 1 << 15
+# NumPy's own loops do for arrays up to this size: one thread moves them as fast, and nothing need be compiled.
+LEAST_EXACT = 1 << 17
+
+# What whole numbers have a kernel for, too.
+_WHOLE = {"add", "sub", "mul"}
+_PLAIN = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
+_LOCK = locks.lock()
+_TYPES = {float32: float32, float64: float64, int64: int64}
+
+
+class Line(NamedTuple):
+    """One formula of a kernel: its operands, as numbers of values, and its parameters, as numbers of words."""
+
+    formula: str
+    operands: tuple[int, ...]
+    parameters: tuple[int, ...] = ()
+
+
+def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]):
+    """Formulas over elements, one after the other. Values are the operands, then the lines' results in their order.
+
+    One letter of `pattern` an operand: "v" elements, "s" one element for all, "r" a row for all rows, "c" one element a
+    row; capitals are booleans. Words: the operands' addresses, those of the `stored` values, number of elements, of
+    columns, and the parameters as float64. A result may be written over an operand of its elements.
+    """
+    names = scope(tools, lines, np.dtype(dtype))
+    exec(source(lines, dtype, pattern, stored), names)
+    return names["kernel"]
+
+
+def scope(tools, lines: tuple[Line, ...], dt) -> dict:
+    """What the code of lines names."""
+    take, put = tools.elements(dt)
+    return {
+        **{line.formula: tools.lift(_function(line.formula), dt) for line in lines},
+        "view": tools.view(dt), "flags": tools.view(np.dtype(np.uint8)), "take": take, "put": put, "number": dt.type,
+        "np": np, "SLICE": SLICE,
+    }  # fmt: skip
+
+
+def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> str:
+    """The kernel as Python."""
+    count, kinds = len(pattern), pattern.lower()
+    nested = "r" in kinds or "c" in kinds
+    at = count + len(stored)
+    words = sorted({p for line in lines for p in line.parameters})
+    single = {i for i, kind in enumerate(kinds) if kind == "s"}
+    once, each = [], []
+    for i, line in enumerate(lines, count):
+        alone = all(x in single for x in line.operands) and i not in stored
+        if alone:
+            single.add(i)
+        values = [f"x{x}" if x in single or x >= count else _ELEMENT[pattern[x]].format(x) for x in line.operands]
+        (once if alone else each).append(
+            f"x{i} = {line.formula}({', '.join([*values, *(f'p{p}' for p in line.parameters)])})"
+        )
+    each += [f"put(out{k}, i, x{value})" for k, value in enumerate(stored)]
+    body = [
+        "def kernel(a, part):",
+        *(f"    a{i} = {'flags' if kind.isupper() else 'view'}(a[{i}])" for i, kind in enumerate(pattern)),
+        *(f"    out{k} = view(a[{count + k}])" for k in range(len(stored))),
+        f"    size, columns = a[{at}], a[{at + 1}]",
+        *(f"    p{p} = number(np.int64(a[{at + 2 + p}]).view(np.float64))" for p in words),
+        *(f"    x{i} = a{i}[0]{' != 0' if kind == 'S' else ''}" for i, kind in enumerate(pattern) if kind in "sS"),
+        *(f"    {line}" for line in once),
+    ]
+    if nested:
+        body += [
+            "    step = max(1, SLICE // columns)",
+            "    for row in range(part * step, min(size // columns, (part + 1) * step)):",
+            *(f"        c{i} = a{i}[row]" for i, kind in enumerate(kinds) if kind == "c"),
+            "        for j in range(columns):",
+            "            i = row * columns + j",
+            *(f"            {line}" for line in each),
+        ]
+    else:
+        body += [
+            "    for i in range(part * SLICE, min(size, (part + 1) * SLICE)):",
+            *(f"        {line}" for line in each),
+        ]
+    return "\n".join([*body, "    return 0"])
+
+
+_ELEMENT = {
+    "v": "take(a{0}, i)", "V": "(a{0}[i] != 0)", "r": "take(a{0}, j)", "R": "(a{0}[j] != 0)", "c": "c{0}", "C": "(c{0} != 0)",
+}  # fmt: skip
+
+
+build.source = source  # type: ignore[attr-defined]
+
+
+def slices(size: int, columns: int) -> int:
+    """How many slices a kernel has."""
+    return -(-(size // columns) // max(1, SLICE // columns)) if columns else -(-size // SLICE)
+
+
+def fused(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> Kernel:
+    """The kernel of several formulas."""
+    name = jit.named("fused", lines, dtype, pattern, stored)
+    with _LOCK:
+        return jit.KERNELS.get(name) or Kernel(name, build, lines, dtype, pattern, stored)
+
+
+def one(formula: str, operands: int, parameters: int) -> tuple[Line, ...]:
+    """The lines of a kernel of one formula."""
+    return (Line(formula, tuple(range(operands)), tuple(range(parameters))),)
+
+
+class Map(Lowering):
+    """An elementwise op: its kernels, each made when a call first needs it, and the plans of its calls.
+
+    `least`: smaller arrays are left to the reference, which has the same bits, unless the kernel need not be compiled.
+    `out=`: a C-contiguous array of the result's shape and dtype, which may be one of the operands.
+    """
+
+    def __init__(self, formula: str, *parameters: str, least: int = 0, booleans: int = 0):
+        super().__init__(formula, self.planned, (), parameters, self.prepared)
+        self.formula, self.parameters, self.least, self.booleans = formula, parameters, least, booleans
+        self.copies = not least  # an operand in another layout is worth a copy where the computing takes longer
+        self.arity = _function(formula).__code__.co_argcount - len(parameters)
+        self._kernels: dict[tuple[str, str], Kernel] = {}
+        #: How operands that are alike and contiguous are computed, whatever their shape, by their dtype.
+        self._alike: dict[np.dtype, Callable] = {}
+        self.kernel(float32, "v" * self.arity)
+
+    def kernel(self, dtype, kinds: str) -> Kernel:
+        """The kernel for operands of these kinds: a letter each, see `build`."""
+        found = self._kernels.get((dtype.char, kinds))
+        if found is None:
+            with _LOCK:
+                found = self._kernels.get((dtype.char, kinds))
+                if found is None:
+                    pattern = kinds[: self.booleans].upper() + kinds[self.booleans :]
+                    name = f"{self.formula}_{dtype.name}" + ("" if kinds == "v" * self.arity else f"_{kinds}")
+                    lines = one(self.formula, self.arity, len(self.parameters))
+                    found = Kernel(name, build, lines, dtype.name, pattern, (self.arity,))
+                    self._kernels[dtype.char, kinds] = found
+        return found
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        like = specs[-1]
+        dtype = _TYPES.get(like.dtype)
+        if dtype is None or (dtype is int64 and self.formula not in _WHOLE):
+            return None
+        if any(spec.dtype != (np.bool_ if i < self.booleans else dtype) for i, spec in enumerate(specs)):
+            return None
+        alike = all(spec.shape == like.shape for spec in specs)
+        shape = like.shape if alike else _broadcast(specs)
+        if shape is None:
+            return True
+        size = math.prod(shape)
+        if not size or not all(spec.plain for spec in specs):
+            return True
+        layout = ("v" * len(specs), 0) if alike else _kinds(specs, shape)
+        if layout is None:
+            return None
+        kinds, columns = layout
+        kernel = self.kernel(dtype, kinds)
+        if not kernel.ready():
+            return None
+        arrays, floats = len(specs), len(self.floats)
+        operands = list(map(Operand, range(arrays + floats + 1)))
+        words = (*operands[:arrays], operands[-1], size, columns, *operands[arrays:-1])
+        result = like if alike else contiguous(shape, dtype, like.backend)
+        return Plan(result, [Launch(kernel, slices(size, columns), words)])
+
+    def pays(self, specs) -> bool:
+        if max(spec.size for spec in specs) >= self.least:
+            return True
+        dtype = _TYPES.get(specs[-1].dtype)
+        if dtype is None or not all(spec.plain for spec in specs):
+            return False
+        shape = _broadcast(specs)
+        layout = None if shape is None else _kinds(specs, shape)
+        return layout is not None and self.kernel(dtype, layout[0]).kept()
+
+    def bind(self, reference: Callable) -> Callable:
+        """What runs the op where it is not planned by its specs: the kernel for large arrays, else the reference."""
+
+        least = self.least
+
+        def run(xp, *operands, **params):
+            if settings.kernels and max(x.size for x in operands) >= least:
+                result = self(xp, *operands, **params)
+                if result is not NotImplemented:
+                    return result
+            return reference(xp, *operands, **params)
+
+        if least and self.arity == 1:
+            return lambda xp, x: reference(xp, x) if x.size < least else run(xp, x)
+        if least and self.arity == 2:
+            return lambda xp, x, y: reference(xp, x, y) if x.size < least and y.size < least else run(xp, x, y)
+        return run
+
+    def prepared(self, xp, operands, params, out):
+        """Operands of which some are not contiguous, and results without elements."""
+        shape = np.broadcast_shapes(*[x.shape for x in operands])
+        if not math.prod(shape):
+            return allocator.empty(shape, operands[-1].dtype) if out is None else out
+        if len(operands) > 1 and any(x.shape == shape and any(x.strides) for x in operands):
+            # One number that stands for many, as the gradient of a sum is.
+            operands = tuple(x[(slice(1),) * x.ndim] if x.ndim and not any(x.strides) else x for x in operands)
+        if not all(x.flags.num & _PLAIN == _PLAIN for x in operands):
+            if out is None and all(x.shape == shape and x.flags.f_contiguous and x.flags.aligned for x in operands):
+                result = self(xp, *[x.T for x in operands], **params)
+                return result if result is NotImplemented else result.T
+            if not self.copies:
+                return NotImplemented
+            operands = tuple(np.require(x, requirements="CA") for x in operands)
+        return self(xp, *operands, out=out, **params)
+
+
+def _broadcast(specs) -> tuple[int, ...] | None:
+    """The shape of a result, or None where the operands' do not broadcast."""
+    try:
+        return np.broadcast_shapes(*[spec.shape for spec in specs])
+    except ValueError:
+        return None
+
+
+def _function(formula: str):
+    return getattr(activations, formula, None) or getattr(elementary, formula)
+
+
+def _kinds(operands, shape) -> tuple[str, int] | None:
+    """How each operand meets the result's shape, and the number of columns where that matters; None: another way."""
+    kinds, columns = "", 0
+    for x in operands:
+        if x.shape == shape:
+            kinds += "v"
+            continue
+        if x.size == 1:
+            kinds += "s"
+            continue
+        trimmed = x.shape[next((i for i, n in enumerate(x.shape) if n != 1), x.ndim) :] if x.size else ()
+        if trimmed and trimmed == shape[-len(trimmed) :]:
+            kind, width = "r", x.size
+        elif x.shape == (*shape[:-1], 1):
+            kind, width = "c", shape[-1]
+        else:
+            return None
+        if columns and columns != width:
+            return None
+        kinds, columns = kinds + kind, width
+    return (kinds, columns) if "v" in kinds else None
+
+
+#: Every elementwise op with a kernel, by name.
+MAPS: dict[str, Map] = {
+    **{name: Map(name) for name in ("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf")},
+    **{name: Map(name, least=LEAST_EXACT) for name in (
+        "add", "sub", "mul", "true_divide", "neg", "square", "rsqrt", "reciprocal", "maximum", "minimum",
+    )},
+    "abs": Map("absolute", least=LEAST_EXACT),
+    "sqrt": Map("square_root", least=LEAST_EXACT),
+    "where": Map("where", least=LEAST_EXACT, booleans=1),
+    "moved": Map("moved", "keep", "take"),
+    **{name: Map(name) for name in (
+        "relu", "relu_grad", "sigmoid_grad", "tanh_grad", "gelu", "gelu_grad", "gelu_tanh", "gelu_tanh_grad",
+        "silu", "silu_grad", "logsigmoid", "logsigmoid_grad",
+    )},
+    **{name: Map(name, "slope") for name in ("leaky_relu", "leaky_relu_grad")},
+    **{name: Map(name, "alpha") for name in ("elu", "elu_grad")},
+    **{name: Map(name, "beta", "threshold") for name in ("softplus", "softplus_grad")},
+    **{name: Map(name) for name in (
+        "mse", "mse_grad", "l1", "l1_grad", "bce", "bce_grad", "bce_with_logits", "bce_with_logits_grad",
+        "bce_with_logits_weighted", "bce_with_logits_weighted_grad", "weigh",
+    )},
+    **{name: Map(name, "beta") for name in ("smooth_l1", "smooth_l1_grad")},
+    **{name: Map(name, "delta") for name in ("huber", "huber_grad")},
+}  # fmt: skip
+
+for _name in ("add", "sub", "mul", "true_divide"):  # with a number and with a row, as most programs have them
+    for _pattern in ("vs", "vr"):
+        MAPS[_name].kernel(float32, _pattern)
+
+for _name, _map in MAPS.items():
+    register(_name, "cpu", needs_numba=False)(_map)

@@ -1,0 +1,640 @@
+"""Reductions on the CPU by fixed trees: sums, extremes, their places, the k largest.
+
+A run of numbers is added up by 64 lanes, 8 numbers a lane; blocks of 512 go up a binary tree, lanes and all, and the
+lanes of the last are added in halves. Long runs are cut into chunks whose results are reduced in turn. All of it
+depends on sizes alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from deepcore.backend.dtypes import float32, float64, int64
+from deepcore.kernels.codegen import jit
+from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
+from deepcore.kernels.registry import register
+from deepcore.kernels.runtime import allocator
+from deepcore.kernels.runtime.threadpool import complete
+
+LANES = 64
+_BLOCK = 512
+_LEVELS = 32  # of the tree of blocks: enough for 2**42 numbers
+# Elements of one slice at least and at most: some 5 to 200 µs. Up to a slice there is one thread.
+SLICE, _MOST = 1 << 15, 1 << 19
+# A longer row is cut into chunks; of the part of one that holds its best, the nearest cache still has the place.
+CHUNK, _SCANNED = 1 << 16, 1 << 12
+# Bytes between what is read and what is brought near.
+_AHEAD = 8192
+# Of a reduction over rows: bytes of the columns, or of several rows, taken at a time; rows of one chunk at most and at
+# least (numbers, if those are short); and groups that are added one after the other.
+_WIDTH, _ROWS, _FEW_ROWS, _GROUPS = 4096, 1024, 64, 8
+FLOATS = (float32, float64)
+
+
+def kernels_of(name: str, build, *parameters) -> dict:
+    """A kernel for each floating dtype."""
+    return {d: Kernel(f"{name}_{d.name}", build, *parameters, d.name) for d in FLOATS}
+
+
+def share(total: int) -> int:
+    """How many of `total` elements one slice has: more of many, as long runs of memory are read faster."""
+    return min(max(SLICE, total >> 6), _MOST)
+
+
+# -- tools for kernels over rows ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def combination(tools, dt, name: str):
+    """(combine(a, b), its neutral element) of "sum", of "amax" and "amin", which are NaN where a number is, or of
+    "top" and "bottom", which pass over it."""
+    if name == "sum":
+
+        @tools.inline
+        def combine(a, b):
+            return a + b
+
+        return combine, dt.type(0)
+    if name == "top":
+
+        @tools.inline
+        def combine(a, b):
+            return b if b > a else a
+
+        return combine, dt.type(-np.inf)
+    if name == "bottom":
+
+        @tools.inline
+        def combine(a, b):
+            return b if b < a else a
+
+        return combine, dt.type(np.inf)
+    if name == "amax":
+
+        @tools.inline
+        def combine(a, b):
+            return b if b > a or b != b else a
+
+        return combine, dt.type(-np.inf)
+
+    @tools.inline
+    def combine(a, b):
+        return b if b < a or b != b else a
+
+    return combine, dt.type(np.inf)
+
+
+@functools.cache
+def summing(tools, dt, term, ahead: str = ""):
+    """total(x, y, z, n, c, d): Σ term(x, y, z, i, c, d) over i < n, for pointers x, y, z and numbers c, d.
+
+    `ahead`: "row" or "row, row" has the next row of x, or of x and y, brought near meanwhile, "run" what follows soon.
+    """
+    fetch, far = tools.prefetch(dt), _AHEAD // dt.itemsize
+    lanes, levels = tools.local(dt, LANES), tools.local(dt, LANES * _LEVELS)
+    fold, zero = tools.folded(dt, "sum"), dt.type(0)
+
+    @tools.inline
+    def total(x, y, z, n, c, d):
+        acc, tree = lanes(), levels()
+        done = 0
+        while True:
+            last = done + _BLOCK >= n
+            end = n if last else done + _BLOCK
+            for j in range(LANES):
+                acc[j] = zero
+            whole = done + (end - done) // LANES * LANES
+            for i in range(done, whole, LANES):
+                if ahead:
+                    fetch(x, i + (far if ahead == "run" else n))
+                if ahead == "row, row":
+                    fetch(y, i + n)
+                for j in range(LANES):
+                    acc[j] += term(x, y, z, i + j, c, d)
+            if whole < end:
+                if n < LANES:
+                    for j in range(n):
+                        acc[j] += term(x, y, z, j, c, d)
+                else:  # the last 64, of which the first have been added already
+                    start, new = n - LANES, LANES - (end - whole)
+                    for j in range(LANES):
+                        acc[j] += term(x, y, z, start + j, c, d) if j >= new else zero
+            # A full block is carried up the tree as far as it is even; the last one meets all that is left there.
+            block, level = done // _BLOCK, 0
+            while block >> level if last else (block >> level) & 1:
+                if (block >> level) & 1:
+                    for j in range(LANES):
+                        acc[j] = tree[LANES * level + j] + acc[j]
+                level += 1
+            if last:
+                break
+            for j in range(LANES):
+                tree[LANES * level + j] = acc[j]
+            done = end
+        return fold(acc)
+
+    return total
+
+
+@functools.cache
+def extreme(tools, dt, name: str):
+    """extreme(x, n): the largest or smallest of x[0 … n-1], by the name of `combination`."""
+    lanes, combine, neutral = tools.local(dt, LANES), *combination(tools, dt, name)
+    fold, whole_type = tools.folded(dt, name), np.dtype(np.int32 if dt.itemsize == 4 else np.int64)
+    counts, one, none, nan = tools.local(whole_type, LANES), whole_type.type(1), whole_type.type(0), dt.type(np.nan)
+    fetch, far = tools.prefetch(dt), _AHEAD // dt.itemsize
+    if name == "top":
+        chosen = combine
+    else:  # NaN is counted apart: comparing and counting do not wait for one another
+        chosen, _ = combination(tools, dt, "top" if name == "amax" else "bottom")
+
+    @tools.inline
+    def best(x, n):
+        acc, bad = lanes(), counts()
+        for j in range(LANES):
+            acc[j], bad[j] = neutral, none
+        for i in range(0, n - LANES + 1, LANES):
+            if name != "top":
+                fetch(x, i + far)
+            for j in range(LANES):
+                v = x[i + j]
+                acc[j] = chosen(acc[j], v)
+                bad[j] += one if v != v else none
+        if n < LANES:
+            for j in range(n):
+                acc[j] = combine(acc[j], x[j])
+        elif n % LANES:  # the last 64, most of them for the second time
+            for j in range(LANES):
+                v = x[n - LANES + j]
+                acc[j] = chosen(acc[j], v)
+                bad[j] += one if v != v else none
+        if name != "top":
+            for j in range(LANES):
+                acc[j] = nan if bad[j] != none else acc[j]
+        return fold(acc)
+
+    return best
+
+
+@functools.cache
+def plain(tools, dt, ahead: str = ""):
+    """total(x, y, z, n, c, d): Σ x."""
+
+    @tools.inline
+    def term(x, y, z, i, c, d):
+        return x[i]
+
+    return summing(tools, dt, term, ahead)
+
+
+# -- sums and extremes ----------------------------------------------------------------------------------------------
+
+
+def _rows(tools, name: str, dtype: str):
+    """One number per chunk of a row. Words: x, out, tasks, n, chunks of a row, tasks of a slice."""
+    dt = np.dtype(dtype)
+    view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
+    if name == "sum":
+        total = plain(tools, dt, "run")
+
+        @tools.inline
+        def reduced(x, n):
+            return total(x, x, x, n, zero, zero)
+    else:
+        reduced = extreme(tools, dt, name)
+
+    def kernel(a, part):
+        n, chunks, out = a[3], a[4], view(a[1])
+        for t in range(part * a[5], min(a[2], (part + 1) * a[5])):
+            start = t % chunks * CHUNK
+            out[t] = reduced(view(a[0] + (t // chunks * n + start) * size), min(n - start, CHUNK))
+        return 0
+
+    return kernel
+
+
+def _rows_of(tools, lines, dtype: str, pattern: str, parameters: int):
+    """One sum per chunk of a row, of the last of elementwise lines: see `elementwise.build`.
+
+    `pattern`: "v" up to three times, then "s". Words: the operands' addresses, out, tasks, n, chunks of a row, tasks of
+    a slice, the parameters as float64.
+    """
+    dt = np.dtype(dtype)
+    scope: dict = {**elementwise.scope(tools, lines, dt), "summing": summing, "tools": tools, "dt": dt, "CHUNK": CHUNK}
+    exec(_rows_source(lines, dtype, pattern, parameters), scope)
+    return scope["kernel"]
+
+
+def _rows_source(lines, dtype: str, pattern: str, parameters: int) -> str:
+    runs, count = pattern.count("v"), len(pattern)
+    numbers = [f"a{i}" for i in range(runs, count)] + [f"p{j}" for j in range(parameters)]
+    given = {x: f"{'xyz'[x]}[i]" if x < runs else "cd"[x - runs] for x in range(count)}
+    formulas = []
+    for i, line in enumerate(lines, count):
+        values = [given.get(x, f"x{x}") for x in line.operands]
+        values += ["cd"[count - runs + p] for p in line.parameters]
+        formulas.append(f"x{i} = {line.formula}({', '.join(values)})")
+    pointers = [f"view(a[{min(k, runs - 1)}] + start)" for k in range(3)]
+    return "\n".join([
+        "@tools.inline",
+        "def term(x, y, z, i, c, d):",
+        *(f"    {line}" for line in formulas),
+        f"    return x{count + len(lines) - 1}",
+        "",
+        'total = summing(tools, dt, term, "run")',
+        "",
+        "def kernel(a, part):",
+        f"    out, n, chunks, each = view(a[{count}]), a[{count + 2}], a[{count + 3}], a[{count + 4}]",
+        *(f"    a{i} = view(a[{i}])[0]" for i in range(runs, count)),
+        *(f"    p{j} = number(np.int64(a[{count + 5 + j}]).view(np.float64))" for j in range(parameters)),
+        f"    for t in range(part * each, min(a[{count + 1}], (part + 1) * each)):",
+        "        first = t % chunks * CHUNK",
+        f"        start = (t // chunks * n + first) * {np.dtype(dtype).itemsize}",
+        f"        out[t] = total({', '.join(pointers)}, min(n - first, CHUNK), {', '.join([*numbers, 'dt_0', 'dt_0'][:2])})",
+        "    return 0",
+    ]).replace("dt_0", "number(0)")  # fmt: skip
+
+
+_rows_of.source = _rows_source  # type: ignore[attr-defined]
+
+
+def sums_rows(kernel: Kernel) -> bool:
+    """Whether a kernel adds up rows."""
+    return any(kernel is _ROW_KERNELS["sum", d] for d in FLOATS)
+
+
+def sum_of(lines, dtype: str, pattern: str, parameters: int) -> Kernel | None:
+    """The kernel that adds up what elementwise lines give, or None. Its words are those of the sum of rows, but for more
+    operands, and parameters behind them."""
+    runs, singles = pattern.count("v"), pattern.count("s")
+    if not 1 <= runs <= 3 or runs + singles != len(pattern) or singles + parameters > 2:
+        return None
+    name = jit.named("sum", lines, dtype, pattern, parameters)
+    return jit.KERNELS.get(name) or Kernel(name, _rows_of, lines, dtype, pattern, parameters)
+
+
+def _columns(tools, name: str, dtype: str):
+    """out[o, p, j]: x[o, r, j] reduced over the rows r of chunk p.
+
+    Words: x, out, outer, n, inner, rows of a chunk, rows of a group (a power of two; above 1 only if the columns are
+    taken all at once), columns taken at a time, tasks of a slice.
+    """
+    dt = np.dtype(dtype)
+    view, size = tools.view(dt), dt.itemsize
+    width = _WIDTH // size
+    lanes, levels = tools.local(dt, width), tools.local(dt, width * _LEVELS // 2)
+    combine, neutral = combination(tools, dt, name)
+
+    def kernel(a, part):
+        n, inner, chunk, group, wide = a[3], a[4], a[5], a[6], a[7]
+        chunks, blocks = -(-n // chunk), -(-inner // wide)
+        acc, tree = lanes(), levels()
+        for t in range(part * a[8], min(a[2] * chunks * blocks, (part + 1) * a[8])):
+            column = t % blocks * wide
+            p = t // blocks % chunks
+            o = t // (blocks * chunks)
+            taken = min(wide, inner - column)
+            count = min(chunk, n - p * chunk)
+            x = view(a[0] + ((o * n + p * chunk) * inner + column) * size)
+            lane, step = group * taken, group * inner
+            groups = count // group
+            block = 0
+            while True:
+                last = (block + 1) * _GROUPS >= groups
+                for j in range(lane):
+                    acc[j] = neutral
+                for g in range(block * _GROUPS, min(groups, (block + 1) * _GROUPS)):
+                    for j in range(lane):
+                        acc[j] = combine(acc[j], x[g * step + j])
+                if last:
+                    for j in range((count - groups * group) * inner):  # groups take all columns
+                        acc[j] = combine(acc[j], x[groups * step + j])
+                level = 0
+                while block >> level if last else (block >> level) & 1:
+                    if (block >> level) & 1:
+                        for j in range(lane):
+                            acc[j] = combine(tree[width * level + j], acc[j])
+                    level += 1
+                if last:
+                    break
+                for j in range(lane):
+                    tree[width * level + j] = acc[j]
+                block += 1
+            half = group // 2
+            while half:
+                for j in range(half * taken):
+                    acc[j] = combine(acc[j], acc[half * taken + j])
+                half //= 2
+            out = view(a[1] + ((o * chunks + p) * inner + column) * size)
+            for j in range(taken):
+                out[j] = acc[j]
+        return 0
+
+    return kernel
+
+
+_ROW_KERNELS = {(n, d): Kernel(f"{n}_rows_{d.name}", _rows, n, d.name) for n in ("sum", "amax", "amin") for d in FLOATS}
+_COLUMN_KERNELS = {(n, d): Kernel(f"{n}_columns_{d.name}", _columns, n, d.name) for n, d in _ROW_KERNELS}
+
+
+class _Region(NamedTuple):
+    """One launch: the words are those behind the addresses of its input and of its results."""
+
+    kernel: Kernel
+    slices: int
+    words: tuple[int, ...]
+    results: int
+
+
+def _regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
+    """What reduces (outer, n, inner) over the middle."""
+    kernel = (_ROW_KERNELS if inner == 1 else _COLUMN_KERNELS)[name, dtype]
+    size = outer * n * inner
+    if inner == 1:
+        chunks = -(-n // CHUNK) or 1
+        tasks, each = outer * chunks, max(1, share(size) // min(n or 1, CHUNK))
+        words: tuple[int, ...] = (tasks, n, chunks, each)
+    else:
+        group, wide = 1, _WIDTH // dtype.itemsize
+        if inner < wide:
+            group = min(1 << (wide // inner).bit_length() - 1, 1 << max(n, 1).bit_length() - 1)
+            wide = inner
+        if inner * _ROWS >= SLICE:
+            chunk = min(_ROWS, max(_FEW_ROWS, 2 * SLICE // wide // group * group))
+        else:
+            chunk = -(-SLICE // inner // group) * group
+        chunks = -(-n // chunk) or 1
+        tasks = outer * chunks * -(-inner // wide)
+        each = max(1, share(size) // max(1, min(n, chunk) * wide))
+        words = (outer, n, inner, chunk, group, wide, each)
+    region = _Region(kernel, -(-tasks // each), words, outer * chunks * inner)
+    return [region] if chunks == 1 else [region, *_regions(name, dtype, outer, chunks, inner)]
+
+
+@functools.lru_cache(4096)
+def _plan(name: str, char: str, shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
+    """The regions that reduce `dims`, the last ones first, and the shape of the result."""
+    dtype = np.dtype(char)
+    regions: list[_Region] = []
+    rest = list(shape)
+    runs = [d for d in sorted(dims, reverse=True) if shape[d] != 1]
+    while runs:
+        last = first = runs.pop(0)
+        while runs and all(shape[d] == 1 for d in range(runs[0] + 1, first)):
+            first = runs.pop(0)
+        regions += _regions(
+            name, dtype, math.prod(rest[:first]), math.prod(rest[first : last + 1]), math.prod(rest[last + 1 :])
+        )
+        rest[first : last + 1] = [1] * (last + 1 - first)
+    kept = tuple(1 if d in dims else n for d, n in enumerate(shape))
+    return tuple(regions), kept if keepdim else tuple(n for d, n in enumerate(shape) if d not in dims)
+
+
+def _reduce(name: str, x, dims, keepdim: bool, out):
+    dtype = x.dtype
+    regions, shape = _plan(name, dtype.char, x.shape, dims, keepdim)
+    if not regions or (out is not None and (not out.flags.carray or out.dtype != dtype or out.shape != shape)):
+        return NotImplemented
+    source = address(x)
+    kept = None
+    for region in regions:
+        kernel, slices, words, results = region
+        if not kernel.ready():
+            return NotImplemented
+        if region is not regions[-1]:
+            found = allocator.small(results, dtype)
+        else:
+            found = allocator.small(shape, dtype) if out is None else out
+        target = address(found)
+        complete(kernel, slices, source, target, *words)
+        source, kept = target, found
+    return kept
+
+
+def reduced(name: str, x, outer: int, n: int, inner: int):
+    """A contiguous array as (outer, n, inner), reduced over the middle; or None."""
+    found = _reduce(name, x.reshape(outer, n, inner), (1,), False, None)
+    return None if found is NotImplemented else found
+
+
+class _Reduction(Lowering):
+    """The sum, maximum or minimum over `dims`."""
+
+    def __init__(self, name: str):
+        super().__init__(name, self.planned, ("dims", "keepdim"), prepare=self.prepared)
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        (x,) = specs
+        if x.dtype not in FLOATS or not x.size or not x.aligned:
+            return None
+        if not x.plain:
+            return True
+        regions, shape = _plan(self.__name__, x.dtype.char, x.shape, params["dims"], params["keepdim"])
+        if not regions or not all(region.kernel.ready() for region in regions):
+            return None
+        temporaries = tuple(region.results * x.dtype.itemsize for region in regions[:-1])
+        launches = [
+            Launch(region.kernel, region.slices, (Operand(i), Operand(i + 1), *region.words))
+            for i, region in enumerate(regions)
+        ]
+        return Plan(contiguous(shape, x.dtype, x.backend), launches, temporaries)
+
+    def prepared(self, xp, arrays, params, out):
+        """An array whose transpose is contiguous."""
+        (x,) = arrays
+        if not x.flags.f_contiguous or out is not None:
+            return NotImplemented
+        dims = tuple(x.ndim - 1 - d for d in params["dims"])
+        mirrored = self(xp, x.T, dims=dims, keepdim=params["keepdim"])
+        return mirrored if mirrored is NotImplemented else mirrored.T
+
+
+REDUCTIONS = {name: _Reduction(name) for name in ("sum", "amax", "amin")}
+for _lowering in REDUCTIONS.values():
+    register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)
+
+
+# -- places ---------------------------------------------------------------------------------------------------------
+
+
+def _place(tools, name: str, dtype: str):
+    """The best of a chunk of a row and the first place it stands at in the row.
+
+    Words: x, places, values (or 0), tasks, n, chunks of a row, tasks of a slice.
+    """
+    dt = np.dtype(dtype)
+    view, places, size = tools.view(dt), tools.view(int64), dt.itemsize
+    best = extreme(tools, dt, name)
+    combine, _ = combination(tools, dt, name)
+    one, none = np.int32(1), np.int32(0)
+
+    def kernel(a, part):
+        n, chunks = a[4], a[5]
+        for t in range(part * a[6], min(a[3], (part + 1) * a[6])):
+            start = t % chunks * CHUNK
+            count = min(n - start, CHUNK)
+            base = a[0] + (t // chunks * n + start) * size
+            found, at = best(view(base), min(count, _SCANNED)), 0
+            for b in range(_SCANNED, count, _SCANNED):
+                other = best(view(base + b * size), min(count - b, _SCANNED))
+                if found == found and (combine(found, other) != found):
+                    found, at = other, b
+            x = view(base)
+            while at + LANES <= count:
+                hits = none
+                for j in range(LANES):
+                    hits += one if (x[at + j] == found) | (x[at + j] != x[at + j]) else none
+                if hits:
+                    break
+                at += LANES
+            while x[at] != found and x[at] == x[at]:
+                at += 1
+            places(a[1])[t] = start + at
+            if a[2]:
+                view(a[2])[t] = found
+        return 0
+
+    return kernel
+
+
+_PLACES = {(n, d): Kernel(f"arg{n[1:]}_{d.name}", _place, n, d.name) for n in ("amax", "amin") for d in FLOATS}
+
+
+def _runs(x) -> tuple[int, int, int, int, int]:
+    """Numbers of a row, rows, chunks of a row, tasks, tasks of a slice."""
+    n = x.shape[-1]
+    rows, chunks = x.size // n, -(-n // CHUNK)
+    return n, rows, chunks, rows * chunks, max(1, share(x.size) // min(n, CHUNK))
+
+
+class _Place(Lowering):
+    """Where the largest or smallest number of each row stands."""
+
+    def __init__(self, name: str, best: str):
+        super().__init__(name, self.planned, ("dim",), prepare=self.prepared)
+        self.best = best
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        (x,) = specs
+        if x.dtype not in FLOATS or not x.size or not x.plain or params["dim"] not in (-1, x.ndim - 1):
+            return None
+        kernel = _PLACES[self.best, x.dtype]
+        if not kernel.ready():
+            return None
+        n, _, chunks, tasks, each = _runs(x)
+        if chunks > 1:
+            return True
+        words = (Operand(0), Operand(1), 0, tasks, n, chunks, each)
+        return Plan(contiguous(x.shape[:-1], int64, x.backend), [Launch(kernel, -(-tasks // each), words)])
+
+    def prepared(self, xp, arrays, params, out):
+        """Rows in chunks, whose results are compared in turn."""
+        (x,) = arrays
+        n, rows, chunks, tasks, each = _runs(x)
+        places, values = allocator.small((rows, chunks), int64), allocator.small((rows, chunks), x.dtype)
+        kernel = _PLACES[self.best, x.dtype]
+        complete(kernel, -(-tasks // each), address(x), address(places), address(values), tasks, n, chunks, each)
+        first = values.argmax(1) if self.best == "amax" else values.argmin(1)
+        chosen = np.take_along_axis(places, first[:, None], 1).reshape(x.shape[:-1])
+        if out is None:
+            return chosen
+        out[...] = chosen
+        return out
+
+
+argmax, argmin = _Place("argmax", "amax"), _Place("argmin", "amin")
+for _lowering in (argmax, argmin):
+    register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)
+
+
+def _topk(tools, largest: bool, dtype: str):
+    """The places of the k best of each row, best first, equals by place. Words: x, values, places, rows, n, k, rows of a slice.
+
+    A heap of the best so far, the worst of them on top; 64 numbers at a time are compared with that one.
+    """
+    dt = np.dtype(dtype)
+    view, whole, size = tools.view(dt), tools.view(int64), dt.itemsize
+    one, none = np.int32(1), np.int32(0)
+
+    if largest:
+
+        @tools.inline
+        def better(a, b):
+            return (a > b) | ((a != a) & (b == b))
+    else:
+
+        @tools.inline
+        def better(a, b):
+            return (a < b) | ((b != b) & (a == a))
+
+    @tools.inline
+    def sink(values, places, at, count, v, i):
+        """Put (v, i) at or below place `at` of a heap of `count`."""
+        while True:
+            child = 2 * at + 1
+            if child >= count:
+                break
+            if child + 1 < count:
+                left, right = values[child], values[child + 1]
+                if better(left, right) or (not better(right, left) and places[child] < places[child + 1]):
+                    child += 1
+            c = values[child]
+            if better(c, v) or (not better(v, c) and places[child] < i):
+                break
+            values[at], places[at] = c, places[child]
+            at = child
+        values[at], places[at] = v, i
+
+    def kernel(a, part):
+        n, k = a[4], a[5]
+        for r in range(part * a[6], min(a[3], (part + 1) * a[6])):
+            x, values, places = view(a[0] + r * n * size), view(a[1] + r * k * size), whole(a[2] + 8 * r * k)
+            for i in range(k):
+                values[i], places[i] = x[i], i
+            for i in range(k // 2 - 1, -1, -1):
+                sink(values, places, i, k, values[i], places[i])
+            i = k
+            while i < n:
+                if i + LANES <= n:
+                    worst, hits = values[0], none
+                    for j in range(LANES):
+                        hits += one if better(x[i + j], worst) else none
+                    if hits == 0:
+                        i += LANES
+                        continue
+                for j in range(i, min(i + LANES, n)):
+                    if better(x[j], values[0]):
+                        sink(values, places, 0, k, x[j], j)
+                i += LANES
+            for count in range(k - 1, 0, -1):
+                v, i = values[count], places[count]
+                values[count], places[count] = values[0], places[0]
+                sink(values, places, 0, count, v, i)
+        return 0
+
+    return kernel
+
+
+_TOPK = {largest: kernels_of("topk" if largest else "bottomk", _topk, largest) for largest in (True, False)}
+
+
+@register("topk", "cpu", needs_numba=False)
+def topk(xp, input, *, k, dim, largest):
+    x = input
+    if (x.dtype != float32 and x.dtype != float64) or not x.size or not k or dim not in (-1, x.ndim - 1):
+        return NotImplemented
+    kernel = _TOPK[largest][x.dtype]
+    if not kernel.ready():
+        return NotImplemented
+    x = np.require(x, requirements=("C", "A"))
+    n = x.shape[-1]
+    rows, each = x.size // n, max(1, share(x.size) // n)
+    values, places = allocator.small((*x.shape[:-1], k), x.dtype), allocator.small((*x.shape[:-1], k), int64)
+    complete(kernel, -(-rows // each), address(x), address(values), address(places), rows, n, k, each)
+    return places

@@ -1,0 +1,261 @@
+"""Optimizer updates on CUDA: all parameters of one formula and dtype in one launch, over a table of where they lie.
+
+A row of the table has the first of the parameter's tiles, its size, the addresses of gradient, parameter and states,
+and the formula's scalars as float64. A block looks the row of its tile up by bisection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import repeat
+from operator import is_
+from typing import Any
+
+import numpy as np
+
+from deepcore import locks
+from deepcore.backend.dtypes import float32, float64, int64
+from deepcore.kernels.cpu.optimizer import UPDATES, Update
+from deepcore.kernels.cuda.kernel import KERNELS, Kernel, blocks_for
+from deepcore.kernels.cuda.rows import add
+from deepcore.kernels.registry import register
+
+THREADS = 256
+#: Elements of a tile.
+TILE = 4 * THREADS
+
+_TEXT = """
+def kernel(table, rows, tiles):
+    for tile in range(block(), tiles, blocks()):
+        low, high = 0, rows
+        while high - low > 1:
+            middle = (low + high) // 2
+            if table[middle * {width}] <= tile:
+                low = middle
+            else:
+                high = middle
+        row = low * {width}
+        start = (tile - table[row]) * {tile}
+        stop = min(table[row + 1], start + {tile})
+        {pointers}
+        {numbers}
+        i = start + thread()
+        while i < stop:
+            {results} = formula({arguments})
+            {stores}
+            i += {threads}
+"""
+
+
+def build(tools, formula, states: int, dtype: str):
+    dt = np.dtype(dtype)
+    count = formula.__code__.co_argcount - 2 - states
+    arrays, numbers = ["w", *(f"s{i}" for i in range(states))], [f"c{i}" for i in range(count)]
+    text = _TEXT.format(
+        width=4 + states + count,
+        tile=TILE,
+        threads=THREADS,
+        pointers="\n        ".join(f"{a} = at(table[row + {2 + i}])" for i, a in enumerate(["g", *arrays])),
+        numbers="\n        ".join(
+            f"{c} = convert(np.int64(table[row + {4 + states + i}]).view(np.float64))" for i, c in enumerate(numbers)
+        )
+        or "pass",
+        results=", ".join(f"new_{a}" for a in arrays) + ("," if len(arrays) == 1 else ""),
+        arguments=", ".join(["w[i]", "g[i]", *(f"{a}[i]" for a in arrays[1:]), *numbers]),
+        stores="; ".join(f"{a}[i] = new_{a}" for a in arrays),
+    )
+    scope: dict[str, Any] = {
+        "np": np, "at": tools.at(dt), "convert": dt.type, "formula": tools.lift(formula, dt),
+        "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
+    }  # fmt: skip
+    exec(text, scope)
+    return scope["kernel"]
+
+
+_MADE: dict[tuple[Update, Any], Kernel] = {}
+_LOCK = locks.lock()
+
+
+def kernel(update: Update, dtype) -> Kernel | None:
+    """The kernel of an update for parameters of this dtype, or None."""
+    if dtype not in (float32, float64):
+        return None
+    with _LOCK:
+        found = _MADE.get((update, dtype))
+        if found is None:
+            stem, number = f"update_{update.formula.__name__}", 1
+            name = f"{stem}_{dtype.name}"
+            while name in KERNELS:  # another class has a formula of that name
+                number += 1
+                name = f"{stem}_{number}_{dtype.name}"
+            found = Kernel(name, ("int64*", "int64", "int64"), build, update.formula, len(update.states), dtype.name)
+            _MADE[update, dtype] = found
+        return found
+
+
+def make_all() -> None:
+    """Define the kernels of all updates there are, compiling none."""
+    for update in UPDATES:
+        for dtype in (float32, float64):
+            kernel(update, dtype)
+
+
+def fits(w, states) -> bool:
+    return all(x.dtype == w.dtype and x.shape == w.shape and x.flags.c_contiguous for x in (w, *states))
+
+
+def _addresses(update: Update) -> int:
+    """Where the scalars of a row start: behind first tile, size and addresses."""
+    return 4 + len(update.states)
+
+
+def width(update: Update) -> int:
+    """Words of a row."""
+    return _addresses(update) + update.formula.__code__.co_argcount - 2 - len(update.states)
+
+
+def fill(xp, update: Update, dtype, entries: list[tuple], table) -> tuple[int, list]:
+    """Puts the addresses of (w, g, states) of all entries, none empty, into `table`; how many tiles, and the gradients."""
+    made = Table(update, entries)
+    kept = made.set_gradients(xp, dtype, entries)
+    table[:, : _addresses(update)] = made.words[:, : _addresses(update)]
+    return made.tiles, kept
+
+
+def over(xp, update: Update, dtype, table, tiles: int) -> Callable[[], None]:
+    """A call that updates by a table on the device."""
+    return xp.prepared(kernel(update, dtype), blocks_for(xp, tiles, 1), table, table.shape[0], tiles)
+
+
+def set_scalars(table, update: Update, row: int, values: list[float]) -> None:
+    table[row, _addresses(update) :] = np.asarray(values, np.float64).view(np.int64)
+
+
+class Table:
+    """The rows of many parameters, and the arrays whose addresses they have: the same objects lie where they did."""
+
+    def __init__(self, update: Update, entries: list[tuple]):
+        self.arrays = [x for w, _, states, *_ in entries for x in (w, *states)]
+        self.fits = all(fits(w, states) for w, _, states, *_ in entries)
+        self.rows = [i for i, entry in enumerate(entries) if entry[0].size]
+        self.words = np.zeros((len(self.rows), width(update)), np.int64)
+        self.scalars = self.words[:, _addresses(update) :]
+        tiles = [-(-entries[i][0].size // TILE) for i in self.rows]
+        self.tiles = sum(tiles)
+        for row, i in zip(self.words, self.rows if self.fits else ()):
+            w, _, states, *_ = entries[i]
+            row[1], row[3 : _addresses(update)] = w.size, [x.data.ptr for x in (w, *states)]
+        self.words[:, 0] = np.cumsum([0, *tiles])[:-1]
+
+    def set_gradients(self, xp, dtype, entries: list[tuple]) -> list:
+        """Has the rows point to the entries' gradients, which are returned: dense, and of the dtype."""
+        gradients = [
+            g if g.dtype == dtype and g.flags.c_contiguous else xp.ascontiguousarray(g.astype(dtype, copy=False))
+            for g in (entries[i][1] for i in self.rows)
+        ]
+        self.words[:, 2] = [g.data.ptr for g in gradients]
+        return gradients
+
+    def holds(self, entries: list[tuple]) -> bool:
+        arrays = [x for w, _, states, _ in entries for x in (w, *states)]
+        return len(arrays) == len(self.arrays) and all(map(is_, arrays, self.arrays))
+
+
+@register("updates", "cuda", needs_numba=False)
+def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable[[], None] | None:
+    """A call that runs the updates of all entries (w, g, states, scalars), or NotImplemented where it would not.
+
+    All that can fail has been done when this returns, and the call is of compiled code alone. `kept` has the table of
+    the step before.
+    """
+    dtype = entries[0][0].dtype
+    run, table = kernel(update, dtype), kept.pop("table", None)
+    if run is None:
+        return NotImplemented
+    if table is None or not table.holds(entries):
+        table = Table(update, entries)
+    if not table.fits or any(g.shape != w.shape for w, g, _, _ in entries) or not xp.ready(run):
+        return NotImplemented
+    if table.rows:
+        gradients = table.set_gradients(xp, dtype, entries)
+        scalars = [entries[i][3] for i in table.rows]
+        same = all(map(is_, scalars, repeat(scalars[0])))
+        table.scalars[...] = np.asarray(scalars[0] if same else scalars, np.float64).view(np.int64)
+        call = over(xp, update, dtype, xp.from_host(table.words), table.tiles)
+        call.kept = gradients  # until it is called
+    kept["table"] = table
+    return call if table.rows else int
+
+
+@register("update", "cuda", needs_numba=False)
+def update(xp, w, g, *states, update: Update, scalars: dict[str, float]):
+    call = updates(xp, update=update, entries=[(w, g, states, update.values(scalars))], kept={})
+    return call if call is NotImplemented else call()  # type: ignore[misc]
+
+
+# -- checks -------------------------------------------------------------------------------------------------------
+
+
+def _build_finite(tools, dtype: str):
+    """bad[block]: how many numbers are NaN or infinite. A row of the table: first tile, size, address."""
+    dt = np.dtype(dtype)
+    at, zero = tools.at(dt), dt.type(0)
+    thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
+    total_of = tools.block_reduction(add, int64, THREADS)
+
+    def kernel(table, rows, tiles, bad):
+        wrong = 0
+        for tile in range(block(), tiles, blocks()):
+            low, high = 0, rows
+            while high - low > 1:
+                middle = (low + high) // 2
+                if table[middle * 3] <= tile:
+                    low = middle
+                else:
+                    high = middle
+            row = low * 3
+            start = (tile - table[row]) * TILE
+            stop = min(table[row + 1], start + TILE)
+            g = at(table[row + 2])
+            i = start + thread()
+            while i < stop:
+                if g[i] - g[i] != zero:
+                    wrong += 1
+                i += THREADS
+        wrong = total_of(wrong)
+        if thread() == 0:
+            bad[block()] = wrong
+
+    return kernel
+
+
+_FINITE = {
+    dtype: Kernel(f"gradients_finite_{dtype.name}", ("int64*", "int64", "int64", "int64*"), _build_finite, dtype.name)
+    for dtype in (float32, float64)
+}
+
+
+@register("all_finite", "cuda", needs_numba=False)
+def all_finite(xp, *arrays):
+    """One launch for each dtype, and one wait."""
+    arrays = [x for x in arrays if x.size]
+    for x in arrays:
+        if (
+            x.dtype not in _FINITE
+            or not (x.flags.c_contiguous or x.flags.f_contiguous)
+            or not xp.ready(_FINITE[x.dtype])
+        ):
+            return NotImplemented
+    counts = []
+    for dtype, kernel in _FINITE.items():
+        members = [x for x in arrays if x.dtype == dtype]
+        if members:
+            table = np.zeros((len(members), 3), np.int64)
+            table[:, 1:] = [(x.size, x.data.ptr) for x in members]
+            tiles = -(-table[:, 1] // TILE)
+            table[1:, 0] = np.cumsum(tiles)[:-1]
+            total = int(tiles.sum())
+            blocks = blocks_for(xp, total, 1)
+            counts.append(xp.empty(blocks, dtype=int64))
+            xp.launch(kernel, blocks, xp.from_host(table), len(members), total, counts[-1])
+    return not any(bool(count.any()) for count in counts)

@@ -1,0 +1,1 @@
+"""What runs compiled kernels: the thread pool, the allocator and executables."""
