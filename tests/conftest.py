@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 import standin
+from backends import BACKENDS
 
-from deepcore.backend import get_backend, register
 from deepcore.config import settings
-from deepcore.errors import BackendError
 from deepcore.kernels.codegen import background
 
 background.forgo()  # a run has its own: see `_WARMUP`
-register("standin", standin.create)
 
 # Under nohup, or in the background of a script, Ctrl-C is ignored, and by every process that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -41,16 +39,7 @@ else:
     hypothesis.settings.load_profile("default")
 
 
-def _cuda_usable() -> bool:
-    try:
-        get_backend("cuda")
-    except BackendError:
-        return False
-    return True
-
-
 WARMUP = pytest.StashKey[subprocess.Popen]()
-BACKENDS = ["cpu", "standin"] + ([pytest.param("cuda", marks=pytest.mark.gpu)] if _cuda_usable() else [])
 
 
 @pytest.fixture(params=BACKENDS)

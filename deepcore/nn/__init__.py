@@ -1,7 +1,7 @@
 """Neural-network layers, losses, and the `Module` they are made of. Names, shapes and defaults are PyTorch's."""
 
-from deepcore.nn import functional, init, registry, utils
-from deepcore.nn.activations import (
+from deepcore.nn import functional, init, modules, registry, utils
+from deepcore.nn.modules.activation import (
     ELU,
     GELU,
     LeakyReLU,
@@ -14,11 +14,11 @@ from deepcore.nn.activations import (
     Softplus,
     Tanh,
 )
-from deepcore.nn.containers import ModuleDict, ModuleList, Sequential
-from deepcore.nn.dropout import Dropout
-from deepcore.nn.embedding import Embedding
-from deepcore.nn.linear import Flatten, Identity, Linear, Unflatten
-from deepcore.nn.losses import (
+from deepcore.nn.modules.container import ModuleDict, ModuleList, Sequential
+from deepcore.nn.modules.dropout import Dropout
+from deepcore.nn.modules.embedding import Embedding
+from deepcore.nn.modules.linear import Flatten, Identity, Linear, Unflatten
+from deepcore.nn.modules.loss import (
     BCELoss,
     BCEWithLogitsLoss,
     CrossEntropyLoss,
@@ -28,8 +28,8 @@ from deepcore.nn.losses import (
     NLLLoss,
     SmoothL1Loss,
 )
-from deepcore.nn.module import Module
-from deepcore.nn.normalization import BatchNorm1d, LayerNorm
+from deepcore.nn.modules.module import Module
+from deepcore.nn.modules.normalization import BatchNorm1d, LayerNorm
 from deepcore.nn.parameter import Parameter
 from deepcore.nn.registry import LAYERS, LOSSES
 
@@ -40,5 +40,5 @@ __all__ = [
     "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh", "Unflatten", "functional", "init", "utils",
 ]  # fmt: skip
 
-# The names above are for editors; what any other file of this folder registers is here as well.
-globals().update(registry.discover(__name__, __path__, LAYERS, LOSSES))
+# The names above are for editors; what any other file of `modules` registers is here as well.
+globals().update(registry.discover(modules.__name__, modules.__path__, LAYERS, LOSSES))

@@ -17,7 +17,7 @@ from typing import Any
 from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, ConfigError, DeepcoreError, FileFormatError, StateDictError
 from deepcore.nn import init
-from deepcore.nn.module import Module
+from deepcore.nn.modules.module import Module
 from deepcore.nn.registry import LAYERS
 from deepcore.tensor import from_raw
 

@@ -13,7 +13,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.config import settings
 from deepcore.errors import NonFiniteError, non_negative
 from deepcore.kernels.cpu.optimizer import Gradients, all_finite
-from deepcore.nn.module import Module
+from deepcore.nn.modules.module import Module
 from deepcore.tensor import Tensor, from_raw, zeros
 
 

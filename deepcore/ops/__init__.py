@@ -1,12 +1,32 @@
 """The ops: declared in the files beside this one, installed as `dc.<name>` and `Tensor.<name>` by being declared."""
 
-from deepcore.ops import elementwise, shape  # noqa: I001  (reduce and index need these two)
-from deepcore.ops import index, reduce, linalg, losses, convert
+from deepcore.ops import (
+    activation,
+    arithmetic,
+    comparison,
+    convert,
+    dropout,
+    exponential,
+    index,
+    linalg,
+    loss,
+    norm,
+    reduction,
+    rounding,
+    scan,
+    shape,
+    softmax,
+    sort,
+    trigonometric,
+)
 from deepcore.ops.registry import FUNCTIONS, PRIMITIVES
 
 convert.install_in_place()
 
-__all__ = ["FUNCTIONS", "PRIMITIVES", "convert", "elementwise", "index", "linalg", "losses", "reduce", "shape"]
+__all__ = [
+    "FUNCTIONS", "PRIMITIVES", "activation", "arithmetic", "comparison", "convert", "dropout", "exponential", "index",
+    "linalg", "loss", "norm", "reduction", "rounding", "scan", "shape", "softmax", "sort", "trigonometric",
+]  # fmt: skip
 
 
 def public() -> dict:

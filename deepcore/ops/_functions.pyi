@@ -4,7 +4,7 @@ import builtins
 from collections.abc import Sequence
 from typing import Any
 
-from deepcore.ops.reduce import ValuesAndIndices
+from deepcore.ops.reduction import ValuesAndIndices
 from deepcore.tensor import Tensor
 
 Operand = Tensor | builtins.float | builtins.int | builtins.bool

@@ -8,7 +8,7 @@ from deepcore.autograd import Function
 from deepcore.backend import Backend, available_kinds, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.errors import BackendError, DTypeError, ShapeError, suggest
-from deepcore.ops import elementwise as e
+from deepcore.ops import arithmetic, comparison
 from deepcore.ops.index import refuse_leaf, setitem, write, written
 from deepcore.ops.registry import FUNCTIONS, Tensor, cast, composite, sample
 from deepcore.ops.shape import broadcast_to, sizes
@@ -180,7 +180,7 @@ Tensor.new_tensor = new_tensor
 
 def _where(self, condition, other):
     """self where `condition`, `other` elsewhere."""
-    return e.where(condition, self, other)
+    return comparison.where(condition, self, other)
 
 
 Tensor.where = _where
@@ -205,17 +205,20 @@ def _operator(function):
     return method
 
 
-_add = e._add
-_sub = e._sub
 for _name, _function in (
-    ("add", _add), ("sub", _sub), ("mul", e.mul), ("truediv", e.true_divide), ("floordiv", e.floor_divide), ("mod", e.remainder),
-    ("pow", e.pow), ("and", e.bitwise_and), ("or", e.bitwise_or), ("xor", e.bitwise_xor),
+    ("add", arithmetic.add_p), ("sub", arithmetic.sub_p), ("mul", arithmetic.mul), ("truediv", arithmetic.true_divide), ("floordiv", arithmetic.floor_divide), ("mod", arithmetic.remainder),
+    ("pow", arithmetic.pow), ("and", comparison.bitwise_and), ("or", comparison.bitwise_or), ("xor", comparison.bitwise_xor),
 ):  # fmt: skip
     setattr(Tensor, f"__{_name}__", _function)
     setattr(Tensor, f"__r{_name}__", _reflected(_function))
     setattr(Tensor, f"__i{_name}__", _in_place(f"{_name}_", _function))
 for _name in ("eq", "ne"):
-    setattr(Tensor, f"__{_name}__", _operator(getattr(e, _name)))
+    setattr(Tensor, f"__{_name}__", _operator(getattr(comparison, _name)))
 for _name in ("lt", "le", "gt", "ge"):
-    setattr(Tensor, f"__{_name}__", getattr(e, _name))
-Tensor.__neg__, Tensor.__pos__, Tensor.__abs__, Tensor.__invert__ = e.neg, e.positive, e.abs, e.bitwise_not
+    setattr(Tensor, f"__{_name}__", getattr(comparison, _name))
+Tensor.__neg__, Tensor.__pos__, Tensor.__abs__, Tensor.__invert__ = (
+    arithmetic.neg,
+    arithmetic.positive,
+    arithmetic.abs,
+    comparison.bitwise_not,
+)

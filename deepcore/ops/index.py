@@ -19,7 +19,7 @@ from deepcore.ops.registry import (
     sample,
     takes_arrays,
 )
-from deepcore.ops.shape import _alias, _reshape, broadcast_shape, broadcast_to, normalize_dim
+from deepcore.ops.shape import alias_p, broadcast_shape, broadcast_to, normalize_dim, reshape_p
 from deepcore.tensor import leaves
 
 # -- primitives ---------------------------------------------------------------------------------------------
@@ -72,11 +72,11 @@ def _put_add(xp, input, *indices, shape, dims):
 
 
 @primitive(vjp=(lambda g, index, input_shape, dim: _scatter_along(g, index, shape=input_shape, dim=dim), None))
-def _gather(xp, input, index, *, dim):
+def gather_p(xp, input, index, *, dim):
     return xp.take_along_axis(_leading(input, index, dim), index, axis=dim)
 
 
-@primitive(vjp=(lambda g, index, dim: _gather(g, index, dim=dim), None))
+@primitive(vjp=(lambda g, index, dim: gather_p(g, index, dim=dim), None))
 def _scatter_along(xp, input, index, *, shape, dim):
     """Zeros of `shape` with input[…, k, …] added at index[…, k, …] along `dim`."""
     out = xp.zeros(shape, dtype=input.dtype)
@@ -160,22 +160,22 @@ def gather(input, dim: int, index):
         raise mixed_backends("gather", (input, index))
     if not index.numel():
         _check_range("gather", index, 0)
-        return _reshape(basic(_reshape(input, shape=(input.numel(),)), index=(slice(0), ...)), shape=index.shape)
+        return reshape_p(basic(reshape_p(input, shape=(input.numel(),)), index=(slice(0), ...)), shape=index.shape)
     if max(index.ndim, 1) != max(input.ndim, 1):
         raise ShapeError(
             "gather: the index must have as many dimensions as the input",
             received=f"input {input.shape}, index {index.shape}",
         )
     if not input.ndim or not index.ndim:  # numbers count as vectors of one element
-        vector, places = _reshape(input, shape=(input.numel(),)), _reshape(index, shape=(index.numel(),))
-        return _reshape(gather(vector, 0, places), shape=index.shape)
+        vector, places = reshape_p(input, shape=(input.numel(),)), reshape_p(index, shape=(index.numel(),))
+        return reshape_p(gather(vector, 0, places), shape=index.shape)
     if any(n > m for i, (n, m) in enumerate(zip(index.shape, input.shape)) if i != d):
         raise ShapeError(
             f"gather: the index may exceed the input in dimension {d} only",
             received=f"input {input.shape}, index {index.shape}",
         )
     _check_range("gather", index, input.shape[d])
-    return _gather(input, index, dim=d)
+    return gather_p(input, index, dim=d)
 
 
 @composite(examples=lambda make: [sample(make(3, 4), make.int(4, 3, 2), 1), sample(make(3, 4), make.int(12, 5))])
@@ -183,7 +183,7 @@ def gather(input, dim: int, index):
 def take_along_dim(input, indices, dim: int | None = None):
     """`gather` whose index broadcasts and may count from the end; without `dim`, of all elements in row order"""
     if dim is None:
-        return take_along_dim(_reshape(input, shape=(input.numel(),)), _reshape(indices, shape=(indices.numel(),)), 0)
+        return take_along_dim(reshape_p(input, shape=(input.numel(),)), reshape_p(indices, shape=(indices.numel(),)), 0)
     d = normalize_dim(dim, input.ndim)
     if indices.ndim != input.ndim:
         raise ShapeError(
@@ -210,7 +210,7 @@ def index_select(input, dim: int, index):
     _check_range("index_select", index, input.shape[d] if input.ndim else 1)
     if not input.ndim:
         return input.clone()
-    index = _reshape(index, shape=(index.numel(),))
+    index = reshape_p(index, shape=(index.numel(),))
     return apply(_take, (input, index), {"dims": (d,)})
 
 
@@ -227,7 +227,7 @@ def scatter_add(input, dim: int, index, src):
     d = normalize_dim(dim, input.ndim)
     _check_range("scatter_add", index, input.shape[d] if input.ndim else 1)
     if not input.ndim:
-        return input + _reshape(src, shape=()) if index.numel() else input.clone()
+        return input + reshape_p(src, shape=()) if index.numel() else input.clone()
     if not index.numel():
         return input.clone()
     if src.dtype != input.dtype:
@@ -268,7 +268,7 @@ def masked_select(input, mask):
 @takes_arrays
 def masked_fill(input, mask, value):
     """`value` where `mask`, `input` elsewhere"""
-    from deepcore.ops.elementwise import where
+    from deepcore.ops.comparison import where
 
     if mask.dtype != dt.bool_:
         raise DTypeError("masked_fill needs a bool mask", received=dt.name_of(mask.dtype))
@@ -398,7 +398,7 @@ def _separate(input, parsed):
                     )
                 if not item.ndim:  # a lone True or False adds a dimension of length 1 or 0
                     view.append(None)
-                    parts: tuple[Tensor, ...] = (nonzero(_reshape(item, shape=(1,)), as_tuple=True)[0],)
+                    parts: tuple[Tensor, ...] = (nonzero(reshape_p(item, shape=(1,)), as_tuple=True)[0],)
                 else:
                     parts = nonzero(item, as_tuple=True)
                     view.extend([slice(None)] * item.ndim)
@@ -464,7 +464,7 @@ def getitem(input, index):
     view, indices, dims = _parse(input, index)
     if indices and _is_trivial(view, input):
         return apply(_take, (input, *indices), {"dims": dims})
-    out = basic(input, index=(*view, ...)) if view else _alias(input)
+    out = basic(input, index=(*view, ...)) if view else alias_p(input)
     return apply(_take, (out, *indices), {"dims": dims}) if indices else out
 
 
@@ -535,7 +535,7 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
         key, region = (...,), raw.shape
     lead = value.ndim - len(region)
     if lead > 0 and all(n == 1 for n in value.shape[:lead]):
-        value = _reshape(value, shape=value.shape[lead:])
+        value = reshape_p(value, shape=value.shape[lead:])
     if value.ndim > len(region) or any(n not in (1, m) for n, m in zip(value.shape[::-1], region[::-1])):
         raise ShapeError(
             "the value does not fit the part it is written to",

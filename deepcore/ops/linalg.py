@@ -6,16 +6,18 @@ import functools
 import math
 from typing import Any
 
+import deepcore.ops.activation  # these two declare the activations of `EPILOGUES`
+import deepcore.ops.trigonometric  # noqa: F401
 from deepcore.autograd import apply, constant, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError, suggest
-from deepcore.ops.elementwise import check_factor
+from deepcore.ops.arithmetic import check_factor
 from deepcore.ops.registry import PRIMITIVES, Tensor, cast, composite, is_half, primitive, sample, takes_arrays
-from deepcore.ops.shape import _permute, _reshape, permute
+from deepcore.ops.shape import permute, permute_p, reshape_p
 
 
 def _swap(x: Tensor) -> Tensor:
-    return _permute(x, order=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+    return permute_p(x, order=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
 
 
 @primitive(
@@ -79,12 +81,12 @@ def matmul(input, other):
             fix="transpose one operand, or correct the layer's number of inputs",
         )
     if left:
-        a = _reshape(a, shape=(1, *a.shape))
+        a = reshape_p(a, shape=(1, *a.shape))
     if right:
-        b = _reshape(b, shape=(*b.shape, 1))
+        b = reshape_p(b, shape=(*b.shape, 1))
     if b.ndim == 2 and a.ndim > 2:  # one large product, whose gradient needs no sum over the batch
-        rows = _reshape(a, shape=(math.prod(a.shape[:-1]), a.shape[-1]))
-        out = _reshape(_matmul(rows, b), shape=(*a.shape[:-1], b.shape[1]))
+        rows = reshape_p(a, shape=(math.prod(a.shape[:-1]), a.shape[-1]))
+        out = reshape_p(_matmul(rows, b), shape=(*a.shape[:-1], b.shape[1]))
     else:
         try:
             out = _matmul(a, b)
@@ -93,7 +95,7 @@ def matmul(input, other):
             raise
     if left or right:
         shape = out.shape[:-2] + (() if left else out.shape[-2:-1]) + (() if right else out.shape[-1:])
-        out = _reshape(out, shape=shape)
+        out = reshape_p(out, shape=shape)
     return out
 
 
@@ -142,7 +144,7 @@ def dot(input, tensor):
 def outer(input, vec2):
     """input ⊗ vec2: every product of an element of one with an element of the other"""
     _ranks("outer", input, vec2, 1)
-    return _reshape(input, shape=(input.shape[0], 1)) * vec2
+    return reshape_p(input, shape=(input.shape[0], 1)) * vec2
 
 
 @composite(
@@ -170,12 +172,12 @@ def addmm(input, mat1, mat2, *, beta=1, alpha=1):
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x if x.ndim == 2 else _reshape(x, shape=(math.prod(x.shape[:-1]), x.shape[-1]))
+    return x if x.ndim == 2 else reshape_p(x, shape=(math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 def _linear_to_input(g, weight, input_shape):
     product = _matmul(_rows(g), weight)
-    return product if product.shape == input_shape else _reshape(product, shape=input_shape)
+    return product if product.shape == input_shape else reshape_p(product, shape=input_shape)
 
 
 def _linear_to_weight(g, input):
@@ -345,7 +347,7 @@ def _diagonals(x: Tensor, labels: list[str]) -> tuple[Tensor, list[str]]:
                 raise ShapeError(f"einsum: label {label!r} stands for two lengths", received=str(x.shape))
             step = Tensor(x.backend.arange(x.shape[i]), x.backend)
             order = [d for d in range(x.ndim) if d not in (i, j)]
-            x = _permute(x, order=(i, j, *order))[step, step]
+            x = permute_p(x, order=(i, j, *order))[step, step]
             labels = [label, *(c for k, c in enumerate(labels) if k not in (i, j))]
     return x, labels
 

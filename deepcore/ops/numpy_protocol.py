@@ -15,8 +15,7 @@ from deepcore.autograd import mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, DTypeError
-from deepcore.ops import elementwise as e
-from deepcore.ops import index, linalg, reduce, shape
+from deepcore.ops import arithmetic, comparison, index, linalg, reduction, rounding, scan, shape, sort
 from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor
 from deepcore.tensor import empty_like, full_like, ones_like, zeros_like
 
@@ -129,22 +128,22 @@ def _flat(a, axis):
     return (shape.ravel(a), 0) if axis is None else (a, axis)
 
 
-for _name, _op in {"max": reduce.amax, "min": reduce.amin, "all": reduce.all, "any": reduce.any}.items():
+for _name, _op in {"max": reduction.amax, "min": reduction.amin, "all": reduction.all, "any": reduction.any}.items():
     _numpy(_name, f"a{_name}")(lambda a, axis=None, *, keepdims=False, _op=_op: _op(a, axis, keepdims))
-for _name, _op in {"sum": reduce.sum, "prod": reduce.prod, "mean": reduce.mean}.items():
+for _name, _op in {"sum": reduction.sum, "prod": reduction.prod, "mean": reduction.mean}.items():
     _numpy(_name)(lambda a, axis=None, dtype=None, *, keepdims=False, _op=_op: _op(a, axis, keepdims, dtype=dtype))
-for _name, _op in {"argmax": reduce.argmax, "argmin": reduce.argmin}.items():
+for _name, _op in {"argmax": reduction.argmax, "argmin": reduction.argmin}.items():
     _numpy(_name)(lambda a, axis=None, *, keepdims=False, _op=_op: _op(a, axis, keepdims))
-for _name, _op in {"var": reduce.var, "std": reduce.std}.items():
+for _name, _op in {"var": reduction.var, "std": reduction.std}.items():
     _numpy(_name)(
         lambda a, axis=None, *, ddof=0, correction=None, keepdims=False, _op=_op: _op(
             a, axis, correction=ddof if correction is None else correction, keepdim=keepdims
         )
     )
-_numpy("count_nonzero")(lambda a, axis=None: reduce.count_nonzero(a, axis))
-_numpy("cumsum")(lambda a, axis=None, dtype=None: reduce.cumsum(*_flat(a, axis), dtype=dtype))
-_numpy("sort")(lambda a, axis=-1, kind=None, *, stable=None: reduce.sort(*_flat(a, axis)).values)
-_numpy("argsort")(lambda a, axis=-1, kind=None, *, stable=None: reduce.argsort(*_flat(a, axis)))
+_numpy("count_nonzero")(lambda a, axis=None: reduction.count_nonzero(a, axis))
+_numpy("cumsum")(lambda a, axis=None, dtype=None: scan.cumsum(*_flat(a, axis), dtype=dtype))
+_numpy("sort")(lambda a, axis=-1, kind=None, *, stable=None: sort.sort(*_flat(a, axis)).values)
+_numpy("argsort")(lambda a, axis=-1, kind=None, *, stable=None: sort.argsort(*_flat(a, axis)))
 _numpy("shape")(lambda a: a.shape)
 _numpy("ndim")(lambda a: a.ndim)
 _numpy("size")(lambda a, axis=None: a.numel() if axis is None else a.shape[axis])
@@ -173,9 +172,9 @@ _numpy("triu")(lambda m, k=0: shape.triu(m, k))
 _numpy("stack")(lambda arrays, axis=0: shape.stack(arrays, axis))
 _numpy("vstack", "row_stack")(lambda tup: shape.vstack(tup))
 _numpy("hstack")(lambda tup: shape.hstack(tup))
-_numpy("where")(lambda condition, x=None, y=None: e.where(condition, x, y))
+_numpy("where")(lambda condition, x=None, y=None: comparison.where(condition, x, y))
 _numpy("nonzero")(lambda a: index.nonzero(a, as_tuple=True))
-_numpy("round", "around")(lambda a, decimals=0: e.round(a, decimals=decimals))
+_numpy("round", "around")(lambda a, decimals=0: rounding.round(a, decimals=decimals))
 _numpy("take_along_axis")(lambda arr, indices, axis=-1: index.take_along_dim(arr, indices, axis))
 _numpy("outer")(lambda a, b: linalg.outer(shape.ravel(a), shape.ravel(b)))
 _numpy("vdot")(lambda a, b: linalg.dot(shape.ravel(a), shape.ravel(b)))
@@ -237,7 +236,7 @@ def pad(array, pad_width, mode="constant", *, constant_values=0):
 @_numpy()
 def clip(a, a_min=None, a_max=None, *, min=None, max=None):
     low, high = a_min if min is None else min, a_max if max is None else max
-    return shape.clone(a) if low is None and high is None else e.clamp(a, low, high)
+    return shape.clone(a) if low is None and high is None else comparison.clamp(a, low, high)
 
 
 @_numpy()
@@ -274,8 +273,8 @@ def tensordot(a, b, axes=2):
 
 
 def _close(a, b, rtol=1e-5, atol=1e-8, equal_nan=False):
-    near = (a == b) | (e.isfinite(b) & (e.abs(a - b) <= e.abs(b) * rtol + atol))
-    return near | (e.isnan(a) & e.isnan(b)) if equal_nan else near
+    near = (a == b) | (comparison.isfinite(b) & (arithmetic.abs(a - b) <= arithmetic.abs(b) * rtol + atol))
+    return near | (comparison.isnan(a) & comparison.isnan(b)) if equal_nan else near
 
 
 @_numpy("isclose")

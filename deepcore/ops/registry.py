@@ -11,6 +11,8 @@ The last VJP of a variadic op serves all its further inputs; it may read them by
 input it is asked for) and `shapes`. VJPs are
 written in tensor ops, so derivatives of any order work; a gradient of the broadcast shape is summed back to the
 input's shape by the engine.
+
+A primitive beneath a public function of the same name that other files call as well has the suffix `_p`: `sum_p`, `sum`.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Op:
     sum_to: Callable = staticmethod(lambda gradient, shape: gradient)
 
     def __init__(self, forward, vjps, view=None, hint=None, joint=False, many=False):
-        self.name = forward.__name__.strip("_")
+        self.name = forward.__name__.strip("_").removesuffix("_p")
         #: The name in messages and of nodes.
         self.label = self.name
         self.forward = forward

@@ -56,24 +56,24 @@ def sizes(given: tuple) -> tuple[int, ...]:
 
 
 @primitive(view="always", vjp=lambda g: g)
-def _alias(xp, input):
+def alias_p(xp, input):
     return input[...]
 
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make())])
 def alias(input):
     """The same elements as a new tensor over the same memory"""
-    return _alias(input)
+    return alias_p(input)
 
 
 @primitive(
     view="sometimes",
-    vjp=lambda g, input_shape: _reshape(g, shape=input_shape),
+    vjp=lambda g, input_shape: reshape_p(g, shape=input_shape),
     hint=lambda inputs, params: (
         f"the sizes must multiply to {inputs[0].numel()}; one of them may be -1, where the others divide that"
     ),
 )
-def _reshape(xp, input, *, shape):
+def reshape_p(xp, input, *, shape):
     return input.reshape(shape)
 
 
@@ -90,7 +90,7 @@ def reshape(input, *given, shape=None):
     """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
     if shape is not None or len(given) != 1 or type(given[0]) is not int:
         given = sizes(given if shape is None else (shape,))
-    return apply(_reshape, (input,), {"shape": given})
+    return apply(reshape_p, (input,), {"shape": given})
 
 
 @composite(examples=lambda make: [sample(make(3, 4), (2, 6)), sample(make(3, 4), (12,))])
@@ -123,8 +123,8 @@ def _inverse(order):
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
-@primitive(view="always", vjp=lambda g, order: _permute(g, order=_inverse(order)))
-def _permute(xp, input, *, order):
+@primitive(view="always", vjp=lambda g, order: permute_p(g, order=_inverse(order)))
+def permute_p(xp, input, *, order):
     return input.transpose(order)
 
 
@@ -137,7 +137,7 @@ def permute(input, *given, dims=None):
         raise ArgumentError(
             "permute names every dimension once", expected=f"{input.ndim} dimensions", received=str(dims)
         )
-    return _permute(input, order=order)
+    return permute_p(input, order=order)
 
 
 @composite(
@@ -147,10 +147,10 @@ def transpose(input, dim0: int, dim1: int):
     """Two dimensions exchanged; a view"""
     order = list(range(input.ndim))
     if not order:
-        return _alias(input)
+        return alias_p(input)
     a, b = normalize_dim(dim0, input.ndim), normalize_dim(dim1, input.ndim)
     order[a], order[b] = order[b], order[a]
-    return _permute(input, order=tuple(order))
+    return permute_p(input, order=tuple(order))
 
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(3))])
@@ -158,7 +158,7 @@ def t(input):
     """The transpose of a matrix; a vector or number as it is"""
     if input.ndim > 2:
         raise ShapeError("t() takes at most two dimensions", received=str(input.shape), fix="transpose(dim0, dim1)")
-    return transpose(input, 0, 1) if input.ndim == 2 else _alias(input)
+    return transpose(input, 0, 1) if input.ndim == 2 else alias_p(input)
 
 
 @composite(
@@ -181,7 +181,7 @@ def movedim(input, source, destination):
 
 
 @primitive(view="always", vjp=lambda g, input_shape: sum_to(g, input_shape))
-def _broadcast_to(xp, input, *, shape):
+def broadcast_to_p(xp, input, *, shape):
     return xp.broadcast_to(input, shape)
 
 
@@ -194,7 +194,7 @@ def broadcast_to(input, shape):
         raise ShapeError(
             "these shapes do not broadcast", expected=f"dimensions of 1 or equal to {shape}", received=str(input.shape)
         )
-    return _broadcast_to(input, shape=shape)
+    return broadcast_to_p(input, shape=shape)
 
 
 @composite(examples=lambda make: [sample(make(3, 1), (3, 4)), sample(make(3, 1), 2, -1, 4)])
@@ -241,14 +241,14 @@ def broadcast_tensors(*tensors):
 def squeeze(input, dim=None):
     """Without the dimensions of length 1 (or those of them that `dim` names); a view"""
     dims = normalize_dims(dim, input.ndim)
-    return _reshape(input, shape=tuple(n for i, n in enumerate(input.shape) if n != 1 or i not in dims))
+    return reshape_p(input, shape=tuple(n for i, n in enumerate(input.shape) if n != 1 or i not in dims))
 
 
 @composite(examples=lambda make: [sample(make(3, 4), 0), sample(make(3, 4), -1), sample(make(), 0)])
 def unsqueeze(input, dim: int):
     """With a new dimension of length 1 at `dim`; a view"""
     d = normalize_dim(dim, input.ndim + 1)
-    return _reshape(input, shape=(*input.shape[:d], 1, *input.shape[d:]))
+    return reshape_p(input, shape=(*input.shape[:d], 1, *input.shape[d:]))
 
 
 @composite(
@@ -258,19 +258,19 @@ def unsqueeze(input, dim: int):
 def flatten(input, start_dim: int = 0, end_dim: int = -1):
     """The dimensions from `start_dim` to `end_dim` as one"""
     if not input.ndim:
-        return _reshape(input, shape=(1,))
+        return reshape_p(input, shape=(1,))
     a, b = normalize_dim(start_dim, input.ndim), normalize_dim(end_dim, input.ndim)
     if a > b:
         raise ArgumentError("flatten needs start_dim <= end_dim", received=f"{start_dim} and {end_dim}")
     shape = input.shape
-    return _reshape(input, shape=(*shape[:a], math.prod(shape[a : b + 1]), *shape[b + 1 :]))
+    return reshape_p(input, shape=(*shape[:a], math.prod(shape[a : b + 1]), *shape[b + 1 :]))
 
 
 @composite(examples=lambda make: [sample(make(3, 4))])
 @takes_arrays
 def ravel(input):
     """All elements in one dimension"""
-    return _reshape(input, shape=(input.numel(),))
+    return reshape_p(input, shape=(input.numel(),))
 
 
 @composite(examples=lambda make: [sample(make(2, 12), 1, (3, 4)), sample(make(2, 12), -1, (3, -1))])
@@ -290,13 +290,13 @@ def _inferred(total: int, given) -> tuple[int, ...]:
 
 def sum_to(gradient: Tensor, shape: tuple[int, ...]) -> Tensor:
     """`gradient` summed over the dimensions that broadcasting added or stretched."""
-    from deepcore.ops.reduce import _sum
+    from deepcore.ops.reduction import sum_p
 
     lead = gradient.ndim - len(shape)
     dims = (*range(lead), *(i + lead for i, n in enumerate(shape) if n == 1 and gradient.shape[i + lead] != 1))
     if dims:
-        gradient = _sum(gradient, dims=dims, keepdim=False)
-    return gradient if gradient.shape == shape else _reshape(gradient, shape=shape)
+        gradient = sum_p(gradient, dims=dims, keepdim=False)
+    return gradient if gradient.shape == shape else reshape_p(gradient, shape=shape)
 
 
 Op.sum_to = staticmethod(sum_to)
@@ -399,7 +399,7 @@ vstack = _stackers("vstack", "Joined along the first dimension, vectors as rows"
 
 def atleast(input: Tensor, rank: int) -> Tensor:
     """`input` with leading dimensions of 1 up to `rank`."""
-    return input if input.ndim >= rank else _reshape(input, shape=(1,) * (rank - input.ndim) + input.shape)
+    return input if input.ndim >= rank else reshape_p(input, shape=(1,) * (rank - input.ndim) + input.shape)
 
 
 @composite(examples=lambda make: [sample(make(4, 3), 0, 1, 2), sample(make(4, 3), -1, 0, 2), sample(make(4), 0, -2, 2)])
@@ -496,8 +496,8 @@ def _contiguous(xp, input):
     return xp.ascontiguousarray(input).reshape(input.shape)
 
 
-@primitive(vjp=lambda g, dims: _flip(g, dims=dims))
-def _flip(xp, input, *, dims):
+@primitive(vjp=lambda g, dims: flip_p(g, dims=dims))
+def flip_p(xp, input, *, dims):
     return xp.flip(input, dims).copy()
 
 
@@ -505,7 +505,7 @@ def _flip(xp, input, *, dims):
 def flip(input, *given, dims=None):
     """The order of the elements reversed along `dims`; a copy"""
     dims = normalize_dims(sizes(given if dims is None else (dims,)), input.ndim)
-    return _flip(input, dims=dims) if dims else _clone(input)
+    return flip_p(input, dims=dims) if dims else _clone(input)
 
 
 @composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(3, 4), (1, -1), (0, 1)), sample(make(3, 4), 5, 0)])
@@ -652,12 +652,12 @@ def repeat(input, *given, repeats=None, dims=None):
         times = (1,) * (input.ndim - len(times)) + times
     x = atleast(input, len(times))
     pairs = tuple(n for t, s in zip(times, x.shape) for n in (t, s))
-    spread = _reshape(x, shape=tuple(n for s in x.shape for n in (1, s)))
-    return _reshape(_clone(broadcast_to(spread, pairs)), shape=tuple(t * s for t, s in zip(times, x.shape)))
+    spread = reshape_p(x, shape=tuple(n for s in x.shape for n in (1, s)))
+    return reshape_p(_clone(broadcast_to(spread, pairs)), shape=tuple(t * s for t, s in zip(times, x.shape)))
 
 
 Tensor.T = property(
-    lambda self: apply(_permute, (self,), {"order": tuple(range(self._data.ndim))[::-1]}),
+    lambda self: apply(permute_p, (self,), {"order": tuple(range(self._data.ndim))[::-1]}),
     doc="All dimensions in reverse order",
 )
 Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dimensions exchanged")

@@ -8,7 +8,7 @@ from deepcore.backend import Backend
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, ShapeError
 from deepcore.metrics import TASKS
-from deepcore.nn import losses
+from deepcore.nn.modules.loss import Loss, module_of
 from deepcore.tensor import Tensor, tensor
 from deepcore.train import feed
 
@@ -23,12 +23,12 @@ class Measure:
 
     def __init__(self, loss):
         self.loss = loss
-        self.module = losses.module_of(loss)
+        self.module = module_of(loss)
         self._said = said = loss if self.module is None else self.module
         self._denominator: Any = getattr(said, "denominator", None) if _divides_by_its_own(said) else None
         task = getattr(said, "task", None)
         self.task: str | None = task if task in TASKS else None
-        known = self.task is not None or isinstance(said, losses._Loss)
+        known = self.task is not None or isinstance(said, Loss)
         self.threshold: float | None = getattr(said, "threshold", None) if known else None
         self.ignore_index: int | None = getattr(said, "ignore_index", None)
 

@@ -1,0 +1,306 @@
+"""Losses: the terms of `ops.loss`, masked, weighted and reduced."""
+
+from __future__ import annotations
+
+from deepcore.autograd import apply, mixed_backends, mode
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, DTypeError, ShapeError
+from deepcore.kernels import watch
+from deepcore.nn.notify import warn_user
+from deepcore.ops import loss as terms
+from deepcore.ops.arithmetic import neg, weigh
+from deepcore.ops.comparison import where
+from deepcore.ops.index import gather_p, within
+from deepcore.ops.loss import bad_class, cross_entropy_p, probabilities
+from deepcore.ops.reduction import mean
+from deepcore.ops.reduction import sum as sum_
+from deepcore.ops.registry import takes_arrays
+from deepcore.ops.shape import squeeze, unsqueeze
+from deepcore.ops.softmax import log_softmax
+from deepcore.tensor import Tensor, from_raw
+
+
+def _reduced(loss: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        return mean(loss)
+    if reduction == "sum":
+        return sum_(loss)
+    check_reduction(reduction)
+    return loss
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in ("none", "mean", "sum"):
+        raise ArgumentError("unknown reduction", expected='"mean", "sum" or "none"', received=repr(reduction))
+
+
+def _same_shape(name: str, input: Tensor, target: Tensor) -> None:
+    if input.shape != target.shape:
+        raise ShapeError(
+            f"{name}: input and target have different shapes, and a loss does not broadcast",
+            expected=f"target of shape {input.shape}",
+            received=f"shape {target.shape}",
+            fix=_shape_fix(input.shape, target.shape),
+        )
+
+
+def _shape_fix(shape: tuple[int, ...], target: tuple[int, ...]) -> str:
+    for longer, shorter in ((shape, target), (target, shape)):
+        if len(longer) == len(shorter) + 1:
+            for dim in reversed(range(len(longer))):
+                if longer[dim] == 1 and longer[:dim] + longer[dim + 1 :] == shorter:
+                    # Of tensors and of arrays, which have no unsqueeze.
+                    return f"target[{':, ' * dim}None]" if longer is shape else f"target.squeeze({dim})"
+    if _size(shape) == _size(target):
+        return f"target.reshape({', '.join(map(str, shape))})"
+    if len(target) == len(shape) - 1 and target == shape[:1] + shape[2:]:
+        return "class indices go to a cross_entropy loss, or one_hot(target) makes the shapes equal"
+    return "give the target the input's shape"
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    product = 1
+    for n in shape:
+        product *= n
+    return product
+
+
+@takes_arrays
+def mse_loss(input, target, reduction: str = "mean") -> Tensor:
+    """(input - target)², averaged, summed or as it is. Shapes must be equal."""
+    _same_shape("mse_loss", input, target)
+    return _reduced(terms.term(terms.mse, "numeric", input, target), reduction)
+
+
+@takes_arrays
+def l1_loss(input, target, reduction: str = "mean") -> Tensor:
+    """|input - target|, averaged, summed or as it is. Shapes must be equal."""
+    _same_shape("l1_loss", input, target)
+    return _reduced(terms.term(terms.l1, "numeric", input, target), reduction)
+
+
+@takes_arrays
+def smooth_l1_loss(input, target, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """½d²/beta where |d| < beta, |d| - ½beta elsewhere; d = input - target. (Girshick, 2015)"""
+    _same_shape("smooth_l1_loss", input, target)
+    if beta < 0:
+        raise ArgumentError("smooth_l1_loss: beta cannot be negative", received=f"beta={beta}")
+    if beta == 0:
+        return l1_loss(input, target, reduction)
+    return _reduced(terms.term(terms.smooth_l1, "float", input, target, beta=beta), reduction)
+
+
+@takes_arrays
+def huber_loss(input, target, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """½d² where |d| ≤ delta, delta · (|d| - ½delta) elsewhere; d = input - target. (Huber, 1964)"""
+    _same_shape("huber_loss", input, target)
+    if delta <= 0:
+        raise ArgumentError("huber_loss: delta is positive", received=f"delta={delta}")
+    return _reduced(terms.term(terms.huber, "float", input, target, delta=delta), reduction)
+
+
+@takes_arrays
+def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    """-[y·log x + (1 - y)·log(1 - x)] on probabilities x in [0, 1]; the logarithms are held at -100 or above.
+
+    From a sigmoid, `binary_cross_entropy_with_logits` on its input is faster and more exact.
+    """
+    _same_shape("binary_cross_entropy", input, target)
+    probabilities(input.detach())
+    loss = terms.term(terms.bce, "float", input, target)
+    return _reduced(loss if weight is None else weigh(weight, loss), reduction)
+
+
+@takes_arrays
+def binary_cross_entropy_with_logits(
+    input, target, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None
+) -> Tensor:
+    """-[p·y·log σ(x) + (1 - y)·log(1 - σ(x))] on logits x, without ever forming σ(x).
+
+    `pos_weight` p weighs the positive class, `weight` each element; both broadcast.
+    """
+    _same_shape("binary_cross_entropy_with_logits", input, target)
+    if pos_weight is None:
+        loss = terms.term(terms.bce_with_logits, "float", input, target)
+    else:
+        loss = terms.term(terms.bce_with_logits_weighted, "float", input, target, pos_weight)
+    return _reduced(loss if weight is None else weigh(weight, loss), reduction)
+
+
+@takes_arrays
+def nll_loss(input, target, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    """-weight[y] · input[y] on log-probabilities, averaged (by the sum of weights), summed or as it is.
+
+    `input` (C,), (N, C) or (N, C, d₁, …), `target` the class numbers, without the class dimension; positions with
+    `ignore_index` count nothing.
+    """
+    check_reduction(reduction)
+    dim = _class_dim("nll_loss", input, target)
+    valid, weights = _class_weights("nll_loss", input, target, weight, ignore_index, dim)
+    return _nll(input, target, valid, weights, dim, reduction)
+
+
+def _class_fix(name: str, input: Tensor, target: Tensor) -> str:
+    """How to make class numbers of `target`, which is no integers."""
+    if not dt.is_floating(input.dtype) and dt.is_floating(target.dtype):
+        return f"give the scores first: {name}(scores, classes)"
+    if dt.is_floating(target.dtype) and not bool(target.backend.isfinite(target._data).all()):
+        return "some are NaN or infinite: leave samples without a label out, then target.to(dc.int64)"
+    return "target.to(dc.int64)"
+
+
+def _class_dim(name: str, input: Tensor, target: Tensor) -> int:
+    """The class dimension, once input and class numbers are known to fit."""
+    if not input.shape:
+        raise ShapeError(f"{name} takes one score per class", expected="shape (N, C)", received="shape ()")
+    if not dt.is_integer(target.dtype):
+        raise DTypeError(
+            f"{name}: class numbers are integers",
+            received=f"target of dtype {dt.name_of(target.dtype)}",
+            fix=_class_fix(name, input, target),
+        )
+    dim = 1 if len(input.shape) > 1 else 0
+    expected = input.shape[:dim] + input.shape[dim + 1 :]
+    if target.shape != expected:
+        if target.shape == input.shape:
+            fix = f"target.argmax({dim}) for one-hot rows, or target.float() for class probabilities"
+        else:
+            fix = _shape_fix(expected, target.shape)
+        raise ShapeError(
+            f"{name}: class numbers have the input's shape without its class dimension",
+            expected=f"target of shape {expected} for input {input.shape}",
+            received=f"shape {target.shape}",
+            fix=fix,
+        )
+    if target.backend is not input.backend:
+        raise mixed_backends(name, (input, target))
+    return dim
+
+
+def _class_weights(name, input, target, weight, ignore_index, dim):
+    """(raw mask of what counts, or None for all; raw weight per target, or None for 1)."""
+    xp, raw, classes = input.backend, target._data, input.shape[dim]
+    valid = None
+    if raw.size and (0 <= ignore_index < classes or not within(target, 0, classes)):
+        valid = raw != ignore_index
+        bad = xp.logical_and(valid, xp.logical_or(raw < 0, raw >= classes))
+        if bool(bad.any()):
+            raise bad_class(name, input, target, bad)
+    if weight is None:
+        return valid, None
+    if weight.shape != (classes,):
+        raise _bad_weight(name, weight, classes)
+    picked = xp.asarray(weight._data[raw if valid is None else xp.where(valid, raw, 0)])  # of one target: a number
+    return valid, picked if valid is None else xp.where(valid, picked, xp.zeros((), dtype=weight.dtype))
+
+
+def _bad_weight(name: str, weight: Tensor, classes: int) -> ShapeError:
+    return ShapeError(
+        f"{name}: weight has one entry per class", expected=f"shape ({classes},)", received=f"shape {weight.shape}"
+    )
+
+
+def _nll(log_probs, target, valid, weights, dim, reduction) -> Tensor:
+    xp = log_probs.backend
+    index = target.detach()
+    if valid is not None:
+        index = from_raw(xp.where(valid, target._data, 0), xp)
+    if index.dtype != dt.int64:
+        index = index.to(dt.int64)
+    loss = neg(squeeze(gather_p(log_probs, unsqueeze(index, dim), dim=dim), dim))
+    return _weighted(loss, valid, weights, reduction)
+
+
+def _weighted(loss, valid, weights, reduction) -> Tensor:
+    """Apply mask and weights, then reduce; the mean divides by the sum of the weights."""
+    xp, dtype = loss.backend, loss.dtype
+    if dtype.itemsize == 2:  # a count or a sum of many may not fit
+        loss = loss.to(dt.float32)
+    if weights is not None:
+        loss = weigh(from_raw(weights.astype(loss.dtype), xp), loss)
+    if valid is not None:
+        loss = where(from_raw(valid, xp), loss, 0.0)
+    if reduction != "mean" or (valid is None and weights is None):
+        loss = _reduced(loss, reduction)
+    else:
+        total = valid.sum() if weights is None else xp.sum(weights.astype(loss.dtype))
+        loss = sum_(loss) / from_raw(xp.asarray(total).astype(loss.dtype), xp)
+    return loss if loss.dtype == dtype else loss.to(dtype)
+
+
+class ProbabilityCheck:
+    """Looks at the first few inputs of a cross-entropy, and warns once if they are probabilities."""
+
+    def __init__(self, calls: int = 3):
+        self.calls_left = calls
+
+    def look(self, input: Tensor, dim: int) -> None:
+        self.calls_left -= 1
+        raw = watch.plain(input._data)  # it decides about a warning only
+        if not raw.size or raw.shape[dim] < 2 or not dt.is_floating(raw.dtype):
+            return
+        if raw.min().item() >= 0 and abs(raw.sum(axis=dim) - 1).max().item() < 1e-3:
+            self.calls_left = 0
+            warn_user(
+                "cross_entropy takes logits, and was given probabilities (no entry is negative, and every row sums "
+                "to 1): the softmax inside is then applied a second time, and training is slow or stalls. Remove the "
+                "Softmax before the loss, or use NLLLoss on log-probabilities."
+            )
+
+
+first_calls = ProbabilityCheck()
+
+
+@takes_arrays
+def cross_entropy(
+    input,
+    target,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    _check: ProbabilityCheck = first_calls,
+) -> Tensor:
+    """-weight[y] · log softmax(x)[y]: `log_softmax` and `nll_loss` in one, on logits x.
+
+    `input` (C,), (N, C) or (N, C, d₁, …). `target`: class numbers without the class dimension, or class probabilities
+    of the input's shape. `label_smoothing` ε mixes the target with the uniform one, (1 - ε)·y + ε/C. The mean is over
+    the sum of weights of the positions that are not `ignore_index`; with probabilities, over all positions.
+    """
+    check_reduction(reduction)
+    if not 0 <= label_smoothing <= 1:
+        raise ArgumentError("label_smoothing is between 0 and 1", received=f"{label_smoothing!r}")
+    probabilities = target.shape == input.shape and dt.is_floating(target.dtype)
+    if probabilities:
+        if ignore_index >= 0:
+            raise ArgumentError(
+                "cross_entropy: ignore_index is a class number, and the target holds class probabilities",
+                received=f"ignore_index={ignore_index}",
+                fix="leave it out, or make a position count nothing with a row of zeros",
+            )
+        dim = 1 if len(input.shape) > 1 else 0
+    else:
+        dim = _class_dim("cross_entropy", input, target)
+    if _check.calls_left > 0:
+        _check.look(input, dim)
+    classes = input.shape[dim]
+    along = (-1,) + (1,) * (len(input.shape) - 1 - dim)
+    if probabilities:
+        if label_smoothing:
+            target = target * (1 - label_smoothing) + label_smoothing / classes
+        if weight is not None:
+            target = target * weight.reshape(along)
+        return _reduced(neg(sum_(weigh(target, log_softmax(input, dim)), dim)), reduction)
+    if weight is not None and weight.shape != (classes,):
+        raise _bad_weight("cross_entropy", weight, classes)
+    if not dt.is_floating(input.dtype):
+        input = input.to(dt.default_float)
+    half = input.dtype if input.dtype.itemsize == 2 else None
+    if half is not None:
+        input = input.to(dt.float32)
+    recorded = mode.grad and input.requires_grad
+    inputs = (input, target) if weight is None else (input, target, weight.detach())
+    params = {"dim": dim, "ignore_index": ignore_index, "smoothing": float(label_smoothing), "reduction": reduction}
+    out = apply(cross_entropy_p, inputs, {**params, "recorded": recorded})
+    return out if half is None else out.to(half)

@@ -1,0 +1,77 @@
+"""Embedding."""
+
+from __future__ import annotations
+
+from deepcore.errors import ArgumentError, IndexRangeError
+from deepcore.nn import functional as F
+from deepcore.nn import init
+from deepcore.nn.modules.linear import check_sizes, new_parameter
+from deepcore.nn.modules.module import Module
+from deepcore.nn.parameter import Parameter
+from deepcore.nn.registry import LAYERS, Example, Integers
+
+
+def _row(padding_idx: int | None, rows: int) -> int | None:
+    """`padding_idx` counted from the first row."""
+    if padding_idx is not None and not -rows <= padding_idx < rows:
+        raise IndexRangeError(
+            "Embedding's padding_idx is one of its rows",
+            expected=f"{-rows} … {rows - 1}",
+            received=f"padding_idx={padding_idx}",
+        )
+    return None if padding_idx is None else padding_idx % rows
+
+
+@LAYERS.register
+class Embedding(Module):
+    """y = weight[x]: a table of `num_embeddings` rows of length `embedding_dim`, looked up by whole numbers.
+
+    Input (*) of integers, output (*, embedding_dim); `weight` starts N(0, 1). Row `padding_idx` starts at 0 and gets
+    no gradient.
+    """
+
+    examples = (
+        Example({"num_embeddings": 6, "embedding_dim": 3}, (Integers((2, 4), 6),)),
+        Example({"num_embeddings": 4, "embedding_dim": 2, "padding_idx": 1}, (Integers((9,), 4),)),
+        Example({"num_embeddings": 4, "embedding_dim": 2, "padding_idx": -1}, (Integers((9,), 4),)),
+    )
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, backend=None, dtype=None
+    ):
+        super().__init__()
+        check_sizes(self, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.padding_idx = _row(padding_idx, num_embeddings)
+        self.weight = new_parameter((num_embeddings, embedding_dim), backend, dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the table anew."""
+        init.normal_(self.weight)
+        if self.padding_idx is not None and not init.skipping():
+            self.weight._data[self.padding_idx] = 0
+            self.weight.bump_version()
+
+    @classmethod
+    def from_pretrained(cls, embeddings, freeze: bool = True, padding_idx: int | None = None) -> Embedding:
+        """An Embedding over an existing (rows, length) table; frozen unless `freeze=False`."""
+        if len(embeddings.shape) != 2:
+            raise ArgumentError(
+                "from_pretrained takes a table", expected="2 dimensions", received=f"{embeddings.shape}"
+            )
+        weight = Parameter(embeddings, requires_grad=not freeze)
+        layer = cls.__new__(cls)
+        Module.__init__(layer)
+        layer.num_embeddings, layer.embedding_dim = weight.shape
+        layer.padding_idx = _row(padding_idx, layer.num_embeddings)
+        layer.weight = weight
+        return layer
+
+    def forward(self, input):
+        return F.embedding(input, self.weight, self.padding_idx)
+
+    def extra_repr(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"

@@ -1,0 +1,666 @@
+"""`Module`: parameters, buffers and submodules under names, and a `forward`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from deepcore.autograd import graph, is_grad_enabled, mode, wrong_argument
+from deepcore.backend import dtypes as dt
+from deepcore.backend import get_backend
+from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, printable, suggest
+from deepcore.nn.hooks import GradientTap, RemovableHandle
+from deepcore.nn.parameter import Parameter
+from deepcore.ops.convert import target_of
+from deepcore.tensor import Tensor, as_tensor, changes
+
+_FLOATING = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
+_TABLES = ("_parameters", "_buffers", "_modules")
+_SHOWN = 20  # names of one kind in a message
+
+
+class ModuleAttributeError(DeepcoreError, AttributeError):
+    """A module has no attribute of this name."""
+
+    def __init__(self, problem: str, *, choices=(), looked_for: str = "", **lines):
+        super().__init__(problem, **lines)
+        self._choices, self._looked_for = choices, looked_for
+
+    def __str__(self) -> str:
+        if self.fix is None and self._looked_for:  # not in __init__: hasattr() makes these by the thousand
+            self.fix = suggest(self._looked_for, self._choices)
+        return super().__str__()
+
+    def __reduce__(self):
+        return type(self), (str(self.problem),)
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict` found: names the state dict lacks, and names the module lacks."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class _Load:
+    """`model.load(path)` fills a model; `Model.load(path)` builds one from the file."""
+
+    def __get__(self, module, owner):
+        from deepcore.nn import files
+
+        def load(path, backend=None):
+            if module is None:
+                return files.load_new(owner, path, backend)
+            return files.load_into(module, path)
+
+        load.__doc__ = (
+            "Read a file written by `save`. On a model: copy its tensors in, all or none, and return the model. "
+            "On a class: build the layers the file describes (registered ones only), then fill them."
+        )
+        return load
+
+
+class Module:
+    """Base of all layers and models, as torch.nn.Module.
+
+    Assign `Parameter`s and other modules as attributes in `__init__` (after `super().__init__()`), define
+    `forward`, and call the module itself. Tensors that are state but not trained go to `register_buffer`.
+
+    >>> class Net(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.fc = nn.Linear(2, 1)
+    ...     def forward(self, x):
+    ...         return self.fc(x).sigmoid()
+    """
+
+    training: bool
+    # Every registered value is also a plain attribute of the instance, so reading `self.weight` costs no lookup here.
+    _parameters: dict[str, Parameter | None]
+    _buffers: dict[str, Tensor | None]
+    _modules: dict[str, Module | None]
+    _hooks: dict[str, dict]
+
+    load = _Load()
+
+    def __init__(self):
+        own = self.__dict__
+        own["training"] = True
+        own["_parameters"] = {}
+        own["_buffers"] = {}
+        own["_modules"] = {}
+        own["_non_persistent"] = set()
+        own["_hooks"] = {}
+
+    def forward(self, *args, **kwargs):
+        """What the module computes; called through `module(...)`, which also runs the hooks."""
+        raise ArgumentError(
+            f"{type(self).__name__} has no forward()", fix="define forward(self, …), or call its parts yourself"
+        )
+
+    def __call__(self, *args, **kwargs):
+        if graph.watchers and mode.hook is not None:
+            mode.layers.append(self)
+            try:
+                return self._called(args, kwargs)
+            finally:
+                mode.layers.pop()
+        return self._called(args, kwargs)
+
+    def _called(self, args: tuple, kwargs: dict):
+        try:
+            if not self._hooks:
+                return self.forward(*args, **kwargs)
+            return self._call_with_hooks(args, kwargs)
+        except DeepcoreError as error:
+            error.passed_through(self)
+            raise
+        except AttributeError as error:
+            own = type(self).forward.__module__.startswith("deepcore.")  # a user's forward may take what it likes
+            wrong = wrong_argument(type(self).__name__, args, error) if own else None
+            if wrong is None:
+                raise
+            wrong.passed_through(self)
+            raise wrong from None
+
+    def _call_with_hooks(self, args: tuple, kwargs: dict):
+        if mode.tracer is not None:
+            mode.tracer.note("a module with hooks")
+        for hook, with_kwargs in tuple(self._hooks.get("forward_pre", {}).values()):
+            if with_kwargs:
+                replaced = hook(self, args, kwargs)
+                if replaced is not None:
+                    args, kwargs = replaced
+            else:
+                replaced = hook(self, args)
+                if replaced is not None:
+                    args = replaced if isinstance(replaced, tuple) else (replaced,)
+        tap = None
+        backward, before = self._hooks.get("backward", {}), self._hooks.get("backward_pre", {})
+        if (backward or before) and is_grad_enabled():
+            tap = GradientTap(self, backward, before)
+            args = tap.inputs(args)
+        result = self.forward(*args, **kwargs)
+        for hook, with_kwargs in tuple(self._hooks.get("forward", {}).values()):
+            replaced = hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
+            if replaced is not None:
+                result = replaced
+        return result if tap is None else tap.outputs(result)
+
+    # -- attributes -----------------------------------------------------------------------------------
+    def __setattr__(self, name: str, value) -> None:
+        own = self.__dict__
+        changes.count += 1
+        if isinstance(value, Parameter):
+            self._forget(name, "_parameters")
+            self.register_parameter(name, value)
+        elif isinstance(value, Module):
+            self._forget(name, "_modules")
+            self.add_module(name, value)
+        elif "_parameters" not in own:
+            object.__setattr__(self, name, value)
+        elif name in own["_parameters"]:
+            if value is not None:
+                raise ArgumentError(
+                    f"{type(self).__name__}.{name} is a parameter",
+                    expected="a Parameter, or None",
+                    received=type(value).__name__,
+                    fix=f"nn.Parameter(value); to keep the Parameter and change its values, {name}.copy_(value) "
+                    "under no_grad()",
+                )
+            own["_parameters"][name] = own[name] = None
+        elif name in own["_modules"]:
+            if value is not None:
+                raise ArgumentError(
+                    f"{type(self).__name__}.{name} is a submodule",
+                    expected="a Module, or None",
+                    received=type(value).__name__,
+                )
+            own["_modules"][name] = own[name] = None
+        elif name in own["_buffers"]:
+            if value is not None and not isinstance(value, Tensor):
+                raise ArgumentError(
+                    f"{type(self).__name__}.{name} is a buffer",
+                    expected="a Tensor, or None",
+                    received=type(value).__name__,
+                )
+            own["_buffers"][name] = own[name] = value
+        else:
+            object.__setattr__(self, name, value)
+
+    def _forget(self, name: str, keep: str) -> None:
+        """Before `name` becomes a `keep` entry: take it out of everything else."""
+        own = self.__dict__
+        if keep not in own:
+            raise ModuleAttributeError(
+                f"{type(self).__name__}: {name!r} was assigned before Module.__init__ ran",
+                fix="call super().__init__() first in __init__",
+            )
+        own.pop(name, None)
+        for table in _TABLES:
+            if table != keep:
+                own[table].pop(name, None)
+        own["_non_persistent"].discard(name)
+
+    def __getattr__(self, name: str):
+        # Only reached for what the instance and its class do not have.
+        if isinstance(getattr(type(self), name, None), property):
+            return getattr(type(self), name).fget(self)  # its own AttributeError, not one about its name
+        if "_parameters" not in self.__dict__ and name in (*_TABLES, "_hooks", "training"):
+            raise ModuleAttributeError(
+                f"{type(self).__name__} was used before Module.__init__ ran",
+                fix="call super().__init__() first in __init__",
+            )
+        raise ModuleAttributeError(
+            f"{type(self).__name__} has no attribute {name!r}", choices=_Names(self), looked_for=name
+        )
+
+    def __delattr__(self, name: str) -> None:
+        changes.count += 1
+        for table in _TABLES:
+            self.__dict__.get(table, {}).pop(name, None)
+        self.__dict__.get("_non_persistent", set()).discard(name)
+        object.__delattr__(self, name)
+
+    def _check_new(self, table: str, kind: str, name: str) -> None:
+        changes.count += 1
+        if table not in self.__dict__:
+            self._forget(name, table)  # raises
+        if not isinstance(name, str) or not name or "." in name:
+            raise ArgumentError(f"a {kind}'s name is text without a dot, and not empty", received=repr(name))
+        if name not in self.__dict__[table] and hasattr(self, name):
+            raise ArgumentError(f"{type(self).__name__} already has an attribute {name!r}", fix="choose another name")
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Make `param` the parameter `name`; None holds the place of an absent one (a layer without bias)."""
+        self._check_new("_parameters", "parameter", name)
+        if param is not None and not isinstance(param, Parameter):
+            raise ArgumentError(
+                f"{name!r} is to be a parameter of {type(self).__name__}",
+                expected="a Parameter, or None",
+                received=type(param).__name__,
+                fix="nn.Parameter(tensor)",
+            )
+        self._parameters[name] = self.__dict__[name] = param
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Make `tensor` state that moves and is saved with the module (`persistent=False`: moves only), untrained."""
+        self._check_new("_buffers", "buffer", name)
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise ArgumentError(
+                f"{name!r} is to be a buffer of {type(self).__name__}",
+                expected="a Tensor, or None",
+                received=type(tensor).__name__,
+                fix="dc.tensor(data)",
+            )
+        self._buffers[name] = self.__dict__[name] = tensor
+        (self._non_persistent.discard if persistent else self._non_persistent.add)(name)
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Make `module` the submodule `name`."""
+        self._check_new("_modules", "module", name)
+        if module is not None and not isinstance(module, Module):
+            fix = f"{module.__name__}(…)" if isinstance(module, type) else None
+            raise ArgumentError(
+                f"{name!r} is to be a submodule of {type(self).__name__}",
+                expected="a Module, or None",
+                received=f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__,
+                fix=fix,
+            )
+        self._modules[name] = self.__dict__[name] = module
+
+    register_module = add_module
+
+    # -- walking ----------------------------------------------------------------------------------------
+    def named_modules(
+        self, memo: set | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """(path, module) of this module, path "", and all below it; shared ones once."""
+        memo = set() if memo is None else memo
+        if remove_duplicate:
+            if self in memo:
+                return
+            memo.add(self)
+        yield prefix, self
+        for name, module in self._modules.items():
+            if module is not None:
+                yield from module.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it; shared ones once."""
+        for _, module in self.named_modules():
+            yield module
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) of the direct submodules; shared ones once."""
+        seen = set()
+        for name, module in self._modules.items():
+            if module is not None and module not in seen:
+                seen.add(module)
+                yield name, module
+
+    def children(self) -> Iterator[Module]:
+        """The direct submodules; shared ones once."""
+        for _, module in self.named_children():
+            yield module
+
+    def _named_members(self, table: str, prefix: str, recurse: bool, remove_duplicate: bool):
+        seen: set[int] = set()
+        owners = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
+        for path, module in owners:
+            for name, value in getattr(module, table).items():
+                if value is None or (remove_duplicate and id(value) in seen):
+                    continue
+                seen.add(id(value))
+                yield f"{path}.{name}" if path else name, value
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """(path, parameter) of this module and all below it; tied parameters once, under their first path."""
+        return self._named_members("_parameters", prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """What an optimizer is given: every parameter, tied ones once."""
+        for _, parameter in self.named_parameters(recurse=recurse):
+            yield parameter
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """(path, buffer) of this module and all below it."""
+        return self._named_members("_buffers", prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """Every buffer."""
+        for _, buffer in self.named_buffers(recurse=recurse):
+            yield buffer
+
+    def unregistered(self) -> list[str]:
+        """Paths of the plain lists, tuples and dicts that hold modules or parameters, which nothing here sees."""
+        paths = []
+        for path, module in self.named_modules():
+            for name, value in module.__dict__.items():
+                if name not in _TABLES and isinstance(value, (list, tuple, dict)):
+                    items = value.values() if isinstance(value, dict) else value
+                    if any(isinstance(item, (Module, Parameter)) for item in items):
+                        paths.append(f"{path}.{name}" if path else name)
+        return paths
+
+    def get_submodule(self, target: str) -> Module:
+        """The module at a path such as "encoder.layers.0"; "" is this one."""
+        module = self
+        for name in target.split(".") if target else ():
+            found = module._modules.get(name)
+            if found is None:
+                raise ModuleAttributeError(
+                    f"there is no submodule {target!r} in {type(self).__name__}: {type(module).__name__} has no {name!r}",
+                    choices=module._modules,
+                    looked_for=name,
+                )
+            module = found
+        return module
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter at a path such as "encoder.0.weight"."""
+        return self._get_member("_parameters", "parameter", target)
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer at a path such as "norm.running_mean"."""
+        return self._get_member("_buffers", "buffer", target)
+
+    def _get_member(self, table: str, kind: str, target: str):
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        found = getattr(module, table).get(name)
+        if found is None:
+            raise ModuleAttributeError(
+                f"{type(module).__name__} has no {kind} {name!r}", choices=getattr(module, table), looked_for=name
+            )
+        return found
+
+    # -- modes --------------------------------------------------------------------------------------------
+    def train(self, mode: bool = True) -> Module:
+        """Training mode (dropout drops, batch norm uses the batch) for this module and all below it."""
+        if not isinstance(mode, bool):
+            raise ArgumentError("train() takes True or False", received=repr(mode))
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """Evaluation mode: `train(False)`."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Module:
+        """Train (True) or freeze (False) every parameter."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget every parameter's gradient, or set it to zeros."""
+        for parameter in self.parameters():
+            clear_gradient(parameter, set_to_none)
+
+    def apply(self, fn: Callable[[Module], Any]) -> Module:
+        """Call `fn(module)` on every module, children first, this one last."""
+        for module in self.children():
+            module.apply(fn)
+        fn(self)
+        return self
+
+    # -- moving -------------------------------------------------------------------------------------------
+    def to(self, *args, backend=None, dtype=None, device=None) -> Module:
+        """Move to a backend and/or a floating dtype, in place: `to("cuda")`, `to(dc.float64)`, `to("cuda", dc.half)`.
+
+        Parameters stay the same objects (tied ones stay tied, optimizers keep theirs), gradients move along, and
+        only floating tensors change dtype.
+        """
+        backend = device if backend is None else backend
+        for arg in args:
+            if arg is not None:
+                found_backend, found_dtype = target_of(arg)
+                backend, dtype = found_backend or backend, found_dtype or dtype
+        xp = None if backend is None else get_backend(backend)
+        kind = None if dtype is None else dt.as_dtype(dtype)
+        if kind is not None and not dt.is_floating(kind):
+            raise DTypeError(
+                "a module is converted to a floating dtype",
+                expected="float32, float64, float16 or bfloat16",
+                received=dt.name_of(kind),
+            )
+        tensors = {id(t): t for t in (*self.parameters(), *self.buffers())}
+        moved = [
+            (t, _converted(t, xp, kind), None if t.grad is None else _converted(t.grad, xp, kind))
+            for t in tensors.values()
+        ]
+        for t, new, gradient in moved:  # nothing has changed if a conversion failed
+            if new is not t:
+                rebind(t, new)
+            t.grad = gradient
+        return self
+
+    def cpu(self) -> Module:
+        return self.to(backend="cpu")
+
+    def cuda(self, index: int = 0) -> Module:
+        return self.to(backend=f"cuda:{index}")
+
+    def float(self) -> Module:
+        return self.to(dtype=dt.float32)
+
+    def double(self) -> Module:
+        return self.to(dtype=dt.float64)
+
+    def half(self) -> Module:
+        return self.to(dtype=dt.float16)
+
+    def bfloat16(self) -> Module:
+        return self.to(dtype=dt.bfloat16)
+
+    # -- state --------------------------------------------------------------------------------------------
+    def state_dict(self, destination: dict | None = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
+        """{path: tensor} of parameters and persistent buffers: detached, sharing their memory."""
+        destination = {} if destination is None else destination
+        for name, parameter in self._parameters.items():
+            if parameter is not None:
+                destination[prefix + name] = parameter if keep_vars else parameter.detach()
+        for name, buffer in self._buffers.items():
+            if buffer is not None and name not in self._non_persistent:
+                destination[prefix + name] = buffer if keep_vars else buffer.detach()
+        for name, module in self._modules.items():
+            if module is not None:
+                module.state_dict(destination, f"{prefix}{name}.", keep_vars)
+        return destination
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """Copy the tensors or arrays of `state_dict` in, converted to each entry's dtype and backend: all or none.
+
+        `strict=False` skips names that only one side has and returns them as (missing_keys, unexpected_keys). A name
+        is not missing where the state dict has another name of the same (tied) parameter or buffer.
+        `assign=True` takes over the given values' memory, dtype and backend. Everything that does not fit is in
+        one `StateDictError`.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise ArgumentError("load_state_dict takes a dict of tensors", received=type(state_dict).__name__)
+        own = self.state_dict(keep_vars=True)
+        # Several names of one tensor: files of other programs keep only one of them.
+        present = {id(target) for name, target in own.items() if name in state_dict}
+        missing = [name for name, target in own.items() if name not in state_dict and id(target) not in present]
+        unexpected = [name for name in state_dict if name not in own]
+        misfits, values = {}, {}
+        for name, target in own.items():
+            if name not in state_dict:
+                continue
+            given = state_dict[name]
+            if not hasattr(given, "shape") or not hasattr(given, "dtype"):
+                misfits[name] = f"is {type(given).__name__}, not a tensor"
+            elif tuple(given.shape) != target.shape:
+                misfits[name] = f"has shape {tuple(given.shape)}, and the module's is {target.shape}"
+            elif assign and dt.is_floating(target.dtype) and given.dtype not in _FLOATING:
+                misfits[name] = f"has dtype {given.dtype}, and the module's is {dt.name_of(target.dtype)}"
+            else:
+                values[name] = given
+        if misfits or (strict and (missing or unexpected)):
+            raise self._does_not_fit(own, missing if strict else [], unexpected if strict else [], misfits)
+        ready = []
+        for name, given in values.items():
+            target = own[name]
+            given = as_tensor(given).detach()
+            ready.append((target, given if assign else given.to(target.backend, target.dtype)))
+        for target, value in ready:
+            if assign:
+                rebind(target, value)
+            elif target._data is not value._data:
+                target._data[...] = value._data
+                target.bump_version()
+        return IncompatibleKeys(missing, unexpected)
+
+    def _does_not_fit(self, own, missing, unexpected, misfits) -> StateDictError:
+        lines = [f"the state dict does not fit {type(self).__name__}"]
+        likely = missing or own
+        near = len(likely) <= 500  # comparing every name with every other would take minutes
+        for names, told in (
+            (missing, lambda name: f"  missing:    {name} {own[name].shape}"),
+            (unexpected, lambda name: f"  unexpected: {name}" + (f" ({suggest(name, likely)})" if near else "")),
+            (list(misfits), lambda name: f"  misshapen:  {name} {misfits[name]}"),
+        ):
+            lines += [told(name) for name in names[:_SHOWN]]
+            lines += [f"  … and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+        fix = None
+        heads = {name.partition(".")[0] for name in unexpected}
+        if len(heads) == 1 and {name.partition(".")[2] for name in unexpected} & set(missing):
+            cut = len(heads.pop()) + 1
+            fix = f"every name begins with {unexpected[0][:cut]!r}: {{k[{cut}:]: v for k, v in state.items()}}"
+        elif not misfits:
+            fix = "build the model that was saved, or load what fits with strict=False"
+        error = StateDictError("\n".join(lines), fix=fix)
+        error.missing_keys, error.unexpected_keys, error.mismatched = missing, unexpected, misfits  # type: ignore[attr-defined]
+        return error
+
+    def save(self, path) -> None:
+        """Write the state dict to a safetensors file, with a description of the layers if all are registered ones."""
+        from deepcore.nn import files
+
+        files.save(self, path)
+
+    # -- hooks --------------------------------------------------------------------------------------------
+    def register_forward_pre_hook(self, hook, *, prepend: bool = False, with_kwargs: bool = False) -> RemovableHandle:
+        """`hook(module, args)` runs before forward; what it returns, if not None, replaces the arguments.
+
+        `with_kwargs`: `hook(module, args, kwargs)`, which returns None or (args, kwargs).
+        """
+        return RemovableHandle(self._hooks, "forward_pre", hook, with_kwargs, prepend)
+
+    def register_forward_hook(self, hook, *, prepend: bool = False, with_kwargs: bool = False) -> RemovableHandle:
+        """`hook(module, args, output)` runs after forward; what it returns, if not None, replaces the output.
+
+        `with_kwargs`: `hook(module, args, kwargs, output)`.
+        """
+        return RemovableHandle(self._hooks, "forward", hook, with_kwargs, prepend)
+
+    def register_full_backward_hook(self, hook, prepend: bool = False) -> RemovableHandle:
+        """`hook(module, grad_input, grad_output)` runs when the gradients of the inputs are known.
+
+        Both are tuples over the positional arguments and the outputs (None where there is no gradient); what the
+        hook returns, if not None, replaces grad_input.
+        """
+        return RemovableHandle(self._hooks, "backward", hook, None, prepend)
+
+    def register_full_backward_pre_hook(self, hook, prepend: bool = False) -> RemovableHandle:
+        """`hook(module, grad_output)` runs before the module's backward; its result, if not None, replaces it."""
+        return RemovableHandle(self._hooks, "backward_pre", hook, None, prepend)
+
+    # -- describing -----------------------------------------------------------------------------------------
+    def constructor_arguments(self) -> dict[str, Any]:
+        """The arguments that build this layer again, as plain values: each is kept as an attribute of its name.
+
+        A parameter's or submodule's name as an argument (`bias=True`) means whether it is there.
+        """
+        found = {}
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            if name in ("backend", "dtype") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            if name in self._parameters:
+                found[name] = self._parameters[name] is not None
+            elif name in self.__dict__:
+                found[name] = self.__dict__[name]
+            else:
+                raise ArgumentError(
+                    f"{type(self).__name__} does not keep its argument {name!r}",
+                    fix=f"store it as self.{name} in __init__, or override constructor_arguments()",
+                )
+        return found
+
+    def extra_repr(self) -> str:
+        """What `repr` shows between the parentheses, beside the submodules."""
+        return ""
+
+    def __repr__(self) -> str:
+        extra = self.extra_repr().split("\n") if self.extra_repr() else []
+        lines = [f"({printable(name)}): {indent(repr(module))}" for name, module in self._modules.items()]
+        return self._join_repr(extra, lines)
+
+    def _join_repr(self, extra: list[str], lines: list[str]) -> str:
+        if len(extra) < 2 and not lines:
+            return f"{type(self).__name__}({''.join(extra)})"
+        return f"{type(self).__name__}(\n  " + "\n  ".join(extra + lines) + "\n)"
+
+    def __dir__(self):
+        return sorted({*super().__dir__(), *self.__dict__})
+
+    def summary(self, input_shape, dtype=None, batch_size: int = 1):
+        """A table of every layer's output shape and parameters, from one forward over zeros; `print` it.
+
+        `input_shape` leaves out the batch dimension; a list of shapes means several inputs. `dtype` defaults to the
+        parameters' floating dtype; models that begin with an Embedding need `dtype=dc.int64`.
+        """
+        from deepcore.nn.summary import summarize
+
+        return summarize(self, input_shape, dtype, batch_size)
+
+
+class _Names:
+    """The attribute names of a module, listed only if an error message is printed."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __iter__(self):
+        return (name for name in dir(self.module) if not name.startswith("_"))
+
+
+def indent(text: str) -> str:
+    return text.replace("\n", "\n  ")
+
+
+def _converted(t: Tensor, backend, dtype) -> Tensor:
+    dtype = dtype if dtype is not None and dt.is_floating(t.dtype) else t.dtype
+    backend = t.backend if backend is None else backend
+    if backend is t.backend and dtype == t.dtype:
+        return t
+    return t.detach().to(backend, dtype)
+
+
+def rebind(t: Tensor, new: Tensor) -> None:
+    """Let `t` hold the memory of `new`, whatever its backend and dtype."""
+    t.backend = new.backend
+    t.data = new._data
+
+
+def clear_gradient(parameter: Tensor, set_to_none: bool) -> None:
+    """Forget a gradient, or fill it with zeros."""
+    if mode.tracer is not None:
+        mode.tracer.clear(parameter, set_to_none)
+    gradient = parameter.grad
+    if gradient is None:
+        return
+    if set_to_none:
+        parameter.grad = None
+    else:
+        gradient = gradient.detach()
+        gradient._data.fill(0)
+        gradient.bump_version()
+        parameter.grad = gradient

@@ -1,0 +1,28 @@
+"""What several families of ops share: gradients that are zero, and checks of operands."""
+
+from __future__ import annotations
+
+from deepcore.autograd import apply, mode
+from deepcore.backend import dtypes as dt
+from deepcore.errors import DTypeError
+from deepcore.ops.registry import Tensor, primitive
+
+
+def zeros(g: Tensor) -> Tensor:
+    """The gradient of a function that is constant nearly everywhere."""
+    return Tensor(g.backend.zeros(g.shape, dtype=g.dtype), g.backend)
+
+
+@primitive(vjp=(lambda g: g, lambda g: zeros(g)))
+def _flat(xp, value, of):
+    return value.copy()
+
+
+def flat_in(slope: Tensor, input: Tensor) -> Tensor:
+    """The slope of a piecewise linear function at `input`: where it is differentiated again, that derivative is 0."""
+    return apply(_flat, (slope, input)) if mode.grad and input._requires_grad else slope
+
+
+def no_bool(name: str, fix: str, *inputs) -> None:
+    if any(x.dtype == dt.bool_ for x in inputs):
+        raise DTypeError(f"{name} is not defined for bool tensors", fix=fix)

@@ -1,0 +1,286 @@
+"""The terms of losses, each one op forward and one backward, and the cross-entropy; `nn.functional` adds them up."""
+
+from __future__ import annotations
+
+import functools
+
+from deepcore.autograd import apply, mode
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, IndexRangeError
+from deepcore.ops.activation import logsigmoid, sigmoid, softplus
+from deepcore.ops.arithmetic import abs as abs_
+from deepcore.ops.arithmetic import neg, sign, weigh
+from deepcore.ops.comparison import clamp, where
+from deepcore.ops.exponential import log, log1p
+from deepcore.ops.registry import Tensor, fused, primitive, promote
+from deepcore.ops.shape import unsqueeze
+from deepcore.ops.softmax import softmax
+from deepcore.tensor import from_raw
+
+_LEAST_LOG = -100.0
+
+
+_LEAST_VARIANCE = 1e-12  # of x(1 - x) below a slope, as in PyTorch
+
+
+def term(op, rule: str, *operands, **params) -> Tensor:
+    """The terms of `op`, elementwise, of operands in one dtype by `rule`."""
+    dtypes = [t._data.dtype if isinstance(t, Tensor) else None for t in operands]
+    same = dtypes[0] is not None and all(d is dtypes[0] for d in dtypes)
+    if not same or (rule == "float" and not dt.is_floating(dtypes[0])):
+        operands = promote(op.name, rule, *operands)
+    return apply(op, operands, params)
+
+
+def _in_float32(forward):
+    """A forward that computes 16-bit floats in float32, and rounds once."""
+
+    @functools.wraps(forward)
+    def wide(xp, input, target, **params):
+        if input.dtype.itemsize > 2 or not dt.is_floating(input.dtype):
+            return forward(xp, input, target, **params)
+        return forward(xp, input.astype(dt.float32), target.astype(dt.float32), **params).astype(input.dtype)
+
+    return wide
+
+
+def _sign(d):
+    """The sign of a difference; that of equal infinities is NaN, and stays so."""
+    return where(d == d, sign(d), d)
+
+
+@primitive(
+    vjp=(lambda g, input, target: mse_grad(g, input, target), lambda g, input, target: neg(mse_grad(g, input, target)))
+)
+@_in_float32
+def mse(xp, input, target):
+    """(input - target)²"""
+    d = xp.subtract(input, target)
+    return d * d
+
+
+@fused
+def mse_grad(g, input, target):
+    return g * ((input - target) * 2.0)
+
+
+@primitive(
+    vjp=(lambda g, input, target: l1_grad(g, input, target), lambda g, input, target: neg(l1_grad(g, input, target)))
+)
+@_in_float32
+def l1(xp, input, target):
+    """|input - target|"""
+    return xp.absolute(xp.subtract(input, target))
+
+
+@fused
+def l1_grad(g, input, target):
+    return g * _sign(input - target)
+
+
+@primitive(
+    vjp=(
+        lambda g, input, target, beta: smooth_l1_grad(g, input, target, beta=beta),
+        lambda g, input, target, beta: neg(smooth_l1_grad(g, input, target, beta=beta)),
+    )
+)
+@_in_float32
+def smooth_l1(xp, input, target, *, beta):
+    """½d²/beta where |d| < beta, |d| - ½beta elsewhere"""
+    d = xp.absolute(xp.subtract(input, target))
+    return xp.where(d < beta, d * d * (0.5 / beta), d - 0.5 * beta)
+
+
+@fused
+def smooth_l1_grad(g, input, target, *, beta):
+    d = input - target
+    return g * where(abs_(d) < beta, d * (1.0 / beta), _sign(d))
+
+
+@primitive(
+    vjp=(
+        lambda g, input, target, delta: huber_grad(g, input, target, delta=delta),
+        lambda g, input, target, delta: neg(huber_grad(g, input, target, delta=delta)),
+    )
+)
+@_in_float32
+def huber(xp, input, target, *, delta):
+    """½d² where |d| ≤ delta, delta · (|d| - ½delta) elsewhere"""
+    d = xp.absolute(xp.subtract(input, target))
+    return xp.where(d <= delta, d * d * 0.5, (d - 0.5 * delta) * delta)
+
+
+@fused
+def huber_grad(g, input, target, *, delta):
+    d = input - target
+    return g * where(abs_(d) < delta, d, _sign(d) * delta)
+
+
+@primitive(vjp=(lambda g, input, target: bce_grad(g, input, target), lambda g, input: g * _bce_slope(input)))
+@_in_float32
+def bce(xp, input, target):
+    """-[y·log x + (1 - y)·log(1 - x)], the logarithms held at -100 or above"""
+    rising = xp.maximum(xp.log(input), _LEAST_LOG)
+    falling = xp.maximum(xp.log1p(xp.negative(input)), _LEAST_LOG)
+    return xp.negative(target * rising + (1 - target) * falling)
+
+
+@fused
+def bce_grad(g, input, target):
+    return g * ((input - target) / clamp(input * (1.0 - input), min=_LEAST_VARIANCE))
+
+
+def _bce_slope(input):
+    """The derivative of bce with respect to its target."""
+    # log's slope at 0 would turn a zero gradient into NaN, so 0 is taken out first.
+    positive, below = input > 0, input < 1
+    rising = clamp(where(positive, log(where(positive, input, 1.0)), _LEAST_LOG), min=_LEAST_LOG)
+    falling = clamp(where(below, log1p(neg(where(below, input, 0.0))), _LEAST_LOG), min=_LEAST_LOG)
+    return falling - rising
+
+
+@primitive(
+    vjp=(
+        lambda g, input, target: bce_with_logits_grad(g, input, target),
+        lambda g, input: neg(weigh(g, input)),
+    )
+)
+@_in_float32
+def bce_with_logits(xp, input, target):
+    """-[y·log σ(x) + (1 - y)·log(1 - σ(x))]"""
+    return _hinge(xp, input, 1 - target, target) + xp.log1p(xp.exp(xp.negative(xp.absolute(input))))
+
+
+def _hinge(xp, x, above, below):
+    """above·x where x > 0, -below·x elsewhere; 0 where the factor is, also of an infinite x."""
+    factor = xp.where(x > 0, above, xp.negative(below))
+    return xp.where(factor == 0, xp.zeros((), dtype=x.dtype), factor * x)
+
+
+@fused
+def bce_with_logits_grad(g, input, target):
+    return g * (sigmoid(input) - target)
+
+
+def _weighted_target_grad(g, input, positive):
+    rest = softplus(neg(abs_(input)))
+    return weigh(g, (positive - 1.0) * rest - weigh(where(input > 0, 1.0, positive), input))
+
+
+@primitive(
+    vjp=(
+        lambda g, input, target, positive: bce_with_logits_weighted_grad(g, input, target, positive),
+        lambda g, input, positive: _weighted_target_grad(g, input, positive),
+        lambda g, input, target: neg(weigh(g, weigh(target, logsigmoid(input)))),
+    )
+)
+def bce_with_logits_weighted(xp, input, target, positive):
+    """-[p·y·log σ(x) + (1 - y)·log(1 - σ(x))]"""
+    dtype = input.dtype
+    if dtype.itemsize == 2:
+        input, target, positive = (x.astype(dt.float32) for x in (input, target, positive))
+    rest, share = 1 - target, positive * target
+    curve = xp.log1p(xp.exp(xp.negative(xp.absolute(input))))
+    return (_hinge(xp, input, rest, share) + (rest + share) * curve).astype(dtype, copy=False)
+
+
+@fused
+def bce_with_logits_weighted_grad(g, input, target, positive):
+    share = positive * target
+    return g * ((1.0 - target + share) * sigmoid(input) - share)
+
+
+@primitive()
+def probabilities(xp, input):
+    """input, once it is known to be probabilities."""
+    if input.size and not bool(xp.logical_and(input >= 0, input <= 1).all()):
+        raise ArgumentError(
+            "binary_cross_entropy takes probabilities",
+            expected="0 ≤ input ≤ 1",
+            received=f"values from {input.min().item():.4g} to {input.max().item():.4g}",
+            fix="for logits use binary_cross_entropy_with_logits (BCEWithLogitsLoss)",
+        )
+    return input
+
+
+def _cross_entropy_vjp(g, input, target, weight, aux, dim, ignore_index, smoothing, reduction):
+    """The gradient that the forward has ready, times g; or, to be differentiated again, softmax · k - constants."""
+    xp = g.backend
+    if reduction == "none":
+        g = unsqueeze(g, dim)
+    if not mode.grad:
+        return Tensor(aux[0], xp) * g
+    raw, classes = target._data, input.shape[dim]
+    k, constants, _ = _class_terms(
+        xp, raw, None if weight is None else weight._data, classes, dim, input.ndim, ignore_index, smoothing,
+        reduction == "mean", input.dtype,
+    )  # fmt: skip
+    return (weigh(from_raw(k, xp), softmax(input, dim)) - from_raw(constants, xp)) * g
+
+
+def _class_terms(xp, target, weight, classes, dim, rank, ignore_index, smoothing, mean, dtype):
+    """(k, constants, Σ weight): the losses are -Σ constants · log softmax, their gradients k · softmax - constants.
+
+    With `mean` both are divided by the sum of the weights that count.
+    """
+    valid = xp.expand_dims(target != ignore_index, dim)
+    numbers = xp.arange(classes).reshape((-1,) + (1,) * (rank - 1 - dim))
+    chosen = (numbers == xp.expand_dims(target, dim)).astype(dtype)
+    weights = xp.ones((classes,), dtype=dtype) if weight is None else weight.astype(dtype)
+    weights = weights.reshape(numbers.shape)
+    constants = (chosen * (1 - smoothing) + smoothing / classes) * weights
+    constants = xp.where(valid, constants, xp.zeros((), dtype=dtype))
+    total = xp.sum(xp.where(valid, chosen * weights, xp.zeros((), dtype=dtype)))
+    if mean:
+        constants = constants / xp.where(total == 0, xp.ones_like(total), total)
+    return xp.sum(constants, (dim,), True), constants, total
+
+
+@primitive(vjp=(_cross_entropy_vjp, None, None))
+def cross_entropy_p(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
+    """The loss, and where it is recorded the gradient of the rows' sum or mean: softmax less what it should be."""
+    _check_classes(xp, input, target, dim, ignore_index)
+    shifted = input - xp.amax(input, axis=dim, keepdims=True)
+    powers = xp.exp(shifted)
+    sums = xp.sum(powers, (dim,), True)
+    k, constants, total = _class_terms(
+        xp, target, weight, input.shape[dim], dim, input.ndim, ignore_index, smoothing, False, input.dtype
+    )
+    # Where nothing counts, an infinite logarithm must not either.
+    terms = xp.where(constants == 0, xp.zeros((), dtype=input.dtype), constants * (xp.log(sums) - shifted))
+    loss = xp.sum(terms, (dim,) if reduction == "none" else None)
+    if reduction == "mean":
+        loss = loss / total
+    if not recorded:
+        return loss
+    grads = xp.where(k == 0, xp.zeros((), dtype=input.dtype), powers / sums * k) - constants
+    if reduction == "mean":
+        grads = grads / xp.where(total == 0, xp.ones_like(total), total)
+    return loss, grads
+
+
+def _check_classes(xp, input, target, dim: int, ignore_index: int) -> None:
+    classes = input.shape[dim]
+    bad = xp.logical_and(target != ignore_index, xp.logical_or(target < 0, target >= classes))
+    if bool(bad.any()):
+        raise bad_class("cross_entropy", Tensor(input, xp), Tensor(target, xp), bad)
+
+
+def bad_class(name, input, target, bad) -> IndexRangeError:
+    flat = int(target.backend.argmax(bad.reshape(-1)).item())
+    value = target._data.reshape(-1)[flat].item()
+    position = []
+    for n in reversed(target.shape):
+        flat, at = divmod(flat, n)
+        position.append(at)
+    classes = input.shape[1 if len(input.shape) > 1 else 0]
+    where_ = f"target[{', '.join(map(str, reversed(position)))}]" if position else "target"
+    fix = f"the model's last layer needs at least {value + 1} outputs" if value >= classes else "labels start at 0"
+    if value == classes:
+        fix += ", or the labels start at 1: target - 1"
+    return IndexRangeError(
+        f"{name}: class {value} at {where_} is out of range",
+        expected=f"0 … {classes - 1}, for {classes} classes",
+        received=str(value),
+        fix=fix,
+    )

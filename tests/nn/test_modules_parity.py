@@ -1,0 +1,167 @@
+"""Layers and losses against PyTorch's, with the same state, in float64: every registered one on its own examples, and
+on PyTorch's own module inputs."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+from nn_examples import cases, make_input
+
+import deepcore as dc
+from deepcore import nn
+from deepcore.nn.registry import LAYERS, LOSSES
+
+torch = pytest.importorskip("torch")
+
+RTOL, ATOL = 1e-7, 1e-12
+
+# PyTorch arguments that deepcore does not take: samples that use them are left out, and nothing else may be.
+NOT_TAKEN = {"size_average", "reduce", "max_norm", "norm_type", "scale_grad_by_freq", "sparse", "device"}
+
+
+def arguments(values):
+    """Constructor arguments for PyTorch: a tuple of floats is a tensor of weights."""
+    return {
+        name: torch.tensor(value) if isinstance(value, tuple) and isinstance(value[0], float) else value
+        for name, value in values.items()
+    }
+
+
+def to_dc(value):
+    if isinstance(value, torch.Tensor):
+        out = dc.tensor(value.detach().numpy())
+        return out.requires_grad_() if value.requires_grad else out
+    return value
+
+
+def compare(ours, theirs, inputs, rng, kwargs=None):
+    """Same outputs, same gradients of inputs and parameters; `inputs` are torch tensors."""
+    kwargs = kwargs or {}
+    own_inputs = [to_dc(x) for x in inputs]
+    expected = theirs(*inputs, **kwargs)
+    got = ours(*own_inputs, **{k: to_dc(v) for k, v in kwargs.items()})
+    assert got.shape == tuple(expected.shape)
+    np.testing.assert_allclose(got.detach().numpy(), expected.detach().numpy(), RTOL, ATOL)
+    if not expected.requires_grad:
+        return
+    cotangent = rng.standard_normal(expected.shape)
+    expected.backward(torch.tensor(cotangent))
+    got.backward(dc.tensor(cotangent))
+    for mine, other in zip(own_inputs, inputs):
+        if isinstance(other, torch.Tensor) and other.grad is not None:
+            np.testing.assert_allclose(mine.grad.numpy(), other.grad.numpy(), RTOL, ATOL)
+    for name, parameter in theirs.named_parameters():
+        own = ours.get_parameter(name)
+        assert (own.grad is None) == (parameter.grad is None), name
+        if own.grad is not None:
+            np.testing.assert_allclose(own.grad.numpy(), parameter.grad.numpy(), RTOL, ATOL, err_msg=name)
+    for name, buffer in theirs.named_buffers():
+        np.testing.assert_allclose(ours.get_buffer(name).numpy(), buffer.numpy(), RTOL, ATOL, err_msg=name)
+
+
+def without_bias(module):
+    # PyTorch before 2.13 does not show it for norms.
+    text = repr(module)
+    return re.sub(r"(, )?bias=\w+", "", text) if "Norm" in text else text
+
+
+def copy_state(theirs, ours):
+    ours.load_state_dict({name: t.detach().numpy() for name, t in theirs.state_dict().items()})
+
+
+def oracle(cls):
+    """PyTorch's class of this name."""
+    return getattr(torch.nn, cls.__name__, None) or pytest.skip(f"PyTorch has no {cls.__name__}")
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("cls, example", cases(LAYERS))
+def test_layer(cls, example, training):
+    rng = np.random.default_rng(0)
+    theirs = oracle(cls)(**example.arguments).double().train(training)
+    ours = cls(**example.arguments).double().train(training)
+    assert without_bias(ours) == without_bias(theirs)
+    for parameter in theirs.parameters():  # away from ones and zeros
+        parameter.data += torch.tensor(rng.standard_normal(parameter.shape))
+    for buffer in theirs.buffers():
+        if buffer.is_floating_point():
+            buffer += torch.tensor(rng.random(buffer.shape))
+    copy_state(theirs, ours)
+    if cls is nn.Dropout and training and 0 < example.arguments.get("p", 0.5) < 1:
+        return  # the masks differ; tests/nn/test_nn.py looks at them
+    for _ in range(2):  # a second batch meets running statistics that have moved
+        inputs = [torch.tensor(make_input(kind, rng)) for kind in example.inputs]
+        for x in inputs:
+            x.requires_grad_(x.is_floating_point())
+        for parameter in theirs.parameters():
+            parameter.grad = None
+        ours.zero_grad()
+        compare(ours, theirs, inputs, rng)
+
+
+@pytest.mark.parametrize("cls, example", cases(LOSSES))
+def test_loss(cls, example):
+    rng = np.random.default_rng(0)
+    theirs = oracle(cls)(**arguments(example.arguments)).double()
+    ours = cls(**example.arguments).double()
+    input, target = (torch.tensor(make_input(kind, rng)) for kind in example.inputs)
+    input.requires_grad_()
+    compare(ours, theirs, [input, target], rng)
+    half = input.detach().float().requires_grad_()
+    target = target.float() if target.is_floating_point() else target
+    out = ours.float()(to_dc(half), to_dc(target))
+    assert out.dtype == dc.float32
+    np.testing.assert_allclose(out.detach().numpy(), theirs.float()(half, target).detach().numpy(), 1e-5, 1e-6)
+
+
+def test_constructor_defaults_are_torchs():
+    import inspect
+
+    for registry in (LAYERS, LOSSES):
+        for name, cls in registry.items():
+            theirs = inspect.signature(getattr(torch.nn, name)).parameters if hasattr(torch.nn, name) else {}
+            for key, parameter in inspect.signature(cls).parameters.items():
+                if key in theirs and parameter.kind is parameter.POSITIONAL_OR_KEYWORD and key != "modules":
+                    assert parameter.default == theirs[key].default, f"{name}({key})"
+
+
+def module_infos():
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torch.testing._internal.common_modules import module_db
+    except ImportError as error:  # expecttest is not installed
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f"PyTorch's module inputs: {error}"))]
+    known = {**LAYERS, **LOSSES}
+    return [pytest.param(info, id=info.name) for info in module_db if info.name.removeprefix("nn.") in known]
+
+
+@pytest.mark.parametrize("info", module_infos())
+def test_module_info(info):
+    rng = np.random.default_rng(0)
+    name = info.name.removeprefix("nn.")
+    cls = {**LAYERS, **LOSSES}[name]
+    ran = left_out = 0
+    for training in (True, False):
+        torch.manual_seed(0)
+        samples = info.module_inputs_func(
+            info, device="cpu", dtype=torch.float64, requires_grad=True, training=training
+        )
+        for sample in samples:
+            constructor, forward = sample.constructor_input, sample.forward_input
+            if forward is None or set(constructor.kwargs) & NOT_TAKEN:
+                left_out += 1
+                continue
+            theirs = info.module_cls(*constructor.args, **constructor.kwargs).double().train(training)
+            ours = cls(*map(to_dc, constructor.args), **{k: to_dc(v) for k, v in constructor.kwargs.items()})
+            ours.double().train(training)
+            copy_state(theirs, ours)
+            ran += 1
+            inputs = [
+                x.detach().clone().requires_grad_(x.requires_grad) if hasattr(x, "detach") else x for x in forward.args
+            ]
+            compare(ours, theirs, inputs, rng, forward.kwargs)
+    assert ran >= 4 and not left_out, f"{ran} samples ran, {left_out} were left out"
