@@ -182,11 +182,11 @@ class Lowering:
                 self.plans.clear()
             plan = True  # another device, or two of them: not for a plan
             if all(spec.backend is specs[0].backend and spec.dtype is not None for spec in specs):
-                plan = self.pays(specs) and (self.lower(specs, params) or False)
+                plan = self.pays(specs, params) and (self.lower(specs, params) or False)
             self.plans[key] = plan
         return plan
 
-    def pays(self, specs: Sequence[Spec]) -> bool:
+    def pays(self, specs: Sequence[Spec], params: dict) -> bool:
         """Whether eager calls with these operands run by a kernel. False only where the reference has the same bits."""
         return True
 

@@ -72,7 +72,7 @@ def moved(step: Step) -> int:
 @functools.cache
 def operations(formula: str) -> int:
     """Arithmetic of a formula for one element."""
-    return _count(elementwise._function(formula))
+    return _count(elementwise.function_of(formula))
 
 
 @functools.cache

@@ -182,6 +182,13 @@ class Kernel:
         return address != 0
 
 
+@functools.cache
+def narrow_floats() -> bool:
+    """Whether the processor converts float16 itself: without that, each would be a call of a library."""
+    triple, _, features = cache.host()
+    return triple.startswith(("aarch64", "arm64")) or "+f16c" in features.split(",")
+
+
 def _elsewhere(name: str) -> bool:
     """Whether another process has compiled it meanwhile; this one compiles what comes later as long as that takes."""
     helper = background.helper()

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from deepcore import locks
-from deepcore.backend.dtypes import float32, float64, int64
+from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int64
 from deepcore.config import settings
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
-from deepcore.kernels.math import activations, elementary
-from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
+from deepcore.kernels.math import activations, arithmetic, elementary, trigonometric
+from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous, spec_of
 from deepcore.kernels.registry import register
 from deepcore.kernels.runtime import allocator
 
@@ -32,7 +32,11 @@ LEAST_EXACT = 1 << 17
 _WHOLE = {"add", "sub", "mul"}
 _PLAIN = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _LOCK = locks.lock()
-_TYPES = {float32: float32, float64: float64, int64: int64}
+_FORMULAS = (activations, elementary, arithmetic, trigonometric)
+#: The dtypes that maps take, and what they are computed in.
+COMPUTED = {float32: float32, float64: float64, int64: int64, float16: float32, bfloat16: float32}
+# Of 16-bit floats NumPy computes one after the other.
+_LEAST_NARROW = 1 << 12
 
 
 class Line(NamedTuple):
@@ -57,17 +61,18 @@ def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tupl
 
 def scope(tools, lines: tuple[Line, ...], dt) -> dict:
     """What the code of lines names."""
-    take, put = tools.elements(dt)
+    number = COMPUTED[dt]
+    take, put = tools.elements(dt) if number == dt else tools.access(dt, number)
     return {
-        **{line.formula: tools.lift(_function(line.formula), dt) for line in lines},
-        "view": tools.view(dt), "flags": tools.view(np.dtype(np.uint8)), "take": take, "put": put, "number": dt.type,
-        "np": np, "SLICE": SLICE,
+        **{line.formula: tools.lift(function_of(line.formula), number) for line in lines},
+        "view": tools.view(tools.held(dt)), "flags": tools.view(np.dtype(np.uint8)), "take": take, "put": put,
+        "number": number.type, "rounded": None if number == dt else tools.rounded(dt, number), "np": np, "SLICE": SLICE,
     }  # fmt: skip
 
 
 def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> str:
     """The kernel as Python."""
-    count, kinds = len(pattern), pattern.lower()
+    count, kinds, narrow = len(pattern), pattern.lower(), np.dtype(dtype).itemsize == 2
     nested = "r" in kinds or "c" in kinds
     at = count + len(stored)
     words = sorted({p for line in lines for p in line.parameters})
@@ -78,9 +83,8 @@ def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int,
         if alone:
             single.add(i)
         values = [f"x{x}" if x in single or x >= count else _ELEMENT[pattern[x]].format(x) for x in line.operands]
-        (once if alone else each).append(
-            f"x{i} = {line.formula}({', '.join([*values, *(f'p{p}' for p in line.parameters)])})"
-        )
+        value = f"{line.formula}({', '.join([*values, *(f'p{p}' for p in line.parameters)])})"
+        (once if alone else each).append(f"x{i} = rounded({value})" if narrow else f"x{i} = {value}")
     each += [f"put(out{k}, i, x{value})" for k, value in enumerate(stored)]
     body = [
         "def kernel(a, part):",
@@ -88,14 +92,14 @@ def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int,
         *(f"    out{k} = view(a[{count + k}])" for k in range(len(stored))),
         f"    size, columns = a[{at}], a[{at + 1}]",
         *(f"    p{p} = number(np.int64(a[{at + 2 + p}]).view(np.float64))" for p in words),
-        *(f"    x{i} = a{i}[0]{' != 0' if kind == 'S' else ''}" for i, kind in enumerate(pattern) if kind in "sS"),
+        *(f"    x{i} = {'a{0}[0] != 0' if kind == 'S' else 'take(a{0}, 0)'}".format(i) for i, kind in enumerate(pattern) if kind in "sS"),
         *(f"    {line}" for line in once),
     ]
     if nested:
         body += [
             "    step = max(1, SLICE // columns)",
             "    for row in range(part * step, min(size // columns, (part + 1) * step)):",
-            *(f"        c{i} = a{i}[row]" for i, kind in enumerate(kinds) if kind == "c"),
+            *(f"        c{i} = {'a{0}[row]' if kind == 'C' else 'take(a{0}, row)'}".format(i) for i, kind in enumerate(pattern) if kind in "cC"),
             "        for j in range(columns):",
             "            i = row * columns + j",
             *(f"            {line}" for line in each),
@@ -144,10 +148,8 @@ class Map(Lowering):
         super().__init__(formula, self.planned, (), parameters, self.prepared)
         self.formula, self.parameters, self.least, self.booleans = formula, parameters, least, booleans
         self.copies = not least  # an operand in another layout is worth a copy where the computing takes longer
-        self.arity = _function(formula).__code__.co_argcount - len(parameters)
+        self.arity = function_of(formula).__code__.co_argcount - len(parameters)
         self._kernels: dict[tuple[str, str], Kernel] = {}
-        #: How operands that are alike and contiguous are computed, whatever their shape, by their dtype.
-        self._alike: dict[np.dtype, Callable] = {}
         self.kernel(float32, "v" * self.arity)
 
     def kernel(self, dtype, kinds: str) -> Kernel:
@@ -166,19 +168,21 @@ class Map(Lowering):
 
     def planned(self, specs, params) -> Plan | bool | None:
         like = specs[-1]
-        dtype = _TYPES.get(like.dtype)
-        if dtype is None or (dtype is int64 and self.formula not in _WHOLE):
+        dtype = like.dtype
+        if dtype not in COMPUTED or (dtype is int64 and self.formula not in _WHOLE):
+            return None
+        if dtype.itemsize == 2 and not jit.narrow_floats():
             return None
         if any(spec.dtype != (np.bool_ if i < self.booleans else dtype) for i, spec in enumerate(specs)):
             return None
         alike = all(spec.shape == like.shape for spec in specs)
-        shape = like.shape if alike else _broadcast(specs)
+        shape = like.shape if alike else broadcast(specs)
         if shape is None:
             return True
         size = math.prod(shape)
         if not size or not all(spec.plain for spec in specs):
             return True
-        layout = ("v" * len(specs), 0) if alike else _kinds(specs, shape)
+        layout = ("v" * len(specs), 0) if alike else kinds_of(specs, shape)
         if layout is None:
             return None
         kinds, columns = layout
@@ -191,23 +195,23 @@ class Map(Lowering):
         result = like if alike else contiguous(shape, dtype, like.backend)
         return Plan(result, [Launch(kernel, slices(size, columns), words)])
 
-    def pays(self, specs) -> bool:
-        if max(spec.size for spec in specs) >= self.least:
+    def pays(self, specs, params) -> bool:
+        dtype, size = specs[-1].dtype, max(spec.size for spec in specs)
+        if size >= (self.least if dtype.itemsize > 2 else min(self.least, _LEAST_NARROW)):
             return True
-        dtype = _TYPES.get(specs[-1].dtype)
-        if dtype is None or not all(spec.plain for spec in specs):
+        if dtype not in COMPUTED or not all(spec.plain for spec in specs):
             return False
-        shape = _broadcast(specs)
-        layout = None if shape is None else _kinds(specs, shape)
+        shape = broadcast(specs)
+        layout = None if shape is None else kinds_of(specs, shape)
         return layout is not None and self.kernel(dtype, layout[0]).kept()
 
     def bind(self, reference: Callable) -> Callable:
         """What runs the op where it is not planned by its specs: the kernel for large arrays, else the reference."""
 
-        least = self.least
+        least = min(self.least, _LEAST_NARROW)
 
         def run(xp, *operands, **params):
-            if settings.kernels and max(x.size for x in operands) >= least:
+            if settings.kernels and self.pays([spec_of(x, xp) for x in operands], params):
                 result = self(xp, *operands, **params)
                 if result is not NotImplemented:
                     return result
@@ -237,7 +241,7 @@ class Map(Lowering):
         return self(xp, *operands, out=out, **params)
 
 
-def _broadcast(specs) -> tuple[int, ...] | None:
+def broadcast(specs) -> tuple[int, ...] | None:
     """The shape of a result, or None where the operands' do not broadcast."""
     try:
         return np.broadcast_shapes(*[spec.shape for spec in specs])
@@ -245,11 +249,16 @@ def _broadcast(specs) -> tuple[int, ...] | None:
         return None
 
 
-def _function(formula: str):
-    return getattr(activations, formula, None) or getattr(elementary, formula)
+def function_of(formula: str) -> Callable:
+    """The scalar function of this name."""
+    return next(getattr(file, formula) for file in _FORMULAS if hasattr(file, formula))
 
 
-def _kinds(operands, shape) -> tuple[str, int] | None:
+def has_function(formula: str) -> bool:
+    return any(hasattr(file, formula) for file in _FORMULAS)
+
+
+def kinds_of(operands, shape) -> tuple[str, int] | None:
     """How each operand meets the result's shape, and the number of columns where that matters; None: another way."""
     kinds, columns = "", 0
     for x in operands:
@@ -280,6 +289,8 @@ MAPS: dict[str, Map] = {
     )},
     "abs": Map("absolute", least=LEAST_EXACT),
     "sqrt": Map("square_root", least=LEAST_EXACT),
+    **{name: Map(name, least=LEAST_EXACT) for name in ("sign", "floor", "ceil", "trunc", "cube", "inverse_square")},
+    "clamp": Map("clamp", "low", "high", least=LEAST_EXACT),
     "where": Map("where", least=LEAST_EXACT, booleans=1),
     "moved": Map("moved", "keep", "take"),
     **{name: Map(name) for name in (

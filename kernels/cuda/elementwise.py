@@ -31,7 +31,7 @@ def build(tools, formula: str, dtype: str, pattern: str, parameters: int):
     held = next(d for d in _HELD if d.name == dtype)
     load, store = tools.access(held)
     scope: dict[str, Any] = {
-        "function": tools.lift(elementwise._function(formula), _COMPUTED[held]),
+        "function": tools.lift(elementwise.function_of(formula), _COMPUTED[held]),
         "load": load, "store": store, "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
     }  # fmt: skip
     xs, ps = [f"x{i}" for i in range(len(pattern))], [f"p{j}" for j in range(parameters)]

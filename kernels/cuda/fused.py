@@ -29,7 +29,7 @@ def build(tools, lines: tuple[elementwise.Line, ...], dtype: str, pattern: str, 
     """
     dt = np.dtype(dtype)
     scope: dict[str, Any] = {
-        **{line.formula: tools.lift(elementwise._function(line.formula), dt) for line in lines},
+        **{line.formula: tools.lift(elementwise.function_of(line.formula), dt) for line in lines},
         "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
     }  # fmt: skip
     count, numbers = len(pattern), _numbers(lines)

@@ -364,7 +364,7 @@ def test_layouts(name):
 
 def test_formulas_are_plain_python():
     for name, entry in MAPS.items():
-        function = elementwise._function(entry.formula)
+        function = elementwise.function_of(entry.formula)
         values = operands(name, F64, (3,))
         given = [PARAMETERS[p] for p in entry.parameters]
         plain = [float(function(*[v[i] for v in values], *given)) for i in range(3)]

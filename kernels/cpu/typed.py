@@ -1,0 +1,251 @@
+"""Elementwise kernels whose operands and result have dtypes of their own.
+
+`elementwise` has the loops that compiled programs fuse, over operands of one dtype; here are comparisons, conversions,
+choices, and functions of float32 that are computed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from deepcore import locks
+from deepcore.backend.dtypes import bfloat16, bool_, float16, float32, float64, int64, is_floating, uint8
+from deepcore.kernels.codegen import jit
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.cpu.elementwise import SLICE, function_of
+from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
+from deepcore.kernels.registry import register
+from deepcore.kernels.runtime import allocator
+
+_LOCK = locks.lock()
+_PLAIN = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
+# Elements that are looked at together for numbers that the formula is not made for.
+_BLOCK = 256
+
+
+class Rule(NamedTuple):
+    """What an op computes over operands of some dtypes: the formula, and the dtypes of the operands and, last, the result
+    as memory holds them and as they are computed. `exact`: the reference has the same bits."""
+
+    formula: str
+    held: tuple
+    computed: tuple
+    exact: bool = True
+
+
+def build(tools, formula: str, held: tuple[str, ...], computed: tuple[str, ...], pattern: str, parameters: int):
+    """result = formula(operands …, parameters …). A letter of `pattern` an operand: "v" elements, "s" one for all, "r" a
+    row for all rows, "c" one element a row. Words: the operands' addresses, the result's, number of elements, of columns,
+    and the parameters as float64."""
+    numbers = [np.dtype(name) for name in computed]
+    floating = next((d for d in numbers if d.kind == "f"), None)
+    scope = {
+        "formula": tools.lift(function_of(formula), floating), "np": np, "SLICE": SLICE, "BLOCK": _BLOCK,
+        "number": (floating or numbers[0]).type,
+    }  # fmt: skip
+    if _is_guarded(formula):
+        scope["far"] = tools.lift(function_of(f"{formula}_far"), floating)
+        scope["library"] = tools.lift(function_of(f"{formula}_library"), floating)
+    for k, (name, number) in enumerate(zip(held, numbers)):
+        memory = np.dtype(name)
+        scope[f"view{k}"] = tools.view(tools.held(memory))
+        scope[f"take{k}"], scope[f"put{k}"] = tools.access(memory, number)
+    exec(source(formula, held, computed, pattern, parameters), scope)
+    return scope["kernel"]
+
+
+def source(formula: str, held: tuple[str, ...], computed: tuple[str, ...], pattern: str, parameters: int) -> str:
+    """The kernel as Python."""
+    count = len(pattern)
+    element = {"v": "take{0}(a{0}, i)", "r": "take{0}(a{0}, j)", "c": "c{0}", "s": "s{0}"}
+    values = ", ".join([element[kind].format(k) for k, kind in enumerate(pattern)] + [f"p{j}" for j in range(parameters)])
+    body = [
+        "def kernel(a, part):",
+        *(f"    a{k} = view{k}(a[{k}])" for k in range(count)),
+        f"    out, size, columns = view{count}(a[{count}]), a[{count + 1}], a[{count + 2}]",
+        *(f"    p{j} = number(np.int64(a[{count + 3 + j}]).view(np.float64))" for j in range(parameters)),
+        *(f"    s{k} = take{k}(a{k}, 0)" for k, kind in enumerate(pattern) if kind == "s"),
+    ]
+    nested = "r" in pattern or "c" in pattern
+    if nested:
+        body += [
+            "    step = max(1, SLICE // columns)",
+            "    for row in range(part * step, min(size // columns, (part + 1) * step)):",
+            "        base, first, last = row * columns, 0, columns",
+            *(f"        c{k} = take{k}(a{k}, row)" for k, kind in enumerate(pattern) if kind == "c"),
+        ]
+    else:
+        body += [
+            "    for once in range(1):",
+            "        base, first, last = 0, part * SLICE, min(size, (part + 1) * SLICE)",
+        ]
+    put = f"put{count}(out, i, formula({values}))"
+    if not _is_guarded(formula):
+        body += ["        for j in range(first, last):", "            i = base + j", f"            {put}"]
+    else:
+        body += [
+            "        for block in range(first, last, BLOCK):",
+            "            end, bad = min(block + BLOCK, last), 0",
+            "            for j in range(block, end):",
+            "                i = base + j",
+            f"                bad += 1 if far({values}) else 0",
+            f"                {put}",
+            "            if bad:",
+            "                for j in range(block, end):",
+            "                    i = base + j",
+            f"                    if far({values}):",
+            f"                        put{count}(out, i, library({values}))",
+        ]
+    return "\n".join([*body, "    return 0"])
+
+
+build.source = source  # type: ignore[attr-defined]
+
+
+def _is_guarded(formula: str) -> bool:
+    return elementwise.has_function(f"{formula}_far")
+
+
+class TypedMap(Lowering):
+    """An elementwise op: `rule(dtypes)` says what it computes over operands of these dtypes; None leaves them to the
+    reference. `least`: smaller arrays are, too, where the rule is exact."""
+
+    def __init__(self, name: str, rule: Callable[..., Rule | None], *parameters: str, least: int = 1 << 14, keys=()):
+        super().__init__(name, self.planned, keys, parameters, self.prepared)
+        self.rule, self.least = rule, least
+        self._kernels: dict[tuple, Kernel] = {}
+
+    def kernel(self, rule: Rule, kinds: str) -> Kernel:
+        found = self._kernels.get((rule, kinds))
+        if found is None:
+            held, computed = tuple(d.name for d in rule.held), tuple(d.name for d in rule.computed)
+            name = "_".join(("map", rule.formula, *held, *dict.fromkeys(computed), kinds))
+            with _LOCK:
+                found = jit.KERNELS.get(name) or Kernel(name, build, rule.formula, held, computed, kinds, len(self.floats))
+            self._kernels[rule, kinds] = found
+        return found
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        rule = self.rule(*(spec.dtype for spec in specs), **params)
+        if rule is None or (not jit.narrow_floats() and float16 in rule.held):
+            return None
+        shape = elementwise.broadcast(specs)
+        if shape is None or not math.prod(shape):
+            return None
+        if not all(spec.plain for spec in specs):
+            return True
+        kinds, columns = elementwise.kinds_of(specs, shape) or ("", 0)
+        if not kinds:
+            return None if rule.exact else True
+        kernel = self.kernel(rule, kinds)
+        if not kernel.ready():
+            return None
+        size, count, floats = math.prod(shape), len(specs), len(self.floats)
+        operands = list(map(Operand, range(count + floats + 1)))
+        words = (*operands[:count], operands[-1], size, columns, *operands[count:-1])
+        result = contiguous(shape, rule.held[-1], specs[0].backend)
+        return Plan(result, [Launch(kernel, elementwise.slices(size, columns), words)])
+
+    def pays(self, specs, params) -> bool:
+        rule = self.rule(*(spec.dtype for spec in specs), **params)
+        return rule is not None and (not rule.exact or max(spec.size for spec in specs) >= self.least)
+
+    def prepared(self, xp, operands, params, out):
+        """Operands in another layout, or that broadcast in a way no kernel has."""
+        shape = np.broadcast_shapes(*[x.shape for x in operands])
+        if len(operands) == 1 and out is None and operands[0].flags.f_contiguous and operands[0].flags.aligned:
+            result = self(xp, operands[0].T, **params)
+            return result if result is NotImplemented else result.T
+        rule = self.rule(*(x.dtype for x in operands), **params)
+        if rule is None or (rule.exact and not all(x.shape == shape or x.size == 1 for x in operands)):
+            return NotImplemented
+        spread = elementwise.kinds_of(operands, shape) is None
+        operands = [np.broadcast_to(x, shape) if spread and x.size > 1 else x for x in operands]
+        return self(xp, *[np.require(x, requirements="CA") for x in operands], out=out, **params)
+
+
+# -- which -----------------------------------------------------------------------------------------------------------
+
+_WIDE = {float16: float32, bfloat16: float32, float32: float32, float64: float64}
+_NARROW = (float16, bfloat16)
+
+
+def _comparison(name: str):
+    def rule(x, y):
+        number = _WIDE.get(x)
+        return Rule(name, (x, y, bool_), (number, number, bool_)) if number is not None and x == y else None
+
+    return rule
+
+
+def _predicate(name: str):
+    def rule(x):
+        number = _WIDE.get(x)
+        return None if number is None else Rule(name, (x, bool_), (number, bool_))
+
+    return rule
+
+
+def _conversion(x, *, dtype, source):
+    """Between floats, from bools and small whole numbers to floats, and to bools."""
+    if x == dtype:
+        return None
+    if is_floating(dtype) and dtype in _WIDE and (is_floating(x) or x.itemsize < 8):
+        # Whole numbers of 32 bits fit in float64, which is rounded once.
+        number = float64 if float64 in (x, dtype) or x.itemsize == 4 and x.kind in "iu" else float32
+        if x.kind in "iub" and dtype in _NARROW and x.itemsize == 4:
+            return None
+        return Rule("same", (x, dtype), (number, number))
+    if dtype == bool_ and x in _WIDE:
+        return Rule("nonzero", (x, bool_), (_WIDE[x], bool_))
+    return None
+
+
+def _rounding(name: str):
+    """Of a 16-bit float and a float32 number."""
+
+    def rule(x, y):
+        half = x if x in _NARROW else y
+        if half not in _NARROW or any(d not in (half, float32) for d in (x, y)):
+            return None
+        return Rule(name, (x, y, half), (float32, float32, float32))
+
+    return rule
+
+
+def _moved(condition, x, y):
+    """`where` of dtypes that `elementwise` has no formulas for: bits are moved."""
+    if condition != bool_ or x != y or x in elementwise.COMPUTED:
+        return None
+    return Rule("where", (bool_, x, x, x), (bool_, *[x] * 3)) if x.kind in "iu" else None
+
+
+def _in_float64(name: str):
+    """A function of float32 and of 16-bit floats, computed in float64 and rounded once."""
+
+    def rule(*dtypes):
+        x = dtypes[0]
+        if x not in (float32, *_NARROW) or any(d != x for d in dtypes):
+            return None
+        return Rule(name, (*dtypes, x), (float64,) * (len(dtypes) + 1), exact=False)
+
+    return rule
+
+
+def _add(lowering: TypedMap) -> None:
+    register(lowering.op_name, "cpu", needs_numba=False)(lowering)
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor"):
+    _add(TypedMap(_name, _comparison(_name)))
+for _name in ("logical_not", "isnan", "isinf", "isfinite"):
+    _add(TypedMap(_name, _predicate(_name)))
+for _name in ("add", "sub", "mul", "true_divide"):
+    _add(TypedMap(f"{_name}_rounding", _rounding(_name)))
+_add(TypedMap("cast", _conversion, keys=("dtype",)))
+_add(TypedMap("where", _moved))
