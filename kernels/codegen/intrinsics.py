@@ -111,9 +111,13 @@ def function(function: FunctionType) -> Callable:
 
 @functools.cache
 def view(dtype) -> Callable:
-    """A function from an address to a pointer that is indexed as an array of `dtype` is, without any check."""
+    """A function from an address to a pointer that is indexed as an array of `dtype` is, without any check.
+
+    Elements of float16 and bfloat16 are float32 in a kernel: widened where they are read, rounded once where written.
+    """
     numba = toolchain.load_numba()
-    result = numba.types.CPointer(numba.from_dtype(dtype))
+    narrow = is_narrow(dtype)
+    result = narrow_pointer(dtype.name) if narrow else numba.types.CPointer(numba.from_dtype(dtype))
 
     def cast(context, builder, address):
         return builder.inttoptr(address, context.get_value_type(result))
@@ -378,10 +382,8 @@ def elements(dtype) -> tuple[Callable, Callable]:
 def prefetch(dtype, count: int = 64) -> Callable:
     """prefetch(p, i): have the memory of p[i … i + count - 1] brought near, if there is any."""
     from llvmlite import ir
-    from numba import from_dtype, types
+    from numba import types
     from numba.extending import intrinsic
-
-    pointer = types.CPointer(from_dtype(dtype))
 
     def operation(typing, p, i):
         def codegen(context, builder, signature, values):
@@ -395,7 +397,7 @@ def prefetch(dtype, count: int = 64) -> Callable:
                 builder.call(fetch, [at, ir.IntType(32)(0), ir.IntType(32)(3), ir.IntType(32)(1)])
             return context.get_dummy_value()
 
-        return types.void(pointer, types.int64), codegen
+        return types.void(p, types.int64), codegen
 
     return intrinsic(operation)
 
@@ -407,9 +409,74 @@ def held(dtype):
     """The dtype that numba has for memory of `dtype`: 16-bit floats are held as their bits, bools as bytes."""
     import numpy as np
 
-    if dtype.itemsize == 2 and dtype.kind not in "iu":
+    if is_narrow(dtype):
         return np.dtype(np.uint16)
     return np.dtype(np.uint8) if dtype == np.bool_ else dtype
+
+
+def is_narrow(dtype) -> bool:
+    """float16 and bfloat16."""
+    return dtype.itemsize == 2 and dtype.kind not in "iu"
+
+
+def number_of(dtype):
+    """The dtype that elements of `dtype` are computed in."""
+    import numpy as np
+
+    return np.dtype(np.float32) if is_narrow(dtype) else dtype
+
+
+@functools.cache
+def narrow_pointer(name: str):
+    """numba's type of a pointer to 16-bit floats."""
+    import operator
+
+    import numpy as np
+    from llvmlite import ir
+    from numba.core import types
+    from numba.core.datamodel import models
+    from numba.core.datamodel.registry import default_manager
+    from numba.core.imputils import lower_builtin
+    from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+
+    dtype = np.dtype(name)
+    single = np.dtype(np.float32)
+
+    class Pointer(types.Type):
+        def __init__(self):
+            super().__init__(f"Pointer({name})")
+
+    class Model(models.PrimitiveModel):
+        def __init__(self, manager, type_):
+            super().__init__(manager, type_, ir.IntType(16).as_pointer())
+
+    default_manager.register(Pointer, Model)
+    pointer = Pointer()
+
+    @infer_global(operator.getitem)
+    class Get(AbstractTemplate):
+        def generic(self, args, kwargs):
+            if args[0] is pointer and isinstance(args[1], types.Integer):
+                return signature(types.float32, pointer, types.intp)
+            return None
+
+    @infer_global(operator.setitem)
+    class Set(AbstractTemplate):
+        def generic(self, args, kwargs):
+            if args[0] is pointer and isinstance(args[1], types.Integer):
+                return signature(types.none, pointer, types.intp, types.float32)
+            return None
+
+    @lower_builtin(operator.getitem, Pointer, types.intp)
+    def get(context, builder, signature, values):
+        return _widened(builder, builder.load(builder.gep(values[0], [values[1]])), dtype, single)
+
+    @lower_builtin(operator.setitem, Pointer, types.intp, types.float32)
+    def put(context, builder, signature, values):
+        builder.store(_narrowed(builder, values[2], dtype, single), builder.gep(values[0], [values[1]]))
+        return context.get_dummy_value()
+
+    return pointer
 
 
 @functools.cache

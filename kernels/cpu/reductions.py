@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepcore.backend.dtypes import float32, float64, int64
+from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int64
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel, address
 from deepcore.kernels.cpu import elementwise
@@ -34,6 +34,8 @@ _AHEAD = 8192
 # Of a reduction over rows: bytes of the columns, or of several rows, taken at a time; rows of one chunk at most and at
 # least (numbers, if those are short); and groups that are added one after the other.
 _WIDTH, _ROWS, _FEW_ROWS, _GROUPS = 4096, 1024, 64, 8
+# Elements up to which NumPy reduces whole numbers, and looks for extremes, to the same result.
+_LEAST_EXACT = 1 << 14
 FLOATS = (float32, float64)
 
 
@@ -54,6 +56,10 @@ def share(total: int) -> int:
 def combination(tools, dt, name: str):
     """(combine(a, b), its neutral element) of "sum", of "amax" and "amin", which are NaN where a number is, or of
     "top" and "bottom", which pass over it."""
+    if dt.kind in "iu":
+        least, most = np.iinfo(dt).min, np.iinfo(dt).max
+    else:
+        least, most = -np.inf, np.inf
     if name == "sum":
 
         @tools.inline
@@ -67,27 +73,27 @@ def combination(tools, dt, name: str):
         def combine(a, b):
             return b if b > a else a
 
-        return combine, dt.type(-np.inf)
+        return combine, dt.type(least)
     if name == "bottom":
 
         @tools.inline
         def combine(a, b):
             return b if b < a else a
 
-        return combine, dt.type(np.inf)
+        return combine, dt.type(most)
     if name == "amax":
 
         @tools.inline
         def combine(a, b):
             return b if b > a or b != b else a
 
-        return combine, dt.type(-np.inf)
+        return combine, dt.type(least)
 
     @tools.inline
     def combine(a, b):
         return b if b < a or b != b else a
 
-    return combine, dt.type(np.inf)
+    return combine, dt.type(most)
 
 
 @functools.cache
@@ -147,7 +153,8 @@ def extreme(tools, dt, name: str):
     """extreme(x, n): the largest or smallest of x[0 … n-1], by the name of `combination`."""
     lanes, combine, neutral = tools.local(dt, LANES), *combination(tools, dt, name)
     fold, whole_type = tools.folded(dt, name), np.dtype(np.int32 if dt.itemsize == 4 else np.int64)
-    counts, one, none, nan = tools.local(whole_type, LANES), whole_type.type(1), whole_type.type(0), dt.type(np.nan)
+    counts, one, none = tools.local(whole_type, LANES), whole_type.type(1), whole_type.type(0)
+    nan = dt.type(np.nan if dt.kind == "f" else 0)
     fetch, far = tools.prefetch(dt), _AHEAD // dt.itemsize
     if name == "top":
         chosen = combine
@@ -196,11 +203,31 @@ def plain(tools, dt, ahead: str = ""):
 # -- sums and extremes ----------------------------------------------------------------------------------------------
 
 
-def _rows(tools, name: str, dtype: str):
-    """One number per chunk of a row. Words: x, out, tasks, n, chunks of a row, tasks of a slice."""
-    dt = np.dtype(dtype)
-    view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
-    if name == "sum":
+def _rows(tools, name: str, dtype: str, made: str = "", computed: str = ""):
+    """One number per chunk of a row. Words: x, out, tasks, n, chunks of a row, tasks of a slice.
+
+    `made`: the results' dtype in memory, `computed`: what both are computed in, where that is another than `dtype`.
+    """
+    memory, dt = np.dtype(dtype), np.dtype(computed or dtype)
+    view, results, size, zero = tools.view(memory), tools.view(np.dtype(made or dtype)), memory.itemsize, dt.type(0)
+    if dt.kind in "iu" and name == "sum":
+
+        @tools.inline
+        def reduced(x, n):
+            total = zero
+            for i in range(n):
+                total += x[i]
+            return total
+    elif dt.kind in "iu":
+        combine, neutral = combination(tools, dt, name)
+
+        @tools.inline
+        def reduced(x, n):
+            best = neutral
+            for i in range(n):
+                best = combine(best, x[i])
+            return best
+    elif name == "sum":
         total = plain(tools, dt, "run")
 
         @tools.inline
@@ -210,7 +237,7 @@ def _rows(tools, name: str, dtype: str):
         reduced = extreme(tools, dt, name)
 
     def kernel(a, part):
-        n, chunks, out = a[3], a[4], view(a[1])
+        n, chunks, out = a[3], a[4], results(a[1])
         for t in range(part * a[5], min(a[2], (part + 1) * a[5])):
             start = t % chunks * CHUNK
             out[t] = reduced(view(a[0] + (t // chunks * n + start) * size), min(n - start, CHUNK))
@@ -279,15 +306,15 @@ def sum_of(lines, dtype: str, pattern: str, parameters: int) -> Kernel | None:
     return jit.KERNELS.get(name) or Kernel(name, _rows_of, lines, dtype, pattern, parameters)
 
 
-def _columns(tools, name: str, dtype: str):
-    """out[o, p, j]: x[o, r, j] reduced over the rows r of chunk p.
+def _columns(tools, name: str, dtype: str, made: str = "", computed: str = ""):
+    """out[o, p, j]: x[o, r, j] reduced over the rows r of chunk p; dtypes as in `_rows`.
 
     Words: x, out, outer, n, inner, rows of a chunk, rows of a group (a power of two; above 1 only if the columns are
     taken all at once), columns taken at a time, tasks of a slice.
     """
-    dt = np.dtype(dtype)
-    view, size = tools.view(dt), dt.itemsize
-    width = _WIDTH // size
+    memory, result, dt = np.dtype(dtype), np.dtype(made or dtype), np.dtype(computed or dtype)
+    view, results, size, step_out = tools.view(memory), tools.view(result), memory.itemsize, result.itemsize
+    width = _WIDTH // dt.itemsize
     lanes, levels = tools.local(dt, width), tools.local(dt, width * _LEVELS // 2)
     combine, neutral = combination(tools, dt, name)
 
@@ -331,7 +358,7 @@ def _columns(tools, name: str, dtype: str):
                 for j in range(half * taken):
                     acc[j] = combine(acc[j], acc[half * taken + j])
                 half //= 2
-            out = view(a[1] + ((o * chunks + p) * inner + column) * size)
+            out = results(a[1] + ((o * chunks + p) * inner + column) * step_out)
             for j in range(taken):
                 out[j] = acc[j]
         return 0
@@ -341,6 +368,31 @@ def _columns(tools, name: str, dtype: str):
 
 _ROW_KERNELS = {(n, d): Kernel(f"{n}_rows_{d.name}", _rows, n, d.name) for n in ("sum", "amax", "amin") for d in FLOATS}
 _COLUMN_KERNELS = {(n, d): Kernel(f"{n}_columns_{d.name}", _columns, n, d.name) for n, d in _ROW_KERNELS}
+
+
+def _computed(name: str, dtype):
+    """What a reduction of `dtype` is computed in, and what it gives; None where there is no kernel."""
+    if dtype in FLOATS:
+        return dtype, dtype
+    if dtype in (float16, bfloat16):
+        return (float32, dtype) if jit.narrow_floats() else None
+    if name == "sum_integers":
+        return (int64, int64) if dtype.kind in "iub" else None
+    return (dtype, dtype) if dtype == int64 or (name != "sum" and dtype.kind in "iu") else None
+
+
+@functools.cache
+def _kernel_of(name: str, rows: bool, dtype, made, computed) -> Kernel:
+    name = name.removesuffix("_integers")
+    if dtype == made == computed and dtype in FLOATS:
+        return (_ROW_KERNELS if rows else _COLUMN_KERNELS)[name, dtype]
+    dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype
+    title = f"{name}_{'rows' if rows else 'columns'}_{dtype.name}_{made.name}_{computed.name}"
+    build = _rows if rows else _columns
+    return jit.KERNELS.get(title) or Kernel(title, build, name, dtype.name, made.name, computed.name)
+
+
+_ROW_WORDS = 4
 
 
 class _Region(NamedTuple):
@@ -353,8 +405,8 @@ class _Region(NamedTuple):
 
 
 def _regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
-    """What reduces (outer, n, inner) over the middle."""
-    kernel = (_ROW_KERNELS if inner == 1 else _COLUMN_KERNELS)[name, dtype]
+    """What reduces (outer, n, inner) over the middle, of numbers that are held as they are computed."""
+    kernel = _kernel_of(name, inner == 1, dtype, dtype, dtype)
     size = outer * n * inner
     if inner == 1:
         chunks = -(-n // CHUNK) or 1
@@ -378,9 +430,9 @@ def _regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
 
 
 @functools.lru_cache(4096)
-def _plan(name: str, char: str, shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
+def _plan(name: str, held, shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
     """The regions that reduce `dims`, the last ones first, and the shape of the result."""
-    dtype = np.dtype(char)
+    dtype, made = _computed(name, held)  # type: ignore[misc]
     regions: list[_Region] = []
     rest = list(shape)
     runs = [d for d in sorted(dims, reverse=True) if shape[d] != 1]
@@ -392,13 +444,19 @@ def _plan(name: str, char: str, shape: tuple[int, ...], dims: tuple[int, ...], k
             name, dtype, math.prod(rest[:first]), math.prod(rest[first : last + 1]), math.prod(rest[last + 1 :])
         )
         rest[first : last + 1] = [1] * (last + 1 - first)
+    for i, region in enumerate(regions if held != dtype else ()):
+        first, last, rows = i == 0, i == len(regions) - 1, len(region.words) == _ROW_WORDS
+        kernel = _kernel_of(name, rows, held if first else dtype, made if last else dtype, dtype)
+        regions[i] = region._replace(kernel=kernel)
     kept = tuple(1 if d in dims else n for d, n in enumerate(shape))
     return tuple(regions), kept if keepdim else tuple(n for d, n in enumerate(shape) if d not in dims)
 
 
 def _reduce(name: str, x, dims, keepdim: bool, out):
+    if x.dtype not in FLOATS:
+        return NotImplemented
     dtype = x.dtype
-    regions, shape = _plan(name, dtype.char, x.shape, dims, keepdim)
+    regions, shape = _plan(name, dtype, x.shape, dims, keepdim)
     if not regions or (out is not None and (not out.flags.carray or out.dtype != dtype or out.shape != shape)):
         return NotImplemented
     source = address(x)
@@ -431,19 +489,26 @@ class _Reduction(Lowering):
 
     def planned(self, specs, params) -> Plan | bool | None:
         (x,) = specs
-        if x.dtype not in FLOATS or not x.size or not x.aligned:
+        dtypes = _computed(self.__name__, x.dtype)
+        if dtypes is None or not x.size or not x.aligned:
             return None
         if not x.plain:
             return True
-        regions, shape = _plan(self.__name__, x.dtype.char, x.shape, params["dims"], params["keepdim"])
+        regions, shape = _plan(self.__name__, x.dtype, x.shape, params["dims"], params["keepdim"])
         if not regions or not all(region.kernel.ready() for region in regions):
             return None
-        temporaries = tuple(region.results * x.dtype.itemsize for region in regions[:-1])
+        computed, made = dtypes
+        temporaries = tuple(region.results * computed.itemsize for region in regions[:-1])
         launches = [
             Launch(region.kernel, region.slices, (Operand(i), Operand(i + 1), *region.words))
             for i, region in enumerate(regions)
         ]
-        return Plan(contiguous(shape, x.dtype, x.backend), launches, temporaries)
+        return Plan(contiguous(shape, made, x.backend), launches, temporaries)
+
+    def pays(self, specs, params) -> bool:
+        (x,) = specs
+        exact = self.__name__ != "sum" or x.dtype.kind in "iub"
+        return x.dtype in FLOATS or not exact or x.size >= _LEAST_EXACT
 
     def prepared(self, xp, arrays, params, out):
         """An array whose transpose is contiguous."""
@@ -455,7 +520,7 @@ class _Reduction(Lowering):
         return mirrored if mirrored is NotImplemented else mirrored.T
 
 
-REDUCTIONS = {name: _Reduction(name) for name in ("sum", "amax", "amin")}
+REDUCTIONS = {name: _Reduction(name) for name in ("sum", "sum_integers", "amax", "amin")}
 for _lowering in REDUCTIONS.values():
     register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)
 
