@@ -529,6 +529,22 @@ def rounded(dtype, computed) -> Callable:
     return intrinsic(operation)
 
 
+@functools.cache
+def narrowing(dtype) -> Callable:
+    """number(v): a float64 as the number that an element of `dtype` is stored from; float16 is then rounded once."""
+    import numpy as np
+    from numba import types
+    from numba.extending import intrinsic
+
+    if dtype != np.float16:
+        return number_of(dtype).type
+
+    def operation(typing, v):
+        return types.float32(types.float64), lambda context, builder, signature, values: _odd(builder, values[0])
+
+    return intrinsic(operation)
+
+
 def _llvm(dtype):
     from llvmlite import ir
 
