@@ -217,9 +217,9 @@ class Map(Lowering):
                     return result
             return reference(xp, *operands, **params)
 
-        if least and self.arity == 1:
+        if least and self.arity == 1 and not self.parameters:
             return lambda xp, x: reference(xp, x) if x.size < least else run(xp, x)
-        if least and self.arity == 2:
+        if least and self.arity == 2 and not self.parameters:
             return lambda xp, x, y: reference(xp, x, y) if x.size < least and y.size < least else run(xp, x, y)
         return run
 
@@ -289,7 +289,10 @@ MAPS: dict[str, Map] = {
     )},
     "abs": Map("absolute", least=LEAST_EXACT),
     "sqrt": Map("square_root", least=LEAST_EXACT),
-    **{name: Map(name, least=LEAST_EXACT) for name in ("sign", "floor", "ceil", "trunc", "cube", "inverse_square")},
+    **{name: Map(name, least=LEAST_EXACT) for name in ("sign", "cube", "inverse_square")},
+    "floor": Map("rounded_down", least=LEAST_EXACT),
+    "ceil": Map("rounded_up", least=LEAST_EXACT),
+    "trunc": Map("truncated", least=LEAST_EXACT),
     "clamp": Map("clamp", "low", "high", least=LEAST_EXACT),
     "where": Map("where", least=LEAST_EXACT, booleans=1),
     "moved": Map("moved", "keep", "take"),

@@ -364,13 +364,107 @@ def _softmax_grad_tiles(tools, log: bool, dtype: str):
     return kernel
 
 
-# The kernel for long rows, and the one for short ones and those across memory.
-_SOFTMAX = kernels_of("softmax", _softmax), kernels_of("softmax_tiles", _softmax_tiles, False)
-_LOG_SOFTMAX = kernels_of("log_softmax", _log_softmax), kernels_of("log_softmax_tiles", _softmax_tiles, True)
-_SOFTMAX_GRAD = kernels_of("softmax_grad", _softmax_grad), kernels_of("softmax_grad_tiles", _softmax_grad_tiles, False)
+# -- long rows across memory: 64 of them at a time, each in a lane, and sums in blocks of 64 numbers -----------------
+
+
+def _softmax_columns(tools, log: bool, dtype: str):
+    """Words: x, out, outer, n, inner, tasks of a slice."""
+    dt = np.dtype(dtype)
+    view, size, lanes = tools.view(dt), dt.itemsize, tools.local(dt, LANES)
+    exp, ln, zero, least = tools.lift(exp_below, dt), tools.lift(elementary.log, dt), dt.type(0), dt.type(-np.inf)
+
+    def kernel(a, part):
+        n, inner = a[3], a[4]
+        blocks = -(-inner // LANES)
+        top, sums, some = lanes(), lanes(), lanes()
+        for t in range(part * a[5], min(a[2] * blocks, (part + 1) * a[5])):
+            column = t % blocks * LANES
+            count, base = min(LANES, inner - column), (t // blocks * n * inner + column) * size
+            x, out = view(a[0] + base), view(a[1] + base)
+            for j in range(count):
+                top[j], sums[j] = least, zero
+            for i in range(n):
+                for j in range(count):
+                    v = x[i * inner + j]
+                    top[j] = v if v > top[j] else top[j]
+            for block in range(0, n, LANES):
+                for j in range(count):
+                    some[j] = zero
+                for i in range(block, min(block + LANES, n)):
+                    for j in range(count):
+                        e = exp(x[i * inner + j] - top[j])
+                        some[j] += e
+                        if not log:
+                            out[i * inner + j] = e
+                for j in range(count):
+                    sums[j] += some[j]
+            if log:
+                for j in range(count):
+                    sums[j] = ln(sums[j])
+            for i in range(n):
+                for j in range(count):
+                    k = i * inner + j
+                    out[k] = (x[k] - top[j]) - sums[j] if log else out[k] / sums[j]
+        return 0
+
+    return kernel
+
+
+def _softmax_grad_columns(tools, log: bool, dtype: str):
+    """Words: g, y, out, outer, n, inner, tasks of a slice."""
+    dt = np.dtype(dtype)
+    view, size, lanes = tools.view(dt), dt.itemsize, tools.local(dt, LANES)
+    exp, zero = tools.lift(exp_below, dt), dt.type(0)
+
+    def kernel(a, part):
+        n, inner = a[4], a[5]
+        blocks = -(-inner // LANES)
+        sums, some = lanes(), lanes()
+        for t in range(part * a[6], min(a[3] * blocks, (part + 1) * a[6])):
+            column = t % blocks * LANES
+            count, base = min(LANES, inner - column), (t // blocks * n * inner + column) * size
+            g, y, out = view(a[0] + base), view(a[1] + base), view(a[2] + base)
+            for j in range(count):
+                sums[j] = zero
+            for block in range(0, n, LANES):
+                for j in range(count):
+                    some[j] = zero
+                for i in range(block, min(block + LANES, n)):
+                    for j in range(count):
+                        k = i * inner + j
+                        some[j] += g[k] if log else g[k] * y[k]
+                for j in range(count):
+                    sums[j] += some[j]
+            for i in range(n):
+                for j in range(count):
+                    k = i * inner + j
+                    if log:
+                        out[k] = g[k] - (zero if sums[j] == zero else exp(y[k]) * sums[j])
+                    else:
+                        out[k] = y[k] * (g[k] - sums[j])
+        return 0
+
+    return kernel
+
+
+# The kernel for long rows, the one for short ones, also across memory, and the one for long rows across memory.
+_SOFTMAX = (
+    kernels_of("softmax", _softmax), kernels_of("softmax_tiles", _softmax_tiles, False),
+    kernels_of("softmax_columns", _softmax_columns, False),
+)  # fmt: skip
+_LOG_SOFTMAX = (
+    kernels_of("log_softmax", _log_softmax), kernels_of("log_softmax_tiles", _softmax_tiles, True),
+    kernels_of("log_softmax_columns", _softmax_columns, True),
+)  # fmt: skip
+_SOFTMAX_GRAD = (
+    kernels_of("softmax_grad", _softmax_grad), kernels_of("softmax_grad_tiles", _softmax_grad_tiles, False),
+    kernels_of("softmax_grad_columns", _softmax_grad_columns, False),
+)  # fmt: skip
 _LOG_SOFTMAX_GRAD = (
     kernels_of("log_softmax_grad", _log_softmax_grad), kernels_of("log_softmax_grad_tiles", _softmax_grad_tiles, True),
+    kernels_of("log_softmax_grad_columns", _softmax_grad_columns, True),
 )  # fmt: skip
+_ROWS, _TILES, _COLUMNS = range(3)
 _LOGSUMEXP = kernels_of("logsumexp", _logsumexp)
 
 
@@ -389,20 +483,24 @@ def _in_tiles(n: int, inner: int) -> bool:
     return n <= _SHORT if inner == 1 else n <= _TILE and inner >= _LEAST_INNER
 
 
-def _layout(shape: tuple[int, ...], dim: int) -> tuple[bool, int, tuple[int, ...]]:
-    """(whether in tiles, chunks or 0 where rows must be moved first, the words behind the addresses)."""
+def _layout(shape: tuple[int, ...], dim: int) -> tuple[int, int, tuple[int, ...]]:
+    """(which kernel, chunks or 0 where rows must be moved first, the words behind the addresses)."""
     outer, n, inner = _split(shape, dim)
     if _in_tiles(n, inner):
         chunks, each = _tile_slices(outer, n, inner)
-        return True, chunks, (outer, n, inner, each)
+        return _TILES, chunks, (outer, n, inner, each)
+    if inner >= _LEAST_INNER:
+        tasks = outer * -(-inner // LANES)
+        each = share(outer * n * inner) // (n * LANES) or 1
+        return _COLUMNS, -(-tasks // each), (outer, n, inner, each)
     each = share(outer * n) // (n + _ROW_COST) or 1
-    return False, 0 if inner > 1 else -(-outer // each), (outer, n, each)
+    return _ROWS, 0 if inner > 1 else -(-outer // each), (outer, n, each)
 
 
 class _Rows(Lowering):
-    """out[r] = kernel(row r of each operand), for rows along `dim`; `kernels`: for long rows, and in tiles."""
+    """out[r] = kernel(row r of each operand), for rows along `dim`; `kernels`: for long rows, in tiles, and across memory."""
 
-    def __init__(self, name: str, kernels: tuple[dict, dict]):
+    def __init__(self, name: str, kernels: tuple[dict, dict, dict]):
         super().__init__(name, self.planned, ("dim",), prepare=self.prepared)
         self.kernels = kernels
 
@@ -410,8 +508,8 @@ class _Rows(Lowering):
         x = specs[0]
         if not x.size:
             return None
-        tiled, chunks, words = _layout(x.shape, params["dim"] % x.ndim)
-        kernel = self.kernels[tiled].get(x.dtype)
+        which, chunks, words = _layout(x.shape, params["dim"] % x.ndim)
+        kernel = self.kernels[which].get(x.dtype)
         if kernel is None or not kernel.ready():
             return None
         if not chunks or not all(spec.plain and spec.dtype == x.dtype for spec in specs):

@@ -218,21 +218,14 @@ def _rounding(name: str):
     return rule
 
 
-def _moved(condition, x, y):
-    """`where` of dtypes that `elementwise` has no formulas for: bits are moved."""
-    if condition != bool_ or x != y or x in elementwise.COMPUTED:
-        return None
-    return Rule("where", (bool_, x, x, x), (bool_, *[x] * 3)) if x.kind in "iu" else None
-
-
-def _in_float64(name: str):
+def _in_float64(formula: str, exact: bool = False):
     """A function of float32 and of 16-bit floats, computed in float64 and rounded once."""
 
     def rule(*dtypes):
         x = dtypes[0]
         if x not in (float32, *_NARROW) or any(d != x for d in dtypes):
             return None
-        return Rule(name, (*dtypes, x), (float64,) * (len(dtypes) + 1), exact=False)
+        return Rule(formula, (*dtypes, x), (float64,) * (len(dtypes) + 1), exact)
 
     return rule
 
@@ -248,4 +241,35 @@ for _name in ("logical_not", "isnan", "isinf", "isfinite"):
 for _name in ("add", "sub", "mul", "true_divide"):
     _add(TypedMap(f"{_name}_rounding", _rounding(_name)))
 _add(TypedMap("cast", _conversion, keys=("dtype",)))
-_add(TypedMap("where", _moved))
+for _name in (
+    "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "exp2", "log2", "log10",
+    "logaddexp",
+):  # fmt: skip
+    _add(TypedMap(_name, _in_float64(_name)))
+for _name in ("fmod", "remainder", "floor_divide"):
+    _add(TypedMap(_name, _in_float64(_name, exact=True)))
+_add(TypedMap("pow", _in_float64("power")))
+
+
+class _Powers(Lowering):
+    """Powers that are products, quotients and roots: each by the map of that."""
+
+    MAPS = {2: "square", 3: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal", -2: "inverse_square"}
+
+    def __init__(self):
+        super().__init__("power", self.planned, ("exponent",), prepare=self.prepared)
+
+    def map(self, params) -> elementwise.Map:
+        return elementwise.MAPS[self.MAPS[params["exponent"]]]
+
+    def planned(self, specs, params):
+        return self.map(params).planned(specs, {})
+
+    def pays(self, specs, params) -> bool:
+        return self.map(params).pays(specs, {})
+
+    def prepared(self, xp, arrays, params, out):
+        return self.map(params).prepared(xp, arrays, {}, out)
+
+
+_add(_Powers())

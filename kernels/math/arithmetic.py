@@ -1,12 +1,6 @@
-"""Comparisons, logic, rounding, remainders and powers: one plain scalar function each, as in `activations`.
-
-Where a function has `<name>_far(…)` and `<name>_library(…)` beside it, the second is computed, one number at a time,
-where the first holds.
-"""
+"""Comparisons, logic, rounding, small powers: one plain scalar function each, as in `activations`."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
@@ -78,21 +72,16 @@ def sign(x):
     return 1.0 if x > 0.0 else (-1.0 if x < 0.0 else 0.0)
 
 
-def floor(x):
+def rounded_down(x):
     return np.floor(x)
 
 
-def ceil(x):
+def rounded_up(x):
     return np.ceil(x)
 
 
-def trunc(x):
+def truncated(x):
     return np.trunc(x)
-
-
-def nearest(x):
-    """The nearest whole number, halves to the even one."""
-    return np.rint(x)
 
 
 def clamp(x, low, high):
