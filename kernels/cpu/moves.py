@@ -1,0 +1,347 @@
+"""Copies of arrays in other layouts, and elements picked by indices: bits are moved, whatever they mean.
+
+A kernel is made for each size of an element; `scatter_along` alone adds, so its kernels are those of a dtype.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from deepcore.backend.dtypes import float32, float64, int64
+from deepcore.kernels.codegen import jit
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.cpu.reductions import share
+from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, Spec, contiguous
+from deepcore.kernels.registry import register
+
+#: Elements up to which NumPy does as well.
+_LEAST = 1 << 13
+# Rows and columns of a tile that is transposed, bytes of a row that is moved as one.
+_TILE, _LINE = 32, 4096
+_BITS = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
+
+
+def _kernel(title: str, build, dtype) -> Kernel:
+    name = f"{title}_{dtype.name}"
+    return jit.KERNELS.get(name) or Kernel(name, build, dtype.name)
+
+
+# -- other layouts ----------------------------------------------------------------------------------------------------
+
+
+def _strided(tools, dtype: str):
+    """out[i, j, k] = x[i, j, k]. Words: x, out, bytes from x to its first element, three lengths, the bytes between
+    elements of x, those between out's along its first two dimensions, tiles of rows of a slice."""
+    dt = np.dtype(dtype)
+    view, size = tools.view(dt), dt.itemsize
+
+    def kernel(a, part):
+        rows, columns, step = a[4], a[5], a[8] // size
+        blocks = -(-rows // _TILE)
+        for t in range(part * a[11], min(a[3] * blocks, (part + 1) * a[11])):
+            i, first = t // blocks, t % blocks * _TILE
+            last = min(first + _TILE, rows)
+            base, target = a[0] + a[2] + i * a[6], a[1] + i * a[9]
+            if step == 1:
+                for j in range(first, last):
+                    x, out = view(base + j * a[7]), view(target + j * a[10])
+                    for k in range(columns):
+                        out[k] = x[k]
+            elif step == -1:
+                for j in range(first, last):
+                    x, out = view(base + j * a[7] - (columns - 1) * size), view(target + j * a[10])
+                    for k in range(columns):
+                        out[k] = x[columns - 1 - k]
+            else:
+                for left in range(0, columns, _TILE):
+                    right = min(left + _TILE, columns)
+                    for j in range(first, last):
+                        x, out = view(base + j * a[7]), view(target + j * a[10])
+                        for k in range(left, right):
+                            out[k] = x[k * step]
+        return 0
+
+    return kernel
+
+
+def _merged(shape, strides) -> tuple[list[int], list[int]]:
+    """Shape and strides with as few dimensions as say the same."""
+    lengths: list[int] = []
+    steps: list[int] = []
+    for n, step in zip(shape, strides):
+        if n == 1:
+            continue
+        if lengths and steps[-1] == n * step:
+            lengths[-1], steps[-1] = lengths[-1] * n, step
+        else:
+            lengths.append(n)
+            steps.append(step)
+    return lengths, steps
+
+
+def _copied(x: Spec, strides, offset: int) -> Plan | None:
+    """The plan of a contiguous copy of what lies `offset` bytes behind the operand, with these strides."""
+    size = x.dtype.itemsize
+    lengths, steps = _merged(x.shape, strides)
+    if size not in _BITS or not x.aligned or not lengths or len(lengths) > 3:
+        return None
+    lengths, steps = [1] * (3 - len(lengths)) + lengths, [0] * (3 - len(steps)) + steps
+    targets = [lengths[1] * lengths[2] * size, lengths[2] * size]
+    if abs(steps[0]) == size and lengths[0] > 1:  # tiles of the dimension that lies along memory
+        lengths[:2], steps[:2], targets = lengths[1::-1], steps[1::-1], targets[::-1]
+    kernel = _kernel("strided", _strided, _BITS[size])
+    if not kernel.ready():
+        return None
+    tiles = lengths[0] * -(-lengths[1] // _TILE)
+    each = max(1, share(x.size) // (_TILE * lengths[2]))
+    words = (Operand(0), Operand(1), offset, *lengths, *steps, *targets, each)
+    return Plan(contiguous(x.shape, x.dtype, x.backend), [Launch(kernel, -(-tiles // each), words)])
+
+
+class _Move(Lowering):
+    def __init__(self, name: str, keys: tuple[str, ...]):
+        super().__init__(name, self.planned, keys)
+
+    def planned(self, specs, params) -> Plan | None:
+        raise NotImplementedError
+
+
+class _Copy(_Move):
+    """The elements in row order, of an array in any layout."""
+
+    def planned(self, specs, params) -> Plan | None:
+        (x,) = specs
+        return _copied(x, x.strides, 0)
+
+    def pays(self, specs, params) -> bool:
+        (x,) = specs
+        return x.size >= _LEAST and not x.plain
+
+
+class _Flip(_Move):
+    def planned(self, specs, params) -> Plan | None:
+        (x,) = specs
+        strides, offset = list(x.strides), 0
+        for d in params["dims"]:
+            offset += (x.shape[d] - 1) * strides[d]
+            strides[d] = -strides[d]
+        return _copied(x, strides, offset)
+
+    def pays(self, specs, params) -> bool:
+        return specs[0].size >= _LEAST
+
+
+def copied(x):
+    """A contiguous copy of an array in another layout, or NotImplemented."""
+    return _CONTIGUOUS(None, x)
+
+
+# -- by index ----------------------------------------------------------------------------------------------------------
+
+
+def _take(tools, dtype: str):
+    """out[o, j] = x[o, index[j]], rows of `inner` elements; 1 for an index out of range. Words: x, index, out, outer, n,
+    indices, inner, indices of a task, tasks of a slice."""
+    dt = np.dtype(dtype)
+    view, places, size = tools.view(dt), tools.view(int64), dt.itemsize
+
+    def kernel(a, part):
+        n, count, inner, some = a[4], a[5], a[6], a[7]
+        blocks, index = -(-count // some), places(a[1])
+        for t in range(part * a[8], min(a[3] * blocks, (part + 1) * a[8])):
+            o, first = t // blocks, t % blocks * some
+            x, out = view(a[0] + o * n * inner * size), view(a[2] + o * count * inner * size)
+            for j in range(first, min(first + some, count)):
+                i = index[j]
+                i = i + n if i < 0 else i
+                if i < 0 or i >= n:
+                    return 1
+                if inner == 1:
+                    out[j] = x[i]
+                else:
+                    for k in range(inner):
+                        out[j * inner + k] = x[i * inner + k]
+        return 0
+
+    return kernel
+
+
+def _gather(tools, dtype: str):
+    """out[o, j, k] = x[o, index[o, j, k], k]; 1 for an index out of range. Words: x, index, out, outer, n, indices along
+    the dimension, inner, those of a task, tasks of a slice."""
+    dt = np.dtype(dtype)
+    view, places, size = tools.view(dt), tools.view(int64), dt.itemsize
+
+    def kernel(a, part):
+        n, count, inner, some = a[4], a[5], a[6], a[7]
+        blocks = -(-count // some)
+        for t in range(part * a[8], min(a[3] * blocks, (part + 1) * a[8])):
+            o, first = t // blocks, t % blocks * some
+            last = min(first + some, count)
+            x = view(a[0] + o * n * inner * size)
+            out, index = view(a[2] + o * count * inner * size), places(a[1] + o * count * inner * 8)
+            for j in range(first, last):
+                for k in range(inner):
+                    i = index[j * inner + k]
+                    i = i + n if i < 0 else i
+                    if i < 0 or i >= n:
+                        return 1
+                    out[j * inner + k] = x[i * inner + k]
+        return 0
+
+    return kernel
+
+
+def _scatter(tools, dtype: str):
+    """out[o, index[o, j, k], k] += x[o, j, k] for j in its order, from 0; 1 for an index out of range. Words: x, index,
+    out, outer, n, indices along the dimension, inner, columns of a task, tasks of a slice."""
+    dt = np.dtype(dtype)
+    view, places, size, zero = tools.view(dt), tools.view(int64), dt.itemsize, dt.type(0)
+
+    def kernel(a, part):
+        n, count, inner, some = a[4], a[5], a[6], a[7]
+        blocks = -(-inner // some)
+        for t in range(part * a[8], min(a[3] * blocks, (part + 1) * a[8])):
+            o, first = t // blocks, t % blocks * some
+            last = min(first + some, inner)
+            x, index = view(a[0] + o * count * inner * size), places(a[1] + o * count * inner * 8)
+            out = view(a[2] + o * n * inner * size)
+            for i in range(n):
+                for k in range(first, last):
+                    out[i * inner + k] = zero
+            for j in range(count):
+                for k in range(first, last):
+                    i = index[j * inner + k]
+                    i = i + n if i < 0 else i
+                    if i < 0 or i >= n:
+                        return 1
+                    out[i * inner + k] += x[j * inner + k]
+        return 0
+
+    return kernel
+
+
+def _indexed(kernel: Kernel, result: Spec, outer: int, n: int, count: int, inner: int, some: int, tasks: int) -> Plan | None:
+    if not kernel.ready():
+        return None
+    each = max(1, share(result.size) * tasks // max(1, outer * max(count, n) * inner))
+    words = (Operand(0), Operand(1), Operand(2), outer, n, count, inner, some, each)
+    return Plan(result, [Launch(kernel, -(-tasks // each), words)])
+
+
+class _Indexing(_Move):
+    """Operands: an array and its indices, int64."""
+
+    def pays(self, specs, params) -> bool:
+        return max(spec.size for spec in specs) >= _LEAST
+
+    def planned(self, specs, params) -> Plan | None:
+        if len(specs) != 2 or specs[1].dtype != int64 or specs[0].dtype.itemsize not in _BITS:
+            return None
+        if not all(spec.plain and spec.size for spec in specs):
+            return None
+        return self.plan_of(*specs, **params)
+
+
+class _Take(_Indexing):
+    """x[…, index, …]"""
+
+    def plan_of(self, x, index, dims):
+        if len(dims) != 1:
+            return None
+        (d,) = dims
+        outer, n, inner = math.prod(x.shape[:d]), x.shape[d], math.prod(x.shape[d + 1 :])
+        some = max(1, _LINE // inner)
+        result = contiguous(x.shape[:d] + index.shape + x.shape[d + 1 :], x.dtype, x.backend)
+        kernel = _kernel("take", _take, _BITS[x.dtype.itemsize])
+        return _indexed(kernel, result, outer, n, index.size, inner, some, outer * -(-index.size // some))
+
+
+class _Gather(_Indexing):
+    """x[…, index[…, k, …], …] along `dim`."""
+
+    def plan_of(self, x, index, dim):
+        d = dim % x.ndim
+        if x.shape[:d] + x.shape[d + 1 :] != index.shape[:d] + index.shape[d + 1 :]:
+            return None
+        outer, n, inner = math.prod(x.shape[:d]), x.shape[d], math.prod(x.shape[d + 1 :])
+        some = max(1, _LINE // inner)
+        kernel = _kernel("gather", _gather, _BITS[x.dtype.itemsize])
+        count = index.shape[d]
+        result = contiguous(index.shape, x.dtype, x.backend)
+        return _indexed(kernel, result, outer, n, count, inner, some, outer * -(-count // some))
+
+
+class _Scatter(_Indexing):
+    """Zeros of `shape` with x added along `dim` at the indices."""
+
+    def plan_of(self, x, index, shape, dim):
+        d = dim % x.ndim
+        if x.dtype not in (float32, float64, int64) or x.shape != index.shape or not math.prod(shape):
+            return None
+        if shape[:d] + shape[d + 1 :] != index.shape[:d] + index.shape[d + 1 :]:
+            return None
+        outer, n, inner = math.prod(shape[:d]), shape[d], math.prod(shape[d + 1 :])
+        some = min(inner, 64)
+        kernel = _kernel("scatter", _scatter, x.dtype)
+        result = contiguous(shape, x.dtype, x.backend)
+        return _indexed(kernel, result, outer, n, index.shape[d], inner, some, outer * -(-inner // some))
+
+
+# -- triangles ----------------------------------------------------------------------------------------------------------
+
+
+def _triangle(tools, dtype: str):
+    """Rows of x up to the diagonal or from it on, 0 elsewhere. Words: x, out, rows of all matrices, rows of one, columns,
+    diagonal, whether the lower triangle, rows of a slice."""
+    dt = np.dtype(dtype)
+    view, size, zero = tools.view(dt), dt.itemsize, dt.type(0)
+
+    def kernel(a, part):
+        columns = a[4]
+        for r in range(part * a[7], min(a[2], (part + 1) * a[7])):
+            x, out = view(a[0] + r * columns * size), view(a[1] + r * columns * size)
+            cut = min(max(r % a[3] + a[5] + (1 if a[6] else 0), 0), columns)
+            low, high = (0, cut) if a[6] else (cut, columns)
+            for k in range(low):
+                out[k] = zero
+            for k in range(low, high):
+                out[k] = x[k]
+            for k in range(high, columns):
+                out[k] = zero
+        return 0
+
+    return kernel
+
+
+class _Triangle(_Move):
+    def planned(self, specs, params) -> Plan | None:
+        (x,) = specs
+        if not x.plain or not x.size or x.dtype.itemsize not in _BITS:
+            return None
+        kernel = _kernel("triangle", _triangle, _BITS[x.dtype.itemsize])
+        if not kernel.ready():
+            return None
+        rows, columns = x.shape[-2:]
+        each = max(1, share(x.size) // columns)
+        total = x.size // columns
+        words = (Operand(0), Operand(1), total, rows, columns, params["diagonal"], params["lower"], each)
+        return Plan(contiguous(x.shape, x.dtype, x.backend), [Launch(kernel, -(-total // each), words)])
+
+    def pays(self, specs, params) -> bool:
+        return specs[0].size >= _LEAST
+
+
+def _lowering(kind, name: str, *keys: str) -> Lowering:
+    return register(name, "cpu", needs_numba=False)(kind(name, keys))
+
+
+_CONTIGUOUS = _lowering(_Copy, "contiguous")
+_lowering(_Copy, "clone")
+_lowering(_Flip, "flip", "dims")
+_lowering(_Take, "take", "dims")
+_lowering(_Gather, "gather", "dim")
+_lowering(_Scatter, "scatter_along", "shape", "dim")
+_lowering(_Triangle, "triangle", "diagonal", "lower")
