@@ -5,6 +5,7 @@ A kernel is made for each size of an element; `scatter_along` alone adds, so its
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -32,35 +33,44 @@ def _kernel(title: str, build, dtype) -> Kernel:
 
 
 def _strided(tools, dtype: str):
-    """out[i, j, k] = x[i, j, k]. Words: x, out, bytes from x to its first element, three lengths, the bytes between
+    """out[i, j, k] = x[i, j, k]. Words: x, out, bytes from either to its first element, three lengths, the bytes between
     elements of x, those between out's along its first two dimensions, tiles of rows of a slice."""
     dt = np.dtype(dtype)
-    view, size = tools.view(dt), dt.itemsize
+    view, size, square = tools.view(dt), dt.itemsize, tools.local(dt, _TILE * _TILE)
 
     def kernel(a, part):
-        rows, columns, step = a[4], a[5], a[8] // size
-        blocks = -(-rows // _TILE)
-        for t in range(part * a[11], min(a[3] * blocks, (part + 1) * a[11])):
+        rows, columns, across, step = a[5], a[6], a[8], a[9] // size
+        blocks, tile = -(-rows // _TILE), square()
+        for t in range(part * a[12], min(a[4] * blocks, (part + 1) * a[12])):
             i, first = t // blocks, t % blocks * _TILE
             last = min(first + _TILE, rows)
-            base, target = a[0] + a[2] + i * a[6], a[1] + i * a[9]
+            base, target = a[0] + a[2] + i * a[7], a[1] + a[3] + i * a[10]
             if step == 1:
                 for j in range(first, last):
-                    x, out = view(base + j * a[7]), view(target + j * a[10])
+                    x, out = view(base + j * across), view(target + j * a[11])
                     for k in range(columns):
                         out[k] = x[k]
             elif step == -1:
                 for j in range(first, last):
-                    x, out = view(base + j * a[7] - (columns - 1) * size), view(target + j * a[10])
+                    x, out = view(base + j * across - (columns - 1) * size), view(target + j * a[11])
                     for k in range(columns):
                         out[k] = x[columns - 1 - k]
-            else:
+            elif across == size:  # by a tile of our own: a line of the cache is read once, wherever it lies
                 for left in range(0, columns, _TILE):
                     right = min(left + _TILE, columns)
+                    for k in range(left, right):
+                        x = view(base + k * a[9])
+                        for j in range(first, last):
+                            tile[(j - first) * _TILE + k - left] = x[j]
                     for j in range(first, last):
-                        x, out = view(base + j * a[7]), view(target + j * a[10])
+                        out = view(target + j * a[11])
                         for k in range(left, right):
-                            out[k] = x[k * step]
+                            out[k] = tile[(j - first) * _TILE + k - left]
+            else:
+                for j in range(first, last):
+                    x, out = view(base + j * across), view(target + j * a[11])
+                    for k in range(columns):
+                        out[k] = x[k * step]
         return 0
 
     return kernel
@@ -81,6 +91,18 @@ def _merged(shape, strides) -> tuple[list[int], list[int]]:
     return lengths, steps
 
 
+def _launch(dtype, lengths, steps, targets, source: Operand, result: Operand, offset: int, target: int) -> Launch | None:
+    """The launch that copies three dimensions: `steps` are bytes between the elements of the source, `targets` between
+    those of the result along the first two; `offset` and `target` are bytes to either's first element."""
+    kernel = _kernel("strided", _strided, _BITS[dtype.itemsize])
+    if not kernel.ready():
+        return None
+    tiles = lengths[0] * -(-lengths[1] // _TILE)
+    each = max(1, share(math.prod(lengths)) // (_TILE * lengths[2]))
+    words = (source, result, offset, target, *lengths, *steps, *targets, each)
+    return Launch(kernel, -(-tiles // each), words)
+
+
 def _copied(x: Spec, strides, offset: int) -> Plan | None:
     """The plan of a contiguous copy of what lies `offset` bytes behind the operand, with these strides."""
     size = x.dtype.itemsize
@@ -89,15 +111,10 @@ def _copied(x: Spec, strides, offset: int) -> Plan | None:
         return None
     lengths, steps = [1] * (3 - len(lengths)) + lengths, [0] * (3 - len(steps)) + steps
     targets = [lengths[1] * lengths[2] * size, lengths[2] * size]
-    if abs(steps[0]) == size and lengths[0] > 1:  # tiles of the dimension that lies along memory
+    if steps[0] == size and lengths[0] > 1:  # tiles of the dimension that lies along memory
         lengths[:2], steps[:2], targets = lengths[1::-1], steps[1::-1], targets[::-1]
-    kernel = _kernel("strided", _strided, _BITS[size])
-    if not kernel.ready():
-        return None
-    tiles = lengths[0] * -(-lengths[1] // _TILE)
-    each = max(1, share(x.size) // (_TILE * lengths[2]))
-    words = (Operand(0), Operand(1), offset, *lengths, *steps, *targets, each)
-    return Plan(contiguous(x.shape, x.dtype, x.backend), [Launch(kernel, -(-tiles // each), words)])
+    launch = _launch(x.dtype, lengths, steps, targets, Operand(0), Operand(1), offset, 0)
+    return launch and Plan(contiguous(x.shape, x.dtype, x.backend), [launch])
 
 
 class _Move(Lowering):
@@ -133,6 +150,32 @@ class _Flip(_Move):
         return specs[0].size >= _LEAST
 
 
+class _Cat(_Move):
+    """Arrays joined along `dim`: each is copied to its place."""
+
+    def planned(self, specs, params) -> Plan | None:
+        first, d = specs[0], params["dim"] % specs[0].ndim
+        size = first.dtype.itemsize
+        if size not in _BITS or not all(spec.plain and spec.dtype == first.dtype for spec in specs):
+            return None
+        outer, inner = math.prod(first.shape[:d]), math.prod(first.shape[d + 1 :]) * size
+        row, target, launches = inner * sum(spec.shape[d] for spec in specs), 0, []
+        for i, spec in enumerate(specs):
+            width = spec.shape[d] * inner
+            if spec.size:
+                lengths, steps = (1, outer, width // size), (0, width, size)
+                launch = _launch(first.dtype, lengths, steps, (0, row), Operand(i), Operand(len(specs)), 0, target)
+                if launch is None:
+                    return None
+                launches.append(launch)
+            target += width
+        shape = (*first.shape[:d], sum(spec.shape[d] for spec in specs), *first.shape[d + 1 :])
+        return Plan(contiguous(shape, first.dtype, first.backend), launches) if launches else None
+
+    def pays(self, specs, params) -> bool:
+        return sum(spec.size for spec in specs) >= _LEAST and len(specs) <= 16
+
+
 def copied(x):
     """A contiguous copy of an array in another layout, or NotImplemented."""
     return _CONTIGUOUS(None, x)
@@ -141,11 +184,25 @@ def copied(x):
 # -- by index ----------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _inside(tools):
+    """inside(index, first, last, n): whether all of index[first … last - 1] count into n elements."""
+
+    @tools.inline
+    def inside(index, first, last, n):
+        bad = 0
+        for j in range(first, last):
+            bad += 1 if (index[j] < -n) | (index[j] >= n) else 0
+        return bad == 0
+
+    return inside
+
+
 def _take(tools, dtype: str):
     """out[o, j] = x[o, index[j]], rows of `inner` elements; 1 for an index out of range. Words: x, index, out, outer, n,
     indices, inner, indices of a task, tasks of a slice."""
     dt = np.dtype(dtype)
-    view, places, size = tools.view(dt), tools.view(int64), dt.itemsize
+    view, places, size, inside = tools.view(dt), tools.view(int64), dt.itemsize, _inside(tools)
 
     def kernel(a, part):
         n, count, inner, some = a[4], a[5], a[6], a[7]
@@ -153,16 +210,19 @@ def _take(tools, dtype: str):
         for t in range(part * a[8], min(a[3] * blocks, (part + 1) * a[8])):
             o, first = t // blocks, t % blocks * some
             x, out = view(a[0] + o * n * inner * size), view(a[2] + o * count * inner * size)
-            for j in range(first, min(first + some, count)):
-                i = index[j]
-                i = i + n if i < 0 else i
-                if i < 0 or i >= n:
-                    return 1
-                if inner == 1:
-                    out[j] = x[i]
-                else:
+            last = min(first + some, count)
+            if not inside(index, first, last, n):
+                return 1
+            if inner == 1:
+                for j in range(first, last):
+                    i = index[j]
+                    out[j] = x[i + n if i < 0 else i]
+            else:
+                for j in range(first, last):
+                    i = index[j]
+                    i = (i + n if i < 0 else i) * inner
                     for k in range(inner):
-                        out[j * inner + k] = x[i * inner + k]
+                        out[j * inner + k] = x[i + k]
         return 0
 
     return kernel
@@ -172,7 +232,7 @@ def _gather(tools, dtype: str):
     """out[o, j, k] = x[o, index[o, j, k], k]; 1 for an index out of range. Words: x, index, out, outer, n, indices along
     the dimension, inner, those of a task, tasks of a slice."""
     dt = np.dtype(dtype)
-    view, places, size = tools.view(dt), tools.view(int64), dt.itemsize
+    view, places, size, inside = tools.view(dt), tools.view(int64), dt.itemsize, _inside(tools)
 
     def kernel(a, part):
         n, count, inner, some = a[4], a[5], a[6], a[7]
@@ -182,13 +242,17 @@ def _gather(tools, dtype: str):
             last = min(first + some, count)
             x = view(a[0] + o * n * inner * size)
             out, index = view(a[2] + o * count * inner * size), places(a[1] + o * count * inner * 8)
-            for j in range(first, last):
-                for k in range(inner):
-                    i = index[j * inner + k]
-                    i = i + n if i < 0 else i
-                    if i < 0 or i >= n:
-                        return 1
-                    out[j * inner + k] = x[i * inner + k]
+            if not inside(index, first * inner, last * inner, n):
+                return 1
+            if inner == 1:
+                for j in range(first, last):
+                    i = index[j]
+                    out[j] = x[i + n if i < 0 else i]
+            else:
+                for j in range(first, last):
+                    for k in range(inner):
+                        i = index[j * inner + k]
+                        out[j * inner + k] = x[(i + n if i < 0 else i) * inner + k]
         return 0
 
     return kernel
@@ -199,6 +263,7 @@ def _scatter(tools, dtype: str):
     out, outer, n, indices along the dimension, inner, columns of a task, tasks of a slice."""
     dt = np.dtype(dtype)
     view, places, size, zero = tools.view(dt), tools.view(int64), dt.itemsize, dt.type(0)
+    inside = _inside(tools)
 
     def kernel(a, part):
         n, count, inner, some = a[4], a[5], a[6], a[7]
@@ -211,13 +276,19 @@ def _scatter(tools, dtype: str):
             for i in range(n):
                 for k in range(first, last):
                     out[i * inner + k] = zero
+            if inner == 1:
+                if not inside(index, 0, count, n):
+                    return 1
+                for j in range(count):
+                    i = index[j]
+                    out[i + n if i < 0 else i] += x[j]
+                continue
             for j in range(count):
+                if not inside(index, j * inner + first, j * inner + last, n):
+                    return 1
                 for k in range(first, last):
                     i = index[j * inner + k]
-                    i = i + n if i < 0 else i
-                    if i < 0 or i >= n:
-                        return 1
-                    out[i * inner + k] += x[j * inner + k]
+                    out[(i + n if i < 0 else i) * inner + k] += x[j * inner + k]
         return 0
 
     return kernel
@@ -341,6 +412,7 @@ def _lowering(kind, name: str, *keys: str) -> Lowering:
 _CONTIGUOUS = _lowering(_Copy, "contiguous")
 _lowering(_Copy, "clone")
 _lowering(_Flip, "flip", "dims")
+_lowering(_Cat, "cat", "dim")
 _lowering(_Take, "take", "dims")
 _lowering(_Gather, "gather", "dim")
 _lowering(_Scatter, "scatter_along", "shape", "dim")
