@@ -10,7 +10,6 @@ by PyTorch's: above 1, deepcore is slower.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,8 +21,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]  # this checkout, whatever is insta
 
 import machine  # noqa: E402
 import peers  # noqa: E402
-from contest import Absent, Contest, Effort, array, quartiles, run  # noqa: E402
 from conftest import written  # noqa: E402
+from contest import Absent, Contest, Effort, array, run  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import deepcore as dc  # noqa: E402
@@ -184,9 +183,7 @@ def operands(one: Case, dtype: str, size: int, large: int) -> Iterator:
         unit = (np.tanh(array(*shape, seed=k)) + 1) / 2
         if kind == "i":
             yield (unit * min(large, int(one.high) if one.high > 2 else large)).astype(np.int64) % large
-        elif kind == "m":
-            yield unit > 0.5
-        elif dtype == "bool":
+        elif kind == "m" or dtype == "bool":
             yield unit > 0.5
         elif dtype in FLOATS:
             values = one.low + (one.high - one.low) * unit
@@ -203,7 +200,9 @@ def make(side: str, one: Case, dtype: str, size: int):
     if side == "torch":
         torch = peers.torch()
         tensors = [
-            torch.from_numpy(a.view("int16")).view(torch.bfloat16) if a.dtype.name == "bfloat16" else torch.from_numpy(a)
+            torch.from_numpy(a.view("int16")).view(torch.bfloat16)
+            if a.dtype.name == "bfloat16"
+            else torch.from_numpy(a)
             for a in arrays
         ]
         library = torch
@@ -219,7 +218,9 @@ def make(side: str, one: Case, dtype: str, size: int):
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-k", default="", metavar="WORDS", help="only cases whose name or dtype holds each of these words")
+    parser.add_argument(
+        "-k", default="", metavar="WORDS", help="only cases whose name or dtype holds each of these words"
+    )
     parser.add_argument("--only", default="", metavar="NAMES", help="only these cases, separated by commas")
     parser.add_argument("--quick", action="store_true", help="at most three minutes: fewer dtypes, short rounds")
     parser.add_argument("--size", type=int, default=512, help="length of a dimension (default %(default)s)")

@@ -8,6 +8,7 @@ import sys
 
 from deepcore.kernels import registry
 from deepcore.kernels.codegen import background, cache, jit
+from deepcore.kernels.cpu import optimizer
 
 
 def serve() -> None:
@@ -17,6 +18,7 @@ def serve() -> None:
     if not cache.alone():
         return
     registry.discover()
+    optimizer.make_all()
     for line in sys.stdin:
         with contextlib.suppress(Exception):
             jit.KERNELS[line.strip()].ready()

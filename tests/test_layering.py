@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,14 +26,30 @@ LAYERS = [
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+#: Inside `kernels`, where names of one layer do not import each other either.
+KERNEL_LAYERS = [
+    {"watch"},
+    {"math"},
+    {"codegen"},
+    {"runtime"},
+    {"plan", "registry", "update"},
+    {"cpu", "cuda"},
+    {"compile_worker"},
+]
+KERNEL_RANK = {name: rank for rank, names in enumerate(KERNEL_LAYERS) for name in names}
 #: The package's own face, its version and `python -m` stand above every layer.
 TOP = {"__init__", "__main__", "_version", "version"}
 COMPUTING = {"random", "printing", "tensor", "autograd", "ops", "compiler", "nn", "optim"}
 #: Lazy imports (inside a function) that go up: (importing module, imported layer), and why.
 UPWARD = {
     ("backend", "kernels"): "a backend looks its kernels up when an op first runs on it",
+    ("kernels", "optim"): "the process that compiles in the background imports the optimizers, which define updates",
     ("nn", "io"): "a module's save and load use the file formats",
     ("tensor", "ops"): "NumPy's functions called on a tensor run the ops of the same name",
+}
+#: The same inside `kernels`.
+KERNEL_UPWARD = {
+    ("codegen", "compile_worker"): "the background process is started by name",
 }
 LATE = ["numba", "cupy", "scipy", "matplotlib", "PIL", "tqdm"]
 
@@ -42,6 +59,15 @@ def sources():
         for path in sorted(folder.rglob("*.py")):
             parts = path.relative_to(folder).with_suffix("").parts
             yield path, (*prefix, *parts)
+
+
+def named_in(text):
+    """Dotted names of deepcore's modules that a string names as a whole or imports."""
+    if re.fullmatch(r"deepcore(\.[a-z_]+)+", text):
+        yield text
+    for package, name in re.findall(r"\bfrom (deepcore[\w.]*) import (\w+)", text):
+        yield f"{package}.{name}"
+    yield from re.findall(r"(?:^|; |\n)import (deepcore[\w.]*)", text)
 
 
 def imports(tree, package):
@@ -64,6 +90,14 @@ def imports(tree, package):
     yield from walk(tree, False, False)
 
 
+def strings(tree):
+    """The same of names in strings, which count as lazy."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for name in named_in(node.value):
+                yield node.lineno, name, True, False
+
+
 def layer_of(parts):
     return parts[0] if parts[0] in RANK else None
 
@@ -73,7 +107,8 @@ MODULES = [pytest.param(path, parts, id="/".join(parts)) for path, parts in sour
 
 def parsed(path, parts):
     package = ("deepcore", *parts[:-1])
-    return list(imports(ast.parse(path.read_text()), package))
+    tree = ast.parse(path.read_text())
+    return [*imports(tree, package), *strings(tree)]
 
 
 def violations(path, parts):
@@ -90,6 +125,12 @@ def violations(path, parts):
             continue
         if RANK[target] > RANK[mine] and not (lazy and (mine, target) in UPWARD):
             yield f"{path.name}:{line} {mine} imports {name}, which is above it" + (" (lazily)" if lazy else "")
+        elif target == mine == "kernels":
+            own, other = parts[1], pieces[2] if len(pieces) > 2 else ""
+            if own == other or own == "__init__" or (lazy and (own, other) in KERNEL_UPWARD):
+                continue
+            if other not in KERNEL_RANK or KERNEL_RANK[other] >= KERNEL_RANK[own]:
+                yield f"{path.name}:{line} kernels.{own} imports {name}, which is above it or beside it"
 
 
 @pytest.mark.parametrize("path, parts", MODULES)
@@ -97,7 +138,29 @@ def test_imports_go_down(path, parts):
     if len(parts) == 1 and parts[0] in TOP:
         return
     assert layer_of(parts) is not None, f"{'/'.join(parts)} is in no layer: place it in LAYERS"
+    assert parts[0] != "kernels" or parts[1] in {"__init__", *KERNEL_RANK}, (
+        f"{'/'.join(parts)}: place it in KERNEL_LAYERS"
+    )
     assert not list(violations(path, parts))
+
+
+def test_kernels_have_no_import_circles():
+    modules = {".".join(("deepcore", *parts)).removesuffix(".__init__"): (path, parts) for path, parts in sources()}
+    edges = {
+        name: {
+            module
+            for _, imported, _, _ in imports(ast.parse(path.read_text()), ("deepcore", *parts[:-1]))
+            for module in (imported, imported.rpartition(".")[0])
+            if module in modules and module != name
+        }
+        for name, (path, parts) in modules.items()
+        if name.startswith("deepcore.kernels.")
+    }
+    leaves = True
+    while leaves:
+        leaves = {name for name, targets in edges.items() if not targets & edges.keys()}
+        edges = {name: targets for name, targets in edges.items() if name not in leaves}
+    assert not edges
 
 
 @pytest.mark.parametrize("path, parts", [m for m in MODULES if m.values[1][0] in COMPUTING])
@@ -119,6 +182,14 @@ def test_the_walk_sees_violations(tmp_path):
     )
     found = list(violations(bad, ("tensor",)))
     assert [f.split()[0] for f in found] == ["tensor.py:2", "tensor.py:3", "tensor.py:5"]
+    bad = tmp_path / "gemm.py"
+    bad.write_text(
+        "from deepcore.kernels import plan, register\nfrom deepcore.kernels.cuda import gemm\n"
+        "from deepcore.kernels.cpu.rows import TILE\ncode = 'import sys; from deepcore.kernels import compile_worker'\n"
+        "name = 'deepcore.nn'\nimport deepcore.kernels.compile_worker\n"
+    )
+    found = list(violations(bad, ("kernels", "cpu", "gemm")))
+    assert [f.split()[0] for f in found] == ["gemm.py:1", "gemm.py:2", "gemm.py:6", "gemm.py:4", "gemm.py:5"]
 
 
 def test_upward_list_is_used():
@@ -128,7 +199,10 @@ def test_upward_list_is_used():
             pieces = name.split(".")
             if lazy and pieces[0] == "deepcore" and len(pieces) > 1:
                 used.add((layer_of(parts), pieces[1]))
-    assert set(UPWARD) <= used, f"no longer needed: {set(UPWARD) - used}"
+                if parts[0] == pieces[1] == "kernels" and len(pieces) > 2:
+                    used.add((parts[1], pieces[2]))
+    allowed = {*UPWARD, *KERNEL_UPWARD}
+    assert allowed <= used, f"no longer needed: {allowed - used}"
 
 
 def test_import_loads_nothing_heavy():

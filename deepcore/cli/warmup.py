@@ -23,11 +23,13 @@ def arguments(parser) -> None:
 def run(args) -> int:
     from deepcore import kernels
     from deepcore.kernels.codegen import background, cache, jit
+    from deepcore.kernels.cpu import optimizer
     from deepcore.kernels.cuda import kernel as cuda_kernel
     from deepcore.kernels.cuda import optimizer as cuda_optimizer
 
     background.forgo()  # what is compiled here is what is told
     kernels.discover()
+    optimizer.make_all()
     cuda_optimizer.make_all()
     every: list[_Cpu | _Cuda] = [_Cpu(kernel) for kernel in jit.KERNELS.values()]
     for target in sorted(_targets(args.cuda)):

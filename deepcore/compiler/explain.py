@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from deepcore.compiler.passes.chains import Chain
 from deepcore.compiler.runner import Runner
 from deepcore.kernels.cpu import elementwise, gemm
+from deepcore.kernels.math import formulas
 from deepcore.kernels.runtime.executable import Step
 
 # Operations for an element of what is read or written, whichever is more, of steps that no formula tells it of.
@@ -72,7 +73,7 @@ def moved(step: Step) -> int:
 @functools.cache
 def operations(formula: str) -> int:
     """Arithmetic of a formula for one element."""
-    return _count(elementwise.function_of(formula))
+    return _count(formulas.function(formula))
 
 
 @functools.cache

@@ -25,8 +25,8 @@ from deepcore.compiler.trace import Drawn, Trace, Update
 from deepcore.config import settings
 from deepcore.errors import IndexRangeError
 from deepcore.kernels.codegen.jit import signed_words
-from deepcore.kernels.cuda import elementwise as cuda_elementwise
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
+from deepcore.kernels.cuda import philox as cuda_philox
 from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, root
 from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
@@ -36,7 +36,7 @@ class _Placed(Drawn):
     """A position in a random stream as a place in device memory."""
 
     def now(self) -> int:
-        return cuda_elementwise.Word.of(int(self), self.state, self.ahead)  # kernels read the state, not the number
+        return cuda_philox.Word.of(int(self), self.state, self.ahead)  # kernels read the state, not the number
 
 
 class DeviceTrace(Trace):
@@ -95,7 +95,7 @@ class DeviceTrace(Trace):
 
     # -- random numbers -----------------------------------------------------------------------------------
     def advance(self, generator, seed: int, stream: int, first: int, blocks: int):
-        if not settings.kernels or not self.backend.ready(cuda_elementwise.PHILOX):
+        if not settings.kernels or not self.backend.ready(cuda_philox.PHILOX):
             self.note("random numbers without a kernel for them")
         state, ahead = self._claimed(generator, seed, stream, first, blocks)
         return seed, stream, _Placed.of(first, state, 2, ahead)

@@ -24,9 +24,9 @@ from deepcore.autograd.modes import _LOCK
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.guards import settings_of
 from deepcore.config import settings
+from deepcore.kernels import update as update_formulas
 from deepcore.kernels import watch
 from deepcore.kernels.codegen import jit
-from deepcore.kernels.cpu import optimizer as updates
 from deepcore.kernels.cpu.checks import FINITE, WITHIN, all_finite, looked_at
 from deepcore.kernels.cpu.elementwise import MAPS
 from deepcore.kernels.runtime.executable import Buffer, Launch, Ref, Step, address_of, move, root, span
@@ -578,7 +578,7 @@ class Trace:
         elif refs:
             self.steps.append(step)
         with self.paused():
-            return all(updates.all_finite(t.backend, [watch.plain(t._data)]) for t in tensors)
+            return all(update_formulas.all_finite(t.backend, [watch.plain(t._data)]) for t in tensors)
 
     def within(self, t: Tensor, low: int, high: int) -> bool:
         """Whether low ≤ t < high in all places; a run in which that is not so stops."""

@@ -12,7 +12,8 @@ from deepcore.autograd import mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.config import settings
 from deepcore.errors import NonFiniteError, non_negative
-from deepcore.kernels.cpu.optimizer import Gradients, all_finite
+from deepcore.kernels.cpu.clip import Gradients
+from deepcore.kernels.update import all_finite
 from deepcore.nn.modules.module import Module
 from deepcore.tensor import Tensor, from_raw, zeros
 

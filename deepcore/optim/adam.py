@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from deepcore.kernels.cpu.optimizer import Update, maximum, sqrt
+from deepcore.kernels.update import Update, maximum, sqrt
 from deepcore.optim.optimizer import OPTIMIZERS, Optimizer, betas_in_range, non_negative
 
 

@@ -16,7 +16,8 @@ from deepcore import errors
 from deepcore.autograd import enable_grad, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, suggest
-from deepcore.kernels.cpu.optimizer import Clip, Update, run_update
+from deepcore.kernels.cpu.clip import Clip
+from deepcore.kernels.update import Update, run_update
 from deepcore.nn.modules.module import clear_gradient
 from deepcore.nn.registry import Registry
 from deepcore.nn.utils import check_gradients, clip_grad_norm_, clip_grad_value_

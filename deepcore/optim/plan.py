@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from deepcore.autograd import mode
 from deepcore.config import settings
-from deepcore.kernels.cpu.optimizer import MISFIT, STOPPED, Batch, Clip, Program, takes, updates_together
+from deepcore.kernels.cpu.clip import Clip
+from deepcore.kernels.cpu.optimizer import Batch, Program, ready, takes
+from deepcore.kernels.cpu.parameter_table import MISFIT, STOPPED
+from deepcore.kernels.update import updates_together
 from deepcore.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -72,7 +75,7 @@ class Plan:
         for i, (w, group) in enumerate(zip(self.weights, self.groups)):
             update, state = optimizer.update(group), self.states[i]
             arrays = [state[name] for name in update.states if state.get(name) is not None]
-            if takes(w, *arrays) and update.ready(w.dtype):
+            if takes(w, *arrays) and ready(update, w.dtype):
                 chosen.setdefault((w.dtype.itemsize, update), []).append(i)
         batches: list[Batch] = []
         added: list[tuple[dict, Any, Any]] = []

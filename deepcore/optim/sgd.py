@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deepcore.errors import ArgumentError
-from deepcore.kernels.cpu.optimizer import Update
+from deepcore.kernels.update import Update
 from deepcore.optim.optimizer import OPTIMIZERS, Optimizer, finite, non_negative
 
 

@@ -560,7 +560,13 @@ def _widened(b, v, dtype, computed):
 
     if dtype == np.bool_:
         v = b.icmp_unsigned("!=", v, v.type(0))
-        return v if computed == np.bool_ else b.uitofp(v, _llvm(computed)) if computed.kind == "f" else b.zext(v, _llvm(computed))
+        return (
+            v
+            if computed == np.bool_
+            else b.uitofp(v, _llvm(computed))
+            if computed.kind == "f"
+            else b.zext(v, _llvm(computed))
+        )
     if dtype.name in ("float16", "bfloat16"):
         if dtype.name == "float16":
             v = b.fpext(b.bitcast(v, ir.HalfType()), ir.FloatType())

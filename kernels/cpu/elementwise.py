@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int64
 from deepcore.config import settings
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
-from deepcore.kernels.math import activations, arithmetic, elementary, trigonometric
+from deepcore.kernels.math.formulas import FORMULAS, Line, function
 from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous, spec_of
 from deepcore.kernels.registry import register
 from deepcore.kernels.runtime import allocator
@@ -32,19 +31,10 @@ LEAST_EXACT = 1 << 17
 _WHOLE = {"add", "sub", "mul"}
 _PLAIN = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _LOCK = locks.lock()
-_FORMULAS = (activations, elementary, arithmetic, trigonometric)
 #: The dtypes that maps take, and what they are computed in.
 COMPUTED = {float32: float32, float64: float64, int64: int64, float16: float32, bfloat16: float32}
 # Of 16-bit floats NumPy computes one after the other.
 _LEAST_NARROW = 1 << 12
-
-
-class Line(NamedTuple):
-    """One formula of a kernel: its operands, as numbers of values, and its parameters, as numbers of words."""
-
-    formula: str
-    operands: tuple[int, ...]
-    parameters: tuple[int, ...] = ()
 
 
 def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]):
@@ -64,7 +54,7 @@ def scope(tools, lines: tuple[Line, ...], dt) -> dict:
     number = COMPUTED[dt]
     take, put = tools.elements(dt) if number == dt else tools.access(dt, number)
     return {
-        **{line.formula: tools.lift(function_of(line.formula), number) for line in lines},
+        **{line.formula: tools.lift(function(line.formula), number) for line in lines},
         "view": tools.view(tools.held(dt)), "flags": tools.view(np.dtype(np.uint8)), "take": take, "put": put,
         "number": number.type, "rounded": None if number == dt else tools.rounded(dt, number), "np": np, "SLICE": SLICE,
     }  # fmt: skip
@@ -92,14 +82,22 @@ def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int,
         *(f"    out{k} = view(a[{count + k}])" for k in range(len(stored))),
         f"    size, columns = a[{at}], a[{at + 1}]",
         *(f"    p{p} = number(np.int64(a[{at + 2 + p}]).view(np.float64))" for p in words),
-        *(f"    x{i} = {'a{0}[0] != 0' if kind == 'S' else 'take(a{0}, 0)'}".format(i) for i, kind in enumerate(pattern) if kind in "sS"),
+        *(
+            f"    x{i} = {'a{0}[0] != 0' if kind == 'S' else 'take(a{0}, 0)'}".format(i)
+            for i, kind in enumerate(pattern)
+            if kind in "sS"
+        ),
         *(f"    {line}" for line in once),
     ]
     if nested:
         body += [
             "    step = max(1, SLICE // columns)",
             "    for row in range(part * step, min(size // columns, (part + 1) * step)):",
-            *(f"        c{i} = {'a{0}[row]' if kind == 'C' else 'take(a{0}, row)'}".format(i) for i, kind in enumerate(pattern) if kind in "cC"),
+            *(
+                f"        c{i} = {'a{0}[row]' if kind == 'C' else 'take(a{0}, row)'}".format(i)
+                for i, kind in enumerate(pattern)
+                if kind in "cC"
+            ),
             "        for j in range(columns):",
             "            i = row * columns + j",
             *(f"            {line}" for line in each),
@@ -148,7 +146,7 @@ class Map(Lowering):
         super().__init__(formula, self.planned, (), parameters, self.prepared)
         self.formula, self.parameters, self.least, self.booleans = formula, parameters, least, booleans
         self.copies = not least  # an operand in another layout is worth a copy where the computing takes longer
-        self.arity = function_of(formula).__code__.co_argcount - len(parameters)
+        self.arity = function(formula).__code__.co_argcount - len(parameters)
         self._kernels: dict[tuple[str, str], Kernel] = {}
         self.kernel(float32, "v" * self.arity)
 
@@ -249,15 +247,6 @@ def broadcast(specs) -> tuple[int, ...] | None:
         return None
 
 
-def function_of(formula: str) -> Callable:
-    """The scalar function of this name."""
-    return next(getattr(file, formula) for file in _FORMULAS if hasattr(file, formula))
-
-
-def has_function(formula: str) -> bool:
-    return any(hasattr(file, formula) for file in _FORMULAS)
-
-
 def kinds_of(operands, shape) -> tuple[str, int] | None:
     """How each operand meets the result's shape, and the number of columns where that matters; None: another way."""
     kinds, columns = "", 0
@@ -283,33 +272,9 @@ def kinds_of(operands, shape) -> tuple[str, int] | None:
 
 #: Every elementwise op with a kernel, by name.
 MAPS: dict[str, Map] = {
-    **{name: Map(name) for name in ("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf")},
-    **{name: Map(name, least=LEAST_EXACT) for name in (
-        "add", "sub", "mul", "true_divide", "neg", "square", "rsqrt", "reciprocal", "maximum", "minimum",
-    )},
-    "abs": Map("absolute", least=LEAST_EXACT),
-    "sqrt": Map("square_root", least=LEAST_EXACT),
-    **{name: Map(name, least=LEAST_EXACT) for name in ("sign", "cube", "inverse_square")},
-    "floor": Map("rounded_down", least=LEAST_EXACT),
-    "ceil": Map("rounded_up", least=LEAST_EXACT),
-    "trunc": Map("truncated", least=LEAST_EXACT),
-    "clamp": Map("clamp", "low", "high", least=LEAST_EXACT),
-    "where": Map("where", least=LEAST_EXACT, booleans=1),
-    "moved": Map("moved", "keep", "take"),
-    **{name: Map(name) for name in (
-        "relu", "relu_grad", "sigmoid_grad", "tanh_grad", "gelu", "gelu_grad", "gelu_tanh", "gelu_tanh_grad",
-        "silu", "silu_grad", "logsigmoid", "logsigmoid_grad",
-    )},
-    **{name: Map(name, "slope") for name in ("leaky_relu", "leaky_relu_grad")},
-    **{name: Map(name, "alpha") for name in ("elu", "elu_grad")},
-    **{name: Map(name, "beta", "threshold") for name in ("softplus", "softplus_grad")},
-    **{name: Map(name) for name in (
-        "mse", "mse_grad", "l1", "l1_grad", "bce", "bce_grad", "bce_with_logits", "bce_with_logits_grad",
-        "bce_with_logits_weighted", "bce_with_logits_weighted_grad", "weigh",
-    )},
-    **{name: Map(name, "beta") for name in ("smooth_l1", "smooth_l1_grad")},
-    **{name: Map(name, "delta") for name in ("huber", "huber_grad")},
-}  # fmt: skip
+    name: Map(f.name, *f.parameters, least=LEAST_EXACT if f.exact else 0, booleans=f.booleans)
+    for name, f in FORMULAS.items()
+}
 
 for _name in ("add", "sub", "mul", "true_divide"):  # with a number and with a row, as most programs have them
     for _pattern in ("vs", "vr"):

@@ -91,7 +91,9 @@ def _merged(shape, strides) -> tuple[list[int], list[int]]:
     return lengths, steps
 
 
-def _launch(dtype, lengths, steps, targets, source: Operand, result: Operand, offset: int, target: int) -> Launch | None:
+def _launch(
+    dtype, lengths, steps, targets, source: Operand, result: Operand, offset: int, target: int
+) -> Launch | None:
     """The launch that copies three dimensions: `steps` are bytes between the elements of the source, `targets` between
     those of the result along the first two; `offset` and `target` are bytes to either's first element."""
     kernel = _kernel("strided", _strided, _BITS[dtype.itemsize])
@@ -294,7 +296,9 @@ def _scatter(tools, dtype: str):
     return kernel
 
 
-def _indexed(kernel: Kernel, result: Spec, outer: int, n: int, count: int, inner: int, some: int, tasks: int) -> Plan | None:
+def _indexed(
+    kernel: Kernel, result: Spec, outer: int, n: int, count: int, inner: int, some: int, tasks: int
+) -> Plan | None:
     if not kernel.ready():
         return None
     each = max(1, share(result.size) * tasks // max(1, outer * max(count, n) * inner))

@@ -1,185 +1,79 @@
-"""Optimizer updates and gradient clipping: all parameters in one parallel region, over a table of where they lie.
-
-An update is a scalar formula, written once beside its optimizer: `lift` makes the kernel's loop of it, `over_arrays` the
-reference. A slice is a fixed range of the elements of all parameters one after the other, each parameter rounded up to
-whole blocks, so sizes alone decide it and many small parameters cost as much as one.
-
-    table    one row per parameter: start, size, then the addresses of gradient, parameter and states
-    scalars  one row per parameter: learning rate and the like, as float64
-    slots    what clipping computes and reads: see the numbers below
-"""
+"""Optimizer updates on the CPU: all parameters in one parallel section, over a table of where they lie."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
-from math import sqrt as _sqrt  # not math.sqrt below: `lift` would take its name for that of our own
-from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from deepcore import locks
 from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel, address
-from deepcore.kernels.cpu.checks import EXPONENTS
-from deepcore.kernels.registry import register
+from deepcore.kernels.cpu.clip import NORM_KERNELS, TOTAL_KERNELS, Clip, clipped
+from deepcore.kernels.cpu.finite import ALL_FINITE_KERNELS
+from deepcore.kernels.cpu.parameter_table import (
+    BLOCK,
+    BOUND,
+    FACTOR,
+    FINITE,
+    GRADIENT,
+    MAX_NORM,
+    MISFIT,
+    NORM,
+    SIZE,
+    SLICE,
+    SLOTS,
+    STOPPED,
+    UNCLIPPED,
+    disjoint,
+    lay_out,
+    row_of,
+)
 from deepcore.kernels.runtime import threadpool
 from deepcore.kernels.runtime.executable import Buffer, Launch, Table
+from deepcore.kernels.update import UPDATES, Update
 
-# Elements of one slice, some 10 µs; parameters begin at whole blocks.
-SLICE = 1 << 15
-BLOCK = 64
 # How far ahead memory is brought near: the processor's own prefetching ends with a page.
 _AHEAD = 512
-# Columns of a table.
-_START, _SIZE, _GRADIENT = 0, 1, 2
-# Slots: the largest norm allowed, the largest magnitude allowed, whether a norm that is not finite stops the program;
-# the norm, the factor for the gradients, and why the program stopped.
-_MAX_NORM, _BOUND, _FINITE, NORM, FACTOR, STOPPED, _SLOTS = range(7)
-#: Why a program stopped: an array is not what the table was made for; a gradient, or their norm, is not finite.
-MISFIT, NOT_FINITE = 1, 2
-
-#: PyTorch's guard against division by zero.
-EPSILON = 1e-6
 
 
-# -- formulas -----------------------------------------------------------------------------------------------------
+_KERNELS: dict[tuple[Update, Any], Kernel] = {}
+_LOCK = locks.lock()
 
 
-def sqrt(x):
-    """√x in formulas of updates."""
-    return _sqrt(x)
-
-
-def maximum(a, b):
-    """The larger one, NaN if either is, in formulas of updates."""
-    larger = a if a > b else b
-    return larger if a == a else a
-
-
-#: Every update defined so far.
-UPDATES: list[Update] = []
-
-
-class Update:
-    """One element's update, `formula(w, g, *states, *scalars) -> (w, *states)`: the parameter, its gradient, the state
-    arrays named here, and numbers that the optimizer gives by their names in the formula.
-
-    Plain arithmetic, `sqrt` and `maximum` of this file; `a if c else b` where c depends on the scalars alone. A scalar is
-    to meet an element before it meets another scalar, so that loops and whole arrays round alike.
-    """
-
-    def __init__(self, formula: FunctionType, *states: str):
-        self.formula, self.states = formula, states
-        code = formula.__code__
-        self.scalars = code.co_varnames[2 + len(states) : code.co_argcount]
-        self.kernels = {dtype: _kernel(formula, len(states), dtype) for dtype in (float32, float64)}
-        UPDATES.append(self)
-
-    def ready(self, dtype) -> bool:
-        """Whether there is a kernel for arrays of this dtype."""
-        return dtype in self.kernels and self.kernels[dtype].ready()
-
-    def values(self, given: dict[str, float]) -> list[float]:
-        """The scalars in the formula's order."""
-        return [given[name] for name in self.scalars]
-
-
-@functools.cache
-def over_arrays(formula: FunctionType, module: ModuleType) -> FunctionType:
-    """The formula over arrays of an array library."""
-    names = dict(formula.__globals__)
-    for name in formula.__code__.co_names:
-        callee = names.get(name)
-        if callee is sqrt or callee is maximum:
-            names[name] = getattr(module, callee.__name__)
-        elif isinstance(callee, FunctionType) and callee.__module__ == formula.__module__:
-            names[name] = over_arrays(callee, module)
-    return FunctionType(formula.__code__, names, formula.__name__, formula.__defaults__)
-
-
-class _Run:
-    """`update(xp, w, g, *states, update=Update, scalars=…)`, in place: bound to each backend as an op is."""
-
-    name = "update"
-
-    @staticmethod
-    def forward(xp, w, g, *states, update: Update, scalars: dict[str, float]) -> None:
-        dtype = float32 if w.itemsize < 4 else w.dtype  # 16-bit floats are computed in float32
-        arrays = [x.astype(dtype, copy=False) for x in (w, g, *states)]
-        numbers = [float(dtype.type(value)) for value in update.values(scalars)]
-        results = over_arrays(update.formula, xp.array_module)(*arrays, *numbers)
-        for target, result in zip((w, *states), results):
-            target[...] = result
-
-
-_RUN = _Run()
-
-
-class _RunMany:
-    """`updates(xp, update=Update, entries=[(w, g, states, scalars), …], kept={})`: a call that updates all, or None."""
-
-    name = "updates"
-
-    @staticmethod
-    def forward(xp, *, update: Update, entries: list[tuple], kept: dict) -> None:
+def kernel(update: Update, dtype) -> Kernel | None:
+    """The kernel of an update for parameters of this dtype, or None."""
+    if dtype not in (float32, float64):
         return None
+    with _LOCK:
+        found = _KERNELS.get((update, dtype))
+        if found is None:
+            stem, number = f"update_{update.formula.__name__}", 1
+            name = f"{stem}_{dtype.name}"
+            while name in jit.KERNELS:  # another class has a formula of that name, or a notebook's cell ran again
+                number += 1
+                name = f"{stem}_{number}_{dtype.name}"
+            found = Kernel(name, _build_update, update.formula, len(update.states), dtype.name)
+            _KERNELS[update, dtype] = found
+        return found
 
 
-_RUN_MANY: Any = _RunMany()
+def make_all() -> None:
+    """Define the kernels of all updates there are, compiling none."""
+    for update in UPDATES:
+        for dtype in (float32, float64):
+            kernel(update, dtype)
 
 
-def updates_together(xp, update: Update, entries: list[tuple], kept: dict) -> Callable[[], None] | None:
-    """What updates all entries (w, g, states, scalars) at once, in place, or None where the backend has no such thing.
+def ready(update: Update, dtype) -> bool:
+    """Whether there is a kernel of an update for arrays of this dtype."""
+    found = kernel(update, dtype)
+    return found is not None and found.ready()
 
-    All that can fail has been done before it is called. `kept` is the backend's, the same at the next step.
-    """
-    return (xp.impls.get(_RUN_MANY) or xp.bind(_RUN_MANY))(xp, update=update, entries=entries, kept=kept)
-
-
-def run_update(xp, update: Update, scalars: dict[str, float], w, g, *states) -> None:
-    """One parameter's update, in place, by whole arrays or what is registered as "update" for the backend."""
-    (xp.impls.get(_RUN) or xp.bind(_RUN))(xp, w, g, *states, update=update, scalars=scalars)
-
-
-class _AllFinite:
-    """`all_finite(xp, *arrays)`: bound to each backend as an op is."""
-
-    name = "all_finite"
-
-    @staticmethod
-    def forward(xp, *arrays) -> bool:
-        checks = [xp.isfinite(x).all() for x in arrays]
-        return bool(xp.stack(checks).all()) if checks else True
-
-
-_FINITE_OP: Any = _AllFinite()
-
-
-def all_finite(xp, arrays: list) -> bool:
-    """Whether no array of floats has a NaN or infinity."""
-    return (xp.impls.get(_FINITE_OP) or xp.bind(_FINITE_OP))(xp, *arrays)
-
-
-@register("all_finite", "cpu", needs_numba=False)
-def _all_finite(xp, *arrays):
-    table = Gradients.of(arrays, written=False)
-    return NotImplemented if table is None else table.finite()
-
-
-def _kernel(formula: FunctionType, states: int, dtype) -> Kernel:
-    name = f"update_{formula.__name__}_{dtype.name}"
-    number = 1
-    while name in jit.KERNELS:  # another class has a formula of that name, or a notebook's cell ran again
-        number += 1
-        name = f"update_{formula.__name__}_{number}_{dtype.name}"
-    return Kernel(name, _build_update, formula, states, dtype.name)
-
-
-# -- kernels ------------------------------------------------------------------------------------------------------
 
 # Lanes: what is written waits on the stack, so that LLVM need not ask whether two of the arrays overlap.
 _SPAN = """
@@ -242,16 +136,10 @@ def _span(tools, formula, states: int, scalars: int, dtype):
         "zero": dtype.type(0),
         "near": tools.prefetch(dtype),
         "formula": tools.lift(formula, dtype),
-        "clip": tools.lift(_clip, dtype),
+        "clip": tools.lift(clipped, dtype),
     }
     exec(text, scope)
     return tools.inline(scope["span"])
-
-
-def _clip(g, bound, factor):
-    g = bound if g > bound else g
-    g = -bound if g < -bound else g
-    return g * factor
 
 
 def _build_update(tools, formula, states: int, dtype: str):
@@ -259,13 +147,13 @@ def _build_update(tools, formula, states: int, dtype: str):
     dt = np.dtype(dtype)
     count = formula.__code__.co_argcount - 2 - states
     span = _span(tools, formula, states, count, dt)
-    words, floats, convert, find = tools.words(), tools.view(np.dtype(np.float64)), dt.type, tools.inline(_find)
+    words, floats, convert, find = tools.words(), tools.view(np.dtype(np.float64)), dt.type, tools.inline(row_of)
     width = 4 + states
 
     def kernel(a, part):
         rows, table, slots, keep = a[0], words(a[2]), floats(a[4]), a[5]
         low, high = part * SLICE, min(a[1], (part + 1) * SLICE)
-        factor, bound = convert(slots[FACTOR]), convert(slots[_BOUND])
+        factor, bound = convert(slots[FACTOR]), convert(slots[BOUND])
         row = find(table, width, rows, low)
         while row < rows and table[row * width] < high:
             begin = table[row * width]
@@ -276,155 +164,6 @@ def _build_update(tools, formula, states: int, dtype: str):
 
     return kernel
 
-
-def _find(table, width, rows, element):
-    """The row that an element of all is in."""
-    low, high = 0, rows
-    while high - low > 1:
-        middle = (low + high) // 2
-        if table[middle * width] <= element:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def _build_norm(tools, dtype: str):
-    """partials[slice] = Σ g² in 64 float64 lanes. Words: rows, elements in all, table, its width, slots, partials."""
-    dt = np.dtype(dtype)
-    view, words, floats = tools.view(dt), tools.words(), tools.view(np.dtype(np.float64))
-    find, local, convert = tools.inline(_find), tools.local(np.dtype(np.float64), BLOCK), dt.type
-    clip = tools.lift(_clip, dt)
-
-    @tools.inline
-    def add(g, start, stop, bound, lanes):
-        one = convert(1)
-        i = start
-        while i + 64 <= stop:
-            for j in range(64):
-                d = np.float64(clip(g[i + j], bound, one))
-                lanes[j] += d * d
-            i += 64
-        for j in range(stop - i):
-            d = np.float64(clip(g[i + j], bound, one))
-            lanes[j] += d * d
-
-    def kernel(a, part):
-        rows, table, width, slots, partials = a[0], words(a[2]), a[3], floats(a[4]), floats(a[5])
-        low, high = part * SLICE, min(a[1], (part + 1) * SLICE)
-        bound = convert(slots[_BOUND])
-        lanes = local()
-        for j in range(64):
-            lanes[j] = 0.0
-        row = find(table, width, rows, low)
-        while row < rows and table[row * width] < high:
-            begin = table[row * width]
-            start, stop = max(low - begin, 0), min(high - begin, table[row * width + 1])
-            add(view(table[row * width + 2]), start, stop, bound, lanes)
-            row += 1
-        half = 32
-        while half > 0:
-            for j in range(half):
-                lanes[j] += lanes[j + half]
-            half //= 2
-        partials[part] = lanes[0]
-        return 0
-
-    return kernel
-
-
-def _build_total(tools, dtype: str):
-    """The norm of all partials and the factor for the gradients, in `dtype`. Words: number of partials, they, slots, 0 or
-    where else the norm is written."""
-    floats, result, convert = tools.view(np.dtype(np.float64)), tools.view(np.dtype(dtype)), np.dtype(dtype).type
-    epsilon = convert(EPSILON)
-
-    def kernel(a):
-        partials, slots = floats(a[1]), floats(a[2])
-        square = 0.0
-        for i in range(a[0]):
-            square += partials[i]
-        norm = convert(math.sqrt(square))
-        factor = convert(slots[_MAX_NORM]) / (norm + epsilon)
-        slots[NORM] = norm
-        if a[3] != 0:
-            result(a[3])[0] = norm
-        slots[FACTOR] = convert(1) if factor > convert(1) else factor
-        if slots[_FINITE] != 0.0 and norm - norm != convert(0):
-            slots[STOPPED] = NOT_FINITE
-            return 1
-        return 0
-
-    return kernel
-
-
-def _build_finite(tools, dtype: str, exponent: int):
-    """Stops where a gradient has a NaN or infinity. Words: rows, elements in all, table, its width, slots."""
-    dt = np.dtype(f"u{np.dtype(dtype).itemsize}")
-    view, words, floats, whole = tools.view(dt), tools.words(), tools.view(np.dtype(np.float64)), dt.type
-    find, mask, zero = tools.inline(_find), whole(exponent), whole(0)
-
-    @tools.inline
-    def highest(g, start, stop):
-        top = zero
-        for i in range(start, stop):
-            bits = whole(g[i] & mask)  # numba widens it
-            top = bits if bits > top else top
-        return top
-
-    def kernel(a, part):
-        rows, table, width, slots = a[0], words(a[2]), a[3], floats(a[4])
-        low, high = part * SLICE, min(a[1], (part + 1) * SLICE)
-        row, top = find(table, width, rows, low), zero
-        while row < rows and table[row * width] < high:
-            begin = table[row * width]
-            start, stop = max(low - begin, 0), min(high - begin, table[row * width + 1])
-            top = max(top, highest(view(table[row * width + 2]), start, stop))
-            row += 1
-        if top == mask:
-            slots[STOPPED] = NOT_FINITE
-            return 1
-        return 0
-
-    return kernel
-
-
-def _build_scale(tools, dtype: str):
-    """g[i] = clip(g[i])·factor. Words: rows, elements in all, table, its width, slots."""
-    dt = np.dtype(dtype)
-    view, words, floats, convert = tools.view(dt), tools.words(), tools.view(np.dtype(np.float64)), dt.type
-    find, clip = tools.inline(_find), tools.lift(_clip, dt)
-
-    @tools.inline
-    def scale(g, start, stop, bound, factor):
-        for i in range(start, stop):
-            g[i] = clip(g[i], bound, factor)
-
-    def kernel(a, part):
-        rows, table, width, slots = a[0], words(a[2]), a[3], floats(a[4])
-        low, high = part * SLICE, min(a[1], (part + 1) * SLICE)
-        factor, bound = convert(slots[FACTOR]), convert(slots[_BOUND])
-        row = find(table, width, rows, low)
-        while row < rows and table[row * width] < high:
-            begin = table[row * width]
-            start, stop = max(low - begin, 0), min(high - begin, table[row * width + 1])
-            scale(view(table[row * width + 2]), start, stop, bound, factor)
-            row += 1
-        return 0
-
-    return kernel
-
-
-_NORM = {dtype: Kernel(f"gradient_norm_{dtype.name}", _build_norm, dtype.name) for dtype in (float32, float64)}
-_TOTAL = {dtype: Kernel(f"gradient_total_{dtype.name}", _build_total, dtype.name) for dtype in (float32, float64)}
-_SCALE = {dtype: Kernel(f"gradient_scale_{dtype.name}", _build_scale, dtype.name) for dtype in (float32, float64)}
-_ALL_FINITE = {
-    dtype: Kernel(f"gradient_finite_{dtype.name}", _build_finite, dtype.name, EXPONENTS[dtype])
-    for dtype in (float32, float64)
-}
-
-
-# -- headers of arrays --------------------------------------------------------------------------------------------
 
 # PyArrayObject_fields and PyArray_Descr of NumPy's C API, in words behind the object's header.
 _HEADER = object.__basicsize__ // 8
@@ -521,25 +260,6 @@ def _headers_are_known() -> bool:
 _HEADERS_KNOWN = _headers_are_known()
 
 
-# -- programs -----------------------------------------------------------------------------------------------------
-
-
-class Clip(NamedTuple):
-    """Clip gradients while updating: by their norm, by value, or both (the norm is of what is left by value)."""
-
-    max_norm: float | None = None
-    value: float | None = None
-    #: A norm that is not finite, or without one a gradient that is not, stops the program.
-    finite: bool = False
-    #: The gradients are written back.
-    keep: bool = True
-
-    @property
-    def clips(self) -> bool:
-        """Whether gradients change."""
-        return self.max_norm is not None or self.value is not None
-
-
 def takes(weight, *states) -> bool:
     """Whether kernels can update these arrays where they lie."""
     if type(weight) is not np.ndarray or weight.dtype not in (float32, float64):
@@ -561,24 +281,17 @@ class Batch:
         self.states = [list(column) for column in zip(*states)] if update.states else []
         count, columns = len(weights), 2 + len(self.states)
         self.table = np.zeros((count, 2 + columns), np.int64)
-        self.table[:, _SIZE] = [w.size for w in weights]
-        self.elements = _lay_out(self.table)
+        self.table[:, SIZE] = [w.size for w in weights]
+        self.elements = lay_out(self.table)
         self.ids = np.zeros((columns, count), np.int64)
         for row, arrays in zip(self.ids[1:], (weights, *self.states)):
             row[:] = [id(x) for x in arrays]
         self.scalars = np.zeros((count, len(update.scalars)))
-        self.kernel = update.kernels[self.dtype]
+        self.kernel = kernel(update, self.dtype)
 
     @property
     def slices(self) -> int:
         return -(-self.elements // SLICE)
-
-
-def _lay_out(table) -> int:
-    """Fill in where each row starts; the number of elements, whole blocks each."""
-    ends = np.cumsum(-(-table[:, _SIZE] // BLOCK) * BLOCK)
-    table[1:, _START] = ends[:-1]
-    return int(ends[-1])
 
 
 class Program:
@@ -591,7 +304,7 @@ class Program:
 
     def __init__(self, batches: list[Batch], written: np.ndarray):
         self.batches, self._written = batches, written
-        self.slots = np.zeros(_SLOTS)
+        self.slots = np.zeros(SLOTS)
         self._slices = sum(batch.slices for batch in batches)
         self._partials = np.zeros(max(self._slices, 1))
         #: The dtype of the norm.
@@ -613,11 +326,11 @@ class Program:
             self._held += (gather_, update_, norm_)
             self._words.append((_GATHER, address(gather_), 1))
             self._updates.append((batch.kernel, address(update_), batch.slices))
-            self._norms.append((_NORM[batch.dtype], address(norm_), batch.slices))
-            self._checks.append((_ALL_FINITE[batch.dtype], address(norm_), batch.slices))
+            self._norms.append((NORM_KERNELS[batch.dtype], address(norm_), batch.slices))
+            self._checks.append((ALL_FINITE_KERNELS[batch.dtype], address(norm_), batch.slices))
         total = np.array((self._slices, address(self._partials), slots, 0), np.int64)
         self._held.append(total)
-        self._norms.append((_TOTAL[self.dtype], address(total), 1))
+        self._norms.append((TOTAL_KERNELS[self.dtype], address(total), 1))
 
     def rouse(self) -> None:
         """Have the threads look for work that is about to come."""
@@ -661,119 +374,25 @@ class Program:
             jit.fill(batch.ids, map(id, arrays))
         slots = self.slots
         if clip is None:
-            slots[:] = _PLAIN
+            slots[:] = UNCLIPPED
             regions = self._words + self._updates
         else:
-            if clip.keep and not _disjoint([x for arrays in gradients for x in arrays]):
+            if clip.keep and not disjoint([x for arrays in gradients for x in arrays]):
                 return None
-            slots[:] = _PLAIN
-            slots[_BOUND] = math.inf if clip.value is None else clip.value
-            slots[_FINITE] = clip.finite
+            slots[:] = UNCLIPPED
+            slots[BOUND] = math.inf if clip.value is None else clip.value
+            slots[FINITE] = clip.finite
             before = self._norms if clip.max_norm is not None else self._checks if clip.finite else []
             if not all(kernel.ready() for kernel, _, _ in before):
                 return None
             if clip.max_norm is not None:
-                slots[_MAX_NORM] = clip.max_norm
+                slots[MAX_NORM] = clip.max_norm
             regions = self._words + before + self._updates
         keep = clip is not None and clip.keep
         for gather, update in self._keep:
             gather[7] = _CONTIGUOUS | _ALIGNED | (_WRITABLE if keep else 0)
             update[5] = keep
         return threadpool.prepared(regions)
-
-
-_PLAIN = (math.inf, math.inf, 0.0, 0.0, 1.0, 0.0)
-
-
-def _disjoint(arrays) -> bool:
-    """Whether no two of the arrays share memory; they are contiguous."""
-    ranges = sorted([(address(x), address(x) + x.nbytes) for x in arrays if x.nbytes])
-    return all(stop <= start for (_, stop), (start, _) in pairwise(ranges))
-
-
-# -- clipping alone -----------------------------------------------------------------------------------------------
-
-
-class Gradients:
-    """Gradients as a table, for their norm and to clip them where they lie."""
-
-    def __init__(self, arrays: Sequence):
-        self.arrays = arrays
-        self.slots = np.array(_PLAIN)
-        self.dtype = float64 if any(x.dtype == float64 for x in arrays) else float32
-        self._parts = []
-        for dtype in (float32, float64):
-            found = [x for x in arrays if x.dtype == dtype]
-            if found:
-                table = np.zeros((len(found), 3), np.int64)
-                table[:, _SIZE] = [x.size for x in found]
-                table[:, _GRADIENT] = [address(x) for x in found]
-                self._parts.append((dtype, table, _lay_out(table)))
-
-    @classmethod
-    def of(cls, arrays: Sequence, written: bool) -> Gradients | None:
-        """None where a kernel cannot be had, or some array is not dense, or, if they are to be written, not apart."""
-        for x in arrays:
-            if type(x) is not np.ndarray or x.dtype not in (float32, float64):
-                return None
-            flags = x.flags
-            if not (flags.forc and flags.aligned) or (written and not flags.writeable):
-                return None
-        if not arrays or (written and not _disjoint(arrays)):
-            return None
-        found = cls(arrays)
-        needed = [_TOTAL[found.dtype]]
-        for dtype, _, _ in found._parts:
-            needed += (_NORM[dtype], _SCALE[dtype], _ALL_FINITE[dtype])
-        return found if all(kernel.ready() for kernel in needed) else None
-
-    def norm(self, max_norm: float = math.inf):
-        """The 2-norm of all, 0-d; the factor that brings it down to `max_norm` is then known."""
-        self.slots[_MAX_NORM] = max_norm
-        counts = [-(-elements // SLICE) for _, _, elements in self._parts]
-        partials = np.zeros(max(sum(counts), 1))
-        at = address(partials)
-        for (dtype, table, elements), count in zip(self._parts, counts):
-            words = (len(table), elements, address(table), 3, address(self.slots), at)
-            if count:
-                threadpool.launch(_NORM[dtype], count, *words)
-            at += 8 * count
-        _TOTAL[self.dtype](sum(counts), address(partials), address(self.slots), 0)
-        return np.asarray(self.slots[NORM]).astype(self.dtype)
-
-    def finite(self) -> bool:
-        """Whether no gradient has a NaN or infinity."""
-        slots = address(self.slots)
-        return not any(
-            elements
-            and threadpool.launch(
-                _ALL_FINITE[dtype], -(-elements // SLICE), len(table), elements, address(table), 3, slots
-            )
-            for dtype, table, elements in self._parts
-        )
-
-    @property
-    def factor(self) -> float:
-        return float(self.slots[FACTOR])
-
-    def scaling(self, value: float | None = None):
-        """A call that clips them in place by value, or by the factor of the norm, as (function, its arguments)."""
-        if value is not None:
-            self.slots[:] = _PLAIN
-            self.slots[_BOUND] = value
-        self._words = [
-            np.array((len(table), elements, address(table), 3, address(self.slots)), np.int64)
-            for _, table, elements in self._parts
-        ]
-        return threadpool.prepared(
-            [
-                (_SCALE[dtype], address(words), -(-elements // SLICE))
-                for (dtype, _, elements), words in zip(self._parts, self._words)
-            ]
-        )
-
-
-# -- as a part of a larger program ----------------------------------------------------------------------------------
 
 
 class Parts(NamedTuple):
@@ -794,11 +413,11 @@ def parts(
 
     `result` gets the norm of what is clipped.
     """
-    slots = np.array(_PLAIN)
+    slots = np.array(UNCLIPPED)
     if clip is not None:
-        slots[_BOUND] = math.inf if clip.value is None else clip.value
-        slots[_FINITE] = clip.finite
-        slots[_MAX_NORM] = math.inf if clip.max_norm is None else clip.max_norm
+        slots[BOUND] = math.inf if clip.value is None else clip.value
+        slots[FINITE] = clip.finite
+        slots[MAX_NORM] = math.inf if clip.max_norm is None else clip.max_norm
     at, keep = address(slots), clip is not None and clip.keep
     normed, checked = clip is not None and clip.max_norm is not None, clip is not None and clip.finite
     check, update = [], []
@@ -808,21 +427,21 @@ def parts(
         rows, width = batch.table.shape
         words, places = batch.table.reshape(-1).tolist(), {}
         for row in range(rows):
-            places[row * width + _GRADIENT] = found[row]
-            for column, arrays in enumerate((batch.weights, *batch.states), _GRADIENT + 1):
+            places[row * width + GRADIENT] = found[row]
+            for column, arrays in enumerate((batch.weights, *batch.states), GRADIENT + 1):
                 places[row * width + column] = outside(arrays[row])
         table = Buffer("table", 8 * len(words), Table(words, places))
         each = (rows, batch.elements, 0, address(batch.scalars), at, int(keep))
         update.append(Launch(batch.kernel, list(each), {2: (table, 0)}, batch.slices))
         reading = [rows, batch.elements, 0, width, at]
         if normed:
-            check.append(Launch(_NORM[batch.dtype], [*reading, where], {2: (table, 0)}, batch.slices))
+            check.append(Launch(NORM_KERNELS[batch.dtype], [*reading, where], {2: (table, 0)}, batch.slices))
         elif checked:
-            check.append(Launch(_ALL_FINITE[batch.dtype], reading, {2: (table, 0)}, batch.slices))
+            check.append(Launch(ALL_FINITE_KERNELS[batch.dtype], reading, {2: (table, 0)}, batch.slices))
         where += 8 * batch.slices
     if normed:
         there = {} if result is None else {3: (result, 0)}
-        check.append(Launch(_TOTAL[program.dtype], [program._slices, address(partials), at, 0], there, 1))
+        check.append(Launch(TOTAL_KERNELS[program.dtype], [program._slices, address(partials), at, 0], there, 1))
     for launch in (*check, *update):
         launch.owner = program, slots, partials
     return Parts(check, update)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from deepcore.kernels.codegen.jit import Kernel, address, signed_words
-from deepcore.kernels.math import elementary
+from deepcore.kernels.math.philox import philox_block
 from deepcore.kernels.registry import register
 from deepcore.kernels.runtime import threadpool
 
@@ -23,7 +23,7 @@ _words_drawn = 0
 
 def _philox(tools):
     """Blocks start, start + 1, … of Philox4x32-10. Words: seed, stream, start, number of blocks, out."""
-    view, block = tools.view(np.dtype(np.uint32)), tools.lift(elementary.philox_block)
+    view, block = tools.view(np.dtype(np.uint32)), tools.lift(philox_block)
 
     def kernel(a, part):
         seed, stream, start, out = np.uint64(a[0]), np.uint64(a[1]), np.uint64(a[2]), view(a[4])

@@ -7,20 +7,21 @@ choices, and functions of float32 that are computed in float64.
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from deepcore import locks
-from deepcore.backend.dtypes import bfloat16, bool_, float16, float32, float64, int64, is_floating, uint8
+from deepcore.backend.dtypes import bfloat16, bool_, float16, float32, float64, is_floating
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.cpu import elementwise
-from deepcore.kernels.cpu.elementwise import SLICE, function_of
+from deepcore.kernels.cpu.elementwise import SLICE
+from deepcore.kernels.math.formulas import function, has_function
 from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
 from deepcore.kernels.registry import register
-from deepcore.kernels.runtime import allocator
 
 _LOCK = locks.lock()
 _PLAIN = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
@@ -45,12 +46,12 @@ def build(tools, formula: str, held: tuple[str, ...], computed: tuple[str, ...],
     numbers = [np.dtype(name) for name in computed]
     floating = next((d for d in numbers if d.kind == "f"), None)
     scope = {
-        "formula": tools.lift(function_of(formula), floating), "np": np, "SLICE": SLICE, "BLOCK": _BLOCK,
+        "formula": tools.lift(function(formula), floating), "np": np, "SLICE": SLICE, "BLOCK": _BLOCK,
         "number": (floating or numbers[0]).type,
     }  # fmt: skip
     if _is_guarded(formula):
-        scope["far"] = tools.lift(function_of(f"{formula}_far"), floating)
-        scope["library"] = tools.lift(function_of(f"{formula}_library"), floating)
+        scope["far"] = tools.lift(function(f"{formula}_far"), floating)
+        scope["library"] = tools.lift(function(f"{formula}_library"), floating)
     for k, (name, number) in enumerate(zip(held, numbers)):
         memory = np.dtype(name)
         scope[f"view{k}"] = tools.view(tools.held(memory))
@@ -63,7 +64,9 @@ def source(formula: str, held: tuple[str, ...], computed: tuple[str, ...], patte
     """The kernel as Python."""
     count = len(pattern)
     element = {"v": "take{0}(a{0}, i)", "r": "take{0}(a{0}, j)", "c": "c{0}", "s": "s{0}"}
-    values = ", ".join([element[kind].format(k) for k, kind in enumerate(pattern)] + [f"p{j}" for j in range(parameters)])
+    values = ", ".join(
+        [element[kind].format(k) for k, kind in enumerate(pattern)] + [f"p{j}" for j in range(parameters)]
+    )
     body = [
         "def kernel(a, part):",
         *(f"    a{k} = view{k}(a[{k}])" for k in range(count)),
@@ -108,7 +111,7 @@ build.source = source  # type: ignore[attr-defined]
 
 
 def _is_guarded(formula: str) -> bool:
-    return elementwise.has_function(f"{formula}_far")
+    return has_function(f"{formula}_far")
 
 
 class TypedMap(Lowering):
@@ -126,7 +129,9 @@ class TypedMap(Lowering):
             held, computed = tuple(d.name for d in rule.held), tuple(d.name for d in rule.computed)
             name = "_".join(("map", rule.formula, *held, *dict.fromkeys(computed), kinds))
             with _LOCK:
-                found = jit.KERNELS.get(name) or Kernel(name, build, rule.formula, held, computed, kinds, len(self.floats))
+                found = jit.KERNELS.get(name) or Kernel(
+                    name, build, rule.formula, held, computed, kinds, len(self.floats)
+                )
             self._kernels[rule, kinds] = found
         return found
 
@@ -197,7 +202,7 @@ def _conversion(x, *, dtype, source):
         return None
     if is_floating(dtype) and dtype in _WIDE and (is_floating(x) or x.itemsize < 8):
         # Whole numbers of 32 bits fit in float64, which is rounded once.
-        number = float64 if float64 in (x, dtype) or x.itemsize == 4 and x.kind in "iu" else float32
+        number = float64 if float64 in (x, dtype) or (x.itemsize == 4 and x.kind in "iu") else float32
         if x.kind in "iub" and dtype in _NARROW and x.itemsize == 4:
             return None
         return Rule("same", (x, dtype), (number, number))
@@ -254,7 +259,7 @@ _add(TypedMap("pow", _in_float64("power")))
 class _Powers(Lowering):
     """Powers that are products, quotients and roots: each by the map of that."""
 
-    MAPS = {2: "square", 3: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal", -2: "inverse_square"}
+    MAPS: typing.ClassVar = {2: "square", 3: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal", -2: "inverse_square"}
 
     def __init__(self):
         super().__init__("power", self.planned, ("exponent",), prepare=self.prepared)

@@ -1,4 +1,4 @@
-"""Elementwise kernels of CUDA, from the table of formulas that the CPU's are made from, and the random numbers.
+"""Elementwise kernels of CUDA, from the table of formulas that the CPU's are made from.
 
 What CuPy's own functions compute as well (sums, products, roots, …) is left to them.
 """
@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
-from deepcore.kernels.codegen.jit import signed_words
-from deepcore.kernels.cpu import elementwise
-from deepcore.kernels.cuda.kernel import Kernel, blocks_for
-from deepcore.kernels.math import elementary
+from deepcore.kernels.cuda.kernel import THREADS, Kernel, blocks_for
+from deepcore.kernels.math.formulas import FORMULAS, function
 from deepcore.kernels.registry import register
 
-THREADS = 256
 #: Elements of a thread at a time: so many loads are under way together.
 _EACH = 4
 _TILE = THREADS * _EACH
@@ -31,7 +28,7 @@ def build(tools, formula: str, dtype: str, pattern: str, parameters: int):
     held = next(d for d in _HELD if d.name == dtype)
     load, store = tools.access(held)
     scope: dict[str, Any] = {
-        "function": tools.lift(elementwise.function_of(formula), _COMPUTED[held]),
+        "function": tools.lift(function(formula), _COMPUTED[held]),
         "load": load, "store": store, "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
     }  # fmt: skip
     xs, ps = [f"x{i}" for i in range(len(pattern))], [f"p{j}" for j in range(parameters)]
@@ -109,99 +106,7 @@ class Map:
 
 #: Every elementwise op with a CUDA kernel, by name.
 MAPS: dict[str, Map] = {
-    name: register(name, "cuda", needs_numba=False)(Map(name, m.formula, m.arity, m.parameters))
-    for name, m in elementwise.MAPS.items()
-    if not m.least
+    name: register(name, "cuda", needs_numba=False)(Map(name, f.name, f.arity, f.parameters))
+    for name, f in FORMULAS.items()
+    if not f.exact
 }
-
-
-# -- random numbers -------------------------------------------------------------------------------------------------
-
-
-class Word(int):
-    """A position in a random stream that a kernel finds in memory: `state` has seed, stream and position there, and
-    `ahead` is added."""
-
-    state: Any
-    ahead: int
-
-    @classmethod
-    def of(cls, value: int, state, ahead: int) -> Word:
-        self = cls(value)
-        self.state, self.ahead = state, ahead
-        return self
-
-
-def _stream(xp, seed: int, stream: int, position: int) -> tuple:
-    """(array, seed, stream, position) as kernels take them, who add the first's three words to the others."""
-    if isinstance(position, Word):
-        return position.state, 0, 0, position.ahead
-    return xp.no_words, *signed_words(seed, stream, position)
-
-
-def _philox(tools):
-    """Blocks start, start + 1, … of Philox4x32-10, as on the CPU."""
-    thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
-    draw = tools.lift(elementary.philox_block)
-
-    def kernel(out, state, seed, stream, start, count):
-        seed, stream, start = seed + state[0], stream + state[1], start + state[2]
-        for i in range(block() * THREADS + thread(), count, blocks() * THREADS):
-            w = draw(np.uint64(seed), np.uint64(stream), np.uint64(start) + np.uint64(i))
-            out[4 * i] = np.uint32(w[0])
-            out[4 * i + 1] = np.uint32(w[1])
-            out[4 * i + 2] = np.uint32(w[2])
-            out[4 * i + 3] = np.uint32(w[3])
-
-    return kernel
-
-
-PHILOX = Kernel("philox", ("uint32*", "int64*", "int64", "int64", "int64", "int64"), _philox)
-
-
-@register("philox", "cuda", needs_numba=False)
-def philox(xp, seed: int, stream: int, start: int, blocks: int):
-    if not xp.ready(PHILOX):
-        return NotImplemented
-    out = xp.empty(4 * blocks, dtype=np.uint32)
-    if blocks:
-        xp.launch(PHILOX, blocks_for(xp, blocks, THREADS), out, *_stream(xp, seed, stream, start), blocks)
-    return out
-
-
-def _dropout(tools, dtype: str):
-    """out[i] = x[i]·(scale where word i of the stream is below the threshold, else 0)."""
-    dt = np.dtype(dtype)
-    thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
-    draw, zero = tools.lift(elementary.philox_block), dt.type(0)
-
-    def kernel(x, out, size, state, seed, stream, start, threshold, scale):
-        seed, stream, start = seed + state[0], stream + state[1], start + state[2]
-        for i in range(block() * THREADS + thread(), (size + 3) // 4, blocks() * THREADS):
-            w = draw(np.uint64(seed), np.uint64(stream), np.uint64(start) + np.uint64(i))
-            for j in range(4):
-                if 4 * i + j < size:
-                    out[4 * i + j] = x[4 * i + j] * (scale if np.int64(w[j]) < threshold else zero)
-
-    return kernel
-
-
-_DROPOUT = {
-    d: Kernel(
-        f"dropout_{d.name}", (f"{d.name}*", f"{d.name}*", "int64", "int64*", *["int64"] * 4, d.name), _dropout, d.name
-    )
-    for d in (float32, float64)
-}
-
-
-@register("dropout", "cuda", needs_numba=False)
-def dropout(xp, input, *, seed, stream, position, p):
-    kernel, threshold = _DROPOUT.get(input.dtype), round((1 - p) * 2**32)
-    if kernel is None or not input.size or not 0 < threshold < 1 << 32 or not xp.ready(kernel):
-        return NotImplemented
-    x = xp.ascontiguousarray(input)
-    out = xp.empty(x.shape, dtype=x.dtype)
-    state = _stream(xp, seed, stream, position)
-    blocks = blocks_for(xp, -(-x.size // 4), THREADS)
-    xp.launch(kernel, blocks, x, out, x.size, *state, threshold, x.dtype.type(1 / (1 - p)))
-    return out

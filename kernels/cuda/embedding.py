@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from deepcore.backend.dtypes import int64
-from deepcore.kernels.cuda.kernel import Kernel, blocks_for
-from deepcore.kernels.cuda.rows import FLOATS, THREADS, add
+from deepcore.kernels.cuda.kernel import THREADS, Kernel, blocks_for
+from deepcore.kernels.cuda.rows import FLOATS, add
 from deepcore.kernels.registry import register
 
 

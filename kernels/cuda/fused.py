@@ -11,17 +11,16 @@ import numpy as np
 
 from deepcore import locks
 from deepcore.kernels.codegen import jit
-from deepcore.kernels.cpu import elementwise
-from deepcore.kernels.cuda.kernel import KERNELS, Kernel, blocks_for
+from deepcore.kernels.cuda.kernel import KERNELS, THREADS, Kernel, blocks_for
+from deepcore.kernels.math.formulas import Line, function
 
-THREADS = 256
 _EACH = 4
 _TILE = THREADS * _EACH
 _LOCK = locks.lock()
 _PLACES = {"v": "i", "r": "i % columns", "c": "i // columns", "s": "0"}
 
 
-def build(tools, lines: tuple[elementwise.Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]):
+def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]):
     """Formulas over elements. Values are the operands, then the lines' results in their order; the `stored` are written.
 
     One letter of `pattern` an operand: "v" elements, "s" one for all, "r" a row for all rows, "c" one element a row.
@@ -29,7 +28,7 @@ def build(tools, lines: tuple[elementwise.Line, ...], dtype: str, pattern: str, 
     """
     dt = np.dtype(dtype)
     scope: dict[str, Any] = {
-        **{line.formula: tools.lift(elementwise.function_of(line.formula), dt) for line in lines},
+        **{line.formula: tools.lift(function(line.formula), dt) for line in lines},
         "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
     }  # fmt: skip
     count, numbers = len(pattern), _numbers(lines)
@@ -56,7 +55,7 @@ def _numbers(lines) -> int:
     return max((p + 1 for line in lines for p in line.parameters), default=0)
 
 
-def kernel(lines: tuple[elementwise.Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> Kernel:
+def kernel(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> Kernel:
     name = jit.named("fused", lines, dtype, pattern, stored)
     types = (*[f"{dtype}*"] * (len(pattern) + len(stored)), "int64", "int64", *[dtype] * _numbers(lines))
     with _LOCK:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from deepcore.backend.dtypes import float32
-from deepcore.kernels.cpu import elementwise
 from deepcore.kernels.cuda.kernel import Kernel
+from deepcore.kernels.math.formulas import function
 from deepcore.kernels.registry import register
 
 THREADS = 256
@@ -93,7 +93,7 @@ def build(tools, activation: str, a_turned: bool, b_turned: bool, side: int, ste
         "thread": tools.thread(), "block": tools.block(), "wait": tools.barrier(), "fma": tools.fma(dt),
         "four": tools.four(dt), "put": tools.put_four(dt), "zero": dt.type(0),
         "shared_a": tools.shared(dt, 2 * span), "shared_b": tools.shared(dt, 2 * span),
-        "end": tools.lift(elementwise.function_of(activation), dt) if activation else tools.lift(_as_it_is),
+        "end": tools.lift(function(activation), dt) if activation else tools.lift(_as_it_is),
     }  # fmt: skip
     names = [name for row in sums for name in row]
     exec(

@@ -22,6 +22,9 @@ TARGETS = (75, 80, 90, 100)
 #: Blocks of a grid that strides over its work, for each multiprocessor.
 _BLOCKS_EACH = 16
 
+#: Threads of a block, where a kernel does not say otherwise.
+THREADS = 256
+
 #: Every kernel defined so far, by name.
 KERNELS: dict[str, Kernel] = {}
 
@@ -41,7 +44,13 @@ class Kernel:
     __slots__ = ("_ptx", "arguments", "build", "name", "parameters", "resident", "states", "threads")
 
     def __init__(
-        self, name: str, arguments: tuple[str, ...], build: Callable, *parameters, threads: int = 256, resident: int = 0
+        self,
+        name: str,
+        arguments: tuple[str, ...],
+        build: Callable,
+        *parameters,
+        threads: int = THREADS,
+        resident: int = 0,
     ):
         if not name.isidentifier() or name in KERNELS:
             raise DeepcoreError(f"{name!r} cannot name a CUDA kernel, or names one already")

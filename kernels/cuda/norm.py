@@ -1,4 +1,4 @@
-"""Layer, RMS and batch norm of CUDA. A variance is that of the differences from a mean that is already known.
+"""Layer norm and RMS norm on CUDA. A variance is that of the differences from a mean that is already known.
 
 Sums along columns are float64: 8 lanes of rows for each of 32 columns, which meet in their order.
 """
@@ -10,11 +10,9 @@ import math
 import numpy as np
 
 from deepcore.backend.dtypes import float64
-from deepcore.kernels.cuda.kernel import Kernel, blocks_for
-from deepcore.kernels.cuda.rows import FLOATS, THREADS, add, by_dtype_and_group, chosen, reduction, run_rows
+from deepcore.kernels.cuda.kernel import THREADS, Kernel
+from deepcore.kernels.cuda.rows import FLOATS, add, by_dtype_and_group, chosen, reduction, run_rows
 from deepcore.kernels.registry import register
-
-# -- layer norm and RMS norm ----------------------------------------------------------------------------------------
 
 
 def _norm(tools, dtype: str, group: int, centred: bool):
@@ -75,10 +73,10 @@ def _norm_grad(tools, dtype: str, group: int, centred: bool):
 
 
 #: A block that works on columns has 32 of them and 8 lanes of rows; the rows of `_norm_columns` in chunks of so many.
-_COLUMNS, _LANES, _CHUNK = 32, 8, 256
+COLUMNS, LANES, _CHUNK = 32, 8, 256
 
 
-def _column_total(tools):
+def column_total(tools):
     """total(value): the sum over the lanes of this thread's column, in their order, in float64."""
     space, thread, wait = tools.shared(float64, THREADS), tools.thread(), tools.barrier()
 
@@ -88,9 +86,9 @@ def _column_total(tools):
         wait()  # the readers of the sum before this one are done
         parts[t] = value
         wait()
-        whole = parts[t % _COLUMNS]
-        for i in range(1, _LANES):
-            whole += parts[t % _COLUMNS + i * _COLUMNS]
+        whole = parts[t % COLUMNS]
+        for i in range(1, LANES):
+            whole += parts[t % COLUMNS + i * COLUMNS]
         return whole
 
     return total
@@ -99,20 +97,20 @@ def _column_total(tools):
 def _norm_columns(tools, dtype: str, centred: bool):
     """partial[chunk, 0] = Σ g·(x - mean)·rstd and partial[chunk, 1] = Σ g over a chunk of rows, for each column."""
     dt = np.dtype(dtype)
-    thread, block, total, zero, double = tools.thread(), tools.block(), _column_total(tools), dt.type(0), np.float64
+    thread, block, total, zero, double = tools.thread(), tools.block(), column_total(tools), dt.type(0), np.float64
 
     def kernel(g, x, statistics, partial, rows, n, affine):
-        t, tiles = thread(), (n + _COLUMNS - 1) // _COLUMNS
-        column, chunk = block() % tiles * _COLUMNS + t % _COLUMNS, block() // tiles
+        t, tiles = thread(), (n + COLUMNS - 1) // COLUMNS
+        column, chunk = block() % tiles * COLUMNS + t % COLUMNS, block() // tiles
         weights, biases = double(0.0), double(0.0)
         if column < n:
-            for r in range(chunk * _CHUNK + t // _COLUMNS, min(rows, (chunk + 1) * _CHUNK), _LANES):
+            for r in range(chunk * _CHUNK + t // COLUMNS, min(rows, (chunk + 1) * _CHUNK), LANES):
                 mean = statistics[rows + r] if centred else zero
                 v = g[r * n + column]
                 weights += double(v * ((x[r * n + column] - mean) * statistics[r]))
                 biases += double(v)
         weights, biases = total(weights), total(biases)
-        if (t < _COLUMNS) & (column < n):
+        if (t < COLUMNS) & (column < n):
             partial[chunk * affine * n + column] = dt_(weights)
             if affine > 1:
                 partial[(chunk * affine + 1) * n + column] = dt_(biases)
@@ -166,7 +164,7 @@ def _normed_grad(xp, centred: bool, g, x, weight, statistics, rank: int, affine:
         return (out,)
     chunks = -(-rows // _CHUNK)
     partial = xp.empty((chunks, affine, n), dtype=x.dtype)
-    xp.launch(columns, chunks * -(-n // _COLUMNS), g, x, statistics, partial, rows, n, affine)
+    xp.launch(columns, chunks * -(-n // COLUMNS), g, x, statistics, partial, rows, n, affine)
     sums = (xp.sum(partial, (0,)) if chunks > 1 else partial).reshape(affine, *shape)
     return (out, sums[0], sums[1]) if affine > 1 else (out, sums[0])
 
@@ -189,143 +187,3 @@ def rms_norm(xp, input, weight=None, *, rank, eps):
 @register("rms_norm_grad", "cuda", needs_numba=False)
 def rms_norm_grad(xp, g, input, statistics, weight=None, *, rank, eps, affine):
     return _normed_grad(xp, False, g, input, weight, statistics, rank, affine)
-
-
-# -- batch norm of (N, C) -------------------------------------------------------------------------------------------
-
-
-def _batch_statistics(tools, dtype: str):
-    """Of each column, three rows of out: mean, variance (divisor `rows`) and 1/√(variance + eps)."""
-    dt = np.dtype(dtype)
-    thread, block, blocks, total, real = tools.thread(), tools.block(), tools.blocks(), _column_total(tools), dt.type
-
-    def kernel(x, out, rows, n, eps):
-        t, count = thread(), np.float64(rows)
-        for start in range(block() * _COLUMNS, n, blocks() * _COLUMNS):
-            column, mean, square = start + t % _COLUMNS, np.float64(0.0), np.float64(0.0)
-            if column < n:
-                for r in range(t // _COLUMNS, rows, _LANES):
-                    mean += np.float64(x[r * n + column])
-            mean = total(mean) / count
-            if column < n:
-                for r in range(t // _COLUMNS, rows, _LANES):
-                    d = np.float64(x[r * n + column]) - mean
-                    square += d * d
-            square = total(square) / count
-            if (t < _COLUMNS) & (column < n):
-                out[column] = real(mean)
-                out[n + column] = real(square)
-                out[2 * n + column] = real(1.0 / np.sqrt(square + eps))
-
-    return kernel
-
-
-def _batch_sums(tools, dtype: str):
-    """Of each column, two rows of out: Σ g and Σ g·(x - mean)."""
-    dt = np.dtype(dtype)
-    thread, block, blocks, total, real = tools.thread(), tools.block(), tools.blocks(), _column_total(tools), dt.type
-
-    def kernel(g, x, mean, out, rows, n):
-        t = thread()
-        for start in range(block() * _COLUMNS, n, blocks() * _COLUMNS):
-            column, one, two = start + t % _COLUMNS, np.float64(0.0), np.float64(0.0)
-            if column < n:
-                for r in range(t // _COLUMNS, rows, _LANES):
-                    v = g[r * n + column]
-                    one += np.float64(v)
-                    two += np.float64(v * (x[r * n + column] - mean[column]))
-            one, two = total(one), total(two)
-            if (t < _COLUMNS) & (column < n):
-                out[column] = real(one)
-                out[n + column] = real(two)
-
-    return kernel
-
-
-def _batch_apply(tools, dtype: str, gradient: bool):
-    """(x - mean)·scale + shift, or ((g - shift) - (x - mean)·factor)·scale; all but x and g are rows."""
-    thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
-
-    def kernel(g, x, mean, scale, shift, factor, out, size, n):
-        for i in range(block() * THREADS + thread(), size, blocks() * THREADS):
-            c = i % n
-            d = x[i] - mean[c]
-            if gradient:
-                out[i] = ((g[i] - shift[c]) - d * factor[c]) * scale[c]
-            else:
-                out[i] = d * scale[c] + shift[c]
-
-    return kernel
-
-
-_STATISTICS, _SUMS = (
-    {d: Kernel(f"{name}_{d.name}", tuple(t.replace("T", d.name) for t in types), build, d.name) for d in FLOATS}
-    for name, types, build in (
-        ("batch_statistics", ("T*", "T*", "int64", "int64", "float64"), _batch_statistics),
-        ("batch_sums", ("T*", "T*", "T*", "T*", "int64", "int64"), _batch_sums),
-    )
-)
-_APPLY = {
-    (gradient, d): Kernel(
-        f"batch_norm{'_grad' * gradient}_{d.name}",
-        (*[f"{d.name}*"] * 7, "int64", "int64"),
-        _batch_apply,
-        d.name,
-        gradient,
-    )
-    for gradient in (False, True)
-    for d in FLOATS
-}
-
-
-def _columns_of(xp, x, kernels: dict):
-    """The kernel for x of shape (N, C), or None."""
-    kernel = kernels.get(x.dtype)
-    return kernel if x.ndim == 2 and x.size and kernel is not None and xp.ready(kernel) else None
-
-
-@register("batch_statistics", "cuda", needs_numba=False)
-def batch_statistics(xp, input, *, eps):
-    kernel = _columns_of(xp, input, _STATISTICS)
-    if kernel is None:
-        return NotImplemented
-    rows, n = input.shape
-    out = xp.empty((3, n), dtype=input.dtype)
-    xp.launch(kernel, blocks_for(xp, n, _COLUMNS), xp.ascontiguousarray(input), out, rows, n, np.float64(eps))
-    return out
-
-
-def _applied(xp, g, x, mean, scale, shift, factor):
-    kernel = _columns_of(xp, x, {d: _APPLY[g is not None, d] for d in FLOATS})
-    if kernel is None:
-        return NotImplemented
-    out = xp.empty(x.shape, dtype=x.dtype)
-    rows = [xp.ascontiguousarray(row) for row in (mean, scale, shift, factor)]
-    xp.launch(kernel, blocks_for(xp, x.size, THREADS), x if g is None else g, x, *rows, out, x.size, x.shape[1])
-    return out
-
-
-@register("batch_norm", "cuda", needs_numba=False)
-def batch_norm(xp, input, statistics, weight=None, bias=None, *, batch, eps):
-    scale = statistics[2] if weight is None else statistics[2] * weight
-    shift = xp.zeros_like(scale) if bias is None else bias
-    return _applied(xp, None, xp.ascontiguousarray(input), statistics[0], scale, shift, scale)
-
-
-@register("batch_norm_grad", "cuda", needs_numba=False)
-def batch_norm_grad(xp, g, input, statistics, weight=None, *, batch, affine, eps):
-    kernel = _columns_of(xp, input, _SUMS)
-    if kernel is None:
-        return NotImplemented
-    g, x, (rows, n) = xp.ascontiguousarray(g), xp.ascontiguousarray(input), input.shape
-    mean, rstd = xp.ascontiguousarray(statistics[0]), statistics[2]
-    scale = rstd if weight is None else rstd * weight
-    sums = xp.empty((2, n), dtype=x.dtype)
-    if batch or affine:
-        xp.launch(kernel, blocks_for(xp, n, _COLUMNS), g, x, mean, sums, rows, n)
-    count = x.dtype.type(rows)
-    shift, factor = (sums[0] / count, sums[1] * rstd / count * rstd) if batch else [xp.zeros_like(scale)] * 2
-    out = _applied(xp, g, x, mean, scale, shift, factor)
-    if out is NotImplemented:
-        return out
-    return (out, *((sums[1] * rstd, sums[0])[:affine] if affine else ()))

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 
 from deepcore import locks
-from deepcore.backend.dtypes import float32, float64, int64
-from deepcore.kernels.cpu.optimizer import UPDATES, Update
-from deepcore.kernels.cuda.kernel import KERNELS, Kernel, blocks_for
-from deepcore.kernels.cuda.rows import add
+from deepcore.backend.dtypes import float32, float64
+from deepcore.kernels.cuda.kernel import KERNELS, THREADS, Kernel, blocks_for
 from deepcore.kernels.registry import register
+from deepcore.kernels.update import UPDATES, Update
 
-THREADS = 256
 #: Elements of a tile.
 TILE = 4 * THREADS
 
@@ -191,71 +189,3 @@ def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable
 def update(xp, w, g, *states, update: Update, scalars: dict[str, float]):
     call = updates(xp, update=update, entries=[(w, g, states, update.values(scalars))], kept={})
     return call if call is NotImplemented else call()  # type: ignore[misc]
-
-
-# -- checks -------------------------------------------------------------------------------------------------------
-
-
-def _build_finite(tools, dtype: str):
-    """bad[block]: how many numbers are NaN or infinite. A row of the table: first tile, size, address."""
-    dt = np.dtype(dtype)
-    at, zero = tools.at(dt), dt.type(0)
-    thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
-    total_of = tools.block_reduction(add, int64, THREADS)
-
-    def kernel(table, rows, tiles, bad):
-        wrong = 0
-        for tile in range(block(), tiles, blocks()):
-            low, high = 0, rows
-            while high - low > 1:
-                middle = (low + high) // 2
-                if table[middle * 3] <= tile:
-                    low = middle
-                else:
-                    high = middle
-            row = low * 3
-            start = (tile - table[row]) * TILE
-            stop = min(table[row + 1], start + TILE)
-            g = at(table[row + 2])
-            i = start + thread()
-            while i < stop:
-                if g[i] - g[i] != zero:
-                    wrong += 1
-                i += THREADS
-        wrong = total_of(wrong)
-        if thread() == 0:
-            bad[block()] = wrong
-
-    return kernel
-
-
-_FINITE = {
-    dtype: Kernel(f"gradients_finite_{dtype.name}", ("int64*", "int64", "int64", "int64*"), _build_finite, dtype.name)
-    for dtype in (float32, float64)
-}
-
-
-@register("all_finite", "cuda", needs_numba=False)
-def all_finite(xp, *arrays):
-    """One launch for each dtype, and one wait."""
-    arrays = [x for x in arrays if x.size]
-    for x in arrays:
-        if (
-            x.dtype not in _FINITE
-            or not (x.flags.c_contiguous or x.flags.f_contiguous)
-            or not xp.ready(_FINITE[x.dtype])
-        ):
-            return NotImplemented
-    counts = []
-    for dtype, kernel in _FINITE.items():
-        members = [x for x in arrays if x.dtype == dtype]
-        if members:
-            table = np.zeros((len(members), 3), np.int64)
-            table[:, 1:] = [(x.size, x.data.ptr) for x in members]
-            tiles = -(-table[:, 1] // TILE)
-            table[1:, 0] = np.cumsum(tiles)[:-1]
-            total = int(tiles.sum())
-            blocks = blocks_for(xp, total, 1)
-            counts.append(xp.empty(blocks, dtype=int64))
-            xp.launch(kernel, blocks, xp.from_host(table), len(members), total, counts[-1])
-    return not any(bool(count.any()) for count in counts)

@@ -1,4 +1,4 @@
-"""Activations with their derivatives, and the terms of losses: one plain scalar function each.
+"""Activations with their derivatives: one plain scalar function each.
 
 `lift(gelu, dtype)` computes one in a dtype; loops, epilogues of products and CUDA kernels are made around that. None
 has a branch. Arrays come first, parameters after them; `<name>_grad` is the incoming gradient `g` times the
@@ -7,86 +7,13 @@ derivative, read from the argument `x` or from the result `out`, as its second n
 
 from __future__ import annotations
 
-import numpy as np
-
-from deepcore.kernels.math.elementary import exp_below, expm1, fma, log, log1p, log1p_sum, sigmoid, sigmoid_parts, tanh
-
-__all__ = ["sigmoid", "tanh"]
+from deepcore.kernels.math.elementary import exp_below, expm1, fma, log1p_sum, sigmoid, sigmoid_parts
 
 _DENSITY_AT_0 = 0.3989422804014327  # 1/√(2π)
 _ROOT_2_PI = 0.7978845608028654  # √(2/π)
 _CUBE = 0.044715
-_LEAST_VARIANCE = 1e-12
 _FAR = 1e4  # beyond it GELU and SiLU are 0 or x, and 0·∞ lies ahead
 _PLAIN_FROM = 100.0  # ln(1 + eˣ) rounds to x from 37 on, and the sum that finds it knows no infinity
-
-
-# -- arithmetic ----------------------------------------------------------------------------------------------------
-
-
-def add(x, y):
-    return x + y
-
-
-def sub(x, y):
-    return x - y
-
-
-def mul(x, y):
-    return x * y
-
-
-def weigh(weight, x):
-    """0 where the weight is 0, whatever x is."""
-    return 0.0 if weight == 0.0 else weight * x
-
-
-def true_divide(x, y):
-    return x / y
-
-
-def neg(x):
-    return -x
-
-
-def absolute(x):
-    return abs(x)
-
-
-def square(x):
-    return x * x
-
-
-def square_root(x):
-    return np.sqrt(x)
-
-
-def rsqrt(x):
-    return 1.0 / np.sqrt(x)
-
-
-def reciprocal(x):
-    return 1.0 / x
-
-
-def maximum(x, y):
-    """The second of equals, as NumPy gives: the sign of zero tells."""
-    return x if x > y or x != x else y
-
-
-def minimum(x, y):
-    return x if x < y or x != x else y
-
-
-def where(condition, x, y):
-    return x if condition else y
-
-
-def moved(running, batch, keep, take):
-    return running * keep + batch * take
-
-
-# -- activations -----------------------------------------------------------------------------------------------------
 
 
 def sigmoid_grad(g, out):
@@ -235,84 +162,3 @@ def logsigmoid(x):
 
 def logsigmoid_grad(g, x):
     return g * sigmoid(-x)
-
-
-# -- loss terms ----------------------------------------------------------------------------------------------------
-
-
-def mse(x, target):
-    d = x - target
-    return d * d
-
-
-def mse_grad(g, x, target):
-    return g * (2.0 * (x - target))
-
-
-def l1(x, target):
-    return abs(x - target)
-
-
-def l1_grad(g, x, target):
-    d = x - target
-    return g if d > 0.0 else (-g if d < 0.0 else g * d)  # 0 has none, NaN stays
-
-
-def smooth_l1(x, target, beta):
-    """½d²/beta where |d| < beta, |d| - ½beta elsewhere; d = x - target."""
-    d = abs(x - target)
-    return 0.5 * d * d / beta if d < beta else d - 0.5 * beta
-
-
-def smooth_l1_grad(g, x, target, beta):
-    d = x - target
-    return g * (d / beta) if abs(d) < beta else (g if d > 0.0 else (-g if d < 0.0 else g * d))
-
-
-def huber(x, target, delta):
-    """½d² where |d| ≤ delta, delta·(|d| - ½delta) elsewhere; d = x - target."""
-    d = abs(x - target)
-    return 0.5 * d * d if d <= delta else delta * (d - 0.5 * delta)
-
-
-def huber_grad(g, x, target, delta):
-    d = x - target
-    return g * d if abs(d) <= delta else g * (delta if d > 0.0 else (-delta if d < 0.0 else d))
-
-
-def bce_with_logits(x, target):
-    """-[y·ln σ(x) + (1 - y)·ln(1 - σ(x))] of target y."""
-    return hinge(x, 1.0 - target, target) + log1p_sum(0.0, exp_below(-abs(x)))
-
-
-def hinge(x, above, below):
-    """above·x where x > 0, -below·x elsewhere; 0 where the factor is, also of an infinite x."""
-    factor = above if x > 0.0 else -below
-    return 0.0 if factor == 0.0 else factor * x
-
-
-def bce_with_logits_grad(g, x, target):
-    return g * (sigmoid(x) - target)
-
-
-def bce_with_logits_weighted(x, target, positive):
-    """-[p·y·ln σ(x) + (1 - y)·ln(1 - σ(x))] of target y and positive weight p."""
-    rest, share = 1.0 - target, positive * target
-    return hinge(x, rest, share) + (rest + share) * log1p_sum(0.0, exp_below(-abs(x)))
-
-
-def bce_with_logits_weighted_grad(g, x, target, positive):
-    share = positive * target
-    return g * (((1.0 - target) + share) * sigmoid(x) - share)
-
-
-def bce(x, target):
-    """-[y·ln x + (1 - y)·ln(1 - x)] of target y, the logarithms held at -100 or above."""
-    a, b = log(x), log1p(-x)
-    return -(target * (-100.0 if a < -100.0 else a) + (1.0 - target) * (-100.0 if b < -100.0 else b))
-
-
-def bce_grad(g, x, target):
-    """Over x(1 - x), held at 1e-12 or above."""
-    variance = x * (1.0 - x)
-    return g * ((x - target) / (_LEAST_VARIANCE if variance < _LEAST_VARIANCE else variance))

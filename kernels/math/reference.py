@@ -10,7 +10,8 @@ import functools
 import math
 
 from deepcore.backend import dtypes as dt
-from deepcore.kernels.math import elementary
+from deepcore.kernels.math import special
+from deepcore.kernels.math.philox import philox_block
 
 
 def _elementwise(function):
@@ -37,14 +38,14 @@ def erfc(xp, x):
 def _erf(xp, x):
     a = xp.abs(x)
     near, far = xp.minimum(a, 1.0), xp.minimum(xp.maximum(a, 1.0), 6.0)
-    tail = 1.0 - xp.exp(-far * far) * elementary.erfcx_far(far)
-    return xp.copysign(xp.where(a < 1.0, near + near * elementary.erf_near(near * near), tail), x)
+    tail = 1.0 - xp.exp(-far * far) * special.erfcx_far(far)
+    return xp.copysign(xp.where(a < 1.0, near + near * special.erf_near(near * near), tail), x)
 
 
 def _erfc(xp, x):
     far = xp.minimum(xp.maximum(xp.abs(x), 1.0), 28.0)
     head = xp.floor(far * 16.0) / 16.0  # its square is exact, and what is left of far² is small
-    tail = xp.exp(-head * head) * xp.exp((head - far) * (head + far)) * elementary.erfcx_far(far)
+    tail = xp.exp(-head * head) * xp.exp((head - far) * (head + far)) * special.erfcx_far(far)
     return xp.where(xp.abs(x) < 1.0, 1.0 - _erf(xp, x), xp.where(x < 0.0, 2.0 - tail, tail))
 
 
@@ -89,7 +90,7 @@ def _lgamma_right(xp, y):
     """log |Γ(y)| for finite y ≥ -1/2, y ≠ 0."""
     large = xp.minimum(xp.maximum(y, 8.0), 2.5e305)
     stirling = (large - 0.5) * (xp.log(large) - 1.0) + 0.5 * (math.log(2.0 * math.pi) - 1.0)
-    stirling = xp.where(y > 2.5e305, math.inf, stirling + elementary.lgamma_series(large))
+    stirling = xp.where(y > 2.5e305, math.inf, stirling + special.lgamma_series(large))
     # Γ(y) = (y - 1)(y - 2) … Γ(2 + w) with w in [-1/2, 1/2), and Γ(y) = Γ(2 + w)/(y(y + 1)) or /y to the left.
     small = xp.minimum(y, 8.0)
     down = xp.floor(small - 1.5)
@@ -98,7 +99,7 @@ def _lgamma_right(xp, y):
     for j in range(1, 7):
         factor = factor * xp.where(down >= j, small - j, 1.0)
     logarithm = xp.where(down == -1.0, xp.log1p(xp.where(down == -1.0, w, 0.0)), xp.log(factor))
-    return xp.where(y >= 8.0, stirling, w * elementary.lgamma_near(w) + xp.where(down < 0.0, -logarithm, logarithm))
+    return xp.where(y >= 8.0, stirling, w * special.lgamma_near(w) + xp.where(down < 0.0, -logarithm, logarithm))
 
 
 @_elementwise
@@ -114,7 +115,7 @@ def digamma(xp, x):
     for _ in range(10):
         value = value - xp.where(y < 10.0, 1.0 / y, 0.0)
         y = xp.where(y < 10.0, y + 1.0, y)
-    value = value + xp.log(y) + elementary.digamma_series(y)
+    value = value + xp.log(y) + special.digamma_series(y)
     offset = safe - xp.rint(safe)
     pole = (safe < 0.0) & (offset == 0.0)
     value = xp.where(safe < 0.0, value - math.pi / xp.tan(math.pi * xp.where(offset == 0.0, 0.25, offset)), value)
@@ -134,7 +135,7 @@ def trigamma(xp, x):
         low = xp.minimum(y, 10.0)
         value = value + xp.where(y < 10.0, 1.0 / (low * low), 0.0)
         y = xp.where(y < 10.0, y + 1.0, y)
-    value = value + elementary.trigamma_series(y)
+    value = value + special.trigamma_series(y)
     offset = safe - xp.rint(safe)
     pole = (safe < 0.0) & (offset == 0.0)
     sine = xp.sin(math.pi * xp.where(offset == 0.0, 0.5, offset)) / math.pi
@@ -152,7 +153,7 @@ psi = digamma
 def philox(xp, seed: int, stream: int, start: int, blocks: int):
     """4·blocks words of Philox4x32-10: key = `seed`, counter = (block number, stream), 64 bits each."""
     counter = xp.arange(blocks, dtype=dt.uint64) + dt.uint64.type(start)
-    words = elementary.philox_block(dt.uint64.type(seed), dt.uint64.type(stream), counter)
+    words = philox_block(dt.uint64.type(seed), dt.uint64.type(stream), counter)
     out = xp.empty((blocks, 4), dtype=dt.uint32)
     for lane, word in enumerate(words):
         out[:, lane] = word

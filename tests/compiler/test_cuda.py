@@ -20,6 +20,7 @@ from deepcore.compiler.passes import chains
 from deepcore.errors import DeepcoreWarning, IndexRangeError
 from deepcore.kernels.cpu import elementwise
 from deepcore.kernels.cuda import fused as cuda_fused
+from deepcore.kernels.math.formulas import Line
 
 pytest.importorskip("numba", reason="programs on a GPU are of kernels")
 
@@ -285,7 +286,7 @@ def test_what_cannot_be_captured_runs_as_it_is(xp, name):
     function = UNCAPTURED[name]
     compiled = dc.compile(function)
     captured = name == "sorts" and not xp.name.startswith("standin")  # CuPy's sort waits for nothing on a GPU
-    warned = pytest.warns(DeepcoreWarning, match=r"cannot be compiled.*test_compile_cuda\.py")
+    warned = pytest.warns(DeepcoreWarning, match=r"cannot be compiled.*test_cuda\.py")
     with dc.no_grad():
         with contextlib.nullcontext() if captured else warned:
             first = compiled(dc.tensor([[1.0, -2.0, 4.0]]))
@@ -374,9 +375,7 @@ def test_formulas_in_one_kernel_have_the_bits_of_each(xp, arity):
     maps = {n: m for n, m in elementwise.MAPS.items() if m.arity == arity and not m.booleans}
     parameters = {"slope": 0.1, "alpha": 0.5, "beta": 0.7, "threshold": 20.0, "delta": 0.8, "keep": 0.9, "take": 0.1}
     names = list(parameters)
-    lines = tuple(
-        elementwise.Line(m.formula, tuple(range(arity)), tuple(map(names.index, m.parameters))) for m in maps.values()
-    )
+    lines = tuple(Line(m.formula, tuple(range(arity)), tuple(map(names.index, m.parameters))) for m in maps.values())
     used = max((p + 1 for line in lines for p in line.parameters), default=0)
     x = [np.random.default_rng(i).uniform(0.05, 0.95, 1300).astype("f") for i in range(arity)]
     kernel = cuda_fused.kernel(lines, "float32", "v" * arity, tuple(range(arity, arity + len(lines))))

@@ -311,8 +311,9 @@ def test_arithmetic_of_products_and_formulas_is_exact():
 def test_generated_code_is_kept_to_be_read():
     from deepcore.kernels.codegen import cache
     from deepcore.kernels.cpu import elementwise
+    from deepcore.kernels.math.formulas import Line
 
-    lines = (elementwise.Line("tanh", (0,)), elementwise.Line("mul", (2, 1)), elementwise.Line("neg", (3,)))
+    lines = (Line("tanh", (0,)), Line("mul", (2, 1)), Line("neg", (3,)))
     kernel = elementwise.fused(lines, "float32", "vr", (4,))
     assert kernel.ready()
     if cache.problem():

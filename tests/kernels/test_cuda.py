@@ -25,13 +25,20 @@ from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
 from deepcore.kernels.codegen import jit, toolchain
 from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.cuda import argreduce as cuda_argreduce
+from deepcore.kernels.cuda import batch_norm as cuda_batch_norm
+from deepcore.kernels.cuda import cross_entropy as cuda_cross_entropy
+from deepcore.kernels.cuda import dropout as cuda_dropout
 from deepcore.kernels.cuda import elementwise as cuda_elementwise
 from deepcore.kernels.cuda import embedding as cuda_embedding
+from deepcore.kernels.cuda import finite as cuda_finite
 from deepcore.kernels.cuda import gemm as cuda_gemm
 from deepcore.kernels.cuda import kernel as cuda_kernel
 from deepcore.kernels.cuda import norm as cuda_norm
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
-from deepcore.kernels.cuda import rows as cuda_rows
+from deepcore.kernels.cuda import philox as cuda_philox
+from deepcore.kernels.cuda import reductions as cuda_reductions
+from deepcore.kernels.cuda import softmax as cuda_softmax
 from deepcore.kernels.math import reference
 from deepcore.nn import functional as F
 
@@ -223,12 +230,12 @@ def test_maps_of_other_layouts(xp):
 @pytest.mark.parametrize("seed, stream, start", [(3, 2, 5), (2**63 + 7, 2**64 - 1, 2**32 - 3)])
 def test_philox_draws_the_words_of_the_cpu(xp, seed, stream, start):
     wanted = reference.philox(CPU, seed, stream, start, 301)
-    np.testing.assert_array_equal(host(xp, cuda_elementwise.philox(xp, seed, stream, start, 301)), wanted)
+    np.testing.assert_array_equal(host(xp, cuda_philox.philox(xp, seed, stream, start, 301)), wanted)
 
 
 def test_dropout_draws_the_mask_it_needs(xp):
     x = normal(1003)
-    found = host(xp, cuda_elementwise.dropout(xp, xp.from_host(x), seed=3, stream=2, position=5, p=0.3))
+    found = host(xp, cuda_dropout.dropout(xp, xp.from_host(x), seed=3, stream=2, position=5, p=0.3))
     kept = reference.philox(CPU, 3, 2, 5, 251)[:1003] < round(0.7 * 2**32)
     np.testing.assert_array_equal(found, np.where(kept, x * np.float32(1 / 0.7), np.float32(0) * x))
 
@@ -260,19 +267,19 @@ def test_softmax(xp, n):
     a = xp.from_host(x)
     with np.errstate(invalid="ignore"):
         wanted = softmax(x.astype(float64))
-    found = host(xp, cuda_rows.softmax(xp, a, dim=1))
+    found = host(xp, cuda_softmax.softmax(xp, a, dim=1))
     assert not np.isnan(wanted[[0, 1, 2, 3, 7, 8]]).any()
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
     close(np.nan_to_num(found), np.nan_to_num(wanted))
-    np.testing.assert_array_equal(host(xp, cuda_rows.softmax(xp, a[3:], dim=1)), found[3:])
-    logs = host(xp, cuda_rows.log_softmax(xp, a, dim=1))
+    np.testing.assert_array_equal(host(xp, cuda_softmax.softmax(xp, a[3:], dim=1)), found[3:])
+    logs = host(xp, cuda_softmax.log_softmax(xp, a, dim=1))
     close(logs[[0, 7, 8]], np.log(wanted[[0, 7, 8]]))
     np.testing.assert_array_equal(np.isnan(logs), np.isnan(wanted))
 
 
 def test_memory_that_fours_do_not_fit(xp):
     flat = xp.from_host(normal(1 + 5 * 200))
-    found = host(xp, cuda_rows.softmax(xp, flat[1:].reshape(5, 200), dim=1))
+    found = host(xp, cuda_softmax.softmax(xp, flat[1:].reshape(5, 200), dim=1))
     close(found, softmax(normal(1 + 5 * 200)[1:].reshape(5, 200).astype(float64)))
 
 
@@ -281,19 +288,19 @@ def test_relatives_of_softmax(xp, n):
     x, g = normal(9, n, scale=5), normal(9, n, seed=1)
     y, logs = softmax(x.astype(float64)), np.log(softmax(x.astype(float64)))
     a, b, out, log_out = (xp.from_host(v.astype("f")) for v in (x, g, y, logs))
-    close(host(xp, cuda_rows.softmax_grad(xp, b, out, dim=1)), y * (g - (g * y).sum(-1, keepdims=True)), 5e-6)
-    close(host(xp, cuda_rows.log_softmax(xp, a, dim=-1)), logs)
+    close(host(xp, cuda_softmax.softmax_grad(xp, b, out, dim=1)), y * (g - (g * y).sum(-1, keepdims=True)), 5e-6)
+    close(host(xp, cuda_softmax.log_softmax(xp, a, dim=-1)), logs)
     close(
-        host(xp, cuda_rows.log_softmax_grad(xp, b, log_out, dim=1)),
+        host(xp, cuda_softmax.log_softmax_grad(xp, b, log_out, dim=1)),
         g - y * g.astype(float64).sum(-1, keepdims=True),
         5e-6,
     )
-    close(host(xp, cuda_rows.logsumexp(xp, a)), np.log(np.exp(x.astype(float64)).sum(-1)))
+    close(host(xp, cuda_softmax.logsumexp(xp, a)), np.log(np.exp(x.astype(float64)).sum(-1)))
 
 
 def test_rows_along_another_dimension(xp):
     x = normal(4, 5, 6)
-    found = host(xp, cuda_rows.softmax(xp, xp.from_host(x), dim=1))
+    found = host(xp, cuda_softmax.softmax(xp, xp.from_host(x), dim=1))
     close(found, np.moveaxis(softmax(np.moveaxis(x, 1, -1).astype(float64)), -1, 1))
 
 
@@ -302,20 +309,22 @@ def test_rows_with_special_values(xp):
     x = np.array([[1, inf, 2], [-inf, -inf, -inf], [nan, 1, 2], [3, 3, -inf], [1, nan, nan]], "f")
     a = xp.from_host(x)
     with np.errstate(all="ignore"):
-        np.testing.assert_array_equal(host(xp, cuda_rows.amax(xp, a, dims=(1,), keepdim=True)), x.max(1, keepdims=True))
-        np.testing.assert_array_equal(host(xp, cuda_rows.amin(xp, a, dims=(1,), keepdim=False)), x.min(1))
-        np.testing.assert_array_equal(host(xp, cuda_rows.argmax(xp, a, dim=1)), x.argmax(1))
-        np.testing.assert_array_equal(host(xp, cuda_rows.argmin(xp, a, dim=1)), x.argmin(1))
-        np.testing.assert_array_equal(np.isnan(host(xp, cuda_rows.softmax(xp, a, dim=1))), np.isnan(softmax(x)))
-    np.testing.assert_array_equal(host(xp, cuda_rows.logsumexp(xp, a))[[0, 1, 2]], [inf, -inf, nan])
+        np.testing.assert_array_equal(
+            host(xp, cuda_reductions.amax(xp, a, dims=(1,), keepdim=True)), x.max(1, keepdims=True)
+        )
+        np.testing.assert_array_equal(host(xp, cuda_reductions.amin(xp, a, dims=(1,), keepdim=False)), x.min(1))
+        np.testing.assert_array_equal(host(xp, cuda_argreduce.argmax(xp, a, dim=1)), x.argmax(1))
+        np.testing.assert_array_equal(host(xp, cuda_argreduce.argmin(xp, a, dim=1)), x.argmin(1))
+        np.testing.assert_array_equal(np.isnan(host(xp, cuda_softmax.softmax(xp, a, dim=1))), np.isnan(softmax(x)))
+    np.testing.assert_array_equal(host(xp, cuda_softmax.logsumexp(xp, a))[[0, 1, 2]], [inf, -inf, nan])
 
 
 @pytest.mark.parametrize("n", SLOW_WIDTHS)
 def test_reductions(xp, n):
     x = normal(7, n)
     a = xp.from_host(x)
-    close(host(xp, cuda_rows.sum(xp, a, dims=(1,), keepdim=False)), x.astype(float64).sum(1), 1e-5)
-    np.testing.assert_array_equal(host(xp, cuda_rows.argmax(xp, a, dim=1)), x.argmax(1))
+    close(host(xp, cuda_reductions.sum(xp, a, dims=(1,), keepdim=False)), x.astype(float64).sum(1), 1e-5)
+    np.testing.assert_array_equal(host(xp, cuda_argreduce.argmax(xp, a, dim=1)), x.argmax(1))
 
 
 def cross_entropy(x, target, weight, smoothing, reduction, ignored=-100):
@@ -341,12 +350,14 @@ def test_cross_entropy(xp, n, weighted, smoothing, reduction):
     weight = np.random.default_rng(2).random(n).astype("f") if weighted else None
     params = {"dim": 1, "ignore_index": -100, "smoothing": smoothing, "reduction": reduction}
     arrays = [xp.from_host(a) for a in (x, target)] + ([] if weight is None else [xp.from_host(weight)])
-    loss, gradient = cuda_rows.cross_entropy(xp, *arrays, **params, recorded=True)
+    loss, gradient = cuda_cross_entropy.cross_entropy(xp, *arrays, **params, recorded=True)
     wanted = cross_entropy(x.astype(float64), target, weight, smoothing, reduction)
     close(host(xp, loss), wanted[0])
     close(host(xp, gradient), wanted[1], 1e-5)
     arrays[1] = xp.from_host(target + n)
-    assert cuda_rows.cross_entropy(xp, *arrays, **params, recorded=True) is NotImplemented  # a class out of range
+    assert (
+        cuda_cross_entropy.cross_entropy(xp, *arrays, **params, recorded=True) is NotImplemented
+    )  # a class out of range
 
 
 @pytest.mark.parametrize("n, centred", [
@@ -374,20 +385,20 @@ def test_layer_and_rms_norm(xp, n, centred):
 def test_batch_norm(xp):
     x, g, weight, bias = normal(45, 37) + 2, normal(45, 37, seed=1), normal(37), normal(37, seed=1)
     a, w = xp.from_host(x), xp.from_host(weight)
-    statistics = cuda_norm.batch_statistics(xp, a, eps=1e-5)
+    statistics = cuda_batch_norm.batch_statistics(xp, a, eps=1e-5)
     wide = x.astype(float64)
     rstd = 1 / np.sqrt(wide.var(0) + 1e-5)
     xhat = (wide - wide.mean(0)) * rstd
     close(host(xp, statistics), [wide.mean(0), wide.var(0), rstd])
     close(
-        host(xp, cuda_norm.batch_norm(xp, a, statistics, w, xp.from_host(bias), batch=True, eps=1e-5)),
+        host(xp, cuda_batch_norm.batch_norm(xp, a, statistics, w, xp.from_host(bias), batch=True, eps=1e-5)),
         xhat * weight + bias,
     )
-    found = cuda_norm.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=True, affine=2, eps=1e-5)
+    found = cuda_batch_norm.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=True, affine=2, eps=1e-5)
     wanted = (g - g.mean(0) - xhat * (g * xhat).mean(0)) * rstd * weight, (g * xhat).sum(0), g.sum(0)
     for array, want in zip(found, wanted, strict=True):
         close(host(xp, array), want, 1e-5)
-    fixed = cuda_norm.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=False, affine=0, eps=1e-5)
+    fixed = cuda_batch_norm.batch_norm_grad(xp, xp.from_host(g), a, statistics, w, batch=False, affine=0, eps=1e-5)
     close(host(xp, fixed[0]), g * rstd * weight)
 
 
@@ -517,14 +528,14 @@ def test_gradients_are_checked_in_one_launch(xp, monkeypatch, dtypes):
     monkeypatch.setattr(
         type(xp), "prepared", lambda self, k, *args: launched.append(k.name) or prepared(self, k, *args)
     )
-    assert cuda_optimizer.all_finite(xp, *arrays) is True and cuda_optimizer.all_finite(xp, arrays[1]) is True
+    assert cuda_finite.all_finite(xp, *arrays) is True and cuda_finite.all_finite(xp, arrays[1]) is True
     assert launched == [f"gradients_finite_{np.dtype(d).name}" for d in dtypes]
     for array, at, wrong in ((0, (4, 6), np.nan), (2, 1024, np.inf), (2, 2099, -np.inf), (3, (), np.nan)):
         kept, arrays[array][at] = arrays[array][at].copy(), wrong
-        assert cuda_optimizer.all_finite(xp, *arrays) is False
+        assert cuda_finite.all_finite(xp, *arrays) is False
         arrays[array][at] = kept
-    assert cuda_optimizer.all_finite(xp, *arrays) is True
-    assert cuda_optimizer.all_finite(xp, xp.zeros(3, dtype=float16)) is NotImplemented
+    assert cuda_finite.all_finite(xp, *arrays) is True
+    assert cuda_finite.all_finite(xp, xp.zeros(3, dtype=float16)) is NotImplemented
 
 
 def test_updates_follow_arrays_that_move(xp):

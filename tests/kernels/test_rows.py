@@ -14,7 +14,7 @@ from deepcore.ops.registry import FUSED, PRIMITIVES
 pytest.importorskip("numba")
 torch = pytest.importorskip("torch")
 
-from deepcore.kernels.cpu import embedding, reductions, rows  # noqa: E402
+from deepcore.kernels.cpu import argreduce, batch_norm, cross_entropy, dropout, embedding, reductions, softmax  # noqa: E402
 from deepcore.kernels.cpu import norm as norm_kernels  # noqa: E402
 
 CPU = dc.get_backend("cpu")
@@ -163,11 +163,11 @@ def test_places_and_the_k_largest(n, dtype):
         x = rng.integers(0, 50, (3, n)).astype(dtype)
         x.reshape(-1)[rng.integers(0, x.size, nans)] = np.nan
         for arg in ("argmax", "argmin"):
-            got = both(lambda: getattr(reductions, arg)(CPU, x, dim=1))  # noqa: B023
+            got = both(lambda: getattr(argreduce, arg)(CPU, x, dim=1))  # noqa: B023
             np.testing.assert_array_equal(got, getattr(np, arg)(x, axis=1))
         for k in {1, min(n, 7), min(n, 100), n if n <= 5000 else 3}:
             for largest in (True, False):
-                got = both(lambda: reductions.topk(CPU, x, k=k, dim=1, largest=largest))  # noqa: B023
+                got = both(lambda: argreduce.topk(CPU, x, k=k, dim=1, largest=largest))  # noqa: B023
                 want = PRIMITIVES["topk"].forward(CPU, x, k=k, dim=1, largest=largest)
                 np.testing.assert_array_equal(got, want)
 
@@ -200,8 +200,8 @@ def test_softmax(kind, dtype):
         x, g = draw(kind, shape, dtype), draw("normal", shape, dtype, 1)
         exact, logarithm, total = softmax_of(x, dim)
         for name, want in (("softmax", exact), ("log_softmax", logarithm)):
-            y = both(lambda: getattr(rows, name)(CPU, x, dim=dim))  # noqa: B023
-            dx = both(lambda: getattr(rows, f"{name}_grad")(CPU, g, y, dim=dim))  # noqa: B023
+            y = both(lambda: getattr(softmax, name)(CPU, x, dim=dim))  # noqa: B023
+            dx = both(lambda: getattr(softmax, f"{name}_grad")(CPU, g, y, dim=dim))  # noqa: B023
             leaf = tensor(x).requires_grad_()
             theirs = getattr(torch, name)(leaf, dim)
             found[name].add(y, theirs.detach().numpy(), want)
@@ -212,7 +212,7 @@ def test_softmax(kind, dtype):
                 want_dx = g - exact * g.astype(WIDE).sum(dim, keepdims=True)
             found[f"{name}_grad"].add(dx, their_dx.numpy(), want_dx)
         if dim == x.ndim - 1:
-            found["logsumexp"].add(rows.logsumexp(CPU, x), torch.logsumexp(tensor(x), dim).numpy(), total)
+            found["logsumexp"].add(softmax.logsumexp(CPU, x), torch.logsumexp(tensor(x), dim).numpy(), total)
     for each in found.values():
         each.check()
 
@@ -227,15 +227,15 @@ def test_softmax_at_the_edges(n, dtype):
     x[3, 1] = np.inf
     x[4] = np.linspace(0, -800 if dtype == F64 else -110, n)
     for name in ("softmax", "log_softmax"):
-        got = getattr(rows, name)(CPU, x, dim=1)
+        got = getattr(softmax, name)(CPU, x, dim=1)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore", under="ignore"):
             want = softmax_of(x, 1)[name == "log_softmax"].astype(dtype)
         tiny = np.finfo(dtype).eps if name == "log_softmax" else 2 * np.finfo(dtype).smallest_subnormal
         np.testing.assert_allclose(got, want, rtol=1e-5 if dtype == F32 else 1e-13, atol=tiny)
-    total = rows.logsumexp(CPU, x)
+    total = softmax.logsumexp(CPU, x)
     np.testing.assert_allclose(total[[0, 1, 2, 3, 5]], [0, -np.inf, np.nan, np.inf, np.log(n)], rtol=1e-6)
     x[3, -1] = np.nan
-    assert np.isnan(rows.logsumexp(CPU, x)[3])
+    assert np.isnan(softmax.logsumexp(CPU, x)[3])
 
 
 # -- cross-entropy ----------------------------------------------------------------------------------------------------
@@ -477,20 +477,20 @@ def test_dropout_draws_what_bernoulli_draws(n, dtype):
 
 def test_results_go_where_they_are_wanted():
     x, g = draw("normal", (70, 100), F32), draw("normal", (70, 100), F32, 1)
-    y = rows.softmax(CPU, x, dim=1)
+    y = softmax.softmax(CPU, x, dim=1)
     weight, (_, statistics) = x[0].copy(), norm_kernels.layer_norm(CPU, x, rank=1, eps=1e-5)
-    batch = norm_kernels.batch_statistics(CPU, x, eps=1e-5)
+    batch = batch_norm.batch_statistics(CPU, x, eps=1e-5)
     state = {"seed": 1, "stream": 0, "position": 0, "p": 0.3}
     index = np.arange(70)
     for call in (
-        lambda **o: rows.softmax(CPU, x, dim=1, **o),
-        lambda **o: rows.softmax(CPU, x, dim=0, **o),
-        lambda **o: rows.log_softmax_grad(CPU, g, y, dim=1, **o),
+        lambda **o: softmax.softmax(CPU, x, dim=1, **o),
+        lambda **o: softmax.softmax(CPU, x, dim=0, **o),
+        lambda **o: softmax.log_softmax_grad(CPU, g, y, dim=1, **o),
         lambda **o: norm_kernels.layer_norm(CPU, x, weight, rank=1, eps=1e-5, **o)[0],
         lambda **o: norm_kernels.rms_norm_grad(CPU, g, x, statistics[:1], weight, rank=1, eps=1e-5, affine=1, **o)[0],
-        lambda **o: norm_kernels.batch_norm(CPU, x, batch, weight, weight, batch=True, eps=1e-5, **o),
-        lambda **o: norm_kernels.batch_norm_grad(CPU, g, x, batch, weight, batch=True, affine=2, eps=1e-5, **o)[0],
-        lambda **o: embedding.dropout(CPU, x, **state, **o),
+        lambda **o: batch_norm.batch_norm(CPU, x, batch, weight, weight, batch=True, eps=1e-5, **o),
+        lambda **o: batch_norm.batch_norm_grad(CPU, g, x, batch, weight, batch=True, affine=2, eps=1e-5, **o)[0],
+        lambda **o: dropout.dropout(CPU, x, **state, **o),
         lambda **o: embedding.rows(CPU, x, index, **o),
         lambda **o: embedding.rows_grad(CPU, g, index, count=70, **o),
     ):
@@ -501,7 +501,9 @@ def test_results_go_where_they_are_wanted():
 
 def test_every_kernel_of_rows_belongs_to_an_op():
     names = {n for n, kind in dc.kernels.registry._KERNELS if kind == "cpu"} & {
-        name for module in (reductions, rows, norm_kernels, embedding) for name in vars(module)
+        name
+        for module in (reductions, argreduce, softmax, cross_entropy, norm_kernels, batch_norm, embedding)
+        for name in vars(module)
     }
     assert len(names) >= 20
     assert names <= set(PRIMITIVES) | set(FUSED)

@@ -18,7 +18,7 @@ from deepcore import nn, optim
 from deepcore.config import settings
 from deepcore.errors import BackendError, NonFiniteError, ShapeError
 from deepcore.kernels.cpu import optimizer as updates
-from deepcore.kernels.cpu.optimizer import Update, maximum, sqrt
+from deepcore.kernels.update import Update, maximum, sqrt
 from deepcore.optim import OPTIMIZERS
 
 SHAPES = [(0,), (), (1,), (63,), (3, 5), (65,), (2, 0), (130, 7), (64,)]

@@ -1,6 +1,6 @@
 """Kernels with shared memory and shuffles in numba's own CUDA simulator, against NumPy: a second opinion on the machine.
 
-Run by test_cuda_kernels.py in a process of its own, with NUMBA_ENABLE_CUDASIM=1. A simulated thread is a thread of
+Run by kernels/test_cuda.py in a process of its own, with NUMBA_ENABLE_CUDASIM=1. A simulated thread is a thread of
 Python's, so blocks have 64 of them at most, and grids are tiny. The simulator has no shuffles: they go through memory.
 """
 
@@ -13,12 +13,28 @@ import numpy as np
 from numba import cuda, types
 
 from deepcore.kernels.codegen import intrinsics
+from deepcore.kernels.cuda import argreduce as cuda_argreduce
+from deepcore.kernels.cuda import batch_norm as cuda_batch_norm
+from deepcore.kernels.cuda import cross_entropy as cuda_cross_entropy
 from deepcore.kernels.cuda import embedding as cuda_embedding
 from deepcore.kernels.cuda import gemm as cuda_gemm
 from deepcore.kernels.cuda import norm as cuda_norm
+from deepcore.kernels.cuda import reductions as cuda_reductions
 from deepcore.kernels.cuda import rows as cuda_rows
+from deepcore.kernels.cuda import softmax as cuda_softmax
 
 THREADS = 64
+MODULES = (
+    cuda_argreduce,
+    cuda_batch_norm,
+    cuda_cross_entropy,
+    cuda_embedding,
+    cuda_gemm,
+    cuda_norm,
+    cuda_reductions,
+    cuda_rows,
+    cuda_softmax,
+)
 assert cuda.is_available() and "simulator" in cuda.jit.__module__, "NUMBA_ENABLE_CUDASIM=1 is missing"
 
 
@@ -149,7 +165,7 @@ def softmax(kernel):
 
 def argmax():
     x, out = np.round(normal(4, 70)), np.zeros(4, np.int64)
-    launch(cuda_rows._arg(Tools, "float32", THREADS, False), 2, x, out, 4, 70)
+    launch(cuda_argreduce._arg(Tools, "float32", THREADS, False), 2, x, out, 4, 70)
     return out, x.argmax(1)
 
 
@@ -161,9 +177,9 @@ def layer_norm():
 
 
 def batch_statistics():
-    cuda_norm._LANES = THREADS // 32
+    cuda_norm.LANES = cuda_batch_norm.LANES = THREADS // 32
     x, out = normal(11, 40), np.zeros((3, 40), np.float32)
-    launch(cuda_norm._batch_statistics(Tools, "float32"), 1, x, out, 11, 40, 1e-5)
+    launch(cuda_batch_norm._batch_statistics(Tools, "float32"), 1, x, out, 11, 40, 1e-5)
     wide = x.astype(float)
     return out, np.stack([wide.mean(0), wide.var(0), 1 / np.sqrt(wide.var(0) + 1e-5)])
 
@@ -187,12 +203,12 @@ def product():
 
 
 def main() -> None:
-    for module in (cuda_rows, cuda_norm, cuda_embedding, cuda_gemm):
+    for module in MODULES:
         module.THREADS = THREADS
     cuda_gemm._SIDE = 8
-    parts = functools.partial(cuda_rows._softmax_by_parts, Tools, "float32")
+    parts = functools.partial(cuda_softmax._softmax_by_parts, Tools, "float32")
     cases = {
-        "softmax, a warp": lambda: softmax(cuda_rows._softmax(Tools, "float32", 32, False)),
+        "softmax, a warp": lambda: softmax(cuda_softmax._softmax(Tools, "float32", 32, False)),
         "softmax, a block": lambda: softmax(parts(THREADS, False, 1, 2, False)),
         "softmax, streamed": lambda: softmax(parts(THREADS, False, 4, 1, True)), "argmax": argmax,
         "layer norm": layer_norm, "batch statistics": batch_statistics, "scatter": scatter, "product": product,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.math import formulas
 from deepcore.kernels.runtime.executable import Buffer, Launch, Ref, Step
 
 #: Elements from which on a kernel of several formulas is worth the half second that compiling it takes.
@@ -85,7 +86,7 @@ class Chain:
             return False
         return len(self.operands) <= OPERANDS and len(self.lines) <= LINES and len(self.stored) <= STORED
 
-    def numbered(self, operands: list[Operand]) -> tuple[tuple[elementwise.Line, ...], list[int]]:
+    def numbered(self, operands: list[Operand]) -> tuple[tuple[formulas.Line, ...], list[int]]:
         """The lines with numbers for values, the operands first and in this order; the parameters' words."""
         numbers: dict = {x: i for i, x in enumerate(operands)}
         words: list[int] = []
@@ -95,7 +96,7 @@ class Chain:
                 if word not in words:
                     words.append(word)
             parameters = tuple(words.index(word) for word in line.parameters)
-            lines.append(elementwise.Line(line.formula, tuple(numbers[x] for x in line.operands), parameters))
+            lines.append(formulas.Line(line.formula, tuple(numbers[x] for x in line.operands), parameters))
             numbers[line.result] = len(numbers)
         return tuple(lines), words
 
