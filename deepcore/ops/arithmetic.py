@@ -295,9 +295,8 @@ def pow(input, other):
 
     Powers of 2, 3, ½, −½, −1 and −2 that are numbers are computed as products, roots and quotients.
     """
-    if isinstance(input, Tensor) and not isinstance(other, Tensor):
+    if isinstance(input, Tensor) and not isinstance(other, Tensor) and input.dtype != dt.bool_:
         exponent = as_number(other)
         if exponent in _PRODUCTS and (dt.is_floating(input.dtype) or (exponent in (2, 3) and type(exponent) is int)):
-            if input.dtype != dt.bool_:
-                return apply(_power, (input,), {"exponent": exponent})
+            return apply(_power, (input,), {"exponent": exponent})
     return pow_p(input, other)

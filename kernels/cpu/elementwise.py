@@ -233,10 +233,20 @@ class Map(Lowering):
             if out is None and all(x.shape == shape and x.flags.f_contiguous and x.flags.aligned for x in operands):
                 result = self(xp, *[x.T for x in operands], **params)
                 return result if result is NotImplemented else result.T
-            if not self.copies:
+            if not self.copies and math.prod(shape) < LEAST_EXACT:
                 return NotImplemented
-            operands = tuple(np.require(x, requirements="CA") for x in operands)
+            operands = tuple(_contiguous(x) for x in operands)
         return self(xp, *operands, out=out, **params)
+
+
+def _contiguous(x) -> np.ndarray:
+    """The array itself, or a contiguous copy of it."""
+    from deepcore.kernels.cpu import moves  # which is made of what is here
+
+    if x.flags.num & _PLAIN == _PLAIN:
+        return x
+    copy = moves.copied(x) if x.size >= moves.LEAST else NotImplemented
+    return np.require(x, requirements="CA") if copy is NotImplemented else copy
 
 
 def broadcast(specs) -> tuple[int, ...] | None:
@@ -267,7 +277,7 @@ def kinds_of(operands, shape) -> tuple[str, int] | None:
         if columns and columns != width:
             return None
         kinds, columns = kinds + kind, width
-    return (kinds, columns) if "v" in kinds else None
+    return (kinds, columns) if "v" in kinds or {"r", "c"} <= set(kinds) else None
 
 
 #: Every elementwise op with a kernel, by name.

@@ -18,7 +18,7 @@ from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, Spec, contigu
 from deepcore.kernels.registry import register
 
 #: Elements up to which NumPy does as well.
-_LEAST = 1 << 13
+LEAST = 1 << 13
 # Rows and columns of a tile that is transposed, bytes of a row that is moved as one.
 _TILE, _LINE = 32, 4096
 _BITS = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
@@ -136,7 +136,7 @@ class _Copy(_Move):
 
     def pays(self, specs, params) -> bool:
         (x,) = specs
-        return x.size >= _LEAST and not x.plain
+        return x.size >= LEAST and not x.plain
 
 
 class _Flip(_Move):
@@ -149,7 +149,7 @@ class _Flip(_Move):
         return _copied(x, strides, offset)
 
     def pays(self, specs, params) -> bool:
-        return specs[0].size >= _LEAST
+        return specs[0].size >= LEAST
 
 
 class _Cat(_Move):
@@ -175,7 +175,7 @@ class _Cat(_Move):
         return Plan(contiguous(shape, first.dtype, first.backend), launches) if launches else None
 
     def pays(self, specs, params) -> bool:
-        return sum(spec.size for spec in specs) >= _LEAST and len(specs) <= 16
+        return sum(spec.size for spec in specs) >= LEAST and len(specs) <= 16
 
 
 def copied(x):
@@ -310,7 +310,7 @@ class _Indexing(_Move):
     """Operands: an array and its indices, int64."""
 
     def pays(self, specs, params) -> bool:
-        return max(spec.size for spec in specs) >= _LEAST
+        return max(spec.size for spec in specs) >= LEAST
 
     def planned(self, specs, params) -> Plan | None:
         if len(specs) != 2 or specs[1].dtype != int64 or specs[0].dtype.itemsize not in _BITS:
@@ -406,7 +406,7 @@ class _Triangle(_Move):
         return Plan(contiguous(x.shape, x.dtype, x.backend), [Launch(kernel, -(-total // each), words)])
 
     def pays(self, specs, params) -> bool:
-        return specs[0].size >= _LEAST
+        return specs[0].size >= LEAST
 
 
 def _lowering(kind, name: str, *keys: str) -> Lowering:
