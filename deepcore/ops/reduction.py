@@ -241,6 +241,8 @@ def _arg(op, name, input, dim, keepdim):
         raise ShapeError(f"{name} of no elements is not defined", received=f"shape {input.shape}, dim {dim}")
     if x.dtype == dt.bool_:
         x = cast(x, dt.uint8)
+    elif is_half(x) and d == x.ndim - 1:
+        x = cast(x, dt.float32)
     out = op(x, dim=d)
     if keepdim:
         return reshape_p(out, shape=(1,) * input.ndim if flat else _reduced(input.shape, (d,)))

@@ -6,6 +6,7 @@ import numpy as np
 
 from deepcore.backend.dtypes import float32, float64, int64
 from deepcore.kernels.codegen.jit import Kernel, address
+from deepcore.kernels.cpu import argreduce_columns
 from deepcore.kernels.cpu.reductions import CHUNK, FLOATS, LANES, SCANNED, combination, extreme, kernels_of, share
 from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, contiguous
 from deepcore.kernels.registry import register
@@ -72,6 +73,8 @@ class _Place(Lowering):
 
     def planned(self, specs, params) -> Plan | bool | None:
         (x,) = specs
+        if x.size and params["dim"] % x.ndim != x.ndim - 1:
+            return argreduce_columns.plan(self.best, x, params["dim"] % x.ndim)
         if x.dtype not in FLOATS or not x.size or not x.plain or params["dim"] not in (-1, x.ndim - 1):
             return None
         kernel = _PLACES[self.best, x.dtype]

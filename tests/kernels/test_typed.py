@@ -368,3 +368,20 @@ def test_the_gradient_of_a_masked_part():
     mask = x.detach() > 0
     (x[mask] * 2.0).sum().backward()
     assert np.array_equal(x.grad.numpy(), 2.0 * mask.numpy().astype(F32))
+
+
+@pytest.mark.parametrize("dtype", [F32, F16], ids=str)
+def test_places_across_memory_and_the_largest_of_halves(dtype):
+    x = np.round(draw(200, 3, 140, dtype=F32)).astype(dtype)
+    x[7, 1, 5] = x[9, 1, 5] = np.nan
+    t = dc.from_numpy(x)
+    for dim in range(3):
+        for name in ("argmax", "argmin"):
+            got = both(lambda: getattr(t, name)(dim))  # noqa: B023
+            assert np.array_equal(got, getattr(np, name)(x, axis=dim))
+        values, places = t.topk(3, dim)
+        order = np.argsort(-x.astype(F64), axis=dim, kind="stable")
+        nan = np.isnan(x).any(axis=dim, keepdims=True)
+        want = np.take(order, range(3), axis=dim)
+        assert np.array_equal(np.where(nan, 0, places.numpy()), np.where(nan, 0, want))
+        alike(values.numpy(), np.take_along_axis(x, places.numpy(), dim))
