@@ -399,6 +399,8 @@ def oracles():
         "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "tanh": np.tanh, "sigmoid": expit,
         "erf": special.erf, "neg": np.negative, "square": np.square, "sqrt": np.sqrt, "abs": np.abs,
         "rsqrt": lambda x: 1 / np.sqrt(x), "reciprocal": lambda x: 1 / x, "relu": lambda x: np.maximum(x, 0),
+        "sign": np.sign, "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "cube": lambda x: x**3,
+        "inverse_square": lambda x: x**-2.0, "clamp": lambda x: np.clip(x, -0.5, 0.8),
         "leaky_relu": lambda x: np.where(x > 0, x, 0.1 * x), "elu": lambda x: np.where(x > 0, x, 0.7 * np.expm1(x)),
         "gelu": lambda x: x * ndtr(x), "gelu_tanh": lambda x: x * expit(elbow(x)), "silu": lambda x: x * expit(x),
         "softplus": lambda x: np.where(1.5 * x > 3, x, np.log1p(np.exp(1.5 * x)) / 1.5),
@@ -417,10 +419,12 @@ TORCH = {
     "leaky_relu": lambda F, x: F.leaky_relu(x, 0.1), "elu": lambda F, x: F.elu(x, 0.7), "gelu": lambda F, x: F.gelu(x),
     "gelu_tanh": lambda F, x: F.gelu(x, approximate="tanh"), "silu": lambda F, x: F.silu(x),
     "logsigmoid": lambda F, x: F.logsigmoid(x), "softplus": lambda F, x: F.softplus(x, 1.5, 3.0),
-    "relu": lambda F, x: F.relu(x),
+    "relu": lambda F, x: F.relu(x), "cube": lambda F, x: x**3, "inverse_square": lambda F, x: x**-2,
+    "clamp": lambda F, x: x.clamp(-0.5, 0.8),
 }  # fmt: skip
 OURS = {
     "leaky_relu": lambda x: dc.leaky_relu(x, 0.1), "elu": lambda x: dc.elu(x, 0.7),
+    "cube": lambda x: x**3, "inverse_square": lambda x: x**-2, "clamp": lambda x: x.clamp(-0.5, 0.8),
     "gelu_tanh": lambda x: dc.gelu(x, "tanh"), "softplus": lambda x: dc.softplus(x, 1.5, 3.0),
 }  # fmt: skip
 
