@@ -502,7 +502,7 @@ def test_results_go_where_they_are_wanted():
 def test_every_kernel_of_rows_belongs_to_an_op():
     names = {n for n, kind in dc.kernels.registry._KERNELS if kind == "cpu"} & {
         name
-        for module in (reductions, argreduce, softmax, cross_entropy, norm_kernels, batch_norm, embedding)
+        for module in (reductions, argreduce, softmax, cross_entropy, norm_kernels, batch_norm, embedding, dropout)
         for name in vars(module)
     }
     assert len(names) >= 20
