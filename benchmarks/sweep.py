@@ -21,7 +21,6 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]  # this checkout, whatever is insta
 
 import machine  # noqa: E402
 import peers  # noqa: E402
-from conftest import written  # noqa: E402
 from contest import Absent, Contest, Effort, array, run  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -265,6 +264,8 @@ def main(arguments: list[str] | None = None) -> int:
     if share is not None and share > 0.1:
         print(f"other processes took {share:.0%} of the processors")
     if given.save:
+        from conftest import written
+
         folder = HERE / "results" / machine.family()
         folder.mkdir(parents=True, exist_ok=True)
         whole = {"benchmark": "sweep", "machine": machine.describe(), "contests": entries}
