@@ -239,13 +239,15 @@ class Map(Lowering):
         return self(xp, *operands, out=out, **params)
 
 
+#: Copies large arrays in other layouts; `moves`, which needs what is here, sets it.
+copied: Callable | None = None
+
+
 def _contiguous(x) -> np.ndarray:
     """The array itself, or a contiguous copy of it."""
-    from deepcore.kernels.cpu import moves  # which is made of what is here
-
     if x.flags.num & _PLAIN == _PLAIN:
         return x
-    copy = moves.copied(x) if x.size >= moves.LEAST else NotImplemented
+    copy = NotImplemented if copied is None or x.size < LEAST_EXACT else copied(x)
     return np.require(x, requirements="CA") if copy is NotImplemented else copy
 
 

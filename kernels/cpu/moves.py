@@ -13,6 +13,7 @@ import numpy as np
 from deepcore.backend.dtypes import float32, float64, int64
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.cpu import elementwise
 from deepcore.kernels.cpu.reductions import share
 from deepcore.kernels.plan import Launch, Lowering, Operand, Plan, Spec, contiguous
 from deepcore.kernels.registry import register
@@ -421,3 +422,5 @@ _lowering(_Take, "take", "dims")
 _lowering(_Gather, "gather", "dim")
 _lowering(_Scatter, "scatter_along", "shape", "dim")
 _lowering(_Triangle, "triangle", "diagonal", "lower")
+
+elementwise.copied = copied
