@@ -295,6 +295,8 @@ def pow(input, other):
 
     Powers of 2, 3, ½, −½, −1 and −2 that are numbers are computed as products, roots and quotients.
     """
+    if not isinstance(input, Tensor) and as_number(input) is None:
+        input = constant("pow", input)
     if isinstance(input, Tensor) and not isinstance(other, Tensor) and input.dtype != dt.bool_:
         exponent = as_number(other)
         if exponent in _PRODUCTS and (dt.is_floating(input.dtype) or (exponent in (2, 3) and type(exponent) is int)):
