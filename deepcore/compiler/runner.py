@@ -51,6 +51,9 @@ class Overlap(Exception):
 class Runner:
     """Runs a program in place of the function it was recorded from."""
 
+    exe: Any
+    target: Any
+
     def __init__(
         self, recorder: Recorder, built: Built, leaves: list[Tensor], given: list[Tensor], guards: Guards, arena: Arena
     ):

@@ -185,7 +185,7 @@ class Backwards:
         found = self.built.get(chosen)
         if found is None:
             records, refs = self.split.passes[chosen]
-            program = Backward
+            program: Any = Backward
             if self.xp.name != "cpu":
                 from deepcore.compiler.cuda import GraphBackward as program
             found = self.built[chosen] = program(self.split, records, refs, self.saved, self.optimize)
