@@ -215,8 +215,9 @@ class Lowering:
     `keys` names the parameters that a plan depends on, or is a function of the parameters; `floats` names those that are
     numbers: operands, and never keys. `draws`: the parameters seed, stream and position are one operand, an int64 array.
     `many`: results are a tuple, however many there are. `on_stop(xp, arrays, params)` raises what the status of a kernel
-    means; where it returns, the reference runs. `cost(specs, params)`: operations of arithmetic. The instance is the op's
-    kernel for `register`.
+    means; where it returns, the reference runs. `cost(specs, params)`: operations of arithmetic. `epilogue(plan, kernel,
+    others, keep)`: a plan of this op with an elementwise kernel applied to its result, as `with_epilogue` makes it, or None.
+    The instance is the op's kernel for `register`.
     """
 
     def __init__(
@@ -232,6 +233,7 @@ class Lowering:
         copies: Callable[..., tuple[bool, ...] | None] | None = None,
         on_stop: Callable[..., None] | None = None,
         cost: Callable[..., float] | None = None,
+        epilogue: Callable[..., Plan | None] | None = None,
     ):
         self.__name__ = self.op_name = op_name
         self.lower, self.floats, self.prepare = lower, floats, prepare
@@ -240,6 +242,7 @@ class Lowering:
         self.has_slots = draws or bool(floats)
         self.copies: Callable[..., tuple[bool, ...] | None] = copies or _not_plain
         self.cost: Callable[..., float] = cost or _largest
+        self.epilogue = epilogue
         #: By specs, and parameters that are keys; False: the reference, True: `prepare`.
         self.plans: dict[Any, Plan | bool] = {}
         #: Of a call's parameters, those that are keys.
@@ -321,6 +324,33 @@ def _largest(specs: Sequence[Spec], params: dict) -> float:
 def per_element(operations: float) -> Callable[..., float]:
     """A cost: operations for each element of the largest operand."""
     return lambda specs, params: operations * _largest(specs, params)
+
+
+def with_epilogue(plan: Plan, kernel: Kernel, others: int = 0, keep: bool = False) -> Plan | None:
+    """The plan with an elementwise kernel applied to its result by its last launch, while that is in the nearest cache.
+
+    That launch has the arguments `out`, `activation` (the kernel), `pre` (what the kernel is applied to is stored there) and
+    `other` (its second operand). `others`: 1 where the kernel has a second operand, an array behind those of the plan.
+    Results: what the kernel gives, and with `keep` the plan's. None where there is a kernel already.
+    """
+    last = plan.launches[-1]
+    if last.argument("activation") or last.argument("pre"):
+        return None
+    out = last.argument("out")
+    assert isinstance(out, Operand)
+    arrays = out.number - len(plan.temporaries)
+
+    def place(operand: Operand) -> Operand:
+        return Operand(operand.number + others) if operand.number >= arrays else operand
+
+    changes: dict[str, Any] = {"activation": kernel}
+    if keep:
+        changes["pre"] = Operand(out.number + others + 1)
+    if others:
+        changes["other"] = Operand(arrays)
+    launches = [each.over(place) for each in plan.launches]
+    launches[-1] = launches[-1].replaced(**changes)
+    return Plan(plan.spec, launches, plan.temporaries, owner=plan.owner, aux=[plan.spec] * keep)
 
 
 @args(state=Words, blocks=Size, out=Out(np.int64))

@@ -60,6 +60,20 @@ class _Argument(_Leaf):
     __slots__ = ()
 
 
+class _Alias:
+    """The place of another tensor over memory that was there before."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+    def again(self) -> Tensor:
+        new = from_raw(self.tensor._data, self.tensor.backend)
+        new._storage, new._base = self.tensor.storage(), self.tensor._base
+        return new
+
+
 class _Gradient:
     """The place of the gradient of a tensor."""
 
@@ -133,6 +147,9 @@ class Compiled:
                     if misfit is not None:
                         reason = misfit
                         continue
+                    if not latest:
+                        self._known.move_to_end(key)
+                        self._latest = key, self._known[key]
                     if _is_due(runner) and runner.room_for_copies():
                         return self._checked(key, runner, tree, args, kwargs, arrays, tensors)
                     try:
@@ -142,9 +159,6 @@ class Compiled:
                     if runner.backwards is not None:
                         self.runs += 1
                         return self._differentiable(runner, tree, results, arrays, tensors)
-                    if not latest:
-                        self._known.move_to_end(key)
-                        self._latest = key, self._known[key]
                     self.runs += 1
                     if runner.fresh:  # the gradients that the function made have gone
                         runner.fresh = False
@@ -319,7 +333,7 @@ class Compiled:
         else:
             from deepcore.compiler.cuda import GraphRunner
 
-            runner = GraphRunner(recorder, refs, leaves, tensors, guards)
+            runner = GraphRunner(recorder, refs, leaves, tensors, guards)  # type: ignore[arg-type]
         runner.backwards, runner.places, runner.count = backwards, places, len(outputs)
         wrong = runner.check(recorder, arrays, leaves)
         if wrong:
@@ -626,8 +640,10 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
         elif ref.buffer in held:
             recorder.note("a result that shares the memory of a gradient")
         if ref.buffer.kind == "outside" and leaf._data.size:
-            if leaf not in recorder.watched():
-                recorder.note("a result in memory that was there before")
+            if id(leaf) in recorder.made_tensors:
+                if leaf._requires_grad:
+                    recorder.note("a differentiable view of memory that was there before")
+                return _Alias(leaf)
             return leaf
         if leaf._node is None and leaf._requires_grad:
             recorder.note("a leaf that the function makes")
@@ -693,6 +709,8 @@ def _refilled(tree, tensors: list[Tensor], given: list[Tensor]):
             return tensors[leaf.i]
         if leaf.__class__ is _Gradient:
             return leaf.tensor.grad
+        if leaf.__class__ is _Alias:
+            return leaf.again()
         return given[leaf.i] if leaf.__class__ is _Argument else leaf
 
     return _mapped(fill, tree)
@@ -730,7 +748,8 @@ def _difference(tree, result, results: list, given: list[Tensor], backend) -> st
             right = theirs is leaf.tensor.grad
         elif leaf.__class__ is _Argument:
             right = theirs is given[leaf.i]
-        elif isinstance(leaf, Tensor):
+        elif isinstance(leaf, (Tensor, _Alias)):
+            leaf = leaf if isinstance(leaf, Tensor) else leaf.tensor
             right = isinstance(theirs, Tensor) and same_bits(backend, leaf._data, theirs._data)
         else:
             right = same(theirs, leaf) or theirs == leaf
@@ -738,7 +757,7 @@ def _difference(tree, result, results: list, given: list[Tensor], backend) -> st
             found.append(f"result {number - 1}")
 
     def walk(expected, theirs) -> None:
-        if expected.__class__ in (_Leaf, _Argument, _Gradient):
+        if expected.__class__ in (_Leaf, _Argument, _Gradient, _Alias):
             compare(expected, theirs)
         elif type(expected) is not type(theirs):
             found.append("the type of a result")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from deepcore import kernels
 from deepcore.backend import dtypes as dt
-from deepcore.compiler.cost import arithmetic
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes.chains import WORTH, Chain, Operand, chain_of
 from deepcore.config import settings
 from deepcore.kernels.codegen.jit import Kernel, bits
-from deepcore.kernels.cpu import checks, dropout, elementwise, gemm, reductions
+from deepcore.kernels.cpu import checks, dropout, elementwise, reductions
+from deepcore.kernels.math.formulas import operations
 from deepcore.kernels.plan import Operand as Number
 from deepcore.kernels.plan import Plan, Spec, interned
 from deepcore.kernels.runtime import allocator
@@ -63,7 +64,8 @@ class Target:
 
     def finished(self, product: Record, chain: Chain, x: Operand, others: list[Operand], keep: bool) -> Record | None:
         """A product that applies a chain to its result; with `keep` it has that result, too. None where it cannot."""
-        if product.op is None or product.op.name not in _PRODUCTS:
+        lowering = None if product.op is None else self.lowering(product)
+        if lowering is None or lowering.epilogue is None:
             return None
         (out,), (_, result) = product.outs, chain.stored[0]
         if not out.whole or not result.whole or out.nbytes != result.nbytes or result.dtype != out.dtype:
@@ -72,7 +74,7 @@ class Target:
         kernel, _ = kernel_of(chain, [x, *others])
         if not isinstance(plan, Plan) or not kernel.ready():
             return None
-        new = gemm.with_epilogue(plan, kernel, len(others), keep)
+        new = lowering.epilogue(plan, kernel, len(others), keep)
         if new is None:
             return None
         ins, outs = [*product.ins, *map(chain.place, others)], [result, out] if keep else [result]
@@ -102,8 +104,18 @@ class Target:
     def lower(self, record: Record) -> list[Step]:
         """The steps of a record: launches where its op has a plan, else a call of its forward."""
         steps = self._lowered(record)
-        steps[-1].arithmetic = arithmetic(record)
+        steps[-1].arithmetic = self.cost(record)
         return steps
+
+    def cost(self, record: Record) -> float:
+        """Operations of arithmetic, as formulas and lowerings declare them."""
+        if record.chain is not None:
+            return record.chain.size * sum(operations(line.formula) for line in record.chain.lines)
+        lowering = None if record.op is None else self.lowering(record)
+        if lowering is not None:
+            return lowering.cost([self.spec(ref) for ref in record.ins], record.params)
+        sizes = (math.prod(ref.shape) for ref in (*record.ins, *record.outs))
+        return 0 if record.name == "copy" else max(sizes, default=0)
 
     def _lowered(self, record: Record) -> list[Step]:
         if record.plan is not None:
@@ -217,7 +229,6 @@ def _number(word: int) -> float:
     return struct.unpack("d", struct.pack("q", word))[0]
 
 
-_PRODUCTS = {"matmul", "linear"}
 _EFFECTS: dict[str, Callable[[Record], list[Step]]] = {
     "copy": _copied,
     "finite": lambda record: [checks.finite(record.ins[0])],

@@ -12,8 +12,9 @@ from operator import call, is_, setitem
 from typing import Any
 
 from deepcore.backend import dtypes as dt
+from deepcore.backend import get_backend
 from deepcore.compiler.build import PASSES, optimized
-from deepcore.compiler.cost import arithmetic
+from deepcore.compiler.cpu import Target as HostTarget
 from deepcore.compiler.cpu import contiguous
 from deepcore.compiler.graphs import Graph, Words, Wrong, at_place, view
 from deepcore.compiler.ir import Record
@@ -103,6 +104,8 @@ class Target:
         self.backend = backend
         #: (seed, stream, position) of each draw, in the program's words.
         self.draws = words.table(draws, 3) if draws else None
+        #: What records cost is the same on any device.
+        self._host = HostTarget(get_backend("cpu"), 0)
 
     def chain_of(self, record: Record) -> Chain | None:
         return chain_of(record, _UNLIKE, booleans=False)
@@ -130,7 +133,7 @@ class Target:
 
     def lower(self, record: Record) -> Step:
         step = self._lowered(record)
-        step.arithmetic = arithmetic(record)
+        step.arithmetic = self._host.cost(record)
         return step
 
     def _lowered(self, record: Record) -> Step:
@@ -286,7 +289,8 @@ class GraphRunner(Runner):
         xp = self.backend
         updated = [ref for update in self.updates for ref in update.gradients]
         words = self.words = Words(xp)
-        target = self.target = Target(xp, words, len(self.rows))
+        target = Target(xp, words, len(self.rows))
+        self.target: Any = target
         ends = [*self.output_refs, *self.grad_refs, *updated]
         program = optimized(recorder, ends, target, passes_of(optimize))
         found = program.lasting

@@ -65,6 +65,8 @@ class Recorder:
         self._places: dict[int, list[_Place]] = {}
         #: Arrays of tensors that were made by neither an op nor an effect.
         self._strangers: dict[int, Any] = {}
+        #: The ids of tensors that were made while recording.
+        self.made_tensors: set[int] = set()
         #: Memory that is there before the function runs: the tensor that it was read by, and its array.
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
         #: Other tensors that it was read by.
@@ -475,7 +477,9 @@ class Recorder:
             self.note("a gradient of another kind than the parameter")
         elif leaf in self.arguments:
             self.note("an argument that has a gradient already")
-        elif self.find(grad._data) is None:
+        elif self.find(grad._data) is not None:
+            self.note("a gradient that shares memory")
+        else:
             self.ref(leaf._data, leaf)
             buffer = self.accumulated[leaf] = Buffer("given", grad._data.nbytes, grad._data)
             self._given(buffer, grad._data)
@@ -774,6 +778,7 @@ _construct = Tensor.__init__
 def _construct_and_tell(self, data=None, *args, **kwargs) -> None:
     _construct(self, data, *args, **kwargs)
     if mode.tracer is not None:
+        mode.tracer.made_tensors.add(id(self))
         mode.tracer.stranger(data)
 
 

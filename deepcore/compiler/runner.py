@@ -51,13 +51,12 @@ class Overlap(Exception):
 class Runner:
     """Runs a program in place of the function it was recorded from."""
 
-    exe: Any
-    target: Any
-
     def __init__(
         self, recorder: Recorder, built: Built, leaves: list[Tensor], given: list[Tensor], guards: Guards, arena: Arena
     ):
-        self.arena, self.exe, self.target = arena, built.executable, built.target
+        self.arena = arena
+        self.exe: Any = built.executable
+        self.target: Any = built.target
         self.output_refs = built.outputs
         self.outputs = [_Output(buffer, refs) for buffer, refs in _grouped(built.outputs).items()]
         self.views = [

@@ -187,7 +187,9 @@ class Backwards:
             records, refs = self.split.passes[chosen]
             program: Any = Backward
             if self.xp.name != "cpu":
-                from deepcore.compiler.cuda import GraphBackward as program
+                from deepcore.compiler.cuda import GraphBackward
+
+                program = GraphBackward
             found = self.built[chosen] = program(self.split, records, refs, self.saved, self.optimize)
         return found
 

@@ -15,6 +15,7 @@ from deepcore.ops.registry import (
     axis_names,
     cast,
     composite,
+    functional,
     is_half,
     primitive,
     sample,
@@ -298,6 +299,7 @@ def nonzero(input, *, as_tuple: bool = False):
     return Tensor(xp.stack([i._data for i in found], axis=1), xp)
 
 
+@functional
 @composite(
     examples=lambda make: [sample(make.int(4, 2, 3), make(4, 5))],
     method=False,
@@ -315,6 +317,7 @@ def embedding(input, weight, padding_idx: int | None = None):
     return apply(_rows, (weight, input), {"padding": padding})
 
 
+@functional
 @composite(
     examples=lambda make: [sample(make.int(4, 2, 3), 4), sample(make.int(4, 3))], differentiable=False, method=False
 )

@@ -22,7 +22,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from deepcore.autograd import apply, constant, is_array, mode, wrong_argument
 from deepcore.backend import dtypes as dt
@@ -30,6 +30,8 @@ from deepcore.backend import get_backend
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, DTypeError
 from deepcore.tensor import Tensor, as_tensor
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Op:
@@ -145,6 +147,8 @@ PRIMITIVES: dict[str, Op] = {}
 FUSED: dict[str, Op] = {}
 #: Every public function, by name.
 FUNCTIONS: dict[str, Declared] = {}
+#: What `nn.functional` consists of, by name.
+FUNCTIONAL: dict[str, Callable] = {}
 
 
 def primitive(*, vjp=(), joint=None, view: str | None = None, hint=None) -> Callable[[Callable], Op]:
@@ -267,6 +271,12 @@ def composite(
         return function
 
     return declare
+
+
+def functional(function: _Function) -> _Function:
+    """Decorator: `nn.functional` has this function, an op or one made of ops."""
+    _enter(FUNCTIONAL, function.__name__, function)
+    return function
 
 
 def _enter(table: dict, name: str, value) -> None:

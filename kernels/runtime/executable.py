@@ -120,7 +120,7 @@ class Step:
     #: It is kept whatever reads its results: it checks something, or writes what lasts.
     kept: bool = False
     #: Additions, multiplications, divisions and comparisons, about.
-    arithmetic: int = 0
+    arithmetic: float = 0
 
     def buffers(self) -> list[Buffer]:
         found = [ref.buffer for ref in (*self.ins, *self.outs)] + list(self.temps)
