@@ -151,7 +151,12 @@ class Plan:
         self.empty: Callable = _parallel_empty if self.parallel else allocator.empty
         if not self.parallel and spec.size * spec.dtype.itemsize < _LARGE:
             self.empty = np.empty
-        self.call: Callable = entered(self.launches, temporaries, len(self.results))
+
+    def __getattr__(self, name: str):
+        if name != "call":
+            raise AttributeError(name)
+        self.call: Callable = entered(self.launches, self.temporaries, len(self.results))  # programs have no need of it
+        return self.call
 
     def outputs(self, *given) -> list[np.ndarray]:
         """Memory for all results that is not given, and the thread pool ready where the launches use it."""
@@ -284,13 +289,7 @@ class Lowering:
     def __call__(self, xp, *arrays, out=None, **params):
         while arrays and arrays[-1] is None:
             arrays = arrays[:-1]
-        specs = [spec_of(array, xp) for array in arrays]
-        key = self.key(params)
-        operands = specs[0] if len(specs) == 1 else tuple(specs)
-        whole = operands if key is None else (operands, key)
-        plan = self.plans.get(whole)
-        if plan is None or plan is False:  # here it runs by kernels whether or not that pays
-            plan = self.plans[whole] = self._lowered(specs, params)
+        plan = self.plan_by_kernels([spec_of(array, xp) for array in arrays], params)
         if isinstance(plan, bool):
             return (self.prepare or self._copied)(xp, arrays, params, out) if plan else NotImplemented
         try:
@@ -301,6 +300,18 @@ class Lowering:
             self.on_stop(xp, arrays, params)
             return NotImplemented
         return (result,) if self.many and not isinstance(result, tuple) else result
+
+    def plan_by_kernels(self, specs: Sequence[Spec], params: dict) -> Plan | bool:
+        """As `plan`, whether or not kernels pay."""
+        key = self.key(params)
+        operands = specs[0] if len(specs) == 1 else tuple(specs)
+        whole = operands if key is None else (operands, key)
+        plan = self.plans.get(whole)
+        if plan is None or plan is False:
+            if len(self.plans) >= _MOST:
+                self.plans.clear()
+            plan = self.plans[whole] = self._lowered(specs, params)
+        return plan
 
     def _copied(self, xp, arrays, params, out):
         """The result by way of contiguous copies."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from deepcore import kernels
 from deepcore.backend import dtypes as dt
+from deepcore.backend import get_backend
 from deepcore.compiler.ir import Record
-from deepcore.compiler.passes.chains import WORTH, Chain, Operand, chain_of
+from deepcore.compiler.passes.chains import Chain, Operand, chain_of
 from deepcore.config import settings
 from deepcore.kernels.codegen.jit import Kernel, bits
 from deepcore.kernels.cpu import checks, dropout, elementwise, reductions
-from deepcore.kernels.math.formulas import operations
 from deepcore.kernels.plan import Operand as Number
 from deepcore.kernels.plan import Plan, Spec, interned
 from deepcore.kernels.runtime import allocator
@@ -44,7 +44,7 @@ class Target:
 
     def summed(self, chain: Chain, record: Record) -> Record | None:
         """The sum of what a chain computes, without its being stored; None where that has no kernel."""
-        if record.op is None or record.op.name != "sum" or record.plan is not None or chain.size < WORTH:
+        if record.op is None or record.op.name != "sum" or record.plan is not None or not chain.pays:
             return None
         (ref,) = record.ins
         if (ref.buffer, ref.offset) != (chain.stored[0][1].buffer, chain.stored[0][1].offset) or not ref.contiguous:
@@ -60,7 +60,9 @@ class Target:
             return None
         floats = tuple(map(_number, words))
         places = list(map(chain.place, operands))
-        return Record(record.name, places, record.outs, record.op, record.params, plan=plan, floats=floats)
+        return Record(
+            record.name, places, record.outs, record.op, record.params, plan=plan, floats=floats, fused=chain.arithmetic
+        )  # fmt: skip
 
     def finished(self, product: Record, chain: Chain, x: Operand, others: list[Operand], keep: bool) -> Record | None:
         """A product that applies a chain to its result; with `keep` it has that result, too. None where it cannot."""
@@ -78,7 +80,9 @@ class Target:
         if new is None:
             return None
         ins, outs = [*product.ins, *map(chain.place, others)], [result, out] if keep else [result]
-        return Record("", ins, outs, product.op, product.params, call=None, kept=product.kept, plan=new)
+        return Record(
+            "", ins, outs, product.op, product.params, kept=product.kept, plan=new, fused=chain.arithmetic
+        )  # fmt: skip
 
     def masked(self, record: Record, again: bool) -> Plan | None:
         """A dropout's plan that keeps its mask, or reads one."""
@@ -99,23 +103,13 @@ class Target:
         lowering = self.lowering(record) if self.kernels else None
         if lowering is None:
             return None
-        return lowering.lower([self.spec(ref) for ref in record.ins], record.params)
+        return lowering.plan_by_kernels([self.spec(ref) for ref in record.ins], record.params)
 
     def lower(self, record: Record) -> list[Step]:
         """The steps of a record: launches where its op has a plan, else a call of its forward."""
         steps = self._lowered(record)
-        steps[-1].arithmetic = self.cost(record)
+        steps[-1].arithmetic = arithmetic(record)
         return steps
-
-    def cost(self, record: Record) -> float:
-        """Operations of arithmetic, as formulas and lowerings declare them."""
-        if record.chain is not None:
-            return record.chain.size * sum(operations(line.formula) for line in record.chain.lines)
-        lowering = None if record.op is None else self.lowering(record)
-        if lowering is not None:
-            return lowering.cost([self.spec(ref) for ref in record.ins], record.params)
-        sizes = (math.prod(ref.shape) for ref in (*record.ins, *record.outs))
-        return 0 if record.name == "copy" else max(sizes, default=0)
 
     def _lowered(self, record: Record) -> list[Step]:
         if record.plan is not None:
@@ -136,7 +130,7 @@ class Target:
                         Ref(Buffer("own", ins[i].nbytes), 0, ins[i].shape, contiguous(ins[i]), ins[i].dtype),
                     )
                     before.append(move(ins[i], ref))
-            plan = lowering.lower([self.spec(ref) for ref in ins], record.params) if before else None
+            plan = lowering.plan_by_kernels([self.spec(ref) for ref in ins], record.params) if before else None
         if (
             isinstance(plan, Plan)
             and len(plan.results) == len(record.outs)
@@ -178,6 +172,19 @@ class Target:
         if record.draw is not None:
             call = functools.partial(_with_words, call, self.words[record.draw.row])
         return Step(record.name, record.ins, record.outs, call=call, kept=record.kept)
+
+
+def arithmetic(record: Record) -> float:
+    """Operations of arithmetic, as formulas and the CPU's lowerings declare them, on whatever device."""
+    if record.chain is not None:
+        return record.chain.arithmetic
+    cpu = get_backend("cpu")
+    lowering = None if record.op is None else kernels.lowering(record.op.name, cpu)
+    if lowering is not None:
+        specs = [interned(ref.shape, ref.strides, ref.dtype, ref.contiguous, cpu) for ref in record.ins]
+        return record.fused + lowering.cost(specs, record.params)
+    sizes = (math.prod(ref.shape) for ref in (*record.ins, *record.outs))
+    return 0 if record.name == "copy" else max(sizes, default=0)
 
 
 def _with_words(call: Callable, words, *arrays):

@@ -12,10 +12,8 @@ from operator import call, is_, setitem
 from typing import Any
 
 from deepcore.backend import dtypes as dt
-from deepcore.backend import get_backend
 from deepcore.compiler.build import PASSES, optimized
-from deepcore.compiler.cpu import Target as HostTarget
-from deepcore.compiler.cpu import contiguous
+from deepcore.compiler.cpu import arithmetic, contiguous
 from deepcore.compiler.graphs import Graph, Words, Wrong, at_place, view
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes import dead
@@ -104,8 +102,6 @@ class Target:
         self.backend = backend
         #: (seed, stream, position) of each draw, in the program's words.
         self.draws = words.table(draws, 3) if draws else None
-        #: What records cost is the same on any device.
-        self._host = HostTarget(get_backend("cpu"), 0)
 
     def chain_of(self, record: Record) -> Chain | None:
         return chain_of(record, _UNLIKE, booleans=False)
@@ -133,7 +129,7 @@ class Target:
 
     def lower(self, record: Record) -> Step:
         step = self._lowered(record)
-        step.arithmetic = self._host.cost(record)
+        step.arithmetic = arithmetic(record)
         return step
 
     def _lowered(self, record: Record) -> Step:

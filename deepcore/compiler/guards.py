@@ -186,6 +186,8 @@ class Guards:
         elif isinstance(value, types.MethodType):
             self._visit(value.__func__, label)
             self._visit(value.__self__, label.rpartition(".")[0] or type(value.__self__).__name__)
+        elif isinstance(value, types.BuiltinMethodType):
+            self._visit(value.__self__, label)
         elif isinstance(value, functools.partial):
             for part in (value.func, *value.args, value.keywords):
                 self._visit(part, label)

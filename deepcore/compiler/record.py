@@ -326,10 +326,9 @@ class Recorder:
                 self.own(array)
                 fresh.append(i)
             outs.append(self.ref(array))
-        checks = op.name in _CHECKING
-        if fresh or checks:
+        if fresh or op.raises:
             draw = self._draw_of(params)
-            record = Record(op.name, ins, [outs[i] for i in fresh], op, params, kept=checks, draw=draw)
+            record = Record(op.name, ins, [outs[i] for i in fresh], op, params, kept=op.raises, draw=draw)
             record.call = _Forward(impl, xp, params, fresh, self._run, draw is not None)
             self.records.append(record)
         return tuple(found) if many else found[0]
@@ -774,7 +773,6 @@ def _is_dense(array) -> bool:
     return array.flags.c_contiguous or array.flags.f_contiguous
 
 
-_CHECKING = {"cross_entropy"}
 #: Where an array without elements is.
 _NOWHERE = Buffer("outside", 0), 0
 

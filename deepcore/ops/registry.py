@@ -39,13 +39,13 @@ class Op:
 
     __slots__ = (
         "_plans", "differentiable", "forward", "hint_text", "inputs", "joint", "label", "lowering", "many", "name",
-        "saves", "variadic", "view", "vjps",
+        "raises", "saves", "variadic", "view", "vjps",
     )  # fmt: skip
 
     #: Sums a gradient over broadcast dimensions; set by ops.shape.
     sum_to: Callable = staticmethod(lambda gradient, shape: gradient)
 
-    def __init__(self, forward, vjps, view=None, hint=None, joint=False, many=False):
+    def __init__(self, forward, vjps, view=None, hint=None, joint=False, many=False, raises=False):
         self.name = forward.__name__.strip("_").removesuffix("_p")
         #: The name in messages and of nodes.
         self.label = self.name
@@ -61,6 +61,7 @@ class Op:
         self.differentiable = any(v is not None for v in vjps)
         self.joint = joint
         self.many = many
+        self.raises = raises
         self.view = view
         self.hint_text = hint
         self.saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
@@ -151,12 +152,15 @@ FUNCTIONS: dict[str, Declared] = {}
 FUNCTIONAL: dict[str, Callable] = {}
 
 
-def primitive(*, vjp=(), joint=None, view: str | None = None, hint=None) -> Callable[[Callable], Op]:
+def primitive(
+    *, vjp=(), joint=None, view: str | None = None, hint=None, raises: bool = False
+) -> Callable[[Callable], Op]:
     """Declare a structured primitive: an `Op` to be called by composites with parameters already normalised.
 
     `vjp`: a function, or one per input (None: no gradient). `joint`: in place of it, one function that returns the
     gradients of all inputs; what `needs` does not ask for may be None. `view`: "always" or "sometimes", where the
-    output shares the input's memory. `hint(inputs, params)`: the likely fix when the array library refuses.
+    output shares the input's memory. `hint(inputs, params)`: the likely fix when the array library refuses. `raises`:
+    it checks its operands' values, so programs run it even where nothing reads its results.
 
     Trailing inputs with a default may be left out. A forward may return `(out, *aux)`: raw arrays it has ready for
     the gradient, which finds them as `aux`.
@@ -164,7 +168,7 @@ def primitive(*, vjp=(), joint=None, view: str | None = None, hint=None) -> Call
 
     def declare(forward) -> Op:
         vjps = (joint,) if joint else vjp if isinstance(vjp, tuple) else (vjp,)
-        op = Op(forward, vjps, view, hint, joint is not None)
+        op = Op(forward, vjps, view, hint, joint is not None, raises=raises)
         _enter(PRIMITIVES, op.name, op)
         return op
 
