@@ -452,7 +452,7 @@ def main(arguments=None) -> int:
     torch = _torch(given.device)
     gpu = Machine(backend, torch=torch)
     print(f"{gpu.name}; PyTorch: {torch.__version__ if torch else 'none with CUDA, so it takes no part'}")
-    with backend.device:
+    with backend.gpu:
         effort = contest.QUICK if given.quick else replace(contest.THOROUGH, burst=10e-3)
         result = measure(gpu, effort, given.only)
     if not given.quick and not given.only:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util as _util
+import math as _math
 import sys as _sys
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -27,32 +28,57 @@ def _find_kernels() -> None:
 
 _find_kernels()
 
-from deepcore import autograd, backend, errors, kernels, ops  # noqa: E402
+from deepcore import autograd, backend, cuda, errors, kernels, missing, ops  # noqa: E402
 from deepcore.autograd import (  # noqa: E402
     enable_grad,
+    inference_mode,
     is_grad_enabled,
+    is_inference_mode_enabled,
     no_grad,
     set_grad_enabled,
 )
 from deepcore.autograd.transforms import grad, value_and_grad  # noqa: E402
-from deepcore.backend import get_backend, use_backend  # noqa: E402
+from deepcore.backend import device, get_backend, use_backend  # noqa: E402
+from deepcore.backend.devices import get_default_device, set_default_device  # noqa: E402
 from deepcore.backend.dtypes import (  # noqa: E402
     bfloat16,
     bool_,
+    can_cast,
+    dtype,
+    finfo,
     float16,
     float32,
     float64,
+    get_default_dtype,
+    iinfo,
     int8,
     int16,
     int32,
     int64,
     promote_types,
+    set_default_dtype,
     uint8,
     uint16,
     uint32,
     uint64,
 )
-from deepcore.config import get_num_threads, set_num_threads  # noqa: E402
+from deepcore.config import (  # noqa: E402
+    are_deterministic_algorithms_enabled,
+    get_num_interop_threads,
+    get_num_threads,
+    set_num_interop_threads,
+    set_num_threads,
+    use_deterministic_algorithms,
+)
+from deepcore.predicates import (  # noqa: E402
+    is_complex,
+    is_floating_point,
+    is_nonzero,
+    numel,
+    result_type,
+    typename,
+)
+from deepcore.printing import set_printoptions  # noqa: E402
 from deepcore.random import (  # noqa: E402
     Generator,
     bernoulli,
@@ -67,6 +93,7 @@ from deepcore.random import (  # noqa: E402
     randn,
     randn_like,
     randperm,
+    seed,
     set_rng_state,
     uniform,
 )
@@ -74,6 +101,7 @@ from deepcore.tensor import (  # noqa: E402
     Tensor,
     arange,
     as_tensor,
+    asarray,
     empty,
     empty_like,
     eye,
@@ -82,19 +110,33 @@ from deepcore.tensor import (  # noqa: E402
     full,
     full_like,
     is_tensor,
+    layout,
     linspace,
+    memory_format,
     ones,
     ones_like,
+    scalar_tensor,
     tensor,
     zeros,
     zeros_like,
 )
 
 globals().update(ops.public())
-bool = bool_  # PyTorch's name for the dtype
+
+# PyTorch's other names of dtypes, which hide Python's types in this file alone.
+float, double, half, long, int, short = float32, float64, float16, int64, int32, int16
+bool = bool_
+Size = tuple
+strided = layout.strided
+contiguous_format, preserve_format = memory_format.contiguous_format, memory_format.preserve_format
+channels_last, channels_last_3d = memory_format.channels_last, memory_format.channels_last_3d
+inf, nan = _math.inf, _math.nan
+pi, e = _math.pi, _math.e
+newaxis = None
+missing.install(Tensor)
 
 if _TYPE_CHECKING:
-    from deepcore import compiler, data, io, metrics, nn, optim, plots, train
+    from deepcore import compiler, data, io, metrics, nn, optim, plots, train, utils
     from deepcore.compiler import Compiled, compile
     from deepcore.io import load, save
     from deepcore.ops._functions import *  # noqa: F403
@@ -115,12 +157,16 @@ _LAZY = {
     "optim": "deepcore.optim",
     "plots": "deepcore.plots",
     "train": "deepcore.train",
+    "utils": "deepcore.utils",
 }
+
+
+_missing = missing.names_of(__name__, "torch")
 
 
 def __getattr__(name: str):
     if name not in _LAZY:
-        raise AttributeError(f"module 'deepcore' has no attribute {name!r}; {errors.suggest(name, __dir__())}")
+        return _missing(name)
     module = __import__("importlib").import_module(_LAZY[name])
     value = module if module.__name__ == f"deepcore.{name}" else getattr(module, name)
     globals()[name] = value

@@ -84,6 +84,28 @@ def set_num_threads(count: int) -> None:
     settings.threads = count
 
 
+def set_num_interop_threads(count: int) -> None:
+    """Taken from PyTorch's scripts: operations run one after the other, on the threads of `set_num_threads`."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ArgumentError("set_num_interop_threads needs a positive whole number", received=repr(count))
+
+
+def get_num_interop_threads() -> int:
+    """1: operations run one after the other."""
+    return 1
+
+
+def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
+    """Taken from PyTorch's scripts: every algorithm is deterministic, whatever `mode` is."""
+    if not isinstance(mode, bool):
+        raise ArgumentError("use_deterministic_algorithms takes True or False", received=repr(mode))
+
+
+def are_deterministic_algorithms_enabled() -> bool:
+    """True: every algorithm is deterministic."""
+    return True
+
+
 def get_num_threads() -> int:
     """Threads one CPU operation may use (default: the processors this process may run on)."""
     return settings.threads

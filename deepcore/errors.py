@@ -81,6 +81,10 @@ class ArgumentError(DeepcoreError, ValueError):
     """An argument outside what the function accepts."""
 
 
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument of a type, or a keyword, that a function does not take."""
+
+
 class IndexRangeError(DeepcoreError, IndexError):
     """An index, class number or dimension out of range."""
 

@@ -5,14 +5,50 @@ from __future__ import annotations
 import math
 
 from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, non_negative, suggest
 
-_WIDTH, _EDGE, _LONG, _DIGITS = 80, 3, 1000, 4
+
+class _Options:
+    """What `set_printoptions` sets."""
+
+    __slots__ = ("edgeitems", "linewidth", "precision", "sci_mode", "threshold")
+
+    def __init__(self):
+        self.precision, self.threshold, self.edgeitems, self.linewidth = _PROFILES["default"]
+        self.sci_mode: bool | None = None
+
+
+_PROFILES = {"default": (4, 1000, 3, 80), "short": (2, 1000, 2, 80), "full": (4, math.inf, 3, 80)}
+_options = _Options()
+
+
+def set_printoptions(
+    precision=None, threshold=None, edgeitems=None, linewidth=None, profile=None, sci_mode=None
+) -> None:
+    """How tensors print.
+
+    `precision`: digits after the point (4). `threshold`: elements from which a print is shortened (1000), to `edgeitems`
+    (3) at each end. `linewidth`: characters of a line (80). `sci_mode`: True or False; None goes by the numbers.
+
+    `profile` "default", "short" or "full" sets the first four, before what else is given.
+    """
+    if profile is not None:
+        if profile not in _PROFILES:
+            raise ArgumentError(
+                "a profile of printing is a name", received=repr(profile), fix=suggest(str(profile), _PROFILES)
+            )
+        _options.precision, _options.threshold, _options.edgeitems, _options.linewidth = _PROFILES[profile]
+    given = {"precision": precision, "threshold": threshold, "edgeitems": edgeitems, "linewidth": linewidth}
+    for name, value in given.items():
+        if value is not None:
+            setattr(_options, name, int(non_negative(name, value)) if value != math.inf else value)
+    _options.sci_mode = sci_mode
 
 
 def describe(t, prefix: str = "tensor(") -> str:
     """`tensor([[1., 2.]], backend='cuda:0', requires_grad=True)`"""
     values = t.backend.to_host(t._data)
-    short = values.size > _LONG
+    short = values.size > _options.threshold
     body = (
         "[]"
         if not values.size
@@ -33,7 +69,7 @@ def describe(t, prefix: str = "tensor(") -> str:
     text = prefix + body
     last = len(text) - text.rfind("\n") + 1
     for note in notes:
-        if last + len(note) + 2 > _WIDTH:
+        if last + len(note) + 2 > _options.linewidth:
             text, last = f"{text},\n{' ' * len(prefix)}{note}", len(prefix) + len(note)
         else:
             text, last = f"{text}, {note}", last + len(note) + 2
@@ -43,8 +79,8 @@ def describe(t, prefix: str = "tensor(") -> str:
 def _ends(values):
     """Only the elements that a shortened print shows."""
     for axis, n in enumerate(values.shape):
-        if n > 2 * _EDGE:
-            values = values.take([*range(_EDGE), *range(n - _EDGE, n)], axis)
+        if n > 2 * _options.edgeitems:
+            values = values.take([*range(_options.edgeitems), *range(n - _options.edgeitems, n)], axis)
     return values
 
 
@@ -58,10 +94,11 @@ def _style(values, short: bool):
         return _number("{:.0f}."), 1
     low, high = min(sizes), max(sizes)
     whole = all(v == math.ceil(v) for v in sizes)
-    if high / low > 1000 or high > 1e8 or (not whole and low < 1e-4):
-        form = f"{{:.{_DIGITS}e}}"
+    scientific = high / low > 1000 or high > 1e8 or (not whole and low < 1e-4)
+    if scientific if _options.sci_mode is None else _options.sci_mode:
+        form = f"{{:.{_options.precision}e}}"
     else:
-        form = "{:.0f}." if whole else f"{{:.{_DIGITS}f}}"
+        form = "{:.0f}." if whole else f"{{:.{_options.precision}f}}"
     return _number(form), max(len(form.format(v)) for v in shown if v and math.isfinite(v))
 
 
@@ -77,11 +114,11 @@ def _block(values, shape, style, indent: int) -> str:
     if values.ndim == 1:
         cells = [text(v).rjust(width) for v in values.tolist()]
         if cut:
-            cells[_EDGE:_EDGE] = [" ..."]
-        per_line = max(1, (_WIDTH - indent) // (width + 2))
+            cells[_options.edgeitems : _options.edgeitems] = [" ..."]
+        per_line = max(1, (_options.linewidth - indent) // (width + 2))
         lines = [", ".join(cells[i : i + per_line]) for i in range(0, len(cells), per_line)]
         return "[" + (",\n" + " " * (indent + 1)).join(lines) + "]"
     parts = [_block(v, shape[1:], style, indent + 1) for v in values]
     if cut:
-        parts[_EDGE:_EDGE] = ["..."]
+        parts[_options.edgeitems : _options.edgeitems] = ["..."]
     return "[" + ("," + "\n" * (values.ndim - 1) + " " * (indent + 1)).join(parts) + "]"

@@ -18,12 +18,13 @@ from typing import Any
 
 from deepcore import locks
 from deepcore.autograd.graph import constant
-from deepcore.backend import Backend, get_backend
+from deepcore.backend import Backend, get_backend, place
+from deepcore.backend import device as device_
 from deepcore.backend import dtypes as dt
 from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, BackendError, DTypeError, ShapeError
 from deepcore.kernels.math import reference
-from deepcore.tensor import Tensor, from_raw, tensor_like
+from deepcore.tensor import Tensor, factory, from_raw, tensor_like
 
 _WORD = 1 << 64
 #: Random bits of a uniform number: as many as the significand holds, so that 1.0 is never reached by rounding.
@@ -36,17 +37,22 @@ class Generator:
     """A stream of random numbers, and a position in it.
 
     `seed` is any whole number of 64 bits (default: from the operating system). Generators of one seed and different
-    `stream` (also 64 bits) are independent. Safe to use from several threads, by eager and compiled code alike: no two
+    `stream` (also 64 bits) are independent. One serves every backend; `device`, and a device in place of the seed, are
+    taken as in PyTorch and change nothing. Safe to use from several threads, by eager and compiled code alike: no two
     draws get the same numbers.
 
     >>> g = Generator(0)
     >>> rand(2, generator=g)
     """
 
-    __slots__ = ("_ahead", "_derived", "_position", "_seed", "_stream")
+    __slots__ = ("_ahead", "_derived", "_position", "_seed", "_stream", "device")
 
-    def __init__(self, seed: int | None = None, stream: int = 0):
+    def __init__(self, seed: int | str | device_ | None = None, stream: int = 0, device: str | device_ | None = None):
         untraceable("making a generator")
+        if isinstance(seed, (str, device_)):
+            seed, device = None, place(seed, device)
+        #: Where PyTorch's generators live.
+        self.device = device_("cpu" if device is None else device)
         self._restart(_entropy() if seed is None else _word("seed", seed), _word("stream", stream), 0)
 
     def _restart(self, seed: int, stream: int, position: int) -> None:
@@ -236,6 +242,11 @@ default_generator = Generator()
 def manual_seed(seed: int) -> Generator:
     """Start the default generator again from `seed`, for every backend. Returns the generator."""
     return default_generator.manual_seed(seed)
+
+
+def seed() -> int:
+    """Start the default generator again from a seed of the operating system, and return it."""
+    return default_generator.seed()
 
 
 def initial_seed() -> int:
@@ -428,20 +439,33 @@ def _digits(dtype) -> int:
 # -- tensors ------------------------------------------------------------------------------------------
 
 
-def rand(*size, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def rand(
+    *size, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False, device=None
+) -> Tensor:
     """Uniform on [0, 1): `rand(2, 3)` or `rand((2, 3))`; float32 by default."""
     xp = get_backend(backend)
     return _tensor(raw_uniform(xp, generator, _size(size), _real(dtype)), xp, requires_grad)
 
 
-def randn(*size, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def randn(
+    *size, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False, device=None
+) -> Tensor:
     """Standard normal (mean 0, variance 1): `randn(2, 3)` or `randn((2, 3))`; float32 by default."""
     xp = get_backend(backend)
     return _tensor(raw_normal(xp, generator, _size(size), _real(dtype)), xp, requires_grad)
 
 
+@factory
 def rand_like(
-    input: Tensor, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False
+    input: Tensor,
+    *,
+    generator: Generator | None = None,
+    dtype=None,
+    backend=None,
+    requires_grad: bool = False,
+    device=None,
 ) -> Tensor:
     """`rand` with the shape, dtype and backend of `input`."""
     return rand(
@@ -452,8 +476,15 @@ def rand_like(
     )
 
 
+@factory
 def randn_like(
-    input: Tensor, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False
+    input: Tensor,
+    *,
+    generator: Generator | None = None,
+    dtype=None,
+    backend=None,
+    requires_grad: bool = False,
+    device=None,
 ) -> Tensor:
     """`randn` with the shape, dtype and backend of `input`."""
     return randn(
@@ -464,8 +495,17 @@ def randn_like(
     )
 
 
+@factory
 def randint(
-    low, high=None, size=None, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad=False
+    low=0,
+    high=None,
+    size=None,
+    *,
+    generator: Generator | None = None,
+    dtype=None,
+    backend=None,
+    requires_grad=False,
+    device=None,
 ) -> Tensor:
     """Whole numbers of [low, high): `randint(high, size)` or `randint(low, high, size)`; int64 by default."""
     if size is None:
@@ -488,8 +528,17 @@ def randint(
     return _tensor(raw_integers(xp, generator, low, high, _size((size,)), dtype), xp, requires_grad)
 
 
+@factory
 def randint_like(
-    input: Tensor, low, high=None, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad=False
+    input: Tensor,
+    low,
+    high=None,
+    *,
+    generator: Generator | None = None,
+    dtype=None,
+    backend=None,
+    requires_grad=False,
+    device=None,
 ) -> Tensor:
     """`randint` with the shape, dtype and backend of `input`: `randint_like(x, high)` or `(x, low, high)`."""
     low, high = (0, low) if high is None else (low, high)
@@ -497,8 +546,9 @@ def randint_like(
     return randint(low, high, input.shape, generator=generator, **options, requires_grad=requires_grad)
 
 
+@factory
 def randperm(
-    n: int, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False
+    n: int, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False, device=None
 ) -> Tensor:
     """0 … n-1 in random order; int64 by default."""
     xp = get_backend(backend)
@@ -509,14 +559,24 @@ def randperm(
     return _tensor(raw_permutation(xp, generator, n, dtype), xp, requires_grad)
 
 
+@factory
 def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
     """1 with the probability that stands in `input`, else 0; shape, dtype and backend of `input`."""
     input = constant("bernoulli", input)
     return _tensor(_raw_bernoulli_of(input.backend, generator, input._data), input.backend)
 
 
+@factory
 def normal(
-    mean=0.0, std=1.0, size=None, *, generator: Generator | None = None, dtype=None, backend=None, requires_grad=False
+    mean=0.0,
+    std=1.0,
+    size=None,
+    *,
+    generator: Generator | None = None,
+    dtype=None,
+    backend=None,
+    requires_grad=False,
+    device=None,
 ) -> Tensor:
     """mean + std·z with z standard normal; `mean` and `std` are numbers (with a `size`) or tensors that broadcast."""
     tensors = [value for value in (mean, std) if isinstance(value, Tensor)]
@@ -545,8 +605,17 @@ def normal(
     return _tensor(raw_normal(xp, generator, shape, dtype, mean, std), xp, requires_grad)
 
 
+@factory
 def uniform(
-    low=0.0, high=1.0, size=(), *, generator: Generator | None = None, dtype=None, backend=None, requires_grad=False
+    low=0.0,
+    high=1.0,
+    size=(),
+    *,
+    generator: Generator | None = None,
+    dtype=None,
+    backend=None,
+    requires_grad=False,
+    device=None,
 ) -> Tensor:
     """low + (high - low)·u with u uniform on [0, 1); the sum may round to `high`. float32 by default."""
     if not low <= high:

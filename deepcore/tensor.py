@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import builtins
+import enum
+import functools
+import inspect
 import math
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from deepcore.backend import BACKENDS, Backend, backend_of, get_backend
+from deepcore.backend import BACKENDS, Backend, backend_of, device, get_backend, one_place, place
 from deepcore.backend import dtypes as dt
 from deepcore.effects import effect, mode, untraceable
-from deepcore.errors import ArgumentError, BackendError, DTypeError, GradientError, IndexRangeError, ShapeError
+from deepcore.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    BackendError,
+    DTypeError,
+    GradientError,
+    IndexRangeError,
+    ShapeError,
+    suggest,
+)
 
 if TYPE_CHECKING:
     from deepcore.ops._methods import TensorMethods
@@ -48,11 +61,32 @@ class Storage:
             self.room = 64 + 2 * len(self.views)
 
 
+class UntypedStorage:
+    """Memory, as bytes."""
+
+    def __init__(self, array, backend: Backend):
+        self._array, self._backend = array, backend
+
+    @property
+    def device(self) -> device:
+        return self._backend.device
+
+    def nbytes(self) -> int:
+        return self._array.nbytes
+
+    size = __len__ = nbytes
+
+    def data_ptr(self) -> int:
+        """The address of the first byte."""
+        untraceable("taking a tensor's address")
+        return self._backend.address(self._array)
+
+
 class Tensor(TensorMethods):
     """An n-dimensional array that can record what is computed from it.
 
-    Made by `dc.tensor`, `dc.zeros`, …, never by this constructor, which raises for a user's arguments. `data` is the raw NumPy or CuPy array, shared;
-    `grad` is None or a Tensor of the same shape and dtype.
+    Made by `dc.tensor`, `dc.zeros`, …, never by this constructor, which raises for a user's arguments. `array` is the
+    raw NumPy or CuPy array, shared; `grad` is None or a Tensor of the same shape and dtype.
     """
 
     # _base: None, or (the tensor this is a view of, the chain of view ops that leads here). _storage: made when first needed.
@@ -89,24 +123,40 @@ class Tensor(TensorMethods):
 
     # -- the array ----------------------------------------------------------------------------------
     @property
-    def data(self):
+    def array(self):
         """The raw array. Writing into it is not recorded: call `bump_version()` if a graph may still need it."""
-        untraceable("taking a tensor's .data")
+        untraceable("taking a tensor's .array")
         return self._data
 
+    @property
+    def data(self) -> Tensor:
+        """The same memory without history, as in PyTorch: graphs that saved it do not notice writes through this.
+
+        `t.data = other` makes `t` hold the memory of another tensor, whatever its shape, dtype and backend.
+        """
+        return effect("alias", _alias, self)
+
     @data.setter
-    def data(self, value) -> None:
-        raw = value._data if isinstance(value, Tensor) else value
-        untraceable("giving a tensor other memory")
-        if type(raw) is not self.backend.array_type:
-            raise BackendError(
-                "data must stay an array of the tensor's own backend",
-                expected=f"{self.backend.array_type.__name__} for backend {self.backend}",
-                received=type(raw).__name__,
-                fix="t.to(backend) moves a tensor",
+    def data(self, value: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise ArgumentTypeError(
+                "t.data is assigned a tensor",
+                received=type(value).__name__,
+                fix="t.data = dc.as_tensor(array)" if hasattr(value, "dtype") else "t.data = dc.tensor(values)",
+            )
+        if value._data is not self._data:  # else `t.data -= x`, which ends with this assignment, has written it already
+            untraceable("giving a tensor other memory")
+            self.rebind(value._data, value.backend)
+
+    def rebind(self, raw, backend: Backend) -> None:
+        """Hold the raw array `raw` of `backend`; graphs that saved the old one refuse to use it. For framework code."""
+        if self._requires_grad and not dt.is_floating(raw.dtype):
+            raise DTypeError(
+                f"only floating tensors have gradients, and the new data is {dt.name_of(raw.dtype)}",
+                fix="t.requires_grad_(False) first, or convert the data: value.float()",
             )
         version = self.version + 1  # a graph that saved the old array must notice
-        self._data, self._spec = raw, None
+        self._data, self._spec, self.backend = raw, None, backend
         changes.count += 1
         self._base, self._storage = None, Storage()
         self._storage.version = version
@@ -124,9 +174,22 @@ class Tensor(TensorMethods):
         return self._data.ndim
 
     @property
-    def device(self) -> Backend:
-        """PyTorch's word for `backend`."""
-        return self.backend
+    def device(self) -> device:
+        """`backend`, as PyTorch names it."""
+        return self.backend.device
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.backend.kernel_kind == "cuda"
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.backend.name == "cpu"
+
+    def get_device(self) -> int:
+        """The number of the GPU; -1 on the CPU."""
+        index = self.backend.device.index
+        return -1 if index is None else index
 
     @property
     def nbytes(self) -> int:
@@ -146,6 +209,8 @@ class Tensor(TensorMethods):
     def numel(self) -> int:
         return int(self._data.size)
 
+    nelement, ndimension = numel, dim
+
     def element_size(self) -> int:
         return self._data.itemsize
 
@@ -160,11 +225,60 @@ class Tensor(TensorMethods):
         except IndexError:
             raise IndexRangeError(f"dim {dim} is out of range for a tensor of shape {self.shape}") from None
 
-    def is_contiguous(self) -> bool:
-        return bool(self._data.flags.c_contiguous)
+    def is_contiguous(self, memory_format=None) -> bool:
+        """Whether the memory is in row order; `memory_format=dc.channels_last`: in the order N, H, W, C."""
+        order = one_of(_MEMORY_FORMAT, memory_format)
+        if order is None or not order.name.startswith("channels_last"):
+            return bool(self._data.flags.c_contiguous)
+        rank = 4 if order is _MEMORY_FORMAT.channels_last else 5
+        if self._data.ndim != rank:
+            return False
+        return bool(self._data.transpose(0, *range(2, rank), 1).flags.c_contiguous)
+
+    def dim_order(self) -> tuple[int, ...]:
+        """The dimensions from the longest step in memory to the shortest."""
+        return tuple(sorted(range(self._data.ndim), key=lambda dim: -abs(self._data.strides[dim])))
 
     def is_floating_point(self) -> bool:
         return dt.is_floating(self._data.dtype)
+
+    def is_complex(self) -> bool:
+        """False: tensors hold real numbers."""
+        return False
+
+    is_sparse = is_quantized = False
+    output_nr = 0
+    name = None
+
+    @property
+    def layout(self) -> layout:
+        return layout.strided
+
+    # -- memory -------------------------------------------------------------------------------------
+    def data_ptr(self) -> int:
+        """The address of the first element."""
+        untraceable("taking a tensor's address")
+        return self.backend.address(self._data)
+
+    def storage_offset(self) -> int:
+        """The first element's place in the memory that this tensor is a view of, in elements."""
+        return (self.backend.address(self._data) - self.backend.address(self._owner())) // self._data.itemsize
+
+    def untyped_storage(self) -> UntypedStorage:
+        """The memory that this tensor is a view of."""
+        return UntypedStorage(self._owner(), self.backend)
+
+    def _owner(self):
+        array = self._data
+        while type(array.base) is self.backend.array_type:  # blocks of the allocator are of a class of their own
+            array = array.base
+        return array
+
+    def is_set_to(self, tensor: Tensor) -> bool:
+        """Whether the other tensor is over the same memory, with the same shape and strides."""
+        mine, other = self._data, tensor._data
+        same = (mine.shape, mine.strides, mine.dtype) == (other.shape, other.strides, other.dtype)
+        return same and tensor.backend is self.backend and self.backend.address(mine) == self.backend.address(other)
 
     # -- autodiff -----------------------------------------------------------------------------------
     @property
@@ -207,6 +321,8 @@ class Tensor(TensorMethods):
         """How often this memory was written in place."""
         return 0 if self._storage is None else self._storage.version
 
+    _version = version
+
     def storage(self) -> Storage:
         """What this tensor shares with the views of its memory."""
         if self._storage is None:
@@ -247,7 +363,14 @@ class Tensor(TensorMethods):
             if tensor is not None:
                 tensor.grad = gradient.clone() if tensor.grad is None else tensor.grad + gradient
 
+        keep.retains = ref  # type: ignore[attr-defined]
         self._node.add_hook(keep)
+
+    @property
+    def retains_grad(self) -> bool:
+        """Whether `retain_grad()` was called on this computed tensor."""
+        hooks = () if self._node is None else self._node.hooks or ()
+        return any(hook.retains() is self for hook in hooks if hasattr(hook, "retains"))
 
     def register_hook(self, hook):
         """Call `hook(gradient)` when this tensor's gradient is known; what it returns, if anything, replaces it."""
@@ -316,11 +439,29 @@ class Tensor(TensorMethods):
     def __dlpack_device__(self):
         return self._data.__dlpack_device__()
 
-    def cpu(self) -> Tensor:
+    def cpu(self, memory_format=None) -> Tensor:
+        one_of(_MEMORY_FORMAT, memory_format)
         return self.to("cpu")
 
-    def cuda(self, index: int = 0) -> Tensor:
-        return self.to(f"cuda:{index}")
+    def cuda(self, device=None, non_blocking: bool = False, memory_format=None) -> Tensor:
+        """The tensor on a GPU: `cuda()`, `cuda(1)`, `cuda("cuda:1")`."""
+        one_of(_MEMORY_FORMAT, memory_format)
+        return self.to("cuda" if device is None else device)
+
+    def pin_memory(self, device=None) -> Tensor:
+        """A copy in page-locked memory of the CPU, from which copies to a GPU are faster; itself if it is pinned."""
+        if self.backend.name != "cpu":
+            raise BackendError("only tensors on the CPU can be pinned", received=f"a tensor on {self.backend}")
+        if self.is_pinned():
+            return self
+        gpu = get_backend("cuda" if device is None else device)
+        untraceable("pinning memory")
+        return Tensor(gpu.pinned(self._data), self.backend)
+
+    def is_pinned(self, device=None) -> bool:
+        """Whether `pin_memory()` made this memory."""
+        owner = self._owner()
+        return any(backend.is_pinned(owner) for backend in BACKENDS)
 
     def __bool__(self) -> bool:
         if self._data.size != 1:
@@ -333,6 +474,9 @@ class Tensor(TensorMethods):
 
     def __float__(self) -> float:
         return float(self.item())
+
+    def __complex__(self) -> complex:
+        return complex(self.item())
 
     def __index__(self) -> int:
         if self._data.dtype.kind not in "iub":
@@ -369,7 +513,15 @@ class Tensor(TensorMethods):
         return _rebuild, (type(self), self.backend.to_host(self._data), self.backend.name, self._requires_grad)
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec and self._data.size == 1 else format(repr(self), spec)
+        if not self._data.ndim:
+            return format(self.item(), spec)
+        if spec:
+            raise ArgumentTypeError(
+                f"a tensor of shape {self.shape} is not printed as one number",
+                received=f"the format {spec!r}",
+                fix="t.item() of one element, or dc.set_printoptions(precision=…)",
+            )
+        return str(self)
 
     def __repr__(self) -> str:
         from deepcore.printing import describe
@@ -416,6 +568,10 @@ def _owner(data, backend) -> Backend:
         there = getattr(data, "__dlpack_device__", None)
         return backend_of(data) or get_backend(f"cuda:{there()[1]}" if there else None)
     return get_backend()
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    return Tensor(tensor._data, tensor.backend)
 
 
 def _detached(tensor: Tensor) -> Tensor:
@@ -598,12 +754,101 @@ def made(raw, backend: Backend) -> Tensor:
     return effect("made", Tensor, raw, backend)
 
 
+class layout(enum.Enum):
+    """How a tensor lies in memory: always with strides."""
+
+    strided = "strided"
+
+    def __repr__(self) -> str:
+        return f"dc.{self.name}"
+
+
+class memory_format(enum.Enum):
+    """The order of dimensions in memory, as PyTorch names them; a hint, that no result depends on."""
+
+    contiguous_format = "contiguous_format"
+    preserve_format = "preserve_format"
+    channels_last = "channels_last"
+    channels_last_3d = "channels_last_3d"
+
+    def __repr__(self) -> str:
+        return f"dc.{self.name}"
+
+
+_MEMORY_FORMAT = memory_format  # arguments have that name
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def factory(function: _Function) -> _Function:
+    """Decorator of a function with an argument `backend` that makes a tensor: adds the keywords that PyTorch has there.
+
+    `device` is another word for `backend`, `out` a tensor of the result's shape that is written and returned.
+    `pin_memory=True` is `Tensor.pin_memory()`, and `layout` and `memory_format` may name what PyTorch has.
+    """
+    code = function.__code__
+    own = frozenset(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - {"device"}
+
+    @functools.wraps(function)
+    def make(*args, **keywords):
+        if not keywords or keywords.keys() <= own:
+            return function(*args, **keywords)
+        return _make(function, own, args, keywords)
+
+    return make  # type: ignore[return-value]
+
+
+def _make(function: Callable, own: frozenset[str], args: tuple, keywords: dict[str, Any]) -> Tensor:
+    args = one_place(function, args, keywords) if "backend" in own else args
+    out = keywords.pop("out", None)
+    pinned = keywords.pop("pin_memory", False)
+    for name, kind in (("layout", layout), ("memory_format", memory_format)):
+        if name not in own:
+            one_of(kind, keywords.pop(name, None))
+    code = function.__code__
+    if "size" in keywords and code.co_flags & inspect.CO_VARARGS and "size" not in own:
+        args = (*args, keywords.pop("size"))
+    unknown = sorted(keywords.keys() - own)
+    if unknown:
+        raise ArgumentTypeError(
+            f"{function.__name__}() has no argument {unknown[0]!r}",
+            fix=suggest(unknown[0], own | {"device", "out", "pin_memory"}),
+        )
+    if out is None:
+        made = function(*args, **keywords)
+        return made.pin_memory() if pinned else made
+    if not isinstance(out, Tensor):
+        raise ArgumentTypeError("out is a tensor", received=type(out).__name__)
+    for name, value in (("backend", out.backend), ("dtype", out.dtype)):
+        if name in own and keywords.get(name) is None:
+            keywords[name] = value
+    made = function(*args, **keywords)
+    if (made.shape, made.dtype, made.backend) != (out.shape, out.dtype, out.backend):
+        raise ShapeError(
+            "out does not have the result's shape, dtype and backend",
+            expected=f"shape {made.shape}, {dt.name_of(made.dtype)}, backend {made.backend}",
+            received=f"shape {out.shape}, {dt.name_of(out.dtype)}, backend {out.backend}",
+        )
+    out.copy_(made.detach())
+    return out.requires_grad_() if made._requires_grad else out
+
+
+def one_of(kind, value):
+    """A `layout` or `memory_format`, or None, once it is one."""
+    if value is None or isinstance(value, kind):
+        return value
+    raise ArgumentTypeError(
+        f"{kind.__name__} is one of " + ", ".join(f"dc.{choice.name}" for choice in kind), received=repr(value)
+    )
+
+
 def _finish(raw, backend: Backend, requires_grad: bool) -> Tensor:
     out = made(raw, backend)
     return out.requires_grad_() if requires_grad else out
 
 
-def tensor(data, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def tensor(data, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """A new tensor holding a copy of `data` (number, nested list, array or Tensor).
 
     Python floats become float32 and whole numbers int64; arrays keep their dtype and, unless `backend`
@@ -616,7 +861,34 @@ def tensor(data, dtype=None, backend=None, requires_grad: bool = False) -> Tenso
     return _finish(_to_raw(data, dtype, owner, copy=True), owner, requires_grad)
 
 
-def as_tensor(data, dtype=None, backend=None) -> Tensor:
+def asarray(
+    obj, *, dtype=None, backend=None, device=None, copy: bool | None = None, requires_grad: bool = False
+) -> Tensor:
+    """`as_tensor`, or with `copy=True` `tensor`; `copy=False` raises where the memory cannot be shared."""
+    where = place(backend, device)
+    made = tensor(obj, dtype, where) if copy else as_tensor(obj, dtype, where)
+    if copy is False and not _shares_memory(made, obj):
+        raise ArgumentError("this data cannot be shared", received=type(obj).__name__, fix="leave out copy=False")
+    return made.detach().requires_grad_() if requires_grad and not made.requires_grad else made
+
+
+def _shares_memory(made: Tensor, source) -> bool:
+    if isinstance(source, Tensor):
+        return made._data is source._data
+    there = getattr(source, "data_ptr", None)
+    if there is not None:
+        return made.backend.address(made._data) == there()
+    return hasattr(source, "dtype") and hasattr(source, "shape") and made.backend.may_share_memory(made._data, source)
+
+
+@factory
+def scalar_tensor(s, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
+    """A number as a tensor of no dimension, float32 by default."""
+    return tensor(s, dt.default_float if dtype is None else dtype, backend, requires_grad)
+
+
+@factory
+def as_tensor(data, dtype=None, backend=None, *, device=None) -> Tensor:
     """As `tensor`, but memory is shared where it can be, also with other libraries' arrays (DLPack); a Tensor that fits
     is returned as it is.
     """
@@ -668,7 +940,7 @@ def _maker(function: str, doc: str):
 
     make.__name__ = make.__qualname__ = function
     make.__doc__ = doc
-    return make
+    return factory(make)
 
 
 zeros = _maker("zeros", "A tensor of zeros: `zeros(2, 3)` or `zeros((2, 3))`, float32 by default.")
@@ -676,7 +948,8 @@ ones = _maker("ones", "A tensor of ones: `ones(2, 3)` or `ones((2, 3))`, float32
 empty = _maker("empty", "A tensor whose contents are whatever the memory held.")
 
 
-def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """A tensor with every element `fill_value`; the dtype follows the value, and has to hold it."""
     xp = get_backend(backend)
     if isinstance(fill_value, Tensor) or hasattr(fill_value, "dtype"):
@@ -705,13 +978,16 @@ def _like(function: str):
 
     make.__name__ = make.__qualname__ = f"{function}_like"
     make.__doc__ = f"`{function}` with the shape, dtype and backend of `input`."
-    return make
+    return factory(make)
 
 
 zeros_like, ones_like, empty_like = _like("zeros"), _like("ones"), _like("empty")
 
 
-def full_like(input: Tensor, fill_value, dtype=None, backend: Any = None, requires_grad: bool = False) -> Tensor:
+@factory
+def full_like(
+    input: Tensor, fill_value, dtype=None, backend: Any = None, requires_grad: bool = False, *, device=None
+) -> Tensor:
     """`full` with the shape, dtype and backend of `input`."""
     backend = backend or tensor_like("full_like", input).backend
     return full(input.shape, fill_value, input.dtype if dtype is None else dtype, backend, requires_grad)
@@ -724,7 +1000,8 @@ def _number(name: str, value):
     return value
 
 
-def arange(start, end=None, step=1, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def arange(start, end=None, step=1, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """start, start + step, … below `end`; int64 when all three are whole numbers, else float32.
 
     With an integer `dtype` the fractions of all three are cut first. The dtype has to hold every number.
@@ -765,7 +1042,8 @@ def _check_ends(kind, *ends) -> None:
             raise dt.misfit(value, kind)
 
 
-def linspace(start, end, steps: int, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def linspace(start, end, steps: int, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """`steps` evenly spaced values from `start` to `end`, both included."""
     xp = get_backend(backend)
     start, end = _number("linspace", start), _number("linspace", end)
@@ -775,7 +1053,8 @@ def linspace(start, end, steps: int, dtype=None, backend=None, requires_grad: bo
     return _finish(raw.astype(kind), xp, requires_grad)
 
 
-def eye(n: int, m: int | None = None, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+@factory
+def eye(n: int, m: int | None = None, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """The n×m matrix with ones on the diagonal."""
     xp = get_backend(backend)
     rows, columns = _shape((n, n if m is None else m))

@@ -128,7 +128,7 @@ class Plan:
     """
 
     __slots__ = (
-        "call", "dtype", "empty", "launches", "owner", "parallel", "results", "shape", "spec", "temporaries",
+        "call", "dtype", "empty", "launches", "many", "owner", "parallel", "results", "shape", "spec", "temporaries",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +141,8 @@ class Plan:
     ):
         self.spec, self.shape, self.dtype = spec, spec.shape, spec.dtype
         self.results: tuple[Spec, ...] = (spec, *aux)
+        #: Whether the op gives more than an array: several, or a tuple of one.
+        self.many = bool(aux)
         self.launches, self.temporaries = tuple(launches), temporaries
         #: Whatever the launches' words refer to.
         self.owner = owner
@@ -254,11 +256,17 @@ class Lowering:
                 self.plans.clear()
             plan = True  # another device, or two of them: not for a plan
             if all(spec.backend is specs[0].backend and spec.dtype is not None for spec in specs):
-                plan = self.pays(specs) and (self.lower(specs, params) or False)
+                plan = self.pays(specs, params) and self._lowered(specs, params)
             self.plans[key] = plan
         return plan
 
-    def pays(self, specs: Sequence[Spec]) -> bool:
+    def _lowered(self, specs: Sequence[Spec], params: dict) -> Plan | bool:
+        plan = self.lower(specs, params) or False
+        if self.many and isinstance(plan, Plan):
+            plan.many = True
+        return plan
+
+    def pays(self, specs: Sequence[Spec], params: dict) -> bool:
         """Whether eager calls with these operands run by a kernel. False only where the reference has the same bits."""
         return True
 
@@ -282,7 +290,7 @@ class Lowering:
         whole = operands if key is None else (operands, key)
         plan = self.plans.get(whole)
         if plan is None or plan is False:  # here it runs by kernels whether or not that pays
-            plan = self.plans[whole] = self.lower(specs, params) or False
+            plan = self.plans[whole] = self._lowered(specs, params)
         if isinstance(plan, bool):
             return (self.prepare or self._copied)(xp, arrays, params, out) if plan else NotImplemented
         try:
@@ -299,8 +307,10 @@ class Lowering:
         copies = self.copies([spec_of(array, xp) for array in arrays], params)
         if copies is None:
             return NotImplemented
-        arrays = [np.require(a, requirements="CA") if copy else a for a, copy in zip(arrays, copies)]
-        return self(xp, *arrays, out=out, **params)
+        copied = [np.require(a, requirements="CA") if copy else a for a, copy in zip(arrays, copies)]
+        if all(a is b for a, b in zip(arrays, copied)):
+            return NotImplemented
+        return self(xp, *copied, out=out, **params)
 
 
 def _not_plain(specs: Sequence[Spec], params: dict) -> tuple[bool, ...] | None:

@@ -12,14 +12,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"config", "errors", "locks"},
+    {"config", "errors", "locks", "missing", "torch_names"},
     {"backend"},
     {"kernels"},
-    {"random", "printing", "tensor", "autograd"},
+    {"random", "printing", "tensor", "predicates", "autograd", "cuda"},
     {"ops"},
     {"compiler"},
     {"nn", "optim"},
     {"data", "io"},
+    {"utils"},
     {"metrics", "plots"},
     {"train"},
     {"models", "systems"},

@@ -128,7 +128,7 @@ def test_softmax_and_sizes(example):
 def test_gradients_of_a_numpy_function(example, backend):
     """On the backend's own arrays: nothing in the function names the array library of the argument."""
     rosenbrock = example("numpy_gradients").rosenbrock
-    x = dc.tensor([1.3, 0.7, 0.8, 1.9, 1.2], dtype=dc.float64).data
+    x = dc.tensor([1.3, 0.7, 0.8, 1.9, 1.2], dtype=dc.float64).array
     gradient = dc.grad(rosenbrock)(x)
     assert type(gradient) is type(x)
     host = dc.get_backend(backend).to_host(gradient)

@@ -1,5 +1,6 @@
 """Reverse-mode differentiation of any order."""
 
+from deepcore import missing
 from deepcore.autograd.engine import Handle, backward, grad, register_hook
 from deepcore.autograd.function import Context, Function
 from deepcore.autograd.gradcheck import gradcheck, gradgradcheck
@@ -17,8 +18,10 @@ from deepcore.autograd.graph import (
 from deepcore.autograd.modes import (
     detect_anomaly,
     enable_grad,
+    inference_mode,
     intercept,
     is_grad_enabled,
+    is_inference_mode_enabled,
     no_grad,
     profile,
     set_grad_enabled,
@@ -37,9 +40,11 @@ __all__ = [
     "grad",
     "gradcheck",
     "gradgradcheck",
+    "inference_mode",
     "intercept",
     "is_array",
     "is_grad_enabled",
+    "is_inference_mode_enabled",
     "mixed_backends",
     "mode",
     "no_grad",
@@ -50,3 +55,5 @@ __all__ = [
     "view_steps",
     "wrong_argument",
 ]
+
+__getattr__ = missing.names_of(__name__, "torch.autograd")

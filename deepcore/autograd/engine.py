@@ -56,10 +56,11 @@ def _start(tensor: Tensor, gradient) -> Tensor:
     return gradient if gradient.dtype == tensor.dtype else gradient.to(tensor.dtype)
 
 
-def _propagate(roots, retain_graph, create_graph, only=None, watched=None) -> dict[Tensor, Tensor]:
+def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=()) -> dict[Tensor, Tensor]:
     """Walk the graph from `roots` ((tensor, gradient) pairs), newest node first; the sums that reach the leaves.
 
     `only`: the nodes and leaves worth visiting (None: all). `watched`: a dict whose node keys get their gradient.
+    `stop`: nodes that gradients reach and do not pass.
     """
     pending: dict[Any, Any] = {}
     heap: list[tuple[int, Node]] = []
@@ -87,7 +88,7 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None) -> di
                 gradient = _hooked(hook, gradient)
             if watched is not None and node in watched:
                 watched[node] = gradient
-            if only is not None and not any(edge in only for edge in node.edges):
+            if node in stop or (only is not None and not any(edge in only for edge in node.edges)):
                 continue
             if graph.watchers:
                 mode.node = node
@@ -235,6 +236,17 @@ def grad(
             )
         found.append(gradient)
     return tuple(found)
+
+
+def partial_gradients(outputs: list[Tensor], inputs: list[Tensor], gradients: list[Tensor]) -> list[Tensor | None]:
+    """`grad` by inputs that are taken as independent of each other, whatever they were computed from; None where an
+    output does not depend on one. The graph is kept."""
+    targets = [t._node or t for t in inputs]
+    nodes = [key for key in targets if not isinstance(key, Tensor)]
+    watched: dict[Any, Any] = dict.fromkeys(nodes)
+    only = _reaching(targets, [t._node or t for t in outputs])
+    leaves = _propagate(list(zip(outputs, gradients)), True, False, only, watched, set(nodes))
+    return [leaves.get(key) if isinstance(key, Tensor) else watched[key] for key in targets]
 
 
 def _sequence(name: str, given) -> tuple:

@@ -124,7 +124,7 @@ def _numeric(fn, inputs, t: Tensor, k: int, eps: float):
             for sign in (1, -1):
                 moved = original.copy().reshape(-1)
                 moved[column] += sign * eps
-                t.data = moved.reshape(original.shape)
+                t.rebind(moved.reshape(original.shape), xp)
                 sides.append(_outputs(fn, inputs)[k]._data.reshape(-1).copy())
             columns.append((sides[0] - sides[1]) / (2 * eps))
     finally:

@@ -58,7 +58,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     result: Any = None
     if op.lowering is not None and not watchers and settings.kernels:
         result = _planned(op, op.lowering, inputs, params)
-        if result.__class__ is Tensor or result.__class__ is tuple:
+        if result is not None and result is not False:
             return result
     try:
         backend = first.backend
@@ -116,7 +116,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     return result
 
 
-def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]):
+def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]) -> Any:
     """`apply` by the op's plan for operands like these; False where none serves, None where the op's kernel must decide."""
     count = len(inputs)
     first = inputs[0]
@@ -147,7 +147,7 @@ def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]):
         plan = lowering.plan(key, [t._spec for t in inputs], params)
     if plan is False or plan is True:
         return None if plan else False
-    if len(plan.results) > 1 or lowering.many:
+    if plan.many:
         return _planned_many(op, lowering, plan, inputs, params, slots or (), recorded)
     out = plan.empty(plan.shape, plan.dtype)
     if slots is not None:

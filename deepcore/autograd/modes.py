@@ -61,6 +61,44 @@ class enable_grad(_GradMode):
     """Recording inside, also within `no_grad`; also a decorator."""
 
 
+class _Inference(threading.local):
+    def __init__(self):
+        self.modes: list[bool] = []
+
+
+_INFERENCE = _Inference()
+
+
+class inference_mode(_GradMode):
+    """`no_grad` by the name of PyTorch's faster kind: nothing is recorded inside. `inference_mode(False)` records.
+
+    Its tensors are as all others, and may be used where something is recorded later.
+    """
+
+    def __new__(cls, mode: bool | Callable = True):
+        return super().__new__(cls, None if isinstance(mode, bool) else mode)
+
+    def __init__(self, mode: bool | Callable = True):
+        super().__init__()
+        self.enabled = mode is False
+
+    def _recreate_cm(self):
+        return inference_mode(not self.enabled)
+
+    def __enter__(self):
+        _INFERENCE.modes.append(not self.enabled)
+        return super().__enter__()
+
+    def __exit__(self, *exc) -> None:
+        _INFERENCE.modes.pop()
+        super().__exit__(*exc)
+
+
+def is_inference_mode_enabled() -> bool:
+    """Whether this is inside of `inference_mode`."""
+    return bool(_INFERENCE.modes) and _INFERENCE.modes[-1]
+
+
 def _steps(cm: Callable, generator):
     """`generator` with each of its steps inside a fresh `cm()`, and its caller never."""
     try:

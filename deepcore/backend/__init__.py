@@ -6,15 +6,19 @@ A `Backend` is the array module the ops compute with: attribute access falls thr
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from deepcore import locks
 from deepcore.backend import dtypes
+from deepcore.backend.devices import check_kind, device, device_of, split_name
 from deepcore.config import settings
-from deepcore.errors import ArgumentError, BackendError, suggest
+from deepcore.errors import ArgumentError, BackendError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 #: Every backend object, by itself.
 BACKENDS: dict[Backend, Backend] = {}
@@ -36,6 +40,8 @@ class Backend:
 
     def __init__(self, name: str, array_module, array_type: type):
         self.name = name
+        #: The same place by PyTorch's name.
+        self.device = device_of(name)
         self.array_module = array_module
         self.array_type = array_type
         #: Op to the callable that runs it here; filled by `bind` on first use.
@@ -58,7 +64,7 @@ class Backend:
     def __eq__(self, other) -> bool:
         if isinstance(other, str):
             return other == self.name or (self.name.endswith(":0") and other == self.name[:-2])
-        return self is other
+        return other == self.device if isinstance(other, device) else self is other
 
     __hash__ = object.__hash__
 
@@ -105,11 +111,11 @@ class Backend:
     def _scatter_add(self, target, index, values) -> None:
         raise NotImplementedError
 
-    def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False):
-        """Σ x over the dimensions `axis` (None: all); 16-bit floats add up in float32."""
+    def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False, dtype=None):
+        """Σ x over the dimensions `axis` (None: all), of whole numbers in `dtype`; 16-bit floats add up in float32."""
         if dtypes.is_floating(x.dtype) and x.itemsize == 2:
             return self.array_module.sum(x.astype(dtypes.float32), axis=axis, keepdims=keepdims).astype(x.dtype)
-        return self.array_module.sum(x, axis=axis, keepdims=keepdims)
+        return self.array_module.sum(x, axis=axis, keepdims=keepdims, dtype=dtype)
 
     def special(self, name: str, x):
         """erf, lgamma, digamma … elementwise, by the name PyTorch's `special` module gives it."""
@@ -122,11 +128,23 @@ class Backend:
         """Wait until everything queued has run."""
 
     def memory(self) -> dict[str, int]:
-        """Bytes: `used`, `held` by the pool, and `total` of the device, as far as they are known."""
+        """Bytes: `used`, `held` by the pool, and `free` and `total` of the device, as far as they are known."""
         return {}
+
+    def address(self, array) -> int:
+        """Where the first element of a raw array is."""
+        return array.__array_interface__["data"][0]
 
     def release_memory(self) -> None:
         """Give cached blocks back to the system."""
+
+    def pinned(self, array):
+        """A copy of a NumPy array in page-locked memory, from which copies to this backend are faster."""
+        raise BackendError(f"memory is pinned for a GPU, not for backend {self}")
+
+    def is_pinned(self, memory) -> bool:
+        """Whether `memory`, what an array lies in, is page-locked by `pinned`."""
+        return False
 
     def info(self) -> dict[str, Any]:
         """Facts for `deepcore info`."""
@@ -157,9 +175,7 @@ def register(kind: str, factory: Callable[[int], Backend]) -> None:
 
 def _factory(kind: str) -> Callable[[int], Backend]:
     if kind not in _FACTORIES:
-        if kind not in available_kinds():
-            raise BackendError(f"there is no backend named {kind!r}", fix=suggest(kind, [*available_kinds(), "auto"]))
-        _FACTORIES[kind] = importlib.import_module(f"{__name__}.{kind}").create
+        _FACTORIES[kind] = importlib.import_module(f"{__name__}.{check_kind(kind)}").create
     return _FACTORIES[kind]
 
 
@@ -167,12 +183,12 @@ def available_kinds() -> list[str]:
     """The kinds of backend there are, usable on this machine or not."""
     import pkgutil
 
-    found = {m.name for m in pkgutil.iter_modules(__path__)} - {"dtypes"}
+    found = {m.name for m in pkgutil.iter_modules(__path__)} - {"devices", "dtypes"}
     return sorted(found | set(_FACTORIES))
 
 
-def get_backend(name: str | Backend | None = None) -> Backend:
-    """The backend called `name`: "cpu", "cuda", "cuda:1" or "auto"; None is the default backend.
+def get_backend(name: str | int | device | Backend | None = None) -> Backend:
+    """The backend called `name`: "cpu", "cuda", "cuda:1", "auto", 1 (for "cuda:1") or a `device`; None is the default.
 
     "auto" is the first GPU, or the CPU where there is none. Asking for "cuda" where it cannot be used raises
     `BackendError` with what is missing.
@@ -183,9 +199,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     if name is None:
         name = settings.backend
     if not isinstance(name, str):
-        raise ArgumentError(
-            "a backend is given by its name", expected='"cpu", "cuda", "cuda:1" or "auto"', received=repr(name)
-        )
+        name = str(device(name))
     found = _INSTANCES.get(name)
     if found is not None:
         return found
@@ -203,14 +217,54 @@ def _created(name: str) -> Backend:
             return get_backend("cuda")
         except BackendError:
             return get_backend("cpu")
-    kind, colon, index = name.partition(":")
-    if colon and not (index.isascii() and index.isdigit() and len(index) < 10):
-        raise BackendError(f"{name!r} is not a backend", expected='a name such as "cpu", "cuda" or "cuda:1"')
+    kind, index = split_name(name)
     with _LOCK:
         backend = _factory(kind)(int(index or 0))
         backend = _INSTANCES.setdefault(backend.name, backend)
         _INSTANCES[name] = backend
     return backend
+
+
+def place(backend, device) -> Any:
+    """What `backend=` and `device=`, two words for one thing, ask for; None where neither is given."""
+    if backend is None or device is None:
+        return device if backend is None else backend
+    if get_backend(backend) is not get_backend(device):
+        raise ArgumentError(
+            "backend and device are two words for one thing, and name two places",
+            received=f'backend="{backend}" and device="{device}"',
+            fix="leave one of them out",
+        )
+    return backend
+
+
+def one_place(function: Callable, args: tuple, keywords: dict[str, Any]) -> tuple:
+    """The positional arguments of a call of `function`, once its argument `backend` stands for the keyword `device`."""
+    device = keywords.pop("device", None)
+    if device is None:
+        return args
+    code = function.__code__
+    at = code.co_varnames.index("backend")
+    if at < min(code.co_argcount, len(args)):
+        return (*args[:at], place(args[at], device), *args[at + 1 :])
+    keywords["backend"] = place(keywords.get("backend"), device)
+    return args
+
+
+def takes_device(function: _Function) -> _Function:
+    """`function`, which has an argument `backend`, with `device` as another word for it; any other as it is."""
+    code = getattr(function, "__code__", None)
+    arguments = () if code is None else code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if "backend" not in arguments:
+        return function
+
+    @functools.wraps(function)
+    def placed(*args, **keywords):
+        if "device" in keywords:
+            args = one_place(function, args, keywords)
+        return function(*args, **keywords)
+
+    return placed  # type: ignore[return-value]
 
 
 class use_backend:
@@ -220,7 +274,7 @@ class use_backend:
     >>> with use_backend("cpu"): ...   # and back afterwards
     """
 
-    def __init__(self, name: str | Backend):
+    def __init__(self, name: str | int | device | Backend):
         self._before = settings.backend
         self.backend = get_backend(name)
         settings.backend = self.backend.name

@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -32,18 +33,20 @@ class CudaBackend(Backend):
     def __init__(self, index: int, cupy, name: str = "cuda", cublas=None):
         super().__init__(f"{name}:{index}", cupy, cupy.ndarray)
         self.index = index
-        self.device = cupy.cuda.Device(index)
+        self.gpu = cupy.cuda.Device(index)
         self._functions: dict[str, Any] = {}
         self._cublas = cublas
+        #: Page-locked memory by the number of its array.
+        self._pinned: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
 
     def asarray(self, value, dtype=None):
-        with self.device:
+        with self.gpu:
             if isinstance(value, (float, np.generic, np.ndarray)) and not np.ndim(value):
                 return self.from_host(np.asarray(value, dtype))
             return self.array_module.asarray(value, dtype)
 
     def from_host(self, array):
-        with self.device:
+        with self.gpu:
             if not array.ndim and array == 0:  # CuPy would clear the bytes, and -0.0 be 0.0
                 return self.array_module.asarray(array.reshape(1)).reshape(())
             return self.array_module.asarray(np.ascontiguousarray(array).reshape(array.shape))
@@ -63,7 +66,7 @@ class CudaBackend(Backend):
         from deepcore.kernels.cuda.embedding import scatter_rows
 
         xp = self.array_module
-        with self.device:
+        with self.gpu:
             rows, values = _as_rows(xp, target, index, values)
             if values.size == 0:
                 return
@@ -115,7 +118,7 @@ class CudaBackend(Backend):
     @functools.cached_property
     def capability(self) -> int:
         """The compute capability: 90 is 9.0."""
-        return int(self.device.compute_capability)
+        return int(self.gpu.compute_capability)
 
     @functools.cached_property
     def multiprocessors(self) -> int:
@@ -131,7 +134,7 @@ class CudaBackend(Backend):
 
     def _load(self, symbol: str, ptx: str):
         # RawModule takes PTX as a file, and reads it when the kernel is first asked for.
-        with self.device, tempfile.TemporaryDirectory(prefix="deepcore-") as folder:
+        with self.gpu, tempfile.TemporaryDirectory(prefix="deepcore-") as folder:
             path = os.path.join(folder, f"{symbol}.ptx")
             with open(path, "w", encoding="ascii") as file:
                 file.write(ptx)
@@ -147,7 +150,7 @@ class CudaBackend(Backend):
     @functools.cached_property
     def capture_stream(self):
         """The stream on which steps are captured."""
-        with self.device:
+        with self.gpu:
             return self.array_module.cuda.Stream(non_blocking=True)
 
     @functools.cached_property
@@ -193,6 +196,16 @@ class CudaBackend(Backend):
         words[...] = 0
         return words
 
+    def pinned(self, array):
+        memory = np.frombuffer(self.array_module.cuda.alloc_pinned_memory(max(array.nbytes, 1)), np.uint8, array.nbytes)
+        self._pinned[id(memory)] = memory
+        copy = memory.view(array.dtype).reshape(array.shape)
+        copy[...] = array
+        return copy
+
+    def is_pinned(self, memory) -> bool:
+        return self._pinned.get(id(memory)) is memory
+
     def launch(self, kernel, blocks: int, /, **arguments) -> None:
         """Queue `blocks` blocks of a kernel that is ready. Arguments, by name, are arrays, for pointers, and numbers."""
         self.prepared(kernel, blocks, **arguments)()
@@ -202,17 +215,24 @@ class CudaBackend(Backend):
         return partial(self._functions[kernel.name], (blocks,), (kernel.threads,), kernel.values(arguments))
 
     def synchronize(self) -> None:
-        with self.device:
+        with self.gpu:
             self.array_module.cuda.get_current_stream().synchronize()
 
     def memory(self) -> dict[str, int]:
-        with self.device:
+        with self.gpu:
             pool = self.array_module.get_default_memory_pool()
-            _, total = self.array_module.cuda.runtime.memGetInfo()
-            return {"used": pool.used_bytes(), "held": pool.total_bytes(), "total": total}
+            free, total = self.array_module.cuda.runtime.memGetInfo()
+            return {"used": pool.used_bytes(), "held": pool.total_bytes(), "free": free, "total": total}
+
+    def count(self) -> int:
+        """How many GPUs there are."""
+        return self.array_module.cuda.runtime.getDeviceCount()
+
+    def address(self, array) -> int:
+        return array.data.ptr
 
     def release_memory(self) -> None:
-        with self.device:
+        with self.gpu:
             self.array_module.get_default_memory_pool().free_all_blocks()
 
     def info(self) -> dict[str, Any]:
@@ -221,7 +241,7 @@ class CudaBackend(Backend):
         name = properties["name"]
         return {
             "device": name.decode() if isinstance(name, bytes) else name,
-            "compute capability": self.device.compute_capability,
+            "compute capability": self.gpu.compute_capability,
             "memory": f"{properties['totalGlobalMem'] / 2**30:.1f} GiB",
             "cupy": cupy.__version__,
             "CUDA runtime": cupy.cuda.runtime.runtimeGetVersion(),
@@ -242,7 +262,7 @@ class CudaBackend(Backend):
 
     def _on_device(self, run: Callable) -> Callable:
         """`run` on this device: CuPy computes on its current one, which is 0 unless it is told."""
-        device = self.device
+        device = self.gpu
 
         @functools.wraps(run, updated=())
         def on_device(*args, **params):

@@ -22,6 +22,9 @@ float32 = np.dtype(np.float32)
 float64 = np.dtype(np.float64)
 bfloat16 = np.dtype(ml_dtypes.bfloat16)
 
+#: What every dtype is an instance of.
+dtype = np.dtype
+
 #: Every dtype a tensor may have, by the name PyTorch gives it.
 DTYPES = {
     "bool": bool_,
@@ -234,3 +237,70 @@ def result_type(operands) -> np.dtype:
 def name_of(dtype) -> str:
     """`float32`: the name PyTorch gives the dtype, without its prefix."""
     return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
+
+
+def set_default_dtype(dtype) -> None:
+    """The dtype of Python floats, and of tensors whose dtype nothing else says, from here on: a floating one."""
+    global default_float
+    kind = as_dtype(dtype)
+    if not is_floating(kind):
+        from deepcore.errors import DTypeError
+
+        raise DTypeError("the default dtype is a floating one", received=name_of(kind))
+    default_float = kind
+
+
+def get_default_dtype() -> np.dtype:
+    """The dtype of Python floats: float32, unless `set_default_dtype` has said another."""
+    return default_float
+
+
+def can_cast(from_, to) -> bool:
+    """Whether a result of dtype `from_` may be written in dtype `to`: floats not in integers, nor integers in bool."""
+    return _category(as_dtype(from_)) <= _category(as_dtype(to))
+
+
+class finfo:
+    """The limits of a floating dtype (default: the default one), as torch.finfo."""
+
+    __slots__ = ("bits", "dtype", "eps", "max", "min", "resolution", "smallest_normal", "tiny")
+
+    def __init__(self, dtype=None):
+        kind = default_float if dtype is None else as_dtype(dtype)
+        _expect(is_floating(kind), "finfo", "a floating", "iinfo", kind)
+        info = ml_dtypes.finfo(kind)
+        self.bits: int = int(info.bits)
+        self.dtype: str = name_of(kind)
+        self.eps, self.max, self.min = float(info.eps), float(info.max), float(info.min)
+        self.tiny = self.smallest_normal = float(info.tiny)
+        self.resolution = 10.0 ** -int(info.precision)
+
+    def __repr__(self) -> str:
+        return (
+            f"finfo(resolution={self.resolution:g}, min={self.min:g}, max={self.max:g}, eps={self.eps:g}, "
+            f"smallest_normal={self.smallest_normal:g}, tiny={self.tiny:g}, dtype={self.dtype})"
+        )
+
+
+class iinfo:
+    """The limits of an integer dtype, as torch.iinfo."""
+
+    __slots__ = ("bits", "dtype", "max", "min")
+
+    def __init__(self, dtype):
+        kind = as_dtype(dtype)
+        _expect(is_integer(kind), "iinfo", "an integer", "finfo", kind)
+        self.min, self.max = (edge + step for edge, step in zip(span(kind), (1, -1)))
+        self.bits: int = 8 * kind.itemsize
+        self.dtype: str = name_of(kind)
+
+    def __repr__(self) -> str:
+        return f"iinfo(min={self.min}, max={self.max}, dtype={self.dtype})"
+
+
+def _expect(right: bool, name: str, what: str, other: str, kind) -> None:
+    if not right:
+        from deepcore.errors import DTypeError
+
+        fix = None if kind == bool_ else f"dc.{other}(dc.{name_of(kind)})"
+        raise DTypeError(f"{name} takes {what} dtype", received=name_of(kind), fix=fix)

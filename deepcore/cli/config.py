@@ -5,7 +5,7 @@
     [loss]       type = a loss, its arguments
     [optimizer]  type = an optimizer, its arguments
     [schedule]   type = a learning-rate schedule, its arguments; stepped once an epoch (the table may be left out)
-    [train]      epochs, batch_size, seed, backend, clip_grad_norm, drop_last, save_every, keep, best
+    [train]      epochs, batch_size, seed, backend (or device), clip_grad_norm, drop_last, save_every, keep, best
 
 Argument names are those of the constructors. What a layer can tell from the one before it (`in_features`,
 `num_features`) may be left out. Nothing in a file is ever imported or run.
@@ -320,6 +320,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _train(table: dict[str, Any], at: Place) -> TrainPart:
+    if "device" in table:  # another word for it
+        if "backend" in table:
+            raise at.key("device").error("backend and device are two words for one thing", fix="leave one of them out")
+        table = {"backend" if key == "device" else key: value for key, value in table.items()}
     arguments = _check_arguments(TrainPart, table, at, "section train")
     for key, value in arguments.items():
         if key in _RANGES and value is not None and not _RANGES[key][0](value):
@@ -344,7 +348,7 @@ def _check_arguments(
     more: Collection[str] = ("type",),
 ) -> dict[str, Any]:
     """`table`, once every key is an argument of `function` and every value fits; `given` ones are not the file's."""
-    hidden = {*given, "backend", "dtype"} if function is not TrainPart else set()
+    hidden = {*given, "backend", "device", "dtype"} if function is not TrainPart else set()
     hidden |= {"folder", "classification"} if function in SOURCES.values() else set()
     parameters = {
         name: p

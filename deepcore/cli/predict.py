@@ -27,7 +27,7 @@ def arguments(parser) -> None:
     parser.add_argument("file", metavar="FILE", help="CSV, NPY, PNG, JPEG or IDX")
     parser.add_argument("--top", metavar="K", type=int, default=1, help="print the K likeliest classes (default 1)")
     parser.add_argument("--json", action="store_true", help="print a JSON object per sample")
-    parser.add_argument("--backend", metavar="NAME", help='"cpu", "cuda", "cuda:1" or "auto"')
+    parser.add_argument("--backend", "--device", metavar="NAME", help='"cpu", "cuda", "cuda:1" or "auto"')
 
 
 def run(args) -> int:

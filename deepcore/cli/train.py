@@ -26,7 +26,7 @@ from deepcore.io.files import atomic_write
 
 def arguments(parser) -> None:
     parser.add_argument("config", metavar="CONFIG", nargs="?", help="a TOML file (default: the digit classifier)")
-    parser.add_argument("--backend", metavar="NAME", help='"cpu", "cuda", "cuda:1" or "auto"')
+    parser.add_argument("--backend", "--device", metavar="NAME", help='"cpu", "cuda", "cuda:1" or "auto"')
     parser.add_argument("--seed", metavar="N", type=int, help="of initial weights, shuffling and dropout")
     parser.add_argument("--epochs", metavar="N", type=int, help="passes over the training data")
     parser.add_argument(

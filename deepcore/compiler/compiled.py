@@ -16,16 +16,18 @@ from typing import Any
 from deepcore import locks
 from deepcore.autograd.transforms import tree_map
 from deepcore.backend import backend_of, get_backend
+from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import build
 from deepcore.compiler.guards import PLAIN, Guards, is_scalar, same
 from deepcore.compiler.record import Fault, Recorder
 from deepcore.compiler.runner import Arena, Overlap, Runner, Stopped, same_bits
-from deepcore.compiler.split import Backwards, ProgramNode, Split, attach, is_differentiable
+from deepcore.compiler.split import Backwards, FreedNode, ProgramNode, Split, attach, is_differentiable
 from deepcore.config import settings
 from deepcore.effects import effect, mode
 from deepcore.errors import ArgumentError, DeepcoreWarning
 from deepcore.kernels.runtime import allocator, threadpool
-from deepcore.tensor import Storage, Tensor, as_tensor, from_raw
+from deepcore.kernels.runtime.executable import root
+from deepcore.tensor import Tensor, as_tensor, from_raw
 
 log = logging.getLogger("deepcore.compile")
 
@@ -44,16 +46,32 @@ _THEN_EACH = 997
 class _Leaf:
     """The place of tensor number `i` in a structure."""
 
-    __slots__ = ("i",)
+    __slots__ = ("i", "node")
 
-    def __init__(self, i: int):
+    def __init__(self, i: int, node: FreedNode | None = None):
         self.i = i
+        #: The node of a result whose graph the function has gone through.
+        self.node = node
 
 
 class _Argument(_Leaf):
     """The place of argument number `i`, which is returned itself."""
 
     __slots__ = ()
+
+
+class _Alias:
+    """The place of another tensor over memory that was there before."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+    def again(self) -> Tensor:
+        new = from_raw(self.tensor._data, self.tensor.backend)
+        new._storage, new._base = self.tensor.storage(), self.tensor._base
+        return new
 
 
 class _Gradient:
@@ -129,6 +147,9 @@ class Compiled:
                     if misfit is not None:
                         reason = misfit
                         continue
+                    if not latest:
+                        self._known.move_to_end(key)
+                        self._latest = key, self._known[key]
                     if _is_due(runner) and runner.room_for_copies():
                         return self._checked(key, runner, tree, args, kwargs, arrays, tensors)
                     try:
@@ -138,9 +159,6 @@ class Compiled:
                     if runner.backwards is not None:
                         self.runs += 1
                         return self._differentiable(runner, tree, results, arrays, tensors)
-                    if not latest:
-                        self._known.move_to_end(key)
-                        self._latest = key, self._known[key]
                     self.runs += 1
                     if runner.fresh:  # the gradients that the function made have gone
                         runner.fresh = False
@@ -160,7 +178,7 @@ class Compiled:
     def _key(self, args, kwargs, arrays: list, tensors: list, looks) -> tuple:
         """What tells calls apart that cannot share a program; fills in the tensors among the arguments."""
         key: tuple = (
-            mode.grad, settings.kernels, _structure(args, arrays, tensors),
+            mode.grad, settings.kernels, settings.backend, dt.default_float.num, _structure(args, arrays, tensors),
             _structure(kwargs, arrays, tensors) if kwargs else None,
         )  # fmt: skip
         n = len(arrays)
@@ -183,7 +201,7 @@ class Compiled:
     # -- checking -----------------------------------------------------------------------------------------
     def _checked(self, key, runner: Runner, tree, args, kwargs, arrays: list, tensors: list[Tensor]):
         """The function's own result, once the program has run on copies: the two must be the same to the bit."""
-        if any(map(runner.overlaps, arrays)):
+        if runner.arguments_overlap(arrays):
             return self._run_eagerly(args, kwargs)
         result, results, wrong = runner.compare(arrays, tensors, lambda: self._run_eagerly(args, kwargs))
         if wrong is None:
@@ -202,8 +220,9 @@ class Compiled:
             self._give_up(
                 key, Fault(f"it computes {wrong} otherwise than its program, again", "a check of its results")
             )
-        else:
-            self._distrusted.add(key)
+            return result
+        self._distrusted.add(key)
+        if not self.unasked:
             warnings.warn(
                 f"{self._name} no longer computes what it did when it was compiled ({wrong}), so it is compiled again: what "
                 "changes from call to call must be a tensor or an array among its arguments",
@@ -215,11 +234,11 @@ class Compiled:
     def _differentiable(self, runner: Runner, tree, results: list, arrays: list, tensors: list[Tensor]):
         """Results with a node that runs the backward program."""
         saved = results[runner.count :]
-        node = ProgramNode(runner.backwards, saved, arrays, tensors, runner.target.words.copy())
-        owners = {id(array.base) for array in saved if array.base is not None} | set(map(id, saved))
+        node = ProgramNode(runner.backwards, saved, arrays, tensors, runner.draw_words())
+        owners = set(map(_memory, saved))
         found = [from_raw(array, runner.backend) for array in results[: runner.count]]
         _share_storage(found)
-        attach(found, runner.places, node, lambda t: id(t._data.base) in owners or id(t._data) in owners)
+        attach(found, runner.places, node, lambda t: _memory(t._data) in owners)
         return _refilled(tree, found, tensors)
 
     def _drop(self, key, runner: Runner) -> None:
@@ -248,6 +267,7 @@ class Compiled:
         before = [*_flat(args), *_flat(kwargs)]
         if self.prepare is not None:
             self.prepare()
+        grad_mode = mode.grad
         with recorder.recording():
             for tensor in tensors:
                 recorder.argument(tensor)
@@ -256,6 +276,11 @@ class Compiled:
             if recorder.fault is None and mode.grad:
                 differentiable = list({id(t): t for t in _leaves(result) if is_differentiable(t)}.values())
                 split = Split(recorder, differentiable) if differentiable else None
+        if mode.grad is not grad_mode:
+            recorder.note("leaving another gradient mode than there was")
+        touched = {*recorder.entry, *(p for update in recorder.updates for p in update.plan.live)}
+        if any(t.grad is not grad and t not in touched for t, grad in guards.tensors.items()):
+            recorder.note("assigning a gradient")
         if guards.drawn():
             recorder.note("the function draws random numbers that are not deepcore's")
         after = [*_flat(args), *_flat(kwargs)]
@@ -293,33 +318,33 @@ class Compiled:
             return
         refs = [ref for ref, _, _ in outputs]
         arrays = [array for _, array, _ in outputs]
+        backwards, places = None, []
+        if split is not None:
+            backwards = Backwards(split, tensors, self._lock, self._arena)
+            numbers = {id(t): i for i, (_, _, t) in enumerate(outputs)}
+            if any(id(t) not in numbers for t in split.outputs):
+                recorder.note("a result to be differentiated that is not new")
+                return
+            places = [numbers[id(t)] for t in split.outputs]
+            refs += split.saved()
+            arrays += [None] * len(backwards.saved)
         if recorder.backend.name == "cpu":
-            backwards, places = None, []
-            if split is not None:
-                backwards = Backwards(split, tensors, self._lock, self._arena)
-                numbers = {id(t): i for i, (_, _, t) in enumerate(outputs)}
-                if any(id(t) not in numbers for t in split.outputs):
-                    recorder.note("a result to be differentiated that is not new")
-                    return
-                places = [numbers[id(t)] for t in split.outputs]
-                refs += split.saved()
-                arrays += [None] * len(backwards.saved)
             runner = Runner(recorder, build(recorder, refs, grads), leaves, tensors, guards, self._arena)
-            runner.backwards, runner.places, runner.count = backwards, places, len(outputs)
         else:
             from deepcore.compiler.cuda import GraphRunner
 
-            runner = GraphRunner(recorder, refs, leaves, tensors, guards)
-            if recorder.fault is not None:
-                return
+            runner = GraphRunner(recorder, refs, leaves, tensors, guards)  # type: ignore[arg-type]
+        runner.backwards, runner.places, runner.count = backwards, places, len(outputs)
         wrong = runner.check(recorder, arrays, leaves)
         if wrong:
-            recorder.note(f"the program computed {wrong} otherwise than the function did")
+            recorder.note(wrong)
             return
         recorder.forget()
         guards.watch(runner.tensors)
         if guards.reads_gradients:
             runner.watch_gradients(t for t in guards.tensors if t not in recorder.entry and t not in recorder.arguments)
+        if split is not None:
+            split.forget()
         runner.next_check = _next_check(1)
         self._latest = None
         entry = self._known.setdefault(key, [])
@@ -346,6 +371,11 @@ class Compiled:
                 DeepcoreWarning,
                 stacklevel=4,
             )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `dc.compile` was given besides the function."""
+        return {"programs": self.programs, "side_effects": self.side_effects}
 
     @property
     def _name(self) -> str:
@@ -440,7 +470,11 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
         return functools.partial(compile, programs=programs, side_effects=side_effects)
     if not callable(function):
         raise ArgumentError("dc.compile takes a function or a module", received=type(function).__name__)
-    return function if isinstance(function, Compiled) else Compiled(function, programs, side_effects=side_effects)
+    if isinstance(function, Compiled) or hasattr(type(function), "_compiled"):
+        return function
+    compiled = Compiled(function, programs, side_effects=side_effects)
+    as_module = getattr(function, "_compiled_as", None)
+    return compiled if as_module is None else as_module(compiled)
 
 
 class NotFinite(Exception):
@@ -579,6 +613,7 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
     known: dict[int, _Leaf] = {}
     leaves = [p for p in (*recorder.grads, *recorder.accumulated) if p.grad is not None and p not in recorder.arguments]
     gradients = {id(p.grad): _Gradient(p) for p in leaves}
+    held = {ref.buffer for p, ref in recorder.grads.items() if p.grad is not None}
 
     def leave(leaf):
         if not isinstance(leaf, Tensor):
@@ -599,16 +634,22 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
         if recorder.is_written(leaf):
             return leaf
         ref = recorder.norms.get(leaf) or recorder.ref(leaf._data, leaf)
-        if ref.buffer.kind == "given":
-            recorder.note("a result that shares the memory of an argument")
+        place = recorder.find(leaf._data)
+        if place is not None and place[0].kind == "given":
+            recorder.note(f"a result that shares the memory of {'an argument' if place[0].name else 'a gradient'}")
+        elif ref.buffer in held:
+            recorder.note("a result that shares the memory of a gradient")
         if ref.buffer.kind == "outside" and leaf._data.size:
-            if leaf not in recorder.watched():
-                recorder.note("a result in memory that was there before")
+            if id(leaf) in recorder.made_tensors:
+                if leaf._requires_grad:
+                    recorder.note("a differentiable view of memory that was there before")
+                return _Alias(leaf)
             return leaf
         if leaf._node is None and leaf._requires_grad:
             recorder.note("a leaf that the function makes")
+        freed = leaf._node if leaf._node is not None and not is_differentiable(leaf) else None
         found.append((ref, leaf._data, leaf))
-        known[id(leaf)] = _Leaf(len(found) - 1)
+        known[id(leaf)] = _Leaf(len(found) - 1, None if freed is None else FreedNode(freed))
         return known[id(leaf)]
 
     return _mapped(leave, tree)
@@ -651,7 +692,10 @@ def _mapped(f: Callable, tree):
 def _filled(tree, results: list, given: list[Tensor], backend):
     """The structure with the results in place of the leaves."""
     if tree.__class__ is _Leaf:  # one tensor is what is returned most
-        return from_raw(results[tree.i], backend)
+        result = from_raw(results[tree.i], backend)
+        if tree.node is not None:
+            result._node, result._requires_grad = tree.node, True
+        return result
     tensors = [from_raw(array, backend) for array in results]
     _share_storage(tensors)
     return _refilled(tree, tensors, given)
@@ -660,9 +704,13 @@ def _filled(tree, results: list, given: list[Tensor], backend):
 def _refilled(tree, tensors: list[Tensor], given: list[Tensor]):
     def fill(leaf):
         if leaf.__class__ is _Leaf:
+            if leaf.node is not None:
+                tensors[leaf.i]._node, tensors[leaf.i]._requires_grad = leaf.node, True
             return tensors[leaf.i]
         if leaf.__class__ is _Gradient:
             return leaf.tensor.grad
+        if leaf.__class__ is _Alias:
+            return leaf.again()
         return given[leaf.i] if leaf.__class__ is _Argument else leaf
 
     return _mapped(fill, tree)
@@ -670,10 +718,18 @@ def _refilled(tree, tensors: list[Tensor], given: list[Tensor]):
 
 def _share_storage(tensors: list[Tensor]) -> None:
     """Results over one memory count its writes together."""
-    owners: dict[int, Storage] = {}
+    owners: dict[int, Tensor] = {}
     for t in tensors:
-        if t._data.base is not None:
-            t._storage = owners.setdefault(id(t._data.base), Storage())
+        first = owners.setdefault(_memory(t._data), t)
+        if first is not t:
+            t._storage = first.storage()
+
+
+def _memory(array) -> int:
+    """What tells an array's memory from another's; CuPy's arrays may have no base though another owns their memory."""
+    owner = root(array)
+    memory = getattr(owner.data, "mem", None)
+    return id(owner) if memory is None else memory.ptr
 
 
 def _difference(tree, result, results: list, given: list[Tensor], backend) -> str | None:
@@ -684,19 +740,24 @@ def _difference(tree, result, results: list, given: list[Tensor], backend) -> st
     def compare(leaf, theirs) -> None:
         nonlocal number
         number += 1
-        if leaf.__class__ is _Leaf:
+        if leaf.__class__ is _Leaf and isinstance(theirs, float):  # what `finite` gives when nobody records
+            right = results[leaf.i].size == 1 and repr(results[leaf.i].item()) == repr(theirs)
+        elif leaf.__class__ is _Leaf:
             right = isinstance(theirs, Tensor) and same_bits(backend, results[leaf.i], theirs._data)
         elif leaf.__class__ is _Gradient:
             right = theirs is leaf.tensor.grad
         elif leaf.__class__ is _Argument:
             right = theirs is given[leaf.i]
+        elif isinstance(leaf, (Tensor, _Alias)):
+            leaf = leaf if isinstance(leaf, Tensor) else leaf.tensor
+            right = isinstance(theirs, Tensor) and same_bits(backend, leaf._data, theirs._data)
         else:
             right = same(theirs, leaf) or theirs == leaf
         if not right:
             found.append(f"result {number - 1}")
 
     def walk(expected, theirs) -> None:
-        if expected.__class__ in (_Leaf, _Argument, _Gradient):
+        if expected.__class__ in (_Leaf, _Argument, _Gradient, _Alias):
             compare(expected, theirs)
         elif type(expected) is not type(theirs):
             found.append("the type of a result")

@@ -12,6 +12,7 @@ from deepcore import kernels
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes.chains import WORTH, Chain, Operand, chain_of
+from deepcore.config import settings
 from deepcore.kernels.codegen.jit import Kernel, bits
 from deepcore.kernels.cpu import checks, dropout, elementwise, reductions
 from deepcore.kernels.math.formulas import operations
@@ -26,13 +27,16 @@ _WORDS = (1 << 64) - 1
 class Target:
     """The CPU's side of compiling one program. `draws`: how many draws of random numbers it makes."""
 
-    chain_of = staticmethod(chain_of)
-
     def __init__(self, backend, draws: int):
         self.backend = backend
+        #: Without kernels, records are calls of what eager execution runs.
+        self.kernels = settings.kernels
         #: (seed, stream, position) of each draw, set before each run.
         self.words = allocator.zeros((max(draws, 1), 3), dt.int64)
         self._words = Buffer("outside", self.words.nbytes, self.words, "draws")
+
+    def chain_of(self, record: Record) -> Chain | None:
+        return chain_of(record) if self.kernels else None
 
     # -- what passes may do -------------------------------------------------------------------------------
     def has_kernel(self, chain: Chain) -> bool:
@@ -92,7 +96,7 @@ class Target:
 
     def plan(self, record: Record) -> Plan | bool | None:
         """The plan of a record's op for operands where they are."""
-        lowering = self.lowering(record)
+        lowering = self.lowering(record) if self.kernels else None
         if lowering is None:
             return None
         return lowering.lower([self.spec(ref) for ref in record.ins], record.params)

@@ -1,18 +1,11 @@
-"""Compiled steps on a GPU: what was followed runs once more while a stream captures it; from then on the graph does.
-
-The steps are the ops' own forwards, so kernels, CuPy's functions and cuBLAS take part alike, and bits stay as they are.
-Memory comes from a pool of the program's own, whose blocks go from result to result in the order of the capture. What
-changes from step to step (learning rates, positions in random streams) is words in device memory, sent before a replay.
-"""
+"""Programs on a GPU: how functions are recorded, what can be fused, and how graphs take their place."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import struct
 import sys
-import time
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from operator import call, is_, setitem
@@ -20,17 +13,19 @@ from typing import Any
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import PASSES, optimized
+from deepcore.compiler.cost import arithmetic
+from deepcore.compiler.cpu import contiguous
+from deepcore.compiler.graphs import Graph, Words, Wrong, at_place, view
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes import dead
 from deepcore.compiler.passes.chains import Chain, chain_of
 from deepcore.compiler.record import Recorder, Update, itself, settings_of
-from deepcore.compiler.runner import _TWICE, Runner, _of, same_bits
+from deepcore.compiler.runner import _TWICE, Overlap, Runner, _of, differing, same_bits
 from deepcore.config import settings
-from deepcore.errors import IndexRangeError
 from deepcore.kernels.codegen.jit import signed_words
 from deepcore.kernels.cuda import fused, philox
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
-from deepcore.kernels.runtime.executable import Buffer, Ref, Step
+from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, span
 from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
 
@@ -41,9 +36,14 @@ _UNLIKE = frozenset({"maximum", "minimum"})
 class DeviceRecorder(Recorder):
     """Records a function on a GPU."""
 
+    def __init__(self, backend, looks: Callable | None = None):
+        super().__init__(backend, looks)
+        #: Where its programs count indices out of range.
+        self.wrong = Wrong(backend)
+
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        with self.backend.device, super().recording():
+        with self.backend.gpu, super().recording():
             yield
 
     def can_check(self, name: str, refs: list[Ref]) -> bool:
@@ -129,6 +129,11 @@ class Target:
         return None
 
     def lower(self, record: Record) -> Step:
+        step = self._lowered(record)
+        step.arithmetic = arithmetic(record)
+        return step
+
+    def _lowered(self, record: Record) -> Step:
         if record.chain is not None:
             return Step(record.name, record.ins, record.outs, call=self._fused(record.chain), kept=record.kept)
         if record.name == "within" and record.op is None:
@@ -158,31 +163,6 @@ class Target:
 def _count_wrong(xp, array, low: int, high: int) -> tuple:
     xp.any_wrong(((array < low) | (array >= high)).sum())
     return ()
-
-
-class _Wrong:
-    """Counts indices out of range while a program's steps run; the graph sends the count to the host as it ends."""
-
-    def __init__(self, xp):
-        self.xp, self.total, self.host = xp, xp.zeros((), dtype=dt.int64), xp.pinned_words(1)
-
-    def __enter__(self):
-        self.xp.counting.total = self.total
-
-    def __exit__(self, *exc):
-        self.xp.counting.total = None
-
-    def report(self) -> None:
-        self.xp.report(self.total, self.host)
-
-    def seen(self) -> bool:
-        """Whether a graph that is done counted any; then the count starts again."""
-        if not self.host[0]:
-            return False
-        self.xp.synchronize()
-        self.total[...] = 0
-        self.host[0] = 0
-        return True
 
 
 class DevicePlan:
@@ -277,118 +257,77 @@ class DevicePlan:
         ]
 
 
-class _Table:
-    """Rows of whole numbers, on the host and in device memory."""
-
-    def __init__(self, at: int, rows: int, width: int):
-        self.at, self.shape = at, (rows, width)
-        self.host: Any = None
-        self.device: Any = None
-
-
-class Words:
-    """Whole numbers that a graph reads, and the host sets before it is launched."""
-
-    def __init__(self, xp):
-        self.xp, self.tables, self.size = xp, [], 0
-        self.host: Any = None
-        self.device: Any = None
-        self.captured = False
-
-    def table(self, rows: int, width: int) -> _Table:
-        found = _Table(self.size, rows, width)
-        self.tables.append(found)
-        self.size += rows * width
-        return found
-
-    def make(self) -> None:
-        self.host = self.xp.host_words(self.size)
-        self.device = self.xp.zeros(max(self.size, 1), dtype=dt.int64)
-        for table in self.tables:
-            part = slice(table.at, table.at + table.shape[0] * table.shape[1])
-            table.host, table.device = (words[part].reshape(table.shape) for words in (self.host, self.device))
-
-    def send(self) -> None:
-        if self.size:
-            self.device.set(self.host)
-
-    def send_unless_captured(self) -> None:
-        if not self.captured:
-            self.send()
-
-
 class GraphRunner(Runner):
     """Runs a program on a GPU: inputs are copied in, words sent, one graph launched, results copied out."""
 
-    #: Of kernels, for `explain`: all steps are calls.
-    launches: tuple = ()
-
     def __init__(self, recorder: DeviceRecorder, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
-        xp = recorder.backend
+        self.wrong = recorder.wrong
         self.output_refs = outputs
-        if len({ref.buffer for ref in outputs}) < len(outputs):
-            recorder.note("results that share memory")
         self.keep(recorder, [recorder.grads[leaf] for leaf in leaves], leaves, given, guards)
-        #: What is new in each call: (buffer, array).
-        self.come_in = [*recorder.given, *((b, b.array) for _, b in self.accumulated)]
-        self.inputs = []
-        for _, array in self.come_in:
-            mine = xp.empty(array.shape, dtype=array.dtype)
-            self.inputs.append(mine if mine.strides == array.strides else xp.array(array, copy=True, order="K"))
-        self.wrong = _Wrong(xp)
-        self.graph: Any = None
-        self.pool: Any = None
-        self.found: dict[Buffer, Any] = {}
-
-    def _assemble(self, recorder: DeviceRecorder, optimize: bool) -> None:
-        """The steps, with what outlives them, in their order."""
-        xp = self.backend
-        updated = [ref for update in self.updates for ref in update.gradients]
-        words = self.words = Words(xp)
-        target = self.target = Target(xp, words, len(self.rows))
-        ends = [*self.output_refs, *self.grad_refs, *updated]
-        passes = PASSES[:-1] if optimize and settings.kernels else (dead.run,)
-        program = optimized(recorder, ends, target, passes)
-        found = program.lasting
-        self.steps = [target.lower(record) for record in program.records]
-        at = len(self.output_refs) + len(self.grad_refs)
-        contents = dict(zip(recorder.redirected, found[len(ends) :]))
-        self.result_refs, self.new_grad_refs = found[: len(self.output_refs)], found[len(self.output_refs) : at]
-        self.new_sums = [contents.get(buffer) for buffer in recorder.accumulated.values()]
-        for update in self.updates:
-            gradients, at = found[at : at + len(update.gradients)], at + len(update.gradients)
-            self.steps += update.plan.step(words, type(update.optimizer).__name__, gradients)
-        for buffer, ref in contents.items():
-            if buffer.kind == "outside":
-                to = Ref(buffer, 0, ref.shape, ref.strides, ref.dtype)
-                self.steps.append(Step("copy", [ref], [to], call=itself))
-        words.make()
-        lasting = [*self.result_refs, *self.new_grad_refs, *(ref for ref in self.new_sums if ref is not None)]
-        self.dropped = _last_uses(self.steps, {ref.buffer for ref in lasting})
-        buffers = {b for step in self.steps for b in step.buffers()} | {ref.buffer for ref in lasting}
-        self.fixed: dict[Buffer, Any] = {b: b.array for b in buffers if b.kind == "outside"}
-        self.fixed |= {buffer: mine for (buffer, _), mine in zip(self.come_in, self.inputs)}
+        #: What is new in each call, arguments and gradients that are added to, and its memory in the graph.
+        self.come_in = [*self.arguments, *(buffer for _, buffer in self.accumulated)]
+        self.inputs = {buffer: _input(self.backend, buffer.array) for buffer in self.come_in}
 
     @property
-    def exe(self):
-        return self
-
-    @property
-    def size(self) -> int:
-        """Bytes of the program's own memory."""
-        return self.pool.total_bytes() if self.pool is not None else 0
+    def exe(self) -> Any:  # type: ignore[override]
+        return self.graph
 
     # -- making -------------------------------------------------------------------------------------------
-    def check(self, recorder: DeviceRecorder, arrays: list, leaves: list) -> str | None:
+    def check(self, recorder: Any, arrays: list, leaves: list) -> str | None:
         """Capture, and run the graph once on what was there before the function ran; what is wrong, or None."""
         wrong = None
         for optimize in (True, False):
             self._assemble(recorder, optimize)
             wrong = self._tried(recorder, arrays, leaves)
+            if not wrong and self.backwards is not None:
+                wrong = self._tried_backward(recorder, optimize)
             if not wrong:
-                self.come_in = []
                 break
         return wrong
+
+    def _assemble(self, recorder: DeviceRecorder, optimize: bool) -> None:
+        """The graph of the steps, with what outlives them, in their order."""
+        xp = self.backend
+        updated = [ref for update in self.updates for ref in update.gradients]
+        words = self.words = Words(xp)
+        target = Target(xp, words, len(self.rows))
+        self.target: Any = target
+        ends = [*self.output_refs, *self.grad_refs, *updated]
+        program = optimized(recorder, ends, target, passes_of(optimize))
+        found = program.lasting
+        steps = [target.lower(record) for record in program.records]
+        at = len(self.output_refs) + len(self.grad_refs)
+        contents = dict(zip(recorder.redirected, found[len(ends) :]))
+        results, gradients = found[: len(self.output_refs)], found[len(self.output_refs) : at]
+        #: What of the inputs is written, by number: where its new content is.
+        numbers = {buffer: i for i, buffer in enumerate(self.come_in)}
+        self.new = {numbers[buffer]: ref for buffer, ref in contents.items() if buffer in numbers}
+        taken = {ref.buffer for ref in (*results, *self.new.values())}
+        self.new_grad_refs = [_owned(steps, ref, taken) for ref in gradients]
+        for update in self.updates:
+            gradients, at = found[at : at + len(update.gradients)], at + len(update.gradients)
+            steps += update.plan.step(words, type(update.optimizer).__name__, gradients)
+        for buffer, ref in contents.items():
+            if buffer.kind == "outside":
+                to = Ref(buffer, 0, ref.shape, ref.strides, ref.dtype)
+                steps.append(Step("copy", [ref], [to], call=itself))
+        words.make()
+        self.results = Results(results)
+        self.graph = Graph(
+            xp, steps, words, self.wrong, self.inputs, [*results, *self.new_grad_refs, *self.new.values()]
+        )
+
+    def _capture(self, again: Callable) -> None:
+        graph = self.graph
+        graph.capture(again)
+        self.results.find(graph)
+        self.written_memory = {i: graph.memory(ref.buffer) for i, ref in self.new.items()}
+        # Gradients are held by their tensors alone, so that others' references can be told.
+        self.grad_arrays = [graph.array(ref) for ref in self.new_grad_refs]
+        for ref in self.new_grad_refs:
+            del graph.found[ref.buffer]
+        self.grads = [from_raw(array, self.backend) for array in self.grad_arrays]
+        self.held = [*self.grads, *self.grad_arrays]
 
     def _tried(self, recorder: DeviceRecorder, arrays: list, leaves: list) -> str | None:
         xp, before = self.backend, recorder.before
@@ -399,8 +338,8 @@ class GraphRunner(Runner):
                 if buffer.kind == "outside":
                     buffer.array[...] = copy
 
-        for (buffer, array), mine in zip(self.come_in, self.inputs):
-            mine[...] = before.get(buffer, array)
+        for buffer, mine in self.inputs.items():
+            mine[...] = before.get(buffer, buffer.array)
         for update in self.updates:
             update.plan.set_scalars(update.optimizer, update.plan.then)
         self._set_draws(self.starts)
@@ -409,42 +348,61 @@ class GraphRunner(Runner):
             try:
                 self._capture(lambda: put(before))
             except Exception as error:
-                return f"nothing, as it cannot be captured ({type(error).__name__}: {error}), or"
+                return f"what it runs cannot be captured ({type(error).__name__}: {error})"
             put(before)
             self.words.send()
             self.graph.launch()
             pairs = [
-                (f"result {i}", self._end(ref), array) for i, (ref, array) in enumerate(zip(self.result_refs, arrays))
+                (f"result {i}", mine, array)
+                for i, (mine, array) in enumerate(zip(self.results.now(), arrays))
+                if array is not None
             ]
             pairs += [(_of(leaf), array, leaf.grad._data) for leaf, array in zip(leaves, self.grad_arrays)]
             pairs += [(f"memory of shape {b.array.shape}", b.array, after[b]) for b in before if b.kind == "outside"]
-            pairs += [
-                (_of(leaf), self._sum(ref, after[b]), after[b])
-                for (leaf, b), ref in zip(self.accumulated, self.new_sums)
-                if ref is not None
-            ]
-            return next((name for name, mine, theirs in pairs if not same_bits(xp, mine, theirs)), None)
+            for i, memory in self.written_memory.items():
+                buffer = self.come_in[i]
+                pairs.append((self._name(i), _bytes_as(memory, buffer.array), after[buffer]))
+            return differing(xp, pairs)
         finally:
             put(after)
+
+    def _tried_backward(self, recorder: DeviceRecorder, optimize: bool) -> str | None:
+        """The backward pass by gradients of 1, as it was recorded, after a forward pass by the graph."""
+        backwards, xp = self.backwards, self.backend
+        saved = self.results.copies(xp)[self.count :]
+        backwards.optimize = optimize
+        backwards.built.clear()
+        chosen = tuple(range(len(backwards.like)))
+        seeds = [xp.ones(shape, dtype=dtype) for shape, dtype in backwards.like]
+        wanted = [None if ref is None else view({}, xp, ref) for ref in backwards.split.passes[chosen][1]]
+        arguments = [array for _, array in recorder.given]
+        try:
+            found = backwards.gradients(chosen, seeds, saved, arguments, self.draw_words())
+        except Exception as error:
+            return f"what its backward pass runs cannot be captured ({type(error).__name__}: {error})"
+        pairs = [("a gradient", mine, theirs) for mine, theirs in zip(found, wanted) if mine is not None]
+        return differing(xp, pairs)
 
     def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
         """Run the graph, put back what it changed, then `run()`, whose effects and result count: see `Runner.compare`."""
         xp = self.backend
-        with xp.device:
+        with xp.gpu:
+            xp.synchronize()
+            self.wrong.check()
             put = self._way_back()
-            given = [*arrays, *(leaf.grad._data for leaf, _ in self.accumulated)]  # type: ignore[union-attr]
-            for mine, array in zip(self.inputs, given):
-                mine[...] = array
+            given = self._given(arrays)
+            self._bring_in(given)
             for update in self.updates:
                 update.plan.after(update.optimizer, object())
             self._set_draws([generator.where() for generator, _ in self.generators])
             self.words.send()
             self.graph.launch()
-            results = [self._end(ref).copy() for ref in self.result_refs]
+            results = self.results.copies(xp)
             gradients = [array.copy() for array in self.grad_arrays]
-            sums = [self._sum(ref, held).copy() for ref, held in self._sums()]
+            written = {i: _bytes_as(memory, given[i]).copy() for i, memory in self.written_memory.items()}
             changed = [(b.array, b.array.copy()) for b in self.changed if b.kind == "outside"]
             put()
+            xp.synchronize()
             seen = self.wrong.seen()
         returned = run()
         if seen:
@@ -454,8 +412,10 @@ class GraphRunner(Runner):
             leaves[i] = tensors[place]
         pairs = [(f"memory of shape {array.shape}", copy, array) for array, copy in changed]
         pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
-        summed = [leaf for (leaf, _), ref in zip(self.accumulated, self.new_sums) if ref is not None]
-        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(summed, sums)]
+        held = [*arrays, *(leaf.grad for leaf, _ in self.accumulated)]
+        cleared = set(map(id, self.cleared))
+        gone = {i for i, (leaf, _) in enumerate(self.accumulated, len(arrays)) if id(leaf) in cleared}
+        pairs += [(self._name(i), mine, held[i]) for i, mine in written.items() if i not in gone]
         for name, mine, theirs in pairs:
             theirs = theirs._data if isinstance(theirs, Tensor) else theirs
             if theirs is None or not same_bits(xp, mine, theirs):
@@ -475,133 +435,62 @@ class GraphRunner(Runner):
             seed, stream, first = starts[number]
             self.target.draws.host[row] = signed_words(seed, stream, (first + ahead) % (1 << 64))
 
-    def _capture(self, again: Callable = lambda: None) -> None:
-        """Run all steps once as they are, which compiles and loads what they need, and once captured."""
-        xp = self.backend
-        cuda, stream = xp.array_module.cuda, xp.capture_stream
-        self.graph, self.found = None, {}
-        self.pool = cuda.MemoryPool()
-        xp.synchronize()
-        with xp.device, cuda.using_allocator(self.pool.malloc), stream, self.wrong:
-            self._perform()
-            stream.synchronize()
-            again()
-            stream.synchronize()
-            self.words.captured = True
-            stream.begin_capture()
-            try:
-                self.found = self._perform()
-                self.wrong.report()
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    stream.end_capture()
-                raise
-            finally:
-                self.words.captured = False
-            self.graph = stream.end_capture()
-        # Constants that forwards read stay where they are, whatever the backend forgets.
-        self.constants = list(xp._constants.values())
-        self.grad_arrays = [self._end(ref) for ref in self.new_grad_refs]
-        self.grads = [from_raw(array, xp) for array in self.grad_arrays]
-        self.held = [*self.grads, *self.grad_arrays]
-        # Gradients are held by their tensors alone, so that others' references can be told.
-        kept = [*self.result_refs, *(ref for ref in self.new_sums if ref is not None)]
-        self.found = {ref.buffer: self.found[ref.buffer] for ref in kept if ref.buffer in self.found}
+    def draw_words(self):
+        """(seed, stream, position) of each draw of the last run."""
+        return self.target.draws.host.copy() if self.rows else None
 
-    def _perform(self) -> dict[Buffer, Any]:
-        """Queue all steps; the memory of what is left at the end."""
-        at = dict(self.fixed)
-        for step, dropped in zip(self.steps, self.dropped):
-            self._queue(at, step)
-            for buffer in dropped:
-                del at[buffer]
-        return at
+    def _name(self, i: int) -> str:
+        """Of what input `i` is."""
+        count = len(self.arguments)
+        return f"argument {i}" if i < count else _of(self.accumulated[i - count][0])
 
-    def _queue(self, at: dict[Buffer, Any], step: Step) -> None:
-        given = [_view(at, self.backend, ref) for ref in step.ins]
-        found = step.call(*given)  # type: ignore[misc]
-        for ref, result in zip(step.outs, found if isinstance(found, tuple) else (found,)):
-            self._place(at, ref, self.backend.asarray(result), given)
+    def _given(self, arrays: list) -> list:
+        """The arrays of what is new in a call."""
+        return [*arrays, *(leaf.grad._data for leaf, _ in self.accumulated)]  # type: ignore[union-attr]
 
-    def _place(self, at: dict, ref: Ref, result, given: list) -> None:
-        new, others = ref.buffer not in at, (*given, *self.backend._constants.values())
-        whole = result.base is None and result.strides == ref.strides and result.nbytes == ref.buffer.nbytes
-        if new and whole and not any(result is other for other in others):
-            at[ref.buffer] = result
-            return
-        if new:
-            at[ref.buffer] = self.backend.empty(ref.buffer.nbytes, dtype=dt.uint8)
-        _view(at, self.backend, ref)[...] = result
-
-    def _end(self, ref: Ref):
-        return _view({**self.fixed, **self.found}, self.backend, ref)
-
-    def _sums(self) -> list[tuple[Ref, Any]]:
-        """Of gradients that are added to: where the program has the sum, and the gradient's array."""
-        pairs = zip(self.accumulated, self.new_sums)
-        return [(ref, leaf.grad._data) for (leaf, _), ref in pairs if ref is not None]  # type: ignore[union-attr]
-
-    def _sum(self, ref: Ref, held):
-        return self._end(Ref(ref.buffer, 0, held.shape, held.strides, held.dtype))
+    def _bring_in(self, given: list) -> None:
+        """Copy them to the graph's memory."""
+        for buffer, array in zip(self.come_in, given):
+            self.inputs[buffer][...] = array
 
     # -- running ------------------------------------------------------------------------------------------
     def __call__(self, arrays: list, tensors: list[Tensor]) -> list:
         xp = self.backend
-        if self.wrong.seen():
-            raise IndexRangeError(
-                "an earlier call of this compiled function read a class or a row out of range, and left it out",
-                fix="check the indices before they come in, or call the function itself to see which it was",
-            )
-        with xp.device:
+        self.wrong.check()
+        if self.arguments_overlap(arrays):
+            raise Overlap
+        with xp.gpu:
             attached = not self.grads or self._grads_are_free()
-            given = [*arrays, *(leaf.grad._data for leaf, _ in self.accumulated)]  # type: ignore[union-attr]
-            for mine, array in zip(self.inputs, given):
-                mine[...] = array
+            given = self._given(arrays)
+            self._bring_in(given)
             after = self.after(tensors, attached)
             claims: list = []
             try:
                 self._set_draws([generator.claim(blocks, claims) for generator, blocks in self.generators])
                 self.words.send()
-                sums = self._sums()
-                ends = [self._end(ref) for ref in self.result_refs]
-                results = [xp.empty(end.shape, dtype=end.dtype) for end in ends]
-                self.count_writes(1)
+                results = self.results.empty(xp)
+                self.count_writes(1, tensors)
                 any(chain(map(call, (self.graph.launch,)), *after, map(call, (claims.clear,))))
             finally:
                 if claims:
                     give_back(claims)
-            for result, end in zip(results, ends):
-                result[...] = end
-            for ref, held in sums:
-                held[...] = self._sum(ref, held)
-        return results
+            found = self.results.fill(results)
+            for i, memory in self.written_memory.items():
+                given[i][...] = _bytes_as(memory, given[i])
+        return found
 
     def times(self, rounds: int = 5) -> list[float]:
         """Seconds of each step by itself, waited for; what the steps change is put back."""
-        cuda, stream = self.backend.array_module.cuda, self.backend.capture_stream
-        words = self.words.host.copy()
         put = self._way_back()
-        best = [math.inf] * len(self.steps)
-        self.backend.synchronize()
         try:
-            with self.backend.device, cuda.using_allocator(cuda.MemoryPool().malloc), stream, self.wrong:
-                for _ in range(rounds):
-                    at = dict(self.fixed)
-                    for i, (step, dropped) in enumerate(zip(self.steps, self.dropped)):
-                        start = time.perf_counter()
-                        self._queue(at, step)
-                        stream.synchronize()
-                        best[i] = min(best[i], time.perf_counter() - start)
-                        for buffer in dropped:
-                            del at[buffer]
+            return self.graph.times(rounds)
         finally:
             put()
-            self.words.host[...] = words  # the tables have the addresses that the graph uses
-        return best
 
     def _way_back(self) -> Callable[[], None]:
-        """What puts memory from outside that the program changes back to what it holds now."""
-        changed = [(buffer.array, buffer.array.copy()) for buffer in self.changed if buffer.kind == "outside"]
+        """What puts back the memory that a run changes, and somebody else may see, to what it holds now."""
+        arrays = [*(buffer.array for buffer in self.changed if buffer.kind == "outside"), *self.grad_arrays]
+        changed = [(array, array.copy()) for array in arrays]
 
         def put():
             for array, copy in changed:
@@ -626,24 +515,137 @@ class GraphRunner(Runner):
         put()
 
 
-def _view(at: dict, xp, ref: Ref):
-    """The array that `ref` is."""
-    base = at.get(ref.buffer, ref.buffer.array)
-    if ref.offset == 0 and (base.shape, base.strides, base.dtype) == (ref.shape, ref.strides, ref.dtype):
-        return base
-    if not base.size:
-        return xp.empty(ref.shape, dtype=ref.dtype)
-    return xp.ndarray(ref.shape, ref.dtype, memptr=base.data + ref.offset, strides=ref.strides)
+class GraphBackward:
+    """One backward program on a GPU: see `split.Backward`."""
+
+    def __init__(
+        self, split, records: list[Record], refs: list[Ref | None], saved: list[Buffer], optimize: bool = True
+    ):
+        recorder, xp = split.recorder, split.recorder.backend
+        #: The forward program's buffers, and this one's in their place.
+        self.saved = {buffer: Buffer("given", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
+        renamed = {old: Ref(new, 0, (), (), None) for old, new in self.saved.items()}
+        self.words = Words(xp)
+        self.target = Target(xp, self.words, len(recorder.rows))
+        ends = [ref for ref in refs if ref is not None]
+        program = optimized(recorder, ends, self.target, passes_of(optimize), records=records, renamed=renamed)
+        found = program.lasting[: len(ends)]
+        at = iter(range(len(found)))
+        #: For each leaf the number of its gradient among the results.
+        self.numbers = [None if ref is None else next(at) for ref in refs]
+        self.steps = [self.target.lower(record) for record in program.records]
+        self.words.make()
+        self.results, self.lasting, self.wrong = Results(found), found, recorder.wrong
+        self.used = {buffer for step in self.steps for buffer in step.buffers()} | {ref.buffer for ref in found}
+        self.graph: Graph | None = None
+
+    def run(self, arena, bound: list[tuple[Buffer, Any]], words, xp) -> list:
+        """The gradients' arrays; None where a leaf has none."""
+        bound = [(buffer, array) for buffer, array in bound if buffer in self.used]
+        with xp.gpu:
+            if words is not None:
+                self.target.draws.host[...] = words  # type: ignore[union-attr]
+            if self.graph is None:
+                inputs = {buffer: _input(xp, array) for buffer, array in bound}
+                graph = Graph(xp, self.steps, self.words, self.wrong, inputs, self.lasting)
+                self._bring_in(graph, bound)
+                graph.capture()
+                self.results.find(graph)
+                self.graph = graph
+            else:
+                self._bring_in(self.graph, bound)
+            self.words.send()
+            self.graph.launch()
+            found = self.results.copies(xp)
+        return [None if number is None else found[number] for number in self.numbers]
+
+    def _bring_in(self, graph: Graph, bound: list[tuple[Buffer, Any]]) -> None:
+        for buffer, array in bound:
+            graph.fixed[buffer][...] = array
 
 
-def _last_uses(steps: list[Step], lasting: set[Buffer]) -> list[list[Buffer]]:
-    """For each step, the program's own buffers that nothing uses after it."""
-    last: dict[Buffer, int] = {}
-    for i, step in enumerate(steps):
-        for buffer in step.buffers():
-            if buffer.kind == "own" and buffer not in lasting:
-                last[buffer] = i
-    found: list[list[Buffer]] = [[] for _ in steps]
-    for buffer, i in last.items():
-        found[i].append(buffer)
-    return found
+class Results:
+    """Places that a graph leaves to be copied out: those of one buffer together, as they share its memory."""
+
+    def __init__(self, refs: list[Ref]):
+        self.refs = refs
+        groups: dict[Buffer, list[Ref]] = {}
+        for i, ref in enumerate(refs):
+            # What is in memory that outlives the program is copied for each.
+            owner = ref.buffer if ref.buffer.kind == "own" else Buffer("own", i)
+            groups.setdefault(owner, []).append(ref)
+        #: Of each group: whether it is one whole array, and its first place.
+        self.groups = [(len(set(each)) == 1 and _is_dense(each[0]), each[0]) for each in groups.values()]
+        numbers = {id(ref): i for i, each in enumerate(groups.values()) for ref in each}
+        self.numbers = [numbers[id(ref)] for ref in refs]
+        self.sources: list[Any] = []
+
+    def find(self, graph: Graph) -> None:
+        """Where they are, after a capture."""
+        self.sources = [
+            graph.array(ref) if alone or ref.buffer.kind != "own" else graph.memory(ref.buffer)
+            for alone, ref in self.groups
+        ]
+        self.views = [graph.array(ref) for ref in self.refs]
+
+    def now(self) -> list:
+        """The graph's own arrays."""
+        return self.views
+
+    def empty(self, xp) -> list:
+        """Memory for copies."""
+        return [_alike(xp, source) for source in self.sources]
+
+    def fill(self, copies: list) -> list:
+        """Copy what the graph has computed; an array for each place."""
+        for copy, source in zip(copies, self.sources):
+            copy[...] = source
+        found = []
+        for number, ref in zip(self.numbers, self.refs):
+            copy, source = copies[number], self.sources[number]
+            whole = (source.shape, source.dtype, source.strides) == (ref.shape, ref.dtype, ref.strides)
+            found.append(copy if whole else at_place(copy, ref))
+        return found
+
+    def copies(self, xp) -> list:
+        return self.fill(self.empty(xp))
+
+
+def passes_of(optimize: bool) -> tuple:
+    """The CPU's passes but the last, as there is no planned memory; without kernels only what must be."""
+    return PASSES[:-1] if optimize and settings.kernels else (dead.run,)
+
+
+def _owned(steps: list[Step], ref: Ref, others: set[Buffer]) -> Ref:
+    """A gradient in memory that nothing else is in."""
+    if ref.buffer.kind == "own" and ref.whole and ref.buffer not in others:
+        others.add(ref.buffer)
+        return ref
+    to = Ref(Buffer("own", ref.nbytes), 0, ref.shape, contiguous(ref), ref.dtype)
+    steps.append(Step("copy", [ref], [to], call=itself))
+    return to
+
+
+def _input(xp, array):
+    """New memory with an array's strides, which the program's places are relative to."""
+    if not array.size:
+        return xp.empty(array.shape, dtype=array.dtype)
+    low, high = span(array)
+    memory = xp.empty(high - low, dtype=dt.uint8)
+    return at_place(memory, Ref(None, address_of(array) - low, array.shape, array.strides, array.dtype))  # type: ignore[arg-type]
+
+
+def _alike(xp, array):
+    """New memory for what an array holds, laid out like it."""
+    new = xp.empty(array.shape, dtype=array.dtype, order="C" if array.flags.c_contiguous else "F")
+    return new if new.strides == array.strides else xp.array(array, copy=True, order="K")
+
+
+def _is_dense(ref: Ref) -> bool:
+    """Whether it fills its buffer, in whatever order of axes."""
+    return ref.whole or (ref.offset == 0 and ref.nbytes == ref.buffer.nbytes)
+
+
+def _bytes_as(memory, like):
+    """Bytes as an array like another one."""
+    return at_place(memory, Ref(None, 0, like.shape, like.strides, like.dtype))  # type: ignore[arg-type]

@@ -42,8 +42,10 @@ class Guards:
         #: Compared when `changes` has counted something: modules' attributes and tables, tensors' flags.
         self.counted: list[tuple[dict, Any, Any, str]] = []
         self.tables: list[tuple[dict, tuple, str]] = []
+        self.counted_lengths: list[tuple[dict, int, str]] = []
         self.flags: list[tuple[Tensor, tuple]] = []
-        self.tensors: dict[Tensor, None] = {}
+        #: Tensors that it names, with the gradients that they have.
+        self.tensors: dict[Tensor, Tensor | None] = {}
         #: Settings of optimizers and schedules, which programs read anew and the function must not change.
         self.settings: list[tuple[dict, dict]] = []
         self.reads_gradients = False
@@ -112,6 +114,9 @@ class Guards:
                 now = table.get(key, _MISSING)
                 if now is not value and not same(now, value):
                     return f"{label} changed from {_shown(value)} to {_shown(now)}"
+            for own, size, label in self.counted_lengths:
+                if len(own) != size:
+                    return f"{label} has other attributes"
             for table, known, label in self.tables:
                 if len(table) != len(known) or not all(map(is_, table.values(), known)):
                     return label
@@ -139,6 +144,7 @@ class Guards:
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """The function read these: whether they require gradients, and the like, is guarded."""
+        self.tensors = dict.fromkeys(self.tensors)  # the gradients may go
         self.flags = [(t, _flags(t)) for t in dict.fromkeys([*tensors, *self.tensors])]
         self._prepare()
 
@@ -150,6 +156,7 @@ class Guards:
         ]
         self.lengths = [each for each in self.lengths if len(each[0]) == each[1]]
         self.counted = [c for c in self.counted if (now := c[0].get(c[1], _MISSING)) is c[2] or same(now, c[2])]
+        self.counted_lengths = [each for each in self.counted_lengths if len(each[0]) == each[1]]
         self.tables = [t for t in self.tables if len(t[0]) == len(t[1]) and all(map(is_, t[0].values(), t[1]))]
         self._prepare()
 
@@ -187,7 +194,7 @@ class Guards:
         elif isinstance(value, property):
             self._visit(value.fget, label)
         elif isinstance(value, Tensor):
-            self.tensors[value] = None
+            self.tensors[value] = value.grad
             own = _own(value)
             if own is not None:
                 self._objects.append((own, value, label))
@@ -267,6 +274,7 @@ class Guards:
     def _module(self, module, label: str) -> None:
         """What `Module.__setattr__` and its like change is counted."""
         own = module.__dict__
+        self.counted_lengths.append((own, len(own), label))
         for name in _TABLES:
             self.tables.append((own[name], tuple(own[name].values()), f"{label} has other {name.strip('_')}"))
         self.attributes.append((module, "__class__", type(module), f"the class of {label}"))
@@ -283,7 +291,9 @@ class Guards:
         self._class(type(module))
 
     def _class(self, kind: type) -> None:
-        for one in (*kind.__mro__, *type(kind).__mro__):
+        meta: type = type(kind)
+        classes: list[type] = [*kind.__mro__, *meta.__mro__]
+        for one in classes:
             if is_users(one.__module__) and (one, "class") not in self._seen:
                 self._seen.add((one, "class"))
                 self._objects.append((vars(one), None, one.__qualname__))

@@ -65,11 +65,13 @@ class Recorder:
         self._places: dict[int, list[_Place]] = {}
         #: Arrays of tensors that were made by neither an op nor an effect.
         self._strangers: dict[int, Any] = {}
+        #: The ids of tensors that were made while recording.
+        self.made_tensors: set[int] = set()
         #: Memory that is there before the function runs: the tensor that it was read by, and its array.
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
         #: Other tensors that it was read by.
         self._others: dict[int, tuple[weakref.ref, Any]] = {}
-        #: Arguments: (buffer, array), in their order, and the tensors.
+        #: Arguments: (buffer, array), one for each in their order, and the tensors.
         self.given: list[tuple[Buffer, Any]] = []
         self.arguments: set[Tensor] = set()
         #: Arrays that are the same in every run.
@@ -80,7 +82,7 @@ class Recorder:
         self.lent: dict[Buffer, None] = {}
         #: What outside memory held before it was first written.
         self.before: dict[Buffer, Any] = {}
-        #: Tensors whose version rises, once a write.
+        #: Tensors whose version rises, once a write; arguments among them are others in each run.
         self.written: list[Tensor] = []
         #: How `.grad` of a leaf was when it was first touched: "none", "tensor", or "any" where it was cleared first.
         self.entry: dict[Tensor, str] = {}
@@ -138,8 +140,10 @@ class Recorder:
         """A tensor whose memory is another in each run."""
         array = tensor._data
         self.arguments.add(tensor)
-        if any(array is known for _, known in self.given):
-            return
+        for buffer, known in self.given:
+            if array is known:
+                self.given.append((buffer, array))
+                return
         buffer = Buffer("given", array.nbytes, array, f"in{len(self.given)}")
         self.given.append((buffer, array))
         if array.size:
@@ -361,14 +365,16 @@ class Recorder:
 
     def write(self, run: Callable, target: Tensor, raw, key, value) -> None:
         """raw[key] = value, in place."""
+        base = target._base[0] if target._base else target
+        if base in self.arguments and mode.grad and (base._requires_grad or target._requires_grad):
+            self.note("writing into an argument that requires a gradient")
         if not all(isinstance(k, (slice, int)) or k is None or k is Ellipsis for k in key):
             self.note("writing to places that are themselves computed")
             run(target, raw, key, value)
             return
-        base = target._base[0] if target._base else target
         self.ref(raw)
         found = self.find(raw)
-        if found is not None and found[0] in self.outside:
+        if found is not None and found[0] in self.outside and self.outside[found[0]][0] is None:
             self.outside[found[0]] = base, base._data
         self.store(raw[key], value)
         self.written.append(target)
@@ -380,11 +386,9 @@ class Recorder:
         place = self.ref(to)
         buffer = place.buffer
         if buffer.kind in ("outside", "given"):
-            if buffer.kind == "given" and buffer not in self.accumulated.values():
-                self.note("writing into an argument")
             if buffer in self.constants:
                 self.note("writing into a constant")
-            self.before.setdefault(buffer, buffer.array.copy())
+            self._before_write(buffer)
             whole = place.whole and source_ref.whole and source_ref.nbytes == place.nbytes
             if whole and source_ref.buffer.kind == "own" and source_ref.dtype == place.dtype:
                 self.redirected[buffer] = source_ref.buffer
@@ -399,6 +403,12 @@ class Recorder:
             self._store(place, source_ref)
         with self.paused():
             to[...] = source.copy() if self.backend.may_share_memory(to, source) else source
+
+    def _before_write(self, buffer: Buffer) -> None:
+        """Keep what memory that is there before the function runs holds."""
+        if not _is_dense(buffer.array):  # copies have other strides than the places in it
+            self.note("writing into memory with gaps")
+        self.before.setdefault(buffer, buffer.array.copy("K"))
 
     def _part(self, buffer: Buffer) -> None:
         """Before a buffer is written: memory from outside that it stands for gets a copy."""
@@ -437,9 +447,42 @@ class Recorder:
             if to_none:
                 self.entry.setdefault(leaf, "any")
             elif leaf.grad is not None:
-                self.note("zero_grad(set_to_none=False)")
-        with self.paused():
-            run(leaves, to_none)
+                self._fill_with_zeros(leaf)
+        if to_none or self.fault is not None:
+            with self.paused():
+                run(leaves, to_none)
+
+    def _fill_with_zeros(self, leaf: Tensor) -> None:
+        self._hold(leaf)
+        if self.fault is None:
+            held = leaf.grad._data  # type: ignore[union-attr]
+            zeros = self.backend.zeros_like(held)
+            self.constant(zeros)
+            self.store(held, zeros)
+            leaf.grad.bump_version()  # type: ignore[union-attr]
+
+    def _hold(self, leaf: Tensor) -> None:
+        """Take in the gradient that a leaf had before, which is a new array in each run."""
+        grad = leaf.grad
+        if self.entry.setdefault(leaf, "tensor") != "tensor" or leaf in self.grads or leaf in self.accumulated:
+            return
+        if (
+            not isinstance(grad, Tensor)
+            or grad._requires_grad
+            or not grad._data.flags.c_contiguous
+            or not grad._data.size
+            or grad._data.shape != leaf._data.shape
+            or grad._data.dtype != leaf._data.dtype
+        ):
+            self.note("a gradient of another kind than the parameter")
+        elif leaf in self.arguments:
+            self.note("an argument that has a gradient already")
+        elif self.find(grad._data) is not None:
+            self.note("a gradient that shares memory")
+        else:
+            self.ref(leaf._data, leaf)
+            buffer = self.accumulated[leaf] = Buffer("given", grad._data.nbytes, grad._data)
+            self._given(buffer, grad._data)
 
     def accumulate(self, run: Callable, leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
         """leaf.grad += totals[leaf]."""
@@ -479,23 +522,14 @@ class Recorder:
             with self.paused():
                 run(leaf, totals, create_graph)
             return
+        self._hold(leaf)
         held = leaf.grad._data
-        first = (
-            self.entry.setdefault(leaf, "tensor") == "tensor"
-            and leaf not in self.grads
-            and leaf not in self.accumulated
-        )
-        if first and leaf in self.arguments:
-            self.note("an argument that has a gradient already")
-        elif (held.shape, held.dtype) != (raw.shape, raw.dtype) or not held.flags.c_contiguous:
+        if (held.shape, held.dtype) != (raw.shape, raw.dtype) or not held.flags.c_contiguous:
             self.note("a gradient of another kind than the parameter")
         if self.fault is not None:
             with self.paused():
                 run(leaf, totals, create_graph)
             return
-        if first:
-            buffer = self.accumulated[leaf] = Buffer("given", held.nbytes, held)
-            self._given(buffer, held)
         at = self.ref(held)
         if at.buffer.kind == "given":
             self.before.setdefault(at.buffer, held.copy())
@@ -605,17 +639,18 @@ class Recorder:
         live = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = []
         for p in live:
+            self._hold(p)
             gradients.append(self.ref(p.grad._data))
             if gradients[-1].buffer.kind == "outside":
                 self.note("an update by a gradient from before")
             buffer = self.ref(p._data, p).buffer
             if buffer.kind == "outside":
-                self.before.setdefault(buffer, buffer.array.copy())
+                self._before_write(buffer)
             for value in optimizer.state.get(p, {}).values():
                 if isinstance(value, self.backend.array_type):
                     state = self.ref(value)
                     if state.buffer.kind == "outside":
-                        self.before.setdefault(state.buffer, state.buffer.array.copy())
+                        self._before_write(state.buffer)
         return live, gradients
 
     def update(self, run: Callable, optimizer, clip=None, clipped: Callable | None = None):
@@ -743,6 +778,7 @@ _construct = Tensor.__init__
 def _construct_and_tell(self, data=None, *args, **kwargs) -> None:
     _construct(self, data, *args, **kwargs)
     if mode.tracer is not None:
+        mode.tracer.made_tensors.add(id(self))
         mode.tracer.stranger(data)
 
 
@@ -782,6 +818,6 @@ def user_line() -> str:
 
 
 _OURS = tuple(
-    str(Path(file).resolve().parent) + ("/" if i else "")
+    str(Path(str(file)).resolve().parent) + ("/" if i else "")
     for i, file in enumerate((sys.modules["deepcore"].__file__, plans.__file__, sys.modules["numpy"].__file__))  # type: ignore[arg-type]
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import weakref
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 from operator import attrgetter, call, getitem, is_, is_not
 from typing import Any
 
@@ -32,7 +33,7 @@ class Arena:
 
     def at_least(self, nbytes: int) -> int:
         if nbytes > self.nbytes:
-            self.array = None
+            self.array, self.nbytes = None, 0
             self.array = allocator.empty(nbytes + 64, "u1")
             self.base = address(self.array) + 63 & -64
             self.nbytes = nbytes
@@ -53,7 +54,9 @@ class Runner:
     def __init__(
         self, recorder: Recorder, built: Built, leaves: list[Tensor], given: list[Tensor], guards: Guards, arena: Arena
     ):
-        self.arena, self.exe, self.target = arena, built.executable, built.target
+        self.arena = arena
+        self.exe: Any = built.executable
+        self.target: Any = built.target
         self.output_refs = built.outputs
         self.outputs = [_Output(buffer, refs) for buffer, refs in _grouped(built.outputs).items()]
         self.views = [
@@ -72,10 +75,13 @@ class Runner:
         self.token = object()
         #: Calls that it served, the recorded one included, and checks in a row that found a difference.
         self.calls, self.differences = 1, 0
+        #: The number of the next call that is checked.
+        self.next_check: float = 2
         #: Whether it has not run yet.
         self.fresh = True
         self.arguments = [buffer for buffer, _ in recorder.given]
-        #: The arrays that the arguments are bound to, which are not held; none: they have to be.
+        #: The arrays that the arguments are bound to, which are not held; None: the program may be bound to other memory
+        #: than its own, as where a check was interrupted.
         self.bound: list | None = None
         watched = recorder.watched()
         self.tensors, self.arrays = list(watched), list(watched.values())
@@ -97,12 +103,16 @@ class Runner:
         numbers = {g: i for i, (g, _) in enumerate(self.generators)}
         self.rows = [(numbers[g], ahead) for g, ahead in recorder.rows]
         self.starts = list(recorder.generators.values())
-        #: Tensors whose memory is written, and what counts that, as of the last look.
-        self.written = list(dict.fromkeys([*recorder.written, *(p for u in self.updates for p in u.plan.live)]))
+        places = {id(t): i for i, t in enumerate(given)}
+        #: Tensors whose memory is written, and what counts that, as of the last look; arguments by number.
+        written = dict.fromkeys([*recorder.written, *(p for u in self.updates for p in u.plan.live)])
+        bases = [(t._base[0] if t._base else t) for t in recorder.written]
+        self.written = [t for t in written if id(t._base[0] if t._base else t) not in places]
+        self.written_arguments = sorted({places[id(t)] for t in bases if id(t) in places})
+        self.writes_arguments = any(buffer in recorder.redirected for buffer, _ in recorder.given)
         self.storages: list = []
         # Gradients: what they must be like before, and what they are afterwards.
         #: Arguments that are leaves: where among those that get a gradient, or lose theirs, and which argument.
-        places = {id(t): i for i, t in enumerate(given)}
         self.given = [(i, places[id(t)]) for i, t in enumerate(leaves) if id(t) in places]
         self.leaves: list[Any] = [None if id(t) in places else t for t in leaves]
         self.none = [leaf for leaf, kind in recorder.entry.items() if kind == "none" and id(leaf) not in places]
@@ -211,11 +221,24 @@ class Runner:
     def overlaps(self, array) -> bool:
         """Whether an argument shares memory with what the program writes."""
         low, high = span(array)
-        return any(low < stop and start < high for start, stop in self.spans)
+        before = bisect_left(self.spans, (high,))  # they are of different owners, and so apart
+        return before > 0 and low < self.spans[before - 1][1]
+
+    def arguments_overlap(self, arrays: list) -> bool:
+        """Whether arguments share memory where some are written, or with other memory that is written."""
+        if self.spans and any(map(self.overlaps, arrays)):
+            return True
+        if not self.writes_arguments:
+            return False
+        if any(not getattr(array.flags, "writeable", True) for array in arrays):  # CuPy's all are
+            return True
+        apart = {id(array): array for array in arrays}.values()
+        spans = sorted([*map(span, apart), *(span(a) for a in self.arrays if a.size)])
+        return any(stop > start for (_, stop), (start, _) in pairwise(spans))
 
     # -- checking -----------------------------------------------------------------------------------------
     def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
-        """Run once on copies of what was there before the function ran; what differs from what it left, or None."""
+        """Run once on copies of what was there before the function ran; what is wrong with what it left, or None."""
         exe = self.exe
         copies = recorder.before
         for buffer, copy in copies.items():
@@ -225,20 +248,12 @@ class Runner:
         results = self._new_results()
         self._set_draws(self.starts)
         exe.bind_own(self.arena.at_least(exe.size))
-        try:
-            if self._run_all():
-                return "nothing"
-            pairs = [
-                (f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays)) if b is not None
-            ]
-            pairs += [
-                (f"the gradient of a tensor of shape {leaf.shape}", t._data, leaf.grad._data)
-                for leaf, t in zip(leaves, self.grads)
-            ]
-            pairs += [(f"memory of shape {buffer.array.shape}", copy, buffer.array) for buffer, copy in copies.items()]
-            return next((name for name, mine, theirs in pairs if not same_bits(self.backend, mine, theirs)), None)
-        finally:
-            self._bind_back()
+        if self._run_all():
+            return "the program stopped where the function did not"
+        pairs = [(f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays)) if b is not None]
+        pairs += [(_of(leaf), t._data, leaf.grad._data) for leaf, t in zip(leaves, self.grads)]  # type: ignore[union-attr]
+        pairs += [(f"memory of shape {buffer.array.shape}", copy, buffer.array) for buffer, copy in copies.items()]
+        return differing(self.backend, pairs)
 
     def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
         """Run the program on copies of what it changes, then `run()`, whose effects and result count.
@@ -246,30 +261,28 @@ class Runner:
         Returns that result, the arrays that the program computed in its place, and what else differs, or None.
         """
         exe, bind = self.exe, self.exe.bind
-        copies = {b: b.array.copy() for b in self.changed if b.kind == "outside"}
+        copies = {b: b.array.copy("K") for b in self.changed if b.kind == "outside"}
         summed = [leaf.grad._data.copy() for leaf, _ in self.accumulated]  # type: ignore[union-attr]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
-        held, self.bound = [exe.at.get(ref.buffer) for ref in self.grad_refs], None
+        self.bound = None
         for buffer, copy in copies.items():
             bind(buffer, address(copy))
+        changed = set(self.changed)
+        written = {b: (array, array.copy("K")) for b, array in zip(self.arguments, arrays) if b in changed}
         for buffer, array in zip(self.arguments, arrays):
             bind(buffer, address(array))
+        for buffer, (_, copy) in written.items():
+            bind(buffer, address(copy))
         for (_, buffer), copy in zip(self.accumulated, summed):
             bind(buffer, address(copy))
         for ref, array in zip(self.grad_refs, gradients):
             bind(ref.buffer, address(array))
         results = self._new_results()
         exe.bind_own(self.arena.at_least(exe.size))
-        try:
-            self._set_draws([generator.where() for generator, _ in self.generators])
-            for update in self.updates:
-                update.plan.after(update.optimizer, object())
-            status = self._run_all()
-        finally:
-            self._bind_back()
-            for ref, at in zip(self.grad_refs, held):
-                if at is not None:
-                    bind(ref.buffer, at)
+        self._set_draws([generator.where() for generator, _ in self.generators])
+        for update in self.updates:
+            update.plan.after(update.optimizer, object())
+        status = self._run_all()
         returned = run()
         if status:
             return returned, [], "the program stopped"
@@ -277,8 +290,12 @@ class Runner:
         for i, place in self.given:
             leaves[i] = tensors[place]
         pairs = [(f"memory of shape {b.array.shape}", copy, b.array) for b, copy in copies.items()]
+        pairs += [(f"an argument of shape {array.shape}", copy, array) for array, copy in written.values()]
         pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
-        pairs += [(_of(leaf), mine, leaf.grad) for (leaf, _), mine in zip(self.accumulated, summed)]
+        cleared = set(self.cleared)
+        pairs += [
+            (_of(leaf), mine, leaf.grad) for (leaf, _), mine in zip(self.accumulated, summed) if leaf not in cleared
+        ]
         for name, mine, theirs in pairs:
             theirs = theirs._data if isinstance(theirs, Tensor) else theirs
             if theirs is None or not same_bits(self.backend, mine, theirs):
@@ -303,9 +320,12 @@ class Runner:
         return status
 
     def _bind_back(self) -> None:
+        """Bind what the program changes to its own memory."""
         for buffer in self.changed:
             if buffer.kind == "outside":
                 self.exe.bind(buffer, address(buffer.array))
+        for ref, array in zip(self.grad_refs, self.grad_arrays):
+            self.exe.bind(ref.buffer, address(array))
 
     def _new_results(self) -> list:
         found = []
@@ -325,14 +345,20 @@ class Runner:
             seed, stream, first = starts[number]
             words[row] = signed_words(seed, stream, (first + ahead) % (1 << 64))
 
+    def draw_words(self):
+        """(seed, stream, position) of each draw of the last run."""
+        return self.target.words.copy()
+
     # -- running ------------------------------------------------------------------------------------------
     def __call__(self, arrays: list, tensors: list[Tensor]) -> list:
         """The returned tensors' arrays. Raises `Stopped`, with everything as it was, where a check failed."""
         exe = self.exe
         bind = exe.bind
         if self.bound is None or not all(map(is_, map(call, self.bound), arrays)):
-            if self.spans and any(map(self.overlaps, arrays)):
+            if self.arguments_overlap(arrays):
                 raise Overlap
+            if self.bound is None:
+                self._bind_back()
             for buffer, array in zip(self.arguments, arrays):
                 bind(buffer, address(array))
             self.bound = list(map(weakref.ref, arrays))
@@ -355,20 +381,22 @@ class Runner:
             after = self.after(tensors, attached)
             if claims:
                 after.append(map(call, (claims.clear,)))  # from here on the numbers count as drawn
-            self.count_writes(1)
+            self.count_writes(1, tensors)
             # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
             if any(chain(map(function, (words,), (part,)), *after)) if after else function(words, part):
-                self.count_writes(-1)
+                self.count_writes(-1, tensors)
                 raise Stopped
         finally:
             if claims:
                 give_back(claims)
         return self._results(results)
 
-    def count_writes(self, by: int) -> None:
+    def count_writes(self, by: int, tensors: list[Tensor]) -> None:
         """Graphs that saved what is written must notice; where an exception comes first, they notice for nothing."""
         for storage in self.storages:
             storage.version += by
+        for i in self.written_arguments:
+            tensors[i].storage().version += by
 
     def after(self, tensors: list[Tensor], attached: bool) -> list[Iterable]:
         """Python-side updates to apply after the run; sets the scalars of this step.
@@ -392,26 +420,21 @@ class Runner:
     def times(self, rounds: int = 5) -> list[float]:
         """Seconds of each step of the program, which runs on copies of what it changes."""
         exe, self.bound = self.exe, None
-        held = [exe.array(ref) for ref in self.grad_refs]
         given = [  # in the middle of twice its bytes: an argument may run backwards
             allocator.zeros(2 * buffer.nbytes, "u1")[buffer.nbytes :]
             for buffer in (*self.arguments, *(b for _, b in self.accumulated))
         ]
-        copies = [buffer.array.copy() for buffer in self.changed]
+        copies = [buffer.array.copy("K") for buffer in self.changed]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         buffers = [*self.arguments, *(b for _, b in self.accumulated), *self.changed]
         buffers += [ref.buffer for ref in self.grad_refs]
         results = self._new_results()
-        try:
-            for buffer, array in zip(buffers, (*given, *copies, *gradients)):
-                exe.bind(buffer, address(array))
-            exe.bind_own(self.arena.at_least(exe.size))
-            return exe.times(rounds)
-        finally:
-            del results
-            self._bind_back()
-            for ref, array in zip(self.grad_refs, held):
-                exe.bind(ref.buffer, address(array))
+        for buffer, array in zip(buffers, (*given, *copies, *gradients)):
+            exe.bind(buffer, address(array))
+        exe.bind_own(self.arena.at_least(exe.size))
+        times = exe.times(rounds)
+        del results
+        return times
 
     def _new_grads(self, which) -> None:
         """Other memory for these gradients."""
@@ -445,8 +468,8 @@ class _Output:
         self.buffer = buffer
         #: Whether it is one contiguous array.
         self.plain = len(refs) == 1 and refs[0].whole
-        ref = refs[0]
-        self.shape, self.dtype = (ref.shape, ref.dtype) if self.plain else (buffer.nbytes, "u1")
+        self.shape: Any = refs[0].shape if self.plain else buffer.nbytes
+        self.dtype: Any = refs[0].dtype if self.plain else "u1"
         self._empty = allocator.small if buffer.nbytes < 1 << 20 else allocator.empty
 
     def empty(self):
@@ -487,6 +510,12 @@ _ONCE, _TWICE = _counted()
 def _is_plain(array) -> bool:
     flags = array.flags
     return flags.carray if hasattr(flags, "carray") else flags.c_contiguous  # CuPy's are aligned and writeable
+
+
+def differing(xp, pairs: list[tuple]) -> str | None:
+    """The first of (name, program's, function's) whose bits differ, as a reason."""
+    name = next((name for name, mine, theirs in pairs if not same_bits(xp, mine, theirs)), None)
+    return None if name is None else f"the program computed {name} otherwise than the function did"
 
 
 def same_bits(xp, a, b) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
-from deepcore.autograd import grad, graph
+from deepcore.autograd import graph
+from deepcore.autograd.engine import partial_gradients
 from deepcore.autograd.function import OutputNode
 from deepcore.autograd.graph import Node
 from deepcore.compiler.build import optimized, results_of
@@ -51,8 +52,6 @@ class Split:
             recorder.note(f"more than {_MOST} results that may be differentiated")
         elif recorder.updates or recorder.grads or recorder.accumulated:
             recorder.note("a result to be differentiated of a function that computes gradients itself")
-        elif recorder.backend.name != "cpu":
-            recorder.note("a result to be differentiated outside of the function (call it under no_grad() otherwise)")
         if recorder.fault is None:
             self._record()
 
@@ -63,13 +62,16 @@ class Split:
         numbers = range(len(self.outputs))
         for chosen in (c for count in range(len(self.outputs), 0, -1) for c in combinations(numbers, count)):
             start = len(recorder.records)
-            found = grad(
-                [self.outputs[i] for i in chosen], self.leaves, [seeds[i] for i in chosen],
-                retain_graph=True, allow_unused=True,
-            )  # fmt: skip
+            found = partial_gradients([self.outputs[i] for i in chosen], self.leaves, [seeds[i] for i in chosen])
             refs = [None if g is None else recorder.ref(g._data) for g in found]
             self.passes[chosen] = recorder.records[start:], refs
         del recorder.records[self.cut :]
+
+    def forget(self) -> None:
+        """Let go of the tensors that were recorded, and their graphs."""
+        self.outputs, self.leaves = [], []
+        self.recorder.given = [(buffer, None) for buffer, _ in self.recorder.given]
+        self.recorder.arguments.clear()
 
     def saved(self) -> list[Ref]:
         """What the backward passes read of the forward records, whole buffers."""
@@ -112,7 +114,9 @@ def _leaves(recorder: Recorder, outputs: list[Tensor]) -> list[Tensor]:
 class Backward:
     """One backward program: from the gradients of some results to those of the leaves."""
 
-    def __init__(self, split: Split, records: list[Record], refs: list[Ref | None], saved: list[Buffer]):
+    def __init__(
+        self, split: Split, records: list[Record], refs: list[Ref | None], saved: list[Buffer], optimize: bool = True
+    ):
         recorder = split.recorder
         #: The forward program's buffers, and this one's in their place.
         self.saved = {buffer: Buffer("given", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
@@ -169,17 +173,24 @@ class Backwards:
         self.like = [(t.shape, t.dtype) for t in split.outputs]
         self.arguments = [buffer for buffer, _ in split.recorder.given]
         self.seeds = split.seeds
-        self.built: dict[tuple[int, ...], Backward] = {}
+        self.built: dict[tuple[int, ...], Any] = {}
+        #: Whether passes run over them.
+        self.optimize = True
         read = {ref.buffer for records, _ in split.passes.values() for record in records for ref in record.ins}
         #: Tensors from outside that the backward passes read.
         self.outside = [t for b, (t, _) in split.recorder.outside.items() if b in read and t is not None]
         self.reads_arguments = [i for i, buffer in enumerate(self.arguments) if buffer in read]
 
-    def program(self, chosen: tuple[int, ...]) -> Backward:
+    def program(self, chosen: tuple[int, ...]):
         found = self.built.get(chosen)
         if found is None:
             records, refs = self.split.passes[chosen]
-            found = self.built[chosen] = Backward(self.split, records, refs, self.saved)
+            program: Any = Backward
+            if self.xp.name != "cpu":
+                from deepcore.compiler.cuda import GraphBackward
+
+                program = GraphBackward
+            found = self.built[chosen] = program(self.split, records, refs, self.saved, self.optimize)
         return found
 
     def gradients(self, chosen: tuple[int, ...], seeds: list, saved: list, arguments: list, words) -> list:
@@ -231,6 +242,16 @@ class ProgramNode(Node):
 
     def free(self) -> None:
         self.saved = self.arguments = None  # type: ignore[assignment]
+
+
+class FreedNode(Node):
+    """The node of a result whose graph was gone through: it only says so."""
+
+    __slots__ = ()
+
+    def __init__(self, node: Node):
+        self.id, self.op, self.edges = graph.next_id(), node.op, ()
+        self.saved = self.hooks = self.params = self.out = self.storage = self.versions = None
 
 
 def attach(results: list[Tensor], places: list[int], node: ProgramNode, shared: Callable[[Tensor], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deepcore import missing
 from deepcore.data.collate import default_collate
 from deepcore.data.dataset import Dataset, Subset, TensorDataset, random_split
 from deepcore.data.datasets import digits, mnist
@@ -27,3 +28,5 @@ __all__ = [
     "read_idx",
     "write_idx",
 ]
+
+__getattr__ = missing.names_of(__name__, "torch.utils.data")

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backend import Backend, dtypes, get_backend
+from deepcore.backend import Backend, dtypes, get_backend, takes_device
 from deepcore.errors import DataError
 from deepcore.tensor import Tensor, from_raw
 
 
-def default_collate(samples: Sequence[Any], backend: str | Backend | None = None):
+@takes_device
+def default_collate(samples: Sequence[Any], backend: str | Backend | None = None, device=None):
     """A list of samples as one batch: tensors and arrays are stacked along a new first dimension.
 
     int becomes int64, float float32, bool bool; text (also NumPy's) stays a list; tuples, lists and dicts are collated
@@ -32,7 +33,7 @@ def collate(samples: Sequence[Any], indices: Sequence[int], where: str = "sample
     if isinstance(first, Tensor):
         _same_arrays(samples, indices, where)
         _same(samples, indices, where, "backends", lambda s: s.backend)
-        return from_raw(first.backend.stack([s.data for s in samples]), first.backend)
+        return from_raw(first.backend.stack([s._data for s in samples]), first.backend)
     if isinstance(first, np.ma.MaskedArray):
         raise _refused(samples, indices, where, "fill it in __getitem__: array.filled(value)")
     if isinstance(first, np.ndarray):
@@ -177,7 +178,7 @@ def to_backend(batch, backend: str | Backend | None, arrays: bool = False):
         target = batch.backend if backend is None else get_backend(backend)
         if target is batch.backend:
             return batch
-        return from_raw(target.from_host(batch.backend.to_host(batch.data)), target)
+        return from_raw(target.from_host(batch.backend.to_host(batch._data)), target)
     if isinstance(batch, np.ndarray) and arrays:
         target = get_backend(backend)
         return from_raw(target.from_host(batch), target)

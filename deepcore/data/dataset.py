@@ -53,10 +53,10 @@ class TensorDataset(Dataset):
 
     def __getitem__(self, index: int | slice | Any) -> tuple[Tensor, ...]:
         if isinstance(index, slice):
-            return tuple(from_raw(t.data[index], t.backend) for t in self.tensors)
+            return tuple(from_raw(t._data[index], t.backend) for t in self.tensors)
         number = _number(index, len(self))
         if number is not None:
-            return tuple(from_raw(t.data[number, ...], t.backend) for t in self.tensors)
+            return tuple(from_raw(t._data[number, ...], t.backend) for t in self.tensors)
         return self.get_batch(as_indices(index, len(self), "a TensorDataset"))
 
     def get_batch(self, indices: np.ndarray) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from deepcore.backend import Backend, get_backend
+from deepcore.backend import Backend, get_backend, takes_device
 from deepcore.config import settings
 from deepcore.data.bars import tqdm_class
 from deepcore.data.dataset import TensorDataset
@@ -37,7 +37,10 @@ _MNIST_SHA256 = {
 _MAX_DOWNLOAD = 64 << 20
 
 
-def digits(split: str = "train", *, flatten: bool = False, backend: str | Backend | None = None) -> TensorDataset:
+@takes_device
+def digits(
+    split: str = "train", *, flatten: bool = False, backend: str | Backend | None = None, device=None
+) -> TensorDataset:
     """The 1,797 handwritten digits of UCI: images (N, 1, 8, 8) float32 in [0, 1], labels (N,) int64.
 
     split: "train" (1,437), "test" (360) or "all", or a part such as "train[:1000]". `flatten` gives images (N, 64).
@@ -73,6 +76,7 @@ def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
     return mask
 
 
+@takes_device
 def mnist(
     root: str | os.PathLike | None = None,
     split: str = "train",
@@ -80,6 +84,7 @@ def mnist(
     *,
     flatten: bool = False,
     backend: str | Backend | None = None,
+    device=None,
     mirrors: Sequence[str] = MNIST_MIRRORS,
     timeout: float = 20.0,
 ) -> TensorDataset:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backend import Backend, get_backend
+from deepcore.backend import Backend, get_backend, place
 from deepcore.data import workers
 from deepcore.data.collate import collate, to_backend
 from deepcore.data.dataset import batch_getter
@@ -24,7 +24,8 @@ class DataLoader:
     list, an array, or an object with `__iter__` (afresh for each pass) and `__len__` (what `__iter__` gives).
     seed: of the order and of augmentation; None takes one from the default generator, so `manual_seed` fixes it. Only
     `shuffle=True` draws for that: to build another loader leaves the numbers of all other draws as they are.
-    backend: where the tensors of a batch go (default: the default backend; those of a TensorDataset stay where they are).
+    backend (or device): where the tensors of a batch go (default: the default backend; those of a TensorDataset stay
+    where they are). `pin_memory` and `pin_memory_device` are accepted as in PyTorch and change nothing.
     num_workers: processes that fetch samples, `prefetch_factor` batches each ahead. They change the speed only: order
     and bits are a function of (seed, epoch). A dataset of tensors is always read here, one gather per tensor.
     collate_fn: samples to batch (default: `default_collate`).
@@ -58,6 +59,9 @@ class DataLoader:
         collate_fn: Callable | None = None,
         seed: int | None = None,
         backend: str | Backend | None = None,
+        device: Any = None,
+        pin_memory: bool = False,
+        pin_memory_device: str = "",
         prefetch_factor: int = 2,
         multiprocessing_context: str | None = None,
         timeout: float = 0,
@@ -94,7 +98,9 @@ class DataLoader:
         self.drop_last = bool(drop_last)
         self.num_workers = int(num_workers)
         self.collate_fn = collate_fn
+        backend = place(backend, device)
         self.backend = None if backend is None else get_backend(backend)
+        self.pin_memory, self.pin_memory_device = bool(pin_memory), pin_memory_device
         self.prefetch_factor = int(prefetch_factor)
         self.multiprocessing_context = multiprocessing_context
         self.timeout = float(timeout)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backend import Backend, dtypes, get_backend
+from deepcore.backend import Backend, dtypes, get_backend, takes_device
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, FileFormatError, StateDictError, suggest
 from deepcore.io import safetensors
 from deepcore.random import default_generator
@@ -57,7 +57,8 @@ def save(obj, path, metadata: Mapping[str, str] | None = None) -> None:
     safetensors.save_file(encoder.arrays, path, notes)
 
 
-def load(path, backend: str | Backend | None = None, *, names: Iterable[str] | None = None):
+@takes_device
+def load(path, backend: str | Backend | None = None, *, device=None, names: Iterable[str] | None = None):
     """What `save` wrote to `path`, its tensors on `backend` (default: the default backend).
 
     A safetensors file of another program gives a dict[str, Tensor]; so do the shards of a model, whose `path` is
@@ -108,7 +109,7 @@ def _encodable(text: str) -> bool:
 
 
 def _host(tensor: Tensor) -> np.ndarray:
-    return np.asarray(tensor.backend.to_host(tensor.data))
+    return np.asarray(tensor.backend.to_host(tensor.array))
 
 
 def check_dtypes(found: Mapping[str, Any], path: str) -> None:
@@ -301,7 +302,8 @@ def save_checkpoint(path, *, extra=None, random: bool = True, **parts) -> None:
     save({"checkpoint": CHECKPOINT_VERSION, **states, "random": streams, "extra": extra}, path)
 
 
-def load_checkpoint(path, *, random: bool = True, backend: str | Backend | None = None, **parts):
+@takes_device
+def load_checkpoint(path, *, random: bool = True, backend: str | Backend | None = None, device=None, **parts):
     """Restore `parts` from a file of `save_checkpoint`, all of them or none, and return its `extra`.
 
     `parts` are named as when they were saved; those in the file that are not asked for are ignored, so
@@ -369,7 +371,8 @@ class _Before:
             vars(self._part).update(self._attributes)
 
 
-def read_checkpoint(path, backend: str | Backend | None = None) -> dict[str, Any]:
+@takes_device
+def read_checkpoint(path, backend: str | Backend | None = None, *, device=None) -> dict[str, Any]:
     """The content of a checkpoint as `{"parts": {name: state}, "random": {…}, "extra": …}`."""
     state = load(path, backend)
     version = state.get("checkpoint") if isinstance(state, dict) else None
@@ -426,7 +429,7 @@ def _backend_of(states: list) -> Backend | None:
 def _copied(state):
     """The state with arrays of its own."""
     if isinstance(state, Tensor):
-        return from_raw(state.data.copy(), state.backend)
+        return from_raw(state.array.copy(), state.backend)
     if isinstance(state, np.ndarray):
         return state.copy()
     if isinstance(state, Mapping):

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from deepcore import missing
 from deepcore.nn import functional, init, modules, registry, utils
 from deepcore.nn.modules.module import Module
 from deepcore.nn.parameter import Parameter
@@ -12,3 +13,5 @@ if TYPE_CHECKING:
 
 globals().update(registry.discover(modules.__name__, modules.__path__, LAYERS, LOSSES))
 __all__ = sorted(["LAYERS", "LOSSES", "Module", "Parameter", "functional", "init", "utils", *LAYERS, *LOSSES])
+
+__getattr__ = missing.names_of(__name__, "torch.nn")

@@ -123,7 +123,7 @@ class _Builder:
 
 def _layer(name: str, description: dict, path: str) -> Module:
     arguments = description.get("arguments", {})
-    if not isinstance(arguments, dict) or arguments.keys() & {"backend", "dtype"}:
+    if not isinstance(arguments, dict) or arguments.keys() & {"backend", "device", "dtype"}:
         raise ConfigError(
             "the arguments of a layer are described by a table", where=path, received=reprlib.repr(arguments)
         )

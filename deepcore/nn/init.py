@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 
-from deepcore import random
+from deepcore import missing, random
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, ShapeError, suggest
 from deepcore.tensor import Tensor
@@ -178,3 +178,6 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator=None) -> Tensor:
     q, r = xp.linalg.qr(draw)
     q = q * xp.sign(xp.diagonal(r))  # else the decomposition's sign convention would bias it
     return _write(tensor, ((q.T if rows < columns else q) * gain).reshape(tensor.shape))
+
+
+__getattr__ = missing.names_of(__name__, "torch.nn.init")

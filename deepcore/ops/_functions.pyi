@@ -129,10 +129,10 @@ def clamp(input: Tensor, min: Operand | None = ..., max: Operand | None = ...) -
 def clip(input: Tensor, min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
     """min(max(input, min), max); the gradient passes where min ≤ input ≤ max"""
 
-def clone(input: Tensor) -> Tensor:
+def clone(input: Tensor, *, memory_format: Any = ...) -> Tensor:
     """A copy, through which gradients flow"""
 
-def contiguous(input: Tensor) -> Tensor:
+def contiguous(input: Tensor, memory_format: Any = ...) -> Tensor:
     """The tensor itself if its memory is in row order, else a copy that is"""
 
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: builtins.int | builtins.tuple[builtins.int, builtins.int] = ..., padding: builtins.int | builtins.tuple[builtins.int, builtins.int] | builtins.str = ..., dilation: builtins.int | builtins.tuple[builtins.int, builtins.int] = ..., groups: builtins.int = ...) -> Tensor:
@@ -376,7 +376,7 @@ def positive(input: Tensor) -> Tensor:
     """input, unchanged"""
 
 def pow(input: Tensor, other: Operand) -> Tensor:
-    """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises"""
+    """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises."""
 
 def prod(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """Π input over one dimension (None: all), multiplied in pairs"""
@@ -483,7 +483,7 @@ def tan(input: Tensor) -> Tensor:
 def tanh(input: Tensor) -> Tensor:
     """hyperbolic tangent"""
 
-def to(input: Tensor, *targets: Any, dtype: Any = ..., backend: Any = ..., device: Any = ..., non_blocking: builtins.bool = ..., copy: builtins.bool = ...) -> Tensor:
+def to(input: Tensor, *targets: Any, dtype: Any = ..., backend: Any = ..., device: Any = ..., non_blocking: builtins.bool = ..., copy: builtins.bool = ..., memory_format: Any = ...) -> Tensor:
     """The tensor in another dtype, on another backend, or both: to("cuda"), to(dc.float64), to(other). Itself if it fits"""
 
 def topk(input: Tensor, k: builtins.int, dim: builtins.int = ..., largest: builtins.bool = ..., sorted: builtins.bool = ...) -> ValuesAndIndices:

@@ -12,6 +12,7 @@ Operand = Tensor | builtins.float | builtins.int | builtins.bool
 class TensorMethods:
     T: Tensor
     mT: Tensor
+    H: Tensor
 
     def abs(self) -> Tensor:
         """|input|"""
@@ -121,10 +122,10 @@ class TensorMethods:
     def clip(self, min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
         """min(max(input, min), max); the gradient passes where min ≤ input ≤ max"""
 
-    def clone(self) -> Tensor:
+    def clone(self, *, memory_format: Any = ...) -> Tensor:
         """A copy, through which gradients flow"""
 
-    def contiguous(self) -> Tensor:
+    def contiguous(self, memory_format: Any = ...) -> Tensor:
         """The tensor itself if its memory is in row order, else a copy that is"""
 
     def cos(self) -> Tensor:
@@ -347,7 +348,7 @@ class TensorMethods:
         """input, unchanged"""
 
     def pow(self, other: Operand) -> Tensor:
-        """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises"""
+        """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises."""
 
     def prod(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
         """Π input over one dimension (None: all), multiplied in pairs"""
@@ -451,7 +452,7 @@ class TensorMethods:
     def tanh(self) -> Tensor:
         """hyperbolic tangent"""
 
-    def to(self, *targets: Any, dtype: Any = ..., backend: Any = ..., device: Any = ..., non_blocking: builtins.bool = ..., copy: builtins.bool = ...) -> Tensor:
+    def to(self, *targets: Any, dtype: Any = ..., backend: Any = ..., device: Any = ..., non_blocking: builtins.bool = ..., copy: builtins.bool = ..., memory_format: Any = ...) -> Tensor:
         """The tensor in another dtype, on another backend, or both: to("cuda"), to(dc.float64), to(other). Itself if it fits"""
 
     def topk(self, k: builtins.int, dim: builtins.int = ..., largest: builtins.bool = ..., sorted: builtins.bool = ...) -> ValuesAndIndices:
@@ -502,6 +503,7 @@ class TensorMethods:
     def __abs__(self) -> Tensor: ...
     def __add__(self, other: Any) -> Tensor: ...
     def __and__(self, other: Any) -> Tensor: ...
+    def __dir__(self) -> Tensor: ...
     def __eq__(self, other: Any) -> Tensor: ...  # type: ignore[override]
     def __floordiv__(self, other: Any) -> Tensor: ...
     def __ge__(self, other: Any) -> Tensor: ...
@@ -620,6 +622,7 @@ class TensorMethods:
     def neg_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def negative_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def new_empty(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def new_full(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def new_ones(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def new_tensor(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def new_zeros(self, *args: Any, **kwargs: Any) -> Tensor: ...

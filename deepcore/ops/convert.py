@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 
 from deepcore.autograd import Function
-from deepcore.backend import Backend, available_kinds, get_backend
+from deepcore.backend import Backend, available_kinds, device, get_backend, place
 from deepcore.backend import dtypes as dt
+from deepcore.backend.devices import FOREIGN
 from deepcore.effects import effect
 from deepcore.errors import BackendError, DTypeError, ShapeError, suggest
 from deepcore.ops import arithmetic, comparison
 from deepcore.ops.index import refuse_leaf, setitem, write, written
 from deepcore.ops.registry import FUNCTIONS, Tensor, cast, composite, sample
 from deepcore.ops.shape import broadcast_to, sizes
-from deepcore.tensor import made
+from deepcore.tensor import _MEMORY_FORMAT, factory, full, made, one_of, tensor
 
 
 class _Transfer(Function):
@@ -31,13 +32,13 @@ class _Transfer(Function):
 
 def target_of(value):
     """(backend, dtype), one of them None, that `value` names."""
-    if isinstance(value, Backend):
-        return value, None
+    if isinstance(value, (Backend, device, int)):
+        return get_backend(value), None
     if isinstance(value, Tensor):
         return value.backend, value.dtype
     if isinstance(value, str) and not dt.is_dtype_name(value):
         kinds = [*available_kinds(), "auto"]
-        if value.partition(":")[0] not in kinds:
+        if value.partition(":")[0] not in {*kinds, *FOREIGN}:
             raise BackendError(
                 f"{value!r} is the name of neither a dtype nor a backend", fix=suggest(value, [*kinds, *dt.DTYPES])
             )
@@ -46,9 +47,19 @@ def target_of(value):
 
 
 @composite(examples=lambda make: [sample(make(3), "float64"), sample(make(3), make(2))])
-def to(input, *targets, dtype=None, backend=None, device=None, non_blocking: bool = False, copy: bool = False):
+def to(
+    input,
+    *targets,
+    dtype=None,
+    backend=None,
+    device=None,
+    non_blocking: bool = False,
+    copy: bool = False,
+    memory_format=None,
+):
     """The tensor in another dtype, on another backend, or both: to("cuda"), to(dc.float64), to(other). Itself if it fits"""
-    backend = backend if backend is not None else device
+    one_of(_MEMORY_FORMAT, memory_format)
+    backend = place(backend, device)
     backend = get_backend(backend) if backend is not None else None
     dtype = dt.as_dtype(dtype) if dtype is not None else None
     flags = [value for value in targets if isinstance(value, bool)]  # PyTorch's non_blocking and copy
@@ -81,7 +92,29 @@ for _name, _dtype in (
 ):  # fmt: skip
     _caster(_name, _dtype, f"The tensor as {dt.name_of(_dtype)}")
 
-Tensor.type = Tensor.astype = lambda self, dtype: to(self, dtype=dt.as_dtype(dtype))
+#: PyTorch's names of the types of tensors.
+_TYPES = {
+    "FloatTensor": dt.float32, "DoubleTensor": dt.float64, "HalfTensor": dt.float16, "BFloat16Tensor": dt.bfloat16,
+    "LongTensor": dt.int64, "IntTensor": dt.int32, "ShortTensor": dt.int16, "CharTensor": dt.int8,
+    "ByteTensor": dt.uint8, "BoolTensor": dt.bool_,
+}  # fmt: skip
+
+
+def type_(self, dtype=None, non_blocking: bool = False):
+    """The tensor in another dtype; without one, the name of its type: "deepcore.FloatTensor"."""
+    if dtype is not None:
+        kind = _TYPES.get(dtype.rpartition(".")[2]) if isinstance(dtype, str) else None
+        return to(self, dtype=dt.as_dtype(dtype) if kind is None else kind)
+    name = next((name for name, kind in _TYPES.items() if kind == self.dtype), f"{dt.name_of(self.dtype)}Tensor")
+    return f"deepcore.{name}" if self.is_cpu else f"deepcore.{self.device.type}.{name}"
+
+
+def astype(self, dtype):
+    """The tensor in another dtype, as NumPy says it."""
+    return to(self, dtype=dt.as_dtype(dtype))
+
+
+Tensor.type, Tensor.astype = type_, astype
 Tensor.type_as = lambda self, other: to(self, other.dtype)
 
 
@@ -158,7 +191,7 @@ Tensor.copy_, Tensor.fill_, Tensor.zero_ = copy_, fill_, zero_
 
 
 def _fresh(function: str):
-    def make(self, *given, size=None, dtype=None, backend=None, requires_grad: bool = False):
+    def make(self, *given, size=None, dtype=None, backend=None, requires_grad: bool = False, device=None):
         xp = self.backend if backend is None else get_backend(backend)
         shape = sizes(given if size is None else (size,))
         raw = getattr(xp, function)(shape, dtype=self.dtype if dtype is None else dt.as_dtype(dtype))
@@ -167,21 +200,30 @@ def _fresh(function: str):
 
     make.__name__ = make.__qualname__ = f"new_{function}"
     make.__doc__ = f"`{function}` of the given size, with this tensor's dtype and backend."
-    return make
+    return factory(make)
 
 
 for _name in ("zeros", "ones", "empty"):
     setattr(Tensor, f"new_{_name}", _fresh(_name))
 
 
-def new_tensor(self, data, dtype=None, requires_grad: bool = False):
+@factory
+def new_tensor(self, data, dtype=None, backend=None, requires_grad: bool = False, device=None):
     """`tensor` with this tensor's dtype and backend."""
-    from deepcore.tensor import tensor
-
-    return tensor(data, self.dtype if dtype is None else dtype, self.backend, requires_grad)
+    return tensor(data, *_own(self, dtype, backend), requires_grad)
 
 
-Tensor.new_tensor = new_tensor
+@factory
+def new_full(self, size, fill_value, dtype=None, backend=None, requires_grad: bool = False, device=None):
+    """`full` with this tensor's dtype and backend."""
+    return full(size, fill_value, *_own(self, dtype, backend), requires_grad)
+
+
+def _own(like, dtype, backend) -> tuple:
+    return like.dtype if dtype is None else dtype, like.backend if backend is None else backend
+
+
+Tensor.new_tensor, Tensor.new_full = new_tensor, new_full
 
 
 def _where(self, condition, other):

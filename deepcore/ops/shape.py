@@ -10,7 +10,7 @@ from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.ops.registry import Op, Tensor, axis_names, cast, composite, functional, primitive, sample, takes_arrays
-from deepcore.tensor import made
+from deepcore.tensor import _MEMORY_FORMAT, made, one_of
 
 
 def normalize_dim(dim: int, rank: int, name: str = "dim") -> int:
@@ -482,15 +482,17 @@ def _clone(xp, input):
 
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make())])
-def clone(input):
+def clone(input, *, memory_format=None):
     """A copy, through which gradients flow"""
+    one_of(_MEMORY_FORMAT, memory_format)
     return _clone(input)
 
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(transpose(make(3, 4), 0, 1))])
 @takes_arrays
-def contiguous(input):
+def contiguous(input, memory_format=None):
     """The tensor itself if its memory is in row order, else a copy that is"""
+    one_of(_MEMORY_FORMAT, memory_format)
     return input if input.is_contiguous() else _contiguous(input)
 
 
@@ -523,12 +525,13 @@ def roll(input, shifts, dims=None):
         raise ArgumentError("roll needs one shift per dimension", received=f"{shifts} and {dims}")
     if not input.ndim:
         raise IndexRangeError("roll: a 0-d tensor has no dimension to roll along", received=f"dims {dims}")
+    source = input
     for shift, dim in zip(shifts, dims):
         size = input.shape[normalize_dim(dim, input.ndim)]
         if size:
             k = shift % size
             input = cat([narrow(input, dim, size - k, k), narrow(input, dim, 0, size - k)], dim)
-    return _clone(input)
+    return _clone(input) if input is source else input
 
 
 def _pad_back(g, widths):
@@ -539,7 +542,9 @@ def _pad_back(g, widths):
 
 @primitive(vjp=_pad_back)
 def _pad(xp, input, *, widths, value):
-    return xp.pad(input, widths, constant_values=value) if input.ndim else input.copy()
+    out = xp.full(tuple(low + n + high for n, (low, high) in zip(input.shape, widths)), value, dtype=input.dtype)
+    out[(*(slice(low, low + n) for n, (low, _) in zip(input.shape, widths)), ...)] = input
+    return out
 
 
 @functional
@@ -663,3 +668,4 @@ Tensor.T = property(
     doc="All dimensions in reverse order",
 )
 Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dimensions exchanged")
+Tensor.H = property(lambda self: self if not self.ndim else transpose(self, 0, 1), doc="The transpose of a matrix")

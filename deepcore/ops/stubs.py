@@ -115,7 +115,7 @@ def functions() -> str:
 
 def methods() -> str:
     """The text of `_methods.pyi`."""
-    lines = [_HEADER, _IMPORTS, "class TensorMethods:", "    T: Tensor", "    mT: Tensor\n"]
+    lines = [_HEADER, _IMPORTS, "class TensorMethods:", "    T: Tensor", "    mT: Tensor", "    H: Tensor\n"]
     known = set()
     for entry in sorted(FUNCTIONS.values(), key=lambda e: e.name):
         if entry.method:

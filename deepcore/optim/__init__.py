@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from deepcore import missing
 from deepcore.nn.registry import discover
 from deepcore.optim import lr_scheduler
 from deepcore.optim.lr_scheduler import SCHEDULERS
@@ -12,3 +13,5 @@ if TYPE_CHECKING:
 
 globals().update(discover(__name__, __path__, OPTIMIZERS))  # noqa: F405
 __all__ = sorted(["OPTIMIZERS", "SCHEDULERS", "Optimizer", "lr_scheduler", *OPTIMIZERS])
+
+__getattr__ = missing.names_of(__name__, "torch.optim")

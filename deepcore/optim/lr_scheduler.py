@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from deepcore import missing
 from deepcore.errors import ArgumentError, StateDictError, suggest
 from deepcore.nn.notify import warn_user
 from deepcore.nn.registry import Registry
@@ -222,3 +223,6 @@ class LambdaLR(LRScheduler):
 
     def _converted(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         return super()._converted(state_dict) | {"lr_lambdas": [None] * len(self.lr_lambdas)}
+
+
+__getattr__ = missing.names_of(__name__, "torch.optim.lr_scheduler")

@@ -39,7 +39,7 @@ class Snapshot:
     """Buffers of modules and all below them, and positions of random streams, for `restore()`.
 
     Buffers not written since `last`, an earlier snapshot, share its copies. Writes that raise no version
-    (`.numpy()[...] = x`) are not noticed.
+    (`.numpy()[...] = x`, `.data`) are not noticed.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Snapshot:
             if copy.is_current(t):
                 continue
             if t._data is not copy.array:
-                t.data = copy.array
+                t.rebind(copy.array, t.backend)
             t._data[...] = copy.flat[copy.start : copy.start + t._data.size].reshape(t.shape)  # type: ignore[index]
             t.bump_version()
 

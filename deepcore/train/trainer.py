@@ -11,7 +11,7 @@ from typing import Any
 
 from deepcore import metrics as metrics_
 from deepcore import nn, random
-from deepcore.backend import Backend, get_backend
+from deepcore.backend import Backend, get_backend, place
 from deepcore.backend import dtypes as dt
 from deepcore.data import DataLoader
 from deepcore.errors import ArgumentError, DataError, DeepcoreError, FileFormatError, ShapeError, non_negative
@@ -41,6 +41,7 @@ class Trainer:
     metrics: names (`deepcore.metrics.METRICS`) and `Metric` objects. What these leave open (task, threshold,
     ignore_index) the loss says. None: accuracy with a classification loss, none with another.
     backend: where to train; the model, the loss and the optimizer's state are moved there. None: where the model is.
+        `device` is another word for it.
     scheduler: a schedule of `optim.lr_scheduler`, stepped after every epoch.
     clip_grad_norm: the largest norm of all gradients together; they are scaled down to it.
     accumulate: batches whose gradients make one update, that of one batch of all their samples.
@@ -78,6 +79,7 @@ class Trainer:
         save_every: float | None = 60.0,
         keep: int = 0,
         best: str | None = None,
+        device: Any = None,
     ):
         if not isinstance(model, nn.Module):
             raise ArgumentError("model is a Module", received=_kind(model), fix=_instance_fix(model))
@@ -109,6 +111,7 @@ class Trainer:
             raise ArgumentError("best needs a folder to keep a checkpoint in", fix='Trainer(…, out="folder")')
         self.best = best
         own = next((p.backend for p in model.parameters()), None)
+        backend = place(backend, device)
         self.backend = get_backend(own if backend is None else backend)
         self._named = self._named_parameters()
         self._move()

@@ -105,7 +105,7 @@ def available(name: str, refs: list[Ref]) -> bool:
     """Whether a check has a kernel for these arrays."""
     if name == "all_finite":
         return all(map(looked_at, refs))
-    kernels = {"finite": FINITE, "within": WITHIN}[name]
+    kernels: dict = FINITE if name == "finite" else WITHIN
     return all(ref.contiguous and ref.dtype in kernels and kernels[ref.dtype].ready() for ref in refs)
 
 

@@ -264,7 +264,8 @@ class _Operands:
     """Numbers temporaries, and results behind them, in the order in which they are asked for."""
 
     def __init__(self, first: int):
-        self.first, self.sizes = first, []
+        self.first = first
+        self.sizes: list[int] = []
 
     def temporary(self, size: int) -> Operand:
         self.sizes.append(size)
@@ -322,7 +323,7 @@ def _plan(specs, params) -> Plan | bool | None:
     else:
         each = share(x.size) // (n + ROW_COST) or 1
         launches.append(Launch(kernel, -(-rows // each), rows=rows, each=each, **arguments))
-    if moved and recorded:
+    if moved and gradient is not None:
         launches.append(turned(dtype, outer, inner, n, gradient, new.result(1)))
     if losses is not None:
         if steps:

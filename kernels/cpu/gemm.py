@@ -126,6 +126,41 @@ def packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
     return pack, pack_rows
 
 
+def _finisher(tools, dtype: str):
+    """finish(p, i, first, width, out, other, activation, …): what follows the sums, for a row of a slice at `out`."""
+    size, (take, put) = np.dtype(dtype).itemsize, tools.elements(np.dtype(dtype))
+    call, call_space = tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
+    words, view = tools.words(), tools.view(np.dtype(dtype))
+
+    @tools.inline
+    def finish(p, i, first, width, out, other, activation, bias, residual, pre, scaled, scale):
+        to = out + first * size
+        row = view(to)
+        if scaled:
+            for j in range(width):
+                put(row, j, take(row, j) * scale)
+        if bias:
+            more = view(bias + first * size)
+            for j in range(width):
+                put(row, j, take(row, j) + take(more, j))
+        if residual:
+            more = view(residual + i * p[_LDR] + first * size)
+            for j in range(width):
+                put(row, j, take(row, j) + take(more, j))
+        if pre:
+            copy = view(pre + i * p[_LDZ] + first * size)
+            for j in range(width):
+                put(copy, j, take(row, j))
+        if activation:
+            e = words(call_space())
+            e[0], e[1], e[2], e[3], e[4] = to, to, width, 0, 0
+            if other:
+                e[1], e[2], e[3] = other + first * size, to, width
+            call(activation, e, 0)
+
+    return finish
+
+
 @args(**_PRODUCT)
 def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     """One block of rows and columns of out, in the tiles of `table`, this processor's if None."""
@@ -146,8 +181,7 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     words, view = tools.words(), tools.view(np.dtype(dtype))
     take, put = tools.elements(np.dtype(dtype))
     height_of = heights(tools, shape)
-    call, call_space = tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
-    stride = columns * size
+    finish, stride = _finisher(tools, dtype), columns * size
 
     def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
         p = plan
@@ -239,32 +273,12 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
             out, ldo = final, m * size
             first_row, end_row, first_column, end_column = first_column, end_column, 0, m
         # What follows the sums is done to the slice's rows, which the caches still hold.
-        width = end_column - first_column
         if special:
-            e = words(call_space())
             for i in range(first_row, end_row):
-                to = out + i * ldo + first_column * size
-                row = view(to)
-                if scaled:
-                    for j in range(width):
-                        put(row, j, take(row, j) * scale)
-                if bias:
-                    more = view(bias + first_column * size)
-                    for j in range(width):
-                        put(row, j, take(row, j) + take(more, j))
-                if residual:
-                    more = view(residual + i * p[_LDR] + first_column * size)
-                    for j in range(width):
-                        put(row, j, take(row, j) + take(more, j))
-                if pre:
-                    copy = view(pre + i * p[_LDZ] + first_column * size)
-                    for j in range(width):
-                        put(copy, j, take(row, j))
-                if activation:
-                    e[0], e[1], e[2], e[3], e[4] = to, to, width, 0, 0
-                    if other:
-                        e[1], e[2], e[3] = other + i * ldo + first_column * size, to, width
-                    call(activation, e, 0)
+                finish(
+                    p, i, first_column, end_column - first_column, out + i * ldo, other + i * ldo if other else other,
+                    activation, bias, residual, pre, scaled, scale,
+                )  # fmt: skip
         return 0
 
     return kernel
@@ -590,13 +604,15 @@ def _matrices(x: Spec, y: Spec, turned: bool) -> tuple[_Matrix, _Matrix] | None:
 
 
 def _in_steps(x: _Matrix) -> bool:
-    """Whether one of the last two axes has no gaps."""
+    """Whether one of the last two axes has no gaps, as where there are no elements."""
     rows, columns = x.strides[-2:]
-    return x.itemsize in (rows, columns) or 1 in x.shape[-2:]
+    return x.itemsize in (rows, columns) or 1 in x.shape[-2:] or 0 in x.shape
 
 
 def _is_dense(x: Spec) -> bool:
-    """Whether the elements fill a block of memory, in whatever order."""
+    """Whether the elements fill a block of memory: in rows, or with the last two axes in columns."""
+    if x.plain or x.strides[-2] >= x.strides[-1]:
+        return x.plain
     step = x.dtype.itemsize
     for stride, n in sorted((stride, n) for n, stride in zip(x.shape, x.strides) if n != 1):
         if stride != step:
@@ -640,6 +656,7 @@ def planned(
         return None
     exchanged = plan.swap
     if exchanged:
+        assert pair is not None
         a, b = pair
         plan = _planned(b.swapaxes(-1, -2), a.swapaxes(-1, -2))
         if plan is None:
@@ -657,29 +674,38 @@ def planned(
     result = contiguous(shape, x.dtype, x.backend)
     first, second = (1, 0) if plan.turned != exchanged else (0, 1)
     more = Operand(2) if bias is not None else None, Operand(arrays - 1) if residual is not None else None
-    follow: list[Planned | None] = []
+    follow: list[Planned] | None = []
     arguments: dict[str, Any] = dict.fromkeys(_PRODUCT) | {"scaled": scaled, "scale": 0.0}
     to = out
     if plan.few or exchanged:  # kernels without an epilogue: what follows are launches of their own
         if scaled:
             return None
         to = before or out
-        for spec, operand in zip((bias, residual), more):
-            if spec is not None:
-                follow.append(elementwise.launch("add", (result, spec), (to, operand), to))
-        if activation is not None:
-            follow.append(elementwise.launch(activation, (result,), (to,), out))
+        follow = _separately(result, (bias, residual), more, activation, to, out)
     else:
         kernel = None if activation is None else elementwise.MAPS[activation].kernel(x.dtype, "v")
         if kernel is not None and not kernel.ready():
             return None
         arguments |= {"activation": kernel, "bias": more[0], "residual": more[1], "pre": before}
         arguments["scale"] = Operand(arrays) if scaled else 0.0
-    if None in follow:
+    if follow is None:
         return None
     arguments |= {"plan": plan.words, "a": Operand(first), "b": Operand(second), "out": to, "space": space}
     launches = [Planned(each, chunks, **arguments) for each, chunks in [*plan.packs, (plan.kernel, plan.slices)]]
     return Plan(result, [*launches, *follow], temporaries, owner=plan, aux=[result] * keep)
+
+
+def _separately(result: Spec, specs, operands, activation, to: Operand, out: Operand) -> list[Planned] | None:
+    """Launches that add arrays to a product in `to`, and write the activation of that to `out`; None without kernels."""
+    found = [
+        elementwise.launch("add", (result, spec), (to, operand), to)
+        for spec, operand in zip(specs, operands)
+        if spec is not None
+    ]
+    if activation is not None:
+        found.append(elementwise.launch(activation, (result,), (to,), out))
+    launches = [launch for launch in found if launch is not None]
+    return launches if len(launches) == len(found) else None
 
 
 def _planned_half(x, y, bias, residual, turned, activation, scaled, slots, keep) -> Plan | bool | None:
@@ -689,8 +715,10 @@ def _planned_half(x, y, bias, residual, turned, activation, scaled, slots, keep)
         return None
     if copies(specs, turned) is not None:
         return True
-    wide = [None if z is None else _wide(z) for z in (x, y, bias, residual)]
-    plan = planned(*wide, turned=turned, activation=activation, scaled=scaled, slots=slots, keep=keep)
+    more = [None if z is None else _wide(z) for z in (bias, residual)]
+    plan = planned(
+        _wide(x), _wide(y), *more, turned=turned, activation=activation, scaled=scaled, slots=slots, keep=keep
+    )
     if not isinstance(plan, Plan):
         return None
     # Temporaries: the arrays in float32, those of the product, and its results in float32.

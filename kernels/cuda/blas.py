@@ -80,7 +80,7 @@ class Blas:
 
     def __init__(self, xp, cublas):
         self.xp, self.cublas = xp, cublas
-        with xp.device:
+        with xp.gpu:
             self.handle = cublas.create()
         self._workspaces: dict[int, Any] = {}
         self._stream: int | None = None
@@ -109,7 +109,7 @@ class Blas:
         b, b_kind, b_step, b_pitch = self._operand(y, batch)
         number, computed, _ = _TYPES[dtype]
         one, zero = self._scales[dtype]
-        with xp.device:
+        with xp.gpu:
             self._follow_stream()
             # Columns first: outᵀ = yᵀ @ xᵀ.
             self.cublas.gemm_strided_batched_ex(

@@ -47,20 +47,10 @@ _LEFT_BITS = 24
 _MAX_SLICES = (1 << _LEFT_BITS) - 1
 
 
-_ARGUMENTS = {
-    "serve": {"base": Size, "number": Size}, "run": {"base": Size, "regions": Size, "program": Rest},
-    "limit": {"base": Size, "count": Size}, "rouse": {"base": Size},
-}  # fmt: skip
-
-
-@args(lambda part: _ARGUMENTS[part])
-def _build(tools, part: str):
-    """The kernel `part`: "serve", a worker's life; "run", a program; "limit", a change of the number of threads; "rouse",
-    an end to sleep."""
-    load, store, add, swap, exchanged = tools.atomics()
-    words, pause, call, system = tools.words(), tools.pause(), tools.call_kernel(), tools.call_system()
-    wait_on_address, address_of = tools.wait_on_address(), tools.address_of()
-    left_mask = _MAX_SLICES
+def _sleeping(tools):
+    """(wait, wake): to sleep on a word of the state, and to end that."""
+    load, system = tools.atomics()[0], tools.call_system()
+    wait_on_address = tools.wait_on_address()
 
     @tools.inline
     def wait(s, base, word, value):
@@ -92,6 +82,14 @@ def _build(tools, part: str):
             system(s[_WAKE], base + 8 * _CONDITION_SPACE, 0, 0, 0, 0, 0, 0)
             system(s[_CONDITION], base + 8 * _MUTEX_SPACE, 0, 0, 0, 0, 0, 0)
 
+    return wait, wake
+
+
+def _taking(tools, wake):
+    """take(s, base, number): run slices of the open region."""
+    load, _, add, _, exchanged = tools.atomics()
+    words, call, left_mask = tools.words(), tools.call_kernel(), _MAX_SLICES
+
     @tools.inline
     def take(s, base, number):
         """Run slices of the open region until none is left, those of the thread's own part first."""
@@ -112,6 +110,16 @@ def _build(tools, part: str):
                         wake(s, base, _DONE, 1)
                 ticket = load(s, left)
 
+    return take
+
+
+@args(base=Size, number=Size)
+def _serve(tools):
+    """A worker's life."""
+    load, _, add, _, _ = tools.atomics()
+    words, pause, (wait, wake) = tools.words(), tools.pause(), _sleeping(tools)
+    take = _taking(tools, wake)
+
     def serve(base, number):
         s = words(base)
         while load(s, _LIMIT) > number:
@@ -129,6 +137,17 @@ def _build(tools, part: str):
                 wait(s, base, _POSTED, posted)
             add(s, _SLEEPERS, -1)
         return 0
+
+    return serve
+
+
+@args(base=Size, regions=Size, program=Rest)
+def _run_program(tools):
+    """The regions of a program: for each its kernel, the address of its words (0: they follow) and its slices."""
+    load, store, add, swap, exchanged = tools.atomics()
+    words, pause, call, address_of = tools.words(), tools.pause(), tools.call_kernel(), tools.address_of()
+    wait, wake = _sleeping(tools)
+    take, left_mask = _taking(tools, wake), _MAX_SLICES
 
     def run(base, regions, program):
         s = words(base)
@@ -182,12 +201,30 @@ def _build(tools, part: str):
                 return status
         return 0
 
+    return run
+
+
+@args(base=Size, count=Size)
+def _limit(tools):
+    """A change of the number of threads."""
+    _, store, add, _, _ = tools.atomics()
+    words, (_, wake) = tools.words(), _sleeping(tools)
+
     def limit(base, count):
         s = words(base)
         store(s, _LIMIT, count)
         add(s, _POSTED, 1)
         wake(s, base, _POSTED, 1 << 20)
         return 0
+
+    return limit
+
+
+@args(base=Size)
+def _rouse(tools):
+    """An end to sleep."""
+    load, _, add, _, _ = tools.atomics()
+    words, (_, wake) = tools.words(), _sleeping(tools)
 
     def rouse(base):
         s = words(base)
@@ -196,10 +233,11 @@ def _build(tools, part: str):
             wake(s, base, _POSTED, 1 << 20)
         return 0
 
-    return {"serve": serve, "run": run, "limit": limit, "rouse": rouse}[part]
+    return rouse
 
 
-_SERVE, _RUN, _SET_LIMIT, _ROUSE = (Kernel(f"pool_{part}", _build, part) for part in ("serve", "run", "limit", "rouse"))
+_SERVE, _RUN = Kernel("pool_serve", _serve), Kernel("pool_run", _run_program)
+_SET_LIMIT, _ROUSE = Kernel("pool_limit", _limit), Kernel("pool_rouse", _rouse)
 
 
 def launch(kernel: Kernel, chunks: int, /, **arguments) -> int:

@@ -70,7 +70,8 @@ def test_numbered_devices_are_distinct():
         ("cpu:x", BackendError, "'cpu:x' is not a backend"),
         ("standin:7", BackendError, "no GPU 7: this machine has 2"),
         (b"cpu", ArgumentError, "given by its name"),
-        (3, ArgumentError, "given by its name"),
+        (-1, ArgumentError, "whole number of at least 0"),
+        (True, ArgumentError, "given by its name"),
     ],
 )
 def test_unknown_names(name, error, words):
@@ -389,7 +390,7 @@ def test_second_device_computes_and_allocates_there():
     with standin.transfers():
         a = dc.tensor([[1.0, 2.0], [3.0, 4.0]], backend="standin:1", requires_grad=True)
         (a @ a + 1.0).exp().sum().backward()
-        for array in (xp.zeros(3), xp.asarray(1.0), xp.constant(2.0, dtypes.float32), a.data, a.grad.data):
+        for array in (xp.zeros(3), xp.asarray(1.0), xp.constant(2.0, dtypes.float32), a.array, a.grad.array):
             assert array.device.id == 1
     assert standin.cupy.cuda.get_device_id() == 0
 

@@ -139,7 +139,7 @@ def test_options_override_the_file(linear, tmp_path, capsys, backend):
     assert (result["epochs"], result["seed"]) == (1, 9)
     assert result["backend"].partition(":")[0] == backend
     assert "epochs = 1" in (out / runs.CONFIG).read_text()
-    assert main(["predict", str(out), str(digits_file(tmp_path)), "--backend", backend]) == 0
+    assert main(["predict", str(out), str(digits_file(tmp_path)), "--device", backend]) == 0
 
 
 def test_a_run_is_not_overwritten_unasked(linear, tmp_path, capsys):
@@ -631,6 +631,15 @@ def test_a_loss_that_is_not_finite(linear, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "a lower learning rate" in err
     assert "epoch 1, batch" in err
+
+
+def test_device_is_another_word_for_backend(linear, capsys):
+    Path(linear).write_text(LINEAR + 'device = "gpu"\n')
+    assert main(["train", linear]) == 2
+    assert f"{linear}: train.backend" in capsys.readouterr().err
+    Path(linear).write_text(LINEAR + 'device = "cpu"\nbackend = "cpu"\n')
+    assert main(["train", linear]) == 2
+    assert "two words for one thing" in capsys.readouterr().err
 
 
 def test_a_backend_in_a_file_that_does_not_exist(linear, capsys):

@@ -16,7 +16,11 @@ from backends import BACKENDS
 
 import deepcore as dc
 from deepcore.backend import get_backend, use_backend
+from deepcore.compiler import build, cpu, cuda, graphs
+from deepcore.compiler.graphs import Graph
 from deepcore.compiler.passes import chains
+from deepcore.compiler.record import Recorder
+from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning, IndexRangeError
 from deepcore.kernels.cpu import elementwise
 from deepcore.kernels.cuda import fused as cuda_fused
@@ -31,6 +35,7 @@ F = dc.nn.functional
 def xp(request, monkeypatch):
     """A backend that captures, as the default one: the stand-in, or a GPU."""
     monkeypatch.setattr(standin, "kernels", True)
+    monkeypatch.setattr(settings, "compile_check", 0)
     with use_backend(request.param):
         yield get_backend(request.param)
 
@@ -273,6 +278,44 @@ def test_an_index_out_of_range_is_told_one_call_later(xp):
     assert compiled(x, fine).tolist() == [[3.0, 1.0]] and compiled.runs == 4
 
 
+@pytest.mark.parametrize("bad", [1, 2, 3])
+def test_checked_calls_tell_of_indices_out_of_range(xp, monkeypatch, bad):
+    """A wrong call that is checked raises at once; one that is not, at the next call, checked or not."""
+    monkeypatch.setattr(settings, "compile_check", 3)  # calls 3, 6, …
+    compiled = dc.compile(dc.no_grad()(lambda x, i: dc.gather(x, 1, i)))
+    x, fine, wrong = dc.tensor([[1.0, 2.0, 3.0]]), dc.tensor([[2, 0]]), dc.tensor([[1, 3]])
+    raised = []
+    for call in range(8):
+        try:
+            found = compiled(x, wrong if call == bad else fine)
+            assert call == bad or found.tolist() == [[3.0, 1.0]]
+        except IndexRangeError as error:
+            raised.append((call, "earlier call" in str(error)))
+    assert raised == [(2, False) if bad == 2 else (bad + 1, True)]
+    assert not compiled.faults
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_checks_leave_alone_what_someone_holds(xp, monkeypatch, raw):
+    """Gradients of earlier calls are in the graph's memory."""
+    monkeypatch.setattr(settings, "compile_check", 2)
+    w = dc.nn.Parameter(dc.ones(2))
+
+    @dc.compile
+    def step(x):
+        w.grad = None
+        (w * x).sum().backward()
+        return (w * x).detach()
+
+    held = []
+    for i in range(8):
+        result = step(dc.full((2,), float(i)))
+        held.append((result.detach(), w.grad._data if raw else w.grad))
+    assert [r.tolist() for r, _ in held] == [[1.0 * i] * 2 for i in range(8)]
+    assert [xp.to_host(g if raw else g._data).tolist() for _, g in held] == [[1.0 * i] * 2 for i in range(8)]
+    assert (step.traces, step.runs) == (2, 6) and not step.faults
+
+
 UNCAPTURED = {
     "reads a value": lambda x: x * x.sum().item(),
     "decides": lambda x: x if x.sum() > 0 else -x,
@@ -297,16 +340,176 @@ def test_what_cannot_be_captured_runs_as_it_is(xp, name):
 
 
 def test_arrays_that_nobody_can_follow_are_not_taken_for_constants(xp):
-    def computed(x):
-        return dc.as_tensor(x._data * 2) + x  # past every op
+    compiled = dc.compile(lambda x: dc.as_tensor(x._data * 2) + x)  # past every op
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeepcoreWarning)
+        for i in range(3):
+            assert compiled(dc.full((2,), float(i))).tolist() == [3.0 * i] * 2
+    assert compiled.faults and not compiled.runs
 
-    for function, argument in ((computed, dc.ones(2)), (lambda a: dc.as_tensor(a) * 2, xp.ones(2, dtype=np.float32))):
-        compiled = dc.compile(function)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeepcoreWarning)
-            for _ in range(2):
-                compiled(argument)
-        assert compiled.faults and not compiled.runs
+
+def test_arrays_among_the_arguments_arrive_as_tensors(xp):
+    compiled = dc.compile(lambda a, t: (a * 2 + t, a.shape))
+    for i in range(3):
+        found, shape = compiled(xp.full(2, float(i), dtype=np.float32), dc.ones(2))
+        assert found.tolist() == [2.0 * i + 1] * 2 and shape == (2,)
+    assert compiled.runs == 2 and not compiled.faults
+
+
+def test_an_argument_given_twice_is_one_input(xp):
+    compiled = dc.compile(lambda x, y, z: x - 2 * y + 5 * z)
+    for i in range(4):
+        a, b = dc.full((3,), float(i)), dc.full((3,), float(10 + i))
+        assert compiled(a, a, b).tolist() == (5 * b - a).tolist()
+        assert compiled(b, a, a).tolist() == (b + 3 * a).tolist()
+    assert (compiled.traces, compiled.runs) == (2, 6)
+
+
+def test_an_argument_over_memory_that_is_written_runs_the_function(xp):
+    state = dc.zeros(4)
+
+    @dc.compile
+    def add(x):
+        state.add_(1)
+        return x + state[:2]
+
+    with dc.no_grad():
+        for i in range(4):
+            before = float(i)
+            assert add(dc.ones(2)).tolist() == [before + 2] * 2
+        assert add.runs == 3
+        assert add(state[:2]).tolist() == [10.0] * 2 and add.runs == 3
+        assert add(dc.ones(2)).tolist() == [7.0] * 2 and add.runs == 4
+
+
+STRIDED = {
+    "slice": lambda x: x[:, :3],
+    "step": lambda x: x[:, ::2],
+    "transposed": lambda x: x.t(),
+    "expanded": lambda x: x[:, :1].expand(4, 6),
+    "part of three": lambda x: x.reshape(2, 2, 6).transpose(0, 2)[1:],
+}
+
+
+@pytest.mark.parametrize("view", STRIDED.values(), ids=STRIDED)
+def test_arguments_with_strides_are_read_where_they_are(xp, view):
+    w = dc.nn.Parameter(dc.full((1,), 0.3))
+    function = lambda x: (x * 2 + 1, x.transpose(0, 1).sum(0), x.mT @ x, (x * w).exp().sum())
+    compiled = dc.compile(function)
+    for i in range(3):
+        x = view(dc.tensor(np.random.default_rng(i).standard_normal((4, 6)).astype("f")))
+        found, wanted = compiled(x), function(x)
+        assert [same(*pair) for pair in zip(host(*found), host(*wanted))] == [True] * 4
+        assert [t.array.strides for t in found] == [t.array.strides for t in wanted]
+        grads = [dc.autograd.grad(loss, w)[0] for loss in (found[3], wanted[3])]
+        assert same(*host(*grads))
+    assert compiled.runs == 2 and not compiled.faults
+
+
+def shared(x):
+    y = x.exp()
+    return y, y[1:], y.t(), y.sum(0)
+
+
+def test_results_that_share_memory_do_so(xp):
+    compiled = dc.compile(dc.no_grad()(shared))
+    for i in range(3):
+        y, part, turned, apart = compiled(dc.full((3, 2), float(i)))
+        wanted = shared(dc.full((3, 2), float(i)))
+        assert [same(*pair) for pair in zip(host(y, part, turned, apart), host(*wanted))] == [True] * 4
+        y.mul_(2.0)
+        assert (part == y[1:]).all() and (turned == y.t()).all() and same(*host(apart, wanted[3]))
+        assert part.storage() is turned.storage() is y.storage() and apart.storage() is not y.storage()
+    assert compiled.runs == 2 and not compiled.faults
+
+
+def test_gradients_are_captured_once(xp, monkeypatch):
+    captures = []
+    capture = Graph.capture
+    monkeypatch.setattr(Graph, "capture", lambda self, *again: captures.append(self) or capture(self, *again))
+    w = dc.nn.Parameter(dc.ones(3))
+    optimizer = dc.optim.SGD([w], lr=0.0)
+
+    @dc.compile
+    def step(x):
+        optimizer.zero_grad()
+        (w * x).sum().backward()
+        return w.grad * 2, w.grad
+
+    for i in range(5):
+        twice, grad = step(dc.full((3,), float(i)))
+        assert grad is w.grad
+        assert (twice.tolist(), grad.tolist()) == ([2.0 * i] * 3, [1.0 * i] * 3)
+        del grad
+    assert (step.traces, step.runs, len(captures)) == (1, 4, 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*shares the memory of a gradient:deepcore.errors.DeepcoreWarning")
+def test_a_view_of_a_gradient_stays_one(xp):
+    w = dc.nn.Parameter(dc.ones(3))
+
+    @dc.compile
+    def step(x):
+        w.grad = None
+        (w * x).sum().backward()
+        return w.grad.detach()
+
+    for _ in range(3):
+        step(dc.ones(3)).mul_(7.0)
+        assert w.grad.tolist() == [7.0] * 3
+
+
+DIFFERENTIATED = {
+    "module": lambda model, x, y: F.cross_entropy(model(x), y),
+    "two results": lambda model, x, y: (F.cross_entropy(out := model(x), y), out.square().mean()),
+    "shared": lambda model, x, y: ((out := model(x))[0], out),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIATED)
+def test_results_are_differentiated_outside(xp, name):
+    """Gradients of parameters and arguments, for each set of results, with masks of dropout and statistics of norms."""
+    nn = dc.nn
+    found = []
+    for compiled in (False, True):
+        dc.manual_seed(3)
+        model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Tanh(), nn.Linear(8, 3))
+        function = lambda x, y, model=model: DIFFERENTIATED[name](model, x, y)
+        run = dc.compile(function) if compiled else function
+        values = []
+        for i, (x, y) in enumerate(batches((5,) * 5)):
+            x.requires_grad_()
+            results = run(x, y)
+            results = results if isinstance(results, tuple) else (results,)
+            chosen = results[i % len(results) :] if i % 3 else results
+            sum((r * r).sum() for r in chosen).backward()
+            values += host(*results, x.grad, *(p.grad for p in model.parameters()), *model.buffers())
+        found.append(values)
+        if compiled:
+            assert not run.faults and (run.traces, run.runs) == (1, 4)
+    assert [same(*pair) for pair in zip(*found)] == [True] * len(found[0])
+
+
+def test_a_backward_graph_has_values_of_its_own_call(xp):
+    """Saved values belong to the results: three forward passes, and then their backward passes in another order."""
+    w = dc.nn.Parameter(dc.full((3,), 0.7))
+    function = lambda x: (w * w * x).exp().sum()
+    compiled = dc.compile(function)
+    compiled(dc.zeros(3)).backward()
+    x = [dc.full((3,), float(i)) for i in range(3)]
+    losses = [compiled(each) for each in x]
+    for i in (1, 2, 0):
+        w.grad = None
+        losses[i].backward()
+        assert same(*host(w.grad, dc.autograd.grad(function(x[i]), w)[0]))
+    with pytest.raises(dc.errors.GradientError):
+        losses[0].backward()
+    late = compiled(x[1])
+    with dc.no_grad():
+        w.add_(1)
+    with pytest.raises(dc.errors.GradientError, match="function read"):
+        late.backward()
+    assert compiled.runs == 4 and not compiled.faults
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
@@ -354,7 +557,12 @@ def test_elementwise_chains_become_kernels_of_the_same_bits(xp, monkeypatch, dty
     monkeypatch.setattr(chains, "WORTH", 0)
     launched: list[str] = []
     launch = type(xp).launch
-    monkeypatch.setattr(type(xp), "launch", lambda self, k, *rest: launched.append(k.name) or launch(self, k, *rest))
+
+    def noted(self, kernel, blocks, /, **arguments):
+        launched.append(kernel.name)
+        launch(self, kernel, blocks, **arguments)
+
+    monkeypatch.setattr(type(xp), "launch", noted)
 
     def calls():
         rng = np.random.default_rng(0)
@@ -387,6 +595,55 @@ def test_formulas_in_one_kernel_have_the_bits_of_each(xp, arity):
     for (name, one), out in zip(maps.items(), found):
         expected = one(get_backend("cpu"), *x, **{p: parameters[p] for p in one.parameters})
         assert same(xp.to_host(out), expected), name
+
+
+class PlainTarget(cpu.Target):
+    """The CPU without what a GPU leaves apart: sums of chains, epilogues of products, masks, maxima as formulas."""
+
+    chain_of = staticmethod(lambda record: chains.chain_of(record, cuda._UNLIKE, booleans=False))
+    summed = finished = masked = lambda self, *given, **named: None
+
+
+def repeated(x, w):
+    return (x * w).tanh() + (x * w).tanh(), ((x * w).tanh() * 1.0).sum(0)
+
+
+def folded(x, w):
+    return x * (dc.ones(7) * 3.0 + 1.0), dc.neg(-w) - 0.0, dc.maximum(x, w) * 2.0
+
+
+def differentiated(x, w):
+    return dc.grad(lambda w: (F.gelu(x * w) * F.dropout(x @ x.t(), 0.5).mean()).sum())(w)
+
+
+@pytest.mark.parametrize("function", [repeated, folded, differentiated, lambda x, w: chained(x, w, w)])
+def test_passes_leave_the_records_that_they_leave_on_the_cpu(xp, monkeypatch, function):
+    monkeypatch.setattr(chains, "WORTH", 0)
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal(shape).astype("f") for shape in ((5, 7), (7,))]
+
+    def records(recorder, target, passes):
+        dc.manual_seed(0)
+        given = [dc.from_numpy(v).to(recorder.backend) for v in values]
+        with use_backend(recorder.backend), recorder.recording():
+            for t in given:
+                recorder.argument(t)
+            results = function(*given)
+            results = results if isinstance(results, tuple) else (results,)
+            ends = [recorder.ref(t._data, t) for t in results]
+        assert recorder.fault is None
+        program = build.optimized(recorder, ends, target(len(recorder.rows)), passes)
+        of = lambda refs: [(ref.shape, ref.dtype) for ref in refs]
+        return [(r.name, of(r.ins), of(r.outs)) for r in program.records]
+
+    host, words = get_backend("cpu"), graphs.Words(xp)
+    passes = cuda.passes_of(True)
+    for some in (passes, passes[:1]):
+        device = records(cuda.DeviceRecorder(xp), lambda draws: cuda.Target(xp, words, draws), some)
+        assert device == records(Recorder(host), lambda draws: PlainTarget(host, draws), some)
+    assert passes is not cuda.passes_of(False) and len(
+        records(Recorder(host), lambda n: PlainTarget(host, n), passes)
+    ) < len(device)
 
 
 def test_a_chain_of_other_bits_is_left_as_it_is(xp, monkeypatch):

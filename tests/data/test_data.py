@@ -169,7 +169,7 @@ def numbers(n=10):
 def bits(batch):
     """A batch as something that compares."""
     if isinstance(batch, dc.Tensor):
-        return str(batch.dtype), tuple(batch.shape), bytes(batch.backend.to_host(batch.data).tobytes())
+        return str(batch.dtype), tuple(batch.shape), bytes(batch.backend.to_host(batch.array).tobytes())
     if isinstance(batch, dict):
         return {key: bits(item) for key, item in batch.items()}
     if isinstance(batch, (tuple, list)):
@@ -490,7 +490,7 @@ def test_batches_are_copies_on_the_right_backend(backend):
     for x, y in DataLoader(data, 5, backend=backend):
         assert x.backend is y.backend is get_backend(backend)
         if backend == "cpu":
-            x.data[:] = -1
+            x.array[:] = -1
     assert data.tensors[0].tolist() == list(range(10))
     moved = TensorDataset(dc.arange(4, backend=backend))
     ((batch,),) = DataLoader(moved, 4, shuffle=True, seed=0)

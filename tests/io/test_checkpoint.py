@@ -23,7 +23,7 @@ from deepcore.tensor import Tensor
 
 
 def host(tensor):
-    return np.asarray(tensor.backend.to_host(tensor.data))
+    return np.asarray(tensor.backend.to_host(tensor.array))
 
 
 def equal(a, b):
@@ -309,7 +309,7 @@ class Momentum:
         for p, b, g in zip(self.params, self.buffers, gradients, strict=True):
             b *= 0.9
             b += g
-            p.data -= np.float32(0.1) * b
+            p.array[...] -= np.float32(0.1) * b
 
     def state_dict(self):
         state = {i: {"buffer": dc.from_numpy(b), "step": self.steps} for i, b in enumerate(self.buffers)}

@@ -27,6 +27,7 @@ from deepcore.errors import DeepcoreError, DeepcoreWarning
 from deepcore.kernels.codegen import background, cache, jit, object_files, toolchain
 from deepcore.kernels.codegen.jit import Kernel, address
 from deepcore.kernels.codegen.kernel import Address, Float, In, InOut, Out, Rest, Size, Words, args
+from deepcore.kernels.cpu import optimizer
 from deepcore.kernels.math import reference
 from deepcore.kernels.runtime import executable
 
@@ -729,6 +730,7 @@ def test_cache_says_what_is_wrong(tmp_path, monkeypatch, capsys):
 
 def test_warmup_without_a_compiler(folder, monkeypatch, capsys):
     kernels.discover()
+    optimizer.make_all()
     monkeypatch.setattr(toolchain, "_numba", False)
     monkeypatch.setattr(jit, "KERNELS", {})
     Kernel("triple", _scale, 3.0)

@@ -25,7 +25,7 @@ from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
 from deepcore.kernels.codegen import jit, ptx, toolchain
 from deepcore.kernels.codegen.kernel import In, Out, args
-from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.cpu import elementwise, optimizer
 from deepcore.kernels.cuda import argreduce as cuda_argreduce
 from deepcore.kernels.cuda import batch_norm as cuda_batch_norm
 from deepcore.kernels.cuda import cross_entropy as cuda_cross_entropy
@@ -142,8 +142,9 @@ def test_ptx_is_kept_and_needs_no_numba_then(monkeypatch, tmp_path):
 def test_warmup_compiles_them_for_a_gpu(monkeypatch, tmp_path, capsys):
     some = {name: ptx.KERNELS[name] for name in ("relu_float64", "relu_grad_float32")}
     monkeypatch.setattr(settings, "cache_dir", str(tmp_path))
-    monkeypatch.setattr(jit, "KERNELS", {})
+    optimizer.make_all()
     cuda_optimizer.make_all()
+    monkeypatch.setattr(jit, "KERNELS", {})
     monkeypatch.setattr(ptx, "KERNELS", some)
     for state in ("compiled", "cached"):
         for kernel in some.values():

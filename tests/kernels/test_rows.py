@@ -469,7 +469,7 @@ def test_dropout_draws_what_bernoulli_draws(n, dtype):
             np.testing.assert_array_equal(out, x * mask)
             np.testing.assert_array_equal(dx, mask)
             assert dc.random.get_rng_state() == after
-    dc.manual_seed(0)
+    dc.random.set_rng_state({"seed": 0, "stream": 0, "position": 0})
 
 
 # -- all of them ------------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_a_formula_is_written_once(monkeypatch):
 @needs_kernels
 def test_whatever_changes_between_steps_is_noticed(monkeypatch):
     def rebind(params, o):
-        params[3].data = params[3].data.copy() + 1
+        params[3].data = params[3].data.clone() + 1
 
     def moved(params, o):
         o.state[params[2]]["exp_avg"] = o.state[params[2]]["exp_avg"] * 2
@@ -166,7 +166,7 @@ def test_whatever_changes_between_steps_is_noticed(monkeypatch):
         o.param_groups[0].update(amsgrad=True, maximize=True)
 
     def turned(params, o):
-        params[7].data = np.asfortranarray(params[7].data)
+        params[7].data = dc.as_tensor(np.asfortranarray(params[7].array))
 
     changes = [rebind, moved, dropped, loaded, grown, regrouped, replaced, switched, turned]
     runs = []
@@ -359,7 +359,7 @@ def template(case, steps):
     params = parameters([(3, 2), (70,), ()])
     if case == "mixed":
         params.append(nn.Parameter(dc.tensor(np.asfortranarray(np.ones((2, 3), "f")))))
-        params[-1].data = np.asfortranarray(params[-1].data)
+        params[-1].data = dc.as_tensor(np.asfortranarray(params[-1].array))
     optimizer = optim.Adam(params, lr=0.1, amsgrad=True)
     for step in range(steps):
         give_gradients(params, step, skip=False)

@@ -244,7 +244,7 @@ def test_deepcopy_and_pickle_are_independent():
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert repr(twin) == repr(net) and names(twin.named_parameters()) == names(net.named_parameters())
         assert all(a is not b and a.tolist() == b.tolist() for a, b in zip(twin.parameters(), net.parameters()))
-        twin.head.weight.data[...] = 7
+        twin.head.weight.array[...] = 7
         assert 7 not in net.head.weight
         assert twin.head.weight is dict(twin.named_parameters())["head.weight"]
 
@@ -417,7 +417,7 @@ def test_load_state_dict_assign_and_stale_graphs():
         out.sum().backward()
     value = np.ones((2, 2))
     net.load_state_dict({"weight": value, "bias": np.zeros(2)}, assign=True)
-    assert np.shares_memory(net.weight.data, value) and net.weight.requires_grad
+    assert np.shares_memory(net.weight.array, value) and net.weight.requires_grad
 
 
 # -- containers -----------------------------------------------------------------------------------------------------
@@ -805,7 +805,7 @@ def test_clipping_names_the_parameter_that_is_not_finite(backend):
     model = nn.Sequential(nn.Linear(1, 1, backend=backend), nn.Linear(1, 1, backend=backend))
     for p in model.parameters():
         p.grad = dc.ones(p.shape, backend=backend)
-    model[1].bias.grad.data[...] = float("nan")
+    model[1].bias.grad.array[...] = float("nan")
     with pytest.raises(NonFiniteError, match=r"gradient of 1\.bias"):
         nn.utils.clip_grad_norm_(model, 0.1, error_if_nonfinite=True)
     with pytest.raises(NonFiniteError, match=r"number 3 \(shape \(1,\)\)"):

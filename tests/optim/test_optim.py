@@ -313,11 +313,11 @@ def test_gradients_are_not_changed_and_memory_is_the_parameters_own(name, backen
     settings = taken(OPTIMIZERS[name], lr=0.1, weight_decay=0.1, maximize=True, momentum=0.9)
     big, small = ones((4, 5), backend=backend), ones(3, backend=backend)
     optimizer = OPTIMIZERS[name]([small, big], **settings)
-    raw = big.data
+    raw = big.array
     big.grad, small.grad = dc.ones(4, 5, backend=backend), dc.ones(3, backend=backend)
     for _ in range(3):
         optimizer.step()
-    assert big.data is raw and (big.grad == 1).all() and (small.grad == 1).all()
+    assert big.array is raw and (big.grad == 1).all() and (small.grad == 1).all()
     assert float(big[0, 0]) == pytest.approx(float(small[0]), rel=1e-6)
 
 

@@ -82,7 +82,7 @@ def trainer(backend="cpu", *, model=network, loss=None, optimizer=optim.Adam, lr
 def bits(value):
     """Nested state with every array as its bytes, so that == is bitwise and NaN equals itself."""
     if isinstance(value, dc.Tensor):
-        array = value.backend.to_host(value.data)
+        array = value.backend.to_host(value.array)
         return str(array.dtype), array.shape, array.tobytes()
     if isinstance(value, dict):
         return {key: bits(item) for key, item in value.items()}

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from deepcore import missing
 from deepcore.nn.registry import discover
 from deepcore.ops.registry import FUNCTIONAL
 
@@ -10,3 +11,5 @@ if TYPE_CHECKING:
 
 globals().update(discover(__name__, __path__, FUNCTIONAL))  # noqa: F405
 __all__ = sorted(FUNCTIONAL)
+
+__getattr__ = missing.names_of(__name__, "torch.nn.functional")

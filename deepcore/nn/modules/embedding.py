@@ -37,7 +37,13 @@ class Embedding(Module):
     )
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, backend=None, dtype=None
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        backend=None,
+        dtype=None,
+        device=None,
     ):
         super().__init__()
         check_sizes(self, num_embeddings=num_embeddings, embedding_dim=embedding_dim)

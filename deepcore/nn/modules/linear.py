@@ -55,7 +55,7 @@ class Linear(Module):
     #: A Sequential hands `forward` the name of the activation that follows.
     takes_activation = True
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, backend=None, dtype=None):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, backend=None, dtype=None, device=None):
         super().__init__()
         check_sizes(self, in_features=in_features, out_features=out_features)
         self.in_features = in_features

@@ -6,15 +6,16 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from deepcore import missing
 from deepcore.autograd import graph, is_grad_enabled, mode, wrong_argument
 from deepcore.backend import dtypes as dt
-from deepcore.backend import get_backend
+from deepcore.backend import get_backend, place, takes_device
 from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, printable, suggest
 from deepcore.nn.hooks import GradientTap, RemovableHandle
 from deepcore.nn.parameter import Parameter
 from deepcore.ops.convert import target_of
-from deepcore.tensor import Tensor, as_tensor, changes
+from deepcore.tensor import _MEMORY_FORMAT, Tensor, as_tensor, changes, empty_like, one_of
 
 _FLOATING = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -30,7 +31,11 @@ class ModuleAttributeError(DeepcoreError, AttributeError):
 
     def __str__(self) -> str:
         if self.fix is None and self._looked_for:  # not in __init__: hasattr() makes these by the thousand
-            self.fix = suggest(self._looked_for, self._choices)
+            absent = missing.absent("torch.nn.Module", self._looked_for) if isinstance(self._choices, _Names) else ""
+            if absent:
+                self.problem, self._looked_for = f"{self.problem}: {absent}", ""
+            else:
+                self.fix = suggest(self._looked_for, self._choices)
         return super().__str__()
 
     def __reduce__(self):
@@ -50,9 +55,9 @@ class _Load:
     def __get__(self, module, owner):
         from deepcore.nn import files
 
-        def load(path, backend=None):
+        def load(path, backend=None, device=None):
             if module is None:
-                return files.load_new(owner, path, backend)
+                return files.load_new(owner, path, place(backend, device))
             return files.load_into(module, path)
 
         load.__doc__ = (
@@ -85,6 +90,12 @@ class Module:
 
     load = _Load()
 
+    def __init_subclass__(cls, **keywords):
+        """A constructor that takes `backend` takes `device`, PyTorch's word for it, too."""
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            cls.__init__ = takes_device(cls.__init__)  # type: ignore[method-assign]
+
     def __init__(self):
         own = self.__dict__
         own["training"] = True
@@ -108,6 +119,12 @@ class Module:
             finally:
                 mode.layers.pop()
         return self._called(args, kwargs)
+
+    def _compiled_as(self, compiled) -> Module:
+        """This module, called through `compiled`; see `dc.compile`."""
+        from deepcore.nn.modules.compiled import compiled_module
+
+        return compiled_module(self, compiled)
 
     def _called(self, args: tuple, kwargs: dict):
         try:
@@ -411,15 +428,18 @@ class Module:
         return self
 
     # -- moving -------------------------------------------------------------------------------------------
-    def to(self, *args, backend=None, dtype=None, device=None) -> Module:
+    def to(
+        self, *args, backend=None, dtype=None, device=None, non_blocking: bool = False, memory_format=None
+    ) -> Module:
         """Move to a backend and/or a floating dtype, in place: `to("cuda")`, `to(dc.float64)`, `to("cuda", dc.half)`.
 
         Parameters stay the same objects (tied ones stay tied, optimizers keep theirs), gradients move along, and
         only floating tensors change dtype.
         """
-        backend = device if backend is None else backend
+        one_of(_MEMORY_FORMAT, memory_format)
+        backend = place(backend, device)
         for arg in args:
-            if arg is not None:
+            if arg is not None and not isinstance(arg, bool):
                 found_backend, found_dtype = target_of(arg)
                 backend, dtype = found_backend or backend, found_dtype or dtype
         xp = None if backend is None else get_backend(backend)
@@ -437,15 +457,16 @@ class Module:
         ]
         for t, new, gradient in moved:  # nothing has changed if a conversion failed
             if new is not t:
-                rebind(t, new)
+                t.rebind(new._data, new.backend)
             t.grad = gradient
         return self
 
     def cpu(self) -> Module:
         return self.to(backend="cpu")
 
-    def cuda(self, index: int = 0) -> Module:
-        return self.to(backend=f"cuda:{index}")
+    def cuda(self, device=None) -> Module:
+        """Move to a GPU: `cuda()`, `cuda(1)`."""
+        return self.to(device="cuda" if device is None else device)
 
     def float(self) -> Module:
         return self.to(dtype=dt.float32)
@@ -458,6 +479,18 @@ class Module:
 
     def bfloat16(self) -> Module:
         return self.to(dtype=dt.bfloat16)
+
+    def type(self, dst_type) -> Module:
+        """Convert to a floating dtype, in place: `to(dst_type)`."""
+        return self.to(dtype=dst_type)
+
+    def to_empty(self, *, device=None, backend=None, recurse: bool = True) -> Module:
+        """Move to a backend without the values: parameters and buffers are memory that is unset."""
+        where = place(backend, device)
+        for t in {id(t): t for t in (*self.parameters(recurse), *self.buffers(recurse))}.values():
+            new = empty_like(t, backend=where)
+            t.rebind(new._data, new.backend)
+        return self
 
     # -- state --------------------------------------------------------------------------------------------
     def state_dict(self, destination: dict | None = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
@@ -511,7 +544,7 @@ class Module:
             ready.append((target, given if assign else given.to(target.backend, target.dtype)))
         for target, value in ready:
             if assign:
-                rebind(target, value)
+                target.rebind(value._data, value.backend)
             elif target._data is not value._data:
                 target._data[...] = value._data
                 target.bump_version()
@@ -580,7 +613,10 @@ class Module:
         """
         found = {}
         for name, parameter in inspect.signature(type(self)).parameters.items():
-            if name in ("backend", "dtype") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if name in ("backend", "device", "dtype") or parameter.kind in (
+                parameter.VAR_POSITIONAL,
+                parameter.VAR_KEYWORD,
+            ):
                 continue
             if name in self._parameters:
                 found[name] = self._parameters[name] is not None
@@ -641,12 +677,6 @@ def _converted(t: Tensor, backend, dtype) -> Tensor:
     if backend is t.backend and dtype == t.dtype:
         return t
     return t.detach().to(backend, dtype)
-
-
-def rebind(t: Tensor, new: Tensor) -> None:
-    """Let `t` hold the memory of `new`, whatever its backend and dtype."""
-    t.backend = new.backend
-    t.data = new._data
 
 
 def clear_gradients(parameters: list[Tensor], set_to_none: bool) -> None:

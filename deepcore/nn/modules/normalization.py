@@ -37,6 +37,7 @@ class _BatchNorm(Module):
         track_running_stats: bool = True,
         backend=None,
         dtype=None,
+        device=None,
         *,
         bias: bool = True,
     ):
@@ -148,6 +149,7 @@ class LayerNorm(Module):
         bias: bool = True,
         backend=None,
         dtype=None,
+        device=None,
     ):
         super().__init__()
         shape = self.normalized_shape = as_sizes(normalized_shape)
@@ -193,6 +195,7 @@ class RMSNorm(Module):
         elementwise_affine: bool = True,
         backend=None,
         dtype=None,
+        device=None,
     ):
         super().__init__()
         shape = self.normalized_shape = as_sizes(normalized_shape)

@@ -314,7 +314,7 @@ def gradient_kept_by_the_caller(compile):
         yield list(kept), w
 
 
-@scenario()
+@scenario(EQUAL_OR_EAGER)
 def gradient_of_an_argument(compile):
     run = compile(lambda x: x.square().sum().backward())
     shared = randn(4, seed=9, requires_grad=True)

@@ -1,0 +1,180 @@
+"""Names that PyTorch has and deepcore has not: an error that says so, and what is nearest.
+
+`torch_names.txt` (see `torch_names.py`) lists PyTorch's public names by place, and is read when an error is printed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from deepcore.errors import DeepcoreError, suggest
+
+#: Where PyTorch's names are looked for; deepcore has the same places. Tensor is the first: its names are read early.
+PLACES = (
+    "torch.Tensor", "torch", "torch.nn", "torch.nn.functional", "torch.nn.Module", "torch.nn.init", "torch.nn.utils",
+    "torch.optim", "torch.optim.lr_scheduler", "torch.utils", "torch.utils.data", "torch.autograd", "torch.cuda",
+    "torch.linalg", "torch.func", "torch.special", "torch.fft", "torch.distributions",
+)  # fmt: skip
+FILE = Path(__file__).with_name("torch_names.txt")
+#: How alike two names are that are called near.
+_NEAR = 0.8
+
+_DTYPES = {
+    "Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64",
+    "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
+}  # fmt: skip
+_COMPLEX = "tensors hold real numbers: keep real and imaginary parts in two of them"
+_SETTINGS = (
+    "leave it out, there is nothing to set: algorithms depend on shapes alone (`dc.set_num_threads` sets threads)"
+)
+_HALVES = "`dc.nn.Module.bfloat16` and `dc.nn.Module.half` convert a model"
+_STREAM = "work is queued on one stream, in order: `dc.cuda.synchronize` waits for it"
+_PEAK = "`dc.cuda.memory_reserved` is the most that was in use since `dc.cuda.empty_cache`"
+_DEVICES = "deepcore computes on CPUs and CUDA GPUs: `dc.cuda`"
+#: What serves in place of a name, where no name is like it. What stands between backquotes exists.
+INSTEAD = {
+    **{f"torch.{name}Tensor": f"`dc.tensor`(data, dtype=`dc.{dtype}`)" for name, dtype in _DTYPES.items()},
+    **dict.fromkeys((f"torch.{n}" for n in ("complex", "complex32", "complex64", "complex128", "cfloat", "cdouble",
+                                            "chalf", "polar", "view_as_complex", "view_as_real", "angle")), _COMPLEX),
+    **dict.fromkeys(("torch.backends", "torch.set_float32_matmul_precision", "torch.set_flush_denormal"), _SETTINGS),
+    **dict.fromkeys(("torch.amp", "torch.autocast", "torch.cuda.amp"), _HALVES),
+    **dict.fromkeys((f"torch.cuda.{n}" for n in ("Event", "Stream", "StreamContext", "current_stream", "default_stream",
+                                                 "set_stream", "stream")), _STREAM),
+    **dict.fromkeys((f"torch.cuda.{n}" for n in ("max_memory_allocated", "max_memory_reserved", "max_memory_cached",
+                                                 "memory_stats", "memory_summary", "reset_peak_memory_stats",
+                                                 "reset_max_memory_allocated")), _PEAK),
+    **dict.fromkeys(("torch.mps", "torch.xpu", "torch.mtia", "torch.accelerator"), _DEVICES),
+    "torch.autograd.Variable": "tensors are variables: `dc.tensor`(data, requires_grad=True)",
+    "torch.autograd.profiler": "`dc.autograd.profile`",
+    "torch.profiler": "`dc.autograd.profile`",
+    "torch.compiler": "`dc.compile`",
+    "torch.export": "`dc.compile`, or `dc.nn.Module.save`",
+    "torch.frombuffer": "`dc.from_numpy`(np.frombuffer(…))",
+    "torch.fx": "`dc.compile`",
+    "torch.hub": "`dc.load` reads files of safetensors",
+    "torch.jit": "`dc.compile`",
+    "torch.utils.tensorboard": "`dc.train.History` keeps the figures of a run, and `dc.plots` draws them",
+    "torch.Tensor.new": "`dc.Tensor.new_tensor` of data, `dc.Tensor.new_empty` of a size",
+    "torch.Tensor.resize_": "t.data = other gives a tensor other memory, `dc.Tensor.reshape` another shape",
+    "torch.Tensor.resize_as_": "t.data = other gives a tensor other memory, `dc.Tensor.reshape` another shape",
+    "torch.Tensor.set_": "t.data = other gives a tensor other memory",
+    "torch.Tensor.apply_": "functions of whole tensors: `dc.where`, `dc.exp` and the like",
+    "torch.Tensor.map_": "functions of whole tensors: `dc.where`, `dc.exp` and the like",
+    "torch.Tensor.share_memory_": "the workers of `dc.data.DataLoader` send their batches through shared memory",
+    "torch.nn.Module.share_memory": "the workers of `dc.data.DataLoader` send their batches through shared memory",
+    "torch.nn.Module.compile": "model = `dc.compile`(model)",
+}  # fmt: skip
+
+
+class MissingNameError(DeepcoreError, AttributeError):
+    """An attribute that PyTorch has and deepcore has not, or that neither has."""
+
+    def __init__(self, problem: str, *, torch: str = "", choices: Iterable[str] = (), **lines):
+        super().__init__(problem, **lines)
+        self.name = torch.rpartition(".")[2]  # with no `obj`, so that Python adds no guess of its own
+        self._torch, self._choices = torch, choices
+
+    def __str__(self) -> str:
+        if self._torch:  # not in __init__: hasattr() makes these, and throws them away
+            place, _, name = self._torch.rpartition(".")
+            problem = absent(place, name, self._choices)
+            if problem:
+                self.problem = problem
+            else:
+                self.fix = suggest(name, self._choices)
+            self._torch = ""
+        return super().__str__()
+
+
+def here(torch: str, package: str = "dc") -> str:
+    """deepcore's name for the same thing: `dc.nn` for `torch.nn`."""
+    return package + torch.removeprefix("torch")
+
+
+@functools.cache
+def torch_names() -> dict[str, frozenset[str]]:
+    """PyTorch's public names, by place."""
+    lines = FILE.read_text(encoding="utf-8").splitlines()
+    parts = [line.partition(":") for line in lines if not line.startswith("#")]
+    return {place: frozenset(names.split()) for place, _, names in parts}
+
+
+def absent(place: str, name: str, choices: Iterable[str] = ()) -> str:
+    """That deepcore lacks PyTorch's `place.name`, and the nearest of `choices`; "" where PyTorch lacks it, too."""
+    if name not in torch_names().get(place, ()):
+        return ""
+    near = nearest(place, name, choices)
+    return f"deepcore has no `{here(place)}.{name}` yet" + (f"; {near}" if near else "")
+
+
+def nearest(place: str, name: str, choices: Iterable[str] = ()) -> str:
+    """What serves in place of PyTorch's `place.name`, in words, or an empty string."""
+    if f"{place}.{name}" in INSTEAD:
+        return f"instead: {INSTEAD[f'{place}.{name}']}"
+    for torch in PLACES:  # the same name somewhere else
+        if torch not in (place, "torch.nn.Module") and hasattr(find(here(torch, "deepcore")), name):
+            return f"nearest: `{here(torch)}.{name}`"
+    near = difflib.get_close_matches(name, [c for c in choices if not c.startswith("_")], n=1, cutoff=_NEAR)
+    return f"nearest: `{here(place)}.{near[0]}`" if near else ""
+
+
+def find(path: str) -> Any:
+    """The module, or the class in one, of that name, or None."""
+    try:
+        return importlib.import_module(path)
+    except ImportError:
+        module, _, name = path.rpartition(".")
+        try:
+            return getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            return None
+
+
+def names_of(module: str, torch: str, names: Iterable[str] | None = None) -> Callable[[str], NoReturn]:
+    """The `__getattr__` of a module that has PyTorch's names of `torch`; `names` are its own (default: all)."""
+
+    def __getattr__(name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        choices = dir(sys.modules[module]) if names is None else names
+        raise MissingNameError(f"module {module!r} has no attribute {name!r}", torch=f"{torch}.{name}", choices=choices)
+
+    return __getattr__
+
+
+class _Missing:
+    """An attribute of a class that raises."""
+
+    __slots__ = ("choices", "torch")
+
+    def __init__(self, torch: str, choices: Callable[[], Iterable[str]]):
+        self.torch, self.choices = torch, choices
+
+    def __get__(self, instance, owner=None) -> NoReturn:
+        owner_name, _, name = self.torch.rpartition(".")
+        problem = f"{owner_name.rpartition('.')[2]!r} object has no attribute {name!r}"
+        raise MissingNameError(problem, torch=self.torch, choices=self.choices())
+
+
+def install(cls: type) -> None:
+    """Let `cls`, which has no `__getattr__` for the sake of speed, name what it lacks of PyTorch's Tensor."""
+    with FILE.open(encoding="utf-8") as file:
+        place, _, names = next(line for line in file if not line.startswith("#")).partition(":")
+
+    def choices():
+        return [name for name in object.__dir__(cls) if hasattr(cls, name)]
+
+    missing = frozenset(name for name in names.split() if not hasattr(cls, name))
+    for name in missing:
+        setattr(cls, name, _Missing(f"{place}.{name}", choices))
+
+    def __dir__(self):
+        return [name for name in object.__dir__(self) if name not in missing or hasattr(self, name)]
+
+    cls.__dir__ = __dir__  # type: ignore[method-assign, assignment]

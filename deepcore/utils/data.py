@@ -1,0 +1,8 @@
+"""`dc.data` by the name that PyTorch gives it: `from deepcore.utils.data import DataLoader`."""
+
+from deepcore import data, missing
+from deepcore.data import *  # noqa: F403
+
+__all__ = data.__all__
+
+__getattr__ = missing.names_of(__name__, "torch.utils.data", __all__)
