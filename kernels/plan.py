@@ -261,7 +261,7 @@ class Lowering:
                 self.plans.clear()
             plan = True  # another device, or two of them: not for a plan
             if all(spec.backend is specs[0].backend and spec.dtype is not None for spec in specs):
-                plan = self.pays(specs) and self._lowered(specs, params)
+                plan = self.pays(specs, params) and self._lowered(specs, params)
             self.plans[key] = plan
         return plan
 
@@ -271,7 +271,7 @@ class Lowering:
             plan.many = True
         return plan
 
-    def pays(self, specs: Sequence[Spec]) -> bool:
+    def pays(self, specs: Sequence[Spec], params: dict) -> bool:
         """Whether eager calls with these operands run by a kernel. False only where the reference has the same bits."""
         return True
 

@@ -111,11 +111,11 @@ class Backend:
     def _scatter_add(self, target, index, values) -> None:
         raise NotImplementedError
 
-    def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False):
-        """Σ x over the dimensions `axis` (None: all); 16-bit floats add up in float32."""
+    def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False, dtype=None):
+        """Σ x over the dimensions `axis` (None: all), of whole numbers in `dtype`; 16-bit floats add up in float32."""
         if dtypes.is_floating(x.dtype) and x.itemsize == 2:
             return self.array_module.sum(x.astype(dtypes.float32), axis=axis, keepdims=keepdims).astype(x.dtype)
-        return self.array_module.sum(x, axis=axis, keepdims=keepdims)
+        return self.array_module.sum(x, axis=axis, keepdims=keepdims, dtype=dtype)
 
     def special(self, name: str, x):
         """erf, lgamma, digamma … elementwise, by the name PyTorch's `special` module gives it."""

@@ -72,15 +72,15 @@ class CpuBackend(Backend):
     def _scatter_add(self, target, index, values) -> None:
         np.add.at(target, index, values)
 
-    def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False):
+    def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False, dtype=None):
         """Σ x over `axis` (None: all), in float32 for 16-bit floats, and in blocks where NumPy adds one row after the other.
 
         NumPy adds in pairs along the last axis only: a million float32 rows would lose five digits.
         """
-        if x.itemsize == 2 and x.dtype.char in "eE":
-            return self.sum(x.astype(float32), axis, keepdims).astype(x.dtype)
         if isinstance(axis, int):
             axis = (axis % x.ndim,)
+        if dtype is not None:
+            return _add_up(x, axis=axis, keepdims=keepdims, dtype=dtype)
         if settings.kernels:
             run = self.impls.get(_sum) or self.bind(_sum)
             return run(
@@ -92,6 +92,8 @@ class CpuBackend(Backend):
         return self._blockwise_sum(x, axis, keepdims)
 
     def _blockwise_sum(self, x, axis, keepdims):
+        if x.itemsize == 2 and x.dtype.char in "eE":
+            return self._blockwise_sum(x.astype(float32), axis, keepdims).astype(x.dtype)
         lead = len(axis) if axis else 0
         if axis and x.ndim > lead and x.size and x.dtype.kind == "f":
             if lead > 1 and axis == tuple(range(lead)) and x.flags.c_contiguous:

@@ -150,15 +150,16 @@ class Compiled:
                     if not latest:
                         self._known.move_to_end(key)
                         self._latest = key, self._known[key]
+                    mine = runner.unique(arrays)
                     if _is_due(runner) and runner.room_for_copies():
-                        return self._checked(key, runner, tree, args, kwargs, arrays, tensors)
+                        return self._checked(key, runner, tree, args, kwargs, mine, tensors)
                     try:
-                        results = runner(arrays, tensors)
+                        results = runner(mine, tensors)
                     except (Stopped, Overlap):
                         break
                     if runner.backwards is not None:
                         self.runs += 1
-                        return self._differentiable(runner, tree, results, arrays, tensors)
+                        return self._differentiable(runner, tree, results, mine, tensors)
                     self.runs += 1
                     if runner.fresh:  # the gradients that the function made have gone
                         runner.fresh = False
@@ -728,7 +729,7 @@ def _share_storage(tensors: list[Tensor]) -> None:
 def _memory(array) -> int:
     """What tells an array's memory from another's; CuPy's arrays may have no base though another owns their memory."""
     owner = root(array)
-    memory = getattr(owner.data, "mem", None)
+    memory = None if hasattr(owner, "ctypes") else owner.data.mem  # NumPy's arrays, and CuPy's
     return id(owner) if memory is None else memory.ptr
 
 

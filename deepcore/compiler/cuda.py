@@ -259,7 +259,7 @@ class DevicePlan:
 class GraphRunner(Runner):
     """Runs a program on a GPU: inputs are copied in, words sent, one graph launched, results copied out."""
 
-    def __init__(self, recorder: DeviceRecorder, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
+    def __init__(self, recorder: Any, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
         self.wrong = recorder.wrong
         self.output_refs = outputs
         self.keep(recorder, [recorder.grads[leaf] for leaf in leaves], leaves, given, guards)
@@ -267,12 +267,8 @@ class GraphRunner(Runner):
         self.come_in = [*self.arguments, *(buffer for _, buffer in self.accumulated)]
         self.inputs = {buffer: _input(self.backend, buffer.array) for buffer in self.come_in}
 
-    @property
-    def exe(self) -> Any:  # type: ignore[override]
-        return self.graph
-
     # -- making -------------------------------------------------------------------------------------------
-    def check(self, recorder: Any, arrays: list, leaves: list) -> str | None:
+    def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
         """Capture, and run the graph once on what was there before the function ran; what is wrong, or None."""
         wrong = None
         for optimize in (True, False):
@@ -284,7 +280,7 @@ class GraphRunner(Runner):
                 break
         return wrong
 
-    def _assemble(self, recorder: DeviceRecorder, optimize: bool) -> None:
+    def _assemble(self, recorder: Recorder, optimize: bool) -> None:
         """The graph of the steps, with what outlives them, in their order."""
         xp = self.backend
         updated = [ref for update in self.updates for ref in update.gradients]
@@ -312,7 +308,7 @@ class GraphRunner(Runner):
                 steps.append(Step("copy", [ref], [to], call=itself))
         words.make()
         self.results = Results(results)
-        self.graph = Graph(
+        self.exe = self.graph = Graph(
             xp, steps, words, self.wrong, self.inputs, [*results, *self.new_grad_refs, *self.new.values()]
         )
 
@@ -328,7 +324,7 @@ class GraphRunner(Runner):
         self.grads = [from_raw(array, self.backend) for array in self.grad_arrays]
         self.held = [*self.grads, *self.grad_arrays]
 
-    def _tried(self, recorder: DeviceRecorder, arrays: list, leaves: list) -> str | None:
+    def _tried(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
         xp, before = self.backend, recorder.before
         after = {buffer: buffer.array.copy() for buffer in before}
 
@@ -365,7 +361,7 @@ class GraphRunner(Runner):
         finally:
             put(after)
 
-    def _tried_backward(self, recorder: DeviceRecorder, optimize: bool) -> str | None:
+    def _tried_backward(self, recorder: Recorder, optimize: bool) -> str | None:
         """The backward pass by gradients of 1, as it was recorded, after a forward pass by the graph."""
         backwards, xp = self.backwards, self.backend
         saved = self.results.copies(xp)[self.count :]

@@ -347,6 +347,14 @@ class Recorder:
         self.ref(tensor._data, tensor)
         return run(tensor)
 
+    def copied(self, run: Callable, tensor: Tensor):
+        """An array with the values that a tensor has now."""
+        source = self.ref(tensor._data, tensor)
+        array = run(tensor)
+        if not self._inside and array.size:
+            self.copy(self.own_ref(array), source)
+        return array
+
     def made(self, run: Callable, array, backend):
         """A tensor over an array that the function makes, which holds the same in every run before it is written."""
         if not self._inside and array.size:

@@ -80,6 +80,10 @@ class Runner:
         #: Whether it has not run yet.
         self.fresh = True
         self.arguments = [buffer for buffer, _ in recorder.given]
+        #: Which of a call's tensors they are: one that comes twice is one argument.
+        self.argument_places = [
+            next(i for i, t in enumerate(given) if t._data is array) for _, array in recorder.given if array is not None
+        ]
         #: The arrays that the arguments are bound to, which are not held; None: the program may be bound to other memory
         #: than its own, as where a check was interrupted.
         self.bound: list | None = None
@@ -223,6 +227,10 @@ class Runner:
         low, high = span(array)
         before = bisect_left(self.spans, (high,))  # they are of different owners, and so apart
         return before > 0 and low < self.spans[before - 1][1]
+
+    def unique(self, arrays: list) -> list:
+        """The arrays of the arguments, each once."""
+        return arrays if len(arrays) == len(self.arguments) else [arrays[i] for i in self.argument_places]
 
     def arguments_overlap(self, arrays: list) -> bool:
         """Whether arguments share memory where some are written, or with other memory that is written."""

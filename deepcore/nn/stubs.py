@@ -26,15 +26,18 @@ def _names(*registries: Mapping) -> str:
     return "\n".join([_HEADER, *sorted(lines)]) + "\n"
 
 
+_NN, _OPTIM = Path(nn.__file__).parent, Path(optim.__file__).parent
+#: The registries of each file.
+NAMES: tuple[tuple[tuple[Mapping, ...], Path], ...] = (
+    ((nn.LAYERS, nn.LOSSES), _NN / "_names.pyi"),
+    ((FUNCTIONAL,), _NN / "functional" / "_names.pyi"),
+    ((optim.OPTIMIZERS,), _OPTIM / "_names.pyi"),
+)
+
+
 def files() -> dict[Path, str]:
     """The text of every file."""
-    here, optimizers = Path(nn.__file__).parent, Path(optim.__file__).parent
-    return {
-        **stubs.files(),
-        here / "_names.pyi": _names(nn.LAYERS, nn.LOSSES),
-        here / "functional" / "_names.pyi": _names(FUNCTIONAL),
-        optimizers / "_names.pyi": _names(optim.OPTIMIZERS),
-    }
+    return {**stubs.files(), **{file: _names(*registries) for registries, file in NAMES}}
 
 
 if __name__ == "__main__":

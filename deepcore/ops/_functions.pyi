@@ -376,7 +376,7 @@ def positive(input: Tensor) -> Tensor:
     """input, unchanged"""
 
 def pow(input: Tensor, other: Operand) -> Tensor:
-    """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises"""
+    """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises."""
 
 def prod(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """Π input over one dimension (None: all), multiplied in pairs"""

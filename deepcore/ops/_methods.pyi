@@ -348,7 +348,7 @@ class TensorMethods:
         """input, unchanged"""
 
     def pow(self, other: Operand) -> Tensor:
-        """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises"""
+        """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises."""
 
     def prod(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
         """Π input over one dimension (None: all), multiplied in pairs"""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 from deepcore.autograd import apply
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError
 from deepcore.ops.arithmetic import neg
-from deepcore.ops.common import flat_in, no_bool
+from deepcore.ops.common import flat_in, in_float32, no_bool
 from deepcore.ops.comparison import clamp, where
 from deepcore.ops.exponential import exp
 from deepcore.ops.registry import (
@@ -25,21 +24,9 @@ from deepcore.ops.registry import (
 )
 
 
-def _in_float32(forward):
-    """A forward that computes 16-bit floats in float32, and rounds once."""
-
-    @functools.wraps(forward)
-    def wide(xp, input, **params):
-        if input.dtype.itemsize > 2:
-            return forward(xp, input, **params)
-        return forward(xp, input.astype(dt.float32), **params).astype(input.dtype)
-
-    return wide
-
-
 @functional
 @elementwise("float", vjp=lambda g, out: sigmoid_grad(g, out))
-@_in_float32
+@in_float32
 def sigmoid(xp, input):
     """1 / (1 + e⁻ˣ)"""
     out = xp.negative(input)
@@ -81,7 +68,7 @@ def _float_op(op, input, **params) -> Tensor:
 
 
 @primitive(vjp=lambda g, input, slope: leaky_relu_grad(g, input, slope=slope))
-@_in_float32
+@in_float32
 def _leaky_relu(xp, input, *, slope):
     return xp.where(input > 0, input, input * xp.constant(slope, input.dtype))
 
@@ -99,7 +86,7 @@ def leaky_relu(input, negative_slope: float = 0.01):
 
 
 @primitive(vjp=lambda g, input, alpha: elu_grad(g, input, alpha=alpha))
-@_in_float32
+@in_float32
 def _elu(xp, input, *, alpha):
     return xp.where(input > 0, input, xp.expm1(xp.minimum(input, 0)) * alpha)
 
@@ -122,7 +109,7 @@ _FAR = 1e4
 
 
 @primitive(vjp=lambda g, input: gelu_grad(g, input))
-@_in_float32
+@in_float32
 def _gelu(xp, input):
     input = xp.maximum(input, -_FAR)
     return input * ((xp.special("erf", input * math.sqrt(0.5)) + 1) * 0.5)
@@ -139,7 +126,7 @@ _GELU_SCALE, _GELU_CUBE = 2 * math.sqrt(2 / math.pi), 0.044715
 
 
 @primitive(vjp=lambda g, input: gelu_tanh_grad(g, input))
-@_in_float32
+@in_float32
 def _gelu_tanh(xp, input):
     input = xp.maximum(input, -_FAR)
     inner = (input + input * input * input * _GELU_CUBE) * (0.5 * _GELU_SCALE)
@@ -166,7 +153,7 @@ def gelu(input, approximate: str = "none"):
 
 
 @primitive(vjp=lambda g, input: silu_grad(g, input))
-@_in_float32
+@in_float32
 def _silu(xp, input):
     input = xp.maximum(input, -_FAR)
     return input / (xp.exp(-input) + 1)
@@ -187,7 +174,7 @@ def silu(input):
 
 
 @primitive(vjp=lambda g, input, beta, threshold: softplus_grad(g, input, beta=beta, threshold=threshold))
-@_in_float32
+@in_float32
 def _softplus(xp, input, *, beta, threshold):
     scaled = input * beta
     bent = xp.maximum(scaled, 0) + xp.log1p(xp.exp(-xp.abs(scaled)))
@@ -208,7 +195,7 @@ def softplus(input, beta: float = 1.0, threshold: float = 20.0):
 
 
 @primitive(vjp=lambda g, input: logsigmoid_grad(g, input))
-@_in_float32
+@in_float32
 def _logsigmoid(xp, input):
     return xp.minimum(input, 0) - xp.log1p(xp.exp(-xp.abs(input)))
 

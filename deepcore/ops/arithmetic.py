@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from deepcore.autograd import constant
+from deepcore.autograd import apply, constant
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError
-from deepcore.ops.common import no_bool, zeros
+from deepcore.ops.common import in_float32, no_bool, zeros
 from deepcore.ops.comparison import where
 from deepcore.ops.exponential import log
 from deepcore.ops.registry import (
@@ -15,6 +15,7 @@ from deepcore.ops.registry import (
     cast,
     composite,
     elementwise,
+    primitive,
     promote,
     sample,
     unary_samples,
@@ -194,7 +195,8 @@ def sign(xp, input):
     if input.dtype == dt.bool_:
         return input.copy()
     out = xp.sign(input)
-    return xp.where(out == out, out, xp.zeros((), dtype=out.dtype)) if dt.is_floating(out.dtype) else out
+    one = xp.absolute(out) == 1
+    return xp.where(one, out, xp.zeros((), dtype=out.dtype)) if dt.is_floating(out.dtype) else out
 
 
 @elementwise("numeric", vjp=lambda g, input: g * (input * 2.0))
@@ -212,6 +214,7 @@ def sqrt(xp, input):
 
 
 @elementwise("float", vjp=lambda g, out: g * (out * out * out) * -0.5, examples=unary_samples(0.3, 3))
+@in_float32
 def rsqrt(xp, input):
     """1 / √input"""
     return xp.reciprocal(xp.sqrt(input))
@@ -254,14 +257,8 @@ def _no_negative_power(input, other) -> None:
         )
 
 
-@elementwise(
-    "numeric",
-    vjp=(_pow_base, _pow_exponent),
-    examples=_pow_samples,
-    check=_no_negative_power,
-)
-def pow(xp, input, other):
-    """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises"""
+@elementwise("numeric", vjp=(_pow_base, _pow_exponent), check=_no_negative_power, public=False)
+def pow_p(xp, input, other):
     no_bool("pow", "convert with .int()", input)
     if dt.is_floating(input.dtype) or input.dtype.kind in "bu":
         return xp.power(input, other)
@@ -269,3 +266,39 @@ def pow(xp, input, other):
     odd = (other & 1).astype(dt.bool_)
     inverse = xp.where(input == 1, 1, xp.where(input == -1, xp.where(odd, -1, 1), 0)).astype(input.dtype)
     return xp.where(negative, inverse, xp.power(input, xp.where(negative, 0, other).astype(input.dtype)))
+
+
+#: Powers that are products, quotients and roots, rounded as those are; in PyTorch these are, too.
+_PRODUCTS = {
+    2: lambda xp, x: xp.multiply(x, x),
+    3: lambda xp, x: xp.multiply(xp.multiply(x, x), x),
+    0.5: lambda xp, x: xp.sqrt(x),
+    -0.5: lambda xp, x: xp.reciprocal(xp.sqrt(x)),
+    -1: lambda xp, x: xp.true_divide(xp.ones((), dtype=x.dtype), x),
+    -2: lambda xp, x: xp.true_divide(xp.ones((), dtype=x.dtype), xp.multiply(x, x)),
+}
+
+
+def _power_back(g, input, exponent):
+    return g * (input * 2.0 if exponent == 2 else pow(input, exponent - 1) * exponent)
+
+
+@primitive(vjp=_power_back)
+@in_float32
+def _power(xp, input, *, exponent):
+    return _PRODUCTS[exponent](xp, input)
+
+
+@composite(examples=_pow_samples, inplace=True)
+def pow(input, other):
+    """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises.
+
+    Powers of 2, 3, ½, −½, −1 and −2 that are numbers are computed as products, roots and quotients.
+    """
+    if not isinstance(input, Tensor) and as_number(input) is None:
+        input = constant("pow", input)
+    if isinstance(input, Tensor) and not isinstance(other, Tensor) and input.dtype != dt.bool_:
+        exponent = as_number(other)
+        if exponent in _PRODUCTS and (dt.is_floating(input.dtype) or (exponent in (2, 3) and type(exponent) is int)):
+            return apply(_power, (input,), {"exponent": exponent})
+    return pow_p(input, other)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from deepcore.autograd import apply, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import DTypeError
@@ -22,6 +24,18 @@ def _flat(xp, value, of):
 def flat_in(slope: Tensor, input: Tensor) -> Tensor:
     """The slope of a piecewise linear function at `input`: where it is differentiated again, that derivative is 0."""
     return apply(_flat, (slope, input)) if mode.grad and input._requires_grad else slope
+
+
+def in_float32(forward):
+    """A forward that computes 16-bit floats in float32, and rounds once."""
+
+    @functools.wraps(forward)
+    def wide(xp, input, **params):
+        if input.dtype.itemsize > 2 or not dt.is_floating(input.dtype):
+            return forward(xp, input, **params)
+        return forward(xp, input.astype(dt.float32), **params).astype(input.dtype)
+
+    return wide
 
 
 def no_bool(name: str, fix: str, *inputs) -> None:

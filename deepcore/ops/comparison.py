@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError
@@ -108,6 +110,8 @@ def clamp(input, min=None, max=None):
         numbers = [b for b in (min, max) if b is not None]
         dtype = promote("clamp", "numeric", input, *numbers)[0].dtype
         input = input if input.dtype == dtype else cast(input, dtype)
+        if dt.is_floating(dtype):
+            min, max = -math.inf if min is None else min, math.inf if max is None else max
         return _clamp(input, low=min, high=max)
     # NaN anywhere gives NaN; a bound of NaN counts as crossed.
     below = None if min is None else (input < min) | ne(min, min)

@@ -151,8 +151,8 @@ def _examples(make):
         sample(make(1, 1, 3, 3), make(1, 1, 2, 2), make(1)),
         sample(x, w, stride=2, padding=1),
         sample(x, w, make(2), stride=(1, 2), padding=(0, 2), dilation=(2, 1)),
-        sample(make(2, 4, 3, 3), make(4, 1, 2, 2), groups=4, padding="same"),
-        sample(make(1, 4, 3, 4), make(2, 2, 2, 3), make(2), groups=2, padding="valid"),
+        sample(make(2, 6, 5, 2), make(6, 1, 2, 2), groups=6, padding="same"),
+        sample(make(1, 6, 2, 5), make(6, 2, 1, 2), make(6), groups=3, padding="valid"),
         sample(make(2, 3, 3), make(1, 2, 3, 1), padding=1, dilation=2),
         sample(make(0, 2, 3, 3), make(2, 2, 2, 2), make(2)),
     ]
@@ -179,11 +179,11 @@ def conv2d(
     image, filters = operands[:2]
     if any(t.backend is not image.backend for t in operands):
         raise mixed_backends("conv2d", operands)
-    if any(t.dtype != image.dtype for t in operands) or not dt.is_floating(image.dtype):
+    if any(t.dtype != image.dtype for t in operands) or image.dtype == dt.bool_:
         raise DTypeError(
-            "conv2d takes an image and parameters of one floating dtype",
+            "conv2d takes an image and parameters of one dtype of numbers",
             received=" and ".join(dt.name_of(t.dtype) for t in operands),
-            fix="convert one of them: t.to(other.dtype)" if dt.is_floating(image.dtype) else "input.float()",
+            fix="input.float()" if image.dtype == dt.bool_ else "convert one of them: t.to(other.dtype)",
         )
     steps, spread = pair("stride", stride, 1), pair("dilation", dilation, 1)
     _check(image.shape, filters.shape, None if bias is None else operands[2].shape, groups)

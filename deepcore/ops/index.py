@@ -263,7 +263,9 @@ def select(input, dim: int, index: int):
 def masked_select(input, mask):
     """The elements of `input` where `mask`, in row order"""
     shape = broadcast_shape("masked_select", input.shape, mask.shape)
-    return getitem(broadcast_to(input, shape), broadcast_to(mask, shape))
+    if input.shape != shape:
+        input = broadcast_to(input, shape)
+    return getitem(input, mask if mask.shape == shape else broadcast_to(mask, shape))
 
 
 @composite(
@@ -454,6 +456,16 @@ def _is_trivial(view: tuple, input: Tensor) -> bool:
     return len(view) == input.ndim and all(isinstance(v, slice) and v == slice(None) for v in view)
 
 
+def _by_mask(input: Tensor, mask: Tensor) -> Tensor | None:
+    """input[mask] by one index into the dimensions of the mask as one; None where that would copy the input."""
+    if mask.shape != input.shape[: mask.ndim] or not input.is_contiguous() or mask.backend is not input.backend:
+        return None
+    size = mask.numel()
+    (places,) = nonzero(reshape_p(mask, shape=(size,)), as_tuple=True)
+    rows = reshape_p(input, shape=(size, *input.shape[mask.ndim :]))
+    return apply(_take, (rows, places), {"dims": (0,)})
+
+
 _PLAIN = frozenset((int, slice, type(None), type(...)))
 
 
@@ -475,6 +487,10 @@ def getitem(input, index):
         return apply(basic, (input,), {"index": (index, ...)})
     if type(index) is tuple and all(type(item) in _PLAIN for item in index):
         return apply(basic, (input,), {"index": index if ... in index else (*index, ...)})
+    if isinstance(index, Tensor) and index.dtype == dt.bool_ and index.ndim > 1:
+        found = _by_mask(input, index)
+        if found is not None:
+            return found
     view, indices, dims = _parse(input, index)
     if indices and _is_trivial(view, input):
         return apply(_take, (input, *indices), {"dims": dims})

@@ -47,6 +47,12 @@ def sum_p(xp, input, *, dims, keepdim):
     return total.astype(input.dtype, copy=False)  # NumPy adds up narrow integers in 64 bits
 
 
+@primitive()
+def sum_integers(xp, input, *, dims, keepdim):
+    """Σ of whole numbers and bools in int64, without a copy in it."""
+    return xp.sum(input, dims, keepdim, dtype=dt.int64)
+
+
 def as_dtype(input, dtype):
     return input if dtype is None or input.dtype == dt.as_dtype(dtype) else cast(input, dt.as_dtype(dtype))
 
@@ -61,11 +67,11 @@ def _all_if_empty(dim):
 def sum(input, dim=None, keepdim: bool = False, *, dtype=None):
     """Σ input over `dim` (None: all); integers and bools add up in int64"""
     array = input._data
-    if dtype is not None or array.dtype.kind != "f":
-        if dtype is None and not dt.is_floating(array.dtype):
-            dtype = dt.int64
-        input = as_dtype(input, dtype)
     dims = ALL_DIMS[array.ndim] if dim is None else normalize_dims(_all_if_empty(dim), array.ndim)
+    if dtype is not None or array.dtype.kind != "f":
+        if not dt.is_floating(array.dtype) and (dtype is None or dt.as_dtype(dtype) == dt.int64):
+            return apply(sum_integers, (input,), {"dims": dims, "keepdim": keepdim})
+        input = as_dtype(input, dtype)
     return apply(sum_p, (input,), {"dims": dims, "keepdim": keepdim})
 
 
@@ -236,6 +242,8 @@ def _arg(op, name, input, dim, keepdim):
         raise ShapeError(f"{name} of no elements is not defined", received=f"shape {input.shape}, dim {dim}")
     if x.dtype == dt.bool_:
         x = cast(x, dt.uint8)
+    elif is_half(x) and d == x.ndim - 1:
+        x = cast(x, dt.float32)
     out = op(x, dim=d)
     if keepdim:
         return reshape_p(out, shape=(1,) * input.ndim if flat else _reduced(input.shape, (d,)))

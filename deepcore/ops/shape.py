@@ -525,12 +525,13 @@ def roll(input, shifts, dims=None):
         raise ArgumentError("roll needs one shift per dimension", received=f"{shifts} and {dims}")
     if not input.ndim:
         raise IndexRangeError("roll: a 0-d tensor has no dimension to roll along", received=f"dims {dims}")
+    source = input
     for shift, dim in zip(shifts, dims):
         size = input.shape[normalize_dim(dim, input.ndim)]
         if size:
             k = shift % size
             input = cat([narrow(input, dim, size - k, k), narrow(input, dim, 0, size - k)], dim)
-    return _clone(input)
+    return _clone(input) if input is source else input
 
 
 def _pad_back(g, widths):
@@ -541,7 +542,9 @@ def _pad_back(g, widths):
 
 @primitive(vjp=_pad_back)
 def _pad(xp, input, *, widths, value):
-    return xp.pad(input, widths, constant_values=value) if input.ndim else input.copy()
+    out = xp.full(tuple(low + n + high for n, (low, high) in zip(input.shape, widths)), value, dtype=input.dtype)
+    out[(*(slice(low, low + n) for n, (low, _) in zip(input.shape, widths)), ...)] = input
+    return out
 
 
 @functional

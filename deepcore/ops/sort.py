@@ -6,9 +6,15 @@ from deepcore.backend import dtypes as dt
 from deepcore.errors import IndexRangeError
 from deepcore.ops.index import gather
 from deepcore.ops.reduction import ValuesAndIndices
-from deepcore.ops.registry import axis_names, composite, primitive, sample
-from deepcore.ops.shape import normalize_dim, unsqueeze
+from deepcore.ops.registry import Tensor, axis_names, cast, composite, is_half, primitive, sample
+from deepcore.ops.shape import normalize_dim, transpose, unsqueeze
 from deepcore.tensor import made
+
+
+def _sortable(input) -> Tensor:
+    """What is sorted in place of `input`: a constant, of 16-bit floats in float32, which has the same order."""
+    input = input.detach()
+    return cast(input, dt.float32) if is_half(input) else input
 
 
 @primitive()
@@ -27,7 +33,7 @@ def argsort(input, dim: int = -1, descending: bool = False, stable: bool = True)
     d = normalize_dim(dim, input.ndim)
     if not input.ndim:
         return made(input.backend.zeros((), dtype=dt.int64), input.backend)
-    return _argsort(input.detach(), dim=d, descending=bool(descending))
+    return _argsort(_sortable(input), dim=d, descending=bool(descending))
 
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 0, True), sample(make())])
@@ -61,5 +67,10 @@ def topk(input, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
             if k
             else ValuesAndIndices(unsqueeze(input, 0)[:0], unsqueeze(index, 0)[:0])
         )
-    index = _topk(input.detach(), k=k, dim=d, largest=bool(largest))
+    last = input.ndim - 1
+    if d == last:
+        index = _topk(_sortable(input), k=k, dim=d, largest=bool(largest))
+    else:  # rows along memory are gone through faster, and so is a copy of them
+        rows = transpose(_sortable(input), d, last).contiguous()
+        index = transpose(_topk(rows, k=k, dim=last, largest=bool(largest)), d, last).contiguous()
     return ValuesAndIndices(gather(input, d, index), index)

@@ -211,11 +211,18 @@ def put_four(dtype) -> Callable:
 
 
 @functools.cache
-def access(dtype) -> tuple[Callable, Callable]:
-    """(load(pointer, i), store(pointer, i, value)) of a dtype; what has 16 bits is a float32 in between.
+def pointer(dtype):
+    """numba's type of a pointer to elements of `dtype`: 16-bit floats are uint16, as numba knows no bfloat16, bools bytes."""
+    import numpy as np
 
-    numba knows no bfloat16: a 16-bit number's pointer is one to uint16.
-    """
+    narrow = dtype.itemsize == 2 and dtype.kind not in "iu"
+    types = toolchain.load_numba().types
+    return types.CPointer(_numba("uint16" if narrow else "uint8" if dtype == np.bool_ else dtype.name))
+
+
+@functools.cache
+def access(dtype) -> tuple[Callable, Callable]:
+    """(load(pointer, i), store(pointer, i, value)) of a dtype; what has 16 bits is a float32 in between."""
     import numpy as np
 
     dtype = np.dtype(dtype)

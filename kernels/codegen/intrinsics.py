@@ -111,9 +111,18 @@ def function(function: Callable) -> Callable:
 
 
 def view(dtype) -> Callable:
-    """A function from an address to a pointer that is indexed as an array of `dtype` is, without any check."""
+    """A function from an address to a pointer that is indexed as an array of `dtype` is, without any check.
+
+    Elements of float16 and bfloat16 are float32 in a kernel: widened where they are read, rounded once where written.
+    """
+    return view_as(pointer(dtype))
+
+
+@functools.cache
+def pointer(dtype):
+    """numba's type of a pointer to elements of `dtype`: bools are bytes, and 16-bit floats widened where they are read."""
     numba = toolchain.load_numba()
-    return view_as(numba.types.CPointer(numba.from_dtype(dtype)))
+    return narrow_pointer(dtype.name) if is_narrow(dtype) else numba.types.CPointer(numba.from_dtype(held(dtype)))
 
 
 @functools.cache
@@ -348,13 +357,13 @@ def copy(dtype) -> Callable:
 @functools.cache
 def after(dtype) -> Callable:
     """after(p, count): the pointer `count` numbers further on."""
-    from numba import from_dtype, types
+    from numba import types
     from numba.extending import intrinsic
 
-    pointer = types.CPointer(from_dtype(dtype))
+    kind = pointer(dtype)
 
     def operation(typing, p, count):
-        return pointer(pointer, types.int64), lambda c, builder, signature, values: builder.gep(values[0], [values[1]])
+        return kind(kind, types.int64), lambda c, builder, signature, values: builder.gep(values[0], [values[1]])
 
     return intrinsic(operation)
 
@@ -398,10 +407,8 @@ def elements(dtype) -> tuple[Callable, Callable]:
 def prefetch(dtype, count: int = 64) -> Callable:
     """prefetch(p, i): have the memory of p[i … i + count - 1] brought near, if there is any."""
     from llvmlite import ir
-    from numba import from_dtype, types
+    from numba import types
     from numba.extending import intrinsic
-
-    pointer = types.CPointer(from_dtype(dtype))
 
     def operation(typing, p, i):
         def codegen(context, builder, signature, values):
@@ -415,6 +422,238 @@ def prefetch(dtype, count: int = 64) -> Callable:
                 builder.call(fetch, [at, ir.IntType(32)(0), ir.IntType(32)(3), ir.IntType(32)(1)])
             return context.get_dummy_value()
 
-        return types.void(pointer, types.int64), codegen
+        return types.void(p, types.int64), codegen
 
     return intrinsic(operation)
+
+
+# -- numbers that memory holds in another dtype than they are computed in ---------------------------------------------
+
+
+def held(dtype):
+    """The dtype of a kernel's memory of `dtype`: bools are bytes."""
+    import numpy as np
+
+    return np.dtype(np.uint8) if dtype == np.bool_ else dtype
+
+
+def is_narrow(dtype) -> bool:
+    """float16 and bfloat16."""
+    return dtype.itemsize == 2 and dtype.kind not in "iu"
+
+
+def number_of(dtype):
+    """The dtype that elements of `dtype` are computed in."""
+    import numpy as np
+
+    return np.dtype(np.float32) if is_narrow(dtype) else dtype
+
+
+@functools.cache
+def narrow_pointer(name: str):
+    """numba's type of a pointer to 16-bit floats."""
+    import operator
+
+    import numpy as np
+    from llvmlite import ir
+    from numba.core import types
+    from numba.core.datamodel import models
+    from numba.core.datamodel.registry import default_manager
+    from numba.core.imputils import lower_builtin
+    from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+
+    dtype = np.dtype(name)
+    single = np.dtype(np.float32)
+
+    class Pointer(types.Type):
+        def __init__(self):
+            super().__init__(f"Pointer({name})")
+
+    class Model(models.PrimitiveModel):
+        def __init__(self, manager, type_):
+            super().__init__(manager, type_, ir.IntType(16).as_pointer())
+
+    default_manager.register(Pointer, Model)
+    pointer = Pointer()
+
+    @infer_global(operator.getitem)
+    class Get(AbstractTemplate):
+        def generic(self, args, kwargs):
+            if args[0] is pointer and isinstance(args[1], types.Integer):
+                return signature(types.float32, pointer, types.intp)
+            return None
+
+    @infer_global(operator.setitem)
+    class Set(AbstractTemplate):
+        def generic(self, args, kwargs):
+            if args[0] is pointer and isinstance(args[1], types.Integer):
+                return signature(types.none, pointer, types.intp, types.float32)
+            return None
+
+    @lower_builtin(operator.getitem, Pointer, types.intp)
+    def get(context, builder, signature, values):
+        return _widened(builder, builder.load(builder.gep(values[0], [values[1]])), dtype, single)
+
+    @lower_builtin(operator.setitem, Pointer, types.intp, types.float32)
+    def put(context, builder, signature, values):
+        builder.store(_narrowed(builder, values[2], dtype, single), builder.gep(values[0], [values[1]]))
+        return context.get_dummy_value()
+
+    return pointer
+
+
+@functools.cache
+def access(dtype, computed) -> tuple[Callable, Callable]:
+    """take(p, i) and put(p, i, v) as `elements` has them, of memory of `dtype` and numbers in
+    `computed`: float16 and bfloat16 are widened when they are loaded, and rounded once, to even, when they are stored."""
+    from numba import from_dtype, types
+    from numba.extending import intrinsic
+
+    kind, memory = from_dtype(computed), pointer(dtype)
+
+    def scope(module):
+        domain = module.add_metadata(["deepcore.elements"])
+        return module.add_metadata([module.add_metadata(["deepcore.results", domain])])
+
+    def taking(typing, p, i):
+        def codegen(context, builder, signature, values):
+            loaded = builder.load(builder.gep(values[0], [values[1]]))
+            loaded.set_metadata("noalias", scope(builder.module))
+            return _widened(builder, loaded, dtype, computed)
+
+        return kind(memory, types.int64), codegen
+
+    def putting(typing, p, i, v):
+        def codegen(context, builder, signature, values):
+            narrow = _narrowed(builder, values[2], dtype, computed)
+            stored = builder.store(narrow, builder.gep(values[0], [values[1]]))
+            stored.set_metadata("alias.scope", scope(builder.module))
+            return context.get_dummy_value()
+
+        return types.void(memory, types.int64, kind), codegen
+
+    return intrinsic(taking), intrinsic(putting)
+
+
+@functools.cache
+def rounded(dtype, computed) -> Callable:
+    """rounded(v): a number in `computed` as `dtype` would hold it."""
+    from numba import from_dtype
+    from numba.extending import intrinsic
+
+    kind = from_dtype(computed)
+
+    def operation(typing, v):
+        def codegen(context, builder, signature, values):
+            return _widened(builder, _narrowed(builder, values[0], dtype, computed), dtype, computed)
+
+        return kind(kind), codegen
+
+    return intrinsic(operation)
+
+
+@functools.cache
+def narrowing(dtype) -> Callable:
+    """number(v): a float64 as the number that an element of `dtype` is stored from; float16 is then rounded once."""
+    import numpy as np
+    from numba import types
+    from numba.extending import intrinsic
+
+    if dtype != np.float16:
+        return number_of(dtype).type
+
+    def operation(typing, v):
+        return types.float32(types.float64), lambda context, builder, signature, values: _odd(builder, values[0])
+
+    return intrinsic(operation)
+
+
+def _llvm(dtype):
+    from llvmlite import ir
+
+    if dtype.kind == "f" and dtype.itemsize > 2:
+        return ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
+    return ir.IntType(8 * dtype.itemsize)
+
+
+def _widened(b, v, dtype, computed):
+    """A number of `dtype` as memory has it, in `computed`."""
+    import numpy as np
+    from llvmlite import ir
+
+    if dtype == np.bool_:
+        v = b.icmp_unsigned("!=", v, v.type(0))
+        return (
+            v
+            if computed == np.bool_
+            else b.uitofp(v, _llvm(computed))
+            if computed.kind == "f"
+            else b.zext(v, _llvm(computed))
+        )
+    if dtype.name in ("float16", "bfloat16"):
+        if dtype.name == "float16":
+            v = b.fpext(b.bitcast(v, ir.HalfType()), ir.FloatType())
+        else:
+            v = b.bitcast(b.shl(b.zext(v, ir.IntType(32)), ir.IntType(32)(16)), ir.FloatType())
+        dtype = np.dtype(np.float32)
+    return _converted(b, v, dtype, computed)
+
+
+def _converted(b, v, dtype, computed):
+    """A number of one of numba's dtypes in another; floats in whole numbers lose their fraction, and have to fit."""
+    wide = _llvm(computed)
+    if dtype.kind == computed.kind == "f":
+        return v if v.type == wide else b.fpext(v, wide) if computed.itemsize > dtype.itemsize else b.fptrunc(v, wide)
+    if computed.kind == "f":
+        return b.uitofp(v, wide) if dtype.kind == "u" else b.sitofp(v, wide)
+    if dtype.kind == "f":
+        return b.fptosi(v, wide)
+    if computed.itemsize > dtype.itemsize:
+        return b.zext(v, wide) if dtype.kind == "u" else b.sext(v, wide)
+    return b.trunc(v, wide) if computed.itemsize < dtype.itemsize else v
+
+
+def _narrowed(b, v, dtype, computed):
+    """A number in `computed` as memory of `dtype` has it."""
+    import numpy as np
+    from llvmlite import ir
+
+    i32, single = ir.IntType(32), np.dtype(np.float32)
+    if dtype == np.bool_:
+        if computed != np.bool_:
+            zero = ir.Constant(v.type, 0)
+            v = b.fcmp_unordered("!=", v, zero) if computed.kind == "f" else b.icmp_signed("!=", v, zero)
+        return b.zext(v, ir.IntType(8))
+    if dtype.name not in ("float16", "bfloat16"):
+        if computed == np.bool_:
+            return b.uitofp(v, _llvm(dtype)) if dtype.kind == "f" else b.zext(v, _llvm(dtype))
+        return _converted(b, v, computed, dtype)
+    if computed == np.bool_:
+        v = b.uitofp(v, ir.FloatType())
+    elif computed.itemsize == 8 and computed.kind == "f" and dtype.name == "float16":
+        v = _odd(b, v)
+    else:
+        v = _converted(b, v, computed, single)
+    if dtype.name == "float16":
+        return b.bitcast(b.fptrunc(v, ir.HalfType()), ir.IntType(16))
+    bits = b.bitcast(v, i32)
+    even = b.and_(b.lshr(bits, i32(16)), i32(1))
+    nearest = b.lshr(b.add(bits, b.add(even, i32(0x7FFF))), i32(16))
+    quiet = b.or_(b.lshr(bits, i32(16)), i32(0x40))
+    return b.trunc(b.select(b.fcmp_unordered("uno", v, v), quiet, nearest), ir.IntType(16))
+
+
+def _odd(b, v):
+    """A float64 as the float32 towards zero whose last bit tells that something was cut: rounded again, it is rounded once."""
+    from llvmlite import ir
+
+    i32 = ir.IntType(32)
+    near = b.fptrunc(v, ir.FloatType())
+    back = b.fpext(near, ir.DoubleType())
+    bits = b.bitcast(near, i32)
+    magnitude = ir.IntType(64)((1 << 63) - 1)
+    far = b.icmp_unsigned(
+        ">", b.and_(b.bitcast(back, magnitude.type), magnitude), b.and_(b.bitcast(v, magnitude.type), magnitude)
+    )
+    cut = b.or_(b.sub(bits, b.zext(far, i32)), i32(1))
+    return b.bitcast(b.select(b.fcmp_ordered("!=", back, v), cut, bits), ir.FloatType())

@@ -200,6 +200,13 @@ class Kernel(kernel.Kernel):
         return address != 0
 
 
+@functools.cache
+def narrow_floats() -> bool:
+    """Whether the processor converts float16 itself: without that, each would be a call of a library."""
+    triple, _, features = cache.host()
+    return triple.startswith(("aarch64", "arm64")) or "+f16c" in features.split(",")
+
+
 def _elsewhere(name: str) -> bool:
     """Whether another process has compiled it meanwhile; this one compiles what comes later as long as that takes."""
     helper = background.helper()
@@ -403,15 +410,11 @@ def _known(numba: Any) -> bool:
     return _KNOWN[0] <= version < _KNOWN[1] and not numba.config.DISABLE_JIT
 
 
-def numba_type(numba, declared: Type) -> Any:
-    """An argument's type in a kernel's body. A 16-bit float is a uint16 there, a boolean a uint8."""
+def numba_type(numba, declared: Type, pointer: Callable) -> Any:
+    """An argument's type in a kernel's body. `pointer(dtype)`: a device's type of a pointer."""
     if declared.kind in ("Size", "Address", "Code"):
         return numba.types.int64
-    dtype = declared.dtype
-    if dtype.kind == "b" or (dtype.itemsize == 2 and dtype.kind not in "iu"):
-        dtype = np.dtype(f"u{dtype.itemsize}")
-    element = numba.from_dtype(dtype)
-    return element if declared.kind == "Float" else numba.types.CPointer(element)
+    return numba.from_dtype(declared.dtype) if declared.kind == "Float" else pointer(declared.dtype)
 
 
 def _unpacking(numba, tools, made: kernel.Kernel) -> Callable:
@@ -421,7 +424,7 @@ def _unpacking(numba, tools, made: kernel.Kernel) -> Callable:
     scope: dict[str, Any] = {"body": tools.inline(function), "np": np, "after": tools.after(np.dtype(np.int64))}
     values = []
     for i, (name, declared) in enumerate(made.arguments.items()):
-        scope[f"view_{name}"] = tools.view_as(numba_type(numba, declared))
+        scope[f"view_{name}"] = tools.view_as(numba_type(numba, declared, tools.pointer))
         values.append({
             "Size": f"words[{i}]", "Address": f"words[{i}]", "Code": f"words[{i}]", "Rest": f"after(words, {i})",
             "Float": f"number_{name}(np.int64(words[{i}]).view(np.float64))",
@@ -437,7 +440,7 @@ def optimized(numba, made: kernel.Kernel, symbol: str, machine) -> Any:
     from deepcore.kernels.codegen import intrinsics
 
     function = made.body(intrinsics, "chunk")
-    inputs = [numba_type(numba, declared) for declared in made.arguments.values()]
+    inputs = [numba_type(numba, declared, intrinsics.pointer) for declared in made.arguments.values()]
     inputs += [numba.types.int64] * (function.__code__.co_argcount - len(inputs))
     text, native = lowered(numba, function, numba.types.int32(*inputs))
     module = binding.parse_assembly(text)

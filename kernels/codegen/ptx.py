@@ -121,7 +121,7 @@ def compile_ptx(numba: Any, made: Kernel, *targets: int) -> list[str]:
     from deepcore.kernels.codegen import cuda_intrinsics
 
     function = made.body(cuda_intrinsics)
-    types = [jit.numba_type(numba, declared) for declared in made.arguments.values()]
+    types = [jit.numba_type(numba, declared, cuda_intrinsics.pointer) for declared in made.arguments.values()]
     text, native = jit.lowered(numba, function, numba.types.void(*types))
     passed = [str(argument.type) for argument in binding.parse_assembly(text).get_function(native).arguments][2:]
     text, late = _for_gpu(text, native, passed, made)

@@ -7,6 +7,7 @@ import numpy as np
 from deepcore.backend.dtypes import int64
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import Address, In, Operand, Out, Size, args
+from deepcore.kernels.cpu import argreduce_columns
 from deepcore.kernels.cpu.reductions import CHUNK, FLOATS, LANES, SCANNED, combination, extreme, kernels_of, share
 from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
 from deepcore.kernels.registry import register
@@ -90,6 +91,8 @@ class _Place(Lowering):
 
     def planned(self, specs, params) -> Plan | bool | None:
         (x,) = specs
+        if x.size and params["dim"] % x.ndim != x.ndim - 1:
+            return argreduce_columns.plan(self.best, x, params["dim"] % x.ndim)
         if x.dtype not in FLOATS or not x.size or not x.plain or params["dim"] not in (-1, x.ndim - 1):
             return None
         kernel, last = _PLACES[self.best, x.dtype], _PLACES_OF_PARTS[self.best, x.dtype]

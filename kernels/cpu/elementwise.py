@@ -13,13 +13,13 @@ from collections.abc import Callable
 import numpy as np
 
 from deepcore import locks
-from deepcore.backend.dtypes import float32, float64, int64
+from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int64
 from deepcore.config import settings
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import Float, In, Operand, Out, Size, Type, args
 from deepcore.kernels.math.formulas import FORMULAS, Line, function, operations
-from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
+from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous, spec_of
 from deepcore.kernels.registry import register
 from deepcore.kernels.runtime import allocator
 
@@ -32,14 +32,17 @@ LEAST_EXACT = 1 << 17
 _WHOLE = {"add", "sub", "mul"}
 _PLAIN = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 _LOCK = locks.lock()
-_TYPES = {float32: float32, float64: float64, int64: int64}
+#: The dtypes that maps take, and what they are computed in.
+COMPUTED = {float32: float32, float64: float64, int64: int64, float16: float32, bfloat16: float32}
+# Of 16-bit floats NumPy computes one after the other.
+_LEAST_NARROW = 1 << 12
 
 
 def _arguments(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> dict[str, Type]:
     operands = {f"a{i}": In(np.bool_) if kind.isupper() else In for i, kind in enumerate(pattern)}
     results = {f"out{k}": Out for k in range(len(stored))}
-    count = max((p + 1 for line in lines for p in line.parameters), default=0)
-    return {**operands, **results, "size": Size, "columns": Size, **{f"p{p}": Float for p in range(count)}}
+    count, real = max((p + 1 for line in lines for p in line.parameters), default=0), Float(COMPUTED[np.dtype(dtype)])
+    return {**operands, **results, "size": Size, "columns": Size, **{f"p{p}": real for p in range(count)}}
 
 
 @args(_arguments)
@@ -55,16 +58,17 @@ def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tupl
 
 def scope(tools, lines: tuple[Line, ...], dt) -> dict:
     """What the code of lines names."""
-    take, put = tools.elements(dt)
+    number = COMPUTED[dt]
+    take, put = tools.elements(dt) if number == dt else tools.access(dt, number)
     return {
-        **{line.formula: tools.lift(function(line.formula), dt) for line in lines},
-        "take": take, "put": put, "SLICE": SLICE,
+        **{line.formula: tools.lift(function(line.formula), number) for line in lines},
+        "take": take, "put": put, "rounded": None if number == dt else tools.rounded(dt, number), "SLICE": SLICE,
     }  # fmt: skip
 
 
 def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> str:
     """The kernel as Python."""
-    count, kinds = len(pattern), pattern.lower()
+    count, kinds, narrow = len(pattern), pattern.lower(), np.dtype(dtype).itemsize == 2
     nested = "r" in kinds or "c" in kinds
     single = {i for i, kind in enumerate(kinds) if kind == "s"}
     once: list[str] = []
@@ -74,20 +78,27 @@ def source(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int,
         if alone:
             single.add(i)
         values = [f"x{x}" if x in single or x >= count else _ELEMENT[pattern[x]].format(x) for x in line.operands]
-        (once if alone else each).append(
-            f"x{i} = {line.formula}({', '.join([*values, *(f'p{p}' for p in line.parameters)])})"
-        )
+        value = f"{line.formula}({', '.join([*values, *(f'p{p}' for p in line.parameters)])})"
+        (once if alone else each).append(f"x{i} = rounded({value})" if narrow else f"x{i} = {value}")
     each += [f"put(out{k}, i, x{value})" for k, value in enumerate(stored)]
     body = [
         f"def kernel({', '.join(_arguments(lines, dtype, pattern, stored))}, chunk):",
-        *(f"    x{i} = a{i}[0]{' != 0' if kind == 'S' else ''}" for i, kind in enumerate(pattern) if kind in "sS"),
+        *(
+            f"    x{i} = {'a{0}[0] != 0' if kind == 'S' else 'take(a{0}, 0)'}".format(i)
+            for i, kind in enumerate(pattern)
+            if kind in "sS"
+        ),
         *(f"    {line}" for line in once),
     ]
     if nested:
         body += [
             "    step = max(1, SLICE // columns)",
             "    for row in range(chunk * step, min(size // columns, (chunk + 1) * step)):",
-            *(f"        c{i} = a{i}[row]" for i, kind in enumerate(kinds) if kind == "c"),
+            *(
+                f"        c{i} = {'a{0}[row]' if kind == 'C' else 'take(a{0}, row)'}".format(i)
+                for i, kind in enumerate(pattern)
+                if kind in "cC"
+            ),
             "        for j in range(columns):",
             "            i = row * columns + j",
             *(f"            {line}" for line in each),
@@ -138,8 +149,6 @@ class Map(Lowering):
         self.gathers = not least  # an operand in another layout is worth a copy where the computing takes longer
         self.arity = function(formula).__code__.co_argcount - len(parameters)
         self._kernels: dict[tuple[str, str], Kernel] = {}
-        #: How operands that are alike and contiguous are computed, whatever their shape, by their dtype.
-        self._alike: dict[np.dtype, Callable] = {}
         self.kernel(float32, "v" * self.arity)
 
     def kernel(self, dtype, kinds: str) -> Kernel:
@@ -158,19 +167,21 @@ class Map(Lowering):
 
     def planned(self, specs, params) -> Plan | bool | None:
         like = specs[-1]
-        dtype = _TYPES.get(like.dtype)
-        if dtype is None or (dtype is int64 and self.formula not in _WHOLE):
+        dtype = like.dtype
+        if dtype not in COMPUTED or (dtype is int64 and self.formula not in _WHOLE):
+            return None
+        if dtype.itemsize == 2 and not jit.narrow_floats():
             return None
         if any(spec.dtype != (np.bool_ if i < self.booleans else dtype) for i, spec in enumerate(specs)):
             return None
         alike = all(spec.shape == like.shape for spec in specs)
-        shape = like.shape if alike else _broadcast(specs)
+        shape = like.shape if alike else broadcast(specs)
         if shape is None:
             return True
         size = math.prod(shape)
         if not size or not all(spec.plain for spec in specs):
             return True
-        layout = ("v" * len(specs), 0) if alike else _kinds(specs, shape)
+        layout = ("v" * len(specs), 0) if alike else kinds_of(specs, shape)
         if layout is None:
             return None
         kinds, columns = layout
@@ -185,33 +196,33 @@ class Map(Lowering):
         return Plan(like if alike else contiguous(shape, dtype, like.backend), [launch])
 
     def arithmetic(self, specs, params) -> float:
-        return math.prod(_broadcast(specs) or ()) * operations(self.formula)
+        return math.prod(broadcast(specs) or ()) * operations(self.formula)
 
-    def pays(self, specs) -> bool:
-        if max(spec.size for spec in specs) >= self.least:
+    def pays(self, specs, params) -> bool:
+        dtype, size = specs[-1].dtype, max(spec.size for spec in specs)
+        if size >= (self.least if dtype.itemsize > 2 else min(self.least, _LEAST_NARROW)):
             return True
-        dtype = _TYPES.get(specs[-1].dtype)
-        if dtype is None or not all(spec.plain for spec in specs):
+        if dtype not in COMPUTED or not all(spec.plain for spec in specs):
             return False
-        shape = _broadcast(specs)
-        layout = None if shape is None else _kinds(specs, shape)
+        shape = broadcast(specs)
+        layout = None if shape is None else kinds_of(specs, shape)
         return layout is not None and self.kernel(dtype, layout[0]).kept()
 
     def bind(self, reference: Callable) -> Callable:
         """What runs the op where it is not planned by its specs: the kernel for large arrays, else the reference."""
 
-        least = self.least
+        least = min(self.least, _LEAST_NARROW)
 
         def run(xp, *operands, **params):
-            if settings.kernels and max(x.size for x in operands) >= least:
+            if settings.kernels and self.pays([spec_of(x, xp) for x in operands], params):
                 result = self(xp, *operands, **params)
                 if result is not NotImplemented:
                     return result
             return reference(xp, *operands, **params)
 
-        if least and self.arity == 1:
+        if least and self.arity == 1 and not self.parameters:
             return lambda xp, x: reference(xp, x) if x.size < least else run(xp, x)
-        if least and self.arity == 2:
+        if least and self.arity == 2 and not self.parameters:
             return lambda xp, x, y: reference(xp, x, y) if x.size < least and y.size < least else run(xp, x, y)
         return run
 
@@ -227,15 +238,15 @@ class Map(Lowering):
             if out is None and all(x.shape == shape and x.flags.f_contiguous and x.flags.aligned for x in operands):
                 result = self(xp, *[x.T for x in operands], **params)
                 return result if result is NotImplemented else result.T
-            if not self.gathers:
+            if not self.gathers and math.prod(shape) < LEAST_EXACT:
                 return NotImplemented
-            operands = tuple(np.require(x, requirements="CA") for x in operands)
+            operands = tuple(_contiguous(x) for x in operands)
         return self(xp, *operands, out=out, **params)
 
 
 def launch(name: str, specs, operands, result) -> Launch | None:
     """The launch of the map `name` over contiguous operands of these specs, the first of which has the result's shape."""
-    kinds, columns = _kinds(specs, specs[0].shape) or ("", 0)
+    kinds, columns = kinds_of(specs, specs[0].shape) or ("", 0)
     if not kinds:
         return None
     kernel, size = MAPS[name].kernel(specs[0].dtype, kinds), specs[0].size
@@ -245,7 +256,19 @@ def launch(name: str, specs, operands, result) -> Launch | None:
     return Launch(kernel, slices(size, columns), **inputs, out0=result, size=size, columns=columns)
 
 
-def _broadcast(specs) -> tuple[int, ...] | None:
+#: Copies large arrays in other layouts; `moves`, which needs what is here, sets it.
+copied: Callable | None = None
+
+
+def _contiguous(x) -> np.ndarray:
+    """The array itself, or a contiguous copy of it."""
+    if x.flags.num & _PLAIN == _PLAIN:
+        return x
+    copy = NotImplemented if copied is None or x.size < LEAST_EXACT else copied(x)
+    return np.require(x, requirements=("C", "A")) if copy is NotImplemented else copy
+
+
+def broadcast(specs) -> tuple[int, ...] | None:
     """The shape of a result, or None where the operands' do not broadcast."""
     try:
         return np.broadcast_shapes(*[spec.shape for spec in specs])
@@ -253,7 +276,7 @@ def _broadcast(specs) -> tuple[int, ...] | None:
         return None
 
 
-def _kinds(operands, shape) -> tuple[str, int] | None:
+def kinds_of(operands, shape) -> tuple[str, int] | None:
     """How each operand meets the result's shape, and the number of columns where that matters; None: another way."""
     kinds, columns = "", 0
     for x in operands:
@@ -273,7 +296,7 @@ def _kinds(operands, shape) -> tuple[str, int] | None:
         if columns and columns != width:
             return None
         kinds, columns = kinds + kind, width
-    return (kinds, columns) if "v" in kinds else None
+    return (kinds, columns) if "v" in kinds or {"r", "c"} <= set(kinds) else None
 
 
 #: Every elementwise op with a kernel, by name.

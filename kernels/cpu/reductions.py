@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepcore.backend.dtypes import float32, float64
+from deepcore.backend.dtypes import bfloat16, float16, float32, float64, int64
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import Float, In, Operand, Out, Size, Type, args
@@ -34,6 +34,8 @@ _AHEAD = 8192
 # Of a reduction over rows: bytes of the columns, or of several rows, taken at a time; rows of one chunk at most and at
 # least (numbers, if those are short); and groups that are added one after the other.
 _WIDTH, _ROWS, _FEW_ROWS, _GROUPS = 4096, 1024, 64, 8
+# Elements up to which NumPy reduces whole numbers, and looks for extremes, to the same result.
+_LEAST_EXACT = 1 << 14
 FLOATS = (float32, float64)
 
 
@@ -61,6 +63,8 @@ def combination(tools, dt, name: str):
     """(combine(a, b), its neutral element) of "sum", of "amax" and "amin", which are NaN where a number is, or of
     "top" and "bottom", which pass over it."""
     combine, neutral = _COMBINATIONS[name]
+    if dt.kind in "iu" and name != "sum":
+        neutral = np.iinfo(dt).min if neutral < 0 else np.iinfo(dt).max
     return tools.inline(combine), dt.type(neutral)
 
 
@@ -167,12 +171,31 @@ def plain(tools, dt, ahead: str = ""):
     return summing(tools, dt, term, ahead)
 
 
-@args(x=In, out=Out, tasks=Size, n=Size, parts=Size, each=Size)
-def _rows(tools, name: str, dtype: str):
-    """out[t]: one number for each of a row's `parts` parts. `each`: tasks of a chunk."""
-    dt = np.dtype(dtype)
-    after, zero = tools.after(dt), dt.type(0)
-    if name == "sum":
+# -- sums and extremes ----------------------------------------------------------------------------------------------
+
+
+def _row_arguments(name: str, dtype: str, made: str = "", computed: str = "") -> dict[str, Type]:
+    return {"x": In(dtype), "out": Out(made or dtype), **dict.fromkeys(("tasks", "n", "parts", "each"), Size)}
+
+
+@args(_row_arguments)
+def _rows(tools, name: str, dtype: str, made: str = "", computed: str = ""):
+    """out[t]: one number for each of a row's `parts` parts. `each`: tasks of a chunk.
+
+    `made`: the results' dtype in memory, `computed`: what both are computed in, where that is another than `dtype`.
+    """
+    dt = np.dtype(computed or dtype)
+    after, zero = tools.after(np.dtype(dtype)), dt.type(0)
+    if dt.kind in "iu":
+        combine, neutral = combination(tools, dt, name)
+
+        @tools.inline
+        def reduced(x, n):
+            best = neutral
+            for i in range(n):
+                best = combine(best, dt.type(x[i]))
+            return best
+    elif name == "sum":
         total = plain(tools, dt, "run")
 
         @tools.inline
@@ -251,15 +274,21 @@ def sum_of(lines, dtype: str, pattern: str, parameters: int) -> Kernel | None:
     return jit.KERNELS.get(name) or Kernel(name, _rows_of, lines, dtype, pattern, parameters)
 
 
-@args(x=In, out=Out, outer=Size, n=Size, inner=Size, rows=Size, group=Size, wide=Size, each=Size)
-def _columns(tools, name: str, dtype: str):
-    """out[o, p, j]: x[o, r, j] reduced over part p of the rows r, which has `rows` of them.
+def _column_arguments(name: str, dtype: str, made: str = "", computed: str = "") -> dict[str, Type]:
+    sizes = dict.fromkeys(("outer", "n", "inner", "rows", "group", "wide", "each"), Size)
+    return {"x": In(dtype), "out": Out(made or dtype), **sizes}
+
+
+@args(_column_arguments)
+def _columns(tools, name: str, dtype: str, made: str = "", computed: str = ""):
+    """out[o, p, j]: x[o, r, j] reduced over part p of the rows r, which has `rows` of them; dtypes as in `_rows`.
 
     `group`: rows that are added side by side (a power of two; above 1 only if all columns are taken at once), `wide`:
     columns taken at a time, `each`: tasks of a chunk.
     """
-    dt = np.dtype(dtype)
-    after, width = tools.after(dt), _WIDTH // dt.itemsize
+    dt = np.dtype(computed or dtype)
+    after, after_result = tools.after(np.dtype(dtype)), tools.after(np.dtype(made or dtype))
+    width, number = _WIDTH // dt.itemsize, dt.type
     lanes, levels = tools.local(dt, width), tools.local(dt, width * _LEVELS // 2)
     combine, neutral = combination(tools, dt, name)
 
@@ -282,10 +311,10 @@ def _columns(tools, name: str, dtype: str):
                     acc[j] = neutral
                 for g in range(block * _GROUPS, min(groups, (block + 1) * _GROUPS)):
                     for j in range(lane):
-                        acc[j] = combine(acc[j], source[g * step + j])
+                        acc[j] = combine(acc[j], number(source[g * step + j]))
                 if last:
                     for j in range((count - groups * group) * inner):  # groups take all columns
-                        acc[j] = combine(acc[j], source[groups * step + j])
+                        acc[j] = combine(acc[j], number(source[groups * step + j]))
                 level = 0
                 while block >> level if last else (block >> level) & 1:
                     if (block >> level) & 1:
@@ -302,7 +331,7 @@ def _columns(tools, name: str, dtype: str):
                 for j in range(half * taken):
                     acc[j] = combine(acc[j], acc[half * taken + j])
                 half //= 2
-            result = after(out, (o * parts + p) * inner + column)
+            result = after_result(out, (o * parts + p) * inner + column)
             for j in range(taken):
                 result[j] = acc[j]
         return 0
@@ -312,6 +341,28 @@ def _columns(tools, name: str, dtype: str):
 
 _ROW_KERNELS = {(n, d): Kernel(f"{n}_rows_{d.name}", _rows, n, d.name) for n in ("sum", "amax", "amin") for d in FLOATS}
 _COLUMN_KERNELS = {(n, d): Kernel(f"{n}_columns_{d.name}", _columns, n, d.name) for n, d in _ROW_KERNELS}
+
+
+def _computed(name: str, dtype):
+    """What a reduction of `dtype` is computed in, and what it gives; None where there is no kernel."""
+    if dtype in FLOATS:
+        return dtype, dtype
+    if dtype in (float16, bfloat16):
+        return (float32, dtype) if jit.narrow_floats() else None
+    if name == "sum_integers":
+        return (int64, int64) if dtype.kind in "iub" else None
+    return (dtype, dtype) if dtype == int64 or (name != "sum" and dtype.kind in "iu") else None
+
+
+@functools.cache
+def _kernel_of(name: str, rows: bool, dtype, made, computed) -> Kernel:
+    name = name.removesuffix("_integers")
+    if dtype == made == computed and dtype in FLOATS:
+        return (_ROW_KERNELS if rows else _COLUMN_KERNELS)[name, dtype]
+    dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype
+    title = f"{name}_{'rows' if rows else 'columns'}_{dtype.name}_{made.name}_{computed.name}"
+    build = _rows if rows else _columns
+    return jit.KERNELS.get(title) or Kernel(title, build, name, dtype.name, made.name, computed.name)
 
 
 class _Region(NamedTuple):
@@ -324,8 +375,8 @@ class _Region(NamedTuple):
 
 
 def regions(name: str, dtype, outer: int, n: int, inner: int) -> list[_Region]:
-    """What reduces (outer, n, inner) over the middle."""
-    kernel = (_ROW_KERNELS if inner == 1 else _COLUMN_KERNELS)[name, dtype]
+    """What reduces (outer, n, inner) over the middle, of numbers that are held as they are computed."""
+    kernel = _kernel_of(name, inner == 1, dtype, dtype, dtype)
     size = outer * n * inner
     if inner == 1:
         parts = -(-n // CHUNK) or 1
@@ -362,8 +413,9 @@ def in_steps(steps: list[_Region], source: Operand, first: int, result: Operand)
     ]
 
 
-def _steps(name: str, dtype, shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
+def _steps(name: str, held, shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool):
     """The regions that reduce `dims`, the last ones first, and the shape of the result."""
+    dtype, made = _computed(name, held)  # type: ignore[misc]
     steps: list[_Region] = []
     rest = list(shape)
     runs = [d for d in sorted(dims, reverse=True) if shape[d] != 1]
@@ -375,6 +427,10 @@ def _steps(name: str, dtype, shape: tuple[int, ...], dims: tuple[int, ...], keep
             name, dtype, math.prod(rest[:first]), math.prod(rest[first : last + 1]), math.prod(rest[last + 1 :])
         )
         rest[first : last + 1] = [1] * (last + 1 - first)
+    for i, step in enumerate(steps if held != dtype else ()):
+        first, last, rows = i == 0, i == len(steps) - 1, "tasks" in step.arguments
+        kernel = _kernel_of(name, rows, held if first else dtype, made if last else dtype, dtype)
+        steps[i] = step._replace(kernel=kernel)
     kept = tuple(1 if d in dims else n for d, n in enumerate(shape))
     return steps, kept if keepdim else tuple(n for d, n in enumerate(shape) if d not in dims)
 
@@ -413,16 +469,23 @@ class _Reduction(Lowering):
 
     def planned(self, specs, params) -> Plan | bool | None:
         (x,) = specs
-        if x.dtype not in FLOATS or not x.size or not x.aligned:
+        dtypes = _computed(self.__name__, x.dtype)
+        if dtypes is None or not x.size or not x.aligned:
             return None
         if not x.plain:
             return True
         steps, shape = _steps(self.__name__, x.dtype, x.shape, params["dims"], params["keepdim"])
         if not steps or not all(step.kernel.ready() for step in steps):
             return None
-        between = spaces(steps, x.dtype)
+        computed, made = dtypes
+        between = spaces(steps, computed)
         launches = in_steps(steps, Operand(0), 1, Operand(1 + len(between)))
-        return Plan(contiguous(shape, x.dtype, x.backend), launches, between)
+        return Plan(contiguous(shape, made, x.backend), launches, between)
+
+    def pays(self, specs, params) -> bool:
+        (x,) = specs
+        exact = self.__name__ != "sum" or x.dtype.kind in "iub"
+        return x.dtype in FLOATS or not exact or x.size >= _LEAST_EXACT
 
     def prepared(self, xp, arrays, params, out):
         """An array whose transpose is contiguous; others are left to the reference."""
@@ -434,6 +497,6 @@ class _Reduction(Lowering):
         return mirrored if mirrored is NotImplemented else mirrored.T
 
 
-REDUCTIONS = {name: _Reduction(name) for name in ("sum", "amax", "amin")}
+REDUCTIONS = {name: _Reduction(name) for name in ("sum", "sum_integers", "amax", "amin")}
 for _lowering in REDUCTIONS.values():
     register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)

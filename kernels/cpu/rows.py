@@ -21,7 +21,7 @@ ROW_COST = 32
 # Rows of at most so many numbers are short; rows across memory are worked on in tiles up to the second.
 _SHORT, TILE = 32, 64
 # Rows across memory lie side by side; fewer than this are copied to lie along it.
-_LEAST_INNER = 16
+LEAST_INNER = 16
 # Rows and columns that change places at a time.
 _BLOCK = 16
 
@@ -176,7 +176,7 @@ def tile_slices(outer: int, n: int, inner: int) -> tuple[int, int]:
 
 
 def in_tiles(n: int, inner: int) -> bool:
-    return n <= _SHORT if inner == 1 else n <= TILE and inner >= _LEAST_INNER
+    return n <= _SHORT if inner == 1 else n <= TILE and inner >= LEAST_INNER
 
 
 @args(x=In, out=Out, outer=Size, n=Size, inner=Size, each=Size)

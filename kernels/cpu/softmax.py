@@ -7,6 +7,7 @@ import numpy as np
 from deepcore.kernels.codegen.kernel import In, Operand, Out, Size, args
 from deepcore.kernels.cpu.reductions import LANES, extreme, kernels_of, plain, share, summing
 from deepcore.kernels.cpu.rows import (
+    LEAST_INNER,
     ROW_COST,
     TILE,
     exp_below,
@@ -215,30 +216,127 @@ def _softmax_grad_tiles(tools, log: bool, dtype: str):
     return kernel
 
 
-# The kernel for long rows, and the one for short ones and those across memory.
-_SOFTMAX = kernels_of("softmax", _softmax), kernels_of("softmax_tiles", _softmax_tiles, False)
-_LOG_SOFTMAX = kernels_of("log_softmax", _log_softmax), kernels_of("log_softmax_tiles", _softmax_tiles, True)
-_SOFTMAX_GRAD = kernels_of("softmax_grad", _softmax_grad), kernels_of("softmax_grad_tiles", _softmax_grad_tiles, False)
+# -- long rows across memory: 64 of them at a time, each in a lane, and sums in blocks of 64 numbers -----------------
+
+
+@args(x=In, out=Out, outer=Size, n=Size, inner=Size, each=Size)
+def _softmax_columns(tools, log: bool, dtype: str):
+    """`each`: tasks of a chunk, here and below."""
+    dt = np.dtype(dtype)
+    after, lanes = tools.after(dt), tools.local(dt, LANES)
+    exp, ln, zero, least = tools.lift(exp_below, dt), tools.lift(elementary.log, dt), dt.type(0), dt.type(-np.inf)
+
+    def kernel(x, out, outer, n, inner, each, chunk):
+        blocks = -(-inner // LANES)
+        top, sums, some = lanes(), lanes(), lanes()
+        for t in range(chunk * each, min(outer * blocks, (chunk + 1) * each)):
+            column = t % blocks * LANES
+            count, base = min(LANES, inner - column), t // blocks * n * inner + column
+            source, result = after(x, base), after(out, base)
+            for j in range(count):
+                top[j], sums[j] = least, zero
+            for i in range(n):
+                for j in range(count):
+                    v = source[i * inner + j]
+                    top[j] = v if v > top[j] else top[j]
+            for block in range(0, n, LANES):
+                for j in range(count):
+                    some[j] = zero
+                for i in range(block, min(block + LANES, n)):
+                    for j in range(count):
+                        e = exp(source[i * inner + j] - top[j])
+                        some[j] += e
+                        if not log:
+                            result[i * inner + j] = e
+                for j in range(count):
+                    sums[j] += some[j]
+            if log:
+                for j in range(count):
+                    sums[j] = ln(sums[j])
+            for i in range(n):
+                for j in range(count):
+                    k = i * inner + j
+                    result[k] = (source[k] - top[j]) - sums[j] if log else result[k] / sums[j]
+        return 0
+
+    return kernel
+
+
+@args(g=In, y=In, out=Out, outer=Size, n=Size, inner=Size, each=Size)
+def _softmax_grad_columns(tools, log: bool, dtype: str):
+    dt = np.dtype(dtype)
+    after, lanes = tools.after(dt), tools.local(dt, LANES)
+    exp, zero = tools.lift(exp_below, dt), dt.type(0)
+
+    def kernel(g, y, out, outer, n, inner, each, chunk):
+        blocks = -(-inner // LANES)
+        sums, some = lanes(), lanes()
+        for t in range(chunk * each, min(outer * blocks, (chunk + 1) * each)):
+            column = t % blocks * LANES
+            count, base = min(LANES, inner - column), t // blocks * n * inner + column
+            u, v, result = after(g, base), after(y, base), after(out, base)
+            for j in range(count):
+                sums[j] = zero
+            for block in range(0, n, LANES):
+                for j in range(count):
+                    some[j] = zero
+                for i in range(block, min(block + LANES, n)):
+                    for j in range(count):
+                        k = i * inner + j
+                        some[j] += u[k] if log else u[k] * v[k]
+                for j in range(count):
+                    sums[j] += some[j]
+            for i in range(n):
+                for j in range(count):
+                    k = i * inner + j
+                    if log:
+                        result[k] = u[k] - (zero if sums[j] == zero else exp(v[k]) * sums[j])
+                    else:
+                        result[k] = v[k] * (u[k] - sums[j])
+        return 0
+
+    return kernel
+
+
+# The kernel for long rows, the one for short ones, also across memory, and the one for long rows across memory.
+_SOFTMAX = (
+    kernels_of("softmax", _softmax), kernels_of("softmax_tiles", _softmax_tiles, False),
+    kernels_of("softmax_columns", _softmax_columns, False),
+)  # fmt: skip
+_LOG_SOFTMAX = (
+    kernels_of("log_softmax", _log_softmax), kernels_of("log_softmax_tiles", _softmax_tiles, True),
+    kernels_of("log_softmax_columns", _softmax_columns, True),
+)  # fmt: skip
+_SOFTMAX_GRAD = (
+    kernels_of("softmax_grad", _softmax_grad), kernels_of("softmax_grad_tiles", _softmax_grad_tiles, False),
+    kernels_of("softmax_grad_columns", _softmax_grad_columns, False),
+)  # fmt: skip
 _LOG_SOFTMAX_GRAD = (
     kernels_of("log_softmax_grad", _log_softmax_grad), kernels_of("log_softmax_grad_tiles", _softmax_grad_tiles, True),
+    kernels_of("log_softmax_grad_columns", _softmax_grad_columns, True),
 )  # fmt: skip
+_ROWS, _TILES, _COLUMNS = range(3)
 _LOGSUMEXP = kernels_of("logsumexp", _logsumexp)
 
 
-def _layout(shape: tuple[int, ...], dim: int) -> tuple[bool, int, dict[str, int]]:
-    """(whether in tiles, chunks or 0 where rows must be moved first, the sizes among the kernel's arguments)."""
+def _layout(shape: tuple[int, ...], dim: int) -> tuple[int, int, dict[str, int]]:
+    """(which kernel, chunks or 0 where rows must be moved first, the sizes among the kernel's arguments)."""
     outer, n, inner = split(shape, dim)
     if in_tiles(n, inner):
         chunks, each = tile_slices(outer, n, inner)
-        return True, chunks, {"outer": outer, "n": n, "inner": inner, "each": each}
+        return _TILES, chunks, {"outer": outer, "n": n, "inner": inner, "each": each}
+    if inner >= LEAST_INNER:
+        each = share(outer * n * inner) // (n * LANES) or 1
+        chunks = -(-(outer * -(-inner // LANES)) // each)
+        return _COLUMNS, chunks, {"outer": outer, "n": n, "inner": inner, "each": each}
     each = share(outer * n) // (n + ROW_COST) or 1
-    return False, 0 if inner > 1 else -(-outer // each), {"rows": outer, "n": n, "each": each}
+    return _ROWS, 0 if inner > 1 else -(-outer // each), {"rows": outer, "n": n, "each": each}
 
 
 class _Rows(Lowering):
-    """out[r] = kernel(row r of each operand), for rows along `dim`; `kernels`: for long rows, and in tiles."""
+    """out[r] = kernel(row r of each operand), for rows along `dim`; `kernels`: for long rows, in tiles, and across memory."""
 
-    def __init__(self, name: str, kernels: tuple[dict, dict], *operands: str):
+    def __init__(self, name: str, kernels: tuple[dict, dict, dict], *operands: str):
         super().__init__(name, self.planned, ("dim",), cost=per_element(5))
         #: The kernels' arguments that are arrays.
         self.kernels, self.arrays = kernels, (*operands, "out")
@@ -247,8 +345,8 @@ class _Rows(Lowering):
         x = specs[0]
         if not x.size:
             return None
-        tiled, chunks, sizes = _layout(x.shape, params["dim"] % x.ndim)
-        kernel = self.kernels[tiled].get(x.dtype)
+        which, chunks, sizes = _layout(x.shape, params["dim"] % x.ndim)
+        kernel = self.kernels[which].get(x.dtype)
         if kernel is None or not kernel.ready():
             return None
         if any(spec.dtype != x.dtype for spec in specs):
@@ -261,8 +359,8 @@ class _Rows(Lowering):
             return Plan(result, [Launch(kernel, chunks, **operands, **sizes)])
         # Rows are gathered first.
         outer, n, inner = split(x.shape, params["dim"] % x.ndim)
-        tiled, chunks, sizes = _layout((outer * inner, n), 1)
-        kernel = self.kernels[tiled][x.dtype]
+        which, chunks, sizes = _layout((outer * inner, n), 1)
+        kernel = self.kernels[which][x.dtype]
         launches = [turned(x.dtype, outer, n, inner, Operand(i), Operand(count + i)) for i in range(count)]
         operands = {name: Operand(count + i) for i, name in enumerate(self.arrays)}
         launches.append(Launch(kernel, chunks, **operands, **sizes))

@@ -7,12 +7,18 @@ import functools
 from types import FunctionType
 from typing import NamedTuple
 
-from deepcore.kernels.math import activations, arithmetic, elementary, losses, special
+from deepcore.kernels.math import activations, arithmetic, elementary, losses, special, trigonometric
+
+_MODULES = (arithmetic, activations, losses, elementary, special, trigonometric)
+
+
+def has_function(formula: str) -> bool:
+    return any(formula in vars(module) for module in _MODULES)
 
 
 def function(formula: str) -> FunctionType:
     """The scalar function of a formula."""
-    for module in (arithmetic, activations, losses, elementary, special):
+    for module in _MODULES:
         if formula in vars(module):
             return getattr(module, formula)
     raise KeyError(formula)
@@ -73,6 +79,11 @@ FORMULAS: dict[str, Formula] = {
     )},
     "abs": Formula("absolute", exact=True),
     "sqrt": Formula("square_root", exact=True),
+    **{name: Formula(name, exact=True) for name in ("sign", "cube", "inverse_square")},
+    "floor": Formula("rounded_down", exact=True),
+    "ceil": Formula("rounded_up", exact=True),
+    "trunc": Formula("truncated", exact=True),
+    "clamp": Formula("clamp", ("low", "high"), exact=True),
     "where": Formula("where", exact=True, booleans=1),
     "moved": Formula("moved", ("keep", "take")),
     **{name: Formula(name) for name in (

@@ -268,7 +268,7 @@ def readings():
     kind = type("Kind", (Base,), {"twice": property(lambda self: self.factor), "times": lambda self, x: x * self.scale})
     one, slotted, array, zero = kind(), Slotted(), np.full(3, 2, "f"), {"scale": 0.0}
     one.factor = 2.0
-    numbers, values, queue = [1.0] * 1000, {1.0, 2.0}, collections.deque([2.0])
+    values, queue = {1.0, 2.0}, collections.deque([2.0])
     part = functools.partial(lambda x, scale: x * scale, scale=2.0)
 
     def default(x, scale=2.0, *, more=1.0):
@@ -284,7 +284,7 @@ def readings():
 
     Meta = type("Meta", (type,), {"shared": 2.0})
     Kind, plain, Tripled = Meta("Kind", (), {}), Base(), type("Tripled", (Base,), {"scale": 3.0})
-    shown, user, data, list_of_c = {"scale": 2.0}, collections.UserDict(scale=2.0), bytearray([2]), c_array("d", [2.0])
+    shown, user, list_of_c = {"scale": 2.0}, collections.UserDict(scale=2.0), c_array("d", [2.0])
     view, unread = types.MappingProxyType(shown), dc.ones(2)
     sys.modules["settings_of_a_test"] = types.ModuleType("settings_of_a_test")
     sys.modules["settings_of_a_test"].scale = 2.0
