@@ -122,7 +122,7 @@ def _copied(x: Spec, strides, offset: int) -> Plan | None:
     """The plan of a contiguous copy of what lies `offset` bytes behind the operand, with these strides."""
     size = x.dtype.itemsize
     lengths, steps = _merged(x.shape, strides)
-    if size not in _BITS or not x.aligned or not lengths or len(lengths) > 3:
+    if size not in _BITS or not x.aligned or not x.size or not lengths or len(lengths) > 3:
         return None
     lengths, steps = [1] * (3 - len(lengths)) + lengths, [0] * (3 - len(steps)) + steps
     targets = [lengths[1] * lengths[2] * size, lengths[2] * size]
