@@ -121,6 +121,9 @@ class Target:
             return effect(record) if effect is not None else [self._called(record)]
         plan, ins, before = self.plan(record), list(record.ins), []
         lowering = self.lowering(record)
+        chain = None if isinstance(plan, Plan) else self.chain_of(record)
+        if chain is not None and self.has_kernel(chain):
+            return [_fused(chain.record(record.name))]
         if plan is True:
             copies = lowering.copies([self.spec(ref) for ref in ins], record.params) or ()
             for i, copy in enumerate(copies):
@@ -138,9 +141,6 @@ class Target:
         ):
             floats = [float(record.params[name]) for name in lowering.floats]
             return [*before, self._launched(record, plan, ins, floats)]
-        chain = self.chain_of(record)
-        if chain is not None and self.has_kernel(chain):
-            return [_fused(chain.record(record.name))]
         return [self._called(record)]
 
     def _launched(self, record: Record, plan: Plan, ins: Sequence[Ref], floats: Sequence[float]) -> Step:

@@ -143,6 +143,17 @@ def test_a_value_needed_besides_is_stored_by_the_fused_kernel(monkeypatch):
     assert names == ["mul·exp"] and len(runner.exe.steps[0].outs) == 2
 
 
+def test_expanded_operands_need_no_copy(monkeypatch):
+    monkeypatch.setattr(chains, "WORTH", 1 << 13)
+    names, runner = compiled_with(
+        monkeypatch,
+        build.PASSES,
+        lambda x, row, column, one: dc.tanh(x * row.expand(8, 30) + column.expand(8, 30) * one.expand(8, 30)),
+        *values((8, 30), (30,), (8, 1), (1,)),
+    )
+    assert "copy" not in names and all(step.launches for step in runner.exe.steps), names
+
+
 def test_few_numbers_are_not_worth_a_kernel(monkeypatch):
     monkeypatch.setattr(chains, "WORTH", 1 << 13)
     names, _ = compiled_with(monkeypatch, build.PASSES, lambda x, y: dc.exp(x * y).sum(), *values((8, 8), (8, 8)))

@@ -156,13 +156,14 @@ def chain_of(record: Record, unlike: frozenset[str] = frozenset(), booleans: boo
 
 def kind_of(ref: Ref, out: Ref) -> tuple[str, int]:
     """How an operand lies to the result: a letter of the pattern, "" for none, and columns where it is rows or columns."""
-    if not ref.contiguous:
+    shape = tuple([n if stride else 1 for n, stride in zip(ref.shape, ref.strides)])  # without what is expanded
+    if not Ref(ref.buffer, ref.offset, shape, ref.strides, ref.dtype).contiguous:
         return "", 0
-    if ref.shape == out.shape:
+    if shape == out.shape:
         return "v", 0
-    if math.prod(ref.shape) == 1:
+    if math.prod(shape) == 1:
         return "s", 0
-    shape = (1,) * (len(out.shape) - len(ref.shape)) + ref.shape
+    shape = (1,) * (len(out.shape) - len(shape)) + shape
     for cut in range(len(shape) + 1):
         columns = math.prod(out.shape[cut:])
         if math.prod(shape[:cut]) == 1 and shape[cut:] == out.shape[cut:]:
