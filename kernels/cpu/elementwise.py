@@ -265,7 +265,7 @@ def _contiguous(x) -> np.ndarray:
     if x.flags.num & _PLAIN == _PLAIN:
         return x
     copy = NotImplemented if copied is None or x.size < LEAST_EXACT else copied(x)
-    return np.require(x, requirements="CA") if copy is NotImplemented else copy
+    return np.require(x, requirements=("C", "A")) if copy is NotImplemented else copy
 
 
 def broadcast(specs) -> tuple[int, ...] | None:
