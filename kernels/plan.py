@@ -151,7 +151,12 @@ class Plan:
         self.empty: Callable = _parallel_empty if self.parallel else allocator.empty
         if not self.parallel and spec.size * spec.dtype.itemsize < _LARGE:
             self.empty = np.empty
-        self.call: Callable = entered(self.launches, temporaries, len(self.results))
+
+    def __getattr__(self, name: str):
+        if name != "call":
+            raise AttributeError(name)
+        self.call: Callable = entered(self.launches, self.temporaries, len(self.results))  # programs have no need of it
+        return self.call
 
     def outputs(self, *given) -> list[np.ndarray]:
         """Memory for all results that is not given, and the thread pool ready where the launches use it."""
@@ -215,8 +220,9 @@ class Lowering:
     `keys` names the parameters that a plan depends on, or is a function of the parameters; `floats` names those that are
     numbers: operands, and never keys. `draws`: the parameters seed, stream and position are one operand, an int64 array.
     `many`: results are a tuple, however many there are. `on_stop(xp, arrays, params)` raises what the status of a kernel
-    means; where it returns, the reference runs. `cost(specs, params)`: operations of arithmetic. The instance is the op's
-    kernel for `register`.
+    means; where it returns, the reference runs. `cost(specs, params)`: operations of arithmetic. `epilogue(plan, kernel,
+    others, keep)`: a plan of this op with an elementwise kernel applied to its result, as `with_epilogue` makes it, or None.
+    The instance is the op's kernel for `register`.
     """
 
     def __init__(
@@ -232,6 +238,7 @@ class Lowering:
         copies: Callable[..., tuple[bool, ...] | None] | None = None,
         on_stop: Callable[..., None] | None = None,
         cost: Callable[..., float] | None = None,
+        epilogue: Callable[..., Plan | None] | None = None,
     ):
         self.__name__ = self.op_name = op_name
         self.lower, self.floats, self.prepare = lower, floats, prepare
@@ -240,6 +247,7 @@ class Lowering:
         self.has_slots = draws or bool(floats)
         self.copies: Callable[..., tuple[bool, ...] | None] = copies or _not_plain
         self.cost: Callable[..., float] = cost or _largest
+        self.epilogue = epilogue
         #: By specs, and parameters that are keys; False: the reference, True: `prepare`.
         self.plans: dict[Any, Plan | bool] = {}
         #: Of a call's parameters, those that are keys.
@@ -281,13 +289,7 @@ class Lowering:
     def __call__(self, xp, *arrays, out=None, **params):
         while arrays and arrays[-1] is None:
             arrays = arrays[:-1]
-        specs = [spec_of(array, xp) for array in arrays]
-        key = self.key(params)
-        operands = specs[0] if len(specs) == 1 else tuple(specs)
-        whole = operands if key is None else (operands, key)
-        plan = self.plans.get(whole)
-        if plan is None or plan is False:  # here it runs by kernels whether or not that pays
-            plan = self.plans[whole] = self._lowered(specs, params)
+        plan = self.plan_by_kernels([spec_of(array, xp) for array in arrays], params)
         if isinstance(plan, bool):
             return (self.prepare or self._copied)(xp, arrays, params, out) if plan else NotImplemented
         try:
@@ -298,6 +300,18 @@ class Lowering:
             self.on_stop(xp, arrays, params)
             return NotImplemented
         return (result,) if self.many and not isinstance(result, tuple) else result
+
+    def plan_by_kernels(self, specs: Sequence[Spec], params: dict) -> Plan | bool:
+        """As `plan`, whether or not kernels pay."""
+        key = self.key(params)
+        operands = specs[0] if len(specs) == 1 else tuple(specs)
+        whole = operands if key is None else (operands, key)
+        plan = self.plans.get(whole)
+        if plan is None or plan is False:
+            if len(self.plans) >= _MOST:
+                self.plans.clear()
+            plan = self.plans[whole] = self._lowered(specs, params)
+        return plan
 
     def _copied(self, xp, arrays, params, out):
         """The result by way of contiguous copies."""
@@ -321,6 +335,33 @@ def _largest(specs: Sequence[Spec], params: dict) -> float:
 def per_element(operations: float) -> Callable[..., float]:
     """A cost: operations for each element of the largest operand."""
     return lambda specs, params: operations * _largest(specs, params)
+
+
+def with_epilogue(plan: Plan, kernel: Kernel, others: int = 0, keep: bool = False) -> Plan | None:
+    """The plan with an elementwise kernel applied to its result by its last launch, while that is in the nearest cache.
+
+    That launch has the arguments `out`, `activation` (the kernel), `pre` (what the kernel is applied to is stored there) and
+    `other` (its second operand). `others`: 1 where the kernel has a second operand, an array behind those of the plan.
+    Results: what the kernel gives, and with `keep` the plan's. None where there is a kernel already.
+    """
+    last = plan.launches[-1]
+    if last.argument("activation") or last.argument("pre"):
+        return None
+    out = last.argument("out")
+    assert isinstance(out, Operand)
+    arrays = out.number - len(plan.temporaries)
+
+    def place(operand: Operand) -> Operand:
+        return Operand(operand.number + others) if operand.number >= arrays else operand
+
+    changes: dict[str, Any] = {"activation": kernel}
+    if keep:
+        changes["pre"] = Operand(out.number + others + 1)
+    if others:
+        changes["other"] = Operand(arrays)
+    launches = [each.over(place) for each in plan.launches]
+    launches[-1] = launches[-1].replaced(**changes)
+    return Plan(plan.spec, launches, plan.temporaries, owner=plan.owner, aux=[plan.spec] * keep)
 
 
 @args(state=Words, blocks=Size, out=Out(np.int64))

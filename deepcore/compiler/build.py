@@ -12,6 +12,7 @@ from deepcore.compiler.ir import Program, Record
 from deepcore.compiler.passes import algebra, cse, dead, epilogue, finite, fold, fuse, masks, reuse
 from deepcore.compiler.record import Recorder
 from deepcore.kernels.cpu import optimizer as updates
+from deepcore.kernels.math.formulas import count
 from deepcore.kernels.runtime.executable import Buffer, Executable, Ref, Step, moves, plan_memory
 
 #: In their order. On a GPU, `reuse` has nothing to do: there is no planned memory.
@@ -129,4 +130,5 @@ def _update(recorder: Recorder, update, gradients: list[Ref]) -> tuple[list[Step
         before.append(Step(f"{name} {what}", gradients, norm, check, kept=True))
     arrays = [*plan.weights, *(a for batch in plan.program.batches for column in batch.states for a in column)]
     changed = [Ref(*outside(a), a.shape, a.strides, a.dtype) for a in arrays if a.size]
-    return before, Step(name, gradients, changed, change, kept=True)
+    arithmetic = sum(count(b.update.formula) * sum(w.size for w in b.weights) for b in plan.program.batches)
+    return before, Step(name, gradients, changed, change, kept=True, arithmetic=arithmetic)

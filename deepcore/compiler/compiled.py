@@ -21,7 +21,7 @@ from deepcore.compiler.build import build
 from deepcore.compiler.guards import PLAIN, Guards, is_scalar, same
 from deepcore.compiler.record import Fault, Recorder
 from deepcore.compiler.runner import Arena, Overlap, Runner, Stopped, same_bits
-from deepcore.compiler.split import Backwards, ProgramNode, Split, attach, is_differentiable
+from deepcore.compiler.split import Backwards, FreedNode, ProgramNode, Split, attach, is_differentiable
 from deepcore.config import settings
 from deepcore.effects import effect, mode
 from deepcore.errors import ArgumentError, DeepcoreWarning
@@ -46,16 +46,32 @@ _THEN_EACH = 997
 class _Leaf:
     """The place of tensor number `i` in a structure."""
 
-    __slots__ = ("i",)
+    __slots__ = ("i", "node")
 
-    def __init__(self, i: int):
+    def __init__(self, i: int, node: FreedNode | None = None):
         self.i = i
+        #: The node of a result whose graph the function has gone through.
+        self.node = node
 
 
 class _Argument(_Leaf):
     """The place of argument number `i`, which is returned itself."""
 
     __slots__ = ()
+
+
+class _Alias:
+    """The place of another tensor over memory that was there before."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+    def again(self) -> Tensor:
+        new = from_raw(self.tensor._data, self.tensor.backend)
+        new._storage, new._base = self.tensor.storage(), self.tensor._base
+        return new
 
 
 class _Gradient:
@@ -131,18 +147,19 @@ class Compiled:
                     if misfit is not None:
                         reason = misfit
                         continue
+                    if not latest:
+                        self._known.move_to_end(key)
+                        self._latest = key, self._known[key]
+                    mine = runner.unique(arrays)
                     if _is_due(runner) and runner.room_for_copies():
-                        return self._checked(key, runner, tree, args, kwargs, arrays, tensors)
+                        return self._checked(key, runner, tree, args, kwargs, mine, tensors)
                     try:
-                        results = runner(arrays, tensors)
+                        results = runner(mine, tensors)
                     except (Stopped, Overlap):
                         break
                     if runner.backwards is not None:
                         self.runs += 1
-                        return self._differentiable(runner, tree, results, arrays, tensors)
-                    if not latest:
-                        self._known.move_to_end(key)
-                        self._latest = key, self._known[key]
+                        return self._differentiable(runner, tree, results, mine, tensors)
                     self.runs += 1
                     if runner.fresh:  # the gradients that the function made have gone
                         runner.fresh = False
@@ -204,8 +221,9 @@ class Compiled:
             self._give_up(
                 key, Fault(f"it computes {wrong} otherwise than its program, again", "a check of its results")
             )
-        else:
-            self._distrusted.add(key)
+            return result
+        self._distrusted.add(key)
+        if not self.unasked:
             warnings.warn(
                 f"{self._name} no longer computes what it did when it was compiled ({wrong}), so it is compiled again: what "
                 "changes from call to call must be a tensor or an array among its arguments",
@@ -316,7 +334,7 @@ class Compiled:
         else:
             from deepcore.compiler.cuda import GraphRunner
 
-            runner = GraphRunner(recorder, refs, leaves, tensors, guards)
+            runner = GraphRunner(recorder, refs, leaves, tensors, guards)  # type: ignore[arg-type]
         runner.backwards, runner.places, runner.count = backwards, places, len(outputs)
         wrong = runner.check(recorder, arrays, leaves)
         if wrong:
@@ -617,18 +635,22 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
         if recorder.is_written(leaf):
             return leaf
         ref = recorder.norms.get(leaf) or recorder.ref(leaf._data, leaf)
-        if ref.buffer.kind == "given":
-            recorder.note("a result that shares the memory of an argument")
+        place = recorder.find(leaf._data)
+        if place is not None and place[0].kind == "given":
+            recorder.note(f"a result that shares the memory of {'an argument' if place[0].name else 'a gradient'}")
         elif ref.buffer in held:
             recorder.note("a result that shares the memory of a gradient")
         if ref.buffer.kind == "outside" and leaf._data.size:
-            if leaf not in recorder.watched():
-                recorder.note("a result in memory that was there before")
+            if id(leaf) in recorder.made_tensors:
+                if leaf._requires_grad:
+                    recorder.note("a differentiable view of memory that was there before")
+                return _Alias(leaf)
             return leaf
         if leaf._node is None and leaf._requires_grad:
             recorder.note("a leaf that the function makes")
+        freed = leaf._node if leaf._node is not None and not is_differentiable(leaf) else None
         found.append((ref, leaf._data, leaf))
-        known[id(leaf)] = _Leaf(len(found) - 1)
+        known[id(leaf)] = _Leaf(len(found) - 1, None if freed is None else FreedNode(freed))
         return known[id(leaf)]
 
     return _mapped(leave, tree)
@@ -671,7 +693,10 @@ def _mapped(f: Callable, tree):
 def _filled(tree, results: list, given: list[Tensor], backend):
     """The structure with the results in place of the leaves."""
     if tree.__class__ is _Leaf:  # one tensor is what is returned most
-        return from_raw(results[tree.i], backend)
+        result = from_raw(results[tree.i], backend)
+        if tree.node is not None:
+            result._node, result._requires_grad = tree.node, True
+        return result
     tensors = [from_raw(array, backend) for array in results]
     _share_storage(tensors)
     return _refilled(tree, tensors, given)
@@ -680,9 +705,13 @@ def _filled(tree, results: list, given: list[Tensor], backend):
 def _refilled(tree, tensors: list[Tensor], given: list[Tensor]):
     def fill(leaf):
         if leaf.__class__ is _Leaf:
+            if leaf.node is not None:
+                tensors[leaf.i]._node, tensors[leaf.i]._requires_grad = leaf.node, True
             return tensors[leaf.i]
         if leaf.__class__ is _Gradient:
             return leaf.tensor.grad
+        if leaf.__class__ is _Alias:
+            return leaf.again()
         return given[leaf.i] if leaf.__class__ is _Argument else leaf
 
     return _mapped(fill, tree)
@@ -700,7 +729,7 @@ def _share_storage(tensors: list[Tensor]) -> None:
 def _memory(array) -> int:
     """What tells an array's memory from another's; CuPy's arrays may have no base though another owns their memory."""
     owner = root(array)
-    memory = getattr(owner.data, "mem", None)
+    memory = None if hasattr(owner, "ctypes") else owner.data.mem  # NumPy's arrays, and CuPy's
     return id(owner) if memory is None else memory.ptr
 
 
@@ -712,19 +741,24 @@ def _difference(tree, result, results: list, given: list[Tensor], backend) -> st
     def compare(leaf, theirs) -> None:
         nonlocal number
         number += 1
-        if leaf.__class__ is _Leaf:
+        if leaf.__class__ is _Leaf and isinstance(theirs, float):  # what `finite` gives when nobody records
+            right = results[leaf.i].size == 1 and repr(results[leaf.i].item()) == repr(theirs)
+        elif leaf.__class__ is _Leaf:
             right = isinstance(theirs, Tensor) and same_bits(backend, results[leaf.i], theirs._data)
         elif leaf.__class__ is _Gradient:
             right = theirs is leaf.tensor.grad
         elif leaf.__class__ is _Argument:
             right = theirs is given[leaf.i]
+        elif isinstance(leaf, (Tensor, _Alias)):
+            leaf = leaf if isinstance(leaf, Tensor) else leaf.tensor
+            right = isinstance(theirs, Tensor) and same_bits(backend, leaf._data, theirs._data)
         else:
             right = same(theirs, leaf) or theirs == leaf
         if not right:
             found.append(f"result {number - 1}")
 
     def walk(expected, theirs) -> None:
-        if expected.__class__ in (_Leaf, _Argument, _Gradient):
+        if expected.__class__ in (_Leaf, _Argument, _Gradient, _Alias):
             compare(expected, theirs)
         elif type(expected) is not type(theirs):
             found.append("the type of a result")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from deepcore import kernels
 from deepcore.backend import dtypes as dt
-from deepcore.compiler.cost import arithmetic
+from deepcore.backend import get_backend
 from deepcore.compiler.ir import Record
-from deepcore.compiler.passes.chains import WORTH, Chain, Operand, chain_of
+from deepcore.compiler.passes.chains import Chain, Operand, chain_of
+from deepcore.config import settings
 from deepcore.kernels.codegen.jit import Kernel, bits
-from deepcore.kernels.cpu import checks, dropout, elementwise, gemm, reductions
+from deepcore.kernels.cpu import checks, dropout, elementwise, reductions
 from deepcore.kernels.plan import Operand as Number
 from deepcore.kernels.plan import Plan, Spec, interned
 from deepcore.kernels.runtime import allocator
@@ -25,13 +27,16 @@ _WORDS = (1 << 64) - 1
 class Target:
     """The CPU's side of compiling one program. `draws`: how many draws of random numbers it makes."""
 
-    chain_of = staticmethod(chain_of)
-
     def __init__(self, backend, draws: int):
         self.backend = backend
+        #: Without kernels, records are calls of what eager execution runs.
+        self.kernels = settings.kernels
         #: (seed, stream, position) of each draw, set before each run.
         self.words = allocator.zeros((max(draws, 1), 3), dt.int64)
         self._words = Buffer("outside", self.words.nbytes, self.words, "draws")
+
+    def chain_of(self, record: Record) -> Chain | None:
+        return chain_of(record) if self.kernels else None
 
     # -- what passes may do -------------------------------------------------------------------------------
     def has_kernel(self, chain: Chain) -> bool:
@@ -39,7 +44,7 @@ class Target:
 
     def summed(self, chain: Chain, record: Record) -> Record | None:
         """The sum of what a chain computes, without its being stored; None where that has no kernel."""
-        if record.op is None or record.op.name != "sum" or record.plan is not None or chain.size < WORTH:
+        if record.op is None or record.op.name != "sum" or record.plan is not None or not chain.pays:
             return None
         (ref,) = record.ins
         if (ref.buffer, ref.offset) != (chain.stored[0][1].buffer, chain.stored[0][1].offset) or not ref.contiguous:
@@ -55,11 +60,14 @@ class Target:
             return None
         floats = tuple(map(_number, words))
         places = list(map(chain.place, operands))
-        return Record(record.name, places, record.outs, record.op, record.params, plan=plan, floats=floats)
+        return Record(
+            record.name, places, record.outs, record.op, record.params, plan=plan, floats=floats, fused=chain.arithmetic
+        )  # fmt: skip
 
     def finished(self, product: Record, chain: Chain, x: Operand, others: list[Operand], keep: bool) -> Record | None:
         """A product that applies a chain to its result; with `keep` it has that result, too. None where it cannot."""
-        if product.op is None or product.op.name not in _PRODUCTS:
+        lowering = None if product.op is None else self.lowering(product)
+        if lowering is None or lowering.epilogue is None:
             return None
         (out,), (_, result) = product.outs, chain.stored[0]
         if not out.whole or not result.whole or out.nbytes != result.nbytes or result.dtype != out.dtype:
@@ -68,11 +76,13 @@ class Target:
         kernel, _ = kernel_of(chain, [x, *others])
         if not isinstance(plan, Plan) or not kernel.ready():
             return None
-        new = gemm.with_epilogue(plan, kernel, len(others), keep)
+        new = lowering.epilogue(plan, kernel, len(others), keep)
         if new is None:
             return None
         ins, outs = [*product.ins, *map(chain.place, others)], [result, out] if keep else [result]
-        return Record("", ins, outs, product.op, product.params, call=None, kept=product.kept, plan=new)
+        return Record(
+            "", ins, outs, product.op, product.params, kept=product.kept, plan=new, fused=chain.arithmetic
+        )  # fmt: skip
 
     def masked(self, record: Record, again: bool) -> Plan | None:
         """A dropout's plan that keeps its mask, or reads one."""
@@ -90,10 +100,10 @@ class Target:
 
     def plan(self, record: Record) -> Plan | bool | None:
         """The plan of a record's op for operands where they are."""
-        lowering = self.lowering(record)
+        lowering = self.lowering(record) if self.kernels else None
         if lowering is None:
             return None
-        return lowering.lower([self.spec(ref) for ref in record.ins], record.params)
+        return lowering.plan_by_kernels([self.spec(ref) for ref in record.ins], record.params)
 
     def lower(self, record: Record) -> list[Step]:
         """The steps of a record: launches where its op has a plan, else a call of its forward."""
@@ -120,7 +130,7 @@ class Target:
                         Ref(Buffer("own", ins[i].nbytes), 0, ins[i].shape, contiguous(ins[i]), ins[i].dtype),
                     )
                     before.append(move(ins[i], ref))
-            plan = lowering.lower([self.spec(ref) for ref in ins], record.params) if before else None
+            plan = lowering.plan_by_kernels([self.spec(ref) for ref in ins], record.params) if before else None
         if (
             isinstance(plan, Plan)
             and len(plan.results) == len(record.outs)
@@ -162,6 +172,19 @@ class Target:
         if record.draw is not None:
             call = functools.partial(_with_words, call, self.words[record.draw.row])
         return Step(record.name, record.ins, record.outs, call=call, kept=record.kept)
+
+
+def arithmetic(record: Record) -> float:
+    """Operations of arithmetic, as formulas and the CPU's lowerings declare them, on whatever device."""
+    if record.chain is not None:
+        return record.chain.arithmetic
+    cpu = get_backend("cpu")
+    lowering = None if record.op is None else kernels.lowering(record.op.name, cpu)
+    if lowering is not None:
+        specs = [interned(ref.shape, ref.strides, ref.dtype, ref.contiguous, cpu) for ref in record.ins]
+        return record.fused + lowering.cost(specs, record.params)
+    sizes = (math.prod(ref.shape) for ref in (*record.ins, *record.outs))
+    return 0 if record.name == "copy" else max(sizes, default=0)
 
 
 def _with_words(call: Callable, words, *arrays):
@@ -213,7 +236,6 @@ def _number(word: int) -> float:
     return struct.unpack("d", struct.pack("q", word))[0]
 
 
-_PRODUCTS = {"matmul", "linear"}
 _EFFECTS: dict[str, Callable[[Record], list[Step]]] = {
     "copy": _copied,
     "finite": lambda record: [checks.finite(record.ins[0])],

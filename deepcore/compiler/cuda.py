@@ -11,9 +11,9 @@ from itertools import chain, repeat
 from operator import call, is_, setitem
 from typing import Any
 
+from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import PASSES, optimized
-from deepcore.compiler.cost import arithmetic
-from deepcore.compiler.cpu import contiguous
+from deepcore.compiler.cpu import arithmetic, contiguous
 from deepcore.compiler.graphs import Graph, Words, Wrong, at_place, view
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes import dead
@@ -24,7 +24,7 @@ from deepcore.config import settings
 from deepcore.kernels.codegen.jit import signed_words
 from deepcore.kernels.cuda import fused, philox
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
-from deepcore.kernels.runtime.executable import Buffer, Ref, Step
+from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, span
 from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
 
@@ -34,8 +34,6 @@ _UNLIKE = frozenset({"maximum", "minimum"})
 
 class DeviceRecorder(Recorder):
     """Records a function on a GPU."""
-
-    writes_arguments = False
 
     def __init__(self, backend, looks: Callable | None = None):
         super().__init__(backend, looks)
@@ -261,21 +259,16 @@ class DevicePlan:
 class GraphRunner(Runner):
     """Runs a program on a GPU: inputs are copied in, words sent, one graph launched, results copied out."""
 
-    def __init__(self, recorder: DeviceRecorder, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
+    def __init__(self, recorder: Any, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
         self.wrong = recorder.wrong
         self.output_refs = outputs
         self.keep(recorder, [recorder.grads[leaf] for leaf in leaves], leaves, given, guards)
-        #: What is new in each call, and its memory in the graph.
-        come_in = [*recorder.given, *((b, b.array) for _, b in self.accumulated)]
-        self.inputs = {buffer: _alike(self.backend, array) for buffer, array in come_in}
-        self.copied = [self.inputs[buffer] for buffer, _ in come_in]
-
-    @property
-    def exe(self) -> Graph:
-        return self.graph
+        #: What is new in each call, arguments and gradients that are added to, and its memory in the graph.
+        self.come_in = [*self.arguments, *(buffer for _, buffer in self.accumulated)]
+        self.inputs = {buffer: _input(self.backend, buffer.array) for buffer in self.come_in}
 
     # -- making -------------------------------------------------------------------------------------------
-    def check(self, recorder: DeviceRecorder, arrays: list, leaves: list) -> str | None:
+    def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
         """Capture, and run the graph once on what was there before the function ran; what is wrong, or None."""
         wrong = None
         for optimize in (True, False):
@@ -287,12 +280,13 @@ class GraphRunner(Runner):
                 break
         return wrong
 
-    def _assemble(self, recorder: DeviceRecorder, optimize: bool) -> None:
+    def _assemble(self, recorder: Recorder, optimize: bool) -> None:
         """The graph of the steps, with what outlives them, in their order."""
         xp = self.backend
         updated = [ref for update in self.updates for ref in update.gradients]
         words = self.words = Words(xp)
-        target = self.target = Target(xp, words, len(self.rows))
+        target = Target(xp, words, len(self.rows))
+        self.target: Any = target
         ends = [*self.output_refs, *self.grad_refs, *updated]
         program = optimized(recorder, ends, target, passes_of(optimize))
         found = program.lasting
@@ -300,9 +294,11 @@ class GraphRunner(Runner):
         at = len(self.output_refs) + len(self.grad_refs)
         contents = dict(zip(recorder.redirected, found[len(ends) :]))
         results, gradients = found[: len(self.output_refs)], found[len(self.output_refs) : at]
-        self.new_sums = [contents.get(buffer) for buffer in recorder.accumulated.values()]
-        sums = [ref for ref in self.new_sums if ref is not None]
-        self.new_grad_refs = [_owned(steps, ref, {ref.buffer for ref in (*results, *sums)}) for ref in gradients]
+        #: What of the inputs is written, by number: where its new content is.
+        numbers = {buffer: i for i, buffer in enumerate(self.come_in)}
+        self.new = {numbers[buffer]: ref for buffer, ref in contents.items() if buffer in numbers}
+        taken = {ref.buffer for ref in (*results, *self.new.values())}
+        self.new_grad_refs = [_owned(steps, ref, taken) for ref in gradients]
         for update in self.updates:
             gradients, at = found[at : at + len(update.gradients)], at + len(update.gradients)
             steps += update.plan.step(words, type(update.optimizer).__name__, gradients)
@@ -312,13 +308,15 @@ class GraphRunner(Runner):
                 steps.append(Step("copy", [ref], [to], call=itself))
         words.make()
         self.results = Results(results)
-        self.graph = Graph(xp, steps, words, self.wrong, self.inputs, [*results, *self.new_grad_refs, *sums])
+        self.exe = self.graph = Graph(
+            xp, steps, words, self.wrong, self.inputs, [*results, *self.new_grad_refs, *self.new.values()]
+        )
 
     def _capture(self, again: Callable) -> None:
         graph = self.graph
         graph.capture(again)
         self.results.find(graph)
-        self.sums = [graph.memory(ref.buffer) if ref is not None else None for ref in self.new_sums]
+        self.written_memory = {i: graph.memory(ref.buffer) for i, ref in self.new.items()}
         # Gradients are held by their tensors alone, so that others' references can be told.
         self.grad_arrays = [graph.array(ref) for ref in self.new_grad_refs]
         for ref in self.new_grad_refs:
@@ -326,7 +324,7 @@ class GraphRunner(Runner):
         self.grads = [from_raw(array, self.backend) for array in self.grad_arrays]
         self.held = [*self.grads, *self.grad_arrays]
 
-    def _tried(self, recorder: DeviceRecorder, arrays: list, leaves: list) -> str | None:
+    def _tried(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
         xp, before = self.backend, recorder.before
         after = {buffer: buffer.array.copy() for buffer in before}
 
@@ -356,16 +354,14 @@ class GraphRunner(Runner):
             ]
             pairs += [(_of(leaf), array, leaf.grad._data) for leaf, array in zip(leaves, self.grad_arrays)]
             pairs += [(f"memory of shape {b.array.shape}", b.array, after[b]) for b in before if b.kind == "outside"]
-            pairs += [
-                (_of(leaf), _bytes_as(memory, b.array), after[b])
-                for (leaf, b), memory in zip(self.accumulated, self.sums)
-                if memory is not None
-            ]
+            for i, memory in self.written_memory.items():
+                buffer = self.come_in[i]
+                pairs.append((self._name(i), _bytes_as(memory, buffer.array), after[buffer]))
             return differing(xp, pairs)
         finally:
             put(after)
 
-    def _tried_backward(self, recorder: DeviceRecorder, optimize: bool) -> str | None:
+    def _tried_backward(self, recorder: Recorder, optimize: bool) -> str | None:
         """The backward pass by gradients of 1, as it was recorded, after a forward pass by the graph."""
         backwards, xp = self.backwards, self.backend
         saved = self.results.copies(xp)[self.count :]
@@ -389,7 +385,8 @@ class GraphRunner(Runner):
             xp.synchronize()
             self.wrong.check()
             put = self._way_back()
-            self._bring_in(arrays)
+            given = self._given(arrays)
+            self._bring_in(given)
             for update in self.updates:
                 update.plan.after(update.optimizer, object())
             self._set_draws([generator.where() for generator, _ in self.generators])
@@ -397,7 +394,7 @@ class GraphRunner(Runner):
             self.graph.launch()
             results = self.results.copies(xp)
             gradients = [array.copy() for array in self.grad_arrays]
-            sums = [_bytes_as(memory, held).copy() for memory, held in self._sums()]
+            written = {i: _bytes_as(memory, given[i]).copy() for i, memory in self.written_memory.items()}
             changed = [(b.array, b.array.copy()) for b in self.changed if b.kind == "outside"]
             put()
             xp.synchronize()
@@ -410,9 +407,10 @@ class GraphRunner(Runner):
             leaves[i] = tensors[place]
         pairs = [(f"memory of shape {array.shape}", copy, array) for array, copy in changed]
         pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
-        summed = [leaf for (leaf, _), memory in zip(self.accumulated, self.sums) if memory is not None]
-        cleared = set(self.cleared)
-        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(summed, sums) if leaf not in cleared]
+        held = [*arrays, *(leaf.grad for leaf, _ in self.accumulated)]
+        cleared = set(map(id, self.cleared))
+        gone = {i for i, (leaf, _) in enumerate(self.accumulated, len(arrays)) if id(leaf) in cleared}
+        pairs += [(self._name(i), mine, held[i]) for i, mine in written.items() if i not in gone]
         for name, mine, theirs in pairs:
             theirs = theirs._data if isinstance(theirs, Tensor) else theirs
             if theirs is None or not same_bits(xp, mine, theirs):
@@ -436,32 +434,35 @@ class GraphRunner(Runner):
         """(seed, stream, position) of each draw of the last run."""
         return self.target.draws.host.copy() if self.rows else None
 
-    def _sums(self) -> list[tuple[Any, Any]]:
-        """Of gradients that are added to: the bytes of the sum, and the gradient's array."""
-        pairs = zip(self.accumulated, self.sums)
-        return [(memory, leaf.grad._data) for (leaf, _), memory in pairs if memory is not None]  # type: ignore[union-attr]
+    def _name(self, i: int) -> str:
+        """Of what input `i` is."""
+        count = len(self.arguments)
+        return f"argument {i}" if i < count else _of(self.accumulated[i - count][0])
 
-    def _bring_in(self, arrays: list) -> None:
-        """Copy to the graph's memory what is new in a call."""
-        given = [*arrays, *(leaf.grad._data for leaf, _ in self.accumulated)]  # type: ignore[union-attr]
-        for mine, array in zip(self.copied, given):
-            mine[...] = array
+    def _given(self, arrays: list) -> list:
+        """The arrays of what is new in a call."""
+        return [*arrays, *(leaf.grad._data for leaf, _ in self.accumulated)]  # type: ignore[union-attr]
+
+    def _bring_in(self, given: list) -> None:
+        """Copy them to the graph's memory."""
+        for buffer, array in zip(self.come_in, given):
+            self.inputs[buffer][...] = array
 
     # -- running ------------------------------------------------------------------------------------------
     def __call__(self, arrays: list, tensors: list[Tensor]) -> list:
         xp = self.backend
         self.wrong.check()
-        if self.spans and any(map(self.overlaps, arrays)):
+        if self.arguments_overlap(arrays):
             raise Overlap
         with xp.gpu:
             attached = not self.grads or self._grads_are_free()
-            self._bring_in(arrays)
+            given = self._given(arrays)
+            self._bring_in(given)
             after = self.after(tensors, attached)
             claims: list = []
             try:
                 self._set_draws([generator.claim(blocks, claims) for generator, blocks in self.generators])
                 self.words.send()
-                sums = self._sums()
                 results = self.results.empty(xp)
                 self.count_writes(1, tensors)
                 any(chain(map(call, (self.graph.launch,)), *after, map(call, (claims.clear,))))
@@ -469,8 +470,8 @@ class GraphRunner(Runner):
                 if claims:
                     give_back(claims)
             found = self.results.fill(results)
-            for memory, held in sums:
-                held[...] = _bytes_as(memory, held)
+            for i, memory in self.written_memory.items():
+                given[i][...] = _bytes_as(memory, given[i])
         return found
 
     def times(self, rounds: int = 5) -> list[float]:
@@ -538,9 +539,9 @@ class GraphBackward:
         bound = [(buffer, array) for buffer, array in bound if buffer in self.used]
         with xp.gpu:
             if words is not None:
-                self.target.draws.host[...] = words
+                self.target.draws.host[...] = words  # type: ignore[union-attr]
             if self.graph is None:
-                inputs = {buffer: _alike(xp, array) for buffer, array in bound}
+                inputs = {buffer: _input(xp, array) for buffer, array in bound}
                 graph = Graph(xp, self.steps, self.words, self.wrong, inputs, self.lasting)
                 self._bring_in(graph, bound)
                 graph.capture()
@@ -618,6 +619,15 @@ def _owned(steps: list[Step], ref: Ref, others: set[Buffer]) -> Ref:
     to = Ref(Buffer("own", ref.nbytes), 0, ref.shape, contiguous(ref), ref.dtype)
     steps.append(Step("copy", [ref], [to], call=itself))
     return to
+
+
+def _input(xp, array):
+    """New memory with an array's strides, which the program's places are relative to."""
+    if not array.size:
+        return xp.empty(array.shape, dtype=array.dtype)
+    low, high = span(array)
+    memory = xp.empty(high - low, dtype=dt.uint8)
+    return at_place(memory, Ref(None, address_of(array) - low, array.shape, array.strides, array.dtype))  # type: ignore[arg-type]
 
 
 def _alike(xp, array):

@@ -42,6 +42,7 @@ class Guards:
         #: Compared when `changes` has counted something: modules' attributes and tables, tensors' flags.
         self.counted: list[tuple[dict, Any, Any, str]] = []
         self.tables: list[tuple[dict, tuple, str]] = []
+        self.counted_lengths: list[tuple[dict, int, str]] = []
         self.flags: list[tuple[Tensor, tuple]] = []
         #: Tensors that it names, with the gradients that they have.
         self.tensors: dict[Tensor, Tensor | None] = {}
@@ -113,6 +114,9 @@ class Guards:
                 now = table.get(key, _MISSING)
                 if now is not value and not same(now, value):
                     return f"{label} changed from {_shown(value)} to {_shown(now)}"
+            for own, size, label in self.counted_lengths:
+                if len(own) != size:
+                    return f"{label} has other attributes"
             for table, known, label in self.tables:
                 if len(table) != len(known) or not all(map(is_, table.values(), known)):
                     return label
@@ -152,6 +156,7 @@ class Guards:
         ]
         self.lengths = [each for each in self.lengths if len(each[0]) == each[1]]
         self.counted = [c for c in self.counted if (now := c[0].get(c[1], _MISSING)) is c[2] or same(now, c[2])]
+        self.counted_lengths = [each for each in self.counted_lengths if len(each[0]) == each[1]]
         self.tables = [t for t in self.tables if len(t[0]) == len(t[1]) and all(map(is_, t[0].values(), t[1]))]
         self._prepare()
 
@@ -181,6 +186,8 @@ class Guards:
         elif isinstance(value, types.MethodType):
             self._visit(value.__func__, label)
             self._visit(value.__self__, label.rpartition(".")[0] or type(value.__self__).__name__)
+        elif isinstance(value, types.BuiltinMethodType):
+            self._visit(value.__self__, label)
         elif isinstance(value, functools.partial):
             for part in (value.func, *value.args, value.keywords):
                 self._visit(part, label)
@@ -269,6 +276,7 @@ class Guards:
     def _module(self, module, label: str) -> None:
         """What `Module.__setattr__` and its like change is counted."""
         own = module.__dict__
+        self.counted_lengths.append((own, len(own), label))
         for name in _TABLES:
             self.tables.append((own[name], tuple(own[name].values()), f"{label} has other {name.strip('_')}"))
         self.attributes.append((module, "__class__", type(module), f"the class of {label}"))

@@ -36,6 +36,8 @@ class Record:
     chain: Any = None
     plan: Any = None
     floats: tuple[float, ...] = ()
+    #: Arithmetic of the formulas that its plan has taken in.
+    fused: int = 0
 
     def buffers(self) -> list[Buffer]:
         return list(dict.fromkeys(ref.buffer for ref in (*self.ins, *self.outs)))
@@ -63,6 +65,13 @@ class Program:
     lasting: list[Ref]
     constants: dict[Buffer, Any]
     target: Any
+    _chains: dict[Record, Any] = field(default_factory=dict)
+
+    def chain_of(self, record: Record):
+        """The elementwise formulas of a record, or None."""
+        if record not in self._chains:
+            self._chains[record] = self.target.chain_of(record)
+        return self._chains[record]
 
     def replace(self, renamed: dict[Buffer, Ref]) -> None:
         """Read other places for whole buffers, everywhere."""
@@ -72,6 +81,7 @@ class Program:
                 record.outs = [moved(ref, renamed) for ref in record.outs]
                 if record.chain is not None:
                     record.chain = record.chain.moved(renamed)
+                self._chains.pop(record, None)
         self.lasting[:] = [moved(ref, renamed) for ref in self.lasting]
 
 

@@ -55,9 +55,6 @@ class Update(NamedTuple):
 class Recorder:
     """What a function computes. Methods named after effects take the function that performs one, and its operands."""
 
-    #: Whether programs of the device can write into arguments.
-    writes_arguments = True
-
     def __init__(self, backend, looks: Callable | None = None):
         self.backend = backend
         #: Looks at each op and its results, and wants a program that does.
@@ -68,6 +65,8 @@ class Recorder:
         self._places: dict[int, list[_Place]] = {}
         #: Arrays of tensors that were made by neither an op nor an effect.
         self._strangers: dict[int, Any] = {}
+        #: The ids of tensors that were made while recording.
+        self.made_tensors: set[int] = set()
         #: Memory that is there before the function runs: the tensor that it was read by, and its array.
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
         #: Other tensors that it was read by.
@@ -327,10 +326,9 @@ class Recorder:
                 self.own(array)
                 fresh.append(i)
             outs.append(self.ref(array))
-        checks = op.name in _CHECKING
-        if fresh or checks:
+        if fresh or op.raises:
             draw = self._draw_of(params)
-            record = Record(op.name, ins, [outs[i] for i in fresh], op, params, kept=checks, draw=draw)
+            record = Record(op.name, ins, [outs[i] for i in fresh], op, params, kept=op.raises, draw=draw)
             record.call = _Forward(impl, xp, params, fresh, self._run, draw is not None)
             self.records.append(record)
         return tuple(found) if many else found[0]
@@ -348,6 +346,14 @@ class Recorder:
         """Another tensor over the memory of `tensor`."""
         self.ref(tensor._data, tensor)
         return run(tensor)
+
+    def copied(self, run: Callable, tensor: Tensor):
+        """An array with the values that a tensor has now."""
+        source = self.ref(tensor._data, tensor)
+        array = run(tensor)
+        if not self._inside and array.size:
+            self.copy(self.own_ref(array), source)
+        return array
 
     def made(self, run: Callable, array, backend):
         """A tensor over an array that the function makes, which holds the same in every run before it is written."""
@@ -387,11 +393,9 @@ class Recorder:
         place = self.ref(to)
         buffer = place.buffer
         if buffer.kind in ("outside", "given"):
-            if buffer.kind == "given" and buffer.name and not self.writes_arguments:
-                self.note("writing into an argument")
             if buffer in self.constants:
                 self.note("writing into a constant")
-            self.before.setdefault(buffer, buffer.array.copy())
+            self._before_write(buffer)
             whole = place.whole and source_ref.whole and source_ref.nbytes == place.nbytes
             if whole and source_ref.buffer.kind == "own" and source_ref.dtype == place.dtype:
                 self.redirected[buffer] = source_ref.buffer
@@ -406,6 +410,12 @@ class Recorder:
             self._store(place, source_ref)
         with self.paused():
             to[...] = source.copy() if self.backend.may_share_memory(to, source) else source
+
+    def _before_write(self, buffer: Buffer) -> None:
+        """Keep what memory that is there before the function runs holds."""
+        if not _is_dense(buffer.array):  # copies have other strides than the places in it
+            self.note("writing into memory with gaps")
+        self.before.setdefault(buffer, buffer.array.copy("K"))
 
     def _part(self, buffer: Buffer) -> None:
         """Before a buffer is written: memory from outside that it stands for gets a copy."""
@@ -474,7 +484,9 @@ class Recorder:
             self.note("a gradient of another kind than the parameter")
         elif leaf in self.arguments:
             self.note("an argument that has a gradient already")
-        elif self.find(grad._data) is None:
+        elif self.find(grad._data) is not None:
+            self.note("a gradient that shares memory")
+        else:
             self.ref(leaf._data, leaf)
             buffer = self.accumulated[leaf] = Buffer("given", grad._data.nbytes, grad._data)
             self._given(buffer, grad._data)
@@ -640,12 +652,12 @@ class Recorder:
                 self.note("an update by a gradient from before")
             buffer = self.ref(p._data, p).buffer
             if buffer.kind == "outside":
-                self.before.setdefault(buffer, buffer.array.copy())
+                self._before_write(buffer)
             for value in optimizer.state.get(p, {}).values():
                 if isinstance(value, self.backend.array_type):
                     state = self.ref(value)
                     if state.buffer.kind == "outside":
-                        self.before.setdefault(state.buffer, state.buffer.array.copy())
+                        self._before_write(state.buffer)
         return live, gradients
 
     def update(self, run: Callable, optimizer, clip=None, clipped: Callable | None = None):
@@ -761,7 +773,6 @@ def _is_dense(array) -> bool:
     return array.flags.c_contiguous or array.flags.f_contiguous
 
 
-_CHECKING = {"cross_entropy"}
 #: Where an array without elements is.
 _NOWHERE = Buffer("outside", 0), 0
 
@@ -773,6 +784,7 @@ _construct = Tensor.__init__
 def _construct_and_tell(self, data=None, *args, **kwargs) -> None:
     _construct(self, data, *args, **kwargs)
     if mode.tracer is not None:
+        mode.tracer.made_tensors.add(id(self))
         mode.tracer.stranger(data)
 
 

@@ -54,7 +54,9 @@ class Runner:
     def __init__(
         self, recorder: Recorder, built: Built, leaves: list[Tensor], given: list[Tensor], guards: Guards, arena: Arena
     ):
-        self.arena, self.exe, self.target = arena, built.executable, built.target
+        self.arena = arena
+        self.exe: Any = built.executable
+        self.target: Any = built.target
         self.output_refs = built.outputs
         self.outputs = [_Output(buffer, refs) for buffer, refs in _grouped(built.outputs).items()]
         self.views = [
@@ -78,6 +80,10 @@ class Runner:
         #: Whether it has not run yet.
         self.fresh = True
         self.arguments = [buffer for buffer, _ in recorder.given]
+        #: Which of a call's tensors they are: one that comes twice is one argument.
+        self.argument_places = [
+            next(i for i, t in enumerate(given) if t._data is array) for _, array in recorder.given if array is not None
+        ]
         #: The arrays that the arguments are bound to, which are not held; None: the program may be bound to other memory
         #: than its own, as where a check was interrupted.
         self.bound: list | None = None
@@ -222,13 +228,17 @@ class Runner:
         before = bisect_left(self.spans, (high,))  # they are of different owners, and so apart
         return before > 0 and low < self.spans[before - 1][1]
 
+    def unique(self, arrays: list) -> list:
+        """The arrays of the arguments, each once."""
+        return arrays if len(arrays) == len(self.arguments) else [arrays[i] for i in self.argument_places]
+
     def arguments_overlap(self, arrays: list) -> bool:
         """Whether arguments share memory where some are written, or with other memory that is written."""
         if self.spans and any(map(self.overlaps, arrays)):
             return True
         if not self.writes_arguments:
             return False
-        if any(not array.flags.writeable for array in arrays):
+        if any(not getattr(array.flags, "writeable", True) for array in arrays):  # CuPy's all are
             return True
         apart = {id(array): array for array in arrays}.values()
         spans = sorted([*map(span, apart), *(span(a) for a in self.arrays if a.size)])
@@ -259,17 +269,17 @@ class Runner:
         Returns that result, the arrays that the program computed in its place, and what else differs, or None.
         """
         exe, bind = self.exe, self.exe.bind
-        copies = {b: b.array.copy() for b in self.changed if b.kind == "outside"}
+        copies = {b: b.array.copy("K") for b in self.changed if b.kind == "outside"}
         summed = [leaf.grad._data.copy() for leaf, _ in self.accumulated]  # type: ignore[union-attr]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         self.bound = None
         for buffer, copy in copies.items():
             bind(buffer, address(copy))
         changed = set(self.changed)
-        written = [(b, array, array.copy("K")) for b, array in zip(self.arguments, arrays) if b in changed]
+        written = {b: (array, array.copy("K")) for b, array in zip(self.arguments, arrays) if b in changed}
         for buffer, array in zip(self.arguments, arrays):
             bind(buffer, address(array))
-        for buffer, _, copy in written:
+        for buffer, (_, copy) in written.items():
             bind(buffer, address(copy))
         for (_, buffer), copy in zip(self.accumulated, summed):
             bind(buffer, address(copy))
@@ -288,7 +298,7 @@ class Runner:
         for i, place in self.given:
             leaves[i] = tensors[place]
         pairs = [(f"memory of shape {b.array.shape}", copy, b.array) for b, copy in copies.items()]
-        pairs += [(f"an argument of shape {array.shape}", copy, array) for _, array, copy in written]
+        pairs += [(f"an argument of shape {array.shape}", copy, array) for array, copy in written.values()]
         pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
         cleared = set(self.cleared)
         pairs += [
@@ -422,7 +432,7 @@ class Runner:
             allocator.zeros(2 * buffer.nbytes, "u1")[buffer.nbytes :]
             for buffer in (*self.arguments, *(b for _, b in self.accumulated))
         ]
-        copies = [buffer.array.copy() for buffer in self.changed]
+        copies = [buffer.array.copy("K") for buffer in self.changed]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         buffers = [*self.arguments, *(b for _, b in self.accumulated), *self.changed]
         buffers += [ref.buffer for ref in self.grad_refs]

@@ -185,9 +185,11 @@ class Backwards:
         found = self.built.get(chosen)
         if found is None:
             records, refs = self.split.passes[chosen]
-            program = Backward
+            program: Any = Backward
             if self.xp.name != "cpu":
-                from deepcore.compiler.cuda import GraphBackward as program
+                from deepcore.compiler.cuda import GraphBackward
+
+                program = GraphBackward
             found = self.built[chosen] = program(self.split, records, refs, self.saved, self.optimize)
         return found
 
@@ -240,6 +242,16 @@ class ProgramNode(Node):
 
     def free(self) -> None:
         self.saved = self.arguments = None  # type: ignore[assignment]
+
+
+class FreedNode(Node):
+    """The node of a result whose graph was gone through: it only says so."""
+
+    __slots__ = ()
+
+    def __init__(self, node: Node):
+        self.id, self.op, self.edges = graph.next_id(), node.op, ()
+        self.saved = self.hooks = self.params = self.out = self.storage = self.versions = None
 
 
 def attach(results: list[Tensor], places: list[int], node: ProgramNode, shared: Callable[[Tensor], bool]) -> None:

@@ -140,11 +140,11 @@ def _cut(value) -> str:
     return text if len(text) < 60 else text[:57] + "…"
 
 
-def discover(package: str, path: Iterable[str], *registries: Registry) -> dict[str, type]:
+def discover(package: str, path: Iterable[str], *registries: Mapping[str, Any]) -> dict[str, Any]:
     """Import every file of a package, so that a new file is found by being there; what they registered, by name."""
     for module in pkgutil.iter_modules(path):
         importlib.import_module(f"{package}.{module.name}")
-    return {name: cls for registry in registries for name, cls in registry.items()}
+    return {name: value for registry in registries for name, value in registry.items()}
 
 
 class Integers(NamedTuple):

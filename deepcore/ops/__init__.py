@@ -1,32 +1,22 @@
 """The ops: declared in the files beside this one, installed as `dc.<name>` and `Tensor.<name>` by being declared."""
 
-from deepcore.ops import (
-    activation,
-    arithmetic,
-    comparison,
-    convert,
-    dropout,
-    exponential,
-    index,
-    linalg,
-    loss,
-    norm,
-    reduction,
-    rounding,
-    scan,
-    shape,
-    softmax,
-    sort,
-    trigonometric,
-)
+import importlib
+import pkgutil
+
 from deepcore.ops.registry import FUNCTIONS, PRIMITIVES
 
-convert.install_in_place()
+__all__ = ["FUNCTIONS", "PRIMITIVES", "public"]
 
-__all__ = [
-    "FUNCTIONS", "PRIMITIVES", "activation", "arithmetic", "comparison", "convert", "dropout", "exponential", "index",
-    "linalg", "loss", "norm", "reduction", "rounding", "scan", "shape", "softmax", "sort", "trigonometric",
-]  # fmt: skip
+#: Files that declare no ops, and are imported when they are needed.
+_LATER = {"numpy_protocol", "stubs"}
+
+for _module in pkgutil.iter_modules(__path__):
+    if _module.name not in _LATER:
+        importlib.import_module(f"{__name__}.{_module.name}")
+
+from deepcore.ops import convert  # noqa: E402
+
+convert.install_in_place()
 
 
 def public() -> dict:

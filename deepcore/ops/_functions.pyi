@@ -135,6 +135,9 @@ def clone(input: Tensor, *, memory_format: Any = ...) -> Tensor:
 def contiguous(input: Tensor, memory_format: Any = ...) -> Tensor:
     """The tensor itself if its memory is in row order, else a copy that is"""
 
+def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: builtins.int | builtins.tuple[builtins.int, builtins.int] = ..., padding: builtins.int | builtins.tuple[builtins.int, builtins.int] | builtins.str = ..., dilation: builtins.int | builtins.tuple[builtins.int, builtins.int] = ..., groups: builtins.int = ...) -> Tensor:
+    """out[n, o, y, x] = bias[o] + Σ weight[o, c, i, j] · input[n, c, y·stride + i·dilation - padding, x·… + j·… - …]"""
+
 def cos(input: Tensor) -> Tensor:
     """cosine, in radians"""
 

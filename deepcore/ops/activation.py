@@ -11,9 +11,20 @@ from deepcore.ops.arithmetic import neg
 from deepcore.ops.common import flat_in, in_float32, no_bool
 from deepcore.ops.comparison import clamp, where
 from deepcore.ops.exponential import exp
-from deepcore.ops.registry import Tensor, composite, elementwise, fused, primitive, promote, sample, unary_samples
+from deepcore.ops.registry import (
+    Tensor,
+    composite,
+    elementwise,
+    functional,
+    fused,
+    primitive,
+    promote,
+    sample,
+    unary_samples,
+)
 
 
+@functional
 @elementwise("float", vjp=lambda g, out: sigmoid_grad(g, out))
 @in_float32
 def sigmoid(xp, input):
@@ -34,6 +45,7 @@ def erf(xp, input):
     return xp.special("erf", input)
 
 
+@functional
 @elementwise("numeric", vjp=lambda g, out: relu_grad(g, out))
 def relu(xp, input):
     """max(0, x)"""
@@ -66,6 +78,7 @@ def leaky_relu_grad(g, input, *, slope):
     return flat_in(where(input > 0, g, g * slope), input)
 
 
+@functional
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(5), 0.2)])
 def leaky_relu(input, negative_slope: float = 0.01):
     """max(0, x) + negative_slope · min(0, x)"""
@@ -84,6 +97,7 @@ def elu_grad(g, input, *, alpha):
     return where(positive, g, g * (exp(where(positive, 0.0, input)) * alpha))
 
 
+@functional
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(5), 0.7)])
 def elu(input, alpha: float = 1.0):
     """x for x > 0, alpha · (eˣ − 1) otherwise (Clevert et al. 2015)"""
@@ -127,6 +141,7 @@ def gelu_tanh_grad(g, input):
     return g * (half + input * (half * (1.0 - half) * ((square * (3 * _GELU_CUBE) + 1.0) * _GELU_SCALE)))
 
 
+@functional
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(5), approximate="tanh")])
 def gelu(input, approximate: str = "none"):
     """x · Φ(x), Φ the normal distribution function; "tanh": ½x(1 + tanh(√(2/π)(x + 0.044715x³))) (Hendrycks 2016)"""
@@ -151,6 +166,7 @@ def silu_grad(g, input):
     return g * (half * (input * (1.0 - half) + 1.0))
 
 
+@functional
 @composite(examples=unary_samples())
 def silu(input):
     """x · sigmoid(x) (Elfwing et al. 2017)"""
@@ -171,6 +187,7 @@ def softplus_grad(g, input, *, beta, threshold):
     return where(scaled > threshold, g, g * sigmoid(scaled))
 
 
+@functional
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(5), 2.0, 1.0)])
 def softplus(input, beta: float = 1.0, threshold: float = 20.0):
     """ln(1 + e^(beta·x)) / beta; x itself where beta·x > threshold"""
@@ -188,6 +205,7 @@ def logsigmoid_grad(g, input):
     return g * sigmoid(neg(input))
 
 
+@functional
 @composite(examples=unary_samples())
 def logsigmoid(input):
     """ln sigmoid(x) = min(0, x) − ln(1 + e^−|x|)"""

@@ -121,6 +121,10 @@ Tensor.type_as = lambda self, other: to(self, other.dtype)
 # -- in-place methods -------------------------------------------------------------------------------------------
 
 
+def _copy(t: Tensor):
+    return t._data.copy()
+
+
 def _again(t: Tensor) -> Tensor:
     return Tensor(t._data, t.backend, t._requires_grad, t._node)
 
@@ -146,7 +150,7 @@ def _in_place(name: str, function):
         if result._data is self._data:
             result = result.clone()
         if sys.getrefcount(proxy[0]) > 2:  # the list's reference and the call's, in every version of Python
-            proxy[0]._data, proxy[0]._spec = self._data.copy(), None
+            proxy[0]._data, proxy[0]._spec = effect("copied", _copy, self), None
         write(self, result)
         if proxy[0]._storage is not None:  # a view of it was taken: whoever saved that must notice
             proxy[0]._storage.version += 1

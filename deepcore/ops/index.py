@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 
-from deepcore.autograd import Node, apply, mixed_backends, mode, run, view_steps
+from deepcore.autograd import Node, apply, mixed_backends, mode, view_steps
 from deepcore.backend import dtypes as dt
 from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError
@@ -15,6 +15,7 @@ from deepcore.ops.registry import (
     axis_names,
     cast,
     composite,
+    functional,
     is_half,
     primitive,
     sample,
@@ -300,6 +301,7 @@ def nonzero(input, *, as_tuple: bool = False):
     return Tensor(xp.stack([i._data for i in found], axis=1), xp)
 
 
+@functional
 @composite(
     examples=lambda make: [sample(make.int(4, 2, 3), make(4, 5))],
     method=False,
@@ -317,6 +319,7 @@ def embedding(input, weight, padding_idx: int | None = None):
     return apply(_rows, (weight, input), {"padding": padding})
 
 
+@functional
 @composite(
     examples=lambda make: [sample(make.int(4, 2, 3), 4), sample(make.int(4, 3))], differentiable=False, method=False
 )
@@ -605,7 +608,7 @@ def _derive_views(base: Tensor) -> None:
             continue
         current = base
         for op, params in view_steps(view._base[1]):
-            current = run(op, (current,), params)
+            current = apply(op, (current,), params)
         view._node, view._requires_grad = current._node, True
 
 

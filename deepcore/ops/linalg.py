@@ -12,7 +12,17 @@ from deepcore.autograd import apply, constant, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError, suggest
 from deepcore.ops.arithmetic import check_factor
-from deepcore.ops.registry import PRIMITIVES, Tensor, cast, composite, is_half, primitive, sample, takes_arrays
+from deepcore.ops.registry import (
+    PRIMITIVES,
+    Tensor,
+    cast,
+    composite,
+    functional,
+    is_half,
+    primitive,
+    sample,
+    takes_arrays,
+)
 from deepcore.ops.shape import permute, permute_p, reshape_p
 from deepcore.tensor import made
 
@@ -245,6 +255,7 @@ def _linear_out(input, weight, bias):
     return _linear(input, weight) if bias is None else _linear(input, weight, bias)
 
 
+@functional
 @composite(
     examples=lambda make: [
         sample(make(3, 4), make(2, 4), make(2)),

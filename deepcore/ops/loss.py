@@ -236,7 +236,7 @@ def _class_terms(xp, target, weight, classes, dim, rank, ignore_index, smoothing
     return xp.sum(constants, (dim,), True), constants, total
 
 
-@primitive(vjp=(_cross_entropy_vjp, None, None))
+@primitive(vjp=(_cross_entropy_vjp, None, None), raises=True)
 def cross_entropy_p(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
     """The loss, and where it is recorded the gradient of the rows' sum or mean: softmax less what it should be."""
     _check_classes(xp, input, target, dim, ignore_index)

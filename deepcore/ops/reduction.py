@@ -14,7 +14,7 @@ from deepcore.ops.common import flat_in
 from deepcore.ops.comparison import clamp, maximum, minimum, where
 from deepcore.ops.exponential import exp, log
 from deepcore.ops.index import gather
-from deepcore.ops.registry import Tensor, axis_names, cast, composite, fused, is_half, primitive, sample
+from deepcore.ops.registry import Tensor, axis_names, cast, composite, functional, fused, is_half, primitive, sample
 from deepcore.ops.shape import ALL_DIMS, broadcast_to_p, narrow, normalize_dim, normalize_dims, reshape_p, unsqueeze
 from deepcore.tensor import made
 
@@ -346,6 +346,7 @@ def count_nonzero(input, dim=None):
     return sum(input != 0, dim)
 
 
+@functional
 @composite(
     examples=lambda make: [
         sample(make(3, 4), 1), sample(make(3, 4), (0, 1)), sample(make(2, 3, 4), -1, True), sample(make(3) * 500, 0),

@@ -22,7 +22,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from deepcore.autograd import apply, constant, is_array, mode, wrong_argument
 from deepcore.backend import dtypes as dt
@@ -31,19 +31,21 @@ from deepcore.config import settings
 from deepcore.errors import ArgumentError, DTypeError
 from deepcore.tensor import Tensor, as_tensor
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 
 class Op:
     """A primitive: what `apply` runs and records. Called with tensors and keyword parameters."""
 
     __slots__ = (
         "_plans", "differentiable", "forward", "hint_text", "inputs", "joint", "label", "lowering", "many", "name",
-        "saves", "variadic", "view", "vjps",
+        "raises", "saves", "variadic", "view", "vjps",
     )  # fmt: skip
 
     #: Sums a gradient over broadcast dimensions; set by ops.shape.
     sum_to: Callable = staticmethod(lambda gradient, shape: gradient)
 
-    def __init__(self, forward, vjps, view=None, hint=None, joint=False, many=False):
+    def __init__(self, forward, vjps, view=None, hint=None, joint=False, many=False, raises=False):
         self.name = forward.__name__.strip("_").removesuffix("_p")
         #: The name in messages and of nodes.
         self.label = self.name
@@ -59,6 +61,7 @@ class Op:
         self.differentiable = any(v is not None for v in vjps)
         self.joint = joint
         self.many = many
+        self.raises = raises
         self.view = view
         self.hint_text = hint
         self.saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
@@ -145,14 +148,19 @@ PRIMITIVES: dict[str, Op] = {}
 FUSED: dict[str, Op] = {}
 #: Every public function, by name.
 FUNCTIONS: dict[str, Declared] = {}
+#: What `nn.functional` consists of, by name.
+FUNCTIONAL: dict[str, Callable] = {}
 
 
-def primitive(*, vjp=(), joint=None, view: str | None = None, hint=None) -> Callable[[Callable], Op]:
+def primitive(
+    *, vjp=(), joint=None, view: str | None = None, hint=None, raises: bool = False
+) -> Callable[[Callable], Op]:
     """Declare a structured primitive: an `Op` to be called by composites with parameters already normalised.
 
     `vjp`: a function, or one per input (None: no gradient). `joint`: in place of it, one function that returns the
     gradients of all inputs; what `needs` does not ask for may be None. `view`: "always" or "sometimes", where the
-    output shares the input's memory. `hint(inputs, params)`: the likely fix when the array library refuses.
+    output shares the input's memory. `hint(inputs, params)`: the likely fix when the array library refuses. `raises`:
+    it checks its operands' values, so programs run it even where nothing reads its results.
 
     Trailing inputs with a default may be left out. A forward may return `(out, *aux)`: raw arrays it has ready for
     the gradient, which finds them as `aux`.
@@ -160,7 +168,7 @@ def primitive(*, vjp=(), joint=None, view: str | None = None, hint=None) -> Call
 
     def declare(forward) -> Op:
         vjps = (joint,) if joint else vjp if isinstance(vjp, tuple) else (vjp,)
-        op = Op(forward, vjps, view, hint, joint is not None)
+        op = Op(forward, vjps, view, hint, joint is not None, raises=raises)
         _enter(PRIMITIVES, op.name, op)
         return op
 
@@ -267,6 +275,12 @@ def composite(
         return function
 
     return declare
+
+
+def functional(function: _Function) -> _Function:
+    """Decorator: `nn.functional` has this function, an op or one made of ops."""
+    _enter(FUNCTIONAL, function.__name__, function)
+    return function
 
 
 def _enter(table: dict, name: str, value) -> None:

@@ -9,7 +9,7 @@ import operator
 from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
-from deepcore.ops.registry import Op, Tensor, axis_names, cast, composite, primitive, sample, takes_arrays
+from deepcore.ops.registry import Op, Tensor, axis_names, cast, composite, functional, primitive, sample, takes_arrays
 from deepcore.tensor import _MEMORY_FORMAT, made, one_of
 
 
@@ -252,6 +252,7 @@ def unsqueeze(input, dim: int):
     return reshape_p(input, shape=(*input.shape[:d], 1, *input.shape[d:]))
 
 
+@functional
 @composite(
     examples=lambda make: [sample(make(2, 3, 4)), sample(make(2, 3, 4), 1), sample(make(2, 3, 4), 0, 1), sample(make())]
 )
@@ -274,6 +275,7 @@ def ravel(input):
     return reshape_p(input, shape=(input.numel(),))
 
 
+@functional
 @composite(examples=lambda make: [sample(make(2, 12), 1, (3, 4)), sample(make(2, 12), -1, (3, -1))])
 def unflatten(input, dim: int, sizes):
     """Dimension `dim` as several; one size may be −1"""
@@ -545,6 +547,7 @@ def _pad(xp, input, *, widths, value):
     return out
 
 
+@functional
 @composite(
     examples=lambda make: [
         sample(make(2, 3), (1, 2)),

@@ -7,7 +7,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.ops.arithmetic import weigh
 from deepcore.ops.exponential import exp
 from deepcore.ops.reduction import as_dtype, sum_p
-from deepcore.ops.registry import axis_names, cast, composite, fused, is_half, primitive, sample
+from deepcore.ops.registry import axis_names, cast, composite, functional, fused, is_half, primitive, sample
 from deepcore.ops.shape import normalize_dim, reshape_p
 
 
@@ -50,6 +50,7 @@ def _along(op, input, dim, dtype):
     return cast(op(cast(input, dt.float32), dim=d), input.dtype) if is_half(input) else op(input, dim=d)
 
 
+@functional
 @composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)])
 @axis_names
 def softmax(input, dim: int, dtype=None):
@@ -57,6 +58,7 @@ def softmax(input, dim: int, dtype=None):
     return _along(_softmax, input, dim, dtype)
 
 
+@functional
 @composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)])
 @axis_names
 def log_softmax(input, dim: int, dtype=None):

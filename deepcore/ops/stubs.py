@@ -138,20 +138,25 @@ def methods() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: list[str]) -> int:
+def files() -> dict[Path, str]:
+    """The text of both files."""
     here = Path(__file__).parent
+    return {here / "_functions.pyi": functions(), here / "_methods.pyi": methods()}
+
+
+def main(arguments: list[str], files: dict[Path, str], module: str) -> int:
     stale = []
-    for file, text in ((here / "_functions.pyi", functions()), (here / "_methods.pyi", methods())):
+    for file, text in files.items():
         if not file.exists() or file.read_text(encoding="utf-8") != text:
-            stale.append(file.name)
+            stale.append(f"{file.parent.name}/{file.name}")
             if "--check" not in arguments:
                 file.write_text(text, encoding="utf-8", newline="\n")
     if stale and "--check" in arguments:
-        print(f"out of date: {', '.join(stale)}; run python -m deepcore.ops.stubs")
+        print(f"out of date: {', '.join(stale)}; run python -m {module}")
         return 1
     print(f"wrote {', '.join(stale)}" if stale else "the stubs are up to date")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], files(), "deepcore.ops.stubs"))

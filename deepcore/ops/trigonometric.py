@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepcore.ops.arithmetic import neg, rsqrt
 from deepcore.ops.comparison import where
-from deepcore.ops.registry import binary_samples, elementwise, fused, unary_samples
+from deepcore.ops.registry import binary_samples, elementwise, functional, fused, unary_samples
 
 
 @elementwise("float", vjp=lambda g, input: g * cos(input))
@@ -82,6 +82,7 @@ def cosh(xp, input):
     return xp.cosh(input)
 
 
+@functional
 @elementwise("float", vjp=lambda g, out: tanh_grad(g, out))
 def tanh(xp, input):
     """hyperbolic tangent"""

@@ -317,9 +317,9 @@ def _plan(specs, params) -> Plan | bool | None:
     }  # fmt: skip
     kernel = _CROSS_ENTROPY[recorded, smoothed, tiled, dtype]
     if tiled:
-        first, inside = (rows, 1) if moved else (outer, inner)
-        slices, each = tile_slices(first, n, inside)
-        launches.append(Launch(kernel, slices, outer=first, inner=inside, each=each, **arguments))
+        lengths = {"outer": rows, "n": n, "inner": 1} if moved else {"outer": outer, "n": n, "inner": inner}
+        slices, each = tile_slices(*lengths.values())
+        launches.append(Launch(kernel, slices, each=each, **{**arguments, **lengths}))
     else:
         each = share(x.size) // (n + ROW_COST) or 1
         launches.append(Launch(kernel, -(-rows // each), rows=rows, each=each, **arguments))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deepcore.backend.dtypes import bfloat16, float16, float32, float64
+from deepcore.kernels import plan as plans
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import Address, Code, Float, Operand, Size, Type, Words, args
 from deepcore.kernels.cpu import elementwise, gemm_tables, gemm_tile
@@ -45,7 +46,7 @@ _DOTS = 4
 _PANEL_STEPS = 1024
 
 
-def _heights(tools, shape: gemm_tables.Table):
+def heights(tools, shape: gemm_tables.Table):
     """height(left): of the next tile, where `left` rows are left."""
     tall, low = shape.heights
 
@@ -57,7 +58,7 @@ def _heights(tools, shape: gemm_tables.Table):
 
 
 @functools.cache
-def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
+def packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
     """(pack, pack_rows): pack(from, sk, sj, k, width, to, stride): element (p, j) at from + p·sk + j·sj goes to to + p·stride + j·size.
 
     Up to a vector, less one element, behind the last element may be written, too. pack_rows(from, ars, aks, k, rows,
@@ -112,7 +113,7 @@ def _packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
                         for p in range(k):
                             wide(to + p * stride + (j + i) * size)[0] = x[p]
 
-    height_of = _heights(tools, shape)
+    height_of = heights(tools, shape)
 
     @tools.function
     def pack_rows(start, ars, aks, k, rows, to):
@@ -169,7 +170,7 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     columns = shape.across * n
     tall, low = shape.heights
     s = gemm_tile.Shape(dtype, n)
-    pack, pack_rows = _packer(tools, dtype, dtype, shape)
+    pack, pack_rows = packer(tools, dtype, dtype, shape)
     big = gemm_tile.tile(tools, s, tall, shape.across)
     small = gemm_tile.tile(tools, s, low, shape.across)
     panels = gemm_tile.tile(tools, s, tall, shape.across, panel=True)
@@ -179,7 +180,7 @@ def _slice(tools, dtype: str, table: gemm_tables.Table | None = None):
     tile_space = gemm_tile.space(tools, tall * columns * size)
     words, view = tools.words(), tools.view(np.dtype(dtype))
     take, put = tools.elements(np.dtype(dtype))
-    height_of = _heights(tools, shape)
+    height_of = heights(tools, shape)
     finish, stride = _finisher(tools, dtype), columns * size
 
     def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
@@ -364,7 +365,7 @@ def _pack_before(tools, dtype: str, table=None):
     shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     columns = shape.across * shape.bytes // size
-    pack, _ = _packer(tools, dtype, dtype, shape)
+    pack, _ = packer(tools, dtype, dtype, shape)
     words, stride = tools.words(), columns * size
 
     def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
@@ -392,7 +393,7 @@ def _pack_before(tools, dtype: str, table=None):
 def _pack_rows_before(tools, dtype: str, table=None):
     """The rows of A that a slice takes, of all batches, in panels."""
     shape = table or gemm_tables.own()
-    _, pack_rows = _packer(tools, dtype, dtype, shape)
+    _, pack_rows = packer(tools, dtype, dtype, shape)
     words = tools.words()
 
     def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
@@ -641,7 +642,7 @@ def planned(
     `scaled`: by the first of so many `slots` behind the arrays. `keep`: with what f is applied to as a second result.
     """
     specs = [z for z in (x, y, bias, residual) if z is not None]
-    if any(z.dtype != x.dtype for z in specs) or x.ndim < 2 or y.ndim < 2 or not x.size or not y.size:
+    if any(z.dtype != x.dtype or not z.size for z in specs) or x.ndim < 2 or y.ndim < 2:
         return None
     if x.dtype in _HALVES:
         return _planned_half(x, y, bias, residual, turned, activation, scaled, slots, keep)
@@ -747,29 +748,11 @@ def _wide(x: Spec) -> Spec:
     return interned(x.shape, tuple(2 * stride for stride in x.strides), float32, x.plain, x.backend)
 
 
-def with_epilogue(plan: Plan, kernel: Kernel, others: int = 0, keep: bool = False) -> Plan | None:
-    """A product's plan with an elementwise kernel applied to its result, while that is in the nearest cache.
-
-    `others`: 1 where the kernel has a second operand, an array behind those of the product. Results: what the kernel gives,
-    and with `keep` the product. None where the product's kernel cannot.
-    """
-    last = plan.launches[-1]
-    if all(last.kernel is not k for k in _KERNELS.values()) or last.argument("activation") or last.argument("pre"):
+def with_epilogue(made: Plan, kernel: Kernel, others: int = 0, keep: bool = False) -> Plan | None:
+    """A product's plan with an elementwise kernel applied to its result; None where the product's kernel takes none."""
+    if all(made.launches[-1].kernel is not k for k in _KERNELS.values()):
         return None
-    out = last.argument("out")
-    assert isinstance(out, Operand)
-    arrays = out.number - len(plan.temporaries)
-
-    def place(operand: Operand) -> Operand:
-        return Operand(operand.number + others) if operand.number >= arrays else operand
-
-    changes: dict[str, Any] = {"activation": kernel}
-    if keep:
-        changes["pre"] = Operand(out.number + others + 1)
-    if others:
-        changes["other"] = Operand(arrays)
-    launches = [each.over(place).replaced(**changes) for each in plan.launches]
-    return Plan(plan.spec, launches, plan.temporaries, owner=plan.owner, aux=[plan.spec] * keep)
+    return plans.with_epilogue(made, kernel, others, keep)
 
 
 def _cost(specs, params) -> float:
@@ -779,7 +762,13 @@ def _cost(specs, params) -> float:
 
 
 register("matmul", "cpu", needs_numba=False)(
-    Lowering("matmul", lambda specs, params: planned(*specs), copies=lambda specs, params: copies(specs), cost=_cost)
+    Lowering(
+        "matmul",
+        lambda specs, params: planned(*specs),
+        copies=lambda specs, params: copies(specs),
+        cost=_cost,
+        epilogue=with_epilogue,
+    )
 )
 
 

@@ -29,4 +29,5 @@ def _cost(specs, params) -> float:
 for _name, _lower, _keys in (
     ("linear", _plan, ()), ("linear_activation", _plan, ("activation",)), ("linear_activation_kept", _plan_kept, ("activation",)),
 ):  # fmt: skip
-    register(_name, "cpu", needs_numba=False)(Lowering(_name, _lower, _keys, copies=_copies, cost=_cost))
+    _lowering = Lowering(_name, _lower, _keys, copies=_copies, cost=_cost, epilogue=gemm.with_epilogue)
+    register(_name, "cpu", needs_numba=False)(_lowering)

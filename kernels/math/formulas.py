@@ -27,14 +27,15 @@ def function(formula: str) -> FunctionType:
 @functools.cache
 def operations(formula: str) -> int:
     """Arithmetic of a formula for one element: additions, multiplications, divisions, comparisons; a fused one counts twice."""
-    return _count(function(formula))
+    return count(function(formula))
 
 
 _ARITHMETIC = {"BINARY_OP": 1, "UNARY_NEGATIVE": 1, "COMPARE_OP": 1}
 
 
 @functools.cache
-def _count(function: FunctionType) -> int:
+def count(function: FunctionType) -> int:
+    """Arithmetic of a scalar function, called once."""
     if function.__name__ == "fma":
         return 2
     total = 0
@@ -42,7 +43,7 @@ def _count(function: FunctionType) -> int:
         total += _ARITHMETIC.get(instruction.opname, 0)
         callee = function.__globals__.get(instruction.argval) if instruction.opname == "LOAD_GLOBAL" else None
         if hasattr(callee, "__code__"):
-            total += _count(callee)
+            total += count(callee)
     return total
 
 

@@ -47,6 +47,16 @@ class Buffer:
         return self.name or f"{self.kind}{id(self) & 0xFFFF:04x}"
 
 
+@functools.lru_cache(1 << 14)
+def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    step = itemsize
+    for n, stride in zip(reversed(shape), reversed(strides)):
+        if n != 1 and stride != step:
+            return False
+        step *= n
+    return True
+
+
 @dataclass(frozen=True)
 class Ref:
     """An array in a buffer. Strides and offset in bytes."""
@@ -63,12 +73,7 @@ class Ref:
 
     @property
     def contiguous(self) -> bool:
-        step = self.dtype.itemsize
-        for n, stride in zip(reversed(self.shape), reversed(self.strides)):
-            if n != 1 and stride != step:
-                return False
-            step *= n
-        return True
+        return _is_contiguous(self.shape, self.strides, self.dtype.itemsize)
 
     @property
     def whole(self) -> bool:
@@ -120,7 +125,7 @@ class Step:
     #: It is kept whatever reads its results: it checks something, or writes what lasts.
     kept: bool = False
     #: Additions, multiplications, divisions and comparisons, about.
-    arithmetic: int = 0
+    arithmetic: float = 0
 
     def buffers(self) -> list[Buffer]:
         found = [ref.buffer for ref in (*self.ins, *self.outs)] + list(self.temps)

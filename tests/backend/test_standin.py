@@ -290,6 +290,35 @@ def test_a_capture_records_and_a_graph_does_it_again(x):
 
 
 @pytest.mark.parametrize(
+    "read",
+    [
+        lambda x, i: x[i],
+        lambda x, i: cp.take_along_axis(x, i, 0),
+        lambda x, i: x.take(i),
+        lambda x, i: _written(x, lambda y: y.__setitem__(i, 7.0)),
+        lambda x, i: _written(x, lambda y: cp.add.at(y, i, 7.0)),
+    ],
+)
+def test_a_graph_reads_index_arrays_anew(read):
+    x, index = cp.arange(4.0), cp.asarray(np.array([1, -1]))
+    stream = cp.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        found = read(x, index)
+        graph = stream.end_capture()
+    for places in ([1, -1], [2, 0]):
+        index.set(np.array(places))
+        graph.launch()
+        assert cp.asnumpy(found).tolist() == cp.asnumpy(read(x, index)).tolist()
+
+
+def _written(x, write):
+    y = x.copy()
+    write(y)
+    return y
+
+
+@pytest.mark.parametrize(
     "waits",
     [lambda x: x.get(), lambda x: bool(x.any()), lambda x: x[x > 0], lambda x: cp.asarray([1.0]), lambda x: x.sort()],
 )

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not threadpool.can_prepare(), reason="programs n
 
 
 #: Why a call of some function runs as it is.
-EAGER = {"a result that shares the memory of an argument", "NumPy's less", "NumPy's nonzero"}
+EAGER = {"a result that shares the memory of an argument", "nonzero, whose shape depends on values"}
 
 
 def same(a, b) -> bool:
@@ -227,7 +227,6 @@ STEP_CHANGES = {
     "a setting in the place of another": lambda o, factors, table: o.param_groups[0].update(
         tag=o.param_groups[0].pop("name")
     ),
-    "an entry's turn": lambda o, factors, table: table.update(first=table.pop("first")),
     "another parameter": lambda o, factors, table: o.param_groups[0]["params"].__setitem__(0, SPARE),
     "a parameter less": lambda o, factors, table: o.param_groups[0]["params"].pop(),
     "a list of groups": lambda o, factors, table: setattr(o, "param_groups", list(o.param_groups)),
@@ -269,7 +268,7 @@ def readings():
     kind = type("Kind", (Base,), {"twice": property(lambda self: self.factor), "times": lambda self, x: x * self.scale})
     one, slotted, array, zero = kind(), Slotted(), np.full(3, 2, "f"), {"scale": 0.0}
     one.factor = 2.0
-    numbers, values, queue = [1.0] * 1000, {1.0, 2.0}, collections.deque([2.0])
+    values, queue = {1.0, 2.0}, collections.deque([2.0])
     part = functools.partial(lambda x, scale: x * scale, scale=2.0)
 
     def default(x, scale=2.0, *, more=1.0):
@@ -285,7 +284,7 @@ def readings():
 
     Meta = type("Meta", (type,), {"shared": 2.0})
     Kind, plain, Tripled = Meta("Kind", (), {}), Base(), type("Tripled", (Base,), {"scale": 3.0})
-    shown, user, data, list_of_c = {"scale": 2.0}, collections.UserDict(scale=2.0), bytearray([2]), c_array("d", [2.0])
+    shown, user, list_of_c = {"scale": 2.0}, collections.UserDict(scale=2.0), c_array("d", [2.0])
     view, unread = types.MappingProxyType(shown), dc.ones(2)
     sys.modules["settings_of_a_test"] = types.ModuleType("settings_of_a_test")
     sys.modules["settings_of_a_test"].scale = 2.0
@@ -302,7 +301,6 @@ def readings():
         "a default": (calls(default), lambda: setattr(default, "__defaults__", (3.0,))),
         "a default by keyword": (calls(default), lambda: default.__kwdefaults__.update(more=3.0)),
         "the code": (calls(default), lambda: setattr(default, "__code__", (lambda x, scale=0, *, more=0: x).__code__)),
-        "an item of many": (lambda x: x * numbers[700], lambda: numbers.__setitem__(700, 3.0)),
         "an element of a set": (lambda x: x * max(values), lambda: values.add(3.0)),
         "an item of a queue": (lambda x: x * queue[0], lambda: queue.appendleft(3.0)),
         "an element of an array": (lambda x: x * float(array[1]), lambda: array.__setitem__(1, 3.0)),
@@ -310,7 +308,6 @@ def readings():
         "an argument bound before": (calls(part), lambda: part.keywords.update(scale=3.0)),
         "a UserDict": (lambda x: x * user["scale"], lambda: user.update(scale=3.0)),
         "a mapping's view": (lambda x: x * view["scale"], lambda: shown.update(scale=3.0)),
-        "bytes": (lambda x: x * data[0], lambda: data.__setitem__(0, 3)),
         "an array of Python's": (lambda x: x * list_of_c[0], lambda: list_of_c.__setitem__(0, 3.0)),
         "a class's class": (lambda x: x * Kind.shared, lambda: setattr(Meta, "shared", 3.0)),
         "another table of attributes": (lambda x: x * one.scale, lambda: setattr(one, "__dict__", {"scale": 3.0})),
@@ -338,6 +335,26 @@ def test_what_a_function_reads_of_python_is_looked_at(what):
     after = compiled(x).tolist()
     assert before == before[:1] * 4 and after != before[0] and after == function(x).tolist() == compiled(x).tolist()
     assert compiled.runs == 4 and compiled.traces == 2 and not compiled.faults
+
+
+@pytest.mark.parametrize("kind", ["many items", "bytes", "an array", "the order of entries"])
+def test_what_guards_do_not_cover_is_found_by_a_check(kind):
+    """A difference that lasts is seen by the next checks: a warning, and a new program."""
+    numbers, data, array, table = [1.0] * 1000, bytearray([2]), np.full(70_000, 2.0), {"a": 2.0, "b": 3.0}
+    function, change = {
+        "many items": (lambda x: x * numbers[700], lambda: numbers.__setitem__(700, 3.0)),
+        "bytes": (lambda x: x * data[0], lambda: data.__setitem__(0, 3)),
+        "an array": (lambda x: x * float(array[7]), lambda: array.__setitem__(7, 3.0)),
+        "the order of entries": (lambda x: x * next(iter(table.values())), lambda: table.update(a=table.pop("a"))),
+    }[kind]
+    compiled, x = dc.compile(function), dc.ones(2)
+    for _ in range(4):
+        compiled(x)
+    change()
+    with pytest.warns(DeepcoreWarning, match="no longer computes"):
+        for _ in range(8):
+            last = compiled(x)
+    assert last.tolist() == function(x).tolist() == compiled(x).tolist() and not compiled.faults
 
 
 def test_what_no_code_names_may_change():
@@ -639,12 +656,12 @@ def assigned(x, a):
         (lambda x, a: dc.nn.functional.linear(a, x[None]), True),
         (assigned, True),
         (lambda x, a: dc.tensor(a) + x, False),
-        (lambda x, a: dc.as_tensor(a, dtype="float64") + x, False),
+        (lambda x, a: dc.as_tensor(a, dtype="float64") + x, True),
     ],
 )
 def test_array_arguments_of_ops_change_from_call_to_call(function, follows):
     compiled = dc.compile(function)
-    with contextlib.nullcontext() if follows else pytest.warns(DeepcoreWarning, match="copying or converting an array"):
+    with contextlib.nullcontext() if follows else pytest.warns(DeepcoreWarning, match="dc.tensor.. of a tensor"):
         for i in (1, 2, 3):
             x, a = dc.tensor([1.0, 3.0]), np.array([i, 2 * i], "f")
             assert same(compiled(x, a).numpy(), function(x, a).numpy())
@@ -716,14 +733,11 @@ def test_a_leaf_that_a_function_makes_runs_as_it_is():
     [
         lambda n: n[1],
         lambda n: next(iter(n)),
-        lambda n: n.astype("i8").item(0),
-        lambda n: n.__copy__().max(),
-        lambda n: n.take([1])[0],
-        lambda n: n.repeat(2)[3],
+        lambda n: n.tolist()[0],
         lambda n: float(n.clip(0, 9).sum()),
-        lambda n: n.argpartition(1)[0] + 1,
+        lambda n: np.asarray(n).max(),
     ],
-    ids=["item", "iter", "astype", "copy", "take", "repeat", "clip", "argpartition"],
+    ids=["item", "iter", "list", "clip", "array"],
 )
 def test_numbers_read_from_an_array_among_the_arguments(read):
     compiled = dc.compile(lambda x, n: x * float(read(n)))

@@ -382,6 +382,30 @@ def test_an_argument_over_memory_that_is_written_runs_the_function(xp):
         assert add(dc.ones(2)).tolist() == [7.0] * 2 and add.runs == 4
 
 
+STRIDED = {
+    "slice": lambda x: x[:, :3],
+    "step": lambda x: x[:, ::2],
+    "transposed": lambda x: x.t(),
+    "expanded": lambda x: x[:, :1].expand(4, 6),
+    "part of three": lambda x: x.reshape(2, 2, 6).transpose(0, 2)[1:],
+}
+
+
+@pytest.mark.parametrize("view", STRIDED.values(), ids=STRIDED)
+def test_arguments_with_strides_are_read_where_they_are(xp, view):
+    w = dc.nn.Parameter(dc.full((1,), 0.3))
+    function = lambda x: (x * 2 + 1, x.transpose(0, 1).sum(0), x.mT @ x, (x * w).exp().sum())
+    compiled = dc.compile(function)
+    for i in range(3):
+        x = view(dc.tensor(np.random.default_rng(i).standard_normal((4, 6)).astype("f")))
+        found, wanted = compiled(x), function(x)
+        assert [same(*pair) for pair in zip(host(*found), host(*wanted))] == [True] * 4
+        assert [t.array.strides for t in found] == [t.array.strides for t in wanted]
+        grads = [dc.autograd.grad(loss, w)[0] for loss in (found[3], wanted[3])]
+        assert same(*host(*grads))
+    assert compiled.runs == 2 and not compiled.faults
+
+
 def shared(x):
     y = x.exp()
     return y, y[1:], y.t(), y.sum(0)

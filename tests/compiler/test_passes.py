@@ -12,6 +12,8 @@ import deepcore as dc
 from deepcore import nn, optim
 from deepcore.compiler import build
 from deepcore.compiler.passes import algebra, chains, cse, dead, epilogue, fold, fuse, masks, reuse
+from deepcore.config import settings
+from deepcore.kernels.math import formulas
 from deepcore.kernels.runtime import threadpool
 from deepcore.nn import functional as F
 
@@ -20,8 +22,9 @@ pytestmark = pytest.mark.skipif(not threadpool.can_prepare(), reason="programs n
 
 
 @pytest.fixture(autouse=True)
-def small_arrays_are_fused(monkeypatch):
+def small_arrays_are_fused_and_programs_run_unchecked(monkeypatch):
     monkeypatch.setattr(chains, "WORTH", 0)
+    monkeypatch.setattr(settings, "compile_check", 0)
 
 
 def same(a, b) -> bool:
@@ -297,15 +300,30 @@ def test_explain_tells_of_each_step_and_changes_nothing():
 
 
 def test_arithmetic_of_products_and_formulas_is_exact():
-    from deepcore.compiler import explain
-
     step = dc.compile(lambda x, w, y: ((x @ w).sum(0), x * y + y))
     x, w, y = values((10, 20), (20, 30), (10, 20))
     step(x, w, y)
     runner = next(iter(step._known.values()))[0][0]
-    counts = {s.name: explain.arithmetic(s, runner) for s in runner.exe.steps}
+    counts = {s.name: s.arithmetic for s in runner.exe.steps}
     assert counts["matmul"] == 2 * 10 * 20 * 30 and counts["mul·add"] == 2 * 10 * 20
-    assert explain.operations("square") == 1 and explain.operations("gelu") > 20
+    assert formulas.operations("square") == 1 and formulas.operations("gelu") > 20
+
+
+def test_what_products_sums_and_updates_take_in_counts():
+    w, v = dc.ones(20, 30, requires_grad=True), dc.ones(30, 64)
+    optimizer = optim.SGD([w], lr=0.1)
+
+    @dc.compile
+    def step(x, y):
+        optimizer.zero_grad()
+        (x @ w).sum().backward()
+        optimizer.step()
+        return (y * y).sum(-1), dc.tanh(y @ v)
+
+    step(*values((10, 20), (40, 30)))
+    counts = {s.name: s.arithmetic for s in next(iter(step._known.values()))[0][0].exe.steps}
+    assert counts["mul·sum"] == 2 * 40 * 30 and counts["SGD"] >= 2 * 20 * 30
+    assert counts["matmul·tanh"] == 40 * 64 * (2 * 30 + formulas.operations("tanh"))
 
 
 def test_generated_code_is_kept_to_be_read():

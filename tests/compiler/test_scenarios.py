@@ -32,6 +32,8 @@ from scenarios import CHECKED, EAGER, EQUAL, EQUAL_OR_EAGER, Lag, Scenario
 pytestmark = pytest.mark.skipif(not threadpool.can_prepare(), reason="programs need compiled kernels")
 
 SCENARIOS = scenarios.load()
+#: Gradients that sort indices, which a GPU captures, and the stand-in does not.
+SORTING = {"layers.embedding_of_tokens"}
 #: A compiled function is checked never, as scheduled, in each call.
 NEVER, SCHEDULED, ALWAYS = 0, None, 1
 
@@ -239,7 +241,8 @@ def test_scenario(name):
 
 @pytest.mark.parametrize("name", sorted(name for name, one in SCENARIOS.items() if one.everywhere))
 def test_scenario_on_each_backend(name, backend):
-    strict = backend != "standin" or standin.kernels  # without kernels, CUDA programs have no updates
+    # Without kernels, CUDA programs have no updates.
+    strict = backend != "standin" or (standin.kernels and name not in SORTING)
     assert not (found := faults(SCENARIOS[name], backend, strict)), "\n".join(found)
 
 

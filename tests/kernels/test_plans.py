@@ -112,7 +112,8 @@ def test_other_memory_has_another_spec():
 
 def test_a_kernel_that_stops_is_an_error(monkeypatch):
     x = dc.tensor([1.0, 2.0])
-    x.exp()
+    for _ in range(2):  # the first call may bind the op
+        x.exp()
     made = PRIMITIVES["exp"].lowering.plans[x._spec]
     stopped = plan.Plan.__new__(plan.Plan)
     for name in plan.Plan.__slots__:
@@ -280,10 +281,7 @@ def test_plans_have_the_bits_of_eager_calls(dtype):
     watch = Watch()
     sampled(dtype, watch)
     assert len(watch.seen) > (20 if dtype.itemsize > 2 else 1)
-    assert (
-        dtype.itemsize == 2
-        or {"softmax", "sum", "matmul", "linear", "rows", "argmax", "topk", "logsumexp"} <= watch.seen
-    )
+    assert dtype.itemsize == 2 or {"softmax", "sum", "matmul", "linear", "rows", "argmax", "topk"} <= watch.seen
 
 
 def leaf(*shape, dtype=np.float32, layout=0, seed=0):
@@ -337,7 +335,8 @@ RICH = {
     "log_softmax": lambda x: F.log_softmax(x, 1),
     "dropout": dropped,
     "topk": lambda x: dc.topk(x, 2).values,
-    "embedding": lambda x: F.embedding(dc.from_numpy(np.arange(6) % 2), x.reshape(x.shape[0], -1), 1),
+    "logsumexp": lambda x: x * dc.logsumexp(x.detach(), -1, keepdim=True),
+    "rows": lambda x: F.embedding(dc.from_numpy(np.arange(6) % 2), x.reshape(x.shape[0], -1), 1),
     "linear": lambda x: F.linear(x, leaf(5, x.shape[-1], dtype=x.dtype), leaf(5, dtype=x.dtype), activation="gelu"),
     "linear relu": lambda x: F.linear(
         x, leaf(1, x.shape[-1], dtype=x.dtype), leaf(1, dtype=x.dtype), activation="relu"

@@ -5,6 +5,7 @@ A program is written line by line, and each line is run at once, so that shapes 
 
 from __future__ import annotations
 
+import math
 import string
 import warnings
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import numpy as np
 
 import deepcore as dc
 from deepcore.autograd.transforms import tree_map
+from deepcore.config import settings
 from deepcore.errors import DeepcoreError, DeepcoreWarning
 
 #: The parts in braces are chosen by `_Choices`.
@@ -313,18 +315,26 @@ def outcome(program: Program, function, scope: dict, which: int):
 
 
 def differences(program: Program):
-    """(what differs in which call, the compiled function)"""
+    """(what differs in which call, the compiled function): it is recorded, its program runs twice, and is checked."""
     scope: dict = {}
     exec(program.source(), scope)
     function = scope["program"]
     expected = [outcome(program, function, scope, which) for which in (0, 1)]
     compiled = dc.compile(function)
-    wrong = []
+    wrong, before = [], settings.compile_check
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeepcoreWarning)
-        for call, which in enumerate((0, 1, 0)):
-            found = outcome(program, compiled, scope, which)
+        for call, which in enumerate((0, 1, 0, 1)):
+            settings.compile_check = int(call == 3)
+            runners = [runner for entry in compiled._known.values() for runner, _ in entry]
+            for runner in runners:
+                runner.next_check = 0 if call == 3 else math.inf
+            try:
+                found = outcome(program, compiled, scope, which)
+            finally:
+                settings.compile_check = before
             wrong += [f"{name}, call {call}" for name, value in found.items() if value != expected[which].get(name)]
+            wrong += ["the check of a program"] * any(runner.differences for runner in runners)
     return wrong, compiled
 
 

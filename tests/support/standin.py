@@ -561,7 +561,7 @@ class ndarray:
     # Indexing.
     def __getitem__(self, key):
         key, advanced = _index(self, key)
-        return _queue(functools.partial(self._a.__getitem__, key), [self]) if advanced else _wrap(self._a[key], [self])
+        return _queue(lambda: self._a[key()], [self]) if advanced else _wrap(self._a[key()], [self])
 
     def __setitem__(self, key, value):
         key, advanced = _index(self, key)
@@ -573,10 +573,10 @@ class ndarray:
 
         def write(a=self._a):
             if advanced != "integer":
-                a[key] = value
+                a[key()] = value
                 return
             # Of writes that collide, CuPy keeps any one: here the first, where NumPy keeps the last.
-            places = np.arange(a.size).reshape(a.shape)[key]
+            places = np.arange(a.size).reshape(a.shape)[key()]
             values = np.broadcast_to(np.asarray(value).astype(a.dtype), places.shape)
             a.flat[places.ravel()[::-1]] = values.ravel()[::-1]
 
@@ -662,7 +662,10 @@ def _rewrap(value, sources):
 
 
 def _index(array, key):
-    """(NumPy's key, "" for a view, else "mask" or "integer"). Integers in index arrays wrap around, as in CuPy."""
+    """(NumPy's key, "" for a view, else "mask" or "integer"). Integers in index arrays wrap around, as in CuPy.
+
+    The key is a call: where a stream captures, a graph reads the index arrays anew.
+    """
     items = list(key) if type(key) is tuple else [key]
     masks = 0
     for i, item in enumerate(items):
@@ -695,15 +698,18 @@ def _index(array, key):
     if not any(item is Ellipsis for item in items):
         items.append(Ellipsis)  # so that a single element stays a 0-d array
     width = [0 if v is None or v is Ellipsis else v.ndim if _kind(v) == "b" else 1 for v in items]
-    axis, integer = 0, False
+    axis, sizes = 0, {}
     for i, item in enumerate(items):
         if item is Ellipsis:
             axis = array.ndim - sum(width[i:])
         elif _kind(item) in "iu" and axis < array.ndim:
-            integer = True
-            items[i] = item % max(array.shape[axis], 1) if array.shape[axis] else item
+            sizes[i] = array.shape[axis]
         axis += width[i]
-    return tuple(items), "integer" if integer else "mask" if masks else ""
+
+    def wrapped():
+        return tuple(item % sizes[i] if sizes.get(i) else item for i, item in enumerate(items))
+
+    return wrapped, "integer" if sizes else "mask" if masks else ""
 
 
 def _kind(item):
@@ -820,7 +826,7 @@ class ufunc:
 
         def run(a=a._a):
             # Atomics run in any order: here backwards, so that no test can lean on the bits of NumPy's order.
-            places = np.arange(a.size).reshape(a.shape)[key]
+            places = np.arange(a.size).reshape(a.shape)[key()]
             values = np.broadcast_to(given, places.shape).astype(a.dtype)
             flat = a.ravel()
             self._numpy.at(flat, places.ravel()[::-1], values.ravel()[::-1])
@@ -931,12 +937,11 @@ class _Function:
         _permitted(name)
         if name in _INDEX_MODE:
             named.setdefault("mode", "wrap")
-        elif name in ("take_along_axis", "put_along_axis"):
-            plain = _wrap_along_axis(plain, named)
+        along = name in ("take_along_axis", "put_along_axis")
 
         def compute():
             with np.errstate(all="ignore"):
-                result = self._numpy(*plain, **named)
+                result = self._numpy(*(_wrap_along_axis(plain, named) if along else plain), **named)
             if name in ("empty", "empty_like"):
                 _garbage(result)
             if halves:  # cuBLAS answers in bfloat16, NumPy in float32

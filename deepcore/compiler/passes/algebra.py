@@ -19,7 +19,7 @@ def run(program: Program) -> None:
     negated: dict = {}
     kept = []
     for record in program.records:
-        chain = program.target.chain_of(record)
+        chain = program.chain_of(record)
         same = None if chain is None or len(chain.lines) != 1 else _same(program, chain, negated)
         if same is not None and same.buffer.kind in ("own", "outside") and not same.buffer.changing:
             (ref,) = record.outs

@@ -10,6 +10,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.compiler.ir import Record
 from deepcore.kernels.codegen.jit import bits
 from deepcore.kernels.cpu import elementwise
+from deepcore.kernels.math.formulas import operations
 from deepcore.kernels.runtime.executable import Buffer, Ref
 
 #: Elements from which on a kernel of several formulas is worth the half second that compiling it takes.
@@ -74,9 +75,19 @@ class Chain:
             stored.append((value, ref))
         return Chain(self.dtype, self.size, self.columns, self.substituted(change), stored)
 
+    @property
+    def arithmetic(self) -> int:
+        """Operations of all formulas on all elements."""
+        return self.size * sum(operations(line.formula) for line in self.lines)
+
+    @property
+    def pays(self) -> bool:
+        """Whether it has elements enough for a kernel of its own."""
+        return self.size >= WORTH
+
     def fits(self) -> bool:
         """Whether a kernel of it is to be made."""
-        if self.size < WORTH and len(self.lines) > 1:
+        if not self.pays and len(self.lines) > 1:
             return False
         return len(self.operands) <= OPERANDS and len(self.lines) <= LINES and len(self.stored) <= STORED
 

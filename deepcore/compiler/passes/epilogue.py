@@ -14,7 +14,7 @@ def run(program: Program) -> None:
     records: list[Record | None] = list(program.records)
     readers = Readers(program.records)
     for at, record in enumerate(program.records):
-        chain = target.chain_of(record)
+        chain = program.chain_of(record)
         if chain is None or chain.columns or len(chain.stored) != 1 or any(line.parameters for line in chain.lines):
             continue
         if len(chain.operands) > 2 or any(x.kind != "v" or x.buffer.changing for x in chain.operands):

@@ -43,7 +43,7 @@ def run(program: Program) -> None:
     records: list[Record | None] = list(program.records)
     readers = Readers(program.records)
     made: dict[Buffer, int] = {buffer: i for i, record in enumerate(program.records) for buffer in record.writes()}
-    known = {i: chain for i, record in enumerate(program.records) if (chain := target.chain_of(record)) is not None}
+    known = {i: chain for i, record in enumerate(program.records) if (chain := program.chain_of(record)) is not None}
 
     def needed_later(first: int, at: int) -> list[bool] | None:
         """For each result of the chain at `first`: whether more than `at` reads it. None where it cannot wait."""

@@ -22,7 +22,7 @@ def run(program: Program) -> None:
         return buffer
 
     for i, record in enumerate(program.records):
-        chain = program.target.chain_of(record)
+        chain = program.chain_of(record)
         if chain is None:
             continue
         buffers = [now(x.buffer) for x in chain.operands]

@@ -7,10 +7,11 @@ from deepcore.autograd import constant
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError
 from deepcore.ops.dropout import dropout_p
-from deepcore.ops.registry import takes_arrays
+from deepcore.ops.registry import functional, takes_arrays
 from deepcore.tensor import Tensor
 
 
+@functional
 @takes_arrays
 def dropout(input, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """x · m / (1 - p), m being 0 with probability p and 1 otherwise; x itself when not `training`.

@@ -14,7 +14,7 @@ from deepcore.ops.index import gather_p, within
 from deepcore.ops.loss import bad_class, cross_entropy_p, probabilities
 from deepcore.ops.reduction import mean
 from deepcore.ops.reduction import sum as sum_
-from deepcore.ops.registry import takes_arrays
+from deepcore.ops.registry import functional, takes_arrays
 from deepcore.ops.shape import squeeze, unsqueeze
 from deepcore.ops.softmax import log_softmax
 from deepcore.tensor import Tensor
@@ -65,6 +65,7 @@ def _size(shape: tuple[int, ...]) -> int:
     return product
 
 
+@functional
 @takes_arrays
 def mse_loss(input, target, reduction: str = "mean") -> Tensor:
     """(input - target)², averaged, summed or as it is. Shapes must be equal."""
@@ -72,6 +73,7 @@ def mse_loss(input, target, reduction: str = "mean") -> Tensor:
     return _reduced(terms.term(terms.mse, "numeric", input, target), reduction)
 
 
+@functional
 @takes_arrays
 def l1_loss(input, target, reduction: str = "mean") -> Tensor:
     """|input - target|, averaged, summed or as it is. Shapes must be equal."""
@@ -79,6 +81,7 @@ def l1_loss(input, target, reduction: str = "mean") -> Tensor:
     return _reduced(terms.term(terms.l1, "numeric", input, target), reduction)
 
 
+@functional
 @takes_arrays
 def smooth_l1_loss(input, target, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """½d²/beta where |d| < beta, |d| - ½beta elsewhere; d = input - target. (Girshick, 2015)"""
@@ -90,6 +93,7 @@ def smooth_l1_loss(input, target, reduction: str = "mean", beta: float = 1.0) ->
     return _reduced(terms.term(terms.smooth_l1, "float", input, target, beta=beta), reduction)
 
 
+@functional
 @takes_arrays
 def huber_loss(input, target, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """½d² where |d| ≤ delta, delta · (|d| - ½delta) elsewhere; d = input - target. (Huber, 1964)"""
@@ -99,6 +103,7 @@ def huber_loss(input, target, reduction: str = "mean", delta: float = 1.0) -> Te
     return _reduced(terms.term(terms.huber, "float", input, target, delta=delta), reduction)
 
 
+@functional
 @takes_arrays
 def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """-[y·log x + (1 - y)·log(1 - x)] on probabilities x in [0, 1]; the logarithms are held at -100 or above.
@@ -111,6 +116,7 @@ def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction:
     return _reduced(loss if weight is None else weigh(weight, loss), reduction)
 
 
+@functional
 @takes_arrays
 def binary_cross_entropy_with_logits(
     input, target, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None
@@ -127,6 +133,7 @@ def binary_cross_entropy_with_logits(
     return _reduced(loss if weight is None else weigh(weight, loss), reduction)
 
 
+@functional
 @takes_arrays
 def nll_loss(input, target, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
     """-weight[y] · input[y] on log-probabilities, averaged (by the sum of weights), summed or as it is.
@@ -254,6 +261,7 @@ class ProbabilityCheck:
 first_calls = ProbabilityCheck()
 
 
+@functional
 @takes_arrays
 def cross_entropy(
     input,

@@ -13,10 +13,11 @@ from deepcore.ops.index import write
 from deepcore.ops.norm import batch_norm_p, batch_statistics, layer_norm_p, moved, rms_norm_p, running_statistics
 from deepcore.ops.reduction import amax
 from deepcore.ops.reduction import sum as sum_
-from deepcore.ops.registry import takes_arrays
+from deepcore.ops.registry import functional, takes_arrays
 from deepcore.tensor import Tensor, from_raw, made
 
 
+@functional
 @takes_arrays
 def batch_norm(
     input,
@@ -124,6 +125,7 @@ def _trailing(name: str, input: Tensor, normalized_shape) -> tuple[int, ...]:
     return sizes
 
 
+@functional
 @takes_arrays
 def layer_norm(input, normalized_shape, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5):
     """(x - E[x]) / √(Var[x] + eps) · weight + bias over the trailing dimensions `normalized_shape`.
@@ -138,6 +140,7 @@ def layer_norm(input, normalized_shape, weight: Tensor | None = None, bias: Tens
     )
 
 
+@functional
 @takes_arrays
 def rms_norm(input, normalized_shape, weight: Tensor | None = None, eps: float | None = None):
     """x / √(E[x²] + eps) · weight over the trailing dimensions `normalized_shape`.
@@ -154,6 +157,7 @@ def rms_norm(input, normalized_shape, weight: Tensor | None = None, eps: float |
     )
 
 
+@functional
 @takes_arrays
 def normalize(input, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
     """x / max(‖x‖ₚ, eps) along `dim`."""

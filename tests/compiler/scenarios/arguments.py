@@ -661,3 +661,80 @@ def large_results(compile):
             del a
             a = dc.zeros(600, 500)
         yield a.sum(), b.sum(), b[::100, ::100] * 1
+
+
+@scenario(everywhere=True)
+def given_twice(compile):
+    run = compile(lambda x, y, z: x - 2 * y + 5 * z)
+    for x, y in zip(inputs(8), inputs(8, 1, 4)):
+        yield run(x, x, y), run(y, x, x), run(x, y, x)
+
+
+VIEWS = {
+    "slice": lambda x: x[:, :3],
+    "step": lambda x: x[:, ::2],
+    "transposed": lambda x: x.t(),
+    "row": lambda x: x[2],
+    "part of three": lambda x: x.reshape(2, 3, 4).transpose(0, 2)[1:],
+}
+
+
+@scenario(everywhere=True, each=VIEWS)
+def views_as_arguments(compile, view):
+    run = compile(lambda x: (x * 2 + 1, x.sum(0), (x.mT if x.ndim > 1 else x) * 1))
+    for x in inputs(8, 6, 4):
+        yield run(view(x))
+
+
+@scenario(EQUAL_OR_EAGER, everywhere=True, each=VIEWS)
+def views_as_arguments_are_written(compile, view):
+    @compile
+    def run(x):
+        x.add_(1.0)
+        y = x * 2
+        x[0] = y[-1]
+        return y
+
+    for x in inputs(8, 6, 4):
+        yield run(view(x)), x
+
+
+@scenario(EQUAL_OR_EAGER, everywhere=True)
+def parts_of_written_arguments_are_returned(compile):
+    @compile
+    def run(x):
+        x.add_(1.0)
+        return x[0]
+
+    for x in inputs(8, 6, 4):
+        part = run(x)
+        part.mul_(3.0)
+        yield part, x
+
+
+@scenario(EQUAL_OR_EAGER, everywhere=True, each=[False, True])
+def parts_of_gradients_are_returned(compile, added):
+    w = nn.Parameter(randn(4))
+
+    @compile
+    def run(x):
+        (w * x).sum().backward()
+        return w.grad[1:]
+
+    for x in inputs(8, 6, 4):
+        w.grad = dc.ones(4) if added else None
+        part = run(x)
+        part.mul_(3.0)
+        yield part, w.grad
+
+
+@scenario(everywhere=True)
+def two_arguments_are_written(compile):
+    @compile
+    def run(x, y):
+        x.add_(y)
+        y.mul_(x)
+        return x * y, y
+
+    for x, y in zip(inputs(8), inputs(8, 1, 4)):
+        yield run(x, y.expand(5, 4).clone()), x, y

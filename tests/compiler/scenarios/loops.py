@@ -286,7 +286,7 @@ def several_optimizers(compile, kind):
         yield step(x, y), body, head, first, second
 
 
-@scenario(each=["one", "two"])
+@scenario(EQUAL_OR_EAGER, each=["one", "two"])
 def generative_adversarial(compile, functions):
     generator, critic = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 4)), nn.Linear(4, 1)
     g_optimizer = optim.Adam(generator.parameters(), lr=0.01, betas=(0.5, 0.9))
@@ -566,7 +566,7 @@ def average_of_weights(compile, place):
         yield call(x, y), list(model.parameters()), average, optimizer
 
 
-@scenario(each=["mul_", "lerp", "copy_"])
+@scenario(EQUAL_OR_EAGER, each=["mul_", "lerp", "copy_"])
 def one_state_averaged(compile, how):
     p = nn.Parameter(randn(3))
     s = dc.zeros(3)
@@ -648,7 +648,7 @@ def teacher_and_student(compile):
         yield step(x), teacher, student, optimizer
 
 
-@scenario(each=["tensor", "number"])
+@scenario(EQUAL_OR_EAGER, each=["tensor", "number"])
 def memory_bank(compile, index):
     encoder, bank = nn.Linear(4, 3), dc.zeros(6, 3)
     optimizer = optim.SGD(encoder.parameters(), lr=0.1)
@@ -973,7 +973,7 @@ def gradient_descent_by_grad(compile):
         yield step(x, y), w
 
 
-@scenario()
+@scenario(EQUAL_OR_EAGER)
 def inner_loop(compile):
     model = mlp()
     optimizer = optim.SGD(model.parameters(), lr=0.1)

@@ -291,7 +291,7 @@ def overlapping_shift(compile, how):
         yield run(x), x
 
 
-@scenario()
+@scenario(EQUAL_OR_EAGER)
 def accumulated_by_index(compile):
     table = dc.zeros(5, 2)
 

@@ -183,18 +183,6 @@ def second_backward_raises(compile):
         yield raised, model
 
 
-@scenario(EQUAL_OR_EAGER)
-def second_derivative_outside(compile):
-    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
-    run = compile(model)
-    for x in inputs(8):
-        model.zero_grad()
-        x.requires_grad_()
-        (gradient,) = dc.autograd.grad(run(x).sum(), [x], create_graph=True)
-        gradient.square().sum().backward()
-        yield gradient.detach(), model, x
-
-
 @scenario()
 def gradient_of_the_input(compile):
     model = mlp()

@@ -1,0 +1,34 @@
+# Written by `python -m deepcore.nn.stubs` from the registries; not edited by hand.
+
+from deepcore.nn.modules.activation import ELU as ELU
+from deepcore.nn.modules.activation import GELU as GELU
+from deepcore.nn.modules.activation import LeakyReLU as LeakyReLU
+from deepcore.nn.modules.activation import LogSigmoid as LogSigmoid
+from deepcore.nn.modules.activation import LogSoftmax as LogSoftmax
+from deepcore.nn.modules.activation import ReLU as ReLU
+from deepcore.nn.modules.activation import SiLU as SiLU
+from deepcore.nn.modules.activation import Sigmoid as Sigmoid
+from deepcore.nn.modules.activation import Softmax as Softmax
+from deepcore.nn.modules.activation import Softplus as Softplus
+from deepcore.nn.modules.activation import Tanh as Tanh
+from deepcore.nn.modules.container import ModuleDict as ModuleDict
+from deepcore.nn.modules.container import ModuleList as ModuleList
+from deepcore.nn.modules.container import Sequential as Sequential
+from deepcore.nn.modules.conv import Conv2d as Conv2d
+from deepcore.nn.modules.dropout import Dropout as Dropout
+from deepcore.nn.modules.embedding import Embedding as Embedding
+from deepcore.nn.modules.linear import Flatten as Flatten
+from deepcore.nn.modules.linear import Identity as Identity
+from deepcore.nn.modules.linear import Linear as Linear
+from deepcore.nn.modules.linear import Unflatten as Unflatten
+from deepcore.nn.modules.loss import BCELoss as BCELoss
+from deepcore.nn.modules.loss import BCEWithLogitsLoss as BCEWithLogitsLoss
+from deepcore.nn.modules.loss import CrossEntropyLoss as CrossEntropyLoss
+from deepcore.nn.modules.loss import HuberLoss as HuberLoss
+from deepcore.nn.modules.loss import L1Loss as L1Loss
+from deepcore.nn.modules.loss import MSELoss as MSELoss
+from deepcore.nn.modules.loss import NLLLoss as NLLLoss
+from deepcore.nn.modules.loss import SmoothL1Loss as SmoothL1Loss
+from deepcore.nn.modules.normalization import BatchNorm1d as BatchNorm1d
+from deepcore.nn.modules.normalization import LayerNorm as LayerNorm
+from deepcore.nn.modules.normalization import RMSNorm as RMSNorm

@@ -1,0 +1,34 @@
+# Written by `python -m deepcore.nn.stubs` from the registries; not edited by hand.
+
+from deepcore.nn.functional.dropout import dropout as dropout
+from deepcore.nn.functional.loss import binary_cross_entropy as binary_cross_entropy
+from deepcore.nn.functional.loss import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
+from deepcore.nn.functional.loss import cross_entropy as cross_entropy
+from deepcore.nn.functional.loss import huber_loss as huber_loss
+from deepcore.nn.functional.loss import l1_loss as l1_loss
+from deepcore.nn.functional.loss import mse_loss as mse_loss
+from deepcore.nn.functional.loss import nll_loss as nll_loss
+from deepcore.nn.functional.loss import smooth_l1_loss as smooth_l1_loss
+from deepcore.nn.functional.norm import batch_norm as batch_norm
+from deepcore.nn.functional.norm import layer_norm as layer_norm
+from deepcore.nn.functional.norm import normalize as normalize
+from deepcore.nn.functional.norm import rms_norm as rms_norm
+from deepcore.ops._functions import conv2d as conv2d
+from deepcore.ops._functions import elu as elu
+from deepcore.ops._functions import embedding as embedding
+from deepcore.ops._functions import flatten as flatten
+from deepcore.ops._functions import gelu as gelu
+from deepcore.ops._functions import leaky_relu as leaky_relu
+from deepcore.ops._functions import linear as linear
+from deepcore.ops._functions import log_softmax as log_softmax
+from deepcore.ops._functions import logsigmoid as logsigmoid
+from deepcore.ops._functions import logsumexp as logsumexp
+from deepcore.ops._functions import one_hot as one_hot
+from deepcore.ops._functions import pad as pad
+from deepcore.ops._functions import relu as relu
+from deepcore.ops._functions import sigmoid as sigmoid
+from deepcore.ops._functions import silu as silu
+from deepcore.ops._functions import softmax as softmax
+from deepcore.ops._functions import softplus as softplus
+from deepcore.ops._functions import tanh as tanh
+from deepcore.ops._functions import unflatten as unflatten

@@ -1,0 +1,425 @@
+"""Convolution on the CPU: matrix products whose right operand is gathered from the image, a panel at a time.
+
+Every element of a result is one chain of fused multiply-adds over a block of k, the blocks' sums added in order. k runs
+over (channel, row, column of the filter), in the weight's gradient over (sample, position); its blocks depend on shapes
+alone, and so do the parts of a batch whose weight gradients are added up at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from deepcore.kernels.codegen.kernel import Address, Code, In, Operand, Out, Size, Type, args
+from deepcore.kernels.cpu import gemm, gemm_tables, gemm_tile
+from deepcore.kernels.cpu.reductions import FLOATS, in_steps, kernels_of, regions, spaces
+from deepcore.kernels.plan import Launch, Lowering, Plan, Spec, contiguous, with_epilogue
+from deepcore.kernels.registry import register
+
+# Multiplications of a chunk, about, and chunks of a weight gradient from which on its batch is not cut.
+_WORK, _CHUNKS = 1 << 20, 16
+# Panels that are gathered at a time.
+_PANELS = 8
+
+#: The image that is gathered from: its size, strides in bytes, and how the filter moves over it. `oh`, `ow`: positions.
+_IMAGE: dict[str, Type] = dict.fromkeys(
+    ("height", "width", "xn", "xc", "xh", "xw", "kh", "kw", "oh", "ow", "sh", "sw", "top", "left", "dh", "dw"), Size
+)
+
+
+@functools.cache
+def _gatherer(tools, dtype: str, transposed: bool):
+    """gather(x, k, first, count, to, …): the numbers that tap k of the filter meets at positions first, first + 1, …
+
+    Where `transposed`, positions are those of the image that was convolved, and x is the result's gradient.
+    """
+    dt = np.dtype(dtype)
+    view, zero, size = tools.view(dt), dt.type(0), dt.itemsize
+    take, put = tools.elements(dt)
+
+    @tools.function
+    def gather(x, k, first, count, to, height, width, xc, xh, xw, kh, kw, ow, sh, sw, top, left, dh, dw):
+        channel = k // (kh * kw)
+        tap = k - channel * kh * kw
+        ky = tap // kw
+        kx = tap - ky * kw
+        plane, y = x + channel * xc, first // ow
+        column, done = first - y * ow, 0
+        while done < count:
+            run = min(count - done, ow - column)
+            result = view(to + done * size)
+            if transposed:  # row · sh = y + top - ky · dh
+                row, at = y + top - ky * dh, column + left - kx * dw
+                inside = row >= 0
+                if sh > 1:
+                    inside = inside and row % sh == 0
+                    row //= sh
+                inside = inside and row < height
+                # From the first r whose at + r is a multiple of sw, in steps of sw.
+                low = -at if at < 0 else 0 if sw == 1 else (-at) % sw
+                high = min(run, (width - 1) * sw + 1 - at)
+            else:
+                row, at = y * sh - top + ky * dh, column * sw - left + kx * dw
+                inside = row >= 0 and row < height
+                low, high = max(0, -at), min(run, width - at)
+                if sw > 1:
+                    low, high = 0 if at >= 0 else -(at // sw), min(run, (width - 1 - at) // sw + 1)
+            line = plane + row * xh
+            if not inside or low >= high:
+                for r in range(run):
+                    result[r] = zero
+            elif sw == 1 and xw == size:
+                source = view(line + at * size)
+                for r in range(low):
+                    result[r] = zero
+                for r in range(low, high):
+                    put(result, r, take(source, r))
+                for r in range(high, run):
+                    result[r] = zero
+            elif transposed:
+                for r in range(run):
+                    result[r] = zero
+                for r in range(low, high, sw):
+                    result[r] = view(line + (at + r) // sw * xw)[0]
+            else:
+                for r in range(low):
+                    result[r] = zero
+                for r in range(low, high):
+                    result[r] = view(line + (at + r * sw) * xw)[0]
+                for r in range(high, run):
+                    result[r] = zero
+            done, column, y = done + run, 0, y + 1
+
+    return gather
+
+
+@functools.cache
+def _multiplier(tools, dtype: str):
+    """(columns of a tile, multiply(a, ars, aks, panel, pitch, steps, rows, out, ldo, width, add)).
+
+    out = A · panel, or added to it; rows of the panel are `pitch` bytes apart.
+    """
+    shape = gemm_tables.own()
+    size = np.dtype(dtype).itemsize
+    lanes = shape.bytes // size
+    tall, low = shape.heights
+    s = gemm_tile.Shape(dtype, lanes)
+    columns = shape.across * lanes
+    stride = columns * size
+    big, small = gemm_tile.tile(tools, s, tall, shape.across), gemm_tile.tile(tools, s, low, shape.across)
+    some, height_of = gemm_tile.masked_mover(tools, s, shape.across), gemm.heights(tools, shape)
+    tile_space = gemm_tile.space(tools, tall * stride)
+
+    @tools.function
+    def multiply(a, ars, aks, panel, pitch, steps, rows, out, ldo, width, add):
+        part, i = tile_space(), 0
+        while i < rows:
+            height = height_of(rows - i)
+            count = min(height, rows - i)
+            there = out + i * ldo
+            to, ldt = there, ldo
+            if width < columns:
+                to, ldt = part, stride
+                if add:
+                    for q in range(count):
+                        some(there + q * ldo, part + q * stride, width)
+            at, ahead = a + i * ars, 8 * pitch
+            if height == tall:
+                big(at, ars, aks, panel, pitch, steps, count, to, ldt, to, ldt, add, ahead, 1, 0)
+            else:
+                small(at, ars, aks, panel, pitch, steps, count, to, ldt, to, ldt, add, ahead, 1, 0)
+            if width < columns:
+                for q in range(count):
+                    some(part + q * stride, there + q * ldo, width)
+            i += height
+
+    return columns, multiply
+
+
+_CONVOLVED: dict[str, Type] = {
+    "x": Address, "weight": Address, "bias": Address, "out": Address, "activation": Code, "pre": Address, "other": Address,
+    **dict.fromkeys(("samples", "groups", "rows", "depth", "block", "wide", "each"), Size), **_IMAGE,
+}  # fmt: skip
+
+
+@args(**_CONVOLVED)
+def _convolved(tools, transposed: bool, dtype: str):
+    """activation(weight · gathered x + bias): `rows` channels of a group from `depth` ones, `wide` positions a task.
+
+    `block`: steps of k between two sums, `each`: tasks of a chunk, `pre`: what the activation is applied to is stored there,
+    `other`: the activation's second operand, laid out as out.
+    """
+    dt = np.dtype(dtype)
+    size, zero = dt.itemsize, dt.type(0)
+    gather, (columns, multiply) = _gatherer(tools, dtype, transposed), _multiplier(tools, dtype)
+    strip = _PANELS * columns
+    pitch = strip * size + 64  # lines of a column lie in different sets of the cache
+    panel_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * pitch)
+    view, words, call, call_space = tools.view(dt), tools.words(), tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
+
+    def kernel(
+        x, weight, bias, out, activation, pre, other, samples, groups, rows, depth, block, wide, each, height, width, xn, xc,
+        xh, xw, kh, kw, oh, ow, sh, sw, top, left, dh, dw, chunk,
+    ):  # fmt: skip
+        positions, k = oh * ow, depth * kh * kw
+        across, panel = -(-positions // wide), panel_space()
+        for task in range(chunk * each, min(samples * groups * across, (chunk + 1) * each)):
+            part = task // across
+            first = (task - part * across) * wide
+            end, group = min(positions, first + wide), part % groups
+            source, a = x + part // groups * xn + group * depth * xc, weight + group * rows * k * size
+            plane = part * rows * positions * size
+            for j in range(first, end, strip):
+                count = min(strip, end - j)
+                for k0 in range(0, k, block):
+                    steps = min(block, k - k0)
+                    for p in range(steps):
+                        to = panel + p * pitch
+                        gather(
+                            source, k0 + p, j, count, to, height, width, xc, xh, xw, kh, kw, ow, sh, sw, top, left, dh, dw
+                        )  # fmt: skip
+                        for q in range(count, -(-count // columns) * columns):
+                            view(to)[q] = zero
+                    for q in range(0, count, columns):
+                        to, some = out + plane + (j + q) * size, min(columns, count - q)
+                        at = panel + q * size
+                        multiply(
+                            a + k0 * size, k * size, size, at, pitch, steps, rows, to, positions * size, some, k0
+                        )  # fmt: skip
+            # What follows the sums is done to the task's numbers, which the caches still hold.
+            if bias != 0 or pre != 0 or activation != 0:
+                e, count = words(call_space()), end - first
+                for i in range(rows):
+                    at = plane + (i * positions + first) * size
+                    row = view(out + at)
+                    if bias:
+                        more = view(bias)[group * rows + i]
+                        for j in range(count):
+                            row[j] = row[j] + more
+                    if pre:
+                        kept = view(pre + at)
+                        for j in range(count):
+                            kept[j] = row[j]
+                    if activation:
+                        e[0], e[1], e[2], e[3], e[4] = out + at, out + at, count, 0, 0
+                        if other:
+                            e[1], e[2], e[3] = other + at, out + at, count
+                        call(activation, e, 0)
+        return 0
+
+    return kernel
+
+
+_WEIGHT: dict[str, Type] = {
+    "x": Address, "g": Address, "out": Address,
+    **dict.fromkeys(("samples", "parts", "groups", "rows", "depth", "block", "wide", "each"), Size), **_IMAGE,
+}  # fmt: skip
+
+
+@args(**_WEIGHT)
+def _weight_grad(tools, dtype: str):
+    """Σ g · gathered x over a part of the samples and all positions: out is (parts, groups, rows, depth · kh · kw)."""
+    dt = np.dtype(dtype)
+    size, shape = dt.itemsize, gemm_tables.own()
+    gather, (columns, multiply) = _gatherer(tools, dtype, False), _multiplier(tools, dtype)
+    pack, _ = gemm.packer(tools, dtype, dtype, shape)
+    line = gemm_tables.MAX_STEPS * size
+    panel_space = gemm_tile.space(tools, columns * line + shape.bytes)
+    lines_space = gemm_tile.space(tools, columns * line)
+
+    def kernel(
+        x, g, out, samples, parts, groups, rows, depth, block, wide, each, height, width, xn, xc, xh, xw, kh, kw, oh, ow, sh,
+        sw, top, left, dh, dw, chunk,
+    ):  # fmt: skip
+        positions, k = oh * ow, depth * kh * kw
+        across, share, stride = -(-k // wide), -(-samples // parts), columns * size
+        panel, lines = panel_space(), lines_space()
+        for task in range(chunk * each, min(parts * groups * across, (chunk + 1) * each)):
+            part, first = task // across, task % across * wide
+            group, start = part % groups, part // groups * share
+            for j in range(first, min(k, first + wide), columns):
+                count = min(columns, min(k, first + wide) - j)
+                to = out + (part * rows * k + j) * size
+                for n in range(start, min(samples, start + share)):
+                    source = x + n * xn + group * depth * xc
+                    a = g + (n * groups + group) * rows * positions * size
+                    for p in range(0, positions, block):
+                        steps = min(block, positions - p)
+                        for q in range(count):
+                            gather(
+                                source, j + q, p, steps, lines + q * line, height, width, xc, xh, xw, kh, kw, ow, sh, sw, top,
+                                left, dh, dw,
+                            )  # fmt: skip
+                        pack(lines, size, line, steps, count, panel, stride)
+                        add = 1 if n > start or p else 0
+                        multiply(
+                            a + p * size, positions * size, size, panel, stride, steps, rows, to, k * size, count, add
+                        )
+        return 0
+
+    return kernel
+
+
+@args(weight=In, out=Out, rows=Size, depth=Size, taps=Size)
+def _swapped(tools, dtype: str):
+    """(groups, rows, depth, taps) as (groups, depth, rows, taps), a group a chunk."""
+
+    def kernel(weight, out, rows, depth, taps, chunk):
+        start = chunk * rows * depth * taps
+        for i in range(rows):
+            for j in range(depth):
+                for t in range(taps):
+                    out[start + (j * rows + i) * taps + t] = weight[start + (i * depth + j) * taps + t]
+        return 0
+
+    return kernel
+
+
+_CONV, _CONV_INPUT = kernels_of("conv", _convolved, False), kernels_of("conv_input", _convolved, True)
+_CONV_WEIGHT, _SWAPPED = kernels_of("conv_weight", _weight_grad), kernels_of("conv_swapped", _swapped)
+
+
+def _image(x: Spec, size, positions, params) -> dict[str, int]:
+    """The arguments of `_IMAGE` for a filter of `size` that moves over x."""
+    (top, _), (left, _) = params["padding"]
+    names = "xn", "xc", "xh", "xw"
+    return {
+        "height": x.shape[2], "width": x.shape[3], **dict(zip(names, x.strides)), "kh": size[0], "kw": size[1],
+        "oh": positions[0], "ow": positions[1], "sh": params["stride"][0], "sw": params["stride"][1], "top": top, "left": left,
+        "dh": params["dilation"][0], "dw": params["dilation"][1],
+    }  # fmt: skip
+
+
+def _columns(dtype) -> int:
+    shape = gemm_tables.own()
+    return shape.across * shape.bytes // dtype.itemsize
+
+
+def _unfit(specs, *kernels: dict) -> bool:
+    """Whether the reference serves: another dtype, nothing to compute, or no kernel."""
+    dtype = specs[0].dtype
+    if dtype not in FLOATS or any(spec.dtype != dtype or not spec.size for spec in specs):
+        return True
+    return gemm_tables.table() is None or not all(each[dtype].ready() for each in kernels)
+
+
+def _tasks(count: int, length: int, work: int, dtype) -> tuple[int, int, int]:
+    """(columns of a task, tasks of a chunk, chunks) of `count` products of `length` columns, of so much work a column."""
+    columns = _columns(dtype)
+    wide = columns * max(1, min(-(-length // columns), _WORK // (work * columns)))
+    tasks, each = count * -(-length // wide), max(1, _WORK // (work * min(length, wide)))
+    return wide, each, -(-tasks // each)
+
+
+def _launch(kernels: dict, image: Spec, rows: int, depth: int, size, positions, params, **operands) -> Launch:
+    samples, groups = image.shape[0], params["groups"]
+    k = depth * math.prod(size)
+    wide, each, chunks = _tasks(samples * groups, math.prod(positions), rows * k, image.dtype)
+    return Launch(
+        kernels[image.dtype], chunks, **operands, activation=None, pre=None, other=None, samples=samples, groups=groups,
+        rows=rows, depth=depth, block=gemm_tables.steps(k), wide=wide, each=each, **_image(image, size, positions, params),
+    )  # fmt: skip
+
+
+def positions(shape, size, params) -> tuple[int, int]:
+    """Where a filter of `size` stands in an image of this shape."""
+    return tuple(
+        (n + sum(padding) - dilation * (k - 1) - 1) // stride + 1
+        for n, k, padding, dilation, stride in zip(
+            shape[2:], size, params["padding"], params["dilation"], params["stride"]
+        )
+    )  # type: ignore[return-value]
+
+
+def _plan(specs, params) -> Plan | bool | None:
+    x, weight = specs[:2]
+    if _unfit(specs, _CONV):
+        return None
+    if _copies(specs, params):
+        return True
+    (channels, depth, *size), count = weight.shape, len(specs)
+    where = positions(x.shape, size, params)
+    launch = _launch(
+        _CONV, x, channels // params["groups"], depth, size, where, params, x=Operand(0), weight=Operand(1),
+        bias=Operand(2) if count > 2 else None, out=Operand(count),
+    )  # fmt: skip
+    return Plan(contiguous((x.shape[0], channels, *where), x.dtype, x.backend), [launch])
+
+
+def _plan_input(specs, params) -> Plan | bool | None:
+    """The gradient of the image: the result's gradient, gathered for each place of the image, times the swapped weight."""
+    g, weight = specs
+    if _unfit(specs, _CONV_INPUT, _SWAPPED):
+        return None
+    if _copies(specs, params):
+        return True
+    (channels, depth, *size), groups = weight.shape, params["groups"]
+    rows = channels // groups
+    swap = Launch(
+        _SWAPPED[g.dtype], groups, weight=Operand(1), out=Operand(2), rows=rows, depth=depth, taps=math.prod(size)
+    )
+    launch = _launch(
+        _CONV_INPUT, g, depth, rows, size, params["size"], params, x=Operand(0), weight=Operand(2), bias=None, out=Operand(3)
+    )  # fmt: skip
+    result = contiguous((g.shape[0], groups * depth, *params["size"]), g.dtype, g.backend)
+    return Plan(result, [swap, launch], (weight.size * g.dtype.itemsize,))
+
+
+def _plan_weight(specs, params) -> Plan | bool | None:
+    """The gradient of the weight, of parts of the batch where there are too few filters to go round."""
+    x, g = specs
+    if _unfit(specs, _CONV_WEIGHT):
+        return None
+    if _copies(specs, params):
+        return True
+    groups, size, where = params["groups"], params["size"], g.shape[2:]
+    rows, depth, samples = g.shape[1] // groups, x.shape[1] // groups, x.shape[0]
+    k, length = depth * math.prod(size), samples * math.prod(where)
+    wide, each, chunks = _tasks(groups, k, rows * length, x.dtype)
+    parts = 1 if chunks >= _CHUNKS else min(samples, -(-rows * k * groups * length // _WORK), _CHUNKS)
+    parts = -(-samples // -(-samples // parts))
+    total = rows * k * groups
+    steps = regions("sum", x.dtype, 1, parts, total) if parts > 1 else []
+    between = (parts * total * x.dtype.itemsize, *spaces(steps, x.dtype)) if parts > 1 else ()
+    launch = Launch(
+        _CONV_WEIGHT[x.dtype], -(-parts * groups * -(-k // wide) // each), x=Operand(0), g=Operand(1), out=Operand(2),
+        samples=samples, parts=parts, groups=groups, rows=rows, depth=depth, block=gemm_tables.steps(math.prod(where)),
+        wide=wide, each=each, **_image(x, size, where, params),
+    )  # fmt: skip
+    sums = in_steps(steps, Operand(2), 3, Operand(2 + len(between))) if steps else []
+    if not all(each.kernel.ready() for each in sums):
+        return None
+    result = contiguous((groups * rows, depth, *size), x.dtype, x.backend)
+    return Plan(result, [launch, *sums], between)
+
+
+def _copies(specs, params) -> tuple[bool, ...] | None:
+    """The first operand is gathered from, and may lie in any way; the others may not."""
+    copies = tuple(not spec.aligned if i == 0 else not spec.plain for i, spec in enumerate(specs))
+    return copies if any(copies) else None
+
+
+def _cost(specs, params) -> float:
+    x, weight = specs[:2]
+    return 2 * x.shape[0] * math.prod(positions(x.shape, weight.shape[2:], params)) * weight.size
+
+
+def _cost_input(specs, params) -> float:
+    g, weight = specs
+    return 2 * g.shape[0] * math.prod(g.shape[2:]) * weight.size
+
+
+def _cost_weight(specs, params) -> float:
+    x, g = specs
+    return 2 * g.size * x.shape[1] // params["groups"] * math.prod(params["size"])
+
+
+_KEYS = ("stride", "padding", "dilation", "groups")
+for _lowering in (
+    Lowering("conv2d", _plan, _KEYS, copies=_copies, cost=_cost, epilogue=with_epilogue),
+    Lowering("conv2d_input", _plan_input, (*_KEYS, "size"), copies=_copies, cost=_cost_input, epilogue=with_epilogue),
+    Lowering("conv2d_weight", _plan_weight, (*_KEYS, "size"), copies=_copies, cost=_cost_weight),
+):
+    register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)

@@ -1,0 +1,115 @@
+"""Convolution's kernels: the same bits at any number of threads, in a program, and on both devices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import standin
+
+import deepcore as dc
+from deepcore.backend import get_backend
+from deepcore.backend.dtypes import float32, float64
+from deepcore.config import settings
+
+pytest.importorskip("numba")
+
+from deepcore.kernels.cpu import conv
+from deepcore.kernels.cuda import conv as cuda_conv
+from deepcore.nn import functional as F
+from deepcore.ops.conv import conv2d_input_p, conv2d_p, conv2d_weight_p
+
+
+def draw(*shape, dtype=np.float32) -> np.ndarray:
+    return np.random.default_rng(shape).standard_normal(shape).astype(dtype)
+
+
+def params(stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1) -> dict:
+    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+
+
+CASES = [
+    ((3, 40, 13, 15), (24, 40, 3, 3), params()),
+    ((2, 8, 21, 17), (16, 2, 3, 2), params((2, 3), ((1, 0), (2, 1)), (1, 2), 4)),
+    ((40, 3, 8, 8), (4, 3, 1, 1), params(padding=((0, 0), (0, 0)))),
+]
+
+
+def results(x, w, options) -> list:
+    """The results of all three ops."""
+    out = conv2d_p(x, w, **options)
+    g = dc.tensor(draw(*out.shape, dtype=x.dtype), backend=x.backend)
+    return [
+        out.numpy(), conv2d_input_p(g, w, size=x.shape[2:], **options).numpy(),
+        conv2d_weight_p(x, g, size=w.shape[2:], **options).numpy(),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [float32, float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("shape, weight, options", CASES)
+def test_kernels_are_right_with_any_number_of_threads(shape, weight, options, dtype, monkeypatch):
+    x, w = dc.tensor(draw(*shape, dtype=dtype)), dc.tensor(draw(*weight, dtype=dtype))
+    found = results(x, w, options)
+    kernels = conv._CONV, conv._CONV_INPUT, conv._CONV_WEIGHT
+    assert all(each[dtype].state in ("compiled", "cached") for each in kernels)
+    assert all(op.lowering.plans for op in (conv2d_p, conv2d_input_p, conv2d_weight_p))
+    channels_last = dc.from_numpy(draw(*shape, dtype=dtype).transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2))
+    for a, b in zip(found, results(channels_last, w, options)):
+        np.testing.assert_array_equal(a, b)
+    for threads in (1, 3):
+        monkeypatch.setattr(settings, "threads", threads)
+        for a, b in zip(found, results(x, w, options)):
+            np.testing.assert_array_equal(a, b)
+    monkeypatch.setattr(settings, "kernels", False)
+    tolerance = 1e-4 if dtype == float32 else 1e-12
+    for a, b in zip(found, results(x, w, options)):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * 10)
+
+
+def test_an_image_that_is_all_infinite_or_not_a_number_stays_so():
+    x, w = np.full((1, 2, 3, 3), np.nan, np.float32), draw(2, 2, 3, 3)
+    assert np.isnan(F.conv2d(dc.tensor(x), dc.tensor(w)).numpy()).all()
+    assert np.isposinf(F.conv2d(dc.tensor(np.full_like(x, np.inf)), dc.tensor(np.abs(w))).numpy()).all()
+
+
+@pytest.mark.parametrize(
+    "function, steps",
+    [
+        (lambda x, w, b, y: F.relu(F.conv2d(x, w, b, padding=1)), 1),
+        (lambda x, w, b, y: (F.conv2d(x, w, b, padding=1) + y).tanh(), 1),
+        (lambda x, w, b, y: F.relu(F.conv2d(x, w, padding=1)), 1),
+        (lambda x, w, b, y: dc.grad(lambda w: F.relu(F.conv2d(x, w, b, padding=1)).square().sum())(w), None),
+    ],
+)
+def test_what_follows_joins_it_in_a_program(function, steps):
+    given = [dc.tensor(draw(*s)) for s in ((4, 8, 12, 12), (16, 8, 3, 3), (16,), (4, 16, 12, 12))]
+    expected = function(*given)
+    compiled = dc.compile(function)
+    for _ in range(3):
+        np.testing.assert_array_equal(compiled(*given).numpy(), expected.numpy())
+    runners = [runner for runners in compiled._known.values() for runner in runners]
+    executables = [getattr(r, "exe", None) or r[0].exe for r in runners]
+    if steps is not None:
+        assert [len(exe.steps) for exe in executables] == [steps]
+        assert [launch.kernel for launch in executables[0].launches] == [conv._CONV[float32]]
+    assert any("conv2d" in step.name for step in executables[0].steps)
+
+
+@pytest.mark.parametrize("dtype", [float32, float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "shape, weight, options",
+    [
+        ((2, 3, 5, 4), (4, 3, 3, 3), params()),
+        ((1, 4, 5, 6), (2, 2, 2, 3), params((2, 1), ((1, 0), (2, 1)), (1, 2), 2)),
+        ((1, 25, 3, 3), (1, 25, 3, 3), params()),
+    ],
+)
+def test_cuda_has_the_cpus_bits(shape, weight, options, dtype, monkeypatch):
+    monkeypatch.setattr(standin, "kernels", True)
+    arrays = draw(*shape, dtype=dtype), draw(*weight, dtype=dtype)
+    on_cpu = results(*map(dc.tensor, arrays), options)
+    device = get_backend("standin")
+    assert all(device.ready(kernels[dtype]) for kernels in (cuda_conv._CONV, cuda_conv._CONV_INPUT))
+    on_device = results(*(dc.tensor(a, backend="standin") for a in arrays), options)
+    for a, b in zip(on_cpu[:2], on_device[:2]):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(on_cpu[2], on_device[2], rtol=1e-4 if dtype == float32 else 1e-12, atol=1e-5)
