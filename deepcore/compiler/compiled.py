@@ -151,7 +151,8 @@ class Compiled:
                         self._known.move_to_end(key)
                         self._latest = key, self._known[key]
                     mine = runner.unique(arrays)
-                    if _is_due(runner) and runner.room_for_copies():
+                    runner.calls += 1
+                    if runner.calls >= runner.next_check and _is_due(runner):
                         return self._checked(key, runner, tree, args, kwargs, mine, tensors)
                     try:
                         results = runner(mine, tensors)
@@ -432,12 +433,9 @@ def _next_check(calls: int) -> float:
 
 
 def _is_due(runner: Runner) -> bool:
-    """Count a call, and say whether it is one that is checked."""
-    runner.calls += 1
-    if runner.calls < runner.next_check:
-        return False
+    """Whether this call is checked, as there is room for copies."""
     runner.next_check = _next_check(runner.calls)
-    return True
+    return runner.room_for_copies()
 
 
 def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_effects: str = "always"):

@@ -13,12 +13,11 @@ import collections
 import contextlib
 import enum
 import functools
-import operator
 import random
 import sys
 import types
 from collections.abc import Callable, Iterable
-from operator import is_
+from operator import getitem, is_
 from typing import Any
 
 from deepcore.compiler.record import settings_of
@@ -43,6 +42,7 @@ class Guards:
         self.counted: list[tuple[dict, Any, Any, str]] = []
         self.tables: list[tuple[dict, tuple, str]] = []
         self.counted_lengths: list[tuple[dict, int, str]] = []
+        self.classes: list[tuple[Any, type, str]] = []
         self.flags: list[tuple[Tensor, tuple]] = []
         #: Tensors that it names, with the gradients that they have.
         self.tensors: dict[Tensor, Tensor | None] = {}
@@ -84,9 +84,9 @@ class Guards:
         try:
             return (
                 changes.count == self.version
-                and all(map(is_, map(operator.getitem, self._tables, self._keys), self._values))
+                and (not self._tables or all(map(is_, map(getitem, self._tables, self._keys), self._values)))
                 and all(map(is_, map(getattr, self._owners, self._attribute_names), self._attribute_values))
-                and list(map(len, self._sized)) == self._sizes
+                and (not self._sized or list(map(len, self._sized)) == self._sizes)
             )
         except (KeyError, IndexError, AttributeError, ValueError, TypeError):
             return False
@@ -114,6 +114,9 @@ class Guards:
                 now = table.get(key, _MISSING)
                 if now is not value and not same(now, value):
                     return f"{label} changed from {_shown(value)} to {_shown(now)}"
+            for module, kind, label in self.classes:
+                if type(module) is not kind:
+                    return f"{label} changed from {kind.__name__} to {type(module).__name__}"
             for own, size, label in self.counted_lengths:
                 if len(own) != size:
                     return f"{label} has other attributes"
@@ -156,6 +159,7 @@ class Guards:
         ]
         self.lengths = [each for each in self.lengths if len(each[0]) == each[1]]
         self.counted = [c for c in self.counted if (now := c[0].get(c[1], _MISSING)) is c[2] or same(now, c[2])]
+        self.classes = [each for each in self.classes if type(each[0]) is each[1]]
         self.counted_lengths = [each for each in self.counted_lengths if len(each[0]) == each[1]]
         self.tables = [t for t in self.tables if len(t[0]) == len(t[1]) and all(map(is_, t[0].values(), t[1]))]
         self._prepare()
@@ -279,7 +283,7 @@ class Guards:
         self.counted_lengths.append((own, len(own), label))
         for name in _TABLES:
             self.tables.append((own[name], tuple(own[name].values()), f"{label} has other {name.strip('_')}"))
-        self.attributes.append((module, "__class__", type(module), f"the class of {label}"))
+        self.classes.append((module, type(module), f"the class of {label}"))
         for name, value in list(own.items()):
             if name not in _TABLES and name != "_non_persistent":
                 self.counted.append((own, name, value, f"{label}.{name}"))

@@ -65,6 +65,8 @@ class Runner:
             for i, output in enumerate(self.outputs)
             if output.buffer is ref.buffer
         ]
+        #: Whether each result is an array of its own.
+        self.apart = self.views == [(i, None) for i in range(len(self.outputs))]
         self.keep(recorder, built.grads, leaves, given, guards)
         self._new_grads(range(len(leaves)))
 
@@ -161,8 +163,8 @@ class Runner:
         try:
             return (
                 self.guards.hold()
-                and not any(map(is_not, map(_GRAD_OF, self.none), repeat(None)))
-                and not any(map(is_, map(_GRAD_OF, self.some), repeat(None)))
+                and not (self.none and any(map(is_not, map(_GRAD_OF, self.none), repeat(None))))
+                and not (self.some and any(map(is_, map(_GRAD_OF, self.some), repeat(None))))
                 and all(map(is_, map(getitem, tables, keys), values))
             )
         except (KeyError, IndexError):
@@ -336,15 +338,17 @@ class Runner:
             self.exe.bind(ref.buffer, address(array))
 
     def _new_results(self) -> list:
-        found = []
+        found, bind = [], self.exe.bind
         for output in self.outputs:
-            array = output.empty()
-            self.exe.bind(output.buffer, address(array))
+            array = output.empty(output.shape, output.dtype)
+            bind(output.buffer, address(array))
             found.append(array)
         return found
 
     def _results(self, arrays: list) -> list:
         """One array for each returned tensor."""
+        if self.apart:
+            return arrays
         return [arrays[i] if ref is None else _view(arrays[i], ref) for i, ref in self.views]
 
     def _set_draws(self, starts: list[tuple[int, int, int]]) -> None:
@@ -478,10 +482,7 @@ class _Output:
         self.plain = len(refs) == 1 and refs[0].whole
         self.shape: Any = refs[0].shape if self.plain else buffer.nbytes
         self.dtype: Any = refs[0].dtype if self.plain else "u1"
-        self._empty = allocator.small if buffer.nbytes < 1 << 20 else allocator.empty
-
-    def empty(self):
-        return self._empty(self.shape, self.dtype)
+        self.empty: Callable = allocator.small if buffer.nbytes < 1 << 20 else allocator.empty
 
 
 def _grouped(refs: list) -> dict[Buffer, list]:

@@ -125,7 +125,16 @@ def slices(size: int, columns: int) -> int:
 
 
 def fused(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> Kernel:
-    """The kernel of several formulas."""
+    """The kernel of several formulas; that of an op where it is one."""
+    alone = _MAPS_OF.get(lines[0].formula) if len(lines) == 1 else None
+    if (
+        alone is not None
+        and stored == (alone.arity,)
+        and lines == one(alone.formula, alone.arity, len(alone.parameters))
+    ):
+        kinds = pattern.lower()
+        if pattern == kinds[: alone.booleans].upper() + kinds[alone.booleans :]:
+            return alone.kernel(np.dtype(dtype), kinds)
     name = jit.named("fused", lines, dtype, pattern, stored)
     with _LOCK:
         return jit.KERNELS.get(name) or Kernel(name, build, lines, dtype, pattern, stored)
@@ -304,6 +313,7 @@ MAPS: dict[str, Map] = {
     name: Map(f.name, *f.parameters, least=LEAST_EXACT if f.exact else 0, booleans=f.booleans)
     for name, f in FORMULAS.items()
 }
+_MAPS_OF = {found.formula: found for found in MAPS.values()}
 
 for _name in ("add", "sub", "mul", "true_divide"):  # with a number and with a row, as most programs have them
     for _pattern in ("vs", "vr"):
