@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"config", "errors", "locks", "missing", "torch_names"},
-    {"backend"},
+    {"backend", "effects"},
     {"kernels"},
     {"random", "printing", "tensor", "predicates", "autograd", "cuda"},
     {"ops"},
@@ -29,7 +29,6 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 #: Inside `kernels`, where names of one layer do not import each other either.
 KERNEL_LAYERS = [
-    {"watch"},
     {"math"},
     {"codegen"},
     {"runtime"},

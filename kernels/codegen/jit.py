@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.errors import DeepcoreError, DeepcoreWarning
-from deepcore.kernels.codegen import background, cache, kernel, object_files, toolchain
+from deepcore.kernels.codegen import background, cache, kernel, notice, object_files, toolchain
 from deepcore.kernels.codegen.kernel import Operand, Type
 
 #: Versions of numba whose function symbols and calling convention are known; others go through `numba.cfunc`.
@@ -136,6 +136,10 @@ class Kernel(kernel.Kernel):
         stem, symbol = self._stem()
         if self._load_kept(stem, symbol):
             return "cached"
+        with notice.Waiting():
+            return self._compiled(stem, symbol)
+
+    def _compiled(self, stem: str | None, symbol: str) -> str:
         numba = toolchain.load_numba()
         if numba is None:
             return "failed"

@@ -14,7 +14,14 @@ pytest.importorskip("numba")
 
 CPU = dc.get_backend("cpu")
 F16, BF16, F32, F64 = (np.dtype(d) for d in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
-HALVES = pytest.mark.parametrize("dtype", [F16, BF16], ids=["float16", "bfloat16"])
+
+
+def in_default(*values, slow):
+    """Parameters of which some run with --slow only: each dtype and name is a kernel to compile."""
+    return [*values, *(pytest.param(value, marks=pytest.mark.slow) for value in slow)]
+
+
+HALVES = pytest.mark.parametrize("dtype", in_default(BF16, slow=[F16]), ids=str)
 SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 1e-45, 3e38, -3e38, 0.5, 1e-5, np.pi / 2, 1e10, 2.0**60, 3.0]
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -60,7 +67,7 @@ def both(call):
 
 
 @HALVES
-@pytest.mark.parametrize("name", ["_add", "mul", "true_divide", "maximum", "gt", "eq"])
+@pytest.mark.parametrize("name", in_default("mul", "gt", slow=["_add", "true_divide", "maximum", "eq"]))
 def test_halves_have_the_references_bits(name, dtype):
     x = every(dtype)
     y = np.random.default_rng(0).permutation(x)
@@ -72,7 +79,7 @@ def test_halves_have_the_references_bits(name, dtype):
 
 
 @HALVES
-@pytest.mark.parametrize("name", ["tanh", "exp", "gelu"])
+@pytest.mark.parametrize("name", in_default("tanh", slow=["exp", "gelu"]))
 def test_functions_of_halves_are_those_of_float32_rounded(name, dtype):
     x = every(dtype)
     function = getattr(dc, name)
@@ -99,7 +106,7 @@ def settings_of(**values):
     return changed()
 
 
-@HALVES
+@pytest.mark.parametrize("dtype", in_default(F16, slow=[BF16]), ids=str)
 def test_halves_beside_numbers_and_rows(dtype):
     x, row, column = draw(300, 257, dtype=dtype), draw(257, dtype=dtype), draw(300, 1, dtype=dtype)
     for other in (row, column):
@@ -154,7 +161,7 @@ def ulps(got, want):
     return np.max(np.abs(got[finite].astype(F64) - want[finite]) / np.spacing(np.abs(near[finite])).astype(F64))
 
 
-@pytest.mark.parametrize("name", UNARY)
+@pytest.mark.parametrize("name", in_default("sin", "atanh", slow=[n for n in UNARY if n not in ("sin", "atanh")]))
 def test_functions_in_float64_are_the_nearest_float32(name):
     bits = (np.arange(60_000, dtype=np.uint64) * 71569 + 7).astype(np.uint32).view(F32)
     rng = np.random.default_rng(0)
@@ -166,7 +173,7 @@ def test_functions_in_float64_are_the_nearest_float32(name):
     alike(getattr(dc, name)(dc.from_numpy(x[some])).numpy(), got[some])  # at any size
 
 
-@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("name", in_default("pow", slow=["atan2", "logaddexp"]))
 def test_functions_of_two_in_float64_are_the_nearest_float32(name):
     rng = np.random.default_rng(0)
     special = np.array(SPECIAL, F32)
@@ -178,8 +185,8 @@ def test_functions_of_two_in_float64_are_the_nearest_float32(name):
     assert ulps(got, BINARY[name](x.astype(F64), y.astype(F64))) <= 0.501
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-@pytest.mark.parametrize("name", ["fmod", "remainder", "floor_divide"])
+@pytest.mark.parametrize("dtype", in_default(F32, slow=[BF16]), ids=str)
+@pytest.mark.parametrize("name", in_default("remainder", slow=["fmod", "floor_divide"]))
 def test_remainders_have_numpys_bits(name, dtype):
     special = np.array(SPECIAL, F32)
     x = np.concatenate([np.repeat(special, len(special)), draw(30_000, scale=100.0), draw(9_000, scale=1e30)]).astype(
@@ -190,7 +197,7 @@ def test_remainders_have_numpys_bits(name, dtype):
     alike(got, getattr(np, name)(x, y))
 
 
-@pytest.mark.parametrize("exponent", [2, 3, -0.5, -1, -2])
+@pytest.mark.parametrize("exponent", in_default(2, slow=[3, -0.5, -1, -2]))
 def test_powers_are_products_as_in_pytorch(exponent):
     torch = pytest.importorskip("torch")
     x = np.abs(draw(200, 700)) + F32.type(0.01)
@@ -206,16 +213,24 @@ def test_powers_of_whole_numbers_wrap():
 
 # -- reductions -------------------------------------------------------------------------------------------------------
 
-SHAPES = [(200, 301), (70_000, 3), (3, 200, 50), (200_001,)]
+SHAPES = in_default((200, 301), slow=[(70_000, 3), (3, 200, 50), (200_001,)])
 
 
-@HALVES
+@pytest.mark.parametrize("dtype", in_default(F16, slow=[BF16]), ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_halves_add_up_in_float32(shape, dtype):
     x = draw(*shape, dtype=dtype)
     for dim in (None, *range(len(shape))):
         got = both(lambda: dc.from_numpy(x).sum(dim))  # noqa: B023
         alike(got, dc.from_numpy(x.astype(F32)).sum(dim).numpy().astype(dtype))
+
+
+@pytest.mark.slow
+@HALVES
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_extremes_of_halves(shape, dtype):
+    x = draw(*shape, dtype=dtype)
+    for dim in (None, *range(len(shape))):
         for name in ("amax", "amin"):
             alike(
                 getattr(dc.from_numpy(x), name)(dim).numpy(),
@@ -223,7 +238,7 @@ def test_halves_add_up_in_float32(shape, dtype):
             )
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+@pytest.mark.parametrize("dtype", in_default("uint8", slow=["int32", "bool"]))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_whole_numbers_add_up_in_int64(shape, dtype):
     x = draw(*shape, scale=90.0).astype(dtype)
@@ -233,11 +248,17 @@ def test_whole_numbers_add_up_in_int64(shape, dtype):
         alike(dc.from_numpy(x).amax(0).numpy(), np.asarray(x.max(0)))
 
 
+@pytest.mark.parametrize("dim", [0, 1])
+def test_sums_of_large_unsigned_numbers_are_exact(dim):
+    x = np.full((200, 200), 2**53 + 1, np.uint64)
+    assert np.array_equal(dc.from_numpy(x).sum(dim).numpy(), x.sum(dim).astype(np.int64))
+
+
 def test_sums_of_bytes_make_no_wide_copy():
     import tracemalloc
 
     x = dc.from_numpy(np.ones(8_000_000, np.uint8))
-    x.sum()
+    x.sum(), x.reshape(-1, 8).sum(0)  # compiles
     tracemalloc.start()
     assert x.sum().item() == 8_000_000 and x.reshape(-1, 8).sum(0).tolist() == [1_000_000] * 8
     _, most = tracemalloc.get_traced_memory()
@@ -255,7 +276,7 @@ def test_a_nan_is_the_extreme_of_halves():
 # -- scans ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [F32, F16, np.dtype(np.int64)], ids=str)
+@pytest.mark.parametrize("dtype", in_default(F16, slow=[F32, np.dtype(np.int64)]), ids=str)
 @pytest.mark.parametrize("shape", [(131, 260), (9000,), (6, 300, 7), (3, 2000)], ids=str)
 def test_running_sums_have_the_references_bits(shape, dtype):
     x = draw(*shape, dtype=dtype, scale=50.0)
@@ -269,8 +290,8 @@ def test_running_sums_have_the_references_bits(shape, dtype):
 # -- softmax of long rows across memory ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-@pytest.mark.parametrize("shape", [(300, 130), (2, 100, 17)], ids=str)
+@pytest.mark.parametrize("name", in_default("softmax", slow=["log_softmax"]))
+@pytest.mark.parametrize("shape", in_default((2, 100, 17), slow=[(300, 130)]), ids=str)
 def test_softmax_across_memory(name, shape):
     torch = pytest.importorskip("torch")
     dim = len(shape) - 2
@@ -295,7 +316,7 @@ def test_softmax_across_memory(name, shape):
 
 # -- moves --------------------------------------------------------------------------------------------------------------
 
-MOVED = pytest.mark.parametrize("dtype", [F32, np.dtype(np.uint8), F16], ids=str)
+MOVED = pytest.mark.parametrize("dtype", in_default(F32, slow=[np.dtype(np.uint8), F16]), ids=str)
 
 
 @MOVED
@@ -370,15 +391,25 @@ def test_the_gradient_of_a_masked_part():
     assert np.array_equal(x.grad.numpy(), 2.0 * mask.numpy().astype(F32))
 
 
+@pytest.mark.parametrize("dtype", in_default(F16, slow=[F32]), ids=str)
+@pytest.mark.parametrize("name", in_default("argmax", slow=["argmin"]))
+def test_places_across_memory(name, dtype):
+    x = np.round(draw(200, 3, 140, dtype=F32)).astype(dtype)
+    x[7, 1, 5] = x[9, 1, 5] = np.nan
+    for dim in (0, 1):
+        got = both(lambda: getattr(dc.from_numpy(x), name)(dim))  # noqa: B023
+        assert np.array_equal(got, getattr(np, name)(x, axis=dim))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [F32, F16], ids=str)
-def test_places_across_memory_and_the_largest_of_halves(dtype):
+def test_places_along_memory_and_the_largest_of_halves(dtype):
     x = np.round(draw(200, 3, 140, dtype=F32)).astype(dtype)
     x[7, 1, 5] = x[9, 1, 5] = np.nan
     t = dc.from_numpy(x)
     for dim in range(3):
         for name in ("argmax", "argmin"):
-            got = both(lambda: getattr(t, name)(dim))  # noqa: B023
-            assert np.array_equal(got, getattr(np, name)(x, axis=dim))
+            assert np.array_equal(getattr(t, name)(dim).numpy(), getattr(np, name)(x, axis=dim))
         values, places = t.topk(3, dim)
         order = np.argsort(-x.astype(F64), axis=dim, kind="stable")
         nan = np.isnan(x).any(axis=dim, keepdims=True)
