@@ -41,6 +41,8 @@ _SWAPPED = 1
 #: Calls of a program that are checked: primes, as even numbers are blind to what changes with an even period.
 _CHECKED = (2, 3, 5, 11, 23, 47, 97, 199, 397, 797)
 _THEN_EACH = 997
+#: Checks in a row, after one that found a difference, that find none before the program is trusted again.
+_CLEAN = 4
 
 
 class _Leaf:
@@ -209,13 +211,16 @@ class Compiled:
         if wrong is None:
             wrong = _difference(tree, result, results, tensors, runner.backend)
         self.runs += 1
+        if runner.differences or wrong is not None:  # what differs now and then is found by checks in a row
+            runner.next_check = runner.calls + 1
         if wrong is None:
-            runner.differences = 0
+            runner.clean += 1
+            if runner.clean >= _CLEAN:
+                runner.differences = 0
             return result
-        runner.differences += 1
+        runner.differences, runner.clean = runner.differences + 1, 0
         log.info("%s: call %d of its program differs in %s", self._name, runner.calls, wrong)
         if runner.differences == 1:
-            runner.next_check = runner.calls + 1
             return result
         self._drop(key, runner)
         if key in self._distrusted:

@@ -57,6 +57,8 @@ class Guards:
         self.roots = (function, *objects)  # they live: others' ids would be theirs
         for root in self.roots:
             self._visit(root, _name(root))
+        if isinstance(function, types.MethodType):  # its object's attributes count, whosever class that is
+            self._all_attributes(function.__self__)
         self._walk()
         if "param_groups" in self._names or "get_last_lr" in self._names:
             for group, known in self.settings:
@@ -249,6 +251,13 @@ class Guards:
                 with contextlib.suppress(AttributeError):  # it has no value
                     self._attribute(value, name, f"{label}.{name}")
         self._class(kind)
+
+    def _all_attributes(self, value) -> None:
+        own = _own(value)
+        if own is not None and not _is_a(type(value), "Module"):
+            self.lengths.append((own, len(own), f"attributes of {type(value).__name__}"))
+            for name in list(own):
+                self._entry(own, name, f"{type(value).__name__}.{name}", name)
 
     def _function(self, function: types.FunctionType) -> None:
         if not is_users(function.__module__):

@@ -8,6 +8,7 @@ through `effects.effect`. What no program can repeat is a fault with the user's 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -823,7 +824,12 @@ def user_line() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown place"
 
 
-_OURS = tuple(
-    str(Path(str(file)).resolve().parent) + ("/" if i else "")
-    for i, file in enumerate((sys.modules["deepcore"].__file__, plans.__file__, sys.modules["numpy"].__file__))  # type: ignore[arg-type]
+#: Folders of deepcore, its kernels and NumPy, and what decorates functions.
+_OURS = (
+    *(
+        f"{Path(str(file)).resolve().parent}/"
+        for file in (locks.__file__, plans.__file__, sys.modules["numpy"].__file__)
+    ),
+    contextlib.__file__,
+    functools.__file__,
 )

@@ -76,7 +76,7 @@ class Runner:
         #: Tells its look at settings from other programs'.
         self.token = object()
         #: Calls that it served, the recorded one included, and checks in a row that found a difference.
-        self.calls, self.differences = 1, 0
+        self.calls, self.differences, self.clean = 1, 0, 0
         #: The number of the next call that is checked.
         self.next_check: float = 2
         #: Whether it has not run yet.

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import itertools
 import math
 import random
 import sys
@@ -14,7 +15,6 @@ import types
 import typing
 import warnings
 import weakref
-from array import array as c_array
 
 import numpy as np
 import pytest
@@ -266,7 +266,7 @@ def readings():
     settings = types.ModuleType("settings")
     settings.scale = 2.0
     kind = type("Kind", (Base,), {"twice": property(lambda self: self.factor), "times": lambda self, x: x * self.scale})
-    one, slotted, array, zero = kind(), Slotted(), np.full(3, 2, "f"), {"scale": 0.0}
+    one, slotted, zero = kind(), Slotted(), {"scale": 0.0}
     one.factor = 2.0
     values, queue = {1.0, 2.0}, collections.deque([2.0])
     part = functools.partial(lambda x, scale: x * scale, scale=2.0)
@@ -284,7 +284,7 @@ def readings():
 
     Meta = type("Meta", (type,), {"shared": 2.0})
     Kind, plain, Tripled = Meta("Kind", (), {}), Base(), type("Tripled", (Base,), {"scale": 3.0})
-    shown, user, list_of_c = {"scale": 2.0}, collections.UserDict(scale=2.0), c_array("d", [2.0])
+    shown, user = {"scale": 2.0}, collections.UserDict(scale=2.0)
     view, unread = types.MappingProxyType(shown), dc.ones(2)
     sys.modules["settings_of_a_test"] = types.ModuleType("settings_of_a_test")
     sys.modules["settings_of_a_test"].scale = 2.0
@@ -303,12 +303,10 @@ def readings():
         "the code": (calls(default), lambda: setattr(default, "__code__", (lambda x, scale=0, *, more=0: x).__code__)),
         "an element of a set": (lambda x: x * max(values), lambda: values.add(3.0)),
         "an item of a queue": (lambda x: x * queue[0], lambda: queue.appendleft(3.0)),
-        "an element of an array": (lambda x: x * float(array[1]), lambda: array.__setitem__(1, 3.0)),
         "a module's attribute": (lambda x: x * settings.scale, lambda: setattr(settings, "scale", 3.0)),
         "an argument bound before": (calls(part), lambda: part.keywords.update(scale=3.0)),
         "a UserDict": (lambda x: x * user["scale"], lambda: user.update(scale=3.0)),
         "a mapping's view": (lambda x: x * view["scale"], lambda: shown.update(scale=3.0)),
-        "an array of Python's": (lambda x: x * list_of_c[0], lambda: list_of_c.__setitem__(0, 3.0)),
         "a class's class": (lambda x: x * Kind.shared, lambda: setattr(Meta, "shared", 3.0)),
         "another table of attributes": (lambda x: x * one.scale, lambda: setattr(one, "__dict__", {"scale": 3.0})),
         "an object's class": (lambda x: x * plain.scale, lambda: setattr(plain, "__class__", Tripled)),
@@ -1125,3 +1123,17 @@ def test_a_generator_without_a_state_runs_as_it_is():
     with pytest.warns(DeepcoreWarning, match="cannot be compiled"):
         results = {compiled(dc.ones(1)).item() for _ in range(4)}
     assert len(results) == 4 and not compiled.runs
+
+
+@pytest.mark.parametrize("period", [2, 3])
+def test_what_changes_with_a_period_is_found(period):
+    """A function whose result alternates ends up eager, after warnings; no call after that is wrong."""
+    values = itertools.cycle(range(1, period + 1))
+    compiled = dc.compile(lambda x: x * next(values))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeepcoreWarning)
+        for _ in range(60):
+            compiled(dc.ones(1))
+    assert compiled.faults
+    seen = {compiled(dc.ones(1)).item() for _ in range(2 * period)}
+    assert seen == {float(i) for i in range(1, period + 1)}

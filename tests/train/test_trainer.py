@@ -1061,7 +1061,7 @@ def test_programs_have_the_bits_of_the_loop(name, caplog):
     if runs is not None:
         assert steps.train.runs == runs, steps.train.faults
     if steps.predict.faults:
-        assert name in ("hooks", "by value") and "_predict runs as it is: " in caplog.text, (
+        assert name in ("hooks", "by value") and "_predict runs eagerly: " in caplog.text, (
             "in the log, and nowhere else"
         )
     else:
