@@ -7,6 +7,7 @@ across memory, 128.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ _LEAST = 1 << 12
 def _rows(tools, dtype: str):
     """out[r, i] = x[r, 0] + … + x[r, i]. `each`: groups of rows of a chunk."""
     dt = np.dtype(dtype)
-    held = _HELD[dt]
+    held: Any = _HELD[dt]
     after, zero = tools.after(dt), held.type(-0.0)  # to which x is added as it is, -0.0 too
     space, number = tools.local(held, _CHAINS * _BLOCK), tools.narrowing(dt)
 
@@ -80,7 +81,7 @@ def _rows(tools, dtype: str):
 def _columns(tools, dtype: str):
     """out[o, r, j] = x[o, 0, j] + … + x[o, r, j]. `each`: tasks of a chunk."""
     dt = np.dtype(dtype)
-    held = _HELD[dt]
+    held: Any = _HELD[dt]
     after, zero = tools.after(dt), held.type(-0.0)  # to which x is added as it is, -0.0 too
     lanes, number = tools.local(held, _WIDTH), tools.narrowing(dt)
 
