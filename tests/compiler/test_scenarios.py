@@ -9,6 +9,7 @@ import random
 import sys
 import types
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Mapping
 from enum import Enum
@@ -241,6 +242,8 @@ def test_scenario(name):
 
 @pytest.mark.parametrize("name", sorted(name for name, one in SCENARIOS.items() if one.everywhere))
 def test_scenario_on_each_backend(name, backend):
+    if backend == "standin" and standin.kernels and zlib.crc32(name.encode()) % 12:
+        pytest.skip("on the PTX machine, one scenario in twelve is what time allows; all run without kernels")
     # Without kernels, CUDA programs have no updates.
     strict = backend != "standin" or (standin.kernels and name not in SORTING)
     assert not (found := faults(SCENARIOS[name], backend, strict)), "\n".join(found)
