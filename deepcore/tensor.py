@@ -899,7 +899,8 @@ def as_tensor(data, dtype=None, backend=None, *, device=None) -> Tensor:
         return data.to(owner, dtype)
     if backend is None and type(data).__module__.partition(".")[0] in ("numpy", "cupy"):
         owner = backend_of(data) or owner
-    return Tensor(_to_raw(data, dtype, owner, copy=False), owner)
+    raw = _to_raw(data, dtype, owner, copy=False)
+    return Tensor(raw, owner) if hasattr(data, "dtype") or hasattr(data, "__dlpack__") else made(raw, owner)
 
 
 def from_numpy(array) -> Tensor:

@@ -49,6 +49,7 @@ KNOWN: dict[tuple[str, str], str] = {
     ("nn.functional.silu", ", not [nan"): "PyTorch's is NaN at infinity, where the limit is plain",
     ("arange", "does not fit dtype"): "a value outside the dtype is refused, not wrapped",
     ("full", "does not fit dtype"): "a value outside the dtype is refused, not wrapped",
+    ("scalar_tensor", "does not fit dtype"): "a value outside the dtype is refused, not wrapped",
 }
 
 
