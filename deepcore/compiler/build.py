@@ -59,7 +59,7 @@ def build(recorder: Recorder, outputs: list[Ref], grads: list[Ref]) -> Built:
     found = program.lasting
     contents = dict(zip(recorder.redirected, found[len(ends) :]))
     outputs = results_of(program, found[: len(outputs)])
-    grads = _owned(program, found[len(outputs) : len(outputs) + len(grads)], outputs)
+    grads = _owned(program, found[len(outputs) : len(outputs) + len(grads)])
     steps = [step for record in program.records for step in target.lower(record)]
     at = len(outputs) + len(grads)
     first: list[Step] = []
@@ -93,7 +93,7 @@ def results_of(program: Program, refs: list[Ref], name: str = "out") -> list[Ref
     return found
 
 
-def _owned(program: Program, refs: list[Ref], outputs: list[Ref]) -> list[Ref]:
+def _owned(program: Program, refs: list[Ref]) -> list[Ref]:
     """Gradients, each an array of its own that is new in each run."""
     found = []
     for i, ref in enumerate(refs):

@@ -152,18 +152,16 @@ class Compiled:
                     if not latest:
                         self._known.move_to_end(key)
                         self._latest = key, self._known[key]
-                    mine = runner.unique(arrays)
                     runner.calls += 1
                     if runner.calls >= runner.next_check and _is_due(runner):
-                        return self._checked(key, runner, tree, args, kwargs, mine, tensors)
+                        return self._checked(key, runner, tree, args, kwargs, arrays, tensors)
                     try:
-                        results = runner(mine, tensors)
+                        results = runner(arrays, tensors)
                     except (Stopped, Overlap):
                         break
-                    if runner.backwards is not None:
-                        self.runs += 1
-                        return self._differentiable(runner, tree, results, mine, tensors)
                     self.runs += 1
+                    if runner.backwards is not None:
+                        return self._differentiable(runner, tree, results, arrays, tensors)
                     if runner.fresh:  # the gradients that the function made have gone
                         runner.fresh = False
                         allocator.release()
@@ -464,8 +462,8 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
     tensor's value in Python, draws from another generator, makes a tensor outside of ops, or changes Python state.
     `side_effects="once"` accepts the last: such changes then happen only when the function itself runs, in the first call
     and in those that are checked. Calls 2, 3, 5, 11, 23, … 797 and every 997th run the program on copies and then the
-    function itself, whose results count; two differences in a row are a warning and a new program, two more and it runs
-    eagerly. `DEEPCORE_COMPILE_CHECK` says how often instead (0: never, 1: always). `programs`: how many are kept, the
+    function itself, whose results count. After a difference each call is checked until four agree; a second one before
+    that is a warning and a new program, and where that differs twice, too, the function runs eagerly. `DEEPCORE_COMPILE_CHECK` says how often instead (0: never, 1: always). `programs`: how many are kept, the
     least recently used go first.
     """
     if side_effects not in ("always", "once"):

@@ -19,7 +19,7 @@ from deepcore.compiler.ir import Record
 from deepcore.compiler.passes import dead
 from deepcore.compiler.passes.chains import Chain, chain_of
 from deepcore.compiler.record import Recorder, Update, itself, settings_of
-from deepcore.compiler.runner import _TWICE, Overlap, Runner, _of, differing, same_bits
+from deepcore.compiler.runner import _TWICE, Overlap, Runner, _of, differing
 from deepcore.config import settings
 from deepcore.kernels.codegen.jit import signed_words
 from deepcore.kernels.cuda import fused, philox
@@ -402,28 +402,17 @@ class GraphRunner(Runner):
         returned = run()
         if seen:
             return returned, [], "the program read an index out of range"
-        leaves = list(self.leaves)
-        for i, place in self.given:
-            leaves[i] = tensors[place]
         pairs = [(f"memory of shape {array.shape}", copy, array) for array, copy in changed]
-        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
+        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(self._leaves(tensors), gradients)]
         held = [*arrays, *(leaf.grad for leaf, _ in self.accumulated)]
         cleared = set(map(id, self.cleared))
         gone = {i for i, (leaf, _) in enumerate(self.accumulated, len(arrays)) if id(leaf) in cleared}
         pairs += [(self._name(i), mine, held[i]) for i, mine in written.items() if i not in gone]
-        for name, mine, theirs in pairs:
-            theirs = theirs._data if isinstance(theirs, Tensor) else theirs
-            if theirs is None or not same_bits(xp, mine, theirs):
-                return returned, results, name
-        if any(leaf.grad is not None for leaf in self.cleared):
-            return returned, results, "a gradient that was taken away"
-        return returned, results, None
+        return returned, results, self._difference(pairs)
 
-    def room_for_copies(self) -> bool:
-        """Whether a check's copies are small beside the memory that is left."""
-        needed = sum(b.nbytes for b in self.changed) + sum(ref.nbytes for ref in (*self.grad_refs, *self.output_refs))
+    def free_memory(self) -> int:
         memory = self.backend.memory()
-        return needed < 1 << 26 or needed < (memory.get("total", 0) - memory.get("held", 0)) // 4
+        return memory.get("total", 0) - memory.get("held", 0)
 
     def _set_draws(self, starts: list[tuple[int, int, int]]) -> None:
         for row, (number, ahead) in enumerate(self.rows):

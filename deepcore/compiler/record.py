@@ -330,7 +330,7 @@ class Recorder:
         if fresh or op.raises:
             draw = self._draw_of(params)
             record = Record(op.name, ins, [outs[i] for i in fresh], op, params, kept=op.raises, draw=draw)
-            record.call = _Forward(impl, xp, params, fresh, self._run, draw is not None)
+            record.call = _Forward(impl, xp, params, fresh, self._run)
             self.records.append(record)
         return tuple(found) if many else found[0]
 
@@ -749,10 +749,10 @@ class Recorder:
 class _Forward:
     """An op's forward as a call: those results that have memory of their own."""
 
-    __slots__ = ("draws", "enter", "fresh", "impl", "params", "xp")
+    __slots__ = ("enter", "fresh", "impl", "params", "xp")
 
-    def __init__(self, impl, xp, params: dict, fresh: list[int], enter: Callable, draws: bool):
-        self.impl, self.xp, self.params, self.fresh, self.enter, self.draws = impl, xp, params, fresh, enter, draws
+    def __init__(self, impl, xp, params: dict, fresh: list[int], enter: Callable):
+        self.impl, self.xp, self.params, self.fresh, self.enter = impl, xp, params, fresh, enter
 
     def __call__(self, *arrays, **words):
         params = {**self.params, **words} if words else self.params

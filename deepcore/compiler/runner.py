@@ -15,7 +15,7 @@ from deepcore.compiler.guards import Guards
 from deepcore.compiler.record import Recorder
 from deepcore.kernels.codegen.jit import address, signed_words
 from deepcore.kernels.runtime import allocator
-from deepcore.kernels.runtime.executable import Buffer, OtherShape, span
+from deepcore.kernels.runtime.executable import Buffer, OtherShape, Ref, span
 from deepcore.random import give_back
 from deepcore.tensor import Tensor, from_raw
 
@@ -58,15 +58,7 @@ class Runner:
         self.exe: Any = built.executable
         self.target: Any = built.target
         self.output_refs = built.outputs
-        self.outputs = [_Output(buffer, refs) for buffer, refs in _grouped(built.outputs).items()]
-        self.views = [
-            (i, None if output.plain else ref)
-            for ref in built.outputs
-            for i, output in enumerate(self.outputs)
-            if output.buffer is ref.buffer
-        ]
-        #: Whether each result is an array of its own.
-        self.apart = self.views == [(i, None) for i in range(len(self.outputs))]
+        self.results: Any = Results(built.outputs)
         self.keep(recorder, built.grads, leaves, given, guards)
         self._new_grads(range(len(leaves)))
 
@@ -82,10 +74,6 @@ class Runner:
         #: Whether it has not run yet.
         self.fresh = True
         self.arguments = [buffer for buffer, _ in recorder.given]
-        #: Which of a call's tensors they are: one that comes twice is one argument.
-        self.argument_places = [
-            next(i for i, t in enumerate(given) if t._data is array) for _, array in recorder.given if array is not None
-        ]
         #: The arrays that the arguments are bound to, which are not held; None: the program may be bound to other memory
         #: than its own, as where a check was interrupted.
         self.bound: list | None = None
@@ -230,10 +218,6 @@ class Runner:
         before = bisect_left(self.spans, (high,))  # they are of different owners, and so apart
         return before > 0 and low < self.spans[before - 1][1]
 
-    def unique(self, arrays: list) -> list:
-        """The arrays of the arguments, each once."""
-        return arrays if len(arrays) == len(self.arguments) else [arrays[i] for i in self.argument_places]
-
     def arguments_overlap(self, arrays: list) -> bool:
         """Whether arguments share memory where some are written, or with other memory that is written."""
         if self.spans and any(map(self.overlaps, arrays)):
@@ -255,12 +239,12 @@ class Runner:
             exe.bind(buffer, address(copy))
         for buffer, array in recorder.given:
             exe.bind(buffer, address(copies.get(buffer, array)))
-        results = self._new_results()
+        results = self.results.bound(exe)
         self._set_draws(self.starts)
         exe.bind_own(self.arena.at_least(exe.size))
-        if self._run_all():
+        if run_all(exe):
             return "the program stopped where the function did not"
-        pairs = [(f"result {i}", a, b) for i, (a, b) in enumerate(zip(self._results(results), arrays)) if b is not None]
+        pairs = [(f"result {i}", a, b) for i, (a, b) in enumerate(zip(results, arrays)) if b is not None]
         pairs += [(_of(leaf), t._data, leaf.grad._data) for leaf, t in zip(leaves, self.grads)]  # type: ignore[union-attr]
         pairs += [(f"memory of shape {buffer.array.shape}", copy, buffer.array) for buffer, copy in copies.items()]
         return differing(self.backend, pairs)
@@ -287,47 +271,49 @@ class Runner:
             bind(buffer, address(copy))
         for ref, array in zip(self.grad_refs, gradients):
             bind(ref.buffer, address(array))
-        results = self._new_results()
+        results = self.results.bound(exe)
         exe.bind_own(self.arena.at_least(exe.size))
         self._set_draws([generator.where() for generator, _ in self.generators])
         for update in self.updates:
             update.plan.after(update.optimizer, object())
-        status = self._run_all()
+        status = run_all(exe)
         returned = run()
         if status:
             return returned, [], "the program stopped"
-        leaves = list(self.leaves)
-        for i, place in self.given:
-            leaves[i] = tensors[place]
         pairs = [(f"memory of shape {b.array.shape}", copy, b.array) for b, copy in copies.items()]
         pairs += [(f"an argument of shape {array.shape}", copy, array) for array, copy in written.values()]
-        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(leaves, gradients)]
+        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(self._leaves(tensors), gradients)]
         cleared = set(self.cleared)
         pairs += [
             (_of(leaf), mine, leaf.grad) for (leaf, _), mine in zip(self.accumulated, summed) if leaf not in cleared
         ]
+        return returned, results, self._difference(pairs)
+
+    def _difference(self, pairs: list[tuple]) -> str | None:
+        """The first of (name, program's array, function's array or gradient) that differs, or None."""
         for name, mine, theirs in pairs:
             theirs = theirs._data if isinstance(theirs, Tensor) else theirs
             if theirs is None or not same_bits(self.backend, mine, theirs):
-                return returned, self._results(results), name
-        if any(leaf.grad is not None for leaf in self.cleared):
-            return returned, self._results(results), "a gradient that was taken away"
-        return returned, self._results(results), None
+                return name
+        return "a gradient that was taken away" if any(leaf.grad is not None for leaf in self.cleared) else None
+
+    def _leaves(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The leaves that get a gradient in a call with these arguments."""
+        if not self.given:
+            return self.leaves
+        leaves = list(self.leaves)
+        for i, place in self.given:
+            leaves[i] = tensors[place]
+        return leaves
 
     def room_for_copies(self) -> bool:
         """Whether a check's copies are small beside the memory that is left."""
         needed = sum(b.nbytes for b in self.changed) + sum(ref.nbytes for ref in (*self.grad_refs, *self.output_refs))
-        return needed < 1 << 26 or needed < allocator.free_memory() // 4
+        return needed < 1 << 26 or needed < self.free_memory() // 4
 
-    def _run_all(self) -> int:
-        try:
-            status = self.exe.run()
-        except OtherShape:
-            return -1
-        if not status:
-            function, words, part = self.exe.last()
-            status = function(words, part)
-        return status
+    def free_memory(self) -> int:
+        """Bytes that the device can give to new arrays."""
+        return allocator.free_memory()
 
     def _bind_back(self) -> None:
         """Bind what the program changes to its own memory."""
@@ -336,20 +322,6 @@ class Runner:
                 self.exe.bind(buffer, address(buffer.array))
         for ref, array in zip(self.grad_refs, self.grad_arrays):
             self.exe.bind(ref.buffer, address(array))
-
-    def _new_results(self) -> list:
-        found, bind = [], self.exe.bind
-        for output in self.outputs:
-            array = output.empty(output.shape, output.dtype)
-            bind(output.buffer, address(array))
-            found.append(array)
-        return found
-
-    def _results(self, arrays: list) -> list:
-        """One array for each returned tensor."""
-        if self.apart:
-            return arrays
-        return [arrays[i] if ref is None else _view(arrays[i], ref) for i, ref in self.views]
 
     def _set_draws(self, starts: list[tuple[int, int, int]]) -> None:
         words = self.target.words
@@ -376,7 +348,7 @@ class Runner:
             self.bound = list(map(weakref.ref, arrays))
         for leaf, buffer in self.accumulated:
             bind(buffer, address(leaf.grad._data))  # type: ignore[union-attr]
-        results = self._new_results()
+        results = self.results.bound(exe)
         attached = not self.grads or self._grads_are_free()
         exe.bind_own(self.arena.at_least(exe.size))
         claims: list = []
@@ -401,7 +373,7 @@ class Runner:
         finally:
             if claims:
                 give_back(claims)
-        return self._results(results)
+        return results
 
     def count_writes(self, by: int, tensors: list[Tensor]) -> None:
         """Graphs that saved what is written must notice; where an exception comes first, they notice for nothing."""
@@ -419,12 +391,7 @@ class Runner:
         for update in self.updates:
             after += update.plan.after(update.optimizer, self.token)
         if not attached:
-            leaves = self.leaves
-            if self.given:
-                leaves = list(leaves)
-                for i, place in self.given:
-                    leaves[i] = tensors[place]
-            after.append(map(setattr, leaves, _GRAD, self.grads))
+            after.append(map(setattr, self._leaves(tensors), _GRAD, self.grads))
         if self.cleared:
             after.append(map(setattr, self.cleared, _GRAD, repeat(None)))
         return after
@@ -440,7 +407,7 @@ class Runner:
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         buffers = [*self.arguments, *(b for _, b in self.accumulated), *self.changed]
         buffers += [ref.buffer for ref in self.grad_refs]
-        results = self._new_results()
+        results = self.results.bound(exe)
         for buffer, array in zip(buffers, (*given, *copies, *gradients)):
             exe.bind(buffer, address(array))
         exe.bind_own(self.arena.at_least(exe.size))
@@ -473,10 +440,41 @@ class Runner:
         return False
 
 
-class _Output:
-    """Memory of results that is new in each run."""
+class Results:
+    """Results of a program, in memory that is new in each run; those of one buffer share it."""
 
-    def __init__(self, buffer: Buffer, refs: list):
+    def __init__(self, refs: list[Ref]):
+        groups: dict[Buffer, list[Ref]] = {}
+        for ref in dict.fromkeys(refs):
+            groups.setdefault(ref.buffer, []).append(ref)
+        self.memory = [_Memory(buffer, of) for buffer, of in groups.items()]
+        numbers = {buffer: i for i, buffer in enumerate(groups)}
+        #: Of each result: which memory, and its place there unless it is all of it.
+        self.views = [
+            (i, None if self.memory[i].plain else ref) for i, ref in ((numbers[ref.buffer], ref) for ref in refs)
+        ]
+        #: Whether each result is an array of its own.
+        self.apart = self.views == [(i, None) for i in range(len(self.memory))]
+
+    def bound(self, exe) -> list:
+        """New arrays for the results of a program's next run."""
+        arrays = []
+        for memory in self.memory:
+            array = memory.empty(memory.shape, memory.dtype)
+            exe.bind(memory.buffer, address(array))
+            arrays.append(array)
+        if self.apart:
+            return arrays
+        return [
+            arrays[i] if ref is None else type(arrays[i])(ref.shape, ref.dtype, arrays[i].data, ref.offset, ref.strides)
+            for i, ref in self.views
+        ]
+
+
+class _Memory:
+    """What results of one buffer are allocated as."""
+
+    def __init__(self, buffer: Buffer, refs: list[Ref]):
         self.buffer = buffer
         #: Whether it is one contiguous array.
         self.plain = len(refs) == 1 and refs[0].whole
@@ -485,18 +483,16 @@ class _Output:
         self.empty: Callable = allocator.small if buffer.nbytes < 1 << 20 else allocator.empty
 
 
-def _grouped(refs: list) -> dict[Buffer, list]:
-    found: dict[Buffer, list] = {}
-    for ref in refs:
-        known = found.setdefault(ref.buffer, [])
-        if ref not in known:
-            known.append(ref)
-    return found
-
-
-def _view(array, ref):
-    """The place `ref` of the memory of an array."""
-    return type(array)(ref.shape, ref.dtype, array.data, ref.offset, ref.strides)
+def run_all(exe) -> int:
+    """Run a program whose memory is bound; 0, or the status of what stopped it."""
+    try:
+        status = exe.run()
+    except OtherShape:
+        return -1
+    if not status:
+        function, words, part = exe.last()
+        status = function(words, part)
+    return status
 
 
 def _of(leaf: Tensor) -> str:

@@ -14,14 +14,15 @@ from deepcore.autograd import graph
 from deepcore.autograd.engine import partial_gradients
 from deepcore.autograd.function import OutputNode
 from deepcore.autograd.graph import Node
+from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import optimized, results_of
 from deepcore.compiler.cpu import Target
 from deepcore.compiler.ir import Record
 from deepcore.compiler.record import Recorder
+from deepcore.compiler.runner import Results, run_all
 from deepcore.effects import mode
 from deepcore.errors import GradientError
 from deepcore.kernels.codegen.jit import address
-from deepcore.kernels.runtime import allocator
 from deepcore.kernels.runtime.executable import Buffer, Executable, Ref, plan_memory
 from deepcore.tensor import Storage, Tensor, from_raw
 
@@ -79,14 +80,7 @@ class Split:
         read = [ref.buffer for records, refs in self.passes.values() for record in records for ref in record.ins]
         read += [ref.buffer for _, refs in self.passes.values() for ref in refs if ref is not None]
         found = dict.fromkeys(buffer for buffer in read if buffer in made and buffer.kind == "own")
-        u1 = _bytes()
-        return [Ref(buffer, 0, (buffer.nbytes,), (1,), u1) for buffer in found]
-
-
-def _bytes():
-    from deepcore.backend import dtypes as dt
-
-    return dt.uint8
+        return [Ref(buffer, 0, (buffer.nbytes,), (1,), dt.uint8) for buffer in found]
 
 
 def _leaves(recorder: Recorder, outputs: list[Tensor]) -> list[Tensor]:
@@ -126,8 +120,9 @@ class Backward:
             recorder, [ref for ref in refs if ref is not None], self.target, records=records, renamed=renamed
         )
         found = results_of(program, program.lasting[: sum(ref is not None for ref in refs)], "grad")
-        at = iter(found)
-        self.refs = [None if ref is None else next(at) for ref in refs]
+        #: For each leaf whether it gets a gradient.
+        self.reached = [ref is not None for ref in refs]
+        self.results = Results(found)
         steps = [step for record in program.records for step in self.target.lower(record)]
         size = plan_memory(steps, {ref.buffer for ref in found})
         self.exe = Executable(steps, size)
@@ -137,26 +132,12 @@ class Backward:
         exe = self.exe
         for buffer, array in bound:
             exe.bind(buffer, address(array))
-        made: dict[Buffer, Any] = {}
-        for ref in self.refs:
-            if ref is not None and ref.buffer not in made:
-                array = allocator.empty(ref.shape, ref.dtype) if ref.whole else allocator.empty(ref.buffer.nbytes, "u1")
-                made[ref.buffer] = array
-                exe.bind(ref.buffer, address(array))
+        found = iter(self.results.bound(exe))
         self.target.words[...] = words
         exe.bind_own(arena.at_least(exe.size))
-        status = exe.run()
-        if not status:
-            function, packed, part = exe.last()
-            status = function(packed, part)
-        if status:
+        if run_all(exe):
             raise GradientError("the backward program stopped", fix="call the function itself to see why")
-        return [None if ref is None else _viewed(made[ref.buffer], ref) for ref in self.refs]
-
-
-def _viewed(array, ref: Ref):
-    whole = array.shape == ref.shape and array.dtype == ref.dtype
-    return array if whole else type(array)(ref.shape, ref.dtype, array.data, ref.offset, ref.strides)
+        return [next(found) if reached else None for reached in self.reached]
 
 
 class Backwards:
