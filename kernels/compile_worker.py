@@ -18,7 +18,7 @@ def serve() -> None:
     if not cache.alone():
         return
     registry.discover()
-    optimizer.make_all()
+    optimizer.kernel.define_all()
     for line in sys.stdin:
         with contextlib.suppress(Exception):
             jit.KERNELS[line.strip()].ready()

@@ -73,13 +73,18 @@ def _interned(key: tuple) -> Spec:
     return _specs.setdefault(key, Spec(*key))
 
 
-def contiguous(shape: tuple[int, ...], dtype, backend) -> Spec:
-    """The spec of an array as `np.empty` makes it."""
-    strides, step = [], dtype.itemsize
+def strides_of(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """The strides of a C-contiguous array."""
+    strides, step = [], itemsize
     for n in reversed(shape):
         strides.append(step)
         step *= max(n, 1)
-    return _interned((shape, tuple(reversed(strides)), dtype, _PLAIN, backend))
+    return tuple(reversed(strides))
+
+
+def contiguous(shape: tuple[int, ...], dtype, backend) -> Spec:
+    """The spec of an array as `np.empty` makes it."""
+    return _interned((shape, strides_of(shape, dtype.itemsize), dtype, _PLAIN, backend))
 
 
 class Launch:

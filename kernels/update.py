@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from math import sqrt as _sqrt  # not math.sqrt below: `lift` would take its name for that of our own
 from types import FunctionType, ModuleType
 from typing import Any
 
-from deepcore.backend.dtypes import float32
+from deepcore import locks
+from deepcore.backend.dtypes import float32, float64
 
 
 def sqrt(x):
@@ -46,6 +47,39 @@ class Update:
     def values(self, given: dict[str, float]) -> list[float]:
         """The scalars in the formula's order."""
         return [given[name] for name in self.scalars]
+
+
+class UpdateKernels:
+    """A device's kernels of updates, one for each update and dtype, defined when first asked for.
+
+    `define(name, update, dtype)` makes one; `names`: of all kernels that the device has.
+    """
+
+    def __init__(self, define: Callable[[str, Update, Any], Any], names: Container[str]):
+        self.define, self.names = define, names
+        self.kernels: dict[tuple[Update, Any], Any] = {}
+        self.lock = locks.lock()
+
+    def __call__(self, update: Update, dtype) -> Any:
+        """The kernel of an update for parameters of this dtype, or None."""
+        if dtype not in (float32, float64):
+            return None
+        with self.lock:
+            kernel = self.kernels.get((update, dtype))
+            if kernel is None:
+                stem, number = f"update_{update.formula.__name__}", 1
+                name = f"{stem}_{dtype.name}"
+                while name in self.names:  # another class has a formula of that name, or a notebook's cell ran again
+                    number += 1
+                    name = f"{stem}_{number}_{dtype.name}"
+                kernel = self.kernels[update, dtype] = self.define(name, update, dtype)
+            return kernel
+
+    def define_all(self) -> None:
+        """Define the kernels of all updates there are, compiling none."""
+        for update in UPDATES:
+            for dtype in (float32, float64):
+                self(update, dtype)
 
 
 @functools.cache

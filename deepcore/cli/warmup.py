@@ -28,8 +28,8 @@ def run(args) -> int:
 
     background.forgo()  # what is compiled here is what is told
     kernels.discover()
-    optimizer.make_all()
-    cuda_optimizer.make_all()
+    optimizer.kernel.define_all()
+    cuda_optimizer.kernel.define_all()
     every: list[_Cpu | _Cuda] = [_Cpu(kernel) for kernel in jit.KERNELS.values()]
     for target in sorted(_targets(args.cuda)):
         every += [_Cuda(kernel, target) for kernel in ptx.KERNELS.values()]

@@ -17,7 +17,7 @@ from deepcore.config import settings
 from deepcore.kernels.codegen.jit import Kernel, bits
 from deepcore.kernels.cpu import checks, dropout, elementwise, reductions
 from deepcore.kernels.plan import Operand as Number
-from deepcore.kernels.plan import Plan, Spec, interned
+from deepcore.kernels.plan import Plan, Spec, interned, strides_of
 from deepcore.kernels.runtime import allocator
 from deepcore.kernels.runtime.executable import Buffer, Launch, Ref, Step, move
 
@@ -199,11 +199,7 @@ def _fits(spec: Spec, ref: Ref) -> bool:
 
 def contiguous(ref: Ref) -> tuple[int, ...]:
     """The strides of a C-contiguous array of its shape."""
-    strides, step = [], ref.dtype.itemsize
-    for n in reversed(ref.shape):
-        strides.append(step)
-        step *= max(n, 1)
-    return tuple(reversed(strides))
+    return strides_of(ref.shape, ref.dtype.itemsize)
 
 
 def _fused(record: Record) -> Step:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepcore import locks
 from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel, address
@@ -36,38 +35,10 @@ from deepcore.kernels.cpu.parameter_table import (
 )
 from deepcore.kernels.runtime import threadpool
 from deepcore.kernels.runtime.executable import Buffer, Launch, Table
-from deepcore.kernels.update import UPDATES, Update
+from deepcore.kernels.update import Update, UpdateKernels
 
 # How far ahead memory is brought near: the processor's own prefetching ends with a page.
 _AHEAD = 512
-
-
-_KERNELS: dict[tuple[Update, Any], Kernel] = {}
-_LOCK = locks.lock()
-
-
-def kernel(update: Update, dtype) -> Kernel | None:
-    """The kernel of an update for parameters of this dtype, or None."""
-    if dtype not in (float32, float64):
-        return None
-    with _LOCK:
-        found = _KERNELS.get((update, dtype))
-        if found is None:
-            stem, number = f"update_{update.formula.__name__}", 1
-            name = f"{stem}_{dtype.name}"
-            while name in jit.KERNELS:  # another class has a formula of that name, or a notebook's cell ran again
-                number += 1
-                name = f"{stem}_{number}_{dtype.name}"
-            found = Kernel(name, _build_update, update.formula, len(update.states), dtype.name)
-            _KERNELS[update, dtype] = found
-        return found
-
-
-def make_all() -> None:
-    """Define the kernels of all updates there are, compiling none."""
-    for update in UPDATES:
-        for dtype in (float32, float64):
-            kernel(update, dtype)
 
 
 def ready(update: Update, dtype) -> bool:
@@ -163,6 +134,12 @@ def _build_update(tools, formula, states: int, dtype: str):
         return 0
 
     return kernel
+
+
+#: `kernel(update, dtype)`: the kernel of an update for parameters of this dtype, or None.
+kernel = UpdateKernels(
+    lambda name, update, dtype: Kernel(name, _build_update, update.formula, len(update.states), dtype.name), jit.KERNELS
+)
 
 
 # PyArrayObject_fields and PyArray_Descr of NumPy's C API, in words behind the object's header.

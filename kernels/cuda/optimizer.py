@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from deepcore import locks
-from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels.codegen.kernel import Size, Words, args
 from deepcore.kernels.codegen.ptx import KERNELS, THREADS, Kernel
 from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.registry import register
-from deepcore.kernels.update import UPDATES, Update
+from deepcore.kernels.update import Update, UpdateKernels
 
 #: Elements of a tile.
 TILE = 4 * THREADS
@@ -72,32 +70,10 @@ def build(tools, formula, states: int, dtype: str):
     return tools.compiled(text, scope)["kernel"]
 
 
-_MADE: dict[tuple[Update, Any], Kernel] = {}
-_LOCK = locks.lock()
-
-
-def kernel(update: Update, dtype) -> Kernel | None:
-    """The kernel of an update for parameters of this dtype, or None."""
-    if dtype not in (float32, float64):
-        return None
-    with _LOCK:
-        found = _MADE.get((update, dtype))
-        if found is None:
-            stem, number = f"update_{update.formula.__name__}", 1
-            name = f"{stem}_{dtype.name}"
-            while name in KERNELS:  # another class has a formula of that name
-                number += 1
-                name = f"{stem}_{number}_{dtype.name}"
-            found = Kernel(name, build, update.formula, len(update.states), dtype.name)
-            _MADE[update, dtype] = found
-        return found
-
-
-def make_all() -> None:
-    """Define the kernels of all updates there are, compiling none."""
-    for update in UPDATES:
-        for dtype in (float32, float64):
-            kernel(update, dtype)
+#: `kernel(update, dtype)`: the kernel of an update for parameters of this dtype, or None.
+kernel = UpdateKernels(
+    lambda name, update, dtype: Kernel(name, build, update.formula, len(update.states), dtype.name), KERNELS
+)
 
 
 def fits(w, states) -> bool:

@@ -730,7 +730,7 @@ def test_cache_says_what_is_wrong(tmp_path, monkeypatch, capsys):
 
 def test_warmup_without_a_compiler(folder, monkeypatch, capsys):
     kernels.discover()
-    optimizer.make_all()
+    optimizer.kernel.define_all()
     monkeypatch.setattr(toolchain, "_numba", False)
     monkeypatch.setattr(jit, "KERNELS", {})
     Kernel("triple", _scale, 3.0)

@@ -101,7 +101,7 @@ def check_ptx(kernel, text, target):
 def test_every_kernel_compiles_for_every_target(tmp_path):
     ptxas = shutil.which("ptxas")
     importlib.import_module("deepcore.optim")  # which defines updates
-    cuda_optimizer.make_all()
+    cuda_optimizer.kernel.define_all()
     assert "update_adam_float32" in ptx.KERNELS
     for name, kernel in list(ptx.KERNELS.items()):
         for target, text in zip(ptx.TARGETS, ptx.compile_ptx(numba, kernel, *ptx.TARGETS)):
@@ -142,8 +142,8 @@ def test_ptx_is_kept_and_needs_no_numba_then(monkeypatch, tmp_path):
 def test_warmup_compiles_them_for_a_gpu(monkeypatch, tmp_path, capsys):
     some = {name: ptx.KERNELS[name] for name in ("relu_float64", "relu_grad_float32")}
     monkeypatch.setattr(settings, "cache_dir", str(tmp_path))
-    optimizer.make_all()
-    cuda_optimizer.make_all()
+    optimizer.kernel.define_all()
+    cuda_optimizer.kernel.define_all()
     monkeypatch.setattr(jit, "KERNELS", {})
     monkeypatch.setattr(ptx, "KERNELS", some)
     for state in ("compiled", "cached"):
