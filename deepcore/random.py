@@ -13,7 +13,7 @@ import math
 import operator
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from deepcore import locks
@@ -131,11 +131,6 @@ class Generator:
         with lock:
             return effect("advance", _advanced, self, blocks)
 
-    def where(self) -> tuple[int, int, int]:
-        """(seed, stream, position) of the next block, in this thread."""
-        here = self._here()
-        return here._seed, here._stream, here._position
-
     def claim(self, blocks: int, claims: list) -> tuple[int, int, int]:
         """As `advance` outside of traces; adds to `claims` what `give_back` undoes."""
         with lock:
@@ -207,6 +202,34 @@ def standing_in(seed: int, stream: int) -> Iterator[None]:
             del _stand_ins[key]
         else:
             _stand_ins[key] = before
+
+
+@contextlib.contextmanager
+def set_aside(draws: Iterable[tuple[Generator, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    """Inside, this thread draws blocks that no other thread gets: `(generator, blocks)` of each. Yields their starts.
+
+    Afterwards each generator is where the thread left it.
+    """
+    thread, claims = threading.get_ident(), []
+    with lock:
+        for generator, blocks in draws:
+            here, outer = generator._here(), _stand_ins.get((generator, thread))
+            start = _advanced(generator, blocks)
+            mine = _stand_ins[generator, thread] = generator.at(*start)
+            mine._derived = here._derived
+            claims.append((generator, here, outer, mine, start, here._mark()))
+    try:
+        yield [start for *_, start, _ in claims]
+    finally:
+        with lock:
+            for generator, here, outer, mine, start, end in claims:
+                if outer is None:
+                    del _stand_ins[generator, thread]
+                else:
+                    _stand_ins[generator, thread] = outer
+                if mine._mark() != end and (here._mark() == end or mine._mark()[:2] != start[:2]):
+                    here._restart(*mine._mark())
+                here._derived = mine._derived
 
 
 def derive_stream(*values: int) -> int:

@@ -25,7 +25,7 @@ from deepcore.kernels.codegen.jit import signed_words
 from deepcore.kernels.cuda import fused, philox
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
 from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, span
-from deepcore.random import give_back
+from deepcore.random import give_back, set_aside
 from deepcore.tensor import Tensor, from_raw
 
 #: Of zeros of two signs, or with a NaN, CuPy's answer may be another than the formula's.
@@ -381,25 +381,26 @@ class GraphRunner(Runner):
     def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
         """Run the graph, put back what it changed, then `run()`, whose effects and result count: see `Runner.compare`."""
         xp = self.backend
-        with xp.gpu:
-            xp.synchronize()
-            self.wrong.check()
-            put = self._way_back()
-            given = self._given(arrays)
-            self._bring_in(given)
-            for update in self.updates:
-                update.plan.after(update.optimizer, object())
-            self._set_draws([generator.where() for generator, _ in self.generators])
-            self.words.send()
-            self.graph.launch()
-            results = self.results.copies(xp)
-            gradients = [array.copy() for array in self.grad_arrays]
-            written = {i: _bytes_as(memory, given[i]).copy() for i, memory in self.written_memory.items()}
-            changed = [(b.array, b.array.copy()) for b in self.changed if b.kind == "outside"]
-            put()
-            xp.synchronize()
-            seen = self.wrong.seen()
-        returned = run()
+        with set_aside(self.generators) as starts:  # another thread may draw between the two
+            with xp.gpu:
+                xp.synchronize()
+                self.wrong.check()
+                put = self._way_back()
+                given = self._given(arrays)
+                self._bring_in(given)
+                for update in self.updates:
+                    update.plan.after(update.optimizer, object())
+                self._set_draws(starts)
+                self.words.send()
+                self.graph.launch()
+                results = self.results.copies(xp)
+                gradients = [array.copy() for array in self.grad_arrays]
+                written = {i: _bytes_as(memory, given[i]).copy() for i, memory in self.written_memory.items()}
+                changed = [(b.array, b.array.copy()) for b in self.changed if b.kind == "outside"]
+                put()
+                xp.synchronize()
+                seen = self.wrong.seen()
+            returned = run()
         if seen:
             return returned, [], "the program read an index out of range"
         pairs = [(f"memory of shape {array.shape}", copy, array) for array, copy in changed]

@@ -57,8 +57,8 @@ class Guards:
         self.roots = (function, *objects)  # they live: others' ids would be theirs
         for root in self.roots:
             self._visit(root, _name(root))
-        if isinstance(function, types.MethodType):  # its object's attributes count, whosever class that is
-            self._all_attributes(function.__self__)
+        if isinstance(function, types.MethodType) and not is_users(type(function.__self__).__module__):
+            self._all_attributes(function.__self__)  # such code is not read for what it names
         self._walk()
         if "param_groups" in self._names or "get_last_lr" in self._names:
             for group, known in self.settings:

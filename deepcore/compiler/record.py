@@ -624,11 +624,12 @@ class Recorder:
             return run(tensors)
 
     def within(self, run: Callable, t: Tensor, low: int, high: int) -> bool:
-        """Whether low ≤ t < high in all places; a run in which that is not so stops."""
-        if t._data.size and not self._inside:
-            self._check("within", [t], {"low": low, "high": high})
+        """Whether low ≤ t < high in all places; where it is so, a run in which it is not stops."""
         with self.paused():
-            return run(t, low, high)
+            so = run(t, low, high)
+        if so and t._data.size and not self._inside:
+            self._check("within", [t], {"low": low, "high": high})
+        return so
 
     def _check(self, name: str, tensors: list[Tensor], params: dict) -> None:
         refs = [self.ref(t._data, t) for t in tensors]

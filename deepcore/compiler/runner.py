@@ -16,7 +16,7 @@ from deepcore.compiler.record import Recorder
 from deepcore.kernels.codegen.jit import address, signed_words
 from deepcore.kernels.runtime import allocator
 from deepcore.kernels.runtime.executable import Buffer, OtherShape, Ref, span
-from deepcore.random import give_back
+from deepcore.random import give_back, set_aside
 from deepcore.tensor import Tensor, from_raw
 
 _GRAD = repeat("grad")
@@ -273,11 +273,12 @@ class Runner:
             bind(ref.buffer, address(array))
         results = self.results.bound(exe)
         exe.bind_own(self.arena.at_least(exe.size))
-        self._set_draws([generator.where() for generator, _ in self.generators])
         for update in self.updates:
             update.plan.after(update.optimizer, object())
-        status = run_all(exe)
-        returned = run()
+        with set_aside(self.generators) as starts:  # another thread may draw between the two
+            self._set_draws(starts)
+            status = run_all(exe)
+            returned = run()
         if status:
             return returned, [], "the program stopped"
         pairs = [(f"memory of shape {b.array.shape}", copy, b.array) for b, copy in copies.items()]

@@ -100,7 +100,8 @@ def _add_along(xp, target, index, source, dim):
 
 
 def within(t: Tensor, low: int, high: int) -> bool:
-    """Whether low ≤ t < high in all places."""
+    """Whether low ≤ t < high in all places. Recorded are only checks that pass: what follows one that fails must be
+    right for all values."""
     return effect("within", _within, t, low, high)
 
 
@@ -342,10 +343,11 @@ def _one_hot(xp, input, *, classes):
 # -- x[…] and x[…] = … ------------------------------------------------------------------------------------------
 
 
-def _parse(input: Tensor, index) -> tuple[tuple, tuple[Tensor, ...], tuple[int, ...]]:
+def _parse(input: Tensor, index, reads: bool) -> tuple[tuple, tuple[Tensor, ...], tuple[int, ...]]:
     """(the basic part as one view index, index tensors, the dimensions of that view they apply to).
 
-    Integers, slices, None and … act first, as in PyTorch; then the tensors, at their places in the view.
+    Integers, slices, None and … act first, as in PyTorch; then the tensors, at their places in the view. A 0-d tensor
+    that is read by is an integer, whose value the host needs: what it gives is a view.
     """
     items = list(index) if isinstance(index, tuple) else [index]
     parsed: list = []
@@ -359,7 +361,7 @@ def _parse(input: Tensor, index) -> tuple[tuple, tuple[Tensor, ...], tuple[int, 
                 raise DTypeError(
                     "an index tensor holds integers or bools", received=dt.name_of(item.dtype), fix="index.long()"
                 )
-            if item.ndim == 0 and item.dtype != dt.bool_ and input.backend.name == "cpu":
+            if item.ndim == 0 and item.dtype != dt.bool_ and (reads or input.backend.name == "cpu"):
                 item = int(item.item())
         elif item is None or item is ... or isinstance(item, slice):
             pass
@@ -491,7 +493,7 @@ def getitem(input, index):
         found = _by_mask(input, index)
         if found is not None:
             return found
-    view, indices, dims = _parse(input, index)
+    view, indices, dims = _parse(input, index, reads=True)
     if indices and _is_trivial(view, input):
         return apply(_take, (input, *indices), {"dims": dims})
     out = basic(input, index=(*view, ...)) if view else alias_p(input)
@@ -632,7 +634,7 @@ def setitem(target: Tensor, index, value) -> None:
     """`target[index] = value`, in place; gradients flow to the value and to what was not overwritten."""
     if not isinstance(value, Tensor):
         value = written(value, target)
-    view, indices, dims = _parse(target, index)
+    view, indices, dims = _parse(target, index, reads=False)
     steps = () if not view or _is_trivial(view, target) else ((basic, {"index": (*view, ...)}),)
     if value.ndim == 0 and value.dtype != target.dtype:
         value = cast(value, target.dtype)

@@ -706,7 +706,7 @@ def _index(array, key):
             sizes[i] = array.shape[axis]
         axis += width[i]
 
-    def wrapped():
+    def wrapped(_key=key):  # held: what goes back to the pool is overwritten
         return tuple(item % sizes[i] if sizes.get(i) else item for i, item in enumerate(items))
 
     return wrapped, "integer" if sizes else "mask" if masks else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from deepcore.autograd import apply, mixed_backends, mode
 from deepcore.backend import dtypes as dt
-from deepcore.effects import untraceable
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.nn.notify import warn_user
 from deepcore.ops import loss as terms
@@ -189,11 +188,10 @@ def _class_weights(name, input, target, weight, ignore_index, dim):
     xp, classes = input.backend, input.shape[dim]
     valid = None
     if target.numel() and (0 <= ignore_index < classes or not within(target, 0, classes)):
-        untraceable("class numbers of which some are ignored")
-        valid, raw = target != ignore_index, target._data
-        bad = xp.logical_and(valid._data, xp.logical_or(raw < 0, raw >= classes))
-        if bool(bad.any()):
-            raise bad_class(name, input, target, bad)
+        valid = target != ignore_index
+        if not within(where(valid, target, 0), 0, classes):
+            raw = target._data
+            raise bad_class(name, input, target, xp.logical_and(valid._data, xp.logical_or(raw < 0, raw >= classes)))
     if weight is None:
         return valid, None
     if weight.shape != (classes,):
