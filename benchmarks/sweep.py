@@ -248,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
             if dtype in one.dtypes and (not names or name in names) and all(word in text for word in given.k.split()):
                 pairs.append((name, dtype, one))
     entries = []
-    for name, dtype, one in tqdm(pairs, disable=not sys.stderr.isatty(), leave=False):
+    for name, dtype, one in tqdm(pairs, mininterval=0.1 if sys.stderr.isatty() else 30, leave=False):
         contest = Contest("sweep", f"{name}, {dtype}", partial(make, one=one, dtype=dtype, size=given.size),
                           ("deepcore", "torch"), facts={"op": name, "dtype": dtype, "size": given.size})  # fmt: skip
         entry = run(contest, QUICK if given.quick else THOROUGH)

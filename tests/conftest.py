@@ -51,11 +51,21 @@ def backend(request) -> str:
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
     parser.addoption("--seed", type=int, default=0, help="what every test seeds deepcore's generator with (default 0)")
-    parser.addoption("--programs", type=int, default=200, help="how many random programs are compiled (default 200)")
+    parser.addoption("--programs", type=int, help="how many random programs are compiled (default 50, with --slow 200)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """The whole suite runs on all cores, at most 4, unless `-n` says otherwise."""
+    whole = config.args_source is not config.ArgsSource.ARGS
+    if whole and not config.option.collectonly and getattr(config.option, "numprocesses", 0) is None:
+        config.option.numprocesses = min(os.cpu_count() or 1, 4)
 
 
 def pytest_configure(config):
     standin.kernels = config.getoption("--slow")
+    if config.option.programs is None:
+        config.option.programs = 200 if config.getoption("--slow") else 50
 
 
 def pytest_collection_modifyitems(config, items):

@@ -275,7 +275,9 @@ def sampled(dtype, watch: Watch) -> None:
                             out.sum().backward()
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: d.name)
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(d, marks=pytest.mark.slow if d.itemsize == 2 else ()) for d in FLOATS], ids=lambda d: d.name
+)
 def test_plans_have_the_bits_of_eager_calls(dtype):
     """Over the samples of all ops, contiguous and strided, forward and backward."""
     watch = Watch()
