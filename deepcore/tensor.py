@@ -751,7 +751,7 @@ def _plain_leaves(data):
 
 def made(raw, backend: Backend) -> Tensor:
     """A tensor over an array that was just made, and holds the same in every run of a program: zeros, a range."""
-    return effect("made", Tensor, raw, backend)
+    return effect("from_data", Tensor, raw, backend)
 
 
 class layout(enum.Enum):

@@ -8,12 +8,12 @@ from deepcore.compiler.ir import Program
 from deepcore.compiler.passes.chains import Chain, Operand
 from deepcore.kernels.runtime.executable import Ref
 
-#: The number that a formula does nothing with, as its first and as its second operand.
+#: The neutral number of a formula as its first and as its second operand.
 _NEUTRAL = {"mul": (1.0, 1.0), "true_divide": (None, 1.0), "add": (-0.0, -0.0), "sub": (None, 0.0)}
 
 
 def run(program: Program) -> None:
-    """A record that computes one of its operands becomes another name for it."""
+    """Replace a record whose result equals one of its operands by that operand."""
     lasting = {ref.buffer for ref in program.lasting}
     renamed: dict = {}
     negated: dict = {}
@@ -38,7 +38,7 @@ def run(program: Program) -> None:
 
 
 def _same(program: Program, chain: Chain, negated: dict) -> Operand | None:
-    """The operand, one number for one, that the chain's result has all bits of."""
+    """The operand that the chain's result equals bit for bit, or None."""
     (line,) = chain.lines
     if line.formula == "neg":
         size, x = negated.get(line.operands[0].buffer, (0, None))

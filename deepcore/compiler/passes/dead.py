@@ -1,4 +1,4 @@
-"""Dead code: records whose results nobody reads."""
+"""Dead code elimination: drops records whose results are not read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from deepcore.compiler.ir import Program
 
 
 def run(program: Program) -> None:
-    """Keep what `lasting` needs, what checks something, and what those read."""
+    """Keep records that `lasting` needs or that have side effects, and what those read."""
     needed = {ref.buffer for ref in program.lasting}
     kept = []
     for record in reversed(program.records):
