@@ -1,4 +1,4 @@
-"""What can be switched for a stretch of code: recording, and watching every op."""
+"""Context managers for gradient recording, op hooks, anomaly detection and profiling."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ _INFERENCE = _Inference()
 
 
 class inference_mode(_GradMode):
-    """`no_grad` by the name of PyTorch's faster kind: nothing is recorded inside. `inference_mode(False)` records.
+    """`no_grad` by the name of PyTorch's faster variant: nothing is recorded inside. `inference_mode(False)` records.
 
-    Its tensors are as all others, and may be used where something is recorded later.
+    Tensors created inside are ordinary ones, and may be used where operations are recorded later.
     """
 
     def __new__(cls, mode: bool | Callable = True):
@@ -95,12 +95,12 @@ class inference_mode(_GradMode):
 
 
 def is_inference_mode_enabled() -> bool:
-    """Whether this is inside of `inference_mode`."""
+    """Whether this thread is inside `inference_mode`."""
     return bool(_INFERENCE.modes) and _INFERENCE.modes[-1]
 
 
 def _steps(cm: Callable, generator):
-    """`generator` with each of its steps inside a fresh `cm()`, and its caller never."""
+    """`generator` with each of its steps inside a fresh `cm()`, which its caller is outside of."""
     try:
         with cm():
             out = generator.send(None)
@@ -181,28 +181,28 @@ def intercept(watcher: Callable) -> Iterator[None]:
 def detect_anomaly() -> contextlib.AbstractContextManager[None]:
     """Inside, the first op whose result has a NaN or infinity, forward or backward, raises `NonFiniteError`.
 
-    It names the op, the direction, and the layer, of a gradient that of the forward. A compiled function runs as a program
-    that looks at every result; where it finds one, it has changed nothing, and the function itself says which.
+    It names the op, the direction and the layer; for a gradient, the layer of the forward. A compiled function runs a
+    program that checks every result; it stops before it changes anything, and the function itself then raises.
     """
     return anomalies()
 
 
 @contextlib.contextmanager
 def anomalies(forward: bool = True, infinite: bool = True) -> Iterator[None]:
-    """`detect_anomaly`, that may leave out the ops of the forward pass, or look for NaN alone."""
+    """`detect_anomaly` with options to skip the ops of the forward pass, and to check for NaN only."""
     layers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-    fine = _finite if infinite else _no_nan
+    passes = _finite if infinite else _no_nan
 
     def inspect(op, inputs, out) -> None:
         outs = out if isinstance(out, tuple) else (out,)
         if mode.layers:
             layers.update((t._node, tuple(mode.layers)) for t in outs if t._node is not None)
-        if not (forward or mode.backward) or all(map(fine, outs)):
+        if not (forward or mode.backward) or all(map(passes, outs)):
             return
-        came_in = not all(map(fine, inputs))
+        passed_on = not all(map(passes, inputs))
         error = NonFiniteError(
             f"{op.label} {'in the backward pass ' if mode.backward else ''}"
-            + ("passed on" if came_in else "produced")
+            + ("passed on" if passed_on else "produced")
             + f" a NaN{' or infinity' if infinite else ''}",
             received=", ".join(brief(t) for t in inputs),
             fix="look at the inputs of this op; lower the learning rate or clip the gradients if it diverged",
@@ -217,9 +217,9 @@ def anomalies(forward: bool = True, infinite: bool = True) -> Iterator[None]:
         inspect(op, inputs, out)
         return out
 
-    alone = mode.hook is None
+    only_hook = mode.hook is None
     with intercept(check):
-        mode.hook.inspector = inspect if alone else None  # type: ignore[union-attr]
+        mode.hook.inspector = inspect if only_hook else None  # type: ignore[union-attr]
         yield
 
 
@@ -243,7 +243,7 @@ class profile(contextlib.ContextDecorator):
 
     def __enter__(self) -> profile:
         depth = getattr(self._inside, "depth", 0)
-        if not depth:  # a recursive function that it decorates is watched once
+        if not depth:  # a decorated recursive function counts once
             self._inside.context = intercept(self._watch)
             self._inside.context.__enter__()
         self._inside.depth = depth + 1
