@@ -67,7 +67,7 @@ class Target:
     def with_epilogue(
         self, product: Record, chain: Chain, x: Operand, others: list[Operand], keep: bool
     ) -> Record | None:
-        """A product that applies a chain to its result, and stores the bare one, too, if `keep`; None if unsupported."""
+        """A product that applies a chain to its result, and with `keep` also stores the bare one; None if unsupported."""
         lowering = None if product.op is None else self.lowering(product)
         if lowering is None or lowering.epilogue is None:
             return None

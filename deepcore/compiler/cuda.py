@@ -25,7 +25,7 @@ from deepcore.kernels.codegen.jit import signed_words
 from deepcore.kernels.cuda import fused, philox
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
 from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, span
-from deepcore.random import give_back, set_aside
+from deepcore.random import give_back, reserved
 from deepcore.tensor import Tensor, from_raw
 
 #: Ops of which CuPy's results differ from the formula's, for zeros of two signs or a NaN.
@@ -379,9 +379,9 @@ class GraphRunner(Runner):
         return differing(xp, pairs)
 
     def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
-        """Run the graph, restore what it changed, call `run()`, whose effects and result count: see `Runner.compare`."""
+        """Run the graph, restore what it changed, then `run()`, whose effects and result count; see `Runner.compare`."""
         xp = self.backend
-        with set_aside(self.generators) as starts:  # another thread may draw between the two
+        with reserved(self.generators) as starts:  # another thread may draw between the two
             with xp.gpu:
                 xp.synchronize()
                 self.range_errors.check()

@@ -16,7 +16,7 @@ from deepcore.compiler.record import Recorder
 from deepcore.kernels.codegen.jit import address, signed_words
 from deepcore.kernels.runtime import allocator
 from deepcore.kernels.runtime.executable import Buffer, OtherShape, Ref, span
-from deepcore.random import give_back, set_aside
+from deepcore.random import give_back, reserved
 from deepcore.tensor import Tensor, from_raw
 
 _GRAD = repeat("grad")
@@ -285,7 +285,7 @@ class Runner:
         exe.bind_own(self.arena.at_least(exe.size))
         for update in self.updates:
             update.plan.after(update.optimizer, object())
-        with set_aside(self.generators) as starts:  # another thread may draw between the two
+        with reserved(self.generators) as starts:  # another thread may draw between the two
             self._set_draws(starts)
             status = run_all(exe)
             returned = run()
