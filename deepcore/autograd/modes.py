@@ -193,7 +193,7 @@ def anomalies(forward: bool = True, infinite: bool = True) -> Iterator[None]:
     layers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
     passes = _finite if infinite else _no_nan
 
-    def inspect(op, inputs, out) -> None:
+    def check_result(op, inputs, out) -> None:
         outs = out if isinstance(out, tuple) else (out,)
         if mode.layers:
             layers.update((t._node, tuple(mode.layers)) for t in outs if t._node is not None)
@@ -214,12 +214,12 @@ def anomalies(forward: bool = True, infinite: bool = True) -> Iterator[None]:
 
     def check(proceed, op, inputs, params):
         out = proceed(op, inputs, params)
-        inspect(op, inputs, out)
+        check_result(op, inputs, out)
         return out
 
     only_hook = mode.hook is None
     with intercept(check):
-        mode.hook.inspector = inspect if only_hook else None  # type: ignore[union-attr]
+        mode.hook.inspector = check_result if only_hook else None  # type: ignore[union-attr]
         yield
 
 

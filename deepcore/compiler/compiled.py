@@ -88,8 +88,8 @@ class _Gradient:
 class Compiled:
     """What `dc.compile` returns: called like the function, with the same results to the bit.
 
-    The first call with arguments of a kind runs the function, records what it computes and makes a program of that;
-    later calls of the kind run the program. `peak_memory` is what the programs need.
+    The first call with arguments of a kind runs the function, records it and builds a program; later calls of the kind
+    run the program. `peak_memory` is the memory that the programs need.
 
     `automatic`: compiled without the user asking, so that failing to compile gives no warning, and the function is not
     recorded anew where that does not pay, as for batches of ever new sizes. `prepare()` is called before the function
@@ -400,8 +400,8 @@ class Compiled:
         """Print each program: its steps with their kernels, arithmetic, bytes and share of the time.
 
         The programs run a few times for that, on copies of what they change and on zeros for arguments. `file`: where
-        to print (default: standard output). Kernels that were generated are kept as Python beside the compiled ones, in
-        the folder that `deepcore cache` names.
+        to print (default: standard output). The Python source of generated kernels is next to the compiled ones, in the
+        folder that `deepcore cache` names.
         """
         from deepcore.compiler import explain
 

@@ -1,6 +1,6 @@
 """One CUDA graph for the steps of a program, over memory of its own.
 
-The steps are the ops' own forwards, so kernels, CuPy's functions and cuBLAS take part alike, and bits stay as they are.
+The steps are the ops' own forwards, whether kernels, CuPy's functions or cuBLAS, so results have the same bits.
 Memory comes from a pool of the program's own, whose blocks are reused in the order of the capture. What changes from
 run to run (learning rates, positions in random streams) is words in device memory, sent before each launch.
 """

@@ -106,6 +106,7 @@ class Recorder:
         self.rows: list[tuple[Any, int]] = []
         #: Whether another thread drew from one of the generators meanwhile.
         self.raced = False
+        #: Keeps arrays alive, so that their ids are not reused.
         self._references: list[Any] = []
         self.first_node = graph.next_id()
         self._op: Any = None
@@ -129,7 +130,7 @@ class Recorder:
         if not self._inside and self.fault is None:
             self.fault = Fault(what, user_line())
 
-    def untracked(self, array) -> None:
+    def note_untracked(self, array) -> None:
         """Note that a tensor was constructed over an array by neither an op nor an effect."""
         if not self._inside and hasattr(array, "dtype") and hasattr(array, "base"):
             owner = root(array)
@@ -196,7 +197,7 @@ class Recorder:
         return places[0].buffer, start - places[0].base
 
     def ref(self, array, tensor: Tensor | None = None) -> Ref:
-        """The place of an array with its current content; memory that is not yet reader becomes outside memory."""
+        """The place of an array with its current content; unregistered memory becomes outside memory."""
         if not array.size:
             return Ref(Buffer("outside", 0, array), 0, array.shape, array.strides, array.dtype)
         place = self.find(array)
@@ -787,7 +788,7 @@ def _construct_and_report(self, data=None, *args, **kwargs) -> None:
     _construct(self, data, *args, **kwargs)
     if mode.tracer is not None:
         mode.tracer.new_tensors.add(id(self))
-        mode.tracer.untracked(data)
+        mode.tracer.note_untracked(data)
 
 
 @contextlib.contextmanager

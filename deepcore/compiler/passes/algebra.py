@@ -17,7 +17,7 @@ def run(program: Program) -> None:
     lasting = {ref.buffer for ref in program.lasting}
     renamed: dict = {}
     negated: dict = {}
-    kept = []
+    remaining = []
     for record in program.records:
         chain = program.chain_of(record)
         same = None if chain is None or len(chain.lines) != 1 else _same(program, chain, negated)
@@ -31,9 +31,9 @@ def run(program: Program) -> None:
                 continue
         if chain is not None and len(chain.lines) == 1 and chain.lines[0].formula == "neg" and not chain.columns:
             negated[record.outs[0].buffer] = (chain.size, chain.operands[0])
-        kept.append(record)
+        remaining.append(record)
     if renamed:
-        program.records = kept
+        program.records = remaining
         program.replace(renamed)
 
 

@@ -12,7 +12,7 @@ def run(program: Program) -> None:
     """Replace a record of the same op on the same places as an earlier one by its results."""
     first: dict[tuple, Record] = {}
     renamed: dict[Buffer, Ref] = {}
-    kept = []
+    remaining = []
     lasting = {ref.buffer for ref in program.lasting}
     for record in program.records:
         key = _key(record, renamed)
@@ -22,9 +22,9 @@ def run(program: Program) -> None:
             continue
         if key is not None:
             first[key] = record
-        kept.append(record)
+        remaining.append(record)
     if renamed:
-        program.records = kept
+        program.records = remaining
         program.replace(renamed)
 
 

@@ -10,10 +10,10 @@ def run(program: Program) -> None:
     """Drop pure records that read only constants, and make their results constants."""
     lasting = {ref.buffer for ref in program.lasting}
     renamed: dict[Buffer, Ref] = {}
-    kept = []
+    remaining = []
     for record in program.records:
         if not _is_constant(program, record, lasting, renamed):
-            kept.append(record)
+            remaining.append(record)
             continue
         if record.op is None:  # a copy that is only read is the original
             (out,), (source,) = record.outs, record.ins
@@ -22,7 +22,7 @@ def run(program: Program) -> None:
         for ref in record.outs:
             ref.buffer.kind, ref.buffer.array = "outside", ref.buffer.array.copy()
             program.constants[ref.buffer] = ref.buffer.array
-    program.records = kept
+    program.records = remaining
     if renamed:
         program.replace(renamed)
 
