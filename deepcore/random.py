@@ -193,15 +193,15 @@ def give_back(claims: list) -> None:
 def standing_in(seed: int, stream: int) -> Iterator[None]:
     """Inside, this thread's draws from the default generator come from (seed, stream); other threads' do not."""
     key = default_generator, threading.get_ident()
-    before = _stand_ins.get(key)
+    outer = _stand_ins.get(key)
     _stand_ins[key] = default_generator.at(seed, stream, 0)
     try:
         yield
     finally:
-        if before is None:
+        if outer is None:
             del _stand_ins[key]
         else:
-            _stand_ins[key] = before
+            _stand_ins[key] = outer
 
 
 @contextlib.contextmanager
@@ -547,10 +547,10 @@ def randint(
     dtype = dt.int64 if dtype is None else dt.as_dtype(dtype)
     if high <= low:
         raise ArgumentError("randint needs low < high: high itself is not drawn", received=f"low={low}, high={high}")
-    least, most = _range(xp, dtype)
-    if low < least or high - 1 > most:
+    smallest, largest = _range(xp, dtype)
+    if low < smallest or high - 1 > largest:
         raise ArgumentError(
-            f"{dt.name_of(dtype)} does not hold every number of [{low}, {high})", expected=f"{least} … {most}"
+            f"{dt.name_of(dtype)} does not hold every number of [{low}, {high})", expected=f"{smallest} … {largest}"
         )
     return _tensor(raw_integers(xp, generator, low, high, _size((size,)), dtype), xp, requires_grad)
 

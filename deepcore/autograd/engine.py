@@ -76,7 +76,7 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=
         if target is pending:
             heapq.heappush(heap, (-edge.id, edge))
 
-    before = mode.grad, mode.backward, mode.node
+    previous = mode.grad, mode.backward, mode.node
     mode.grad, mode.backward = create_graph, True
     try:
         for tensor, gradient in roots:
@@ -104,7 +104,7 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=
             for hook in getattr(leaf, "_hooks", None) or ():
                 leaves[leaf] = _call_hook(hook, leaves[leaf])
     finally:
-        mode.grad, mode.backward, mode.node = before
+        mode.grad, mode.backward, mode.node = previous
     return leaves
 
 

@@ -27,7 +27,7 @@ class _GradMode(contextlib.ContextDecorator):
         return mode_(function)  # `@no_grad` without parentheses
 
     def __init__(self):
-        self._before: list[bool] = []
+        self._previous: list[bool] = []
 
     def __call__(self, function):
         if not inspect.isgeneratorfunction(function):
@@ -40,12 +40,12 @@ class _GradMode(contextlib.ContextDecorator):
         return stepping
 
     def __enter__(self):
-        self._before.append(mode.grad)
+        self._previous.append(mode.grad)
         mode.grad = self.enabled
         return self
 
     def __exit__(self, *exc) -> None:
-        mode.grad = self._before.pop()
+        mode.grad = self._previous.pop()
 
     def _recreate_cm(self):  # a decorated function may run in several threads at once
         return type(self)()
@@ -141,7 +141,7 @@ class set_grad_enabled(_GradMode):
         return super().__call__(function)
 
     def __enter__(self):
-        self._before.append(self._outside)
+        self._previous.append(self._outside)
         mode.grad = self.enabled
         return self
 
@@ -160,11 +160,11 @@ def intercept(watcher: Callable) -> Iterator[None]:
 
     Ops that the watcher itself uses are not watched by it. Each thread has its own watchers; the innermost comes first.
     """
-    before = mode.hook
-    proceed = before or graph.run
+    outer = mode.hook
+    proceed = outer or graph.run
 
     def hook(op, inputs, params):
-        mode.hook = before
+        mode.hook = outer
         try:
             return watcher(proceed, op, inputs, params)
         finally:
@@ -175,7 +175,7 @@ def intercept(watcher: Callable) -> Iterator[None]:
         try:
             yield
         finally:
-            mode.hook = before
+            mode.hook = outer
 
 
 def detect_anomaly() -> contextlib.AbstractContextManager[None]:

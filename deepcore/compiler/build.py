@@ -61,12 +61,12 @@ def build(recorder: Recorder, outputs: list[Ref], grads: list[Ref]) -> Built:
     outputs = results_of(program, places[: len(outputs)])
     grads = _owned(program, places[len(outputs) : len(outputs) + len(grads)])
     steps = [step for record in program.records for step in target.lower(record)]
-    at = len(outputs) + len(grads)
+    start = len(outputs) + len(grads)
     checks: list[Step] = []
     changes: list[Step] = []
     for update in recorder.updates:
-        gradients = places[at : at + len(update.gradients)]
-        at += len(update.gradients)
+        gradients = places[start : start + len(update.gradients)]
+        start += len(update.gradients)
         check, change = _update(recorder, update, gradients)
         checks += check
         changes.append(change)

@@ -273,7 +273,7 @@ class Compiled:
         recorder.had_grad = {
             leaf for runner, _ in self._cache.get(key, ()) for leaf in runner.without_grad if leaf.grad is not None
         }
-        before = [*_flat(args), *_flat(kwargs)]
+        items_before = [*_flat(args), *_flat(kwargs)]
         if self.prepare is not None:
             self.prepare()
         grad_mode = mode.grad
@@ -292,8 +292,8 @@ class Compiled:
             recorder.note("assigning a gradient")
         if guards.drawn():
             recorder.note("the function draws random numbers that are not deepcore's")
-        after = [*_flat(args), *_flat(kwargs)]
-        if len(after) != len(before) or any(map(is_not, after, before)):
+        items_after = [*_flat(args), *_flat(kwargs)]
+        if len(items_after) != len(items_before) or any(map(is_not, items_after, items_before)):
             recorder.note("the function changes a list or dict among its arguments")
         if recorder.raced and recorder.fault is None:  # another thread drew meanwhile: record in the next call
             return result

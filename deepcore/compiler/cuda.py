@@ -167,7 +167,7 @@ def _count_out_of_range(xp, array, low: int, high: int) -> tuple:
 class DevicePlan:
     """An optimizer's step in a program: batches of one formula and dtype, each one launch over a table in its words."""
 
-    def __init__(self, xp, optimizer, live: list[Tensor], first: list[bool]):
+    def __init__(self, xp, optimizer, live: list[Tensor], new_states: list[bool]):
         self.xp, self.live = xp, live
         self.groups = list(optimizer.param_groups)
         owner = {id(p): group for group in self.groups for p in group["params"]}
@@ -178,7 +178,9 @@ class DevicePlan:
         updates = [optimizer.update(group) for group in self.group_of]
         self.counted = "step" in self.states[0]
         #: For each parameter, the step count of the recorded update.
-        self.recorded_counts = [s["step"] if self.counted else 1 if new else 2 for s, new in zip(self.states, first)]
+        self.recorded_counts = [
+            s["step"] if self.counted else 1 if new else 2 for s, new in zip(self.states, new_states)
+        ]
         self.names = [update.states for update in updates]
         self.columns = [[s.get(name) for name in names] for s, names in zip(self.states, self.names)]
         self.batches: dict[tuple, list[int]] = {}
@@ -291,16 +293,16 @@ class GraphRunner(Runner):
         program = optimized(recorder, recorded, target, passes_of(optimize))
         places = program.lasting
         steps = [target.lower(record) for record in program.records]
-        at = len(self.output_refs) + len(self.grad_refs)
+        start = len(self.output_refs) + len(self.grad_refs)
         contents = dict(zip(recorder.redirected, places[len(recorded) :]))
-        results, gradients = places[: len(self.output_refs)], places[len(self.output_refs) : at]
+        results, gradients = places[: len(self.output_refs)], places[len(self.output_refs) : start]
         #: Inputs that are written, by number: the places of their new content.
         numbers = {buffer: i for i, buffer in enumerate(self.input_buffers)}
         self.new = {numbers[buffer]: ref for buffer, ref in contents.items() if buffer in numbers}
         shared = {ref.buffer for ref in (*results, *self.new.values())}
         self.new_grad_refs = [_owned(steps, ref, shared) for ref in gradients]
         for update in self.updates:
-            gradients, at = places[at : at + len(update.gradients)], at + len(update.gradients)
+            gradients, start = places[start : start + len(update.gradients)], start + len(update.gradients)
             steps += update.plan.step(words, type(update.optimizer).__name__, gradients)
         for buffer, ref in contents.items():
             if buffer.kind == "outside":
@@ -326,7 +328,7 @@ class GraphRunner(Runner):
 
     def _check_forward(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
         xp, snapshots = self.backend, recorder.snapshots
-        after = {buffer: buffer.array.copy() for buffer in snapshots}
+        results = {buffer: buffer.array.copy() for buffer in snapshots}
 
         def write(content):
             for buffer, copy in content.items():
@@ -353,13 +355,15 @@ class GraphRunner(Runner):
                 if expected is not None
             ]
             pairs += [(_of(leaf), array, leaf.grad._data) for leaf, array in zip(leaves, self.grad_arrays)]
-            pairs += [(f"memory of shape {b.array.shape}", b.array, after[b]) for b in snapshots if b.kind == "outside"]
+            pairs += [
+                (f"memory of shape {b.array.shape}", b.array, results[b]) for b in snapshots if b.kind == "outside"
+            ]
             for i, memory in self.written_memory.items():
                 buffer = self.input_buffers[i]
-                pairs.append((self._name(i), _view_as(memory, buffer.array), after[buffer]))
+                pairs.append((self._name(i), _view_as(memory, buffer.array), results[buffer]))
             return differing(xp, pairs)
         finally:
-            write(after)
+            write(results)
 
     def _check_backward(self, recorder: Recorder, optimize: bool) -> str | None:
         """Run the backward pass with gradients of 1, as recorded, after the graph; the first difference, or None."""

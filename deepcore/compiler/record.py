@@ -284,12 +284,12 @@ class Recorder:
             return graph.run(op, inputs, params)
         if mode.backward and mode.node is not None and mode.node.id < self.first_node:
             self.note("a graph that was recorded before the function was called")
-        before = self._op, self._tensors
+        outer = self._op, self._tensors
         self._op, self._tensors = op, inputs
         try:
             result = graph.run(op, inputs, params)
         finally:
-            self._op, self._tensors = before
+            self._op, self._tensors = outer
         if self.inspector is not None:
             with self.paused():
                 self.inspector(op, inputs, result)
@@ -810,12 +810,12 @@ def _constructions() -> Iterator[None]:
 @contextlib.contextmanager
 def _attached(tracer: Recorder | None, hook, enter) -> Iterator[None]:
     """Inside, `tracer` records this thread."""
-    before = mode.tracer, mode.hook, mode.enter
+    previous = mode.tracer, mode.hook, mode.enter
     mode.tracer, mode.hook, mode.enter = tracer, hook, enter
     try:
         yield
     finally:
-        mode.tracer, mode.hook, mode.enter = before
+        mode.tracer, mode.hook, mode.enter = previous
 
 
 def user_line() -> str:

@@ -20,13 +20,13 @@ def run(program: Program) -> None:
     remaining = []
     for record in program.records:
         chain = program.chain_of(record)
-        same = None if chain is None or len(chain.lines) != 1 else _same(program, chain, negated)
-        if same is not None and same.buffer.kind in ("own", "outside") and not same.buffer.changing:
+        source = None if chain is None or len(chain.lines) != 1 else _same(program, chain, negated)
+        if source is not None and source.buffer.kind in ("own", "outside") and not source.buffer.changing:
             (ref,) = record.outs
             if ref.buffer.kind == "own" and ref.offset == 0 and ref.buffer not in lasting and not ref.buffer.changing:
-                to = renamed.get(same.buffer)
-                at = same.offset if to is None else to.offset + same.offset
-                buffer = same.buffer if to is None else to.buffer
+                to = renamed.get(source.buffer)
+                at = source.offset if to is None else to.offset + source.offset
+                buffer = source.buffer if to is None else to.buffer
                 renamed[ref.buffer] = Ref(buffer, at, ref.shape, ref.strides, ref.dtype)
                 continue
         if chain is not None and len(chain.lines) == 1 and chain.lines[0].formula == "neg" and not chain.columns:

@@ -22,13 +22,13 @@ class Readers:
         """The first reader other than `at`, or None."""
         return next((i for i in self._of.get(buffer, ())[:2] if i != at), None)
 
-    def move(self, buffers: set[Buffer], first: int, at: int) -> None:
-        """Make `at` a reader of buffers in place of `first`."""
+    def move(self, buffers: set[Buffer], old: int, new: int) -> None:
+        """Make `new` a reader of buffers in place of `old`."""
         for buffer in buffers:
             readers = self._of[buffer]
-            readers.remove(first)
-            if at not in readers[:1] and at not in readers[-1:] and at not in readers:
-                insort(readers, at)
+            readers.remove(old)
+            if new not in readers[:1] and new not in readers[-1:] and new not in readers:
+                insort(readers, new)
 
     def drop(self, buffers: set[Buffer], at: int) -> None:
         for buffer in buffers:
@@ -45,10 +45,10 @@ def run(program: Program) -> None:
     writers: dict[Buffer, int] = {buffer: i for i, record in enumerate(program.records) for buffer in record.writes()}
     chains = {i: chain for i, record in enumerate(program.records) if (chain := program.chain_of(record)) is not None}
 
-    def needed_later(first: int, at: int) -> list[bool] | None:
-        """For each result of the chain at `first`: whether it is needed besides `at`. None if it cannot be delayed."""
+    def needed_later(source: int, at: int) -> list[bool] | None:
+        """For each result of the chain at `source`: whether it is needed besides `at`. None if it cannot be delayed."""
         needed = []
-        for _, ref in chains[first].stored:
+        for _, ref in chains[source].stored:
             other = readers.first_but(ref.buffer, at)
             if ref.buffer.changing or (other is not None and other < at):
                 return None
@@ -57,32 +57,32 @@ def run(program: Program) -> None:
 
     for at, record in enumerate(program.records):
         for ref in list(record.ins):
-            first = writers.get(ref.buffer)
-            if first is None or first not in chains or records[first] is None or first == at:
+            source = writers.get(ref.buffer)
+            if source is None or source not in chains or records[source] is None or source == at:
                 continue
-            needed = needed_later(first, at)
-            if needed is None or any(x.buffer.changing for x in chains[first].operands):
+            needed = needed_later(source, at)
+            if needed is None or any(x.buffer.changing for x in chains[source].operands):
                 continue
-            producer, consumer = records[first], records[at]
+            producer, consumer = records[source], records[at]
             assert producer is not None and consumer is not None
             name = f"{producer.name}·{consumer.name}"
             if at in chains:
-                joined = _joined(chains[first], chains[at], needed)
+                joined = _joined(chains[source], chains[at], needed)
                 if joined is None or not target.has_kernel(joined):
                     continue
                 new = joined.record(name)
                 chains[at] = joined
-                del chains[first]
+                del chains[source]
             else:
-                alone = not any(needed) and len(chains[first].stored) == 1
-                fused = target.fused_sum(chains[first], consumer) if alone else None
+                alone = not any(needed) and len(chains[source].stored) == 1
+                fused = target.fused_sum(chains[source], consumer) if alone else None
                 if fused is None:
                     continue
                 new = fused
                 new.name = name
-            readers.move(producer.reads(), first, at)
+            readers.move(producer.reads(), source, at)
             readers.drop(consumer.reads() - new.reads(), at)
-            records[first], records[at] = None, new
+            records[source], records[at] = None, new
             for buffer in new.writes():
                 writers[buffer] = at
     program.records = [record for record in records if record is not None]
