@@ -18,9 +18,9 @@ class Settings:
     """`backend`: the default backend's name. `threads`: CPU threads for one op. `kernels`: use compiled kernels.
 
     Environment: DEEPCORE_BACKEND, DEEPCORE_NUM_THREADS, DEEPCORE_KERNELS (0 turns them off), DEEPCORE_CACHE
-    (the folder of compiled kernels), DEEPCORE_DATA, DEEPCORE_COMPILE_CHECK (every how many calls a compiled program is
-    checked against its function: 0 never, 1 always; by default now and then). `problems`: the errors for values that are not usable; the default
-    stands for them until `check` raises the first.
+    (the folder of compiled kernels), DEEPCORE_DATA, DEEPCORE_COMPILE_CHECK (the period, in calls, at which a compiled
+    program is checked against its function: 0 never, 1 always; by default at calls 2, 3, 5, 11, 23, …). `problems`: the
+    errors for unusable values, which `check` raises; until then the defaults apply.
     """
 
     __slots__ = ("backend", "cache_dir", "compile_check", "data_dir", "kernels", "problems", "threads")
@@ -35,7 +35,7 @@ class Settings:
         self.data_dir = self._folder("DEEPCORE_DATA")
 
     def check(self) -> None:
-        """Raise the `ConfigError` for the first variable whose value cannot be used. Commands and first uses of ops do."""
+        """Raise a `ConfigError` for the first unusable variable; commands and first uses of ops call this."""
         for name, expected, fix in self.problems:
             received = repr(os.environ.get(name, ""))
             raise ConfigError(f"{name} is not {expected}", received=received, fix=f"{fix}, or unset it")
@@ -78,14 +78,14 @@ settings = Settings()
 
 
 def set_num_threads(count: int) -> None:
-    """Threads one CPU operation may use. Results do not depend on it: only the speed does."""
+    """Threads that one CPU operation may use. Only the speed depends on it, never a result."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ArgumentError("set_num_threads needs a positive whole number", received=repr(count))
     settings.threads = count
 
 
 def set_num_interop_threads(count: int) -> None:
-    """Taken from PyTorch's scripts: operations run one after the other, on the threads of `set_num_threads`."""
+    """Accepted for PyTorch's scripts, without effect: operations run one by one, on `set_num_threads` threads."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ArgumentError("set_num_interop_threads needs a positive whole number", received=repr(count))
 
@@ -96,7 +96,7 @@ def get_num_interop_threads() -> int:
 
 
 def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
-    """Taken from PyTorch's scripts: every algorithm is deterministic, whatever `mode` is."""
+    """Accepted for PyTorch's scripts, without effect: every algorithm is deterministic, whatever `mode` is."""
     if not isinstance(mode, bool):
         raise ArgumentError("use_deterministic_algorithms takes True or False", received=repr(mode))
 
@@ -107,5 +107,5 @@ def are_deterministic_algorithms_enabled() -> bool:
 
 
 def get_num_threads() -> int:
-    """Threads one CPU operation may use (default: the processors this process may run on)."""
+    """Threads that one CPU operation may use (default: the processors this process may run on)."""
     return settings.threads

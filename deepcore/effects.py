@@ -1,4 +1,4 @@
-"""What applies to the thread that computes, and effects: what reads or changes state beside the values that ops compute.
+"""Modes of the current thread, and effects: reads and writes of state besides the values that ops compute.
 
 Values pass `autograd.apply`, effects `effect`. While `dc.compile` records a function, both reach its recorder, which is
 `mode.tracer`; nothing else in deepcore knows about it.
@@ -13,20 +13,20 @@ from typing import Any
 
 
 class Mode(threading.local):
-    """What applies to this thread: whether graphs are recorded, and who watches the ops."""
+    """State of the current thread: whether graphs are recorded, and the hook and tracer of its ops."""
 
     def __init__(self):
         self.grad = True
         #: Called in place of each op: profilers, anomaly detection, the recorder.
         self.hook: Callable | None = None
-        #: Records what the thread computes, for `dc.compile`.
+        #: The recorder of `dc.compile`, while it records this thread.
         self.tracer: Any = None
         self.backward = False
         self.transforms = 0
-        #: While an op is watched: the modules whose forward runs, and the node whose gradient is computed.
+        #: While a hook is set: the modules whose forward runs, and the node whose gradient is computed.
         self.layers: list = []
         self.node: Any = None
-        # NumPy's overflow and divide warnings are off in here, which is 30 times cheaper than np.errstate an op.
+        # NumPy's overflow and divide warnings are off in this context: 30 times cheaper than np.errstate for each op.
         self.context = contextvars.copy_context()
         self.enter = self.context.run
         self.enter(_silence_numpy)
@@ -42,7 +42,7 @@ mode = Mode()
 
 
 def effect(kind: str, run: Callable, *operands):
-    """`run(*operands)`, an effect of a kind: `write`, `accumulate`, `update`, `draw`, …
+    """Run an effect, `run(*operands)`, of a kind: `write`, `accumulate`, `update`, `draw`, …
 
     While the thread is recorded, the recorder's method of that name runs and records it.
     """

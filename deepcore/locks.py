@@ -1,6 +1,6 @@
-"""Locks that a forked child can take, whatever its parent's other threads held.
+"""Locks that are free in a forked child, even if other threads of the parent held them.
 
-Of all threads a child of `os.fork` has only the one that forked: a lock that another one held would stay locked there.
+A child of `os.fork` has only the thread that forked: a lock that another thread held would stay locked there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def rlock():
 
 
 def call_after_fork(owner: Any) -> None:
-    """Call `owner.after_fork()` in each forked child, to reset what a thread of the parent left half done."""
+    """Call `owner.after_fork()` in each forked child, to reset what a thread of the parent left incomplete."""
     _owners.add(owner)
 
 

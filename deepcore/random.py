@@ -27,70 +27,70 @@ from deepcore.kernels.math import reference
 from deepcore.tensor import Tensor, factory, from_raw, tensor_like
 
 _WORD = 1 << 64
-#: Random bits of a uniform number: as many as the significand holds, so that 1.0 is never reached by rounding.
+#: Random bits of a uniform number: the bits of the significand, so that no number rounds to 1.0.
 _DIGITS = {dt.float64: 53, dt.float32: 24, dt.float16: 11, dt.bfloat16: 8}
-# Draws of up to _SMALL blocks are cut from _AHEAD blocks made at once: calling the array library is what costs.
-_SMALL, _AHEAD = 256, 1024
+# Draws of up to _SMALL blocks are slices of _PREFETCH blocks computed at once, as the array library's calls dominate.
+_SMALL, _PREFETCH = 256, 1024
 
 
 class Generator:
     """A stream of random numbers, and a position in it.
 
     `seed` is any whole number of 64 bits (default: from the operating system). Generators of one seed and different
-    `stream` (also 64 bits) are independent. One serves every backend; `device`, and a device in place of the seed, are
-    taken as in PyTorch and change nothing. Safe to use from several threads, by eager and compiled code alike: no two
-    draws get the same numbers.
+    `stream` (also 64 bits) are independent. A generator serves every backend; `device`, and a device in place of the
+    seed, are accepted as in PyTorch and change nothing. Safe to use from several threads, by eager and compiled code
+    alike: no two draws get the same numbers.
 
     >>> g = Generator(0)
     >>> rand(2, generator=g)
     """
 
-    __slots__ = ("_ahead", "_derived", "_position", "_seed", "_stream", "device")
+    __slots__ = ("_derived", "_position", "_prefetched", "_seed", "_stream", "device")
 
     def __init__(self, seed: int | str | device_ | None = None, stream: int = 0, device: str | device_ | None = None):
         untraceable("making a generator")
         if isinstance(seed, (str, device_)):
             seed, device = None, place(seed, device)
-        #: Where PyTorch's generators live.
+        #: As in PyTorch; the state is on no device.
         self.device = device_("cpu" if device is None else device)
         self._restart(_entropy() if seed is None else _word("seed", seed), _word("stream", stream), 0)
 
     def _restart(self, seed: int, stream: int, position: int) -> None:
         self._seed, self._stream, self._position = seed, stream, position
-        self._ahead: tuple[Any, ...] | None = None
+        self._prefetched: tuple[Any, ...] | None = None
         self._derived = 0
 
-    def _here(self) -> Generator:
-        """The generator whose state this one stands for in this thread: itself, but inside `standing_in`."""
+    def _active(self) -> Generator:
+        """The generator that this thread draws from: its stand-in inside `standing_in`, else itself."""
         return _stand_ins.get((self, threading.get_ident()), self) if _stand_ins else self
 
     def manual_seed(self, seed: int) -> Generator:
-        """Start again from `seed`, at position 0 of the same stream. Returns the generator."""
+        """Restart from `seed`, at position 0 of the same stream. Returns the generator."""
         seed = _word("seed", seed)
         untraceable("seeding a generator")
         with lock:
-            here = self._here()
-            here._restart(seed, here._stream, 0)
+            active = self._active()
+            active._restart(seed, active._stream, 0)
         return self
 
     def initial_seed(self) -> int:
-        """The seed the generator was last given."""
+        """The seed that was last set."""
         untraceable("reading a generator's state")
-        return self._here()._seed
+        return self._active()._seed
 
     def seed(self) -> int:
-        """Start again from a seed of the operating system, and return it."""
+        """Restart from a seed of the operating system, and return it."""
         return self.manual_seed(_entropy()).initial_seed()
 
     def get_state(self) -> dict[str, int]:
         """`{"seed", "stream", "position"}`: three whole numbers below 2⁶⁴, which any file format can hold."""
         untraceable("reading a generator's state")
         with lock:
-            here = self._here()
-            return {"seed": here._seed, "stream": here._stream, "position": here._position}
+            active = self._active()
+            return {"seed": active._seed, "stream": active._stream, "position": active._position}
 
     def set_state(self, state: dict[str, int]) -> Generator:
-        """Continue exactly where the generator was when `get_state` gave `state`. Returns the generator."""
+        """Continue exactly where the generator was when `get_state` returned `state`. Returns the generator."""
         if not hasattr(state, "keys") or set(state.keys()) != {"seed", "stream", "position"}:
             raise ArgumentError(
                 "this is not the state of a generator",
@@ -100,7 +100,7 @@ class Generator:
         values = [_word(name, state[name]) for name in ("seed", "stream", "position")]
         untraceable("seeding a generator")
         with lock:
-            self._here()._restart(*values)
+            self._active()._restart(*values)
         return self
 
     def _mark(self) -> tuple[int, int, int]:
@@ -112,19 +112,19 @@ class Generator:
             self._restart(*mark)
 
     def split(self) -> Generator:
-        """A new generator whose seed is the next number of this one: as good as independent of it."""
+        """A new generator whose seed is the next number of this one, statistically independent of it."""
         low, high = random_bits(get_backend("cpu"), self, 2).tolist()
         return Generator(high << 32 | low)
 
     def derive_seed(self) -> int:
-        """A seed for what may never draw: it takes no numbers from the stream, so that others' stay as they are.
+        """A seed that takes no numbers from the stream, so that other draws do not depend on whether it is used.
 
-        A function of seed, stream, position, and how many were derived since the generator was seeded or restored.
+        A function of seed, stream, position, and the number derived since the generator was seeded or restored.
         """
         with lock:
-            here = self._here()
-            here._derived += 1
-            return derive_stream(here._seed, here._stream, here._position, here._derived)
+            active = self._active()
+            active._derived += 1
+            return derive_stream(active._seed, active._stream, active._position, active._derived)
 
     def advance(self, blocks: int) -> tuple[int, int, int]:
         """Claim the next `blocks` blocks: (seed, stream, position of the first one)."""
@@ -132,17 +132,17 @@ class Generator:
             return effect("advance", _advanced, self, blocks)
 
     def claim(self, blocks: int, claims: list) -> tuple[int, int, int]:
-        """As `advance` outside of traces; adds to `claims` what `give_back` undoes."""
+        """`advance` outside of recording; appends to `claims` the entry that `give_back` undoes."""
         with lock:
-            here = self._here()
-            first, after = here._position, (here._position + blocks) % _WORD
-            # Noted before it happens: an interrupt in between must not leave numbers that are neither used nor noted.
-            claims.append((here, here._seed, here._stream, first, after))
-            here._position = after
-            return here._seed, here._stream, first
+            active = self._active()
+            first, after = active._position, (active._position + blocks) % _WORD
+            # Appended first: an interrupt in between must not leave blocks that are neither used nor listed.
+            claims.append((active, active._seed, active._stream, first, after))
+            active._position = after
+            return active._seed, active._stream, first
 
     def at(self, seed: int, stream: int, position: int) -> Generator:
-        """Another generator, at a position."""
+        """A new generator at a position."""
         other = Generator.__new__(Generator)
         other._restart(seed, stream, position)
         return other
@@ -157,20 +157,20 @@ class Generator:
 
 
 def _advanced(generator: Generator, blocks: int) -> tuple[int, int, int]:
-    here = generator._here() if _stand_ins else generator
-    first = here._position
-    here._position = (first + blocks) % _WORD
-    return here._seed, here._stream, first
+    active = generator._active() if _stand_ins else generator
+    first = active._position
+    active._position = (first + blocks) % _WORD
+    return active._seed, active._stream, first
 
 
-#: Held while the state of any generator changes. Re-entrant: the handler of a signal may draw.
+#: Held while the state of any generator changes. Re-entrant, as a signal handler may draw.
 lock = locks.rlock()
-#: (generator, thread): the generator whose state counts there.
+#: Stand-ins by (generator, thread).
 _stand_ins: dict[tuple[Generator, int], Generator] = {}
 
 
 def _after_fork() -> None:
-    """Drop the stand-ins of threads that a forked child does not have, whose numbers it may give to others."""
+    """Drop the stand-ins of threads that a forked child does not have, as new threads may reuse their numbers."""
     for key in list(_stand_ins):
         if key[1] != threading.get_ident():
             del _stand_ins[key]
@@ -181,7 +181,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def give_back(claims: list) -> None:
-    """Undo `Generator.claim`, but where others have drawn since: no number is drawn twice."""
+    """Undo `Generator.claim`, except where others have drawn since: no number is drawn twice."""
     with lock:
         for generator, seed, stream, first, after in reversed(claims):
             if (generator._seed, generator._stream, generator._position) == (seed, stream, after):
@@ -193,47 +193,47 @@ def give_back(claims: list) -> None:
 def standing_in(seed: int, stream: int) -> Iterator[None]:
     """Inside, this thread's draws from the default generator come from (seed, stream); other threads' do not."""
     key = default_generator, threading.get_ident()
-    before = _stand_ins.get(key)
+    outer = _stand_ins.get(key)
     _stand_ins[key] = default_generator.at(seed, stream, 0)
     try:
         yield
     finally:
-        if before is None:
+        if outer is None:
             del _stand_ins[key]
         else:
-            _stand_ins[key] = before
+            _stand_ins[key] = outer
 
 
 @contextlib.contextmanager
-def set_aside(draws: Iterable[tuple[Generator, int]]) -> Iterator[list[tuple[int, int, int]]]:
-    """Inside, this thread draws blocks that no other thread gets: `(generator, blocks)` of each. Yields their starts.
+def reserved(draws: Iterable[tuple[Generator, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    """Inside, this thread draws from blocks that no other thread gets, `(generator, blocks)` each. Yields their starts.
 
-    Afterwards each generator is where the thread left it.
+    Afterwards each generator is at the position where this thread left it.
     """
     thread, claims = threading.get_ident(), []
     with lock:
         for generator, blocks in draws:
-            here, outer = generator._here(), _stand_ins.get((generator, thread))
+            active, outer = generator._active(), _stand_ins.get((generator, thread))
             start = _advanced(generator, blocks)
-            mine = _stand_ins[generator, thread] = generator.at(*start)
-            mine._derived = here._derived
-            claims.append((generator, here, outer, mine, start, here._mark()))
+            stand_in = _stand_ins[generator, thread] = generator.at(*start)
+            stand_in._derived = active._derived
+            claims.append((generator, active, outer, stand_in, start, active._mark()))
     try:
         yield [start for *_, start, _ in claims]
     finally:
         with lock:
-            for generator, here, outer, mine, start, end in claims:
+            for generator, active, outer, stand_in, start, end in claims:
                 if outer is None:
                     del _stand_ins[generator, thread]
                 else:
                     _stand_ins[generator, thread] = outer
-                if mine._mark() != end and (here._mark() == end or mine._mark()[:2] != start[:2]):
-                    here._restart(*mine._mark())
-                here._derived = mine._derived
+                if stand_in._mark() != end and (active._mark() == end or stand_in._mark()[:2] != start[:2]):
+                    active._restart(*stand_in._mark())
+                active._derived = stand_in._derived
 
 
 def derive_stream(*values: int) -> int:
-    """One 64-bit number out of several integers: SplitMix64's finalizer (Steele, Lea, Flood, 2014), chained."""
+    """One 64-bit number from several integers: SplitMix64's finalizer (Steele, Lea, Flood, 2014), chained."""
     x = 0
     for value in values:
         x = (x + 0x9E3779B97F4A7C15 + value) % _WORD
@@ -258,17 +258,17 @@ def _entropy() -> int:
     return int.from_bytes(os.urandom(8), "little")
 
 
-#: What draws without `generator=` use.
+#: The generator of draws without `generator=`.
 default_generator = Generator()
 
 
 def manual_seed(seed: int) -> Generator:
-    """Start the default generator again from `seed`, for every backend. Returns the generator."""
+    """Restart the default generator from `seed`, for every backend. Returns the generator."""
     return default_generator.manual_seed(seed)
 
 
 def seed() -> int:
-    """Start the default generator again from a seed of the operating system, and return it."""
+    """Restart the default generator from a seed of the operating system, and return it."""
     return default_generator.seed()
 
 
@@ -283,7 +283,7 @@ def get_rng_state() -> dict[str, int]:
 
 
 def set_rng_state(state: dict[str, int]) -> None:
-    """Put the default generator back to where `get_rng_state` found it."""
+    """Restore a state of the default generator from `get_rng_state`."""
     default_generator.set_state(state)
 
 
@@ -291,7 +291,7 @@ def set_rng_state(state: dict[str, int]) -> None:
 
 
 class _Draw:
-    """A function `(xp, …) -> raw array` that each backend binds as it binds an op: on its device, by its kernel."""
+    """A function `(xp, …) -> raw array` that each backend binds like an op, to a kernel where it has one."""
 
     def __init__(self, forward):
         self.forward = forward
@@ -310,24 +310,28 @@ _philox = _Draw(reference.philox)
 
 
 def random_bits(xp: Backend, generator: Generator | None, count: int):
-    """`count` random 32-bit words, as a uint32 array on `xp`. Not to be written to: small draws share memory."""
+    """`count` random 32-bit words, as a uint32 array on `xp`. Read-only: small draws share memory."""
     generator = generator or default_generator
     blocks = -(-count // 4)
     seed, stream, first = generator.advance(blocks)
     if blocks > _SMALL:
         return _philox(xp, seed=seed, stream=stream, position=first, blocks=blocks)[:count]
     if _stand_ins:
-        generator = generator._here()
-    ahead = generator._ahead
-    if ahead is None or ahead[:3] != (xp, seed, stream) or not ahead[3] <= first <= ahead[3] + _AHEAD - blocks:
-        ahead = (xp, seed, stream, first, _philox(xp, seed=seed, stream=stream, position=first, blocks=_AHEAD))
-        generator._ahead = ahead
-    offset = 4 * (first - ahead[3])
-    return ahead[4][offset : offset + count]
+        generator = generator._active()
+    prefetched = generator._prefetched
+    if (
+        prefetched is None
+        or prefetched[:3] != (xp, seed, stream)
+        or not prefetched[3] <= first <= prefetched[3] + _PREFETCH - blocks
+    ):
+        prefetched = (xp, seed, stream, first, _philox(xp, seed=seed, stream=stream, position=first, blocks=_PREFETCH))
+        generator._prefetched = prefetched
+    offset = 4 * (first - prefetched[3])
+    return prefetched[4][offset : offset + count]
 
 
 def bits_at(xp: Backend, seed: int, stream: int, position: int, count: int):
-    """`count` random 32-bit words from a position on, as `random_bits` draws them there."""
+    """`count` random 32-bit words from a position, the same as `random_bits` draws there."""
     return _philox(xp, seed=seed, stream=stream, position=position, blocks=-(-count // 4))[:count]
 
 
@@ -361,16 +365,16 @@ def raw_normal(xp: Backend, generator: Generator | None, shape: tuple[int, ...],
     count = math.prod(shape)
     half = (count + 1) // 2
     if dtype == dt.float64:
-        bits, width, kept = _wide_bits(xp, generator, 2 * half), 64, 53
+        bits, width, digits = _wide_bits(xp, generator, 2 * half), 64, 53
     else:
-        bits, width, kept = random_bits(xp, generator, 2 * half), 32, 24
+        bits, width, digits = random_bits(xp, generator, 2 * half), 32, 24
     real = dt.float64 if width == 64 else dt.float32
     radius = bits[:half].astype(real)
     radius += 1.0  # u in (0, 1]: its logarithm is finite
     radius *= 2.0**-width
     radius = xp.sqrt(-2.0 * xp.log(radius))
-    angle = (bits[half:] >> (width - kept)).astype(real)
-    angle *= 2.0**-kept * (2.0 * math.pi)
+    angle = (bits[half:] >> (width - digits)).astype(real)
+    angle *= 2.0**-digits * (2.0 * math.pi)
     out = xp.empty(2 * half, dtype=real)
     xp.multiply(radius, xp.cos(angle), out=out[:half])
     xp.multiply(radius, xp.sin(angle), out=out[half:])
@@ -378,7 +382,7 @@ def raw_normal(xp: Backend, generator: Generator | None, shape: tuple[int, ...],
 
 
 def _scaled(xp, out, scale, shift):
-    """scale·out + shift, in place for numbers, and nothing at all where they are 1 and 0."""
+    """scale·out + shift, in place for numbers; a no-op for 1 and 0."""
     if hasattr(scale, "dtype") or hasattr(shift, "dtype"):
         return xp.asarray(out * scale + shift)
     if scale != 1:
@@ -443,7 +447,7 @@ def _raw_bernoulli_of(xp: Backend, generator: Generator | None, p):
     _digits(p.dtype)
     if not bool(((p >= 0) & (p <= 1)).all()):
         raise ArgumentError("bernoulli takes probabilities, between 0 and 1", fix="dc.sigmoid of logits first")
-    # Finer than float16 or bfloat16 uniforms: a small probability must not round to none.
+    # Finer than float16 or bfloat16 uniforms: a small probability must not round to 0.
     real = dt.float64 if p.dtype == dt.float64 else dt.float32
     return xp.asarray(raw_uniform(xp, generator, p.shape, real) < p.astype(real, copy=False)).astype(p.dtype)
 
@@ -494,7 +498,7 @@ def rand_like(
     return rand(
         tensor_like("rand_like", input).shape,
         generator=generator,
-        **_as(input, dtype, backend),
+        **_like_options(input, dtype, backend),
         requires_grad=requires_grad,
     )
 
@@ -513,7 +517,7 @@ def randn_like(
     return randn(
         tensor_like("randn_like", input).shape,
         generator=generator,
-        **_as(input, dtype, backend),
+        **_like_options(input, dtype, backend),
         requires_grad=requires_grad,
     )
 
@@ -543,10 +547,10 @@ def randint(
     dtype = dt.int64 if dtype is None else dt.as_dtype(dtype)
     if high <= low:
         raise ArgumentError("randint needs low < high: high itself is not drawn", received=f"low={low}, high={high}")
-    least, most = _range(xp, dtype)
-    if low < least or high - 1 > most:
+    smallest, largest = _range(xp, dtype)
+    if low < smallest or high - 1 > largest:
         raise ArgumentError(
-            f"{dt.name_of(dtype)} does not hold every number of [{low}, {high})", expected=f"{least} … {most}"
+            f"{dt.name_of(dtype)} does not hold every number of [{low}, {high})", expected=f"{smallest} … {largest}"
         )
     return _tensor(raw_integers(xp, generator, low, high, _size((size,)), dtype), xp, requires_grad)
 
@@ -565,7 +569,7 @@ def randint_like(
 ) -> Tensor:
     """`randint` with the shape, dtype and backend of `input`: `randint_like(x, high)` or `(x, low, high)`."""
     low, high = (0, low) if high is None else (low, high)
-    options = _as(tensor_like("randint_like", input), dtype, backend)
+    options = _like_options(tensor_like("randint_like", input), dtype, backend)
     return randint(low, high, input.shape, generator=generator, **options, requires_grad=requires_grad)
 
 
@@ -584,7 +588,7 @@ def randperm(
 
 @factory
 def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
-    """1 with the probability that stands in `input`, else 0; shape, dtype and backend of `input`."""
+    """1 with the probabilities in `input`, else 0; shape, dtype and backend of `input`."""
     input = constant("bernoulli", input)
     return _tensor(_raw_bernoulli_of(input.backend, generator, input._data), input.backend)
 
@@ -656,7 +660,7 @@ def _real(dtype):
     return dt.default_float if dtype is None else dt.as_dtype(dtype)
 
 
-def _as(input: Tensor, dtype, backend) -> dict[str, Any]:
+def _like_options(input: Tensor, dtype, backend) -> dict[str, Any]:
     return {
         "dtype": input.dtype if dtype is None else dtype,
         "backend": input.backend if backend is None else backend,
@@ -664,7 +668,7 @@ def _as(input: Tensor, dtype, backend) -> dict[str, Any]:
 
 
 def _range(xp: Backend, dtype) -> tuple[int, int]:
-    """The whole numbers a dtype holds without gaps."""
+    """The range in which a dtype holds every whole number."""
     if dtype == dt.bool_:
         return 0, 1
     if dt.is_floating(dtype):

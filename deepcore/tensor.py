@@ -1,4 +1,4 @@
-"""`Tensor`: an array, its gradient, and the node that made it. No mathematics: the ops install their own methods."""
+"""`Tensor`: an array, its gradient, and the node that computed it. No mathematics: ops install their own methods."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ else:
 
 
 class Changes:
-    """Counts what a compiled step must look at again: attributes of modules, and the memory of tensors."""
+    """Counts changes of modules' attributes and tensors' memory, after which compiled programs check their guards."""
 
     __slots__ = ("count",)
 
@@ -45,14 +45,14 @@ changes = Changes()
 
 
 class Storage:
-    """What tensors over the same memory share: how often it was written, and which views of it live."""
+    """State shared by tensors over the same memory: its version, the number of writes, and its live views."""
 
     __slots__ = ("room", "version", "views")
 
     def __init__(self):
         self.version = 0
         self.views: list[weakref.ref] = []
-        self.room = 64  # views before the dead ones are dropped
+        self.room = 64  # number of views at which dead ones are dropped
 
     def add_view(self, view: Tensor) -> None:
         self.views.append(weakref.ref(view))
@@ -62,7 +62,7 @@ class Storage:
 
 
 class UntypedStorage:
-    """Memory, as bytes."""
+    """The bytes of a tensor's memory."""
 
     def __init__(self, array, backend: Backend):
         self._array, self._backend = array, backend
@@ -85,12 +85,12 @@ class UntypedStorage:
 class Tensor(TensorMethods):
     """An n-dimensional array that can record what is computed from it.
 
-    Made by `dc.tensor`, `dc.zeros`, …, never by this constructor, which raises for a user's arguments. `array` is the
-    raw NumPy or CuPy array, shared; `grad` is None or a Tensor of the same shape and dtype.
+    Create one by `dc.tensor`, `dc.zeros`, …, not by this constructor, which raises for a user's arguments. `array` is
+    the raw NumPy or CuPy array, shared; `grad` is None or a Tensor of the same shape and dtype.
     """
 
-    # _base: None, or (the tensor this is a view of, the chain of view ops that leads here). _storage: made when first needed.
-    # _hooks is set only on leaves that have hooks. _spec: shape, strides and dtype as plans are keyed by, once wanted.
+    # _base: None, or (the base of this view, the chain of view ops from there). _storage: created when first needed.
+    # _hooks: set only on leaves that have hooks. _spec: cached shape, strides and dtype, the key of plans.
     __slots__ = (
         "__weakref__",
         "_base",
@@ -104,14 +104,16 @@ class Tensor(TensorMethods):
         "grad",
     )
 
-    # NumPy leaves `array + tensor` to the tensor.
+    # Makes NumPy defer `array + tensor` to the tensor.
     __array_priority__ = 1000
 
-    def __init__(self, data: Any = None, backend: Any = None, requires_grad: bool = False, node=None, spec=None, *more):
+    def __init__(
+        self, data: Any = None, backend: Any = None, requires_grad: bool = False, node=None, spec=None, *extra
+    ):
         try:
-            BACKENDS[backend]  # the cheapest check that there is
+            BACKENDS[backend]  # the cheapest check
         except (KeyError, TypeError):
-            raise _no_constructor(data, backend, requires_grad, node, spec, *more) from None
+            raise _no_constructor(data, backend, requires_grad, node, spec, *extra) from None
         self._data = data
         self._spec = spec
         self.backend = backend
@@ -132,7 +134,7 @@ class Tensor(TensorMethods):
     def data(self) -> Tensor:
         """The same memory without history, as in PyTorch: graphs that saved it do not notice writes through this.
 
-        `t.data = other` makes `t` hold the memory of another tensor, whatever its shape, dtype and backend.
+        `t.data = other` rebinds `t` to the memory of another tensor, of any shape, dtype and backend.
         """
         return effect("alias", _alias, self)
 
@@ -144,18 +146,18 @@ class Tensor(TensorMethods):
                 received=type(value).__name__,
                 fix="t.data = dc.as_tensor(array)" if hasattr(value, "dtype") else "t.data = dc.tensor(values)",
             )
-        if value._data is not self._data:  # else `t.data -= x`, which ends with this assignment, has written it already
+        if value._data is not self._data:  # `t.data -= x` ends with this assignment of the same array
             untraceable("giving a tensor other memory")
             self.rebind(value._data, value.backend)
 
     def rebind(self, raw, backend: Backend) -> None:
-        """Hold the raw array `raw` of `backend`; graphs that saved the old one refuse to use it. For framework code."""
+        """Rebind to an array `raw` of `backend`; graphs that saved the old one become stale. For framework code."""
         if self._requires_grad and not dt.is_floating(raw.dtype):
             raise DTypeError(
                 f"only floating tensors have gradients, and the new data is {dt.name_of(raw.dtype)}",
                 fix="t.requires_grad_(False) first, or convert the data: value.float()",
             )
-        version = self.version + 1  # a graph that saved the old array must notice
+        version = self.version + 1  # marks graphs that saved the old array as stale
         self._data, self._spec, self.backend = raw, None, backend
         changes.count += 1
         self._base, self._storage = None, Storage()
@@ -175,7 +177,7 @@ class Tensor(TensorMethods):
 
     @property
     def device(self) -> device:
-        """`backend`, as PyTorch names it."""
+        """The device of `backend`, as in PyTorch."""
         return self.backend.device
 
     @property
@@ -226,7 +228,7 @@ class Tensor(TensorMethods):
             raise IndexRangeError(f"dim {dim} is out of range for a tensor of shape {self.shape}") from None
 
     def is_contiguous(self, memory_format=None) -> bool:
-        """Whether the memory is in row order; `memory_format=dc.channels_last`: in the order N, H, W, C."""
+        """Whether the memory is in row-major order; with `memory_format=dc.channels_last`, in the order N, H, W, C."""
         order = one_of(_MEMORY_FORMAT, memory_format)
         if order is None or not order.name.startswith("channels_last"):
             return bool(self._data.flags.c_contiguous)
@@ -236,7 +238,7 @@ class Tensor(TensorMethods):
         return bool(self._data.transpose(0, *range(2, rank), 1).flags.c_contiguous)
 
     def dim_order(self) -> tuple[int, ...]:
-        """The dimensions from the longest step in memory to the shortest."""
+        """The dimensions by decreasing stride."""
         return tuple(sorted(range(self._data.ndim), key=lambda dim: -abs(self._data.strides[dim])))
 
     def is_floating_point(self) -> bool:
@@ -261,7 +263,7 @@ class Tensor(TensorMethods):
         return self.backend.address(self._data)
 
     def storage_offset(self) -> int:
-        """The first element's place in the memory that this tensor is a view of, in elements."""
+        """The offset of the first element in the memory that this tensor is a view of, in elements."""
         return (self.backend.address(self._data) - self.backend.address(self._owner())) // self._data.itemsize
 
     def untyped_storage(self) -> UntypedStorage:
@@ -270,15 +272,15 @@ class Tensor(TensorMethods):
 
     def _owner(self):
         array = self._data
-        while type(array.base) is self.backend.array_type:  # blocks of the allocator are of a class of their own
+        while type(array.base) is self.backend.array_type:  # the allocator's blocks have another type
             array = array.base
         return array
 
     def is_set_to(self, tensor: Tensor) -> bool:
-        """Whether the other tensor is over the same memory, with the same shape and strides."""
-        mine, other = self._data, tensor._data
-        same = (mine.shape, mine.strides, mine.dtype) == (other.shape, other.strides, other.dtype)
-        return same and tensor.backend is self.backend and self.backend.address(mine) == self.backend.address(other)
+        """Whether the other tensor has the same memory, shape and strides."""
+        a, b = self._data, tensor._data
+        same = (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
+        return same and tensor.backend is self.backend and self.backend.address(a) == self.backend.address(b)
 
     # -- autodiff -----------------------------------------------------------------------------------
     @property
@@ -308,29 +310,29 @@ class Tensor(TensorMethods):
 
     @property
     def is_leaf(self) -> bool:
-        """True for a tensor that no recorded operation made."""
+        """True for a tensor that is not the result of a recorded operation."""
         return self._node is None
 
     @property
     def grad_fn(self):
-        """The node that made this tensor, or None."""
+        """The node that computed this tensor, or None."""
         return self._node
 
     @property
     def version(self) -> int:
-        """How often this memory was written in place."""
+        """The number of in-place writes to this memory."""
         return 0 if self._storage is None else self._storage.version
 
     _version = version
 
     def storage(self) -> Storage:
-        """What this tensor shares with the views of its memory."""
+        """The storage shared with all views of this memory."""
         if self._storage is None:
             self._storage = Storage()
         return self._storage
 
     def bump_version(self) -> None:
-        """Say that the memory was written: graphs that saved it will refuse to use it."""
+        """Mark the memory as written, so that graphs that saved it are stale."""
         self.storage().version += 1
 
     def backward(self, gradient=None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
@@ -344,7 +346,7 @@ class Tensor(TensorMethods):
         return effect("alias", _detached, self)
 
     def detach_(self) -> Tensor:
-        """Forget the history, in place; refused on a view, whose history is its base's."""
+        """Drop the history, in place; raises on a view, whose history is its base's."""
         if self._base is not None:
             raise GradientError("a view cannot be detached in place", fix="use t.detach(), or detach_() the base")
         self._node = None
@@ -353,7 +355,7 @@ class Tensor(TensorMethods):
         return self
 
     def retain_grad(self) -> None:
-        """Keep the gradient of this computed tensor in `.grad` too."""
+        """Also accumulate the gradient of this computed tensor in `.grad`."""
         if self._node is None:
             return
         ref = weakref.ref(self)
@@ -373,7 +375,7 @@ class Tensor(TensorMethods):
         return any(hook.retains() is self for hook in hooks if hasattr(hook, "retains"))
 
     def register_hook(self, hook):
-        """Call `hook(gradient)` when this tensor's gradient is known; what it returns, if anything, replaces it."""
+        """Call `hook(gradient)` once this tensor's gradient is computed; a result other than None replaces it."""
         from deepcore.autograd import register_hook
 
         return register_hook(self, hook)
@@ -459,7 +461,7 @@ class Tensor(TensorMethods):
         return Tensor(gpu.pinned(self._data), self.backend)
 
     def is_pinned(self, device=None) -> bool:
-        """Whether `pin_memory()` made this memory."""
+        """Whether this memory is from `pin_memory()`."""
         owner = self._owner()
         return any(backend.is_pinned(owner) for backend in BACKENDS)
 
@@ -550,23 +552,23 @@ def _rebuild(cls, array, backend: str, requires_grad: bool):
     return tensor_
 
 
-# -- making tensors -----------------------------------------------------------------------------------
+# -- creating tensors ---------------------------------------------------------------------------------
 
 
 def from_raw(array, backend: Backend, requires_grad: bool = False) -> Tensor:
-    """A leaf over a raw array that already belongs to `backend`, shared. For framework code."""
+    """A leaf over a raw array of `backend`, without a copy. For framework code."""
     return Tensor(array, backend, requires_grad)
 
 
-def _owner(data, backend) -> Backend:
-    """The backend to build on: the one asked for, else the data's own, else the default."""
+def _target_backend(data, backend) -> Backend:
+    """The backend of the new tensor: the requested one, else the data's own, else the default."""
     if backend is not None:
         return get_backend(backend)
     if isinstance(data, Tensor):
         return data.backend
     if hasattr(data, "__cuda_array_interface__"):
-        there = getattr(data, "__dlpack_device__", None)
-        return backend_of(data) or get_backend(f"cuda:{there()[1]}" if there else None)
+        dlpack_device = getattr(data, "__dlpack_device__", None)
+        return backend_of(data) or get_backend(f"cuda:{dlpack_device()[1]}" if dlpack_device else None)
     return get_backend()
 
 
@@ -583,7 +585,7 @@ def _detached(tensor: Tensor) -> Tensor:
 def _to_raw(data, dtype, backend: Backend, copy: bool):
     """Any array, number, nested list or Tensor as a raw array on `backend`."""
     source: Backend | None
-    exact = False  # a conversion between tensors has PyTorch's bits, where numbers do not fit, too
+    exact = False  # tensors convert as in PyTorch, even where numbers do not fit; other data raises
     if isinstance(data, Tensor):
         raw, source = data._data, data.backend
     else:
@@ -593,7 +595,7 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
         if mode.tracer is not None and hasattr(data, "dtype") and hasattr(data, "__setitem__"):
             untraceable("an array that comes in inside of the function: make it an argument")
         if source is None and hasattr(data, "__dlpack_device__"):
-            raw, source = _exchanged(data)
+            raw, source = _read_dlpack(data)
         elif source is None or not hasattr(data, "dtype"):
             source, raw = get_backend("cpu"), _host_array(data, dtype)
         elif type(raw) is not source.array_type:
@@ -605,7 +607,7 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
     elif raw.dtype.byteorder not in "=|":
         dtype = dt.as_dtype(raw.dtype)
     if dtype is not None and raw.dtype is not dtype and raw.dtype != dtype:
-        raw, copy = _converted(raw, dtype, source) if exact else raw.astype(dtype), False
+        raw, copy = _convert(raw, dtype, source) if exact else raw.astype(dtype), False
     else:
         raw = dt.canonical(raw)
     if source is not backend:
@@ -613,19 +615,19 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
         copy = copy and backend.name == "cpu" and source.name == "cpu"
     if copy:
         return raw.copy()
-    # The user's array keeps its own header: plans rely on the shape and strides of a tensor's.
+    # A view, as the user may change the array's shape in place, and plans rely on a tensor's shape and strides.
     return raw.view() if raw is data and backend.name == "cpu" else raw
 
 
-def _converted(raw, dtype, backend: Backend):
+def _convert(raw, dtype, backend: Backend):
     """`raw` in another dtype; a number that the dtype cannot hold raises."""
     if raw.size and not dt.holds(dtype, raw.dtype):
         low, high = dt.span(dtype)
-        if not (low < raw.min().item() and raw.max().item() < high):  # NaN and infinities come here, too
+        if not (low < raw.min().item() and raw.max().item() < high):  # also true for NaN and infinities
             xp = backend
             if dt.is_floating(dtype):
                 bad = xp.logical_and(xp.isfinite(raw), xp.logical_or(raw <= low, raw >= high))
-            elif dt.is_floating(raw.dtype):  # span's ends are no floats of every dtype; these are powers of two
+            elif dt.is_floating(raw.dtype):  # not every dtype has the ends of `span`, but all have these powers of two
                 whole = xp.trunc(raw.astype(dt.float64))
                 bad = xp.logical_not(xp.logical_and(whole >= low + 1, whole < high))
             else:
@@ -638,7 +640,7 @@ def _converted(raw, dtype, backend: Backend):
 
 
 def _place(flat: int, shape: tuple[int, ...]) -> str:
-    """The index, as in `[2, 0]`, of the element that is `flat`th in row order."""
+    """The index of an element, such as `[2, 0]`, from its row-major position."""
     index = []
     for n in reversed(shape):
         flat, at = divmod(flat, n)
@@ -647,7 +649,7 @@ def _place(flat: int, shape: tuple[int, ...]) -> str:
 
 
 def unmasked(array):
-    """`array`, once it is no masked array with masked elements, whose mask a tensor would lose."""
+    """`array` without a mask; raises for a masked array with masked elements, whose mask a tensor would lose."""
     if hasattr(array, "filled") and hasattr(array, "mask"):
         if array.mask.any():
             raise DTypeError(
@@ -659,8 +661,8 @@ def unmasked(array):
     return array
 
 
-def _exchanged(source):
-    """(the memory of another library's array as a raw array, its backend), by DLPack."""
+def _read_dlpack(source):
+    """(raw array over the memory of another library's array, its backend), by DLPack."""
     kind, index = source.__dlpack_device__()
     backend = get_backend("cpu" if kind == 1 else f"cuda:{index}")
     problem: Exception
@@ -673,7 +675,7 @@ def _exchanged(source):
         raise GradientError(
             f"an array of {name} that requires grad would lose its gradient here", fix="hand over array.detach()"
         )
-    if str(source.dtype).endswith("bfloat16"):  # DLPack has it, NumPy's reader has not: the same bits as int16
+    if str(source.dtype).endswith("bfloat16"):  # NumPy's reader lacks DLPack's bfloat16: read its bits as int16
         int16 = getattr(sys.modules.get(name), "int16", "int16")
         return backend.from_dlpack(source.view(int16)).view(dt.bfloat16), backend
     raise DTypeError(
@@ -685,7 +687,7 @@ def _exchanged(source):
 
 
 def _host_array(data, dtype=None):
-    """A number or nested list as a NumPy array: whole numbers are int64, others float32, unless NumPy scalars say more."""
+    """A number or nested list as a NumPy array: int64, or float32 with fractions; NumPy scalars keep their dtype."""
     host = get_backend("cpu")
     kinds = set(map(type, leaves(data)))
     if isinstance(data, (builtins.list, tuple)) and any(hasattr(kind, "__dlpack__") for kind in kinds):
@@ -719,17 +721,17 @@ def _host_array(data, dtype=None):
             if isinstance(data, (set, frozenset)) or hasattr(data, "__next__")
             else None,
         )
-    if dtype is not None:  # keep what the numbers hold: 0.1 as float64 is not float32's 0.1
+    if dtype is not None:  # keep full precision: float32(0.1) is not float64(0.1)
         return array
     if (array.dtype == dt.float64 and not numpy_scalars) or (not array.size and not numpy_scalars):
-        array = _converted(array, dt.default_float, host)
+        array = _convert(array, dt.default_float, host)
     elif array.dtype.kind in "iu" and not numpy_scalars:
-        array = _converted(array, dt.int64, host)
+        array = _convert(array, dt.int64, host)
     return array
 
 
 def leaves(data):
-    """The items of nested lists, in order."""
+    """The leaves of nested lists, in order."""
     if isinstance(data, (builtins.list, tuple)):
         for item in data:
             yield from leaves(item)
@@ -744,18 +746,18 @@ def _plain_leaves(data):
     if isinstance(data, Tensor):
         return data.detach().numpy()
     if hasattr(data, "__dlpack_device__"):
-        raw, backend = (unmasked(data), get_backend("cpu")) if backend_of(data) else _exchanged(data)
+        raw, backend = (unmasked(data), get_backend("cpu")) if backend_of(data) else _read_dlpack(data)
         return backend.to_host(raw)
     return data
 
 
 def made(raw, backend: Backend) -> Tensor:
-    """A tensor over an array that was just made, and holds the same in every run of a program: zeros, a range."""
-    return effect("made", Tensor, raw, backend)
+    """A tensor over a new array whose content is the same in every run of a program, such as zeros or a range."""
+    return effect("from_data", Tensor, raw, backend)
 
 
 class layout(enum.Enum):
-    """How a tensor lies in memory: always with strides."""
+    """The layout of a tensor in memory: always strided."""
 
     strided = "strided"
 
@@ -764,7 +766,7 @@ class layout(enum.Enum):
 
 
 class memory_format(enum.Enum):
-    """The order of dimensions in memory, as PyTorch names them; a hint, that no result depends on."""
+    """The order of dimensions in memory, with PyTorch's names; a hint that no result depends on."""
 
     contiguous_format = "contiguous_format"
     preserve_format = "preserve_format"
@@ -775,16 +777,16 @@ class memory_format(enum.Enum):
         return f"dc.{self.name}"
 
 
-_MEMORY_FORMAT = memory_format  # arguments have that name
+_MEMORY_FORMAT = memory_format  # parameters shadow the name
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def factory(function: _Function) -> _Function:
-    """Decorator of a function with an argument `backend` that makes a tensor: adds the keywords that PyTorch has there.
+    """Decorator that adds PyTorch's keywords to a function that creates a tensor.
 
-    `device` is another word for `backend`, `out` a tensor of the result's shape that is written and returned.
-    `pin_memory=True` is `Tensor.pin_memory()`, and `layout` and `memory_format` may name what PyTorch has.
+    `device` is an alias of `backend`, `out` a tensor of the result's shape that is written and returned.
+    `pin_memory=True` is `Tensor.pin_memory()`; `layout` and `memory_format` are accepted with PyTorch's values.
     """
     code = function.__code__
     own = frozenset(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - {"device"}
@@ -793,12 +795,12 @@ def factory(function: _Function) -> _Function:
     def make(*args, **keywords):
         if not keywords or keywords.keys() <= own:
             return function(*args, **keywords)
-        return _make(function, own, args, keywords)
+        return _call_factory(function, own, args, keywords)
 
     return make  # type: ignore[return-value]
 
 
-def _make(function: Callable, own: frozenset[str], args: tuple, keywords: dict[str, Any]) -> Tensor:
+def _call_factory(function: Callable, own: frozenset[str], args: tuple, keywords: dict[str, Any]) -> Tensor:
     args = one_place(function, args, keywords) if "backend" in own else args
     out = keywords.pop("out", None)
     pinned = keywords.pop("pin_memory", False)
@@ -815,26 +817,26 @@ def _make(function: Callable, own: frozenset[str], args: tuple, keywords: dict[s
             fix=suggest(unknown[0], own | {"device", "out", "pin_memory"}),
         )
     if out is None:
-        made = function(*args, **keywords)
-        return made.pin_memory() if pinned else made
+        result = function(*args, **keywords)
+        return result.pin_memory() if pinned else result
     if not isinstance(out, Tensor):
         raise ArgumentTypeError("out is a tensor", received=type(out).__name__)
     for name, value in (("backend", out.backend), ("dtype", out.dtype)):
         if name in own and keywords.get(name) is None:
             keywords[name] = value
-    made = function(*args, **keywords)
-    if (made.shape, made.dtype, made.backend) != (out.shape, out.dtype, out.backend):
+    result = function(*args, **keywords)
+    if (result.shape, result.dtype, result.backend) != (out.shape, out.dtype, out.backend):
         raise ShapeError(
             "out does not have the result's shape, dtype and backend",
-            expected=f"shape {made.shape}, {dt.name_of(made.dtype)}, backend {made.backend}",
+            expected=f"shape {result.shape}, {dt.name_of(result.dtype)}, backend {result.backend}",
             received=f"shape {out.shape}, {dt.name_of(out.dtype)}, backend {out.backend}",
         )
-    out.copy_(made.detach())
-    return out.requires_grad_() if made._requires_grad else out
+    out.copy_(result.detach())
+    return out.requires_grad_() if result._requires_grad else out
 
 
 def one_of(kind, value):
-    """A `layout` or `memory_format`, or None, once it is one."""
+    """`value`, checked to be None or a member of the enum `kind`."""
     if value is None or isinstance(value, kind):
         return value
     raise ArgumentTypeError(
@@ -855,7 +857,7 @@ def tensor(data, dtype=None, backend=None, requires_grad: bool = False, *, devic
     says otherwise, CuPy arrays stay on their GPU. A number that `dtype` cannot hold raises `DTypeError` (fractions are
     cut in integers), and so does a NumPy array with masked elements; a Tensor is converted as by `to`.
     """
-    owner = _owner(data, backend)
+    owner = _target_backend(data, backend)
     if isinstance(data, Tensor):
         untraceable("dc.tensor() of a tensor (t.detach().clone() is an operation)")
     return _finish(_to_raw(data, dtype, owner, copy=True), owner, requires_grad)
@@ -865,20 +867,22 @@ def asarray(
     obj, *, dtype=None, backend=None, device=None, copy: bool | None = None, requires_grad: bool = False
 ) -> Tensor:
     """`as_tensor`, or with `copy=True` `tensor`; `copy=False` raises where the memory cannot be shared."""
-    where = place(backend, device)
-    made = tensor(obj, dtype, where) if copy else as_tensor(obj, dtype, where)
-    if copy is False and not _shares_memory(made, obj):
+    target = place(backend, device)
+    result = tensor(obj, dtype, target) if copy else as_tensor(obj, dtype, target)
+    if copy is False and not _shares_memory(result, obj):
         raise ArgumentError("this data cannot be shared", received=type(obj).__name__, fix="leave out copy=False")
-    return made.detach().requires_grad_() if requires_grad and not made.requires_grad else made
+    return result.detach().requires_grad_() if requires_grad and not result.requires_grad else result
 
 
-def _shares_memory(made: Tensor, source) -> bool:
+def _shares_memory(result: Tensor, source) -> bool:
     if isinstance(source, Tensor):
-        return made._data is source._data
-    there = getattr(source, "data_ptr", None)
-    if there is not None:
-        return made.backend.address(made._data) == there()
-    return hasattr(source, "dtype") and hasattr(source, "shape") and made.backend.may_share_memory(made._data, source)
+        return result._data is source._data
+    address = getattr(source, "data_ptr", None)
+    if address is not None:
+        return result.backend.address(result._data) == address()
+    return (
+        hasattr(source, "dtype") and hasattr(source, "shape") and result.backend.may_share_memory(result._data, source)
+    )
 
 
 @factory
@@ -889,10 +893,10 @@ def scalar_tensor(s, dtype=None, backend=None, requires_grad: bool = False, *, d
 
 @factory
 def as_tensor(data, dtype=None, backend=None, *, device=None) -> Tensor:
-    """As `tensor`, but memory is shared where it can be, also with other libraries' arrays (DLPack); a Tensor that fits
-    is returned as it is.
+    """As `tensor`, but shares memory where possible, also with other libraries' arrays (DLPack); a Tensor of this dtype
+    and backend is returned itself.
     """
-    owner = _owner(data, backend)
+    owner = _target_backend(data, backend)
     if isinstance(data, Tensor):
         if data.backend is owner and (dtype is None or data.dtype == dt.as_dtype(dtype)):
             return data
@@ -912,12 +916,12 @@ def from_numpy(array) -> Tensor:
 
 
 def from_dlpack(source) -> Tensor:
-    """A tensor over the memory of any object that speaks DLPack (PyTorch, CuPy, JAX …)."""
+    """A tensor over the memory of any object that supports DLPack (PyTorch, CuPy, JAX …)."""
     if not hasattr(source, "__dlpack_device__"):
         raise ArgumentError(
             "from_dlpack takes an array that speaks DLPack", received=type(source).__name__, fix="dc.as_tensor(data)"
         )
-    raw, backend = _exchanged(unmasked(source))
+    raw, backend = _read_dlpack(unmasked(source))
     return Tensor(raw, backend)
 
 
@@ -933,7 +937,7 @@ def _shape(size: tuple) -> tuple[int, ...]:
     return shape
 
 
-def _maker(function: str, doc: str):
+def _filled_factory(function: str, doc: str):
     def make(*size, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
         xp = get_backend(backend)
         raw = getattr(xp, function)(_shape(size), dtype=dt.as_dtype(dtype or dt.default_float))
@@ -944,14 +948,14 @@ def _maker(function: str, doc: str):
     return factory(make)
 
 
-zeros = _maker("zeros", "A tensor of zeros: `zeros(2, 3)` or `zeros((2, 3))`, float32 by default.")
-ones = _maker("ones", "A tensor of ones: `ones(2, 3)` or `ones((2, 3))`, float32 by default.")
-empty = _maker("empty", "A tensor whose contents are whatever the memory held.")
+zeros = _filled_factory("zeros", "A tensor of zeros: `zeros(2, 3)` or `zeros((2, 3))`, float32 by default.")
+ones = _filled_factory("ones", "A tensor of ones: `ones(2, 3)` or `ones((2, 3))`, float32 by default.")
+empty = _filled_factory("empty", "A tensor of uninitialised memory.")
 
 
 @factory
 def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
-    """A tensor with every element `fill_value`; the dtype follows the value, and has to hold it."""
+    """A tensor with every element `fill_value`, in the value's dtype by default; the dtype must hold the value."""
     xp = get_backend(backend)
     if isinstance(fill_value, Tensor) or hasattr(fill_value, "dtype"):
         fill_value = unmasked(fill_value).item()
@@ -963,7 +967,7 @@ def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False
 
 
 def tensor_like(name: str, value) -> Tensor:
-    """`value`, once it is known to be the tensor that `name`, a function such as zeros_like, takes."""
+    """`value`, checked to be a tensor, for the function `name`, such as zeros_like."""
     if isinstance(value, Tensor):
         return value
     raise DTypeError(
@@ -971,7 +975,7 @@ def tensor_like(name: str, value) -> Tensor:
     )
 
 
-def _like(function: str):
+def _like_factory(function: str):
     def make(input: Tensor, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
         xp = tensor_like(f"{function}_like", input).backend if backend is None else get_backend(backend)
         raw = getattr(xp, function)(input.shape, dtype=dt.as_dtype(dtype or input.dtype))
@@ -982,7 +986,7 @@ def _like(function: str):
     return factory(make)
 
 
-zeros_like, ones_like, empty_like = _like("zeros"), _like("ones"), _like("empty")
+zeros_like, ones_like, empty_like = _like_factory("zeros"), _like_factory("ones"), _like_factory("empty")
 
 
 @factory

@@ -1,4 +1,4 @@
-"""Backward over the graph: newest node first, one dict of pending gradients that empties as it goes."""
+"""Backward over the graph: newest node first, with a dict of pending gradients that empties as it goes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def backward(tensor: Tensor, gradient=None, retain_graph=None, create_graph: boo
             accumulate(leaf, leaves, create_graph)
 
 
-#: Threads that share leaves add to the same `.grad`.
+#: Serialises threads that accumulate to the `.grad` of shared leaves.
 _ACCUMULATING = locks.rlock()
 
 
@@ -57,10 +57,10 @@ def _start(tensor: Tensor, gradient) -> Tensor:
 
 
 def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=()) -> dict[Tensor, Tensor]:
-    """Walk the graph from `roots` ((tensor, gradient) pairs), newest node first; the sums that reach the leaves.
+    """Walk the graph from `roots` ((tensor, gradient) pairs), newest node first; returns the leaves' summed gradients.
 
-    `only`: the nodes and leaves worth visiting (None: all). `watched`: a dict whose node keys get their gradient.
-    `stop`: nodes that gradients reach and do not pass.
+    `only`: the nodes and leaves to visit (None: all). `watched`: a dict whose node keys get their gradient.
+    `stop`: nodes at which gradients stop.
     """
     pending: dict[Any, Any] = {}
     heap: list[tuple[int, Node]] = []
@@ -68,15 +68,15 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=
 
     def deliver(edge, gradient):
         target = leaves if isinstance(edge, Tensor) else pending
-        held = target.get(edge)
-        if held is not None:
-            target[edge] = _merge(held, gradient)
+        total = target.get(edge)
+        if total is not None:
+            target[edge] = _merge(total, gradient)
             return
         target[edge] = gradient
         if target is pending:
             heapq.heappush(heap, (-edge.id, edge))
 
-    before = mode.grad, mode.backward, mode.node
+    previous = mode.grad, mode.backward, mode.node
     mode.grad, mode.backward = create_graph, True
     try:
         for tensor, gradient in roots:
@@ -85,7 +85,7 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=
             node = heapq.heappop(heap)[1]
             gradient = pending.pop(node)
             for hook in node.hooks or ():
-                gradient = _hooked(hook, gradient)
+                gradient = _call_hook(hook, gradient)
             if watched is not None and node in watched:
                 watched[node] = gradient
             if node in stop or (only is not None and not any(edge in only for edge in node.edges)):
@@ -99,41 +99,41 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=
             for edge, gradient in zip(edges, gradients):
                 if edge is not None and gradient is not None and (only is None or edge in only):
                     deliver(edge, gradient)
-            del gradient, gradients  # nothing here keeps a gradient alive past its use
+            del gradient, gradients  # no local keeps a gradient alive past its use
         for leaf in leaves:
             for hook in getattr(leaf, "_hooks", None) or ():
-                leaves[leaf] = _hooked(hook, leaves[leaf])
+                leaves[leaf] = _call_hook(hook, leaves[leaf])
     finally:
-        mode.grad, mode.backward, mode.node = before
+        mode.grad, mode.backward, mode.node = previous
     return leaves
 
 
-def _merge(held, gradient):
-    if isinstance(held, dict):  # the outputs of one Function, by position
+def _merge(total, gradient):
+    if isinstance(total, dict):  # the outputs of one Function, by position
         for i, g in gradient.items():
-            held[i] = held[i] + g if i in held else g
-        return held
-    return held + gradient
+            total[i] = total[i] + g if i in total else g
+        return total
+    return total + gradient
 
 
-def _hooked(hook, gradient):
+def _call_hook(hook, gradient):
     untraceable("a gradient hook")
-    replaced = hook(gradient)
-    if replaced is None:
+    result = hook(gradient)
+    if result is None:
         return gradient
-    if not isinstance(replaced, Tensor):
+    if not isinstance(result, Tensor):
         raise ArgumentError(
             "a hook returns the tensor that replaces the gradient, or None to keep it",
-            received=type(replaced).__name__,
+            received=type(result).__name__,
             fix="return dc.as_tensor(…), or nothing",
         )
-    if replaced.backend is not gradient.backend:
-        raise mixed_backends("a hook's result", (gradient, replaced))
-    if replaced.shape != gradient.shape:
+    if result.backend is not gradient.backend:
+        raise mixed_backends("a hook's result", (gradient, result))
+    if result.shape != gradient.shape:
         raise ShapeError(
-            "a hook returned a gradient of another shape", expected=str(gradient.shape), received=str(replaced.shape)
+            "a hook returned a gradient of another shape", expected=str(gradient.shape), received=str(result.shape)
         )
-    return replaced if replaced.dtype == gradient.dtype else replaced.to(gradient.dtype)
+    return result if result.dtype == gradient.dtype else result.to(gradient.dtype)
 
 
 def accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
@@ -142,7 +142,7 @@ def accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -
 
 
 def _accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
-    # Counted in containers, whose references every Python version counts: the dict's or slot's, and the call's.
+    # Through containers, whose references every Python version counts: one of the dict or slot, and one of the call.
     shared = sys.getrefcount(totals[leaf]) > 2 or sys.getrefcount(totals[leaf]._data) > 2
     total = totals[leaf]
     if create_graph:
@@ -150,7 +150,7 @@ def _accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) 
         return
     raw = total._data
     if leaf.grad is None:
-        # A view of something would change under its owner's hands.
+        # Accumulating in place into a view would change its base.
         if shared or raw.base is not None or not raw.flags.c_contiguous or total._storage is not None:
             raw = raw.copy()
         leaf.grad = Tensor(raw, leaf.backend)
@@ -161,7 +161,7 @@ def _accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) 
             received=f"shape {leaf.grad.shape}" if isinstance(leaf.grad, Tensor) else type(leaf.grad).__name__,
             fix="set it to None, or to a tensor of the leaf's shape and dtype",
         )
-    elif leaf.grad._requires_grad or 0 in leaf.grad._data.strides:  # recorded, or expanded: not written in place
+    elif leaf.grad._requires_grad or 0 in leaf.grad._data.strides:  # recorded or expanded: not writable in place
         leaf.grad = Tensor(leaf.grad._data + raw, leaf.backend)
     else:
         mode.enter(leaf.backend.add, leaf.grad._data, raw, out=leaf.grad._data)
@@ -169,7 +169,7 @@ def _accumulate(leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) 
 
 
 class Handle:
-    """What registering a hook returns: `remove()` takes it away again."""
+    """Returned by registering a hook; `remove()` removes it."""
 
     def __init__(self, remove: Callable[[], None]):
         self.remove = remove
@@ -187,7 +187,7 @@ def register_hook(tensor: Tensor, hook) -> Handle:
         raise GradientError("a hook on a tensor that does not require grad would never run")
     owner, name = (tensor, "_hooks") if tensor._node is None else (tensor._node, "hooks")
 
-    def call(gradient):  # of this registration alone, so that removing it leaves other registrations of `hook`
+    def call(gradient):  # one object for each registration, so that removing it leaves other registrations of `hook`
         return hook(gradient)
 
     def replace(hooks: list) -> None:
@@ -226,7 +226,7 @@ def grad(
     roots = [(t, g) for t, g in roots if (t._node or t) in only]
     retain = create_graph if retain_graph is None else retain_graph
     leaves = _propagate(roots, retain, create_graph, only, watched)
-    found = []
+    gradients = []
     for i, (t, key) in enumerate(zip(inputs, targets)):
         gradient = leaves.get(key) if isinstance(key, Tensor) else watched[key]
         if gradient is None and not allow_unused:
@@ -234,13 +234,13 @@ def grad(
                 f"input {i} (shape {t.shape}) was not used to compute the outputs",
                 fix="pass allow_unused=True to get None for it",
             )
-        found.append(gradient)
-    return tuple(found)
+        gradients.append(gradient)
+    return tuple(gradients)
 
 
 def partial_gradients(outputs: list[Tensor], inputs: list[Tensor], gradients: list[Tensor]) -> list[Tensor | None]:
-    """`grad` by inputs that are taken as independent of each other, whatever they were computed from; None where an
-    output does not depend on one. The graph is kept."""
+    """`grad` that treats inputs as independent, even if one was computed from another; None for an input that no output
+    depends on. The graph is not freed."""
     targets = [t._node or t for t in inputs]
     nodes = [key for key in targets if not isinstance(key, Tensor)]
     watched: dict[Any, Any] = dict.fromkeys(nodes)
@@ -249,19 +249,19 @@ def partial_gradients(outputs: list[Tensor], inputs: list[Tensor], gradients: li
     return [leaves.get(key) if isinstance(key, Tensor) else watched[key] for key in targets]
 
 
-def _sequence(name: str, given) -> tuple:
-    if isinstance(given, Tensor):
-        return (given,)
-    found = tuple(given) if hasattr(given, "__iter__") else (given,)
-    if any(t is not None and not isinstance(t, Tensor) for t in found):
+def _sequence(name: str, value) -> tuple:
+    if isinstance(value, Tensor):
+        return (value,)
+    tensors = tuple(value) if hasattr(value, "__iter__") else (value,)
+    if any(t is not None and not isinstance(t, Tensor) for t in tensors):
         raise ArgumentError(
-            f"autograd.grad: {name} is a tensor or a sequence of tensors", received=type(given).__name__
+            f"autograd.grad: {name} is a tensor or a sequence of tensors", received=type(value).__name__
         )
-    return found
+    return tensors
 
 
 def _reaching(targets: list, roots: list) -> set:
-    """The nodes and leaves on a path from `roots` to `targets`."""
+    """The nodes and leaves on paths from `roots` to `targets`."""
     reach = set(targets)
     visited = set()
     stack = [(root, False) for root in roots]

@@ -1,4 +1,4 @@
-"""Operations with a backward of the user's own."""
+"""Operations with a user-defined backward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deepcore.tensor import Tensor, made
 
 
 class Context:
-    """What a `Function` keeps between forward and backward."""
+    """State of a `Function` between forward and backward."""
 
     def __init__(self, needs_input_grad: tuple[bool, ...]):
         self.needs_input_grad = needs_input_grad
@@ -35,14 +35,14 @@ class Context:
 
     @property
     def saved_tensors(self) -> tuple:
-        found = []
+        tensors = []
         for t, version in zip(self._saved, self._versions):
             if t is not None and t.version != version:
                 raise stale("Function", f"a saved tensor (shape {t.shape})")
             if t is not None and id(t) in self._outputs and self._node is not None:
                 t = Tensor(t._data, t.backend, True, self._node.output(self._outputs[id(t)]))
-            found.append(t)
-        return tuple(found)
+            tensors.append(t)
+        return tuple(tensors)
 
     def mark_non_differentiable(self, *outputs) -> None:
         """These outputs have no gradient."""
@@ -95,20 +95,20 @@ class Function:
         if any(needs):
             node = FunctionNode(cls, ctx, args, outputs, single)
             ctx._outputs = {id(t): i for i, t in enumerate(outputs)}
-        made = []
+        results = []
         for i, t in enumerate(outputs):
             if not isinstance(t, Tensor):
-                made.append(t)
+                results.append(t)
                 continue
-            # An output over an argument's memory would let a write through it change the argument without a trace.
+            # Writing to an output over an argument's memory would change the argument without raising its version.
             shared = any(needs) and any(t is a or (t._storage and t._storage is a._storage) for a in tensors)
             out = Tensor(t._data.copy() if shared else t._data, t.backend)
             if not shared:
                 out._storage = t.storage()
             if any(needs) and id(t) not in ctx._constant and dt.is_floating(t.dtype):
                 out._node, out._requires_grad = node.output(i), True
-            made.append(out)
-        return made[0] if single else tuple(made)
+            results.append(out)
+        return results[0] if single else tuple(results)
 
 
 class FunctionNode(Node):
@@ -134,15 +134,15 @@ class FunctionNode(Node):
     def backward(self, g) -> list:
         if self.saved is None:
             Node.backward(self, g)  # raises
-        given = {0: g} if self.single else g
+        gradients = {0: g} if self.single else g
         if self.ctx._materialize:
             for i, like in enumerate(self.like):
-                if i not in given and like is not None:
+                if i not in gradients and like is not None:
                     shape, dtype, xp = like
-                    given[i] = made(xp.zeros(shape, dtype=dtype), xp)
+                    gradients[i] = made(xp.zeros(shape, dtype=dtype), xp)
         self.ctx._node = self
         try:
-            result = self.function.backward(self.ctx, *(given.get(i) for i in range(len(self.like))))
+            result = self.function.backward(self.ctx, *(gradients.get(i) for i in range(len(self.like))))
         finally:
             self.ctx._node = None
         result = list(result) if isinstance(result, (tuple, list)) else [result]
@@ -155,12 +155,12 @@ class FunctionNode(Node):
                 fix="return None for arguments that are not tensors",
             )
         return [
-            None if edge is None or gradient is None else self._fitted(i, gradient)
+            None if edge is None or gradient is None else self._fit(i, gradient)
             for i, (edge, gradient) in enumerate(zip(self.edges, result))
         ]
 
-    def _fitted(self, i: int, gradient) -> Tensor:
-        """Gradient `i` in the dtype of its argument, and summed to its shape where that one was broadcast."""
+    def _fit(self, i: int, gradient) -> Tensor:
+        """Gradient `i`, converted to its argument's dtype, and summed to its shape where the argument was broadcast."""
         shape, dtype, backend = self.saved[i]
         name = self.function.__name__
         if not isinstance(gradient, Tensor):
@@ -193,7 +193,7 @@ class FunctionNode(Node):
 
 
 class OutputNode(Node):
-    """One output of a `Function` with several: hands its gradient on under its position."""
+    """One output of a `Function` with several: passes its gradient on, keyed by position."""
 
     __slots__ = ("position",)
 

@@ -63,14 +63,14 @@ def gradgradcheck(fn: Callable, inputs, grad_outputs=None, **tolerances) -> bool
     if grad_outputs is None:
         grad_outputs = [_ramp(o).requires_grad_() for o in outputs]
     grad_outputs = list(grad_outputs)
-    where = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and t.requires_grad]
+    differentiated = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and t.requires_grad]
 
     def first_order(*arguments):
-        given, vectors = arguments[: len(inputs)], arguments[len(inputs) :]
-        found = engine.grad(
-            _outputs(fn, given), [given[i] for i in where], vectors, create_graph=True, allow_unused=True
+        args, vectors = arguments[: len(inputs)], arguments[len(inputs) :]
+        gradients = engine.grad(
+            _outputs(fn, args), [args[i] for i in differentiated], vectors, create_graph=True, allow_unused=True
         )
-        return tuple(g for g in found if g is not None)
+        return tuple(g for g in gradients if g is not None)
 
     return gradcheck(first_order, (*inputs, *grad_outputs), **tolerances)
 
@@ -86,10 +86,10 @@ def _outputs(fn, inputs) -> list[Tensor]:
     """The outputs that require grad; where none does, the floating ones."""
     with enable_grad():
         out = fn(*inputs)
-    found = [o for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, Tensor)]
-    if not found:
+    tensors = [o for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, Tensor)]
+    if not tensors:
         raise ArgumentError("gradcheck needs a function that returns tensors", received=type(out).__name__)
-    return [o for o in found if o.requires_grad] or [o for o in found if dt.is_floating(o.dtype)]
+    return [o for o in tensors if o.requires_grad] or [o for o in tensors if dt.is_floating(o.dtype)]
 
 
 def _zeros(out: Tensor, t: Tensor):
@@ -128,7 +128,7 @@ def _numeric(fn, inputs, t: Tensor, k: int, eps: float):
                 sides.append(_outputs(fn, inputs)[k]._data.reshape(-1).copy())
             columns.append((sides[0] - sides[1]) / (2 * eps))
     finally:
-        t._data, t._base, t._storage, t._spec = original, base, storage, None  # as if nothing had happened
+        t._data, t._base, t._storage, t._spec = original, base, storage, None  # restores the version, too
     if not columns:
         return _zeros(_outputs(fn, inputs)[k], t)
     return xp.stack(columns, axis=1)

@@ -1,4 +1,4 @@
-"""`apply`, the one place every op passes, and the graph it records."""
+"""`apply`, through which every op runs, and the graph that it records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NO_PARAMS: dict[str, Any] = {}
 next_id = itertools.count().__next__
 
 
-#: How many threads have a hook: the common case of none costs no look-up in the thread's mode.
+#: Number of threads with a hook: without any, `apply` skips the look-up in the thread's mode.
 watchers = 0
 _watching = locks.lock()
 
@@ -46,9 +46,9 @@ def watching() -> Iterator[None]:
 
 
 def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, watched: bool = True) -> Tensor:
-    """Run `op` on tensors, and record a node if a gradient may be asked for.
+    """Run `op` on tensors, and record a node if the result requires a gradient.
 
-    Every op passes here, so a hook sees all of them; `watched=False` is how the hook runs the op itself.
+    Every op runs through here, so a hook sees all of them; with `watched=False` the hook runs the op itself.
     """
     if watchers and watched and mode.hook is not None:
         if not all(isinstance(t, Tensor) for t in inputs):
@@ -57,7 +57,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     first = inputs[0]
     result: Any = None
     if op.lowering is not None and not watchers and settings.kernels:
-        result = _planned(op, op.lowering, inputs, params)
+        result = _run_plan(op, op.lowering, inputs, params)
         if result is not None and result is not False:
             return result
     try:
@@ -84,7 +84,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
             out = mode.enter(impl, backend, *[t._data for t in inputs], **params)
     except DeepcoreError:
         raise
-    except AttributeError:  # only now: a check before would cost every op
+    except AttributeError:  # checked on failure only: a check up front would cost every op
         if all(isinstance(t, Tensor) for t in inputs):
             raise
         return apply(op, tuple(constant(op.label, t) for t in inputs), params, watched)
@@ -95,12 +95,12 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
         if not str(error).startswith("cannot enter context"):
             raise
         recorded = any(t._requires_grad for t in inputs)
-        out = impl(backend, *[t._data for t in inputs], **params)  # NumPy is silent here already
-    if out.__class__ is not first._data.__class__:  # nearly always the backend's array type, and cheaper to read
+        out = impl(backend, *[t._data for t in inputs], **params)  # already inside the context without NumPy's warnings
+    if out.__class__ is not first._data.__class__:  # nearly always the same type, and a cheaper test than isinstance
         if out.__class__ is tuple:
             if op.many:
-                return tuple(Tensor(each, backend) for each in out)  # type: ignore[return-value]
-            out, *aux = out  # what the forward has ready for the gradient
+                return tuple(Tensor(array, backend) for array in out)  # type: ignore[return-value]
+            out, *aux = out  # auxiliary results for the gradient
             params = {**params, "aux": tuple(aux)}
         if not isinstance(out, backend.array_type):
             out = backend.asarray(out)
@@ -116,8 +116,8 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     return result
 
 
-def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]) -> Any:
-    """`apply` by the op's plan for operands like these; False where none serves, None where the op's kernel must decide."""
+def _run_plan(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]) -> Any:
+    """`apply` by the op's plan for these specs; False: no plan applies, None: the backend's implementation decides."""
     count = len(inputs)
     first = inputs[0]
     try:
@@ -132,23 +132,23 @@ def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]) -
             key = tuple([t._spec or specify(t) for t in inputs])
             recorded = any(t._requires_grad for t in inputs)
         if params:
-            word = lowering.key(params)
-            if word is not None:
-                key = key, word
+            params_key = lowering.key(params)
+            if params_key is not None:
+                key = key, params_key
         plan = lowering.plans.get(key)
         slots: list | None = None
         if lowering.has_slots:
             slots = [params[name].__float__() for name in lowering.floats]
             if lowering.draws:
                 slots.insert(0, lowering.draw_state(params))
-    except (AttributeError, KeyError, TypeError):  # no tensor; a parameter left out, or of a wrong type
+    except (AttributeError, KeyError, TypeError):  # not a tensor; a missing parameter or one of a wrong type
         return None
     if plan is None:
         plan = lowering.plan(key, [t._spec for t in inputs], params)
     if plan is False or plan is True:
         return None if plan else False
     if plan.many:
-        return _planned_many(op, lowering, plan, inputs, params, slots or (), recorded)
+        return _run_plan_many(op, lowering, plan, inputs, params, slots or (), recorded)
     out = plan.empty(plan.shape, plan.dtype)
     if slots is not None:
         status = plan.call(*[t._data for t in inputs], *slots, out)
@@ -159,7 +159,7 @@ def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]) -
     else:
         status = plan.call(*[t._data for t in inputs], out)
     if status is not None:
-        return _stopped(lowering, plan, status, inputs, params)
+        return _handle_stop(lowering, plan, status, inputs, params)
     if recorded and op.differentiable and mode.grad:
         node = Node(op, inputs, params, out)
         result = Tensor(out, first.backend, True, node, plan.spec)
@@ -169,12 +169,12 @@ def _planned(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]) -
     return Tensor(out, first.backend, False, None, plan.spec)
 
 
-def _planned_many(op, lowering, plan, inputs: tuple[Tensor, ...], params: dict[str, Any], slots, recorded: bool):
-    """The results of a plan that has several: a tuple of tensors, or a tensor and what its gradient needs."""
+def _run_plan_many(op, lowering, plan, inputs: tuple[Tensor, ...], params: dict[str, Any], slots, recorded: bool):
+    """Run a plan with several results: a tuple of tensors, or a tensor and auxiliary arrays for its gradient."""
     outputs = plan.outputs()
     status = plan.call(*[t._data for t in inputs], *slots, *outputs)
     if status is not None:
-        return _stopped(lowering, plan, status, inputs, params)
+        return _handle_stop(lowering, plan, status, inputs, params)
     backend = inputs[0].backend
     if op.many:
         return tuple([Tensor(out, backend, False, None, spec) for out, spec in zip(outputs, plan.results)])
@@ -188,8 +188,8 @@ def _planned_many(op, lowering, plan, inputs: tuple[Tensor, ...], params: dict[s
     return Tensor(out, backend, False, None, plan.spec)
 
 
-def _stopped(lowering, plan, status: int, inputs: tuple[Tensor, ...], params: dict[str, Any]) -> bool:
-    """A kernel stopped: raises what that means, or False where the reference is to run and raise."""
+def _handle_stop(lowering, plan, status: int, inputs: tuple[Tensor, ...], params: dict[str, Any]) -> bool:
+    """Raise the error that a kernel stopped with, or return False so that the reference runs and raises."""
     if lowering.on_stop is None:
         plan.stopped(status)
     lowering.on_stop(inputs[0].backend, [t._data for t in inputs], params)
@@ -197,7 +197,7 @@ def _stopped(lowering, plan, status: int, inputs: tuple[Tensor, ...], params: di
 
 
 def specify(t: Tensor):
-    """The spec of a tensor, kept on it."""
+    """Compute a tensor's spec and cache it on the tensor."""
     global _spec_of
     if _spec_of is None:
         from deepcore.kernels.plan import spec_of as _spec_of
@@ -216,7 +216,7 @@ def run(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS) -> 
 
 
 def constant(name: str, value) -> Tensor:
-    """An operand of the function `name`: a tensor, or an array of NumPy or CuPy, which becomes a constant one."""
+    """An operand of the function `name`: a tensor, or an array of NumPy or CuPy, which becomes a constant tensor."""
     if isinstance(value, Tensor):
         return value
     if is_array(value):
@@ -225,7 +225,7 @@ def constant(name: str, value) -> Tensor:
 
 
 def is_array(value) -> bool:
-    """Whether functions take `value` for a tensor: arrays of the backends' own libraries, and their numbers."""
+    """Whether functions accept `value` as a tensor: arrays and scalars of the backends' libraries."""
     return hasattr(value, "dtype") and hasattr(value, "shape") and backend_of(value) is not None
 
 
@@ -235,18 +235,18 @@ def not_a_tensor(name: str, value) -> DTypeError:
         fix = "pass the tensors one by one, or dc.stack(…) them"
     elif hasattr(value, "__dlpack__"):
         fix = "dc.as_tensor(…) shares its memory"
-    place = kind.__module__.partition(".")[0]
+    package = kind.__module__.partition(".")[0]
     return DTypeError(
         f"{name} takes tensors",
         expected="a tensor, or an array of NumPy or CuPy",
-        received="None" if value is None else kind.__name__ if place == "builtins" else f"{place}.{kind.__name__}",
+        received="None" if value is None else kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}",
         fix=fix,
     )
 
 
 def wrong_argument(name: str, arguments, error: Exception) -> DTypeError | None:
-    """The error that names which of a function's arguments is no tensor, where `error` came of that."""
-    if isinstance(error, AttributeError) and error.name is not None:  # one raised by the interpreter
+    """The error that names a function's argument that is not a tensor, or None if `error` has another cause."""
+    if isinstance(error, AttributeError) and error.name is not None:  # raised by the interpreter
         for value in arguments:
             foreign = hasattr(value, "__dlpack__") and not is_array(value)
             if not isinstance(value, Tensor) and (value is error.obj or foreign):
@@ -269,7 +269,7 @@ def brief(t: Tensor) -> str:
 
 
 def explain(op, inputs, params, error: Exception) -> DeepcoreError:
-    """The array library's own complaint as a typed error with the op and its operands."""
+    """The array library's error as a typed error with the op and its operands."""
     kind: type[DeepcoreError] = ArgumentError
     if isinstance(error, IndexError):
         kind = IndexRangeError
@@ -286,9 +286,9 @@ def explain(op, inputs, params, error: Exception) -> DeepcoreError:
 
 
 class Node:
-    """One recorded application of an op: what its VJPs need, and where each gradient goes.
+    """One recorded application of an op: the values that its VJPs read, and the edges that gradients follow.
 
-    It never owns its output tensor (only the raw array, when a VJP reads it), so a graph has no cycles.
+    It never owns its output tensor (only the raw array, where a VJP reads it), so a graph has no cycles.
     """
 
     __slots__ = ("__weakref__", "edges", "hooks", "id", "op", "out", "params", "saved", "storage", "versions")
@@ -298,7 +298,7 @@ class Node:
         self.op = op
         self.params = params
         self.hooks = None
-        # One and two inputs are nearly all nodes, and a loop would cost a third of what recording them does.
+        # Nearly all nodes have one or two inputs, for which a loop would cost a third of recording.
         if len(inputs) == 1:
             (t,) = inputs
             self.edges = (t._node or t,)
@@ -352,8 +352,8 @@ class Node:
         op = self.op
         gradients: list[Tensor | None]
         if op.joint:
-            found = op.vjps[0](*self._arguments(op.vjp_plan(0)[1], g, 0))
-            gradients = [None if edge is None else found[i] for i, edge in enumerate(self.edges)]
+            results = op.vjps[0](*self._arguments(op.vjp_plan(0)[1], g, 0))
+            gradients = [None if edge is None else results[i] for i, edge in enumerate(self.edges)]
         else:
             gradients = []
             for i, edge in enumerate(self.edges):
@@ -361,46 +361,46 @@ class Node:
                 gradients.append(None if function is None else function(*self._arguments(plan, g, i)))
         for i, gradient in enumerate(gradients):
             if gradient is not None:
-                held = self.saved[i]
-                shape = held._data.shape if isinstance(held, Tensor) else held
+                saved = self.saved[i]
+                shape = saved._data.shape if isinstance(saved, Tensor) else saved
                 if gradient._data.shape != shape:
                     gradients[i] = op.sum_to(gradient, shape)
         return gradients
 
     def _arguments(self, plan, g: Tensor, i: int) -> list[Any]:
-        """What the VJP of input `i` reads, by its plan."""
+        """The arguments of the VJP of input `i`, by its plan."""
         saved = self.saved
         arguments: list[Any] = []
-        for what, key in plan:
-            if what == "g":
+        for kind, key in plan:
+            if kind == "g":
                 arguments.append(g)
-            elif what == "input":
-                arguments.append(self._checked(key) if key < len(saved) else None)
-            elif what == "shape":
-                held = saved[key] if key < len(saved) else None
-                arguments.append(held._data.shape if isinstance(held, Tensor) else held)
-            elif what == "out":
-                arguments.append(self._checked_out(g.backend))
-            elif what == "rest":
-                arguments.append([self._checked(k) for k in range(key, len(saved))])
-            elif what == "shapes":
-                arguments.append([h._data.shape if isinstance(h, Tensor) else h for h in saved])
-            elif what == "i":
+            elif kind == "input":
+                arguments.append(self._saved_input(key) if key < len(saved) else None)
+            elif kind == "shape":
+                value = saved[key] if key < len(saved) else None
+                arguments.append(value._data.shape if isinstance(value, Tensor) else value)
+            elif kind == "out":
+                arguments.append(self._saved_output(g.backend))
+            elif kind == "rest":
+                arguments.append([self._saved_input(k) for k in range(key, len(saved))])
+            elif kind == "shapes":
+                arguments.append([x._data.shape if isinstance(x, Tensor) else x for x in saved])
+            elif kind == "i":
                 arguments.append(i)
-            elif what == "needs":
+            elif kind == "needs":
                 arguments.append(tuple(edge is not None for edge in self.edges))
             else:
                 arguments.append(self.params[key])
         return arguments
 
-    def _checked(self, i: int) -> Tensor:
+    def _saved_input(self, i: int) -> Tensor:
         t = self.saved[i]
         storage = t._storage
         if storage is not None and storage.version != (self.versions.get(i, 0) if self.versions else 0):
             raise stale(self.name, f"input {i} (shape {t.shape})")
         return t
 
-    def _checked_out(self, backend) -> Tensor:
+    def _saved_output(self, backend) -> Tensor:
         if self.storage.version:
             raise stale(self.name, "its output")
         return Tensor(self.out, backend, True, self)
@@ -417,9 +417,9 @@ def stale(name: str, what: str) -> GradientError:
 
 
 def _link_view(view: Tensor, source: Tensor, op, params) -> None:
-    """Remember that `view` shares the memory of `source`, so that writing to either keeps both right."""
+    """Register `view` as a view of `source`, so that writing to either updates both."""
     if op.view != "always":
-        base = view._data.base  # of a copy: None, or the copy itself
+        base = view._data.base  # None, or the copy itself, where `view` is a copy
         if base is None:
             return
         raw = source._data

@@ -1,4 +1,4 @@
-"""What can be switched for a stretch of code: recording, and watching every op."""
+"""Context managers for gradient recording, op hooks, anomaly detection and profiling."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _GradMode(contextlib.ContextDecorator):
         return mode_(function)  # `@no_grad` without parentheses
 
     def __init__(self):
-        self._before: list[bool] = []
+        self._previous: list[bool] = []
 
     def __call__(self, function):
         if not inspect.isgeneratorfunction(function):
@@ -40,12 +40,12 @@ class _GradMode(contextlib.ContextDecorator):
         return stepping
 
     def __enter__(self):
-        self._before.append(mode.grad)
+        self._previous.append(mode.grad)
         mode.grad = self.enabled
         return self
 
     def __exit__(self, *exc) -> None:
-        mode.grad = self._before.pop()
+        mode.grad = self._previous.pop()
 
     def _recreate_cm(self):  # a decorated function may run in several threads at once
         return type(self)()
@@ -70,9 +70,9 @@ _INFERENCE = _Inference()
 
 
 class inference_mode(_GradMode):
-    """`no_grad` by the name of PyTorch's faster kind: nothing is recorded inside. `inference_mode(False)` records.
+    """`no_grad` by the name of PyTorch's faster variant: nothing is recorded inside. `inference_mode(False)` records.
 
-    Its tensors are as all others, and may be used where something is recorded later.
+    Tensors created inside are ordinary ones, and may be used where operations are recorded later.
     """
 
     def __new__(cls, mode: bool | Callable = True):
@@ -95,12 +95,12 @@ class inference_mode(_GradMode):
 
 
 def is_inference_mode_enabled() -> bool:
-    """Whether this is inside of `inference_mode`."""
+    """Whether this thread is inside `inference_mode`."""
     return bool(_INFERENCE.modes) and _INFERENCE.modes[-1]
 
 
 def _steps(cm: Callable, generator):
-    """`generator` with each of its steps inside a fresh `cm()`, and its caller never."""
+    """`generator` with each of its steps inside a fresh `cm()`, which its caller is outside of."""
     try:
         with cm():
             out = generator.send(None)
@@ -141,7 +141,7 @@ class set_grad_enabled(_GradMode):
         return super().__call__(function)
 
     def __enter__(self):
-        self._before.append(self._outside)
+        self._previous.append(self._outside)
         mode.grad = self.enabled
         return self
 
@@ -160,11 +160,11 @@ def intercept(watcher: Callable) -> Iterator[None]:
 
     Ops that the watcher itself uses are not watched by it. Each thread has its own watchers; the innermost comes first.
     """
-    before = mode.hook
-    proceed = before or graph.run
+    outer = mode.hook
+    proceed = outer or graph.run
 
     def hook(op, inputs, params):
-        mode.hook = before
+        mode.hook = outer
         try:
             return watcher(proceed, op, inputs, params)
         finally:
@@ -175,34 +175,34 @@ def intercept(watcher: Callable) -> Iterator[None]:
         try:
             yield
         finally:
-            mode.hook = before
+            mode.hook = outer
 
 
 def detect_anomaly() -> contextlib.AbstractContextManager[None]:
     """Inside, the first op whose result has a NaN or infinity, forward or backward, raises `NonFiniteError`.
 
-    It names the op, the direction, and the layer, of a gradient that of the forward. A compiled function runs as a program
-    that looks at every result; where it finds one, it has changed nothing, and the function itself says which.
+    It names the op, the direction and the layer; for a gradient, the layer of the forward. A compiled function runs a
+    program that checks every result; it stops before it changes anything, and the function itself then raises.
     """
     return anomalies()
 
 
 @contextlib.contextmanager
 def anomalies(forward: bool = True, infinite: bool = True) -> Iterator[None]:
-    """`detect_anomaly`, that may leave out the ops of the forward pass, or look for NaN alone."""
+    """`detect_anomaly` with options to skip the ops of the forward pass, and to check for NaN only."""
     layers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-    fine = _finite if infinite else _no_nan
+    passes = _finite if infinite else _no_nan
 
-    def look(op, inputs, out) -> None:
+    def check_result(op, inputs, out) -> None:
         outs = out if isinstance(out, tuple) else (out,)
         if mode.layers:
             layers.update((t._node, tuple(mode.layers)) for t in outs if t._node is not None)
-        if not (forward or mode.backward) or all(map(fine, outs)):
+        if not (forward or mode.backward) or all(map(passes, outs)):
             return
-        came_in = not all(map(fine, inputs))
+        passed_on = not all(map(passes, inputs))
         error = NonFiniteError(
             f"{op.label} {'in the backward pass ' if mode.backward else ''}"
-            + ("passed on" if came_in else "produced")
+            + ("passed on" if passed_on else "produced")
             + f" a NaN{' or infinity' if infinite else ''}",
             received=", ".join(brief(t) for t in inputs),
             fix="look at the inputs of this op; lower the learning rate or clip the gradients if it diverged",
@@ -214,12 +214,12 @@ def anomalies(forward: bool = True, infinite: bool = True) -> Iterator[None]:
 
     def check(proceed, op, inputs, params):
         out = proceed(op, inputs, params)
-        look(op, inputs, out)
+        check_result(op, inputs, out)
         return out
 
-    alone = mode.hook is None
+    only_hook = mode.hook is None
     with intercept(check):
-        mode.hook.looks = look if alone else None  # type: ignore[union-attr]
+        mode.hook.inspector = check_result if only_hook else None  # type: ignore[union-attr]
         yield
 
 
@@ -243,7 +243,7 @@ class profile(contextlib.ContextDecorator):
 
     def __enter__(self) -> profile:
         depth = getattr(self._inside, "depth", 0)
-        if not depth:  # a recursive function that it decorates is watched once
+        if not depth:  # a decorated recursive function counts once
             self._inside.context = intercept(self._watch)
             self._inside.context.__enter__()
         self._inside.depth = depth + 1

@@ -19,7 +19,7 @@ def tree_map(f, tree):
     if tree is None:
         return None
     if isinstance(tree, dict):
-        mapped = copy.copy(tree)  # keeps the order and what a subclass has besides
+        mapped = copy.copy(tree)  # keeps the order, and attributes of a subclass
         mapped.update((k, tree_map(f, v)) for k, v in tree.items())
         return mapped
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
@@ -44,10 +44,10 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
     @functools.wraps(fn)
     def wrapped(*args, **kwargs):
         leaves: list[Tensor] = []
-        raw_kind: list[bool] = []
+        is_raw: list[bool] = []
         nested = mode.transforms > 0 or (mode.grad and any(_requires_grad(args[n]) for n in numbers if n < len(args)))
 
-        def enter(leaf):
+        def to_leaf(leaf):
             t = leaf if isinstance(leaf, Tensor) else as_tensor(leaf)
             if not dt.is_floating(t.dtype):
                 raise DTypeError(
@@ -55,22 +55,22 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
                 )
             t = t.alias() if t._requires_grad and nested else t.detach().requires_grad_()
             leaves.append(t)
-            raw_kind.append(not isinstance(leaf, Tensor) and hasattr(leaf, "dtype"))
+            is_raw.append(not isinstance(leaf, Tensor) and hasattr(leaf, "dtype"))
             return t
 
-        given = list(args)
+        arguments = list(args)
         for n in numbers:
-            if not -len(given) <= n < len(given):
-                raise ArgumentError(f"argnums={n}, but the function got {len(given)} positional arguments")
-        if len({n % len(given) for n in numbers}) != len(numbers):
+            if not -len(arguments) <= n < len(arguments):
+                raise ArgumentError(f"argnums={n}, but the function got {len(arguments)} positional arguments")
+        if len({n % len(arguments) for n in numbers}) != len(numbers):
             raise ArgumentError("argnums names an argument twice", received=repr(argnums))
         for n in numbers:
-            given[n] = tree_map(enter, given[n])
+            arguments[n] = tree_map(to_leaf, arguments[n])
         outside = mode.grad
         mode.transforms += 1
         try:
             with enable_grad():
-                result = fn(*given, **kwargs)
+                result = fn(*arguments, **kwargs)
                 if has_aux and not (isinstance(result, (tuple, list)) and len(result) == 2):
                     raise ArgumentError(
                         "with has_aux the function returns a pair: the value, and whatever else it computed",
@@ -97,13 +97,13 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
                 for t, g in zip(leaves, gradients)
             ]
         )
-        kinds = iter(raw_kind)
+        raw_flags = iter(is_raw)
 
-        def leave(_):
+        def next_gradient(_):
             gradient = next(filled)
-            return gradient._data if next(kinds) else gradient
+            return gradient._data if next(raw_flags) else gradient
 
-        parts = tuple(tree_map(leave, args[n]) for n in numbers)
+        parts = tuple(tree_map(next_gradient, args[n]) for n in numbers)
         if not recorded:
             own = {id(leaf) for leaf in leaves}
             result = tree_map(
@@ -117,23 +117,23 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
 def _reads_others(value: Tensor, leaves: list[Tensor]) -> bool:
     """Whether `value` was computed from leaves besides `leaves`."""
     own = {id(leaf) for leaf in leaves}
-    seen = set()
+    visited = set()
     stack = [value._node or value]
     while stack:
         edge = stack.pop()
         if isinstance(edge, Tensor):
             if id(edge) not in own:
                 return True
-        elif edge not in seen:
-            seen.add(edge)
+        elif edge not in visited:
+            visited.add(edge)
             stack.extend(e for e in edge.edges if e is not None)
     return False
 
 
 def _requires_grad(tree) -> bool:
-    found: list[bool] = []
-    tree_map(lambda leaf: found.append(isinstance(leaf, Tensor) and leaf._requires_grad), tree)
-    return any(found)
+    flags: list[bool] = []
+    tree_map(lambda leaf: flags.append(isinstance(leaf, Tensor) and leaf._requires_grad), tree)
+    return any(flags)
 
 
 def grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable:

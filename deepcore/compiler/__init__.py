@@ -1,4 +1,4 @@
-"""Compiling: from a function that computes with tensors to one program without Python between its kernels."""
+"""Compiles a function of tensors to one program without Python between its kernels."""
 
 from deepcore.compiler.compiled import Compiled, compile
 

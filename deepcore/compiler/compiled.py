@@ -31,53 +31,53 @@ from deepcore.tensor import Tensor, as_tensor, from_raw
 
 log = logging.getLogger("deepcore.compile")
 
-#: Programs that a compiled function keeps, unless it is told otherwise.
+#: Default number of programs that a compiled function caches.
 PROGRAMS = 16
-#: Runs for each time that the function is recorded, which takes some ten calls: with fewer it does not pay. The second
-#: is for those that somebody asked to have compiled.
-_PAYS, _PAYS_ASKED = 16, 0.5
-#: Programs kept for arguments of one kind though tensors have other memory now: weights may be swapped to and fro.
-_SWAPPED = 1
-#: Calls of a program that are checked: primes, as even numbers are blind to what changes with an even period.
-_CHECKED = (2, 3, 5, 11, 23, 47, 97, 199, 397, 797)
-_THEN_EACH = 997
-#: Checks in a row, after one that found a difference, that find none before the program is trusted again.
-_CLEAN = 4
+#: Runs per recording below which compiling does not pay, as a recording costs some ten calls; the second is for
+#: functions that the user passed to `dc.compile`.
+_MIN_RUNS_AUTOMATIC, _MIN_RUNS_EXPLICIT = 16, 0.5
+#: Cached programs per key whose tensors have other memory now: weights may be swapped back and forth.
+_KEPT_AFTER_REBIND = 1
+#: Calls of a program that are checked: primes, as even numbers miss what changes with an even period.
+_CHECKED_CALLS = (2, 3, 5, 11, 23, 47, 97, 199, 397, 797)
+_CHECK_PERIOD = 997
+#: Consecutive equal checks after a difference until the program is checked at the usual calls only.
+_CLEAN_CHECKS = 4
 
 
 class _Leaf:
-    """The place of tensor number `i` in a structure."""
+    """Stands for output tensor `i` in a tree."""
 
     __slots__ = ("i", "node")
 
     def __init__(self, i: int, node: FreedNode | None = None):
         self.i = i
-        #: The node of a result whose graph the function has gone through.
+        #: The node of a result whose graph the function has already freed.
         self.node = node
 
 
 class _Argument(_Leaf):
-    """The place of argument number `i`, which is returned itself."""
+    """Stands for argument `i` in a tree of results."""
 
     __slots__ = ()
 
 
 class _Alias:
-    """The place of another tensor over memory that was there before."""
+    """Stands for a new tensor that aliases memory from outside the function."""
 
     __slots__ = ("tensor",)
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
 
-    def again(self) -> Tensor:
+    def create(self) -> Tensor:
         new = from_raw(self.tensor._data, self.tensor.backend)
         new._storage, new._base = self.tensor.storage(), self.tensor._base
         return new
 
 
 class _Gradient:
-    """The place of the gradient of a tensor."""
+    """Stands for the `.grad` of a tensor."""
 
     __slots__ = ("tensor",)
 
@@ -88,70 +88,70 @@ class _Gradient:
 class Compiled:
     """What `dc.compile` returns: called like the function, with the same results to the bit.
 
-    The first call with arguments of a kind runs the function, records what it computes and makes a program of that;
-    later calls of the kind run the program. `peak_memory` is what the programs need.
+    The first call with arguments of a kind runs the function, records it and builds a program; later calls of the kind
+    run the program. `peak_memory` is the memory that the programs need.
 
-    `unasked`: nobody said that it should be compiled, so there is no warning where it cannot be, and it is not recorded
-    again where that does not pay, as for batches of ever new sizes. `prepare()` is called before the function itself
-    runs, and not before its programs: those change nothing where they stop.
+    `automatic`: compiled without the user asking, so that failing to compile gives no warning, and the function is not
+    recorded anew where that does not pay, as for batches of ever new sizes. `prepare()` is called before the function
+    itself runs, and not before its programs: those change nothing where they stop.
     """
 
     def __init__(
         self,
         function: Callable,
         programs: int = PROGRAMS,
-        unasked: bool = False,
+        automatic: bool = False,
         prepare: Callable[[], None] | None = None,
         side_effects: str = "always",
     ):
         functools.update_wrapper(self, function, updated=())
         self.function = function
         self.programs = programs
-        self.unasked = unasked
+        self.automatic = automatic
         self.prepare = prepare
         self.side_effects = side_effects
-        self._known: OrderedDict[tuple, list[tuple[Runner, Any]]] = OrderedDict()
-        self._eager: dict[tuple, Fault] = {}
-        #: Kinds of arguments with which the function has changed Python's state once, or a program was wrong once.
-        self._changing: set[tuple] = set()
-        self._distrusted: set[tuple] = set()
+        self._cache: OrderedDict[tuple, list[tuple[Runner, Any]]] = OrderedDict()
+        self._faults: dict[tuple, Fault] = {}
+        #: Keys with which the function has changed Python state once, or a program has differed from it once.
+        self._mutating: set[tuple] = set()
+        self._mismatched: set[tuple] = set()
         self._arena = Arena()
         self._latest: tuple | None = None
         self._lock = locks.rlock()
         locks.call_after_fork(self)
-        self._busy = self._warned = self._told = False
-        #: How often the function was recorded, and how often a program ran.
+        self._busy = self._warned = self._warned_retraces = False
+        #: Numbers of recordings and of program runs.
         self.traces = self.runs = 0
 
     def __call__(self, *args, **kwargs):
-        looks = None
+        inspector = None
         if mode.tracer is not None or mode.hook is not None or mode.transforms:
-            looks = getattr(mode.hook, "looks", None)
-            if looks is None or mode.tracer is not None or mode.transforms:
-                return self._run_eagerly(*_with_tensors(args, kwargs))  # part of a larger program, or watched op by op
+            inspector = getattr(mode.hook, "inspector", None)
+            if inspector is None or mode.tracer is not None or mode.transforms:
+                return self._run_eagerly(*_with_tensors(args, kwargs))  # part of a larger program, or hooked op by op
         arrays: list[Any] = []
         tensors: list[Tensor] = []
         try:
-            key = self._key(args, kwargs, arrays, tensors, looks)
+            key = self._key(args, kwargs, arrays, tensors, inspector)
         except _RawArray:
             args, kwargs = _with_tensors(args, kwargs)
             arrays, tensors = [], []
-            key = self._key(args, kwargs, arrays, tensors, looks)
+            key = self._key(args, kwargs, arrays, tensors, inspector)
         with self._lock:
-            if self._busy:  # a signal's handler calls it while it runs, or it calls itself
+            if self._busy:  # a reentrant call: a signal handler, or recursion
                 return self._run_eagerly(args, kwargs)
             try:
                 self._busy = True
                 reason = "these arguments are new"
                 latest = self._latest is not None and key == self._latest[0]
-                for runner, tree in self._latest[1] if latest else self._known.get(key, ()):  # type: ignore[index]
-                    misfit = runner.misfit()
-                    if misfit is not None:
-                        reason = misfit
+                for runner, tree in self._latest[1] if latest else self._cache.get(key, ()):  # type: ignore[index]
+                    failed = runner.failed_guard()
+                    if failed is not None:
+                        reason = failed
                         continue
                     if not latest:
-                        self._known.move_to_end(key)
-                        self._latest = key, self._known[key]
+                        self._cache.move_to_end(key)
+                        self._latest = key, self._cache[key]
                     runner.calls += 1
                     if runner.calls >= runner.next_check and _is_due(runner):
                         return self._checked(key, runner, tree, args, kwargs, arrays, tensors)
@@ -162,23 +162,23 @@ class Compiled:
                     self.runs += 1
                     if runner.backwards is not None:
                         return self._differentiable(runner, tree, results, arrays, tensors)
-                    if runner.fresh:  # the gradients that the function made have gone
+                    if runner.fresh:  # the gradients of the recorded run are freed now
                         runner.fresh = False
                         allocator.release()
-                    return _filled(tree, results, tensors, runner.backend)
+                    return _unflatten(tree, results, tensors, runner.backend)
                 else:
-                    if key not in self._eager:
+                    if key not in self._faults:
                         traces = self.traces
-                        result = self._record(key, args, kwargs, tensors, arrays, reason, looks)
-                        if self.traces != traces:  # recording took memory that the program has no use for
+                        result = self._record(key, args, kwargs, tensors, arrays, reason, inspector)
+                        if self.traces != traces:  # recording allocated memory that the program does not use
                             allocator.release()
                         return result
                 return self._run_eagerly(args, kwargs)
             finally:
                 self._busy = False
 
-    def _key(self, args, kwargs, arrays: list, tensors: list, looks) -> tuple:
-        """What tells calls apart that cannot share a program; fills in the tensors among the arguments."""
+    def _key(self, args, kwargs, arrays: list, tensors: list, inspector) -> tuple:
+        """The cache key of a call; appends the tensors among the arguments, and their arrays, to the lists."""
         key: tuple = (
             mode.grad, settings.kernels, settings.backend, dt.default_float.num, _structure(args, arrays, tensors),
             _structure(kwargs, arrays, tensors) if kwargs else None,
@@ -187,9 +187,9 @@ class Compiled:
         if n > 1 and (n > 2 or arrays[0] is arrays[1]) and len(set(map(id, arrays))) < n:
             key = (
                 *key,
-                *(tuple([next(j for j, b in enumerate(of) if b is a) for a in of]) for of in (arrays, tensors)),
+                *(tuple([next(j for j, b in enumerate(xs) if b is a) for a in xs]) for xs in (arrays, tensors)),
             )
-        return key if looks is None else (*key, "looks")
+        return key if inspector is None else (*key, "inspected")
 
     def _run_eagerly(self, args, kwargs):
         if self.prepare is not None:
@@ -197,23 +197,23 @@ class Compiled:
         return self.function(*args, **kwargs)
 
     def after_fork(self) -> None:
-        """Forget a call of another thread, which a forked child does not have."""
+        """Drop the call of another thread, which a forked child does not have."""
         self._busy = False
 
     # -- checking -----------------------------------------------------------------------------------------
     def _checked(self, key, runner: Runner, tree, args, kwargs, arrays: list, tensors: list[Tensor]):
-        """The function's own result, once the program has run on copies: the two must be the same to the bit."""
+        """Run the program on copies, then the function, and return the function's result; the two must be bit-equal."""
         if runner.arguments_overlap(arrays):
             return self._run_eagerly(args, kwargs)
         result, results, wrong = runner.compare(arrays, tensors, lambda: self._run_eagerly(args, kwargs))
         if wrong is None:
             wrong = _difference(tree, result, results, tensors, runner.backend)
         self.runs += 1
-        if runner.differences or wrong is not None:  # what differs now and then is found by checks in a row
+        if runner.differences or wrong is not None:  # consecutive checks find intermittent differences
             runner.next_check = runner.calls + 1
         if wrong is None:
             runner.clean += 1
-            if runner.clean >= _CLEAN:
+            if runner.clean >= _CLEAN_CHECKS:
                 runner.differences = 0
             return result
         runner.differences, runner.clean = runner.differences + 1, 0
@@ -221,13 +221,13 @@ class Compiled:
         if runner.differences == 1:
             return result
         self._drop(key, runner)
-        if key in self._distrusted:
-            self._give_up(
+        if key in self._mismatched:
+            self._fall_back(
                 key, Fault(f"it computes {wrong} otherwise than its program, again", "a check of its results")
             )
             return result
-        self._distrusted.add(key)
-        if not self.unasked:
+        self._mismatched.add(key)
+        if not self.automatic:
             warnings.warn(
                 f"{self._name} no longer computes what it did when it was compiled ({wrong}), so it is compiled again: what "
                 "changes from call to call must be a tensor or an array among its arguments",
@@ -237,39 +237,43 @@ class Compiled:
         return result
 
     def _differentiable(self, runner: Runner, tree, results: list, arrays: list, tensors: list[Tensor]):
-        """Results with a node that runs the backward program."""
+        """The results, with a node that runs the backward program."""
         saved = results[runner.count :]
         node = ProgramNode(runner.backwards, saved, arrays, tensors, runner.draw_words())
         owners = set(map(_memory, saved))
-        found = [from_raw(array, runner.backend) for array in results[: runner.count]]
-        _share_storage(found)
-        attach(found, runner.places, node, lambda t: _memory(t._data) in owners)
-        return _refilled(tree, found, tensors)
+        outputs = [from_raw(array, runner.backend) for array in results[: runner.count]]
+        _share_storage(outputs)
+        attach(outputs, runner.places, node, lambda t: _memory(t._data) in owners)
+        return _fill_leaves(tree, outputs, tensors)
 
     def _drop(self, key, runner: Runner) -> None:
         self._latest = None
-        self._known[key] = [each for each in self._known.get(key, ()) if each[0] is not runner]
+        self._cache[key] = [entry for entry in self._cache.get(key, ()) if entry[0] is not runner]
 
     # -- recording ----------------------------------------------------------------------------------------
-    def _record(self, key, args, kwargs, tensors: list, arrays: list, reason: str, looks: Callable | None):
+    def _record(self, key, args, kwargs, tensors: list, arrays: list, reason: str, inspector: Callable | None):
         backend = _backend(tensors, arrays)
-        if looks is not None and backend is not None and backend.name != "cpu":
+        if inspector is not None and backend is not None and backend.name != "cpu":
             backend = None
         if backend is None or not _compiles(backend):
             return self._run_eagerly(args, kwargs)
-        often, least = (self.programs, _PAYS) if self.unasked else (2 * self.programs, _PAYS_ASKED)
-        if self.traces >= often and self.runs < self.traces * least:
-            if not self.unasked and not self._told:
-                self._told = True
+        most, ratio = (
+            (self.programs, _MIN_RUNS_AUTOMATIC) if self.automatic else (2 * self.programs, _MIN_RUNS_EXPLICIT)
+        )
+        if self.traces >= most and self.runs < self.traces * ratio:
+            if not self.automatic and not self._warned_retraces:
+                self._warned_retraces = True
                 log.warning("%s often runs eagerly: to record it each time does not pay (%s)", self._name, reason)
             return self._run_eagerly(args, kwargs)
         if self.traces:
             log.info("%s is recorded again: %s", self._name, reason)
         self.traces += 1
-        guards = Guards(self.function, _objects((args, kwargs)))
-        recorder = _recorder(backend, looks)
-        recorder.had = {leaf for runner, _ in self._known.get(key, ()) for leaf in runner.none if leaf.grad is not None}
-        before = [*_flat(args), *_flat(kwargs)]
+        guards = Guards(self.function, _static_args((args, kwargs)))
+        recorder = _recorder(backend, inspector)
+        recorder.had_grad = {
+            leaf for runner, _ in self._cache.get(key, ()) for leaf in runner.without_grad if leaf.grad is not None
+        }
+        items_before = [*_flat(args), *_flat(kwargs)]
         if self.prepare is not None:
             self.prepare()
         grad_mode = mode.grad
@@ -288,31 +292,31 @@ class Compiled:
             recorder.note("assigning a gradient")
         if guards.drawn():
             recorder.note("the function draws random numbers that are not deepcore's")
-        after = [*_flat(args), *_flat(kwargs)]
-        if len(after) != len(before) or any(map(is_not, after, before)):
+        items_after = [*_flat(args), *_flat(kwargs)]
+        if len(items_after) != len(items_before) or any(map(is_not, items_after, items_before)):
             recorder.note("the function changes a list or dict among its arguments")
-        if recorder.raced and recorder.fault is None:  # another thread drew meanwhile: the next call records
+        if recorder.raced and recorder.fault is None:  # another thread drew meanwhile: record in the next call
             return result
         changed = guards.overwritten(recorder.settings) or guards.changed()
         if changed and recorder.fault is None:
             if self.side_effects == "once":
                 guards.ignore_changed()
-            elif key not in self._changing:  # it may have made what it will find from now on
-                if len(self._changing) > 256:
-                    self._changing.clear()
-                self._changing.add(key)
+            elif key not in self._mutating:  # it may be lazy initialisation, which happens once
+                if len(self._mutating) > 256:
+                    self._mutating.clear()
+                self._mutating.add(key)
                 return result
             else:
                 recorder.note(f'the function changes Python state ({changed}; side_effects="once" accepts that)')
         outputs: list = []
-        tree = _outputs(result, recorder, outputs, tensors)
+        tree = _output_tree(result, recorder, outputs, tensors)
         if recorder.fault is None:
-            self._make(key, recorder, guards, tree, outputs, tensors, split)
+            self._build(key, recorder, guards, tree, outputs, tensors, split)
         if recorder.fault is not None:
-            self._give_up(key, recorder.fault)
+            self._fall_back(key, recorder.fault)
         return result
 
-    def _make(self, key, recorder: Recorder, guards: Guards, tree, outputs, tensors, split: Split | None) -> None:
+    def _build(self, key, recorder: Recorder, guards: Guards, tree, outputs, tensors, split: Split | None) -> None:
         leaves, grads = recorder.gradients()
         if recorder.overlap():
             recorder.note("memory that the function writes, and that other arrays share")
@@ -344,32 +348,32 @@ class Compiled:
         if wrong:
             recorder.note(wrong)
             return
-        recorder.forget()
+        recorder.release()
         guards.watch(runner.tensors)
         if guards.reads_gradients:
             runner.watch_gradients(t for t in guards.tensors if t not in recorder.entry and t not in recorder.arguments)
         if split is not None:
-            split.forget()
+            split.release()
         runner.next_check = _next_check(1)
         self._latest = None
-        entry = self._known.setdefault(key, [])
-        for old in [r for r, _ in entry if r.moved()][:-_SWAPPED]:
-            entry[:] = [each for each in entry if each[0] is not old]
-        entry.append((runner, tree))
-        self._known.move_to_end(key)
-        while sum(map(len, self._known.values())) > self.programs:
-            oldest = next(iter(self._known))
-            if self._known[oldest]:
-                self._known[oldest].pop(0)
-            if not self._known[oldest]:
-                del self._known[oldest]
+        entries = self._cache.setdefault(key, [])
+        for old in [r for r, _ in entries if r.moved()][:-_KEPT_AFTER_REBIND]:
+            entries[:] = [entry for entry in entries if entry[0] is not old]
+        entries.append((runner, tree))
+        self._cache.move_to_end(key)
+        while sum(map(len, self._cache.values())) > self.programs:
+            oldest = next(iter(self._cache))
+            if self._cache[oldest]:
+                self._cache[oldest].pop(0)
+            if not self._cache[oldest]:
+                del self._cache[oldest]
 
-    def _give_up(self, key, fault: Fault) -> None:
-        if len(self._eager) > 256:
-            self._eager.clear()
-        self._eager[key] = fault
+    def _fall_back(self, key, fault: Fault) -> None:
+        if len(self._faults) > 256:
+            self._faults.clear()
+        self._faults[key] = fault
         log.info("%s runs eagerly: %s, at %s", self._name, *fault)
-        if not self.unasked and not self._warned:
+        if not self.automatic and not self._warned:
             self._warned = True
             warnings.warn(
                 f"{self._name} cannot be compiled and runs eagerly: {fault.reason}, at {fault.place}",
@@ -379,30 +383,30 @@ class Compiled:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `dc.compile` was given besides the function."""
+        """The keyword arguments of `dc.compile`."""
         return {"programs": self.programs, "side_effects": self.side_effects}
 
     @property
     def _name(self) -> str:
         return getattr(self.function, "__qualname__", type(self.function).__name__)
 
-    # -- looking ------------------------------------------------------------------------------------------
+    # -- inspecting ---------------------------------------------------------------------------------------
     @property
     def peak_memory(self) -> int:
-        """Bytes of the memory that the programs take turns in, as planned."""
-        return max((r.exe.size for runners in self._known.values() for r, _ in runners), default=0)
+        """Bytes of the arena that the programs share, as planned."""
+        return max((r.exe.size for runners in self._cache.values() for r, _ in runners), default=0)
 
     def explain(self, file=None) -> None:
         """Print each program: its steps with their kernels, arithmetic, bytes and share of the time.
 
         The programs run a few times for that, on copies of what they change and on zeros for arguments. `file`: where
-        to print (default: standard output). Kernels that were generated are kept as Python beside the compiled ones, in
-        the folder that `deepcore cache` names.
+        to print (default: standard output). The Python source of generated kernels is next to the compiled ones, in the
+        folder that `deepcore cache` names.
         """
         from deepcore.compiler import explain
 
         with self._lock:
-            runners = [runner for entry in self._known.values() for runner, _ in entry]
+            runners = [runner for entry in self._cache.values() for runner, _ in entry]
             print(f"{self._name}: {len(runners)} programs, peak memory {self.peak_memory:,} bytes", file=file)
             for number, runner in enumerate(runners, 1):
                 first, *lines = explain.table(runner)
@@ -413,13 +417,13 @@ class Compiled:
     @property
     def faults(self) -> list[Fault]:
         """Why calls run eagerly."""
-        return list(self._eager.values())
+        return list(self._faults.values())
 
     def __reduce__(self):  # a copy makes programs of its own
-        return Compiled, (self.function, self.programs, self.unasked, self.prepare, self.side_effects)
+        return Compiled, (self.function, self.programs, self.automatic, self.prepare, self.side_effects)
 
     def __repr__(self) -> str:
-        return f"<compiled {self._name}: {sum(map(len, self._known.values()))} programs>"
+        return f"<compiled {self._name}: {sum(map(len, self._cache.values()))} programs>"
 
     def __get__(self, instance, owner=None):
         if instance is None:
@@ -429,14 +433,14 @@ class Compiled:
 
 def _next_check(calls: int) -> float:
     """The first call after number `calls` that is checked."""
-    often = settings.compile_check
-    if often is not None:
-        return calls + 1 if often == 1 else -(-(calls + 1) // often) * often if often else math.inf
-    return next((n for n in _CHECKED if n > calls), (calls // _THEN_EACH + 1) * _THEN_EACH)
+    period = settings.compile_check
+    if period is not None:
+        return calls + 1 if period == 1 else -(-(calls + 1) // period) * period if period else math.inf
+    return next((n for n in _CHECKED_CALLS if n > calls), (calls // _CHECK_PERIOD + 1) * _CHECK_PERIOD)
 
 
 def _is_due(runner: Runner) -> bool:
-    """Whether this call is checked, as there is room for copies."""
+    """Whether this call is checked: it is skipped where memory for the copies is short."""
     runner.next_check = _next_check(runner.calls)
     return runner.room_for_copies()
 
@@ -463,8 +467,9 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
     `side_effects="once"` accepts the last: such changes then happen only when the function itself runs, in the first call
     and in those that are checked. Calls 2, 3, 5, 11, 23, … 797 and every 997th run the program on copies and then the
     function itself, whose results count. After a difference each call is checked until four agree; a second one before
-    that is a warning and a new program, and where that differs twice, too, the function runs eagerly. `DEEPCORE_COMPILE_CHECK` says how often instead (0: never, 1: always). `programs`: how many are kept, the
-    least recently used go first.
+    that is a warning and a new program, and where that differs twice, too, the function runs eagerly.
+    `DEEPCORE_COMPILE_CHECK` sets the period instead (0: never, 1: always). `programs`: how many are cached, the least
+    recently used go first.
     """
     if side_effects not in ("always", "once"):
         raise ArgumentError('side_effects is "always" or "once"', received=repr(side_effects))
@@ -480,7 +485,7 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
 
 
 class NotFinite(Exception):
-    """What `finite` raises."""
+    """Raised by `finite`."""
 
     def __init__(self, value: float):
         super().__init__(value)
@@ -488,9 +493,9 @@ class NotFinite(Exception):
 
 
 def finite(t: Tensor):
-    """The value of a tensor of one element, or while it is recorded the tensor, once that is known to be finite.
+    """The value of a tensor of one element, or the tensor while recording; raises `NotFinite` for a NaN or infinity.
 
-    A program in which it is not stops before it changes anything, and the function runs instead and raises.
+    A program stops at such a value before it changes anything, and the function runs instead and raises.
     """
     if mode.tracer is None:
         value = t.item()
@@ -510,11 +515,11 @@ def _is_finite(t: Tensor) -> bool:
 
 
 class _RawArray(Exception):
-    """There is an array among the arguments, which is to be a tensor."""
+    """An argument is a raw array and must be wrapped as a tensor."""
 
 
 def _structure(tree, arrays: list, tensors: list):
-    """What tells a structure of arguments from others; its arrays."""
+    """The part of the key for a tree of arguments; appends its arrays and tensors to the lists."""
     if isinstance(tree, Tensor):
         raw = tree._data
         arrays.append(raw)
@@ -527,13 +532,13 @@ def _structure(tree, arrays: list, tensors: list):
                 tree.backend,
                 tree._node is not None,
                 tree.grad is None,
-                _extras(tree),
+                _python_state(tree),
             )
         if tree.__class__ is not Tensor:
-            return raw.shape, raw.strides, raw.dtype, tree.backend, _extras(tree)
+            return raw.shape, raw.strides, raw.dtype, tree.backend, _python_state(tree)
         return raw.shape, raw.strides, raw.dtype, tree.backend
     kind = tree.__class__
-    if isinstance(tree, (list, tuple)):  # what `tree_map` goes into
+    if isinstance(tree, (list, tuple)):  # the containers of `tree_map`
         return (kind, *[_structure(t, arrays, tensors) for t in tree])
     if isinstance(tree, dict):
         return (kind, *[(k, _structure(v, arrays, tensors)) for k, v in tree.items()])
@@ -549,8 +554,8 @@ def _structure(tree, arrays: list, tensors: list):
     return ("o", id(tree))
 
 
-def _extras(t: Tensor):
-    """What else of a tensor Python may decide with: its class, attributes, and whether it has hooks."""
+def _python_state(t: Tensor):
+    """Further state of a tensor that Python code may branch on: its class, hooks and attributes."""
     own = getattr(t, "__dict__", None)
     hooks = getattr(t, "_hooks", None)
     return (t.__class__, id(hooks) if hooks else None, tuple([(n, _plain(v)) for n, v in own.items()]) if own else None)
@@ -565,43 +570,43 @@ def _is_numeric(array) -> bool:
 
 
 def _with_tensors(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """The arguments with tensors for arrays, over the same memory."""
+    """The arguments, with arrays wrapped as tensors over the same memory."""
 
-    def leaf(one):
-        if isinstance(one, Tensor) or not (hasattr(one, "dtype") and hasattr(one, "strides")) or is_scalar(one):
-            return one
-        return as_tensor(one) if _is_numeric(one) else one
+    def wrap(leaf):
+        if isinstance(leaf, Tensor) or not (hasattr(leaf, "dtype") and hasattr(leaf, "strides")) or is_scalar(leaf):
+            return leaf
+        return as_tensor(leaf) if _is_numeric(leaf) else leaf
 
-    return tree_map(leaf, args), tree_map(leaf, kwargs)
+    return tree_map(wrap, args), tree_map(wrap, kwargs)
 
 
-def _objects(tree) -> list:
-    """What is neither a tensor nor an array."""
-    found: list = []
-    tree_map(lambda leaf: leaf if isinstance(leaf, Tensor) or hasattr(leaf, "dtype") else found.append(leaf), tree)
-    return found
+def _static_args(tree) -> list:
+    """The leaves that are neither tensors nor arrays."""
+    objects: list = []
+    tree_map(lambda leaf: leaf if isinstance(leaf, Tensor) or hasattr(leaf, "dtype") else objects.append(leaf), tree)
+    return objects
 
 
 def _compiles(backend) -> bool:
     return threadpool.can_prepare() if backend.name == "cpu" else backend.kernel_kind == "cuda"
 
 
-def _recorder(backend, looks: Callable | None) -> Recorder:
+def _recorder(backend, inspector: Callable | None) -> Recorder:
     if backend.name == "cpu":
-        return Recorder(backend, looks)
+        return Recorder(backend, inspector)
     from deepcore.compiler.cuda import DeviceRecorder
 
-    return DeviceRecorder(backend, looks)
+    return DeviceRecorder(backend, inspector)
 
 
 def _backend(tensors: list[Tensor], arrays: list):
-    """Where all of them are, or None."""
-    found: list = [t.backend for t in tensors] or [backend_of(array) for array in arrays[:1]] or [get_backend()]
-    return found[0] if all(b is found[0] for b in found) else None
+    """The backend that all of them share, or None."""
+    backends: list = [t.backend for t in tensors] or [backend_of(array) for array in arrays[:1]] or [get_backend()]
+    return backends[0] if all(b is backends[0] for b in backends) else None
 
 
 def _flat(tree) -> list:
-    """Containers, their keys, and leaves, one after the other."""
+    """Containers, their keys and leaves as one list."""
     if isinstance(tree, dict):
         return [tree, *(part for k, v in tree.items() for part in (k, *_flat(v)))]
     if isinstance(tree, (list, tuple)):
@@ -609,15 +614,15 @@ def _flat(tree) -> list:
     return [tree]
 
 
-def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
-    """The structure with a `_Leaf` for each tensor that is computed; (place, array) of those."""
-    places = {id(t): i for i, t in enumerate(given)}
-    known: dict[int, _Leaf] = {}
-    leaves = [p for p in (*recorder.grads, *recorder.accumulated) if p.grad is not None and p not in recorder.arguments]
-    gradients = {id(p.grad): _Gradient(p) for p in leaves}
-    held = {ref.buffer for p, ref in recorder.grads.items() if p.grad is not None}
+def _output_tree(tree, recorder: Recorder, outputs: list, arguments: list[Tensor]):
+    """The tree with a `_Leaf` for each computed tensor; appends (place, array, tensor) of those to `outputs`."""
+    places = {id(t): i for i, t in enumerate(arguments)}
+    leaves: dict[int, _Leaf] = {}
+    params = [p for p in (*recorder.grads, *recorder.accumulated) if p.grad is not None and p not in recorder.arguments]
+    gradients = {id(p.grad): _Gradient(p) for p in params}
+    grad_buffers = {ref.buffer for p, ref in recorder.grads.items() if p.grad is not None}
 
-    def leave(leaf):
+    def flatten(leaf):
         if not isinstance(leaf, Tensor):
             if isinstance(leaf, recorder.backend.array_type):
                 recorder.note("an array that is returned")
@@ -626,8 +631,8 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
             return leaf
         if id(leaf) in places:
             return _Argument(places[id(leaf)])
-        if id(leaf) in known:
-            return known[id(leaf)]
+        if id(leaf) in leaves:
+            return leaves[id(leaf)]
         if id(leaf) in gradients:
             return gradients[id(leaf)]
         if leaf.backend is not recorder.backend:
@@ -637,12 +642,12 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
             return leaf
         ref = recorder.norms.get(leaf) or recorder.ref(leaf._data, leaf)
         place = recorder.find(leaf._data)
-        if place is not None and place[0].kind == "given":
+        if place is not None and place[0].kind == "bound":
             recorder.note(f"a result that shares the memory of {'an argument' if place[0].name else 'a gradient'}")
-        elif ref.buffer in held:
+        elif ref.buffer in grad_buffers:
             recorder.note("a result that shares the memory of a gradient")
         if ref.buffer.kind == "outside" and leaf._data.size:
-            if id(leaf) in recorder.made_tensors:
+            if id(leaf) in recorder.new_tensors:
                 if leaf._requires_grad:
                     recorder.note("a differentiable view of memory that was there before")
                 return _Alias(leaf)
@@ -650,60 +655,60 @@ def _outputs(tree, recorder: Recorder, found: list, given: list[Tensor]):
         if leaf._node is None and leaf._requires_grad:
             recorder.note("a leaf that the function makes")
         freed = leaf._node if leaf._node is not None and not is_differentiable(leaf) else None
-        found.append((ref, leaf._data, leaf))
-        known[id(leaf)] = _Leaf(len(found) - 1, None if freed is None else FreedNode(freed))
-        return known[id(leaf)]
+        outputs.append((ref, leaf._data, leaf))
+        leaves[id(leaf)] = _Leaf(len(outputs) - 1, None if freed is None else FreedNode(freed))
+        return leaves[id(leaf)]
 
-    return _mapped(leave, tree)
+    return _tree_map(flatten, tree)
 
 
 def _leaves(tree) -> list:
     """The tensors in a result."""
-    found: list = []
+    tensors: list = []
 
-    def leaf(one):
-        if isinstance(one, Tensor):
-            found.append(one)
-        return one
+    def collect(leaf):
+        if isinstance(leaf, Tensor):
+            tensors.append(leaf)
+        return leaf
 
-    _mapped(leaf, tree)
-    return found
+    _tree_map(collect, tree)
+    return tensors
 
 
 def _is_fixed(value) -> bool:
-    """Whether it holds no tensors and cannot change: a number, also NumPy's, a name, a dtype."""
+    """Whether a value is immutable and holds no tensors: a number, also NumPy's, a name, a dtype."""
     return isinstance(value, (*PLAIN, type, enum.Enum, range)) or is_scalar(value)
 
 
-def _mapped(f: Callable, tree):
-    """`tree_map`, and the fields of dataclasses."""
+def _tree_map(f: Callable, tree):
+    """`tree_map` that also maps the fields of dataclasses."""
 
-    def leaf(one):
-        if not dataclasses.is_dataclass(one) or isinstance(one, type):
-            return f(one)
-        found = object.__new__(type(one))
-        if hasattr(one, "__dict__"):
-            found.__dict__.update(one.__dict__)
-        for name in (field.name for field in dataclasses.fields(one) if hasattr(one, field.name)):
-            object.__setattr__(found, name, _mapped(f, getattr(one, name)))
-        return found
+    def map_leaf(leaf):
+        if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+            return f(leaf)
+        copy = object.__new__(type(leaf))
+        if hasattr(leaf, "__dict__"):
+            copy.__dict__.update(leaf.__dict__)
+        for name in (field.name for field in dataclasses.fields(leaf) if hasattr(leaf, field.name)):
+            object.__setattr__(copy, name, _tree_map(f, getattr(leaf, name)))
+        return copy
 
-    return tree_map(leaf, tree)
+    return tree_map(map_leaf, tree)
 
 
-def _filled(tree, results: list, given: list[Tensor], backend):
-    """The structure with the results in place of the leaves."""
-    if tree.__class__ is _Leaf:  # one tensor is what is returned most
+def _unflatten(tree, results: list, arguments: list[Tensor], backend):
+    """The tree with the results in place of its leaves."""
+    if tree.__class__ is _Leaf:  # the common case: one tensor
         result = from_raw(results[tree.i], backend)
         if tree.node is not None:
             result._node, result._requires_grad = tree.node, True
         return result
     tensors = [from_raw(array, backend) for array in results]
     _share_storage(tensors)
-    return _refilled(tree, tensors, given)
+    return _fill_leaves(tree, tensors, arguments)
 
 
-def _refilled(tree, tensors: list[Tensor], given: list[Tensor]):
+def _fill_leaves(tree, tensors: list[Tensor], arguments: list[Tensor]):
     def fill(leaf):
         if leaf.__class__ is _Leaf:
             if leaf.node is not None:
@@ -712,14 +717,14 @@ def _refilled(tree, tensors: list[Tensor], given: list[Tensor]):
         if leaf.__class__ is _Gradient:
             return leaf.tensor.grad
         if leaf.__class__ is _Alias:
-            return leaf.again()
-        return given[leaf.i] if leaf.__class__ is _Argument else leaf
+            return leaf.create()
+        return arguments[leaf.i] if leaf.__class__ is _Argument else leaf
 
-    return _mapped(fill, tree)
+    return _tree_map(fill, tree)
 
 
 def _share_storage(tensors: list[Tensor]) -> None:
-    """Results over one memory count its writes together."""
+    """Give results that alias one memory one storage, so that they share its version."""
     owners: dict[int, Tensor] = {}
     for t in tensors:
         first = owners.setdefault(_memory(t._data), t)
@@ -728,59 +733,59 @@ def _share_storage(tensors: list[Tensor]) -> None:
 
 
 def _memory(array) -> int:
-    """What tells an array's memory from another's; CuPy's arrays may have no base though another owns their memory."""
+    """Identifies the memory of an array; CuPy's arrays may have no base though another array owns their memory."""
     owner = root(array)
     memory = None if hasattr(owner, "ctypes") else owner.data.mem  # NumPy's arrays, and CuPy's
     return id(owner) if memory is None else memory.ptr
 
 
-def _difference(tree, result, results: list, given: list[Tensor], backend) -> str | None:
-    """What of a function's result is not what its program computed."""
+def _difference(tree, result, results: list, arguments: list[Tensor], backend) -> str | None:
+    """The first part of a function's result that differs from the program's, or None."""
     number = 0
-    found: list[str] = []
+    differences: list[str] = []
 
-    def compare(leaf, theirs) -> None:
+    def compare(leaf, actual) -> None:
         nonlocal number
         number += 1
-        if leaf.__class__ is _Leaf and isinstance(theirs, float):  # what `finite` gives when nobody records
-            right = results[leaf.i].size == 1 and repr(results[leaf.i].item()) == repr(theirs)
+        if leaf.__class__ is _Leaf and isinstance(actual, float):  # `finite` returns a number when run eagerly
+            equal = results[leaf.i].size == 1 and repr(results[leaf.i].item()) == repr(actual)
         elif leaf.__class__ is _Leaf:
-            right = isinstance(theirs, Tensor) and same_bits(backend, results[leaf.i], theirs._data)
+            equal = isinstance(actual, Tensor) and same_bits(backend, results[leaf.i], actual._data)
         elif leaf.__class__ is _Gradient:
-            right = theirs is leaf.tensor.grad
+            equal = actual is leaf.tensor.grad
         elif leaf.__class__ is _Argument:
-            right = theirs is given[leaf.i]
+            equal = actual is arguments[leaf.i]
         elif isinstance(leaf, (Tensor, _Alias)):
             leaf = leaf if isinstance(leaf, Tensor) else leaf.tensor
-            right = isinstance(theirs, Tensor) and same_bits(backend, leaf._data, theirs._data)
+            equal = isinstance(actual, Tensor) and same_bits(backend, leaf._data, actual._data)
         else:
-            right = same(theirs, leaf) or theirs == leaf
-        if not right:
-            found.append(f"result {number - 1}")
+            equal = same(actual, leaf) or actual == leaf
+        if not equal:
+            differences.append(f"result {number - 1}")
 
-    def walk(expected, theirs) -> None:
+    def walk(expected, actual) -> None:
         if expected.__class__ in (_Leaf, _Argument, _Gradient, _Alias):
-            compare(expected, theirs)
-        elif type(expected) is not type(theirs):
-            found.append("the type of a result")
+            compare(expected, actual)
+        elif type(expected) is not type(actual):
+            differences.append("the type of a result")
         elif isinstance(expected, dict):
-            if list(expected) != list(theirs):
-                found.append("the keys of a result")
+            if list(expected) != list(actual):
+                differences.append("the keys of a result")
             else:
                 for name in expected:
-                    walk(expected[name], theirs[name])
+                    walk(expected[name], actual[name])
         elif isinstance(expected, (list, tuple)):
-            if len(expected) != len(theirs):
-                found.append("the number of results")
+            if len(expected) != len(actual):
+                differences.append("the number of results")
             else:
-                for one, other in zip(expected, theirs):
-                    walk(one, other)
+                for a, b in zip(expected, actual):
+                    walk(a, b)
         elif dataclasses.is_dataclass(expected) and not isinstance(expected, type):
             for field in dataclasses.fields(expected):
                 if hasattr(expected, field.name):
-                    walk(getattr(expected, field.name), getattr(theirs, field.name, None))
+                    walk(getattr(expected, field.name), getattr(actual, field.name, None))
         else:
-            compare(expected, theirs)
+            compare(expected, actual)
 
     walk(tree, result)
-    return found[0] if found else None
+    return differences[0] if differences else None

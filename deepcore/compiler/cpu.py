@@ -25,7 +25,7 @@ _WORDS = (1 << 64) - 1
 
 
 class Target:
-    """The CPU's side of compiling one program. `draws`: how many draws of random numbers it makes."""
+    """The CPU as the target of one program. `draws`: its number of draws of random numbers."""
 
     def __init__(self, backend, draws: int):
         self.backend = backend
@@ -38,12 +38,12 @@ class Target:
     def chain_of(self, record: Record) -> Chain | None:
         return chain_of(record) if self.kernels else None
 
-    # -- what passes may do -------------------------------------------------------------------------------
+    # -- fusion -------------------------------------------------------------------------------------------
     def has_kernel(self, chain: Chain) -> bool:
         return kernel_of(chain, chain.operands)[0].ready()
 
-    def summed(self, chain: Chain, record: Record) -> Record | None:
-        """The sum of what a chain computes, without its being stored; None where that has no kernel."""
+    def fused_sum(self, chain: Chain, record: Record) -> Record | None:
+        """The sum of a chain's result, which is not stored; None where no kernel does that."""
         if record.op is None or record.op.name != "sum" or record.plan is not None or not chain.pays:
             return None
         (ref,) = record.ins
@@ -64,8 +64,10 @@ class Target:
             record.name, places, record.outs, record.op, record.params, plan=plan, floats=floats, fused=chain.arithmetic
         )  # fmt: skip
 
-    def finished(self, product: Record, chain: Chain, x: Operand, others: list[Operand], keep: bool) -> Record | None:
-        """A product that applies a chain to its result; with `keep` it has that result, too. None where it cannot."""
+    def with_epilogue(
+        self, product: Record, chain: Chain, x: Operand, others: list[Operand], keep: bool
+    ) -> Record | None:
+        """A product that applies a chain to its result, and with `keep` also stores the bare one; None if unsupported."""
         lowering = None if product.op is None else self.lowering(product)
         if lowering is None or lowering.epilogue is None:
             return None
@@ -84,11 +86,11 @@ class Target:
             "", ins, outs, product.op, product.params, kept=product.kept, plan=new, fused=chain.arithmetic
         )  # fmt: skip
 
-    def masked(self, record: Record, again: bool) -> Plan | None:
-        """A dropout's plan that keeps its mask, or reads one."""
+    def mask_plan(self, record: Record, reads: bool) -> Plan | None:
+        """A dropout's plan that stores its mask, or `reads` one; None if unsupported."""
         if record.op.name != "dropout" or not record.ins[0].contiguous:
             return None
-        plan = (dropout.again if again else dropout.keeping)([self.spec(record.ins[0])], record.params)
+        plan = (dropout.again if reads else dropout.keeping)([self.spec(record.ins[0])], record.params)
         return plan if isinstance(plan, Plan) else None
 
     # -- lowering -----------------------------------------------------------------------------------------
@@ -99,7 +101,7 @@ class Target:
         return record.op.lowering or kernels.lowering(record.op.name, self.backend)
 
     def plan(self, record: Record) -> Plan | bool | None:
-        """The plan of a record's op for operands where they are."""
+        """The plan of a record's op for its operands' specs."""
         lowering = self.lowering(record) if self.kernels else None
         if lowering is None:
             return None
@@ -119,7 +121,7 @@ class Target:
         if record.op is None:
             effect = _EFFECTS.get(record.name)
             return effect(record) if effect is not None else [self._called(record)]
-        plan, ins, before = self.plan(record), list(record.ins), []
+        plan, ins, moves = self.plan(record), list(record.ins), []
         lowering = self.lowering(record)
         chain = None if isinstance(plan, Plan) else self.chain_of(record)
         if chain is not None and self.has_kernel(chain):
@@ -132,15 +134,15 @@ class Target:
                         ins[i],
                         Ref(Buffer("own", ins[i].nbytes), 0, ins[i].shape, contiguous(ins[i]), ins[i].dtype),
                     )
-                    before.append(move(ins[i], ref))
-            plan = lowering.plan_by_kernels([self.spec(ref) for ref in ins], record.params) if before else None
+                    moves.append(move(ins[i], ref))
+            plan = lowering.plan_by_kernels([self.spec(ref) for ref in ins], record.params) if moves else None
         if (
             isinstance(plan, Plan)
             and len(plan.results) == len(record.outs)
             and all(map(_fits, plan.results, record.outs))
         ):
             floats = [float(record.params[name]) for name in lowering.floats]
-            return [*before, self._launched(record, plan, ins, floats)]
+            return [*moves, self._launched(record, plan, ins, floats)]
         return [self._called(record)]
 
     def _launched(self, record: Record, plan: Plan, ins: Sequence[Ref], floats: Sequence[float]) -> Step:
@@ -175,7 +177,7 @@ class Target:
 
 
 def arithmetic(record: Record) -> float:
-    """Operations of arithmetic, as formulas and the CPU's lowerings declare them, on whatever device."""
+    """Arithmetic operations, as formulas and the CPU's lowerings declare them, for any device."""
     if record.chain is not None:
         return record.chain.arithmetic
     cpu = get_backend("cpu")
@@ -193,12 +195,12 @@ def _with_words(call: Callable, words, *arrays):
 
 
 def _fits(spec: Spec, ref: Ref) -> bool:
-    """Whether a plan's result is laid out as the recorded one was."""
+    """Whether a plan's result has the layout of the recorded one."""
     return spec.shape == ref.shape and spec.dtype == ref.dtype and ref.contiguous
 
 
 def contiguous(ref: Ref) -> tuple[int, ...]:
-    """The strides of a C-contiguous array of its shape."""
+    """The C-contiguous strides for a place's shape and dtype."""
     return strides_of(ref.shape, ref.dtype.itemsize)
 
 

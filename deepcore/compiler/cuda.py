@@ -1,4 +1,4 @@
-"""Programs on a GPU: how functions are recorded, what can be fused, and how graphs take their place."""
+"""Programs on a GPU: recording, fusion, and runners that launch CUDA graphs."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from typing import Any
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import PASSES, optimized
 from deepcore.compiler.cpu import arithmetic, contiguous
-from deepcore.compiler.graphs import Graph, Words, Wrong, at_place, view
+from deepcore.compiler.graphs import Graph, RangeErrors, Words, at_place, view
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes import dead
 from deepcore.compiler.passes.chains import Chain, chain_of
 from deepcore.compiler.record import Recorder, Update, itself, settings_of
-from deepcore.compiler.runner import _TWICE, Overlap, Runner, _of, differing
+from deepcore.compiler.runner import _REFS_SHARED, Overlap, Runner, _of, differing
 from deepcore.config import settings
 from deepcore.kernels.codegen.jit import signed_words
 from deepcore.kernels.cuda import fused, philox
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
 from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, span
-from deepcore.random import give_back, set_aside
+from deepcore.random import give_back, reserved
 from deepcore.tensor import Tensor, from_raw
 
-#: Of zeros of two signs, or with a NaN, CuPy's answer may be another than the formula's.
-_UNLIKE = frozenset({"maximum", "minimum"})
+#: Ops of which CuPy's results differ from the formula's, for zeros of two signs or a NaN.
+_DIFFERING = frozenset({"maximum", "minimum"})
 
 
 class DeviceRecorder(Recorder):
     """Records a function on a GPU."""
 
-    def __init__(self, backend, looks: Callable | None = None):
-        super().__init__(backend, looks)
-        #: Where its programs count indices out of range.
-        self.wrong = Wrong(backend)
+    def __init__(self, backend, inspector: Callable | None = None):
+        super().__init__(backend, inspector)
+        #: Count of indices out of range in its programs.
+        self.range_errors = RangeErrors(backend)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -46,7 +46,7 @@ class DeviceRecorder(Recorder):
             yield
 
     def can_check(self, name: str, refs: list[Ref]) -> bool:
-        return name == "within"  # counted in each run, as nothing waits there: the next call tells of it
+        return name == "within"  # counted without waiting for the device: the next call raises
 
     def advance(self, run: Callable, generator, blocks: int) -> tuple[int, int, int]:
         if not settings.kernels or not self.backend.ready(philox.PHILOX):
@@ -61,7 +61,7 @@ class DeviceRecorder(Recorder):
     def update(self, run: Callable, optimizer, clip=None, clipped: Callable | None = None):
         live, gradients = self.before_update(optimizer)
         self.settings += [(group, settings_of(group)) for group in optimizer.param_groups]
-        known = {id(p): bool(optimizer.state.get(p)) for p in live}
+        has_state = {id(p): bool(optimizer.state.get(p)) for p in live}
         with self.paused():
             result = run(optimizer, clip, clipped)
         if not live:
@@ -70,7 +70,7 @@ class DeviceRecorder(Recorder):
             gradients = self._clip(clip, clipped, live, gradients, result)
         plan = None
         if optimizer.by_formula:
-            plan = DevicePlan(self.backend, optimizer, live, [not known[id(p)] for p in live])
+            plan = DevicePlan(self.backend, optimizer, live, [not has_state[id(p)] for p in live])
         if plan is None or not plan.usable:
             self.note(f"a step of {type(optimizer).__name__} that is not one update of all parameters by kernels")
             return result
@@ -79,7 +79,7 @@ class DeviceRecorder(Recorder):
         return result
 
     def _clip(self, clip, clipped, live, gradients, result) -> list[Ref]:
-        """Records that clip gradients; where those are afterwards."""
+        """Record clipping of gradients; returns the places of the clipped ones."""
         if clip.finite:
             self.note("clipping with error_if_nonfinite, which reads the norm")
         outs = []
@@ -96,7 +96,7 @@ class DeviceRecorder(Recorder):
 
 
 class Target:
-    """The GPU's side of compiling one program: steps are calls of what ops run, and of fused kernels."""
+    """The GPU as the target of one program: steps call the ops' forwards, and fused kernels."""
 
     def __init__(self, backend, words: Words, draws: int):
         self.backend = backend
@@ -104,7 +104,7 @@ class Target:
         self.draws = words.table(draws, 3) if draws else None
 
     def chain_of(self, record: Record) -> Chain | None:
-        return chain_of(record, _UNLIKE, booleans=False)
+        return chain_of(record, _DIFFERING, booleans=False)
 
     def has_kernel(self, chain: Chain) -> bool:
         return self.backend.ready(self._kernel(chain)[0])
@@ -115,16 +115,16 @@ class Target:
         pattern = "".join(x.kind for x in operands)
         return fused.kernel(lines, chain.dtype, pattern, chain.results(len(operands))), words
 
-    def summed(self, chain: Chain, record: Record) -> Record | None:
-        """Sums take no chain in there."""
+    def fused_sum(self, chain: Chain, record: Record) -> Record | None:
+        """Unsupported: sums are not fused here."""
         return None
 
-    def finished(self, product: Record, chain: Chain, x, others: list, keep: bool) -> Record | None:
-        """Nor do products: cuBLAS computes most of them."""
+    def with_epilogue(self, product: Record, chain: Chain, x, others: list, keep: bool) -> Record | None:
+        """Unsupported, as cuBLAS computes most products."""
         return None
 
-    def masked(self, record: Record, again: bool):
-        """Masks are drawn again: that costs less than to read them."""
+    def mask_plan(self, record: Record, reads: bool):
+        """Unsupported: masks are redrawn, which costs less than reading them."""
         return None
 
     def lower(self, record: Record) -> Step:
@@ -136,8 +136,8 @@ class Target:
         if record.chain is not None:
             return Step(record.name, record.ins, record.outs, call=self._fused(record.chain), kept=record.kept)
         if record.name == "within" and record.op is None:
-            look = functools.partial(_count_wrong, self.backend, **record.params)
-            return Step("within", record.ins, [], call=look, kept=True)
+            check = functools.partial(_count_out_of_range, self.backend, **record.params)
+            return Step("within", record.ins, [], call=check, kept=True)
         run: Callable | None = record.call
         assert run is not None, record.name
         if record.draw is not None:
@@ -145,7 +145,7 @@ class Target:
         return Step(record.name, record.ins, record.outs, call=run, kept=record.kept)
 
     def _with_words(self, run: Callable, row: int, *arrays):
-        """Kernels read seed, stream and position from the program's words."""
+        """Run a draw whose kernels read seed, stream and position from the program's words."""
         state = self.draws.device[row]  # type: ignore[union-attr]
         return run(*arrays, seed=0, stream=0, position=philox.Word.of(0, state, 0))
 
@@ -159,7 +159,7 @@ class Target:
         )
 
 
-def _count_wrong(xp, array, low: int, high: int) -> tuple:
+def _count_out_of_range(xp, array, low: int, high: int) -> tuple:
     xp.any_wrong(((array < low) | (array >= high)).sum())
     return ()
 
@@ -167,7 +167,7 @@ def _count_wrong(xp, array, low: int, high: int) -> tuple:
 class DevicePlan:
     """An optimizer's step in a program: batches of one formula and dtype, each one launch over a table in its words."""
 
-    def __init__(self, xp, optimizer, live: list[Tensor], first: list[bool]):
+    def __init__(self, xp, optimizer, live: list[Tensor], new_states: list[bool]):
         self.xp, self.live = xp, live
         self.groups = list(optimizer.param_groups)
         owner = {id(p): group for group in self.groups for p in group["params"]}
@@ -177,8 +177,10 @@ class DevicePlan:
         self.states = [optimizer.state[p] for p in live]
         updates = [optimizer.update(group) for group in self.group_of]
         self.counted = "step" in self.states[0]
-        #: The number of the update that the function itself made of each parameter.
-        self.then = [s["step"] if self.counted else 1 if new else 2 for s, new in zip(self.states, first)]
+        #: For each parameter, the step count of the recorded update.
+        self.recorded_counts = [
+            s["step"] if self.counted else 1 if new else 2 for s, new in zip(self.states, new_states)
+        ]
         self.names = [update.states for update in updates]
         self.columns = [[s.get(name) for name in names] for s, names in zip(self.states, self.names)]
         self.batches: dict[tuple, list[int]] = {}
@@ -201,7 +203,7 @@ class DevicePlan:
         return [*self.weights, *chain(*self.columns)]
 
     def is_current(self, optimizer) -> bool:
-        """Whether the program still does what `step()` would."""
+        """Whether the program still computes what `step()` would."""
         groups = optimizer.param_groups
         return (
             settings.kernels
@@ -217,11 +219,11 @@ class DevicePlan:
         )
 
     def places(self, optimizer) -> None:
-        """It has to be asked again each time."""
+        """None: each call needs the full check."""
 
     def step(self, words: Words, name: str, gradients: list[Ref]) -> list[Step]:
         """One step for each batch, each with a table in `words`."""
-        found: list[Step] = []
+        steps: list[Step] = []
         self.tables = []
         for (update, dtype), members in self.batches.items():
             table = words.table(len(members), cuda_optimizer.width(update))
@@ -234,20 +236,20 @@ class DevicePlan:
                 cuda_optimizer.over(self.xp, update, dtype, table.device, tiles)()
                 return ()
 
-            found.append(Step(name, [gradients[i] for i in members], [], call=run, kept=True))
-        return found
+            steps.append(Step(name, [gradients[i] for i in members], [], call=run, kept=True))
+        return steps
 
     def set_scalars(self, optimizer, counts: list[int]) -> None:
         for update, members, table in self.tables:
-            known: dict[tuple, Any] = {}
+            cache: dict[tuple, Any] = {}
             for row, i in enumerate(members):
                 key = id(self.group_of[i]), counts[i]
-                if key not in known:
-                    known[key] = update.values(optimizer.scalars(self.group_of[i], counts[i]))
-                cuda_optimizer.set_scalars(table.host, update, row, known[key])
+                if key not in cache:
+                    cache[key] = update.values(optimizer.scalars(self.group_of[i], counts[i]))
+                cuda_optimizer.set_scalars(table.host, update, row, cache[key])
 
     def after(self, optimizer, token: object) -> list:
-        """Sets this step's scalars; what is to be gone through once the graph was launched."""
+        """Set this step's scalars; returns Python-side updates to apply after the launch."""
         counts = [state["step"] + 1 for state in self.states] if self.counted else [2] * len(self.live)
         self.set_scalars(optimizer, counts)
         return [
@@ -259,48 +261,48 @@ class DevicePlan:
 class GraphRunner(Runner):
     """Runs a program on a GPU: inputs are copied in, words sent, one graph launched, results copied out."""
 
-    def __init__(self, recorder: Any, outputs: list[Ref], leaves: list[Tensor], given: list[Tensor], guards):
-        self.wrong = recorder.wrong
+    def __init__(self, recorder: Any, outputs: list[Ref], leaves: list[Tensor], arguments: list[Tensor], guards):
+        self.range_errors = recorder.range_errors
         self.output_refs = outputs
-        self.keep(recorder, [recorder.grads[leaf] for leaf in leaves], leaves, given, guards)
-        #: What is new in each call, arguments and gradients that are added to, and its memory in the graph.
-        self.come_in = [*self.arguments, *(buffer for _, buffer in self.accumulated)]
-        self.inputs = {buffer: _input(self.backend, buffer.array) for buffer in self.come_in}
+        self.init_state(recorder, [recorder.grads[leaf] for leaf in leaves], leaves, arguments, guards)
+        #: Buffers bound anew in each call, of arguments and accumulated gradients, and their memory in the graph.
+        self.input_buffers = [*self.arguments, *(buffer for _, buffer in self.accumulated)]
+        self.inputs = {buffer: _input(self.backend, buffer.array) for buffer in self.input_buffers}
 
-    # -- making -------------------------------------------------------------------------------------------
+    # -- building -----------------------------------------------------------------------------------------
     def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
-        """Capture, and run the graph once on what was there before the function ran; what is wrong, or None."""
+        """Capture, and run the graph once on snapshots from before the function ran; the first difference, or None."""
         wrong = None
         for optimize in (True, False):
             self._assemble(recorder, optimize)
-            wrong = self._tried(recorder, arrays, leaves)
+            wrong = self._check_forward(recorder, arrays, leaves)
             if not wrong and self.backwards is not None:
-                wrong = self._tried_backward(recorder, optimize)
+                wrong = self._check_backward(recorder, optimize)
             if not wrong:
                 break
         return wrong
 
     def _assemble(self, recorder: Recorder, optimize: bool) -> None:
-        """The graph of the steps, with what outlives them, in their order."""
+        """Build the graph of all steps; lasting places are the results, gradients and written inputs, in that order."""
         xp = self.backend
         updated = [ref for update in self.updates for ref in update.gradients]
         words = self.words = Words(xp)
         target = Target(xp, words, len(self.rows))
         self.target: Any = target
-        ends = [*self.output_refs, *self.grad_refs, *updated]
-        program = optimized(recorder, ends, target, passes_of(optimize))
-        found = program.lasting
+        recorded = [*self.output_refs, *self.grad_refs, *updated]
+        program = optimized(recorder, recorded, target, passes_of(optimize))
+        places = program.lasting
         steps = [target.lower(record) for record in program.records]
-        at = len(self.output_refs) + len(self.grad_refs)
-        contents = dict(zip(recorder.redirected, found[len(ends) :]))
-        results, gradients = found[: len(self.output_refs)], found[len(self.output_refs) : at]
-        #: What of the inputs is written, by number: where its new content is.
-        numbers = {buffer: i for i, buffer in enumerate(self.come_in)}
+        start = len(self.output_refs) + len(self.grad_refs)
+        contents = dict(zip(recorder.redirected, places[len(recorded) :]))
+        results, gradients = places[: len(self.output_refs)], places[len(self.output_refs) : start]
+        #: Inputs that are written, by number: the places of their new content.
+        numbers = {buffer: i for i, buffer in enumerate(self.input_buffers)}
         self.new = {numbers[buffer]: ref for buffer, ref in contents.items() if buffer in numbers}
-        taken = {ref.buffer for ref in (*results, *self.new.values())}
-        self.new_grad_refs = [_owned(steps, ref, taken) for ref in gradients]
+        shared = {ref.buffer for ref in (*results, *self.new.values())}
+        self.new_grad_refs = [_owned(steps, ref, shared) for ref in gradients]
         for update in self.updates:
-            gradients, at = found[at : at + len(update.gradients)], at + len(update.gradients)
+            gradients, start = places[start : start + len(update.gradients)], start + len(update.gradients)
             steps += update.plan.step(words, type(update.optimizer).__name__, gradients)
         for buffer, ref in contents.items():
             if buffer.kind == "outside":
@@ -309,85 +311,87 @@ class GraphRunner(Runner):
         words.make()
         self.results = Results(results)
         self.exe = self.graph = Graph(
-            xp, steps, words, self.wrong, self.inputs, [*results, *self.new_grad_refs, *self.new.values()]
+            xp, steps, words, self.range_errors, self.inputs, [*results, *self.new_grad_refs, *self.new.values()]
         )
 
-    def _capture(self, again: Callable) -> None:
+    def _capture(self, restore: Callable) -> None:
         graph = self.graph
-        graph.capture(again)
+        graph.capture(restore)
         self.results.find(graph)
         self.written_memory = {i: graph.memory(ref.buffer) for i, ref in self.new.items()}
-        # Gradients are held by their tensors alone, so that others' references can be told.
+        # Only their tensors hold the gradient arrays, so that reference counts show other holders.
         self.grad_arrays = [graph.array(ref) for ref in self.new_grad_refs]
         for ref in self.new_grad_refs:
-            del graph.found[ref.buffer]
+            del graph.outputs[ref.buffer]
         self.grads = [from_raw(array, self.backend) for array in self.grad_arrays]
-        self.held = [*self.grads, *self.grad_arrays]
+        self.grad_objects = [*self.grads, *self.grad_arrays]
 
-    def _tried(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
-        xp, before = self.backend, recorder.before
-        after = {buffer: buffer.array.copy() for buffer in before}
+    def _check_forward(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
+        xp, snapshots = self.backend, recorder.snapshots
+        results = {buffer: buffer.array.copy() for buffer in snapshots}
 
-        def put(content):
+        def write(content):
             for buffer, copy in content.items():
                 if buffer.kind == "outside":
                     buffer.array[...] = copy
 
-        for buffer, mine in self.inputs.items():
-            mine[...] = before.get(buffer, buffer.array)
+        for buffer, array in self.inputs.items():
+            array[...] = snapshots.get(buffer, buffer.array)
         for update in self.updates:
-            update.plan.set_scalars(update.optimizer, update.plan.then)
+            update.plan.set_scalars(update.optimizer, update.plan.recorded_counts)
         self._set_draws(self.starts)
         try:
-            put(before)
+            write(snapshots)
             try:
-                self._capture(lambda: put(before))
+                self._capture(lambda: write(snapshots))
             except Exception as error:
                 return f"what it runs cannot be captured ({type(error).__name__}: {error})"
-            put(before)
+            write(snapshots)
             self.words.send()
             self.graph.launch()
             pairs = [
-                (f"result {i}", mine, array)
-                for i, (mine, array) in enumerate(zip(self.results.now(), arrays))
-                if array is not None
+                (f"result {i}", array, expected)
+                for i, (array, expected) in enumerate(zip(self.results.views, arrays))
+                if expected is not None
             ]
             pairs += [(_of(leaf), array, leaf.grad._data) for leaf, array in zip(leaves, self.grad_arrays)]
-            pairs += [(f"memory of shape {b.array.shape}", b.array, after[b]) for b in before if b.kind == "outside"]
+            pairs += [
+                (f"memory of shape {b.array.shape}", b.array, results[b]) for b in snapshots if b.kind == "outside"
+            ]
             for i, memory in self.written_memory.items():
-                buffer = self.come_in[i]
-                pairs.append((self._name(i), _bytes_as(memory, buffer.array), after[buffer]))
+                buffer = self.input_buffers[i]
+                pairs.append((self._name(i), _view_as(memory, buffer.array), results[buffer]))
             return differing(xp, pairs)
         finally:
-            put(after)
+            write(results)
 
-    def _tried_backward(self, recorder: Recorder, optimize: bool) -> str | None:
-        """The backward pass by gradients of 1, as it was recorded, after a forward pass by the graph."""
+    def _check_backward(self, recorder: Recorder, optimize: bool) -> str | None:
+        """Run the backward pass with gradients of 1, as recorded, after the graph; the first difference, or None."""
         backwards, xp = self.backwards, self.backend
         saved = self.results.copies(xp)[self.count :]
         backwards.optimize = optimize
         backwards.built.clear()
         chosen = tuple(range(len(backwards.like)))
         seeds = [xp.ones(shape, dtype=dtype) for shape, dtype in backwards.like]
-        wanted = [None if ref is None else view({}, xp, ref) for ref in backwards.split.passes[chosen][1]]
-        arguments = [array for _, array in recorder.given]
+        expected = [None if ref is None else view({}, xp, ref) for ref in backwards.split.passes[chosen][1]]
+        arguments = [array for _, array in recorder.inputs]
         try:
-            found = backwards.gradients(chosen, seeds, saved, arguments, self.draw_words())
+            gradients = backwards.gradients(chosen, seeds, saved, arguments, self.draw_words())
         except Exception as error:
             return f"what its backward pass runs cannot be captured ({type(error).__name__}: {error})"
-        pairs = [("a gradient", mine, theirs) for mine, theirs in zip(found, wanted) if mine is not None]
+        pairs = [("a gradient", array, other) for array, other in zip(gradients, expected) if array is not None]
         return differing(xp, pairs)
 
     def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
-        """Run the graph, put back what it changed, then `run()`, whose effects and result count: see `Runner.compare`."""
+        """Run the graph, restore what it changed, then `run()`, whose effects and result count; see `Runner.compare`."""
         xp = self.backend
-        with set_aside(self.generators) as starts:  # another thread may draw between the two
+        with reserved(self.generators) as starts:  # another thread may draw between the two
             with xp.gpu:
                 xp.synchronize()
-                self.wrong.check()
-                put = self._way_back()
-                given = self._given(arrays)
-                self._bring_in(given)
+                self.range_errors.check()
+                restore = self._snapshot()
+                inputs = self._bound_arrays(arrays)
+                self._copy_in(inputs)
                 for update in self.updates:
                     update.plan.after(update.optimizer, object())
                 self._set_draws(starts)
@@ -395,20 +399,20 @@ class GraphRunner(Runner):
                 self.graph.launch()
                 results = self.results.copies(xp)
                 gradients = [array.copy() for array in self.grad_arrays]
-                written = {i: _bytes_as(memory, given[i]).copy() for i, memory in self.written_memory.items()}
+                written = {i: _view_as(memory, inputs[i]).copy() for i, memory in self.written_memory.items()}
                 changed = [(b.array, b.array.copy()) for b in self.changed if b.kind == "outside"]
-                put()
+                restore()
                 xp.synchronize()
-                seen = self.wrong.seen()
+                out_of_range = self.range_errors.any_reported()
             returned = run()
-        if seen:
+        if out_of_range:
             return returned, [], "the program read an index out of range"
         pairs = [(f"memory of shape {array.shape}", copy, array) for array, copy in changed]
-        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(self._leaves(tensors), gradients)]
-        held = [*arrays, *(leaf.grad for leaf, _ in self.accumulated)]
+        pairs += [(_of(leaf), array, leaf.grad) for leaf, array in zip(self._leaves(tensors), gradients)]
+        current = [*arrays, *(leaf.grad for leaf, _ in self.accumulated)]
         cleared = set(map(id, self.cleared))
-        gone = {i for i, (leaf, _) in enumerate(self.accumulated, len(arrays)) if id(leaf) in cleared}
-        pairs += [(self._name(i), mine, held[i]) for i, mine in written.items() if i not in gone]
+        removed = {i for i, (leaf, _) in enumerate(self.accumulated, len(arrays)) if id(leaf) in cleared}
+        pairs += [(self._name(i), array, current[i]) for i, array in written.items() if i not in removed]
         return returned, results, self._difference(pairs)
 
     def free_memory(self) -> int:
@@ -416,38 +420,38 @@ class GraphRunner(Runner):
         return memory.get("total", 0) - memory.get("held", 0)
 
     def _set_draws(self, starts: list[tuple[int, int, int]]) -> None:
-        for row, (number, ahead) in enumerate(self.rows):
+        for row, (number, offset) in enumerate(self.rows):
             seed, stream, first = starts[number]
-            self.target.draws.host[row] = signed_words(seed, stream, (first + ahead) % (1 << 64))
+            self.target.draws.host[row] = signed_words(seed, stream, (first + offset) % (1 << 64))
 
     def draw_words(self):
         """(seed, stream, position) of each draw of the last run."""
         return self.target.draws.host.copy() if self.rows else None
 
     def _name(self, i: int) -> str:
-        """Of what input `i` is."""
+        """What input `i` is, for reasons."""
         count = len(self.arguments)
         return f"argument {i}" if i < count else _of(self.accumulated[i - count][0])
 
-    def _given(self, arrays: list) -> list:
-        """The arrays of what is new in a call."""
+    def _bound_arrays(self, arrays: list) -> list:
+        """The arrays for `input_buffers` in a call."""
         return [*arrays, *(leaf.grad._data for leaf, _ in self.accumulated)]  # type: ignore[union-attr]
 
-    def _bring_in(self, given: list) -> None:
-        """Copy them to the graph's memory."""
-        for buffer, array in zip(self.come_in, given):
+    def _copy_in(self, inputs: list) -> None:
+        """Copy inputs to the graph's memory."""
+        for buffer, array in zip(self.input_buffers, inputs):
             self.inputs[buffer][...] = array
 
     # -- running ------------------------------------------------------------------------------------------
     def __call__(self, arrays: list, tensors: list[Tensor]) -> list:
         xp = self.backend
-        self.wrong.check()
+        self.range_errors.check()
         if self.arguments_overlap(arrays):
             raise Overlap
         with xp.gpu:
             attached = not self.grads or self._grads_are_free()
-            given = self._given(arrays)
-            self._bring_in(given)
+            inputs = self._bound_arrays(arrays)
+            self._copy_in(inputs)
             after = self.after(tensors, attached)
             claims: list = []
             try:
@@ -459,45 +463,45 @@ class GraphRunner(Runner):
             finally:
                 if claims:
                     give_back(claims)
-            found = self.results.fill(results)
+            outputs = self.results.fill(results)
             for i, memory in self.written_memory.items():
-                given[i][...] = _bytes_as(memory, given[i])
-        return found
+                inputs[i][...] = _view_as(memory, inputs[i])
+        return outputs
 
     def times(self, rounds: int = 5) -> list[float]:
-        """Seconds of each step by itself, waited for; what the steps change is put back."""
-        put = self._way_back()
+        """Seconds of each step run by itself, including synchronisation; restores what the steps change."""
+        restore = self._snapshot()
         try:
             return self.graph.times(rounds)
         finally:
-            put()
+            restore()
 
-    def _way_back(self) -> Callable[[], None]:
-        """What puts back the memory that a run changes, and somebody else may see, to what it holds now."""
+    def _snapshot(self) -> Callable[[], None]:
+        """Copy the visible memory that a run changes; returns a function that restores it."""
         arrays = [*(buffer.array for buffer in self.changed if buffer.kind == "outside"), *self.grad_arrays]
         changed = [(array, array.copy()) for array in arrays]
 
-        def put():
+        def restore():
             for array, copy in changed:
                 array[...] = copy
 
-        return put
+        return restore
 
     def _new_grads(self, which) -> None:
-        """These gradients someone else holds: that tensor gets a copy, or, where it is the array, the program other memory."""
-        if any(count != _TWICE + 1 for count in map(sys.getrefcount, self.grad_arrays)):
-            self._capture_again()
+        """Detach gradients that others hold: a held tensor gets a copy; for a held array the program is recaptured."""
+        if any(count != _REFS_SHARED + 1 for count in map(sys.getrefcount, self.grad_arrays)):
+            self._recapture()
             return
         for i in which:
             self.grads[i]._data = self.grad_arrays[i].copy()
             self.grads[i] = from_raw(self.grad_arrays[i], self.backend)
-        self.held = [*self.grads, *self.grad_arrays]
+        self.grad_objects = [*self.grads, *self.grad_arrays]
 
-    def _capture_again(self) -> None:
-        """Another graph, with memory of its own, for when someone holds the arrays of this one."""
-        put = self._way_back()
-        self._capture(put)
-        put()
+    def _recapture(self) -> None:
+        """Capture another graph with memory of its own, as others hold arrays of this one."""
+        restore = self._snapshot()
+        self._capture(restore)
+        restore()
 
 
 class GraphBackward:
@@ -507,21 +511,21 @@ class GraphBackward:
         self, split, records: list[Record], refs: list[Ref | None], saved: list[Buffer], optimize: bool = True
     ):
         recorder, xp = split.recorder, split.recorder.backend
-        #: The forward program's buffers, and this one's in their place.
-        self.saved = {buffer: Buffer("given", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
+        #: Saved buffers of the forward program, to their buffers in this one.
+        self.saved = {buffer: Buffer("bound", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
         renamed = {old: Ref(new, 0, (), (), None) for old, new in self.saved.items()}
         self.words = Words(xp)
         self.target = Target(xp, self.words, len(recorder.rows))
-        ends = [ref for ref in refs if ref is not None]
-        program = optimized(recorder, ends, self.target, passes_of(optimize), records=records, renamed=renamed)
-        found = program.lasting[: len(ends)]
-        at = iter(range(len(found)))
-        #: For each leaf the number of its gradient among the results.
-        self.numbers = [None if ref is None else next(at) for ref in refs]
+        recorded = [ref for ref in refs if ref is not None]
+        program = optimized(recorder, recorded, self.target, passes_of(optimize), records=records, renamed=renamed)
+        grads = program.lasting[: len(recorded)]
+        numbers = iter(range(len(grads)))
+        #: For each leaf, the number of its gradient among the results.
+        self.numbers = [None if ref is None else next(numbers) for ref in refs]
         self.steps = [self.target.lower(record) for record in program.records]
         self.words.make()
-        self.results, self.lasting, self.wrong = Results(found), found, recorder.wrong
-        self.used = {buffer for step in self.steps for buffer in step.buffers()} | {ref.buffer for ref in found}
+        self.results, self.lasting, self.range_errors = Results(grads), grads, recorder.range_errors
+        self.used = {buffer for step in self.steps for buffer in step.buffers()} | {ref.buffer for ref in grads}
         self.graph: Graph | None = None
 
     def run(self, arena, bound: list[tuple[Buffer, Any]], words, xp) -> list:
@@ -532,77 +536,73 @@ class GraphBackward:
                 self.target.draws.host[...] = words  # type: ignore[union-attr]
             if self.graph is None:
                 inputs = {buffer: _input(xp, array) for buffer, array in bound}
-                graph = Graph(xp, self.steps, self.words, self.wrong, inputs, self.lasting)
-                self._bring_in(graph, bound)
+                graph = Graph(xp, self.steps, self.words, self.range_errors, inputs, self.lasting)
+                self._copy_in(graph, bound)
                 graph.capture()
                 self.results.find(graph)
                 self.graph = graph
             else:
-                self._bring_in(self.graph, bound)
+                self._copy_in(self.graph, bound)
             self.words.send()
             self.graph.launch()
-            found = self.results.copies(xp)
-        return [None if number is None else found[number] for number in self.numbers]
+            grads = self.results.copies(xp)
+        return [None if number is None else grads[number] for number in self.numbers]
 
-    def _bring_in(self, graph: Graph, bound: list[tuple[Buffer, Any]]) -> None:
+    def _copy_in(self, graph: Graph, bound: list[tuple[Buffer, Any]]) -> None:
         for buffer, array in bound:
             graph.fixed[buffer][...] = array
 
 
 class Results:
-    """Places that a graph leaves to be copied out: those of one buffer together, as they share its memory."""
+    """Copies results out of a graph's memory; those in one buffer are copied together, as they share its memory."""
 
     def __init__(self, refs: list[Ref]):
         self.refs = refs
         groups: dict[Buffer, list[Ref]] = {}
         for i, ref in enumerate(refs):
-            # What is in memory that outlives the program is copied for each.
+            # Results in memory that outlives the program are copied one by one.
             owner = ref.buffer if ref.buffer.kind == "own" else Buffer("own", i)
             groups.setdefault(owner, []).append(ref)
-        #: Of each group: whether it is one whole array, and its first place.
-        self.groups = [(len(set(each)) == 1 and _is_dense(each[0]), each[0]) for each in groups.values()]
-        numbers = {id(ref): i for i, each in enumerate(groups.values()) for ref in each}
+        #: For each group: whether it is one whole array, and its first place.
+        self.groups = [(len(set(group)) == 1 and _is_dense(group[0]), group[0]) for group in groups.values()]
+        numbers = {id(ref): i for i, group in enumerate(groups.values()) for ref in group}
         self.numbers = [numbers[id(ref)] for ref in refs]
         self.sources: list[Any] = []
 
     def find(self, graph: Graph) -> None:
-        """Where they are, after a capture."""
+        """Look up the graph's arrays after a capture."""
         self.sources = [
-            graph.array(ref) if alone or ref.buffer.kind != "own" else graph.memory(ref.buffer)
-            for alone, ref in self.groups
+            graph.array(ref) if single or ref.buffer.kind != "own" else graph.memory(ref.buffer)
+            for single, ref in self.groups
         ]
         self.views = [graph.array(ref) for ref in self.refs]
 
-    def now(self) -> list:
-        """The graph's own arrays."""
-        return self.views
-
     def empty(self, xp) -> list:
-        """Memory for copies."""
-        return [_alike(xp, source) for source in self.sources]
+        """Allocate memory for copies."""
+        return [_empty_like(xp, source) for source in self.sources]
 
     def fill(self, copies: list) -> list:
-        """Copy what the graph has computed; an array for each place."""
+        """Copy the graph's results to `copies`; returns an array for each result."""
         for copy, source in zip(copies, self.sources):
             copy[...] = source
-        found = []
+        arrays = []
         for number, ref in zip(self.numbers, self.refs):
             copy, source = copies[number], self.sources[number]
             whole = (source.shape, source.dtype, source.strides) == (ref.shape, ref.dtype, ref.strides)
-            found.append(copy if whole else at_place(copy, ref))
-        return found
+            arrays.append(copy if whole else at_place(copy, ref))
+        return arrays
 
     def copies(self, xp) -> list:
         return self.fill(self.empty(xp))
 
 
 def passes_of(optimize: bool) -> tuple:
-    """The CPU's passes but the last, as there is no planned memory; without kernels only what must be."""
+    """The CPU's passes without `reuse`, as memory is not planned; `dead` alone without kernels."""
     return PASSES[:-1] if optimize and settings.kernels else (dead.run,)
 
 
 def _owned(steps: list[Step], ref: Ref, others: set[Buffer]) -> Ref:
-    """A gradient in memory that nothing else is in."""
+    """A gradient's place in a buffer that it shares with no other, copied there if need be."""
     if ref.buffer.kind == "own" and ref.whole and ref.buffer not in others:
         others.add(ref.buffer)
         return ref
@@ -612,7 +612,7 @@ def _owned(steps: list[Step], ref: Ref, others: set[Buffer]) -> Ref:
 
 
 def _input(xp, array):
-    """New memory with an array's strides, which the program's places are relative to."""
+    """New memory with an array's strides, as offsets of recorded places depend on them."""
     if not array.size:
         return xp.empty(array.shape, dtype=array.dtype)
     low, high = span(array)
@@ -620,17 +620,17 @@ def _input(xp, array):
     return at_place(memory, Ref(None, address_of(array) - low, array.shape, array.strides, array.dtype))  # type: ignore[arg-type]
 
 
-def _alike(xp, array):
-    """New memory for what an array holds, laid out like it."""
+def _empty_like(xp, array):
+    """A new array with the layout of another one."""
     new = xp.empty(array.shape, dtype=array.dtype, order="C" if array.flags.c_contiguous else "F")
     return new if new.strides == array.strides else xp.array(array, copy=True, order="K")
 
 
 def _is_dense(ref: Ref) -> bool:
-    """Whether it fills its buffer, in whatever order of axes."""
+    """Whether a place fills its buffer, in any order of axes."""
     return ref.whole or (ref.offset == 0 and ref.nbytes == ref.buffer.nbytes)
 
 
-def _bytes_as(memory, like):
-    """Bytes as an array like another one."""
+def _view_as(memory, like):
+    """Bytes viewed with the layout of another array."""
     return at_place(memory, Ref(None, 0, like.shape, like.strides, like.dtype))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a program does, step by step: kernels, arithmetic, bytes, and the time each takes."""
+"""Tables of a program's steps: kernels, arithmetic, bytes and times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deepcore.kernels.runtime.executable import Step
 
 
 def table(runner: Runner) -> list[str]:
-    """The lines that tell of one program."""
+    """The lines that describe one program."""
     steps = runner.exe.steps
     times = runner.times()
     total = sum(times) or 1.0
@@ -33,13 +33,13 @@ def table(runner: Runner) -> list[str]:
 
 
 def moved(step: Step) -> int:
-    """Bytes read and written, each place once."""
+    """Bytes read and written, counting each place once."""
     return sum(ref.nbytes for ref in dict.fromkeys(step.ins)) + sum(ref.nbytes for ref in dict.fromkeys(step.outs))
 
 
 def _shapes(refs: Iterable) -> str:
-    found = [str(ref) for ref in refs]
-    return " ".join(found[:3]) + (f" … {len(found)} in all" if len(found) > 3 else "")
+    shapes = [str(ref) for ref in refs]
+    return " ".join(shapes[:3]) + (f" … {len(shapes)} in all" if len(shapes) > 3 else "")
 
 
 def _cut(text: str, width: int) -> str:

@@ -1,10 +1,10 @@
 """Guards: the Python state that a program was recorded under, and a fast check that it is unchanged.
 
-Guarded are plain numbers, strings and flags that the function names (variables of functions around it, globals, defaults,
-attributes of objects, classes and modules, items of small containers), the identity of other objects that it names,
-and the lengths of containers. What modules and tensors hold is counted by `tensor.changes`, so that it is compared only
-where something changed. Everything else that Python computes is done once; the spot check in `compiled` finds what that
-gets wrong.
+Guarded are plain numbers, strings and flags that the function names (variables of enclosing functions, globals,
+defaults, attributes of objects, classes and modules, items of small containers), the identity of other objects that it
+names, and the lengths of containers. Changes to modules and tensors are counted by `tensor.changes`, so their state is
+compared only after a change. Everything else that Python computes is evaluated once; the checks in `compiled` find
+where that is wrong.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from deepcore.compiler.record import settings_of
 from deepcore.tensor import Tensor, changes
 
 PLAIN = (int, float, str, bytes, bool, complex, type(None))
-#: Objects that are walked, and items of a container that are compared.
-_MOST, _ITEMS = 5_000, 64
+#: Objects that are visited at most, and items of a container that are compared at most.
+_MAX_OBJECTS, _MAX_ITEMS = 5_000, 64
 _MISSING = object()
 
 
 class Guards:
-    """What a function names, as it is now; `objects`: those among its arguments."""
+    """Snapshot of the Python state that a function names; `objects`: non-tensor arguments."""
 
     def __init__(self, function: Callable, objects: Iterable = ()):
-        #: What is compared by `is` in each call: (mapping or list, key, value, label).
+        #: Compared by `is` in each call: (mapping or list, key, value, label).
         self.entries: list[tuple[Any, Any, Any, str]] = []
-        #: (object, name of an attribute, value, label).
+        #: (object, attribute name, value, label).
         self.attributes: list[tuple[Any, str, Any, str]] = []
         self.lengths: list[tuple[Any, int, str]] = []
-        #: Compared when `changes` has counted something: modules' attributes and tables, tensors' flags.
+        #: Compared after `changes` has counted something: modules' attributes and tables, tensors' flags.
         self.counted: list[tuple[dict, Any, Any, str]] = []
         self.tables: list[tuple[dict, tuple, str]] = []
         self.counted_lengths: list[tuple[dict, int, str]] = []
         self.classes: list[tuple[Any, type, str]] = []
         self.flags: list[tuple[Tensor, tuple]] = []
-        #: Tensors that it names, with the gradients that they have.
+        #: Tensors that the function names, with their gradients.
         self.tensors: dict[Tensor, Tensor | None] = {}
-        #: Settings of optimizers and schedules, which programs read anew and the function must not change.
+        #: Settings of optimizers and schedules, which programs read in each run and the function must not change.
         self.settings: list[tuple[dict, dict]] = []
         self.reads_gradients = False
-        self._seen: set = set()
+        self._visited: set = set()
         self._names: set[str] = set()
         self._objects: list[tuple[Any, Any, str]] = []
         self._streams: list[tuple[Any, Any]] = []
-        self._waiting: list[tuple[Any, str]] = []
-        self.roots = (function, *objects)  # they live: others' ids would be theirs
+        self._queue: list[tuple[Any, str]] = []
+        self.roots = (function, *objects)  # kept alive, so that their ids are not reused
         for root in self.roots:
             self._visit(root, _name(root))
         if isinstance(function, types.MethodType) and not is_users(type(function.__self__).__module__):
-            self._all_attributes(function.__self__)  # such code is not read for what it names
+            self._all_attributes(function.__self__)  # a library's code is not searched for names
         self._walk()
         if "param_groups" in self._names or "get_last_lr" in self._names:
-            for group, known in self.settings:
-                self.entries += [(group, name, value, f'the setting "{name}"') for name, value in known.items()]
+            for group, values in self.settings:
+                self.entries += [(group, name, value, f'the setting "{name}"') for name, value in values.items()]
         self.reads_gradients = bool({"grad", "getattr"} & self._names)
         self._watch_streams()
-        self._seen.clear()
+        self._visited.clear()
         self.version = changes.count
         self._prepare()
 
@@ -77,12 +77,12 @@ class Guards:
         self._owners = [owner for owner, _, _, _ in self.attributes]
         self._attribute_names = [name for _, name, _, _ in self.attributes]
         self._attribute_values = [value for _, _, value, _ in self.attributes]
-        self._sized = [held for held, _, _ in self.lengths]
+        self._sized = [container for container, _, _ in self.lengths]
         self._sizes = [size for _, size, _ in self.lengths]
 
     # -- checking -----------------------------------------------------------------------------------------
     def hold(self) -> bool:
-        """Fast check that guarded state is unchanged; where it is not, `changed` says what, or that it does not matter."""
+        """Fast check that guarded state is unchanged; on False, `changed` decides and gives the reason."""
         try:
             return (
                 changes.count == self.version
@@ -94,98 +94,96 @@ class Guards:
             return False
 
     def changed(self) -> str | None:
-        """What is no longer as it was, or None."""
+        """The first guarded value that changed, as a reason, or None."""
         for i, (table, key, value, label) in enumerate(self.entries):
-            now = _item(table, key)
-            if now is not value:
-                if not same(now, value):
-                    return f"{label} changed from {_shown(value)} to {_shown(now)}"
-                self._values[i] = now
+            current = _item(table, key)
+            if current is not value:
+                if not same(current, value):
+                    return f"{label} changed from {_shown(value)} to {_shown(current)}"
+                self._values[i] = current
         for i, (owner, name, value, label) in enumerate(self.attributes):
-            now = getattr(owner, name, _MISSING)
-            if now is not value:
-                if not same(now, value):
-                    return f"{label} changed from {_shown(value)} to {_shown(now)}"
-                self._attribute_values[i] = now
-        for held, size, label in self.lengths:
-            if len(held) != size:
-                return f"{label} had {size} items, and has {len(held)}"
+            current = getattr(owner, name, _MISSING)
+            if current is not value:
+                if not same(current, value):
+                    return f"{label} changed from {_shown(value)} to {_shown(current)}"
+                self._attribute_values[i] = current
+        for container, size, label in self.lengths:
+            if len(container) != size:
+                return f"{label} had {size} items, and has {len(container)}"
         version = changes.count
         if version != self.version:
             for table, key, value, label in self.counted:
-                now = table.get(key, _MISSING)
-                if now is not value and not same(now, value):
-                    return f"{label} changed from {_shown(value)} to {_shown(now)}"
+                current = table.get(key, _MISSING)
+                if current is not value and not same(current, value):
+                    return f"{label} changed from {_shown(value)} to {_shown(current)}"
             for module, kind, label in self.classes:
                 if type(module) is not kind:
                     return f"{label} changed from {kind.__name__} to {type(module).__name__}"
             for own, size, label in self.counted_lengths:
                 if len(own) != size:
                     return f"{label} has other attributes"
-            for table, known, label in self.tables:
-                if len(table) != len(known) or not all(map(is_, table.values(), known)):
+            for table, values, label in self.tables:
+                if len(table) != len(values) or not all(map(is_, table.values(), values)):
                     return label
             for tensor, flags in self.flags:
-                for what, now, then in zip(_FLAGS, _flags(tensor), flags):
-                    if now != then:
-                        return (
-                            f"{what} of a tensor of shape {tensor.shape} changed from {_shown(then)} to {_shown(now)}"
-                        )
+                for flag, current, value in zip(_FLAGS, _flags(tensor), flags):
+                    if current != value:
+                        change = f"from {_shown(value)} to {_shown(current)}"
+                        return f"{flag} of a tensor of shape {tensor.shape} changed {change}"
             self.version = version
         return None
 
     def drawn(self) -> bool:
-        """Whether random numbers of Python or NumPy were drawn since."""
+        """Whether the random streams of Python or NumPy have advanced."""
         return any(_position(stream) != position for stream, position in self._streams)
 
     def overwritten(self, settings: Iterable[tuple[dict, dict]] = ()) -> str | None:
-        """The setting of an optimizer or schedule that the function changed; `settings`: more of them."""
-        for table, known in (*self.settings, *settings):
-            for name, value in known.items():
-                now = table.get(name, _MISSING)
-                if now is not value and not same(now, value):
-                    return f'the setting "{name}" changed from {_shown(value)} to {_shown(now)}'
+        """The setting of an optimizer or schedule that the function changed, as a reason; `settings`: further ones."""
+        for table, values in (*self.settings, *settings):
+            for name, value in values.items():
+                current = table.get(name, _MISSING)
+                if current is not value and not same(current, value):
+                    return f'the setting "{name}" changed from {_shown(value)} to {_shown(current)}'
         return None
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
-        """The function read these: whether they require gradients, and the like, is guarded."""
-        self.tensors = dict.fromkeys(self.tensors)  # the gradients may go
+        """Guard the flags, shapes and dtypes of tensors that the function reads."""
+        self.tensors = dict.fromkeys(self.tensors)  # the gradients may be freed
         self.flags = [(t, _flags(t)) for t in dict.fromkeys([*tensors, *self.tensors])]
         self._prepare()
 
     def ignore_changed(self) -> None:
-        """Drop what the function itself has changed, for `side_effects="once"`."""
-        self.entries = [e for e in self.entries if (now := _item(e[0], e[1])) is e[2] or same(now, e[2])]
+        """Drop guards of state that the function itself changed, for `side_effects="once"`."""
+        self.entries = [e for e in self.entries if (value := _item(e[0], e[1])) is e[2] or same(value, e[2])]
         self.attributes = [
-            a for a in self.attributes if (now := getattr(a[0], a[1], _MISSING)) is a[2] or same(now, a[2])
+            a for a in self.attributes if (value := getattr(a[0], a[1], _MISSING)) is a[2] or same(value, a[2])
         ]
-        self.lengths = [each for each in self.lengths if len(each[0]) == each[1]]
-        self.counted = [c for c in self.counted if (now := c[0].get(c[1], _MISSING)) is c[2] or same(now, c[2])]
-        self.classes = [each for each in self.classes if type(each[0]) is each[1]]
-        self.counted_lengths = [each for each in self.counted_lengths if len(each[0]) == each[1]]
+        self.lengths = [guard for guard in self.lengths if len(guard[0]) == guard[1]]
+        self.counted = [c for c in self.counted if (value := c[0].get(c[1], _MISSING)) is c[2] or same(value, c[2])]
+        self.classes = [guard for guard in self.classes if type(guard[0]) is guard[1]]
+        self.counted_lengths = [guard for guard in self.counted_lengths if len(guard[0]) == guard[1]]
         self.tables = [t for t in self.tables if len(t[0]) == len(t[1]) and all(map(is_, t[0].values(), t[1]))]
         self._prepare()
 
     # -- walking ------------------------------------------------------------------------------------------
     def _visit(self, value, label: str) -> None:
-        """Remember to look into `value`."""
-        if type(value) not in PLAIN and id(value) not in self._seen and len(self._seen) < _MOST:
-            self._seen.add(id(value))
-            self._waiting.append((value, label))
+        """Queue `value` for inspection, once."""
+        if type(value) not in PLAIN and id(value) not in self._visited and len(self._visited) < _MAX_OBJECTS:
+            self._visited.add(id(value))
+            self._queue.append((value, label))
 
     def _walk(self) -> None:
-        """Look into all that was visited. Attributes count where code names them, so objects are gone over again until
-        no code names more."""
+        """Inspect the queue to a fixed point: code that is found may name attributes of objects inspected before."""
         while True:
-            while self._waiting:
-                self._look_into(*self._waiting.pop())
-            known = len(self.entries), len(self.attributes), len(self._names)
+            while self._queue:
+                self._inspect(*self._queue.pop())
+            sizes = len(self.entries), len(self.attributes), len(self._names)
             for table, owner, label in list(self._objects):
                 self._named_attributes(table, owner, label)
-            if not self._waiting and known == (len(self.entries), len(self.attributes), len(self._names)):
+            if not self._queue and sizes == (len(self.entries), len(self.attributes), len(self._names)):
                 return
 
-    def _look_into(self, value, label: str) -> None:
+    def _inspect(self, value, label: str) -> None:
         kind = type(value)
         if isinstance(value, types.FunctionType):
             self._function(value)
@@ -230,16 +228,16 @@ class Guards:
             self._visit(value.maps, label)
         elif isinstance(value, enum.Enum) or not is_users(kind.__module__):
             own = _own(value) or {}
-            for name in ("__wrapped__", "function"):  # a cached function, a compiled one in this one
+            for name in ("__wrapped__", "function"):  # functools.cache, and a nested compiled function
                 if isinstance(own.get(name), (types.FunctionType, types.MethodType)):
                     self._visit(own[name], label)
         else:
             self._object(value, label)
 
     def _object(self, value, label: str) -> None:
-        """An object of a user's class: attributes that code names, and how many there are."""
+        """Guard an object of a user's class: the attributes that code names, and their number."""
         kind, own = type(value), _own(value)
-        plain = kind.__getattribute__ is object.__getattribute__  # to look must not run a user's code
+        plain = kind.__getattribute__ is object.__getattribute__  # reading must not run a user's code
         if own is not None:
             self._objects.append((own, value, label))
             self.lengths.append((own, len(own), f"attributes of {label}"))
@@ -248,7 +246,7 @@ class Guards:
             if own is not None:
                 self.attributes.append((value, "__dict__", own, f"the attributes of {label}"))
             for name in _slots(kind):
-                with contextlib.suppress(AttributeError):  # it has no value
+                with contextlib.suppress(AttributeError):  # an unset slot
                     self._attribute(value, name, f"{label}.{name}")
         self._class(kind)
 
@@ -275,7 +273,7 @@ class Guards:
             try:
                 self.attributes.append((cell, "cell_contents", cell.cell_contents, f"variable `{name}`"))
                 self._visit(cell.cell_contents, name)
-            except ValueError:  # it has no value yet
+            except ValueError:  # an empty cell
                 pass
         table = function.__globals__
         for name in names:
@@ -287,7 +285,7 @@ class Guards:
             self._objects.append((function.__dict__, None, function.__name__))
 
     def _module(self, module, label: str) -> None:
-        """What `Module.__setattr__` and its like change is counted."""
+        """Guard a module; `Module.__setattr__` and the like count their changes."""
         own = module.__dict__
         self.counted_lengths.append((own, len(own), label))
         for name in _TABLES:
@@ -308,19 +306,19 @@ class Guards:
     def _class(self, kind: type) -> None:
         meta: type = type(kind)
         classes: list[type] = [*kind.__mro__, *meta.__mro__]
-        for one in classes:
-            if is_users(one.__module__) and (one, "class") not in self._seen:
-                self._seen.add((one, "class"))
-                self._objects.append((vars(one), None, one.__qualname__))
-                self.lengths.append((vars(one), len(vars(one)), f"attributes of {one.__qualname__}"))
+        for cls in classes:
+            if is_users(cls.__module__) and (cls, "class") not in self._visited:
+                self._visited.add((cls, "class"))
+                self._objects.append((vars(cls), None, cls.__qualname__))
+                self.lengths.append((vars(cls), len(vars(cls)), f"attributes of {cls.__qualname__}"))
                 self._names.add("forward")
                 self._names.add("__call__")
 
     def _container(self, value, label: str) -> None:
-        """Its length, and its items if they are few."""
+        """Guard a container: its length, and its items up to `_MAX_ITEMS`."""
         if not isinstance(value, (tuple, frozenset)):
             self.lengths.append((value, len(value), label))
-        if len(value) > _ITEMS:
+        if len(value) > _MAX_ITEMS:
             return
         if isinstance(value, (dict, types.MappingProxyType)):
             for key in list(value):
@@ -336,16 +334,16 @@ class Guards:
                 self._visit(item, label)
 
     def _named_attributes(self, table, owner, label: str) -> None:
-        every = not _ANY_NAME.isdisjoint(self._names)
-        for name in [name for name in table if name in self._names or (every and not name.startswith("__"))]:
+        reads_any = not _ANY_NAME.isdisjoint(self._names)
+        for name in [name for name in table if name in self._names or (reads_any and not name.startswith("__"))]:
             self._entry(table, name, f"{label}.{name}", f"{label}.{name}")
 
     def _entry(self, table, key, label: str, name: str) -> None:
-        where = id(table), key
+        place = id(table), key
         try:
-            if where in self._seen:
+            if place in self._visited:
                 return
-            self._seen.add(where)
+            self._visited.add(place)
         except TypeError:
             return
         value = table[key]
@@ -364,11 +362,11 @@ class Guards:
 
 
 _FLAGS = ("requires_grad", "is_leaf", "hooks", "shape", "dtype", "class")
-#: What is gone into, item by item where there are few.
+#: Container types whose items are guarded.
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque, types.MappingProxyType)
-#: Code that names these may read any attribute.
+#: Code that names one of these may read any attribute.
 _ANY_NAME = {"getattr", "vars", "__dict__", "attrgetter", "asdict"}
-#: What of a module is kept in tables.
+#: Attributes of a module that are tables.
 _TABLES = ("_hooks", "_parameters", "_buffers", "_modules")
 _LIBRARIES = {"deepcore", "numpy", "builtins", "numba", "functools", "itertools", "collections", "math", "torch", "cupy",
               "operator", "typing", "logging", "weakref", "threading", "time", "random", "abc", "enum", "dataclasses",
@@ -390,7 +388,7 @@ def _name(value) -> str:
 
 
 def _own(value) -> dict | None:
-    """Its attributes, without asking it."""
+    """The `__dict__` of an object, without running the object's code."""
     try:
         own = object.__getattribute__(value, "__dict__")
     except AttributeError:
@@ -399,19 +397,19 @@ def _own(value) -> dict | None:
 
 
 def _is_a(kind: type, name: str) -> bool:
-    """Whether it derives from the class of deepcore's of that name, which is in a layer above."""
-    return any(one.__name__ == name and not is_users(one.__module__) for one in kind.__mro__)
+    """Whether a class derives from deepcore's class of that name, which is in a layer above."""
+    return any(cls.__name__ == name and not is_users(cls.__module__) for cls in kind.__mro__)
 
 
 def _generators() -> tuple[type, ...]:
-    found: list[type] = [random.Random]
+    kinds: list[type] = [random.Random]
     if "numpy.random" in sys.modules:
-        found += [sys.modules["numpy.random"].Generator, sys.modules["numpy.random"].RandomState]
-    return tuple(found)
+        kinds += [sys.modules["numpy.random"].Generator, sys.modules["numpy.random"].RandomState]
+    return tuple(kinds)
 
 
 def _position(stream):
-    """Where a stream of random numbers is; of one without a state, something new each time."""
+    """The state of a random stream; a new object each time for a stream without one."""
     if isinstance(stream, random.Random):
         try:
             return stream.getstate()
@@ -424,18 +422,18 @@ def _position(stream):
 
 
 def _slots(kind: type) -> list[str]:
-    return [d.__name__ for one in kind.__mro__ for d in vars(one).values() if isinstance(d, types.MemberDescriptorType)]
+    return [d.__name__ for cls in kind.__mro__ for d in vars(cls).values() if isinstance(d, types.MemberDescriptorType)]
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """What code names, and its strings, which `getattr` may be given."""
-    found = list(code.co_names)
+    """The names in a code object, and its strings, which `getattr` may take."""
+    names = list(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            found += _names(constant)
+            names += _names(constant)
         elif isinstance(constant, str) and constant.isidentifier():
-            found.append(constant)
-    return list(dict.fromkeys(found))
+            names.append(constant)
+    return list(dict.fromkeys(names))
 
 
 def _item(table, key):
@@ -445,25 +443,25 @@ def _item(table, key):
         return _MISSING
 
 
-def same(now, then) -> bool:
-    """Whether a value says what another one said: numbers by their bits, other objects by identity."""
-    if now is then:
+def same(a, b) -> bool:
+    """Whether two values are interchangeable: numbers with equal bits, other objects by identity."""
+    if a is b:
         return True
-    if type(now) is not type(then):
+    if type(a) is not type(b):
         return False
-    if type(then) is tuple:
-        return len(now) == len(then) and all(map(same, now, then))
-    if isinstance(then, types.MethodType):  # made anew whenever it is looked up
-        return now.__func__ is then.__func__ and now.__self__ is then.__self__
-    if is_scalar(then):
-        return repr(now) == repr(then)
-    if type(then) not in PLAIN:
+    if type(b) is tuple:
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(b, types.MethodType):  # each attribute access creates a new one
+        return a.__func__ is b.__func__ and a.__self__ is b.__self__
+    if is_scalar(b):
+        return repr(a) == repr(b)
+    if type(b) not in PLAIN:
         return False
-    return repr(now) == repr(then) if isinstance(then, (float, complex)) else now == then  # -0.0 is 0.0, and NaN no NaN
+    return repr(a) == repr(b) if isinstance(b, (float, complex)) else a == b  # -0.0 == 0.0 and NaN != NaN
 
 
 def is_scalar(value) -> bool:
-    """Whether it is a number of NumPy's, or a dtype."""
+    """Whether a value is a NumPy scalar or a dtype."""
     return hasattr(value, "itemsize") and not hasattr(value, "__setitem__")
 
 

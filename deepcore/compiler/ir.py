@@ -10,14 +10,14 @@ from deepcore.kernels.runtime.executable import Buffer, Ref
 
 
 class Draw(NamedTuple):
-    """Random numbers of a program: `row` of its table of (seed, stream, position)."""
+    """A draw of random numbers: `row` of the program's table of (seed, stream, position)."""
 
     row: int
 
 
 @dataclass(eq=False)
 class Record:
-    """One op or effect: what it reads, what it writes, and how it is computed.
+    """One op or effect: the places it reads and writes, and how it is computed.
 
     `op` with `params` is what `autograd.apply` ran; effects have a `name` alone. `call(*arrays of ins)` computes the
     arrays of `outs` as eager execution does, with the words of its draw as `seed`, `stream` and `position` where it has
@@ -30,13 +30,13 @@ class Record:
     op: Any = None
     params: dict[str, Any] = field(default_factory=dict)
     call: Callable | None = None
-    #: Runs whoever reads its results: it checks something, or changes what outlives the program.
+    #: Has side effects, so `dead` keeps it: it checks something, or changes what outlives the program.
     kept: bool = False
     draw: Draw | None = None
     chain: Any = None
     plan: Any = None
     floats: tuple[float, ...] = ()
-    #: Arithmetic of the formulas that its plan has taken in.
+    #: Arithmetic of the formulas fused into its plan.
     fused: int = 0
 
     def buffers(self) -> list[Buffer]:
@@ -58,7 +58,7 @@ class Record:
 class Program:
     """`records` in order; `lasting` places are read after them, `constants` are arrays that never change.
 
-    `target` is the device's side: what it can fuse, and how it lowers records.
+    `target` is the device: what it can fuse, and how it lowers records.
     """
 
     records: list[Record]
@@ -74,7 +74,7 @@ class Program:
         return self._chains[record]
 
     def replace(self, renamed: dict[Buffer, Ref]) -> None:
-        """Read other places for whole buffers, everywhere."""
+        """Replace buffers by places in other ones, everywhere."""
         for record in self.records:
             if any(ref.buffer in renamed for ref in (*record.ins, *record.outs)):
                 record.ins = [moved(ref, renamed) for ref in record.ins]

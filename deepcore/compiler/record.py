@@ -1,7 +1,7 @@
-"""Recording a function: the ops that it runs, as records over places in memory, while it runs as always.
+"""Records the ops of a function, as records over places in memory, while it runs eagerly.
 
-Values are known by their array, memory by the array that owns it. Every op passes `autograd.apply`, which calls
-`Recorder.enter` to run its forward; what passes by no op (writes in place, gradients, updates, draws, checks) comes in
+Values are identified by their array, memory by the array that owns it. Every op passes `autograd.apply`, which calls
+`Recorder.enter` to run its forward; everything else (writes in place, gradients, updates, draws, checks) is reported
 through `effects.effect`. What no program can repeat is a fault with the user's line, and the function runs eagerly.
 """
 
@@ -27,14 +27,14 @@ from deepcore.tensor import Tensor
 
 
 class Fault(NamedTuple):
-    """Why a function cannot be compiled, and where that is."""
+    """The reason why a function cannot be compiled, and the line."""
 
     reason: str
     place: str
 
 
 class _Place(NamedTuple):
-    """Addresses of a buffer: from `low` to `high`; offsets count from `base`."""
+    """The address range of a buffer, from `low` to `high`; offsets count from `base`."""
 
     owner: Any
     low: int
@@ -44,7 +44,7 @@ class _Place(NamedTuple):
 
 
 class Update(NamedTuple):
-    """A step of an optimizer: its plan, the gradients in the plan's order, and where the norm goes, if it clips by that."""
+    """An optimizer's step: its plan, the gradients in the plan's order, and the norm's place if it clips by that."""
 
     optimizer: Any
     plan: Any
@@ -54,59 +54,60 @@ class Update(NamedTuple):
 
 
 class Recorder:
-    """What a function computes. Methods named after effects take the function that performs one, and its operands."""
+    """Records a function. Methods named after effects take the function that performs the effect, and its operands."""
 
-    def __init__(self, backend, looks: Callable | None = None):
+    def __init__(self, backend, inspector: Callable | None = None):
         self.backend = backend
-        #: Looks at each op and its results, and wants a program that does.
-        self.looks = looks
+        #: Called with each op and its results, as for `detect_anomaly`; the program then checks results.
+        self.inspector = inspector
         self.records: list[Record] = []
         self.fault: Fault | None = None
-        #: By id of the array that owns memory: the buffers there. An argument's has the argument's addresses alone.
+        #: Buffers by id of the array that owns the memory. An argument's buffer spans the argument's elements only.
         self._places: dict[int, list[_Place]] = {}
-        #: Arrays of tensors that were made by neither an op nor an effect.
-        self._strangers: dict[int, Any] = {}
-        #: The ids of tensors that were made while recording.
-        self.made_tensors: set[int] = set()
-        #: Memory that is there before the function runs: the tensor that it was read by, and its array.
+        #: By id: arrays of tensors that neither an op nor an effect created.
+        self._untracked: dict[int, Any] = {}
+        #: The ids of tensors created while recording.
+        self.new_tensors: set[int] = set()
+        #: Memory from before the function runs: the tensor through which it was read, and its array.
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
-        #: Other tensors that it was read by.
-        self._others: dict[int, tuple[weakref.ref, Any]] = {}
-        #: Arguments: (buffer, array), one for each in their order, and the tensors.
-        self.given: list[tuple[Buffer, Any]] = []
+        #: By id: other tensors through which it was read.
+        self._other_readers: dict[int, tuple[weakref.ref, Any]] = {}
+        #: (buffer, array) of each argument, in order, and the tensors.
+        self.inputs: list[tuple[Buffer, Any]] = []
         self.arguments: set[Tensor] = set()
-        #: Arrays that are the same in every run.
+        #: Arrays with the same content in every run.
         self.constants: dict[Buffer, Any] = {}
-        #: What is written at the end: outside buffer to the own buffer that has its new content.
+        #: Outside buffers that are written at the end: to the own buffer with their new content.
         self.redirected: dict[Buffer, Buffer] = {}
-        #: Those of them whose new content is a result, which may be written, too.
-        self.lent: dict[Buffer, None] = {}
-        #: What outside memory held before it was first written.
-        self.before: dict[Buffer, Any] = {}
-        #: Tensors whose version rises, once a write; arguments among them are others in each run.
+        #: Redirected buffers whose new content shares a result's buffer, which may itself be written later.
+        self.shared: dict[Buffer, None] = {}
+        #: Copies of outside memory from before its first write.
+        self.snapshots: dict[Buffer, Any] = {}
+        #: Tensors whose version rises, one entry a write; arguments among them differ from run to run.
         self.written: list[Tensor] = []
-        #: How `.grad` of a leaf was when it was first touched: "none", "tensor", or "any" where it was cleared first.
+        #: State of a leaf's `.grad` when first touched: "none", "tensor", or "any" where it was cleared first.
         self.entry: dict[Tensor, str] = {}
-        #: Leaves that had a gradient: where they have none later, the function has taken it away.
-        self.had: set[Tensor] = set()
-        #: Gradients from before, which are new arrays in each run: leaf to buffer.
+        #: Leaves that had a gradient before; where it is None later, the function has cleared it.
+        self.had_grad: set[Tensor] = set()
+        #: Gradients from before that are added to, bound anew in each run: leaf to buffer.
         self.accumulated: dict[Tensor, Buffer] = {}
         self.grads: dict[Tensor, Ref] = {}
         self.updates: list[Update] = []
-        #: Settings of optimizers, as they were when those stepped.
+        #: Settings of optimizers at the time of their steps.
         self.settings: list[tuple[dict, dict]] = []
         self.updated: set[Buffer] = set()
-        #: Norms that updates have found, and where.
+        #: Norms that updates return, and their places.
         self.norms: dict[Tensor, Ref] = {}
-        #: Generators that were drawn from: where they were, and where the draws end.
+        #: Generators drawn from: (seed, stream, position) before the first draw, and the position after the last.
         self.generators: dict[Any, tuple[int, int, int]] = {}
         self.ends: dict[Any, int] = {}
-        #: Draws by (seed, stream, position): a row of the program's table, with its generator and distance from the start.
+        #: Draws by (seed, stream, position): a row of the program's table; `rows` has its generator and offset.
         self.draws: dict[tuple[int, int, int], Draw] = {}
         self.rows: list[tuple[Any, int]] = []
-        #: Whether another thread drew from one of the generators in between.
+        #: Whether another thread drew from one of the generators meanwhile.
         self.raced = False
-        self._kept: list[Any] = []
+        #: Keeps arrays alive, so that their ids are not reused.
+        self._references: list[Any] = []
         self.first_node = graph.next_id()
         self._op: Any = None
         self._tensors: tuple = ()
@@ -125,46 +126,46 @@ class Recorder:
         return _attached(None, None, self._run)
 
     def note(self, what: str) -> None:
-        """Something that no program can repeat."""
+        """Report what no program can repeat; the first report is the fault."""
         if not self._inside and self.fault is None:
             self.fault = Fault(what, user_line())
 
-    def stranger(self, array) -> None:
-        """A tensor was made over an array, by no op or effect that said so."""
+    def note_untracked(self, array) -> None:
+        """Note that a tensor was constructed over an array by neither an op nor an effect."""
         if not self._inside and hasattr(array, "dtype") and hasattr(array, "base"):
             owner = root(array)
             if id(owner) not in self._places:
-                self._strangers[id(owner)] = owner
+                self._untracked[id(owner)] = owner
 
     # -- memory -------------------------------------------------------------------------------------------
     def argument(self, tensor: Tensor) -> None:
-        """A tensor whose memory is another in each run."""
+        """Register an argument, whose memory is bound anew in each run."""
         array = tensor._data
         self.arguments.add(tensor)
-        for buffer, known in self.given:
-            if array is known:
-                self.given.append((buffer, array))
+        for buffer, other in self.inputs:
+            if array is other:
+                self.inputs.append((buffer, array))
                 return
-        buffer = Buffer("given", array.nbytes, array, f"in{len(self.given)}")
-        self.given.append((buffer, array))
+        buffer = Buffer("bound", array.nbytes, array, f"in{len(self.inputs)}")
+        self.inputs.append((buffer, array))
         if array.size:
-            self._given(buffer, array)
+            self._add_input(buffer, array)
 
-    def _given(self, buffer: Buffer, array) -> None:
-        """Memory that is another in each run; places are relative to the array's first element."""
+    def _add_input(self, buffer: Buffer, array) -> None:
+        """Register memory that is bound anew in each run; offsets count from the array's first element."""
         owner, (low, high) = root(array), span(array)
-        others = self._places.setdefault(id(owner), [])
-        if any(low < each.high and each.low < high for each in others):
+        places = self._places.setdefault(id(owner), [])
+        if any(low < place.high and place.low < high for place in places):
             self.note("two arguments that share memory" if buffer.name else "a gradient that shares memory")
-        others.append(_Place(owner, low, high, address_of(array), buffer))
+        places.append(_Place(owner, low, high, address_of(array), buffer))
 
     def seed(self, array):
-        """The gradient of a result, which is another in each run."""
-        self._given(Buffer("given", array.nbytes, array, "seed"), array)
+        """Register the gradient of a result, which is bound anew in each run."""
+        self._add_input(Buffer("bound", array.nbytes, array, "seed"), array)
         return array
 
     def constant(self, array) -> Buffer:
-        """An array that is the same in every run."""
+        """Register an array with the same content in every run."""
         buffer = self._outside(root(array), None, array)
         self.constants[buffer] = array
         return buffer
@@ -172,72 +173,72 @@ class Recorder:
     def _outside(self, owner, tensor: Tensor | None, array) -> Buffer:
         low, high = span(owner)
         buffer = Buffer("outside", high - low, owner)
-        others = self._places.setdefault(id(owner), [])
-        if others:
+        places = self._places.setdefault(id(owner), [])
+        if places:
             self.note("an argument that shares memory with what the function reads")
-        others.append(_Place(owner, low, high, low, buffer))
-        self._kept.append(array)
+        places.append(_Place(owner, low, high, low, buffer))
+        self._references.append(array)
         self.outside[buffer] = tensor, array
         return buffer
 
     def find(self, array) -> tuple[Buffer, int] | None:
-        """The buffer that an array is in, and its offset there."""
+        """The buffer that contains an array, and its offset there, or None."""
         if not array.size:
             return _NOWHERE
         places = self._places.get(id(root(array)))
         if places is None:
             return None
-        at = address_of(array)
-        if len(places) > 1 or places[0].buffer.kind == "given":
+        start = address_of(array)
+        if len(places) > 1 or places[0].buffer.kind == "bound":
             low, high = span(array)
-            places = [each for each in places if each.low <= low and high <= each.high]
+            places = [place for place in places if place.low <= low and high <= place.high]
             if not places:
                 return None
-        return places[0].buffer, at - places[0].base
+        return places[0].buffer, start - places[0].base
 
     def ref(self, array, tensor: Tensor | None = None) -> Ref:
-        """Where an array is, as it is now."""
+        """The place of an array with its current content; unregistered memory becomes outside memory."""
         if not array.size:
             return Ref(Buffer("outside", 0, array), 0, array.shape, array.strides, array.dtype)
-        found = self.find(array)
-        if found is None:
+        place = self.find(array)
+        if place is None:
             owner = root(array)
             if self._is_constant(array):
                 self.constants[self._outside(owner, None, array)] = array
             else:
-                if id(owner) in self._strangers:
+                if id(owner) in self._untracked:
                     self.note("a tensor made outside of deepcore's operations: make the array an argument")
                 self._outside(owner, tensor, array)
-            found = self.find(array)
-            assert found is not None
-        buffer, offset = found
+            place = self.find(array)
+            assert place is not None
+        buffer, offset = place
         if buffer in self.updated:
             self.note("reading what the optimizer's step has changed or made")
         elif tensor is not None and buffer in self.outside:
-            known = self.outside[buffer][0]
-            if known is None:
+            reader = self.outside[buffer][0]
+            if reader is None:
                 self.outside[buffer] = tensor, array
-            elif known is not tensor:
-                self._others[id(tensor)] = weakref.ref(tensor), array
+            elif reader is not tensor:
+                self._other_readers[id(tensor)] = weakref.ref(tensor), array
         return Ref(self.redirected.get(buffer, buffer), offset, array.shape, array.strides, array.dtype)
 
     def _is_constant(self, array) -> bool:
-        """Whether it is one of the backend's numbers."""
-        known = self.backend._constants
+        """Whether it is one of the backend's cached 0-d constants."""
+        constants = self.backend._constants
         if array.ndim:
             return False
-        if len(self._constant_ids) != len(known):
-            self._constant_ids = set(map(id, known.values()))
+        if len(self._constant_ids) != len(constants):
+            self._constant_ids = set(map(id, constants.values()))
         return id(array) in self._constant_ids
 
     def watched(self) -> dict[Tensor, Any]:
-        """Tensors over memory from outside, and the arrays that they must keep."""
-        found = {t: array for t, array in self.outside.values() if t is not None}
-        others = [(ref(), array) for ref, array in self._others.values()]  # those that the function made are gone
-        return found | {t: array for t, array in others if t is not None and t._data is array}
+        """Tensors over outside memory, and the arrays that they must keep."""
+        readers = {t: array for t, array in self.outside.values() if t is not None}
+        others = [(ref(), array) for ref, array in self._other_readers.values()]  # temporaries of the function are dead
+        return readers | {t: array for t, array in others if t is not None and t._data is array}
 
     def own(self, array) -> Buffer:
-        """A new buffer of the program for an array that was just made."""
+        """A new buffer of the program for a newly allocated array."""
         owner = root(array)
         low, high = span(owner)
         buffer = Buffer("own", high - low, owner)
@@ -245,18 +246,18 @@ class Recorder:
         return buffer
 
     def own_ref(self, array) -> Ref:
-        """An array that was just made, in a new buffer of the program."""
+        """The place of a newly allocated array in a new buffer of the program."""
         return Ref(self.own(array), 0, array.shape, array.strides, array.dtype)
 
     def overlap(self) -> bool:
-        """Whether memory that is written shares addresses with memory of another owner."""
-        if not self.before:
+        """Whether memory that is written overlaps memory of another owner."""
+        if not self.snapshots:
             return False
         spans = sorted(
-            (each.low, each.high, each.buffer in self.before)
+            (place.low, place.high, place.buffer in self.snapshots)
             for places in self._places.values()
-            for each in places
-            if each.buffer.kind != "own" and each.high > each.low
+            for place in places
+            if place.buffer.kind != "own" and place.high > place.low
         )
         end, written = 0, False
         for low, high, writes in spans:
@@ -266,15 +267,15 @@ class Recorder:
             end = max(end, high)
         return False
 
-    def forget(self) -> None:
-        """Let go of what the function computed while it was recorded: the program has memory of its own."""
-        self._kept.clear()
-        self._strangers.clear()
-        self.before.clear()
+    def release(self) -> None:
+        """Free the arrays of the recorded run: the program has memory of its own."""
+        self._references.clear()
+        self._untracked.clear()
+        self.snapshots.clear()
         for places in self._places.values():
-            for each in places:
-                if each.buffer.kind != "outside":
-                    each.buffer.array = None
+            for place in places:
+                if place.buffer.kind != "outside":
+                    place.buffer.array = None
         self._places.clear()
 
     # -- ops ----------------------------------------------------------------------------------------------
@@ -283,15 +284,15 @@ class Recorder:
             return graph.run(op, inputs, params)
         if mode.backward and mode.node is not None and mode.node.id < self.first_node:
             self.note("a graph that was recorded before the function was called")
-        before = self._op, self._tensors
+        outer = self._op, self._tensors
         self._op, self._tensors = op, inputs
         try:
             result = graph.run(op, inputs, params)
         finally:
-            self._op, self._tensors = before
-        if self.looks is not None:
+            self._op, self._tensors = outer
+        if self.inspector is not None:
             with self.paused():
-                self.looks(op, inputs, result)
+                self.inspector(op, inputs, result)
         return result
 
     def enter(self, impl, xp, *arrays, **params):
@@ -305,7 +306,7 @@ class Recorder:
         return self.compute(op, impl, arrays, params, self._tensors)
 
     def compute(self, op, impl, arrays: tuple, params: dict, tensors: tuple = ()):
-        """The result of an op's forward on arrays, recorded."""
+        """Run an op's forward on arrays, record it and return its result."""
         xp = self.backend
         if any(isinstance(value, Tensor) for value in params.values()):
             self.note("a tensor where an operation takes a number")
@@ -315,15 +316,15 @@ class Recorder:
             out = self._run(impl, xp, *arrays, **params)
         finally:
             self._inside = False
-        many = isinstance(out, tuple)
-        found = [xp.asarray(a) for a in (out if many else (out,))]
+        several = isinstance(out, tuple)
+        results = [xp.asarray(a) for a in (out if several else (out,))]
         outs, fresh = [], []
-        for i, array in enumerate(found):
+        for i, array in enumerate(results):
             if self.find(array) is None and self._is_constant(array):
                 self.ref(array)
             if self.find(array) is None:
                 if span(root(array)) != span(array) or not _is_dense(array):
-                    array = found[i] = array.copy("K")
+                    array = results[i] = array.copy("K")
                 self.own(array)
                 fresh.append(i)
             outs.append(self.ref(array))
@@ -332,7 +333,7 @@ class Recorder:
             record = Record(op.name, ins, [outs[i] for i in fresh], op, params, kept=op.raises, draw=draw)
             record.call = _Forward(impl, xp, params, fresh, self._run)
             self.records.append(record)
-        return tuple(found) if many else found[0]
+        return tuple(results) if several else results[0]
 
     def _draw_of(self, params: dict) -> Draw | None:
         if "position" not in params or "seed" not in params:
@@ -344,27 +345,27 @@ class Recorder:
 
     # -- effects: tensors ---------------------------------------------------------------------------------
     def alias(self, run: Callable, tensor: Tensor):
-        """Another tensor over the memory of `tensor`."""
+        """Create another tensor over the memory of `tensor`."""
         self.ref(tensor._data, tensor)
         return run(tensor)
 
     def copied(self, run: Callable, tensor: Tensor):
-        """An array with the values that a tensor has now."""
+        """Copy a tensor's values to a new array."""
         source = self.ref(tensor._data, tensor)
         array = run(tensor)
         if not self._inside and array.size:
             self.copy(self.own_ref(array), source)
         return array
 
-    def made(self, run: Callable, array, backend):
-        """A tensor over an array that the function makes, which holds the same in every run before it is written."""
+    def from_data(self, run: Callable, array, backend):
+        """Create a tensor over a new array of Python data, whose initial content is the same in every run."""
         if not self._inside and array.size:
             if root(array) is not array or self.find(array) is not None:
                 self.note("a tensor over memory that is not new")
             else:
-                same = array.copy("K")
-                self.constant(same)
-                source = self.ref(same)
+                content = array.copy("K")
+                self.constant(content)
+                source = self.ref(content)
                 self.copy(self.own_ref(array), source)
         return run(array, backend)
 
@@ -381,31 +382,31 @@ class Recorder:
             run(target, raw, key, value)
             return
         self.ref(raw)
-        found = self.find(raw)
-        if found is not None and found[0] in self.outside and self.outside[found[0]][0] is None:
-            self.outside[found[0]] = base, base._data
+        place = self.find(raw)
+        if place is not None and place[0] in self.outside and self.outside[place[0]][0] is None:
+            self.outside[place[0]] = base, base._data
         self.store(raw[key], value)
         self.written.append(target)
 
     def store(self, to, source) -> None:
         """to[...] = source, for arrays."""
         source_ref = self.ref(source)
-        self._part(self.ref(to).buffer)
+        self._unshare(self.ref(to).buffer)
         place = self.ref(to)
         buffer = place.buffer
-        if buffer.kind in ("outside", "given"):
+        if buffer.kind in ("outside", "bound"):
             if buffer in self.constants:
                 self.note("writing into a constant")
             self._before_write(buffer)
             whole = place.whole and source_ref.whole and source_ref.nbytes == place.nbytes
             if whole and source_ref.buffer.kind == "own" and source_ref.dtype == place.dtype:
                 self.redirected[buffer] = source_ref.buffer
-                self.lent[buffer] = None
+                self.shared[buffer] = None
             else:
                 new = Buffer("own", buffer.nbytes, None, changing=True)
                 self.redirected[buffer] = new
-                all_of_it = Ref(buffer, 0, buffer.array.shape, buffer.array.strides, buffer.array.dtype)
-                self.copy(Ref(new, 0, all_of_it.shape, all_of_it.strides, all_of_it.dtype), all_of_it)
+                old = Ref(buffer, 0, buffer.array.shape, buffer.array.strides, buffer.array.dtype)
+                self.copy(Ref(new, 0, old.shape, old.strides, old.dtype), old)
                 self._store(Ref(new, place.offset, place.shape, place.strides, place.dtype), source_ref)
         else:
             self._store(place, source_ref)
@@ -413,15 +414,15 @@ class Recorder:
             to[...] = source.copy() if self.backend.may_share_memory(to, source) else source
 
     def _before_write(self, buffer: Buffer) -> None:
-        """Keep what memory that is there before the function runs holds."""
-        if not _is_dense(buffer.array):  # copies have other strides than the places in it
+        """Take a snapshot of outside memory before its first write."""
+        if not _is_dense(buffer.array):  # a copy would have other strides than the recorded places
             self.note("writing into memory with gaps")
-        self.before.setdefault(buffer, buffer.array.copy("K"))
+        self.snapshots.setdefault(buffer, buffer.array.copy("K"))
 
-    def _part(self, buffer: Buffer) -> None:
-        """Before a buffer is written: memory from outside that it stands for gets a copy."""
-        for outside in [each for each in self.lent if self.redirected[each] is buffer]:
-            del self.lent[outside]
+    def _unshare(self, buffer: Buffer) -> None:
+        """Before a buffer is written, copy it for the outside buffers that are redirected to it."""
+        for outside in [b for b in self.shared if self.redirected[b] is buffer]:
+            del self.shared[outside]
             self.redirected[outside] = Buffer("own", buffer.nbytes, None, changing=True)
             array = outside.array
             old, new = (Ref(b, 0, array.shape, array.strides, array.dtype) for b in (buffer, self.redirected[outside]))
@@ -438,9 +439,9 @@ class Recorder:
         self.copy(place, source)
 
     def is_written(self, tensor: Tensor) -> bool:
-        """Whether it was there before, and is written; a view of it that was not is noted."""
-        found = self.find(tensor._data)
-        if found is None or found[0].kind != "outside" or found[0] not in self.redirected:
+        """Whether a tensor from before the function ran is written; a new view of such memory is a fault."""
+        place = self.find(tensor._data)
+        if place is None or place[0].kind != "outside" or place[0] not in self.redirected:
             return False
         if tensor not in self.watched():
             self.note("a result in memory that the function writes")
@@ -448,7 +449,7 @@ class Recorder:
 
     # -- effects: gradients -------------------------------------------------------------------------------
     def clear(self, run: Callable, leaves: list[Tensor], to_none: bool) -> None:
-        """Forget gradients, or fill them with zeros."""
+        """Set gradients to None, or fill them with zeros."""
         for leaf in leaves:
             if leaf in self.arguments:
                 self.note("clearing an argument's gradient")
@@ -461,16 +462,16 @@ class Recorder:
                 run(leaves, to_none)
 
     def _fill_with_zeros(self, leaf: Tensor) -> None:
-        self._hold(leaf)
+        self._bind_grad(leaf)
         if self.fault is None:
-            held = leaf.grad._data  # type: ignore[union-attr]
-            zeros = self.backend.zeros_like(held)
+            grad = leaf.grad._data  # type: ignore[union-attr]
+            zeros = self.backend.zeros_like(grad)
             self.constant(zeros)
-            self.store(held, zeros)
+            self.store(grad, zeros)
             leaf.grad.bump_version()  # type: ignore[union-attr]
 
-    def _hold(self, leaf: Tensor) -> None:
-        """Take in the gradient that a leaf had before, which is a new array in each run."""
+    def _bind_grad(self, leaf: Tensor) -> None:
+        """Register the gradient that a leaf had before, which is bound anew in each run."""
         grad = leaf.grad
         if self.entry.setdefault(leaf, "tensor") != "tensor" or leaf in self.grads or leaf in self.accumulated:
             return
@@ -489,8 +490,8 @@ class Recorder:
             self.note("a gradient that shares memory")
         else:
             self.ref(leaf._data, leaf)
-            buffer = self.accumulated[leaf] = Buffer("given", grad._data.nbytes, grad._data)
-            self._given(buffer, grad._data)
+            buffer = self.accumulated[leaf] = Buffer("bound", grad._data.nbytes, grad._data)
+            self._add_input(buffer, grad._data)
 
     def accumulate(self, run: Callable, leaf: Tensor, totals: dict[Tensor, Tensor], create_graph: bool) -> None:
         """leaf.grad += totals[leaf]."""
@@ -507,17 +508,17 @@ class Recorder:
         if self.ref(leaf._data, leaf).buffer.kind == "own":
             self.note("a gradient of a tensor that the function makes")
         if leaf.grad is None:
-            self.entry.setdefault(leaf, "any" if leaf in self.had else "none")
+            self.entry.setdefault(leaf, "any" if leaf in self.had_grad else "none")
             if leaf in self.accumulated:
                 self.note("a gradient that is taken away once something was added to it")
-            theirs = (
+            aliased = (
                 shared
                 or ref.buffer.kind != "own"
                 or not ref.whole
-                or any(ref.buffer is taken.buffer for taken in self.grads.values())
+                or any(ref.buffer is other.buffer for other in self.grads.values())
                 or not getattr(raw.flags, "writeable", True)
             )
-            if theirs or raw.dtype != leaf._data.dtype:
+            if aliased or raw.dtype != leaf._data.dtype:
                 copy = raw.copy()
                 to = self.own_ref(copy)
                 self.copy(to, ref)
@@ -530,29 +531,29 @@ class Recorder:
             with self.paused():
                 run(leaf, totals, create_graph)
             return
-        self._hold(leaf)
-        held = leaf.grad._data
-        if (held.shape, held.dtype) != (raw.shape, raw.dtype) or not held.flags.c_contiguous:
+        self._bind_grad(leaf)
+        grad = leaf.grad._data
+        if (grad.shape, grad.dtype) != (raw.shape, raw.dtype) or not grad.flags.c_contiguous:
             self.note("a gradient of another kind than the parameter")
         if self.fault is not None:
             with self.paused():
                 run(leaf, totals, create_graph)
             return
-        at = self.ref(held)
-        if at.buffer.kind == "given":
-            self.before.setdefault(at.buffer, held.copy())
+        place = self.ref(grad)
+        if place.buffer.kind == "bound":
+            self.snapshots.setdefault(place.buffer, grad.copy())
         add = PRIMITIVES["add"]
-        new = self.compute(add, self.backend.impls.get(add) or self.backend.bind(add), (held, raw), {})
+        new = self.compute(add, self.backend.impls.get(add) or self.backend.bind(add), (grad, raw), {})
         new_ref = self.ref(new)
-        if at.buffer.kind == "given":
-            self.redirected[at.buffer] = new_ref.buffer
+        if place.buffer.kind == "bound":
+            self.redirected[place.buffer] = new_ref.buffer
         else:
-            self._part(at.buffer)
-            self._store(at, new_ref)
-        held[...] = new
+            self._unshare(place.buffer)
+            self._store(place, new_ref)
+        grad[...] = new
 
     def gradients(self) -> tuple[list[Tensor], list[Ref]]:
-        """Leaves that end up with a gradient that was computed here, by a backward or by the function itself; those."""
+        """Leaves whose final gradient the function computed, by a backward pass or itself, and its places."""
         updated = (p for update in self.updates for p in update.plan.live)
         leaves, refs = [], []
         for leaf in dict.fromkeys([*self.grads, *self.accumulated, *updated]):
@@ -570,10 +571,10 @@ class Recorder:
         return leaves, refs
 
     def clip(self, run: Callable, gradients: list[Tensor]):
-        """Clip gradients in place; in a program by a call on copies."""
+        """Clip gradients in place; the program calls `run` on copies."""
         places = {id(g._data): i for i, g in reversed(list(enumerate(gradients)))}
         function = run
-        if len(places) < len(gradients):  # one that is listed twice is clipped twice, as eagerly
+        if len(places) < len(gradients):  # a gradient listed twice is clipped twice, as eagerly
             order = [list(places).index(id(g._data)) for g in gradients]
             gradients = [gradients[i] for i in places.values()]
             function = lambda copies: run([copies[i] for i in order])
@@ -589,7 +590,7 @@ class Recorder:
         return Tensor(arrays[-1], self.backend) if len(arrays) > len(gradients) else None
 
     def clipping(self, function: Callable) -> Callable:
-        """A call that gives clipped copies of arrays, and the norm that `function`, which clips tensors in place, returns."""
+        """A function of arrays that returns clipped copies, and the norm if `function`, which clips in place, does."""
 
         def run(*arrays):
             copies = [Tensor(a.copy(), self.backend) for a in arrays]
@@ -599,7 +600,7 @@ class Recorder:
         return run
 
     def norm(self, run: Callable, tensors: list[Tensor], checks: bool) -> Tensor:
-        """The norm of tensors, in a program by a call; `checks`: it may raise, whoever reads the result."""
+        """The norm of tensors, which the program calls `run` for; `checks`: it may raise, so it runs even if unused."""
 
         def call(*arrays):
             return run([Tensor(a, self.backend) for a in arrays], checks)._data
@@ -612,24 +613,24 @@ class Recorder:
 
     # -- effects: checks ----------------------------------------------------------------------------------
     def finite(self, run: Callable, t: Tensor) -> bool:
-        """Whether a number is finite; a run in which it is not stops."""
+        """Whether a number is finite; the program stops where it is not."""
         self._check("finite", [t], {})
         with self.paused():
             return run(t)
 
     def all_finite(self, run: Callable, tensors: list[Tensor]) -> bool:
-        """Whether no tensor has a NaN or infinity; a run in which one has stops."""
+        """Whether no tensor has a NaN or infinity; the program stops where one has."""
         self._check("all_finite", [t for t in tensors if t._data.size], {})
         with self.paused():
             return run(tensors)
 
     def within(self, run: Callable, t: Tensor, low: int, high: int) -> bool:
-        """Whether low ≤ t < high in all places; where it is so, a run in which it is not stops."""
+        """Whether low ≤ t < high for all elements; if so, the program stops where it is not."""
         with self.paused():
-            so = run(t, low, high)
-        if so and t._data.size and not self._inside:
+            inside = run(t, low, high)
+        if inside and t._data.size and not self._inside:
             self._check("within", [t], {"low": low, "high": high})
-        return so
+        return inside
 
     def _check(self, name: str, tensors: list[Tensor], params: dict) -> None:
         refs = [self.ref(t._data, t) for t in tensors]
@@ -639,16 +640,16 @@ class Recorder:
             self.records.append(Record(name, refs, [], params=params, kept=True))
 
     def can_check(self, name: str, refs: list[Ref]) -> bool:
-        """Whether programs of the device can do a check: "finite", "all_finite", "within"."""
+        """Whether the device supports a check in a program: "finite", "all_finite", "within"."""
         return checks.available(name, refs)
 
     # -- effects: updates ---------------------------------------------------------------------------------
     def before_update(self, optimizer) -> tuple[list[Tensor], list[Ref]]:
-        """The parameters that a step will update, and their gradients; what they and their states hold is kept."""
+        """The parameters that a step will update, and their gradients; takes snapshots of parameters and states."""
         live = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = []
         for p in live:
-            self._hold(p)
+            self._bind_grad(p)
             gradients.append(self.ref(p.grad._data))
             if gradients[-1].buffer.kind == "outside":
                 self.note("an update by a gradient from before")
@@ -663,7 +664,7 @@ class Recorder:
         return live, gradients
 
     def update(self, run: Callable, optimizer, clip=None, clipped: Callable | None = None):
-        """A step of an optimizer."""
+        """Run and record a step of an optimizer."""
         live, gradients = self.before_update(optimizer)
         self.settings += [(group, settings_of(group)) for group in optimizer.param_groups]
         count = len(live)
@@ -679,7 +680,7 @@ class Recorder:
         if not self.mark_updated(arrays):
             return result
         norm = None
-        if result is not None:  # the norm: to be returned, and no operand, as updates come last
+        if result is not None:  # the norm can be returned but not read, as updates run last
             array = result._data.copy()
             norm = self.own_ref(array)
             self.updated.add(norm.buffer)
@@ -689,7 +690,7 @@ class Recorder:
         return result
 
     def mark_updated(self, arrays: list) -> bool:
-        """Weights and states, which nothing in the function may read from now on."""
+        """Mark weights and states as updated: the function may not read them any more."""
         for array in arrays:
             if not array.size:
                 continue
@@ -697,13 +698,13 @@ class Recorder:
             if buffer.kind != "outside":
                 self.note("a parameter that the step wrote before its update")
                 return False
-            self.before.setdefault(buffer, self.backend.zeros_like(buffer.array))  # made by this very step
+            self.snapshots.setdefault(buffer, self.backend.zeros_like(buffer.array))  # state created by this step
             self.updated.add(buffer)
         return True
 
     # -- effects: random numbers --------------------------------------------------------------------------
     def advance(self, run: Callable, generator, blocks: int) -> tuple[int, int, int]:
-        """Claim blocks of a generator."""
+        """Claim blocks of a generator and record the draw."""
         seed, stream, first = run(generator, blocks)
         if not self._inside:
             self._drawn(generator, seed, stream, first, blocks)
@@ -720,25 +721,25 @@ class Recorder:
         return draw
 
     def draw(self, run: Callable, function, xp, args: tuple, params: dict):
-        """An array of random numbers from a generator, in a program by a call."""
+        """Draw an array of random numbers from a generator; the program calls `run` for it."""
         from deepcore import random
 
         if self._inside or xp is not self.backend:
             with self.paused():
                 return run(function, xp, args, params)
-        given = next((a for a in (*args, *params.values()) if isinstance(a, random.Generator)), None)
-        generator = given or random.default_generator
-        with self.paused(), random.lock:  # what is drawn between the two positions is this draw's
+        argument = next((a for a in (*args, *params.values()) if isinstance(a, random.Generator)), None)
+        generator = argument or random.default_generator
+        with self.paused(), random.lock:  # the lock keeps other draws out from between the two positions
             seed, stream, first = generator.advance(0)
             array = run(function, xp, args, params)
             blocks = (generator.advance(0)[2] - first) % (1 << 64)
         draw = self._drawn(generator, seed, stream, first, blocks)
 
         def call(*, seed: int, stream: int, position: int):
-            at = generator.at(seed, stream, position)
-            if given is None:
-                return run(function, xp, (at, *args[1:]), params)
-            swap = lambda a: at if a is given else a
+            positioned = generator.at(seed, stream, position)
+            if argument is None:
+                return run(function, xp, (positioned, *args[1:]), params)
+            swap = lambda a: positioned if a is argument else a
             return run(function, xp, tuple(map(swap, args)), {name: swap(a) for name, a in params.items()})
 
         if not _is_dense(array) or root(array) is not array:
@@ -748,7 +749,7 @@ class Recorder:
 
 
 class _Forward:
-    """An op's forward as a call: those results that have memory of their own."""
+    """An op's forward as a call that returns the results with memory of their own."""
 
     __slots__ = ("enter", "fresh", "impl", "params", "xp")
 
@@ -763,7 +764,7 @@ class _Forward:
 
 
 def settings_of(table: dict) -> dict:
-    """What is said in a group of parameters, or by a schedule."""
+    """The settings of a parameter group or a schedule."""
     return {name: value for name, value in table.items() if name not in ("params", "param_names", "optimizer")}
 
 
@@ -775,7 +776,7 @@ def _is_dense(array) -> bool:
     return array.flags.c_contiguous or array.flags.f_contiguous
 
 
-#: Where an array without elements is.
+#: The place of arrays without elements.
 _NOWHERE = Buffer("outside", 0), 0
 
 _lock = locks.lock()
@@ -783,20 +784,20 @@ _recorders = 0
 _construct = Tensor.__init__
 
 
-def _construct_and_tell(self, data=None, *args, **kwargs) -> None:
+def _construct_and_report(self, data=None, *args, **kwargs) -> None:
     _construct(self, data, *args, **kwargs)
     if mode.tracer is not None:
-        mode.tracer.made_tensors.add(id(self))
-        mode.tracer.stranger(data)
+        mode.tracer.new_tensors.add(id(self))
+        mode.tracer.note_untracked(data)
 
 
 @contextlib.contextmanager
 def _constructions() -> Iterator[None]:
-    """Inside, recorders hear of each tensor that is made."""
+    """Inside, constructing a tensor reports it to the thread's recorder."""
     global _recorders
     with _lock:
         _recorders += 1
-        Tensor.__init__ = _construct_and_tell  # type: ignore[method-assign]
+        Tensor.__init__ = _construct_and_report  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -808,13 +809,13 @@ def _constructions() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _attached(tracer: Recorder | None, hook, enter) -> Iterator[None]:
-    """Inside, `tracer` records what this thread does."""
-    before = mode.tracer, mode.hook, mode.enter
+    """Inside, `tracer` records this thread."""
+    previous = mode.tracer, mode.hook, mode.enter
     mode.tracer, mode.hook, mode.enter = tracer, hook, enter
     try:
         yield
     finally:
-        mode.tracer, mode.hook, mode.enter = before
+        mode.tracer, mode.hook, mode.enter = previous
 
 
 def user_line() -> str:
@@ -825,7 +826,7 @@ def user_line() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown place"
 
 
-#: Folders of deepcore, its kernels and NumPy, and what decorates functions.
+#: Folders of deepcore, its kernels and NumPy, and the files of decorators, which are skipped for the user's line.
 _OURS = (
     *(
         f"{Path(str(file)).resolve().parent}/"

@@ -1,4 +1,4 @@
-"""A program with all it needs to run: guards, addresses, and what Python keeps beside the arrays."""
+"""Runs a program: guards, bound addresses, and Python-side state such as gradients, versions and optimizer steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deepcore.compiler.record import Recorder
 from deepcore.kernels.codegen.jit import address, signed_words
 from deepcore.kernels.runtime import allocator
 from deepcore.kernels.runtime.executable import Buffer, OtherShape, Ref, span
-from deepcore.random import give_back, set_aside
+from deepcore.random import give_back, reserved
 from deepcore.tensor import Tensor, from_raw
 
 _GRAD = repeat("grad")
@@ -24,7 +24,7 @@ _DATA, _GRAD_OF = attrgetter("_data"), attrgetter("grad")
 
 
 class Arena:
-    """Memory that the programs of one function take turns in."""
+    """Memory that the programs of one function share; one program runs at a time."""
 
     def __init__(self):
         self.array: Any = None
@@ -41,145 +41,155 @@ class Arena:
 
 
 class Stopped(Exception):
-    """The program found something wrong before it changed anything: the function itself says what."""
+    """A check stopped the program before it changed anything; the function itself raises the error."""
 
 
 class Overlap(Exception):
-    """An argument shares memory with what the program writes: the function itself runs."""
+    """An argument overlaps memory that the program writes; the function itself runs."""
 
 
 class Runner:
     """Runs a program in place of the function it was recorded from."""
 
     def __init__(
-        self, recorder: Recorder, built: Built, leaves: list[Tensor], given: list[Tensor], guards: Guards, arena: Arena
+        self,
+        recorder: Recorder,
+        built: Built,
+        leaves: list[Tensor],
+        arguments: list[Tensor],
+        guards: Guards,
+        arena: Arena,
     ):
         self.arena = arena
         self.exe: Any = built.executable
         self.target: Any = built.target
         self.output_refs = built.outputs
         self.results: Any = Results(built.outputs)
-        self.keep(recorder, built.grads, leaves, given, guards)
+        self.init_state(recorder, built.grads, leaves, arguments, guards)
         self._new_grads(range(len(leaves)))
 
-    def keep(self, recorder: Recorder, grads: list, leaves: list[Tensor], given: list[Tensor], guards: Guards) -> None:
-        """What Python keeps beside the arrays, whatever the program runs on."""
+    def init_state(
+        self, recorder: Recorder, grads: list, leaves: list[Tensor], arguments: list[Tensor], guards: Guards
+    ) -> None:
+        """Set up the Python-side state, which is the same on every device."""
         self.backend, self.guards = recorder.backend, guards
-        #: Tells its look at settings from other programs'.
+        #: Identifies this program to an optimizer's plan, which may be shared with programs of other settings.
         self.token = object()
-        #: Calls that it served, the recorded one included, and checks in a row that found a difference.
+        #: Calls, the recorded one included; checks that differed since the last reset; equal checks after them.
         self.calls, self.differences, self.clean = 1, 0, 0
         #: The number of the next call that is checked.
         self.next_check: float = 2
-        #: Whether it has not run yet.
+        #: Whether the program has not run yet.
         self.fresh = True
-        self.arguments = [buffer for buffer, _ in recorder.given]
-        #: The arrays that the arguments are bound to, which are not held; None: the program may be bound to other memory
+        self.arguments = [buffer for buffer, _ in recorder.inputs]
+        #: Weak references to the arrays that the arguments are bound to; None: the program may be bound to other memory
         #: than its own, as where a check was interrupted.
         self.bound: list | None = None
         watched = recorder.watched()
         self.tensors, self.arrays = list(watched), list(watched.values())
-        self.changed = list(recorder.before)
+        self.changed = list(recorder.snapshots)
         self.updates = recorder.updates
-        known = set(self.tensors)
+        watched_tensors = set(self.tensors)
         for update in self.updates:
-            more = [(t, a) for t, a in zip(update.plan.live, update.plan.weights) if t not in known]
-            self.tensors += [t for t, _ in more]
-            self.arrays += [a for _, a in more]
-        #: Addresses that are written, in order.
+            params = [(t, a) for t, a in zip(update.plan.live, update.plan.weights) if t not in watched_tensors]
+            self.tensors += [t for t, _ in params]
+            self.arrays += [a for _, a in params]
+        #: Address ranges that are written, sorted.
         self.spans = sorted(
             span(buffer.array) for buffer in self.changed if buffer.kind == "outside" and buffer.array.size
         )
-        #: Generators and the blocks that a run draws; for each draw its generator's number and distance from the start.
+        #: Generators and the blocks that a run draws; for each draw its generator's number and offset.
         self.generators = [
             (g, (recorder.ends[g] - first) % (1 << 64)) for g, (_, _, first) in recorder.generators.items()
         ]
         numbers = {g: i for i, (g, _) in enumerate(self.generators)}
-        self.rows = [(numbers[g], ahead) for g, ahead in recorder.rows]
+        self.rows = [(numbers[g], offset) for g, offset in recorder.rows]
         self.starts = list(recorder.generators.values())
-        places = {id(t): i for i, t in enumerate(given)}
-        #: Tensors whose memory is written, and what counts that, as of the last look; arguments by number.
+        places = {id(t): i for i, t in enumerate(arguments)}
+        #: Tensors whose memory is written, arguments by number; `storages`: their storages at the last full check.
         written = dict.fromkeys([*recorder.written, *(p for u in self.updates for p in u.plan.live)])
         bases = [(t._base[0] if t._base else t) for t in recorder.written]
         self.written = [t for t in written if id(t._base[0] if t._base else t) not in places]
         self.written_arguments = sorted({places[id(t)] for t in bases if id(t) in places})
-        self.writes_arguments = any(buffer in recorder.redirected for buffer, _ in recorder.given)
+        self.writes_arguments = any(buffer in recorder.redirected for buffer, _ in recorder.inputs)
         self.storages: list = []
-        # Gradients: what they must be like before, and what they are afterwards.
-        #: Arguments that are leaves: where among those that get a gradient, or lose theirs, and which argument.
-        self.given = [(i, places[id(t)]) for i, t in enumerate(leaves) if id(t) in places]
+        # Gradients: what a call requires of them, and what it leaves.
+        #: Arguments that are leaves: (number among the leaves that get a gradient, number of the argument).
+        self.argument_leaves = [(i, places[id(t)]) for i, t in enumerate(leaves) if id(t) in places]
         self.leaves: list[Any] = [None if id(t) in places else t for t in leaves]
-        self.none = [leaf for leaf, kind in recorder.entry.items() if kind == "none" and id(leaf) not in places]
-        #: Lists of an optimizer's parameters, and what is in them; those that no update took have no gradient.
+        self.without_grad = [leaf for leaf, kind in recorder.entry.items() if kind == "none" and id(leaf) not in places]
+        #: Parameter lists of optimizers with their items; parameters that no update covers have no gradient.
         self.parameters = [
             (group["params"], list(group["params"])) for u in self.updates for group in u.optimizer.param_groups
         ]
-        busy = {*recorder.entry, *(p for u in self.updates for p in u.plan.live)}
-        self.none += dict.fromkeys(p for _, known in self.parameters for p in known if p not in busy and p.grad is None)
+        covered = {*recorder.entry, *(p for u in self.updates for p in u.plan.live)}
+        self.without_grad += dict.fromkeys(
+            p for _, ps in self.parameters for p in ps if p not in covered and p.grad is None
+        )
         #: Tensors that must have a gradient.
-        self.some: list[Tensor] = []
+        self.with_grad: list[Tensor] = []
         self.accumulated = list(recorder.accumulated.items())
         self.grad_refs = grads
-        self.held: list[Any] = []
-        #: References to what is in `held` when a leaf has the gradient, and nobody else.
-        self.expected = [_ONCE + 2] * len(leaves) + [_TWICE + 1] * len(leaves)
+        self.grad_objects: list[Any] = []
+        #: Reference counts of `grad_objects` when only the leaves hold the gradients.
+        self.expected_refcounts = [_REFS_LISTED + 2] * len(leaves) + [_REFS_SHARED + 1] * len(leaves)
         self.grads: list[Any] = [None] * len(leaves)
         self.grad_arrays: list[Any] = [None] * len(leaves)
         self.cleared = [leaf for leaf in recorder.entry if leaf.grad is None]
-        #: Of results that may be differentiated: the backward programs, which results, and how many there are in all.
+        #: For differentiable results: the backward programs, the numbers of those results; the count of all results.
         self.backwards: Any = None
         self.places: list[int] = []
         self.count = len(self.output_refs)
-        #: What guards of optimizers compare by `is`: (mapping or list, key, value), once all of it was found to fit.
+        #: Settings of optimizers, compared by `is`: (mapping or list, key, value); None before a full check passed.
         self._settings: tuple[list, list, list] | None = None
 
     # -- guards -------------------------------------------------------------------------------------------
-    def misfit(self) -> str | None:
-        """Why the program cannot stand for the function now, or None."""
-        if self._settings is not None and self._holds():
+    def failed_guard(self) -> str | None:
+        """The guard that fails, as a reason, or None where the program applies."""
+        if self._settings is not None and self._is_unchanged():
             return None
-        misfit = self._misfit()
-        if misfit is None:
-            summed = [leaf.grad for leaf, _ in self.accumulated]
-            self.storages = list(dict.fromkeys(t.storage() for t in chain(self.written, summed)))
+        reason = self._check_guards()
+        if reason is None:
+            grads = [leaf.grad for leaf, _ in self.accumulated]
+            self.storages = list(dict.fromkeys(t.storage() for t in chain(self.written, grads)))
             self._settings = self._optimizer_settings()
-        return misfit
+        return reason
 
-    def _holds(self) -> bool:
+    def _is_unchanged(self) -> bool:
         """Fast check that nothing guarded has changed since the last full one."""
         tables, keys, values = self._settings  # type: ignore[misc]
         try:
             return (
                 self.guards.hold()
-                and not (self.none and any(map(is_not, map(_GRAD_OF, self.none), repeat(None))))
-                and not (self.some and any(map(is_, map(_GRAD_OF, self.some), repeat(None))))
+                and not (self.without_grad and any(map(is_not, map(_GRAD_OF, self.without_grad), repeat(None))))
+                and not (self.with_grad and any(map(is_, map(_GRAD_OF, self.with_grad), repeat(None))))
                 and all(map(is_, map(getitem, tables, keys), values))
             )
         except (KeyError, IndexError):
             return False
 
     def _optimizer_settings(self) -> tuple[list, list, list] | None:
-        """None where each call has to look at everything: gradients from before are new arrays each time."""
+        """Guarded settings; None where each call needs the full check: accumulated gradients are new arrays."""
         if self.accumulated:
             return None
         entries: list[tuple] = []
         for update in self.updates:
-            found = update.plan.places(update.optimizer)
-            if found is None:
+            settings = update.plan.places(update.optimizer)
+            if settings is None:
                 return None
-            entries += found[0]
-        for now, known in self.parameters:
-            entries += [(now, i) for i in range(len(known))]
+            entries += settings[0]
+        for params, recorded in self.parameters:
+            entries += [(params, i) for i in range(len(recorded))]
         return [t for t, _ in entries], [k for _, k in entries], [t[k] for t, k in entries]
 
-    def _misfit(self) -> str | None:
+    def _check_guards(self) -> str | None:
         if self.moved():
             return "a tensor has other memory than before"
-        if any(map(is_not, map(_GRAD_OF, self.none), repeat(None))):
+        if any(map(is_not, map(_GRAD_OF, self.without_grad), repeat(None))):
             return "a gradient is there already"
-        if any(map(is_, map(_GRAD_OF, self.some), repeat(None))):
+        if any(map(is_, map(_GRAD_OF, self.with_grad), repeat(None))):
             return "a gradient is gone"
-        places = set()
+        addresses = set()
         for leaf, _ in self.accumulated:
             grad = leaf.grad
             if grad is None:
@@ -192,52 +202,52 @@ class Runner:
                 or grad._requires_grad
             ):
                 return "a gradient is of another kind"
-            places.add(address(raw))
-        if len(places) < len(self.accumulated):
+            addresses.add(address(raw))
+        if len(addresses) < len(self.accumulated):
             return "two parameters have one gradient"
         for update in self.updates:
             if not update.plan.is_current(update.optimizer):
                 return f"{type(update.optimizer).__name__} has other groups, states or settings"
-        for now, known in self.parameters:
-            if len(now) != len(known) or not all(map(is_, now, known)):
+        for params, recorded in self.parameters:
+            if len(params) != len(recorded) or not all(map(is_, params, recorded)):
                 return "an optimizer has other parameters"
         return self.guards.changed()
 
     def moved(self) -> bool:
-        """Whether tensors have other memory than the program's."""
+        """Whether tensors have other memory than the program is bound to."""
         return not all(map(is_, map(_DATA, self.tensors), self.arrays))
 
     def watch_gradients(self, tensors: Iterable[Tensor]) -> None:
-        """Whether these have gradients, which the program does not touch, and Python may look at."""
+        """Guard whether these have gradients, which the program leaves alone but Python code may read."""
         for t in tensors:
-            (self.none if t.grad is None else self.some).append(t)
+            (self.without_grad if t.grad is None else self.with_grad).append(t)
 
     def overlaps(self, array) -> bool:
-        """Whether an argument shares memory with what the program writes."""
+        """Whether an argument overlaps memory that the program writes."""
         low, high = span(array)
-        before = bisect_left(self.spans, (high,))  # they are of different owners, and so apart
-        return before > 0 and low < self.spans[before - 1][1]
+        i = bisect_left(self.spans, (high,))  # spans are disjoint, as their owners differ
+        return i > 0 and low < self.spans[i - 1][1]
 
     def arguments_overlap(self, arrays: list) -> bool:
-        """Whether arguments share memory where some are written, or with other memory that is written."""
+        """Whether arguments overlap one another where some are written, or other memory that is written."""
         if self.spans and any(map(self.overlaps, arrays)):
             return True
         if not self.writes_arguments:
             return False
         if any(not getattr(array.flags, "writeable", True) for array in arrays):  # CuPy's all are
             return True
-        apart = {id(array): array for array in arrays}.values()
-        spans = sorted([*map(span, apart), *(span(a) for a in self.arrays if a.size)])
+        distinct = {id(array): array for array in arrays}.values()
+        spans = sorted([*map(span, distinct), *(span(a) for a in self.arrays if a.size)])
         return any(stop > start for (_, stop), (start, _) in pairwise(spans))
 
     # -- checking -----------------------------------------------------------------------------------------
     def check(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
-        """Run once on copies of what was there before the function ran; what is wrong with what it left, or None."""
+        """Run once on snapshots from before the function ran; the first difference from what it left, or None."""
         exe = self.exe
-        copies = recorder.before
+        copies = recorder.snapshots
         for buffer, copy in copies.items():
             exe.bind(buffer, address(copy))
-        for buffer, array in recorder.given:
+        for buffer, array in recorder.inputs:
             exe.bind(buffer, address(copies.get(buffer, array)))
         results = self.results.bound(exe)
         self._set_draws(self.starts)
@@ -256,7 +266,7 @@ class Runner:
         """
         exe, bind = self.exe, self.exe.bind
         copies = {b: b.array.copy("K") for b in self.changed if b.kind == "outside"}
-        summed = [leaf.grad._data.copy() for leaf, _ in self.accumulated]  # type: ignore[union-attr]
+        accumulated = [leaf.grad._data.copy() for leaf, _ in self.accumulated]  # type: ignore[union-attr]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
         self.bound = None
         for buffer, copy in copies.items():
@@ -267,7 +277,7 @@ class Runner:
             bind(buffer, address(array))
         for buffer, (_, copy) in written.items():
             bind(buffer, address(copy))
-        for (_, buffer), copy in zip(self.accumulated, summed):
+        for (_, buffer), copy in zip(self.accumulated, accumulated):
             bind(buffer, address(copy))
         for ref, array in zip(self.grad_refs, gradients):
             bind(ref.buffer, address(array))
@@ -275,7 +285,7 @@ class Runner:
         exe.bind_own(self.arena.at_least(exe.size))
         for update in self.updates:
             update.plan.after(update.optimizer, object())
-        with set_aside(self.generators) as starts:  # another thread may draw between the two
+        with reserved(self.generators) as starts:  # another thread may draw between the two
             self._set_draws(starts)
             status = run_all(exe)
             returned = run()
@@ -283,41 +293,43 @@ class Runner:
             return returned, [], "the program stopped"
         pairs = [(f"memory of shape {b.array.shape}", copy, b.array) for b, copy in copies.items()]
         pairs += [(f"an argument of shape {array.shape}", copy, array) for array, copy in written.values()]
-        pairs += [(_of(leaf), mine, leaf.grad) for leaf, mine in zip(self._leaves(tensors), gradients)]
+        pairs += [(_of(leaf), grad, leaf.grad) for leaf, grad in zip(self._leaves(tensors), gradients)]
         cleared = set(self.cleared)
         pairs += [
-            (_of(leaf), mine, leaf.grad) for (leaf, _), mine in zip(self.accumulated, summed) if leaf not in cleared
+            (_of(leaf), grad, leaf.grad)
+            for (leaf, _), grad in zip(self.accumulated, accumulated)
+            if leaf not in cleared
         ]
         return returned, results, self._difference(pairs)
 
     def _difference(self, pairs: list[tuple]) -> str | None:
         """The first of (name, program's array, function's array or gradient) that differs, or None."""
-        for name, mine, theirs in pairs:
-            theirs = theirs._data if isinstance(theirs, Tensor) else theirs
-            if theirs is None or not same_bits(self.backend, mine, theirs):
+        for name, array, expected in pairs:
+            expected = expected._data if isinstance(expected, Tensor) else expected
+            if expected is None or not same_bits(self.backend, array, expected):
                 return name
         return "a gradient that was taken away" if any(leaf.grad is not None for leaf in self.cleared) else None
 
     def _leaves(self, tensors: list[Tensor]) -> list[Tensor]:
         """The leaves that get a gradient in a call with these arguments."""
-        if not self.given:
+        if not self.argument_leaves:
             return self.leaves
         leaves = list(self.leaves)
-        for i, place in self.given:
+        for i, place in self.argument_leaves:
             leaves[i] = tensors[place]
         return leaves
 
     def room_for_copies(self) -> bool:
-        """Whether a check's copies are small beside the memory that is left."""
+        """Whether a check's copies are small beside free memory."""
         needed = sum(b.nbytes for b in self.changed) + sum(ref.nbytes for ref in (*self.grad_refs, *self.output_refs))
         return needed < 1 << 26 or needed < self.free_memory() // 4
 
     def free_memory(self) -> int:
-        """Bytes that the device can give to new arrays."""
+        """Bytes that the device can still allocate."""
         return allocator.free_memory()
 
-    def _bind_back(self) -> None:
-        """Bind what the program changes to its own memory."""
+    def _rebind_own(self) -> None:
+        """Bind what the program changes to the memory it was recorded with."""
         for buffer in self.changed:
             if buffer.kind == "outside":
                 self.exe.bind(buffer, address(buffer.array))
@@ -326,9 +338,9 @@ class Runner:
 
     def _set_draws(self, starts: list[tuple[int, int, int]]) -> None:
         words = self.target.words
-        for row, (number, ahead) in enumerate(self.rows):
+        for row, (number, offset) in enumerate(self.rows):
             seed, stream, first = starts[number]
-            words[row] = signed_words(seed, stream, (first + ahead) % (1 << 64))
+            words[row] = signed_words(seed, stream, (first + offset) % (1 << 64))
 
     def draw_words(self):
         """(seed, stream, position) of each draw of the last run."""
@@ -343,7 +355,7 @@ class Runner:
             if self.arguments_overlap(arrays):
                 raise Overlap
             if self.bound is None:
-                self._bind_back()
+                self._rebind_own()
             for buffer, array in zip(self.arguments, arrays):
                 bind(buffer, address(array))
             self.bound = list(map(weakref.ref, arrays))
@@ -367,7 +379,7 @@ class Runner:
             if claims:
                 after.append(map(call, (claims.clear,)))  # from here on the numbers count as drawn
             self.count_writes(1, tensors)
-            # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
+            # One call into C, which ends where the program stops: no signal handler can run in between.
             if any(chain(map(function, (words,), (part,)), *after)) if after else function(words, part):
                 self.count_writes(-1, tensors)
                 raise Stopped
@@ -377,7 +389,7 @@ class Runner:
         return results
 
     def count_writes(self, by: int, tensors: list[Tensor]) -> None:
-        """Graphs that saved what is written must notice; where an exception comes first, they notice for nothing."""
+        """Raise versions, so that graphs that saved what is written are stale, needlessly so after an exception."""
         for storage in self.storages:
             storage.version += by
         for i in self.written_arguments:
@@ -400,7 +412,7 @@ class Runner:
     def times(self, rounds: int = 5) -> list[float]:
         """Seconds of each step of the program, which runs on copies of what it changes."""
         exe, self.bound = self.exe, None
-        given = [  # in the middle of twice its bytes: an argument may run backwards
+        inputs = [  # in the middle of twice its bytes, as an argument may have negative strides
             allocator.zeros(2 * buffer.nbytes, "u1")[buffer.nbytes :]
             for buffer in (*self.arguments, *(b for _, b in self.accumulated))
         ]
@@ -409,7 +421,7 @@ class Runner:
         buffers = [*self.arguments, *(b for _, b in self.accumulated), *self.changed]
         buffers += [ref.buffer for ref in self.grad_refs]
         results = self.results.bound(exe)
-        for buffer, array in zip(buffers, (*given, *copies, *gradients)):
+        for buffer, array in zip(buffers, (*inputs, *copies, *gradients)):
             exe.bind(buffer, address(array))
         exe.bind_own(self.arena.at_least(exe.size))
         times = exe.times(rounds)
@@ -417,45 +429,47 @@ class Runner:
         return times
 
     def _new_grads(self, which) -> None:
-        """Other memory for these gradients."""
+        """Allocate new arrays for these gradients."""
         for i in which:
             ref = self.grad_refs[i]
             array = allocator.empty(ref.shape, ref.dtype)
             self.grads[i], self.grad_arrays[i] = from_raw(array, self.backend), array
             self.exe.bind(ref.buffer, address(array))
-        self.held = [*self.grads, *self.grad_arrays]
+        self.grad_objects = [*self.grads, *self.grad_arrays]
 
     def _grads_are_free(self) -> bool:
-        """Whether the leaves have the gradients to be written, and nobody else has. Those that someone else holds are
-        left alone: theirs gets other memory."""
-        if not self.given and all(map(is_, map(_GRAD_OF, self.leaves), self.grads)):
-            if list(map(sys.getrefcount, self.held)) == self.expected:
+        """Whether the leaves alone hold the gradient arrays, which can then be overwritten; those that are referenced
+        elsewhere are replaced by new arrays."""
+        if not self.argument_leaves and all(map(is_, map(_GRAD_OF, self.leaves), self.grads)):
+            if list(map(sys.getrefcount, self.grad_objects)) == self.expected_refcounts:
                 return True
             attached = [True] * len(self.grads)
         else:
-            attached = [not self.given and leaf.grad is g for leaf, g in zip(self.leaves, self.grads)]
-        counts = list(map(sys.getrefcount, self.held))
+            attached = [not self.argument_leaves and leaf.grad is g for leaf, g in zip(self.leaves, self.grads)]
+        counts = list(map(sys.getrefcount, self.grad_objects))
         n = len(attached)
-        free = [c == _ONCE + 1 + a and d == _TWICE + 1 for c, d, a in zip(counts[:n], counts[n:], attached)]
+        free = [
+            c == _REFS_LISTED + 1 + a and d == _REFS_SHARED + 1 for c, d, a in zip(counts[:n], counts[n:], attached)
+        ]
         self._new_grads([i for i in range(n) if not free[i]])
         return False
 
 
 class Results:
-    """Results of a program, in memory that is new in each run; those of one buffer share it."""
+    """Allocates the results of a program anew for each run; results in one buffer share memory."""
 
     def __init__(self, refs: list[Ref]):
         groups: dict[Buffer, list[Ref]] = {}
         for ref in dict.fromkeys(refs):
             groups.setdefault(ref.buffer, []).append(ref)
-        self.memory = [_Memory(buffer, of) for buffer, of in groups.items()]
+        self.memory = [_Memory(buffer, members) for buffer, members in groups.items()]
         numbers = {buffer: i for i, buffer in enumerate(groups)}
-        #: Of each result: which memory, and its place there unless it is all of it.
+        #: For each result: the number of its memory, and its place there, or None where it fills it.
         self.views = [
             (i, None if self.memory[i].plain else ref) for i, ref in ((numbers[ref.buffer], ref) for ref in refs)
         ]
         #: Whether each result is an array of its own.
-        self.apart = self.views == [(i, None) for i in range(len(self.memory))]
+        self.separate = self.views == [(i, None) for i in range(len(self.memory))]
 
     def bound(self, exe) -> list:
         """New arrays for the results of a program's next run."""
@@ -464,7 +478,7 @@ class Results:
             array = memory.empty(memory.shape, memory.dtype)
             exe.bind(memory.buffer, address(array))
             arrays.append(array)
-        if self.apart:
+        if self.separate:
             return arrays
         return [
             arrays[i] if ref is None else type(arrays[i])(ref.shape, ref.dtype, arrays[i].data, ref.offset, ref.strides)
@@ -473,7 +487,7 @@ class Results:
 
 
 class _Memory:
-    """What results of one buffer are allocated as."""
+    """How the results in one buffer are allocated."""
 
     def __init__(self, buffer: Buffer, refs: list[Ref]):
         self.buffer = buffer
@@ -485,7 +499,7 @@ class _Memory:
 
 
 def run_all(exe) -> int:
-    """Run a program whose memory is bound; 0, or the status of what stopped it."""
+    """Run a program whose memory is bound; 0, or the status of the check that stopped it."""
     try:
         status = exe.run()
     except OtherShape:
@@ -500,17 +514,17 @@ def _of(leaf: Tensor) -> str:
     return f"the gradient of a tensor of shape {leaf.shape}"
 
 
-def _counted() -> tuple[int, int]:
-    """What `sys.getrefcount`, mapped over a list, says of what is in that list alone, and of what is held once more."""
-    one = [object()]
-    held = [one[0]]
-    (twice,) = map(sys.getrefcount, held)
-    one.clear()
-    (once,) = map(sys.getrefcount, held)
-    return once, twice
+def _refcounts() -> tuple[int, int]:
+    """`sys.getrefcount`, mapped over a list, of an object in that list alone, and of one with another reference."""
+    other = [object()]
+    objects = [other[0]]
+    (shared,) = map(sys.getrefcount, objects)
+    other.clear()
+    (listed,) = map(sys.getrefcount, objects)
+    return listed, shared
 
 
-_ONCE, _TWICE = _counted()
+_REFS_LISTED, _REFS_SHARED = _refcounts()
 
 
 def _is_plain(array) -> bool:
@@ -519,14 +533,14 @@ def _is_plain(array) -> bool:
 
 
 def differing(xp, pairs: list[tuple]) -> str | None:
-    """The first of (name, program's, function's) whose bits differ, as a reason."""
-    name = next((name for name, mine, theirs in pairs if not same_bits(xp, mine, theirs)), None)
+    """The first of (name, program's array, function's array) whose bits differ, as a reason, or None."""
+    name = next((name for name, array, expected in pairs if not same_bits(xp, array, expected)), None)
     return None if name is None else f"the program computed {name} otherwise than the function did"
 
 
 def same_bits(xp, a, b) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    whole = f"u{a.dtype.itemsize}"
+    bits = f"u{a.dtype.itemsize}"
     a, b = (xp.ascontiguousarray(x).reshape(-1) for x in (a, b))
-    return bool(((a.view(whole) == b.view(whole)) | ((a != a) & (b != b))).all())  # IEEE leaves a NaN's sign open
+    return bool(((a.view(bits) == b.view(bits)) | ((a != a) & (b != b))).all())  # IEEE leaves a NaN's sign open

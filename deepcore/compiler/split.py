@@ -1,7 +1,7 @@
 """Functions whose results are differentiated outside: a forward and a backward program from one recording.
 
 While the function is recorded, so is `autograd.grad` of its results, for each set of results that may get a gradient.
-What the backward records read of the forward ones is kept from run to run, by the node of the results.
+Forward values that the backward records read are saved by the results' node.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from deepcore.kernels.codegen.jit import address
 from deepcore.kernels.runtime.executable import Buffer, Executable, Ref, plan_memory
 from deepcore.tensor import Storage, Tensor, from_raw
 
-#: Results that may be differentiated, each set of which has a backward program of its own.
-_MOST = 4
+#: Differentiable results at most, as each set of them has a backward program of its own.
+_MAX_RESULTS = 4
 
 
 def is_differentiable(t: Any) -> bool:
-    """Whether a result has a graph that can still be gone through."""
+    """Whether a result has a graph that is not yet freed."""
     if not isinstance(t, Tensor) or t._node is None:
         return False
     node = t._node.edges[0] if isinstance(t._node, OutputNode) else t._node
@@ -43,14 +43,14 @@ class Split:
 
     def __init__(self, recorder: Recorder, outputs: list[Tensor]):
         self.recorder, self.outputs = recorder, outputs
-        #: Where the backward records begin; the places that get the results' gradients.
+        #: Number of the first backward record; buffers of the results' gradients.
         self.cut = len(recorder.records)
         self.seeds: list[Buffer] = []
         #: By the numbers of the results that get a gradient: records, and places of the leaves' gradients.
         self.passes: dict[tuple[int, ...], tuple[list[Record], list[Ref | None]]] = {}
         self.leaves = _leaves(recorder, outputs)
-        if len(outputs) > _MOST:
-            recorder.note(f"more than {_MOST} results that may be differentiated")
+        if len(outputs) > _MAX_RESULTS:
+            recorder.note(f"more than {_MAX_RESULTS} results that may be differentiated")
         elif recorder.updates or recorder.grads or recorder.accumulated:
             recorder.note("a result to be differentiated of a function that computes gradients itself")
         if recorder.fault is None:
@@ -63,37 +63,37 @@ class Split:
         numbers = range(len(self.outputs))
         for chosen in (c for count in range(len(self.outputs), 0, -1) for c in combinations(numbers, count)):
             start = len(recorder.records)
-            found = partial_gradients([self.outputs[i] for i in chosen], self.leaves, [seeds[i] for i in chosen])
-            refs = [None if g is None else recorder.ref(g._data) for g in found]
+            grads = partial_gradients([self.outputs[i] for i in chosen], self.leaves, [seeds[i] for i in chosen])
+            refs = [None if g is None else recorder.ref(g._data) for g in grads]
             self.passes[chosen] = recorder.records[start:], refs
         del recorder.records[self.cut :]
 
-    def forget(self) -> None:
-        """Let go of the tensors that were recorded, and their graphs."""
+    def release(self) -> None:
+        """Free the recorded tensors and their graphs."""
         self.outputs, self.leaves = [], []
-        self.recorder.given = [(buffer, None) for buffer, _ in self.recorder.given]
+        self.recorder.inputs = [(buffer, None) for buffer, _ in self.recorder.inputs]
         self.recorder.arguments.clear()
 
     def saved(self) -> list[Ref]:
-        """What the backward passes read of the forward records, whole buffers."""
-        made = {buffer for record in self.recorder.records for buffer in record.writes()}
+        """Buffers of forward records that the backward passes read."""
+        computed = {buffer for record in self.recorder.records for buffer in record.writes()}
         read = [ref.buffer for records, refs in self.passes.values() for record in records for ref in record.ins]
         read += [ref.buffer for _, refs in self.passes.values() for ref in refs if ref is not None]
-        found = dict.fromkeys(buffer for buffer in read if buffer in made and buffer.kind == "own")
-        return [Ref(buffer, 0, (buffer.nbytes,), (1,), dt.uint8) for buffer in found]
+        saved = dict.fromkeys(buffer for buffer in read if buffer in computed and buffer.kind == "own")
+        return [Ref(buffer, 0, (buffer.nbytes,), (1,), dt.uint8) for buffer in saved]
 
 
 def _leaves(recorder: Recorder, outputs: list[Tensor]) -> list[Tensor]:
-    """What the results are differentiated by: leaves, and arguments with a history."""
+    """The inputs of the results' graph: leaves, and arguments with a history."""
     histories = {id(t._node): t for t in recorder.arguments if t._node is not None}
     leaves: dict[Tensor, None] = {}
-    seen: set[int] = set()
-    waiting: list[Any] = [t._node for t in outputs]
-    while waiting:
-        node = waiting.pop()
-        if node is None or id(node) in seen:
+    visited: set[int] = set()
+    queue: list[Any] = [t._node for t in outputs]
+    while queue:
+        node = queue.pop()
+        if node is None or id(node) in visited:
             continue
-        seen.add(id(node))
+        visited.add(id(node))
         if isinstance(node, Tensor):
             leaves[node] = None
         elif id(node) in histories:
@@ -101,7 +101,7 @@ def _leaves(recorder: Recorder, outputs: list[Tensor]) -> list[Tensor]:
         elif node.id < recorder.first_node:
             recorder.note("a graph that was recorded before the function was called")
         else:
-            waiting.extend(node.edges)
+            queue.extend(node.edges)
     return list(leaves)
 
 
@@ -112,19 +112,19 @@ class Backward:
         self, split: Split, records: list[Record], refs: list[Ref | None], saved: list[Buffer], optimize: bool = True
     ):
         recorder = split.recorder
-        #: The forward program's buffers, and this one's in their place.
-        self.saved = {buffer: Buffer("given", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
+        #: Saved buffers of the forward program, to their buffers in this one.
+        self.saved = {buffer: Buffer("bound", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
         renamed = {old: Ref(new, 0, (), (), None) for old, new in self.saved.items()}
         self.target = Target(recorder.backend, len(recorder.rows))
         program = optimized(
             recorder, [ref for ref in refs if ref is not None], self.target, records=records, renamed=renamed
         )
-        found = results_of(program, program.lasting[: sum(ref is not None for ref in refs)], "grad")
-        #: For each leaf whether it gets a gradient.
+        grads = results_of(program, program.lasting[: sum(ref is not None for ref in refs)], "grad")
+        #: For each leaf, whether it gets a gradient.
         self.reached = [ref is not None for ref in refs]
-        self.results = Results(found)
+        self.results = Results(grads)
         steps = [step for record in program.records for step in self.target.lower(record)]
-        size = plan_memory(steps, {ref.buffer for ref in found})
+        size = plan_memory(steps, {ref.buffer for ref in grads})
         self.exe = Executable(steps, size)
 
     def run(self, arena, bound: list[tuple[Buffer, Any]], words, xp) -> list:
@@ -132,30 +132,30 @@ class Backward:
         exe = self.exe
         for buffer, array in bound:
             exe.bind(buffer, address(array))
-        found = iter(self.results.bound(exe))
+        grads = iter(self.results.bound(exe))
         self.target.words[...] = words
         exe.bind_own(arena.at_least(exe.size))
         if run_all(exe):
             raise GradientError("the backward program stopped", fix="call the function itself to see why")
-        return [next(found) if reached else None for reached in self.reached]
+        return [next(grads) if reached else None for reached in self.reached]
 
 
 class Backwards:
     """The backward programs of a compiled function, each built when it is first needed."""
 
-    def __init__(self, split: Split, given: list[Tensor], lock, arena):
+    def __init__(self, split: Split, arguments: list[Tensor], lock, arena):
         self.lock, self.arena = lock, arena
         self.xp = split.recorder.backend
         self.split: Split = split
         self.saved = [ref.buffer for ref in split.saved()]
-        places = {id(t): i for i, t in enumerate(given)}
-        #: Leaves, or the numbers of those that are arguments.
+        places = {id(t): i for i, t in enumerate(arguments)}
+        #: Leaves, or their numbers where they are arguments.
         self.leaves: list[Any] = [places.get(id(leaf), leaf) for leaf in split.leaves]
         self.like = [(t.shape, t.dtype) for t in split.outputs]
-        self.arguments = [buffer for buffer, _ in split.recorder.given]
+        self.arguments = [buffer for buffer, _ in split.recorder.inputs]
         self.seeds = split.seeds
         self.built: dict[tuple[int, ...], Any] = {}
-        #: Whether passes run over them.
+        #: Whether the optimizing passes run.
         self.optimize = True
         read = {ref.buffer for records, _ in split.passes.values() for record in records for ref in record.ins}
         #: Tensors from outside that the backward passes read.
@@ -163,16 +163,16 @@ class Backwards:
         self.reads_arguments = [i for i, buffer in enumerate(self.arguments) if buffer in read]
 
     def program(self, chosen: tuple[int, ...]):
-        found = self.built.get(chosen)
-        if found is None:
+        program = self.built.get(chosen)
+        if program is None:
             records, refs = self.split.passes[chosen]
-            program: Any = Backward
+            kind: Any = Backward
             if self.xp.name != "cpu":
                 from deepcore.compiler.cuda import GraphBackward
 
-                program = GraphBackward
-            found = self.built[chosen] = program(self.split, records, refs, self.saved, self.optimize)
-        return found
+                kind = GraphBackward
+            program = self.built[chosen] = kind(self.split, records, refs, self.saved, self.optimize)
+        return program
 
     def gradients(self, chosen: tuple[int, ...], seeds: list, saved: list, arguments: list, words) -> list:
         with self.lock:
@@ -214,10 +214,10 @@ class ProgramNode(Node):
             )
         if any(storage.version != version for storage, version in self.checks):
             raise graph.stale(self.name, "a tensor that the function read or returned")
-        given = {0: g} if len(self.backwards.like) == 1 else g
-        chosen = tuple(sorted(given))
+        gradients = {0: g} if len(self.backwards.like) == 1 else g
+        chosen = tuple(sorted(gradients))
         xp = self.backwards.xp
-        seeds = [xp.ascontiguousarray(given[i]._data) for i in chosen]
+        seeds = [xp.ascontiguousarray(gradients[i]._data) for i in chosen]
         arrays = self.backwards.gradients(chosen, seeds, self.saved, self.arguments, self.words)
         return [None if edge is None or a is None else from_raw(a, xp) for edge, a in zip(self.edges, arrays)]
 
@@ -226,7 +226,7 @@ class ProgramNode(Node):
 
 
 class FreedNode(Node):
-    """The node of a result whose graph was gone through: it only says so."""
+    """The node of a result whose graph was freed: going backward through it raises."""
 
     __slots__ = ()
 
@@ -236,7 +236,7 @@ class FreedNode(Node):
 
 
 def attach(results: list[Tensor], places: list[int], node: ProgramNode, shared: Callable[[Tensor], bool]) -> None:
-    """Give results their node. Those over memory that the backward pass reads must not be overwritten before it."""
+    """Give results their node, and check versions of those over memory that the backward pass reads."""
     for position, i in enumerate(places):
         t = results[i]
         t._node, t._requires_grad = node.output(position), True

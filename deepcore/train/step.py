@@ -49,7 +49,7 @@ class Steps:
         changing: Callable = partial(_after, prepare)
         run: Callable = lambda function: function
         if compiled:
-            changing, run = partial(Compiled, unasked=True, prepare=prepare), partial(Compiled, unasked=True)
+            changing, run = partial(Compiled, automatic=True, prepare=prepare), partial(Compiled, automatic=True)
         self.train, self.gradients = changing(self._train), changing(self._gradients)
         self.test, self.predict = run(self._test), run(self._predict)
 

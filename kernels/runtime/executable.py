@@ -33,7 +33,7 @@ _FEW = 1 << 14
 
 @dataclass(eq=False)
 class Buffer:
-    """`kind`: "own", "outside" (stays where it is), "given" (anew for each run), or "table" (words of the program)."""
+    """`kind`: "own", "outside" (stays where it is), "bound" (anew for each run), or "table" (words of the program)."""
 
     kind: str
     nbytes: int

@@ -601,8 +601,8 @@ def test_formulas_in_one_kernel_have_the_bits_of_each(xp, arity):
 class PlainTarget(cpu.Target):
     """The CPU without what a GPU leaves apart: sums of chains, epilogues of products, masks, maxima as formulas."""
 
-    chain_of = staticmethod(lambda record: chains.chain_of(record, cuda._UNLIKE, booleans=False))
-    summed = finished = masked = lambda self, *given, **named: None
+    chain_of = staticmethod(lambda record: chains.chain_of(record, cuda._DIFFERING, booleans=False))
+    fused_sum = with_epilogue = mask_plan = lambda self, *args, **kwargs: None
 
 
 def repeated(x, w):

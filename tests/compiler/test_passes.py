@@ -49,7 +49,7 @@ def compiled_with(monkeypatch, passes, function, *arguments):
         ):
             assert same(one, other)
     assert compiled.runs == 2, compiled.faults
-    (entry,) = compiled._known.values()
+    (entry,) = compiled._cache.values()
     return [step.name for step in entry[0][0].exe.steps], entry[0][0]
 
 
@@ -212,7 +212,7 @@ def test_gradients_of_activations_join_the_product_before(monkeypatch):
 
     (x,) = values((32, 20))
     step(x), step(x)
-    names = [s.name for s in next(iter(step._known.values()))[0][0].exe.steps]
+    names = [s.name for s in next(iter(step._cache.values()))[0][0].exe.steps]
     assert "matmul·relu_grad" in names and "matmul·tanh_grad" in names
 
 
@@ -245,7 +245,7 @@ def test_a_mask_is_drawn_once(monkeypatch, size, dtype):
             dc.manual_seed(seed)
             assert same(wanted, compiled(x)) and dc.get_rng_state() == position
         assert compiled.runs == 3, compiled.faults
-        ((runner, _),) = next(iter(compiled._known.values()))
+        ((runner, _),) = next(iter(compiled._cache.values()))
         names = [launch.kernel.name for step in runner.exe.steps for launch in step.launches]
         found = [sum(name.startswith(f"dropout_{what}") for name in names) for what in ("kept", "again", dtype)]
         assert found == [kept, kept, 4 - 2 * kept]
@@ -271,7 +271,7 @@ def test_small_copies_are_one_launch_and_keep_their_order():
         assert same(rotate(dc.tensor(float(i))), total)
         assert all(map(same, states, twins))
     assert rotate.runs == 3, rotate.faults
-    ((runner, _),) = next(iter(rotate._known.values()))
+    ((runner, _),) = next(iter(rotate._cache.values()))
     copies = [step for step in runner.exe.steps if step.name == "copy"]
     assert [len(step.outs) for step in copies].count(1) <= 1 < len(states) - 1 <= max(len(s.outs) for s in copies)
 
@@ -307,14 +307,14 @@ def test_explain_tells_of_each_step_and_changes_nothing():
     assert "1 programs, peak memory" in lines[0] and str(step.peak_memory) in lines[0].replace(",", "")
     assert any("gemm_float32" in line for line in lines) and any(line.strip().startswith("Adam") for line in lines)
     shares = [float(line.split()[-1].rstrip("%")) for line in lines[3:]]
-    assert len(shares) == len(next(iter(step._known.values()))[0][0].exe.steps) and abs(sum(shares) - 100) < 2
+    assert len(shares) == len(next(iter(step._cache.values()))[0][0].exe.steps) and abs(sum(shares) - 100) < 2
 
 
 def test_arithmetic_of_products_and_formulas_is_exact():
     step = dc.compile(lambda x, w, y: ((x @ w).sum(0), x * y + y))
     x, w, y = values((10, 20), (20, 30), (10, 20))
     step(x, w, y)
-    runner = next(iter(step._known.values()))[0][0]
+    runner = next(iter(step._cache.values()))[0][0]
     counts = {s.name: s.arithmetic for s in runner.exe.steps}
     assert counts["matmul"] == 2 * 10 * 20 * 30 and counts["mul·add"] == 2 * 10 * 20
     assert formulas.operations("square") == 1 and formulas.operations("gelu") > 20
@@ -332,7 +332,7 @@ def test_what_products_sums_and_updates_take_in_counts():
         return (y * y).sum(-1), dc.tanh(y @ v)
 
     step(*values((10, 20), (40, 30)))
-    counts = {s.name: s.arithmetic for s in next(iter(step._known.values()))[0][0].exe.steps}
+    counts = {s.name: s.arithmetic for s in next(iter(step._cache.values()))[0][0].exe.steps}
     assert counts["mul·sum"] == 2 * 40 * 30 and counts["SGD"] >= 2 * 20 * 30
     assert counts["matmul·tanh"] == 40 * 64 * (2 * 30 + formulas.operations("tanh"))
 
@@ -362,7 +362,7 @@ step = dc.compile(lambda x: model(x).sum())
 with dc.no_grad():
     x = dc.randn(64, 784)
     step(x), step(x)
-((runner, _),) = next(iter(step._known.values()))
+((runner, _),) = next(iter(step._cache.values()))
 assert step.runs == 1 and all(s.call is None for s in runner.exe.steps), [s.name for s in runner.exe.steps if s.call]
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -156,7 +156,7 @@ def test_fifty_batch_sizes_keep_as_many_programs_as_there_is_room_for():
     sizes()
     arena = training.run._arena.nbytes
     objects, held, largest = measured(sizes)
-    programs = sum(map(len, training.run._known.values()))
+    programs = sum(map(len, training.run._cache.values()))
     assert programs == training.run.programs == 16 and not training.run.faults
     assert training.run._arena.nbytes == arena and arena < 1 << 20
     assert objects < 2000 and held < 1 << 18 and largest < 8192

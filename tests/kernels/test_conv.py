@@ -86,7 +86,7 @@ def test_what_follows_joins_it_in_a_program(function, steps):
     compiled = dc.compile(function)
     for _ in range(3):
         np.testing.assert_array_equal(compiled(*given).numpy(), expected.numpy())
-    runners = [runner for runners in compiled._known.values() for runner in runners]
+    runners = [runner for runners in compiled._cache.values() for runner in runners]
     executables = [getattr(r, "exe", None) or r[0].exe for r in runners]
     if steps is not None:
         assert [len(exe.steps) for exe in executables] == [steps]

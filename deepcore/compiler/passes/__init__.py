@@ -1,1 +1,1 @@
-"""What is done to a program before its memory is planned. A pass changes a `Program`'s steps, and no bit of what they compute."""
+"""Passes over a `Program` before its memory is planned; none changes a bit of what it computes."""

@@ -8,37 +8,37 @@ from deepcore.compiler.ir import Program
 from deepcore.compiler.passes.chains import Chain, Operand
 from deepcore.kernels.runtime.executable import Ref
 
-#: The number that a formula does nothing with, as its first and as its second operand.
+#: The neutral number of a formula as its first and as its second operand.
 _NEUTRAL = {"mul": (1.0, 1.0), "true_divide": (None, 1.0), "add": (-0.0, -0.0), "sub": (None, 0.0)}
 
 
 def run(program: Program) -> None:
-    """A record that computes one of its operands becomes another name for it."""
+    """Replace a record whose result equals one of its operands by that operand."""
     lasting = {ref.buffer for ref in program.lasting}
     renamed: dict = {}
     negated: dict = {}
-    kept = []
+    remaining = []
     for record in program.records:
         chain = program.chain_of(record)
-        same = None if chain is None or len(chain.lines) != 1 else _same(program, chain, negated)
-        if same is not None and same.buffer.kind in ("own", "outside") and not same.buffer.changing:
+        source = None if chain is None or len(chain.lines) != 1 else _same(program, chain, negated)
+        if source is not None and source.buffer.kind in ("own", "outside") and not source.buffer.changing:
             (ref,) = record.outs
             if ref.buffer.kind == "own" and ref.offset == 0 and ref.buffer not in lasting and not ref.buffer.changing:
-                to = renamed.get(same.buffer)
-                at = same.offset if to is None else to.offset + same.offset
-                buffer = same.buffer if to is None else to.buffer
+                to = renamed.get(source.buffer)
+                at = source.offset if to is None else to.offset + source.offset
+                buffer = source.buffer if to is None else to.buffer
                 renamed[ref.buffer] = Ref(buffer, at, ref.shape, ref.strides, ref.dtype)
                 continue
         if chain is not None and len(chain.lines) == 1 and chain.lines[0].formula == "neg" and not chain.columns:
             negated[record.outs[0].buffer] = (chain.size, chain.operands[0])
-        kept.append(record)
+        remaining.append(record)
     if renamed:
-        program.records = kept
+        program.records = remaining
         program.replace(renamed)
 
 
 def _same(program: Program, chain: Chain, negated: dict) -> Operand | None:
-    """The operand, one number for one, that the chain's result has all bits of."""
+    """The operand that the chain's result equals bit for bit, or None."""
     (line,) = chain.lines
     if line.formula == "neg":
         size, x = negated.get(line.operands[0].buffer, (0, None))

@@ -1,4 +1,4 @@
-"""Elementwise records as formulas over values, so that several can be put together as one kernel."""
+"""Elementwise records as formulas over values, so that several can be fused to one kernel."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from deepcore.kernels.cpu import elementwise
 from deepcore.kernels.math.formulas import operations
 from deepcore.kernels.runtime.executable import Buffer, Ref
 
-#: Elements from which on a kernel of several formulas is worth the half second that compiling it takes.
+#: Elements from which a kernel of several formulas pays for compiling it, which takes half a second.
 WORTH = 1 << 13
-#: What one kernel has at most: operands, formulas, results.
+#: Operands, formulas and results of one kernel at most.
 OPERANDS, LINES, STORED = 8, 16, 4
 
 
 class Operand(NamedTuple):
-    """What a kernel reads, and how: a letter of `elementwise.build`'s pattern."""
+    """An operand of a kernel; `kind` is a letter of `elementwise.build`'s pattern."""
 
     buffer: Buffer
     offset: int
@@ -61,7 +61,7 @@ class Chain:
         ]
 
     def moved(self, renamed: dict[Buffer, Ref]) -> Chain:
-        """The same over other places."""
+        """The chain over other places."""
 
         def change(x: Operand) -> Operand:
             to = renamed.get(x.buffer)
@@ -82,11 +82,11 @@ class Chain:
 
     @property
     def pays(self) -> bool:
-        """Whether it has elements enough for a kernel of its own."""
+        """Whether it has enough elements for a kernel of its own."""
         return self.size >= WORTH
 
     def fits(self) -> bool:
-        """Whether a kernel of it is to be made."""
+        """Whether it is within the limits of one kernel."""
         if not self.pays and len(self.lines) > 1:
             return False
         return len(self.operands) <= OPERANDS and len(self.lines) <= LINES and len(self.stored) <= STORED
@@ -106,7 +106,7 @@ class Chain:
         return tuple(lines), words
 
     def results(self, count: int) -> tuple[int, ...]:
-        """The numbers of the stored values, behind `count` operands."""
+        """The numbers of the stored values, after `count` operands."""
         numbers = {line.result: count + i for i, line in enumerate(self.lines)}
         return tuple(numbers[value] for value, _ in self.stored)
 
@@ -117,27 +117,27 @@ class Chain:
         return Ref(x.buffer, x.offset, (size,), (dtype.itemsize,), dtype)
 
     def record(self, name: str) -> Record:
-        """All of it as one record."""
+        """The chain as one record."""
         return Record(name, list(map(self.place, self.operands)), [ref for _, ref in self.stored], chain=self)
 
 
-def chain_of(record: Record, unlike: frozenset[str] = frozenset(), booleans: bool = True) -> Chain | None:
+def chain_of(record: Record, differing: frozenset[str] = frozenset(), booleans: bool = True) -> Chain | None:
     """The formula of an elementwise record, whose result is bitwise the op's; None for any other.
 
-    `unlike`: ops that run otherwise on the device. `booleans`: whether its kernels take them.
+    `differing`: ops with other results on the device. `booleans`: whether its kernels take boolean operands.
     """
     if record.chain is not None:
         return record.chain if record.op is None else None
-    if not record.pure or record.plan is not None or len(record.outs) != 1 or record.op.name in unlike:
+    if not record.pure or record.plan is not None or len(record.outs) != 1 or record.op.name in differing:
         return None
-    found, (out,) = elementwise.MAPS.get(record.op.name), record.outs
-    if found is None or len(record.ins) != found.arity or (found.booleans and not booleans):
+    entry, (out,) = elementwise.MAPS.get(record.op.name), record.outs
+    if entry is None or len(record.ins) != entry.arity or (entry.booleans and not booleans):
         return None
     dtype = out.dtype
     if dtype not in (dt.float32, dt.float64):
         return None
     if not out.whole or any(
-        ref.dtype != (dt.bool_ if i < found.booleans else dtype) for i, ref in enumerate(record.ins)
+        ref.dtype != (dt.bool_ if i < entry.booleans else dtype) for i, ref in enumerate(record.ins)
     ):
         return None
     kinds = [kind_of(ref, out) for ref in record.ins]
@@ -145,18 +145,18 @@ def chain_of(record: Record, unlike: frozenset[str] = frozenset(), booleans: boo
     if len(columns) > 1 or any(kind == "" for kind, _ in kinds):
         return None
     operands = tuple(
-        Operand(ref.buffer, ref.offset, kind.upper() if i < found.booleans else kind)
+        Operand(ref.buffer, ref.offset, kind.upper() if i < entry.booleans else kind)
         for i, (ref, (kind, _)) in enumerate(zip(record.ins, kinds))
     )
-    words = tuple(bits(float(record.params[name])) for name in found.parameters)
-    line = Line(found.formula, operands, words, Value())
+    words = tuple(bits(float(record.params[name])) for name in entry.parameters)
+    line = Line(entry.formula, operands, words, Value())
     size = math.prod(out.shape)
     return Chain(dtype.name, size, next(iter(columns), 0), [line], [(line.result, out)]) if size else None
 
 
 def kind_of(ref: Ref, out: Ref) -> tuple[str, int]:
-    """How an operand lies to the result: a letter of the pattern, "" for none, and columns where it is rows or columns."""
-    shape = tuple([n if stride else 1 for n, stride in zip(ref.shape, ref.strides)])  # without what is expanded
+    """How an operand broadcasts to the result: a letter of the pattern or "", and the columns of a row or column."""
+    shape = tuple([n if stride else 1 for n, stride in zip(ref.shape, ref.strides)])  # without expanded dimensions
     if not Ref(ref.buffer, ref.offset, shape, ref.strides, ref.dtype).contiguous:
         return "", 0
     if shape == out.shape:

@@ -1,4 +1,4 @@
-"""Common subexpressions: what was computed before is read again."""
+"""Common subexpression elimination: repeated records read the first one's results."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from deepcore.kernels.runtime.executable import Buffer, Ref
 
 
 def run(program: Program) -> None:
-    """A record of the same op, on the same places, as an earlier one becomes another name for its results."""
-    known: dict[tuple, Record] = {}
+    """Replace a record of the same op on the same places as an earlier one by its results."""
+    first: dict[tuple, Record] = {}
     renamed: dict[Buffer, Ref] = {}
-    kept = []
+    remaining = []
     lasting = {ref.buffer for ref in program.lasting}
     for record in program.records:
         key = _key(record, renamed)
-        if key is not None and key in known and lasting.isdisjoint(record.writes()):
-            for old, new in zip(record.outs, known[key].outs):
+        if key is not None and key in first and lasting.isdisjoint(record.writes()):
+            for old, new in zip(record.outs, first[key].outs):
                 renamed[old.buffer] = Ref(new.buffer, 0, (), (), new.dtype)
             continue
         if key is not None:
-            known[key] = record
-        kept.append(record)
+            first[key] = record
+        remaining.append(record)
     if renamed:
-        program.records = kept
+        program.records = remaining
         program.replace(renamed)
 
 
@@ -47,7 +47,7 @@ def _key(record: Record, renamed: dict[Buffer, Ref]) -> tuple | None:
 
 
 def frozen(record: Record) -> tuple:
-    """A record's parameters as a key, without the words of its draw."""
+    """A record's parameters as a key, without seed, stream and position of its draw."""
     return _frozen({name: x for name, x in record.params.items() if record.draw is None or name not in _DRAWN})
 
 
@@ -55,9 +55,9 @@ _DRAWN = ("seed", "stream", "position")
 
 
 def _frozen(value: Any):
-    """Something hashable that tells parameters apart, -0.0 from 0.0 and 1 from True included."""
+    """A hashable key of a parameter that distinguishes -0.0 from 0.0, and 1 from True."""
     if isinstance(value, dict):
-        return tuple([(name, _frozen(each)) for name, each in sorted(value.items())])
+        return tuple([(name, _frozen(item)) for name, item in sorted(value.items())])
     if isinstance(value, (tuple, list)):
         return (type(value), *map(_frozen, value))
     if isinstance(value, slice):

@@ -1,4 +1,4 @@
-"""Dead code: records whose results nobody reads."""
+"""Dead code elimination: drops records whose results are not read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from deepcore.compiler.ir import Program
 
 
 def run(program: Program) -> None:
-    """Keep what `lasting` needs, what checks something, and what those read."""
+    """Keep records that `lasting` needs or that have side effects, and what those read."""
     needed = {ref.buffer for ref in program.lasting}
-    kept = []
+    remaining = []
     for record in reversed(program.records):
         if record.kept or any(buffer in needed or buffer.kind != "own" for buffer in record.writes()):
             needed |= record.reads()
-            kept.append(record)
-    program.records = kept[::-1]
+            remaining.append(record)
+    program.records = remaining[::-1]

@@ -1,4 +1,4 @@
-"""Epilogues: what is done to each number of a product is done to its tiles, while they are in the nearest cache."""
+"""Epilogues: a product applies an elementwise record to its tiles while they are in the nearest cache."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from deepcore.compiler.passes.fuse import Readers
 
 
 def run(program: Program) -> None:
-    """Take an elementwise record of a product's result, alone or with one other array, into the product."""
+    """Fuse an elementwise record of a product's result, alone or with one other array, into the product."""
     target = program.target
     lasting = {ref.buffer for ref in program.lasting}
-    made = {buffer: i for i, record in enumerate(program.records) for buffer in record.writes()}
+    writers = {buffer: i for i, record in enumerate(program.records) for buffer in record.writes()}
     records: list[Record | None] = list(program.records)
     readers = Readers(program.records)
     for at, record in enumerate(program.records):
@@ -20,21 +20,21 @@ def run(program: Program) -> None:
         if len(chain.operands) > 2 or any(x.kind != "v" or x.buffer.changing for x in chain.operands):
             continue
         for x in chain.operands:
-            first = made.get(x.buffer)
-            product = None if first is None or first == at else records[first]
+            source = writers.get(x.buffer)
+            product = None if source is None or source == at else records[source]
             if product is None or len(product.outs) != 1 or product.outs[0].buffer is not x.buffer or x.offset:
                 continue
-            assert first is not None
-            others = [o for o in chain.operands if o != x]
-            if any(made.get(o.buffer, -1) >= first for o in others):
+            assert source is not None
+            others = [y for y in chain.operands if y != x]
+            if any(writers.get(y.buffer, -1) >= source for y in others):
                 continue
             keep = x.buffer in lasting or readers.first_but(x.buffer, at) is not None
-            new = target.finished(product, chain, x, others, keep)
+            new = target.with_epilogue(product, chain, x, others, keep)
             if new is None:
                 continue
             new.name = f"{product.name}·{record.name}"
-            readers.move(record.reads(), at, first)
-            records[first], records[at] = new, None
-            made |= dict.fromkeys(new.writes(), first)
+            readers.move(record.reads(), at, source)
+            records[source], records[at] = new, None
+            writers |= dict.fromkeys(new.writes(), source)
             break
     program.records = [record for record in records if record is not None]

@@ -1,4 +1,4 @@
-"""For `detect_anomaly`: results are looked at while they are near, and a NaN or infinity stops the program."""
+"""For `detect_anomaly`: checks results while they are in cache; a NaN or infinity stops the program."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from deepcore.compiler.ir import Program, Record
 from deepcore.kernels.cpu import checks
 from deepcore.kernels.runtime.executable import Ref
 
-#: Bytes of results that are looked at together: they are in the second cache still.
-_NEAR = 1 << 17
+#: Bytes of results that are checked together, while they are still in the L2 cache.
+_CACHED = 1 << 17
 
 
 def run(program: Program) -> None:
-    """Check what records compute, but not what they only copy."""
+    """Check the results of all records except copies."""
     records: list[Record] = []
-    waiting: list[Ref] = []
+    pending: list[Ref] = []
 
-    def look() -> None:
-        if waiting:
-            records.append(Record("all_finite", list(waiting), [], kept=True))
-        waiting.clear()
+    def check() -> None:
+        if pending:
+            records.append(Record("all_finite", list(pending), [], kept=True))
+        pending.clear()
 
     for record in program.records:
         records.append(record)
         if record.name != "copy":
-            waiting += filter(checks.looked_at, record.outs)
-        if sum(ref.nbytes for ref in waiting) > _NEAR:
-            look()
-    look()
+            pending += filter(checks.looked_at, record.outs)
+        if sum(ref.nbytes for ref in pending) > _CACHED:
+            check()
+    check()
     program.records = records

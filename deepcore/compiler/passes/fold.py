@@ -1,4 +1,4 @@
-"""Constant folding: what is computed from constants alone is a constant, and was computed while the function was recorded."""
+"""Constant folding: results of constants alone are constants, whose values were computed while recording."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from deepcore.kernels.runtime.executable import Buffer, Ref
 
 
 def run(program: Program) -> None:
-    """Pure records that read nothing but constants are left out, and what they computed is kept."""
+    """Drop pure records that read only constants, and make their results constants."""
     lasting = {ref.buffer for ref in program.lasting}
     renamed: dict[Buffer, Ref] = {}
-    kept = []
+    remaining = []
     for record in program.records:
         if not _is_constant(program, record, lasting, renamed):
-            kept.append(record)
+            remaining.append(record)
             continue
-        if record.op is None:  # a copy that is only read: the original serves
+        if record.op is None:  # a copy that is only read is the original
             (out,), (source,) = record.outs, record.ins
             renamed[out.buffer] = Ref(source.buffer, source.offset, (), (), source.dtype)
             continue
         for ref in record.outs:
             ref.buffer.kind, ref.buffer.array = "outside", ref.buffer.array.copy()
             program.constants[ref.buffer] = ref.buffer.array
-    program.records = kept
+    program.records = remaining
     if renamed:
         program.replace(renamed)
 

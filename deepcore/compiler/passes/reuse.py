@@ -1,4 +1,4 @@
-"""In place: an elementwise record writes over what it is the last to read, so that one array need not be there at all."""
+"""In-place results: an elementwise record overwrites an operand that it is the last to read, which saves an array."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from deepcore.kernels.runtime.executable import Buffer, Ref
 
 
 def run(program: Program) -> None:
-    """Results take the memory of an operand of their size that nobody reads later."""
+    """Give results the memory of an operand of the same size that is not read later."""
     lasting = {ref.buffer for ref in program.lasting}
     last: dict[Buffer, int] = {}
     for i, record in enumerate(program.records):
         for buffer in record.buffers():
             last[buffer] = i
-    #: Whose memory a buffer has taken; followed when records are read, replaced in all of them at the end.
-    taken: dict[Buffer, Buffer] = {}
+    #: For a buffer, the one whose memory it reuses; applied to all records at the end.
+    reused: dict[Buffer, Buffer] = {}
 
-    def now(buffer: Buffer) -> Buffer:
-        while buffer in taken:
-            buffer = taken[buffer]
+    def root(buffer: Buffer) -> Buffer:
+        while buffer in reused:
+            buffer = reused[buffer]
         return buffer
 
     for i, record in enumerate(program.records):
         chain = program.chain_of(record)
         if chain is None:
             continue
-        buffers = [now(x.buffer) for x in chain.operands]
+        buffers = [root(x.buffer) for x in chain.operands]
         for _, out in chain.stored:
             free = next(
                 (
@@ -41,11 +41,11 @@ def run(program: Program) -> None:
             )
             if free is None or not _fits(out.buffer, out, lasting):
                 continue
-            taken[out.buffer] = free
+            reused[out.buffer] = free
             last[free] = last.pop(out.buffer)
             break
-    if taken:
-        program.replace({buffer: Ref(now(buffer), 0, (), (), None) for buffer in taken})
+    if reused:
+        program.replace({buffer: Ref(root(buffer), 0, (), (), None) for buffer in reused})
 
 
 def _fits(buffer: Buffer, out: Ref, lasting: set[Buffer]) -> bool:
