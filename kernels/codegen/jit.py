@@ -136,7 +136,7 @@ class Kernel(kernel.Kernel):
         stem, symbol = self._stem()
         if self._load_kept(stem, symbol):
             return "cached"
-        with notice.Waiting():
+        with notice.CompileNotice():
             return self._compiled(stem, symbol)
 
     def _compiled(self, stem: str | None, symbol: str) -> str:
