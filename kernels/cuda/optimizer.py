@@ -138,14 +138,14 @@ class Table:
 
 
 @register("updates", "cuda", needs_numba=False)
-def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable[[], object] | None:
+def updates(xp, *, update: Update, entries: list[tuple], cache: dict) -> Callable[[], object] | None:
     """A call that runs the updates of all entries (w, g, states, scalars), or NotImplemented where it would not.
 
     All that can fail has been done when this returns, and the call is of compiled code alone. `kept` has the table of
     the step before.
     """
     dtype = entries[0][0].dtype
-    run, table = kernel(update, dtype), kept.pop("table", None)
+    run, table = kernel(update, dtype), cache.pop("table", None)
     if run is None:
         return NotImplemented
     if table is None or not table.holds(entries):
@@ -159,11 +159,11 @@ def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable
         table.scalars[...] = np.asarray(scalars[0] if same else scalars, np.float64).view(np.int64)
         call: Any = over(xp, update, dtype, xp.from_host(table.words), table.tiles)
         call.kept = gradients  # until it is called
-    kept["table"] = table
+    cache["table"] = table
     return call if table.rows else int
 
 
 @register("update", "cuda", needs_numba=False)
 def update(xp, w, g, *states, update: Update, scalars: dict[str, float]):
-    call = updates(xp, update=update, entries=[(w, g, states, update.values(scalars))], kept={})
+    call = updates(xp, update=update, entries=[(w, g, states, update.values(scalars))], cache={})
     return call if call is NotImplemented else call()  # type: ignore[misc]
