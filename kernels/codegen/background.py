@@ -129,7 +129,7 @@ def helper() -> Helper | None:
     return _helper
 
 
-def forgo() -> None:
+def disable() -> None:
     """Have no helper in this process."""
     global _helper, _tried
     _helper, _tried = None, True
@@ -138,7 +138,7 @@ def forgo() -> None:
 def _forked() -> None:
     if _helper is not None:
         _helper.abandon()
-    forgo()
+    disable()
 
 
 if hasattr(os, "register_at_fork"):

@@ -222,7 +222,7 @@ def clear() -> int:
     return count
 
 
-def alone() -> bool:
+def lock_folder() -> bool:
     """Whether no other process has been told so and still lives: of those that compile ahead for a folder, one is enough."""
     try:
         import fcntl

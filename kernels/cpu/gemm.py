@@ -737,7 +737,7 @@ def _planned_half(x, y, bias, residual, turned, activation, scaled, slots, keep)
         return Planned(kernels[dtype], chunks, source=Operand(source), to=Operand(to), count=z.size)
 
     launches = [converted(_WIDEN, z, i, behind + i) for i, z in enumerate(specs)]
-    launches += [each.over(place) for each in plan.launches]
+    launches += [each.renumbered(place) for each in plan.launches]
     launches += [converted(_ROUND, z, out - results + i, out + i) for i, z in enumerate(plan.results)]
     result, *aux = [contiguous(z.shape, dtype, x.backend) for z in plan.results]
     return Plan(result, launches, tuple(temporaries), owner=plan.owner, aux=aux)

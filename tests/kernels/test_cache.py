@@ -744,7 +744,7 @@ USERS_OWN = """
 import numba, numpy as np
 from deepcore import kernels
 from deepcore.kernels.codegen import background, jit
-background.forgo()
+background.disable()
 kernels.discover()
 for name in ("pool_run", "sum_rows_float32", "cross_entropy_loss_float32", "sum_columns_float64", "cross_entropy_loss_float64"):
     assert jit.KERNELS[name].ready() and jit.KERNELS[name].state == "compiled", name
