@@ -270,9 +270,9 @@ class Rows:
         self.texts = int(((self.roles >= 0) & (self.roles & 1 == 1)).sum())
 
     @staticmethod
-    def ready(kept: bool = False) -> bool:
-        """Whether rows can be read; with `kept`, only where that needs no compilation."""
-        return _ROWS.kept() if kept else _ROWS.ready()
+    def ready(cached_only: bool = False) -> bool:
+        """Whether rows can be read; with `cached_only`, only where that needs no compilation."""
+        return _ROWS.is_cached() if cached_only else _ROWS.ready()
 
     def __call__(self, data: np.ndarray, begin: int, end: int) -> Found:
         """The complete rows of data[begin:end], bytes with a newline at `end`; as many as there is room for."""

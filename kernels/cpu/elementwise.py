@@ -215,7 +215,7 @@ class Map(Lowering):
             return False
         shape = broadcast(specs)
         layout = None if shape is None else kinds_of(specs, shape)
-        return layout is not None and self.kernel(dtype, layout[0]).kept()
+        return layout is not None and self.kernel(dtype, layout[0]).is_cached()
 
     def bind(self, reference: Callable) -> Callable:
         """What runs the op where it is not planned by its specs: the kernel for large arrays, else the reference."""

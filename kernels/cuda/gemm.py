@@ -98,7 +98,7 @@ def build(tools, activation: str, a_turned: bool, b_turned: bool, side: int, ste
 
     scope: dict[str, Any] = {
         "thread": tools.thread(), "block": tools.block(), "wait": tools.barrier(), "fma": tools.fma(dt),
-        "four": tools.four(dt), "put": tools.put_four(dt), "zero": dt.type(0),
+        "four": tools.load4(dt), "put": tools.store4(dt), "zero": dt.type(0),
         "shared_a": tools.shared(dt, 2 * span), "shared_b": tools.shared(dt, 2 * span),
         "end": tools.lift(function(activation), dt) if activation else tools.lift(_as_it_is),
     }  # fmt: skip

@@ -85,7 +85,7 @@ def column_total(tools):
     """total(value): the sum over the lanes of this thread's column, in their order, in float64."""
     space, thread, wait = tools.shared(float64, THREADS), tools.thread(), tools.barrier()
 
-    @tools.together
+    @tools.inline_always
     def total(value):
         parts, t = space(), thread()
         wait()  # the readers of the sum before this one are done

@@ -135,7 +135,7 @@ def _softmax_by_parts(tools, dtype: str, group: int, log_of: bool, width: int, p
         "least": dt.type(-np.inf), "zero": dt.type(0), "one": dt.type(1),
     }  # fmt: skip
     if width == 4:
-        scope |= {"four": tools.four(dt), "put": tools.put_four(dt)}
+        scope |= {"four": tools.load4(dt), "put": tools.store4(dt)}
     largest = f"best = better(best, {joined('better({}, {})', numbers)})"
     return tools.compiled(
         (_STREAMED if streamed else _KEPT).format(

@@ -58,7 +58,7 @@ def barrier():
     cuda.syncthreads()
 
 
-def put_four(pointer, i, *numbers):
+def store4(pointer, i, *numbers):
     for j in range(4):
         pointer[i + j] = numbers[j]
 
@@ -70,11 +70,11 @@ class Tools:
     count = 0
     compiled = staticmethod(intrinsics.compiled)
     lift = staticmethod(lambda function, dtype=None: plain(function, dtype))
-    inline = together = staticmethod(lambda function: function)
+    inline = inline_always = staticmethod(lambda function: function)
     thread, block, blocks, barrier = (staticmethod(lambda f=f: f) for f in (thread, block, blocks, barrier))
     fma = staticmethod(lambda dtype: fused)
-    four = staticmethod(lambda dtype: lambda pointer, i: tuple(pointer[i + j] for j in range(4)))
-    put_four = staticmethod(lambda dtype: put_four)
+    load4 = staticmethod(lambda dtype: lambda pointer, i: tuple(pointer[i + j] for j in range(4)))
+    store4 = staticmethod(lambda dtype: store4)
     local = staticmethod(lambda dtype, count: lambda: np.empty(count, dtype))
 
     @classmethod
