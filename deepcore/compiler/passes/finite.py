@@ -23,7 +23,7 @@ def run(program: Program) -> None:
     for record in program.records:
         records.append(record)
         if record.name != "copy":
-            waiting += filter(checks.looked_at, record.outs)
+            waiting += filter(checks.is_checkable, record.outs)
         if sum(ref.nbytes for ref in waiting) > _NEAR:
             look()
     look()
