@@ -64,7 +64,7 @@ def store4(pointer, i, *numbers):
 
 
 class Tools:
-    """`kernels.cuda_lift` for the simulator, where everything is plain Python on NumPy's scalars."""
+    """`codegen.cuda_intrinsics` for the simulator, where everything is plain Python on NumPy's scalars."""
 
     WARP = 32
     count = 0
@@ -207,7 +207,7 @@ def main() -> None:
     for module in MODULES:
         module.THREADS = THREADS
     cuda_gemm._SIDE = 8
-    parts = functools.partial(cuda_softmax._softmax_by_parts, Tools, "float32")
+    parts = functools.partial(cuda_softmax._softmax_in_registers, Tools, "float32")
     cases = {
         "softmax, a warp": lambda: softmax(cuda_softmax._softmax(Tools, "float32", 32, False)),
         "softmax, a block": lambda: softmax(parts(THREADS, False, 1, 2, False)),
