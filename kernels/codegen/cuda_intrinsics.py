@@ -143,14 +143,14 @@ def shuffle(dtype) -> Callable:
     kind, call = _LLVM[dtype.name], "call i32 @llvm.nvvm.shfl.sync.bfly.i32(i32 -1, i32 {0}, i32 %lane, i32 31)"
     lines = ["%lane = trunc i64 %a1 to i32"]
     if dtype.itemsize == 4:
-        lines += [f"%bits = bitcast {kind} %a0 to i32", f"%there = {call.format('%bits')}"]
-        lines += [f"%result = bitcast i32 %there to {kind}"]
+        lines += [f"%bits = bitcast {kind} %a0 to i32", f"%other = {call.format('%bits')}"]
+        lines += [f"%result = bitcast i32 %other to {kind}"]
     else:
         lines += [f"%bits = bitcast {kind} %a0 to i64", "%low = trunc i64 %bits to i32"]
         lines += ["%above = lshr i64 %bits, 32", "%high = trunc i64 %above to i32"]
         lines += [f"%l = {call.format('%low')}", f"%h = {call.format('%high')}"]
         lines += ["%l64 = zext i32 %l to i64", "%h64 = zext i32 %h to i64", "%up = shl i64 %h64, 32"]
-        lines += ["%there = or i64 %up, %l64", f"%result = bitcast i64 %there to {kind}"]
+        lines += ["%other = or i64 %up, %l64", f"%result = bitcast i64 %other to {kind}"]
     body = "\n".join([*lines, f"ret {kind} %result"])
     part = DeviceFunction(kind, (kind, "i64"), body, f"declare {_INTRINSICS['shuffle']}")
     return _device_function(f"shuffle_{dtype.name}", part, (_numba(dtype), _numba(dtype), _numba("int64")), _COLLECTIVE)

@@ -59,7 +59,7 @@ def span(start, stop, table, row, factor, bound, keep, scalars):
         for j in range(64):
             d = clip(g[i + j], bound, factor)
             lg[j] = d
-            {results} = formula({there})
+            {results} = formula({block_arguments})
         {store}
         if keep:
             for j in range(64):
@@ -74,7 +74,7 @@ def span(start, stop, table, row, factor, bound, keep, scalars):
         for j in range(64):
             d = clip(lg[j], bound, factor)
             lg[j] = d
-            {results} = formula({here})
+            {results} = formula({rest_arguments})
         for j in range(rest):
             {put}
         if keep:
@@ -93,8 +93,8 @@ def _span(tools, formula, states: int, scalars: int, dtype):
         locals=outer(f"l{a} = local()" for a in ["g", *arrays]),
         numbers=outer(f"{c} = convert(scalars[{i}])" for i, c in enumerate(numbers)),
         results=", ".join(f"l{a}[j]" for a in arrays) + ",",
-        there=", ".join(["w[i + j]", "d", *(f"{a}[i + j]" for a in arrays[1:]), *numbers]),
-        here=", ".join(["lw[j]", "d", *(f"l{a}[j]" for a in arrays[1:]), *numbers]),
+        block_arguments=", ".join(["w[i + j]", "d", *(f"{a}[i + j]" for a in arrays[1:]), *numbers]),
+        rest_arguments=", ".join(["lw[j]", "d", *(f"l{a}[j]" for a in arrays[1:]), *numbers]),
         store="\n        ".join(f"for j in range(64):\n            {a}[i + j] = l{a}[j]" for a in arrays),
         ahead="\n        ".join(f"near({a}, i + {_AHEAD})" for a in ["g", *arrays]),
         zero=inner(f"l{a}[j] = zero" for a in ["g", *arrays]),
@@ -155,7 +155,7 @@ _CONTIGUOUS, _ALIGNED, _WRITABLE = 0x1, 0x100, 0x400
     written=Words, count=Size, itemsize=Size, flags=Size,
 )  # fmt: skip
 def _build_gather(tools):
-    """Check that each array matches the table, then store its address there.
+    """Check that each array matches the table, then store its address in it.
 
     `ids`: of the arrays, column by column (gradients, parameters, states), `kind`: of the dtype, `flags`: required of
     gradients, `written`: `count` address ranges of the parameters and states.

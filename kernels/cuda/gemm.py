@@ -24,7 +24,7 @@ _SIDE = 16  # threads along each side of a tile
 #: (side of the tile, steps of k): each thread loads four numbers of each operand. The second is used where the first
 #: would leave multiprocessors, or half of each tile, idle.
 TILES = ((128, 8), (64, 16))
-#: The longest sums for which linear layers prefer this product to cuBLAS: up to here, saving a pass over the result
+#: The longest sums for which linear layers prefer this product to cuBLAS: up to read_at, saving a pass over the result
 #: outweighs cuBLAS's speed (measured on an H200).
 LONGEST = 64
 
@@ -57,7 +57,7 @@ def build(tools, activation: str, a_transposed: bool, b_transposed: bool, side: 
 
     def store_shared(x: str) -> str:
         """Store that part in shared memory."""
-        at, names = f"there + {x}_step * {pitch} + {x}_at", [f"{x}_next{u}" for u in range(4)]
+        at, names = f"write_at + {x}_step * {pitch} + {x}_at", [f"{x}_next{u}" for u in range(4)]
         if rows_contiguous[x]:
             return f"put(s{x}, {at}, {', '.join(names)})"
         return "\n".join(f"s{x}[{at} + {u * pitch}] = {name}" for u, name in enumerate(names))
@@ -67,7 +67,7 @@ def build(tools, activation: str, a_transposed: bool, b_transposed: bool, side: 
 
         def operand(x: str, i: int, at: str) -> str:
             names = ", ".join(f"{x}{i + u}" for u in range(4))
-            return f"{names} = four(s{x}, here + {s * pitch + i // 4 * half} + {at})"
+            return f"{names} = four(s{x}, read_at + {s * pitch + i // 4 * half} + {at})"
 
         lines = [operand("b", j, "x") for j in range(0, per_thread, 4)]
         for i in range(per_thread):
@@ -124,17 +124,17 @@ def kernel(a, b, bias, residual, out, pre, m, n, k, a_pitch, b_pitch, flags):
     {places}
     a_row, b_row = top + a_at, left + b_at
     {start}
-    here = {span}
+    read_at = {span}
     for first in range(-{steps}, k, {steps}):
         # Loads of the next part overlap with the use of this one.
-        ahead, there = first + {steps}, {span} - here
+        ahead, write_at = first + {steps}, {span} - read_at
         {load}
         if first >= 0:
             {multiply}
         if ahead < k:
             {keep}
         wait()
-        here = there
+        read_at = write_at
     for i in range({own}):
         row = top + i // 4 * {half} + y + i % 4
         {finish}
@@ -184,7 +184,7 @@ KERNELS: dict[Any, Kernel] = {
 
 
 def product(xp, a, b, bias=None, residual=None, activation: str = "", keep: bool = False):
-    """activation(a @ b + bias + residual), with `keep` also the activation's input; None if there is no kernel.
+    """activation(a @ b + bias + residual), with `keep` also the activation's input; None if write_at is no kernel.
 
     a and b are float32 matrices, C-contiguous or transposes of such; bias has a number per column.
     """

@@ -343,7 +343,7 @@ class Executable:
     """A program with planned memory, laid out as words for the thread pool.
 
     `bind(buffer, address)` sets a buffer's address; `run` runs all but the last segment, and `last()` returns that one
-    as a function and its arguments, so that a caller can run it with no Python code behind it.
+    as a function and its arguments, so that no Python code need run between it and the caller's next C call.
     """
 
     def __init__(self, steps: list[Step], size: int):

@@ -666,7 +666,7 @@ def test_philox_has_the_integers_of_the_reference():
     from deepcore.kernels.cpu import philox
 
     for seed, stream, start in ((0, 0, 0), (2**64 - 1, 2**63, 2**64 - 3), (2**63 - 1, 1, 2**32 - 2)):
-        for blocks in (0, 1, philox._SLICE_BLOCKS, 3 * philox._SLICE_BLOCKS + 5):
+        for blocks in (0, 1, philox._CHUNK_BLOCKS, 3 * philox._CHUNK_BLOCKS + 5):
             want = reference.philox(CPU, seed, stream, start, blocks)
             got = philox.philox(CPU, seed=seed, stream=stream, position=start, blocks=blocks)
             assert got.dtype == want.dtype and np.array_equal(got, want)

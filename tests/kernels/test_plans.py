@@ -424,11 +424,11 @@ def test_dropout_keeps_its_mask(n, p):
     params = {"seed": 2**64 - 5, "stream": 7, "position": 2**64 - 2, "p": p}
     state = plan.draw_state(params)
     spec = plan.spec_of(x, CPU)
-    out, mask = dropout.keeping([spec], params).run([x, state], [])
+    out, mask = dropout.plan_with_mask([spec], params).run([x, state], [])
     np.testing.assert_array_equal(out, dropout.dropout(CPU, x, **params))
-    again = dropout.again([spec, plan.spec_of(mask, CPU)], params).run([g, mask], [])
+    again = dropout.plan_from_mask([spec, plan.spec_of(mask, CPU)], params).run([g, mask], [])
     np.testing.assert_array_equal(again, dropout.dropout(CPU, g, **params))
-    assert dropout.keeping([spec], {**params, "p": 1.0}) is None
+    assert dropout.plan_with_mask([spec], {**params, "p": 1.0}) is None
 
 
 def test_positions_of_random_numbers_are_operands_and_no_keys():
