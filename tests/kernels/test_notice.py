@@ -1,4 +1,4 @@
-"""The line that says why a first step takes long."""
+"""The notice that kernels are being compiled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def interactive(monkeypatch):
     monkeypatch.setattr(notice.CompileNotice, "seconds", 0.0)
 
 
-def test_it_is_said_once_when_waiting_adds_up(interactive, capsys):
+def test_the_notice_is_printed_once_when_compilation_adds_up(interactive, capsys):
     for _ in range(6):
         with notice.CompileNotice():
             time.sleep(0.03)
@@ -25,7 +25,7 @@ def test_it_is_said_once_when_waiting_adds_up(interactive, capsys):
     assert capsys.readouterr().err.count("compiling kernels, once") == 1
 
 
-def test_short_waits_and_unread_streams_say_nothing(interactive, monkeypatch, capsys):
+def test_short_compilations_and_redirected_streams_print_nothing(interactive, monkeypatch, capsys):
     with notice.CompileNotice():
         pass
     monkeypatch.setattr(notice, "_is_interactive", lambda: False)
