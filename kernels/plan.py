@@ -519,12 +519,12 @@ def _entry() -> _Method:
     global _method
     with _lock:
         if _method is None:
-            symbol_address = lambda name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
+            address_of = lambda name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
             text = _ENTRY
             for name, value in {
                 "bytes": bytes.__basicsize__ - 1, "header": jit.HEADER, "base": threadpool.BASE, "none": id(None),
-                "save": symbol_address("PyEval_SaveThread"), "restore": symbol_address("PyEval_RestoreThread"), "incref": symbol_address("Py_IncRef"),
-                "number": symbol_address("PyLong_FromLong"),
+                "save": address_of("PyEval_SaveThread"), "restore": address_of("PyEval_RestoreThread"),
+                "incref": address_of("Py_IncRef"), "number": address_of("PyLong_FromLong"),
             }.items():  # fmt: skip
                 text = text.replace(f"{{{name}}}", str(value))
             address = jit.assembled(text, "deepcore_plan")
@@ -599,7 +599,9 @@ def _run_launches(launches: tuple[Launch, ...], offsets: list[int], results: int
     space = allocator.empty(offsets[-1] + 63, np.uint8)
     base = jit.address(space) + 63 & -64
     words = [
-        *map(_encode_operand, operands[:-results]), *(base + start for start in offsets[:-1]), *map(_encode_operand, operands[-results:]),
+        *map(_encode_operand, operands[:-results]),
+        *(base + offset for offset in offsets[:-1]),
+        *map(_encode_operand, operands[-results:]),
     ]  # fmt: skip
     for launch in launches:
         status = threadpool.launch_words(launch.kernel, launch.chunks, _bound_words(launch, words))

@@ -23,7 +23,8 @@ _CHANNELS = 256
 
 
 @args(
-    x=In, first=Out, second=Out, batch=Size, channels=Size, n=Size, rows=Size, tasks_per_chunk=Size, g=Address, means=Address
+    x=In, first=Out, second=Out, batch=Size, channels=Size, n=Size, rows=Size, tasks_per_chunk=Size, g=Address,
+    means=Address
 )  # fmt: skip
 def _batch_parts(tools, length: bool, gradient: bool, dtype: str):
     """For each part and channel, the mean and Σ (x - mean)² of x; for the gradient, Σ g and Σ g·(x - mean).
@@ -253,11 +254,13 @@ def _sum_launches(x, arrays: tuple, parts: tuple, out: tuple, eps) -> list[Launc
     (source, g, means), (first, second) = arrays, parts
     return [
         Launch(
-            kernel, -(-tasks // tasks_per_chunk), x=source, first=first, second=second, batch=batch, channels=channels, n=length,
+            kernel, -(-tasks // tasks_per_chunk), x=source, first=first, second=second, batch=batch,
+            channels=channels, n=length,
             rows=rows, tasks_per_chunk=tasks_per_chunk, g=g, means=means,
         ),
         Launch(
-            whole, 1, first=first, second=second, out=out[0], size=batch * length, channels=channels, part_size=rows * length,
+            whole, 1, first=first, second=second, out=out[0], size=batch * length, channels=channels,
+            part_size=rows * length,
             eps=eps, sums_gx=out[1] if gradient else None,
         ),
     ]  # fmt: skip
@@ -284,7 +287,8 @@ def _apply_launch(x, source, statistics, factors, g, out) -> Launch | None:
     rows, row_size = (batch * channels, length) if length > 1 else (batch, channels)
     rows_per_chunk = share(x.size) // row_size or 1
     return Launch(
-        kernel, -(-rows // rows_per_chunk), x=source, means=statistics, factors=factors, out=out, batch=batch, channels=channels,
+        kernel, -(-rows // rows_per_chunk), x=source, means=statistics, factors=factors, out=out, batch=batch,
+        channels=channels,
         n=length, rows_per_chunk=rows_per_chunk, g=g,
     )  # fmt: skip
 
@@ -317,7 +321,8 @@ def _plan_norm(specs, params) -> Plan | bool | None:
         return None
     weight, bias = (Operand(i) if i < count else None for i in (2, 3))
     launch = Launch(
-        kernel, 1, statistics=Operand(1), weight=weight, bias=bias, out=factors, channels=channels, sums_g=None, sums_gx=None,
+        kernel, 1, statistics=Operand(1), weight=weight, bias=bias, out=factors, channels=channels, sums_g=None,
+        sums_gx=None,
         count=0, weight_grad=None,
     )  # fmt: skip
     launches = [launch, apply]

@@ -220,7 +220,8 @@ class Gradients:
         return not any(
             elements
             and threadpool.launch(
-                ALL_FINITE_KERNELS[dtype], -(-elements // CHUNK), rows=len(table), elements=elements, table=table, width=3,
+                ALL_FINITE_KERNELS[dtype], -(-elements // CHUNK), rows=len(table), elements=elements, table=table,
+                width=3,
                 slots=self.slots,
             )
             for dtype, table, elements in self._parts

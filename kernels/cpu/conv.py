@@ -160,7 +160,8 @@ def _convolve(tools, transposed: bool, dtype: str):
     view, words, call, call_space = tools.view(dt), tools.words(), tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
 
     def kernel(
-        x, weight, bias, out, activation, pre, other, samples, groups, rows, depth, block, task_columns, tasks_per_chunk, height, width, xn, xc,
+        x, weight, bias, out, activation, pre, other, samples, groups, rows, depth, block, task_columns,
+        tasks_per_chunk, height, width, xn, xc,
         xh, xw, kh, kw, oh, ow, sh, sw, top, left, dh, dw, chunk,
     ):  # fmt: skip
         positions, k = oh * ow, depth * kh * kw
@@ -186,7 +187,8 @@ def _convolve(tools, transposed: bool, dtype: str):
                         to, tile_columns = out + plane + (j + q) * size, min(columns, count - q)
                         at = panel + q * size
                         multiply(
-                            a + k0 * size, k * size, size, at, pitch, steps, rows, to, positions * size, tile_columns, k0
+                            a + k0 * size, k * size, size, at, pitch, steps, rows, to, positions * size, tile_columns,
+                            k0
                         )  # fmt: skip
             # The epilogue runs while the task's results are in the caches.
             if bias != 0 or pre != 0 or activation != 0:
@@ -214,7 +216,8 @@ def _convolve(tools, transposed: bool, dtype: str):
 
 _WEIGHT: dict[str, Type] = {
     "x": Address, "g": Address, "out": Address,
-    **dict.fromkeys(("samples", "parts", "groups", "rows", "depth", "block", "task_columns", "tasks_per_chunk"), Size), **_IMAGE,
+    **dict.fromkeys(("samples", "parts", "groups", "rows", "depth", "block", "task_columns", "tasks_per_chunk"), Size),
+    **_IMAGE,
 }  # fmt: skip
 
 
@@ -230,7 +233,8 @@ def _weight_grad(tools, dtype: str):
     lines_space = gemm_tile.space(tools, columns * line)
 
     def kernel(
-        x, g, out, samples, parts, groups, rows, depth, block, task_columns, tasks_per_chunk, height, width, xn, xc, xh, xw, kh, kw, oh, ow, sh,
+        x, g, out, samples, parts, groups, rows, depth, block, task_columns, tasks_per_chunk, height, width, xn, xc,
+        xh, xw, kh, kw, oh, ow, sh,
         sw, top, left, dh, dw, chunk,
     ):  # fmt: skip
         positions, k = oh * ow, depth * kh * kw
@@ -322,7 +326,8 @@ def _launch(kernels: dict, image: Spec, rows: int, depth: int, size, positions, 
     task_columns, tasks_per_chunk, chunks = _tasks(samples * groups, math.prod(positions), rows * k, image.dtype)
     return Launch(
         kernels[image.dtype], chunks, **operands, activation=None, pre=None, other=None, samples=samples, groups=groups,
-        rows=rows, depth=depth, block=gemm_tables.steps(k), task_columns=task_columns, tasks_per_chunk=tasks_per_chunk, **_image(image, size, positions, params),
+        rows=rows, depth=depth, block=gemm_tables.steps(k), task_columns=task_columns,
+        tasks_per_chunk=tasks_per_chunk, **_image(image, size, positions, params),
     )  # fmt: skip
 
 
@@ -387,8 +392,10 @@ def _plan_weight(specs, params) -> Plan | bool | None:
     steps = regions("sum", x.dtype, 1, parts, total) if parts > 1 else []
     temporaries = (parts * total * x.dtype.itemsize, *spaces(steps, x.dtype)) if parts > 1 else ()
     launch = Launch(
-        _CONV_WEIGHT[x.dtype], -(-parts * groups * -(-k // task_columns) // tasks_per_chunk), x=Operand(0), g=Operand(1), out=Operand(2),
-        samples=samples, parts=parts, groups=groups, rows=rows, depth=depth, block=gemm_tables.steps(math.prod(out_size)),
+        _CONV_WEIGHT[x.dtype], -(-parts * groups * -(-k // task_columns) // tasks_per_chunk), x=Operand(0),
+        g=Operand(1), out=Operand(2),
+        samples=samples, parts=parts, groups=groups, rows=rows, depth=depth,
+        block=gemm_tables.steps(math.prod(out_size)),
         task_columns=task_columns, tasks_per_chunk=tasks_per_chunk, **_image(x, size, out_size, params),
     )  # fmt: skip
     sums = in_steps(steps, Operand(2), 3, Operand(2 + len(temporaries))) if steps else []

@@ -95,7 +95,8 @@ def _targets(tools, dtype: str):
 
 
 @args(
-    x=In, target=In(int64), weight=Address, losses=Out, gradients=Address, rows=Size, n=Size, ignored=Size, rows_per_chunk=Size,
+    x=In, target=In(int64), weight=Address, losses=Out, gradients=Address, rows=Size, n=Size, ignored=Size,
+    rows_per_chunk=Size,
     scalars=In(float64),
 )  # fmt: skip
 def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
@@ -156,7 +157,8 @@ def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
 
 
 @args(
-    x=In, target=In(int64), weight=Address, losses=Out, gradients=Address, outer=Size, n=Size, inner=Size, tiles_per_chunk=Size,
+    x=In, target=In(int64), weight=Address, losses=Out, gradients=Address, outer=Size, n=Size, inner=Size,
+    tiles_per_chunk=Size,
     ignored=Size, scalars=In(float64),
 )  # fmt: skip
 def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):

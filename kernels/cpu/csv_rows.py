@@ -117,7 +117,8 @@ def _rows(tools):
     blank = tools.inline(blank)
 
     def kernel(
-        data, begin, end, mark, width, roles, numbers, spans, doubtful, starts, tens, fives, state, count, texts, max_doubtful, max_rows
+        data, begin, end, mark, width, roles, numbers, spans, doubtful, starts, tens, fives, state, count, texts,
+        max_doubtful, max_rows
     ):  # fmt: skip
         p, nan = begin, np.nan
         row, doubts, status = 0, 0, 0

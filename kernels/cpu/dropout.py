@@ -109,7 +109,8 @@ def _plan(kernels: dict, specs, params, state, p, out, mask=None, aux=()) -> Pla
     blocks, blocks_per_chunk = -(-x.size // 4), share(x.size) // (4 * _BATCH) * _BATCH
     masks = {} if mask is None else {"mask": mask}
     launch = Launch(
-        kernel, -(-blocks // blocks_per_chunk), x=Operand(0), out=out, size=x.size, state=state, p=p, blocks_per_chunk=blocks_per_chunk, **masks
+        kernel, -(-blocks // blocks_per_chunk), x=Operand(0), out=out, size=x.size, state=state, p=p,
+        blocks_per_chunk=blocks_per_chunk, **masks
     )  # fmt: skip
     return Plan(contiguous(x.shape, x.dtype, x.backend), [launch], aux=aux)
 

@@ -75,7 +75,8 @@ def _plan_rows(specs, params) -> Plan | bool | None:
     count, n = table.shape
     indices_per_chunk = share(index.size * n) // n or 1
     launch = Launch(
-        kernel, -(-index.size // indices_per_chunk), table=Operand(0), index=Operand(1), out=Operand(2), size=index.size, rows=count, n=n,
+        kernel, -(-index.size // indices_per_chunk), table=Operand(0), index=Operand(1), out=Operand(2),
+        size=index.size, rows=count, n=n,
         indices_per_chunk=indices_per_chunk,
     )  # fmt: skip
     return Plan(contiguous((*index.shape, n), table.dtype, table.backend), [launch])

@@ -255,7 +255,8 @@ def _product_chunk(tools, dtype: str, table: gemm_tables.Table | None = None):
                         single = width < columns or height == low
                         count = 1 if single else max(1, (left - 2 * low - 1) // tall)
                         tile_args = (
-                            at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead, count, tile_stride,
+                            at, a_row, a_step, b0, b_step, steps, rows, source, lds, to, ldt, k0, ahead, count,
+                            tile_stride,
                         )  # fmt: skip
                         if rows == tall and p[_PACK_A]:
                             panels(*tile_args)
@@ -638,7 +639,8 @@ def copies(specs, transposed: bool = False) -> tuple[bool, ...] | None:
 
 
 def planned(
-    x: Spec, y: Spec, bias: Spec | None = None, residual: Spec | None = None, *, transposed=False, activation=None, scaled=False,
+    x: Spec, y: Spec, bias: Spec | None = None, residual: Spec | None = None, *, transposed=False, activation=None,
+    scaled=False,
     slots=0, keep=False,
 ) -> Plan | bool | None:  # fmt: skip
     """The plan of f(scale·(x @ y) + bias + residual) with f = `activation`; `transposed`: y is transposed.

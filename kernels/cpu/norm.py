@@ -140,7 +140,8 @@ def _norm(tools, centred: bool, affine: int, dtype: str):
 
 
 @args(
-    g=In, x=In, weight=Address, out=Out, statistics=In, weight_grads=Address, bias_grads=Address, rows=Size, n=Size, blocks_per_chunk=Size,
+    g=In, x=In, weight=Address, out=Out, statistics=In, weight_grads=Address, bias_grads=Address, rows=Size, n=Size,
+    blocks_per_chunk=Size,
     width=Size,
 )  # fmt: skip
 def _norm_grad(tools, centred: bool, affine: int, dtype: str):
@@ -233,7 +234,8 @@ class _Norm(Lowering):
         weight, bias = (Operand(i) if i < count else None for i in (1, 2))
         eps, out, statistics = map(Operand, range(count, count + 3))
         launch = Launch(
-            kernel, -(-rows // rows_per_chunk), x=Operand(0), weight=weight, bias=bias, out=out, statistics=statistics, rows=rows, n=n,
+            kernel, -(-rows // rows_per_chunk), x=Operand(0), weight=weight, bias=bias, out=out,
+            statistics=statistics, rows=rows, n=n,
             rows_per_chunk=rows_per_chunk, eps=eps,
         )  # fmt: skip
         aux = contiguous((2 if self.centred else 1, rows), x.dtype, x.backend)
@@ -279,8 +281,10 @@ class _NormGrad(Lowering):
         if not all(launch.kernel.ready() for launch in launches):
             return None
         launch = Launch(
-            kernel, -(-blocks // blocks_per_chunk), g=Operand(0), x=Operand(1), weight=Operand(3) if affine else None, out=Operand(out),
-            statistics=Operand(2), weight_grads=weight_grads, bias_grads=bias_grads, rows=rows, n=n, blocks_per_chunk=blocks_per_chunk, width=width,
+            kernel, -(-blocks // blocks_per_chunk), g=Operand(0), x=Operand(1), weight=Operand(3) if affine else None,
+            out=Operand(out),
+            statistics=Operand(2), weight_grads=weight_grads, bias_grads=bias_grads, rows=rows, n=n,
+            blocks_per_chunk=blocks_per_chunk, width=width,
         )  # fmt: skip
         aux = [contiguous(shape, x.dtype, x.backend)] * affine
         return Plan(contiguous(x.shape, x.dtype, x.backend), [launch, *launches], temporaries, aux=aux)

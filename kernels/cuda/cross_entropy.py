@@ -40,7 +40,8 @@ def _targets(tools, dtype: str):
 def _loss(tools, dtype: str):
     """The sum of the losses, with `mean` divided by the sum of weights from `_targets`."""
     return over_all(
-        tools, "losses, totals, out, rows, mean", "{y} = np.float64(losses[{i}]) if {i} < rows else 0.0", "total += {y}",
+        tools, "losses, totals, out, rows, mean", "{y} = np.float64(losses[{i}]) if {i} < rows else 0.0",
+        "total += {y}",
         "out[0] = real(total / totals[0]) if mean else real(total)", np=np, real=np.dtype(dtype).type,
     )  # fmt: skip
 
@@ -143,7 +144,8 @@ def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothin
     loss = losses if reduction == "none" else xp.empty((), dtype=dtype)
     wrong = xp.any_wrong_by_now(totals[1:])
     run_rows(
-        xp, kernel, rows=rows, x=x, target=target, weight=weights, losses=losses, out=gradients, weight_sum=weight_sum, scales=scale,
+        xp, kernel, rows=rows, x=x, target=target, weight=weights, losses=losses, out=gradients,
+        weight_sum=weight_sum, scales=scale,
         n=n, ignored=ignore_index, weighted=weighted, smoothing=smoothing,
     )  # fmt: skip
     if reduction != "none":

@@ -33,7 +33,8 @@ _IN, _OUT = In(float32), Out(float32)
 
 
 @args(
-    a=_IN, b=_IN, bias=_IN, residual=_IN, out=_OUT, pre=_OUT, m=Size, n=Size, k=Size, a_pitch=Size, b_pitch=Size, flags=Size
+    a=_IN, b=_IN, bias=_IN, residual=_IN, out=_OUT, pre=_OUT, m=Size, n=Size, k=Size, a_pitch=Size, b_pitch=Size,
+    flags=Size
 )  # fmt: skip
 def build(tools, activation: str, a_transposed: bool, b_transposed: bool, side: int, steps: int):
     """out = activation(a @ b + bias + residual); a is (m, k), or (k, m) if transposed; b is (k, n), or (n, k).
@@ -105,7 +106,8 @@ def build(tools, activation: str, a_transposed: bool, b_transposed: bool, side: 
     names = [name for row in sums for name in row]
     return tools.compiled(
         _TEXT.format(
-            side=side, square=_SIDE, steps=steps, span=span, own=per_thread, half=half, places=text(map(place, "ab"), 1),
+            side=side, square=_SIDE, steps=steps, span=span, own=per_thread, half=half, places=text(map(place, "ab"),
+            1),
             start=text((f"{name} = zero" for name in names), 1), load=text((load("a", "m"), load("b", "n")), 2),
             multiply=text(map(step, range(steps)), 3), keep=text(map(store_shared, "ab"), 3),
             finish=text(map(epilogue, range(per_thread // 4)), 2),
