@@ -4,7 +4,7 @@
 
 One figure after the other is varied; all its values take turns, round after round, and one that is 2 % faster in the
 geometric mean over the shapes stays. `--tiles` also tries other heights of tiles, which are compiled for it. At last
-each class of shapes is compared with BLAS on slices. A few minutes on an idle machine; nothing is written.
+each class of shapes is compared with BLAS on chunks. A few minutes on an idle machine; nothing is written.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ VALUES = {
     "rows_plain": (12, 24, 64, 128),
     "steps_unpacked": (64, 128, 256, 512),
     "bytes_unpacked": (1 << 15, 1 << 17, 1 << 19, 1 << 21),
-    "one_slice": (3 << 15, 3 << 16, 3 << 17, 3 << 18),
-    "two_slices": (1 << 20, 1 << 21, 1 << 22, 1 << 23),
-    "slice": (1 << 19, 1 << 20, 1 << 21, 1 << 22),
-    "across_slice": (8, 16, 32, 64, 256),
+    "one_chunk": (3 << 15, 3 << 16, 3 << 17, 3 << 18),
+    "two_chunks": (1 << 20, 1 << 21, 1 << 22, 1 << 23),
+    "chunk": (1 << 19, 1 << 20, 1 << 21, 1 << 22),
+    "across_chunk": (8, 16, 32, 64, 256),
 }
 TILES = {"avx512": [(12, 8), (8, 4), (14, 8), (10, 6)], "avx2": [(6, 4), (4, 2), (5, 3)], "neon": [(12, 8), (8, 4)]}
 FLOAT32 = np.dtype("float32")
@@ -95,7 +95,7 @@ def best_tile(table, family: str, rounds: int):
     kernels = []
     for candidate in tables:
         heights = "_".join(map(str, candidate.heights))
-        product = Kernel(f"tune_gemm_{heights}", gemm._slice, "float32", candidate)
+        product = Kernel(f"tune_gemm_{heights}", gemm._product_chunk, "float32", candidate)
         rows = Kernel(f"tune_gemm_pack_rows_{heights}", gemm._pack_rows_before, "float32", candidate)
         if not product.ready() or not rows.ready():
             raise SystemExit(f"the tile {candidate.heights} cannot be compiled")
@@ -122,11 +122,11 @@ def best_values(table, rounds: int):
 
 
 def blas_wins(table, rounds: int) -> tuple[str, ...]:
-    """Classes of shapes in which BLAS on slices is faster, by dtype."""
+    """Classes of shapes in which BLAS on chunks is faster, by dtype."""
     backend, wins = get_backend("cpu"), []
     use(table)
 
-    def sliced(a, b):
+    def chunked(a, b):
         with backend.blas.one_thread():
             return backend._sliced_matmul(a, b)
 
@@ -137,13 +137,13 @@ def blas_wins(table, rounds: int) -> tuple[str, ...]:
             for layout in LAYOUTS:
                 a, b = operands(shape, layout, dtype)
                 ratio = statistics.median(
-                    seconds(lambda a=a, b=b: gemm.product(a, b)) / seconds(lambda a=a, b=b: sliced(a, b))
+                    seconds(lambda a=a, b=b: gemm.product(a, b)) / seconds(lambda a=a, b=b: chunked(a, b))
                     for _ in range(rounds)
                 )
                 logs.setdefault(gemm_tables.kind(m, n, k), []).append(math.log(ratio))
         for kind, found in logs.items():
             ratio = math.exp(statistics.mean(found))
-            print(f"{dtype} {kind}: {1 / ratio:.2f} times BLAS on slices", flush=True)
+            print(f"{dtype} {kind}: {1 / ratio:.2f} times BLAS on chunks", flush=True)
             if ratio > WORTH:
                 wins.append(f"{dtype} {kind}")
     return tuple(wins)

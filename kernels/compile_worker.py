@@ -1,4 +1,4 @@
-"""What the process of `codegen.background` runs."""
+"""Main function of the compiler process that `codegen.background` starts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from deepcore.kernels.cpu import optimizer
 
 
 def serve() -> None:
-    """Compile what comes in, a name a line, and say when it is done."""
+    """Compile the kernels named on stdin, one per line; write an empty line after each."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    background.forgo()
-    if not cache.alone():
+    background.disable()
+    if not cache.lock_folder():
         return
     registry.discover()
     optimizer.kernel.define_all()

@@ -1,9 +1,9 @@
 """Plans: the launches that an op runs for operands of given shapes, strides and dtypes.
 
 A lowering maps the specs of an op's operands, and its parameters, to a `Plan`: the specs of the results, temporaries and
-launches whose arguments are sizes, or operands by number. A plan is made once for each set of specs; each call allocates
-the results and enters the plan through one compiled function, which reads the operands' addresses from behind their object
-headers, fills them into the words and runs the kernels.
+launches whose arguments are sizes, or operands by number. Plans are cached by specs. Each call allocates the results and
+enters the plan through one compiled function, which reads the operands' addresses from behind their object headers,
+stores them in the words and runs the kernels.
 
 Operands are numbered: the op's arrays, the state of its random numbers where it draws, its `floats` (numbers that may
 differ from call to call), temporaries, results.
@@ -30,14 +30,14 @@ from deepcore.kernels.codegen.kernel import Operand, Out, Size, Words, args
 from deepcore.kernels.runtime import allocator, threadpool
 
 _ALIGNED, _PLAIN = 0x100, 0x101  # NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
-#: Specs, and plans of one op, that are kept.
-_MOST = 1 << 14
-#: Bytes from which results come from the allocator that keeps blocks.
-_LARGE = 1 << 20
+#: Size at which the cache of specs, or of an op's plans, is cleared.
+_MAX_CACHED = 1 << 14
+#: Size in bytes from which arrays come from the caching allocator.
+_POOLED_BYTES = 1 << 20
 
 
 class Spec:
-    """What is known of an array before its values. Interned: two arrays that are alike have one spec."""
+    """Shape, strides, dtype, alignment and backend of an array. Interned: equal specs are one object."""
 
     __slots__ = ("aligned", "backend", "dtype", "ndim", "plain", "shape", "size", "strides")
 
@@ -54,7 +54,7 @@ _specs: dict[tuple, Spec] = {}
 
 
 def spec_of(array, backend) -> Spec:
-    """The spec of a raw array; arrays of other devices than the CPU share one, for which nothing has a plan here."""
+    """The spec of a raw array. Arrays of other devices than the CPU share one spec, which has no plans."""
     if isinstance(array, np.ndarray):
         key = array.shape, array.strides, array.dtype, array.flags.num & _PLAIN, backend
     else:
@@ -63,12 +63,12 @@ def spec_of(array, backend) -> Spec:
 
 
 def interned(shape: tuple[int, ...], strides: tuple[int, ...], dtype, plain: bool, backend) -> Spec:
-    """The spec of aligned memory; `plain`: it is C-contiguous."""
+    """The spec of aligned memory; `plain`: whether it is C-contiguous."""
     return _interned((shape, strides, dtype, _PLAIN if plain else _ALIGNED, backend))
 
 
 def _interned(key: tuple) -> Spec:
-    if len(_specs) >= _MOST:
+    if len(_specs) >= _MAX_CACHED:
         _specs.clear()
     return _specs.setdefault(key, Spec(*key))
 
@@ -83,14 +83,14 @@ def strides_of(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 def contiguous(shape: tuple[int, ...], dtype, backend) -> Spec:
-    """The spec of an array as `np.empty` makes it."""
+    """The spec of a C-contiguous, aligned array."""
     return _interned((shape, strides_of(shape, dtype.itemsize), dtype, _PLAIN, backend))
 
 
 class Launch:
-    """All chunks of a kernel. Arguments, by name, are whole numbers, floats, arrays that the plan owns, and operands.
+    """A launch of all chunks of a kernel. Arguments are ints, floats, arrays that the plan owns, and operands.
 
-    `words` has them in the order of the kernel's declaration, which they are checked against.
+    `words` has them in the order of the kernel's declaration, against which they are checked.
     """
 
     __slots__ = ("chunks", "kernel", "words")
@@ -106,9 +106,9 @@ class Launch:
             (words[names.index(name)],) = self.kernel.encoded(name, value)
         return self._of(words)
 
-    def over(self, place: Callable[[Operand], Operand]) -> Launch:
-        """The launch over other operands of its plan."""
-        return self._of(place(word) if isinstance(word, Operand) else word for word in self.words)
+    def renumbered(self, renumber: Callable[[Operand], Operand]) -> Launch:
+        """The launch with its operands mapped to others of the plan."""
+        return self._of(renumber(word) if isinstance(word, Operand) else word for word in self.words)
 
     def argument(self, name: str) -> int | Operand:
         return self.words[list(self.kernel.arguments).index(name)]
@@ -123,13 +123,13 @@ class Launch:
 
 
 class KernelStopped(DeepcoreError):
-    """A kernel gave a status other than 0."""
+    """A kernel returned a status other than 0."""
 
 
 class Plan:
-    """`call(*arrays, *slots, *results)` runs it and returns None, or the status of a kernel that stopped.
+    """The launches of an op. `call(*arrays, *slots, *results)` runs them; None, or the status of a kernel that stopped.
 
-    `spec` is the result's, `aux` are those of further results: what a forward returns behind its result.
+    `spec` is the result's, `aux` are those of the auxiliary results that a forward returns behind it.
     """
 
     __slots__ = (
@@ -146,42 +146,43 @@ class Plan:
     ):
         self.spec, self.shape, self.dtype = spec, spec.shape, spec.dtype
         self.results: tuple[Spec, ...] = (spec, *aux)
-        #: Whether the op gives more than an array: several, or a tuple of one.
+        #: Whether the op returns a tuple.
         self.many = bool(aux)
         self.launches, self.temporaries = tuple(launches), temporaries
-        #: Whatever the launches' words refer to.
+        #: Keeps memory alive that the launches' words point to.
         self.owner = owner
         self.parallel = any(launch.chunks > 1 for launch in launches)
-        #: Allocates the result, from `shape` and `dtype`, and readies the thread pool where the launches use it.
+        #: Allocates the result from `shape` and `dtype`; prepares the thread pool where the launches use it.
         self.empty: Callable = _parallel_empty if self.parallel else allocator.empty
-        if not self.parallel and spec.size * spec.dtype.itemsize < _LARGE:
+        if not self.parallel and spec.size * spec.dtype.itemsize < _POOLED_BYTES:
             self.empty = np.empty
 
     def __getattr__(self, name: str):
         if name != "call":
             raise AttributeError(name)
-        self.call: Callable = entered(self.launches, self.temporaries, len(self.results))  # programs have no need of it
+        # Bound on first use: compiled programs never call it.
+        self.call: Callable = bind_entry(self.launches, self.temporaries, len(self.results))
         return self.call
 
-    def outputs(self, *given) -> list[np.ndarray]:
-        """Memory for all results that is not given, and the thread pool ready where the launches use it."""
+    def outputs(self, *buffers) -> list[np.ndarray]:
+        """Arrays for the results: `buffers` where not None, else allocated. Prepares the thread pool where it is used."""
         if self.parallel:
             threadpool.prepare()
-        outputs = [array for array in given if array is not None]
+        outputs = [array for array in buffers if array is not None]
         if len(outputs) < len(self.results):
-            filled = [*given, *[None] * (len(self.results) - len(given))]
+            padded = [*buffers, *[None] * (len(self.results) - len(buffers))]
             outputs = [
                 allocator.empty(spec.shape, spec.dtype) if array is None else array
-                for spec, array in zip(self.results, filled)
+                for spec, array in zip(self.results, padded)
             ]
         return outputs
 
-    def run(self, arrays: Sequence, slots: Sequence, *given):
+    def run(self, arrays: Sequence, slots: Sequence, *buffers):
         """The plan's result, or a tuple of its results.
 
-        `given`: memory for results, or None.
+        `buffers`: arrays to write results to, or None.
         """
-        outputs = self.outputs(*given)
+        outputs = self.outputs(*buffers)
         status = self.call(*arrays, *slots, *outputs)
         if status:
             self.stopped(status)
@@ -197,37 +198,37 @@ def _parallel_empty(shape, dtype) -> np.ndarray:
     return allocator.empty(shape, dtype)
 
 
-def _filled(launch: Launch, operands: list[int]) -> list[int]:
+def _bound_words(launch: Launch, operands: list[int]) -> list[int]:
     return [operands[w.number] if isinstance(w, Operand) else w for w in launch.words]
 
 
-def _word(operand) -> int:
+def _encode_operand(operand) -> int:
     return jit.bits(operand) if isinstance(operand, float) else jit.address(operand)
 
 
 def reference_explains(xp, arrays, params) -> None:
-    """For `on_stop`: the op's reference runs after a kernel that stopped, and raises its error."""
+    """As `on_stop`: the op's reference runs after the kernel stopped, and raises the error."""
 
 
 def draw_state(params: dict) -> np.ndarray:
-    """Seed, stream and position as kernels read them."""
+    """Seed, stream and position of a draw as an int64 array, the form that kernels read."""
     words = params["seed"], params["stream"], params["position"]
     return np.array(jit.signed_words(*words), np.int64)
 
 
 class Lowering:
-    """How an op runs on the CPU: `lower(specs, params)` gives the plan of calls with operands like these.
+    """How an op runs on the CPU: `lower(specs, params)` returns the plan for operands of these specs.
 
-    It gives None where the reference serves, and True where other arrays must be made first: `copies(specs, params)` says
-    which operands, as contiguous copies, give a plan. `prepare(xp, arrays, params, out)`, where it is given, returns the
-    result of such a call another way, or NotImplemented.
+    It returns None where the reference runs, and True where operands must be copied first: `copies(specs, params)` says
+    which operands need a contiguous copy. `prepare(xp, arrays, params, out)`, if given, computes such a call instead, or
+    returns NotImplemented.
 
-    `keys` names the parameters that a plan depends on, or is a function of the parameters; `floats` names those that are
-    numbers: operands, and never keys. `draws`: the parameters seed, stream and position are one operand, an int64 array.
-    `many`: results are a tuple, however many there are. `on_stop(xp, arrays, params)` raises what the status of a kernel
-    means; where it returns, the reference runs. `cost(specs, params)`: operations of arithmetic. `epilogue(plan, kernel,
-    others, keep)`: a plan of this op with an elementwise kernel applied to its result, as `with_epilogue` makes it, or None.
-    The instance is the op's kernel for `register`.
+    `keys` names the parameters that a plan depends on, or is a function of the parameters; `floats` names numbers that
+    are operands, never keys. `draws`: the parameters seed, stream and position are one operand, an int64 array. `many`:
+    the op returns a tuple, even of one result. `on_stop(xp, arrays, params)` raises the error for a kernel that stopped;
+    where it returns, the reference runs. `cost(specs, params)`: number of arithmetic operations. `epilogue(plan, kernel,
+    others, keep)`: a plan that applies an elementwise kernel to this op's result, as by `with_epilogue`, or None. The
+    instance itself is registered as the op's kernel.
     """
 
     def __init__(
@@ -248,23 +249,23 @@ class Lowering:
         self.__name__ = self.op_name = op_name
         self.lower, self.floats, self.prepare = lower, floats, prepare
         self.draws, self.many, self.on_stop = draws, many, on_stop
-        #: Whether plans have operands that are no arrays of the op.
+        #: Whether plans have operands besides the op's arrays.
         self.has_slots = draws or bool(floats)
-        self.copies: Callable[..., tuple[bool, ...] | None] = copies or _not_plain
-        self.cost: Callable[..., float] = cost or _largest
+        self.copies: Callable[..., tuple[bool, ...] | None] = copies or _noncontiguous
+        self.cost: Callable[..., float] = cost or _max_size
         self.epilogue = epilogue
-        #: By specs, and parameters that are keys; False: the reference, True: `prepare`.
+        #: Plan cache by specs and key parameters; False: run the reference, True: `prepare`.
         self.plans: dict[Any, Plan | bool] = {}
-        #: Of a call's parameters, those that are keys.
+        #: Maps a call's parameters to those that are keys.
         self.key: Callable[[dict], Any] = keys if callable(keys) else operator.itemgetter(*keys) if keys else _no_key
 
     def plan(self, key, specs: Sequence[Spec], params: dict) -> Plan | bool:
-        """What stands under `key` in `plans`, made where nothing does."""
+        """The entry of the plan cache under `key`; on a miss, lower the op."""
         plan = self.plans.get(key)
         if plan is None:
-            if len(self.plans) >= _MOST:
+            if len(self.plans) >= _MAX_CACHED:
                 self.plans.clear()
-            plan = True  # another device, or two of them: not for a plan
+            plan = True  # another device, or operands on two: no plan
             if all(spec.backend is specs[0].backend and spec.dtype is not None for spec in specs):
                 plan = self.pays(specs, params) and self._lowered(specs, params)
             self.plans[key] = plan
@@ -277,26 +278,26 @@ class Lowering:
         return plan
 
     def pays(self, specs: Sequence[Spec], params: dict) -> bool:
-        """Whether eager calls with these operands run by a kernel. False only where the reference has the same bits."""
+        """Whether a kernel is profitable for an eager call. False only where the reference has the same bits."""
         return True
 
     draw_state = staticmethod(draw_state)
 
     def slots(self, params: dict) -> list:
         """The operands behind the arrays: the state of random numbers, then floats."""
-        found: list = [draw_state(params)] if self.draws else []
+        operands: list = [draw_state(params)] if self.draws else []
         for name in self.floats:
             if not hasattr(params[name], "__float__"):
                 raise TypeError(f"{name} is a number, not {type(params[name]).__name__}")
-            found.append(float(params[name]))
-        return found
+            operands.append(float(params[name]))
+        return operands
 
     def __call__(self, xp, *arrays, out=None, **params):
         while arrays and arrays[-1] is None:
             arrays = arrays[:-1]
         plan = self.plan_by_kernels([spec_of(array, xp) for array in arrays], params)
         if isinstance(plan, bool):
-            return (self.prepare or self._copied)(xp, arrays, params, out) if plan else NotImplemented
+            return (self.prepare or self._run_on_copies)(xp, arrays, params, out) if plan else NotImplemented
         try:
             result = plan.run(arrays, self.slots(params), out)
         except KernelStopped:
@@ -307,19 +308,19 @@ class Lowering:
         return (result,) if self.many and not isinstance(result, tuple) else result
 
     def plan_by_kernels(self, specs: Sequence[Spec], params: dict) -> Plan | bool:
-        """As `plan`, whether or not kernels pay."""
+        """As `plan`, but regardless of `pays`."""
         key = self.key(params)
         operands = specs[0] if len(specs) == 1 else tuple(specs)
-        whole = operands if key is None else (operands, key)
-        plan = self.plans.get(whole)
+        cache_key = operands if key is None else (operands, key)
+        plan = self.plans.get(cache_key)
         if plan is None or plan is False:
-            if len(self.plans) >= _MOST:
+            if len(self.plans) >= _MAX_CACHED:
                 self.plans.clear()
-            plan = self.plans[whole] = self._lowered(specs, params)
+            plan = self.plans[cache_key] = self._lowered(specs, params)
         return plan
 
-    def _copied(self, xp, arrays, params, out):
-        """The result by way of contiguous copies."""
+    def _run_on_copies(self, xp, arrays, params, out):
+        """The result from contiguous copies of the operands."""
         copies = self.copies([spec_of(array, xp) for array in arrays], params)
         if copies is None:
             return NotImplemented
@@ -329,49 +330,49 @@ class Lowering:
         return self(xp, *copied, out=out, **params)
 
 
-def _not_plain(specs: Sequence[Spec], params: dict) -> tuple[bool, ...] | None:
+def _noncontiguous(specs: Sequence[Spec], params: dict) -> tuple[bool, ...] | None:
     return tuple(not spec.plain for spec in specs) if any(not spec.plain for spec in specs) else None
 
 
-def _largest(specs: Sequence[Spec], params: dict) -> float:
+def _max_size(specs: Sequence[Spec], params: dict) -> float:
     return max((spec.size for spec in specs), default=0)
 
 
 def per_element(operations: float) -> Callable[..., float]:
-    """A cost: operations for each element of the largest operand."""
-    return lambda specs, params: operations * _largest(specs, params)
+    """A cost function: operations per element of the largest operand."""
+    return lambda specs, params: operations * _max_size(specs, params)
 
 
 def with_epilogue(plan: Plan, kernel: Kernel, others: int = 0, keep: bool = False) -> Plan | None:
-    """The plan with an elementwise kernel applied to its result by its last launch, while that is in the nearest cache.
+    """The plan whose last launch applies an elementwise kernel to the result while it is in the nearest cache.
 
-    That launch has the arguments `out`, `activation` (the kernel), `pre` (what the kernel is applied to is stored there) and
-    `other` (its second operand). `others`: 1 where the kernel has a second operand, an array behind those of the plan.
-    Results: what the kernel gives, and with `keep` the plan's. None where there is a kernel already.
+    That launch has the arguments `out`, `activation` (the kernel), `pre` (where its input is stored) and `other` (its
+    second operand). `others`: 1 where the kernel has a second operand, an array behind those of the plan. Results: the
+    kernel's output, and with `keep` its input. None if the plan has an epilogue already.
     """
     last = plan.launches[-1]
     if last.argument("activation") or last.argument("pre"):
         return None
     out = last.argument("out")
     assert isinstance(out, Operand)
-    arrays = out.number - len(plan.temporaries)
+    inputs = out.number - len(plan.temporaries)
 
-    def place(operand: Operand) -> Operand:
-        return Operand(operand.number + others) if operand.number >= arrays else operand
+    def renumber(operand: Operand) -> Operand:
+        return Operand(operand.number + others) if operand.number >= inputs else operand
 
     changes: dict[str, Any] = {"activation": kernel}
     if keep:
         changes["pre"] = Operand(out.number + others + 1)
     if others:
-        changes["other"] = Operand(arrays)
-    launches = [each.over(place) for each in plan.launches]
+        changes["other"] = Operand(inputs)
+    launches = [launch.renumbered(renumber) for launch in plan.launches]
     launches[-1] = launches[-1].replaced(**changes)
     return Plan(plan.spec, launches, plan.temporaries, owner=plan.owner, aux=[plan.spec] * keep)
 
 
 @args(state=Words, blocks=Size, out=Out(np.int64))
 def _advance(tools):
-    """A state of random numbers, blocks further on."""
+    """Advance the state of a random stream by `blocks`."""
 
     def kernel(state, blocks, out):
         out[0], out[1], out[2] = state[0], state[1], state[2] + blocks
@@ -389,8 +390,8 @@ def _no_key(params: dict) -> None:
 
 # -- the compiled entry ---------------------------------------------------------------------------------------------
 
-# A builtin function of Python's C API over a block of words: what it runs, then the words themselves, then which of them
-# are operands and what is done to their addresses, then which are addresses of other words. See `_block`.
+# A builtin function of Python's C API over a block of words: a header, the words of the launches, the operands to store
+# in them, and the words that point to other words. `_block` documents the layout.
 _ENTRY = """
 define ptr @deepcore_plan(ptr %self, ptr %args, i64 %count) {
 entry:
@@ -445,12 +446,12 @@ link:
 join:
   %j2 = shl i64 %j, 1
   %from = getelementptr i64, ptr %links, i64 %j2
-  %here = load i64, ptr %from
+  %pointer = load i64, ptr %from
   %to = getelementptr i64, ptr %from, i64 1
-  %there = load i64, ptr %to
-  %target2 = getelementptr i64, ptr %w, i64 %there
+  %pointee = load i64, ptr %to
+  %target2 = getelementptr i64, ptr %w, i64 %pointee
   %startword = ptrtoint ptr %target2 to i64
-  %slot = getelementptr i64, ptr %w, i64 %here
+  %slot = getelementptr i64, ptr %w, i64 %pointer
   store i64 %startword, ptr %slot
   %j1 = add i64 %j, 1
   br label %link
@@ -485,7 +486,7 @@ stopped:
 }
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 """
-_DIRECT, _HELD, _RELEASED = 0, 1, 2
+_DIRECT, _GIL_HELD, _GIL_RELEASED = 0, 1, 2
 _FASTCALL = 0x80  # METH_FASTCALL
 
 
@@ -505,8 +506,8 @@ _method: _Method | None = None
 
 
 @functools.cache
-def _can_enter() -> bool:
-    """Whether builtin functions can be made here: by CPython with a lock, over arrays whose layout is known."""
+def _can_make_builtins() -> bool:
+    """Whether plans can be builtin functions: on CPython with a GIL, with a known layout of arrays."""
     import sys
 
     free = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -514,27 +515,27 @@ def _can_enter() -> bool:
 
 
 def _entry() -> _Method:
-    """The definition that all plans share, made once: Python keeps a pointer to it."""
+    """The method definition that all plans share; Python keeps a pointer to it."""
     global _method
     with _lock:
         if _method is None:
-            at = lambda name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
+            address_of = lambda name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
             text = _ENTRY
             for name, value in {
                 "bytes": bytes.__basicsize__ - 1, "header": jit.HEADER, "base": threadpool.BASE, "none": id(None),
-                "save": at("PyEval_SaveThread"), "restore": at("PyEval_RestoreThread"), "incref": at("Py_IncRef"),
-                "number": at("PyLong_FromLong"),
+                "save": address_of("PyEval_SaveThread"), "restore": address_of("PyEval_RestoreThread"),
+                "incref": address_of("Py_IncRef"), "number": address_of("PyLong_FromLong"),
             }.items():  # fmt: skip
                 text = text.replace(f"{{{name}}}", str(value))
             address = jit.assembled(text, "deepcore_plan")
             _method = _Method(b"plan", address, _FASTCALL, None)
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(_method))  # kept as long as the process
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(_method))  # never freed
     return _method
 
 
-def _block(launches: tuple[Launch, ...], place: Callable[[int], tuple[int, int, int]]) -> bytes:
-    """What the entry reads: kernel, mode, number of words, of operands, of links; words; (word, argument, offset, mask)…;
-    (word, word)…. `place`: the argument in which an operand lies, its offset there, and the mask of its address."""
+def _block(launches: tuple[Launch, ...], locate: Callable[[int], tuple[int, int, int]]) -> bytes:
+    """The entry's data: kernel, mode, number of words, of operands, of links; words; (word, argument, offset, mask)…;
+    (pointer word, target word)…. `locate`: an operand's argument, offset in it, and mask of its address."""
     words: list[int] = []
     operands: list[int] = []
     links: list[int] = []
@@ -542,7 +543,7 @@ def _block(launches: tuple[Launch, ...], place: Callable[[int], tuple[int, int, 
     def add(launch: Launch) -> None:
         for w in launch.words:
             if isinstance(w, Operand):
-                operands.extend((len(words), *place(w.number)))
+                operands.extend((len(words), *locate(w.number)))
             words.append(0 if isinstance(w, Operand) else w)
 
     if len(launches) == 1 and launches[0].chunks == 1:
@@ -550,7 +551,7 @@ def _block(launches: tuple[Launch, ...], place: Callable[[int], tuple[int, int, 
         add(launches[0])
     else:
         address = threadpool.run_address()
-        mode = _RELEASED if any(launch.chunks > 1 for launch in launches) else _HELD
+        mode = _GIL_RELEASED if any(launch.chunks > 1 for launch in launches) else _GIL_HELD
         words += [0, len(launches)]
         for launch in launches:
             words += [launch.kernel.address, 0, launch.chunks]
@@ -561,31 +562,31 @@ def _block(launches: tuple[Launch, ...], place: Callable[[int], tuple[int, int, 
     return struct.pack(f"{len(head) + len(words) + len(operands) + len(links)}q", *head, *words, *operands, *links)
 
 
-def entered(launches: tuple[Launch, ...], temporaries: tuple[int, ...], results: int) -> Callable:
-    """The function of arrays, slots and results that runs launches. Temporaries lie in one array, each on a cache line."""
-    starts = [0, *itertools.accumulate(-(-size // 64) * 64 for size in temporaries)]
-    alone = len(launches) == 1 and launches[0].chunks == 1
-    if not _can_enter() or not (alone or threadpool.can_prepare()):
-        return functools.partial(_launched, launches, starts, results)
-    # The last operand is the last result, which some launch writes.
+def bind_entry(launches: tuple[Launch, ...], temporaries: tuple[int, ...], results: int) -> Callable:
+    """A function of arrays, slots and results that runs the launches. Temporaries share one array, each on a cache line."""
+    offsets = [0, *itertools.accumulate(-(-size // 64) * 64 for size in temporaries)]
+    is_single = len(launches) == 1 and launches[0].chunks == 1
+    if not _can_make_builtins() or not (is_single or threadpool.can_prepare()):
+        return functools.partial(_run_launches, launches, offsets, results)
+    # The highest number is the last result's: some launch writes it.
     numbers = [w.number for launch in launches for w in launch.words if isinstance(w, Operand)]
     first_result = max(numbers) + 1 - results
-    first = first_result - len(temporaries)
+    first_temporary = first_result - len(temporaries)
 
-    def place(number: int) -> tuple[int, int, int]:
+    def locate(number: int) -> tuple[int, int, int]:
         if number >= first_result:
             number += bool(temporaries) - len(temporaries)
-        elif number >= first:
-            return first, 63 + starts[number - first], -64
+        elif number >= first_temporary:
+            return first_temporary, 63 + offsets[number - first_temporary], -64
         return number, 0, -1
 
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
-    call = new(ctypes.addressof(_entry()), _block(launches, place), None)
+    call = new(ctypes.addressof(_entry()), _block(launches, locate), None)
     if not temporaries:
         return call
-    size = starts[-1] + 63
-    empty = np.empty if size < _LARGE else allocator.empty
+    size = offsets[-1] + 63
+    empty = np.empty if size < _POOLED_BYTES else allocator.empty
 
     def with_temporaries(*operands):
         return call(*operands[:-results], empty(size, np.uint8), *operands[-results:])
@@ -593,15 +594,17 @@ def entered(launches: tuple[Launch, ...], temporaries: tuple[int, ...], results:
     return with_temporaries
 
 
-def _launched(launches: tuple[Launch, ...], starts: list[int], results: int, *operands) -> int | None:
-    """What the entry does, by Python and ctypes."""
-    space = allocator.empty(starts[-1] + 63, np.uint8)
+def _run_launches(launches: tuple[Launch, ...], offsets: list[int], results: int, *operands) -> int | None:
+    """The entry in Python and ctypes, for interpreters where `_can_make_builtins` is false."""
+    space = allocator.empty(offsets[-1] + 63, np.uint8)
     base = jit.address(space) + 63 & -64
     words = [
-        *map(_word, operands[:-results]), *(base + start for start in starts[:-1]), *map(_word, operands[-results:]),
+        *map(_encode_operand, operands[:-results]),
+        *(base + offset for offset in offsets[:-1]),
+        *map(_encode_operand, operands[-results:]),
     ]  # fmt: skip
     for launch in launches:
-        status = threadpool.launch_words(launch.kernel, launch.chunks, _filled(launch, words))
+        status = threadpool.launch_words(launch.kernel, launch.chunks, _bound_words(launch, words))
         if status:
             return status
     return None

@@ -26,12 +26,12 @@ _discovered = False
 def register(name: str, backend_kind: str, when: Callable[..., bool] | None = None, needs_numba: bool = True):
     """Decorator: the function runs op `name` on backends of kind `backend_kind` ("cpu", "cuda").
 
-    The function takes `(xp, *arrays, **params)` and returns an array, as the op's reference does. `when(*arrays,
-    **params)` says which calls it takes (default: all); it may look at shape, dtype and layout only, so that the same
-    call always gives the same bits. Kernels of one op are asked in the order of their files, then of registration.
-    One that cannot be compiled here returns NotImplemented, and the next is asked; `needs_numba` is for those that
-    cannot run at all before numba is imported. A lone kernel with a method `bind(reference)` makes its callable itself:
-    it heeds `settings.kernels`, and saves this dispatcher's share of a short call.
+    The function's signature is `(xp, *arrays, **params) -> array`, as that of the op's reference. `when(*arrays,
+    **params)` selects the calls it runs (default: all); it may depend on shape, dtype and layout only, so that equal
+    calls give equal bits. Kernels of one op are tried in the order of their files, then of registration. One that
+    cannot be compiled returns NotImplemented, and the next is tried; `needs_numba` marks kernels that cannot run before
+    numba is imported. An op's only kernel may have a method `bind(reference)`, which returns the callable: it must
+    check `settings.kernels`, and saves this dispatcher's share of a short call.
     """
 
     def add(run: Callable) -> Callable:
@@ -44,16 +44,16 @@ def register(name: str, backend_kind: str, when: Callable[..., bool] | None = No
 def dispatcher(op_name: str, backend, reference: Callable) -> Callable:
     """The callable `(xp, *arrays, **params) -> array` that runs `op_name` on `backend`.
 
-    It is `reference` itself where no kernel is registered. Otherwise each call goes to the first kernel whose `when`
-    holds, and to `reference` when none does, when kernels are off (DEEPCORE_KERNELS=0) or numba is missing.
+    It is `reference` itself where no kernel is registered. Otherwise each call runs the first kernel whose `when` is
+    true, and `reference` where there is none, kernels are off (DEEPCORE_KERNELS=0) or numba is missing.
     """
     discover()
-    found = _KERNELS.get((op_name, backend.name.partition(":")[0])) or _KERNELS.get((op_name, backend.kernel_kind))
-    if not found:
+    registered = _KERNELS.get((op_name, backend.name.partition(":")[0])) or _KERNELS.get((op_name, backend.kernel_kind))
+    if not registered:
         return reference
-    kernels = tuple(found)
-    bind = getattr(found[0].run, "bind", None)
-    if bind is not None and len(found) == 1:
+    kernels = tuple(registered)
+    bind = getattr(registered[0].run, "bind", None)
+    if bind is not None and len(registered) == 1:
         return bind(reference)
 
     def run(xp, *arrays, **params):
@@ -72,7 +72,7 @@ def dispatcher(op_name: str, backend, reference: Callable) -> Callable:
 
 
 def lowering(op_name: str, backend):
-    """What plans the calls of an op on `backend`, or None."""
+    """The lowering of an op on `backend`, or None."""
     discover()
     for kernel in _KERNELS.get((op_name, backend.name), ()):
         if hasattr(kernel.run, "plans"):

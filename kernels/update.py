@@ -1,13 +1,13 @@
 """Optimizer updates as scalar formulas, written once beside their optimizer.
 
-`lift` makes the loops of kernels of a formula, `over_arrays` the reference over whole arrays.
+`lift` turns a formula into kernel loops, `over_arrays` into the reference over whole arrays.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Container
-from math import sqrt as _sqrt  # not math.sqrt below: `lift` would take its name for that of our own
+from math import sqrt as _sqrt  # `lift` would confuse a global named math.sqrt with `sqrt` below
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -16,12 +16,12 @@ from deepcore.backend.dtypes import float32, float64
 
 
 def sqrt(x):
-    """√x in formulas of updates."""
+    """√x, for update formulas."""
     return _sqrt(x)
 
 
 def maximum(a, b):
-    """The larger one, NaN if either is, in formulas of updates."""
+    """max(a, b), NaN if either is, for update formulas."""
     larger = a if a > b else b
     return larger if a == a else a
 
@@ -32,10 +32,10 @@ UPDATES: list[Update] = []
 
 class Update:
     """One element's update, `formula(w, g, *states, *scalars) -> (w, *states)`: the parameter, its gradient, the state
-    arrays named here, and numbers that the optimizer gives by their names in the formula.
+    arrays named here, and scalars that the optimizer passes by their names in the formula.
 
-    Plain arithmetic, `sqrt` and `maximum` of this file; `a if c else b` where c depends on the scalars alone. A scalar is
-    to meet an element before it meets another scalar, so that loops and whole arrays round alike.
+    Plain arithmetic, `sqrt` and `maximum` of this file; `a if c else b` where c depends on the scalars alone. A scalar
+    must be combined with an element before another scalar, so that loops and whole arrays round alike.
     """
 
     def __init__(self, formula: Callable, *states: str):
@@ -44,15 +44,15 @@ class Update:
         self.scalars = code.co_varnames[2 + len(states) : code.co_argcount]
         UPDATES.append(self)
 
-    def values(self, given: dict[str, float]) -> list[float]:
+    def values(self, scalars: dict[str, float]) -> list[float]:
         """The scalars in the formula's order."""
-        return [given[name] for name in self.scalars]
+        return [scalars[name] for name in self.scalars]
 
 
 class UpdateKernels:
-    """A device's kernels of updates, one for each update and dtype, defined when first asked for.
+    """A device's update kernels, one per update and dtype, defined on first use.
 
-    `define(name, update, dtype)` makes one; `names`: of all kernels that the device has.
+    `define(name, update, dtype)` creates one; `names`: the names of all kernels of the device.
     """
 
     def __init__(self, define: Callable[[str, Update, Any], Any], names: Container[str]):
@@ -61,7 +61,7 @@ class UpdateKernels:
         self.lock = locks.lock()
 
     def __call__(self, update: Update, dtype) -> Any:
-        """The kernel of an update for parameters of this dtype, or None."""
+        """The kernel of an update for parameters of `dtype`, or None."""
         if dtype not in (float32, float64):
             return None
         with self.lock:
@@ -69,14 +69,14 @@ class UpdateKernels:
             if kernel is None:
                 stem, number = f"update_{update.formula.__name__}", 1
                 name = f"{stem}_{dtype.name}"
-                while name in self.names:  # another class has a formula of that name, or a notebook's cell ran again
+                while name in self.names:  # another class has a formula of that name, or a notebook cell was rerun
                     number += 1
                     name = f"{stem}_{number}_{dtype.name}"
                 kernel = self.kernels[update, dtype] = self.define(name, update, dtype)
             return kernel
 
     def define_all(self) -> None:
-        """Define the kernels of all updates there are, compiling none."""
+        """Define the kernels of all updates without compiling them."""
         for update in UPDATES:
             for dtype in (float32, float64):
                 self(update, dtype)
@@ -84,7 +84,7 @@ class UpdateKernels:
 
 @functools.cache
 def over_arrays(formula: Callable, module: ModuleType) -> FunctionType:
-    """The formula over arrays of an array library."""
+    """The formula over arrays of an array library, `module`."""
     names = dict(formula.__globals__)
     for name in formula.__code__.co_names:
         callee = names.get(name)
@@ -114,28 +114,28 @@ _RUN = _Run()
 
 
 class _RunMany:
-    """`updates(xp, update=Update, entries=[(w, g, states, scalars), …], kept={})`: a call that updates all, or None."""
+    """`updates(xp, update=Update, entries=[(w, g, states, scalars), …], cache={})`: a callable that updates all, or None."""
 
     name = "updates"
 
     @staticmethod
-    def forward(xp, *, update: Update, entries: list[tuple], kept: dict) -> None:
+    def forward(xp, *, update: Update, entries: list[tuple], cache: dict) -> None:
         return None
 
 
 _RUN_MANY: Any = _RunMany()
 
 
-def updates_together(xp, update: Update, entries: list[tuple], kept: dict) -> Callable[[], None] | None:
-    """What updates all entries (w, g, states, scalars) at once, in place, or None where the backend has no such thing.
+def updates_together(xp, update: Update, entries: list[tuple], cache: dict) -> Callable[[], None] | None:
+    """A callable that updates all entries (w, g, states, scalars) in place, or None where the backend has none.
 
-    All that can fail has been done before it is called. `kept` is the backend's, the same at the next step.
+    Everything that can fail is done before it is returned. `cache` belongs to the backend and persists between steps.
     """
-    return (xp.impls.get(_RUN_MANY) or xp.bind(_RUN_MANY))(xp, update=update, entries=entries, kept=kept)
+    return (xp.impls.get(_RUN_MANY) or xp.bind(_RUN_MANY))(xp, update=update, entries=entries, cache=cache)
 
 
 def run_update(xp, update: Update, scalars: dict[str, float], w, g, *states) -> None:
-    """One parameter's update, in place, by whole arrays or what is registered as "update" for the backend."""
+    """Update one parameter in place, by the backend's kernel "update" or over whole arrays."""
     (xp.impls.get(_RUN) or xp.bind(_RUN))(xp, w, g, *states, update=update, scalars=scalars)
 
 

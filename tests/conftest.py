@@ -17,7 +17,7 @@ from backends import BACKENDS
 from deepcore.config import settings
 from deepcore.kernels.codegen import background
 
-background.forgo()  # a run has its own: see `_WARMUP`
+background.disable()  # a run has its own: see `_WARMUP`
 
 # Under nohup, or in the background of a script, Ctrl-C is ignored, and by every process that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -194,7 +194,7 @@ class CpuBackend(Backend):
     def memory(self) -> dict[str, int]:
         from deepcore.kernels.runtime import allocator
 
-        held = {"held": allocator.kept()}
+        held = {"held": allocator.cached_bytes()}
         try:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             return {"used": pages * os.sysconf("SC_PAGE_SIZE"), **held}

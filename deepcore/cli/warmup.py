@@ -26,7 +26,7 @@ def run(args) -> int:
     from deepcore.kernels.cpu import optimizer
     from deepcore.kernels.cuda import optimizer as cuda_optimizer
 
-    background.forgo()  # what is compiled here is what is told
+    background.disable()  # what is compiled here is what is told
     kernels.discover()
     optimizer.kernel.define_all()
     cuda_optimizer.kernel.define_all()

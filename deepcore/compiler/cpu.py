@@ -90,7 +90,7 @@ class Target:
         """A dropout's plan that stores its mask, or `reads` one; None if unsupported."""
         if record.op.name != "dropout" or not record.ins[0].contiguous:
             return None
-        plan = (dropout.again if reads else dropout.keeping)([self.spec(record.ins[0])], record.params)
+        plan = (dropout.plan_from_mask if reads else dropout.plan_with_mask)([self.spec(record.ins[0])], record.params)
         return plan if isinstance(plan, Plan) else None
 
     # -- lowering -----------------------------------------------------------------------------------------

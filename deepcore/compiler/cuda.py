@@ -233,7 +233,7 @@ class DevicePlan:
                 entries = [(self.weights[i], g, self.columns[i]) for i, g in zip(members, arrays)]
                 tiles, _ = cuda_optimizer.fill(self.xp, update, dtype, entries, table.host)
                 words.send_unless_captured()
-                cuda_optimizer.over(self.xp, update, dtype, table.device, tiles)()
+                cuda_optimizer.update_by_table(self.xp, update, dtype, table.device, tiles)()
                 return ()
 
             steps.append(Step(name, [gradients[i] for i in members], [], call=run, kept=True))

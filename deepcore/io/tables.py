@@ -183,7 +183,7 @@ class TableFile:
         if settings.kernels and self._size >= least:
             from deepcore.kernels.cpu import csv_rows
 
-            if csv_rows.Rows.ready(kept=self._size < _KERNEL_BYTES):
+            if csv_rows.Rows.ready(cached_only=self._size < _KERNEL_BYTES):
                 rows = csv_rows.Rows(self._mark[0], roles)
                 return lambda data, begin, end: _by_kernel(rows, data, begin, end)
         mark, wanted = self._mark, roles.tolist()

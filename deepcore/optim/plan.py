@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deepcore.autograd import mode
 from deepcore.config import settings
 from deepcore.kernels.cpu.clip import Clip
-from deepcore.kernels.cpu.optimizer import Batch, Program, ready, takes
+from deepcore.kernels.cpu.optimizer import Batch, Program, ready, supports
 from deepcore.kernels.cpu.parameter_table import MISFIT, STOPPED
 from deepcore.kernels.update import updates_together
 from deepcore.tensor import Tensor
@@ -61,7 +61,7 @@ class Plan:
         self.counted = bool(self.inside) and "step" in self.inside[0]
         self.whole = self.members == [list(range(len(live)))]
         #: Whether its norm is that of the same parameters by themselves: one table for each dtype.
-        self.whole_norm = self.program is not None and not self.others and self.program.one_table_each
+        self.whole_norm = self.program is not None and not self.others and self.program.has_table_per_dtype
 
     def _state(self, optimizer: Optimizer, p: Tensor) -> dict[str, Any]:
         state = optimizer.state.get(p)
@@ -75,7 +75,7 @@ class Plan:
         for i, (w, group) in enumerate(zip(self.weights, self.groups)):
             update, state = optimizer.update(group), self.states[i]
             arrays = [state[name] for name in update.states if state.get(name) is not None]
-            if takes(w, *arrays) and ready(update, w.dtype):
+            if supports(w, *arrays) and ready(update, w.dtype):
                 chosen.setdefault((w.dtype.itemsize, update), []).append(i)
         batches: list[Batch] = []
         added: list[tuple[dict, Any, Any]] = []

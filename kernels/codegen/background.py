@@ -1,7 +1,7 @@
-"""A second process that compiles what usually comes next, while this one waits for the compiler.
+"""A worker process that compiles commonly used kernels ahead, while this process compiles its own.
 
-Compiling is Python's work more than LLVM's, so threads would take turns. The processes share nothing but the cache: this
-one sends names, one at a time, and finds the kernel there once it is told that it is done.
+Most of the compilation time is spent in Python, so threads would serialise on the GIL. The processes share only the
+kernel cache: this one sends kernel names, one at a time, and loads the kernel from the cache after the reply.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections import deque
 
 from deepcore.config import settings
 
-#: What nearly every training step needs, in the order in which it is worth having.
-USUAL = (
+#: Kernels of nearly every training step, the most valuable first.
+COMMON_KERNELS = (
     "gemm_float32",
     "pool_run",
     "sum_columns_float32",
@@ -34,21 +34,21 @@ USUAL = (
     "gemm_pack_float32",
     *(f"{name}_float32{kinds}" for name in ("add", "sub", "mul", "true_divide") for kinds in ("", "_vs", "_vr")),
 )
-_SERVE = "import deepcore.optim; from deepcore.kernels import compile_worker; compile_worker.serve()"  # optim defines updates
+_WORKER_CODE = "import deepcore.optim; from deepcore.kernels import compile_worker; compile_worker.serve()"  # optim defines updates
 
 
-class Helper:
-    """The other process, and what it has been given."""
+class Worker:
+    """The worker process and its queue."""
 
     def __init__(self, names):
-        #: What nobody has begun, and what the process is at.
-        self.waiting = deque(names)
+        #: Kernels not started yet, and the one that the process is compiling.
+        self.queue = deque(names)
         self.current: str | None = None
         self._changed = threading.Condition()
-        # It imports what this process would, and has no part in what the terminal sends.
+        # Same import path as this process; a session of its own, so that the terminal sends it no signals.
         path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _SERVE],
+            [sys.executable, "-P", "-c", _WORKER_CODE],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path, "DEEPCORE_CACHE": settings.cache_dir or ""},
             text=True, start_new_session=True,
@@ -56,24 +56,24 @@ class Helper:
         atexit.register(self.close)
         threading.Thread(target=self._feed, name="deepcore-background", daemon=True).start()
 
-    def take(self, name: str | None = None) -> str | None:
-        """That name, or whichever is next, if nobody has begun it: it is the caller's then."""
+    def claim(self, name: str | None = None) -> str | None:
+        """Remove a kernel, by default the next one, from the queue for the caller to compile; None if it is being compiled."""
         with self._changed:
             if name is None:
-                return self.waiting.popleft() if self.waiting else None
-            if name in self.waiting:
-                self.waiting.remove(name)
+                return self.queue.popleft() if self.queue else None
+            if name in self.queue:
+                self.queue.remove(name)
             return None if name == self.current else name
 
     def wait(self, name: str, seconds: float = 30.0) -> bool:
-        """Wait until the process is not at it any more; False where that takes too long."""
+        """Wait until the process is no longer compiling a kernel; False on timeout."""
         with self._changed:
             return self._changed.wait_for(lambda: self.current != name, seconds)
 
     def close(self) -> None:
-        """End the process, which takes back what it has half written."""
+        """Terminate the process, which removes its unfinished files."""
         with self._changed:
-            self.waiting.clear()
+            self.queue.clear()
         self._process.terminate()
         try:
             self._process.wait(2)
@@ -81,65 +81,64 @@ class Helper:
             self._process.kill()
 
     def abandon(self) -> None:
-        """In a fork: leave the process to the parent, and hold no end of its pipes, which would keep it."""
+        """In a forked child: leave the process to the parent, and close the pipes, which would keep it running."""
         atexit.unregister(self.close)
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError, ValueError):
                 pipe.buffer.raw.close()  # type: ignore[union-attr]
 
     def _feed(self) -> None:
-        given, done = self._process.stdin, self._process.stdout
-        assert given and done
+        requests, replies = self._process.stdin, self._process.stdout
+        assert requests and replies
         with contextlib.suppress(OSError, ValueError):
-            while self._begin():
-                given.write(f"{self.current}\n")
-                given.flush()
-                if not done.readline():
+            while self._next():
+                requests.write(f"{self.current}\n")
+                requests.flush()
+                if not replies.readline():
                     break
         with self._changed:
-            self.waiting.clear()
+            self.queue.clear()
             self.current = None
             self._changed.notify_all()
         atexit.unregister(self.close)
         self._process.kill()
-        with contextlib.suppress(OSError), self._process:  # what it was not sent cannot be sent now
+        with contextlib.suppress(OSError), self._process:  # unsent data in the pipe is lost
             pass
 
-    def _begin(self) -> bool:
+    def _next(self) -> bool:
         with self._changed:
-            self.current = self.waiting.popleft() if self.waiting else None
+            self.current = self.queue.popleft() if self.queue else None
             self._changed.notify_all()
         return self.current is not None
 
 
-_helper: Helper | None = None
-_tried = False
+_worker: Worker | None = None
+_attempted = False
 
 
-def helper() -> Helper | None:
-    """The helper, started when first asked for; None where there is to be none: with one thread, or in a program that is
-    not Python's own."""
-    global _helper, _tried
-    if not _tried:
-        _tried = True
+def worker() -> Worker | None:
+    """The worker, started on first use; None with one thread, or where the executable is not a Python interpreter."""
+    global _worker, _attempted
+    if not _attempted:
+        _attempted = True
         python = os.path.basename(sys.executable or "").lower().startswith(("python", "pypy"))
         if settings.threads > 1 and python and not getattr(sys, "frozen", False):
-            with contextlib.suppress(OSError, RuntimeError):  # no more processes, or threads
-                _helper = Helper(USUAL)
-    return _helper
+            with contextlib.suppress(OSError, RuntimeError):  # out of processes or threads
+                _worker = Worker(COMMON_KERNELS)
+    return _worker
 
 
-def forgo() -> None:
-    """Have no helper in this process."""
-    global _helper, _tried
-    _helper, _tried = None, True
+def disable() -> None:
+    """Never start a worker in this process."""
+    global _worker, _attempted
+    _worker, _attempted = None, True
 
 
-def _forked() -> None:
-    if _helper is not None:
-        _helper.abandon()
-    forgo()
+def _after_fork() -> None:
+    if _worker is not None:
+        _worker.abandon()
+    disable()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,8 +1,8 @@
-"""Compiled kernels on disk: one object file each, in a folder of the user's, named after everything it depends on.
+"""Kernel cache on disk: one object file per kernel in the user's cache folder, named after everything it depends on.
 
 A file is read only if it and its folder belong to this user, nobody else may write them, neither is a link, and the
-digest at its head fits. Whatever is wrong with it, it counts as missing; whatever is wrong with the folder, kernels
-live in memory, and one warning says so.
+digest in its header matches. An invalid file counts as missing; with an unusable folder, kernels stay in memory, after
+one warning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _POSIX = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 
 
 def folder() -> Path | None:
-    """Where kernels are kept: in DEEPCORE_CACHE, else where the system keeps caches; None if there is no such place."""
+    """The cache folder: in DEEPCORE_CACHE, else in the system's folder for caches; None if there is none."""
     if settings.cache_dir:
         return Path(settings.cache_dir).absolute() / "kernels"
     try:
@@ -49,7 +49,7 @@ def folder() -> Path | None:
 
 
 def stem(name: str, parameters: tuple, *source_files: str) -> str | None:
-    """`name` and the digest of all the kernel depends on but numba's version; None where the source cannot be read."""
+    """`name` and a digest of all the kernel depends on except numba's version; None if a source file cannot be read."""
     try:
         digest = hashlib.sha256(_environment().encode())
         for path in sorted(set(map(Path, source_files))):
@@ -63,7 +63,7 @@ def stem(name: str, parameters: tuple, *source_files: str) -> str | None:
 
 @functools.cache
 def _environment() -> str:
-    """Sources, versions and processor. Every file of `kernels` counts: a kernel may inline anything from it."""
+    """Sources, versions and processor. Includes every file of `kernels`, as a kernel may inline any of it."""
     import llvmlite
     from llvmlite import binding
 
@@ -81,19 +81,19 @@ def _environment() -> str:
 
 
 def host() -> tuple[str, str, str]:
-    """The triple, the processor and its features, as LLVM calls them."""
+    """LLVM's target triple, processor name and feature string."""
     from llvmlite import binding
 
     try:
         features = binding.get_host_cpu_features().flatten()
-    except RuntimeError:  # LLVM cannot list them on every system; the processor's name then says enough
+    except RuntimeError:  # not available on every system; the processor's name implies features
         features = ""
     return binding.get_process_triple(), binding.get_host_cpu_name(), features
 
 
 @functools.cache
 def numba_version() -> str:
-    """A digest of numba's version file, or "" without numba: importing it to ask would take longer than all else."""
+    """A digest of numba's version file, or "" without numba. Avoids the slow import of numba."""
     try:
         spec = importlib.util.find_spec("numba")
         assert spec is not None and spec.origin is not None
@@ -106,57 +106,57 @@ def numba_version() -> str:
 
 
 def read(stem: str) -> bytes | None:
-    """The object kept under `stem`, checked, or None. Without numba, one that any version of it made."""
-    with _opened() as place:
-        if place is None:
+    """The object cached under `stem`, validated, or None. Without numba, an object from any version of it."""
+    with _open_folder() as root:
+        if root is None:
             return None
         if numba_version():
-            return _read(place, f"{stem}-{numba_version()}{_SUFFIX}")
-        names = sorted(n for n in os.listdir(place) if n.startswith(f"{stem}-") and n.endswith(_SUFFIX))
-        return next((data for data in (_read(place, name) for name in names) if data is not None), None)
+            return _read(root, f"{stem}-{numba_version()}{_SUFFIX}")
+        names = sorted(n for n in os.listdir(root) if n.startswith(f"{stem}-") and n.endswith(_SUFFIX))
+        return next((data for data in (_read(root, name) for name in names) if data is not None), None)
 
 
-def _read(place: int | str, name: str) -> bytes | None:
+def _read(root: int | str, name: str) -> bytes | None:
     try:
-        if isinstance(place, int):
-            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
+        if isinstance(root, int):
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
         else:
-            if not stat.S_ISREG(os.lstat(os.path.join(place, name)).st_mode):
+            if not stat.S_ISREG(os.lstat(os.path.join(root, name)).st_mode):
                 return None
-            file = os.open(os.path.join(place, name), os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        with open(file, "rb") as opened:
-            facts = os.fstat(file)
-            if not stat.S_ISREG(facts.st_mode) or not _private(facts) or facts.st_size > _MAX_BYTES:
+            file = os.open(os.path.join(root, name), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        with open(file, "rb") as stream:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode) or not _is_private(status) or status.st_size > _MAX_BYTES:
                 return None
-            data = opened.read(_MAX_BYTES + 1)
+            data = stream.read(_MAX_BYTES + 1)
     except OSError:
         return None
-    head, body = data[: len(_MAGIC) + 32], data[len(_MAGIC) + 32 :]
+    header, payload = data[: len(_MAGIC) + 32], data[len(_MAGIC) + 32 :]
     title = name.encode() + b"\n"
-    if head != _MAGIC + hashlib.sha256(body).digest() or not body.startswith(title):
+    if header != _MAGIC + hashlib.sha256(payload).digest() or not payload.startswith(title):
         return None
-    return body[len(title) :]
+    return payload[len(title) :]
 
 
 def write(stem: str, data: bytes) -> bool:
-    """Keep an object; False where that is not possible. Another process sees all of it or nothing."""
-    global _unkept
+    """Cache an object, atomically; False on failure."""
+    global _write_failed
     if not numba_version():
         return False
     name = f"{stem}-{numba_version()}{_SUFFIX}"
     body = name.encode() + b"\n" + data
-    done = _write(name, _MAGIC + hashlib.sha256(body).digest() + body)
-    _unkept = _unkept or not done
-    return done
+    written = _write(name, _MAGIC + hashlib.sha256(body).digest() + body)
+    _write_failed = _write_failed or not written
+    return written
 
 
-_unkept = _warned = False
+_write_failed = _warned = False
 
 
-def warn_unkept() -> None:
-    """Warn, the first time, if an object could not be kept."""
+def warn_write_failed() -> None:
+    """Warn once if an object could not be written."""
     global _warned
-    if _unkept and not _warned:
+    if _write_failed and not _warned:
         _warned = True
         warnings.warn(
             f"compiled kernels cannot be kept in {folder() or 'a cache'}: {problem() or 'writing there fails'}"
@@ -167,125 +167,127 @@ def warn_unkept() -> None:
 
 
 def write_source(stem: str, text: str) -> bool:
-    """Keep the generated code of a kernel, to be read; nothing here ever runs it."""
+    """Write the generated code of a kernel, for inspection only."""
     return _write(f"{stem}{_SOURCE}", text.encode())
 
 
 def _write(name: str, content: bytes) -> bool:
-    with _opened(create=True) as place:
-        if place is None:
+    with _open_folder(create=True) as root:
+        if root is None:
             return False
-        where = place if isinstance(place, int) else None
-        root = "" if where is not None else f"{place}{os.sep}"
-        temporary = f"{root}.{os.urandom(8).hex()}.new"
+        dir_fd = root if isinstance(root, int) else None
+        prefix = "" if dir_fd is not None else f"{root}{os.sep}"
+        temporary = f"{prefix}.{os.urandom(8).hex()}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        made = False
+        exists = False
         try:
-            file = os.open(temporary, flags, 0o600, dir_fd=where)
-            made = True
-            with open(file, "wb") as opened:
-                opened.write(content)
-            os.replace(temporary, root + name, src_dir_fd=where, dst_dir_fd=where)
-            made = False
+            file = os.open(temporary, flags, 0o600, dir_fd=dir_fd)
+            exists = True
+            with open(file, "wb") as stream:
+                stream.write(content)
+            os.replace(temporary, prefix + name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+            exists = False
             return True
-        except OSError:  # a full disk; on Windows, a reader has the old file open
+        except OSError:  # disk full, or on Windows, the old file is open
             return False
         finally:
-            if made:
+            if exists:
                 with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=where)
+                    os.unlink(temporary, dir_fd=dir_fd)
 
 
 def entries() -> dict[str, int]:
-    """The bytes of each kept kernel, by file name."""
-    found = {}
-    with _opened() as place:
-        for name in [] if place is None else sorted(os.listdir(place)):
-            path, where = (name, place) if isinstance(place, int) else (os.path.join(str(place), name), None)
+    """The bytes of each cached kernel, by file name."""
+    sizes = {}
+    with _open_folder() as root:
+        for name in [] if root is None else sorted(os.listdir(root)):
+            path, dir_fd = (name, root) if isinstance(root, int) else (os.path.join(str(root), name), None)
             with contextlib.suppress(OSError):
-                facts = os.stat(path, dir_fd=where, follow_symlinks=False)
-                if name.endswith(_SUFFIX) and stat.S_ISREG(facts.st_mode):
-                    found[name] = facts.st_size
-    return found
+                status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+                if name.endswith(_SUFFIX) and stat.S_ISREG(status.st_mode):
+                    sizes[name] = status.st_size
+    return sizes
 
 
 def clear() -> int:
-    """Delete every kept kernel, and what interrupted writers left; the number of kernels."""
+    """Delete all cached kernels, and files of interrupted writers; the number of kernels."""
     count = 0
-    with _opened() as place:
-        for name in [] if place is None else os.listdir(place):
+    with _open_folder() as root:
+        for name in [] if root is None else os.listdir(root):
             if name.endswith((_SUFFIX, _SOURCE, ".new")):
-                path, where = (name, place) if isinstance(place, int) else (os.path.join(str(place), name), None)
+                path, dir_fd = (name, root) if isinstance(root, int) else (os.path.join(str(root), name), None)
                 with contextlib.suppress(OSError):
-                    os.unlink(path, dir_fd=where)
+                    os.unlink(path, dir_fd=dir_fd)
                     count += name.endswith(_SUFFIX)
     return count
 
 
-def alone() -> bool:
-    """Whether no other process has been told so and still lives: of those that compile ahead for a folder, one is enough."""
+def lock_folder() -> bool:
+    """Lock the folder until this process ends, so that one process compiles ahead for it; False if another holds it."""
     try:
         import fcntl
     except ImportError:  # Windows
         return True
-    with _opened(create=True) as place:
-        if not isinstance(place, int):
+    with _open_folder(create=True) as root:
+        if not isinstance(root, int):
             return False
-        held = os.dup(place)  # until this process ends
+        descriptor = os.dup(root)  # stays open until this process ends
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(held)
+            os.close(descriptor)
             return False
     return True
 
 
 def problem() -> str | None:
-    """Why nothing is kept, or None."""
+    """Why kernels cannot be cached, or None."""
     path = folder()
     if path is None:
         return "this system says of no folder that it is for caches"
-    with _opened() as place:
-        if place is not None:
+    with _open_folder() as root:
+        if root is not None:
             return None if os.access(path, os.W_OK) else "the folder cannot be written"
     if os.path.lexists(path):
         return "the folder, or the one it is in, is a link, belongs to someone else, or others may write it"
-    above = next((p for p in path.parents if os.path.lexists(p)), path)
-    return None if above.is_dir() and os.access(above, os.W_OK) else f"{above} is no folder that can be written"
+    ancestor = next((p for p in path.parents if os.path.lexists(p)), path)
+    return (
+        None if ancestor.is_dir() and os.access(ancestor, os.W_OK) else f"{ancestor} is no folder that can be written"
+    )
 
 
 @contextlib.contextmanager
-def _opened(create: bool = False) -> Iterator[int | str | None]:
-    """The folder, as a descriptor where the system has those for folders, if it and the one it is in are safe."""
+def _open_folder(create: bool = False) -> Iterator[int | str | None]:
+    """The folder, as a descriptor where the system supports that, else as a path; None unless it and its parent are safe."""
     path = folder()
     if path is None:
         yield None
         return
-    opened: list[int] = []
+    descriptors: list[int] = []
     try:
-        yield _open(path, create, opened)
+        yield _open_checked(path, create, descriptors)
     finally:
-        for descriptor in opened:
+        for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _open(path: Path, create: bool, opened: list[int]) -> int | str | None:
+def _open_checked(path: Path, create: bool, descriptors: list[int]) -> int | str | None:
     try:
         if create:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.mkdir(mode=0o700, exist_ok=True)
         if not _POSIX:
-            real = [os.lstat(p) for p in (path.parent, path)]
-            return str(path) if all(stat.S_ISDIR(facts.st_mode) for facts in real) else None
-        # Each is opened from the one above it and asked itself, so nothing can be exchanged in between.
+            statuses = [os.lstat(p) for p in (path.parent, path)]
+            return str(path) if all(stat.S_ISDIR(status.st_mode) for status in statuses) else None
+        # Each folder is opened relative to its parent and checked by descriptor, so that none can be swapped in between.
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        opened.append(os.open(path.parent, flags))
-        opened.append(os.open(path.name, flags, dir_fd=opened[0]))
-        return opened[1] if all(_private(os.fstat(d)) for d in opened) else None
+        descriptors.append(os.open(path.parent, flags))
+        descriptors.append(os.open(path.name, flags, dir_fd=descriptors[0]))
+        return descriptors[1] if all(_is_private(os.fstat(d)) for d in descriptors) else None
     except OSError:
         return None
 
 
-def _private(facts: os.stat_result) -> bool:
-    """Whether it is this user's, and only this user may write it. Windows has no such bits: folders there are private."""
-    return not _POSIX or (facts.st_uid == os.geteuid() and not facts.st_mode & 0o022)
+def _is_private(status: os.stat_result) -> bool:
+    """Whether this user owns it and only this user may write it. Always true on Windows, whose user folders are private."""
+    return not _POSIX or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)

@@ -1,6 +1,6 @@
-"""What kernels are written with: scalar functions lifted into them, and the machine's words, atomics and calls.
+"""Intrinsics of CPU kernels: lifted scalar functions, pointers, atomics and calls.
 
-Kernels are built by functions that get this module as `tools`; nothing here is called before numba is imported.
+Build functions of kernels receive this module as `tools`; nothing here is called before numba is imported.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _LIFTED: dict[tuple[Callable, Any], Callable] = {}
 
 
 def lift(function: Callable, dtype=None) -> Callable:
-    """The numba version of a plain scalar function and of the plain functions of its file and this folder that it calls.
+    """Compile a plain scalar function with numba, and with it its callees from the same file or from `kernels`.
 
-    With a dtype (float32, float64) the formula is computed in it: its floating constants become that dtype's, and a
-    callee `exp` is `exp_float32` where its file has one of that name.
+    With a dtype (float32, float64) the formula is computed in it: floating constants are converted to it, and a callee
+    `exp` becomes `exp_float32` where its file defines that.
     """
     import numpy as np
 
@@ -37,23 +37,23 @@ def lift(function: Callable, dtype=None) -> Callable:
         if function is elementary.fma:
             return fma()
         function = _variant(function, dtype)
-        found = _LIFTED.get((function, dtype))
-        if found is None:
+        lifted = _LIFTED.get((function, dtype))
+        if lifted is None:
             code, names = function.__code__, dict(function.__globals__)
             for name in code.co_names:
                 callee = names.get(name)
-                if isinstance(callee, FunctionType) and _known(callee, function):
+                if isinstance(callee, FunctionType) and _is_liftable(callee, function):
                     names[name] = lift(callee, dtype)
                 elif dtype is not None and type(callee) is float:
                     names[name] = dtype.type(callee)
             if dtype is not None:
                 code = code.replace(co_consts=tuple(dtype.type(c) if type(c) is float else c for c in code.co_consts))
             copy = FunctionType(code, names, function.__name__, function.__defaults__)
-            found = _LIFTED[function, dtype] = inline(copy)
-        return found
+            lifted = _LIFTED[function, dtype] = inline(copy)
+        return lifted
 
 
-def _known(callee: FunctionType, caller: Callable) -> bool:
+def _is_liftable(callee: FunctionType, caller: Callable) -> bool:
     return callee.__module__ == caller.__module__ or callee.__module__.startswith(_KERNELS)
 
 
@@ -87,7 +87,7 @@ def fma() -> Callable:
 
 @functools.cache
 def local(dtype, count: int) -> Callable:
-    """A function `()` to a pointer to `count` elements on the stack, 64-byte aligned. Each place that calls it has its own."""
+    """A function `()` -> pointer to `count` elements on the stack, 64-byte aligned. Each call site has its own memory."""
     numba = toolchain.load_numba()
     result = numba.types.CPointer(numba.from_dtype(dtype))
 
@@ -101,33 +101,35 @@ def local(dtype, count: int) -> Callable:
 
 
 def inline(function: Callable) -> Callable:
-    """`function` as numba inlines it into a kernel; its closure may hold other such functions."""
+    """`function` compiled for inlining into a kernel; its closure may hold other such functions."""
     return toolchain.load_numba().njit(forceinline=True, **OPTIONS)(function)
 
 
 def function(function: Callable) -> Callable:
-    """`function` as numba calls it from a kernel: for what is large and used in several places."""
+    """`function` compiled for calls from a kernel: for large functions with several call sites."""
     return toolchain.load_numba().njit(**OPTIONS)(function)
 
 
 def view(dtype) -> Callable:
-    """A function from an address to a pointer that is indexed as an array of `dtype` is, without any check.
+    """A function from an address to a pointer to elements of `dtype`, indexed without bounds checks.
 
-    Elements of float16 and bfloat16 are float32 in a kernel: widened where they are read, rounded once where written.
+    Elements of float16 and bfloat16 are float32 in a kernel: widened when loaded, rounded once when stored.
     """
     return view_as(pointer(dtype))
 
 
 @functools.cache
 def pointer(dtype):
-    """numba's type of a pointer to elements of `dtype`: bools are bytes, and 16-bit floats widened where they are read."""
+    """numba's type of a pointer to elements of `dtype`: bools are bytes, 16-bit floats are widened when loaded."""
     numba = toolchain.load_numba()
-    return narrow_pointer(dtype.name) if is_narrow(dtype) else numba.types.CPointer(numba.from_dtype(held(dtype)))
+    return (
+        narrow_pointer(dtype.name) if is_narrow(dtype) else numba.types.CPointer(numba.from_dtype(storage_dtype(dtype)))
+    )
 
 
 @functools.cache
 def view_as(result) -> Callable:
-    """A function from an address to a pointer of one of numba's types."""
+    """A function from an address to a pointer of a numba type."""
 
     def cast(context, builder, address):
         return builder.inttoptr(address, context.get_value_type(result))
@@ -136,7 +138,7 @@ def view_as(result) -> Callable:
 
 
 def intrinsic(result, arguments: str, generate: Callable) -> Callable:
-    """A function whose instructions `generate(context, builder, *values)` makes; None stands for nothing returned.
+    """A function whose instructions `generate(context, builder, *values)` emits; `result` None: it returns nothing.
 
     `arguments`: "i" is an int64, "p" a pointer to int64.
     """
@@ -154,7 +156,7 @@ def intrinsic(result, arguments: str, generate: Callable) -> Callable:
 
 
 def typed(count: int, signature, codegen: Callable) -> Callable:
-    """What numba's `intrinsic` decorates: a function of `count` arguments that has one signature."""
+    """The typing function that numba's `intrinsic` decorates, of `count` arguments and one signature."""
 
     def operation(typing, *values):
         return signature, codegen
@@ -167,7 +169,7 @@ def typed(count: int, signature, codegen: Callable) -> Callable:
 
 
 def compiled(text: str, scope: dict[str, Any]) -> dict[str, Any]:
-    """The scope after running generated Python: for kernels whose arguments or statements depend on their parameters."""
+    """Execute generated Python code in `scope`: for kernels whose arguments or statements depend on their parameters."""
     exec(text, scope)
     return scope
 
@@ -182,15 +184,13 @@ def words() -> Callable:
 
 @functools.cache
 def atomics() -> tuple[Callable, Callable, Callable, Callable, Callable]:
-    """load(p, i), store(p, i, v), add(p, i, v), swap(p, i, v) and exchanged(p, i, old, new), on int64 in one order.
-
-    add and swap return what was there before, exchanged whether p[i] was `old` and now is `new`.
-    """
+    """Sequentially consistent load(p, i), store(p, i, v), add(p, i, v), swap(p, i, v) and compare_exchange(p, i, old, new)
+    on int64. add and swap return the old value; compare_exchange returns whether p[i] was `old` and is set to `new`."""
     from numba import types
 
     order = "seq_cst"
 
-    def exchange(c, b, p, i, old, new):
+    def compare_exchange(c, b, p, i, old, new):
         pair = b.cmpxchg(b.gep(p, [i]), old, new, order, order)
         return b.zext(b.extract_value(pair, 1), old.type)
 
@@ -199,13 +199,13 @@ def atomics() -> tuple[Callable, Callable, Callable, Callable, Callable]:
         intrinsic(None, "pii", lambda c, b, p, i, v: b.store_atomic(v, b.gep(p, [i]), order, 8)),
         intrinsic(types.int64, "pii", lambda c, b, p, i, v: b.atomic_rmw("add", b.gep(p, [i]), v, order)),
         intrinsic(types.int64, "pii", lambda c, b, p, i, v: b.atomic_rmw("xchg", b.gep(p, [i]), v, order)),
-        intrinsic(types.int64, "piii", exchange),
+        intrinsic(types.int64, "piii", compare_exchange),
     )
 
 
 @functools.cache
 def pause() -> Callable:
-    """A function that tells the processor it is waiting in a loop."""
+    """pause(p): the processor's hint for spin loops."""
     from llvmlite import ir
 
     machine = platform.machine().lower()
@@ -226,7 +226,7 @@ def pause() -> Callable:
 
 @functools.cache
 def multiply_high() -> Callable:
-    """high(a, b): the upper 64 bits of the product of two int64, both taken as numbers without a sign."""
+    """high(a, b): the upper 64 bits of the product of two int64 as unsigned integers."""
     from llvmlite import ir
     from numba import types
 
@@ -240,7 +240,7 @@ def multiply_high() -> Callable:
 
 @functools.cache
 def leading_zeros() -> Callable:
-    """zeros(a): how many of the upper bits of an int64 are 0, at most 63: a is not 0."""
+    """zeros(a): the number of leading zero bits of an int64 other than 0."""
     from llvmlite import ir
     from numba import types
 
@@ -253,16 +253,16 @@ def call_kernel() -> Callable:
     from llvmlite import ir
     from numba import types
 
-    def generate(context, builder, address, words, part):
-        kind = ir.FunctionType(ir.IntType(32), [words.type, part.type])
-        return builder.sext(builder.call(builder.inttoptr(address, kind.as_pointer()), [words, part]), part.type)
+    def generate(context, builder, address, words, chunk):
+        kind = ir.FunctionType(ir.IntType(32), [words.type, chunk.type])
+        return builder.sext(builder.call(builder.inttoptr(address, kind.as_pointer()), [words, chunk]), chunk.type)
 
     return intrinsic(types.int64, "ipi", generate)
 
 
 @functools.cache
 def call_system() -> Callable:
-    """call(address, seven whole numbers): a function of the system's, which may take fewer."""
+    """call(address, seven integers): call a C function, which may have fewer arguments."""
     from llvmlite import ir
     from numba import types
 
@@ -275,7 +275,7 @@ def call_system() -> Callable:
 
 @functools.cache
 def wait_on_address() -> Callable:
-    """call(function, address, value): Windows' WaitOnAddress, while the four bytes there equal `value`."""
+    """call(function, address, value): Windows' WaitOnAddress, while the 32-bit word at `address` equals `value`."""
     from llvmlite import ir
     from numba.core import cgutils
 
@@ -285,15 +285,15 @@ def wait_on_address() -> Callable:
         expected = cgutils.alloca_once(builder, i32)
         builder.store(builder.trunc(value, i32), expected)
         kind = ir.FunctionType(i32, [i64, i64, i64, i32])
-        where = builder.inttoptr(function, kind.as_pointer())
-        builder.call(where, [address, builder.ptrtoint(expected, i64), i64(4), i32(0xFFFFFFFF)])
+        callee = builder.inttoptr(function, kind.as_pointer())
+        builder.call(callee, [address, builder.ptrtoint(expected, i64), i64(4), i32(0xFFFFFFFF)])
 
     return intrinsic(None, "iii", generate)
 
 
 @functools.cache
 def address_of() -> Callable:
-    """The address that a pointer holds."""
+    """address_of(p): the address in a pointer."""
     from llvmlite import ir
     from numba import types
 
@@ -302,14 +302,14 @@ def address_of() -> Callable:
 
 @functools.cache
 def folded(dtype, name: str, count: int = 64) -> Callable:
-    """fold(acc): `count` numbers combined in halves, as `reductions.combination` says."""
+    """fold(acc): reduce `count` lanes by halves with the combination `name` of `reductions.combination`."""
     from llvmlite import ir
     from numba import from_dtype, types
     from numba.extending import intrinsic
 
     result = from_dtype(dtype)
 
-    def combined(b, x, y):
+    def combine(b, x, y):
         if name == "sum":
             return b.fadd(x, y)
         better = b.fcmp_ordered("<" if name == "amin" else ">", y, x)
@@ -322,12 +322,12 @@ def folded(dtype, name: str, count: int = 64) -> Callable:
             lanes = builder.load(builder.bitcast(values[0], ir.VectorType(kind, count).as_pointer()), align=64)
             width = count // 2
             while width:
-                nothing = ir.Constant(lanes.type, ir.Undefined)
+                undefined = ir.Constant(lanes.type, ir.Undefined)
                 halves = [
-                    builder.shuffle_vector(lanes, nothing, ir.Constant(ir.VectorType(i32, width), list(part)))
+                    builder.shuffle_vector(lanes, undefined, ir.Constant(ir.VectorType(i32, width), list(part)))
                     for part in (range(width), range(width, 2 * width))
                 ]
-                lanes, width = combined(builder, *halves), width // 2
+                lanes, width = combine(builder, *halves), width // 2
             return builder.extract_element(lanes, i32(0))
 
         return result(types.CPointer(result)), codegen
@@ -337,7 +337,7 @@ def folded(dtype, name: str, count: int = 64) -> Callable:
 
 @functools.cache
 def copy(dtype) -> Callable:
-    """copy(to, source, count): numbers that do not overlap."""
+    """copy(to, source, count): copy `count` elements that do not overlap."""
     from numba import from_dtype, types
     from numba.core import cgutils
     from numba.extending import intrinsic
@@ -356,7 +356,7 @@ def copy(dtype) -> Callable:
 
 @functools.cache
 def after(dtype) -> Callable:
-    """after(p, count): the pointer `count` numbers further on."""
+    """after(p, count): the pointer p + count."""
     from numba import types
     from numba.extending import intrinsic
 
@@ -370,9 +370,9 @@ def after(dtype) -> Callable:
 
 @functools.cache
 def elements(dtype) -> tuple[Callable, Callable]:
-    """take(p, i) and put(p, i, v): p[i] where what is put is taken at the same i at most, and before that.
+    """load(p, i) and store(p, i, v) of p[i], where an element that is stored is loaded at the same i only, and before.
 
-    So LLVM need not ask whether results and operands overlap, and one may be written over the other.
+    So LLVM can assume that results and operands do not alias, and a result may be written over its operand.
     """
     from numba import from_dtype, types
     from numba.extending import intrinsic
@@ -384,7 +384,7 @@ def elements(dtype) -> tuple[Callable, Callable]:
         domain = module.add_metadata(["deepcore.elements"])
         return module.add_metadata([module.add_metadata(["deepcore.results", domain])])
 
-    def taking(typing, p, i):
+    def load_operation(typing, p, i):
         def codegen(context, builder, signature, values):
             loaded = builder.load(builder.gep(values[0], [values[1]]))
             loaded.set_metadata("noalias", scope(builder.module))
@@ -392,7 +392,7 @@ def elements(dtype) -> tuple[Callable, Callable]:
 
         return kind(pointer, types.int64), codegen
 
-    def putting(typing, p, i, v):
+    def store_operation(typing, p, i, v):
         def codegen(context, builder, signature, values):
             stored = builder.store(values[2], builder.gep(values[0], [values[1]]))
             stored.set_metadata("alias.scope", scope(builder.module))
@@ -400,12 +400,12 @@ def elements(dtype) -> tuple[Callable, Callable]:
 
         return types.void(pointer, types.int64, kind), codegen
 
-    return intrinsic(taking), intrinsic(putting)
+    return intrinsic(load_operation), intrinsic(store_operation)
 
 
 @functools.cache
 def prefetch(dtype, count: int = 64) -> Callable:
-    """prefetch(p, i): have the memory of p[i … i + count - 1] brought near, if there is any."""
+    """prefetch(p, i): prefetch p[i … i + count - 1] into the cache; invalid addresses are harmless."""
     from llvmlite import ir
     from numba import types
     from numba.extending import intrinsic
@@ -427,18 +427,18 @@ def prefetch(dtype, count: int = 64) -> Callable:
     return intrinsic(operation)
 
 
-# -- numbers that memory holds in another dtype than they are computed in ---------------------------------------------
+# -- dtypes of memory and of computation ------------------------------------------------------------------------------
 
 
-def held(dtype):
-    """The dtype of a kernel's memory of `dtype`: bools are bytes."""
+def storage_dtype(dtype):
+    """The dtype in which a kernel stores `dtype`: bools are bytes."""
     import numpy as np
 
     return np.dtype(np.uint8) if dtype == np.bool_ else dtype
 
 
 def is_narrow(dtype) -> bool:
-    """float16 and bfloat16."""
+    """Whether `dtype` is float16 or bfloat16."""
     return dtype.itemsize == 2 and dtype.kind not in "iu"
 
 
@@ -491,12 +491,12 @@ def narrow_pointer(name: str):
             return None
 
     @lower_builtin(operator.getitem, Pointer, types.intp)
-    def get(context, builder, signature, values):
-        return _widened(builder, builder.load(builder.gep(values[0], [values[1]])), dtype, single)
+    def get_(context, builder, signature, values):
+        return _widen(builder, builder.load(builder.gep(values[0], [values[1]])), dtype, single)
 
     @lower_builtin(operator.setitem, Pointer, types.intp, types.float32)
-    def put(context, builder, signature, values):
-        builder.store(_narrowed(builder, values[2], dtype, single), builder.gep(values[0], [values[1]]))
+    def set_(context, builder, signature, values):
+        builder.store(_narrow(builder, values[2], dtype, single), builder.gep(values[0], [values[1]]))
         return context.get_dummy_value()
 
     return pointer
@@ -504,8 +504,8 @@ def narrow_pointer(name: str):
 
 @functools.cache
 def access(dtype, computed) -> tuple[Callable, Callable]:
-    """take(p, i) and put(p, i, v) as `elements` has them, of memory of `dtype` and numbers in
-    `computed`: float16 and bfloat16 are widened when they are loaded, and rounded once, to even, when they are stored."""
+    """load(p, i) and store(p, i, v) as in `elements`, between memory of `dtype` and numbers in `computed`: float16 and
+    bfloat16 are widened when loaded, and rounded once, to even, when stored."""
     from numba import from_dtype, types
     from numba.extending import intrinsic
 
@@ -515,29 +515,29 @@ def access(dtype, computed) -> tuple[Callable, Callable]:
         domain = module.add_metadata(["deepcore.elements"])
         return module.add_metadata([module.add_metadata(["deepcore.results", domain])])
 
-    def taking(typing, p, i):
+    def load_operation(typing, p, i):
         def codegen(context, builder, signature, values):
             loaded = builder.load(builder.gep(values[0], [values[1]]))
             loaded.set_metadata("noalias", scope(builder.module))
-            return _widened(builder, loaded, dtype, computed)
+            return _widen(builder, loaded, dtype, computed)
 
         return kind(memory, types.int64), codegen
 
-    def putting(typing, p, i, v):
+    def store_operation(typing, p, i, v):
         def codegen(context, builder, signature, values):
-            narrow = _narrowed(builder, values[2], dtype, computed)
+            narrow = _narrow(builder, values[2], dtype, computed)
             stored = builder.store(narrow, builder.gep(values[0], [values[1]]))
             stored.set_metadata("alias.scope", scope(builder.module))
             return context.get_dummy_value()
 
         return types.void(memory, types.int64, kind), codegen
 
-    return intrinsic(taking), intrinsic(putting)
+    return intrinsic(load_operation), intrinsic(store_operation)
 
 
 @functools.cache
 def rounded(dtype, computed) -> Callable:
-    """rounded(v): a number in `computed` as `dtype` would hold it."""
+    """rounded(v): a number in `computed`, rounded to `dtype`."""
     from numba import from_dtype
     from numba.extending import intrinsic
 
@@ -545,7 +545,7 @@ def rounded(dtype, computed) -> Callable:
 
     def operation(typing, v):
         def codegen(context, builder, signature, values):
-            return _widened(builder, _narrowed(builder, values[0], dtype, computed), dtype, computed)
+            return _widen(builder, _narrow(builder, values[0], dtype, computed), dtype, computed)
 
         return kind(kind), codegen
 
@@ -554,7 +554,7 @@ def rounded(dtype, computed) -> Callable:
 
 @functools.cache
 def narrowing(dtype) -> Callable:
-    """number(v): a float64 as the number that an element of `dtype` is stored from; float16 is then rounded once."""
+    """number(v): a float64 as the number from which `dtype` is stored, such that float16 is rounded once."""
     import numpy as np
     from numba import types
     from numba.extending import intrinsic
@@ -563,7 +563,9 @@ def narrowing(dtype) -> Callable:
         return number_of(dtype).type
 
     def operation(typing, v):
-        return types.float32(types.float64), lambda context, builder, signature, values: _odd(builder, values[0])
+        return types.float32(types.float64), lambda context, builder, signature, values: _round_to_odd(
+            builder, values[0]
+        )
 
     return intrinsic(operation)
 
@@ -576,8 +578,8 @@ def _llvm(dtype):
     return ir.IntType(8 * dtype.itemsize)
 
 
-def _widened(b, v, dtype, computed):
-    """A number of `dtype` as memory has it, in `computed`."""
+def _widen(b, v, dtype, computed):
+    """Convert a stored number of `dtype` to `computed`."""
     import numpy as np
     from llvmlite import ir
 
@@ -596,11 +598,11 @@ def _widened(b, v, dtype, computed):
         else:
             v = b.bitcast(b.shl(b.zext(v, ir.IntType(32)), ir.IntType(32)(16)), ir.FloatType())
         dtype = np.dtype(np.float32)
-    return _converted(b, v, dtype, computed)
+    return _convert(b, v, dtype, computed)
 
 
-def _converted(b, v, dtype, computed):
-    """A number of one of numba's dtypes in another; floats in whole numbers lose their fraction, and have to fit."""
+def _convert(b, v, dtype, computed):
+    """Convert between numba's dtypes; floats are truncated to integers, and must be in range."""
     wide = _llvm(computed)
     if dtype.kind == computed.kind == "f":
         return v if v.type == wide else b.fpext(v, wide) if computed.itemsize > dtype.itemsize else b.fptrunc(v, wide)
@@ -613,8 +615,8 @@ def _converted(b, v, dtype, computed):
     return b.trunc(v, wide) if computed.itemsize < dtype.itemsize else v
 
 
-def _narrowed(b, v, dtype, computed):
-    """A number in `computed` as memory of `dtype` has it."""
+def _narrow(b, v, dtype, computed):
+    """Convert a number in `computed` to `dtype` as it is stored."""
     import numpy as np
     from llvmlite import ir
 
@@ -627,13 +629,13 @@ def _narrowed(b, v, dtype, computed):
     if dtype.name not in ("float16", "bfloat16"):
         if computed == np.bool_:
             return b.uitofp(v, _llvm(dtype)) if dtype.kind == "f" else b.zext(v, _llvm(dtype))
-        return _converted(b, v, computed, dtype)
+        return _convert(b, v, computed, dtype)
     if computed == np.bool_:
         v = b.uitofp(v, ir.FloatType())
     elif computed.itemsize == 8 and computed.kind == "f" and dtype.name == "float16":
-        v = _odd(b, v)
+        v = _round_to_odd(b, v)
     else:
-        v = _converted(b, v, computed, single)
+        v = _convert(b, v, computed, single)
     if dtype.name == "float16":
         return b.bitcast(b.fptrunc(v, ir.HalfType()), ir.IntType(16))
     bits = b.bitcast(v, i32)
@@ -643,17 +645,18 @@ def _narrowed(b, v, dtype, computed):
     return b.trunc(b.select(b.fcmp_unordered("uno", v, v), quiet, nearest), ir.IntType(16))
 
 
-def _odd(b, v):
-    """A float64 as the float32 towards zero whose last bit tells that something was cut: rounded again, it is rounded once."""
+def _round_to_odd(b, v):
+    """A float64 rounded to odd in float32: towards zero, with the last bit set if inexact. Rounding that to float16 rounds
+    once."""
     from llvmlite import ir
 
     i32 = ir.IntType(32)
-    near = b.fptrunc(v, ir.FloatType())
-    back = b.fpext(near, ir.DoubleType())
-    bits = b.bitcast(near, i32)
+    nearest = b.fptrunc(v, ir.FloatType())
+    widened = b.fpext(nearest, ir.DoubleType())
+    bits = b.bitcast(nearest, i32)
     magnitude = ir.IntType(64)((1 << 63) - 1)
-    far = b.icmp_unsigned(
-        ">", b.and_(b.bitcast(back, magnitude.type), magnitude), b.and_(b.bitcast(v, magnitude.type), magnitude)
+    away = b.icmp_unsigned(
+        ">", b.and_(b.bitcast(widened, magnitude.type), magnitude), b.and_(b.bitcast(v, magnitude.type), magnitude)
     )
-    cut = b.or_(b.sub(bits, b.zext(far, i32)), i32(1))
-    return b.bitcast(b.select(b.fcmp_ordered("!=", back, v), cut, bits), ir.FloatType())
+    odd = b.or_(b.sub(bits, b.zext(away, i32)), i32(1))
+    return b.bitcast(b.select(b.fcmp_ordered("!=", widened, v), odd, bits), ir.FloatType())

@@ -1,9 +1,9 @@
-"""From a Python function to machine code in memory and on disk: the one file that names what numba keeps to itself.
+"""Compiles Python functions to machine code in memory and on disk. The only file that uses numba's internals.
 
 A kernel is a serial function over one chunk of its work. numba compiles its body, which has the declared arguments, and
-LLVM inlines that into `int32 kernel(int64* words, int64 chunk)`, which reads them from words: an address, a whole number or
-the bits of a float64 each. The result is 0 or the reason why it stopped. Object files are loaded by llvmlite alone, so a
-process that finds its kernels in the cache never imports numba.
+LLVM inlines that into `int32 kernel(int64* words, int64 chunk)`, which reads the arguments from words: an address, a
+whole number or the bits of a float64 each. It returns a status: 0, or why it stopped. Object files are loaded by llvmlite
+alone, so a process whose kernels are all cached never imports numba.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from deepcore.errors import DeepcoreError, DeepcoreWarning
 from deepcore.kernels.codegen import background, cache, kernel, notice, object_files, toolchain
 from deepcore.kernels.codegen.kernel import Operand, Type
 
-#: Versions of numba whose function symbols and calling convention are known; others go through `numba.cfunc`.
-_KNOWN = ((0, 61), (0, 69))
+#: Versions of numba with known symbol names and calling convention; others compile through `numba.cfunc`.
+_SUPPORTED_NUMBA = ((0, 61), (0, 69))
 
 #: Every kernel defined so far, by name.
 KERNELS: dict[str, Kernel] = {}
@@ -35,38 +35,38 @@ KERNELS: dict[str, Kernel] = {}
 
 _LOCK = threading.RLock()
 if hasattr(os, "register_at_fork"):
-    # A child must not begin with LLVM in the middle of something.
+    # Never fork while LLVM is compiling.
     os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 
 
 class Kernel(kernel.Kernel):
-    """A CPU kernel that is loaded from the cache, or compiled, when first asked for.
+    """A CPU kernel that is loaded from the cache, or compiled, on first use.
 
-    The built function has the declared arguments and, where the work has several chunks, the number of the chunk last; it
-    returns a status. `tools` is `codegen.intrinsics`. What is inlined must come from the file of `build` or of a
-    parameter that is a function, or from `kernels`: these are what the cache's key covers.
+    The built function has the declared arguments and, where the work has several chunks, the chunk's number last; it
+    returns a status. `tools` is `codegen.intrinsics`. Inlined functions must come from the file of `build`, of a
+    parameter that is a function, or from `kernels`: the cache key covers these files.
 
     >>> if kernel.ready():
     ...     status = kernel.run(x=x, out=out, n=x.size)
     """
 
-    __slots__ = ("_call", "_kept", "address", "state")
+    __slots__ = ("_call", "_cfunc", "address", "state")
 
     def __init__(self, name: str, build: Callable[..., Callable], *parameters):
-        if not name.isidentifier() or name in KERNELS:  # it becomes part of a symbol and of a file's name
+        if not name.isidentifier() or name in KERNELS:  # part of a symbol and of a file name
             raise DeepcoreError(f"{name!r} cannot name a kernel, or names one already")
         super().__init__(name, build, *parameters)
-        #: Where the machine code starts, once ready.
+        #: The address of the machine code, once ready.
         self.address = 0
         #: "" before the first try, then "compiled", "cached" or "failed".
         self.state = ""
-        #: Runs a chunk, once ready: (words as bytes, number of the chunk) to the status.
+        #: Runs a chunk, once ready: (words as bytes, chunk number) -> status.
         self._call: Callable[[bytes, int], int] = _not_ready
-        self._kept: Any = None
+        self._cfunc: Any = None
         KERNELS[name] = self
 
     def words(self, arguments: Mapping[str, Any]) -> tuple[int | Operand, ...]:
-        """The words of a launch, in the order of the declaration: numbers, and the plan's operands as they are."""
+        """The words of a launch in the order of the declaration; the plan's operands stay as they are."""
         words: list[int | Operand] = []
         for name, value in zip(self.arguments, self.ordered(arguments)):
             words += self.encoded(name, value)
@@ -83,7 +83,7 @@ class Kernel(kernel.Kernel):
         return words
 
     def packed(self, /, **arguments) -> np.ndarray:
-        """The words in memory, for `threadpool.prepared`. They and the arrays must outlive their use."""
+        """The words as an array, for `threadpool.prepared`. It and the arguments must outlive their use."""
         return np.array(self.words(arguments), np.int64)
 
     def run(self, /, **arguments) -> int:
@@ -95,12 +95,12 @@ class Kernel(kernel.Kernel):
         return self._call(_packer(len(words))(*words), chunk)
 
     def ready(self) -> bool:
-        """Whether it can be called, after loading or compiling it at the first try. Warns once on failure; callers fall
-        back to the reference."""
+        """Whether the kernel can run; loads or compiles it on the first call. Warns once on failure; callers fall back to
+        the reference."""
         return self.address != 0 or self._prepare() in ("compiled", "cached")
 
-    def kept(self) -> bool:
-        """Whether it can be called without being compiled now: it was used before, or is in the cache."""
+    def is_cached(self) -> bool:
+        """Whether it can run without compilation: it is loaded or in the cache."""
         if self.address:
             return True
         with _LOCK:
@@ -108,9 +108,9 @@ class Kernel(kernel.Kernel):
                 try:
                     import llvmlite.binding  # noqa: F401
 
-                    if self._load_kept(*self._stem()):
+                    if self._load_cached(*self._stem()):
                         self.state = "cached"
-                except Exception:  # `ready` says what is wrong, where it matters
+                except Exception:  # `ready` reports the problem
                     return False
         return self.address != 0
 
@@ -118,39 +118,39 @@ class Kernel(kernel.Kernel):
         with _LOCK:
             if not self.state:
                 try:
-                    self.state = self._make()
+                    self.state = self._load_or_compile()
                 except DeepcoreWarning:  # where warnings are errors
                     self.state = "failed"
                     raise
                 except Exception as error:
                     self.state = "failed"
                     _warn(f"kernel {self.name} cannot be compiled ({type(error).__name__}: {error})")
-        cache.warn_unkept()
+        cache.warn_write_failed()
         return self.state
 
-    def _make(self) -> str:
+    def _load_or_compile(self) -> str:
         try:
             import llvmlite.binding  # noqa: F401
         except ImportError:
-            return "compiled" if self._plain() else "failed"
+            return "compiled" if self._compile_in_memory() else "failed"
         stem, symbol = self._stem()
-        if self._load_kept(stem, symbol):
+        if self._load_cached(stem, symbol):
             return "cached"
-        with notice.Waiting():
-            return self._compiled(stem, symbol)
+        with notice.CompileNotice():
+            return self._compile(stem, symbol)
 
-    def _compiled(self, stem: str | None, symbol: str) -> str:
+    def _compile(self, stem: str | None, symbol: str) -> str:
         numba = toolchain.load_numba()
         if numba is None:
             return "failed"
-        if not _known(numba):
-            return "compiled" if self._plain() else "failed"
-        if stem and not cache.problem() and _elsewhere(self.name) and self._load_kept(stem, symbol):
+        if not _is_supported(numba):
+            return "compiled" if self._compile_in_memory() else "failed"
+        if stem and not cache.problem() and _compiled_by_worker(self.name) and self._load_cached(stem, symbol):
             return "cached"
         machine = _machine()
         data = machine.emit_object(optimized(numba, self, symbol, machine))
         if not _loadable(data):
-            return "compiled" if self._plain() else "failed"
+            return "compiled" if self._compile_in_memory() else "failed"
         if stem:
             cache.write(stem, data)
             if self.source:
@@ -158,20 +158,20 @@ class Kernel(kernel.Kernel):
         return "compiled" if self._load(data, symbol) else "failed"
 
     def _stem(self) -> tuple[str | None, str]:
-        """The kernel's name in the cache, if it can have one, and its symbol."""
+        """The kernel's name in the cache, or None if it cannot be cached, and its symbol."""
         parameters, *files = sources(self.build, self.parameters)
         stem = cache.stem(self.name, (self.arguments, *parameters), *files)
         return stem, f"deepcore_{self.name}_{(stem or '')[-40:]}"
 
     @property
     def source(self) -> str:
-        """The Python code that was generated for it, if it was."""
-        made = getattr(self.build, "source", None)
-        return "" if made is None else made(*self.parameters)
+        """The generated Python code, or ""."""
+        generate = getattr(self.build, "source", None)
+        return "" if generate is None else generate(*self.parameters)
 
-    def _load_kept(self, stem: str | None, symbol: str) -> bool:
-        kept = cache.read(stem) if stem else None
-        return kept is not None and self._load(kept, symbol)
+    def _load_cached(self, stem: str | None, symbol: str) -> bool:
+        data = cache.read(stem) if stem else None
+        return data is not None and self._load(data, symbol)
 
     def _load(self, data: bytes, symbol: str) -> bool:
         if not _loadable(data):
@@ -183,22 +183,22 @@ class Kernel(kernel.Kernel):
         engine.finalize_object()
         return self._bind(engine.get_function_address(symbol))
 
-    def _plain(self) -> bool:
-        """Compile by numba's public interface alone: the same machine code, in memory only."""
+    def _compile_in_memory(self) -> bool:
+        """Compile with numba's public interface only: the same machine code, not cached on disk."""
         numba = toolchain.load_numba()
         if numba is None or numba.config.DISABLE_JIT:
             return False
         from deepcore.kernels.codegen import intrinsics
 
-        function = _unpacking(numba, intrinsics, self)
+        function = _unpacking_function(numba, intrinsics, self)
         options = {name: value for name, value in intrinsics.OPTIONS.items() if name != "nogil"}
-        self._kept = numba.cfunc(
+        self._cfunc = numba.cfunc(
             numba.types.int32(numba.types.CPointer(numba.types.int64), numba.types.int64), **options
         )(function)
-        return self._bind(self._kept.address)
+        return self._bind(self._cfunc.address)
 
     def _bind(self, address: int) -> bool:
-        # Bytes are passed as a pointer to what they hold: packing words and passing them is a quarter of a microsecond.
+        # Words are passed as bytes: packing and passing them takes a quarter of a microsecond.
         self._call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_char_p, ctypes.c_int64)(address)
         self.address = address
         return address != 0
@@ -206,34 +206,34 @@ class Kernel(kernel.Kernel):
 
 @functools.cache
 def narrow_floats() -> bool:
-    """Whether the processor converts float16 itself: without that, each would be a call of a library."""
+    """Whether the processor converts float16 by instructions rather than library calls."""
     triple, _, features = cache.host()
     return triple.startswith(("aarch64", "arm64")) or "+f16c" in features.split(",")
 
 
-def _elsewhere(name: str) -> bool:
-    """Whether another process has compiled it meanwhile; this one compiles what comes later as long as that takes."""
-    helper = background.helper()
-    if helper is None or helper.take(name):
+def _compiled_by_worker(name: str) -> bool:
+    """Whether the worker process has compiled the kernel. While it does, this process compiles others from the queue."""
+    worker = background.worker()
+    if worker is None or worker.claim(name):
         return False
-    while helper.current == name:
-        later = helper.take()
-        if later is None:
-            return helper.wait(name)
-        with contextlib.suppress(Exception):  # nobody has asked for it
-            KERNELS[later].ready()
+    while worker.current == name:
+        other = worker.claim()
+        if other is None:
+            return worker.wait(name)
+        with contextlib.suppress(Exception):  # compiled ahead of use
+            KERNELS[other].ready()
     return True
 
 
 def sources(build: Callable, parameters: tuple) -> tuple:
-    """The parameters as they are told apart, then the files that the kernel is made from."""
+    """The parameters as part of the cache key, then the source files of the kernel."""
     functions = [p for p in parameters if isinstance(p, FunctionType)]
     named = tuple(p.__qualname__ if isinstance(p, FunctionType) else p for p in parameters)
     return named, build.__code__.co_filename, *(f.__code__.co_filename for f in functions)
 
 
 def named(kind: str, *parameters) -> str:
-    """A kernel's name, for one of very many that differ in their parameters."""
+    """A kernel name with a digest of its parameters."""
     return f"{kind}_{hashlib.sha256(repr(parameters).encode()).hexdigest()[:16]}"
 
 
@@ -252,14 +252,14 @@ def _packer(count: int) -> Callable[..., bytes]:
 
 
 def signed_words(*values: int) -> list[int]:
-    """Whole numbers of 64 bits without a sign as the words that a kernel takes."""
+    """Unsigned 64-bit integers as signed words."""
     return [value - (value >> 63 << 64) for value in values]
 
 
 def bits(value: float) -> int:
-    """A float64 as the word that a kernel takes."""
+    """The bits of a float64 as a word."""
     try:
-        return _nonzero_bits(value) if value else _bits(value)  # a cache takes -0.0 for 0.0
+        return _nonzero_bits(value) if value else _bits(value)  # -0.0 == 0.0, so they would share a cache entry
     except struct.error:
         raise TypeError(f"a number is needed, not {value!r}") from None
 
@@ -300,7 +300,7 @@ def _several(declared: Type, value: Any) -> tuple[int, ...] | None:
     return None if None in numbers else numbers  # type: ignore[return-value]
 
 
-#: From an argument's value to its words, or None where it has the wrong type.
+#: Encoders by kind of argument: the words of a value, or None if it has the wrong type.
 _ENCODE: dict[str, Callable[[Type, Any], tuple[int, ...] | None]] = {
     "In": _pointer, "Out": _pointer, "InOut": _pointer, "Words": _pointer,
     "Size": _whole, "Float": _float, "Address": _optional, "Code": _code, "Rest": _several,
@@ -308,7 +308,7 @@ _ENCODE: dict[str, Callable[[Type, Any], tuple[int, ...] | None]] = {
 
 
 def pack(words) -> bytes:
-    """The words as memory that a kernel reads."""
+    """The words as bytes, the form that kernels read."""
     return _packer(len(words))(*words)
 
 
@@ -321,17 +321,17 @@ MEMORY: Any = (ctypes.c_int64 * (2**60 - 1)).from_address(0) if struct.calcsize(
 
 
 def fast_address(array) -> int:
-    """Where the first element of a NumPy array (not of a scalar) is."""
+    """The address of the first element of a NumPy array (not of a scalar)."""
     return MEMORY[(id(array) + HEADER) >> 3]
 
 
 def word(at: int) -> int:
-    """The eight bytes at an address, as a whole number."""
+    """The int64 at an address."""
     return MEMORY[at >> 3] if MEMORY is not None else 0
 
 
 def fill(target: Any, words) -> None:
-    """Write whole numbers to the start of an int64 array."""
+    """Write integers to the start of an int64 array."""
     words = list(words)
     _structure(len(words)).pack_into(target, 0, *words)
 
@@ -362,7 +362,7 @@ def _engine() -> Any:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine())
-    # Never freed: threads of the pool may still be in its code when Python goes.
+    # Never freed: pool threads may still run its code while Python exits.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
     return engine
 
@@ -384,7 +384,7 @@ def _machine() -> Any:
 
 
 def assembled(text: str, symbol: str) -> int:
-    """The address of a function that is given in LLVM's language."""
+    """Compile a function in LLVM IR; its address."""
     from llvmlite import binding
 
     with _LOCK:
@@ -396,38 +396,38 @@ def assembled(text: str, symbol: str) -> int:
 
 
 def _loadable(data: bytes) -> bool:
-    """Whether all that an object leaves open is harmless and here. LLVM loads it either way, and calls address 0."""
+    """Whether all undefined symbols are allowed and resolvable. LLVM would load the object anyway and call address 0."""
     from llvmlite import binding
 
     try:
-        wanted = object_files.undefined(data)
+        symbols = object_files.undefined(data)
     except ValueError:
         return False
-    return wanted <= object_files.ALLOWED and all(binding.address_of_symbol(name) for name in wanted)
+    return symbols <= object_files.ALLOWED and all(binding.address_of_symbol(name) for name in symbols)
 
 
 # -- numba ------------------------------------------------------------------------------------------------------
 
 
-def _known(numba: Any) -> bool:
+def _is_supported(numba: Any) -> bool:
     version = tuple(int(part) for part in numba.__version__.split(".")[:2] if part.isdecimal())
-    return _KNOWN[0] <= version < _KNOWN[1] and not numba.config.DISABLE_JIT
+    return _SUPPORTED_NUMBA[0] <= version < _SUPPORTED_NUMBA[1] and not numba.config.DISABLE_JIT
 
 
 def numba_type(numba, declared: Type, pointer: Callable) -> Any:
-    """An argument's type in a kernel's body. `pointer(dtype)`: a device's type of a pointer."""
+    """An argument's numba type in a kernel's body. `pointer(dtype)`: the device's pointer type."""
     if declared.kind in ("Size", "Address", "Code"):
         return numba.types.int64
     return numba.from_dtype(declared.dtype) if declared.kind == "Float" else pointer(declared.dtype)
 
 
-def _unpacking(numba, tools, made: kernel.Kernel) -> Callable:
-    """`function(words, chunk)` for numba's public interface: it calls the kernel's body with its arguments."""
-    function = made.body(tools, "chunk")
-    chunk = ", chunk" * (function.__code__.co_argcount - len(made.arguments))
+def _unpacking_function(numba, tools, declaration: kernel.Kernel) -> Callable:
+    """`function(words, chunk)` for numba's public interface, which calls the kernel's body with its arguments."""
+    function = declaration.body(tools, "chunk")
+    chunk = ", chunk" * (function.__code__.co_argcount - len(declaration.arguments))
     scope: dict[str, Any] = {"body": tools.inline(function), "np": np, "after": tools.after(np.dtype(np.int64))}
     values = []
-    for i, (name, declared) in enumerate(made.arguments.items()):
+    for i, (name, declared) in enumerate(declaration.arguments.items()):
         scope[f"view_{name}"] = tools.view_as(numba_type(numba, declared, tools.pointer))
         values.append({
             "Size": f"words[{i}]", "Address": f"words[{i}]", "Code": f"words[{i}]", "Rest": f"after(words, {i})",
@@ -437,26 +437,26 @@ def _unpacking(numba, tools, made: kernel.Kernel) -> Callable:
     return tools.compiled(f"def kernel(words, chunk):\n    return body({', '.join(values)}{chunk})", scope)["kernel"]
 
 
-def optimized(numba, made: kernel.Kernel, symbol: str, machine) -> Any:
-    """LLVM's module in which `symbol` is the kernel, after all passes for a machine."""
+def optimized(numba, declaration: kernel.Kernel, symbol: str, machine) -> Any:
+    """The optimised LLVM module with the kernel as `symbol`."""
     from llvmlite import binding
 
     from deepcore.kernels.codegen import intrinsics
 
-    function = made.body(intrinsics, "chunk")
-    inputs = [numba_type(numba, declared, intrinsics.pointer) for declared in made.arguments.values()]
+    function = declaration.body(intrinsics, "chunk")
+    inputs = [numba_type(numba, declared, intrinsics.pointer) for declared in declaration.arguments.values()]
     inputs += [numba.types.int64] * (function.__code__.co_argcount - len(inputs))
     text, native = lowered(numba, function, numba.types.int32(*inputs))
     module = binding.parse_assembly(text)
-    # numba's own convention: status f(result*, exception**, arguments…).
+    # numba's calling convention: status f(result*, exception**, arguments…).
     types = [str(argument.type) for argument in module.get_function(native).arguments]
-    module = binding.parse_assembly(text + _wrapper(symbol, native, types, list(made.arguments.values())))
+    module = binding.parse_assembly(text + _wrapper(symbol, native, types, list(declaration.arguments.values())))
     optimize(machine, module, symbol, vectorize=True)
     return module
 
 
 def optimize(machine, module, symbol: str, level: int = 3, vectorize: bool = False) -> None:
-    """LLVM's passes for a machine over a module of which only `symbol` is seen from outside."""
+    """Run LLVM's passes for a target machine over a module that exports only `symbol`."""
     from llvmlite import binding
 
     for defined in (*module.functions, *module.global_variables):
@@ -464,26 +464,27 @@ def optimize(machine, module, symbol: str, level: int = 3, vectorize: bool = Fal
             defined.linkage = "internal"  # two objects may inline the same function
     module.verify()
     options = binding.create_pipeline_tuning_options(speed_level=level)
-    options.loop_vectorization, options.slp_vectorization = vectorize, False  # as numba has it
+    options.loop_vectorization, options.slp_vectorization = vectorize, False  # numba's defaults
     passes = binding.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)
 
 
 def lowered(numba, function: Callable, signature) -> tuple[str, str]:
-    """What numba makes of a function: LLVM's text, and the function's name in it."""
+    """A function lowered by numba: the LLVM IR, and the function's name in it."""
     from deepcore.kernels.codegen import intrinsics
 
-    with _no_machine_code():
-        made = numba.njit([signature], no_cpython_wrapper=True, no_cfunc_wrapper=True, **intrinsics.OPTIONS)(function)
-        (inputs,) = made.signatures
-        return made.inspect_llvm(inputs), made.overloads[inputs].fndesc.llvm_func_name
+    with _ir_only():
+        compiled = numba.njit([signature], no_cpython_wrapper=True, no_cfunc_wrapper=True, **intrinsics.OPTIONS)(
+            function
+        )
+        (inputs,) = compiled.signatures
+        return compiled.inspect_llvm(inputs), compiled.overloads[inputs].fndesc.llvm_func_name
 
 
 @contextlib.contextmanager
-def _no_machine_code() -> Iterator[None]:
-    """Inside, numba makes LLVM's language and stops there. What a kernel calls is linked into it as that: machine code of
-    each function by itself would be thrown away, and passes over it run again on the whole. Other threads' compiling
-    waits."""
+def _ir_only() -> Iterator[None]:
+    """Context in which numba stops at LLVM IR. Callees are linked into the kernel as IR: compiling each by itself would
+    produce unused machine code, and its passes run again on the whole. Blocks compilation in other threads."""
     from numba.core.codegen import CPUCodeLibrary
     from numba.core.compiler_lock import global_compiler_lock
     from numba.core.registry import cpu_target
@@ -492,7 +493,7 @@ def _no_machine_code() -> Iterator[None]:
         codegen = cpu_target.target_context.codegen()
         for owner, name, value in (
             (codegen, "_engine", _NoEngine()),
-            (CPUCodeLibrary, "_optimize_functions", _laid_out),
+            (CPUCodeLibrary, "_optimize_functions", _set_data_layout),
             (CPUCodeLibrary, "_optimize_final_module", lambda library: None),
         ):
             back.callback(setattr, owner, name, getattr(owner, name))
@@ -500,16 +501,16 @@ def _no_machine_code() -> Iterator[None]:
         yield
 
 
-def _laid_out(library, module) -> None:
-    """All that is left of a function's own passes."""
+def _set_data_layout(library, module) -> None:
+    """Replaces numba's passes over a single function."""
     module.data_layout = library._codegen._data_layout
 
 
 class _NoEngine:
-    """In the stead of numba's engine: it takes modules, and makes nothing of them."""
+    """Replaces numba's execution engine; discards modules."""
 
     def __init__(self):
-        self._environment = ctypes.c_void_p()  # where that of a function goes, which only Python's calls would read
+        self._environment = ctypes.c_void_p()  # for a function's environment, which only calls from Python read
 
     def add_module(self, module) -> None:
         pass
@@ -525,11 +526,11 @@ class _NoEngine:
 
 
 def _wrapper(symbol: str, native: str, types: list[str], declared: list[Type]) -> str:
-    """`int32 symbol(int64* words, int64 chunk)`: it reads the arguments from their words and calls the body."""
-    result, exception, *passed = types
+    """LLVM IR of `int32 symbol(int64* words, int64 chunk)`, which reads the arguments from words and calls the body."""
+    result, exception, *argument_types = types
     words = result.replace("i32", "i64")  # "ptr", or "i64*" of an older LLVM
     lines, values = [], []
-    for i, (kind, type_) in enumerate(zip(declared, passed)):
+    for i, (kind, type_) in enumerate(zip(declared, argument_types)):
         lines.append(f"%p{i} = getelementptr i64, {words} %words, i64 {i}")
         if kind.kind == "Rest":
             values.append(f"{type_} %p{i}")
@@ -545,7 +546,7 @@ def _wrapper(symbol: str, native: str, types: list[str], declared: list[Type]) -
         else:
             lines += [f"%d{i} = bitcast i64 %w{i} to double", f"%v{i} = fptrunc double %d{i} to {type_}"]
         values.append(f"{type_} %v{i}")
-    values += ["i64 %chunk"] * (len(passed) - len(declared))
+    values += ["i64 %chunk"] * (len(argument_types) - len(declared))
     body = "\n  ".join(lines)
     return f"""
 define i32 @{symbol}({words} %words, i64 %chunk) {{

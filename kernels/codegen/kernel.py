@@ -6,7 +6,7 @@
             ...
         return kernel
 
-`codegen.jit` makes an object file of a declaration, `codegen.ptx` makes PTX of one.
+`codegen.jit` compiles a declaration to an object file, `codegen.ptx` to PTX.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Build = TypeVar("_Build", bound=Callable[..., Any])
 
 
 class Type(NamedTuple):
-    """The type of an argument. A pointer or number without a dtype has the kernel's: that of build's parameter `dtype`."""
+    """The type of an argument. Without a dtype, it is the kernel's, which is build's parameter `dtype`."""
 
     kind: str
     dtype: Any = None
@@ -63,7 +63,7 @@ class Operand(NamedTuple):
 
 
 def args(of: Callable[..., Mapping[str, Type]] | None = None, /, **types: Type) -> Callable[[_Build], _Build]:
-    """Decorator of a build function: the arguments of its kernels in order, or a function of its parameters to them."""
+    """Decorator of a build function: declares its kernels' arguments in order, or as a function of its parameters."""
 
     def declare(build: _Build) -> _Build:
         build.__dict__["args"] = of or types
@@ -73,17 +73,17 @@ def args(of: Callable[..., Mapping[str, Type]] | None = None, /, **types: Type) 
 
 
 class Kernel:
-    """A kernel of one device, which its subclass generates code for.
+    """A kernel of one device; subclasses generate its code.
 
-    `build(tools, *parameters)` returns the Python function to compile, whose arguments are those that `args` declares.
-    Parameters are plain functions, or identified by their repr.
+    `build(tools, *parameters)` returns the Python function to compile, with the arguments that `args` declares.
+    Parameters are plain functions, or values identified by their repr.
     """
 
     __slots__ = ("arguments", "build", "name", "parameters")
 
     def __init__(self, name: str, build: Callable[..., Callable], *parameters):
         self.name, self.build, self.parameters = name, build, parameters
-        #: By name, in the order of the declaration, each with its dtype.
+        #: Types by name, in the order of the declaration, each with its dtype.
         self.arguments: dict[str, Type] = self._declared()
 
     def __repr__(self) -> str:
@@ -98,24 +98,24 @@ class Kernel:
         types = dict(declared(*self.parameters) if isinstance(declared, FunctionType) else declared)
         code = self.build.__code__
         names = code.co_varnames[1 : code.co_argcount]
-        own = dict(zip(names, self.parameters)).get("dtype")
+        kernel_dtype = dict(zip(names, self.parameters)).get("dtype")
         for name, kind in types.items():
             if kind.dtype is None:
-                if own is None:
+                if kernel_dtype is None:
                     raise DeepcoreError(
                         f"kernel {self.name}: argument {name!r} has no dtype, and neither has the kernel"
                     )
-                types[name] = kind = kind(own)
+                types[name] = kind = kind(kernel_dtype)
             if kind.kind == "Float" and kind.dtype.kind != "f":
                 raise DeepcoreError(f"kernel {self.name}: argument {name!r} is {kind}, which is no floating dtype")
         return types
 
-    def body(self, tools, *more: str) -> Callable:
-        """The Python function to compile, whose arguments are the declared ones and maybe `more`."""
+    def body(self, tools, *optional: str) -> Callable:
+        """The Python function to compile; its arguments are the declared ones, optionally followed by `optional`."""
         function = self.build(tools, *self.parameters)
         code = function.__code__
         names = code.co_varnames[: code.co_argcount]
-        if names not in (tuple(self.arguments), (*self.arguments, *more)):
+        if names not in (tuple(self.arguments), (*self.arguments, *optional)):
             raise DeepcoreError(f"kernel {self!r}: its function takes ({', '.join(names)})")
         return function
 
@@ -132,13 +132,13 @@ class Kernel:
 
     def mistyped(self, name: str, value: Any) -> DeepcoreError:
         kind = self.arguments[name]
-        wanted = {
+        expected = {
             "Size": "a whole number", "Float": "a number or float operand", "Address": "an array, an operand or None",
             "Words": "an int64 array or an operand", "Rest": "whole numbers",
             "Code": "a kernel that is ready or None",
         }.get(kind.kind, f"an array of {kind.dtype} or an operand")  # fmt: skip
-        got = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"{value!r}"
-        return DeepcoreError(f"kernel {self.name}: argument {name!r} is {kind}, so {wanted}; got {got}")
+        actual = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"{value!r}"
+        return DeepcoreError(f"kernel {self.name}: argument {name!r} is {kind}, so {expected}; got {actual}")
 
 
 def whole(value: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""One line on the screen where somebody waits for kernels to be compiled."""
+"""A notice on standard error when kernel compilation takes long."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import sys
 import threading
 import time
 
-#: Seconds of waiting, in all, after which the line appears.
-PATIENCE = 1.0
+#: Total seconds of compilation after which the notice is printed.
+PATIENCE_S = 1.0
 
 
-class Waiting:
-    """Context: a kernel is being compiled. The first time that this has taken a second in all, a line says so."""
+class CompileNotice:
+    """Context manager around a compilation. Prints the notice once, after a total of `PATIENCE_S` seconds."""
 
-    waited = 0.0
-    said = False
+    seconds = 0.0
+    printed = False
 
-    def __enter__(self) -> Waiting:
+    def __enter__(self) -> CompileNotice:
         self._start = time.monotonic()
         self._timer: threading.Timer | None = None
-        if not Waiting.said and _is_watched():
-            self._timer = threading.Timer(max(0.0, PATIENCE - Waiting.waited), _say)
+        if not CompileNotice.printed and _is_interactive():
+            self._timer = threading.Timer(max(0.0, PATIENCE_S - CompileNotice.seconds), _print_notice)
             self._timer.daemon = True
             self._timer.start()
         return self
@@ -28,17 +28,17 @@ class Waiting:
     def __exit__(self, *exc) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        Waiting.waited += time.monotonic() - self._start
+        CompileNotice.seconds += time.monotonic() - self._start
 
 
-def _is_watched() -> bool:
-    """Whether a person reads standard error: a terminal, or a notebook."""
+def _is_interactive() -> bool:
+    """Whether standard error is a terminal or a notebook."""
     return "ipykernel" in sys.modules or bool(sys.stderr and sys.stderr.isatty())
 
 
-def _say() -> None:
-    if not Waiting.said:
-        Waiting.said = True
+def _print_notice() -> None:
+    if not CompileNotice.printed:
+        CompileNotice.printed = True
         print(
             "deepcore: compiling kernels, once; later runs load them (deepcore cache says where)",
             file=sys.stderr,

@@ -1,4 +1,4 @@
-"""The names an object file leaves open: whoever links it must know them, or it jumps to nowhere."""
+"""Undefined symbols of object files: the linker must resolve them, or the code jumps to address 0."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LIBM = """exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan atan2 
 _MEMORY = "memcpy memmove memset memcmp bcmp bzero __bzero _fltused __chkstk"
 _ARITHMETIC = """__truncsfhf2 __truncdfhf2 __extendhfsf2 __gnu_f2h_ieee __gnu_h2f_ieee __truncsfbf2 __truncdfbf2
     __powisf2 __powidf2 __multi3 __divti3 __modti3 __udivti3 __umodti3 __floattisf __floattidf __fixsfti __fixdfti"""
-#: What a kernel may call: libm, memory, and the arithmetic that processors lack. No Python, no allocation, no system.
+#: Functions that a kernel may call: libm, memory and soft arithmetic. No Python, allocation or system calls.
 ALLOWED = frozenset(f"{_LIBM} {_MEMORY} {_ARITHMETIC}".split()) | {f"{name}f" for name in _LIBM.split()}
 
 
@@ -37,42 +37,42 @@ def _text(data: bytes, start: int) -> str:
 def _elf(data: bytes) -> set[str]:
     table, size, count = struct.unpack_from("<Q", data, 40)[0], *struct.unpack_from("<HH", data, 58)
     sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * size) for i in range(count)]
-    found = set()
+    symbols = set()
     for section in sections:
         if section[1] != 2:  # SHT_SYMTAB
             continue
         names = sections[section[6]][4]
-        for at in range(section[4] + 24, section[4] + section[5], 24):  # the first symbol is a dummy
-            name, _, _, where = struct.unpack_from("<IBBH", data, at)
-            if where == 0:  # SHN_UNDEF
-                found.add(_text(data, names + name))
-    return found
+        for offset in range(section[4] + 24, section[4] + section[5], 24):  # the first symbol is a dummy
+            name, _, _, section_index = struct.unpack_from("<IBBH", data, offset)
+            if section_index == 0:  # SHN_UNDEF
+                symbols.add(_text(data, names + name))
+    return symbols
 
 
 def _mach_o(data: bytes) -> set[str]:
     commands = struct.unpack_from("<I", data, 16)[0]
-    at, found = 32, set()
+    offset, symbols = 32, set()
     for _ in range(commands):
-        kind, size, table, count, names = struct.unpack_from("<IIIII", data, at)
+        kind, size, table, count, names = struct.unpack_from("<IIIII", data, offset)
         if kind == 2:  # LC_SYMTAB
             for i in range(count):
                 name, flags, _, _, value = struct.unpack_from("<IBBHQ", data, table + 16 * i)
-                # No debugging entry, N_UNDF, and no common block, whose value is its size.
+                # N_UNDF, but neither a debugging entry nor a common block, whose value is its size.
                 if not flags & 0xE0 and flags & 0x0E == 0 and value == 0:
-                    found.add(_text(data, names + name).removeprefix("_"))
-        at += size
-    return found
+                    symbols.add(_text(data, names + name).removeprefix("_"))
+        offset += size
+    return symbols
 
 
 def _coff(data: bytes) -> set[str]:
     table, count = struct.unpack_from("<II", data, 8)
-    names, found, i = table + 18 * count, set(), 0
+    names, symbols, i = table + 18 * count, set(), 0
     while i < count:
-        at = table + 18 * i
-        value, section, _, storage, extra = struct.unpack_from("<IhHBB", data, at + 8)
+        entry = table + 18 * i
+        value, section, _, storage, extra = struct.unpack_from("<IhHBB", data, entry + 8)
         if section == 0 and value == 0 and storage in (2, 105):  # external, weak external
-            zeros, offset = struct.unpack_from("<II", data, at)
-            short = data[at : at + 8].rstrip(b"\0").decode() if zeros else None
-            found.add(short if short is not None else _text(data, names + offset))
+            zeros, offset = struct.unpack_from("<II", data, entry)
+            short = data[entry : entry + 8].rstrip(b"\0").decode() if zeros else None
+            symbols.add(short if short is not None else _text(data, names + offset))
         i += 1 + extra
-    return found
+    return symbols

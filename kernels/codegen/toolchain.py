@@ -1,4 +1,4 @@
-"""numba, imported when the first kernel is compiled."""
+"""Lazy import of numba, when the first kernel is compiled."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from deepcore import locks
 from deepcore.errors import DeepcoreWarning
 
 _LOCK = locks.rlock()
-_numba: Any = None  # the module once loaded; False where it cannot be imported
+_numba: Any = None  # the module once imported; False if that failed
 
 
 def load_numba():
-    """The numba module, or None where it cannot be imported; the first time that happens, one warning says so."""
+    """The numba module, or None if it cannot be imported; warns once."""
     global _numba
     if _numba is None:
         with _LOCK:

@@ -1,4 +1,4 @@
-"""Places of extremes on the CPU: argmax, argmin, and the k largest of each row."""
+"""Indices of extremes on the CPU: argmax, argmin, and the k largest of each row."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
 from deepcore.kernels.registry import register
 
 
-@args(x=In, places=Out(int64), values=Address, tasks=Size, n=Size, parts=Size, each=Size)
-def _place(tools, name: str, dtype: str):
-    """The best of each of a row's `parts` parts and the first place it stands at in the row. `values` may be None."""
+@args(x=In, places=Out(int64), values=Address, tasks=Size, n=Size, parts=Size, tasks_per_chunk=Size)
+def _arg(tools, name: str, dtype: str):
+    """The best value of each of a row's `parts` parts, and its first index in the row. `values` may be None."""
     dt = np.dtype(dtype)
     view, after = tools.view(dt), tools.after(dt)
     best = extreme(tools, dt, name)
     combine, _ = combination(tools, dt, name)
     one, none = np.int32(1), np.int32(0)
 
-    def kernel(x, places, values, tasks, n, parts, each, chunk):
-        for t in range(chunk * each, min(tasks, (chunk + 1) * each)):
+    def kernel(x, places, values, tasks, n, parts, tasks_per_chunk, chunk):
+        for t in range(chunk * tasks_per_chunk, min(tasks, (chunk + 1) * tasks_per_chunk)):
             start = t % parts * CHUNK
             count = min(n - start, CHUNK)
             part = after(x, t // parts * n + start)
-            found, at = best(part, min(count, SCANNED)), 0
+            value, index = best(part, min(count, SCANNED)), 0
             for b in range(SCANNED, count, SCANNED):
                 other = best(after(part, b), min(count - b, SCANNED))
-                if found == found and (combine(found, other) != found):
-                    found, at = other, b
-            while at + LANES <= count:
+                if value == value and (combine(value, other) != value):
+                    value, index = other, b
+            while index + LANES <= count:
                 hits = none
                 for j in range(LANES):
-                    hits += one if (part[at + j] == found) | (part[at + j] != part[at + j]) else none
+                    hits += one if (part[index + j] == value) | (part[index + j] != part[index + j]) else none
                 if hits:
                     break
-                at += LANES
-            while part[at] != found and part[at] == part[at]:
-                at += 1
-            places[t] = start + at
+                index += LANES
+            while part[index] != value and part[index] == part[index]:
+                index += 1
+            places[t] = start + index
             if values:
-                view(values)[t] = found
+                view(values)[t] = value
         return 0
 
     return kernel
 
 
-_PLACES = {(n, d): Kernel(f"arg{n[1:]}_{d.name}", _place, n, d.name) for n in ("amax", "amin") for d in FLOATS}
+_ARG = {(n, d): Kernel(f"arg{n[1:]}_{d.name}", _arg, n, d.name) for n in ("amax", "amin") for d in FLOATS}
 
 
-def _runs(x) -> tuple[int, int, int, int, int]:
+def _layout(x) -> tuple[int, int, int, int, int]:
     """Numbers of a row, rows, parts of a row, tasks, tasks of a chunk."""
     n = x.shape[-1]
     rows, parts = x.size // n, -(-n // CHUNK)
@@ -60,30 +60,30 @@ def _runs(x) -> tuple[int, int, int, int, int]:
 
 
 @args(values=In, places=In(int64), out=Out(int64), rows=Size, parts=Size)
-def _place_of_part(tools, name: str, dtype: str):
-    """Of each row the place that the best of its parts has, the first of equals."""
+def _combine_parts(tools, name: str, dtype: str):
+    """The index of each row's best part, the first of equals."""
     combine, _ = combination(tools, np.dtype(dtype), name)
 
     def kernel(values, places, out, rows, parts):
         for r in range(rows):
             first = r * parts
-            best, at = values[first], first
+            best, best_part = values[first], first
             for p in range(first + 1, first + parts):
                 if best == best and combine(best, values[p]) != best:
-                    best, at = values[p], p
-            out[r] = places[at]
+                    best, best_part = values[p], p
+            out[r] = places[best_part]
         return 0
 
     return kernel
 
 
-_PLACES_OF_PARTS = {
-    (n, d): Kernel(f"arg{n[1:]}_chunks_{d.name}", _place_of_part, n, d.name) for n in ("amax", "amin") for d in FLOATS
+_COMBINE = {
+    (n, d): Kernel(f"arg{n[1:]}_chunks_{d.name}", _combine_parts, n, d.name) for n in ("amax", "amin") for d in FLOATS
 }
 
 
-class _Place(Lowering):
-    """Where the largest or smallest number of each row stands."""
+class _ArgReduction(Lowering):
+    """The index of the largest or smallest number of each row."""
 
     def __init__(self, name: str, best: str):
         super().__init__(name, self.planned, ("dim",))
@@ -95,33 +95,36 @@ class _Place(Lowering):
             return argreduce_columns.plan(self.best, x, params["dim"] % x.ndim)
         if x.dtype not in FLOATS or not x.size or not x.plain or params["dim"] not in (-1, x.ndim - 1):
             return None
-        kernel, last = _PLACES[self.best, x.dtype], _PLACES_OF_PARTS[self.best, x.dtype]
-        n, rows, parts, tasks, each = _runs(x)
-        if not kernel.ready() or (parts > 1 and not last.ready()):
+        kernel, combine = _ARG[self.best, x.dtype], _COMBINE[self.best, x.dtype]
+        n, rows, parts, tasks, tasks_per_chunk = _layout(x)
+        if not kernel.ready() or (parts > 1 and not combine.ready()):
             return None
         result = contiguous(x.shape[:-1], int64, x.backend)
-        sizes = {"tasks": tasks, "n": n, "parts": parts, "each": each}
+        sizes = {"tasks": tasks, "n": n, "parts": parts, "tasks_per_chunk": tasks_per_chunk}
         places, values, out = Operand(1), Operand(2), Operand(3)
         if parts == 1:
-            return Plan(result, [Launch(kernel, -(-tasks // each), x=Operand(0), places=places, values=None, **sizes)])
-        # The results of a row's parts are compared in turn.
+            return Plan(
+                result,
+                [Launch(kernel, -(-tasks // tasks_per_chunk), x=Operand(0), places=places, values=None, **sizes)],
+            )
+        # A second launch compares the results of a row's parts.
         launches = [
-            Launch(kernel, -(-tasks // each), x=Operand(0), places=places, values=values, **sizes),
-            Launch(last, 1, values=values, places=places, out=out, rows=rows, parts=parts),
+            Launch(kernel, -(-tasks // tasks_per_chunk), x=Operand(0), places=places, values=values, **sizes),
+            Launch(combine, 1, values=values, places=places, out=out, rows=rows, parts=parts),
         ]
         return Plan(result, launches, (8 * tasks, tasks * x.dtype.itemsize))
 
 
-argmax, argmin = _Place("argmax", "amax"), _Place("argmin", "amin")
+argmax, argmin = _ArgReduction("argmax", "amax"), _ArgReduction("argmin", "amin")
 for _lowering in (argmax, argmin):
     register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)
 
 
-@args(x=In, values=Out, places=Out(int64), rows=Size, n=Size, k=Size, each=Size)
+@args(x=In, values=Out, places=Out(int64), rows=Size, n=Size, k=Size, rows_per_chunk=Size)
 def _topk(tools, largest: bool, dtype: str):
-    """The places of the k best of each row, best first, equals by place.
+    """The indices of the k best of each row, best first, equals by index.
 
-    A heap of the best so far, the worst of them on top; 64 numbers at a time are compared with that one.
+    A heap holds the k best so far, the worst on top, to which 64 numbers at a time are compared.
     """
     after, after_place = tools.after(np.dtype(dtype)), tools.after(int64)
     one, none = np.int32(1), np.int32(0)
@@ -138,10 +141,10 @@ def _topk(tools, largest: bool, dtype: str):
             return (a < b) | ((b != b) & (a == a))
 
     @tools.inline
-    def sink(values, places, at, count, v, i):
-        """Put (v, i) at or below place `at` of a heap of `count`."""
+    def sink(values, places, index, count, v, i):
+        """Insert (v, i) at or below `index` of a heap of `count`."""
         while True:
-            child = 2 * at + 1
+            child = 2 * index + 1
             if child >= count:
                 break
             if child + 1 < count:
@@ -151,34 +154,34 @@ def _topk(tools, largest: bool, dtype: str):
             c = values[child]
             if better(c, v) or (not better(v, c) and places[child] < i):
                 break
-            values[at], places[at] = c, places[child]
-            at = child
-        values[at], places[at] = v, i
+            values[index], places[index] = c, places[child]
+            index = child
+        values[index], places[index] = v, i
 
-    def kernel(x, values, places, rows, n, k, each, chunk):
-        for r in range(chunk * each, min(rows, (chunk + 1) * each)):
-            row, kept, at = after(x, r * n), after(values, r * k), after_place(places, r * k)
+    def kernel(x, values, places, rows, n, k, rows_per_chunk, chunk):
+        for r in range(chunk * rows_per_chunk, min(rows, (chunk + 1) * rows_per_chunk)):
+            row, heap, index = after(x, r * n), after(values, r * k), after_place(places, r * k)
             for i in range(k):
-                kept[i], at[i] = row[i], i
+                heap[i], index[i] = row[i], i
             for i in range(k // 2 - 1, -1, -1):
-                sink(kept, at, i, k, kept[i], at[i])
+                sink(heap, index, i, k, heap[i], index[i])
             i = k
             while i < n:
                 if i + LANES <= n:
-                    worst, hits = kept[0], none
+                    worst, hits = heap[0], none
                     for j in range(LANES):
                         hits += one if better(row[i + j], worst) else none
                     if hits == 0:
                         i += LANES
                         continue
                 for j in range(i, min(i + LANES, n)):
-                    if better(row[j], kept[0]):
-                        sink(kept, at, 0, k, row[j], j)
+                    if better(row[j], heap[0]):
+                        sink(heap, index, 0, k, row[j], j)
                 i += LANES
             for count in range(k - 1, 0, -1):
-                v, i = kept[count], at[count]
-                kept[count], at[count] = kept[0], at[0]
-                sink(kept, at, 0, count, v, i)
+                v, i = heap[count], index[count]
+                heap[count], index[count] = heap[0], index[0]
+                sink(heap, index, 0, count, v, i)
         return 0
 
     return kernel
@@ -198,10 +201,18 @@ def _plan_topk(specs, params) -> Plan | bool | None:
     if not x.plain:
         return True
     n = x.shape[-1]
-    rows, each = x.size // n, max(1, share(x.size) // n)
+    rows, rows_per_chunk = x.size // n, max(1, share(x.size) // n)
     values, places = Operand(1), Operand(2)
     launch = Launch(
-        kernel, -(-rows // each), x=Operand(0), values=values, places=places, rows=rows, n=n, k=k, each=each
+        kernel,
+        -(-rows // rows_per_chunk),
+        x=Operand(0),
+        values=values,
+        places=places,
+        rows=rows,
+        n=n,
+        k=k,
+        rows_per_chunk=rows_per_chunk,
     )
     return Plan(contiguous((*x.shape[:-1], k), int64, x.backend), [launch], (rows * k * x.dtype.itemsize,))
 

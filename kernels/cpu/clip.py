@@ -15,6 +15,7 @@ from deepcore.kernels.cpu.finite import ALL_FINITE_KERNELS
 from deepcore.kernels.cpu.parameter_table import (
     BLOCK,
     BOUND,
+    CHUNK,
     FACTOR,
     FINITE,
     GRADIENT,
@@ -22,7 +23,6 @@ from deepcore.kernels.cpu.parameter_table import (
     NORM,
     NOT_FINITE,
     SIZE,
-    SLICE,
     STOPPED,
     UNCLIPPED,
     disjoint,
@@ -70,7 +70,7 @@ def _build_norm(tools, dtype: str):
             lanes[j] += d * d
 
     def kernel(rows, elements, table, width, slots, partials, chunk):
-        low, high = chunk * SLICE, min(elements, (chunk + 1) * SLICE)
+        low, high = chunk * CHUNK, min(elements, (chunk + 1) * CHUNK)
         bound = convert(slots[BOUND])
         lanes = local()
         for j in range(64):
@@ -94,8 +94,8 @@ def _build_norm(tools, dtype: str):
 
 @args(count=Size, partials=In(float64), slots=InOut(float64), result=Address)
 def _build_total(tools, dtype: str):
-    """The norm of all partials and the factor for the gradients, in `dtype`. `result`: where else the norm is written, or
-    None."""
+    """The norm from the partial sums and the gradients' scaling factor, in `dtype`. `result`: another place for the norm,
+    or None."""
     view, convert = tools.view(np.dtype(dtype)), np.dtype(dtype).type
     epsilon = convert(EPSILON)
 
@@ -130,7 +130,7 @@ def _build_scale(tools, dtype: str):
             g[i] = clip(g[i], bound, factor)
 
     def kernel(rows, elements, table, width, slots, chunk):
-        low, high = chunk * SLICE, min(elements, (chunk + 1) * SLICE)
+        low, high = chunk * CHUNK, min(elements, (chunk + 1) * CHUNK)
         factor, bound = convert(slots[FACTOR]), convert(slots[BOUND])
         row = find(table, width, rows, low)
         while row < rows and table[row * width] < high:
@@ -151,13 +151,13 @@ _SCALE = {dtype: Kernel(f"gradient_scale_{dtype.name}", _build_scale, dtype.name
 
 
 class Clip(NamedTuple):
-    """Clip gradients while updating: by their norm, by value, or both (the norm is of what is left by value)."""
+    """Clip gradients while updating: by their norm, by value, or both (first by value)."""
 
     max_norm: float | None = None
     value: float | None = None
-    #: A norm that is not finite, or without one a gradient that is not, stops the program.
+    #: Whether a non-finite norm, or without a norm a non-finite gradient, stops the program.
     finite: bool = False
-    #: The gradients are written back.
+    #: Whether clipped gradients are written back.
     keep: bool = True
 
     @property
@@ -167,7 +167,7 @@ class Clip(NamedTuple):
 
 
 class Gradients:
-    """Gradients as a table, for their norm and to clip them where they lie."""
+    """Gradients as a table, for their norm and clipping in place."""
 
     def __init__(self, arrays: Sequence):
         self.arrays = arrays
@@ -175,16 +175,16 @@ class Gradients:
         self.dtype = float64 if any(x.dtype == float64 for x in arrays) else float32
         self._parts = []
         for dtype in (float32, float64):
-            found = [x for x in arrays if x.dtype == dtype]
-            if found:
-                table = np.zeros((len(found), 3), np.int64)
-                table[:, SIZE] = [x.size for x in found]
-                table[:, GRADIENT] = [address(x) for x in found]
+            members = [x for x in arrays if x.dtype == dtype]
+            if members:
+                table = np.zeros((len(members), 3), np.int64)
+                table[:, SIZE] = [x.size for x in members]
+                table[:, GRADIENT] = [address(x) for x in members]
                 self._parts.append((dtype, table, lay_out(table)))
 
     @classmethod
     def of(cls, arrays: Sequence, written: bool) -> Gradients | None:
-        """None where a kernel cannot be had, or some array is not dense, or, if they are to be written, not apart."""
+        """None if a kernel is missing, an array is not dense, or, if `written`, arrays overlap."""
         for x in arrays:
             if type(x) is not np.ndarray or x.dtype not in (float32, float64):
                 return None
@@ -193,16 +193,16 @@ class Gradients:
                 return None
         if not arrays or (written and not disjoint(arrays)):
             return None
-        found = cls(arrays)
-        needed = [TOTAL_KERNELS[found.dtype]]
-        for dtype, _, _ in found._parts:
-            needed += (NORM_KERNELS[dtype], _SCALE[dtype], ALL_FINITE_KERNELS[dtype])
-        return found if all(kernel.ready() for kernel in needed) else None
+        gradients = cls(arrays)
+        kernels = [TOTAL_KERNELS[gradients.dtype]]
+        for dtype, _, _ in gradients._parts:
+            kernels += (NORM_KERNELS[dtype], _SCALE[dtype], ALL_FINITE_KERNELS[dtype])
+        return gradients if all(kernel.ready() for kernel in kernels) else None
 
     def norm(self, max_norm: float = math.inf):
-        """The 2-norm of all, 0-d; the factor that brings it down to `max_norm` is then known."""
+        """The 2-norm of all gradients, 0-d. Also sets `factor`, which scales it down to `max_norm`."""
         self.slots[MAX_NORM] = max_norm
-        counts = [-(-elements // SLICE) for _, _, elements in self._parts]
+        counts = [-(-elements // CHUNK) for _, _, elements in self._parts]
         partials = np.zeros(max(sum(counts), 1))
         begin = 0
         for (dtype, table, elements), count in zip(self._parts, counts):
@@ -220,7 +220,8 @@ class Gradients:
         return not any(
             elements
             and threadpool.launch(
-                ALL_FINITE_KERNELS[dtype], -(-elements // SLICE), rows=len(table), elements=elements, table=table, width=3,
+                ALL_FINITE_KERNELS[dtype], -(-elements // CHUNK), rows=len(table), elements=elements, table=table,
+                width=3,
                 slots=self.slots,
             )
             for dtype, table, elements in self._parts
@@ -231,7 +232,7 @@ class Gradients:
         return float(self.slots[FACTOR])
 
     def scaling(self, value: float | None = None):
-        """A call that clips them in place by value, or by the factor of the norm, as (function, its arguments)."""
+        """Clipping in place by value, or by the norm's factor, as (function, its arguments)."""
         if value is not None:
             self.slots[:] = UNCLIPPED
             self.slots[BOUND] = value
@@ -241,7 +242,7 @@ class Gradients:
         ]
         return threadpool.prepared(
             [
-                (_SCALE[dtype], address(words), -(-elements // SLICE))
+                (_SCALE[dtype], address(words), -(-elements // CHUNK))
                 for (dtype, _, elements), words in zip(self._parts, self._words)
             ]
         )

@@ -1,8 +1,8 @@
-"""Convolution on the CPU: matrix products whose right operand is gathered from the image, a panel at a time.
+"""Convolution on the CPU: matrix products whose right operand is gathered from the image, panel by panel.
 
-Every element of a result is one chain of fused multiply-adds over a block of k, the blocks' sums added in order. k runs
-over (channel, row, column of the filter), in the weight's gradient over (sample, position); its blocks depend on shapes
-alone, and so do the parts of a batch whose weight gradients are added up at the end.
+Each element of a result is one chain of fused multiply-adds per block of k, the blocks' sums added in order. k runs over
+(channel, row, column of the filter), in the weight's gradient over (sample, position). Its blocks, and the parts of a
+batch whose weight gradients are summed at the end, depend on shapes alone.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from deepcore.kernels.cpu.reductions import FLOATS, in_steps, kernels_of, region
 from deepcore.kernels.plan import Launch, Lowering, Plan, Spec, contiguous, with_epilogue
 from deepcore.kernels.registry import register
 
-# Multiplications of a chunk, about, and chunks of a weight gradient from which on its batch is not cut.
-_WORK, _CHUNKS = 1 << 20, 16
-# Panels that are gathered at a time.
-_PANELS = 8
+# Approximate multiplications of a chunk; chunks of a weight gradient from which its batch is not split.
+_CHUNK_WORK, _MIN_CHUNKS = 1 << 20, 16
+# Panels gathered at a time.
+_GATHERED_PANELS = 8
 
-#: The image that is gathered from: its size, strides in bytes, and how the filter moves over it. `oh`, `ow`: positions.
+#: The geometry of the gathered image and the filter; strides in bytes. `oh`, `ow`: output positions.
 _IMAGE: dict[str, Type] = dict.fromkeys(
     ("height", "width", "xn", "xc", "xh", "xw", "kh", "kw", "oh", "ow", "sh", "sw", "top", "left", "dh", "dw"), Size
 )
@@ -31,13 +31,13 @@ _IMAGE: dict[str, Type] = dict.fromkeys(
 
 @functools.cache
 def _gatherer(tools, dtype: str, transposed: bool):
-    """gather(x, k, first, count, to, …): the numbers that tap k of the filter meets at positions first, first + 1, …
+    """gather(x, k, first, count, to, …): the elements of x under tap k of the filter at positions first, first + 1, …
 
-    Where `transposed`, positions are those of the image that was convolved, and x is the result's gradient.
+    If `transposed`, positions are those of the convolved image, and x is the result's gradient.
     """
     dt = np.dtype(dtype)
     view, zero, size = tools.view(dt), dt.type(0), dt.itemsize
-    take, put = tools.elements(dt)
+    load, store = tools.elements(dt)
 
     @tools.function
     def gather(x, k, first, count, to, height, width, xc, xh, xw, kh, kw, ow, sh, sw, top, left, dh, dw):
@@ -75,7 +75,7 @@ def _gatherer(tools, dtype: str, transposed: bool):
                 for r in range(low):
                     result[r] = zero
                 for r in range(low, high):
-                    put(result, r, take(source, r))
+                    store(result, r, load(source, r))
                 for r in range(high, run):
                     result[r] = zero
             elif transposed:
@@ -109,22 +109,22 @@ def _multiplier(tools, dtype: str):
     columns = shape.across * lanes
     stride = columns * size
     big, small = gemm_tile.tile(tools, s, tall, shape.across), gemm_tile.tile(tools, s, low, shape.across)
-    some, height_of = gemm_tile.masked_mover(tools, s, shape.across), gemm.heights(tools, shape)
+    move_masked, height_of = gemm_tile.masked_mover(tools, s, shape.across), gemm.heights(tools, shape)
     tile_space = gemm_tile.space(tools, tall * stride)
 
     @tools.function
     def multiply(a, ars, aks, panel, pitch, steps, rows, out, ldo, width, add):
-        part, i = tile_space(), 0
+        tile_buffer, i = tile_space(), 0
         while i < rows:
             height = height_of(rows - i)
             count = min(height, rows - i)
-            there = out + i * ldo
-            to, ldt = there, ldo
+            out_at = out + i * ldo
+            to, ldt = out_at, ldo
             if width < columns:
-                to, ldt = part, stride
+                to, ldt = tile_buffer, stride
                 if add:
                     for q in range(count):
-                        some(there + q * ldo, part + q * stride, width)
+                        move_masked(out_at + q * ldo, tile_buffer + q * stride, width)
             at, ahead = a + i * ars, 8 * pitch
             if height == tall:
                 big(at, ars, aks, panel, pitch, steps, count, to, ldt, to, ldt, add, ahead, 1, 0)
@@ -132,43 +132,44 @@ def _multiplier(tools, dtype: str):
                 small(at, ars, aks, panel, pitch, steps, count, to, ldt, to, ldt, add, ahead, 1, 0)
             if width < columns:
                 for q in range(count):
-                    some(part + q * stride, there + q * ldo, width)
+                    move_masked(tile_buffer + q * stride, out_at + q * ldo, width)
             i += height
 
     return columns, multiply
 
 
-_CONVOLVED: dict[str, Type] = {
+_CONVOLVE: dict[str, Type] = {
     "x": Address, "weight": Address, "bias": Address, "out": Address, "activation": Code, "pre": Address, "other": Address,
-    **dict.fromkeys(("samples", "groups", "rows", "depth", "block", "wide", "each"), Size), **_IMAGE,
+    **dict.fromkeys(("samples", "groups", "rows", "depth", "block", "task_columns", "tasks_per_chunk"), Size), **_IMAGE,
 }  # fmt: skip
 
 
-@args(**_CONVOLVED)
-def _convolved(tools, transposed: bool, dtype: str):
-    """activation(weight · gathered x + bias): `rows` channels of a group from `depth` ones, `wide` positions a task.
+@args(**_CONVOLVE)
+def _convolve(tools, transposed: bool, dtype: str):
+    """activation(weight · gathered x + bias): `rows` channels of a group from `depth` ones, `task_columns` positions a task.
 
-    `block`: steps of k between two sums, `each`: tasks of a chunk, `pre`: what the activation is applied to is stored there,
-    `other`: the activation's second operand, laid out as out.
+    `block`: steps of k between two sums, `pre`: where the activation's input is stored, `other`: the activation's second
+    operand, laid out as out.
     """
     dt = np.dtype(dtype)
     size, zero = dt.itemsize, dt.type(0)
     gather, (columns, multiply) = _gatherer(tools, dtype, transposed), _multiplier(tools, dtype)
-    strip = _PANELS * columns
-    pitch = strip * size + 64  # lines of a column lie in different sets of the cache
+    strip = _GATHERED_PANELS * columns
+    pitch = strip * size + 64  # maps the lines of a column to different cache sets
     panel_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * pitch)
     view, words, call, call_space = tools.view(dt), tools.words(), tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
 
     def kernel(
-        x, weight, bias, out, activation, pre, other, samples, groups, rows, depth, block, wide, each, height, width, xn, xc,
+        x, weight, bias, out, activation, pre, other, samples, groups, rows, depth, block, task_columns,
+        tasks_per_chunk, height, width, xn, xc,
         xh, xw, kh, kw, oh, ow, sh, sw, top, left, dh, dw, chunk,
     ):  # fmt: skip
         positions, k = oh * ow, depth * kh * kw
-        across, panel = -(-positions // wide), panel_space()
-        for task in range(chunk * each, min(samples * groups * across, (chunk + 1) * each)):
+        across, panel = -(-positions // task_columns), panel_space()
+        for task in range(chunk * tasks_per_chunk, min(samples * groups * across, (chunk + 1) * tasks_per_chunk)):
             part = task // across
-            first = (task - part * across) * wide
-            end, group = min(positions, first + wide), part % groups
+            first = (task - part * across) * task_columns
+            end, group = min(positions, first + task_columns), part % groups
             source, a = x + part // groups * xn + group * depth * xc, weight + group * rows * k * size
             plane = part * rows * positions * size
             for j in range(first, end, strip):
@@ -183,25 +184,26 @@ def _convolved(tools, transposed: bool, dtype: str):
                         for q in range(count, -(-count // columns) * columns):
                             view(to)[q] = zero
                     for q in range(0, count, columns):
-                        to, some = out + plane + (j + q) * size, min(columns, count - q)
+                        to, tile_columns = out + plane + (j + q) * size, min(columns, count - q)
                         at = panel + q * size
                         multiply(
-                            a + k0 * size, k * size, size, at, pitch, steps, rows, to, positions * size, some, k0
+                            a + k0 * size, k * size, size, at, pitch, steps, rows, to, positions * size, tile_columns,
+                            k0
                         )  # fmt: skip
-            # What follows the sums is done to the task's numbers, which the caches still hold.
+            # The epilogue runs while the task's results are in the caches.
             if bias != 0 or pre != 0 or activation != 0:
                 e, count = words(call_space()), end - first
                 for i in range(rows):
                     at = plane + (i * positions + first) * size
                     row = view(out + at)
                     if bias:
-                        more = view(bias)[group * rows + i]
+                        channel_bias = view(bias)[group * rows + i]
                         for j in range(count):
-                            row[j] = row[j] + more
+                            row[j] = row[j] + channel_bias
                     if pre:
-                        kept = view(pre + at)
+                        pre_row = view(pre + at)
                         for j in range(count):
-                            kept[j] = row[j]
+                            pre_row[j] = row[j]
                     if activation:
                         e[0], e[1], e[2], e[3], e[4] = out + at, out + at, count, 0, 0
                         if other:
@@ -214,7 +216,8 @@ def _convolved(tools, transposed: bool, dtype: str):
 
 _WEIGHT: dict[str, Type] = {
     "x": Address, "g": Address, "out": Address,
-    **dict.fromkeys(("samples", "parts", "groups", "rows", "depth", "block", "wide", "each"), Size), **_IMAGE,
+    **dict.fromkeys(("samples", "parts", "groups", "rows", "depth", "block", "task_columns", "tasks_per_chunk"), Size),
+    **_IMAGE,
 }  # fmt: skip
 
 
@@ -230,17 +233,18 @@ def _weight_grad(tools, dtype: str):
     lines_space = gemm_tile.space(tools, columns * line)
 
     def kernel(
-        x, g, out, samples, parts, groups, rows, depth, block, wide, each, height, width, xn, xc, xh, xw, kh, kw, oh, ow, sh,
+        x, g, out, samples, parts, groups, rows, depth, block, task_columns, tasks_per_chunk, height, width, xn, xc,
+        xh, xw, kh, kw, oh, ow, sh,
         sw, top, left, dh, dw, chunk,
     ):  # fmt: skip
         positions, k = oh * ow, depth * kh * kw
-        across, share, stride = -(-k // wide), -(-samples // parts), columns * size
+        across, share, stride = -(-k // task_columns), -(-samples // parts), columns * size
         panel, lines = panel_space(), lines_space()
-        for task in range(chunk * each, min(parts * groups * across, (chunk + 1) * each)):
-            part, first = task // across, task % across * wide
+        for task in range(chunk * tasks_per_chunk, min(parts * groups * across, (chunk + 1) * tasks_per_chunk)):
+            part, first = task // across, task % across * task_columns
             group, start = part % groups, part // groups * share
-            for j in range(first, min(k, first + wide), columns):
-                count = min(columns, min(k, first + wide) - j)
+            for j in range(first, min(k, first + task_columns), columns):
+                count = min(columns, min(k, first + task_columns) - j)
                 to = out + (part * rows * k + j) * size
                 for n in range(start, min(samples, start + share)):
                     source = x + n * xn + group * depth * xc
@@ -263,8 +267,8 @@ def _weight_grad(tools, dtype: str):
 
 
 @args(weight=In, out=Out, rows=Size, depth=Size, taps=Size)
-def _swapped(tools, dtype: str):
-    """(groups, rows, depth, taps) as (groups, depth, rows, taps), a group a chunk."""
+def _swap_channels(tools, dtype: str):
+    """Transpose (groups, rows, depth, taps) to (groups, depth, rows, taps), a group per chunk."""
 
     def kernel(weight, out, rows, depth, taps, chunk):
         start = chunk * rows * depth * taps
@@ -277,8 +281,8 @@ def _swapped(tools, dtype: str):
     return kernel
 
 
-_CONV, _CONV_INPUT = kernels_of("conv", _convolved, False), kernels_of("conv_input", _convolved, True)
-_CONV_WEIGHT, _SWAPPED = kernels_of("conv_weight", _weight_grad), kernels_of("conv_swapped", _swapped)
+_CONV, _CONV_INPUT = kernels_of("conv", _convolve, False), kernels_of("conv_input", _convolve, True)
+_CONV_WEIGHT, _SWAP_CHANNELS = kernels_of("conv_weight", _weight_grad), kernels_of("conv_swapped", _swap_channels)
 
 
 def _image(x: Spec, size, positions, params) -> dict[str, int]:
@@ -297,34 +301,38 @@ def _columns(dtype) -> int:
     return shape.across * shape.bytes // dtype.itemsize
 
 
-def _unfit(specs, *kernels: dict) -> bool:
-    """Whether the reference serves: another dtype, nothing to compute, or no kernel."""
+def _is_unsupported(specs, *kernels: dict) -> bool:
+    """Whether the reference must run: another dtype, an empty operand, or no kernel."""
     dtype = specs[0].dtype
     if dtype not in FLOATS or any(spec.dtype != dtype or not spec.size for spec in specs):
         return True
-    return gemm_tables.table() is None or not all(each[dtype].ready() for each in kernels)
+    return gemm_tables.table() is None or not all(variants[dtype].ready() for variants in kernels)
 
 
 def _tasks(count: int, length: int, work: int, dtype) -> tuple[int, int, int]:
-    """(columns of a task, tasks of a chunk, chunks) of `count` products of `length` columns, of so much work a column."""
+    """(columns of a task, tasks of a chunk, chunks) of `count` products of `length` columns, with `work` per column."""
     columns = _columns(dtype)
-    wide = columns * max(1, min(-(-length // columns), _WORK // (work * columns)))
-    tasks, each = count * -(-length // wide), max(1, _WORK // (work * min(length, wide)))
-    return wide, each, -(-tasks // each)
+    task_columns = columns * max(1, min(-(-length // columns), _CHUNK_WORK // (work * columns)))
+    tasks, tasks_per_chunk = (
+        count * -(-length // task_columns),
+        max(1, _CHUNK_WORK // (work * min(length, task_columns))),
+    )
+    return task_columns, tasks_per_chunk, -(-tasks // tasks_per_chunk)
 
 
 def _launch(kernels: dict, image: Spec, rows: int, depth: int, size, positions, params, **operands) -> Launch:
     samples, groups = image.shape[0], params["groups"]
     k = depth * math.prod(size)
-    wide, each, chunks = _tasks(samples * groups, math.prod(positions), rows * k, image.dtype)
+    task_columns, tasks_per_chunk, chunks = _tasks(samples * groups, math.prod(positions), rows * k, image.dtype)
     return Launch(
         kernels[image.dtype], chunks, **operands, activation=None, pre=None, other=None, samples=samples, groups=groups,
-        rows=rows, depth=depth, block=gemm_tables.steps(k), wide=wide, each=each, **_image(image, size, positions, params),
+        rows=rows, depth=depth, block=gemm_tables.steps(k), task_columns=task_columns,
+        tasks_per_chunk=tasks_per_chunk, **_image(image, size, positions, params),
     )  # fmt: skip
 
 
 def positions(shape, size, params) -> tuple[int, int]:
-    """Where a filter of `size` stands in an image of this shape."""
+    """The numbers of positions (oh, ow) of a filter of `size` in an image of this shape."""
     return tuple(
         (n + sum(padding) - dilation * (k - 1) - 1) // stride + 1
         for n, k, padding, dilation, stride in zip(
@@ -335,30 +343,30 @@ def positions(shape, size, params) -> tuple[int, int]:
 
 def _plan(specs, params) -> Plan | bool | None:
     x, weight = specs[:2]
-    if _unfit(specs, _CONV):
+    if _is_unsupported(specs, _CONV):
         return None
     if _copies(specs, params):
         return True
     (channels, depth, *size), count = weight.shape, len(specs)
-    where = positions(x.shape, size, params)
+    out_size = positions(x.shape, size, params)
     launch = _launch(
-        _CONV, x, channels // params["groups"], depth, size, where, params, x=Operand(0), weight=Operand(1),
+        _CONV, x, channels // params["groups"], depth, size, out_size, params, x=Operand(0), weight=Operand(1),
         bias=Operand(2) if count > 2 else None, out=Operand(count),
     )  # fmt: skip
-    return Plan(contiguous((x.shape[0], channels, *where), x.dtype, x.backend), [launch])
+    return Plan(contiguous((x.shape[0], channels, *out_size), x.dtype, x.backend), [launch])
 
 
 def _plan_input(specs, params) -> Plan | bool | None:
-    """The gradient of the image: the result's gradient, gathered for each place of the image, times the swapped weight."""
+    """The gradient of the image: the weight with swapped channels times the result's gradient, gathered per image position."""
     g, weight = specs
-    if _unfit(specs, _CONV_INPUT, _SWAPPED):
+    if _is_unsupported(specs, _CONV_INPUT, _SWAP_CHANNELS):
         return None
     if _copies(specs, params):
         return True
     (channels, depth, *size), groups = weight.shape, params["groups"]
     rows = channels // groups
     swap = Launch(
-        _SWAPPED[g.dtype], groups, weight=Operand(1), out=Operand(2), rows=rows, depth=depth, taps=math.prod(size)
+        _SWAP_CHANNELS[g.dtype], groups, weight=Operand(1), out=Operand(2), rows=rows, depth=depth, taps=math.prod(size)
     )
     launch = _launch(
         _CONV_INPUT, g, depth, rows, size, params["size"], params, x=Operand(0), weight=Operand(2), bias=None, out=Operand(3)
@@ -368,35 +376,37 @@ def _plan_input(specs, params) -> Plan | bool | None:
 
 
 def _plan_weight(specs, params) -> Plan | bool | None:
-    """The gradient of the weight, of parts of the batch where there are too few filters to go round."""
+    """The gradient of the weight, from partial sums over parts of the batch where there are too few filters for the threads."""
     x, g = specs
-    if _unfit(specs, _CONV_WEIGHT):
+    if _is_unsupported(specs, _CONV_WEIGHT):
         return None
     if _copies(specs, params):
         return True
-    groups, size, where = params["groups"], params["size"], g.shape[2:]
+    groups, size, out_size = params["groups"], params["size"], g.shape[2:]
     rows, depth, samples = g.shape[1] // groups, x.shape[1] // groups, x.shape[0]
-    k, length = depth * math.prod(size), samples * math.prod(where)
-    wide, each, chunks = _tasks(groups, k, rows * length, x.dtype)
-    parts = 1 if chunks >= _CHUNKS else min(samples, -(-rows * k * groups * length // _WORK), _CHUNKS)
+    k, length = depth * math.prod(size), samples * math.prod(out_size)
+    task_columns, tasks_per_chunk, chunks = _tasks(groups, k, rows * length, x.dtype)
+    parts = 1 if chunks >= _MIN_CHUNKS else min(samples, -(-rows * k * groups * length // _CHUNK_WORK), _MIN_CHUNKS)
     parts = -(-samples // -(-samples // parts))
     total = rows * k * groups
     steps = regions("sum", x.dtype, 1, parts, total) if parts > 1 else []
-    between = (parts * total * x.dtype.itemsize, *spaces(steps, x.dtype)) if parts > 1 else ()
+    temporaries = (parts * total * x.dtype.itemsize, *spaces(steps, x.dtype)) if parts > 1 else ()
     launch = Launch(
-        _CONV_WEIGHT[x.dtype], -(-parts * groups * -(-k // wide) // each), x=Operand(0), g=Operand(1), out=Operand(2),
-        samples=samples, parts=parts, groups=groups, rows=rows, depth=depth, block=gemm_tables.steps(math.prod(where)),
-        wide=wide, each=each, **_image(x, size, where, params),
+        _CONV_WEIGHT[x.dtype], -(-parts * groups * -(-k // task_columns) // tasks_per_chunk), x=Operand(0),
+        g=Operand(1), out=Operand(2),
+        samples=samples, parts=parts, groups=groups, rows=rows, depth=depth,
+        block=gemm_tables.steps(math.prod(out_size)),
+        task_columns=task_columns, tasks_per_chunk=tasks_per_chunk, **_image(x, size, out_size, params),
     )  # fmt: skip
-    sums = in_steps(steps, Operand(2), 3, Operand(2 + len(between))) if steps else []
-    if not all(each.kernel.ready() for each in sums):
+    sums = in_steps(steps, Operand(2), 3, Operand(2 + len(temporaries))) if steps else []
+    if not all(sum_launch.kernel.ready() for sum_launch in sums):
         return None
     result = contiguous((groups * rows, depth, *size), x.dtype, x.backend)
-    return Plan(result, [launch, *sums], between)
+    return Plan(result, [launch, *sums], temporaries)
 
 
 def _copies(specs, params) -> tuple[bool, ...] | None:
-    """The first operand is gathered from, and may lie in any way; the others may not."""
+    """Operands to copy: the first is gathered and may have any layout, the others must be contiguous."""
     copies = tuple(not spec.aligned if i == 0 else not spec.plain for i, spec in enumerate(specs))
     return copies if any(copies) else None
 

@@ -1,4 +1,4 @@
-"""Cross-entropy on the CPU: loss and gradient of a row in one pass over it."""
+"""Cross-entropy on the CPU: loss and gradient of a row in one pass."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from deepcore.kernels.registry import register
 
 @args(
     target=In(int64), size=Size, classes=Size, ignored=Size, weight=Address, smoothing=Float(float64), mean=Size,
-    numbers=Out(float64), ones=Address,
+    scalars=Out(float64), ones=Address,
 )  # fmt: skip
 def _targets(tools, dtype: str):
     """Whether all classes are in range (status 1: no), and the numbers that the losses need.
@@ -57,7 +57,7 @@ def _targets(tools, dtype: str):
     dt = np.dtype(dtype)
     view, one = tools.view(dt), dt.type(1)
 
-    def kernel(target, size, classes, ignored, weight, smoothing, mean, numbers, ones):
+    def kernel(target, size, classes, ignored, weight, smoothing, mean, scalars, ones):
         count, bad = 0, 0
         for i in range(size):
             y = target[i]
@@ -68,24 +68,24 @@ def _targets(tools, dtype: str):
         total = np.float64(count)
         weights = view(weight)
         if weight:
-            total, lost = np.float64(0.0), np.float64(0.0)
+            total, compensation = np.float64(0.0), np.float64(0.0)
             for i in range(size):
                 if target[i] != ignored:
-                    # Two sums: what the first loses goes into the second.
+                    # Compensated summation.
                     w = np.float64(weights[target[i]])
-                    wider = total + w
-                    part = wider - total
-                    lost += (total - (wider - part)) + (w - part)
-                    total = wider
-            total += lost
-        numbers[0] = total
-        numbers[1] = smoothing
-        numbers[2] = np.float64(classes)
+                    next_total = total + w
+                    part = next_total - total
+                    compensation += (total - (next_total - part)) + (w - part)
+                    total = next_total
+            total += compensation
+        scalars[0] = total
+        scalars[1] = smoothing
+        scalars[2] = np.float64(classes)
         if weight:
-            numbers[2] = 0.0
+            scalars[2] = 0.0
             for i in range(classes):
-                numbers[2] += np.float64(weights[i])
-        numbers[3] = 1.0 / total if (mean != 0) & (total != 0.0) else 1.0
+                scalars[2] += np.float64(weights[i])
+        scalars[3] = 1.0 / total if (mean != 0) & (total != 0.0) else 1.0
         if ones:
             for i in range(classes):
                 view(ones)[i] = one
@@ -95,13 +95,14 @@ def _targets(tools, dtype: str):
 
 
 @args(
-    x=In, target=In(int64), weight=Address, losses=Out, gradients=Address, rows=Size, n=Size, ignored=Size, each=Size,
-    numbers=In(float64),
+    x=In, target=In(int64), weight=Address, losses=Out, gradients=Address, rows=Size, n=Size, ignored=Size,
+    rows_per_chunk=Size,
+    scalars=In(float64),
 )  # fmt: skip
 def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
     """Losses of rows, and where recorded their gradients. Without `weight`, which smoothing needs, weights are 1.
 
-    `numbers`: as `_targets` left them; `each`: rows of a chunk.
+    `scalars`: as `_targets` left them; `rows_per_chunk`: rows of a chunk.
     """
     dt = np.dtype(dtype)
     view, after, size = tools.view(dt), tools.after(dt), dt.itemsize
@@ -111,16 +112,16 @@ def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
     if smoothed:
 
         @tools.inline
-        def spread(x, y, weight, i, c, d):
+        def term(x, y, weight, i, c, d):
             return weight[i] * (d - (x[i] - c)) if weight[i] != zero else zero
 
-        others = summing(tools, dt, spread)
+        others = summing(tools, dt, term)
 
-    def kernel(x, target, weight, losses, gradients, rows, n, ignored, each, numbers, chunk):
+    def kernel(x, target, weight, losses, gradients, rows, n, ignored, rows_per_chunk, scalars, chunk):
         w = view(weight)
-        smoothing, weights, scale = real(numbers[1]), real(numbers[2]), real(numbers[3])
+        smoothing, weights, scale = real(scalars[1]), real(scalars[2]), real(scalars[3])
         share = smoothing / real(n)
-        for r in range(chunk * each, min(rows, (chunk + 1) * each)):
+        for r in range(chunk * rows_per_chunk, min(rows, (chunk + 1) * rows_per_chunk)):
             row, out = after(x, r * n), view(gradients + r * n * size)
             y = target[r]
             q = zero if y == ignored else (w[y] if weight else one)
@@ -156,11 +157,12 @@ def _cross_entropy(tools, recorded: bool, smoothed: bool, dtype: str):
 
 
 @args(
-    x=In, target=In(int64), weight=Address, losses=Out, gradients=Address, outer=Size, n=Size, inner=Size, each=Size,
-    ignored=Size, numbers=In(float64),
+    x=In, target=In(int64), weight=Address, losses=Out, gradients=Address, outer=Size, n=Size, inner=Size,
+    tiles_per_chunk=Size,
+    ignored=Size, scalars=In(float64),
 )  # fmt: skip
 def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
-    """As `_cross_entropy`, over tiles, `each` of them a chunk's."""
+    """`_cross_entropy` over tiles."""
     dt = np.dtype(dtype)
     view = tools.view(dt)
     log = tools.lift(elementary.log, dt)
@@ -169,15 +171,15 @@ def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
     total = tile_exponentials(tools, dt)
     zero, one, real = dt.type(0), dt.type(1), dt.type
 
-    def kernel(x, target, weight, losses, gradients, outer, n, inner, each, ignored, numbers, chunk):
+    def kernel(x, target, weight, losses, gradients, outer, n, inner, tiles_per_chunk, ignored, scalars, chunk):
         w, out = view(weight), view(gradients)
-        smoothing, weights, scale = real(numbers[1]), real(numbers[2]), real(numbers[3])
+        smoothing, weights, scale = real(scalars[1]), real(scalars[2]), real(scalars[3])
         share = smoothing / real(n)
         tile, top, sums, q, chosen, loss = space(), lanes(), lanes(), lanes(), lanes(), lanes()
         tiles = -(-outer // LANES) if inner == 1 else outer * -(-inner // LANES)
-        for t in range(chunk * each, min(tiles, (chunk + 1) * each)):
-            base, step, apart, first, count = place(t, outer, n, inner)
-            load(tile, x, base, n, step, apart, count)
+        for t in range(chunk * tiles_per_chunk, min(tiles, (chunk + 1) * tiles_per_chunk)):
+            base, step, row_step, first, count = place(t, outer, n, inner)
+            load(tile, x, base, n, step, row_step, count)
             for j in range(LANES):
                 q[j], chosen[j] = zero, zero
             for j in range(count):
@@ -195,7 +197,7 @@ def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
                 for i in range(n):
                     if w[i] != zero:
                         for j in range(count):
-                            d = x[base + i * step + j * apart]
+                            d = x[base + i * step + j * row_step]
                             loss[j] += w[i] * (log(sums[j]) - (d - top[j]))
             for j in range(count):
                 value = q[j] * chosen[j] if q[j] != zero else zero
@@ -229,21 +231,21 @@ def _cross_entropy_tiles(tools, recorded: bool, smoothed: bool, dtype: str):
                     else:
                         for i in range(n):
                             tile[LANES * i + j] = zero
-                store(out, tile, base, n, step, apart, count)
+                store(out, tile, base, n, step, row_step, count)
         return 0
 
     return kernel
 
 
-@args(losses=In, size=Size, numbers=In(float64), mean=Size, out=Out)
+@args(losses=In, size=Size, scalars=In(float64), mean=Size, out=Out)
 def _loss(tools, dtype: str):
     """out[0] = Σ losses, divided by numbers[0] for the mean."""
     dt = np.dtype(dtype)
     total, zero, real = plain(tools, dt), dt.type(0), dt.type
 
-    def kernel(losses, size, numbers, mean, out):
+    def kernel(losses, size, scalars, mean, out):
         value = total(losses, losses, losses, size, zero, zero)
-        out[0] = value / real(numbers[0]) if mean else value
+        out[0] = value / real(scalars[0]) if mean else value
         return 0
 
     return kernel
@@ -260,8 +262,8 @@ _CROSS_ENTROPY = {
 }  # fmt: skip
 
 
-class _Operands:
-    """Numbers temporaries, and results behind them, in the order in which they are asked for."""
+class _OperandNumbers:
+    """Numbers temporaries in order of allocation, and results behind them."""
 
     def __init__(self, first: int):
         self.first = first
@@ -286,55 +288,55 @@ def _plan(specs, params) -> Plan | bool | None:
     recorded, mean, ignored = params["recorded"], params["reduction"] == "mean", params["ignore_index"]
     outer, n, inner = split(x.shape, params["dim"])
     rows = outer * inner
-    smoothed, moved = params["smoothing"] > 0, inner > 1 and not in_tiles(n, inner)
-    tiled = in_tiles(n, 1 if moved else inner)
-    # Temporaries first: results are numbered behind them.
-    new = _Operands(count + 1)
-    numbers = new.temporary(32)
+    smoothed, transposed = params["smoothing"] > 0, inner > 1 and not in_tiles(n, inner)
+    tiled = in_tiles(n, 1 if transposed else inner)
+    # All temporaries before the first result, which is numbered behind them.
+    operands = _OperandNumbers(count + 1)
+    scalars = operands.temporary(32)
     weight = Operand(2) if count > 2 else None
-    ones = new.temporary(n * size) if smoothed and weight is None else None
-    source = new.temporary(x.size * size) if moved else Operand(0)
-    gradient = new.temporary(x.size * size) if moved and recorded else None
-    losses = new.temporary(rows * size) if params["reduction"] != "none" else None
+    ones = operands.temporary(n * size) if smoothed and weight is None else None
+    source = operands.temporary(x.size * size) if transposed else Operand(0)
+    gradient = operands.temporary(x.size * size) if transposed and recorded else None
+    losses = operands.temporary(rows * size) if params["reduction"] != "none" else None
     steps = regions("sum", dtype, 1, rows, 1) if losses is not None and rows > CHUNK else []
-    between = [new.temporary(step.results * size) for step in steps]
-    loss = new.result(0)
-    if recorded and not moved:
-        gradient = new.result(1)
+    partial_sums = [operands.temporary(step.results * size) for step in steps]
+    loss = operands.result(0)
+    if recorded and not transposed:
+        gradient = operands.result(1)
 
     smoothing = Operand(count)
     launches = [
         Launch(
             check, 1, target=Operand(1), size=rows, classes=n, ignored=ignored, weight=weight, smoothing=smoothing, mean=mean,
-            numbers=numbers, ones=ones,
+            scalars=scalars, ones=ones,
         )
     ]  # fmt: skip
-    if moved:
+    if transposed:
         launches.append(turned(dtype, outer, n, inner, Operand(0), source))
     arguments: dict[str, Any] = {
         "x": source, "target": Operand(1), "weight": weight or ones, "losses": loss if losses is None else losses,
-        "gradients": gradient, "n": n, "ignored": ignored, "numbers": numbers,
+        "gradients": gradient, "n": n, "ignored": ignored, "scalars": scalars,
     }  # fmt: skip
     kernel = _CROSS_ENTROPY[recorded, smoothed, tiled, dtype]
     if tiled:
-        lengths = {"outer": rows, "n": n, "inner": 1} if moved else {"outer": outer, "n": n, "inner": inner}
-        slices, each = tile_slices(*lengths.values())
-        launches.append(Launch(kernel, slices, each=each, **{**arguments, **lengths}))
+        lengths = {"outer": rows, "n": n, "inner": 1} if transposed else {"outer": outer, "n": n, "inner": inner}
+        chunks, tiles_per_chunk = tile_slices(*lengths.values())
+        launches.append(Launch(kernel, chunks, tiles_per_chunk=tiles_per_chunk, **{**arguments, **lengths}))
     else:
-        each = share(x.size) // (n + ROW_COST) or 1
-        launches.append(Launch(kernel, -(-rows // each), rows=rows, each=each, **arguments))
-    if moved and gradient is not None:
-        launches.append(turned(dtype, outer, inner, n, gradient, new.result(1)))
+        per_chunk = share(x.size) // (n + ROW_COST) or 1
+        launches.append(Launch(kernel, -(-rows // per_chunk), rows=rows, rows_per_chunk=per_chunk, **arguments))
+    if transposed and gradient is not None:
+        launches.append(turned(dtype, outer, inner, n, gradient, operands.result(1)))
     if losses is not None:
         if steps:
-            launches += in_steps(steps, losses, between[0].number, between[-1])
-        parts, parts_size = (between[-1], 1) if steps else (losses, rows)
-        launches.append(Launch(_LOSS[dtype], 1, losses=parts, size=parts_size, numbers=numbers, mean=mean, out=loss))
+            launches += in_steps(steps, losses, partial_sums[0].number, partial_sums[-1])
+        inputs, input_size = (partial_sums[-1], 1) if steps else (losses, rows)
+        launches.append(Launch(_LOSS[dtype], 1, losses=inputs, size=input_size, scalars=scalars, mean=mean, out=loss))
     if not all(launch.kernel.ready() for launch in launches):
         return None
     result = contiguous(target.shape if losses is None else (), dtype, x.backend)
     aux = [contiguous(x.shape, dtype, x.backend)] * recorded
-    return Plan(result, launches, tuple(new.sizes), aux=aux)
+    return Plan(result, launches, tuple(operands.sizes), aux=aux)
 
 
 def _key(params: dict) -> tuple:

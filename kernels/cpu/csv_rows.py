@@ -1,8 +1,8 @@
-"""Rows of delimited text to float64 numbers, exactly rounded: what `deepcore.io.tables` reads large files with.
+"""Parses rows of delimited text to correctly rounded float64 numbers, for large files in `deepcore.io.tables`.
 
 A number w·10^q with w < 2^53 and |q| ≤ 22 is one exact product or quotient; others are the 128-bit product of w and a
-table of powers of five (D. Lemire, "Number parsing at a gigabyte per second", 2021). What that does not decide, and every
-cell that is not a plain number, is reported to the caller as doubtful.
+table of powers of five (D. Lemire, "Number parsing at a gigabyte per second", 2021). Cells that this leaves undecided, or
+that are not plain numbers, are reported as doubtful.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import In, Out, Size, args
 
-#: Powers of ten with which every result is a normal number, for w from 1 to 2^64.
-_LEAST, _MOST = -300, 288
+#: Range of powers of ten for which all results are normal numbers, for w from 1 to 2^64.
+_MIN_POWER, _MAX_POWER = -300, 288
 _EXACT = 22
 _MAX_ROWS = 1 << 18
 
-#: Statuses: all complete rows, or as many as there was room for; a row of another width; text behind a closing quote.
+#: Statuses: all complete rows, or as many as fit; a row of another width; text behind a closing quote.
 DONE, RAGGED, AFTER_QUOTE = 0, 1, 2
 
 
 def _number(tools):
-    """number(data, p, tens, fives): (value, where it ends), or (0, -1) if no plain number starts at p."""
+    """number(data, p, tens, fives): (value, end), or (0, -1) if no plain number starts at p."""
     high, zeros = tools.multiply_high(), tools.leading_zeros()
     u = np.uint64
     one, low, top, fraction, ones = u(1), u(0x1FF), u(1 << 53), u((1 << 52) - 1), u((1 << 64) - 1)
@@ -52,8 +52,8 @@ def _number(tools):
             return 0.0, -1
         if data[p] == 101 or data[p] == 69:
             p += 1
-            down = data[p] == 45
-            if down or data[p] == 43:
+            is_negative_exponent = data[p] == 45
+            if is_negative_exponent or data[p] == 43:
                 p += 1
             exponent, digits = 0, 0
             while 48 <= data[p] <= 57:
@@ -62,21 +62,21 @@ def _number(tools):
                 p += 1
             if digits == 0:
                 return 0.0, -1
-            power += -exponent if down else exponent
+            power += -exponent if is_negative_exponent else exponent
         if w == u(0):
             value = 0.0
         elif w < top and -_EXACT <= power <= _EXACT:
             value = np.float64(np.int64(w))
             value = value * tens[power] if power >= 0 else value / tens[-power]
-        elif power < _LEAST or power > _MOST:
+        elif power < _MIN_POWER or power > _MAX_POWER:
             return 0.0, -1
         else:
             shift = zeros(np.int64(w))
             w = w << u(shift)
-            at = 2 * (power - _LEAST)
-            upper, lower = u(high(np.int64(w), np.int64(fives[at]))), w * fives[at]
+            index = 2 * (power - _MIN_POWER)
+            upper, lower = u(high(np.int64(w), np.int64(fives[index]))), w * fives[index]
             if upper & low == low:
-                more = u(high(np.int64(w), np.int64(fives[at + 1])))
+                more = u(high(np.int64(w), np.int64(fives[index + 1])))
                 lower += more
                 if lower < more:
                     upper += one
@@ -87,7 +87,7 @@ def _number(tools):
             m = upper >> drop
             exponent = ((217706 * power) >> 16) + 63 + np.int64(carry) - shift + 1023
             if lower <= one and -4 <= power <= 23 and m & u(3) == one and m << drop == upper:
-                m -= one  # half way between two numbers: to the even one
+                m -= one  # a tie: round to even
             m = (m + (m & one)) >> one
             if m >= top:
                 m >>= one
@@ -101,13 +101,13 @@ def _number(tools):
 @args(
     data=In(np.uint8), begin=Size, end=Size, mark=Size, width=Size, roles=In(np.int64), numbers=Out(np.float64),
     spans=Out(np.int64), doubtful=Out(np.int64), starts=Out(np.int64), tens=In(np.float64), fives=In(np.uint64),
-    state=Out(np.int64), count=Size, texts=Size, room=Size, most=Size,
+    state=Out(np.int64), count=Size, texts=Size, max_doubtful=Size, max_rows=Size,
 )  # fmt: skip
 def _rows(tools):
-    """Rows from `begin` to `end`, where a newline stands at `end`; a row that is not complete there is left.
+    """Parse rows from `begin` to `end`, where data[end] is a newline; an incomplete last row is left.
 
-    `count` numbers and `texts` texts a row, `room` for doubtful cells, `most` rows. State: where the next row begins, rows,
-    doubtful cells, and what a status is about.
+    `count` numbers and `texts` texts per row; at most `max_doubtful` doubtful cells and `max_rows` rows. State: the start
+    of the next row, rows, doubtful cells, and the detail of a status.
     """
     number = _number(tools)
 
@@ -117,18 +117,19 @@ def _rows(tools):
     blank = tools.inline(blank)
 
     def kernel(
-        data, begin, end, mark, width, roles, numbers, spans, doubtful, starts, tens, fives, state, count, texts, room, most
+        data, begin, end, mark, width, roles, numbers, spans, doubtful, starts, tens, fives, state, count, texts,
+        max_doubtful, max_rows
     ):  # fmt: skip
         p, nan = begin, np.nan
         row, doubts, status = 0, 0, 0
         state[0] = p
-        while p < end and row < most and doubts + count <= room and status == 0:
-            start, before, column = p, doubts, 0
+        while p < end and row < max_rows and doubts + count <= max_doubtful and status == 0:
+            start, doubts_before, column = p, doubts, 0
             filled, complete = False, False
             while True:
                 while blank(data[p], mark):
                     p += 1
-                if mark == 32 and (data[p] == 10 or data[p] == 13):  # blanks at the end are no cell
+                if mark == 32 and (data[p] == 10 or data[p] == 13):  # trailing blanks are not a cell
                     complete = p < end
                     break
                 quoted = data[p] == 34
@@ -191,17 +192,17 @@ def _rows(tools):
                 filled = filled or not empty
                 if role >= 0:
                     if role & 1:
-                        at = 2 * (row * texts + (role >> 1))
-                        spans[at] = first
-                        spans[at + 1] = last
+                        offset = 2 * (row * texts + (role >> 1))
+                        spans[offset] = first
+                        spans[offset + 1] = last
                     else:
                         numbers[row * count + (role >> 1)] = value if plain else nan
                         if not plain and not empty:
-                            at = 4 * doubts
-                            doubtful[at] = row
-                            doubtful[at + 1] = role >> 1
-                            doubtful[at + 2] = first
-                            doubtful[at + 3] = last
+                            offset = 4 * doubts
+                            doubtful[offset] = row
+                            doubtful[offset + 1] = role >> 1
+                            doubtful[offset + 2] = first
+                            doubtful[offset + 3] = last
                             doubts += 1
                 column += 1
                 if data[p] == 10 or data[p] == 13:
@@ -210,7 +211,7 @@ def _rows(tools):
                 if mark != 32:
                     p += 1
             if not complete or not filled or column != width:
-                doubts = before
+                doubts = doubts_before
                 if status == 0 and complete and filled:
                     status = 1
                     state[3] = column
@@ -235,7 +236,7 @@ _ROWS = Kernel("csv_rows", _rows)
 def _tables() -> tuple[np.ndarray, np.ndarray]:
     """10^0 to 10^22, and 5^q as 128 bits with the highest set, truncated (q ≥ 0) or rounded up (q < 0): high, low, …"""
     fives = []
-    for q in range(_LEAST, _MOST + 1):
+    for q in range(_MIN_POWER, _MAX_POWER + 1):
         power = 5 ** abs(q)
         size = power.bit_length()
         if q >= 0:
@@ -246,10 +247,10 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     return np.array([10.0**i for i in range(_EXACT + 1)]), np.array(fives, np.uint64)
 
 
-class Found(NamedTuple):
-    """What a block of text holds: `numbers` (rows, K), NaN where empty or doubtful; `spans` (rows, T, 2), where each
-    text begins and ends; `doubtful` (D, 4), each a row, a number's column, and where its text begins and ends; `starts`
-    of the rows. `next` is where the next row begins, `detail` the number of cells or the place that `status` means."""
+class ParsedRows(NamedTuple):
+    """The rows of a block of text: `numbers` (rows, K), NaN where empty or doubtful; `spans` (rows, T, 2), the start and
+    end of each text; `doubtful` (D, 4), each a row, a number's column, and the start and end of its text; `starts` of the
+    rows. `next` is the start of the next row, `detail` the number of cells or the position that `status` refers to."""
 
     status: int
     next: int
@@ -270,24 +271,28 @@ class Rows:
         self.texts = int(((self.roles >= 0) & (self.roles & 1 == 1)).sum())
 
     @staticmethod
-    def ready(kept: bool = False) -> bool:
-        """Whether rows can be read; with `kept`, only where that needs no compilation."""
-        return _ROWS.kept() if kept else _ROWS.ready()
+    def ready(cached_only: bool = False) -> bool:
+        """Whether rows can be read; with `cached_only`, only where that needs no compilation."""
+        return _ROWS.is_cached() if cached_only else _ROWS.ready()
 
-    def __call__(self, data: np.ndarray, begin: int, end: int) -> Found:
-        """The complete rows of data[begin:end], bytes with a newline at `end`; as many as there is room for."""
+    def __call__(self, data: np.ndarray, begin: int, end: int) -> ParsedRows:
+        """Parse the complete rows of data[begin:end], bytes with a newline at `end`, up to the maximum number of rows."""
         width = len(self.roles)
-        # A row has a byte for each cell at least. Where it has more, as in long texts, that is more than is needed.
-        most = min((end - begin) // width + 1, _MAX_ROWS)
-        room = max(4096, self.numbers)
-        numbers = np.empty((most, self.numbers))
-        spans = np.empty((most, self.texts, 2), np.int64)
-        doubtful, starts, state = np.empty((room, 4), np.int64), np.empty(most, np.int64), np.zeros(4, np.int64)
+        # An upper bound: a row has at least one byte per cell.
+        max_rows = min((end - begin) // width + 1, _MAX_ROWS)
+        max_doubtful = max(4096, self.numbers)
+        numbers = np.empty((max_rows, self.numbers))
+        spans = np.empty((max_rows, self.texts, 2), np.int64)
+        doubtful, starts, state = (
+            np.empty((max_doubtful, 4), np.int64),
+            np.empty(max_rows, np.int64),
+            np.zeros(4, np.int64),
+        )
         tens, fives = _tables()
         status = _ROWS.run(
             data=data, begin=begin, end=end, mark=self.mark, width=width, roles=self.roles, numbers=numbers, spans=spans,
             doubtful=doubtful, starts=starts, tens=tens, fives=fives, state=state, count=self.numbers, texts=self.texts,
-            room=room, most=most,
+            max_doubtful=max_doubtful, max_rows=max_rows,
         )  # fmt: skip
         start, rows, doubts, detail = state.tolist()
-        return Found(status, start, numbers[:rows], spans[:rows], doubtful[:doubts], starts[:rows], detail)
+        return ParsedRows(status, start, numbers[:rows], spans[:rows], doubtful[:doubts], starts[:rows], detail)

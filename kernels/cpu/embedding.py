@@ -11,17 +11,17 @@ from deepcore.kernels.cpu.reductions import FLOATS, share
 from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous, per_element, reference_explains
 from deepcore.kernels.registry import register
 
-# Chunks of a gradient, a power of two: each reads every index.
+# Chunks of a gradient, a power of two: each chunk reads every index.
 _CHUNKS = 8
 
 
-@args(table=In, index=In(int64), out=Out, size=Size, rows=Size, n=Size, each=Size)
+@args(table=In, index=In(int64), out=Out, size=Size, rows=Size, n=Size, indices_per_chunk=Size)
 def _gather(tools, dtype: str):
-    """out[i] = table[index[i]]; status 1 where an index is out of range. `each`: indices of a chunk."""
+    """out[i] = table[index[i]]; status 1 if an index is out of range."""
     copy, after = tools.copy(np.dtype(dtype)), tools.after(np.dtype(dtype))
 
-    def kernel(table, index, out, size, rows, n, each, chunk):
-        start, end = chunk * each, min(size, (chunk + 1) * each)
+    def kernel(table, index, out, size, rows, n, indices_per_chunk, chunk):
+        start, end = chunk * indices_per_chunk, min(size, (chunk + 1) * indices_per_chunk)
         bad = 0
         for i in range(start, end):
             bad += 1 if (index[i] < 0) | (index[i] >= rows) else 0
@@ -36,7 +36,7 @@ def _gather(tools, dtype: str):
 
 @args(g=In, index=In(int64), out=Out, size=Size, rows=Size, n=Size, chunks=Size, padding=Size)
 def _scatter(tools, dtype: str):
-    """out[index[i]] += g[i], one i after the other, into zeros; chunk c has the rows c, c + chunks, …
+    """out[index[i]] += g[i] in order of i, into zeros; chunk c has the rows c, c + chunks, …
 
     `padding`: a row that stays 0, or -1.
     """
@@ -65,7 +65,7 @@ _GATHER, _SCATTER = (
 
 
 def _plan_rows(specs, params) -> Plan | bool | None:
-    """table[index]; a kernel stops where an index is out of range."""
+    """table[index]; the kernel stops if an index is out of range."""
     table, index = specs
     kernel = _GATHER.get(table.dtype)
     if kernel is None or not index.size or not table.size or index.dtype != int64 or not kernel.ready():
@@ -73,22 +73,23 @@ def _plan_rows(specs, params) -> Plan | bool | None:
     if not table.plain or not index.plain:
         return True
     count, n = table.shape
-    each = share(index.size * n) // n or 1
+    indices_per_chunk = share(index.size * n) // n or 1
     launch = Launch(
-        kernel, -(-index.size // each), table=Operand(0), index=Operand(1), out=Operand(2), size=index.size, rows=count, n=n,
-        each=each,
+        kernel, -(-index.size // indices_per_chunk), table=Operand(0), index=Operand(1), out=Operand(2),
+        size=index.size, rows=count, n=n,
+        indices_per_chunk=indices_per_chunk,
     )  # fmt: skip
     return Plan(contiguous((*index.shape, n), table.dtype, table.backend), [launch])
 
 
-def _copied_rows(specs, params) -> tuple[bool, ...] | None:
-    """A copy of the indices; a table in another layout is left to the reference."""
+def _copies(specs, params) -> tuple[bool, ...] | None:
+    """Copies the indices if the table is contiguous; otherwise the reference runs."""
     table, index = specs
     return (False, True) if table.plain and not index.plain else None
 
 
 def _plan_rows_grad(specs, params) -> Plan | bool | None:
-    """Zeros of `count` rows with g[i] added to row index[i]; equal indices add up in their order."""
+    """Zeros of `count` rows with g[i] added to row index[i]; equal indices are summed in order."""
     g, index = specs
     count, padding = _rows_key(params)
     kernel, n = _SCATTER.get(g.dtype), g.shape[-1]
@@ -109,7 +110,7 @@ def _rows_key(params: dict) -> tuple:
     return params["count"], params.get("padding")
 
 
-rows = Lowering("rows", _plan_rows, copies=_copied_rows, on_stop=reference_explains, cost=per_element(0))
+rows = Lowering("rows", _plan_rows, copies=_copies, on_stop=reference_explains, cost=per_element(0))
 rows_grad = Lowering("rows_grad", _plan_rows_grad, _rows_key, cost=per_element(1))
 for _lowering in (rows, rows_grad):
     register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)

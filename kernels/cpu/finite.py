@@ -8,12 +8,12 @@ from deepcore.backend.dtypes import float32, float64
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import InOut, Size, Words, args
 from deepcore.kernels.cpu.checks import EXPONENTS
-from deepcore.kernels.cpu.parameter_table import NOT_FINITE, SLICE, STOPPED, row_of
+from deepcore.kernels.cpu.parameter_table import CHUNK, NOT_FINITE, STOPPED, row_of
 
 
 @args(rows=Size, elements=Size, table=Words, width=Size, slots=InOut(float64))
 def _build_finite(tools, dtype: str, exponent: int):
-    """Stops where a gradient has a NaN or infinity. `elements`: in all rows of the table."""
+    """Stops if a gradient has a NaN or infinity. `elements`: of all rows of the table."""
     dt = np.dtype(f"u{np.dtype(dtype).itemsize}")
     view, whole = tools.view(dt), dt.type
     find, mask, zero = tools.inline(row_of), whole(exponent), whole(0)
@@ -27,7 +27,7 @@ def _build_finite(tools, dtype: str, exponent: int):
         return top
 
     def kernel(rows, elements, table, width, slots, chunk):
-        low, high = chunk * SLICE, min(elements, (chunk + 1) * SLICE)
+        low, high = chunk * CHUNK, min(elements, (chunk + 1) * CHUNK)
         row, top = find(table, width, rows, low), zero
         while row < rows and table[row * width] < high:
             begin = table[row * width]

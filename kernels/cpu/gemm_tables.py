@@ -1,6 +1,6 @@
-"""What is decided about a matrix product by shape, dtype and family of processors: tiles, blocks, slices, or BLAS.
+"""Tuning tables of the matrix product by shape, dtype and processor family: tiles, blocks, chunks, or BLAS.
 
-The figures were measured by `benchmarks/tune_gemm.py`, which prints them anew; nothing is measured in a user's run.
+The figures were measured by `benchmarks/tune_gemm.py`, which prints them; nothing is measured at run time.
 """
 
 from __future__ import annotations
@@ -10,39 +10,39 @@ from typing import NamedTuple
 
 from deepcore.kernels.codegen import cache
 
-#: How an operand is read: where it lies, packed by each slice, packed before.
-PLAIN, BY_SLICE, BEFORE = 0, 1, 2
+#: How an operand is read: unpacked, packed by each chunk, packed before the product.
+UNPACKED, BY_CHUNK, PACKED_BEFORE = 0, 1, 2
 
-#: The most steps of k between two sums, on every processor: the bits depend on it. Longer chains are less accurate.
+#: The maximum block of k, on every processor, as the bits depend on it. Longer chains are less accurate.
 MAX_STEPS = 192
-#: Bytes of the first cache, which rows of B far apart do not use evenly.
+#: Bytes of the L1 cache, which widely spaced rows of B use unevenly.
 FIRST_CACHE = 1 << 15
-#: The most rows of A that are packed at a time, whatever the table says: there is room for no more.
+#: The maximum rows of A packed at a time, whatever the table says: the size of the buffer.
 MAX_ROWS = 128
 
 
 class Table(NamedTuple):
-    """One family of processors."""
+    """The figures of a processor family."""
 
     #: Bytes of a vector, vectors across a tile, heights of the tall and the low tile.
     bytes: int
     across: int
     heights: tuple[int, int]
-    #: Rows up to which A is not cut; rows up to which it is not packed then.
+    #: Rows up to which A is not split; rows up to which it is not packed either.
     rows: int = MAX_ROWS
     rows_unpacked: int = 36
-    #: Rows up to which B in rows is read where it lies, if A is not cut and B does not fit the first cache.
+    #: Rows up to which row-major B is read unpacked, if A is not split and B does not fit the L1 cache.
     rows_plain: int = MAX_ROWS
-    #: Steps of k up to which A is not packed in products of more rows, and bytes of B up to which it is not.
+    #: Steps of k up to which A is not packed in products of more rows; bytes up to which B is not packed.
     steps_unpacked: int = 128
     bytes_unpacked: int = 1 << 17
-    #: Multiplications (in float32) up to which a product is one slice, and two; then those of a slice.
-    one_slice: int = 3 << 17
-    two_slices: int = 1 << 22
-    slice: int = 1 << 21
-    #: Vectors across a slice of more rows.
-    across_slice: int = 32
-    #: What BLAS on slices computes faster: a dtype and a `kind`, as in "float64 large".
+    #: Multiplications (in float32) up to which a product is one chunk, and two; then those per chunk.
+    one_chunk: int = 3 << 17
+    two_chunks: int = 1 << 22
+    chunk: int = 1 << 21
+    #: Vectors across a chunk of a product of more rows.
+    across_chunk: int = 32
+    #: Cases that BLAS computes faster, by dtype and `kind`, as in "float64 large".
     blas: tuple[str, ...] = ()
 
 
@@ -54,32 +54,32 @@ TABLES = {
 
 
 def family() -> str | None:
-    """The table for this processor; None where its vectors have no fused multiply-add, or nothing compiles for it."""
+    """The name of this processor's table; None if its vectors have no fused multiply-add, or there is no compiler."""
     try:
         triple, _, features = cache.host()
     except ImportError:
         return None
-    there = set(features.split(","))
-    if "+avx512f" in there:
+    available = set(features.split(","))
+    if "+avx512f" in available:
         return "avx512"
-    if {"+avx2", "+fma"} <= there:
+    if {"+avx2", "+fma"} <= available:
         return "avx2"
     return "neon" if triple.startswith(("aarch64", "arm64")) else None
 
 
 def own() -> Table:
-    """This processor's table, where there is one: kernels are compiled for it, whatever `table` is made to give."""
+    """This processor's table, for which kernels are compiled even where `table` is replaced."""
     return TABLES[family() or ""]
 
 
 @functools.cache
 def table() -> Table | None:
-    """What plans go by, if there is anything."""
+    """The table that plans use, or None."""
     return None if family() is None else own()
 
 
 def kind(m: int, n: int, k: int) -> str:
-    """The class of a product's shape: "few" rows or columns, "small", "large", or "long" with much to read a sum."""
+    """The class of a product's shape: "few" rows or columns, "small", "large", or "long", with much memory read per sum."""
     if min(m, n) <= 4:
         return "few"
     if m * n * k <= 1 << 24:
@@ -88,27 +88,27 @@ def kind(m: int, n: int, k: int) -> str:
 
 
 def steps(k: int) -> int:
-    """The steps of k between two sums."""
+    """The block of k: the steps between two sums."""
     blocks = max(1, -(-k // MAX_STEPS))
     return -(-k // (16 * blocks)) * 16
 
 
-def slices(t: Table, m: int, n: int, k: int, size: int, columns: int, in_rows: bool) -> tuple[int, int, int, int]:
-    """Rows and columns of a slice, how B and A are read. `columns`: of a tile."""
+def chunks(t: Table, m: int, n: int, k: int, size: int, columns: int, in_rows: bool) -> tuple[int, int, int, int]:
+    """Rows and columns of a chunk, how B and A are read. `columns`: of a tile."""
     if not m * n * k:
-        return 1, 1, PLAIN, PLAIN
+        return 1, 1, UNPACKED, UNPACKED
     work = m * n * k * size // 4
     if m <= t.rows:
-        count = 1 if work < t.one_slice else 2 if work < t.two_slices else max(2, min(32, work // t.slice))
-        wide = -(-n // (columns * count)) * columns
-        pack_a = BY_SLICE if m > t.rows_unpacked and n >= 8 * columns else PLAIN
+        count = 1 if work < t.one_chunk else 2 if work < t.two_chunks else max(2, min(32, work // t.chunk))
+        chunk_columns = -(-n // (columns * count)) * columns
+        pack_a = BY_CHUNK if m > t.rows_unpacked and n >= 8 * columns else UNPACKED
         plain = in_rows and (m <= t.rows_plain or n * k * size <= FIRST_CACHE)
-        return m, wide, PLAIN if plain else BY_SLICE, pack_a
-    pack_a = BY_SLICE if k > t.steps_unpacked else PLAIN
-    wide = min(n, columns * t.across_slice // t.across)
-    # As many rows as give the work of a slice; more than a block of them only where nothing is packed.
-    most = min(t.rows, MAX_ROWS) if pack_a else 1 << 20
-    rows = min(most, max(48, max(t.slice, work // 32) // (wide * k)))
+        return m, chunk_columns, UNPACKED if plain else BY_CHUNK, pack_a
+    pack_a = BY_CHUNK if k > t.steps_unpacked else UNPACKED
+    chunk_columns = min(n, columns * t.across_chunk // t.across)
+    # As many rows as a chunk's work needs; more than a block of them only if A is unpacked.
+    max_rows = min(t.rows, MAX_ROWS) if pack_a else 1 << 20
+    rows = min(max_rows, max(48, max(t.chunk, work // 32) // (chunk_columns * k)))
     rows = -(-m // (8 * -(-m // rows))) * 8
     plain = in_rows and n * k * size <= t.bytes_unpacked
-    return rows, wide, PLAIN if plain else BEFORE, pack_a
+    return rows, chunk_columns, UNPACKED if plain else PACKED_BEFORE, pack_a

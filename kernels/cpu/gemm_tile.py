@@ -1,7 +1,7 @@
-"""Instructions of the matrix product that no Python loop gives: register tiles, transposition, masked rows.
+"""LLVM IR of the matrix product that no Python loop compiles to: register tiles, transposition, masked rows.
 
-Each maker returns a numba function whose arguments are whole numbers: addresses, strides in bytes, counts. All are
-parametrised by the element type and the number of lanes of a vector, so one text serves AVX-512, AVX2 and NEON.
+Each builder returns a numba function of integers: addresses, strides in bytes, counts. All are parametrised by element
+type and vector lanes, so the same code serves AVX-512, AVX2 and NEON.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-# Bytes between what a transposition reads of a row and what it prefetches.
+# Prefetch distance in a row, in bytes.
 _ROW_AHEAD = 4096
 
 
 class Shape:
-    """LLVM's types for vectors of `lanes` elements of `dtype` (float32, float64), and what is computed with them."""
+    """LLVM types for vectors of `lanes` elements of `dtype` (float32, float64), and instructions on them."""
 
     def __init__(self, dtype: str, lanes: int):
         from llvmlite import ir
@@ -52,11 +52,11 @@ class Shape:
         return module.globals.get(name) or self.ir.Function(module, self.ir.FunctionType(result, arguments), name)
 
     def prefetch(self, b, base, offset, level: int = 3) -> None:
-        """Have the cache line there brought near."""
+        """Prefetch the cache line at base + offset."""
         kinds = [self.byte.as_pointer(), self.i32, self.i32, self.i32]
         call = self.function(b, "llvm.prefetch.p0", self.ir.VoidType(), *kinds)
-        where = b.gep(base, [self.const(offset) if isinstance(offset, int) else offset])
-        b.call(call, [where, self.i32(0), self.i32(level), self.i32(1)])
+        pointer = b.gep(base, [self.const(offset) if isinstance(offset, int) else offset])
+        b.call(call, [pointer, self.i32(0), self.i32(level), self.i32(1)])
 
     def fma(self, b):
         return self.function(b, f"llvm.fma.{self.suffix}", self.vector, *[self.vector] * 3)
@@ -72,7 +72,7 @@ class Shape:
         return b.shuffle_vector(x, y, mask)
 
     def mask(self, b, count, first: int):
-        """Which of the lanes first, first + 1, … are below count."""
+        """The mask of the lanes first, first + 1, … that are below count."""
         ir = self.ir
         numbers = ir.Constant(ir.VectorType(self.i64, self.lanes), [first + i for i in range(self.lanes)])
         undefined = ir.Constant(numbers.type, ir.Undefined)
@@ -97,9 +97,9 @@ class Shape:
         b.call(store, [value, pointer, self.i32(1), mask])
 
 
-def apart(s: Shape, name: str, body: Callable) -> Callable:
-    """body(builder, *whole numbers) as a function of its own, which LLVM leaves one: beside the rest of a kernel its
-    loop's sums would not all get a register.
+def outlined(s: Shape, name: str, body: Callable) -> Callable:
+    """body(builder, *integers) as a function that is not inlined: inside a kernel, not all of its loop's sums would be
+    assigned registers.
     """
 
     def generate(context, b, *arguments):
@@ -120,10 +120,10 @@ def apart(s: Shape, name: str, body: Callable) -> Callable:
 def tile(tools, s: Shape, height: int, width: int, panel: bool = False) -> Callable:
     """tile(a, ars, aks, b, bks, k, rows, source, lds, out, ldo, add, ahead, count, down): out = A·B, or source + A·B if add.
 
-    A is height × k, element (i, p) at a + i·ars + p·aks; B is k × (width vectors), row p at b + p·bks. Where there are
-    fewer rows, the last one is computed again in place of those missing. `ahead`: bytes from what is read of B to what
-    is prefetched. `count` tiles stand one below the other, their A `down` bytes apart. `panel`: all rows are there, and
-    A lies as it is read, which saves a seventh of the instructions.
+    A is height × k, element (i, p) at a + i·ars + p·aks; B is k × (width vectors), row p at b + p·bks. With fewer rows,
+    the last one is recomputed in place of the missing ones. `ahead`: prefetch distance in B, in bytes. `count` tiles are
+    stacked, their A `down` bytes apart. `panel`: all rows exist and A is packed, which saves a seventh of the
+    instructions.
     """
     from llvmlite import ir
 
@@ -146,18 +146,18 @@ def tile(tools, s: Shape, height: int, width: int, panel: bool = False) -> Calla
         )
         b.branch(tiles)
 
-        def merged(b, *ways):
-            """The state (step, A's place, B's place, sums), which came from one of the blocks."""
+        def merge(b, *predecessors):
+            """Phi nodes of the state (step, A's pointer, B's pointer, sums)."""
             state = [b.phi(kind) for kind in kinds]
-            for block, values in ways:
+            for block, values in predecessors:
                 for x, value in zip(state, values):
                     x.add_incoming(value, block)
             return state
 
         def steps(b, block, before, state, number, limit, after):
-            """A loop of `number` steps at a time up to the limit; the state after it."""
+            """A loop up to the limit, unrolled by `number` steps; the state after it."""
             b.position_at_end(block)
-            state = at_top = merged(b, (before, state))
+            state = at_top = merge(b, (before, state))
             for u in range(number):
                 p, at_a, at_b, *sums = state
                 row = [s.load(b, at_b, v * s.lanes * s.size) for v in range(width)]
@@ -183,7 +183,7 @@ def tile(tools, s: Shape, height: int, width: int, panel: bool = False) -> Calla
         for x, value in zip((left, at_tile, at_source, at_out), (count, a, source, out)):
             x.add_incoming(value, entry)
         pointers = [s.pointer(b, b.add(at_tile, x)) for x in of_a]
-        for x in of_source:  # the result is wanted when the loop ends
+        for x in of_source:  # prefetch the result, needed when the loop ends
             base = s.pointer(b, b.add(at_source, x))
             for v in (*range(0, line_bytes, 64), line_bytes - 1):
                 s.prefetch(b, base, v)
@@ -194,27 +194,27 @@ def tile(tools, s: Shape, height: int, width: int, panel: bool = False) -> Calla
             b.cbranch(b.icmp_signed(">", whole, s.const(0)), loop, rest)
             after = steps(b, loop, tiles, state, unrolled, whole, rest)
             b.position_at_end(rest)
-            state = merged(b, (tiles, state), (loop, after))
+            state = merge(b, (tiles, state), (loop, after))
             b.cbranch(b.icmp_signed("<", whole, k), single, end)
             after = steps(b, single, rest, state, 1, k, end)
             b.position_at_end(end)
-            totals = merged(b, (rest, state), (single, after))[3:]
+            totals = merge(b, (rest, state), (single, after))[3:]
         else:
             b.branch(single)
             totals = steps(b, single, tiles, state, 1, k, end)[3:]
             b.position_at_end(end)
         b.cbranch(b.icmp_signed("!=", add, s.const(0)), adds, stores)
         b.position_at_end(adds)
-        # All is read before anything is written: rows may be there more than once.
-        added = []
+        # All loads precede the stores, as recomputed rows are duplicates.
+        sums_with_source = []
         for i, x in enumerate(of_source):
             base = s.pointer(b, b.add(at_source, x))
             for v in range(width):
-                added.append(b.fadd(s.load(b, base, v * s.lanes * s.size), totals[i * width + v]))
+                sums_with_source.append(b.fadd(s.load(b, base, v * s.lanes * s.size), totals[i * width + v]))
         b.branch(stores)
         b.position_at_end(stores)
         results = [b.phi(s.vector) for _ in totals]
-        for x, total, sum in zip(results, totals, added):
+        for x, total, sum in zip(results, totals, sums_with_source):
             x.add_incoming(total, end)
             x.add_incoming(sum, adds)
         for i, x in enumerate(of_out):
@@ -229,21 +229,21 @@ def tile(tools, s: Shape, height: int, width: int, panel: bool = False) -> Calla
         b.position_at_end(done)
 
     name = f"tile_{height}x{width}" + ("_panel" if panel else "")
-    return tools.intrinsic(None, "i" * 15, apart(s, name, body))
+    return tools.intrinsic(None, "i" * 15, outlined(s, name, body))
 
 
 def adder(tools, s: Shape, depth: int) -> Callable:
     """add(b, bks, a, aks, out, count): out[j] += a[0]·b[0, j], then a[1]·b[1, j] … for `depth` rows of B, fused.
 
-    out has room for whole vectors; what is in it beyond `count` is of no account.
+    out has room for whole vectors; elements past `count` are undefined.
     """
 
     def generate(context, b, start, bks, a, aks, out, count):
         fma = s.fma(b)
         factors, rows = [], []
         for i in range(depth):
-            where = s.pointer(b, b.add(a, b.mul(aks, s.const(i))))
-            factors.append(s.spread(b, s.load(b, where, 0, s.element)))
+            pointer = s.pointer(b, b.add(a, b.mul(aks, s.const(i))))
+            factors.append(s.spread(b, s.load(b, pointer, 0, s.element)))
             rows.append(s.pointer(b, b.add(start, b.mul(bks, s.const(i)))))
         to = s.pointer(b, out)
         width = s.lanes * s.size
@@ -276,8 +276,8 @@ def adder(tools, s: Shape, depth: int) -> Callable:
 def dotter(tools, s: Shape, height: int) -> Callable:
     """dot(a, b, bjs, k, columns, out): out[j] = Σ a[p]·b[p, j], both contiguous along p, for j below `height`.
 
-    Two vectors of sums over every other vector of p, added to one, then halves of it as in a tree. Where there are
-    fewer columns, the last is computed again.
+    Two vectors of sums over every other vector of p are added, then reduced by halves, as in a tree. With fewer columns,
+    the last is recomputed.
     """
     from llvmlite import ir
 
@@ -302,25 +302,25 @@ def dotter(tools, s: Shape, height: int) -> Callable:
             total.add_incoming(zero, before)
         b.cbranch(b.icmp_signed("<", at, whole), body, rest)
         b.position_at_end(body)
-        parts = [s.load(b, x, b.add(at, s.const(v * width))) for v in range(2)]
+        x_vectors = [s.load(b, x, b.add(at, s.const(v * width))) for v in range(2)]
         for pair, row in zip(sums, rows):
             s.prefetch(b, row, b.add(at, s.const(_ROW_AHEAD)))
             s.prefetch(b, row, b.add(at, s.const(_ROW_AHEAD + width)))
             for v, total in enumerate(pair):
-                there = s.load(b, row, b.add(at, s.const(v * width)))
-                total.add_incoming(b.call(fma, [parts[v], there, total]), body)
+                row_vector = s.load(b, row, b.add(at, s.const(v * width)))
+                total.add_incoming(b.call(fma, [x_vectors[v], row_vector, total]), body)
         at.add_incoming(b.add(at, s.const(2 * width)), body)
         b.branch(loop)
         b.position_at_end(rest)
         left = b.sdiv(b.sub(size, whole), s.const(s.size))
         masks = [s.mask(b, left, v * s.lanes) for v in range(2)]
-        parts = [s.masked_load(b, x, b.add(whole, s.const(v * width)), masks[v]) for v in range(2)]
+        x_vectors = [s.masked_load(b, x, b.add(whole, s.const(v * width)), masks[v]) for v in range(2)]
         for j, (pair, row) in enumerate(zip(sums, rows)):
             total = None
             for v in range(2):
-                there = s.masked_load(b, row, b.add(whole, s.const(v * width)), masks[v])
-                more = b.call(fma, [parts[v], there, pair[v]])
-                total = more if total is None else b.fadd(total, more)
+                row_vector = s.masked_load(b, row, b.add(whole, s.const(v * width)), masks[v])
+                product = b.call(fma, [x_vectors[v], row_vector, pair[v]])
+                total = product if total is None else b.fadd(total, product)
             lanes = s.lanes
             while lanes > 1:
                 lanes //= 2
@@ -336,8 +336,8 @@ def dotter(tools, s: Shape, height: int) -> Callable:
     return tools.intrinsic(None, "i" * 6, generate)
 
 
-def _widened(s: Shape, b, base, offset, source: str):
-    """A vector read from memory of another type: float16, bfloat16, or the shape's own."""
+def _load_widened(s: Shape, b, base, offset, source: str):
+    """Load a vector, widened from float16 or bfloat16 if that is `source`."""
     from llvmlite import ir
 
     if source == "bfloat16":
@@ -353,8 +353,8 @@ def _widened(s: Shape, b, base, offset, source: str):
 def transposer(tools, s: Shape, source: str) -> Callable:
     """transpose(from, stride, rows, to, width): row i of a square block becomes column i.
 
-    Rows are `stride` bytes apart in memory of type `source`, columns' elements `width` bytes. Where there are fewer
-    rows, the last stands in for those missing.
+    Rows are `stride` bytes apart in memory of type `source`, columns' elements `width` bytes. With fewer rows, the last
+    replaces the missing ones.
     """
 
     def generate(context, b, start, stride, rows, to, width):
@@ -363,20 +363,20 @@ def transposer(tools, s: Shape, source: str) -> Callable:
         for i in range(s.lanes):
             line = b.select(b.icmp_signed("<", s.const(i), rows), s.const(i), last)
             row = s.pointer(b, b.add(start, b.mul(line, stride)))
-            lines.append(_widened(s, b, row, 0, source))
+            lines.append(_load_widened(s, b, row, 0, source))
             s.prefetch(b, row, _ROW_AHEAD, 2)
-        for i, column in enumerate(_transposed(s, b, lines)):
+        for i, column in enumerate(_transpose(s, b, lines)):
             s.store(b, column, s.pointer(b, b.add(to, b.mul(s.const(i), width))), 0)
 
     return tools.intrinsic(None, "iiiii", generate)
 
 
-def _transposed(s: Shape, b, lines: list) -> list:
-    """Rows to columns: inside 16-byte groups first, then whole groups, as the processors' shuffles go."""
+def _transpose(s: Shape, b, lines: list) -> list:
+    """Transpose within 16-byte groups first, then whole groups, as processors shuffle."""
     n, group = s.lanes, 16 // s.size
 
-    def interleaved(x, y, unit, high):
-        """From each group of both, the low or high half, in turns of `unit` elements."""
+    def interleave(x, y, unit, high):
+        """The low or high halves of the groups of both, alternating by `unit` elements."""
         places = []
         for g in range(0, n, group):
             for u in range(0, group // 2, unit):
@@ -385,27 +385,27 @@ def _transposed(s: Shape, b, lines: list) -> list:
         return s.shuffle(b, x, y, places)
 
     for start in range(0, n, group):
-        four = lines[start : start + group]
+        group_lines = lines[start : start + group]
         if group == 4:
-            x, y, z, w = four
-            low, high = interleaved(x, y, 1, False), interleaved(x, y, 1, True)
-            low2, high2 = interleaved(z, w, 1, False), interleaved(z, w, 1, True)
-            four = [interleaved(p, q, 2, h) for p, q in ((low, low2), (high, high2)) for h in (False, True)]
+            x, y, z, w = group_lines
+            low, high = interleave(x, y, 1, False), interleave(x, y, 1, True)
+            low2, high2 = interleave(z, w, 1, False), interleave(z, w, 1, True)
+            group_lines = [interleave(p, q, 2, h) for p, q in ((low, low2), (high, high2)) for h in (False, True)]
         else:
-            x, y = four
-            four = [interleaved(x, y, 1, False), interleaved(x, y, 1, True)]
-        lines[start : start + group] = four
+            x, y = group_lines
+            group_lines = [interleave(x, y, 1, False), interleave(x, y, 1, True)]
+        lines[start : start + group] = group_lines
     # lines[r][group c] holds, of block column c, column r % group, rows of block row r // group.
     blocks = n // group
     columns: list[Any] = [None] * n
     for r in range(group):
-        for c, column in enumerate(_gathered(s, b, [lines[q * group + r] for q in range(blocks)], group)):
+        for c, column in enumerate(_gather_groups(s, b, [lines[q * group + r] for q in range(blocks)], group)):
             columns[c * group + r] = column
     return columns
 
 
-def _gathered(s: Shape, b, lines: list, group: int) -> list:
-    """From vectors of as many groups as there are vectors, the c-th groups of all, for each c."""
+def _gather_groups(s: Shape, b, lines: list, group: int) -> list:
+    """For each c, the c-th groups of all vectors, which have as many groups as there are vectors."""
     count, n = len(lines), s.lanes
     if count == 1:
         return lines
@@ -436,21 +436,21 @@ def narrower(tools, s: Shape, target: str) -> Callable:
             return
         words = ir.VectorType(s.i32, s.lanes)
 
-        def number(value):
+        def constant(value):
             return ir.Constant(words, [value] * s.lanes)
 
         bits = b.bitcast(x, words)
-        odd = b.and_(b.lshr(bits, number(16)), number(1))
-        rounded = b.lshr(b.add(bits, b.add(odd, number(0x7FFF))), number(16))
-        quiet = b.or_(b.lshr(bits, number(16)), number(0x40))
-        kept = b.select(b.fcmp_unordered("uno", x, x), quiet, rounded)
-        s.store(b, b.trunc(kept, ir.VectorType(ir.IntType(16), s.lanes)), to, 0)
+        odd = b.and_(b.lshr(bits, constant(16)), constant(1))
+        rounded = b.lshr(b.add(bits, b.add(odd, constant(0x7FFF))), constant(16))
+        quiet = b.or_(b.lshr(bits, constant(16)), constant(0x40))
+        result = b.select(b.fcmp_unordered("uno", x, x), quiet, rounded)
+        s.store(b, b.trunc(result, ir.VectorType(ir.IntType(16), s.lanes)), to, 0)
 
     return tools.intrinsic(None, "ii", generate)
 
 
 def mover(tools, s: Shape, width: float, source: str | None = None) -> Callable:
-    """move(from, to): `width` vectors, widened from memory of type `source`; of the last one maybe a part."""
+    """move(from, to): copy `width` vectors, the last maybe partial, widened from memory of type `source`."""
 
     def generate(context, b, start, to):
         start, to = s.pointer(b, start), s.pointer(b, to)
@@ -459,14 +459,14 @@ def mover(tools, s: Shape, width: float, source: str | None = None) -> Callable:
         while left:
             while part.lanes > left:
                 part = Shape("float32" if s.size == 4 else "float64", part.lanes // 2)
-            s.store(b, _widened(part, b, start, at * step, source or ""), to, at * s.size)
+            s.store(b, _load_widened(part, b, start, at * step, source or ""), to, at * s.size)
             at, left = at + part.lanes, left - part.lanes
 
     return tools.intrinsic(None, "ii", generate)
 
 
 def masked_mover(tools, s: Shape, width: int) -> Callable:
-    """move(from, to, count): the first `count` of `width` vectors' elements."""
+    """move(from, to, count): copy the first `count` elements of `width` vectors."""
 
     def generate(context, b, start, to, count):
         start, to = s.pointer(b, start), s.pointer(b, to)
@@ -479,7 +479,7 @@ def masked_mover(tools, s: Shape, width: int) -> Callable:
 
 
 def space(tools, count: int) -> Callable:
-    """A function `()` to the address of `count` bytes on the stack, 64-byte aligned. Each place that calls it has its own."""
+    """A function `()` -> address of `count` bytes on the stack, 64-byte aligned. Each call site has its own memory."""
     from llvmlite import ir
     from numba import types
 

@@ -1,4 +1,4 @@
-"""Linear layers on the CPU: bias and activation join the product, and leave its bits as they are."""
+"""Linear layers on the CPU: bias and activation are the product's epilogue, with the bits of separate ops."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from deepcore.kernels.registry import register
 
 
 def _plan(specs, params):
-    return gemm.planned(*specs, turned=True, **params)
+    return gemm.planned(*specs, transposed=True, **params)
 
 
 def _plan_kept(specs, params):
-    """With what the activation is applied to as a second result."""
-    return gemm.planned(*specs, turned=True, keep=True, **params)
+    """With the activation's input as a second result."""
+    return gemm.planned(*specs, transposed=True, keep=True, **params)
 
 
 def _copies(specs, params):
-    return gemm.copies(specs, turned=True)
+    return gemm.copies(specs, transposed=True)
 
 
 def _cost(specs, params) -> float:

@@ -1,8 +1,8 @@
 """Layer norm and RMS norm on the CPU.
 
-A variance is that of the differences from a mean that is already known: twice over a row, or over a chunk that stays in
-the cache, whose means and sums of squares are then put together. Gradients of weight and bias are sums of partial sums
-of fixed rows.
+The variance is computed in a second pass from the differences to the mean, over a row, or over a chunk that stays in the
+cache; means and sums of squares of chunks are then combined. Gradients of weight and bias are summed from partial sums of
+fixed blocks of rows.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from deepcore.kernels.cpu.reductions import FLOATS, LANES, in_steps, kernels_of,
 from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous, per_element
 from deepcore.kernels.registry import register
 
-# Rows that are added one after the other, for a channel's statistics or the gradients of weight and bias.
+# Rows of a block that is summed sequentially, for a channel's statistics or the gradients of weight and bias.
 ROWS = 32
-# Numbers of a row whose two sums are made at once before they are added to those of the rest.
+# Numbers of a row per block of the paired sums.
 _PAIRED = 1024
 
 
 @functools.cache
 def average_of(tools, dt):
-    """average(x, n): the mean, by way of the differences from the first number, which round less."""
+    """average(x, n): the mean, computed from the differences to the first number, which have smaller rounding errors."""
 
     @tools.inline
     def term(x, y, z, i, c, d):
@@ -65,61 +65,61 @@ def products_of(tools, dt, weighted: bool):
 
 @functools.cache
 def _pair(tools, dt, weighted: bool):
-    """pair(g, x, w, n, c): Σ g·w and Σ g·w·(x - c), or without w, at once; in long rows the sums of blocks are added up."""
-    lanes, others, fold, zero = tools.local(dt, LANES), tools.local(dt, LANES), tools.folded(dt, "sum"), dt.type(0)
+    """pair(g, x, w, n, c): Σ g·w and Σ g·w·(x - c) in one pass, without w unless weighted; long rows are summed by blocks."""
+    lanes, other_lanes, fold, zero = tools.local(dt, LANES), tools.local(dt, LANES), tools.folded(dt, "sum"), dt.type(0)
     fetch = tools.prefetch(dt)
 
     @tools.inline
-    def block(g, x, w, start, n, c, far):
-        one, two = lanes(), others()
+    def block(g, x, w, start, n, c, distance):
+        sum_g, sum_gx = lanes(), other_lanes()
         for j in range(LANES):
-            one[j], two[j] = zero, zero
+            sum_g[j], sum_gx[j] = zero, zero
         for i in range(start, start + n - LANES + 1, LANES):
-            fetch(g, i + far)
-            fetch(x, i + far)
+            fetch(g, i + distance)
+            fetch(x, i + distance)
             for j in range(LANES):
                 v = g[i + j] * w[i + j] if weighted else g[i + j]
-                one[j] += v
-                two[j] += v * (x[i + j] - c)
+                sum_g[j] += v
+                sum_gx[j] += v * (x[i + j] - c)
         rest = n % LANES
         if rest:
             if n < LANES:
                 for j in range(n):
                     v = g[start + j] * w[start + j] if weighted else g[start + j]
-                    one[j] += v
-                    two[j] += v * (x[start + j] - c)
+                    sum_g[j] += v
+                    sum_gx[j] += v * (x[start + j] - c)
             else:
                 for j in range(LANES):
                     i = start + n - LANES + j
                     v = g[i] * w[i] if weighted else g[i]
-                    one[j] += v if j >= LANES - rest else zero
-                    two[j] += v * (x[i] - c) if j >= LANES - rest else zero
-        return fold(one), fold(two)
+                    sum_g[j] += v if j >= LANES - rest else zero
+                    sum_gx[j] += v * (x[i] - c) if j >= LANES - rest else zero
+        return fold(sum_g), fold(sum_gx)
 
     @tools.inline
     def pair(g, x, w, n, c):
-        one, two = zero, zero
+        sum_g, sum_gx = zero, zero
         for start in range(0, n, _PAIRED):
             a, b = block(g, x, w, start, min(_PAIRED, n - start), c, n)
-            one, two = one + a, two + b
-        return one, two
+            sum_g, sum_gx = sum_g + a, sum_gx + b
+        return sum_g, sum_gx
 
     return pair
 
 
-@args(x=In, weight=Address, bias=Address, out=Out, statistics=Out, rows=Size, n=Size, each=Size, eps=Float)
+@args(x=In, weight=Address, bias=Address, out=Out, statistics=Out, rows=Size, n=Size, rows_per_chunk=Size, eps=Float)
 def _norm(tools, centred: bool, affine: int, dtype: str):
-    """(x - mean)·rstd·weight + bias, without a mean unless centred; affine counts weight and bias.
+    """(x - mean)·rstd·weight + bias, mean 0 unless `centred`; `affine`: 1 with weight, 2 with weight and bias.
 
-    `statistics`: rstd, and mean behind all of them; `each`: rows of a chunk.
+    `statistics`: rstd of all rows, then their means.
     """
     dt = np.dtype(dtype)
     view, after, one, zero = tools.view(dt), tools.after(dt), dt.type(1), dt.type(0)
     average, squares, root, real = average_of(tools, dt), squares_of(tools, dt), np.sqrt, dt.type
 
-    def kernel(x, weight, bias, out, statistics, rows, n, each, eps, chunk):
+    def kernel(x, weight, bias, out, statistics, rows, n, rows_per_chunk, eps, chunk):
         weights, biases, count = view(weight), view(bias), real(n)
-        for r in range(chunk * each, min(rows, (chunk + 1) * each)):
+        for r in range(chunk * rows_per_chunk, min(rows, (chunk + 1) * rows_per_chunk)):
             row, result = after(x, r * n), after(out, r * n)
             mean = zero
             if centred:
@@ -140,25 +140,25 @@ def _norm(tools, centred: bool, affine: int, dtype: str):
 
 
 @args(
-    g=In, x=In, weight=Address, out=Out, statistics=In, to_weight=Address, to_bias=Address, rows=Size, n=Size, each=Size,
+    g=In, x=In, weight=Address, out=Out, statistics=In, weight_grads=Address, bias_grads=Address, rows=Size, n=Size,
+    blocks_per_chunk=Size,
     width=Size,
 )  # fmt: skip
 def _norm_grad(tools, centred: bool, affine: int, dtype: str):
-    """The gradient of `_norm`'s input, and for each block of rows the partial sums of those of weight and bias.
+    """The gradient of `_norm`'s input, and for each block of rows partial sums of the gradients of weight and bias.
 
-    `each`: blocks of a chunk, `width`: bytes between the partial sums of two blocks. Without `to_bias` the sums of bias's
-    gradient lie behind those of weight's.
+    `width`: bytes between the partial sums of two blocks. Without `bias_grads` the sums for bias follow those for weight.
     """
     dt = np.dtype(dtype)
     view, after, size, zero = tools.view(dt), tools.after(dt), dt.itemsize, dt.type(0)
     products, pair, real = products_of(tools, dt, affine > 0), _pair(tools, dt, affine > 0), dt.type
 
-    def kernel(g, x, weight, out, statistics, to_weight, to_bias, rows, n, each, width, chunk):
+    def kernel(g, x, weight, out, statistics, weight_grads, bias_grads, rows, n, blocks_per_chunk, width, chunk):
         count, w = real(n), view(weight)
-        if to_bias == 0:
-            to_bias = to_weight + n * size
-        for b in range(chunk * each, min(-(-rows // ROWS), (chunk + 1) * each)):
-            weights, biases = view(to_weight + b * width), view(to_bias + b * width)
+        if bias_grads == 0:
+            bias_grads = weight_grads + n * size
+        for b in range(chunk * blocks_per_chunk, min(-(-rows // ROWS), (chunk + 1) * blocks_per_chunk)):
+            weights, biases = view(weight_grads + b * width), view(bias_grads + b * width)
             if affine:
                 for i in range(n):
                     weights[i] = zero
@@ -200,7 +200,7 @@ _NORMS, _NORM_GRADS = (
 
 @args(x=In, first=Out, second=Out, n=Size)
 def _split(tools, dtype: str):
-    """Two arrays of n numbers each from one of both."""
+    """Split an array into two of n numbers."""
     copy, after = tools.copy(np.dtype(dtype)), tools.after(np.dtype(dtype))
 
     def kernel(x, first, second, n):
@@ -215,7 +215,7 @@ _SPLIT = kernels_of("split", _split)
 
 
 class _Norm(Lowering):
-    """The norm of rows, the last `rank` dimensions, and behind it the rows' statistics."""
+    """The norm of rows, the last `rank` dimensions, with the rows' statistics as a second result."""
 
     def __init__(self, name: str, centred: bool):
         super().__init__(name, self.planned, ("rank",), ("eps",), cost=per_element(8))
@@ -230,19 +230,20 @@ class _Norm(Lowering):
         if not all(spec.plain for spec in specs):
             return True
         n = math.prod(x.shape[-params["rank"] :])
-        rows, each = x.size // n, share(x.size) // n or 1
+        rows, rows_per_chunk = x.size // n, share(x.size) // n or 1
         weight, bias = (Operand(i) if i < count else None for i in (1, 2))
         eps, out, statistics = map(Operand, range(count, count + 3))
         launch = Launch(
-            kernel, -(-rows // each), x=Operand(0), weight=weight, bias=bias, out=out, statistics=statistics, rows=rows, n=n,
-            each=each, eps=eps,
+            kernel, -(-rows // rows_per_chunk), x=Operand(0), weight=weight, bias=bias, out=out,
+            statistics=statistics, rows=rows, n=n,
+            rows_per_chunk=rows_per_chunk, eps=eps,
         )  # fmt: skip
         aux = contiguous((2 if self.centred else 1, rows), x.dtype, x.backend)
         return Plan(contiguous(x.shape, x.dtype, x.backend), [launch], aux=[aux])
 
 
 class _NormGrad(Lowering):
-    """The gradients of input, weight and bias, the latter as far as `affine` counts them."""
+    """The gradients of input, weight if `affine` is 1 or 2, and bias if it is 2."""
 
     def __init__(self, name: str, centred: bool):
         super().__init__(name, self.planned, ("rank", "affine"), many=True, cost=per_element(12))
@@ -258,7 +259,7 @@ class _NormGrad(Lowering):
         shape = x.shape[-params["rank"] :]
         n = math.prod(shape)
         rows = x.size // n
-        blocks, each = -(-rows // ROWS), share(x.size) // (n * ROWS) or 1
+        blocks, blocks_per_chunk = -(-rows // ROWS), share(x.size) // (n * ROWS) or 1
         width = affine * n * x.dtype.itemsize
         temporaries: tuple[int, ...] = ()
         launches: list[Launch] = []
@@ -272,16 +273,18 @@ class _NormGrad(Lowering):
                 launches.append(
                     Launch(split, 1, x=Operand(out - 1), first=Operand(out + 1), second=Operand(out + 2), n=n)
                 )
-            to_weight: Operand | None = Operand(count)
-            to_bias: Operand | None = None
+            weight_grads: Operand | None = Operand(count)
+            bias_grads: Operand | None = None
         else:
             out = count
-            to_weight, to_bias = Operand(out + 1) if affine else None, Operand(out + 2) if affine > 1 else None
+            weight_grads, bias_grads = Operand(out + 1) if affine else None, Operand(out + 2) if affine > 1 else None
         if not all(launch.kernel.ready() for launch in launches):
             return None
         launch = Launch(
-            kernel, -(-blocks // each), g=Operand(0), x=Operand(1), weight=Operand(3) if affine else None, out=Operand(out),
-            statistics=Operand(2), to_weight=to_weight, to_bias=to_bias, rows=rows, n=n, each=each, width=width,
+            kernel, -(-blocks // blocks_per_chunk), g=Operand(0), x=Operand(1), weight=Operand(3) if affine else None,
+            out=Operand(out),
+            statistics=Operand(2), weight_grads=weight_grads, bias_grads=bias_grads, rows=rows, n=n,
+            blocks_per_chunk=blocks_per_chunk, width=width,
         )  # fmt: skip
         aux = [contiguous(shape, x.dtype, x.backend)] * affine
         return Plan(contiguous(x.shape, x.dtype, x.backend), [launch, *launches], temporaries, aux=aux)

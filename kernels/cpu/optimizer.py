@@ -1,4 +1,4 @@
-"""Optimizer updates on the CPU: all parameters in one parallel section, over a table of where they lie."""
+"""Optimizer updates on the CPU: all parameters in one parallel section, over a table of their addresses."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from deepcore.kernels.cpu.finite import ALL_FINITE_KERNELS
 from deepcore.kernels.cpu.parameter_table import (
     BLOCK,
     BOUND,
+    CHUNK,
     FACTOR,
     FINITE,
     GRADIENT,
@@ -25,7 +26,6 @@ from deepcore.kernels.cpu.parameter_table import (
     MISFIT,
     NORM,
     SIZE,
-    SLICE,
     SLOTS,
     STOPPED,
     UNCLIPPED,
@@ -37,17 +37,17 @@ from deepcore.kernels.runtime import threadpool
 from deepcore.kernels.runtime.executable import Buffer, Launch, Table
 from deepcore.kernels.update import Update, UpdateKernels
 
-# How far ahead memory is brought near: the processor's own prefetching ends with a page.
+# Prefetch distance in elements: hardware prefetching stops at page boundaries.
 _AHEAD = 512
 
 
 def ready(update: Update, dtype) -> bool:
-    """Whether there is a kernel of an update for arrays of this dtype."""
-    found = kernel(update, dtype)
-    return found is not None and found.ready()
+    """Whether the kernel of an update for this dtype can run."""
+    update_kernel = kernel(update, dtype)
+    return update_kernel is not None and update_kernel.ready()
 
 
-# Lanes: what is written waits on the stack, so that LLVM need not ask whether two of the arrays overlap.
+# Results are buffered on the stack, so that LLVM need not check whether the arrays alias.
 _SPAN = """
 def span(start, stop, table, row, factor, bound, keep, scalars):
     {pointers}
@@ -59,7 +59,7 @@ def span(start, stop, table, row, factor, bound, keep, scalars):
         for j in range(64):
             d = clip(g[i + j], bound, factor)
             lg[j] = d
-            {results} = formula({there})
+            {results} = formula({block_arguments})
         {store}
         if keep:
             for j in range(64):
@@ -74,7 +74,7 @@ def span(start, stop, table, row, factor, bound, keep, scalars):
         for j in range(64):
             d = clip(lg[j], bound, factor)
             lg[j] = d
-            {results} = formula({here})
+            {results} = formula({rest_arguments})
         for j in range(rest):
             {put}
         if keep:
@@ -84,7 +84,7 @@ def span(start, stop, table, row, factor, bound, keep, scalars):
 
 
 def _span(tools, formula, states: int, scalars: int, dtype):
-    """The loop over one parameter: elements start to stop, block by block."""
+    """The loop over elements start to stop of one parameter, by blocks."""
     arrays = ["w", *(f"s{i}" for i in range(states))]
     outer, inner = "\n    ".join, "\n            ".join
     numbers = [f"c{i}" for i in range(scalars)]
@@ -93,8 +93,8 @@ def _span(tools, formula, states: int, scalars: int, dtype):
         locals=outer(f"l{a} = local()" for a in ["g", *arrays]),
         numbers=outer(f"{c} = convert(scalars[{i}])" for i, c in enumerate(numbers)),
         results=", ".join(f"l{a}[j]" for a in arrays) + ",",
-        there=", ".join(["w[i + j]", "d", *(f"{a}[i + j]" for a in arrays[1:]), *numbers]),
-        here=", ".join(["lw[j]", "d", *(f"l{a}[j]" for a in arrays[1:]), *numbers]),
+        block_arguments=", ".join(["w[i + j]", "d", *(f"{a}[i + j]" for a in arrays[1:]), *numbers]),
+        rest_arguments=", ".join(["lw[j]", "d", *(f"l{a}[j]" for a in arrays[1:]), *numbers]),
         store="\n        ".join(f"for j in range(64):\n            {a}[i + j] = l{a}[j]" for a in arrays),
         ahead="\n        ".join(f"near({a}, i + {_AHEAD})" for a in ["g", *arrays]),
         zero=inner(f"l{a}[j] = zero" for a in ["g", *arrays]),
@@ -115,7 +115,7 @@ def _span(tools, formula, states: int, scalars: int, dtype):
 
 @args(rows=Size, elements=Size, table=Words, scalars=In(float64), slots=In(float64), keep=Size)
 def _build_update(tools, formula, states: int, dtype: str):
-    """`elements`: in all rows of the table; `keep`: whether clipped gradients are written."""
+    """Update a chunk of the table's rows. `elements`: of all rows; `keep`: write clipped gradients back."""
     dt = np.dtype(dtype)
     count = formula.__code__.co_argcount - 2 - states
     span = _span(tools, formula, states, count, dt)
@@ -123,7 +123,7 @@ def _build_update(tools, formula, states: int, dtype: str):
     width = 4 + states
 
     def kernel(rows, elements, table, scalars, slots, keep, chunk):
-        low, high = chunk * SLICE, min(elements, (chunk + 1) * SLICE)
+        low, high = chunk * CHUNK, min(elements, (chunk + 1) * CHUNK)
         factor, bound = convert(slots[FACTOR]), convert(slots[BOUND])
         row = find(table, width, rows, low)
         while row < rows and table[row * width] < high:
@@ -136,13 +136,13 @@ def _build_update(tools, formula, states: int, dtype: str):
     return kernel
 
 
-#: `kernel(update, dtype)`: the kernel of an update for parameters of this dtype, or None.
+#: `kernel(update, dtype)`: the kernel of an update for parameters of `dtype`, or None.
 kernel = UpdateKernels(
     lambda name, update, dtype: Kernel(name, _build_update, update.formula, len(update.states), dtype.name), jit.KERNELS
 )
 
 
-# PyArrayObject_fields and PyArray_Descr of NumPy's C API, in words behind the object's header.
+# Offsets in PyArrayObject_fields and PyArray_Descr of NumPy's C API, in words, the object's header included.
 _HEADER = object.__basicsize__ // 8
 _DATA, _NDIM, _SHAPE, _DESCR, _FLAGS = (_HEADER + i for i in (0, 1, 2, 5, 6))
 _KIND = _HEADER + 1
@@ -155,32 +155,32 @@ _CONTIGUOUS, _ALIGNED, _WRITABLE = 0x1, 0x100, 0x400
     written=Words, count=Size, itemsize=Size, flags=Size,
 )  # fmt: skip
 def _build_gather(tools):
-    """The addresses of the arrays, once each is what the table was made for.
+    """Check that each array matches the table, then store its address in it.
 
-    `ids`: of the arrays, column by column (gradients, parameters, states), `kind`: of the dtype, `flags`: that a gradient
-    needs, `written`: the `count` ranges of addresses in which other arrays lie.
+    `ids`: of the arrays, column by column (gradients, parameters, states), `kind`: of the dtype, `flags`: required of
+    gradients, `written`: `count` address ranges of the parameters and states.
     """
     words = tools.words()
     header, data, ndim, shape, descr, flags_at, kind_at = _HEADER, _DATA, _NDIM, _SHAPE, _DESCR, _FLAGS, _KIND
-    low, no_flags, needs = _LOW, _NO_FLAGS, _CONTIGUOUS | _ALIGNED | _WRITABLE
+    low, no_flags, required = _LOW, _NO_FLAGS, _CONTIGUOUS | _ALIGNED | _WRITABLE
 
     @tools.inline
-    def fits(one, like, size, array_type, wanted, need):
-        x, w = words(one), words(like)
+    def fits(array, parameter, size, array_type, dtype_kind, need):
+        x, w = words(array), words(parameter)
         if x[header - 1] != array_type:
             return False
-        if words(x[descr])[kind_at] & no_flags != wanted or x[flags_at] & need != need or (x[ndim] ^ w[ndim]) & low:
+        if words(x[descr])[kind_at] & no_flags != dtype_kind or x[flags_at] & need != need or (x[ndim] ^ w[ndim]) & low:
             return False
-        theirs, own, elements = words(x[shape]), words(w[shape]), 1
+        shape_x, shape_w, elements = words(x[shape]), words(w[shape]), 1
         for k in range(x[ndim] & low):
-            if theirs[k] != own[k]:
+            if shape_x[k] != shape_w[k]:
                 return False
-            elements *= own[k]
+            elements *= shape_w[k]
         return elements == size
 
     @tools.inline
-    def apart(start, stop, written, count):
-        """Whether no written range, of which there are `count`, in their order, meets this one."""
+    def is_disjoint(start, stop, written, count):
+        """Whether this range overlaps none of the `count` sorted ranges in `written`."""
         low, high = 0, count
         while low < high:
             middle = (low + high) // 2
@@ -195,16 +195,16 @@ def _build_gather(tools):
         for row in range(rows):
             size = table[row * width + 1]
             for column in range(columns):
-                one = ids[column * rows + row]
-                need = flags if column == 0 else needs
-                if not fits(one, ids[rows + row], size, array_type, kind, need):
+                array = ids[column * rows + row]
+                need = flags if column == 0 else required
+                if not fits(array, ids[rows + row], size, array_type, kind, need):
                     slots[STOPPED] = MISFIT
                     return 1
-                where = words(one)[data]
-                if column == 0 and size and not apart(where, where + size * itemsize, written, count):
+                begin = words(array)[data]
+                if column == 0 and size and not is_disjoint(begin, begin + size * itemsize, written, count):
                     slots[STOPPED] = MISFIT
                     return 1
-                table[row * width + 2 + column] = where
+                table[row * width + 2 + column] = begin
         return 0
 
     return kernel
@@ -217,30 +217,30 @@ def _kind_of(dtype) -> int:
     return jit.word(id(dtype) + 8 * _KIND) & _NO_FLAGS
 
 
-def _headers_are_known() -> bool:
+def _layout_is_known() -> bool:
     for dtype in (float32, float64):
         a = np.zeros((3, 5), dtype)[:2]
-        at, b = id(a), np.zeros((), dtype)
-        sides = jit.word(at + 8 * _SHAPE)
-        facts = (
-            jit.word(at + 8 * (_HEADER - 1)) == id(np.ndarray),
-            jit.word(at + 8 * _NDIM) & _LOW == 2 and jit.word(id(b) + 8 * _NDIM) & _LOW == 0,
-            [jit.word(sides), jit.word(sides + 8)] == [2, 5],
-            jit.word(at + 8 * _DESCR) == id(dtype),
-            jit.word(at + 8 * _FLAGS) & _LOW == a.flags.num,
+        base, b = id(a), np.zeros((), dtype)
+        dims = jit.word(base + 8 * _SHAPE)
+        conditions = (
+            jit.word(base + 8 * (_HEADER - 1)) == id(np.ndarray),
+            jit.word(base + 8 * _NDIM) & _LOW == 2 and jit.word(id(b) + 8 * _NDIM) & _LOW == 0,
+            [jit.word(dims), jit.word(dims + 8)] == [2, 5],
+            jit.word(base + 8 * _DESCR) == id(dtype),
+            jit.word(base + 8 * _FLAGS) & _LOW == a.flags.num,
             (_kind_of(dtype) & 0xFFFFFF).to_bytes(3, "little") == f"f{dtype.char}=".encode(),
             _kind_of(dtype) >> 32 == dtype.num,
         )
-        if not all(facts):
+        if not all(conditions):
             return False
     return _kind_of(float32) != _kind_of(float64)
 
 
-_HEADERS_KNOWN = _headers_are_known()
+_LAYOUT_KNOWN = _layout_is_known()
 
 
-def takes(weight, *states) -> bool:
-    """Whether kernels can update these arrays where they lie."""
+def supports(weight, *states) -> bool:
+    """Whether kernels can update these arrays in place."""
     if type(weight) is not np.ndarray or weight.dtype not in (float32, float64):
         return False
     for x in (weight, *states):
@@ -252,11 +252,11 @@ def takes(weight, *states) -> bool:
 
 
 class Batch:
-    """Parameters of one update and dtype: their table, scalars, and the kernels' words."""
+    """Parameters of one update and dtype: their table and scalars."""
 
     def __init__(self, update: Update, weights: list, states: list[tuple]):
         self.update, self.dtype, self.weights = update, weights[0].dtype, weights
-        #: The state arrays, name by name.
+        #: The state arrays, a list per name.
         self.states = [list(column) for column in zip(*states)] if update.states else []
         count, columns = len(weights), 2 + len(self.states)
         self.table = np.zeros((count, 2 + columns), np.int64)
@@ -268,14 +268,14 @@ class Batch:
         self.scalars = np.zeros((count, len(update.scalars)))
 
     @property
-    def slices(self) -> int:
-        return -(-self.elements // SLICE)
+    def chunks(self) -> int:
+        return -(-self.elements // CHUNK)
 
 
 class Program:
-    """The updates of some batches as one program, to be made once and run step after step.
+    """The updates of batches as one program, built once and run at each step.
 
-    >>> program = Program.of(batches)            # None where there is no such thing
+    >>> program = Program.of(batches)            # None if it cannot be built
     >>> batch.scalars[:] = ...
     >>> function, *arguments = program.prepared([gradients of each batch])
     """
@@ -283,59 +283,59 @@ class Program:
     def __init__(self, batches: list[Batch], written: np.ndarray):
         self.batches, self._written = batches, written
         self.slots = np.zeros(SLOTS)
-        self._slices = sum(batch.slices for batch in batches)
-        self._partials = np.zeros(max(self._slices, 1))
+        self._chunks = sum(batch.chunks for batch in batches)
+        self._partials = np.zeros(max(self._chunks, 1))
         #: The dtype of the norm.
         self.dtype = float64 if any(batch.dtype == float64 for batch in batches) else float32
         self._gathers, self._updates, self._norms, self._checks = [], [], [], []
-        self._held: list[Any] = []
-        self._keep: list[Any] = []
-        begin = 0
+        self._references: list[Any] = []
+        self._step_words: list[Any] = []
+        first_chunk = 0
         for batch in batches:
-            made = kernel(batch.update, batch.dtype)
-            assert made is not None
+            update_kernel = kernel(batch.update, batch.dtype)
+            assert update_kernel is not None
             (rows, width), table = batch.table.shape, batch.table
             gather = _GATHER.packed(
                 rows=rows, columns=width - 2, ids=batch.ids, table=table, array_type=id(np.ndarray),
                 kind=_kind_of(batch.dtype), slots=self.slots, written=written, count=len(written),
                 itemsize=batch.dtype.itemsize, flags=_CONTIGUOUS | _ALIGNED,
             )  # fmt: skip
-            reading = {"rows": rows, "elements": batch.elements, "table": table, "slots": self.slots}
-            update = made.packed(**reading, scalars=batch.scalars, keep=False)
-            norm = NORM_KERNELS[batch.dtype].packed(**reading, width=width, partials=self._partials[begin:])
-            check = ALL_FINITE_KERNELS[batch.dtype].packed(**reading, width=width)
-            begin += batch.slices
-            self._keep.append((gather, update))
-            self._held += (gather, update, norm, check)
+            shared_args = {"rows": rows, "elements": batch.elements, "table": table, "slots": self.slots}
+            update = update_kernel.packed(**shared_args, scalars=batch.scalars, keep=False)
+            norm = NORM_KERNELS[batch.dtype].packed(**shared_args, width=width, partials=self._partials[first_chunk:])
+            check = ALL_FINITE_KERNELS[batch.dtype].packed(**shared_args, width=width)
+            first_chunk += batch.chunks
+            self._step_words.append((gather, update))
+            self._references += (gather, update, norm, check)
             self._gathers.append((_GATHER, address(gather), 1))
-            self._updates.append((made, address(update), batch.slices))
-            self._norms.append((NORM_KERNELS[batch.dtype], address(norm), batch.slices))
-            self._checks.append((ALL_FINITE_KERNELS[batch.dtype], address(check), batch.slices))
+            self._updates.append((update_kernel, address(update), batch.chunks))
+            self._norms.append((NORM_KERNELS[batch.dtype], address(norm), batch.chunks))
+            self._checks.append((ALL_FINITE_KERNELS[batch.dtype], address(check), batch.chunks))
         total = TOTAL_KERNELS[self.dtype].packed(
-            count=self._slices, partials=self._partials, slots=self.slots, result=None
+            count=self._chunks, partials=self._partials, slots=self.slots, result=None
         )
-        self._held.append(total)
+        self._references.append(total)
         self._norms.append((TOTAL_KERNELS[self.dtype], address(total), 1))
 
     def rouse(self) -> None:
-        """Have the threads look for work that is about to come."""
-        if self._slices > 1:
+        """Wake the threads ahead of the update."""
+        if self._chunks > 1:
             threadpool.rouse()
 
     @property
-    def one_table_each(self) -> bool:
-        """Whether no dtype is in two batches, and float32 before float64: as `Gradients` lays them out."""
+    def has_table_per_dtype(self) -> bool:
+        """Whether each dtype has at most one batch, float32 before float64, as in `Gradients`."""
         sizes = [batch.dtype.itemsize for batch in self.batches]
         return sizes == sorted(set(sizes))
 
     def norm(self):
-        """The norm that the last run found, 0-d."""
+        """The norm of the last run, 0-d."""
         return np.asarray(self.slots[NORM]).astype(self.dtype)
 
     @classmethod
     def of(cls, batches: list[Batch]) -> Program | None:
-        """None where a kernel cannot be had, or memory is written that two arrays share."""
-        if not _HEADERS_KNOWN or not _GATHER.ready():
+        """None if a kernel is missing, or two of the arrays share memory."""
+        if not _LAYOUT_KNOWN or not _GATHER.ready():
             return None
         ranges = [
             (address(x), address(x) + x.nbytes)
@@ -350,39 +350,39 @@ class Program:
         return cls(batches, np.array(ranges, np.int64).reshape(-1, 2))
 
     def prepared(self, gradients: list[list], clip: Clip | None = None):
-        """The program as (function, its arguments), for `pool.prepared`'s use; None where it cannot be run.
+        """The program as (function, its arguments), as by `threadpool.prepared`; None if it cannot run.
 
         `gradients` and the batches' arrays must live until it has run. It returns 0, or `slots[STOPPED]` says why
-        nothing was done.
+        nothing was updated.
         """
         for batch, arrays in zip(self.batches, gradients):
             jit.fill(batch.ids, map(id, arrays))
         slots = self.slots
         if clip is None:
             slots[:] = UNCLIPPED
-            regions = self._gathers + self._updates
+            sections = self._gathers + self._updates
         else:
             if clip.keep and not disjoint([x for arrays in gradients for x in arrays]):
                 return None
             slots[:] = UNCLIPPED
             slots[BOUND] = math.inf if clip.value is None else clip.value
             slots[FINITE] = clip.finite
-            before = self._norms if clip.max_norm is not None else self._checks if clip.finite else []
-            if not all(kernel.ready() for kernel, _, _ in before):
+            checks = self._norms if clip.max_norm is not None else self._checks if clip.finite else []
+            if not all(kernel.ready() for kernel, _, _ in checks):
                 return None
             if clip.max_norm is not None:
                 slots[MAX_NORM] = clip.max_norm
-            regions = self._gathers + before + self._updates
+            sections = self._gathers + checks + self._updates
         keep = clip is not None and clip.keep
         # The last arguments, `flags` and `keep`, depend on the step.
-        for gather, update in self._keep:
+        for gather, update in self._step_words:
             gather[-1] = _CONTIGUOUS | _ALIGNED | (_WRITABLE if keep else 0)
             update[-1] = keep
-        return threadpool.prepared(regions)
+        return threadpool.prepared(sections)
 
 
 class Parts(NamedTuple):
-    """The launches of an update whose gradients are places in buffers: first those that may stop it."""
+    """The launches of an update whose gradients are places in buffers: `check` may stop it."""
 
     check: list[Launch]
     update: list[Launch]
@@ -395,9 +395,9 @@ def parts(
     clip: Clip | None,
     result: Buffer | None = None,
 ) -> Parts:
-    """`program` with gradients at (buffer, offset) for each batch; `outside(array)` says where weights and states are.
+    """`program` with gradients at (buffer, offset) for each batch; `outside(array)` is the place of a weight or state.
 
-    `result` gets the norm of what is clipped.
+    `result` receives the gradient norm.
     """
     slots = np.array(UNCLIPPED)
     if clip is not None:
@@ -405,31 +405,31 @@ def parts(
         slots[FINITE] = clip.finite
         slots[MAX_NORM] = math.inf if clip.max_norm is None else clip.max_norm
     keep = clip is not None and clip.keep
-    normed, checked = clip is not None and clip.max_norm is not None, clip is not None and clip.finite
+    uses_norm, checks_finite = clip is not None and clip.max_norm is not None, clip is not None and clip.finite
     check, update = [], []
-    partials, begin = np.zeros(max(program._slices, 1)), 0
-    for batch, found in zip(program.batches, gradients):
+    partials, first_chunk = np.zeros(max(program._chunks, 1)), 0
+    for batch, gradient_places in zip(program.batches, gradients):
         rows, width = batch.table.shape
         words, places = batch.table.reshape(-1).tolist(), {}
         for row in range(rows):
-            places[row * width + GRADIENT] = found[row]
+            places[row * width + GRADIENT] = gradient_places[row]
             for column, arrays in enumerate((batch.weights, *batch.states), GRADIENT + 1):
                 places[row * width + column] = outside(arrays[row])
         table = Buffer("table", 8 * len(words), Table(words, places)), 0
-        reading = {"rows": rows, "elements": batch.elements, "table": table, "slots": slots}
-        made = kernel(batch.update, batch.dtype)
-        assert made is not None
-        update.append(Launch.of(made, batch.slices, **reading, scalars=batch.scalars, keep=keep))
-        if normed:
+        shared_args = {"rows": rows, "elements": batch.elements, "table": table, "slots": slots}
+        update_kernel = kernel(batch.update, batch.dtype)
+        assert update_kernel is not None
+        update.append(Launch.of(update_kernel, batch.chunks, **shared_args, scalars=batch.scalars, keep=keep))
+        if uses_norm:
             norm = NORM_KERNELS[batch.dtype]
-            check.append(Launch.of(norm, batch.slices, **reading, width=width, partials=partials[begin:]))
-        elif checked:
-            check.append(Launch.of(ALL_FINITE_KERNELS[batch.dtype], batch.slices, **reading, width=width))
-        begin += batch.slices
-    if normed:
-        where = None if result is None else (result, 0)
+            check.append(Launch.of(norm, batch.chunks, **shared_args, width=width, partials=partials[first_chunk:]))
+        elif checks_finite:
+            check.append(Launch.of(ALL_FINITE_KERNELS[batch.dtype], batch.chunks, **shared_args, width=width))
+        first_chunk += batch.chunks
+    if uses_norm:
+        norm_place = None if result is None else (result, 0)
         total = TOTAL_KERNELS[program.dtype]
-        check.append(Launch.of(total, 1, count=program._slices, partials=partials, slots=slots, result=where))
+        check.append(Launch.of(total, 1, count=program._chunks, partials=partials, slots=slots, result=norm_place))
     for launch in (*check, *update):
         launch.owner = program, slots, partials
     return Parts(check, update)

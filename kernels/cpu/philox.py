@@ -1,4 +1,4 @@
-"""Random words on the CPU, many at once."""
+"""Random words on the CPU."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from deepcore.kernels.math.philox import philox_block
 from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
 from deepcore.kernels.registry import register
 
-# Words drawn in this process before the kernel is loaded for them: about 30 ms of the reference's time, or 1 ms where
-# other kernels have brought in LLVM.
+# Words drawn in this process before the kernel is loaded: about 30 ms of the reference's time, or 1 ms if LLVM is
+# imported already.
 _MIN_WORDS, _FEW_WORDS = 1 << 20, 1 << 15
 
-# Random blocks of one slice: some 20 to 50 µs. Up to a slice there is one thread.
-_SLICE_BLOCKS = 1 << 13
+# Random blocks of a chunk: some 20 to 50 µs.
+_CHUNK_BLOCKS = 1 << 13
 
 _words_drawn = 0
 
@@ -31,7 +31,7 @@ def _philox(tools):
 
     def kernel(state, blocks, out, chunk):
         seed, stream, start = np.uint64(state[0]), np.uint64(state[1]), np.uint64(state[2])
-        for i in range(chunk * _SLICE_BLOCKS, min(blocks, (chunk + 1) * _SLICE_BLOCKS)):
+        for i in range(chunk * _CHUNK_BLOCKS, min(blocks, (chunk + 1) * _CHUNK_BLOCKS)):
             w = block(seed, stream, start + np.uint64(i))
             out[4 * i] = np.uint32(w[0])
             out[4 * i + 1] = np.uint32(w[1])
@@ -49,16 +49,16 @@ def _plan(specs, params) -> Plan | None:
     blocks = params["blocks"]
     if not _PHILOX.ready():
         return None
-    launch = Launch(_PHILOX, -(-blocks // _SLICE_BLOCKS) or 1, state=Operand(0), blocks=blocks, out=Operand(1))
+    launch = Launch(_PHILOX, -(-blocks // _CHUNK_BLOCKS) or 1, state=Operand(0), blocks=blocks, out=Operand(1))
     return Plan(contiguous((4 * blocks,), uint32, get_backend("cpu")), [launch])
 
 
-def _many_words(seed: int, stream: int, position: int, blocks: int) -> bool:
-    # Integers are the same whichever runs, so this choice, unlike the others, may depend on the past.
+def _is_worth_loading(seed: int, stream: int, position: int, blocks: int) -> bool:
+    # Both paths give the same integers, so this choice, unlike others, may depend on earlier calls.
     global _words_drawn
     _words_drawn += 4 * blocks
     return _words_drawn >= (_FEW_WORDS if "llvmlite" in sys.modules else _MIN_WORDS)
 
 
 philox = Lowering("philox", _plan, ("blocks",), draws=True, cost=lambda specs, params: 120 * params["blocks"])
-register("philox", "cpu", when=_many_words, needs_numba=False)(philox)
+register("philox", "cpu", when=_is_worth_loading, needs_numba=False)(philox)

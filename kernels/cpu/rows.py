@@ -1,7 +1,7 @@
-"""What the kernels of softmax and cross-entropy share on the CPU: exponentials of rows, and tiles of short rows.
+"""Shared parts of softmax and cross-entropy kernels on the CPU: exponentials of rows, and tiles of short rows.
 
-A long row has 64 lanes. Short rows, and rows across memory, are worked on 64 at a time, one in each lane, in a tile of
-their own. Exponentials are computed 16 at a time, ends padded, so that no number is left to scalar code.
+A long row has 64 lanes. Short rows, and strided rows, are processed 64 at a time, one per lane, in a tile. Exponentials
+are computed 16 at a time, ends padded, so that none runs in scalar code.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from deepcore.kernels.cpu.reductions import LANES, kernels_of, share
 from deepcore.kernels.math import elementary
 from deepcore.kernels.plan import Launch
 
-# What a row costs beside its elements, in elements: short rows make slices of fewer elements.
+# Overhead of a row, in elements: chunks of short rows have fewer elements.
 ROW_COST = 32
-# Rows of at most so many numbers are short; rows across memory are worked on in tiles up to the second.
+# The longest rows that are processed in tiles: contiguous ones, and strided ones.
 _SHORT, TILE = 32, 64
-# Rows across memory lie side by side; fewer than this are copied to lie along it.
+# Fewer adjacent strided rows than this are transposed first.
 LEAST_INNER = 16
-# Rows and columns that change places at a time.
+# Side of a transposed block.
 _BLOCK = 16
 
 fma = elementary.fma
@@ -34,7 +34,7 @@ _ROUND_BITS, _ROUND_BITS_F = np.float64(_ROUND).view(np.int64), np.float32(_ROUN
 
 
 def exp_below(x):
-    """eˣ for x ≤ 0, at most 1 ulp off: fewer steps than `elementary.exp`, which is right to half an ulp."""
+    """eˣ for x ≤ 0, at most 1 ulp off: fewer steps than `elementary.exp`, which is accurate to half an ulp."""
     whole = np.float64(fma(x, _LOG2_E, _ROUND))
     n = whole - _ROUND
     r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, x))
@@ -47,7 +47,7 @@ def exp_below(x):
     half = k >> 1  # in two factors, as the result may be subnormal
     first = np.int64((half + 1023) << 52).view(np.float64)
     value = (1.0 + fma(r * r, p, r)) * first
-    # Chosen, not computed: processors are slow where a result rounds to 0.
+    # Selected, not computed: processors are slow where a result underflows to 0.
     return 0.0 if x < -746.0 else value * np.int64((k - half + 1023) << 52).view(np.float64)
 
 
@@ -69,7 +69,7 @@ def exp_below_float32(x):
 
 @functools.cache
 def exponentials(tools, dt, stored: bool):
-    """total(x, y, n, c): Σ exp(x[i] - c) over i < n; `stored`: each of them goes to y[i], too."""
+    """total(x, y, n, c): Σ exp(x[i] - c) over i < n; with `stored`, each exponential is also stored in y[i]."""
     exp, block, lanes = tools.lift(exp_below, dt), tools.local(dt, LANES), tools.local(dt, LANES)
     fold, copy, after = tools.folded(dt, "sum"), tools.copy(dt), tools.after(dt)
     zero, least, fetch = dt.type(0), dt.type(-np.inf), tools.prefetch(dt)
@@ -104,18 +104,18 @@ def exponentials(tools, dt, stored: bool):
     return total
 
 
-# Lane j of a tile is a row of n numbers, tile[64·i + j] its number i. Every kernel over tiles has its arrays, then outer, n,
-# inner and `each`, the tiles of a chunk. Rows lie along the middle of (outer, n, inner).
+# Lane j of a tile is a row of n numbers, tile[64·i + j] its number i. Kernels over tiles have as arguments their arrays,
+# then outer, n, inner and `each`, the tiles of a chunk. Rows are along the middle axis of (outer, n, inner).
 
 
 @functools.cache
 def tile_access(tools, dt):
-    """(load, store): between a tile of `count` lanes and x, at `base`, of which `place` has made sense."""
+    """(place, load, store): the location of a tile in x, and copies between it and a tile of `count` lanes."""
     zero = dt.type(0)
 
     @tools.inline
     def place(t, outer, n, inner):
-        """(first number, step along the rows, step between them, first row, rows) of tile t."""
+        """(first element, stride along rows, stride between rows, first row, rows) of tile t."""
         if inner == 1:
             first = t * LANES
             return first * n, 1, n, first, min(LANES, outer - first)
@@ -144,7 +144,7 @@ def tile_access(tools, dt):
 
 @functools.cache
 def tile_exponentials(tools, dt):
-    """total(tile, n, top, sums): the tile becomes e to its number less the largest of the lane; both kept."""
+    """total(tile, n, top, sums): replace the tile by exp(tile - top), with the lanes' maxima in `top`, sums in `sums`."""
     exp, zero, least = tools.lift(exp_below, dt), dt.type(0), dt.type(-np.inf)
 
     @tools.inline
@@ -169,24 +169,24 @@ def split(shape: tuple[int, ...], dim: int) -> tuple[int, int, int]:
 
 
 def tile_slices(outer: int, n: int, inner: int) -> tuple[int, int]:
-    """(slices, tiles of each)."""
+    """(chunks, tiles per chunk)."""
     tiles = -(-outer // LANES) if inner == 1 else outer * -(-inner // LANES)
-    each = share(outer * n * inner) // (n * LANES) or 1
-    return -(-tiles // each), each
+    tiles_per_chunk = share(outer * n * inner) // (n * LANES) or 1
+    return -(-tiles // tiles_per_chunk), tiles_per_chunk
 
 
 def in_tiles(n: int, inner: int) -> bool:
     return n <= _SHORT if inner == 1 else n <= TILE and inner >= LEAST_INNER
 
 
-@args(x=In, out=Out, outer=Size, n=Size, inner=Size, each=Size)
-def _turned(tools, dtype: str):
-    """out[o, j, i] = x[o, i, j] for (outer, n, inner), in blocks, `each` of them a chunk's."""
+@args(x=In, out=Out, outer=Size, n=Size, inner=Size, blocks_per_chunk=Size)
+def _transpose(tools, dtype: str):
+    """out[o, j, i] = x[o, i, j] for (outer, n, inner), in blocks."""
     after = tools.after(np.dtype(dtype))
 
-    def kernel(x, out, outer, n, inner, each, chunk):
+    def kernel(x, out, outer, n, inner, blocks_per_chunk, chunk):
         blocks = -(-inner // _BLOCK)
-        for t in range(chunk * each, min(outer * blocks, (chunk + 1) * each)):
+        for t in range(chunk * blocks_per_chunk, min(outer * blocks, (chunk + 1) * blocks_per_chunk)):
             first = t // blocks * n * inner
             source, result = after(x, first), after(out, first)
             start = t % blocks * _BLOCK
@@ -200,10 +200,19 @@ def _turned(tools, dtype: str):
     return kernel
 
 
-_TURNED = kernels_of("turned", _turned)
+_TRANSPOSE = kernels_of("turned", _transpose)
 
 
 def turned(dtype, outer: int, n: int, inner: int, x: Operand, out: Operand) -> Launch:
-    """The launch that makes (outer, inner, n) of (outer, n, inner)."""
-    blocks, each = outer * -(-inner // _BLOCK), max(1, share(outer * n * inner) // (n * _BLOCK))
-    return Launch(_TURNED[dtype], -(-blocks // each), x=x, out=out, outer=outer, n=n, inner=inner, each=each)
+    """The launch that transposes (outer, n, inner) to (outer, inner, n)."""
+    blocks, blocks_per_chunk = outer * -(-inner // _BLOCK), max(1, share(outer * n * inner) // (n * _BLOCK))
+    return Launch(
+        _TRANSPOSE[dtype],
+        -(-blocks // blocks_per_chunk),
+        x=x,
+        out=out,
+        outer=outer,
+        n=n,
+        inner=inner,
+        blocks_per_chunk=blocks_per_chunk,
+    )

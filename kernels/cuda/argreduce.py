@@ -14,27 +14,27 @@ from deepcore.kernels.registry import register
 
 @args(x=In, out=Out(int64), rows=Size, n=Size)
 def _arg(tools, dtype: str, group: int, lowest: bool):
-    """Where the largest (smallest) number of each row is, the first of equal ones; a NaN comes before all others."""
+    """The index of the largest (smallest) number of each row, the first of equal ones; NaN beats all others."""
     dt = np.dtype(dtype)
-    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    thread, block, blocks, rows_per_block = tools.thread(), tools.block(), tools.blocks(), THREADS // group
     best_of, better, least = reduction(tools, larger, dt, group), tools.lift(larger), dt.type(-np.inf)
     earliest = reduction(tools, _earlier, int64, group)
 
     def kernel(x, out, rows, n):
         t = thread() % group
-        for r in range(block() * each + thread() // group, rows, blocks() * each):
+        for r in range(block() * rows_per_block + thread() // group, rows, blocks() * rows_per_block):
             at = r * n
             best = least
             for i in range(t, n, group):
                 best = better(best, -x[at + i] if lowest else x[at + i])
             best = best_of(best)
-            where = n
+            best_index = n
             for i in range(t, n, group):
                 v = -x[at + i] if lowest else x[at + i]
-                where = i if (where == n) & ((v == best) | ((v != v) & (best != best))) else where
-            where = earliest(where)
+                best_index = i if (best_index == n) & ((v == best) | ((v != v) & (best != best))) else best_index
+            best_index = earliest(best_index)
             if t == 0:
-                out[r] = where
+                out[r] = best_index
 
     return kernel
 

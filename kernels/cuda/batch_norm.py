@@ -1,4 +1,4 @@
-"""Batch norm of (N, C) arrays on CUDA: columns, whose sums are added in a fixed order."""
+"""Batch norm of (N, C) arrays on CUDA, over columns with a fixed order of summation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deepcore.kernels.registry import register
 
 @args(x=In, out=Out, rows=Size, n=Size, eps=Float(float64))
 def _batch_statistics(tools, dtype: str):
-    """Of each column, three rows of out: mean, variance (divisor `rows`) and 1/√(variance + eps)."""
+    """Three rows of out: each column's mean, variance (divisor `rows`) and 1/√(variance + eps)."""
     dt = np.dtype(dtype)
     thread, block, blocks, total, real = tools.thread(), tools.block(), tools.blocks(), column_total(tools), dt.type
 
@@ -42,23 +42,23 @@ def _batch_statistics(tools, dtype: str):
 
 @args(g=In, x=In, mean=In, out=Out, rows=Size, n=Size)
 def _batch_sums(tools, dtype: str):
-    """Of each column, two rows of out: Σ g and Σ g·(x - mean)."""
+    """Two rows of out: each column's Σ g and Σ g·(x - mean)."""
     dt = np.dtype(dtype)
     thread, block, blocks, total, real = tools.thread(), tools.block(), tools.blocks(), column_total(tools), dt.type
 
     def kernel(g, x, mean, out, rows, n):
         t = thread()
         for start in range(block() * COLUMNS, n, blocks() * COLUMNS):
-            column, one, two = start + t % COLUMNS, np.float64(0.0), np.float64(0.0)
+            column, sum_g, sum_gx = start + t % COLUMNS, np.float64(0.0), np.float64(0.0)
             if column < n:
                 for r in range(t // COLUMNS, rows, LANES):
                     v = g[r * n + column]
-                    one += np.float64(v)
-                    two += np.float64(v * (x[r * n + column] - mean[column]))
-            one, two = total(one), total(two)
+                    sum_g += np.float64(v)
+                    sum_gx += np.float64(v * (x[r * n + column] - mean[column]))
+            sum_g, sum_gx = total(sum_g), total(sum_gx)
             if (t < COLUMNS) & (column < n):
-                out[column] = real(one)
-                out[n + column] = real(two)
+                out[column] = real(sum_g)
+                out[n + column] = real(sum_gx)
 
     return kernel
 
@@ -89,7 +89,7 @@ _APPLY = {
 }
 
 
-def _columns_of(xp, x, kernels: dict):
+def _column_kernel(xp, x, kernels: dict):
     """The kernel for x of shape (N, C), or None."""
     kernel = kernels.get(x.dtype)
     return kernel if x.ndim == 2 and x.size and kernel is not None and xp.ready(kernel) else None
@@ -97,7 +97,7 @@ def _columns_of(xp, x, kernels: dict):
 
 @register("batch_statistics", "cuda", needs_numba=False)
 def batch_statistics(xp, input, *, eps):
-    kernel = _columns_of(xp, input, _STATISTICS)
+    kernel = _column_kernel(xp, input, _STATISTICS)
     if kernel is None:
         return NotImplemented
     rows, n = input.shape
@@ -106,8 +106,8 @@ def batch_statistics(xp, input, *, eps):
     return out
 
 
-def _applied(xp, g, x, mean, scale, shift, factor):
-    kernel = _columns_of(xp, x, {d: _APPLY[g is not None, d] for d in FLOATS})
+def _apply_rows(xp, g, x, mean, scale, shift, factor):
+    kernel = _column_kernel(xp, x, {d: _APPLY[g is not None, d] for d in FLOATS})
     if kernel is None:
         return NotImplemented
     out = xp.empty(x.shape, dtype=x.dtype)
@@ -123,12 +123,12 @@ def _applied(xp, g, x, mean, scale, shift, factor):
 def batch_norm(xp, input, statistics, weight=None, bias=None, *, batch, eps):
     scale = statistics[2] if weight is None else statistics[2] * weight
     shift = xp.zeros_like(scale) if bias is None else bias
-    return _applied(xp, None, xp.ascontiguousarray(input), statistics[0], scale, shift, scale)
+    return _apply_rows(xp, None, xp.ascontiguousarray(input), statistics[0], scale, shift, scale)
 
 
 @register("batch_norm_grad", "cuda", needs_numba=False)
 def batch_norm_grad(xp, g, input, statistics, weight=None, *, batch, affine, eps):
-    kernel = _columns_of(xp, input, _SUMS)
+    kernel = _column_kernel(xp, input, _SUMS)
     if kernel is None:
         return NotImplemented
     g, x, (rows, n) = xp.ascontiguousarray(g), xp.ascontiguousarray(input), input.shape
@@ -139,7 +139,7 @@ def batch_norm_grad(xp, g, input, statistics, weight=None, *, batch, affine, eps
         xp.launch(kernel, blocks_for(xp, n, COLUMNS), g=g, x=x, mean=mean, out=sums, rows=rows, n=n)
     count = x.dtype.type(rows)
     shift, factor = (sums[0] / count, sums[1] * rstd / count * rstd) if batch else [xp.zeros_like(scale)] * 2
-    out = _applied(xp, g, x, mean, scale, shift, factor)
+    out = _apply_rows(xp, g, x, mean, scale, shift, factor)
     if out is NotImplemented:
         return out
     return (out, *((sums[1] * rstd, sums[0])[:affine] if affine else ()))

@@ -1,7 +1,7 @@
-"""Matrix products by cuBLAS through a handle of our own, which may be captured in a graph; CuPy's refuses to be.
+"""Matrix products by cuBLAS through our own handle, which can be captured in a graph; CuPy's cannot.
 
-The handle has a workspace that stays, so that neither a capture nor a replay allocates, and float32 is computed as
-float32. Eager products come this way, too: a captured one has their bits. The library is the one that CuPy loads.
+The handle has a permanent workspace, so that neither capture nor replay allocates, and float32 is computed as float32.
+Eager products use it, too, so captured ones have the same bits. The library is the one that CuPy loads.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _TYPES = {
     float32: (0, 68, ctypes.c_float), float64: (1, 70, ctypes.c_double),
     float16: (2, 68, ctypes.c_float), bfloat16: (14, 68, ctypes.c_float),
 }  # fmt: skip
-_PLAIN, _TURNED, _ANY = 0, 1, -1
-#: What NVIDIA recommends for its newest devices.
+_NORMAL, _TRANSPOSED, _ANY = 0, 1, -1
+#: NVIDIA's recommendation for its newest devices.
 _WORKSPACE = 32 << 20
 
 
 class Cublas:
-    """The four functions of libcublas that are called, with its own names for what they take."""
+    """The four libcublas functions in use, with cuBLAS's argument names."""
 
     _ARGUMENTS: ClassVar = {
         "Create_v2": "p", "SetStream_v2": "pp", "SetWorkspace_v2": "ppz", "GemmStridedBatchedEx": "piiiiippiilpiilppiiliii",
@@ -39,9 +39,9 @@ class Cublas:
 
     @classmethod
     def load(cls) -> Cublas | None:
-        """The library of this installation; None where there is none to load."""
+        """The installed library, or None."""
         try:
-            from cuda.pathfinder import load_nvidia_dynamic_lib  # CuPy itself needs it
+            from cuda.pathfinder import load_nvidia_dynamic_lib  # a dependency of CuPy
 
             return cls(ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path))
         except (ImportError, OSError, RuntimeError, AttributeError):
@@ -76,7 +76,7 @@ class Cublas:
 
 
 class Blas:
-    """cuBLAS on one device; `cublas` is a `Cublas`, or what stands in for it."""
+    """cuBLAS on one device; `cublas` is a `Cublas` or a stand-in."""
 
     def __init__(self, xp, cublas):
         self.xp, self.cublas = xp, cublas
@@ -87,7 +87,7 @@ class Blas:
         self._scales = {dtype: (kind(1.0), kind(0.0)) for dtype, (_, _, kind) in _TYPES.items()}
 
     def product(self, x, y):
-        """x @ y, batches broadcast; None for what cuBLAS does not take."""
+        """x @ y, with broadcast batches; None for operands that cuBLAS does not support."""
         dtype = x.dtype
         if dtype not in _TYPES or y.dtype != dtype or x.ndim < 2 or y.ndim < 2 or x.shape[-1] != y.shape[-2]:
             return None
@@ -111,7 +111,7 @@ class Blas:
         one, zero = self._scales[dtype]
         with xp.gpu:
             self._follow_stream()
-            # Columns first: outᵀ = yᵀ @ xᵀ.
+            # cuBLAS is column-major: outᵀ = yᵀ @ xᵀ.
             self.cublas.gemm_strided_batched_ex(
                 self.handle, b_kind, a_kind, n, m, k, ctypes.addressof(one), b.data.ptr, number, b_pitch, b_step,
                 a.data.ptr, number, a_pitch, a_step, ctypes.addressof(zero), out.data.ptr, number, n, m * n,
@@ -120,16 +120,16 @@ class Blas:
         return out
 
     def _operand(self, x, batch: tuple[int, ...]):
-        """(array, whether turned, elements from matrix to matrix, from row to row): x as it lies, or else a copy."""
+        """(array, transposition, matrix stride, row stride) of x, copied if its layout needs that; strides in elements."""
         item, (rows, columns) = x.itemsize, x.shape[-2:]
         if not batch or (x.flags.c_contiguous and x.shape[:-2] == batch):
             down, along = x.strides[-2:]
             if (along == item or columns == 1) and ((down >= columns * item and down % item == 0) or rows == 1):
-                return x, _PLAIN, rows * columns, max(down // item, columns) if rows > 1 else columns
+                return x, _NORMAL, rows * columns, max(down // item, columns) if rows > 1 else columns
             if (down == item or rows == 1) and along >= rows * item and along % item == 0:
-                return x, _TURNED, rows * columns, along // item
+                return x, _TRANSPOSED, rows * columns, along // item
         x = self.xp.ascontiguousarray(self.xp.broadcast_to(x, (*batch, rows, columns)))
-        return x, _PLAIN, rows * columns, columns
+        return x, _NORMAL, rows * columns, columns
 
     def _follow_stream(self) -> None:
         cuda = self.xp.array_module.cuda

@@ -1,7 +1,7 @@
-"""Convolution on CUDA: a thread for each element of a result, a block for each of a filter's gradient.
+"""Convolution on CUDA: a thread per element of the result, a block per element of the weight's gradient.
 
-An element is one chain of fused multiply-adds over a block of k = (channel, row, column of the filter), the blocks' sums
-added in order: the same bits as on the CPU, but for the filters' gradients, whose sums meet in a block's fixed tree.
+An element is one chain of fused multiply-adds per block of k = (channel, row, column of the filter), the blocks' sums
+added in order: the same bits as on the CPU, except for weight gradients, which are reduced in a block's fixed tree.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.cuda.rows import FLOATS, add
 from deepcore.kernels.registry import register
 
-#: The image, its positions (oh, ow), and how the filter moves over it.
+#: The geometry of image, output positions (oh, ow) and filter.
 _IMAGE: dict[str, Type] = dict.fromkeys(
     ("height", "width", "kh", "kw", "oh", "ow", "sh", "sw", "top", "left", "dh", "dw"), Size
 )
@@ -26,11 +26,11 @@ _IMAGE: dict[str, Type] = dict.fromkeys(
     x=In, weight=In, bias=In, out=Out, size=Size, groups=Size, rows=Size, depth=Size, step=Size, block=Size, biased=Size,
     **_IMAGE,
 )  # fmt: skip
-def _convolved(tools, dtype: str, transposed: bool):
+def _convolve(tools, dtype: str, transposed: bool):
     """out = weight · x + bias: `rows` channels of a group from `depth` ones, at oh × ow positions.
 
-    Where `transposed`, positions are those of the image that was convolved, x is the result's gradient, and the weight is
-    read with `step`, the taps of a filter's channels, between channels of x.
+    If `transposed`, positions are those of the convolved image, x is the result's gradient, and `step`, the taps of a
+    filter's channels, is the weight's stride between channels of x.
     """
     dt = np.dtype(dtype)
     thread, own, blocks, fma, zero = tools.thread(), tools.block(), tools.blocks(), tools.fma(dt), dt.type(0)
@@ -71,7 +71,7 @@ def _convolved(tools, dtype: str, transposed: bool):
 
 @args(x=In, g=In, out=Out, size=Size, samples=Size, groups=Size, rows=Size, depth=Size, **_IMAGE)
 def _weight_grad(tools, dtype: str):
-    """out[o, c, ky, kx] = Σ g · x over samples and positions, which the threads of a block share out."""
+    """out[o, c, ky, kx] = Σ g · x over samples and positions, divided among the threads of a block."""
     dt = np.dtype(dtype)
     thread, own, blocks, fma, zero = tools.thread(), tools.block(), tools.blocks(), tools.fma(dt), dt.type(0)
     total_of = tools.block_reduction(add, dt, THREADS)
@@ -99,20 +99,20 @@ def _weight_grad(tools, dtype: str):
 
 
 _CONV, _CONV_INPUT = (
-    {d: Kernel(f"conv{'_input' * transposed}_{d.name}", _convolved, d.name, transposed) for d in FLOATS}
+    {d: Kernel(f"conv{'_input' * transposed}_{d.name}", _convolve, d.name, transposed) for d in FLOATS}
     for transposed in (False, True)
 )
 _CONV_WEIGHT = {d: Kernel(f"conv_weight_{d.name}", _weight_grad, d.name) for d in FLOATS}
-#: The most steps of k between two sums, as `kernels.cpu.gemm_tables` has them for the CPU's kernels.
-_MOST_STEPS = 192
+#: The maximum block of k, equal to `kernels.cpu.gemm_tables.MAX_STEPS`.
+_MAX_STEPS = 192
 
 
 def _steps(k: int) -> int:
-    """The steps of k between two sums."""
-    return -(-k // (16 * max(1, -(-k // _MOST_STEPS)))) * 16
+    """The block of k: the steps between two sums."""
+    return -(-k // (16 * max(1, -(-k // _MAX_STEPS)))) * 16
 
 
-def _ready(xp, kernels: dict, *arrays):
+def _select_kernel(xp, kernels: dict, *arrays):
     """The kernel for these arrays, or None."""
     kernel = kernels.get(arrays[0].dtype)
     fits = kernel is not None and all(x.size and x.dtype == arrays[0].dtype for x in arrays)
@@ -126,28 +126,28 @@ def _image(shape, taps, positions, stride, padding, dilation) -> dict[str, int]:
 
 @register("conv2d", "cuda", needs_numba=False)
 def conv2d(xp, input, weight, bias=None, *, stride, padding, dilation, groups):
-    kernel = _ready(xp, _CONV, input, weight, *(() if bias is None else (bias,)))
+    kernel = _select_kernel(xp, _CONV, input, weight, *(() if bias is None else (bias,)))
     if kernel is None:
         return NotImplemented
     channels, depth, *taps = weight.shape
-    where = [
+    positions = [
         (n + sum(p) - d * (k - 1) - 1) // s + 1
         for n, p, d, k, s in zip(input.shape[2:], padding, dilation, taps, stride)
     ]
     x, weight = xp.ascontiguousarray(input), xp.ascontiguousarray(weight)
-    out = xp.empty((len(x), channels, *where), dtype=x.dtype)
+    out = xp.empty((len(x), channels, *positions), dtype=x.dtype)
     xp.launch(
         kernel, blocks_for(xp, out.size, THREADS), x=x, weight=weight, bias=x if bias is None else xp.ascontiguousarray(bias),
         out=out, size=out.size, groups=groups, rows=channels // groups, depth=depth, step=math.prod(taps),
         block=_steps(depth * math.prod(taps)), biased=bias is not None,
-        **_image(x.shape, taps, where, stride, padding, dilation),
+        **_image(x.shape, taps, positions, stride, padding, dilation),
     )  # fmt: skip
     return out
 
 
 @register("conv2d_input", "cuda", needs_numba=False)
 def conv2d_input(xp, input, weight, *, size, stride, padding, dilation, groups):
-    kernel = _ready(xp, _CONV_INPUT, input, weight)
+    kernel = _select_kernel(xp, _CONV_INPUT, input, weight)
     if kernel is None:
         return NotImplemented
     channels, rows, *taps = weight.shape
@@ -163,7 +163,7 @@ def conv2d_input(xp, input, weight, *, size, stride, padding, dilation, groups):
 
 @register("conv2d_weight", "cuda", needs_numba=False)
 def conv2d_weight(xp, input, other, *, size, stride, padding, dilation, groups):
-    kernel = _ready(xp, _CONV_WEIGHT, input, other)
+    kernel = _select_kernel(xp, _CONV_WEIGHT, input, other)
     if kernel is None:
         return NotImplemented
     x, g, depth = xp.ascontiguousarray(input), xp.ascontiguousarray(other), input.shape[1] // groups

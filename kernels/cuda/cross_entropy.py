@@ -8,7 +8,7 @@ from deepcore.backend.dtypes import float64, int64
 from deepcore.kernels.codegen.kernel import Float, In, Out, Size, args
 from deepcore.kernels.codegen.ptx import THREADS, Kernel
 from deepcore.kernels.cuda.reductions import ALL, over_all
-from deepcore.kernels.cuda.rows import FLOATS, add, by_dtype_and_group, chosen, larger, reduction, run_rows
+from deepcore.kernels.cuda.rows import FLOATS, add, by_dtype_and_group, larger, reduction, run_rows, select_kernel
 from deepcore.kernels.math import elementary
 from deepcore.kernels.registry import register
 
@@ -17,8 +17,8 @@ from deepcore.kernels.registry import register
     target=In(int64), weight=In, out=Out(float64), scale=Out, rows=Size, classes=Size, ignored=Size, weighted=Size, mean=Size
 )  # fmt: skip
 def _targets(tools, dtype: str):
-    """out[0] = Σ of the weights that count, out[1] = how many classes are out of range; scale is 1, or with `mean` that
-    over the sum."""
+    """out[0] = Σ of the weights of targets that are not ignored, out[1] = the count of classes out of range; scale is 1, or
+    1/out[0] with `mean`."""
 
     @tools.inline
     def weigh(y, weight, classes, ignored, weighted):
@@ -36,36 +36,37 @@ def _targets(tools, dtype: str):
     )  # fmt: skip
 
 
-@args(losses=In, found=In(float64), out=Out, rows=Size, mean=Size)
+@args(losses=In, totals=In(float64), out=Out, rows=Size, mean=Size)
 def _loss(tools, dtype: str):
-    """The sum of the losses, with `mean` over what `_targets` found."""
+    """The sum of the losses, with `mean` divided by the sum of weights from `_targets`."""
     return over_all(
-        tools, "losses, found, out, rows, mean", "{y} = np.float64(losses[{i}]) if {i} < rows else 0.0", "total += {y}",
-        "out[0] = real(total / found[0]) if mean else real(total)", np=np, real=np.dtype(dtype).type,
+        tools, "losses, totals, out, rows, mean", "{y} = np.float64(losses[{i}]) if {i} < rows else 0.0",
+        "total += {y}",
+        "out[0] = real(total / totals[0]) if mean else real(total)", np=np, real=np.dtype(dtype).type,
     )  # fmt: skip
 
 
 @args(
-    x=In, target=In(int64), weight=In, losses=Out, out=Out, every=In, scales=In, rows=Size, n=Size, ignored=Size,
+    x=In, target=In(int64), weight=In, losses=Out, out=Out, weight_sum=In, scales=In, rows=Size, n=Size, ignored=Size,
     weighted=Size, smoothing=Float,
 )  # fmt: skip
 def _cross_entropy(tools, dtype: str, group: int, recorded: bool, smoothed: bool):
     """The losses of the rows of x, and where recorded the gradient of their sum times `scale`.
 
-    The weight of class c is weight[c], or 1 unless `weighted`, and `every` has the sum over all classes then. A class out
+    The weight of class c is weight[c], or 1 unless `weighted`, and `weight_sum` has the sum over all classes then. A class out
     of range counts as ignored.
     """
     dt = np.dtype(dtype)
-    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    thread, block, blocks, rows_per_block = tools.thread(), tools.block(), tools.blocks(), THREADS // group
     best_of, sum_of = reduction(tools, larger, dt, group), reduction(tools, add, dt, group)
     exp, log, better = tools.lift(elementary.exp, dt), tools.lift(elementary.log, dt), tools.lift(larger)
     least, zero, one, real = dt.type(-np.inf), dt.type(0), dt.type(1), dt.type
 
-    def kernel(x, target, weight, losses, out, every, scales, rows, n, ignored, weighted, smoothing):
+    def kernel(x, target, weight, losses, out, weight_sum, scales, rows, n, ignored, weighted, smoothing):
         t, share, weights, scale = thread() % group, smoothing / real(n), real(n), scales[0]
         if weighted & smoothed:
-            weights = every[0]
-        for r in range(block() * each + thread() // group, rows, blocks() * each):
+            weights = weight_sum[0]
+        for r in range(block() * rows_per_block + thread() // group, rows, blocks() * rows_per_block):
             at, y, q = r * n, target[r], zero
             counts = (y != ignored) & (y >= 0) & (y < n)
             if counts:
@@ -124,7 +125,7 @@ _CROSS_ENTROPY = {
 @register("cross_entropy", "cuda", needs_numba=False)
 def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
     dtype, n = input.dtype, input.shape[dim]
-    kernels = chosen(_CROSS_ENTROPY[recorded, smoothing > 0], dtype, n), _TARGETS.get(dtype), _LOSS.get(dtype)
+    kernels = select_kernel(_CROSS_ENTROPY[recorded, smoothing > 0], dtype, n), _TARGETS.get(dtype), _LOSS.get(dtype)
     if None in kernels or not input.size or not all(map(xp.ready, kernels)):
         return NotImplemented
     kernel, check, add_up = kernels
@@ -132,24 +133,25 @@ def cross_entropy(xp, input, target, weight=None, *, dim, ignore_index, smoothin
     rows, target = x.size // n, xp.ascontiguousarray(target.astype(int64, copy=False))
     weighted = weight is not None
     weights = xp.ascontiguousarray(weight.astype(dtype, copy=False)) if weighted else x
-    found, scale, mean = xp.empty(2, dtype=float64), xp.empty(1, dtype=dtype), reduction == "mean"
+    totals, scale, mean = xp.empty(2, dtype=float64), xp.empty(1, dtype=dtype), reduction == "mean"
     xp.launch(
-        check, 1, target=target, weight=weights, out=found, scale=scale, rows=rows, classes=n, ignored=ignore_index,
+        check, 1, target=target, weight=weights, out=totals, scale=scale, rows=rows, classes=n, ignored=ignore_index,
         weighted=weighted, mean=mean,
     )  # fmt: skip
-    every = xp.sum(weights).reshape(1) if weighted and smoothing > 0 else x
+    weight_sum = xp.sum(weights).reshape(1) if weighted and smoothing > 0 else x
     losses = xp.empty(target.shape, dtype=dtype)
     gradients = xp.empty(x.shape, dtype=dtype) if recorded else x
     loss = losses if reduction == "none" else xp.empty((), dtype=dtype)
-    wrong = xp.any_wrong_by_now(found[1:])
+    wrong = xp.any_wrong_by_now(totals[1:])
     run_rows(
-        xp, kernel, rows=rows, x=x, target=target, weight=weights, losses=losses, out=gradients, every=every, scales=scale,
+        xp, kernel, rows=rows, x=x, target=target, weight=weights, losses=losses, out=gradients,
+        weight_sum=weight_sum, scales=scale,
         n=n, ignored=ignore_index, weighted=weighted, smoothing=smoothing,
     )  # fmt: skip
     if reduction != "none":
-        xp.launch(add_up, 1, losses=losses, found=found, out=loss, rows=rows, mean=mean)
+        xp.launch(add_up, 1, losses=losses, totals=totals, out=loss, rows=rows, mean=mean)
     if wrong():
-        return NotImplemented  # the reference says which
+        return NotImplemented  # the reference raises the error
     if not recorded:
         return loss
     return loss, xp.ascontiguousarray(xp.moveaxis(gradients, -1, dim))

@@ -1,4 +1,4 @@
-"""Dropout on CUDA, whose mask is drawn where it is used."""
+"""Dropout on CUDA, with the mask drawn in the kernel."""
 
 from __future__ import annotations
 

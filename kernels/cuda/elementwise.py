@@ -1,6 +1,6 @@
-"""Elementwise kernels of CUDA, from the table of formulas that the CPU's are made from.
+"""Elementwise kernels of CUDA, from the same table of formulas as the CPU's.
 
-What CuPy's own functions compute as well (sums, products, roots, …) is left to them.
+Ops that CuPy computes equally well (sums, products, roots, …) run on CuPy.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.math.formulas import FORMULAS, function
 from deepcore.kernels.registry import register
 
-#: Elements of a thread at a time: so many loads are under way together.
-_EACH = 4
-_TILE = THREADS * _EACH
+#: Elements per thread and iteration: the number of loads in flight.
+_PER_THREAD = 4
+_TILE = THREADS * _PER_THREAD
 
-#: What a dtype is computed in.
+#: The dtype in which each dtype is computed.
 _COMPUTED = {float16: float32, bfloat16: float32, float32: float32, float64: float64}
 
 
@@ -32,7 +32,7 @@ def _arguments(formula: str, dtype: str, pattern: str, parameters: int) -> dict[
 
 @args(_arguments)
 def build(tools, formula: str, dtype: str, pattern: str, parameters: int):
-    """out = formula(operands …, parameters …). A letter of `pattern` an operand: "v" elements, "s" one for all."""
+    """out = formula(operands …, parameters …). `pattern` has a letter per operand: "v" elements, "s" a scalar."""
     stored = np.dtype(dtype)
     load, store = tools.access(stored)
     scope: dict[str, Any] = {
@@ -52,7 +52,7 @@ def build(tools, formula: str, dtype: str, pattern: str, parameters: int):
             f"store(out, {at}, function({', '.join([value(i, kind, at, k) for i, kind in enumerate(pattern)] + ps)}))"
         )
 
-    places = [f"i + {k * THREADS}" for k in range(_EACH)]
+    places = [f"i + {k * THREADS}" for k in range(_PER_THREAD)]
     body = [
         f"def kernel({', '.join([*xs, 'out', 'size', *ps])}):",
         *(f"    s{i} = load(x{i}, 0)" for i, kind in enumerate(pattern) if kind == "s"),
@@ -71,7 +71,7 @@ def build(tools, formula: str, dtype: str, pattern: str, parameters: int):
 
 
 class Map:
-    """An elementwise op on a GPU. Operands that broadcast are spread out first, but for single elements."""
+    """An elementwise op on a GPU. Broadcast operands are expanded first, except scalars."""
 
     def __init__(self, name: str, formula: str, arity: int, parameters: tuple[str, ...]):
         self.name, self.formula, self.arity, self.parameters = name, formula, arity, parameters

@@ -1,4 +1,4 @@
-"""Rows of a table by index on CUDA, and their gradients, which add up in the order of the indices."""
+"""Rows of a table by index on CUDA, and their gradients, summed in the order of the indices."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from deepcore.kernels.registry import register
 
 @args(table=In, index=In(int64), out=Out, bad=Out(int64), size=Size, rows=Size, n=Size)
 def _gather(tools, dtype: str):
-    """out[i] = table[index[i]], a warp each; bad[block] counts indices out of range."""
-    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // tools.WARP
+    """out[i] = table[index[i]], a warp per row; bad[block] counts indices out of range."""
+    thread, block, blocks, rows_per_block = tools.thread(), tools.block(), tools.blocks(), THREADS // tools.WARP
     total_of, lanes = tools.block_reduction(add, int64, THREADS), tools.WARP
 
     def kernel(table, index, out, bad, size, rows, n):
         lane, wrong = thread() % lanes, 0
-        for i in range(block() * each + thread() // lanes, size, blocks() * each):
+        for i in range(block() * rows_per_block + thread() // lanes, size, blocks() * rows_per_block):
             r = index[i]
             if (r < 0) | (r >= rows):
                 wrong += 1
@@ -34,8 +34,8 @@ def _gather(tools, dtype: str):
 
 @args(values=In, rows=In(int64), order=In(int64), out=InOut, size=Size, n=Size)
 def _scatter(tools, dtype: str):
-    """out[row] += values[order[i]] for the sorted rows, a warp for each run of equal ones, in the order of the run."""
-    thread, block, blocks, each, lanes = (
+    """out[row] += values[order[i]] for the sorted rows, in order, a warp per run of equal rows."""
+    thread, block, blocks, rows_per_block, lanes = (
         tools.thread(),
         tools.block(),
         tools.blocks(),
@@ -44,7 +44,7 @@ def _scatter(tools, dtype: str):
     )
 
     def kernel(values, rows, order, out, size, n):
-        for i in range(block() * each + thread() // lanes, size, blocks() * each):
+        for i in range(block() * rows_per_block + thread() // lanes, size, blocks() * rows_per_block):
             row = rows[i]
             if (i == 0) | (rows[max(i, 1) - 1] != row):
                 for j in range(thread() % lanes, n, lanes):
@@ -64,7 +64,7 @@ _SCATTER = {d: Kernel(f"scatter_rows_{d.name}", _scatter, d.name) for d in FLOAT
 
 
 def scatter_rows(xp, out, rows, values) -> bool:
-    """out[rows[i]] += values[i], one i after the other, as on the CPU; False where there is no kernel for it.
+    """out[rows[i]] += values[i], in order of i, as on the CPU; False if there is no kernel.
 
     `out` is a C-contiguous matrix, `rows` are not negative.
     """
@@ -93,12 +93,12 @@ def rows(xp, table, index, *, padding=None):
     xp.launch(
         kernel, blocks, table=xp.ascontiguousarray(table), index=index, out=out, bad=bad, size=index.size, rows=count, n=n
     )  # fmt: skip
-    return NotImplemented if xp.any_wrong(bad.sum()) else out  # the reference says which index is out of range
+    return NotImplemented if xp.any_wrong(bad.sum()) else out  # the reference raises for the index out of range
 
 
 @register("rows_grad", "cuda", needs_numba=False)
 def rows_grad(xp, g, index, *, count, padding=None):
-    """Zeros of `count` rows with g[i] added to row index[i]; equal indices add up in their order."""
+    """Zeros of `count` rows with g[i] added to row index[i]; equal indices are summed in order."""
     out = xp.zeros((count, g.shape[-1]), dtype=g.dtype)
     if not scatter_rows(xp, out, index, g.reshape(index.size, g.shape[-1])):
         return NotImplemented

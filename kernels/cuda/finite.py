@@ -15,7 +15,7 @@ from deepcore.kernels.registry import register
 
 @args(table=Words, rows=Size, tiles=Size, bad=Out(int64))
 def _build_finite(tools, dtype: str):
-    """bad[block]: how many numbers are NaN or infinite. A row of the table: first tile, size, address."""
+    """bad[block]: the count of NaN and infinite numbers. A row of the table: first tile, size, address."""
     dt = np.dtype(dtype)
     at, zero = tools.at(dt), dt.type(0)
     thread, block, blocks = tools.thread(), tools.block(), tools.blocks()
@@ -52,7 +52,7 @@ _FINITE = {dtype: Kernel(f"gradients_finite_{dtype.name}", _build_finite, dtype.
 
 @register("all_finite", "cuda", needs_numba=False)
 def all_finite(xp, *arrays):
-    """One launch for each dtype, and one wait."""
+    """One launch per dtype, and one synchronisation."""
     arrays = [x for x in arrays if x.size]
     for x in arrays:
         if (

@@ -1,6 +1,6 @@
-"""Several elementwise formulas as one CUDA kernel, which keeps what they hand on in registers.
+"""Several elementwise formulas fused into one CUDA kernel, with intermediate values in registers.
 
-The formulas are those that single kernels are made from, nothing is contracted, and so the bits are theirs.
+The formulas are those of the single kernels and nothing is contracted, so the bits are the same.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from deepcore.kernels.codegen.ptx import KERNELS, THREADS, Kernel
 from deepcore.kernels.cuda.grid import blocks_for
 from deepcore.kernels.math.formulas import Line, function
 
-_EACH = 4
-_TILE = THREADS * _EACH
+_PER_THREAD = 4
+_TILE = THREADS * _PER_THREAD
 _LOCK = locks.lock()
 _PLACES = {"v": "i", "r": "i % columns", "c": "i // columns", "s": "0"}
 
 
 def _arguments(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]) -> dict[str, Type]:
     arrays = {f"a{i}": In for i in range(len(pattern))} | {f"out{k}": Out for k in range(len(stored))}
-    return {**arrays, "size": Size, "columns": Size, **{f"p{j}": Float for j in range(_numbers(lines))}}
+    return {**arrays, "size": Size, "columns": Size, **{f"p{j}": Float for j in range(_parameter_count(lines))}}
 
 
 @args(_arguments)
 def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int, ...]):
-    """Formulas over elements. Values are the operands, then the lines' results in their order; the `stored` are written.
+    """Formulas over elements. Values are the operands, then the lines' results in order; the `stored` ones are written.
 
-    One letter of `pattern` an operand: "v" elements, "s" one for all, "r" a row for all rows, "c" one element a row.
+    `pattern` has a letter per operand: "v" elements, "s" a scalar, "r" a row for all rows, "c" an element per row.
     """
     dt = np.dtype(dtype)
     scope: dict[str, Any] = {
@@ -56,7 +56,7 @@ def build(tools, lines: tuple[Line, ...], dtype: str, pattern: str, stored: tupl
     return tools.compiled("\n".join(body), scope)["kernel"]
 
 
-def _numbers(lines) -> int:
+def _parameter_count(lines) -> int:
     return max((p + 1 for line in lines for p in line.parameters), default=0)
 
 
@@ -67,11 +67,18 @@ def kernel(lines: tuple[Line, ...], dtype: str, pattern: str, stored: tuple[int,
 
 
 def run(
-    xp, made: Kernel, operands, shapes: list[tuple[int, ...]], dtype, size: int, columns: int, numbers: list[float]
+    xp,
+    fused_kernel: Kernel,
+    operands,
+    shapes: list[tuple[int, ...]],
+    dtype,
+    size: int,
+    columns: int,
+    parameters: list[float],
 ):
-    """The stored values, in new arrays of these shapes."""
+    """Run a fused kernel; the stored values, in new arrays of these shapes."""
     outs = tuple(xp.empty(shape, dtype=dtype) for shape in shapes)
     if size:
-        values = (*operands, *outs, size, max(columns, 1), *numbers)
-        xp.launch(made, blocks_for(xp, size, _TILE), **dict(zip(made.arguments, values)))
+        values = (*operands, *outs, size, max(columns, 1), *parameters)
+        xp.launch(fused_kernel, blocks_for(xp, size, _TILE), **dict(zip(fused_kernel.arguments, values)))
     return outs

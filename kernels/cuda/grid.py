@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-#: Blocks of a grid that strides over its work, for each multiprocessor.
-_BLOCKS_EACH = 16
+#: Blocks of a grid-stride loop per multiprocessor.
+_BLOCKS_PER_MULTIPROCESSOR = 16
 
 
-def blocks_for(xp, work: int, each: int) -> int:
-    """Blocks of a grid that strides over `work` pieces, `each` of them a block's at a time."""
-    return max(1, min(-(-work // each), _BLOCKS_EACH * xp.multiprocessors))
+def blocks_for(xp, work: int, per_block: int) -> int:
+    """Blocks for a grid-stride loop over `work` items, `per_block` at a time."""
+    return max(1, min(-(-work // per_block), _BLOCKS_PER_MULTIPROCESSOR * xp.multiprocessors))

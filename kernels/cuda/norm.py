@@ -1,6 +1,6 @@
-"""Layer norm and RMS norm on CUDA. A variance is that of the differences from a mean that is already known.
+"""Layer norm and RMS norm on CUDA. The variance is computed in a second pass, from the differences to the mean.
 
-Sums along columns are float64: 8 lanes of rows for each of 32 columns, which meet in their order.
+Sums along columns are float64: 8 lanes of rows for each of 32 columns, added in order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from deepcore.backend.dtypes import float64
 from deepcore.kernels.codegen.kernel import Float, In, Out, Size, args
 from deepcore.kernels.codegen.ptx import THREADS, Kernel
-from deepcore.kernels.cuda.rows import FLOATS, add, by_dtype_and_group, chosen, reduction, run_rows
+from deepcore.kernels.cuda.rows import FLOATS, add, by_dtype_and_group, reduction, run_rows, select_kernel
 from deepcore.kernels.registry import register
 
 
@@ -20,14 +20,14 @@ from deepcore.kernels.registry import register
     x=In, weight=In, bias=In, out=Out, statistics=Out, rows=Size, n=Size, affine=Size, eps=Float
 )  # fmt: skip
 def _norm(tools, dtype: str, group: int, centred: bool):
-    """(x - mean)·rstd·weight + bias, without a mean unless centred. statistics: rstd, and behind all of them the mean."""
+    """(x - mean)·rstd·weight + bias; the mean is 0 unless `centred`. statistics: rstd of all rows, then their means."""
     dt = np.dtype(dtype)
-    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    thread, block, blocks, rows_per_block = tools.thread(), tools.block(), tools.blocks(), THREADS // group
     sum_of, zero, one, real = reduction(tools, add, dt, group), dt.type(0), dt.type(1), dt.type
 
     def kernel(x, weight, bias, out, statistics, rows, n, affine, eps):
         t, count = thread() % group, real(n)
-        for r in range(block() * each + thread() // group, rows, blocks() * each):
+        for r in range(block() * rows_per_block + thread() // group, rows, blocks() * rows_per_block):
             at, mean, total = r * n, zero, zero
             if centred:
                 for i in range(t, n, group):
@@ -55,12 +55,12 @@ def _norm(tools, dtype: str, group: int, centred: bool):
 @args(g=In, x=In, weight=In, statistics=In, out=Out, rows=Size, n=Size, affine=Size)
 def _norm_grad(tools, dtype: str, group: int, centred: bool):
     dt = np.dtype(dtype)
-    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    thread, block, blocks, rows_per_block = tools.thread(), tools.block(), tools.blocks(), THREADS // group
     sum_of, zero, real = reduction(tools, add, dt, group), dt.type(0), dt.type
 
     def kernel(g, x, weight, statistics, out, rows, n, affine):
         t, count = thread() % group, real(n)
-        for r in range(block() * each + thread() // group, rows, blocks() * each):
+        for r in range(block() * rows_per_block + thread() // group, rows, blocks() * rows_per_block):
             at, rstd, mean, b, c = r * n, statistics[r], zero, zero, zero
             if centred:
                 mean = statistics[rows + r]
@@ -77,18 +77,18 @@ def _norm_grad(tools, dtype: str, group: int, centred: bool):
     return kernel
 
 
-#: A block that works on columns has 32 of them and 8 lanes of rows; the rows of `_norm_columns` in chunks of so many.
+#: A block of a column kernel has 32 columns and 8 lanes of rows; `_norm_columns` has this many rows per chunk.
 COLUMNS, LANES, _CHUNK = 32, 8, 256
 
 
 def column_total(tools):
-    """total(value): the sum over the lanes of this thread's column, in their order, in float64."""
+    """total(value): the sum over the lanes of this thread's column, in order, in float64."""
     space, thread, wait = tools.shared(float64, THREADS), tools.thread(), tools.barrier()
 
-    @tools.together
+    @tools.inline_always
     def total(value):
         parts, t = space(), thread()
-        wait()  # the readers of the sum before this one are done
+        wait()  # the previous sum's reads are done
         parts[t] = value
         wait()
         whole = parts[t % COLUMNS]
@@ -133,10 +133,10 @@ _NORM_COLUMNS = {
 }
 
 
-def _normed(xp, centred: bool, x, weight, bias, rank: int, eps: float):
+def _run_norm(xp, centred: bool, x, weight, bias, rank: int, eps: float):
     """(result, statistics) of x over its last `rank` dimensions."""
     n = math.prod(x.shape[-rank:])
-    kernel = chosen(_NORM[centred], x.dtype, n)
+    kernel = select_kernel(_NORM[centred], x.dtype, n)
     if kernel is None or not x.size or (bias is not None and weight is None) or not xp.ready(kernel):
         return NotImplemented
     x, rows = xp.ascontiguousarray(x), x.size // n
@@ -149,11 +149,11 @@ def _normed(xp, centred: bool, x, weight, bias, rank: int, eps: float):
     return out, statistics
 
 
-def _normed_grad(xp, centred: bool, g, x, weight, statistics, rank: int, affine: int):
+def _run_norm_grad(xp, centred: bool, g, x, weight, statistics, rank: int, affine: int):
     """The gradients of input, and as far as `affine` counts, of weight and bias."""
     shape = x.shape[-rank:]
     n = math.prod(shape)
-    kernel, columns = chosen(_NORM_GRAD[centred], x.dtype, n), _NORM_COLUMNS.get((centred, x.dtype))
+    kernel, columns = select_kernel(_NORM_GRAD[centred], x.dtype, n), _NORM_COLUMNS.get((centred, x.dtype))
     if kernel is None or columns is None or not x.size or not (xp.ready(kernel) and xp.ready(columns)):
         return NotImplemented
     g, x, rows = xp.ascontiguousarray(g), xp.ascontiguousarray(x), x.size // n
@@ -173,19 +173,19 @@ def _normed_grad(xp, centred: bool, g, x, weight, statistics, rank: int, affine:
 
 @register("layer_norm", "cuda", needs_numba=False)
 def layer_norm(xp, input, weight=None, bias=None, *, rank, eps):
-    return _normed(xp, True, input, weight, bias, rank, eps)
+    return _run_norm(xp, True, input, weight, bias, rank, eps)
 
 
 @register("layer_norm_grad", "cuda", needs_numba=False)
 def layer_norm_grad(xp, g, input, statistics, weight=None, *, rank, eps, affine):
-    return _normed_grad(xp, True, g, input, weight, statistics, rank, affine)
+    return _run_norm_grad(xp, True, g, input, weight, statistics, rank, affine)
 
 
 @register("rms_norm", "cuda", needs_numba=False)
 def rms_norm(xp, input, weight=None, *, rank, eps):
-    return _normed(xp, False, input, weight, None, rank, eps)
+    return _run_norm(xp, False, input, weight, None, rank, eps)
 
 
 @register("rms_norm_grad", "cuda", needs_numba=False)
 def rms_norm_grad(xp, g, input, statistics, weight=None, *, rank, eps, affine):
-    return _normed_grad(xp, False, g, input, weight, statistics, rank, affine)
+    return _run_norm_grad(xp, False, g, input, weight, statistics, rank, affine)

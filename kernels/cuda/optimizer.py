@@ -1,7 +1,7 @@
-"""Optimizer updates on CUDA: all parameters of one formula and dtype in one launch, over a table of where they lie.
+"""Optimizer updates on CUDA: all parameters of one formula and dtype in one launch, over a table of their addresses.
 
-A row of the table has the first of the parameter's tiles, its size, the addresses of gradient, parameter and states,
-and the formula's scalars as float64. A block looks the row of its tile up by bisection.
+A row of the table has the parameter's first tile, its size, the addresses of gradient, parameter and states, and the
+formula's scalars as float64. A block finds the row of its tile by bisection.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def build(tools, formula, states: int, dtype: str):
     return tools.compiled(text, scope)["kernel"]
 
 
-#: `kernel(update, dtype)`: the kernel of an update for parameters of this dtype, or None.
+#: `kernel(update, dtype)`: the kernel of an update for parameters of `dtype`, or None.
 kernel = UpdateKernels(
     lambda name, update, dtype: Kernel(name, build, update.formula, len(update.states), dtype.name), KERNELS
 )
@@ -81,7 +81,7 @@ def fits(w, states) -> bool:
 
 
 def _addresses(update: Update) -> int:
-    """Where the scalars of a row start: behind first tile, size and addresses."""
+    """The column of a row's first scalar, behind first tile, size and addresses."""
     return 4 + len(update.states)
 
 
@@ -91,15 +91,15 @@ def width(update: Update) -> int:
 
 
 def fill(xp, update: Update, dtype, entries: list[tuple], table) -> tuple[int, list]:
-    """Puts the addresses of (w, g, states) of all entries, none empty, into `table`; how many tiles, and the gradients."""
-    made = Table(update, entries)
-    kept = made.set_gradients(xp, dtype, entries)
-    table[:, : _addresses(update)] = made.words[:, : _addresses(update)]
-    return made.tiles, kept
+    """Store the addresses of (w, g, states) of all entries, none empty, in `table`; the number of tiles, and the gradients."""
+    table_rows = Table(update, entries)
+    gradients = table_rows.set_gradients(xp, dtype, entries)
+    table[:, : _addresses(update)] = table_rows.words[:, : _addresses(update)]
+    return table_rows.tiles, gradients
 
 
-def over(xp, update: Update, dtype, table, tiles: int) -> Callable[[], None]:
-    """A call that updates by a table on the device."""
+def update_by_table(xp, update: Update, dtype, table, tiles: int) -> Callable[[], None]:
+    """A callable that runs the update over a table on the device."""
     return xp.prepared(kernel(update, dtype), blocks_for(xp, tiles, 1), table=table, rows=table.shape[0], tiles=tiles)
 
 
@@ -108,7 +108,7 @@ def set_scalars(table, update: Update, row: int, values: list[float]) -> None:
 
 
 class Table:
-    """The rows of many parameters, and the arrays whose addresses they have: the same objects lie where they did."""
+    """The table rows of parameters, valid as long as the arrays are the same objects."""
 
     def __init__(self, update: Update, entries: list[tuple]):
         self.arrays = [x for w, _, states, *_ in entries for x in (w, *states)]
@@ -124,7 +124,7 @@ class Table:
         self.words[:, 0] = np.cumsum([0, *tiles])[:-1]
 
     def set_gradients(self, xp, dtype, entries: list[tuple]) -> list:
-        """Has the rows point to the entries' gradients, which are returned: dense, and of the dtype."""
+        """Point the rows to the entries' gradients, which are returned as contiguous arrays of the dtype."""
         gradients = [
             g if g.dtype == dtype and g.flags.c_contiguous else xp.ascontiguousarray(g.astype(dtype, copy=False))
             for g in (entries[i][1] for i in self.rows)
@@ -132,23 +132,23 @@ class Table:
         self.words[:, 2] = [g.data.ptr for g in gradients]
         return gradients
 
-    def holds(self, entries: list[tuple]) -> bool:
+    def is_for(self, entries: list[tuple]) -> bool:
         arrays = [x for w, _, states, _ in entries for x in (w, *states)]
         return len(arrays) == len(self.arrays) and all(map(is_, arrays, self.arrays))
 
 
 @register("updates", "cuda", needs_numba=False)
-def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable[[], object] | None:
-    """A call that runs the updates of all entries (w, g, states, scalars), or NotImplemented where it would not.
+def updates(xp, *, update: Update, entries: list[tuple], cache: dict) -> Callable[[], object] | None:
+    """A callable that runs the updates of all entries (w, g, states, scalars), or NotImplemented.
 
-    All that can fail has been done when this returns, and the call is of compiled code alone. `kept` has the table of
-    the step before.
+    Everything that can fail is done before it is returned, and it runs compiled code only. `cache` has the table of the
+    previous step.
     """
     dtype = entries[0][0].dtype
-    run, table = kernel(update, dtype), kept.pop("table", None)
+    run, table = kernel(update, dtype), cache.pop("table", None)
     if run is None:
         return NotImplemented
-    if table is None or not table.holds(entries):
+    if table is None or not table.is_for(entries):
         table = Table(update, entries)
     if not table.fits or any(g.shape != w.shape for w, g, _, _ in entries) or not xp.ready(run):
         return NotImplemented
@@ -157,13 +157,13 @@ def updates(xp, *, update: Update, entries: list[tuple], kept: dict) -> Callable
         scalars = [entries[i][3] for i in table.rows]
         same = all(map(is_, scalars, repeat(scalars[0])))
         table.scalars[...] = np.asarray(scalars[0] if same else scalars, np.float64).view(np.int64)
-        call: Any = over(xp, update, dtype, xp.from_host(table.words), table.tiles)
-        call.kept = gradients  # until it is called
-    kept["table"] = table
+        call: Any = update_by_table(xp, update, dtype, xp.from_host(table.words), table.tiles)
+        call.gradients = gradients  # kept alive until the call
+    cache["table"] = table
     return call if table.rows else int
 
 
 @register("update", "cuda", needs_numba=False)
 def update(xp, w, g, *states, update: Update, scalars: dict[str, float]):
-    call = updates(xp, update=update, entries=[(w, g, states, update.values(scalars))], kept={})
+    call = updates(xp, update=update, entries=[(w, g, states, update.values(scalars))], cache={})
     return call if call is NotImplemented else call()  # type: ignore[misc]

@@ -15,8 +15,8 @@ from deepcore.kernels.registry import register
 
 
 class Word(int):
-    """A position in a random stream that a kernel finds in memory: `state` has seed, stream and position there, and
-    `ahead` is added."""
+    """A position in a random stream that kernels read from memory: `state` has seed, stream and position, `ahead` is an
+    offset."""
 
     state: Any
     ahead: int
@@ -29,7 +29,7 @@ class Word(int):
 
 
 def stream_words(xp, seed: int, stream: int, position: int) -> dict[str, Any]:
-    """The arguments that name random blocks: `state`, whose three words a kernel adds to seed, stream and start."""
+    """The arguments that select random blocks: `state`, whose three words a kernel adds to seed, stream and start."""
     if isinstance(position, Word):
         return {"state": position.state, "seed": 0, "stream": 0, "start": position.ahead}
     return {"state": xp.no_words, **dict(zip(("seed", "stream", "start"), signed_words(seed, stream, position)))}

@@ -9,18 +9,18 @@ import numpy as np
 from deepcore.backend.dtypes import float64
 from deepcore.kernels.codegen.kernel import In, Out, Size, args
 from deepcore.kernels.codegen.ptx import THREADS
-from deepcore.kernels.cuda.rows import add, by_dtype_and_group, chosen, larger, reduction, run_rows
+from deepcore.kernels.cuda.rows import add, by_dtype_and_group, larger, reduction, run_rows, select_kernel
 from deepcore.kernels.registry import register
 
-#: Longer rows than this are left to CuPy unless they are many: one block each would leave the GPU idle.
+#: Rows longer than this, unless they are many, run on CuPy: one block per row would leave the GPU idle.
 _LONG_ROW, _MANY_ROWS = 1 << 16, 64
 
 
 @args(x=In, out=Out, rows=Size, n=Size)
 def _reduce(tools, dtype: str, group: int, what: str):
-    """The sum or the largest or smallest number of each row."""
+    """The sum, maximum or minimum of each row."""
     dt = np.dtype(dtype)
-    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    thread, block, blocks, rows_per_block = tools.thread(), tools.block(), tools.blocks(), THREADS // group
     combine = add if what == "sum" else larger
     result_of, better, least = reduction(tools, combine, dt, group), tools.lift(combine), dt.type(-np.inf)
     start = dt.type(0) if what == "sum" else least
@@ -28,7 +28,7 @@ def _reduce(tools, dtype: str, group: int, what: str):
 
     def kernel(x, out, rows, n):
         t = thread() % group
-        for r in range(block() * each + thread() // group, rows, blocks() * each):
+        for r in range(block() * rows_per_block + thread() // group, rows, blocks() * rows_per_block):
             at = r * n
             value = start
             for i in range(t, n, group):
@@ -44,13 +44,13 @@ _REDUCE = {what: by_dtype_and_group(f"row_{what}", _reduce, what) for what in ("
 
 
 def reduced(xp, kernels: dict, input, dtype):
-    """One number for each row of the last dimension, in an array without it."""
+    """Reduce the last dimension with a row kernel."""
     if not input.ndim or not input.size:
         return NotImplemented
     n = input.shape[-1]
     if n > _LONG_ROW and input.size < _MANY_ROWS * n:  # too few blocks
         return NotImplemented
-    kernel = chosen(kernels, input.dtype, n)
+    kernel = select_kernel(kernels, input.dtype, n)
     if kernel is None or not xp.ready(kernel):
         return NotImplemented
     out = xp.empty(input.shape[:-1], dtype=dtype)
@@ -80,12 +80,12 @@ def amin(xp, input, *, dims, keepdim):
     return _over_last(xp, "amin", input, dims, keepdim)
 
 
-#: Threads of the one block that goes over all targets or losses, and how many numbers a thread loads at once.
+#: Threads of the single block that reduces all targets or losses, and loads per thread in flight.
 ALL, _AT_ONCE = 512, 8
 
 
 def over_all(tools, head: str, load: str, use: str, end: str, **scope):
-    """A kernel of one block: `load` gives y a number at i, or what counts nothing past the end, and `use` uses it."""
+    """A kernel of one block: `load` assigns element i, or a neutral one past the end, to y; `use` accumulates it."""
     loads = [load.format(y=f"y{u}", i=f"i + {u * ALL}") for u in range(_AT_ONCE)]
     uses = [use.format(y=f"y{u}") for u in range(_AT_ONCE)]
     lines = [

@@ -1,7 +1,7 @@
-"""What row kernels of CUDA share.
+"""Shared parts of CUDA's row kernels.
 
-A row of up to 1,024 numbers is a warp's, a longer one a block's. Within either, each lane works on every 32nd or 256th
-number and the lanes' results meet in a butterfly, so shapes alone decide the order of every sum. Nothing is atomic.
+A warp works on a row of up to 1,024 numbers, a block on a longer one. Each lane takes every 32nd or 256th number, and the
+lanes' results are combined in a butterfly, so the order of every sum depends on shapes alone. Nothing is atomic.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def reduction(tools, combine, dtype, group: int):
 
 
 def by_dtype_and_group(name: str, build, *parameters) -> dict:
-    """The kernels of a row function: by dtype and by who works on a row."""
+    """The kernels of a row function by dtype and threads per row."""
     return {
         (d, group): Kernel(f"{name}_{d.name}_{group}", build, d.name, group, *parameters)
         for d in FLOATS
@@ -41,11 +41,11 @@ def by_dtype_and_group(name: str, build, *parameters) -> dict:
     }
 
 
-def chosen(kernels: dict, dtype, n: int):
+def select_kernel(kernels: dict, dtype, n: int):
     """The kernel for rows of n numbers, or None."""
     return kernels.get((dtype, 32 if n <= WARP_ROW else THREADS))
 
 
 def run_rows(xp, kernel, /, rows: int, **arguments) -> None:
-    each = max(1, THREADS // kernel.parameters[1])
-    xp.launch(kernel, blocks_for(xp, rows, each), rows=rows, **arguments)
+    rows_per_block = max(1, THREADS // kernel.parameters[1])
+    xp.launch(kernel, blocks_for(xp, rows, rows_per_block), rows=rows, **arguments)

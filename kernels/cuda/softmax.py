@@ -17,29 +17,29 @@ from deepcore.kernels.cuda.rows import (
     WARP_ROW,
     add,
     by_dtype_and_group,
-    chosen,
     larger,
     reduction,
     run_rows,
+    select_kernel,
 )
 from deepcore.kernels.math import elementary
 from deepcore.kernels.registry import register
 
-#: The longest row whose softmax keeps it in the registers of a block.
-_KEPT_ROW = 4096
+#: The longest row that softmax keeps in a block's registers.
+_REGISTER_ROW = 4096
 
 
 @args(x=In, out=Out, rows=Size, n=Size)
 def _softmax(tools, dtype: str, group: int, log_of: bool):
     dt = np.dtype(dtype)
-    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    thread, block, blocks, rows_per_block = tools.thread(), tools.block(), tools.blocks(), THREADS // group
     best_of, sum_of = reduction(tools, larger, dt, group), reduction(tools, add, dt, group)
     exp, log, better = tools.lift(elementary.exp, dt), tools.lift(elementary.log, dt), tools.lift(larger)
     least, zero = dt.type(-np.inf), dt.type(0)
 
     def kernel(x, out, rows, n):
         t = thread() % group
-        for r in range(block() * each + thread() // group, rows, blocks() * each):
+        for r in range(block() * rows_per_block + thread() // group, rows, blocks() * rows_per_block):
             at = r * n
             best, total = least, zero
             for i in range(t, n, group):
@@ -59,7 +59,7 @@ def _softmax(tools, dtype: str, group: int, log_of: bool):
     return kernel
 
 
-_KEPT = """
+_REGISTERS = """
 def kernel(x, out, rows, n):
     t = thread() % {group} * {width}
     for r in range(block() * {each} + thread() // {group}, rows, blocks() * {each}):
@@ -95,20 +95,20 @@ def kernel(x, out, rows, n):
 
 
 @args(x=In, out=Out, rows=Size, n=Size)
-def _softmax_by_parts(tools, dtype: str, group: int, log_of: bool, width: int, parts: int, streamed: bool):
-    """Softmax of rows that each thread has `parts` times `width` neighbouring numbers of: in registers, so that they
-    are read once, or, `streamed`, as many at a time, and read twice.
+def _softmax_in_registers(tools, dtype: str, group: int, log_of: bool, width: int, parts: int, streamed: bool):
+    """Softmax where each thread holds `parts` vectors of `width` adjacent numbers of a row in registers, so that the row is
+    read once; if `streamed`, the row is read twice, by chunks of that size.
 
-    The streamed sum is of exponentials less the largest number so far, and is scaled down when a larger one comes.
+    The streamed sum is relative to the running maximum, and is rescaled when that grows.
     """
     dt, stride = np.dtype(dtype), group * width
 
     def for_parts(text: str) -> str:
-        """The text for each part that is within the row. v0, v1, … are its numbers there, @ is where they lie."""
+        """The text for each part that is within the row. v0, v1, … are its numbers, @ is their index."""
         lines = []
         for p in range(parts):
-            own = re.sub(r"\bv(\d)", rf"v{p}_\1", text).replace("@", f"at + {p * stride}")
-            lines.append(f"if {p * stride} < left:\n{indent(own, '    ')}")
+            part_text = re.sub(r"\bv(\d)", rf"v{p}_\1", text).replace("@", f"at + {p * stride}")
+            lines.append(f"if {p * stride} < left:\n{indent(part_text, '    ')}")
         return indent("\n".join(lines), "    " * (3 if streamed else 2)).lstrip()
 
     numbers = [f"v{u}" for u in range(width)]
@@ -116,17 +116,17 @@ def _softmax_by_parts(tools, dtype: str, group: int, log_of: bool, width: int, p
     def each(form: str) -> str:
         return "\n".join(form.replace("#", v) for v in numbers)
 
-    def joined(form: str, terms: list[str]) -> str:
-        return form.format(joined(form, terms[::2]), joined(form, terms[1::2])) if len(terms) > 1 else terms[0]
+    def join(form: str, terms: list[str]) -> str:
+        return form.format(join(form, terms[::2]), join(form, terms[1::2])) if len(terms) > 1 else terms[0]
 
     all_of = ", ".join(numbers)
     get, put = (f"{all_of} = four(x, @)", f"put(out, @, {all_of})") if width == 4 else ("v0 = x[@]", "out[@] = v0")
-    if log_of and not streamed:  # differences are kept, otherwise exponentials
+    if log_of and not streamed:  # registers hold differences, otherwise exponentials
         terms, last = each("# -= best"), each("# -= total")
-        terms += f"\ntotal += {joined('({} + {})', [f'exp({v})' for v in numbers])}"
+        terms += f"\ntotal += {join('({} + {})', [f'exp({v})' for v in numbers])}"
     else:
         base = "base" if streamed else "best"
-        terms = each(f"# = exp(# - {base})") + f"\ntotal += {joined('({} + {})', numbers)}"
+        terms = each(f"# = exp(# - {base})") + f"\ntotal += {join('({} + {})', numbers)}"
         last = each(("# = (# - best) - total" if log_of else "# = exp(# - best) * total") if streamed else "# *= total")
     scope: dict[str, Any] = {
         "thread": tools.thread(), "block": tools.block(), "blocks": tools.blocks(),
@@ -135,10 +135,10 @@ def _softmax_by_parts(tools, dtype: str, group: int, log_of: bool, width: int, p
         "least": dt.type(-np.inf), "zero": dt.type(0), "one": dt.type(1),
     }  # fmt: skip
     if width == 4:
-        scope |= {"four": tools.four(dt), "put": tools.put_four(dt)}
-    largest = f"best = better(best, {joined('better({}, {})', numbers)})"
+        scope |= {"four": tools.load4(dt), "put": tools.store4(dt)}
+    largest = f"best = better(best, {join('better({}, {})', numbers)})"
     return tools.compiled(
-        (_STREAMED if streamed else _KEPT).format(
+        (_STREAMED if streamed else _REGISTERS).format(
             group=group, width=width, each=max(1, THREADS // group), chunk=parts * stride,
             load=for_parts(get), largest=for_parts(largest), add=for_parts(terms), store=for_parts(f"{last}\n{put}"),
             end="total = log(total)" if log_of else "total = one / total",
@@ -151,12 +151,12 @@ def _softmax_by_parts(tools, dtype: str, group: int, log_of: bool, width: int, p
 def _softmax_grad(tools, dtype: str, group: int, log_of: bool):
     """y·(g - Σ g·y), or g - exp(y)·Σ g."""
     dt = np.dtype(dtype)
-    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    thread, block, blocks, rows_per_block = tools.thread(), tools.block(), tools.blocks(), THREADS // group
     sum_of, exp, zero = reduction(tools, add, dt, group), tools.lift(elementary.exp, dt), dt.type(0)
 
     def kernel(g, y, out, rows, n):
         t = thread() % group
-        for r in range(block() * each + thread() // group, rows, blocks() * each):
+        for r in range(block() * rows_per_block + thread() // group, rows, blocks() * rows_per_block):
             at = r * n
             total = zero
             for i in range(t, n, group):
@@ -174,14 +174,14 @@ def _softmax_grad(tools, dtype: str, group: int, log_of: bool):
 @args(x=In, out=Out, rows=Size, n=Size)
 def _logsumexp(tools, dtype: str, group: int):
     dt = np.dtype(dtype)
-    thread, block, blocks, each = tools.thread(), tools.block(), tools.blocks(), THREADS // group
+    thread, block, blocks, rows_per_block = tools.thread(), tools.block(), tools.blocks(), THREADS // group
     best_of, sum_of = reduction(tools, larger, dt, group), reduction(tools, add, dt, group)
     exp, log, better = tools.lift(elementary.exp, dt), tools.lift(elementary.log, dt), tools.lift(larger)
     least, inf, zero = dt.type(-np.inf), dt.type(np.inf), dt.type(0)
 
     def kernel(x, out, rows, n):
         t = thread() % group
-        for r in range(block() * each + thread() // group, rows, blocks() * each):
+        for r in range(block() * rows_per_block + thread() // group, rows, blocks() * rows_per_block):
             at = r * n
             best, total = least, zero
             for i in range(t, n, group):
@@ -198,19 +198,19 @@ def _logsumexp(tools, dtype: str, group: int):
 
 
 def _softmax_kernels(name: str, log_of: bool) -> dict:
-    """By dtype, whether numbers are read by fours, and the longest row."""
-    found: dict = {}
+    """By dtype, whether loads are vectors of four, and the longest row."""
+    kernels: dict = {}
     for d in FLOATS:
-        found[d, False, WARP_ROW] = Kernel(f"{name}_{d.name}_32", _softmax, d.name, 32, log_of)
+        kernels[d, False, WARP_ROW] = Kernel(f"{name}_{d.name}_32", _softmax, d.name, 32, log_of)
         for fours in (False, True) if d == float32 else (False,):
             width = 4 if fours else 1
-            for longest, group, numbers in ((WARP_ROW, 32, 32), (_KEPT_ROW, THREADS, 16), (None, 2 * THREADS, 16)):
+            for longest, group, numbers in ((WARP_ROW, 32, 32), (_REGISTER_ROW, THREADS, 16), (None, 2 * THREADS, 16)):
                 if fours or longest != WARP_ROW:
-                    found[d, fours, longest] = Kernel(
-                        f"{name}_{d.name}_{group}" + "_fours" * fours, _softmax_by_parts, d.name, group, log_of,
+                    kernels[d, fours, longest] = Kernel(
+                        f"{name}_{d.name}_{group}" + "_fours" * fours, _softmax_in_registers, d.name, group, log_of,
                         width, numbers // width, longest is None, threads=max(group, THREADS),
                     )  # fmt: skip
-    return found
+    return kernels
 
 
 _SOFTMAX, _LOG_SOFTMAX = _softmax_kernels("softmax", False), _softmax_kernels("log_softmax", True)
@@ -219,12 +219,12 @@ _LOG_SOFTMAX_GRAD = by_dtype_and_group("log_softmax_grad", _softmax_grad, True)
 _LOGSUMEXP = by_dtype_and_group("logsumexp", _logsumexp)
 
 
-def _chosen_softmax(kernels: dict, dtype, n: int):
-    longest = next((row for row in (WARP_ROW, _KEPT_ROW) if n <= row), None)
+def _select_softmax(kernels: dict, dtype, n: int):
+    longest = next((row for row in (WARP_ROW, _REGISTER_ROW) if n <= row), None)
     return kernels.get((dtype, dtype == float32 and n % 4 == 0, longest))
 
 
-def _map_rows(xp, kernels: dict, dim: int, choose=chosen, **operands):
+def _map_rows(xp, kernels: dict, dim: int, choose=select_kernel, **operands):
     """out[r] = kernel(row r of each operand) for rows along `dim`, in an array of the first operand's shape."""
     x = next(iter(operands.values()))
     if not x.ndim or not x.size:
@@ -236,8 +236,8 @@ def _map_rows(xp, kernels: dict, dim: int, choose=chosen, **operands):
     last = dim in (-1, x.ndim - 1)
     for name, a in operands.items():
         a = xp.ascontiguousarray(a if last else xp.moveaxis(a, dim, -1))
-        # Loads of fours need memory aligned to 16 bytes, as new memory is.
-        operands[name] = a.copy() if choose is _chosen_softmax and a.data.ptr & 15 else a
+        # Vector loads need memory aligned to 16 bytes, as new memory is.
+        operands[name] = a.copy() if choose is _select_softmax and a.data.ptr & 15 else a
     out = xp.empty(next(iter(operands.values())).shape, dtype=x.dtype)
     run_rows(xp, kernel, rows=x.size // n, out=out, n=n, **operands)
     return out if last else xp.ascontiguousarray(xp.moveaxis(out, -1, dim))
@@ -245,12 +245,12 @@ def _map_rows(xp, kernels: dict, dim: int, choose=chosen, **operands):
 
 @register("softmax", "cuda", needs_numba=False)
 def softmax(xp, input, *, dim):
-    return _map_rows(xp, _SOFTMAX, dim, _chosen_softmax, x=input)
+    return _map_rows(xp, _SOFTMAX, dim, _select_softmax, x=input)
 
 
 @register("log_softmax", "cuda", needs_numba=False)
 def log_softmax(xp, input, *, dim):
-    return _map_rows(xp, _LOG_SOFTMAX, dim, _chosen_softmax, x=input)
+    return _map_rows(xp, _LOG_SOFTMAX, dim, _select_softmax, x=input)
 
 
 @register("softmax_grad", "cuda", needs_numba=False)

@@ -1,8 +1,8 @@
 """Activations with their derivatives: one plain scalar function each.
 
-`lift(gelu, dtype)` computes one in a dtype; loops, epilogues of products and CUDA kernels are made around that. None
-has a branch. Arrays come first, parameters after them; `<name>_grad` is the incoming gradient `g` times the
-derivative, read from the argument `x` or from the result `out`, as its second name says.
+`lift(gelu, dtype)` compiles one for a dtype, for loops, epilogues of products and CUDA kernels. None has a branch.
+Arrays come first, then parameters; `<name>_grad` is the incoming gradient `g` times the derivative, computed from the
+argument `x` or the result `out`, whichever its second argument is.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from deepcore.kernels.math.elementary import exp_below, expm1, fma, log1p_sum, s
 _DENSITY_AT_0 = 0.3989422804014327  # 1/√(2π)
 _ROOT_2_PI = 0.7978845608028654  # √(2/π)
 _CUBE = 0.044715
-_FAR = 1e4  # beyond it GELU and SiLU are 0 or x, and 0·∞ lies ahead
-_PLAIN_FROM = 100.0  # ln(1 + eˣ) rounds to x from 37 on, and the sum that finds it knows no infinity
+_FAR = 1e4  # clamped here: beyond it GELU and SiLU are 0 or x, and 0·∞ would give NaN
+_PLAIN_FROM = 100.0  # ln(1 + eˣ) rounds to x from 37 on, and `log1p_sum` does not support infinity
 
 
 def sigmoid_grad(g, out):
@@ -25,7 +25,7 @@ def tanh_grad(g, out):
 
 
 def relu(x):
-    """max(0, x); NaN stays."""
+    """max(0, x); NaN propagates."""
     return 0.0 if x <= 0.0 else x
 
 
@@ -92,7 +92,7 @@ def normal_float32(x):
 
 
 def normal_density(a):
-    """exp(-a²/2), what rounding a² lost included."""
+    """exp(-a²/2), corrected for the rounding error of a²."""
     s = a * a
     e = exp_below(-0.5 * s)
     return fma(-e, 0.5 * fma(a, a, -s), e)
@@ -110,7 +110,7 @@ def gelu_grad(g, x):
 
 
 def bounded(x):
-    """x, held where a slope is 0 or 1 beyond."""
+    """x clamped to ±_FAR, beyond which slopes are 0 or 1."""
     return _FAR if x > _FAR else (-_FAR if x < -_FAR else x)
 
 
@@ -121,7 +121,7 @@ def gelu_tanh(x):
 
 
 def gelu_tanh_grad(g, x):
-    y = 25.0 if x > 25.0 else (-25.0 if x < -25.0 else x)  # the slope is 1 or 0 beyond
+    y = 25.0 if x > 25.0 else (-25.0 if x < -25.0 else x)  # beyond, the slope is 1 or 0
     s = y * y
     u = (2.0 * _ROOT_2_PI) * (y + _CUBE * (y * s))
     e = exp_below(-abs(u))

@@ -20,7 +20,7 @@ def mul(x, y):
 
 
 def weigh(weight, x):
-    """0 where the weight is 0, whatever x is."""
+    """weight·x; 0 where the weight is 0, even if x is not finite."""
     return 0.0 if weight == 0.0 else weight * x
 
 
@@ -53,7 +53,7 @@ def reciprocal(x):
 
 
 def maximum(x, y):
-    """The second of equals, as NumPy gives: the sign of zero tells."""
+    """The second of equal operands, as in NumPy, which matters for signed zeros."""
     return x if x > y or x != x else y
 
 
@@ -150,7 +150,7 @@ def truncated(x):
 
 
 def clamp(x, low, high):
-    """As NumPy's minimum of a maximum: the second of equals, NaN stays."""
+    """As NumPy's minimum of a maximum: the second of equal operands; NaN propagates."""
     y = x if x > low or x != x else low
     return y if y < high or y != y else high
 

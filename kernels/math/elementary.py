@@ -1,4 +1,4 @@
-"""Elementary functions, written once: `lift` makes loops of them, and none has a branch, so the loops vectorise.
+"""Elementary functions, written once for `lift`; none has a branch, so loops over them vectorise.
 
 The polynomials are Chebyshev interpolants or best approximations, computed in 60-digit arithmetic and rounded once.
 `exp` computes in float64, `exp_float32` in float32 alone; formulas call `exp`, and `lift(formula, dtype)` chooses.
@@ -13,7 +13,7 @@ import numpy as np
 _LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 _SIXTH, _SIXTH_REST = 1 / 6, 9.25185853854297e-18
-_ROUND = 1.5 * 2.0**52  # adding it rounds to a whole number, kept in the low bits of the sum
+_ROUND = 1.5 * 2.0**52  # adding it rounds to an integer, held in the low bits of the sum
 _ROUND_BITS = np.float64(_ROUND).view(np.int64)
 _LOG2_E = 1.4426950408889634
 _HALF_ROOT_BITS = np.float64(0.5**0.5).view(np.int64)
@@ -38,12 +38,12 @@ _ONE_F, _DOUBLE_LEAST_F = np.int32(127 << 23), np.int32(1 << 23)  # the bits of 
 
 
 def fma(a, b, c):
-    """a·b + c, rounded once where it is lifted."""
+    """a·b + c; rounded once when lifted."""
     return a * b + c
 
 
 def signed(magnitude, sign):
-    """The magnitude, which has no sign, with the sign of `sign`, zeros included."""
+    """A non-negative magnitude with the sign of `sign`, zeros included."""
     return np.int64(np.float64(magnitude).view(np.int64) | (np.float64(sign).view(np.int64) & _SIGN)).view(np.float64)
 
 
@@ -52,7 +52,7 @@ def signed_float32(magnitude, sign):
 
 
 def power_of_two(k):
-    """2ᵏ for a whole number k from -1022 to 1023."""
+    """2ᵏ for an integer k from -1022 to 1023."""
     return np.int64((k + 1023) << 52).view(np.float64)
 
 

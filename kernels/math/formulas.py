@@ -26,7 +26,7 @@ def function(formula: str) -> FunctionType:
 
 @functools.cache
 def operations(formula: str) -> int:
-    """Arithmetic of a formula for one element: additions, multiplications, divisions, comparisons; a fused one counts twice."""
+    """Arithmetic operations of a formula per element: additions, multiplications, divisions, comparisons; an fma counts twice."""
     return count(function(formula))
 
 
@@ -35,7 +35,7 @@ _ARITHMETIC = {"BINARY_OP": 1, "UNARY_NEGATIVE": 1, "COMPARE_OP": 1}
 
 @functools.cache
 def count(function: FunctionType) -> int:
-    """Arithmetic of a scalar function, called once."""
+    """Arithmetic operations of one call of a scalar function."""
     if function.__name__ == "fma":
         return 2
     total = 0
@@ -48,7 +48,7 @@ def count(function: FunctionType) -> int:
 
 
 class Line(NamedTuple):
-    """One formula of a kernel: its operands, as numbers of values, and its parameters, as numbers of words."""
+    """One formula of a kernel, with its operands as indices of values, and its parameters as indices of parameters."""
 
     formula: str
     operands: tuple[int, ...]
@@ -60,9 +60,9 @@ class Formula(NamedTuple):
 
     name: str
     parameters: tuple[str, ...] = ()
-    #: Array libraries have the same bits.
+    #: Whether array libraries give the same bits.
     exact: bool = False
-    #: How many of the first operands are booleans.
+    #: The number of leading operands that are booleans.
     booleans: int = 0
 
     @property

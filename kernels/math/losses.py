@@ -1,6 +1,6 @@
-"""The terms of losses and their gradients: one plain scalar function each, without a branch.
+"""Loss terms and their gradients: one plain scalar function each, without a branch.
 
-Arrays come first, parameters after them; `<name>_grad` is the incoming gradient `g` times the derivative.
+Arrays come first, then parameters; `<name>_grad` is the incoming gradient `g` times the derivative.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def l1(x, target):
 
 def l1_grad(g, x, target):
     d = x - target
-    return g if d > 0.0 else (-g if d < 0.0 else g * d)  # 0 has none, NaN stays
+    return g if d > 0.0 else (-g if d < 0.0 else g * d)  # 0 at d = 0; NaN propagates
 
 
 def smooth_l1(x, target, beta):
@@ -56,7 +56,7 @@ def bce_with_logits(x, target):
 
 
 def hinge(x, above, below):
-    """above·x where x > 0, -below·x elsewhere; 0 where the factor is, also of an infinite x."""
+    """above·x where x > 0, -below·x elsewhere; 0 where the factor is 0, even if x is infinite."""
     factor = above if x > 0.0 else -below
     return 0.0 if factor == 0.0 else factor * x
 
@@ -77,12 +77,12 @@ def bce_with_logits_weighted_grad(g, x, target, positive):
 
 
 def bce(x, target):
-    """-[y·ln x + (1 - y)·ln(1 - x)] of target y, the logarithms held at -100 or above."""
+    """-[y·ln x + (1 - y)·ln(1 - x)] of target y, the logarithms clamped to at least -100."""
     a, b = log(x), log1p(-x)
     return -(target * (-100.0 if a < -100.0 else a) + (1.0 - target) * (-100.0 if b < -100.0 else b))
 
 
 def bce_grad(g, x, target):
-    """Over x(1 - x), held at 1e-12 or above."""
+    """g·(x - y)/(x(1 - x)), the denominator clamped to at least 1e-12."""
     variance = x * (1.0 - x)
     return g * ((x - target) / (_LEAST_VARIANCE if variance < _LEAST_VARIANCE else variance))

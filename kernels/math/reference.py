@@ -1,7 +1,7 @@
-"""The array versions, over any array library: right, complete, and the slow path where a kernel exists.
+"""Reference implementations over any array library: complete and correct; the slow path where a kernel exists.
 
-`xp` is a Backend. Special functions compute in float64 and return the dtype they were given (whole numbers give the
-default float). No step overflows, divides by zero or leaves its domain, so no array library warns.
+`xp` is a Backend. Special functions compute in float64 and return the dtype of their argument (integers give the default
+float). No step overflows, divides by zero or leaves its domain, so no array library warns.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _erf(xp, x):
 
 def _erfc(xp, x):
     far = xp.minimum(xp.maximum(xp.abs(x), 1.0), 28.0)
-    head = xp.floor(far * 16.0) / 16.0  # its square is exact, and what is left of far² is small
+    head = xp.floor(far * 16.0) / 16.0  # its square is exact, and the rest of far² is small
     tail = xp.exp(-head * head) * xp.exp((head - far) * (head + far)) * special.erfcx_far(far)
     return xp.where(xp.abs(x) < 1.0, 1.0 - _erf(xp, x), xp.where(x < 0.0, 2.0 - tail, tail))
 

@@ -112,7 +112,7 @@ def trigamma_series(y):
 def erf(x):
     """erf(x) = 2/√π ∫₀ˣ exp(-t²) dt; at most 0.77 ulp off, 1 beside the smallest numbers."""
     a = abs(x)
-    b = 6.0 if a > 6.0 else a  # erf(6) rounds to 1; a NaN stays one
+    b = 6.0 if a > 6.0 else a  # erf(6) rounds to 1; NaN propagates
     k, p = exp_quick(-b * b)
     far = 1.0 - p * power_of_two(k) * erfcx_far(b)
     return signed(erf_small(a) if a < 0.95 else (erf_middle(a) if a < 2.0 else far), x)

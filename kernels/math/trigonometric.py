@@ -1,8 +1,8 @@
 """Circular and hyperbolic functions, their inverses, powers and logarithms, for results that are rounded to float32.
 
-They compute in float64, with errors of 1e-11 or less, without a branch: so nearly all results are the nearest there is.
-Where a function has `<name>_far(…)` and `<name>_library(…)` beside it, the second is computed, one number at a time,
-where the first holds.
+They compute in float64, with errors of 1e-11 or less, without a branch, so nearly all results are correctly rounded.
+Where a function has `<name>_far(…)` and `<name>_library(…)` beside it, the second is called for the numbers for which the
+first is true, one at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TWO_OVER_PI = 0.6366197723675814
 _ROUND = 1.5 * 2.0**52
 _ROUND_BITS = np.float64(_ROUND).view(np.int64)
 _TAN_EIGHTH = 0.4142135623730951  # tan(π/8)
-#: From here on the multiple of π/2 has more bits than are reduced exactly.
+#: From here on, the multiple of π/2 has too many bits for an exact reduction.
 _FAR = 2.0**48
 
 
@@ -30,7 +30,7 @@ _FAR = 2.0**48
 
 
 def exp_near(x):
-    """eˣ, held at e^±300."""
+    """eˣ, clamped to e^±300."""
     y = 300.0 if x > 300.0 else x
     k, p = exp_quick(-300.0 if y < -300.0 else y)
     return p * power_of_two(k)
@@ -84,7 +84,7 @@ def logaddexp(x, y):
 
 
 def power(x, y):
-    """x to the y, as C's pow has it."""
+    """x to the power y, with the special cases of C's pow."""
     a = abs(x)
     r = exp_near(y * log_near(a))
     whole = np.floor(y) == y
@@ -287,7 +287,7 @@ def floor_divide(x, y):
 
 
 def floor_divide_from(r, x, y):
-    """⌊x/y⌋ of the remainder r, each step rounded to float32."""
+    """⌊x/y⌋ from the remainder r, each step rounded to float32."""
     quotient = np.float64(np.float32(x) / np.float32(y))
     whole = np.float64(np.float32(np.float32(x) - np.float32(r)) / np.float32(y))
     whole = np.float64(np.float32(whole) - np.float32(1.0)) if r != 0.0 and (y < 0.0) != (r < 0.0) else whole

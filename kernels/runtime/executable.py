@@ -1,8 +1,8 @@
-"""Programs: steps over planned memory, bound to addresses once and run again and again.
+"""Programs: steps over planned memory, bound to addresses once and run many times.
 
-A step is a list of kernel launches, or one call of a Python function where no kernel serves. What they read and write
-are places in buffers; a buffer is memory from outside that stays where it is, memory that is given anew for each run, or
-a part of the program's own, which is shared by what does not live at the same time.
+A step is a list of kernel launches, or a call of a Python function where there is no kernel. Operands are places in
+buffers. A buffer is outside memory at a fixed address, memory passed to each run, or a part of the program's own memory,
+which buffers with disjoint lifetimes share.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from deepcore.kernels.codegen.kernel import In, Operand, Out, Rest, Size, args
 from deepcore.kernels.runtime import threadpool
 from deepcore.kernels.runtime.allocator import Block
 
-#: Own memory starts on cache lines.
+#: Alignment of own buffers: a cache line.
 ALIGN = 64
-_MOVED = 1 << 18
-#: Bytes up to which a copy is done together with others.
-_FEW = 1 << 14
+_MOVE_CHUNK = 1 << 18
+#: Size in bytes up to which copies are batched into one launch.
+_SMALL_COPY = 1 << 14
 
 
 @dataclass(eq=False)
 class Buffer:
-    """`kind`: "own", "outside" (stays where it is), "bound" (anew for each run), or "table" (words of the program)."""
+    """`kind`: "own", "outside" (at a fixed address), "bound" (bound for each run), or "table" (words of the program)."""
 
     kind: str
     nbytes: int
     array: Any = None
     name: str = ""
-    #: Written more than once, or by part: steps over it keep their order.
+    #: Written more than once, or in part: the order of steps over it is fixed.
     changing: bool = False
     place: int = -1
 
@@ -49,11 +49,11 @@ class Buffer:
 
 @functools.lru_cache(1 << 14)
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
-    step = itemsize
+    expected_stride = itemsize
     for n, stride in zip(reversed(shape), reversed(strides)):
-        if n != 1 and stride != step:
+        if n != 1 and stride != expected_stride:
             return False
-        step *= n
+        expected_stride *= n
     return True
 
 
@@ -86,26 +86,26 @@ class Ref:
 
 @dataclass(eq=False)
 class Launch:
-    """All slices of a kernel. `places`: which words are addresses, as (buffer, offset)."""
+    """A launch of all chunks of a kernel. `places`: (buffer, offset) of each word that is an address."""
 
     kernel: Kernel
     words: list[int]
     places: dict[int, tuple[Buffer, int]]
-    slices: int
-    #: What its words refer to besides.
+    chunks: int
+    #: Keeps other memory alive that its words point to.
     owner: Any = None
 
     @classmethod
-    def of(cls, kernel: Kernel, slices: int, /, **arguments) -> Launch:
-        """A launch with its arguments by name; (buffer, offset) stands for an address."""
-        found = [value for value in arguments.values() if isinstance(value, tuple)]
+    def of(cls, kernel: Kernel, chunks: int, /, **arguments) -> Launch:
+        """A launch with arguments by name, where (buffer, offset) is an address."""
+        addresses = [value for value in arguments.values() if isinstance(value, tuple)]
         numbered = {
-            name: Operand(found.index(value)) if isinstance(value, tuple) else value
+            name: Operand(addresses.index(value)) if isinstance(value, tuple) else value
             for name, value in arguments.items()
         }
         words = kernel.words(numbered)
-        places = {i: found[word.number] for i, word in enumerate(words) if isinstance(word, Operand)}
-        return cls(kernel, [0 if isinstance(word, Operand) else word for word in words], places, slices)
+        places = {i: addresses[word.number] for i, word in enumerate(words) if isinstance(word, Operand)}
+        return cls(kernel, [0 if isinstance(word, Operand) else word for word in words], places, chunks)
 
     def buffers(self) -> Iterable[Buffer]:
         return (buffer for buffer, _ in self.places.values())
@@ -113,25 +113,25 @@ class Launch:
 
 @dataclass(eq=False)
 class Step:
-    """One operation: `launches`, or `call(*arrays of ins)`, whose results are copied to `outs`."""
+    """An operation: `launches`, or `call(*arrays of ins)`, whose results are copied to `outs`."""
 
     name: str
     ins: list[Ref]
     outs: list[Ref]
     launches: list[Launch] = field(default_factory=list)
     call: Callable | None = None
-    #: Memory that only this step uses.
+    #: Buffers that only this step uses.
     temps: list[Buffer] = field(default_factory=list)
-    #: It is kept whatever reads its results: it checks something, or writes what lasts.
+    #: Never eliminated as dead: it checks something, or writes lasting memory.
     kept: bool = False
-    #: Additions, multiplications, divisions and comparisons, about.
+    #: Approximate number of additions, multiplications, divisions and comparisons.
     arithmetic: float = 0
 
     def buffers(self) -> list[Buffer]:
-        found = [ref.buffer for ref in (*self.ins, *self.outs)] + list(self.temps)
+        buffers = [ref.buffer for ref in (*self.ins, *self.outs)] + list(self.temps)
         for launch in self.launches:
-            found += launch.buffers()
-        return list(dict.fromkeys(found))
+            buffers += launch.buffers()
+        return list(dict.fromkeys(buffers))
 
     def reads(self) -> set[Buffer]:
         return {ref.buffer for ref in self.ins}
@@ -141,38 +141,38 @@ class Step:
 
 
 def root(array):
-    """The array that owns the memory of this one."""
+    """The array that owns an array's memory."""
     while hasattr(array.base, "dtype") and not isinstance(array.base, Block):
         array = array.base
     return array
 
 
 def address_of(array) -> int:
-    """The address of an array's first element, on whatever device."""
+    """The address of an array's first element, on any device."""
     return address(array) if isinstance(array, np.ndarray) else array.data.ptr
 
 
 def span(array) -> tuple[int, int]:
-    """The addresses between which an array's elements lie."""
-    at = address_of(array)
+    """The range of addresses, end excluded, that contains an array's elements."""
+    start = address_of(array)
     if not array.size:
-        return at, at
-    low, high = _reach(array.shape, array.strides)
-    return at + low, at + high + array.itemsize
+        return start, start
+    low, high = _extent(array.shape, array.strides)
+    return start + low, start + high + array.itemsize
 
 
-def _reach(shape, strides) -> tuple[int, int]:
-    """How many bytes before and behind its first element an array's others begin."""
-    steps = [(n - 1) * stride for n, stride in zip(shape, strides)]
-    return sum(s for s in steps if s < 0), sum(s for s in steps if s > 0)
+def _extent(shape, strides) -> tuple[int, int]:
+    """The lowest and highest byte offset of an array's elements from its first."""
+    spans = [(n - 1) * stride for n, stride in zip(shape, strides)]
+    return sum(s for s in spans if s < 0), sum(s for s in spans if s > 0)
 
 
-def view_at(at: int, ref: Ref):
-    """The array that `ref` is where its buffer starts at an address."""
+def view_at(base: int, ref: Ref):
+    """`ref` as an array, where its buffer starts at address `base`."""
     if not math.prod(ref.shape):
         return np.empty(ref.shape, ref.dtype)
-    low, high = _reach(ref.shape, ref.strides)
-    memory = (ctypes.c_char * (high - low + ref.dtype.itemsize)).from_address(at + ref.offset + low)
+    low, high = _extent(ref.shape, ref.strides)
+    memory = (ctypes.c_char * (high - low + ref.dtype.itemsize)).from_address(base + ref.offset + low)
     return np.ndarray(ref.shape, ref.dtype, memory, -low, ref.strides)
 
 
@@ -182,7 +182,7 @@ def view_at(at: int, ref: Ref):
 @args(to=Out(np.uint8), source=In(np.uint8), nbytes=Size)
 def _move(tools):
     copy, after = tools.copy(np.dtype(np.uint8)), tools.after(np.dtype(np.uint8))
-    size = _MOVED
+    size = _MOVE_CHUNK
 
     def kernel(to, source, nbytes, chunk):
         start = chunk * size
@@ -196,19 +196,19 @@ MOVE = Kernel("move", _move)
 
 
 def move(to: Ref, source: Ref) -> Step:
-    """A step that copies an array to another place of its shape and dtype."""
+    """A step that copies an array to another of its shape and dtype."""
     if to.contiguous and source.contiguous and MOVE.ready():
         launch = Launch.of(
-            MOVE, max(1, -(-to.nbytes // _MOVED)), to=(to.buffer, to.offset), source=(source.buffer, source.offset),
+            MOVE, max(1, -(-to.nbytes // _MOVE_CHUNK)), to=(to.buffer, to.offset), source=(source.buffer, source.offset),
             nbytes=to.nbytes,
         )  # fmt: skip
         return Step("copy", [source], [to], [launch])
-    return Step("copy", [source], [to], call=_itself)
+    return Step("copy", [source], [to], call=_identity)
 
 
 @args(count=Size, moves=Rest)
 def _moves(tools):
-    """`moves`: for each to, from, bytes."""
+    """`moves`: target address, source address and bytes of each copy."""
     view = tools.view(np.dtype(np.uint8))
     copy = tools.copy(np.dtype(np.uint8))
 
@@ -224,16 +224,16 @@ MOVES = Kernel("moves", _moves)
 
 
 def moves(pairs: Iterable[tuple[Ref, Ref]]) -> list[Step]:
-    """Steps that copy each second array to the first, in order; small ones that follow one another are one launch."""
-    found: list[Step] = []
+    """Steps that copy the second array of each pair to the first, in order; adjacent small copies share a launch."""
+    steps: list[Step] = []
     for to, source in pairs:
-        small = to.contiguous and source.contiguous and to.nbytes <= _FEW and MOVES.ready()
+        small = to.contiguous and source.contiguous and to.nbytes <= _SMALL_COPY and MOVES.ready()
         if not small:
-            found.append(move(to, source))
+            steps.append(move(to, source))
             continue
-        if not found or not found[-1].launches or found[-1].launches[0].kernel is not MOVES:
-            found.append(Step("copy", [], [], [Launch(MOVES, [0], {}, 1)]))
-        step = found[-1]
+        if not steps or not steps[-1].launches or steps[-1].launches[0].kernel is not MOVES:
+            steps.append(Step("copy", [], [], [Launch(MOVES, [0], {}, 1)]))
+        step = steps[-1]
         (launch,) = step.launches
         at = len(launch.words)
         launch.words += [0, 0, to.nbytes]
@@ -241,22 +241,22 @@ def moves(pairs: Iterable[tuple[Ref, Ref]]) -> list[Step]:
         launch.places |= {at: (to.buffer, to.offset), at + 1: (source.buffer, source.offset)}
         step.ins.append(source)
         step.outs.append(to)
-    return found
+    return steps
 
 
-def _itself(x):
+def _identity(x):
     return x
 
 
 # -- memory -------------------------------------------------------------------------------------------------------
 
 
-#: Buffers up to which each is placed with all others in view; more take a time that grows with their square.
-_MANY = 1_000
+#: Number of buffers up to which each is placed against all others, in quadratic time.
+_MAX_BEST_FIT = 1_000
 
 
 def plan_memory(steps: list[Step], lasting: Iterable[Buffer]) -> int:
-    """Give every own buffer its place; the bytes needed in all. `lasting` ones keep theirs to the end."""
+    """Assign a place to every own buffer; the total bytes. `lasting` buffers live to the end."""
     first: dict[Buffer, int] = {}
     last: dict[Buffer, int] = {}
     for i, step in enumerate(steps):
@@ -267,19 +267,19 @@ def plan_memory(steps: list[Step], lasting: Iterable[Buffer]) -> int:
     for buffer in lasting:
         if buffer in last:
             last[buffer] = len(steps)
-    if len(first) > _MANY:
-        return _placed_in_order(first, last)
+    if len(first) > _MAX_BEST_FIT:
+        return _place_in_order(first, last)
     placed: list[Buffer] = []
     total = 0
     for buffer in sorted(first, key=lambda b: (-b.nbytes, first[b])):
-        size = _rounded(buffer.nbytes)
-        taken = sorted(
-            (other.place, other.place + _rounded(other.nbytes))
+        size = _round_up(buffer.nbytes)
+        occupied = sorted(
+            (other.place, other.place + _round_up(other.nbytes))
             for other in placed
             if first[other] <= last[buffer] and first[buffer] <= last[other]
         )
         at = 0
-        for low, high in taken:
+        for low, high in occupied:
             if at + size <= low:
                 break
             at = max(at, high)
@@ -289,15 +289,15 @@ def plan_memory(steps: list[Step], lasting: Iterable[Buffer]) -> int:
     return total
 
 
-def _placed_in_order(first: dict[Buffer, int], last: dict[Buffer, int]) -> int:
-    """Places by first use: the smallest free gap that holds a buffer, else the end."""
-    ending: dict[int, list[Buffer]] = {}
+def _place_in_order(first: dict[Buffer, int], last: dict[Buffer, int]) -> int:
+    """Assign places by first use: the smallest free gap that fits, else the end."""
+    expiring: dict[int, list[Buffer]] = {}
     free: list[tuple[int, int]] = []  # (size, place), sorted
-    starts: dict[int, int] = {}  # place to size, and end to place, of what is free
+    starts: dict[int, int] = {}  # place to size, and end to place, of the gaps
     ends: dict[int, int] = {}
-    total = now = 0
+    total = current = 0
 
-    def give(size: int, place: int) -> None:
+    def release(size: int, place: int) -> None:
         if place in ends:
             before = ends.pop(place)
             remove(starts[before], before)
@@ -314,25 +314,25 @@ def _placed_in_order(first: dict[Buffer, int], last: dict[Buffer, int]) -> int:
         del free[bisect_left(free, (size, place))]
 
     for buffer in sorted(first, key=first.__getitem__):
-        for step in range(now, first[buffer]):
-            for dead in ending.pop(step, ()):
-                give(_rounded(dead.nbytes), dead.place)
-        now = first[buffer]
-        size = _rounded(buffer.nbytes)
-        at = bisect_left(free, (size, -1))
-        if at < len(free):
-            found, buffer.place = free.pop(at)
-            del starts[buffer.place], ends[buffer.place + found]
-            if found > size:
-                give(found - size, buffer.place + size)
+        for step in range(current, first[buffer]):
+            for dead in expiring.pop(step, ()):
+                release(_round_up(dead.nbytes), dead.place)
+        current = first[buffer]
+        size = _round_up(buffer.nbytes)
+        index = bisect_left(free, (size, -1))
+        if index < len(free):
+            gap_size, buffer.place = free.pop(index)
+            del starts[buffer.place], ends[buffer.place + gap_size]
+            if gap_size > size:
+                release(gap_size - size, buffer.place + size)
         else:
             buffer.place = total
             total += size
-        ending.setdefault(last[buffer], []).append(buffer)
+        expiring.setdefault(last[buffer], []).append(buffer)
     return total
 
 
-def _rounded(nbytes: int) -> int:
+def _round_up(nbytes: int) -> int:
     return max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
 
 
@@ -340,10 +340,10 @@ def _rounded(nbytes: int) -> int:
 
 
 class Executable:
-    """A program whose memory is planned, laid out as words for the pool.
+    """A program with planned memory, laid out as words for the thread pool.
 
-    `bind(buffer, address)` says where a buffer is; `run` runs all but the last segment, and `last()` gives that one as
-    a function and its arguments, for whoever wants nothing between it and what follows.
+    `bind(buffer, address)` sets a buffer's address; `run` runs all but the last segment, and `last()` returns that one
+    as a function and its arguments, so that no Python code need run between it and the caller's next C call.
     """
 
     def __init__(self, steps: list[Step], size: int):
@@ -357,7 +357,7 @@ class Executable:
         count += sum(len(table.array.words) for table in tables)
         self.words = np.zeros(max(count, 1), np.int64)
         self._view = self.words.data
-        #: Where the addresses of a buffer stand: (word, offset).
+        #: The words that hold addresses in a buffer: (word, offset).
         self.uses: dict[Buffer, list[tuple[int, int]]] = {}
         self.starts: dict[Launch, int] = {}
         at = 0
@@ -368,7 +368,7 @@ class Executable:
                 self.uses.setdefault(buffer, []).append((at + word, offset))
             at += len(owner.words)
         base = address(self.words)
-        self.at: dict[Buffer, int] = {}
+        self.addresses: dict[Buffer, int] = {}
         for table in tables:
             self.bind(table, base + 8 * self.starts[table.array])
         self._base = 0
@@ -383,55 +383,55 @@ class Executable:
         self._pool: Any = None
 
     def _segments(self) -> list:
-        """Launches that follow one another, and calls, in their order."""
-        found: list[Any] = []
+        """Runs of adjacent launches, and calls, in order."""
+        segments: list[Any] = []
         for step in self.steps:
             if step.call is not None:
-                found.append(step)
+                segments.append(step)
             else:
-                if not found or isinstance(found[-1], Step):
-                    found.append([])
-                found[-1] += step.launches
-        if not found or isinstance(found[-1], Step):
-            found.append([])
-        return found
+                if not segments or isinstance(segments[-1], Step):
+                    segments.append([])
+                segments[-1] += step.launches
+        if not segments or isinstance(segments[-1], Step):
+            segments.append([])
+        return segments
 
     def bind(self, buffer: Buffer, at: int) -> None:
-        self.at[buffer] = at
+        self.addresses[buffer] = at
         view = self._view
         for word, offset in self.uses.get(buffer, ()):
             view[word] = at + offset
 
     def bind_own(self, base: int) -> None:
-        """Say where the program's own memory starts."""
+        """Set the address of the program's own memory."""
         if base != self._base:
             self._base = base
             self.words[self._own_words] = self._own_offsets + base
 
     def array(self, ref: Ref):
-        at = self._base + ref.buffer.place if ref.buffer.kind == "own" else self.at[ref.buffer]
+        at = self._base + ref.buffer.place if ref.buffer.kind == "own" else self.addresses[ref.buffer]
         return view_at(at, ref)
 
     def prepare(self) -> list:
-        """The segments as the pool takes them; anew when the number of threads has changed."""
+        """The segments in the thread pool's form; rebuilt when the number of threads has changed."""
         if self._prepared is None or not threadpool.is_current(self._pool):
             base = address(self.words)
             self._prepared = [
                 part if isinstance(part, Step)
-                else threadpool.prepared([(x.kernel, base + 8 * self.starts[x], x.slices) for x in part])
+                else threadpool.prepared([(x.kernel, base + 8 * self.starts[x], x.chunks) for x in part])
                 for part in self.segments
             ]  # fmt: skip
             self._pool = threadpool.current()
         return self._prepared
 
     def run(self) -> int:
-        """All segments but the last; the first status that is not 0 ends it."""
+        """Run all segments but the last, up to the first status other than 0, which is returned."""
         for part in self.prepare()[:-1]:
             if isinstance(part, Step):
                 self.perform(part)
             else:
-                function, words, number = part
-                status = function(words, number)
+                function, words, chunk = part
+                status = function(words, chunk)
                 if status:
                     return status
         return 0
@@ -440,18 +440,18 @@ class Executable:
         return self.prepare()[-1]
 
     def times(self, rounds: int) -> list[float]:
-        """Seconds that each step takes by itself, the least of some rounds over all of them."""
+        """Seconds of each step by itself, the minimum over `rounds` runs of them all."""
         base = address(self.words)
         calls: list[Callable] = []
         for step in self.steps:
             if step.call is not None:
                 calls.append(functools.partial(self.perform, step))
             else:
-                found = threadpool.prepared([(x.kernel, base + 8 * self.starts[x], x.slices) for x in step.launches])
-                if found is None:
+                program = threadpool.prepared([(x.kernel, base + 8 * self.starts[x], x.chunks) for x in step.launches])
+                if program is None:
                     calls.append(int)
                 else:
-                    function, words, chunk = found
+                    function, words, chunk = program
                     calls.append(functools.partial(function, words, chunk))
         best = [math.inf] * len(calls)
         for _ in range(rounds):
@@ -462,18 +462,18 @@ class Executable:
         return best
 
     def perform(self, step: Step) -> None:
-        """Run a step that is a call."""
+        """Run a step that is a Python call."""
         assert step.call is not None
-        found = step.call(*[self.array(ref) for ref in step.ins])
-        found = found if isinstance(found, tuple) else (found,)
-        for ref, result in zip(step.outs, found):
+        results = step.call(*[self.array(ref) for ref in step.ins])
+        results = results if isinstance(results, tuple) else (results,)
+        for ref, result in zip(step.outs, results):
             if result.shape != ref.shape:
                 raise OtherShape
             self.array(ref)[...] = result
 
 
 class OtherShape(Exception):
-    """A call gave a result of another shape than when it was recorded: its values decide it."""
+    """A call's result has another shape than when it was recorded: the shape depends on values."""
 
 
 class Table:

@@ -86,7 +86,7 @@ def test_values_become_words():
 def test_a_launch_of_a_program_has_places_for_addresses():
     buffer = Buffer("own", 64)
     launch = Bound.of(MASKED, 2, **arguments(x=(buffer, 8), mask=(buffer, 0), out=(buffer, 32), eps=0.5))
-    assert launch.words == [0, 0, 0, 6, jit.bits(0.5)] and launch.slices == 2
+    assert launch.words == [0, 0, 0, 6, jit.bits(0.5)] and launch.chunks == 2
     assert launch.places == {0: (buffer, 8), 1: (buffer, 0), 2: (buffer, 32)}
 
 

@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch):
     """An empty cache, and no kernel defined that was not before."""
     monkeypatch.setattr(settings, "cache_dir", str(tmp_path / "cache"))
     monkeypatch.setattr(jit, "KERNELS", dict(jit.KERNELS))
-    monkeypatch.setattr(cache, "_unkept", False)
+    monkeypatch.setattr(cache, "_write_failed", False)
     monkeypatch.setattr(cache, "_warned", False)
     yield tmp_path / "cache" / "kernels"
     monkeypatch.undo()
@@ -201,7 +201,7 @@ def test_addresses():
 
 @needs_numba
 def test_an_unknown_numba_compiles_in_memory(folder, monkeypatch):
-    monkeypatch.setattr(jit, "_KNOWN", ((0, 1), (0, 2)))
+    monkeypatch.setattr(jit, "_SUPPORTED_NUMBA", ((0, 1), (0, 2)))
     assert tripled(Kernel("triple", _scale, 3.0))
     assert not cache.entries()
 
@@ -512,14 +512,14 @@ def test_a_forked_child_loads_and_compiles(folder):
 
 
 @pytest.fixture
-def helped(folder, monkeypatch):
-    """helped(names): a helper that compiles these into an empty cache."""
+def start_worker(folder, monkeypatch):
+    """start_worker(names): a worker that compiles these into an empty cache."""
     made = []
     monkeypatch.setenv("DEEPCORE_CACHE", settings.cache_dir)
 
     def start(*names):
-        made.append(background.Helper(names))
-        monkeypatch.setattr(background, "_helper", made[-1])
+        made.append(background.Worker(names))
+        monkeypatch.setattr(background, "_worker", made[-1])
         return made[-1]
 
     yield start
@@ -529,56 +529,56 @@ def helped(folder, monkeypatch):
 
 
 @needs_numba
-def test_what_a_second_process_compiles_is_loaded(helped):
-    helper = helped("move", "moves", "pool_limit")
-    while helper.current != "move":
+def test_what_a_second_process_compiles_is_loaded(start_worker):
+    worker = start_worker("move", "moves", "pool_limit")
+    while worker.current != "move":
         time.sleep(0.001)
     kernel, later = fresh("move", executable._move), fresh("moves", executable._moves)
     assert kernel.ready() and kernel.state == "cached"
     # It was waited for at work: what nobody had begun was compiled here meanwhile.
-    assert not helper.waiting and later.state == "compiled"
+    assert not worker.queue and later.state == "compiled"
 
 
 @needs_numba
-def test_what_nobody_has_begun_is_compiled_here(helped):
-    helper = helped("no such kernel", "move")
+def test_what_nobody_has_begun_is_compiled_here(start_worker):
+    worker = start_worker("no such kernel", "move")
     kernel = fresh("move", executable._move)
-    assert kernel.ready() and kernel.state == "compiled" and helper.take("move") == "move"
+    assert kernel.ready() and kernel.state == "compiled" and worker.claim("move") == "move"
 
 
 @needs_numba
 @pytest.mark.parametrize("fault", ["killed", "no interpreter", "another version", "hangs"])
-def test_a_second_process_that_fails_is_no_loss(helped, monkeypatch, fault):
+def test_a_second_process_that_fails_is_no_loss(start_worker, monkeypatch, fault):
     if fault == "hangs":
-        monkeypatch.setattr(background, "_SERVE", "import time; time.sleep(60)")
-        monkeypatch.setattr(background.Helper.wait, "__defaults__", (0.1,))
+        monkeypatch.setattr(background, "_WORKER_CODE", "import time; time.sleep(60)")
+        monkeypatch.setattr(background.Worker.wait, "__defaults__", (0.1,))
     if fault == "no interpreter":
         monkeypatch.setattr(sys, "executable", shutil.which("false"))
     if fault == "another version":  # which keeps its kernels under other names
-        monkeypatch.setattr(background, "_SERVE", "import sys; [print(flush=True) for line in sys.stdin]")
-    helper = helped("move")
+        monkeypatch.setattr(background, "_WORKER_CODE", "import sys; [print(flush=True) for line in sys.stdin]")
+    worker = start_worker("move")
     if fault == "killed":
-        helper._process.kill()
+        worker._process.kill()
     kernel = fresh("move", executable._move)
-    assert kernel.ready() and kernel.state == "compiled" and (helper.current is None or fault == "hangs")
+    assert kernel.ready() and kernel.state == "compiled" and (worker.current is None or fault == "hangs")
 
 
 @posix
 @needs_numba
-def test_one_second_process_is_enough_for_a_cache(helped):
-    first = helped("move", "gemm_float32")
+def test_one_second_process_is_enough_for_a_cache(start_worker):
+    first = start_worker("move", "gemm_float32")
     while first.current != "gemm_float32":
         time.sleep(0.001)
-    second = helped("pool_limit")
+    second = start_worker("pool_limit")
     assert second.current in ("pool_limit", None) and second.wait("pool_limit")
     assert [name.partition("-")[0] for name in cache.entries()] == ["move"]
 
 
 def test_when_there_is_no_second_process(monkeypatch):
     def none() -> bool:
-        monkeypatch.setattr(background, "_tried", False)
-        monkeypatch.setattr(background, "_helper", None)
-        return background.helper() is None
+        monkeypatch.setattr(background, "_attempted", False)
+        monkeypatch.setattr(background, "_worker", None)
+        return background.worker() is None
 
     def refused(*args, **kwargs):
         raise OSError
@@ -586,7 +586,7 @@ def test_when_there_is_no_second_process(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", refused)
     monkeypatch.setattr(settings, "threads", 2)
     assert none()
-    monkeypatch.setattr(background, "Helper", lambda names: names)
+    monkeypatch.setattr(background, "Worker", lambda names: names)
     assert not none()
     none_of = (settings, "threads", 1), (sys, "executable", ""), (sys, "executable", "/bin/game"), (sys, "frozen", True)
     for owner, name, value in none_of:
@@ -596,7 +596,7 @@ def test_when_there_is_no_second_process(monkeypatch):
     if hasattr(os, "fork"):
         child = os.fork()
         if not child:
-            os._exit(background.helper() is not None)
+            os._exit(background.worker() is not None)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -609,7 +609,7 @@ def test_a_second_process_ends_with_the_first(tmp_path):
         from deepcore.config import settings
         settings.threads = 2
         assert jit.KERNELS["pool_limit"].ready()
-        print(background.helper()._process.pid)
+        print(background.worker()._process.pid)
     """
     environment = {**os.environ, "DEEPCORE_CACHE": str(tmp_path)}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -636,28 +636,28 @@ def test_a_fork_does_not_keep_a_second_process(tmp_path, way):
     code = f"""if True:
         import os, sys
         from deepcore.kernels.codegen import background
-        background._helper = background.Helper(["no such kernel"] * 1_000_000)
+        background._worker = background.Worker(["no such kernel"] * 1_000_000)
         child = os.fork()
         if not child:
             os.close(1)
             sys.stdin.read()
             sys.exit()
-        print(background._helper._process.pid, flush=True)
+        print(background._worker._process.pid, flush=True)
         {way}
     """
     environment = {**os.environ, "DEEPCORE_CACHE": str(tmp_path)}
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        helper = int(process.stdout.read())
-        assert gone(helper)
+        worker = int(process.stdout.read())
+        assert gone(worker)
 
 
 def test_a_second_process_uses_the_cache_that_was_set(folder, monkeypatch):
     given = []
     monkeypatch.setattr(subprocess, "Popen", lambda *args, env, **rest: given.append(env) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        background.Helper(())
+        background.Worker(())
     assert given[0]["DEEPCORE_CACHE"] == settings.cache_dir
 
 
@@ -666,7 +666,7 @@ def test_philox_has_the_integers_of_the_reference():
     from deepcore.kernels.cpu import philox
 
     for seed, stream, start in ((0, 0, 0), (2**64 - 1, 2**63, 2**64 - 3), (2**63 - 1, 1, 2**32 - 2)):
-        for blocks in (0, 1, philox._SLICE_BLOCKS, 3 * philox._SLICE_BLOCKS + 5):
+        for blocks in (0, 1, philox._CHUNK_BLOCKS, 3 * philox._CHUNK_BLOCKS + 5):
             want = reference.philox(CPU, seed, stream, start, blocks)
             got = philox.philox(CPU, seed=seed, stream=stream, position=start, blocks=blocks)
             assert got.dtype == want.dtype and np.array_equal(got, want)
@@ -744,7 +744,7 @@ USERS_OWN = """
 import numba, numpy as np
 from deepcore import kernels
 from deepcore.kernels.codegen import background, jit
-background.forgo()
+background.disable()
 kernels.discover()
 for name in ("pool_run", "sum_rows_float32", "cross_entropy_loss_float32", "sum_columns_float64", "cross_entropy_loss_float64"):
     assert jit.KERNELS[name].ready() and jit.KERNELS[name].state == "compiled", name

@@ -443,19 +443,19 @@ def chained(a, b):
     return total
 
 
-@pytest.mark.parametrize("m, n, k, a_turned, b_turned", [
+@pytest.mark.parametrize("m, n, k, a_transposed, b_transposed", [
     (5, 7, 3, False, False), (70, 66, 33, False, True), (68, 72, 20, False, True),
     pytest.param(68, 72, 20, True, False, marks=pytest.mark.slow),
     pytest.param(68, 72, 18, True, False, marks=pytest.mark.slow),
     pytest.param(70, 66, 33, True, False, marks=pytest.mark.slow), pytest.param(64, 64, 16, True, True, marks=pytest.mark.slow),
 ])  # fmt: skip
 @pytest.mark.parametrize("tile", [pytest.param(cuda_gemm.TILES[0], marks=pytest.mark.slow), cuda_gemm.TILES[1]])
-def test_products_are_one_chain(xp, monkeypatch, m, n, k, a_turned, b_turned, tile):
+def test_products_are_one_chain(xp, monkeypatch, m, n, k, a_transposed, b_transposed, tile):
     monkeypatch.setattr(cuda_gemm, "TILES", (tile, tile))
-    a, b = normal(*((k, m) if a_turned else (m, k))), normal(*((n, k) if b_turned else (k, n)), seed=1)
+    a, b = normal(*((k, m) if a_transposed else (m, k))), normal(*((n, k) if b_transposed else (k, n)), seed=1)
     x, y = xp.from_host(a), xp.from_host(b)
-    found = host(xp, cuda_gemm.product(xp, x.T if a_turned else x, y.T if b_turned else y))
-    np.testing.assert_array_equal(found, chained(a.T if a_turned else a, b.T if b_turned else b))
+    found = host(xp, cuda_gemm.product(xp, x.T if a_transposed else x, y.T if b_transposed else y))
+    np.testing.assert_array_equal(found, chained(a.T if a_transposed else a, b.T if b_transposed else b))
 
 
 @pytest.mark.parametrize("n", [18, 20])

@@ -219,7 +219,7 @@ def test_every_rounding_to_16_bits(dtype):
         nan = np.isnan(want.astype(np.float32))
     out, back = np.empty(x.shape, dtype), np.empty(x.shape, np.float32)
     assert gemm._ROUND[dtype].ready()
-    chunks = -(-x.size // gemm._CONVERTED)
+    chunks = -(-x.size // gemm._CONVERT_CHUNK)
     assert threadpool.launch(gemm._ROUND[dtype], chunks, source=x, to=out, count=x.size) == 0
     assert np.array_equal(np.isnan(out.astype(np.float32)), nan)
     assert np.array_equal(out[~nan].view(np.uint16), want[~nan].view(np.uint16))
@@ -268,7 +268,7 @@ def test_tiles_of_other_processors_give_the_same_bits(family, monkeypatch):
     expected = [gemm.product(x, y) for x, y in calls]
     table = gemm_tables.TABLES[family]
     monkeypatch.setattr(gemm_tables, "table", lambda: table)
-    makers = {"_KERNELS": gemm._slice, "_PACKERS": gemm._pack_before, "_ROW_PACKERS": gemm._pack_rows_before}
+    makers = {"_KERNELS": gemm._product_chunk, "_PACKERS": gemm._pack_before, "_ROW_PACKERS": gemm._pack_rows_before}
     for kernels, build in makers.items():
         made = Kernel(f"test_gemm{build.__name__}_{family}", build, "float32", table)
         monkeypatch.setattr(gemm, kernels, {f32: made})

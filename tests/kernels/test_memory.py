@@ -45,9 +45,9 @@ def test_memory_is_used_again_once_the_last_view_is_gone():
     del a
     b = allocator.empty((MEGABYTE,), np.float32)
     b[...] = 1.0
-    assert (part == 7.0).all() and allocator.kept() == 0
+    assert (part == 7.0).all() and allocator.cached_bytes() == 0
     del part
-    assert allocator.kept() >= 4 * MEGABYTE
+    assert allocator.cached_bytes() >= 4 * MEGABYTE
     assert allocator.empty((MEGABYTE,), np.float32).__array_interface__["data"][0] == place
 
 
@@ -55,26 +55,26 @@ def test_small_arrays_are_left_to_numpy():
     a = allocator.empty((1000,), np.float32)
     assert a.base is None
     del a
-    assert allocator.kept() == 0
+    assert allocator.cached_bytes() == 0
 
 
 def test_much_smaller_requests_do_not_take_a_large_block():
     del_me = allocator.empty((8 * MEGABYTE,), np.uint8)
     del del_me
     small = allocator.empty((2 * MEGABYTE,), np.uint8)
-    assert allocator.kept() >= 8 * MEGABYTE
+    assert allocator.cached_bytes() >= 8 * MEGABYTE
     assert small.size == 2 * MEGABYTE
 
 
 def test_what_is_kept_is_bounded_and_can_be_given_back():
     arrays = [allocator.empty((64 * MEGABYTE,), np.uint8) for _ in range(8)]
     arrays.clear()
-    bound = max(allocator._KEPT_LEAST, allocator._KEPT_SHARE * 8 * 65 * MEGABYTE)
-    assert 64 * MEGABYTE <= allocator.kept() <= bound
+    bound = max(allocator._CACHED_LEAST, allocator._CACHED_SHARE * 8 * 65 * MEGABYTE)
+    assert 64 * MEGABYTE <= allocator.cached_bytes() <= bound
     cpu = dc.get_backend("cpu")
-    assert cpu.memory()["held"] == allocator.kept()
+    assert cpu.memory()["held"] == allocator.cached_bytes()
     cpu.release_memory()
-    assert allocator.kept() == 0
+    assert allocator.cached_bytes() == 0
 
 
 def test_no_python_runs_where_an_array_goes():
@@ -86,7 +86,7 @@ def test_no_python_runs_where_an_array_goes():
         del a
     finally:
         sys.setprofile(None)
-    assert not entered and allocator.kept() >= 4 * MEGABYTE
+    assert not entered and allocator.cached_bytes() >= 4 * MEGABYTE
 
 
 def test_several_threads_never_share_a_block():
@@ -113,7 +113,7 @@ def test_a_child_may_allocate_while_the_lock_was_held():
     ready, stop = threading.Event(), threading.Event()
 
     def hold():
-        with allocator._free.lock:
+        with allocator._cache.lock:
             ready.set()
             stop.wait(20)
 

@@ -1,4 +1,4 @@
-"""The line that says why a first step takes long."""
+"""The notice that kernels are being compiled."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from deepcore.kernels.codegen import notice
 
 
 @pytest.fixture
-def watched(monkeypatch):
-    monkeypatch.setattr(notice, "_is_watched", lambda: True)
-    monkeypatch.setattr(notice, "PATIENCE", 0.05)
-    monkeypatch.setattr(notice.Waiting, "said", False)
-    monkeypatch.setattr(notice.Waiting, "waited", 0.0)
+def interactive(monkeypatch):
+    monkeypatch.setattr(notice, "_is_interactive", lambda: True)
+    monkeypatch.setattr(notice, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(notice.CompileNotice, "printed", False)
+    monkeypatch.setattr(notice.CompileNotice, "seconds", 0.0)
 
 
-def test_it_is_said_once_when_waiting_adds_up(watched, capsys):
+def test_the_notice_is_printed_once_when_compilation_adds_up(interactive, capsys):
     for _ in range(6):
-        with notice.Waiting():
+        with notice.CompileNotice():
             time.sleep(0.03)
     time.sleep(0.05)
     assert capsys.readouterr().err.count("compiling kernels, once") == 1
 
 
-def test_short_waits_and_unread_streams_say_nothing(watched, monkeypatch, capsys):
-    with notice.Waiting():
+def test_short_compilations_and_redirected_streams_print_nothing(interactive, monkeypatch, capsys):
+    with notice.CompileNotice():
         pass
-    monkeypatch.setattr(notice, "_is_watched", lambda: False)
-    with notice.Waiting():
+    monkeypatch.setattr(notice, "_is_interactive", lambda: False)
+    with notice.CompileNotice():
         time.sleep(0.1)
     assert capsys.readouterr().err == ""

@@ -68,7 +68,7 @@ def test_the_builtin_and_ctypes_give_the_same_bits(call, shape, monkeypatch):
     results = [call(x), call(x)]
     for lowering in {id(op.lowering): op.lowering for op in PRIMITIVES.values() if op.lowering}.values():
         lowering.plans.clear()
-    monkeypatch.setattr(plan, "_can_enter", lambda: False)
+    monkeypatch.setattr(plan, "_can_make_builtins", lambda: False)
     results.append(call(x))
     for lowering in {id(op.lowering): op.lowering for op in PRIMITIVES.values() if op.lowering}.values():
         lowering.plans.clear()
@@ -426,11 +426,11 @@ def test_dropout_keeps_its_mask(n, p):
     params = {"seed": 2**64 - 5, "stream": 7, "position": 2**64 - 2, "p": p}
     state = plan.draw_state(params)
     spec = plan.spec_of(x, CPU)
-    out, mask = dropout.keeping([spec], params).run([x, state], [])
+    out, mask = dropout.plan_with_mask([spec], params).run([x, state], [])
     np.testing.assert_array_equal(out, dropout.dropout(CPU, x, **params))
-    again = dropout.again([spec, plan.spec_of(mask, CPU)], params).run([g, mask], [])
+    again = dropout.plan_from_mask([spec, plan.spec_of(mask, CPU)], params).run([g, mask], [])
     np.testing.assert_array_equal(again, dropout.dropout(CPU, g, **params))
-    assert dropout.keeping([spec], {**params, "p": 1.0}) is None
+    assert dropout.plan_with_mask([spec], {**params, "p": 1.0}) is None
 
 
 def test_positions_of_random_numbers_are_operands_and_no_keys():

@@ -66,29 +66,29 @@ def way(request, monkeypatch):
     threadpool._close()
 
 
-def counted(slices, times, threads=None, spin=0, slow=1 << 40):
+def counted(chunks, times, threads=None, spin=0, slow=1 << 40):
     if threads:
         dc.set_num_threads(threads)
-    x = np.zeros(slices, np.int64)
+    x = np.zeros(chunks, np.int64)
     for _ in range(times):
-        assert threadpool.launch(COUNT, slices, x=x, spin=spin, slow=slow) == 0
-    return np.array_equal(x, times * np.arange(1, slices + 1))
+        assert threadpool.launch(COUNT, chunks, x=x, spin=spin, slow=slow) == 0
+    return np.array_equal(x, times * np.arange(1, chunks + 1))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-def test_every_slice_runs_once(way, threads):
-    assert all(counted(slices, 50, threads) for slices in (1, 2, 3, 7, 64, 1000))
+def test_every_chunk_runs_once(way, threads):
+    assert all(counted(chunks, 50, threads) for chunks in (1, 2, 3, 7, 64, 1000))
     assert counted(16, 20, threads, spin=2000)
 
 
 @pytest.mark.parametrize("slow", [1, 8, 15])
-def test_who_has_finished_takes_from_the_others(way, slow):
-    """The part of the submitting thread takes long, or all parts but the last slice."""
+def test_idle_threads_steal_from_the_others(way, slow):
+    """The part of the submitting thread takes long, or all parts but the last chunk."""
     assert all(counted(16, 20, threads, spin=5000, slow=slow) for threads in (2, 3))
 
 
 def test_more_threads_than_parts(way):
-    assert counted(1000, 5, threadpool._MOST_PARTS + 6) and counted(3, 5, threadpool._MOST_PARTS + 6)
+    assert counted(1000, 5, threadpool._MAX_PARTS + 6) and counted(3, 5, threadpool._MAX_PARTS + 6)
 
 
 def test_a_program(way):

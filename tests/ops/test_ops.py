@@ -248,7 +248,7 @@ def test_what_is_kept_from_a_call_is_right_for_later_ones(name, every, monkeypat
     """The same shape twice, in another layout, at an odd address, with other parameters, without kernels, and afterwards."""
     from deepcore.kernels import plan
 
-    monkeypatch.setattr(plan, "_MOST", 4)  # so that it also begins anew
+    monkeypatch.setattr(plan, "_MAX_CACHED", 4)  # so that it also begins anew
     rng = np.random.default_rng(0)
     for kernels, rows in ((True, 40), (True, 41), (False, 40), (True, 40)):
         monkeypatch.setattr(settings, "kernels", kernels)

@@ -58,23 +58,23 @@ def barrier():
     cuda.syncthreads()
 
 
-def put_four(pointer, i, *numbers):
+def store4(pointer, i, *numbers):
     for j in range(4):
         pointer[i + j] = numbers[j]
 
 
 class Tools:
-    """`kernels.cuda_lift` for the simulator, where everything is plain Python on NumPy's scalars."""
+    """`codegen.cuda_intrinsics` for the simulator, where everything is plain Python on NumPy's scalars."""
 
     WARP = 32
     count = 0
     compiled = staticmethod(intrinsics.compiled)
     lift = staticmethod(lambda function, dtype=None: plain(function, dtype))
-    inline = together = staticmethod(lambda function: function)
+    inline = inline_always = staticmethod(lambda function: function)
     thread, block, blocks, barrier = (staticmethod(lambda f=f: f) for f in (thread, block, blocks, barrier))
     fma = staticmethod(lambda dtype: fused)
-    four = staticmethod(lambda dtype: lambda pointer, i: tuple(pointer[i + j] for j in range(4)))
-    put_four = staticmethod(lambda dtype: put_four)
+    load4 = staticmethod(lambda dtype: lambda pointer, i: tuple(pointer[i + j] for j in range(4)))
+    store4 = staticmethod(lambda dtype: store4)
     local = staticmethod(lambda dtype, count: lambda: np.empty(count, dtype))
 
     @classmethod
@@ -207,7 +207,7 @@ def main() -> None:
     for module in MODULES:
         module.THREADS = THREADS
     cuda_gemm._SIDE = 8
-    parts = functools.partial(cuda_softmax._softmax_by_parts, Tools, "float32")
+    parts = functools.partial(cuda_softmax._softmax_in_registers, Tools, "float32")
     cases = {
         "softmax, a warp": lambda: softmax(cuda_softmax._softmax(Tools, "float32", 32, False)),
         "softmax, a block": lambda: softmax(parts(THREADS, False, 1, 2, False)),

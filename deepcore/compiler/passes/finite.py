@@ -23,7 +23,7 @@ def run(program: Program) -> None:
     for record in program.records:
         records.append(record)
         if record.name != "copy":
-            pending += filter(checks.looked_at, record.outs)
+            pending += filter(checks.is_checkable, record.outs)
         if sum(ref.nbytes for ref in pending) > _CACHED:
             check()
     check()
