@@ -8,6 +8,7 @@ argument `x` or the result `out`, whichever its second argument is.
 from __future__ import annotations
 
 from deepcore.kernels.math.elementary import exp_below, expm1, fma, log1p_sum, sigmoid, sigmoid_parts
+from deepcore.kernels.math.formula import formula
 
 _DENSITY_AT_0 = 0.3989422804014327  # 1/√(2π)
 _ROOT_2_PI = 0.7978845608028654  # √(2/π)
@@ -16,35 +17,43 @@ _FAR = 1e4  # clamped here: beyond it GELU and SiLU are 0 or x, and 0·∞ would
 _PLAIN_FROM = 100.0  # ln(1 + eˣ) rounds to x from 37 on, and `log1p_sum` does not support infinity
 
 
+@formula()
 def sigmoid_grad(g, out):
     return g * ((1.0 - out) * out)
 
 
+@formula()
 def tanh_grad(g, out):
     return g * fma(-out, out, 1.0)
 
 
+@formula()
 def relu(x):
     """max(0, x); NaN propagates."""
     return 0.0 if x <= 0.0 else x
 
 
+@formula()
 def relu_grad(g, out):
     return 0.0 if out <= 0.0 else g
 
 
+@formula("slope")
 def leaky_relu(x, slope):
     return x if x > 0.0 else x * slope
 
 
+@formula("slope")
 def leaky_relu_grad(g, x, slope):
     return g if x > 0.0 else g * slope
 
 
+@formula("alpha")
 def elu(x, alpha):
     return x if x > 0.0 else alpha * expm1(x)
 
 
+@formula("alpha")
 def elu_grad(g, x, alpha):
     return g if x > 0.0 else g * (alpha * exp_below(x))
 
@@ -98,12 +107,14 @@ def normal_density(a):
     return fma(-e, 0.5 * fma(a, a, -s), e)
 
 
+@formula()
 def gelu(x):
     """x·Φ(x), Φ the normal distribution function."""
     below, _ = normal(x)
     return (-_FAR if x < -_FAR else x) * below
 
 
+@formula()
 def gelu_grad(g, x):
     below, e = normal(x)
     return g * fma(bounded(x) * _DENSITY_AT_0, e, below)
@@ -114,12 +125,14 @@ def bounded(x):
     return _FAR if x > _FAR else (-_FAR if x < -_FAR else x)
 
 
+@formula()
 def gelu_tanh(x):
     """x·σ(2√(2/π)(x + 0.044715x³)), which is ½x(1 + tanh(…))."""
     y = -_FAR if x < -_FAR else x
     return y * sigmoid((2.0 * _ROOT_2_PI) * (y + _CUBE * (y * y * y)))
 
 
+@formula()
 def gelu_tanh_grad(g, x):
     y = 25.0 if x > 25.0 else (-25.0 if x < -25.0 else x)  # beyond, the slope is 1 or 0
     s = y * y
@@ -130,6 +143,7 @@ def gelu_tanh_grad(g, x):
     return g * (fma(steep * e, inverse, e if u < 0.0 else 1.0) * inverse)
 
 
+@formula()
 def silu(x):
     """x·σ(x)."""
     high, low, inverse = sigmoid_parts(x)
@@ -137,12 +151,14 @@ def silu(x):
     return fma(-_FAR if x < -_FAR else x, high, y * (low * inverse))
 
 
+@formula()
 def silu_grad(g, x):
     y = bounded(x)
     s = sigmoid(y)
     return g * (s * fma(y, 1.0 - s, 1.0))
 
 
+@formula("beta", "threshold")
 def softplus(x, beta, threshold):
     """ln(1 + e^(beta·x))/beta; x itself where beta·x > threshold."""
     s = x * beta
@@ -150,15 +166,18 @@ def softplus(x, beta, threshold):
     return x if s > most else log1p_sum(0.0 if s <= 0.0 else s, exp_below(-abs(s))) / beta
 
 
+@formula("beta", "threshold")
 def softplus_grad(g, x, beta, threshold):
     s = x * beta
     return g if s > threshold else g * sigmoid(s)
 
 
+@formula()
 def logsigmoid(x):
     """ln σ(x)."""
     return x if x < -_PLAIN_FROM else 0.0 - log1p_sum(0.0 if x >= 0.0 else -x, exp_below(-abs(x)))
 
 
+@formula()
 def logsigmoid_grad(g, x):
     return g * sigmoid(-x)

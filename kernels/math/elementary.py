@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from deepcore.kernels.math.formula import formula
+
 # log(2) in two parts, the first with 20 zero bits at its end so that its product with an exponent is exact.
 _LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
@@ -102,6 +104,7 @@ def exp_sum(base, scale, s, half, rest):
     return high, fma(scale, rest, low)
 
 
+@formula()
 def exp(x):
     """eˣ; at most 0.52 ulp off (float32: 0.56), also where it is subnormal."""
     y = 710.0 if x > 710.0 else x
@@ -135,6 +138,7 @@ def exp_float32(x):
     )
 
 
+@formula()
 def expm1(x):
     """eˣ - 1, exact near 0; at most 0.58 ulp off."""
     y = 710.0 if x > 710.0 else x
@@ -200,6 +204,7 @@ def sigmoid_parts(x):
     return ratio, fma(-ratio, e, above - ratio), inverse  # the difference is exact
 
 
+@formula()
 def sigmoid(x):
     """1/(1 + e⁻ˣ); at most 1.5 ulp off, also where it is tiny."""
     high, low, inverse = sigmoid_parts(x)
@@ -221,6 +226,7 @@ def tanh_near_float32(a):
     return fma(a * s, fma(s, fma(s, fma(s, 0.01929526, -0.05369618), 0.13332185), -0.3333332), a)
 
 
+@formula()
 def tanh(x):
     """tanh x; at most 0.67 ulp off (float32: 0.58)."""
     a = abs(x)
@@ -285,6 +291,7 @@ def log1p_rest_float32(f):
     # fmt: on
 
 
+@formula()
 def log(x):
     """ln x; at most 0.65 ulp off."""
     small = x < 2.0**-1022
@@ -304,6 +311,7 @@ def log_float32(x):
     return (result if x < _INF else x) if x > 0.0 else (-_INF if x == 0.0 else _NAN)
 
 
+@formula()
 def log1p(x):
     """ln(1 + x), exact near 0; at most 0.67 ulp off."""
     u = 1.0 + x

@@ -1,4 +1,4 @@
-"""The table of elementwise formulas that every device has kernels for."""
+"""Scalar functions by name, and their arithmetic."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from types import FunctionType
 from typing import NamedTuple
 
 from deepcore.kernels.math import activations, arithmetic, elementary, losses, special, trigonometric
+from deepcore.kernels.math.formula import FORMULAS, Formula
+
+__all__ = ["FORMULAS", "Formula", "Line", "count", "function", "has_function", "operations"]
 
 _MODULES = (arithmetic, activations, losses, elementary, special, trigonometric)
 
@@ -53,50 +56,3 @@ class Line(NamedTuple):
     formula: str
     operands: tuple[int, ...]
     parameters: tuple[int, ...] = ()
-
-
-class Formula(NamedTuple):
-    """An elementwise op: the name of its scalar function, and the parameters that come after its operands."""
-
-    name: str
-    parameters: tuple[str, ...] = ()
-    #: Whether array libraries give the same bits.
-    exact: bool = False
-    #: The number of leading operands that are booleans.
-    booleans: int = 0
-
-    @property
-    def arity(self) -> int:
-        """The number of operands."""
-        return function(self.name).__code__.co_argcount - len(self.parameters)
-
-
-#: Every elementwise op with a kernel, by name.
-FORMULAS: dict[str, Formula] = {
-    **{name: Formula(name) for name in ("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf")},
-    **{name: Formula(name, exact=True) for name in (
-        "add", "sub", "mul", "true_divide", "neg", "square", "rsqrt", "reciprocal", "maximum", "minimum",
-    )},
-    "abs": Formula("absolute", exact=True),
-    "sqrt": Formula("square_root", exact=True),
-    **{name: Formula(name, exact=True) for name in ("sign", "cube", "inverse_square")},
-    "floor": Formula("rounded_down", exact=True),
-    "ceil": Formula("rounded_up", exact=True),
-    "trunc": Formula("truncated", exact=True),
-    "clamp": Formula("clamp", ("low", "high"), exact=True),
-    "where": Formula("where", exact=True, booleans=1),
-    "moved": Formula("moved", ("keep", "take")),
-    **{name: Formula(name) for name in (
-        "relu", "relu_grad", "sigmoid_grad", "tanh_grad", "gelu", "gelu_grad", "gelu_tanh", "gelu_tanh_grad",
-        "silu", "silu_grad", "logsigmoid", "logsigmoid_grad",
-    )},
-    **{name: Formula(name, ("slope",)) for name in ("leaky_relu", "leaky_relu_grad")},
-    **{name: Formula(name, ("alpha",)) for name in ("elu", "elu_grad")},
-    **{name: Formula(name, ("beta", "threshold")) for name in ("softplus", "softplus_grad")},
-    **{name: Formula(name) for name in (
-        "mse", "mse_grad", "l1", "l1_grad", "bce", "bce_grad", "bce_with_logits", "bce_with_logits_grad",
-        "bce_with_logits_weighted", "bce_with_logits_weighted_grad", "weigh",
-    )},
-    **{name: Formula(name, ("beta",)) for name in ("smooth_l1", "smooth_l1_grad")},
-    **{name: Formula(name, ("delta",)) for name in ("huber", "huber_grad")},
-}  # fmt: skip
