@@ -132,7 +132,7 @@ def batch_norm_p(xp, input, statistics, weight=None, bias=None, *, batch, eps):
 
 
 @primitive(vjp=(None, None))
-def moved(xp, running, batch, *, keep, take):
+def running_average(xp, running, batch, *, keep, take):
     """keep · running + take · batch"""
     return running * keep + (batch * take).astype(running.dtype, copy=False)
 
