@@ -60,7 +60,7 @@ class Columns:
 
         Errors: those of `TableFile`, and `DataError` for columns that are missing.
         """
-        file = TableFile(path, known=[column.name for column in self.features if column.name])
+        file = TableFile(path, expected_names=[column.name for column in self.features if column.name])
         positions = self.positions(file)
         untrained = 'fill it in, or leave out the row; or train with missing = "mean" in [data]'
         table = file.read(
