@@ -117,14 +117,14 @@ def _start(context, fetch, jobs, ahead: int, shard: tuple[int, int]) -> tuple[An
                 # Python warns about forking with running threads; the worker uses none of their locks.
                 warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
                 process.start()
-        except Exception as error:  # a dataset may raise anything while it is pickled
+        except Exception as error:  # pickling a dataset may raise anything
             raise _start_error(error, shard[0]) from error
         undo.pop_all()
     return process, reading
 
 
 def _start_error(error: Exception, worker: int) -> DataError:
-    if isinstance(error, BrokenPipeError):  # it ended before it had read the dataset
+    if isinstance(error, BrokenPipeError):  # the worker ended before it had read the dataset
         fix = f"look for its own message above; {_GUARD}"
         return DataError(f"worker {worker} of the loader died while it was started", fix=fix)
     if isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
@@ -305,7 +305,7 @@ def _work(
 def _seed(seed: int) -> None:
     """Seed this process's generators: forked workers copy one state, new processes start from system entropy."""
     random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # 32 bits take a tenth of the time of an array of them
+    np.random.seed(seed & 0xFFFFFFFF)  # seeding with 32 bits takes a tenth of the time of seeding with an array
     default_generator.manual_seed(seed)
 
 

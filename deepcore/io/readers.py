@@ -140,7 +140,7 @@ def _npy_header(file, name: str) -> tuple[np.dtype, tuple[int, ...], bool]:
     try:
         shape = tuple(int(n.rstrip("L")) for n in sizes.split(",") if n)
         return np.dtype(kind), shape, fortran == "True"
-    except TypeError:  # a float that this machine does not have
+    except TypeError:  # a float type that this machine lacks
         raise FileFormatError(f"{name!r} holds values of type {kind!r}", expected="numbers known here") from None
 
 
@@ -176,7 +176,7 @@ def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FileFormatError(f"{name!r} cannot be decoded: {error}", fix="scale it down") from None
-    except Exception as error:  # decoders raise whatever they meet
+    except Exception as error:  # decoders raise errors of any type
         reason = str(error).partition(" <_io")[0]
         raise FileFormatError(f"{name!r} cannot be decoded: {reason}", fix="take another copy") from None
     values = np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).astype(np.float32)

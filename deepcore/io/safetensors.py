@@ -315,7 +315,7 @@ class SafetensorsFile(TensorFile):
             self._mapped = np.memmap(self._file, np.uint8, "r", offset=0)
         raw = np.asarray(self._mapped[self._data_start + info.begin : self._data_start + info.end])
         if raw.ctypes.data % info.dtype.alignment:  # type: ignore[union-attr]
-            raw = raw.copy()  # foreign writers may place a tensor anywhere; compiled kernels want it aligned
+            raw = raw.copy()  # other writers may not align tensors, which compiled kernels need
             raw.flags.writeable = False
         return self._as_array(name, info, raw, verify)
 

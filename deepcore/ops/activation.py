@@ -1,4 +1,4 @@
-"""Activations, and the error function they need: each one op forward and one backward."""
+"""Activations and the error function: each is one op forward and one backward."""
 
 from __future__ import annotations
 

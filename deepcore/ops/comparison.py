@@ -1,4 +1,4 @@
-"""Comparison, logic and bits; selection by them: `where`, `maximum`, `minimum`, `clamp`."""
+"""Comparisons, logical and bitwise ops, and selection: `where`, `maximum`, `minimum`, `clamp`."""
 
 from __future__ import annotations
 

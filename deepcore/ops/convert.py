@@ -18,7 +18,7 @@ from deepcore.tensor import _MEMORY_FORMAT, factory, full, made, one_of, tensor
 
 
 class _Transfer(Function):
-    """A copy on another backend; the gradient travels back."""
+    """A copy on another backend; the gradient is copied back."""
 
     @staticmethod
     def forward(ctx, input, backend):
@@ -66,8 +66,8 @@ def to(
     for value in targets:
         if value is None or isinstance(value, bool):
             continue
-        found_backend, found_dtype = target_of(value)
-        backend, dtype = found_backend or backend, found_dtype or dtype
+        named_backend, named_dtype = target_of(value)
+        backend, dtype = named_backend or backend, named_dtype or dtype
     out = input
     if dtype is not None and dtype != input.dtype:
         out = cast(out, dtype)
@@ -110,7 +110,7 @@ def type_(self, dtype=None, non_blocking: bool = False):
 
 
 def astype(self, dtype):
-    """The tensor in another dtype, as NumPy says it."""
+    """The tensor in another dtype, under NumPy's name."""
     return to(self, dtype=dt.as_dtype(dtype))
 
 

@@ -63,11 +63,11 @@ def _take(xp, input, *indices, dims):
 
 @primitive(vjp=(lambda g, indices, dims: apply(_take, (g, *indices), {"dims": dims}), None))
 def _take_grad(xp, input, *indices, shape, dims):
-    """Zeros of `shape` with `input` added at the indices, repeated ones adding up."""
+    """Zeros of `shape` with `input` added at the indices; repeated indices accumulate."""
     out = xp.zeros(shape, dtype=input.dtype)
     target = xp.moveaxis(out, dims, range(len(dims)))
     rank = max(index.ndim for index in indices)
-    if dims[-1] - dims[0] + 1 == len(dims):  # neighbours: the indexed block stands where they stood
+    if dims[-1] - dims[0] + 1 == len(dims):  # adjacent dimensions: the indexed block replaces them
         input = xp.moveaxis(input, range(dims[0], dims[0] + rank), range(rank))
     xp.scatter_add(target, tuple(indices), input)
     return out
@@ -132,7 +132,7 @@ def _rows(xp, weight, index, *, padding):
 
 @primitive(vjp=(lambda g, index, padding: _rows(_without(g, padding), index, padding=padding), None))
 def _rows_grad(xp, g, index, *, count, padding):
-    """Zeros of `count` rows with g added at the indices, but at `padding`."""
+    """Zeros of `count` rows with g added at the indices, except at `padding`."""
     out = _take_grad.forward(xp, g, index, shape=(count, g.shape[-1]), dims=(0,))
     if padding is not None:
         out[padding] = 0
@@ -582,7 +582,7 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
             "this tensor is expanded: several of its elements share one place in memory",
             fix="clone() it before writing",
         )
-    if not getattr(raw.flags, "writeable", True):  # CuPy's arrays are always
+    if not getattr(raw.flags, "writeable", True):  # CuPy's arrays have no such flag and are always writeable
         raise GradientError("the memory of this tensor is read-only", fix="clone() it before writing")
     effect("write", _write, target, raw, key, value._data)
     return _record_write(target, base, chain, value, steps, indices, dims, recording)

@@ -336,7 +336,7 @@ def as_number(value):
     """A Python or NumPy number as a Python number, as in PyTorch; None for anything else."""
     if isinstance(value, (bool, int, float)):
         return value
-    if getattr(value, "shape", None) == () and not hasattr(value, "__setitem__"):  # arrays of no dimension are tensors
+    if getattr(value, "shape", None) == () and not hasattr(value, "__setitem__"):  # 0-d arrays are tensors
         value = value.item()
         return value if isinstance(value, (bool, int, float)) else None
     return None
@@ -437,7 +437,7 @@ def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> C
                 same = True
             else:
                 same = dtype is other._data.dtype and dtype.kind == "f"
-        except (AttributeError, DTypeError):  # no tensor, or a number that the dtype cannot hold
+        except (AttributeError, DTypeError):  # not a tensor, or a number out of the dtype's range
             same = False
         if not same or rule == "integer":
             if check is not None:

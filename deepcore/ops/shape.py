@@ -589,7 +589,7 @@ def pad(input, pad, mode: str = "constant", value=None):
                     pairs[d] = (builtins.max(pairs[d][0] - extra, 0), builtins.max(pairs[d][1] - extra, 0))
                 input = narrow(input, d, builtins.min(low, input.shape[d] - keep), keep)
         value = 0 if value is None else value
-        input.backend.constant(value, input.dtype)  # raises for what the dtype cannot hold
+        input.backend.constant(value, input.dtype)  # raises for a value out of the dtype's range
         return _pad(input, widths=tuple(pairs), value=value)
     if mode not in ("reflect", "replicate", "circular"):
         raise ArgumentError(

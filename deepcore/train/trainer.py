@@ -429,7 +429,7 @@ class Trainer:
         return True
 
     def _train_batch(self, batch, closes: bool) -> float | None:
-        """Forward, backward and, where the batch `closes` a group, the update. Returns a loss that is not finite."""
+        """Forward, backward and, where the batch `closes` a group, the update. Returns the loss if it is not finite."""
         progress, steps, measure = self._progress, self._steps, self._measure
         inputs, target = self._inputs.split(batch)
         fault = None
@@ -469,7 +469,7 @@ class Trainer:
         return None
 
     def _update_group(self, inputs: tuple, target) -> float | None:
-        """One update with the mean of the accumulated gradients. Returns a loss that is not finite."""
+        """One update with the mean of the accumulated gradients. Returns the loss if it is not finite."""
         try:
             if self._measure.reduction != "sum":
                 if not self._weight:

@@ -311,12 +311,12 @@ def outcome(program: Program, function, scope: dict, which: int):
     leaves = dict(zip(program.arguments, args)) | {name: scope[name] for name in program.outside}
     try:
         with dc.set_grad_enabled(not program.transform):  # else the results of a transform would be recorded
-            found = {"results": tree_map(bits, function(*args))}
+            bits_by_name = {"results": tree_map(bits, function(*args))}
     except DeepcoreError as error:
-        found = {"raised": f"{type(error).__name__}: {error}"}
-    found |= {f"{name}.grad": bits(t.grad) for name, t in leaves.items()}
-    found |= {name: bits(t.detach()) for name, t in leaves.items()}
-    return found | {"random state": dc.get_rng_state()}
+        bits_by_name = {"raised": f"{type(error).__name__}: {error}"}
+    bits_by_name |= {f"{name}.grad": bits(t.grad) for name, t in leaves.items()}
+    bits_by_name |= {name: bits(t.detach()) for name, t in leaves.items()}
+    return bits_by_name | {"random state": dc.get_rng_state()}
 
 
 def differences(program: Program):
@@ -335,10 +335,10 @@ def differences(program: Program):
             for runner in runners:
                 runner.next_check = 0 if call == 3 else math.inf
             try:
-                found = outcome(program, compiled, scope, which)
+                actual = outcome(program, compiled, scope, which)
             finally:
                 settings.compile_check = before
-            wrong += [f"{name}, call {call}" for name, value in found.items() if value != expected[which].get(name)]
+            wrong += [f"{name}, call {call}" for name, value in actual.items() if value != expected[which].get(name)]
             wrong += ["the check of a program"] * any(runner.differences for runner in runners)
     return wrong, compiled
 

@@ -77,7 +77,7 @@ class _Indexed(Module):
         return self
 
     def insert(self, index: int, module: Module):
-        """Put `module` before `index`; the later ones move up."""
+        """Insert `module` before `index`."""
         modules: list = list(self._modules.values())
         modules.insert(index, module)
         self._rebuild(modules)
@@ -137,7 +137,7 @@ def _epilogue(module: Module, following: Module | None) -> str | None:
 
 @LAYERS.register
 class ModuleList(_Indexed):
-    """A list of modules that are registered; it has no forward of its own."""
+    """A list of registered modules; it has no forward."""
 
     structural = True
     examples = ()
@@ -166,7 +166,7 @@ class ModuleList(_Indexed):
 
 @LAYERS.register
 class ModuleDict(Module):
-    """A dict of modules that are registered; it has no forward of its own."""
+    """A dict of registered modules; it has no forward."""
 
     structural = True
     examples = ()

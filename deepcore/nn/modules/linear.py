@@ -150,8 +150,8 @@ class Unflatten(Module):
             raise ShapeError(f"Unflatten splits dimension {self.dim}", received=f"shape {shape}")
         dim = self.dim % len(shape)
         sizes = self.unflattened_size
-        known = math.prod(s for s in sizes if s != -1)
-        if sizes.count(-1) > 1 or (shape[dim] % known if -1 in sizes else shape[dim] != known):
+        product = math.prod(s for s in sizes if s != -1)
+        if sizes.count(-1) > 1 or (shape[dim] % product if -1 in sizes else shape[dim] != product):
             raise ShapeError(
                 f"dimension {dim} of length {shape[dim]} cannot be split into {sizes}", received=f"shape {shape}"
             )

@@ -97,16 +97,16 @@ class Module:
             cls.__init__ = takes_device(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self):
-        own = self.__dict__
-        own["training"] = True
-        own["_parameters"] = {}
-        own["_buffers"] = {}
-        own["_modules"] = {}
-        own["_non_persistent"] = set()
-        own["_hooks"] = {}
+        attributes = self.__dict__
+        attributes["training"] = True
+        attributes["_parameters"] = {}
+        attributes["_buffers"] = {}
+        attributes["_modules"] = {}
+        attributes["_non_persistent"] = set()
+        attributes["_hooks"] = {}
 
     def forward(self, *args, **kwargs):
-        """What the module computes; called through `module(...)`, which also runs the hooks."""
+        """The computation of the module; call `module(...)`, which also runs the hooks."""
         raise ArgumentError(
             f"{type(self).__name__} has no forward()", fix="define forward(self, …), or call its parts yourself"
         )
@@ -169,7 +169,7 @@ class Module:
 
     # -- attributes -----------------------------------------------------------------------------------
     def __setattr__(self, name: str, value) -> None:
-        own = self.__dict__
+        attributes = self.__dict__
         changes.count += 1
         if isinstance(value, Parameter):
             self._unregister(name, "_parameters")
@@ -177,9 +177,9 @@ class Module:
         elif isinstance(value, Module):
             self._unregister(name, "_modules")
             self.add_module(name, value)
-        elif "_parameters" not in own:
+        elif "_parameters" not in attributes:
             object.__setattr__(self, name, value)
-        elif name in own["_parameters"]:
+        elif name in attributes["_parameters"]:
             if value is not None:
                 raise ArgumentError(
                     f"{type(self).__name__}.{name} is a parameter",
@@ -188,39 +188,39 @@ class Module:
                     fix=f"nn.Parameter(value); to keep the Parameter and change its values, {name}.copy_(value) "
                     "under no_grad()",
                 )
-            own["_parameters"][name] = own[name] = None
-        elif name in own["_modules"]:
+            attributes["_parameters"][name] = attributes[name] = None
+        elif name in attributes["_modules"]:
             if value is not None:
                 raise ArgumentError(
                     f"{type(self).__name__}.{name} is a submodule",
                     expected="a Module, or None",
                     received=type(value).__name__,
                 )
-            own["_modules"][name] = own[name] = None
-        elif name in own["_buffers"]:
+            attributes["_modules"][name] = attributes[name] = None
+        elif name in attributes["_buffers"]:
             if value is not None and not isinstance(value, Tensor):
                 raise ArgumentError(
                     f"{type(self).__name__}.{name} is a buffer",
                     expected="a Tensor, or None",
                     received=type(value).__name__,
                 )
-            own["_buffers"][name] = own[name] = value
+            attributes["_buffers"][name] = attributes[name] = value
         else:
             object.__setattr__(self, name, value)
 
     def _unregister(self, name: str, keep: str) -> None:
         """Remove `name` from every table but `keep`, before it is registered there."""
-        own = self.__dict__
-        if keep not in own:
+        attributes = self.__dict__
+        if keep not in attributes:
             raise ModuleAttributeError(
                 f"{type(self).__name__}: {name!r} was assigned before Module.__init__ ran",
                 fix="call super().__init__() first in __init__",
             )
-        own.pop(name, None)
+        attributes.pop(name, None)
         for table in _TABLES:
             if table != keep:
-                own[table].pop(name, None)
-        own["_non_persistent"].discard(name)
+                attributes[table].pop(name, None)
+        attributes["_non_persistent"].discard(name)
 
     def __getattr__(self, name: str):
         # Only called for names that neither the instance nor its class has.
@@ -519,13 +519,13 @@ class Module:
         """
         if not isinstance(state_dict, Mapping):
             raise ArgumentError("load_state_dict takes a dict of tensors", received=type(state_dict).__name__)
-        own = self.state_dict(keep_vars=True)
+        entries = self.state_dict(keep_vars=True)
         # A tied tensor has several names; files of other programs contain only one of them.
-        present = {id(target) for name, target in own.items() if name in state_dict}
-        missing = [name for name, target in own.items() if name not in state_dict and id(target) not in present]
-        unexpected = [name for name in state_dict if name not in own]
+        present = {id(target) for name, target in entries.items() if name in state_dict}
+        missing = [name for name, target in entries.items() if name not in state_dict and id(target) not in present]
+        unexpected = [name for name in state_dict if name not in entries]
         misfits, values = {}, {}
-        for name, target in own.items():
+        for name, target in entries.items():
             if name not in state_dict:
                 continue
             value = state_dict[name]
@@ -538,10 +538,10 @@ class Module:
             else:
                 values[name] = value
         if misfits or (strict and (missing or unexpected)):
-            raise self._mismatch_error(own, missing if strict else [], unexpected if strict else [], misfits)
+            raise self._mismatch_error(entries, missing if strict else [], unexpected if strict else [], misfits)
         pairs = []
         for name, value in values.items():
-            target = own[name]
+            target = entries[name]
             value = as_tensor(value).detach()
             pairs.append((target, value if assign else value.to(target.backend, target.dtype)))
         for target, value in pairs:
