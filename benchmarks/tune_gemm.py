@@ -128,7 +128,7 @@ def blas_wins(table, rounds: int) -> tuple[str, ...]:
 
     def chunked(a, b):
         with backend.blas.one_thread():
-            return backend._sliced_matmul(a, b)
+            return backend._chunked_matmul(a, b)
 
     for dtype in ("float32", "float64"):
         logs: dict[str, list[float]] = {}

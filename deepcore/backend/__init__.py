@@ -1,7 +1,7 @@
-"""Backends: one file each, found by its name, imported when first asked for.
+"""Backends: one file each, found by its name, imported on first use.
 
-A `Backend` is the array module the ops compute with: attribute access falls through to NumPy or CuPy
-(`xp.exp`, `xp.matmul`), and what the two lack or spell differently is a method here.
+A `Backend` is the array module that ops compute with: attribute access falls through to NumPy or CuPy
+(`xp.exp`, `xp.matmul`); functions that the two lack or spell differently are methods.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Backend:
 
     def __init__(self, name: str, array_module, array_type: type):
         self.name = name
-        #: The same place by PyTorch's name.
+        #: The `device` of PyTorch's API for this backend.
         self.device = device_of(name)
         self.array_module = array_module
         self.array_type = array_type
-        #: Op to the callable that runs it here; filled by `bind` on first use.
+        #: Op → the callable that runs it on this backend; filled by `bind` on first use.
         self.impls: dict[Any, Callable] = {}
         self._constants: dict[tuple, Any] = {}
-        #: The specs (`kernels.plan`) of 0-d arrays by dtype, once they were wanted.
+        #: Cache: dtype → spec (`kernels.plan`) of 0-d arrays.
         self.number_specs: dict[Any, Any] = {}
         BACKENDS[self] = self
 
@@ -77,21 +77,21 @@ class Backend:
         return self.array_module.asarray(value, dtype)
 
     def from_host(self, array):
-        """A NumPy array to this backend's memory (shared where it is the same memory)."""
+        """A NumPy array in this backend's memory (shared on the CPU)."""
         raise NotImplementedError
 
     def to_host(self, array):
-        """This backend's array as a NumPy array (shared where it is the same memory)."""
+        """This backend's array as a NumPy array (shared on the CPU)."""
         raise NotImplementedError
 
     def constant(self, value, dtype):
-        """A 0-d array of a Python scalar, kept: a repeated scalar costs no allocation and no transfer."""
+        """A cached 0-d array of a Python scalar: a repeated scalar costs no allocation and no transfer."""
         key = (value if value else repr(value), dtype.num)  # 0.0 and -0.0 would be one key
         array = self._constants.get(key)
         if array is None:
             if len(self._constants) > 1024:
                 self._constants.clear()
-            if hasattr(value, "dtype"):  # a NumPy number, which would wrap in silence
+            if hasattr(value, "dtype"):  # a NumPy number would wrap silently
                 value = value.item()
             if not isinstance(value, (int, float)) or not dtypes.fits(value, dtype):
                 raise dtypes.misfit(value, dtype)
@@ -100,7 +100,7 @@ class Backend:
 
     # -- what the array libraries lack or spell differently ----------------------------------------
     def scatter_add(self, target, index, values) -> None:
-        """target[index] += values, in place, duplicates added up in a fixed order; 16-bit floats in float32."""
+        """target[index] += values, in place, duplicates summed in a fixed order; 16-bit floats in float32."""
         if target.itemsize == 2 and dtypes.is_floating(target.dtype):
             wide = target.astype(dtypes.float32)
             self._scatter_add(wide, index, values.astype(dtypes.float32))
@@ -112,38 +112,38 @@ class Backend:
         raise NotImplementedError
 
     def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False, dtype=None):
-        """Σ x over the dimensions `axis` (None: all), of whole numbers in `dtype`; 16-bit floats add up in float32."""
+        """Σ x over the dimensions `axis` (None: all), of integers in `dtype`; 16-bit floats accumulate in float32."""
         if dtypes.is_floating(x.dtype) and x.itemsize == 2:
             return self.array_module.sum(x.astype(dtypes.float32), axis=axis, keepdims=keepdims).astype(x.dtype)
         return self.array_module.sum(x, axis=axis, keepdims=keepdims, dtype=dtype)
 
     def special(self, name: str, x):
-        """erf, lgamma, digamma … elementwise, by the name PyTorch's `special` module gives it."""
+        """erf, lgamma, digamma … elementwise, by its name in `torch.special`."""
         from deepcore.kernels.math import reference
 
         return getattr(reference, name)(self, x)
 
     # -- device -----------------------------------------------------------------------------------
     def synchronize(self) -> None:
-        """Wait until everything queued has run."""
+        """Wait until all queued work has run."""
 
     def memory(self) -> dict[str, int]:
-        """Bytes: `used`, `held` by the pool, and `free` and `total` of the device, as far as they are known."""
+        """Bytes: `used`, `held` by the pool, and `free` and `total` of the device, where known."""
         return {}
 
     def address(self, array) -> int:
-        """Where the first element of a raw array is."""
+        """The address of the first element of a raw array."""
         return array.__array_interface__["data"][0]
 
     def release_memory(self) -> None:
-        """Give cached blocks back to the system."""
+        """Return cached blocks to the system."""
 
     def pinned(self, array):
         """A copy of a NumPy array in page-locked memory, from which copies to this backend are faster."""
         raise BackendError(f"memory is pinned for a GPU, not for backend {self}")
 
     def is_pinned(self, memory) -> bool:
-        """Whether `memory`, what an array lies in, is page-locked by `pinned`."""
+        """Whether `memory`, the base of an array, was page-locked by `pinned`."""
         return False
 
     def info(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Backend:
         return {}
 
     def bind(self, op) -> Callable:
-        """The callable that runs `op` here: its kernel where one is registered, else its reference."""
+        """The callable that runs `op` on this backend: its kernel where one is registered, else its reference."""
         from deepcore import kernels
 
         settings.check()
@@ -165,7 +165,7 @@ class Backend:
 
 _FACTORIES: dict[str, Callable[[int], Backend]] = {}
 _INSTANCES: dict[str, Backend] = {}
-_LOCK = locks.rlock()  # a factory may ask for another backend
+_LOCK = locks.rlock()  # reentrant: a factory may call get_backend
 
 
 def register(kind: str, factory: Callable[[int], Backend]) -> None:
@@ -180,11 +180,11 @@ def _factory(kind: str) -> Callable[[int], Backend]:
 
 
 def available_kinds() -> list[str]:
-    """The kinds of backend there are, usable on this machine or not."""
+    """All kinds of backends, usable on this machine or not."""
     import pkgutil
 
-    found = {m.name for m in pkgutil.iter_modules(__path__)} - {"devices", "dtypes"}
-    return sorted(found | set(_FACTORIES))
+    kinds = {m.name for m in pkgutil.iter_modules(__path__)} - {"devices", "dtypes"}
+    return sorted(kinds | set(_FACTORIES))
 
 
 def get_backend(name: str | int | device | Backend | None = None) -> Backend:
@@ -200,18 +200,18 @@ def get_backend(name: str | int | device | Backend | None = None) -> Backend:
         name = settings.backend
     if not isinstance(name, str):
         name = str(device(name))
-    found = _INSTANCES.get(name)
-    if found is not None:
-        return found
+    backend = _INSTANCES.get(name)
+    if backend is not None:
+        return backend
     try:
-        return _created(name)
+        return _create(name)
     except BackendError as error:
-        if default:  # `use_backend` has tried its own
+        if default:  # `use_backend` validates its names, so this one is from the environment
             error.where = "DEEPCORE_BACKEND"
         raise
 
 
-def _created(name: str) -> Backend:
+def _create(name: str) -> Backend:
     if name == "auto":
         try:
             return get_backend("cuda")
@@ -226,12 +226,12 @@ def _created(name: str) -> Backend:
 
 
 def place(backend, device) -> Any:
-    """What `backend=` and `device=`, two words for one thing, ask for; None where neither is given."""
+    """The backend named by the synonymous arguments `backend=` and `device=`; None where neither is given."""
     if backend is None or device is None:
         return device if backend is None else backend
     if get_backend(backend) is not get_backend(device):
         raise ArgumentError(
-            "backend and device are two words for one thing, and name two places",
+            "backend and device mean the same thing, and name two places",
             received=f'backend="{backend}" and device="{device}"',
             fix="leave one of them out",
         )
@@ -239,7 +239,7 @@ def place(backend, device) -> Any:
 
 
 def one_place(function: Callable, args: tuple, keywords: dict[str, Any]) -> tuple:
-    """The positional arguments of a call of `function`, once its argument `backend` stands for the keyword `device`."""
+    """Pass the keyword `device` of a call of `function` as its argument `backend`; returns the positional arguments."""
     device = keywords.pop("device", None)
     if device is None:
         return args
@@ -252,7 +252,7 @@ def one_place(function: Callable, args: tuple, keywords: dict[str, Any]) -> tupl
 
 
 def takes_device(function: _Function) -> _Function:
-    """`function`, which has an argument `backend`, with `device` as another word for it; any other as it is."""
+    """Decorator: a function with an argument `backend` also accepts the keyword `device`; others are unchanged."""
     code = getattr(function, "__code__", None)
     arguments = () if code is None else code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     if "backend" not in arguments:
@@ -287,7 +287,7 @@ class use_backend:
 
 
 def backend_of(array) -> Backend | None:
-    """The backend a raw array belongs to, by its class or a base of that, or None."""
+    """The backend of a raw array, by its class or a base class, or None."""
     module = type(array).__module__.partition(".")[0]
     if module == "numpy":
         return get_backend("cpu")

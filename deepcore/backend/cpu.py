@@ -18,18 +18,18 @@ from deepcore.backend import Backend
 from deepcore.backend.dtypes import canonical, float32
 from deepcore.config import settings
 
-# The multiplications (GEMM) and elements (GEMV, dot) up to which OpenBLAS uses one thread by itself.
+# The multiplications (GEMM) and elements (GEMV, dot) up to which OpenBLAS uses one thread by default.
 _SERIAL_FLOPS = 1 << 17
 _SERIAL_SIZE = 9000
-# The least one slice of a larger product has: rows or columns of a matrix, and multiplications.
-_SLICE_LINES = 128
-_SLICE_FLOPS = 1 << 20
+# The minimum size of a chunk of a larger product: rows or columns of a matrix, and multiplications.
+_CHUNK_LINES = 128
+_CHUNK_FLOPS = 1 << 20
 
 
-_product: Any = None  # kernels.gemm.product, once wanted
+_product: Any = None  # kernels.cpu.gemm.product, imported on first use
 
 
-def _find_product():
+def _load_product():
     global _product
     from deepcore.kernels.cpu.gemm import product
 
@@ -37,13 +37,13 @@ def _find_product():
     return product
 
 
-_add_up: Any = np.add.reduce
-# The rows that are added one after the other.
+_reduce_sum: Any = np.add.reduce
+# The rows of a block, which are summed sequentially.
 _BLOCK_ROWS = 256
 
 
 class _Sum:
-    """What `bind` binds: the kernel of this name, or `forward`."""
+    """An op for `bind`: the kernel "sum", or `forward` as its reference."""
 
     name, lowering = "sum", None
 
@@ -73,14 +73,14 @@ class CpuBackend(Backend):
         np.add.at(target, index, values)
 
     def sum(self, x, axis: tuple[int, ...] | None = None, keepdims: bool = False, dtype=None):
-        """Σ x over `axis` (None: all), in float32 for 16-bit floats, and in blocks where NumPy adds one row after the other.
+        """Σ x over `axis` (None: all), in float32 for 16-bit floats, and in blocks where NumPy sums rows sequentially.
 
-        NumPy adds in pairs along the last axis only: a million float32 rows would lose five digits.
+        NumPy sums pairwise along the last axis only: a million float32 rows would lose five digits.
         """
         if isinstance(axis, int):
             axis = (axis % x.ndim,)
         if dtype is not None:
-            return _add_up(x, axis=axis, keepdims=keepdims, dtype=dtype)
+            return _reduce_sum(x, axis=axis, keepdims=keepdims, dtype=dtype)
         if settings.kernels:
             run = self.impls.get(_sum) or self.bind(_sum)
             return run(
@@ -101,82 +101,82 @@ class CpuBackend(Backend):
                 return rows.reshape((1,) * lead + rows.shape) if keepdims else rows
             if lead == 1 and axis[0] < x.ndim - 1 and x.shape[axis[0]] > 2 * _BLOCK_ROWS:
                 a = axis[0]
-                whole = x.shape[a] // _BLOCK_ROWS
-                before, cut = (slice(None),) * a, whole * _BLOCK_ROWS
-                blocks = x[(*before, slice(cut))].reshape(*x.shape[:a], whole, _BLOCK_ROWS, *x.shape[a + 1 :])
-                total = self._blockwise_sum(_add_up(blocks, axis=a + 1), axis, keepdims)
+                count = x.shape[a] // _BLOCK_ROWS
+                before, cut = (slice(None),) * a, count * _BLOCK_ROWS
+                blocks = x[(*before, slice(cut))].reshape(*x.shape[:a], count, _BLOCK_ROWS, *x.shape[a + 1 :])
+                total = self._blockwise_sum(_reduce_sum(blocks, axis=a + 1), axis, keepdims)
                 if cut < x.shape[a]:
-                    total = total + _add_up(x[(*before, slice(cut, None))], axis=a, keepdims=keepdims)
+                    total = total + _reduce_sum(x[(*before, slice(cut, None))], axis=a, keepdims=keepdims)
                 return total
-        return _add_up(x, axis=axis, keepdims=keepdims)
+        return _reduce_sum(x, axis=axis, keepdims=keepdims)
 
     def matmul(self, x, y):
         """x @ y for operands of two or more dimensions, batches broadcast.
 
-        A kernel of our own where there is one; else BLAS on one thread, over slices that the shapes alone decide. So
-        the bits do not depend on the threads.
+        Runs deepcore's kernel where one exists; else BLAS on one thread, over chunks that depend on the shapes alone, so
+        the bits do not depend on the number of threads.
         """
         half = x.itemsize == 2 and x.dtype.char in "eE"
         if settings.kernels:
-            out = (_product or _find_product())(x, y)
+            out = (_product or _load_product())(x, y)
             if out is not NotImplemented:
                 return out
-        if half:  # NumPy has no BLAS for these: sum in float32, round once
+        if half:  # NumPy has no 16-bit BLAS: accumulate in float32, round once
             return self.matmul(x.astype(float32), y.astype(float32)).astype(x.dtype)
         if x.dtype.kind != "f" or _is_small_product(x, y):
             return np.matmul(x, y)
         with self.blas.one_thread():
-            return self._sliced_matmul(x, y)
+            return self._chunked_matmul(x, y)
 
-    def _sliced_matmul(self, x, y):
+    def _chunked_matmul(self, x, y):
         if x.ndim < 2 or y.ndim < 2 or x.dtype != y.dtype or x.shape[-1] != y.shape[-2]:
             return np.matmul(x, y)
-        if x.ndim > 2 and y.ndim == 2 and x.flags.c_contiguous:  # the rows of a batch are the rows of one matrix
-            return self._sliced_matmul(x.reshape(-1, x.shape[-1]), y).reshape(*x.shape[:-1], y.shape[-1])
+        if x.ndim > 2 and y.ndim == 2 and x.flags.c_contiguous:  # the rows of a batch are those of one matrix
+            return self._chunked_matmul(x.reshape(-1, x.shape[-1]), y).reshape(*x.shape[:-1], y.shape[-1])
         batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
         out = np.empty((*batch, x.shape[-2], y.shape[-1]), x.dtype)
         flops = out.size * x.shape[-1]
         if batch:
             axis, count, least = 0, batch[0], 1
         else:
-            axis = 0 if out.shape[0] > _SLICE_LINES else 1
-            count, least = out.shape[axis], _SLICE_LINES
-        step = max(least, -(-_SLICE_FLOPS * count // max(flops, 1)))
+            axis = 0 if out.shape[0] > _CHUNK_LINES else 1
+            count, least = out.shape[axis], _CHUNK_LINES
+        step = max(least, -(-_CHUNK_FLOPS * count // max(flops, 1)))
         if step >= count:
             return np.matmul(x, y, out=out)
 
-        def one(start):
-            part = slice(start, start + step)
+        def multiply_chunk(start):
+            chunk = slice(start, start + step)
             if batch:
-                a, b = _batch_slice(x, part, out.ndim), _batch_slice(y, part, out.ndim)
-                np.matmul(a, b, out=out[part])
+                a, b = _batch_chunk(x, chunk, out.ndim), _batch_chunk(y, chunk, out.ndim)
+                np.matmul(a, b, out=out[chunk])
             elif axis == 0:
-                np.matmul(x[part], y, out=out[part])
+                np.matmul(x[chunk], y, out=out[chunk])
             else:
-                np.matmul(x, y[:, part], out=out[:, part])
+                np.matmul(x, y[:, chunk], out=out[:, chunk])
 
-        self._parallel(one, range(0, count, step))
+        self._parallel(multiply_chunk, range(0, count, step))
         return out
 
     def _parallel(self, task, items: range) -> None:
-        """task(item) for each item; the items are dealt out to the threads, this one among them."""
+        """Run task(item) for each item, distributed over the threads, including the calling one."""
         count = min(settings.threads, len(items))
 
-        def hand(first):
+        def run_items(first):
             for item in items[first::count]:
                 task(item)
 
         if count < 2:
-            hand(0)
+            run_items(0)
             return
-        # The context carries np.errstate into the threads.
-        others = [self._executor().submit(contextvars.copy_context().run, hand, i) for i in range(1, count)]
+        # Copied contexts carry np.errstate into the threads.
+        futures = [self._executor().submit(contextvars.copy_context().run, run_items, i) for i in range(1, count)]
         try:
-            hand(0)
+            run_items(0)
         finally:
-            wait(others)
-        for other in others:
-            other.result()
+            wait(futures)
+        for future in futures:
+            future.result()
 
     def _executor(self) -> ThreadPoolExecutor:
         key = (os.getpid(), settings.threads)  # a pool does not survive fork
@@ -194,12 +194,12 @@ class CpuBackend(Backend):
     def memory(self) -> dict[str, int]:
         from deepcore.kernels.runtime import allocator
 
-        held = {"held": allocator.cached_bytes()}
+        pool_bytes = {"held": allocator.cached_bytes()}
         try:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            return {"used": pages * os.sysconf("SC_PAGE_SIZE"), **held}
+            return {"used": pages * os.sysconf("SC_PAGE_SIZE"), **pool_bytes}
         except (OSError, ValueError, AttributeError):
-            return held
+            return pool_bytes
 
     def release_memory(self) -> None:
         from deepcore.kernels.runtime import allocator
@@ -217,17 +217,17 @@ class CpuBackend(Backend):
 
 
 def _is_small_product(x, y) -> bool:
-    """Whether BLAS computes x @ y on one thread by itself."""
+    """Whether BLAS computes x @ y on one thread by default."""
     return x.size * y.shape[-1] <= _SERIAL_FLOPS and x.size + y.size <= _SERIAL_SIZE
 
 
-def _batch_slice(x, part: slice, ndim: int):
+def _batch_chunk(x, chunk: slice, ndim: int):
     """`x` cut along the first axis of a product with `ndim` axes, where x has that axis and does not broadcast it."""
-    return x[part] if x.ndim == ndim and x.shape[0] > 1 else x
+    return x[chunk] if x.ndim == ndim and x.shape[0] > 1 else x
 
 
 class _Blas:
-    """NumPy's OpenBLAS, as far as its library shows: the number of threads, and its core type."""
+    """NumPy's OpenBLAS, through the functions its library exports: number of threads, core type."""
 
     def __init__(self, get=None, set_=None, description="unknown (one thread cannot be enforced)"):
         self._get, self._set, self.description = get, set_, description
@@ -256,14 +256,14 @@ class _Blas:
 
     @property
     def controllable(self) -> bool:
-        """Whether one thread can be asked for; without it, bits may depend on the BLAS's own threads."""
+        """Whether the number of threads can be set; otherwise bits may depend on BLAS's threads."""
         return self._set is not None
 
     def one_thread(self) -> _Blas:
         """A context manager: BLAS on one thread inside it."""
         return self
 
-    # Counted, not stacked: Python threads that overlap here must not restore each other's single thread.
+    # Counted, not stacked: overlapping Python threads must not restore each other's single thread.
     def __enter__(self):
         if self._set is not None:
             with self._lock:
@@ -280,7 +280,7 @@ class _Blas:
                     self._set(self._before)
 
     def after_fork(self):
-        """Back to as many threads as before: whoever was inside does not exist in a forked child."""
+        """Restore the number of threads: threads inside the context do not exist in a forked child."""
         if self._depth:
             self._set(self._before)
         self._depth, self._before = 0, 1
@@ -290,9 +290,9 @@ def _loaded_libraries(word: str) -> list[str]:
     """Paths of the loaded or bundled shared libraries whose name contains `word`."""
     try:
         mapped = Path("/proc/self/maps").read_text().split()
-        found = {p for p in mapped if word in p.rsplit("/", 1)[-1] and ".so" in p}
-        if found:  # NumPy's own first: SciPy and others bundle theirs
-            return sorted(found, key=lambda path: ("numpy" not in path, path))
+        paths = {p for p in mapped if word in p.rsplit("/", 1)[-1] and ".so" in p}
+        if paths:  # NumPy's own first: SciPy and others bundle theirs
+            return sorted(paths, key=lambda path: ("numpy" not in path, path))
     except OSError:
         pass
     root = Path(np.__file__).parent
@@ -316,7 +316,7 @@ def _features() -> list[str]:
         from numpy._core._multiarray_umath import __cpu_features__ as features
     except ImportError:
         return []
-    return [name for name, there in features.items() if there]
+    return [name for name, is_supported in features.items() if is_supported]
 
 
 def create(index: int) -> Backend:

@@ -25,7 +25,7 @@ _INSTALL = "pip install 'deepcore-nn[cuda]'  (an NVIDIA GPU and driver are neede
 class CudaBackend(Backend):
     """Arrays are `cupy.ndarray` on one device; work is queued on CuPy's current stream.
 
-    `cupy` is the module to drive, `cublas` the functions of its cuBLAS (tests pass stand-ins).
+    `cupy` is the CuPy module, `cublas` the functions of its cuBLAS (tests pass stand-ins).
     """
 
     kernel_kind = "cuda"
@@ -36,7 +36,7 @@ class CudaBackend(Backend):
         self.gpu = cupy.cuda.Device(index)
         self._functions: dict[str, Any] = {}
         self._cublas = cublas
-        #: Page-locked memory by the number of its array.
+        #: Page-locked memory by the id of its array.
         self._pinned: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
 
     def asarray(self, value, dtype=None):
@@ -47,7 +47,7 @@ class CudaBackend(Backend):
 
     def from_host(self, array):
         with self.gpu:
-            if not array.ndim and array == 0:  # CuPy would clear the bytes, and -0.0 be 0.0
+            if not array.ndim and array == 0:  # CuPy would clear the bytes, and -0.0 would become 0.0
                 return self.array_module.asarray(array.reshape(1)).reshape(())
             return self.array_module.asarray(np.ascontiguousarray(array).reshape(array.shape))
 
@@ -60,9 +60,8 @@ class CudaBackend(Backend):
         return self.array_module.asnumpy(array)
 
     def _scatter_add(self, target, index, values) -> None:
-        # CuPy's add.at uses atomics, whose order changes the bits of a floating sum. Here the writes are sorted by
-        # target (stably). A kernel then adds up each run as it comes; without it, runs are summed by doubling
-        # distances: one order, too, log2(longest run) rounds.
+        # CuPy's add.at uses atomics, whose order changes the bits of a floating sum. Writes are stably sorted by target
+        # instead; a kernel sums each run in order, or, without it, log2(longest run) rounds of doubling distance do.
         from deepcore.kernels.cuda.embedding import scatter_rows
 
         xp = self.array_module
@@ -79,10 +78,10 @@ class CudaBackend(Backend):
             rows, values = rows[order], values[order]
             first = xp.concatenate([xp.ones(1, dtype=bool), rows[1:] != rows[:-1]])
             starts = xp.nonzero(first)[0]
-            place = xp.arange(rows.size) - starts[xp.cumsum(first) - 1]  # position within its run
-            step, longest = 1, int(place.max()) + 1
+            position = xp.arange(rows.size) - starts[xp.cumsum(first) - 1]  # position within its run
+            step, longest = 1, int(position.max()) + 1
             while step < longest:
-                pair = place[step:] == place[:-step] + step  # as far apart in place as in position: in one run
+                pair = position[step:] == position[:-step] + step  # `step` apart in position: in the same run
                 values[:-step] = xp.where(pair[:, None], values[:-step] + values[step:], values[:-step])
                 step *= 2
             rows = rows[starts]
@@ -91,7 +90,7 @@ class CudaBackend(Backend):
                 target[...] = flat.reshape(target.shape)
 
     def matmul(self, x, y):
-        """x @ y by cuBLAS, without it by our own kernel, or else as CuPy does it, of bfloat16 batches in float32."""
+        """x @ y by cuBLAS, else by deepcore's kernel, else by CuPy, with bfloat16 batches in float32."""
         if self.blas is not None:
             out = self.blas.product(x, y)
             if out is not None:
@@ -109,7 +108,7 @@ class CudaBackend(Backend):
 
     @functools.cached_property
     def blas(self):
-        """cuBLAS with a handle of our own, or None where it cannot be loaded."""
+        """cuBLAS with deepcore's own handle, or None where it cannot be loaded."""
         from deepcore.kernels.cuda.blas import Blas
 
         return None if self._cublas is None else Blas(self, self._cublas)
@@ -133,7 +132,7 @@ class CudaBackend(Backend):
         return function is not False
 
     def _load(self, symbol: str, ptx: str):
-        # RawModule takes PTX as a file, and reads it when the kernel is first asked for.
+        # RawModule takes PTX as a file, and reads it when the kernel is first used.
         with self.gpu, tempfile.TemporaryDirectory(prefix="deepcore-") as folder:
             path = os.path.join(folder, f"{symbol}.ptx")
             with open(path, "w", encoding="ascii") as file:
@@ -155,7 +154,7 @@ class CudaBackend(Backend):
 
     @functools.cached_property
     def counting(self) -> threading.local:
-        """`total`, where a thread has one, takes the counts of `any_wrong`, which then need not be waited for."""
+        """Per-thread `total`: where it is set, `any_wrong` adds its counts to it instead of waiting for them."""
         return _Counting()
 
     def any_wrong(self, count) -> bool:
@@ -166,7 +165,7 @@ class CudaBackend(Backend):
         return False
 
     def any_wrong_by_now(self, count) -> Callable[[], bool]:
-        """`any_wrong` of an array of one number of eight bytes, as a call that waits for what is queued by now."""
+        """`any_wrong` of an 8-byte array of one element, as a call that waits for the work queued so far."""
         if self.counting.total is not None:
             return partial(self.any_wrong, count[0])
         words, event = self.pinned_words(1), self.array_module.cuda.Event(disable_timing=True)
@@ -180,17 +179,17 @@ class CudaBackend(Backend):
         return any_wrong
 
     def host_words(self, size: int):
-        """Whole numbers on the host, to be sent."""
+        """Zeroed int64 words on the host, for copies to the device."""
         return np.zeros(size, np.int64)
 
     def report(self, array, words) -> None:
-        """Queue the sending of an array to `pinned_words`; a stream that captures takes it in, which `get` refuses."""
+        """Queue a copy of an array to `pinned_words`; unlike `get`, it can be captured."""
         runtime = self.array_module.cuda.runtime
         stream = self.array_module.cuda.get_current_stream()
         runtime.memcpyAsync(words.ctypes.data, array.data.ptr, array.nbytes, runtime.memcpyDeviceToHost, stream.ptr)
 
     def pinned_words(self, size: int):
-        """Whole numbers on the host that the device may write."""
+        """Zeroed int64 words in pinned host memory, which the device may write."""
         memory = self.array_module.cuda.alloc_pinned_memory(8 * size)
         words = np.frombuffer(memory, np.int64, size)
         words[...] = 0
@@ -207,11 +206,11 @@ class CudaBackend(Backend):
         return self._pinned.get(id(memory)) is memory
 
     def launch(self, kernel, blocks: int, /, **arguments) -> None:
-        """Queue `blocks` blocks of a kernel that is ready. Arguments, by name, are arrays, for pointers, and numbers."""
+        """Queue `blocks` blocks of a ready kernel. Arguments, by name, are arrays (for pointers) and numbers."""
         self.prepared(kernel, blocks, **arguments)()
 
     def prepared(self, kernel, blocks: int, /, **arguments) -> partial:
-        """`launch` as a call that runs no Python code, so no signal's, but CuPy's compiled own."""
+        """`launch` as a call into CuPy's compiled code, which runs no Python code and so no signal handler."""
         return partial(self._functions[kernel.name], (blocks,), (kernel.threads,), kernel.values(arguments))
 
     def synchronize(self) -> None:
@@ -261,7 +260,7 @@ class CudaBackend(Backend):
         return value
 
     def _on_device(self, run: Callable) -> Callable:
-        """`run` on this device: CuPy computes on its current one, which is 0 unless it is told."""
+        """`run` with this device as CuPy's current one, which is 0 by default."""
         device = self.gpu
 
         @functools.wraps(run, updated=())
@@ -289,7 +288,7 @@ def _as_rows(xp, target, index, values):
         inner = ()
         rows = xp.arange(target.size).reshape(target.shape)[index]
     width = math.prod(inner)
-    values = xp.broadcast_to(values, rows.shape + inner).astype(target.dtype)  # a copy: it is summed in place
+    values = xp.broadcast_to(values, rows.shape + inner).astype(target.dtype)  # a copy, which is summed in place
     return rows.reshape(-1), values.reshape(rows.size, width)
 
 

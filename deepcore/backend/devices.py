@@ -1,4 +1,4 @@
-"""`device`: PyTorch's name for where tensors live, and the default one."""
+"""`device`: where tensors live, in PyTorch's naming, and the default device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 #: Device types of PyTorch that no backend serves.
 FOREIGN = frozenset(("fpga", "hip", "hpu", "ipu", "maia", "meta", "mkldnn", "mps", "mtia", "vulkan", "xla", "xpu"))
-#: Default backends to return to, innermost `with device:` block last.
+#: Default backends to restore, innermost `with device:` block last.
 _defaults: list[str] = []
 
 
@@ -32,7 +32,7 @@ def check_kind(kind: str, received: Any = None) -> str:
 
 
 def split_name(name: str) -> tuple[str, int | None]:
-    """("cuda", 1) for "cuda:1", and None in place of a number that is left out."""
+    """("cuda", 1) for "cuda:1"; the index is None where it is left out."""
     kind, colon, index = name.partition(":")
     if colon and not (index.isascii() and index.isdigit() and len(index) < 10):
         raise BackendError(f"{name!r} is not a backend", expected='a name such as "cpu", "cuda" or "cuda:1"')
@@ -45,8 +45,8 @@ class device:
     `device("auto")` is the first GPU, or the CPU where there is none.
 
     `type` is "cpu" or "cuda", `index` a number or None. `str()` is the name that `backend=` and `device=` take, and a
-    device equals that string. As a context manager it is the default device of the block. Making one does not need the
-    device; using it does. Errors: `BackendError` for types that there are no backends of.
+    device equals that string. As a context manager it is the default device of the block. Creating one does not need the
+    device; using it does. Errors: `BackendError` for types without a backend.
     """
 
     __slots__ = ("_index", "_type")
@@ -67,8 +67,8 @@ class device:
                 "a device is given by its name or number", expected='"cpu", "cuda", "cuda:1", 1', received=repr(type)
             )
         elif type == "auto":
-            found = get_backend("auto").device
-            self._type, self._index = found._type, found._index
+            auto_device = get_backend("auto").device
+            self._type, self._index = auto_device._type, auto_device._index
         else:
             kind, self._index = split_name(type)
             self._type = check_kind(kind, type)
@@ -116,20 +116,20 @@ class device:
 
 def device_of(name: str) -> device:
     """The device of the backend called `name`, unchecked."""
-    made = device.__new__(device)
-    made._type, made._index = split_name(name)
-    return made
+    result = device.__new__(device)
+    result._type, result._index = split_name(name)
+    return result
 
 
 def set_default_device(device: str | int | device | Backend | None) -> None:
-    """Where tensors are made from here on, unless they say; None is the CPU. `use_backend` is the same thing."""
+    """Set the device of tensors created without `device=` or `backend=`; None is the CPU. Same as `use_backend`."""
     from deepcore.backend import get_backend
 
     settings.backend = get_backend("cpu" if device is None else device).name
 
 
 def get_default_device() -> device:
-    """Where tensors are made that do not say."""
+    """The device of tensors created without `device=` or `backend=`."""
     from deepcore.backend import get_backend
 
     return get_backend().device

@@ -22,10 +22,10 @@ float32 = np.dtype(np.float32)
 float64 = np.dtype(np.float64)
 bfloat16 = np.dtype(ml_dtypes.bfloat16)
 
-#: What every dtype is an instance of.
+#: The class of every dtype.
 dtype = np.dtype
 
-#: Every dtype a tensor may have, by the name PyTorch gives it.
+#: Every dtype a tensor may have, by its name in PyTorch.
 DTYPES = {
     "bool": bool_,
     "uint8": uint8,
@@ -41,7 +41,7 @@ DTYPES = {
     "float32": float32,
     "float64": float64,
 }
-# NumPy may hold one dtype in several objects; ops tell at once that two are the same if they are one object.
+# NumPy may represent one dtype by several objects; a canonical object lets ops compare dtypes by identity.
 _SUPPORTED = {dtype: dtype for dtype in DTYPES.values()}
 _BOOL, _INT, _FLOAT = 0, 1, 2
 
@@ -82,7 +82,7 @@ _FIXES = {
 
 
 def _numpy_dtype(dtype) -> np.dtype | None:
-    """What NumPy makes of `dtype`, or None; None itself, which NumPy takes for float64, is no dtype."""
+    """`np.dtype(dtype)`, or None where that fails or `dtype` is None, which NumPy reads as float64."""
     try:
         return None if dtype is None else np.dtype(dtype)
     except (TypeError, ValueError):
@@ -101,23 +101,23 @@ def is_supported(dtype) -> bool:
 def canonical(array):
     """`array` with its dtype as the object in `DTYPES`, over the same memory.
 
-    NumPy makes other objects for the same dtype when it unpickles an array or names a byte order.
+    NumPy creates other objects for the same dtype when it unpickles an array or names a byte order.
     """
-    own = _SUPPORTED.get(array.dtype)
-    return array if own is None or own is array.dtype else array.view(own)
+    supported = _SUPPORTED.get(array.dtype)
+    return array if supported is None or supported is array.dtype else array.view(supported)
 
 
 @cache
 def span(dtype) -> tuple:
-    """The open interval of the numbers that fit: in integers what is cut to one of them, in floats what rounds to one."""
+    """The open interval of numbers that fit: those that truncate to an integer of the dtype, or round to a finite float."""
     if dtype == bool_:
         return -1, 2
     if dtype.kind in "iu":
-        whole = np.iinfo(dtype)
-        return int(whole.min) - 1, int(whole.max) + 1
+        limits = np.iinfo(dtype)
+        return int(limits.min) - 1, int(limits.max) + 1
     info = ml_dtypes.finfo(dtype)
     edge = int(float(info.max)) + 2 ** (int(info.maxexp) - int(info.nmant) - 2)  # half a step above the largest
-    edge = edge if dtype == float64 else float(edge)  # which float64 itself does not hold
+    edge = edge if dtype == float64 else float(edge)  # the edge of float64 is not a float64
     return -edge, edge
 
 
@@ -127,7 +127,7 @@ def largest(dtype) -> float:
 
 
 def holds(dtype, source) -> bool:
-    """Whether `dtype` has a value for every number of dtype `source`: nothing there becomes another number or infinite."""
+    """Whether every number of dtype `source` is within the range of `dtype`: none wraps or becomes infinite."""
     return _holds(_SUPPORTED.get(dtype, dtype), _SUPPORTED.get(source, source))
 
 
@@ -144,7 +144,7 @@ def _holds(dtype, source) -> bool:
 
 
 def fits(value, dtype) -> bool:
-    """Whether a Python number can be stored in `dtype`: fractions are cut in integers, and floats round."""
+    """Whether a Python number can be stored in `dtype`: integers truncate fractions, floats round."""
     if dtype == bool_:
         return True
     if isinstance(value, float) and not math.isfinite(value):
@@ -154,7 +154,7 @@ def fits(value, dtype) -> bool:
 
 
 def misfit(value, dtype, place: str = ""):
-    """The error for a value that `dtype` cannot hold; `place` says where in the data it stands."""
+    """The error for a value that `dtype` cannot hold; `place` is its position in the data."""
     from deepcore.errors import DTypeError
 
     name = name_of(dtype)
@@ -224,23 +224,23 @@ def result_type(operands) -> np.dtype:
             level, dtype = 2, bool_ if operand is bool else int64 if operand is int else default_float
         else:
             level, dtype = (0 if operand[1] > 0 else 1), operand[0]
-        held = ranked[level]
-        ranked[level] = dtype if held is None else promote_types(held, dtype)
+        current = ranked[level]
+        ranked[level] = dtype if current is None else promote_types(current, dtype)
     result: np.dtype | None = None
-    for held in ranked:
-        if held is not None and (result is None or _category(held) > _category(result)):
-            result = held
+    for current in ranked:
+        if current is not None and (result is None or _category(current) > _category(result)):
+            result = current
     assert result is not None
     return result
 
 
 def name_of(dtype) -> str:
-    """`float32`: the name PyTorch gives the dtype, without its prefix."""
-    return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
+    """`float32`: the name of the dtype in PyTorch, without its prefix."""
+    return next((name for name, candidate in DTYPES.items() if candidate == dtype), str(dtype))
 
 
 def set_default_dtype(dtype) -> None:
-    """The dtype of Python floats, and of tensors whose dtype nothing else says, from here on: a floating one."""
+    """Set the dtype of Python floats, and of tensors created without a dtype: a floating one."""
     global default_float
     kind = as_dtype(dtype)
     if not is_floating(kind):
@@ -251,7 +251,7 @@ def set_default_dtype(dtype) -> None:
 
 
 def get_default_dtype() -> np.dtype:
-    """The dtype of Python floats: float32, unless `set_default_dtype` has said another."""
+    """The dtype of Python floats: float32, unless changed by `set_default_dtype`."""
     return default_float
 
 
@@ -298,9 +298,9 @@ class iinfo:
         return f"iinfo(min={self.min}, max={self.max}, dtype={self.dtype})"
 
 
-def _expect(right: bool, name: str, what: str, other: str, kind) -> None:
-    if not right:
+def _expect(is_valid: bool, name: str, kind_text: str, alternative: str, kind) -> None:
+    if not is_valid:
         from deepcore.errors import DTypeError
 
-        fix = None if kind == bool_ else f"dc.{other}(dc.{name_of(kind)})"
-        raise DTypeError(f"{name} takes {what} dtype", received=name_of(kind), fix=fix)
+        fix = None if kind == bool_ else f"dc.{alternative}(dc.{name_of(kind)})"
+        raise DTypeError(f"{name} takes {kind_text} dtype", received=name_of(kind), fix=fix)

@@ -17,7 +17,7 @@ from deepcore.errors import DeepcoreError, suggest
 COMMANDS = ("train", "predict", "summary", "info", "warmup", "cache")
 
 OK, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
-#: As of a process that SIGPIPE ended: the reader of its output has gone.
+#: The status of a process ended by SIGPIPE: the reader of its output is gone.
 CLOSED_PIPE = 141
 
 
@@ -69,9 +69,9 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    word = next((a for a in argv if not a.startswith("-")), None)
-    if argv and argv[0] == word and word not in COMMANDS:
-        print(f"deepcore: there is no command {word!r}; {suggest(word, COMMANDS)}", file=sys.stderr)
+    first_word = next((a for a in argv if not a.startswith("-")), None)
+    if argv and argv[0] == first_word and first_word not in COMMANDS:
+        print(f"deepcore: there is no command {first_word!r}; {suggest(first_word, COMMANDS)}", file=sys.stderr)
         return USER_ERROR
     parser, parsers = _parser()
     try:
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exit:
         return int(exit.code or 0)
     try:
-        if args.command != "info":  # which shows them
+        if args.command != "info":  # `info` prints the problems
             settings.check()
         status = args.run(args)
         sys.stdout.flush()
@@ -98,10 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             print("\nterminated", file=sys.stderr)
         return 128 + signal.signum
-    except BrokenPipeError as error:  # the reader of a pipe has gone, as in `deepcore info | head`
+    except BrokenPipeError as error:  # the reader of a pipe is gone, as in `deepcore info | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         notes = getattr(error, "__notes__", ())
-        if notes:  # what was not finished
+        if notes:  # they name unfinished work
             print(
                 f"deepcore {args.command}: " + "\n  ".join(["nobody reads the output any more", *notes]),
                 file=sys.stderr,
@@ -116,5 +116,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _message(error: BaseException) -> str:
     if isinstance(error, DeepcoreError):
-        error.call_site = ""  # a line of the launcher script says nothing
+        error.call_site = ""  # a line of the launcher script is no help
     return "\n  ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])

@@ -1,4 +1,4 @@
-"""From a checked experiment to its model, loss, optimizer and schedule."""
+"""Builds the model, loss, optimizer and schedule of a validated experiment."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from deepcore.errors import ConfigError, DeepcoreError
 from deepcore.nn import LAYERS, LOSSES, Module, Sequential
 from deepcore.optim import OPTIMIZERS, SCHEDULERS, Optimizer
 
-#: Losses that take class numbers, and what such a model puts out.
+#: Losses that take class numbers, and the kind of the model's output.
 CLASS_LOSSES = {"CrossEntropyLoss": "logits", "NLLLoss": "log_probabilities"}
-#: Losses on one yes-or-no per output, and what the model puts out.
+#: Losses on one yes-or-no per output, and the kind of the model's output.
 BINARY_LOSSES = {"BCEWithLogitsLoss": "logit", "BCELoss": "probability"}
 
 
 @contextlib.contextmanager
 def at(place: Place) -> Iterator[None]:
-    """What a constructor or a layer refuses is an error of the file, at this key."""
+    """Context manager: converts errors of constructors and layers to errors of the file at this key."""
     try:
         yield
     except ConfigError:
@@ -34,17 +34,17 @@ def at(place: Place) -> Iterator[None]:
 
 
 def model(config: Config, shape: tuple[int, ...]) -> tuple[Sequential, Config]:
-    """The network for samples of `shape`, and the experiment with what its layers inferred written out."""
+    """The network for samples of `shape`, and the experiment with the inferred arguments of its layers filled in."""
     x = dc.zeros(2, *shape)
     layers: list[Module] = []
     parts: list[LayerPart] = []
     for part in config.layers:
         cls = LAYERS[part.type]
-        wanted = inspect.signature(cls).parameters
+        parameters = inspect.signature(cls).parameters
         inferred = {
             name: x.shape[dim]
             for name, dim in INFERRED.items()
-            if name in wanted and name not in part.arguments and -len(x.shape) <= dim < len(x.shape)
+            if name in parameters and name not in part.arguments and -len(x.shape) <= dim < len(x.shape)
         }
         part = replace(part, arguments={**inferred, **part.arguments})
         with at(part.at):
@@ -57,7 +57,7 @@ def model(config: Config, shape: tuple[int, ...]) -> tuple[Sequential, Config]:
 
 
 def check_output(config: Config, net: Sequential, shape: tuple[int, ...], classes, targets_shape) -> None:
-    """The last layer must give what the loss and the data need."""
+    """Raise unless the network's output has the shape that the loss and the data need."""
     net.eval()
     with dc.no_grad():
         out = net(dc.zeros(2, *shape)).shape[1:]
@@ -78,7 +78,7 @@ def check_output(config: Config, net: Sequential, shape: tuple[int, ...], classe
 
 
 def loss(config: Config) -> Module:
-    """The loss; a list of numbers among its arguments is a tensor."""
+    """The loss; lists of numbers among its arguments become tensors."""
     part = config.loss
     arguments = {k: dc.tensor(v, dtype=dc.float32) if isinstance(v, list) else v for k, v in part.arguments.items()}
     with at(part.at):
@@ -86,7 +86,7 @@ def loss(config: Config) -> Module:
 
 
 def optimizer(config: Config, net: Sequential) -> Optimizer:
-    """The optimizer, with a group of parameters for each pair of factors; a factor of 0 on lr freezes."""
+    """The optimizer, with a parameter group for each pair of factors; an lr factor of 0 freezes parameters."""
     part = config.optimizer
     cls = OPTIMIZERS[part.type]
     signature = inspect.signature(cls).parameters
@@ -110,13 +110,13 @@ def optimizer(config: Config, net: Sequential) -> Optimizer:
     if "weight_decay" not in base and any(decay != 1 for _, decay in groups):
         raise part.at.error(f"{part.type} has no weight_decay", fix="leave out weight_decay_factor")
     with at(part.at):
-        listed = []
+        param_groups = []
         for (lr, decay), parameters in groups.items():
             group = {"params": parameters}
             group |= {"lr": base["lr"] * lr} if lr != 1 else {}
             group |= {"weight_decay": base["weight_decay"] * decay} if decay != 1 else {}
-            listed.append(group)
-        return cls(listed, **part.arguments)
+            param_groups.append(group)
+        return cls(param_groups, **part.arguments)
 
 
 def _check_factors(part: LayerPart, named: dict) -> None:

@@ -17,23 +17,23 @@ def run(args) -> int:
     from deepcore.kernels.codegen import cache
 
     if args.action == "clear":
-        kept = len(cache.entries())
+        entry_count = len(cache.entries())
         count = cache.clear()
         print(f"deleted {_count(count)} from {cache.folder()}")
-        return 0 if count >= kept else 1
+        return 0 if count >= entry_count else 1
     for name, value in facts().items():
         print(f"{name:<8}{value}")
     return 0
 
 
 def facts() -> dict[str, Any]:
-    """Where compiled kernels are kept, and how much of them."""
+    """The folder of the kernel cache, and the number and size of its kernels."""
     from deepcore.kernels.codegen import cache
 
     sizes = cache.entries().values()
-    found = {"cache": str(cache.folder()), "kept": f"{_count(len(sizes))}, {sum(sizes) / 1000:,.1f} kB"}
+    facts_ = {"cache": str(cache.folder()), "kept": f"{_count(len(sizes))}, {sum(sizes) / 1000:,.1f} kB"}
     problem = cache.problem()
-    return found | ({"problem": f"{problem}: kernels are compiled anew in each process"} if problem else {})
+    return facts_ | ({"problem": f"{problem}: kernels are compiled anew in each process"} if problem else {})
 
 
 def _count(count: int) -> str:

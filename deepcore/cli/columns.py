@@ -1,4 +1,4 @@
-"""The columns of a table that a network takes, and what became of each in training; kept in a run's input.json."""
+"""The columns of a table that a network takes, and their encoding in training; saved in a run's input.json."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _MAX_INPUTS = 1 << 24
 
 @dataclass
 class Column:
-    """A column of the training file. `categories`: its texts, if it is text. `mean`: what stands for a missing number, if
-    something does."""
+    """A column of the training file. `categories`: its texts, if it is text. `mean`: the substitute for a missing number,
+    if there is one."""
 
     number: int
     name: str | None = None
@@ -31,13 +31,13 @@ class Column:
 
 @dataclass
 class Columns:
-    """From a table's columns to inputs (N, inputs), in the order of the training file.
+    """Encodes a table's columns as inputs (N, inputs), in the order of the training file.
 
     A number is one input. A text is one input per category, 1 for the row's own and 0 for the others ("one-hot"), or one
     input, the category's number from 0 ("codes"). With `missing` "mean", a missing number is the mean of the training
     data, and a missing text no category: zeros, or -1.
 
-    width, target, target_name: how many columns the training file had, and which of them was learned.
+    width, target, target_name: the number of columns of the training file, and the column that was learned.
     """
 
     features: list[Column]
@@ -56,16 +56,20 @@ class Columns:
 
     # -- from a file --------------------------------------------------------------------------------------
     def read(self, path) -> np.ndarray:
-        """The inputs in a table with the training file's columns, or with its features alone; by name where it has names.
+        """The inputs of a table with the training file's columns or only its features; matched by name where it has names.
 
         Errors: those of `TableFile`, and `DataError` for columns that are missing.
         """
-        file = TableFile(path, known=[column.name for column in self.features if column.name])
+        file = TableFile(path, expected_names=[column.name for column in self.features if column.name])
         positions = self.positions(file)
         untrained = 'fill it in, or leave out the row; or train with missing = "mean" in [data]'
         table = file.read(
             self._of_kind(positions, text=False),
-            {at: column.categories for at, column in zip(positions, self.features) if column.categories is not None},
+            {
+                position: column.categories
+                for position, column in zip(positions, self.features)
+                if column.categories is not None
+            },
             missing=set(positions) if self.missing == "mean" else (),
             number_fix=lambda columns: "correct it, or leave out the row",
             missing_fix=lambda column: untrained,
@@ -75,15 +79,15 @@ class Columns:
         return inputs
 
     def read_training(self, file: TableFile, text: bool, learn: bool) -> Table:
-        """The features of `file`, and behind the others of its kind the target: text if `text`, else a number.
+        """The features of `file`, with the target last among the columns of its kind: text if `text`, else numbers.
 
-        learn: take the categories from it; else it must have no others.
+        learn: collect the categories from it; else it must have no others.
         """
         positions, target = self.positions(file), self._target_in(file)
         numbers = self._of_kind(positions, text=False)
         texts: dict[int, Sequence[str] | None] = {
-            at: None if learn else column.categories
-            for at, column in zip(positions, self.features)
+            position: None if learn else column.categories
+            for position, column in zip(positions, self.features)
             if column.categories is not None
         }
         if text:
@@ -105,14 +109,14 @@ class Columns:
         filled = set(positions) if self.missing == "mean" else set()
         table = file.read(numbers, texts, filled, number_fix, missing_fix)
         if learn:
-            for column, found in zip(self._texts(), table.texts):
-                column.categories, found.codes = sorted_categories(found)
+            for column, text_column in zip(self._texts(), table.texts):
+                column.categories, text_column.codes = sorted_categories(text_column)
                 if not column.categories:
                     raise self._no_value(column)
         return table
 
     def positions(self, file: TableFile) -> list[int]:
-        """Which column of `file` is which feature."""
+        """The column of `file` for each feature."""
         names = [column.name for column in self.features if column.name is not None]
         if file.names is not None and len(names) == len(self.features):
             missing = [name for name in names if name not in file.names]
@@ -150,94 +154,96 @@ class Columns:
         return self.target
 
     def _of_kind(self, positions: Sequence[int], text: bool) -> list[int]:
-        return [at for at, column in zip(positions, self.features) if (column.categories is not None) == text]
+        return [
+            position for position, column in zip(positions, self.features) if (column.categories is not None) == text
+        ]
 
     def _texts(self) -> list[Column]:
         return [column for column in self.features if column.categories is not None]
 
     @staticmethod
     def _no_value(column: Column) -> DataError:
-        which = column.number if column.name is None else column.name
+        column_id = column.number if column.name is None else column.name
         return DataError(
-            f"column {which!r} has no value in the training data",
-            fix=f"leave it out: ignore = {json.dumps([which], ensure_ascii=False)}",
+            f"column {column_id!r} has no value in the training data",
+            fix=f"leave it out: ignore = {json.dumps([column_id], ensure_ascii=False)}",
         )
 
     def encode(self, table: Table) -> np.ndarray:
-        """Inputs (N, inputs) float32; missing numbers stay NaN."""
+        """Inputs (N, inputs) float32; missing numbers are NaN."""
         if all(column.categories is None for column in self.features):
             return table.numbers[:, : len(self.features)]
         inputs = np.zeros((len(table), self.inputs), np.float32)
-        numbers, texts, at = 0, iter(table.texts), 0
+        numbers, texts, offset = 0, iter(table.texts), 0
         for column in self.features:
             if column.categories is None:
-                inputs[:, at] = table.numbers[:, numbers]
+                inputs[:, offset] = table.numbers[:, numbers]
                 numbers += 1
             else:
                 codes = next(texts).codes
                 if self.encoding == "codes":
-                    inputs[:, at] = codes
+                    inputs[:, offset] = codes
                 else:
                     rows = np.flatnonzero(codes >= 0)
-                    inputs[rows, at + codes[rows]] = 1
-            at += self._inputs(column)
+                    inputs[rows, offset + codes[rows]] = 1
+            offset += self._inputs(column)
         return inputs
 
     def average(self, inputs: np.ndarray) -> None:
-        """Take the means that stand for missing numbers, from the training inputs."""
+        """Compute the substitutes for missing numbers, the means of the training inputs."""
         if self.missing != "mean":
             return
-        for column, at in self._numbers():
-            there = inputs[:, at][~np.isnan(inputs[:, at])]
-            if not len(there):
+        for column, offset in self._numbers():
+            present = inputs[:, offset][~np.isnan(inputs[:, offset])]
+            if not len(present):
                 raise self._no_value(column)
-            column.mean = float(np.float32(there.mean(dtype=np.float64)))
+            column.mean = float(np.float32(present.mean(dtype=np.float64)))
 
     def fill(self, inputs: np.ndarray) -> None:
-        """Put the means where numbers are missing."""
-        for column, at in self._numbers():
+        """Replace missing numbers by the means."""
+        for column, offset in self._numbers():
             if column.mean is not None:
-                values = inputs[:, at]
+                values = inputs[:, offset]
                 values[np.isnan(values)] = column.mean
 
     def _numbers(self) -> Iterator[tuple[Column, int]]:
-        """Each column of numbers, and which input it is."""
-        at = 0
+        """Each column of numbers, and the index of its input."""
+        offset = 0
         for column in self.features:
             if column.categories is None:
-                yield column, at
-            at += self._inputs(column)
+                yield column, offset
+            offset += self._inputs(column)
 
     # -- from JSON ----------------------------------------------------------------------------------------
     @classmethod
     def parse(cls, table: dict[str, Any]) -> Columns:
-        """What `dataclasses.asdict` gave; ValueError or TypeError where it cannot be."""
-        made = cls(**{**table, "features": [Column(**column) for column in table["features"]]})
-        numbers = [column.number for column in made.features]
-        good = type(made.width) is int and type(made.target) is int and 0 <= made.target < made.width
-        good = good and (made.target_name is None or isinstance(made.target_name, str))
+        """Inverse of `dataclasses.asdict`; ValueError or TypeError for invalid values."""
+        columns = cls(**{**table, "features": [Column(**column) for column in table["features"]]})
+        numbers = [column.number for column in columns.features]
+        valid = type(columns.width) is int and type(columns.target) is int and 0 <= columns.target < columns.width
+        valid = valid and (columns.target_name is None or isinstance(columns.target_name, str))
         if (
-            not good
-            or made.encoding not in ENCODINGS
-            or made.missing not in MISSING
+            not valid
+            or columns.encoding not in ENCODINGS
+            or columns.missing not in MISSING
             or len(set(numbers)) < len(numbers)
         ):
             raise ValueError("columns have no such numbers, encoding or missing")
-        for column in made.features:
-            if type(column.number) is not int or not 0 <= column.number < made.width:
+        for column in columns.features:
+            if type(column.number) is not int or not 0 <= column.number < columns.width:
                 raise ValueError(f"there is no column {column.number}")
             if column.name is not None and not isinstance(column.name, str):
                 raise ValueError("a column's name is text")
             if column.categories is not None:
                 column.categories = tuple(str(name) for name in column.categories)
             column.mean = None if column.mean is None else float(column.mean)
-        if not 0 < made.inputs <= _MAX_INPUTS:
+        if not 0 < columns.inputs <= _MAX_INPUTS:
             raise ValueError("columns make no inputs")
-        return made
+        return columns
 
 
 def sorted_categories(text: TextColumn) -> tuple[tuple[str, ...], np.ndarray]:
-    """(the categories in their natural order, the codes by it) of a column of text; empty cells stay -1."""
+    """(categories in natural order, codes in that order) of a column of text; empty cells remain -1."""
     names = sorted(text.categories, key=natural)
     number = {name: i for i, name in enumerate(names)}
     order = np.array([number[name] for name in text.categories] + [-1], np.int32)
@@ -245,6 +251,6 @@ def sorted_categories(text: TextColumn) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def natural(name: str) -> tuple:
-    """A sorting key: numbers by their value, before other texts."""
+    """A sorting key: numbers by value, before other texts."""
     number = number_in(name.encode())
     return (0, number, name) if number is not None and math.isfinite(number) else (1, 0.0, name)

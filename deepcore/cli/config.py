@@ -7,7 +7,7 @@
     [schedule]   type = a learning-rate schedule, its arguments; stepped once an epoch (the table may be left out)
     [train]      epochs, batch_size, seed, backend (or device), clip_grad_norm, drop_last, save_every, keep, best
 
-Argument names are those of the constructors. What a layer can tell from the one before it (`in_features`,
+Argument names are those of the constructors. Arguments that a layer can infer from its input (`in_features`,
 `num_features`) may be left out. Nothing in a file is ever imported or run.
 """
 
@@ -30,12 +30,12 @@ from deepcore.nn.registry import Registry, fits, hints_of, shown, worded
 from deepcore.optim import OPTIMIZERS, SCHEDULERS
 
 SECTIONS = ("data", "layers", "loss", "optimizer", "schedule", "train")
-#: Arguments that a layer can tell from its input, and the dimension that says it.
+#: Arguments that are inferred from a layer's input, and the dimension that gives them.
 INFERRED = {"in_features": -1, "num_features": 1, "in_channels": 1, "normalized_shape": -1}
-_MAX_BYTES = 1 << 15  # the parser reads half a megabyte a second where there is much structure
+_MAX_BYTES = 1 << 15  # the parser reads half a megabyte a second of deeply structured text
 _MAX_DEPTH = 32  # of brackets in brackets, and of the parts of a dotted key
-#: Texts and comments, whose dots and brackets say nothing about the structure. Every quote matches, with an end or
-#: without: trying each again would take time that grows with the square.
+#: Strings and comments, whose dots and brackets are not structure. Unterminated quotes match too: retrying them would
+#: take quadratic time.
 _TOML_TEXT = re.compile(
     r'''"""(?:\\.|[^\\])*?(?:"""|\\?\Z)|"(?:\\.|[^"\\\n])*+"?|'{3}.*?(?:'{3}|\Z)|'[^'\n]*+'?|#[^\n]*''',
     re.DOTALL,
@@ -62,7 +62,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Part:
-    """Something registered, by name, with its arguments."""
+    """A registered class by name, with its arguments."""
 
     type: str
     arguments: dict[str, Any]
@@ -74,7 +74,7 @@ class Part:
 
 @dataclass(frozen=True)
 class LayerPart(Part):
-    """A layer. A factor is one number, or one per parameter name: the optimizer's lr or weight_decay is times it."""
+    """A layer. A factor is one number, or one per parameter name, and multiplies the optimizer's lr or weight_decay."""
 
     lr_factor: float | dict[str, float] = 1.0
     weight_decay_factor: float | dict[str, float] = 1.0
@@ -94,21 +94,20 @@ class LayerPart(Part):
 @dataclass(frozen=True)
 class DataPart(Part):
     """A data set. `shape`: of one sample, if not the set's own. `normalize`: subtract the training data's mean and
-    divide by its deviation, of all values together ("all") or feature by feature ("feature")."""
+    divide by its standard deviation, over all values ("all") or per feature ("feature")."""
 
     shape: tuple[int, ...] | None = None
     normalize: str = "none"
 
     def table(self) -> dict[str, Any]:
-        more = {"normalize": self.normalize} | ({} if self.shape is None else {"shape": list(self.shape)})
-        return super().table() | more
+        options = {"normalize": self.normalize} | ({} if self.shape is None else {"shape": list(self.shape)})
+        return super().table() | options
 
 
 @dataclass(frozen=True)
 class TrainPart:
-    """How long, in what portions, from which seed and where. `clip_grad_norm` bounds the norm of all gradients;
-    `drop_last` leaves out a smaller last batch. `save_every` (seconds), `keep` and `best`: which checkpoints are
-    written and stay, as `Trainer` says."""
+    """The training settings. `clip_grad_norm` bounds the norm of all gradients; `drop_last` leaves out a smaller last
+    batch. `save_every` (seconds), `keep` and `best`: the checkpoints to write and keep, as in `Trainer`."""
 
     epochs: int = 20
     batch_size: int = 32
@@ -127,7 +126,7 @@ class TrainPart:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole experiment, every name in it known and every value of the right type."""
+    """A complete, validated experiment: every name is registered and every value has the right type."""
 
     name: str
     data: DataPart
@@ -140,7 +139,7 @@ class Config:
     folder: Path | None = None
 
     def table(self) -> dict[str, Any]:
-        """What to write so that reading it gives the same experiment."""
+        """The tables of an experiment file that gives the same experiment."""
         out: dict[str, Any] = {"data": self.data.table(), "layers": [layer.table() for layer in self.layers]}
         out |= {"loss": self.loss.table(), "optimizer": self.optimizer.table()}
         if self.schedule is not None:
@@ -148,9 +147,9 @@ class Config:
         return out | {"train": self.train.table()}
 
     def with_train(self, **changes) -> Config:
-        """The same experiment with other [train] values; those that are None stay."""
-        given = {name: value for name, value in changes.items() if value is not None}
-        return replace(self, train=_train({**self.train.table(), **given}, Place("command line")))
+        """The same experiment with other [train] values; None leaves a value unchanged."""
+        options = {name: value for name, value in changes.items() if value is not None}
+        return replace(self, train=_train({**self.train.table(), **options}, Place("command line")))
 
     def with_data_set(self, name: str) -> Config:
         """The same experiment on another data set, with that set's own defaults."""
@@ -163,7 +162,7 @@ class Config:
 
 
 def read(path) -> Config:
-    """The experiment a file describes. Errors: `ConfigError`, which names the file and the key."""
+    """Read an experiment file. Errors: `ConfigError`, which names the file and the key."""
     path = Path(path)
     place = Place(str(path))
     if path.suffix.lower() in (".csv", ".tsv"):
@@ -200,7 +199,7 @@ def parse(text: str, at: Place, name: str, folder: Path | None = None) -> Config
 
 
 def _check_structure(text: str, at: Place) -> None:
-    """Refuse a text on which the parser would take time and memory that grow with the square of its length."""
+    """Raise for nesting on which the parser would take quadratic time and memory."""
     bare = _TOML_TEXT.sub('""', text)
     depth = deepest = 0
     for mark in re.findall(r"[\[\]{}]", bare):
@@ -228,7 +227,7 @@ def checked(table: dict[str, Any], at: Place, name: str, folder: Path | None = N
         _data(table["data"], at.key("data")),
         _layers(table["layers"], at.key("layers")),
         _part(LOSSES, table["loss"], at.key("loss")),
-        _part(OPTIMIZERS, table["optimizer"], at.key("optimizer"), given=("params",)),
+        _part(OPTIMIZERS, table["optimizer"], at.key("optimizer"), excluded=("params",)),
         None if schedule is None else _schedule(schedule, at.key("schedule"), train),
         train,
         at,
@@ -252,14 +251,14 @@ def _take_type(registry: Registry, table: dict[str, Any], at: Place) -> str:
     return name
 
 
-def _part(registry: Registry, value, at: Place, given: Collection[str] = (), optional: Collection[str] = ()) -> Part:
+def _part(registry: Registry, value, at: Place, excluded: Collection[str] = (), optional: Collection[str] = ()) -> Part:
     table = _table(value, at)
     name = _take_type(registry, table, at)
-    return Part(name, _check_arguments(registry[name], table, at, f"{registry.kind} {name}", given, optional), at)
+    return Part(name, _check_arguments(registry[name], table, at, f"{registry.kind} {name}", excluded, optional), at)
 
 
 def _schedule(value, at: Place, train: TrainPart) -> Part:
-    return _part(SCHEDULERS, value, at, given=("optimizer", "last_epoch"), optional=("T_max",))
+    return _part(SCHEDULERS, value, at, excluded=("optimizer", "last_epoch"), optional=("T_max",))
 
 
 def _data(value, at: Place) -> DataPart:
@@ -273,7 +272,7 @@ def _data(value, at: Place) -> DataPart:
         )
     name = _take_type(SOURCES, table, at)
     extra = ("shape", "normalize", "type")
-    arguments = _check_arguments(SOURCES[name], table, at, f"data set {name}", more=extra)
+    arguments = _check_arguments(SOURCES[name], table, at, f"data set {name}", extra_keys=extra)
     return DataPart(name, arguments, at, None if shape is None else tuple(shape), normalize)
 
 
@@ -295,7 +294,7 @@ def _layer(value, at: Place) -> LayerPart:
     if getattr(cls, "structural", False):
         raise at.key("type").error(f"{name} holds other layers", fix="list the layers themselves, one after the other")
     extra = ("lr_factor", "weight_decay_factor", "type")
-    arguments = _check_arguments(cls, table, at, f"layer {name}", optional=INFERRED, more=extra)
+    arguments = _check_arguments(cls, table, at, f"layer {name}", optional=INFERRED, extra_keys=extra)
     return LayerPart(name, arguments, at, **factors)
 
 
@@ -320,9 +319,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _train(table: dict[str, Any], at: Place) -> TrainPart:
-    if "device" in table:  # another word for it
+    if "device" in table:  # a synonym of backend
         if "backend" in table:
-            raise at.key("device").error("backend and device are two words for one thing", fix="leave one of them out")
+            raise at.key("device").error("backend and device mean the same thing", fix="leave one of them out")
         table = {"backend" if key == "device" else key: value for key, value in table.items()}
     arguments = _check_arguments(TrainPart, table, at, "section train")
     for key, value in arguments.items():
@@ -342,13 +341,13 @@ def _check_arguments(
     function: Callable,
     table: dict[str, Any],
     at: Place,
-    what: str,
-    given: Collection[str] = (),
+    description: str,
+    excluded: Collection[str] = (),
     optional: Collection[str] = (),
-    more: Collection[str] = ("type",),
+    extra_keys: Collection[str] = ("type",),
 ) -> dict[str, Any]:
-    """`table`, once every key is an argument of `function` and every value fits; `given` ones are not the file's."""
-    hidden = {*given, "backend", "device", "dtype"} if function is not TrainPart else set()
+    """Return `table` if its keys are arguments of `function`, except `excluded` ones, and its values have the right types."""
+    hidden = {*excluded, "backend", "device", "dtype"} if function is not TrainPart else set()
     hidden |= {"folder", "classification"} if function in SOURCES.values() else set()
     parameters = {
         name: p
@@ -358,25 +357,25 @@ def _check_arguments(
     hints = hints_of(function)
     for key, value in table.items():
         if key not in parameters:
-            hint = suggest(key, [*parameters, *more])
-            raise at.key(key).error(f"{what} has no argument {key!r}", fix=hint)
+            hint = suggest(key, [*parameters, *extra_keys])
+            raise at.key(key).error(f"{description} has no argument {key!r}", fix=hint)
         hint = hints.get(key, Any)
         if not fits(value, hint):
             problem, expected = f"{key} has the wrong type", worded(hint)
-            if fits(_made_finite(value), hint):  # the type is right
+            if fits(_with_finite_numbers(value), hint):  # the type is right
                 is_ = "holds a number that is" if isinstance(value, list) else "is"
                 problem, expected = f"{key} {is_} {'NaN' if 'nan' in repr(value) else 'infinite'}", "a finite number"
             raise at.key(key).error(problem, expected=expected, received=shown(value))
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in table and n not in optional]
     if missing:
-        raise at.error(f"{what} needs {', '.join(missing)}", fix=f"{missing[0]} = …")
+        raise at.error(f"{description} needs {', '.join(missing)}", fix=f"{missing[0]} = …")
     return table
 
 
-def _made_finite(value):
-    """0 for NaN and infinity, in lists too."""
+def _with_finite_numbers(value):
+    """`value` with NaN and infinity replaced by 0, also in lists."""
     if isinstance(value, list):
-        return [_made_finite(v) for v in value]
+        return [_with_finite_numbers(v) for v in value]
     return 0.0 if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -384,10 +383,10 @@ def _made_finite(value):
 def dumps(table: Mapping[str, Any]) -> str:
     """TOML text of tables of plain values, and lists of such tables."""
     lines: list[str] = []
-    for section, held in table.items():
-        tables, head = (held, f"[[{section}]]") if isinstance(held, list) else ([held], f"[{section}]")
-        for one in tables:
-            lines += ["", head, *(f"{key} = {_toml(value)}" for key, value in one.items())]
+    for section, content in table.items():
+        tables, head = (content, f"[[{section}]]") if isinstance(content, list) else ([content], f"[{section}]")
+        for table_ in tables:
+            lines += ["", head, *(f"{key} = {_toml(value)}" for key, value in table_.items())]
     return "\n".join(lines[1:]) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What `deepcore train` does when it is given no file; examples/digits.toml is the same text."""
+"""The experiment of `deepcore train` without a file; examples/digits.toml is the same text."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ def run(args) -> int:
 
         print(json.dumps(facts, indent=1, default=str))
         return 0
-    for title, held in facts.items():
+    for title, values in facts.items():
         print(title)
-        width = max((len(name) for name in held), default=0)
-        for name, value in held.items():
+        width = max((len(name) for name in values), default=0)
+        for name, value in values.items():
             lines = _lines(value)
             print(f"  {name.ljust(width)}  {lines[0]}")
             for line in lines[1:]:
@@ -40,7 +40,7 @@ def _lines(value) -> list[str]:
 
 
 def collect() -> dict[str, dict[str, Any]]:
-    """Everything `info` prints, by section."""
+    """All facts that `info` prints, by section."""
     from deepcore import __version__, backend
     from deepcore.cli import cache
     from deepcore.config import settings
@@ -62,9 +62,9 @@ def collect() -> dict[str, dict[str, Any]]:
 def _version(name: str) -> str:
     # CuPy's distribution is named after the CUDA version it is built for.
     names = [name, "cupy-cuda13x", "cupy-cuda12x"] if name == "cupy" else [name]
-    for one in names:
+    for distribution in names:
         try:
-            return importlib.metadata.version(one)
+            return importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
     return "not installed"

@@ -1,4 +1,4 @@
-"""From the numbers in files to what a trained network takes, as it was in training; kept in a run as input.json."""
+"""Preprocessing of samples from files as in training; saved in a run as input.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deepcore.io.files import atomic_write, open_regular
 from deepcore.io.readers import read_samples
 from deepcore.io.tables import read_numbers
 
-#: What a model may put out.
+#: The kinds of a model's output.
 OUTPUTS = ("logits", "log_probabilities", "logit", "probability", "values")
 _MAX_VALUES = 1 << 28
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
@@ -25,10 +25,10 @@ _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 class Inputs:
     """x ↦ (x - mean) / std, on samples of `shape`.
 
-    `unit`: the value in the data set's own files that is 1.0 here (16 for the digits, 255 for MNIST), if it is scaled.
+    `unit`: the value in the data set's own files that is 1.0 in the inputs (16 for the digits, 255 for MNIST), if scaled.
     `background`: 0.0 or 1.0, the usual colour of an image's edge, if samples are grey images; else None.
-    `classes`: their names, if the model tells classes. `output`: what it puts out. `columns`: those of a table that the
-    samples come from, if they do.
+    `classes`: their names, for a classifier. `output`: the kind of the model's output. `columns`: the table columns of the
+    samples, if they come from a table.
     """
 
     shape: tuple[int, ...]
@@ -43,16 +43,16 @@ class Inputs:
     @classmethod
     def fit(cls, inputs: np.ndarray, normalize: str, unit, classes, output: str, columns=None) -> Inputs:
         """Mean, deviation and background from the training inputs."""
-        made = cls(tuple(inputs.shape[1:]), unit=unit, classes=classes, output=output, columns=columns)
+        inputs_ = cls(tuple(inputs.shape[1:]), unit=unit, classes=classes, output=output, columns=columns)
         if normalize != "none":
             axis = None if normalize == "all" else 0
-            wide = inputs.astype(np.float64)
-            mean, std = wide.mean(axis), wide.std(axis)
-            made.mean, made.std = mean.tolist(), np.where(std > 0, std, 1.0).tolist()
-        grey = len(made.shape) == 3 and made.shape[0] == 1 and min(made.shape[1:]) > 2
+            values = inputs.astype(np.float64)
+            mean, std = values.mean(axis), values.std(axis)
+            inputs_.mean, inputs_.std = mean.tolist(), np.where(std > 0, std, 1.0).tolist()
+        grey = len(inputs_.shape) == 3 and inputs_.shape[0] == 1 and min(inputs_.shape[1:]) > 2
         if grey and unit is not None:
-            made.background = float(np.median(_edge(inputs)) > 0.5)
-        return made
+            inputs_.background = float(np.median(_edge(inputs)) > 0.5)
+        return inputs_
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
@@ -61,10 +61,10 @@ class Inputs:
     def read(self, path) -> np.ndarray:
         """The samples of a file, in the units of the training data and not yet normalised.
 
-        An image becomes grey (or RGB, as the model takes), is resized to the model's input, and is inverted when its
-        edge is light and the training data's is dark, or the other way round. Numbers of a scaled data set are taken
-        as fractions of 1 when none is above 1, as the set's own (digits: 0 to 16) when none is above those, and else
-        as 8-bit (0 to 255). Of a CSV file, a network that was trained on one takes the columns it was trained on.
+        An image becomes grey (or RGB, as the model needs), is resized to the model's input, and is inverted when its
+        edge is light and the training data's is dark, or vice versa. Numbers of a scaled data set are read as fractions
+        of 1 when none is above 1, as the set's own units (digits: 0 to 16) when none is above those, and else
+        as 8-bit (0 to 255). From a CSV file, a network trained on one reads its training columns.
         """
         x = read_samples(path, self.shape, read_numbers if self.columns is None else self.columns.read)
         with open(path, "rb") as file:
@@ -88,7 +88,7 @@ class Inputs:
             )  # fmt: skip
         if largest > 1:
             return x / np.float32(self.unit if largest <= self.unit else 255)
-        # read_samples has made 8-bit values fractions of 255; so dark a file holds the set's own, smaller units.
+        # read_samples scales 8-bit values to fractions of 255; values this dark are in the set's own, smaller units.
         if self.unit < 255 and 0 < largest <= self.unit / 255 * (1 + 1e-6):
             return x * np.float32(255 / self.unit)
         return x
@@ -102,18 +102,18 @@ class Inputs:
         """Errors: `FileFormatError` for a file that does not describe inputs."""
         try:
             with open_regular(path) as file:
-                made = cls(**json.loads(file.read().decode()))
-            made._check()
+                loaded = cls(**json.loads(file.read().decode()))
+            loaded._check()
         except DeepcoreError:
             raise
         except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
             raise FileFormatError(
                 f"{str(path)!r} does not describe a model's inputs: {error}", fix="train the run again"
             ) from None
-        return made
+        return loaded
 
     def _check(self) -> None:
-        """Make what JSON gave what it was when it was saved; ValueError, TypeError or OverflowError where it cannot."""
+        """Convert values from JSON to their types; ValueError, TypeError or OverflowError for invalid ones."""
         self.shape = tuple(int(n) for n in self.shape)
         if not self.shape or min(self.shape) < 1 or math.prod(self.shape) > _MAX_VALUES:
             raise ValueError(f"a sample has no shape {self.shape}")

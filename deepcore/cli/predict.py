@@ -51,7 +51,7 @@ def run(args) -> int:
 
 
 def probabilities(out, output: str):
-    """What the loss was trained on, as probabilities; other outputs as they are."""
+    """The model's outputs as probabilities, by the kind of output; "values" are unchanged."""
     import deepcore as dc
 
     if output == "logits":
@@ -79,4 +79,4 @@ def class_names(classes, outputs: int) -> list[str]:
 def text(line: dict[str, Any]) -> str:
     if "values" in line:
         return " ".join(f"{v:.6g}" for v in line["values"])
-    return "  ".join(f"{printable(one['class'])} {one['probability']:.4f}" for one in line.get("top", [line]))
+    return "  ".join(f"{printable(entry['class'])} {entry['probability']:.4f}" for entry in line.get("top", [line]))

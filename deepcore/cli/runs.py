@@ -1,4 +1,4 @@
-"""Run folders: the model, what its inputs look like, the experiment, and how training went.
+"""Run folders: the model, the description of its inputs, the experiment, and the results of training.
 
 model.safetensors   the network, which predict builds from this file alone
 input.json          shape, normalisation, class names
@@ -6,7 +6,7 @@ config.toml         the experiment as it was run; `deepcore train` takes it
 history.csv         a line per epoch
 history.png         its curves, where matplotlib is installed
 result.json         loss and metrics on the test data, seconds, versions
-checkpoint*.safetensors, best.safetensors   what --resume goes on from, and those that [train] keeps
+checkpoint*.safetensors, best.safetensors   the checkpoint for --resume, and those that [train] keeps
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MODEL, INPUTS, CONFIG, HISTORY, PLOT, RESULT = (
     "result.json",
 )
 
-#: As `Trainer(out=…)` names them.
+#: The file names of `Trainer(out=…)`.
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 
 
@@ -58,7 +58,7 @@ def create(out: str | None, name: str, overwrite: bool) -> Path:
 
 
 def clear(folder: Path) -> None:
-    """Remove the files of a run that was there: --resume and predict are to see those of the new one alone."""
+    """Remove the files of an earlier run, so that --resume and predict read only those of the new one."""
     for path in (
         *(folder / name for name in (MODEL, HISTORY, PLOT, RESULT, BEST)),
         *folder.glob("checkpoint*.safetensors"),
@@ -86,9 +86,9 @@ def load(path: str, backend: str | None = None) -> tuple[Any, Inputs]:
 
 def _nearest(folder: Path) -> str:
     for parent in (folder.parent, Path("runs")):
-        found = sorted(p.parent for p in parent.glob(f"*/{MODEL}"))
-        if found:
-            return f"for example {found[-1]}"
+        run_folders = sorted(p.parent for p in parent.glob(f"*/{MODEL}"))
+        if run_folders:
+            return f"for example {run_folders[-1]}"
     return "deepcore train makes one"
 
 

@@ -32,8 +32,8 @@ class Samples:
 
 @dataclass
 class Data:
-    """What a data set gives. `unit`: the value in its own files that is 1.0 in the inputs, if they are scaled.
-    `columns`: those of a table that the inputs come from."""
+    """The data of a data set. `unit`: the value in its own files that is 1.0 in the inputs, if they are scaled.
+    `columns`: the table columns of the inputs, if they come from a table."""
 
     train: Samples
     test: Samples | None
@@ -42,20 +42,19 @@ class Data:
     columns: Columns | None = None
 
 
-#: Data set → those of its arguments that are paths.
+#: Data set → the names of its arguments that are paths.
 PATHS: dict[str, tuple[str, ...]] = {}
 
 
 def source(name: str, *paths: str):
-    """Decorator: experiment files may name this data set; `paths` are its arguments that are paths. It takes `folder`,
-    which relative paths start from, and `classification`, whether the loss wants class numbers, beside the keys of
-    the file."""
+    """Decorator: register a data set for experiment files; `paths` names its arguments that are paths. Beside the keys of
+    the file it takes `folder`, the base of relative paths, and `classification`, whether the loss takes class numbers."""
 
-    def add(function):
+    def register(function):
         SOURCES[name], PATHS[name] = function, paths
         return function
 
-    return add
+    return register
 
 
 @source("digits")
@@ -107,34 +106,40 @@ def csv_file(
     """A table with a sample in each row. Columns are given by number (from 0; -1 is the last) or by the name in the first
     row.
 
-    target: the column to learn. ignore: columns to leave out, such as an id. categories: columns of text to make inputs
-    of, by encoding: "one-hot" (one input per text) or "codes" (its number). All others are numbers.
-    missing: "error" refuses empty cells; "mean" takes the mean of the training data for a missing number, and no category
-    for a missing text. The target is never missing.
+    target: the column to learn. ignore: columns to leave out, such as an id. categories: columns of text to use as
+    inputs, by encoding: "one-hot" (one input per text) or "codes" (its number). All others are numbers.
+    missing: "error" raises for empty cells; "mean" replaces a missing number by the mean of the training data, and gives a
+    missing text no category. The target is never missing.
     header: whether the first row is names; left out, it is names if none of its cells is a number.
-    Without a `test` file, `test_fraction` of the rows, the same in every run, are set aside.
+    Without a `test` file, `test_fraction` of the rows, the same in every run, are the test data.
     """
     for name, value, choices in (("encoding", encoding, ENCODINGS), ("missing", missing, MISSING)):
         if value not in choices:
             raise ArgumentError(f"{name} is one of {', '.join(map(repr, choices))}", received=repr(value))
-    known = [which for which in (target, *ignore, *categories) if isinstance(which, str)]
-    file = TableFile(_path(train, folder), header, known)
-    learned, left, texts = file.column(target), [file.column(c) for c in ignore], [file.column(c) for c in categories]
-    for column in (*left, *texts):
-        if column == learned or (column in left and column in texts):
-            what = "the target" if column == learned else "to be left out and of categories"
-            raise ArgumentError(f"{file.label(column)} is {what}", fix="list it once, under ignore or categories")
+    expected_names = [column for column in (target, *ignore, *categories) if isinstance(column, str)]
+    file = TableFile(_path(train, folder), header, expected_names)
+    target_column, ignored, texts = (
+        file.column(target),
+        [file.column(c) for c in ignore],
+        [file.column(c) for c in categories],
+    )
+    for column in (*ignored, *texts):
+        if column == target_column or (column in ignored and column in texts):
+            role = "the target" if column == target_column else "to be left out and of categories"
+            raise ArgumentError(f"{file.label(column)} is {role}", fix="list it once, under ignore or categories")
     named = file.names or (None,) * file.width
     features = [
-        Column(i, named[i], () if i in texts else None) for i in range(file.width) if i != learned and i not in left
+        Column(i, named[i], () if i in texts else None)
+        for i in range(file.width)
+        if i != target_column and i not in ignored
     ]
     if not features:
         raise DataError(f"{file.path!r} has no column but the target", expected="a column of numbers or categories")
-    columns = Columns(features, file.width, learned, named[learned], encoding, missing)
+    columns = Columns(features, file.width, target_column, named[target_column], encoding, missing)
     tables = [columns.read_training(file, classification, learn=True)]
     if test is not None:
-        held = TableFile(_path(test, folder), header, [name for name in named if name])
-        tables.append(columns.read_training(held, classification, learn=False))
+        test_file = TableFile(_path(test, folder), header, [name for name in named if name])
+        tables.append(columns.read_training(test_file, classification, learn=False))
     inputs = [columns.encode(table) for table in tables]
     names, targets = _targets(tables, classification)
     data = _split(inputs, targets, names, test_fraction, None)
@@ -184,7 +189,7 @@ def idx(
     folder: Path | None = None,
     classification: bool = True,
 ) -> Data:
-    """IDX files as MNIST's, plain or gzip: images (N, H, W), which become (N, 1, H, W), and labels (N,)."""
+    """IDX files like MNIST's, plain or gzip: images (N, H, W), which become (N, 1, H, W), and labels (N,)."""
     paths = [(images, labels), (test_images, test_labels)]
     data = _from_arrays(paths, read_idx, test_fraction, folder, classification)
     for part in (data.train, data.test):
@@ -195,7 +200,7 @@ def idx(
 
 # -- shared ------------------------------------------------------------------------------------------
 def load(part, folder: Path | None, classification: bool) -> Data:
-    """The data of a [data] table, in the shape it asks for."""
+    """The data of a [data] table, in its `shape`."""
     data: Data = SOURCES[part.type](**part.arguments, folder=folder, classification=classification)
     data.classes = data.classes if classification else None
     for samples in (data.train, data.test):
@@ -217,7 +222,7 @@ def load(part, folder: Path | None, classification: bool) -> Data:
 
 
 def relocated(part, folder: Path | None):
-    """A [data] table whose relative paths start from `folder`."""
+    """A [data] table whose relative paths are resolved against `folder`."""
     arguments = dict(part.arguments)
     for name in PATHS[part.type]:
         path = Path(arguments[name]).expanduser() if name in arguments else None
@@ -279,7 +284,7 @@ def _values(y: np.ndarray) -> np.ndarray:
 
 
 def _split(inputs: list, targets: list, classes, fraction: float, unit: float | None) -> Data:
-    """Train and test as given, or test set aside: the same samples in every run, each class with its share."""
+    """Given train and test data, or a stratified split: the same samples in every run, each class with its share."""
     if len(inputs) == 2:
         parts = [Samples(x, y) for x, y in zip(inputs, targets)]
         return Data(parts[0], parts[1], classes, unit)

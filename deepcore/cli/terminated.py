@@ -10,7 +10,7 @@ TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if h
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP, as an exception; `signum` says which."""
+    """SIGTERM or SIGHUP, as an exception; `signum` is its number."""
 
     def __init__(self, signum: int):
         super().__init__(signum)
@@ -19,7 +19,7 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def terminated() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise `Terminated`, where they would end the process; for a program's main thread."""
+    """Context manager: SIGTERM and SIGHUP raise `Terminated` where they would end the process; main thread only."""
 
     def handle(signum, frame):
         raise Terminated(signum)

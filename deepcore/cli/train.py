@@ -59,15 +59,15 @@ def run(args) -> int:
     else:
         config = configured(args.config, args.data)
     config = config.with_train(epochs=args.epochs, seed=args.seed, backend=args.backend)
-    place = config.at.key("train.backend") if args.backend is None else Place("command line", "--backend")
-    with build.at(place):
+    backend_place = config.at.key("train.backend") if args.backend is None else Place("command line", "--backend")
+    with build.at(backend_place):
         backend = dc.get_backend(config.train.backend)
     with terminated(), dc.use_backend(backend):
         return train(config, args.out, args.overwrite, args.quiet, folder)
 
 
 def configured(path: str | None, data: str | None = None) -> Config:
-    """The experiment of a file, or the default one; `data` names another data set or a folder."""
+    """The experiment of a file, or the default one, on `data`: the name of a data set, or a folder."""
     if path is None:
         config = parse(default.DIGITS, Place("the default experiment"), "digits", Path.cwd())
     else:
@@ -127,16 +127,16 @@ def train(config: Config, out: str | None, overwrite: bool, quiet: bool, resume:
     runs.write_text(folder / runs.CONFIG, dumps(resolved.table()))
     inputs.save(folder / runs.INPUTS)
     if not quiet:
-        tested = f", {len(data.test):,} to test" if data.test is not None else ""
+        test_text = f", {len(data.test):,} to test" if data.test is not None else ""
         print(
-            f"{config.data.type}: {len(data.train):,} samples to train{tested}; {_network(net)}; backend {trainer.backend}",
+            f"{config.data.type}: {len(data.train):,} samples to train{test_text}; {_network(net)}; backend {trainer.backend}",
             flush=True,
         )
-    begun = time.perf_counter()
+    start = time.perf_counter()
     stopped = _fit(trainer, loader, config, quiet, resume, folder)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     history = trainer.history
-    # Files first: to print may fail, where the reader of a pipe or the terminal has gone.
+    # Files first: printing may fail when the reader of a pipe or the terminal is gone.
     net.eval()
     net.save(folder / runs.MODEL)
     history.save_csv(folder / runs.HISTORY)
@@ -150,7 +150,7 @@ def train(config: Config, out: str | None, overwrite: bool, quiet: bool, resume:
         lines.insert(0, f"trained {len(history)} epochs in {seconds:.1f} s")
     lines.append(f"saved in {folder}")
     if history.interrupted or stopped:
-        lines.append(_resuming(folder))
+        lines.append(_resume_command(folder))
     elif not quiet:
         lines.append(f"  deepcore predict {folder} FILE")
     status = 128 + stopped if stopped else 130 if history.interrupted else 0
@@ -163,7 +163,7 @@ def train(config: Config, out: str | None, overwrite: bool, quiet: bool, resume:
 
 
 def _fit(trainer, loader, config: Config, quiet: bool, resume: Path | None, folder: Path) -> int | None:
-    """Train; the SIGTERM or SIGHUP that stopped it once all was saved, or None. An error says how to go on."""
+    """Train; returns the SIGTERM or SIGHUP that stopped it after saving, or None. Errors get a note on how to resume."""
     try:
         trainer.fit(
             loader,
@@ -177,12 +177,12 @@ def _fit(trainer, loader, config: Config, quiet: bool, resume: Path | None, fold
         raise
     except Exception as error:
         if trainer.step and (folder / runs.CHECKPOINT).exists():
-            error.add_note(_resuming(folder).strip())
+            error.add_note(_resume_command(folder).strip())
         raise
     return None
 
 
-def _resuming(folder: Path) -> str:
+def _resume_command(folder: Path) -> str:
     return f"  deepcore train --resume {folder}"
 
 
@@ -195,7 +195,7 @@ def _arrays(samples: sources.Samples, inputs: Inputs):
 
 
 def _test(trainer, data: sources.Data, inputs: Inputs) -> tuple[dict[str, Any], list[str]]:
-    """Loss and metrics on the test data, with classes the confusion matrix; and the lines that say them."""
+    """(loss, metrics and, with classes, the confusion matrix on the test data; the lines to print)."""
     from deepcore import metrics
 
     x, y = _arrays(data.test, inputs)  # type: ignore[arg-type]

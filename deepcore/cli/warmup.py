@@ -26,37 +26,37 @@ def run(args) -> int:
     from deepcore.kernels.cpu import optimizer
     from deepcore.kernels.cuda import optimizer as cuda_optimizer
 
-    background.disable()  # what is compiled here is what is told
+    background.disable()  # compile in this process, so that the states printed are its own
     kernels.discover()
     optimizer.kernel.define_all()
     cuda_optimizer.kernel.define_all()
-    every: list[_Cpu | _Cuda] = [_Cpu(kernel) for kernel in jit.KERNELS.values()]
+    all_kernels: list[_Cpu | _Cuda] = [_Cpu(kernel) for kernel in jit.KERNELS.values()]
     for target in sorted(_targets(args.cuda)):
-        every += [_Cuda(kernel, target) for kernel in ptx.KERNELS.values()]
+        all_kernels += [_Cuda(kernel, target) for kernel in ptx.KERNELS.values()]
     names = tuple(args.names)
     if names:
-        every = [kernel for kernel in every if kernel.name.startswith(names)]
-        if not every:
+        all_kernels = [kernel for kernel in all_kernels if kernel.name.startswith(names)]
+        if not all_kernels:
             print(f"deepcore warmup: no kernel's name begins with {' or '.join(names)}", file=sys.stderr)
             return 2
-    begun = time.perf_counter()
-    width = max(len(kernel.name) for kernel in every)
+    start = time.perf_counter()
+    width = max(len(kernel.name) for kernel in all_kernels)
     failed = 0
-    warnings.filterwarnings("ignore", "compiled kernels cannot be kept", DeepcoreWarning)  # what the end says
-    for i, kernel in enumerate(every, 1):
-        since = time.perf_counter()
+    warnings.filterwarnings("ignore", "compiled kernels cannot be kept", DeepcoreWarning)  # reported at the end
+    for i, kernel in enumerate(all_kernels, 1):
+        kernel_start = time.perf_counter()
         state = kernel.prepare()
         failed += state == "failed"
         if not args.quiet:
-            seconds = f" in {time.perf_counter() - since:.2f} s" if state == "compiled" else ""
-            print(f"[{i}/{len(every)}] {kernel.name.ljust(width)}  {state}{seconds}", flush=True)
+            seconds = f" in {time.perf_counter() - kernel_start:.2f} s" if state == "compiled" else ""
+            print(f"[{i}/{len(all_kernels)}] {kernel.name.ljust(width)}  {state}{seconds}", flush=True)
     problem = cache.problem()
     if failed:
-        print(f"deepcore warmup: {failed} of {len(every)} kernels cannot be compiled here", file=sys.stderr)
+        print(f"deepcore warmup: {failed} of {len(all_kernels)} kernels cannot be compiled here", file=sys.stderr)
     if problem:
         print(f"deepcore warmup: nothing is kept: {problem} ({cache.folder()})", file=sys.stderr)
     if not args.quiet and not failed:
-        print(f"{len(every)} kernels in {time.perf_counter() - begun:.1f} s")
+        print(f"{len(all_kernels)} kernels in {time.perf_counter() - start:.1f} s")
     return 1 if failed or problem else 0
 
 
@@ -78,24 +78,24 @@ class _Cuda:
         return self.kernel.states[self.target]
 
 
-def _targets(wanted: str | None) -> set[int]:
-    """What PTX is wanted for: the compute capability that is asked for, or those of the GPUs here."""
+def _targets(capability: str | None) -> set[int]:
+    """The compute capabilities to compile PTX for: the given one, or those of this machine's GPUs."""
     from deepcore.backend import get_backend
     from deepcore.errors import ArgumentError, BackendError
     from deepcore.kernels.codegen import ptx
 
     least = f"{ptx.TARGETS[0] / 10} or later"
-    if wanted is not None:
-        major, point, minor = wanted.partition(".")
-        known = major.isdecimal() and len(minor) == 1 and minor.isdecimal() and bool(point)
-        target = ptx.target_of(10 * int(major) + int(minor)) if known else 0
+    if capability is not None:
+        major, point, minor = capability.partition(".")
+        valid = major.isdecimal() and len(minor) == 1 and minor.isdecimal() and bool(point)
+        target = ptx.target_of(10 * int(major) + int(minor)) if valid else 0
         if not target:
-            raise ArgumentError("--cuda takes a compute capability", expected=f'"X.Y", {least}', received=wanted)
+            raise ArgumentError("--cuda takes a compute capability", expected=f'"X.Y", {least}', received=capability)
         return {target}
-    found: set[int] = set()
+    targets: set[int] = set()
     try:
         for index in range(64):
-            found.add(ptx.target_of(get_backend(f"cuda:{index}").capability))  # type: ignore[attr-defined]
+            targets.add(ptx.target_of(get_backend(f"cuda:{index}").capability))  # type: ignore[attr-defined]
     except BackendError:  # no such GPU
         pass
-    return found - {0}
+    return targets - {0}

@@ -6,9 +6,9 @@ import warnings
 
 
 def tqdm_class() -> type:
-    """tqdm's bar for where the program runs: a widget in a notebook that has ipywidgets, else text."""
+    """tqdm's bar class: a widget in a notebook with ipywidgets, else text."""
     with warnings.catch_warnings():
-        # Without ipywidgets, a notebook gets the text bar, and need not be told.
+        # Without ipywidgets, a notebook gets the text bar; its warning is noise.
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm  # type: ignore[import-untyped]
     return tqdm

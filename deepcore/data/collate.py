@@ -1,4 +1,4 @@
-"""Samples to a batch."""
+"""Collating samples into a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def default_collate(samples: Sequence[Any], backend: str | Backend | None = None
 
     int becomes int64, float float32, bool bool; text (also NumPy's) stays a list; tuples, lists and dicts are collated
     item by item. Errors: `DataError` for samples that differ in type, shape, dtype, length or keys, naming both, and for
-    what no tensor holds, naming sample and field.
+    values that no tensor can hold, naming sample and field.
     """
     if not len(samples):
         raise DataError("there are no samples to batch")
@@ -28,37 +28,37 @@ def default_collate(samples: Sequence[Any], backend: str | Backend | None = None
 
 
 def collate(samples: Sequence[Any], indices: Sequence[int], where: str = "sample") -> Any:
-    """As `default_collate`, but what came as arrays and numbers is still in NumPy. `indices` name the samples."""
+    """As `default_collate`, but arrays and numbers become NumPy arrays. `indices` name the samples in errors."""
     first = samples[0]
     if isinstance(first, Tensor):
-        _same_arrays(samples, indices, where)
-        _same(samples, indices, where, "backends", lambda s: s.backend)
+        _check_same_arrays(samples, indices, where)
+        _check_same(samples, indices, where, "backends", lambda s: s.backend)
         return from_raw(first.backend.stack([s._data for s in samples]), first.backend)
     if isinstance(first, np.ma.MaskedArray):
-        raise _refused(samples, indices, where, "fill it in __getitem__: array.filled(value)")
+        raise _refusal(samples, indices, where, "fill it in __getitem__: array.filled(value)")
     if isinstance(first, np.ndarray):
-        _same_arrays(samples, indices, where)
-        return _checked(np.stack(samples), indices, where)
+        _check_same_arrays(samples, indices, where)
+        return _check_dtype(np.stack(samples), indices, where)
     if isinstance(first, (str, bytes)):  # NumPy's are subclasses
         kind = str if isinstance(first, str) else bytes
-        _same(samples, indices, where, "types", lambda s: (kind if isinstance(s, kind) else type(s)).__name__)
+        _check_same(samples, indices, where, "types", lambda s: (kind if isinstance(s, kind) else type(s)).__name__)
         return list(samples)
     if isinstance(first, np.generic):
-        _same(samples, indices, where, "types", lambda s: type(s).__name__)
-        return _checked(np.array(samples), indices, where)
+        _check_same(samples, indices, where, "types", lambda s: type(s).__name__)
+        return _check_dtype(np.array(samples), indices, where)
     if isinstance(first, (bool, int, float)):
         if not all(type(s) in (bool, int, float) for s in samples):
-            _same(samples, indices, where, "types", lambda s: type(s).__name__)
+            _check_same(samples, indices, where, "types", lambda s: type(s).__name__)
         return _numbers(samples, indices, where)
     if isinstance(first, Mapping):
-        _same(samples, indices, where, "types", lambda s: "dict" if isinstance(s, Mapping) else type(s).__name__)
-        _same(samples, indices, where, "keys", lambda s: sorted(s, key=str))
+        _check_same(samples, indices, where, "types", lambda s: "dict" if isinstance(s, Mapping) else type(s).__name__)
+        _check_same(samples, indices, where, "keys", lambda s: sorted(s, key=str))
         return {key: collate([s[key] for s in samples], indices, f"{where}[{key!r}]") for key in first}
     if isinstance(first, (tuple, list)):
         names = getattr(first, "_fields", None)
         plain = "tuple" if names is None else type(first).__name__
-        _same(samples, indices, where, "types", lambda s: plain if _is_like(s, names) else type(s).__name__)
-        _same(samples, indices, where, "lengths", len)
+        _check_same(samples, indices, where, "types", lambda s: plain if _is_like(s, names) else type(s).__name__)
+        _check_same(samples, indices, where, "lengths", len)
         parts = [
             collate([s[i] for s in samples], indices, where + (f"[{i}]" if names is None else f".{names[i]}"))
             for i in range(len(first))
@@ -72,15 +72,15 @@ def collate(samples: Sequence[Any], indices: Sequence[int], where: str = "sample
         fix = "return numpy.asarray(it) from __getitem__"
     else:
         fix = "return an array from __getitem__, or pass collate_fn="
-    raise _refused(samples, indices, where, fix)
+    raise _refusal(samples, indices, where, fix)
 
 
 def _is_like(sample, names: tuple | None) -> bool:
-    """Whether a sample is a named tuple of these fields; None: a tuple or list without names."""
+    """Whether a sample is a named tuple with these fields; None: a tuple or list without names."""
     return isinstance(sample, (tuple, list)) and getattr(sample, "_fields", None) == names
 
 
-def _refused(samples, indices, where: str, fix: str) -> DataError:
+def _refusal(samples, indices, where: str, fix: str) -> DataError:
     kind = type(samples[0])
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return DataError(
@@ -96,12 +96,12 @@ def _refused(samples, indices, where: str, fix: str) -> DataError:
 def _numbers(samples: Sequence[Any], indices: Sequence[int], where: str) -> np.ndarray:
     if all(isinstance(s, bool) for s in samples):
         return np.array(samples, dtype=np.bool_)
-    whole = all(isinstance(s, int) for s in samples)
-    dtype = np.dtype(np.int64) if whole else dtypes.default_float
+    all_integers = all(isinstance(s, int) for s in samples)
+    dtype = np.dtype(np.int64) if all_integers else dtypes.default_float
     try:
         with np.errstate(over="ignore"):
             array = np.array(samples, dtype=dtype)
-        fits = whole or bool(np.isfinite(array).all())
+        fits = all_integers or bool(np.isfinite(array).all())
     except OverflowError:
         fits = False
     if not fits:
@@ -121,11 +121,11 @@ def _fits(number, dtype) -> bool:
     try:
         with np.errstate(over="ignore"):
             return bool(np.isfinite(dtype.type(number))) or not math.isfinite(number)
-    except OverflowError:  # a whole number beyond every float
+    except OverflowError:  # an integer beyond the range of float
         return False
 
 
-def _checked(array: np.ndarray, indices: Sequence[int], where: str) -> np.ndarray:
+def _check_dtype(array: np.ndarray, indices: Sequence[int], where: str) -> np.ndarray:
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if not dtypes.is_supported(array.dtype):
         fixes = {
@@ -145,35 +145,35 @@ def _checked(array: np.ndarray, indices: Sequence[int], where: str) -> np.ndarra
     return array
 
 
-def _same_arrays(samples, indices, where: str) -> None:
+def _check_same_arrays(samples, indices, where: str) -> None:
     kind = Tensor if isinstance(samples[0], Tensor) else np.ndarray
-    _same(samples, indices, where, "types", lambda s: (kind if isinstance(s, kind) else type(s)).__name__)
-    _same(samples, indices, where, "shapes", lambda s: tuple(s.shape))
-    _same(samples, indices, where, "dtypes", lambda s: s.dtype)
+    _check_same(samples, indices, where, "types", lambda s: (kind if isinstance(s, kind) else type(s)).__name__)
+    _check_same(samples, indices, where, "shapes", lambda s: tuple(s.shape))
+    _check_same(samples, indices, where, "dtypes", lambda s: s.dtype)
 
 
-def _same(samples, indices, where: str, what: str, of) -> None:
+def _check_same(samples, indices, where: str, kinds: str, of) -> None:
     first = of(samples[0])
     for sample, index in zip(samples, indices, strict=True):
         value = of(sample)
         if value != first:
-            one = what[:-1]
-            how = {
+            kind = kinds[:-1]
+            advice = {
                 "keys": "give every sample the same keys",
                 "types": "return one type",
                 "backends": "return them on one backend",
                 "dtypes": "convert them to one dtype",
-            }.get(what, "pad or crop them")
+            }.get(kinds, "pad or crop them")
             raise DataError(
-                f"samples of different {what} cannot be batched",
-                received=f"{one} {first} at index {indices[0]}, {one} {value} at index {index}",
+                f"samples of different {kinds} cannot be batched",
+                received=f"{kind} {first} at index {indices[0]}, {kind} {value} at index {index}",
                 where=where,
-                fix=f"{how} in __getitem__, pass collate_fn=, or use batch_size=1",
+                fix=f"{advice} in __getitem__, pass collate_fn=, or use batch_size=1",
             )
 
 
 def to_backend(batch, backend: str | Backend | None, arrays: bool = False):
-    """The batch with its tensors on `backend` (None: where they are); `arrays`: NumPy arrays become tensors too."""
+    """The batch with its tensors on `backend` (None: unchanged); `arrays`: NumPy arrays also become tensors."""
     if isinstance(batch, Tensor):
         target = batch.backend if backend is None else get_backend(backend)
         if target is batch.backend:

@@ -61,12 +61,12 @@ class TensorDataset(Dataset):
 
     def get_batch(self, indices: np.ndarray) -> tuple[Tensor, ...]:
         """The samples `indices` as one batch: one gather per tensor, where the tensor lives."""
-        moved: dict[Any, Any] = {}
+        indices_on: dict[Any, Any] = {}
         batch = []
         for t in self.tensors:
-            if t.backend not in moved:
-                moved[t.backend] = t.backend.from_host(indices)
-            batch.append(from_raw(t._data.take(moved[t.backend], 0), t.backend))
+            if t.backend not in indices_on:
+                indices_on[t.backend] = t.backend.from_host(indices)
+            batch.append(from_raw(t._data.take(indices_on[t.backend], 0), t.backend))
         return tuple(batch)
 
     def __repr__(self) -> str:
@@ -103,7 +103,7 @@ class Subset(Dataset):
 
 
 def _number(index, size: int) -> int | None:
-    """A whole number that is an index into `size` samples; None for what is no whole number, True and False included."""
+    """An index into `size` samples as an int; None for anything that is not an integer, including bools."""
     if getattr(index, "ndim", 0) or isinstance(index, bool) or getattr(index, "dtype", None) == np.bool_:
         return None
     try:
@@ -116,13 +116,13 @@ def _number(index, size: int) -> int | None:
 
 
 def batch_getter(dataset) -> Callable[[np.ndarray], Any] | None:
-    """Indices to a whole batch at once, for tensors and subsets of them; None where samples are made one by one."""
-    own = getattr(type(dataset), "__getitem__", None)
-    if isinstance(dataset, TensorDataset) and own is TensorDataset.__getitem__:
+    """A function from indices to a whole batch, for tensors and subsets of them; None where samples are fetched singly."""
+    getitem = getattr(type(dataset), "__getitem__", None)
+    if isinstance(dataset, TensorDataset) and getitem is TensorDataset.__getitem__:
         return dataset.get_batch
-    if isinstance(dataset, Subset) and own is Subset.__getitem__:
+    if isinstance(dataset, Subset) and getitem is Subset.__getitem__:
         inner = batch_getter(dataset.dataset)
-        return None if inner is None else lambda wanted: inner(dataset.indices[wanted])
+        return None if inner is None else lambda positions: inner(dataset.indices[positions])
     return None
 
 
@@ -138,7 +138,7 @@ def random_split(dataset, lengths: Sequence[int] | Sequence[float], seed: int | 
     if any(isinstance(n, bool) or not isinstance(n, (int, float, np.integer, np.floating)) for n in sizes):
         raise ArgumentError("random_split takes lengths or fractions", expected=expected, received=repr(lengths))
     floating = [n for n in sizes if not isinstance(n, (int, np.integer))]
-    # Halves in 16 bits, say, sum to 1 within their own precision; NaN and infinity do not.
+    # 16-bit fractions, for example, sum to 1 within their own precision; NaN and infinity do not.
     precision = max((float(np.finfo(type(n)).eps) for n in floating), default=0.0)
     if floating and abs(sum(map(float, sizes)) - 1.0) <= max(1e-9, len(sizes) * precision) and min(sizes) >= 0:
         fractions = sizes

@@ -1,4 +1,4 @@
-"""Ready-made datasets: the digits that come with the package, and MNIST."""
+"""Built-in datasets: the digits bundled with the package, and MNIST."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ def mnist(
 ) -> TensorDataset:
     """MNIST: images (N, 1, 28, 28) float32 in [0, 1], labels (N,) int64.
 
-    split: "train" (60,000) or "test" (10,000), or a part such as "train[:1000]". Where only the test files are at
-    hand, split="test[:8000]" to train on and "test[8000:]" to test on.
+    split: "train" (60,000) or "test" (10,000), or a part such as "train[:1000]". With only the test files,
+    split="test[:8000]" to train on and "test[8000:]" to test on.
     root: the folder with the four IDX files, plain or .gz, under their published names; default: `mnist` in the
-    folder that DEEPCORE_DATA names, then the user's cache. What is missing is downloaded there (the cache, without
-    `root`) from the first of `mirrors` that answers within `timeout` seconds, its SHA-256 compared.
+    folder named by DEEPCORE_DATA, then the user's cache. Missing files are downloaded there (to the cache, without
+    `root`) from the first of `mirrors` that answers within `timeout` seconds, and their SHA-256 is checked.
 
-    Source: Y. LeCun, C. Cortes, C. Burges, 1998. Errors: `DataError` when files are neither there nor to be had.
+    Source: Y. LeCun, C. Cortes, C. Burges, 1998. Errors: `DataError` when files are missing and cannot be downloaded.
     """
     name, part = _parse_split(split, ("train", "test"))
     prefix = "train" if name == "train" else "t10k"
@@ -111,9 +111,9 @@ def mnist(
                 paths[i] = _download(file, target, mirrors, timeout, failures)
     missing = [file for file, path in zip(needed, paths, strict=True) if path is None]
     if missing:
-        other = "t10k" if prefix == "train" else "train"
+        other_prefix = "t10k" if prefix == "train" else "train"
         fix = f"place {' and '.join(missing)} (or the unpacked files) in {target}"
-        if prefix == "train" and _find(f"{other}-images-idx3-ubyte.gz", folders):
+        if prefix == "train" and _find(f"{other_prefix}-images-idx3-ubyte.gz", folders):
             fix += "; the test files are there: split='test[:8000]' and split='test[8000:]' train and test on them"
         raise DataError(
             f"MNIST's {name} files are not in {', '.join(str(f) for f in folders)}"
@@ -153,7 +153,7 @@ def _parse_split(split: str, names: tuple[str, ...]) -> tuple[str, slice]:
 
 
 def _cache() -> Path:
-    """The user's cache folder for deepcore, as the system has it."""
+    """The user's cache folder for deepcore on this system."""
     if os.name == "nt":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "deepcore"
     if sys.platform == "darwin":
@@ -201,7 +201,7 @@ def _download(file: str, folder: Path, mirrors: Sequence[str], timeout: float, f
 
 
 def _copy(response, out: BinaryIO, label: str) -> str:
-    """Copy with a progress bar, hashing on the way."""
+    """Copy with a progress bar; returns the SHA-256."""
     digest, copied = hashlib.sha256(), 0
     announced = response.headers.get("Content-Length", "")
     total = int(announced) if announced.isdigit() else None

@@ -1,4 +1,4 @@
-"""`DataLoader`: batches in an order fixed by (seed, epoch), fetched here or by worker processes."""
+"""`DataLoader`: batches in an order fixed by (seed, epoch), fetched in this process or by workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from deepcore.backend import Backend, get_backend, place
 from deepcore.data import workers
 from deepcore.data.collate import collate, to_backend
 from deepcore.data.dataset import batch_getter
-from deepcore.data.sampler import RandomSampler, SequentialSampler, check_sampler, check_seed, draw_seed, pass_of
+from deepcore.data.sampler import (
+    RandomSampler,
+    SequentialSampler,
+    check_sampler,
+    check_seed,
+    draw_seed,
+    indices_of_pass,
+)
 from deepcore.errors import ArgumentError, DataError, StateDictError
 from deepcore.random import default_generator, derive_stream, standing_in
 
@@ -20,31 +27,32 @@ from deepcore.random import default_generator, derive_stream, standing_in
 class DataLoader:
     """Batches of `dataset`; each `iter()` is one pass (epoch) over it.
 
-    batch_size, shuffle, drop_last: as PyTorch. `sampler`: indices in an order, or a mask, instead of `shuffle`: a
-    list, an array, or an object with `__iter__` (afresh for each pass) and `__len__` (what `__iter__` gives).
-    seed: of the order and of augmentation; None takes one from the default generator, so `manual_seed` fixes it. Only
-    `shuffle=True` draws for that: to build another loader leaves the numbers of all other draws as they are.
-    backend (or device): where the tensors of a batch go (default: the default backend; those of a TensorDataset stay
-    where they are). `pin_memory` and `pin_memory_device` are accepted as in PyTorch and change nothing.
-    num_workers: processes that fetch samples, `prefetch_factor` batches each ahead. They change the speed only: order
-    and bits are a function of (seed, epoch). A dataset of tensors is always read here, one gather per tensor.
+    batch_size, shuffle, drop_last: as in PyTorch. `sampler`: indices in an order, or a mask, instead of `shuffle`: a
+    list, an array, or an object with `__iter__` (restarted for each pass) and `__len__` (the number of indices).
+    seed: of the order and of augmentation; None derives one from the default generator, so `manual_seed` fixes it. Only
+    `shuffle=True` draws a number for that: building another loader does not change the numbers of other draws.
+    backend (or device): the backend of a batch's tensors (default: the default backend; those of a TensorDataset stay
+    on theirs). `pin_memory` and `pin_memory_device` are accepted as in PyTorch and change nothing.
+    num_workers: processes that fetch samples, each `prefetch_factor` batches ahead. They change the speed only: order
+    and bits are a function of (seed, epoch). A dataset of tensors is always read in this process, one gather per tensor.
     collate_fn: samples to batch (default: `default_collate`).
     multiprocessing_context: how workers start ("fork", "spawn", "forkserver"; default: Python's own choice).
-    timeout: seconds to wait for a worker's next batch (its first one with the start of the process) before `DataError`
-    names the worker and the samples; 0: no end.
+    timeout: seconds to wait for a worker's next batch (the first one includes the start of the process) before
+    `DataError` names the worker and the samples; 0: no limit.
 
     Random numbers in `__getitem__` and `collate_fn`: deepcore's are seeded for each batch, as a function of (seed,
     epoch, number of the batch). In workers, so are Python's `random` and NumPy's global generator: the same numbers
-    for any number of workers, and after a resume in mid-epoch. Without workers these two are left alone, as the rest of
-    the program draws from them. Generators of the dataset's own are copied into each worker: seed them there, from
+    for any number of workers, and after a resume in mid-epoch. Without workers these two are not seeded, because the rest
+    of the program draws from them. The dataset's own generators are copied into each worker: seed them there, from
     `get_worker_info().seed`.
 
-    `state_dict()` holds the seed, the epoch and the batches delivered of it: a loader that loads it delivers exactly
-    the batches that remain. Leaving a pass early counts as an epoch when the next one starts.
+    `state_dict()` has the seed, the epoch and the number of its delivered batches: a loader that loads it delivers
+    exactly the remaining batches. A pass left early counts as an epoch when the next one starts.
 
-    Errors: `DataError` for an empty dataset, samples that do not fit together, a sampler that gives more or fewer
-    indices than its length, and a worker that dies or hangs. What a dataset raises in a worker is raised here, with the
-    worker's traceback as a note; what is no `Exception`, or cannot be sent, as a `DataError` with that traceback.
+    Errors: `DataError` for an empty dataset, samples that cannot be batched, a sampler that gives more or fewer
+    indices than its length, and a worker that dies or hangs. An exception of the dataset in a worker is raised in this
+    process, with the worker's traceback as a note; one that is not an `Exception`, or cannot be sent, as a `DataError`
+    with that traceback.
     """
 
     def __init__(
@@ -66,13 +74,13 @@ class DataLoader:
         multiprocessing_context: str | None = None,
         timeout: float = 0,
     ):
-        for name, value, least in (
+        for name, value, minimum in (
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers, 0),
             ("prefetch_factor", prefetch_factor, 1),
         ):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise ArgumentError(f"{name} must be a whole number of at least {least}", received=repr(value))
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
+                raise ArgumentError(f"{name} must be a whole number of at least {minimum}", received=repr(value))
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float, np.number)) or not 0 <= timeout < np.inf:
             raise ArgumentError("timeout is a number of seconds, or 0 for none", received=repr(timeout))
         if timeout and not num_workers:
@@ -81,12 +89,13 @@ class DataLoader:
                 fix="num_workers=1 or more, or leave out timeout",
             )
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            once = hasattr(dataset, "__iter__")
+            is_iterable = hasattr(dataset, "__iter__")
             raise ArgumentError(
                 "a dataset has __len__ and __getitem__",
-                received=type(dataset).__name__ + (", which can only be walked in its own order" if once else ""),
+                received=type(dataset).__name__
+                + (", which can only be walked in its own order" if is_iterable else ""),
                 fix="list(samples), if they fit into memory; or a deepcore.data.Dataset that reads sample i"
-                if once
+                if is_iterable
                 else "subclass deepcore.data.Dataset, or wrap arrays: TensorDataset(images, labels)",
             )
         if len(dataset) == 0:
@@ -112,7 +121,7 @@ class DataLoader:
         if sampler is None:
             sampler = RandomSampler(dataset, self.seed) if shuffle else SequentialSampler(dataset)
         self.sampler = check_sampler(sampler, len(dataset))
-        #: The pass that is under way, or comes next, and how many of its batches were delivered.
+        #: The current or next pass, and the number of its delivered batches.
         self.epoch = 0
         self.position = 0
         self._started = False
@@ -134,7 +143,7 @@ class DataLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
-        if self._started:  # the last pass was left early
+        if self._started:  # the previous pass was left early
             self.epoch, self.position = self.epoch + 1, 0
         self._started = True
         self._pass = this_pass = object()
@@ -143,7 +152,7 @@ class DataLoader:
     def _order(self, epoch: int) -> list[np.ndarray]:
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
-        order = pass_of(self.sampler, len(self.dataset))
+        order = indices_of_pass(self.sampler, len(self.dataset))
         size = self.batch_size
         stop = len(order) - len(order) % size if self.drop_last else len(order)
         return [order[i : i + size] for i in range(0, stop, size)]
@@ -180,7 +189,7 @@ class DataLoader:
 
     # -- resuming -----------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
-        """The seed, the epoch, and the batches of it that were delivered."""
+        """The seed, the epoch, and the number of its delivered batches."""
         state = {"seed": self.seed, "epoch": self.epoch, "position": self.position, **self._layout()}
         if hasattr(self.sampler, "state_dict"):
             state["sampler"] = self.sampler.state_dict()
@@ -195,7 +204,7 @@ class DataLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken: the next `iter()` delivers the batches that remained of that epoch.
+        """Resume from `state`: the next `iter()` delivers the remaining batches of that epoch.
 
         Errors: `StateDictError` when dataset, batch size, shuffle or drop_last differ from then.
         """
@@ -204,12 +213,12 @@ class DataLoader:
         for key in ("seed", "epoch", "position"):
             if not isinstance(state.get(key), int) or isinstance(state[key], bool) or state[key] < 0:
                 raise StateDictError(f"the loader's state has no valid {key!r}", received=repr(state.get(key)))
-        for key, here in self._layout().items():
-            if type(state.get(key)) is not type(here) or state[key] != here:
+        for key, current in self._layout().items():
+            if type(state.get(key)) is not type(current) or state[key] != current:
                 raise StateDictError(
                     f"the loader's {key} is not what it was when its state was saved",
                     expected=repr(state.get(key)),
-                    received=repr(here),
+                    received=repr(current),
                     fix="build the loader as it was; to start the epoch afresh, do not load its state",
                 )
         if state["position"] > len(self):
@@ -228,7 +237,7 @@ class DataLoader:
 
 
 class Fetch:
-    """(number, indices) to a batch, in any process: draws of its thread come from a stream of the batch's own."""
+    """Fetches a batch from (number, indices), in any process; the thread's draws come from the batch's own stream."""
 
     def __init__(self, dataset, collate_fn, seed: int, epoch: int):
         self.dataset, self.collate_fn, self.seed, self.epoch = dataset, collate_fn, seed, epoch
@@ -245,7 +254,7 @@ class Fetch:
                     error.add_note(f"In sample {i} of a {type(self.dataset).__name__} of length {len(self.dataset)}.")
                     raise
                 return collate(samples, positions) if self.collate_fn is None else self.collate_fn(samples)
-            except StopIteration as error:  # as it is, it would end the pass
+            except StopIteration as error:  # unconverted, it would end the pass
                 raise DataError(
                     f"the dataset or collate_fn raised StopIteration, in batch {number}",
                     where=f"samples {', '.join(map(str, positions[:20]))}",

@@ -1,4 +1,4 @@
-"""The order in which samples are visited: a function of the seed and the epoch alone."""
+"""Samplers: the order of samples, a function of the seed and the epoch alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deepcore.tensor import Tensor, unmasked
 
 
 def draw_seed() -> int:
-    """A seed from the default generator, so that `manual_seed` decides it."""
+    """A seed drawn from the default generator, so that `manual_seed` determines it."""
     return default_generator.split().initial_seed()
 
 
@@ -25,7 +25,7 @@ def permutation(n: int, seed: int, epoch: int = 0) -> np.ndarray:
 
 
 def as_indices(values: Any, size: int, owner: str) -> np.ndarray:
-    """Indices into `size` samples as int64, each from 0 to size - 1; `owner` is whose they are, for errors.
+    """Indices into `size` samples as int64, each from 0 to size - 1; `owner` names their owner in errors.
 
     A mask (`size` booleans) selects the samples where it is True; negative indices count from the end, as Python's.
     Errors: `ArgumentError` for anything but whole numbers in one dimension, `IndexRangeError` outside the dataset.
@@ -70,20 +70,20 @@ def as_indices(values: Any, size: int, owner: str) -> np.ndarray:
             received=f"{array.tolist()[0]!r}" + (f" ({array.dtype})" if array.dtype.kind == "f" else ""),
             fix="indices.astype(int), once it is clear how they round" if array.dtype.kind == "f" else None,
         )
-    least, most = int(array.min()), int(array.max())
-    if least < -size or most >= size:
+    minimum, maximum = int(array.min()), int(array.max())
+    if minimum < -size or maximum >= size:
         raise IndexRangeError(
-            f"index {most if most >= size else least} of {owner} is outside the dataset",
+            f"index {maximum if maximum >= size else minimum} of {owner} is outside the dataset",
             expected=f"-{size} to {size - 1}" if size else "none: the dataset is empty",
         )
     array = array.astype(np.int64, copy=False)
-    return array if least >= 0 else np.where(array < 0, array + size, array)
+    return array if minimum >= 0 else np.where(array < 0, array + size, array)
 
 
 class Sampler:
-    """Indices into a dataset. `set_epoch` says which pass over it comes next.
+    """Indices into a dataset. `set_epoch` sets the next pass over it.
 
-    A subclass defines `order`, or `__iter__` as PyTorch's do, and `__len__` where it gives not one index per sample.
+    A subclass defines `order`, or `__iter__` as in PyTorch, and `__len__` unless it gives one index per sample.
     """
 
     def __init__(self, data_source=None):
@@ -99,17 +99,17 @@ class Sampler:
         return len(self.data_source)
 
     def order(self) -> np.ndarray:
-        """Every index of the coming pass."""
+        """Every index of the next pass."""
         if type(self).__iter__ is Sampler.__iter__:
             raise NotImplementedError(f"{type(self).__name__} must define order or __iter__")
-        return np.asarray(list(self))  # what they are is looked at where they are used
+        return np.asarray(list(self))  # validated by `as_indices` on use
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order().tolist())
 
 
 def check_sampler(sampler, size: int):
-    """A sampler for passes over `size` samples: anything with a length that gives its indices anew for each pass.
+    """A sampler for passes over `size` samples: anything with a length that can be iterated once per pass.
 
     A mask becomes the indices that it selects. Errors: `ArgumentError`, `IndexRangeError`, as `as_indices`.
     """
@@ -134,22 +134,22 @@ def check_sampler(sampler, size: int):
     return sampler
 
 
-def pass_of(sampler, size: int) -> np.ndarray:
-    """The indices of the coming pass. Errors: `DataError` where there are more or fewer than the sampler's length."""
+def indices_of_pass(sampler, size: int) -> np.ndarray:
+    """The indices of the next pass. Errors: `DataError` where there are more or fewer than the sampler's length."""
     indices: Any
     if isinstance(sampler, Sampler) and type(sampler).__iter__ is Sampler.__iter__:
         indices = sampler.order()
     elif isinstance(sampler, (Sequence, np.ndarray, Tensor)) or hasattr(sampler, "__array__"):
         indices = sampler
     else:
-        indices = list(itertools.islice(sampler, len(sampler) + 1))  # one more tells, and it may never end
+        indices = list(itertools.islice(sampler, len(sampler) + 1))  # one more than expected, as it may be infinite
     indices = as_indices(indices, size, "the sampler")
     if len(indices) != len(sampler):
-        more = len(indices) > len(sampler)
+        is_longer = len(indices) > len(sampler)
         raise DataError(
-            f"the sampler gives {'more' if more else 'fewer'} indices than its length",
+            f"the sampler gives {'more' if is_longer else 'fewer'} indices than its length",
             expected=f"{len(sampler)}, as len(sampler) says",
-            received="at least one more" if more else f"{len(indices)}",
+            received="at least one more" if is_longer else f"{len(indices)}",
             fix="return from __len__ what __iter__ gives in each pass, and let __iter__ start afresh each time",
         )
     return indices

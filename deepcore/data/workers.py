@@ -1,7 +1,7 @@
 """Worker processes for the loader.
 
-Each has a one-way pipe of its own and its share of the pass from the start: batch i goes to worker i mod n. Nobody
-waits for a lock that a dead process may hold, and a worker that dies shows as the end of its pipe. Workers end with
+Each worker has its own one-way pipe and gets its share of the pass at the start: batch i goes to worker i mod n. No
+process waits for a lock that a dead process may hold, and a dead worker shows as the end of its pipe. Workers end with
 their parent, however it ends.
 """
 
@@ -33,22 +33,22 @@ from deepcore.config import settings
 from deepcore.errors import ArgumentError, DataError
 from deepcore.random import default_generator, derive_stream
 
-# A larger message costs the reading end an allocation of its whole size for every piece that the pipe delivers.
-_PIECE = 1 << 18
+# For a larger message, the reading end allocates its whole size for every piece that the pipe delivers.
+_CHUNK_BYTES = 1 << 18
 
-# Reading ends of every worker's pipe: a forked worker closes its copies, or its siblings would never see them close.
+# Reading ends of all pipes: a forked worker closes its copies, else its siblings would never see them close.
 _reading_ends: weakref.WeakSet = weakref.WeakSet()
 
 
 _SENDABLE = "return arrays, numbers and text from __getitem__ and collate_fn; or num_workers=0"
 _GUARD = "a script that starts workers must do so under: if __name__ == '__main__':"
-# A wait in one piece may miss a signal that another thread of the program receives.
-_TURN = 1.0
+# One long wait may miss a signal that another thread of the program receives.
+_WAIT_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerInfo:
-    """A worker process of a loader: its number, how many there are, a seed of its own, and its copy of the dataset.
+    """A worker process of a loader: its number, the number of workers, its own seed, and its copy of the dataset.
 
     `seed` (64 bits) is a function of the loader's seed, the epoch and `id`.
     """
@@ -63,7 +63,7 @@ _info: WorkerInfo | None = None
 
 
 def get_worker_info() -> WorkerInfo | None:
-    """In a worker process of a `DataLoader`, what it is; None everywhere else."""
+    """The `WorkerInfo` in a worker process of a `DataLoader`; None everywhere else."""
     return _info
 
 
@@ -81,7 +81,7 @@ def run(
     count = min(count, len(jobs))
     started: list[tuple[Any, Connection]] = []
     done, owner = False, os.getpid()
-    import numpy.random  # noqa: F401  once here, not once in each process
+    import numpy.random  # noqa: F401  once in the parent, not in each process
 
     try:
         for first in range(count):
@@ -95,67 +95,70 @@ def run(
             yield _receive(*started[i % count], i % count, job, context.get_start_method(), timeout)
         done = True
     finally:
-        if os.getpid() == owner:  # a forked copy of the program leaves them alone
-            _stop(started, at_once=not done)
+        if os.getpid() == owner:  # a forked copy of the program does not own the workers
+            _stop(started, terminate=not done)
 
 
-def _start(context, fetch, jobs, ahead: int, place: tuple[int, int]) -> tuple[Any, Connection]:
+def _start(context, fetch, jobs, ahead: int, shard: tuple[int, int]) -> tuple[Any, Connection]:
     with contextlib.ExitStack() as undo:
         try:
             reading, writing = context.Pipe(duplex=False)
             undo.callback(reading.close)
             _reading_ends.add(reading)
-            # Linux counts the end of the thread that started a process as its parent's.
-            lasting = threading.current_thread() is threading.main_thread()
+            # On Linux, the parent-death signal is sent when the thread that started the process ends.
+            in_main_thread = threading.current_thread() is threading.main_thread()
             process = context.Process(
-                target=_work, args=(writing, fetch, jobs, ahead, place, lasting), daemon=True, name="deepcore-loader"
+                target=_work,
+                args=(writing, fetch, jobs, ahead, shard, in_main_thread),
+                daemon=True,
+                name="deepcore-loader",
             )
             with contextlib.closing(writing), warnings.catch_warnings():
-                # Python warns of forking with threads about; the worker uses none of their locks.
+                # Python warns about forking with running threads; the worker uses none of their locks.
                 warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
                 process.start()
-        except Exception as error:  # a dataset may raise anything while it is pickled
-            raise _not_started(error, place[0]) from error
+        except Exception as error:  # pickling a dataset may raise anything
+            raise _start_error(error, shard[0]) from error
         undo.pop_all()
     return process, reading
 
 
-def _not_started(error: Exception, worker: int) -> DataError:
-    if isinstance(error, BrokenPipeError):  # it ended before it had read the dataset
+def _start_error(error: Exception, worker: int) -> DataError:
+    if isinstance(error, BrokenPipeError):  # the worker ended before it had read the dataset
         fix = f"look for its own message above; {_GUARD}"
         return DataError(f"worker {worker} of the loader died while it was started", fix=fix)
     if isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
         return DataError(f"worker {worker} of the loader cannot be started: {error}", fix="a smaller num_workers")
     return DataError(
-        f"the dataset cannot be sent to a worker process: {_told(error)}",
+        f"the dataset cannot be sent to a worker process: {_describe_error(error)}",
         fix="define the dataset and collate_fn at module level (no lambdas, no open files); or num_workers=0",
     )
 
 
 def _receive(process, reading: Connection, worker: int, job: tuple, method: str, timeout: float):
-    """The next result of one worker; what it raised is raised here."""
-    late = False
+    """The next result of one worker; raises the worker's exception."""
+    timed_out = False
 
-    def end():
-        nonlocal late
-        late = True
+    def kill_worker():
+        nonlocal timed_out
+        timed_out = True
         with contextlib.suppress(ValueError):  # the pass has ended meanwhile
             process.kill()  # which ends the read
 
     try:
         deadline = time.monotonic() + timeout if timeout else float("inf")
-        while not wait([reading, process.sentinel], min(_TURN, max(0.0, deadline - time.monotonic()))):
+        while not wait([reading, process.sentinel], min(_WAIT_SECONDS, max(0.0, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
-                end()
+                kill_worker()
                 raise EOFError
-        if not reading.poll():  # it ended, and left nothing
+        if not reading.poll():  # the worker ended without a message
             raise EOFError
-        with _alarm(deadline - time.monotonic(), end) if timeout else contextlib.nullcontext():
-            kind, frame, arrays = _read(reading)
-        if late:
+        with _alarm(deadline - time.monotonic(), kill_worker) if timeout else contextlib.nullcontext():
+            kind, frame, arrays = _read_message(reading)
+        if timed_out:
             raise EOFError
     except (EOFError, OSError):
-        if late:
+        if timed_out:
             raise DataError(
                 f"worker {worker} of the loader sent nothing for {timeout:g} s",
                 where=_batch(job),
@@ -174,7 +177,7 @@ def _receive(process, reading: Connection, worker: int, job: tuple, method: str,
         raise
     except BaseException as problem:
         raise DataError(
-            f"what worker {worker} of the loader made cannot be rebuilt here: {_told(problem)}",
+            f"what worker {worker} of the loader made cannot be rebuilt here: {_describe_error(problem)}",
             where=_batch(job),
             fix=_SENDABLE,
         ) from problem
@@ -189,7 +192,7 @@ def _receive(process, reading: Connection, worker: int, job: tuple, method: str,
             fix=_SENDABLE,
         )
     error = _unpickled(pickled)
-    # StopIteration would end the pass, and what is no Exception the program.
+    # StopIteration would end the pass, and a BaseException the program.
     if not isinstance(error, Exception) or isinstance(error, (StopIteration, StopAsyncIteration)):
         raise DataError(f"worker {worker} of the loader failed", received=text, where=_batch(job))
     error.add_note(f"In worker {worker} of the loader, {_batch(job)}:\n{text}")
@@ -198,7 +201,7 @@ def _receive(process, reading: Connection, worker: int, job: tuple, method: str,
 
 @contextlib.contextmanager
 def _alarm(seconds: float, function: Callable[[], None]) -> Iterator[None]:
-    """Inside, `function` is called in another thread once that time has passed."""
+    """Context manager: calls `function` in another thread once `seconds` have passed."""
     timer = threading.Timer(max(0.0, seconds), function)
     timer.daemon = True
     timer.start()
@@ -224,38 +227,38 @@ def _batch(job: tuple) -> str:
     return f"batch {number}, samples {shown}" + (f", … ({len(indices)} in all)" if len(indices) > 20 else "")
 
 
-def _told(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _frame(kind: str, value) -> tuple[bytes, list[memoryview]]:
-    """A message, ready to be sent: arrays as they lie in memory; only what holds them is pickled."""
+def _message(kind: str, value) -> tuple[bytes, list[memoryview]]:
+    """(pickled frame, raw array buffers) of a message; array data is not pickled."""
     arrays: list[pickle.PickleBuffer] = []
     frame = pickle.dumps(value, protocol=5, buffer_callback=arrays.append)
     views = [array.raw() for array in arrays]
     return pickle.dumps((kind, frame, [view.nbytes for view in views])), views
 
 
-def _write(writing: Connection, frame: bytes, views: list[memoryview]) -> None:
+def _write_message(writing: Connection, frame: bytes, views: list[memoryview]) -> None:
     writing.send_bytes(frame)
     for view in views:
-        for start in range(0, view.nbytes, _PIECE):
-            writing.send_bytes(view[start : start + _PIECE])
+        for start in range(0, view.nbytes, _CHUNK_BYTES):
+            writing.send_bytes(view[start : start + _CHUNK_BYTES])
 
 
-def _read(reading: Connection) -> tuple[str, bytes, list]:
+def _read_message(reading: Connection) -> tuple[str, bytes, list]:
     kind, frame, sizes = pickle.loads(reading.recv_bytes())
     arrays = [np.empty(size, np.uint8) for size in sizes]
     for array in arrays:
-        for start in range(0, array.size, _PIECE):
-            reading.recv_bytes_into(array[start : start + _PIECE].data)
+        for start in range(0, array.size, _CHUNK_BYTES):
+            reading.recv_bytes_into(array[start : start + _CHUNK_BYTES].data)
     return kind, frame, arrays
 
 
-def _stop(started: list[tuple[Any, Connection]], at_once: bool) -> None:
+def _stop(started: list[tuple[Any, Connection]], terminate: bool) -> None:
     for process, reading in started:
         reading.close()
-        if at_once:
+        if terminate:
             process.terminate()
     deadline = time.monotonic() + 5
     for process, _ in started:
@@ -268,56 +271,56 @@ def _stop(started: list[tuple[Any, Connection]], at_once: bool) -> None:
 
 # -- in the worker ----------------------------------------------------------------------------------
 def _work(
-    writing: Connection, fetch: Callable, jobs: list[tuple], ahead: int, place: tuple[int, int], lasting: bool
+    writing: Connection, fetch: Callable, jobs: list[tuple], ahead: int, shard: tuple[int, int], in_main_thread: bool
 ) -> None:
     # Ctrl-C goes to every process of the terminal; the loader ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _end_with_parent(lasting)
+    _end_with_parent(in_main_thread)
     for inherited in list(_reading_ends):
         with contextlib.suppress(OSError):
             inherited.close()
     settings.backend = "cpu"  # a GPU cannot be used after a fork
-    settings.threads = 1  # as many processes as cores: more threads would only get in each other's way
+    settings.threads = 1  # the worker processes already occupy the cores
     global _info
     seed: int = fetch.seed  # type: ignore[attr-defined]
     epoch: int = fetch.epoch  # type: ignore[attr-defined]
-    _info = WorkerInfo(*place, derive_stream(seed, epoch, place[0], 3), fetch.dataset)  # type: ignore[attr-defined]
+    _info = WorkerInfo(*shard, derive_stream(seed, epoch, shard[0], 3), fetch.dataset)  # type: ignore[attr-defined]
     results: queue.SimpleQueue = queue.SimpleQueue()
-    room = threading.Semaphore(ahead)
-    sender = threading.Thread(target=_send, args=(writing, results, room), daemon=True)
+    free_slots = threading.Semaphore(ahead)
+    sender = threading.Thread(target=_send, args=(writing, results, free_slots), daemon=True)
     sender.start()
     for job in jobs:
-        room.acquire()
+        free_slots.acquire()
         try:
             _seed(derive_stream(seed, epoch, job[0], 2))
             results.put(("batch", fetch(*job)))
         except BaseException as error:
-            results.put(("error", _portable(error)))
+            results.put(("error", _pickled_error(error)))
             break
     results.put(None)
     sender.join()
 
 
 def _seed(seed: int) -> None:
-    """Seed what this process draws from: forked workers have copies of one state, new ones whatever the system gave."""
+    """Seed this process's generators: forked workers copy one state, new processes start from system entropy."""
     random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # 32 bits take a tenth of the time of an array of them
+    np.random.seed(seed & 0xFFFFFFFF)  # seeding with 32 bits takes a tenth of the time of seeding with an array
     default_generator.manual_seed(seed)
 
 
-def _end_with_parent(lasting: bool) -> None:
-    """End this process when its parent does, even in a sample that takes long; `lasting`: the main thread started it."""
+def _end_with_parent(in_main_thread: bool) -> None:
+    """End this process when its parent ends, even within a long sample; `in_main_thread`: the main thread started it."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    if sys.platform == "linux":  # by the kernel: also in C code that holds Python's lock
+    if sys.platform == "linux":  # by the kernel: also in C code that holds the GIL
         import fcntl
 
-        if lasting:
+        if in_main_thread:
             with contextlib.suppress(OSError, AttributeError):
                 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        # The end of a thread, or that of a fork server, is not the parent's; the other end of its pipe is closed then.
+        # The starting thread or a fork server may end before the parent does; the parent's pipe closes only with it.
         with contextlib.suppress(OSError):
             fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
             fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
@@ -330,27 +333,27 @@ def _end_with_parent(lasting: bool) -> None:
     threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
-def _send(writing: Connection, results: queue.SimpleQueue, room: threading.Semaphore) -> None:
-    # Whatever happens in this thread, the loader must not wait for ever: the pipe ends with the process.
+def _send(writing: Connection, results: queue.SimpleQueue, free_slots: threading.Semaphore) -> None:
+    # On any failure in this thread, the loader must not wait forever: exiting closes the pipe.
     try:
         while (result := results.get()) is not None:
             try:
-                message = _frame(*result)
-            except BaseException as error:  # pickling runs code of the sample's own
-                message = _frame("unsendable", _portable(error))
+                message = _message(*result)
+            except BaseException as error:  # pickling runs the sample's code
+                message = _message("unsendable", _pickled_error(error))
             try:
-                _write(writing, *message)
-            except OSError:  # nobody reads any more
+                _write_message(writing, *message)
+            except OSError:  # the reading end is closed
                 os._exit(1)
-            room.release()
+            free_slots.release()
         writing.close()
     except BaseException:
         traceback.print_exc()
         os._exit(1)
 
 
-def _portable(error: BaseException) -> tuple[bytes | None, str]:
-    """The error in pickled form, if it survives that, and its traceback as text."""
+def _pickled_error(error: BaseException) -> tuple[bytes | None, str]:
+    """The pickled error, or None if pickling does not preserve it, and its traceback as text."""
     try:
         text = "".join(traceback.format_exception(error))
     except BaseException:

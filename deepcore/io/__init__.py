@@ -1,4 +1,4 @@
-"""Files: safetensors, checkpoints, IDX, and the samples that `deepcore predict` reads. Nothing here unpickles."""
+"""Files: safetensors, checkpoints, IDX, and the samples that `deepcore predict` reads. No file is ever unpickled."""
 
 from __future__ import annotations
 

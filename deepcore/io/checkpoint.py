@@ -1,4 +1,4 @@
-"""`save` and `load`: nested state in one safetensors file; and checkpoints of a whole training run.
+"""`save` and `load`: nested state in one safetensors file; checkpoints of a whole training run.
 
 Tensors and arrays are entries of the file, named by their dotted path; everything else is JSON in its metadata:
 
@@ -34,14 +34,14 @@ CHECKPOINT_VERSION = 1
 
 # -- nested state -----------------------------------------------------------------------------------
 def save(obj, path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write `obj` to `path` as safetensors, atomically: the old file, or the new one, never a part.
+    """Write `obj` to `path` as safetensors, atomically: the old file or the new one, never a part of it.
 
     `obj`: dicts, lists, tuples, tensors, NumPy arrays and scalars, int, float, bool, str and None, nested.
-    A `dict[str, Tensor]` becomes a plain safetensors file that any tool reads, its names unchanged.
+    A `dict[str, Tensor]` becomes a plain safetensors file that any tool reads, with unchanged names.
     Tensors are stored without their graph and load with `requires_grad=False`; one that occurs twice is stored once,
     except in a plain `dict[str, Tensor]`. `metadata` are extra notes, str to str.
 
-    Errors: `ArgumentError` for a value of another type, with its path; `DTypeError` for a dtype without a name there.
+    Errors: `ArgumentError` for a value of another type, with its path; `DTypeError` for a dtype that the format lacks.
     """
     if isinstance(obj, (str, os.PathLike)) and not isinstance(path, (str, os.PathLike)):
         raise ArgumentError("save takes the object first, then the path", fix="dc.save(obj, path)")
@@ -59,13 +59,13 @@ def save(obj, path, metadata: Mapping[str, str] | None = None) -> None:
 
 @takes_device
 def load(path, backend: str | Backend | None = None, *, device=None, names: Iterable[str] | None = None):
-    """What `save` wrote to `path`, its tensors on `backend` (default: the default backend).
+    """The object that `save` wrote to `path`, its tensors on `backend` (default: the default backend).
 
     A safetensors file of another program gives a dict[str, Tensor]; so do the shards of a model, whose `path` is
-    their index (model.safetensors.index.json), and a folder with one of these. `names` loads the tensors of these
-    names alone, as a dict[str, Tensor]. Nothing in a file is ever run.
+    their index (model.safetensors.index.json), and a folder with one of these. `names` loads only the tensors with these
+    names, as a dict[str, Tensor]. Nothing in a file is ever executed.
 
-    Errors: `FileFormatError` for a file that is damaged, cut short or of another format; the message says how to
+    Errors: `FileFormatError` for a file that is damaged, truncated or of another format; the message says how to
     convert the formats of PyTorch, Keras and NumPy. `DTypeError` for a dtype that tensors cannot have.
     """
     backend = get_backend(backend)
@@ -95,7 +95,7 @@ def load(path, backend: str | Backend | None = None, *, device=None, names: Iter
 
 
 def _is_plain(obj) -> bool:
-    """A dict[str, Tensor] whose keys can all be names of entries."""
+    """Whether `obj` is a dict[str, Tensor] whose keys are all valid names of entries."""
     return (
         isinstance(obj, Mapping)
         and len(obj) > 0
@@ -112,26 +112,26 @@ def _host(tensor: Tensor) -> np.ndarray:
     return np.asarray(tensor.backend.to_host(tensor.array))
 
 
-def check_dtypes(found: Mapping[str, Any], path: str) -> None:
-    """Refuse dtypes that NumPy arrays can have and tensors cannot, naming every tensor of one."""
-    odd = [name for name, dtype in found.items() if not dtypes.is_supported(dtype)]
+def check_dtypes(dtypes_by_name: Mapping[str, Any], path: str) -> None:
+    """Raise for dtypes that NumPy arrays can have and tensors cannot, naming every such tensor."""
+    odd = [name for name, dtype in dtypes_by_name.items() if not dtypes.is_supported(dtype)]
     if odd:
-        names = [f"{name!r} ({found[name]})" for name in odd]
+        names = [f"{name!r} ({dtypes_by_name[name]})" for name in odd]
         listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         raise DTypeError(
             f"{path!r} holds {listed}, {'a dtype' if len(odd) == 1 else 'dtypes'} that tensors cannot have",
             fix="deepcore.io.safetensors.load_file(path) gives arrays, to be converted: array.astype('float32')"
-            + ("; the other tensors alone: dc.load(path, names=[…])" if len(odd) < len(found) else ""),
+            + ("; the other tensors alone: dc.load(path, names=[…])" if len(odd) < len(dtypes_by_name) else ""),
         )
 
 
 class _Encoder:
-    """State to JSON, with the arrays taken out of it."""
+    """Encodes state as JSON, and collects its arrays."""
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
         self._names: dict[int, str] = {}
-        self._kept: list = []  # ids stay unique while their objects live
+        self._referenced: list = []  # keeps the objects alive, so that their ids stay unique
         self._open: set[int] = set()
 
     def encode(self, value, path: tuple):
@@ -157,15 +157,15 @@ class _Encoder:
         raise ArgumentError(
             f"a {kind} cannot be saved",
             expected="dict, list, tuple, Tensor, numpy array, int, float, bool, str or None",
-            where=_at(path),
-            fix=_ADVICE.get(kind, "save its state_dict(), or the values it is made of"),
+            where=_path_text(path),
+            fix=_FIXES.get(kind, "save its state_dict(), or the values it is made of"),
         )
 
     def _container(self, value, path: tuple):
         if id(value) in self._open:
-            raise ArgumentError("a container that contains itself cannot be saved", where=_at(path))
+            raise ArgumentError("a container that contains itself cannot be saved", where=_path_text(path))
         if len(path) >= _MAX_DEPTH:
-            raise ArgumentError(f"the state is nested deeper than {_MAX_DEPTH} levels", where=_at(path[:6]))
+            raise ArgumentError(f"the state is nested deeper than {_MAX_DEPTH} levels", where=_path_text(path[:6]))
         self._open.add(id(value))
         try:
             if isinstance(value, list):
@@ -180,7 +180,7 @@ class _Encoder:
                     raise ArgumentError(
                         f"a dict key of type {type(key).__name__} cannot be saved",
                         expected="str, int, float, bool, None, or tuples of them",
-                        where=_at(path),
+                        where=_path_text(path),
                     )
                 pairs.append([self.encode(key, path), self.encode(item, (*path, key))])
             return {"items": pairs}
@@ -188,9 +188,9 @@ class _Encoder:
             self._open.discard(id(value))
 
     def _entry(self, value, to_array, path: tuple) -> str:
-        known = self._names.get(id(value))
-        if known is not None:
-            return known
+        entry_name = self._names.get(id(value))
+        if entry_name is not None:
+            return entry_name
         base = ".".join(str(part) for part in path) or "value"
         if not _encodable(base):
             base = base.encode(errors="replace").decode()
@@ -203,16 +203,16 @@ class _Encoder:
             raise DTypeError(
                 f"an array of dtype {array.dtype} cannot be saved",
                 expected="one of " + ", ".join(dtypes.DTYPES),
-                where=_at(path),
+                where=_path_text(path),
                 fix="convert it first, for example array.astype('float32'); text goes in lists",
             )
         self.arrays[name] = array
         self._names[id(value)] = name
-        self._kept.append(value)
+        self._referenced.append(value)
         return name
 
 
-_ADVICE = {
+_FIXES = {
     "set": "sorted(the_set)",
     "frozenset": "sorted(the_set)",
     "bytes": "numpy.frombuffer(value, 'uint8')",
@@ -230,17 +230,17 @@ def _is_key(key) -> bool:
     return key is None or type(key) in (str, int, float, bool)
 
 
-def _at(path: tuple) -> str:
+def _path_text(path: tuple) -> str:
     return "state" + "".join(f"[{part!r}]" for part in path)
 
 
 class _Decoder:
-    """JSON back to state; any surprise is a ValueError, KeyError or TypeError, which `load` words."""
+    """Decodes JSON to state; invalid input raises a ValueError, KeyError or TypeError, which `load` converts."""
 
     def __init__(self, arrays: dict[str, np.ndarray], backend: Backend, path: str):
         self.used: set[str] = set()
         self._arrays, self._backend, self._path = arrays, backend, path
-        self._made: dict[tuple[str, str], Any] = {}
+        self._cache: dict[tuple[str, str], Any] = {}
 
     def decode(self, value):
         if isinstance(value, list):
@@ -249,47 +249,47 @@ class _Decoder:
             return value
         if len(value) != 1:
             raise ValueError(f"an object with {len(value)} keys")
-        ((tag, held),) = value.items()
+        ((tag, payload),) = value.items()
         if tag == "dict":
-            return {key: self.decode(item) for key, item in held.items()}
+            return {key: self.decode(item) for key, item in payload.items()}
         if tag == "items":
-            pairs = [(self.decode(key), self.decode(item)) for key, item in held]
+            pairs = [(self.decode(key), self.decode(item)) for key, item in payload]
             hashes = sorted(hash(key) for key, _ in pairs)
-            if sum(map(operator.eq, hashes, hashes[1:])) > _MAX_COLLISIONS:  # they take time that grows with the square
+            if sum(map(operator.eq, hashes, hashes[1:])) > _MAX_COLLISIONS:  # colliding keys take quadratic time
                 raise ValueError("a dict whose keys have the same hash")
             return dict(pairs)
         if tag == "tuple":
-            return tuple([self.decode(item) for item in held])
+            return tuple([self.decode(item) for item in payload])
         if tag == "int":
-            return int(held, 16)
+            return int(payload, 16)
         if tag == "float":
-            return struct.unpack(">d", bytes.fromhex(held))[0]
+            return struct.unpack(">d", bytes.fromhex(payload))[0]
         if tag in ("tensor", "array", "scalar"):
-            return self._entry(tag, held)
+            return self._entry(tag, payload)
         raise ValueError(f"an unknown tag {tag[:40]!r}")
 
     def _entry(self, tag: str, name: str):
-        made = self._made.get((tag, name))
-        if made is None:
+        value = self._cache.get((tag, name))
+        if value is None:
             if not isinstance(name, str) or name not in self._arrays:
                 raise KeyError(f"no tensor {reprlib.repr(name)}")
             array = self._arrays[name]
-            made = array
+            value = array
             if tag == "tensor":
                 check_dtypes({name: array.dtype}, self._path)
-                made = from_raw(self._backend.from_host(array), self._backend)
+                value = from_raw(self._backend.from_host(array), self._backend)
             elif tag == "scalar":
                 if array.ndim:
                     raise ValueError(f"a scalar of shape {array.shape}")
-                made = array[()]
-            self._made[tag, name] = made
+                value = array[()]
+            self._cache[tag, name] = value
             self.used.add(name)
-        return made
+        return value
 
 
 # -- a whole training run ---------------------------------------------------------------------------
 def save_checkpoint(path, *, extra=None, random: bool = True, **parts) -> None:
-    """Write everything a run needs to go on with the same bits, in one file, atomically.
+    """Write everything a run needs to resume with the same bits, in one file, atomically.
 
     `parts`, by any name: objects with `state_dict()`/`load_state_dict()`, or `get_state()`/`set_state()`: the model,
     optimizer, scheduler, loader (its order and position), generators. A part that is None is left out.
@@ -306,9 +306,9 @@ def save_checkpoint(path, *, extra=None, random: bool = True, **parts) -> None:
 def load_checkpoint(path, *, random: bool = True, backend: str | Backend | None = None, device=None, **parts):
     """Restore `parts` from a file of `save_checkpoint`, all of them or none, and return its `extra`.
 
-    `parts` are named as when they were saved; those in the file that are not asked for are ignored, so
-    `load_checkpoint(path, model=model, random=False)` takes the weights alone. The file is read and checked whole
-    first; names and shapes are compared; should a part still refuse its state, every part is put back as it was.
+    `parts` are named as when they were saved; other parts in the file are ignored, so
+    `load_checkpoint(path, model=model, random=False)` loads the weights alone. The whole file is read and checked
+    first; names and shapes are compared; if a part still rejects its state, every part is restored.
     `backend` defaults to that of the parts' own tensors.
 
     Errors: `FileFormatError` for a damaged file, `StateDictError` for one that does not fit the parts.
@@ -319,48 +319,48 @@ def load_checkpoint(path, *, random: bool = True, backend: str | Backend | None 
 def restore(
     path,
     parts: Mapping[str, Any],
-    more: Callable[[Any], list[tuple[Any, Any]]] | None = None,
+    extra_jobs: Callable[[Any], list[tuple[Any, Any]]] | None = None,
     random: bool = True,
     backend: str | Backend | None = None,
 ):
-    """`load_checkpoint` of `parts`, and of what `more(extra)` gives, as (part, state), in the same all or none."""
+    """`load_checkpoint` of `parts` and of the (part, state) pairs of `extra_jobs(extra)`, all of them or none."""
     parts = {name: part for name, part in parts.items() if part is not None}
-    held = {name: _state_of(name, part) for name, part in parts.items()}
+    current = {name: _state_of(name, part) for name, part in parts.items()}
     name = os.fsdecode(path)
-    saved = read_checkpoint(path, backend or _backend_of(list(held.values())))
+    checkpoint = read_checkpoint(path, backend or _backend_of(list(current.values())))
     for key in parts:
-        if key not in saved["parts"]:
+        if key not in checkpoint["parts"]:
             raise StateDictError(
-                f"{name!r} has no state for {key!r}", fix=f"leave it out; or {suggest(key, saved['parts'])}"
+                f"{name!r} has no state for {key!r}", fix=f"leave it out; or {suggest(key, checkpoint['parts'])}"
             )
-        _compare(key, held[key], saved["parts"][key], name)
-    jobs = [(part, saved["parts"][key]) for key, part in parts.items()]
-    if random and "default" in saved["random"]:
-        jobs.append((default_generator, saved["random"]["default"]))
-    jobs += more(saved["extra"]) if more is not None else []
-    before: list[_Before] = []
+        _compare(key, current[key], checkpoint["parts"][key], name)
+    jobs = [(part, checkpoint["parts"][key]) for key, part in parts.items()]
+    if random and "default" in checkpoint["random"]:
+        jobs.append((default_generator, checkpoint["random"]["default"]))
+    jobs += extra_jobs(checkpoint["extra"]) if extra_jobs is not None else []
+    snapshots: list[_PartSnapshot] = []
     try:
         for part, state in jobs:
-            before.append(_Before(part))
+            snapshots.append(_PartSnapshot(part))
             _restore(part, state)
     except BaseException as error:
-        for one in reversed(before):
-            one.put_back(error)
+        for snapshot in reversed(snapshots):
+            snapshot.restore(error)
         raise
-    return saved["extra"]
+    return checkpoint["extra"]
 
 
-class _Before:
-    """A part as it is now, to be put back: its state, and its attributes, which need not all be in the state."""
+class _PartSnapshot:
+    """A snapshot of a part: its state, and its attributes, which may not all be in the state."""
 
     def __init__(self, part):
         self._part = part
-        # The state shares memory with the part: a copy.
+        # A copy, because the state shares memory with the part.
         self._state = _copied(_state_of("", part))
         self._attributes = dict(vars(part)) if hasattr(part, "__dict__") else None
 
-    def put_back(self, reason: BaseException) -> None:
-        """A part that refuses even its own state is named in a note on `reason`."""
+    def restore(self, reason: BaseException) -> None:
+        """Restore the part; one that rejects its own state is named in a note on `reason`."""
         try:
             _restore(self._part, self._state)
         except Exception as error:
@@ -427,7 +427,7 @@ def _backend_of(states: list) -> Backend | None:
 
 
 def _copied(state):
-    """The state with arrays of its own."""
+    """The state with copied arrays."""
     if isinstance(state, Tensor):
         return from_raw(state.array.copy(), state.backend)
     if isinstance(state, np.ndarray):
@@ -436,22 +436,24 @@ def _copied(state):
         return {key: _copied(item) for key, item in state.items()}
     if isinstance(state, (list, tuple)):
         items = [_copied(item) for item in state]
-        return items if isinstance(state, list) else tuple(items)  # a named tuple too, as a file gives it back
+        return (
+            items if isinstance(state, list) else tuple(items)
+        )  # named tuples become tuples, as when loaded from a file
     return state
 
 
-def _compare(part: str, held, saved, path: str) -> None:
-    """A flat dict of tensors must have the same names and shapes as the part has now."""
-    if not (isinstance(held, Mapping) and held and all(isinstance(t, Tensor) for t in held.values())):
+def _compare(part: str, current, saved, path: str) -> None:
+    """Raise unless a flat dict of tensors has the names and shapes of the part's current state."""
+    if not (isinstance(current, Mapping) and current and all(isinstance(t, Tensor) for t in current.values())):
         return
     if not isinstance(saved, Mapping):
         raise StateDictError(f"{path!r} holds no state dict for {part!r}", received=type(saved).__name__)
-    missing = [key for key in held if key not in saved]
-    extra = [key for key in saved if key not in held]
+    missing = [key for key in current if key not in saved]
+    extra = [key for key in saved if key not in current]
     shapes = [
-        f"{key}: {tuple(saved[key].shape)} in the file, {tuple(held[key].shape)} here"
-        for key in held
-        if key in saved and tuple(getattr(saved[key], "shape", ())) != tuple(held[key].shape)
+        f"{key}: {tuple(saved[key].shape)} in the file, {tuple(current[key].shape)} here"
+        for key in current
+        if key in saved and tuple(getattr(saved[key], "shape", ())) != tuple(current[key].shape)
     ]
     faults = [
         f"{word} {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"

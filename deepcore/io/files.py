@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never a part; and opening them with typed errors."""
+"""Atomic writes, of which a reader sees the old content or the new, never a part; opening files with typed errors."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_TEMPORARY = re.compile(r"\.deepcore-([0-9a-f]{8})-(?:\d+-[0-9a-f]{16}|([0-9a-f]{32}))\.tmp")  # a number: no lock
+_TEMPORARY = re.compile(
+    r"\.deepcore-([0-9a-f]{8})-(?:\d+-[0-9a-f]{16}|([0-9a-f]{32}))\.tmp"
+)  # a process id: written without a lock
 _LOCKS = fcntl is not None
 _A_DAY = 24 * 3600
 
 
 class MissingFileError(FileFormatError, FileNotFoundError):
-    """A file, or the folder to write it to, that is not there. Also a `FileNotFoundError`."""
+    """A missing file, or a missing folder to write it to. Also a `FileNotFoundError`."""
 
     def __init__(self, problem: str, **details):
         FileFormatError.__init__(self, problem, **details)
 
 
 class FileAccessError(DeepcoreError, OSError):
-    """A file that the system does not let be read or written: no right to, no room, a fault of the disk."""
+    """A file that cannot be read or written: no permission, no space, a disk error."""
 
     def __init__(self, problem: str, *, errno: int | None = None, **details):
         DeepcoreError.__init__(self, problem, **details)
@@ -43,7 +45,7 @@ class FileAccessError(DeepcoreError, OSError):
 
     @classmethod
     def of(cls, error: OSError, name: str, verb: str) -> FileAccessError:
-        """`error`, met on `name` that was to be read, written or made, as one that says what to do."""
+        """The typed error, with a fix, for `error` of `name`, which could not be `verb` (read, written or made)."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fix = "free some space, or take another disk"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -73,7 +75,7 @@ def path_of(path) -> str:
 
 @contextlib.contextmanager
 def writing(name: str) -> Iterator[None]:
-    """An OSError of this block, which writes the file or folder `name`, as a typed error that says what to do."""
+    """Context manager: converts an OSError of writing the file or folder `name` to a typed error with a fix."""
     try:
         yield
     except DeepcoreError:
@@ -88,7 +90,7 @@ def writing(name: str) -> Iterator[None]:
 
 
 def make_folder(path) -> str:
-    """Make the folder `path`, and those it lies in, where they are missing. Errors: `FileAccessError`."""
+    """Make the folder `path` and its missing parents. Errors: `FileAccessError`."""
     name = path_of(path)
     try:
         os.makedirs(name, exist_ok=True)
@@ -97,7 +99,7 @@ def make_folder(path) -> str:
     return name
 
 
-class _Written(io.FileIO):
+class _TypedWriter(io.FileIO):
     """A raw file whose failed writes are typed errors."""
 
     def __init__(self, descriptor: int, target: str):
@@ -111,12 +113,12 @@ class _Written(io.FileIO):
 
 @contextlib.contextmanager
 def atomic_write(path) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` when the block ends without an exception; else `path` stays as it was.
+    """A binary file that becomes `path` when the block ends without an exception; else `path` is unchanged.
 
-    Written beside the target, flushed to the disk, then renamed over it. A new file gets the mode the umask asks
-    for, a replaced one keeps its own. Symbolic links are followed. Leftovers of writers that died are removed.
-    Only regular files are replaced: a pipe or a character device (`/dev/null`) is written to as it is.
-    Errors: `FileAccessError`, an OSError, where the file cannot be written: no space, no permission, no such place.
+    Written beside the target, flushed to disk, then renamed over it. A new file gets the mode given by the umask, a
+    replaced one keeps its own. Symbolic links are followed. Leftovers of dead writers are removed.
+    Only regular files are replaced: a pipe or a character device (`/dev/null`) is written to directly.
+    Errors: `FileAccessError`, an OSError, where the file cannot be written: no space, no permission, no such folder.
     """
     name = path_of(path)
     mode = _mode_of(name)
@@ -132,14 +134,14 @@ def atomic_write(path) -> Iterator[BinaryIO]:
     with writing(target):
         descriptor, temporary = _temporary(folder)
     try:
-        with io.BufferedWriter(_Written(descriptor, target)) as file:
+        with io.BufferedWriter(_TypedWriter(descriptor, target)) as file:
             yield file
             with writing(target):
                 file.flush()
                 if mode is not None:
                     _set_mode(descriptor, stat.S_IMODE(mode))
                 os.fsync(descriptor)
-                if _LOCKS:  # while the lock is held; Windows renames no open file
+                if _LOCKS:  # while the lock is held; Windows cannot rename an open file
                     os.replace(temporary, target)
         with writing(target):
             if not _LOCKS:
@@ -152,7 +154,7 @@ def atomic_write(path) -> Iterator[BinaryIO]:
 
 
 def _mode_of(name: str) -> int | None:
-    """The mode of what `name` leads to; None where there is nothing yet."""
+    """The mode of the file `name`, following links; None where it does not exist."""
     try:
         return os.stat(name).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -163,7 +165,7 @@ def _mode_of(name: str) -> int | None:
 
 @contextlib.contextmanager
 def _stream(name: str, mode: int) -> Iterator[BinaryIO]:
-    """A pipe or a character device, opened for writing; other special files are refused."""
+    """A pipe or a character device, opened for writing; raises for other special files."""
     if stat.S_ISDIR(mode):
         raise FileFormatError(f"{name!r} is a folder", expected="the name of a file", fix=f"{name}/name")
     if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
@@ -171,7 +173,7 @@ def _stream(name: str, mode: int) -> Iterator[BinaryIO]:
         raise FileFormatError(f"{name!r} is {kind}", expected="the name of a file")
     with writing(name):
         descriptor = os.open(name, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0))
-    with io.BufferedWriter(_Written(descriptor, name)) as file:
+    with io.BufferedWriter(_TypedWriter(descriptor, name)) as file:
         yield file
 
 
@@ -181,12 +183,12 @@ def _set_mode(descriptor: int, mode: int) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """Make the rename itself durable; Windows has no such call, and some file systems refuse it."""
+    """Make the rename durable; Windows has no such call, and some file systems reject it."""
     if os.name == "nt":
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder that may be written to and not listed
+    except PermissionError:  # a folder that is writable but not readable
         return
     try:
         os.fsync(descriptor)
@@ -198,8 +200,8 @@ def _sync_folder(folder: str) -> None:
 
 
 # -- temporary files ----------------------------------------------------------------------------------
-# A writer holds a lock on its temporary file until that has its final name, and the lock ends with the process. A
-# file that can be locked was left behind: process ids would not say so, as containers each count their own.
+# A writer locks its temporary file until the rename, and the lock ends with the process: a file that can be locked is a
+# leftover. Process ids would not tell, because each container numbers its own.
 def _temporary(folder: str) -> tuple[int, str]:
     """(descriptor, path) of a new, locked file in `folder`."""
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -213,7 +215,7 @@ def _temporary(folder: str) -> tuple[int, str]:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Lock an open file: True, or False where another holds it; None where the system has no locks for it."""
+    """Lock an open file: True, or False where another process holds the lock; None where locks are not supported."""
     if fcntl is None:
         return None
     try:
@@ -228,31 +230,31 @@ def _host() -> str:
 
 
 def _sweep(folder: str) -> None:
-    """Remove the temporary files in `folder` that nobody writes any more."""
+    """Remove the temporary files in `folder` whose writers are gone."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.fullmatch(entry.name)
             if match:
-                with contextlib.suppress(OSError):  # Windows refuses to remove a file that is open
+                with contextlib.suppress(OSError):  # Windows cannot remove an open file
                     if entry.is_file(follow_symlinks=False):
                         _remove_if_stale(entry.path, match[1] == _host() and match[2] is not None)
 
 
-def _remove_if_stale(path: str, locks_tell: bool) -> None:
-    """Remove a file that can be locked; where locks do not tell, one that was not written to for a day.
+def _remove_if_stale(path: str, trust_lock: bool) -> None:
+    """Remove a file that can be locked; without `trust_lock`, only if it was not written to for a day.
 
-    They do not between hosts: some network file systems keep them within one.
+    Locks of other hosts cannot be trusted: some network file systems keep locks local to a host.
     """
     descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         locked = _lock(descriptor)
-        old = time.time() - os.fstat(descriptor).st_mtime > _A_DAY
-        stale = locked is not False and (old or bool(locked and locks_tell))
+        is_old = time.time() - os.fstat(descriptor).st_mtime > _A_DAY
+        stale = locked is not False and (is_old or bool(locked and trust_lock))
         if stale and _LOCKS:
             os.unlink(path)
     finally:
         os.close(descriptor)
-    if stale and not _LOCKS:  # Windows removes no open file
+    if stale and not _LOCKS:  # Windows cannot remove an open file
         os.unlink(path)
 
 
@@ -260,7 +262,7 @@ def open_regular(path) -> BinaryIO:
     """`path` opened for reading; a missing file, a folder, a pipe or a device is a typed error."""
     name = os.fspath(path)
     try:
-        # Opening a pipe for reading would wait for its writer: look first.
+        # Opening a pipe for reading would wait for its writer, so stat first.
         mode = os.stat(name).st_mode
     except (FileNotFoundError, NotADirectoryError):
         try:

@@ -1,4 +1,4 @@
-"""Files that are not read here, told by their content, and the lines that convert them to safetensors."""
+"""Identifies unsupported file formats by content, with the code that converts them to safetensors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _KERAS = """convert it once, where Keras is installed:
             dc.save({{w.path: dc.tensor(w.numpy()) for w in model.weights}}, {out!r})"""
 _UNPACK = "unpack it first, then give the path of a file inside"
 
-#: By suffix, for content that has no mark of its own.
+#: By suffix, for content without a magic number.
 _BY_SUFFIX = {
     ".pth": ("a PyTorch file", _TORCH), ".pt": ("a PyTorch file", _TORCH), ".bin": ("a PyTorch file", _TORCH),
     ".ckpt": ("a PyTorch Lightning or TensorFlow checkpoint", _TORCH),
@@ -48,7 +48,7 @@ _BY_SUFFIX = {
 
 
 def identify(head: bytes, path) -> tuple[str, str] | None:
-    """(what the file is, how to convert it), from its first bytes, or from its suffix where those say nothing."""
+    """(the file's format, how to convert it), from its first bytes, or else from its suffix."""
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
         if first.endswith(b"/data.pkl") or b"data.pkl" in head:
@@ -59,8 +59,8 @@ def identify(head: bytes, path) -> tuple[str, str] | None:
             return "a Keras model", _KERAS
         if first == b"[Content_Types].xml":
             return "an Office file, such as Excel writes", "save the sheet as CSV, in UTF-8"
-        known = _BY_SUFFIX.get(_suffix(path))
-        return known or ("a zip archive", _UNPACK)
+        by_suffix = _BY_SUFFIX.get(_suffix(path))
+        return by_suffix or ("a zip archive", _UNPACK)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "an HDF5 file (Keras writes its weights so)", _HDF5
     if head.startswith(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20"):
@@ -84,11 +84,11 @@ def identify(head: bytes, path) -> tuple[str, str] | None:
 
 
 def refusal(head: bytes, path) -> FileFormatError | None:
-    """The error that refuses a file of another format and says how to convert it, or None if it is unknown."""
-    found = identify(head, path)
-    if found is None:
+    """The error for a file of another format, with the way to convert it, or None for an unknown format."""
+    identified = identify(head, path)
+    if identified is None:
         return None
-    kind, recipe = found
+    kind, recipe = identified
     name = os.fsdecode(path)
     stem = os.path.splitext(name)[0]
     return FileFormatError(

@@ -20,11 +20,11 @@ from deepcore.io.foreign import refusal
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CODES = {np.dtype(kind).newbyteorder("="): code for code, kind in _TYPES.items()}
 _MAX_RANK = 64
-# The most that deflate can shrink anything: a file that announces more is lying.
+# The highest compression ratio of deflate: a file that announces more is invalid.
 _MAX_RATIO = 1032
 
 
-def most_unpacked(size: int) -> int:
+def max_unpacked(size: int) -> int:
     """The bytes that a compressed file of `size` bytes may unpack to, unless the caller allows more.
 
     64 MiB, or 128 times its own size: real images compress to a hundredth at most, files made to fill the memory to
@@ -36,9 +36,9 @@ def most_unpacked(size: int) -> int:
 def read_idx(path, max_bytes: int | None = None) -> np.ndarray:
     """The array of an IDX file, plain or gzip, in native byte order.
 
-    `max_bytes` bounds the array; the default is 4 GiB, and for a compressed file 64 MiB or 128 times its size, the
-    larger. What the header announces is compared with it and with the file's size before memory is taken.
-    Errors: `FileFormatError` for anything else than one whole IDX array.
+    `max_bytes` bounds the array; the default is 4 GiB, and for a compressed file the larger of 64 MiB and 128 times its
+    size. The header's shape is checked against it and the file's size before memory is allocated.
+    Errors: `FileFormatError` for anything but one complete IDX array.
     """
     name = os.fsdecode(path)
     with open_regular(path) as raw:
@@ -46,18 +46,18 @@ def read_idx(path, max_bytes: int | None = None) -> np.ndarray:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         if max_bytes is None:
-            max_bytes = min(1 << 32, most_unpacked(size)) if packed else 1 << 32
+            max_bytes = min(1 << 32, max_unpacked(size)) if packed else 1 << 32
         if not packed:
-            return _read(raw, name, size, False, max_bytes)
+            return _read_array(raw, name, size, False, max_bytes)
         with gzip.GzipFile(fileobj=raw) as file:
             try:
-                return _read(file, name, size, True, max_bytes)
+                return _read_array(file, name, size, True, max_bytes)
             except (OSError, EOFError, zlib.error) as error:
                 raise _bad(name, f"cannot be decompressed: {error}", "it is damaged or cut short: take another copy") \
                     from None  # fmt: skip
 
 
-def _read(file, name: str, size: int, packed: bool, max_bytes: int) -> np.ndarray:
+def _read_array(file, name: str, size: int, packed: bool, max_bytes: int) -> np.ndarray:
     head = file.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES or not 1 <= head[3] <= _MAX_RANK:
         foreign = None if packed else refusal(head + file.read(512), name)
@@ -82,10 +82,10 @@ def _read(file, name: str, size: int, packed: bool, max_bytes: int) -> np.ndarra
     values = np.empty(count, np.uint8)
     view, filled = values.data, 0
     while filled < count:
-        got = file.readinto(view[filled:])
-        if not got:
+        count_read = file.readinto(view[filled:])
+        if not count_read:
             raise _bad(name, f"is truncated: {filled:,} of {count:,} bytes of values are there")
-        filled += got
+        filled += count_read
     if file.read(1):
         raise _bad(name, "has bytes after its last value")
     array = values.view(dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""Samples from the files people have: CSV, NPY, PNG, JPEG, IDX."""
+"""Samples from CSV, NPY, PNG, JPEG and IDX files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deepcore.io.tables import read_numbers
 
 _IMAGES = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"))
 _MAX_PIXELS = 1 << 26
-#: Of any image, and beyond that per byte of its file: one of a few kilobytes may else take gigabytes.
+#: Pixels allowed for any image, and above that per byte of the file: a few kilobytes could else decode to gigabytes.
 _FREE_PIXELS, _PIXELS_PER_BYTE = 1 << 23, 16
 _MAX_SCANS = 500  # of a JPEG; progressive ones have about ten
 _MAX_PARTS = 10_000  # of an image file, and one more for each kilobyte
@@ -30,17 +30,17 @@ _FIX = "give a CSV, NPY, PNG, JPEG or IDX file"
 def read_samples(
     path, shape: Sequence[int] | None = None, table: Callable[[str], np.ndarray] = read_numbers
 ) -> np.ndarray:
-    """The samples in a file as float32 of shape (N, *shape); the format is told by the content.
+    """The samples in a file as float32 of shape (N, *shape); the format is detected from the content.
 
-    CSV: one sample a row, values as they are; a first row that is not numbers is skipped as column names. NPY and IDX:
+    CSV: one sample a row, values unchanged; a first row that is not numbers is skipped as column names. NPY and IDX:
     one sample per first index, or a single one: an array of exactly `shape`, or of its size where a row of it is not.
-    PNG and JPEG: one sample, turned as its EXIF data say; what is transparent becomes black around light strokes and
+    PNG and JPEG: one sample, rotated by its EXIF orientation; transparent pixels become black around light strokes and
     white elsewhere.
-    Eight-bit values (images, and uint8 arrays) become fractions of 255; other numbers stay.
+    Eight-bit values (images, and uint8 arrays) become fractions of 255; other numbers are unchanged.
 
-    shape: that of one sample, as the network takes it. An image becomes grey for 1 channel or a flat square shape,
-    RGB for 3, and is resized to it (bilinear); elsewhere the values must fill the shape exactly. None keeps what is
-    there: an image as (1, C, H, W).
+    shape: that of one sample, the network's input. An image becomes grey for 1 channel or a flat square shape,
+    RGB for 3, and is resized to it (bilinear); other values must fill the shape exactly. None keeps the shape of
+    the file: an image as (1, C, H, W).
 
     table: reads a CSV file, by its name, to (N, columns).
 
@@ -48,11 +48,11 @@ def read_samples(
     `ShapeError` for samples of another size, `MissingDependencyError` for images without Pillow.
     """
     name = os.fsdecode(path)
-    wanted = None if shape is None else tuple(int(n) for n in shape)
+    sample_shape = None if shape is None else tuple(int(n) for n in shape)
     with open_regular(path) as file:
         head = file.read(512)
     if any(head.startswith(magic) for magic, _ in _IMAGES):
-        return _read_image(name, wanted)
+        return _read_image(name, sample_shape)
     if head.startswith(b"\x93NUMPY"):
         array = _read_npy(name)
     elif head[:2] == b"\0\0" or head.startswith(b"\x1f\x8b"):
@@ -60,15 +60,15 @@ def read_samples(
     elif name.lower().endswith(".npy"):
         raise FileFormatError(f"{name!r} is not an NPY file, whatever its name says", fix=_FIX)
     else:
-        found = identify(head, name)
-        if found is not None:
-            raise FileFormatError(f"{name!r} is {found[0]}, which holds no samples to read", fix=_FIX)
+        identified = identify(head, name)
+        if identified is not None:
+            raise FileFormatError(f"{name!r} is {identified[0]}, which holds no samples to read", fix=_FIX)
         array = table(name)
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / np.float32(255)
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
-    return _fit(array, wanted, name)
+    return _fit(array, sample_shape, name)
 
 
 def _fit(array: np.ndarray, shape: tuple[int, ...] | None, name: str) -> np.ndarray:
@@ -101,7 +101,7 @@ _NPY_NUMBERS = re.compile(r"[<>|=]?(?:\?|b1|[iu][1248]|f(?:[248]|16))")
 
 
 def _read_npy(name: str) -> np.ndarray:
-    """An NPY array; its header is compared with the file's size before memory is taken, and never evaluated."""
+    """An NPY array; its header is checked against the file's size before memory is allocated, and never evaluated."""
     with open_regular(name) as file:
         dtype, shape, fortran = _npy_header(file, name)
         size = os.fstat(file.fileno()).st_size - file.tell()
@@ -140,7 +140,7 @@ def _npy_header(file, name: str) -> tuple[np.dtype, tuple[int, ...], bool]:
     try:
         shape = tuple(int(n.rstrip("L")) for n in sizes.split(",") if n)
         return np.dtype(kind), shape, fortran == "True"
-    except TypeError:  # a float that this machine does not have
+    except TypeError:  # a float type that this machine lacks
         raise FileFormatError(f"{name!r} holds values of type {kind!r}", expected="numbers known here") from None
 
 
@@ -153,14 +153,16 @@ def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
     channels, size = _image_target(shape, name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow's about odd metadata
+            warnings.simplefilter("ignore")  # Pillow's warnings about odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            data, turn = _picture(name)
+            data, orientation = _strip_metadata(name)
             with Image.open(io.BytesIO(data), formats=[kind for _, kind in _IMAGES]) as image:
                 _check_image(image, data, name)
                 if channels is None:
                     channels = 1 if image.mode in ("1", "L", "LA", "I;16", "I") else 3
-                grey: Image.Image = image.transpose(Image.Transpose[_TURNS[turn]]) if turn in _TURNS else image
+                grey: Image.Image = (
+                    image.transpose(Image.Transpose[_TURNS[orientation]]) if orientation in _TURNS else image
+                )
                 if "A" in grey.getbands() or "transparency" in grey.info:
                     grey = _opaque(grey)
                 if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow's own conversion clips
@@ -174,7 +176,7 @@ def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FileFormatError(f"{name!r} cannot be decoded: {error}", fix="scale it down") from None
-    except Exception as error:  # decoders raise whatever they meet
+    except Exception as error:  # decoders raise errors of any type
         reason = str(error).partition(" <_io")[0]
         raise FileFormatError(f"{name!r} cannot be decoded: {reason}", fix="take another copy") from None
     values = np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).astype(np.float32)
@@ -183,14 +185,14 @@ def _read_image(name: str, shape: tuple[int, ...] | None) -> np.ndarray:
 
 
 def _check_image(image, data: bytes, name: str) -> None:
-    """Refuse an image made to take time or memory, from its header and before it is decoded."""
+    """Raise for an image that would take too much time or memory, from its header, before decoding."""
     width, height = image.size
     size = os.path.getsize(name)
-    most = min(_MAX_PIXELS, max(_FREE_PIXELS, _PIXELS_PER_BYTE * size))
-    if width * height > most:
+    maximum = min(_MAX_PIXELS, max(_FREE_PIXELS, _PIXELS_PER_BYTE * size))
+    if width * height > maximum:
         raise FileFormatError(
             f"{name!r} is too large an image: {width:,} × {height:,} pixels in {size:,} bytes",
-            expected=f"at most {most:,} pixels",
+            expected=f"at most {maximum:,} pixels",
             fix="scale it down",
         )
     scans = data.count(b"\xff\xda") if image.format == "JPEG" else 0
@@ -207,45 +209,45 @@ _TURNS = {
 }  # fmt: skip
 
 
-def _picture(name: str) -> tuple[bytes, int]:
-    """(the parts of an image file that hold its pixels, the EXIF orientation): notes never reach the decoder.
+def _strip_metadata(name: str) -> tuple[bytes, int]:
+    """(the parts of an image file that the decoder needs, the EXIF orientation): metadata never reaches the decoder.
 
     Texts, profiles and EXIF data unpack to many times their size, and a million empty parts take seconds.
     """
     with open_regular(name) as file:
         data = file.read()
     parts = _png_parts(data) if data.startswith(_IMAGES[0][0]) else _jpeg_parts(data)
-    most, turn = _MAX_PARTS + (len(data) >> 10), 0
-    kept: list[tuple[int, int]] = []
-    for count, (begin, behind, exif) in enumerate(parts):
-        if count > most:
+    max_parts, orientation = _MAX_PARTS + (len(data) >> 10), 0
+    spans: list[tuple[int, int]] = []
+    for count, (begin, end, exif) in enumerate(parts):
+        if count > max_parts:
             raise FileFormatError(
-                f"{name!r} has more than {most:,} parts", expected="an image", fix="save the image again"
+                f"{name!r} has more than {max_parts:,} parts", expected="an image", fix="save the image again"
             )
         if exif is not None:
-            turn = turn or _orientation(data[exif : min(behind, exif + (1 << 16))])
-        elif kept and kept[-1][1] == begin:
-            kept[-1] = (kept[-1][0], behind)
+            orientation = orientation or _orientation(data[exif : min(end, exif + (1 << 16))])
+        elif spans and spans[-1][1] == begin:
+            spans[-1] = (spans[-1][0], end)
         else:
-            kept.append((begin, behind))
-    if len(kept) == 1:
-        return data[slice(*kept[0])], turn
-    return b"".join([memoryview(data)[begin:behind] for begin, behind in kept]), turn
+            spans.append((begin, end))
+    if len(spans) == 1:
+        return data[slice(*spans[0])], orientation
+    return b"".join([memoryview(data)[begin:end] for begin, end in spans]), orientation
 
 
-#: The chunks that make the pixels.
+#: The chunks that the decoder needs.
 _PNG_CHUNKS = frozenset([b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"])
 
 
 def _png_parts(data: bytes) -> Iterator[tuple[int, int, int | None]]:
-    """(begin, end, None) of what the decoder needs, (begin, end, where the EXIF data begin) of those, or end for others."""
+    """Yield (begin, end, None) of parts that the decoder needs; else (begin, end, offset of EXIF data, or end)."""
     yield 0, 8, None
     at = 8
     while at < len(data):
-        behind = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4 : at + 8]
-        yield at, behind, None if kind in _PNG_CHUNKS else at + 8 if kind == b"eXIf" else behind
-        at = behind
+        yield at, end, None if kind in _PNG_CHUNKS else at + 8 if kind == b"eXIf" else end
+        at = end
 
 
 def _jpeg_parts(data: bytes) -> Iterator[tuple[int, int, int | None]]:
@@ -262,11 +264,11 @@ def _jpeg_parts(data: bytes) -> Iterator[tuple[int, int, int | None]]:
         if kind in (0xD9, 0xDA):
             yield at - 1, len(data), None
             return
-        behind = at + 1 + max(2, int.from_bytes(data[at + 1 : at + 3], "big"))
-        note = (0xE1 <= kind <= 0xEF and kind != 0xEE) or kind == 0xFE  # but JFIF's and Adobe's
+        end = at + 1 + max(2, int.from_bytes(data[at + 1 : at + 3], "big"))
+        note = (0xE1 <= kind <= 0xEF and kind != 0xEE) or kind == 0xFE  # not JFIF's and Adobe's
         exif = kind == 0xE1 and data[at + 3 : at + 9] == b"Exif\0\0"
-        yield at - 1, behind, (at + 9 if exif else behind) if note else None
-        at = behind
+        yield at - 1, end, (at + 9 if exif else end) if note else None
+        at = end
 
 
 _FILL = re.compile(b"\xff+")
@@ -286,13 +288,13 @@ def _orientation(exif: bytes) -> int:
 
 
 def _opaque(image):
-    """A transparent image on the ground that its strokes stand out from."""
+    """A transparent image over black or white, whichever contrasts with its strokes."""
     from PIL import Image
 
     image = image.convert("RGBA")
     pixels = np.asarray(image.convert("LA"))
     total = weight = 0
-    for start in range(0, len(pixels), 64):  # wide numbers of a few rows at a time
+    for start in range(0, len(pixels), 64):  # int64 for 64 rows at a time, to bound memory
         grey, alpha = np.moveaxis(pixels[start : start + 64].astype(np.int64), -1, 0)
         total, weight = total + int((grey * alpha).sum()), weight + int(alpha.sum())
     light = 2 * total > 255 * weight

@@ -1,10 +1,10 @@
-"""The safetensors format, read and written here: an 8-byte length, a JSON header, then the tensors' bytes.
+"""Reader and writer of the safetensors format: an 8-byte length, a JSON header, then the tensors' bytes.
 
     u64 n, little-endian | header: n bytes of JSON | data
     header: {"__metadata__": {str: str}, name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, …}
 
-Files written here also carry, in the metadata, a format version, a CRC-32 of every tensor, and one of the header.
-Large models come in several files, with an index beside them that says which tensor is where; see `ShardedFile`.
+The writer adds a format version, a CRC-32 of every tensor, and one of the header to the metadata.
+Large models come in several files, with an index that maps tensors to files; see `ShardedFile`.
 Format: https://huggingface.co/docs/safetensors. This module works on NumPy arrays; `deepcore.save` on tensors.
 """
 
@@ -37,11 +37,11 @@ _MAX_BRACKETS = 4 * MAX_TENSORS
 _MAX_NOTES = 10_000
 _MAX_SHARDS = 10_000
 _NOTES_BYTES, _ENTRY_BYTES = 1 << 24, 1 << 10  # of a header: for metadata, and for each tensor
-_FEW_BRACKETS = 10_000  # not worth a closer look
+_SMALL_COUNT = 10_000  # below this, headers are not counted exactly
 _MAX_RANK = 64  # NumPy's
 
 _VERSION_KEY, _CRC_KEY = "deepcore.format", "deepcore.crc32"
-_TAKE_ANOTHER = (
+_COPY_FIX = (
     f"take another copy of the file; a tool that changes it must drop {_VERSION_KEY!r} and {_CRC_KEY!r} "
     "from its metadata"
 )
@@ -81,9 +81,9 @@ _ENTRY = frozenset(["dtype", "shape", "data_offsets"])
 
 
 class TensorInfo(NamedTuple):
-    """What the header says of one tensor; `begin` and `end` count from the start of the data.
+    """The header entry of one tensor; `begin` and `end` count from the start of the data.
 
-    `stored` is the format's name of the dtype; `dtype` is None where that is one without a NumPy dtype (F4, F6_…).
+    `stored` is the format's name of the dtype; `dtype` is None where no NumPy dtype corresponds (F4, F6_…).
     """
 
     dtype: np.dtype | None
@@ -150,11 +150,11 @@ def _layout(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | Non
     notes[_CRC_KEY] = _dump({"header": _header_sum(entries, notes), "tensors": sums})
     header = _dump({"__metadata__": notes, **entries}).encode()
     header += b" " * (-len(header) % 8)
-    most = min(MAX_HEADER_BYTES, _NOTES_BYTES + _ENTRY_BYTES * len(arrays))
-    if len(header) > most or _brackets(header) > _MAX_BRACKETS:
+    maximum = min(MAX_HEADER_BYTES, _NOTES_BYTES + _ENTRY_BYTES * len(arrays))
+    if len(header) > maximum or _brackets(header) > _MAX_BRACKETS:
         raise ArgumentError(
             f"the header would take {len(header):,} bytes and describe {_brackets(header):,} lists and objects",
-            expected=f"at most {most:,} and {_MAX_BRACKETS:,}",
+            expected=f"at most {maximum:,} and {_MAX_BRACKETS:,}",
             fix="save large lists as arrays, or in several files",
         )
     if len(arrays) > MAX_TENSORS or len(notes) > _MAX_NOTES:
@@ -166,13 +166,13 @@ def _layout(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | Non
     return header, [arrays[name] for name in order]
 
 
-def _check_text(text, what: str) -> None:
+def _check_text(text, subject: str) -> None:
     if not isinstance(text, str):
-        raise ArgumentError(f"{what} must be a string", received=repr(text))
+        raise ArgumentError(f"{subject} must be a string", received=repr(text))
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ArgumentError(f"{what} is not valid Unicode text", received=ascii(text)) from None
+        raise ArgumentError(f"{subject} is not valid Unicode text", received=ascii(text)) from None
 
 
 def _dump(value) -> str:
@@ -184,20 +184,20 @@ def _brackets(header: bytes) -> int:
 
 
 def _header_sum(entries: Mapping[str, Mapping], notes: Mapping[str, str]) -> int:
-    # Without the offsets: a tool that writes the same tensors in another order has changed nothing.
+    # Offsets are excluded: the order in which a tool writes the tensors does not matter.
     kinds = sorted((name, entry["dtype"], entry["shape"]) for name, entry in entries.items())
     text = _dump([kinds, sorted((k, v) for k, v in notes.items() if k != _CRC_KEY)])
     return zlib.crc32(text.encode())
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:
-    # A view as bytes first: the buffer protocol knows neither bfloat16 nor arrays of size 0.
+    # Viewed as bytes first: the buffer protocol supports neither bfloat16 nor arrays of size 0.
     return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
 
 # -- reading --------------------------------------------------------------------------------------
 class TensorFile:
-    """Tensors by name in an open file or set of files, read when asked for."""
+    """Tensors by name in an open file or set of files, read on demand."""
 
     path: str
     metadata: dict[str, str]
@@ -217,9 +217,9 @@ class TensorFile:
         raise NotImplementedError
 
     def map(self, name: str, verify: bool = False) -> np.ndarray:
-        """One tensor as a read-only view of the mapped file: pages are read when touched.
+        """One tensor as a read-only view of the mapped file: pages are read on access.
 
-        `verify` reads it all once to compare the checksum. The file must not change while the array lives.
+        `verify` reads it all once to compare the checksum. The file must not change during the array's lifetime.
         """
         raise NotImplementedError
 
@@ -237,22 +237,22 @@ class TensorFile:
         return iter(self._infos)
 
     def info(self, name: str) -> TensorInfo:
-        """dtype, shape and place of one tensor."""
+        """dtype, shape and position of one tensor."""
         try:
             return self._infos[name]
         except (KeyError, TypeError):
             raise ArgumentError(f"{self.path!r} has no tensor {name!r}", fix=suggest(str(name), self._infos)) from None
 
     def select(self, names: Iterable[str] | None = None) -> dict[str, TensorInfo]:
-        """The tensors called `names`, or all; before any is read, one that cannot be is a `FileFormatError`."""
+        """The tensors called `names`, or all; raises `FileFormatError` if one of them cannot be read."""
         if isinstance(names, str):
             raise ArgumentError("names is a list of names", received=repr(names), fix=f"names=[{names!r}]")
         chosen = self._infos if names is None else {name: self.info(name) for name in names}
-        unreadable = [f"{_brief(name)} ({info.stored})" for name, info in chosen.items() if info.dtype is None]
+        unreadable = [f"{_quote_name(name)} ({info.stored})" for name, info in chosen.items() if info.dtype is None]
         if unreadable:
             raise FileFormatError(
                 f"{self.path!r} holds {len(unreadable)} tensors of a dtype that is not known here: "
-                + _listed(unreadable),
+                + _list_names(unreadable),
                 expected="one of " + ", ".join(_DTYPES),
                 fix="convert them with the tool that wrote them; to read others alone, list them: names=[…]",
             )
@@ -265,15 +265,15 @@ class TensorFile:
 
 
 class SafetensorsFile(TensorFile):
-    """An open file: its header is checked whole when it is opened, its tensors are read when asked for.
+    """An open file: opening checks the whole header; tensors are read on demand.
 
     >>> with SafetensorsFile("model.safetensors") as file:
     ...     file.names, file.info("fc.weight").shape, file.read("fc.weight")
 
     `names` are in the file's order; `metadata` leaves out deepcore's own version and checksums.
-    Anything wrong with the file is a `FileFormatError`, before memory is taken for a tensor; a tensor of an unknown
-    dtype is refused when it is read, and the others can be read. A file with deepcore's version and without its
-    checksums, which another tool must have changed, is a `DeepcoreWarning`.
+    Any fault of the file raises `FileFormatError` before memory is allocated for a tensor; a tensor of an unknown
+    dtype raises when it is read, and the others can be read. A file with deepcore's version and without its
+    checksums, which another tool must have changed, gives a `DeepcoreWarning`.
     """
 
     def __init__(self, path) -> None:
@@ -301,7 +301,9 @@ class SafetensorsFile(TensorFile):
         while filled < len(view):
             count = self._file.readinto(view[filled:])  # type: ignore[attr-defined]
             if not count:
-                self._bad(f"ended while tensor {_brief(name)} was read", fix="another program is writing it: try again")
+                self._bad(
+                    f"ended while tensor {_quote_name(name)} was read", fix="another program is writing it: try again"
+                )
             filled += count
         return self._as_array(name, info, raw, verify)
 
@@ -313,24 +315,24 @@ class SafetensorsFile(TensorFile):
             self._mapped = np.memmap(self._file, np.uint8, "r", offset=0)
         raw = np.asarray(self._mapped[self._data_start + info.begin : self._data_start + info.end])
         if raw.ctypes.data % info.dtype.alignment:  # type: ignore[union-attr]
-            raw = raw.copy()  # foreign writers may place a tensor anywhere; compiled kernels want it aligned
+            raw = raw.copy()  # other writers may not align tensors, which compiled kernels need
             raw.flags.writeable = False
         return self._as_array(name, info, raw, verify)
 
     def _as_array(self, name: str, info: TensorInfo, raw: np.ndarray, verify: bool) -> np.ndarray:
         if verify and self._sums is not None and zlib.crc32(raw.data) != self._sums[name]:
             self._bad(
-                f"tensor {_brief(name)} is corrupt: its CRC-32 is not the one stored when it was written",
-                fix=_TAKE_ANOTHER,
+                f"tensor {_quote_name(name)} is corrupt: its CRC-32 is not the one stored when it was written",
+                fix=_COPY_FIX,
             )
         dtype = info.dtype
         assert dtype is not None
         if dtype == dtypes.bool_ and raw.size and raw.max() > 1:
-            self._bad(f"tensor {_brief(name)} is of type BOOL and has bytes other than 0 and 1")
+            self._bad(f"tensor {_quote_name(name)} is of type BOOL and has bytes other than 0 and 1")
         stored = dtype.newbyteorder("<") if dtype.isbuiltin == 1 else dtype
         return dtypes.canonical(raw.view(stored).reshape(info.shape).astype(dtype, copy=False))
 
-    # -- the header: everything is checked here -----------------------------------------------------
+    # -- the header, with all checks ----------------------------------------------------------------
     def _read_header(self) -> None:
         size = os.fstat(self._file.fileno()).st_size
         head = self._file.read(512)
@@ -358,7 +360,7 @@ class SafetensorsFile(TensorFile):
         self._check_entries(self._parse(header), size - self._data_start)
 
     def _parse(self, header: bytes) -> dict[str, Any]:
-        return _parsed(header, "a header", self._bad)
+        return _parse_json(header, "a header", self._bad)
 
     def _check_entries(self, header: dict[str, Any], data_size: int) -> None:
         notes = header.pop("__metadata__", {})
@@ -372,14 +374,14 @@ class SafetensorsFile(TensorFile):
                 self._bad(f"has a name or metadata that is not valid Unicode: {text[:60]!a}")
         for name, entry in header.items():
             self._infos[name] = self._check_entry(name, entry)
-        places = np.array([info[2:4] for info in self._infos.values()], np.int64).reshape(-1, 2)
-        order = np.lexsort((places[:, 1], places[:, 0]))
-        begins, ends = places[order].T
+        spans = np.array([info[2:4] for info in self._infos.values()], np.int64).reshape(-1, 2)
+        order = np.lexsort((spans[:, 1], spans[:, 0]))
+        begins, ends = spans[order].T
         before = np.concatenate(([0], ends))
-        for wrong in np.flatnonzero(begins != before[:-1])[:1].tolist():
-            name, begin, end = self.names[order[wrong]], int(begins[wrong]), int(before[wrong])
+        for position in np.flatnonzero(begins != before[:-1])[:1].tolist():
+            name, begin, end = self.names[order[position]], int(begins[position]), int(before[position])
             fault = "overlaps the tensor before it" if begin < end else "leaves a hole before it"
-            self._bad(f"has tensor {_brief(name)} at offset {begin:,}, which {fault}", expected=f"offset {end:,}")
+            self._bad(f"has tensor {_quote_name(name)} at offset {begin:,}, which {fault}", expected=f"offset {end:,}")
         end = int(before[-1])
         if end > data_size:
             self._bad(
@@ -393,7 +395,8 @@ class SafetensorsFile(TensorFile):
     def _check_entry(self, name: str, entry) -> TensorInfo:
         def bad(fault: str, received=None) -> NoReturn:
             self._bad(
-                f"has a bad entry for tensor {_brief(name)}: {fault}", received=received and reprlib.repr(*received)
+                f"has a bad entry for tensor {_quote_name(name)}: {fault}",
+                received=received and reprlib.repr(*received),
             )
 
         if not isinstance(entry, dict) or entry.keys() != _ENTRY:
@@ -440,9 +443,9 @@ class SafetensorsFile(TensorFile):
             if tensors.keys() != entries.keys() or not all(_is_size(v) for v in (header, *tensors.values())):
                 raise ValueError
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-            self._bad("has checksums that do not fit its tensors", fix=_TAKE_ANOTHER)
+            self._bad("has checksums that do not fit its tensors", fix=_COPY_FIX)
         if header != _header_sum(entries, notes):
-            self._bad("has a corrupt header: its CRC-32 is not the one stored when it was written", fix=_TAKE_ANOTHER)
+            self._bad("has a corrupt header: its CRC-32 is not the one stored when it was written", fix=_COPY_FIX)
         self._sums = tensors
 
     def _bad(self, fault: str, *, expected=None, received=None, fix=None) -> NoReturn:
@@ -455,7 +458,7 @@ class SafetensorsFile(TensorFile):
 
 
 class ShardedFile(TensorFile):
-    """The tensors of several safetensors files, as the index beside them places them.
+    """The tensors of several safetensors files, as mapped by the index beside them.
 
     >>> with ShardedFile("model.safetensors.index.json") as file:
     ...     file.names, file.read("fc.weight")
@@ -463,7 +466,7 @@ class ShardedFile(TensorFile):
     index: {"metadata": {"total_size": bytes of all tensors}, "weight_map": {name: file in the index's folder, …}}
 
     Every shard's header is read when the index is opened. A shard that is missing or named by a path, a tensor that
-    is in no shard, in two, in another than the index says or not in the index, and a wrong total_size are a
+    is in no shard, in two, in another than in the index or not in the index, and a wrong total_size raise
     `FileFormatError`. `metadata` has the strings of the index's metadata.
     """
 
@@ -471,25 +474,25 @@ class ShardedFile(TensorFile):
         self.path = os.fsdecode(path)
         self._shards: dict[str, SafetensorsFile] = {}
         index = self._read_index()
-        places = index["weight_map"]
+        shard_of = index["weight_map"]
         notes = index.get("metadata", {})
         self.metadata = {key: text for key, text in notes.items() if isinstance(text, str)}
         try:
-            for shard in dict.fromkeys(places.values()):
+            for shard in dict.fromkeys(shard_of.values()):
                 self._shards[shard] = self._open(shard)
             for shard, file in self._shards.items():
                 for name in file:
-                    if places.get(name) != shard:
-                        where = f"places it in {places[name]!r}" if name in places else "does not name it"
-                        self._bad(f"{where}, and tensor {_brief(name)} is in {shard!r}")
-            for name, shard in places.items():
+                    if shard_of.get(name) != shard:
+                        where = f"places it in {shard_of[name]!r}" if name in shard_of else "does not name it"
+                        self._bad(f"{where}, and tensor {_quote_name(name)} is in {shard!r}")
+            for name, shard in shard_of.items():
                 if name not in self._shards[shard]:
-                    self._bad(f"places tensor {_brief(name)} in {shard!r}, which does not have it")
+                    self._bad(f"places tensor {_quote_name(name)} in {shard!r}, which does not have it")
         except BaseException:
             self.close()
             raise
-        self._places = {name: self._shards[shard] for name, shard in places.items()}
-        self._infos = {name: file.info(name) for name, file in self._places.items()}
+        self._files_by_name = {name: self._shards[shard] for name, shard in shard_of.items()}
+        self._infos = {name: file.info(name) for name, file in self._files_by_name.items()}
         self._check_size(notes)
 
     def _read_index(self) -> dict[str, Any]:
@@ -497,16 +500,16 @@ class ShardedFile(TensorFile):
             raw = file.read(MAX_HEADER_BYTES + 1)
         if len(raw) > MAX_HEADER_BYTES:
             self._bad(f"has more than {MAX_HEADER_BYTES:,} bytes, too many for an index of shards")
-        index = _parsed(raw, "content", self._bad, names=min(MAX_INDEXED, raw.count(b":")))
-        places = index.get("weight_map")
-        if not isinstance(places, dict) or not isinstance(index.get("metadata", {}), dict):
+        index = _parse_json(raw, "content", self._bad, names=min(MAX_INDEXED, raw.count(b":")))
+        weight_map = index.get("weight_map")
+        if not isinstance(weight_map, dict) or not isinstance(index.get("metadata", {}), dict):
             self._bad("is not an index of shards", expected='{"weight_map": {tensor: file, …}}', fix="check the path")
-        if len(set(map(repr, places.values()))) > _MAX_SHARDS:
+        if len(set(map(repr, weight_map.values()))) > _MAX_SHARDS:
             self._bad("places tensors in too many files", expected=f"at most {_MAX_SHARDS:,}")
-        for name, shard in places.items():
+        for name, shard in weight_map.items():
             if not isinstance(shard, str) or not _is_file_name(shard):
                 self._bad(
-                    f"places tensor {_brief(name)} in {reprlib.repr(shard)}",
+                    f"places tensor {_quote_name(name)} in {reprlib.repr(shard)}",
                     expected="the name of a file in the same folder",
                 )
         return index
@@ -522,11 +525,11 @@ class ShardedFile(TensorFile):
 
     def _check_size(self, notes: dict[str, Any]) -> None:
         total = sum(info.end - info.begin for info in self._infos.values())
-        said = notes.get("total_size", total)
-        if type(said) not in (int, float) or said != total:
+        announced = notes.get("total_size", total)
+        if type(announced) not in (int, float) or announced != total:
             self.close()
             self._bad(
-                f"announces tensors of {reprlib.repr(said)} bytes in all, and the shards hold {total:,}",
+                f"announces tensors of {reprlib.repr(announced)} bytes in all, and the shards hold {total:,}",
                 fix="take another copy of the index and its shards; a shard can be loaded by itself",
             )
 
@@ -536,11 +539,11 @@ class ShardedFile(TensorFile):
 
     def read(self, name: str, verify: bool = True) -> np.ndarray:
         self.select([name])
-        return self._places[name].read(name, verify)
+        return self._files_by_name[name].read(name, verify)
 
     def map(self, name: str, verify: bool = False) -> np.ndarray:
         self.select([name])
-        return self._places[name].map(name, verify)
+        return self._files_by_name[name].map(name, verify)
 
     def _bad(self, fault: str, *, expected=None, fix=None) -> NoReturn:
         raise FileFormatError(
@@ -551,7 +554,7 @@ class ShardedFile(TensorFile):
 
 
 def open_file(path) -> TensorFile:
-    """`path` open: a safetensors file, the index of a sharded one (`.json`), or a folder that holds one of them.
+    """Open `path`: a safetensors file, the index of a sharded one (`.json`), or a folder that contains one of them.
 
     In a folder: model.safetensors, or model.safetensors.index.json, or the only index, or the only such file.
     """
@@ -577,12 +580,12 @@ def _main_file(folder: str) -> str:
     raise FileFormatError(
         f"{folder!r} is a folder with {len(files)} safetensors files and {len(indexes)} indexes of shards",
         expected="a file, or a folder with model.safetensors or one index",
-        fix=f"give one of {_listed([repr(name) for name in indexes or files])}" if files else "check the path",
+        fix=f"give one of {_list_names([repr(name) for name in indexes or files])}" if files else "check the path",
     )
 
 
 def _is_file_name(name: str) -> bool:
-    """Whether `name` can only be a file of the folder at hand, on any system."""
+    """Whether `name` can only be a file of the index's folder, on any system."""
     if name in (".", "..") or not 0 < len(name.encode(errors="replace")) < 256:
         return False
     return not any(c in '/\\:"<>|?*' or c < " " for c in name) and _is_text(name)
@@ -603,50 +606,50 @@ def _are_sizes(values: list) -> bool:
     return True
 
 
-def _brief(name) -> str:
-    """A name from a file, quoted; a long one is cut."""
+def _quote_name(name) -> str:
+    """A name from a file, quoted and truncated."""
     return repr(name) if len(name) <= 200 else f"{name[:200]!r}…"
 
 
-def _listed(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _parsed(raw: bytes, what: str, bad, names: int | None = None) -> dict[str, Any]:
-    """The JSON object `raw` is; anything else goes to `bad`, a flood of values before it takes memory.
+def _parse_json(raw: bytes, subject: str, bad, names: int | None = None) -> dict[str, Any]:
+    """Parse `raw` as a JSON object; calls `bad` for anything else, and for too many values before they take memory.
 
-    names: how many tensors it may name, instead of those that it has entries for.
+    names: the number of tensors it may name; None: the number of entries it has.
     """
     entries = raw.count(b'"data_offsets"') if names is None else names
     if names is None and entries > MAX_TENSORS:
-        bad(f"has {what} of {entries:,} tensors", expected=f"at most {MAX_TENSORS:,}")
+        bad(f"has {subject} of {entries:,} tensors", expected=f"at most {MAX_TENSORS:,}")
     if len(raw) > _NOTES_BYTES + _ENTRY_BYTES * entries:
-        bad(f"has {what} of {len(raw):,} bytes for {entries:,} tensors")
-    # Values take up to 30 times their bytes: a list is 56 bytes, a text 49. Those of a tensor's entry are few, and what
-    # is inside strings is text.
+        bad(f"has {subject} of {len(raw):,} bytes for {entries:,} tensors")
+    # Parsed values take up to 30 times their bytes (a list is 56 bytes, a text 49), so their number is bounded by that of
+    # a tensor's entry; brackets inside strings do not count.
     texts = (raw.count(b'"') - raw.count(b'\\"')) // 2
-    most = (5 if names is None else 2) * entries + 2 * _MAX_NOTES
-    if texts > most:
-        bad(f"has {what} of {texts:,} texts", expected=f"at most {most:,}")
+    maximum = (5 if names is None else 2) * entries + 2 * _MAX_NOTES
+    if texts > maximum:
+        bad(f"has {subject} of {texts:,} texts", expected=f"at most {maximum:,}")
     count, commas = _brackets(raw), raw.count(b",")
-    if count > 3 * entries + _FEW_BRACKETS or commas > 8 * entries + _FEW_BRACKETS:
-        most = _MAX_BRACKETS
-        if count <= most:
+    if count > 3 * entries + _SMALL_COUNT or commas > 8 * entries + _SMALL_COUNT:
+        maximum = _MAX_BRACKETS
+        if count <= maximum:
             bare = re.sub(rb'"(?:[^"\\]|\\.)*+"?', b"", raw, flags=re.DOTALL)
             count, commas = _brackets(bare), bare.count(b",")
-            most = min(most, 3 * entries + _FEW_BRACKETS)
-        if count > most:
-            bad(f"has {what} of {count:,} lists and objects", expected=f"at most {most:,}")
-        if commas > (_MAX_RANK + 4) * entries + _FEW_BRACKETS:
-            bad(f"has {what} of {commas:,} values for {entries:,} tensors")
+            maximum = min(maximum, 3 * entries + _SMALL_COUNT)
+        if count > maximum:
+            bad(f"has {subject} of {count:,} lists and objects", expected=f"at most {maximum:,}")
+        if commas > (_MAX_RANK + 4) * entries + _SMALL_COUNT:
+            bad(f"has {subject} of {commas:,} values for {entries:,} tensors")
     try:
         return _strict_json(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        bad(f"has {what} that is not UTF-8: {error.reason} at byte {error.start}")
+        bad(f"has {subject} that is not UTF-8: {error.reason} at byte {error.start}")
     except RecursionError:
-        bad(f"has {what} nested too deeply")
+        bad(f"has {subject} nested too deeply")
     except ValueError as error:
-        bad(f"has {what} that is not valid JSON: {error}")
+        bad(f"has {subject} that is not valid JSON: {error}")
     raise AssertionError
 
 
@@ -659,12 +662,12 @@ def _strict_json(text: str) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice[:100]!r} is there twice")
-    return found
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys: set[str] = set()
+        duplicate = next(key for key, _ in pairs if key in keys or keys.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {duplicate[:100]!r} is there twice")
+    return value
 
 
 def _no_constant(text: str) -> NoReturn:
@@ -677,14 +680,14 @@ def load_file(
     """The arrays of a safetensors file, of an index's shards, or of a folder with one of them; see `open_file`.
 
     In the file's order; `names` reads only those. `mmap=True` gives read-only views of the mapped file instead:
-    nothing is read until it is touched. `verify` compares each tensor with its CRC-32, where the file has one; the
-    default is to do so for copies, and not for views, of which it would read every page.
+    pages are read on access. `verify` compares each tensor with its CRC-32, where the file has one; the
+    default does so for copies, not for views, of which it would read every page.
     """
     with open_file(path) as file:
         return file.load(names, mmap=mmap, verify=verify)
 
 
 def load_with_metadata(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays and the metadata of what `open_file` opens."""
+    """The arrays and the metadata of a file that `open_file` opens."""
     with open_file(path) as file:
         return file.load(), file.metadata

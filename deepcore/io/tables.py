@@ -1,12 +1,13 @@
-"""Tables in text files, CSV and its like: columns of numbers and of text, chosen by name or number.
+"""Tables in text files such as CSV: columns of numbers and of text, selected by name or number.
 
-A file is read in blocks, so beside the result it takes a few megabytes. Large files are parsed by a compiled kernel
-(`kernels/cpu/csv_rows.py`), small ones, and all where kernels are off, by Python; both give the same table and errors.
+A file is read in blocks, so reading takes a few megabytes beside the result. A compiled kernel
+(`kernels/cpu/csv_rows.py`) parses large files; Python parses small ones, and all where kernels are off; both give the
+same table and errors.
 
 The format: UTF-8, with or without a byte-order mark; lines end in LF, CRLF or CR; cells are separated by tabs, semicolons
-or commas, whichever all rows agree on, or by blanks where there are none of those. Blanks around a cell do not count. A
-cell may be quoted ("…", with "" for a quote inside), and then hold delimiters and newlines. A row whose cells are all
-empty is skipped. A number is decimal ASCII such as -1.5e-3, read as Python's float() reads it, without its underscores.
+or commas, whichever all rows agree on, or by blanks where there are none of those. Blanks around a cell are ignored. A
+cell may be quoted ("…", with "" for a quote inside), and then contain delimiters and newlines. A row whose cells are all
+empty is skipped. A number is decimal ASCII such as -1.5e-3, in the syntax of Python's float() without underscores.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ from deepcore.errors import DataError, DeepcoreError, FileFormatError, suggest
 from deepcore.io.files import not_utf8, open_regular
 from deepcore.io.foreign import identify
 
-#: What a missing number may be written as, beside an empty cell and nan; in any case.
+#: Spellings of a missing number, beside an empty cell and nan; case-insensitive.
 MISSING = frozenset([b"na", b"n/a", b"null", b"none"])
 _BLOCK = 1 << 18
 _MAX_ROW = 1 << 21
 _MAX_COLUMNS = 1 << 16
-#: Files of this size are worth compiling the kernel for, or loading it where it was compiled before.
-_KERNEL_BYTES, _KEPT_KERNEL_BYTES = 1 << 22, 1 << 17
-_SNIFFED, _SNIFFED_EMPTY = 10, 1000
+#: The least file sizes for which compiling the kernel, or loading it from the cache, pays off.
+_KERNEL_BYTES, _CACHED_KERNEL_BYTES = 1 << 22, 1 << 17
+_SNIFF_ROWS, _SNIFF_MAX_ROWS = 10, 1000
 _MAX_CATEGORIES = 1 << 16
-#: Without backtracking, which would take time that grows with the square of a cell's length.
+#: Possessive, because backtracking would take time quadratic in a cell's length.
 _NUMBER = re.compile(
     rb"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE
 )
-#: Rows whose cells are all empty, whatever separates them.
+#: Rows whose cells are all empty, with any delimiter.
 _EMPTY_ROWS = re.compile(rb'(?:(?:[ \t\v\f,;]++|""(?!"))*+[\r\n]++)*+')
 _LINE = re.compile(rb"[^\r\n]+")
 _QUOTED = rb'"(?:[^"]++|"")*+"'
@@ -49,7 +50,7 @@ _MARKS = {b"\t": "tabs", b";": "semicolons", b",": "commas", b" ": "blanks"}
 
 @dataclass
 class TextColumn:
-    """codes (N,) int32: the number of each row's text in `categories`, or -1 where the cell is empty."""
+    """codes (N,) int32: the index of each row's text in `categories`, or -1 where the cell is empty."""
 
     codes: np.ndarray
     categories: tuple[str, ...]
@@ -57,7 +58,7 @@ class TextColumn:
 
 @dataclass
 class Table:
-    """`numbers` (N, K) float32, NaN where missing, and the columns of text, in the order in which they were asked for."""
+    """`numbers` (N, K) float32, NaN where missing, and the columns of text, in the requested order."""
 
     numbers: np.ndarray
     texts: list[TextColumn]
@@ -67,8 +68,8 @@ class Table:
 
 
 class _Block(NamedTuple):
-    """The complete rows of some text: `numbers` (n, K) float64, the cells of each column of text, where rows start, and
-    where the next one does. A number that is none, or a row that cannot be, is the `fault` that ended it."""
+    """The complete rows of some text: `numbers` (n, K) float64, the cells of each column of text, the offsets of rows and
+    of the next row. `fault`: the invalid number or row that ended the block."""
 
     numbers: np.ndarray
     texts: list[list[bytes]]
@@ -85,42 +86,42 @@ class _Fault(NamedTuple):
 
 
 class TableFile:
-    """A table in a file, whose columns are known and not yet read.
+    """A table in a file; opening it reads the names and number of its columns.
 
     names: the column names in the first row, or None. The first row is names if `header` is true, or, with None, if none
-    of its cells is a number or all of `known` are there. `width`: the number of columns.
+    of its cells is a number or it contains all of `expected_names`. `width`: the number of columns.
 
-    Errors: `FileFormatError` for what is not text in UTF-8 or not a table, `DataError` for one without rows.
+    Errors: `FileFormatError` for a file that is not UTF-8 text or not a table, `DataError` for one without rows.
     """
 
-    def __init__(self, path, header: bool | None = None, known: Collection[str] = ()):
+    def __init__(self, path, header: bool | None = None, expected_names: Collection[str] = ()):
         self.path = str(path)
         self.names: tuple[str, ...] | None = None
         with open_regular(path) as file:
-            self._head(file, header, known)
+            self._head(file, header, expected_names)
 
     # -- columns ------------------------------------------------------------------------------------------
-    def column(self, which: int | str) -> int:
+    def column(self, column: int | str) -> int:
         """The number of a column, from 0, by its number (-1 is the last) or name."""
-        if isinstance(which, str):
-            if self.names is None or which not in self.names:
+        if isinstance(column, str):
+            if self.names is None or column not in self.names:
                 fix = "the file has no column names: give the column's number"
-                fix = fix if self.names is None else suggest(which, self.names[:1000])
-                raise DataError(f"{self.path!r} has no column {which!r}", fix=fix)
-            if self.names.count(which) > 1:
-                numbers = [str(i) for i, name in enumerate(self.names) if name == which]
+                fix = fix if self.names is None else suggest(column, self.names[:1000])
+                raise DataError(f"{self.path!r} has no column {column!r}", fix=fix)
+            if self.names.count(column) > 1:
+                numbers = [str(i) for i, name in enumerate(self.names) if name == column]
                 raise DataError(
-                    f"{self.path!r} has several columns named {which!r}",
+                    f"{self.path!r} has several columns named {column!r}",
                     received=f"columns {', '.join(numbers)}, counted from 0",
                     fix="rename all but one",
                 )
-            return self.names.index(which)
-        if not -self.width <= which < self.width:
-            raise DataError(f"{self.path!r} has no column {which}", expected=f"0 to {self.width - 1}")
-        return which % self.width
+            return self.names.index(column)
+        if not -self.width <= column < self.width:
+            raise DataError(f"{self.path!r} has no column {column}", expected=f"0 to {self.width - 1}")
+        return column % self.width
 
     def label(self, column: int) -> str:
-        """How a message names a column."""
+        """The name of a column in messages."""
         return f"column {column + 1}" + (f" ({_shown(self.names[column])})" if self.names else "")
 
     def _key(self, column: int) -> str:
@@ -135,13 +136,13 @@ class TableFile:
         number_fix: Callable[[list[int]], str] = lambda columns: "leave out columns of text",
         missing_fix: Callable[[int], str] = lambda column: "fill in missing values, or leave out the row",
     ) -> Table:
-        """The columns with these numbers: `numbers` as float32, `texts` as categories, those given or those found.
+        """Read columns by number: `numbers` as float32, `texts` as categories, either given or collected (None).
 
         missing: the columns where a cell may be empty, or a number NaN. number_fix(the columns of text in that row) and
-        missing_fix(the column) are what the errors advise for text among numbers and for missing cells.
+        missing_fix(the column) give the fix in errors for text among numbers and for missing cells.
 
-        Errors: `DataError` with line and column for a row of another width, a cell that is no number, not finite or
-        missing, or a text that is not among the categories given; `FileFormatError` as above.
+        Errors: `DataError` with line and column for a row of another width, a cell that is not a number, not finite or
+        missing, or a text that is not among the given categories; `FileFormatError` as above.
         """
         texts = texts or {}
         roles = np.full(self.width, -1, np.int64)
@@ -155,68 +156,68 @@ class TableFile:
         parts: list[np.ndarray] = []
         for data, base, block in self._blocks(parse):
             with np.errstate(over="ignore"):
-                part = block.numbers.astype(np.float32)
-            finite = np.isfinite(part)
+                values = block.numbers.astype(np.float32)
+            finite = np.isfinite(values)
             if not finite.all():
-                bad = ~finite & (required | ~np.isnan(part))
+                bad = ~finite & (required | ~np.isnan(values))
                 for row, k in np.argwhere(bad)[:1].tolist():
                     raise self._not_finite(data, base, int(block.starts[row]), numbers[k], missing_fix)
-            parts.append(part)
-            for column, known, cells in zip(texts, codes, block.texts, strict=True):
+            parts.append(values)
+            for column, column_codes, cells in zip(texts, codes, block.texts, strict=True):
                 try:
-                    found = known.add(cells)
+                    new_codes = column_codes.add(cells)
                 except _TooManyError:
                     raise DataError(
                         f"{self.path!r} has more than {_MAX_CATEGORIES:,} different texts in {self.label(column)}",
                         fix=f"leave it out, if it is an id or free text: ignore = [{self._key(column)}] in [data]",
                     ) from None
-                for row in np.flatnonzero(found < (-1 if column in missing else 0))[:1].tolist():
-                    place = self._place(base + int(block.starts[row]), column)
-                    raise self._no_category(_text(cells[row]), known.names, place, missing_fix(column))
+                for row in np.flatnonzero(new_codes < (-1 if column in missing else 0))[:1].tolist():
+                    position = self._position(base + int(block.starts[row]), column)
+                    raise self._no_category(_text(cells[row]), column_codes.names, position, missing_fix(column))
             if block.fault is not None:
                 raise self._error(block.fault, data, base, numbers, number_fix)
         values = np.concatenate(parts) if parts else np.empty((0, len(numbers)), np.float32)
-        return Table(values, [known.column() for known in codes])
+        return Table(values, [column_codes.column() for column_codes in codes])
 
     def _parser(self, roles: np.ndarray, numbers: int, texts: int):
-        least = min(_KERNEL_BYTES, _KEPT_KERNEL_BYTES)
-        if settings.kernels and self._size >= least:
+        minimum = min(_KERNEL_BYTES, _CACHED_KERNEL_BYTES)
+        if settings.kernels and self._size >= minimum:
             from deepcore.kernels.cpu import csv_rows
 
             if csv_rows.Rows.ready(cached_only=self._size < _KERNEL_BYTES):
                 rows = csv_rows.Rows(self._mark[0], roles)
-                return lambda data, begin, end: _by_kernel(rows, data, begin, end)
-        mark, wanted = self._mark, roles.tolist()
-        return lambda data, begin, end: _by_python(mark, wanted, numbers, texts, data, begin, end)
+                return lambda data, begin, end: _parse_by_kernel(rows, data, begin, end)
+        mark, role_list = self._mark, roles.tolist()
+        return lambda data, begin, end: _parse_by_python(mark, role_list, numbers, texts, data, begin, end)
 
     def _blocks(self, parse) -> Iterator[tuple[bytes, int, _Block]]:
-        """(text, where it begins in the file, what it holds), block after block."""
+        """Yield (text, its offset in the file, its `_Block`) for each block."""
         with open_regular(self.path) as file:
             file.seek(self._begin)
-            check = _Check(self, self._begin)
-            rest, base, size = b"", self._begin, _BLOCK
+            check = _Utf8Check(self, self._begin)
+            remainder, base, size = b"", self._begin, _BLOCK
             while True:
                 block = file.read(size)
                 check(block)
-                # A newline behind the end stops every loop; the last row may be without its own.
-                data = b"".join((rest, block or b"\n", b"\n"))
+                # A newline after the end stops every loop; the last row may lack its own.
+                data = b"".join((remainder, block or b"\n", b"\n"))
                 begin, end = 0, len(data) - 1
                 while begin < end:
-                    part = parse(data, begin, end)
-                    if len(part.starts) or part.fault:
-                        yield data, base, part
-                    if part.next == begin:
+                    rows_block = parse(data, begin, end)
+                    if len(rows_block.starts) or rows_block.fault:
+                        yield data, base, rows_block
+                    if rows_block.next == begin:
                         break
-                    begin = part.next
-                rest, base = data[begin:end], base + begin
-                if not block or len(rest) > _MAX_ROW:
+                    begin = rows_block.next
+                remainder, base = data[begin:end], base + begin
+                if not block or len(remainder) > _MAX_ROW:
                     break
-                size = max(_BLOCK, len(rest))
-        if rest:
+                size = max(_BLOCK, len(remainder))
+        if remainder:
             raise self._too_long(base)
 
     # -- the first rows -----------------------------------------------------------------------------------
-    def _head(self, file: BinaryIO, header: bool | None, known: Collection[str]) -> None:
+    def _head(self, file: BinaryIO, header: bool | None, expected_names: Collection[str]) -> None:
         foreign = identify(file.read(512), "")
         if foreign is not None:
             raise FileFormatError(
@@ -226,12 +227,12 @@ class TableFile:
         file.seek(0)
         data = file.read(3)
         self._begin = 3 if data == codecs.BOM_UTF8 else 0
-        check = _Check(self, 0)
+        check = _Utf8Check(self, 0)
         check(data)
-        size, ended, unknown = 1 << 16, False, False
+        size, ended, undetermined = 1 << 16, False, False
         rows: list[tuple[int, list[bytes], int]] = []
         data = data[self._begin :]
-        while len(rows) < 3 and not ended and not unknown:
+        while len(rows) < 3 and not ended and not undetermined:
             block = file.read(size)
             check(block)
             data += block or b"\n"
@@ -240,7 +241,7 @@ class TableFile:
             if empty:
                 self._begin, data = self._begin + empty, data[empty:]
             if b"\n" in data or b"\r" in data:
-                self._mark, rows, fault, unknown = self._sniffed(data)
+                self._mark, rows, fault, undetermined = self._sniff(data)
                 if fault is not None:
                     raise self._error(fault, data, self._begin, (), None)
             if len(data) > _MAX_ROW + _BLOCK:
@@ -252,53 +253,53 @@ class TableFile:
         self.width = len(rows[-1 if len(rows) == 1 else 1][1])
         names = tuple(_text(cell) for cell in cells)
         if header is None:
-            header = (bool(known) and set(known) <= set(names)) or not any(map(_is_number, cells))
+            header = (bool(expected_names) and set(expected_names) <= set(names)) or not any(map(_is_number, cells))
         if header:
             self._begin += following
             if self._mark == b" ":  # numpy.savetxt writes "# x y"
                 names = tuple(name for name in (names[0].lstrip("#"), *names[1:]) if name)
             if self._mark != b" " or len(names) == self.width:
                 self.names, self.width = names, len(names)
-            if len(rows) < 2 and not unknown:
+            if len(rows) < 2 and not undetermined:
                 raise DataError(f"{self.path!r} holds no rows below its column names")
         else:
             self.width = len(cells)
 
-    def _sniffed(self, data: bytes) -> tuple[bytes, list[tuple[int, list[bytes], int]], _Fault | None, bool]:
-        """The delimiter, the first rows by it, what is wrong with the one behind them, and whether more text would tell
-        no more: so many empty rows follow."""
-        found: dict[bytes, tuple[list, _Fault | None, bool]] = {}
+    def _sniff(self, data: bytes) -> tuple[bytes, list[tuple[int, list[bytes], int]], _Fault | None, bool]:
+        """(delimiter, the first rows, the fault of the row after them, whether more text would not help because so many
+        empty rows follow)."""
+        candidates: dict[bytes, tuple[list, _Fault | None, bool]] = {}
         for mark in (b"\t", b";", b",", b" "):
             if mark not in data and mark != b" ":
                 continue
             rows: list[tuple[int, list[bytes], int]] = []
-            fault, seen = None, 0
+            fault, row_count = None, 0
             for row in _rows(data, mark, 0, len(data)):
                 if isinstance(row, _Fault):
                     fault = row
                     break
-                seen += 1
+                row_count += 1
                 if row[1]:
                     rows.append(row)
-                if len(rows) == _SNIFFED or (rows and seen >= _SNIFFED_EMPTY):
+                if len(rows) == _SNIFF_ROWS or (rows and row_count >= _SNIFF_MAX_ROWS):
                     break
-            enough = seen >= _SNIFFED_EMPTY
-            found[mark] = rows, fault, enough
+            reached_limit = row_count >= _SNIFF_MAX_ROWS
+            candidates[mark] = rows, fault, reached_limit
             widths = {len(cells) for _, cells, _ in rows}
             if fault is None and len(widths) == 1 < min(widths):
-                return mark, rows, None, enough
-        # Where no mark gives rows of one width, the first row has the say.
-        rows = found[b" "][0]
+                return mark, rows, None, reached_limit
+        # Where no delimiter gives rows of one width, the first row decides.
+        rows = candidates[b" "][0]
         first = data[rows[0][0] : rows[0][2]] if rows else data
         mark = next((mark for mark in (b",", b";", b"\t") if mark in first), b" ")
-        return mark, *found[mark]
+        return mark, *candidates[mark]
 
     # -- errors -------------------------------------------------------------------------------------------
-    def _place(self, offset: int, column: int | None = None) -> str:
+    def _position(self, offset: int, column: int | None = None) -> str:
         return f"line {self.line(offset)}" + ("" if column is None else f", {self.label(column)}")
 
     def line(self, offset: int) -> int:
-        """The number of the line, from 1, that byte `offset` is in."""
+        """The line number, from 1, of byte `offset`."""
         lines, last = 1, b""
         with open_regular(self.path) as file:
             while offset > 0 and (block := file.read(min(offset, _BLOCK))):
@@ -310,12 +311,12 @@ class TableFile:
         return FileFormatError(
             f"{self.path!r} has a row that does not end",
             expected=f"at most {_MAX_ROW:,} bytes",
-            received=f"more from {self._place(offset)} on",
+            received=f"more from {self._position(offset)} on",
             fix='close the quote (") that the row opens',
         )
 
     def _error(self, fault: _Fault, data: bytes, base: int, numbers: Sequence[int], number_fix) -> DeepcoreError:
-        line = self._place(base + fault.at)
+        line = self._position(base + fault.at)
         if fault.kind == "quote":
             return FileFormatError(
                 f"{self.path!r} has text behind a closing quote",
@@ -354,7 +355,7 @@ class TableFile:
 
     def _not_finite(self, data: bytes, base: int, start: int, column: int, missing_fix) -> DataError:
         cell = self._cells(data, start)[column]
-        received = f"{_shown(_text(cell))} in {self._place(base + start, column)}"
+        received = f"{_shown(_text(cell))} in {self._position(base + start, column)}"
         value = number_in(cell)
         if value is None or math.isnan(value):
             return DataError(f"{self.path!r} has a missing value", received=received, fix=missing_fix(column))
@@ -365,13 +366,13 @@ class TableFile:
             fix="correct it, or leave out the row",
         )
 
-    def _no_category(self, text: str, names: Collection[str], place: str, missing_fix: str) -> DataError:
+    def _no_category(self, text: str, names: Collection[str], position: str, missing_fix: str) -> DataError:
         if not text:
-            return DataError(f"{self.path!r} has a missing value", received=f"'' in {place}", fix=missing_fix)
+            return DataError(f"{self.path!r} has a missing value", received=f"'' in {position}", fix=missing_fix)
         return DataError(
             f"{self.path!r} has a text that is none of its column's categories",
-            expected=_listed(names),
-            received=f"{_shown(text)} in {place}",
+            expected=_list_names(names),
+            received=f"{_shown(text)} in {position}",
             fix="correct it, or leave out the row",
         )
 
@@ -391,7 +392,7 @@ _PATTERNS: dict[bytes, tuple[re.Pattern, re.Pattern]] = {}
 
 
 def _patterns(mark: bytes) -> tuple[re.Pattern, re.Pattern]:
-    """A cell and what ends it; and a quoted cell, whatever follows."""
+    """Patterns of a cell with its end, and of a quoted cell followed by anything."""
     if mark not in _PATTERNS:
         blank = b"[" + _blanks(mark) + b"]"
         if mark == b" ":
@@ -407,8 +408,8 @@ def _patterns(mark: bytes) -> tuple[re.Pattern, re.Pattern]:
 
 
 def _rows(data: bytes, mark: bytes, begin: int, end: int) -> Iterator[tuple[int, list[bytes], int] | _Fault]:
-    """(start, cells, next) of each complete row: cells without blanks around, quoted ones with their quotes, none where all
-    are empty."""
+    """Yield (start, cells, next) of each complete row: cells are stripped, quoted ones keep their quotes; [] where all are
+    empty."""
     blanks, separator = _blanks(mark), None if mark == b" " else mark
     if data.find(b'"', begin, end) < 0:
         last = max(data.rfind(b"\n", begin, end), data.rfind(b"\r", begin, end))
@@ -447,14 +448,16 @@ def _rows(data: bytes, mark: bytes, begin: int, end: int) -> Iterator[tuple[int,
 
 
 def _empty_rows(data: bytes) -> int:
-    """Where the first row that is not empty begins, whatever the delimiter."""
+    """The offset of the first non-empty row, for any delimiter."""
     count = len(data) - len(data.lstrip(b" \t\v\f,;\r\n"))
     count = max(data.rfind(b"\n", 0, count), data.rfind(b"\r", 0, count)) + 1
     match = _EMPTY_ROWS.match(data, count)
     return count if match is None else match.end()
 
 
-def _by_python(mark: bytes, roles: list[int], numbers: int, texts: int, data: bytes, begin: int, end: int) -> _Block:
+def _parse_by_python(
+    mark: bytes, roles: list[int], numbers: int, texts: int, data: bytes, begin: int, end: int
+) -> _Block:
     width = len(roles)
     order = [column for column in sorted(range(width), key=lambda c: roles[c]) if roles[column] >= 0]
     number_columns = [c for c in order if roles[c] % 2 == 0]
@@ -464,7 +467,7 @@ def _by_python(mark: bytes, roles: list[int], numbers: int, texts: int, data: by
         block = _plain_numbers(mark, roles, data, begin, end)
         if block is not None:
             return block
-    every = number_columns == list(range(width))
+    all_numbers = number_columns == list(range(width))
     values: list[list[float]] = []
     columns: list[list[bytes]] = [[] for _ in range(texts)]
     starts: list[int] = []
@@ -483,18 +486,18 @@ def _by_python(mark: bytes, roles: list[int], numbers: int, texts: int, data: by
         try:
             if not plain:
                 raise ValueError
-            numbers_here = list(map(float, cells if every else map(cells.__getitem__, number_columns)))
+            row_numbers = list(map(float, cells if all_numbers else map(cells.__getitem__, number_columns)))
         except ValueError:
-            numbers_here = []
+            row_numbers = []
             for k, c in enumerate(number_columns):
                 value = number_in(cells[c])
                 if value is None:
                     fault = _Fault("number", start, k, cells[c])
                     break
-                numbers_here.append(value)
+                row_numbers.append(value)
             if fault:
                 break
-        values.append(numbers_here)
+        values.append(row_numbers)
         starts.append(start)
         for column, c in zip(columns, text_columns):
             column.append(cells[c])
@@ -503,7 +506,7 @@ def _by_python(mark: bytes, roles: list[int], numbers: int, texts: int, data: by
 
 
 def _plain_numbers(mark: bytes, roles: list[int], data: bytes, begin: int, end: int) -> _Block | None:
-    """The rows where each cell is a number, without blanks, quotes and carriage returns; None where that is not so."""
+    """The fast path for rows of numbers without blanks, quotes and carriage returns; None where it does not apply."""
     end = data.rfind(b"\n", begin, end) + 1
     text = data[begin:end]
     if not text or any(c in text for c in (b"\r", *map(bytes, zip(_blanks(mark))))):
@@ -521,47 +524,47 @@ def _plain_numbers(mark: bytes, roles: list[int], data: bytes, begin: int, end: 
     return _Block(values.reshape(-1, len(roles))[:, [column for _, column in order]], [], starts, end, None)
 
 
-def _by_kernel(rows, data: bytes, begin: int, end: int) -> _Block:
+def _parse_by_kernel(rows, data: bytes, begin: int, end: int) -> _Block:
     from deepcore.kernels.cpu import csv_rows
 
-    found = rows(np.frombuffer(data, np.uint8), begin, end)
-    count, fault = len(found.numbers), None
-    if found.status == csv_rows.RAGGED:
-        fault = _Fault("width", found.next, found.detail)
-    elif found.status == csv_rows.AFTER_QUOTE:
-        fault = _Fault("quote", found.detail)
-    for row, k, start, stop in found.doubtful.tolist():
+    parsed = rows(np.frombuffer(data, np.uint8), begin, end)
+    count, fault = len(parsed.numbers), None
+    if parsed.status == csv_rows.RAGGED:
+        fault = _Fault("width", parsed.next, parsed.detail)
+    elif parsed.status == csv_rows.AFTER_QUOTE:
+        fault = _Fault("quote", parsed.detail)
+    for row, k, start, stop in parsed.doubtful.tolist():
         value = number_in(data[start:stop])
         if value is None:
-            fault = _Fault("number", int(found.starts[row]), k, data[start:stop])
+            fault = _Fault("number", int(parsed.starts[row]), k, data[start:stop])
             count = row
             break
-        found.numbers[row, k] = value
-    texts = [[data[start:stop] for start, stop in found.spans[:count, t].tolist()] for t in range(rows.texts)]
-    return _Block(found.numbers[:count], texts, found.starts[:count], found.next, fault)
+        parsed.numbers[row, k] = value
+    texts = [[data[start:stop] for start, stop in parsed.spans[:count, t].tolist()] for t in range(rows.texts)]
+    return _Block(parsed.numbers[:count], texts, parsed.starts[:count], parsed.next, fault)
 
 
 # -- cells ----------------------------------------------------------------------------------------------------
-def _bare(cell: bytes) -> bytes:
+def _unquote(cell: bytes) -> bytes:
     """A cell without its quotes."""
     return cell[1:-1].replace(b'""', b'"').strip(b" \t\v\f") if cell.startswith(b'"') else cell
 
 
 def _text(cell: bytes) -> str:
-    return _bare(cell).decode()
+    return _unquote(cell).decode()
 
 
 def _is_empty(cell: bytes) -> bool:
-    return not cell or (cell[:1] == b'"' and not _bare(cell))
+    return not cell or (cell[:1] == b'"' and not _unquote(cell))
 
 
 def _is_number(cell: bytes) -> bool:
-    return _NUMBER.fullmatch(_bare(cell)) is not None
+    return _NUMBER.fullmatch(_unquote(cell)) is not None
 
 
 def number_in(cell: bytes) -> float | None:
-    """The number in a cell, NaN where it is missing, None where it is no number."""
-    cell = _bare(cell)
+    """The number in a cell, NaN where it is missing, None where it is not a number."""
+    cell = _unquote(cell)
     if _NUMBER.fullmatch(cell):
         return float(cell)
     return float("nan") if not cell or cell.lower() in MISSING else None
@@ -571,16 +574,16 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "…")
 
 
-def _listed(names: Collection[str]) -> str:
+def _list_names(names: Collection[str]) -> str:
     return ", ".join(map(_shown, itertools.islice(names, 10))) + (", …" if len(names) > 10 else "")
 
 
 class _TooManyError(Exception):
-    """A column has more texts than categories make sense for."""
+    """A column has too many different texts for categories."""
 
 
 class _Codes:
-    """Texts to numbers: those of `categories`, or in the order in which they come. -1: empty; -2: not a category."""
+    """Codes of texts: indices into `categories`, or by first occurrence. -1: empty; -2: not a category."""
 
     def __init__(self, categories: Sequence[str] | None):
         self.names = {name: i for i, name in enumerate(categories or ())}
@@ -607,8 +610,8 @@ class _Codes:
         return TextColumn(np.concatenate(self._parts) if self._parts else np.empty(0, np.int32), tuple(self.names))
 
 
-class _Check:
-    """Raises for bytes that are no text in UTF-8, given block after block; an empty block is the end."""
+class _Utf8Check:
+    """Raises for bytes that are not UTF-8 text; called with each block, and with an empty one at the end."""
 
     def __init__(self, table: TableFile, offset: int):
         self._table, self._offset = table, offset
@@ -622,7 +625,7 @@ class _Check:
         if zero >= 0:
             raise FileFormatError(
                 f"{table.path!r} holds a null byte, so it is no text",
-                received=f"in {table._place(self._offset + zero)}",
+                received=f"in {table._position(self._offset + zero)}",
                 fix="give a CSV file",
             )
         pending = self._decoder.getstate()[0]

@@ -1,4 +1,4 @@
-"""Neural-network layers, losses, and the `Module` they are made of. Names, shapes and defaults are PyTorch's."""
+"""Neural-network layers, losses, and their base `Module`. Names, shapes and defaults are PyTorch's."""
 
 from typing import TYPE_CHECKING
 

@@ -23,7 +23,7 @@ from deepcore.tensor import from_raw
 
 _KEY = "deepcore.model"
 _FILE_OF_STATE = "deepcore.state"
-MAX_DEPTH = 64  # of modules in modules: walking them takes several Python frames a level
+MAX_DEPTH = 64  # of nested modules: each level takes several Python frames
 MAX_MODULES = 100_000  # a module at two paths counts twice
 _MAX_TEXT = 1 << 24
 
@@ -36,21 +36,21 @@ def describe(model: Module) -> dict[str, Any] | None:
         return None
 
 
-def _describe(module: Module, path: str, seen: dict[Module, str], depth: int) -> dict[str, Any]:
-    if module in seen:
-        return {"same_as": seen[module]}
+def _describe(module: Module, path: str, paths: dict[Module, str], depth: int) -> dict[str, Any]:
+    if module in paths:
+        return {"same_as": paths[module]}
     name = type(module).__name__
     if LAYERS.get(name) is not type(module):
         raise ArgumentError(f"{name} is not a registered layer")
     if depth > MAX_DEPTH:
         raise ArgumentError(f"modules are nested deeper than {MAX_DEPTH} levels")
-    seen[module] = path
+    paths[module] = path
     if getattr(module, "structural", False):
         parts = {}
         for key, child in module._modules.items():
             if child is None:
                 raise ArgumentError(f"{name} has an empty place")
-            parts[key] = _describe(child, f"{path}.{key}" if path else key, seen, depth + 1)
+            parts[key] = _describe(child, f"{path}.{key}" if path else key, paths, depth + 1)
         return {"layer": name, "modules": parts}
     arguments = {key: _plain(value) for key, value in module.constructor_arguments().items()}
     return {"layer": name, "arguments": arguments}
@@ -65,9 +65,9 @@ def _plain(value):
 
 
 def build(description: dict[str, Any]) -> Module:
-    """The model a description describes, without values.
+    """The model that a description specifies, without values.
 
-    Errors: `ConfigError` for what is not registered, for arguments of other types than the layer's, and for a
+    Errors: `ConfigError` for unregistered layers, for arguments of other types than the layer's, and for a
     description that is not a tree of at most MAX_DEPTH levels and MAX_MODULES modules.
     """
     with init.skip_init():
@@ -77,7 +77,7 @@ def build(description: dict[str, Any]) -> Module:
 class _Builder:
     def __init__(self) -> None:
         #: Path to a finished module and the number of modules under it, itself included.
-        self._made: dict[str, tuple[Module, int]] = {}
+        self._finished: dict[str, tuple[Module, int]] = {}
         self._count = 0
 
     def build(self, description, path: str, depth: int) -> Module:
@@ -87,9 +87,9 @@ class _Builder:
             raise ConfigError(f"the layers are nested deeper than {MAX_DEPTH} levels")
         if "same_as" in description:
             same = description["same_as"]
-            if not isinstance(same, str) or same not in self._made:  # one that holds this one is not finished
+            if not isinstance(same, str) or same not in self._finished:  # a parent of this layer is not finished
                 raise ConfigError(f"layer {path!r} is to be the same as one that does not come before it")
-            module, count = self._made[same]
+            module, count = self._finished[same]
             self._add(count)
             return module
         name = description.get("layer")
@@ -99,7 +99,7 @@ class _Builder:
         self._add(1)
         structural = getattr(LAYERS[name], "structural", False)
         module = self._structure(name, description, path, depth) if structural else _layer(name, description, path)
-        self._made[path] = module, self._count - before
+        self._finished[path] = module, self._count - before
         return module
 
     def _structure(self, name: str, description: dict, path: str, depth: int) -> Module:
@@ -132,13 +132,13 @@ def _layer(name: str, description: dict, path: str) -> Module:
     except ConfigError as error:
         error.where = path
         raise
-    except Exception as error:  # whatever a constructor meets in values it did not expect
+    except Exception as error:  # anything a constructor raises for unexpected values
         reason = error.problem if isinstance(error, DeepcoreError) else error
         raise ConfigError(f"{name} cannot be built from {reprlib.repr(arguments)}: {reason}", where=path) from None
 
 
 def _tied(model: Module) -> list[list[str]]:
-    """Groups of state names that are one parameter, apart from those of shared modules."""
+    """Groups of state names of one tied parameter, except those of shared modules."""
     groups: dict[int, list[str]] = {}
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
@@ -158,7 +158,7 @@ def save(model: Module, path) -> None:
     checkpoint.save(model.state_dict(), path, metadata={_KEY: json.dumps(note)})
 
 
-def _read(path) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_file(path) -> tuple[dict[str, Any], dict[str, str]]:
     from deepcore.io import checkpoint, safetensors
 
     name = os.fsdecode(path)
@@ -174,7 +174,7 @@ def _read(path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def load_into(model: Module, path) -> Module:
     """`model.load(path)`: all entries or none."""
-    arrays, _ = _read(path)
+    arrays, _ = _read_file(path)
     model.load_state_dict({name: from_raw(array, get_backend("cpu")) for name, array in arrays.items()})
     return model
 
@@ -185,37 +185,37 @@ def load_new(owner: type[Module], path, backend=None) -> Module:
     Errors: `FileFormatError` for a damaged file, also where its description cannot be built or does not fit its
     tensors; `StateDictError` for a file without a description, or of another class.
     """
-    arrays, metadata = _read(path)
+    arrays, metadata = _read_file(path)
     name = os.fsdecode(path)
     note = _note(metadata.get(_KEY, "{}"), name)
     if "model" not in note:
-        saved = note.get("class")
-        saved = saved if isinstance(saved, str) and saved.isidentifier() else None
+        class_name = note.get("class")
+        class_name = class_name if isinstance(class_name, str) and class_name.isidentifier() else None
         why = "its layers are not all registered ones, or nested too deeply"
-        if saved and saved not in LAYERS:
-            why = f"{saved} is not a registered layer"
+        if class_name and class_name not in LAYERS:
+            why = f"{class_name} is not a registered layer"
         raise StateDictError(
-            f"{name!r} does not say how to build the model" + (f" ({why})" if saved else ""),
+            f"{name!r} does not say how to build the model" + (f" ({why})" if class_name else ""),
             expected="a model made of registered layers only",
-            fix=f"model = {saved or owner.__name__}(…); model.load(path)",
+            fix=f"model = {class_name or owner.__name__}(…); model.load(path)",
         )
-    with _fault_of(name):
+    with _as_file_error(name):
         model = build(note["model"])
     if not isinstance(model, owner):
         raise StateDictError(
             f"{name!r} holds a {type(model).__name__}, not a {owner.__name__}", fix=f"{type(model).__name__}.load(path)"
         )
     xp = get_backend(backend)
-    with _fault_of(name):
+    with _as_file_error(name):
         _tie(model, note.get("tied", []))
         model.load_state_dict({key: from_raw(xp.from_host(a), xp) for key, a in arrays.items()}, assign=True)
     return model
 
 
 def _note(text: str, name: str) -> dict[str, Any]:
-    """The JSON object in a file's metadata that says what the model is."""
+    """The JSON object in a file's metadata that describes the model."""
     fault = None
-    # A list takes 30 times its two bytes, and a layer has three tables and lists at most.
+    # A parsed list takes 30 times its two bytes, and a layer has at most three tables and lists.
     if len(text) > _MAX_TEXT or text.count("{") + text.count("[") > 10_000 + 4 * text.count('"layer"'):
         fault = "it is too large"
     try:
@@ -225,16 +225,16 @@ def _note(text: str, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         fault = str(error)
     if fault:
-        raise FileFormatError(f"{name!r} has a description of a model that cannot be read: {fault}", fix=_AGAIN)
+        raise FileFormatError(f"{name!r} has a description of a model that cannot be read: {fault}", fix=_FIX)
     return note
 
 
-_AGAIN = "take another copy, or save the model again; its tensors alone: dc.load(path)"
+_FIX = "take another copy, or save the model again; its tensors alone: dc.load(path)"
 
 
 @contextmanager
-def _fault_of(name: str) -> Iterator[None]:
-    """What cannot be built from a file's description, or does not fit its tensors, is a fault of the file."""
+def _as_file_error(name: str) -> Iterator[None]:
+    """Convert errors of building or loading the model of a file to `FileFormatError`."""
     try:
         yield
     except (ConfigError, StateDictError) as error:
@@ -243,12 +243,12 @@ def _fault_of(name: str) -> Iterator[None]:
             expected=error.expected,
             received=error.received,
             where=error.where and f"layer {error.where!r}",
-            fix=error.fix if isinstance(error, ConfigError) and error.fix else _AGAIN,
+            fix=error.fix if isinstance(error, ConfigError) and error.fix else _FIX,
         ) from None
 
 
 def _tie(model: Module, groups) -> None:
-    """Make the parameters of each group, listed by name, one."""
+    """Tie the parameters of each group of names."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if not isinstance(groups, list):
         raise ConfigError("the tied parameters are lists of names", received=reprlib.repr(groups))
@@ -258,5 +258,5 @@ def _tie(model: Module, groups) -> None:
         for key in group[1:]:
             if parameters[key].shape != parameters[group[0]].shape:
                 raise ConfigError(f"it ties parameters of different shapes: {group[0]!r} and {key!r}")
-            path, _, own = key.rpartition(".")
-            setattr(model.get_submodule(path), own, parameters[group[0]])
+            path, _, name = key.rpartition(".")
+            setattr(model.get_submodule(path), name, parameters[group[0]])

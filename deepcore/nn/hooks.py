@@ -1,4 +1,4 @@
-"""Hooks on modules: the handle that removes one, and the taps that see gradients pass."""
+"""Hooks on modules: the handle that removes one, and the taps that observe gradients."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _next_id = itertools.count().__next__
 
 
 class RemovableHandle:
-    """What registering a hook returns: `remove()`, or the end of a `with` block, takes the hook away."""
+    """Handle of a registered hook: `remove()`, or the end of a `with` block, removes the hook."""
 
     def __init__(self, table: dict[str, dict], kind: str, hook: Callable, options=None, first: bool = False):
         self._table, self._kind, self._id = table, kind, _next_id()
         entry = {self._id: (hook, options)}
-        held = table.get(kind, {})
-        table[kind] = {**entry, **held} if first else {**held, **entry}
+        hooks = table.get(kind, {})
+        table[kind] = {**entry, **hooks} if first else {**hooks, **entry}
         changes.count += 1
 
     def remove(self) -> None:
         changes.count += 1
-        rest = {i: hook for i, hook in self._table.get(self._kind, {}).items() if i != self._id}
-        if rest:
-            self._table[self._kind] = rest
+        hooks = {i: hook for i, hook in self._table.get(self._kind, {}).items() if i != self._id}
+        if hooks:
+            self._table[self._kind] = hooks
         else:
             self._table.pop(self._kind, None)
 
@@ -37,7 +37,7 @@ class RemovableHandle:
 
 
 class GradientTap:
-    """Watches one call of a module: gradients of its outputs first, then of its inputs, then the hooks run."""
+    """Collects the gradients of one call of a module, of its outputs first, then of its inputs, and runs the hooks."""
 
     def __init__(self, module, hooks: dict, pre_hooks: dict):
         self.module = module
@@ -49,12 +49,14 @@ class GradientTap:
 
     def inputs(self, args: tuple) -> tuple:
         self.n_inputs = len(args)
-        self.where = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad]
-        if not self.where:
+        self.input_indices = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad]
+        if not self.input_indices:
             return args
         self.taps_inputs = True
         tapped = list(args)
-        for i, t in zip(self.where, _Tap.apply(self.see_input, *(args[i] for i in self.where))):
+        for i, t in zip(
+            self.input_indices, _Tap.apply(self.on_input_gradients, *(args[i] for i in self.input_indices))
+        ):
             tapped[i] = t
         return tuple(tapped)
 
@@ -62,20 +64,20 @@ class GradientTap:
         items = (result,) if isinstance(result, Tensor) else result
         if not isinstance(items, (tuple, list)):
             return result
-        where = [i for i, t in enumerate(items) if isinstance(t, Tensor) and t.requires_grad]
-        if not where:
+        input_indices = [i for i, t in enumerate(items) if isinstance(t, Tensor) and t.requires_grad]
+        if not input_indices:
             return result
-        self.out_where, self.n_outputs = where, len(items)
+        self.output_indices, self.n_outputs = input_indices, len(items)
         tapped = list(items)
-        for i, t in zip(where, _Tap.apply(self.see_output, *(items[i] for i in where))):
+        for i, t in zip(input_indices, _Tap.apply(self.on_output_gradients, *(items[i] for i in input_indices))):
             tapped[i] = t
         return tapped[0] if isinstance(result, Tensor) else type(result)(tapped)
 
-    def see_output(self, gradients: tuple) -> tuple:
-        full: list = [None] * self.n_outputs
-        for i, g in zip(self.out_where, gradients):
-            full[i] = g
-        grad_output = tuple(full)
+    def on_output_gradients(self, gradients: tuple) -> tuple:
+        gradients_or_none: list = [None] * self.n_outputs
+        for i, g in zip(self.output_indices, gradients):
+            gradients_or_none[i] = g
+        grad_output = tuple(gradients_or_none)
         for hook in self.pre_hooks:
             replaced = hook(self.module, grad_output)
             if replaced is not None:
@@ -83,14 +85,14 @@ class GradientTap:
         self.grad_output = grad_output
         if not self.taps_inputs:
             self.run((None,) * self.n_inputs)
-        return tuple(grad_output[i] for i in self.out_where)
+        return tuple(grad_output[i] for i in self.output_indices)
 
-    def see_input(self, gradients: tuple) -> tuple:
-        full: list = [None] * self.n_inputs
-        for i, g in zip(self.where, gradients):
-            full[i] = g
-        grad_input = self.run(tuple(full))
-        return tuple(grad_input[i] for i in self.where)
+    def on_input_gradients(self, gradients: tuple) -> tuple:
+        gradients_or_none: list = [None] * self.n_inputs
+        for i, g in zip(self.input_indices, gradients):
+            gradients_or_none[i] = g
+        grad_input = self.run(tuple(gradients_or_none))
+        return tuple(grad_input[i] for i in self.input_indices)
 
     def run(self, grad_input: tuple) -> tuple:
         for hook in self.hooks:
@@ -101,14 +103,14 @@ class GradientTap:
 
 
 class _Tap(Function):
-    """The tensors unchanged; `see` gets their gradients, and what it returns goes on in their place."""
+    """Identity on tensors; `callback` receives their gradients and returns the replacements."""
 
     @staticmethod
-    def forward(ctx, see, *tensors):
-        ctx.see = see
+    def forward(ctx, callback, *tensors):
+        ctx.callback = callback
         ctx.set_materialize_grads(False)
         return tensors
 
     @staticmethod
     def backward(ctx, *gradients):
-        return (None, *ctx.see(gradients))
+        return (None, *ctx.callback(gradients))

@@ -16,7 +16,7 @@ _skipping = False
 
 @contextlib.contextmanager
 def skip_init() -> Iterator[None]:
-    """Layers built inside hold no values and draw no random numbers: something else fills them."""
+    """Context in which layers are built without values and draw no random numbers; the caller fills them."""
     global _skipping
     before, _skipping = _skipping, True
     try:
@@ -61,7 +61,7 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator=None)
 def trunc_normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, generator=None
 ) -> Tensor:
-    """N(mean, std²) given that it falls in [a, b] (bounds in absolute values): Φ⁻¹ of uniform numbers."""
+    """N(mean, std²) truncated to [a, b] (absolute bounds): Φ⁻¹ of uniform numbers."""
     if _skipping:
         return tensor
     if not a < b or not std > 0:
@@ -176,7 +176,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator=None) -> Tensor:
     real = dt.float64 if tensor.dtype == dt.float64 else dt.float32
     draw = random.raw_normal(xp, generator, (max(rows, columns), min(rows, columns)), real)
     q, r = xp.linalg.qr(draw)
-    q = q * xp.sign(xp.diagonal(r))  # else the decomposition's sign convention would bias it
+    q = q * xp.sign(xp.diagonal(r))  # else the sign convention of the decomposition biases q
     return _write(tensor, ((q.T if rows < columns else q) * gain).reshape(tensor.shape))
 
 

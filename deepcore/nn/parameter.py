@@ -1,4 +1,4 @@
-"""`Parameter`: a tensor that a module registers by being assigned to it."""
+"""`Parameter`: a tensor that a module registers on assignment."""
 
 from __future__ import annotations
 

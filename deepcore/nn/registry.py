@@ -1,4 +1,4 @@
-"""Tables of classes by name: what a configuration or a model file may ask for, and what the tests walk."""
+"""Registries of classes by name, for configurations, model files and the tests."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Registry(dict):
         """`self[name](*args, **kwargs)`; `ConfigError` for an argument the class does not take, or not of its type."""
         cls = self[name]
         parameters = inspect.signature(cls).parameters
-        anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         hints = hints_of(cls)
         for key, value in kwargs.items():
-            if key not in parameters and not anything:
+            if key not in parameters and not takes_any:
                 raise ConfigError(f"{self.kind} {name} has no argument {key!r}", fix=suggest(key, parameters))
             hint = hints.get(key, Any)
             if not fits(value, hint, strict=False):
@@ -58,7 +58,7 @@ class Registry(dict):
 
 # -- plain values against the types of arguments ------------------------------------------------------
 def hints_of(function: Callable) -> dict[str, Any]:
-    """The types of a function's or constructor's arguments, as far as they can be told."""
+    """The types of a function's or constructor's arguments; {} where they cannot be resolved."""
     target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
     try:
         return typing.get_type_hints(target)
@@ -69,18 +69,18 @@ def hints_of(function: Callable) -> dict[str, Any]:
 def fits(value, hint, strict: bool = True) -> bool:
     """Whether a value from a file can be an argument of this type.
 
-    `strict`: as people write them in TOML; else as Python code may have passed them: inf, NaN, 0 for false.
+    `strict`: only values as written in TOML; else also those that Python code may have passed: inf, NaN, 0 for false.
     """
-    again = functools.partial(fits, strict=strict)
+    fits_option = functools.partial(fits, strict=strict)
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(again(value, option) for option in options)
+        return any(fits_option(value, option) for option in options)
     if origin is typing.Literal:
         return any(type(value) is type(option) and value == option for option in options)
     if hint is Any:
         if not strict:
             return not isinstance(value, dict)
-        return isinstance(value, (bool, int, str)) or again(value, float) or again(value, list[float])
+        return isinstance(value, (bool, int, str)) or fits_option(value, float) or fits_option(value, list[float])
     if hint is float:
         if isinstance(value, float):
             return not strict or abs(value) <= sys.float_info.max
@@ -93,10 +93,10 @@ def fits(value, hint, strict: bool = True) -> bool:
         if not isinstance(value, (list, tuple)):
             return False
         if len(options) == 2 and options[1] is Ellipsis:
-            return all(again(v, options[0]) for v in value)
-        return len(value) == len(options) and all(again(v, o) for v, o in zip(value, options))
+            return all(fits_option(v, options[0]) for v in value)
+        return len(value) == len(options) and all(fits_option(v, o) for v, o in zip(value, options))
     if origin in (list, Sequence, Iterable):
-        return isinstance(value, (list, tuple)) and all(again(v, options[0]) for v in value)
+        return isinstance(value, (list, tuple)) and all(fits_option(v, options[0]) for v in value)
     if origin in (dict, Mapping) or origin is Callable:
         return False
     return inspect.isclass(hint) and isinstance(value, hint)
@@ -123,7 +123,7 @@ def worded(hint) -> str:
 
 
 def shown(value) -> str:
-    """A value from a file, with its kind where that does not show."""
+    """A value from a file as text, with its type where the text does not show it."""
     kind = {bool: "", int: "", float: "", str: "", list: "a list", dict: "a table"}.get(
         type(value), type(value).__name__
     )
@@ -135,13 +135,13 @@ def shown(value) -> str:
 def _cut(value) -> str:
     try:
         text = reprlib.repr(value) if isinstance(value, (list, dict, str)) and len(value) > 60 else repr(value)
-    except ValueError:  # Python writes no whole number of thousands of digits
+    except ValueError:  # Python does not print integers of thousands of digits
         text = "of thousands of digits"
     return text if len(text) < 60 else text[:57] + "…"
 
 
 def discover(package: str, path: Iterable[str], *registries: Mapping[str, Any]) -> dict[str, Any]:
-    """Import every file of a package, so that a new file is found by being there; what they registered, by name."""
+    """Import every file of a package, so that new files need no list; returns the entries of the registries by name."""
     for module in pkgutil.iter_modules(path):
         importlib.import_module(f"{package}.{module.name}")
     return {name: value for registry in registries for name, value in registry.items()}
@@ -155,7 +155,7 @@ class Integers(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A way to build a registered class and call it, for its tests.
+    """Arguments and inputs of a registered class, for its tests.
 
     `arguments` go to the constructor; each input is a shape (normal values, or uniform ones for `Uniform`) or
     `Integers`.

@@ -1,7 +1,7 @@
-"""Writes the type stubs of what is registered: functions, layers, losses and optimizers, for editors and type checkers.
+"""Writes the type stubs of registered functions, layers, losses and optimizers, for editors and type checkers.
 
 `python -m deepcore.nn.stubs` rewrites those of `ops.stubs`, and `_names.pyi` in `nn`, `nn/functional` and `optim`; with
-`--check` it only says whether they are up to date.
+`--check` it only reports whether they are up to date.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`model.summary(input_shape)`: what every layer puts out, and how many parameters it has."""
+"""`model.summary(input_shape)`: the output shape and parameter count of every layer."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _shapes(value) -> Any:
 
 
 def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
-    """Run `model` once over zeros, in evaluation mode without gradients, and leave it as it was."""
+    """Run `model` once over zeros, in evaluation mode without gradients; its modes are restored."""
     several = isinstance(input_shape, (list, tuple)) and input_shape and isinstance(input_shape[0], (list, tuple))
     shapes = [tuple(s) for s in input_shape] if several else [_as_shape(input_shape)]
     first = next((p for p in model.parameters() if dt.is_floating(p.dtype)), None)
@@ -101,13 +101,16 @@ def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
             handle.remove()
         for module, training in modes:
             module.training = training
-    seen: set[int] = set()
+    counted: set[int] = set()
     rows = []
     for path, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False) if id(p) not in seen]
-        seen.update(id(p) for p in own)
+        direct_parameters = [p for p in module.parameters(recurse=False) if id(p) not in counted]
+        counted.update(id(p) for p in direct_parameters)
         if path or not module._modules:
-            count, trainable = sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
+            count, trainable = (
+                sum(p.numel() for p in direct_parameters),
+                sum(p.numel() for p in direct_parameters if p.requires_grad),
+            )
             rows.append(Row(path or "(model)", type(module).__name__, outputs.get(id(module)), count, trainable))
     parameters = list(model.parameters())
     shown = [(batch_size, *s) for s in shapes]

@@ -21,41 +21,41 @@ from deepcore.tensor import Tensor, from_raw, zeros
 
 
 def _named_gradients(parameters) -> list[tuple[str, Tensor]]:
-    """(name, gradient) of what has one, from a module, a tensor, tensors, or (name, tensor) pairs."""
+    """(name, gradient) of every parameter with a gradient; takes a module, a tensor, tensors, or (name, tensor) pairs."""
     if isinstance(parameters, Module):
         parameters = parameters.named_parameters()
     elif isinstance(parameters, Tensor):
         parameters = [parameters]
-    found = []
+    named = []
     for i, item in enumerate(parameters):
         name, parameter = item if isinstance(item, tuple) else (f"number {i} (shape {item.shape})", item)
         if parameter.grad is not None:
-            found.append((name, parameter.grad))
-    return found
+            named.append((name, parameter.grad))
+    return named
 
 
 def _norms(gradients: list[Tensor], norm_type: float) -> list[Any]:
     """The raw 0-d norm of each gradient, in float32 or better."""
-    found = []
+    norms = []
     for g in gradients:
         if g.backend is not gradients[0].backend:
             raise mixed_backends("the norm of the gradients", (gradients[0], g))
         xp, raw = g.backend, g._data
         raw = raw if raw.dtype == dt.float64 else raw.astype(dt.float32, copy=False)
         if norm_type == 2:
-            found.append(xp.sqrt(xp.sum(xp.square(raw))))
+            norms.append(xp.sqrt(xp.sum(xp.square(raw))))
         elif norm_type == math.inf:
-            found.append(xp.max(xp.abs(raw)) if raw.size else xp.zeros((), dtype=raw.dtype))
+            norms.append(xp.max(xp.abs(raw)) if raw.size else xp.zeros((), dtype=raw.dtype))
         else:
-            found.append(xp.sum(xp.abs(raw) ** norm_type) ** (1.0 / norm_type))
-    return found
+            norms.append(xp.sum(xp.abs(raw) ** norm_type) ** (1.0 / norm_type))
+    return norms
 
 
 def _total(gradients: list[Tensor], norm_type: float, names: list[str] | None, error_if_nonfinite: bool) -> Tensor:
     if not gradients:
         return zeros(())
     xp = gradients[0].backend
-    table = _table(gradients, norm_type, written=False)
+    table = _table(gradients, norm_type, writes=False)
     if table is not None:
         total = table.norm()
         if not error_if_nonfinite or bool(xp.isfinite(total)):
@@ -77,7 +77,7 @@ def _total(gradients: list[Tensor], norm_type: float, names: list[str] | None, e
 
 
 def _non_finite(problem: str, names: list[str]) -> NonFiniteError:
-    """The error for gradients of these names, or for a norm that overflows though each gradient is finite."""
+    """The error for the non-finite gradients `names`; without names, for a norm that overflows."""
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return NonFiniteError(
         problem,
@@ -106,7 +106,7 @@ def _all_finite(gradients: list[Tensor]) -> bool:
     arrays: dict[Any, list] = {}
     for g in gradients:
         arrays.setdefault(g.backend, []).append(g._data)
-    return all(mode.enter(all_finite, xp, each) for xp, each in arrays.items())
+    return all(mode.enter(all_finite, xp, group) for xp, group in arrays.items())
 
 
 def _order(norm_type) -> float:
@@ -141,15 +141,15 @@ def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_i
     return effect("clip", clip, gradients)
 
 
-def _table(gradients: list[Tensor], norm_type: float, written: bool) -> Gradients | None:
-    """The gradients for kernels, if those can be had."""
+def _table(gradients: list[Tensor], norm_type: float, writes: bool) -> Gradients | None:
+    """The gradients as a kernel table, or None where kernels do not apply."""
     if norm_type != 2 or not settings.kernels:
         return None
-    return Gradients.of([g._data for g in gradients], written)
+    return Gradients.of([g._data for g in gradients], writes)
 
 
 def _run(call, gradients: list[Tensor]) -> None:
-    """Run what writes the gradients and raise their versions, with no signal's handler in between."""
+    """Run a kernel call that writes the gradients and bump their versions, without a signal handler in between."""
     function, words, part = call
     storages = [g.storage() for g in gradients]
     versions = [storage.version + 1 for storage in storages]
@@ -157,7 +157,7 @@ def _run(call, gradients: list[Tensor]) -> None:
 
 
 def _clip_norm(gradients, max_norm, norm_type, names, error_if_nonfinite) -> Tensor:
-    table = _table(gradients, norm_type, written=True)
+    table = _table(gradients, norm_type, writes=True)
     if table is not None:
         norm, call = table.norm(max_norm), table.scaling()
         if call is not None and (not error_if_nonfinite or bool(gradients[0].backend.isfinite(norm))):
@@ -182,7 +182,7 @@ def clip_grad_value_(parameters, clip_value: float) -> None:
 
 
 def _clip_value(gradients: list[Tensor], clip_value: float) -> None:
-    table = _table(gradients, 2.0, written=True)
+    table = _table(gradients, 2.0, writes=True)
     call = None if table is None else table.scaling(clip_value)
     if call is not None:
         _run(call, gradients)

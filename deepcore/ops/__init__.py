@@ -1,4 +1,4 @@
-"""The ops: declared in the files beside this one, installed as `dc.<name>` and `Tensor.<name>` by being declared."""
+"""The ops: each file beside this one declares some; a declaration installs `dc.<name>` and `Tensor.<name>`."""
 
 import importlib
 import pkgutil
@@ -7,11 +7,11 @@ from deepcore.ops.registry import FUNCTIONS, PRIMITIVES
 
 __all__ = ["FUNCTIONS", "PRIMITIVES", "public"]
 
-#: Files that declare no ops, and are imported when they are needed.
-_LATER = {"numpy_protocol", "stubs"}
+#: Files that declare no ops and are imported when first needed.
+_LAZY = {"numpy_protocol", "stubs"}
 
 for _module in pkgutil.iter_modules(__path__):
-    if _module.name not in _LATER:
+    if _module.name not in _LAZY:
         importlib.import_module(f"{__name__}.{_module.name}")
 
 from deepcore.ops import convert  # noqa: E402
@@ -20,5 +20,5 @@ convert.install_in_place()
 
 
 def public() -> dict:
-    """Every public function by every name it has."""
+    """Every public function, by its name and by each alias."""
     return {name: entry.function for entry in FUNCTIONS.values() for name in (entry.name, *entry.aliases)}

@@ -180,7 +180,7 @@ def exp(input: Tensor) -> Tensor:
 def exp2(input: Tensor) -> Tensor:
     """2 ^ input"""
 
-def expand(input: Tensor, *given: Any, size: Any = ...) -> Tensor:
+def expand(input: Tensor, *args: Any, size: Any = ...) -> Tensor:
     """`broadcast_to`, where −1 keeps a dimension"""
 
 def expand_as(input: Tensor, other: Operand) -> Tensor:
@@ -192,7 +192,7 @@ def expm1(input: Tensor) -> Tensor:
 def flatten(input: Tensor, start_dim: builtins.int = ..., end_dim: builtins.int = ...) -> Tensor:
     """The dimensions from `start_dim` to `end_dim` as one"""
 
-def flip(input: Tensor, *given: Any, dims: Any = ...) -> Tensor:
+def flip(input: Tensor, *args: Any, dims: Any = ...) -> Tensor:
     """The order of the elements reversed along `dims`; a copy"""
 
 def floor(input: Tensor) -> Tensor:
@@ -369,7 +369,7 @@ def ger(input: Tensor, vec2: Tensor) -> Tensor:
 def pad(input: Tensor, pad: Any, mode: builtins.str = ..., value: Operand = ...) -> Tensor:
     """`pad` lists (before, after) for the last dimension, then the one before it, …; negative widths crop."""
 
-def permute(input: Tensor, *given: Any, dims: Any = ...) -> Tensor:
+def permute(input: Tensor, *args: Any, dims: Any = ...) -> Tensor:
     """The dimensions in another order; a view"""
 
 def positive(input: Tensor) -> Tensor:
@@ -393,13 +393,13 @@ def relu(input: Tensor) -> Tensor:
 def remainder(input: Tensor, other: Operand) -> Tensor:
     """input − other · ⌊input / other⌋: the sign of `other`"""
 
-def repeat(input: Tensor, *given: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
+def repeat(input: Tensor, *args: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
     """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
 
-def tile(input: Tensor, *given: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
+def tile(input: Tensor, *args: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
     """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
 
-def reshape(input: Tensor, *given: Any, shape: Any = ...) -> Tensor:
+def reshape(input: Tensor, *args: Any, shape: Any = ...) -> Tensor:
     """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
 
 def reshape_as(input: Tensor, other: Operand) -> Tensor:

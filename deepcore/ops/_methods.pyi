@@ -164,7 +164,7 @@ class TensorMethods:
     def exp2(self) -> Tensor:
         """2 ^ input"""
 
-    def expand(self, *given: Any, size: Any = ...) -> Tensor:
+    def expand(self, *args: Any, size: Any = ...) -> Tensor:
         """`broadcast_to`, where −1 keeps a dimension"""
 
     def expand_as(self, other: Operand) -> Tensor:
@@ -176,7 +176,7 @@ class TensorMethods:
     def flatten(self, start_dim: builtins.int = ..., end_dim: builtins.int = ...) -> Tensor:
         """The dimensions from `start_dim` to `end_dim` as one"""
 
-    def flip(self, *given: Any, dims: Any = ...) -> Tensor:
+    def flip(self, *args: Any, dims: Any = ...) -> Tensor:
         """The order of the elements reversed along `dims`; a copy"""
 
     def floor(self) -> Tensor:
@@ -341,7 +341,7 @@ class TensorMethods:
     def ger(self, vec2: Tensor) -> Tensor:
         """input ⊗ vec2: every product of an element of one with an element of the other"""
 
-    def permute(self, *given: Any, dims: Any = ...) -> Tensor:
+    def permute(self, *args: Any, dims: Any = ...) -> Tensor:
         """The dimensions in another order; a view"""
 
     def positive(self) -> Tensor:
@@ -365,13 +365,13 @@ class TensorMethods:
     def remainder(self, other: Operand) -> Tensor:
         """input − other · ⌊input / other⌋: the sign of `other`"""
 
-    def repeat(self, *given: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
+    def repeat(self, *args: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
         """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
 
-    def tile(self, *given: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
+    def tile(self, *args: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
         """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
 
-    def reshape(self, *given: Any, shape: Any = ...) -> Tensor:
+    def reshape(self, *args: Any, shape: Any = ...) -> Tensor:
         """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
 
     def reshape_as(self, other: Operand) -> Tensor:

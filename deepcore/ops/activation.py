@@ -1,4 +1,4 @@
-"""Activations, and the error function they need: each one op forward and one backward."""
+"""Activations and the error function: each is one op forward and one backward."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def elu(input, alpha: float = 1.0):
     return _float_op(_elu, input, alpha=alpha)
 
 
-# Beyond this GELU and SiLU are 0 or x, their slopes 0 or 1, in every dtype; at infinity the formulas give 0·∞.
+# Beyond ±1e4 GELU and SiLU are 0 or x, with slopes 0 or 1, in every dtype; at infinity the formulas give 0·∞.
 _FAR = 1e4
 
 

@@ -113,7 +113,7 @@ def sub(input, other, *, alpha=1):
 
 
 def _with_alpha(op, input, other, alpha):
-    """op(input, alpha · other), rounded once where the tensors are of 16 bits."""
+    """op(input, alpha · other), rounded once for 16-bit floats."""
     name = op.__name__
     dtype = promote(name, "numeric", input, other)[0]._data.dtype
     check_factor(name, dtype, alpha=alpha)
@@ -126,17 +126,17 @@ def _with_alpha(op, input, other, alpha):
 
 
 def check_factor(name: str, dtype, **factor) -> None:
-    """Refuse a number that multiplies tensors of `dtype`, given by its name, where it is of another kind or does not fit."""
+    """Raise if a scalar factor, passed by its keyword, is of another kind than `dtype` or out of its range."""
     ((key, value),) = factor.items()
-    whole = not dt.is_floating(dtype)
-    if (isinstance(value, float) and whole) or (isinstance(value, bool) and dtype != dt.bool_):
+    is_integer = not dt.is_floating(dtype)
+    if (isinstance(value, float) and is_integer) or (isinstance(value, bool) and dtype != dt.bool_):
         raise DTypeError(
             f"{name}: {key} must be of the result's kind",
-            expected=f"{'an integer' if whole else 'a number'}, as the result is {dt.name_of(dtype)}",
+            expected=f"{'an integer' if is_integer else 'a number'}, as the result is {dt.name_of(dtype)}",
             received=f"{key}={value!r}",
             fix="input.float(), or multiply the tensor first" if isinstance(value, float) else f"{key}={int(value)}",
         )
-    if whole and isinstance(value, int) and not dt.fits(value, dtype):
+    if is_integer and isinstance(value, int) and not dt.fits(value, dtype):
         raise dt.misfit(value, dtype)
 
 
@@ -195,8 +195,8 @@ def sign(xp, input):
     if input.dtype == dt.bool_:
         return input.copy()
     out = xp.sign(input)
-    one = xp.absolute(out) == 1
-    return xp.where(one, out, xp.zeros((), dtype=out.dtype)) if dt.is_floating(out.dtype) else out
+    is_unit = xp.absolute(out) == 1
+    return xp.where(is_unit, out, xp.zeros((), dtype=out.dtype)) if dt.is_floating(out.dtype) else out
 
 
 @elementwise("numeric", vjp=lambda g, input: g * (input * 2.0))
@@ -268,7 +268,7 @@ def pow_p(xp, input, other):
     return xp.where(negative, inverse, xp.power(input, xp.where(negative, 0, other).astype(input.dtype)))
 
 
-#: Powers that are products, quotients and roots, rounded as those are; in PyTorch these are, too.
+#: Powers computed and rounded as products, quotients and roots, as in PyTorch.
 _PRODUCTS = {
     2: lambda xp, x: xp.multiply(x, x),
     3: lambda xp, x: xp.multiply(xp.multiply(x, x), x),

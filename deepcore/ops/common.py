@@ -1,4 +1,4 @@
-"""What several families of ops share: gradients that are zero, and checks of operands."""
+"""Helpers that several families of ops share: zero gradients, float32 forwards, checks of operands."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def _flat(xp, value, of):
 
 
 def flat_in(slope: Tensor, input: Tensor) -> Tensor:
-    """The slope of a piecewise linear function at `input`: where it is differentiated again, that derivative is 0."""
+    """The slope of a piecewise linear function at `input`, whose own derivative is 0."""
     return apply(_flat, (slope, input)) if mode.grad and input._requires_grad else slope
 
 
 def in_float32(forward):
-    """A forward that computes 16-bit floats in float32, and rounds once."""
+    """Decorator: a forward computes 16-bit floats in float32 and rounds once."""
 
     @functools.wraps(forward)
     def wide(xp, input, **params):

@@ -1,4 +1,4 @@
-"""Comparison, logic and bits; selection by them: `where`, `maximum`, `minimum`, `clamp`."""
+"""Comparisons, logical and bitwise ops, and selection: `where`, `maximum`, `minimum`, `clamp`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from deepcore.ops.common import flat_in
 from deepcore.ops.registry import Tensor, as_number, cast, composite, elementwise, primitive, promote, sample
 
 
-def _tie(g, input, other, passed_over):
-    slope = where(input == other, g * 0.5, where(passed_over, 0.0, g))
+def _tie(g, input, other, loses):
+    slope = where(input == other, g * 0.5, where(loses, 0.0, g))
     return flat_in(flat_in(slope, input), other)
 
 
@@ -69,7 +69,7 @@ def where(condition, input=None, other=None):
     (condition,) = promote("where", "logical", condition)
     if input.backend is not condition.backend and not numbers:
         raise mixed_backends("where", (condition, input, other))
-    if numbers:  # two plain numbers follow the condition
+    if numbers:  # two plain numbers go to the backend of the condition
         input, other = input.to(condition.backend), other.to(condition.backend)
     if condition.dtype != dt.bool_:
         condition = cast(condition, dt.bool_)
@@ -118,8 +118,8 @@ def clamp(input, min=None, max=None):
     above = None if max is None else (input > max) | ne(max, max)
     if above is None or below is None:
         return where(below, min, input) if above is None else where(above, max, input)
-    known = eq(input, input) & eq(min, min)
-    return where((above | lt(max, min)) & known, max, where(below, min, input))
+    ordered = eq(input, input) & eq(min, min)
+    return where((above | lt(max, min)) & ordered, max, where(below, min, input))
 
 
 @elementwise("compare")

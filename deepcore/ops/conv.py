@@ -1,4 +1,4 @@
-"""Convolution, and the gradients of its image and of its filters, each of which is linear in both operands."""
+"""Convolution and the gradients of its image and filters; all three are linear in both operands."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from deepcore.ops.shape import reshape_p
 # Parameters of all three: stride and dilation are pairs, padding is a pair of (before, after).
 
 
-def _taps(xp, image, size, where, stride, padding, dilation):
-    """For each tap of the filter, the part of the padded image (a view) that it meets at all positions."""
+def _taps(xp, image, size, positions, stride, padding, dilation):
+    """For each tap of the filter, a view of the padded image with the elements under it at all positions."""
     (top, bottom), (left, right) = padding
     n, c, h, w = image.shape
     if top or bottom or left or right:
@@ -23,22 +23,22 @@ def _taps(xp, image, size, where, stride, padding, dilation):
         padded[:, :, top : top + h, left : left + w] = image
     else:
         padded = image
-    return padded, [padded[:, :, rows, columns] for rows, columns in _slices(size, where, stride, dilation)]
+    return padded, [padded[:, :, rows, columns] for rows, columns in _slices(size, positions, stride, dilation)]
 
 
-def _slices(size, where, stride, dilation) -> list[tuple[slice, slice]]:
+def _slices(size, positions, stride, dilation) -> list[tuple[slice, slice]]:
     along = [
         [slice(k * d, k * d + s * (n - 1) + 1, s) for k in range(taps)]
-        for taps, n, s, d in zip(size, where, stride, dilation)
+        for taps, n, s, d in zip(size, positions, stride, dilation)
     ]
     return [(rows, columns) for rows in along[0] for columns in along[1]]
 
 
-def _gathered(xp, image, size, where, stride, padding, dilation, groups: int):
-    """The image as a matrix for each sample and group: (n, groups, channels · taps, positions)."""
-    _, parts = _taps(xp, image, size, where, stride, padding, dilation)
+def _gathered(xp, image, size, positions, stride, padding, dilation, groups: int):
+    """im2col: a matrix for each sample and group, (n, groups, channels · taps, positions)."""
+    _, parts = _taps(xp, image, size, positions, stride, padding, dilation)
     n, c = image.shape[:2]
-    return xp.stack(parts, 2).reshape(n, groups, c // groups * math.prod(size), math.prod(where))
+    return xp.stack(parts, 2).reshape(n, groups, c // groups * math.prod(size), math.prod(positions))
 
 
 def _positions(shape, size, stride, padding, dilation) -> tuple[int, ...]:
@@ -63,10 +63,10 @@ def _to_weight(g, input, weight_shape, stride, padding, dilation, groups):
 @primitive(vjp=(_to_input, _to_weight, lambda g: g.sum((0, 2, 3))))
 def conv2d_p(xp, input, weight, bias=None, *, stride, padding, dilation, groups):
     channels, depth, *size = weight.shape
-    where = _positions(input.shape, size, stride, padding, dilation)
-    columns = _gathered(xp, input, size, where, stride, padding, dilation, groups)
+    positions = _positions(input.shape, size, stride, padding, dilation)
+    columns = _gathered(xp, input, size, positions, stride, padding, dilation, groups)
     rows = weight.reshape(groups, channels // groups, depth * math.prod(size))
-    out = xp.matmul(rows, columns).reshape(len(input), channels, *where)
+    out = xp.matmul(rows, columns).reshape(len(input), channels, *positions)
     return out if bias is None else out + bias.reshape(-1, 1, 1)
 
 
@@ -81,14 +81,14 @@ def conv2d_p(xp, input, weight, bias=None, *, stride, padding, dilation, groups)
     )
 )
 def conv2d_input_p(xp, input, weight, *, size, stride, padding, dilation, groups):
-    """The gradient of a convolved image of this `size`, by the result's gradient `input`."""
-    (channels, depth, *taps), (n, _, *where) = weight.shape, input.shape
+    """The gradient of an image of this `size`; `input` is the gradient of the convolution's result."""
+    (channels, depth, *taps), (n, _, *positions) = weight.shape, input.shape
     rows = weight.reshape(groups, channels // groups, depth * math.prod(taps)).swapaxes(1, 2)
-    columns = xp.matmul(rows, input.reshape(n, groups, channels // groups, math.prod(where)))
-    columns = columns.reshape(n, groups * depth, math.prod(taps), *where)
+    columns = xp.matmul(rows, input.reshape(n, groups, channels // groups, math.prod(positions)))
+    columns = columns.reshape(n, groups * depth, math.prod(taps), *positions)
     (top, bottom), (left, right) = padding
     padded = xp.zeros((n, groups * depth, size[0] + top + bottom, size[1] + left + right), dtype=input.dtype)
-    for tap, (at_rows, at_columns) in enumerate(_slices(taps, where, stride, dilation)):
+    for tap, (at_rows, at_columns) in enumerate(_slices(taps, positions, stride, dilation)):
         padded[:, :, at_rows, at_columns] += columns[:, :, tap]
     return padded[:, :, top : top + size[0], left : left + size[1]]
 
@@ -104,12 +104,12 @@ def conv2d_input_p(xp, input, weight, *, size, stride, padding, dilation, groups
     )
 )
 def conv2d_weight_p(xp, input, other, *, size, stride, padding, dilation, groups):
-    """The gradient of filters of this `size` over the image `input`, by the result's gradient `other`."""
-    n, channels, *where = other.shape
-    columns = _gathered(xp, input, size, where, stride, padding, dilation, groups)
-    depth, length = input.shape[1] // groups, n * math.prod(where)
+    """The gradient of filters of this `size` over the image `input`; `other` is the gradient of the convolution's result."""
+    n, channels, *positions = other.shape
+    columns = _gathered(xp, input, size, positions, stride, padding, dilation, groups)
+    depth, length = input.shape[1] // groups, n * math.prod(positions)
     columns = columns.transpose(1, 0, 3, 2).reshape(groups, length, depth * math.prod(size))
-    rows = other.reshape(n, groups, channels // groups, math.prod(where)).transpose(1, 2, 0, 3)
+    rows = other.reshape(n, groups, channels // groups, math.prod(positions)).transpose(1, 2, 0, 3)
     out = xp.matmul(rows.reshape(groups, channels // groups, length), columns)
     return out.reshape(channels, depth, *size)
 
@@ -134,8 +134,8 @@ def paddings(padding, size, stride, dilation) -> tuple[tuple[int, int], ...]:
             raise ArgumentError(
                 'conv2d: padding "same" is for stride 1', received=f"stride={stride}", fix="padding=kernel_size // 2"
             )
-        both = [d * (k - 1) for k, d in zip(size, dilation)]
-        return tuple((total // 2, total - total // 2) for total in both)
+        total_paddings = [d * (k - 1) for k, d in zip(size, dilation)]
+        return tuple((total // 2, total - total // 2) for total in total_paddings)
     if isinstance(padding, str):
         raise ArgumentError(
             "conv2d: unknown padding", expected='whole numbers, "valid" or "same"', received=repr(padding)
@@ -214,11 +214,11 @@ def _check(image, weight, bias, groups) -> None:
             "conv2d: groups is a whole number that divides the number of filters",
             received=f"groups={groups!r} and {weight[0]} filters",
         )
-    wanted = weight[1] * groups
-    if len(image) not in (3, 4) or image[-3] != wanted:
+    channels = weight[1] * groups
+    if len(image) not in (3, 4) or image[-3] != channels:
         raise ShapeError(
-            f"conv2d expects {wanted} channels", expected=f"shape (N, {wanted}, H, W) or ({wanted}, H, W)",
-            received=f"shape {image}", fix=_fix(image, wanted, groups),
+            f"conv2d expects {channels} channels", expected=f"shape (N, {channels}, H, W) or ({channels}, H, W)",
+            received=f"shape {image}", fix=_fix(image, channels, groups),
         )  # fmt: skip
     if bias is not None and bias != (weight[0],):
         raise ShapeError(
@@ -226,10 +226,10 @@ def _check(image, weight, bias, groups) -> None:
         )
 
 
-def _fix(image, wanted: int, groups: int) -> str:
-    if len(image) == 4 and image[-1] == wanted:
+def _fix(image, channels: int, groups: int) -> str:
+    if len(image) == 4 and image[-1] == channels:
         return "images of shape (N, H, W, C) are put in order by x.permute(0, 3, 1, 2)"
-    if wanted == 1 and len(image) in (2, 3):
+    if channels == 1 and len(image) in (2, 3):
         return f"a channel dimension: x.unsqueeze({len(image) - 2})"
     if len(image) in (3, 4):
         return f"Conv2d({image[-3]}, …)" + (", or other groups" if groups > 1 else "")

@@ -11,14 +11,14 @@ from deepcore.backend.devices import FOREIGN
 from deepcore.effects import effect
 from deepcore.errors import BackendError, DTypeError, ShapeError, suggest
 from deepcore.ops import arithmetic, comparison
-from deepcore.ops.index import refuse_leaf, setitem, write, written
+from deepcore.ops.index import convert_value, refuse_leaf, setitem, write
 from deepcore.ops.registry import FUNCTIONS, Tensor, cast, composite, sample
 from deepcore.ops.shape import broadcast_to, sizes
 from deepcore.tensor import _MEMORY_FORMAT, factory, full, made, one_of, tensor
 
 
 class _Transfer(Function):
-    """A copy on another backend; the gradient travels back."""
+    """A copy on another backend; the gradient is copied back."""
 
     @staticmethod
     def forward(ctx, input, backend):
@@ -31,7 +31,7 @@ class _Transfer(Function):
 
 
 def target_of(value):
-    """(backend, dtype), one of them None, that `value` names."""
+    """(backend, dtype) that `value` names; one of them may be None."""
     if isinstance(value, (Backend, device, int)):
         return get_backend(value), None
     if isinstance(value, Tensor):
@@ -66,8 +66,8 @@ def to(
     for value in targets:
         if value is None or isinstance(value, bool):
             continue
-        found_backend, found_dtype = target_of(value)
-        backend, dtype = found_backend or backend, found_dtype or dtype
+        named_backend, named_dtype = target_of(value)
+        backend, dtype = named_backend or backend, named_dtype or dtype
     out = input
     if dtype is not None and dtype != input.dtype:
         out = cast(out, dtype)
@@ -92,7 +92,7 @@ for _name, _dtype in (
 ):  # fmt: skip
     _caster(_name, _dtype, f"The tensor as {dt.name_of(_dtype)}")
 
-#: PyTorch's names of the types of tensors.
+#: PyTorch's names of tensor types.
 _TYPES = {
     "FloatTensor": dt.float32, "DoubleTensor": dt.float64, "HalfTensor": dt.float16, "BFloat16Tensor": dt.bfloat16,
     "LongTensor": dt.int64, "IntTensor": dt.int32, "ShortTensor": dt.int16, "CharTensor": dt.int8,
@@ -110,7 +110,7 @@ def type_(self, dtype=None, non_blocking: bool = False):
 
 
 def astype(self, dtype):
-    """The tensor in another dtype, as NumPy says it."""
+    """The tensor in another dtype, under NumPy's name."""
     return to(self, dtype=dt.as_dtype(dtype))
 
 
@@ -125,15 +125,15 @@ def _copy(t: Tensor):
     return t._data.copy()
 
 
-def _again(t: Tensor) -> Tensor:
+def _alias(t: Tensor) -> Tensor:
     return Tensor(t._data, t.backend, t._requires_grad, t._node)
 
 
 def _in_place(name: str, function):
     def method(self, *args, **kwargs):
         refuse_leaf(self)
-        # A stand-in for this tensor: what a VJP saves of it gets the old values when they are overwritten below.
-        proxy = [effect("alias", _again, self)]
+        # An alias of this tensor: a VJP that saves it gets a copy of the old values before the write below.
+        proxy = [effect("alias", _alias, self)]
         result = function(proxy[0], *args, **kwargs)
         if result.shape != self.shape:
             raise ShapeError(
@@ -149,10 +149,10 @@ def _in_place(name: str, function):
             )
         if result._data is self._data:
             result = result.clone()
-        if sys.getrefcount(proxy[0]) > 2:  # the list's reference and the call's, in every version of Python
+        if sys.getrefcount(proxy[0]) > 2:  # more than the list's reference and the call's
             proxy[0]._data, proxy[0]._spec = effect("copied", _copy, self), None
         write(self, result)
-        if proxy[0]._storage is not None:  # a view of it was taken: whoever saved that must notice
+        if proxy[0]._storage is not None:  # a saved view of the proxy must count as changed
             proxy[0]._storage.version += 1
         return self
 
@@ -172,9 +172,9 @@ def install_in_place() -> None:
 def copy_(self, source):
     """The elements of `source`, broadcast and converted to this dtype, written into this tensor."""
     if not isinstance(source, Tensor):
-        source = written(source, self, convert=True)
+        source = convert_value(source, self, convert=True)
     if source.backend is not self.backend:
-        source = to(source, self.backend)  # asked for by name, so not implicit
+        source = to(source, self.backend)  # copy_ is an explicit transfer
     if source.dtype != self.dtype:
         source = cast(source, self.dtype)
     return write(self, broadcast_to(source, self.shape) if source.shape != self.shape else source)
@@ -194,10 +194,10 @@ def zero_(self):
 Tensor.copy_, Tensor.fill_, Tensor.zero_ = copy_, fill_, zero_
 
 
-def _fresh(function: str):
-    def make(self, *given, size=None, dtype=None, backend=None, requires_grad: bool = False, device=None):
+def _new_filled(function: str):
+    def make(self, *args, size=None, dtype=None, backend=None, requires_grad: bool = False, device=None):
         xp = self.backend if backend is None else get_backend(backend)
-        shape = sizes(given if size is None else (size,))
+        shape = sizes(args if size is None else (size,))
         raw = getattr(xp, function)(shape, dtype=self.dtype if dtype is None else dt.as_dtype(dtype))
         out = made(raw, xp)
         return out.requires_grad_() if requires_grad else out
@@ -208,22 +208,22 @@ def _fresh(function: str):
 
 
 for _name in ("zeros", "ones", "empty"):
-    setattr(Tensor, f"new_{_name}", _fresh(_name))
+    setattr(Tensor, f"new_{_name}", _new_filled(_name))
 
 
 @factory
 def new_tensor(self, data, dtype=None, backend=None, requires_grad: bool = False, device=None):
     """`tensor` with this tensor's dtype and backend."""
-    return tensor(data, *_own(self, dtype, backend), requires_grad)
+    return tensor(data, *_defaults(self, dtype, backend), requires_grad)
 
 
 @factory
 def new_full(self, size, fill_value, dtype=None, backend=None, requires_grad: bool = False, device=None):
     """`full` with this tensor's dtype and backend."""
-    return full(size, fill_value, *_own(self, dtype, backend), requires_grad)
+    return full(size, fill_value, *_defaults(self, dtype, backend), requires_grad)
 
 
-def _own(like, dtype, backend) -> tuple:
+def _defaults(like, dtype, backend) -> tuple:
     return like.dtype if dtype is None else dtype, like.backend if backend is None else backend
 
 

@@ -6,13 +6,13 @@ from deepcore import random
 from deepcore.ops.registry import primitive
 
 
-def _dropout_again(g, seed, stream, position, p):
+def _dropout_grad(g, seed, stream, position, p):
     return dropout_p(g, seed=seed, stream=stream, position=position, p=p)
 
 
-@primitive(vjp=_dropout_again)
+@primitive(vjp=_dropout_grad)
 def dropout_p(xp, input, *, seed, stream, position, p):
-    """input · m / (1 - p), where m is drawn anew, forward and backward, from the generator's numbers at `position`."""
+    """input · m / (1 - p); forward and backward both draw the mask m from the generator's numbers at `position`."""
     threshold = round((1 - p) * 2**32)
     bits = random.bits_at(xp, seed, stream, position, input.size).reshape(input.shape)
     mask = xp.asarray(bits < threshold if threshold < 1 << 32 else bits == bits).astype(input.dtype)

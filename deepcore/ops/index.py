@@ -27,7 +27,7 @@ from deepcore.tensor import leaves, made
 # -- primitives ---------------------------------------------------------------------------------------------
 
 
-@primitive(view="always", vjp=lambda g, input_shape, index: _place(g, shape=input_shape, index=index))
+@primitive(view="always", vjp=lambda g, input_shape, index: _index_grad(g, shape=input_shape, index=index))
 def basic(xp, input, *, index):
     """`index` holds integers, slices, None and one …, which keeps the result of all-integer indices an array."""
     return input[index]
@@ -37,7 +37,7 @@ basic.label = "index"
 
 
 @primitive(vjp=lambda g, index: basic(g, index=index))
-def _place(xp, input, *, shape, index):
+def _index_grad(xp, input, *, shape, index):
     out = xp.zeros(shape, dtype=input.dtype)
     out[index] = input
     return out
@@ -53,7 +53,7 @@ def _key(indices, dims) -> tuple:
 
 @primitive(
     vjp=(
-        lambda g, indices, input_shape, dims: apply(_put_add, (g, *indices), {"shape": input_shape, "dims": dims}),
+        lambda g, indices, input_shape, dims: apply(_take_grad, (g, *indices), {"shape": input_shape, "dims": dims}),
         None,
     )
 )
@@ -62,12 +62,12 @@ def _take(xp, input, *indices, dims):
 
 
 @primitive(vjp=(lambda g, indices, dims: apply(_take, (g, *indices), {"dims": dims}), None))
-def _put_add(xp, input, *indices, shape, dims):
-    """Zeros of `shape` with `input` added at the indices, repeated ones adding up."""
+def _take_grad(xp, input, *indices, shape, dims):
+    """Zeros of `shape` with `input` added at the indices; repeated indices accumulate."""
     out = xp.zeros(shape, dtype=input.dtype)
     target = xp.moveaxis(out, dims, range(len(dims)))
     rank = max(index.ndim for index in indices)
-    if dims[-1] - dims[0] + 1 == len(dims):  # neighbours: the indexed block stands where they stood
+    if dims[-1] - dims[0] + 1 == len(dims):  # adjacent dimensions: the indexed block replaces them
         input = xp.moveaxis(input, range(dims[0], dims[0] + rank), range(rank))
     xp.scatter_add(target, tuple(indices), input)
     return out
@@ -87,7 +87,7 @@ def _scatter_along(xp, input, index, *, shape, dim):
 
 
 def _leading(array, index, dim):
-    """The part of `array` that an index of this shape can reach: PyTorch lets it be smaller in other dimensions."""
+    """The part of `array` that an index of this shape covers: in PyTorch, it may be smaller in the other dimensions."""
     if all(d == dim or n == m for d, (n, m) in enumerate(zip(array.shape, index.shape))):
         return array
     return array[tuple(slice(None) if d == dim else slice(n) for d, n in enumerate(index.shape))]
@@ -100,8 +100,8 @@ def _add_along(xp, target, index, source, dim):
 
 
 def within(t: Tensor, low: int, high: int) -> bool:
-    """Whether low ≤ t < high in all places. Recorded are only checks that pass: what follows one that fails must be
-    right for all values."""
+    """Whether low ≤ t < high everywhere. Only checks that pass are recorded: code after a failed one must be correct
+    for all values."""
     return effect("within", _within, t, low, high)
 
 
@@ -110,14 +110,14 @@ def _within(t: Tensor, low: int, high: int) -> bool:
     return not raw.size or not (bool((raw < low).any()) or bool((raw >= high).any()))
 
 
-def _check_range(name: str, index: Tensor, size: int, what: str = "index") -> None:
+def _check_range(name: str, index: Tensor, size: int, kind: str = "index") -> None:
     if index.dtype.kind not in "iu":
-        raise DTypeError(f"{name} needs an integer {what}", received=dt.name_of(index.dtype), fix="index.long()")
+        raise DTypeError(f"{name} needs an integer {kind}", received=dt.name_of(index.dtype), fix="index.long()")
     raw = index._data
     if not within(index, 0, size):
         low, high = int(raw.min()), int(raw.max())
         raise IndexRangeError(
-            f"{name}: {what} {low if low < 0 else high} is out of range", expected=f"from 0 to {size - 1}"
+            f"{name}: {kind} {low if low < 0 else high} is out of range", expected=f"from 0 to {size - 1}"
         )
 
 
@@ -132,15 +132,15 @@ def _rows(xp, weight, index, *, padding):
 
 @primitive(vjp=(lambda g, index, padding: _rows(_without(g, padding), index, padding=padding), None))
 def _rows_grad(xp, g, index, *, count, padding):
-    """Zeros of `count` rows with g added at the indices, but at `padding`."""
-    out = _put_add.forward(xp, g, index, shape=(count, g.shape[-1]), dims=(0,))
+    """Zeros of `count` rows with g added at the indices, except at `padding`."""
+    out = _take_grad.forward(xp, g, index, shape=(count, g.shape[-1]), dims=(0,))
     if padding is not None:
         out[padding] = 0
     return out
 
 
 def _without(rows: Tensor, row: int | None) -> Tensor:
-    """`rows` with one of them 0."""
+    """`rows` with the row `row` set to 0."""
     if row is None:
         return rows
     xp = rows.backend
@@ -171,9 +171,9 @@ def gather(input, dim: int, index):
             "gather: the index must have as many dimensions as the input",
             received=f"input {input.shape}, index {index.shape}",
         )
-    if not input.ndim or not index.ndim:  # numbers count as vectors of one element
-        vector, places = reshape_p(input, shape=(input.numel(),)), reshape_p(index, shape=(index.numel(),))
-        return reshape_p(gather(vector, 0, places), shape=index.shape)
+    if not input.ndim or not index.ndim:  # 0-d tensors count as vectors of one element
+        vector, positions = reshape_p(input, shape=(input.numel(),)), reshape_p(index, shape=(index.numel(),))
+        return reshape_p(gather(vector, 0, positions), shape=index.shape)
     if any(n > m for i, (n, m) in enumerate(zip(index.shape, input.shape)) if i != d):
         raise ShapeError(
             f"gather: the index may exceed the input in dimension {d} only",
@@ -294,12 +294,12 @@ def nonzero(input, *, as_tuple: bool = False):
     untraceable("nonzero, whose shape depends on values")
     xp = input.backend
     raw = input._data if input.ndim else input._data.reshape(1)
-    found = tuple(Tensor(i.astype(dt.int64), xp) for i in xp.nonzero(raw))
+    indices = tuple(Tensor(i.astype(dt.int64), xp) for i in xp.nonzero(raw))
     if as_tuple:
-        return found
+        return indices
     if not input.ndim:
-        return Tensor(xp.zeros((found[0].numel(), 0), dtype=dt.int64), xp)
-    return Tensor(xp.stack([i._data for i in found], axis=1), xp)
+        return Tensor(xp.zeros((indices[0].numel(), 0), dtype=dt.int64), xp)
+    return Tensor(xp.stack([i._data for i in indices], axis=1), xp)
 
 
 @functional
@@ -346,8 +346,8 @@ def _one_hot(xp, input, *, classes):
 def _parse(input: Tensor, index, reads: bool) -> tuple[tuple, tuple[Tensor, ...], tuple[int, ...]]:
     """(the basic part as one view index, index tensors, the dimensions of that view they apply to).
 
-    Integers, slices, None and … act first, as in PyTorch; then the tensors, at their places in the view. A 0-d tensor
-    that is read by is an integer, whose value the host needs: what it gives is a view.
+    Integers, slices, None and … apply first, as in PyTorch; then the tensors, at their dimensions of the view. When
+    reading, a 0-d integer tensor acts as an integer, which needs its value on the host: the result is a view.
     """
     items = list(index) if isinstance(index, tuple) else [index]
     parsed: list = []
@@ -382,16 +382,18 @@ def _parse(input: Tensor, index, reads: bool) -> tuple[tuple, tuple[Tensor, ...]
     if sum(item is ... for item in parsed) > 1:
         raise ArgumentError("an index has at most one …")
     missing = [slice(None)] * (input.ndim - used)
-    place = next((k for k, item in enumerate(parsed) if item is ...), len(parsed))
-    parsed[place : place + 1] = missing
+    ellipsis = next((k for k, item in enumerate(parsed) if item is ...), len(parsed))
+    parsed[ellipsis : ellipsis + 1] = missing
     return _separate(input, parsed)
 
 
 def _index_tensor(item, input) -> Tensor:
-    made = as_tensor(
+    tensor = as_tensor(
         list(item) if isinstance(item, range) else item, backend=None if hasattr(item, "dtype") else input.backend
     )
-    return cast(made, dt.int64) if not made.numel() and made.dtype.kind == "f" and isinstance(item, list) else made
+    return (
+        cast(tensor, dt.int64) if not tensor.numel() and tensor.dtype.kind == "f" and isinstance(item, list) else tensor
+    )
 
 
 def _width(item) -> int:
@@ -459,13 +461,13 @@ def _is_trivial(view: tuple, input: Tensor) -> bool:
 
 
 def _by_mask(input: Tensor, mask: Tensor) -> Tensor | None:
-    """input[mask] by one index into the dimensions of the mask as one; None where that would copy the input."""
+    """input[mask] as one take from the flattened dimensions of the mask; None where flattening would copy the input."""
     if mask.shape != input.shape[: mask.ndim] or not input.is_contiguous() or mask.backend is not input.backend:
         return None
     size = mask.numel()
-    (places,) = nonzero(reshape_p(mask, shape=(size,)), as_tuple=True)
+    (positions,) = nonzero(reshape_p(mask, shape=(size,)), as_tuple=True)
     rows = reshape_p(input, shape=(size, *input.shape[mask.ndim :]))
-    return apply(_take, (rows, places), {"dims": (0,)})
+    return apply(_take, (rows, positions), {"dims": (0,)})
 
 
 _PLAIN = frozenset((int, slice, type(None), type(...)))
@@ -490,9 +492,9 @@ def getitem(input, index):
     if type(index) is tuple and all(type(item) in _PLAIN for item in index):
         return apply(basic, (input,), {"index": index if ... in index else (*index, ...)})
     if isinstance(index, Tensor) and index.dtype == dt.bool_ and index.ndim > 1:
-        found = _by_mask(input, index)
-        if found is not None:
-            return found
+        selected = _by_mask(input, index)
+        if selected is not None:
+            return selected
     view, indices, dims = _parse(input, index, reads=True)
     if indices and _is_trivial(view, input):
         return apply(_take, (input, *indices), {"dims": dims})
@@ -503,46 +505,47 @@ def getitem(input, index):
 # -- writing in place ---------------------------------------------------------------------------------------------
 
 
-def _read(g, indices, steps, dims):
-    """The part of `g` that `_assign` wrote."""
+def _assigned_part(g, indices, steps, dims):
+    """The gradient of the value of `_assign`: the part of `g` that it overwrote."""
     for op, params in steps:
         g = apply(op, (g,), params)
     return apply(_take, (g, *indices), {"dims": dims}) if dims else g
 
 
-def _erase(g, indices, steps, dims):
+def _assign_zero(g, indices, steps, dims):
+    """The gradient of the input of `_assign`: `g` with the overwritten part set to 0."""
     zero = made(g.backend.zeros((), dtype=g.dtype), g.backend)
     return apply(_assign, (g, zero, *indices), {"steps": steps, "dims": dims})
 
 
-@primitive(vjp=(_erase, _read, None))
+@primitive(vjp=(_assign_zero, _assigned_part, None))
 def _assign(xp, input, value, *indices, steps, dims):
-    """A copy of `input` where the part that the view ops `steps` and the indices lead to is `value`."""
+    """A copy of `input` with `value` in the part that the view ops `steps` and the indices select."""
     out = xp.ascontiguousarray(input).reshape(input.shape).copy()
-    place = xp.arange(out.size).reshape(out.shape)  # which elements: right whatever the views did to the layout
+    positions = xp.arange(out.size).reshape(out.shape)  # element numbers: correct for any layout of the views
     for op, params in steps:
-        place = op.forward(xp, place, **params)
+        positions = op.forward(xp, positions, **params)
     if dims:
-        place = place[_key(indices, dims)]
-    out.reshape(-1)[place] = xp.broadcast_to(value, place.shape)
+        positions = positions[_key(indices, dims)]
+    out.reshape(-1)[positions] = xp.broadcast_to(value, positions.shape)
     return out
 
 
 def refuse_leaf(target: Tensor) -> None:
     """Raise if writing into `target` would change a leaf that requires grad, or a view of one."""
     base = target._base[0] if target._base else target
-    for t, what in ((target, "a leaf tensor that requires grad"), (base, "a view of a leaf that requires grad")):
+    for t, kind in ((target, "a leaf tensor that requires grad"), (base, "a view of a leaf that requires grad")):
         if mode.grad and t._requires_grad and t._node is None:
             raise GradientError(
-                f"{what} cannot be changed in place while operations are recorded",
+                f"{kind} cannot be changed in place while operations are recorded",
                 fix="do it under dc.no_grad(), or make a new tensor (x = x + 1 for x += 1)",
             )
 
 
 def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (), dims: tuple = ()) -> Tensor:
-    """target[view steps][indices] = value, in place, with the gradients of everything that shares the memory.
+    """target[view steps][indices] = value, in place; updates the graph of every tensor that shares the memory.
 
-    The base of the memory gets a new node, `_assign`, and every live view of it is derived from that again.
+    The base of the memory gets a new node, `_assign`, and every live view is re-derived from it.
     """
     refuse_leaf(target)
     base, chain = target._base or (target, None)
@@ -579,10 +582,10 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
             "this tensor is expanded: several of its elements share one place in memory",
             fix="clone() it before writing",
         )
-    if not getattr(raw.flags, "writeable", True):  # CuPy's arrays are always
+    if not getattr(raw.flags, "writeable", True):  # CuPy's arrays have no such flag and are always writeable
         raise GradientError("the memory of this tensor is read-only", fix="clone() it before writing")
     effect("write", _write, target, raw, key, value._data)
-    return _written(target, base, chain, value, steps, indices, dims, recording)
+    return _record_write(target, base, chain, value, steps, indices, dims, recording)
 
 
 def _write(target: Tensor, raw, key, source) -> None:
@@ -591,13 +594,13 @@ def _write(target: Tensor, raw, key, source) -> None:
     raw[key] = source
 
 
-def _written(target, base, chain, value, steps, indices, dims, recording) -> Tensor:
-    """Once the memory is written: the new version, and the nodes of all that shares it."""
-    old = Tensor(base._data, target.backend, base._requires_grad, base._node)
+def _record_write(target, base, chain, value, steps, indices, dims, recording) -> Tensor:
+    """After the write: bump the version and replace the nodes of all tensors that share the memory."""
+    previous = Tensor(base._data, target.backend, base._requires_grad, base._node)
     target.bump_version()
     if recording and (base._requires_grad or target._requires_grad or value._requires_grad):
         params = {"steps": (*view_steps(chain), *steps), "dims": dims}
-        base._node = Node(_assign, (old, value, *indices), params, None)
+        base._node = Node(_assign, (previous, value, *indices), params, None)
         base._requires_grad = True
         _derive_views(base)
     return target
@@ -614,10 +617,10 @@ def _derive_views(base: Tensor) -> None:
         view._node, view._requires_grad = current._node, True
 
 
-def written(value, target: Tensor, convert: bool = False) -> Tensor:
-    """Numbers, lists and arrays to be written into `target`, in its dtype; what that cannot hold raises.
+def convert_value(value, target: Tensor, convert: bool = False) -> Tensor:
+    """A number, list or array as a tensor to write into `target`, in its dtype; raises for values out of its range.
 
-    The fraction of a number is cut in integers; `write` refuses lists and arrays of floats there unless `convert`.
+    Integer targets truncate a number; `write` refuses lists and arrays of floats for them unless `convert`.
     """
     number, listed = as_number(value), isinstance(value, (list, tuple))
     if number is not None or not (listed or hasattr(value, "dtype")):
@@ -631,9 +634,9 @@ def written(value, target: Tensor, convert: bool = False) -> Tensor:
 
 
 def setitem(target: Tensor, index, value) -> None:
-    """`target[index] = value`, in place; gradients flow to the value and to what was not overwritten."""
+    """`target[index] = value`, in place; gradients flow to the value and to the elements not overwritten."""
     if not isinstance(value, Tensor):
-        value = written(value, target)
+        value = convert_value(value, target)
     view, indices, dims = _parse(target, index, reads=False)
     steps = () if not view or _is_trivial(view, target) else ((basic, {"index": (*view, ...)}),)
     if value.ndim == 0 and value.dtype != target.dtype:

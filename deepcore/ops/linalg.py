@@ -6,7 +6,7 @@ import functools
 import math
 from typing import Any
 
-import deepcore.ops.activation  # these two declare the activations of `EPILOGUES`
+import deepcore.ops.activation  # this and `trigonometric` declare the activations of `EPILOGUES`
 import deepcore.ops.trigonometric  # noqa: F401
 from deepcore.autograd import apply, constant, mixed_backends, mode
 from deepcore.backend import dtypes as dt
@@ -95,7 +95,7 @@ def matmul(input, other):
         a = reshape_p(a, shape=(1, *a.shape))
     if right:
         b = reshape_p(b, shape=(*b.shape, 1))
-    if b.ndim == 2 and a.ndim > 2:  # one large product, whose gradient needs no sum over the batch
+    if b.ndim == 2 and a.ndim > 2:  # one large product: its gradient needs no sum over the batch
         rows = reshape_p(a, shape=(math.prod(a.shape[:-1]), a.shape[-1]))
         out = reshape_p(_matmul(rows, b), shape=(*a.shape[:-1], b.shape[1]))
     else:
@@ -203,7 +203,7 @@ def _linear(xp, input, weight, bias=None):
     return out
 
 
-#: The activations that may follow a linear layer in one op, by name.
+#: The activations that `linear` fuses, by name.
 EPILOGUES: dict[str, Any] = {
     name: PRIMITIVES[name] for name in ("relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
 }
@@ -216,24 +216,24 @@ def _activate(xp, name: str, raw):
 
 @functools.cache
 def _reads_output(name: str) -> bool:
-    return "out" in (what for what, _ in EPILOGUES[name].vjp_plan(0)[1])
+    return "out" in (kind for kind, _ in EPILOGUES[name].vjp_plan(0)[1])
 
 
-def _gradients(g, input, weight, bias, read, activation, needs):
-    """The gradients of activation(input @ weightᵀ + bias); `read` is what the activation's own VJP reads."""
+def _gradients(g, input, weight, bias, saved, activation, needs):
+    """The gradients of activation(input @ weightᵀ + bias); `saved`: its output or preactivation, as its VJP reads."""
     function, plan = EPILOGUES[activation].vjp_plan(0)
-    known = {"g": _rows(g), "input": _rows(read), "out": _rows(read)}
-    before = function(*[known[what] for what, _ in plan])
+    values = {"g": _rows(g), "input": _rows(saved), "out": _rows(saved)}
+    preactivation_grad = function(*[values[kind] for kind, _ in plan])
     return (
-        _linear_to_input(before, weight, input.shape) if needs[0] else None,
-        _linear_to_weight(before, input) if needs[1] else None,
-        before.sum(0) if bias is not None and needs[2] else None,
+        _linear_to_input(preactivation_grad, weight, input.shape) if needs[0] else None,
+        _linear_to_weight(preactivation_grad, input) if needs[1] else None,
+        preactivation_grad.sum(0) if bias is not None and needs[2] else None,
     )
 
 
 def _gradients_by_input(g, input, weight, bias, aux, activation, needs):
-    read = _linear_out(input, weight, bias) if mode.grad else Tensor(aux[0], g.backend)
-    return _gradients(g, input, weight, bias, read, activation, needs)
+    saved = _linear_out(input, weight, bias) if mode.grad else Tensor(aux[0], g.backend)
+    return _gradients(g, input, weight, bias, saved, activation, needs)
 
 
 def _gradients_by_output(g, input, weight, bias, out, activation, needs):
@@ -285,12 +285,14 @@ def linear(input, weight, bias=None, *, activation: str | None = None):
     inputs = (input, weight) if bias is None else (input, weight, bias)
     if activation is None:
         return apply(_linear, inputs)
-    kept = mode.grad and not _reads_output(activation) and any(t._requires_grad for t in inputs)
-    return apply(_linear_activation_kept if kept else _linear_activation, inputs, {"activation": activation})
+    saves_preactivation = mode.grad and not _reads_output(activation) and any(t._requires_grad for t in inputs)
+    return apply(
+        _linear_activation_kept if saves_preactivation else _linear_activation, inputs, {"activation": activation}
+    )
 
 
 def _any_linear(input, weight, bias, activation):
-    """Arrays, vectors, whole numbers, a bias that broadcasts; and what is wrong."""
+    """The general path of `linear`: arrays, vectors, integers, a bias that broadcasts; raises for invalid arguments."""
     operands = (input, weight) if bias is None else (input, weight, bias)
     if not all(isinstance(t, Tensor) for t in operands):
         return linear(*(constant("linear", t) for t in operands), activation=activation)
@@ -315,7 +317,7 @@ def _any_linear(input, weight, bias, activation):
 
 
 def _parse_einsum(equation: str, operands) -> tuple[list[list[str]], list[str]]:
-    """The labels of each operand and of the result; … becomes labels of its own ("0", "1", … from the right)."""
+    """The labels of each operand and of the result; … becomes the labels "0", "1", … from the right."""
     equation = equation.replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
@@ -338,13 +340,13 @@ def _parse_einsum(equation: str, operands) -> tuple[list[list[str]], list[str]]:
         labels.append([*before, *dots, *after])
     dots = [str(k) for k in range(wide - 1, -1, -1)]
     if arrow:
-        before, found, after = right.partition("...")
-        result = [*before, *(dots if found else []), *after]
+        before, ellipsis, after = right.partition("...")
+        result = [*before, *(dots if ellipsis else []), *after]
     else:
         flat = [c for term in labels for c in term]
         result = [*dots, *sorted({c for c in flat if c.isalpha() and flat.count(c) == 1})]
-    known = {c for term in labels for c in term}
-    if len(set(result)) != len(result) or not set(result) <= known:
+    letters = {c for term in labels for c in term}
+    if len(set(result)) != len(result) or not set(result) <= letters:
         raise ArgumentError("einsum: each label of the result stands once, and on the left", received=repr(equation))
     return labels, result
 
@@ -365,7 +367,7 @@ def _diagonals(x: Tensor, labels: list[str]) -> tuple[Tensor, list[str]]:
 
 
 def _contract(a: Tensor, la: list[str], b: Tensor, lb: list[str], keep: set[str]) -> tuple[Tensor, list[str]]:
-    """Sum the product of two operands over every label that nothing further needs, as one batched matmul."""
+    """Sum the product of two operands over every label not in `keep`, as one batched matmul."""
     lengths: dict[str, int] = {}
     for x, labels in ((a, la), (b, lb)):
         for n, c in zip(x.shape, labels):
@@ -380,9 +382,9 @@ def _contract(a: Tensor, la: list[str], b: Tensor, lb: list[str], keep: set[str]
     def arrange(x, labels, groups):
         order = [labels.index(c) for group in groups for c in group]
         x = permute(x, order)
-        wanted = tuple(lengths[c] for group in groups for c in group)
-        if x.shape != wanted:
-            x = x.broadcast_to(wanted)
+        shape = tuple(lengths[c] for group in groups for c in group)
+        if x.shape != shape:
+            x = x.broadcast_to(shape)
         return x.reshape([math.prod(lengths[c] for c in group) for group in groups])
 
     out = matmul(arrange(a, la, (batch, rows, summed)), arrange(b, lb, (batch, summed, columns)))

@@ -1,4 +1,4 @@
-"""The terms of losses, each one op forward and one backward, and the cross-entropy; `nn.functional` adds them up."""
+"""The terms of losses, each one op forward and one backward, and the cross-entropy; `nn.functional` reduces them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LEAST_VARIANCE = 1e-12  # of x(1 - x) below a slope, as in PyTorch
 
 
 def term(op, rule: str, *operands, **params) -> Tensor:
-    """The terms of `op`, elementwise, of operands in one dtype by `rule`."""
+    """Apply the elementwise `op` to operands promoted to one dtype by `rule`."""
     dtypes = [t._data.dtype if isinstance(t, Tensor) else None for t in operands]
     same = dtypes[0] is not None and all(d is dtypes[0] for d in dtypes)
     if not same or (rule == "float" and not dt.is_floating(dtypes[0])):
@@ -33,7 +33,7 @@ def term(op, rule: str, *operands, **params) -> Tensor:
 
 
 def _in_float32(forward):
-    """A forward that computes 16-bit floats in float32, and rounds once."""
+    """Decorator: a forward of (input, target) computes 16-bit floats in float32 and rounds once."""
 
     @functools.wraps(forward)
     def wide(xp, input, target, **params):
@@ -45,7 +45,7 @@ def _in_float32(forward):
 
 
 def _sign(d):
-    """The sign of a difference; that of equal infinities is NaN, and stays so."""
+    """The sign of a difference; NaN, as for equal infinities, stays NaN."""
     return where(d == d, sign(d), d)
 
 
@@ -119,7 +119,7 @@ def huber_grad(g, input, target, *, delta):
 @primitive(vjp=(lambda g, input, target: bce_grad(g, input, target), lambda g, input: g * _bce_slope(input)))
 @_in_float32
 def bce(xp, input, target):
-    """-[y·log x + (1 - y)·log(1 - x)], the logarithms held at -100 or above"""
+    """-[y·log x + (1 - y)·log(1 - x)], the logarithms clamped at -100"""
     rising = xp.maximum(xp.log(input), _LEAST_LOG)
     falling = xp.maximum(xp.log1p(xp.negative(input)), _LEAST_LOG)
     return xp.negative(target * rising + (1 - target) * falling)
@@ -132,7 +132,7 @@ def bce_grad(g, input, target):
 
 def _bce_slope(input):
     """The derivative of bce with respect to its target."""
-    # log's slope at 0 would turn a zero gradient into NaN, so 0 is taken out first.
+    # The infinite slope of log at 0 would turn a zero gradient into NaN, so 0 is masked out first.
     positive, below = input > 0, input < 1
     rising = clamp(where(positive, log(where(positive, input, 1.0)), _LEAST_LOG), min=_LEAST_LOG)
     falling = clamp(where(below, log1p(neg(where(below, input, 0.0))), _LEAST_LOG), min=_LEAST_LOG)
@@ -152,7 +152,7 @@ def bce_with_logits(xp, input, target):
 
 
 def _hinge(xp, x, above, below):
-    """above·x where x > 0, -below·x elsewhere; 0 where the factor is, also of an infinite x."""
+    """above·x where x > 0, -below·x elsewhere; 0 where the factor is 0, even for an infinite x."""
     factor = xp.where(x > 0, above, xp.negative(below))
     return xp.where(factor == 0, xp.zeros((), dtype=x.dtype), factor * x)
 
@@ -163,8 +163,8 @@ def bce_with_logits_grad(g, input, target):
 
 
 def _weighted_target_grad(g, input, positive):
-    rest = softplus(neg(abs_(input)))
-    return weigh(g, (positive - 1.0) * rest - weigh(where(input > 0, 1.0, positive), input))
+    log_term = softplus(neg(abs_(input)))
+    return weigh(g, (positive - 1.0) * log_term - weigh(where(input > 0, 1.0, positive), input))
 
 
 @primitive(
@@ -179,9 +179,9 @@ def bce_with_logits_weighted(xp, input, target, positive):
     dtype = input.dtype
     if dtype.itemsize == 2:
         input, target, positive = (x.astype(dt.float32) for x in (input, target, positive))
-    rest, share = 1 - target, positive * target
+    negative, share = 1 - target, positive * target
     curve = xp.log1p(xp.exp(xp.negative(xp.absolute(input))))
-    return (_hinge(xp, input, rest, share) + (rest + share) * curve).astype(dtype, copy=False)
+    return (_hinge(xp, input, negative, share) + (negative + share) * curve).astype(dtype, copy=False)
 
 
 @fused
@@ -192,7 +192,7 @@ def bce_with_logits_weighted_grad(g, input, target, positive):
 
 @primitive()
 def probabilities(xp, input):
-    """input, once it is known to be probabilities."""
+    """input, checked to be probabilities."""
     if input.size and not bool(xp.logical_and(input >= 0, input <= 1).all()):
         raise ArgumentError(
             "binary_cross_entropy takes probabilities",
@@ -204,7 +204,7 @@ def probabilities(xp, input):
 
 
 def _cross_entropy_vjp(g, input, target, weight, aux, dim, ignore_index, smoothing, reduction):
-    """The gradient that the forward has ready, times g; or, to be differentiated again, softmax · k - constants."""
+    """The gradient saved by the forward, times g; for higher derivatives (softmax · k - constants) · g in ops."""
     xp = g.backend
     if reduction == "none":
         g = unsqueeze(g, dim)
@@ -221,7 +221,7 @@ def _cross_entropy_vjp(g, input, target, weight, aux, dim, ignore_index, smoothi
 def _class_terms(xp, target, weight, classes, dim, rank, ignore_index, smoothing, mean, dtype):
     """(k, constants, Σ weight): the losses are -Σ constants · log softmax, their gradients k · softmax - constants.
 
-    With `mean` both are divided by the sum of the weights that count.
+    With `mean` both are divided by the sum of the weights of targets that are not ignored.
     """
     valid = xp.expand_dims(target != ignore_index, dim)
     numbers = xp.arange(classes).reshape((-1,) + (1,) * (rank - 1 - dim))
@@ -238,7 +238,7 @@ def _class_terms(xp, target, weight, classes, dim, rank, ignore_index, smoothing
 
 @primitive(vjp=(_cross_entropy_vjp, None, None), raises=True)
 def cross_entropy_p(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
-    """The loss, and where it is recorded the gradient of the rows' sum or mean: softmax less what it should be."""
+    """The loss, and with `recorded` the gradient of its sum or mean: softmax minus the target distribution."""
     _check_classes(xp, input, target, dim, ignore_index)
     shifted = input - xp.amax(input, axis=dim, keepdims=True)
     powers = xp.exp(shifted)
@@ -246,7 +246,7 @@ def cross_entropy_p(xp, input, target, weight=None, *, dim, ignore_index, smooth
     k, constants, total = _class_terms(
         xp, target, weight, input.shape[dim], dim, input.ndim, ignore_index, smoothing, False, input.dtype
     )
-    # Where nothing counts, an infinite logarithm must not either.
+    # A zero weight must give a zero term even where the logarithm is infinite.
     terms = xp.where(constants == 0, xp.zeros((), dtype=input.dtype), constants * (xp.log(sums) - shifted))
     loss = xp.sum(terms, (dim,) if reduction == "none" else None)
     if reduction == "mean":

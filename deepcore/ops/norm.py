@@ -33,12 +33,12 @@ def _norm_grads(g, centred, rstd, weight, dims, over, affine: int, has_mean: boo
     if has_mean:
         inner = inner - mean(scaled, dims, keepdim=True)
     affine_grads = (g * xhat, g)[:affine]
-    return inner * rstd, *(sum_(each, over) if over else each for each in affine_grads)  # sum over () is over all
+    return inner * rstd, *(sum_(grad, over) if over else grad for grad in affine_grads)  # sum over () is over all
 
 
 @fused
 def layer_norm_grad(g, input, statistics, weight=None, *, rank, eps, affine):
-    """The gradients of input, and as far as `affine` counts, of weight and bias. `statistics`: rstd and mean of the rows."""
+    """The gradients of input and of the first `affine` of weight and bias. `statistics`: rstd and mean of the rows."""
     dims = _dims_behind(input, rank)
     centred, variance = _centred(input, dims)
     return _norm_grads(g, centred, rsqrt(variance + eps), weight, dims, tuple(range(input.ndim - rank)), affine)
@@ -46,7 +46,7 @@ def layer_norm_grad(g, input, statistics, weight=None, *, rank, eps, affine):
 
 @fused
 def rms_norm_grad(g, input, statistics, weight=None, *, rank, eps, affine):
-    """The same of an RMS norm."""
+    """The gradients of an RMS norm, as in `layer_norm_grad`."""
     dims = _dims_behind(input, rank)
     rstd = rsqrt(mean(square(input), dims, keepdim=True) + eps)
     return _norm_grads(g, input, rstd, weight, dims, tuple(range(input.ndim - rank)), affine, has_mean=False)
@@ -86,7 +86,7 @@ def rms_norm_p(xp, input, weight=None, *, rank, eps):
 
 
 def _channels(t: Tensor, row: Tensor) -> Tensor:
-    """A number per channel as it broadcasts along dimension 1 of t."""
+    """`row`, an element per channel, reshaped to broadcast along dimension 1 of t."""
     return row.reshape((-1,) + (1,) * (t.ndim - 2))
 
 
@@ -96,7 +96,7 @@ def _dims_but_channels(t) -> tuple[int, ...]:
 
 @fused
 def batch_statistics(input, *, eps):
-    """Of every channel, three rows: mean, variance (divisor n) and 1/√(variance + eps)."""
+    """Three rows, an element per channel: mean, variance (divisor n) and 1/√(variance + eps)."""
     dims = _dims_but_channels(input)
     average = mean(input, dims, keepdim=True)
     variance = mean(square(input - average), dims)
@@ -105,7 +105,7 @@ def batch_statistics(input, *, eps):
 
 @fused
 def batch_norm_grad(g, input, statistics, weight=None, *, batch, affine, eps):
-    """The gradients of input, and as far as `affine` counts, of weight and bias; `batch`: the statistics are input's own."""
+    """The gradients of input and of the first `affine` of weight and bias; `batch`: the statistics are of this batch."""
     dims = _dims_but_channels(input)
     if weight is not None:
         weight = _channels(input, weight)
@@ -132,7 +132,7 @@ def batch_norm_p(xp, input, statistics, weight=None, bias=None, *, batch, eps):
 
 
 @primitive(vjp=(None, None))
-def moved(xp, running, batch, *, keep, take):
+def running_average(xp, running, batch, *, keep, take):
     """keep · running + take · batch"""
     return running * keep + (batch * take).astype(running.dtype, copy=False)
 

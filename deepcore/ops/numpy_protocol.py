@@ -1,7 +1,7 @@
-"""NumPy's own functions on tensors: `np.sin(t)` and functions written with them can be differentiated.
+"""NumPy's functions on tensors: `np.sin(t)`, and functions written with NumPy, are differentiable.
 
-Where NumPy and PyTorch give one name two meanings (`np.split`, `np.flip`, `np.max`, `np.repeat`, …), NumPy's functions
-keep NumPy's: each has its adapter here, with NumPy's signature.
+Where a name means different things in NumPy and PyTorch (`np.split`, `np.flip`, `np.max`, `np.repeat`, …), NumPy's function
+keeps NumPy's meaning: each has an adapter in this file, with NumPy's signature.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deepcore.ops import arithmetic, comparison, index, linalg, reduction, round
 from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor
 from deepcore.tensor import empty_like, full_like, ones_like, zeros_like
 
-# NumPy's names of ufuncs where they are not ours.
+# NumPy's ufunc names that differ from deepcore's.
 _UFUNCS = {
     "invert": "bitwise_not",
     "arcsin": "asin",
@@ -46,41 +46,41 @@ def ufunc(ufunc, method: str, inputs, kwargs):
     """`__array_ufunc__`: the op of the same name, recorded like any other."""
     name = ufunc.__name__
     if any(not isinstance(x, Tensor) and hasattr(x, "__array_ufunc__") and not _is_raw(x) for x in inputs):
-        return NotImplemented  # an array class of someone else, which may know what to do
-    given = {k for k, v in kwargs.items() if v is not None and not (k == "where" and v is True)}
-    if "out" in given:
+        return NotImplemented  # another array class, whose own protocol may handle the call
+    options = {k for k, v in kwargs.items() if v is not None and not (k == "where" and v is True)}
+    if "out" in options:
         raise ArgumentError(
             f"np.{name} cannot write the result of a tensor into an array",
             fix=f"keep what it returns (a = a + t for a += t), or use np.{name}(…, t.detach().numpy(), out=…)",
         )
-    if method != "__call__" or given:
+    if method != "__call__" or options:
         raise ArgumentError(
             f"np.{name} of tensors is called with tensors alone",
-            received=method if method != "__call__" else ", ".join(sorted(given)),
+            received=method if method != "__call__" else ", ".join(sorted(options)),
             fix="use the functions of deepcore: np.sum for np.add.reduce, t.to(dtype) for dtype=",
         )
-    wanted = _UFUNCS.get(name, name)
-    entry = FUNCTIONS.get(wanted) or next((d for d in FUNCTIONS.values() if wanted in d.aliases), None)
+    op_name = _UFUNCS.get(name, name)
+    entry = FUNCTIONS.get(op_name) or next((d for d in FUNCTIONS.values() if op_name in d.aliases), None)
     if entry is None:
         raise _missing(f"np.{name}")
     _same_backend(name, inputs)
     like = next(x.backend for x in inputs if isinstance(x, Tensor))
-    lists = (list, tuple)  # NumPy's functions take them
+    lists = (list, tuple)  # NumPy's functions accept them
     return entry.function(*(as_tensor(x, backend=like) if isinstance(x, lists) else _wrapped(x) for x in inputs))
 
 
 def function(function, args, kwargs):
-    """`__array_function__`: NumPy's function of that name, made of ops."""
+    """`__array_function__`: NumPy's function of that name, composed of ops."""
     name = f"{function.__module__.replace('numpy', 'np')}.{function.__name__}"
-    found = _FUNCTIONS.get(name)
-    if found is None:
+    adapter = _FUNCTIONS.get(name)
+    if adapter is None:
         raise _missing(name)
     try:
-        return found(*map(_wrapped, args), **{k: _wrapped(v) for k, v in kwargs.items()})
+        return adapter(*map(_wrapped, args), **{k: _wrapped(v) for k, v in kwargs.items()})
     except TypeError as error:
         if isinstance(error, DTypeError) or error.__traceback__.tb_next is not None:
             raise
-        raise ArgumentError(  # the call itself did not fit the adapter
+        raise ArgumentError(  # raised by the call: the arguments do not match the adapter's signature
             f"{name} of tensors does not take these arguments: {error}", fix="use the functions of deepcore"
         ) from None
 
@@ -115,16 +115,16 @@ _FUNCTIONS: dict[str, Callable] = {}
 
 
 def _numpy(*names: str) -> Callable[[Callable], Callable]:
-    def enter(adapter):
+    def register(adapter):
         for name in names or (adapter.__name__.strip("_"),):
             _FUNCTIONS[f"np.{name}"] = adapter
         return adapter
 
-    return enter
+    return register
 
 
 def _flat(a, axis):
-    """(a, axis), where no axis means all elements in row order."""
+    """(a, axis); without an axis, (all elements in row order, 0)."""
     return (shape.ravel(a), 0) if axis is None else (a, axis)
 
 
@@ -182,8 +182,8 @@ _numpy("einsum")(lambda subscripts, *operands: linalg.einsum(subscripts, *operan
 _numpy("array_equal")(lambda a, b: a.shape == b.shape and bool((a == b).all()))
 
 
-def sizes(given) -> tuple[int, ...]:
-    return tuple(given) if isinstance(given, (list, tuple)) else (operator.index(given),)
+def sizes(value) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (operator.index(value),)
 
 
 @_numpy("concatenate", "concat")

@@ -44,12 +44,12 @@ def _reduction_samples(make):
 @primitive(vjp=lambda g, input_shape, dims: _spread(g, input_shape, dims))
 def sum_p(xp, input, *, dims, keepdim):
     total = xp.sum(input, dims, keepdim)
-    return total.astype(input.dtype, copy=False)  # NumPy adds up narrow integers in 64 bits
+    return total.astype(input.dtype, copy=False)  # NumPy sums narrow integers in 64 bits
 
 
 @primitive()
 def sum_integers(xp, input, *, dims, keepdim):
-    """Σ of whole numbers and bools in int64, without a copy in it."""
+    """Σ of integers and bools in int64, without a copy in int64."""
     return xp.sum(input, dims, keepdim, dtype=dt.int64)
 
 
@@ -58,7 +58,7 @@ def as_dtype(input, dtype):
 
 
 def _all_if_empty(dim):
-    """PyTorch reduces over everything for `dim=()` too."""
+    """`dim=()` as None: PyTorch reduces over all dimensions for both."""
     return None if isinstance(dim, (tuple, list)) and not dim else dim
 
 
@@ -120,12 +120,12 @@ def var(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = Fals
     if correction is None:
         correction = 1 if unbiased is None else int(unbiased)
     _floating("var", input)
-    if is_half(input):  # the deviations of half precisions are held in float32
+    if is_half(input):  # deviations of 16-bit floats are computed in float32
         return cast(var(cast(input, dt.float32), dim, correction=correction, keepdim=keepdim), input.dtype)
     dims = normalize_dims(_all_if_empty(dim), input.ndim)
     count = _count(input.shape, dims)
-    # Less the first of them, so that equal numbers deviate by exactly 0: what rounding a mean of 1e30 leaves has a
-    # square of infinity.
+    # Subtracting the first element makes the deviation of equal numbers exactly 0: the rounding error of a mean of 1e30
+    # would square to infinity.
     if dims and count:
         input = sub_p(input, _first(input.detach(), dims=dims))
     centred = input - sum_p(input, dims=dims, keepdim=True) / (count or math.nan)
@@ -140,7 +140,7 @@ def var(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = Fals
 @axis_names
 def std(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = False):
     """√var; its gradient is 0 where the deviation is 0"""
-    if is_half(input):  # whose variance may not fit
+    if is_half(input):  # the variance may overflow 16 bits
         return cast(std(cast(input, dt.float32), dim, unbiased, correction=correction, keepdim=keepdim), input.dtype)
     variance = var(input, dim, unbiased, correction=correction, keepdim=keepdim)
     zero = variance == 0
@@ -174,12 +174,12 @@ def prod(input, dim: int | None = None, keepdim: bool = False, *, dtype=None):
         length = 1
     while length > 1:
         half = length // 2
-        rest = narrow(input, d, 2 * half, length - 2 * half)
+        remainder = narrow(input, d, 2 * half, length - 2 * half)
         input = mul(narrow(input, d, 0, half), narrow(input, d, half, half))
         if length % 2:
             from deepcore.ops.shape import cat
 
-            input = cat([input, rest], d)
+            input = cat([input, remainder], d)
         length = half + length % 2
     shape = input.shape if keepdim and rank and dim is not None else input.shape[:d] + input.shape[d + 1 :]
     return reshape_p(input, shape=shape)
@@ -189,8 +189,8 @@ def _extreme_back(g, input, out, dims):
     """The gradient of a maximum or minimum, shared equally by the elements that reach it."""
     shape = input.shape
     best = _spread(out, shape, dims)
-    chosen = cast((input == best) | ((input != input) & (best != best)), g.dtype)
-    return flat_in(_spread(g, shape, dims) * (chosen / sum_p(chosen, dims=dims, keepdim=True)), input)
+    mask = cast((input == best) | ((input != input) & (best != best)), g.dtype)
+    return flat_in(_spread(g, shape, dims) * (mask / sum_p(mask, dims=dims, keepdim=True)), input)
 
 
 @primitive(vjp=_extreme_back)
@@ -375,8 +375,8 @@ def _logsumexp(input):
 
 def _logsumexp_over(input, dims, keepdim):
     largest = _amax(input.detach(), dims=dims, keepdim=True)
-    most = dt.largest(input.dtype)
-    largest = clamp(largest, -most, most)  # ∞ - ∞ is no number; of ∞ and this, other numbers are nothing
+    limit = dt.largest(input.dtype)
+    largest = clamp(largest, -limit, limit)  # ∞ - ∞ is NaN; ∞ minus the largest finite number is ∞
     out = log(sum_p(exp(input - largest), dims=dims, keepdim=True)) + largest
     if keepdim:
         return out

@@ -5,14 +5,13 @@ a public function of tensors made of primitives, so its gradient is derived. Dec
 function `dc.<name>`, the Tensor method, the line in the stubs, and its tests.
 
 Forward: `def mul(xp, input, other)`; tensors are positional, parameters keyword-only, `xp` is the backend (NumPy's
-or CuPy's functions). VJP: one function per tensor input, whose argument names say what it reads, so that nothing
+or CuPy's functions). VJP: one function per tensor input, whose argument names declare what it reads, so that nothing
 else is kept alive: `g` (the incoming gradient), an input's name, `<input>_shape`, `out`, or a parameter's name.
-The last VJP of a variadic op serves all its further inputs; it may read them by their common name, `i` (which
-input it is asked for) and `shapes`. VJPs are
-written in tensor ops, so derivatives of any order work; a gradient of the broadcast shape is summed back to the
-input's shape by the engine.
+The last VJP of a variadic op serves all its further inputs; it may read them by their common name, `i` (the index of
+the input) and `shapes`. VJPs are written in tensor ops, so derivatives of any order work; the engine sums a gradient
+of the broadcast shape back to the input's shape.
 
-A primitive beneath a public function of the same name that other files call as well has the suffix `_p`: `sum_p`, `sum`.
+A primitive that shares its name with a public function and is called from other files has the suffix `_p`: `sum_p`, `sum`.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Op:
-    """A primitive: what `apply` runs and records. Called with tensors and keyword parameters."""
+    """A primitive, which `apply` runs and records. Called with tensors and keyword parameters."""
 
     __slots__ = (
         "_plans", "differentiable", "forward", "hint_text", "inputs", "joint", "label", "lowering", "many", "name",
@@ -47,12 +46,12 @@ class Op:
 
     def __init__(self, forward, vjps, view=None, hint=None, joint=False, many=False, raises=False):
         self.name = forward.__name__.strip("_").removesuffix("_p")
-        #: The name in messages and of nodes.
+        #: The name in messages and in the names of nodes.
         self.label = self.name
         self.forward = forward
         code = forward.__code__
         self.inputs = code.co_varnames[1 : code.co_argcount]
-        #: How it runs by plans, once a backend has bound it that has one; see `kernels.plan`.
+        #: The op's `kernels.plan.Lowering`, once a backend that has one has bound the op.
         self.lowering: Any = None
         self.variadic = None
         if code.co_flags & inspect.CO_VARARGS:
@@ -74,7 +73,7 @@ class Op:
         return f"<op {self.name}>"
 
     def _plan(self, vjp) -> list[tuple[str, Any]]:
-        """What each argument of a VJP is, by its name."""
+        """(kind, key) of each argument of a VJP, derived from its name."""
         plan: list[tuple[str, Any]] = []
         for name in vjp.__code__.co_varnames[: vjp.__code__.co_argcount]:
             if name in ("g", "out", "i", "shapes", "needs"):
@@ -90,9 +89,9 @@ class Op:
         return plan
 
     def vjp_plan(self, i: int):
-        """(the VJP for input i, what its arguments are)."""
+        """(the VJP for input i, the kinds of its arguments)."""
         if self.variadic or self.joint:
-            # Leading named inputs have their own rule; the rest share the last one.
+            # Leading named inputs have their own VJP; the others share the last one.
             i = min(i, len(self.vjps) - 1)
         return self.vjps[i], self._plans[i]
 
@@ -101,14 +100,14 @@ class Op:
         needed, out = [False] * count, False
         for i in range(count):
             if mask >> i & 1:
-                for what, key in self.vjp_plan(i)[1] or ():
-                    if what == "input" and key < count:
+                for kind, key in self.vjp_plan(i)[1] or ():
+                    if kind == "input" and key < count:
                         needed[key] = True
-                    elif what == "rest":
+                    elif kind == "rest":
                         needed[key:] = [True] * (count - key)
-                    out = out or what == "out"
+                    out = out or kind == "out"
         plan = tuple(needed), out
-        if not self.variadic and not self.forward.__defaults__:  # else it depends on the count, too
+        if not self.variadic and not self.forward.__defaults__:  # else the plan depends on the count, too
             self.saves[mask] = plan
         return plan
 
@@ -130,7 +129,7 @@ def sample(*args, **kwargs) -> Sample:
 
 @dataclass
 class Declared:
-    """A public function and what its tests need to know."""
+    """A public function, with its samples and properties for the tests."""
 
     name: str
     function: Callable
@@ -144,69 +143,69 @@ class Declared:
 
 #: Every primitive, by name.
 PRIMITIVES: dict[str, Op] = {}
-#: The ops that are functions of others, done at once: those of `fused`, by name.
+#: The ops declared with `fused`, by name.
 FUSED: dict[str, Op] = {}
 #: Every public function, by name.
 FUNCTIONS: dict[str, Declared] = {}
-#: What `nn.functional` consists of, by name.
+#: The functions of `nn.functional`, by name.
 FUNCTIONAL: dict[str, Callable] = {}
 
 
 def primitive(
     *, vjp=(), joint=None, view: str | None = None, hint=None, raises: bool = False
 ) -> Callable[[Callable], Op]:
-    """Declare a structured primitive: an `Op` to be called by composites with parameters already normalised.
+    """Declare a structured primitive: an `Op` that composites call with normalised parameters.
 
-    `vjp`: a function, or one per input (None: no gradient). `joint`: in place of it, one function that returns the
-    gradients of all inputs; what `needs` does not ask for may be None. `view`: "always" or "sometimes", where the
-    output shares the input's memory. `hint(inputs, params)`: the likely fix when the array library refuses. `raises`:
-    it checks its operands' values, so programs run it even where nothing reads its results.
+    `vjp`: a function, or one per input (None: no gradient). `joint`: instead, one function that returns the
+    gradients of all inputs; those that `needs` excludes may be None. `view`: "always" or "sometimes", where the
+    output shares the input's memory. `hint(inputs, params)`: the likely fix when the array library raises. `raises`:
+    the op checks its operands' values, so programs run it even where nothing reads its results.
 
-    Trailing inputs with a default may be left out. A forward may return `(out, *aux)`: raw arrays it has ready for
-    the gradient, which finds them as `aux`.
+    Trailing inputs with a default may be left out. A forward may return `(out, *aux)`: raw arrays saved for
+    the gradient, which reads them as `aux`.
     """
 
     def declare(forward) -> Op:
         vjps = (joint,) if joint else vjp if isinstance(vjp, tuple) else (vjp,)
         op = Op(forward, vjps, view, hint, joint is not None, raises=raises)
-        _enter(PRIMITIVES, op.name, op)
+        _register(PRIMITIVES, op.name, op)
         return op
 
     return declare
 
 
 def fused(formula: Callable) -> Callable:
-    """Decorator: the function of tensors, or of a tuple of them, that `formula` spells out, as one op where that has a kernel.
+    """Decorator: runs a formula of tensors, which returns a tensor or a tuple of them, as one op where a kernel exists.
 
-    Positional arguments are tensors, or None at the end; keywords are parameters. Where something is recorded, as for
-    derivatives of higher order, and where there is no kernel, the formula itself runs.
+    Positional arguments are tensors, or None at the end; keywords are parameters. The formula itself runs where autograd
+    records, as for derivatives of higher order, and where no kernel is registered.
     """
 
-    def spelled_out(*tensors, **params):
+    def reference(*tensors, **params):
         half = tensors[0]._data.dtype
         if half.itemsize > 2 or not dt.is_floating(half):
             return formula(*tensors, **params)
-        # As kernels do: a step of the formula may not fit 16 bits where its result does.
+        # In float32, as kernels do: an intermediate may overflow 16 bits where the result does not.
         wide = [cast(t, dt.float32) if t is not None and t._data.dtype == half else t for t in tensors]
         result = formula(*wide, **params)
         return tuple(cast(t, half) for t in result) if isinstance(result, tuple) else cast(result, half)
 
     def forward(xp, *arrays, **params):
-        result = spelled_out(*[None if a is None else Tensor(a, xp) for a in arrays], **params)
+        result = reference(*[None if a is None else Tensor(a, xp) for a in arrays], **params)
         return tuple(t._data for t in result) if isinstance(result, tuple) else result._data
 
     forward.__name__ = formula.__name__
     op = Op(forward, (None,), many=True)
-    _enter(FUSED, op.name, op)
+    _register(FUSED, op.name, op)
 
     @functools.wraps(formula)
     def function(*tensors, **params):
         inputs = tuple(t for t in tensors if t is not None)
         backend = inputs[0].backend
         if not settings.kernels or (backend.impls.get(op) or backend.bind(op)) is forward:
-            return spelled_out(*tensors, **params)
+            return reference(*tensors, **params)
         if mode.grad and any(t._requires_grad for t in inputs):
-            return spelled_out(*tensors, **params)
+            return reference(*tensors, **params)
         return apply(op, inputs, params)
 
     return function
@@ -226,17 +225,17 @@ def elementwise(
 ) -> Callable[[Callable], Callable]:
     """Declare an elementwise primitive with one or two inputs, and its public function.
 
-    `rule` says what dtypes it takes and gives: "numeric" (PyTorch's result type), "float" (integers become float32),
+    `rule` names the dtypes of operands and result: "numeric" (PyTorch's result type), "float" (integers become float32),
     "compare" (inputs promoted, result bool), "logical" (any dtypes, result bool), "integer" (integers and bool).
-    `check(input, other)` may refuse operands, before promotion, which are not both of one floating dtype.
-    `wide`: a number or 0-d tensor beside a 16-bit float is not rounded to 16 bits first; float32 computes, as in PyTorch.
+    `check(input, other)` may refuse operands before promotion; it does not run where both have one floating dtype.
+    `wide`: a number or 0-d tensor beside a 16-bit float is not rounded to 16 bits first; the op runs in float32, as in PyTorch.
     """
 
     def declare(forward) -> Callable:
         op = Op(forward, vjp if isinstance(vjp, tuple) else (vjp,))
         if rule in ("compare", "logical", "integer"):
             op.differentiable = False
-        _enter(PRIMITIVES, op.name, op)
+        _register(PRIMITIVES, op.name, op)
         rounding = _rounding(op) if wide else None
         function = _unary(op, rule) if len(op.inputs) == 1 else _binary(op, rule, check, rounding)
         function.__name__ = function.__qualname__ = op.name
@@ -268,22 +267,22 @@ def composite(
     def declare(function: Callable) -> Callable:
         name = function.__name__
         entry = Declared(name, function, examples, method, tuple(aliases), differentiable, second_order, inplace)
-        _enter(FUNCTIONS, name, entry)
+        _register(FUNCTIONS, name, entry)
         if method:
-            for each in (name, *aliases):
-                setattr(Tensor, each, function)
+            for method_name in (name, *aliases):
+                setattr(Tensor, method_name, function)
         return function
 
     return declare
 
 
 def functional(function: _Function) -> _Function:
-    """Decorator: `nn.functional` has this function, an op or one made of ops."""
-    _enter(FUNCTIONAL, function.__name__, function)
+    """Decorator: add this function, an op or composed of ops, to `nn.functional`."""
+    _register(FUNCTIONAL, function.__name__, function)
     return function
 
 
-def _enter(table: dict, name: str, value) -> None:
+def _register(table: dict, name: str, value) -> None:
     if name in table:
         raise ArgumentError(f"{name!r} is declared twice")
     table[name] = value
@@ -321,7 +320,7 @@ def promote(op_name: str, rule: str, *operands) -> tuple[Tensor, ...]:
     except DTypeError:
         if rule != "compare":
             raise
-    # A number beyond the dtype still compares: with integers as infinity does, with floats in float64.
+    # A number beyond the dtype still compares: as infinity with integers, in float64 with floats.
     values = [o if isinstance(o, Tensor) else _beyond(o, dtype) for o in values]
     dtype = dt.float64 if dt.is_floating(dtype) else dt.default_float
     return tuple(_cast_operand(o, kind, dtype, backend) for o, kind in zip(values, kinds))
@@ -334,10 +333,10 @@ def _beyond(number, dtype) -> float:
 
 
 def as_number(value):
-    """The Python number that a NumPy number stands for, as in PyTorch; None for what is neither."""
+    """A Python or NumPy number as a Python number, as in PyTorch; None for anything else."""
     if isinstance(value, (bool, int, float)):
         return value
-    if getattr(value, "shape", None) == () and not hasattr(value, "__setitem__"):  # arrays of no dimension are tensors
+    if getattr(value, "shape", None) == () and not hasattr(value, "__setitem__"):  # 0-d arrays are tensors
         value = value.item()
         return value if isinstance(value, (bool, int, float)) else None
     return None
@@ -352,12 +351,12 @@ def _cast_operand(o, kind, dtype, backend) -> Tensor:
 
 
 def is_half(t) -> bool:
-    """float16 or bfloat16: what adds many of them up works in float32 and rounds once, as PyTorch does."""
+    """Whether `t` is float16 or bfloat16; sums of those accumulate in float32 and round once, as in PyTorch."""
     return t.dtype.itemsize == 2 and dt.is_floating(t.dtype)
 
 
 def cast(t: Tensor, dtype) -> Tensor:
-    """`t` in another dtype; the gradient comes back in the old one."""
+    """`t` in another dtype; the gradient is cast back to the dtype of `t`."""
     return _cast(t, dtype=dtype, source=t._data.dtype)
 
 
@@ -383,7 +382,7 @@ def _unary(op: Op, rule: str) -> Callable:
 
 
 def _rounding(op: Op) -> Op:
-    """`op` of a 16-bit tensor and a float32 one without dimensions: computed in float32, rounded once."""
+    """`op` of a 16-bit tensor and a 0-d float32 tensor: computed in float32, rounded once."""
 
     def forward(xp, input, other):
         dtype = input.dtype if input.dtype.itemsize == 2 else other.dtype
@@ -392,12 +391,12 @@ def _rounding(op: Op) -> Op:
     forward.__name__ = f"{op.name}_rounding"
     rounding = Op(forward, op.vjps)
     rounding.label = op.name
-    _enter(PRIMITIVES, rounding.name, rounding)
+    _register(PRIMITIVES, rounding.name, rounding)
     return rounding
 
 
 def _half_beside_number(input, other):
-    """The 16-bit dtype of one operand where the other is a number, or a tensor that counts as one; else None."""
+    """The 16-bit dtype of one operand where the other is a number or a 0-d tensor of another dtype; else None."""
     for half, number in ((input, other), (other, input)):
         if isinstance(half, Tensor) and half._data.itemsize == 2 and dt.is_floating(half._data.dtype):
             if not isinstance(number, Tensor):
@@ -421,7 +420,7 @@ def _with_number(op: Op, rounding: Op, half, input, other) -> Tensor:
     number = second if first._data.dtype == half else first
     if not number._requires_grad and (first._data.ndim or second._data.ndim):
         return apply(rounding, (first, second))
-    # A number's gradient adds up in float32, and two tensors without dimensions would promote to it.
+    # A number's gradient is summed in float32, and two 0-d tensors would promote to float32.
     return cast(apply(op, tuple(cast(t, dt.float32) if t is not number else t for t in pair)), half)
 
 
@@ -431,14 +430,14 @@ def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> C
     def function(input, other):
         try:
             dtype = input._data.dtype
-            kind = type(other)  # a number times a tensor is the commonest mixture
+            kind = type(other)  # the fast path: tensor and number is the most frequent mix
             if (kind is float or kind is int) and dtype.char in floats:
                 backend = input.backend
                 other = Tensor(backend.constant(other, dtype), backend, False, None, backend.number_specs.get(dtype))
                 same = True
             else:
                 same = dtype is other._data.dtype and dtype.kind == "f"
-        except (AttributeError, DTypeError):  # no tensor, or a number that the dtype cannot hold
+        except (AttributeError, DTypeError):  # not a tensor, or a number out of the dtype's range
             same = False
         if not same or rule == "integer":
             if check is not None:
@@ -457,9 +456,9 @@ def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> C
 
 
 def takes_arrays(function: Callable) -> Callable:
-    """Let a function of tensors take arrays of NumPy and CuPy for constant ones, and name what is neither.
+    """Decorator: a function of tensors also accepts NumPy and CuPy arrays, as constants; an error names any other argument.
 
-    A call with tensors pays for no check: it is repeated with tensors once something fails for want of one.
+    Calls with tensors pay for no check: a call that fails is repeated with its arrays converted to tensors.
     """
 
     @functools.wraps(function)
@@ -467,13 +466,13 @@ def takes_arrays(function: Callable) -> Callable:
         try:
             return function(*args, **kwargs)
         except (AttributeError, TypeError, ValueError) as error:
-            return _once_more(function, args, kwargs, error)
+            return _retry_with_tensors(function, args, kwargs, error)
 
     return wrapper
 
 
 def axis_names(function: Callable) -> Callable:
-    """`takes_arrays`, and NumPy's `axis` and `keepdims` for `dim` and `keepdim`."""
+    """`takes_arrays`; also accepts NumPy's `axis` and `keepdims` for `dim` and `keepdim`."""
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
@@ -485,13 +484,13 @@ def axis_names(function: Callable) -> Callable:
         try:
             return function(*args, **kwargs)
         except (AttributeError, TypeError, ValueError) as error:
-            return _once_more(function, args, kwargs, error)
+            return _retry_with_tensors(function, args, kwargs, error)
 
     return wrapper
 
 
-def _once_more(function: Callable, args: tuple, kwargs: dict, error: Exception):
-    """`function` again with tensors for arrays, or the error that names the argument which is no tensor."""
+def _retry_with_tensors(function: Callable, args: tuple, kwargs: dict, error: Exception):
+    """Call `function` with arrays converted to tensors, or raise the error that names the argument of a wrong type."""
     arguments = (*args, *kwargs.values())
     if any(map(_holds_array, arguments)):
         return function(*map(_tensors, args), **{name: _tensors(value) for name, value in kwargs.items()})
@@ -513,7 +512,7 @@ def _tensors(value):
     return as_tensor(value) if _holds_array(value) else value
 
 
-# -- samples most ops share -----------------------------------------------------------------------------------------
+# -- samples that most ops share -----------------------------------------------------------------------------------------
 
 
 def unary_samples(low: float = -2.0, high: float = 2.0) -> Callable:
@@ -538,8 +537,8 @@ def binary_samples(
             ((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3)), ((2, 3), ()), ((2, 1, 3), (4, 1)),
             ((0, 3), (3,)),
         ]  # fmt: skip
-        found = [sample(make(*a, low=low, high=high), make(*b, low=other_low, high=other_high)) for a, b in pairs]
-        return [*found, sample(make(2, 3, low=low, high=high), scalar)]
+        samples = [sample(make(*a, low=low, high=high), make(*b, low=other_low, high=other_high)) for a, b in pairs]
+        return [*samples, sample(make(2, 3, low=low, high=high), scalar)]
 
     return examples
 

@@ -8,48 +8,48 @@ from deepcore.ops.common import zeros
 from deepcore.ops.registry import composite, elementwise, primitive, sample, unary_samples
 
 
-def _integers_stay(xp, function, input):
+def _round_floats(xp, function, input):
     return function(input) if dt.is_floating(input.dtype) else input.copy()
 
 
 @elementwise("numeric", vjp=lambda g: zeros(g), examples=unary_samples(0.1, 0.9))
 def floor(xp, input):
     """the largest whole number ≤ input"""
-    return _integers_stay(xp, xp.floor, input)
+    return _round_floats(xp, xp.floor, input)
 
 
 @elementwise("numeric", vjp=lambda g: zeros(g), examples=unary_samples(0.1, 0.9))
 def ceil(xp, input):
     """the smallest whole number ≥ input"""
-    return _integers_stay(xp, xp.ceil, input)
+    return _round_floats(xp, xp.ceil, input)
 
 
 @elementwise("numeric", vjp=lambda g: zeros(g), examples=unary_samples(0.1, 0.9), aliases=("fix",))
 def trunc(xp, input):
     """input without its fraction"""
-    return _integers_stay(xp, xp.trunc, input)
+    return _round_floats(xp, xp.trunc, input)
 
 
 @primitive(vjp=lambda g: zeros(g))
 def _round(xp, input, *, decimals):
     if decimals < 0 and dt.is_integer(input.dtype):
-        return _round_whole(xp, input, 10**-decimals)
-    return _integers_stay(xp, lambda x: xp.round(x, decimals), input)
+        return _round_integers(xp, input, 10**-decimals)
+    return _round_floats(xp, lambda x: xp.round(x, decimals), input)
 
 
-def _round_whole(xp, input, unit: int):
+def _round_integers(xp, input, unit: int):
     """The nearest multiple of `unit`, halves to the even one, without leaving the integers."""
     if not dt.fits(unit, input.dtype):
         raise ArgumentError(
             f"{dt.name_of(input.dtype)} has no multiples of {unit} but 0", fix="round floating numbers: x.double()"
         )
-    whole = xp.floor_divide(input, unit)
+    multiple = xp.floor_divide(input, unit)
     least, most = dt.span(input.dtype)
-    whole = xp.maximum(whole, -(-(least + 1) // unit))
-    rest = input - whole * unit
-    up = (rest >= 0) & ((rest > unit - rest) | ((rest == unit - rest) & (whole % 2 == 1)))
-    up &= whole < (most - 1) // unit  # the next multiple may not fit
-    return (whole + up.astype(input.dtype)) * unit
+    multiple = xp.maximum(multiple, -(-(least + 1) // unit))
+    remainder = input - multiple * unit
+    up = (remainder >= 0) & ((remainder > unit - remainder) | ((remainder == unit - remainder) & (multiple % 2 == 1)))
+    up &= multiple < (most - 1) // unit  # the next multiple may be out of range
+    return (multiple + up.astype(input.dtype)) * unit
 
 
 @composite(

@@ -10,7 +10,7 @@ from deepcore.ops.shape import flip_p, normalize_dim
 
 @primitive(vjp=lambda g, dim: flip_p(_cumsum(flip_p(g, dims=(dim,)), dim=dim), dims=(dim,)))
 def _cumsum(xp, input, *, dim):
-    # One running sum has no pairs to add up in: it takes the widest float.
+    # Pairwise summation does not apply to a running sum, so it accumulates in the widest float.
     wide = dt.float64 if dt.is_floating(input.dtype) else input.dtype
     return xp.cumsum(input.astype(wide, copy=False), axis=dim).astype(input.dtype, copy=False)
 

@@ -32,7 +32,7 @@ ALL_DIMS = tuple(tuple(range(rank)) for rank in range(65))
 
 
 def normalize_dims(dim, rank: int) -> tuple[int, ...]:
-    """None, one dimension or several, as a sorted tuple of distinct ones."""
+    """None (all), one dimension or several, as a sorted tuple of distinct ones."""
     if dim is None:
         return ALL_DIMS[rank]
     if not isinstance(dim, (tuple, list)):
@@ -43,14 +43,14 @@ def normalize_dims(dim, rank: int) -> tuple[int, ...]:
     return tuple(dims) if rank else ()
 
 
-def sizes(given: tuple) -> tuple[int, ...]:
-    """`f(2, 3)` and `f((2, 3))` alike."""
-    if len(given) == 1 and isinstance(given[0], (tuple, list)):
-        given = tuple(given[0])
+def sizes(args: tuple) -> tuple[int, ...]:
+    """The sizes that a call passed as `f(2, 3)` or `f((2, 3))`."""
+    if len(args) == 1 and isinstance(args[0], (tuple, list)):
+        args = tuple(args[0])
     try:
-        return tuple(map(operator.index, given))
+        return tuple(map(operator.index, args))
     except TypeError:
-        raise ArgumentError("sizes are whole numbers", received=repr(given)) from None
+        raise ArgumentError("sizes are whole numbers", received=repr(args)) from None
 
 
 # -- views ------------------------------------------------------------------------------------------------
@@ -87,11 +87,11 @@ def reshape_p(xp, input, *, shape):
         sample(make(0, 3), (3, 0)),
     ]
 )
-def reshape(input, *given, shape=None):
+def reshape(input, *args, shape=None):
     """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
-    if shape is not None or len(given) != 1 or type(given[0]) is not int:
-        given = sizes(given if shape is None else (shape,))
-    return apply(reshape_p, (input,), {"shape": given})
+    if shape is not None or len(args) != 1 or type(args[0]) is not int:
+        args = sizes(args if shape is None else (shape,))
+    return apply(reshape_p, (input,), {"shape": args})
 
 
 @composite(examples=lambda make: [sample(make(3, 4), (2, 6)), sample(make(3, 4), (12,))])
@@ -130,9 +130,9 @@ def permute_p(xp, input, *, order):
 
 
 @composite(examples=lambda make: [sample(make(2, 3, 4), (2, 0, 1)), sample(make(3, 4), (1, 0)), sample(make(), ())])
-def permute(input, *given, dims=None):
+def permute(input, *args, dims=None):
     """The dimensions in another order; a view"""
-    dims = sizes(given if dims is None else (dims,))
+    dims = sizes(args if dims is None else (dims,))
     order = tuple(normalize_dim(d, input.ndim) for d in dims)
     if sorted(order) != list(range(input.ndim)):
         raise ArgumentError(
@@ -199,16 +199,16 @@ def broadcast_to(input, shape):
 
 
 @composite(examples=lambda make: [sample(make(3, 1), (3, 4)), sample(make(3, 1), 2, -1, 4)])
-def expand(input, *given, size=None):
+def expand(input, *args, size=None):
     """`broadcast_to`, where −1 keeps a dimension"""
-    new = list(sizes(given if size is None else (size,)))
-    lead = len(new) - input.ndim
-    for i, n in enumerate(new):
+    shape = list(sizes(args if size is None else (size,)))
+    lead = len(shape) - input.ndim
+    for i, n in enumerate(shape):
         if n == -1:
             if i < lead:
-                raise ShapeError("expand cannot keep (-1) a dimension that is not there", received=str(tuple(new)))
-            new[i] = input.shape[i - lead]
-    return broadcast_to(input, tuple(new))
+                raise ShapeError("expand cannot keep (-1) a dimension that is not there", received=str(tuple(shape)))
+            shape[i] = input.shape[i - lead]
+    return broadcast_to(input, tuple(shape))
 
 
 @composite(examples=lambda make: [sample(make(3, 1), make(3, 4))])
@@ -220,13 +220,13 @@ def expand_as(input, other):
 def broadcast_shape(name: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that `shapes` broadcast to."""
     rank = builtins.max(map(len, shapes), default=0)
-    found = []
+    result = []
     for lengths in zip(*((1,) * (rank - len(shape)) + tuple(shape) for shape in shapes)):
         longer = {n for n in lengths if n != 1}
         if len(longer) > 1:
             raise ShapeError(f"{name}: the shapes do not broadcast", received=" and ".join(map(str, shapes)))
-        found.append(longer.pop() if longer else 1)
-    return tuple(found)
+        result.append(longer.pop() if longer else 1)
+    return tuple(result)
 
 
 @composite(examples=lambda make: [sample(make(3, 1), make(1, 4))], method=False)
@@ -283,12 +283,12 @@ def unflatten(input, dim: int, sizes):
     return reshape(input, (*input.shape[:d], *_inferred(input.shape[d], sizes), *input.shape[d + 1 :]))
 
 
-def _inferred(total: int, given) -> tuple[int, ...]:
-    parts = sizes((given,))
-    known = math.prod(n for n in parts if n != -1)
-    if parts.count(-1) > 1 or (known == 0 or total % known if -1 in parts else known != total):
+def _inferred(total: int, sizes_) -> tuple[int, ...]:
+    parts = sizes((sizes_,))
+    product = math.prod(n for n in parts if n != -1)
+    if parts.count(-1) > 1 or (product == 0 or total % product if -1 in parts else product != total):
         raise ShapeError("unflatten: the sizes do not multiply to the dimension", received=f"{total} into {parts}")
-    return tuple(total // known if n == -1 else n for n in parts)
+    return tuple(total // product if n == -1 else n for n in parts)
 
 
 def sum_to(gradient: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -344,19 +344,19 @@ def _same_dtype(name: str, tensors) -> list[Tensor]:
 def cat(tensors, dim: int = 0):
     """The tensors joined along an existing dimension"""
     tensors = _same_dtype("cat", tensors)
-    full = [x for x in tensors if x.shape != (0,)] or tensors[:1]  # PyTorch passes over empty vectors
-    first = full[0]
+    nonempty = [x for x in tensors if x.shape != (0,)] or tensors[:1]  # PyTorch ignores empty vectors
+    first = nonempty[0]
     if not first.ndim:
         raise ShapeError("cat joins tensors that have a dimension", received="0-d tensors", fix="use stack")
     d = normalize_dim(dim, first.ndim)
-    for k, x in enumerate(full):
+    for k, x in enumerate(nonempty):
         if x.ndim != first.ndim or x.shape[:d] + x.shape[d + 1 :] != first.shape[:d] + first.shape[d + 1 :]:
             raise ShapeError(
                 f"cat: tensor {k} differs from the first in more than dimension {d}",
                 expected=str(first.shape),
                 received=str(x.shape),
             )
-    return apply(_cat, tuple(full), {"dim": d})
+    return apply(_cat, tuple(nonempty), {"dim": d})
 
 
 @composite(
@@ -507,9 +507,9 @@ def flip_p(xp, input, *, dims):
 
 
 @composite(examples=lambda make: [sample(make(3, 4), (0,)), sample(make(2, 3, 4), (0, -1))])
-def flip(input, *given, dims=None):
+def flip(input, *args, dims=None):
     """The order of the elements reversed along `dims`; a copy"""
-    dims = normalize_dims(sizes(given if dims is None else (dims,)), input.ndim)
+    dims = normalize_dims(sizes(args if dims is None else (dims,)), input.ndim)
     return flip_p(input, dims=dims) if dims else _clone(input)
 
 
@@ -585,18 +585,18 @@ def pad(input, pad, mode: str = "constant", value=None):
                 keep = builtins.max(input.shape[d] - low - high, 0)
                 extra = builtins.max(low + high - input.shape[d], 0)
                 pairs[d] = (builtins.max(pairs[d][0], 0), builtins.max(pairs[d][1], 0))
-                if extra:  # one side crops into what the other side adds
+                if extra:  # one side crops into the padding of the other
                     pairs[d] = (builtins.max(pairs[d][0] - extra, 0), builtins.max(pairs[d][1] - extra, 0))
                 input = narrow(input, d, builtins.min(low, input.shape[d] - keep), keep)
         value = 0 if value is None else value
-        input.backend.constant(value, input.dtype)  # raises for what the dtype cannot hold
+        input.backend.constant(value, input.dtype)  # raises for a value out of the dtype's range
         return _pad(input, widths=tuple(pairs), value=value)
     if mode not in ("reflect", "replicate", "circular"):
         raise ArgumentError(
             "unknown mode of pad", expected="constant, reflect, replicate or circular", received=repr(mode)
         )
     for d, (low, high) in enumerate(pairs):
-        if mode == "circular":  # cut first: what is left goes around
+        if mode == "circular":  # crop first, then wrap the cropped part around
             cut, low, high = (
                 (builtins.max(-low, 0), builtins.max(-high, 0)),
                 builtins.max(low, 0),
@@ -651,10 +651,10 @@ def triu(input, diagonal: int = 0):
 
 @composite(examples=lambda make: [sample(make(2, 3), 2, 2), sample(make(3), 2, 2)], aliases=("tile",))
 @takes_arrays
-def repeat(input, *given, repeats=None, dims=None):
+def repeat(input, *args, repeats=None, dims=None):
     """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
     repeats = dims if repeats is None else repeats
-    times = sizes(given if repeats is None else (repeats,))
+    times = sizes(args if repeats is None else (repeats,))
     if len(times) < input.ndim:
         times = (1,) * (input.ndim - len(times)) + times
     x = atleast(input, len(times))

@@ -13,13 +13,13 @@ from deepcore.ops.shape import normalize_dim, reshape_p
 
 @fused
 def softmax_grad(g, out, *, dim):
-    """The gradient of a softmax's input, given that of its output."""
+    """The gradient of the input of softmax; `g` is that of its output."""
     return out * (g - sum_p(g * out, dims=(dim,), keepdim=True))
 
 
 @fused
 def log_softmax_grad(g, out, *, dim):
-    """The same of its logarithm."""
+    """The gradient of the input of log_softmax."""
     return g - weigh(sum_p(g, dims=(dim,), keepdim=True), exp(out))
 
 

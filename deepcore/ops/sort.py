@@ -12,7 +12,7 @@ from deepcore.tensor import made
 
 
 def _sortable(input) -> Tensor:
-    """What is sorted in place of `input`: a constant, of 16-bit floats in float32, which has the same order."""
+    """`input` detached, and 16-bit floats in float32, which sort in the same order."""
     input = input.detach()
     return cast(input, dt.float32) if is_half(input) else input
 
@@ -70,7 +70,7 @@ def topk(input, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
     last = input.ndim - 1
     if d == last:
         index = _topk(_sortable(input), k=k, dim=d, largest=bool(largest))
-    else:  # rows along memory are gone through faster, and so is a copy of them
+    else:  # a contiguous copy and its rows sort faster than strided rows
         rows = transpose(_sortable(input), d, last).contiguous()
         index = transpose(_topk(rows, k=k, dim=last, largest=bool(largest)), d, last).contiguous()
     return ValuesAndIndices(gather(input, d, index), index)

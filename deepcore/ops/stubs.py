@@ -1,7 +1,7 @@
-"""Writes the type stubs of the registered ops, so that editors and type checkers know them.
+"""Writes the type stubs of the registered ops for editors and type checkers.
 
 `python -m deepcore.ops.stubs` rewrites `_functions.pyi` (dc.<name>) and `_methods.pyi` (Tensor.<name>); with `--check`
-it only says whether they are up to date. What a function returns is read off its samples.
+it only reports whether they are up to date. The return type of a function is that of its results on its samples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from deepcore.tensor import Tensor
 
 Operand = Tensor | builtins.float | builtins.int | builtins.bool
 """
-# Tensor.float and its like would hide the types of the same names.
+# Tensor.float, Tensor.int, … would shadow the builtin types of the same names.
 _TYPES = re.compile(r"\b(int|float|bool|str|tuple)\b")
 _TENSORS = {
     "input",
@@ -59,8 +59,8 @@ class _Make:
 
 def _returns(entry: Declared) -> str:
     kinds = set()
-    for one in entry.examples(_Make()):
-        out = entry.function(*one.args, **one.kwargs)
+    for sample in entry.examples(_Make()):
+        out = entry.function(*sample.args, **sample.kwargs)
         kinds.add(
             "ValuesAndIndices"
             if hasattr(out, "_fields")
@@ -116,23 +116,23 @@ def functions() -> str:
 def methods() -> str:
     """The text of `_methods.pyi`."""
     lines = [_HEADER, _IMPORTS, "class TensorMethods:", "    T: Tensor", "    mT: Tensor", "    H: Tensor\n"]
-    known = set()
+    names = set()
     for entry in sorted(FUNCTIONS.values(), key=lambda e: e.name):
         if entry.method:
             returns = _returns(entry)
             for name in (entry.name, *entry.aliases):
-                known.add(name)
+                names.add(name)
                 lines.append(_define(name, entry, returns, method=True))
     for name, value in sorted(vars(Tensor).items()):
-        if name in known or not inspect.isfunction(value) or value.__module__ == "deepcore.tensor":
+        if name in names or not inspect.isfunction(value) or value.__module__ == "deepcore.tensor":
             continue
         if name.startswith("__"):
-            more = "" if len(inspect.signature(value).parameters) == 1 else ", other: Any"
+            parameters = "" if len(inspect.signature(value).parameters) == 1 else ", other: Any"
             if name == "__setitem__":
                 lines.append("    def __setitem__(self, index: Any, value: Any) -> None: ...")
             else:
                 ignore = "  # type: ignore[override]" if name in ("__eq__", "__ne__") else ""
-                lines.append(f"    def {name}(self{more}) -> Tensor: ...{ignore}")
+                lines.append(f"    def {name}(self{parameters}) -> Tensor: ...{ignore}")
         else:
             lines.append(f"    def {name}(self, *args: Any, **kwargs: Any) -> Tensor: ...")
     return "\n".join(lines) + "\n"
@@ -140,8 +140,8 @@ def methods() -> str:
 
 def files() -> dict[Path, str]:
     """The text of both files."""
-    here = Path(__file__).parent
-    return {here / "_functions.pyi": functions(), here / "_methods.pyi": methods()}
+    folder = Path(__file__).parent
+    return {folder / "_functions.pyi": functions(), folder / "_methods.pyi": methods()}
 
 
 def main(arguments: list[str], files: dict[Path, str], module: str) -> int:

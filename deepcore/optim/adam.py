@@ -9,16 +9,16 @@ from deepcore.optim.optimizer import OPTIMIZERS, Optimizer, betas_in_range, non_
 
 
 def _moments(w, g, m, v, sign, decay, beta1, rest1, beta2, rest2):
-    """The gradient's mean and mean square, with this gradient."""
+    """The updated running mean and mean square of the gradient."""
     g = sign * g
     g = g + decay * w if decay != 0.0 else g
-    # The same mean from either end: beta1 = 0 gives g itself.
+    # Interpolate from the nearer end, so that beta1 = 0 gives g exactly.
     m = m + rest1 * (g - m) if beta1 > 0.5 else g - beta1 * (g - m)
     return m, beta2 * v + rest2 * (g * g)
 
 
 def adam(w, g, m, v, sign, decay, shrink, beta1, rest1, beta2, rest2, rate, eps):
-    """`rate` and `eps` hold the corrections of the moments: lr · m̂ / (√v̂ + eps) with one division."""
+    """`rate` and `eps` include the bias corrections: lr · m̂ / (√v̂ + eps) with one division."""
     m, v = _moments(w, g, m, v, sign, decay, beta1, rest1, beta2, rest2)
     return shrink * w - rate * (m / (sqrt(v) + eps)), m, v
 

@@ -17,7 +17,7 @@ SCHEDULERS = Registry("learning-rate schedule")
 
 
 class LRScheduler:
-    """Base of the schedules: a subclass gives `get_lr()`, the groups' learning rates at `last_epoch`.
+    """Base of the schedules: a subclass defines `get_lr()`, the groups' learning rates at `last_epoch`.
 
     Schedules change the current rates step by step, so several can act on one optimizer. `last_epoch=-1` starts;
     another value resumes, and needs the groups' "initial_lr" (an optimizer's state dict has it).
@@ -48,12 +48,12 @@ class LRScheduler:
         raise NotImplementedError
 
     def current(self) -> list[float]:
-        """The groups' learning rates now."""
+        """The current learning rates of the groups."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     @property
     def starting(self) -> bool:
-        """True in the call that the constructor makes."""
+        """Whether `get_lr` is called by the constructor."""
         return self._step_count == 1
 
     def step(self) -> None:
@@ -77,7 +77,7 @@ class LRScheduler:
                 expected="finite numbers",
                 received=str(rates),
             )
-        for group, lr in zip(self.optimizer.param_groups, rates):  # a group added later may have no rate here
+        for group, lr in zip(self.optimizer.param_groups, rates):  # a group added later may have no rate
             group["lr"] = lr
         self._last_lr = self.current()
 
@@ -90,32 +90,36 @@ class LRScheduler:
         return {k: v for k, v in self.__dict__.items() if k != "optimizer" and not callable(v)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue where `state_dict()` was taken; the optimizer's own state dict holds the rates themselves."""
+        """Continue where `state_dict()` was taken; the optimizer's expected state dict holds the rates themselves."""
         if not isinstance(state_dict, Mapping):
             raise StateDictError("the state of a schedule is a dict", received=type(state_dict).__name__)
-        own, given = self.state_dict(), self._converted(state_dict)
-        faults = [f"{k!r} is missing" for k in own if k not in given]
-        faults += [f"{k!r} is unexpected ({suggest(k, own)})" for k in given if k not in own]
+        expected, values = self.state_dict(), self._converted(state_dict)
+        faults = [f"{k!r} is missing" for k in expected if k not in values]
+        faults += [f"{k!r} is unexpected ({suggest(k, expected)})" for k in values if k not in expected]
         faults += [
-            f"{k!r} cannot be {given[k]!r:.60}" for k in own if k in given and not self._fits(k, own[k], given[k])
+            f"{k!r} cannot be {values[k]!r:.60}"
+            for k in expected
+            if k in values and not self._fits(k, expected[k], values[k])
         ]
-        if not faults and len(given["base_lrs"]) != len(self.base_lrs):
-            faults.append(f"it is for {len(given['base_lrs'])} parameter groups, not {len(self.base_lrs)}")
+        if not faults and len(values["base_lrs"]) != len(self.base_lrs):
+            faults.append(f"it is for {len(values['base_lrs'])} parameter groups, not {len(self.base_lrs)}")
         if faults:
             raise StateDictError("\n  ".join([f"the state dict does not fit {type(self).__name__}:", *faults]))
-        self.__dict__.update({k: _copied(v) for k, v in given.items()})
+        self.__dict__.update({k: _copied(v) for k, v in values.items()})
 
     def _converted(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """A state dict of PyTorch's schedule of this name as this one's."""
+        """A state dict of PyTorch's schedule of this name without PyTorch's internal entries."""
         return {k: v for k, v in state_dict.items() if k not in ("_is_initial", "_get_lr_called_within_step")}
 
-    def _fits(self, name: str, own, value) -> bool:
-        """Whether a saved value can stand in the place of this schedule's own."""
-        if isinstance(own, (list, tuple)):
-            return isinstance(value, (list, tuple)) and all(is_number(v) or (v is None and None in own) for v in value)
+    def _fits(self, name: str, current, value) -> bool:
+        """Whether a saved value can replace this schedule's current one."""
+        if isinstance(current, (list, tuple)):
+            return isinstance(value, (list, tuple)) and all(
+                is_number(v) or (v is None and None in current) for v in value
+            )
         if name in self.counts or name in ("last_epoch", "_step_count"):
             return type(value) is int and (1 if name in self.counts else -1) <= value < 1 << 63
-        return is_number(value) if is_number(own) else own is None or isinstance(value, type(own))
+        return is_number(value) if is_number(current) else current is None or isinstance(value, type(current))
 
 
 def _copied(value):
@@ -152,7 +156,7 @@ class MultiStepLR(LRScheduler):
     """lr = lr₀ · gamma^(number of milestones reached)."""
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1):
-        #: Epoch → how often it was given, as PyTorch keeps them.
+        #: Epoch → multiplicity, as in PyTorch.
         self.milestones = dict(sorted(Counter(milestones).items()))
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
@@ -163,9 +167,9 @@ class MultiStepLR(LRScheduler):
             return self.current()
         return [lr * self.gamma**reached for lr in self.current()]
 
-    def _fits(self, name: str, own, value) -> bool:
+    def _fits(self, name: str, current, value) -> bool:
         if name != "milestones":
-            return super()._fits(name, own, value)
+            return super()._fits(name, current, value)
         return isinstance(value, Mapping) and all(type(m) is type(n) is int and n > 0 for m, n in value.items())
 
 
@@ -187,7 +191,7 @@ class CosineAnnealingLR(LRScheduler):
         if self.starting:
             return self.current()
         low, step = self.eta_min, math.pi / self.T_max
-        if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:  # at the bottom the ratio below is 0/0
+        if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:  # at the minimum the ratio below is 0/0
             rise = (1 - math.cos(step)) / 2
             return [lr + (base - low) * rise for lr, base in zip(self.current(), self.base_lrs)]
         ratio = (1 + math.cos(step * self.last_epoch)) / (1 + math.cos(step * (self.last_epoch - 1)))

@@ -1,4 +1,4 @@
-"""`Optimizer`: parameter groups, state and files; what an optimizer computes is its `update`, `scalars` and `init`."""
+"""`Optimizer`: parameter groups, state and files; subclasses define `update`, `scalars` and `init`."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from deepcore.kernels.update import Update, run_update
 from deepcore.nn.modules.module import clear_gradients
 from deepcore.nn.registry import Registry
 from deepcore.nn.utils import check_gradients, clip_grad_norm_, clip_grad_value_
-from deepcore.optim.plan import Plan, way_back
+from deepcore.optim.plan import Plan, restore_calls
 from deepcore.tensor import Tensor, from_raw
 
 OPTIMIZERS = Registry("optimizer")
 
-# Settings that PyTorch saves with a group and that have no meaning here.
+# Settings that PyTorch saves with a group and that deepcore does not have.
 _TORCH_ONLY = {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"}
-# Keys of a group that are no settings of an optimizer: its own, and those that PyTorch's schedules add.
+# Keys of a group that are not settings of an optimizer: parameters, and those that PyTorch's schedules add.
 _NO_SETTINGS = {
     "params", "param_names", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr",
 }  # fmt: skip
 
 
 class Optimizer:
-    """Base of the optimizers. A subclass gives `defaults`, and its mathematics in three methods:
+    """Base of the optimizers. A subclass passes `defaults` and defines three methods:
 
-    `update(group)`: the `Update`, one element's formula, that a group's settings call for; kernels and plain array code
-    are derived from it. `scalars(group, step)`: the numbers in that formula at a parameter's update number `step`, by
-    name. `init(parameter)`: the state to start with, a dict of raw arrays and numbers (a count of updates is called
-    "step"); arrays of the formula that are not in it begin as zeros.
+    `update(group)`: the `Update`, the formula of one element, for a group's settings; kernels and plain array code
+    are derived from it. `scalars(group, step)`: the scalars of that formula, by name, at a parameter's update number
+    `step`. `init(parameter)`: the initial state, a dict of raw arrays and numbers (a count of updates is called
+    "step"); arrays of the formula that are not in it start as zeros.
 
-    What no formula of one element can say is `apply(parameter, gradient, state, group)` instead of the first two: one
+    An update that is not elementwise is `apply(parameter, gradient, state, group)` instead of the first two: one
     update, in place, on raw arrays (`parameter._data`, `gradient`) with `xp = parameter.backend`.
     `validate(group)` checks hyperparameters; `state_names` are the names a saved state may have.
 
@@ -59,13 +59,13 @@ class Optimizer:
         self.defaults = defaults
         self.state: dict[Tensor, dict[str, Any]] = {}
         self.param_groups: list[dict[str, Any]] = []
-        #: Whether it has been: a schedule asks.
+        #: Whether `step()` has run; schedules check it.
         self._stepped = False
         self._plan: Plan | None = None
         frame = getattr(params, "gi_frame", None)  # model.parameters(), not yet walked
-        groups = _listed(params)
+        groups = _as_list(params)
         if not groups:
-            raise ArgumentError(f"{type(self).__name__} was given no parameters", fix=_why_empty(params, frame))
+            raise ArgumentError(f"{type(self).__name__} was given no parameters", fix=_fix_for_empty(params, frame))
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         for group in groups:
@@ -90,13 +90,13 @@ class Optimizer:
         run_update(parameter.backend, update, scalars, parameter._data, gradient, *states)
 
     def prepare(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> tuple[Update, dict, list]:
-        """(formula, scalars, state arrays) of the next update, which the state counts already; arrays are made if missing."""
+        """(formula, scalars, state arrays) of the next update; increments the state's step and creates missing arrays."""
         update = self.update(group)
         step = self.advance(parameter, state, update)
         return update, self.scalars(group, step), [state[name] for name in update.states]
 
     def advance(self, parameter: Tensor, state: dict[str, Any], update: Update) -> int:
-        """The number of the next update, which the state counts already; arrays are made if missing."""
+        """The number of the next update; increments the state's step and creates missing arrays."""
         first = False
         for name in update.states:
             if state.get(name) is None:
@@ -108,7 +108,7 @@ class Optimizer:
         return 1 if first else 2
 
     def validate(self, group: dict[str, Any]) -> None:
-        """Raise `ArgumentError` for settings that make no sense."""
+        """Raise `ArgumentError` for invalid settings."""
         non_negative(group, "lr")
 
     # -- groups -----------------------------------------------------------------------------------------
@@ -116,13 +116,13 @@ class Optimizer:
         """Add a group: "params" and any settings that differ from the defaults (further keys, as "name", are kept)."""
         if not isinstance(param_group, dict) or "params" not in param_group:
             raise ArgumentError("a parameter group is a dict with 'params'", received=repr(type(param_group).__name__))
-        given = param_group["params"]
-        items = [given] if isinstance(given, Tensor) else _listed(given)
+        params = param_group["params"]
+        items = [params] if isinstance(params, Tensor) else _as_list(params)
         group = {**param_group, "params": []}
         if items and isinstance(items[0], (tuple, list)):
             group["param_names"] = [name for name, _ in items]
             items = [p for _, p in items]
-        held = {id(p) for g in self.param_groups for p in g["params"]}
+        parameter_ids = {id(p) for g in self.param_groups for p in g["params"]}
         for i, p in enumerate(items):
             if not isinstance(p, Tensor):
                 raise ArgumentError(
@@ -134,23 +134,23 @@ class Optimizer:
                     "not change what it was computed from",
                     fix="give the leaf tensors, or detach() it",
                 )
-            if id(p) in held:
+            if id(p) in parameter_ids:
                 raise ArgumentError(
                     f"{type(self).__name__}: parameter {i} of the group (shape {p.shape}) is already in the optimizer",
                     expected="each parameter in one group, once",
                 )
-            held.add(id(p))
+            parameter_ids.add(id(p))
         group["params"] = items
         for name in param_group:
-            if self._misspelt(name):
+            if self._is_misspelled(name):
                 raise ArgumentError(f"{type(self).__name__} has no setting {name!r}", fix=suggest(name, self.defaults))
         for name, value in self.defaults.items():
             group.setdefault(name, value)
         self.validate(group)
         self.param_groups.append(group)
 
-    def _misspelt(self, name) -> bool:
-        """Whether a group's key is no setting and close to the name of one."""
+    def _is_misspelled(self, name) -> bool:
+        """Whether a group's key is not a setting but close to the name of one."""
         if name in self.defaults or name in _NO_SETTINGS:
             return False
         return bool(difflib.get_close_matches(str(name), self.defaults, n=1, cutoff=0.8))
@@ -174,44 +174,44 @@ class Optimizer:
         named: Sequence[tuple[str, Tensor]] | None = None,
         keep: bool = True,
     ) -> Tensor | None:
-        """`clip_grad_value_` and `clip_grad_norm_` of all its parameters, then `step()`, with the same bits, at once.
+        """`clip_grad_value_` and `clip_grad_norm_` of all parameters, then `step()`, fused, with the same bits.
 
-        Returns the norm before, or None without `max_norm`. `error_if_nonfinite`: a norm, or without `max_norm` a
-        gradient, that is NaN or infinite raises `NonFiniteError` naming the parameter (as in `named`, (name, parameter)
-        pairs), and nothing is changed. `keep=False`: the gradients may be clipped or not afterwards, also if anything is
-        raised.
+        Returns the norm before clipping, or None without `max_norm`. `error_if_nonfinite`: a NaN or infinite norm, or
+        without `max_norm` gradient, raises `NonFiniteError` naming the parameter (as in `named`, (name, parameter)
+        pairs), and nothing is changed. `keep=False`: the gradients may be clipped or not afterwards, also after an
+        exception.
         """
         max_norm = None if max_norm is None else errors.non_negative("max_norm", max_norm)
         clip_value = None if clip_value is None else errors.non_negative("clip_value", clip_value)
         clips = max_norm is not None or clip_value is not None
         clip = Clip(max_norm, clip_value, error_if_nonfinite, keep and clips)
-        own = getattr(self.step, "__func__", None) is not Optimizer.step
-        if not own:
+        overrides_step = getattr(self.step, "__func__", None) is not Optimizer.step
+        if not overrides_step:
             return effect("update", partial(_clip_and_step, named=named), self, clip, partial(_clipped, clip=clip))
         return self._clipped_step(clip, named)
 
     def _clipped_step(self, clip: Clip, named: Sequence[tuple[str, Tensor]] | None) -> Tensor | None:
-        own = getattr(self.step, "__func__", None) is not Optimizer.step
+        overrides_step = getattr(self.step, "__func__", None) is not Optimizer.step
         max_norm, clip_value, error_if_nonfinite = clip.max_norm, clip.value, clip.finite
         live, counts = self._live()
-        if not own:
-            plan = self._planned(live, counts)
-            if plan.whole_norm:
+        if not overrides_step:
+            plan = self._plan_for(live, counts)
+            if plan.has_total_norm:
                 self._plan = None
                 if plan.run(self, _raw(live), clip) == 0:
                     self._plan = plan
                     return None if max_norm is None else from_raw(plan.norm(), live[0].backend)
-        log = way_back(_raw(live)) if clip.keep else []
-        undo = starmap(call, log)  # it reads the list when it runs
+        log = restore_calls(_raw(live)) if clip.keep else []
+        undo = starmap(call, log)  # lazy: reads the list when it runs
         names = {} if named is None else {id(p): name for name, p in named}
-        each = [(names.get(id(p)) or f"number {i} (shape {p.shape})", p) for i, p in enumerate(live)]
+        named_parameters = [(names.get(id(p)) or f"number {i} (shape {p.shape})", p) for i, p in enumerate(live)]
         try:
             if error_if_nonfinite and max_norm is None:
-                check_gradients(each)
+                check_gradients(named_parameters)
             if clip_value is not None:
-                clip_grad_value_(each, clip_value)
-            norm = None if max_norm is None else clip_grad_norm_(each, max_norm, 2.0, error_if_nonfinite)
-            if own:
+                clip_grad_value_(named_parameters, clip_value)
+            norm = None if max_norm is None else clip_grad_norm_(named_parameters, max_norm, 2.0, error_if_nonfinite)
+            if overrides_step:
                 log.clear()
                 self.step()
             else:
@@ -222,47 +222,47 @@ class Optimizer:
         return norm
 
     def _live(self) -> tuple[list[Tensor], list[int]]:
-        """The parameters with a gradient, and how many of each group they are."""
+        """The parameters with a gradient, and their number in each group."""
         if self._plan is not None:
             self._plan.rouse()
         parts = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         return [p for part in parts for p in part] if len(parts) > 1 else parts[0], [len(part) for part in parts]
 
-    def _planned(self, live: list[Tensor], counts: list[int]) -> Plan:
+    def _plan_for(self, live: list[Tensor], counts: list[int]) -> Plan:
         plan = self._plan
         if plan is not None and plan.fits(self, live, counts):
             return plan
-        fresh = Plan(self, live, counts, kernels=self.by_formula)
+        new_plan = Plan(self, live, counts, kernels=self.by_formula)
         if plan is not None:
-            fresh.kept = plan.kept
-        return fresh
+            new_plan.backend_cache = plan.backend_cache
+        return new_plan
 
     @property
     def by_formula(self) -> bool:
-        """Whether `update` and `scalars` are all there is to an update."""
+        """Whether `update` and `scalars` define the update, rather than an overridden `apply`."""
         return type(self).apply is Optimizer.apply
 
-    def _update(self, before: list | None = None) -> None:
-        """One step; `before` is the way back from what was done for it already, as in `Plan.run`."""
-        effect("update", partial(_step, before=before), self, None, None)
+    def _update(self, undo_log: list | None = None) -> None:
+        """One step; `undo_log` reverts changes already made for it, as in `Plan.run`."""
+        effect("update", partial(_step, undo_log=undo_log), self, None, None)
 
-    def _step(self, before: list | None) -> None:
+    def _step(self, undo_log: list | None) -> None:
         live, counts = self._live()
-        plan = self._planned(live, counts)
+        plan = self._plan_for(live, counts)
         self._plan = None  # an exception leaves none
         if plan.others:
             _check(live)
-        if plan.run(self, _raw(live), before=before):
+        if plan.run(self, _raw(live), undo_log=undo_log):
             _check(live)
-            # Not contiguous, of another dtype, or in a parameter's own memory: the kernels take copies.
+            # Gradients that are not contiguous, of another dtype, or alias a parameter are copied for the kernels.
             copies = [p.backend.array(g, p.dtype, order="C") for p, g in zip(live, _raw(live))]
-            if plan.run(self, copies, before=before):
+            if plan.run(self, copies, undo_log=undo_log):
                 plan = Plan(self, live, counts, kernels=False)
-                plan.run(self, copies, before=before)
+                plan.run(self, copies, undo_log=undo_log)
         self._plan = plan
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, or set them to zeros."""
+        """Set the gradients to None, or to zeros."""
         clear_gradients([p for group in self.param_groups for p in group["params"]], set_to_none)
 
     # -- files --------------------------------------------------------------------------------------------
@@ -289,11 +289,11 @@ class Optimizer:
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a `state_dict()`: of this class or of PyTorch's optimizer of that name.
+        """Load a `state_dict()` of this class or of PyTorch's optimizer of that name.
 
         Within a group, parameters are matched by name where both sides have names, else by position. The settings of
-        a group become those of the state dict, which has all of them; a switch (True or False) that is missing is off.
-        Everything is checked before anything changes; what does not fit is in one `StateDictError`.
+        a group become those of the state dict, which has all of them; a missing switch (True or False) is off.
+        Everything is checked before anything changes; one `StateDictError` lists everything that does not fit.
         """
         name = type(self).__name__
         if not _has_layout(state_dict):
@@ -315,7 +315,7 @@ class Optimizer:
         parameters: dict[Any, Tensor] = {}
         groups = []
         for i, (saved, group) in enumerate(zip(saved_groups, self.param_groups)):
-            parameters |= zip(saved["params"], _matched(i, saved, group, faults))
+            parameters |= zip(saved["params"], _match_parameters(i, saved, group, faults))
             groups.append(self._group_from(saved, group, faults))
         state = {}
         for key, entry in state_dict["state"].items():
@@ -323,7 +323,7 @@ class Optimizer:
             if number not in parameters:
                 faults.append(f"state for parameter {key!r}, which no group has")
                 continue
-            state[parameters[number]] = self._loaded(number, parameters[number], entry, faults)
+            state[parameters[number]] = self._load_state(number, parameters[number], entry, faults)
         if faults:
             raise StateDictError("\n  ".join([f"the state dict does not fit {name}:", *faults[:20]]))
         self.param_groups = groups
@@ -331,16 +331,18 @@ class Optimizer:
 
     def _group_from(self, saved, group: dict[str, Any], faults: list[str]) -> dict[str, Any]:
         """A group with the settings of a saved one and the parameters of `group`."""
-        kept = {k: v for k, v in saved.items() if k not in _TORCH_ONLY and k not in ("params", "param_names")}
-        kept = {k: _setting(v, group.get(k)) for k, v in kept.items()}
-        wrong = [k for k, default in self.defaults.items() if k in kept and not _same_kind(kept[k], default)]
-        faults += [f"setting {k!r} cannot be {kept[k]!r:.60}" for k in wrong]
-        # Switches came to the optimizers one by one: a file from before has none, and it was off.
+        restored = {k: v for k, v in saved.items() if k not in _TORCH_ONLY and k not in ("params", "param_names")}
+        restored = {k: _setting(v, group.get(k)) for k, v in restored.items()}
+        wrong = [k for k, default in self.defaults.items() if k in restored and not _same_kind(restored[k], default)]
+        faults += [f"setting {k!r} cannot be {restored[k]!r:.60}" for k in wrong]
+        # A file written before a switch was added to the optimizer lacks it; it was off then.
         switches = {k: False for k, default in self.defaults.items() if isinstance(default, bool)}
-        missing = [k for k in self.defaults if k not in kept and k not in switches]
+        missing = [k for k in self.defaults if k not in restored and k not in switches]
         faults += [f"setting {k!r} is missing" for k in missing]
-        faults += [f"there is no setting {k!r:.60}; {suggest(k, self.defaults)}" for k in kept if self._misspelt(k)]
-        loaded = {"params": group["params"], **switches, **kept}
+        faults += [
+            f"there is no setting {k!r:.60}; {suggest(k, self.defaults)}" for k in restored if self._is_misspelled(k)
+        ]
+        loaded = {"params": group["params"], **switches, **restored}
         if "param_names" in group:
             loaded["param_names"] = group["param_names"]
         if not wrong and not missing:
@@ -350,7 +352,7 @@ class Optimizer:
                 faults.append(error.problem)
         return loaded
 
-    def _loaded(self, number: int, p: Tensor, entry, faults: list[str]) -> dict[str, Any]:
+    def _load_state(self, number: int, p: Tensor, entry, faults: list[str]) -> dict[str, Any]:
         start = self.init(p)
         for name in start:
             if entry.get(name) is None:
@@ -390,8 +392,8 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
-def _step(optimizer: Optimizer, clip: None, clipped: None, before: list | None) -> None:
-    optimizer._step(before)
+def _step(optimizer: Optimizer, clip: None, clipped: None, undo_log: list | None) -> None:
+    optimizer._step(undo_log)
 
 
 def _clip_and_step(optimizer: Optimizer, clip: Clip, clipped: Callable, named) -> Tensor | None:
@@ -399,7 +401,7 @@ def _clip_and_step(optimizer: Optimizer, clip: Clip, clipped: Callable, named) -
 
 
 def _clipped(gradients: list[Tensor], clip: Clip) -> Tensor | None:
-    """Clip gradients in place as `clipped_step` does; the norm before."""
+    """Clip gradients in place as `clipped_step` does; returns the norm before."""
     holders = [from_raw(g._data, g.backend) for g in gradients]
     for holder, g in zip(holders, gradients):
         holder.grad = g
@@ -413,7 +415,7 @@ def _raw(live: list[Tensor]) -> list:
 
 
 def _check(live: list[Tensor]) -> None:
-    """Raise where a gradient is not its parameter's."""
+    """Raise where a gradient's backend or shape differs from its parameter's."""
     for p in live:
         gradient = p.grad
         assert gradient is not None
@@ -430,7 +432,7 @@ def _check(live: list[Tensor]) -> None:
 
 
 def _has_layout(state_dict) -> bool:
-    """Whether it is laid out as `Optimizer.state_dict` says."""
+    """Whether it has the layout of `Optimizer.state_dict`."""
     if not isinstance(state_dict, Mapping):
         return False
     state, groups = state_dict.get("state"), state_dict.get("param_groups")
@@ -443,19 +445,19 @@ def _has_layout(state_dict) -> bool:
     )
 
 
-def _matched(number: int, saved, group: dict[str, Any], faults: list[str]) -> list[Tensor]:
+def _match_parameters(number: int, saved, group: dict[str, Any], faults: list[str]) -> list[Tensor]:
     """The parameters of `group` in the order of a saved group: by name where both have names, each once."""
-    names, own = saved.get("param_names"), group.get("param_names")
+    names, own_names = saved.get("param_names"), group.get("param_names")
     parameters = group["params"]
-    if names is None or own is None or len(set(own)) < len(parameters) or len(own) != len(parameters):
+    if names is None or own_names is None or len(set(own_names)) < len(parameters) or len(own_names) != len(parameters):
         return parameters
     if not isinstance(names, (list, tuple)) or len(names) != len(parameters) or not all(map(_is_text, names)):
         faults.append(f"group {number}: 'param_names' are not the names of {len(parameters)} parameters")
         return parameters
     if len(set(names)) < len(names):
         return parameters
-    by_name = dict(zip(own, parameters))
-    missing, unexpected = [n for n in own if n not in names], [n for n in names if n not in by_name]
+    by_name = dict(zip(own_names, parameters))
+    missing, unexpected = [n for n in own_names if n not in names], [n for n in names if n not in by_name]
     if missing or unexpected:
         faults.append(
             f"group {number} has parameters {', '.join(missing[:5])} where the state dict has {', '.join(unexpected[:5])}"
@@ -476,7 +478,7 @@ def _setting(value, like):
 
 
 def _same_kind(value, default) -> bool:
-    """Whether a setting can stand where `default` does."""
+    """Whether a setting has the type of `default`."""
     if isinstance(default, tuple):
         return isinstance(value, tuple) and len(value) == len(default) and all(map(_same_kind, value, default))
     if isinstance(default, bool) or not isinstance(default, (int, float)):
@@ -489,7 +491,7 @@ def is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _listed(params) -> list:
+def _as_list(params) -> list:
     if isinstance(params, (set, frozenset)):
         raise ArgumentError("parameters need an order, which a set does not have", fix="list(…) of them")
     if not isinstance(params, Iterable):
@@ -498,8 +500,8 @@ def _listed(params) -> list:
     return list(params)
 
 
-def _why_empty(params, frame) -> str:
-    """The fix for parameters that were none; `frame` is that of a generator not yet walked."""
+def _fix_for_empty(params, frame) -> str:
+    """The fix for an empty list of parameters; `frame` is that of a generator before it ran."""
     if frame is None and hasattr(params, "gi_frame"):
         return "an iterator gives its items once, and this one is used up: call model.parameters() again"
     unregistered = None if frame is None else getattr(frame.f_locals.get("self"), "unregistered", None)
@@ -510,7 +512,7 @@ def _why_empty(params, frame) -> str:
 
 
 def _copied(value, p: Tensor):
-    """A saved tensor or array as a raw array of the parameter's own, floating ones in its dtype."""
+    """A saved tensor or array copied to the parameter's backend as a raw array, floating ones in its dtype."""
     from deepcore.tensor import tensor
 
     copy = tensor(value.detach() if hasattr(value, "detach") else value, backend=p.backend)

@@ -26,31 +26,31 @@ _OWN = f"{__name__.partition('.')[0]}.optim"
 
 
 class Plan:
-    """What a step updates, for as long as nothing but values changes.
+    """The updates of a step, valid until parameters, states, groups or formulas are replaced.
 
-    Parameters that kernels can update are in `program`, in batches of one formula and dtype; the others are updated one
-    by one by `Optimizer.apply`, with copies to go back to.
+    `program` updates the parameters that kernels support, in batches of one formula and dtype; `Optimizer.apply` updates
+    the others one by one, after copies for undo.
     """
 
     def __init__(self, optimizer: Optimizer, live: list[Tensor], counts: list[int], kernels: bool):
         self.live, self.counts, self.every_group = live, counts, list(optimizer.param_groups)
-        #: Which compiled step's look at the groups' settings the scalars were made after; None: nobody's.
+        #: The token of the compiled step that last set the scalars from the groups' settings; None: no such step.
         self.settled: object | None = None
-        #: Whether what formulas are chosen by is in the groups alone, as for our own.
-        self.own = type(optimizer).__module__.startswith(_OWN)
+        #: Whether the optimizer is deepcore's own, whose formulas depend on the groups alone.
+        self.is_builtin = type(optimizer).__module__.startswith(_OWN)
         self.weights = [p._data for p in live]
         self.groups = [g for g, count in zip(optimizer.param_groups, counts) for _ in range(count)]
-        #: What the step adds, besides new values: (dict, key, value).
+        #: Entries that the step adds to dicts: (dict, key, value).
         self.added: list[tuple[dict, Any, Any]] = []
         self.states = [self._state(optimizer, p) for p in live]
-        #: The entries, by batch, and those of them whose state is made by this step.
+        #: The entries of each batch, and the entries whose state this step creates.
         self.members: list[list[int]] = []
         self.first: set[int] = set()
         self.program: Program | None = None
-        #: Whether `Optimizer.apply` is all there is to an update.
-        self.formulas = kernels
-        #: What a backend that updates many at once keeps from one step to the next.
-        self.kept: dict = {}
+        #: Whether updates are given by formulas rather than an overridden `Optimizer.apply`.
+        self.by_formula = kernels
+        #: Data that a backend with batched updates caches across steps.
+        self.backend_cache: dict = {}
         self.updates: list = []
         if kernels and settings.kernels:
             self.updates = [optimizer.update(group) for group in optimizer.param_groups]
@@ -60,8 +60,8 @@ class Plan:
         self.inside = [self.states[i] for i in inside]
         self.counted = bool(self.inside) and "step" in self.inside[0]
         self.whole = self.members == [list(range(len(live)))]
-        #: Whether its norm is that of the same parameters by themselves: one table for each dtype.
-        self.whole_norm = self.program is not None and not self.others and self.program.has_table_per_dtype
+        #: Whether the program's norm equals `clip_grad_norm_`'s: all parameters, one table for each dtype.
+        self.has_total_norm = self.program is not None and not self.others and self.program.has_table_per_dtype
 
     def _state(self, optimizer: Optimizer, p: Tensor) -> dict[str, Any]:
         state = optimizer.state.get(p)
@@ -71,16 +71,16 @@ class Plan:
         return state
 
     def _make_program(self, optimizer: Optimizer) -> None:
-        chosen: dict[tuple, list[int]] = {}
+        grouped: dict[tuple, list[int]] = {}
         for i, (w, group) in enumerate(zip(self.weights, self.groups)):
             update, state = optimizer.update(group), self.states[i]
             arrays = [state[name] for name in update.states if state.get(name) is not None]
             if supports(w, *arrays) and ready(update, w.dtype):
-                chosen.setdefault((w.dtype.itemsize, update), []).append(i)
+                grouped.setdefault((w.dtype.itemsize, update), []).append(i)
         batches: list[Batch] = []
         added: list[tuple[dict, Any, Any]] = []
         self.spans: list[list[tuple[int, int, dict]]] = []
-        for (_, update), members in sorted(chosen.items(), key=lambda item: item[0][0]):
+        for (_, update), members in sorted(grouped.items(), key=lambda item: item[0][0]):
             arrays = [self._arrays(i, update, added) for i in members]
             batches.append(Batch(update, [self.weights[i] for i in members], arrays))
             groups = [self.groups[i] for i in members]
@@ -94,16 +94,16 @@ class Plan:
             self.added += added
 
     def _arrays(self, i: int, update, added: list) -> tuple:
-        """The state arrays of an entry, those made that are not there yet."""
-        state, found = self.states[i], []
+        """The state arrays of an entry; missing ones are created and added to `added`."""
+        state, arrays = self.states[i], []
         for name in update.states:
             array = state.get(name)
             if array is None:
                 self.first.add(i)
                 array = self.live[i].backend.zeros_like(self.weights[i])
                 added.append((state, name, array))
-            found.append(array)
-        return tuple(found)
+            arrays.append(array)
+        return tuple(arrays)
 
     def rouse(self) -> None:
         """Wake the threads while the step is being prepared."""
@@ -111,14 +111,14 @@ class Plan:
             self.program.rouse()
 
     def fits(self, optimizer: Optimizer, live: list[Tensor], counts: list[int]) -> bool:
-        """Whether this is what a step would plan now; the program itself looks at sizes and dtypes."""
-        by_formula = self.program is not None or (self.updates and any(self.kept.values()))
+        """Whether this plan is valid for the step; the program itself checks sizes and dtypes."""
+        by_formula = self.program is not None or (self.updates and any(self.backend_cache.values()))
         if not by_formula or not settings.kernels or counts != self.counts:
             return False
         return all(map(is_, live, self.live)) and self._same_memory(optimizer)
 
     def _same_memory(self, optimizer: Optimizer) -> bool:
-        """Whether groups, formulas, parameters' arrays and states are the same objects as when this was made."""
+        """Whether groups, formulas, parameters' arrays and states are the same objects as when the plan was built."""
         groups = optimizer.param_groups
         return (
             len(groups) == len(self.every_group)
@@ -140,10 +140,10 @@ class Plan:
                     return False
         return True
 
-    def run(self, optimizer: Optimizer, gradients: list, clip: Clip | None = None, before: list | None = None) -> int:
-        """All of the step, or nothing: 0, or why the program stopped. `clip` only where there are no `others`.
+    def run(self, optimizer: Optimizer, gradients: list, clip: Clip | None = None, undo_log: list | None = None) -> int:
+        """Run the whole step, or change nothing: returns 0, or why the program stopped. `clip` needs a plan without `others`.
 
-        `before` is a way back from what was done for this step already; it is emptied when there is none.
+        `undo_log` reverts changes already made for this step; it is cleared once the step cannot be undone.
         """
         programs, counts = [], []
         if self.program is not None:
@@ -159,16 +159,16 @@ class Plan:
                 return MISFIT
             programs.append(program)
         log: list[tuple] = []
-        undo = starmap(call, log)  # it reads the list when it runs
+        undo = starmap(call, log)  # lazy: reads the list when it runs
         try:
             last: Iterable[Callable] = ()
             if self.others:
-                last = mode.context.copy().run(self._run_others, optimizer, gradients, log)
+                last = mode.context.copy().run(self._apply_others, optimizer, gradients, log)
             storages = [p._storage or p.storage() for p in self.live]
             if clip is not None and clip.keep:
                 storages += [p.grad.storage() for p in self.live]  # type: ignore[union-attr]
             versions = [storage.version + 1 for storage in storages]
-            # One call into C, which ends where the program stops: no signal's handler gets a turn in between.
+            # One call into C, which ends where the program stops: no signal handler runs in between.
             stopped = any(
                 chain(
                     *(map(function, (words,), (part,)) for function, words, part in programs),
@@ -177,13 +177,13 @@ class Plan:
                     map(setitem, self.inside, _STEP, counts),
                     map(setattr, storages, _VERSION, versions),
                     map(setattr, (optimizer,), ("_stepped",), (True,)),
-                    map(list.clear, (log,) if before is None else (log, before)),
+                    map(list.clear, (log,) if undo_log is None else (log, undo_log)),
                 )
             )
             if stopped:
                 deque(undo, 0)
         except BaseException:
-            # The first call in here, and into C: a handler of a second signal gets its turn after it.
+            # The first call here enters C, so the handler of a second signal runs after it.
             deque(undo, 0)
             raise
         if stopped:
@@ -193,34 +193,34 @@ class Plan:
 
     # -- in a compiled step -----------------------------------------------------------------------------------
     def is_current(self, optimizer: Optimizer) -> bool:
-        """Whether a compiled step that updates by this plan, of the same parameters in the same memory, does what `step()`
-        would."""
+        """Whether a compiled step that runs this plan still equals `step()`: same parameters, memory and kernels."""
         if not settings.kernels or not self._same_memory(optimizer):
             return False
         self.settled = None
         return True
 
     def places(self, optimizer: Optimizer) -> tuple[list[tuple], list] | None:
-        """(dict or list, key) of all that `is_current` has seen, and what has a size; None: it has to be asked again."""
-        if not self.own or not all(
+        """((dict or list, key) of all objects that `is_current` checks, containers whose length counts), to be guarded;
+        None: `is_current` must run each time."""
+        if not self.is_builtin or not all(
             _is_fixed(value) for group in self.every_group for name, value in group.items() if name not in _LISTS
         ):
             return None
         groups = optimizer.param_groups
-        found: list[tuple] = [(optimizer.__dict__, "param_groups"), (optimizer.__dict__, "state")]
-        found += [(groups, i) for i in range(len(groups))]
-        found += [(group, name) for group in groups for name in group]
-        found += [(optimizer.state, p) for p in self.live]
+        entries: list[tuple] = [(optimizer.__dict__, "param_groups"), (optimizer.__dict__, "state")]
+        entries += [(groups, i) for i in range(len(groups))]
+        entries += [(group, name) for group in groups for name in group]
+        entries += [(optimizer.state, p) for p in self.live]
         at = 0
         for batch in self.program.batches:  # type: ignore[union-attr]
             states = self.inside[at : at + len(batch.weights)]
             at += len(states)
-            found += [(state, name) for name in batch.update.states for state in states]
-        return found, [groups, *groups]
+            entries += [(state, name) for name in batch.update.states for state in states]
+        return entries, [groups, *groups]
 
     def after(self, optimizer: Optimizer, token: object) -> list[Iterable]:
-        """Sets this step's scalars; what is to be gone through once the program has run. `token`: the program's own, as
-        several may share this plan and have seen other settings."""
+        """Set this step's scalars; returns iterators to exhaust after the program has run. `token` identifies the program:
+        several may share this plan, with other settings."""
         counts: list[int] = []
         if self.counted:
             counts = [state["step"] + 1 for state in self.inside]
@@ -228,14 +228,14 @@ class Plan:
         elif self.settled is not token:
             self.settled = None
             self._set_scalars(optimizer, counts)
-            self.settled = token if self.own else None
+            self.settled = token if self.is_builtin else None
         after: list[Iterable] = [map(setitem, self.inside, _STEP, counts)] if counts else []
         if not optimizer._stepped:
             after.append(map(setattr, (optimizer,), ("_stepped",), (True,)))
         return after
 
     def norm(self):
-        """The norm of the gradients that the last program found, as a raw 0-d array."""
+        """The norm of the gradients that the last program computed, as a raw 0-d array."""
         return self.program.norm()  # type: ignore[union-attr]
 
     def _set_scalars(self, optimizer: Optimizer, counts: list[int]) -> None:
@@ -248,47 +248,51 @@ class Plan:
             else:
                 steps = [1 if i in self.first else 2 for i in members] if self.first else _LATER * len(members)
             for start, stop, group in spans:
-                known: dict[int, list[float]] = {}
+                values_by_step: dict[int, list[float]] = {}
                 part = steps[start:stop]
                 if part.count(part[0]) == stop - start:
                     table[start:stop] = values(optimizer.scalars(group, part[0]))
                     continue
                 for i, step in enumerate(part, start):
-                    if step not in known:
-                        known[step] = values(optimizer.scalars(group, step))
-                    table[i] = known[step]
+                    if step not in values_by_step:
+                        values_by_step[step] = values(optimizer.scalars(group, step))
+                    table[i] = values_by_step[step]
 
-    def _run_others(self, optimizer: Optimizer, gradients: list, log: list[tuple]) -> list[Callable[[], None]]:
-        """Update them, with the way back in `log`; returns what is left to call, from which there is none."""
-        last, left = self._together(optimizer, gradients) if self.formulas and settings.kernels else ([], self.others)
-        for i in left:
+    def _apply_others(self, optimizer: Optimizer, gradients: list, log: list[tuple]) -> list[Callable[[], None]]:
+        """Update `others`, with undo calls in `log`; returns the final calls, which cannot be undone."""
+        last, remaining = (
+            self._batch_others(optimizer, gradients) if self.by_formula and settings.kernels else ([], self.others)
+        )
+        for i in remaining:
             p, state = self.live[i], self.states[i]
             arrays = [self.weights[i], *(v for v in state.values() if isinstance(v, p.backend.array_type))]
-            log[:0] = [*way_back(arrays), (dict.clear, state), (dict.update, state, dict(state))]
+            log[:0] = [*restore_calls(arrays), (dict.clear, state), (dict.update, state, dict(state))]
             optimizer.apply(p, gradients[i], state, self.groups[i])
         return last
 
-    def _together(self, optimizer: Optimizer, gradients: list) -> tuple[list, list[int]]:
-        """(calls that update those whose backend does many at once, and their states; the entries that are left)."""
-        chosen: dict[tuple, list[int]] = {}
+    def _batch_others(self, optimizer: Optimizer, gradients: list) -> tuple[list, list[int]]:
+        """(calls that update entries and states on backends with batched updates; the remaining entries)."""
+        grouped: dict[tuple, list[int]] = {}
         for i in self.others:
             backend = self.live[i].backend
             if backend.array_type is not type(self.weights[i]) or not backend.kernel_kind:
                 continue
-            chosen.setdefault((backend, optimizer.update(self.groups[i]), self.weights[i].dtype), []).append(i)
+            grouped.setdefault((backend, optimizer.update(self.groups[i]), self.weights[i].dtype), []).append(i)
         calls, done = [], set()
-        for (backend, update, dtype), members in chosen.items():
+        for (backend, update, dtype), members in grouped.items():
             entries, states = [], []
-            known: dict[tuple, list[float]] = {}
+            values_by_key: dict[tuple, list[float]] = {}
             for i in members:
                 state, group = dict(self.states[i]), self.groups[i]
                 key = id(group), optimizer.advance(self.live[i], state, update)
-                values = known.get(key)
+                values = values_by_key.get(key)
                 if values is None:
-                    values = known[key] = update.values(optimizer.scalars(group, key[1]))
+                    values = values_by_key[key] = update.values(optimizer.scalars(group, key[1]))
                 entries.append((self.weights[i], gradients[i], [state[name] for name in update.states], values))
                 states.append(partial(self.states[i].update, state))
-            launch = updates_together(backend, update, entries, self.kept.setdefault((backend, update, dtype), {}))
+            launch = updates_together(
+                backend, update, entries, self.backend_cache.setdefault((backend, update, dtype), {})
+            )
             if launch is not None:
                 calls += [launch, *states]
                 done.update(members)
@@ -299,12 +303,12 @@ _LISTS = {"params", "param_names"}
 
 
 def _is_fixed(setting) -> bool:
-    """Whether it says the same for as long as it is the same object."""
+    """Whether the setting is immutable."""
     if isinstance(setting, tuple):
         return all(map(_is_fixed, setting))
     return isinstance(setting, (int, float, str, type(None)))
 
 
-def way_back(arrays: list) -> list[tuple]:
-    """What to call to have the arrays as they are now."""
+def restore_calls(arrays: list) -> list[tuple]:
+    """Calls that restore the current contents of the arrays."""
     return [(setitem, array, ..., array.copy()) for array in arrays if getattr(array.flags, "writeable", True)]

@@ -1,4 +1,4 @@
-"""When a run writes its own checkpoints, and which of them it keeps."""
+"""The schedule of a run's own checkpoints, and the choice of those to keep."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from deepcore.errors import ArgumentError
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "best.safetensors"
-#: The end of an epoch is a better place than its middle: a checkpoint is due there after this part of the time.
-_AT_THE_END = 1 / 6
+#: Resuming from the end of an epoch is best, so a checkpoint is due there after this fraction of the interval.
+_END_FRACTION = 1 / 6
 _NUMBERED = re.compile(r"checkpoint-(\d{4,})\.safetensors")
 
 
 class Autosave:
     """The checkpoints in `folder` (None: there are none).
 
-    `every` seconds after the last one is due within an epoch; at the end of an epoch, a sixth of that after the last
-    one at an end. None: never.
-    `keep`: how many that were written at the end of an epoch stay, beside the newest of all.
+    Within an epoch, one is due `every` seconds after the last one; at the end of an epoch, a sixth of that after the last
+    one written at an end. None: never.
+    `keep`: the number of end-of-epoch checkpoints kept beside the newest one.
     """
 
     def __init__(self, folder: str | None, every: float | None, keep: int):
@@ -34,19 +34,19 @@ class Autosave:
         self.folder, self.keep = folder, keep
         self._every = float("inf") if every is None or folder is None else float(every)
         self._last = self._last_end = monotonic()
-        #: Whether there is a time at which one is due.
+        #: Whether checkpoints are due by time.
         self.timed = self._every < float("inf")
 
-    def written(self, at_end: bool) -> None:
-        """Count from now; `at_end`: of an epoch."""
+    def mark_written(self, at_end: bool) -> None:
+        """Restart the interval after a write; `at_end`: at the end of an epoch."""
         self._last = monotonic()
         if at_end:
             self._last_end = self._last
 
-    def due(self, at_end: bool = False) -> bool:
-        """Whether a checkpoint is to be written now; `at_end` of an epoch."""
+    def is_due(self, at_end: bool = False) -> bool:
+        """Whether a checkpoint is due; `at_end` of an epoch."""
         if at_end:
-            return monotonic() - self._last_end >= self._every * _AT_THE_END
+            return monotonic() - self._last_end >= self._every * _END_FRACTION
         return monotonic() - self._last >= self._every
 
     @property
@@ -56,12 +56,12 @@ class Autosave:
         return os.path.join(self.folder, CHECKPOINT)
 
     def numbered(self, epoch: int) -> str:
-        """The checkpoint to keep that has `epoch` epochs behind it."""
+        """The path of the kept checkpoint after `epoch` epochs."""
         assert self.folder is not None
         return os.path.join(self.folder, f"checkpoint-{epoch:04d}.safetensors")
 
     def prune(self, epoch: int) -> None:
-        """Remove the numbered checkpoints before the last `keep` that are not from after `epoch`."""
+        """Remove the numbered checkpoints up to `epoch`, except the last `keep` of them."""
         assert self.folder is not None
         numbers = [int(match[1]) for match in map(_NUMBERED.fullmatch, os.listdir(self.folder)) if match]
         for number in sorted(n for n in numbers if n <= epoch)[: -self.keep]:

@@ -1,4 +1,4 @@
-"""Callbacks: what happens beside the training loop. Names and behaviour are Keras's (F. Chollet et al.)."""
+"""Callbacks of the training loop. Names and behaviour are Keras's (F. Chollet et al.)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Override what you need. `epoch` and `batch` count from 0; `logs` are {name: value}.
+    """Base of callbacks; override any method. `epoch` and `batch` count from 0; `logs` are {name: value}.
 
     During a call, `self.trainer` and `self.model` are the run's. To end it: `self.trainer.stop_training = True`.
-    In `on_train_batch_end` logs hold means over the epoch so far; in `on_epoch_end` all of the epoch's values, and
+    In `on_train_batch_end` logs are means over the epoch so far; in `on_epoch_end` all of the epoch's values, and
     numbers added to them go into the history (list their names in `log_names`, so that others can monitor them).
 
-    `state_dict` and `load_state_dict` take part in checkpoints: what changes from call to call belongs there. A run
-    that is resumed calls `on_train_begin` first, then `load_state_dict`; resumed inside an epoch, it goes on without
+    `state_dict` and `load_state_dict` are part of checkpoints: state that changes between calls belongs there. A
+    resumed run calls `on_train_begin` first, then `load_state_dict`; resumed inside an epoch, it continues without
     calling `on_epoch_begin` again.
     """
 
     log_names: tuple[str, ...] = ()
-    #: Whether the callback deals with a NaN or infinite loss or gradient, which is otherwise an error: it gets the loss,
-    #: NaN for a gradient, and the batch has changed nothing.
+    #: Whether the callback handles a NaN or infinite loss or gradient, which is otherwise an error: `logs` then have the
+    #: loss (NaN for a gradient), and the batch has changed nothing.
     handles_non_finite = False
     trainer: Trainer
 
@@ -54,14 +54,14 @@ class Callback:
     def on_test_batch_end(self, batch: int, logs) -> None: ...
 
     def close(self) -> None:
-        """Called when the run is over, also by an error."""
+        """Called when the run ends, also by an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """The state that a resumed run needs."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict()`."""
+        """Load a `state_dict()`."""
         vars(self).update(state)
 
 
@@ -79,7 +79,7 @@ class LambdaCallback(Callback):
 
 
 class _Monitor(Callback):
-    """Watches one value of the logs at the end of every epoch."""
+    """Base of callbacks that monitor one value of the logs at the end of every epoch."""
 
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0):
         if mode not in ("auto", "min", "max"):
@@ -88,7 +88,7 @@ class _Monitor(Callback):
         self._better = operator.lt
 
     def check(self) -> None:
-        """At the start: the monitored name must come, and which way is better must be known."""
+        """Raise unless the logs will have the monitored name and its direction of improvement is known."""
         names = self.trainer.log_names()
         kind = type(self).__name__
         if self.monitor not in names:
@@ -96,8 +96,8 @@ class _Monitor(Callback):
             if self.monitor.startswith("val_") and "val_loss" not in names:
                 fix = f"fit(…, validation=data), or {kind}(monitor={self.monitor[4:]!r})"
                 if self.monitor[4:] not in names:
-                    later = [f"val_{name}" for name in names if name != "lr"]
-                    fix = f"{suggest(self.monitor, [*names, *later])} (val_… needs fit(…, validation=data))"
+                    validation_names = [f"val_{name}" for name in names if name != "lr"]
+                    fix = f"{suggest(self.monitor, [*names, *validation_names])} (val_… needs fit(…, validation=data))"
             raise ArgumentError(f"{kind} monitors {self.monitor!r}, which no epoch will have", fix=fix)
         mode = self.mode if self.mode != "auto" else self._mode_of(self.monitor.removeprefix("val_"))
         if mode is None:
@@ -130,9 +130,9 @@ class EarlyStopping(_Monitor):
     """Ends the run when `monitor` has not improved by more than `min_delta` for `patience` epochs.
 
     mode: "min", "max", or "auto" by the metric. baseline: patience also runs out unless the value beats it.
-    start_from_epoch: epochs to let pass first. restore_best_weights: at the end the model has the weights of the best
-    epoch, whether or not the run was cut short (not after an interrupt: model and optimizer stay together).
-    After the run, `stopped_epoch` (0: was not stopped), `best` and `best_epoch` say what happened, from 0.
+    start_from_epoch: epochs to skip first. restore_best_weights: at the end the model has the weights of the best
+    epoch, whether or not the run stopped early (not after an interrupt: model and optimizer stay consistent).
+    After the run, `stopped_epoch` (0: was not stopped), `best` and `best_epoch` have the outcome, epochs from 0.
     """
 
     def __init__(
@@ -165,12 +165,12 @@ class EarlyStopping(_Monitor):
         if epoch < self.start_from_epoch:
             return
         if self.restore_best_weights and self.best_weights is None:
-            self._keep(epoch)
+            self._save_weights(epoch)
         self.wait += 1
         if self.improved(value, self.best):
             self.best, self.best_epoch = value, epoch
             if self.restore_best_weights:
-                self._keep(epoch)
+                self._save_weights(epoch)
             if self.baseline is None or self.improved(value, self.baseline):
                 self.wait = 0
             return
@@ -178,7 +178,7 @@ class EarlyStopping(_Monitor):
             self.stopped_epoch = epoch
             self.trainer.stop_training = True
 
-    def _keep(self, epoch: int) -> None:
+    def _save_weights(self, epoch: int) -> None:
         self.best_weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.best_epoch = epoch
 
@@ -254,7 +254,7 @@ class ReduceLROnPlateau(_Monitor):
 
 
 class ModelCheckpoint(_Monitor):
-    """Saves the run, or the model alone, at the end of epochs or every so many batches.
+    """Saves the run, or the model alone, at the end of epochs or every `save_freq` batches.
 
     filepath: may name `{epoch}` (from 1), `{batch}` and the logs, as "weights-{epoch:02d}-{val_loss:.3f}.safetensors";
     missing folders are made. save_weights_only: `model.save(path)`; else a whole checkpoint, for `fit(resume=path)`.
@@ -323,7 +323,7 @@ class ModelCheckpoint(_Monitor):
 
 
 class BackupAndRestore(Callback):
-    """Makes a run survive a crash: a checkpoint in `directory`, from which the same script, run again, goes on.
+    """Makes a run survive a crash: a checkpoint in `directory`, from which the same script resumes when run again.
 
     save_freq: "epoch", or a number of batches. A run that finishes removes the checkpoint (unless
     `delete_checkpoint=False`); one that is interrupted writes it for the step it stopped at.
@@ -366,8 +366,8 @@ class BackupAndRestore(Callback):
 class CSVLogger(Callback):
     """A line of `filename` per epoch, written as it ends: epoch (from 1, as in the history's table) and the logs.
 
-    append: add to a file that is there. A resumed run adds to it anyway, after the epochs it has behind it. Names that
-    the file has no column for get one, with NA in the lines before. Errors: `FileAccessError`, an OSError.
+    append: add to an existing file. A resumed run always does, after the epochs it has finished. Names without a column
+    in the file get one, with NA in earlier lines. Errors: `FileAccessError`, an OSError.
     """
 
     def __init__(self, filename: str | os.PathLike, separator: str = ",", append: bool = False):
@@ -379,19 +379,19 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, epoch: int, logs) -> None:
         if self._names is None:
-            rows = self._read() if self.append or self.trainer.resumed else []
+            rows = self._read_rows() if self.append or self.trainer.resumed else []
             if self.trainer.resumed and not self.append:
                 rows[1:] = [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) <= epoch]
-            self._begin(rows or [["epoch"]], logs)
+            self._rewrite(rows or [["epoch"]], logs)
         elif not logs.keys() <= set(self._names):
-            self._begin(self._read() or [["epoch", *self._names]], logs)
+            self._rewrite(self._read_rows() or [["epoch", *self._names]], logs)
         assert self._names is not None
         line = self._lines([[epoch + 1, *(logs.get(name, "NA") for name in self._names)]])
         with writing(self.filename), open(self.filename, "ab") as file:
             file.write(line)
 
-    def _read(self) -> list[list[str]]:
-        """The lines of the file, or none where there is no regular file."""
+    def _read_rows(self) -> list[list[str]]:
+        """The rows of the file; [] where it is not a regular file."""
         if not os.path.isfile(self.filename):
             return []
         with open_regular(self.filename) as file:
@@ -404,14 +404,14 @@ class CSVLogger(Callback):
             ) from None
         return [row for row in rows if row]
 
-    def _begin(self, rows: list[list[str]], logs) -> None:
-        """Write the old lines, the first of them the names, with a column for each name in `logs`."""
-        old = rows[0][1:]
-        new = [name for name in logs if name not in old]
-        self._names = [*old, *new]
-        wide = [[*row, *["NA"] * (len(self._names) + 1 - len(row))] for row in rows[1:]]
+    def _rewrite(self, rows: list[list[str]], logs) -> None:
+        """Write the existing rows, of which the first has the names, with a column for each name in `logs`."""
+        previous = rows[0][1:]
+        added = [name for name in logs if name not in previous]
+        self._names = [*previous, *added]
+        padded = [[*row, *["NA"] * (len(self._names) + 1 - len(row))] for row in rows[1:]]
         with atomic_write(self.filename) as file:
-            file.write(self._lines([["epoch", *self._names], *wide]))
+            file.write(self._lines([["epoch", *self._names], *padded]))
 
     def _lines(self, rows) -> bytes:
         text = io.StringIO(newline="")

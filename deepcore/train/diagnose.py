@@ -1,4 +1,4 @@
-"""Why a loss or a gradient is not finite, and a warning where the loss of a validation is not."""
+"""Diagnosis of non-finite losses and gradients, and a warning for a non-finite validation loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deepcore.train.step import Refused
 if TYPE_CHECKING:
     from deepcore.train.trainer import Trainer
 
-#: What PyTorch's losses leave out by default; no class has this number.
+#: The default ignore_index of PyTorch's losses.
 _IGNORED = -100
 #: Ops whose result is infinite or NaN where an operand is 0; others overflow.
 _SINGULAR = ("true_divide", "reciprocal", "rsqrt", "pow", "log", "sqrt")
@@ -26,13 +26,13 @@ _SLOPE = "add a small number where a slope is infinite or 0/0 though the value i
 
 
 def non_finite(
-    trainer: Trainer, refused: Refused, place: str, last_loss: float | None, inputs, target
+    trainer: Trainer, refused: Refused, location: str, last_loss: float | None, inputs, target
 ) -> NonFiniteError:
     """The error with the likely cause: the labels, the data, an earlier update, or an op of this step."""
     stop = "; callbacks=[TerminateOnNaN()] ends the run without an error"
-    calm = f"a lower learning rate (lr={trainer.lr / 10:.3g})"
+    lr_advice = f"a lower learning rate (lr={trainer.lr / 10:.3g})"
     if trainer.clip_grad_norm is None:
-        calm += ", or clip_grad_norm=1.0"
+        lr_advice += ", or clip_grad_norm=1.0"
     tensors = chain(trainer.model.named_parameters(), trainer.model.named_buffers())
     broken = [name for name, t in tensors if not _finite(t)]
     labels = None if refused.gradients else _labels(trainer._measure.module or trainer.loss, target)
@@ -45,7 +45,7 @@ def non_finite(
         shown = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
         cause = f"NaN or infinity in {shown}"
         cause, fix = (
-            (cause + ", from an earlier update", calm) if trainer.step else (cause, "load or initialize it anew")
+            (cause + ", from an earlier update", lr_advice) if trainer.step else (cause, "load or initialize it anew")
         )
     else:
         cause = "parameters and data are finite"
@@ -57,17 +57,21 @@ def non_finite(
             if trainer.accumulate > 1 and origin is None and not overflow:
                 cause = "the last batch of the group is not the cause"
             singular = origin is None or origin.startswith(_SINGULAR)
-            fix = _SLOPE if singular and not overflow else f"scale the inputs or the loss down, or {calm}"
-        elif not trainer.step:  # nothing was learned yet
+            fix = _SLOPE if singular and not overflow else f"scale the inputs or the loss down, or {lr_advice}"
+        elif not trainer.step:  # before the first update
             fix = "look at the inputs of that op" if origin else "look at the loss"
         else:
-            fix = calm if origin is None else f"look at the inputs of that op; if they grew from step to step: {calm}"
+            fix = (
+                lr_advice
+                if origin is None
+                else f"look at the inputs of that op; if they grew from step to step: {lr_advice}"
+            )
         if origin is None and "overflows" not in refused.gradients:
             fix += "; where it begins: run the step under dc.autograd.detect_anomaly()"
     last = "none before it" if last_loss is None else f"the last one was {format_value('loss', last_loss)}"
     loss = "a finite loss" if refused.gradients else f"loss {refused.loss} ({last})"
     return NonFiniteError(
-        f"{refused.problem} at {place}",
+        f"{refused.problem} at {location}",
         expected="finite gradients" if refused.gradients else "a finite loss",
         received=", ".join(filter(None, (refused.gradients, f"{loss}, lr {trainer.lr:.3g}; {cause}"))),
         fix=fix + stop,
@@ -86,7 +90,7 @@ def validation(trainer: Trainer, loss: float) -> bool:
 
 
 def _labels(loss, target) -> tuple[str, str] | None:
-    """(cause, fix) where nothing in the batch counts, so that the mean is 0/0."""
+    """(cause, fix) where no label of the batch counts, so that the mean is 0/0."""
     labels = [t for t in feed.leaves(target) if not dt.is_floating(t.dtype)]
     if not feed.samples_in((target,)):
         return "the batch is empty, and the mean over it 0/0", "leave empty batches out"
@@ -112,7 +116,7 @@ def _labels(loss, target) -> tuple[str, str] | None:
 
 
 def _origin(trainer: Trainer, refused: Refused, inputs, target) -> str | None:
-    """Where the first NaN or infinity comes from, as the step says when it is run again; it leaves no trace."""
+    """The op of the first NaN or infinity, found by running the step again; all state is restored."""
     steps = trainer._steps
     snapshot, leaves = trainer._undo.snapshot(), [*trainer.model.parameters(), *(p for _, p in trainer._named)]
     gradients = [(p, p.grad) for p in leaves]
@@ -122,9 +126,9 @@ def _origin(trainer: Trainer, refused: Refused, inputs, target) -> str | None:
         with anomalies(forward=not refused.gradients, infinite=bool(refused.gradients) or math.isinf(refused.loss)):
             steps.loss_of(inputs, target).backward()
     except NonFiniteError as error:
-        at = error.module_path()
-        return error.problem + (f", in {at}" if at else "")
-    except Exception:  # the step itself is what the user is told of
+        module_path = error.module_path()
+        return error.problem + (f", in {module_path}" if module_path else "")
+    except Exception:  # the user sees the error of the original step
         return None
     finally:
         snapshot.restore()

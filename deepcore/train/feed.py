@@ -1,4 +1,4 @@
-"""What `fit`, `evaluate` and `predict` are given, as batches on the trainer's backend."""
+"""The data of `fit`, `evaluate` and `predict` as batches on the trainer's backend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deepcore.errors import ArgumentError, BackendError, DataError, DTypeError
 from deepcore.nn import Embedding
 from deepcore.nn.notify import warn_user
 from deepcore.tensor import Tensor, as_tensor, from_raw
-from deepcore.train.state import ModesKept
+from deepcore.train.state import PreserveModes
 
 DEFAULT_BATCH = 32
 _KINDS = "a DataLoader, a Dataset, a tuple (x, y) of arrays or tensors, or a list of samples (x, y)"
@@ -29,12 +29,12 @@ _PLAIN = (bool, int, float, np.number, np.bool_)
 
 # -- data to a loader ------------------------------------------------------------------------------------
 def as_loader(data, batch_size: int | None, shuffle: bool, backend: Backend, dtype, inputs=None) -> DataLoader:
-    """A DataLoader over data of any kind; one that is a DataLoader already stays what it is.
+    """A DataLoader over data of any kind; a DataLoader is returned unchanged.
 
-    A tuple, or a list of arrays, holds columns (x, …, y); a column is an array, a tensor, a list of numbers or arrays, a
-    table with `to_numpy()`, or a tuple or dict of columns. A list of tuples holds samples. Floating NumPy numbers become
-    `dtype` (the model's): NumPy makes float64 where nobody asked for it. `inputs` is given where `data` may be inputs
-    alone: a list of arrays, one per sample, is then one column unless the model takes as many.
+    A tuple, or a list of arrays, contains columns (x, …, y); a column is an array, a tensor, a list of numbers or arrays,
+    a table with `to_numpy()`, or a tuple or dict of columns. A list of tuples contains samples. Floating NumPy numbers
+    become `dtype` (the model's), because NumPy defaults to float64. With `inputs`, `data` may be inputs without a target:
+    a list of arrays, one per sample, is then one column unless the model takes as many inputs.
     """
     if isinstance(data, DataLoader):
         if data.backend is not None and data.backend is not backend:
@@ -71,19 +71,19 @@ def _keys(data: Mapping) -> str:
 
 
 def is_array(value) -> bool:
-    """An array, a tensor, or a table or column of one: not a list, which may hold anything."""
+    """Whether `value` is an array, a tensor, or a table or a column of one; lists are not."""
     return isinstance(value, (Tensor, np.ndarray)) or any(
         hasattr(value, name) for name in ("__cuda_array_interface__", "to_numpy", "__dlpack__", "toarray")
     )
 
 
 def is_column(value) -> bool:
-    """An array, or a list that can be nothing else: inputs or targets without the other."""
+    """Whether `value` is an array, or a list that can only be one: inputs or targets without the other."""
     return is_array(value) or (type(value) is list and bool(value) and isinstance(value[0], (list, str, *_PLAIN)))
 
 
 def _columns(data, inputs) -> tuple | None:
-    """The columns that the data is, or None where it gives samples by index."""
+    """The columns of the data, or None where it gives samples by index."""
     if is_array(data):
         return (data,)
     if isinstance(data, tuple):
@@ -92,8 +92,8 @@ def _columns(data, inputs) -> tuple | None:
         return None
     if any(map(is_array, data)):
         samples = len({tuple(part.shape) for part in data if hasattr(part, "shape")}) == 1 == len({*map(type, data)})
-        alone = inputs is not None and samples and not inputs.takes(len(data))
-        return (_stacked(data, "x"),) if alone else tuple(data)
+        one_column = inputs is not None and samples and not inputs.accepts_count(len(data))
+        return (_stack(data, "x"),) if one_column else tuple(data)
     if all(isinstance(sample, tuple) for sample in data):
         rows = [tuple([np.asarray(p) if type(p) is list and _of_numbers(p) else p for p in s]) for s in data]
         return tuple(collate(rows, range(len(rows))))
@@ -105,32 +105,32 @@ def _of_numbers(values: list) -> bool:
 
 
 class Columns(TensorDataset):
-    """A TensorDataset whose batches have the structure that its columns have."""
+    """A TensorDataset whose batches have the structure of its columns."""
 
     def __init__(self, columns: tuple, dtype):
         tensors: list[Tensor] = []
         lengths: dict[str, int] = {}
         rows = next((_length(c) for c in columns if not isinstance(c, Mapping) and not _holds_arrays(c)), None)
 
-        def place(column, name: str):
+        def add_column(column, name: str):
             if isinstance(column, Mapping):
-                return {key: place(item, f"{name}[{key!r}]") for key, item in column.items()}
+                return {key: add_column(item, f"{name}[{key!r}]") for key, item in column.items()}
             if _holds_arrays(column) and (isinstance(column, tuple) or len(column) != rows):  # else a list of rows
-                places = [place(item, f"{name}[{i}]") for i, item in enumerate(column)]
-                return type(column)(places) if len(places) > 1 else places[0]
+                positions = [add_column(item, f"{name}[{i}]") for i, item in enumerate(column)]
+                return type(column)(positions) if len(positions) > 1 else positions[0]
             tensors.append(_tensor(column, dtype, name))
             lengths[name] = tensors[-1].shape[0] if tensors[-1].ndim else 0
             return len(tensors) - 1
 
-        many = len(columns) > 2
-        names = [*(f"x{i + 1}" if many else "x" for i in range(len(columns) - 1)), "y"] if columns[1:] else ["x"]
-        self.places = tuple([place(column, name) for column, name in zip(columns, names, strict=True)])
-        self._flat = all(isinstance(place, int) for place in self.places)
+        numbered = len(columns) > 2
+        names = [*(f"x{i + 1}" if numbered else "x" for i in range(len(columns) - 1)), "y"] if columns[1:] else ["x"]
+        self.positions = tuple([add_column(column, name) for column, name in zip(columns, names, strict=True)])
+        self._flat = all(isinstance(position, int) for position in self.positions)
         if len(set(lengths.values())) > 1:
             shapes = ", ".join(f"{name} {t.shape}" for name, t in zip(lengths, tensors))
-            *others, last = lengths
+            *leading, last = lengths
             raise DataError(
-                f"{', '.join(others)} and {last} differ in length",
+                f"{', '.join(leading)} and {last} differ in length",
                 expected="a row for each sample",
                 received=shapes,
                 fix=_length_fix(lengths, tensors),
@@ -139,7 +139,7 @@ class Columns(TensorDataset):
 
     def get_batch(self, indices: np.ndarray):
         batch = super().get_batch(indices)
-        return batch if self._flat else tree_map(batch.__getitem__, self.places)
+        return batch if self._flat else tree_map(batch.__getitem__, self.positions)
 
 
 def _length_fix(lengths: dict[str, int], tensors: list[Tensor]) -> str:
@@ -165,7 +165,7 @@ def _tensor(value, dtype, name: str) -> Tensor:
     elif hasattr(value, "toarray"):
         raise DataError(f"{name} is a sparse {type(value).__name__}", fix=f"{name}.toarray()")
     elif isinstance(value, (list, tuple)):
-        value = _stacked(value, name)
+        value = _stack(value, name)
     elif not hasattr(value, "shape"):
         raise ArgumentError(f"{name} is a {type(value).__name__}", expected="an array, a tensor or a list of numbers")
     if isinstance(value, np.ndarray):
@@ -176,7 +176,7 @@ def _tensor(value, dtype, name: str) -> Tensor:
     return as_tensor(value)
 
 
-def _stacked(rows, name: str) -> Any:
+def _stack(rows, name: str) -> Any:
     if rows and all(isinstance(row, Tensor) for row in rows):
         return collate(rows, range(len(rows)), name)
     try:
@@ -186,7 +186,7 @@ def _stacked(rows, name: str) -> Any:
 
 
 def _table(table, name: str) -> np.ndarray:
-    """The numbers of a DataFrame or Series, of whichever library."""
+    """The numbers of a DataFrame or Series, of any library."""
     values = np.asarray(table.to_numpy())
     if values.dtype.kind == "O":
         text = [c for c in getattr(table, "columns", ()) if not _is_numeric(np.asarray(table[c]))]
@@ -205,7 +205,7 @@ def _is_numeric(values: np.ndarray) -> bool:
 
 
 def _numbers(values: np.ndarray, name: str) -> np.ndarray:
-    """Objects that are all numbers, in a numeric dtype. Errors: `DataError` for text, dates and anything else."""
+    """An object array of numbers in a numeric dtype. Errors: `DataError` for text, dates and anything else."""
     if values.dtype.kind == "O" and _is_numeric(values):
         plain = np.array(values.tolist())
         if plain.dtype.kind in "biuf" and plain.shape == values.shape:
@@ -238,19 +238,19 @@ def model_dtype(model):
 
 # -- batches to a model's arguments ------------------------------------------------------------------------
 class Inputs:
-    """A model's inputs in batches (input, …, target): how many, and in which dtype.
+    """A model's inputs in batches (input, …, target): their number and dtype.
 
-    Inputs of a dtype that the model refuses are converted to the model's, with one warning; the first batch decides.
+    Inputs of a dtype that the model rejects are converted to the model's, with one warning; the first batch decides.
     """
 
     def __init__(self, model, backend: Backend, warned: set):
         self.model, self.backend, self.warned = model, backend, warned
-        self.least, self.most = _positional(model)
+        self.minimum, self.maximum = _positional(model)
         self.names = _names(model)
         self._convert: bool | None = None
 
-    def takes(self, count: int) -> bool:
-        return self.least <= count <= self.most
+    def accepts_count(self, count: int) -> bool:
+        return self.minimum <= count <= self.maximum
 
     def split(self, batch) -> tuple[tuple, Any]:
         """(inputs, target) of a batch (input, …, target)."""
@@ -267,17 +267,17 @@ class Inputs:
             raise text_error("y", target[0])
         return self._arguments(inputs), target
 
-    def alone(self, batch, columns: bool) -> tuple:
-        """The inputs of a batch whose last part may be a target: left out where the model can do without it.
+    def inputs_of(self, batch, columns: bool) -> tuple:
+        """The inputs of a batch whose last part may be a target, which is left out where the model does not need it.
 
-        Errors: `ArgumentError` for `columns` where the model can take the last part as well.
+        Errors: `ArgumentError` for `columns` where the model also accepts the last part.
         """
         if not isinstance(batch, (tuple, list)):
             batch = (batch,)
         parts = list(to_backend(tuple(batch), self.backend))
         inputs = self._spread(parts[:-1])
-        if len(parts) > 1 and self.takes(len(inputs)):
-            if columns and self.takes(len(parts)) and len(inputs) == len(parts) - 1:
+        if len(parts) > 1 and self.accepts_count(len(inputs)):
+            if columns and self.accepts_count(len(parts)) and len(inputs) == len(parts) - 1:
                 raise ArgumentError(
                     f"the last of {len(parts)} arrays may be an input or a target",
                     expected=f"inputs that forward takes: {self._count()}",
@@ -288,7 +288,7 @@ class Inputs:
 
     def _arguments(self, inputs: list) -> tuple:
         inputs = self._spread(inputs)
-        if not self.takes(len(inputs)):
+        if not self.accepts_count(len(inputs)):
             named = len(inputs) == 1 and isinstance(inputs[0], Mapping)
             raise DataError(
                 f"{type(self.model).__name__}.forward takes {self._count()} input(s), and a batch has {len(inputs)}",
@@ -298,68 +298,68 @@ class Inputs:
                 else "a tuple of the model's inputs and the target: (x, …, y)",
             )
         if self._convert is None:
-            self._convert = self._refused(inputs)
-        return tuple(tree_map(self._converted, inputs) if self._convert else inputs)
+            self._convert = self._needs_conversion(inputs)
+        return tuple(tree_map(self._convert_leaf, inputs) if self._convert else inputs)
 
     def _spread(self, inputs: list) -> list:
-        """The inputs in a single tuple, list or dict of a model with several; a dict's are in the order of forward."""
-        if len(inputs) != 1 or self.most <= 1:
+        """The inputs of a model with several, unpacked from one tuple, list or dict (in the order of forward)."""
+        if len(inputs) != 1 or self.maximum <= 1:
             return inputs
-        (only,) = inputs
-        if type(only) in (tuple, list) and self.takes(len(only)):
-            return list(only)
-        if isinstance(only, Mapping) and self.takes(len(only)):
-            names = self.names[: len(only)]
-            if only.keys() == set(names):
-                return [only[name] for name in names]
+        (container,) = inputs
+        if type(container) in (tuple, list) and self.accepts_count(len(container)):
+            return list(container)
+        if isinstance(container, Mapping) and self.accepts_count(len(container)):
+            names = self.names[: len(container)]
+            if container.keys() == set(names):
+                return [container[name] for name in names]
         return inputs
 
     def _count(self) -> str:
-        if self.most == self.least:
-            return str(self.least)
-        return f"{self.least} or more" if self.most == math.inf else f"{self.least} to {self.most:.0f}"
+        if self.maximum == self.minimum:
+            return str(self.minimum)
+        return f"{self.minimum} or more" if self.maximum == math.inf else f"{self.minimum} to {self.maximum:.0f}"
 
-    def _converted(self, leaf):
+    def _convert_leaf(self, leaf):
         return leaf.to(self.dtype) if isinstance(leaf, Tensor) else leaf
 
-    def _refused(self, inputs: list) -> bool:
-        """Whether the model refuses the dtype of the inputs, and takes its own."""
+    def _needs_conversion(self, inputs: list) -> bool:
+        """Whether the model rejects the dtype of the inputs, and accepts its own."""
         self.dtype = model_dtype(self.model)
-        others = {t.dtype for t in leaves(inputs) if t.dtype != self.dtype}
+        other_dtypes = {t.dtype for t in leaves(inputs) if t.dtype != self.dtype}
         indexed = any(isinstance(m, Embedding) for m in self.model.modules())
-        if not others or (indexed and all(dt.is_integer(dtype) for dtype in others)):
+        if not other_dtypes or (indexed and all(dt.is_integer(dtype) for dtype in other_dtypes)):
             return False
         first = tree_map(lambda t: from_raw(t._data[:1], t.backend) if isinstance(t, Tensor) and t.ndim else t, inputs)
-        if self._runs(first) or not self._runs(tree_map(self._converted, first)):
+        if self._accepts(first) or not self._accepts(tree_map(self._convert_leaf, first)):
             return False
-        names = ", ".join(sorted(map(dt.name_of, others - self.warned)))
-        self.warned |= others
+        names = ", ".join(sorted(map(dt.name_of, other_dtypes - self.warned)))
+        self.warned |= other_dtypes
         if names:
-            hint = "; 8-bit values train better as fractions: x / 255" if np.dtype(np.uint8) in others else ""
+            hint = "; 8-bit values train better as fractions: x / 255" if np.dtype(np.uint8) in other_dtypes else ""
             warn_user(
                 f"the inputs are {names}, and the model computes in {dt.name_of(self.dtype)}: they are converted, number "
                 f"by number{hint}"
             )
         return True
 
-    def _runs(self, inputs) -> bool:
-        """Whether the model takes inputs of these dtypes."""
-        before = random.get_rng_state()
+    def _accepts(self, inputs) -> bool:
+        """Whether the model accepts inputs of these dtypes."""
+        rng_state = random.get_rng_state()
         try:
-            with no_grad(), ModesKept(self.model):
+            with no_grad(), PreserveModes(self.model):
                 self.model.eval()
                 self.model(*inputs)
         except DTypeError:
             return False
-        except Exception:  # not of dtypes: it will come again, with its place
+        except Exception:  # not about dtypes: the step raises it again, with its position
             return True
         finally:
-            random.set_rng_state(before)
+            random.set_rng_state(rng_state)
         return True
 
 
 def _names(model) -> tuple[str, ...]:
-    """The parameters of a model's forward that are given by position."""
+    """The positional parameters of a model's forward."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):
@@ -368,20 +368,20 @@ def _names(model) -> tuple[str, ...]:
 
 
 def _positional(model) -> tuple[int, float]:
-    """The fewest and the most tensors that a model's forward takes by position."""
+    """The minimum and maximum number of tensors that a model's forward takes by position."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):
         return 0, math.inf
-    least, most = 0, 0.0
+    minimum, maximum = 0, 0.0
     for p in parameters:
         if p.kind is p.VAR_POSITIONAL:
-            most = math.inf
+            maximum = math.inf
         elif p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
             needed = p.default is p.empty
             optional = p.default is None and (p.annotation is p.empty or "Tensor" in str(p.annotation))
-            least, most = least + needed, most + (needed or optional)
-    return least, most
+            minimum, maximum = minimum + needed, maximum + (needed or optional)
+    return minimum, maximum
 
 
 def leaves(value):

@@ -1,4 +1,4 @@
-"""`History`: what a run measured, epoch by epoch."""
+"""`History`: the logs of a run, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class History(Mapping[Any, Any]):
 
     @property
     def names(self) -> list[str]:
-        """Every name that occurs, in the order they came up."""
+        """Every name that occurs, in order of first occurrence."""
         return list(dict.fromkeys(name for logs in self._epochs for name in logs))
 
     def plot(self):
@@ -94,7 +94,7 @@ class _NoSuchName(ArgumentError, KeyError):
 
 
 def format_value(name: str, value: float) -> str:
-    """Four decimals, or three significant digits where those would say little, and for learning rates."""
+    """Four decimals; three significant digits for learning rates and for very small or large values."""
     if name == "lr" or (value and not 1e-3 <= abs(value) < 1e5):
         return f"{value:.3g}"
     return f"{value:.4f}"

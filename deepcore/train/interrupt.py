@@ -1,4 +1,4 @@
-"""Signals during training: they ask it to stop after the step under way, and have their own effect afterwards."""
+"""Signals during training: they request a stop after the current step, and are raised again afterwards."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import traceback
 from typing import Any
 
 _NOTICE = b"\nstopping after this step; Ctrl-C again stops at once\n"
-#: What asks a process to end: a supervisor's stop, and the terminal or connection that was closed.
+#: Signals that end a process: a supervisor's stop, and a closed terminal or connection.
 TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupts:
-    """Inside, SIGINT, SIGTERM and SIGHUP set `requested`; the old handlers come back.
+    """Context manager in which SIGINT, SIGTERM and SIGHUP set `requested`; the previous handlers are restored on exit.
 
     A second SIGINT (Ctrl-C) raises `KeyboardInterrupt`. SIGTERM and SIGHUP often come in pairs, and only the first
-    counts: `redeliver()`, called once all is saved, raises it again under the handler there was, which by default
-    ends the process. Does nothing outside the main thread, and leaves a signal that is ignored (SIGINT in a
+    counts: `redeliver()`, called after saving, raises it again under the previous handler, which by default
+    ends the process. Does nothing outside the main thread, and leaves ignored signals (SIGINT in a
     background job, SIGHUP under nohup) ignored.
     """
 
@@ -33,7 +33,7 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         for signum in (signal.SIGINT, *TERMINATING):
             handler = signal.getsignal(signum)
-            # None: a handler that was not installed from Python, and cannot be put back.
+            # None: a handler not installed from Python, which cannot be restored.
             if callable(handler) or (handler == signal.SIG_DFL and signum in TERMINATING):
                 with contextlib.suppress(ValueError):  # another thread, or a subinterpreter
                     self._before[signum] = signal.signal(signum, self._handle)
@@ -44,19 +44,19 @@ class Interrupts:
             signal.signal(signum, handler)
 
     def redeliver(self, error: BaseException | None = None) -> None:
-        """Give a SIGTERM or SIGHUP that came the effect that it has outside; `error` is shown, if that ends the process."""
+        """Raise a received SIGTERM or SIGHUP under the previous handler; prints `error` if that ends the process."""
         if self._terminating is not None:
             signum, self._terminating = self._terminating, None
             if error is not None and signal.getsignal(signum) == signal.SIG_DFL:
                 with contextlib.suppress(OSError, ValueError, AttributeError):
                     traceback.print_exception(error)
-            for stream in (sys.stdout, sys.stderr):  # the default effect writes no buffers
+            for stream in (sys.stdout, sys.stderr):  # the default handler does not flush buffers
                 with contextlib.suppress(OSError, ValueError, AttributeError):
                     stream.flush()
             signal.raise_signal(signum)
 
     def _handle(self, signum, frame) -> None:
-        if os.getpid() != self._process:  # a forked child, to which this run does not belong
+        if os.getpid() != self._process:  # a forked child, where no run is active
             signal.signal(signum, self._before[signum])
             signal.raise_signal(signum)
             return
@@ -65,7 +65,7 @@ class Interrupts:
         elif self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        # Python's streams may be in the middle of a write: go around them.
+        # Python's streams may be in the middle of a write, so write to the descriptor.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             if self._notice and signum == signal.SIGINT and sys.stderr.isatty():
                 os.write(sys.stderr.fileno(), _NOTICE)

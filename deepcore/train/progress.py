@@ -18,7 +18,7 @@ class ProgressBar(Callback):
     """
 
     def __init__(self, bar: bool = True):
-        self._wanted = bar
+        self._bar_enabled = bar
         self._draws = False
         self._bar: Any = None
         self._in_fit = False
@@ -26,7 +26,7 @@ class ProgressBar(Callback):
 
     def on_train_begin(self, logs) -> None:
         self._in_fit = True
-        self._draws = self._wanted and _can_draw()
+        self._draws = self._bar_enabled and _can_draw()
         self._started = time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs) -> None:
@@ -42,7 +42,7 @@ class ProgressBar(Callback):
     def on_test_begin(self, logs) -> None:
         self.close()
         if not self._in_fit:
-            self._draws = self._wanted and _can_draw()
+            self._draws = self._bar_enabled and _can_draw()
             self._started = time.perf_counter()
         if self._draws:
             self._open(f"{self._epoch()} validation" if self._in_fit else "evaluation", logs["batches"], 0)
@@ -74,7 +74,7 @@ class ProgressBar(Callback):
         bar = self._bar
         if bar is None:
             return
-        # Metrics are computed when they are looked at: only for what is drawn.
+        # Metrics are computed on access, so only when the bar is drawn.
         if time.time() - bar.last_print_t >= bar.mininterval:
             bar.set_postfix_str(_values(logs, ", "), refresh=False)
         bar.update()
@@ -107,5 +107,5 @@ def _can_draw() -> bool:
 
 
 def _bar_class() -> type:
-    # No monitor thread: it only mends a miniters that adapts, and a fork under threads is warned of.
+    # No monitor thread: it only adjusts a dynamic miniters, and a fork with threads running gives a warning.
     return type("Bar", (tqdm_class(),), {"monitor_interval": 0})

@@ -1,4 +1,4 @@
-"""What a batch may change besides parameters: buffers and random streams, as they were before it."""
+"""Snapshots of the state besides parameters that a batch may change: buffers and random streams."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from deepcore.nn import Module
 from deepcore.tensor import Tensor, changes
 
 
-def below(roots: Iterable[Module]) -> Iterator[Module]:
-    """The modules and all below them, each once, in no order: faster than `Module.modules`, which names them."""
+def modules_below(roots: Iterable[Module]) -> Iterator[Module]:
+    """The modules and their submodules, each once, unordered: faster than `Module.modules`, which builds names."""
     stack: list[Module | None] = [*roots]
-    seen: set[Module] = set()
+    visited: set[Module] = set()
     while stack:
         module = stack.pop()
-        if module is not None and module not in seen:
-            seen.add(module)
+        if module is not None and module not in visited:
+            visited.add(module)
             stack += module._modules.values()
             yield module
 
 
 class _Copy(NamedTuple):
-    """A tensor's array and version when it was copied: `flat[start:]` has its elements."""
+    """A tensor's array and version when it was copied; its elements begin at `flat[start]`."""
 
     array: object
     version: int
@@ -38,18 +38,18 @@ class _Copy(NamedTuple):
 class Snapshot:
     """Buffers of modules and all below them, and positions of random streams, for `restore()`.
 
-    Buffers not written since `last`, an earlier snapshot, share its copies. Writes that raise no version
-    (`.numpy()[...] = x`, `.data`) are not noticed.
+    Buffers not written since `last`, an earlier snapshot, share its copies. Writes that bump no version
+    (`.numpy()[...] = x`, `.data`) are not detected.
     """
 
     def __init__(
         self, roots: Iterable[Module], generators: Iterable[random.Generator] = (), last: Snapshot | None = None
     ):
-        known = {} if last is None else last._copies
+        previous_copies = {} if last is None else last._copies
         self._tables: list[tuple[Module, dict]] = []
         self._copies: dict[Tensor, _Copy] = {}
         stale: dict[tuple, list[Tensor]] = {}
-        for module in below(roots):
+        for module in modules_below(roots):
             if not module._buffers:
                 self._tables.append((module, {}))
                 continue
@@ -58,7 +58,7 @@ class Snapshot:
             for t in table.values():
                 if t is None or t in self._copies:
                     continue
-                copy = known.get(t)
+                copy = previous_copies.get(t)
                 if copy is not None and copy.is_current(t):
                     self._copies[t] = copy
                 else:
@@ -72,17 +72,17 @@ class Snapshot:
         self._streams = [(g, g.get_state()) for g in {random.default_generator, *generators}]
 
     def restore(self) -> None:
-        """Put back what differs."""
+        """Restore every stream and buffer that differs."""
         for generator, state in self._streams:
             if generator.get_state() != state:
                 generator.set_state(state)
         for module, table in self._tables:
-            now = module._buffers
-            if len(now) != len(table) or any(map(is_not, now.values(), table.values())):
-                for name in now.keys() - table.keys():
+            buffers = module._buffers
+            if len(buffers) != len(table) or any(map(is_not, buffers.values(), table.values())):
+                for name in buffers.keys() - table.keys():
                     delattr(module, name)
-                now.clear()
-                now.update(table)
+                buffers.clear()
+                buffers.update(table)
                 vars(module).update(table)
                 changes.count += 1
         for t, copy in self._copies.items():
@@ -95,9 +95,9 @@ class Snapshot:
 
 
 class Undo:
-    """Goes back to before a batch that was refused, or a group of batches that make one update.
+    """Restores the state before a refused batch, or before a group of accumulated batches.
 
-    Apart from `Steps`, whose attributes a compiled step watches.
+    Separate from `Steps`, whose attributes are guarded by compiled steps.
     """
 
     def __init__(self) -> None:
@@ -108,9 +108,9 @@ class Undo:
         self._last: Snapshot | None = None
 
     def watch(self, *parts) -> None:
-        """What may change: those of the parts that are modules."""
+        """Set the modules to snapshot: those of `parts` that are modules."""
         self._roots = [part for part in parts if isinstance(part, Module)]
-        attributes = (v for module in below(self._roots) for v in vars(module).values())
+        attributes = (v for module in modules_below(self._roots) for v in vars(module).values())
         self._generators = [v for v in attributes if isinstance(v, random.Generator)]
 
     def forget(self) -> None:
@@ -118,26 +118,26 @@ class Undo:
         self._batch = self._group = self._last = None
 
     def snapshot(self) -> Snapshot:
-        """Buffers and random streams now."""
+        """A snapshot of the current buffers and random streams."""
         self._last = Snapshot(self._roots, self._generators, self._last)
         return self._last
 
     def begin(self, group: bool) -> None:
-        """A batch begins; `group`: the first of several that make one update."""
+        """Begin a batch; `group`: it is the first of a group of accumulated batches."""
         self._batch = None
         if group:
             self._group = self.snapshot()
 
     def prepare(self) -> None:
-        """The batch is about to run as no program."""
+        """Take a snapshot before the batch runs eagerly."""
         self._batch = self.snapshot()
 
     def batch(self) -> None:
-        """As before the batch."""
-        if self._batch is not None:  # else a program ran, which changes nothing where it stops
+        """Restore the state before the batch."""
+        if self._batch is not None:  # else a program ran, which changes nothing when it stops
             self._batch.restore()
 
     def group(self) -> None:
-        """As before the group of batches."""
+        """Restore the state before the group of batches."""
         if self._group is not None:
             self._group.restore()

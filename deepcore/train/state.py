@@ -1,4 +1,4 @@
-"""Where a run is, and what is seen of it while it goes on."""
+"""The state of a run: its progress, the logs of the current epoch, and training modes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Where a run is: enough, with the parts' own states, to go on from here."""
+    """The position of a run; with the states of its parts, enough to resume."""
 
     def __init__(self) -> None:
         self.step = 0  # updates of the whole run
-        self.epoch = 0  # finished epochs, so the index of the one under way
+        self.epoch = 0  # finished epochs, so the index of the current one
         self.start_epoch()
 
     def start_epoch(self) -> None:
         self.batch = 0  # batches of this epoch that were trained on
         self.begun = False  # on_epoch_begin was called
-        self.trained = False  # every batch was; validation and the epoch's end were not
+        self.trained = False  # all batches are done; validation and the epoch's end are not
         self.loss = 0.0  # sum of the terms
-        self.samples = 0.0  # what the losses of the batches divide by, summed
+        self.samples = 0.0  # sum of the denominators of the batches' losses
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -37,15 +37,15 @@ class Progress:
 
 
 class BatchLogs(Mapping):
-    """The means over the epoch so far; a metric is computed when it is looked at."""
+    """The means over the epoch so far; metrics are computed on access."""
 
     def __init__(self, trainer: Trainer):
         self._trainer = trainer
 
     def __getitem__(self, name: str) -> float:
         if name == "loss":
-            at = self._trainer._progress
-            return at.loss / at.samples if at.samples else math.nan
+            progress = self._trainer._progress
+            return progress.loss / progress.samples if progress.samples else math.nan
         for metric in self._trainer.metrics:
             if metric.name == name:
                 return as_number(name, metric.compute())
@@ -58,8 +58,8 @@ class BatchLogs(Mapping):
         return 1 + len(self._trainer.metrics)
 
 
-class ModesKept:
-    """Puts every module's training flag back as it was."""
+class PreserveModes:
+    """Context manager: restores every module's training flag on exit."""
 
     def __init__(self, model: Module):
         self._model = model
@@ -73,23 +73,22 @@ class ModesKept:
 
 
 class TrainingModes:
-    """The training flags that a fit trains with: those found, and those after `model.train()` where none is set.
+    """The training flags of a fit: the modules' current ones, or those after `model.train()` where none is set.
 
-    Modules that `model.train()` itself leaves in evaluation mode (a `train` of the model's own that freezes some) are
-    in it from here on. A callback may change single ones for good; a model that it puts into evaluation mode as a whole
-    is put back.
+    Modules that the model's own `train` leaves in evaluation mode (to freeze them) are set to evaluation mode. A callback
+    may change single modules for good; `model.eval()` on the whole model is undone.
     """
 
     def __init__(self, model: Module):
         self._model = model
-        with ModesKept(model):
+        with PreserveModes(model):
             model.train()
             self._flags = [(module, module.training) for module in model.modules()]
         for module, training in self._flags:
             module.training = module.training and training
 
     def renew(self) -> None:
-        """Take the flags as they are, unless none is set; then those of before are."""
+        """Adopt the current flags, or restore the previous ones where none is set."""
         flags = [(module, module.training) for module in self._model.modules()]
         if any(training for _, training in flags):
             self._flags = flags

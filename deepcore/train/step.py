@@ -1,4 +1,4 @@
-"""What is computed for one batch, so that each of it can run as one program."""
+"""The computations on one batch, each of which can run as one program."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from deepcore.autograd.transforms import tree_map
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.compiled import Compiled, NotFinite, finite
 from deepcore.errors import NonFiniteError
-from deepcore.train.measure import check_tensors, one_number
+from deepcore.train.measure import check_scalar, check_tensors
 
 
 class Refused(Exception):
-    """No update is made with this batch: the loss is not finite, or it is and `gradients` (names) are not."""
+    """No update is made with this batch: the loss is not finite, or the gradients named by `gradients` are not."""
 
     def __init__(self, problem: str, loss: float, gradients: str = ""):
         super().__init__(problem)
@@ -24,14 +24,14 @@ class Refused(Exception):
 
 
 class Steps:
-    """What a `Trainer` computes with its model, loss and optimizer, compiled or not.
+    """The steps of a `Trainer` with its model, loss and optimizer, compiled or not.
 
-    train(inputs, target), test(inputs, target): (loss, output), the output only where metrics are computed from it.
-    gradients(inputs, target, weight): the same with the sum that the loss divides, or `weight` times the loss where that
-    is not known (`Measure.weight`); gradients accumulate until `update()`.
+    train(inputs, target), test(inputs, target): (loss, output), the output only where metrics need it.
+    gradients(inputs, target, weight): the same with the sum that the loss divides, or `weight` times the loss where the sum
+    is unknown (`Measure.weight`); gradients accumulate until `update()`.
     predict(inputs): the output.
 
-    `prepare()` is called before `train` and `gradients`, unless a program runs: that changes nothing where it stops.
+    `prepare()` is called before `train` and `gradients`, unless a program runs, which changes nothing when it stops.
     """
 
     def __init__(self, compiled: bool, prepare: Callable[[], None]):
@@ -42,9 +42,9 @@ class Steps:
         self.summed = False
         self.optimizer: Any = None
         self.clip_grad_norm: float | None = None
-        #: (name, parameter) of all that the optimizer updates, for errors.
+        #: (name, parameter) of every parameter of the optimizer, for errors.
         self.named: tuple = ()
-        #: Whether metrics look at outputs.
+        #: Whether metrics read outputs.
         self.watched = False
         changing: Callable = partial(_after, prepare)
         run: Callable = lambda function: function
@@ -72,23 +72,23 @@ class Steps:
         return value, tree_map(_detached, output) if self.watched else None
 
     def _mean(self, output, target):
-        """The loss as it is."""
+        """The loss, checked to be a single number."""
         if self.module is not None:
             check_tensors(output, target)
-        return one_number(self.loss(output, target))
+        return check_scalar(self.loss(output, target))
 
     def _total(self, output, target, weight):
-        """The sum that the loss divides: 0 where nothing counts, where the mean is 0/0."""
+        """The sum that the loss divides: 0 where its mean would be 0/0."""
         if self.module is None or self.summed:
             loss = self._mean(output, target)
             return loss if weight is None else loss * weight
         check_tensors(output, target)
-        if output.dtype.itemsize == 2:  # a sum may be beyond 16 bits
+        if output.dtype.itemsize == 2:  # a sum may overflow 16 bits
             output = output.to(dt.float32)
         return self.module.reduced(output, target, "sum")
 
     def update(self) -> None:
-        """One update with the gradients there are, which are then forgotten."""
+        """One update with the current gradients, which are then cleared."""
         try:
             self.optimizer.clipped_step(self.clip_grad_norm, error_if_nonfinite=True, named=self.named, keep=False)
         except NonFiniteError as error:
@@ -98,7 +98,7 @@ class Steps:
 
     def clear_gradients(self) -> None:
         self.optimizer.zero_grad()
-        self.model.zero_grad()  # also what the optimizer does not hold
+        self.model.zero_grad()  # includes parameters that the optimizer does not have
 
     def loss_of(self, inputs: tuple, target):
         """The loss, to be differentiated."""

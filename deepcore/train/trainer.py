@@ -28,35 +28,35 @@ from deepcore.train.interrupt import Interrupts
 from deepcore.train.measure import Measure
 from deepcore.train.progress import ProgressBar
 from deepcore.train.snapshot import Undo
-from deepcore.train.state import BatchLogs, ModesKept, Progress, TrainingModes, as_number
+from deepcore.train.state import BatchLogs, PreserveModes, Progress, TrainingModes, as_number
 from deepcore.train.step import Refused, Steps
 
-#: Events after which a run goes on from the next thing: where one ends by an error, the others have yet to see it.
-_ONCE = ("on_epoch_begin", "on_train_batch_end", "on_epoch_end")
+#: Events that a resumed run does not repeat: where a callback raises, the run replays the event for the remaining ones.
+_REPLAYED = ("on_epoch_begin", "on_train_batch_end", "on_epoch_end")
 
 
 class Trainer:
     """Trains `model` with `optimizer` on `loss(model(*inputs), target)`.
 
-    metrics: names (`deepcore.metrics.METRICS`) and `Metric` objects. What these leave open (task, threshold,
-    ignore_index) the loss says. None: accuracy with a classification loss, none with another.
+    metrics: names (`deepcore.metrics.METRICS`) and `Metric` objects. Settings that these leave open (task, threshold,
+    ignore_index) come from the loss. None: accuracy with a classification loss, no metric with another.
     backend: where to train; the model, the loss and the optimizer's state are moved there. None: where the model is.
-        `device` is another word for it.
+        `device` is a synonym.
     scheduler: a schedule of `optim.lr_scheduler`, stepped after every epoch.
-    clip_grad_norm: the largest norm of all gradients together; they are scaled down to it.
+    clip_grad_norm: the maximum norm of all gradients together; larger gradients are scaled down to it.
     accumulate: batches whose gradients make one update, that of one batch of all their samples.
     seed: `dc.manual_seed(seed)` when the first `fit` starts, so that shuffling and dropout repeat.
-    out: a folder for `checkpoint.safetensors`, always the newest whole one. It is written when a fit ends, is
-    stopped, interrupted or ended by an error, at the end of an epoch once 10 s have passed since the last end, and
-    every minute within epochs, between two updates.
+    out: a folder for `checkpoint.safetensors`, always the newest complete one. It is written when a fit ends, is
+    stopped, interrupted or ended by an error, at the end of an epoch if 10 s have passed since the last such write,
+    and every minute within epochs, between two updates.
     save_every: that minute, in seconds (10 s is a sixth of it). 0: after every update; None: when the fit ends.
-    keep: how many checkpoints of ends of epochs stay beside it: `checkpoint-0012.safetensors` has 12 epochs.
-    best: a name in the logs, as "val_loss": the checkpoint of its best epoch so far stays in `best.safetensors`.
-    compile: run each step as one program where that can be done (`dc.compile`): same results to the bit, less time.
+    keep: the number of end-of-epoch checkpoints kept beside it: `checkpoint-0012.safetensors` has 12 epochs.
+    best: a name in the logs, as "val_loss": the checkpoint of its best epoch so far is kept in `best.safetensors`.
+    compile: run each step as one program where possible (`dc.compile`): same results to the bit, less time.
 
     Batches are tuples (input, …, target). Means over batches (losses, accumulated gradients, `evaluate`) weigh each by
-    what its loss divides by, so they do not depend on the batch size: with deepcore's losses the elements, or the
-    weights of the labels that are not ignored; with a loss of your own the samples, unless it has a method
+    the divisor of its loss, so they do not depend on the batch size: with deepcore's losses the elements, or the
+    weights of the labels that are not ignored; with a custom loss the samples, unless it has a method
     `denominator(target)`.
 
     >>> trainer = Trainer(model, optim.Adam(model.parameters()), nn.CrossEntropyLoss())
@@ -82,37 +82,39 @@ class Trainer:
         device: Any = None,
     ):
         if not isinstance(model, nn.Module):
-            raise ArgumentError("model is a Module", received=_kind(model), fix=_instance_fix(model))
+            raise ArgumentError("model is a Module", received=_type_text(model), fix=_instance_fix(model))
         if not isinstance(optimizer, Optimizer):
             raise ArgumentError(
-                "optimizer is an Optimizer", received=_kind(optimizer), fix="optim.Adam(model.parameters())"
+                "optimizer is an Optimizer", received=_type_text(optimizer), fix="optim.Adam(model.parameters())"
             )
         if not callable(loss) or isinstance(loss, type):
-            raise ArgumentError("loss is a function of (output, target)", received=_kind(loss), fix=_instance_fix(loss))
+            raise ArgumentError(
+                "loss is a function of (output, target)", received=_type_text(loss), fix=_instance_fix(loss)
+            )
         self._measure = Measure(loss)
         if self._measure.reduction == "none":
             raise ArgumentError("the loss must be one number", received="reduction='none'", fix="reduction='mean'")
         if scheduler is not None and getattr(scheduler, "optimizer", None) is not optimizer:
             raise ArgumentError(
                 "the schedule is not one of this optimizer",
-                received=_kind(scheduler),
+                received=_type_text(scheduler),
                 fix="optim.lr_scheduler.StepLR(optimizer, …), with the optimizer given to the Trainer",
             )
         self.model, self.optimizer, self.loss, self.scheduler = model, optimizer, loss, scheduler
         self.clip_grad_norm = (
             None if clip_grad_norm is None else non_negative("clip_grad_norm", clip_grad_norm, zero=False)
         )
-        self.accumulate = _whole("accumulate", accumulate, 1)
+        self.accumulate = _checked_int("accumulate", accumulate, 1)
         self.seed = seed
         self.out = None if out is None else os.fspath(out)
-        self.save_every, self.keep = save_every, _whole("keep", keep, 0)
+        self.save_every, self.keep = save_every, _checked_int("keep", keep, 0)
         self._autosave = Autosave(self.out, self.save_every, self.keep)
         if best is not None and self.out is None:
             raise ArgumentError("best needs a folder to keep a checkpoint in", fix='Trainer(…, out="folder")')
         self.best = best
-        own = next((p.backend for p in model.parameters()), None)
+        model_backend = next((p.backend for p in model.parameters()), None)
         backend = place(backend, device)
-        self.backend = get_backend(own if backend is None else backend)
+        self.backend = get_backend(model_backend if backend is None else backend)
         self._named = self._named_parameters()
         self._move()
         self._undo = Undo()
@@ -120,22 +122,22 @@ class Trainer:
         self.metrics = self._metrics_from(metrics)
         self._test_metrics = copy.deepcopy(self.metrics)
 
-        #: Why the last batch without an update had none: "the loss is nan".
+        #: The reason why the last refused batch made no update: "the loss is nan".
         self.refused = ""
         #: Set by a callback to end the run after the current step.
         self.stop_training = False
         self.history = History()
-        #: Epochs to train, and batches in one, of the `fit` under way.
+        #: Epochs of the current `fit`, and batches of an epoch.
         self.epochs = 0
         self.batches = 0
-        #: Whether the `fit` under way goes on from a checkpoint.
+        #: Whether the current `fit` resumed from a checkpoint.
         self.resumed = False
         self._progress = Progress()
         self._interrupts = Interrupts(notice=False)
         self._callbacks: list[Callback] = []
         self._hooks: dict[str, list] = {}
-        #: An event that ended by an error, and the callbacks that have not seen it: a run that is resumed calls them.
-        self._missed: tuple[str, list[Callback]] | None = None
+        #: An event in which a callback raised, and the callbacks not yet called: a resumed run calls them.
+        self._unfinished_event: tuple[str, list[Callback]] | None = None
         self._loader: DataLoader | None = None
         self._validation: DataLoader | None = None
         self._warned: set = set()  # dtypes of inputs whose conversion was reported
@@ -144,46 +146,46 @@ class Trainer:
         self._seeded = False
         self._resume_from: str | None = None
         self._dispatching = False
-        self._to_save: list[str] = []
-        #: Whether a run cannot be resumed from what is there now: in validation, and from a batch's start to its update.
-        self._hold_saves = False
+        self._pending_saves: list[str] = []
+        #: Whether the current state cannot be resumed from: in validation, and from a batch's start to its update.
+        self._defer_saves = False
         self._last_loss: float | None = None
-        #: Batches since the last update, and the sum of what their losses divide by.
+        #: Batches since the last update, and the sum of their denominators.
         self._pending, self._weight = 0, 0.0
         self._validated = True
-        #: Whether parameters, random stream and counts are those after one update, and no later batch was used.
+        #: Whether parameters, random stream and counts are those right after an update.
         self._consistent = True
 
     # -- setting up ---------------------------------------------------------------------------------------
     def _named_parameters(self) -> tuple[tuple[str, Any], ...]:
-        """(path, parameter) of everything the optimizer updates."""
+        """(path, parameter) of every parameter of the optimizer."""
         paths = {id(p): path for path, p in self.model.named_parameters()}
         if isinstance(self.loss, nn.Module):
             paths |= {id(p): f"loss.{path}" for path, p in self.loss.named_parameters()}
-        held = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if paths and not any(id(p) in paths for p in held):
+        optimized = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if paths and not any(id(p) in paths for p in optimized):
             raise ArgumentError(
                 "the optimizer holds no parameter of the model",
                 fix="build the optimizer after the model, from this model's parameters()",
             )
-        return tuple([(paths.get(id(p), f"parameter {i} of the optimizer"), p) for i, p in enumerate(held)])
+        return tuple([(paths.get(id(p), f"parameter {i} of the optimizer"), p) for i, p in enumerate(optimized)])
 
     def _move(self) -> None:
         for part in (self.model, self.loss):
             if isinstance(part, nn.Module):
                 part.to(backend=self.backend)
         if any(state for state in self.optimizer.state.values()):
-            self.optimizer.load_state_dict(self.optimizer.state_dict())  # state goes where its parameter is
+            self.optimizer.load_state_dict(self.optimizer.state_dict())  # moves the state to its parameters' backends
 
     def _metrics_from(self, metrics) -> list[metrics_.Metric]:
         if metrics is None:
             metrics = () if self._measure.task is None else ("accuracy",)
         if isinstance(metrics, (str, metrics_.Metric)):
             metrics = (metrics,)
-        found = [metrics_.get(metric) for metric in metrics]
-        for metric in found:
+        resolved = [metrics_.get(metric) for metric in metrics]
+        for metric in resolved:
             metric.follow(self._measure)
-        names = ["loss", "lr", *(m.name for m in found)]
+        names = ["loss", "lr", *(m.name for m in resolved)]
         for name in names:
             if names.count(name) > 1 or name.startswith("val_"):
                 raise ArgumentError(
@@ -191,10 +193,10 @@ class Trainer:
                     expected="names that differ, other than loss and lr, not beginning with val_",
                     fix='give another: Accuracy(name="…")',
                 )
-        return found
+        return resolved
 
     def _set_steps(self) -> None:
-        """Compute with what the attributes are now."""
+        """Copy the current attributes to the steps."""
         steps = self._steps
         steps.model, steps.loss, steps.optimizer, steps.named = self.model, self.loss, self.optimizer, self._named
         if self._measure.loss is not self.loss:
@@ -219,22 +221,22 @@ class Trainer:
 
         train, validation: a DataLoader, a Dataset, a tuple (x, y), or a list of samples (x, y). x and y are arrays,
         tensors, lists of numbers or tables (DataFrame); x may be a tuple of several inputs, y of several targets.
-        `batch_size` (32) and `shuffle` (True; never for validation) belong to data that is not in a loader. Inputs in a
-        dtype that the model refuses, such as integers, are converted to the model's, with one warning.
+        `batch_size` (32) and `shuffle` (True; never for validation) apply to data that is not in a loader. Inputs of a
+        dtype that the model rejects, such as integers, are converted to the model's, with one warning.
         verbose: 0 prints nothing, 1 a progress bar in terminals and notebooks, 2 only a line per epoch.
-        resume: a checkpoint (file, the folder it is in, or True for the one in `out`) to go on from until `epochs`
-        epochs are done in all: with the same data and settings, the result has the bits of a run that never stopped.
-        Where `out` has no checkpoint yet, the run starts from the beginning, and says so.
+        resume: a checkpoint (file, its folder, or True for the one in `out`) to resume from until `epochs`
+        epochs are done in total: with the same data and settings, the result has the bits of an uninterrupted run.
+        Where `out` has no checkpoint yet, the run starts from the beginning, with a message.
 
-        Modules that are in evaluation mode stay there, such as a frozen BatchNorm, also when a callback puts them there;
-        a model that is in evaluation mode as a whole is trained in training mode. Afterwards all are as they were.
+        Modules in evaluation mode stay in it, such as a frozen BatchNorm, also when a callback sets it;
+        a model that is in evaluation mode as a whole is trained in training mode. Afterwards all modes are restored.
 
         Ctrl-C (and a notebook's interrupt): the running step finishes, a checkpoint is written to `out` and the
         history is returned with `interrupted` set. The second one raises `KeyboardInterrupt` at once. SIGTERM and
-        SIGHUP do the same; then the signal is raised again under the handler there was before, by default to end
-        the process. An error leaves a checkpoint of the last update, unless it comes inside a group of accumulated
-        batches or in the bookkeeping after an update: then the last one written stays. Where a callback raises, it and
-        those after it see that event again in the run that is resumed.
+        SIGHUP do the same; then the signal is raised again under the previous handler, by default to end
+        the process. An error leaves a checkpoint of the last update, unless it occurs inside a group of accumulated
+        batches or in the bookkeeping after an update: then the last one written stays. Where a callback raises, the
+        resumed run repeats that event for it and those after it.
         A validation loss that is NaN or infinite is a warning, once: training itself is not harmed.
 
         Errors: `DataError` for no data, and for validation data in which nothing counts. `NonFiniteError` for a loss or
@@ -242,7 +244,7 @@ class Trainer:
         bad gradient, leaves parameters, optimizer, buffers and random streams as they were; so does a batch whose forward
         raises. `StateDictError`, `FileFormatError` for a checkpoint that does not fit or cannot be read.
         """
-        self.epochs = _whole("epochs", epochs, 0)
+        self.epochs = _checked_int("epochs", epochs, 0)
         bar = _check_verbose(verbose)
         if self.seed is not None and not self._seeded:
             random.manual_seed(self.seed)
@@ -265,15 +267,15 @@ class Trainer:
             self._callbacks.append(ModelCheckpoint(os.path.join(self.out, BEST), self.best, save_best_only=True))
             self._callbacks[-1].set_trainer(self)
         self._progress, self.history, self.stop_training, self.resumed = Progress(), History(), False, False
-        self._last_loss, self._to_save, self._pending, self._weight = None, [], 0, 0.0
+        self._last_loss, self._pending_saves, self._pending, self._weight = None, [], 0, 0.0
         self._consistent = self._validated = True
-        self._missed = None
+        self._unfinished_event = None
         self._resume_from = self._resolve(resume, verbose)
         if self.out is not None:
             make_folder(self.out)
         try:
             try:
-                with Interrupts(notice=verbose > 0) as self._interrupts, ModesKept(self.model):
+                with Interrupts(notice=verbose > 0) as self._interrupts, PreserveModes(self.model):
                     self._modes = TrainingModes(self.model)
                     self._set_steps()
                     self._steps.clear_gradients()
@@ -281,15 +283,15 @@ class Trainer:
                     if self._resume_from is not None:
                         self._restore(self._resume_from)
                         if verbose > 0:
-                            print(f"resumed {self._where()}", flush=True)
+                            print(f"resumed {self._position_text()}", flush=True)
                     self._autosave = Autosave(self.out, self.save_every, self.keep)
-                    self._run_saving()
+                    self._run_and_save()
                     self._dispatch("on_train_end", self.history[len(self.history)] if self.history else {})
             finally:
                 for callback in self._callbacks:
                     callback.close()
             if self.history.interrupted and verbose > 0:
-                print(self._interruption())
+                print(self._interruption_text())
         except BaseException as error:
             self._interrupts.redeliver(error)
             raise
@@ -298,8 +300,8 @@ class Trainer:
         self._interrupts.redeliver()
         return self.history
 
-    def _run_saving(self) -> None:
-        """Run, and write a checkpoint at the end, however it ends."""
+    def _run_and_save(self) -> None:
+        """Run, and write a checkpoint at the end, also after an error."""
         try:
             self._run()
         except Exception as error:
@@ -310,30 +312,30 @@ class Trainer:
             self.save_checkpoint(self._autosave.path)
 
     def _run(self) -> None:
-        at = self._progress
-        self._dispatch_missed()
-        while at.epoch < self.epochs and not self._stopping():
-            if not at.begun:
+        progress = self._progress
+        self._dispatch_unfinished()
+        while progress.epoch < self.epochs and not self._stopping():
+            if not progress.begun:
                 for metric in self.metrics:
                     metric.reset()
-                at.begun = True
-                self._dispatch("on_epoch_begin", at.epoch, {})
-            if not at.trained:
+                progress.begun = True
+                self._dispatch("on_epoch_begin", progress.epoch, {})
+            if not progress.trained:
                 self._modes.renew()
                 try:
                     if not self._train_epoch():
                         return
                 except DataError:
-                    # As in `_validate`: the workers went before the process was to stop.
+                    # As in `_validate`: the signal ended the workers before this process stopped.
                     if self._interrupts.requested and self._consistent:
                         return
                     raise
-                at.trained = True
+                progress.trained = True
             logs = dict(BatchLogs(self))
             if self._validation is not None:
                 self._save_if_due()
                 self._modes.renew()
-                with ModesKept(self.model):
+                with PreserveModes(self.model):
                     results = self._validate(self._validation)
                 if results is None:
                     return
@@ -343,25 +345,25 @@ class Trainer:
             self.history.append(logs)
             if self.scheduler is not None:
                 self.scheduler.step()
-            epoch = at.epoch
-            at.epoch += 1
-            at.start_epoch()
+            epoch = progress.epoch
+            progress.epoch += 1
+            progress.start_epoch()
             self._consistent = True
             self._dispatch("on_epoch_end", epoch, logs)
             self._save_if_due(at_end=True)
 
     def _validate(self, loader: DataLoader) -> dict[str, float] | None:
-        """The results; None after an interrupt. Unless it ends, the loader and the random stream go back."""
+        """The results, or None after an interrupt. Unless it completes, loader and random stream are restored."""
         before, stream = loader.state_dict(), random.default_generator._mark()
         results = None
-        self._hold_saves = True
+        self._defer_saves = True
         try:
             results = self._test(loader, self._inputs)
         except DataError:
-            if not self._interrupts.requested:  # a signal to the whole process group ends the workers, too
+            if not self._interrupts.requested:  # a signal to the process group also ends the workers
                 raise
         finally:
-            self._hold_saves = False
+            self._defer_saves = False
             if results is None:
                 loader.load_state_dict(before)
                 random.default_generator._go_back(stream)
@@ -370,32 +372,32 @@ class Trainer:
         return results
 
     def _train_epoch(self) -> bool:
-        """Train on what remains of the epoch; False if that was stopped before its last batch."""
-        at, loader = self._progress, self._loader
+        """Train on the remaining batches of the epoch; False if it was stopped before the last one."""
+        progress, loader = self._progress, self._loader
         assert loader is not None
         last = self.batches - 1
         timed, generator = self._autosave.timed, random.default_generator
         batches: Any = iter(loader)
-        with contextlib.closing(batches):  # ends the workers now, whatever comes
+        with contextlib.closing(batches):  # ends the workers at once, also after an error
             for number, batch in enumerate(batches, loader.position):
                 stream = generator._mark()
-                self._hold_saves = True
+                self._defer_saves = True
                 try:
                     self._dispatch("on_train_batch_begin", number, {})
                     self._modes.restore()
                     closes = (number + 1) % self.accumulate == 0 or number == last
                     fault = self._train_batch(batch, closes)
                 except Exception as error:
-                    if self._consistent:  # without the update, this batch comes next
+                    if self._consistent:  # no update was made: resume with this batch
                         loader.position = number
                         generator._go_back(stream)
                     if isinstance(error, DeepcoreError):
                         shapes = ", ".join(f"{t.shape} {dt.name_of(t.dtype)}" for t in feed.leaves(batch))
-                        error.add_note(f"in {self._place(number)}; the batch: {shapes}")
+                        error.add_note(f"in {self._location(number)}; the batch: {shapes}")
                     raise
                 finally:
-                    self._hold_saves = False
-                at.batch = number + 1
+                    self._defer_saves = False
+                progress.batch = number + 1
                 self._consistent = not self._pending
                 if fault is not None:
                     self._dispatch("on_train_batch_end", number, {"loss": fault})
@@ -409,26 +411,26 @@ class Trainer:
                         return False
                     if timed:
                         self._save_if_due()
-        if not at.batch:
+        if not progress.batch:
             raise DataError(
-                f"the loader gave no batch in epoch {at.epoch + 1}",
+                f"the loader gave no batch in epoch {progress.epoch + 1}",
                 expected=f"{self.batches}, as its length says",
                 fix="a sampler that can be read in every epoch, such as a list",
             )
-        return self._close_early() if self._pending else True
+        return self._close_partial_group() if self._pending else True
 
-    def _close_early(self) -> bool:
-        """The update of a group that the loader left open, because it gave fewer batches than its length says."""
-        if self._close_group((), None) is not None:
+    def _close_partial_group(self) -> bool:
+        """Update from an incomplete group, where the loader gave fewer batches than its length."""
+        if self._update_group((), None) is not None:
             return not self.stop_training
         self._consistent = True
-        if self._to_save:
+        if self._pending_saves:
             self._write_checkpoints()
         return True
 
     def _train_batch(self, batch, closes: bool) -> float | None:
-        """Forward, backward and, where the batch `closes` a group, the update. Returns a loss that is not finite."""
-        at, steps, measure = self._progress, self._steps, self._measure
+        """Forward, backward and, where the batch `closes` a group, the update. Returns the loss if it is not finite."""
+        progress, steps, measure = self._progress, self._steps, self._measure
         inputs, target = self._inputs.split(batch)
         fault = None
         self._undo.begin(group=self.accumulate > 1 and not self._pending)
@@ -441,33 +443,33 @@ class Trainer:
             self._undo.batch()
             if self.accumulate == 1:
                 steps.clear_gradients()
-            fault = self._refused(error, inputs, target)
+            fault = self._handle_refused(error, inputs, target)
         else:
             count = measure.denominator(inputs, target)
             if self.accumulate > 1:
                 self._pending += 1
                 self._weight += count
         if closes and self._pending:
-            closed = self._close_group(inputs, target)
+            closed = self._update_group(inputs, target)
             fault = closed if fault is None else fault
         if fault is not None:
             return fault
         self._consistent = False
         value = float(loss)
         if self.accumulate == 1:
-            at.step += 1
-            at.loss += value if measure.reduction == "sum" else value * count
+            progress.step += 1
+            progress.loss += value if measure.reduction == "sum" else value * count
             self._last_loss = value
         else:
-            at.loss += value
+            progress.loss += value
             self._last_loss = value / count if count else self._last_loss
-        at.samples += count
+        progress.samples += count
         for metric in self.metrics:
             metric.update(output, target)
         return None
 
-    def _close_group(self, inputs: tuple, target) -> float | None:
-        """One update with the mean of the accumulated gradients. Returns a loss that is not finite."""
+    def _update_group(self, inputs: tuple, target) -> float | None:
+        """One update with the mean of the accumulated gradients. Returns the loss if it is not finite."""
         try:
             if self._measure.reduction != "sum":
                 if not self._weight:
@@ -477,13 +479,13 @@ class Trainer:
         except Exception as error:
             self._undo.group()
             self._drop_group()
-            return self._refused(error, inputs, target)
+            return self._handle_refused(error, inputs, target)
         self._pending, self._weight = 0, 0.0
         self._progress.step += 1
         return None
 
     def _drop_group(self) -> None:
-        """Forget the gradients of the batches that were to make one update."""
+        """Discard the gradients of the current group of batches."""
         self._steps.clear_gradients()
         self._pending, self._weight = 0, 0.0
 
@@ -506,19 +508,19 @@ class Trainer:
         """
         bar = _check_verbose(verbose)
         if feed.is_column(batch_size):
-            raise _not_one("evaluate")
-        loader = self._given_loader(data, batch_size)
+            raise _tuple_error("evaluate")
+        loader = self._loader_of(data, batch_size)
         self._set_steps()
-        outer = self._callbacks, self._hooks  # a callback of fit may evaluate
+        previous = self._callbacks, self._hooks  # a callback of fit may evaluate
         self._set_callbacks(callbacks, bar)
         try:
-            with ModesKept(self.model):
+            with PreserveModes(self.model):
                 inputs = feed.Inputs(self.model, self.backend, self._warned)
                 results = self._test(loader, inputs, watch=False)
         finally:
             for callback in self._callbacks:
                 callback.close()
-            self._callbacks, self._hooks = outer
+            self._callbacks, self._hooks = previous
         assert results is not None
         return results
 
@@ -526,13 +528,13 @@ class Trainer:
         """The model's outputs for every sample, in order, on the trainer's backend, in evaluation mode.
 
         x: an array, a tensor, a table or a list of rows; a tuple of as many as the model's forward takes; or a Dataset
-        or a DataLoader. Where the model can do without the last part of the samples, that is the target and left out,
+        or a DataLoader. Where the model does not need the last part of the samples, that is the target and left out,
         as in `evaluate`.
         """
         if feed.is_column(batch_size):
             raise ArgumentError("predict takes inputs only", received="a second array", fix="predict(x)")
         reader = feed.Inputs(self.model, self.backend, self._warned)
-        loader = self._given_loader(x, batch_size, reader)
+        loader = self._loader_of(x, batch_size, reader)
         if loader.shuffle or loader.drop_last:
             raise ArgumentError(
                 "predict gives one output per sample, in order",
@@ -541,11 +543,11 @@ class Trainer:
             )
         self._set_steps()
         columns = isinstance(loader.dataset, feed.Columns)
-        with ModesKept(self.model):
+        with PreserveModes(self.model):
             self.model.eval()
             outputs: list = []
             for batch in loader:
-                inputs = reader.alone(batch, columns)
+                inputs = reader.inputs_of(batch, columns)
                 try:
                     output = self._steps.predict(inputs)
                 except DeepcoreError:
@@ -557,13 +559,13 @@ class Trainer:
         return feed.concatenate(outputs)
 
     def _check_batched(self, x) -> None:
-        """Raise `ShapeError` for one sample in place of an array of them, if the model takes it as a sample."""
+        """Raise `ShapeError` if `x` is a single sample rather than an array of samples, judged by running the model."""
         if not feed.is_array(x):
             return
         shape = tuple(x.shape)
         try:
-            (sample,) = self._given_loader(x[None], None)
-            self._steps.predict(feed.Inputs(self.model, self.backend, self._warned).alone(sample, True))
+            (sample,) = self._loader_of(x[None], None)
+            self._steps.predict(feed.Inputs(self.model, self.backend, self._warned).inputs_of(sample, True))
         except Exception:
             return
         raise ShapeError(
@@ -573,14 +575,14 @@ class Trainer:
             fix="predict(x[None])",
         ) from None
 
-    def _given_loader(self, data, batch_size: int | None, inputs: feed.Inputs | None = None) -> DataLoader:
+    def _loader_of(self, data, batch_size: int | None, inputs: feed.Inputs | None = None) -> DataLoader:
         if isinstance(data, DataLoader) and batch_size is not None:
             raise ArgumentError("batch_size does nothing here: the data is in a DataLoader", fix="leave it out")
         return feed.as_loader(data, batch_size, False, self.backend, feed.model_dtype(self.model), inputs)
 
     def _test(self, loader: DataLoader, reader: feed.Inputs, watch: bool = True) -> dict[str, float] | None:
-        """Loss and metrics over the loader; None if an interrupt came meanwhile (and is watched for)."""
-        total, counted = 0.0, 0.0
+        """Loss and metrics over the loader; None after an interrupt, with `watch`."""
+        total, denominator_sum = 0.0, 0.0
         for metric in self._test_metrics:
             metric.reset()
         self.model.eval()
@@ -594,23 +596,25 @@ class Trainer:
             inputs, target = reader.split(batch)
             loss, output = self._steps.test(inputs, target)
             value, count = float(loss), measure.denominator(inputs, target)
-            if count:  # where nothing counts the mean is 0/0
+            if count:  # else the mean is 0/0
                 total += value if summed else value * count
-            counted += count
+            denominator_sum += count
             for metric in self._test_metrics:
                 metric.update(output, target)
-            self._dispatch("on_test_batch_end", number, {"loss": total / counted if counted else math.nan})
-        if not counted:
+            self._dispatch(
+                "on_test_batch_end", number, {"loss": total / denominator_sum if denominator_sum else math.nan}
+            )
+        if not denominator_sum:
             raise DataError(
                 "the loss of this data is 0/0: nothing in it counts",
                 received="only labels that are ignore_index, or of classes of weight 0",
                 fix="check the labels of the evaluation data",
             )
-        results = {"loss": total / counted, **self._computed(self._test_metrics)}
+        results = {"loss": total / denominator_sum, **self._compute(self._test_metrics)}
         self._dispatch("on_test_end", results)
         return results
 
-    def _computed(self, metrics: list[metrics_.Metric]) -> dict[str, float]:
+    def _compute(self, metrics: list[metrics_.Metric]) -> dict[str, float]:
         return {metric.name: as_number(metric.name, metric.compute()) for metric in metrics}
 
     # -- callbacks ------------------------------------------------------------------------------------------
@@ -618,7 +622,9 @@ class Trainer:
         self._callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
         for callback in self._callbacks:
             if not isinstance(callback, Callback):
-                raise ArgumentError("a callback is a Callback", received=_kind(callback), fix=_instance_fix(callback))
+                raise ArgumentError(
+                    "a callback is a Callback", received=_type_text(callback), fix=_instance_fix(callback)
+                )
         if bar is not None and not any(isinstance(c, ProgressBar) for c in self._callbacks):
             self._callbacks.append(ProgressBar(bar=bar))
         self._hooks = {}
@@ -632,37 +638,37 @@ class Trainer:
         self._call(event, hooks, args)
 
     def _hooks_of(self, event: str, callbacks: list[Callback]) -> list:
-        """(callback, method) of those that do anything at the event."""
+        """(callback, method) of the callbacks that override the event's method."""
         base = getattr(Callback, event)
-        found = [(callback, getattr(callback, event)) for callback in callbacks]
-        return [(callback, hook) for callback, hook in found if getattr(hook, "__func__", None) is not base]
+        methods = [(callback, getattr(callback, event)) for callback in callbacks]
+        return [(callback, hook) for callback, hook in methods if getattr(hook, "__func__", None) is not base]
 
-    def _dispatch_missed(self) -> None:
-        """The event at which the run that is resumed ended by an error, for those who have not seen it."""
-        if self._missed is None:
+    def _dispatch_unfinished(self) -> None:
+        """Replay the event that ended the resumed run by an error, for the callbacks not yet called."""
+        if self._unfinished_event is None:
             return
-        at, (event, callbacks) = self._progress, self._missed
-        self._missed = None
-        args: tuple[int, Any] = (at.epoch, {})
+        progress, (event, callbacks) = self._progress, self._unfinished_event
+        self._unfinished_event = None
+        args: tuple[int, Any] = (progress.epoch, {})
         if event == "on_train_batch_end":
-            args = (at.batch - 1, BatchLogs(self))
+            args = (progress.batch - 1, BatchLogs(self))
         elif event == "on_epoch_end":
-            args = (at.epoch - 1, self.history[len(self.history)])
+            args = (progress.epoch - 1, self.history[len(self.history)])
         self._call(event, self._hooks_of(event, callbacks), args)
 
     def _call(self, event: str, hooks: list, args: tuple) -> None:
-        outer, self._dispatching = self._dispatching, True
-        seen = 0
+        was_dispatching, self._dispatching = self._dispatching, True
+        completed = 0
         try:
             for _, hook in hooks:
                 hook(*args)
-                seen += 1
+                completed += 1
         except Exception:
-            if event in _ONCE and not outer:
-                self._missed = event, [callback for callback, _ in hooks[seen:]]
+            if event in _REPLAYED and not was_dispatching:
+                self._unfinished_event = event, [callback for callback, _ in hooks[completed:]]
             raise
         finally:
-            self._dispatching = outer
+            self._dispatching = was_dispatching
         if event == "on_epoch_end":
             logs = args[-1]
             logs.update({name: as_number(name, value) for name, value in logs.items()})
@@ -670,7 +676,7 @@ class Trainer:
             self._write_checkpoints()
 
     def log_names(self) -> list[str]:
-        """The names an epoch's logs will have in the `fit` under way."""
+        """The names that an epoch's logs will have in the current `fit`."""
         names = ["loss", *(metric.name for metric in self.metrics)]
         if self._validation is not None:
             names += [f"val_{name}" for name in names]
@@ -683,12 +689,12 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """Epochs finished in the `fit` under way, so the index of the current one."""
+        """Epochs finished in the current `fit`, so the index of the current epoch."""
         return self._progress.epoch
 
     @property
     def step(self) -> int:
-        """Updates made in the `fit` under way, those before a resume included."""
+        """Updates made in the current `fit`, including those before a resume."""
         return self._progress.step
 
     # -- checkpoints ----------------------------------------------------------------------------------------
@@ -696,50 +702,50 @@ class Trainer:
         """Everything `fit(resume=path)` needs: parameters, optimizer, schedule, random streams, the loader's position,
         history, metrics and callbacks.
 
-        Asked for by a callback, it is written once every callback has seen the event, between two updates; asked for
-        when a batch begins, after it, and during validation, when the epoch ends.
+        Called by a callback, it writes once every callback has handled the event, between two updates; called when a
+        batch begins, after that batch; during validation, when the epoch ends.
         """
-        self._to_save.append(os.fspath(path))
+        self._pending_saves.append(os.fspath(path))
         if self._may_save():
             self._write_checkpoints()
 
     def _may_save(self) -> bool:
-        """Whether checkpoints were asked for, and a run can be resumed from what is there now."""
-        return bool(self._to_save) and not (self._pending or self._dispatching or self._hold_saves)
+        """Whether checkpoints are pending, and the current state can be resumed from."""
+        return bool(self._pending_saves) and not (self._pending or self._dispatching or self._defer_saves)
 
     def _write_checkpoints(self) -> None:
-        paths, self._to_save = dict.fromkeys(self._to_save), []
+        paths, self._pending_saves = dict.fromkeys(self._pending_saves), []
         for path in paths:
             save_checkpoint(path, extra=self._extra(), **self._parts())
 
     def _save_if_due(self, at_end: bool = False) -> None:
-        """Write the run's own checkpoint where its time has come. A disk that is full does not end the run."""
-        saves, at = self._autosave, self._progress
-        if not saves.due(at_end) or self._pending:
+        """Write the run's own checkpoint if it is due. A full disk does not end the run."""
+        saves, progress = self._autosave, self._progress
+        if not saves.is_due(at_end) or self._pending:
             return
         try:
             self.save_checkpoint(saves.path)
             if saves.keep and at_end:
-                self.save_checkpoint(saves.numbered(at.epoch))
-                saves.prune(at.epoch)
+                self.save_checkpoint(saves.numbered(progress.epoch))
+                saves.prune(progress.epoch)
         except (FileAccessError, MissingFileError) as error:
             warn_user(
                 f"{error.problem}; training goes on without this checkpoint" + (f" ({error.fix})" if error.fix else "")
             )
-        saves.written(at_end)
+        saves.mark_written(at_end)
 
     def _save_after(self, error: Exception) -> None:
-        """After an error, a checkpoint of the last update, which a note on the error names."""
-        at = self._progress
-        if self.out is None or not self._consistent or not at.step:
+        """After an error, write a checkpoint of the last update and name it in a note on the error."""
+        progress = self._progress
+        if self.out is None or not self._consistent or not progress.step:
             return
-        self._to_save.insert(0, self._autosave.path)  # before what callbacks asked for
+        self._pending_saves.insert(0, self._autosave.path)  # before those requested by callbacks
         try:
             self._write_checkpoints()
         except Exception as failure:
             error.add_note(f"no checkpoint could be written after it: {getattr(failure, 'problem', failure)}")
         else:
-            error.add_note(f"the run {self._where()} is saved in {self._autosave.path}")
+            error.add_note(f"the run {self._position_text()} is saved in {self._autosave.path}")
 
     def _parts(self) -> dict[str, Any]:
         loss = self.loss if isinstance(self.loss, nn.Module) and self.loss.state_dict() else None
@@ -753,8 +759,8 @@ class Trainer:
 
     def _extra(self) -> dict[str, Any]:
         missed = None
-        if self._missed is not None:
-            event, callbacks = self._missed
+        if self._unfinished_event is not None:
+            event, callbacks = self._unfinished_event
             missed = [event, [i for i, c in enumerate(self._callbacks) if any(c is m for m in callbacks)]]
         return {
             "progress": self._progress.state_dict(),
@@ -767,7 +773,7 @@ class Trainer:
         }
 
     def resume_from(self, path: str | os.PathLike) -> None:
-        """For a callback's `on_train_begin`: go on from this checkpoint, as `fit(resume=path)` does."""
+        """For a callback's `on_train_begin`: resume from this checkpoint, as `fit(resume=path)` does."""
         self._resume_from = os.fspath(path)
 
     def _resolve(self, resume, verbose: int) -> str | None:
@@ -779,10 +785,10 @@ class Trainer:
                 raise ArgumentError("resume=True needs a Trainer with out=", fix="resume=path")
             resume = self.out
         path = os.fspath(resume)
-        own = self.out is not None and os.path.abspath(path) == os.path.abspath(self.out)
-        if own or os.path.isdir(path):
+        is_out = self.out is not None and os.path.abspath(path) == os.path.abspath(self.out)
+        if is_out or os.path.isdir(path):
             path = os.path.join(path, CHECKPOINT)
-        if own and not os.path.exists(path):
+        if is_out and not os.path.exists(path):
             if verbose > 0:
                 print(f"there is no {path} yet: starting from the beginning", flush=True)
             return None
@@ -790,7 +796,7 @@ class Trainer:
 
     def _restore(self, path: str) -> None:
         try:
-            restore(path, self._parts(), self._own_states, backend=self.backend)
+            restore(path, self._parts(), self._extra_states, backend=self.backend)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, DeepcoreError):
                 raise
@@ -801,8 +807,8 @@ class Trainer:
         self.optimizer._stepped = self.optimizer._stepped or self._progress.step > 0
         self.resumed = True
 
-    def _own_states(self, extra) -> list[tuple[Any, Any]]:
-        """(object, saved state) of what `_extra` puts beside the parts."""
+    def _extra_states(self, extra) -> list[tuple[Any, Any]]:
+        """(object, saved state) of everything that `_extra` saves."""
         states = [(self._progress, extra["progress"]), (self.history, extra["history"])]
         states += [
             (metric, extra["metrics"][metric.name]) for metric in self.metrics if metric.name in extra["metrics"]
@@ -812,50 +818,50 @@ class Trainer:
         if "modes" in extra:
             states.append((self._modes, extra["modes"]))
         event, unseen = extra.get("missed") or (None, ())
-        waiting, missed = list(enumerate(extra["callbacks"])), []
+        unmatched, missed = list(enumerate(extra["callbacks"])), []
         for callback in self._callbacks:
-            found = next((pair for pair in waiting if pair[1][0] == type(callback).__name__), None)
-            if found is not None:
-                number, (_, state) = found
-                waiting = [pair for pair in waiting if pair[0] != number]
+            match = next((pair for pair in unmatched if pair[1][0] == type(callback).__name__), None)
+            if match is not None:
+                number, (_, state) = match
+                unmatched = [pair for pair in unmatched if pair[0] != number]
                 states.append((callback, state))
                 if number in unseen:
                     missed.append(callback)
-        self._missed = (event, missed) if event in _ONCE else None
+        self._unfinished_event = (event, missed) if event in _REPLAYED else None
         return states
 
     # -- messages -------------------------------------------------------------------------------------------
-    def _place(self, number: int, group: bool = False) -> str:
-        """Where batch `number` is, or the batches that make one update with it."""
-        at, first = self._progress, number - number % self.accumulate
+    def _location(self, number: int, group: bool = False) -> str:
+        """The position of batch `number` in the run, or of its group of accumulated batches."""
+        progress, first = self._progress, number - number % self.accumulate
         batches = f"batches {first + 1} to {number + 1}" if group and first < number else f"batch {number + 1}"
-        return f"epoch {at.epoch + 1}, {batches} of {self.batches} (step {at.step + 1})"
+        return f"epoch {progress.epoch + 1}, {batches} of {self.batches} (step {progress.step + 1})"
 
-    def _where(self) -> str:
-        at = self._progress
+    def _position_text(self) -> str:
+        progress = self._progress
         return (
-            f"in epoch {at.epoch + 1} after batch {at.batch} of {self.batches}"
-            if at.begun
-            else f"after epoch {at.epoch}"
+            f"in epoch {progress.epoch + 1} after batch {progress.batch} of {self.batches}"
+            if progress.begun
+            else f"after epoch {progress.epoch}"
         )
 
-    def _interruption(self) -> str:
-        at = self._progress
-        text = f"interrupted {self._where()}"
-        if at.samples:
-            text += f", loss {format_value('loss', at.loss / at.samples)}"
+    def _interruption_text(self) -> str:
+        progress = self._progress
+        text = f"interrupted {self._position_text()}"
+        if progress.samples:
+            text += f", loss {format_value('loss', progress.loss / progress.samples)}"
         if self.out is not None:
             text += f"; fit(…, resume=True) goes on from {os.path.join(self.out, CHECKPOINT)}"
         return text
 
-    def _refused(self, error: Exception, inputs, target) -> float:
-        """The loss of a batch that was refused, for a callback that deals with such; without one, the error is raised."""
+    def _handle_refused(self, error: Exception, inputs, target) -> float:
+        """The loss of a refused batch, if a callback handles non-finite losses; otherwise raises the error."""
         if not isinstance(error, Refused):
             raise error
         self.refused = error.problem
         if not any(callback.handles_non_finite for callback in self._callbacks):
-            place = self._place(self._progress.batch, group=bool(error.gradients))
-            raise diagnose.non_finite(self, error, place, self._last_loss, inputs, target) from None
+            location = self._location(self._progress.batch, group=bool(error.gradients))
+            raise diagnose.non_finite(self, error, location, self._last_loss, inputs, target) from None
         return error.loss
 
     def __repr__(self) -> str:
@@ -865,16 +871,16 @@ class Trainer:
         )
 
 
-def _whole(name: str, value, least: int) -> int:
+def _checked_int(name: str, value, least: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise ArgumentError(f"{name} is a whole number of at least {least}", received=f"{name}={value!r}")
     return value.__index__()
 
 
 def _check_pairs(train, validation) -> None:
-    """Inputs without their targets, which may be the next argument."""
+    """Raise for inputs without their targets, which may have been passed as the next argument."""
     if feed.is_column(validation) and feed.is_column(train):
-        raise _not_one("fit")
+        raise _tuple_error("fit")
     for name, data in (("training", train), ("validation", validation)):
         if feed.is_column(data):
             raise DataError(
@@ -884,7 +890,7 @@ def _check_pairs(train, validation) -> None:
             )
 
 
-def _not_one(verb: str) -> ArgumentError:
+def _tuple_error(verb: str) -> ArgumentError:
     second = "validation data" if verb == "fit" else "batch_size"
     return ArgumentError(
         f"{verb} takes inputs and targets as one argument, a tuple",
@@ -901,7 +907,7 @@ def _check_verbose(verbose) -> bool | None:
     return None if verbose == 0 else verbose == 1
 
 
-def _kind(value) -> str:
+def _type_text(value) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 

@@ -1,4 +1,4 @@
-"""`dc.data` by the name that PyTorch gives it: `from deepcore.utils.data import DataLoader`."""
+"""`dc.data` under PyTorch's name: `from deepcore.utils.data import DataLoader`."""
 
 from deepcore import data, missing
 from deepcore.data import *  # noqa: F403

@@ -639,7 +639,7 @@ def test_device_is_another_word_for_backend(linear, capsys):
     assert f"{linear}: train.backend" in capsys.readouterr().err
     Path(linear).write_text(LINEAR + 'device = "cpu"\nbackend = "cpu"\n')
     assert main(["train", linear]) == 2
-    assert "two words for one thing" in capsys.readouterr().err
+    assert "mean the same thing" in capsys.readouterr().err
 
 
 def test_a_backend_in_a_file_that_does_not_exist(linear, capsys):

@@ -892,7 +892,7 @@ def test_a_worker_that_hangs_is_named(how):
 
 
 def half_a_batch(writing):
-    frame, views = workers._frame("batch", np.zeros(1 << 18))
+    frame, views = workers._message("batch", np.zeros(1 << 18))
     writing.send_bytes(frame)
     writing.send_bytes(views[0][:100])
     time.sleep(60)

@@ -288,7 +288,7 @@ def test_names_of_classes_are_printed_with_escapes():
 
 
 def test_bounds_can_be_raised(tmp_path, monkeypatch):
-    monkeypatch.setattr(idx, "most_unpacked", lambda size: 1 << 20)
+    monkeypatch.setattr(idx, "max_unpacked", lambda size: 1 << 20)
     (tmp_path / "f").write_bytes(zeros(2 << 20, b"\0\0\x08\1" + struct.pack(">I", 2 << 20)))
     with pytest.raises(FileFormatError, match=r"read_idx\(path, max_bytes=2097152\)"):
         read_idx(tmp_path / "f")

@@ -249,8 +249,8 @@ def test_columns_of_one_name(table):
 def test_whether_the_first_row_is_names(table):
     years, words = table("2019,2020\n1,2\n"), "a,b\nc,d\n"
     assert TableFile(years).names is None
-    assert TableFile(years, header=True).names == TableFile(years, known=["2020"]).names == ("2019", "2020")
-    assert TableFile(years, known=["2020", "2021"]).names is None
+    assert TableFile(years, header=True).names == TableFile(years, expected_names=["2020"]).names == ("2019", "2020")
+    assert TableFile(years, expected_names=["2020", "2021"]).names is None
     assert TableFile(table(words)).names == ("a", "b")
     file = TableFile(table(words), header=False)
     assert file.names is None and file.read([], {0: None}).texts[0].categories == ("a", "c")

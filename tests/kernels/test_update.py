@@ -304,7 +304,7 @@ OWN = (
     "kernels/runtime/threadpool.py",
     "nn/utils.py",
 )
-WRITING = ("run", "clipped_step", "_update", "_run_others", "apply", "forward")
+WRITING = ("run", "clipped_step", "_update", "_apply_others", "apply", "forward")
 
 
 @functools.cache

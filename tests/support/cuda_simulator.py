@@ -1,7 +1,7 @@
-"""Kernels with shared memory and shuffles in numba's own CUDA simulator, against NumPy: a second opinion on the machine.
+"""Kernels with shared memory and shuffles in numba's CUDA simulator, against NumPy: an independent check of the machine.
 
-Run by kernels/test_cuda.py in a process of its own, with NUMBA_ENABLE_CUDASIM=1. A simulated thread is a thread of
-Python's, so blocks have 64 of them at most, and grids are tiny. The simulator has no shuffles: they go through memory.
+Run by kernels/test_cuda.py in a separate process, with NUMBA_ENABLE_CUDASIM=1. A simulated thread is a Python
+thread, so blocks have at most 64, and grids are tiny. The simulator has no shuffles, so they go through memory.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Tools:
 
     @classmethod
     def shared(cls, dtype, count):
-        # The simulator tells shared arrays apart by the line that makes them.
+        # The simulator identifies shared arrays by the line that creates them.
         cls.count += 1
         scope = {"cuda": cuda, "dtype": getattr(types, np.dtype(dtype).name), "count": count}
         exec("\n" * cls.count + "def space():\n    return cuda.shared.array(count, dtype)", scope)
@@ -93,9 +93,9 @@ class Tools:
             s, t = space(), thread()
             s[t] = value
             barrier()
-            found = s[t ^ mask]
+            received = s[t ^ mask]
             barrier()
-            return found
+            return received
 
         return exchange
 
@@ -129,17 +129,17 @@ class Tools:
 
 
 def plain(function, dtype):
-    """What `lift` would compile, as Python: constants and callees of the dtype."""
-    kept = intrinsics.inline, intrinsics.fma, intrinsics._LIFTED
+    """The function that `lift` would compile, in Python: constants and callees of the dtype."""
+    originals = intrinsics.inline, intrinsics.fma, intrinsics._LIFTED
     intrinsics.inline, intrinsics.fma, intrinsics._LIFTED = (lambda f: f), (lambda: fused), {}
     try:
         return intrinsics.lift(function, dtype)
     finally:
-        intrinsics.inline, intrinsics.fma, intrinsics._LIFTED = kept
+        intrinsics.inline, intrinsics.fma, intrinsics._LIFTED = originals
 
 
 def fused(a, b, c):
-    """a·b + c; of float32, rounded twice, but the first time to float64."""
+    """a·b + c; for float32 rounded twice, first to float64."""
     kind = np.result_type(a, b, c).type
     return kind(np.float64(a) * np.float64(b) + np.float64(c))
 
@@ -188,9 +188,9 @@ def batch_statistics():
 def scatter():
     rows, values, out = np.array([0, 0, 2, 2, 2, 5]), normal(6, 7), np.zeros((6, 7), np.float32)
     launch(cuda_embedding._scatter(Tools, "float32"), 2, values, rows, np.arange(6), out, 6, 7)
-    wanted = np.zeros((6, 7))
-    np.add.at(wanted, rows, values)
-    return out, wanted
+    expected = np.zeros((6, 7))
+    np.add.at(expected, rows, values)
+    return out, expected
 
 
 def product():
@@ -215,8 +215,8 @@ def main() -> None:
         "layer norm": layer_norm, "batch statistics": batch_statistics, "scatter": scatter, "product": product,
     }  # fmt: skip
     for name, case in cases.items():
-        found, wanted = case()
-        error = np.abs(found - wanted).max()
+        result, expected = case()
+        error = np.abs(result - expected).max()
         assert error < 1e-5, f"{name}: {error}"
         print(f"{name}: {error:.1e}")
 

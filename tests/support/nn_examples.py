@@ -1,4 +1,4 @@
-"""The examples that registered layers and losses carry, as test cases and arrays."""
+"""The examples of registered layers and losses, as test cases and arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from deepcore.nn.registry import Integers, Uniform
 
 
 def cases(registry):
-    """(class, example) of everything registered."""
+    """(class, example) for every registered class."""
     return [
         pytest.param(cls, example, id=f"{name}-{i}")
         for name, cls in sorted(registry.items())
@@ -17,7 +17,7 @@ def cases(registry):
 
 
 def make_input(kind, rng):
-    """The array that an example's input stands for."""
+    """The array of an example's input."""
     if isinstance(kind, Integers):
         return rng.integers(0, kind.high, kind.shape)
     if isinstance(kind, Uniform):

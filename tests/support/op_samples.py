@@ -12,7 +12,7 @@ from deepcore.tensor import Tensor
 
 
 class Make:
-    """Makes the tensors of a sample: float64 leaves with fixed, distinct values."""
+    """Creates the tensors of a sample: float64 leaves with fixed, distinct values."""
 
     def __init__(self, backend: str, name: str):
         self.backend = backend
@@ -20,7 +20,7 @@ class Make:
 
     def __call__(self, *shape, low=-2.0, high=2.0) -> Tensor:
         n = int(np.prod(shape, dtype=int))
-        # A shuffled ramp: no two values are closer than finite differences reach, so that no kink is crossed.
+        # A shuffled ramp: values differ by more than the step of finite differences, so that no kink is crossed.
         values = low + (high - low) * (self.rng.permutation(n) + 0.5 + self.rng.uniform(-0.2, 0.2)) / max(n, 1)
         return dc.tensor(values.reshape(shape), backend=self.backend, requires_grad=True)
 
@@ -51,14 +51,14 @@ def replace(value, mapping):
     return value
 
 
-def as_function(entry, one: Sample):
+def as_function(entry, sample: Sample):
     """(a function of the differentiable leaves, the leaves)."""
-    leaves = [t for t in tensors_in([*one.args, *one.kwargs.values()]) if t.requires_grad]
+    leaves = [t for t in tensors_in([*sample.args, *sample.kwargs.values()]) if t.requires_grad]
 
-    def call(*given):
-        mapping = {id(a): b for a, b in zip(leaves, given)}
+    def call(*args):
+        mapping = {id(a): b for a, b in zip(leaves, args)}
         out = entry.function(
-            *(replace(a, mapping) for a in one.args), **{k: replace(v, mapping) for k, v in one.kwargs.items()}
+            *(replace(a, mapping) for a in sample.args), **{k: replace(v, mapping) for k, v in sample.kwargs.items()}
         )
         return out
 

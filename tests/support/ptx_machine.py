@@ -1,9 +1,9 @@
 """A CUDA device in NumPy: runs the PTX of a kernel over every thread of a grid at once, and checks what it does.
 
-It has what LLVM's PTX generator emits for this project's kernels; another instruction is an error. All threads that
-stand at the same place go on together. Wrong are, as on a GPU under its checking tools: an access outside the live
-allocations or not aligned, two threads of a block that touch one word of shared memory between two barriers (one of
-them writing), two threads that write one word of global memory, a barrier that not all threads of a block come to,
+It supports the instructions that LLVM's PTX generator emits for deepcore's kernels; another one is an error. Threads at
+the same basic block run together. Errors, as under a GPU's checking tools: an access outside the live
+allocations or not aligned, two threads of a block that access one word of shared memory between two barriers (one of
+them writing), two threads that write one word of global memory, a barrier that not all threads of a block reach,
 and a shuffle without all lanes of its warp.
 """
 
@@ -17,14 +17,14 @@ import numpy as np
 
 WARP = 32
 MAX_THREADS, MAX_BLOCKS, MAX_SHARED = 1024, 2**31 - 1, 48 << 10
-_AT_ONCE = 1 << 15
+_THREADS_PER_RUN = 1 << 15
 _SHARED_WINDOW, _LOCAL_WINDOW = 1 << 61, 1 << 62
 _BITS = {"b8": 8, "b16": 16, "b32": 32, "b64": 64, "pred": 1, "f32": 32, "f64": 64}
 _UNSIGNED = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 
 
 class PtxError(Exception):
-    """What a kernel must not do, or an instruction the machine does not have."""
+    """An error of a kernel, or an unsupported instruction."""
 
 
 def _numpy_type(name):
@@ -35,14 +35,14 @@ def _numpy_type(name):
 
 
 class Memory:
-    """The live allocations: where loads and stores may go."""
+    """The live allocations, which loads and stores may access."""
 
     def __init__(self):
         self._starts: list[int] = []
-        self._entries: dict[int, list] = {}  # start: [end, the bytes, how many hold it]
+        self._entries: dict[int, list] = {}  # start: [end, bytes, reference count]
 
     def add(self, array):
-        """Allow the memory of an array that is one block; the address to give `remove`."""
+        """Register the contiguous memory of an array; returns the address for `remove`."""
         start, end = np.lib.array_utils.byte_bounds(array)
         entry = self._entries.get(start)
         if entry is None:
@@ -60,7 +60,7 @@ class Memory:
             del self._entries[start], self._starts[_place(self._starts, start)]
 
     def find(self, address):
-        """(start, end, bytes) of the allocation that holds the address, or None."""
+        """(start, end, bytes) of the allocation that contains the address, or None."""
         i = bisect.bisect_right(self._starts, address) - 1
         if i >= 0:
             start = self._starts[i]
@@ -70,33 +70,33 @@ class Memory:
         return None
 
     def view(self, addresses, dtype):
-        """[(which of the addresses, their allocation as an array of dtype, indices into it, its number)]."""
+        """[(selection of the addresses, their allocation as an array of dtype, indices into it, its start)]."""
         low, high = int(addresses.min()), int(addresses.max())
-        found = self.find(low)
-        if found is None:
+        allocation = self.find(low)
+        if allocation is None:
             raise PtxError(f"address {low:#x} is in no allocation")
-        if high + dtype.itemsize <= found[1]:
-            return [(slice(None), *self._inside(found, addresses, dtype), found[0])]
-        parts, left = [], np.ones(addresses.size, bool)
-        while left.any():
-            found = self.find(int(addresses[left].min()))
-            if found is None:
-                raise PtxError(f"address {int(addresses[left].min()):#x} is in no allocation")
-            here = left & (addresses < found[1])
-            if int(addresses[here].max()) + dtype.itemsize > found[1]:
+        if high + dtype.itemsize <= allocation[1]:
+            return [(slice(None), *self._inside(allocation, addresses, dtype), allocation[0])]
+        parts, remaining = [], np.ones(addresses.size, bool)
+        while remaining.any():
+            allocation = self.find(int(addresses[remaining].min()))
+            if allocation is None:
+                raise PtxError(f"address {int(addresses[remaining].min()):#x} is in no allocation")
+            inside = remaining & (addresses < allocation[1])
+            if int(addresses[inside].max()) + dtype.itemsize > allocation[1]:
                 raise PtxError("an access runs over the end of an allocation")
-            parts.append((here, *self._inside(found, addresses[here], dtype), found[0]))
-            left &= ~here
+            parts.append((inside, *self._inside(allocation, addresses[inside], dtype), allocation[0]))
+            remaining &= ~inside
         return parts
 
-    def _inside(self, found, addresses, dtype):
+    def _inside(self, allocation, addresses, dtype):
         if (addresses % np.uint64(dtype.itemsize)).any():
             raise PtxError(f"an address is not aligned to {dtype.itemsize} bytes")
-        start, _, raw = found
+        start, _, raw = allocation
         first = -(-start // dtype.itemsize) * dtype.itemsize
         raw = raw[first - start :]
-        whole = raw[: raw.size // dtype.itemsize * dtype.itemsize].view(dtype)
-        return whole, ((addresses - np.uint64(first)) // np.uint64(dtype.itemsize)).astype(np.int64)
+        elements = raw[: raw.size // dtype.itemsize * dtype.itemsize].view(dtype)
+        return elements, ((addresses - np.uint64(first)) // np.uint64(dtype.itemsize)).astype(np.int64)
 
 
 # -- parsing ------------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Program:
     def _decode(self, body):
         pending = []
         statements = re.sub(r"//.*", "", body)
-        # Half of a pair that nobody wants goes to a register of its own scope.
+        # The unused half of a pair is assigned to a register of an inner scope.
         scope = r"\{\s*\.reg \.b\d+ (\w+);\s*([^;{}]*\{[^}]*\}[^;]*;)\s*\}"
         statements = re.sub(scope, lambda m: re.sub(rf"\b{m[1]}\b", "_", m[2]), statements)
         for piece in re.split(r";|(?<=:)\s", statements.strip()):
@@ -160,7 +160,7 @@ class Program:
             opcode, _, rest = line.partition(" ")
             operands = _operands(rest)
             name = opcode.split(".")[0]
-            if name == "shfl":  # in a basic block of its own: lanes wait there for each other
+            if name == "shfl":  # a separate basic block, where lanes wait for each other
                 if self.blocks[-1]:
                     self._open()
                 self.shuffles.add(len(self.blocks) - 1)
@@ -175,7 +175,7 @@ class Program:
             else:
                 self.blocks[-1].append(_instruction(self, opcode, operands, guard))
                 self.text[-1].append(line)
-        #: How each basic block ends: (what, guard, target).
+        #: The terminator of each basic block: (kind, guard, target).
         self.ends: list = [("next", None, 0)] * len(self.blocks)
         for number, name, guard, operands in pending:
             self.blocks[number].pop()
@@ -203,23 +203,23 @@ def _guard(line):
 
 def _operands(text):
     """Operands; a vector is a tuple, an address is ("[", base, offset)."""
-    found = []
+    parsed = []
     for part in re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", text):
         if part.startswith("{"):
-            found.append(tuple(p.strip() for p in part[1:-1].split(",")))
+            parsed.append(tuple(p.strip() for p in part[1:-1].split(",")))
         elif part.startswith("["):
             base, _, offset = part[1:-1].partition("+")
-            found.append(("[", base.strip(), int(offset or 0)))
+            parsed.append(("[", base.strip(), int(offset or 0)))
         else:
-            found.append(part)
-    return found
+            parsed.append(part)
+    return parsed
 
 
 # -- running ------------------------------------------------------------------------------------------------------
 
 
 class _Run:
-    """The state of a number of blocks."""
+    """The state of some of the grid's blocks."""
 
     def __init__(self, program, memory, first, count, threads, grid, values):
         self.program, self.memory, self.values = program, memory, values
@@ -241,18 +241,18 @@ class _Run:
         self.epoch = np.zeros(count, np.int64)
         self.write_epoch, self.writer = np.full(words, -1), np.full(words, -1)
         self.read_epoch, self.reader = np.full(words, -1), np.full(words, -1)
-        self.index = None  # which threads act now; None: all
+        self.index = None  # the active threads; None: all
         self.global_writers: dict[int, np.ndarray] = {}
         self.first_thread = first * threads
 
     def go(self):
         program = self.program
-        at = np.zeros(self.total, np.int64)  # the basic block; the number of blocks stands for the end
+        at = np.zeros(self.total, np.int64)  # each thread's basic block; the number of blocks is the end
         end, waiting = len(program.blocks), np.zeros(self.total, bool)
-        parked = np.zeros(self.total, bool)  # at a shuffle, until the other lanes come
-        together: int | None = 0
+        parked = np.zeros(self.total, bool)  # at a shuffle, until the other lanes arrive
+        converged_block: int | None = 0
         while True:
-            if together is None:
+            if converged_block is None:
                 ready = ~waiting & ~parked & (at < end)
                 if not ready.any():
                     if parked.any():
@@ -262,12 +262,12 @@ class _Run:
                     self._release(at, waiting, end)
                     waiting[:] = False
                     ready = at < end
-                here = int(at[ready].min())
-                active = (ready | parked) & (at == here)
-                if here in program.shuffles:
-                    whole = active.reshape(-1, WARP).all(1).repeat(WARP)
-                    parked[active] = ~whole[active]
-                    active &= whole
+                block = int(at[ready].min())
+                active = (ready | parked) & (at == block)
+                if block in program.shuffles:
+                    full_warps = active.reshape(-1, WARP).all(1).repeat(WARP)
+                    parked[active] = ~full_warps[active]
+                    active &= full_warps
                     if not active.any():
                         continue
                 if active.all():
@@ -275,45 +275,45 @@ class _Run:
                 else:
                     self.index = np.nonzero(active)[0]
             else:
-                here, self.index = together, None
-                if here == end:
+                block, self.index = converged_block, None
+                if block == end:
                     return
-            for instruction in program.blocks[here]:
+            for instruction in program.blocks[block]:
                 instruction(self)
-            what, guard, target = program.ends[here]
+            ending, guard, target = program.ends[block]
             index = self.index
-            if what == "bra" and guard is not None:
-                taken = self.read(guard[0], "pred")
-                taken = ~taken if guard[1] else taken
-                if index is None and (taken.all() or not taken.any()):
-                    together = target if taken[0] else here + 1
+            if ending == "bra" and guard is not None:
+                condition = self.read(guard[0], "pred")
+                condition = ~condition if guard[1] else condition
+                if index is None and (condition.all() or not condition.any()):
+                    converged_block = target if condition[0] else block + 1
                     continue
-                where = np.where(taken, target, here + 1)
+                next_block = np.where(condition, target, block + 1)
             else:
                 if guard is not None:
-                    raise PtxError(f"a guarded {what} is not supported")
-                where = {"bra": target, "ret": end}.get(what, here + 1)
+                    raise PtxError(f"a guarded {ending} is not supported")
+                next_block = {"bra": target, "ret": end}.get(ending, block + 1)
                 if index is None:
-                    self.epoch += what == "bar"
-                    together = where
+                    self.epoch += ending == "bar"
+                    converged_block = next_block
                     continue
-            if together is not None:
-                at[:] = together
-                together = None
+            if converged_block is not None:
+                at[:] = converged_block
+                converged_block = None
             if index is None:
-                at[:] = where
+                at[:] = next_block
             else:
-                at[index] = where
-                if what == "bar":
+                at[index] = next_block
+                if ending == "bar":
                     waiting[index] = True
             if not waiting.any() and not parked.any() and (at == at[0]).all():
-                together = int(at[0])
+                converged_block = int(at[0])
 
     def _release(self, at, waiting, end):
-        """Every thread that has not ended waits: each block's must all be at one barrier."""
+        """All unfinished threads wait: those of each block must be at one barrier."""
         for block in np.unique(self.block[waiting]):
-            mine = self.block == block
-            if (at[mine] != at[mine][0]).any() or not waiting[mine].all():
+            members = self.block == block
+            if (at[members] != at[members][0]).any() or not waiting[members].all():
                 raise PtxError("a barrier that not all threads of a block come to")
             self.epoch[block] += 1
 
@@ -346,11 +346,11 @@ class _Run:
                 value = value.astype(f"i{dtype.itemsize}").view(dtype)
             else:
                 value = value.astype(dtype)
-        kept = self.registers.get(operand)
+        register = self.registers.get(operand)
         if self.index is not None:
-            if kept is None:
-                kept = self.registers[operand] = np.zeros(self.total, dtype)
-            kept[self.index] = value
+            if register is None:
+                register = self.registers[operand] = np.zeros(self.total, dtype)
+            register[self.index] = value
         elif value.shape == (self.total,) and value.base is None and value.flags.owndata:
             self.registers[operand] = value
         else:
@@ -378,35 +378,35 @@ class _Run:
             if len(parts) == 1:
                 return parts[0][1][parts[0][2]]
             out = np.empty(addresses.size, dtype)
-            for here, whole, index, _ in parts:
-                out[here] = whole[index]
+            for selected, elements, index, _ in parts:
+                out[selected] = elements[index]
             return out
-        store, index = self._own(space, addresses, dtype, False)
+        store, index = self._block_memory(space, addresses, dtype, False)
         return store[index]
 
     def store(self, space, addresses, values, dtype):
         space, addresses = self._resolve(space, addresses)
         values = np.broadcast_to(values, addresses.shape)
         if space != "global":
-            store, index = self._own(space, addresses, dtype, True)
+            store, index = self._block_memory(space, addresses, dtype, True)
             store[index] = values
             return
-        for here, whole, index, start in self.memory.view(addresses, dtype):
-            self._one_writer(start, whole, index, dtype, self.active[here])
-            whole[index] = values[here]
+        for selected, elements, index, start in self.memory.view(addresses, dtype):
+            self._check_single_writer(start, elements, index, dtype, self.active[selected])
+            elements[index] = values[selected]
 
-    def _one_writer(self, start, whole, index, dtype, threads):
-        """Two threads of the launch write the same element: the result is chance."""
+    def _check_single_writer(self, start, elements, index, dtype, threads):
+        """Raise if two threads of the launch write the same element."""
         key = (start, dtype.itemsize)
         writers = self.global_writers.get(key)
         if writers is None:
-            writers = self.global_writers[key] = np.full(whole.size, -1, np.int32)
-        mine = (threads + self.first_thread).astype(np.int32)
-        before = writers[index]
-        if ((before >= 0) & (before != mine)).any():
+            writers = self.global_writers[key] = np.full(elements.size, -1, np.int32)
+        ids = (threads + self.first_thread).astype(np.int32)
+        previous = writers[index]
+        if ((previous >= 0) & (previous != ids)).any():
             raise PtxError("two threads write the same element of global memory")
-        writers[index] = mine
-        if (writers[index] != mine).any():
+        writers[index] = ids
+        if (writers[index] != ids).any():
             raise PtxError("two threads write the same element of global memory")
 
     def _resolve(self, space, addresses):
@@ -418,7 +418,7 @@ class _Run:
             return "shared", addresses - np.uint64(_SHARED_WINDOW)
         return "global", addresses
 
-    def _own(self, space, addresses, dtype, writes):
+    def _block_memory(self, space, addresses, dtype, writes):
         size = getattr(self.program, space)
         offset = addresses.astype(np.int64)
         if ((offset < 0) | (offset + dtype.itemsize > size)).any():
@@ -431,10 +431,10 @@ class _Run:
         if space == "shared":
             first = (owner * size + offset) // 4
             for word in range(max(1, dtype.itemsize // 4)):
-                self._races(first + word, threads, owner, writes)
+                self._check_races(first + word, threads, owner, writes)
         return getattr(self, space).view(dtype), index
 
-    def _races(self, words, threads, owner, writes):
+    def _check_races(self, words, threads, owner, writes):
         epoch = self.epoch[owner]
         clash = (self.write_epoch[words] == epoch) & (self.writer[words] != threads)
         if writes:
@@ -447,9 +447,9 @@ class _Run:
                 raise PtxError("a race: two threads write the same word of shared memory")
         else:
             several = (self.read_epoch[words] == epoch) & (self.reader[words] != threads)
-            mine = np.where(several, -2, threads)  # -2: several readers
-            self.reader[words], self.read_epoch[words] = mine, epoch
-            self.reader[words[self.reader[words] != mine]] = -2
+            readers = np.where(several, -2, threads)  # -2: several readers
+            self.reader[words], self.read_epoch[words] = readers, epoch
+            self.reader[words[self.reader[words] != readers]] = -2
 
 
 def _immediate(text, dtype, symbols):
@@ -473,7 +473,7 @@ def run(program, memory, grid, threads, values):
         raise PtxError(f"{grid} blocks")
     if len(values) != len(program.parameters):
         raise PtxError(f"{len(values)} arguments for {len(program.parameters)} parameters")
-    step = max(1, _AT_ONCE // threads)
+    step = max(1, _THREADS_PER_RUN // threads)
     writers: dict = {}
     with np.errstate(all="ignore"):
         for first in range(0, grid, step):
@@ -487,18 +487,18 @@ def run(program, memory, grid, threads, values):
 
 def _instruction(program, opcode, operands, guard):
     name, *modifiers = opcode.split(".")
-    maker = _MAKERS.get(name)
-    if maker is None:
+    decoder = _DECODERS.get(name)
+    if decoder is None:
         raise PtxError(f"instruction {opcode} is not supported")
-    act = maker(program, modifiers, operands)
+    act = decoder(program, modifiers, operands)
     if guard is None:
         return act
     register, negated = guard
 
     def guarded(run):
         index = run.index
-        taken = run.read(register, "pred")
-        chosen = np.nonzero(~taken if negated else taken)[0]
+        condition = run.read(register, "pred")
+        chosen = np.nonzero(~condition if negated else condition)[0]
         if chosen.size:
             run.index = chosen if index is None else index[chosen]
             act(run)
@@ -507,13 +507,13 @@ def _instruction(program, opcode, operands, guard):
     return guarded
 
 
-_MAKERS: dict = {}
+_DECODERS: dict = {}
 
 
-def _maker(*names):
+def _decoder(*names):
     def add(function):
         for name in names:
-            _MAKERS[name] = function
+            _DECODERS[name] = function
         return function
 
     return add
@@ -534,7 +534,7 @@ def _mask(bits):
     return (1 << bits) - 1
 
 
-@_maker("mov")
+@_decoder("mov")
 def _mov(program, modifiers, operands):
     kind = modifiers[-1]
     target, source = operands
@@ -562,7 +562,7 @@ def _mov(program, modifiers, operands):
     return lambda run: run.write(target, np.array(run.read(source, kind)))
 
 
-@_maker("cvta")
+@_decoder("cvta")
 def _cvta(program, modifiers, operands):
     target, source = operands
     space = next(m for m in modifiers if m in ("global", "shared", "local"))
@@ -576,7 +576,7 @@ def _cvta(program, modifiers, operands):
     return act
 
 
-@_maker("ld", "ldu")
+@_decoder("ld", "ldu")
 def _ld(program, modifiers, operands):
     kind = modifiers[-1]
     dtype = _numpy_type(kind)
@@ -604,7 +604,7 @@ def _ld(program, modifiers, operands):
     return act
 
 
-@_maker("st")
+@_decoder("st")
 def _st(program, modifiers, operands):
     kind = modifiers[-1]
     dtype = _numpy_type(kind)
@@ -634,10 +634,10 @@ def _mixed(modifiers, operands, compute):
     return act
 
 
-def _plain(modifiers):
-    """The type, after checking that nothing unknown stands before it."""
-    known = {"rn", "lo", "sat", "ftz", "wide", "hi", "NaN", "wrap", "uni", "to", "full", "approx"}
-    extra = set(modifiers[:-1]) - known
+def _checked_type(modifiers):
+    """The type; raises for unsupported modifiers before it."""
+    supported = {"rn", "lo", "sat", "ftz", "wide", "hi", "NaN", "wrap", "uni", "to", "full", "approx"}
+    extra = set(modifiers[:-1]) - supported
     if extra or {"ftz", "approx", "full", "sat"} & set(modifiers):
         raise PtxError(f"modifiers {modifiers} are not supported")
     return modifiers[-1]
@@ -653,20 +653,20 @@ def _arithmetic(name, function):
     def make(program, modifiers, operands):
         if modifiers == ["rn", "f32", "f16"]:
             return _mixed(modifiers, operands, function)
-        kind = _plain(modifiers)
+        kind = _checked_type(modifiers)
         _exact_only(kind, modifiers)
         return _simple(kind, operands, function)
 
-    _MAKERS[name] = make
+    _DECODERS[name] = make
 
 
 _arithmetic("add", lambda a, b: a + b)
 _arithmetic("sub", lambda a, b: a - b)
 
 
-@_maker("mul", "mad")
+@_decoder("mul", "mad")
 def _mul(program, modifiers, operands):
-    kind = _plain(modifiers)
+    kind = _checked_type(modifiers)
     _exact_only(kind, modifiers)
     dtype = _numpy_type(kind)
     target, a, b, *rest = operands
@@ -695,11 +695,11 @@ def _mul(program, modifiers, operands):
     return act
 
 
-@_maker("fma")
+@_decoder("fma")
 def _fma(program, modifiers, operands):
     if modifiers == ["rn", "f32", "f16"]:
         return _mixed(modifiers, operands, fma32)
-    kind = _plain(modifiers)
+    kind = _checked_type(modifiers)
     _exact_only(kind, modifiers)
     return _simple(kind, operands, fma32 if kind == "f32" else fma64)
 
@@ -711,7 +711,7 @@ def _two_sum(a, b):
 
 
 def _to_odd(s, error):
-    """The sum s + error rounded to odd: then rounding once more is right."""
+    """The sum s + error rounded to odd, so that rounding it again is correct."""
     s, error = np.broadcast_arrays(s, error)
     bits = s.copy().view(np.int64)
     change = (error != 0) & (bits & 1 == 0) & np.isfinite(s)
@@ -756,15 +756,15 @@ def _remainder(a, b):
 
 
 _arithmetic("div", lambda a, b: _divide(np.asarray(a), np.asarray(b)))
-_MAKERS["rem"] = lambda program, modifiers, operands: _simple(
-    _plain(modifiers), operands, lambda a, b: _remainder(np.asarray(a), np.asarray(b))
+_DECODERS["rem"] = lambda program, modifiers, operands: _simple(
+    _checked_type(modifiers), operands, lambda a, b: _remainder(np.asarray(a), np.asarray(b))
 )
 _arithmetic("sqrt", np.sqrt)
 _arithmetic("rcp", lambda a: a.dtype.type(1) / a)
 
 
 def _unary(name, function):
-    _MAKERS[name] = lambda program, modifiers, operands: _simple(_plain(modifiers), operands, function)
+    _DECODERS[name] = lambda program, modifiers, operands: _simple(_checked_type(modifiers), operands, function)
 
 
 def _negate(a):
@@ -778,7 +778,7 @@ _unary("abs", np.abs)
 
 
 def _logical(name, function):
-    _MAKERS[name] = lambda program, modifiers, operands: _simple(modifiers[-1], operands, function)
+    _DECODERS[name] = lambda program, modifiers, operands: _simple(modifiers[-1], operands, function)
 
 
 _logical("and", np.bitwise_and)
@@ -789,17 +789,17 @@ _logical("not", np.invert)
 
 def _extremes(name, number, propagating):
     def make(program, modifiers, operands):
-        kind = _plain(modifiers)
+        kind = _checked_type(modifiers)
         return _simple(kind, operands, propagating if "NaN" in modifiers or kind[0] != "f" else number)
 
-    _MAKERS[name] = make
+    _DECODERS[name] = make
 
 
 _extremes("min", np.fmin, np.minimum)
 _extremes("max", np.fmax, np.maximum)
 
 
-@_maker("copysign")
+@_decoder("copysign")
 def _copysign(program, modifiers, operands):  # the first operand has the sign
     return _simple(modifiers[-1], operands, lambda sign, size: np.copysign(size, sign))
 
@@ -821,28 +821,28 @@ def _shifts(name):
 
         return act
 
-    _MAKERS[name] = make
+    _DECODERS[name] = make
 
 
 _shifts("shl")
 _shifts("shr")
 
 
-@_maker("shf")
+@_decoder("shf")
 def _shf(program, modifiers, operands):
     left, clamp = "l" in modifiers, "clamp" in modifiers
 
     def compute(low, high, n):
         n = np.minimum(n, 32) if clamp else n & np.uint32(31)
-        both = (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
+        pair = (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
         n = n.astype(np.uint64)
-        shifted = (both << n) >> np.uint64(32) if left else both >> n
+        shifted = (pair << n) >> np.uint64(32) if left else pair >> n
         return shifted.astype(np.uint32)
 
     return _simple("u32", operands, lambda a, b, n: compute(np.asarray(a), np.asarray(b), np.asarray(n)))
 
 
-@_maker("bfe")
+@_decoder("bfe")
 def _bfe(program, modifiers, operands):
     kind = modifiers[-1]
     if kind[0] != "u":
@@ -857,17 +857,17 @@ def _bfe(program, modifiers, operands):
     return act
 
 
-@_maker("prmt")
+@_decoder("prmt")
 def _prmt(program, modifiers, operands):
     if modifiers != ["b32"]:
         raise PtxError("prmt has modes that are not supported")
 
     def compute(a, b, selector):
-        both = (np.asarray(b).astype(np.uint64) << np.uint64(32)) | np.asarray(a).astype(np.uint64)
+        pair = (np.asarray(b).astype(np.uint64) << np.uint64(32)) | np.asarray(a).astype(np.uint64)
         out = np.uint64(0)
         for i in range(4):
             pick = (np.asarray(selector).astype(np.uint64) >> np.uint64(4 * i)) & np.uint64(15)
-            byte = (both >> ((pick & np.uint64(7)) * np.uint64(8))) & np.uint64(255)
+            byte = (pair >> ((pick & np.uint64(7)) * np.uint64(8))) & np.uint64(255)
             byte = np.where(pick & np.uint64(8), np.where(byte & np.uint64(128), np.uint64(255), np.uint64(0)), byte)
             out = out | (byte << np.uint64(8 * i))
         return out.astype(np.uint32)
@@ -884,14 +884,14 @@ _COMPARE = {
 def _comparison(name, kind):
     if name in ("num", "nan"):
         return lambda a, b: (np.isnan(a) | np.isnan(b)) == (name == "nan")
-    if name == "ne" and kind[0] == "f":  # ordered: a NaN is not unequal
+    if name == "ne" and kind[0] == "f":  # ordered: false for NaN
         return lambda a, b: (a != b) & ~np.isnan(a) & ~np.isnan(b)
     if name.endswith("u") and name[:-1] in _COMPARE:
         return lambda a, b: _COMPARE[name[:-1]](a, b) | np.isnan(a) | np.isnan(b)
     return _COMPARE[name]
 
 
-@_maker("setp")
+@_decoder("setp")
 def _setp(program, modifiers, operands):
     compare, kind = _comparison(modifiers[0], modifiers[-1]), modifiers[-1]
     if len(modifiers) == 2:
@@ -901,20 +901,20 @@ def _setp(program, modifiers, operands):
     flip, other = other.startswith("!"), other.lstrip("!")
 
     def act(run):
-        more = run.read(other, "pred")
-        run.write(target, combine(compare(run.read(a, kind), run.read(b, kind)), ~more if flip else more))
+        predicate = run.read(other, "pred")
+        run.write(target, combine(compare(run.read(a, kind), run.read(b, kind)), ~predicate if flip else predicate))
 
     return act
 
 
-@_maker("selp")
+@_decoder("selp")
 def _selp(program, modifiers, operands):
     kind = modifiers[-1]
     target, a, b, choice = operands
     return lambda run: run.write(target, np.where(run.read(choice, "pred"), run.read(a, kind), run.read(b, kind)))
 
 
-@_maker("cvt")
+@_decoder("cvt")
 def _cvt(program, modifiers, operands):
     *how, to, source = modifiers
     target, operand = operands
@@ -927,7 +927,7 @@ def _cvt(program, modifiers, operands):
         for mode, rounding in (("rni", np.rint), ("rmi", np.floor), ("rpi", np.ceil), ("rzi", np.trunc)):
             if mode in how:
                 value = rounding(value)
-        if value.dtype.kind == "f" and out.kind in "iu":  # out of range: the nearest; NaN: 0
+        if value.dtype.kind == "f" and out.kind in "iu":  # out of range: saturate; NaN: 0
             limits = np.iinfo(out)
             high = value >= float(limits.max)
             low = value <= float(limits.min)
@@ -938,7 +938,7 @@ def _cvt(program, modifiers, operands):
     return act
 
 
-@_maker("shfl")
+@_decoder("shfl")
 def _shfl(program, modifiers, operands):
     if modifiers != ["sync", "bfly", "b32"]:
         raise PtxError(f"shfl.{'.'.join(modifiers)} is not supported")

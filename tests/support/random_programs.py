@@ -1,6 +1,6 @@
-"""Random programs of deepcore's functions, as Python source: what `dc.compile` makes of them must have the same bits.
+"""Random programs of deepcore's functions, as Python source: compiled by `dc.compile`, they must have the same bits.
 
-A program is written line by line, and each line is run at once, so that shapes are known and what raises is left out.
+A program is generated line by line, and each line is run at once, so that shapes are known; lines that raise are dropped.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ F.dropout({x}, 0.3) | {x} + dc.randn({x}.shape, dtype={x}.dtype) | F.batch_norm(
 """
 TEMPLATES = [line.strip() for row in LINES.strip().splitlines() for line in row.split(" | ")]
 SIZES = [1, 2, 3, 4, 5, 8, 17]
-#: What a line that cannot be raises.
-_REFUSED = DeepcoreError, DeepcoreWarning, IndexError, ValueError, TypeError, KeyError
+#: The exceptions of lines to drop.
+_LINE_ERRORS = DeepcoreError, DeepcoreWarning, IndexError, ValueError, TypeError, KeyError
 HEADER = "import numpy as np\nimport deepcore as dc\nF = dc.nn.functional\n"
 
 
 @dataclass
 class Program:
-    """Lines of a function's body as (what it makes, source). `dtypes` and `shapes`: of arguments and what lies outside."""
+    """Lines of a function's body as (result name, source). `dtypes` and `shapes`: of arguments and captured tensors."""
 
     seed: int
     dtypes: dict[str, str]
@@ -84,9 +84,9 @@ class Program:
         return [name for name in self.shapes if name.startswith(("w", "s"))]
 
     def source(self) -> str:
-        """A module with `program`, and `values(which)` for what it is called with."""
-        made = [f"{name} = dc.tensor({value})" for name, value in self.indices.items()]
-        made += [
+        """The source of a module that defines `program`; `values(which)` gives its inputs."""
+        statements = [f"{name} = dc.tensor({value})" for name, value in self.indices.items()]
+        statements += [
             f"{name} = dc.zeros({self.shapes[name]}, dtype=dc.{self.dtypes[name]}"
             f"{', requires_grad=True' if name in self.learned else ''})"
             for name in self.outside
@@ -97,7 +97,7 @@ class Program:
         arguments = ", ".join(self.arguments)
         if self.transform:
             body += [f"return {totals[0]}, {returned}"]
-            made += [
+            statements += [
                 f"def objective({arguments}):", *(f"    {line}" for line in body),
                 f"program = dc.value_and_grad(objective, argnums={tuple(range(len(self.arguments)))}, has_aux=True)",
             ]  # fmt: skip
@@ -108,24 +108,24 @@ class Program:
                     f"loss{i}.backward({'retain_graph=True' if total != totals[-1] else ''})",
                 ]
             body += [f"return {returned}"]
-            made += [f"def program({arguments}):", *(f"    {line}" for line in body)]
-        return HEADER + "\n".join(made) + "\n"
+            statements += [f"def program({arguments}):", *(f"    {line}" for line in body)]
+        return HEADER + "\n".join(statements) + "\n"
 
     def values(self, which: int) -> dict[str, np.ndarray]:
-        """Numbers for arguments and what lies outside: plain ones, and in one of four programs also the special ones."""
+        """Values of arguments and captured tensors; in one of four programs also special numbers."""
         rng = np.random.default_rng([self.seed, which])
-        found = {}
+        arrays = {}
         for name, shape in self.shapes.items():
             array = rng.standard_normal(shape)
             if self.seed % 4 == 0:
                 special = rng.choice([0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, 1e-42, 3e38], shape)
                 array = np.where(rng.random(shape) < 0.1, special, array)
-            found[name] = array.astype(self.dtypes[name])
-        return found
+            arrays[name] = array.astype(self.dtypes[name])
+        return arrays
 
 
 class _Choices(dict):
-    """What a template's braces stand for. `{y}` is mostly of a shape that goes with `{x}`'s."""
+    """The values of a template's placeholders. `{y}` mostly has a shape that broadcasts with `{x}`'s."""
 
     def __init__(self, rng, scope: dict, program: Program):
         self.rng, self.scope, self.program = rng, scope, program
@@ -138,24 +138,27 @@ class _Choices(dict):
         return [k for k, t in self.scope.items() if isinstance(t, dc.Tensor) and k[0] != "i" and t.is_floating_point()]
 
     def __missing__(self, key: str) -> str:
-        self[key] = found = str(getattr(self, f"_{key}")())
-        return found
+        self[key] = choice = str(getattr(self, f"_{key}")())
+        return choice
 
     def _x(self):
         names = self.tensors()
         return self.choose(names[-4:] if self.rng.random() < 0.6 else names)
 
     def _y(self):
-        names, x = self.tensors(), self.scope[self["x"]].shape if "x" in self or "new" not in self else self._of_new()
+        names, x = (
+            self.tensors(),
+            self.scope[self["x"]].shape if "x" in self or "new" not in self else self._new_shape(),
+        )
         fitting = [name for name in names if _fit(x, self.scope[name].shape)]
         return self.choose(fitting if fitting and self.rng.random() < 0.9 else names)
 
-    def _of_new(self):
+    def _new_shape(self):
         return self.scope[self["new"]].shape if self["new"] in self.scope else ()
 
     def _new(self):
-        made = [name for name, line in self.program.lines if line.endswith(".clone()") or "+" in line]
-        names = [name for name in made if name in self.scope and name[0] == "v"]
+        candidates = [name for name, line in self.program.lines if line.endswith(".clone()") or "+" in line]
+        names = [name for name in candidates if name in self.scope and name[0] == "v"]
         return self.choose(names or ["none"])
 
     def _state(self):
@@ -203,23 +206,23 @@ def _fit(a, b) -> bool:
 
 
 def generate(seed: int, dtype: str) -> Program:
-    """The program of a seed: up to 24 lines over up to four arguments, parameters and one state outside."""
+    """The program of a seed: up to 24 lines over up to four arguments, parameters and one captured state."""
     rng = np.random.default_rng([seed, dtype == "float64"])
     while True:
-        program = _generated(rng, seed, dtype)
+        program = _generate_once(rng, seed, dtype)
         scope: dict = {}
         exec(program.source(), scope)
-        if "raised" not in outcome(program, scope["program"], scope, 0):  # as where a saved value was overwritten
+        if "raised" not in outcome(program, scope["program"], scope, 0):  # for example, a saved value was overwritten
             return program
 
 
-def _generated(rng, seed: int, dtype: str) -> Program:
+def _generate_once(rng, seed: int, dtype: str) -> Program:
     sizes = [1, 1, 0] if seed % 10 == 0 else SIZES
     common = [int(rng.choice(sizes)) for _ in range(3)]
 
     def shape():
-        found = [n if rng.random() < 0.85 else 1 for n in common[rng.integers(3) :]]
-        return tuple(found) if rng.random() < 0.95 else ()
+        lengths = [n if rng.random() < 0.85 else 1 for n in common[rng.integers(3) :]]
+        return tuple(lengths) if rng.random() < 0.95 else ()
 
     names = [
         *"abcd"[: rng.integers(1, 5)],
@@ -235,28 +238,30 @@ def _generated(rng, seed: int, dtype: str) -> Program:
         program.learned = learned = list(dict.fromkeys([*learned, *program.arguments[:1]]))
     scope: dict[str, Any] = {"dc": dc, "F": dc.nn.functional, "np": np}
     scope |= {name: dc.tensor(array, requires_grad=name in learned) for name, array in program.values(0).items()}
-    wanted = rng.integers(4, 25)
+    line_count = rng.integers(4, 25)
     for _ in range(200):
-        if len(program.lines) >= wanted:
+        if len(program.lines) >= line_count:
             break
         _add_line(rng, program, scope)
-    made = [name for name, _ in program.lines if name in scope and name[0] == "v"]
-    floats = [name for name in dict.fromkeys(made) if scope[name].requires_grad]
-    program.losses = [_some(rng, floats, 4) or learned[:1]]
+    names_made = [name for name, _ in program.lines if name in scope and name[0] == "v"]
+    floats = [name for name in dict.fromkeys(names_made) if scope[name].requires_grad]
+    program.losses = [_sample(rng, floats, 4) or learned[:1]]
     if rng.random() < 0.15 and not program.transform and floats:
-        program.losses.append(_some(rng, floats, 2))
-    given = [scope[name]._data for name in program.arguments]
-    computed = [name for name in made if not any(np.may_share_memory(scope[name]._data, a) for a in given)]
-    program.results = _some(rng, computed, 4)
+        program.losses.append(_sample(rng, floats, 2))
+    argument_arrays = [scope[name]._data for name in program.arguments]
+    computed = [
+        name for name in names_made if not any(np.may_share_memory(scope[name]._data, a) for a in argument_arrays)
+    ]
+    program.results = _sample(rng, computed, 4)
     return program
 
 
-def _some(rng, names: list[str], most: int) -> list[str]:
-    return [str(name) for name in rng.permutation(names)[: rng.integers(1, most + 1)]]
+def _sample(rng, names: list[str], maximum: int) -> list[str]:
+    return [str(name) for name in rng.permutation(names)[: rng.integers(1, maximum + 1)]]
 
 
 def _add_line(rng, program: Program, scope: dict) -> None:
-    """Try one more line; without one where it raises, or makes what is too large or not finite of what was."""
+    """Try one more line; drop it if it raises, or if its result is too large or not finite."""
     template = TEMPLATES[rng.integers(len(TEMPLATES))]
     choices = _Choices(rng, scope, program)
     line = string.Formatter().vformat(template, (), choices)
@@ -272,20 +277,20 @@ def _add_line(rng, program: Program, scope: dict) -> None:
             line = f"with dc.no_grad(): {line}"
     trial = dict(scope)
     if name in scope:
-        trial[name] = scope[name].clone()  # what is written in place must not be, where the line is left out
+        trial[name] = scope[name].clone()  # a dropped line must not have written in place
     try:
         exec(line, trial)
-        made = trial[name]
-        if made.numel() > 4096 or made.ndim > 5 or (program.seed % 4 and not made.isfinite().all()):
+        value = trial[name]
+        if value.numel() > 4096 or value.ndim > 5 or (program.seed % 4 and not value.isfinite().all()):
             return
         exec(line, scope)
-    except _REFUSED:
+    except _LINE_ERRORS:
         return
     program.lines.append((name, line))
 
 
 def bits(x):
-    """What tells two results apart: None, or dtype, shape and bytes. All NaN are one: IEEE leaves their sign open."""
+    """A result for comparison: None, or dtype, shape and bytes. All NaN are equal: IEEE leaves their sign open."""
     if x is None:
         return None
     array = np.array(x.detach().numpy() if isinstance(x, dc.Tensor) else x)
@@ -295,23 +300,23 @@ def bits(x):
 
 
 def outcome(program: Program, function, scope: dict, which: int):
-    """The bits of results, gradients, what lies outside, and the random stream, by name."""
+    """The bits of results, gradients, captured tensors and the random stream, by name."""
     dc.manual_seed(which)
     values = program.values(which)
     for name in program.outside:
         scope[name].detach().numpy()[...] = values[name]
         scope[name].grad = dc.ones(program.shapes[name], dtype=scope[name].dtype) if (
             program.accumulating and name in program.learned) else None  # fmt: skip
-    given = [dc.tensor(values[name], requires_grad=name in program.learned) for name in program.arguments]
-    leaves = dict(zip(program.arguments, given)) | {name: scope[name] for name in program.outside}
+    args = [dc.tensor(values[name], requires_grad=name in program.learned) for name in program.arguments]
+    leaves = dict(zip(program.arguments, args)) | {name: scope[name] for name in program.outside}
     try:
-        with dc.set_grad_enabled(not program.transform):  # what a transform returns would be recorded otherwise
-            found = {"results": tree_map(bits, function(*given))}
+        with dc.set_grad_enabled(not program.transform):  # else the results of a transform would be recorded
+            bits_by_name = {"results": tree_map(bits, function(*args))}
     except DeepcoreError as error:
-        found = {"raised": f"{type(error).__name__}: {error}"}
-    found |= {f"{name}.grad": bits(t.grad) for name, t in leaves.items()}
-    found |= {name: bits(t.detach()) for name, t in leaves.items()}
-    return found | {"random state": dc.get_rng_state()}
+        bits_by_name = {"raised": f"{type(error).__name__}: {error}"}
+    bits_by_name |= {f"{name}.grad": bits(t.grad) for name, t in leaves.items()}
+    bits_by_name |= {name: bits(t.detach()) for name, t in leaves.items()}
+    return bits_by_name | {"random state": dc.get_rng_state()}
 
 
 def differences(program: Program):
@@ -330,16 +335,16 @@ def differences(program: Program):
             for runner in runners:
                 runner.next_check = 0 if call == 3 else math.inf
             try:
-                found = outcome(program, compiled, scope, which)
+                actual = outcome(program, compiled, scope, which)
             finally:
                 settings.compile_check = before
-            wrong += [f"{name}, call {call}" for name, value in found.items() if value != expected[which].get(name)]
+            wrong += [f"{name}, call {call}" for name, value in actual.items() if value != expected[which].get(name)]
             wrong += ["the check of a program"] * any(runner.differences for runner in runners)
     return wrong, compiled
 
 
 def shrunk(program: Program, fails) -> Program:
-    """A smaller program that fails, too: without lines, losses and results that it can do without."""
+    """A smaller program that also fails: without lines, losses and results that the failure does not need."""
     changed = True
     while changed:
         changed = False

@@ -1,11 +1,10 @@
 """A CuPy stand-in: NumPy memory behind CuPy's rules, so that the CUDA backend's own code runs without a GPU.
 
-`standin.cupy` is the module to drive. It offers only names, parameters and ufunc loops that CuPy has (the table
-`cupy_api.txt`, read off CuPy itself), it refuses every implicit transfer, and it counts the explicit ones. Where
-CuPy leaves a result undefined (uninitialised memory, the order of colliding writes) the answer here is
-deliberately not NumPy's. While a stream captures, nothing runs: work is recorded, what would wait raises, and a graph
-does the work again at the same addresses. `python tests/support/standin.py` prints the table anew, with the CuPy that is
-installed.
+`standin.cupy` is the module. It has only names, parameters and ufunc loops that CuPy has (the table
+`cupy_api.txt`, generated from CuPy), it rejects every implicit transfer, and it counts the explicit ones. Where
+CuPy leaves a result undefined (uninitialised memory, the order of colliding writes), the stand-in's result
+deliberately differs from NumPy's. While a stream captures, nothing runs: work is recorded, synchronization raises, and a
+graph repeats the work at the same addresses. `python tests/support/standin.py` prints the table for the installed CuPy.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ _CATEGORY = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}  # "V" is bfloat16'
 _PYTHON_SCALARS = {bool: np.dtype(bool), int: np.dtype(np.int64), float: np.dtype(float), complex: np.dtype(complex)}
 
 
-# -- what crosses between host and device ----------------------------------------------------------
+# -- transfers between host and device -------------------------------------------------------------
 class transfers:
-    """Counts what crosses inside a `with` block: `uploads`, `downloads` (calls; a download also waits) and `syncs`.
+    """Counts transfers inside a `with` block: `uploads`, `downloads` (calls; a download also synchronizes) and `syncs`.
 
-    A sync is a result whose shape depends on the data: CuPy has to wait for the number.
+    A sync is a result whose shape depends on the data: CuPy has to wait for the size.
     """
 
     totals: ClassVar = {"uploads": 0, "downloads": 0, "syncs": 0}
@@ -56,12 +55,12 @@ class transfers:
         return self.__dict__.get("_after", self.totals)[name] - self._before[name]
 
 
-def _count(what):
+def _count(kind):
     if _nodes() is not None:
-        # CuPy would record a copy from, or to, host memory that others have used since; the rest waits, and raises.
+        # CuPy would record a copy from or to host memory that is reused later; other calls synchronize, and raise.
         _current.stream._nodes.append(None)
-        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: one of the {what} while the stream captures")
-    transfers.totals[what] += 1
+        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: one of the {kind} while the stream captures")
+    transfers.totals[kind] += 1
 
 
 # -- devices, streams, memory ----------------------------------------------------------------------
@@ -106,7 +105,7 @@ class Device:
 
     @property
     def mem_info(self):
-        return TOTAL_MEMORY - _pool._held[self.id], TOTAL_MEMORY
+        return TOTAL_MEMORY - _pool._peak_bytes[self.id], TOTAL_MEMORY
 
     def __eq__(self, other):
         return isinstance(other, Device) and self.id == other.id
@@ -178,12 +177,12 @@ class Stream:
 
 
 Stream.null = Stream(null=True)
-#: While there are any, memory that goes back to the pool is overwritten at once: a graph must not use it.
+#: While graphs exist, memory returned to the pool is overwritten at once: a graph must not use it.
 _graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
 
 
 class Graph:
-    """Recorded work: functions that do it."""
+    """Recorded work, as functions that repeat it."""
 
     def __init__(self, *args, **kwargs):
         raise NotImplementedError("a graph comes from Stream.end_capture")
@@ -198,50 +197,50 @@ class Graph:
 
 
 def _nodes():
-    """What the current stream records, or None where it does not."""
+    """The recorded nodes of the current stream, or None where it does not capture."""
     return None if _current.stream is None else _current.stream._nodes
 
 
 def _wait(stream=None):
-    """Raise where waiting (or launching a graph) is not permitted, and void the capture, as CUDA does."""
-    for each in (stream, _current.stream):
-        if each is not None and each._nodes is not None:
-            each._nodes.append(None)
+    """Raise where waiting (or launching a graph) is not permitted, and invalidate the capture, as CUDA does."""
+    for capturing_stream in (stream, _current.stream):
+        if capturing_stream is not None and capturing_stream._nodes is not None:
+            capturing_stream._nodes.append(None)
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: not permitted when a stream is capturing")
 
 
 def _queue(run, sources):
-    """The results of `run()`, NumPy's, as arrays of ours. While the stream captures, `run` is recorded instead: the
-    memory of `sources` stays as it is, and what is new holds garbage until a graph is launched."""
+    """The NumPy results of `run()` as stand-in arrays. While the stream captures, `run` is recorded instead: the
+    memory of `sources` is unchanged, and new arrays contain garbage until a graph is launched."""
     nodes = _nodes()
     if nodes is None:
         return _rewrap(run(), sources)
     roots = {id(root): root for root in (_root(source._a) for source in sources)}
     before = [(root, root.copy()) for root in roots.values()]
-    found = _rewrap(run(), sources)
+    results = _rewrap(run(), sources)
     for root, copy in before:
         root[...] = copy
-    results = found if isinstance(found, (tuple, list)) else [found]
-    places = [
+    result_list = results if isinstance(results, (tuple, list)) else [results]
+    outputs = [
         (i, r._a)
-        for i, r in enumerate(results)
+        for i, r in enumerate(result_list)
         if type(r) is ndarray and id(_root(r._a)) not in roots and r.base is None
     ]
-    for _, place in places:
-        _garbage(place)
+    for _, output in outputs:
+        _garbage(output)
 
-    def again():
-        made = run()
-        made = made if isinstance(made, (tuple, list)) else [made]
-        for i, place in places:
-            place[...] = made[i]
+    def replay():
+        values = run()
+        values = values if isinstance(values, (tuple, list)) else [values]
+        for i, output in outputs:
+            output[...] = values[i]
 
-    nodes.append(again)
-    return found
+    nodes.append(replay)
+    return results
 
 
 def _do(run):
-    """Work without a result of its own: run now, or recorded."""
+    """Run work that returns no result, or record it while the stream captures."""
     nodes = _nodes()
     if nodes is None:
         run()
@@ -250,7 +249,7 @@ def _do(run):
 
 
 class Event:
-    """A moment. Work is done as soon as it is queued, so the host's clock tells it."""
+    """A point in time. Work is done as soon as it is queued, so the host's clock measures it."""
 
     def __init__(self, block=False, disable_timing=False, interprocess=False):
         self._moment = None
@@ -273,12 +272,12 @@ def get_elapsed_time(start_event, end_event):
 class MemoryPool:
     """Bytes per device, in CuPy's blocks of 512; a freed block stays held until `free_all_blocks`.
 
-    The default pool only counts. What another one's `malloc` gives is a block that stays where it is, and goes from
-    array to array as they are dropped.
+    The default pool only counts. `malloc` of another pool returns a block at a fixed address, which is reused by later
+    arrays once its array is freed.
     """
 
     def __init__(self, allocator=None):
-        self._used, self._held = [0] * DEVICES, [0] * DEVICES
+        self._used, self._peak_bytes = [0] * DEVICES, [0] * DEVICES
         self._free = {}
 
     def malloc(self, size):
@@ -286,19 +285,19 @@ class MemoryPool:
         free = self._free.setdefault((_current.device, size), [])
         while free:
             block = free.pop()
-            if block.live:  # the garbage collector ends blocks, and may find the arrays first that give them back
+            if block.live:  # the garbage collector may have finalized the block before the array that returned it
                 return MemoryPointer(block, 0)
         return MemoryPointer(_Block(self, size), 0)
 
     def _change(self, device, size):
         self._used[device] += size
-        self._held[device] = max(self._held[device], self._used[device])
+        self._peak_bytes[device] = max(self._peak_bytes[device], self._used[device])
 
     def used_bytes(self):
         return self._used[_current.device]
 
     def total_bytes(self):
-        return self._held[_current.device]
+        return self._peak_bytes[_current.device]
 
     def free_bytes(self):
         return self.total_bytes() - self.used_bytes()
@@ -306,16 +305,16 @@ class MemoryPool:
     def free_all_blocks(self, stream=None):
         for key in [key for key in self._free if key[0] == _current.device]:
             del self._free[key]
-        self._held[_current.device] = self._used[_current.device]
+        self._peak_bytes[_current.device] = self._used[_current.device]
 
 
 _pool = MemoryPool()
-#: Where kernels may read and write: the memory of every array that lives.
+#: The memory of all live arrays, which kernels may access.
 memory = ptx_machine.Memory()
 
 
 class _Block:
-    """Memory of a pool, to be read and written for as long as it is held."""
+    """Memory of a pool, accessible to kernels during the block's lifetime."""
 
     def __init__(self, pool, size):
         self.pool = pool
@@ -331,7 +330,7 @@ class _Block:
 
 
 class MemoryPointer:
-    """A place in memory: `mem` is whatever owns it."""
+    """An address in memory: `mem` is its owner."""
 
     def __init__(self, mem, offset):
         self.mem, self._offset = mem, offset
@@ -363,7 +362,7 @@ def alloc_pinned_memory(size):
 
 
 class _Owner:
-    """An array's memory as what a MemoryPointer points to."""
+    """An array as the owner of a MemoryPointer's memory."""
 
     def __init__(self, array):
         self.array, self.ptr, self.device_id = array, array._a.__array_interface__["data"][0], array._device
@@ -393,9 +392,9 @@ class Flags:
 
 # -- the array -------------------------------------------------------------------------------------
 class ndarray:
-    """An array on a fake device. Not a NumPy array: NumPy would look straight through a subclass."""
+    """An array on a fake device. Not a subclass of NumPy's array, which NumPy would treat as its own."""
 
-    __slots__ = ("__weakref__", "_a", "_base", "_charge", "_device", "_lent", "_start")
+    __slots__ = ("__weakref__", "_a", "_base", "_charge", "_device", "_pool_pointer", "_start")
     __array_priority__ = 100
     __hash__ = None  # type: ignore[assignment]
 
@@ -411,26 +410,28 @@ class ndarray:
         self._adopt(a, owner if owner._base is None else owner._base, owner._device)
 
     def _adopt(self, a, base, device):
-        self._lent = None
+        self._pool_pointer = None
         if base is None and _current.allocator is not None and a.size:
-            self._lent = _current.allocator(a.nbytes)
-            a, given = np.ndarray(a.shape, a.dtype, self._lent.mem.bytes, 0, a.strides), a
-            a[...] = given
+            self._pool_pointer = _current.allocator(a.nbytes)
+            a, original = np.ndarray(a.shape, a.dtype, self._pool_pointer.mem.bytes, 0, a.strides), a
+            a[...] = original
         self._a, self._base, self._device = a, base, device
         size = -(-a.nbytes // _BLOCK) * _BLOCK if base is None else 0
-        pool = self._lent.mem.pool if self._lent is not None else _pool
+        pool = self._pool_pointer.mem.pool if self._pool_pointer is not None else _pool
         self._charge = pool, size
         pool._change(device, size)
         self._start = 0
-        if base is None and a.size and self._lent is None:
+        if base is None and a.size and self._pool_pointer is None:
             self._start = memory.add(_root(a))
 
     def __del__(self, _memory=memory):
         if hasattr(self, "_start"):  # bound here because module globals go first at exit
             pool, size = self._charge
             pool._change(self._device, -size)
-            if self._lent is not None:
-                pool._free.setdefault((self._device, self._lent.mem.bytes.size), []).append(self._lent.mem)
+            if self._pool_pointer is not None:
+                pool._free.setdefault((self._device, self._pool_pointer.mem.bytes.size), []).append(
+                    self._pool_pointer.mem
+                )
             if self._start:
                 _memory.remove(self._start)
                 if _graphs and self._a.flags.owndata:
@@ -575,26 +576,26 @@ class ndarray:
             if advanced != "integer":
                 a[key()] = value
                 return
-            # Of writes that collide, CuPy keeps any one: here the first, where NumPy keeps the last.
+            # Of colliding writes CuPy keeps any; the stand-in keeps the first, NumPy the last.
             places = np.arange(a.size).reshape(a.shape)[key()]
             values = np.broadcast_to(np.asarray(value).astype(a.dtype), places.shape)
             a.flat[places.ravel()[::-1]] = values.ravel()[::-1]
 
         _do(write)
 
-    # NumPy's functions given an array of ours, and a NumPy array's operators.
+    # NumPy's functions of a stand-in array, and a NumPy array's operators.
     def __array_ufunc__(self, function, method, *inputs, out=None, **kwargs):
-        found = getattr(cupy, function.__name__, None)
-        if found is None:
+        function_ = getattr(cupy, function.__name__, None)
+        if function_ is None:
             return NotImplemented
         if out is not None:
             kwargs["out"] = out[0]
-        return (found if method == "__call__" else getattr(found, method))(*inputs, **kwargs)
+        return (function_ if method == "__call__" else getattr(function_, method))(*inputs, **kwargs)
 
     def __array_function__(self, function, classes, args, kwargs):
         module = functools.reduce(getattr, function.__module__.split(".")[1:], cupy)
-        found = getattr(module, function.__name__, None)
-        return NotImplemented if found is None else found(*args, **kwargs)
+        function_ = getattr(module, function.__name__, None)
+        return NotImplemented if function_ is None else function_(*args, **kwargs)
 
 
 def _root(a):
@@ -604,7 +605,7 @@ def _root(a):
 
 
 def _wrap(a, sources=(), device=None):
-    """`a` as an array of ours: one of `sources` itself, a view with that base, or an array of its own."""
+    """`a` as a stand-in array: one of `sources` itself, a view of one, or a new array."""
     a = np.asarray(a)
     base = None
     root = _root(a)
@@ -620,7 +621,7 @@ def _wrap(a, sources=(), device=None):
 
 
 def _garbage(a):
-    """What uninitialised memory holds here: NaN, -1, True; never a lucky zero."""
+    """Fill uninitialised memory with NaN, -1 or True; never with zero, which might be correct by luck."""
     a[...] = np.array(np.nan if a.dtype.kind in "fcV" else -1).astype(a.dtype)
     return a
 
@@ -664,7 +665,7 @@ def _rewrap(value, sources):
 def _index(array, key):
     """(NumPy's key, "" for a view, else "mask" or "integer"). Integers in index arrays wrap around, as in CuPy.
 
-    The key is a call: where a stream captures, a graph reads the index arrays anew.
+    The key is a callable: a graph reads the index arrays at every launch.
     """
     items = list(key) if type(key) is tuple else [key]
     masks = 0
@@ -706,7 +707,7 @@ def _index(array, key):
             sizes[i] = array.shape[axis]
         axis += width[i]
 
-    def wrapped(_key=key):  # held: what goes back to the pool is overwritten
+    def wrapped(_key=key):  # `_key` keeps the arrays alive, as freed memory is overwritten
         return tuple(item % sizes[i] if sizes.get(i) else item for i, item in enumerate(items))
 
     return wrapped, "integer" if sizes else "mask" if masks else ""
@@ -730,7 +731,7 @@ class ufunc:
         self.nargs = self.nin + self.nout
         self._numpy = getattr(np, name)
         self._loops = [tuple([_dtype(c) for c in part] for part in loop.split("->")) for loop in loops]
-        self._found = {}
+        self._loop_cache = {}
 
     @property
     def name(self):
@@ -762,7 +763,7 @@ class ufunc:
         _same_device(sources + [o for o in outs if o is not None])
         in_dtypes, out_dtypes = self._loop(operands, None if dtype is None else np.dtype(dtype))
 
-        places = [None if target is None else target._a for target in outs]
+        out_arrays = [None if target is None else target._a for target in outs]
 
         def compute():
             with np.errstate(all="ignore"):
@@ -772,41 +773,43 @@ class ufunc:
                 results = self._numpy(*converted)
                 results = results if self.nout > 1 else (results,)
                 answer = []
-                for result, place, found in zip(results, places, out_dtypes):
-                    result = np.asarray(result).astype(found, copy=False)
-                    if place is not None:
-                        if place.shape != result.shape:
+                for result, out_array, out_dtype in zip(results, out_arrays, out_dtypes):
+                    result = np.asarray(result).astype(out_dtype, copy=False)
+                    if out_array is not None:
+                        if out_array.shape != result.shape:
                             raise ValueError("Out shape is mismatched")
-                        if not np.can_cast(found, place.dtype, casting):
-                            raise TypeError(f"output (typecode '{found.char}') could not be coerced to {place.dtype}")
-                        place[...] = result
-                        result = place
+                        if not np.can_cast(out_dtype, out_array.dtype, casting):
+                            raise TypeError(
+                                f"output (typecode '{out_dtype.char}') could not be coerced to {out_array.dtype}"
+                            )
+                        out_array[...] = result
+                        result = out_array
                     answer.append(result)
             return tuple(answer)
 
         targets = [target for target in outs if target is not None]
-        answer = _queue(compute, targets)  # an operand, which is no view of the result, is none of its sources
+        answer = _queue(compute, targets)  # operands are not sources: the result is no view of them
         return answer[0] if self.nout == 1 else answer
 
     def _loop(self, operands, dtype):
         """The first loop that every operand can be cast to safely; Python scalars are weak."""
         key = (dtype, *(type(a) if type(a) in _PYTHON_SCALARS else a.dtype for a in operands))
-        if key not in self._found:
-            self._found[key] = self._search(operands, dtype)
-        if self._found[key] is None:
+        if key not in self._loop_cache:
+            self._loop_cache[key] = self._search(operands, dtype)
+        if self._loop_cache[key] is None:
             raise TypeError(f"Wrong type ({dtype or key[1:]}) of arguments for {self.name}")
-        return self._found[key]
+        return self._loop_cache[key]
 
     def _search(self, operands, dtype):
         if dtype is not None:
             return next((loop for loop in self._loops if all(d == dtype for d in loop[1])), None)
         weak = [type(a) in _PYTHON_SCALARS for a in operands]
-        given = [_PYTHON_SCALARS[type(a)] if w else a.dtype for a, w in zip(operands, weak)]
-        strong = [_CATEGORY[d.kind] for d, w in zip(given, weak) if not w]
-        loose = [_CATEGORY[d.kind] for d, w in zip(given, weak) if w]
+        dtypes = [_PYTHON_SCALARS[type(a)] if w else a.dtype for a, w in zip(operands, weak)]
+        strong = [_CATEGORY[d.kind] for d, w in zip(dtypes, weak) if not w]
+        loose = [_CATEGORY[d.kind] for d, w in zip(dtypes, weak) if w]
         use_weak = bool(strong) and bool(loose) and max(strong) >= max(loose)
         for loop in self._loops:
-            for operand, is_weak, have, need in zip(operands, weak, given, loop[0]):
+            for operand, is_weak, have, need in zip(operands, weak, dtypes, loop[0]):
                 if np.can_cast(have, need):
                     continue
                 if not (use_weak and is_weak) or not _weakly_fits(operand, need):
@@ -822,12 +825,12 @@ class ufunc:
         if self.__name__ not in self._AT:
             raise NotImplementedError(f"`{self.name}.at` is not supported yet")
         key, _ = _index(a, indices)
-        given = _unwrap(b, [])
+        values_ = _unwrap(b, [])
 
         def run(a=a._a):
-            # Atomics run in any order: here backwards, so that no test can lean on the bits of NumPy's order.
+            # Atomics run in any order; backwards, so that no test can depend on the bits of NumPy's order.
             places = np.arange(a.size).reshape(a.shape)[key()]
-            values = np.broadcast_to(given, places.shape).astype(a.dtype)
+            values = np.broadcast_to(values_, places.shape).astype(a.dtype)
             flat = a.ravel()
             self._numpy.at(flat, places.ravel()[::-1], values.ravel()[::-1])
             a[...] = flat.reshape(a.shape)
@@ -857,7 +860,7 @@ def _weakly_fits(scalar, dtype):
 
 
 # -- functions and methods -------------------------------------------------------------------------
-#: Python facts about arrays, not arrays; a device array counts by its dtype and shape.
+#: Functions that return Python values; they use only the dtype and shape of device arrays.
 _HOST = {
     "broadcast_shapes",
     "can_cast",
@@ -870,8 +873,8 @@ _HOST = {
     "size",
 }
 _HOST |= {"promote_types", "result_type", "iscomplexobj"}
-#: No array among the arguments is needed.
-_CREATION = {
+#: Functions that need no array among the arguments.
+_NO_ARRAY_NEEDED = {
     "empty",
     "zeros",
     "ones",
@@ -885,8 +888,8 @@ _CREATION = {
     "indices",
     "tril_indices",
 }
-_CREATION |= {"triu_indices", "diag_indices", "einsum", "meshgrid", "broadcast_arrays", "select"}
-#: The first argument is a sequence of arrays.
+_NO_ARRAY_NEEDED |= {"triu_indices", "diag_indices", "einsum", "meshgrid", "broadcast_arrays", "select"}
+#: Functions whose first argument is a sequence of arrays.
 _SEQUENCE = {
     "concatenate",
     "concat",
@@ -901,14 +904,14 @@ _SEQUENCE = {
 _SYNC = {"nonzero", "argwhere", "flatnonzero", "unique", "extract", "compress", "bincount", "repeat"}
 _INDEX_MODE = {"take", "put"}
 _PRODUCTS = {"matmul", "dot", "tensordot"}
-#: By cuBLAS, whose handle CuPy does not let into a capture.
+#: Functions of cuBLAS, whose handle CuPy does not provide during a capture.
 _BLAS = _PRODUCTS | {"einsum", "inner", "outer", "vdot", "kron"}
-#: By Thrust, which waits for its result.
+#: Functions of Thrust, which synchronizes.
 _SORTS = {"sort", "argsort", "lexsort", "partition", "argpartition", "unique", "msort"}
 
 
 class _Function:
-    """NumPy's function behind CuPy's signature, arrays unwrapped going in and wrapped coming out."""
+    """NumPy's function with CuPy's signature; arguments are unwrapped and results wrapped."""
 
     def __init__(self, name, signature):
         self.__name__ = name.rpartition(".")[2]
@@ -927,7 +930,7 @@ class _Function:
         if name in _SEQUENCE and type(first) is not ndarray:
             if not all(type(v) is ndarray for v in first):
                 raise TypeError(f"Only cupy arrays can be given to {name}, got {[_name(v) for v in first]}")
-        elif name not in _CREATION and type(first) is not ndarray:
+        elif name not in _NO_ARRAY_NEEDED and type(first) is not ndarray:
             raise TypeError(f"{name} needs a cupy.ndarray first, got {_name(first)}")
         _check_kwargs(name, named)
         _same_device(sources)
@@ -1058,7 +1061,7 @@ def copyto(dst, src, casting="same_kind", where=None):
 
 
 def _relabel(capsule, kind, index):
-    """The DLPack capsule, its memory said to be on device (kind, index): NumPy must refuse what a GPU would hold."""
+    """The DLPack capsule with its device set to (kind, index): NumPy must reject GPU memory."""
     api = ctypes.pythonapi
     api.PyCapsule_GetName.restype, api.PyCapsule_GetName.argtypes = ctypes.c_char_p, [ctypes.py_object]
     api.PyCapsule_GetPointer.restype = ctypes.c_void_p
@@ -1102,7 +1105,7 @@ def where(condition, x=None, y=None):
 
 # -- kernels ---------------------------------------------------------------------------------------
 class RawModule:
-    """PTX from a file. CuPy reads it when a kernel is first asked for, on each device; so does this."""
+    """PTX from a file, read on the first use of a kernel on each device, as in CuPy."""
 
     def __init__(self, *, code=None, path=None, options=(), backend="nvrtc"):
         if (code is None) == (path is None):
@@ -1152,7 +1155,7 @@ def _dimension(sizes):
 
 
 def _argument(value, bits, pointer):
-    """A kernel's argument as CuPy packs it, and only if the parameter is one of its kind and size."""
+    """A kernel's argument as CuPy packs it; raises unless the parameter has its kind and size."""
     if type(value) is ndarray:
         _same_device([value])
         address = value.data.ptr
@@ -1173,7 +1176,7 @@ def _argument(value, bits, pointer):
 
 # -- the module ------------------------------------------------------------------------------------
 def parse_signature(text):
-    """`a, axis=, *, dtype=` to an inspect.Signature; `=` marks a parameter that may be left out."""
+    """`a, axis=, *, dtype=` as an inspect.Signature; `=` marks an optional parameter."""
     parameters, kind = [], inspect.Parameter.POSITIONAL_OR_KEYWORD
     for part in filter(None, text.split(", ")):
         if part == "*":
@@ -1221,8 +1224,8 @@ def _build():
                 setattr(holder, part, _Module(f"{holder.__name__}.{part}"))
             holder = vars(holder)[part]
         signature = parse_signature(text)
-        own = globals().get(last) if not path else None
-        setattr(holder, last, own or _Function(name, signature))
+        override = globals().get(last) if not path else None
+        setattr(holder, last, override or _Function(name, signature))
     for name, text in table["method"].items():
         setattr(ndarray, name, _method(name, parse_signature(text)))
     return module
@@ -1323,7 +1326,7 @@ cupy.cuda.runtime.memcpyAsync, cupy.cuda.runtime.memcpyDeviceToHost = _memcpy_as
 
 # -- cuBLAS ----------------------------------------------------------------------------------------
 class cublas:
-    """`kernels.cuda_blas.Cublas`: columns first, on the stream it was told."""
+    """Stand-in for `kernels.cuda.blas.Cublas`: column-major, on the stream that was set."""
 
     _DTYPES: ClassVar = {0: np.dtype("f4"), 1: np.dtype("f8"), 2: np.dtype("f2"), 14: _BFLOAT16}
     _streams: ClassVar[dict[int, int]] = {}
@@ -1339,8 +1342,8 @@ class cublas:
 
     @staticmethod
     def set_workspace(handle, workspace, size):
-        found = memory.find(workspace)
-        assert found and workspace % 256 == 0 and workspace + size <= found[1]
+        allocation = memory.find(workspace)
+        assert allocation and workspace % 256 == 0 and workspace + size <= allocation[1]
 
     @staticmethod
     def gemm_strided_batched_ex(
@@ -1354,7 +1357,7 @@ class cublas:
         assert lda >= (m if transa == 0 else k) and ldb >= (k if transb == 0 else n) and ldc >= m
 
         def matrices(at, kind, rows, columns, pitch, step):
-            """As an array (batch, rows, columns), whose elements all lie in one live allocation."""
+            """An operand as an array (batch, rows, columns), checked to be within one live allocation."""
             dtype = cublas._DTYPES[kind]
             start, end, raw = memory.find(at)
             last = at + ((batch_count - 1) * step + (columns - 1) * pitch + rows) * dtype.itemsize
@@ -1375,12 +1378,12 @@ class cublas:
         _do(run)
 
 
-#: Whether the stand-in runs kernels. A launch takes a millisecond or more here, so only some tests ask for it.
+#: Whether the stand-in runs kernels. A launch takes a millisecond or more, so only some tests enable it.
 kernels = False
 
 
 def create(index):
-    """The factory `deepcore.backend.register` takes: the project's CudaBackend over the stand-in."""
+    """The factory for `deepcore.backend.register`: deepcore's CudaBackend on the stand-in."""
     from deepcore.backend.cuda import CudaBackend
     from deepcore.errors import BackendError
 
@@ -1394,27 +1397,27 @@ def create(index):
     return Backend(index, cupy, name="standin", cublas=cublas)
 
 
-# -- the table, read off CuPy ----------------------------------------------------------------------
+# -- the table, generated from CuPy---------------------------------------------------------------------
 _MISSING = object()
 
 
 def describe(module, kind, name):
-    """The table's line for `name`, as the given CuPy has it; None where CuPy does not have it or shows no signature."""
+    """The table's line for `name` in the given CuPy; None where it does not exist."""
     if kind == "method":
-        found = getattr(module.ndarray, name, _MISSING)
+        attribute = getattr(module.ndarray, name, _MISSING)
     else:
-        found = functools.reduce(lambda holder, part: getattr(holder, part, _MISSING), name.split("."), module)
-    if found is _MISSING:
+        attribute = functools.reduce(lambda holder, part: getattr(holder, part, _MISSING), name.split("."), module)
+    if attribute is _MISSING:
         return None
     if kind == "ufunc":
-        loops = [loop for loop in found.types if not set(loop) & set("lLFDV")]  # no aliases, no complex
+        loops = [loop for loop in attribute.types if not set(loop) & set("lLFDV")]  # no aliases, no complex
         return f"ufunc {name} {' '.join(loops)}"
     if kind == "value":
         return f"value {name}"
     try:
-        text = _signature_text(inspect.signature(found))
+        text = _signature_text(inspect.signature(attribute))
     except (TypeError, ValueError):
-        line = (found.__doc__ or "").strip().splitlines()[:1]
+        line = (attribute.__doc__ or "").strip().splitlines()[:1]
         if not line or "(" not in line[0]:
             return f"{kind} {name} *args, **kwargs"
         text = _documented(line[0])
@@ -1452,7 +1455,7 @@ if __name__ == "__main__":
     import cupy as real
 
     print(
-        f"# What the stand-in offers, as CuPy {real.__version__} has it: names, parameters (= may be left out), ufunc loops."
+        f"# The API of the stand-in, as in CuPy {real.__version__}: names, parameters (= may be left out), ufunc loops."
     )
     for kind, names in read_table().items():
         for name in sorted(names):

@@ -1,4 +1,4 @@
-"""`nn.functional`: layers and losses as functions: what the ops and the files beside this one declare as `functional`."""
+"""`nn.functional`: layers and losses as functions, declared with `functional` by the ops and the files beside this one."""
 
 from typing import TYPE_CHECKING
 

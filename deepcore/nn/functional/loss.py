@@ -48,7 +48,7 @@ def _shape_fix(shape: tuple[int, ...], target: tuple[int, ...]) -> str:
         if len(longer) == len(shorter) + 1:
             for dim in reversed(range(len(longer))):
                 if longer[dim] == 1 and longer[:dim] + longer[dim + 1 :] == shorter:
-                    # Of tensors and of arrays, which have no unsqueeze.
+                    # Works for tensors and for arrays, which have no unsqueeze.
                     return f"target[{':, ' * dim}None]" if longer is shape else f"target.squeeze({dim})"
     if _size(shape) == _size(target):
         return f"target.reshape({', '.join(map(str, shape))})"
@@ -156,7 +156,7 @@ def _class_fix(name: str, input: Tensor, target: Tensor) -> str:
 
 
 def _class_dim(name: str, input: Tensor, target: Tensor) -> int:
-    """The class dimension, once input and class numbers are known to fit."""
+    """The class dimension; raises where class numbers do not fit the input."""
     if not input.shape:
         raise ShapeError(f"{name} takes one score per class", expected="shape (N, C)", received="shape ()")
     if not dt.is_integer(target.dtype):
@@ -184,7 +184,7 @@ def _class_dim(name: str, input: Tensor, target: Tensor) -> int:
 
 
 def _class_weights(name, input, target, weight, ignore_index, dim):
-    """(mask of what counts, or None for all; weight per target, or None for 1)."""
+    """(mask of targets that are not ignored, or None for all; weight per target, or None for 1)."""
     xp, classes = input.backend, input.shape[dim]
     valid = None
     if target.numel() and (0 <= ignore_index < classes or not within(target, 0, classes)):
@@ -221,7 +221,7 @@ def _nll(log_probs, target, valid, weights, dim, reduction) -> Tensor:
 def _weighted(loss, valid, weights, reduction) -> Tensor:
     """Apply mask and weights, then reduce; the mean divides by the sum of the weights."""
     dtype = loss.dtype
-    if dtype.itemsize == 2:  # a count or a sum of many may not fit
+    if dtype.itemsize == 2:  # a count or a long sum may overflow 16 bits
         loss = loss.to(dt.float32)
     if weights is not None:
         weights = weights.to(loss.dtype)
@@ -237,14 +237,14 @@ def _weighted(loss, valid, weights, reduction) -> Tensor:
 
 
 class ProbabilityCheck:
-    """Looks at the first few inputs of a cross-entropy, and warns once if they are probabilities."""
+    """Checks the first inputs of a cross-entropy, and warns once if they are probabilities."""
 
     def __init__(self, calls: int = 3):
         self.calls_left = calls
 
-    def look(self, input: Tensor, dim: int) -> None:
+    def check(self, input: Tensor, dim: int) -> None:
         self.calls_left -= 1
-        raw = input._data  # it decides about a warning only
+        raw = input._data  # untraced: the values decide about a warning only
         if not raw.size or raw.shape[dim] < 2 or not dt.is_floating(raw.dtype):
             return
         if raw.min().item() >= 0 and abs(raw.sum(axis=dim) - 1).max().item() < 1e-3:
@@ -292,7 +292,7 @@ def cross_entropy(
     else:
         dim = _class_dim("cross_entropy", input, target)
     if _check.calls_left > 0:
-        _check.look(input, dim)
+        _check.check(input, dim)
     classes = input.shape[dim]
     along = (-1,) + (1,) * (len(input.shape) - 1 - dim)
     if probabilities:

@@ -10,7 +10,14 @@ from deepcore.ops.arithmetic import pow as pow_
 from deepcore.ops.arithmetic import square
 from deepcore.ops.comparison import clamp, where
 from deepcore.ops.index import write
-from deepcore.ops.norm import batch_norm_p, batch_statistics, layer_norm_p, moved, rms_norm_p, running_statistics
+from deepcore.ops.norm import (
+    batch_norm_p,
+    batch_statistics,
+    layer_norm_p,
+    rms_norm_p,
+    running_average,
+    running_statistics,
+)
 from deepcore.ops.reduction import amax
 from deepcore.ops.reduction import sum as sum_
 from deepcore.ops.registry import functional, takes_arrays
@@ -57,18 +64,18 @@ def batch_norm(
             keep = 1 - momentum
             for running, row, take in ((running_mean, 0, momentum), (running_var, 1, momentum * count / (count - 1))):
                 batch = from_raw(statistics._data[row], input.backend)
-                write(running, apply(moved, (running, batch), {"keep": keep, "take": take}))
-    elif training:  # no statistics, and the running ones stay as they are
+                write(running, apply(running_average, (running, batch), {"keep": keep, "take": take}))
+    elif training:  # an empty batch: no statistics, and the running ones are unchanged
         statistics = made(input.backend.ones((3, shape[1]), dtype=input.dtype), input.backend)
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm outside training needs running_mean and running_var")
-        known = running_mean.detach(), running_var.detach()
-        statistics = apply(running_statistics, known, {"dtype": input.dtype, "eps": eps})
+        running_stats = running_mean.detach(), running_var.detach()
+        statistics = apply(running_statistics, running_stats, {"dtype": input.dtype, "eps": eps})
     return _with_parameters(batch_norm_p, (input, statistics), weight, bias, (shape[1],), 1, batch=training, eps=eps)
 
 
-# What each dtype's 1 and the next number differ by.
+# Machine epsilon of each dtype.
 _EPS = {dt.float16: 2.0**-10, dt.bfloat16: 2.0**-7, dt.float32: 2.0**-23, dt.float64: 2.0**-52}
 
 
@@ -92,7 +99,7 @@ def _like(t: Tensor, input: Tensor, shape: tuple) -> bool:
 
 
 def _with_parameters(op, inputs: tuple, weight: Tensor | None, bias: Tensor | None, shape: tuple, dim: int, **params):
-    """op(*inputs, weight, bias) where those are of its kind; else they follow as ops of their own."""
+    """op(*inputs, weight, bias) where shape and dtype match; else weight and bias are applied by separate ops."""
     first = inputs[0]
     if weight is not None and _like(weight, first, shape) and (bias is None or _like(bias, first, shape)):
         return apply(op, (*inputs, weight) if bias is None else (*inputs, weight, bias), params)
@@ -111,7 +118,7 @@ def as_sizes(normalized_shape) -> tuple:
 
 
 def _trailing(name: str, input: Tensor, normalized_shape) -> tuple[int, ...]:
-    """`normalized_shape` as a tuple, once it is known to fit."""
+    """`normalized_shape` as a tuple, checked against the input."""
     sizes = as_sizes(normalized_shape)
     if not sizes or input.shape[-len(sizes) :] != sizes:
         raise ShapeError(

@@ -1,1 +1,1 @@
-"""Layers, losses, and the `Module` they are made of: a file per family. A new file here is found by being here."""
+"""Layers, losses, and the `Module` they are made of: a file per family. New files are discovered."""

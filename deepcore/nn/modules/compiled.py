@@ -1,4 +1,4 @@
-"""What `dc.compile` makes of a module."""
+"""The module that `dc.compile` returns for a module."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Any
 
 from deepcore.nn.modules.module import Module
 
-#: By class of module.
+#: The compiled class of each module class.
 _classes: dict[type, type] = {}
 
 
 def compiled_module(module: Module, compiled: Any) -> Module:
-    """A module that is called through `compiled` and shares all else with `module`: parameters, modes, hooks, states.
+    """A module whose call runs `compiled`; it shares the attributes of `module`: parameters, modes, hooks, state.
 
-    The two have one table of attributes, so whatever is changed in one is changed in the other.
+    Both have the same `__dict__`, so a change to one is a change to the other.
     """
     kind = type(module)
-    made = _classes.get(kind)
-    if made is None:
-        made = _classes[kind] = type(kind.__name__, (_Compiled, kind), {"__slots__": ("_compiled",)})
-    new: Module = object.__new__(made)
-    object.__setattr__(new, "__dict__", module.__dict__)
-    object.__setattr__(new, "_compiled", compiled)
-    return new
+    cls = _classes.get(kind)
+    if cls is None:
+        cls = _classes[kind] = type(kind.__name__, (_Compiled, kind), {"__slots__": ("_compiled",)})
+    view: Module = object.__new__(cls)
+    object.__setattr__(view, "__dict__", module.__dict__)
+    object.__setattr__(view, "_compiled", compiled)
+    return view
 
 
 class _Compiled:
@@ -45,20 +45,20 @@ class _Compiled:
         return compile(copy.deepcopy(self._compiled.function, memo), **self._compiled.options)
 
     def __reduce__(self):
-        return _again, (self._compiled.function, self._compiled.options)
+        return _recompile, (self._compiled.function, self._compiled.options)
 
     def explain(self, file=None) -> None:
         """Print the programs: see `dc.compile`."""
         self._compiled.explain(file)
 
-    traces = property(lambda self: self._compiled.traces, doc="How often the module was recorded.")
+    traces = property(lambda self: self._compiled.traces, doc="How often the module was traced.")
     runs = property(lambda self: self._compiled.runs, doc="How often a program ran.")
     faults = property(lambda self: self._compiled.faults, doc="Why calls run eagerly.")
-    peak_memory = property(lambda self: self._compiled.peak_memory, doc="Bytes that the programs take turns in.")
+    peak_memory = property(lambda self: self._compiled.peak_memory, doc="Bytes of the memory that the programs share.")
     function = property(lambda self: self._compiled.function, doc="The module that was compiled.")
 
 
-def _again(module: Module, options: dict) -> Module:
+def _recompile(module: Module, options: dict) -> Module:
     from deepcore.compiler import compile
 
     return compile(module, **options)

@@ -1,4 +1,4 @@
-"""Modules that hold modules: Sequential, ModuleList, ModuleDict."""
+"""Containers of modules: Sequential, ModuleList, ModuleDict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ModuleKeyError(DeepcoreError, KeyError):
 
 
 class _Indexed(Module):
-    """A module whose submodules are numbered and can be taken, replaced and inserted as in a list."""
+    """A module whose submodules are numbered and can be indexed, replaced and inserted as in a list."""
 
     def _key(self, index: int) -> str:
         try:
@@ -77,14 +77,14 @@ class _Indexed(Module):
         return self
 
     def insert(self, index: int, module: Module):
-        """Put `module` before `index`; the later ones move up."""
+        """Insert `module` before `index`."""
         modules: list = list(self._modules.values())
         modules.insert(index, module)
         self._rebuild(modules)
         return self
 
     def pop(self, index: int = -1) -> Module:
-        """Take out the module at `index`."""
+        """Remove and return the module at `index`."""
         module = self[index]
         del self[index]
         return module
@@ -115,19 +115,19 @@ class Sequential(_Indexed):
 
     def forward(self, input):
         modules = list(self._modules.values())
-        joined = False
+        fused = False
         for module, following in zip(modules, [*modules[1:], None]):
-            if joined:  # the activation that the layer before has computed
-                joined = False
+            if fused:  # the previous layer has computed this activation
+                fused = False
                 continue
             epilogue = _epilogue(module, following)
-            joined = epilogue is not None
-            input = module(input, activation=epilogue) if joined else module(input)
+            fused = epilogue is not None
+            input = module(input, activation=epilogue) if fused else module(input)
         return input
 
 
 def _epilogue(module: Module, following: Module | None) -> str | None:
-    """The activation that `following` is, if `module` can compute it at once and nothing of their own would be skipped."""
+    """The name of the activation `following`, if `module` can fuse it and neither has hooks or an own forward."""
     if following is None or "takes_activation" not in type(module).__dict__ or module._hooks or following._hooks:
         return None
     if "epilogue" not in type(following).__dict__ or "forward" in module.__dict__ or "forward" in following.__dict__:
@@ -137,7 +137,7 @@ def _epilogue(module: Module, following: Module | None) -> str | None:
 
 @LAYERS.register
 class ModuleList(_Indexed):
-    """A list of modules that are registered; it has no forward of its own."""
+    """A list of registered modules; it has no forward."""
 
     structural = True
     examples = ()
@@ -153,7 +153,7 @@ class ModuleList(_Indexed):
         return self.extend(modules)
 
     def __repr__(self) -> str:
-        # Runs of equal layers are one line, `(0-5): 6 x Block(…)`.
+        # A run of equal layers is one line, `(0-5): 6 x Block(…)`.
         lines = []
         position = 0
         for text, run in itertools.groupby(repr(module) for module in self):
@@ -166,7 +166,7 @@ class ModuleList(_Indexed):
 
 @LAYERS.register
 class ModuleDict(Module):
-    """A dict of modules that are registered; it has no forward of its own."""
+    """A dict of registered modules; it has no forward."""
 
     structural = True
     examples = ()
@@ -212,12 +212,12 @@ class ModuleDict(Module):
             self[key] = module
 
     def pop(self, key: str) -> Module:
-        """Take out the module `key`."""
+        """Remove and return the module `key`."""
         module = self[key]
         del self[key]
         return module
 
     def clear(self) -> None:
-        """Take out every module."""
+        """Remove every module."""
         for key in list(self._modules):
             delattr(self, key)

@@ -54,7 +54,7 @@ class Embedding(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the table anew."""
+        """Draw a new table."""
         init.normal_(self.weight)
         if self.padding_idx is not None and not init.skipping():
             self.weight._data[self.padding_idx] = 0

@@ -17,12 +17,12 @@ from deepcore.tensor import Tensor, empty, from_raw
 
 
 def new_parameter(shape, backend, dtype) -> Parameter:
-    """A parameter of unset values, for `reset_parameters` to fill."""
+    """An uninitialized parameter, for `reset_parameters` to fill."""
     return Parameter(new_tensor(shape, backend, dtype))
 
 
 def new_tensor(shape, backend, dtype) -> Tensor:
-    """Memory for `shape`, unset; under `init.skip_init` one number stands for all of it."""
+    """An uninitialized tensor of `shape`; under `init.skip_init` one 0 broadcast to it."""
     if not init.skipping():
         return empty(shape, dtype=dtype, backend=backend)
     xp = get_backend(backend)
@@ -52,7 +52,7 @@ class Linear(Module):
         Example({"in_features": 2, "out_features": 2}, ((2,),)),
     )
 
-    #: A Sequential hands `forward` the name of the activation that follows.
+    #: A Sequential passes `forward` the name of the activation that follows.
     takes_activation = True
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, backend=None, dtype=None, device=None):
@@ -65,7 +65,7 @@ class Linear(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weight and bias anew."""
+        """Draw new weight and bias."""
         init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.in_features)
@@ -150,8 +150,8 @@ class Unflatten(Module):
             raise ShapeError(f"Unflatten splits dimension {self.dim}", received=f"shape {shape}")
         dim = self.dim % len(shape)
         sizes = self.unflattened_size
-        known = math.prod(s for s in sizes if s != -1)
-        if sizes.count(-1) > 1 or (shape[dim] % known if -1 in sizes else shape[dim] != known):
+        product = math.prod(s for s in sizes if s != -1)
+        if sizes.count(-1) > 1 or (shape[dim] % product if -1 in sizes else shape[dim] != product):
             raise ShapeError(
                 f"dimension {dim} of length {shape[dim]} cannot be split into {sizes}", received=f"shape {shape}"
             )

@@ -18,9 +18,9 @@ _PAIR = ((4, 3), (4, 3))
 class Loss(Module):
     """A loss with its `reduction`; a subclass defines `reduced`."""
 
-    #: What outputs and targets are: "multiclass" (one of C classes), "multilabel" (each element a yes or no), or None.
+    #: The kind of task: "multiclass" (one of C classes), "multilabel" (each element a yes or no), or None.
     task: str | None = None
-    #: The output between no and yes, where yes or no is asked. This one fits outputs on the target's scale.
+    #: The output above which a yes-or-no prediction is yes; 0.5 fits outputs on the target's scale.
     threshold = 0.5
 
     def __init__(self, reduction: str = "mean"):
@@ -36,12 +36,12 @@ class Loss(Module):
         raise NotImplementedError(f"{type(self).__name__} must define reduced(input, target, reduction)")
 
     def denominator(self, target) -> float:
-        """What the mean divides the sum by, as a number: the elements."""
+        """The divisor of the mean: the number of elements."""
         return target.numel()
 
 
 class _WeightedLoss(Loss):
-    """`weight`, a tensor or a list of numbers, is a buffer: it moves with the loss, and is no parameter."""
+    """A loss with a buffer `weight`, from a tensor or a list of numbers."""
 
     def __init__(self, weight=None, reduction: str = "mean"):
         super().__init__(reduction)
@@ -197,7 +197,7 @@ class BCEWithLogitsLoss(_WeightedLoss):
 
 
 def _total_weight(target, weight, ignore_index: int) -> float:
-    # On raw arrays: it is a number for Python, and two ops on whole numbers cost more than a small step.
+    # On raw arrays: the result is a Python number, and two integer ops cost more than a small step.
     xp, labels = target.backend, target._data
     unsigned = ignore_index < 0 and labels.dtype.kind == "u"
     counts = labels >= 0 if unsigned else labels != ignore_index
@@ -206,7 +206,7 @@ def _total_weight(target, weight, ignore_index: int) -> float:
     return float(xp.where(counts, weight._data[xp.where(counts, labels, 0)], 0.0).sum())
 
 
-#: Functional losses, and the modules that compute the same.
+#: The module of each functional loss.
 _MODULES = {
     F.mse_loss: MSELoss,
     F.l1_loss: L1Loss,
@@ -220,8 +220,8 @@ _MODULES = {
 
 
 def module_of(loss) -> Loss | None:
-    """The library's loss that computes what `loss` does: of a module itself, of a function (also as a `partial` with
-    keywords) its module; None of what somebody else wrote, a subclass with a `forward` of its own included."""
+    """The library's loss module equivalent to `loss`: a module itself, or that of a function or a `partial` with keywords.
+    None for user-defined losses, including subclasses that override `forward`."""
     if isinstance(loss, Loss):
         return loss if type(loss).forward is Loss.forward else None
     keywords = {}
@@ -229,5 +229,5 @@ def module_of(loss) -> Loss | None:
         loss, keywords = loss.func, loss.keywords
     try:
         return _MODULES[loss](**keywords)
-    except (KeyError, TypeError, DeepcoreError):  # another function, or with arguments that the module does not have
+    except (KeyError, TypeError, DeepcoreError):  # an unknown function, or arguments that the module does not have
         return None

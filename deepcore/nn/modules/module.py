@@ -19,7 +19,7 @@ from deepcore.tensor import _MEMORY_FORMAT, Tensor, as_tensor, changes, empty_li
 
 _FLOATING = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
 _TABLES = ("_parameters", "_buffers", "_modules")
-_SHOWN = 20  # names of one kind in a message
+_SHOWN = 20  # names of one kind that a message lists
 
 
 class ModuleAttributeError(DeepcoreError, AttributeError):
@@ -30,7 +30,7 @@ class ModuleAttributeError(DeepcoreError, AttributeError):
         self._choices, self._looked_for = choices, looked_for
 
     def __str__(self) -> str:
-        if self.fix is None and self._looked_for:  # not in __init__: hasattr() makes these by the thousand
+        if self.fix is None and self._looked_for:  # not in __init__: hasattr() creates thousands of these errors
             absent = missing.absent("torch.nn.Module", self._looked_for) if isinstance(self._choices, _Names) else ""
             if absent:
                 self.problem, self._looked_for = f"{self.problem}: {absent}", ""
@@ -43,7 +43,7 @@ class ModuleAttributeError(DeepcoreError, AttributeError):
 
 
 class IncompatibleKeys(NamedTuple):
-    """What `load_state_dict` found: names the state dict lacks, and names the module lacks."""
+    """The result of `load_state_dict`: names missing from the state dict, and names the module does not have."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -82,7 +82,7 @@ class Module:
     """
 
     training: bool
-    # Every registered value is also a plain attribute of the instance, so reading `self.weight` costs no lookup here.
+    # Every registered value is also a plain attribute of the instance, so `self.weight` needs no lookup in these tables.
     _parameters: dict[str, Parameter | None]
     _buffers: dict[str, Tensor | None]
     _modules: dict[str, Module | None]
@@ -91,22 +91,22 @@ class Module:
     load = _Load()
 
     def __init_subclass__(cls, **keywords):
-        """A constructor that takes `backend` takes `device`, PyTorch's word for it, too."""
+        """Let a constructor with an argument `backend` also accept `device`, PyTorch's name for it."""
         super().__init_subclass__(**keywords)
         if "__init__" in vars(cls):
             cls.__init__ = takes_device(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self):
-        own = self.__dict__
-        own["training"] = True
-        own["_parameters"] = {}
-        own["_buffers"] = {}
-        own["_modules"] = {}
-        own["_non_persistent"] = set()
-        own["_hooks"] = {}
+        attributes = self.__dict__
+        attributes["training"] = True
+        attributes["_parameters"] = {}
+        attributes["_buffers"] = {}
+        attributes["_modules"] = {}
+        attributes["_non_persistent"] = set()
+        attributes["_hooks"] = {}
 
     def forward(self, *args, **kwargs):
-        """What the module computes; called through `module(...)`, which also runs the hooks."""
+        """The computation of the module; call `module(...)`, which also runs the hooks."""
         raise ArgumentError(
             f"{type(self).__name__} has no forward()", fix="define forward(self, …), or call its parts yourself"
         )
@@ -115,10 +115,10 @@ class Module:
         if graph.watchers and mode.hook is not None:
             mode.layers.append(self)
             try:
-                return self._called(args, kwargs)
+                return self._run_forward(args, kwargs)
             finally:
                 mode.layers.pop()
-        return self._called(args, kwargs)
+        return self._run_forward(args, kwargs)
 
     def _compiled_as(self, compiled) -> Module:
         """This module, called through `compiled`; see `dc.compile`."""
@@ -126,7 +126,7 @@ class Module:
 
         return compiled_module(self, compiled)
 
-    def _called(self, args: tuple, kwargs: dict):
+    def _run_forward(self, args: tuple, kwargs: dict):
         try:
             if not self._hooks:
                 return self.forward(*args, **kwargs)
@@ -135,8 +135,10 @@ class Module:
             error.passed_through(self)
             raise
         except AttributeError as error:
-            own = type(self).forward.__module__.startswith("deepcore.")  # a user's forward may take what it likes
-            wrong = wrong_argument(type(self).__name__, args, error) if own else None
+            is_library_forward = type(self).forward.__module__.startswith(
+                "deepcore."
+            )  # a user's forward may take any arguments
+            wrong = wrong_argument(type(self).__name__, args, error) if is_library_forward else None
             if wrong is None:
                 raise
             wrong.passed_through(self)
@@ -167,17 +169,17 @@ class Module:
 
     # -- attributes -----------------------------------------------------------------------------------
     def __setattr__(self, name: str, value) -> None:
-        own = self.__dict__
+        attributes = self.__dict__
         changes.count += 1
         if isinstance(value, Parameter):
-            self._forget(name, "_parameters")
+            self._unregister(name, "_parameters")
             self.register_parameter(name, value)
         elif isinstance(value, Module):
-            self._forget(name, "_modules")
+            self._unregister(name, "_modules")
             self.add_module(name, value)
-        elif "_parameters" not in own:
+        elif "_parameters" not in attributes:
             object.__setattr__(self, name, value)
-        elif name in own["_parameters"]:
+        elif name in attributes["_parameters"]:
             if value is not None:
                 raise ArgumentError(
                     f"{type(self).__name__}.{name} is a parameter",
@@ -186,44 +188,44 @@ class Module:
                     fix=f"nn.Parameter(value); to keep the Parameter and change its values, {name}.copy_(value) "
                     "under no_grad()",
                 )
-            own["_parameters"][name] = own[name] = None
-        elif name in own["_modules"]:
+            attributes["_parameters"][name] = attributes[name] = None
+        elif name in attributes["_modules"]:
             if value is not None:
                 raise ArgumentError(
                     f"{type(self).__name__}.{name} is a submodule",
                     expected="a Module, or None",
                     received=type(value).__name__,
                 )
-            own["_modules"][name] = own[name] = None
-        elif name in own["_buffers"]:
+            attributes["_modules"][name] = attributes[name] = None
+        elif name in attributes["_buffers"]:
             if value is not None and not isinstance(value, Tensor):
                 raise ArgumentError(
                     f"{type(self).__name__}.{name} is a buffer",
                     expected="a Tensor, or None",
                     received=type(value).__name__,
                 )
-            own["_buffers"][name] = own[name] = value
+            attributes["_buffers"][name] = attributes[name] = value
         else:
             object.__setattr__(self, name, value)
 
-    def _forget(self, name: str, keep: str) -> None:
-        """Before `name` becomes a `keep` entry: take it out of everything else."""
-        own = self.__dict__
-        if keep not in own:
+    def _unregister(self, name: str, keep: str) -> None:
+        """Remove `name` from every table but `keep`, before it is registered there."""
+        attributes = self.__dict__
+        if keep not in attributes:
             raise ModuleAttributeError(
                 f"{type(self).__name__}: {name!r} was assigned before Module.__init__ ran",
                 fix="call super().__init__() first in __init__",
             )
-        own.pop(name, None)
+        attributes.pop(name, None)
         for table in _TABLES:
             if table != keep:
-                own[table].pop(name, None)
-        own["_non_persistent"].discard(name)
+                attributes[table].pop(name, None)
+        attributes["_non_persistent"].discard(name)
 
     def __getattr__(self, name: str):
-        # Only reached for what the instance and its class do not have.
+        # Only called for names that neither the instance nor its class has.
         if isinstance(getattr(type(self), name, None), property):
-            return getattr(type(self), name).fget(self)  # its own AttributeError, not one about its name
+            return getattr(type(self), name).fget(self)  # raises the property's own AttributeError
         if "_parameters" not in self.__dict__ and name in (*_TABLES, "_hooks", "training"):
             raise ModuleAttributeError(
                 f"{type(self).__name__} was used before Module.__init__ ran",
@@ -240,18 +242,18 @@ class Module:
         self.__dict__.get("_non_persistent", set()).discard(name)
         object.__delattr__(self, name)
 
-    def _check_new(self, table: str, kind: str, name: str) -> None:
+    def _check_name(self, table: str, kind: str, name: str) -> None:
         changes.count += 1
         if table not in self.__dict__:
-            self._forget(name, table)  # raises
+            self._unregister(name, table)  # raises
         if not isinstance(name, str) or not name or "." in name:
             raise ArgumentError(f"a {kind}'s name is text without a dot, and not empty", received=repr(name))
         if name not in self.__dict__[table] and hasattr(self, name):
             raise ArgumentError(f"{type(self).__name__} already has an attribute {name!r}", fix="choose another name")
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
-        """Make `param` the parameter `name`; None holds the place of an absent one (a layer without bias)."""
-        self._check_new("_parameters", "parameter", name)
+        """Make `param` the parameter `name`; None declares an absent one (a layer without bias)."""
+        self._check_name("_parameters", "parameter", name)
         if param is not None and not isinstance(param, Parameter):
             raise ArgumentError(
                 f"{name!r} is to be a parameter of {type(self).__name__}",
@@ -263,7 +265,7 @@ class Module:
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Make `tensor` state that moves and is saved with the module (`persistent=False`: moves only), untrained."""
-        self._check_new("_buffers", "buffer", name)
+        self._check_name("_buffers", "buffer", name)
         if tensor is not None and not isinstance(tensor, Tensor):
             raise ArgumentError(
                 f"{name!r} is to be a buffer of {type(self).__name__}",
@@ -276,7 +278,7 @@ class Module:
 
     def add_module(self, name: str, module: Module | None) -> None:
         """Make `module` the submodule `name`."""
-        self._check_new("_modules", "module", name)
+        self._check_name("_modules", "module", name)
         if module is not None and not isinstance(module, Module):
             fix = f"{module.__name__}(…)" if isinstance(module, type) else None
             raise ArgumentError(
@@ -311,10 +313,10 @@ class Module:
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the direct submodules; shared ones once."""
-        seen = set()
+        yielded = set()
         for name, module in self._modules.items():
-            if module is not None and module not in seen:
-                seen.add(module)
+            if module is not None and module not in yielded:
+                yielded.add(module)
                 yield name, module
 
     def children(self) -> Iterator[Module]:
@@ -323,13 +325,13 @@ class Module:
             yield module
 
     def _named_members(self, table: str, prefix: str, recurse: bool, remove_duplicate: bool):
-        seen: set[int] = set()
+        yielded: set[int] = set()
         owners = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
         for path, module in owners:
             for name, value in getattr(module, table).items():
-                if value is None or (remove_duplicate and id(value) in seen):
+                if value is None or (remove_duplicate and id(value) in yielded):
                     continue
-                seen.add(id(value))
+                yielded.add(id(value))
                 yield f"{path}.{name}" if path else name, value
 
     def named_parameters(
@@ -339,7 +341,7 @@ class Module:
         return self._named_members("_parameters", prefix, recurse, remove_duplicate)
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
-        """What an optimizer is given: every parameter, tied ones once."""
+        """Every parameter, tied ones once, as an optimizer takes them."""
         for _, parameter in self.named_parameters(recurse=recurse):
             yield parameter
 
@@ -355,7 +357,7 @@ class Module:
             yield buffer
 
     def unregistered(self) -> list[str]:
-        """Paths of the plain lists, tuples and dicts that hold modules or parameters, which nothing here sees."""
+        """Paths of plain lists, tuples and dicts that contain modules or parameters, which are therefore unregistered."""
         paths = []
         for path, module in self.named_modules():
             for name, value in module.__dict__.items():
@@ -369,14 +371,14 @@ class Module:
         """The module at a path such as "encoder.layers.0"; "" is this one."""
         module = self
         for name in target.split(".") if target else ():
-            found = module._modules.get(name)
-            if found is None:
+            submodule = module._modules.get(name)
+            if submodule is None:
                 raise ModuleAttributeError(
                     f"there is no submodule {target!r} in {type(self).__name__}: {type(module).__name__} has no {name!r}",
                     choices=module._modules,
                     looked_for=name,
                 )
-            module = found
+            module = submodule
         return module
 
     def get_parameter(self, target: str) -> Parameter:
@@ -390,12 +392,12 @@ class Module:
     def _get_member(self, table: str, kind: str, target: str):
         path, _, name = target.rpartition(".")
         module = self.get_submodule(path)
-        found = getattr(module, table).get(name)
-        if found is None:
+        member = getattr(module, table).get(name)
+        if member is None:
             raise ModuleAttributeError(
                 f"{type(module).__name__} has no {kind} {name!r}", choices=getattr(module, table), looked_for=name
             )
-        return found
+        return member
 
     # -- modes --------------------------------------------------------------------------------------------
     def train(self, mode: bool = True) -> Module:
@@ -417,7 +419,7 @@ class Module:
         return self
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget every parameter's gradient, or set it to zeros."""
+        """Set every parameter's gradient to None, or to zeros."""
         clear_gradients(list(self.parameters()), set_to_none)
 
     def apply(self, fn: Callable[[Module], Any]) -> Module:
@@ -433,15 +435,15 @@ class Module:
     ) -> Module:
         """Move to a backend and/or a floating dtype, in place: `to("cuda")`, `to(dc.float64)`, `to("cuda", dc.half)`.
 
-        Parameters stay the same objects (tied ones stay tied, optimizers keep theirs), gradients move along, and
+        Parameters stay the same objects (tied ones stay tied, optimizers stay valid), gradients move with them, and
         only floating tensors change dtype.
         """
         one_of(_MEMORY_FORMAT, memory_format)
         backend = place(backend, device)
         for arg in args:
             if arg is not None and not isinstance(arg, bool):
-                found_backend, found_dtype = target_of(arg)
-                backend, dtype = found_backend or backend, found_dtype or dtype
+                arg_backend, arg_dtype = target_of(arg)
+                backend, dtype = arg_backend or backend, arg_dtype or dtype
         xp = None if backend is None else get_backend(backend)
         kind = None if dtype is None else dt.as_dtype(dtype)
         if kind is not None and not dt.is_floating(kind):
@@ -451,13 +453,13 @@ class Module:
                 received=dt.name_of(kind),
             )
         tensors = {id(t): t for t in (*self.parameters(), *self.buffers())}
-        moved = [
+        converted = [
             (t, _converted(t, xp, kind), None if t.grad is None else _converted(t.grad, xp, kind))
             for t in tensors.values()
         ]
-        for t, new, gradient in moved:  # nothing has changed if a conversion failed
-            if new is not t:
-                t.rebind(new._data, new.backend)
+        for t, value, gradient in converted:  # after all conversions: a failed one changes nothing
+            if value is not t:
+                t.rebind(value._data, value.backend)
             t.grad = gradient
         return self
 
@@ -485,11 +487,11 @@ class Module:
         return self.to(dtype=dst_type)
 
     def to_empty(self, *, device=None, backend=None, recurse: bool = True) -> Module:
-        """Move to a backend without the values: parameters and buffers are memory that is unset."""
-        where = place(backend, device)
+        """Move to a backend without the values: parameters and buffers become uninitialized memory."""
+        backend = place(backend, device)
         for t in {id(t): t for t in (*self.parameters(recurse), *self.buffers(recurse))}.values():
-            new = empty_like(t, backend=where)
-            t.rebind(new._data, new.backend)
+            empty = empty_like(t, backend=backend)
+            t.rebind(empty._data, empty.backend)
         return self
 
     # -- state --------------------------------------------------------------------------------------------
@@ -512,37 +514,37 @@ class Module:
 
         `strict=False` skips names that only one side has and returns them as (missing_keys, unexpected_keys). A name
         is not missing where the state dict has another name of the same (tied) parameter or buffer.
-        `assign=True` takes over the given values' memory, dtype and backend. Everything that does not fit is in
-        one `StateDictError`.
+        `assign=True` adopts the memory, dtype and backend of the values. One `StateDictError` lists everything that does
+        not fit.
         """
         if not isinstance(state_dict, Mapping):
             raise ArgumentError("load_state_dict takes a dict of tensors", received=type(state_dict).__name__)
-        own = self.state_dict(keep_vars=True)
-        # Several names of one tensor: files of other programs keep only one of them.
-        present = {id(target) for name, target in own.items() if name in state_dict}
-        missing = [name for name, target in own.items() if name not in state_dict and id(target) not in present]
-        unexpected = [name for name in state_dict if name not in own]
+        entries = self.state_dict(keep_vars=True)
+        # A tied tensor has several names; files of other programs contain only one of them.
+        present = {id(target) for name, target in entries.items() if name in state_dict}
+        missing = [name for name, target in entries.items() if name not in state_dict and id(target) not in present]
+        unexpected = [name for name in state_dict if name not in entries]
         misfits, values = {}, {}
-        for name, target in own.items():
+        for name, target in entries.items():
             if name not in state_dict:
                 continue
-            given = state_dict[name]
-            if not hasattr(given, "shape") or not hasattr(given, "dtype"):
-                misfits[name] = f"is {type(given).__name__}, not a tensor"
-            elif tuple(given.shape) != target.shape:
-                misfits[name] = f"has shape {tuple(given.shape)}, and the module's is {target.shape}"
-            elif assign and dt.is_floating(target.dtype) and given.dtype not in _FLOATING:
-                misfits[name] = f"has dtype {given.dtype}, and the module's is {dt.name_of(target.dtype)}"
+            value = state_dict[name]
+            if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+                misfits[name] = f"is {type(value).__name__}, not a tensor"
+            elif tuple(value.shape) != target.shape:
+                misfits[name] = f"has shape {tuple(value.shape)}, and the module's is {target.shape}"
+            elif assign and dt.is_floating(target.dtype) and value.dtype not in _FLOATING:
+                misfits[name] = f"has dtype {value.dtype}, and the module's is {dt.name_of(target.dtype)}"
             else:
-                values[name] = given
+                values[name] = value
         if misfits or (strict and (missing or unexpected)):
-            raise self._does_not_fit(own, missing if strict else [], unexpected if strict else [], misfits)
-        ready = []
-        for name, given in values.items():
-            target = own[name]
-            given = as_tensor(given).detach()
-            ready.append((target, given if assign else given.to(target.backend, target.dtype)))
-        for target, value in ready:
+            raise self._mismatch_error(entries, missing if strict else [], unexpected if strict else [], misfits)
+        pairs = []
+        for name, value in values.items():
+            target = entries[name]
+            value = as_tensor(value).detach()
+            pairs.append((target, value if assign else value.to(target.backend, target.dtype)))
+        for target, value in pairs:
             if assign:
                 target.rebind(value._data, value.backend)
             elif target._data is not value._data:
@@ -550,16 +552,16 @@ class Module:
                 target.bump_version()
         return IncompatibleKeys(missing, unexpected)
 
-    def _does_not_fit(self, own, missing, unexpected, misfits) -> StateDictError:
+    def _mismatch_error(self, target_entries, missing, unexpected, misfits) -> StateDictError:
         lines = [f"the state dict does not fit {type(self).__name__}"]
-        likely = missing or own
-        near = len(likely) <= 500  # comparing every name with every other would take minutes
-        for names, told in (
-            (missing, lambda name: f"  missing:    {name} {own[name].shape}"),
-            (unexpected, lambda name: f"  unexpected: {name}" + (f" ({suggest(name, likely)})" if near else "")),
+        likely = missing or target_entries
+        suggests = len(likely) <= 500  # comparing every name with every other would take minutes
+        for names, format_line in (
+            (missing, lambda name: f"  missing:    {name} {target_entries[name].shape}"),
+            (unexpected, lambda name: f"  unexpected: {name}" + (f" ({suggest(name, likely)})" if suggests else "")),
             (list(misfits), lambda name: f"  misshapen:  {name} {misfits[name]}"),
         ):
-            lines += [told(name) for name in names[:_SHOWN]]
+            lines += [format_line(name) for name in names[:_SHOWN]]
             lines += [f"  … and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
         fix = None
         heads = {name.partition(".")[0] for name in unexpected}
@@ -580,14 +582,14 @@ class Module:
 
     # -- hooks --------------------------------------------------------------------------------------------
     def register_forward_pre_hook(self, hook, *, prepend: bool = False, with_kwargs: bool = False) -> RemovableHandle:
-        """`hook(module, args)` runs before forward; what it returns, if not None, replaces the arguments.
+        """`hook(module, args)` runs before forward; its result, if not None, replaces the arguments.
 
         `with_kwargs`: `hook(module, args, kwargs)`, which returns None or (args, kwargs).
         """
         return RemovableHandle(self._hooks, "forward_pre", hook, with_kwargs, prepend)
 
     def register_forward_hook(self, hook, *, prepend: bool = False, with_kwargs: bool = False) -> RemovableHandle:
-        """`hook(module, args, output)` runs after forward; what it returns, if not None, replaces the output.
+        """`hook(module, args, output)` runs after forward; its result, if not None, replaces the output.
 
         `with_kwargs`: `hook(module, args, kwargs, output)`.
         """
@@ -596,8 +598,8 @@ class Module:
     def register_full_backward_hook(self, hook, prepend: bool = False) -> RemovableHandle:
         """`hook(module, grad_input, grad_output)` runs when the gradients of the inputs are known.
 
-        Both are tuples over the positional arguments and the outputs (None where there is no gradient); what the
-        hook returns, if not None, replaces grad_input.
+        Both are tuples over the positional arguments and the outputs (None where there is no gradient); the
+        hook's result, if not None, replaces grad_input.
         """
         return RemovableHandle(self._hooks, "backward", hook, None, prepend)
 
@@ -607,11 +609,11 @@ class Module:
 
     # -- describing -----------------------------------------------------------------------------------------
     def constructor_arguments(self) -> dict[str, Any]:
-        """The arguments that build this layer again, as plain values: each is kept as an attribute of its name.
+        """The arguments that rebuild this layer, as plain values, read from the attributes of the same names.
 
-        A parameter's or submodule's name as an argument (`bias=True`) means whether it is there.
+        An argument with the name of a parameter (`bias=True`) is whether the layer has it.
         """
-        found = {}
+        arguments = {}
         for name, parameter in inspect.signature(type(self)).parameters.items():
             if name in ("backend", "device", "dtype") or parameter.kind in (
                 parameter.VAR_POSITIONAL,
@@ -619,18 +621,18 @@ class Module:
             ):
                 continue
             if name in self._parameters:
-                found[name] = self._parameters[name] is not None
+                arguments[name] = self._parameters[name] is not None
             elif name in self.__dict__:
-                found[name] = self.__dict__[name]
+                arguments[name] = self.__dict__[name]
             else:
                 raise ArgumentError(
                     f"{type(self).__name__} does not keep its argument {name!r}",
                     fix=f"store it as self.{name} in __init__, or override constructor_arguments()",
                 )
-        return found
+        return arguments
 
     def extra_repr(self) -> str:
-        """What `repr` shows between the parentheses, beside the submodules."""
+        """The text that `repr` shows between the parentheses, beside the submodules."""
         return ""
 
     def __repr__(self) -> str:
@@ -680,7 +682,7 @@ def _converted(t: Tensor, backend, dtype) -> Tensor:
 
 
 def clear_gradients(parameters: list[Tensor], set_to_none: bool) -> None:
-    """Forget gradients, or fill them with zeros."""
+    """Set gradients to None, or fill them with zeros."""
     effect("clear", _clear, parameters, set_to_none)
 
 

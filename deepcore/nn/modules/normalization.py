@@ -23,7 +23,7 @@ def _reset_affine(layer: Module) -> None:
 
 
 class _BatchNorm(Module):
-    """What batch norms of every rank share; a subclass says which ranks it takes."""
+    """Base of the batch norms; a subclass declares the ranks of its inputs."""
 
     ranks: tuple[int, ...]
     shapes: str
@@ -61,14 +61,14 @@ class _BatchNorm(Module):
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
-        """Running mean 0, variance 1, no batch seen."""
+        """Running mean 0, variance 1, batch count 0."""
         if self.track_running_stats:
             init.zeros_(self.running_mean)
             init.ones_(self.running_var)
             init.zeros_(self.num_batches_tracked)
 
     def reset_parameters(self) -> None:
-        """Weight 1, bias 0, and no batch seen."""
+        """Weight 1, bias 0, running statistics reset."""
         self.reset_running_stats()
         _reset_affine(self)
 
@@ -81,9 +81,9 @@ class _BatchNorm(Module):
                 received=f"shape {shape}",
             )
         momentum = self.momentum
-        counted = self.num_batches_tracked if self.training else None
-        if counted is not None and momentum is None:
-            momentum = 1.0 / (counted.item() + 1)
+        batches = self.num_batches_tracked if self.training else None
+        if batches is not None and momentum is None:
+            momentum = 1.0 / (batches.item() + 1)
         out = F.batch_norm(
             input,
             self.running_mean,
@@ -94,8 +94,8 @@ class _BatchNorm(Module):
             0.0 if momentum is None else momentum,
             self.eps,
         )
-        if counted is not None:  # after what may refuse the batch
-            write(counted, counted + 1)
+        if batches is not None:  # after batch_norm, which may raise
+            write(batches, batches + 1)
         return out
 
     def extra_repr(self) -> str:
