@@ -14,7 +14,17 @@ from deepcore.nn.modules.activation import Tanh as Tanh
 from deepcore.nn.modules.container import ModuleDict as ModuleDict
 from deepcore.nn.modules.container import ModuleList as ModuleList
 from deepcore.nn.modules.container import Sequential as Sequential
+from deepcore.nn.modules.conv import ChannelShuffle as ChannelShuffle
+from deepcore.nn.modules.conv import Conv1d as Conv1d
 from deepcore.nn.modules.conv import Conv2d as Conv2d
+from deepcore.nn.modules.conv import Conv3d as Conv3d
+from deepcore.nn.modules.conv import ConvTranspose1d as ConvTranspose1d
+from deepcore.nn.modules.conv import ConvTranspose2d as ConvTranspose2d
+from deepcore.nn.modules.conv import ConvTranspose3d as ConvTranspose3d
+from deepcore.nn.modules.conv import Fold as Fold
+from deepcore.nn.modules.conv import PixelShuffle as PixelShuffle
+from deepcore.nn.modules.conv import PixelUnshuffle as PixelUnshuffle
+from deepcore.nn.modules.conv import Unfold as Unfold
 from deepcore.nn.modules.dropout import Dropout as Dropout
 from deepcore.nn.modules.embedding import Embedding as Embedding
 from deepcore.nn.modules.linear import Flatten as Flatten
