@@ -322,6 +322,8 @@ def weighted_taps(x: Tensor, dim: int, places: np.ndarray, weights: np.ndarray) 
 
 def _lp_pool(name, rank, input, norm_type, kernel_size, stride, ceil_mode):
     size = numbers(name, "kernel_size", kernel_size, rank, 1)
+    if isinstance(norm_type, bool) or not math.isfinite(norm_type) or not norm_type:
+        raise ArgumentError(f"{name}: norm_type is a number, not 0", received=repr(norm_type))
     out = _avg_pool(name, rank, pow_(input, norm_type), size, stride, 0, ceil_mode, True, None)
     return pow_((sign(out) * relu(abs_(out))) * math.prod(size), 1.0 / norm_type)
 

@@ -43,6 +43,9 @@ def compare(ours, theirs, inputs, rng, kwargs=None):
     own_inputs = [to_dc(x) for x in inputs]
     expected = theirs(*inputs, **kwargs)
     got = ours(*own_inputs, **{k: to_dc(v) for k, v in kwargs.items()})
+    if isinstance(expected, tuple):  # with indices
+        assert got[1].tolist() == expected[1].tolist()
+        got, expected = got[0], expected[0]
     assert got.shape == tuple(expected.shape)
     np.testing.assert_allclose(got.detach().numpy(), expected.detach().numpy(), RTOL, ATOL)
     if not expected.requires_grad:
