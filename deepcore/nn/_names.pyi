@@ -25,7 +25,12 @@ from deepcore.nn.modules.conv import Fold as Fold
 from deepcore.nn.modules.conv import PixelShuffle as PixelShuffle
 from deepcore.nn.modules.conv import PixelUnshuffle as PixelUnshuffle
 from deepcore.nn.modules.conv import Unfold as Unfold
+from deepcore.nn.modules.dropout import AlphaDropout as AlphaDropout
 from deepcore.nn.modules.dropout import Dropout as Dropout
+from deepcore.nn.modules.dropout import Dropout1d as Dropout1d
+from deepcore.nn.modules.dropout import Dropout2d as Dropout2d
+from deepcore.nn.modules.dropout import Dropout3d as Dropout3d
+from deepcore.nn.modules.dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from deepcore.nn.modules.embedding import Embedding as Embedding
 from deepcore.nn.modules.linear import Flatten as Flatten
 from deepcore.nn.modules.linear import Identity as Identity
@@ -40,7 +45,14 @@ from deepcore.nn.modules.loss import MSELoss as MSELoss
 from deepcore.nn.modules.loss import NLLLoss as NLLLoss
 from deepcore.nn.modules.loss import SmoothL1Loss as SmoothL1Loss
 from deepcore.nn.modules.normalization import BatchNorm1d as BatchNorm1d
+from deepcore.nn.modules.normalization import BatchNorm2d as BatchNorm2d
+from deepcore.nn.modules.normalization import BatchNorm3d as BatchNorm3d
+from deepcore.nn.modules.normalization import GroupNorm as GroupNorm
+from deepcore.nn.modules.normalization import InstanceNorm1d as InstanceNorm1d
+from deepcore.nn.modules.normalization import InstanceNorm2d as InstanceNorm2d
+from deepcore.nn.modules.normalization import InstanceNorm3d as InstanceNorm3d
 from deepcore.nn.modules.normalization import LayerNorm as LayerNorm
+from deepcore.nn.modules.normalization import LocalResponseNorm as LocalResponseNorm
 from deepcore.nn.modules.normalization import RMSNorm as RMSNorm
 from deepcore.nn.modules.padding import CircularPad1d as CircularPad1d
 from deepcore.nn.modules.padding import CircularPad2d as CircularPad2d
@@ -75,3 +87,6 @@ from deepcore.nn.modules.pooling import MaxPool3d as MaxPool3d
 from deepcore.nn.modules.pooling import MaxUnpool1d as MaxUnpool1d
 from deepcore.nn.modules.pooling import MaxUnpool2d as MaxUnpool2d
 from deepcore.nn.modules.pooling import MaxUnpool3d as MaxUnpool3d
+from deepcore.nn.modules.upsampling import Upsample as Upsample
+from deepcore.nn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
+from deepcore.nn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d

@@ -51,6 +51,9 @@ def add(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
     """beta · input + alpha · (mat1 @ mat2)"""
 
+def affine_grid(theta: Any, size: Any, align_corners: builtins.bool = ...) -> Tensor:
+    """grid[n, y, x] = theta[n] · (x', y', 1), where x' and y' go from -1 to 1 over the image, for `grid_sample`."""
+
 def alias(input: Tensor) -> Tensor:
     """The same elements as a new tensor over the same memory"""
 
@@ -267,6 +270,9 @@ def gelu(input: Tensor, approximate: builtins.str = ...) -> Tensor:
 def getitem(input: Tensor, index: Tensor) -> Tensor:
     """`input[index]`: integers, slices, None and … give a view; integer and bool tensors a copy"""
 
+def grid_sample(input: Tensor, grid: Any, mode: builtins.str = ..., padding_mode: builtins.str = ..., align_corners: builtins.bool | None = ...) -> Tensor:
+    """out[n, :, y, x] = input[n, :, …] at the point grid[n, y, x] = (x', y'), where -1 and 1 are the image's edges."""
+
 def gt(input: Tensor, other: Operand) -> Tensor:
     """input > other"""
 
@@ -278,6 +284,9 @@ def hstack(tensors: Sequence[Tensor]) -> Tensor:
 
 def index_select(input: Tensor, dim: builtins.int, index: Tensor) -> Tensor:
     """The slices of `input` along `dim` that the vector `index` names"""
+
+def interpolate(input: Tensor, size: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., scale_factor: builtins.float | builtins.tuple[builtins.float, ...] | None = ..., mode: builtins.str = ..., align_corners: builtins.bool | None = ..., recompute_scale_factor: builtins.bool | None = ..., antialias: builtins.bool = ...) -> Tensor:
+    """The input (N, C, *) at another size, `size` or ⌊length · scale_factor⌋: out[i] = Σ weight(i, j) · input[j] along each dimension."""
 
 def isfinite(input: Tensor) -> Tensor:
     """input is neither NaN nor infinite"""

@@ -215,11 +215,11 @@ def _max_unpool(name, rank, input, indices, kernel_size, stride, padding, output
 
 
 @primitive(
-    vjp=lambda g, input_shape, size, stride, padding: _window_spread_p(
+    vjp=lambda g, input_shape, size, stride, padding: window_spread_p(
         g, sizes=input_shape[2:], size=size, stride=stride, padding=padding
     )
 )
-def _window_sum_p(xp, input, *, size, stride, padding, where):
+def window_sum_p(xp, input, *, size, stride, padding, where):
     parts = _taps(xp, input, size, where, stride, padding, (1,) * len(size))
     total = parts[0].copy() if len(parts) == 1 else parts[0] + parts[1]
     for part in parts[2:]:
@@ -228,12 +228,12 @@ def _window_sum_p(xp, input, *, size, stride, padding, where):
 
 
 @primitive(
-    vjp=lambda g, input_shape, size, stride, padding: _window_sum_p(
+    vjp=lambda g, input_shape, size, stride, padding: window_sum_p(
         g, size=size, stride=stride, padding=padding, where=input_shape[2:]
     )
 )
-def _window_spread_p(xp, input, *, sizes, size, stride, padding):
-    """The transpose of `_window_sum_p`."""
+def window_spread_p(xp, input, *, sizes, size, stride, padding):
+    """The transpose of `window_sum_p`."""
     where = input.shape[2:]
     columns = xp.broadcast_to(input[:, :, None], (*input.shape[:2], math.prod(size), *where))
     return _spread(xp, columns, sizes, size, where, stride, padding, (1,) * len(size))
@@ -277,7 +277,7 @@ def _avg_pool(name, rank, input, kernel_size, stride, padding, ceil_mode, count_
         count = int(counts.flat[0]) if same else made(xp.asarray(counts), xp)
 
     def mean(x):
-        total = apply(_window_sum_p, (x,), params)
+        total = apply(window_sum_p, (x,), params)
         if not dt.is_floating(x.dtype):
             return div(total, count, rounding_mode="trunc")
         return total / (count if isinstance(count, int) else cast(count, x.dtype))
@@ -295,7 +295,7 @@ def _adaptive_avg_pool(name, rank, input, output_size):
         if all(regular):
             size = tuple(n // o for n, o in zip(x.shape[2:], where))
             params = {"size": size, "stride": size, "padding": ((0, 0),) * rank, "where": where}
-            return apply(_window_sum_p, (x,), params) / math.prod(size)
+            return apply(window_sum_p, (x,), params) / math.prod(size)
         for d, (n, o) in enumerate(zip(x.shape[2:], where), 2):
             places = _adaptive(n, o)
             counts = (places >= 0).sum(1)

@@ -11,7 +11,6 @@ import pytest
 from nn_examples import cases, make_input
 
 import deepcore as dc
-from deepcore import nn
 from deepcore.nn.registry import LAYERS, LOSSES
 
 torch = pytest.importorskip("torch")
@@ -93,7 +92,7 @@ def test_layer(cls, example, training):
         if buffer.is_floating_point():
             buffer += torch.tensor(rng.random(buffer.shape))
     copy_state(theirs, ours)
-    if cls is nn.Dropout and training and 0 < example.arguments.get("p", 0.5) < 1:
+    if "Dropout" in cls.__name__ and training and 0 < example.arguments.get("p", 0.5) < 1:
         return  # the masks differ; tests/nn/test_nn.py looks at them
     for _ in range(2):  # a second batch meets running statistics that have moved
         inputs = [torch.tensor(make_input(kind, rng)) for kind in example.inputs]

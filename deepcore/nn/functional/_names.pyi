@@ -1,6 +1,11 @@
 # Written by `python -m deepcore.nn.stubs` from the registries; not edited by hand.
 
+from deepcore.nn.functional.dropout import alpha_dropout as alpha_dropout
 from deepcore.nn.functional.dropout import dropout as dropout
+from deepcore.nn.functional.dropout import dropout1d as dropout1d
+from deepcore.nn.functional.dropout import dropout2d as dropout2d
+from deepcore.nn.functional.dropout import dropout3d as dropout3d
+from deepcore.nn.functional.dropout import feature_alpha_dropout as feature_alpha_dropout
 from deepcore.nn.functional.loss import binary_cross_entropy as binary_cross_entropy
 from deepcore.nn.functional.loss import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from deepcore.nn.functional.loss import cross_entropy as cross_entropy
@@ -10,7 +15,10 @@ from deepcore.nn.functional.loss import mse_loss as mse_loss
 from deepcore.nn.functional.loss import nll_loss as nll_loss
 from deepcore.nn.functional.loss import smooth_l1_loss as smooth_l1_loss
 from deepcore.nn.functional.norm import batch_norm as batch_norm
+from deepcore.nn.functional.norm import group_norm as group_norm
+from deepcore.nn.functional.norm import instance_norm as instance_norm
 from deepcore.nn.functional.norm import layer_norm as layer_norm
+from deepcore.nn.functional.norm import local_response_norm as local_response_norm
 from deepcore.nn.functional.norm import normalize as normalize
 from deepcore.nn.functional.norm import rms_norm as rms_norm
 from deepcore.ops._functions import adaptive_avg_pool1d as adaptive_avg_pool1d
@@ -19,6 +27,7 @@ from deepcore.ops._functions import adaptive_avg_pool3d as adaptive_avg_pool3d
 from deepcore.ops._functions import adaptive_max_pool1d as adaptive_max_pool1d
 from deepcore.ops._functions import adaptive_max_pool2d as adaptive_max_pool2d
 from deepcore.ops._functions import adaptive_max_pool3d as adaptive_max_pool3d
+from deepcore.ops._functions import affine_grid as affine_grid
 from deepcore.ops._functions import avg_pool1d as avg_pool1d
 from deepcore.ops._functions import avg_pool2d as avg_pool2d
 from deepcore.ops._functions import avg_pool3d as avg_pool3d
@@ -33,6 +42,8 @@ from deepcore.ops._functions import elu as elu
 from deepcore.ops._functions import embedding as embedding
 from deepcore.ops._functions import flatten as flatten
 from deepcore.ops._functions import gelu as gelu
+from deepcore.ops._functions import grid_sample as grid_sample
+from deepcore.ops._functions import interpolate as interpolate
 from deepcore.ops._functions import leaky_relu as leaky_relu
 from deepcore.ops._functions import linear as linear
 from deepcore.ops._functions import log_softmax as log_softmax
