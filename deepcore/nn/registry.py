@@ -148,10 +148,11 @@ def discover(package: str, path: Iterable[str], *registries: Mapping[str, Any]) 
 
 
 class Integers(NamedTuple):
-    """An example input of whole numbers 0 … high - 1."""
+    """An example input of whole numbers 0 … high - 1; with `distinct` no two in a row of (N, C, *) are equal."""
 
     shape: tuple[int, ...]
     high: int
+    distinct: bool = False
 
 
 class Example(NamedTuple):

@@ -27,11 +27,32 @@ def acosh(input: Tensor) -> Tensor:
 def arccosh(input: Tensor) -> Tensor:
     """inverse hyperbolic cosine"""
 
+def adaptive_avg_pool1d(input: Tensor, output_size: _Size) -> Tensor:
+    """The mean of each of `output_size` windows that cover the input: (N, C, L) → (N, C, *output_size)."""
+
+def adaptive_avg_pool2d(input: Tensor, output_size: _Size) -> Tensor:
+    """The mean of each of `output_size` windows that cover the input: (N, C, H, W) → (N, C, *output_size)."""
+
+def adaptive_avg_pool3d(input: Tensor, output_size: _Size) -> Tensor:
+    """The mean of each of `output_size` windows that cover the input: (N, C, D, H, W) → (N, C, *output_size)."""
+
+def adaptive_max_pool1d(input: Tensor, output_size: _Size, return_indices: builtins.bool = ...) -> Any:
+    """The largest element of each of `output_size` windows that cover the input: (N, C, L) → (N, C, *output_size)."""
+
+def adaptive_max_pool2d(input: Tensor, output_size: _Size, return_indices: builtins.bool = ...) -> Any:
+    """The largest element of each of `output_size` windows that cover the input: (N, C, H, W) → (N, C, *output_size)."""
+
+def adaptive_max_pool3d(input: Tensor, output_size: _Size, return_indices: builtins.bool = ...) -> Any:
+    """The largest element of each of `output_size` windows that cover the input: (N, C, D, H, W) → (N, C, *output_size)."""
+
 def add(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
     """input + alpha · other"""
 
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
     """beta · input + alpha · (mat1 @ mat2)"""
+
+def affine_grid(theta: Any, size: Any, align_corners: builtins.bool = ...) -> Tensor:
+    """grid[n, y, x] = theta[n] · (x', y', 1), where x' and y' go from -1 to 1 over the image, for `grid_sample`."""
 
 def alias(input: Tensor) -> Tensor:
     """The same elements as a new tensor over the same memory"""
@@ -87,6 +108,15 @@ def atanh(input: Tensor) -> Tensor:
 def arctanh(input: Tensor) -> Tensor:
     """inverse hyperbolic tangent"""
 
+def avg_pool1d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., ceil_mode: builtins.bool = ..., count_include_pad: builtins.bool = ..., divisor_override: builtins.int | None = ...) -> Tensor:
+    """The mean of each window: (N, C, L) → the same with ⌊(L + 2·padding - k) / stride⌋ + 1 windows along each dimension of"""
+
+def avg_pool2d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., ceil_mode: builtins.bool = ..., count_include_pad: builtins.bool = ..., divisor_override: builtins.int | None = ...) -> Tensor:
+    """The mean of each window: (N, C, H, W) → the same with ⌊(L + 2·padding - k) / stride⌋ + 1 windows along each dimension of"""
+
+def avg_pool3d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., ceil_mode: builtins.bool = ..., count_include_pad: builtins.bool = ..., divisor_override: builtins.int | None = ...) -> Tensor:
+    """The mean of each window: (N, C, D, H, W) → the same with ⌊(L + 2·padding - k) / stride⌋ + 1 windows along each dimension of"""
+
 def bitwise_and(input: Tensor, other: Operand) -> Tensor:
     """the bits set in both"""
 
@@ -120,6 +150,9 @@ def concatenate(tensors: Sequence[Tensor], dim: builtins.int = ...) -> Tensor:
 def ceil(input: Tensor) -> Tensor:
     """the smallest whole number ≥ input"""
 
+def channel_shuffle(input: Tensor, groups: builtins.int) -> Tensor:
+    """out[n, i·groups + g] = input[n, g·(C / groups) + i]: channels of all groups take turns. (Zhang et al., 2018)"""
+
 def chunk(input: Tensor, chunks: builtins.int, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
     """`chunks` views of nearly equal size"""
 
@@ -135,8 +168,23 @@ def clone(input: Tensor, *, memory_format: Any = ...) -> Tensor:
 def contiguous(input: Tensor, memory_format: Any = ...) -> Tensor:
     """The tensor itself if its memory is in row order, else a copy that is"""
 
-def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: builtins.int | builtins.tuple[builtins.int, builtins.int] = ..., padding: builtins.int | builtins.tuple[builtins.int, builtins.int] | builtins.str = ..., dilation: builtins.int | builtins.tuple[builtins.int, builtins.int] = ..., groups: builtins.int = ...) -> Tensor:
+def conv1d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: builtins.int | builtins.tuple[builtins.int, ...] = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] | builtins.str = ..., dilation: builtins.int | builtins.tuple[builtins.int, ...] = ..., groups: builtins.int = ...) -> Tensor:
+    """out[n, o, t] = bias[o] + Σ weight[o, c, i] · input[n, c, t·stride + i·dilation - padding]"""
+
+def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: builtins.int | builtins.tuple[builtins.int, ...] = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] | builtins.str = ..., dilation: builtins.int | builtins.tuple[builtins.int, ...] = ..., groups: builtins.int = ...) -> Tensor:
     """out[n, o, y, x] = bias[o] + Σ weight[o, c, i, j] · input[n, c, y·stride + i·dilation - padding, x·… + j·… - …]"""
+
+def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: builtins.int | builtins.tuple[builtins.int, ...] = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] | builtins.str = ..., dilation: builtins.int | builtins.tuple[builtins.int, ...] = ..., groups: builtins.int = ...) -> Tensor:
+    """out[n, o, z, y, x] = bias[o] + Σ weight[o, c, h, i, j] · input[n, c, z·stride + h·dilation - padding, y·…, x·…]"""
+
+def conv_transpose1d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: builtins.int | builtins.tuple[builtins.int, ...] = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., output_padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., groups: builtins.int = ..., dilation: builtins.int | builtins.tuple[builtins.int, ...] = ...) -> Tensor:
+    """The transpose of `conv1d`: out[n, o, t·stride + i·dilation - padding] += weight[c, o, i] · input[n, c, t], plus bias[o]."""
+
+def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: builtins.int | builtins.tuple[builtins.int, ...] = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., output_padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., groups: builtins.int = ..., dilation: builtins.int | builtins.tuple[builtins.int, ...] = ...) -> Tensor:
+    """The transpose of `conv2d`: its gradient with respect to the image, plus bias."""
+
+def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: builtins.int | builtins.tuple[builtins.int, ...] = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., output_padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., groups: builtins.int = ..., dilation: builtins.int | builtins.tuple[builtins.int, ...] = ...) -> Tensor:
+    """The transpose of `conv3d`: its gradient with respect to the image, plus bias."""
 
 def cos(input: Tensor) -> Tensor:
     """cosine, in radians"""
@@ -222,6 +270,9 @@ def gelu(input: Tensor, approximate: builtins.str = ...) -> Tensor:
 def getitem(input: Tensor, index: Tensor) -> Tensor:
     """`input[index]`: integers, slices, None and … give a view; integer and bool tensors a copy"""
 
+def grid_sample(input: Tensor, grid: Any, mode: builtins.str = ..., padding_mode: builtins.str = ..., align_corners: builtins.bool | None = ...) -> Tensor:
+    """out[n, :, y, x] = input[n, :, …] at the point grid[n, y, x] = (x', y'), where -1 and 1 are the image's edges."""
+
 def gt(input: Tensor, other: Operand) -> Tensor:
     """input > other"""
 
@@ -233,6 +284,9 @@ def hstack(tensors: Sequence[Tensor]) -> Tensor:
 
 def index_select(input: Tensor, dim: builtins.int, index: Tensor) -> Tensor:
     """The slices of `input` along `dim` that the vector `index` names"""
+
+def interpolate(input: Tensor, size: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., scale_factor: builtins.float | builtins.tuple[builtins.float, ...] | None = ..., mode: builtins.str = ..., align_corners: builtins.bool | None = ..., recompute_scale_factor: builtins.bool | None = ..., antialias: builtins.bool = ...) -> Tensor:
+    """The input (N, C, *) at another size, `size` or ⌊length · scale_factor⌋: out[i] = Σ weight(i, j) · input[j] along each dimension."""
 
 def isfinite(input: Tensor) -> Tensor:
     """input is neither NaN nor infinite"""
@@ -291,6 +345,15 @@ def logsigmoid(input: Tensor) -> Tensor:
 def logsumexp(input: Tensor, dim: Any, keepdim: builtins.bool = ...) -> Tensor:
     """ln Σ eˣ over `dim`, without overflow"""
 
+def lp_pool1d(input: Tensor, norm_type: builtins.float, kernel_size: _Size, stride: _Size | None = ..., ceil_mode: builtins.bool = ...) -> Tensor:
+    """(Σ x^p)^(1/p) of each window, p being `norm_type`: (N, C, L); windows as for `avg_pool1d`."""
+
+def lp_pool2d(input: Tensor, norm_type: builtins.float, kernel_size: _Size, stride: _Size | None = ..., ceil_mode: builtins.bool = ...) -> Tensor:
+    """(Σ x^p)^(1/p) of each window, p being `norm_type`: (N, C, H, W); windows as for `avg_pool2d`."""
+
+def lp_pool3d(input: Tensor, norm_type: builtins.float, kernel_size: _Size, stride: _Size | None = ..., ceil_mode: builtins.bool = ...) -> Tensor:
+    """(Σ x^p)^(1/p) of each window, p being `norm_type`: (N, C, D, H, W); windows as for `avg_pool3d`."""
+
 def lt(input: Tensor, other: Operand) -> Tensor:
     """input < other"""
 
@@ -308,6 +371,15 @@ def matmul(input: Tensor, other: Operand) -> Tensor:
 
 def max(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Any:
     """The largest element; with `dim`, (values, indices) along it; with a tensor, the elementwise maximum"""
+
+def max_pool1d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., dilation: _Size = ..., ceil_mode: builtins.bool = ..., return_indices: builtins.bool = ...) -> Tensor:
+    """The largest element of each window: (N, C, L) → the same with ⌊(L + 2·padding - dilation·(k - 1) - 1) / stride⌋ + 1"""
+
+def max_pool2d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., dilation: _Size = ..., ceil_mode: builtins.bool = ..., return_indices: builtins.bool = ...) -> Tensor:
+    """The largest element of each window: (N, C, H, W) → the same with ⌊(L + 2·padding - dilation·(k - 1) - 1) / stride⌋ + 1"""
+
+def max_pool3d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., dilation: _Size = ..., ceil_mode: builtins.bool = ..., return_indices: builtins.bool = ...) -> Tensor:
+    """The largest element of each window: (N, C, D, H, W) → the same with ⌊(L + 2·padding - dilation·(k - 1) - 1) / stride⌋ + 1"""
 
 def maximum(input: Tensor, other: Operand) -> Tensor:
     """the larger, NaN where either is; equal values share the gradient"""
@@ -371,6 +443,12 @@ def pad(input: Tensor, pad: Any, mode: builtins.str = ..., value: Operand = ...)
 
 def permute(input: Tensor, *args: Any, dims: Any = ...) -> Tensor:
     """The dimensions in another order; a view"""
+
+def pixel_shuffle(input: Tensor, upscale_factor: builtins.int) -> Tensor:
+    """out[…, c, y·r + i, x·r + j] = input[…, (c·r + i)·r + j, y, x]: (*, C·r², H, W) → (*, C, H·r, W·r)."""
+
+def pixel_unshuffle(input: Tensor, downscale_factor: builtins.int) -> Tensor:
+    """The inverse of `pixel_shuffle`: (*, C, H·r, W·r) → (*, C·r², H, W)."""
 
 def positive(input: Tensor) -> Tensor:
     """input, unchanged"""

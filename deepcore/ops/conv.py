@@ -1,4 +1,7 @@
-"""Convolution and the gradients of its image and filters; all three are linear in both operands."""
+"""Convolution and its transpose over one to three dimensions, patches of images, and their gradients.
+
+Three primitives serve all ranks: each is linear in both operands, and their gradients are each other.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +11,52 @@ from collections.abc import Sequence
 from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
-from deepcore.ops.registry import Tensor, cast, composite, functional, is_half, primitive, sample
-from deepcore.ops.shape import reshape_p
+from deepcore.ops.registry import Tensor, cast, composite, functional, is_half, primitive, sample, takes_arrays
+from deepcore.ops.shape import pad, permute_p, reshape_p, unsqueeze
 
-# Parameters of all three: stride and dilation are pairs, padding is a pair of (before, after).
+# Parameters of all primitives: stride and dilation have a number for each dimension, padding a pair (before, after).
 
 
-def _taps(xp, image, size, positions, stride, padding, dilation):
-    """For each tap of the filter, a view of the padded image with the elements under it at all positions."""
-    (top, bottom), (left, right) = padding
-    n, c, h, w = image.shape
-    if top or bottom or left or right:
-        padded = xp.zeros((n, c, h + top + bottom, w + left + right), dtype=image.dtype)
-        padded[:, :, top : top + h, left : left + w] = image
+def _taps(xp, image, size, where, stride, padding, dilation):
+    """For each tap of the filter, the part of the padded image (a view) that it meets at all positions."""
+    if any(map(any, padding)):
+        shape = (*image.shape[:2], *(n + low + high for n, (low, high) in zip(image.shape[2:], padding)))
+        inner = tuple(slice(low, low + n) for n, (low, _) in zip(image.shape[2:], padding))
+        padded = xp.zeros(shape, dtype=image.dtype)
+        padded[(slice(None), slice(None), *inner)] = image
     else:
         padded = image
-    return padded, [padded[:, :, rows, columns] for rows, columns in _slices(size, positions, stride, dilation)]
+    return [padded[(slice(None), slice(None), *place)] for place in _slices(size, where, stride, dilation)]
 
 
-def _slices(size, positions, stride, dilation) -> list[tuple[slice, slice]]:
-    along = [
-        [slice(k * d, k * d + s * (n - 1) + 1, s) for k in range(taps)]
-        for taps, n, s, d in zip(size, positions, stride, dilation)
-    ]
-    return [(rows, columns) for rows in along[0] for columns in along[1]]
+def _slices(size, where, stride, dilation) -> list[tuple[slice, ...]]:
+    """For each tap, in row order, the places of a padded image that it meets."""
+    places: list[tuple[slice, ...]] = [()]
+    for taps, n, s, d in zip(size, where, stride, dilation):
+        along = [slice(k * d, k * d + s * (n - 1) + 1, s) for k in range(taps)]
+        places = [(*place, at) for place in places for at in along]
+    return places
 
 
-def _gathered(xp, image, size, positions, stride, padding, dilation, groups: int):
-    """im2col: a matrix for each sample and group, (n, groups, channels · taps, positions)."""
-    _, parts = _taps(xp, image, size, positions, stride, padding, dilation)
+def _gathered(xp, image, size, where, stride, padding, dilation, groups: int):
+    """The image as a matrix for each sample and group: (n, groups, channels · taps, positions)."""
+    parts = _taps(xp, image, size, where, stride, padding, dilation)
     n, c = image.shape[:2]
-    return xp.stack(parts, 2).reshape(n, groups, c // groups * math.prod(size), math.prod(positions))
+    return xp.stack(parts, 2).reshape(n, groups, c // groups * math.prod(size), math.prod(where))
 
 
-def _positions(shape, size, stride, padding, dilation) -> tuple[int, ...]:
+def _spread(xp, columns, size, taps, where, stride, padding, dilation):
+    """The transpose of `_gathered`: what each tap, (n, channels, taps, positions …), adds to an image of `size`."""
+    shape = tuple(n + low + high for n, (low, high) in zip(size, padding))
+    padded = xp.zeros((*columns.shape[:2], *shape), dtype=columns.dtype)
+    for tap, place in enumerate(_slices(taps, where, stride, dilation)):
+        padded[(slice(None), slice(None), *place)] += columns[:, :, tap]
+    inner = tuple(slice(low, low + n) for n, (low, _) in zip(size, padding))
+    return padded[(slice(None), slice(None), *inner)]
+
+
+def positions(shape, size, stride, padding, dilation) -> tuple[int, ...]:
+    """How many positions a filter of `size` has along each dimension of an image of this shape."""
     return tuple(
         (n + sum(p) - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(shape[2:], size, stride, padding, dilation)
@@ -49,30 +64,30 @@ def _positions(shape, size, stride, padding, dilation) -> tuple[int, ...]:
 
 
 def _to_input(g, weight, input_shape, stride, padding, dilation, groups):
-    return conv2d_input_p(
+    return conv_input_p(
         g, weight, size=input_shape[2:], stride=stride, padding=padding, dilation=dilation, groups=groups
     )
 
 
 def _to_weight(g, input, weight_shape, stride, padding, dilation, groups):
-    return conv2d_weight_p(
+    return conv_weight_p(
         input, g, size=weight_shape[2:], stride=stride, padding=padding, dilation=dilation, groups=groups
     )
 
 
-@primitive(vjp=(_to_input, _to_weight, lambda g: g.sum((0, 2, 3))))
-def conv2d_p(xp, input, weight, bias=None, *, stride, padding, dilation, groups):
+@primitive(vjp=(_to_input, _to_weight, lambda g: g.sum((0, *range(2, g.ndim)))))
+def conv_p(xp, input, weight, bias=None, *, stride, padding, dilation, groups):
     channels, depth, *size = weight.shape
-    positions = _positions(input.shape, size, stride, padding, dilation)
-    columns = _gathered(xp, input, size, positions, stride, padding, dilation, groups)
+    where = positions(input.shape, size, stride, padding, dilation)
+    columns = _gathered(xp, input, size, where, stride, padding, dilation, groups)
     rows = weight.reshape(groups, channels // groups, depth * math.prod(size))
-    out = xp.matmul(rows, columns).reshape(len(input), channels, *positions)
-    return out if bias is None else out + bias.reshape(-1, 1, 1)
+    out = xp.matmul(rows, columns).reshape(len(input), channels, *where)
+    return out if bias is None else out + bias.reshape(-1, *(1,) * len(size))
 
 
 @primitive(
     vjp=(
-        lambda g, weight, stride, padding, dilation, groups: conv2d_p(
+        lambda g, weight, stride, padding, dilation, groups: conv_p(
             g, weight, stride=stride, padding=padding, dilation=dilation, groups=groups
         ),
         lambda g, input, weight_shape, stride, padding, dilation, groups: _to_weight(
@@ -80,17 +95,13 @@ def conv2d_p(xp, input, weight, bias=None, *, stride, padding, dilation, groups)
         ),
     )
 )
-def conv2d_input_p(xp, input, weight, *, size, stride, padding, dilation, groups):
-    """The gradient of an image of this `size`; `input` is the gradient of the convolution's result."""
-    (channels, depth, *taps), (n, _, *positions) = weight.shape, input.shape
+def conv_input_p(xp, input, weight, *, size, stride, padding, dilation, groups):
+    """The gradient of a convolved image of this `size`, by the result's gradient `input`: the transposed convolution."""
+    (channels, depth, *taps), (n, _, *where) = weight.shape, input.shape
     rows = weight.reshape(groups, channels // groups, depth * math.prod(taps)).swapaxes(1, 2)
-    columns = xp.matmul(rows, input.reshape(n, groups, channels // groups, math.prod(positions)))
-    columns = columns.reshape(n, groups * depth, math.prod(taps), *positions)
-    (top, bottom), (left, right) = padding
-    padded = xp.zeros((n, groups * depth, size[0] + top + bottom, size[1] + left + right), dtype=input.dtype)
-    for tap, (at_rows, at_columns) in enumerate(_slices(taps, positions, stride, dilation)):
-        padded[:, :, at_rows, at_columns] += columns[:, :, tap]
-    return padded[:, :, top : top + size[0], left : left + size[1]]
+    columns = xp.matmul(rows, input.reshape(n, groups, channels // groups, math.prod(where)))
+    columns = columns.reshape(n, groups * depth, math.prod(taps), *where)
+    return _spread(xp, columns, size, taps, where, stride, padding, dilation)
 
 
 @primitive(
@@ -98,52 +109,205 @@ def conv2d_input_p(xp, input, weight, *, size, stride, padding, dilation, groups
         lambda g, other, input_shape, stride, padding, dilation, groups: _to_input(
             other, g, input_shape, stride, padding, dilation, groups
         ),
-        lambda g, input, stride, padding, dilation, groups: conv2d_p(
+        lambda g, input, stride, padding, dilation, groups: conv_p(
             input, g, stride=stride, padding=padding, dilation=dilation, groups=groups
         ),
     )
 )
-def conv2d_weight_p(xp, input, other, *, size, stride, padding, dilation, groups):
-    """The gradient of filters of this `size` over the image `input`; `other` is the gradient of the convolution's result."""
-    n, channels, *positions = other.shape
-    columns = _gathered(xp, input, size, positions, stride, padding, dilation, groups)
-    depth, length = input.shape[1] // groups, n * math.prod(positions)
+def conv_weight_p(xp, input, other, *, size, stride, padding, dilation, groups):
+    """The gradient of filters of this `size` over the image `input`, by the result's gradient `other`."""
+    n, channels, *where = other.shape
+    columns = _gathered(xp, input, size, where, stride, padding, dilation, groups)
+    depth, length = input.shape[1] // groups, n * math.prod(where)
     columns = columns.transpose(1, 0, 3, 2).reshape(groups, length, depth * math.prod(size))
-    rows = other.reshape(n, groups, channels // groups, math.prod(positions)).transpose(1, 2, 0, 3)
+    rows = other.reshape(n, groups, channels // groups, math.prod(where)).transpose(1, 2, 0, 3)
     out = xp.matmul(rows.reshape(groups, channels // groups, length), columns)
     return out.reshape(channels, depth, *size)
 
 
-def pair(name: str, value, least: int) -> tuple[int, int]:
-    """A whole number for both directions, or one for each."""
-    numbers = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    numbers = numbers * 2 if len(numbers) == 1 else numbers
-    if len(numbers) != 2 or any(isinstance(n, bool) or not hasattr(n, "__index__") or n < least for n in numbers):
+@primitive(
+    vjp=lambda g, input_shape, size, stride, padding, dilation: fold_p(
+        g, size=input_shape[2:], taps=size, stride=stride, padding=padding, dilation=dilation
+    )
+)
+def unfold_p(xp, input, *, size, stride, padding, dilation):
+    """(n, channels, taps, positions …) of the patches that a filter of `size` meets."""
+    where = positions(input.shape, size, stride, padding, dilation)
+    return xp.stack(_taps(xp, input, size, where, stride, padding, dilation), 2)
+
+
+@primitive(
+    vjp=lambda g, taps, stride, padding, dilation: unfold_p(
+        g, size=taps, stride=stride, padding=padding, dilation=dilation
+    )
+)
+def fold_p(xp, input, *, size, taps, stride, padding, dilation):
+    """The sum of patches, each at its place of an image of `size`."""
+    return _spread(xp, input, size, taps, input.shape[3:], stride, padding, dilation)
+
+
+# -- arguments ----------------------------------------------------------------------------------------------------------
+
+
+def numbers(name: str, argument: str, value, count: int, least: int) -> tuple[int, ...]:
+    """A whole number for each of `count` dimensions, of one for all or a sequence."""
+    given = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    given = given * count if len(given) == 1 else given
+    if len(given) != count or any(isinstance(n, bool) or not hasattr(n, "__index__") or n < least for n in given):
+        several = "" if count == 1 else ", or a pair of such" if count == 2 else f", or {count} of such"
         raise ArgumentError(
-            f"conv2d: {name} is a whole number of at least {least}, or a pair of such", received=f"{name}={value!r}"
+            f"{name}: {argument} is a whole number of at least {least}{several}", received=f"{argument}={value!r}"
         )
-    return int(numbers[0]), int(numbers[1])
+    return tuple(map(int, given))
 
 
-def paddings(padding, size, stride, dilation) -> tuple[tuple[int, int], ...]:
-    """(before, after) for rows and columns, of numbers, "valid" or "same"."""
+def paddings(name: str, padding, size, stride, dilation) -> tuple[tuple[int, int], ...]:
+    """(before, after) for each dimension, of numbers, "valid" or "same"."""
     if padding == "valid":
-        return (0, 0), (0, 0)
+        return ((0, 0),) * len(size)
     if padding == "same":
-        if stride != (1, 1):
+        if any(s != 1 for s in stride):
             raise ArgumentError(
-                'conv2d: padding "same" is for stride 1', received=f"stride={stride}", fix="padding=kernel_size // 2"
+                f'{name}: padding "same" is for stride 1', received=f"stride={stride}", fix="padding=kernel_size // 2"
             )
-        total_paddings = [d * (k - 1) for k, d in zip(size, dilation)]
-        return tuple((total // 2, total - total // 2) for total in total_paddings)
+        both = [d * (k - 1) for k, d in zip(size, dilation)]
+        return tuple((total // 2, total - total // 2) for total in both)
     if isinstance(padding, str):
         raise ArgumentError(
-            "conv2d: unknown padding", expected='whole numbers, "valid" or "same"', received=repr(padding)
+            f"{name}: unknown padding", expected='whole numbers, "valid" or "same"', received=repr(padding)
         )
-    return tuple((n, n) for n in pair("padding", padding, 0))
+    return tuple((n, n) for n in numbers(name, "padding", padding, len(size), 0))
 
 
-def _examples(make):
+def _operands(name: str, input, weight, bias) -> list[Tensor]:
+    operands = [constant(name, t) for t in ((input, weight) if bias is None else (input, weight, bias))]
+    image = operands[0]
+    if any(t.backend is not image.backend for t in operands):
+        raise mixed_backends(name, operands)
+    if any(t.dtype != image.dtype for t in operands) or image.dtype == dt.bool_:
+        raise DTypeError(
+            f"{name} takes an image and parameters of one dtype of numbers",
+            received=" and ".join(dt.name_of(t.dtype) for t in operands),
+            fix="input.float()" if image.dtype == dt.bool_ else "convert one of them: t.to(other.dtype)",
+        )
+    return operands
+
+
+_SIZES = {1: "L", 2: "H, W", 3: "D, H, W"}
+_KERNELS = {1: "k", 2: "kh, kw", 3: "kd, kh, kw"}
+
+
+def _check(name: str, rank: int, image, weight, bias, groups, transposed: bool = False) -> None:
+    channels = "in, out / groups" if transposed else "out, in / groups"
+    if len(weight) != rank + 2 or not all(weight):
+        raise ShapeError(
+            f"{name} needs filters of shape ({channels}, {_KERNELS[rank]}), none of them 0", received=f"shape {weight}"
+        )
+    if isinstance(groups, bool) or not hasattr(groups, "__index__") or groups < 1 or weight[0] % groups:
+        raise ArgumentError(
+            f"{name}: groups is a whole number that divides the number of "
+            + ("input channels" if transposed else "filters"),
+            received=f"groups={groups!r} and {weight[0]} {'input channels' if transposed else 'filters'}",
+        )
+    wanted = weight[0] if transposed else weight[1] * groups
+    if len(image) not in (rank + 1, rank + 2) or image[-rank - 1] != wanted:
+        sizes = _SIZES[rank]
+        raise ShapeError(
+            f"{name} expects {wanted} channels", expected=f"shape (N, {wanted}, {sizes}) or ({wanted}, {sizes})",
+            received=f"shape {image}", fix=_fix(name, rank, image, wanted, groups),
+        )  # fmt: skip
+    filters = weight[1] * groups if transposed else weight[0]
+    if bias is not None and bias != (filters,):
+        raise ShapeError(f"{name}: the bias has a number for each filter", expected=f"({filters},)", received=f"{bias}")
+
+
+def _fix(name: str, rank: int, image, wanted: int, groups: int) -> str:
+    if len(image) == rank + 2 and image[-1] == wanted:
+        order = ", ".join(map(str, (0, rank + 1, *range(1, rank + 1))))
+        return f"images of shape (N, {_SIZES[rank]}, C) are put in order by x.permute({order})"
+    if wanted == 1 and len(image) in (rank, rank + 1):
+        return f"a channel dimension: x.unsqueeze({len(image) - rank})"
+    if len(image) in (rank + 1, rank + 2):
+        layer = "".join(word.capitalize() for word in name.split("_"))
+        return f"{layer}({image[-rank - 1]}, …)" + (", or other groups" if groups > 1 else "")
+    return f"x.reshape(N, C, {_SIZES[rank]})"
+
+
+def _check_size(name: str, image, size, padding, dilation) -> None:
+    padded = [n + sum(p) for n, p in zip(image[2:], padding)]
+    reach = [d * (k - 1) + 1 for k, d in zip(size, dilation)]
+    if any(n < k for n, k in zip(padded, reach)):
+        raise ShapeError(
+            f"{name}: the filter is larger than the padded image", expected=f"at least {tuple(reach)}",
+            received=f"an image of {tuple(padded)} with padding", fix="more padding, a smaller kernel, or fewer strides before",
+        )  # fmt: skip
+
+
+def _computed(op, operands: list[Tensor], params: dict) -> Tensor:
+    """The op; 16-bit floats are summed in float32 and rounded once."""
+    dtype = operands[0].dtype
+    if not is_half(operands[0]):
+        return apply(op, tuple(operands), params)
+    return cast(apply(op, tuple(cast(t, dt.float32) for t in operands), params), dtype)
+
+
+# -- convolution --------------------------------------------------------------------------------------------------------
+
+
+def _conv(name: str, rank: int, input, weight, bias, stride, padding, dilation, groups) -> Tensor:
+    operands = _operands(name, input, weight, bias)
+    image, filters = operands[:2]
+    steps, spread = numbers(name, "stride", stride, rank, 1), numbers(name, "dilation", dilation, rank, 1)
+    _check(name, rank, image.shape, filters.shape, None if bias is None else operands[2].shape, groups)
+    around = paddings(name, padding, filters.shape[2:], steps, spread)
+    batched = image.ndim == rank + 2
+    if not batched:
+        operands[0] = reshape_p(image, shape=(1, *image.shape))
+    _check_size(name, operands[0].shape, filters.shape[2:], around, spread)
+    if rank == 1:  # by the kernels of two dimensions
+        operands[:2] = [unsqueeze(t, 2) for t in operands[:2]]
+        steps, spread, around = (1, *steps), (1, *spread), ((0, 0), *around)
+    params = {"stride": steps, "padding": around, "dilation": spread, "groups": groups}
+    return _in_shape(_computed(conv_p, operands, params), rank, batched)
+
+
+def _in_shape(out: Tensor, rank: int, batched: bool) -> Tensor:
+    """Without the dimensions that were added."""
+    shape = out.shape if batched else out.shape[1:]
+    if rank == 1:
+        shape = (*shape[:-2], shape[-1])
+    return out if shape == out.shape else reshape_p(out, shape=shape)
+
+
+def _examples_1d(make):
+    x, w = make(2, 4, 7), make(6, 2, 3)
+    return [
+        sample(x, make(3, 4, 2), make(3), stride=2, padding=1),
+        sample(x, w, make(6), padding="same", dilation=2, groups=2),
+        sample(make(1, 5), make(2, 1, 5)),
+    ]
+
+
+@functional
+@composite(examples=_examples_1d, method=False)
+def conv1d(
+    input,
+    weight,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] | str = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+):
+    """out[n, o, t] = bias[o] + Σ weight[o, c, i] · input[n, c, t·stride + i·dilation - padding]
+
+    input (N, C, L) or (C, L), weight (out, C / groups, k), bias (out,); result (N, out, L') with
+    L' = ⌊(L + 2·padding - dilation·(k - 1) - 1) / stride⌋ + 1. The rest is as for `conv2d`.
+    """
+    return _conv("conv1d", 1, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _examples_2d(make):
     x, w = make(2, 2, 4, 3), make(2, 2, 2, 2)
     return [
         sample(x, w, make(2)),
@@ -159,14 +323,14 @@ def _examples(make):
 
 
 @functional
-@composite(examples=_examples, method=False)
+@composite(examples=_examples_2d, method=False)
 def conv2d(
     input,
     weight,
     bias: Tensor | None = None,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] | str = 0,
-    dilation: int | tuple[int, int] = 1,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] | str = 0,
+    dilation: int | tuple[int, ...] = 1,
     groups: int = 1,
 ):
     """out[n, o, y, x] = bias[o] + Σ weight[o, c, i, j] · input[n, c, y·stride + i·dilation - padding, x·… + j·… - …]
@@ -175,72 +339,284 @@ def conv2d(
     H' = ⌊(H + 2·padding - dilation·(kh - 1) - 1) / stride⌋ + 1. Zeros surround the image; `padding`: numbers, "valid" (none)
     or "same" (the result has the image's size; stride 1 only). `groups`: each part of the channels has its own filters.
     """
-    operands = [constant("conv2d", t) for t in ((input, weight) if bias is None else (input, weight, bias))]
+    return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _examples_3d(make):
+    return [
+        sample(make(1, 2, 3, 3, 4), make(3, 2, 2, 1, 2), make(3), padding=(1, 0, 1)),
+        sample(make(2, 3, 2, 4), make(2, 1, 2, 2, 2), stride=(1, 1, 2), padding=1, dilation=(2, 1, 1), groups=2),
+    ]
+
+
+@functional
+@composite(examples=_examples_3d, method=False)
+def conv3d(
+    input,
+    weight,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] | str = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+):
+    """out[n, o, z, y, x] = bias[o] + Σ weight[o, c, h, i, j] · input[n, c, z·stride + h·dilation - padding, y·…, x·…]
+
+    input (N, C, D, H, W) or (C, D, H, W), weight (out, C / groups, kd, kh, kw), bias (out,); result (N, out, D', H', W')
+    with D' = ⌊(D + 2·padding - dilation·(kd - 1) - 1) / stride⌋ + 1. The rest is as for `conv2d`.
+    """
+    return _conv("conv3d", 3, input, weight, bias, stride, padding, dilation, groups)
+
+
+# -- transposed convolution ---------------------------------------------------------------------------------------------
+
+
+def _conv_transpose(name: str, rank: int, input, weight, bias, stride, padding, output_padding, groups, dilation):
+    operands = _operands(name, input, weight, bias)
     image, filters = operands[:2]
-    if any(t.backend is not image.backend for t in operands):
-        raise mixed_backends("conv2d", operands)
-    if any(t.dtype != image.dtype for t in operands) or image.dtype == dt.bool_:
-        raise DTypeError(
-            "conv2d takes an image and parameters of one dtype of numbers",
-            received=" and ".join(dt.name_of(t.dtype) for t in operands),
-            fix="input.float()" if image.dtype == dt.bool_ else "convert one of them: t.to(other.dtype)",
-        )
-    steps, spread = pair("stride", stride, 1), pair("dilation", dilation, 1)
-    _check(image.shape, filters.shape, None if bias is None else operands[2].shape, groups)
-    params = {
-        "stride": steps, "padding": paddings(padding, filters.shape[2:], steps, spread), "dilation": spread, "groups": groups,
-    }  # fmt: skip
-    if image.ndim == 3:
-        operands[0] = reshape_p(image, shape=(1, *image.shape))
-    _check_size(operands[0].shape, filters.shape, params)
-    if is_half(image):  # summed in float32, rounded once
-        return _unbatched(
-            cast(apply(conv2d_p, tuple(cast(t, dt.float32) for t in operands), params), image.dtype), image
-        )
-    return _unbatched(apply(conv2d_p, tuple(operands), params), image)
-
-
-def _unbatched(out: Tensor, image: Tensor) -> Tensor:
-    return out if image.ndim == 4 else reshape_p(out, shape=out.shape[1:])
-
-
-def _check(image, weight, bias, groups) -> None:
-    if len(weight) != 4 or not all(weight):
-        raise ShapeError(
-            "conv2d needs filters of shape (out, in / groups, kh, kw), none of them 0", received=f"shape {weight}"
-        )
-    if isinstance(groups, bool) or not hasattr(groups, "__index__") or groups < 1 or weight[0] % groups:
+    steps, spread = numbers(name, "stride", stride, rank, 1), numbers(name, "dilation", dilation, rank, 1)
+    cut = numbers(name, "padding", padding, rank, 0)
+    extra = numbers(name, "output_padding", output_padding, rank, 0)
+    _check(name, rank, image.shape, filters.shape, None if bias is None else operands[2].shape, groups, transposed=True)
+    if any(e >= max(s, d) for e, s, d in zip(extra, steps, spread)):
         raise ArgumentError(
-            "conv2d: groups is a whole number that divides the number of filters",
-            received=f"groups={groups!r} and {weight[0]} filters",
+            f"{name}: output_padding is below the stride or the dilation",
+            received=f"output_padding={output_padding}, stride={stride}, dilation={dilation}",
         )
-    channels = weight[1] * groups
-    if len(image) not in (3, 4) or image[-3] != channels:
+    taps, batched = filters.shape[2:], image.ndim == rank + 2
+    sizes = image.shape[-rank:]
+    size = tuple(
+        (n - 1) * s - 2 * p + d * (k - 1) + e + 1
+        for n, s, p, d, k, e in zip(sizes, steps, cut, spread, taps, extra)
+    )  # fmt: skip
+    if any(n < 1 for n in size) or 0 in sizes:
         raise ShapeError(
-            f"conv2d expects {channels} channels", expected=f"shape (N, {channels}, H, W) or ({channels}, H, W)",
-            received=f"shape {image}", fix=_fix(image, channels, groups),
+            f"{name}: nothing is left of the result", expected="at least 1 in each dimension",
+            received=f"{size}, of an image of {sizes}", fix="less padding, or a larger image",
         )  # fmt: skip
-    if bias is not None and bias != (weight[0],):
+    # An output_padding of a stride or more cuts less at the end, and nothing reaches what lies beyond that.
+    cut_after = tuple(p if e < s else max(p - e, 0) for p, e, s in zip(cut, extra, steps))
+    beyond = tuple(0 if e < s else max(e - p, 0) for p, e, s in zip(cut, extra, steps))
+    around, size = tuple(zip(cut, cut_after)), tuple(n - b for n, b in zip(size, beyond))
+    if not batched:
+        operands[0] = reshape_p(image, shape=(1, *image.shape))
+    if rank == 1:
+        operands[:2] = [unsqueeze(t, 2) for t in operands[:2]]
+        steps, spread, around, size = (1, *steps), (1, *spread), ((0, 0), *around), (1, *size)
+    params = {"size": size, "stride": steps, "padding": around, "dilation": spread, "groups": groups}
+    out = _computed(conv_input_p, operands[:2], params)
+    if any(beyond):
+        out = pad(out, [n for b in reversed(beyond) for n in (0, b)])
+    if bias is not None:
+        out = out + reshape_p(operands[2], shape=(-1, *(1,) * (out.ndim - 2)))
+    return _in_shape(out, rank, batched)
+
+
+def _transposed_examples_1d(make):
+    return [
+        sample(make(2, 4, 5), make(4, 3, 2), make(3), stride=2, padding=1, output_padding=1),
+        sample(make(2, 4), make(2, 2, 3), groups=2, dilation=2),
+    ]
+
+
+@functional
+@composite(examples=_transposed_examples_1d, method=False)
+def conv_transpose1d(
+    input,
+    weight,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] = 0,
+    output_padding: int | tuple[int, ...] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, ...] = 1,
+):
+    """The transpose of `conv1d`: out[n, o, t·stride + i·dilation - padding] += weight[c, o, i] · input[n, c, t], plus bias[o].
+
+    input (N, C, L) or (C, L), weight (C, out / groups, k), bias (out,); result (N, out, L') with
+    L' = (L - 1)·stride - 2·padding + dilation·(k - 1) + output_padding + 1.
+    """
+    return _conv_transpose(
+        "conv_transpose1d", 1, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+def _transposed_examples_2d(make):
+    return [
+        sample(make(2, 3, 3, 2), make(3, 2, 2, 3), make(2)),
+        sample(make(1, 4, 3, 3), make(4, 2, 3, 2), make(4), stride=(2, 3), padding=1, output_padding=(1, 2), groups=2),
+        sample(make(2, 2, 3), make(2, 1, 2, 2), dilation=2, padding=(0, 1)),
+    ]
+
+
+@functional
+@composite(examples=_transposed_examples_2d, method=False)
+def conv_transpose2d(
+    input,
+    weight,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] = 0,
+    output_padding: int | tuple[int, ...] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, ...] = 1,
+):
+    """The transpose of `conv2d`: its gradient with respect to the image, plus bias.
+
+    input (N, C, H, W) or (C, H, W), weight (C, out / groups, kh, kw), bias (out,); result (N, out, H', W') with
+    H' = (H - 1)·stride - 2·padding + dilation·(kh - 1) + output_padding + 1.
+    """
+    return _conv_transpose(
+        "conv_transpose2d", 2, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+def _transposed_examples_3d(make):
+    return [
+        sample(make(1, 2, 2, 3, 2), make(2, 3, 2, 1, 2), make(3), stride=(2, 1, 1), output_padding=(1, 0, 0)),
+        sample(make(2, 2, 2, 3), make(2, 2, 1, 2, 3), padding=(0, 1, 1), groups=2),
+    ]
+
+
+@functional
+@composite(examples=_transposed_examples_3d, method=False)
+def conv_transpose3d(
+    input,
+    weight,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] = 0,
+    output_padding: int | tuple[int, ...] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, ...] = 1,
+):
+    """The transpose of `conv3d`: its gradient with respect to the image, plus bias.
+
+    input (N, C, D, H, W) or (C, D, H, W), weight (C, out / groups, kd, kh, kw), bias (out,); result (N, out, D', H', W')
+    with D' = (D - 1)·stride - 2·padding + dilation·(kd - 1) + output_padding + 1.
+    """
+    return _conv_transpose(
+        "conv_transpose3d", 3, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+# -- patches ------------------------------------------------------------------------------------------------------------
+
+
+def _patches(name: str, kernel_size, dilation, padding, stride) -> dict:
+    size = numbers(name, "kernel_size", kernel_size, 2, 1)
+    around = tuple((n, n) for n in numbers(name, "padding", padding, 2, 0))
+    return {
+        "size": size, "stride": numbers(name, "stride", stride, 2, 1), "padding": around,
+        "dilation": numbers(name, "dilation", dilation, 2, 1),
+    }  # fmt: skip
+
+
+@functional
+@takes_arrays
+def unfold(
+    input,
+    kernel_size: int | tuple[int, ...],
+    dilation: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] = 0,
+    stride: int | tuple[int, ...] = 1,
+):
+    """The patches that a filter of `kernel_size` meets, as columns: (N, C, H, W) → (N, C · kh · kw, positions)."""
+    params = _patches("unfold", kernel_size, dilation, padding, stride)
+    if input.ndim not in (3, 4):
+        raise ShapeError("unfold takes images", expected="(N, C, H, W) or (C, H, W)", received=f"shape {input.shape}")
+    image = input if input.ndim == 4 else reshape_p(input, shape=(1, *input.shape))
+    _check_size("unfold", image.shape, params["size"], params["padding"], params["dilation"])
+    n, channels, taps, *where = (out := apply(unfold_p, (image,), params)).shape
+    shape = (n, channels * taps, math.prod(where))
+    return reshape_p(out, shape=shape if input.ndim == 4 else shape[1:])
+
+
+@functional
+@takes_arrays
+def fold(
+    input,
+    output_size: int | tuple[int, ...],
+    kernel_size: int | tuple[int, ...],
+    dilation: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] = 0,
+    stride: int | tuple[int, ...] = 1,
+):
+    """The sum of patches at their places, the transpose of `unfold`: (N, C · kh · kw, positions) → (N, C, H, W)."""
+    params = _patches("fold", kernel_size, dilation, padding, stride)
+    size = numbers("fold", "output_size", output_size, 2, 1)
+    taps = params.pop("size")
+    _check_size("fold", (0, 0, *size), taps, params["padding"], params["dilation"])
+    where = positions((0, 0, *size), taps, params["stride"], params["padding"], params["dilation"])
+    batched, count = input.ndim == 3, math.prod(taps)
+    if input.ndim not in (2, 3) or input.shape[-2] % count or input.shape[-1] != math.prod(where):
         raise ShapeError(
-            "conv2d: the bias has a number for each filter", expected=f"({weight[0]},)", received=f"{bias}"
+            f"fold takes {math.prod(where)} patches of a multiple of {count} elements for an image of {size}",
+            expected=f"(N, C · {count}, {math.prod(where)})", received=f"shape {input.shape}",
+        )  # fmt: skip
+    n, channels = input.shape[0] if batched else 1, input.shape[-2] // count
+    patches = reshape_p(input, shape=(n, channels, count, *where))
+    out = apply(fold_p, (patches,), {"size": size, "taps": taps, **params})
+    return out if batched else reshape_p(out, shape=out.shape[1:])
+
+
+# -- rearranged channels ------------------------------------------------------------------------------------------------
+
+
+def _leading(name: str, input, factor: int, rank: int) -> None:
+    if isinstance(factor, bool) or not hasattr(factor, "__index__") or factor < 1:
+        raise ArgumentError(f"{name} takes a whole number of at least 1", received=repr(factor))
+    if input.ndim < rank:
+        raise ShapeError(f"{name} takes images", expected="(*, C, H, W)", received=f"shape {input.shape}")
+
+
+@functional
+@composite(examples=lambda make: [sample(make(2, 8, 2, 3), 2), sample(make(9, 1, 2), 3)], method=False)
+@takes_arrays
+def pixel_shuffle(input, upscale_factor: int):
+    """out[…, c, y·r + i, x·r + j] = input[…, (c·r + i)·r + j, y, x]: (*, C·r², H, W) → (*, C, H·r, W·r).
+
+    (Shi et al., 2016)
+    """
+    _leading("pixel_shuffle", input, r := upscale_factor, 3)
+    *batch, channels, h, w = input.shape
+    if channels % (r * r):
+        raise ShapeError(f"pixel_shuffle by {r} needs a multiple of {r * r} channels", received=f"shape {input.shape}")
+    b = len(batch)
+    parts = reshape_p(input, shape=(*batch, channels // (r * r), r, r, h, w))
+    parts = permute_p(parts, order=(*range(b + 1), b + 3, b + 1, b + 4, b + 2))
+    return reshape_p(parts, shape=(*batch, channels // (r * r), h * r, w * r))
+
+
+@functional
+@composite(examples=lambda make: [sample(make(2, 2, 4, 6), 2), sample(make(1, 3, 6), 3)], method=False)
+@takes_arrays
+def pixel_unshuffle(input, downscale_factor: int):
+    """The inverse of `pixel_shuffle`: (*, C, H·r, W·r) → (*, C·r², H, W)."""
+    _leading("pixel_unshuffle", input, r := downscale_factor, 3)
+    *batch, channels, h, w = input.shape
+    if h % r or w % r:
+        raise ShapeError(
+            f"pixel_unshuffle by {r} needs height and width that are multiples of it",
+            received=f"shape {input.shape}",
         )
+    b = len(batch)
+    parts = reshape_p(input, shape=(*batch, channels, h // r, r, w // r, r))
+    parts = permute_p(parts, order=(*range(b + 1), b + 2, b + 4, b + 1, b + 3))
+    return reshape_p(parts, shape=(*batch, channels * r * r, h // r, w // r))
 
 
-def _fix(image, channels: int, groups: int) -> str:
-    if len(image) == 4 and image[-1] == channels:
-        return "images of shape (N, H, W, C) are put in order by x.permute(0, 3, 1, 2)"
-    if channels == 1 and len(image) in (2, 3):
-        return f"a channel dimension: x.unsqueeze({len(image) - 2})"
-    if len(image) in (3, 4):
-        return f"Conv2d({image[-3]}, …)" + (", or other groups" if groups > 1 else "")
-    return "x.reshape(N, C, H, W)"
-
-
-def _check_size(image, weight, params) -> None:
-    padded = [n + sum(p) for n, p in zip(image[2:], params["padding"])]
-    reach = [d * (k - 1) + 1 for k, d in zip(weight[2:], params["dilation"])]
-    if any(n < k for n, k in zip(padded, reach)):
+@functional
+@composite(examples=lambda make: [sample(make(2, 6, 2, 2), 3), sample(make(1, 4, 3), 2)], method=False)
+@takes_arrays
+def channel_shuffle(input, groups: int):
+    """out[n, i·groups + g] = input[n, g·(C / groups) + i]: channels of all groups take turns. (Zhang et al., 2018)"""
+    _leading("channel_shuffle", input, groups, 3)
+    n, channels, *rest = input.shape
+    if channels % groups:
         raise ShapeError(
-            "conv2d: the filter is larger than the padded image", expected=f"at least {tuple(reach)}",
-            received=f"an image of {tuple(padded)} with padding", fix="more padding, a smaller kernel, or fewer strides before",
-        )  # fmt: skip
+            f"channel_shuffle: {groups} groups do not divide {channels} channels", received=f"shape {input.shape}"
+        )
+    parts = reshape_p(input, shape=(n, groups, channels // groups, *rest))
+    parts = permute_p(parts, order=(0, 2, 1, *range(3, parts.ndim)))
+    return reshape_p(parts, shape=input.shape)

@@ -302,9 +302,9 @@ def _columns(dtype) -> int:
 
 
 def _is_unsupported(specs, *kernels: dict) -> bool:
-    """Whether the reference must run: another dtype, an empty operand, or no kernel."""
+    """Whether the reference must run: three dimensions, another dtype, an empty operand, or no kernel."""
     dtype = specs[0].dtype
-    if dtype not in FLOATS or any(spec.dtype != dtype or not spec.size for spec in specs):
+    if len(specs[0].shape) != 4 or dtype not in FLOATS or any(spec.dtype != dtype or not spec.size for spec in specs):
         return True
     return gemm_tables.table() is None or not all(variants[dtype].ready() for variants in kernels)
 
@@ -428,8 +428,8 @@ def _cost_weight(specs, params) -> float:
 
 _KEYS = ("stride", "padding", "dilation", "groups")
 for _lowering in (
-    Lowering("conv2d", _plan, _KEYS, copies=_copies, cost=_cost, epilogue=with_epilogue),
-    Lowering("conv2d_input", _plan_input, (*_KEYS, "size"), copies=_copies, cost=_cost_input, epilogue=with_epilogue),
-    Lowering("conv2d_weight", _plan_weight, (*_KEYS, "size"), copies=_copies, cost=_cost_weight),
+    Lowering("conv", _plan, _KEYS, copies=_copies, cost=_cost, epilogue=with_epilogue),
+    Lowering("conv_input", _plan_input, (*_KEYS, "size"), copies=_copies, cost=_cost_input, epilogue=with_epilogue),
+    Lowering("conv_weight", _plan_weight, (*_KEYS, "size"), copies=_copies, cost=_cost_weight),
 ):
     register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)

@@ -115,7 +115,7 @@ def _steps(k: int) -> int:
 def _select_kernel(xp, kernels: dict, *arrays):
     """The kernel for these arrays, or None."""
     kernel = kernels.get(arrays[0].dtype)
-    fits = kernel is not None and all(x.size and x.dtype == arrays[0].dtype for x in arrays)
+    fits = kernel is not None and arrays[0].ndim == 4 and all(x.size and x.dtype == arrays[0].dtype for x in arrays)
     return kernel if fits and xp.ready(kernel) else None
 
 
@@ -124,8 +124,8 @@ def _image(shape, taps, positions, stride, padding, dilation) -> dict[str, int]:
     return dict(zip(_IMAGE, numbers))
 
 
-@register("conv2d", "cuda", needs_numba=False)
-def conv2d(xp, input, weight, bias=None, *, stride, padding, dilation, groups):
+@register("conv", "cuda", needs_numba=False)
+def conv(xp, input, weight, bias=None, *, stride, padding, dilation, groups):
     kernel = _select_kernel(xp, _CONV, input, weight, *(() if bias is None else (bias,)))
     if kernel is None:
         return NotImplemented
@@ -145,8 +145,8 @@ def conv2d(xp, input, weight, bias=None, *, stride, padding, dilation, groups):
     return out
 
 
-@register("conv2d_input", "cuda", needs_numba=False)
-def conv2d_input(xp, input, weight, *, size, stride, padding, dilation, groups):
+@register("conv_input", "cuda", needs_numba=False)
+def conv_input(xp, input, weight, *, size, stride, padding, dilation, groups):
     kernel = _select_kernel(xp, _CONV_INPUT, input, weight)
     if kernel is None:
         return NotImplemented
@@ -161,8 +161,8 @@ def conv2d_input(xp, input, weight, *, size, stride, padding, dilation, groups):
     return out
 
 
-@register("conv2d_weight", "cuda", needs_numba=False)
-def conv2d_weight(xp, input, other, *, size, stride, padding, dilation, groups):
+@register("conv_weight", "cuda", needs_numba=False)
+def conv_weight(xp, input, other, *, size, stride, padding, dilation, groups):
     kernel = _select_kernel(xp, _CONV_WEIGHT, input, other)
     if kernel is None:
         return NotImplemented

@@ -16,7 +16,7 @@ pytest.importorskip("numba")
 from deepcore.kernels.cpu import conv
 from deepcore.kernels.cuda import conv as cuda_conv
 from deepcore.nn import functional as F
-from deepcore.ops.conv import conv2d_input_p, conv2d_p, conv2d_weight_p
+from deepcore.ops.conv import conv_input_p, conv_p, conv_weight_p
 
 
 def draw(*shape, dtype=np.float32) -> np.ndarray:
@@ -36,11 +36,11 @@ CASES = [
 
 def results(x, w, options) -> list:
     """The results of all three ops."""
-    out = conv2d_p(x, w, **options)
+    out = conv_p(x, w, **options)
     g = dc.tensor(draw(*out.shape, dtype=x.dtype), backend=x.backend)
     return [
-        out.numpy(), conv2d_input_p(g, w, size=x.shape[2:], **options).numpy(),
-        conv2d_weight_p(x, g, size=w.shape[2:], **options).numpy(),
+        out.numpy(), conv_input_p(g, w, size=x.shape[2:], **options).numpy(),
+        conv_weight_p(x, g, size=w.shape[2:], **options).numpy(),
     ]  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_kernels_are_right_with_any_number_of_threads(shape, weight, options, dt
     found = results(x, w, options)
     kernels = conv._CONV, conv._CONV_INPUT, conv._CONV_WEIGHT
     assert all(each[dtype].state in ("compiled", "cached") for each in kernels)
-    assert all(op.lowering.plans for op in (conv2d_p, conv2d_input_p, conv2d_weight_p))
+    assert all(op.lowering.plans for op in (conv_p, conv_input_p, conv_weight_p))
     channels_last = dc.from_numpy(draw(*shape, dtype=dtype).transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2))
     for a, b in zip(found, results(channels_last, w, options)):
         np.testing.assert_array_equal(a, b)

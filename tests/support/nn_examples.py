@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
 from deepcore.nn.registry import Integers, Uniform
@@ -18,6 +21,9 @@ def cases(registry):
 
 def make_input(kind, rng):
     """The array of an example's input."""
+    if isinstance(kind, Integers) and kind.distinct:
+        rows = [rng.permutation(kind.high) for _ in range(math.prod(kind.shape[:2]))]
+        return np.stack(rows)[:, : math.prod(kind.shape[2:])].reshape(kind.shape)
     if isinstance(kind, Integers):
         return rng.integers(0, kind.high, kind.shape)
     if isinstance(kind, Uniform):

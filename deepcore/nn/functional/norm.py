@@ -1,4 +1,4 @@
-"""Normalisation: batch, layer and RMS norm, and vectors of length 1."""
+"""Normalisation: batch, instance, group, layer, RMS and local response norm, and vectors of length 1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.arithmetic import abs as abs_
 from deepcore.ops.arithmetic import pow as pow_
-from deepcore.ops.arithmetic import square
+from deepcore.ops.arithmetic import div, square
 from deepcore.ops.comparison import clamp, where
 from deepcore.ops.index import write
 from deepcore.ops.norm import (
@@ -18,6 +18,7 @@ from deepcore.ops.norm import (
     running_average,
     running_statistics,
 )
+from deepcore.ops.pool import window_sum_p
 from deepcore.ops.reduction import amax
 from deepcore.ops.reduction import sum as sum_
 from deepcore.ops.registry import functional, takes_arrays
@@ -162,6 +163,105 @@ def rms_norm(input, normalized_shape, weight: Tensor | None = None, eps: float |
     return _with_parameters(
         rms_norm_p, (input,), weight, None, sizes, input.ndim - len(sizes), rank=len(sizes), eps=eps
     )
+
+
+def _per_channel(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """x · weight + bias, which have one number for each channel."""
+    along = (-1, *(1,) * (x.ndim - 2))
+    if weight is not None:
+        x = x * weight.reshape(along)
+    return x if bias is None else x + bias.reshape(along)
+
+
+def _check_affine(name: str, channels: int, **parameters: Tensor | None) -> None:
+    for what, t in parameters.items():
+        if t is not None and t.shape != (channels,):
+            raise ShapeError(
+                f"{name}: {what} has one number for each channel", expected=f"({channels},)", received=f"{t.shape}"
+            )
+
+
+@functional
+@takes_arrays
+def group_norm(input, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5):
+    """(x - E[x]) / √(Var[x] + eps) · weight + bias per channel, E and Var over each of `num_groups` parts of the channels.
+
+    input (N, C, *), weight and bias (C,). (Wu and He, 2018)
+    """
+    shape = input.shape
+    if len(shape) < 2 or isinstance(num_groups, bool) or not hasattr(num_groups, "__index__") or num_groups < 1:
+        raise ShapeError(
+            "group_norm takes an input (N, C, *) and a number of groups", received=f"shape {shape}, {num_groups=}"
+        )
+    if shape[1] % num_groups:
+        raise ShapeError(
+            f"group_norm: {num_groups} groups do not divide {shape[1]} channels", received=f"shape {shape}"
+        )
+    _check_affine("group_norm", shape[1], weight=weight, bias=bias)
+    if _narrow("group_norm", input):
+        return group_norm(_widened(input), num_groups, _widened(weight), _widened(bias), eps).to(input.dtype)
+    if not input.numel():
+        return _per_channel(input, weight, bias)
+    rows = input.reshape((shape[0], num_groups, -1))
+    out = apply(layer_norm_p, (rows,), {"rank": 1, "eps": eps}).reshape(shape)
+    return _per_channel(out, weight, bias)
+
+
+@functional
+@takes_arrays
+def instance_norm(
+    input,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(x - E[x]) / √(Var[x] + eps) · weight + bias per channel, E and Var over each sample's channel alone.
+
+    input (N, C, *), weight and bias (C,). Running statistics, if given, move towards the mean over the samples, in place;
+    without `use_input_stats` they serve as E and Var. (Ulyanov, Vedaldi and Lempitsky, 2016)
+    """
+    shape = input.shape
+    if len(shape) < 3:
+        raise ShapeError("instance_norm takes an input (N, C, *)", received=f"shape {shape}")
+    if not use_input_stats:
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    count = input.numel() // max(shape[0] * shape[1], 1)
+    if count == 1:
+        raise ShapeError(
+            "instance_norm needs more than one element per channel",
+            received=f"shape {shape}",
+            fix="a larger image, or group_norm, whose groups may have several channels",
+        )
+    if running_mean is not None and running_var is not None and input.numel():
+        rows = _widened(input.detach()).reshape((shape[0], shape[1], count))
+        params = {"keep": 1 - momentum, "take": momentum}
+        for running, now in ((running_mean, rows.mean(2)), (running_var, rows.var(2))):
+            write(running, apply(running_average, (running, now.mean(0).to(running.dtype)), params))
+    return group_norm(input, shape[1], weight, bias, eps)
+
+
+@functional
+@takes_arrays
+def local_response_norm(input, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    """x / (k + alpha · E[x²])^beta, E over `size` neighbouring channels; input (N, C, *). (Krizhevsky et al., 2012)"""
+    shape = input.shape
+    if len(shape) < 3:
+        raise ShapeError("local_response_norm takes an input (N, C, *)", received=f"shape {shape}")
+    if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
+        raise ArgumentError("local_response_norm: size is a whole number of at least 1", received=repr(size))
+    if not input.numel():
+        return input
+    planes = square(input).reshape((shape[0], 1, shape[1], -1))
+    params = {
+        "size": (size, 1), "stride": (1, 1), "padding": ((size // 2, (size - 1) // 2), (0, 0)), "where": planes.shape[2:],
+    }  # fmt: skip
+    total = apply(window_sum_p, (planes,), params).reshape(shape)
+    mean = div(total, size, rounding_mode=None if dt.is_floating(total.dtype) else "trunc")
+    return input / pow_(mean * alpha + k, beta)
 
 
 @functional

@@ -1,11 +1,12 @@
-"""BatchNorm1d, LayerNorm, RMSNorm."""
+"""Normalisation: batch, instance, group, layer, RMS and local response norm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deepcore.autograd import constant
 from deepcore.backend import dtypes as dt
-from deepcore.errors import ShapeError
+from deepcore.errors import ArgumentError, ShapeError
 from deepcore.nn import functional as F
 from deepcore.nn import init
 from deepcore.nn.functional.norm import as_sizes
@@ -125,6 +126,179 @@ class BatchNorm1d(_BatchNorm):
         Example({"num_features": 2, "bias": False}, ((4, 2),)),
         Example({"num_features": 2, "track_running_stats": False}, ((4, 2),)),
     )
+
+
+@LAYERS.register
+class BatchNorm2d(_BatchNorm):
+    """`BatchNorm1d` of images (N, C, H, W): y = (x - E[x]) / √(Var[x] + eps) · weight + bias, per channel."""
+
+    ranks = (4,)
+    shapes = "shape (N, {C}, H, W)"
+    examples = (
+        Example({"num_features": 3}, ((2, 3, 4, 2),)),
+        Example({"num_features": 2, "affine": False, "momentum": None}, ((3, 2, 2, 2),)),
+        Example({"num_features": 2, "track_running_stats": False}, ((2, 2, 3, 1),)),
+    )
+
+
+@LAYERS.register
+class BatchNorm3d(_BatchNorm):
+    """`BatchNorm1d` of volumes (N, C, D, H, W): y = (x - E[x]) / √(Var[x] + eps) · weight + bias, per channel."""
+
+    ranks = (5,)
+    shapes = "shape (N, {C}, D, H, W)"
+    examples = (
+        Example({"num_features": 2}, ((2, 2, 2, 3, 2),)),
+        Example({"num_features": 2, "affine": False}, ((2, 2, 1, 2, 2),)),
+    )
+
+
+class _InstanceNorm(_BatchNorm):
+    """What instance norms of every rank share: `ranks` are those with and without a batch."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        backend=None,
+        dtype=None,
+        device=None,
+        *,
+        bias: bool = True,
+    ):
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, backend, dtype, device, bias=bias)
+
+    def forward(self, input):
+        shape = input.shape
+        batched = len(shape) == self.ranks[0]
+        if len(shape) not in self.ranks or shape[-self.ranks[1]] != self.num_features:
+            raise ShapeError(
+                f"{type(self).__name__} normalises {self.num_features} channels",
+                expected=self.shapes.format(C=self.num_features),
+                received=f"shape {shape}",
+            )
+        out = F.instance_norm(
+            input if batched else constant(type(self).__name__, input).unsqueeze(0),
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            0.0 if self.momentum is None else self.momentum,
+            self.eps,
+        )
+        return out if batched else out.squeeze(0)
+
+
+@LAYERS.register
+class InstanceNorm1d(_InstanceNorm):
+    """y = (x - E[x]) / √(Var[x] + eps) · weight + bias, per sample and channel.
+
+    Input (N, C, L) or (C, L). `affine` (default False): learn weight and bias; `track_running_stats`: in evaluation E and Var
+    are the running ones. (Ulyanov, Vedaldi and Lempitsky, 2016)
+    """
+
+    ranks = (3, 2)
+    shapes = "shape (N, {C}, L) or ({C}, L)"
+    examples = (
+        Example({"num_features": 3}, ((2, 3, 5),)),
+        Example({"num_features": 2, "affine": True, "track_running_stats": True}, ((2, 2, 4),)),
+        Example({"num_features": 2}, ((2, 4),)),
+    )
+
+
+@LAYERS.register
+class InstanceNorm2d(_InstanceNorm):
+    """`InstanceNorm1d` of images: (N, C, H, W) or (C, H, W)."""
+
+    ranks = (4, 3)
+    shapes = "shape (N, {C}, H, W) or ({C}, H, W)"
+    examples = (
+        Example({"num_features": 3, "affine": True}, ((2, 3, 2, 4),)),
+        Example({"num_features": 2, "track_running_stats": True}, ((2, 3, 2),)),
+    )
+
+
+@LAYERS.register
+class InstanceNorm3d(_InstanceNorm):
+    """`InstanceNorm1d` of volumes: (N, C, D, H, W) or (C, D, H, W)."""
+
+    ranks = (5, 4)
+    shapes = "shape (N, {C}, D, H, W) or ({C}, D, H, W)"
+    examples = (
+        Example({"num_features": 2, "affine": True}, ((2, 2, 2, 3, 2),)),
+        Example({"num_features": 2}, ((2, 3, 2, 2),)),
+    )
+
+
+@LAYERS.register
+class GroupNorm(Module):
+    """y = (x - E[x]) / √(Var[x] + eps) · weight + bias, E and Var over each of num_groups parts of a sample's channels.
+
+    Input (N, C, *), C = num_channels; `weight` and `bias` (C,), absent without `affine`. (Wu and He, 2018)
+    """
+
+    examples = (
+        Example({"num_groups": 2, "num_channels": 4}, ((2, 4, 3),)),
+        Example({"num_groups": 3, "num_channels": 3, "eps": 1e-2}, ((2, 3, 2, 2),)),
+        Example({"num_groups": 1, "num_channels": 2, "affine": False}, ((3, 2),)),
+    )
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        backend=None,
+        dtype=None,
+        device=None,
+        *,
+        bias: bool = True,
+    ):
+        super().__init__()
+        check_sizes(self, num_groups=num_groups, num_channels=num_channels)
+        if num_channels % num_groups:
+            raise ArgumentError(
+                "GroupNorm: num_groups divides num_channels", received=f"{num_groups=}, {num_channels=}"
+            )
+        self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
+        self.register_parameter("weight", new_parameter((num_channels,), backend, dtype) if affine else None)
+        self.register_parameter("bias", new_parameter((num_channels,), backend, dtype) if affine and bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weight 1 and bias 0."""
+        _reset_affine(self)
+
+    def forward(self, input):
+        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, bias={self.bias is not None}"
+
+
+@LAYERS.register
+class LocalResponseNorm(Module):
+    """y = x / (k + alpha · E[x²])^beta, E over `size` neighbouring channels; input (N, C, *). (Krizhevsky et al., 2012)"""
+
+    examples = (
+        Example({"size": 3}, ((2, 5, 3),)),
+        Example({"size": 2, "alpha": 0.5, "beta": 0.5, "k": 2.0}, ((2, 4, 2, 2),)),
+    )
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0):
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, input):
+        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
 @LAYERS.register

@@ -1,0 +1,442 @@
+"""Pooling over one to three dimensions: the largest, the mean or the norm of each window, and its inverse."""
+
+from __future__ import annotations
+
+import builtins
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from deepcore.autograd import apply
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, DTypeError, ShapeError
+from deepcore.ops.activation import relu
+from deepcore.ops.arithmetic import abs as abs_
+from deepcore.ops.arithmetic import div, sign
+from deepcore.ops.arithmetic import pow as pow_
+from deepcore.ops.conv import _spread, _taps, numbers
+from deepcore.ops.index import gather_p, index_select
+from deepcore.ops.registry import Tensor, cast, composite, functional, is_half, primitive, sample, takes_arrays
+from deepcore.ops.shape import reshape_p
+from deepcore.tensor import made
+
+
+class PooledAndIndices(NamedTuple):
+    """The pooled tensor, and where in each channel's flattened input its elements come from."""
+
+    values: Tensor
+    indices: Tensor
+
+
+# -- windows ------------------------------------------------------------------------------------------------------------
+
+
+def _outputs(n: int, k: int, s: int, p: int, d: int, ceil_mode: bool) -> int:
+    """Windows along a dimension of length n; with `ceil_mode` one more that is cut off, if it starts in the input."""
+    room = n + 2 * p - d * (k - 1) - 1
+    count = (-(-room // s) if ceil_mode else room // s) + 1
+    return count - 1 if ceil_mode and (count - 1) * s >= n + p else count
+
+
+def _regular(n: int, count: int, k: int, s: int, p: int, d: int) -> np.ndarray:
+    """(windows, taps): the element that each tap of each window meets; -1 for padding."""
+    places = np.arange(count)[:, None] * s - p + np.arange(k) * d
+    return np.where((places >= 0) & (places < n), places, -1)
+
+
+def _adaptive(n: int, count: int) -> np.ndarray:
+    """(windows, taps) of `count` windows that cover a length of n: from ⌊i·n / count⌋ to ⌈(i + 1)·n / count⌉."""
+    i = np.arange(count)
+    first, end = i * n // count, -(-(i + 1) * n // count)
+    places = first[:, None] + np.arange(builtins.max(1, int((end - first).max(initial=1))))
+    return np.where(places < end[:, None], places, -1)
+
+
+class _Pooled(NamedTuple):
+    """An input of a pooling, with a batch dimension, and the sizes of its windows."""
+
+    input: Tensor
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    where: tuple[int, ...]
+    batched: bool
+
+    def done(self, out: Tensor) -> Tensor:
+        return out if self.batched else reshape_p(out, shape=out.shape[1:])
+
+
+def _batch(name: str, rank: int, input: Tensor) -> tuple[Tensor, bool]:
+    if input.ndim not in (rank + 1, rank + 2):
+        sizes = {1: "L", 2: "H, W", 3: "D, H, W"}[rank]
+        raise ShapeError(
+            f"{name} takes {rank} dimensions after the channels", expected=f"shape (N, C, {sizes}) or (C, {sizes})",
+            received=f"shape {input.shape}",
+        )  # fmt: skip
+    if 0 in input.shape[-rank - 1 :]:
+        raise ShapeError(f"{name} needs a channel and an element at least", received=f"shape {input.shape}")
+    batched = input.ndim == rank + 2
+    return input if batched else reshape_p(input, shape=(1, *input.shape)), batched
+
+
+def _windows(name: str, rank: int, input, kernel_size, stride, padding, dilation, ceil_mode) -> _Pooled:
+    size = numbers(name, "kernel_size", kernel_size, rank, 1)
+    steps = size if stride is None or stride == () else numbers(name, "stride", stride, rank, 1)
+    around, spread = numbers(name, "padding", padding, rank, 0), numbers(name, "dilation", dilation, rank, 1)
+    input, batched = _batch(name, rank, input)
+    if any(2 * p > k for p, k in zip(around, size)):
+        raise ArgumentError(
+            f"{name}: padding is at most half of kernel_size", received=f"padding={padding}, kernel_size={kernel_size}"
+        )
+    sizes = input.shape[2:]
+    where = tuple(_outputs(*each, ceil_mode) for each in zip(sizes, size, steps, around, spread))
+    if any(n < 1 for n in where):
+        raise ShapeError(
+            f"{name}: the window is larger than the padded input",
+            expected=f"at least {tuple(d * (k - 1) + 1 for k, d in zip(size, spread))}",
+            received=f"{tuple(n + 2 * p for n, p in zip(sizes, around))} with padding",
+            fix="a smaller kernel_size, or fewer strides before",
+        )
+    return _Pooled(input, size, steps, around, spread, where, batched)
+
+
+def _output_sizes(name: str, rank: int, sizes, output_size) -> tuple[int, ...]:
+    """One number for each dimension; None keeps the input's."""
+    given = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * rank
+    if len(given) != rank or any(n is not None and (not hasattr(n, "__index__") or n < 0) for n in given):
+        raise ArgumentError(
+            f"{name}: output_size is a whole number or None, or {rank} of such", received=f"output_size={output_size!r}"
+        )
+    return tuple(n if o is None else int(o) for o, n in zip(given, sizes))
+
+
+# -- the largest --------------------------------------------------------------------------------------------------------
+
+
+@primitive()
+def _largest_p(xp, input, *, size, stride, padding, dilation, where):
+    """Where the largest of each window is, in the channel's flattened input; `size` None: adaptive windows.
+
+    Of equals the first, of NaNs the last, as in PyTorch.
+    """
+    n, channels, *sizes = input.shape
+    if size is None:
+        taps = [_adaptive(length, count) for length, count in zip(sizes, where)]
+    else:
+        taps = [_regular(*each) for each in zip(sizes, where, size, stride, padding, dilation)]
+    flat = input.reshape(n, channels, math.prod(sizes))
+    best = places = None
+    for tap in np.ndindex(*(t.shape[1] for t in taps)):
+        along = np.meshgrid(*(t[:, k] for t, k in zip(taps, tap)), indexing="ij")
+        met = xp.asarray(np.where(np.min(along, axis=0) < 0, -1, np.ravel_multi_index(np.maximum(along, 0), sizes)))
+        values = flat[:, :, xp.maximum(met, 0)]
+        if best is None:
+            best, places = values, xp.zeros(values.shape, dtype=dt.int64) + met
+            continue
+        better = xp.logical_or(values > best, values != values)
+        better = xp.logical_and(met >= 0, xp.logical_or(better, places < 0))
+        best, places = xp.where(better, values, best), xp.where(better, met, places)
+    return places
+
+
+def _at(input: Tensor, places: Tensor) -> Tensor:
+    """The elements of each channel at `places` of its flattened dimensions."""
+    n, channels, *where = places.shape
+    flat = reshape_p(input, shape=(n, channels, math.prod(input.shape[2:])))
+    index = reshape_p(places, shape=(n, channels, math.prod(where)))
+    return reshape_p(gather_p(flat, index, dim=2), shape=places.shape)
+
+
+def _max_pool(name, rank, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices):
+    w = _windows(name, rank, input, kernel_size, stride, padding, dilation, ceil_mode)
+    params = {"size": w.size, "stride": w.stride, "padding": w.padding, "dilation": w.dilation, "where": w.where}
+    places = apply(_largest_p, (w.input.detach(),), params)
+    out = w.done(_at(w.input, places))
+    return PooledAndIndices(out, w.done(places)) if return_indices else out
+
+
+def _adaptive_max_pool(name, rank, input, output_size, return_indices):
+    x, batched = _batch(name, rank, input)
+    where = _output_sizes(name, rank, x.shape[2:], output_size)
+    params = {"size": None, "stride": None, "padding": None, "dilation": None, "where": where}
+    places = apply(_largest_p, (x.detach(),), params)
+    out = _at(x, places)
+    if not batched:
+        out, places = (reshape_p(t, shape=t.shape[1:]) for t in (out, places))
+    return PooledAndIndices(out, places) if return_indices else out
+
+
+@primitive(vjp=(lambda g, indices: gather_p(g, indices, dim=2), None))
+def _placed(xp, input, indices, *, length):
+    """Zeros of that length in the last dimension, with the input at the indices."""
+    out = xp.zeros((*input.shape[:2], length), dtype=input.dtype)
+    n, channels, _ = input.shape
+    rows = xp.arange(n * channels).reshape(n, channels, 1) * length
+    out.reshape(-1)[(rows + indices).reshape(-1)] = input.reshape(-1)
+    return out
+
+
+def _max_unpool(name, rank, input, indices, kernel_size, stride, padding, output_size):
+    size = numbers(name, "kernel_size", kernel_size, rank, 1)
+    steps = size if stride is None else numbers(name, "stride", stride, rank, 1)
+    around = numbers(name, "padding", padding, rank, 0)
+    if input.shape != indices.shape or indices.dtype != dt.int64:
+        raise ShapeError(
+            f"{name} takes the indices that max_pool{rank}d(…, return_indices=True) gives with its result",
+            expected=f"int64 of shape {input.shape}", received=f"{dt.name_of(indices.dtype)} of shape {indices.shape}",
+        )  # fmt: skip
+    x, batched = _batch(name, rank, input)
+    shape = tuple((n - 1) * s - 2 * p + k for n, s, p, k in zip(x.shape[2:], steps, around, size))
+    if output_size is not None:
+        given = tuple(output_size)
+        given = given[-rank:] if len(given) == input.ndim else given
+        if len(given) != rank or any(abs(a - b) >= s for a, b, s in zip(given, shape, steps)):
+            raise ShapeError(
+                f"{name}: no input of output_size is pooled to this", expected=f"{shape}, less than a stride apart",
+                received=f"{tuple(output_size)}",
+            )  # fmt: skip
+        shape = given
+    length, (n, channels, *where) = math.prod(shape), x.shape
+    places = indices.detach()
+    worst = places._data
+    if worst.size and not (int(worst.min()) >= 0 and int(worst.max()) < length):
+        raise ShapeError(
+            f"{name}: an index is outside of the result", expected=f"0 to {length - 1}, for a result of {shape}",
+            received=f"{int(worst.min())} to {int(worst.max())}", fix="pass output_size, the size of what was pooled",
+        )  # fmt: skip
+    flat = [reshape_p(t, shape=(n, channels, math.prod(where))) for t in (x, places)]
+    out = reshape_p(apply(_placed, tuple(flat), {"length": length}), shape=(n, channels, *shape))
+    return out if batched else reshape_p(out, shape=out.shape[1:])
+
+
+# -- the mean -----------------------------------------------------------------------------------------------------------
+
+
+@primitive(
+    vjp=lambda g, input_shape, size, stride, padding: window_spread_p(
+        g, sizes=input_shape[2:], size=size, stride=stride, padding=padding
+    )
+)
+def window_sum_p(xp, input, *, size, stride, padding, where):
+    parts = _taps(xp, input, size, where, stride, padding, (1,) * len(size))
+    total = parts[0].copy() if len(parts) == 1 else parts[0] + parts[1]
+    for part in parts[2:]:
+        total += part
+    return total
+
+
+@primitive(
+    vjp=lambda g, input_shape, size, stride, padding: window_sum_p(
+        g, size=size, stride=stride, padding=padding, where=input_shape[2:]
+    )
+)
+def window_spread_p(xp, input, *, sizes, size, stride, padding):
+    """The transpose of `window_sum_p`."""
+    where = input.shape[2:]
+    columns = xp.broadcast_to(input[:, :, None], (*input.shape[:2], math.prod(size), *where))
+    return _spread(xp, columns, sizes, size, where, stride, padding, (1,) * len(size))
+
+
+def _floating(name: str, input: Tensor) -> None:
+    if not dt.is_floating(input.dtype):
+        raise DTypeError(f"{name} takes floats", received=dt.name_of(input.dtype), fix="input.float()")
+
+
+def _wide(function, input, *args):
+    """16-bit floats are summed in float32 and rounded once."""
+    return cast(function(cast(input, dt.float32), *args), input.dtype) if is_half(input) else function(input, *args)
+
+
+def _avg_pool(name, rank, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+    if input.dtype.kind not in "iuf" and not dt.is_floating(input.dtype):
+        _floating(name, input)
+    if divisor_override is not None and not (hasattr(divisor_override, "__index__") and divisor_override):
+        raise ArgumentError(f"{name}: divisor_override is a whole number, not 0", received=repr(divisor_override))
+    w = _windows(name, rank, input, kernel_size, stride, padding, 1, ceil_mode)
+    sizes = w.input.shape[2:]
+    # A window that ceil_mode cuts off reaches into padding of its own, which never counts.
+    after = [
+        builtins.max(p, (o - 1) * s + k - n - p)
+        for n, o, k, s, p in zip(sizes, w.where, w.size, w.stride, w.padding)
+    ]  # fmt: skip
+    params = {"size": w.size, "stride": w.stride, "padding": tuple(zip(w.padding, after)), "where": w.where}
+    if divisor_override is not None:
+        count: float | Tensor = divisor_override
+    else:
+        counts = np.ones((), dtype=np.int64)
+        for n, o, k, s, p in zip(sizes, w.where, w.size, w.stride, w.padding):
+            first = np.arange(o) * s - p
+            end = np.minimum(first + k, n + p)
+            if not count_include_pad:
+                first, end = np.maximum(first, 0), np.minimum(end, n)
+            counts = np.multiply.outer(counts, end - first)
+        xp = input.backend
+        same = counts.size and (counts == counts.flat[0]).all()
+        count = int(counts.flat[0]) if same else made(xp.asarray(counts), xp)
+
+    def mean(x):
+        total = apply(window_sum_p, (x,), params)
+        if not dt.is_floating(x.dtype):
+            return div(total, count, rounding_mode="trunc")
+        return total / (count if isinstance(count, int) else cast(count, x.dtype))
+
+    return w.done(_wide(mean, w.input))
+
+
+def _adaptive_avg_pool(name, rank, input, output_size):
+    _floating(name, input)
+    x, batched = _batch(name, rank, input)
+    where = _output_sizes(name, rank, x.shape[2:], output_size)
+
+    def mean(x):
+        regular = [o and n % o == 0 for n, o in zip(x.shape[2:], where)]
+        if all(regular):
+            size = tuple(n // o for n, o in zip(x.shape[2:], where))
+            params = {"size": size, "stride": size, "padding": ((0, 0),) * rank, "where": where}
+            return apply(window_sum_p, (x,), params) / math.prod(size)
+        for d, (n, o) in enumerate(zip(x.shape[2:], where), 2):
+            places = _adaptive(n, o)
+            counts = (places >= 0).sum(1)
+            weights = np.where(places >= 0, 1 / np.maximum(counts, 1)[:, None], 0.0)
+            x = weighted_taps(x, d, places, weights)
+        return x
+
+    out = _wide(mean, x)
+    return out if batched else reshape_p(out, shape=out.shape[1:])
+
+
+def weighted_taps(x: Tensor, dim: int, places: np.ndarray, weights: np.ndarray) -> Tensor:
+    """out[…, i, …] = Σₖ weights[i, k] · x[…, places[i, k], …] along `dim`; both (length of the result, taps)."""
+    xp, total = x.backend, None
+    along = (-1, *(1,) * (x.ndim - dim - 1))
+    for k in range(places.shape[1]):
+        index = made(xp.asarray(np.maximum(places[:, k], 0).astype(np.int64)), xp)
+        part = index_select(x, dim, index)
+        if not (weights[:, k] == 1).all():
+            part = part * made(xp.asarray(weights[:, k].astype(x.dtype)).reshape(along), xp)
+        total = part if total is None else total + part
+    return total
+
+
+def _lp_pool(name, rank, input, norm_type, kernel_size, stride, ceil_mode):
+    size = numbers(name, "kernel_size", kernel_size, rank, 1)
+    if isinstance(norm_type, bool) or not math.isfinite(norm_type) or not norm_type:
+        raise ArgumentError(f"{name}: norm_type is a number, not 0", received=repr(norm_type))
+    out = _avg_pool(name, rank, pow_(input, norm_type), size, stride, 0, ceil_mode, True, None)
+    return pow_((sign(out) * relu(abs_(out))) * math.prod(size), 1.0 / norm_type)
+
+
+# -- public -------------------------------------------------------------------------------------------------------------
+
+_Size = int | tuple[int, ...]
+_SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
+
+
+def _declare(rank: int) -> None:
+    """The functions of one rank: they differ in name and shape alone."""
+    shape = {1: (5,), 2: (4, 5), 3: (3, 4, 2)}[rank]
+    form = _SHAPES[rank]
+
+    def public(function, doc: str, examples):
+        function.__name__ = function.__qualname__ = f"{function.__name__}{rank}d"
+        function.__doc__ = doc
+        return functional(composite(examples=examples, method=False)(takes_arrays(function)))
+
+    def max_pool(
+        input, kernel_size: _Size, stride: _Size | None = None, padding: _Size = 0, dilation: _Size = 1,
+        ceil_mode: bool = False, return_indices: bool = False,
+    ):  # fmt: skip
+        return _max_pool(
+            f"max_pool{rank}d", rank, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+        )
+
+    public(
+        max_pool,
+        f"""The largest element of each window: {form} → the same with ⌊(L + 2·padding - dilation·(k - 1) - 1) / stride⌋ + 1
+    windows along each dimension of length L, or ⌈…⌉ with `ceil_mode`. `stride`: default kernel_size. Padding never wins.
+    With `return_indices` also where in each channel's flattened input the elements are.""",
+        lambda make: [
+            sample(make(2, 2, *shape), 2),
+            sample(make(2, *shape), 3, stride=1, padding=1),
+            sample(make(1, 2, *shape), 2, stride=2, ceil_mode=True),
+            sample(make(1, 1, *shape), 2, stride=1, dilation=1, padding=1),
+        ],
+    )
+
+    def avg_pool(
+        input, kernel_size: _Size, stride: _Size | None = None, padding: _Size = 0, ceil_mode: bool = False,
+        count_include_pad: bool = True, divisor_override: int | None = None,
+    ):  # fmt: skip
+        return _avg_pool(
+            f"avg_pool{rank}d",
+            rank,
+            input,
+            kernel_size,
+            stride,
+            padding,
+            ceil_mode,
+            count_include_pad,
+            divisor_override,
+        )
+
+    public(
+        avg_pool,
+        f"""The mean of each window: {form} → the same with ⌊(L + 2·padding - k) / stride⌋ + 1 windows along each dimension of
+    length L, or ⌈…⌉ with `ceil_mode`. Zeros that surround the input count with `count_include_pad`; `divisor_override`
+    divides the sums instead of the number of elements.""",
+        lambda make: [
+            sample(make(2, 2, *shape), 2),
+            sample(make(2, *shape), 3, stride=1, padding=1, count_include_pad=False),
+            sample(make(1, 2, *shape), 2, stride=2, padding=1, ceil_mode=True),
+            sample(make(1, 1, *shape), 2, divisor_override=3),
+        ],
+    )
+
+    def adaptive_max_pool(input, output_size: _Size, return_indices: bool = False):
+        return _adaptive_max_pool(f"adaptive_max_pool{rank}d", rank, input, output_size, return_indices)
+
+    public(
+        adaptive_max_pool,
+        f"""The largest element of each of `output_size` windows that cover the input: {form} → (N, C, *output_size).
+    Window i of a length L reaches from ⌊i·L / size⌋ to ⌈(i + 1)·L / size⌉; None keeps the length.""",
+        lambda make: [sample(make(2, 2, *shape), 2), sample(make(2, *shape), 3, return_indices=True)],
+    )
+
+    def adaptive_avg_pool(input, output_size: _Size):
+        return _adaptive_avg_pool(f"adaptive_avg_pool{rank}d", rank, input, output_size)
+
+    public(
+        adaptive_avg_pool,
+        f"""The mean of each of `output_size` windows that cover the input: {form} → (N, C, *output_size).
+    Window i of a length L reaches from ⌊i·L / size⌋ to ⌈(i + 1)·L / size⌉; None keeps the length.""",
+        lambda make: [sample(make(2, 2, *shape), 2), sample(make(2, *shape), 1), sample(make(1, 1, *shape), 3)],
+    )
+
+    def lp_pool(
+        input, norm_type: float, kernel_size: _Size, stride: _Size | None = None, ceil_mode: bool = False
+    ):  # fmt: skip
+        return _lp_pool(f"lp_pool{rank}d", rank, input, norm_type, kernel_size, stride, ceil_mode)
+
+    public(
+        lp_pool,
+        f"""(Σ x^p)^(1/p) of each window, p being `norm_type`: {form}; windows as for `avg_pool{rank}d`.""",
+        lambda make: [sample(make(2, 2, *shape, low=0.5), 2, 2), sample(make(1, *shape, low=0.5), 3, 2, stride=1)],
+    )
+
+    def max_unpool(
+        input, indices, kernel_size: _Size, stride: _Size | None = None, padding: _Size = 0,
+        output_size: tuple[int, ...] | None = None,
+    ):  # fmt: skip
+        return _max_unpool(f"max_unpool{rank}d", rank, input, indices, kernel_size, stride, padding, output_size)
+
+    max_unpool.__name__ = max_unpool.__qualname__ = f"max_unpool{rank}d"
+    max_unpool.__doc__ = f"""Zeros, with the input at the `indices` of `max_pool{rank}d(…, return_indices=True)`.
+
+    The result has (L - 1)·stride - 2·padding + kernel_size elements along a dimension of length L, or `output_size`."""
+    functional(takes_arrays(max_unpool))
+
+
+for _rank in (1, 2, 3):
+    _declare(_rank)
