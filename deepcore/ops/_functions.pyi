@@ -27,22 +27,22 @@ def acosh(input: Tensor) -> Tensor:
 def arccosh(input: Tensor) -> Tensor:
     """inverse hyperbolic cosine"""
 
-def adaptive_avg_pool1d(input: Tensor, output_size: _Size) -> Tensor:
+def adaptive_avg_pool1d(input: Tensor, output_size: builtins.int | builtins.tuple[builtins.int | None, ...] | None) -> Tensor:
     """The mean of each of `output_size` windows that cover the input: (N, C, L) → (N, C, *output_size)."""
 
-def adaptive_avg_pool2d(input: Tensor, output_size: _Size) -> Tensor:
+def adaptive_avg_pool2d(input: Tensor, output_size: builtins.int | builtins.tuple[builtins.int | None, ...] | None) -> Tensor:
     """The mean of each of `output_size` windows that cover the input: (N, C, H, W) → (N, C, *output_size)."""
 
-def adaptive_avg_pool3d(input: Tensor, output_size: _Size) -> Tensor:
+def adaptive_avg_pool3d(input: Tensor, output_size: builtins.int | builtins.tuple[builtins.int | None, ...] | None) -> Tensor:
     """The mean of each of `output_size` windows that cover the input: (N, C, D, H, W) → (N, C, *output_size)."""
 
-def adaptive_max_pool1d(input: Tensor, output_size: _Size, return_indices: builtins.bool = ...) -> Any:
+def adaptive_max_pool1d(input: Tensor, output_size: builtins.int | builtins.tuple[builtins.int | None, ...] | None, return_indices: builtins.bool = ...) -> Any:
     """The largest element of each of `output_size` windows that cover the input: (N, C, L) → (N, C, *output_size)."""
 
-def adaptive_max_pool2d(input: Tensor, output_size: _Size, return_indices: builtins.bool = ...) -> Any:
+def adaptive_max_pool2d(input: Tensor, output_size: builtins.int | builtins.tuple[builtins.int | None, ...] | None, return_indices: builtins.bool = ...) -> Any:
     """The largest element of each of `output_size` windows that cover the input: (N, C, H, W) → (N, C, *output_size)."""
 
-def adaptive_max_pool3d(input: Tensor, output_size: _Size, return_indices: builtins.bool = ...) -> Any:
+def adaptive_max_pool3d(input: Tensor, output_size: builtins.int | builtins.tuple[builtins.int | None, ...] | None, return_indices: builtins.bool = ...) -> Any:
     """The largest element of each of `output_size` windows that cover the input: (N, C, D, H, W) → (N, C, *output_size)."""
 
 def add(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
@@ -108,14 +108,14 @@ def atanh(input: Tensor) -> Tensor:
 def arctanh(input: Tensor) -> Tensor:
     """inverse hyperbolic tangent"""
 
-def avg_pool1d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., ceil_mode: builtins.bool = ..., count_include_pad: builtins.bool = ..., divisor_override: builtins.int | None = ...) -> Tensor:
-    """The mean of each window: (N, C, L) → the same with ⌊(L + 2·padding - k) / stride⌋ + 1 windows along each dimension of"""
+def avg_pool1d(input: Tensor, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., ceil_mode: builtins.bool = ..., count_include_pad: builtins.bool = ...) -> Tensor:
+    """The mean of each window: (N, C, L) → the same with ⌊(L + 2·padding - kernel_size) / stride⌋ + 1 windows along each"""
 
-def avg_pool2d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., ceil_mode: builtins.bool = ..., count_include_pad: builtins.bool = ..., divisor_override: builtins.int | None = ...) -> Tensor:
-    """The mean of each window: (N, C, H, W) → the same with ⌊(L + 2·padding - k) / stride⌋ + 1 windows along each dimension of"""
+def avg_pool2d(input: Tensor, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., ceil_mode: builtins.bool = ..., count_include_pad: builtins.bool = ..., divisor_override: builtins.int | None = ...) -> Tensor:
+    """The mean of each window: (N, C, H, W) → the same with ⌊(L + 2·padding - kernel_size) / stride⌋ + 1 windows along each"""
 
-def avg_pool3d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., ceil_mode: builtins.bool = ..., count_include_pad: builtins.bool = ..., divisor_override: builtins.int | None = ...) -> Tensor:
-    """The mean of each window: (N, C, D, H, W) → the same with ⌊(L + 2·padding - k) / stride⌋ + 1 windows along each dimension of"""
+def avg_pool3d(input: Tensor, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., ceil_mode: builtins.bool = ..., count_include_pad: builtins.bool = ..., divisor_override: builtins.int | None = ...) -> Tensor:
+    """The mean of each window: (N, C, D, H, W) → the same with ⌊(L + 2·padding - kernel_size) / stride⌋ + 1 windows along each"""
 
 def bitwise_and(input: Tensor, other: Operand) -> Tensor:
     """the bits set in both"""
@@ -345,14 +345,14 @@ def logsigmoid(input: Tensor) -> Tensor:
 def logsumexp(input: Tensor, dim: Any, keepdim: builtins.bool = ...) -> Tensor:
     """ln Σ eˣ over `dim`, without overflow"""
 
-def lp_pool1d(input: Tensor, norm_type: builtins.float, kernel_size: _Size, stride: _Size | None = ..., ceil_mode: builtins.bool = ...) -> Tensor:
-    """(Σ x^p)^(1/p) of each window, p being `norm_type`: (N, C, L); windows as for `avg_pool1d`."""
+def lp_pool1d(input: Tensor, norm_type: builtins.float, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., ceil_mode: builtins.bool = ...) -> Tensor:
+    """(Σ xᵖ)^(1/p) of each window, p being `norm_type`: (N, C, L); windows as for `avg_pool1d`."""
 
-def lp_pool2d(input: Tensor, norm_type: builtins.float, kernel_size: _Size, stride: _Size | None = ..., ceil_mode: builtins.bool = ...) -> Tensor:
-    """(Σ x^p)^(1/p) of each window, p being `norm_type`: (N, C, H, W); windows as for `avg_pool2d`."""
+def lp_pool2d(input: Tensor, norm_type: builtins.float, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., ceil_mode: builtins.bool = ...) -> Tensor:
+    """(Σ xᵖ)^(1/p) of each window, p being `norm_type`: (N, C, H, W); windows as for `avg_pool2d`."""
 
-def lp_pool3d(input: Tensor, norm_type: builtins.float, kernel_size: _Size, stride: _Size | None = ..., ceil_mode: builtins.bool = ...) -> Tensor:
-    """(Σ x^p)^(1/p) of each window, p being `norm_type`: (N, C, D, H, W); windows as for `avg_pool3d`."""
+def lp_pool3d(input: Tensor, norm_type: builtins.float, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., ceil_mode: builtins.bool = ...) -> Tensor:
+    """(Σ xᵖ)^(1/p) of each window, p being `norm_type`: (N, C, D, H, W); windows as for `avg_pool3d`."""
 
 def lt(input: Tensor, other: Operand) -> Tensor:
     """input < other"""
@@ -372,14 +372,14 @@ def matmul(input: Tensor, other: Operand) -> Tensor:
 def max(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Any:
     """The largest element; with `dim`, (values, indices) along it; with a tensor, the elementwise maximum"""
 
-def max_pool1d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., dilation: _Size = ..., ceil_mode: builtins.bool = ..., return_indices: builtins.bool = ...) -> Tensor:
-    """The largest element of each window: (N, C, L) → the same with ⌊(L + 2·padding - dilation·(k - 1) - 1) / stride⌋ + 1"""
+def max_pool1d(input: Tensor, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., dilation: builtins.int | builtins.tuple[builtins.int, ...] = ..., ceil_mode: builtins.bool = ..., return_indices: builtins.bool = ...) -> Any:
+    """The largest element of each window: (N, C, L) → the same with"""
 
-def max_pool2d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., dilation: _Size = ..., ceil_mode: builtins.bool = ..., return_indices: builtins.bool = ...) -> Tensor:
-    """The largest element of each window: (N, C, H, W) → the same with ⌊(L + 2·padding - dilation·(k - 1) - 1) / stride⌋ + 1"""
+def max_pool2d(input: Tensor, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., dilation: builtins.int | builtins.tuple[builtins.int, ...] = ..., ceil_mode: builtins.bool = ..., return_indices: builtins.bool = ...) -> Any:
+    """The largest element of each window: (N, C, H, W) → the same with"""
 
-def max_pool3d(input: Tensor, kernel_size: _Size, stride: _Size | None = ..., padding: _Size = ..., dilation: _Size = ..., ceil_mode: builtins.bool = ..., return_indices: builtins.bool = ...) -> Tensor:
-    """The largest element of each window: (N, C, D, H, W) → the same with ⌊(L + 2·padding - dilation·(k - 1) - 1) / stride⌋ + 1"""
+def max_pool3d(input: Tensor, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., dilation: builtins.int | builtins.tuple[builtins.int, ...] = ..., ceil_mode: builtins.bool = ..., return_indices: builtins.bool = ...) -> Any:
+    """The largest element of each window: (N, C, D, H, W) → the same with"""
 
 def maximum(input: Tensor, other: Operand) -> Tensor:
     """the larger, NaN where either is; equal values share the gradient"""

@@ -309,14 +309,14 @@ def _adaptive_avg_pool(name, rank, input, output_size):
 
 def weighted_taps(x: Tensor, dim: int, places: np.ndarray, weights: np.ndarray) -> Tensor:
     """out[…, i, …] = Σₖ weights[i, k] · x[…, places[i, k], …] along `dim`; both (length of the result, taps)."""
-    xp, total = x.backend, None
+    xp, total = x.backend, x
     along = (-1, *(1,) * (x.ndim - dim - 1))
     for k in range(places.shape[1]):
         index = made(xp.asarray(np.maximum(places[:, k], 0).astype(np.int64)), xp)
         part = index_select(x, dim, index)
         if not (weights[:, k] == 1).all():
             part = part * made(xp.asarray(weights[:, k].astype(x.dtype)).reshape(along), xp)
-        total = part if total is None else total + part
+        total = total + part if k else part
     return total
 
 
@@ -330,113 +330,325 @@ def _lp_pool(name, rank, input, norm_type, kernel_size, stride, ceil_mode):
 
 # -- public -------------------------------------------------------------------------------------------------------------
 
-_Size = int | tuple[int, ...]
-_SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
+
+def _max_samples(*shape):
+    return lambda make: [
+        sample(make(2, 2, *shape), 2),
+        sample(make(2, *shape), 3, stride=1, padding=1),
+        sample(make(1, 2, *shape), 2, stride=2, ceil_mode=True),
+        sample(make(1, 1, *shape), 2, stride=1, dilation=1, padding=1, return_indices=True),
+    ]
 
 
-def _declare(rank: int) -> None:
-    """The functions of one rank: they differ in name and shape alone."""
-    shape = {1: (5,), 2: (4, 5), 3: (3, 4, 2)}[rank]
-    form = _SHAPES[rank]
+def _avg_samples(*shape):
+    return lambda make: [
+        sample(make(2, 2, *shape), 2),
+        sample(make(2, *shape), 3, stride=1, padding=1, count_include_pad=False),
+        sample(make(1, 2, *shape), 2, stride=2, padding=1, ceil_mode=True),
+        sample(make(1, 1, *shape), 2, divisor_override=3),
+    ]
 
-    def public(function, doc: str, examples):
-        function.__name__ = function.__qualname__ = f"{function.__name__}{rank}d"
-        function.__doc__ = doc
-        return functional(composite(examples=examples, method=False)(takes_arrays(function)))
 
-    def max_pool(
-        input, kernel_size: _Size, stride: _Size | None = None, padding: _Size = 0, dilation: _Size = 1,
-        ceil_mode: bool = False, return_indices: bool = False,
-    ):  # fmt: skip
-        return _max_pool(
-            f"max_pool{rank}d", rank, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
-        )
+def _adaptive_max_samples(*shape):
+    return lambda make: [sample(make(2, 2, *shape), 2), sample(make(2, *shape), 3, return_indices=True)]
 
-    public(
-        max_pool,
-        f"""The largest element of each window: {form} → the same with ⌊(L + 2·padding - dilation·(k - 1) - 1) / stride⌋ + 1
-    windows along each dimension of length L, or ⌈…⌉ with `ceil_mode`. `stride`: default kernel_size. Padding never wins.
-    With `return_indices` also where in each channel's flattened input the elements are.""",
-        lambda make: [
-            sample(make(2, 2, *shape), 2),
-            sample(make(2, *shape), 3, stride=1, padding=1),
-            sample(make(1, 2, *shape), 2, stride=2, ceil_mode=True),
-            sample(make(1, 1, *shape), 2, stride=1, dilation=1, padding=1),
-        ],
+
+def _adaptive_avg_samples(*shape):
+    return lambda make: [sample(make(2, 2, *shape), 2), sample(make(2, *shape), 1), sample(make(1, 1, *shape), 3)]
+
+
+def _lp_samples(*shape):
+    return lambda make: [
+        sample(make(2, 2, *shape, low=0.5), 2, 2),
+        sample(make(1, *shape, low=0.5), 3, 2, stride=1),
+    ]
+
+
+@functional
+@composite(examples=_max_samples(5), method=False)
+@takes_arrays
+def max_pool1d(
+    input,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+):
+    """The largest element of each window: (N, C, L) → the same with
+    ⌊(L + 2·padding - dilation·(kernel_size - 1) - 1) / stride⌋ + 1 windows along each dimension of length L, or ⌈…⌉ + 1 with
+    `ceil_mode`.
+
+    `stride`: default kernel_size. Padding never wins. With `return_indices` also where in each channel's flattened input
+    the elements are.
+    """
+    return _max_pool("max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+@functional
+@composite(examples=_max_samples(4, 5), method=False)
+@takes_arrays
+def max_pool2d(
+    input,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+):
+    """The largest element of each window: (N, C, H, W) → the same with
+    ⌊(L + 2·padding - dilation·(kernel_size - 1) - 1) / stride⌋ + 1 windows along each dimension of length L, or ⌈…⌉ + 1 with
+    `ceil_mode`.
+
+    `stride`: default kernel_size. Padding never wins. With `return_indices` also where in each channel's flattened input
+    the elements are.
+    """
+    return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+@functional
+@composite(examples=_max_samples(3, 4, 2), method=False)
+@takes_arrays
+def max_pool3d(
+    input,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+):
+    """The largest element of each window: (N, C, D, H, W) → the same with
+    ⌊(L + 2·padding - dilation·(kernel_size - 1) - 1) / stride⌋ + 1 windows along each dimension of length L, or ⌈…⌉ + 1 with
+    `ceil_mode`.
+
+    `stride`: default kernel_size. Padding never wins. With `return_indices` also where in each channel's flattened input
+    the elements are.
+    """
+    return _max_pool("max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+@functional
+@composite(examples=lambda make: _avg_samples(5)(make)[:3], method=False)
+@takes_arrays
+def avg_pool1d(
+    input,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+):
+    """The mean of each window: (N, C, L) → the same with ⌊(L + 2·padding - kernel_size) / stride⌋ + 1 windows along each
+    dimension of length L, or ⌈…⌉ + 1 with `ceil_mode`.
+
+    `stride`: default kernel_size. Zeros around the input count with `count_include_pad`.
+    """
+    return _avg_pool("avg_pool1d", 1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+
+
+@functional
+@composite(examples=_avg_samples(4, 5), method=False)
+@takes_arrays
+def avg_pool2d(
+    input,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+):
+    """The mean of each window: (N, C, H, W) → the same with ⌊(L + 2·padding - kernel_size) / stride⌋ + 1 windows along each
+    dimension of length L, or ⌈…⌉ + 1 with `ceil_mode`.
+
+    `stride`: default kernel_size. Zeros around the input count with `count_include_pad`; `divisor_override`
+    divides the sums instead of the number of elements.
+    """
+    return _avg_pool(
+        "avg_pool2d", 2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
 
-    def avg_pool(
-        input, kernel_size: _Size, stride: _Size | None = None, padding: _Size = 0, ceil_mode: bool = False,
-        count_include_pad: bool = True, divisor_override: int | None = None,
-    ):  # fmt: skip
-        return _avg_pool(
-            f"avg_pool{rank}d",
-            rank,
-            input,
-            kernel_size,
-            stride,
-            padding,
-            ceil_mode,
-            count_include_pad,
-            divisor_override,
-        )
 
-    public(
-        avg_pool,
-        f"""The mean of each window: {form} → the same with ⌊(L + 2·padding - k) / stride⌋ + 1 windows along each dimension of
-    length L, or ⌈…⌉ with `ceil_mode`. Zeros that surround the input count with `count_include_pad`; `divisor_override`
-    divides the sums instead of the number of elements.""",
-        lambda make: [
-            sample(make(2, 2, *shape), 2),
-            sample(make(2, *shape), 3, stride=1, padding=1, count_include_pad=False),
-            sample(make(1, 2, *shape), 2, stride=2, padding=1, ceil_mode=True),
-            sample(make(1, 1, *shape), 2, divisor_override=3),
-        ],
+@functional
+@composite(examples=_avg_samples(3, 4, 2), method=False)
+@takes_arrays
+def avg_pool3d(
+    input,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+):
+    """The mean of each window: (N, C, D, H, W) → the same with ⌊(L + 2·padding - kernel_size) / stride⌋ + 1 windows along each
+    dimension of length L, or ⌈…⌉ + 1 with `ceil_mode`.
+
+    `stride`: default kernel_size. Zeros around the input count with `count_include_pad`; `divisor_override`
+    divides the sums instead of the number of elements.
+    """
+    return _avg_pool(
+        "avg_pool3d", 3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
 
-    def adaptive_max_pool(input, output_size: _Size, return_indices: bool = False):
-        return _adaptive_max_pool(f"adaptive_max_pool{rank}d", rank, input, output_size, return_indices)
 
-    public(
-        adaptive_max_pool,
-        f"""The largest element of each of `output_size` windows that cover the input: {form} → (N, C, *output_size).
-    Window i of a length L reaches from ⌊i·L / size⌋ to ⌈(i + 1)·L / size⌉; None keeps the length.""",
-        lambda make: [sample(make(2, 2, *shape), 2), sample(make(2, *shape), 3, return_indices=True)],
-    )
+@functional
+@composite(examples=_adaptive_max_samples(5), method=False)
+@takes_arrays
+def adaptive_max_pool1d(input, output_size: int | tuple[int | None, ...] | None, return_indices: bool = False):
+    """The largest element of each of `output_size` windows that cover the input: (N, C, L) → (N, C, *output_size).
 
-    def adaptive_avg_pool(input, output_size: _Size):
-        return _adaptive_avg_pool(f"adaptive_avg_pool{rank}d", rank, input, output_size)
-
-    public(
-        adaptive_avg_pool,
-        f"""The mean of each of `output_size` windows that cover the input: {form} → (N, C, *output_size).
-    Window i of a length L reaches from ⌊i·L / size⌋ to ⌈(i + 1)·L / size⌉; None keeps the length.""",
-        lambda make: [sample(make(2, 2, *shape), 2), sample(make(2, *shape), 1), sample(make(1, 1, *shape), 3)],
-    )
-
-    def lp_pool(
-        input, norm_type: float, kernel_size: _Size, stride: _Size | None = None, ceil_mode: bool = False
-    ):  # fmt: skip
-        return _lp_pool(f"lp_pool{rank}d", rank, input, norm_type, kernel_size, stride, ceil_mode)
-
-    public(
-        lp_pool,
-        f"""(Σ x^p)^(1/p) of each window, p being `norm_type`: {form}; windows as for `avg_pool{rank}d`.""",
-        lambda make: [sample(make(2, 2, *shape, low=0.5), 2, 2), sample(make(1, *shape, low=0.5), 3, 2, stride=1)],
-    )
-
-    def max_unpool(
-        input, indices, kernel_size: _Size, stride: _Size | None = None, padding: _Size = 0,
-        output_size: tuple[int, ...] | None = None,
-    ):  # fmt: skip
-        return _max_unpool(f"max_unpool{rank}d", rank, input, indices, kernel_size, stride, padding, output_size)
-
-    max_unpool.__name__ = max_unpool.__qualname__ = f"max_unpool{rank}d"
-    max_unpool.__doc__ = f"""Zeros, with the input at the `indices` of `max_pool{rank}d(…, return_indices=True)`.
-
-    The result has (L - 1)·stride - 2·padding + kernel_size elements along a dimension of length L, or `output_size`."""
-    functional(takes_arrays(max_unpool))
+    Window i of a length L reaches from ⌊i·L / size⌋ to ⌈(i + 1)·L / size⌉; None keeps a length.
+    """
+    return _adaptive_max_pool("adaptive_max_pool1d", 1, input, output_size, return_indices)
 
 
-for _rank in (1, 2, 3):
-    _declare(_rank)
+@functional
+@composite(examples=_adaptive_max_samples(4, 5), method=False)
+@takes_arrays
+def adaptive_max_pool2d(input, output_size: int | tuple[int | None, ...] | None, return_indices: bool = False):
+    """The largest element of each of `output_size` windows that cover the input: (N, C, H, W) → (N, C, *output_size).
+
+    Window i of a length L reaches from ⌊i·L / size⌋ to ⌈(i + 1)·L / size⌉; None keeps a length.
+    """
+    return _adaptive_max_pool("adaptive_max_pool2d", 2, input, output_size, return_indices)
+
+
+@functional
+@composite(examples=_adaptive_max_samples(3, 4, 2), method=False)
+@takes_arrays
+def adaptive_max_pool3d(input, output_size: int | tuple[int | None, ...] | None, return_indices: bool = False):
+    """The largest element of each of `output_size` windows that cover the input: (N, C, D, H, W) → (N, C, *output_size).
+
+    Window i of a length L reaches from ⌊i·L / size⌋ to ⌈(i + 1)·L / size⌉; None keeps a length.
+    """
+    return _adaptive_max_pool("adaptive_max_pool3d", 3, input, output_size, return_indices)
+
+
+@functional
+@composite(examples=_adaptive_avg_samples(5), method=False)
+@takes_arrays
+def adaptive_avg_pool1d(input, output_size: int | tuple[int | None, ...] | None):
+    """The mean of each of `output_size` windows that cover the input: (N, C, L) → (N, C, *output_size).
+
+    Window i of a length L reaches from ⌊i·L / size⌋ to ⌈(i + 1)·L / size⌉; None keeps a length.
+    """
+    return _adaptive_avg_pool("adaptive_avg_pool1d", 1, input, output_size)
+
+
+@functional
+@composite(examples=_adaptive_avg_samples(4, 5), method=False)
+@takes_arrays
+def adaptive_avg_pool2d(input, output_size: int | tuple[int | None, ...] | None):
+    """The mean of each of `output_size` windows that cover the input: (N, C, H, W) → (N, C, *output_size).
+
+    Window i of a length L reaches from ⌊i·L / size⌋ to ⌈(i + 1)·L / size⌉; None keeps a length.
+    """
+    return _adaptive_avg_pool("adaptive_avg_pool2d", 2, input, output_size)
+
+
+@functional
+@composite(examples=_adaptive_avg_samples(3, 4, 2), method=False)
+@takes_arrays
+def adaptive_avg_pool3d(input, output_size: int | tuple[int | None, ...] | None):
+    """The mean of each of `output_size` windows that cover the input: (N, C, D, H, W) → (N, C, *output_size).
+
+    Window i of a length L reaches from ⌊i·L / size⌋ to ⌈(i + 1)·L / size⌉; None keeps a length.
+    """
+    return _adaptive_avg_pool("adaptive_avg_pool3d", 3, input, output_size)
+
+
+@functional
+@composite(examples=_lp_samples(5), method=False)
+@takes_arrays
+def lp_pool1d(
+    input,
+    norm_type: float,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    ceil_mode: bool = False,
+):
+    """(Σ xᵖ)^(1/p) of each window, p being `norm_type`: (N, C, L); windows as for `avg_pool1d`."""
+    return _lp_pool("lp_pool1d", 1, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+@functional
+@composite(examples=_lp_samples(4, 5), method=False)
+@takes_arrays
+def lp_pool2d(
+    input,
+    norm_type: float,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    ceil_mode: bool = False,
+):
+    """(Σ xᵖ)^(1/p) of each window, p being `norm_type`: (N, C, H, W); windows as for `avg_pool2d`."""
+    return _lp_pool("lp_pool2d", 2, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+@functional
+@composite(examples=_lp_samples(3, 4, 2), method=False)
+@takes_arrays
+def lp_pool3d(
+    input,
+    norm_type: float,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    ceil_mode: bool = False,
+):
+    """(Σ xᵖ)^(1/p) of each window, p being `norm_type`: (N, C, D, H, W); windows as for `avg_pool3d`."""
+    return _lp_pool("lp_pool3d", 3, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+@functional
+@takes_arrays
+def max_unpool1d(
+    input,
+    indices,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    output_size: tuple[int, ...] | None = None,
+):
+    """Zeros, with the input at the `indices` of `max_pool1d(…, return_indices=True)`: (N, C, L).
+
+    The result has (L - 1)·stride - 2·padding + kernel_size elements along a dimension of length L, or `output_size`.
+    """
+    return _max_unpool("max_unpool1d", 1, input, indices, kernel_size, stride, padding, output_size)
+
+
+@functional
+@takes_arrays
+def max_unpool2d(
+    input,
+    indices,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    output_size: tuple[int, ...] | None = None,
+):
+    """Zeros, with the input at the `indices` of `max_pool2d(…, return_indices=True)`: (N, C, H, W).
+
+    The result has (L - 1)·stride - 2·padding + kernel_size elements along a dimension of length L, or `output_size`.
+    """
+    return _max_unpool("max_unpool2d", 2, input, indices, kernel_size, stride, padding, output_size)
+
+
+@functional
+@takes_arrays
+def max_unpool3d(
+    input,
+    indices,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    padding: int | tuple[int, ...] = 0,
+    output_size: tuple[int, ...] | None = None,
+):
+    """Zeros, with the input at the `indices` of `max_pool3d(…, return_indices=True)`: (N, C, D, H, W).
+
+    The result has (L - 1)·stride - 2·padding + kernel_size elements along a dimension of length L, or `output_size`.
+    """
+    return _max_unpool("max_unpool3d", 3, input, indices, kernel_size, stride, padding, output_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import math
 from collections.abc import Callable
 
@@ -38,7 +39,7 @@ def _scale(n: int, out: int, align_corners: bool, factor: float | None) -> float
 
 def _nearest(n: int, out: int, factor: float | None, exact: bool, dtype) -> _Taps:
     number = np.float64 if dtype == dt.float64 else np.float32
-    i = np.arange(out, dtype=number) + number(0.5 if exact else 0)
+    i = (np.arange(out) + (0.5 if exact else 0.0)).astype(number)
     places = np.minimum(np.floor(i * number(_scale(n, out, False, factor))).astype(np.int64), n - 1)
     return places[:, None], np.ones((out, 1))
 
@@ -253,13 +254,11 @@ def _in_image(x, n: int, padding_mode: str, align_corners: bool):
 
 def _corner(flat, sizes, places: list):
     """The pixels at whole coordinates (N, P), 0 outside of the image: (N, C, P)."""
-    inside = None
-    index = None
-    for n, place in zip(sizes, places):
-        ok = logical_and(place >= 0, place < n)
-        inside = ok if inside is None else logical_and(inside, ok)
-        whole = cast(where(ok, place, 0.0), dt.int64)
-        index = whole if index is None else index * n + whole
+    within = [logical_and(place >= 0, place < n) for n, place in zip(sizes, places)]
+    inside = functools.reduce(logical_and, within)
+    index = cast(where(within[0], places[0], 0.0), dt.int64)
+    for n, place, ok in zip(sizes[1:], places[1:], within[1:]):
+        index = index * n + cast(where(ok, place, 0.0), dt.int64)
     channels = flat.shape[1]
     index = expand(unsqueeze(index, 1), (index.shape[0], channels, index.shape[1]))
     return where(unsqueeze(inside, 1), gather_p(flat, index, dim=2), 0.0)

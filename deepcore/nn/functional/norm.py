@@ -6,8 +6,8 @@ from deepcore.autograd import apply
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.arithmetic import abs as abs_
-from deepcore.ops.arithmetic import pow as pow_
 from deepcore.ops.arithmetic import div, square
+from deepcore.ops.arithmetic import pow as pow_
 from deepcore.ops.comparison import clamp, where
 from deepcore.ops.index import write
 from deepcore.ops.norm import (

@@ -145,7 +145,7 @@ class _ConvTranspose(_Convolution):
         size = size[-self.rank :] if len(size) in (len(shape), len(shape) - 2) else size
         least = [
             (n - 1) * s - 2 * p + d * (k - 1) + 1
-            for n, s, p, d, k in zip(shape[-self.rank :], self.stride, self.padding, self.dilation, self.kernel_size)
+            for n, s, p, d, k in zip(shape[-self.rank :], self.stride, map(int, self.padding), self.dilation, self.kernel_size)
         ]  # fmt: skip
         most = [n + s - 1 for n, s in zip(least, self.stride)]
         if len(size) != self.rank or not all(a <= n <= b for a, n, b in zip(least, size, most)):

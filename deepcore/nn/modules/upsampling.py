@@ -15,7 +15,7 @@ class Upsample(Module):
     `mode`: "nearest", "linear" (N, C, L), "bilinear", "bicubic" (N, C, H, W) or "trilinear" (N, C, D, H, W).
     """
 
-    examples = (
+    examples: tuple[Example, ...] = (
         Example({"scale_factor": 2}, ((1, 2, 3, 4),)),
         Example({"size": (5, 7), "mode": "bilinear", "align_corners": True}, ((1, 2, 3, 4),)),
         Example({"scale_factor": 1.5, "mode": "linear"}, ((2, 1, 4),)),
