@@ -6,6 +6,7 @@ import builtins
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def _scale(n: int, out: int, align_corners: bool, factor: float | None) -> float
 
 def _nearest(n: int, out: int, factor: float | None, exact: bool, dtype) -> _Taps:
     number = np.float64 if dtype == dt.float64 else np.float32
-    i = (np.arange(out) + (0.5 if exact else 0.0)).astype(number)
+    i: Any = (np.arange(out) + (0.5 if exact else 0.0)).astype(number)
     places = np.minimum(np.floor(i * number(_scale(n, out, False, factor))).astype(np.int64), n - 1)
     return places[:, None], np.ones((out, 1))
 
@@ -57,13 +58,8 @@ def _cubic_weight(x, a: float):
     x = abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
-    return where_(x, near, far)
-
-
-def where_(x, near, far):
-    if isinstance(x, Tensor):
-        return where(x <= 1, near, where(x < 2, far, 0.0))
-    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    choose: Callable = where if isinstance(x, Tensor) else np.where
+    return choose(x <= 1, near, choose(x < 2, far, 0.0))
 
 
 def _cubic(n: int, out: int, align_corners: bool, factor: float | None) -> _Taps:

@@ -151,7 +151,8 @@ class Unflatten(Module):
         dim = self.dim % len(shape)
         sizes = self.unflattened_size
         product = math.prod(s for s in sizes if s != -1)
-        if sizes.count(-1) > 1 or (shape[dim] % product if -1 in sizes else shape[dim] != product):
+        rest = shape[dim] % product if product else 1  # a -1 beside a 0 could be any length
+        if sizes.count(-1) > 1 or (rest if -1 in sizes else shape[dim] != product):
             raise ShapeError(
                 f"dimension {dim} of length {shape[dim]} cannot be split into {sizes}", received=f"shape {shape}"
             )
