@@ -57,7 +57,7 @@ def pytest_addoption(parser):
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """The whole suite runs on all cores, at most 4, unless `-n` says otherwise."""
-    whole = config.args_source is not config.ArgsSource.ARGS
+    whole = config.args_source is not config.ArgsSource.ARGS and "PYTEST_XDIST_WORKER" not in os.environ
     if whole and not config.option.collectonly and getattr(config.option, "numprocesses", 0) is None:
         config.option.numprocesses = min(os.cpu_count() or 1, 4)
 
