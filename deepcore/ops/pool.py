@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import math
 from typing import NamedTuple
-
-import numpy as np
 
 from deepcore.autograd import apply
 from deepcore.backend import dtypes as dt
@@ -16,10 +15,10 @@ from deepcore.ops.arithmetic import abs as abs_
 from deepcore.ops.arithmetic import div, sign
 from deepcore.ops.arithmetic import pow as pow_
 from deepcore.ops.conv import _spread, _taps, numbers
-from deepcore.ops.index import gather_p, index_select
+from deepcore.ops.index import gather_p
 from deepcore.ops.registry import Tensor, cast, composite, functional, is_half, primitive, sample, takes_arrays
 from deepcore.ops.shape import reshape_p
-from deepcore.tensor import made
+from deepcore.tensor import as_tensor
 
 
 class PooledAndIndices(NamedTuple):
@@ -39,18 +38,19 @@ def _outputs(n: int, k: int, s: int, p: int, d: int, ceil_mode: bool) -> int:
     return count - 1 if ceil_mode and (count - 1) * s >= n + p else count
 
 
-def _regular(n: int, count: int, k: int, s: int, p: int, d: int) -> np.ndarray:
+def _regular(xp, n: int, count: int, k: int, s: int, p: int, d: int):
     """(windows, taps): the element that each tap of each window meets; -1 for padding."""
-    places = np.arange(count)[:, None] * s - p + np.arange(k) * d
-    return np.where((places >= 0) & (places < n), places, -1)
+    places = xp.arange(count).reshape(-1, 1) * s + (xp.arange(k) * d - p)
+    return xp.where(xp.logical_and(places >= 0, places < n), places, -1)
 
 
-def _adaptive(n: int, count: int) -> np.ndarray:
+def adaptive_places(xp, n: int, count: int):
     """(windows, taps) of `count` windows that cover a length of n: from ⌊i·n / count⌋ to ⌈(i + 1)·n / count⌉."""
-    i = np.arange(count)
-    first, end = i * n // count, -(-(i + 1) * n // count)
-    places = first[:, None] + np.arange(builtins.max(1, int((end - first).max(initial=1))))
-    return np.where(places < end[:, None], places, -1)
+    i = xp.arange(count)
+    first, end = i * n // builtins.max(count, 1), -(-(i + 1) * n // builtins.max(count, 1))
+    longest = builtins.max((-(-(i + 1) * n // count) - i * n // count for i in range(count)), default=1)
+    places = first.reshape(-1, 1) + xp.arange(longest)
+    return xp.where(places < end.reshape(-1, 1), places, -1)
 
 
 class _Pooled(NamedTuple):
@@ -123,14 +123,18 @@ def _largest_p(xp, input, *, size, stride, padding, dilation, where):
     """
     n, channels, *sizes = input.shape
     if size is None:
-        taps = [_adaptive(length, count) for length, count in zip(sizes, where)]
+        taps = [adaptive_places(xp, length, count) for length, count in zip(sizes, where)]
     else:
-        taps = [_regular(*each) for each in zip(sizes, where, size, stride, padding, dilation)]
+        taps = [_regular(xp, *numbers) for numbers in zip(sizes, where, size, stride, padding, dilation)]
     flat = input.reshape(n, channels, math.prod(sizes))
     best = places = None
-    for tap in np.ndindex(*(t.shape[1] for t in taps)):
-        along = np.meshgrid(*(t[:, k] for t, k in zip(taps, tap)), indexing="ij")
-        met = xp.asarray(np.where(np.min(along, axis=0) < 0, -1, np.ravel_multi_index(np.maximum(along, 0), sizes)))
+    for tap in itertools.product(*(range(t.shape[1]) for t in taps)):
+        met = xp.zeros(where, dtype=dt.int64)
+        inside = xp.ones(where, dtype=dt.bool_)
+        for d, (length, t, k) in enumerate(zip(sizes, taps, tap)):
+            place = t[:, k].reshape(-1, *(1,) * (len(sizes) - 1 - d))
+            met, inside = met * length + xp.maximum(place, 0), xp.logical_and(inside, place >= 0)
+        met = xp.where(inside, met, -1)
         values = flat[:, :, xp.maximum(met, 0)]
         if best is None:
             best, places = values, xp.zeros(values.shape, dtype=dt.int64) + met
@@ -262,27 +266,35 @@ def _avg_pool(name, rank, input, kernel_size, stride, padding, ceil_mode, count_
         for n, o, k, s, p in zip(sizes, w.where, w.size, w.stride, w.padding)
     ]  # fmt: skip
     params = {"size": w.size, "stride": w.stride, "padding": tuple(zip(w.padding, after)), "where": w.where}
-    if divisor_override is not None:
-        count: float | Tensor = divisor_override
-    else:
-        counts = np.ones((), dtype=np.int64)
-        for n, o, k, s, p in zip(sizes, w.where, w.size, w.stride, w.padding):
-            first = np.arange(o) * s - p
-            end = np.minimum(first + k, n + p)
-            if not count_include_pad:
-                first, end = np.maximum(first, 0), np.minimum(end, n)
-            counts = np.multiply.outer(counts, end - first)
-        xp = input.backend
-        same = counts.size and (counts == counts.flat[0]).all()
-        count = int(counts.flat[0]) if same else made(xp.asarray(counts), xp)
+    counts = [] if divisor_override else [
+        _counts(*geometry, count_include_pad) for geometry in zip(sizes, w.where, w.size, w.stride, w.padding)
+    ]  # fmt: skip
 
     def mean(x):
         total = apply(window_sum_p, (x,), params)
-        if not dt.is_floating(x.dtype):
-            return div(total, count, rounding_mode="trunc")
-        return total / (count if isinstance(count, int) else cast(count, x.dtype))
+        return div(
+            total, _divisor(x, counts, divisor_override), rounding_mode=None if dt.is_floating(x.dtype) else "trunc"
+        )
 
     return w.done(_wide(mean, w.input))
+
+
+def _counts(n: int, count: int, k: int, s: int, p: int, include_pad: bool) -> list[int]:
+    """How many elements of a dimension count in each window."""
+    ends = [(i * s - p, builtins.min(i * s - p + k, n + p)) for i in range(count)]
+    return [end - first if include_pad else builtins.min(end, n) - builtins.max(first, 0) for first, end in ends]
+
+
+def _divisor(x: Tensor, counts: list[list[int]], override: int | None):
+    """What the sums of windows are divided by: a number where it is the same for all."""
+    if override or all(len(set(each)) == 1 for each in counts):
+        return override or math.prod(each[0] for each in counts)
+    total = None
+    for d, each in enumerate(counts):
+        along = as_tensor([[n] for n in each] if d < len(counts) - 1 else each, x.dtype, x.backend)
+        along = reshape_p(along, shape=(-1, *(1,) * (len(counts) - 1 - d)))
+        total = along if total is None else total * along
+    return total
 
 
 def _adaptive_avg_pool(name, rank, input, output_size):
@@ -291,33 +303,56 @@ def _adaptive_avg_pool(name, rank, input, output_size):
     where = _output_sizes(name, rank, x.shape[2:], output_size)
 
     def mean(x):
-        regular = [o and n % o == 0 for n, o in zip(x.shape[2:], where)]
-        if all(regular):
+        if all(o and n % o == 0 for n, o in zip(x.shape[2:], where)):
             size = tuple(n // o for n, o in zip(x.shape[2:], where))
             params = {"size": size, "stride": size, "padding": ((0, 0),) * rank, "where": where}
             return apply(window_sum_p, (x,), params) / math.prod(size)
-        for d, (n, o) in enumerate(zip(x.shape[2:], where), 2):
-            places = _adaptive(n, o)
-            counts = (places >= 0).sum(1)
-            weights = np.where(places >= 0, 1 / np.maximum(counts, 1)[:, None], 0.0)
-            x = weighted_taps(x, d, places, weights)
+        for d, o in enumerate(where, 2):
+            x = apply(weighted_taps_p, (x,), {"dim": d, "length": o, "taps": adaptive_taps, "options": ()})
         return x
 
     out = _wide(mean, x)
     return out if batched else reshape_p(out, shape=out.shape[1:])
 
 
-def weighted_taps(x: Tensor, dim: int, places: np.ndarray, weights: np.ndarray) -> Tensor:
-    """out[…, i, …] = Σₖ weights[i, k] · x[…, places[i, k], …] along `dim`; both (length of the result, taps)."""
-    xp, total = x.backend, x
-    along = (-1, *(1,) * (x.ndim - dim - 1))
+def adaptive_taps(xp, n: int, length: int):
+    places = adaptive_places(xp, n, length)
+    inside = (places >= 0).astype(dt.float64)
+    return xp.maximum(places, 0), inside / xp.maximum(inside.sum(1, keepdims=True), 1)
+
+
+@primitive(
+    vjp=lambda g, input_shape, dim, taps, options: _spread_taps_p(
+        g, dim=dim, length=input_shape[dim], taps=taps, options=options
+    )
+)
+def weighted_taps_p(xp, input, *, dim, length, taps, options):
+    """out[…, i, …] = Σₖ weights[i, k] · input[…, places[i, k], …] along `dim`, of which the result has `length`.
+
+    (places, weights) = taps(xp, length of the input, length of the result, *options).
+    """
+    places, weights = taps(xp, input.shape[dim], length, *options)
+    weights = weights.astype(input.dtype).reshape(*weights.shape, *(1,) * (input.ndim - dim - 1))
+    total = xp.zeros((*input.shape[:dim], length, *input.shape[dim + 1 :]), dtype=input.dtype)
     for k in range(places.shape[1]):
-        index = made(xp.asarray(np.maximum(places[:, k], 0).astype(np.int64)), xp)
-        part = index_select(x, dim, index)
-        if not (weights[:, k] == 1).all():
-            part = part * made(xp.asarray(weights[:, k].astype(x.dtype)).reshape(along), xp)
-        total = total + part if k else part
+        total += xp.take(input, places[:, k], axis=dim) * weights[:, k]
     return total
+
+
+@primitive(
+    vjp=lambda g, input_shape, dim, taps, options: weighted_taps_p(
+        g, dim=dim, length=input_shape[dim], taps=taps, options=options
+    )
+)
+def _spread_taps_p(xp, input, *, dim, length, taps, options):
+    """The transpose of `weighted_taps_p`."""
+    places, weights = taps(xp, length, input.shape[dim], *options)
+    weights = weights.astype(input.dtype).reshape(*weights.shape, *(1,) * (input.ndim - dim - 1))
+    out = xp.zeros((*input.shape[:dim], length, *input.shape[dim + 1 :]), dtype=input.dtype)
+    before = (slice(None),) * dim
+    for k in range(places.shape[1]):
+        xp.scatter_add(out, (*before, places[:, k]), input * weights[:, k])
+    return out
 
 
 def _lp_pool(name, rank, input, norm_type, kernel_size, stride, ceil_mode):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import builtins
 import functools
+import itertools
 import math
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
-
+from deepcore.autograd import apply
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.arithmetic import abs as abs_
@@ -17,18 +16,16 @@ from deepcore.ops.arithmetic import fmod
 from deepcore.ops.comparison import logical_and, where
 from deepcore.ops.index import gather_p
 from deepcore.ops.linalg import matmul
-from deepcore.ops.pool import _adaptive_avg_pool, weighted_taps
+from deepcore.ops.pool import _adaptive_avg_pool, weighted_taps_p
 from deepcore.ops.registry import Tensor, cast, composite, functional, is_half, sample, takes_arrays
 from deepcore.ops.rounding import floor, round
-from deepcore.ops.shape import expand, permute_p, reshape_p, unsqueeze
-from deepcore.tensor import made
+from deepcore.ops.shape import expand, permute_p, reshape_p, stack, unsqueeze
+from deepcore.tensor import as_tensor, full
 
 #: Modes that average: how many dimensions they are for (None: any).
 _RANKS = {
     "nearest": None, "nearest-exact": None, "area": None, "linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3,
 }  # fmt: skip
-#: Taps are an interpolation's place in the input and what each counts: (length of the result, taps).
-_Taps = tuple[np.ndarray, np.ndarray]
 
 
 def _scale(n: int, out: int, align_corners: bool, factor: float | None) -> float:
@@ -38,49 +35,55 @@ def _scale(n: int, out: int, align_corners: bool, factor: float | None) -> float
     return 1 / factor if factor else n / out
 
 
-def _nearest(n: int, out: int, factor: float | None, exact: bool, dtype) -> _Taps:
-    number = np.float64 if dtype == dt.float64 else np.float32
-    i: Any = (np.arange(out) + (0.5 if exact else 0.0)).astype(number)
-    places = np.minimum(np.floor(i * number(_scale(n, out, False, factor))).astype(np.int64), n - 1)
-    return places[:, None], np.ones((out, 1))
+# Taps: functions (xp, n, out, …) → (places, weights), both (out, taps), for `weighted_taps_p`.
 
 
-def _linear(n: int, out: int, align_corners: bool, factor: float | None) -> _Taps:
-    i, scale = np.arange(out), _scale(n, out, align_corners, factor)
-    at = i * scale if align_corners else np.maximum((i + 0.5) * scale - 0.5, 0.0)
-    low = np.minimum(at.astype(np.int64), n - 1)
-    far = np.clip(at - low, 0.0, 1.0)
-    return np.stack([low, np.minimum(low + 1, n - 1)], 1), np.stack([1 - far, far], 1)
+def _nearest(xp, n: int, out: int, factor: float | None, exact: bool, wide: bool):
+    at = (xp.arange(out).astype(dt.float64) + (0.5 if exact else 0.0)).astype(dt.float64 if wide else dt.float32)
+    scale = xp.asarray(_scale(n, out, False, factor)).astype(at.dtype)
+    places = xp.minimum(xp.floor(at * scale).astype(dt.int64), n - 1)
+    return places.reshape(-1, 1), xp.ones((out, 1), dtype=dt.float64)
 
 
-def _cubic_weight(x, a: float):
+def _linear(xp, n: int, out: int, align_corners: bool, factor: float | None):
+    i, scale = xp.arange(out).astype(dt.float64), _scale(n, out, align_corners, factor)
+    at = i * scale if align_corners else xp.maximum((i + 0.5) * scale - 0.5, 0.0)
+    low = xp.minimum(at.astype(dt.int64), n - 1)
+    far = xp.minimum(xp.maximum(at - low, 0.0), 1.0)
+    return xp.stack([low, xp.minimum(low + 1, n - 1)], 1), xp.stack([1 - far, far], 1)
+
+
+def _cubic_weight(x, a: float, choose: Callable):
     """The cubic convolution kernel (Keys, 1981)."""
     x = abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
-    choose: Callable = where if isinstance(x, Tensor) else np.where
     return choose(x <= 1, near, choose(x < 2, far, 0.0))
 
 
-def _cubic(n: int, out: int, align_corners: bool, factor: float | None) -> _Taps:
-    i, scale = np.arange(out), _scale(n, out, align_corners, factor)
+def _cubic(xp, n: int, out: int, align_corners: bool, factor: float | None):
+    i, scale = xp.arange(out).astype(dt.float64), _scale(n, out, align_corners, factor)
     at = i * scale if align_corners else (i + 0.5) * scale - 0.5
-    low = np.floor(at).astype(np.int64)
-    steps = np.arange(-1, 3)
-    return np.clip(low[:, None] + steps, 0, n - 1), _cubic_weight((at - low)[:, None] - steps, -0.75)
+    low = xp.floor(at)
+    steps = xp.arange(-1, 3)
+    places = xp.minimum(xp.maximum(low.astype(dt.int64).reshape(-1, 1) + steps, 0), n - 1)
+    return places, _cubic_weight((at - low).reshape(-1, 1) - steps, -0.75, xp.where)
 
 
-def _smoothed(n: int, out: int, align_corners: bool, factor: float | None, width: int, weight: Callable) -> _Taps:
+def _smoothed(xp, n: int, out: int, align_corners: bool, factor: float | None, cubic: bool):
     """Taps of a filter that is stretched where the result is smaller, as Pillow does it."""
     scale = _scale(n, out, align_corners, factor)
     stretch = builtins.max(scale, 1.0)
-    centers = (np.arange(out) + 0.5) * scale
-    first = np.maximum((centers - width / 2 * stretch + 0.5).astype(np.int64), 0)
-    end = np.minimum((centers + width / 2 * stretch + 0.5).astype(np.int64), n)
-    places = first[:, None] + np.arange(builtins.max(1, int((end - first).max(initial=1))))
-    weights = np.where(places < end[:, None], weight((places - centers[:, None] + 0.5) / stretch), 0.0)
+    reach = (2 if cubic else 1) * stretch
+    centers = (xp.arange(out).astype(dt.float64) + 0.5) * scale
+    first = xp.maximum((centers - reach + 0.5).astype(dt.int64), 0)
+    end = xp.minimum((centers + reach + 0.5).astype(dt.int64), n)
+    places = first.reshape(-1, 1) + xp.arange(builtins.min(n, math.ceil(2 * reach) + 1))
+    x = (places - centers.reshape(-1, 1) + 0.5) / stretch
+    weights = _cubic_weight(x, -0.5, xp.where) if cubic else xp.maximum(1 - abs(x), 0.0)
+    weights = xp.where(places < end.reshape(-1, 1), weights, 0.0)
     total = weights.sum(1, keepdims=True)
-    return np.minimum(places, n - 1), weights / np.where(total == 0, 1, total)
+    return xp.minimum(places, n - 1), weights / xp.where(total == 0, 1.0, total)
 
 
 def _sizes_of(sizes, size, scale_factor, recompute: bool | None) -> tuple[tuple[int, ...], tuple]:
@@ -171,20 +174,15 @@ def interpolate(
 
 def _interpolated(x, sizes, factors, mode: str, align_corners: bool, antialias: bool):
     for d, (out, factor) in enumerate(zip(sizes, factors), 2):
-        n = x.shape[d]
+        taps: Callable
         if mode in ("nearest", "nearest-exact"):
-            taps = _nearest(n, out, factor, mode == "nearest-exact", x.dtype)
+            taps, options = _nearest, (factor, mode == "nearest-exact", x.dtype == dt.float64)
         elif antialias:
-            width, weight = (4, lambda t: _cubic_weight(t, -0.5)) if mode == "bicubic" else (2, _triangle)
-            taps = _smoothed(n, out, align_corners, factor, width, weight)
+            taps, options = _smoothed, (align_corners, factor, mode == "bicubic")
         else:
-            taps = (_cubic if mode == "bicubic" else _linear)(n, out, align_corners, factor)
-        x = weighted_taps(x, d, *taps)
+            taps, options = _cubic if mode == "bicubic" else _linear, (align_corners, factor)
+        x = apply(weighted_taps_p, (x,), {"dim": d, "length": out, "taps": taps, "options": options})
     return x
-
-
-def _triangle(x):
-    return np.maximum(1 - abs(x), 0.0)
 
 
 # -- grids --------------------------------------------------------------------------------------------------------------
@@ -215,14 +213,16 @@ def affine_grid(theta, size, align_corners: bool = False):
         raise ArgumentError(
             "affine_grid takes a float theta and sizes of at least 1", received=f"{dt.name_of(theta.dtype)}, {size}"
         )
-    lines = []
-    for n in size[2:]:
-        ends = 1.0 if align_corners else (n - 1) / n
-        lines.append(np.linspace(-ends, ends, n) if n > 1 else np.zeros(1))
-    points = [*reversed(np.meshgrid(*lines, indexing="ij")), np.ones(size[2:])]
-    xp = theta.backend
-    base = made(xp.asarray(np.stack(points, -1).reshape(-1, rank + 1).astype(theta.dtype)), xp)
-    return reshape_p(matmul(base, permute_p(theta, order=(0, 2, 1))), shape=(size[0], *size[2:], rank))
+    base: list[Tensor] = []
+    for d in range(rank, 0, -1):
+        n = size[d + 1]
+        end = 1.0 if align_corners else (n - 1) / n
+        line = [-end + 2 * end * i / (n - 1) for i in range(n)] if n > 1 else [0.0]
+        shape = (n, *(1,) * (rank - d))
+        base.append(expand(reshape_p(as_tensor(line, theta.dtype, theta.backend), shape=shape), size[2:]))
+    base.append(full(size[2:], 1.0, dtype=theta.dtype, backend=theta.backend))
+    points = reshape_p(stack(base, -1), shape=(math.prod(size[2:]), rank + 1))
+    return reshape_p(matmul(points, permute_p(theta, order=(0, 2, 1))), shape=(size[0], *size[2:], rank))
 
 
 def _reflected(x, low: float, high: float):
@@ -330,7 +330,7 @@ def grid_sample(
 def _linear_at(flat, sizes, at):
     low = [floor(x.detach()) for x in at]
     out = None
-    for corner in np.ndindex(*(2,) * len(sizes)):
+    for corner in itertools.product((0, 1), repeat=len(sizes)):
         weight = None
         for x, base, side in zip(at, low, corner):
             part = (x - base) if side else (base + 1.0) - x
@@ -342,7 +342,7 @@ def _linear_at(flat, sizes, at):
 
 def _bicubic_at(flat, sizes, at, padding_mode: str, align: bool):
     low = [floor(x.detach()) for x in at]
-    weights = [[_cubic_weight((x - base) - float(k), -0.75) for k in range(-1, 3)] for x, base in zip(at, low)]
+    weights = [[_cubic_weight((x - base) - float(k), -0.75, where) for k in range(-1, 3)] for x, base in zip(at, low)]
     out = None
     for i in range(4):
         row = None

@@ -77,6 +77,7 @@ def test_a_grid_of_the_identity_samples_the_image(backend):
         np.testing.assert_allclose(F.grid_sample(x, grid, align_corners=align).tolist(), x.tolist(), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*align_corners")
 @pytest.mark.parametrize("align", [False, True])
 @pytest.mark.parametrize("size", [(2, 3, 4, 5), (2, 1, 2, 1, 3)])
 def test_grids_are_pytorchs(size, align):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from deepcore.autograd import constant
 from deepcore.backend import dtypes as dt
+from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, ShapeError
 from deepcore.nn import functional as F
 from deepcore.nn import init
@@ -44,6 +45,7 @@ class _BatchNorm(Module):
     ):
         super().__init__()
         check_sizes(self, num_features=num_features)
+        get_backend(backend)  # refuse an unknown one though there may be nothing to place
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
@@ -261,6 +263,7 @@ class GroupNorm(Module):
     ):
         super().__init__()
         check_sizes(self, num_groups=num_groups, num_channels=num_channels)
+        get_backend(backend)  # refuse an unknown one though there may be nothing to place
         if num_channels % num_groups:
             raise ArgumentError(
                 "GroupNorm: num_groups divides num_channels", received=f"{num_groups=}, {num_channels=}"

@@ -221,6 +221,9 @@ class AvgPool1d(_AvgPool):
         self.stride = numbers(name, "stride", self.stride, 1, 1)
         self.padding = numbers(name, "padding", self.padding, 1, 0)
 
+    def forward(self, input):
+        return F.avg_pool1d(input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+
 
 @LAYERS.register
 class AvgPool2d(_AvgPool):
