@@ -6,80 +6,14 @@ import numpy as np
 from contest import Absent, array
 
 from deepcore.config import settings
-from deepcore.kernels.codegen import cache
-from deepcore.kernels.codegen.jit import Kernel
-from deepcore.kernels.codegen.kernel import Address, In, Out, Size, args
-from deepcore.kernels.runtime import threadpool
 
-# Enough independent chains for two units of four or five cycles each, and few enough for 16 registers.
-_CHAINS = 12
 _LOOPS, _PARTS = 20_000, 8
-_SLICE = 1 << 15
-
-
-def _lanes() -> int:
-    features = cache.host()[2].split(",")
-    return 16 if "+avx512f" in features else 8 if "+avx" in features else 4
-
-
-@args(repetitions=Size, out=Address)
-def _multiply_add(tools, lanes: int):
-    """`_CHAINS` chains of multiply-adds of vectors that stay in registers."""
-    from llvmlite import ir
-
-    vector, i64 = ir.VectorType(ir.FloatType(), lanes), ir.IntType(64)
-
-    def generate(context, builder, repetitions, out):
-        name = f"llvm.fma.v{lanes}f32"
-        kind = ir.FunctionType(vector, [vector] * 3)
-        fma = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        where = builder.inttoptr(out, vector.as_pointer())
-        x = builder.load(where)
-        x.align = 4
-        before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        i = builder.phi(i64)
-        i.add_incoming(i64(0), before)
-        chains = [builder.phi(vector) for _ in range(_CHAINS)]
-        following = [builder.call(fma, [c, x, x]) for c in chains]
-        for c, f in zip(chains, following):
-            c.add_incoming(x, before)
-            c.add_incoming(f, loop)
-        up = builder.add(i, i64(1))
-        i.add_incoming(up, loop)
-        builder.cbranch(builder.icmp_signed("<", up, repetitions), loop, after)
-        builder.position_at_end(after)
-        total = following[0]
-        for f in following[1:]:
-            total = builder.fadd(total, f)
-        builder.store(total, where).align = 4
-
-    chains = tools.intrinsic(None, "ii", generate)
-
-    def kernel(repetitions, out, chunk):
-        chains(repetitions, out + 256 * chunk)
-        return 0
-
-    return kernel
-
-
-@args(x=In(np.float32), out=Out(np.float32), size=Size)
-def _copy(tools):
-    """out[i] = x[i]."""
-
-    def kernel(x, out, size, chunk):
-        for i in range(chunk * _SLICE, min(size, (chunk + 1) * _SLICE)):
-            out[i] = x[i]
-        return 0
-
-    return kernel
-
-
 _KERNELS: dict = {}
 
 
-def _ready(name: str, build, *parameters) -> Kernel:
+def _ready(name: str, build, *parameters):
+    from deepcore.kernels.codegen.jit import Kernel  # here, so that `compare` can measure revisions of other rooms
+
     if name not in _KERNELS:
         _KERNELS[name] = Kernel(name, build, *parameters)
     if not _KERNELS[name].ready():
@@ -89,18 +23,27 @@ def _ready(name: str, build, *parameters) -> Kernel:
 
 def fma(operations: float):
     """(a loop of multiply-adds on every thread, the factor that makes its time that of so many operations)."""
-    lanes, threads = _lanes(), settings.threads
-    kernel = _ready("benchmark_fma", _multiply_add, lanes)
+    import peak_kernels
+
+    from deepcore.kernels.runtime import threadpool
+
+    lanes, threads = peak_kernels.lanes(), settings.threads
+    kernel = _ready("benchmark_fma", peak_kernels.multiply_add, lanes)
     parts = _PARTS * threads
     space = np.full(64 * parts, 0.5, "f")
     call = lambda: threadpool.launch(kernel, parts, repetitions=_LOOPS, out=space)
-    return call, operations / (2.0 * lanes * _CHAINS * _LOOPS * parts)
+    return call, operations / (2.0 * lanes * peak_kernels.CHAINS * _LOOPS * parts)
 
 
 def copy(size: int, moved: float):
     """(a copy of `size` float32 on every thread, the factor that makes its time that of `moved` bytes)."""
-    kernel = _ready("benchmark_copy", _copy)
+    from peak_kernels import SLICE
+    from peak_kernels import copy as copy_kernel
+
+    from deepcore.kernels.runtime import threadpool
+
+    kernel = _ready("benchmark_copy", copy_kernel)
     x = array(size)
     out = x.copy()
-    slices = -(-size // _SLICE)
+    slices = -(-size // SLICE)
     return lambda: threadpool.launch(kernel, slices, x=x, out=out, size=size), moved / (8.0 * size)

@@ -14,6 +14,7 @@ from operator import is_not
 from typing import Any
 
 from deepcore import locks
+from deepcore.autograd.graph import specify
 from deepcore.autograd.transforms import tree_map
 from deepcore.backend import backend_of, get_backend
 from deepcore.backend import dtypes as dt
@@ -179,8 +180,17 @@ class Compiled:
 
     def _key(self, args, kwargs, arrays: list, tensors: list, inspector) -> tuple:
         """The cache key of a call; appends the tensors among the arguments, and their arrays, to the lists."""
+        # Tensors without more to tell, which most arguments are, are told by their specs; see `_structure`.
+        parts: list[Any] = []
+        for tree in args:
+            if tree.__class__ is Tensor and not tree._requires_grad and tree.backend.name == "cpu":
+                arrays.append(tree._data)
+                tensors.append(tree)
+                parts.append(tree._spec or specify(tree))
+            else:
+                parts.append(_structure(tree, arrays, tensors))
         key: tuple = (
-            mode.grad, settings.kernels, settings.backend, dt.default_float.num, _structure(args, arrays, tensors),
+            mode.grad, settings.kernels, settings.backend, dt.default_float.num, *parts,
             _structure(kwargs, arrays, tensors) if kwargs else None,
         )  # fmt: skip
         n = len(arrays)
@@ -524,6 +534,10 @@ def _structure(tree, arrays: list, tensors: list):
         raw = tree._data
         arrays.append(raw)
         tensors.append(tree)
+        if tree.__class__ is Tensor and not tree._requires_grad:
+            # Arrays of other devices than the CPU share a spec.
+            is_cpu = tree.backend.name == "cpu"
+            return (tree._spec or specify(tree)) if is_cpu else (raw.shape, raw.strides, raw.dtype, tree.backend)
         if tree._requires_grad:
             return (
                 raw.shape,
@@ -534,9 +548,7 @@ def _structure(tree, arrays: list, tensors: list):
                 tree.grad is None,
                 _python_state(tree),
             )
-        if tree.__class__ is not Tensor:
-            return raw.shape, raw.strides, raw.dtype, tree.backend, _python_state(tree)
-        return raw.shape, raw.strides, raw.dtype, tree.backend
+        return raw.shape, raw.strides, raw.dtype, tree.backend, _python_state(tree)
     kind = tree.__class__
     if isinstance(tree, (list, tuple)):  # the containers of `tree_map`
         return (kind, *[_structure(t, arrays, tensors) for t in tree])

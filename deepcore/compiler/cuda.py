@@ -218,7 +218,7 @@ class DevicePlan:
             )
         )
 
-    def places(self, optimizer) -> None:
+    def guarded(self, optimizer) -> None:
         """None: each call needs the full check."""
 
     def step(self, words: Words, name: str, gradients: list[Ref]) -> list[Step]:

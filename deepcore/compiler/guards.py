@@ -17,7 +17,7 @@ import random
 import sys
 import types
 from collections.abc import Callable, Iterable
-from operator import getitem, is_
+from operator import is_
 from typing import Any
 
 from deepcore.compiler.record import settings_of
@@ -67,46 +67,18 @@ class Guards:
         self._watch_streams()
         self._visited.clear()
         self.version = changes.count
-        self._prepare()
-
-    def _prepare(self) -> None:
-        """The lists that the fast check maps over."""
-        self._tables = [table for table, _, _, _ in self.entries]
-        self._keys = [key for _, key, _, _ in self.entries]
-        self._values = [value for _, _, value, _ in self.entries]
-        self._owners = [owner for owner, _, _, _ in self.attributes]
-        self._attribute_names = [name for _, name, _, _ in self.attributes]
-        self._attribute_values = [value for _, _, value, _ in self.attributes]
-        self._sized = [container for container, _, _ in self.lengths]
-        self._sizes = [size for _, size, _ in self.lengths]
 
     # -- checking -----------------------------------------------------------------------------------------
-    def hold(self) -> bool:
-        """Fast check that guarded state is unchanged; on False, `changed` decides and gives the reason."""
-        try:
-            return (
-                changes.count == self.version
-                and (not self._tables or all(map(is_, map(getitem, self._tables, self._keys), self._values)))
-                and all(map(is_, map(getattr, self._owners, self._attribute_names), self._attribute_values))
-                and (not self._sized or list(map(len, self._sized)) == self._sizes)
-            )
-        except (KeyError, IndexError, AttributeError, ValueError, TypeError):
-            return False
-
     def changed(self) -> str | None:
         """The first guarded value that changed, as a reason, or None."""
-        for i, (table, key, value, label) in enumerate(self.entries):
+        for table, key, value, label in self.entries:
             current = _item(table, key)
-            if current is not value:
-                if not same(current, value):
-                    return f"{label} changed from {_shown(value)} to {_shown(current)}"
-                self._values[i] = current
-        for i, (owner, name, value, label) in enumerate(self.attributes):
+            if current is not value and not same(current, value):
+                return f"{label} changed from {_shown(value)} to {_shown(current)}"
+        for owner, name, value, label in self.attributes:
             current = getattr(owner, name, _MISSING)
-            if current is not value:
-                if not same(current, value):
-                    return f"{label} changed from {_shown(value)} to {_shown(current)}"
-                self._attribute_values[i] = current
+            if current is not value and not same(current, value):
+                return f"{label} changed from {_shown(value)} to {_shown(current)}"
         for container, size, label in self.lengths:
             if len(container) != size:
                 return f"{label} had {size} items, and has {len(container)}"
@@ -150,7 +122,6 @@ class Guards:
         """Guard the flags, shapes and dtypes of tensors that the function reads."""
         self.tensors = dict.fromkeys(self.tensors)  # the gradients may be freed
         self.flags = [(t, _flags(t)) for t in dict.fromkeys([*tensors, *self.tensors])]
-        self._prepare()
 
     def ignore_changed(self) -> None:
         """Drop guards of state that the function itself changed, for `side_effects="once"`."""
@@ -163,7 +134,6 @@ class Guards:
         self.classes = [guard for guard in self.classes if type(guard[0]) is guard[1]]
         self.counted_lengths = [guard for guard in self.counted_lengths if len(guard[0]) == guard[1]]
         self.tables = [t for t in self.tables if len(t[0]) == len(t[1]) and all(map(is_, t[0].values(), t[1]))]
-        self._prepare()
 
     # -- walking ------------------------------------------------------------------------------------------
     def _visit(self, value, label: str) -> None:

@@ -199,9 +199,9 @@ class Plan:
         self.settled = None
         return True
 
-    def places(self, optimizer: Optimizer) -> tuple[list[tuple], list] | None:
-        """((dict or list, key) of all objects that `is_current` checks, containers whose length counts), to be guarded;
-        None: `is_current` must run each time."""
+    def guarded(self, optimizer: Optimizer) -> tuple[list[tuple], list] | None:
+        """((dict or list, key) of all objects that `is_current` checks, containers whose length counts), for a faster check
+        by identity; None: `is_current` must run each time."""
         if not self.is_builtin or not all(
             _is_fixed(value) for group in self.every_group for name, value in group.items() if name not in _LISTS
         ):
