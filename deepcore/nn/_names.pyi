@@ -39,6 +39,8 @@ from deepcore.nn.modules.linear import Unflatten as Unflatten
 from deepcore.nn.modules.loss import BCELoss as BCELoss
 from deepcore.nn.modules.loss import BCEWithLogitsLoss as BCEWithLogitsLoss
 from deepcore.nn.modules.loss import CrossEntropyLoss as CrossEntropyLoss
+from deepcore.nn.modules.loss import DiceLoss as DiceLoss
+from deepcore.nn.modules.loss import FocalLoss as FocalLoss
 from deepcore.nn.modules.loss import HuberLoss as HuberLoss
 from deepcore.nn.modules.loss import L1Loss as L1Loss
 from deepcore.nn.modules.loss import MSELoss as MSELoss

@@ -406,3 +406,32 @@ def test_the_mean_of_many_16_bit_losses(backend):
     assert F.nll_loss(x, y, dc.ones(1, dtype=dc.float16, backend=backend)).item() == 2
     y[0] = -100
     assert F.nll_loss(x, y).item() == 2
+
+
+# -- of images ------------------------------------------------------------------------------------------------------
+
+
+def test_focal_loss_is_its_formula(backend):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((5, 3)), rng.integers(0, 2, (5, 3)).astype(float)
+    p = 1 / (1 + np.exp(-x))
+    right = np.where(y == 1, p, 1 - p)
+    expected = -np.where(y == 1, 0.3, 0.7) * (1 - right) ** 1.5 * np.log(right)
+    ours = [dc.tensor(v, backend=backend) for v in (x, y)]
+    np.testing.assert_allclose(F.sigmoid_focal_loss(*ours, alpha=0.3, gamma=1.5).tolist(), expected, rtol=1e-10)
+    plain = F.binary_cross_entropy_with_logits(*ours).item()
+    assert F.sigmoid_focal_loss(*ours, alpha=-1, gamma=0, reduction="mean").item() == pytest.approx(plain)
+    assert dc.autograd.gradcheck(lambda x: F.sigmoid_focal_loss(x, ours[1]), [ours[0].requires_grad_()])
+
+
+def test_dice_loss_is_its_formula(backend):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((4, 2, 3, 3)), rng.random((4, 2, 3, 3))
+    p = (1 / (1 + np.exp(-x))).reshape(4, -1)
+    expected = 1 - (2 * (p * y.reshape(4, -1)).sum(1) + 0.5) / (p.sum(1) + y.sum((1, 2, 3)) + 0.5)
+    ours = [dc.tensor(v, backend=backend) for v in (x, y)]
+    np.testing.assert_allclose(F.dice_loss(*ours, smooth=0.5, reduction="none").tolist(), expected, rtol=1e-10)
+    assert dc.nn.DiceLoss(0.5)(*ours).item() == pytest.approx(expected.mean())
+    far = dc.where(ours[1] > 0.5, 100.0, -100.0)
+    assert F.dice_loss(far, (ours[1] > 0.5).double()).item() == pytest.approx(0, abs=1e-6)
+    assert dc.autograd.gradcheck(lambda x: F.dice_loss(x, ours[1]), [ours[0].requires_grad_()])

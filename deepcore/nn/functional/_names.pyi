@@ -9,10 +9,12 @@ from deepcore.nn.functional.dropout import feature_alpha_dropout as feature_alph
 from deepcore.nn.functional.loss import binary_cross_entropy as binary_cross_entropy
 from deepcore.nn.functional.loss import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from deepcore.nn.functional.loss import cross_entropy as cross_entropy
+from deepcore.nn.functional.loss import dice_loss as dice_loss
 from deepcore.nn.functional.loss import huber_loss as huber_loss
 from deepcore.nn.functional.loss import l1_loss as l1_loss
 from deepcore.nn.functional.loss import mse_loss as mse_loss
 from deepcore.nn.functional.loss import nll_loss as nll_loss
+from deepcore.nn.functional.loss import sigmoid_focal_loss as sigmoid_focal_loss
 from deepcore.nn.functional.loss import smooth_l1_loss as smooth_l1_loss
 from deepcore.nn.functional.norm import batch_norm as batch_norm
 from deepcore.nn.functional.norm import group_norm as group_norm

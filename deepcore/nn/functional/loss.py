@@ -7,7 +7,9 @@ from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.nn.notify import warn_user
 from deepcore.ops import loss as terms
+from deepcore.ops.activation import sigmoid
 from deepcore.ops.arithmetic import neg, weigh
+from deepcore.ops.arithmetic import pow as pow_
 from deepcore.ops.comparison import where
 from deepcore.ops.index import gather_p, within
 from deepcore.ops.loss import bad_class, cross_entropy_p, probabilities
@@ -130,6 +132,40 @@ def binary_cross_entropy_with_logits(
     else:
         loss = terms.term(terms.bce_with_logits_weighted, "float", input, target, pos_weight)
     return _reduced(loss if weight is None else weigh(weight, loss), reduction)
+
+
+@functional
+@takes_arrays
+def sigmoid_focal_loss(input, target, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "none") -> Tensor:
+    """-a·(1 - p)^gamma · log p on logits x, where p = σ(x), a = alpha for the class 1, and 1 - σ(x), 1 - alpha for 0.
+
+    Easy elements, whose p is near 1, count little. `target` has the input's shape, with values from 0 to 1; an `alpha` below 0
+    weighs both classes alike. The defaults are torchvision's. (Lin et al., 2017)
+    """
+    _same_shape("sigmoid_focal_loss", input, target)
+    loss = binary_cross_entropy_with_logits(input, target, reduction="none")
+    p = sigmoid(input)
+    missed = p * (1 - target) + (1 - p) * target
+    loss = loss * pow_(missed, gamma)
+    if alpha >= 0:
+        loss = loss * (alpha * target + (1 - alpha) * (1 - target))
+    return _reduced(loss, reduction)
+
+
+@functional
+@takes_arrays
+def dice_loss(input, target, smooth: float = 1.0, reduction: str = "mean") -> Tensor:
+    """1 - (2·Σ p·y + smooth) / (Σ p + Σ y + smooth) of each sample, on logits x, p = σ(x): 1 less the overlap of two regions.
+
+    input and target (N, *), y from 0 to 1; `smooth` keeps the loss of empty regions finite. (Milletari, Navab and Ahmadi, 2016)
+    """
+    _same_shape("dice_loss", input, target)
+    if not input.shape:
+        raise ShapeError("dice_loss takes a batch", expected="shape (N, *)", received="shape ()")
+    rows = (input.shape[0], -1) if input.numel() else (input.shape[0], 0)
+    p, y = sigmoid(input).reshape(rows), target.reshape(rows)
+    overlap = (2 * sum_(p * y, 1) + smooth) / (sum_(p, 1) + sum_(y, 1) + smooth)
+    return _reduced(1 - overlap, reduction)
 
 
 @functional

@@ -196,6 +196,46 @@ class BCEWithLogitsLoss(_WeightedLoss):
         return F.binary_cross_entropy_with_logits(input, target, self.weight, reduction, self.pos_weight)
 
 
+@LOSSES.register
+class FocalLoss(Loss):
+    """-a·(1 - p)^gamma · log p on logits: `F.sigmoid_focal_loss`, averaged by default. (Lin et al., 2017)"""
+
+    task, threshold = "multilabel", 0.0
+    examples = (
+        Example({}, ((4, 3), Uniform((4, 3)))),
+        Example({"alpha": -1.0, "gamma": 1.0, "reduction": "sum"}, ((2, 3), Uniform((2, 3)))),
+    )
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "mean"):
+        super().__init__(reduction)
+        self.alpha, self.gamma = alpha, gamma
+
+    def reduced(self, input, target, reduction: str):
+        return F.sigmoid_focal_loss(input, target, self.alpha, self.gamma, reduction)
+
+
+@LOSSES.register
+class DiceLoss(Loss):
+    """1 - (2·Σ p·y + smooth) / (Σ p + Σ y + smooth) of each sample, p = σ(input). (Milletari, Navab and Ahmadi, 2016)"""
+
+    task, threshold = "multilabel", 0.0
+    examples = (
+        Example({}, ((4, 1, 3, 2), Uniform((4, 1, 3, 2)))),
+        Example({"smooth": 0.5, "reduction": "none"}, ((3, 4), Uniform((3, 4)))),
+    )
+
+    def __init__(self, smooth: float = 1.0, reduction: str = "mean"):
+        super().__init__(reduction)
+        self.smooth = smooth
+
+    def reduced(self, input, target, reduction: str):
+        return F.dice_loss(input, target, self.smooth, reduction)
+
+    def denominator(self, target) -> float:
+        """What the mean divides the sum by: the samples."""
+        return target.shape[0]
+
+
 def _total_weight(target, weight, ignore_index: int) -> float:
     # On raw arrays: the result is a Python number, and two integer ops cost more than a small step.
     xp, labels = target.backend, target._data
@@ -216,6 +256,7 @@ _MODULES = {
     F.nll_loss: NLLLoss,
     F.binary_cross_entropy: BCELoss,
     F.binary_cross_entropy_with_logits: BCEWithLogitsLoss,
+    F.dice_loss: DiceLoss,
 }
 
 
