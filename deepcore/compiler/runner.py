@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import sys
 import weakref
 from bisect import bisect_left
@@ -21,7 +22,7 @@ from deepcore.tensor import Tensor, changes, from_raw
 
 _GRAD = repeat("grad")
 #: Guarded objects up to which they are compared by one expression.
-_MAX_TERMS = 2000
+_MAX_TERMS = 10_000
 _DATA, _GRAD_OF = attrgetter("_data"), attrgetter("grad")
 
 
@@ -44,14 +45,16 @@ class _FastCheck:
             shown = repr(key) if type(key) in (int, str) else f"k{next(named)}"
             terms.append(f"o{number[id(owner)]}[{shown}] is v{i}")
         for i, (owner, name) in enumerate(attributes, len(entries)):
-            terms.append(f"o{number[id(owner)]}.{name} is v{i}")
+            place = f"o{number[id(owner)]}"
+            plain = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+            terms.append(f"{place}.{name} is v{i}" if plain else f"getattr({place}, {name!r}) is v{i}")
         self.fixed = (changes, *sized, *owners, *keys)
         names = ["changes", *(f"s{i}" for i in range(len(sized))), *(f"o{i}" for i in range(len(owners)))]
         names += [*(f"k{i}" for i in range(len(keys))), "version", *(f"n{i}" for i in range(len(sized)))]
         names += [f"v{i}" for i in range(len(entries) + len(attributes))]
         scope: dict[str, Any] = {}
         exec(f"def passes({', '.join(names)}):\n    return {' and '.join(terms)}", scope)
-        self.compare = scope["passes"]
+        self.compare = scope.pop("passes")  # or the two would keep each other alive
 
     def renew(self, version: int) -> bool:
         """Expect what is there now, after a full check; False where other objects are, so that a new check is needed."""

@@ -16,7 +16,7 @@ from deepcore.config import settings
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 NAMES = (
-    "accuracy", "compare", "contest", "jax_workloads", "machine", "memory", "peaks", "peers", "report", "suites", "worker",
+    "accuracy", "compare", "contest", "jax_workloads", "machine", "memory", "peak_kernels", "peaks", "peers", "report", "suites", "worker",
     "workloads",
 )  # fmt: skip
 
@@ -146,7 +146,7 @@ def test_the_peaks_are_measured_by_kernels_that_do_their_work(load):
     from deepcore.kernels.codegen import jit
 
     pytest.importorskip("numba")
-    peaks = load("peaks")
+    peaks, kernels = load("peaks"), load("peak_kernels")
     before = set(jit.KERNELS)
     try:
         call, factor = peaks.copy(100_000, 8e5)
@@ -156,7 +156,7 @@ def test_the_peaks_are_measured_by_kernels_that_do_their_work(load):
         out[:] = 0
         call()
         assert (out == x).all() and out is not x
-        call, factor = peaks.fma(2.0 * peaks._lanes() * peaks._CHAINS * peaks._LOOPS)
+        call, factor = peaks.fma(2.0 * kernels.lanes() * kernels.CHAINS * peaks._LOOPS)
         assert call() == 0 and 0 < factor <= 1.0
     finally:
         for name in set(jit.KERNELS) - before:  # they belong to this test alone
