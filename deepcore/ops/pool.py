@@ -15,7 +15,7 @@ from deepcore.ops.arithmetic import abs as abs_
 from deepcore.ops.arithmetic import div, sign
 from deepcore.ops.arithmetic import pow as pow_
 from deepcore.ops.conv import _spread, _taps, numbers
-from deepcore.ops.index import gather_p
+from deepcore.ops.index import gather_p, within
 from deepcore.ops.registry import Tensor, cast, composite, functional, is_half, primitive, sample, takes_arrays
 from deepcore.ops.shape import reshape_p
 from deepcore.tensor import as_tensor
@@ -204,8 +204,8 @@ def _max_unpool(name, rank, input, indices, kernel_size, stride, padding, output
         shape = given
     length, (n, channels, *where) = math.prod(shape), x.shape
     places = indices.detach()
-    worst = places._data
-    if worst.size and not (int(worst.min()) >= 0 and int(worst.max()) < length):
+    if not within(places, 0, length):
+        worst = places._data
         raise ShapeError(
             f"{name}: an index is outside of the result", expected=f"0 to {length - 1}, for a result of {shape}",
             received=f"{int(worst.min())} to {int(worst.max())}", fix="pass output_size, the size of what was pooled",

@@ -63,6 +63,19 @@ def test_pooling_and_its_inverse(backend):
     assert pool(out).values.tolist() == largest.tolist()
 
 
+def test_a_compiled_inverse_of_pooling_checks_its_indices():
+    @dc.compile
+    def back(x, places):
+        return F.max_unpool1d(x, places, 2) * 2
+
+    x = dc.ones(1, 1, 2)
+    for places in ([0, 3], [1, 2], [0, 1], [3, 0]):
+        out = back(x, dc.tensor([[places]]))
+        assert [i for i, v in enumerate(out.tolist()[0][0]) if v == 2] == sorted(places)
+    with pytest.raises(ShapeError, match="an index is outside"):
+        back(x, dc.tensor([[[0, 4]]]))
+
+
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic", "area"])
 def test_interpolation_to_the_same_size_changes_nothing(mode, backend):
     x = dc.rand(2, 3, 5, 6, backend=backend)
