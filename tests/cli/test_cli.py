@@ -114,12 +114,15 @@ def test_digits_reach_97_percent_over_five_seeds(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_mnist_reaches_95_percent(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "name, options, least", [("mnist_mlp", [], 0.95), ("mnist_cnn", ["--epochs", "3"], 0.97)], ids=["mlp", "cnn"]
+)
+def test_mnist_is_learned(name, options, least, tmp_path, capsys):
     folder = Path(settings.data_dir or "") / "mnist"
     if not settings.data_dir or not (folder / MNIST).is_file():
         pytest.skip(f"DEEPCORE_DATA names no folder with mnist/{MNIST}")
-    assert main(["train", str(EXAMPLES / "mnist_mlp.toml"), "--quiet", "--out", str(tmp_path / "m")]) == 0
-    assert json.loads((tmp_path / "m" / runs.RESULT).read_text())["test_accuracy"] >= 0.95
+    assert main(["train", str(EXAMPLES / f"{name}.toml"), *options, "--quiet", "--out", str(tmp_path / "m")]) == 0
+    assert json.loads((tmp_path / "m" / runs.RESULT).read_text())["test_accuracy"] >= least
 
 
 def test_the_same_seed_gives_the_same_bits_and_the_resolved_file_too(linear, tmp_path, capsys):
