@@ -417,12 +417,12 @@ def _cost(specs, params) -> float:
 
 
 def _cost_input(specs, params) -> float:
-    g, weight = specs
+    g, weight = specs[:2]
     return 2 * g.shape[0] * math.prod(g.shape[2:]) * weight.size
 
 
 def _cost_weight(specs, params) -> float:
-    x, g = specs
+    x, g = specs[:2]
     return 2 * g.size * x.shape[1] // params["groups"] * math.prod(params["size"])
 
 
