@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from deepcore.errors import DeepcoreError, suggest
@@ -136,13 +137,19 @@ def find(path: str) -> Any:
             return None
 
 
+def _own_names(module: ModuleType) -> list[str]:
+    """Its public functions and classes that are deepcore's."""
+    public = ((name, getattr(module, name)) for name in dir(module) if not name.startswith("_"))
+    return [name for name, value in public if (getattr(value, "__module__", None) or "").startswith("deepcore")]
+
+
 def names_of(module: str, torch: str, names: Iterable[str] | None = None) -> Callable[[str], NoReturn]:
     """The `__getattr__` of a module that has PyTorch's names of `torch`; `names` are its own (default: all)."""
 
     def __getattr__(name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        choices = dir(sys.modules[module]) if names is None else names
+        choices = _own_names(sys.modules[module]) if names is None else names
         raise MissingNameError(f"module {module!r} has no attribute {name!r}", torch=f"{torch}.{name}", choices=choices)
 
     return __getattr__

@@ -188,7 +188,7 @@ def _operands(name: str, input, weight, bias) -> list[Tensor]:
         raise DTypeError(
             f"{name} takes an image and parameters of one dtype of numbers",
             received=" and ".join(dt.name_of(t.dtype) for t in operands),
-            fix="input.float()" if image.dtype == dt.bool_ else "convert one of them: t.to(other.dtype)",
+            fix="input.float()" if image.dtype == dt.bool_ else f"input.to({dt.name_of(operands[1].dtype)!r})",
         )
     return operands
 

@@ -14,6 +14,8 @@ from deepcore.ops.activation import relu
 from deepcore.ops.arithmetic import abs as abs_
 from deepcore.ops.arithmetic import div, sign
 from deepcore.ops.arithmetic import pow as pow_
+from deepcore.ops.comparison import maximum
+from deepcore.ops.comparison import where as where_
 from deepcore.ops.conv import _spread, _taps, numbers
 from deepcore.ops.index import gather_p, within
 from deepcore.ops.registry import Tensor, cast, composite, functional, is_half, primitive, sample, takes_arrays
@@ -157,8 +159,21 @@ def _max_pool(name, rank, input, kernel_size, stride, padding, dilation, ceil_mo
     w = _windows(name, rank, input, kernel_size, stride, padding, dilation, ceil_mode)
     params = {"size": w.size, "stride": w.stride, "padding": w.padding, "dilation": w.dilation, "where": w.where}
     places = apply(_largest_p, (w.input.detach(),), params)
-    out = w.done(_at(w.input, places))
+    sizes = w.input.shape[2:]
+    if any(_meets_nothing(*each) for each in zip(sizes, w.where, w.size, w.stride, w.padding, w.dilation)):
+        met, places = places >= 0, maximum(places, 0)
+        lowest = -math.inf if dt.is_floating(w.input.dtype) else dt.iinfo(w.input.dtype).min
+        out = w.done(where_(met, _at(w.input, places), lowest))
+    else:
+        out = w.done(_at(w.input, places))
     return PooledAndIndices(out, w.done(places)) if return_indices else out
+
+
+def _meets_nothing(n: int, count: int, k: int, s: int, p: int, d: int) -> bool:
+    """Whether all taps of a window lie in the padding, as those of few, far apart, may."""
+    return d > 1 and any(
+        all(not 0 <= i * s - p + tap * d < n for tap in range(k)) for i in range(count)
+    )  # fmt: skip
 
 
 def _adaptive_max_pool(name, rank, input, output_size, return_indices):

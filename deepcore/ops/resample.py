@@ -39,9 +39,10 @@ def _scale(n: int, out: int, align_corners: bool, factor: float | None) -> float
 
 
 def _nearest(xp, n: int, out: int, factor: float | None, exact: bool, wide: bool):
-    at = (xp.arange(out).astype(dt.float64) + (0.5 if exact else 0.0)).astype(dt.float64 if wide else dt.float32)
-    scale = xp.asarray(_scale(n, out, False, factor)).astype(at.dtype)
-    places = xp.minimum(xp.floor(at * scale).astype(dt.int64), n - 1)
+    at, scale = xp.arange(out).astype(dt.float64) + (0.5 if exact else 0.0), _scale(n, out, False, factor)
+    # As PyTorch rounds: of float64 images the product, of others both factors.
+    at = (at * scale).astype(dt.float32) if wide else at.astype(dt.float32) * xp.asarray(scale).astype(dt.float32)
+    places = xp.minimum(xp.floor(at).astype(dt.int64), n - 1)
     return places.reshape(-1, 1), xp.ones((out, 1), dtype=dt.float64)
 
 
@@ -58,7 +59,7 @@ def _cubic_weight(x, a: float, choose: Callable):
     x = abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
-    return choose(x <= 1, near, choose(x < 2, far, 0.0))
+    return choose(x >= 2, 0.0, choose(x > 1, far, near))  # NaN stays
 
 
 def _cubic(xp, n: int, out: int, align_corners: bool, factor: float | None):
@@ -90,12 +91,12 @@ def _sizes_of(sizes, size, scale_factor, recompute: bool | None) -> tuple[tuple[
     """(the sizes of the result, the factors that count)."""
     rank = len(sizes)
     if (size is None) == (scale_factor is None):
-        raise ArgumentError("interpolate takes size or scale_factor", received=f"{size=}, {scale_factor=}")
+        raise ArgumentError("interpolate takes either size or scale_factor", received=f"{size=}, {scale_factor=}")
     if size is not None:
         given = tuple(size) if isinstance(size, (tuple, list)) else (size,) * rank
         if len(given) != rank or any(isinstance(n, bool) or not hasattr(n, "__index__") or n < 1 for n in given):
             raise ArgumentError(
-                f"interpolate: size is a whole number or {rank} of such, for an input of {rank} dimensions after the channels",
+                f"interpolate: size is a whole number of at least 1, or {rank} of such, one for each dimension after the channels",
                 received=repr(size),
             )
         if recompute:
@@ -322,6 +323,8 @@ def grid_sample(
         at = [_in_image(x, n, padding_mode, align) for x, n in zip(at, sizes)]
         if mode == "nearest":
             out = _corner(flat, sizes, [round(x.detach()) for x in at])
+            if grid._requires_grad:  # whose gradient is 0, and no error
+                out = out + sum(unsqueeze(where(abs_(x) < 1e9, x, 0.0) * 0.0, 1) for x in at)
         else:
             out = _linear_at(flat, sizes, at)
     return reshape_p(out, shape=(*input.shape[:2], *grid.shape[1:-1]))

@@ -63,6 +63,45 @@ def test_pooling_and_its_inverse(backend):
     assert pool(out).values.tolist() == largest.tolist()
 
 
+def test_windows_that_meet_padding_alone(backend):
+    x = dc.tensor([[[1.0, 2.0]]], backend=backend).requires_grad_()
+    values, places = F.max_pool1d(x, 2, 1, 1, 3, return_indices=True)
+    assert values.tolist() == [[[-np.inf]]] and places.tolist() == [[[0]]]
+    values.sum().backward()
+    assert x.grad.tolist() == [[[0, 0]]]
+
+
+def test_points_that_are_nan(backend):
+    x, grid = dc.ones(1, 1, 3, 3, backend=backend), dc.full((1, 1, 1, 2), np.nan, backend=backend)
+    assert dc.isnan(F.grid_sample(x, grid, "bicubic", align_corners=False)).all()
+
+
+def test_the_nearest_pixel_has_a_gradient_of_0(backend):
+    grid = dc.rand(1, 2, 2, 2, backend=backend).requires_grad_()
+    F.grid_sample(dc.rand(1, 1, 3, 3, backend=backend), grid, "nearest", align_corners=False).sum().backward()
+    assert not grid.grad.any()
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+def test_the_nearest_pixels_are_pytorchs(mode):
+    torch = pytest.importorskip("torch")
+    for n in (4, 7, 24):
+        x = np.arange(float(n)).reshape(1, 1, n)
+        for out in range(1, 60):
+            theirs = torch.nn.functional.interpolate(torch.tensor(x), out, mode=mode)
+            assert F.interpolate(dc.tensor(x), out, mode=mode).tolist() == theirs.tolist()
+
+
+def test_a_plain_average_of_batches_compiles():
+    layers = [nn.BatchNorm2d(2, momentum=None) for _ in range(2)]
+    steps = [layers[0], dc.compile(layers[1])]
+    for k in range(4):
+        x = dc.rand(3, 2, 4, 4) + k
+        assert steps[0](x).tolist() == steps[1](x).tolist()
+    assert layers[0].running_mean.tolist() == layers[1].running_mean.tolist()
+    assert layers[0].num_batches_tracked.item() == layers[1].num_batches_tracked.item() == 4
+
+
 def test_a_compiled_inverse_of_pooling_checks_its_indices():
     @dc.compile
     def back(x, places):

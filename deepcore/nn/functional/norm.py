@@ -34,7 +34,7 @@ def batch_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
-    momentum: float = 0.1,
+    momentum: float | Tensor = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
     """(x - E[x]) / √(Var[x] + eps) · weight + bias per channel (dimension 1).
@@ -65,7 +65,10 @@ def batch_norm(
             keep = 1 - momentum
             for running, row, take in ((running_mean, 0, momentum), (running_var, 1, momentum * count / (count - 1))):
                 batch = from_raw(statistics._data[row], input.backend)
-                write(running, apply(running_average, (running, batch), {"keep": keep, "take": take}))
+                if isinstance(momentum, Tensor):  # of a plain average, which changes from batch to batch
+                    write(running, running.detach() * keep + (batch * take).to(running.dtype))
+                else:
+                    write(running, apply(running_average, (running, batch), {"keep": keep, "take": take}))
     elif training:  # an empty batch: no statistics, and the running ones are unchanged
         statistics = made(input.backend.ones((3, shape[1]), dtype=input.dtype), input.backend)
     else:

@@ -86,7 +86,7 @@ class _BatchNorm(Module):
         momentum = self.momentum
         batches = self.num_batches_tracked if self.training else None
         if batches is not None and momentum is None:
-            momentum = 1.0 / (batches.item() + 1)
+            momentum = 1.0 / (batches + 1).to(self.running_mean.dtype)
         out = F.batch_norm(
             input,
             self.running_mean,
