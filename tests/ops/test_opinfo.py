@@ -360,6 +360,8 @@ def test_other_dtypes(name, dtypes, manual_seed):
     op = OPS[name]
     failures = []
     for dtype in dtypes:
+        if name == "nn.functional.grid_sample" and dtype in (torch.float16, torch.bfloat16):
+            continue  # PyTorch computes the coordinates in 16 bits, deepcore in 32
         if dtype in op.supported_dtypes("cpu"):
             samples = draw(op, dtype, manual_seed, False, limit=4)
             failures += [
