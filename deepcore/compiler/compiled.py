@@ -180,17 +180,8 @@ class Compiled:
 
     def _key(self, args, kwargs, arrays: list, tensors: list, inspector) -> tuple:
         """The cache key of a call; appends the tensors among the arguments, and their arrays, to the lists."""
-        # Tensors without more to tell, which most arguments are, are told by their specs; see `_structure`.
-        parts: list[Any] = []
-        for tree in args:
-            if tree.__class__ is Tensor and not tree._requires_grad and tree.backend.name == "cpu":
-                arrays.append(tree._data)
-                tensors.append(tree)
-                parts.append(tree._spec or specify(tree))
-            else:
-                parts.append(_structure(tree, arrays, tensors))
         key: tuple = (
-            mode.grad, settings.kernels, settings.backend, dt.default_float.num, *parts,
+            mode.grad, settings.kernels, settings.backend, dt.default_float.num, _structure(args, arrays, tensors),
             _structure(kwargs, arrays, tensors) if kwargs else None,
         )  # fmt: skip
         n = len(arrays)

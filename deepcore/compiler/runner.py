@@ -57,7 +57,7 @@ class _FastCheck:
         self.compare = scope.pop("passes")  # or the two would keep each other alive
 
     def renew(self, version: int) -> bool:
-        """Expect what is there now, after a full check; False where other objects are, so that a new check is needed."""
+        """Expect the current objects, after a full check; False if they differ in more than numbers: build a new check."""
         try:
             values = [owner[key] for owner, key in self.entries]
             values += [getattr(owner, name) for owner, name in self.attributes]

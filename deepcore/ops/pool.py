@@ -18,17 +18,10 @@ from deepcore.ops.comparison import maximum
 from deepcore.ops.comparison import where as where_
 from deepcore.ops.conv import _spread, _taps, numbers
 from deepcore.ops.index import gather_p, within
+from deepcore.ops.reduction import ValuesAndIndices
 from deepcore.ops.registry import Tensor, cast, composite, functional, is_half, primitive, sample, takes_arrays
 from deepcore.ops.shape import reshape_p
 from deepcore.tensor import as_tensor
-
-
-class PooledAndIndices(NamedTuple):
-    """The pooled tensor, and where in each channel's flattened input its elements come from."""
-
-    values: Tensor
-    indices: Tensor
-
 
 # -- windows ------------------------------------------------------------------------------------------------------------
 
@@ -106,12 +99,12 @@ def _windows(name: str, rank: int, input, kernel_size, stride, padding, dilation
 
 def _output_sizes(name: str, rank: int, sizes, output_size) -> tuple[int, ...]:
     """One number for each dimension; None keeps the input's."""
-    given = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * rank
-    if len(given) != rank or any(n is not None and (not hasattr(n, "__index__") or n < 0) for n in given):
+    sides = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * rank
+    if len(sides) != rank or any(n is not None and (not hasattr(n, "__index__") or n < 0) for n in sides):
         raise ArgumentError(
             f"{name}: output_size is a whole number or None, or {rank} of such", received=f"output_size={output_size!r}"
         )
-    return tuple(n if o is None else int(o) for o, n in zip(given, sizes))
+    return tuple(n if o is None else int(o) for o, n in zip(sides, sizes))
 
 
 # -- the largest --------------------------------------------------------------------------------------------------------
@@ -166,7 +159,7 @@ def _max_pool(name, rank, input, kernel_size, stride, padding, dilation, ceil_mo
         out = w.done(where_(met, _at(w.input, places), lowest))
     else:
         out = w.done(_at(w.input, places))
-    return PooledAndIndices(out, w.done(places)) if return_indices else out
+    return ValuesAndIndices(out, w.done(places)) if return_indices else out
 
 
 def _meets_nothing(n: int, count: int, k: int, s: int, p: int, d: int) -> bool:
@@ -184,7 +177,7 @@ def _adaptive_max_pool(name, rank, input, output_size, return_indices):
     out = _at(x, places)
     if not batched:
         out, places = (reshape_p(t, shape=t.shape[1:]) for t in (out, places))
-    return PooledAndIndices(out, places) if return_indices else out
+    return ValuesAndIndices(out, places) if return_indices else out
 
 
 @primitive(vjp=(lambda g, indices: gather_p(g, indices, dim=2), None))
