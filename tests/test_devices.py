@@ -213,6 +213,7 @@ def test_use_backend_and_get_backend_take_devices(backend):
 @pytest.fixture
 def as_cuda(monkeypatch):
     """The stand-in by the name of "cuda"."""
+    pytest.importorskip("numba")  # without it a warning says that there are no kernels
     known = dict(backends.BACKENDS)
 
     def create(index):
@@ -228,7 +229,6 @@ def as_cuda(monkeypatch):
 
 
 def test_cuda_where_there_is_a_gpu(as_cuda):
-    pytest.importorskip("numba")  # without it a warning says that there are no kernels
     cuda = dc.cuda
     assert cuda.is_available() and cuda.device_count() == standin.DEVICES and cuda.current_device() == 0
     assert isinstance(cuda.get_device_name(), str) and cuda.get_device_name(1) and cuda.is_initialized()
