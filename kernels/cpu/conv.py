@@ -1,288 +1,31 @@
-"""Convolution on the CPU: matrix products whose right operand is gathered from the image, panel by panel.
-
-Each element of a result is one chain of fused multiply-adds per block of k, the blocks' sums added in order. k runs over
-(channel, row, column of the filter), in the weight's gradient over (sample, position). Its blocks, and the parts of a
-batch whose weight gradients are summed at the end, depend on shapes alone.
-"""
+"""Convolution on the CPU: which kernels run for an image and filters of given shapes."""
 
 from __future__ import annotations
 
-import functools
 import math
 
-import numpy as np
-
-from deepcore.kernels.codegen.kernel import Address, Code, In, Operand, Out, Size, Type, args
-from deepcore.kernels.cpu import gemm, gemm_tables, gemm_tile
+from deepcore.backend.dtypes import float32
+from deepcore.config import settings
+from deepcore.kernels.codegen.jit import Kernel
+from deepcore.kernels.codegen.kernel import Operand
+from deepcore.kernels.cpu import conv_direct, gemm_tables, winograd
 from deepcore.kernels.cpu.reductions import FLOATS, in_steps, kernels_of, regions, spaces
 from deepcore.kernels.plan import Launch, Lowering, Plan, Spec, contiguous, with_epilogue
 from deepcore.kernels.registry import register
 
 # Approximate multiplications of a chunk; chunks of a weight gradient from which its batch is not split.
 _CHUNK_WORK, _MIN_CHUNKS = 1 << 20, 16
-# Panels gathered at a time.
-_GATHERED_PANELS = 8
 
-#: The geometry of the gathered image and the filter; strides in bytes. `oh`, `ow`: output positions.
-_IMAGE: dict[str, Type] = dict.fromkeys(
-    ("height", "width", "xn", "xc", "xh", "xw", "kh", "kw", "oh", "ow", "sh", "sw", "top", "left", "dh", "dw"), Size
-)
-
-
-@functools.cache
-def _gatherer(tools, dtype: str, transposed: bool):
-    """gather(x, k, first, count, to, …): the elements of x under tap k of the filter at positions first, first + 1, …
-
-    If `transposed`, positions are those of the convolved image, and x is the result's gradient.
-    """
-    dt = np.dtype(dtype)
-    view, zero, size = tools.view(dt), dt.type(0), dt.itemsize
-    load, store = tools.elements(dt)
-
-    @tools.function
-    def gather(x, k, first, count, to, height, width, xc, xh, xw, kh, kw, ow, sh, sw, top, left, dh, dw):
-        channel = k // (kh * kw)
-        tap = k - channel * kh * kw
-        ky = tap // kw
-        kx = tap - ky * kw
-        plane, y = x + channel * xc, first // ow
-        column, done = first - y * ow, 0
-        while done < count:
-            run = min(count - done, ow - column)
-            result = view(to + done * size)
-            if transposed:  # row · sh = y + top - ky · dh
-                row, at = y + top - ky * dh, column + left - kx * dw
-                inside = row >= 0
-                if sh > 1:
-                    inside = inside and row % sh == 0
-                    row //= sh
-                inside = inside and row < height
-                # From the first r whose at + r is a multiple of sw, in steps of sw.
-                low = -at if at < 0 else 0 if sw == 1 else (-at) % sw
-                high = min(run, (width - 1) * sw + 1 - at)
-            else:
-                row, at = y * sh - top + ky * dh, column * sw - left + kx * dw
-                inside = row >= 0 and row < height
-                low, high = max(0, -at), min(run, width - at)
-                if sw > 1:
-                    low, high = 0 if at >= 0 else -(at // sw), min(run, (width - 1 - at) // sw + 1)
-            line = plane + row * xh
-            if not inside or low >= high:
-                for r in range(run):
-                    result[r] = zero
-            elif sw == 1 and xw == size:
-                source = view(line + at * size)
-                for r in range(low):
-                    result[r] = zero
-                for r in range(low, high):
-                    store(result, r, load(source, r))
-                for r in range(high, run):
-                    result[r] = zero
-            elif transposed:
-                for r in range(run):
-                    result[r] = zero
-                for r in range(low, high, sw):
-                    result[r] = view(line + (at + r) // sw * xw)[0]
-            else:
-                for r in range(low):
-                    result[r] = zero
-                for r in range(low, high):
-                    result[r] = view(line + (at + r * sw) * xw)[0]
-                for r in range(high, run):
-                    result[r] = zero
-            done, column, y = done + run, 0, y + 1
-
-    return gather
-
-
-@functools.cache
-def _multiplier(tools, dtype: str):
-    """(columns of a tile, multiply(a, ars, aks, panel, pitch, steps, rows, out, ldo, width, add)).
-
-    out = A · panel, or added to it; rows of the panel are `pitch` bytes apart.
-    """
-    shape = gemm_tables.own()
-    size = np.dtype(dtype).itemsize
-    lanes = shape.bytes // size
-    tall, low = shape.heights
-    s = gemm_tile.Shape(dtype, lanes)
-    columns = shape.across * lanes
-    stride = columns * size
-    big, small = gemm_tile.tile(tools, s, tall, shape.across), gemm_tile.tile(tools, s, low, shape.across)
-    move_masked, height_of = gemm_tile.masked_mover(tools, s, shape.across), gemm.heights(tools, shape)
-    tile_space = gemm_tile.space(tools, tall * stride)
-
-    @tools.function
-    def multiply(a, ars, aks, panel, pitch, steps, rows, out, ldo, width, add):
-        tile_buffer, i = tile_space(), 0
-        while i < rows:
-            height = height_of(rows - i)
-            count = min(height, rows - i)
-            out_at = out + i * ldo
-            to, ldt = out_at, ldo
-            if width < columns:
-                to, ldt = tile_buffer, stride
-                if add:
-                    for q in range(count):
-                        move_masked(out_at + q * ldo, tile_buffer + q * stride, width)
-            at, ahead = a + i * ars, 8 * pitch
-            if height == tall:
-                big(at, ars, aks, panel, pitch, steps, count, to, ldt, to, ldt, add, ahead, 1, 0)
-            else:
-                small(at, ars, aks, panel, pitch, steps, count, to, ldt, to, ldt, add, ahead, 1, 0)
-            if width < columns:
-                for q in range(count):
-                    move_masked(tile_buffer + q * stride, out_at + q * ldo, width)
-            i += height
-
-    return columns, multiply
-
-
-_CONVOLVE: dict[str, Type] = {
-    "x": Address, "weight": Address, "bias": Address, "out": Address, "activation": Code, "pre": Address, "other": Address,
-    **dict.fromkeys(("samples", "groups", "rows", "depth", "block", "task_columns", "tasks_per_chunk"), Size), **_IMAGE,
-}  # fmt: skip
-
-
-@args(**_CONVOLVE)
-def _convolve(tools, transposed: bool, dtype: str):
-    """activation(weight · gathered x + bias): `rows` channels of a group from `depth` ones, `task_columns` positions a task.
-
-    `block`: steps of k between two sums, `pre`: where the activation's input is stored, `other`: the activation's second
-    operand, laid out as out.
-    """
-    dt = np.dtype(dtype)
-    size, zero = dt.itemsize, dt.type(0)
-    gather, (columns, multiply) = _gatherer(tools, dtype, transposed), _multiplier(tools, dtype)
-    strip = _GATHERED_PANELS * columns
-    pitch = strip * size + 64  # maps the lines of a column to different cache sets
-    panel_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * pitch)
-    view, words, call, call_space = tools.view(dt), tools.words(), tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
-
-    def kernel(
-        x, weight, bias, out, activation, pre, other, samples, groups, rows, depth, block, task_columns,
-        tasks_per_chunk, height, width, xn, xc,
-        xh, xw, kh, kw, oh, ow, sh, sw, top, left, dh, dw, chunk,
-    ):  # fmt: skip
-        positions, k = oh * ow, depth * kh * kw
-        across, panel = -(-positions // task_columns), panel_space()
-        for task in range(chunk * tasks_per_chunk, min(samples * groups * across, (chunk + 1) * tasks_per_chunk)):
-            part = task // across
-            first = (task - part * across) * task_columns
-            end, group = min(positions, first + task_columns), part % groups
-            source, a = x + part // groups * xn + group * depth * xc, weight + group * rows * k * size
-            plane = part * rows * positions * size
-            for j in range(first, end, strip):
-                count = min(strip, end - j)
-                for k0 in range(0, k, block):
-                    steps = min(block, k - k0)
-                    for p in range(steps):
-                        to = panel + p * pitch
-                        gather(
-                            source, k0 + p, j, count, to, height, width, xc, xh, xw, kh, kw, ow, sh, sw, top, left, dh, dw
-                        )  # fmt: skip
-                        for q in range(count, -(-count // columns) * columns):
-                            view(to)[q] = zero
-                    for q in range(0, count, columns):
-                        to, tile_columns = out + plane + (j + q) * size, min(columns, count - q)
-                        at = panel + q * size
-                        multiply(
-                            a + k0 * size, k * size, size, at, pitch, steps, rows, to, positions * size, tile_columns,
-                            k0
-                        )  # fmt: skip
-            # The epilogue runs while the task's results are in the caches.
-            if bias != 0 or pre != 0 or activation != 0:
-                e, count = words(call_space()), end - first
-                for i in range(rows):
-                    at = plane + (i * positions + first) * size
-                    row = view(out + at)
-                    if bias:
-                        channel_bias = view(bias)[group * rows + i]
-                        for j in range(count):
-                            row[j] = row[j] + channel_bias
-                    if pre:
-                        pre_row = view(pre + at)
-                        for j in range(count):
-                            pre_row[j] = row[j]
-                    if activation:
-                        e[0], e[1], e[2], e[3], e[4] = out + at, out + at, count, 0, 0
-                        if other:
-                            e[1], e[2], e[3] = other + at, out + at, count
-                        call(activation, e, 0)
-        return 0
-
-    return kernel
-
-
-_WEIGHT: dict[str, Type] = {
-    "x": Address, "g": Address, "out": Address,
-    **dict.fromkeys(("samples", "parts", "groups", "rows", "depth", "block", "task_columns", "tasks_per_chunk"), Size),
-    **_IMAGE,
-}  # fmt: skip
-
-
-@args(**_WEIGHT)
-def _weight_grad(tools, dtype: str):
-    """Σ g · gathered x over a part of the samples and all positions: out is (parts, groups, rows, depth · kh · kw)."""
-    dt = np.dtype(dtype)
-    size, shape = dt.itemsize, gemm_tables.own()
-    gather, (columns, multiply) = _gatherer(tools, dtype, False), _multiplier(tools, dtype)
-    pack, _ = gemm.packer(tools, dtype, dtype, shape)
-    line = gemm_tables.MAX_STEPS * size
-    panel_space = gemm_tile.space(tools, columns * line + shape.bytes)
-    lines_space = gemm_tile.space(tools, columns * line)
-
-    def kernel(
-        x, g, out, samples, parts, groups, rows, depth, block, task_columns, tasks_per_chunk, height, width, xn, xc,
-        xh, xw, kh, kw, oh, ow, sh,
-        sw, top, left, dh, dw, chunk,
-    ):  # fmt: skip
-        positions, k = oh * ow, depth * kh * kw
-        across, share, stride = -(-k // task_columns), -(-samples // parts), columns * size
-        panel, lines = panel_space(), lines_space()
-        for task in range(chunk * tasks_per_chunk, min(parts * groups * across, (chunk + 1) * tasks_per_chunk)):
-            part, first = task // across, task % across * task_columns
-            group, start = part % groups, part // groups * share
-            for j in range(first, min(k, first + task_columns), columns):
-                count = min(columns, min(k, first + task_columns) - j)
-                to = out + (part * rows * k + j) * size
-                for n in range(start, min(samples, start + share)):
-                    source = x + n * xn + group * depth * xc
-                    a = g + (n * groups + group) * rows * positions * size
-                    for p in range(0, positions, block):
-                        steps = min(block, positions - p)
-                        for q in range(count):
-                            gather(
-                                source, j + q, p, steps, lines + q * line, height, width, xc, xh, xw, kh, kw, ow, sh, sw, top,
-                                left, dh, dw,
-                            )  # fmt: skip
-                        pack(lines, size, line, steps, count, panel, stride)
-                        add = 1 if n > start or p else 0
-                        multiply(
-                            a + p * size, positions * size, size, panel, stride, steps, rows, to, k * size, count, add
-                        )
-        return 0
-
-    return kernel
-
-
-@args(weight=In, out=Out, rows=Size, depth=Size, taps=Size)
-def _swap_channels(tools, dtype: str):
-    """Transpose (groups, rows, depth, taps) to (groups, depth, rows, taps), a group per chunk."""
-
-    def kernel(weight, out, rows, depth, taps, chunk):
-        start = chunk * rows * depth * taps
-        for i in range(rows):
-            for j in range(depth):
-                for t in range(taps):
-                    out[start + (j * rows + i) * taps + t] = weight[start + (i * depth + j) * taps + t]
-        return 0
-
-    return kernel
-
-
-_CONV, _CONV_INPUT = kernels_of("conv", _convolve, False), kernels_of("conv_input", _convolve, True)
-_CONV_WEIGHT, _SWAP_CHANNELS = kernels_of("conv_weight", _weight_grad), kernels_of("conv_swapped", _swap_channels)
+_CONV, _CONV_INPUT = kernels_of("conv", conv_direct.convolve, False), kernels_of("conv_input", conv_direct.convolve, True)
+_CONV_WEIGHT = kernels_of("conv_weight", conv_direct.weight_gradient)
+_SWAP_CHANNELS = kernels_of("conv_swapped", conv_direct.swap_channels)
+_TILES = 2, 4
+_FILTERS = {m: Kernel(f"winograd_filters_{m}", winograd.filters, m, "float32") for m in _TILES}
+_WINOGRAD = {m: Kernel(f"winograd_{m}", winograd.convolve, m, "float32") for m in _TILES}
+_IMAGE_TILES = {m: Kernel(f"winograd_image_{m}", winograd.tile_rows, "image", m, "float32") for m in _TILES}
+_GRADIENT_TILES = {m: Kernel(f"winograd_gradient_{m}", winograd.tile_rows, "result_gradient", m, "float32") for m in _TILES}
+_PRODUCTS = {m: Kernel(f"winograd_products_{m}", winograd.tile_products, m, "float32") for m in _TILES}
+_FILTER_GRADIENT = {m: Kernel(f"winograd_filter_gradient_{m}", winograd.filter_gradient, m, "float32") for m in _TILES}
 
 
 def _image(x: Spec, size, positions, params) -> dict[str, int]:
@@ -349,6 +92,9 @@ def _plan(specs, params) -> Plan | bool | None:
         return True
     (channels, depth, *size), count = weight.shape, len(specs)
     out_size = positions(x.shape, size, params)
+    if m := _tile(specs, params):
+        bias = Operand(2) if count > 2 else None
+        return _winograd(m, x, weight, bias, channels, out_size, [top for top, _ in params["padding"]], params["groups"], count)
     launch = _launch(
         _CONV, x, channels // params["groups"], depth, size, out_size, params, x=Operand(0), weight=Operand(1),
         bias=Operand(2) if count > 2 else None, out=Operand(count),
@@ -361,8 +107,11 @@ def _plan_input(specs, params) -> Plan | bool | None:
     g, weight = specs
     if _is_unsupported(specs, _CONV_INPUT, _SWAP_CHANNELS):
         return None
-    if _copies(specs, params):
+    if _input_copies(specs, params):
         return True
+    if m := _input_tile(specs, params):
+        before = [2 - top for top, _ in params["padding"]]
+        return _winograd(m, g, weight, None, weight.shape[1] * params["groups"], params["size"], before, params["groups"], 2, True)
     (channels, depth, *size), groups = weight.shape, params["groups"]
     rows = channels // groups
     swap = Launch(
@@ -380,8 +129,10 @@ def _plan_weight(specs, params) -> Plan | bool | None:
     x, g = specs
     if _is_unsupported(specs, _CONV_WEIGHT):
         return None
-    if _copies(specs, params):
+    if _weight_copies(specs, params):
         return True
+    if m := _weight_tile(specs, params):
+        return _winograd_weight(m, x, g, params)
     groups, size, out_size = params["groups"], params["size"], g.shape[2:]
     rows, depth, samples = g.shape[1] // groups, x.shape[1] // groups, x.shape[0]
     k, length = depth * math.prod(size), samples * math.prod(out_size)
@@ -406,9 +157,101 @@ def _plan_weight(specs, params) -> Plan | bool | None:
 
 
 def _copies(specs, params) -> tuple[bool, ...] | None:
-    """Operands to copy: the first is gathered and may have any layout, the others must be contiguous."""
-    copies = tuple(not spec.aligned if i == 0 else not spec.plain for i, spec in enumerate(specs))
+    return _copied(specs, _tile(specs, params) > 0)
+
+
+def _input_copies(specs, params) -> tuple[bool, ...] | None:
+    return _copied(specs, _input_tile(specs, params) > 0)
+
+
+def _weight_copies(specs, params) -> tuple[bool, ...] | None:
+    return _copied(specs, _weight_tile(specs, params) > 0)
+
+
+def _copied(specs, winograd: bool) -> tuple[bool, ...] | None:
+    """Operands to copy. All must be contiguous, but an image that is gathered may have any layout."""
+    copies = tuple(not spec.aligned if i == 0 and not winograd else not spec.plain for i, spec in enumerate(specs))
     return copies if any(copies) else None
+
+
+# -- Winograd's convolution ---------------------------------------------------------------------------------------------
+
+
+def _tile(specs, params) -> int:
+    """The side of the tiles that a convolution is computed by, or 0: directly."""
+    x, weight = specs[:2]
+    rows, depth, *taps = weight.shape
+    if x.ndim != 4:
+        return 0
+    size = positions(x.shape, taps, params)
+    m = _fitting(x, rows // params["groups"], depth, taps, size, min(*size, *x.shape[2:]) >= 6, params)
+    return _if_ready(m, _FILTERS, _WINOGRAD)
+
+
+def _input_tile(specs, params) -> int:
+    g, weight = specs
+    rows, depth, *taps = weight.shape
+    if g.ndim != 4:
+        return 0
+    exact = min(*params["size"], *g.shape[2:]) >= 6
+    m = _fitting(g, depth, rows // params["groups"], taps, params["size"], exact, params)
+    return _if_ready(m, _FILTERS, _WINOGRAD)
+
+
+def _weight_tile(specs, params) -> int:
+    x, g = specs
+    if x.ndim != 4:
+        return 0
+    size, groups = g.shape[2:], params["groups"]
+    exact = math.prod(size) >= 192
+    m = _fitting(x, g.shape[1] // groups, x.shape[1] // groups, params["size"], size, exact, params)
+    return _if_ready(m, _IMAGE_TILES, _GRADIENT_TILES, _PRODUCTS, _FILTER_GRADIENT)
+
+
+def _fitting(image: Spec, rows: int, depth: int, taps, size, exact: bool, params) -> int:
+    """The side of tiles where fewer multiplications outweigh the transforms: of filters 3×3 that move by one.
+
+    `exact`: sums are so long that the error of tiles of 4 is below three times that of direct convolution.
+    """
+    if settings.conv_algorithm == "direct" or image.dtype != float32 or tuple(taps) != (3, 3):
+        return 0
+    if params["stride"] != (1, 1) or params["dilation"] != (1, 1) or min(rows, depth) < 16:
+        return 0
+
+    def multiplications(m: int) -> int:
+        return (m + 2) ** 2 * math.prod(-(-n // m) for n in size)
+
+    m = 4 if exact and multiplications(4) < multiplications(2) else 2
+    enough = image.shape[0] * math.prod(-(-n // m) for n in size) >= 16  # tiles that share the transform of filters
+    return m if enough and multiplications(m) <= 6 * math.prod(size) else 0
+
+
+def _if_ready(m: int, *kernels: dict[int, Kernel]) -> int:
+    return m if m and all(variants[m].ready() for variants in kernels) else 0
+
+
+def _winograd(m: int, image: Spec, weight: Spec, bias, channels: int, size, before, groups: int, count: int, turned: bool = False):
+    """The plan of a convolution of `channels` results; `turned`: the filters are turned, and their channels swapped."""
+    dtype, n = image.dtype, image.shape[0]
+    rows, depth, item = channels // groups, image.shape[1] // groups, image.dtype.itemsize
+    row_bytes, depth_bytes = 9 * item, 9 * item
+    if turned:
+        depth_bytes *= rows
+    else:
+        row_bytes *= depth
+    panels = -(-rows // winograd.columns(dtype))
+    transform = Launch(
+        _FILTERS[m], groups * panels * -(-depth // 16), weight=Operand(1), out=Operand(count), rows=rows, depth=depth,
+        row_bytes=row_bytes, depth_bytes=depth_bytes, group_bytes=9 * rows * depth * item, turned=int(turned),
+    )  # fmt: skip
+    high, across, tasks = winograd.tasks(m, n, groups, rows, *size, dtype)
+    convolve = Launch(
+        _WINOGRAD[m], tasks, x=Operand(0), filters=Operand(count), bias=bias, out=Operand(count + 1), activation=None, pre=None,
+        other=None, samples=n, groups=groups, rows=rows, depth=depth, height=image.shape[2], width=image.shape[3], oh=size[0],
+        ow=size[1], top=before[0], left=before[1], high=high, across=across,
+    )  # fmt: skip
+    result = contiguous((n, channels, *size), dtype, image.backend)
+    return Plan(result, [transform, convolve], (winograd.filter_bytes(m, groups, rows, depth, dtype),))
 
 
 def _cost(specs, params) -> float:
@@ -426,10 +269,52 @@ def _cost_weight(specs, params) -> float:
     return 2 * g.size * x.shape[1] // params["groups"] * math.prod(params["size"])
 
 
-_KEYS = ("stride", "padding", "dilation", "groups")
+def _winograd_weight(m: int, x: Spec, g: Spec, params) -> Plan:
+    """The gradient of filters: tiles of both are transformed in rounds, whose products are added, and transformed back."""
+    dtype, groups, (n, channels, *size), out_size = x.dtype, params["groups"], x.shape, g.shape[2:]
+    rows, depth = g.shape[1] // groups, channels // groups
+    across, lines, parts = -(-out_size[1] // m), n * -(-out_size[0] // m), (m + 2) ** 2
+    high = winograd.rounds(m, n, *out_size, channels + g.shape[1], dtype)
+    image_part, gradient_part = (winograd.part_bytes(high * across, count, dtype) for count in (channels, g.shape[1]))
+    panels = groups * -(-depth // winograd.columns(dtype))
+    products = panels * parts * rows * winograd.columns(dtype) * dtype.itemsize
+    temporaries = parts * image_part, parts * gradient_part, products
+    positions = {"oh": out_size[0], "ow": out_size[1]}
+    launches = []
+    for first in range(0, lines, high):
+        count = min(high, lines - first)
+        (top, _), (left, _) = params["padding"]
+        launches += [
+            Launch(
+                _IMAGE_TILES[m], count * winograd.chunks(channels), x=Operand(0), out=Operand(2), channels=channels, height=size[0],
+                width=size[1], **positions, top=top, left=left, first=first, part=image_part,
+            ),
+            Launch(
+                _GRADIENT_TILES[m], count * winograd.chunks(g.shape[1]), x=Operand(1), out=Operand(3), channels=g.shape[1],
+                height=out_size[0], width=out_size[1], **positions, top=0, left=0, first=first, part=gradient_part,
+            ),
+            Launch(
+                _PRODUCTS[m], panels * parts, image=Operand(2), gradient=Operand(3), out=Operand(4), groups=groups,
+                rows=rows, depth=depth, tiles=count * across, image_part=image_part, gradient_part=gradient_part, add=first,
+                run=winograd.run(lines * across),
+            ),
+        ]  # fmt: skip
+    launches.append(
+        Launch(
+            _FILTER_GRADIENT[m], panels * -(-rows // 8), products=Operand(4), out=Operand(5), rows=rows, depth=depth
+        )
+    )
+    return Plan(contiguous((g.shape[1], depth, 3, 3), dtype, x.backend), launches, temporaries)
+
+
+def _key(params: dict) -> tuple:
+    size = params.get("size")
+    return params["stride"], params["padding"], params["dilation"], params["groups"], size, settings.conv_algorithm
+
+
 for _lowering in (
-    Lowering("conv", _plan, _KEYS, copies=_copies, cost=_cost, epilogue=with_epilogue),
-    Lowering("conv_input", _plan_input, (*_KEYS, "size"), copies=_copies, cost=_cost_input, epilogue=with_epilogue),
-    Lowering("conv_weight", _plan_weight, (*_KEYS, "size"), copies=_copies, cost=_cost_weight),
+    Lowering("conv", _plan, _key, copies=_copies, cost=_cost, epilogue=with_epilogue),
+    Lowering("conv_input", _plan_input, _key, copies=_input_copies, cost=_cost_input, epilogue=with_epilogue),
+    Lowering("conv_weight", _plan_weight, _key, copies=_weight_copies, cost=_cost_weight),
 ):
     register(_lowering.op_name, "cpu", needs_numba=False)(_lowering)
