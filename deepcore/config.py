@@ -23,7 +23,16 @@ class Settings:
     errors for unusable values, which `check` raises; until then the defaults apply.
     """
 
-    __slots__ = ("backend", "cache_dir", "compile_check", "conv_algorithm", "data_dir", "kernels", "problems", "threads")
+    __slots__ = (
+        "backend",
+        "cache_dir",
+        "compile_check",
+        "conv_algorithm",
+        "data_dir",
+        "kernels",
+        "problems",
+        "threads",
+    )
 
     def __init__(self):
         self.problems: list[tuple[str, str, str]] = []

@@ -348,10 +348,10 @@ def with_epilogue(plan: Plan, kernel: Kernel, others: int = 0, keep: bool = Fals
 
     That launch has the arguments `out`, `activation` (the kernel), `pre` (where its input is stored) and `other` (its
     second operand). `others`: 1 where the kernel has a second operand, an array behind those of the plan. Results: the
-    kernel's output, and with `keep` its input. None if the plan has an epilogue already.
+    kernel's output, and with `keep` its input. None if the plan has an epilogue already, or ends with another launch.
     """
     last = plan.launches[-1]
-    if last.argument("activation") or last.argument("pre"):
+    if "activation" not in last.kernel.arguments or last.argument("activation") or last.argument("pre"):
         return None
     out = last.argument("out")
     assert isinstance(out, Operand)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import NamedTuple
 
 from deepcore.backend.dtypes import float32
 from deepcore.config import settings
@@ -16,27 +18,44 @@ from deepcore.kernels.registry import register
 # Approximate multiplications of a chunk; chunks of a weight gradient from which its batch is not split.
 _CHUNK_WORK, _MIN_CHUNKS = 1 << 20, 16
 
-_CONV, _CONV_INPUT = kernels_of("conv", conv_direct.convolve, False), kernels_of("conv_input", conv_direct.convolve, True)
-_CONV_WEIGHT = kernels_of("conv_weight", conv_direct.weight_gradient)
-_SWAP_CHANNELS = kernels_of("conv_swapped", conv_direct.swap_channels)
+_CONV, _CONV_WEIGHT = kernels_of("conv", conv_direct.convolve), kernels_of("conv_weight", conv_direct.weight_gradient)
+_TURNED, _INTERLEAVE = (
+    kernels_of("conv_turned", conv_direct.turned),
+    kernels_of("conv_interleave", conv_direct.interleave),
+)
 _TILES = 2, 4
 _FILTERS = {m: Kernel(f"winograd_filters_{m}", winograd.filters, m, "float32") for m in _TILES}
 _WINOGRAD = {m: Kernel(f"winograd_{m}", winograd.convolve, m, "float32") for m in _TILES}
 _IMAGE_TILES = {m: Kernel(f"winograd_image_{m}", winograd.tile_rows, "image", m, "float32") for m in _TILES}
-_GRADIENT_TILES = {m: Kernel(f"winograd_gradient_{m}", winograd.tile_rows, "result_gradient", m, "float32") for m in _TILES}
+_GRADIENT_TILES = {
+    m: Kernel(f"winograd_gradient_{m}", winograd.tile_rows, "result_gradient", m, "float32") for m in _TILES
+}
 _PRODUCTS = {m: Kernel(f"winograd_products_{m}", winograd.tile_products, m, "float32") for m in _TILES}
 _FILTER_GRADIENT = {m: Kernel(f"winograd_filter_gradient_{m}", winograd.filter_gradient, m, "float32") for m in _TILES}
 
 
-def _image(x: Spec, size, positions, params) -> dict[str, int]:
-    """The arguments of `_IMAGE` for a filter of `size` that moves over x."""
+class _Walk(NamedTuple):
+    """How a filter of `taps` moves over an image, to `positions`; zeros before it, and the geometry along both dimensions."""
+
+    taps: tuple[int, int]
+    positions: tuple[int, int]
+    stride: tuple[int, int]
+    before: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def arguments(self, x: Spec) -> dict[str, int]:
+        """The arguments of kernels that gather x."""
+        names = "kh", "kw", "oh", "ow", "sh", "sw", "top", "left", "dh", "dw"
+        numbers = *self.taps, *self.positions, *self.stride, *self.before, *self.dilation
+        return {
+            "height": x.shape[2], "width": x.shape[3], **dict(zip(("xn", "xc", "xh", "xw"), x.strides)),
+            **dict(zip(names, numbers)),
+        }  # fmt: skip
+
+
+def _walk(taps, positions, params) -> _Walk:
     (top, _), (left, _) = params["padding"]
-    names = "xn", "xc", "xh", "xw"
-    return {
-        "height": x.shape[2], "width": x.shape[3], **dict(zip(names, x.strides)), "kh": size[0], "kw": size[1],
-        "oh": positions[0], "ow": positions[1], "sh": params["stride"][0], "sw": params["stride"][1], "top": top, "left": left,
-        "dh": params["dilation"][0], "dw": params["dilation"][1],
-    }  # fmt: skip
+    return _Walk(tuple(taps), tuple(positions), params["stride"], (top, left), params["dilation"])
 
 
 def _columns(dtype) -> int:
@@ -63,14 +82,14 @@ def _tasks(count: int, length: int, work: int, dtype) -> tuple[int, int, int]:
     return task_columns, tasks_per_chunk, -(-tasks // tasks_per_chunk)
 
 
-def _launch(kernels: dict, image: Spec, rows: int, depth: int, size, positions, params, **operands) -> Launch:
-    samples, groups = image.shape[0], params["groups"]
-    k = depth * math.prod(size)
-    task_columns, tasks_per_chunk, chunks = _tasks(samples * groups, math.prod(positions), rows * k, image.dtype)
+def _launch(image: Spec, rows: int, depth: int, groups: int, walk: _Walk, **operands) -> Launch:
+    """Direct convolution: `rows` results of each group, from `depth` channels."""
+    samples, k = image.shape[0], depth * math.prod(walk.taps)
+    task_columns, tasks_per_chunk, chunks = _tasks(samples * groups, math.prod(walk.positions), rows * k, image.dtype)
     return Launch(
-        kernels[image.dtype], chunks, **operands, activation=None, pre=None, other=None, samples=samples, groups=groups,
+        _CONV[image.dtype], chunks, **operands, activation=None, pre=None, other=None, samples=samples, groups=groups,
         rows=rows, depth=depth, block=gemm_tables.steps(k), task_columns=task_columns,
-        tasks_per_chunk=tasks_per_chunk, **_image(image, size, positions, params),
+        tasks_per_chunk=tasks_per_chunk, **walk.arguments(image),
     )  # fmt: skip
 
 
@@ -94,34 +113,92 @@ def _plan(specs, params) -> Plan | bool | None:
     out_size = positions(x.shape, size, params)
     if m := _tile(specs, params):
         bias = Operand(2) if count > 2 else None
-        return _winograd(m, x, weight, bias, channels, out_size, [top for top, _ in params["padding"]], params["groups"], count)
+        return _winograd(
+            m, x, weight, bias, channels, out_size, [top for top, _ in params["padding"]], params["groups"], count
+        )
     launch = _launch(
-        _CONV, x, channels // params["groups"], depth, size, out_size, params, x=Operand(0), weight=Operand(1),
-        bias=Operand(2) if count > 2 else None, out=Operand(count),
+        x, channels // params["groups"], depth, params["groups"], _walk(size, out_size, params), x=Operand(0),
+        weight=Operand(1), bias=Operand(2) if count > 2 else None, out=Operand(count),
     )  # fmt: skip
     return Plan(contiguous((x.shape[0], channels, *out_size), x.dtype, x.backend), [launch])
 
 
+class _Phase(NamedTuple):
+    """Along one dimension, the positions of an image that meet the same taps of a filter that strides over it.
+
+    Those are `taps` taps, `step` apart, the last one `last`; the convolution of the result's gradient with them, in
+    reverse, has `before` zeros before that gradient and this `dilation`.
+    """
+
+    taps: int
+    last: int
+    step: int
+    before: int
+    dilation: int
+
+
+def _phases(taps: int, stride: int, before: int, dilation: int) -> list[_Phase]:
+    """The phases of positions 0, 1, …, stride - 1."""
+    common = math.gcd(stride, dilation)
+    step, apart = stride // common, dilation // common
+    phases = []
+    for phase in range(stride):
+        first = next((k for k in range(min(taps, step)) if (phase + before - k * dilation) % stride == 0), taps)
+        count = len(range(first, taps, step))
+        start = (phase + before - first * dilation) // stride
+        phases.append(_Phase(count, first + (count - 1) * step, step, (count - 1) * apart - start, apart))
+    return phases
+
+
 def _plan_input(specs, params) -> Plan | bool | None:
-    """The gradient of the image: the weight with swapped channels times the result's gradient, gathered per image position."""
+    """The gradient of the image: the result's gradient, convolved with filters that are turned, their channels swapped.
+
+    Where the filter strides, it is computed phase by phase, as each meets other taps, and the phases are interleaved.
+    """
     g, weight = specs
-    if _is_unsupported(specs, _CONV_INPUT, _SWAP_CHANNELS):
+    if _is_unsupported(specs, _CONV, _TURNED, _INTERLEAVE):
         return None
     if _input_copies(specs, params):
         return True
     if m := _input_tile(specs, params):
         before = [2 - top for top, _ in params["padding"]]
-        return _winograd(m, g, weight, None, weight.shape[1] * params["groups"], params["size"], before, params["groups"], 2, True)
-    (channels, depth, *size), groups = weight.shape, params["groups"]
-    rows = channels // groups
-    swap = Launch(
-        _SWAP_CHANNELS[g.dtype], groups, weight=Operand(1), out=Operand(2), rows=rows, depth=depth, taps=math.prod(size)
-    )
-    launch = _launch(
-        _CONV_INPUT, g, depth, rows, size, params["size"], params, x=Operand(0), weight=Operand(2), bias=None, out=Operand(3)
-    )  # fmt: skip
-    result = contiguous((g.shape[0], groups * depth, *params["size"]), g.dtype, g.backend)
-    return Plan(result, [swap, launch], (weight.size * g.dtype.itemsize,))
+        return _winograd(
+            m, g, weight, None, weight.shape[1] * params["groups"], params["size"], before, params["groups"], 2, True
+        )
+    (channels, depth, *taps), groups, item = weight.shape, params["groups"], g.dtype.itemsize
+    rows, stride, size = channels // groups, params["stride"], params["size"]
+    phases = list(itertools.product(*(
+        _phases(n, s, before, d) for n, s, (before, _), d in zip(taps, stride, params["padding"], params["dilation"])
+    )))  # fmt: skip
+    strided, result = stride != (1, 1), contiguous((g.shape[0], groups * depth, *size), g.dtype, g.backend)
+    grid = tuple(-(-n // s) for n, s in zip(size, stride))
+    planes, filters = g.shape[0] * groups * depth, Operand(2)
+    image, out = Operand(3), Operand(4 if strided else 3)
+    launches = []
+    for number, (down, along) in enumerate(phases):
+        found = down.taps * along.taps > 0
+        if found:
+            walk = _Walk(
+                (down.taps, along.taps), grid, (1, 1), (down.before, along.before), (down.dilation, along.dilation)
+            )  # fmt: skip
+            turn = Launch(
+                _TURNED[g.dtype], groups * depth, weight=Operand(1), out=filters, rows=rows, depth=depth,
+                taps=math.prod(taps), first=down.last * taps[1] + along.last, high=down.taps, wide=along.taps,
+                down=down.step * taps[1], along=along.step,
+            )  # fmt: skip
+            convolve = _launch(g, depth, rows, groups, walk, x=Operand(0), weight=filters, bias=None, out=image)
+            launches += [turn, convolve]
+        if strided:
+            first, left = divmod(number, stride[1])
+            launches.append(
+                Launch(
+                    _INTERLEAVE[g.dtype], planes, x=image if found else None, out=out, height=size[0], width=size[1],
+                    high=grid[0], wide=grid[1], sh=stride[0], sw=stride[1], first=first, left=left,
+                )
+            )  # fmt: skip
+    most = max(down.taps * along.taps for down, along in phases)
+    spaces = [weight.size // math.prod(taps) * most * item, planes * math.prod(grid) * item]
+    return Plan(result, launches, tuple(spaces[: 1 + strided]))
 
 
 def _plan_weight(specs, params) -> Plan | bool | None:
@@ -147,7 +224,7 @@ def _plan_weight(specs, params) -> Plan | bool | None:
         g=Operand(1), out=Operand(2),
         samples=samples, parts=parts, groups=groups, rows=rows, depth=depth,
         block=gemm_tables.steps(math.prod(out_size)),
-        task_columns=task_columns, tasks_per_chunk=tasks_per_chunk, **_image(x, size, out_size, params),
+        task_columns=task_columns, tasks_per_chunk=tasks_per_chunk, **_walk(size, out_size, params).arguments(x),
     )  # fmt: skip
     sums = in_steps(steps, Operand(2), 3, Operand(2 + len(temporaries))) if steps else []
     if not all(sum_launch.kernel.ready() for sum_launch in sums):
@@ -230,7 +307,9 @@ def _if_ready(m: int, *kernels: dict[int, Kernel]) -> int:
     return m if m and all(variants[m].ready() for variants in kernels) else 0
 
 
-def _winograd(m: int, image: Spec, weight: Spec, bias, channels: int, size, before, groups: int, count: int, turned: bool = False):
+def _winograd(
+    m: int, image: Spec, weight: Spec, bias, channels: int, size, before, groups: int, count: int, turned: bool = False
+):
     """The plan of a convolution of `channels` results; `turned`: the filters are turned, and their channels swapped."""
     dtype, n = image.dtype, image.shape[0]
     rows, depth, item = channels // groups, image.shape[1] // groups, image.dtype.itemsize
@@ -244,7 +323,7 @@ def _winograd(m: int, image: Spec, weight: Spec, bias, channels: int, size, befo
         _FILTERS[m], groups * panels * -(-depth // 16), weight=Operand(1), out=Operand(count), rows=rows, depth=depth,
         row_bytes=row_bytes, depth_bytes=depth_bytes, group_bytes=9 * rows * depth * item, turned=int(turned),
     )  # fmt: skip
-    high, across, tasks = winograd.tasks(m, n, groups, rows, *size, dtype)
+    high, across, tasks = winograd.tasks(m, n, groups, rows, size[0], size[1], dtype)
     convolve = Launch(
         _WINOGRAD[m], tasks, x=Operand(0), filters=Operand(count), bias=bias, out=Operand(count + 1), activation=None, pre=None,
         other=None, samples=n, groups=groups, rows=rows, depth=depth, height=image.shape[2], width=image.shape[3], oh=size[0],
@@ -274,7 +353,7 @@ def _winograd_weight(m: int, x: Spec, g: Spec, params) -> Plan:
     dtype, groups, (n, channels, *size), out_size = x.dtype, params["groups"], x.shape, g.shape[2:]
     rows, depth = g.shape[1] // groups, channels // groups
     across, lines, parts = -(-out_size[1] // m), n * -(-out_size[0] // m), (m + 2) ** 2
-    high = winograd.rounds(m, n, *out_size, channels + g.shape[1], dtype)
+    high = winograd.rounds(m, n, out_size[0], out_size[1], channels + g.shape[1], dtype)
     image_part, gradient_part = (winograd.part_bytes(high * across, count, dtype) for count in (channels, g.shape[1]))
     panels = groups * -(-depth // winograd.columns(dtype))
     products = panels * parts * rows * winograd.columns(dtype) * dtype.itemsize
@@ -300,9 +379,7 @@ def _winograd_weight(m: int, x: Spec, g: Spec, params) -> Plan:
             ),
         ]  # fmt: skip
     launches.append(
-        Launch(
-            _FILTER_GRADIENT[m], panels * -(-rows // 8), products=Operand(4), out=Operand(5), rows=rows, depth=depth
-        )
+        Launch(_FILTER_GRADIENT[m], panels * -(-rows // 8), products=Operand(4), out=Operand(5), rows=rows, depth=depth)
     )
     return Plan(contiguous((g.shape[1], depth, 3, 3), dtype, x.backend), launches, temporaries)
 

@@ -24,11 +24,8 @@ _IMAGE: dict[str, Type] = dict.fromkeys(
 
 
 @functools.cache
-def _gatherer(tools, dtype: str, transposed: bool):
-    """gather(x, k, first, count, to, …): the elements of x under tap k of the filter at positions first, first + 1, …
-
-    If `transposed`, positions are those of the convolved image, and x is the result's gradient.
-    """
+def _gatherer(tools, dtype: str):
+    """gather(x, k, first, count, to, …): the elements of x under tap k of the filter at positions first, first + 1, …"""
     dt = np.dtype(dtype)
     view, zero, size = tools.view(dt), dt.type(0), dt.itemsize
     load, store = tools.elements(dt)
@@ -44,24 +41,12 @@ def _gatherer(tools, dtype: str, transposed: bool):
         while done < count:
             run = min(count - done, ow - column)
             result = view(to + done * size)
-            if transposed:  # row · sh = y + top - ky · dh
-                row, at = y + top - ky * dh, column + left - kx * dw
-                inside = row >= 0
-                if sh > 1:
-                    inside = inside and row % sh == 0
-                    row //= sh
-                inside = inside and row < height
-                # From the first r whose at + r is a multiple of sw, in steps of sw.
-                low = -at if at < 0 else 0 if sw == 1 else (-at) % sw
-                high = min(run, (width - 1) * sw + 1 - at)
-            else:
-                row, at = y * sh - top + ky * dh, column * sw - left + kx * dw
-                inside = row >= 0 and row < height
-                low, high = max(0, -at), min(run, width - at)
-                if sw > 1:
-                    low, high = 0 if at >= 0 else -(at // sw), min(run, (width - 1 - at) // sw + 1)
+            row, at = y * sh - top + ky * dh, column * sw - left + kx * dw
+            low, high = max(0, -at), min(run, width - at)
+            if sw > 1:
+                low, high = 0 if at >= 0 else -(at // sw), min(run, (width - 1 - at) // sw + 1)
             line = plane + row * xh
-            if not inside or low >= high:
+            if row < 0 or row >= height or low >= high:
                 for r in range(run):
                     result[r] = zero
             elif sw == 1 and xw == size:
@@ -72,11 +57,6 @@ def _gatherer(tools, dtype: str, transposed: bool):
                     store(result, r, load(source, r))
                 for r in range(high, run):
                     result[r] = zero
-            elif transposed:
-                for r in range(run):
-                    result[r] = zero
-                for r in range(low, high, sw):
-                    result[r] = view(line + (at + r) // sw * xw)[0]
             else:
                 for r in range(low):
                     result[r] = zero
@@ -171,7 +151,7 @@ _CONVOLVE: dict[str, Type] = {
 
 
 @args(**_CONVOLVE)
-def convolve(tools, transposed: bool, dtype: str):
+def convolve(tools, dtype: str):
     """activation(weight · gathered x + bias): `rows` channels of a group from `depth` ones, `task_columns` positions a task.
 
     `block`: steps of k between two sums, `pre`: where the activation's input is stored, `other`: the activation's second
@@ -179,7 +159,7 @@ def convolve(tools, transposed: bool, dtype: str):
     """
     dt = np.dtype(dtype)
     size, zero = dt.itemsize, dt.type(0)
-    gather, (columns, multiply) = _gatherer(tools, dtype, transposed), multiplier(tools, dtype)
+    gather, (columns, multiply) = _gatherer(tools, dtype), multiplier(tools, dtype)
     strip = _GATHERED_PANELS * columns
     pitch = strip * size + 64  # maps the lines of a column to different cache sets
     panel_space = gemm_tile.space(tools, gemm_tables.MAX_STEPS * pitch)
@@ -238,7 +218,7 @@ def weight_gradient(tools, dtype: str):
     """Σ g · gathered x over a part of the samples and all positions: out is (parts, groups, rows, depth · kh · kw)."""
     dt = np.dtype(dtype)
     size, shape = dt.itemsize, gemm_tables.own()
-    gather, (columns, multiply) = _gatherer(tools, dtype, False), multiplier(tools, dtype)
+    gather, (columns, multiply) = _gatherer(tools, dtype), multiplier(tools, dtype)
     pack, _ = gemm.packer(tools, dtype, dtype, shape)
     line = gemm_tables.MAX_STEPS * size
     panel_space = gemm_tile.space(tools, columns * line + shape.bytes)
@@ -278,16 +258,41 @@ def weight_gradient(tools, dtype: str):
     return kernel
 
 
-@args(weight=In, out=Out, rows=Size, depth=Size, taps=Size)
-def swap_channels(tools, dtype: str):
-    """Transpose (groups, rows, depth, taps) to (groups, depth, rows, taps), a group per chunk."""
+@args(weight=In, out=Out, **dict.fromkeys(("rows", "depth", "taps", "first", "high", "wide", "down", "along"), Size))
+def turned(tools, dtype: str):
+    """Filters (groups, rows, depth, taps) as (groups, depth, rows, high · wide), some taps of each: a channel a chunk.
 
-    def kernel(weight, out, rows, depth, taps, chunk):
-        start = chunk * rows * depth * taps
-        for i in range(rows):
-            for j in range(depth):
-                for t in range(taps):
-                    out[start + (j * rows + i) * taps + t] = weight[start + (i * depth + j) * taps + t]
+    The taps begin with `first` and are `down` and `along` before each other, so that the filters are turned.
+    """
+
+    def kernel(weight, out, rows, depth, taps, first, high, wide, down, along, chunk):
+        group = chunk // depth
+        source, to = (group * rows * depth + chunk - group * depth) * taps + first, chunk * rows * high * wide
+        for _ in range(rows):
+            for y in range(high):
+                for x in range(wide):
+                    out[to + y * wide + x] = weight[source - y * down - x * along]
+            source, to = source + depth * taps, to + high * wide
+        return 0
+
+    return kernel
+
+
+@args(x=Address, out=Out, **dict.fromkeys(("height", "width", "high", "wide", "sh", "sw", "first", "left"), Size))
+def interleave(tools, dtype: str):
+    """out[plane, first + y · sh, left + x · sw] = x[plane, y, x], or 0 without x, whose planes are (high, wide): a plane a chunk."""
+    zero, size, view = np.dtype(dtype).type(0), np.dtype(dtype).itemsize, tools.view(np.dtype(dtype))
+
+    def kernel(x, out, height, width, high, wide, sh, sw, first, left, chunk):
+        columns = (width - left + sw - 1) // sw
+        for y in range((height - first + sh - 1) // sh):
+            to, source = (chunk * height + first + y * sh) * width + left, view(x + (chunk * high + y) * wide * size)
+            if x:
+                for j in range(columns):
+                    out[to + j * sw] = source[j]
+            else:
+                for j in range(columns):
+                    out[to + j * sw] = zero
         return 0
 
     return kernel

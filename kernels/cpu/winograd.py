@@ -164,7 +164,9 @@ def filter_bytes(m: int, groups: int, rows: int, depth: int, dtype) -> int:
     return groups * -(-rows // width) * width * (m + 2) ** 2 * depth * np.dtype(dtype).itemsize
 
 
-@args(weight=Address, out=Address, rows=Size, depth=Size, row_bytes=Size, depth_bytes=Size, group_bytes=Size, turned=Size)
+@args(
+    weight=Address, out=Address, rows=Size, depth=Size, row_bytes=Size, depth_bytes=Size, group_bytes=Size, turned=Size
+)
 def filters(tools, m: int, dtype: str):
     """G w Gᵀ as panels (groups, panels, (m + 2)², depth, columns), 16 of the depth a chunk; `turned`: of filters that are turned.
 
@@ -245,7 +247,9 @@ def _filler(tools, m: int, dtype: str):
                     for j in range(low, end):
                         move(packed + ((row - first) * width + left + j) * vector, at + j * vector)
                 else:
-                    pack(x + (row * width + left + low) * size, size, plane, end - low, count, at + low * vector, vector)
+                    pack(
+                        x + (row * width + left + low) * size, size, plane, end - low, count, at + low * vector, vector
+                    )
                 for j in range(end * lanes, across * lanes):
                     line[j] = zero
 
@@ -397,7 +401,17 @@ def convolve(tools, m: int, dtype: str):
                 channel = group * rows + first_panel * panel
                 at = ((sample * groups * rows + channel) * positions + y * ow + column) * size
                 if valid == ow:
-                    finish(out, at, channels, positions, number * valid, bias + channel * size * (bias != 0), activation, pre, other)
+                    finish(
+                        out,
+                        at,
+                        channels,
+                        positions,
+                        number * valid,
+                        bias + channel * size * (bias != 0),
+                        activation,
+                        pre,
+                        other,
+                    )
                 else:
                     for i in range(number):
                         finish(
