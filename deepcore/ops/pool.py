@@ -330,7 +330,7 @@ def adaptive_taps(xp, n: int, length: int):
 
 
 @primitive(
-    vjp=lambda g, input_shape, dim, taps, options: _spread_taps_p(
+    vjp=lambda g, input_shape, dim, taps, options: spread_taps_p(
         g, dim=dim, length=input_shape[dim], taps=taps, options=options
     )
 )
@@ -352,7 +352,7 @@ def weighted_taps_p(xp, input, *, dim, length, taps, options):
         g, dim=dim, length=input_shape[dim], taps=taps, options=options
     )
 )
-def _spread_taps_p(xp, input, *, dim, length, taps, options):
+def spread_taps_p(xp, input, *, dim, length, taps, options):
     """The transpose of `weighted_taps_p`."""
     places, weights = taps(xp, length, input.shape[dim], *options)
     weights = weights.astype(input.dtype).reshape(*weights.shape, *(1,) * (input.ndim - dim - 1))

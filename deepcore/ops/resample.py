@@ -174,7 +174,8 @@ def interpolate(
 
 
 def _interpolated(x, sizes, factors, mode: str, align_corners: bool, antialias: bool):
-    for d, (out, factor) in enumerate(zip(sizes, factors), 2):
+    # Backwards: the last dimension, whose elements are gathered one by one, while there are fewest.
+    for d, (out, factor) in reversed(list(enumerate(zip(sizes, factors), 2))):
         taps: Callable
         if mode in ("nearest", "nearest-exact"):
             taps, options = _nearest, (factor, mode == "nearest-exact", x.dtype == dt.float64)
