@@ -13,7 +13,7 @@ from collections.abc import Callable
 from operator import is_not
 from typing import Any
 
-from deepcore import locks
+from deepcore import config, locks
 from deepcore.autograd.graph import specify
 from deepcore.autograd.transforms import tree_map
 from deepcore.backend import backend_of, get_backend
@@ -181,8 +181,8 @@ class Compiled:
     def _key(self, args, kwargs, arrays: list, tensors: list, inspector) -> tuple:
         """The cache key of a call; appends the tensors among the arguments, and their arrays, to the lists."""
         key: tuple = (
-            mode.grad, settings.kernels, settings.backend, dt.default_float.num, _structure(args, arrays, tensors),
-            _structure(kwargs, arrays, tensors) if kwargs else None,
+            mode.grad, settings.kernels, settings.backend, config.conv_algorithm, dt.default_float.num,
+            _structure(args, arrays, tensors), _structure(kwargs, arrays, tensors) if kwargs else None,
         )  # fmt: skip
         n = len(arrays)
         if n > 1 and (n > 2 or arrays[0] is arrays[1]) and len(set(map(id, arrays))) < n:

@@ -6,8 +6,9 @@ import itertools
 import math
 from typing import NamedTuple
 
+from deepcore import config
 from deepcore.backend.dtypes import float32
-from deepcore.config import settings
+from deepcore.errors import ConfigError
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import Operand
 from deepcore.kernels.cpu import conv_direct, gemm_tables, winograd
@@ -290,7 +291,7 @@ def _fitting(image: Spec, rows: int, depth: int, taps, size, exact: bool, params
 
     `exact`: sums are so long that the error of tiles of 4 is below three times that of direct convolution.
     """
-    if settings.conv_algorithm == "direct" or image.dtype != float32 or tuple(taps) != (3, 3):
+    if _algorithm() == "direct" or image.dtype != float32 or tuple(taps) != (3, 3):
         return 0
     if params["stride"] != (1, 1) or params["dilation"] != (1, 1) or min(rows, depth) < 16:
         return 0
@@ -384,9 +385,16 @@ def _winograd_weight(m: int, x: Spec, g: Spec, params) -> Plan:
     return Plan(contiguous((g.shape[1], depth, 3, 3), dtype, x.backend), launches, temporaries)
 
 
+def _algorithm() -> str:
+    name = config.conv_algorithm
+    if name not in ("auto", "direct"):
+        raise ConfigError("unknown config.conv_algorithm", expected='"auto" or "direct"', received=repr(name))
+    return name
+
+
 def _key(params: dict) -> tuple:
     size = params.get("size")
-    return params["stride"], params["padding"], params["dilation"], params["groups"], size, settings.conv_algorithm
+    return params["stride"], params["padding"], params["dilation"], params["groups"], size, _algorithm()
 
 
 for _lowering in (

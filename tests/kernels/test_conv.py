@@ -105,7 +105,7 @@ def test_what_follows_joins_it_in_a_program(function, steps):
 )
 def test_cuda_has_the_cpus_bits(shape, weight, options, dtype, monkeypatch):
     monkeypatch.setattr(standin, "kernels", True)
-    monkeypatch.setattr(settings, "conv_algorithm", "direct")
+    monkeypatch.setattr(dc.config, "conv_algorithm", "direct")
     arrays = draw(*shape, dtype=dtype), draw(*weight, dtype=dtype)
     on_cpu = results(*map(dc.tensor, arrays), options)
     device = get_backend("standin")
@@ -114,3 +114,44 @@ def test_cuda_has_the_cpus_bits(shape, weight, options, dtype, monkeypatch):
     np.testing.assert_array_equal(on_cpu[0], on_device[0])
     for a, b in zip(on_cpu[1:], on_device[1:]):  # gradients are summed in other orders
         np.testing.assert_allclose(a, b, rtol=1e-4 if dtype == float32 else 1e-12, atol=1e-5)
+
+
+WINOGRAD = [
+    ((3, 40, 13, 15), (24, 40, 3, 3), params()),
+    ((2, 32, 70, 150), (48, 32, 3, 3), params(padding=((0, 1), (2, 0)))),
+    ((16, 48, 4, 4), (80, 48, 3, 3), params()),
+    ((9, 64, 8, 5), (34, 32, 3, 3), params(padding=((2, 2), (1, 1)), groups=2)),
+    ((2, 17, 6, 300), (19, 17, 3, 3), params()),
+]
+
+
+@pytest.mark.parametrize("shape, weight, options", WINOGRAD)
+def test_winograds_error_is_below_three_times_that_of_sums(shape, weight, options, monkeypatch):
+    x, w = draw(*shape), draw(*weight)
+    exact = results(dc.tensor(x, dtype=float64), dc.tensor(w, dtype=float64), options)
+    errors, found = [], {}
+    for algorithm in ("direct", "auto"):
+        monkeypatch.setattr(dc.config, "conv_algorithm", algorithm)
+        found[algorithm] = results(dc.tensor(x), dc.tensor(w), options)
+        errors.append([np.linalg.norm(a - b) for a, b in zip(found[algorithm], exact)])
+    assert all((a != b).any() for a, b in zip(*found.values()))
+    assert all(error <= 3 * direct for direct, error in zip(*errors)), errors
+    for threads in (1, 3):
+        monkeypatch.setattr(settings, "threads", threads)
+        for a, b in zip(found["auto"], results(dc.tensor(x), dc.tensor(w), options)):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_algorithm_is_a_setting(monkeypatch):
+    x, w = dc.tensor(draw(2, 32, 16, 16)), dc.tensor(draw(32, 32, 3, 3))
+    compiled = dc.compile(lambda x: F.conv2d(x, w, padding=1))
+    found = {}
+    for algorithm in ("auto", "direct", "auto"):
+        monkeypatch.setattr(dc.config, "conv_algorithm", algorithm)
+        eager = found.setdefault(algorithm, F.conv2d(x, w, padding=1).numpy())
+        np.testing.assert_array_equal(eager, compiled(x).numpy())
+        np.testing.assert_array_equal(eager, compiled(x).numpy())
+    assert (found["auto"] != found["direct"]).any()
+    monkeypatch.setattr(dc.config, "conv_algorithm", "fft")
+    with pytest.raises(dc.errors.ConfigError, match='"auto" or "direct"'):
+        F.conv2d(x, w)
