@@ -11,7 +11,7 @@ from deepcore.backend.dtypes import float32
 from deepcore.errors import ConfigError
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import Operand
-from deepcore.kernels.cpu import conv_direct, gemm_tables, winograd
+from deepcore.kernels.cpu import conv_depthwise, conv_direct, gemm_tables, winograd
 from deepcore.kernels.cpu.reductions import FLOATS, in_steps, kernels_of, regions, spaces
 from deepcore.kernels.plan import Launch, Lowering, Plan, Spec, contiguous, with_epilogue
 from deepcore.kernels.registry import register
@@ -24,6 +24,8 @@ _TURNED, _INTERLEAVE = (
     kernels_of("conv_turned", conv_direct.turned),
     kernels_of("conv_interleave", conv_direct.interleave),
 )
+_DEPTHWISE = kernels_of("conv_depthwise", conv_depthwise.convolve)
+_DEPTHWISE_WEIGHT = kernels_of("conv_depthwise_weight", conv_depthwise.weight_gradient)
 _TILES = 2, 4
 _FILTERS = {m: Kernel(f"winograd_filters_{m}", winograd.filters, m, "float32") for m in _TILES}
 _WINOGRAD = {m: Kernel(f"winograd_{m}", winograd.convolve, m, "float32") for m in _TILES}
@@ -86,12 +88,26 @@ def _tasks(count: int, length: int, work: int, dtype) -> tuple[int, int, int]:
 def _launch(image: Spec, rows: int, depth: int, groups: int, walk: _Walk, **operands) -> Launch:
     """Direct convolution: `rows` results of each group, from `depth` channels."""
     samples, k = image.shape[0], depth * math.prod(walk.taps)
+    if band := _band(image.dtype, depth, walk, _DEPTHWISE):
+        planes = samples * groups * rows
+        each = max(1, _CHUNK_WORK // (8 * k * math.prod(walk.positions)))
+        return Launch(
+            _DEPTHWISE[image.dtype], -(-planes // each), **operands, activation=None, pre=None, other=None, planes=planes,
+            each=each, groups=groups, rows=rows, band=band, **walk.arguments(image),
+        )  # fmt: skip
     task_columns, tasks_per_chunk, chunks = _tasks(samples * groups, math.prod(walk.positions), rows * k, image.dtype)
     return Launch(
         _CONV[image.dtype], chunks, **operands, activation=None, pre=None, other=None, samples=samples, groups=groups,
         rows=rows, depth=depth, block=gemm_tables.steps(k), task_columns=task_columns,
         tasks_per_chunk=tasks_per_chunk, **walk.arguments(image),
     )  # fmt: skip
+
+
+def _band(dtype, depth: int, walk: _Walk, kernels: dict) -> int:
+    """Rows of results that the kernels for channels with filters of their own hold at a time; 0 where others run."""
+    if depth > 1:
+        return 0
+    return conv_depthwise.band(walk.taps, walk.positions, walk.stride, walk.dilation) * kernels[dtype].ready()
 
 
 def positions(shape, size, params) -> tuple[int, int]:
@@ -213,6 +229,13 @@ def _plan_weight(specs, params) -> Plan | bool | None:
         return _winograd_weight(m, x, g, params)
     groups, size, out_size = params["groups"], params["size"], g.shape[2:]
     rows, depth, samples = g.shape[1] // groups, x.shape[1] // groups, x.shape[0]
+    walk, spec = _walk(size, out_size, params), contiguous((g.shape[1], depth, *size), x.dtype, x.backend)
+    if band := _band(x.dtype, depth, walk, _DEPTHWISE_WEIGHT):
+        launch = Launch(
+            _DEPTHWISE_WEIGHT[x.dtype], g.shape[1], x=Operand(0), g=Operand(1), out=Operand(2), samples=samples, groups=groups,
+            rows=rows, band=band, **walk.arguments(x),
+        )  # fmt: skip
+        return Plan(spec, [launch])
     k, length = depth * math.prod(size), samples * math.prod(out_size)
     task_columns, tasks_per_chunk, chunks = _tasks(groups, k, rows * length, x.dtype)
     parts = 1 if chunks >= _MIN_CHUNKS else min(samples, -(-rows * k * groups * length // _CHUNK_WORK), _MIN_CHUNKS)
@@ -225,13 +248,12 @@ def _plan_weight(specs, params) -> Plan | bool | None:
         g=Operand(1), out=Operand(2),
         samples=samples, parts=parts, groups=groups, rows=rows, depth=depth,
         block=gemm_tables.steps(math.prod(out_size)),
-        task_columns=task_columns, tasks_per_chunk=tasks_per_chunk, **_walk(size, out_size, params).arguments(x),
+        task_columns=task_columns, tasks_per_chunk=tasks_per_chunk, **walk.arguments(x),
     )  # fmt: skip
     sums = in_steps(steps, Operand(2), 3, Operand(2 + len(temporaries))) if steps else []
     if not all(sum_launch.kernel.ready() for sum_launch in sums):
         return None
-    result = contiguous((groups * rows, depth, *size), x.dtype, x.backend)
-    return Plan(result, [launch, *sums], temporaries)
+    return Plan(spec, [launch, *sums], temporaries)
 
 
 def _copies(specs, params) -> tuple[bool, ...] | None:
