@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepcore.autograd import no_grad
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, printable
+from deepcore.nn import init
+from deepcore.nn.modules.lazy import LazyModuleMixin
 from deepcore.tensor import Tensor, zeros
 
 
@@ -33,6 +37,8 @@ class Summary:
     parameters: int
     trainable: int
     bytes: int
+    #: Paths of lazy layers, which are counted as for this input.
+    lazy: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         cells = [("layer", "type", "output shape", "parameters", "trainable")]
@@ -53,6 +59,11 @@ class Summary:
         frozen = self.parameters - self.trainable
         total = f"{self.parameters:,} parameters, {self.trainable:,} trainable"
         lines += [rule, total + (f", {frozen:,} frozen" if frozen else "") + f"; {_human(self.bytes)}"]
+        if self.lazy:
+            shown = ", ".join(self.lazy[:5]) + (f" and {len(self.lazy) - 5} more" if len(self.lazy) > 5 else "")
+            lines.append(
+                f"not initialised yet, and counted as for this input: {printable(shown)}; the first call does it"
+            )
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -77,7 +88,14 @@ def _shapes(value) -> Any:
 
 
 def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
-    """Run `model` once over zeros, in evaluation mode without gradients; its modes are restored."""
+    """Run `model` once over zeros, in evaluation mode without gradients; its modes are restored.
+
+    Of a model with lazy layers, which a call would initialise, a copy runs.
+    """
+    types = {path: type(module).__name__ for path, module in model.named_modules()}
+    lazy = [path or "(model)" for path, module in model.named_modules() if isinstance(module, LazyModuleMixin)]
+    if lazy:
+        model = copy.deepcopy(model)
     several = isinstance(input_shape, (list, tuple)) and input_shape and isinstance(input_shape[0], (list, tuple))
     shapes = [tuple(s) for s in input_shape] if several else [_as_shape(input_shape)]
     first = next((p for p in model.parameters() if dt.is_floating(p.dtype)), None)
@@ -94,7 +112,7 @@ def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
     handles = [module.register_forward_hook(note) for module, _ in modes]
     try:
         model.eval()
-        with no_grad():
+        with no_grad(), init.skip_init() if lazy else contextlib.nullcontext():
             model(*inputs)
     finally:
         for handle in handles:
@@ -111,16 +129,17 @@ def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
                 sum(p.numel() for p in direct_parameters),
                 sum(p.numel() for p in direct_parameters if p.requires_grad),
             )
-            rows.append(Row(path or "(model)", type(module).__name__, outputs.get(id(module)), count, trainable))
+            rows.append(Row(path or "(model)", types[path], outputs.get(id(module)), count, trainable))
     parameters = list(model.parameters())
     shown = [(batch_size, *s) for s in shapes]
     return Summary(
-        type(model).__name__,
+        types[""],
         shown if several else shown[0],
         rows,
         sum(p.numel() for p in parameters),
         sum(p.numel() for p in parameters if p.requires_grad),
         sum(t.nbytes for t in (*parameters, *model.buffers())),
+        lazy,
     )
 
 

@@ -50,6 +50,8 @@ def _new_subclass(base: type[Module], names: tuple[str, ...], prefix: str) -> ty
         return _empty, (base, names, prefix), state
 
     members: dict[str, Any] = {"__module__": base.__module__, "__doc__": base.__doc__, "__reduce_ex__": reduce}
+    if "takes_activation" in vars(base):  # the forward is the same, and may be fused with what follows
+        members["takes_activation"] = True
     members |= {name: property(functools.partial(_get, name), functools.partial(_set, name)) for name in names}
     return type(prefix + base.__name__, (base, _Subclass), members)
 
