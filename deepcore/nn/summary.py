@@ -10,7 +10,7 @@ from typing import Any
 from deepcore.autograd import no_grad
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
-from deepcore.errors import ArgumentError, printable
+from deepcore.errors import ArgumentError, DeepcoreError, printable
 from deepcore.nn import init
 from deepcore.nn.modules.lazy import LazyModuleMixin
 from deepcore.tensor import Tensor, zeros
@@ -87,17 +87,10 @@ def _shapes(value) -> Any:
     return type(value).__name__
 
 
-def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
-    """Run `model` once over zeros, in evaluation mode without gradients; its modes are restored.
-
-    Of a model with lazy layers, which a call would initialise, a copy runs.
-    """
-    types = {path: type(module).__name__ for path, module in model.named_modules()}
-    lazy = [path or "(model)" for path, module in model.named_modules() if isinstance(module, LazyModuleMixin)]
+def _run(model, shapes: list[tuple[int, ...]], dtype, batch_size: int, lazy: bool) -> tuple[Any, dict[int, Any]]:
+    """The model, or a copy of one with lazy layers, and the shapes of its modules' outputs, by the modules' ids."""
     if lazy:
         model = copy.deepcopy(model)
-    several = isinstance(input_shape, (list, tuple)) and input_shape and isinstance(input_shape[0], (list, tuple))
-    shapes = [tuple(s) for s in input_shape] if several else [_as_shape(input_shape)]
     first = next((p for p in model.parameters() if dt.is_floating(p.dtype)), None)
     kinds = dtype if isinstance(dtype, (list, tuple)) else [dtype] * len(shapes)
     default = dt.default_float if first is None else first.dtype
@@ -119,6 +112,34 @@ def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
             handle.remove()
         for module, training in modes:
             module.training = training
+    return model, outputs
+
+
+def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
+    """Run `model` once over zeros, in evaluation mode without gradients; its modes are restored.
+
+    Of a model with lazy layers, which a call would initialise, a copy runs.
+    """
+    types = {path: type(module).__name__ for path, module in model.named_modules()}
+    lazy = [path or "(model)" for path, module in model.named_modules() if isinstance(module, LazyModuleMixin)]
+    several = isinstance(input_shape, (list, tuple)) and input_shape and isinstance(input_shape[0], (list, tuple))
+    shapes = [_as_shape(s) for s in input_shape] if several else [_as_shape(input_shape)]
+    try:
+        model, outputs = _run(model, shapes, dtype, batch_size, bool(lazy))
+    except DeepcoreError as error:
+        rest = [shape[1:] for shape in shapes]
+        if not all(rest) or len({shape[0] for shape in shapes}) > 1:
+            raise
+        try:
+            _run(model, rest, dtype, batch_size, bool(lazy))
+        except Exception:
+            raise error from None
+        raise ArgumentError(
+            "input_shape is a shape without the batch dimension, and the model takes this one without its first number",
+            expected=str(rest if several else rest[0]),
+            received=str(shapes if several else shapes[0]),
+            fix=f"summary({rest if several else rest[0]}, batch_size={shapes[0][0]})",
+        ) from None
     counted: set[int] = set()
     rows = []
     for path, module in model.named_modules():

@@ -133,6 +133,9 @@ def test_moves_to_another_backend(backend):
     assert model[0].weight.backend == backend
     assert model(dc.randn(2, 1, 5, 4, backend=backend)).backend == backend
     assert all(t.backend == backend for t in model.state_dict().values())
+    for name, (arguments, _, _) in CASES.items():
+        layer = getattr(nn, name)(**arguments, device=dc.device(backend))
+        assert all(t.backend == backend for t in (*layer.parameters(), *layer.buffers()))
 
 
 READS = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -91,8 +93,13 @@ class Module:
     load = _Load()
 
     def __init_subclass__(cls, **keywords):
-        """Let a constructor with an argument `backend` also accept `device`, PyTorch's name for it."""
+        """Let a constructor with an argument `backend` also accept `device`, PyTorch's name for it.
+
+        A constructor that is inherited from a private class, such as `_Conv`, becomes the class's own, under its name.
+        """
         super().__init_subclass__(**keywords)
+        if "__init__" not in vars(cls) and not cls.__name__.startswith("_"):
+            _name_constructor(cls)
         if "__init__" in vars(cls):
             cls.__init__ = takes_device(cls.__init__)  # type: ignore[method-assign]
 
@@ -700,6 +707,21 @@ class _Names:
 
     def __iter__(self):
         return (name for name in dir(self.module) if not name.startswith("_"))
+
+
+def _name_constructor(cls: type) -> None:
+    """Give `cls` a constructor of its own name for one that it inherits from a private class: Python's errors show it."""
+    owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
+    function = inspect.unwrap(vars(owner)["__init__"])
+    if not owner.__name__.startswith("_") or not isinstance(function, types.FunctionType):
+        return
+    own: Any = types.FunctionType(
+        function.__code__, function.__globals__, "__init__", function.__defaults__, function.__closure__
+    )
+    functools.update_wrapper(own, function)
+    del own.__wrapped__
+    own.__kwdefaults__, own.__qualname__ = function.__kwdefaults__, f"{cls.__qualname__}.__init__"
+    cls.__init__ = own  # type: ignore[misc]
 
 
 def _shape_text(t: Tensor) -> str:
