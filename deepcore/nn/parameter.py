@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from deepcore import missing
 from deepcore.backend import place
 from deepcore.errors import ArgumentError, GradientError, UninitializedError
 from deepcore.tensor import Tensor, as_tensor, empty
@@ -113,3 +114,6 @@ class UninitializedBuffer(UninitializedTensor):
     """The buffer of a lazy layer before its first input."""
 
     __slots__ = ()
+
+
+__getattr__ = missing.names_of(__name__, "torch.nn.parameter")

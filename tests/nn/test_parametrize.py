@@ -322,3 +322,19 @@ def test_unsafe_changes_the_shape():
     assert layer.weight.shape == (1, 3)
     with pytest.raises(ArgumentError, match="another shape"):
         parametrize.register_parametrization(layer, "weight", Wrong(lambda w: w[:, :1]))
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_state_dict_of_the_older_weight_norm(depth):
+    wrap = (lambda layer: layer) if depth == 0 else (lambda layer: nn.Sequential({"body": layer}))
+    old, new = wrap(nn.utils.weight_norm(nn.Linear(3, 2))), wrap(parametrizations.weight_norm(nn.Linear(3, 2)))
+    before = new.state_dict()
+    assert new.load_state_dict(old.state_dict()) == ([], []) and list(new.state_dict()) == list(before)
+    x = dc.randn(4, 3)
+    np.testing.assert_array_equal(new(x).detach().numpy(), old(x).detach().numpy())
+    new.load_state_dict(new.state_dict())
+
+
+def test_names_of_pytorch_that_are_absent_say_so():
+    with pytest.raises(AttributeError, match=r"deepcore has no `dc.nn.utils.parametrizations.orthogonal` yet"):
+        parametrizations.orthogonal(nn.Linear(2, 2))

@@ -527,6 +527,10 @@ class Module:
         if not isinstance(state_dict, Mapping):
             raise ArgumentError("load_state_dict takes a dict of tensors", received=type(state_dict).__name__)
         entries = self.state_dict(keep_vars=True)
+        for path, module in self.named_modules():
+            for old, new in module._former_names(path).items():
+                if old in state_dict and old not in entries and new not in state_dict:
+                    state_dict = {new if name == old else name: value for name, value in state_dict.items()}
         # A tied tensor has several names; files of other programs contain only one of them.
         present = {id(target) for name, target in entries.items() if name in state_dict}
         missing = [name for name, target in entries.items() if name not in state_dict and id(target) not in present]
@@ -569,6 +573,10 @@ class Module:
                 target._data[...] = value._data
                 target.bump_version()
         return IncompatibleKeys(missing, unexpected)
+
+    def _former_names(self, path: str) -> dict[str, str]:
+        """{name in older state dicts: name now} of entries of this module, which is at `path`."""
+        return {}
 
     def _lazy_layers(self, state_dict: Mapping[str, Any]) -> tuple[list[tuple[str, Any, int]], dict[str, tuple]]:
         """(path, layer, size) of the lazy layers whose size follows from a state dict, and the shapes of their entries."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deepcore import missing
 from deepcore.autograd import no_grad
 from deepcore.errors import ArgumentError
 from deepcore.nn import functional as F
@@ -35,6 +36,9 @@ def scaled(v: Tensor, g: Tensor, dim: int) -> Tensor:
 
 class _WeightNorm(Module):
     """w = g · v / ‖v‖₂, the norm over every dimension but `dim`."""
+
+    #: Of state dicts of the older `weight_norm`.
+    former_suffixes = ("_g", "_v")
 
     def __init__(self, dim: int | None = 0):
         super().__init__()
@@ -144,3 +148,6 @@ def spectral_norm(
     dim = default_dim(module) if dim is None else dim
     register_parametrization(module, name, _SpectralNorm(weight, n_power_iterations, dim, eps))
     return module
+
+
+__getattr__ = missing.names_of(__name__, "torch.nn.utils.parametrizations", __all__)

@@ -9,6 +9,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
+from deepcore import missing
 from deepcore.autograd import no_grad
 from deepcore.backend import dtypes as dt
 from deepcore.effects import mode, untraceable
@@ -135,6 +136,12 @@ class ParametrizationList(ModuleList):
                     )
             for original, part in zip(originals, parts):
                 _assign(original, part)
+
+    def _former_names(self, path: str) -> dict[str, str]:
+        owner, _, name = path.rpartition(".")
+        former = getattr(self[0], "former_suffixes", ()) if len(self) else ()
+        own = owner.removesuffix("parametrizations") + name
+        return {own + suffix: f"{path}.original{i}" for i, suffix in enumerate(former)}
 
     def forward(self) -> Tensor:
         first, *others = self
@@ -296,3 +303,6 @@ def remove_parametrizations(module: Module, tensor_name: str, leave_parametrized
 def type_before_parametrizations(module: Module) -> type[Module]:
     """The module's class before anything was parametrized."""
     return computed.base_class(module)
+
+
+__getattr__ = missing.names_of(__name__, "torch.nn.utils.parametrize", __all__)
