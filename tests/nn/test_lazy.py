@@ -221,6 +221,19 @@ def test_loading_with_assign_and_from_files(tmp_path):
     np.testing.assert_array_equal(model.eval()(x).detach().numpy(), full.eval()(x).detach().numpy())
 
 
+def test_a_shared_lazy_layer():
+    def model(layer):
+        return nn.Sequential(layer, nn.ReLU(), layer)
+
+    full, lazy = model(nn.Linear(3, 3)), model(nn.LazyLinear(3))
+    lazy.load_state_dict(full.state_dict())
+    assert lazy[0] is lazy[2] and type(lazy[0]) is nn.Linear
+    np.testing.assert_array_equal(lazy(dc.ones(3)).detach().numpy(), full(dc.ones(3)).detach().numpy())
+    other = model(nn.LazyLinear(3))
+    other(dc.ones(2, 3))
+    assert type(other[2]) is nn.Linear and len(list(other.parameters())) == 2
+
+
 def test_summary_tells_it_and_initialises_nothing(backend):
     model = network(backend)
     dc.manual_seed(3)

@@ -580,15 +580,15 @@ class Module:
 
     def _lazy_layers(self, state_dict: Mapping[str, Any]) -> tuple[list[tuple[str, Any, int]], dict[str, tuple]]:
         """(path, layer, size) of the lazy layers whose size follows from a state dict, and the shapes of their entries."""
-        layers: list[tuple[str, Any, int]] = []
+        layers: dict[int, tuple[str, Any, int]] = {}
         shapes: dict[str, tuple] = {}
-        for path, module in self.named_modules():
+        for path, module in self.named_modules(remove_duplicate=False):
             prefix = f"{path}." if path else ""
             size = module._size_in(state_dict, prefix) if isinstance(module, _Lazy) else None
             if size is not None:
-                layers.append((prefix, module, size))
+                _, _, size = layers.setdefault(id(module), (prefix, module, size))
                 shapes |= {prefix + name: shape for name, shape in module.shapes_for(size).items()}
-        return layers, shapes
+        return list(layers.values()), shapes
 
     def _mismatch_error(self, target_entries, missing, unexpected, misfits) -> StateDictError:
         lines = [f"the state dict does not fit {type(self).__name__}"]
