@@ -6,6 +6,7 @@ Values pass `autograd.apply`, effects `effect`. While `dc.compile` records a fun
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 from collections.abc import Callable
@@ -54,3 +55,8 @@ def untraceable(what: str) -> None:
     """Report what no program can do, such as reading a tensor's value in Python; the function then runs eagerly."""
     if mode.tracer is not None:
         mode.tracer.note(what)
+
+
+def unrecorded() -> contextlib.AbstractContextManager[None]:
+    """Context of what happens once, such as the initialisation of a lazy layer, and is no part of a program."""
+    return contextlib.nullcontext() if mode.tracer is None else mode.tracer.paused()

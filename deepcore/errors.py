@@ -85,6 +85,10 @@ class ArgumentTypeError(ArgumentError, TypeError):
     """An argument of a type, or a keyword, that a function does not take."""
 
 
+class UninitializedError(ArgumentError):
+    """A parameter or buffer of a lazy layer that has not seen an input yet."""
+
+
 class IndexRangeError(DeepcoreError, IndexError):
     """An index, class number or dimension out of range."""
 

@@ -18,7 +18,8 @@ from deepcore.errors import DeepcoreError, suggest
 
 #: Where PyTorch's names are looked for; deepcore has the same places. Tensor is the first: its names are read early.
 PLACES = (
-    "torch.Tensor", "torch", "torch.nn", "torch.nn.functional", "torch.nn.Module", "torch.nn.init", "torch.nn.utils",
+    "torch.Tensor", "torch", "torch.nn", "torch.nn.functional", "torch.nn.Module", "torch.nn.init", "torch.nn.parameter",
+    "torch.nn.utils", "torch.nn.utils.parametrizations", "torch.nn.utils.parametrize",
     "torch.optim", "torch.optim.lr_scheduler", "torch.utils", "torch.utils.data", "torch.autograd", "torch.cuda",
     "torch.linalg", "torch.func", "torch.special", "torch.fft", "torch.distributions",
 )  # fmt: skip

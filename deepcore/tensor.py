@@ -294,9 +294,9 @@ class Tensor(TensorMethods):
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Set `requires_grad` in place, on a leaf of a floating dtype."""
-        if requires_grad and not dt.is_floating(self._data.dtype):
+        if requires_grad and not dt.is_floating(self.dtype):
             raise DTypeError(
-                f"only floating tensors have gradients, and this one is {self._data.dtype}",
+                f"only floating tensors have gradients, and this one is {self.dtype}",
                 fix="convert it first: t.float().requires_grad_()",
             )
         if not requires_grad and self._node is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deepcore import missing
+from deepcore.data.cifar import cifar10, cifar100
 from deepcore.data.collate import default_collate
 from deepcore.data.dataset import Dataset, Subset, TensorDataset, random_split
 from deepcore.data.datasets import digits, mnist
@@ -20,6 +21,8 @@ __all__ = [
     "Subset",
     "TensorDataset",
     "WorkerInfo",
+    "cifar10",
+    "cifar100",
     "default_collate",
     "digits",
     "get_worker_info",

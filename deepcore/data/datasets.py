@@ -51,7 +51,7 @@ def digits(
     Source: Optical Recognition of Handwritten Digits, test part (E. Alpaydin and C. Kaynak, 1998; UCI Machine
     Learning Repository, https://doi.org/10.24432/C50P49, CC BY 4.0), bundled with its attribution.
     """
-    name, part = _parse_split(split, ("train", "test", "all"))
+    name, part = parse_split(split, ("train", "test", "all"))
     folder = Path(__file__).parent
     images = read_idx(folder / "digits.images.idx.gz")
     labels = read_idx(folder / "digits.labels.idx.gz")
@@ -59,7 +59,7 @@ def digits(
         test = _stratified(labels, 360)
         chosen = test if name == "test" else ~test
         images, labels = images[chosen], labels[chosen]
-    return _image_dataset(images[part], labels[part], 16, flatten, backend)
+    return image_dataset(images[part], labels[part], 16, flatten, backend)
 
 
 def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
@@ -98,9 +98,9 @@ def mnist(
 
     Source: Y. LeCun, C. Cortes, C. Burges, 1998. Errors: `DataError` when files are missing and cannot be downloaded.
     """
-    name, part = _parse_split(split, ("train", "test"))
+    name, part = parse_split(split, ("train", "test"))
     prefix = "train" if name == "train" else "t10k"
-    folders = _mnist_folders(root)
+    folders = data_folders(root, "mnist")
     needed = [f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz"]
     paths = [_find(file, folders) for file in needed]
     target = Path(root) if root is not None else _cache() / "mnist"
@@ -128,18 +128,22 @@ def mnist(
             expected="uint8 images (N, rows, columns) and labels (N,)",
             received=f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}",
         )
-    return _image_dataset(images[part], labels[part], 255, flatten, backend)
+    return image_dataset(images[part], labels[part], 255, flatten, backend)
 
 
-def _image_dataset(images, labels, scale: int, flatten: bool, backend) -> TensorDataset:
+def image_dataset(images, labels, scale: int, flatten: bool, backend, classes=_DIGIT_NAMES) -> TensorDataset:
+    """Images (N, H, W) or (N, C, H, W) of whole numbers to `scale`, with one channel or C, and labels."""
     target = get_backend(backend)
     pixels = images.astype(np.float32) / np.float32(scale)
-    pixels = pixels.reshape(len(images), -1) if flatten else pixels[:, None]
+    if flatten:
+        pixels = pixels.reshape(len(images), -1)
+    elif pixels.ndim == 3:
+        pixels = pixels[:, None]
     tensors = (from_raw(target.from_host(a), target) for a in (pixels, labels.astype(np.int64)))
-    return TensorDataset(*tensors, classes=_DIGIT_NAMES)
+    return TensorDataset(*tensors, classes=classes)
 
 
-def _parse_split(split: str, names: tuple[str, ...]) -> tuple[str, slice]:
+def parse_split(split: str, names: tuple[str, ...]) -> tuple[str, slice]:
     """`"test[:8000]"` to ("test", slice(None, 8000))."""
     match = re.fullmatch(r"(\w+)(?:\[(-?\d*):(-?\d*)\])?", split) if isinstance(split, str) else None
     if match is None or match[1] not in names:
@@ -161,15 +165,16 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepcore"
 
 
-def _mnist_folders(root) -> list[Path]:
+def data_folders(root, name: str) -> list[Path]:
+    """Where the files of a dataset are looked for: `root`, or its folder in DEEPCORE_DATA and in the cache."""
     if root is not None:
         return [Path(root)]
     if settings.data_dir and not Path(settings.data_dir).is_dir():
         raise DataError(
             "DEEPCORE_DATA names no folder", received=repr(settings.data_dir), fix="name one that is there, or unset it"
         )
-    shared = [Path(settings.data_dir) / "mnist"] if settings.data_dir else []
-    return [*shared, _cache() / "mnist"]
+    shared = [Path(settings.data_dir) / name] if settings.data_dir else []
+    return [*shared, _cache() / name]
 
 
 def _find(file: str, folders: list[Path]) -> Path | None:

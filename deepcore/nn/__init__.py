@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 from deepcore import missing
 from deepcore.nn import functional, init, modules, registry, utils
 from deepcore.nn.modules.module import Module
-from deepcore.nn.parameter import Parameter
+from deepcore.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
 from deepcore.nn.registry import LAYERS, LOSSES
 
 if TYPE_CHECKING:
     from deepcore.nn._names import *  # noqa: F403
 
 globals().update(registry.discover(modules.__name__, modules.__path__, LAYERS, LOSSES))
-__all__ = sorted(["LAYERS", "LOSSES", "Module", "Parameter", "functional", "init", "utils", *LAYERS, *LOSSES])
+_OWN = ["LAYERS", "LOSSES", "Module", "Parameter", "UninitializedBuffer", "UninitializedParameter"]
+__all__ = sorted([*_OWN, "functional", "init", "utils", *LAYERS, *LOSSES])
 
 __getattr__ = missing.names_of(__name__, "torch.nn")

@@ -1,9 +1,13 @@
-"""`Parameter`: a tensor that a module registers on assignment."""
+"""`Parameter`: a tensor that a module registers on assignment; and those of lazy layers, which have no shape yet."""
 
 from __future__ import annotations
 
-from deepcore.errors import ArgumentError, GradientError
-from deepcore.tensor import Tensor, as_tensor
+from typing import Any
+
+from deepcore import missing
+from deepcore.backend import place
+from deepcore.errors import ArgumentError, GradientError, UninitializedError
+from deepcore.tensor import Tensor, as_tensor, empty
 
 
 class Parameter(Tensor):
@@ -34,3 +38,82 @@ class Parameter(Tensor):
 
     def __repr__(self) -> str:
         return "Parameter containing:\n" + super().__repr__()
+
+
+#: Where `Tensor` keeps its array.
+_ARRAY: Any = Tensor.__dict__["_data"]
+
+
+class UninitializedTensor(Tensor):
+    """Base of what a lazy layer has before its first input: a dtype and a backend, no shape and no values.
+
+    Everything that would read its array raises `UninitializedError`.
+    """
+
+    __slots__ = ()
+    #: The class after `materialize`.
+    cls_to_become: type[Tensor] = Tensor
+
+    def __init__(self, requires_grad: bool = False, backend=None, dtype=None, device=None):
+        placeholder = empty((0,), dtype=dtype, backend=place(backend, device))
+        Tensor.__init__(self, placeholder._data, placeholder.backend)
+        if requires_grad:
+            self.requires_grad_()
+
+    @property  # type: ignore[override]
+    def _data(self):  # type: ignore[override]
+        raise UninitializedError(
+            f"this {type(self).__name__} has neither shape nor values: its lazy layer takes them from its first input",
+            fix="call the model once on a batch, model(x), or load a state dict",
+        )
+
+    @_data.setter
+    def _data(self, value):
+        _ARRAY.__set__(self, value)
+
+    @property
+    def dtype(self):
+        return _ARRAY.__get__(self).dtype
+
+    def placeholder(self) -> Tensor:
+        """An empty tensor of the same dtype on the same backend."""
+        return Tensor(_ARRAY.__get__(self), self.backend)
+
+    def materialize(self, shape, device=None, dtype=None, backend=None) -> None:
+        """Become an ordinary parameter or buffer of `shape`, of unset numbers; the same object."""
+        backend = place(backend, device)
+        tensor = empty(tuple(shape), dtype=dtype or self.dtype, backend=self.backend if backend is None else backend)
+        self.__class__ = self.cls_to_become  # type: ignore[assignment]
+        self.rebind(tensor._data, tensor.backend)
+
+    def detach(self) -> Tensor:
+        return self
+
+    def __deepcopy__(self, memo):
+        copy = memo[id(self)] = type(self)(self.requires_grad, self.backend, self.dtype)
+        return copy
+
+    def __reduce__(self):
+        return type(self), (self.requires_grad, self.backend.name, self.dtype)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class UninitializedParameter(UninitializedTensor, Parameter):
+    """The parameter of a lazy layer before its first input."""
+
+    __slots__ = ()
+    cls_to_become = Parameter
+
+    def __init__(self, requires_grad: bool = True, backend=None, dtype=None, device=None):
+        UninitializedTensor.__init__(self, requires_grad, backend, dtype, device)
+
+
+class UninitializedBuffer(UninitializedTensor):
+    """The buffer of a lazy layer before its first input."""
+
+    __slots__ = ()
+
+
+__getattr__ = missing.names_of(__name__, "torch.nn.parameter")

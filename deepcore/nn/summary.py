@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepcore.autograd import no_grad
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
-from deepcore.errors import ArgumentError, printable
+from deepcore.errors import ArgumentError, DeepcoreError, printable
+from deepcore.nn import init
+from deepcore.nn.modules.lazy import LazyModuleMixin
 from deepcore.tensor import Tensor, zeros
 
 
@@ -33,6 +37,8 @@ class Summary:
     parameters: int
     trainable: int
     bytes: int
+    #: Paths of lazy layers, which are counted as for this input.
+    lazy: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         cells = [("layer", "type", "output shape", "parameters", "trainable")]
@@ -53,6 +59,11 @@ class Summary:
         frozen = self.parameters - self.trainable
         total = f"{self.parameters:,} parameters, {self.trainable:,} trainable"
         lines += [rule, total + (f", {frozen:,} frozen" if frozen else "") + f"; {_human(self.bytes)}"]
+        if self.lazy:
+            shown = ", ".join(self.lazy[:5]) + (f" and {len(self.lazy) - 5} more" if len(self.lazy) > 5 else "")
+            lines.append(
+                f"not initialised yet, and counted as for this input: {printable(shown)}; the first call does it"
+            )
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -76,10 +87,10 @@ def _shapes(value) -> Any:
     return type(value).__name__
 
 
-def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
-    """Run `model` once over zeros, in evaluation mode without gradients; its modes are restored."""
-    several = isinstance(input_shape, (list, tuple)) and input_shape and isinstance(input_shape[0], (list, tuple))
-    shapes = [tuple(s) for s in input_shape] if several else [_as_shape(input_shape)]
+def _run(model, shapes: list[tuple[int, ...]], dtype, batch_size: int, lazy: bool) -> tuple[Any, dict[int, Any]]:
+    """The model, or a copy of one with lazy layers, and the shapes of its modules' outputs, by the modules' ids."""
+    if lazy:
+        model = copy.deepcopy(model)
     first = next((p for p in model.parameters() if dt.is_floating(p.dtype)), None)
     kinds = dtype if isinstance(dtype, (list, tuple)) else [dtype] * len(shapes)
     default = dt.default_float if first is None else first.dtype
@@ -94,13 +105,41 @@ def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
     handles = [module.register_forward_hook(note) for module, _ in modes]
     try:
         model.eval()
-        with no_grad():
+        with no_grad(), init.skip_init() if lazy else contextlib.nullcontext():
             model(*inputs)
     finally:
         for handle in handles:
             handle.remove()
         for module, training in modes:
             module.training = training
+    return model, outputs
+
+
+def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
+    """Run `model` once over zeros, in evaluation mode without gradients; its modes are restored.
+
+    Of a model with lazy layers, which a call would initialise, a copy runs.
+    """
+    types = {path: type(module).__name__ for path, module in model.named_modules()}
+    lazy = [path or "(model)" for path, module in model.named_modules() if isinstance(module, LazyModuleMixin)]
+    several = isinstance(input_shape, (list, tuple)) and input_shape and isinstance(input_shape[0], (list, tuple))
+    shapes = [_as_shape(s) for s in input_shape] if several else [_as_shape(input_shape)]
+    try:
+        model, outputs = _run(model, shapes, dtype, batch_size, bool(lazy))
+    except DeepcoreError as error:
+        rest = [shape[1:] for shape in shapes]
+        if not all(rest) or len({shape[0] for shape in shapes}) > 1:
+            raise
+        try:
+            _run(model, rest, dtype, batch_size, bool(lazy))
+        except Exception:
+            raise error from None
+        raise ArgumentError(
+            "input_shape is a shape without the batch dimension, and the model takes this one without its first number",
+            expected=str(rest if several else rest[0]),
+            received=str(shapes if several else shapes[0]),
+            fix=f"summary({rest if several else rest[0]}, batch_size={shapes[0][0]})",
+        ) from None
     counted: set[int] = set()
     rows = []
     for path, module in model.named_modules():
@@ -111,16 +150,17 @@ def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
                 sum(p.numel() for p in direct_parameters),
                 sum(p.numel() for p in direct_parameters if p.requires_grad),
             )
-            rows.append(Row(path or "(model)", type(module).__name__, outputs.get(id(module)), count, trainable))
+            rows.append(Row(path or "(model)", types[path], outputs.get(id(module)), count, trainable))
     parameters = list(model.parameters())
     shown = [(batch_size, *s) for s in shapes]
     return Summary(
-        type(model).__name__,
+        types[""],
         shown if several else shown[0],
         rows,
         sum(p.numel() for p in parameters),
         sum(p.numel() for p in parameters if p.requires_grad),
         sum(t.nbytes for t in (*parameters, *model.buffers())),
+        lazy,
     )
 
 

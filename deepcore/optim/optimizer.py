@@ -16,10 +16,11 @@ from deepcore import errors
 from deepcore.autograd import enable_grad
 from deepcore.backend import dtypes as dt
 from deepcore.effects import effect
-from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, suggest
+from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, UninitializedError, suggest
 from deepcore.kernels.cpu.clip import Clip
 from deepcore.kernels.update import Update, run_update
 from deepcore.nn.modules.module import clear_gradients
+from deepcore.nn.parameter import UninitializedTensor
 from deepcore.nn.registry import Registry
 from deepcore.nn.utils import check_gradients, clip_grad_norm_, clip_grad_value_
 from deepcore.optim.plan import Plan, restore_calls
@@ -127,6 +128,11 @@ class Optimizer:
             if not isinstance(p, Tensor):
                 raise ArgumentError(
                     f"{type(self).__name__}: parameter {i} of the group is not a tensor", received=type(p).__name__
+                )
+            if isinstance(p, UninitializedTensor):
+                raise UninitializedError(
+                    f"{type(self).__name__}: parameter {i} of the group has no shape yet, as its lazy layer has seen no input",
+                    fix="call the model once on a batch, model(x), before the optimizer is made",
                 )
             if not p.is_leaf:
                 raise ArgumentError(

@@ -302,7 +302,7 @@ OWN = (
     "optim/adam.py",
     "kernels/cpu/optimizer.py",
     "kernels/runtime/threadpool.py",
-    "nn/utils.py",
+    "nn/utils/clip_grad.py",
 )
 WRITING = ("run", "clipped_step", "_update", "_apply_others", "apply", "forward")
 

@@ -518,7 +518,28 @@ def test_every_registered_class_is_public_documented_and_has_examples(registry):
     for name, cls in registry.items():
         assert getattr(nn, name) is cls
         assert cls.__doc__ and cls.__doc__ != nn.Module.__doc__
-        assert cls.examples or getattr(cls, "structural", False), name
+        assert cls.examples or getattr(cls, "structural", False) or getattr(cls, "lazy", False), name
+
+
+@pytest.mark.parametrize("registry", [LAYERS, LOSSES])
+def test_wrong_arguments_are_named_with_the_class(registry):
+    for name, cls in registry.items():
+        owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
+        assert not owner.__name__.startswith("_") and owner.__init__.__qualname__ == f"{owner.__name__}.__init__", name
+    with pytest.raises(TypeError, match=r"^Conv2d\.__init__\(\) missing 1 required positional argument: 'kernel_size'"):
+        nn.Conv2d(3, 4)
+    with pytest.raises(TypeError, match=r"^MaxPool1d\.__init__\(\) got an unexpected keyword argument 'size'"):
+        nn.MaxPool1d(2, size=3)
+    assert inspect.signature(nn.Conv2d) == inspect.signature(nn.Conv1d) and nn.Conv2d(1, 1, 1, device="cpu").bias.is_cpu
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_unpooling_without_indices_says_where_they_come_from(rank, backend):
+    pool, unpool = getattr(nn, f"MaxPool{rank}d"), getattr(nn, f"MaxUnpool{rank}d")(2)
+    x = dc.randn(1, 2, *(4,) * rank, backend=backend)
+    with pytest.raises(ArgumentError, match=rf"nn\.MaxPool{rank}d\(.*return_indices=True\)"):
+        unpool(pool(2)(x))
+    assert unpool(*pool(2, return_indices=True)(x)).shape == x.shape
 
 
 def test_backend_and_dtype_of_new_layers(backend):
@@ -893,6 +914,24 @@ def test_summary_of_other_inputs():
     assert Two().summary([(2,), (3, 4)]).rows[0].output_shape == [(1, 2), (1, 3, 4)]
     with pytest.raises(ArgumentError, match="without the batch dimension"):
         Two().summary("x")
+
+
+@pytest.mark.parametrize("first", [nn.Conv2d(3, 4, 3), nn.LazyConv2d(4, 3)])
+def test_summary_of_a_shape_with_the_batch_dimension_says_what_to_give(first):
+    model = nn.Sequential(first, nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(ArgumentError, match=r"summary\(\(3, 7, 5\), batch_size=2\)"):
+        model.summary((2, 3, 7, 5))
+    with pytest.raises(ShapeError, match=r"Sequential\.0"):  # neither way
+        model.summary((2, 3, 3, 7, 5))
+    assert model.training and all(not m._hooks for m in model.modules())
+    assert model.summary((3, 7, 5), batch_size=2).rows[1].output_shape == (2, 60)
+
+    class Two(nn.Module):
+        def forward(self, a, b):
+            return F.linear(a, dc.ones(1, 3)) + F.conv1d(b, dc.ones(1, 1, 2)).sum()
+
+    with pytest.raises(ArgumentError, match=r"summary\(\[\(3,\), \(1, 5\)\], batch_size=2\)"):
+        Two().summary([(2, 3), (2, 1, 5)])
 
 
 # -- files -------------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ from deepcore.backend import get_backend, place, takes_device
 from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, printable, suggest
 from deepcore.nn.hooks import GradientTap, RemovableHandle
-from deepcore.nn.parameter import Parameter
+from deepcore.nn.parameter import Parameter, UninitializedTensor
 from deepcore.ops.convert import target_of
 from deepcore.tensor import _MEMORY_FORMAT, Tensor, as_tensor, changes, empty_like, one_of
 
@@ -91,8 +93,13 @@ class Module:
     load = _Load()
 
     def __init_subclass__(cls, **keywords):
-        """Let a constructor with an argument `backend` also accept `device`, PyTorch's name for it."""
+        """Let a constructor with an argument `backend` also accept `device`, PyTorch's name for it.
+
+        A constructor that is inherited from a private class, such as `_Conv`, becomes the class's own, under its name.
+        """
         super().__init_subclass__(**keywords)
+        if "__init__" not in vars(cls) and not cls.__name__.startswith("_"):
+            _name_constructor(cls)
         if "__init__" in vars(cls):
             cls.__init__ = takes_device(cls.__init__)  # type: ignore[method-assign]
 
@@ -490,7 +497,7 @@ class Module:
         """Move to a backend without the values: parameters and buffers become uninitialized memory."""
         backend = place(backend, device)
         for t in {id(t): t for t in (*self.parameters(recurse), *self.buffers(recurse))}.values():
-            empty = empty_like(t, backend=backend)
+            empty = empty_like(t.placeholder() if isinstance(t, UninitializedTensor) else t, backend=backend)
             t.rebind(empty._data, empty.backend)
         return self
 
@@ -520,25 +527,40 @@ class Module:
         if not isinstance(state_dict, Mapping):
             raise ArgumentError("load_state_dict takes a dict of tensors", received=type(state_dict).__name__)
         entries = self.state_dict(keep_vars=True)
+        for path, module in self.named_modules():
+            for old, new in module._former_names(path).items():
+                if old in state_dict and old not in entries and new not in state_dict:
+                    state_dict = {new if name == old else name: value for name, value in state_dict.items()}
         # A tied tensor has several names; files of other programs contain only one of them.
         present = {id(target) for name, target in entries.items() if name in state_dict}
         missing = [name for name, target in entries.items() if name not in state_dict and id(target) not in present]
         unexpected = [name for name in state_dict if name not in entries]
         misfits, values = {}, {}
+        lazy, shapes = self._lazy_layers(state_dict)
         for name, target in entries.items():
             if name not in state_dict:
                 continue
-            value = state_dict[name]
+            value, shape = state_dict[name], shapes.get(name)
+            if isinstance(value, UninitializedTensor):
+                if not isinstance(target, UninitializedTensor):
+                    misfits[name] = "is not initialised, and the module's is"
+                continue
+            if shape is None and not isinstance(target, UninitializedTensor):
+                shape = target.shape
             if not hasattr(value, "shape") or not hasattr(value, "dtype"):
                 misfits[name] = f"is {type(value).__name__}, not a tensor"
-            elif tuple(value.shape) != target.shape:
-                misfits[name] = f"has shape {tuple(value.shape)}, and the module's is {target.shape}"
+            elif shape is None:
+                misfits[name] = "belongs to a lazy layer, whose shapes do not follow from the state dict"
+            elif tuple(value.shape) != shape:
+                misfits[name] = f"has shape {tuple(value.shape)}, and the module's is {shape}"
             elif assign and dt.is_floating(target.dtype) and value.dtype not in _FLOATING:
                 misfits[name] = f"has dtype {value.dtype}, and the module's is {dt.name_of(target.dtype)}"
             else:
                 values[name] = value
         if misfits or (strict and (missing or unexpected)):
             raise self._mismatch_error(entries, missing if strict else [], unexpected if strict else [], misfits)
+        for path, module, size in lazy:
+            module.become(size, draw=not all(f"{path}{name}" in values for name in module.uninitialized()))
         pairs = []
         for name, value in values.items():
             target = entries[name]
@@ -552,12 +574,28 @@ class Module:
                 target.bump_version()
         return IncompatibleKeys(missing, unexpected)
 
+    def _former_names(self, path: str) -> dict[str, str]:
+        """{name in older state dicts: name now} of entries of this module, which is at `path`."""
+        return {}
+
+    def _lazy_layers(self, state_dict: Mapping[str, Any]) -> tuple[list[tuple[str, Any, int]], dict[str, tuple]]:
+        """(path, layer, size) of the lazy layers whose size follows from a state dict, and the shapes of their entries."""
+        layers: dict[int, tuple[str, Any, int]] = {}
+        shapes: dict[str, tuple] = {}
+        for path, module in self.named_modules(remove_duplicate=False):
+            prefix = f"{path}." if path else ""
+            size = module._size_in(state_dict, prefix) if isinstance(module, _Lazy) else None
+            if size is not None:
+                _, _, size = layers.setdefault(id(module), (prefix, module, size))
+                shapes |= {prefix + name: shape for name, shape in module.shapes_for(size).items()}
+        return list(layers.values()), shapes
+
     def _mismatch_error(self, target_entries, missing, unexpected, misfits) -> StateDictError:
         lines = [f"the state dict does not fit {type(self).__name__}"]
         likely = missing or target_entries
         suggests = len(likely) <= 500  # comparing every name with every other would take minutes
         for names, format_line in (
-            (missing, lambda name: f"  missing:    {name} {target_entries[name].shape}"),
+            (missing, lambda name: f"  missing:    {name} {_shape_text(target_entries[name])}"),
             (unexpected, lambda name: f"  unexpected: {name}" + (f" ({suggest(name, likely)})" if suggests else "")),
             (list(misfits), lambda name: f"  misshapen:  {name} {misfits[name]}"),
         ):
@@ -659,6 +697,16 @@ class Module:
         return summarize(self, input_shape, dtype, batch_size)
 
 
+class _Lazy:
+    """Marks the layers of `nn.modules.lazy`, which take a size from their first input, or from a state dict."""
+
+    def _size_in(self, state_dict: Mapping[str, Any], prefix: str) -> int | None:
+        raise NotImplementedError
+
+    def shapes_for(self, size: int) -> dict[str, tuple[int, ...]]:
+        raise NotImplementedError
+
+
 class _Names:
     """The attribute names of a module, listed only if an error message is printed."""
 
@@ -667,6 +715,25 @@ class _Names:
 
     def __iter__(self):
         return (name for name in dir(self.module) if not name.startswith("_"))
+
+
+def _name_constructor(cls: type) -> None:
+    """Give `cls` a constructor of its own name for one that it inherits from a private class: Python's errors show it."""
+    owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
+    function = inspect.unwrap(vars(owner)["__init__"])
+    if not owner.__name__.startswith("_") or not isinstance(function, types.FunctionType):
+        return
+    own: Any = types.FunctionType(
+        function.__code__, function.__globals__, "__init__", function.__defaults__, function.__closure__
+    )
+    functools.update_wrapper(own, function)
+    del own.__wrapped__
+    own.__kwdefaults__, own.__qualname__ = function.__kwdefaults__, f"{cls.__qualname__}.__init__"
+    cls.__init__ = own  # type: ignore[misc]
+
+
+def _shape_text(t: Tensor) -> str:
+    return "uninitialised" if isinstance(t, UninitializedTensor) else str(t.shape)
 
 
 def indent(text: str) -> str:
@@ -678,7 +745,7 @@ def _converted(t: Tensor, backend, dtype) -> Tensor:
     backend = t.backend if backend is None else backend
     if backend is t.backend and dtype == t.dtype:
         return t
-    return t.detach().to(backend, dtype)
+    return (t.placeholder() if isinstance(t, UninitializedTensor) else t.detach()).to(backend, dtype)
 
 
 def clear_gradients(parameters: list[Tensor], set_to_none: bool) -> None:

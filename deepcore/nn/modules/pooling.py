@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from deepcore.errors import ArgumentError
 from deepcore.nn import functional as F
 from deepcore.nn.modules.conv import as_sizes
 from deepcore.nn.modules.module import Module
@@ -136,7 +137,14 @@ class _MaxUnpool(Module):
         self.stride = self.kernel_size if stride is None else numbers(name, "stride", stride, self.rank, 1)
         self.padding = numbers(name, "padding", padding, self.rank, 0)
 
-    def forward(self, input, indices, output_size=None):
+    def forward(self, input, indices=None, output_size=None):
+        if indices is None:
+            name, pool = type(self).__name__, type(self).__name__.replace("Unp", "P")
+            raise ArgumentError(
+                f"{name} puts elements back to where {pool} found them, and was given no indices",
+                expected=f"{name}(…)(output, indices)",
+                fix=f"output, indices = nn.{pool}({self.kernel_size}, return_indices=True)(x)",
+            )
         return getattr(F, self.function)(input, indices, self.kernel_size, self.stride, self.padding, output_size)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""`nn.utils`: gradient clipping."""
+"""Norms of gradients, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
-from deepcore import missing
 from deepcore.autograd import mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.config import settings
@@ -190,6 +189,3 @@ def _clip_value(gradients: list[Tensor], clip_value: float) -> None:
     for g in gradients:
         g.backend.clip(g._data, -clip_value, clip_value, out=g._data)
         g.bump_version()
-
-
-__getattr__ = missing.names_of(__name__, "torch.nn.utils")

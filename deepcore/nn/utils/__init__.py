@@ -1,0 +1,23 @@
+"""`nn.utils`: gradient clipping, and parameters that are computed from others."""
+
+from __future__ import annotations
+
+from deepcore import missing
+from deepcore.nn.utils import parametrizations, parametrize
+from deepcore.nn.utils.clip_grad import check_gradients, clip_grad_norm_, clip_grad_value_, get_total_norm
+from deepcore.nn.utils.norms import remove_spectral_norm, remove_weight_norm, spectral_norm, weight_norm
+
+__all__ = [
+    "check_gradients",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "get_total_norm",
+    "parametrizations",
+    "parametrize",
+    "remove_spectral_norm",
+    "remove_weight_norm",
+    "spectral_norm",
+    "weight_norm",
+]
+
+__getattr__ = missing.names_of(__name__, "torch.nn.utils")
