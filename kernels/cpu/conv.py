@@ -11,7 +11,7 @@ from deepcore.backend.dtypes import float32
 from deepcore.errors import ConfigError
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import Operand
-from deepcore.kernels.cpu import conv_depthwise, conv_direct, gemm_tables, winograd
+from deepcore.kernels.cpu import conv_depthwise, conv_direct, conv_tile, gemm_tables, winograd
 from deepcore.kernels.cpu.reductions import FLOATS, in_steps, kernels_of, regions, spaces
 from deepcore.kernels.plan import Launch, Lowering, Plan, Spec, contiguous, with_epilogue
 from deepcore.kernels.registry import register
@@ -24,6 +24,7 @@ _TURNED, _INTERLEAVE = (
     kernels_of("conv_turned", conv_direct.turned),
     kernels_of("conv_interleave", conv_direct.interleave),
 )
+_PANELS, _BY_TILES = kernels_of("conv_panels", conv_tile.panels), kernels_of("conv_tiles", conv_tile.convolve)
 _DEPTHWISE = kernels_of("conv_depthwise", conv_depthwise.convolve)
 _DEPTHWISE_WEIGHT = kernels_of("conv_depthwise_weight", conv_depthwise.weight_gradient)
 _TILES = 2, 4
@@ -85,22 +86,74 @@ def _tasks(count: int, length: int, work: int, dtype) -> tuple[int, int, int]:
     return task_columns, tasks_per_chunk, -(-tasks // tasks_per_chunk)
 
 
-def _launch(image: Spec, rows: int, depth: int, groups: int, walk: _Walk, **operands) -> Launch:
-    """Direct convolution: `rows` results of each group, from `depth` channels."""
-    samples, k = image.shape[0], depth * math.prod(walk.taps)
-    if band := _band(image.dtype, depth, walk, _DEPTHWISE):
+class _Filters(NamedTuple):
+    """Where the taps of `rows` filters with `depth` channels are in the weight: see `conv_tile.panels`."""
+
+    rows: int
+    depth: int
+    first: int
+    down: int
+    along: int
+    of_group: int
+    of_row: int
+    of_channel: int
+
+    def launch(self, kernels: dict, dtype, chunks: int, taps, **operands) -> Launch:
+        """The launch that writes them in the order that a kernel reads."""
+        return Launch(kernels[dtype], chunks, **operands, high=taps[0], wide=taps[1], **self._asdict())
+
+
+def _direct(image: Spec, groups: int, walk: _Walk, filters: _Filters, weight: Operand, space: Operand, **operands):
+    """The launches of a direct convolution, and the bytes of `space`, where it has the filters in another order."""
+    samples, dtype, (rows, depth) = image.shape[0], image.dtype, filters[:2]
+    k, item = depth * math.prod(walk.taps), image.dtype.itemsize
+    epilogue = {"activation": None, "pre": None, "other": None}
+    if block := _block(image, rows, depth, walk):
+        width, (oh, ow) = conv_tile.columns(dtype), walk.positions
+        strips = -(-oh // block.high) * -(-ow // block.across) * -(-samples // block.samples)
+        panels, blocks = -(-rows // width), conv_tile.blocks(rows)
+        arguments = walk.arguments(image)
+        for name in ("xn", "xc", "xh", "xw"):
+            del arguments[name]
+        launches = [
+            filters.launch(_PANELS, dtype, groups * panels * depth, walk.taps, weight=weight, out=space),
+            Launch(
+                _BY_TILES[dtype], groups * blocks * strips, **operands, **epilogue, panels=space, samples=samples, groups=groups,
+                rows=rows, depth=depth, held=block.samples, high=block.high, across=block.across, blocks=blocks, **arguments,
+            ),
+        ]  # fmt: skip
+        return launches, groups * panels * width * k * item
+    launches, size = [], 0
+    if filters != _in_order(rows, depth, walk.taps):
+        launches.append(filters.launch(_TURNED, dtype, groups * rows, walk.taps, weight=weight, out=space))
+        weight, size = space, groups * rows * k * item
+    if band := _band(dtype, depth, walk, _DEPTHWISE):
         planes = samples * groups * rows
         each = max(1, _CHUNK_WORK // (8 * k * math.prod(walk.positions)))
-        return Launch(
-            _DEPTHWISE[image.dtype], -(-planes // each), **operands, activation=None, pre=None, other=None, planes=planes,
-            each=each, groups=groups, rows=rows, band=band, **walk.arguments(image),
+        launch = Launch(
+            _DEPTHWISE[dtype], -(-planes // each), **operands, **epilogue, weight=weight, planes=planes, each=each,
+            groups=groups, rows=rows, band=band, **walk.arguments(image),
         )  # fmt: skip
-    task_columns, tasks_per_chunk, chunks = _tasks(samples * groups, math.prod(walk.positions), rows * k, image.dtype)
-    return Launch(
-        _CONV[image.dtype], chunks, **operands, activation=None, pre=None, other=None, samples=samples, groups=groups,
-        rows=rows, depth=depth, block=gemm_tables.steps(k), task_columns=task_columns,
-        tasks_per_chunk=tasks_per_chunk, **walk.arguments(image),
-    )  # fmt: skip
+    else:
+        task_columns, tasks_per_chunk, chunks = _tasks(samples * groups, math.prod(walk.positions), rows * k, dtype)
+        launch = Launch(
+            _CONV[dtype], chunks, **operands, **epilogue, weight=weight, samples=samples, groups=groups, rows=rows, depth=depth,
+            block=gemm_tables.steps(k), task_columns=task_columns, tasks_per_chunk=tasks_per_chunk, **walk.arguments(image),
+        )  # fmt: skip
+    return [*launches, launch], size
+
+
+def _in_order(rows: int, depth: int, taps) -> _Filters:
+    """Filters as they are in a convolution's weight."""
+    k = depth * math.prod(taps)
+    return _Filters(rows, depth, 0, taps[1], 1, rows * k, k, math.prod(taps))
+
+
+def _block(image: Spec, rows: int, depth: int, walk: _Walk) -> conv_tile.Block | None:
+    """What a task of the kernel for many channels computes; None where another one runs."""
+    if not _has_many(rows, depth) or not (_PANELS[image.dtype].ready() and _BY_TILES[image.dtype].ready()):
+        return None
+    return conv_tile.block(walk.taps, walk.positions, walk.stride, walk.dilation, image.dtype)
 
 
 def _band(dtype, depth: int, walk: _Walk, kernels: dict) -> int:
@@ -133,11 +186,15 @@ def _plan(specs, params) -> Plan | bool | None:
         return _winograd(
             m, x, weight, bias, channels, out_size, [top for top, _ in params["padding"]], params["groups"], count
         )
-    launch = _launch(
-        x, channels // params["groups"], depth, params["groups"], _walk(size, out_size, params), x=Operand(0),
-        weight=Operand(1), bias=Operand(2) if count > 2 else None, out=Operand(count),
+    groups, walk = params["groups"], _walk(size, out_size, params)
+    filters = _in_order(channels // groups, depth, size)
+    result = contiguous((x.shape[0], channels, *out_size), x.dtype, x.backend)
+    spaces = int(_block(x, filters.rows, depth, walk) is not None)
+    launches, space = _direct(
+        x, groups, walk, filters, Operand(1), Operand(count), x=Operand(0), bias=Operand(2) if count > 2 else None,
+        out=Operand(count + spaces),
     )  # fmt: skip
-    return Plan(contiguous((x.shape[0], channels, *out_size), x.dtype, x.backend), [launch])
+    return Plan(result, launches, (space,) * spaces)
 
 
 class _Phase(NamedTuple):
@@ -189,22 +246,21 @@ def _plan_input(specs, params) -> Plan | bool | None:
     )))  # fmt: skip
     strided, result = stride != (1, 1), contiguous((g.shape[0], groups * depth, *size), g.dtype, g.backend)
     grid = tuple(-(-n // s) for n, s in zip(size, stride))
-    planes, filters = g.shape[0] * groups * depth, Operand(2)
+    planes, k = g.shape[0] * groups * depth, math.prod(taps)
     image, out = Operand(3), Operand(4 if strided else 3)
-    launches = []
+    launches: list[Launch] = []
+    space = 0
     for number, (down, along) in enumerate(phases):
         found = down.taps * along.taps > 0
         if found:
+            filters = _Filters(
+                depth, rows, down.last * taps[1] + along.last, -down.step * taps[1], -along.step, rows * depth * k, k, depth * k
+            )  # fmt: skip
             walk = _Walk(
                 (down.taps, along.taps), grid, (1, 1), (down.before, along.before), (down.dilation, along.dilation)
             )  # fmt: skip
-            turn = Launch(
-                _TURNED[g.dtype], groups * depth, weight=Operand(1), out=filters, rows=rows, depth=depth,
-                taps=math.prod(taps), first=down.last * taps[1] + along.last, high=down.taps, wide=along.taps,
-                down=down.step * taps[1], along=along.step,
-            )  # fmt: skip
-            convolve = _launch(g, depth, rows, groups, walk, x=Operand(0), weight=filters, bias=None, out=image)
-            launches += [turn, convolve]
+            steps, bytes = _direct(g, groups, walk, filters, Operand(1), Operand(2), x=Operand(0), bias=None, out=image)
+            launches, space = [*launches, *steps], max(space, bytes)
         if strided:
             first, left = divmod(number, stride[1])
             launches.append(
@@ -213,9 +269,7 @@ def _plan_input(specs, params) -> Plan | bool | None:
                     high=grid[0], wide=grid[1], sh=stride[0], sw=stride[1], first=first, left=left,
                 )
             )  # fmt: skip
-    most = max(down.taps * along.taps for down, along in phases)
-    spaces = [weight.size // math.prod(taps) * most * item, planes * math.prod(grid) * item]
-    return Plan(result, launches, tuple(spaces[: 1 + strided]))
+    return Plan(result, launches, (max(space, 1), planes * math.prod(grid) * item)[: 1 + strided])
 
 
 def _plan_weight(specs, params) -> Plan | bool | None:
@@ -257,20 +311,27 @@ def _plan_weight(specs, params) -> Plan | bool | None:
 
 
 def _copies(specs, params) -> tuple[bool, ...] | None:
-    return _copied(specs, _tile(specs, params) > 0)
+    rows, depth = specs[1].shape[:2]
+    return _copied(specs, _has_many(rows // params["groups"], depth))
 
 
 def _input_copies(specs, params) -> tuple[bool, ...] | None:
-    return _copied(specs, _input_tile(specs, params) > 0)
+    rows, depth = specs[1].shape[:2]
+    return _copied(specs, _has_many(depth, rows // params["groups"]))
 
 
 def _weight_copies(specs, params) -> tuple[bool, ...] | None:
     return _copied(specs, _weight_tile(specs, params) > 0)
 
 
-def _copied(specs, winograd: bool) -> tuple[bool, ...] | None:
-    """Operands to copy. All must be contiguous, but an image that is gathered may have any layout."""
-    copies = tuple(not spec.aligned if i == 0 and not winograd else not spec.plain for i, spec in enumerate(specs))
+def _has_many(rows: int, depth: int) -> bool:
+    """Whether a group has channels enough, of result and image, for the kernels that transpose the image."""
+    return min(rows, depth) >= 16
+
+
+def _copied(specs, transposed: bool) -> tuple[bool, ...] | None:
+    """Operands to copy. All must be contiguous, but an image that is not transposed may have any layout."""
+    copies = tuple(not spec.aligned if i == 0 and not transposed else not spec.plain for i, spec in enumerate(specs))
     return copies if any(copies) else None
 
 
@@ -315,7 +376,7 @@ def _fitting(image: Spec, rows: int, depth: int, taps, size, exact: bool, params
     """
     if _algorithm() == "direct" or image.dtype != float32 or tuple(taps) != (3, 3):
         return 0
-    if params["stride"] != (1, 1) or params["dilation"] != (1, 1) or min(rows, depth) < 16:
+    if params["stride"] != (1, 1) or params["dilation"] != (1, 1) or not _has_many(rows, depth):
         return 0
 
     def multiplications(m: int) -> int:
@@ -341,7 +402,7 @@ def _winograd(
         depth_bytes *= rows
     else:
         row_bytes *= depth
-    panels = -(-rows // winograd.columns(dtype))
+    panels = -(-rows // conv_tile.columns(dtype))
     transform = Launch(
         _FILTERS[m], groups * panels * -(-depth // 16), weight=Operand(1), out=Operand(count), rows=rows, depth=depth,
         row_bytes=row_bytes, depth_bytes=depth_bytes, group_bytes=9 * rows * depth * item, turned=int(turned),
@@ -378,8 +439,8 @@ def _winograd_weight(m: int, x: Spec, g: Spec, params) -> Plan:
     across, lines, parts = -(-out_size[1] // m), n * -(-out_size[0] // m), (m + 2) ** 2
     high = winograd.rounds(m, n, out_size[0], out_size[1], channels + g.shape[1], dtype)
     image_part, gradient_part = (winograd.part_bytes(high * across, count, dtype) for count in (channels, g.shape[1]))
-    panels = groups * -(-depth // winograd.columns(dtype))
-    products = panels * parts * rows * winograd.columns(dtype) * dtype.itemsize
+    panels = groups * -(-depth // conv_tile.columns(dtype))
+    products = panels * parts * rows * conv_tile.columns(dtype) * dtype.itemsize
     temporaries = parts * image_part, parts * gradient_part, products
     positions = {"oh": out_size[0], "ow": out_size[1]}
     launches = []

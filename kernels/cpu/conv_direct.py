@@ -258,21 +258,20 @@ def weight_gradient(tools, dtype: str):
     return kernel
 
 
-@args(weight=In, out=Out, **dict.fromkeys(("rows", "depth", "taps", "first", "high", "wide", "down", "along"), Size))
+@args(weight=In, out=Out, **dict.fromkeys(
+    ("rows", "depth", "high", "wide", "first", "down", "along", "of_group", "of_row", "of_channel"), Size
+))  # fmt: skip
 def turned(tools, dtype: str):
-    """Filters (groups, rows, depth, taps) as (groups, depth, rows, high · wide), some taps of each: a channel a chunk.
+    """Filters as (groups, rows, depth, high · wide taps): a row a chunk. Where they are read: see `conv_tile.panels`."""
 
-    The taps begin with `first` and are `down` and `along` before each other, so that the filters are turned.
-    """
-
-    def kernel(weight, out, rows, depth, taps, first, high, wide, down, along, chunk):
-        group = chunk // depth
-        source, to = (group * rows * depth + chunk - group * depth) * taps + first, chunk * rows * high * wide
-        for _ in range(rows):
+    def kernel(weight, out, rows, depth, high, wide, first, down, along, of_group, of_row, of_channel, chunk):
+        group = chunk // rows
+        source, to = group * of_group + (chunk - group * rows) * of_row + first, chunk * depth * high * wide
+        for _ in range(depth):
             for y in range(high):
                 for x in range(wide):
-                    out[to + y * wide + x] = weight[source - y * down - x * along]
-            source, to = source + depth * taps, to + high * wide
+                    out[to + y * wide + x] = weight[source + y * down + x * along]
+            source, to = source + of_channel, to + high * wide
         return 0
 
     return kernel

@@ -8,13 +8,12 @@ short sums keep it below three times that of direct convolution. Bits depend on 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from deepcore.kernels.codegen.kernel import Address, Code, Size, Type, args
-from deepcore.kernels.cpu import conv_direct, gemm, gemm_tables, gemm_tile
+from deepcore.kernels.cpu import conv_direct, conv_tile, gemm, gemm_tables, gemm_tile
 
 #: Channels of a sum, before it is added to the sums of others; channels of an image that are transformed at a time.
 _SUM, _DEPTH = 16, 64
@@ -148,19 +147,13 @@ def block_tiles(m: int) -> int:
     return (36 if gemm_tables.own().bytes == 64 else 24) * (2 if m == 2 else 1)
 
 
-def columns(dtype) -> int:
-    """Filters of a panel."""
-    shape = gemm_tables.own()
-    return shape.across * shape.bytes // np.dtype(dtype).itemsize
-
-
 def task_panels(dtype) -> int:
-    return max(1, _FILTERS // columns(dtype))
+    return max(1, _FILTERS // conv_tile.columns(dtype))
 
 
 def filter_bytes(m: int, groups: int, rows: int, depth: int, dtype) -> int:
     """The size of transformed filters."""
-    width = columns(dtype)
+    width = conv_tile.columns(dtype)
     return groups * -(-rows // width) * width * (m + 2) ** 2 * depth * np.dtype(dtype).itemsize
 
 
@@ -211,80 +204,9 @@ def filters(tools, m: int, dtype: str):
     return kernel
 
 
-@functools.cache
-def _filler(tools, m: int, dtype: str):
-    """fill(x, plane, count, height, width, y, left, across, high, to): `count` channels of an image as vectors, zeros around.
-
-    `high` rows from y, `across` columns from `left`, `_pitch` bytes between rows.
-    """
-    shape, size = gemm_tables.own(), np.dtype(dtype).itemsize
-    lanes, zero, view = shape.bytes // size, np.dtype(dtype).type(0), tools.view(np.dtype(dtype))
-    vector, pitch = shape.bytes, _pitch(m)
-    s = gemm_tile.Shape(dtype, lanes)
-    pack, _ = gemm.packer(tools, dtype, dtype, shape)
-    move = gemm_tile.mover(tools, s, 1)
-    rows_space = gemm_tile.space(tools, (m + 2) * lanes * vector)
-
-    @tools.function
-    def fill(x, plane, count, height, width, y, left, across, high, to):
-        low, end = max(0, -left), min(across, width - left)
-        packed, first = rows_space(), max(0, y)
-        if width < lanes:  # all rows in one: a row alone has too few columns for the transposition
-            last = min(height, y + high)
-            if last > first:
-                pack(x + first * width * size, size, plane, (last - first) * width, count, packed, vector)
-        for i in range(high):
-            at, row = to + i * pitch, y + i
-            if row < 0 or row >= height or low >= end:
-                line = view(at)
-                for j in range(across * lanes):
-                    line[j] = zero
-            else:
-                line = view(at)
-                for j in range(low * lanes):
-                    line[j] = zero
-                if width < lanes:
-                    for j in range(low, end):
-                        move(packed + ((row - first) * width + left + j) * vector, at + j * vector)
-                else:
-                    pack(
-                        x + (row * width + left + low) * size, size, plane, end - low, count, at + low * vector, vector
-                    )
-                for j in range(end * lanes, across * lanes):
-                    line[j] = zero
-
-    return fill
-
-
 def _pitch(m: int) -> int:
     """Bytes of a row of vectors: the columns that a task's tiles are computed from."""
     return (m * block_tiles(m) + 2) * gemm_tables.own().bytes
-
-
-@functools.cache
-def _multiplier(tools, dtype: str):
-    """multiply(a, ars, aks, panel, pitch, steps, rows, out, ldo, add, run): out = A · panel, or added to it, in sums of `run` steps."""
-    shape, size = gemm_tables.own(), np.dtype(dtype).itemsize
-    s = gemm_tile.Shape(dtype, shape.bytes // size)
-    tall, low = shape.heights
-    big, small = gemm_tile.tile(tools, s, tall, shape.across), gemm_tile.tile(tools, s, low, shape.across)
-    height_of = gemm.heights(tools, shape)
-
-    @tools.function
-    def multiply(a, ars, aks, panel, pitch, steps, rows, out, ldo, add, run):
-        i, ahead = 0, 8 * pitch
-        while i < rows:
-            height = height_of(rows - i)
-            count, to = min(height, rows - i), out + i * ldo
-            for k in range(0, steps, run):
-                at, b, n = a + i * ars + k * aks, panel + k * pitch, min(run, steps - k)
-                if height == tall:
-                    big(at, ars, aks, b, pitch, n, count, to, ldo, to, ldo, add + k, ahead, 1, 0)
-                else:
-                    small(at, ars, aks, b, pitch, n, count, to, ldo, to, ldo, add + k, ahead, 1, 0)
-            i += height
-
-    return multiply
 
 
 _GEOMETRY: dict[str, Type] = dict.fromkeys(
@@ -302,7 +224,7 @@ def tasks(m: int, samples: int, groups: int, rows: int, oh: int, ow: int, dtype)
     across = min(wide, block_tiles(m))
     high = max(1, block_tiles(m) // across) if across == wide else 1
     count = -(-samples * tall // high) * -(-wide // across)
-    return high, across, groups * -(-rows // (task_panels(dtype) * columns(dtype))) * count
+    return high, across, groups * -(-rows // (task_panels(dtype) * conv_tile.columns(dtype))) * count
 
 
 @args(**_CONVOLVE)
@@ -315,18 +237,17 @@ def convolve(tools, m: int, dtype: str):
     size, vector = dt.itemsize, shape.bytes
     lanes, most, side = vector // size, block_tiles(m), m + 2
     s = gemm_tile.Shape(dtype, lanes)
-    panel, multiply = columns(dtype), _multiplier(tools, dtype)
-    pack, _ = gemm.packer(tools, dtype, dtype, shape)
-    fill, finish = _filler(tools, m, dtype), conv_direct.finisher(tools, dtype)
+    panel, multiply = conv_tile.columns(dtype), conv_tile.multiplier(tools, dtype)
+    fill, finish = conv_tile.filler(tools, dtype), conv_direct.finisher(tools, dtype)
     from_image, to_result = _transform(tools, s, "image", m), _transform(tools, s, "result", m)
-    view, pitch, most_panels, panel_bytes = tools.view(dt), _pitch(m), task_panels(dtype), panel * size
+    pitch, most_panels, panel_bytes = _pitch(m), task_panels(dtype), panel * size
     patch_pitch = _DEPTH * size
     patch_part, sum_pitch = most * patch_pitch + _APART, most_panels * panel_bytes
     sum_part, row_pitch = most * sum_pitch + _APART, m * most * vector
     strip_space = gemm_tile.space(tools, max(side * pitch, m * row_pitch))
     patches_space = gemm_tile.space(tools, side * side * patch_part)
     sums_space = gemm_tile.space(tools, side * side * sum_part)
-    rows_space = gemm_tile.space(tools, (lanes + 1) * m * m * most * size)
+    write = conv_tile.writer(tools, dtype, m * m * most)
 
     def kernel(
         x, filters, bias, out, activation, pre, other, samples, groups, rows, depth, height, width, oh, ow, top, left, high,
@@ -343,7 +264,7 @@ def convolve(tools, m: int, dtype: str):
         first_tile = segment * across
         length = min(across, wide - first_tile)
         patches, sums, lines = patches_space(), sums_space(), strip_space()
-        transposed, plane, positions = rows_space(), height * width * size, oh * ow
+        plane, positions = height * width * size, oh * ow
         total = (last - first) * length
         for c0 in range(0, depth, _DEPTH):
             steps, tile = min(_DEPTH, depth - c0), 0
@@ -353,7 +274,7 @@ def convolve(tools, m: int, dtype: str):
                 for c in range(0, steps, lanes):
                     fill(
                         x + ((sample * groups + group) * depth + c0 + c) * plane, plane, min(lanes, steps - c), height, width,
-                        y, first_tile * m - left, length * m + 2, side, lines,
+                        y, first_tile * m - left, length * m + 2, side, lines, pitch, vector,
                     )  # fmt: skip
                     for t in range(length):
                         from_image(
@@ -383,19 +304,13 @@ def convolve(tools, m: int, dtype: str):
                 kinds = min(lanes, channels - c)
                 channel = (sample * groups + group) * rows + first_panel * panel + c
                 to = out + (channel * positions + y * ow + column) * size
-                # The transposition writes whole vectors: into the result only where they end with its rows.
-                whole = valid == ow and valid == length * m
-                if whole and kinds == lanes and number * valid % lanes == 0:
-                    pack(lines, size, vector, kinds, number * valid, to, positions * size)
+                if valid == ow and valid == length * m:
+                    write(lines, vector, kinds, number * valid, to, positions * size)
                 else:
-                    for i in range(1 if whole else number):
-                        at, length_of_row = lines + i * length * m * vector, number * valid if whole else valid
-                        pack(at, size, vector, kinds, length_of_row, transposed, m * m * most * size)
-                        for k in range(kinds):
-                            source = view(transposed + k * m * m * most * size)
-                            result = view(to + (k * positions + i * ow) * size)
-                            for j in range(length_of_row):
-                                result[j] = source[j]
+                    for i in range(number):
+                        write(
+                            lines + i * length * m * vector, vector, kinds, valid, to + i * ow * size, positions * size
+                        )
             tile += length
             if bias != 0 or pre != 0 or activation != 0:
                 channel = group * rows + first_panel * panel
@@ -437,7 +352,7 @@ def tile_pitch(channels: int, dtype) -> int:
 
 def part_bytes(tiles: int, channels: int, dtype) -> int:
     """Bytes of one of the (m + 2)² parts of transformed tiles: beyond them, a panel that starts in the last tile is read."""
-    return tiles * tile_pitch(channels, dtype) + columns(dtype) * np.dtype(dtype).itemsize + _APART
+    return tiles * tile_pitch(channels, dtype) + conv_tile.columns(dtype) * np.dtype(dtype).itemsize + _APART
 
 
 def rounds(m: int, samples: int, oh: int, ow: int, channels: int, dtype) -> int:
@@ -471,7 +386,7 @@ def tile_rows(tools, name: str, m: int, dtype: str):
     shape, size = gemm_tables.own(), np.dtype(dtype).itemsize
     vector, s = shape.bytes, gemm_tile.Shape(dtype, shape.bytes // size)
     lanes, pitch, most, high, side = s.lanes, _pitch(m), block_tiles(m), _sides(name, m)[0], m + 2
-    fill, transform = _filler(tools, m, dtype), _transform(tools, s, name, m)
+    fill, transform = conv_tile.filler(tools, dtype), _transform(tools, s, name, m)
     strip_space = gemm_tile.space(tools, side * pitch)
 
     def kernel(x, out, channels, height, width, oh, ow, top, left, first, part, chunk):
@@ -487,7 +402,7 @@ def tile_rows(tools, name: str, m: int, dtype: str):
             for c in range(start, min(channels, start + _CHUNK_CHANNELS), lanes):
                 fill(
                     x + (sample * channels + c) * plane, plane, min(lanes, channels - c), height, width, y,
-                    t0 * m - left, length * m + high - m, high, lines,
+                    t0 * m - left, length * m + high - m, high, lines, pitch, vector,
                 )  # fmt: skip
                 for t in range(length):
                     transform(
@@ -504,7 +419,7 @@ def tile_rows(tools, name: str, m: int, dtype: str):
 def tile_products(tools, m: int, dtype: str):
     """out = Σ gradient ⊗ image over tiles, or added to it, in sums of `run`, as panels (groups, panels, (m + 2)², rows, columns): a part a chunk."""
     vector, size = gemm_tables.own().bytes, np.dtype(dtype).itemsize
-    width, multiply, parts = columns(dtype), _multiplier(tools, dtype), (m + 2) ** 2
+    width, multiply, parts = conv_tile.columns(dtype), conv_tile.multiplier(tools, dtype), (m + 2) ** 2
 
     def kernel(image, gradient, out, groups, rows, depth, tiles, image_part, gradient_part, add, run, chunk):
         panels = -(-depth // width)
@@ -528,7 +443,7 @@ def tile_products(tools, m: int, dtype: str):
 def filter_gradient(tools, m: int, dtype: str):
     """Gᵀ products G as filters (groups · rows, depth, 3, 3): 8 rows of a panel a chunk."""
     shape, dt = gemm_tables.own(), np.dtype(dtype)
-    size, vector, width = dt.itemsize, shape.bytes, columns(dtype)
+    size, vector, width = dt.itemsize, shape.bytes, conv_tile.columns(dtype)
     lanes, side = vector // size, m + 2
     transform = _transform(tools, gemm_tile.Shape(dtype, lanes), "filter_gradient", m)
     view, taps_space = tools.view(dt), gemm_tile.space(tools, 9 * vector)

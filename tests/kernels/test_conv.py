@@ -13,7 +13,6 @@ from deepcore.config import settings
 
 pytest.importorskip("numba")
 
-from deepcore.kernels.cpu import conv
 from deepcore.kernels.cuda import conv as cuda_conv
 from deepcore.nn import functional as F
 from deepcore.ops.conv import conv_input_p, conv_p, conv_weight_p
@@ -31,6 +30,12 @@ CASES = [
     ((3, 40, 13, 15), (24, 40, 3, 3), params()),
     ((2, 8, 21, 17), (16, 2, 3, 2), params((2, 3), ((1, 0), (2, 1)), (1, 2), 4)),
     ((40, 3, 8, 8), (4, 3, 1, 1), params(padding=((0, 0), (0, 0)))),
+    ((3, 70, 9, 9), (33, 70, 3, 3), params((2, 2))),
+    ((20, 64, 4, 4), (300, 32, 2, 2), params((1, 1), ((0, 1), (2, 0)), (2, 1), 2)),
+    ((2, 20, 11, 90), (16, 20, 5, 1), params((3, 1), dilation=(1, 2))),
+    ((2, 17, 12, 7), (40, 17, 1, 1), params(padding=((0, 0), (0, 0)))),
+    ((3, 6, 40, 13), (12, 1, 3, 5), params((2, 1), ((0, 2), (1, 1)), (1, 2), 6)),
+    ((2, 3, 90, 500), (3, 1, 3, 3), params(groups=3)),
 ]
 
 
@@ -49,9 +54,7 @@ def results(x, w, options) -> list:
 def test_kernels_are_right_with_any_number_of_threads(shape, weight, options, dtype, monkeypatch):
     x, w = dc.tensor(draw(*shape, dtype=dtype)), dc.tensor(draw(*weight, dtype=dtype))
     found = results(x, w, options)
-    kernels = conv._CONV, conv._TURNED, conv._CONV_WEIGHT
-    assert all(each[dtype].state in ("compiled", "cached") for each in kernels)
-    assert all(op.lowering.plans for op in (conv_p, conv_input_p, conv_weight_p))
+    assert all(any(op.lowering.plans.values()) for op in (conv_p, conv_input_p, conv_weight_p))
     channels_last = dc.from_numpy(draw(*shape, dtype=dtype).transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2))
     for a, b in zip(found, results(channels_last, w, options)):
         np.testing.assert_array_equal(a, b)
@@ -100,7 +103,7 @@ def test_what_follows_joins_it_in_a_program(function, steps):
     [
         ((2, 3, 5, 4), (4, 3, 3, 3), params()),
         ((1, 4, 5, 6), (2, 2, 2, 3), params((2, 1), ((1, 0), (2, 1)), (1, 2), 2)),
-        ((1, 25, 3, 3), (1, 25, 3, 3), params()),
+        ((1, 25, 3, 3), (2, 25, 3, 3), params()),
     ],
 )
 def test_cuda_has_the_cpus_bits(shape, weight, options, dtype, monkeypatch):
