@@ -13,6 +13,7 @@ from deepcore.config import settings
 
 pytest.importorskip("numba")
 
+from deepcore.kernels.cpu import conv
 from deepcore.kernels.cuda import conv as cuda_conv
 from deepcore.nn import functional as F
 from deepcore.ops.conv import conv_input_p, conv_p, conv_weight_p
