@@ -28,6 +28,8 @@ _PANELS, _BY_TILES = kernels_of("conv_panels", conv_tile.panels), kernels_of("co
 _DEPTHWISE = kernels_of("conv_depthwise", conv_depthwise.convolve)
 _DEPTHWISE_WEIGHT = kernels_of("conv_depthwise_weight", conv_depthwise.weight_gradient)
 _TILES = 2, 4
+# Channels of an image from which it is transposed.
+_LEAST = 3
 _FILTERS = {m: Kernel(f"winograd_filters_{m}", winograd.filters, m, "float32") for m in _TILES}
 _WINOGRAD = {m: Kernel(f"winograd_{m}", winograd.convolve, m, "float32") for m in _TILES}
 _IMAGE_TILES = {m: Kernel(f"winograd_image_{m}", winograd.tile_rows, "image", m, "float32") for m in _TILES}
@@ -151,9 +153,9 @@ def _in_order(rows: int, depth: int, taps) -> _Filters:
 
 def _block(image: Spec, rows: int, depth: int, walk: _Walk) -> conv_tile.Block | None:
     """What a task of the kernel for many channels computes; None where another one runs."""
-    if not _has_many(rows, depth) or not (_PANELS[image.dtype].ready() and _BY_TILES[image.dtype].ready()):
+    if depth < _LEAST or not (_PANELS[image.dtype].ready() and _BY_TILES[image.dtype].ready()):
         return None
-    return conv_tile.block(walk.taps, walk.positions, walk.stride, walk.dilation, image.dtype)
+    return conv_tile.block(depth, walk.taps, walk.positions, walk.stride, walk.dilation, image.dtype)
 
 
 def _band(dtype, depth: int, walk: _Walk, kernels: dict) -> int:
@@ -311,22 +313,15 @@ def _plan_weight(specs, params) -> Plan | bool | None:
 
 
 def _copies(specs, params) -> tuple[bool, ...] | None:
-    rows, depth = specs[1].shape[:2]
-    return _copied(specs, _has_many(rows // params["groups"], depth))
+    return _copied(specs, specs[1].shape[1] >= _LEAST)
 
 
 def _input_copies(specs, params) -> tuple[bool, ...] | None:
-    rows, depth = specs[1].shape[:2]
-    return _copied(specs, _has_many(depth, rows // params["groups"]))
+    return _copied(specs, specs[1].shape[0] // params["groups"] >= _LEAST)
 
 
 def _weight_copies(specs, params) -> tuple[bool, ...] | None:
     return _copied(specs, _weight_tile(specs, params) > 0)
-
-
-def _has_many(rows: int, depth: int) -> bool:
-    """Whether a group has channels enough, of result and image, for the kernels that transpose the image."""
-    return min(rows, depth) >= 16
 
 
 def _copied(specs, transposed: bool) -> tuple[bool, ...] | None:
@@ -376,7 +371,7 @@ def _fitting(image: Spec, rows: int, depth: int, taps, size, exact: bool, params
     """
     if _algorithm() == "direct" or image.dtype != float32 or tuple(taps) != (3, 3):
         return 0
-    if params["stride"] != (1, 1) or params["dilation"] != (1, 1) or not _has_many(rows, depth):
+    if params["stride"] != (1, 1) or params["dilation"] != (1, 1) or min(rows, depth) < 16:
         return 0
 
     def multiplications(m: int) -> int:

@@ -138,10 +138,11 @@ class Block(NamedTuple):
     across: int
 
 
-def block(taps, positions, stride, dilation, dtype) -> Block | None:
+def block(depth: int, taps, positions, stride, dilation, dtype) -> Block | None:
     """The block of a task whose image the buffers hold, or None if they cannot hold that of one position."""
     reach = [(k - 1) * d + 1 for k, d in zip(taps, dilation)]
-    pixel = DEPTH * np.dtype(dtype).itemsize
+    vector = gemm_tables.own().bytes
+    pixel = vector if depth * np.dtype(dtype).itemsize <= vector else DEPTH * np.dtype(dtype).itemsize
 
     def fits(samples: int, high: int, across: int) -> bool:
         rows, wide = (high - 1) * stride[0] + reach[0], (across - 1) * stride[1] + reach[1]
@@ -209,14 +210,12 @@ def convolve(tools, dtype: str):
     """
     dt, shape = np.dtype(dtype), gemm_tables.own()
     size, vector, width_of = dt.itemsize, shape.bytes, columns(dtype)
-    lanes, pixel = vector // size, DEPTH * size
+    lanes = vector // size
     fill, multiply, write = filler(tools, dtype), multiplier(tools, dtype), writer(tools, dtype, _POSITIONS)
-    finish, move = (
-        conv_direct.finisher(tools, dtype),
-        gemm_tile.mover(tools, gemm_tile.Shape(dtype, lanes), DEPTH // lanes),
-    )
+    finish, lines = conv_direct.finisher(tools, dtype), gemm_tile.Shape(dtype, lanes)
+    move_all, move_one = gemm_tile.mover(tools, lines, DEPTH // lanes), gemm_tile.mover(tools, lines, 1)
     image_space = gemm_tile.space(tools, _IMAGE_BYTES)
-    taken_pitch = gemm_tables.MAX_STEPS * size + pixel + 64  # a move may end a pixel behind the last tap
+    taken_pitch = (gemm_tables.MAX_STEPS + DEPTH) * size + 64  # a move may end a pixel behind the last tap
     taken_space = gemm_tile.space(tools, _POSITIONS * taken_pitch)
     sums_space, panel_bytes = gemm_tile.space(tools, _POSITIONS * (_FILTERS * size + 64)), width_of * size
     sum_pitch, most = _FILTERS * size + 64, _FILTERS // width_of
@@ -241,6 +240,7 @@ def convolve(tools, dtype: str):
         as_it_is = kh * kw == 1 and sh == 1 and sw == 1
         for c0 in range(0, depth, DEPTH):
             steps = min(DEPTH, depth - c0)
+            pixel = vector if steps <= lanes else DEPTH * size
             for n in range(first_sample, last_sample):
                 for c in range(0, steps, lanes):
                     fill(
@@ -260,10 +260,13 @@ def convolve(tools, dtype: str):
                         for _ in range(first_sample, last_sample):
                             for i in range(number):
                                 source = start + i * sh * wide * pixel
-                                for _j in range(length):
-                                    move(source, to)
-                                    source += sw * pixel
-                                    to += taken_pitch
+                                if steps <= lanes:
+                                    for j in range(length):
+                                        move_one(source + j * sw * pixel, to + j * taken_pitch)
+                                else:
+                                    for j in range(length):
+                                        move_all(source + j * sw * pixel, to + j * taken_pitch)
+                                to += length * taken_pitch
                             start += tall * wide * pixel
                 for j in range(panel_count):
                     at = panels + (((group * count + first_panel + j) * depth + c0) * taps + tap * steps) * panel_bytes
@@ -273,11 +276,11 @@ def convolve(tools, dtype: str):
                     )  # fmt: skip
                 tap += some
         channels, positions, first = min(panel_count * width_of, rows - first_panel * width_of), oh * ow, 0
-        lines, run = (1, number * length) if length == ow else (number, length)
+        runs, run = (1, number * length) if length == ow else (number, length)
         for n in range(first_sample, last_sample):
             channel = group * rows + first_panel * width_of
             at = ((n * groups * rows + channel) * positions + y0 * ow + x0) * size
-            for i in range(lines):
+            for i in range(runs):
                 for c in range(0, channels, lanes):
                     write(
                         sums + first * sum_pitch + c * size, sum_pitch, min(lanes, channels - c), run,

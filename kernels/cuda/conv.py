@@ -1,7 +1,7 @@
 """Convolution on CUDA: a thread per element of the result, a block per element of the weight's gradient.
 
 An element is one chain of fused multiply-adds per block of k = (channel, row, column of the filter), the blocks' sums
-added in order: the bits of direct convolution on the CPU. Weight gradients are reduced in a block's fixed tree.
+added in order. Weight gradients are reduced in a block's fixed tree.
 """
 
 from __future__ import annotations
