@@ -300,6 +300,13 @@ def test_kernels_give_what_the_reference_gives_on_any_number_of_threads(name, dt
         np.testing.assert_allclose(ours, reference, rtol=tight, atol=tight * size)
 
 
+@pytest.mark.parametrize("size", [3, 300_000])
+def test_bounds_of_integers(size, backend):
+    """There is no kernel for them, whatever the size."""
+    x = dc.arange(size, backend=backend) - 1
+    assert x.clamp(0, 1)[:3].tolist() == [0, 0, 1] and x.clamp(0, 1).dtype == dc.int64
+
+
 # -- 16-bit floats ----------------------------------------------------------------------------------------------------
 
 WITH_NUMBERS = {
