@@ -32,7 +32,8 @@ FLOOR = {torch.float64: 1e-3, torch.float32: 0.1, torch.float16: 1.0, torch.bflo
 #: They return memory as it comes, or draw random numbers: nothing to compare. So do all of deepcore.random's.
 RANDOM = {"empty", "empty_like", "new_empty"}
 RANDOM |= {
-    f"nn.functional.{name}" for name in ("dropout", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+    f"nn.functional.{name}"
+    for name in ("dropout", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "rrelu")
 }
 #: Functions whose OpInfo takes the arguments in another order, or writes into a copy.
 ADAPTED = {
@@ -386,7 +387,9 @@ def same_forward(op, sample, dtype, rng):
 IN_PLACE = [
     name
     for name, op in OPS.items()
-    if op.inplace_variant is not None and hasattr(Tensor, op.inplace_variant.__name__) and torch.float64 in op.dtypes
+    if op.inplace_variant is not None
+    and hasattr(Tensor, getattr(op.inplace_variant, "__name__", "no method"))
+    and torch.float64 in op.dtypes
 ]
 
 

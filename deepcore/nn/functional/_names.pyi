@@ -1,5 +1,10 @@
 # Written by `python -m deepcore.nn.stubs` from the registries; not edited by hand.
 
+from deepcore.nn.functional.activation import gumbel_softmax as gumbel_softmax
+from deepcore.nn.functional.activation import rrelu as rrelu
+from deepcore.nn.functional.distance import bilinear as bilinear
+from deepcore.nn.functional.distance import cosine_similarity as cosine_similarity
+from deepcore.nn.functional.distance import pairwise_distance as pairwise_distance
 from deepcore.nn.functional.dropout import alpha_dropout as alpha_dropout
 from deepcore.nn.functional.dropout import dropout as dropout
 from deepcore.nn.functional.dropout import dropout1d as dropout1d
@@ -33,6 +38,7 @@ from deepcore.ops._functions import affine_grid as affine_grid
 from deepcore.ops._functions import avg_pool1d as avg_pool1d
 from deepcore.ops._functions import avg_pool2d as avg_pool2d
 from deepcore.ops._functions import avg_pool3d as avg_pool3d
+from deepcore.ops._functions import celu as celu
 from deepcore.ops._functions import channel_shuffle as channel_shuffle
 from deepcore.ops._functions import conv1d as conv1d
 from deepcore.ops._functions import conv2d as conv2d
@@ -44,7 +50,12 @@ from deepcore.ops._functions import elu as elu
 from deepcore.ops._functions import embedding as embedding
 from deepcore.ops._functions import flatten as flatten
 from deepcore.ops._functions import gelu as gelu
+from deepcore.ops._functions import glu as glu
 from deepcore.ops._functions import grid_sample as grid_sample
+from deepcore.ops._functions import hardshrink as hardshrink
+from deepcore.ops._functions import hardsigmoid as hardsigmoid
+from deepcore.ops._functions import hardswish as hardswish
+from deepcore.ops._functions import hardtanh as hardtanh
 from deepcore.ops._functions import interpolate as interpolate
 from deepcore.ops._functions import leaky_relu as leaky_relu
 from deepcore.ops._functions import linear as linear
@@ -57,16 +68,25 @@ from deepcore.ops._functions import lp_pool3d as lp_pool3d
 from deepcore.ops._functions import max_pool1d as max_pool1d
 from deepcore.ops._functions import max_pool2d as max_pool2d
 from deepcore.ops._functions import max_pool3d as max_pool3d
+from deepcore.ops._functions import mish as mish
 from deepcore.ops._functions import one_hot as one_hot
 from deepcore.ops._functions import pad as pad
 from deepcore.ops._functions import pixel_shuffle as pixel_shuffle
 from deepcore.ops._functions import pixel_unshuffle as pixel_unshuffle
+from deepcore.ops._functions import prelu as prelu
 from deepcore.ops._functions import relu as relu
+from deepcore.ops._functions import relu6 as relu6
+from deepcore.ops._functions import selu as selu
 from deepcore.ops._functions import sigmoid as sigmoid
 from deepcore.ops._functions import silu as silu
 from deepcore.ops._functions import softmax as softmax
+from deepcore.ops._functions import softmin as softmin
 from deepcore.ops._functions import softplus as softplus
+from deepcore.ops._functions import softshrink as softshrink
+from deepcore.ops._functions import softsign as softsign
 from deepcore.ops._functions import tanh as tanh
+from deepcore.ops._functions import tanhshrink as tanhshrink
+from deepcore.ops._functions import threshold as threshold
 from deepcore.ops._functions import unflatten as unflatten
 from deepcore.ops.conv import fold as fold
 from deepcore.ops.conv import unfold as unfold
