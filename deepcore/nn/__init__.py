@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from deepcore import missing
 from deepcore.nn import functional, init, modules, registry, utils
+from deepcore.nn.modules.activation import SiLU as Swish
 from deepcore.nn.modules.module import Module
 from deepcore.nn.parameter import Parameter
 from deepcore.nn.registry import LAYERS, LOSSES
@@ -12,6 +13,6 @@ if TYPE_CHECKING:
     from deepcore.nn._names import *  # noqa: F403
 
 globals().update(registry.discover(modules.__name__, modules.__path__, LAYERS, LOSSES))
-__all__ = sorted(["LAYERS", "LOSSES", "Module", "Parameter", "functional", "init", "utils", *LAYERS, *LOSSES])
+__all__ = sorted(["LAYERS", "LOSSES", "Module", "Parameter", "Swish", "functional", "init", "utils", *LAYERS, *LOSSES])
 
 __getattr__ = missing.names_of(__name__, "torch.nn")

@@ -1,16 +1,33 @@
 # Written by `python -m deepcore.nn.stubs` from the registries; not edited by hand.
 
+from deepcore.nn.modules.activation import CELU as CELU
 from deepcore.nn.modules.activation import ELU as ELU
 from deepcore.nn.modules.activation import GELU as GELU
+from deepcore.nn.modules.activation import GLU as GLU
+from deepcore.nn.modules.activation import Hardshrink as Hardshrink
+from deepcore.nn.modules.activation import Hardsigmoid as Hardsigmoid
+from deepcore.nn.modules.activation import Hardswish as Hardswish
+from deepcore.nn.modules.activation import Hardtanh as Hardtanh
 from deepcore.nn.modules.activation import LeakyReLU as LeakyReLU
 from deepcore.nn.modules.activation import LogSigmoid as LogSigmoid
 from deepcore.nn.modules.activation import LogSoftmax as LogSoftmax
+from deepcore.nn.modules.activation import Mish as Mish
+from deepcore.nn.modules.activation import PReLU as PReLU
+from deepcore.nn.modules.activation import RReLU as RReLU
 from deepcore.nn.modules.activation import ReLU as ReLU
+from deepcore.nn.modules.activation import ReLU6 as ReLU6
+from deepcore.nn.modules.activation import SELU as SELU
 from deepcore.nn.modules.activation import SiLU as SiLU
 from deepcore.nn.modules.activation import Sigmoid as Sigmoid
 from deepcore.nn.modules.activation import Softmax as Softmax
+from deepcore.nn.modules.activation import Softmax2d as Softmax2d
+from deepcore.nn.modules.activation import Softmin as Softmin
 from deepcore.nn.modules.activation import Softplus as Softplus
+from deepcore.nn.modules.activation import Softshrink as Softshrink
+from deepcore.nn.modules.activation import Softsign as Softsign
 from deepcore.nn.modules.activation import Tanh as Tanh
+from deepcore.nn.modules.activation import Tanhshrink as Tanhshrink
+from deepcore.nn.modules.activation import Threshold as Threshold
 from deepcore.nn.modules.container import ModuleDict as ModuleDict
 from deepcore.nn.modules.container import ModuleList as ModuleList
 from deepcore.nn.modules.container import Sequential as Sequential
@@ -25,6 +42,9 @@ from deepcore.nn.modules.conv import Fold as Fold
 from deepcore.nn.modules.conv import PixelShuffle as PixelShuffle
 from deepcore.nn.modules.conv import PixelUnshuffle as PixelUnshuffle
 from deepcore.nn.modules.conv import Unfold as Unfold
+from deepcore.nn.modules.distance import Bilinear as Bilinear
+from deepcore.nn.modules.distance import CosineSimilarity as CosineSimilarity
+from deepcore.nn.modules.distance import PairwiseDistance as PairwiseDistance
 from deepcore.nn.modules.dropout import AlphaDropout as AlphaDropout
 from deepcore.nn.modules.dropout import Dropout as Dropout
 from deepcore.nn.modules.dropout import Dropout1d as Dropout1d

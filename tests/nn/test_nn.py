@@ -1221,3 +1221,48 @@ def test_a_norm_over_every_dimension(backend, norm):
     w = dc.randn(2, 3, dtype=dc.float64, backend=backend, requires_grad=True)
     assert dc.autograd.gradcheck(lambda x, w: norm(x, (2, 3), w), (x, w))
     assert dc.autograd.gradgradcheck(lambda x, w: norm(x, (2, 3), w), (x, w))
+
+
+# -- activations that draw ------------------------------------------------------------------------------------------
+
+
+def test_slopes_of_rrelu(backend):
+    dc.manual_seed(0)
+    x = dc.full((4000,), -1.0, backend=backend, requires_grad=True)
+    layer = nn.RReLU(0.1, 0.3)
+    out = layer(x)
+    out.sum().backward()
+    slopes = x.grad.numpy()
+    assert 0.1 <= slopes.min() < 0.101 and 0.299 < slopes.max() <= 0.3
+    assert slopes.mean() == pytest.approx(0.2, abs=0.005)
+    np.testing.assert_array_equal(out.detach().numpy(), -slopes)
+    assert layer(dc.ones(3, backend=backend)).tolist() == [1, 1, 1]
+    assert layer.eval()(x)[0].item() == pytest.approx(-0.2)
+    with pytest.raises(ArgumentError, match="lower is above upper"):
+        F.rrelu(x, 0.5, 0.1)
+
+
+@pytest.mark.parametrize("dim", [0, -1])
+def test_gumbel_softmax_draws_classes_by_their_probabilities(dim, backend):
+    dc.manual_seed(0)
+    p = dc.tensor([0.1, 0.2, 0.7], backend=backend)
+    logits = p.log().expand(3000, 3)
+    logits = (logits if dim else logits.t()).clone().requires_grad_()
+    soft = F.gumbel_softmax(logits, tau=0.5, dim=dim)
+    np.testing.assert_allclose(soft.sum(dim).detach().numpy(), 1, rtol=1e-5)
+    hard = F.gumbel_softmax(logits, hard=True, dim=dim)
+    assert set(np.unique(hard.detach().numpy().round(6))) == {0, 1} and (hard.sum(dim) - 1).abs().max().item() < 1e-6
+    shares = hard.detach().mean(0 if dim else 1)
+    np.testing.assert_allclose(shares.numpy(), [0.1, 0.2, 0.7], atol=0.03)
+    (hard * dc.rand_like(hard)).sum().backward()
+    assert logits.grad.abs().max().item() > 0
+    with pytest.raises(ArgumentError, match="tau is positive"):
+        F.gumbel_softmax(logits, tau=0)
+
+
+@pytest.mark.parametrize("name", ["relu", "elu", "leaky_relu", "silu", "celu", "selu", "mish", "relu6", "hardtanh",
+                                  "hardsigmoid", "hardswish"])  # fmt: skip
+def test_inplace_changes_nothing(name):
+    x = dc.tensor([-4.0, -0.5, 2.0])
+    assert getattr(F, name)(x, inplace=True).tolist() == getattr(F, name)(x).tolist()
+    assert x.tolist() == [-4.0, -0.5, 2.0]
