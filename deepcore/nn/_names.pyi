@@ -52,6 +52,9 @@ from deepcore.nn.modules.dropout import Dropout2d as Dropout2d
 from deepcore.nn.modules.dropout import Dropout3d as Dropout3d
 from deepcore.nn.modules.dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from deepcore.nn.modules.embedding import Embedding as Embedding
+from deepcore.nn.modules.likelihood import GaussianNLLLoss as GaussianNLLLoss
+from deepcore.nn.modules.likelihood import KLDivLoss as KLDivLoss
+from deepcore.nn.modules.likelihood import PoissonNLLLoss as PoissonNLLLoss
 from deepcore.nn.modules.linear import Flatten as Flatten
 from deepcore.nn.modules.linear import Identity as Identity
 from deepcore.nn.modules.linear import Linear as Linear
@@ -66,6 +69,15 @@ from deepcore.nn.modules.loss import L1Loss as L1Loss
 from deepcore.nn.modules.loss import MSELoss as MSELoss
 from deepcore.nn.modules.loss import NLLLoss as NLLLoss
 from deepcore.nn.modules.loss import SmoothL1Loss as SmoothL1Loss
+from deepcore.nn.modules.margin import CosineEmbeddingLoss as CosineEmbeddingLoss
+from deepcore.nn.modules.margin import HingeEmbeddingLoss as HingeEmbeddingLoss
+from deepcore.nn.modules.margin import MarginRankingLoss as MarginRankingLoss
+from deepcore.nn.modules.margin import MultiLabelMarginLoss as MultiLabelMarginLoss
+from deepcore.nn.modules.margin import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
+from deepcore.nn.modules.margin import MultiMarginLoss as MultiMarginLoss
+from deepcore.nn.modules.margin import SoftMarginLoss as SoftMarginLoss
+from deepcore.nn.modules.margin import TripletMarginLoss as TripletMarginLoss
+from deepcore.nn.modules.margin import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
 from deepcore.nn.modules.normalization import BatchNorm1d as BatchNorm1d
 from deepcore.nn.modules.normalization import BatchNorm2d as BatchNorm2d
 from deepcore.nn.modules.normalization import BatchNorm3d as BatchNorm3d

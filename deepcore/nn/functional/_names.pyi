@@ -11,6 +11,9 @@ from deepcore.nn.functional.dropout import dropout1d as dropout1d
 from deepcore.nn.functional.dropout import dropout2d as dropout2d
 from deepcore.nn.functional.dropout import dropout3d as dropout3d
 from deepcore.nn.functional.dropout import feature_alpha_dropout as feature_alpha_dropout
+from deepcore.nn.functional.likelihood import gaussian_nll_loss as gaussian_nll_loss
+from deepcore.nn.functional.likelihood import kl_div as kl_div
+from deepcore.nn.functional.likelihood import poisson_nll_loss as poisson_nll_loss
 from deepcore.nn.functional.loss import binary_cross_entropy as binary_cross_entropy
 from deepcore.nn.functional.loss import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from deepcore.nn.functional.loss import cross_entropy as cross_entropy
@@ -21,6 +24,15 @@ from deepcore.nn.functional.loss import mse_loss as mse_loss
 from deepcore.nn.functional.loss import nll_loss as nll_loss
 from deepcore.nn.functional.loss import sigmoid_focal_loss as sigmoid_focal_loss
 from deepcore.nn.functional.loss import smooth_l1_loss as smooth_l1_loss
+from deepcore.nn.functional.margin import cosine_embedding_loss as cosine_embedding_loss
+from deepcore.nn.functional.margin import hinge_embedding_loss as hinge_embedding_loss
+from deepcore.nn.functional.margin import margin_ranking_loss as margin_ranking_loss
+from deepcore.nn.functional.margin import multi_margin_loss as multi_margin_loss
+from deepcore.nn.functional.margin import multilabel_margin_loss as multilabel_margin_loss
+from deepcore.nn.functional.margin import multilabel_soft_margin_loss as multilabel_soft_margin_loss
+from deepcore.nn.functional.margin import soft_margin_loss as soft_margin_loss
+from deepcore.nn.functional.margin import triplet_margin_loss as triplet_margin_loss
+from deepcore.nn.functional.margin import triplet_margin_with_distance_loss as triplet_margin_with_distance_loss
 from deepcore.nn.functional.norm import batch_norm as batch_norm
 from deepcore.nn.functional.norm import group_norm as group_norm
 from deepcore.nn.functional.norm import instance_norm as instance_norm
