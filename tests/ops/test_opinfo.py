@@ -40,6 +40,12 @@ ADAPTED = {
     "einsum": lambda tensors, equation: dc.einsum(equation, *tensors),
     "where": lambda input, condition, other: dc.where(condition, input, other),
     "nn.functional.embedding": lambda weight, input, **kwargs: dc.nn.functional.embedding(input, weight, **kwargs),
+    # In PyTorch 255 equals -1 in uint8.
+    "nn.functional.cosine_embedding_loss": lambda first, second, target, **kwargs: (
+        dc.nn.functional.cosine_embedding_loss(
+            first, second, target.to(dc.int8) if target.dtype == dc.uint8 else target, **kwargs
+        )
+    ),
     # The distance of its samples is PyTorch's function of the default.
     "nn.functional.triplet_margin_with_distance_loss": lambda *args, distance_function, **kwargs: (
         dc.nn.functional.triplet_margin_with_distance_loss(*args, **kwargs)
@@ -55,7 +61,6 @@ KNOWN: dict[tuple[str, str], str] = {
     ("nn.functional.batch_norm", "batch and a channel"): "a vector, which PyTorch takes when it is empty",
     ("nn.functional.elu", "nan"): "PyTorch's gradient at NaN differs between its vector lanes and the rest",
     ("nn.functional.silu", ", not [nan"): "PyTorch's is NaN at infinity, where the limit is plain",
-    ("nn.functional.cosine_embedding_loss", "(0.0), not "): "255 counts as -1 in PyTorch's uint8",
     ("nn.functional.gaussian_nll_loss", "a loss does not broadcast"): "on purpose",
     (
         "nn.functional.interpolate",
