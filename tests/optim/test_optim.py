@@ -24,6 +24,15 @@ def oracle(name):
     return getattr(torch.optim, name, None) or pytest.skip(f"PyTorch has no {name}")
 
 
+@pytest.fixture
+def wide_numbers():
+    """PyTorch keeps the numbers of a state in its default dtype, deepcore in float64."""
+    torch = pytest.importorskip("torch")
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def taken(cls, **settings):
     """Those of the settings that an optimizer has."""
     return {key: value for key, value in settings.items() if key in inspect.signature(cls).parameters}
@@ -37,6 +46,7 @@ def ones(n, **kwargs):
 
 
 @pytest.mark.parametrize("name, settings", list(optimizer_cases()))
+@pytest.mark.usefixtures("wide_numbers")
 def test_parity_with_torch(name, settings, backend):
     torch = pytest.importorskip("torch")
     for dtype, steps, rtol, atol in (("float64", 60, 1e-7, 1e-12), ("float32", 10, 1e-5, 1e-6)):
@@ -66,7 +76,7 @@ def compare_state(mine, other, rtol, atol):
     for key, entry in theirs["state"].items():
         assert own["state"][key].keys() == {name for name, value in entry.items() if value is not None}
         for name, value in own["state"][key].items():
-            got = value if isinstance(value, int) else value.numpy()
+            got = value if isinstance(value, (int, float)) else value.numpy()
             np.testing.assert_allclose(got, entry[name].numpy(), rtol, atol)
     for group, group_ in zip(own["param_groups"], theirs["param_groups"]):
         assert group.items() <= group_.items()
@@ -74,6 +84,7 @@ def compare_state(mine, other, rtol, atol):
 
 @pytest.mark.parametrize("arrays", [True, False], ids=["arrays", "tensors"])
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.usefixtures("wide_numbers")
 def test_a_torch_state_dict_is_taken_over(name, arrays):
     torch = pytest.importorskip("torch")
     settings = taken(OPTIMIZERS[name], lr=0.1, momentum=0.9, amsgrad=True)
@@ -133,6 +144,7 @@ def optim_infos():
 
 
 @pytest.mark.parametrize("info", optim_infos())
+@pytest.mark.usefixtures("wide_numbers")
 def test_optim_info(info):
     """PyTorch's own settings; a learning rate that is a tensor, and switches of its implementation, are left out."""
     import torch
@@ -179,15 +191,20 @@ def test_a_schedule_that_gives_no_number(gamma):
     assert optimizer.param_groups[0]["lr"] == 0.1 and schedule.last_epoch == 0
 
 
+BAD = {
+    "SGD": [{"momentum": -1}, {"nesterov": True}, {"nesterov": True, "momentum": 0.9, "dampening": 0.1}],
+}
+
+
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_errors_where_torch_has_them(name):
     torch = pytest.importorskip("torch")
-    bad = [{"lr": -1}, {"lr": float("nan")}, {"weight_decay": -1}]
-    bad += (
-        [{"momentum": -1}, {"nesterov": True}, {"nesterov": True, "momentum": 0.9, "dampening": 0.1}]
-        if name == "SGD"
-        else [{"eps": -1}, {"betas": (1.0, 0.9)}, {"betas": (0.9, -0.1)}]
-    )
+    bad = [{"lr": -1}, {"lr": float("nan")}, {"weight_decay": -1}, {"eps": -1}, {"betas": (1.0, 0.9)},
+           {"betas": (0.9, -0.1)}, {"rho": 1.1}, {"momentum_decay": -1}, {"lr_decay": -1}, {"alpha": -1},
+           {"initial_accumulator_value": -1}, {"etas": (1.2, 0.5)}, *BAD.get(name, ())]  # fmt: skip
+    bad = [settings for settings in bad if taken(OPTIMIZERS[name], **settings) == settings]
+    if name == "ASGD":
+        bad.remove({"alpha": -1})
     for settings in bad:
         with pytest.raises(ArgumentError):
             OPTIMIZERS[name]([ones(1)], **settings)
@@ -270,8 +287,8 @@ def test_optimizers_refuse(make, message):
 
 def test_registries_offer_the_nearest_name():
     assert set(OPTIMIZERS) >= {"SGD", "Adam", "AdamW"}
-    with pytest.raises(ConfigError, match=r"(?s)no optimizer named 'Adma'.*'Adam'"):
-        OPTIMIZERS["Adma"]
+    with pytest.raises(ConfigError, match=r"(?s)no optimizer named 'Addam'.*'Adam'"):
+        OPTIMIZERS["Addam"]
     with pytest.raises(ConfigError, match=r"(?s)SGD has no argument 'momentun'.*'momentum'"):
         OPTIMIZERS.build("SGD", [ones(1)], momentun=0.9)
     assert isinstance(OPTIMIZERS.build("SGD", [ones(1)], momentum=0.9), optim.SGD)
@@ -633,3 +650,26 @@ def test_schedule_state_dicts_that_do_not_fit():
     with pytest.raises(StateDictError, match="is a dict"):
         schedule.load_state_dict(None)
     assert schedule.state_dict() == state
+
+
+# -- PyTorch's switches ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_switches_of_an_implementation_change_nothing(name):
+    optimizer = OPTIMIZERS[name]([ones((2, 2))], foreach=True, fused=False, capturable=True, differentiable=False)
+    assert optimizer.param_groups[0].keys() == OPTIMIZERS[name]([ones((2, 2))]).param_groups[0].keys()
+    with pytest.raises(ArgumentError, match="a step is not differentiable"):
+        OPTIMIZERS[name]([ones((2, 2))], differentiable=True)
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_states_of_16_bit_parameters(name):
+    """They are computed in float32, and the result is that of float32, rounded once."""
+    starts = np.random.default_rng(0).standard_normal((2, 3)).astype("float16")
+    half, full = nn.Parameter(dc.tensor(starts)), nn.Parameter(dc.tensor(starts.astype("float32")))
+    for p in (half, full):
+        p.grad = (p.detach() * 0.5).to(p.dtype)
+        OPTIMIZERS[name]([p], lr=0.1).step()
+    assert half.dtype == dc.float16
+    np.testing.assert_allclose(half.detach().numpy(), full.detach().numpy(), rtol=2e-3, atol=1e-3)
