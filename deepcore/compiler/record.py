@@ -694,7 +694,7 @@ class Recorder:
 
     def mark_updated(self, optimizer, arrays: list) -> bool:
         """Mark weights and states as updated: the function may not read them any more."""
-        starts = {}  # of states that this step has created; zeros where `init` has none
+        starts: dict[int, Any] = {}  # of states that this step has created; zeros where `init` has none
         for p in self._stateless:
             state = optimizer.state[p]
             starts |= {id(state[name]): value for name, value in optimizer.init(p).items() if name in state}

@@ -14,7 +14,15 @@ from optimizer_cases import optimizer_cases
 
 import deepcore as dc
 from deepcore import nn, optim
-from deepcore.errors import ArgumentError, BackendError, ConfigError, DeepcoreWarning, GradientError, StateDictError
+from deepcore.errors import (
+    ArgumentError,
+    BackendError,
+    ConfigError,
+    DeepcoreWarning,
+    DTypeError,
+    GradientError,
+    StateDictError,
+)
 from deepcore.optim import OPTIMIZERS, SCHEDULERS, lr_scheduler
 
 
@@ -524,19 +532,40 @@ def test_names_that_do_not_fit(names, message):
 SCHEDULES = {
     "StepLR": [{"step_size": 3}, {"step_size": 2, "gamma": 0.5}],
     "MultiStepLR": [{"milestones": [2, 5, 5]}, {"milestones": [4, 1], "gamma": 0.3}],
+    "ExponentialLR": [{"gamma": 0.9}],
+    "ConstantLR": [{}, {"factor": 0.2, "total_iters": 3}],
+    "LinearLR": [{}, {"start_factor": 0.1, "end_factor": 0.7, "total_iters": 7}],
+    "PolynomialLR": [{}, {"total_iters": 9, "power": 2.0}],
     "CosineAnnealingLR": [{"T_max": 5}, {"T_max": 4, "eta_min": 0.01}, {"T_max": 1}],
+    "CosineAnnealingWarmRestarts": [{"T_0": 4}, {"T_0": 2, "T_mult": 3, "eta_min": 0.01}],
     "LambdaLR": [{"lr_lambda": lambda e: 0.9**e}, {"lr_lambda": [lambda e: 1 / (e + 1), lambda e: e]}],
-}
+    "MultiplicativeLR": [{"lr_lambda": lambda e: 0.9}, {"lr_lambda": [lambda e: 1 / e, lambda e: 1.0]}],
+    "CyclicLR": [
+        {"base_lr": 0.1, "max_lr": [0.5, 0.3], "step_size_up": 4},
+        {"base_lr": 0.1, "max_lr": 0.5, "step_size_up": 3, "step_size_down": 5, "mode": "triangular2"},
+        {"base_lr": [0.1, 0.2], "max_lr": 0.5, "step_size_up": 3, "mode": "exp_range", "gamma": 0.9,
+         "base_momentum": 0.3, "max_momentum": 0.7},
+        {"base_lr": 0.1, "max_lr": 0.5, "step_size_up": 3, "scale_fn": lambda x: 1 / x, "cycle_momentum": False},
+    ],
+    "OneCycleLR": [
+        {"max_lr": 0.5, "total_steps": 100},
+        {"max_lr": [0.5, 0.2], "epochs": 10, "steps_per_epoch": 11, "three_phase": True, "anneal_strategy": "linear"},
+        {"max_lr": 0.5, "total_steps": 101, "pct_start": 0.1, "div_factor": 3.0, "final_div_factor": 7.0,
+         "base_momentum": 0.2, "max_momentum": [0.6, 0.9]},
+    ],
+}  # fmt: skip
+#: Schedules that are built otherwise.
+OTHER_SCHEDULES = {"ReduceLROnPlateau", "ChainedScheduler", "SequentialLR"}
 
 
 def schedule_cases():
-    for name in SCHEDULERS:
+    for name in [name for name in SCHEDULERS if name not in OTHER_SCHEDULES]:
         for i, settings in enumerate(SCHEDULES.get(name, [{}])):
             yield pytest.param(name, settings, id=f"{name}-{i}")
 
 
 def two_groups(**settings):
-    return optim.SGD([{"params": ones(1), "lr": 0.5}, {"params": ones(1)}], lr=0.1, **settings)
+    return optim.SGD([{"params": ones(1), "lr": 0.5}, {"params": ones(1)}], lr=0.1, momentum=0.9, **settings)
 
 
 @pytest.mark.parametrize("name, settings", list(schedule_cases()))
@@ -544,19 +573,20 @@ def test_schedules_match_torch(name, settings):
     torch = pytest.importorskip("torch")
     mine = two_groups()
     p, q = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
-    other = torch.optim.SGD([{"params": p, "lr": 0.5}, {"params": q}], lr=0.1)
+    other = torch.optim.SGD([{"params": p, "lr": 0.5}, {"params": q}], lr=0.1, momentum=0.9)
     ours = SCHEDULERS[name](mine, **settings)
     theirs = getattr(torch.optim.lr_scheduler, name)(other, **settings)
-    for _ in range(14):
+    for _ in range(100):
         assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12, abs=1e-15)
-        mine.step()
+        assert [g["momentum"] for g in mine.param_groups] == [g["momentum"] for g in other.param_groups]
+        mine._stepped = True
         other.step()
         ours.step()
         theirs.step()
     assert [g["lr"] for g in mine.param_groups] == ours.get_last_lr()
     fresh = SCHEDULERS[name](two_groups(), **settings)
     fresh.load_state_dict(theirs.state_dict())
-    assert fresh.last_epoch == 14 and fresh.base_lrs == [0.5, 0.1]
+    assert fresh.last_epoch == 100 and fresh.base_lrs == theirs.base_lrs
 
 
 @pytest.mark.parametrize("name, settings", list(schedule_cases()))
@@ -582,7 +612,7 @@ def test_torch_takes_the_state_of_a_schedule(name, settings):
     optimizer = two_groups()
     schedule = SCHEDULERS[name](optimizer, **settings)
     groups = [{"params": [torch.ones(2, requires_grad=True)], "lr": lr} for lr in (0.5, 0.1)]
-    theirs = torch.optim.SGD(groups)
+    theirs = torch.optim.SGD(groups, momentum=0.9)
     twin = getattr(torch.optim.lr_scheduler, name)(theirs, **settings)
     for _ in range(3):
         optimizer.step()
@@ -673,3 +703,156 @@ def test_states_of_16_bit_parameters(name):
         OPTIMIZERS[name]([p], lr=0.1).step()
     assert half.dtype == dc.float16
     np.testing.assert_allclose(half.detach().numpy(), full.detach().numpy(), rtol=2e-3, atol=1e-3)
+
+
+# -- schedules of schedules, and of a metric --------------------------------------------------------------------------
+
+METRICS = [1.0, 0.8, 0.81, 0.7999, 0.82, 0.9, math.nan, 0.5, 0.6, 0.6, 0.6, 0.6, 0.55, 0.5, 0.5, 0.5, 0.5, 0.1]
+
+
+def both(build):
+    """(ours, theirs): an optimizer with what `build(lr_scheduler, optimizer)` makes, from deepcore and PyTorch."""
+    torch = pytest.importorskip("torch")
+    p, q = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    other = torch.optim.SGD([{"params": p, "lr": 0.5}, {"params": q}], lr=0.1, momentum=0.9)
+    mine = two_groups()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        pairs = (mine, build(lr_scheduler, mine)), (other, build(torch.optim.lr_scheduler, other))
+    mine._stepped = True
+    other.step()
+    return pairs
+
+
+def restored(build, schedule, optimizer):
+    """Another schedule in the state of `schedule`, with its optimizer."""
+    twin = two_groups()
+    other = build(lr_scheduler, twin)
+    twin.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(schedule.state_dict())
+    return twin, other
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"patience": 1},
+        {"patience": 0, "factor": 0.5, "threshold": 0.1, "cooldown": 2},
+        {"mode": "max", "patience": 2, "threshold_mode": "abs", "threshold": 0.05, "min_lr": [0.01, 0.06]},
+        {"patience": 0, "factor": 0.9, "eps": 0.02},
+    ],
+)
+def test_a_plateau_matches_torch(settings):
+    build = lambda module, optimizer: module.ReduceLROnPlateau(optimizer, **settings)
+    (mine, ours), (_, theirs) = both(build)
+    for i, value in enumerate(METRICS * 3):
+        ours.step(dc.tensor(value) if i % 2 else value)
+        theirs.step(np.float32(value) if i % 2 else value)
+        assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12), i
+        assert (ours.num_bad_epochs, ours.cooldown_counter) == (theirs.num_bad_epochs, theirs.cooldown_counter)
+        if i == 7:
+            mine, ours = restored(build, ours, mine)
+            ours.load_state_dict(theirs.state_dict())
+    assert mine.param_groups[0]["lr"] == ours.get_last_lr()[0] < 0.5
+    with pytest.raises(DTypeError, match="takes the metric"):
+        ours.step(None)
+
+
+COMPOSED = {
+    "sequential": lambda m, o: m.SequentialLR(
+        o, [m.LinearLR(o, 0.1, total_iters=5), m.ExponentialLR(o, 0.9), m.CosineAnnealingLR(o, 20)], [5, 30]
+    ),
+    "sequence of steps": lambda m, o: m.SequentialLR(
+        o, [m.ConstantLR(o), m.StepLR(o, 4), m.MultiStepLR(o, [2, 3]), m.PolynomialLR(o, 9)], [7, 20, 31]
+    ),
+    "restarts": lambda m, o: m.SequentialLR(
+        o, [m.LinearLR(o), m.CosineAnnealingWarmRestarts(o, 4, 2), m.LambdaLR(o, lambda e: 0.9**e)], [4, 50]
+    ),
+    "chained": lambda m, o: m.ChainedScheduler(
+        [m.ConstantLR(o, 0.1, 4), m.ExponentialLR(o, 0.9), m.LambdaLR(o, lambda e: 0.95**e), m.MultiplicativeLR(o, lambda e: 1.01)]
+    ),
+    "of a chain": lambda m, o: m.ChainedScheduler([m.ExponentialLR(o, 0.99), m.StepLR(o, 10)], o),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_schedules_of_schedules_match_torch(name):
+    (mine, ours), (other, theirs) = both(COMPOSED[name])
+    for epoch in range(100):
+        assert [g["lr"] for g in mine.param_groups] == pytest.approx([g["lr"] for g in other.param_groups], rel=1e-12)
+        assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12), epoch
+        ours.step()
+        theirs.step()
+        if epoch in (3, 24):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                mine, ours = restored(COMPOSED[name], ours, mine)
+            mine._stepped = True
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda o: lr_scheduler.SequentialLR(o, [lr_scheduler.StepLR(o, 1)], [2]), "0 milestones"),
+        (lambda o: lr_scheduler.ChainedScheduler([]), "at least one schedule"),
+        (lambda o: lr_scheduler.ChainedScheduler([o]), "number 0 is no schedule"),
+        (lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.StepLR(o, 1)], two_groups()), "of another optimizer"),
+        (lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.ReduceLROnPlateau(o)]), "steps with a metric"),
+        (lambda o: lr_scheduler.ReduceLROnPlateau(o, factor=1.0), "factor is below 1"),
+        (lambda o: lr_scheduler.ReduceLROnPlateau(o, min_lr=[0.1]), "2 groups, not 1"),
+        (lambda o: lr_scheduler.OneCycleLR(o, 0.1), "needs total_steps"),
+        (lambda o: lr_scheduler.OneCycleLR(o, 0.1, 10, pct_start=2.0), "a fraction"),
+        (lambda o: lr_scheduler.CyclicLR(o, 0.1, 0.2, mode="square"), "'square'"),
+        (lambda o: lr_scheduler.CyclicLR(optim.Adagrad([ones(1)]), 0.1, 0.2), r"(?s)no momentum.*cycle_momentum=False"),
+        (lambda o: lr_scheduler.ConstantLR(o, 2.0), "factor is above 0"),
+        (lambda o: lr_scheduler.LinearLR(o, 0.0), "start_factor is above 0"),
+    ],
+)
+def test_schedules_refuse(make, message):
+    with pytest.raises(ArgumentError, match=message):
+        make(two_groups())
+
+
+def test_one_cycle_ends_after_its_steps():
+    optimizer = two_groups()
+    schedule = lr_scheduler.OneCycleLR(optimizer, 0.5, 3)
+    optimizer._stepped = True
+    for _ in range(3):
+        schedule.step()
+    with pytest.raises(ArgumentError, match=r"(?s)run to its end.*at most 3 steps"):
+        schedule.step()
+    assert schedule.last_epoch == 3
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_cycles_of_momentum(name):
+    optimizer = OPTIMIZERS[name]([ones(1)], lr=0.1, **taken(OPTIMIZERS[name], momentum=0.9))
+    schedule = lr_scheduler.OneCycleLR(optimizer, 0.5, 20)
+    optimizer._stepped = True
+    momenta = []
+    for _ in range(19):
+        group = optimizer.param_groups[0]
+        momenta.append(group["betas"][0] if name == "Adam" else group["momentum"])
+        schedule.step()
+    assert momenta[0] == 0.95 and min(momenta) == pytest.approx(0.85) and momenta[-1] > 0.94
+
+
+def test_a_schedule_moves_to_any_epoch():
+    for epochs in ([0.25, 3.5, 7.75, 1.0, 20], [5, 2, 0, 11]):
+        build = lambda m, o: m.CosineAnnealingWarmRestarts(o, 3, 2, 0.01)
+        (_, ours), (_, theirs) = both(build)
+        for epoch in epochs:
+            ours.step(epoch)
+            theirs.step(epoch)
+            assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12)
+            assert (ours.T_cur, ours.T_i, ours.last_epoch) == (theirs.T_cur, theirs.T_i, theirs.last_epoch)
+    for name, settings in ((c.values[0], c.values[1]) for c in schedule_cases()):
+        if name in ("CosineAnnealingWarmRestarts", "MultiplicativeLR"):
+            continue
+        (_, ours), (_, theirs) = both(lambda m, o, name=name, settings=settings: getattr(m, name)(o, **settings))
+        for epoch in (7, 3, 0, 12):
+            ours.step(epoch)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                theirs.step(epoch)
+            assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12), name
