@@ -6,6 +6,7 @@ from deepcore import missing
 from deepcore.nn import functional, init, modules, registry, utils
 from deepcore.nn.modules.activation import SiLU as Swish
 from deepcore.nn.modules.module import Module
+from deepcore.nn.modules.parameters import ParameterDict, ParameterList
 from deepcore.nn.parameter import Parameter
 from deepcore.nn.registry import LAYERS, LOSSES
 
@@ -13,6 +14,21 @@ if TYPE_CHECKING:
     from deepcore.nn._names import *  # noqa: F403
 
 globals().update(registry.discover(modules.__name__, modules.__path__, LAYERS, LOSSES))
-__all__ = sorted(["LAYERS", "LOSSES", "Module", "Parameter", "Swish", "functional", "init", "utils", *LAYERS, *LOSSES])
+__all__ = sorted(
+    [
+        "LAYERS",
+        "LOSSES",
+        "Module",
+        "Parameter",
+        "ParameterDict",
+        "ParameterList",
+        "Swish",
+        "functional",
+        "init",
+        "utils",
+        *LAYERS,
+        *LOSSES,
+    ]
+)
 
 __getattr__ = missing.names_of(__name__, "torch.nn")

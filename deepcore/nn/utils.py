@@ -1,4 +1,4 @@
-"""`nn.utils`: gradient clipping."""
+"""`nn.utils`: gradient clipping, and what `nn.vectors` has."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from deepcore.errors import NonFiniteError, non_negative
 from deepcore.kernels.cpu.clip import Gradients
 from deepcore.kernels.update import all_finite
 from deepcore.nn.modules.module import Module
+from deepcore.nn.vectors import parameters_to_vector as parameters_to_vector
+from deepcore.nn.vectors import skip_init as skip_init
+from deepcore.nn.vectors import vector_to_parameters as vector_to_parameters
 from deepcore.tensor import Tensor, from_raw, zeros
 
 
