@@ -331,7 +331,7 @@ def test_everything_registered_can_be_said_in_a_file(section, name, arguments):
     assert part.table() == given
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "Muon"])  # which takes matrices alone
 def test_every_optimizer_can_be_said_in_a_file(name):
     _, optimizer, *_ = built(SMALL.replace('"SGD"', f'"{name}"'))
     assert type(optimizer) is OPTIMIZERS[name]

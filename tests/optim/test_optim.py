@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
-from optimizer_cases import optimizer_cases
+from optimizer_cases import WALKED, optimizer_cases
 
 import deepcore as dc
 from deepcore import nn, optim
@@ -21,6 +21,7 @@ from deepcore.errors import (
     DeepcoreWarning,
     DTypeError,
     GradientError,
+    ShapeError,
     StateDictError,
 )
 from deepcore.optim import OPTIMIZERS, SCHEDULERS, lr_scheduler
@@ -91,7 +92,7 @@ def compare_state(mine, other, rtol, atol):
 
 
 @pytest.mark.parametrize("arrays", [True, False], ids=["arrays", "tensors"])
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", WALKED)
 @pytest.mark.usefixtures("wide_numbers")
 def test_a_torch_state_dict_is_taken_over(name, arrays):
     torch = pytest.importorskip("torch")
@@ -148,7 +149,7 @@ def optim_infos():
             from torch.testing._internal.common_optimizers import optim_db
     except ImportError as error:
         return [pytest.param(None, marks=pytest.mark.skip(reason=f"PyTorch's optimizer inputs: {error}"))]
-    return [pytest.param(info, id=info.name) for info in optim_db if info.name in OPTIMIZERS]
+    return [pytest.param(info, id=info.name) for info in optim_db if info.name in WALKED]
 
 
 @pytest.mark.parametrize("info", optim_infos())
@@ -204,12 +205,12 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", WALKED)
 def test_errors_where_torch_has_them(name):
     torch = pytest.importorskip("torch")
-    bad = [{"lr": -1}, {"lr": float("nan")}, {"weight_decay": -1}, {"eps": -1}, {"betas": (1.0, 0.9)},
+    bad = [{"lr": -1}, {"lr": float("nan")}, {"weight_decay": -1}, {"eps": -1} if name != "Adafactor" else {"eps": (None, -1)}, {"betas": (1.0, 0.9)},
            {"betas": (0.9, -0.1)}, {"rho": 1.1}, {"momentum_decay": -1}, {"lr_decay": -1}, {"alpha": -1},
-           {"initial_accumulator_value": -1}, {"etas": (1.2, 0.5)}, *BAD.get(name, ())]  # fmt: skip
+           {"initial_accumulator_value": -1}, {"d": 0.5}, {"beta2_decay": 1}, {"etas": (1.2, 0.5)}, *BAD.get(name, ())]  # fmt: skip
     bad = [settings for settings in bad if taken(OPTIMIZERS[name], **settings) == settings]
     if name == "ASGD":
         bad.remove({"alpha": -1})
@@ -333,7 +334,7 @@ def test_a_step_invalidates_graphs_that_need_the_old_values(backend):
         out.backward()
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", WALKED)
 def test_gradients_are_not_changed_and_memory_is_the_parameters_own(name, backend):
     settings = taken(OPTIMIZERS[name], lr=0.1, weight_decay=0.1, maximize=True, momentum=0.9)
     big, small = ones((4, 5), backend=backend), ones(3, backend=backend)
@@ -685,7 +686,7 @@ def test_schedule_state_dicts_that_do_not_fit():
 # -- PyTorch's switches ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", WALKED)
 def test_switches_of_an_implementation_change_nothing(name):
     optimizer = OPTIMIZERS[name]([ones((2, 2))], foreach=True, fused=False, capturable=True, differentiable=False)
     assert optimizer.param_groups[0].keys() == OPTIMIZERS[name]([ones((2, 2))]).param_groups[0].keys()
@@ -693,7 +694,7 @@ def test_switches_of_an_implementation_change_nothing(name):
         OPTIMIZERS[name]([ones((2, 2))], differentiable=True)
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", WALKED)
 def test_states_of_16_bit_parameters(name):
     """They are computed in float32, and the result is that of float32, rounded once."""
     starts = np.random.default_rng(0).standard_normal((2, 3)).astype("float16")
@@ -856,3 +857,127 @@ def test_a_schedule_moves_to_any_epoch():
                 warnings.simplefilter("ignore")
                 theirs.step(epoch)
             assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12), name
+
+
+# -- optimizers of matrices, and with a closure -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"lr": 0.1, "weight_decay": 0.5}, {"momentum": 0.5, "nesterov": False}, {"ns_steps": 3, "eps": 0.1},
+    {"adjust_lr_fn": "match_rms_adamw", "ns_coefficients": (3.0, -3.2, 1.2)},
+])  # fmt: skip
+@pytest.mark.parametrize("shape", [(4, 6), (9, 3), (5, 5)])
+def test_muon_matches_torch(shape, settings, backend):
+    """Within what bfloat16 leaves open: both round every product to it, and add up in another order."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(shape).astype("float32")
+    ours, theirs = nn.Parameter(dc.tensor(start, backend=backend)), torch.nn.Parameter(torch.tensor(start))
+    mine, other = optim.Muon([ours], **settings), oracle("Muon")([theirs], **settings)
+    for _ in range(10):
+        g = rng.standard_normal(shape).astype("float32")
+        ours.grad, theirs.grad = dc.tensor(g, backend=backend), torch.tensor(g)
+        mine.step()
+        other.step()
+    moved = np.abs(theirs.detach().numpy() - start).max()
+    assert np.abs(ours.detach().numpy() - theirs.detach().numpy()).max() < 0.01 * moved
+    compare_state(mine, other, 1e-5, 1e-6)
+    twin = optim.Muon([nn.Parameter(dc.ones(shape))], **settings)
+    twin.load_state_dict(other.state_dict())
+
+
+def test_muon_takes_matrices():
+    with pytest.raises(ShapeError, match=r"(?s)parameter 0 of the group is none.*AdamW"):
+        optim.Muon([ones(3)])
+    for wrong in ({"ns_steps": 0}, {"adjust_lr_fn": "other"}, {"momentum": -1}):
+        with pytest.raises(ArgumentError):
+            optim.Muon([ones((2, 2))], **wrong)
+
+
+LBFGS = [
+    {}, {"lr": 0.1}, {"max_iter": 5, "history_size": 2}, {"tolerance_grad": 1e-3}, {"max_eval": 7},
+    {"line_search_fn": "strong_wolfe"}, {"line_search_fn": "strong_wolfe", "max_iter": 4, "history_size": 3},
+    {"line_search_fn": "strong_wolfe", "lr": 30.0}, {"line_search_fn": "strong_wolfe", "lr": 1e-3, "max_iter": 3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", LBFGS)
+@pytest.mark.parametrize("problem", ["quadratic", "rosenbrock", "network"])
+def test_lbfgs_matches_torch(problem, settings, backend):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    starts = {"quadratic": [(3, 4), (5,)], "rosenbrock": [(6,)], "network": [(4, 3), (4,), (4,)]}[problem]
+    starts = [0.5 * rng.standard_normal(shape) for shape in starts]
+    x, y, scales = rng.standard_normal((8, 3)), rng.standard_normal(8), np.linspace(0.5, 3, 12)
+
+    def loss(lib, data, w):
+        if problem == "quadratic":
+            return ((w[0] - 1).reshape(-1) ** 2 * data(scales)).sum() + (w[1] ** 2).sum()
+        if problem == "rosenbrock":
+            (w,) = w
+            return (0.5 * (w[1:] - w[:-1] ** 2) ** 2 + 0.1 * (1 - w[:-1]) ** 2).sum()
+        hidden = lib.tanh(data(x) @ w[0].t() + w[1])
+        return ((hidden @ w[2] - data(y)) ** 2).mean()
+
+    def run(lib, optimizer_class, parameters, data):
+        optimizer, losses = optimizer_class(parameters, **settings), []
+
+        def closure():
+            optimizer.zero_grad()
+            value = loss(lib, data, parameters)
+            value.backward()
+            return value
+
+        for _ in range(10 if backend == "cpu" else 2):
+            losses.append(optimizer.step(closure).item())
+        return optimizer, losses
+
+    ours = [nn.Parameter(dc.tensor(a, backend=backend)) for a in starts]
+    theirs = [torch.nn.Parameter(torch.tensor(a)) for a in starts]
+    mine, own_losses = run(dc, optim.LBFGS, ours, lambda a: dc.tensor(a, backend=backend))
+    other, losses = run(torch, oracle("LBFGS"), theirs, torch.tensor)
+    np.testing.assert_allclose(own_losses, losses, rtol=1e-6, atol=1e-12)
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-5, atol=1e-6)
+    counts = [
+        (s["func_evals"], s["n_iter"]) for s in (next(iter(mine.state.values())), next(iter(other.state.values())))
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_lbfgs_goes_on_from_a_state_dict(tmp_path):
+    def build():
+        w = ones((3,), dtype=dc.float64)
+        return w, optim.LBFGS([w], max_iter=3, line_search_fn="strong_wolfe")
+
+    def advance(w, optimizer):
+        def closure():
+            optimizer.zero_grad()
+            loss = ((w - dc.tensor([2.0, -1.0, 0.5], dtype=dc.float64)) ** 4).sum()
+            loss.backward()
+            return loss
+
+        return optimizer.step(closure).item()
+
+    w, optimizer = build()
+    for _ in range(3):
+        advance(w, optimizer)
+    dc.save(optimizer.state_dict(), tmp_path / "state.safetensors")
+    twin, other = build()
+    twin.data = w.detach().clone()
+    other.load_state_dict(dc.load(tmp_path / "state.safetensors"))
+    assert [advance(w, optimizer) for _ in range(3)] == [advance(twin, other) for _ in range(3)]
+    assert w.tolist() == twin.tolist() and w.tolist() == pytest.approx([2, -1, 0.5], abs=0.1)
+    bad = optimizer.state_dict()
+    bad["state"][0]["d"] = dc.ones(2)
+    with pytest.raises(StateDictError, match="no vector of the 3 elements"):
+        other.load_state_dict(bad)
+
+
+def test_lbfgs_refuses():
+    with pytest.raises(ArgumentError, match="needs a closure"):
+        optim.LBFGS([ones(1)]).step()
+    with pytest.raises(ArgumentError, match="one parameter group"):
+        optim.LBFGS([{"params": ones(1)}, {"params": ones(1)}])
+    with pytest.raises(ArgumentError, match="'armijo'"):
+        optim.LBFGS([ones(1)], line_search_fn="armijo")

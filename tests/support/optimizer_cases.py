@@ -64,11 +64,21 @@ SETTINGS = {
         {"weight_decay": 0.3, "decoupled_weight_decay": True},
     ],
     "ASGD": [{}, {"lambd": 0.1, "alpha": 0.5}, {"t0": 3.0}, {"weight_decay": 0.3, "maximize": True}],
+    "Adafactor": [
+        {},
+        {"beta2_decay": -1.0, "d": 1.5},
+        {"eps": (1e-3, 0.1)},
+        {"lr": 0.5, "weight_decay": 0.1, "maximize": True},
+    ],
     "Rprop": [{}, {"etas": (0.3, 2.0)}, {"step_sizes": (0.005, 0.02)}, {"maximize": True}],
 }
 
 
+#: Optimizers of any parameters, by `step()`; the others have tests of their own.
+WALKED = [name for name in OPTIMIZERS if name not in ("LBFGS", "Muon")]
+
+
 def optimizer_cases():
-    for name in OPTIMIZERS:
+    for name in WALKED:
         for i, settings in enumerate(SETTINGS.get(name, [{}])):
             yield pytest.param(name, settings, id=f"{name}-{i}")
