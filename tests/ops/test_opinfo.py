@@ -61,6 +61,7 @@ KNOWN: dict[tuple[str, str], str] = {
     ("nn.functional.batch_norm", "batch and a channel"): "a vector, which PyTorch takes when it is empty",
     ("nn.functional.elu", "nan"): "PyTorch's gradient at NaN differs between its vector lanes and the rest",
     ("nn.functional.silu", ", not [nan"): "PyTorch's is NaN at infinity, where the limit is plain",
+    ("nn.functional.soft_margin_loss", ", not [inf]"): "PyTorch's exponential overflows 16 bits",
     ("nn.functional.gaussian_nll_loss", "a loss does not broadcast"): "on purpose",
     (
         "nn.functional.interpolate",

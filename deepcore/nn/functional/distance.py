@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from deepcore.backend import dtypes as dt
 from deepcore.errors import ShapeError
 from deepcore.ops.arithmetic import abs as abs_
 from deepcore.ops.arithmetic import pow as pow_
@@ -12,13 +13,15 @@ from deepcore.ops.comparison import maximum, where
 from deepcore.ops.linalg import matmul
 from deepcore.ops.reduction import amax
 from deepcore.ops.reduction import sum as sum_
-from deepcore.ops.registry import functional, takes_arrays
+from deepcore.ops.registry import functional, is_half, takes_arrays
 from deepcore.ops.shape import broadcast_tensors, normalize_dim, permute, reshape
 from deepcore.tensor import Tensor
 
 
 def _norm(x: Tensor, p: float, dim: int, keepdim: bool) -> Tensor:
-    """(Σ |x|ᵖ)^(1/p) along `dim`, with slope 0 where it is 0."""
+    """(Σ |x|ᵖ)^(1/p) along `dim`, with slope 0 where it is 0; of 16-bit floats computed in float32."""
+    if is_half(x):
+        return _norm(x.to(dt.float32), p, dim, keepdim).to(x.dtype)
     if p == math.inf:
         return amax(abs_(x), dim, keepdim)
     if p == -math.inf:
