@@ -176,7 +176,7 @@ def test_optim_info(info):
             ours.grad, theirs.grad = dc.tensor(gradient), torch.tensor(gradient)
             mine.step()
             other.step()
-        np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), 1e-7, err_msg=sample.desc)
+        np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), 1e-8, err_msg=sample.desc)
     assert ran >= 4
 
 
@@ -578,7 +578,7 @@ def test_schedules_match_torch(name, settings):
     ours = SCHEDULERS[name](mine, **settings)
     theirs = getattr(torch.optim.lr_scheduler, name)(other, **settings)
     for _ in range(100):
-        assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12, abs=1e-15)
+        assert ours.get_last_lr() == theirs.get_last_lr()
         assert [g["momentum"] for g in mine.param_groups] == [g["momentum"] for g in other.param_groups]
         mine._stepped = True
         other.step()

@@ -26,11 +26,11 @@ class CosineAnnealingLR(LRScheduler):
     def get_lr(self) -> list[float]:
         if self.starting:
             return self.current()
-        low, step = self.eta_min, math.pi / self.T_max
-        if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:  # at the minimum the ratio below is 0/0
-            rise = (1 - math.cos(step)) / 2
-            return [lr + (base - low) * rise for lr, base in zip(self.current(), self.base_lrs)]
-        ratio = (1 + math.cos(step * self.last_epoch)) / (1 + math.cos(step * (self.last_epoch - 1)))
+        low, T_max, epoch = self.eta_min, self.T_max, self.last_epoch
+        if (epoch - 1 - T_max) % (2 * T_max) == 0:  # at the minimum the ratio below is 0/0
+            rise = 1 - math.cos(math.pi / T_max)
+            return [lr + (base - low) * rise / 2 for lr, base in zip(self.current(), self.base_lrs)]
+        ratio = (1 + math.cos(math.pi * epoch / T_max)) / (1 + math.cos(math.pi * (epoch - 1) / T_max))
         return [ratio * (lr - low) + low for lr in self.current()]
 
     def closed_form(self) -> list[float]:
