@@ -26,6 +26,11 @@ def maximum(a, b):
     return larger if a == a else a
 
 
+def sign(x):
+    """-1, 0 or 1; NaN of NaN; for update formulas."""
+    return 1.0 if x > 0.0 else (-1.0 if x < 0.0 else (0.0 if x == 0.0 else x))
+
+
 #: Every update defined so far.
 UPDATES: list[Update] = []
 
@@ -34,7 +39,7 @@ class Update:
     """One element's update, `formula(w, g, *states, *scalars) -> (w, *states)`: the parameter, its gradient, the state
     arrays named here, and scalars that the optimizer passes by their names in the formula.
 
-    Plain arithmetic, `sqrt` and `maximum` of this file; `a if c else b` where c depends on the scalars alone. A scalar
+    Plain arithmetic, `sqrt`, `maximum` and `sign` of this file; `a if c else b` where c depends on the scalars alone. A scalar
     must be combined with an element before another scalar, so that loops and whole arrays round alike.
     """
 
@@ -88,7 +93,7 @@ def over_arrays(formula: Callable, module: ModuleType) -> FunctionType:
     names = dict(formula.__globals__)
     for name in formula.__code__.co_names:
         callee = names.get(name)
-        if callee is sqrt or callee is maximum:
+        if callee is sqrt or callee is maximum or callee is sign:
             names[name] = getattr(module, callee.__name__)
         elif isinstance(callee, FunctionType) and callee.__module__ == formula.__module__:
             names[name] = over_arrays(callee, module)

@@ -255,6 +255,81 @@ loss.backward()
 result += [loss.item(), *(p.grad.data.abs().sum().item() for p in model.parameters())]
 print("loss: {:.3f}, l2: {:.1f}".format(loss, l2.item()))
 """,
+    "one cycle": """
+model = mlp()
+optimizer = optim.AdamW(model.parameters(), lr=1e-3)
+scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, epochs=2, steps_per_epoch=4)
+for epoch in range(2):
+    for i in range(0, 32, 8):
+        optimizer.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(model(X[i : i + 8]), Y[i : i + 8], label_smoothing=0.1)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        result += [loss.item(), scheduler.get_last_lr()[0]]
+""",
+    "warm-up and plateau": """
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau, SequentialLR
+model = mlp()
+optimizer = optim.RMSprop(model.parameters(), lr=0.01, momentum=0.9, centered=True)
+warm, cosine = LinearLR(optimizer, start_factor=0.1, total_iters=3), CosineAnnealingLR(optimizer, T_max=9)
+scheduler = SequentialLR(optimizer, schedulers=[warm, cosine], milestones=[3])
+for epoch in range(8):
+    loss = F.hinge_embedding_loss(torch.tanh(model(X))[:, 0], 2.0 * Y - 1)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    scheduler.step()
+    result += [loss.item(), optimizer.param_groups[0]["lr"]]
+plateau = ReduceLROnPlateau(optimizer, "min", factor=0.5, patience=1)
+for value in (1.0, 1.0, 1.0, 0.5):
+    plateau.step(value)
+result.append(optimizer.param_groups[0]["lr"])
+""",
+    "embeddings of triplets": """
+model = seeded(nn.Sequential(nn.Linear(4, 8), nn.PReLU(8), nn.Linear(8, 3), nn.Hardswish(inplace=True)))
+optimizer = optim.NAdam(model.parameters(), lr=0.01)
+criterion = nn.TripletMarginLoss(margin=1.0, p=2, swap=True)
+for _ in range(4):
+    anchor, positive, negative = (model(X[i::3][:10]) for i in range(3))
+    loss = criterion(anchor, positive, negative)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    result += [loss.item(), F.cosine_similarity(anchor, positive).mean().item()]
+result += [F.pairwise_distance(anchor, negative).sum().item(), F.kl_div(F.log_softmax(anchor, 1), F.softmax(positive, 1), reduction="batchmean").item()]
+""",
+    "a closure": """
+x = nn.Parameter(torch.tensor([-1.5, 2.0]))
+optimizer = optim.LBFGS([x], lr=1, max_iter=10, line_search_fn="strong_wolfe")
+def closure():
+    optimizer.zero_grad()
+    loss = (1 - x[0]) ** 2 + 5 * (x[1] - x[0] ** 2) ** 2
+    loss.backward()
+    return loss
+for _ in range(3):
+    result.append(optimizer.step(closure).item())
+result += x.tolist()
+""",
+    "averaged weights": """
+from torch.optim.swa_utils import AveragedModel, SWALR, update_bn
+model = seeded(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Mish(), nn.Linear(8, 2)))
+optimizer = optim.SGD(model.parameters(), lr=0.1)
+averaged, scheduler = AveragedModel(model), SWALR(optimizer, swa_lr=0.05, anneal_epochs=3)
+loader = DataLoader(TensorDataset(X, Y), batch_size=8)
+for epoch in range(5):
+    for inputs, labels in loader:
+        optimizer.zero_grad()
+        F.multi_margin_loss(model(inputs), labels).backward()
+        optimizer.step()
+    averaged.update_parameters(model)
+    scheduler.step()
+update_bn(loader, averaged)
+averaged.eval()
+result += [averaged(X).abs().sum().item(), optimizer.param_groups[0]["lr"], averaged.n_averaged.item()]
+result += nn.utils.parameters_to_vector(averaged.parameters())[:3].tolist()
+""",
     "seeds and flags": """
 torch.manual_seed(0)
 torch.cuda.manual_seed_all(0)

@@ -133,13 +133,13 @@ def _check_factors(part: LayerPart, named: dict) -> None:
 
 
 def schedule(config: Config, optimizer: Optimizer):
-    """The schedule, or None; a T_max that is left out is the number of epochs."""
+    """The schedule, or None; T_max or total_steps that is left out is the number of epochs."""
     part: Part | None = config.schedule
     if part is None:
         return None
     cls = SCHEDULERS[part.type]
     arguments = dict(part.arguments)
-    if "T_max" in inspect.signature(cls).parameters:
-        arguments.setdefault("T_max", config.train.epochs)
+    for name in {"T_max", "total_steps"} & inspect.signature(cls).parameters.keys():
+        arguments.setdefault(name, config.train.epochs)
     with at(part.at):
         return cls(optimizer, **arguments)

@@ -74,7 +74,7 @@ class DeviceRecorder(Recorder):
         if plan is None or not plan.usable:
             self.note(f"a step of {type(optimizer).__name__} that is not one update of all parameters by kernels")
             return result
-        if self.mark_updated(plan.arrays):
+        if self.mark_updated(optimizer, plan.arrays):
             self.updates.append(Update(optimizer, plan, gradients, None))
         return result
 

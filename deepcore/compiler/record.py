@@ -93,6 +93,8 @@ class Recorder:
         self.accumulated: dict[Tensor, Buffer] = {}
         self.grads: dict[Tensor, Ref] = {}
         self.updates: list[Update] = []
+        #: The parameters without a state before the last update.
+        self._stateless: list[Tensor] = []
         #: Settings of optimizers at the time of their steps.
         self.settings: list[tuple[dict, dict]] = []
         self.updated: set[Buffer] = set()
@@ -647,6 +649,7 @@ class Recorder:
     def before_update(self, optimizer) -> tuple[list[Tensor], list[Ref]]:
         """The parameters that a step will update, and their gradients; takes snapshots of parameters and states."""
         live = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self._stateless = [p for p in live if p not in optimizer.state]
         gradients = []
         for p in live:
             self._bind_grad(p)
@@ -677,7 +680,7 @@ class Recorder:
             self.note(f"a step of {type(optimizer).__name__} that is not one update of all parameters by kernels")
             return result
         arrays = [*plan.weights, *(a for batch in plan.program.batches for column in batch.states for a in column)]
-        if not self.mark_updated(arrays):
+        if not self.mark_updated(optimizer, arrays):
             return result
         norm = None
         if result is not None:  # the norm can be returned but not read, as updates run last
@@ -689,8 +692,12 @@ class Recorder:
         self.updates.append(Update(optimizer, plan, gradients, clip, norm))
         return result
 
-    def mark_updated(self, arrays: list) -> bool:
+    def mark_updated(self, optimizer, arrays: list) -> bool:
         """Mark weights and states as updated: the function may not read them any more."""
+        starts: dict[int, Any] = {}  # of states that this step has created; zeros where `init` has none
+        for p in self._stateless:
+            state = optimizer.state[p]
+            starts |= {id(state[name]): value for name, value in optimizer.init(p).items() if name in state}
         for array in arrays:
             if not array.size:
                 continue
@@ -698,7 +705,9 @@ class Recorder:
             if buffer.kind != "outside":
                 self.note("a parameter that the step wrote before its update")
                 return False
-            self.snapshots.setdefault(buffer, self.backend.zeros_like(buffer.array))  # state created by this step
+            if buffer not in self.snapshots:
+                start = starts.get(id(array))
+                self.snapshots[buffer] = self.backend.zeros_like(buffer.array) if start is None else start
             self.updated.add(buffer)
         return True
 

@@ -180,4 +180,42 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator=None) -> Tensor:
     return _write(tensor, ((q.T if rows < columns else q) * gain).reshape(tensor.shape))
 
 
+def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator=None) -> Tensor:
+    """N(0, std²), with ⌈sparsity · rows⌉ zeros in every column of the matrix, at random places. (Martens, 2010)"""
+    if tensor.ndim != 2:
+        raise ShapeError("sparse_ fills a matrix", received=f"shape {tensor.shape}")
+    if not 0 <= sparsity <= 1:
+        raise ArgumentError("sparsity is a fraction", expected="0 ≤ sparsity ≤ 1", received=f"sparsity={sparsity!r}")
+    if _skipping:
+        return tensor
+    normal_(tensor, 0.0, std, generator)
+    xp = tensor.backend
+    # An element's rank among random numbers in its column says whether it is zero.
+    ranks = xp.argsort(xp.argsort(random.raw_uniform(xp, generator, tensor.shape), axis=0), axis=0)
+    zeros = ranks < math.ceil(sparsity * tensor.shape[0])
+    return _write(tensor, xp.where(zeros, xp.zeros((), dtype=tensor.dtype), tensor._data))
+
+
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """The convolution weight (out, in, *kernel) that passes channel i of each group of inputs on: 1 at (i, i, centre)."""
+    if tensor.ndim not in (3, 4, 5):
+        raise ShapeError("dirac_ fills the weight of a convolution", received=f"shape {tensor.shape}")
+    if isinstance(groups, bool) or not hasattr(groups, "__index__") or groups < 1 or tensor.shape[0] % groups:
+        raise ArgumentError(
+            "dirac_: groups divides the output channels", received=f"groups={groups!r} for {tensor.shape[0]} channels"
+        )
+    if _skipping:
+        return tensor
+    zeros_(tensor)
+    out = tensor.shape[0] // groups
+    centre = tuple(n // 2 for n in tensor.shape[2:])
+    for i in range(min(out, tensor.shape[1])):
+        tensor._data[(slice(i, None, out), i, *centre)] = 1
+    tensor.bump_version()
+    return tensor
+
+
+#: PyTorch's name, which research code uses.
+_calculate_fan_in_and_fan_out = fan_in_and_fan_out
+
 __getattr__ = missing.names_of(__name__, "torch.nn.init")

@@ -173,5 +173,11 @@ class Uniform(NamedTuple):
     sum_to_one: bool = False
 
 
+class Signs(NamedTuple):
+    """An example input of -1 and 1."""
+
+    shape: tuple[int, ...]
+
+
 LAYERS = Registry("layer")
 LOSSES = Registry("loss")

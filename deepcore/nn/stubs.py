@@ -1,6 +1,7 @@
 """Writes the type stubs of registered functions, layers, losses and optimizers, for editors and type checkers.
 
-`python -m deepcore.nn.stubs` rewrites those of `ops.stubs`, and `_names.pyi` in `nn`, `nn/functional` and `optim`; with
+`python -m deepcore.nn.stubs` rewrites those of `ops.stubs`, and `_names.pyi` in `nn`, `nn/functional`, `optim` and
+`optim/lr_scheduler`; with
 `--check` it only reports whether they are up to date.
 """
 
@@ -32,6 +33,7 @@ NAMES: tuple[tuple[tuple[Mapping, ...], Path], ...] = (
     ((nn.LAYERS, nn.LOSSES), _NN / "_names.pyi"),
     ((FUNCTIONAL,), _NN / "functional" / "_names.pyi"),
     ((optim.OPTIMIZERS,), _OPTIM / "_names.pyi"),
+    ((optim.SCHEDULERS,), _OPTIM / "lr_scheduler" / "_names.pyi"),
 )
 
 

@@ -150,6 +150,9 @@ def concatenate(tensors: Sequence[Tensor], dim: builtins.int = ...) -> Tensor:
 def ceil(input: Tensor) -> Tensor:
     """the smallest whole number ≥ input"""
 
+def celu(input: Tensor, alpha: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
+    """max(0, x) + min(0, alpha · (e^(x/alpha) − 1)) (Barron 2017). `inplace` changes nothing."""
+
 def channel_shuffle(input: Tensor, groups: builtins.int) -> Tensor:
     """out[n, i·groups + g] = input[n, g·(C / groups) + i]: channels of all groups take turns. (Zhang et al., 2018)"""
 
@@ -210,8 +213,8 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
 def einsum(equation: builtins.str, *operands: Tensor) -> Tensor:
     """Products of elements with equal labels, summed over the labels that the result does not name ("ij,jk->ik")"""
 
-def elu(input: Tensor, alpha: builtins.float = ...) -> Tensor:
-    """x for x > 0, alpha · (eˣ − 1) otherwise (Clevert et al. 2015)"""
+def elu(input: Tensor, alpha: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
+    """x for x > 0, alpha · (eˣ − 1) otherwise (Clevert et al. 2015). `inplace` changes nothing."""
 
 def embedding(input: Tensor, weight: Tensor, padding_idx: builtins.int | None = ...) -> Tensor:
     """weight[input]: a row of `weight` for every index; the row `padding_idx` gets no gradient"""
@@ -270,6 +273,9 @@ def gelu(input: Tensor, approximate: builtins.str = ...) -> Tensor:
 def getitem(input: Tensor, index: Tensor) -> Tensor:
     """`input[index]`: integers, slices, None and … give a view; integer and bool tensors a copy"""
 
+def glu(input: Tensor, dim: builtins.int = ...) -> Tensor:
+    """a · sigmoid(b), a and b the halves of x along `dim` (Dauphin et al. 2017)"""
+
 def grid_sample(input: Tensor, grid: Any, mode: builtins.str = ..., padding_mode: builtins.str = ..., align_corners: builtins.bool | None = ...) -> Tensor:
     """out[n, :, y, x] = input[n, :, …] at the point grid[n, y, x] = (x', y'), where -1 and 1 are the image's edges."""
 
@@ -278,6 +284,18 @@ def gt(input: Tensor, other: Operand) -> Tensor:
 
 def greater(input: Tensor, other: Operand) -> Tensor:
     """input > other"""
+
+def hardshrink(input: Tensor, lambd: builtins.float = ...) -> Tensor:
+    """x where |x| > lambd, 0 elsewhere"""
+
+def hardsigmoid(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
+    """min(max(x + 3, 0), 6) / 6 (Howard et al. 2019). `inplace` changes nothing."""
+
+def hardswish(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
+    """x · min(max(x + 3, 0), 6) / 6 (Howard et al. 2019). `inplace` changes nothing."""
+
+def hardtanh(input: Tensor, min_val: builtins.float = ..., max_val: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
+    """min(max(x, min_val), max_val); the slope is 1 strictly inside, and 0 elsewhere. `inplace` changes nothing."""
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along the second dimension (the first, for vectors)"""
@@ -303,8 +321,8 @@ def le(input: Tensor, other: Operand) -> Tensor:
 def less_equal(input: Tensor, other: Operand) -> Tensor:
     """input ≤ other"""
 
-def leaky_relu(input: Tensor, negative_slope: builtins.float = ...) -> Tensor:
-    """max(0, x) + negative_slope · min(0, x)"""
+def leaky_relu(input: Tensor, negative_slope: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
+    """max(0, x) + negative_slope · min(0, x). `inplace` changes nothing."""
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = ..., *, activation: builtins.str | None = ...) -> Tensor:
     """activation(input @ weightᵀ + bias); weight is (out, in)."""
@@ -393,6 +411,9 @@ def min(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Any:
 def minimum(input: Tensor, other: Operand) -> Tensor:
     """the smaller, NaN where either is; equal values share the gradient"""
 
+def mish(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
+    """x · tanh(ln(1 + eˣ)) (Misra 2019). `inplace` changes nothing."""
+
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """The product of two matrices"""
 
@@ -456,6 +477,9 @@ def positive(input: Tensor) -> Tensor:
 def pow(input: Tensor, other: Operand) -> Tensor:
     """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises."""
 
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """max(0, x) + weight · min(0, x); input (N, C, *), weight of one number or C of them (He et al. 2015)"""
+
 def prod(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """Π input over one dimension (None: all), multiplied in pairs"""
 
@@ -465,8 +489,11 @@ def ravel(input: Tensor) -> Tensor:
 def reciprocal(input: Tensor) -> Tensor:
     """1 / input"""
 
-def relu(input: Tensor) -> Tensor:
-    """max(0, x)"""
+def relu(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
+    """max(0, x). `inplace` changes nothing."""
+
+def relu6(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
+    """min(max(x, 0), 6) (Krizhevsky 2010). `inplace` changes nothing."""
 
 def remainder(input: Tensor, other: Operand) -> Tensor:
     """input − other · ⌊input / other⌋: the sign of `other`"""
@@ -498,14 +525,17 @@ def scatter_add(input: Tensor, dim: builtins.int, index: Tensor, src: Tensor) ->
 def select(input: Tensor, dim: builtins.int, index: builtins.int) -> Tensor:
     """`input` at one index of dimension `dim`; a view"""
 
+def selu(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
+    """1.0507 · (x for x > 0, 1.6733 · (eˣ − 1) otherwise) (Klambauer et al. 2017). `inplace` changes nothing."""
+
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + e⁻ˣ)"""
 
 def sign(input: Tensor) -> Tensor:
     """−1, 0 or 1; 0 for NaN"""
 
-def silu(input: Tensor) -> Tensor:
-    """x · sigmoid(x) (Elfwing et al. 2017)"""
+def silu(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
+    """x · sigmoid(x) (Elfwing et al. 2017). `inplace` changes nothing."""
 
 def sin(input: Tensor) -> Tensor:
     """sine, in radians"""
@@ -516,8 +546,17 @@ def sinh(input: Tensor) -> Tensor:
 def softmax(input: Tensor, dim: builtins.int, dtype: Any = ...) -> Tensor:
     """eˣ / Σ eˣ along `dim`, without overflow"""
 
+def softmin(input: Tensor, dim: builtins.int, dtype: Any = ...) -> Tensor:
+    """e⁻ˣ / Σ e⁻ˣ along `dim`, without overflow"""
+
 def softplus(input: Tensor, beta: builtins.float = ..., threshold: builtins.float = ...) -> Tensor:
     """ln(1 + e^(beta·x)) / beta; x itself where beta·x > threshold"""
+
+def softshrink(input: Tensor, lambd: builtins.float = ...) -> Tensor:
+    """x - lambd for x > lambd, x + lambd for x < -lambd, 0 between; `lambd` ≥ 0"""
+
+def softsign(input: Tensor) -> Tensor:
+    """x / (1 + |x|)"""
 
 def sort(input: Tensor, dim: builtins.int = ..., descending: builtins.bool = ..., *, stable: builtins.bool = ...) -> ValuesAndIndices:
     """(values, indices) sorted along `dim`; NaN is the largest"""
@@ -560,6 +599,12 @@ def tan(input: Tensor) -> Tensor:
 
 def tanh(input: Tensor) -> Tensor:
     """hyperbolic tangent"""
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """x − tanh x"""
+
+def threshold(input: Tensor, threshold: builtins.float, value: builtins.float, inplace: builtins.bool = ...) -> Tensor:
+    """x where x > threshold, value elsewhere. `inplace` changes nothing."""
 
 def to(input: Tensor, *targets: Any, dtype: Any = ..., backend: Any = ..., device: Any = ..., non_blocking: builtins.bool = ..., copy: builtins.bool = ..., memory_format: Any = ...) -> Tensor:
     """The tensor in another dtype, on another backend, or both: to("cuda"), to(dc.float64), to(other). Itself if it fits"""

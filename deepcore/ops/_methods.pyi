@@ -113,6 +113,9 @@ class TensorMethods:
     def ceil(self) -> Tensor:
         """the smallest whole number ≥ input"""
 
+    def celu(self, alpha: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
+        """max(0, x) + min(0, alpha · (e^(x/alpha) − 1)) (Barron 2017). `inplace` changes nothing."""
+
     def chunk(self, chunks: builtins.int, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
         """`chunks` views of nearly equal size"""
 
@@ -149,8 +152,8 @@ class TensorMethods:
     def dot(self, tensor: Tensor) -> Tensor:
         """Σ input · tensor for two vectors"""
 
-    def elu(self, alpha: builtins.float = ...) -> Tensor:
-        """x for x > 0, alpha · (eˣ − 1) otherwise (Clevert et al. 2015)"""
+    def elu(self, alpha: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
+        """x for x > 0, alpha · (eˣ − 1) otherwise (Clevert et al. 2015). `inplace` changes nothing."""
 
     def eq(self, other: Operand) -> Tensor:
         """input = other"""
@@ -206,11 +209,26 @@ class TensorMethods:
     def getitem(self, index: Tensor) -> Tensor:
         """`input[index]`: integers, slices, None and … give a view; integer and bool tensors a copy"""
 
+    def glu(self, dim: builtins.int = ...) -> Tensor:
+        """a · sigmoid(b), a and b the halves of x along `dim` (Dauphin et al. 2017)"""
+
     def gt(self, other: Operand) -> Tensor:
         """input > other"""
 
     def greater(self, other: Operand) -> Tensor:
         """input > other"""
+
+    def hardshrink(self, lambd: builtins.float = ...) -> Tensor:
+        """x where |x| > lambd, 0 elsewhere"""
+
+    def hardsigmoid(self, inplace: builtins.bool = ...) -> Tensor:
+        """min(max(x + 3, 0), 6) / 6 (Howard et al. 2019). `inplace` changes nothing."""
+
+    def hardswish(self, inplace: builtins.bool = ...) -> Tensor:
+        """x · min(max(x + 3, 0), 6) / 6 (Howard et al. 2019). `inplace` changes nothing."""
+
+    def hardtanh(self, min_val: builtins.float = ..., max_val: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
+        """min(max(x, min_val), max_val); the slope is 1 strictly inside, and 0 elsewhere. `inplace` changes nothing."""
 
     def index_select(self, dim: builtins.int, index: Tensor) -> Tensor:
         """The slices of `input` along `dim` that the vector `index` names"""
@@ -230,8 +248,8 @@ class TensorMethods:
     def less_equal(self, other: Operand) -> Tensor:
         """input ≤ other"""
 
-    def leaky_relu(self, negative_slope: builtins.float = ...) -> Tensor:
-        """max(0, x) + negative_slope · min(0, x)"""
+    def leaky_relu(self, negative_slope: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
+        """max(0, x) + negative_slope · min(0, x). `inplace` changes nothing."""
 
     def log(self) -> Tensor:
         """ln input"""
@@ -299,6 +317,9 @@ class TensorMethods:
     def minimum(self, other: Operand) -> Tensor:
         """the smaller, NaN where either is; equal values share the gradient"""
 
+    def mish(self, inplace: builtins.bool = ...) -> Tensor:
+        """x · tanh(ln(1 + eˣ)) (Misra 2019). `inplace` changes nothing."""
+
     def mm(self, mat2: Tensor) -> Tensor:
         """The product of two matrices"""
 
@@ -350,6 +371,9 @@ class TensorMethods:
     def pow(self, other: Operand) -> Tensor:
         """input ^ other; a whole number to a negative power that is a tensor is rounded towards 0, to a number raises."""
 
+    def prelu(self, weight: Tensor) -> Tensor:
+        """max(0, x) + weight · min(0, x); input (N, C, *), weight of one number or C of them (He et al. 2015)"""
+
     def prod(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
         """Π input over one dimension (None: all), multiplied in pairs"""
 
@@ -359,8 +383,11 @@ class TensorMethods:
     def reciprocal(self) -> Tensor:
         """1 / input"""
 
-    def relu(self) -> Tensor:
-        """max(0, x)"""
+    def relu(self, inplace: builtins.bool = ...) -> Tensor:
+        """max(0, x). `inplace` changes nothing."""
+
+    def relu6(self, inplace: builtins.bool = ...) -> Tensor:
+        """min(max(x, 0), 6) (Krizhevsky 2010). `inplace` changes nothing."""
 
     def remainder(self, other: Operand) -> Tensor:
         """input − other · ⌊input / other⌋: the sign of `other`"""
@@ -392,14 +419,17 @@ class TensorMethods:
     def select(self, dim: builtins.int, index: builtins.int) -> Tensor:
         """`input` at one index of dimension `dim`; a view"""
 
+    def selu(self, inplace: builtins.bool = ...) -> Tensor:
+        """1.0507 · (x for x > 0, 1.6733 · (eˣ − 1) otherwise) (Klambauer et al. 2017). `inplace` changes nothing."""
+
     def sigmoid(self) -> Tensor:
         """1 / (1 + e⁻ˣ)"""
 
     def sign(self) -> Tensor:
         """−1, 0 or 1; 0 for NaN"""
 
-    def silu(self) -> Tensor:
-        """x · sigmoid(x) (Elfwing et al. 2017)"""
+    def silu(self, inplace: builtins.bool = ...) -> Tensor:
+        """x · sigmoid(x) (Elfwing et al. 2017). `inplace` changes nothing."""
 
     def sin(self) -> Tensor:
         """sine, in radians"""
@@ -410,8 +440,17 @@ class TensorMethods:
     def softmax(self, dim: builtins.int, dtype: Any = ...) -> Tensor:
         """eˣ / Σ eˣ along `dim`, without overflow"""
 
+    def softmin(self, dim: builtins.int, dtype: Any = ...) -> Tensor:
+        """e⁻ˣ / Σ e⁻ˣ along `dim`, without overflow"""
+
     def softplus(self, beta: builtins.float = ..., threshold: builtins.float = ...) -> Tensor:
         """ln(1 + e^(beta·x)) / beta; x itself where beta·x > threshold"""
+
+    def softshrink(self, lambd: builtins.float = ...) -> Tensor:
+        """x - lambd for x > lambd, x + lambd for x < -lambd, 0 between; `lambd` ≥ 0"""
+
+    def softsign(self) -> Tensor:
+        """x / (1 + |x|)"""
 
     def sort(self, dim: builtins.int = ..., descending: builtins.bool = ..., *, stable: builtins.bool = ...) -> ValuesAndIndices:
         """(values, indices) sorted along `dim`; NaN is the largest"""
@@ -451,6 +490,12 @@ class TensorMethods:
 
     def tanh(self) -> Tensor:
         """hyperbolic tangent"""
+
+    def tanhshrink(self) -> Tensor:
+        """x − tanh x"""
+
+    def threshold(self, threshold: builtins.float, value: builtins.float, inplace: builtins.bool = ...) -> Tensor:
+        """x where x > threshold, value elsewhere. `inplace` changes nothing."""
 
     def to(self, *targets: Any, dtype: Any = ..., backend: Any = ..., device: Any = ..., non_blocking: builtins.bool = ..., copy: builtins.bool = ..., memory_format: Any = ...) -> Tensor:
         """The tensor in another dtype, on another backend, or both: to("cuda"), to(dc.float64), to(other). Itself if it fits"""

@@ -7,7 +7,7 @@ import functools
 from deepcore.autograd import apply, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import DTypeError
-from deepcore.ops.registry import Tensor, primitive
+from deepcore.ops.registry import Tensor, primitive, promote
 from deepcore.tensor import made
 
 
@@ -41,3 +41,13 @@ def in_float32(forward):
 def no_bool(name: str, fix: str, *inputs) -> None:
     if any(x.dtype == dt.bool_ for x in inputs):
         raise DTypeError(f"{name} is not defined for bool tensors", fix=fix)
+
+
+def float_op(op, input, **params) -> Tensor:
+    """Apply an op of one tensor and numbers; an integer tensor becomes float32."""
+    if not isinstance(input, Tensor) or not dt.is_floating(input._data.dtype):
+        (input,) = promote(op.name, "float", input)
+    for name, value in params.items():
+        if not hasattr(value, "__float__"):
+            raise DTypeError(f"{op.name}: {name} is a number", received=repr(value))
+    return apply(op, (input,), params)

@@ -203,6 +203,19 @@ def probabilities(xp, input):
     return input
 
 
+@primitive(raises=True)
+def variances(xp, input):
+    """input, checked to be variances."""
+    if input.size and bool((input < 0).any()):
+        raise ArgumentError(
+            "gaussian_nll_loss: var is a variance",
+            expected="var ≥ 0",
+            received=f"{input.min().item():.4g}",
+            fix="F.softplus(var), or exp of a network's output",
+        )
+    return input
+
+
 def _cross_entropy_vjp(g, input, target, weight, aux, dim, ignore_index, smoothing, reduction):
     """The gradient saved by the forward, times g; for higher derivatives (softmax · k - constants) · g in ops."""
     xp = g.backend

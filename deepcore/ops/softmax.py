@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepcore.autograd import apply
 from deepcore.backend import dtypes as dt
-from deepcore.ops.arithmetic import weigh
+from deepcore.ops.arithmetic import neg, weigh
 from deepcore.ops.exponential import exp
 from deepcore.ops.reduction import as_dtype, sum_p
 from deepcore.ops.registry import axis_names, cast, composite, functional, fused, is_half, primitive, sample
@@ -64,3 +64,11 @@ def softmax(input, dim: int, dtype=None):
 def log_softmax(input, dim: int, dtype=None):
     """x − ln Σ eˣ along `dim`, without overflow"""
     return _along(_log_softmax, input, dim, dtype)
+
+
+@functional
+@composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0)])
+@axis_names
+def softmin(input, dim: int, dtype=None):
+    """e⁻ˣ / Σ e⁻ˣ along `dim`, without overflow"""
+    return softmax(neg(input), dim, dtype)

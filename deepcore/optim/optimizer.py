@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import math
 import sys
 from collections import deque
@@ -28,12 +30,35 @@ from deepcore.tensor import Tensor, from_raw
 
 OPTIMIZERS = Registry("optimizer")
 
-# Settings that PyTorch saves with a group and that deepcore does not have.
-_TORCH_ONLY = {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"}
+# Switches of PyTorch's implementation, which constructors accept.
+_SWITCHES = ("foreach", "fused", "capturable", "differentiable")
+# Settings that PyTorch saves with a group, and that only some of deepcore's optimizers have.
+_TORCH_ONLY = {*_SWITCHES, "decoupled_weight_decay"}
 # Keys of a group that are not settings of an optimizer: parameters, and those that PyTorch's schedules add.
+_NOT_RESTORED = {*_TORCH_ONLY, "params", "param_names"}
 _NO_SETTINGS = {
     "params", "param_names", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr",
 }  # fmt: skip
+
+
+def _takes_switches(init: Callable) -> Callable:
+    """A constructor that also accepts PyTorch's `foreach`, `fused`, `capturable` and `differentiable`."""
+    own = inspect.signature(init).parameters
+    switches = [name for name in _SWITCHES if name not in own]
+
+    @functools.wraps(init)
+    def wrapper(self, *args, **kwargs):
+        if not kwargs.keys().isdisjoint(switches):
+            if kwargs.get("differentiable") and "differentiable" in switches:
+                raise ArgumentError(
+                    f"{type(self).__name__}: a step is not differentiable",
+                    received="differentiable=True",
+                    fix="write the update with tensors: w = w - lr * dc.autograd.grad(loss, w, create_graph=True)[0]",
+                )
+            kwargs = {name: value for name, value in kwargs.items() if name not in switches}
+        init(self, *args, **kwargs)
+
+    return wrapper
 
 
 class Optimizer:
@@ -50,9 +75,16 @@ class Optimizer:
 
     `params` are tensors, (name, tensor) pairs, or dicts ("groups") with "params" and settings of their own:
     `[{"params": body}, {"params": head, "lr": 0.1}]`. State is keyed by parameter, apart from the settings.
+
+    PyTorch's `foreach`, `fused` and `capturable` are accepted and change nothing: a step is always one program.
     """
 
     state_names: tuple[str, ...] | None = None
+
+    def __init_subclass__(cls, **keywords):
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            cls.__init__ = _takes_switches(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, params, defaults: dict[str, Any]):
         if isinstance(params, Tensor):
@@ -111,6 +143,10 @@ class Optimizer:
     def validate(self, group: dict[str, Any]) -> None:
         """Raise `ArgumentError` for invalid settings."""
         non_negative(group, "lr")
+
+    def group_of(self, parameter: Tensor) -> dict[str, Any]:
+        """The parameter's group, for `init`."""
+        return next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
 
     # -- groups -----------------------------------------------------------------------------------------
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -337,7 +373,7 @@ class Optimizer:
 
     def _group_from(self, saved, group: dict[str, Any], faults: list[str]) -> dict[str, Any]:
         """A group with the settings of a saved one and the parameters of `group`."""
-        restored = {k: v for k, v in saved.items() if k not in _TORCH_ONLY and k not in ("params", "param_names")}
+        restored = {k: v for k, v in saved.items() if k not in _NOT_RESTORED or k in self.defaults}
         restored = {k: _setting(v, group.get(k)) for k, v in restored.items()}
         wrong = [k for k, default in self.defaults.items() if k in restored and not _same_kind(restored[k], default)]
         faults += [f"setting {k!r} cannot be {restored[k]!r:.60}" for k in wrong]
@@ -375,11 +411,17 @@ class Optimizer:
                     loaded[name] = int(count)
                 else:
                     faults.append(f"parameter {number}: {name!r} is a whole number, not {value!r:.60}")
+            elif isinstance(start.get(name), float):
+                size = _setting(value, 0.0)
+                if is_number(size):
+                    loaded[name] = float(size)
+                else:
+                    faults.append(f"parameter {number}: {name!r} is a number, not {value!r:.60}")
             elif not hasattr(value, "shape") or not hasattr(value, "dtype"):
                 if name in start:
                     faults.append(f"parameter {number}: {name!r} is a tensor, not {value!r:.60}")
                 loaded[name] = value
-            elif tuple(value.shape) != p.shape:
+            elif tuple(value.shape) != getattr(start.get(name), "shape", p.shape):
                 faults.append(
                     f"parameter {number}: {name!r} has shape {tuple(value.shape)}, and the parameter {p.shape}"
                 )
@@ -540,6 +582,14 @@ def finite(group: dict[str, Any], *names: str) -> None:
             raise ArgumentError(f"{name} is a number", received=repr(value), fix=f"{name}={name}.item()")
         if math.isinf(errors.number(name, value)):
             raise ArgumentError(f"{name} is infinite", expected="a finite number", received=f"{name}={value!r}")
+
+
+def in_unit_interval(group: dict[str, Any], *names: str) -> None:
+    """Each setting is a number from 0 to 1."""
+    finite(group, *names)
+    for name in names:
+        if not 0 <= group[name] <= 1:
+            raise ArgumentError(f"{name} is from 0 to 1", received=f"{name}={group[name]!r}")
 
 
 def betas_in_range(group: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from deepcore.io.checkpoint import restore
 from deepcore.io.files import FileAccessError, MissingFileError, make_folder
 from deepcore.nn.notify import warn_user
 from deepcore.optim import Optimizer
+from deepcore.optim.lr_scheduler import ReduceLROnPlateau
 from deepcore.train import diagnose, feed
 from deepcore.train.autosave import BEST, CHECKPOINT, Autosave
 from deepcore.train.callbacks import Callback, ModelCheckpoint
@@ -42,7 +43,8 @@ class Trainer:
     ignore_index) come from the loss. None: accuracy with a classification loss, no metric with another.
     backend: where to train; the model, the loss and the optimizer's state are moved there. None: where the model is.
         `device` is a synonym.
-    scheduler: a schedule of `optim.lr_scheduler`, stepped after every epoch.
+    scheduler: a schedule of `optim.lr_scheduler`, stepped after every epoch; `ReduceLROnPlateau` watches the validation
+        loss, or without validation the loss.
     clip_grad_norm: the maximum norm of all gradients together; larger gradients are scaled down to it.
     accumulate: batches whose gradients make one update, that of one batch of all their samples.
     seed: `dc.manual_seed(seed)` when the first `fit` starts, so that shuffling and dropout repeat.
@@ -343,7 +345,9 @@ class Trainer:
             logs["lr"] = self.lr
             self._consistent = False
             self.history.append(logs)
-            if self.scheduler is not None:
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                self.scheduler.step(logs.get("val_loss", logs["loss"]))
+            elif self.scheduler is not None:
                 self.scheduler.step()
             epoch = progress.epoch
             progress.epoch += 1

@@ -173,10 +173,14 @@ class Map(Lowering):
                     self._kernels[dtype.char, kinds] = variant
         return variant
 
+    def computes(self, dtype) -> bool:
+        """Whether there is a kernel for operands of `dtype`."""
+        return dtype in COMPUTED and (dtype is not int64 or self.formula in _INTEGER)
+
     def planned(self, specs, params) -> Plan | bool | None:
         last = specs[-1]
         dtype = last.dtype
-        if dtype not in COMPUTED or (dtype is int64 and self.formula not in _INTEGER):
+        if not self.computes(dtype):
             return None
         if dtype.itemsize == 2 and not jit.narrow_floats():
             return None
@@ -210,7 +214,7 @@ class Map(Lowering):
         dtype, size = specs[-1].dtype, max(spec.size for spec in specs)
         if size >= (self.least if dtype.itemsize > 2 else min(self.least, _LEAST_NARROW)):
             return True
-        if dtype not in COMPUTED or not all(spec.plain for spec in specs):
+        if not self.computes(dtype) or not all(spec.plain for spec in specs):
             return False
         shape = broadcast(specs)
         layout = None if shape is None else kinds_of(specs, shape)

@@ -7,13 +7,14 @@ argument `x` or the result `out`, whichever its second argument is.
 
 from __future__ import annotations
 
-from deepcore.kernels.math.elementary import exp_below, expm1, fma, log1p_sum, sigmoid, sigmoid_parts
+from deepcore.kernels.math.elementary import exp, exp_below, expm1, fma, log1p_sum, sigmoid, sigmoid_parts
 from deepcore.kernels.math.formula import formula
 
 _DENSITY_AT_0 = 0.3989422804014327  # 1/√(2π)
 _ROOT_2_PI = 0.7978845608028654  # √(2/π)
 _CUBE = 0.044715
 _FAR = 1e4  # clamped here: beyond it GELU and SiLU are 0 or x, and 0·∞ would give NaN
+_MISH_FLAT = 40.0  # from 20 on, Mish rounds to x; e⁸⁰ is a float32
 _PLAIN_FROM = 100.0  # ln(1 + eˣ) rounds to x from 37 on, and `log1p_sum` does not support infinity
 
 
@@ -56,6 +57,17 @@ def elu(x, alpha):
 @formula("alpha")
 def elu_grad(g, x, alpha):
     return g if x > 0.0 else g * (alpha * exp_below(x))
+
+
+@formula("alpha", "scale", "rate")
+def scaled_elu(x, alpha, scale, rate):
+    """scale·x for x > 0, scale·alpha·(e^(rate·x) - 1) otherwise: ELU, CELU and SELU."""
+    return scale * (x if x > 0.0 else alpha * expm1(x * rate))
+
+
+@formula("alpha", "scale", "rate")
+def scaled_elu_grad(g, x, alpha, scale, rate):
+    return g * (scale if x > 0.0 else scale * (alpha * rate * exp_below(x * rate)))
 
 
 def normal(x):
@@ -156,6 +168,31 @@ def silu_grad(g, x):
     y = bounded(x)
     s = sigmoid(y)
     return g * (s * fma(y, 1.0 - s, 1.0))
+
+
+def mish_parts(x):
+    """(e, high, low, inverse): e = eˣ, high + low·inverse = tanh(ln(1 + e)) = 1 - 2·inverse, inverse = 1/(e² + 2e + 2)."""
+    e = exp(_MISH_FLAT if x > _MISH_FLAT else x)
+    part = fma(e, e, 2.0 * e)
+    whole = part + 2.0
+    inverse = 1.0 / whole
+    ratio = part * inverse
+    return e, ratio, fma(-ratio, whole, part), inverse
+
+
+@formula()
+def mish(x):
+    """x·tanh(ln(1 + eˣ))."""
+    _, high, low, inverse = mish_parts(x)
+    y = -_FAR if x < -_FAR else x
+    return fma(y, high, bounded(y) * (low * inverse))
+
+
+@formula()
+def mish_grad(g, x):
+    e, high, low, inverse = mish_parts(x)
+    y = _MISH_FLAT if x > _MISH_FLAT else (-_FAR if x < -_FAR else x)
+    return g * fma(y * inverse, (4.0 * fma(e, e, e)) * inverse, fma(low, inverse, high))
 
 
 @formula("beta", "threshold")

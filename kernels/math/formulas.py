@@ -7,12 +7,12 @@ import functools
 from types import FunctionType
 from typing import NamedTuple
 
-from deepcore.kernels.math import activations, arithmetic, elementary, losses, special, trigonometric
+from deepcore.kernels.math import activations, arithmetic, elementary, losses, piecewise, special, trigonometric
 from deepcore.kernels.math.formula import FORMULAS, Formula
 
 __all__ = ["FORMULAS", "Formula", "Line", "count", "function", "has_function", "operations"]
 
-_MODULES = (arithmetic, activations, losses, elementary, special, trigonometric)
+_MODULES = (arithmetic, activations, piecewise, losses, elementary, special, trigonometric)
 
 
 def has_function(formula: str) -> bool:

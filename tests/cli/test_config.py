@@ -93,7 +93,7 @@ WRONG = {
         "[[layers]]",
     ),
     "loss": (SMALL.replace("CrossEntropyLoss", "CrossEntropy"), "loss.type", "'CrossEntropyLoss'"),
-    "optimizer": (SMALL.replace('"SGD"', '"Adma"'), "optimizer.type", "'Adam'"),
+    "optimizer": (SMALL.replace('"SGD"', '"Addam"'), "optimizer.type", "'Adam'"),
     "optimizer argument": (SMALL + "momentun = 0.9", "optimizer.momentun", "'momentum'"),
     "optimizer's params": (SMALL + "params = [1]", "optimizer.params", "no argument 'params'"),
     "betas": (SMALL.replace('"SGD"', '"Adam"') + "betas = [0.9]", "optimizer.betas", "[a number, a number]"),
@@ -331,7 +331,7 @@ def test_everything_registered_can_be_said_in_a_file(section, name, arguments):
     assert part.table() == given
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "Muon"])  # which takes matrices alone
 def test_every_optimizer_can_be_said_in_a_file(name):
     _, optimizer, *_ = built(SMALL.replace('"SGD"', f'"{name}"'))
     assert type(optimizer) is OPTIMIZERS[name]
@@ -340,7 +340,16 @@ def test_every_optimizer_can_be_said_in_a_file(name):
 
 @pytest.mark.parametrize(
     "name, arguments",
-    [("StepLR", "step_size = 2"), ("MultiStepLR", "milestones = [2, 3]"), ("CosineAnnealingLR", "")],
+    [
+        ("StepLR", "step_size = 2"),
+        ("MultiStepLR", "milestones = [2, 3]"),
+        ("CosineAnnealingLR", ""),
+        ("OneCycleLR", "max_lr = 0.5\ncycle_momentum = false"),
+        ("LinearLR", "start_factor = 0.1"),
+        ("ReduceLROnPlateau", 'patience = 3\nmode = "min"'),
+        ("CosineAnnealingWarmRestarts", "T_0 = 3"),
+        ("PolynomialLR", "total_iters = 20"),
+    ],
 )
 def test_schedules_can_be_said_in_a_file(name, arguments):
     _, _, schedule, _ = built(SMALL + f'[schedule]\ntype = "{name}"\n{arguments}')

@@ -582,7 +582,7 @@ def test_formulas_in_one_kernel_have_the_bits_of_each(xp, arity):
     """All formulas of so many operands over the same elements, a result each."""
     maps = {n: m for n, m in elementwise.MAPS.items() if m.arity == arity and not m.booleans}
     parameters = {"slope": 0.1, "alpha": 0.5, "beta": 0.7, "threshold": 20.0, "delta": 0.8, "keep": 0.9, "take": 0.1,
-                      "low": -0.5, "high": 0.5}  # fmt: skip
+                      "low": -0.5, "high": 0.5, "lambd": 0.4, "value": -2.0, "scale": 1.3, "rate": 0.9}  # fmt: skip
     names = list(parameters)
     lines = tuple(Line(m.formula, tuple(range(arity)), tuple(map(names.index, m.parameters))) for m in maps.values())
     used = max((p + 1 for line in lines for p in line.parameters), default=0)

@@ -16,6 +16,7 @@ from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.kernel import Kernel
 from deepcore.kernels.cpu.elementwise import LEAST_EXACT, MAPS, SLICE, build, one
 from deepcore.kernels.math import elementary, formulas
+from deepcore.ops import activation
 
 CPU = get_backend("cpu")
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -30,6 +31,10 @@ PARAMETERS = {
     "take": 0.1,
     "low": -0.5,
     "high": 0.8,
+    "lambd": 0.6,
+    "value": -2.0,
+    "scale": 1.3,
+    "rate": 0.9,
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value|overflow|divide by zero:RuntimeWarning")
@@ -222,7 +227,8 @@ def slope(function, x, step):
 
 def kink_free(name: str, x):
     """Without what is near a place where the slope jumps."""
-    kinks = [0.0] + ([PARAMETERS["threshold"] / PARAMETERS["beta"]] if name == "softplus" else [])
+    named = {key: PARAMETERS[key] for key in ("low", "high", "lambd", "threshold")}
+    kinks = [0.0, *named.values(), -named["lambd"], 3.0, -3.0, PARAMETERS["threshold"] / PARAMETERS["beta"]]
     return x[np.min([np.abs(x - k) for k in kinks], axis=0) > 0.1]
 
 
@@ -405,6 +411,16 @@ def oracles():
         "inverse_square": lambda x: x**-2.0, "clamp": lambda x: np.clip(x, -0.5, 0.8),
         "leaky_relu": lambda x: np.where(x > 0, x, 0.1 * x), "elu": lambda x: np.where(x > 0, x, 0.7 * np.expm1(x)),
         "gelu": lambda x: x * ndtr(x), "gelu_tanh": lambda x: x * expit(elbow(x)), "silu": lambda x: x * expit(x),
+        "scaled_elu": lambda x: 1.3 * np.where(x > 0, x, 0.7 * np.expm1(0.9 * x)),
+        "mish": lambda x: x * np.tanh(np.logaddexp(0, x)), "hardtanh": lambda x: np.clip(x, -0.5, 0.8),
+        "hardsigmoid": lambda x: np.clip(x + 3, 0, 6) / 6, "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+        "softshrink": lambda x: np.sign(x) * np.maximum(abs(x) - 0.6, 0),
+        "hardshrink": lambda x: np.where(abs(x) > 0.6, x, 0), "threshold": lambda x: np.where(x > 3, x, -2),
+        "scaled_elu_grad": lambda x: 1.3 * np.where(x > 0, 1, 0.63 * np.exp(0.9 * x)),
+        "mish_grad": lambda x: np.tanh(np.logaddexp(0, x)) + x * expit(x) / np.cosh(np.logaddexp(0, x)) ** 2,
+        "hardtanh_grad": lambda x: (x > -0.5) & (x < 0.8), "hardsigmoid_grad": lambda x: (abs(x) < 3) / 6,
+        "hardswish_grad": lambda x: np.where(abs(x) < 3, x / 3 + 0.5, x > 0),
+        "hardshrink_grad": lambda x: abs(x) > 0.6, "threshold_grad": lambda x: x > 3,
         "softplus": lambda x: np.where(1.5 * x > 3, x, np.log1p(np.exp(1.5 * x)) / 1.5),
         "logsigmoid": special.log_expit,
         "tanh_grad": lambda x: np.cosh(x) ** -2.0, "sigmoid_grad": lambda x: expit(x) * expit(-x),
@@ -422,12 +438,19 @@ TORCH = {
     "gelu_tanh": lambda F, x: F.gelu(x, approximate="tanh"), "silu": lambda F, x: F.silu(x),
     "logsigmoid": lambda F, x: F.logsigmoid(x), "softplus": lambda F, x: F.softplus(x, 1.5, 3.0),
     "relu": lambda F, x: F.relu(x), "cube": lambda F, x: x**3, "inverse_square": lambda F, x: x**-2,
-    "clamp": lambda F, x: x.clamp(-0.5, 0.8),
+    "clamp": lambda F, x: x.clamp(-0.5, 0.8), "mish": lambda F, x: F.mish(x),
+    "scaled_elu": lambda F, x: F.elu(x * 0.9, 0.7 * 0.9) * (1.3 / 0.9), "hardtanh": lambda F, x: F.hardtanh(x, -0.5, 0.8),
+    "hardsigmoid": lambda F, x: F.hardsigmoid(x), "hardswish": lambda F, x: F.hardswish(x),
+    "softshrink": lambda F, x: F.softshrink(x, 0.6), "hardshrink": lambda F, x: F.hardshrink(x, 0.6),
+    "threshold": lambda F, x: F.threshold(x, 3.0, -2.0),
 }  # fmt: skip
 OURS = {
     "leaky_relu": lambda x: dc.leaky_relu(x, 0.1), "elu": lambda x: dc.elu(x, 0.7),
     "cube": lambda x: x**3, "inverse_square": lambda x: x**-2, "clamp": lambda x: x.clamp(-0.5, 0.8),
     "gelu_tanh": lambda x: dc.gelu(x, "tanh"), "softplus": lambda x: dc.softplus(x, 1.5, 3.0),
+    "scaled_elu": lambda x: activation.float_op(activation._scaled_elu, x, alpha=0.7, scale=1.3, rate=0.9),
+    "hardtanh": lambda x: dc.hardtanh(x, -0.5, 0.8), "softshrink": lambda x: dc.softshrink(x, 0.6),
+    "hardshrink": lambda x: dc.hardshrink(x, 0.6), "threshold": lambda x: dc.threshold(x, 3.0, -2.0),
 }  # fmt: skip
 
 

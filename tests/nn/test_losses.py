@@ -21,12 +21,12 @@ from deepcore.nn.registry import LOSSES
 @pytest.mark.parametrize("cls, example", cases(LOSSES))
 def test_every_loss_is_the_same_on_every_backend(cls, example, backend):
     rng = np.random.default_rng(0)
-    input, target = (make_input(kind, rng) for kind in example.inputs)
+    input, *others = (make_input(kind, rng) for kind in example.inputs)
     results = []
     for place in ("cpu", backend):
         loss = cls(**example.arguments).to(place, dc.float64)
         x = dc.tensor(input, backend=place, requires_grad=True)
-        out = loss(x, dc.tensor(target, backend=place))
+        out = loss(x, *(dc.tensor(other, backend=place) for other in others))
         out.sum().backward()
         assert out.backend == place
         results.append((out.detach().numpy(), x.grad.numpy()))
@@ -37,10 +37,10 @@ def test_every_loss_is_the_same_on_every_backend(cls, example, backend):
 @pytest.mark.parametrize("cls, example", cases(LOSSES))
 def test_gradients_of_every_loss(cls, example):
     rng = np.random.default_rng(1)
-    input, target = (make_input(kind, rng) for kind in example.inputs)
+    input, *others = (dc.tensor(make_input(kind, rng)) for kind in example.inputs)
     loss = cls(**example.arguments).double()
-    assert dc.autograd.gradcheck(lambda x: loss(x, dc.tensor(target)), (dc.tensor(input, requires_grad=True),))
-    assert dc.autograd.gradgradcheck(lambda x: loss(x, dc.tensor(target)), (dc.tensor(input, requires_grad=True),))
+    assert dc.autograd.gradcheck(lambda x: loss(x, *others), (input.requires_grad_(),))
+    assert dc.autograd.gradgradcheck(lambda x: loss(x, *others), (input,))
 
 
 def test_values_by_hand():
@@ -435,3 +435,55 @@ def test_dice_loss_is_its_formula(backend):
     far = dc.where(ours[1] > 0.5, 100.0, -100.0)
     assert F.dice_loss(far, (ours[1] > 0.5).double()).item() == pytest.approx(0, abs=1e-6)
     assert dc.autograd.gradcheck(lambda x: F.dice_loss(x, ours[1]), [ours[0].requires_grad_()])
+
+
+# -- of margins and distributions -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["kl_div", "poisson_nll_loss", "soft_margin_loss", "hinge_embedding_loss",
+                                  "multilabel_soft_margin_loss"])  # fmt: skip
+def test_these_do_not_broadcast_either(name):
+    with pytest.raises(ShapeError, match=f"(?s)^{name}.*does not broadcast"):
+        getattr(F, name)(dc.ones(4, 3), dc.ones(3))
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda x: F.margin_ranking_loss(x, x[0], x), ShapeError, "input and input2"),
+        (lambda x: F.triplet_margin_loss(x, x, x[0]), ShapeError, "input and negative"),
+        (lambda x: F.triplet_margin_loss(x, x, x, margin=0), ArgumentError, "margin is positive"),
+        (lambda x: nn.TripletMarginWithDistanceLoss(margin=-1), ArgumentError, "margin is positive"),
+        (lambda x: F.cosine_embedding_loss(x, x, x), ShapeError, r"inputs \(N, D\) with target \(N,\)"),
+        (lambda x: F.gaussian_nll_loss(x, x, -x), ArgumentError, r"var is a variance(?s:.*)softplus"),
+        (lambda x: F.gaussian_nll_loss(x, x, x.t()), ShapeError, r"var has another shape"),
+        (lambda x: nn.PoissonNLLLoss(eps=0), ArgumentError, "eps is positive"),
+        (lambda x: nn.KLDivLoss(reduction="avg"), ArgumentError, "'avg'"),
+        (lambda x: F.multi_margin_loss(x, dc.tensor([0, 1]), p=3), ArgumentError, "p is 1 or 2"),
+        (lambda x: F.multi_margin_loss(x, dc.tensor([0, 3])), IndexRangeError, r"class 3 at target\[1\]"),
+        (lambda x: F.multilabel_margin_loss(x, x), DTypeError, "class numbers are integers"),
+        (lambda x: F.multilabel_margin_loss(x, dc.full((2, 3), 3)), IndexRangeError, "0 … 2, and -1 after"),
+        (lambda x: F.bilinear(x, x, dc.ones(2, 3, 4)), ShapeError, r"weight \(K, H1, H2\)"),
+    ],
+)
+def test_margin_losses_refuse(call, error, message):
+    with pytest.raises(error, match=f"(?s){message}"):
+        call(dc.ones(2, 3))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+def test_kl_div_of_targets_of_0(reduction, backend):
+    x = dc.tensor([[0.5, 0.25, 0.25]], backend=backend).log().requires_grad_()
+    loss = F.kl_div(x, dc.tensor([[0.5, 0.5, 0.0]], backend=backend), reduction)
+    loss.backward()
+    share = 1 if reduction == "batchmean" else 3
+    assert loss.item() == pytest.approx(0.5 * math.log(2) / share)
+    assert x.grad.tolist() == [pytest.approx([-0.5 / share, -0.5 / share, 0])]
+    assert nn.KLDivLoss(reduction).denominator(x) == (1 if reduction == "batchmean" else 3)
+
+
+def test_soft_margins_of_far_scores(backend):
+    x = dc.tensor([1000.0, -1000.0], backend=backend, requires_grad=True)
+    loss = F.soft_margin_loss(x, dc.tensor([1.0, 1.0], backend=backend), reduction="none")
+    loss.sum().backward()
+    assert loss.tolist() == [0, 1000] and x.grad.tolist() == [0, -1]

@@ -20,7 +20,7 @@ def test_functions_and_classes_have_their_names():
                 assert getattr(room, name) is cls and name in room.__all__
 
 
-@pytest.mark.parametrize("registries, file", stubs.NAMES, ids=["nn", "functional", "optim"])
+@pytest.mark.parametrize("registries, file", stubs.NAMES, ids=["nn", "functional", "optim", "lr_scheduler"])
 def test_the_stubs_have_all_names(registries, file):
     text = file.read_text(encoding="utf-8")
     for name, value in (item for registry in registries for item in registry.items()):

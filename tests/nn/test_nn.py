@@ -1260,3 +1260,139 @@ def test_a_norm_over_every_dimension(backend, norm):
     w = dc.randn(2, 3, dtype=dc.float64, backend=backend, requires_grad=True)
     assert dc.autograd.gradcheck(lambda x, w: norm(x, (2, 3), w), (x, w))
     assert dc.autograd.gradgradcheck(lambda x, w: norm(x, (2, 3), w), (x, w))
+
+
+# -- activations that draw ------------------------------------------------------------------------------------------
+
+
+def test_slopes_of_rrelu(backend):
+    dc.manual_seed(0)
+    x = dc.full((4000,), -1.0, backend=backend, requires_grad=True)
+    layer = nn.RReLU(0.1, 0.3)
+    out = layer(x)
+    out.sum().backward()
+    slopes = x.grad.numpy()
+    assert 0.1 <= slopes.min() < 0.101 and 0.299 < slopes.max() <= 0.3
+    assert slopes.mean() == pytest.approx(0.2, abs=0.005)
+    np.testing.assert_array_equal(out.detach().numpy(), -slopes)
+    assert layer(dc.ones(3, backend=backend)).tolist() == [1, 1, 1]
+    assert layer.eval()(x)[0].item() == pytest.approx(-0.2)
+    with pytest.raises(ArgumentError, match="lower is above upper"):
+        F.rrelu(x, 0.5, 0.1)
+
+
+@pytest.mark.parametrize("dim", [0, -1])
+def test_gumbel_softmax_draws_classes_by_their_probabilities(dim, backend):
+    dc.manual_seed(0)
+    p = dc.tensor([0.1, 0.2, 0.7], backend=backend)
+    logits = p.log().expand(3000, 3)
+    logits = (logits if dim else logits.t()).clone().requires_grad_()
+    soft = F.gumbel_softmax(logits, tau=0.5, dim=dim)
+    np.testing.assert_allclose(soft.sum(dim).detach().numpy(), 1, rtol=1e-5)
+    hard = F.gumbel_softmax(logits, hard=True, dim=dim)
+    assert set(np.unique(hard.detach().numpy().round(6))) == {0, 1} and (hard.sum(dim) - 1).abs().max().item() < 1e-6
+    shares = hard.detach().mean(0 if dim else 1)
+    np.testing.assert_allclose(shares.numpy(), [0.1, 0.2, 0.7], atol=0.03)
+    (hard * dc.rand_like(hard)).sum().backward()
+    assert logits.grad.abs().max().item() > 0
+    with pytest.raises(ArgumentError, match="tau is positive"):
+        F.gumbel_softmax(logits, tau=0)
+
+
+@pytest.mark.parametrize("name", ["relu", "elu", "leaky_relu", "silu", "celu", "selu", "mish", "relu6", "hardtanh",
+                                  "hardsigmoid", "hardswish"])  # fmt: skip
+def test_inplace_changes_nothing(name):
+    x = dc.tensor([-4.0, -0.5, 2.0])
+    assert getattr(F, name)(x, inplace=True).tolist() == getattr(F, name)(x).tolist()
+    assert x.tolist() == [-4.0, -0.5, 2.0]
+
+
+# -- containers of parameters -----------------------------------------------------------------------------------------
+
+
+def test_a_list_of_parameters():
+    values = nn.ParameterList([nn.Parameter(dc.ones(2, 3)), dc.zeros(2), 7])
+    assert names(values.named_parameters()) == ["0", "1"] and isinstance(values[1], nn.Parameter)
+    assert repr(values).splitlines()[1:] == [
+        "  (0): Parameter containing: [float32 of size 2x3]",
+        "  (1): Parameter containing: [float32 of size 2]",
+        "  (2): Object of type: int",
+        ")",
+    ]
+    values += [dc.ones(1)]
+    values[-1] = nn.Parameter(dc.full((4,), 2.0))
+    assert len(values) == 4 and [v.shape for v in values[:2]] == [(2, 3), (2,)] and values[3].shape == (4,)
+    assert [type(v).__name__ for v in values] == ["Parameter", "Parameter", "int", "Parameter"]
+    model = nn.Sequential()
+    model.weights = values
+    assert list(model.state_dict()) == ["weights.0", "weights.1", "weights.3"]
+    twin = copy.deepcopy(values)
+    assert len(twin) == 4 and twin[0] is not values[0] and values.double()[0].dtype == dc.float64
+    with pytest.raises(IndexRangeError, match="index 4 is out of range: the ParameterList has 4"):
+        _ = values[4]
+    with pytest.raises(ArgumentError, match="takes several parameters"):
+        nn.ParameterList(dc.ones(2))
+
+
+def test_a_dict_of_parameters():
+    values = nn.ParameterDict({"b": dc.ones(2), "a": nn.Parameter(dc.ones(3))})
+    values["c"] = dc.zeros(1)
+    values["a"] = dc.zeros(5)
+    assert list(values) == ["b", "a", "c"] and [v.shape for v in values.values()] == [(2,), (5,), (1,)]
+    assert names(values.named_parameters()) == ["b", "a", "c"]
+    assert (values | {"d": dc.ones(4)}).keys() == {"b", "a", "c", "d"} and "d" not in values
+    assert values.pop("b").shape == (2,) and values.popitem()[0] == "c" and len(values) == 1
+    assert values.get("x") is None and values.setdefault("x", dc.ones(1)).shape == (1,)
+    assert list(values.copy()) == ["a", "x"] and list(values.fromkeys("pq")) == ["p", "q"]
+    values.clear()
+    assert not len(values) and repr(values) == "ParameterDict()"
+    with pytest.raises(KeyError, match="no 'y'"):
+        values["y"]
+    with pytest.raises(ArgumentError, match="already has an attribute 'keys'"):
+        values["keys"] = dc.ones(1)
+    with pytest.raises(ArgumentError, match="is text"):
+        values[3] = dc.ones(1)
+
+
+def test_parameters_as_a_vector(backend):
+    model = nn.Sequential(nn.Linear(2, 3, backend=backend), nn.Linear(3, 1, backend=backend))
+    vector = nn.utils.parameters_to_vector(model.parameters())
+    assert vector.shape == (13,) and vector[:6].tolist() == model[0].weight.reshape(-1).tolist()
+    weight = model[0].weight
+    nn.utils.vector_to_parameters(vector.detach() * 2, model.parameters())
+    assert model[0].weight is weight and (nn.utils.parameters_to_vector(model.parameters()) == vector * 2).all()
+    vector.sum().backward()
+    assert weight.grad.tolist() == [[1, 1]] * 3
+    with pytest.raises(ShapeError, match=r"shape \(13,\)"):
+        nn.utils.vector_to_parameters(dc.ones(12, backend=backend), model.parameters())
+    with pytest.raises(ArgumentError, match="no parameters"):
+        nn.utils.parameters_to_vector([])
+
+
+def test_a_module_without_initial_values():
+    before = dc.get_rng_state()
+    layer = nn.utils.skip_init(nn.Linear, 3, 4, bias=False)
+    assert layer.weight.shape == (4, 3) and layer.bias is None and dc.get_rng_state() == before
+    init.constant_(layer.weight, 2.0)
+    assert layer(dc.ones(1, 3)).tolist() == [[6.0] * 4]
+    with pytest.raises(ArgumentError, match="takes a Module class"):
+        nn.utils.skip_init(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 1.0])
+def test_sparse_columns(sparsity, backend):
+    w = init.sparse_(dc.empty(10, 7, backend=backend), sparsity, std=2.0)
+    assert (w == 0).sum(0).tolist() == [round(10 * sparsity)] * 7
+    places = {tuple((w[:, j] == 0).tolist()) for j in range(7)}
+    assert len(places) > 1 or sparsity in (0, 1)
+    with pytest.raises(ShapeError, match="fills a matrix"):
+        init.sparse_(dc.empty(3), 0.1)
+
+
+@pytest.mark.parametrize("shape, groups", [((6, 3, 3, 3), 2), ((4, 4, 3), 1), ((2, 5, 1, 3, 3), 1), ((6, 2, 4), 3)])
+def test_dirac_is_pytorchs(shape, groups, backend):
+    torch = pytest.importorskip("torch")
+    expected = torch.nn.init.dirac_(torch.empty(shape), groups).numpy()
+    np.testing.assert_array_equal(init.dirac_(dc.empty(shape, backend=backend), groups).numpy(), expected)
+    with pytest.raises(ArgumentError, match="groups divides"):
+        init.dirac_(dc.empty(shape, backend=backend), 5)

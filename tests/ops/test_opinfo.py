@@ -32,13 +32,24 @@ FLOOR = {torch.float64: 1e-3, torch.float32: 0.1, torch.float16: 1.0, torch.bflo
 #: They return memory as it comes, or draw random numbers: nothing to compare. So do all of deepcore.random's.
 RANDOM = {"empty", "empty_like", "new_empty"}
 RANDOM |= {
-    f"nn.functional.{name}" for name in ("dropout", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+    f"nn.functional.{name}"
+    for name in ("dropout", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "rrelu")
 }
 #: Functions whose OpInfo takes the arguments in another order, or writes into a copy.
 ADAPTED = {
     "einsum": lambda tensors, equation: dc.einsum(equation, *tensors),
     "where": lambda input, condition, other: dc.where(condition, input, other),
     "nn.functional.embedding": lambda weight, input, **kwargs: dc.nn.functional.embedding(input, weight, **kwargs),
+    # In PyTorch 255 equals -1 in uint8.
+    "nn.functional.cosine_embedding_loss": lambda first, second, target, **kwargs: (
+        dc.nn.functional.cosine_embedding_loss(
+            first, second, target.to(dc.int8) if target.dtype == dc.uint8 else target, **kwargs
+        )
+    ),
+    # The distance of its samples is PyTorch's function of the default.
+    "nn.functional.triplet_margin_with_distance_loss": lambda *args, distance_function, **kwargs: (
+        dc.nn.functional.triplet_margin_with_distance_loss(*args, **kwargs)
+    ),
     "zero_": lambda input: input.clone().zero_(),
 }
 #: Arguments that are left out on purpose.
@@ -50,6 +61,8 @@ KNOWN: dict[tuple[str, str], str] = {
     ("nn.functional.batch_norm", "batch and a channel"): "a vector, which PyTorch takes when it is empty",
     ("nn.functional.elu", "nan"): "PyTorch's gradient at NaN differs between its vector lanes and the rest",
     ("nn.functional.silu", ", not [nan"): "PyTorch's is NaN at infinity, where the limit is plain",
+    ("nn.functional.soft_margin_loss", ", not [inf]"): "PyTorch's exponential overflows 16 bits",
+    ("nn.functional.gaussian_nll_loss", "a loss does not broadcast"): "on purpose",
     (
         "nn.functional.interpolate",
         "takes floats",
@@ -386,7 +399,9 @@ def same_forward(op, sample, dtype, rng):
 IN_PLACE = [
     name
     for name, op in OPS.items()
-    if op.inplace_variant is not None and hasattr(Tensor, op.inplace_variant.__name__) and torch.float64 in op.dtypes
+    if op.inplace_variant is not None
+    and hasattr(Tensor, getattr(op.inplace_variant, "__name__", "no method"))
+    and torch.float64 in op.dtypes
 ]
 
 

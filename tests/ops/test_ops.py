@@ -300,6 +300,15 @@ def test_kernels_give_what_the_reference_gives_on_any_number_of_threads(name, dt
         np.testing.assert_allclose(ours, reference, rtol=tight, atol=tight * size)
 
 
+@pytest.mark.parametrize("size", [3, 300_000])
+def test_bounds_of_integers(size, backend):
+    """There is no kernel for them, whatever the size."""
+    x = dc.arange(size, backend=backend) - 1
+    assert x.clamp(0, 1)[:3].tolist() == [0, 0, 1] and x.clamp(0, 1).dtype == dc.int64
+    assert dc.hardtanh(x)[:3].tolist() == [-1, 0, 1] and dc.relu6(x)[:3].tolist() == [0, 0, 1]
+    assert dc.threshold(x, 0, 7)[:3].tolist() == [7, 7, 1]
+
+
 # -- 16-bit floats ----------------------------------------------------------------------------------------------------
 
 WITH_NUMBERS = {

@@ -10,11 +10,20 @@ import warnings
 
 import numpy as np
 import pytest
-from optimizer_cases import optimizer_cases
+from optimizer_cases import WALKED, optimizer_cases
 
 import deepcore as dc
 from deepcore import nn, optim
-from deepcore.errors import ArgumentError, BackendError, ConfigError, DeepcoreWarning, GradientError, StateDictError
+from deepcore.errors import (
+    ArgumentError,
+    BackendError,
+    ConfigError,
+    DeepcoreWarning,
+    DTypeError,
+    GradientError,
+    ShapeError,
+    StateDictError,
+)
 from deepcore.optim import OPTIMIZERS, SCHEDULERS, lr_scheduler
 
 
@@ -22,6 +31,15 @@ def oracle(name):
     """PyTorch's optimizer of this name."""
     torch = pytest.importorskip("torch")
     return getattr(torch.optim, name, None) or pytest.skip(f"PyTorch has no {name}")
+
+
+@pytest.fixture
+def wide_numbers():
+    """PyTorch keeps the numbers of a state in its default dtype, deepcore in float64."""
+    torch = pytest.importorskip("torch")
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def taken(cls, **settings):
@@ -37,6 +55,7 @@ def ones(n, **kwargs):
 
 
 @pytest.mark.parametrize("name, settings", list(optimizer_cases()))
+@pytest.mark.usefixtures("wide_numbers")
 def test_parity_with_torch(name, settings, backend):
     torch = pytest.importorskip("torch")
     for dtype, steps, rtol, atol in (("float64", 60, 1e-7, 1e-12), ("float32", 10, 1e-5, 1e-6)):
@@ -66,14 +85,15 @@ def compare_state(mine, other, rtol, atol):
     for key, entry in theirs["state"].items():
         assert own["state"][key].keys() == {name for name, value in entry.items() if value is not None}
         for name, value in own["state"][key].items():
-            got = value if isinstance(value, int) else value.numpy()
+            got = value if isinstance(value, (int, float)) else value.numpy()
             np.testing.assert_allclose(got, entry[name].numpy(), rtol, atol)
     for group, group_ in zip(own["param_groups"], theirs["param_groups"]):
         assert group.items() <= group_.items()
 
 
 @pytest.mark.parametrize("arrays", [True, False], ids=["arrays", "tensors"])
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", WALKED)
+@pytest.mark.usefixtures("wide_numbers")
 def test_a_torch_state_dict_is_taken_over(name, arrays):
     torch = pytest.importorskip("torch")
     settings = taken(OPTIMIZERS[name], lr=0.1, momentum=0.9, amsgrad=True)
@@ -129,10 +149,11 @@ def optim_infos():
             from torch.testing._internal.common_optimizers import optim_db
     except ImportError as error:
         return [pytest.param(None, marks=pytest.mark.skip(reason=f"PyTorch's optimizer inputs: {error}"))]
-    return [pytest.param(info, id=info.name) for info in optim_db if info.name in OPTIMIZERS]
+    return [pytest.param(info, id=info.name) for info in optim_db if info.name in WALKED]
 
 
 @pytest.mark.parametrize("info", optim_infos())
+@pytest.mark.usefixtures("wide_numbers")
 def test_optim_info(info):
     """PyTorch's own settings; a learning rate that is a tensor, and switches of its implementation, are left out."""
     import torch
@@ -155,7 +176,7 @@ def test_optim_info(info):
             ours.grad, theirs.grad = dc.tensor(gradient), torch.tensor(gradient)
             mine.step()
             other.step()
-        np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), 1e-7, err_msg=sample.desc)
+        np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), 1e-8, err_msg=sample.desc)
     assert ran >= 4
 
 
@@ -179,15 +200,20 @@ def test_a_schedule_that_gives_no_number(gamma):
     assert optimizer.param_groups[0]["lr"] == 0.1 and schedule.last_epoch == 0
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+BAD = {
+    "SGD": [{"momentum": -1}, {"nesterov": True}, {"nesterov": True, "momentum": 0.9, "dampening": 0.1}],
+}
+
+
+@pytest.mark.parametrize("name", WALKED)
 def test_errors_where_torch_has_them(name):
     torch = pytest.importorskip("torch")
-    bad = [{"lr": -1}, {"lr": float("nan")}, {"weight_decay": -1}]
-    bad += (
-        [{"momentum": -1}, {"nesterov": True}, {"nesterov": True, "momentum": 0.9, "dampening": 0.1}]
-        if name == "SGD"
-        else [{"eps": -1}, {"betas": (1.0, 0.9)}, {"betas": (0.9, -0.1)}]
-    )
+    bad = [{"lr": -1}, {"lr": float("nan")}, {"weight_decay": -1}, {"eps": -1} if name != "Adafactor" else {"eps": (None, -1)}, {"betas": (1.0, 0.9)},
+           {"betas": (0.9, -0.1)}, {"rho": 1.1}, {"momentum_decay": -1}, {"lr_decay": -1}, {"alpha": -1},
+           {"initial_accumulator_value": -1}, {"d": 0.5}, {"beta2_decay": 1}, {"etas": (1.2, 0.5)}, *BAD.get(name, ())]  # fmt: skip
+    bad = [settings for settings in bad if taken(OPTIMIZERS[name], **settings) == settings]
+    if name == "ASGD":
+        bad.remove({"alpha": -1})
     for settings in bad:
         with pytest.raises(ArgumentError):
             OPTIMIZERS[name]([ones(1)], **settings)
@@ -270,8 +296,8 @@ def test_optimizers_refuse(make, message):
 
 def test_registries_offer_the_nearest_name():
     assert set(OPTIMIZERS) >= {"SGD", "Adam", "AdamW"}
-    with pytest.raises(ConfigError, match=r"(?s)no optimizer named 'Adma'.*'Adam'"):
-        OPTIMIZERS["Adma"]
+    with pytest.raises(ConfigError, match=r"(?s)no optimizer named 'Addam'.*'Adam'"):
+        OPTIMIZERS["Addam"]
     with pytest.raises(ConfigError, match=r"(?s)SGD has no argument 'momentun'.*'momentum'"):
         OPTIMIZERS.build("SGD", [ones(1)], momentun=0.9)
     assert isinstance(OPTIMIZERS.build("SGD", [ones(1)], momentum=0.9), optim.SGD)
@@ -308,7 +334,7 @@ def test_a_step_invalidates_graphs_that_need_the_old_values(backend):
         out.backward()
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", WALKED)
 def test_gradients_are_not_changed_and_memory_is_the_parameters_own(name, backend):
     settings = taken(OPTIMIZERS[name], lr=0.1, weight_decay=0.1, maximize=True, momentum=0.9)
     big, small = ones((4, 5), backend=backend), ones(3, backend=backend)
@@ -507,19 +533,40 @@ def test_names_that_do_not_fit(names, message):
 SCHEDULES = {
     "StepLR": [{"step_size": 3}, {"step_size": 2, "gamma": 0.5}],
     "MultiStepLR": [{"milestones": [2, 5, 5]}, {"milestones": [4, 1], "gamma": 0.3}],
+    "ExponentialLR": [{"gamma": 0.9}],
+    "ConstantLR": [{}, {"factor": 0.2, "total_iters": 3}],
+    "LinearLR": [{}, {"start_factor": 0.1, "end_factor": 0.7, "total_iters": 7}],
+    "PolynomialLR": [{}, {"total_iters": 9, "power": 2.0}],
     "CosineAnnealingLR": [{"T_max": 5}, {"T_max": 4, "eta_min": 0.01}, {"T_max": 1}],
+    "CosineAnnealingWarmRestarts": [{"T_0": 4}, {"T_0": 2, "T_mult": 3, "eta_min": 0.01}],
     "LambdaLR": [{"lr_lambda": lambda e: 0.9**e}, {"lr_lambda": [lambda e: 1 / (e + 1), lambda e: e]}],
-}
+    "MultiplicativeLR": [{"lr_lambda": lambda e: 0.9}, {"lr_lambda": [lambda e: 1 / e, lambda e: 1.0]}],
+    "CyclicLR": [
+        {"base_lr": 0.1, "max_lr": [0.5, 0.3], "step_size_up": 4},
+        {"base_lr": 0.1, "max_lr": 0.5, "step_size_up": 3, "step_size_down": 5, "mode": "triangular2"},
+        {"base_lr": [0.1, 0.2], "max_lr": 0.5, "step_size_up": 3, "mode": "exp_range", "gamma": 0.9,
+         "base_momentum": 0.3, "max_momentum": 0.7},
+        {"base_lr": 0.1, "max_lr": 0.5, "step_size_up": 3, "scale_fn": lambda x: 1 / x, "cycle_momentum": False},
+    ],
+    "OneCycleLR": [
+        {"max_lr": 0.5, "total_steps": 100},
+        {"max_lr": [0.5, 0.2], "epochs": 10, "steps_per_epoch": 11, "three_phase": True, "anneal_strategy": "linear"},
+        {"max_lr": 0.5, "total_steps": 101, "pct_start": 0.1, "div_factor": 3.0, "final_div_factor": 7.0,
+         "base_momentum": 0.2, "max_momentum": [0.6, 0.9]},
+    ],
+}  # fmt: skip
+#: Schedules that are built otherwise.
+OTHER_SCHEDULES = {"ReduceLROnPlateau", "ChainedScheduler", "SequentialLR"}
 
 
 def schedule_cases():
-    for name in SCHEDULERS:
+    for name in [name for name in SCHEDULERS if name not in OTHER_SCHEDULES]:
         for i, settings in enumerate(SCHEDULES.get(name, [{}])):
             yield pytest.param(name, settings, id=f"{name}-{i}")
 
 
 def two_groups(**settings):
-    return optim.SGD([{"params": ones(1), "lr": 0.5}, {"params": ones(1)}], lr=0.1, **settings)
+    return optim.SGD([{"params": ones(1), "lr": 0.5}, {"params": ones(1)}], lr=0.1, momentum=0.9, **settings)
 
 
 @pytest.mark.parametrize("name, settings", list(schedule_cases()))
@@ -527,19 +574,20 @@ def test_schedules_match_torch(name, settings):
     torch = pytest.importorskip("torch")
     mine = two_groups()
     p, q = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
-    other = torch.optim.SGD([{"params": p, "lr": 0.5}, {"params": q}], lr=0.1)
+    other = torch.optim.SGD([{"params": p, "lr": 0.5}, {"params": q}], lr=0.1, momentum=0.9)
     ours = SCHEDULERS[name](mine, **settings)
     theirs = getattr(torch.optim.lr_scheduler, name)(other, **settings)
-    for _ in range(14):
-        assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12, abs=1e-15)
-        mine.step()
+    for _ in range(100):
+        assert ours.get_last_lr() == theirs.get_last_lr()
+        assert [g["momentum"] for g in mine.param_groups] == [g["momentum"] for g in other.param_groups]
+        mine._stepped = True
         other.step()
         ours.step()
         theirs.step()
     assert [g["lr"] for g in mine.param_groups] == ours.get_last_lr()
     fresh = SCHEDULERS[name](two_groups(), **settings)
     fresh.load_state_dict(theirs.state_dict())
-    assert fresh.last_epoch == 14 and fresh.base_lrs == [0.5, 0.1]
+    assert fresh.last_epoch == 100 and fresh.base_lrs == theirs.base_lrs
 
 
 @pytest.mark.parametrize("name, settings", list(schedule_cases()))
@@ -565,7 +613,7 @@ def test_torch_takes_the_state_of_a_schedule(name, settings):
     optimizer = two_groups()
     schedule = SCHEDULERS[name](optimizer, **settings)
     groups = [{"params": [torch.ones(2, requires_grad=True)], "lr": lr} for lr in (0.5, 0.1)]
-    theirs = torch.optim.SGD(groups)
+    theirs = torch.optim.SGD(groups, momentum=0.9)
     twin = getattr(torch.optim.lr_scheduler, name)(theirs, **settings)
     for _ in range(3):
         optimizer.step()
@@ -633,3 +681,303 @@ def test_schedule_state_dicts_that_do_not_fit():
     with pytest.raises(StateDictError, match="is a dict"):
         schedule.load_state_dict(None)
     assert schedule.state_dict() == state
+
+
+# -- PyTorch's switches ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WALKED)
+def test_switches_of_an_implementation_change_nothing(name):
+    optimizer = OPTIMIZERS[name]([ones((2, 2))], foreach=True, fused=False, capturable=True, differentiable=False)
+    assert optimizer.param_groups[0].keys() == OPTIMIZERS[name]([ones((2, 2))]).param_groups[0].keys()
+    with pytest.raises(ArgumentError, match="a step is not differentiable"):
+        OPTIMIZERS[name]([ones((2, 2))], differentiable=True)
+
+
+@pytest.mark.parametrize("name", WALKED)
+def test_states_of_16_bit_parameters(name):
+    """They are computed in float32, and the result is that of float32, rounded once."""
+    starts = np.random.default_rng(0).standard_normal((2, 3)).astype("float16")
+    half, full = nn.Parameter(dc.tensor(starts)), nn.Parameter(dc.tensor(starts.astype("float32")))
+    for p in (half, full):
+        p.grad = (p.detach() * 0.5).to(p.dtype)
+        OPTIMIZERS[name]([p], lr=0.1).step()
+    assert half.dtype == dc.float16
+    np.testing.assert_allclose(half.detach().numpy(), full.detach().numpy(), rtol=2e-3, atol=1e-3)
+
+
+# -- schedules of schedules, and of a metric --------------------------------------------------------------------------
+
+METRICS = [1.0, 0.8, 0.81, 0.7999, 0.82, 0.9, math.nan, 0.5, 0.6, 0.6, 0.6, 0.6, 0.55, 0.5, 0.5, 0.5, 0.5, 0.1]
+
+
+def both(build):
+    """(ours, theirs): an optimizer with what `build(lr_scheduler, optimizer)` makes, from deepcore and PyTorch."""
+    torch = pytest.importorskip("torch")
+    p, q = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    other = torch.optim.SGD([{"params": p, "lr": 0.5}, {"params": q}], lr=0.1, momentum=0.9)
+    mine = two_groups()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        pairs = (mine, build(lr_scheduler, mine)), (other, build(torch.optim.lr_scheduler, other))
+    mine._stepped = True
+    other.step()
+    return pairs
+
+
+def restored(build, schedule, optimizer):
+    """Another schedule in the state of `schedule`, with its optimizer."""
+    twin = two_groups()
+    other = build(lr_scheduler, twin)
+    twin.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(schedule.state_dict())
+    return twin, other
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"patience": 1},
+        {"patience": 0, "factor": 0.5, "threshold": 0.1, "cooldown": 2},
+        {"mode": "max", "patience": 2, "threshold_mode": "abs", "threshold": 0.05, "min_lr": [0.01, 0.06]},
+        {"patience": 0, "factor": 0.9, "eps": 0.02},
+    ],
+)
+def test_a_plateau_matches_torch(settings):
+    build = lambda module, optimizer: module.ReduceLROnPlateau(optimizer, **settings)
+    (mine, ours), (_, theirs) = both(build)
+    for i, value in enumerate(METRICS * 3):
+        ours.step(dc.tensor(value) if i % 2 else value)
+        theirs.step(np.float32(value) if i % 2 else value)
+        assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12), i
+        assert (ours.num_bad_epochs, ours.cooldown_counter) == (theirs.num_bad_epochs, theirs.cooldown_counter)
+        if i == 7:
+            mine, ours = restored(build, ours, mine)
+            ours.load_state_dict(theirs.state_dict())
+    assert mine.param_groups[0]["lr"] == ours.get_last_lr()[0] < 0.5
+    with pytest.raises(DTypeError, match="takes the metric"):
+        ours.step(None)
+
+
+COMPOSED = {
+    "sequential": lambda m, o: m.SequentialLR(
+        o, [m.LinearLR(o, 0.1, total_iters=5), m.ExponentialLR(o, 0.9), m.CosineAnnealingLR(o, 20)], [5, 30]
+    ),
+    "sequence of steps": lambda m, o: m.SequentialLR(
+        o, [m.ConstantLR(o), m.StepLR(o, 4), m.MultiStepLR(o, [2, 3]), m.PolynomialLR(o, 9)], [7, 20, 31]
+    ),
+    "restarts": lambda m, o: m.SequentialLR(
+        o, [m.LinearLR(o), m.CosineAnnealingWarmRestarts(o, 4, 2), m.LambdaLR(o, lambda e: 0.9**e)], [4, 50]
+    ),
+    "chained": lambda m, o: m.ChainedScheduler(
+        [m.ConstantLR(o, 0.1, 4), m.ExponentialLR(o, 0.9), m.LambdaLR(o, lambda e: 0.95**e), m.MultiplicativeLR(o, lambda e: 1.01)]
+    ),
+    "of a chain": lambda m, o: m.ChainedScheduler([m.ExponentialLR(o, 0.99), m.StepLR(o, 10)], o),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_schedules_of_schedules_match_torch(name):
+    (mine, ours), (other, theirs) = both(COMPOSED[name])
+    for epoch in range(100):
+        assert [g["lr"] for g in mine.param_groups] == pytest.approx([g["lr"] for g in other.param_groups], rel=1e-12)
+        assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12), epoch
+        ours.step()
+        theirs.step()
+        if epoch in (3, 24):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                mine, ours = restored(COMPOSED[name], ours, mine)
+            mine._stepped = True
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda o: lr_scheduler.SequentialLR(o, [lr_scheduler.StepLR(o, 1)], [2]), "0 milestones"),
+        (lambda o: lr_scheduler.ChainedScheduler([]), "at least one schedule"),
+        (lambda o: lr_scheduler.ChainedScheduler([o]), "number 0 is no schedule"),
+        (lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.StepLR(o, 1)], two_groups()), "of another optimizer"),
+        (lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.ReduceLROnPlateau(o)]), "steps with a metric"),
+        (lambda o: lr_scheduler.ReduceLROnPlateau(o, factor=1.0), "factor is below 1"),
+        (lambda o: lr_scheduler.ReduceLROnPlateau(o, min_lr=[0.1]), "2 groups, not 1"),
+        (lambda o: lr_scheduler.OneCycleLR(o, 0.1), "needs total_steps"),
+        (lambda o: lr_scheduler.OneCycleLR(o, 0.1, 10, pct_start=2.0), "a fraction"),
+        (lambda o: lr_scheduler.CyclicLR(o, 0.1, 0.2, mode="square"), "'square'"),
+        (lambda o: lr_scheduler.CyclicLR(optim.Adagrad([ones(1)]), 0.1, 0.2), r"(?s)no momentum.*cycle_momentum=False"),
+        (lambda o: lr_scheduler.ConstantLR(o, 2.0), "factor is above 0"),
+        (lambda o: lr_scheduler.LinearLR(o, 0.0), "start_factor is above 0"),
+    ],
+)
+def test_schedules_refuse(make, message):
+    with pytest.raises(ArgumentError, match=message):
+        make(two_groups())
+
+
+def test_one_cycle_ends_after_its_steps():
+    optimizer = two_groups()
+    schedule = lr_scheduler.OneCycleLR(optimizer, 0.5, 3)
+    optimizer._stepped = True
+    for _ in range(3):
+        schedule.step()
+    with pytest.raises(ArgumentError, match=r"(?s)run to its end.*at most 3 steps"):
+        schedule.step()
+    assert schedule.last_epoch == 3
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_cycles_of_momentum(name):
+    optimizer = OPTIMIZERS[name]([ones(1)], lr=0.1, **taken(OPTIMIZERS[name], momentum=0.9))
+    schedule = lr_scheduler.OneCycleLR(optimizer, 0.5, 20)
+    optimizer._stepped = True
+    momenta = []
+    for _ in range(19):
+        group = optimizer.param_groups[0]
+        momenta.append(group["betas"][0] if name == "Adam" else group["momentum"])
+        schedule.step()
+    assert momenta[0] == 0.95 and min(momenta) == pytest.approx(0.85) and momenta[-1] > 0.94
+
+
+def test_a_schedule_moves_to_any_epoch():
+    for epochs in ([0.25, 3.5, 7.75, 1.0, 20], [5, 2, 0, 11]):
+        build = lambda m, o: m.CosineAnnealingWarmRestarts(o, 3, 2, 0.01)
+        (_, ours), (_, theirs) = both(build)
+        for epoch in epochs:
+            ours.step(epoch)
+            theirs.step(epoch)
+            assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12)
+            assert (ours.T_cur, ours.T_i, ours.last_epoch) == (theirs.T_cur, theirs.T_i, theirs.last_epoch)
+    for name, settings in ((c.values[0], c.values[1]) for c in schedule_cases()):
+        if name in ("CosineAnnealingWarmRestarts", "MultiplicativeLR"):
+            continue
+        (_, ours), (_, theirs) = both(lambda m, o, name=name, settings=settings: getattr(m, name)(o, **settings))
+        for epoch in (7, 3, 0, 12):
+            ours.step(epoch)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                theirs.step(epoch)
+            assert ours.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12), name
+
+
+# -- optimizers of matrices, and with a closure -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"lr": 0.1, "weight_decay": 0.5}, {"momentum": 0.5, "nesterov": False}, {"ns_steps": 3, "eps": 0.1},
+    {"adjust_lr_fn": "match_rms_adamw", "ns_coefficients": (3.0, -3.2, 1.2)},
+])  # fmt: skip
+@pytest.mark.parametrize("shape", [(4, 6), (9, 3), (5, 5)])
+def test_muon_matches_torch(shape, settings, backend):
+    """Within what bfloat16 leaves open: both round every product to it, and add up in another order."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(shape).astype("float32")
+    ours, theirs = nn.Parameter(dc.tensor(start, backend=backend)), torch.nn.Parameter(torch.tensor(start))
+    mine, other = optim.Muon([ours], **settings), oracle("Muon")([theirs], **settings)
+    for _ in range(10):
+        g = rng.standard_normal(shape).astype("float32")
+        ours.grad, theirs.grad = dc.tensor(g, backend=backend), torch.tensor(g)
+        mine.step()
+        other.step()
+    moved = np.abs(theirs.detach().numpy() - start).max()
+    assert np.abs(ours.detach().numpy() - theirs.detach().numpy()).max() < 0.01 * moved
+    compare_state(mine, other, 1e-5, 1e-6)
+    twin = optim.Muon([nn.Parameter(dc.ones(shape))], **settings)
+    twin.load_state_dict(other.state_dict())
+
+
+def test_muon_takes_matrices():
+    with pytest.raises(ShapeError, match=r"(?s)parameter 0 of the group is none.*AdamW"):
+        optim.Muon([ones(3)])
+    for wrong in ({"ns_steps": 0}, {"adjust_lr_fn": "other"}, {"momentum": -1}):
+        with pytest.raises(ArgumentError):
+            optim.Muon([ones((2, 2))], **wrong)
+
+
+LBFGS = [
+    {}, {"lr": 0.1}, {"max_iter": 5, "history_size": 2}, {"tolerance_grad": 1e-3}, {"max_eval": 7},
+    {"line_search_fn": "strong_wolfe"}, {"line_search_fn": "strong_wolfe", "max_iter": 4, "history_size": 3},
+    {"line_search_fn": "strong_wolfe", "lr": 30.0}, {"line_search_fn": "strong_wolfe", "lr": 1e-3, "max_iter": 3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", LBFGS)
+@pytest.mark.parametrize("problem", ["quadratic", "rosenbrock", "network"])
+def test_lbfgs_matches_torch(problem, settings, backend):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    starts = {"quadratic": [(3, 4), (5,)], "rosenbrock": [(6,)], "network": [(4, 3), (4,), (4,)]}[problem]
+    starts = [0.5 * rng.standard_normal(shape) for shape in starts]
+    x, y, scales = rng.standard_normal((8, 3)), rng.standard_normal(8), np.linspace(0.5, 3, 12)
+
+    def loss(lib, data, w):
+        if problem == "quadratic":
+            return ((w[0] - 1).reshape(-1) ** 2 * data(scales)).sum() + (w[1] ** 2).sum()
+        if problem == "rosenbrock":
+            (w,) = w
+            return (0.5 * (w[1:] - w[:-1] ** 2) ** 2 + 0.1 * (1 - w[:-1]) ** 2).sum()
+        hidden = lib.tanh(data(x) @ w[0].t() + w[1])
+        return ((hidden @ w[2] - data(y)) ** 2).mean()
+
+    def run(lib, optimizer_class, parameters, data):
+        optimizer, losses = optimizer_class(parameters, **settings), []
+
+        def closure():
+            optimizer.zero_grad()
+            value = loss(lib, data, parameters)
+            value.backward()
+            return value
+
+        for _ in range(10 if backend == "cpu" else 2):
+            losses.append(optimizer.step(closure).item())
+        return optimizer, losses
+
+    ours = [nn.Parameter(dc.tensor(a, backend=backend)) for a in starts]
+    theirs = [torch.nn.Parameter(torch.tensor(a)) for a in starts]
+    mine, own_losses = run(dc, optim.LBFGS, ours, lambda a: dc.tensor(a, backend=backend))
+    other, losses = run(torch, oracle("LBFGS"), theirs, torch.tensor)
+    np.testing.assert_allclose(own_losses, losses, rtol=1e-6, atol=1e-12)
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-5, atol=1e-6)
+    counts = [
+        (s["func_evals"], s["n_iter"]) for s in (next(iter(mine.state.values())), next(iter(other.state.values())))
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_lbfgs_goes_on_from_a_state_dict(tmp_path):
+    def build():
+        w = ones((3,), dtype=dc.float64)
+        return w, optim.LBFGS([w], max_iter=3, line_search_fn="strong_wolfe")
+
+    def advance(w, optimizer):
+        def closure():
+            optimizer.zero_grad()
+            loss = ((w - dc.tensor([2.0, -1.0, 0.5], dtype=dc.float64)) ** 4).sum()
+            loss.backward()
+            return loss
+
+        return optimizer.step(closure).item()
+
+    w, optimizer = build()
+    for _ in range(3):
+        advance(w, optimizer)
+    dc.save(optimizer.state_dict(), tmp_path / "state.safetensors")
+    twin, other = build()
+    twin.data = w.detach().clone()
+    other.load_state_dict(dc.load(tmp_path / "state.safetensors"))
+    assert [advance(w, optimizer) for _ in range(3)] == [advance(twin, other) for _ in range(3)]
+    assert w.tolist() == twin.tolist() and w.tolist() == pytest.approx([2, -1, 0.5], abs=0.1)
+    bad = optimizer.state_dict()
+    bad["state"][0]["d"] = dc.ones(2)
+    with pytest.raises(StateDictError, match="no vector of the 3 elements"):
+        other.load_state_dict(bad)
+
+
+def test_lbfgs_refuses():
+    with pytest.raises(ArgumentError, match="needs a closure"):
+        optim.LBFGS([ones(1)]).step()
+    with pytest.raises(ArgumentError, match="one parameter group"):
+        optim.LBFGS([{"params": ones(1)}, {"params": ones(1)}])
+    with pytest.raises(ArgumentError, match="'armijo'"):
+        optim.LBFGS([ones(1)], line_search_fn="armijo")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from deepcore.nn.registry import Integers, Uniform
+from deepcore.nn.registry import Integers, Signs, Uniform
 
 
 def cases(registry):
@@ -26,6 +26,8 @@ def make_input(kind, rng):
         return np.stack(rows)[:, : math.prod(kind.shape[2:])].reshape(kind.shape)
     if isinstance(kind, Integers):
         return rng.integers(0, kind.high, kind.shape)
+    if isinstance(kind, Signs):
+        return np.asarray(rng.choice([-1.0, 1.0], kind.shape))
     if isinstance(kind, Uniform):
         values = rng.random(kind.shape)
         return values / values.sum(axis=min(1, values.ndim - 1), keepdims=True) if kind.sum_to_one else values

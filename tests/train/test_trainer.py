@@ -2158,6 +2158,18 @@ def test_reduce_lr_on_plateau(options, values, lrs):
     assert [lr for _, lr in record.events] == pytest.approx(lrs)
 
 
+@pytest.mark.parametrize("validation", [False, True])
+def test_a_plateau_watches_the_loss(validation):
+    t = trainer(schedule=False)
+    metrics = []
+    t.scheduler = optim.lr_scheduler.ReduceLROnPlateau(t.optimizer, patience=0, threshold=10.0, threshold_mode="abs")
+    step = t.scheduler.step
+    t.scheduler.step = lambda value: (metrics.append(value), step(value))
+    history = t.fit(data(), validation=data(seed=1) if validation else None, epochs=3, verbose=0)
+    assert metrics == history["val_loss" if validation else "loss"]
+    assert t.lr == pytest.approx(history["lr"][0] * 0.01)
+
+
 def test_learning_rate_scheduler():
     t = run_script([0, 0, 0], LearningRateScheduler(lambda epoch, lr: lr / 2 if epoch else 0.8))
     assert t.history["lr"] == [0.8, 0.4, 0.2]

@@ -21,7 +21,8 @@ from deepcore.ops.softmax import log_softmax
 from deepcore.tensor import Tensor
 
 
-def _reduced(loss: Tensor, reduction: str) -> Tensor:
+def reduced(loss: Tensor, reduction: str) -> Tensor:
+    """The mean or sum of `loss`, or itself."""
     if reduction == "mean":
         return mean(loss)
     if reduction == "sum":
@@ -35,11 +36,12 @@ def check_reduction(reduction: str) -> None:
         raise ArgumentError("unknown reduction", expected='"mean", "sum" or "none"', received=repr(reduction))
 
 
-def _same_shape(name: str, input: Tensor, target: Tensor) -> None:
+def same_shape(name: str, input: Tensor, target: Tensor, role: str = "target") -> None:
+    """Raise where `target`, the argument `role`, has another shape than the input."""
     if input.shape != target.shape:
         raise ShapeError(
-            f"{name}: input and target have different shapes, and a loss does not broadcast",
-            expected=f"target of shape {input.shape}",
+            f"{name}: input and {role} have different shapes, and a loss does not broadcast",
+            expected=f"{role} of shape {input.shape}",
             received=f"shape {target.shape}",
             fix=_shape_fix(input.shape, target.shape),
         )
@@ -70,38 +72,38 @@ def _size(shape: tuple[int, ...]) -> int:
 @takes_arrays
 def mse_loss(input, target, reduction: str = "mean") -> Tensor:
     """(input - target)², averaged, summed or as it is. Shapes must be equal."""
-    _same_shape("mse_loss", input, target)
-    return _reduced(terms.term(terms.mse, "numeric", input, target), reduction)
+    same_shape("mse_loss", input, target)
+    return reduced(terms.term(terms.mse, "numeric", input, target), reduction)
 
 
 @functional
 @takes_arrays
 def l1_loss(input, target, reduction: str = "mean") -> Tensor:
     """|input - target|, averaged, summed or as it is. Shapes must be equal."""
-    _same_shape("l1_loss", input, target)
-    return _reduced(terms.term(terms.l1, "numeric", input, target), reduction)
+    same_shape("l1_loss", input, target)
+    return reduced(terms.term(terms.l1, "numeric", input, target), reduction)
 
 
 @functional
 @takes_arrays
 def smooth_l1_loss(input, target, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """½d²/beta where |d| < beta, |d| - ½beta elsewhere; d = input - target. (Girshick, 2015)"""
-    _same_shape("smooth_l1_loss", input, target)
+    same_shape("smooth_l1_loss", input, target)
     if beta < 0:
         raise ArgumentError("smooth_l1_loss: beta cannot be negative", received=f"beta={beta}")
     if beta == 0:
         return l1_loss(input, target, reduction)
-    return _reduced(terms.term(terms.smooth_l1, "float", input, target, beta=beta), reduction)
+    return reduced(terms.term(terms.smooth_l1, "float", input, target, beta=beta), reduction)
 
 
 @functional
 @takes_arrays
 def huber_loss(input, target, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """½d² where |d| ≤ delta, delta · (|d| - ½delta) elsewhere; d = input - target. (Huber, 1964)"""
-    _same_shape("huber_loss", input, target)
+    same_shape("huber_loss", input, target)
     if delta <= 0:
         raise ArgumentError("huber_loss: delta is positive", received=f"delta={delta}")
-    return _reduced(terms.term(terms.huber, "float", input, target, delta=delta), reduction)
+    return reduced(terms.term(terms.huber, "float", input, target, delta=delta), reduction)
 
 
 @functional
@@ -111,10 +113,10 @@ def binary_cross_entropy(input, target, weight: Tensor | None = None, reduction:
 
     From a sigmoid, `binary_cross_entropy_with_logits` on its input is faster and more exact.
     """
-    _same_shape("binary_cross_entropy", input, target)
+    same_shape("binary_cross_entropy", input, target)
     probabilities(input.detach())
     loss = terms.term(terms.bce, "float", input, target)
-    return _reduced(loss if weight is None else weigh(weight, loss), reduction)
+    return reduced(loss if weight is None else weigh(weight, loss), reduction)
 
 
 @functional
@@ -126,12 +128,12 @@ def binary_cross_entropy_with_logits(
 
     `pos_weight` p weighs the positive class, `weight` each element; both broadcast.
     """
-    _same_shape("binary_cross_entropy_with_logits", input, target)
+    same_shape("binary_cross_entropy_with_logits", input, target)
     if pos_weight is None:
         loss = terms.term(terms.bce_with_logits, "float", input, target)
     else:
         loss = terms.term(terms.bce_with_logits_weighted, "float", input, target, pos_weight)
-    return _reduced(loss if weight is None else weigh(weight, loss), reduction)
+    return reduced(loss if weight is None else weigh(weight, loss), reduction)
 
 
 @functional
@@ -142,14 +144,14 @@ def sigmoid_focal_loss(input, target, alpha: float = 0.25, gamma: float = 2.0, r
     Easy elements, whose p is near 1, count little. `target` has the input's shape, with values from 0 to 1; an `alpha` below 0
     weighs both classes alike. The defaults are torchvision's. (Lin et al., 2017)
     """
-    _same_shape("sigmoid_focal_loss", input, target)
+    same_shape("sigmoid_focal_loss", input, target)
     loss = binary_cross_entropy_with_logits(input, target, reduction="none")
     p = sigmoid(input)
     missed = p * (1 - target) + (1 - p) * target
     loss = loss * pow_(missed, gamma)
     if alpha >= 0:
         loss = loss * (alpha * target + (1 - alpha) * (1 - target))
-    return _reduced(loss, reduction)
+    return reduced(loss, reduction)
 
 
 @functional
@@ -159,13 +161,13 @@ def dice_loss(input, target, smooth: float = 1.0, reduction: str = "mean") -> Te
 
     input and target (N, *), y from 0 to 1; `smooth` keeps the loss of empty regions finite. (Milletari, Navab and Ahmadi, 2016)
     """
-    _same_shape("dice_loss", input, target)
+    same_shape("dice_loss", input, target)
     if not input.shape:
         raise ShapeError("dice_loss takes a batch", expected="shape (N, *)", received="shape ()")
     rows = (input.shape[0], -1) if input.numel() else (input.shape[0], 0)
     p, y = sigmoid(input).reshape(rows), target.reshape(rows)
     overlap = (2 * sum_(p * y, 1) + smooth) / (sum_(p, 1) + sum_(y, 1) + smooth)
-    return _reduced(1 - overlap, reduction)
+    return reduced(1 - overlap, reduction)
 
 
 @functional
@@ -177,8 +179,8 @@ def nll_loss(input, target, weight: Tensor | None = None, ignore_index: int = -1
     `ignore_index` count nothing.
     """
     check_reduction(reduction)
-    dim = _class_dim("nll_loss", input, target)
-    valid, weights = _class_weights("nll_loss", input, target, weight, ignore_index, dim)
+    dim = class_dim("nll_loss", input, target)
+    valid, weights = class_weights("nll_loss", input, target, weight, ignore_index, dim)
     return _nll(input, target, valid, weights, dim, reduction)
 
 
@@ -191,7 +193,7 @@ def _class_fix(name: str, input: Tensor, target: Tensor) -> str:
     return "target.to(dc.int64)"
 
 
-def _class_dim(name: str, input: Tensor, target: Tensor) -> int:
+def class_dim(name: str, input: Tensor, target: Tensor) -> int:
     """The class dimension; raises where class numbers do not fit the input."""
     if not input.shape:
         raise ShapeError(f"{name} takes one score per class", expected="shape (N, C)", received="shape ()")
@@ -219,7 +221,7 @@ def _class_dim(name: str, input: Tensor, target: Tensor) -> int:
     return dim
 
 
-def _class_weights(name, input, target, weight, ignore_index, dim):
+def class_weights(name, input, target, weight, ignore_index, dim):
     """(mask of targets that are not ignored, or None for all; weight per target, or None for 1)."""
     xp, classes = input.backend, input.shape[dim]
     valid = None
@@ -265,7 +267,7 @@ def _weighted(loss, valid, weights, reduction) -> Tensor:
     if valid is not None:
         loss = where(valid, loss, 0.0)
     if reduction != "mean" or (valid is None and weights is None):
-        loss = _reduced(loss, reduction)
+        loss = reduced(loss, reduction)
     else:
         total = valid.sum() if weights is None else weights.sum()
         loss = sum_(loss) / total.to(loss.dtype)
@@ -326,7 +328,7 @@ def cross_entropy(
             )
         dim = 1 if len(input.shape) > 1 else 0
     else:
-        dim = _class_dim("cross_entropy", input, target)
+        dim = class_dim("cross_entropy", input, target)
     if _check.calls_left > 0:
         _check.check(input, dim)
     classes = input.shape[dim]
@@ -336,7 +338,7 @@ def cross_entropy(
             target = target * (1 - label_smoothing) + label_smoothing / classes
         if weight is not None:
             target = target * weight.reshape(along)
-        return _reduced(neg(sum_(weigh(target, log_softmax(input, dim)), dim)), reduction)
+        return reduced(neg(sum_(weigh(target, log_softmax(input, dim)), dim)), reduction)
     if weight is not None and weight.shape != (classes,):
         raise _bad_weight("cross_entropy", weight, classes)
     if not dt.is_floating(input.dtype):

@@ -40,7 +40,7 @@ class Loss(Module):
         return target.numel()
 
 
-class _WeightedLoss(Loss):
+class WeightedLoss(Loss):
     """A loss with a buffer `weight`, from a tensor or a list of numbers."""
 
     def __init__(self, weight=None, reduction: str = "mean"):
@@ -97,7 +97,7 @@ class HuberLoss(Loss):
 
 
 @LOSSES.register
-class CrossEntropyLoss(_WeightedLoss):
+class CrossEntropyLoss(WeightedLoss):
     """-weight[y] · log softmax(x)[y] on logits x: no Softmax before it.
 
     Input (C,), (N, C) or (N, C, d₁, …); target class numbers (N,) or (N, d₁, …), or class probabilities of the input's
@@ -139,7 +139,7 @@ class CrossEntropyLoss(_WeightedLoss):
 
 
 @LOSSES.register
-class NLLLoss(_WeightedLoss):
+class NLLLoss(WeightedLoss):
     """-weight[y] · input[y] on log-probabilities (after LogSoftmax); shapes as `CrossEntropyLoss` with class numbers."""
 
     task = "multiclass"
@@ -163,7 +163,7 @@ class NLLLoss(_WeightedLoss):
 
 
 @LOSSES.register
-class BCELoss(_WeightedLoss):
+class BCELoss(WeightedLoss):
     """-[y·log x + (1 - y)·log(1 - x)] on probabilities x; `BCEWithLogitsLoss` does the sigmoid as well, and better."""
 
     task = "multilabel"
@@ -177,7 +177,7 @@ class BCELoss(_WeightedLoss):
 
 
 @LOSSES.register
-class BCEWithLogitsLoss(_WeightedLoss):
+class BCEWithLogitsLoss(WeightedLoss):
     """-[p·y·log σ(x) + (1 - y)·log(1 - σ(x))] on logits x, p = `pos_weight` (1 by default)."""
 
     task, threshold = "multilabel", 0.0

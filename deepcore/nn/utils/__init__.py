@@ -1,4 +1,4 @@
-"""`nn.utils`: gradient clipping, and parameters that are computed from others."""
+"""`nn.utils`: gradient clipping, parameters that are computed from others, and parameters as one vector."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from deepcore import missing
 from deepcore.nn.utils import parametrizations, parametrize
 from deepcore.nn.utils.clip_grad import check_gradients, clip_grad_norm_, clip_grad_value_, get_total_norm
 from deepcore.nn.utils.norms import remove_spectral_norm, remove_weight_norm, spectral_norm, weight_norm
+from deepcore.nn.utils.vectors import parameters_to_vector, skip_init, vector_to_parameters
 
 __all__ = [
     "check_gradients",
     "clip_grad_norm_",
     "clip_grad_value_",
     "get_total_norm",
+    "parameters_to_vector",
     "parametrizations",
     "parametrize",
     "remove_spectral_norm",
     "remove_weight_norm",
+    "skip_init",
     "spectral_norm",
+    "vector_to_parameters",
     "weight_norm",
 ]
 

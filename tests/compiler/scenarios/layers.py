@@ -22,6 +22,8 @@ LAYERS = {
     "silu": nn.SiLU,
     "elu": nn.ELU,
     "leaky relu": lambda: nn.LeakyReLU(0.2),
+    "prelu": nn.PReLU,
+    "rrelu": nn.RReLU,
     "softplus": nn.Softplus,
     "log sigmoid": nn.LogSigmoid,
     "softmax": lambda: nn.Softmax(-1),

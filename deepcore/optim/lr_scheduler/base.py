@@ -1,13 +1,11 @@
-"""Learning rates over time; `step()` once an epoch (or a batch), after the optimizer's."""
+"""`LRScheduler`: the base of the schedules."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from deepcore import missing
 from deepcore.errors import ArgumentError, StateDictError, suggest
 from deepcore.nn.notify import warn_user
 from deepcore.nn.registry import Registry
@@ -17,7 +15,8 @@ SCHEDULERS = Registry("learning-rate schedule")
 
 
 class LRScheduler:
-    """Base of the schedules: a subclass defines `get_lr()`, the groups' learning rates at `last_epoch`.
+    """Base of the schedules: a subclass defines `get_lr()`, the groups' learning rates at `last_epoch`, and where they
+    follow from `last_epoch` alone `closed_form()`, which `step(epoch)` uses.
 
     Schedules change the current rates step by step, so several can act on one optimizer. `last_epoch=-1` starts;
     another value resumes, and needs the groups' "initial_lr" (an optimizer's state dict has it).
@@ -47,6 +46,10 @@ class LRScheduler:
         """The learning rate of each group at `last_epoch`, from the current ones (`self.current()`)."""
         raise NotImplementedError
 
+    def closed_form(self) -> list[float]:
+        """The learning rates at `last_epoch` from `base_lrs`; those of `get_lr` where that does not read the current ones."""
+        return self.get_lr()
+
     def current(self) -> list[float]:
         """The current learning rates of the groups."""
         return [group["lr"] for group in self.optimizer.param_groups]
@@ -56,27 +59,27 @@ class LRScheduler:
         """Whether `get_lr` is called by the constructor."""
         return self._step_count == 1
 
-    def step(self) -> None:
-        """Move to the next epoch's learning rates."""
+    def step(self, epoch: int | None = None) -> None:
+        """Move to the next epoch's learning rates, or to those of `epoch`."""
         if self._step_count == 1 and not self.optimizer._stepped:
             warn_user(
                 "scheduler.step() was called before optimizer.step(), so the first learning rate is never used. "
                 "Call optimizer.step() first, then scheduler.step()."
             )
-        self._advance()
+        self._advance(epoch)
 
-    def _advance(self) -> None:
+    def _advance(self, epoch: int | None = None) -> None:
+        before = self._step_count, self.last_epoch
         self._step_count += 1
-        self.last_epoch += 1
-        rates = self.get_lr()
-        if not all(map(math.isfinite, rates)):
-            self._step_count -= 1
-            self.last_epoch -= 1
-            raise ArgumentError(
-                f"{type(self).__name__} gives no learning rate for epoch {self.last_epoch + 1}",
-                expected="finite numbers",
-                received=str(rates),
-            )
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        try:
+            rates = checked_rates(self, self.get_lr() if epoch is None else self.closed_form())
+        except BaseException:
+            self._step_count, self.last_epoch = before
+            raise
+        self._set(rates)
+
+    def _set(self, rates: list[float]) -> None:
         for group, lr in zip(self.optimizer.param_groups, rates):  # a group added later may have no rate
             group["lr"] = lr
         self._last_lr = self.current()
@@ -101,7 +104,7 @@ class LRScheduler:
             for k in expected
             if k in values and not self._fits(k, expected[k], values[k])
         ]
-        if not faults and len(values["base_lrs"]) != len(self.base_lrs):
+        if not faults and len(values.get("base_lrs", ())) != len(expected.get("base_lrs", ())):
             faults.append(f"it is for {len(values['base_lrs'])} parameter groups, not {len(self.base_lrs)}")
         if faults:
             raise StateDictError("\n  ".join([f"the state dict does not fit {type(self).__name__}:", *faults]))
@@ -122,85 +125,28 @@ class LRScheduler:
         return is_number(value) if is_number(current) else current is None or isinstance(value, type(current))
 
 
-def _copied(value):
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    return dict(value) if isinstance(value, Mapping) else value
+def checked_rates(schedule, rates: list[float]) -> list[float]:
+    """The rates of a schedule's epoch, which are finite."""
+    if not all(map(math.isfinite, rates)):
+        raise ArgumentError(
+            f"{type(schedule).__name__} gives no learning rate for epoch {schedule.last_epoch}",
+            expected="finite numbers",
+            received=str(rates),
+        )
+    return rates
 
 
-def _positive_int(name: str, value) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise ArgumentError(f"{name} is a whole number of at least 1", received=f"{name}={value!r}")
-    return value.__index__()
+def per_group(name: str, value, optimizer: Optimizer) -> list[float]:
+    """A number for every group, from one for all or a list of them."""
+    groups = len(optimizer.param_groups) if isinstance(optimizer, Optimizer) else 1
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * groups
+    if len(values) != groups:
+        raise ArgumentError(f"{name} needs one number for each of {groups} groups, not {len(values)}")
+    return values
 
 
-@SCHEDULERS.register
-class StepLR(LRScheduler):
-    """lr = lr₀ · gamma^⌊epoch / step_size⌋."""
-
-    counts = ("step_size",)
-
-    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1):
-        self.step_size = _positive_int("step_size", step_size)
-        self.gamma = gamma
-        super().__init__(optimizer, last_epoch)
-
-    def get_lr(self) -> list[float]:
-        if self.starting or self.last_epoch % self.step_size:
-            return self.current()
-        return [lr * self.gamma for lr in self.current()]
-
-
-@SCHEDULERS.register
-class MultiStepLR(LRScheduler):
-    """lr = lr₀ · gamma^(number of milestones reached)."""
-
-    def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1):
-        #: Epoch → multiplicity, as in PyTorch.
-        self.milestones = dict(sorted(Counter(milestones).items()))
-        self.gamma = gamma
-        super().__init__(optimizer, last_epoch)
-
-    def get_lr(self) -> list[float]:
-        reached = self.milestones.get(self.last_epoch, 0)
-        if self.starting or not reached:
-            return self.current()
-        return [lr * self.gamma**reached for lr in self.current()]
-
-    def _fits(self, name: str, current, value) -> bool:
-        if name != "milestones":
-            return super()._fits(name, current, value)
-        return isinstance(value, Mapping) and all(type(m) is type(n) is int and n > 0 for m, n in value.items())
-
-
-@SCHEDULERS.register
-class CosineAnnealingLR(LRScheduler):
-    """lr = eta_min + (lr₀ - eta_min) · (1 + cos(π · epoch / T_max)) / 2, as a recurrence on the current lr.
-
-    (Loshchilov and Hutter, 2017; without restarts)
-    """
-
-    counts = ("T_max",)
-
-    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1):
-        self.T_max = _positive_int("T_max", T_max)
-        self.eta_min = eta_min
-        super().__init__(optimizer, last_epoch)
-
-    def get_lr(self) -> list[float]:
-        if self.starting:
-            return self.current()
-        low, step = self.eta_min, math.pi / self.T_max
-        if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:  # at the minimum the ratio below is 0/0
-            rise = (1 - math.cos(step)) / 2
-            return [lr + (base - low) * rise for lr, base in zip(self.current(), self.base_lrs)]
-        ratio = (1 + math.cos(step * self.last_epoch)) / (1 + math.cos(step * (self.last_epoch - 1)))
-        return [ratio * (lr - low) + low for lr in self.current()]
-
-
-@SCHEDULERS.register
-class LambdaLR(LRScheduler):
-    """lr = lr₀ · f(epoch); `lr_lambda` is f, or one function per group. Functions are not saved."""
+class PerGroupFunctions(LRScheduler):
+    """A schedule of functions of the epoch, one for all groups or one for each. Functions are not saved."""
 
     def __init__(
         self,
@@ -211,11 +157,10 @@ class LambdaLR(LRScheduler):
         groups = len(optimizer.param_groups) if isinstance(optimizer, Optimizer) else 1
         self.lr_lambdas = list(lr_lambda) if isinstance(lr_lambda, (list, tuple)) else [lr_lambda] * groups
         if len(self.lr_lambdas) != groups:
-            raise ArgumentError(f"LambdaLR needs one function for each of {groups} groups, not {len(self.lr_lambdas)}")
+            raise ArgumentError(
+                f"{type(self).__name__} needs one function for each of {groups} groups, not {len(self.lr_lambdas)}"
+            )
         super().__init__(optimizer, last_epoch)
-
-    def get_lr(self) -> list[float]:
-        return [base * f(self.last_epoch) for base, f in zip(self.base_lrs, self.lr_lambdas)]
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"lr_lambdas": [None] * len(self.lr_lambdas)}  # as PyTorch marks functions
@@ -229,4 +174,13 @@ class LambdaLR(LRScheduler):
         return super()._converted(state_dict) | {"lr_lambdas": [None] * len(self.lr_lambdas)}
 
 
-__getattr__ = missing.names_of(__name__, "torch.optim.lr_scheduler")
+def _copied(value):
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def positive_int(name: str, value) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ArgumentError(f"{name} is a whole number of at least 1", received=f"{name}={value!r}")
+    return value.__index__()
