@@ -341,8 +341,8 @@ def weighted_taps_p(xp, input, *, dim, length, taps, options):
     """
     places, weights = taps(xp, input.shape[dim], length, *options)
     weights = weights.astype(input.dtype).reshape(*weights.shape, *(1,) * (input.ndim - dim - 1))
-    total = xp.zeros((*input.shape[:dim], length, *input.shape[dim + 1 :]), dtype=input.dtype)
-    for k in range(places.shape[1]):
+    total = xp.take(input, places[:, 0], axis=dim) * weights[:, 0]
+    for k in range(1, places.shape[1]):
         total += xp.take(input, places[:, k], axis=dim) * weights[:, k]
     return total
 

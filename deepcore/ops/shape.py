@@ -9,7 +9,18 @@ import operator
 from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
-from deepcore.ops.registry import Op, Tensor, axis_names, cast, composite, functional, primitive, sample, takes_arrays
+from deepcore.ops.registry import (
+    Op,
+    Tensor,
+    axis_names,
+    cast,
+    composite,
+    functional,
+    is_half,
+    primitive,
+    sample,
+    takes_arrays,
+)
 from deepcore.tensor import _MEMORY_FORMAT, made, one_of
 
 
@@ -566,6 +577,7 @@ def pad(input, pad, mode: str = "constant", value=None):
     `mode`: "constant" (`value`, default 0), "reflect" (without the edge), "replicate" (the edge), "circular".
     """
     from deepcore.ops.index import index_select
+    from deepcore.ops.pool import weighted_taps_p
 
     pad = sizes((pad,))
     if len(pad) % 2 or len(pad) // 2 > input.ndim:
@@ -603,7 +615,12 @@ def pad(input, pad, mode: str = "constant", value=None):
                 builtins.max(high, 0),
             )
             input = narrow(input, d, cut[0], input.shape[d] - cut[0] - cut[1]) if any(cut) else input
-        if low or high:
+        if (low or high) and dt.is_floating(input.dtype) and not is_half(input):
+            _border(input.backend, input.shape[d], low, high, mode)
+            length = input.shape[d] + low + high
+            params = {"dim": d, "length": length, "taps": _border_taps, "options": (low, high, mode)}
+            input = apply(weighted_taps_p, (input,), params)
+        elif low or high:
             input = index_select(input, d, made(_border(input.backend, input.shape[d], low, high, mode), input.backend))
     return input if any(low or high for low, high in pairs) else _clone(input)
 
@@ -621,6 +638,11 @@ def _border(xp, size: int, low: int, high: int, mode: str):
     if mode == "circular":
         return index % size
     return (size - 1) - xp.absolute((size - 1) - xp.absolute(index))
+
+
+def _border_taps(xp, size: int, length: int, low: int, high: int, mode: str):
+    """The same for `weighted_taps_p`."""
+    return _border(xp, size, low, high, mode).reshape(-1, 1), xp.ones((length, 1), dtype=dt.float64)
 
 
 @primitive(vjp=lambda g, diagonal, lower: _triangle(g, diagonal=diagonal, lower=lower))

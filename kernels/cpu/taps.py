@@ -23,18 +23,23 @@ def _sums(tools, dtype: str):
         for row in range(first, min(rows, first + each)):
             start, end = starts[i], starts[i + 1]
             if inner == 1:
-                total = zero
-                for t in range(start, end):
+                total = x[o * n + places[start]] * weights[start] if start < end else zero
+                for t in range(start + 1, end):
                     total = total + x[o * n + places[t]] * weights[t]
                 out[row] = total
             else:
                 to = after(out, row * inner)
-                for j in range(inner):
-                    to[j] = zero
+                if start == end:
+                    for j in range(inner):
+                        to[j] = zero
                 for t in range(start, end):
                     source, weight = after(x, (o * n + places[t]) * inner), weights[t]
-                    for j in range(inner):
-                        to[j] = to[j] + source[j] * weight
+                    if t == start:
+                        for j in range(inner):
+                            to[j] = source[j] * weight
+                    else:
+                        for j in range(inner):
+                            to[j] = to[j] + source[j] * weight
             i += 1
             if i == length:
                 o, i = o + 1, 0
