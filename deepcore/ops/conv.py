@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
+from deepcore.ops.index import basic
 from deepcore.ops.registry import Tensor, cast, composite, functional, is_half, primitive, sample, takes_arrays
-from deepcore.ops.shape import pad, permute_p, reshape_p, unsqueeze
+from deepcore.ops.shape import pad, permute_p, reshape_p, stack, unsqueeze
 
 # Parameters of all primitives: stride and dilation have a number for each dimension, padding a pair (before, after).
 
@@ -267,8 +268,30 @@ def _conv(name: str, rank: int, input, weight, bias, stride, padding, dilation, 
     if rank == 1:  # by the kernels of two dimensions
         operands[:2] = [unsqueeze(t, 2) for t in operands[:2]]
         steps, spread, around = (1, *steps), (1, *spread), ((0, 0), *around)
+    if rank == 3:
+        return _in_shape(_by_slices(operands, steps, around, spread, groups), rank, batched)
     params = {"stride": steps, "padding": around, "dilation": spread, "groups": groups}
     return _in_shape(_computed(conv_p, operands, params), rank, batched)
+
+
+def _by_slices(operands: list[Tensor], stride, padding, dilation, groups) -> Tensor:
+    """Three dimensions by the kernels of two: the slices that a filter meets along the first are further channels."""
+    image, weight, *bias = operands
+    (filters, depth, taps, *size), (low, high) = weight.shape, padding[0]
+    if low or high:
+        image = pad(image, (0, 0, 0, 0, low, high))
+    n, channels, length, h, w = image.shape
+    count = (length - dilation[0] * (taps - 1) - 1) // stride[0] + 1
+    slices = permute_p(image, order=(0, 2, 1, 3, 4))
+    met = [
+        basic(slices, index=(slice(None), slice(start := k * dilation[0], start + stride[0] * (count - 1) + 1, stride[0])))
+        for k in range(taps)
+    ]  # fmt: skip
+    image = reshape_p(stack(met, 3), shape=(n * count, channels * taps, h, w))
+    weight = reshape_p(weight, shape=(filters, depth * taps, *size))
+    params = {"stride": stride[1:], "padding": padding[1:], "dilation": dilation[1:], "groups": groups}
+    out = _computed(conv_p, [image, weight, *bias], params)
+    return permute_p(reshape_p(out, shape=(n, count, *out.shape[1:])), order=(0, 2, 1, 3, 4)).contiguous()
 
 
 def _in_shape(out: Tensor, rank: int, batched: bool) -> Tensor:
