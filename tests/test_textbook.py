@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import runpy
 from pathlib import Path
 
@@ -10,20 +11,22 @@ import numpy as np
 import pytest
 
 import deepcore as dc
+from deepcore.errors import DataError, FileFormatError
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def load(name: str):
+    """An example as a module, afresh."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
 def example(backend):
     """Load an example afresh, on the backend; everything in the test then runs there."""
-
-    def load(name: str):
-        spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
     with dc.use_backend(backend):
         yield load
 
@@ -159,3 +162,113 @@ def test_script_for_both_backends_is_twenty_lines():
 def test_examples_run(name, capsys):
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out
+
+
+# -- examples/membranes.py and cifar.py: one program for two libraries ----------------------------------
+LIBRARIES = ["deepcore", "torch"]
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    monkeypatch.delenv("DEEPCORE_DATA", raising=False)
+
+
+def run(name: str, library: str, *arguments):
+    """What `main` of the example returns, with this library; PyTorch with one thread: its others wait for busy cores."""
+    module = pytest.importorskip(library)
+    threads = module.get_num_threads()
+    try:
+        if library == "torch":
+            module.set_num_threads(1)
+        return load(name).main(["--library", library, *map(str, arguments)])
+    finally:
+        module.set_num_threads(threads)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DEEPCORE_DATA" not in os.environ, reason="DEEPCORE_DATA names no folder with the real data")
+@pytest.mark.parametrize("library", LIBRARIES)
+class TestOnRealData:
+    def test_membranes(self, library, tmp_path, capsys):
+        pytest.importorskip("PIL")
+        pytest.importorskip("matplotlib")
+        overlap, error = run("membranes", library, "--minutes", 0.02, "--batch", 2, "--picture", tmp_path / "a.png")
+        assert 0 <= overlap <= 1
+        assert 0.05 < error < 0.95
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+        assert "intersection over union" in capsys.readouterr().out
+
+    def test_cells(self, library, capsys):
+        pytest.importorskip("PIL")
+        accuracies = run("cifar", library, "--epochs", 1)
+        assert accuracies[-1] > 0.85  # 805 of 945 are red
+        assert "platelets" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_cifar_reads_cifar10(library, tmp_path, no_data, capsys):
+    """Ten classes of one brightness each, in the published format, are learnt at once."""
+    rng = np.random.default_rng(0)
+    for file in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+        labels = rng.permutation(np.arange(50, dtype=np.uint8) % 10)
+        pixels = np.repeat(25 * labels[:, None], 3072, 1) + rng.integers(0, 10, (50, 3072), dtype=np.uint8)
+        (tmp_path / file).write_bytes(np.hstack([labels[:, None], pixels]).tobytes())
+    accuracies = run("cifar", library, "--cifar", tmp_path, "--epochs", 3, "--batch", 10)
+    assert len(accuracies) == 3
+    assert accuracies[-1] > 0.2
+    out = capsys.readouterr().out
+    assert "250 images to train, 50 to validate; 167,562 parameters" in out
+    assert "airplane" in out and "truck" in out
+
+
+@pytest.mark.parametrize(("name", "shape"), [("membranes", (1, 1, 128, 128)), ("cifar", (2, 3, 32, 32))])
+def test_both_libraries_compute_the_same_network(name, shape):
+    torch = pytest.importorskip("torch")
+    script = load(name)
+    ours, theirs = (
+        script.unet(library) if name == "membranes" else script.network(library, 10) for library in (dc, torch)
+    )
+    ours.load_state_dict({key: dc.from_numpy(value.numpy()) for key, value in theirs.state_dict().items()})
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    with dc.no_grad(), torch.no_grad():
+        expected = theirs(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(ours(dc.from_numpy(x)).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["membranes", "cifar"])
+def test_missing_data_is_said(name, monkeypatch, tmp_path, no_data):
+    with pytest.raises(DataError, match="export DEEPCORE_DATA="):
+        load(name).main([])
+    pytest.importorskip("PIL")
+    monkeypatch.setenv("DEEPCORE_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"(?s)there is no .*set DEEPCORE_DATA to a folder with"):
+        load(name).main([])
+
+
+BOX = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+
+
+def test_boxes_are_cut_to_the_photograph_and_empty_ones_left_out(tmp_path):
+    file = tmp_path / "a.xml"
+    boxes = BOX.format("RBC", -5, 1, 20, 90), BOX.format("WBC", 3, 3, 3, 3), BOX.format("Platelets", 1, 2, 3, 4)
+    file.write_text(f"<annotation>{''.join(boxes)}</annotation>")
+    assert load("cifar").read_boxes(file, (10, 50)) == [("RBC", (0, 1, 10, 50)), ("Platelets", (1, 2, 3, 4))]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('<!DOCTYPE a [<!ENTITY b "bb">]><a>&b;</a>', "document type"),
+        ("<a>" + " " * (1 << 18), "bytes"),
+        ("<a>" + BOX.format("RBC", 1, 2, 3, 4) * 1001 + "</a>", "1,000 boxes"),
+        ("<a>" + BOX.format("frog", 1, 2, 3, 4) + "</a>", "'frog'"),
+        ("<a>" + BOX.format("RBC", "x", 2, 3, 4) + "</a>", "'x'"),
+        ("<a>", "no element found"),
+    ],
+    ids=["doctype", "long", "many", "unknown", "text", "truncated"],
+)
+def test_annotations_that_are_refused(text, said, tmp_path):
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(FileFormatError, match=said):
+        load("cifar").read_boxes(tmp_path / "a.xml", (10, 10))
