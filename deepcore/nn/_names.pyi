@@ -11,6 +11,12 @@ from deepcore.nn.modules.activation import Sigmoid as Sigmoid
 from deepcore.nn.modules.activation import Softmax as Softmax
 from deepcore.nn.modules.activation import Softplus as Softplus
 from deepcore.nn.modules.activation import Tanh as Tanh
+from deepcore.nn.modules.attention import MultiheadAttention as MultiheadAttention
+from deepcore.nn.modules.attention import Transformer as Transformer
+from deepcore.nn.modules.attention import TransformerDecoder as TransformerDecoder
+from deepcore.nn.modules.attention import TransformerDecoderLayer as TransformerDecoderLayer
+from deepcore.nn.modules.attention import TransformerEncoder as TransformerEncoder
+from deepcore.nn.modules.attention import TransformerEncoderLayer as TransformerEncoderLayer
 from deepcore.nn.modules.container import ModuleDict as ModuleDict
 from deepcore.nn.modules.container import ModuleList as ModuleList
 from deepcore.nn.modules.container import Sequential as Sequential

@@ -492,6 +492,9 @@ def round(input: Tensor, *, decimals: builtins.int = ...) -> Tensor:
 def rsqrt(input: Tensor) -> Tensor:
     """1 / √input"""
 
+def scaled_dot_product_attention(query: Any, key: Any, value: Operand, attn_mask: Tensor | None = ..., dropout_p: builtins.float = ..., is_causal: builtins.bool = ..., scale: builtins.float | None = ..., enable_gqa: builtins.bool = ...) -> Tensor:
+    """softmax(scale · query keyᵀ + mask) value, the softmax over the keys."""
+
 def scatter_add(input: Tensor, dim: builtins.int, index: Tensor, src: Tensor) -> Tensor:
     """`input` with src[i, j] added at [index[i, j], j] for dim 0, and so on"""
 

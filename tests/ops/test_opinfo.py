@@ -143,6 +143,8 @@ def our_arguments(op, sample, made):
         raise Unsupported("layout")
     if kwargs.pop("pin_memory", False):
         raise Unsupported("pin_memory")
+    if kwargs.get("dropout_p"):
+        raise Unsupported("random numbers")
     for name in kwargs:
         if (op.name, name) in ABSENT:
             raise Unsupported(f"{name} of {op.name}")

@@ -1,5 +1,6 @@
 # Written by `python -m deepcore.nn.stubs` from the registries; not edited by hand.
 
+from deepcore.nn.functional.attention import multi_head_attention_forward as multi_head_attention_forward
 from deepcore.nn.functional.dropout import alpha_dropout as alpha_dropout
 from deepcore.nn.functional.dropout import dropout as dropout
 from deepcore.nn.functional.dropout import dropout1d as dropout1d
@@ -62,6 +63,7 @@ from deepcore.ops._functions import pad as pad
 from deepcore.ops._functions import pixel_shuffle as pixel_shuffle
 from deepcore.ops._functions import pixel_unshuffle as pixel_unshuffle
 from deepcore.ops._functions import relu as relu
+from deepcore.ops._functions import scaled_dot_product_attention as scaled_dot_product_attention
 from deepcore.ops._functions import sigmoid as sigmoid
 from deepcore.ops._functions import silu as silu
 from deepcore.ops._functions import softmax as softmax
