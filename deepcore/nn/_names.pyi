@@ -108,6 +108,9 @@ from deepcore.nn.modules.pooling import MaxPool3d as MaxPool3d
 from deepcore.nn.modules.pooling import MaxUnpool1d as MaxUnpool1d
 from deepcore.nn.modules.pooling import MaxUnpool2d as MaxUnpool2d
 from deepcore.nn.modules.pooling import MaxUnpool3d as MaxUnpool3d
+from deepcore.nn.modules.position import LearnedPositionalEncoding as LearnedPositionalEncoding
+from deepcore.nn.modules.position import RotaryEmbedding as RotaryEmbedding
+from deepcore.nn.modules.position import SinusoidalPositionalEncoding as SinusoidalPositionalEncoding
 from deepcore.nn.modules.upsampling import Upsample as Upsample
 from deepcore.nn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
 from deepcore.nn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d
