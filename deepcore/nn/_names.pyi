@@ -38,6 +38,7 @@ from deepcore.nn.modules.dropout import Dropout2d as Dropout2d
 from deepcore.nn.modules.dropout import Dropout3d as Dropout3d
 from deepcore.nn.modules.dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from deepcore.nn.modules.embedding import Embedding as Embedding
+from deepcore.nn.modules.embedding import EmbeddingBag as EmbeddingBag
 from deepcore.nn.modules.lazy import LazyBatchNorm1d as LazyBatchNorm1d
 from deepcore.nn.modules.lazy import LazyBatchNorm2d as LazyBatchNorm2d
 from deepcore.nn.modules.lazy import LazyBatchNorm3d as LazyBatchNorm3d

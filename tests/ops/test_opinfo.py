@@ -39,10 +39,17 @@ ADAPTED = {
     "einsum": lambda tensors, equation: dc.einsum(equation, *tensors),
     "where": lambda input, condition, other: dc.where(condition, input, other),
     "nn.functional.embedding": lambda weight, input, **kwargs: dc.nn.functional.embedding(input, weight, **kwargs),
+    "nn.functional.embedding_bag": lambda weight, input, **kwargs: dc.nn.functional.embedding_bag(
+        input, weight, **kwargs
+    ),
     "zero_": lambda input: input.clone().zero_(),
 }
 #: Arguments that are left out on purpose.
-ABSENT = {("nn.functional.embedding", a) for a in ("max_norm", "norm_type", "scale_grad_by_freq", "sparse")}
+ABSENT = {
+    (f"nn.functional.{name}", a)
+    for name in ("embedding", "embedding_bag")
+    for a in ("max_norm", "norm_type", "scale_grad_by_freq", "sparse")
+}
 #: Equal elements come in any order in PyTorch's indices: only values are compared where there are such.
 TIES = {"argsort", "sort", "topk"}
 #: (OpInfo, what the message of the difference holds) to the reason.

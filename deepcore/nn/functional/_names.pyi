@@ -7,6 +7,7 @@ from deepcore.nn.functional.dropout import dropout1d as dropout1d
 from deepcore.nn.functional.dropout import dropout2d as dropout2d
 from deepcore.nn.functional.dropout import dropout3d as dropout3d
 from deepcore.nn.functional.dropout import feature_alpha_dropout as feature_alpha_dropout
+from deepcore.nn.functional.embedding import embedding_bag as embedding_bag
 from deepcore.nn.functional.loss import binary_cross_entropy as binary_cross_entropy
 from deepcore.nn.functional.loss import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from deepcore.nn.functional.loss import cross_entropy as cross_entropy
