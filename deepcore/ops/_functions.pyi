@@ -213,8 +213,8 @@ def einsum(equation: builtins.str, *operands: Tensor) -> Tensor:
 def elu(input: Tensor, alpha: builtins.float = ...) -> Tensor:
     """x for x > 0, alpha · (eˣ − 1) otherwise (Clevert et al. 2015)"""
 
-def embedding(input: Tensor, weight: Tensor, padding_idx: builtins.int | None = ...) -> Tensor:
-    """weight[input]: a row of `weight` for every index; the row `padding_idx` gets no gradient"""
+def embedding(input: Tensor, weight: Tensor, padding_idx: builtins.int | None = ..., max_norm: builtins.float | None = ..., norm_type: builtins.float = ...) -> Tensor:
+    """weight[input]: a row of `weight` for every index; the row `padding_idx` gets no gradient."""
 
 def eq(input: Tensor, other: Operand) -> Tensor:
     """input = other"""

@@ -83,3 +83,20 @@ def test_compiled(mode):
         assert compiled(indices, offsets).item() == expected and layer.weight.grad.tolist() == gradient
         assert math.isfinite(expected)
     assert sum(map(len, compiled._cache.values())) == 1 and not compiled.faults
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, math.inf])
+def test_embeddings_with_a_largest_norm_are_torchs(norm_type, backend):
+    """Rows that are looked up are shortened in place, others kept; on the CPU also by a program."""
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.Embedding(6, 3, max_norm=0.8, norm_type=norm_type).double()
+    ours = nn.Embedding(6, 3, max_norm=0.8, norm_type=norm_type, backend=backend, dtype=dc.float64)
+    ours.load_state_dict({name: t.detach().numpy() for name, t in theirs.state_dict().items()})
+    forward = ours
+    if backend == "cpu" and threadpool.can_prepare():  # on CUDA the check of the indices cannot be captured
+        forward = dc.compile(lambda x: ours(x).detach())
+    for i, run in enumerate((ours, forward, forward, forward)):
+        indices = [i, 2, i + 1]
+        got, expected = run(dc.tensor(indices, backend=backend)), theirs(torch.tensor(indices))
+        np.testing.assert_allclose(got.detach().numpy(), expected.detach().numpy(), 1e-12)
+        np.testing.assert_allclose(ours.weight.detach().numpy(), theirs.weight.detach().numpy(), 1e-12)

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 RTOL, ATOL = 1e-7, 1e-12
 
 # PyTorch arguments that deepcore does not take: samples that use them are left out, and nothing else may be.
-NOT_TAKEN = {"size_average", "reduce", "max_norm", "norm_type", "scale_grad_by_freq", "sparse", "device"}
+NOT_TAKEN = {"size_average", "reduce", "scale_grad_by_freq", "sparse", "device"}
 
 
 def arguments(values):
