@@ -28,6 +28,12 @@ from deepcore.nn.modules.activation import Softsign as Softsign
 from deepcore.nn.modules.activation import Tanh as Tanh
 from deepcore.nn.modules.activation import Tanhshrink as Tanhshrink
 from deepcore.nn.modules.activation import Threshold as Threshold
+from deepcore.nn.modules.attention import MultiheadAttention as MultiheadAttention
+from deepcore.nn.modules.attention import Transformer as Transformer
+from deepcore.nn.modules.attention import TransformerDecoder as TransformerDecoder
+from deepcore.nn.modules.attention import TransformerDecoderLayer as TransformerDecoderLayer
+from deepcore.nn.modules.attention import TransformerEncoder as TransformerEncoder
+from deepcore.nn.modules.attention import TransformerEncoderLayer as TransformerEncoderLayer
 from deepcore.nn.modules.container import ModuleDict as ModuleDict
 from deepcore.nn.modules.container import ModuleList as ModuleList
 from deepcore.nn.modules.container import Sequential as Sequential
@@ -52,6 +58,7 @@ from deepcore.nn.modules.dropout import Dropout2d as Dropout2d
 from deepcore.nn.modules.dropout import Dropout3d as Dropout3d
 from deepcore.nn.modules.dropout import FeatureAlphaDropout as FeatureAlphaDropout
 from deepcore.nn.modules.embedding import Embedding as Embedding
+from deepcore.nn.modules.embedding import EmbeddingBag as EmbeddingBag
 from deepcore.nn.modules.lazy import LazyBatchNorm1d as LazyBatchNorm1d
 from deepcore.nn.modules.lazy import LazyBatchNorm2d as LazyBatchNorm2d
 from deepcore.nn.modules.lazy import LazyBatchNorm3d as LazyBatchNorm3d
@@ -134,6 +141,9 @@ from deepcore.nn.modules.pooling import MaxPool3d as MaxPool3d
 from deepcore.nn.modules.pooling import MaxUnpool1d as MaxUnpool1d
 from deepcore.nn.modules.pooling import MaxUnpool2d as MaxUnpool2d
 from deepcore.nn.modules.pooling import MaxUnpool3d as MaxUnpool3d
+from deepcore.nn.modules.position import LearnedPositionalEncoding as LearnedPositionalEncoding
+from deepcore.nn.modules.position import RotaryEmbedding as RotaryEmbedding
+from deepcore.nn.modules.position import SinusoidalPositionalEncoding as SinusoidalPositionalEncoding
 from deepcore.nn.modules.upsampling import Upsample as Upsample
 from deepcore.nn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
 from deepcore.nn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d

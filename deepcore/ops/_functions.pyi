@@ -216,8 +216,8 @@ def einsum(equation: builtins.str, *operands: Tensor) -> Tensor:
 def elu(input: Tensor, alpha: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
     """x for x > 0, alpha · (eˣ − 1) otherwise (Clevert et al. 2015). `inplace` changes nothing."""
 
-def embedding(input: Tensor, weight: Tensor, padding_idx: builtins.int | None = ...) -> Tensor:
-    """weight[input]: a row of `weight` for every index; the row `padding_idx` gets no gradient"""
+def embedding(input: Tensor, weight: Tensor, padding_idx: builtins.int | None = ..., max_norm: builtins.float | None = ..., norm_type: builtins.float = ...) -> Tensor:
+    """weight[input]: a row of `weight` for every index; the row `padding_idx` gets no gradient."""
 
 def eq(input: Tensor, other: Operand) -> Tensor:
     """input = other"""
@@ -518,6 +518,9 @@ def round(input: Tensor, *, decimals: builtins.int = ...) -> Tensor:
 
 def rsqrt(input: Tensor) -> Tensor:
     """1 / √input"""
+
+def scaled_dot_product_attention(query: Any, key: Any, value: Operand, attn_mask: Tensor | None = ..., dropout_p: builtins.float = ..., is_causal: builtins.bool = ..., scale: builtins.float | None = ..., enable_gqa: builtins.bool = ...) -> Tensor:
+    """softmax(scale · query keyᵀ + mask) value, the softmax over the keys."""
 
 def scatter_add(input: Tensor, dim: builtins.int, index: Tensor, src: Tensor) -> Tensor:
     """`input` with src[i, j] added at [index[i, j], j] for dim 0, and so on"""

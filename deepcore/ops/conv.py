@@ -367,7 +367,7 @@ def conv2d(
 
 def _examples_3d(make):
     return [
-        sample(make(1, 2, 3, 3, 4), make(3, 2, 2, 1, 2), make(3), padding=(1, 0, 1)),
+        sample(make(1, 2, 2, 5, 4), make(2, 2, 2, 1, 2), make(2), padding=(1, 0, 1)),
         sample(make(2, 3, 2, 4), make(2, 1, 2, 2, 2), stride=(1, 1, 2), padding=1, dilation=(2, 1, 1), groups=2),
     ]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import operator
 
 from deepcore.autograd import Node, apply, mixed_backends, mode, view_steps
 from deepcore.backend import dtypes as dt
 from deepcore.effects import effect, untraceable
-from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError
+from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError, non_negative
 from deepcore.ops.registry import (
     Tensor,
     as_number,
@@ -145,6 +146,24 @@ def _without(rows: Tensor, row: int | None) -> Tensor:
         return rows
     xp = rows.backend
     return rows * made((xp.arange(rows.shape[0]) != row).astype(rows.dtype)[:, None].copy(), xp)
+
+
+@primitive()
+def _shortened(xp, weight, index, *, max_norm, norm_type):
+    """`weight`, whose rows at `index` of a larger norm are scaled to `max_norm`."""
+    size = xp.absolute(weight)
+    norms = xp.amax(size, axis=1) if norm_type == math.inf else xp.sum(size**norm_type, (1,), False) ** (1 / norm_type)
+    factors = xp.ones(norms.shape, dtype=weight.dtype)
+    chosen = index.reshape(-1)
+    factors[chosen] = xp.where(norms > max_norm, max_norm / (norms + 1e-7), xp.ones_like(norms))[chosen]
+    return weight * factors[:, None]
+
+
+def _shorten(weight: Tensor, index: Tensor, max_norm: float, norm_type: float) -> None:
+    max_norm, norm_type = non_negative("max_norm", max_norm), non_negative("norm_type", norm_type, zero=False)
+    _check_range("embedding", index, weight.shape[0])
+    params = {"max_norm": max_norm, "norm_type": norm_type}
+    write(weight, apply(_shortened, (weight, index), params))
 
 
 # -- PyTorch's functions ---------------------------------------------------------------------------------------
@@ -308,8 +327,11 @@ def nonzero(input, *, as_tuple: bool = False):
     method=False,
 )
 @takes_arrays
-def embedding(input, weight, padding_idx: int | None = None):
-    """weight[input]: a row of `weight` for every index; the row `padding_idx` gets no gradient"""
+def embedding(input, weight, padding_idx: int | None = None, max_norm: float | None = None, norm_type: float = 2.0):
+    """weight[input]: a row of `weight` for every index; the row `padding_idx` gets no gradient.
+
+    With `max_norm`, rows that are looked up are first shortened to that `norm_type`-norm, in place.
+    """
     if weight.ndim != 2:
         raise ShapeError("embedding needs a 2-d weight", received=str(weight.shape))
     if input.dtype.kind not in "iu":
@@ -317,6 +339,8 @@ def embedding(input, weight, padding_idx: int | None = None):
     padding = None if padding_idx is None else normalize_dim(padding_idx, weight.shape[0], "padding_idx")
     if input.dtype != dt.int64:
         input = cast(input, dt.int64)
+    if max_norm is not None:
+        _shorten(weight.detach(), input, max_norm, norm_type)
     return apply(_rows, (weight, input), {"padding": padding})
 
 

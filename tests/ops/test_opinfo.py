@@ -50,10 +50,17 @@ ADAPTED = {
     "nn.functional.triplet_margin_with_distance_loss": lambda *args, distance_function, **kwargs: (
         dc.nn.functional.triplet_margin_with_distance_loss(*args, **kwargs)
     ),
+    "nn.functional.embedding_bag": lambda weight, input, **kwargs: dc.nn.functional.embedding_bag(
+        input, weight, **kwargs
+    ),
     "zero_": lambda input: input.clone().zero_(),
 }
 #: Arguments that are left out on purpose.
-ABSENT = {("nn.functional.embedding", a) for a in ("max_norm", "norm_type", "scale_grad_by_freq", "sparse")}
+ABSENT = {
+    (f"nn.functional.{name}", a)
+    for name in ("embedding", "embedding_bag")
+    for a in ("max_norm", "norm_type", "scale_grad_by_freq", "sparse")
+}
 #: Equal elements come in any order in PyTorch's indices: only values are compared where there are such.
 TIES = {"argsort", "sort", "topk"}
 #: (OpInfo, what the message of the difference holds) to the reason.
@@ -156,6 +163,8 @@ def our_arguments(op, sample, made):
         raise Unsupported("layout")
     if kwargs.pop("pin_memory", False):
         raise Unsupported("pin_memory")
+    if kwargs.get("dropout_p"):
+        raise Unsupported("random numbers")
     for name in kwargs:
         if (op.name, name) in ABSENT:
             raise Unsupported(f"{name} of {op.name}")

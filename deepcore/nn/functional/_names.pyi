@@ -2,6 +2,7 @@
 
 from deepcore.nn.functional.activation import gumbel_softmax as gumbel_softmax
 from deepcore.nn.functional.activation import rrelu as rrelu
+from deepcore.nn.functional.attention import multi_head_attention_forward as multi_head_attention_forward
 from deepcore.nn.functional.distance import bilinear as bilinear
 from deepcore.nn.functional.distance import cosine_similarity as cosine_similarity
 from deepcore.nn.functional.distance import pairwise_distance as pairwise_distance
@@ -11,6 +12,7 @@ from deepcore.nn.functional.dropout import dropout1d as dropout1d
 from deepcore.nn.functional.dropout import dropout2d as dropout2d
 from deepcore.nn.functional.dropout import dropout3d as dropout3d
 from deepcore.nn.functional.dropout import feature_alpha_dropout as feature_alpha_dropout
+from deepcore.nn.functional.embedding import embedding_bag as embedding_bag
 from deepcore.nn.functional.likelihood import gaussian_nll_loss as gaussian_nll_loss
 from deepcore.nn.functional.likelihood import kl_div as kl_div
 from deepcore.nn.functional.likelihood import poisson_nll_loss as poisson_nll_loss
@@ -88,6 +90,7 @@ from deepcore.ops._functions import pixel_unshuffle as pixel_unshuffle
 from deepcore.ops._functions import prelu as prelu
 from deepcore.ops._functions import relu as relu
 from deepcore.ops._functions import relu6 as relu6
+from deepcore.ops._functions import scaled_dot_product_attention as scaled_dot_product_attention
 from deepcore.ops._functions import selu as selu
 from deepcore.ops._functions import sigmoid as sigmoid
 from deepcore.ops._functions import silu as silu

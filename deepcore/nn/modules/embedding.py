@@ -1,8 +1,8 @@
-"""Embedding."""
+"""Embedding, EmbeddingBag."""
 
 from __future__ import annotations
 
-from deepcore.errors import ArgumentError, IndexRangeError
+from deepcore.errors import ArgumentError, IndexRangeError, non_negative
 from deepcore.nn import functional as F
 from deepcore.nn import init
 from deepcore.nn.modules.linear import check_sizes, new_parameter
@@ -11,11 +11,11 @@ from deepcore.nn.parameter import Parameter
 from deepcore.nn.registry import LAYERS, Example, Integers
 
 
-def _row(padding_idx: int | None, rows: int) -> int | None:
+def _row(padding_idx: int | None, rows: int, name: str = "Embedding") -> int | None:
     """`padding_idx` counted from the first row."""
     if padding_idx is not None and not -rows <= padding_idx < rows:
         raise IndexRangeError(
-            "Embedding's padding_idx is one of its rows",
+            f"{name}'s padding_idx is one of its rows",
             expected=f"{-rows} … {rows - 1}",
             received=f"padding_idx={padding_idx}",
         )
@@ -27,13 +27,14 @@ class Embedding(Module):
     """y = weight[x]: a table of `num_embeddings` rows of length `embedding_dim`, looked up by whole numbers.
 
     Input (*) of integers, output (*, embedding_dim); `weight` starts N(0, 1). Row `padding_idx` starts at 0 and gets
-    no gradient.
+    no gradient. With `max_norm`, rows that are looked up are first shortened to that `norm_type`-norm, in place.
     """
 
     examples = (
         Example({"num_embeddings": 6, "embedding_dim": 3}, (Integers((2, 4), 6),)),
         Example({"num_embeddings": 4, "embedding_dim": 2, "padding_idx": 1}, (Integers((9,), 4),)),
         Example({"num_embeddings": 4, "embedding_dim": 2, "padding_idx": -1}, (Integers((9,), 4),)),
+        Example({"num_embeddings": 4, "embedding_dim": 2, "max_norm": 0.5, "norm_type": 3.0}, (Integers((3,), 4),)),
     )
 
     def __init__(
@@ -41,6 +42,8 @@ class Embedding(Module):
         num_embeddings: int,
         embedding_dim: int,
         padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
         backend=None,
         dtype=None,
         device=None,
@@ -50,6 +53,8 @@ class Embedding(Module):
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.padding_idx = _row(padding_idx, num_embeddings)
+        self.max_norm = None if max_norm is None else non_negative("max_norm", max_norm)
+        self.norm_type = non_negative("norm_type", norm_type, zero=False)
         self.weight = new_parameter((num_embeddings, embedding_dim), backend, dtype)
         self.reset_parameters()
 
@@ -72,12 +77,71 @@ class Embedding(Module):
         Module.__init__(layer)
         layer.num_embeddings, layer.embedding_dim = weight.shape
         layer.padding_idx = _row(padding_idx, layer.num_embeddings)
+        layer.max_norm, layer.norm_type = None, 2.0
         layer.weight = weight
         return layer
 
     def forward(self, input):
-        return F.embedding(input, self.weight, self.padding_idx)
+        return F.embedding(input, self.weight, self.padding_idx, self.max_norm, self.norm_type)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+        norm = "" if self.max_norm is None else f", max_norm={self.max_norm}"
+        norm += "" if self.norm_type == 2 else f", norm_type={self.norm_type}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}{norm}"
+
+
+@LAYERS.register
+class EmbeddingBag(Module):
+    """y = Σ, the mean or the maximum of weight[i] over the indices i of a bag; 0 for an empty bag.
+
+    Input (B, n), a bag in each row, or (N,) with `offsets` (B,), where each begins; output (B, embedding_dim). `mode`: "sum",
+    "mean" or "max"; `per_sample_weights` are factors of a sum. With `include_last_offset` the last offset is where the last
+    bag ends. `weight` starts N(0, 1); row `padding_idx` starts at 0, counts nothing and gets no gradient.
+    """
+
+    examples = (
+        Example({"num_embeddings": 6, "embedding_dim": 3}, (Integers((2, 4), 6),)),
+        Example({"num_embeddings": 6, "embedding_dim": 3, "mode": "max", "padding_idx": 2}, (Integers((3, 2), 6),)),
+        Example({"num_embeddings": 4, "embedding_dim": 2, "mode": "sum", "padding_idx": -1}, (Integers((2, 5), 4),)),
+    )
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        mode: str = "mean",
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        backend=None,
+        dtype=None,
+        device=None,
+    ):
+        super().__init__()
+        check_sizes(self, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        if mode not in ("sum", "mean", "max"):
+            raise ArgumentError("EmbeddingBag's mode", expected='"sum", "mean" or "max"', received=repr(mode))
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.mode = mode
+        self.include_last_offset = include_last_offset
+        self.padding_idx = _row(padding_idx, num_embeddings, "EmbeddingBag")
+        self.weight = new_parameter((num_embeddings, embedding_dim), backend, dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw a new table."""
+        init.normal_(self.weight)
+        if self.padding_idx is not None and not init.skipping():
+            self.weight._data[self.padding_idx] = 0
+            self.weight.bump_version()
+
+    def forward(self, input, offsets=None, per_sample_weights=None):
+        return F.embedding_bag(
+            input, self.weight, offsets, mode=self.mode, per_sample_weights=per_sample_weights,
+            include_last_offset=self.include_last_offset, padding_idx=self.padding_idx,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}, mode={self.mode!r}{padding}"
