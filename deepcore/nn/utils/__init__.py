@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deepcore import missing
-from deepcore.nn.utils import parametrizations, parametrize
+from deepcore.nn.utils import parametrizations, parametrize, rnn
 from deepcore.nn.utils.clip_grad import check_gradients, clip_grad_norm_, clip_grad_value_, get_total_norm
 from deepcore.nn.utils.norms import remove_spectral_norm, remove_weight_norm, spectral_norm, weight_norm
 
@@ -16,6 +16,7 @@ __all__ = [
     "parametrize",
     "remove_spectral_norm",
     "remove_weight_norm",
+    "rnn",
     "spectral_norm",
     "weight_norm",
 ]
