@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from deepcore import missing
 from deepcore.nn import functional, init, modules, registry, utils
 from deepcore.nn.modules.module import Module
+from deepcore.nn.modules.recurrent import RNNBase, RNNCellBase
 from deepcore.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
 from deepcore.nn.registry import LAYERS, LOSSES
 
@@ -12,7 +13,16 @@ if TYPE_CHECKING:
     from deepcore.nn._names import *  # noqa: F403
 
 globals().update(registry.discover(modules.__name__, modules.__path__, LAYERS, LOSSES))
-_OWN = ["LAYERS", "LOSSES", "Module", "Parameter", "UninitializedBuffer", "UninitializedParameter"]
+_OWN = [
+    "LAYERS",
+    "LOSSES",
+    "Module",
+    "Parameter",
+    "RNNBase",
+    "RNNCellBase",
+    "UninitializedBuffer",
+    "UninitializedParameter",
+]
 __all__ = sorted([*_OWN, "functional", "init", "utils", *LAYERS, *LOSSES])
 
 __getattr__ = missing.names_of(__name__, "torch.nn")

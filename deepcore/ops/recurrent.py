@@ -14,18 +14,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
-from deepcore.autograd import apply, constant, mode
+from deepcore.autograd import apply, mode
 from deepcore.autograd.engine import partial_gradients
 from deepcore.backend import dtypes as dt
-from deepcore.errors import ArgumentError, DTypeError, ShapeError
+from deepcore.errors import ArgumentError, ShapeError
 from deepcore.ops.activation import relu as rectify
 from deepcore.ops.activation import sigmoid
 from deepcore.ops.dropout import dropped
-from deepcore.ops.trigonometric import tanh
 from deepcore.ops.linalg import linear
 from deepcore.ops.registry import Op, Tensor, cast, composite, is_half, primitive, sample, takes_arrays
 from deepcore.ops.shape import cat, chunk, stack
-from deepcore.tensor import from_raw, zeros
+from deepcore.ops.trigonometric import tanh
+from deepcore.tensor import from_raw
 
 # -- one step -----------------------------------------------------------------------------------------------------------
 
@@ -325,15 +325,15 @@ STATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 2, "GRU": 1}
 def _sequence(kind: str, x, states: Sequence[Tensor], weights: Sequence[Tensor], biased: bool, sizes, reverse) -> list:
     """[rows, final states …] of one layer in one direction. `weights`: weight_ih, weight_hh, biases, weight_hr."""
     weight_ih, weight_hh, *others = weights
-    bias_ih, bias_hh = others[:2] if biased else (None, None)
-    op, params, more = lstm_sequence, {"sizes": sizes, "reverse": reverse}, others[2:] if biased else others
-    if kind == "GRU":  # of the new state r (h Wᵀ + b_hh) is a part
-        op, more = gru_sequence, [bias_hh] if biased else []
-    else:
-        bias_ih = bias_ih + bias_hh if biased else None
-        if kind != "LSTM":
-            op, params["relu"] = rnn_sequence, kind == "RNN_RELU"
-    operands = [linear(x, weight_ih, bias_ih), *states, weight_hh, *more]
+    biases, more = (others[:2], others[2:]) if biased else ([], others)
+    op, params, bias = lstm_sequence, {"sizes": sizes, "reverse": reverse}, biases[0] if biased else None
+    if kind == "GRU":  # whose new state contains r (h Wᵀ + b_hh)
+        op, more = gru_sequence, biases[1:]
+    elif biased:
+        bias = biases[0] + biases[1]
+    if kind.startswith("RNN"):
+        op, params["relu"] = rnn_sequence, kind == "RNN_RELU"
+    operands = [linear(x, weight_ih, bias), *states, weight_hh, *more]
     half = is_half(operands[0])
     if half:  # sums over time are computed in float32
         operands = [cast(t, dt.float32) for t in operands]
@@ -378,7 +378,10 @@ def _batch(kind, input, hx, params, has_biases, num_layers, dropout, train, bidi
     each = 2 + 2 * has_biases
     layers_ = num_layers * (2 if bidirectional else 1)
     states = [hx] if isinstance(hx, Tensor) or STATES[kind] == 1 else list(hx)
-    if len(params) not in (each * layers_, (each + 1) * layers_ if kind == "LSTM" else 0) or len(states) != STATES[kind]:
+    if (
+        len(params) not in (each * layers_, (each + 1) * layers_ if kind == "LSTM" else 0)
+        or len(states) != STATES[kind]
+    ):
         raise ArgumentError(
             f"{name}: {layers_} layers and directions take {each} parameters each, and {STATES[kind]} initial states",
             received=f"{len(params)} parameters, {len(states)} states",

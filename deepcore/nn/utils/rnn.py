@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from deepcore.autograd import constant
@@ -46,7 +47,8 @@ class PackedSequence(_Packed):
             data, batch_sizes = data
         if batch_sizes is None or batch_sizes.backend != "cpu":
             raise ArgumentError(
-                "a PackedSequence has batch_sizes, on the CPU", fix="pack_padded_sequence(…) or pack_sequence(…) makes one"
+                "a PackedSequence has batch_sizes, on the CPU",
+                fix="pack_padded_sequence(…) or pack_sequence(…) makes one",
             )
         if unsorted_indices is None:
             unsorted_indices = invert_permutation(sorted_indices)
@@ -120,7 +122,7 @@ def pack_padded_sequence(
             f"pack_padded_sequence: lengths are from 1 to the padded length, {time}", received=f"lengths {counts}"
         )
     order = sorted(range(batch), key=lambda i: -counts[i])
-    if enforce_sorted and any(a < b for a, b in zip(counts, counts[1:])):
+    if enforce_sorted and any(a < b for a, b in pairwise(counts)):
         raise ArgumentError(
             "pack_padded_sequence: lengths are not in decreasing order", received=f"lengths {counts}",
             fix="enforce_sorted=False",
