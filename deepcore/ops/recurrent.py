@@ -84,7 +84,14 @@ def _parts(sizes, reverse) -> list[tuple[slice, int]]:
 
 def _before(xp, after, initial, parts):
     """The state before each row's step, from those after all steps: rows shifted by a step, the initial state first."""
-    before = xp.empty(after.shape, after.dtype)
+    before = xp.uninitialized(after.shape, after.dtype)
+    if parts[0][1] == parts[-1][1]:  # equal lengths: all steps at once
+        first, n = parts[0]
+        early, late = slice(0, len(after) - n), slice(n, len(after))
+        before[first] = initial
+        rows, last = (late, early) if first.start == 0 else (early, late)
+        before[rows] = after[last]
+        return before
     last, count = slice(0, 0), 0
     for rows, n in parts:
         kept = min(n, count)
@@ -95,7 +102,7 @@ def _before(xp, after, initial, parts):
 
 
 def _sigmoid(xp, x, out):
-    """1 / (1 + e⁻ˣ) into `out`."""
+    """1 / (1 + e⁻ˣ) into `out`, which may be x."""
     xp.negative(x, out=out)
     xp.exp(out, out=out)
     out += 1
@@ -169,7 +176,7 @@ def _rnn_joint(g, x, h, weight_hh, out, sizes, reverse, relu, needs):
 def rnn_sequence(xp, x, h, weight_hh, *, sizes, reverse, relu):
     """All steps of h' = act(x + h Wᵀ)."""
     by_state, count, widths = xp.ascontiguousarray(weight_hh.T), len(x), (h.shape[1],)
-    out = xp.empty(count * widths[0] + h.size, x.dtype)
+    out = xp.uninitialized(count * widths[0] + h.size, x.dtype)
     hidden, last = _split(out, count, len(h), widths)
     last[...] = h
     for rows, n in _parts(sizes, reverse):
@@ -193,8 +200,8 @@ def lstm_sequence_grad(xp, g, out, gates, cells, tanhs, h, c, weight_hh, weight_
     hidden = _split(out, count, len(h), widths)[0]
     grads, dh, dc = _split(g, count, len(h), widths)
     dh, dc = dh.copy(), dc.copy()
-    dx, cells_before = xp.empty(gates.shape, gates.dtype), _before(xp, cells, c, parts)
-    projected = None if weight_hr is None else xp.empty(hidden.shape, hidden.dtype)
+    dx, cells_before = xp.uninitialized(gates.shape, gates.dtype), _before(xp, cells, c, parts)
+    projected = None if weight_hr is None else xp.uninitialized(hidden.shape, hidden.dtype)
     for rows, n in reversed(parts):
         i, f, new, o = _columns(gates[rows], 4)
         di, df, dnew, do = _columns(dx[rows], 4)
@@ -233,18 +240,18 @@ def lstm_sequence(xp, x, h, c, weight_hh, weight_hr=None, *, sizes, reverse):
     """All steps of an LSTM; x has the input's share of the gates (i, f, g, o)."""
     by_state, count, width = xp.ascontiguousarray(weight_hh.T), len(x), c.shape[1]
     widths = h.shape[1], width
-    out = xp.empty(count * widths[0] + h.size + c.size, x.dtype)
+    out = xp.uninitialized(count * widths[0] + h.size + c.size, x.dtype)
     hidden, last, cell = _split(out, count, len(h), widths)
     last[...], cell[...] = h, c
-    gates = xp.empty(x.shape, x.dtype)
-    cells, tanhs = xp.empty((count, width), x.dtype), xp.empty((count, width), x.dtype)
+    gates = xp.uninitialized(x.shape, x.dtype)
+    cells, tanhs = xp.uninitialized((count, width), x.dtype), xp.uninitialized((count, width), x.dtype)
     for rows, n in _parts(sizes, reverse):
         z, active, t = xp.matmul(last[:n], by_state), gates[rows], tanhs[rows]
         z += x[rows]
-        _sigmoid(xp, z[:, : 2 * width], active[:, : 2 * width])
-        xp.tanh(z[:, 2 * width : 3 * width], out=active[:, 2 * width : 3 * width])
-        _sigmoid(xp, z[:, 3 * width :], active[:, 3 * width :])
         i, f, new, o = _columns(active, 4)
+        candidate = xp.tanh(z[:, 2 * width : 3 * width])
+        _sigmoid(xp, z, active)  # of all columns: passes over contiguous memory are the fastest
+        new[...] = candidate
         after = xp.multiply(f, cell[:n], out=cells[rows])
         after += i * new
         cell[:n] = after
@@ -263,7 +270,7 @@ def gru_sequence_grad(xp, g, out, gates, inner, h, weight_hh, bias_hh=None, *, s
     after = _split(out, count, len(h), (width,))[0]
     grads, dh = _split(g, count, len(h), (width,))
     dh, before = dh.copy(), _before(xp, after, h, parts)
-    dx, dstate = xp.empty(gates.shape, gates.dtype), xp.empty(gates.shape, gates.dtype)
+    dx, dstate = xp.uninitialized(gates.shape, gates.dtype), xp.uninitialized(gates.shape, gates.dtype)
     for rows, n in reversed(parts):
         r, z, new = _columns(gates[rows], 3)
         dr, dz, dnew = _columns(dx[rows], 3)
@@ -292,10 +299,10 @@ def _gru_joint(g, x, h, weight_hh, bias_hh, out, aux, sizes, reverse, needs):
 def gru_sequence(xp, x, h, weight_hh, bias_hh=None, *, sizes, reverse):
     """All steps of a GRU; x has the input's share of the gates (r, z, n)."""
     by_state, count, width = xp.ascontiguousarray(weight_hh.T), len(x), h.shape[1]
-    out = xp.empty(count * width + h.size, x.dtype)
+    out = xp.uninitialized(count * width + h.size, x.dtype)
     hidden, last = _split(out, count, len(h), (width,))
     last[...] = h
-    gates, inner = xp.empty(x.shape, x.dtype), xp.empty((count, width), x.dtype)
+    gates, inner = xp.uninitialized(x.shape, x.dtype), xp.uninitialized((count, width), x.dtype)
     for rows, n in _parts(sizes, reverse):
         state, active = xp.matmul(last[:n], by_state), gates[rows]
         if bias_hh is not None:
