@@ -420,8 +420,10 @@ def _examples(gates: int, states: int):
             hx = hx[0] if states == 1 else tuple(hx)
             return sample(input, hx, params, biases, layers, 0.0, False, both, batch_first)
 
-        calls = [call(2, 1, 1, 1), call(2, 2, 1, 1, 2, True), call(2, 1, 1, 2, biases=False, batch_first=True)]
-        return calls + ([call(2, 1, 1, 2, project=1)] if states == 2 else [])
+        calls = [call(2, 1, 1, 1, biases=states == 2), call(2, 1, 1, 1, 1, True, batch_first=True)]
+        return calls + (
+            [call(1, 1, 1, 2, biases=False, project=1)] if states == 2 else [call(1, 1, 1, 1, 2, biases=False)]
+        )
 
     return examples
 
@@ -434,7 +436,7 @@ def _cell_examples(gates: int, states: int):
             biases = [make(gates * width), make(gates * width)] if biases else []
             return sample(make(*batch, features), hx[0] if states == 1 else hx, *weights, *biases)
 
-        return [call((1,), 1, 1), call((2,), 1, 2), call((2,), 2, 1, biases=False)]
+        return [call((1,), 1, 1), call((2,), 2, 1, biases=False)]
 
     return examples
 
