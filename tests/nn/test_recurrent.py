@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from nn_examples import flat
@@ -298,6 +300,19 @@ def test_a_compiled_step_has_the_bits_of_the_function(name):
     (_, expected), (step, got) = train(lambda function: function), train(dc.compile)
     assert step.runs >= 2 and not step.faults
     assert got == expected
+
+
+def test_a_compiled_layer_takes_and_returns_packed_sequences():
+    layer = nn.GRU(3, 4)
+    compiled = dc.compile(layer)
+    packed = rnn.pack_sequence([dc.randn(1, 3), dc.randn(2, 3)], enforce_sorted=False)
+    expected, last = layer(packed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeepcoreWarning)  # it runs eagerly, as batch_sizes is read
+        for _ in range(3):
+            out, final = compiled(packed)
+            assert type(out) is rnn.PackedSequence and out.data.tolist() == expected.data.tolist()
+            assert final.tolist() == last.tolist()
 
 
 def test_dropout_acts_between_layers_in_training_alone(backend):

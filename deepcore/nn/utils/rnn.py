@@ -45,12 +45,12 @@ class PackedSequence(_Packed):
     def __new__(cls, data, batch_sizes=None, sorted_indices=None, unsorted_indices=None):
         if batch_sizes is None and isinstance(data, (tuple, list)):
             data, batch_sizes = data
-        if batch_sizes is None or batch_sizes.backend != "cpu":
+        if batch_sizes is None or (isinstance(batch_sizes, Tensor) and batch_sizes.backend != "cpu"):
             raise ArgumentError(
                 "a PackedSequence has batch_sizes, on the CPU",
                 fix="pack_padded_sequence(…) or pack_sequence(…) makes one",
             )
-        if unsorted_indices is None:
+        if unsorted_indices is None and isinstance(sorted_indices, Tensor):
             unsorted_indices = invert_permutation(sorted_indices)
         return super().__new__(cls, data, batch_sizes, sorted_indices, unsorted_indices)
 
