@@ -238,14 +238,16 @@ def grad(
     return tuple(gradients)
 
 
-def partial_gradients(outputs: list[Tensor], inputs: list[Tensor], gradients: list[Tensor]) -> list[Tensor | None]:
+def partial_gradients(
+    outputs: list[Tensor], inputs: list[Tensor], gradients: list[Tensor], create_graph: bool = False
+) -> list[Tensor | None]:
     """`grad` that treats inputs as independent, even if one was computed from another; None for an input that no output
     depends on. The graph is not freed."""
     targets = [t._node or t for t in inputs]
     nodes = [key for key in targets if not isinstance(key, Tensor)]
     watched: dict[Any, Any] = dict.fromkeys(nodes)
     only = _reaching(targets, [t._node or t for t in outputs])
-    leaves = _propagate(list(zip(outputs, gradients)), True, False, only, watched, set(nodes))
+    leaves = _propagate(list(zip(outputs, gradients)), True, create_graph, only, watched, set(nodes))
     return [leaves.get(key) if isinstance(key, Tensor) else watched[key] for key in targets]
 
 

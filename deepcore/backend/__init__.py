@@ -99,6 +99,10 @@ class Backend:
         return array
 
     # -- what the array libraries lack or spell differently ----------------------------------------
+    def uninitialized(self, shape, dtype):
+        """A new array of any content, where possible in memory that was used before."""
+        return self.empty(shape, dtype)
+
     def scatter_add(self, target, index, values) -> None:
         """target[index] += values, in place, duplicates summed in a fixed order; 16-bit floats in float32."""
         if target.itemsize == 2 and dtypes.is_floating(target.dtype):

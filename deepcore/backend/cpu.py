@@ -69,6 +69,11 @@ class CpuBackend(Backend):
     def to_host(self, array):
         return array
 
+    def uninitialized(self, shape, dtype):
+        from deepcore.kernels.runtime import allocator
+
+        return allocator.empty(shape, dtype)
+
     def _scatter_add(self, target, index, values) -> None:
         np.add.at(target, index, values)
 

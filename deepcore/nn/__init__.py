@@ -7,6 +7,7 @@ from deepcore.nn import functional, init, modules, registry, utils
 from deepcore.nn.modules.activation import SiLU as Swish
 from deepcore.nn.modules.module import Module
 from deepcore.nn.modules.parameters import ParameterDict, ParameterList
+from deepcore.nn.modules.recurrent import RNNBase, RNNCellBase
 from deepcore.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
 from deepcore.nn.registry import LAYERS, LOSSES
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 globals().update(registry.discover(modules.__name__, modules.__path__, LAYERS, LOSSES))
 _OWN = [
-    "LAYERS", "LOSSES", "Module", "Parameter", "ParameterDict", "ParameterList", "Swish", "UninitializedBuffer",
-    "UninitializedParameter",
+    "LAYERS", "LOSSES", "Module", "Parameter", "ParameterDict", "ParameterList", "RNNBase", "RNNCellBase", "Swish",
+    "UninitializedBuffer", "UninitializedParameter",
 ]  # fmt: skip
 __all__ = sorted([*_OWN, "functional", "init", "utils", *LAYERS, *LOSSES])
 

@@ -144,6 +144,12 @@ from deepcore.nn.modules.pooling import MaxUnpool3d as MaxUnpool3d
 from deepcore.nn.modules.position import LearnedPositionalEncoding as LearnedPositionalEncoding
 from deepcore.nn.modules.position import RotaryEmbedding as RotaryEmbedding
 from deepcore.nn.modules.position import SinusoidalPositionalEncoding as SinusoidalPositionalEncoding
+from deepcore.nn.modules.recurrent import GRU as GRU
+from deepcore.nn.modules.recurrent import GRUCell as GRUCell
+from deepcore.nn.modules.recurrent import LSTM as LSTM
+from deepcore.nn.modules.recurrent import LSTMCell as LSTMCell
+from deepcore.nn.modules.recurrent import RNN as RNN
+from deepcore.nn.modules.recurrent import RNNCell as RNNCell
 from deepcore.nn.modules.upsampling import Upsample as Upsample
 from deepcore.nn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
 from deepcore.nn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d

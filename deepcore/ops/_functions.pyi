@@ -279,6 +279,12 @@ def glu(input: Tensor, dim: builtins.int = ...) -> Tensor:
 def grid_sample(input: Tensor, grid: Any, mode: builtins.str = ..., padding_mode: builtins.str = ..., align_corners: builtins.bool | None = ...) -> Tensor:
     """out[n, :, y, x] = input[n, :, …] at the point grid[n, y, x] = (x', y'), where -1 and 1 are the image's edges."""
 
+def gru(input: Tensor, hx: Any, params: Any, has_biases: builtins.bool, num_layers: builtins.int, dropout: builtins.float, train: builtins.bool, bidirectional: builtins.bool, batch_first: builtins.bool = ...) -> builtins.tuple[Tensor, ...]:
+    """(output, hₙ) of stacked GRU layers: what `nn.GRU` computes. `params` as in its state dict, `hx` is h₀."""
+
+def gru_cell(input: Tensor, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = ..., b_hh: Any = ...) -> Tensor:
+    """h' = (1 - z) n + z h, n = tanh(xₙ + r (h Wₙᵀ + bₙ)), (r, z) = σ(x + h Wₕᵀ + bₕ), where x is x Wᵢᵀ + bᵢ."""
+
 def gt(input: Tensor, other: Operand) -> Tensor:
     """input > other"""
 
@@ -371,6 +377,12 @@ def lp_pool2d(input: Tensor, norm_type: builtins.float, kernel_size: builtins.in
 
 def lp_pool3d(input: Tensor, norm_type: builtins.float, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., ceil_mode: builtins.bool = ...) -> Tensor:
     """(Σ xᵖ)^(1/p) of each window, p being `norm_type`: (N, C, D, H, W); windows as for `avg_pool3d`."""
+
+def lstm(input: Tensor, hx: Any, params: Any, has_biases: builtins.bool, num_layers: builtins.int, dropout: builtins.float, train: builtins.bool, bidirectional: builtins.bool, batch_first: builtins.bool = ...) -> builtins.tuple[Tensor, ...]:
+    """(output, hₙ, cₙ) of stacked LSTM layers: what `nn.LSTM` computes. `params` as in its state dict, `hx` is (h₀, c₀)."""
+
+def lstm_cell(input: Tensor, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = ..., b_hh: Any = ...) -> builtins.tuple[Tensor, ...]:
+    """(h', c') of one step: c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c'), (i, f, g, o) = x Wᵢᵀ + bᵢ + h Wₕᵀ + bₕ."""
 
 def lt(input: Tensor, other: Operand) -> Tensor:
     """input < other"""
@@ -509,6 +521,18 @@ def reshape(input: Tensor, *args: Any, shape: Any = ...) -> Tensor:
 
 def reshape_as(input: Tensor, other: Operand) -> Tensor:
     """`reshape` with the shape of `other`"""
+
+def rnn_relu(input: Tensor, hx: Any, params: Any, has_biases: builtins.bool, num_layers: builtins.int, dropout: builtins.float, train: builtins.bool, bidirectional: builtins.bool, batch_first: builtins.bool = ...) -> builtins.tuple[Tensor, ...]:
+    """(output, hₙ) of stacked RNN layers with relu: what `nn.RNN` computes. `params` as in its state dict, `hx` is h₀."""
+
+def rnn_relu_cell(input: Tensor, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = ..., b_hh: Any = ...) -> Tensor:
+    """h' = max(0, x Wᵢᵀ + bᵢ + h Wₕᵀ + bₕ)"""
+
+def rnn_tanh(input: Tensor, hx: Any, params: Any, has_biases: builtins.bool, num_layers: builtins.int, dropout: builtins.float, train: builtins.bool, bidirectional: builtins.bool, batch_first: builtins.bool = ...) -> builtins.tuple[Tensor, ...]:
+    """(output, hₙ) of stacked RNN layers with tanh: what `nn.RNN` computes. `params` as in its state dict, `hx` is h₀."""
+
+def rnn_tanh_cell(input: Tensor, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = ..., b_hh: Any = ...) -> Tensor:
+    """h' = tanh(x Wᵢᵀ + bᵢ + h Wₕᵀ + bₕ)"""
 
 def roll(input: Tensor, shifts: Any, dims: Any = ...) -> Tensor:
     """Elements moved by `shifts` along `dims`, around the end"""

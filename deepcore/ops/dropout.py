@@ -19,3 +19,9 @@ def dropout_p(xp, input, *, seed, stream, position, p):
     if p < 1:
         mask *= 1 / (1 - p)
     return input * mask
+
+
+def dropped(input, p: float):
+    """`input` with elements dropped by a mask of the default generator's next numbers."""
+    seed, stream, position = random.default_generator.advance(-(-input.numel() // 4))
+    return dropout_p(input, seed=seed, stream=stream, position=position, p=float(p))

@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from nn_examples import cases, make_input
+from nn_examples import cases, flat, make_input
 
 import deepcore as dc
 from deepcore.nn.registry import LAYERS, LOSSES
@@ -38,6 +38,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor is True:Use
 
 
 def to_dc(value):
+    if isinstance(value, tuple):
+        return tuple(map(to_dc, value))
     if isinstance(value, torch.Tensor):
         out = dc.tensor(value.detach().numpy())
         return out.requires_grad_() if value.requires_grad else out
@@ -58,28 +60,30 @@ def argument(value):
     return to_dc(value)
 
 
+def fresh(value):
+    """Leaves with the values of the tensors of an argument."""
+    if isinstance(value, tuple):
+        return tuple(map(fresh, value))
+    return value.detach().clone().requires_grad_(value.requires_grad) if hasattr(value, "detach") else value
+
+
 def compare(ours, theirs, inputs, rng, kwargs=None):
     """Same outputs, same gradients of inputs and parameters; `inputs` are torch tensors."""
     kwargs = kwargs or {}
     own_inputs = [to_dc(x) for x in inputs]
     expected = theirs(*inputs, **kwargs)
     got = ours(*own_inputs, **{k: to_dc(v) for k, v in kwargs.items()})
-    if isinstance(expected, tuple):  # with indices, or weights
-        if expected[1] is None or not expected[1].is_floating_point():
-            assert (got[1] if expected[1] is None else got[1].tolist()) == (
-                None if expected[1] is None else expected[1].tolist()
-            )
-        else:
-            np.testing.assert_allclose(got[1].detach().numpy(), expected[1].detach().numpy(), RTOL, ATOL)
-        got, expected = got[0], expected[0]
-    assert got.shape == tuple(expected.shape)
-    np.testing.assert_allclose(got.detach().numpy(), expected.detach().numpy(), RTOL, ATOL)
-    if not expected.requires_grad:
+    pairs = list(zip(flat(got), flat(expected), strict=True))
+    for mine, other in pairs:
+        assert mine.shape == tuple(other.shape)
+        np.testing.assert_allclose(mine.detach().numpy(), other.detach().numpy(), RTOL, ATOL)
+    pairs = [(mine, other) for mine, other in pairs if other.requires_grad]
+    if not pairs:
         return
-    cotangent = rng.standard_normal(expected.shape)
-    expected.backward(torch.tensor(cotangent))
-    got.backward(dc.tensor(cotangent))
-    for mine, other in zip(own_inputs, inputs):
+    cotangents = [rng.standard_normal(other.shape) for _, other in pairs]
+    torch.autograd.backward([other for _, other in pairs], [torch.tensor(c) for c in cotangents])
+    sum((mine * dc.tensor(c)).sum() for (mine, _), c in zip(pairs, cotangents)).backward()
+    for mine, other in zip(flat(tuple(own_inputs)), flat(tuple(inputs))):
         if isinstance(other, torch.Tensor) and other.grad is not None:
             np.testing.assert_allclose(mine.grad.numpy(), other.grad.numpy(), RTOL, ATOL)
     for name, parameter in theirs.named_parameters():
@@ -195,8 +199,6 @@ def test_module_info(info):
                 theirs(*forward.args), ours(*map(to_dc, forward.args))
             copy_state(theirs, ours)
             ran += 1
-            inputs = [
-                x.detach().clone().requires_grad_(x.requires_grad) if hasattr(x, "detach") else x for x in forward.args
-            ]
+            inputs = [fresh(x) for x in forward.args]
             compare(ours, theirs, inputs, rng, forward.kwargs)
     assert ran >= 4 and not left_out, f"{ran} samples ran, {left_out} were left out"

@@ -14,7 +14,7 @@ import weakref
 
 import numpy as np
 import pytest
-from nn_examples import cases, make_input
+from nn_examples import cases, flat, make_input
 
 import deepcore as dc
 from deepcore import nn
@@ -480,11 +480,6 @@ def test_repr():
 # -- layers -------------------------------------------------------------------------------------------------------------
 
 
-def first_of(out):
-    """A layer's output, without the weights of attention."""
-    return out[0] if isinstance(out, tuple) else out
-
-
 @pytest.mark.parametrize("cls, example", cases(LAYERS))
 def test_every_layer_is_the_same_on_every_backend(cls, example, backend):
     rng = np.random.default_rng(0)
@@ -498,11 +493,11 @@ def test_every_layer_is_the_same_on_every_backend(cls, example, backend):
             inputs = [dc.tensor(a) for a in arrays]
             for x in inputs:
                 x.requires_grad_(x.is_floating_point())
-            out = first_of(layer(*inputs))
-            assert out.backend == place
-            if out.requires_grad:
-                (out * out).sum().backward()
-        tensors = [out.detach(), *layer.state_dict().values()]
+            outputs = flat(layer(*inputs))
+            assert all(out.backend == place for out in outputs)
+            if outputs[0].requires_grad:
+                sum((out * out).sum() for out in outputs).backward()
+        tensors = [*(out.detach() for out in outputs), *layer.state_dict().values()]
         tensors += [t.grad for t in (*inputs, *layer.parameters()) if t.grad is not None]
         results.append([t.numpy() for t in tensors])
     for mine, reference in zip(*reversed(results)):
@@ -597,12 +592,12 @@ def test_layers_take_tensors_and_arrays_and_name_what_is_neither(cls, example, b
     inputs = [make_input(kind, rng) for kind in example.inputs]
     inputs = [dc.tensor(x if x.dtype.kind == "i" else x.astype("f"), backend=backend) for x in inputs]
     dc.manual_seed(0)
-    expected = first_of(layer.train()(*inputs))
+    expected = flat(layer.train()(*inputs))
     dc.manual_seed(0)
     if cls is not nn.Identity:
-        got = first_of(layer(*(t._data for t in inputs)))
-        assert got.backend == backend
-        np.testing.assert_array_equal(got.detach().numpy(), expected.detach().numpy())
+        for mine, other in zip(flat(layer(*(t._data for t in inputs))), expected):
+            assert mine.backend == backend
+            np.testing.assert_array_equal(mine.detach().numpy(), other.detach().numpy())
         for wrong in ([[1.0, 2.0]], None, "text"):
             with pytest.raises(DTypeError, match=r"(?s)takes tensors.*dc\.tensor\(…\)"):
                 layer(wrong, *inputs[1:])

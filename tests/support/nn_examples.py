@@ -32,3 +32,8 @@ def make_input(kind, rng):
         values = rng.random(kind.shape)
         return values / values.sum(axis=min(1, values.ndim - 1), keepdims=True) if kind.sum_to_one else values
     return rng.standard_normal(kind)
+
+
+def flat(result):
+    """The tensors of a layer's result: one, or those of nested tuples, without None."""
+    return [t for part in result for t in flat(part) if t is not None] if isinstance(result, tuple) else [result]

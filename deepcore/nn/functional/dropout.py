@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from deepcore import random
 from deepcore.autograd import constant
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.comparison import where
-from deepcore.ops.dropout import dropout_p
+from deepcore.ops.dropout import dropped
 from deepcore.ops.registry import functional, takes_arrays
 from deepcore.tensor import Tensor, full
 
@@ -30,8 +29,7 @@ def dropout(input, p: float = 0.5, training: bool = True, inplace: bool = False)
             received=dt.name_of(input.dtype),
             fix="drop after the embedding or the first layer, or convert: x.float()",
         )
-    seed, stream, position = random.default_generator.advance(-(-input.numel() // 4))
-    return dropout_p(input, seed=seed, stream=stream, position=position, p=float(p))
+    return dropped(input, p)
 
 
 def _mask(input: Tensor, p: float, features: int | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deepcore import missing
-from deepcore.nn.utils import parametrizations, parametrize
+from deepcore.nn.utils import parametrizations, parametrize, rnn
 from deepcore.nn.utils.clip_grad import check_gradients, clip_grad_norm_, clip_grad_value_, get_total_norm
 from deepcore.nn.utils.norms import remove_spectral_norm, remove_weight_norm, spectral_norm, weight_norm
 from deepcore.nn.utils.vectors import parameters_to_vector, skip_init, vector_to_parameters
@@ -18,6 +18,7 @@ __all__ = [
     "parametrize",
     "remove_spectral_norm",
     "remove_weight_norm",
+    "rnn",
     "skip_init",
     "spectral_norm",
     "vector_to_parameters",

@@ -209,6 +209,25 @@ def recurrent_loop(compile):
         yield loss, h, model
 
 
+@scenario(each=["RNN", "LSTM", "GRU"], everywhere=True)
+def recurrent_layers(compile, kind):
+    layer, head = getattr(nn, kind)(4, 5, bidirectional=kind == "GRU"), nn.Linear(10 if kind == "GRU" else 5, 3)
+    model = nn.ModuleList([layer, head])
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+
+    @compile
+    def step(x, y):
+        optimizer.zero_grad()
+        out, _ = layer(x)
+        loss = F.cross_entropy(head(out[-1]), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    for i in range(8):
+        yield step(randn(3, 5, 4, seed=i), integers(3, 5, seed=i)), model
+
+
 class Scaled(Function):
     """The input doubled, with a gradient of three times what it would be."""
 

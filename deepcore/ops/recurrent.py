@@ -1,0 +1,522 @@
+"""Recurrent layers: a whole sequence is one op for each layer and direction, beside the step it repeats.
+
+An op takes the projected inputs x Wᵀ + b of all time steps, so that a step multiplies only the hidden state. Rows are
+packed: `sizes` has the number of sequences at each time step, in decreasing order, and the rows of a step follow those
+of the step before. A batch of equal lengths is the special case (batch,) * time. An op's result is one vector: the hidden
+states of all rows, then the state of each sequence after its last step.
+
+The gradient runs backward through time in array code. Where it is to be differentiated again, it is that of the step
+composed of ops.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+from deepcore.autograd import apply, mode
+from deepcore.autograd.engine import partial_gradients
+from deepcore.backend import dtypes as dt
+from deepcore.errors import ArgumentError, ShapeError
+from deepcore.ops.activation import relu as rectify
+from deepcore.ops.activation import sigmoid
+from deepcore.ops.dropout import dropped
+from deepcore.ops.linalg import linear
+from deepcore.ops.registry import Op, Tensor, cast, composite, is_half, primitive, sample, takes_arrays
+from deepcore.ops.shape import cat, chunk, stack
+from deepcore.ops.trigonometric import tanh
+from deepcore.tensor import from_raw
+
+# -- one step -----------------------------------------------------------------------------------------------------------
+
+
+def rnn_step(x, h, weight_hh, *, relu):
+    """h' = act(x + h Wᵀ)"""
+    raw = x + linear(h, weight_hh)
+    return (rectify(raw) if relu else tanh(raw),)
+
+
+def lstm_step(x, h, c, weight_hh, weight_hr=None):
+    """c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c') Wᵣᵀ, where (i, f, g, o) = x + h Wᵀ"""
+    i, f, g, o = chunk(x + linear(h, weight_hh), 4, -1)
+    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+    h = sigmoid(o) * tanh(c)
+    return (h if weight_hr is None else linear(h, weight_hr)), c
+
+
+def gru_step(x, h, weight_hh, bias_hh=None):
+    """h' = (1 - z) n + z h, where n = tanh(xₙ + r (h Wₙᵀ + bₙ)), r and z = σ(x + h Wᵀ + b)"""
+    reset, update, new = chunk(x, 3, -1)
+    hidden = chunk(linear(h, weight_hh, bias_hh), 3, -1)
+    r, z = sigmoid(reset + hidden[0]), sigmoid(update + hidden[1])
+    n = tanh(new + r * hidden[2])
+    return (n + z * (h - n),)
+
+
+def _unrolled(step: Callable, count: int, x, *rest, sizes, reverse, **params):
+    """The result of an op, composed of `step`, which takes and returns `count` states."""
+    states, weights = list(rest[:count]), rest[count:]
+    rows = [x] * len(sizes)
+    for t, (start, n) in _in_time(sizes, reverse):
+        old = [s[:n] for s in states]
+        new = step(x[start : start + n], *old, *weights, **params)
+        rows[t] = new[0]
+        states = [a if n == len(s) else cat([a, s[n:]]) for a, s in zip(new, states)]
+    return cat([t.reshape(-1) for t in (*rows, *states)])
+
+
+# -- a sequence in array code -------------------------------------------------------------------------------------------
+
+
+def _in_time(sizes: tuple[int, ...], reverse: bool) -> list[tuple[int, tuple[int, int]]]:
+    """(time, (first row, number of rows)) in the order of computation."""
+    steps, start = [], 0
+    for t, n in enumerate(sizes):
+        steps.append((t, (start, n)))
+        start += n
+    return steps[::-1] if reverse else steps
+
+
+def _parts(sizes, reverse) -> list[tuple[slice, int]]:
+    """(rows, number of rows) in the order of computation."""
+    return [(slice(start, start + n), n) for _, (start, n) in _in_time(sizes, reverse)]
+
+
+def _before(xp, after, initial, parts):
+    """The state before each row's step, from those after all steps: rows shifted by a step, the initial state first."""
+    before = xp.uninitialized(after.shape, after.dtype)
+    if parts[0][1] == parts[-1][1]:  # equal lengths: all steps at once
+        first, n = parts[0]
+        early, late = slice(0, len(after) - n), slice(n, len(after))
+        before[first] = initial
+        rows, last = (late, early) if first.start == 0 else (early, late)
+        before[rows] = after[last]
+        return before
+    last, count = slice(0, 0), 0
+    for rows, n in parts:
+        kept = min(n, count)
+        before[rows.start : rows.start + kept] = after[last.start : last.start + kept]
+        before[rows.start + kept : rows.stop] = initial[kept:n]
+        last, count = rows, n
+    return before
+
+
+def _sigmoid(xp, x, out):
+    """1 / (1 + e⁻ˣ) into `out`, which may be x."""
+    xp.negative(x, out=out)
+    xp.exp(out, out=out)
+    out += 1
+    xp.reciprocal(out, out=out)
+
+
+def _columns(x, count: int) -> list:
+    """`count` parts of equal width."""
+    width = x.shape[1] // count
+    return [x[:, k * width : (k + 1) * width] for k in range(count)]
+
+
+def _split(vector, rows: int, batch: int, widths: tuple[int, ...]) -> list:
+    """The parts of a result, or of its gradient: rows, then states of `widths`."""
+    end = rows * widths[0]
+    parts = [vector[:end].reshape(rows, widths[0])]
+    for width in widths:
+        parts.append(vector[end : end + batch * width].reshape(batch, width))
+        end += batch * width
+    return parts
+
+
+def _joint(unroll: Callable, backward: Op, g, inputs, saved, needs, params) -> tuple:
+    """The gradients of an op's inputs, by `backward`, or, where they are to be differentiated, by the composed `unroll`."""
+    wanted = (*needs, *(False,) * (len(inputs) - len(needs)))
+    if not mode.grad or not any(t is not None and t.requires_grad for t in (g, *inputs)):
+        weights = (t for t in inputs[1:] if t is not None)
+        results = iter(apply(backward, (g, *saved, *weights), {"needed": needs, **params}))
+        return tuple([next(results) if need else None for need in wanted])
+    # Copies are nodes of their own, so that inputs that are computed from each other, or equal, count as independent.
+    inputs = [t.clone() if need else t for t, need in zip(inputs, wanted)]
+    chosen = [t for t, need in zip(inputs, wanted) if need]
+    results = iter(partial_gradients([unroll(*inputs, **params)], chosen, [g], create_graph=True))
+    return tuple([next(results) if need else None for need in wanted])
+
+
+def _backward(forward: Callable) -> Op:
+    """The op of a gradient in array code, which returns those of all inputs; only those that are `needed` are results."""
+
+    def needed_results(xp, *arrays, needed, **params):
+        return tuple([r for r, need in zip(forward(xp, *arrays, needed=needed, **params), needed) if need])
+
+    needed_results.__name__ = forward.__name__
+    return Op(needed_results, (None,), many=True)
+
+
+# -- RNN ----------------------------------------------------------------------------------------------------------------
+
+
+@_backward
+def rnn_sequence_grad(xp, g, out, h, weight_hh, *, sizes, reverse, relu, needed):
+    parts, widths, count = _parts(sizes, reverse), (h.shape[1],), sum(sizes)
+    after = _split(out, count, len(h), widths)[0]
+    grads, dh = _split(g, count, len(h), widths)
+    dh = dh.copy()
+    slope = (after > 0).astype(g.dtype) if relu else 1 - after * after
+    dx = grads * slope
+    for rows, n in reversed(parts):
+        part = dx[rows]
+        part += dh[:n] * slope[rows]
+        dh[:n] = xp.matmul(part, weight_hh)
+    return dx, dh, xp.matmul(dx.T, _before(xp, after, h, parts)) if needed[2] else None
+
+
+def _rnn_joint(g, x, h, weight_hh, out, sizes, reverse, relu, needs):
+    params = {"sizes": sizes, "reverse": reverse, "relu": relu}
+    return _joint(_rnn_unrolled, rnn_sequence_grad, g, (x, h, weight_hh), (out,), needs, params)
+
+
+@primitive(joint=_rnn_joint)
+def rnn_sequence(xp, x, h, weight_hh, *, sizes, reverse, relu):
+    """All steps of h' = act(x + h Wᵀ)."""
+    by_state, count, widths = xp.ascontiguousarray(weight_hh.T), len(x), (h.shape[1],)
+    out = xp.uninitialized(count * widths[0] + h.size, x.dtype)
+    hidden, last = _split(out, count, len(h), widths)
+    last[...] = h
+    for rows, n in _parts(sizes, reverse):
+        z = xp.matmul(last[:n], by_state)
+        z += x[rows]
+        if relu:
+            xp.maximum(z, xp.zeros((), z.dtype), out=z)
+        else:
+            xp.tanh(z, out=z)
+        hidden[rows] = last[:n] = z
+    return out
+
+
+# -- LSTM ---------------------------------------------------------------------------------------------------------------
+
+
+@_backward
+def lstm_sequence_grad(xp, g, out, gates, cells, tanhs, h, c, weight_hh, weight_hr=None, *, sizes, reverse, needed):
+    parts, width, count = _parts(sizes, reverse), c.shape[1], sum(sizes)
+    widths = h.shape[1], width
+    hidden = _split(out, count, len(h), widths)[0]
+    grads, dh, dc = _split(g, count, len(h), widths)
+    dh, dc = dh.copy(), dc.copy()
+    dx, cells_before = xp.uninitialized(gates.shape, gates.dtype), _before(xp, cells, c, parts)
+    projected = None if weight_hr is None else xp.uninitialized(hidden.shape, hidden.dtype)
+    for rows, n in reversed(parts):
+        i, f, new, o = _columns(gates[rows], 4)
+        di, df, dnew, do = _columns(dx[rows], 4)
+        t = tanhs[rows]
+        dhidden = grads[rows] + dh[:n]
+        if projected is not None:
+            projected[rows] = dhidden
+            dhidden = xp.matmul(dhidden, weight_hr)
+        # σ' = σ (1 - σ) and tanh' = 1 - tanh²
+        dhidden *= o
+        xp.multiply(dhidden * t, 1 - o, out=do)
+        dcell = dhidden * (1 - t * t)
+        dcell += dc[:n]
+        by_input = dcell * i
+        xp.multiply(by_input * new, 1 - i, out=di)
+        xp.multiply(by_input, 1 - new * new, out=dnew)
+        dcell *= f
+        dc[:n] = dcell
+        dcell *= cells_before[rows]
+        xp.multiply(dcell, 1 - f, out=df)
+        dh[:n] = xp.matmul(dx[rows], weight_hh)
+    dweight = xp.matmul(dx.T, _before(xp, hidden, h, parts)) if needed[3] else None
+    if projected is None or not needed[4]:
+        return dx, dh, dc, dweight, None
+    return dx, dh, dc, dweight, xp.matmul(projected.T, gates[:, 3 * width :] * tanhs)
+
+
+def _lstm_joint(g, x, h, c, weight_hh, weight_hr, out, aux, sizes, reverse, needs):
+    saved = (out, *(from_raw(a, g.backend) for a in aux))
+    params = {"sizes": sizes, "reverse": reverse}
+    return _joint(_lstm_unrolled, lstm_sequence_grad, g, (x, h, c, weight_hh, weight_hr), saved, needs, params)
+
+
+@primitive(joint=_lstm_joint)
+def lstm_sequence(xp, x, h, c, weight_hh, weight_hr=None, *, sizes, reverse):
+    """All steps of an LSTM; x has the input's share of the gates (i, f, g, o)."""
+    by_state, count, width = xp.ascontiguousarray(weight_hh.T), len(x), c.shape[1]
+    widths = h.shape[1], width
+    out = xp.uninitialized(count * widths[0] + h.size + c.size, x.dtype)
+    hidden, last, cell = _split(out, count, len(h), widths)
+    last[...], cell[...] = h, c
+    gates = xp.uninitialized(x.shape, x.dtype)
+    cells, tanhs = xp.uninitialized((count, width), x.dtype), xp.uninitialized((count, width), x.dtype)
+    for rows, n in _parts(sizes, reverse):
+        z, active, t = xp.matmul(last[:n], by_state), gates[rows], tanhs[rows]
+        z += x[rows]
+        i, f, new, o = _columns(active, 4)
+        candidate = xp.tanh(z[:, 2 * width : 3 * width])
+        _sigmoid(xp, z, active)  # of all columns: passes over contiguous memory are the fastest
+        new[...] = candidate
+        after = xp.multiply(f, cell[:n], out=cells[rows])
+        after += i * new
+        cell[:n] = after
+        xp.tanh(after, out=t)
+        output = o * t
+        hidden[rows] = last[:n] = output if weight_hr is None else xp.matmul(output, weight_hr.T)
+    return out, gates, cells, tanhs
+
+
+# -- GRU ----------------------------------------------------------------------------------------------------------------
+
+
+@_backward
+def gru_sequence_grad(xp, g, out, gates, inner, h, weight_hh, bias_hh=None, *, sizes, reverse, needed):
+    parts, width, count = _parts(sizes, reverse), h.shape[1], sum(sizes)
+    after = _split(out, count, len(h), (width,))[0]
+    grads, dh = _split(g, count, len(h), (width,))
+    dh, before = dh.copy(), _before(xp, after, h, parts)
+    dx, dstate = xp.uninitialized(gates.shape, gates.dtype), xp.uninitialized(gates.shape, gates.dtype)
+    for rows, n in reversed(parts):
+        r, z, new = _columns(gates[rows], 3)
+        dr, dz, dnew = _columns(dx[rows], 3)
+        dhidden = grads[rows] + dh[:n]
+        through = dhidden * z
+        xp.multiply((dhidden - through), 1 - new * new, out=dnew)
+        xp.multiply(through * (1 - z), before[rows] - new, out=dz)
+        by_reset = dnew * r
+        xp.multiply(by_reset * inner[rows], 1 - r, out=dr)
+        dstate[rows, : 2 * width] = dx[rows, : 2 * width]
+        dstate[rows, 2 * width :] = by_reset
+        through += xp.matmul(dstate[rows], weight_hh)
+        dh[:n] = through
+    dweight = xp.matmul(dstate.T, before) if needed[2] else None
+    dbias = xp.sum(dstate, (0,)) if bias_hh is not None and needed[3] else None
+    return dx, dh, dweight, dbias
+
+
+def _gru_joint(g, x, h, weight_hh, bias_hh, out, aux, sizes, reverse, needs):
+    saved = (out, *(from_raw(a, g.backend) for a in aux))
+    params = {"sizes": sizes, "reverse": reverse}
+    return _joint(_gru_unrolled, gru_sequence_grad, g, (x, h, weight_hh, bias_hh), saved, needs, params)
+
+
+@primitive(joint=_gru_joint)
+def gru_sequence(xp, x, h, weight_hh, bias_hh=None, *, sizes, reverse):
+    """All steps of a GRU; x has the input's share of the gates (r, z, n)."""
+    by_state, count, width = xp.ascontiguousarray(weight_hh.T), len(x), h.shape[1]
+    out = xp.uninitialized(count * width + h.size, x.dtype)
+    hidden, last = _split(out, count, len(h), (width,))
+    last[...] = h
+    gates, inner = xp.uninitialized(x.shape, x.dtype), xp.uninitialized((count, width), x.dtype)
+    for rows, n in _parts(sizes, reverse):
+        state, active = xp.matmul(last[:n], by_state), gates[rows]
+        if bias_hh is not None:
+            state += bias_hh
+        inner[rows] = state[:, 2 * width :]
+        state[:, : 2 * width] += x[rows, : 2 * width]
+        _sigmoid(xp, state[:, : 2 * width], active[:, : 2 * width])
+        r, z, new = _columns(active, 3)
+        xp.tanh(x[rows, 2 * width :] + r * inner[rows], out=new)
+        after = last[:n] - new
+        after *= z
+        after += new
+        hidden[rows] = last[:n] = after
+    return out, gates, inner
+
+
+_rnn_unrolled = functools.partial(_unrolled, rnn_step, 1)
+_lstm_unrolled = functools.partial(_unrolled, lstm_step, 2)
+_gru_unrolled = functools.partial(_unrolled, gru_step, 1)
+
+# -- layers and directions ----------------------------------------------------------------------------------------------
+
+#: States of each kind of layer: h, and of an LSTM c.
+STATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 2, "GRU": 1}
+
+
+def _sequence(kind: str, x, states: Sequence[Tensor], weights: Sequence[Tensor], biased: bool, sizes, reverse) -> list:
+    """[rows, final states …] of one layer in one direction. `weights`: weight_ih, weight_hh, biases, weight_hr."""
+    weight_ih, weight_hh, *others = weights
+    biases, more = (others[:2], others[2:]) if biased else ([], others)
+    op, params, bias = lstm_sequence, {"sizes": sizes, "reverse": reverse}, biases[0] if biased else None
+    if kind == "GRU":  # whose new state contains r (h Wᵀ + b_hh)
+        op, more = gru_sequence, biases[1:]
+    elif biased:
+        bias = biases[0] + biases[1]
+    if kind.startswith("RNN"):
+        op, params["relu"] = rnn_sequence, kind == "RNN_RELU"
+    operands = [linear(x, weight_ih, bias), *states, weight_hh, *more]
+    half = is_half(operands[0])
+    if half:  # sums over time are computed in float32
+        operands = [cast(t, dt.float32) for t in operands]
+    out = apply(op, tuple(operands), params)
+    return _split(cast(out, x.dtype) if half else out, len(x), len(states[0]), tuple(s.shape[1] for s in states))
+
+
+def layers(
+    kind: str, x, sizes: tuple[int, ...], states: Sequence[Tensor], params: Sequence[Tensor], biased: bool,
+    num_layers: int, dropout: float, training: bool, bidirectional: bool,
+) -> tuple:  # fmt: skip
+    """(rows of the last layer, final states) of stacked layers over packed rows x.
+
+    `states`: h, and for an LSTM c, each (num_layers · directions, batch, width). `params`: those of each layer and direction
+    in turn, as in PyTorch's `torch.lstm`.
+    """
+    directions = 2 if bidirectional else 1
+    each = len(params) // (num_layers * directions)
+    finals: list[list[Tensor]] = [[] for _ in states]
+    for layer in range(num_layers):
+        if layer and dropout and training:
+            x = dropped(x, dropout)
+        rows = []
+        for direction in range(directions):
+            k = layer * directions + direction
+            out, *last = _sequence(
+                kind, x, [s[k] for s in states], params[k * each : (k + 1) * each], biased, sizes, direction == 1
+            )
+            rows.append(out)
+            for into, state in zip(finals, last):
+                into.append(state)
+        x = rows[0] if directions == 1 else cat(rows, 1)
+    return x, *(stack(f) if len(f) > 1 else f[0].reshape(1, *f[0].shape) for f in finals)
+
+
+def _batch(kind, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first) -> tuple:
+    """(output, final states) of a padded batch."""
+    name = kind.lower()
+    if input.ndim != 3:
+        expected = "(batch, time, features)" if batch_first else "(time, batch, features)"
+        raise ShapeError(f"{name} takes a batch of sequences", expected=expected, received=f"shape {input.shape}")
+    each = 2 + 2 * has_biases
+    layers_ = num_layers * (2 if bidirectional else 1)
+    states = [hx] if isinstance(hx, Tensor) or STATES[kind] == 1 else list(hx)
+    if (
+        len(params) not in (each * layers_, (each + 1) * layers_ if kind == "LSTM" else 0)
+        or len(states) != STATES[kind]
+    ):
+        raise ArgumentError(
+            f"{name}: {layers_} layers and directions take {each} parameters each, and {STATES[kind]} initial states",
+            received=f"{len(params)} parameters, {len(states)} states",
+        )
+    x = input.transpose(0, 1) if batch_first else input
+    time, batch, features = x.shape
+    if not time:
+        raise ShapeError(f"{name}: the sequences have no time steps", received=f"shape {input.shape}")
+    sizes, rows = (batch,) * time, x.reshape(time * batch, features)
+    out, *finals = layers(
+        kind, rows, sizes, states, params, has_biases, num_layers, dropout, train, bidirectional
+    )  # fmt: skip
+    out = out.reshape(time, batch, out.shape[1])
+    return (out.transpose(0, 1) if batch_first else out), *finals
+
+
+def _examples(gates: int, states: int):
+    def examples(make):
+        def call(time, batch, features, width, layers=1, both=False, biases=True, batch_first=False, project=0):
+            hidden, directions, params = project or width, 2 if both else 1, []
+            for layer in range(layers):
+                for _ in range(directions):
+                    params += [make(gates * width, hidden * directions if layer else features)]
+                    params += [make(gates * width, hidden)]
+                    params += [make(gates * width), make(gates * width)] if biases else []
+                    params += [make(project, width)] if project else []
+            hx = [make(layers * directions, batch, w) for w in (hidden, width)[:states]]
+            input = make(*((batch, time) if batch_first else (time, batch)), features)
+            hx = hx[0] if states == 1 else tuple(hx)
+            return sample(input, hx, params, biases, layers, 0.0, False, both, batch_first)
+
+        # The first has few leaves, for second derivatives.
+        calls = [call(2, 1, 1, 1, biases=False), call(2, 1, 1, 1, 1, True, batch_first=True)]
+        return calls + ([call(1, 1, 1, 2, project=1)] if states == 2 else [])
+
+    return examples
+
+
+def _cell_examples(gates: int, states: int):
+    def examples(make):
+        def call(batch, features, width, biases=True):
+            hx = tuple(make(*batch, width) for _ in range(states))
+            weights = [make(gates * width, features), make(gates * width, width)]
+            biases = [make(gates * width), make(gates * width)] if biases else []
+            return sample(make(*batch, features), hx[0] if states == 1 else hx, *weights, *biases)
+
+        return [call((1,), 1, 1), call((2,), 2, 1, biases=False)]
+
+    return examples
+
+
+@composite(examples=_examples(4, 2), method=False)
+@takes_arrays
+def lstm(
+    input, hx, params, has_biases: bool, num_layers: int, dropout: float, train: bool, bidirectional: bool,
+    batch_first: bool = False,
+):  # fmt: skip
+    """(output, hₙ, cₙ) of stacked LSTM layers: what `nn.LSTM` computes. `params` as in its state dict, `hx` is (h₀, c₀)."""
+    return _batch("LSTM", input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+
+
+@composite(examples=_examples(3, 1), method=False)
+@takes_arrays
+def gru(
+    input, hx, params, has_biases: bool, num_layers: int, dropout: float, train: bool, bidirectional: bool,
+    batch_first: bool = False,
+):  # fmt: skip
+    """(output, hₙ) of stacked GRU layers: what `nn.GRU` computes. `params` as in its state dict, `hx` is h₀."""
+    return _batch("GRU", input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+
+
+@composite(examples=_examples(1, 1), method=False)
+@takes_arrays
+def rnn_tanh(
+    input, hx, params, has_biases: bool, num_layers: int, dropout: float, train: bool, bidirectional: bool,
+    batch_first: bool = False,
+):  # fmt: skip
+    """(output, hₙ) of stacked RNN layers with tanh: what `nn.RNN` computes. `params` as in its state dict, `hx` is h₀."""
+    return _batch("RNN_TANH", input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+
+
+@composite(examples=_examples(1, 1), method=False)
+@takes_arrays
+def rnn_relu(
+    input, hx, params, has_biases: bool, num_layers: int, dropout: float, train: bool, bidirectional: bool,
+    batch_first: bool = False,
+):  # fmt: skip
+    """(output, hₙ) of stacked RNN layers with relu: what `nn.RNN` computes. `params` as in its state dict, `hx` is h₀."""
+    return _batch("RNN_RELU", input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+
+
+def _cell(name: str, gates: int, input, h, w_ih, w_hh, b_ih, b_hh=None) -> Tensor:
+    """The input's share of the gates, after a check of the shapes."""
+    rows, width = w_hh.shape
+    if w_ih.shape != (rows, input.shape[-1]) or h.shape != (*input.shape[:-1], width) or rows != gates * width:
+        raise ShapeError(
+            f"{name}: input, state and weights do not fit together",
+            expected="input (batch, features), state (batch, width), "
+            f"weights ({gates} · width, features) and ({gates} · width, width)",
+            received=f"input {input.shape}, state {h.shape}, weights {w_ih.shape} and {w_hh.shape}",
+        )
+    return linear(input, w_ih, b_ih if b_ih is None or b_hh is None else b_ih + b_hh)
+
+
+@composite(examples=_cell_examples(4, 2), method=False)
+@takes_arrays
+def lstm_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    """(h', c') of one step: c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c'), (i, f, g, o) = x Wᵢᵀ + bᵢ + h Wₕᵀ + bₕ."""
+    h, c = hx
+    return lstm_step(_cell("lstm_cell", 4, input, h, w_ih, w_hh, b_ih, b_hh), h, c, w_hh)
+
+
+@composite(examples=_cell_examples(3, 1), method=False)
+@takes_arrays
+def gru_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    """h' = (1 - z) n + z h, n = tanh(xₙ + r (h Wₙᵀ + bₙ)), (r, z) = σ(x + h Wₕᵀ + bₕ), where x is x Wᵢᵀ + bᵢ."""
+    return gru_step(_cell("gru_cell", 3, input, hx, w_ih, w_hh, b_ih), hx, w_hh, b_hh)[0]
+
+
+@composite(examples=_cell_examples(1, 1), method=False)
+@takes_arrays
+def rnn_tanh_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    """h' = tanh(x Wᵢᵀ + bᵢ + h Wₕᵀ + bₕ)"""
+    return rnn_step(_cell("rnn_tanh_cell", 1, input, hx, w_ih, w_hh, b_ih, b_hh), hx, w_hh, relu=False)[0]
+
+
+@composite(examples=_cell_examples(1, 1), method=False)
+@takes_arrays
+def rnn_relu_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    """h' = max(0, x Wᵢᵀ + bᵢ + h Wₕᵀ + bₕ)"""
+    return rnn_step(_cell("rnn_relu_cell", 1, input, hx, w_ih, w_hh, b_ih, b_hh), hx, w_hh, relu=True)[0]
