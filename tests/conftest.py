@@ -19,9 +19,11 @@ from deepcore.kernels.codegen import background
 
 background.disable()  # a run has its own: see `_WARMUP`
 
-# Under nohup, or in the background of a script, Ctrl-C is ignored, and by every process that tests start.
+# Under nohup, or in the background of a script, signals are ignored, and by every process that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Kernels that tests compile are kept from run to run, apart from the user's own, until changes have made them many.
 if not settings.cache_dir:

@@ -64,11 +64,6 @@ def _walk(taps, positions, params) -> _Walk:
     return _Walk(tuple(taps), tuple(positions), params["stride"], (top, left), params["dilation"])
 
 
-def _columns(dtype) -> int:
-    shape = gemm_tables.own()
-    return shape.across * shape.bytes // dtype.itemsize
-
-
 def _is_unsupported(specs, *kernels: dict) -> bool:
     """Whether the reference must run: three dimensions, another dtype, an empty operand, or no kernel."""
     dtype = specs[0].dtype
@@ -79,7 +74,7 @@ def _is_unsupported(specs, *kernels: dict) -> bool:
 
 def _tasks(count: int, length: int, work: int, dtype) -> tuple[int, int, int]:
     """(columns of a task, tasks of a chunk, chunks) of `count` products of `length` columns, with `work` per column."""
-    columns = _columns(dtype)
+    columns = conv_tile.columns(dtype)
     task_columns = columns * max(1, min(-(-length // columns), _CHUNK_WORK // (work * columns)))
     tasks, tasks_per_chunk = (
         count * -(-length // task_columns),

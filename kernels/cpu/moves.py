@@ -293,16 +293,18 @@ def _scatter(tools, dtype: str):
             last = min(first + some, inner)
             source, places = after(x, o * count * inner), after_place(index, o * count * inner)
             result = after(out, o * n * inner)
-            for i in range(n):
-                for k in range(first, last):
-                    result[i * inner + k] = zero
             if inner == 1:
+                for i in range(n):
+                    result[i] = zero
                 if not inside(places, 0, count, n):
                     return 1
                 for j in range(count):
                     i = places[j]
                     result[i + n if i < 0 else i] += source[j]
                 continue
+            for i in range(n):
+                for k in range(first, last):
+                    result[i * inner + k] = zero
             for j in range(count):
                 if not inside(places, j * inner + first, j * inner + last, n):
                     return 1

@@ -272,7 +272,7 @@ def sampled(dtype, watch: Watch) -> None:
                         continue
                     for out in outs:
                         if out.requires_grad:
-                            out.sum().backward()
+                            out.sum().backward(retain_graph=True)  # results may share their graph
 
 
 @pytest.mark.parametrize(
