@@ -207,7 +207,7 @@ def test_a_map_has_the_bits_of_the_cpu(xp, name, dtype):
     with np.errstate(all="ignore"):
         values = [np.concatenate([draw.standard_normal(1200) * 3, draw.permutation(SPECIAL)]) for _ in range(run.arity)]
         xs = [x.astype(dtype) for x in values]
-        params = dict(zip(run.parameters, (0.75, 1.5)))
+        params = dict(zip(run.parameters, (0.75, 1.5, 1.25)))
         found = host(xp, run(xp, *[xp.from_host(x) for x in xs], **params))
         wide = dtype if dtype.itemsize > 2 else float32
         wanted = elementwise.MAPS[name](CPU, *[x.astype(wide) for x in xs], **params).astype(dtype)

@@ -34,7 +34,10 @@ def arguments(values):
 #: Transformers have hundreds of samples, of which these many of each mode run.
 MOST_SAMPLES = 6
 
-pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor is True:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:enable_nested_tensor is True:UserWarning"),
+    pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss:UserWarning"),
+]
 
 
 def to_dc(value):
