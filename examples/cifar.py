@@ -204,11 +204,11 @@ def main(arguments: list[str] | None = None) -> list[float]:
         epochs = 5 if options.minutes is None else sys.maxsize
     accuracies = train(library, model, training, validation, epochs, seconds, options.batch)
 
-    found = predict(library, model, validation[0], options.batch)
+    predicted = predict(library, model, validation[0], options.batch)
     for i, name in enumerate(classes):
         of_class = validation[1] == i
         if of_class.any():
-            print(f"{name:>12}: {(found[of_class] == i).mean():7.2%} of {of_class.sum():,} right")
+            print(f"{name:>12}: {(predicted[of_class] == i).mean():7.2%} of {of_class.sum():,} right")
     return accuracies
 
 

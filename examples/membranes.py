@@ -130,14 +130,14 @@ def predict(library, model, images, batch: int) -> np.ndarray:
     """Whether each pixel of the slices is on a membrane: the 16 tiles of each, put together again."""
     tiles = images.reshape(-1, 4, TILE, 4, TILE).swapaxes(2, 3).reshape(-1, 1, TILE, TILE)
     forward = compiled(library, lambda x: model(x) > 0)
-    found = []
+    predicted = []
     with library.no_grad():
         for i in range(0, len(tiles), batch):
-            found.append(forward(library.from_numpy(tiles[i : i + batch].copy())).numpy())
-    return np.concatenate(found).reshape(-1, 4, 4, TILE, TILE).swapaxes(2, 3).reshape(images.shape)
+            predicted.append(forward(library.from_numpy(tiles[i : i + batch].copy())).numpy())
+    return np.concatenate(predicted).reshape(-1, 4, 4, TILE, TILE).swapaxes(2, 3).reshape(images.shape)
 
 
-def save_picture(path: Path, image, mask, found) -> bool:
+def save_picture(path: Path, image, mask, predicted) -> bool:
     """Slice, mask and prediction side by side, where matplotlib is installed."""
     try:
         from matplotlib.figure import Figure
@@ -145,7 +145,9 @@ def save_picture(path: Path, image, mask, found) -> bool:
         print("no picture: pip install matplotlib")
         return False
     figure = Figure(figsize=(12, 4.4), layout="constrained")
-    for axes, title, pixels in zip(figure.subplots(1, 3), ("slice", "mask", "prediction"), (image, 1 - mask, ~found)):
+    for axes, title, pixels in zip(
+        figure.subplots(1, 3), ("slice", "mask", "prediction"), (image, 1 - mask, ~predicted)
+    ):
         axes.imshow(pixels, cmap="gray")
         axes.set_title(title)
         axes.axis("off")
@@ -179,15 +181,15 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     train(library, model, images[:TRAINING], masks[:TRAINING], 60 * options.minutes, options.batch)
 
     start = time.perf_counter()
-    found, true = predict(library, model, images[TRAINING:], options.batch), masks[TRAINING:] > 0
-    overlap = (found & true).sum() / max(1, (found | true).sum())
-    error = (found != true).mean()
-    print(f"{len(found)} test slices in {time.perf_counter() - start:.1f} s")
+    predicted, true = predict(library, model, images[TRAINING:], options.batch), masks[TRAINING:] > 0
+    overlap = (predicted & true).sum() / max(1, (predicted | true).sum())
+    error = (predicted != true).mean()
+    print(f"{len(predicted)} test slices in {time.perf_counter() - start:.1f} s")
     print(
         f"membranes: intersection over union {overlap:.3f}, pixel error {error:.2%} (no membrane anywhere: {true.mean():.2%})"
     )
     picture = options.picture or Path("runs") / f"membranes-{options.library}.png"
-    if save_picture(picture, images[-1], masks[-1], found[-1]):
+    if save_picture(picture, images[-1], masks[-1], predicted[-1]):
         print(f"picture: {picture}")
     return float(overlap), float(error)
 

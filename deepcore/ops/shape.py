@@ -616,7 +616,7 @@ def pad(input, pad, mode: str = "constant", value=None):
             )
             input = narrow(input, d, cut[0], input.shape[d] - cut[0] - cut[1]) if any(cut) else input
         if (low or high) and dt.is_floating(input.dtype) and not is_half(input):
-            _border(input.backend, input.shape[d], low, high, mode)
+            _check_border(input.shape[d], low, high, mode)
             length = input.shape[d] + low + high
             params = {"dim": d, "length": length, "taps": _border_taps, "options": (low, high, mode)}
             input = apply(weighted_taps_p, (input,), params)
@@ -625,13 +625,17 @@ def pad(input, pad, mode: str = "constant", value=None):
     return input if any(low or high for low, high in pairs) else _clone(input)
 
 
-def _border(xp, size: int, low: int, high: int, mode: str):
-    """The source index of every element of a padded dimension."""
+def _check_border(size: int, low: int, high: int, mode: str) -> None:
     widest = size - 1 if mode == "reflect" else size
     if (mode != "replicate" and builtins.max(low, high) > widest) or size == 0:
         raise ShapeError(
             f"{mode} padding of {builtins.max(low, high)} is wider than the dimension of length {size} allows"
         )
+
+
+def _border(xp, size: int, low: int, high: int, mode: str):
+    """The source index of every element of a padded dimension."""
+    _check_border(size, low, high, mode)
     index = xp.arange(-low, size + high)
     if mode == "replicate":
         return xp.minimum(xp.maximum(index, 0), size - 1)

@@ -248,8 +248,8 @@ def _plan_input(specs, params) -> Plan | bool | None:
     launches: list[Launch] = []
     space = 0
     for number, (down, along) in enumerate(phases):
-        found = down.taps * along.taps > 0
-        if found:
+        meets_taps = down.taps * along.taps > 0
+        if meets_taps:
             filters = _Filters(
                 depth, rows, down.last * taps[1] + along.last, -down.step * taps[1], -along.step, rows * depth * k, k, depth * k
             )  # fmt: skip
@@ -262,7 +262,7 @@ def _plan_input(specs, params) -> Plan | bool | None:
             first, left = divmod(number, stride[1])
             launches.append(
                 Launch(
-                    _INTERLEAVE[g.dtype], planes, x=image if found else None, out=out, height=size[0], width=size[1],
+                    _INTERLEAVE[g.dtype], planes, x=image if meets_taps else None, out=out, height=size[0], width=size[1],
                     high=grid[0], wide=grid[1], sh=stride[0], sw=stride[1], first=first, left=left,
                 )
             )  # fmt: skip
@@ -429,6 +429,7 @@ def _winograd_weight(m: int, x: Spec, g: Spec, params) -> Plan:
     across, lines, parts = -(-out_size[1] // m), n * -(-out_size[0] // m), (m + 2) ** 2
     high = winograd.rounds(m, n, out_size[0], out_size[1], channels + g.shape[1], dtype)
     image_part, gradient_part = (winograd.part_bytes(high * across, count, dtype) for count in (channels, g.shape[1]))
+    image_pitch, gradient_pitch = (winograd.tile_pitch(count, dtype) for count in (channels, g.shape[1]))
     panels = groups * -(-depth // conv_tile.columns(dtype))
     products = panels * parts * rows * conv_tile.columns(dtype) * dtype.itemsize
     temporaries = parts * image_part, parts * gradient_part, products
@@ -440,15 +441,16 @@ def _winograd_weight(m: int, x: Spec, g: Spec, params) -> Plan:
         launches += [
             Launch(
                 _IMAGE_TILES[m], count * winograd.chunks(channels), x=Operand(0), out=Operand(2), channels=channels, height=size[0],
-                width=size[1], **positions, top=top, left=left, first=first, part=image_part,
+                width=size[1], **positions, top=top, left=left, first=first, part=image_part, tile_pitch=image_pitch,
             ),
             Launch(
                 _GRADIENT_TILES[m], count * winograd.chunks(g.shape[1]), x=Operand(1), out=Operand(3), channels=g.shape[1],
-                height=out_size[0], width=out_size[1], **positions, top=0, left=0, first=first, part=gradient_part,
+                height=out_size[0], width=out_size[1], **positions, top=0, left=0, first=first, part=gradient_part, tile_pitch=gradient_pitch,
             ),
             Launch(
                 _PRODUCTS[m], panels * parts, image=Operand(2), gradient=Operand(3), out=Operand(4), groups=groups,
-                rows=rows, depth=depth, tiles=count * across, image_part=image_part, gradient_part=gradient_part, add=first,
+                rows=rows, depth=depth, tiles=count * across, image_part=image_part, image_pitch=image_pitch,
+                gradient_part=gradient_part, gradient_pitch=gradient_pitch, add=first,
                 run=winograd.run(lines * across),
             ),
         ]  # fmt: skip

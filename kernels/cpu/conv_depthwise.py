@@ -16,12 +16,7 @@ from deepcore.kernels.cpu import conv_direct, gemm_tables, gemm_tile
 #: Elements of a buffer; beyond a phase's rows, zeros that a shifted loop may read.
 SPACE, _MORE = 1 << 14, 32
 
-_GEOMETRY: dict[str, Type] = {
-    **dict.fromkeys(("groups", "rows", "band"), Size),
-    **dict.fromkeys(
-        ("height", "width", "xn", "xc", "xh", "xw", "kh", "kw", "oh", "ow", "sh", "sw", "top", "left", "dh", "dw"), Size
-    ),
-}
+_GEOMETRY: dict[str, Type] = dict.fromkeys(("groups", "rows", "band"), Size) | conv_direct.IMAGE
 
 
 def band(kernel: tuple, positions: tuple, stride: tuple, dilation: tuple) -> int:
@@ -131,8 +126,7 @@ def convolve(tools, dtype: str):
                     result = view(out + at + r * ow * size)
                     for j in range(ow):
                         result[j] = total[r * pitch + j]
-                if bias != 0 or pre != 0 or activation != 0:
-                    finish(out, at, 1, 0, high * ow, bias + channel * size * (bias != 0), activation, pre, other)
+                finish(out, at, channel, 1, 0, high * ow, bias, activation, pre, other)
         return 0
 
     return kernel
@@ -151,7 +145,7 @@ def weight_gradient(tools, dtype: str):
         x, g, out, samples, groups, rows, band, height, width, xn, xc, xh, xw, kh, kw, oh, ow, sh, sw, top, left, dh, dw, chunk
     ):  # fmt: skip
         phases, pitch, gradient, products = phases_space(), ow + (kw - 1) * dw // sw, gradient_space(), products_space()
-        held, result, found = view(gradient), view(out + chunk * kh * kw * size), view(products)
+        padded, result, sums = view(gradient), view(out + chunk * kh * kw * size), view(products)
         for tap in range(kh * kw):
             result[tap] = zero
         for n in range(samples):
@@ -164,9 +158,9 @@ def weight_gradient(tools, dtype: str):
                 )  # fmt: skip
                 for r in range(high):
                     for j in range(ow):
-                        held[r * pitch + j] = plane[(first + r) * ow + j]
+                        padded[r * pitch + j] = plane[(first + r) * ow + j]
                     for j in range(ow, pitch):
-                        held[r * pitch + j] = zero
+                        padded[r * pitch + j] = zero
                 count = (high - 1) * pitch + ow
                 for ky in range(kh):
                     y = ky * dh
@@ -177,7 +171,7 @@ def weight_gradient(tools, dtype: str):
                         at = kx * dw
                         dot(gradient, line + (at % sw * length + at // sw) * size, dw * size, count, taps, products)
                         for t in range(taps):
-                            result[ky * kw + kx + t] += found[t]
+                            result[ky * kw + kx + t] += sums[t]
                         kx += taps
         return 0
 

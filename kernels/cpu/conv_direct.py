@@ -18,7 +18,7 @@ from deepcore.kernels.cpu import gemm, gemm_tables, gemm_tile
 _GATHERED_PANELS = 8
 
 #: The geometry of the gathered image and the filter; strides in bytes. `oh`, `ow`: output positions.
-_IMAGE: dict[str, Type] = dict.fromkeys(
+IMAGE: dict[str, Type] = dict.fromkeys(
     ("height", "width", "xn", "xc", "xh", "xw", "kh", "kw", "oh", "ow", "sh", "sw", "top", "left", "dh", "dw"), Size
 )
 
@@ -114,20 +114,22 @@ def multiplier(tools, dtype: str):
 
 @functools.cache
 def finisher(tools, dtype: str):
-    """finish(out, at, rows, positions, count, bias, activation, pre, other): what follows the sums, while a cache has them.
+    """finish(out, at, first, rows, positions, count, bias, activation, pre, other): what follows the sums, if anything.
 
-    `count` positions of `rows` channels, from `at` bytes behind out, and behind pre and other.
+    `count` positions of `rows` channels from `first`, `at` bytes behind out, pre and other, while a cache has them.
     """
     size, view = np.dtype(dtype).itemsize, tools.view(np.dtype(dtype))
     words, call, call_space = tools.words(), tools.call_kernel(), gemm_tile.space(tools, 5 * 8)
 
     @tools.function
-    def finish(out, at, rows, positions, count, bias, activation, pre, other):
+    def finish(out, at, first, rows, positions, count, bias, activation, pre, other):
+        if bias == 0 and pre == 0 and activation == 0:
+            return
         e = words(call_space())
         for i in range(rows):
             row = view(out + at)
             if bias:
-                channel_bias = view(bias)[i]
+                channel_bias = view(bias)[first + i]
                 for j in range(count):
                     row[j] = row[j] + channel_bias
             if pre:
@@ -146,7 +148,7 @@ def finisher(tools, dtype: str):
 
 _CONVOLVE: dict[str, Type] = {
     "x": Address, "weight": Address, "bias": Address, "out": Address, "activation": Code, "pre": Address, "other": Address,
-    **dict.fromkeys(("samples", "groups", "rows", "depth", "block", "task_columns", "tasks_per_chunk"), Size), **_IMAGE,
+    **dict.fromkeys(("samples", "groups", "rows", "depth", "block", "task_columns", "tasks_per_chunk"), Size), **IMAGE,
 }  # fmt: skip
 
 
@@ -196,11 +198,9 @@ def convolve(tools, dtype: str):
                             a + k0 * size, k * size, size, at, pitch, steps, rows, to, positions * size, tile_columns,
                             k0
                         )  # fmt: skip
-            if bias != 0 or pre != 0 or activation != 0:
-                finish(
-                    out, plane + first * size, rows, positions, end - first, bias + group * rows * size * (bias != 0),
-                    activation, pre, other,
-                )  # fmt: skip
+            finish(
+                out, plane + first * size, group * rows, rows, positions, end - first, bias, activation, pre, other
+            )  # fmt: skip
         return 0
 
     return kernel
@@ -209,7 +209,7 @@ def convolve(tools, dtype: str):
 _WEIGHT: dict[str, Type] = {
     "x": Address, "g": Address, "out": Address,
     **dict.fromkeys(("samples", "parts", "groups", "rows", "depth", "block", "task_columns", "tasks_per_chunk"), Size),
-    **_IMAGE,
+    **IMAGE,
 }  # fmt: skip
 
 

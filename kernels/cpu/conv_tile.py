@@ -287,9 +287,7 @@ def convolve(tools, dtype: str):
                         out + at + (c * positions + i * ow) * size, positions * size,
                     )  # fmt: skip
                 first += run
-                if bias != 0 or pre != 0 or activation != 0:
-                    start = bias + channel * size * (bias != 0)
-                    finish(out, at + i * ow * size, channels, positions, run, start, activation, pre, other)
+                finish(out, at + i * ow * size, channel, channels, positions, run, bias, activation, pre, other)
         return 0
 
     return kernel

@@ -15,8 +15,8 @@ import numpy as np
 from deepcore.kernels.codegen.kernel import Address, Code, Size, Type, args
 from deepcore.kernels.cpu import conv_direct, conv_tile, gemm, gemm_tables, gemm_tile
 
-#: Channels of a sum, before it is added to the sums of others; channels of an image that are transformed at a time.
-_SUM, _DEPTH = 16, 64
+#: Channels of a sum, before it is added to the sums of others.
+_SUM = 16
 #: Filters of a task.
 _FILTERS = 64
 #: Bytes between two parts of a buffer beyond what they need, so that they map to different sets of a cache.
@@ -241,7 +241,7 @@ def convolve(tools, m: int, dtype: str):
     fill, finish = conv_tile.filler(tools, dtype), conv_direct.finisher(tools, dtype)
     from_image, to_result = _transform(tools, s, "image", m), _transform(tools, s, "result", m)
     pitch, most_panels, panel_bytes = _pitch(m), task_panels(dtype), panel * size
-    patch_pitch = _DEPTH * size
+    patch_pitch = conv_tile.DEPTH * size
     patch_part, sum_pitch = most * patch_pitch + _APART, most_panels * panel_bytes
     sum_part, row_pitch = most * sum_pitch + _APART, m * most * vector
     strip_space = gemm_tile.space(tools, max(side * pitch, m * row_pitch))
@@ -266,8 +266,8 @@ def convolve(tools, m: int, dtype: str):
         patches, sums, lines = patches_space(), sums_space(), strip_space()
         plane, positions = height * width * size, oh * ow
         total = (last - first) * length
-        for c0 in range(0, depth, _DEPTH):
-            steps, tile = min(_DEPTH, depth - c0), 0
+        for c0 in range(0, depth, conv_tile.DEPTH):
+            steps, tile = min(conv_tile.DEPTH, depth - c0), 0
             for q in range(first, last):
                 sample = q // tall
                 y = (q - sample * tall) * m - top
@@ -312,27 +312,11 @@ def convolve(tools, m: int, dtype: str):
                             lines + i * length * m * vector, vector, kinds, valid, to + i * ow * size, positions * size
                         )
             tile += length
-            if bias != 0 or pre != 0 or activation != 0:
-                channel = group * rows + first_panel * panel
-                at = ((sample * groups * rows + channel) * positions + y * ow + column) * size
-                if valid == ow:
-                    finish(
-                        out,
-                        at,
-                        channels,
-                        positions,
-                        number * valid,
-                        bias + channel * size * (bias != 0),
-                        activation,
-                        pre,
-                        other,
-                    )
-                else:
-                    for i in range(number):
-                        finish(
-                            out, at + i * ow * size, channels, positions, valid, bias + channel * size * (bias != 0), activation, pre,
-                            other,
-                        )  # fmt: skip
+            channel = group * rows + first_panel * panel
+            at = ((sample * groups * rows + channel) * positions + y * ow + column) * size
+            runs, run = (1, number * valid) if valid == ow else (number, valid)
+            for i in range(runs):
+                finish(out, at + i * ow * size, channel, channels, positions, run, bias, activation, pre, other)
         return 0
 
     return kernel
@@ -371,13 +355,13 @@ def chunks(channels: int) -> int:
     return -(-channels // _CHUNK_CHANNELS)
 
 
-_mS: dict[str, Type] = {
+_TILES: dict[str, Type] = {
     "x": Address, "out": Address,
-    **dict.fromkeys(("channels", "height", "width", "oh", "ow", "top", "left", "first", "part"), Size),
+    **dict.fromkeys(("channels", "height", "width", "oh", "ow", "top", "left", "first", "part", "tile_pitch"), Size),
 }  # fmt: skip
 
 
-@args(**_mS)
+@args(**_TILES)
 def tile_rows(tools, name: str, m: int, dtype: str):
     """The transform `name` of rows of tiles from `first`, as ((m + 2)², tiles, channels): a row and 64 channels a chunk.
 
@@ -389,14 +373,13 @@ def tile_rows(tools, name: str, m: int, dtype: str):
     fill, transform = conv_tile.filler(tools, dtype), _transform(tools, s, name, m)
     strip_space = gemm_tile.space(tools, side * pitch)
 
-    def kernel(x, out, channels, height, width, oh, ow, top, left, first, part, chunk):
+    def kernel(x, out, channels, height, width, oh, ow, top, left, first, part, tile_pitch, chunk):
         blocks = -(-channels // _CHUNK_CHANNELS)
         line = chunk // blocks
         start = (chunk - line * blocks) * _CHUNK_CHANNELS
         tall, wide, q = -(-oh // m), -(-ow // m), first + line
         sample = q // tall
         y, lines, plane = (q - sample * tall) * m - top, strip_space(), height * width * size
-        between = -(-channels * size // vector) * vector + _APART
         for t0 in range(0, wide, most):
             length = min(most, wide - t0)
             for c in range(start, min(channels, start + _CHUNK_CHANNELS), lanes):
@@ -406,7 +389,7 @@ def tile_rows(tools, name: str, m: int, dtype: str):
                 )  # fmt: skip
                 for t in range(length):
                     transform(
-                        lines + t * m * vector, pitch, vector, out + (line * wide + t0 + t) * between + c * size,
+                        lines + t * m * vector, pitch, vector, out + (line * wide + t0 + t) * tile_pitch + c * size,
                         side * part, part,
                     )  # fmt: skip
         return 0
@@ -414,19 +397,29 @@ def tile_rows(tools, name: str, m: int, dtype: str):
     return kernel
 
 
-@args(image=Address, gradient=Address, out=Address, groups=Size, rows=Size, depth=Size, tiles=Size, image_part=Size,
-      gradient_part=Size, add=Size, run=Size)  # fmt: skip
+_TILE_PRODUCTS: dict[str, Type] = {
+    "image": Address, "gradient": Address, "out": Address,
+    **dict.fromkeys((
+        "groups", "rows", "depth", "tiles", "image_part", "image_pitch", "gradient_part", "gradient_pitch", "add", "run"
+    ), Size),
+}  # fmt: skip
+
+
+@args(**_TILE_PRODUCTS)
 def tile_products(tools, m: int, dtype: str):
-    """out = Σ gradient ⊗ image over tiles, or added to it, in sums of `run`, as panels (groups, panels, (m + 2)², rows, columns): a part a chunk."""
-    vector, size = gemm_tables.own().bytes, np.dtype(dtype).itemsize
+    """out = Σ gradient ⊗ image over tiles, or added to it, as panels (groups, panels, (m + 2)², rows, columns): a part a chunk.
+
+    `run`: tiles of a sum; bytes of a part, and between two tiles of it, by `part_bytes` and `tile_pitch`.
+    """
+    size = np.dtype(dtype).itemsize
     width, multiply, parts = conv_tile.columns(dtype), conv_tile.multiplier(tools, dtype), (m + 2) ** 2
 
-    def kernel(image, gradient, out, groups, rows, depth, tiles, image_part, gradient_part, add, run, chunk):
+    def kernel(
+        image, gradient, out, groups, rows, depth, tiles, image_part, image_pitch, gradient_part, gradient_pitch, add, run, chunk
+    ):  # fmt: skip
         panels = -(-depth // width)
         block = chunk // parts
         p, group = chunk - block * parts, block // panels
-        image_pitch = -(-groups * depth * size // vector) * vector + _APART
-        gradient_pitch = -(-groups * rows * size // vector) * vector + _APART
         a = gradient + p * gradient_part + group * rows * size
         b = image + p * image_part + (group * depth + (block - group * panels) * width) * size
         for t in range(0, tiles, _BLOCK):

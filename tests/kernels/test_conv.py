@@ -131,29 +131,29 @@ WINOGRAD = [
 def test_winograds_error_is_below_three_times_that_of_sums(shape, weight, options, monkeypatch):
     x, w = draw(*shape), draw(*weight)
     exact = results(dc.tensor(x, dtype=float64), dc.tensor(w, dtype=float64), options)
-    errors, found = [], {}
+    errors, by_algorithm = [], {}
     for algorithm in ("direct", "auto"):
         monkeypatch.setattr(dc.config, "conv_algorithm", algorithm)
-        found[algorithm] = results(dc.tensor(x), dc.tensor(w), options)
-        errors.append([np.linalg.norm(a - b) for a, b in zip(found[algorithm], exact)])
-    assert all((a != b).any() for a, b in zip(*found.values()))
+        by_algorithm[algorithm] = results(dc.tensor(x), dc.tensor(w), options)
+        errors.append([np.linalg.norm(a - b) for a, b in zip(by_algorithm[algorithm], exact)])
+    assert all((a != b).any() for a, b in zip(*by_algorithm.values()))
     assert all(error <= 3 * direct for direct, error in zip(*errors)), errors
     for threads in (1, 3):
         monkeypatch.setattr(settings, "threads", threads)
-        for a, b in zip(found["auto"], results(dc.tensor(x), dc.tensor(w), options)):
+        for a, b in zip(by_algorithm["auto"], results(dc.tensor(x), dc.tensor(w), options)):
             np.testing.assert_array_equal(a, b)
 
 
 def test_the_algorithm_is_a_setting(monkeypatch):
     x, w = dc.tensor(draw(2, 32, 16, 16)), dc.tensor(draw(32, 32, 3, 3))
     compiled = dc.compile(lambda x: F.conv2d(x, w, padding=1))
-    found = {}
+    outputs = {}
     for algorithm in ("auto", "direct", "auto"):
         monkeypatch.setattr(dc.config, "conv_algorithm", algorithm)
-        eager = found.setdefault(algorithm, F.conv2d(x, w, padding=1).numpy())
+        eager = outputs.setdefault(algorithm, F.conv2d(x, w, padding=1).numpy())
         np.testing.assert_array_equal(eager, compiled(x).numpy())
         np.testing.assert_array_equal(eager, compiled(x).numpy())
-    assert (found["auto"] != found["direct"]).any()
+    assert (outputs["auto"] != outputs["direct"]).any()
     monkeypatch.setattr(dc.config, "conv_algorithm", "fft")
     with pytest.raises(dc.errors.ConfigError, match='"auto" or "direct"'):
         F.conv2d(x, w)
