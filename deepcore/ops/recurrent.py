@@ -21,9 +21,9 @@ from deepcore.errors import ArgumentError, ShapeError
 from deepcore.ops.activation import relu as rectify
 from deepcore.ops.activation import sigmoid
 from deepcore.ops.dropout import dropped
-from deepcore.ops.linalg import linear
+from deepcore.ops.linalg import linear, matmul
 from deepcore.ops.registry import Op, Tensor, cast, composite, is_half, primitive, sample, takes_arrays
-from deepcore.ops.shape import cat, chunk, stack
+from deepcore.ops.shape import cat, chunk, permute_p, stack
 from deepcore.ops.trigonometric import tanh
 from deepcore.tensor import from_raw
 
@@ -82,25 +82,6 @@ def _parts(sizes, reverse) -> list[tuple[slice, int]]:
     return [(slice(start, start + n), n) for _, (start, n) in _in_time(sizes, reverse)]
 
 
-def _before(xp, after, initial, parts):
-    """The state before each row's step, from those after all steps: rows shifted by a step, the initial state first."""
-    before = xp.uninitialized(after.shape, after.dtype)
-    if parts[0][1] == parts[-1][1]:  # equal lengths: all steps at once
-        first, n = parts[0]
-        early, late = slice(0, len(after) - n), slice(n, len(after))
-        before[first] = initial
-        rows, last = (late, early) if first.start == 0 else (early, late)
-        before[rows] = after[last]
-        return before
-    last, count = slice(0, 0), 0
-    for rows, n in parts:
-        kept = min(n, count)
-        before[rows.start : rows.start + kept] = after[last.start : last.start + kept]
-        before[rows.start + kept : rows.stop] = initial[kept:n]
-        last, count = rows, n
-    return before
-
-
 def _sigmoid(xp, x, out):
     """1 / (1 + e⁻ˣ) into `out`, which may be x."""
     xp.negative(x, out=out)
@@ -125,38 +106,53 @@ def _split(vector, rows: int, batch: int, widths: tuple[int, ...]) -> list:
     return parts
 
 
-def _joint(unroll: Callable, backward: Op, g, inputs, saved, needs, params) -> tuple:
-    """The gradients of an op's inputs, by `backward`, or, where they are to be differentiated, by the composed `unroll`."""
-    wanted = (*needs, *(False,) * (len(inputs) - len(needs)))
-    if not mode.grad or not any(t is not None and t.requires_grad for t in (g, *inputs)):
-        weights = (t for t in inputs[1:] if t is not None)
-        results = iter(apply(backward, (g, *saved, *weights), {"needed": needs, **params}))
-        return tuple([next(results) if need else None for need in wanted])
+def _composed(unroll: Callable, g, inputs, needs, params) -> tuple:
+    """The gradients of an op's inputs, to be differentiated again: those of the steps composed of ops."""
     # Copies are nodes of their own, so that inputs that are computed from each other, or equal, count as independent.
-    inputs = [t.clone() if need else t for t, need in zip(inputs, wanted)]
-    chosen = [t for t, need in zip(inputs, wanted) if need]
+    inputs = [t.clone() if need else t for t, need in zip(inputs, needs)]
+    chosen = [t for t, need in zip(inputs, needs) if need]
     results = iter(partial_gradients([unroll(*inputs, **params)], chosen, [g], create_graph=True))
-    return tuple([next(results) if need else None for need in wanted])
+    return tuple([next(results) if need else None for need in needs])
 
 
-def _backward(forward: Callable) -> Op:
-    """The op of a gradient in array code, which returns those of all inputs; only those that are `needed` are results."""
+def _again(*tensors) -> bool:
+    """Whether a gradient is to be differentiated."""
+    return mode.grad and any(t is not None and t.requires_grad for t in tensors)
 
-    def needed_results(xp, *arrays, needed, **params):
-        return tuple([r for r, need in zip(forward(xp, *arrays, needed=needed, **params), needed) if need])
 
-    needed_results.__name__ = forward.__name__
-    return Op(needed_results, (None,), many=True)
+def _before(out: Tensor, initial: Tensor, sizes, reverse) -> Tensor:
+    """The hidden state before each row's step, from an op's result."""
+    batch, width = initial.shape
+    after = out[: sum(sizes) * width].reshape(-1, width)
+    if sizes[0] == sizes[-1]:  # equal lengths: all steps at once
+        return cat([after[batch:], initial] if reverse else [initial, after[:-batch]])
+    parts, last, count = [], 0, 0
+    for _, (start, n) in _in_time(sizes, reverse):
+        kept = min(n, count)
+        parts.append([after[last : last + kept], initial[kept:n]])
+        last, count = start, n
+    return cat([t for pair in (parts[::-1] if reverse else parts) for t in pair if len(t)])
+
+
+def _product(g: Tensor, x: Tensor) -> Tensor:
+    """gᵀ x: the gradient of a weight from those of all rows."""
+    return matmul(permute_p(g, order=(1, 0)), x)
+
+
+def _gradient(forward: Callable) -> Op:
+    """The op of a gradient in array code, which has several results."""
+    return Op(forward, (None,), many=True)
 
 
 # -- RNN ----------------------------------------------------------------------------------------------------------------
 
 
-@_backward
-def rnn_sequence_grad(xp, g, out, h, weight_hh, *, sizes, reverse, relu, needed):
-    parts, widths, count = _parts(sizes, reverse), (h.shape[1],), sum(sizes)
-    after = _split(out, count, len(h), widths)[0]
-    grads, dh = _split(g, count, len(h), widths)
+@_gradient
+def rnn_sequence_grad(xp, g, out, weight_hh, *, sizes, reverse, relu):
+    """Of x, which is that of h Wᵀ too, and of h."""
+    parts, widths, batch = _parts(sizes, reverse), (weight_hh.shape[1],), sizes[0]
+    after = _split(out, sum(sizes), batch, widths)[0]
+    grads, dh = _split(g, sum(sizes), batch, widths)
     dh = dh.copy()
     slope = (after > 0).astype(g.dtype) if relu else 1 - after * after
     dx = grads * slope
@@ -164,12 +160,15 @@ def rnn_sequence_grad(xp, g, out, h, weight_hh, *, sizes, reverse, relu, needed)
         part = dx[rows]
         part += dh[:n] * slope[rows]
         dh[:n] = xp.matmul(part, weight_hh)
-    return dx, dh, xp.matmul(dx.T, _before(xp, after, h, parts)) if needed[2] else None
+    return dx, dh
 
 
 def _rnn_joint(g, x, h, weight_hh, out, sizes, reverse, relu, needs):
     params = {"sizes": sizes, "reverse": reverse, "relu": relu}
-    return _joint(_rnn_unrolled, rnn_sequence_grad, g, (x, h, weight_hh), (out,), needs, params)
+    if _again(g, x, h, weight_hh):
+        return _composed(_rnn_unrolled, g, (x, h, weight_hh), needs, params)
+    dx, dh = apply(rnn_sequence_grad, (g, out, weight_hh), params)
+    return dx, dh, _product(dx, _before(out, h, sizes, reverse)) if needs[2] else None
 
 
 @primitive(joint=_rnn_joint)
@@ -193,16 +192,16 @@ def rnn_sequence(xp, x, h, weight_hh, *, sizes, reverse, relu):
 # -- LSTM ---------------------------------------------------------------------------------------------------------------
 
 
-@_backward
-def lstm_sequence_grad(xp, g, out, gates, cells, tanhs, h, c, weight_hh, weight_hr=None, *, sizes, reverse, needed):
-    parts, width, count = _parts(sizes, reverse), c.shape[1], sum(sizes)
-    widths = h.shape[1], width
-    hidden = _split(out, count, len(h), widths)[0]
-    grads, dh, dc = _split(g, count, len(h), widths)
+@_gradient
+def lstm_sequence_grad(xp, g, gates, cells, tanhs, c, weight_hh, weight_hr=None, *, sizes, reverse):
+    """Of x, which is that of h Wᵀ too, of h and c; with a projection, of all rows' hidden states as well."""
+    parts, width, count, batch = _parts(sizes, reverse), c.shape[1], sum(sizes), len(c)
+    grads, dh, dc = _split(g, count, batch, (weight_hh.shape[1], width))
     dh, dc = dh.copy(), dc.copy()
-    dx, cells_before = xp.uninitialized(gates.shape, gates.dtype), _before(xp, cells, c, parts)
-    projected = None if weight_hr is None else xp.uninitialized(hidden.shape, hidden.dtype)
-    for rows, n in reversed(parts):
+    dx, old = xp.uninitialized(gates.shape, gates.dtype), c.copy()
+    projected = None if weight_hr is None else xp.uninitialized(grads.shape, grads.dtype)
+    for at in range(len(parts) - 1, -1, -1):
+        rows, n = parts[at]
         i, f, new, o = _columns(gates[rows], 4)
         di, df, dnew, do = _columns(dx[rows], 4)
         t = tanhs[rows]
@@ -220,19 +219,27 @@ def lstm_sequence_grad(xp, g, out, gates, cells, tanhs, h, c, weight_hh, weight_
         xp.multiply(by_input, 1 - new * new, out=dnew)
         dcell *= f
         dc[:n] = dcell
-        dcell *= cells_before[rows]
+        old[...] = c
+        if at:
+            before, kept = parts[at - 1]
+            old[:kept] = cells[before]
+        dcell *= old[:n]
         xp.multiply(dcell, 1 - f, out=df)
         dh[:n] = xp.matmul(dx[rows], weight_hh)
-    dweight = xp.matmul(dx.T, _before(xp, hidden, h, parts)) if needed[3] else None
-    if projected is None or not needed[4]:
-        return dx, dh, dc, dweight, None
-    return dx, dh, dc, dweight, xp.matmul(projected.T, gates[:, 3 * width :] * tanhs)
+    return (dx, dh, dc) if projected is None else (dx, dh, dc, projected)
 
 
 def _lstm_joint(g, x, h, c, weight_hh, weight_hr, out, aux, sizes, reverse, needs):
-    saved = (out, *(from_raw(a, g.backend) for a in aux))
-    params = {"sizes": sizes, "reverse": reverse}
-    return _joint(_lstm_unrolled, lstm_sequence_grad, g, (x, h, c, weight_hh, weight_hr), saved, needs, params)
+    params, inputs = {"sizes": sizes, "reverse": reverse}, (x, h, c, weight_hh, weight_hr)
+    if _again(g, *inputs):
+        return _composed(_lstm_unrolled, g, inputs, needs, params)
+    gates, cells, tanhs = (from_raw(a, g.backend) for a in aux)
+    weights = (weight_hh,) if weight_hr is None else (weight_hh, weight_hr)
+    dx, dh, dc, *projected = apply(lstm_sequence_grad, (g, gates, cells, tanhs, c, *weights), params)
+    dweight = _product(dx, _before(out, h, sizes, reverse)) if needs[3] else None
+    if not projected or not needs[4]:
+        return dx, dh, dc, dweight, None
+    return dx, dh, dc, dweight, _product(projected[0], gates[:, 3 * c.shape[1] :] * tanhs)
 
 
 @primitive(joint=_lstm_joint)
@@ -264,35 +271,43 @@ def lstm_sequence(xp, x, h, c, weight_hh, weight_hr=None, *, sizes, reverse):
 # -- GRU ----------------------------------------------------------------------------------------------------------------
 
 
-@_backward
-def gru_sequence_grad(xp, g, out, gates, inner, h, weight_hh, bias_hh=None, *, sizes, reverse, needed):
-    parts, width, count = _parts(sizes, reverse), h.shape[1], sum(sizes)
-    after = _split(out, count, len(h), (width,))[0]
-    grads, dh = _split(g, count, len(h), (width,))
-    dh, before = dh.copy(), _before(xp, after, h, parts)
+@_gradient
+def gru_sequence_grad(xp, g, out, gates, inner, h, weight_hh, *, sizes, reverse):
+    """Of x, of h Wᵀ + b, and of h."""
+    parts, width, count, batch = _parts(sizes, reverse), h.shape[1], sum(sizes), len(h)
+    after = _split(out, count, batch, (width,))[0]
+    grads, dh = _split(g, count, batch, (width,))
+    dh, old = dh.copy(), h.copy()
     dx, dstate = xp.uninitialized(gates.shape, gates.dtype), xp.uninitialized(gates.shape, gates.dtype)
-    for rows, n in reversed(parts):
+    for at in range(len(parts) - 1, -1, -1):
+        rows, n = parts[at]
         r, z, new = _columns(gates[rows], 3)
         dr, dz, dnew = _columns(dx[rows], 3)
+        old[...] = h
+        if at:
+            before, kept = parts[at - 1]
+            old[:kept] = after[before]
         dhidden = grads[rows] + dh[:n]
         through = dhidden * z
         xp.multiply((dhidden - through), 1 - new * new, out=dnew)
-        xp.multiply(through * (1 - z), before[rows] - new, out=dz)
+        xp.multiply(through * (1 - z), old[:n] - new, out=dz)
         by_reset = dnew * r
         xp.multiply(by_reset * inner[rows], 1 - r, out=dr)
         dstate[rows, : 2 * width] = dx[rows, : 2 * width]
         dstate[rows, 2 * width :] = by_reset
         through += xp.matmul(dstate[rows], weight_hh)
         dh[:n] = through
-    dweight = xp.matmul(dstate.T, before) if needed[2] else None
-    dbias = xp.sum(dstate, (0,)) if bias_hh is not None and needed[3] else None
-    return dx, dh, dweight, dbias
+    return dx, dstate, dh
 
 
 def _gru_joint(g, x, h, weight_hh, bias_hh, out, aux, sizes, reverse, needs):
-    saved = (out, *(from_raw(a, g.backend) for a in aux))
-    params = {"sizes": sizes, "reverse": reverse}
-    return _joint(_gru_unrolled, gru_sequence_grad, g, (x, h, weight_hh, bias_hh), saved, needs, params)
+    params, inputs = {"sizes": sizes, "reverse": reverse}, (x, h, weight_hh, bias_hh)
+    if _again(g, *inputs):
+        return _composed(_gru_unrolled, g, inputs, needs, params)
+    gates, inner = (from_raw(a, g.backend) for a in aux)
+    dx, dstate, dh = apply(gru_sequence_grad, (g, out, gates, inner, h, weight_hh), params)
+    dweight = _product(dstate, _before(out, h, sizes, reverse)) if needs[2] else None
+    return dx, dh, dweight, dstate.sum(0) if bias_hh is not None and needs[3] else None
 
 
 @primitive(joint=_gru_joint)
@@ -325,14 +340,36 @@ _gru_unrolled = functools.partial(_unrolled, gru_step, 1)
 
 # -- layers and directions ----------------------------------------------------------------------------------------------
 
-#: States of each kind of layer: h, and of an LSTM c.
+#: States of each kind of layer: h, and of an LSTM c; the gates of a step.
 STATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 2, "GRU": 1}
+_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
+
+
+def _check_shapes(kind: str, x, states, weight_ih, weight_hh, biases, projection, sizes) -> None:
+    gates = _GATES[kind]
+    width = weight_hh.shape[0] // gates if weight_hh.ndim else 0
+    hidden, batch, features = projection[0].shape[0] if projection else width, sizes[0], x.shape[1]
+    expected = {
+        "weight_ih": (weight_ih, (gates * width, features)), "weight_hh": (weight_hh, (gates * width, hidden)),
+        **{f"bias_{name}": (b, (gates * width,)) for name, b in zip(("ih", "hh"), biases)},
+        **{f"weight_{name}": (w, (hidden, width)) for name, w in zip(("hr",), projection)},
+        **{name: (s, (batch, n)) for name, s, n in zip("hc", states, (hidden, width))},
+    }  # fmt: skip
+    for name, (t, shape) in expected.items():
+        if t.shape != shape:
+            raise ShapeError(
+                f"{kind.split('_')[0].lower()}: {name} does not fit {batch} sequences of {features} features and {gates} · "
+                f"{width} gates",
+                expected=f"{name} {shape}",
+                received=f"{name} {t.shape}, where weight_hh is {weight_hh.shape}",
+            )
 
 
 def _sequence(kind: str, x, states: Sequence[Tensor], weights: Sequence[Tensor], biased: bool, sizes, reverse) -> list:
     """[rows, final states …] of one layer in one direction. `weights`: weight_ih, weight_hh, biases, weight_hr."""
     weight_ih, weight_hh, *others = weights
     biases, more = (others[:2], others[2:]) if biased else ([], others)
+    _check_shapes(kind, x, states, weight_ih, weight_hh, biases, more, sizes)
     op, params, bias = lstm_sequence, {"sizes": sizes, "reverse": reverse}, biases[0] if biased else None
     if kind == "GRU":  # whose new state contains r (h Wᵀ + b_hh)
         op, more = gru_sequence, biases[1:]

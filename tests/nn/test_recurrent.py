@@ -370,6 +370,16 @@ REFUSED = {
     "cell rank": (lambda: nn.GRUCell(3, 4)(dc.ones(1, 2, 3)), ShapeError, r"\(batch, 3\)"),
     "cell state": (lambda: nn.GRUCell(3, 4)(dc.ones(2, 3), dc.ones(3, 4)), ShapeError, r"\(2, 4\).*\(3, 4\)"),
     "cell states": (lambda: nn.LSTMCell(3, 4)(dc.ones(2, 3), dc.ones(2, 4)), ArgumentError, r"pair \(h, c\)"),
+    "weight": (
+        lambda: dc.gru(dc.ones(2, 1, 3), dc.ones(1, 1, 4), [dc.ones(12, 3), dc.ones(12, 5)], False, 1, 0.0, False, False),
+        ShapeError, r"gru: weight_hh does not fit.*\(12, 4\).*\(12, 5\)",
+    ),
+    "bias": (
+        lambda: dc.rnn_relu(
+            dc.ones(2, 1, 3), dc.ones(1, 1, 4), [dc.ones(4, 3), dc.ones(4, 4), dc.ones(4), dc.ones(3)], True, 1, 0.0, False, False
+        ),
+        ShapeError, r"rnn: bias_hh does not fit.*\(4,\).*\(3,\)",
+    ),
     "function": (lambda: dc.gru(dc.ones(2, 3), None, [], True, 1, 0.0, False, False), ShapeError, "time, batch"),
     "function's parameters": (
         lambda: dc.gru(dc.ones(2, 1, 3), dc.ones(1, 1, 4), [dc.ones(2)], True, 1, 0.0, False, False),
