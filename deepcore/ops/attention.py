@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 
 from deepcore import random
-from deepcore.autograd import constant, mixed_backends
+from deepcore.autograd import apply, constant, enable_grad, mixed_backends, mode
+from deepcore.autograd.engine import partial_gradients
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.comparison import ne, where
 from deepcore.ops.dropout import dropout_p as random_mask
 from deepcore.ops.linalg import matmul
 from deepcore.ops.reduction import any as any_
-from deepcore.ops.registry import Tensor, cast, composite, functional, is_half, sample
-from deepcore.ops.shape import permute_p, reshape_p, triu, unsqueeze
+from deepcore.ops.registry import Tensor, cast, composite, functional, gradient, is_half, primitive, sample
+from deepcore.ops.shape import broadcast_shape, broadcast_to_p, permute_p, reshape_p, triu, unsqueeze
 from deepcore.ops.softmax import softmax
-from deepcore.tensor import full
+from deepcore.tensor import from_raw, full
 
 _NAME = "scaled_dot_product_attention"
 
@@ -75,6 +76,19 @@ def scaled_dot_product_attention(
 
 def _attend(query, key, value, mask, p: float, is_causal: bool, scale: float) -> Tensor:
     """Attention of operands of one dtype whose leading dimensions broadcast."""
+    if p or 0 in (*query.shape, *key.shape, *value.shape):
+        return _composed(query, key, value, mask, p, is_causal, scale)
+    if mask is not None and mask.dtype not in (dt.bool_, query.dtype):
+        mask = cast(mask, query.dtype)
+    operands = [query, key, value] if mask is None else [query, key, value, mask]
+    lead = broadcast_shape(_NAME, *(t.shape[:-2] for t in operands))
+    sizes = [t.shape[-2:] for t in (query, key, value)] + [(query.shape[-2], key.shape[-2])]
+    operands = [t if t.shape == (*lead, *n) else broadcast_to_p(t, shape=(*lead, *n)) for t, n in zip(operands, sizes)]
+    return apply(attention, tuple(operands), {"scale": float(scale), "causal": bool(is_causal)})
+
+
+def _composed(query, key, value, mask, p: float, is_causal: bool, scale: float) -> Tensor:
+    """The same, of ops that keep all weights: with dropout, for the gradient of a mask and for second derivatives."""
     scores = matmul(query * scale, _transposed(key))
     attends = None
     if is_causal:
@@ -84,6 +98,67 @@ def _attend(query, key, value, mask, p: float, is_causal: bool, scale: float) ->
         scores = scores + bias
     out = matmul(drop(softmax(scores, -1), p), value)
     return out if attends is None else where(attends, out, 0.0)
+
+
+# -- one op whose memory is linear in the lengths -----------------------------------------------------------------------
+
+
+def _weights(xp, query, key, mask, scale, causal):
+    """(weights, of each query its greatest score and 1 / Σ exp of the scores less that); 0 for a query without keys."""
+    scores = xp.matmul(query, xp.swapaxes(key, -1, -2))
+    scores *= xp.asarray(scale, scores.dtype)
+    if mask is not None and mask.dtype == dt.bool_:
+        scores = xp.where(mask, scores, xp.asarray(-math.inf, scores.dtype))
+    elif mask is not None:
+        scores += mask
+    if causal:
+        after = xp.arange(scores.shape[-1]) > xp.arange(scores.shape[-2])[:, None]
+        scores = xp.where(after, xp.asarray(-math.inf, scores.dtype), scores)
+    best, last = xp.max(scores, axis=-1, keepdims=True), (scores.ndim - 1,)
+    best = xp.where(best == -math.inf, xp.asarray(0, best.dtype), best)
+    scores -= best
+    weights = xp.exp(scores, out=scores)
+    total = xp.sum(weights, last, keepdims=True)
+    none = total == 0
+    inverse = xp.where(none, total, 1 / xp.where(none, xp.asarray(1, total.dtype), total))
+    weights *= inverse
+    return weights, xp.concatenate([best, inverse], last[0])
+
+
+@gradient
+def attention_grad(xp, g, query, key, value, out, sums, mask=None, *, scale, causal):
+    """Of query, key and value. With weights P: dV = Pᵀ g, dS = P ∘ (g Vᵀ - Σ g · out) · scale, dQ = dS K, dK = dSᵀ Q."""
+    weights, _ = _weights(xp, query, key, mask, scale, causal)
+    scores = xp.matmul(g, xp.swapaxes(value, -1, -2))
+    scores -= xp.sum(g * out, (g.ndim - 1,), keepdims=True)
+    scores *= weights
+    scores *= xp.asarray(scale, scores.dtype)
+    across = xp.swapaxes(scores, -1, -2)
+    return xp.matmul(scores, key), xp.matmul(across, query), xp.matmul(xp.swapaxes(weights, -1, -2), g)
+
+
+def _attention_joint(g, query, key, value, mask, out, aux, scale, causal, needs):
+    operands = query, key, value, mask
+    again = mode.grad and any(t is not None and t.requires_grad for t in (g, *operands))
+    if not again and not any(needs[3:]):
+        params, masks = {"scale": scale, "causal": causal}, () if mask is None else (mask,)
+        return *apply(attention_grad, (g, query, key, value, out, from_raw(aux[0], g.backend), *masks), params), None
+    with enable_grad():
+        # Nodes of their own, so that equal operands count as independent.
+        copies = [
+            (t.clone() if again else t.detach().requires_grad_()) if need else t for t, need in zip(operands, needs)
+        ]
+        result = _composed(*copies[:3], copies[3] if len(copies) > 3 else None, 0.0, causal, scale)
+        chosen = [t for t, need in zip(copies, needs) if need]
+        results = iter(partial_gradients([result], chosen, [g], create_graph=again))
+    return tuple([next(results) if need else None for need in needs])
+
+
+@primitive(joint=_attention_joint)
+def attention(xp, query, key, value, mask=None, *, scale, causal):
+    """softmax(scale · query keyᵀ + mask) value, of operands with the same leading dimensions."""
+    weights, sums = _weights(xp, query, key, mask, scale, causal)
+    return xp.matmul(weights, value), sums
 
 
 def _transposed(t: Tensor) -> Tensor:

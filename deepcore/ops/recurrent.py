@@ -22,7 +22,7 @@ from deepcore.ops.activation import relu as rectify
 from deepcore.ops.activation import sigmoid
 from deepcore.ops.dropout import dropped
 from deepcore.ops.linalg import linear, matmul
-from deepcore.ops.registry import Op, Tensor, cast, composite, is_half, primitive, sample, takes_arrays
+from deepcore.ops.registry import Tensor, cast, composite, gradient, is_half, primitive, sample, takes_arrays
 from deepcore.ops.shape import cat, chunk, permute_p, stack
 from deepcore.ops.trigonometric import tanh
 from deepcore.tensor import from_raw
@@ -139,15 +139,10 @@ def _product(g: Tensor, x: Tensor) -> Tensor:
     return matmul(permute_p(g, order=(1, 0)), x)
 
 
-def _gradient(forward: Callable) -> Op:
-    """The op of a gradient in array code, which has several results."""
-    return Op(forward, (None,), many=True)
-
-
 # -- RNN ----------------------------------------------------------------------------------------------------------------
 
 
-@_gradient
+@gradient
 def rnn_sequence_grad(xp, g, out, weight_hh, *, sizes, reverse, relu):
     """Of x, which is that of h Wᵀ too, and of h."""
     parts, widths, batch = _parts(sizes, reverse), (weight_hh.shape[1],), sizes[0]
@@ -192,7 +187,7 @@ def rnn_sequence(xp, x, h, weight_hh, *, sizes, reverse, relu):
 # -- LSTM ---------------------------------------------------------------------------------------------------------------
 
 
-@_gradient
+@gradient
 def lstm_sequence_grad(xp, g, gates, cells, tanhs, c, weight_hh, weight_hr=None, *, sizes, reverse):
     """Of x, which is that of h Wᵀ too, of h and c; with a projection, of all rows' hidden states as well."""
     parts, width, count, batch = _parts(sizes, reverse), c.shape[1], sum(sizes), len(c)
@@ -271,7 +266,7 @@ def lstm_sequence(xp, x, h, c, weight_hh, weight_hr=None, *, sizes, reverse):
 # -- GRU ----------------------------------------------------------------------------------------------------------------
 
 
-@_gradient
+@gradient
 def gru_sequence_grad(xp, g, out, gates, inner, h, weight_hh, *, sizes, reverse):
     """Of x, of h Wᵀ + b, and of h."""
     parts, width, count, batch = _parts(sizes, reverse), h.shape[1], sum(sizes), len(h)

@@ -174,6 +174,11 @@ def primitive(
     return declare
 
 
+def gradient(forward: Callable) -> Op:
+    """Declare an op that computes the gradients of another in array code, as a tuple, and has none itself."""
+    return Op(forward, (None,), many=True)
+
+
 def fused(formula: Callable) -> Callable:
     """Decorator: runs a formula of tensors, which returns a tensor or a tuple of them, as one op where a kernel exists.
 

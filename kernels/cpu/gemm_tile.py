@@ -336,6 +336,30 @@ def dotter(tools, s: Shape, height: int) -> Callable:
     return tools.intrinsic(None, "i" * 6, generate)
 
 
+def reducer(tools, s: Shape, count: int, name: str) -> Callable:
+    """reduce(start): the "sum" or "max" of `count` vectors, a power of two, by halves; a maximum ignores NaN."""
+    from numba import types
+
+    def combined(b, x, y):
+        return b.fadd(x, y) if name == "sum" else b.select(b.fcmp_ordered(">", x, y), x, y)
+
+    def generate(context, b, start):
+        base = s.pointer(b, start)
+        vectors = [s.load(b, base, v * s.lanes * s.size) for v in range(count)]
+        while len(vectors) > 1:
+            half = len(vectors) // 2
+            vectors = [combined(b, x, y) for x, y in zip(vectors[:half], vectors[half:])]
+        (total,), lanes = vectors, s.lanes
+        while lanes > 1:
+            lanes //= 2
+            total = combined(
+                b, s.shuffle(b, total, total, range(lanes)), s.shuffle(b, total, total, range(lanes, 2 * lanes))
+            )
+        return b.extract_element(total, s.i32(0))
+
+    return tools.intrinsic(types.float32 if s.size == 4 else types.float64, "i", generate)
+
+
 def _load_widened(s: Shape, b, base, offset, source: str):
     """Load a vector, widened from float16 or bfloat16 if that is `source`."""
     from llvmlite import ir

@@ -195,6 +195,17 @@ def exp_below_float32(x):
     return p * power_of_two(k + 30) * 2.0**-30
 
 
+def exp_normal(x):
+    """eˣ for x ≤ 0, and 0 where that is no normal number: processors compute with those at a fraction of their speed."""
+    k, p = exp_quick(-708.0 if x < -708.0 else x)
+    return 0.0 if x < -708.0 else p * power_of_two(k)
+
+
+def exp_normal_float32(x):
+    k, p = exp_quick(-87.0 if x < -87.0 else x)
+    return 0.0 if x < -87.0 else p * power_of_two(k)
+
+
 def sigmoid_parts(x):
     """(high, low, inverse): 1/(1 + e⁻ˣ) = high + low·inverse."""
     e = exp_below(-abs(x))
