@@ -191,6 +191,100 @@ class _Cat(_Move):
         return sum(spec.size for spec in specs) >= LEAST and len(specs) <= 16
 
 
+@args(
+    x=In, out=Out, outer=Size, rows=Size, columns=Size, from_i=Size, to_i=Size, from_j=Size, to_j=Size, from_k=Size, to_k=Size,
+    each=Size,
+)  # fmt: skip
+def _box(tools, dtype: str):
+    """(outer, rows, columns) of zeros, but for a box that has the elements of x: i from `from_i` to `to_i`, and so on."""
+    dt = np.dtype(dtype)
+    after, copy, zero = tools.after(dt), tools.copy(dt), dt.type(0)
+
+    def kernel(x, out, outer, rows, columns, from_i, to_i, from_j, to_j, from_k, to_k, each, chunk):
+        wide = to_k - from_k
+        for row in range(chunk * each, min(outer * rows, (chunk + 1) * each)):
+            i = row // rows
+            j, to = row - i * rows, after(out, row * columns)
+            if i < from_i or i >= to_i or j < from_j or j >= to_j:
+                for k in range(columns):
+                    to[k] = zero
+                continue
+            for k in range(from_k):
+                to[k] = zero
+            copy(after(to, from_k), after(x, ((i - from_i) * (to_j - from_j) + j - from_j) * wide), wide)
+            for k in range(to_k, columns):
+                to[k] = zero
+        return 0
+
+    return kernel
+
+
+def _ranges(shape: tuple[int, ...], index) -> list[tuple[int, int, int]] | None:
+    """(size, first, end) of each dimension under an index of integers, slices, None and …; None where a slice has a step."""
+    index = [i for i in (index if isinstance(index, tuple) else (index,)) if i is not None]
+    at = index.index(...) if ... in index else len(index)
+    left = len(shape) - sum(i is not ... for i in index)
+    index[at : at + 1] = [slice(None)] * left
+    ranges = []
+    for n, i in zip(shape, index):
+        first, end, step = i.indices(n) if isinstance(i, slice) else (i % n, i % n + 1, 1)
+        if step != 1 or end <= first:
+            return None
+        ranges.append((n, first, end))
+    return ranges
+
+
+class _IndexGrad(_Move):
+    """Zeros of `shape` with the operand at `index`."""
+
+    def __init__(self, name: str, keys: tuple[str, ...]):
+        super().__init__(name, keys)
+        self.key = lambda params: (params["shape"], _hashable(params["index"]))
+
+    def planned(self, specs, params) -> Plan | None:
+        (x,), shape = specs, params["shape"]
+        ranges = _ranges(shape, params["index"]) if x.plain and x.size and x.dtype.itemsize in _BITS else None
+        if ranges is None:
+            return None
+        boxes: list[tuple[int, int, int]] = []  # dimensions, where a whole one is merged into the one before
+        for n, first, end in ranges:
+            if boxes and end - first == n:
+                m, low, high = boxes[-1]
+                boxes[-1] = m * n, low * n, high * n
+            elif n > 1:
+                boxes.append((n, first, end))
+        if len(boxes) > 3:
+            return None
+        boxes = [(1, 0, 1)] * (3 - len(boxes)) + boxes
+        (outer, *of_i), (rows, *of_j), (columns, *of_k) = boxes
+        kernel = _kernel("box", _box, _BITS[x.dtype.itemsize])
+        if not kernel.ready():
+            return None
+        each = max(1, share(outer * rows * columns) // columns)
+        box = dict(zip(("from_i", "to_i", "from_j", "to_j", "from_k", "to_k"), (*of_i, *of_j, *of_k)))
+        launch = Launch(
+            kernel,
+            -(-outer * rows // each),
+            x=Operand(0),
+            out=Operand(1),
+            outer=outer,
+            rows=rows,
+            columns=columns,
+            each=each,
+            **box,
+        )
+        return Plan(contiguous(shape, x.dtype, x.backend), [launch])
+
+    def pays(self, specs, params) -> bool:
+        return math.prod(params["shape"]) >= LEAST
+
+
+def _hashable(index):
+    """Slices have no hash before Python 3.12."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return tuple((i.start, i.stop, i.step) if isinstance(i, slice) else i for i in parts)
+
+
 def copied(x):
     """A contiguous copy of an array in another layout, or NotImplemented."""
     return _CONTIGUOUS(None, x)
@@ -448,6 +542,7 @@ _CONTIGUOUS = _lowering(_Copy, "contiguous")
 _lowering(_Copy, "clone")
 _lowering(_Flip, "flip", "dims")
 _lowering(_Cat, "cat", "dim")
+_lowering(_IndexGrad, "index_grad")
 _lowering(_Take, "take", "dims")
 _lowering(_Gather, "gather", "dim")
 _lowering(_Scatter, "scatter_along", "shape", "dim")
