@@ -365,6 +365,25 @@ def test_elements_by_index(shape, dtype):
 
 
 @MOVED
+@pytest.mark.parametrize(
+    "index",
+    [
+        np.s_[3], np.s_[:, -2], np.s_[..., 5:9], np.s_[2:7, :, 1:-1], np.s_[None, 4:, None, 3], np.s_[1:, 2:, 3:4], np.s_[:],
+        np.s_[::2], np.s_[3:3], np.s_[-5:, 1:3, 7:30],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_zeros_around_what_an_index_reads(index, dtype):
+    from deepcore.ops.index import _index_grad
+
+    shape = (9, 5, 40, 6)
+    want = np.zeros(shape, dtype)
+    want[index] = part = draw(*want[index].shape, scale=40.0).astype(dtype)
+    key = index if isinstance(index, tuple) else (index,)
+    alike(both(lambda: _index_grad(dc.from_numpy(part), shape=shape, index=key)), want)
+
+
+@MOVED
 def test_masks(dtype):
     rng = np.random.default_rng(0)
     x = draw(60, 20, 30, scale=40.0).astype(dtype)
