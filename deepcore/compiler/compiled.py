@@ -15,7 +15,7 @@ from typing import Any
 
 from deepcore import config, locks
 from deepcore.autograd.graph import specify
-from deepcore.autograd.transforms import tree_map
+from deepcore.autograd.trees import tree_map
 from deepcore.backend import backend_of, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import build

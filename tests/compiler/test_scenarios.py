@@ -20,7 +20,7 @@ import pytest
 import standin
 
 import deepcore as dc
-from deepcore.autograd.transforms import tree_map
+from deepcore.autograd.trees import tree_map
 from deepcore.config import settings
 from deepcore.errors import DeepcoreWarning
 from deepcore.kernels.runtime import threadpool
