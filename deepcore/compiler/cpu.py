@@ -118,6 +118,10 @@ class Target:
             return [self._launched(record, record.plan, record.ins, record.floats)]
         if record.chain is not None:
             return [_fused(record)]
+        if record.loop is not None:
+            from deepcore.compiler.loops import lower  # it builds a program of its own
+
+            return [lower(record, self)]
         if record.op is None:
             effect = _EFFECTS.get(record.name)
             return effect(record) if effect is not None else [self._called(record)]
@@ -180,6 +184,8 @@ def arithmetic(record: Record) -> float:
     """Arithmetic operations, as formulas and the CPU's lowerings declare them, for any device."""
     if record.chain is not None:
         return record.chain.arithmetic
+    if record.loop is not None:
+        return record.loop.length * sum(map(arithmetic, record.loop.recorder.records))
     cpu = get_backend("cpu")
     lowering = None if record.op is None else kernels.lowering(record.op.name, cpu)
     if lowering is not None:

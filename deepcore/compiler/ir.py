@@ -21,7 +21,7 @@ class Record:
 
     `op` with `params` is what `autograd.apply` ran; effects have a `name` alone. `call(*arrays of ins)` computes the
     arrays of `outs` as eager execution does, with the words of its draw as `seed`, `stream` and `position` where it has
-    one. Passes may put `chain` (elementwise formulas) or `plan` (launches over the ins, `floats` and outs) in its place.
+    one. `loop` has other records in it. Passes may put `chain` (elementwise formulas) or `plan` (launches over the ins, `floats` and outs) in its place.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Record:
     #: Has side effects, so `dead` keeps it: it checks something, or changes what outlives the program.
     kept: bool = False
     draw: Draw | None = None
+    loop: Any = None
     chain: Any = None
     plan: Any = None
     floats: tuple[float, ...] = ()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from deepcore import locks
 from deepcore.autograd import graph
+from deepcore.compiler.control import record_loop
 from deepcore.compiler.ir import Draw, Record
 from deepcore.effects import mode
 from deepcore.kernels import plan as plans
@@ -108,6 +109,9 @@ class Recorder:
         self.rows: list[tuple[Any, int]] = []
         #: Whether another thread drew from one of the generators meanwhile.
         self.raced = False
+        #: Recorders of steps of loops; for such a one, those of the function around it and of the step it differentiates.
+        self.inner: list[Recorder] = []
+        self.context: list[Recorder] = []
         #: Keeps arrays alive, so that their ids are not reused.
         self._references: list[Any] = []
         self.first_node = graph.next_id()
@@ -136,8 +140,12 @@ class Recorder:
         """Note that a tensor was constructed over an array by neither an op nor an effect."""
         if not self._inside and hasattr(array, "dtype") and hasattr(array, "base"):
             owner = root(array)
-            if id(owner) not in self._places:
+            if not self.knows(owner):
                 self._untracked[id(owner)] = owner
+
+    def knows(self, owner) -> bool:
+        """Whether this recorder, or one that it records a step for, has registered the owner of some memory."""
+        return id(owner) in self._places or any(recorder.knows(owner) for recorder in self.context)
 
     # -- memory -------------------------------------------------------------------------------------------
     def argument(self, tensor: Tensor) -> None:
@@ -271,6 +279,8 @@ class Recorder:
 
     def release(self) -> None:
         """Free the arrays of the recorded run: the program has memory of its own."""
+        for recorder in self.inner:
+            recorder.release()
         self._references.clear()
         self._untracked.clear()
         self.snapshots.clear()
@@ -755,6 +765,26 @@ class Recorder:
             array = array.copy()
         self.records.append(Record(function.name, [], [self.own_ref(array)], call=call, draw=draw))
         return array
+
+    # -- effects: control flow ----------------------------------------------------------------------------
+    def loop(
+        self, run: Callable, body: Callable, carry: list[Tensor], xs: list[Tensor], length: int, reverse: bool,
+        graph: bool = False, node=None,
+    ) -> tuple:  # fmt: skip
+        """Run a loop, of which one step is recorded; see `ops.control_flow.iterate`."""
+        return record_loop(self, run, body, carry, xs, length, reverse, graph, node)
+
+    def repeat(self, run: Callable, condition: Callable, body: Callable, val: list[Tensor]) -> list[Tensor]:
+        """Run a loop whose length depends on values."""
+        self.note("a while_loop")
+        with self.paused():
+            return run(condition, body, val)
+
+    def branch(self, run: Callable, pred: Tensor, branches: list, operands: list[Tensor]):
+        """Run the branch that a value selects."""
+        self.note("a cond")
+        with self.paused():
+            return run(pred, branches, operands)
 
 
 class _Forward:

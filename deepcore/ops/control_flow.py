@@ -258,13 +258,13 @@ def _at(x: Tensor, t: int) -> Tensor:
 
 
 def iterate(
-    body: Callable, carry: list[Tensor], xs: list[Tensor], length: int, reverse: bool, graph: bool = False, forward=None
+    body: Callable, carry: list[Tensor], xs: list[Tensor], length: int, reverse: bool, graph: bool = False, node=None
 ) -> tuple:
     """Run (carry, ys, sums) = body(k, carry, x) for k = 0, …, length - 1; x and ys are at index k, or from the end.
 
     Returns the last carry, the stacked ys, the totals of the sums (where not None), and None. `graph`: results continue the
-    graph of the steps; else they are new memory. `forward`: what the recorder returned in place of None for the loop whose
-    gradient this is.
+    graph of the steps; else they are new memory. For the recorder, `node` is that of the loop whose gradient this is, with
+    what the recorder returned in place of None.
     """
     columns: list[Any] = []
     totals: list[Tensor | None] = []
@@ -465,7 +465,7 @@ class _LoopNode(_ControlNode):
         last = [g[i] if i in g else _zeros(outs[i]) for i in carried]
         first, dxs, sums, _ = effect(
             "loop", iterate, step, list(map(contiguous, last)), [contiguous(g[i]) for i in ys], self.length,
-            not self.reverse, mode.grad, self.recorded,
+            not self.reverse, mode.grad, self,
         )  # fmt: skip
         found = dict(zip((*carried, *xs), (*first, *dxs)))
         return [*(found.get(i) if needed else None for i, needed in enumerate(self.inputs)), *sums]
