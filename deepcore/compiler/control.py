@@ -16,6 +16,8 @@ from deepcore.kernels.runtime.executable import ALIGN, Buffer, Ref, address_of, 
 from deepcore.ops.control_flow import boundary
 from deepcore.tensor import Tensor
 
+_POSITIONS = 1 << 64
+
 
 @dataclass(eq=False)
 class Loop:
@@ -33,6 +35,7 @@ class Loop:
     carry: list[Buffer] = field(default_factory=list)
     rows: list[Buffer] = field(default_factory=list)
     row_strides: list[int] = field(default_factory=list)
+    row_arrays: list[Any] = field(default_factory=list)
     fixed: list[Buffer] = field(default_factory=list)
     #: The step's results: the next carry and rows, in the order of `outs`.
     carried: list[Ref] = field(default_factory=list)
@@ -41,16 +44,32 @@ class Loop:
     record: Any = None
     #: Memory of saved values over all steps, by the step's buffer.
     saved: dict[Buffer, Any] = field(default_factory=dict)
+    #: By generator: seed, stream and position of the first draw of all steps, and the blocks that a step draws.
+    generators: dict[Any, tuple[tuple[int, int, int], int]] = field(default_factory=dict)
+    #: For each draw of a step: the outer program's row of the first position, the blocks from step to step, those before it
+    #: in the step, and whether steps replay the draws of others, last one first.
+    draws: list[tuple[int, int, int, bool]] = field(default_factory=list)
 
-    def saved_rows(self, array) -> tuple[Ref, int] | None:
-        """Where the outer program has a value of the recorded step for each step: the memory, and the distance of rows."""
+    def ahead(self, draw: tuple[int, int, int, bool], k: int) -> int:
+        """The blocks between the first position and that of a draw in step `k`."""
+        _, blocks, offset, replayed = draw
+        return (self.length - 1 - k if replayed else k) * blocks + offset
+
+    def release(self) -> None:
+        """Free the arrays of the recorded run."""
+        self.row_arrays.clear()
+        self.saved.clear()
+        self.recorder.release()
+
+    def saved_rows(self, array) -> tuple[Any, int] | None:
+        """Memory around the loop that has a value of the recorded step for every step, and the distance of its rows."""
         place = self.recorder.find(array)
         if place is None:
             return None
         buffer, _ = place
         if buffer in self.rows:
             i = self.rows.index(buffer)
-            return self.record.ins[len(self.carry) + i], self.row_strides[i]
+            return self.row_arrays[i], self.row_strides[i]
         if buffer.kind != "own" and buffer not in self.carry:
             return None
         stride = -(-buffer.nbytes // ALIGN) * ALIGN
@@ -59,7 +78,7 @@ class Loop:
             self.stacked.append(Ref(buffer, 0, (buffer.nbytes,), (1,), dt.uint8))
             self.stacked_strides.append(stride)
             self.record.outs.append(self.outer.own_ref(memory))
-        return self.outer.ref(self.saved[buffer]), stride
+        return self.saved[buffer], stride
 
 
 def record_loop(
@@ -102,8 +121,9 @@ def record_loop(
         *(outer.ref(t._data, t) for t in carry),
         *(_filled(outer, t, -0.0) for t in sums),
     ]  # -0 + x is x, to the bit
+    loop.rows, loop.row_arrays = buffers[n : n + len(xs)], [x._data for x in xs]
+    loop.row_strides = [x._data.strides[0] for x in xs]
     rows = [outer.ref(x._data, x) for x in xs]
-    loop.rows, loop.row_strides = buffers[n : n + len(xs)], [x._data.strides[0] for x in xs]
     loop.stacked, loop.stacked_strides = results[n : n + len(ys)], [y._data.strides[0] for y in ys]
     outs = [outer.own_ref(t._data) for t in (*last, *sums, *ys)]
     fixed = []
@@ -115,17 +135,19 @@ def record_loop(
             fixed.append(_closure(outer, sub, buffer, tensor, array))
             loop.fixed.append(buffer)
         else:
-            rows.append(saved[0])
+            rows.append(outer.ref(saved[0]))
             loop.rows.append(buffer)
+            loop.row_arrays.append(saved[0])
             loop.row_strides.append(saved[1])
         buffer.kind = "bound"
     for tensor, array in sub.watched().items():
         if forward is None or forward.saved_rows(array) is None:
             outer.ref(array, tensor)
+    _add_draws(loop, forward, step.number)
     kept = any(record.kept for record in sub.records)
     loop.record = Record("scan", [*initial, *rows, *fixed], outs, kept=kept, loop=loop)
     outer.records.append(loop.record)
-    outer.inner.append(sub)
+    outer.loops.append(loop)
     return last, ys, totals, loop
 
 
@@ -169,8 +191,27 @@ class _Step:
             outer.note("a step of a loop that writes into memory from outside")
         elif sub.updates or sub.grads or sub.accumulated or sub.entry:
             outer.note("a step of a loop that computes gradients of parameters, or updates them")
-        elif sub.generators:
-            outer.note("a step of a loop that draws random numbers")
+        outer.raced |= sub.raced
+
+
+def _add_draws(loop: Loop, forward: Loop | None, number: int) -> None:
+    """Register what all steps draw in the outer recorder; `number`: the recorded step."""
+    outer, sub = loop.outer, loop.recorder
+    for generator, (seed, stream, first) in sub.generators.items():
+        blocks = (sub.ends[generator] - first) % _POSITIONS
+        start = (first - number * blocks) % _POSITIONS
+        with outer.paused():
+            end = generator.advance(0)
+        if forward is not None or end != (seed, stream, (start + loop.length * blocks) % _POSITIONS):
+            outer.note("a loop whose steps draw other random numbers")
+        loop.generators[generator] = (seed, stream, start), blocks
+        outer.add_draw(generator, seed, stream, start, loop.length * blocks)
+    replayed = forward is not None
+    for generator, offset in sub.rows:
+        (seed, stream, start), blocks = (forward if forward is not None else loop).generators[generator]
+        draw = outer.find_draw(seed, stream, start)
+        if draw is not None:
+            loop.draws.append((draw.row, blocks, offset, replayed))
 
 
 def _filled(outer, like: Tensor, value: float) -> Ref:

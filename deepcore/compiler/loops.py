@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
+
 from deepcore.backend import dtypes as dt
 from deepcore.compiler import cpu
 from deepcore.compiler.build import optimized, owned
 from deepcore.compiler.control import Loop
 from deepcore.compiler.ir import Record
 from deepcore.compiler.runner import run_all
+from deepcore.kernels.codegen.jit import signed_words
 from deepcore.kernels.runtime.executable import Buffer, Executable, Step, plan_memory
 
 
@@ -40,6 +44,11 @@ class StepProgram:
         uses = [(i, *use) for i, buffer in enumerate(self.bound) for use in self.exe.uses.get(buffer, ())]
         #: Of the words that have those addresses: the buffers' numbers, the words, offsets in the buffer.
         self.numbers, self.words, self.added = self.xp.array(uses, dtype=dt.int64).reshape(-1, 3).T
+        self.outer_words, self.draws = target.words, [draw[0] for draw in loop.draws]
+        #: Positions of each step's draws, from that of the first.
+        self.ahead = self.xp.zeros((loop.length, len(self.draws), 3), dtype=dt.int64)
+        for i, draw in enumerate(loop.draws):
+            self.ahead[:, i, 2] = [signed_words(loop.ahead(draw, k))[0] for k in range(loop.length)]
 
     def __call__(self, *addresses: int) -> int:
         """Run all steps; 0, or the status of the check that stopped one."""
@@ -60,8 +69,10 @@ class StepProgram:
         if len(exe.prepare()) > 1:
             return self._run_calls(table)
         ((function, words, part),) = exe.prepare()
-        for row in table[:, self.numbers] + self.added:
+        for row, draws in zip(table[:, self.numbers] + self.added, self._draws()):
             exe.words[self.words] = row
+            if draws is not None:
+                self.target.words[...] = draws
             status = function(words, part)
             if status:
                 return status
@@ -69,10 +80,16 @@ class StepProgram:
 
     def _run_calls(self, table) -> int:
         """Run steps that are, in part, calls of Python functions."""
-        for row in table.tolist():
+        for row, draws in zip(table.tolist(), self._draws()):
+            if draws is not None:
+                self.target.words[...] = draws
             for buffer, address in zip(self.bound, row):
                 self.exe.bind(buffer, address)
             status = run_all(self.exe)
             if status:
                 return status
         return 0
+
+    def _draws(self) -> Iterable:
+        """(seed, stream, position) of the draws of each step."""
+        return self.outer_words[self.draws] + self.ahead if self.draws else repeat(None)

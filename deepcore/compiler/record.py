@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from deepcore import locks
 from deepcore.autograd import graph
-from deepcore.compiler.control import record_loop
+from deepcore.compiler.control import Loop, record_loop
 from deepcore.compiler.ir import Draw, Record
 from deepcore.effects import mode
 from deepcore.kernels import plan as plans
@@ -109,8 +109,8 @@ class Recorder:
         self.rows: list[tuple[Any, int]] = []
         #: Whether another thread drew from one of the generators meanwhile.
         self.raced = False
-        #: Recorders of steps of loops; for such a one, those of the function around it and of the step it differentiates.
-        self.inner: list[Recorder] = []
+        self.loops: list[Loop] = []
+        #: For the recorder of a loop's step: that of the function around it, and that of the step it differentiates.
         self.context: list[Recorder] = []
         #: Keeps arrays alive, so that their ids are not reused.
         self._references: list[Any] = []
@@ -279,8 +279,8 @@ class Recorder:
 
     def release(self) -> None:
         """Free the arrays of the recorded run: the program has memory of its own."""
-        for recorder in self.inner:
-            recorder.release()
+        for loop in self.loops:
+            loop.release()
         self._references.clear()
         self._untracked.clear()
         self.snapshots.clear()
@@ -350,8 +350,18 @@ class Recorder:
     def _draw_of(self, params: dict) -> Draw | None:
         if "position" not in params or "seed" not in params:
             return None
-        draw = self.draws.get((params["seed"], params["stream"], params["position"]))
+        return self.find_draw(params["seed"], params["stream"], params["position"])
+
+    def find_draw(self, seed: int, stream: int, position: int) -> Draw | None:
+        """The draw from a position; where the gradient of a loop's step repeats one, it becomes a row of its own."""
+        draw = self.draws.get((seed, stream, position))
         if draw is None:
+            for recorder in self.context[1:]:
+                draw = recorder.draws.get((seed, stream, position))
+                if draw is not None:
+                    self.rows.append(recorder.rows[draw.row])
+                    draw = self.draws[seed, stream, position] = Draw(len(self.rows) - 1)
+                    return draw
             self.note("random numbers that were drawn before the function was called")
         return draw
 
@@ -726,10 +736,10 @@ class Recorder:
         """Claim blocks of a generator and record the draw."""
         seed, stream, first = run(generator, blocks)
         if not self._inside:
-            self._drawn(generator, seed, stream, first, blocks)
+            self.add_draw(generator, seed, stream, first, blocks)
         return seed, stream, first
 
-    def _drawn(self, generator, seed: int, stream: int, first: int, blocks: int) -> Draw:
+    def add_draw(self, generator, seed: int, stream: int, first: int, blocks: int) -> Draw:
         if generator not in self.generators:
             self.generators[generator] = seed, stream, first
             self.ends[generator] = first
@@ -752,7 +762,7 @@ class Recorder:
             seed, stream, first = generator.advance(0)
             array = run(function, xp, args, params)
             blocks = (generator.advance(0)[2] - first) % (1 << 64)
-        draw = self._drawn(generator, seed, stream, first, blocks)
+        draw = self.add_draw(generator, seed, stream, first, blocks)
 
         def call(*, seed: int, stream: int, position: int):
             positioned = generator.at(seed, stream, position)
