@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from deepcore import locks
@@ -252,8 +252,8 @@ def gradients_at(targets: list, roots: list[tuple[Tensor, Tensor]], create_graph
     """The gradients that reach `targets`, nodes and leaves, from (tensor, gradient) pairs; None where none does."""
     nodes = [key for key in targets if not isinstance(key, Tensor)]
     watched: dict[Any, Any] = dict.fromkeys(nodes)
-    only = _reaching(targets, [t._node or t for t, _ in roots])
-    leaves = _propagate(roots, True, create_graph, only, watched, set(nodes), hooked)
+    only = _reaching(targets, [t._node or t for t, _ in roots], stop := set(nodes))
+    leaves = _propagate(roots, True, create_graph, only, watched, stop, hooked)
     return [leaves.get(key) if isinstance(key, Tensor) else watched[key] for key in targets]
 
 
@@ -268,14 +268,14 @@ def _sequence(name: str, value) -> tuple:
     return tensors
 
 
-def _reaching(targets: list, roots: list) -> set:
-    """The nodes and leaves on paths from `roots` to `targets`."""
+def _reaching(targets: list, roots: list, stop: Container = ()) -> set:
+    """The nodes and leaves on paths from `roots` to `targets`; `stop`: those at which paths end."""
     reach = set(targets)
     visited = set()
     stack = [(root, False) for root in roots]
     while stack:
         node, expanded = stack.pop()
-        if isinstance(node, Tensor):
+        if isinstance(node, Tensor) or node in stop:
             continue
         if expanded:
             if any(edge in reach for edge in node.edges if edge is not None):
