@@ -13,8 +13,9 @@ from typing import Any
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import PASSES, optimized
+from deepcore.compiler.control import Loop
 from deepcore.compiler.cpu import arithmetic, contiguous
-from deepcore.compiler.graphs import Graph, RangeErrors, Words, at_place, view
+from deepcore.compiler.graphs import Graph, RangeErrors, Words, at_place, last_uses, queue_all, view
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes import dead
 from deepcore.compiler.passes.chains import Chain, chain_of
@@ -135,6 +136,9 @@ class Target:
     def _lowered(self, record: Record) -> Step:
         if record.chain is not None:
             return Step(record.name, record.ins, record.outs, call=self._fused(record.chain), kept=record.kept)
+        if record.loop is not None:
+            call = LoopCall(record, self)
+            return Step(record.name, record.ins, record.outs, call=call, kept=record.kept)
         if record.name == "within" and record.op is None:
             check = functools.partial(_count_out_of_range, self.backend, **record.params)
             return Step("within", record.ins, [], call=check, kept=True)
@@ -146,8 +150,11 @@ class Target:
 
     def _with_words(self, run: Callable, row: int, *arrays):
         """Run a draw whose kernels read seed, stream and position from the program's words."""
-        state = self.draws.device[row]  # type: ignore[union-attr]
-        return run(*arrays, seed=0, stream=0, position=philox.Word.of(0, state, 0))
+        return run(*arrays, seed=0, stream=0, position=philox.Word.of(0, *self.draw(row)))
+
+    def draw(self, row: int) -> tuple[Any, int]:
+        """The words of a draw: seed, stream and position in device memory, and the blocks ahead of that position."""
+        return self.draws.device[row], 0  # type: ignore[union-attr]
 
     def _fused(self, chain: Chain) -> Callable:
         kernel, words = self._kernel(chain)
@@ -157,6 +164,61 @@ class Target:
         return lambda *arrays: fused.run(
             self.backend, kernel, arrays, shapes, dtype, chain.size, chain.columns, numbers
         )
+
+
+class _StepTarget(Target):
+    """The GPU as the target of the program of a loop's step."""
+
+    def __init__(self, loop: Loop, outer: Target):
+        super().__init__(outer.backend, Words(outer.backend), 0)
+        self.loop, self.outer = loop, outer
+        #: The number of the step that is queued.
+        self.k = 0
+
+    def draw(self, row: int) -> tuple[Any, int]:
+        draw = self.loop.draws[row]
+        words, ahead = self.outer.draw(draw[0])
+        return words, signed_words((ahead + self.loop.ahead(draw, self.k)) % (1 << 64))[0]
+
+
+class LoopCall:
+    """Queues the steps of a loop, all of them, as a graph has no loops."""
+
+    def __init__(self, record: Record, outer: Target):
+        loop = self.loop = record.loop
+        self.outs, self.xp = record.outs, outer.backend
+        self.target = _StepTarget(loop, outer)
+        passes = passes_of(settings.kernels)
+        program = optimized(loop.recorder, [*loop.carried, *loop.stacked], self.target, passes)
+        self.steps = [self.target.lower(r) for r in program.records]
+        self.results = program.lasting
+        self.dead = last_uses(self.steps, {ref.buffer for ref in self.results})
+        buffers = {b for step in self.steps for b in step.buffers()} | {ref.buffer for ref in self.results}
+        self.constants = {b: b.array for b in buffers if b.kind == "outside"}
+
+    def __call__(self, *arrays) -> tuple:
+        loop, xp, n = self.loop, self.xp, len(self.loop.carry)
+        count = n + len(loop.rows)
+        carry, rows, fixed = arrays[:n], arrays[n:count], dict(zip(loop.fixed, arrays[count:]))
+        stacked = [xp.empty(ref.shape, dtype=ref.dtype) for ref in self.outs[n:]]
+        for k in range(loop.length):
+            at = loop.length - 1 - k if loop.reverse else k
+            self.target.k = k
+            memory = {**self.constants, **fixed, **dict(zip(loop.carry, carry))}
+            for buffer, array, stride in zip(loop.rows, rows, loop.row_strides):
+                memory[buffer] = _row(array, at * stride, (buffer.nbytes,), dt.uint8)
+            queue_all(xp, self.steps, self.dead, memory)
+            results = [view(memory, xp, ref) for ref in self.results]
+            for memory_of_all, stride, result in zip(stacked, loop.stacked_strides, results[n:]):
+                _row(memory_of_all, at * stride, result.shape, result.dtype)[...] = result
+            carry = results[:n]
+        return (*(array.copy() for array in carry), *stacked)
+
+
+def _row(memory, offset: int, shape: tuple[int, ...], dtype):
+    if not memory.size:
+        return memory.reshape(-1)[:0].reshape(shape)
+    return at_place(memory, Ref(None, offset, shape, contiguous(Ref(None, 0, shape, (), dtype)), dtype))  # type: ignore[arg-type]
 
 
 def _count_out_of_range(xp, array, low: int, high: int) -> tuple:

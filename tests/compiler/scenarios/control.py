@@ -1,0 +1,300 @@
+"""Loops and branches: `scan`, `fori_loop`, `while_loop`, `cond`."""
+
+from __future__ import annotations
+
+import deepcore as dc
+from deepcore import nn, optim
+
+from . import EAGER, scenario
+from .common import F, inputs, randn
+
+LENGTHS = {"one step": 1, "two": 2, "five": 5}
+
+
+@scenario(each=LENGTHS, everywhere=True)
+def scan_forward(compile, length):
+    weight = randn(3, 3)
+
+    @compile
+    def run(init, xs):
+        return dc.scan(lambda h, x: ((h @ weight + x).tanh(), (h * x, x.sum())), init, xs, reverse=True)
+
+    for x in inputs(6, length, 2, 3):
+        yield run(x[0] * 2, x)
+
+
+@scenario(each=LENGTHS, everywhere=True)
+def scan_trained(compile, length):
+    model, start = nn.Linear(3, 3), nn.Parameter(randn(2, 3))
+    optimizer = optim.Adam([*model.parameters(), start], lr=0.1)
+
+    @compile
+    def step(xs):
+        optimizer.zero_grad()
+        carry, ys = dc.scan(lambda h, x: ((h + model(x)).tanh(), h * h), start * 2, xs)
+        loss = carry.sum() + ys.mean()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    for x in inputs(6, length, 2, 3):
+        yield step(x), model, start, optimizer
+
+
+@scenario(each=[True, False], everywhere=True)
+def scan_differentiated_outside(compile, of_both):
+    weight = randn(3, 3, requires_grad=True)
+    run = compile(lambda init, xs: dc.scan(lambda h, x: ((h @ weight + x).tanh(), h * x), init, xs))
+    for x in inputs(6, 4, 2, 3):
+        init, xs = x[0].clone().requires_grad_(), x.clone().requires_grad_()
+        carry, ys = run(init, xs)
+        ((carry * carry).sum() + (ys.sum() if of_both else 0)).backward()
+        yield carry, ys, init, xs, weight
+
+
+@scenario(everywhere=True)
+def scan_in_scan(compile):
+    weight = randn(3, requires_grad=True)
+
+    @compile
+    def step(init, rows):
+        def outer(c, row):
+            h, ys = dc.scan(lambda h, x: ((h * weight + x * c.mean()).tanh(), h + x), c, row, reverse=True)
+            return h * weight, ys.sum(0)
+
+        carry, ys = dc.scan(outer, init, rows)
+        loss = (carry * carry).sum() + ys.mean()
+        weight.grad = None
+        loss.backward()
+        return loss.detach(), carry.detach()
+
+    for x in inputs(6, 3, 4, 2, 3):
+        yield step(x[0, 0].clone(), x), weight
+
+
+@scenario(each=["forward", "trained", "outside"], everywhere=True)
+def scan_that_draws(compile, kind):
+    weight = randn(3, 3, requires_grad=True)
+
+    def run(xs):
+        before = dc.rand(2)
+
+        def f(h, x):
+            h = F.dropout((h @ weight + x).tanh(), 0.5)
+            return h, F.dropout(h, 0.25) + dc.rand(3)
+
+        carry, ys = dc.scan(f, xs[0], xs)
+        return carry.sum() + ys.sum(), before, dc.rand(2)
+
+    @compile
+    def step(xs):
+        if kind == "outside":
+            return run(xs)
+        if kind == "forward":
+            with dc.no_grad():
+                return run(xs)
+        weight.grad = None
+        loss, *others = run(xs)
+        loss.backward()
+        return loss.detach(), *others
+
+    for x in inputs(6, 4, 2, 3):
+        loss, *others = step(x)
+        if kind == "outside":
+            weight.grad = None
+            loss.backward()
+        yield loss, others, weight
+
+
+@scenario(everywhere=True)
+def scan_in_scan_that_draws(compile):
+    weight = randn(3, requires_grad=True)
+
+    @compile
+    def step(rows):
+        def inner(h, x):
+            h = F.dropout(h * weight + x, 0.5)
+            return h, None
+
+        def outer(c, row):
+            return F.dropout(dc.scan(inner, c, row)[0], 0.5), c
+
+        carry, ys = dc.scan(outer, rows[0, 0], rows)
+        weight.grad = None
+        (carry.sum() + ys.sum()).backward()
+        return carry.detach()
+
+    for x in inputs(6, 3, 4, 2, 3):
+        yield step(x), weight
+
+
+@scenario()
+def scan_of_a_cell(compile):
+    cell = nn.LSTMCell(3, 4)
+    optimizer = optim.SGD(cell.parameters(), lr=0.1)
+
+    @compile
+    def step(xs):
+        def f(state, x):
+            h, c = cell(x, state)
+            return (h, c), h
+
+        _, hs = dc.scan(f, (dc.zeros(2, 4), dc.zeros(2, 4)), xs)
+        optimizer.zero_grad()
+        loss = (hs * hs).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    for x in inputs(6, 7, 2, 3):
+        yield step(x), cell
+
+
+@scenario(everywhere=True)
+def scan_with_trees_and_whole_numbers(compile):
+    table = randn(5, 3, requires_grad=True)
+
+    @compile
+    def step(xs):
+        def f(state, x):
+            n = (state["n"] + 1) % 5
+            return {"n": n, "sum": state["sum"] + table[n[None]][0] * x["a"], "same": state["same"]}, [
+                n,
+                (state["same"], x["b"]),
+            ]
+
+        start = {"n": dc.tensor(0), "sum": dc.zeros(3), "same": table}
+        return dc.scan(f, start, {"a": xs, "b": xs.sum(1) > 0})
+
+    for x in inputs(6, 4, 3):
+        table.grad = None
+        state, ys = step(x)
+        (state["sum"].sum() + state["same"].sum()).backward()
+        yield state, ys, table
+
+
+@scenario(everywhere=True)
+def scans_that_feed_one_another(compile):
+    weight = randn(3, requires_grad=True)
+
+    @compile
+    def step(xs):
+        scale = weight.exp()
+        f = lambda h, x: ((h * scale + x).sin(), h + scale)
+        _, ys = dc.scan(f, xs[0], xs)
+        carry, zs = dc.scan(f, ys[-1], ys, reverse=True)
+        weight.grad = None
+        loss = (carry * scale).sum() + (zs * xs).sum()
+        loss.backward()
+        return loss.detach()
+
+    for x in inputs(6, 4, 2, 3):
+        yield step(x), weight
+
+
+@scenario()
+def scan_of_strided_arguments(compile):
+    run = compile(lambda init, xs: dc.scan(lambda h, x: ((h + x).t().contiguous().t(), x.t()), init, xs))
+    for x in inputs(6, 3, 4, 3):
+        yield run(x[0, 1:].clone().t(), x.permute(2, 0, 1)[:, :, 1:])
+
+
+@scenario(each=[0, 1, 3])
+def scan_of_nothing(compile, length):
+    run = compile(lambda xs: dc.scan(lambda h, x: (h + x, x), dc.zeros(0, 2), xs))
+    for _ in range(4):
+        yield run(dc.ones(length, 0, 2))
+
+
+@scenario(everywhere=True)
+def fori_loop_of_known_length(compile):
+    weight = randn(3, requires_grad=True)
+
+    @compile
+    def step(x):
+        weight.grad = None
+        value = dc.fori_loop(1, 5, lambda i, v: v * weight + i, x)
+        value.sum().backward()
+        return value.detach()
+
+    for x in inputs(6, 2, 3):
+        yield step(x), weight
+
+
+@scenario()
+def scan_whose_classes_are_checked(compile):
+    """A class out of range in one step: the function itself raises."""
+
+    @compile
+    def run(logits, classes):
+        return dc.scan(lambda c, x: (c + F.cross_entropy(x[0], x[1]), None), 0.0, (logits, classes))[0]
+
+    for i, x in enumerate(inputs(8, 3, 4, 5)):
+        try:
+            yield run(x, dc.full((3, 4), 9 if i in (3, 6) else 2))
+        except dc.errors.IndexRangeError as error:
+            yield type(error).__name__
+
+
+@scenario(EAGER)
+def scan_that_writes_outside(compile):
+    seen = dc.zeros(3)
+
+    @compile
+    def run(xs):
+        def f(h, x):
+            seen.add_(x)
+            return h + x, None
+
+        return dc.scan(f, dc.zeros(3), xs)[0]
+
+    for x in inputs(4, 5, 3):
+        yield run(x), seen
+
+
+@scenario(EAGER)
+def scan_that_reads_a_value(compile):
+    @compile
+    def run(xs):
+        return dc.scan(lambda h, x: (h + x if float(x.sum()) > 0 else h - x, None), dc.zeros(3), xs)[0]
+
+    for x in inputs(4, 5, 3):
+        yield run(x)
+
+
+@scenario(EAGER)
+def scan_whose_steps_differ(compile):
+    @compile
+    def run(xs):
+        count = []
+
+        def f(h, x):
+            count.append(1)
+            return h * len(count) + x, None
+
+        return dc.scan(f, dc.zeros(3), xs)[0]
+
+    for x in inputs(4, 5, 3):
+        yield run(x)
+
+
+@scenario(EAGER)
+def scan_differentiated_twice(compile):
+    weight = randn(3, requires_grad=True)
+
+    @compile
+    def run(xs):
+        carry, _ = dc.scan(lambda h, x: ((h * weight + x).sin(), None), xs[0], xs)
+        (g,) = dc.autograd.grad(carry.sum(), [weight], create_graph=True)
+        return dc.autograd.grad((g * g).sum(), [weight])[0]
+
+    for x in inputs(4, 5, 3):
+        yield run(x)
+
+
+@scenario()
+def scan_under_other_settings(compile):
+    run = compile(lambda xs: dc.scan(lambda h, x: (h + x.exp(), h), dc.zeros(3), xs))
+    for i, x in enumerate(inputs(6, 5, 3)):
+        with dc.no_grad() if i % 2 else dc.enable_grad():
+            yield run(x[: 4 + i % 2])
