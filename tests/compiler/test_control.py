@@ -1,0 +1,110 @@
+"""Programs of loops: one body however many steps, its memory, and the stand-in's graphs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import standin
+from backends import BACKENDS
+
+import deepcore as dc
+from deepcore.backend import get_backend, use_backend
+from deepcore.config import settings
+from deepcore.kernels.runtime import threadpool
+
+pytestmark = pytest.mark.skipif(not threadpool.can_prepare(), reason="programs need compiled kernels")
+
+F = dc.nn.functional
+
+
+@pytest.fixture(params=BACKENDS)
+def xp(request, monkeypatch):
+    """Each backend, as the default one, with kernels and without checks in later calls."""
+    if request.param != "cpu":
+        pytest.importorskip("numba", reason="programs on a GPU are of kernels")
+    monkeypatch.setattr(standin, "kernels", True)
+    monkeypatch.setattr(settings, "compile_check", 0)
+    with use_backend(request.param):
+        yield get_backend(request.param)
+
+
+def weighted(weight, hidden=None):
+    """A training step of a scan; `hidden`: elements of an intermediate value beside the carry."""
+
+    def step(init, xs):
+        def f(h, x):
+            h = F.dropout((h * weight + x).tanh(), 0.25)
+            return h, (h if hidden is None else h.repeat(hidden).exp().sum())
+
+        weight.grad = None
+        carry, ys = dc.scan(f, init, xs)
+        (carry.sum() + ys.sum()).backward()
+        return carry.detach(), ys.detach()
+
+    return step
+
+
+def program(compiled):
+    (((runner, _),),) = [entries[-1:] for entries in compiled._cache.values()]
+    return runner
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_programs_have_the_bits_of_the_function(length, xp):
+    weight = dc.randn(4, requires_grad=True)
+    step = weighted(weight)
+    compiled = dc.compile(step)
+    states = []
+    for run in (step, compiled):
+        dc.manual_seed(1)
+        found = []
+        for _ in range(4):
+            init, xs = dc.randn(4), dc.randn(length, 4)
+            found += [t.numpy().tobytes() for t in (*run(init, xs), weight.grad, dc.rand(1))]
+        states.append(found)
+    assert states[0] == states[1]
+    assert not compiled.faults and compiled.runs == 2
+
+
+def test_a_body_is_recorded_once():
+    weight, sizes = dc.randn(64, requires_grad=True), {}
+    for length in (2, 200):
+        compiled = dc.compile(weighted(weight, hidden=1000))
+        for _ in range(2):
+            compiled(dc.zeros(64), dc.zeros(length, 64))
+        runner = program(compiled)
+        bodies = [s.call for s in runner.exe.steps if s.by_address]
+        saved = sum(ref.nbytes for s in runner.exe.steps if s.by_address for ref in s.outs)
+        sizes[length] = [len(runner.exe.steps), *(len(b.exe.steps) for b in bodies)], runner.exe.size - saved
+    assert sizes[2] == sizes[200] or sizes[200][1] <= sizes[2][1] + 4096, "temporaries are those of one step"
+    assert sizes[2][0] == sizes[200][0] and len(sizes[2][0]) == 3
+
+
+def test_the_number_of_threads_changes_no_bit(monkeypatch):
+    weight, results = dc.randn(5000, requires_grad=True), []
+    init, xs = dc.randn(5000), dc.randn(3, 5000)
+    for threads in (1, 2):
+        monkeypatch.setattr(settings, "threads", threads)
+        compiled = dc.compile(weighted(weight))
+        for _ in range(3):
+            dc.manual_seed(1)
+            found = compiled(init, xs)
+        results.append([t.numpy().tobytes() for t in (*found, weight.grad)])
+    assert results[0] == results[1]
+
+
+def test_a_loop_in_the_table_of_steps(capsys):
+    compiled = dc.compile(lambda xs: dc.scan(lambda h, x: (h + x, None), dc.zeros(3), xs)[0])
+    for _ in range(2):
+        compiled(dc.ones(4, 3))
+    compiled.explain()
+    assert "scan" in capsys.readouterr().out
+
+
+def test_results_of_a_loop_are_new_in_each_call():
+    compiled = dc.compile(lambda xs: dc.scan(lambda h, x: (h + x, h), dc.zeros(3), xs))
+    first = [compiled(dc.ones(4, 3)) for _ in range(3)][-1]
+    values = [t.tolist() for t in first]
+    compiled(dc.zeros(4, 3))
+    assert [t.tolist() for t in first] == values
+    assert not np.shares_memory(first[0].numpy(), first[1].numpy())
