@@ -118,8 +118,8 @@ class Target:
             return [self._launched(record, record.plan, record.ins, record.floats)]
         if record.chain is not None:
             return [_fused(record)]
-        if record.loop is not None:
-            from deepcore.compiler.loops import lower  # it builds a program of its own
+        if record.bodies:
+            from deepcore.compiler.loops import lower  # it builds programs of its own
 
             return [lower(record, self)]
         if record.op is None:
@@ -184,8 +184,9 @@ def arithmetic(record: Record) -> float:
     """Arithmetic operations, as formulas and the CPU's lowerings declare them, for any device."""
     if record.chain is not None:
         return record.chain.arithmetic
-    if record.loop is not None:
-        return record.loop.length * sum(map(arithmetic, record.loop.recorder.records))
+    if record.bodies:
+        counts = [body.length * sum(map(arithmetic, body.recorder.records)) for body in record.bodies]
+        return max(counts) if record.name == "cond" else sum(counts)
     cpu = get_backend("cpu")
     lowering = None if record.op is None else kernels.lowering(record.op.name, cpu)
     if lowering is not None:

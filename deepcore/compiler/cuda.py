@@ -13,7 +13,7 @@ from typing import Any
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import PASSES, optimized
-from deepcore.compiler.control import Loop
+from deepcore.compiler.control import Body
 from deepcore.compiler.cpu import arithmetic, contiguous
 from deepcore.compiler.graphs import Graph, RangeErrors, Words, at_place, last_uses, queue_all, view
 from deepcore.compiler.ir import Record
@@ -99,8 +99,8 @@ class DeviceRecorder(Recorder):
 class Target:
     """The GPU as the target of one program: steps call the ops' forwards, and fused kernels."""
 
-    def __init__(self, backend, words: Words, draws: int):
-        self.backend = backend
+    def __init__(self, backend, words: Words, draws: int, optimize: bool = True):
+        self.backend, self.optimize = backend, optimize
         #: (seed, stream, position) of each draw, in the program's words.
         self.draws = words.table(draws, 3) if draws else None
 
@@ -136,9 +136,8 @@ class Target:
     def _lowered(self, record: Record) -> Step:
         if record.chain is not None:
             return Step(record.name, record.ins, record.outs, call=self._fused(record.chain), kept=record.kept)
-        if record.loop is not None:
-            call = LoopCall(record, self)
-            return Step(record.name, record.ins, record.outs, call=call, kept=record.kept)
+        if record.bodies:
+            return Step(record.name, record.ins, record.outs, call=LoopCall(record, self), kept=record.kept)
         if record.name == "within" and record.op is None:
             check = functools.partial(_count_out_of_range, self.backend, **record.params)
             return Step("within", record.ins, [], call=check, kept=True)
@@ -169,50 +168,52 @@ class Target:
 class _StepTarget(Target):
     """The GPU as the target of the program of a loop's step."""
 
-    def __init__(self, loop: Loop, outer: Target):
-        super().__init__(outer.backend, Words(outer.backend), 0)
-        self.loop, self.outer = loop, outer
+    def __init__(self, body: Body, outer: Target):
+        super().__init__(outer.backend, Words(outer.backend), 0, outer.optimize)
+        self.body, self.outer = body, outer
         #: The number of the step that is queued.
         self.k = 0
 
     def draw(self, row: int) -> tuple[Any, int]:
-        draw = self.loop.draws[row]
-        words, ahead = self.outer.draw(draw[0])
-        return words, signed_words((ahead + self.loop.ahead(draw, self.k)) % (1 << 64))[0]
+        draw = self.body.draws[row]
+        words, ahead = self.outer.draw(draw.row)
+        return words, signed_words((ahead + self.body.ahead(draw, self.k)) % (1 << 64))[0]
 
 
 class LoopCall:
-    """Queues the steps of a loop, all of them, as a graph has no loops."""
+    """Queues all steps of a loop, as a graph has no loops."""
 
     def __init__(self, record: Record, outer: Target):
-        loop = self.loop = record.loop
+        (self.body,) = record.bodies
         self.outs, self.xp = record.outs, outer.backend
-        self.target = _StepTarget(loop, outer)
-        passes = passes_of(settings.kernels)
-        program = optimized(loop.recorder, [*loop.carried, *loop.stacked], self.target, passes)
-        self.steps = [self.target.lower(r) for r in program.records]
+        self.target = _StepTarget(self.body, outer)
+        results = [result.ref for result in (*self.body.carried, *self.body.stacked)]
+        program = optimized(self.body.recorder, results, self.target, passes_of(outer.optimize))
+        self.steps = [self.target.lower(inner) for inner in program.records]
         self.results = program.lasting
         self.dead = last_uses(self.steps, {ref.buffer for ref in self.results})
         buffers = {b for step in self.steps for b in step.buffers()} | {ref.buffer for ref in self.results}
         self.constants = {b: b.array for b in buffers if b.kind == "outside"}
 
-    def __call__(self, *arrays) -> tuple:
-        loop, xp, n = self.loop, self.xp, len(self.loop.carry)
-        count = n + len(loop.rows)
-        carry, rows, fixed = arrays[:n], arrays[n:count], dict(zip(loop.fixed, arrays[count:]))
-        stacked = [xp.empty(ref.shape, dtype=ref.dtype) for ref in self.outs[n:]]
-        for k in range(loop.length):
-            at = loop.length - 1 - k if loop.reverse else k
+    def __call__(self, *ins) -> tuple:
+        body, xp = self.body, self.xp
+        carry = [ins[operand.number] for operand in body.carry]
+        outs = [xp.empty(ref.shape, dtype=ref.dtype) for ref in self.outs]
+        for k in range(body.length):
+            at = body.length - 1 - k if body.reverse else k
             self.target.k = k
-            memory = {**self.constants, **fixed, **dict(zip(loop.carry, carry))}
-            for buffer, array, stride in zip(loop.rows, rows, loop.row_strides):
-                memory[buffer] = _row(array, at * stride, (buffer.nbytes,), dt.uint8)
+            memory = {**self.constants, **{fixed.buffer: ins[fixed.number] for fixed in body.fixed}}
+            memory |= {operand.buffer: array for operand, array in zip(body.carry, carry)}
+            for row in body.rows:
+                memory[row.buffer] = _row(ins[row.number], at * row.stride, (row.buffer.nbytes,), dt.uint8)
             queue_all(xp, self.steps, self.dead, memory)
             results = [view(memory, xp, ref) for ref in self.results]
-            for memory_of_all, stride, result in zip(stacked, loop.stacked_strides, results[n:]):
-                _row(memory_of_all, at * stride, result.shape, result.dtype)[...] = result
-            carry = results[:n]
-        return (*(array.copy() for array in carry), *stacked)
+            carry = results[: len(carry)]
+            for stacked, array in zip(body.stacked, results[len(carry) :]):
+                _row(outs[stacked.number], at * stacked.stride, array.shape, array.dtype)[...] = array
+        for result, array in zip(body.carried, carry):
+            outs[result.number][...] = array
+        return tuple(outs)
 
 
 def _row(memory, offset: int, shape: tuple[int, ...], dtype):
@@ -349,7 +350,7 @@ class GraphRunner(Runner):
         xp = self.backend
         updated = [ref for update in self.updates for ref in update.gradients]
         words = self.words = Words(xp)
-        target = Target(xp, words, len(self.rows))
+        target = Target(xp, words, len(self.rows), optimize)
         self.target: Any = target
         recorded = [*self.output_refs, *self.grad_refs, *updated]
         program = optimized(recorder, recorded, target, passes_of(optimize))
@@ -577,7 +578,7 @@ class GraphBackward:
         self.saved = {buffer: Buffer("bound", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
         renamed = {old: Ref(new, 0, (), (), None) for old, new in self.saved.items()}
         self.words = Words(xp)
-        self.target = Target(xp, self.words, len(recorder.rows))
+        self.target = Target(xp, self.words, len(recorder.rows), optimize)
         recorded = [ref for ref in refs if ref is not None]
         program = optimized(recorder, recorded, self.target, passes_of(optimize), records=records, renamed=renamed)
         grads = program.lasting[: len(recorded)]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from deepcore import locks
 from deepcore.autograd import graph
-from deepcore.compiler.control import Loop, record_loop
+from deepcore.compiler.control import Body, record_branch, record_branch_gradient, record_loop, record_repeat
 from deepcore.compiler.ir import Draw, Record
 from deepcore.effects import mode
 from deepcore.kernels import plan as plans
@@ -109,8 +109,8 @@ class Recorder:
         self.rows: list[tuple[Any, int]] = []
         #: Whether another thread drew from one of the generators meanwhile.
         self.raced = False
-        self.loops: list[Loop] = []
-        #: For the recorder of a loop's step: that of the function around it, and that of the step it differentiates.
+        self.bodies: list[Body] = []
+        #: For the recorder of a body: that of the function around it, and that of the body whose gradient it is.
         self.context: list[Recorder] = []
         #: Keeps arrays alive, so that their ids are not reused.
         self._references: list[Any] = []
@@ -206,6 +206,10 @@ class Recorder:
                 return None
         return places[0].buffer, start - places[0].base
 
+    def places(self, owner) -> list[_Place]:
+        """The address ranges that are registered of some memory."""
+        return self._places.get(id(owner), [])
+
     def ref(self, array, tensor: Tensor | None = None) -> Ref:
         """The place of an array with its current content; unregistered memory becomes outside memory."""
         if not array.size:
@@ -279,8 +283,8 @@ class Recorder:
 
     def release(self) -> None:
         """Free the arrays of the recorded run: the program has memory of its own."""
-        for loop in self.loops:
-            loop.release()
+        for body in self.bodies:
+            body.release()
         self._references.clear()
         self._untracked.clear()
         self.snapshots.clear()
@@ -784,17 +788,17 @@ class Recorder:
         """Run a loop, of which one step is recorded; see `ops.control_flow.iterate`."""
         return record_loop(self, run, body, carry, xs, length, reverse, graph, node)
 
-    def repeat(self, run: Callable, condition: Callable, body: Callable, val: list[Tensor]) -> list[Tensor]:
-        """Run a loop whose length depends on values."""
-        self.note("a while_loop")
-        with self.paused():
-            return run(condition, body, val)
+    def branch(self, run: Callable, pred: Tensor, branches: list, operands: list[Tensor]) -> tuple:
+        """Run the branch that a value selects; both are recorded."""
+        return record_branch(self, run, pred, branches, operands)
 
-    def branch(self, run: Callable, pred: Tensor, branches: list, operands: list[Tensor]):
-        """Run the branch that a value selects."""
-        self.note("a cond")
-        with self.paused():
-            return run(pred, branches, operands)
+    def branch_gradient(self, run: Callable, graph, seeds: list[Tensor], closures: list, node) -> list:
+        """Run the gradient of the branch that was selected; those of both are recorded."""
+        return record_branch_gradient(self, run, graph, seeds, closures, node)
+
+    def repeat(self, run: Callable, condition: Callable, body: Callable, val: list[Tensor]) -> list[Tensor]:
+        """Run a loop whose length depends on values, of which condition and body are recorded."""
+        return record_repeat(self, run, condition, body, val)
 
 
 class _Forward:

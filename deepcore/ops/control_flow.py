@@ -91,11 +91,8 @@ def while_loop(cond_fun: Callable, body_fun: Callable, init_val):
     carry = list(map(contiguous, leaves))
     names = paths(structure, "val")
 
-    def condition(val: list[Tensor]):
-        go_on = cond_fun(unflatten(structure, val))
-        if isinstance(go_on, bool):
-            return go_on
-        return _scalar("while_loop", "the result of cond_fun", go_on)
+    def condition(val: list[Tensor]) -> list[Tensor]:
+        return [_truth("while_loop", "the result of cond_fun", cond_fun(unflatten(structure, val)))]
 
     def body(val: list[Tensor]) -> list[Tensor]:
         versions = [t.version for t in val]
@@ -122,12 +119,16 @@ def cond(pred, true_fun: Callable, false_fun: Callable, *operands):
             raise ArgumentTypeError(f"cond: {name} is a function", received=type(function).__name__)
     if isinstance(pred, bool):
         return (true_fun if pred else false_fun)(*operands)
-    pred = _scalar("cond", "pred", pred)
+    pred = _truth("cond", "pred", pred)
     leaves, structure = _tensors("cond", "operands", operands)
     _one_backend("cond", [pred, *leaves])
     branches = [_Branch(function, structure) for function in (true_fun, false_fun)]
-    results, chosen = effect("branch", choose, pred, branches, list(map(contiguous, leaves)))
-    return unflatten(chosen.y_structure, results)
+    inputs = list(map(contiguous, leaves))
+    results, number, recorded = effect("branch", choose, pred, branches, inputs)
+    branch = branches[number]
+    if branch.graph.steps:
+        branch.graph.attach(results, _BranchNode(inputs, branch.graph, recorded))
+    return unflatten(branch.y_structure, results)
 
 
 # -- arguments ----------------------------------------------------------------------------------------------------------
@@ -160,6 +161,11 @@ def _scalar(function: str, name: str, value) -> Tensor:
             f"{function}: {name} is a tensor of one element", received=f"shape {t.shape}", fix="use .any() or .all()"
         )
     return t
+
+
+def _truth(function: str, name: str, value) -> Tensor:
+    t = _scalar(function, name, value)
+    return t if t.dtype == dt.bool_ else t != 0
 
 
 def _one_backend(function: str, tensors: list[Tensor]) -> None:
@@ -350,18 +356,16 @@ class _Branch:
         return outs
 
 
-def choose(pred: Tensor, branches: list[_Branch], operands: list[Tensor]) -> tuple[list[Tensor], _Branch]:
-    """Run the first branch where `pred`, else the second; new memory for its results."""
-    branch = branches[0 if bool(pred._data.any()) else 1]
-    results = list(map(_copied, branch(operands)))
-    if branch.graph.steps:
-        branch.graph.attach(results, _BranchNode(operands, branch.graph))  # type: ignore[arg-type]
-    return results, branch  # type: ignore[return-value]
+def choose(pred: Tensor, branches: list, operands: list[Tensor]) -> tuple[list[Tensor], int, Any]:
+    """Run branch 0 where `pred`, else branch 1. Returns its results, as new memory, its number, and None, in place of which
+    the recorder returns what `_BranchNode` gets."""
+    number = 0 if bool(pred._data.any()) else 1
+    return list(map(_copied, branches[number](operands))), number, None  # type: ignore[arg-type]
 
 
 def repeat(condition: Callable, body: Callable, val: list[Tensor]) -> list[Tensor]:
-    """while condition(val): val = body(val)."""
-    while bool(condition(val)):
+    """while condition(val)[0]: val = body(val)."""
+    while bool(condition(val)[0]._data.any()):
         val = body(val)
     return val
 
@@ -476,11 +480,13 @@ class _LoopNode(_ControlNode):
 
 
 class _BranchNode(_ControlNode):
-    __slots__ = ("count",)
+    """The node of the results of a `cond`."""
 
-    def __init__(self, inputs: list[Tensor], graph: _Graph):
+    __slots__ = ("recorded",)
+
+    def __init__(self, inputs: list[Tensor], graph: _Graph, recorded):
         super().__init__(inputs, graph)
-        self.count = len(inputs)
+        self.recorded = recorded
 
     @property
     def name(self) -> str:
@@ -489,8 +495,20 @@ class _BranchNode(_ControlNode):
     def backward(self, g) -> list:
         if self.saved is None:
             Node.backward(self, g)  # raises
-        inputs, closures = self.graph.gradients(-1, list(g.items()))
-        return [*inputs, *closures]
+        numbers = sorted(g)
+
+        def gradients(graph: _Graph, seeds: list[Tensor], closures: list, node: _BranchNode) -> list[Tensor | None]:
+            inputs, sums = graph.gradients(-1, list(zip(numbers, seeds)))
+            found = dict(zip(graph.closures, sums))
+            dense = [_dense(g, t) if t._requires_grad else None for g, t in zip(inputs, graph.steps[-1][0])]
+            return [*dense, *(None if s is None else contiguous(s) for s in map(found.get, closures))]
+
+        seeds, closures = [contiguous(g[i]) for i in numbers], list(self.graph.closures)
+        return effect("branch_gradient", gradients, self.graph, seeds, closures, self)
+
+    def free(self) -> None:
+        super().free()
+        self.recorded = None
 
 
 def _zeros(t: Tensor) -> Tensor:

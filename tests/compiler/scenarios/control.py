@@ -298,3 +298,157 @@ def scan_under_other_settings(compile):
     for i, x in enumerate(inputs(6, 5, 3)):
         with dc.no_grad() if i % 2 else dc.enable_grad():
             yield run(x[: 4 + i % 2])
+
+
+# -- cond ---------------------------------------------------------------------------------------------------------------
+@scenario(each=["bool", "number", "shape (1,)"])
+def cond_forward(compile, kind):
+    weight = randn(3)
+
+    @compile
+    def run(x):
+        pred = {"bool": x.sum() > 0, "number": (x.sum() > 0).float(), "shape (1,)": x.sum(0, keepdim=True)[:1] > 0}[
+            kind
+        ]
+        return dc.cond(pred, lambda x, y: (x * weight, y), lambda x, y: (y - x, x), x, x.exp())
+
+    for x in inputs(8, 3):
+        yield run(x)
+
+
+@scenario(each=["trained", "outside", "in a scan"])
+def cond_differentiated(compile, kind):
+    weight = randn(3, requires_grad=True)
+
+    def run(x):
+        f = lambda x: dc.cond(x.sum() > 0, lambda x: (x * weight).exp(), lambda x: (x - weight).sin() * weight, x)
+        if kind == "in a scan":
+            carry, ys = dc.scan(lambda c, x: (f(c + x), c), x[0], x)
+            return carry.sum() + ys.sum()
+        return f(x * 2).sum()
+
+    @compile
+    def step(x):
+        loss = run(x)
+        if kind == "outside":
+            return loss
+        weight.grad = None
+        loss.backward()
+        return loss.detach()
+
+    for x in inputs(8, 5, 3):
+        loss = step(x)
+        if kind == "outside":
+            weight.grad = None
+            loss.backward()
+        yield loss, weight
+
+
+@scenario()
+def cond_of_arguments_that_require_a_gradient(compile):
+    run = compile(lambda x, y: dc.cond(x.sum() > 0, lambda x, y: x * 2, lambda x, y: x * y, x, y))
+    for x in inputs(8, 3):
+        x, y = x.requires_grad_(), (x + 1).detach().requires_grad_()
+        run(x, y).sum().backward()
+        yield x, y
+
+
+@scenario()
+def cond_in_cond(compile):
+    run = compile(
+        lambda x: dc.cond(
+            x.sum() > 0,
+            lambda x: dc.cond(x[0] > 0, lambda x: x * 2, lambda x: x + 1, x),
+            lambda x: dc.scan(lambda c, y: (c + y, None), x, dc.stack([x, x]))[0],
+            x,
+        )
+    )
+    for x in inputs(8, 3):
+        yield run(x)
+
+
+@scenario(EAGER)
+def cond_whose_branches_draw(compile):
+    run = compile(lambda x: dc.cond(x.sum() > 0, lambda x: x * dc.rand(3), lambda x: x, x))
+    for x in inputs(8, 3):
+        yield run(x)
+
+
+@scenario(EAGER)
+def cond_whose_branches_write(compile):
+    seen = dc.zeros(3)
+    run = compile(lambda x: dc.cond(x.sum() > 0, lambda x: x + seen.add_(1), lambda x: x - seen.add_(2), x))
+    for x in inputs(8, 3):
+        yield run(x), seen
+
+
+@scenario(EAGER)
+def cond_with_a_branch_that_raises(compile):
+    run = compile(lambda x: dc.cond((x * x).sum() >= 0, lambda x: x * 2, lambda x: x.reshape(7), x))
+    for x in inputs(8, 3):
+        yield run(x)
+
+
+@scenario(EAGER)
+def cond_with_parameters_of_one_branch(compile):
+    weight, bias = randn(3, requires_grad=True), randn(3, requires_grad=True, seed=1)
+
+    @compile
+    def step(x):
+        weight.grad = bias.grad = None
+        dc.cond(x.sum() > 0, lambda x: x * weight, lambda x: x + bias, x).sum().backward()
+
+    for x in inputs(8, 3):
+        step(x)
+        yield weight, bias
+
+
+# -- while_loop ---------------------------------------------------------------------------------------------------------
+@scenario()
+def while_loop_forward(compile):
+    weight = dc.tensor(1.5)
+
+    @compile
+    def run(x):
+        return dc.while_loop(
+            lambda s: s["x"].sum() < 50, lambda s: {"x": s["x"] * weight, "n": s["n"] + 1}, {"x": x, "n": 0}
+        )
+
+    for x in inputs(8, 3):
+        yield run(x * x + 0.1)
+    yield run(dc.full((3,), 100.0))
+
+
+@scenario()
+def while_loop_that_does_not_run_at_first(compile):
+    run = compile(lambda x: dc.while_loop(lambda v: v.sum() < 10, lambda v: v * 2, x))
+    for i in range(8):
+        yield run(dc.full((3,), 20.0 / (i + 1)))
+
+
+@scenario()
+def fori_loop_to_a_tensor(compile):
+    run = compile(lambda n, x: dc.fori_loop(1, n, lambda i, v: v + i * x, x))
+    for i, x in enumerate(inputs(8, 3)):
+        yield run(dc.tensor(i), x)
+
+
+@scenario(EAGER)
+def while_loop_differentiated(compile):
+    weight = randn(3, requires_grad=True)
+
+    @compile
+    def step(x):
+        weight.grad = None
+        dc.while_loop(lambda v: v.sum() < 10, lambda v: v + weight * weight, x).sum().backward()
+
+    for x in inputs(8, 3):
+        step(x)
+        yield weight
+
+
+@scenario(EAGER)
+def while_loop_that_draws(compile):
+    run = compile(lambda x: dc.while_loop(lambda v: v.sum() < 10, lambda v: v + dc.rand(3), x))
+    for x in inputs(8, 3):
+        yield run(x)
