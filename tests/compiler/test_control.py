@@ -75,7 +75,7 @@ def test_a_body_is_recorded_once():
         runner = program(compiled)
         bodies = [s.call for s in runner.exe.steps if s.by_address]
         saved = sum(ref.nbytes for s in runner.exe.steps if s.by_address for ref in s.outs)
-        sizes[length] = [len(runner.exe.steps), *(len(b.exe.steps) for b in bodies)], runner.exe.size - saved
+        sizes[length] = [len(runner.exe.steps), *(len(b.program.exe.steps) for b in bodies)], runner.exe.size - saved
     assert sizes[2] == sizes[200] or sizes[200][1] <= sizes[2][1] + 4096, "temporaries are those of one step"
     assert sizes[2][0] == sizes[200][0] and len(sizes[2][0]) == 3
 
