@@ -8,6 +8,7 @@ import standin
 from backends import BACKENDS
 
 import deepcore as dc
+from deepcore import errors
 from deepcore.backend import get_backend, use_backend
 from deepcore.config import settings
 from deepcore.kernels.runtime import threadpool
@@ -108,3 +109,51 @@ def test_results_of_a_loop_are_new_in_each_call():
     compiled(dc.zeros(4, 3))
     assert [t.tolist() for t in first] == values
     assert not np.shares_memory(first[0].numpy(), first[1].numpy())
+
+
+@pytest.mark.parametrize(
+    "other, error, text",
+    [
+        (lambda x: (x, x), errors.ArgumentError, "different structures"),
+        (lambda x: x[:1], errors.ShapeError, "different shapes"),
+        (lambda x: x.double(), errors.DTypeError, "different dtypes"),
+    ],
+)
+def test_branches_with_different_results(other, error, text):
+    x = dc.ones(3)
+    choose = lambda pred, x: dc.cond(pred, lambda x: x * 2, other, x)
+    assert choose(dc.tensor(True), x).tolist() == [2, 2, 2]
+    with pytest.raises(error, match=text):
+        dc.compile(choose)(dc.tensor(True), x)
+
+
+@pytest.mark.parametrize("loop", ["cond", "while_loop"])
+@pytest.mark.parametrize("xp", [b for b in BACKENDS if b != "cpu"], indirect=True)
+def test_a_gpu_cannot_wait_for_a_value(loop, xp):
+    x = dc.ones(3)
+    run = {
+        "cond": lambda x: dc.cond(x.sum() > 0, lambda x: x * 2, lambda x: x, x),
+        "while_loop": lambda x: dc.while_loop(lambda v: v.sum() < 5, lambda v: v * 2, x),
+    }[loop]
+    compiled = dc.compile(run)
+    with pytest.warns(errors.DeepcoreWarning, match=f"a {loop} on a GPU"):
+        assert compiled(x).tolist() == [2, 2, 2]
+    assert compiled(x).tolist() == [2, 2, 2] and not compiled.runs
+
+
+def test_the_branch_that_is_not_selected_leaves_no_trace():
+    """Recording runs it for its ops alone: random numbers, memory and gradients are as without it."""
+    seen, weight = dc.zeros(3), dc.ones(3, requires_grad=True)
+
+    def other(x):
+        seen.add_(dc.rand(3))
+        with dc.enable_grad():
+            (weight * 2).sum().backward()
+        return x
+
+    run = dc.compile(lambda x: dc.cond(x.sum() > 0, lambda x: x * 2, other, x))
+    dc.manual_seed(1)
+    state = dc.get_rng_state()
+    with pytest.warns(errors.DeepcoreWarning, match="runs eagerly"):
+        run(dc.ones(3))
+    assert dc.get_rng_state() == state and seen.tolist() == [0, 0, 0] and weight.grad is None
