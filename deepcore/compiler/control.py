@@ -150,10 +150,12 @@ class Body:
                 self.draws.append(Draws(draw.row, blocks, offset, forward is not None))
 
     def release(self) -> None:
-        """Free the arrays of the recorded run."""
+        """Free the arrays and tensors of the recorded run: programs need the records alone."""
+        self.outer = None
         self.rows = [row._replace(array=None) for row in self.rows]
         self._saved.clear()
         self.recorder.release()
+        self.recorder.forget()
 
 
 class _Recording:

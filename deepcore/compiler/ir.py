@@ -21,7 +21,8 @@ class Record:
 
     `op` with `params` is what `autograd.apply` ran; effects have a `name` alone. `call(*arrays of ins)` computes the
     arrays of `outs` as eager execution does, with the words of its draw as `seed`, `stream` and `position` where it has
-    one. `bodies` have records of their own. Passes may put `chain` (elementwise formulas) or `plan` (launches over the ins, `floats` and outs) in its place.
+    one; control flow has `bodies` instead. Passes may put `chain` (elementwise formulas) or `plan` (launches over the ins,
+    `floats` and outs) in its place.
     """
 
     name: str

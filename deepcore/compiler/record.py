@@ -294,6 +294,11 @@ class Recorder:
                     place.buffer.array = None
         self._places.clear()
 
+    def forget(self) -> None:
+        """Drop what the recorder of a body knows of tensors and of other recorders."""
+        for table in (self.outside, self._other_readers, self.inputs, self.arguments, self.context):
+            table.clear()  # type: ignore[attr-defined]
+
     # -- ops ----------------------------------------------------------------------------------------------
     def hook(self, op, inputs, params):
         if self._inside:

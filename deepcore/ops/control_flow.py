@@ -248,7 +248,7 @@ class _Boundary(Node):
 
 
 def boundary(t: Tensor, array=None) -> Tensor:
-    """`t` as the input of a step, over its array or a copy of that."""
+    """`t` as the input of a step, over its array or a copy of that; writing to either raises the version of both."""
     node = _Boundary(t) if t._requires_grad and mode.grad else None
     new = Tensor(t._data if array is None else array, t.backend, node is not None, node)
     new._storage = t.storage()
@@ -459,9 +459,11 @@ class _LoopNode(_ControlNode):
         xs = [i for i in range(count, len(self.inputs)) if self.inputs[i]]
 
         def step(k: int, carry: list[Tensor], x: list[Tensor]):
-            if k >= len(graph.steps):  # steps before the first that required a gradient
-                return carry, [], [None] * len(graph.closures)
-            inputs = graph.steps[-1 - k][0]
+            inputs = graph.steps[max(-1 - k, -len(graph.steps))][0]
+            if k >= len(graph.steps):  # a step before the first that required a gradient
+                return *([_zeros(inputs[i]) for i in numbers] for numbers in (carried, xs)), [None] * len(
+                    graph.closures
+                )
             gradients, sums = graph.gradients(-1 - k, [*zip(carried, carry), *zip(ys, x)])
             carry, dx = ([_dense(gradients[i], inputs[i]) for i in numbers] for numbers in (carried, xs))
             return carry, dx, [None if s is None else contiguous(s) for s in sums]

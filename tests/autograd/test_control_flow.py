@@ -86,6 +86,23 @@ def test_a_carry_that_requires_a_gradient_from_the_second_step_on():
     close(gradient, expected)
 
 
+def test_steps_without_a_gradient_before_others():
+    """What Python decides: the first step reads neither its inputs nor a closure."""
+    weight, init, xs, count = randn(2), randn(2), randn(3, 2), []
+
+    def f(c, x):
+        count.append(1)
+        return (dc.ones(2, dtype=dc.float64) if len(count) == 1 else c * weight + x), None
+
+    carry, _ = dc.scan(f, init, xs)
+    gradients = dc.autograd.grad(carry.sum(), [weight, init, xs])
+    w = weight.detach()
+    for found, expected in zip(
+        gradients, (2 * w + xs.detach()[1], dc.zeros(2), dc.stack([dc.zeros(2), w, dc.ones(2)]))
+    ):
+        close(found, expected)
+
+
 def test_trees():
     init = {"b": Pair(dc.zeros(2), [dc.ones(())]), "a": None}
     carry, ys = dc.scan(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import standin
@@ -157,3 +160,33 @@ def test_the_branch_that_is_not_selected_leaves_no_trace():
     with pytest.warns(errors.DeepcoreWarning, match="runs eagerly"):
         run(dc.ones(3))
     assert dc.get_rng_state() == state and seen.tolist() == [0, 0, 0] and weight.grad is None
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_recording_keeps_nothing_alive(outside):
+    weight, kept = dc.ones(3, requires_grad=True), []
+
+    def step(xs):
+        def f(h, x):
+            h = (h * weight + x).exp()
+            kept.append(weakref.ref(h))
+            kept.append(weakref.ref(h._data))
+            return h, None
+
+        loss = dc.scan(f, dc.zeros(3), xs)[0].sum()
+        loss = dc.cond(loss > 0, lambda x: x * weight, lambda x: x - weight, loss).sum()
+        if not outside:
+            weight.grad = None
+            loss.backward()
+            loss = loss.detach()
+        return loss
+
+    compiled = dc.compile(step, side_effects="once")
+    for _ in range(3):
+        loss = compiled(dc.zeros(4, 3))
+    assert compiled.runs and kept
+    if outside:
+        loss.backward()
+    del loss
+    gc.collect()
+    assert not [ref for ref in kept if ref() is not None]
