@@ -208,7 +208,7 @@ class _Recording:
         sub, outer = self.recorder, self.outer
         if sub.fault is not None:
             outer.fault = outer.fault or sub.fault
-        elif sub.snapshots or sub.written:
+        elif sub.snapshots:
             outer.note("a loop or branch that writes into memory from outside")
         elif sub.updates or sub.grads or sub.accumulated or sub.entry:
             outer.note("a loop or branch that computes gradients of parameters, or updates them")

@@ -6,7 +6,7 @@ import deepcore as dc
 from deepcore import nn, optim
 
 from . import EAGER, scenario
-from .common import F, inputs, randn
+from .common import F, inputs, integers, randn
 
 LENGTHS = {"one step": 1, "two": 2, "five": 5}
 
@@ -298,6 +298,107 @@ def scan_under_other_settings(compile):
     for i, x in enumerate(inputs(6, 5, 3)):
         with dc.no_grad() if i % 2 else dc.enable_grad():
             yield run(x[: 4 + i % 2])
+
+
+@scenario(each=["closure", "row", "carry", "views", "written", "twice", "numbers"], everywhere=True)
+def scan_whose_results_are(compile, kind):
+    """What a step returns besides new tensors: what it was given, parts of one tensor, one that it has written."""
+    weight = randn(4, requires_grad=True)
+
+    def written(h, x):
+        new = h * 2
+        new += x * weight
+        new[1:3] = x[:2]
+        return new, new[::2]
+
+    f = {
+        "closure": lambda h, x: (h + x, weight),
+        "row": lambda h, x: (h * weight, x),
+        "carry": lambda h, x: (h, h * x * weight),
+        "views": lambda h, x: ((y := (h * weight + x).tanh()), (y[:1], y[1:], y[::2])),
+        "written": written,
+        "twice": lambda h, x: ((y := h * weight + x), (y, y)),
+        "numbers": lambda h, x: (h + x * weight, (1, 2.5)),
+    }[kind]
+
+    @compile
+    def step(init, xs):
+        carry, ys = dc.scan(f, init, xs)
+        floats = [y for y in (ys if isinstance(ys, tuple) else (ys,)) if y.requires_grad]
+        weight.grad = None
+        loss = sum([y.sum() for y in floats], (carry * carry * weight).sum())
+        loss.backward()
+        return loss.detach(), carry.detach(), ys
+
+    for x in inputs(6, 3, 4):
+        loss, carry, ys = step(x[0].clone(), x)
+        yield loss, carry, [y.detach() for y in (ys if isinstance(ys, tuple) else (ys,))], weight
+
+
+@scenario(each=["f2", "f8", "bfloat16"])
+def scan_of_dtype(compile, name):
+    dtype = {"f2": dc.float16, "f8": dc.float64, "bfloat16": dc.bfloat16}[name]
+    weight = randn(4).to(dtype).requires_grad_()
+
+    @compile
+    def step(xs):
+        weight.grad = None
+        carry, ys = dc.scan(lambda h, x: ((h * weight + x).tanh(), h.float().sum()), xs[0], xs)
+        (carry.float().sum() + ys.sum()).backward()
+        return carry.detach(), ys.detach()
+
+    for x in inputs(5, 3, 4):
+        yield step(x.to(dtype)), weight
+
+
+@scenario()
+def scan_differentiated_in_parts(compile):
+    """Two backward passes of one loop, for its carry and for its results, and a third of both by `autograd.grad`."""
+    weight, start = randn(4, requires_grad=True), randn(4, requires_grad=True, seed=1)
+
+    @compile
+    def step(xs):
+        weight.grad = start.grad = None
+        carry, ys = dc.scan(lambda h, x: ((h * weight + x).tanh(), h * x), start, start * xs)
+        carry.sum().backward(retain_graph=True)
+        ys.sum().backward(retain_graph=True)
+        return dc.autograd.grad((carry * ys).sum(), [weight, start])
+
+    for x in inputs(6, 3, 4):
+        yield step(x), weight, start
+
+
+@scenario()
+def scan_of_a_network(compile):
+    """Layers in a body: normalisation, attention, embedding, dropout, a function with a gradient of its own."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.25, batch_first=True)
+    table = nn.Embedding(5, 8)
+    optimizer = optim.Adam([*layer.parameters(), *table.parameters()], lr=0.01)
+
+    class Double(dc.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * 2
+
+    @compile
+    def step(tokens):
+        def f(h, row):
+            h = layer(h + Double.apply(table(row)))
+            return h, h.mean()
+
+        _, ys = dc.scan(f, dc.zeros(2, 3, 8), tokens)
+        optimizer.zero_grad()
+        loss = ys.sum()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    for i in range(5):
+        yield step(integers(5, 4, 2, 3, seed=i)), layer, table
 
 
 # -- cond ---------------------------------------------------------------------------------------------------------------
