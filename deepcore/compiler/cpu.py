@@ -154,7 +154,8 @@ class Target:
     def copy(self, to: Ref, source: Ref) -> Step:
         """A step that copies an array, by a kernel where it becomes contiguous."""
         lowering = kernels.lowering("contiguous", self.backend) if self.kernels else None
-        if lowering is not None and to.contiguous and to.dtype == source.dtype and not source.contiguous:
+        strided = to.contiguous and not source.contiguous and to.dtype == source.dtype and to.buffer is not source.buffer
+        if lowering is not None and strided:
             plan = lowering.plan_by_kernels([self.spec(source)], {})
             if isinstance(plan, Plan):
                 return self._launched(Record("copy", [source], [to]), plan, [source], ())
