@@ -154,7 +154,9 @@ class Target:
     def copy(self, to: Ref, source: Ref) -> Step:
         """A step that copies an array, by a kernel where it becomes contiguous."""
         lowering = kernels.lowering("contiguous", self.backend) if self.kernels else None
-        strided = to.contiguous and not source.contiguous and to.dtype == source.dtype and to.buffer is not source.buffer
+        strided = (
+            to.contiguous and not source.contiguous and to.dtype == source.dtype and to.buffer is not source.buffer
+        )
         if lowering is not None and strided:
             plan = lowering.plan_by_kernels([self.spec(source)], {})
             if isinstance(plan, Plan):

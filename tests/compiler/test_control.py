@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import weakref
 
 import numpy as np
@@ -51,6 +52,71 @@ def weighted(weight, hidden=None):
 def program(compiled):
     (((runner, _),),) = [entries[-1:] for entries in compiled._cache.values()]
     return runner
+
+
+def random_step(seed):
+    """A training step of a random nest of loops and branches over vectors, and its parameters."""
+    choose = random.Random(seed)
+    parameters = [dc.randn(3, requires_grad=True) for _ in range(3)]
+
+    def written(h, x, p):
+        h = h.clone()
+        h += p
+        return h
+
+    def nest(depth):
+        inner = nest(depth - 1) if depth > 1 else lambda h, xs: h
+        formulas = [
+            lambda h, x, p: (h * p + x).tanh(),
+            lambda h, x, p: F.dropout(h + x, 0.3),
+            written,
+            lambda h, x, p: dc.stack([h, x * p]).max(0)[0],
+            lambda h, x, p: h.flip(0) - h.mean(),
+            lambda h, x, p: dc.where(h > 0, h, x * p),
+            lambda h, x, p: dc.cond(h.sum() > 0, lambda h: h * p, lambda h: (h + p).sin(), h),
+            lambda h, x, p: inner(h, dc.stack([h, x])),
+        ]
+        body = [(choose.choice(formulas), choose.choice(parameters)) for _ in range(choose.randrange(1, 5))]
+        count, reverse = choose.randrange(3), choose.random() < 0.5
+
+        def step(h, x):
+            for formula, p in body:
+                h = formula(h, x, p)
+            return h, [h * 2, x][:count]
+
+        def run(h, xs):
+            h, ys = dc.scan(step, h, xs, reverse=reverse)
+            return h * 0.5 + sum((y.sum() for y in ys), 0.0)
+
+        return run
+
+    run = nest(choose.choice([1, 1, 2, 2, 3]))
+
+    def train(init, xs):
+        for p in parameters:
+            p.grad = None
+        loss = (run(init, xs) ** 2).sum()
+        if loss.requires_grad:
+            loss.backward()
+        return loss.detach()
+
+    return train, parameters
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_nests_have_the_bits_of_the_function(seed, monkeypatch):
+    monkeypatch.setattr(settings, "compile_check", 0)
+    found = []
+    for compile in (lambda f: f, dc.compile):
+        dc.manual_seed(seed)
+        train, parameters = random_step(seed)
+        run, bits = compile(train), []
+        for _ in range(3):
+            tensors = [run(dc.randn(3), dc.randn(1 + seed % 4, 3)), *(p.grad for p in parameters)]
+            bits += [None if t is None else t.numpy().tobytes() for t in tensors]
+        found.append(bits)
+    assert found[0] == found[1]
+    assert run.runs and not run.faults
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
