@@ -463,6 +463,9 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
     function names: variables, globals, defaults, attributes, items of small containers. Everything else that Python
     computes is done once, when the function is recorded.
 
+    A Python loop is recorded step by step, with the number of steps that it had; `dc.scan` and `dc.fori_loop` are recorded
+    once, `dc.while_loop` and `dc.cond` decide in each run.
+
     A function runs eagerly, with one warning that names the line, where no program can do what it does: it reads a
     tensor's value in Python, draws from another generator, makes a tensor outside of ops, or changes Python state.
     `side_effects="once"` accepts the last: such changes then happen only when the function itself runs, in the first call

@@ -13,7 +13,7 @@ from deepcore.compiler.control import Body
 from deepcore.compiler.ir import Record
 from deepcore.compiler.runner import run_all
 from deepcore.kernels.codegen.jit import signed_words
-from deepcore.kernels.runtime.executable import Buffer, Executable, Ref, Step, plan_memory, view_at
+from deepcore.kernels.runtime.executable import Buffer, Executable, Launch, Ref, Step, plan_memory, view_at
 
 
 def lower(record: Record, target: cpu.Target) -> Step:
@@ -66,11 +66,21 @@ class BodyProgram:
         return run_all(self.exe)
 
 
-class Scan:
+class _Control:
+    """What a step of control flow calls."""
+
+    programs: list[BodyProgram]
+
+    @property
+    def launches(self) -> list[Launch]:
+        return [launch for program in self.programs for launch in program.exe.launches]
+
+
+class Scan(_Control):
     """Runs a body `length` times. Called with the addresses of the record's ins and outs, and of `temps`."""
 
     def __init__(self, record: Record, programs: list[BodyProgram]):
-        (self.program,) = programs
+        self.programs, (self.program,) = programs, programs
         body = self.body = self.program.body
         self.split = len(record.ins), len(record.ins) + len(record.outs)
         #: Two places for each leaf of the carry, which alternates between them, and the program's own memory.
@@ -130,7 +140,7 @@ class Scan:
         return 0
 
 
-class Cond:
+class Cond(_Control):
     """Runs the first program where the first of the ins is True, else the second."""
 
     def __init__(self, record: Record, programs: list[BodyProgram]):
@@ -143,11 +153,11 @@ class Cond:
         return program.run_once(addresses[: self.count], addresses[self.count : -1], addresses[-1])
 
 
-class While:
+class While(_Control):
     """Runs the second program on the value that it computed last, as long as the first one computes True from it."""
 
     def __init__(self, record: Record, programs: list[BodyProgram]):
-        self.condition, self.body = programs
+        self.programs, (self.condition, self.body) = programs, programs
         self.split = len(record.ins), len(record.ins) + len(record.outs)
         self.value, self.flag = list(map(_at_start, record.outs)), _at_start(self.condition.body.stacked[0].ref)
         #: Two places for each leaf of the value, which alternates between them, the flag, and the programs' own memory.
