@@ -391,7 +391,7 @@ class Recorder:
     def from_data(self, run: Callable, array, backend):
         """Create a tensor over a new array of Python data, whose initial content is the same in every run."""
         if not self._inside and array.size:
-            if root(array) is not array or self.find(array) is not None:
+            if span(root(array)) != span(array) or self.find(array) is not None:
                 self.note("a tensor over memory that is not new")
             else:
                 content = array.copy("K")

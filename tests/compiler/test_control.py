@@ -103,6 +103,14 @@ def random_step(seed):
     return train, parameters
 
 
+def test_a_carry_that_starts_as_a_number(xp):
+    compiled = dc.compile(lambda xs: dc.scan(lambda c, x: ((c[0] + x, c[1] + 1), c[1]), (0.0, dc.tensor(0)), xs))
+    for xs in (dc.tensor([1.0, 2.0, 3.0]), dc.tensor([2.0, 2.0, 2.0])):
+        (total, count), numbers = compiled(xs)
+        assert (total.item(), count.item(), numbers.tolist()) == (6.0, 3, [0, 1, 2])
+    assert compiled.runs and not compiled.faults
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_random_nests_have_the_bits_of_the_function(seed, monkeypatch):
     monkeypatch.setattr(settings, "compile_check", 0)
