@@ -107,7 +107,7 @@ def while_loop(cond_fun: Callable, body_fun: Callable, init_val):
 def cond(pred, true_fun: Callable, false_fun: Callable, *operands):
     """true_fun(*operands) if pred else false_fun(*operands).
 
-    `pred` is a bool, or a tensor or number that is one element. The operands and results are trees of tensors. Only the branch
+    `pred` is a bool, a number, or a tensor of one element. The operands and results are trees of tensors. Only the branch
     that `pred` selects runs; a compiled function records both, and the program runs the selected one. There, results of another
     structure, shape or dtype in one branch than in the other raise ArgumentError, ShapeError or DTypeError. Differentiable
     with respect to the operands and all tensors that the branch reads.
