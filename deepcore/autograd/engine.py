@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from deepcore import locks
@@ -56,11 +56,13 @@ def _start(tensor: Tensor, gradient) -> Tensor:
     return gradient if gradient.dtype == tensor.dtype else gradient.to(tensor.dtype)
 
 
-def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=()) -> dict[Tensor, Tensor]:
+def _propagate(
+    roots, retain_graph, create_graph, only=None, watched=None, stop=(), hooked: bool = True
+) -> dict[Tensor, Tensor]:
     """Walk the graph from `roots` ((tensor, gradient) pairs), newest node first; returns the leaves' summed gradients.
 
     `only`: the nodes and leaves to visit (None: all). `watched`: a dict whose node keys get their gradient.
-    `stop`: nodes at which gradients stop.
+    `stop`: nodes at which gradients stop. `hooked`: whether hooks of those and of leaves run.
     """
     pending: dict[Any, Any] = {}
     heap: list[tuple[int, Node]] = []
@@ -84,7 +86,7 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=
         while heap:
             node = heapq.heappop(heap)[1]
             gradient = pending.pop(node)
-            for hook in node.hooks or ():
+            for hook in (node.hooks or ()) if hooked or node not in stop else ():
                 gradient = _call_hook(hook, gradient)
             if watched is not None and node in watched:
                 watched[node] = gradient
@@ -100,7 +102,7 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=
                 if edge is not None and gradient is not None and (only is None or edge in only):
                     deliver(edge, gradient)
             del gradient, gradients  # no local keeps a gradient alive past its use
-        for leaf in leaves:
+        for leaf in leaves if hooked else ():
             for hook in getattr(leaf, "_hooks", None) or ():
                 leaves[leaf] = _call_hook(hook, leaves[leaf])
     finally:
@@ -243,11 +245,15 @@ def partial_gradients(
 ) -> list[Tensor | None]:
     """`grad` that treats inputs as independent, even if one was computed from another; None for an input that no output
     depends on. The graph is not freed."""
-    targets = [t._node or t for t in inputs]
+    return gradients_at([t._node or t for t in inputs], list(zip(outputs, gradients)), create_graph)
+
+
+def gradients_at(targets: list, roots: list[tuple[Tensor, Tensor]], create_graph: bool, hooked: bool = True) -> list:
+    """The gradients that reach `targets`, nodes and leaves, from (tensor, gradient) pairs; None where none does."""
     nodes = [key for key in targets if not isinstance(key, Tensor)]
     watched: dict[Any, Any] = dict.fromkeys(nodes)
-    only = _reaching(targets, [t._node or t for t in outputs])
-    leaves = _propagate(list(zip(outputs, gradients)), True, create_graph, only, watched, set(nodes))
+    only = _reaching(targets, [t._node or t for t, _ in roots], stop := set(nodes))
+    leaves = _propagate(roots, True, create_graph, only, watched, stop, hooked)
     return [leaves.get(key) if isinstance(key, Tensor) else watched[key] for key in targets]
 
 
@@ -262,14 +268,14 @@ def _sequence(name: str, value) -> tuple:
     return tensors
 
 
-def _reaching(targets: list, roots: list) -> set:
-    """The nodes and leaves on paths from `roots` to `targets`."""
+def _reaching(targets: list, roots: list, stop: Container = ()) -> set:
+    """The nodes and leaves on paths from `roots` to `targets`; `stop`: those at which paths end."""
     reach = set(targets)
     visited = set()
     stack = [(root, False) for root in roots]
     while stack:
         node, expanded = stack.pop()
-        if isinstance(node, Tensor):
+        if isinstance(node, Tensor) or node in stop:
             continue
         if expanded:
             if any(edge in reach for edge in node.edges if edge is not None):

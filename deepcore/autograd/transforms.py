@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 
 from deepcore.autograd import engine
 from deepcore.autograd.graph import mode
 from deepcore.autograd.modes import enable_grad
+from deepcore.autograd.trees import tree_map
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, GradientError
 from deepcore.tensor import Tensor, as_tensor, made
-
-
-def tree_map(f, tree):
-    """`tree` with f(leaf) for each leaf; None is a structure without leaves, as in JAX."""
-    if tree is None:
-        return None
-    if isinstance(tree, dict):
-        mapped = copy.copy(tree)  # keeps the order, and attributes of a subclass
-        mapped.update((k, tree_map(f, v)) for k, v in tree.items())
-        return mapped
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(tree_map(f, v) for v in tree))
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(tree_map(f, v) for v in tree)
-    return f(tree)
 
 
 def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable:

@@ -59,7 +59,7 @@ def build(recorder: Recorder, outputs: list[Ref], grads: list[Ref]) -> Built:
     places = program.lasting
     contents = dict(zip(recorder.redirected, places[len(recorded) :]))
     outputs = results_of(program, places[: len(outputs)])
-    grads = _owned(program, places[len(outputs) : len(outputs) + len(grads)])
+    grads = owned(program, places[len(outputs) : len(outputs) + len(grads)])
     steps = [step for record in program.records for step in target.lower(record)]
     start = len(outputs) + len(grads)
     checks: list[Step] = []
@@ -93,7 +93,7 @@ def results_of(program: Program, refs: list[Ref], name: str = "out") -> list[Ref
     return results
 
 
-def _owned(program: Program, refs: list[Ref]) -> list[Ref]:
+def owned(program: Program, refs: list[Ref]) -> list[Ref]:
     """Places of gradients, each an array of its own, bound anew in each run."""
     grads = []
     for i, ref in enumerate(refs):

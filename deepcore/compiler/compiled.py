@@ -15,7 +15,7 @@ from typing import Any
 
 from deepcore import config, locks
 from deepcore.autograd.graph import specify
-from deepcore.autograd.transforms import tree_map
+from deepcore.autograd.trees import tree_map
 from deepcore.backend import backend_of, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import build
@@ -462,6 +462,9 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
     parameters, optimizers, schedules and generators hold may change. Guarded are numbers, strings and flags that the
     function names: variables, globals, defaults, attributes, items of small containers. Everything else that Python
     computes is done once, when the function is recorded.
+
+    A Python loop is recorded step by step, with the number of steps that it had; `dc.scan` and `dc.fori_loop` are recorded
+    once, `dc.while_loop` and `dc.cond` decide in each run.
 
     A function runs eagerly, with one warning that names the line, where no program can do what it does: it reads a
     tensor's value in Python, draws from another generator, makes a tensor outside of ops, or changes Python state.

@@ -118,7 +118,13 @@ class Target:
             return [self._launched(record, record.plan, record.ins, record.floats)]
         if record.chain is not None:
             return [_fused(record)]
+        if record.bodies:
+            from deepcore.compiler.loops import lower  # it builds programs of its own
+
+            return [lower(record, self)]
         if record.op is None:
+            if record.name == "copy":
+                return [self.copy(record.outs[0], record.ins[0])]
             effect = _EFFECTS.get(record.name)
             return effect(record) if effect is not None else [self._called(record)]
         plan, ins, moves = self.plan(record), list(record.ins), []
@@ -134,7 +140,7 @@ class Target:
                         ins[i],
                         Ref(Buffer("own", ins[i].nbytes), 0, ins[i].shape, contiguous(ins[i]), ins[i].dtype),
                     )
-                    moves.append(move(ins[i], ref))
+                    moves.append(self.copy(ins[i], ref))
             plan = lowering.plan_by_kernels([self.spec(ref) for ref in ins], record.params) if moves else None
         if (
             isinstance(plan, Plan)
@@ -144,6 +150,18 @@ class Target:
             floats = [float(record.params[name]) for name in lowering.floats]
             return [*moves, self._launched(record, plan, ins, floats)]
         return [self._called(record)]
+
+    def copy(self, to: Ref, source: Ref) -> Step:
+        """A step that copies an array, by a kernel where it becomes contiguous."""
+        lowering = kernels.lowering("contiguous", self.backend) if self.kernels else None
+        strided = (
+            to.contiguous and not source.contiguous and to.dtype == source.dtype and to.buffer is not source.buffer
+        )
+        if lowering is not None and strided:
+            plan = lowering.plan_by_kernels([self.spec(source)], {})
+            if isinstance(plan, Plan):
+                return self._launched(Record("copy", [source], [to]), plan, [source], ())
+        return move(to, source)
 
     def _launched(self, record: Record, plan: Plan, ins: Sequence[Ref], floats: Sequence[float]) -> Step:
         temporaries = [Buffer("own", size) for size in plan.temporaries]
@@ -180,6 +198,9 @@ def arithmetic(record: Record) -> float:
     """Arithmetic operations, as formulas and the CPU's lowerings declare them, for any device."""
     if record.chain is not None:
         return record.chain.arithmetic
+    if record.bodies:
+        counts = [body.length * sum(map(arithmetic, body.recorder.records)) for body in record.bodies]
+        return max(counts) if record.name == "cond" else sum(counts)
     cpu = get_backend("cpu")
     lowering = None if record.op is None else kernels.lowering(record.op.name, cpu)
     if lowering is not None:
@@ -226,16 +247,11 @@ def kernel_of(chain: Chain, operands: list[Operand]) -> tuple[Kernel, list[int]]
     return elementwise.fused(lines, chain.dtype, pattern, chain.results(len(operands))), words
 
 
-def _copied(record: Record) -> list[Step]:
-    return [move(record.outs[0], record.ins[0])]
-
-
 def _number(word: int) -> float:
     return struct.unpack("d", struct.pack("q", word))[0]
 
 
 _EFFECTS: dict[str, Callable[[Record], list[Step]]] = {
-    "copy": _copied,
     "finite": lambda record: [checks.finite(record.ins[0])],
     "all_finite": lambda record: [checks.all_finite(record.ins)],
     "within": lambda record: [checks.within(record.ins[0], **record.params)],

@@ -13,8 +13,9 @@ from typing import Any
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import PASSES, optimized
+from deepcore.compiler.control import Body
 from deepcore.compiler.cpu import arithmetic, contiguous
-from deepcore.compiler.graphs import Graph, RangeErrors, Words, at_place, view
+from deepcore.compiler.graphs import Graph, RangeErrors, Words, at_place, last_uses, queue_all, view
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes import dead
 from deepcore.compiler.passes.chains import Chain, chain_of
@@ -98,8 +99,8 @@ class DeviceRecorder(Recorder):
 class Target:
     """The GPU as the target of one program: steps call the ops' forwards, and fused kernels."""
 
-    def __init__(self, backend, words: Words, draws: int):
-        self.backend = backend
+    def __init__(self, backend, words: Words, draws: int, optimize: bool = True):
+        self.backend, self.optimize = backend, optimize
         #: (seed, stream, position) of each draw, in the program's words.
         self.draws = words.table(draws, 3) if draws else None
 
@@ -135,6 +136,8 @@ class Target:
     def _lowered(self, record: Record) -> Step:
         if record.chain is not None:
             return Step(record.name, record.ins, record.outs, call=self._fused(record.chain), kept=record.kept)
+        if record.bodies:
+            return Step(record.name, record.ins, record.outs, call=LoopCall(record, self), kept=record.kept)
         if record.name == "within" and record.op is None:
             check = functools.partial(_count_out_of_range, self.backend, **record.params)
             return Step("within", record.ins, [], call=check, kept=True)
@@ -146,8 +149,11 @@ class Target:
 
     def _with_words(self, run: Callable, row: int, *arrays):
         """Run a draw whose kernels read seed, stream and position from the program's words."""
-        state = self.draws.device[row]  # type: ignore[union-attr]
-        return run(*arrays, seed=0, stream=0, position=philox.Word.of(0, state, 0))
+        return run(*arrays, seed=0, stream=0, position=philox.Word.of(0, *self.draw(row)))
+
+    def draw(self, row: int) -> tuple[Any, int]:
+        """The words of a draw: seed, stream and position in device memory, and the blocks ahead of that position."""
+        return self.draws.device[row], 0  # type: ignore[union-attr]
 
     def _fused(self, chain: Chain) -> Callable:
         kernel, words = self._kernel(chain)
@@ -157,6 +163,63 @@ class Target:
         return lambda *arrays: fused.run(
             self.backend, kernel, arrays, shapes, dtype, chain.size, chain.columns, numbers
         )
+
+
+class _StepTarget(Target):
+    """The GPU as the target of the program of a loop's step."""
+
+    def __init__(self, body: Body, outer: Target):
+        super().__init__(outer.backend, Words(outer.backend), 0, outer.optimize)
+        self.body, self.outer = body, outer
+        #: The number of the step that is queued.
+        self.k = 0
+
+    def draw(self, row: int) -> tuple[Any, int]:
+        draw = self.body.draws[row]
+        words, ahead = self.outer.draw(draw.row)
+        return words, signed_words((ahead + self.body.ahead(draw, self.k)) % (1 << 64))[0]
+
+
+class LoopCall:
+    """Queues all steps of a loop, as a graph has no loops."""
+
+    def __init__(self, record: Record, outer: Target):
+        (self.body,) = record.bodies
+        self.outs, self.xp = record.outs, outer.backend
+        self.target = _StepTarget(self.body, outer)
+        results = [result.ref for result in (*self.body.carried, *self.body.stacked)]
+        program = optimized(self.body.recorder, results, self.target, passes_of(outer.optimize))
+        self.steps = [self.target.lower(inner) for inner in program.records]
+        self.results = program.lasting
+        self.dead = last_uses(self.steps, {ref.buffer for ref in self.results})
+        buffers = {b for step in self.steps for b in step.buffers()} | {ref.buffer for ref in self.results}
+        self.constants = {b: b.array for b in buffers if b.kind == "outside"}
+
+    def __call__(self, *ins) -> tuple:
+        body, xp = self.body, self.xp
+        carry = [ins[operand.number] for operand in body.carry]
+        outs = [xp.empty(ref.shape, dtype=ref.dtype) for ref in self.outs]
+        for k in range(body.length):
+            at = body.length - 1 - k if body.reverse else k
+            self.target.k = k
+            memory = {**self.constants, **{fixed.buffer: ins[fixed.number] for fixed in body.fixed}}
+            memory |= {operand.buffer: array for operand, array in zip(body.carry, carry)}
+            for row in body.rows:
+                memory[row.buffer] = _row(ins[row.number], at * row.stride, (row.buffer.nbytes,), dt.uint8)
+            queue_all(xp, self.steps, self.dead, memory)
+            results = [view(memory, xp, ref) for ref in self.results]
+            carry = results[: len(carry)]
+            for stacked, array in zip(body.stacked, results[len(carry) :]):
+                _row(outs[stacked.number], at * stacked.stride, array.shape, array.dtype)[...] = array
+        for result, array in zip(body.carried, carry):
+            outs[result.number][...] = array
+        return tuple(outs)
+
+
+def _row(memory, offset: int, shape: tuple[int, ...], dtype):
+    if not memory.size:
+        return memory.reshape(-1)[:0].reshape(shape)
+    return at_place(memory, Ref(None, offset, shape, contiguous(Ref(None, 0, shape, (), dtype)), dtype))  # type: ignore[arg-type]
 
 
 def _count_out_of_range(xp, array, low: int, high: int) -> tuple:
@@ -287,7 +350,7 @@ class GraphRunner(Runner):
         xp = self.backend
         updated = [ref for update in self.updates for ref in update.gradients]
         words = self.words = Words(xp)
-        target = Target(xp, words, len(self.rows))
+        target = Target(xp, words, len(self.rows), optimize)
         self.target: Any = target
         recorded = [*self.output_refs, *self.grad_refs, *updated]
         program = optimized(recorder, recorded, target, passes_of(optimize))
@@ -515,7 +578,7 @@ class GraphBackward:
         self.saved = {buffer: Buffer("bound", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
         renamed = {old: Ref(new, 0, (), (), None) for old, new in self.saved.items()}
         self.words = Words(xp)
-        self.target = Target(xp, self.words, len(recorder.rows))
+        self.target = Target(xp, self.words, len(recorder.rows), optimize)
         recorded = [ref for ref in refs if ref is not None]
         program = optimized(recorder, recorded, self.target, passes_of(optimize), records=records, renamed=renamed)
         grads = program.lasting[: len(recorded)]

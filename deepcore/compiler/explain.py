@@ -15,7 +15,8 @@ def table(runner: Runner) -> list[str]:
     total = sum(times) or 1.0
     rows = [("step", "kernels", "reads", "writes", "arithmetic", "bytes", "time", "share")]
     for step, time in zip(steps, times):
-        kernels = ", ".join(dict.fromkeys(launch.kernel.name for launch in step.launches)) or "a call"
+        launches = step.launches or getattr(step.call, "launches", ())
+        kernels = ", ".join(dict.fromkeys(launch.kernel.name for launch in launches)) or "a call"
         rows.append(
             (
                 step.name, kernels, _shapes(step.ins), _shapes(step.outs), _short(step.arithmetic), _short(moved(step)),

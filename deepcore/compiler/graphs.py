@@ -108,7 +108,7 @@ class Graph:
     ):
         self.xp, self.steps, self.words, self.range_errors = xp, steps, words, range_errors
         self.lasting = {ref.buffer for ref in lasting}
-        self.dead = _last_uses(steps, self.lasting)
+        self.dead = last_uses(steps, self.lasting)
         buffers = {b for step in steps for b in step.buffers()} | self.lasting
         self.fixed: dict[Buffer, Any] = {b: b.array for b in buffers if b.kind == "outside"} | inputs
         #: Memory of the lasting places, after a capture.
@@ -165,29 +165,8 @@ class Graph:
         return self.array(Ref(buffer, 0, (buffer.nbytes,), (1,), dt.uint8))
 
     def _run_steps(self) -> dict[Buffer, Any]:
-        """Queue all steps; returns the memory of the buffers alive memory the end."""
-        memory = dict(self.fixed)
-        for step, dead in zip(self.steps, self.dead):
-            self._queue(memory, step)
-            for buffer in dead:
-                del memory[buffer]
-        return memory
-
-    def _queue(self, memory: dict[Buffer, Any], step: Step) -> None:
-        args = [view(memory, self.xp, ref) for ref in step.ins]
-        out = step.call(*args)  # type: ignore[misc]
-        for ref, result in zip(step.outs, out if isinstance(out, tuple) else (out,)):
-            self._store(memory, ref, self.xp.asarray(result), args)
-
-    def _store(self, memory: dict, ref: Ref, result, args: list) -> None:
-        new, others = ref.buffer not in memory, (*args, *self.xp._constants.values())
-        whole = result.base is None and result.strides == ref.strides and result.nbytes == ref.buffer.nbytes
-        if new and whole and not any(result is other for other in others):
-            memory[ref.buffer] = result
-            return
-        if new:
-            memory[ref.buffer] = self.xp.empty(ref.buffer.nbytes, dtype=dt.uint8)
-        view(memory, self.xp, ref)[...] = result
+        """Queue all steps; returns the memory of the buffers alive at the end."""
+        return queue_all(self.xp, self.steps, self.dead, dict(self.fixed))
 
     def times(self, rounds: int) -> list[float]:
         """Seconds of each step run by itself, including synchronisation."""
@@ -201,7 +180,7 @@ class Graph:
                     memory = dict(self.fixed)
                     for i, (step, dead) in enumerate(zip(self.steps, self.dead)):
                         start = time.perf_counter()
-                        self._queue(memory, step)
+                        queue(self.xp, memory, step)
                         stream.synchronize()
                         best[i] = min(best[i], time.perf_counter() - start)
                         for buffer in dead:
@@ -209,6 +188,34 @@ class Graph:
         finally:
             self.words.host[...] = words  # running the steps overwrote addresses that the graph reads
         return best
+
+
+def queue_all(xp, steps: list[Step], dead: list[list[Buffer]], memory: dict[Buffer, Any]) -> dict[Buffer, Any]:
+    """Queue steps over `memory`, to which they add; `dead`: the buffers that are free after each."""
+    for step, buffers in zip(steps, dead):
+        queue(xp, memory, step)
+        for buffer in buffers:
+            del memory[buffer]
+    return memory
+
+
+def queue(xp, memory: dict[Buffer, Any], step: Step) -> None:
+    """Queue one step."""
+    args = [view(memory, xp, ref) for ref in step.ins]
+    out = step.call(*args)  # type: ignore[misc]
+    for ref, result in zip(step.outs, out if isinstance(out, tuple) else (out,)):
+        _store(xp, memory, ref, xp.asarray(result), args)
+
+
+def _store(xp, memory: dict[Buffer, Any], ref: Ref, result, args: list) -> None:
+    new, others = ref.buffer not in memory, (*args, *xp._constants.values())
+    whole = result.base is None and result.strides == ref.strides and result.nbytes == ref.buffer.nbytes
+    if new and whole and not any(result is other for other in others):
+        memory[ref.buffer] = result
+        return
+    if new:
+        memory[ref.buffer] = xp.empty(ref.buffer.nbytes, dtype=dt.uint8)
+    view(memory, xp, ref)[...] = result
 
 
 def view(memory: dict, xp, ref: Ref):
@@ -224,7 +231,7 @@ def at_place(memory, ref: Ref):
     return type(memory)(ref.shape, ref.dtype, memptr=memory.data + ref.offset, strides=ref.strides)
 
 
-def _last_uses(steps: list[Step], lasting: set[Buffer]) -> list[list[Buffer]]:
+def last_uses(steps: list[Step], lasting: set[Buffer]) -> list[list[Buffer]]:
     """For each step, the program's own buffers that die after it."""
     last: dict[Buffer, int] = {}
     for i, step in enumerate(steps):

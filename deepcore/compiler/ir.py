@@ -21,7 +21,8 @@ class Record:
 
     `op` with `params` is what `autograd.apply` ran; effects have a `name` alone. `call(*arrays of ins)` computes the
     arrays of `outs` as eager execution does, with the words of its draw as `seed`, `stream` and `position` where it has
-    one. Passes may put `chain` (elementwise formulas) or `plan` (launches over the ins, `floats` and outs) in its place.
+    one; control flow has `bodies` instead. Passes may put `chain` (elementwise formulas) or `plan` (launches over the ins,
+    `floats` and outs) in its place.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Record:
     #: Has side effects, so `dead` keeps it: it checks something, or changes what outlives the program.
     kept: bool = False
     draw: Draw | None = None
+    #: The recorded bodies of control flow: of "scan" one, of "cond" the branches, of "while" condition and body.
+    bodies: list[Any] = field(default_factory=list)
     chain: Any = None
     plan: Any = None
     floats: tuple[float, ...] = ()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from deepcore import locks
 from deepcore.autograd import graph
+from deepcore.compiler.control import Body, record_branch, record_branch_gradient, record_loop, record_repeat
 from deepcore.compiler.ir import Draw, Record
 from deepcore.effects import mode
 from deepcore.kernels import plan as plans
@@ -108,6 +109,9 @@ class Recorder:
         self.rows: list[tuple[Any, int]] = []
         #: Whether another thread drew from one of the generators meanwhile.
         self.raced = False
+        self.bodies: list[Body] = []
+        #: For the recorder of a body: that of the function around it, and that of the body whose gradient it is.
+        self.context: list[Recorder] = []
         #: Keeps arrays alive, so that their ids are not reused.
         self._references: list[Any] = []
         self.first_node = graph.next_id()
@@ -136,8 +140,12 @@ class Recorder:
         """Note that a tensor was constructed over an array by neither an op nor an effect."""
         if not self._inside and hasattr(array, "dtype") and hasattr(array, "base"):
             owner = root(array)
-            if id(owner) not in self._places:
+            if not self.knows(owner):
                 self._untracked[id(owner)] = owner
+
+    def knows(self, owner) -> bool:
+        """Whether this recorder, or one that it records a step for, has registered the owner of some memory."""
+        return id(owner) in self._places or any(recorder.knows(owner) for recorder in self.context)
 
     # -- memory -------------------------------------------------------------------------------------------
     def argument(self, tensor: Tensor) -> None:
@@ -197,6 +205,10 @@ class Recorder:
             if not places:
                 return None
         return places[0].buffer, start - places[0].base
+
+    def places(self, owner) -> list[_Place]:
+        """The address ranges that are registered of some memory."""
+        return self._places.get(id(owner), [])
 
     def ref(self, array, tensor: Tensor | None = None) -> Ref:
         """The place of an array with its current content; unregistered memory becomes outside memory."""
@@ -271,6 +283,8 @@ class Recorder:
 
     def release(self) -> None:
         """Free the arrays of the recorded run: the program has memory of its own."""
+        for body in self.bodies:
+            body.release()
         self._references.clear()
         self._untracked.clear()
         self.snapshots.clear()
@@ -279,6 +293,11 @@ class Recorder:
                 if place.buffer.kind != "outside":
                     place.buffer.array = None
         self._places.clear()
+
+    def forget(self) -> None:
+        """Drop what the recorder of a body knows of tensors and of other recorders."""
+        for table in (self.outside, self._other_readers, self.inputs, self.arguments, self.context):
+            table.clear()  # type: ignore[attr-defined]
 
     # -- ops ----------------------------------------------------------------------------------------------
     def hook(self, op, inputs, params):
@@ -340,8 +359,18 @@ class Recorder:
     def _draw_of(self, params: dict) -> Draw | None:
         if "position" not in params or "seed" not in params:
             return None
-        draw = self.draws.get((params["seed"], params["stream"], params["position"]))
+        return self.find_draw(params["seed"], params["stream"], params["position"])
+
+    def find_draw(self, seed: int, stream: int, position: int) -> Draw | None:
+        """The draw from a position; where the gradient of a loop's step repeats one, it becomes a row of its own."""
+        draw = self.draws.get((seed, stream, position))
         if draw is None:
+            for recorder in self.context[1:]:
+                draw = recorder.draws.get((seed, stream, position))
+                if draw is not None:
+                    self.rows.append(recorder.rows[draw.row])
+                    draw = self.draws[seed, stream, position] = Draw(len(self.rows) - 1)
+                    return draw
             self.note("random numbers that were drawn before the function was called")
         return draw
 
@@ -362,7 +391,7 @@ class Recorder:
     def from_data(self, run: Callable, array, backend):
         """Create a tensor over a new array of Python data, whose initial content is the same in every run."""
         if not self._inside and array.size:
-            if root(array) is not array or self.find(array) is not None:
+            if span(root(array)) != span(array) or self.find(array) is not None:
                 self.note("a tensor over memory that is not new")
             else:
                 content = array.copy("K")
@@ -716,10 +745,10 @@ class Recorder:
         """Claim blocks of a generator and record the draw."""
         seed, stream, first = run(generator, blocks)
         if not self._inside:
-            self._drawn(generator, seed, stream, first, blocks)
+            self.add_draw(generator, seed, stream, first, blocks)
         return seed, stream, first
 
-    def _drawn(self, generator, seed: int, stream: int, first: int, blocks: int) -> Draw:
+    def add_draw(self, generator, seed: int, stream: int, first: int, blocks: int) -> Draw:
         if generator not in self.generators:
             self.generators[generator] = seed, stream, first
             self.ends[generator] = first
@@ -742,7 +771,7 @@ class Recorder:
             seed, stream, first = generator.advance(0)
             array = run(function, xp, args, params)
             blocks = (generator.advance(0)[2] - first) % (1 << 64)
-        draw = self._drawn(generator, seed, stream, first, blocks)
+        draw = self.add_draw(generator, seed, stream, first, blocks)
 
         def call(*, seed: int, stream: int, position: int):
             positioned = generator.at(seed, stream, position)
@@ -755,6 +784,26 @@ class Recorder:
             array = array.copy()
         self.records.append(Record(function.name, [], [self.own_ref(array)], call=call, draw=draw))
         return array
+
+    # -- effects: control flow ----------------------------------------------------------------------------
+    def loop(
+        self, run: Callable, body: Callable, carry: list[Tensor], xs: list[Tensor], length: int, reverse: bool,
+        graph: bool = False, node=None,
+    ) -> tuple:  # fmt: skip
+        """Run a loop, of which one step is recorded; see `ops.control_flow.iterate`."""
+        return record_loop(self, run, body, carry, xs, length, reverse, graph, node)
+
+    def branch(self, run: Callable, pred: Tensor, branches: list, operands: list[Tensor]) -> tuple:
+        """Run the branch that a value selects; both are recorded."""
+        return record_branch(self, run, pred, branches, operands)
+
+    def branch_gradient(self, run: Callable, graph, seeds: list[Tensor], closures: list, node) -> list:
+        """Run the gradient of the branch that was selected; those of both are recorded."""
+        return record_branch_gradient(self, run, graph, seeds, closures, node)
+
+    def repeat(self, run: Callable, condition: Callable, body: Callable, val: list[Tensor]) -> list[Tensor]:
+        """Run a loop whose length depends on values, of which condition and body are recorded."""
+        return record_repeat(self, run, condition, body, val)
 
 
 class _Forward:

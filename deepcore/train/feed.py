@@ -11,7 +11,7 @@ import numpy as np
 
 from deepcore import random
 from deepcore.autograd import no_grad
-from deepcore.autograd.transforms import tree_map
+from deepcore.autograd.trees import tree_map
 from deepcore.backend import Backend
 from deepcore.backend import dtypes as dt
 from deepcore.data import DataLoader, TensorDataset

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from deepcore.autograd import no_grad
-from deepcore.autograd.transforms import tree_map
+from deepcore.autograd.trees import tree_map
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.compiled import Compiled, NotFinite, finite
 from deepcore.errors import NonFiniteError

@@ -124,6 +124,8 @@ class Step:
     temps: list[Buffer] = field(default_factory=list)
     #: Never eliminated as dead: it checks something, or writes lasting memory.
     kept: bool = False
+    #: Whether `call` gets the addresses of ins, outs and temps instead, writes the outs, and returns a status.
+    by_address: bool = False
     #: Approximate number of additions, multiplications, divisions and comparisons.
     arithmetic: float = 0
 
@@ -157,11 +159,11 @@ def span(array) -> tuple[int, int]:
     start = address_of(array)
     if not array.size:
         return start, start
-    low, high = _extent(array.shape, array.strides)
+    low, high = extent(array.shape, array.strides)
     return start + low, start + high + array.itemsize
 
 
-def _extent(shape, strides) -> tuple[int, int]:
+def extent(shape, strides) -> tuple[int, int]:
     """The lowest and highest byte offset of an array's elements from its first."""
     spans = [(n - 1) * stride for n, stride in zip(shape, strides)]
     return sum(s for s in spans if s < 0), sum(s for s in spans if s > 0)
@@ -171,7 +173,7 @@ def view_at(base: int, ref: Ref):
     """`ref` as an array, where its buffer starts at address `base`."""
     if not math.prod(ref.shape):
         return np.empty(ref.shape, ref.dtype)
-    low, high = _extent(ref.shape, ref.strides)
+    low, high = extent(ref.shape, ref.strides)
     memory = (ctypes.c_char * (high - low + ref.dtype.itemsize)).from_address(base + ref.offset + low)
     return np.ndarray(ref.shape, ref.dtype, memory, -low, ref.strides)
 
@@ -408,9 +410,12 @@ class Executable:
             self._base = base
             self.words[self._own_words] = self._own_offsets + base
 
+    def address(self, buffer: Buffer, offset: int = 0) -> int:
+        """The address of a byte of a buffer."""
+        return offset + (self._base + buffer.place if buffer.kind == "own" else self.addresses[buffer])
+
     def array(self, ref: Ref):
-        at = self._base + ref.buffer.place if ref.buffer.kind == "own" else self.addresses[ref.buffer]
-        return view_at(at, ref)
+        return view_at(self.address(ref.buffer), ref)
 
     def prepare(self) -> list:
         """The segments in the thread pool's form; rebuilt when the number of threads has changed."""
@@ -428,12 +433,12 @@ class Executable:
         """Run all segments but the last, up to the first status other than 0, which is returned."""
         for part in self.prepare()[:-1]:
             if isinstance(part, Step):
-                self.perform(part)
+                status = self.perform(part)
             else:
                 function, words, chunk = part
                 status = function(words, chunk)
-                if status:
-                    return status
+            if status:
+                return status
         return 0
 
     def last(self):
@@ -461,15 +466,19 @@ class Executable:
                 best[i] = min(best[i], time.perf_counter() - start)
         return best
 
-    def perform(self, step: Step) -> None:
+    def perform(self, step: Step) -> int:
         """Run a step that is a Python call."""
         assert step.call is not None
+        if step.by_address:
+            places = [(ref.buffer, ref.offset) for ref in (*step.ins, *step.outs)]
+            return step.call(*[self.address(*place) for place in (*places, *((temp, 0) for temp in step.temps))])
         results = step.call(*[self.array(ref) for ref in step.ins])
         results = results if isinstance(results, tuple) else (results,)
         for ref, result in zip(step.outs, results):
             if result.shape != ref.shape:
                 raise OtherShape
             self.array(ref)[...] = result
+        return 0
 
 
 class OtherShape(Exception):

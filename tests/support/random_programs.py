@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import deepcore as dc
-from deepcore.autograd.transforms import tree_map
+from deepcore.autograd.trees import tree_map
 from deepcore.config import settings
 from deepcore.errors import DeepcoreError, DeepcoreWarning
 
