@@ -78,6 +78,9 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=
 
     previous = mode.grad, mode.backward, mode.node
     mode.grad, mode.backward = create_graph, True
+    # A backward of the user's runs under the caller's state; those of ops are made of ops, whose dtypes are settled.
+    casting = mode.autocast if mode.autocast.enabled else None
+    settled = mode.autocast.disabled()
     try:
         for tensor, gradient in roots:
             deliver(tensor._node or tensor, gradient)
@@ -92,6 +95,8 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=
                 continue
             if graph.watchers:
                 mode.node = node
+            if casting is not None:
+                mode.autocast = casting if node.op is None else settled
             gradients = node.backward(gradient)
             edges = node.edges
             if not retain_graph:
@@ -105,6 +110,8 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=
                 leaves[leaf] = _call_hook(hook, leaves[leaf])
     finally:
         mode.grad, mode.backward, mode.node = previous
+        if casting is not None:
+            mode.autocast = casting
     return leaves
 
 
