@@ -10,13 +10,13 @@ from deepcore import missing
 from deepcore.autograd import mode, no_grad
 from deepcore.autograd.autocasting import (
     autocast,
+    backend_of_type,
     custom_bwd,
     custom_fwd,
     device_type_of,
     is_autocast_available,
 )
 from deepcore.backend import dtypes as dt
-from deepcore.backend import get_backend
 from deepcore.effects import effect
 from deepcore.errors import ArgumentError, DeepcoreWarning, GradientError, StateDictError
 from deepcore.kernels.update import all_finite
@@ -81,7 +81,7 @@ class GradScaler:
             raise ArgumentError("backoff_factor is less than 1", received=repr(backoff_factor))
         self._growth_factor, self._backoff_factor = growth_factor, backoff_factor
         self._growth_interval = growth_interval
-        backend = get_backend(device)
+        backend = backend_of_type(device)
         self._scale = full((), float(init_scale), dt.float32, backend)
         #: Steps in a row without an overflow.
         self._growth_tracker = full((), 0, dt.int32, backend)

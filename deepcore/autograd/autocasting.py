@@ -120,14 +120,18 @@ def device_type_of(device_type) -> str:
     return device_type
 
 
-def _usable(device_type: str) -> str:
-    """Why autocasting on this type of device is impossible, or an empty string."""
-    if device_type == "cuda":
-        try:
-            get_backend("cuda")
-        except BackendError as error:
-            return error.problem
-    return ""
+def backend_of_type(device_type: str):
+    """The default backend if it is of that type, or the first one that is; raises `BackendError` without one."""
+    default = get_backend()
+    return default if default.kernel_kind == device_type else get_backend(device_type)
+
+
+def is_autocast_available(device_type: str) -> bool:
+    """Whether `autocast` can be enabled here for "cpu" or "cuda"; False for any other type of device."""
+    try:
+        return device_type in DEVICES and backend_of_type(device_type) is not None
+    except BackendError:
+        return False
 
 
 class autocast(contextlib.ContextDecorator):
@@ -157,10 +161,12 @@ class autocast(contextlib.ContextDecorator):
         self.fast_dtype = getattr(mode.autocast, self.device) if dtype is None else dt.as_dtype(dtype)
         self.cache_enabled = cache_enabled
         self.enabled = bool(enabled)
-        problem = _usable(device_type) if self.enabled else ""
-        if self.enabled and self.fast_dtype not in _DTYPES:
+        problem = ""
+        if self.fast_dtype not in _DTYPES:
             problem = f"it casts to bfloat16 or float16, not to {dt.name_of(self.fast_dtype)}"
-        if problem:
+        elif not is_autocast_available(device_type):
+            problem = "there is no such device"
+        if self.enabled and problem:
             self.enabled = False
             warnings.warn(f'autocast("{device_type}") is disabled: {problem}', DeepcoreWarning, stacklevel=2)
         self._previous: list[State] = []
@@ -225,11 +231,6 @@ def clear_autocast_cache() -> None:
     _casts.table.clear()
 
 
-def is_autocast_available(device_type: str) -> bool:
-    """Whether `autocast` can be enabled here for "cpu" or "cuda"; False for any other type of device."""
-    return device_type in DEVICES and not _usable(device_type)
-
-
 def custom_fwd(fwd: Callable | None = None, *, device_type: str, cast_inputs=None):
     """Decorator of the `forward` of a `dc.autograd.Function`, below @staticmethod: how it runs under `autocast`.
 
@@ -282,7 +283,7 @@ def custom_bwd(bwd: Callable | None = None, *, device_type: str):
 def is_eligible(t: Tensor, device_type: str) -> bool:
     """Whether a tensor may be cast: it is on that type of device, floating, and not float64."""
     dtype = t._data.dtype
-    return dt.is_floating(dtype) and dtype.itemsize < 8 and t.backend.device.type == device_type
+    return dt.is_floating(dtype) and dtype.itemsize < 8 and t.backend.kernel_kind == device_type
 
 
 def _cast_eligible(t: Tensor, dtype, device_type: str) -> Tensor:

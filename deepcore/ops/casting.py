@@ -38,6 +38,11 @@ def unchanged(tensors: list[Tensor], dtype, arguments: tuple, keywords: dict):
     return None
 
 
+def _contraction(tensors: list[Tensor], dtype, arguments: tuple, keywords: dict):
+    """The dtype of the region where there is a product, of two operands or more."""
+    return dtype if len(tensors) > 1 else None
+
+
 def _padding(tensors: list[Tensor], dtype, arguments: tuple, keywords: dict):
     """float32 where the padding repeats elements of the input."""
     mode_ = keywords.get("mode", arguments[2] if len(arguments) > 2 else "constant")
@@ -53,7 +58,7 @@ def _unsafe(tensors: list[Tensor], dtype, arguments: tuple, keywords: dict):
 
 _PRODUCTS = (
     "addbmm addmm baddbmm bmm chain_matmul conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d "
-    "einsum linear lstm matmul mm multi_dot prelu rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell "
+    "linear lstm matmul mm multi_dot prelu rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell "
     "scaled_dot_product_attention"
 )
 _LOSSES = (
@@ -66,15 +71,16 @@ _LISTS: dict[str, dict[Callable, str]] = {
     "cpu": {
         lower: f"{_PRODUCTS} affine_grid corrcoef cov inner matrix_power tensordot vecdot",
         float32: f"{_LOSSES} adaptive_avg_pool3d adaptive_max_pool3d avg_pool3d binary_cross_entropy cholesky "
-        "cholesky_inverse cholesky_solve fractional_max_pool2d fractional_max_pool3d grid_sample gru gru_cell inverse "
-        "local_response_norm lp_pool3d lstm_cell lu_solve max_pool3d max_unpool1d max_unpool2d max_unpool3d nanquantile "
+        "cholesky_inverse cholesky_solve fractional_max_pool2d fractional_max_pool3d grid_sample inverse "
+        "local_response_norm lp_pool3d lu_solve max_pool3d max_unpool1d max_unpool2d max_unpool3d nanquantile "
         "orgqr ormqr pinverse prod quantile svd trace",
-        widest: "index_copy",
+        widest: "gru gru_cell index_copy lstm_cell",
+        _contraction: "einsum",
         unchanged: "addmv addr bilinear dot mv vdot",
         _padding: "pad",
     },
     "cuda": {
-        lower: f"{_PRODUCTS} addmv addr gru gru_cell lstm_cell mv",
+        lower: f"{_PRODUCTS} addmv addr einsum gru gru_cell lstm_cell mv",
         float32: f"{_LOSSES} acos asin cosh cosine_similarity cumprod cumsum dist erfinv exp expm1 group_norm interpolate "
         "layer_norm log log10 log1p log2 log_softmax logsumexp norm normalize pdist pow prod reciprocal renorm rsqrt sinh "
         "softmax softmin softplus sum tan",
@@ -107,7 +113,7 @@ def call(name: str, function: Callable, arguments: tuple, keywords: dict) -> Any
 def _target(name: str, arguments: tuple, keywords: dict):
     """(the dtype of the operands or None, the type of device) by the rule of an op, or None without one."""
     tensors = [*_tensors(arguments), *_tensors(keywords)]
-    device = tensors[0].backend.device.type if tensors else ""
+    device = tensors[0].backend.kernel_kind if tensors else ""
     rule = RULES[name].get(device)
     if device not in mode.autocast.enabled or rule is None:
         return None
