@@ -143,7 +143,9 @@ class GradScaler:
         if id(optimizer) not in self._stages:
             self.unscale_(optimizer)
         if id(optimizer) not in self._stages:
-            raise GradientError("no parameter of this optimizer has a gradient", fix="scaler.scale(loss).backward() first")
+            raise GradientError(
+                "no parameter of this optimizer has a gradient", fix="scaler.scale(loss).backward() first"
+            )
         overflow = self._stages[id(optimizer)][1]
         result = None if overflow else optimizer.step(*args, **kwargs)
         self._stages[id(optimizer)] = _Stage.STEPPED, overflow

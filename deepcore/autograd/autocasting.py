@@ -120,10 +120,15 @@ def device_type_of(device_type) -> str:
     return device_type
 
 
+def type_of(backend) -> str:
+    """The type of device of a backend."""
+    return backend.kernel_kind or "cpu"
+
+
 def backend_of_type(device_type: str):
     """The default backend if it is of that type, or the first one that is; raises `BackendError` without one."""
     default = get_backend()
-    return default if default.kernel_kind == device_type else get_backend(device_type)
+    return default if type_of(default) == device_type else get_backend(device_type)
 
 
 def is_autocast_available(device_type: str) -> bool:
@@ -268,7 +273,8 @@ def custom_bwd(bwd: Callable | None = None, *, device_type: str):
         state = getattr(ctx, "_autocast", None)
         if state is None:
             raise ArgumentError(
-                "custom_bwd needs the state that custom_fwd keeps", fix=f'@custom_fwd(device_type="{device_type}") of forward'
+                "custom_bwd needs the state that custom_fwd keeps",
+                fix=f'@custom_fwd(device_type="{device_type}") of forward',
             )
         outer = mode.autocast
         mode.autocast = state
@@ -283,7 +289,7 @@ def custom_bwd(bwd: Callable | None = None, *, device_type: str):
 def is_eligible(t: Tensor, device_type: str) -> bool:
     """Whether a tensor may be cast: it is on that type of device, floating, and not float64."""
     dtype = t._data.dtype
-    return dt.is_floating(dtype) and dtype.itemsize < 8 and t.backend.kernel_kind == device_type
+    return dt.is_floating(dtype) and dtype.itemsize < 8 and type_of(t.backend) == device_type
 
 
 def _cast_eligible(t: Tensor, dtype, device_type: str) -> Tensor:

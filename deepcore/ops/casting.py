@@ -39,8 +39,11 @@ def unchanged(tensors: list[Tensor], dtype, arguments: tuple, keywords: dict):
 
 
 def _contraction(tensors: list[Tensor], dtype, arguments: tuple, keywords: dict):
-    """The dtype of the region where there is a product, of two operands or more."""
-    return dtype if len(tensors) > 1 else None
+    """The dtype of the region where a label is summed over two operands: the others are products of elements."""
+    left, _, right = arguments[0].partition("->") if isinstance(arguments[0], str) else ("", "", "")
+    terms = left.split(",")
+    summed = {c for term in terms for c in term if c.isalpha()}.difference(right)
+    return dtype if any(sum(c in term for term in terms) > 1 for c in summed) else None
 
 
 def _padding(tensors: list[Tensor], dtype, arguments: tuple, keywords: dict):
@@ -113,7 +116,7 @@ def call(name: str, function: Callable, arguments: tuple, keywords: dict) -> Any
 def _target(name: str, arguments: tuple, keywords: dict):
     """(the dtype of the operands or None, the type of device) by the rule of an op, or None without one."""
     tensors = [*_tensors(arguments), *_tensors(keywords)]
-    device = tensors[0].backend.kernel_kind if tensors else ""
+    device = autocasting.type_of(tensors[0].backend) if tensors else ""
     rule = RULES[name].get(device)
     if device not in mode.autocast.enabled or rule is None:
         return None
