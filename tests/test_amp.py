@@ -57,7 +57,7 @@ def test_a_run_against_pytorchs(clip):
     weights = rng.standard_normal((3, 4)).astype("f")
     own, theirs = nn.Parameter(dc.tensor(weights)), torch.nn.Parameter(torch.tensor(weights))
     optimizers = optim.Adam([own], lr=0.1), torch.optim.Adam([theirs], lr=0.1)
-    settings = dict(init_scale=2.0**126, growth_interval=4)
+    settings = {"init_scale": 2.0**126, "growth_interval": 4}
     scalers = dc.amp.GradScaler("cpu", **settings), torch.amp.GradScaler("cpu", **settings)
     for i in range(40):
         x = rng.standard_normal((3, 4)).astype("f") * (10.0 ** (i % 7))

@@ -71,7 +71,9 @@ def _operands(name: str, *tensors) -> list[Tensor]:
 @casting.follows
 def matmul(input, other):
     """input @ other over the last two dimensions; leading ones broadcast; vectors are rows on the left, columns on the right"""
-    a, b = casting.operands("matmul", input, other) if autocasting.used else (input, other)
+    if autocasting.used:
+        input, other = casting.operands("matmul", input, other)
+    a, b = input, other
     try:
         x, y = a._data, b._data
         same = x.dtype is y.dtype

@@ -758,8 +758,8 @@ def _plan_half(x, y, bias, residual, transposed, activation, scaled, slots, keep
     dtype = x.dtype
     if gemm_tables.table() is None or not _WIDEN[dtype].ready() or not _ROUND[dtype].ready():
         return None
-    wide = [None if z is None else _widened_spec(z) for z in (bias, residual)]
-    plan = _plan_product(x, y, *wide, transposed, activation, scaled, slots, keep)
+    wide_bias, wide_residual = (None if z is None else _widened_spec(z) for z in (bias, residual))
+    plan = _plan_product(x, y, wide_bias, wide_residual, transposed, activation, scaled, slots, keep)
     if plan is None:
         return None
     # Temporaries: the addends in float32, those of the product, and its results in float32.

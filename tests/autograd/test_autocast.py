@@ -185,6 +185,17 @@ def test_ineligible_tensors_and_writes(half):
         assert dc.einsum("ij->j", x).dtype == dc.float32 and dc.einsum("ij,jk->ik", x, x).dtype == half
 
 
+@pytest.mark.parametrize("mask", [None, "float", "bool"])
+def test_attention_has_one_dtype(half, mask):
+    """Also with masks in float32, and for the weights that it returns."""
+    attention, x = nn.MultiheadAttention(8, 2, batch_first=True), dc.randn(2, 5, 8)
+    given = {None: None, "float": dc.zeros(5, 5), "bool": dc.ones(5, 5).triu(1) > 0}[mask]
+    with dc.autocast("cpu", half):
+        for need_weights in (True, False):
+            out, weights = attention(x, x, x, attn_mask=given, need_weights=need_weights)
+            assert out.dtype == half and (weights is None or weights.dtype == half)
+
+
 def test_arrays_are_operands(half):
     with dc.autocast("cpu", half):
         x = np.ones((3, 3), "f")
