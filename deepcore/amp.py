@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from deepcore import missing
-from deepcore.autograd import mode, no_grad
+from deepcore.autograd import no_grad
 from deepcore.autograd.autocasting import (
     autocast,
     backend_of_type,
@@ -17,9 +17,8 @@ from deepcore.autograd.autocasting import (
     is_autocast_available,
 )
 from deepcore.backend import dtypes as dt
-from deepcore.effects import effect
 from deepcore.errors import ArgumentError, DeepcoreWarning, GradientError, StateDictError
-from deepcore.kernels.update import all_finite
+from deepcore.nn.utils.clip_grad import are_finite
 from deepcore.ops.arithmetic import mul, reciprocal
 from deepcore.ops.comparison import isfinite, where
 from deepcore.ops.index import write
@@ -119,7 +118,7 @@ class GradScaler:
                 fix="keep the parameters in float32, and compute in float16 under dc.autocast",
             )
         with no_grad():
-            overflow = not effect("all_finite", _all_finite, gradients)
+            overflow = not are_finite(gradients)
             inverse = reciprocal(self._scale.to(dt.float64)).to(dt.float32)  # type: ignore[attr-defined]
             for g in gradients:
                 write(g, mul(g, self._on(g.backend, inverse)))
@@ -162,12 +161,12 @@ class GradScaler:
             raise GradientError("update() without step() or unscale_()", fix="scaler.step(optimizer) first")
         elif any(overflow for _, overflow in self._stages.values()):
             write(scale, scale * self._backoff_factor)
-            write(steps, steps * 0)
+            steps.zero_()  # type: ignore[attr-defined]
         else:
             successful, grown = steps + 1, scale * self._growth_factor
             due = successful == self._growth_interval
             write(scale, where(due & isfinite(grown), grown, scale))
-            write(steps, where(due, successful * 0, successful))
+            write(steps, where(due, 0, successful))
         self._stages.clear()
 
     def _set_scale(self, new_scale) -> None:
@@ -249,10 +248,3 @@ class GradScaler:
         if self._enabled and self._stages:
             raise GradientError("a GradScaler is copied and pickled between iterations", fix="call update() first")
         return self.__dict__
-
-
-def _all_finite(gradients: list[Tensor]) -> bool:
-    arrays: dict[Any, list] = {}
-    for g in gradients:
-        arrays.setdefault(g.backend, []).append(g._data)
-    return all(mode.enter(all_finite, xp, group) for xp, group in arrays.items())

@@ -80,7 +80,7 @@ def _propagate(roots, retain_graph, create_graph, only=None, watched=None, stop=
     mode.grad, mode.backward = create_graph, True
     # A backward of the user's runs under the caller's state; those of ops are made of ops, whose dtypes are settled.
     casting = mode.autocast if mode.autocast.enabled else None
-    settled = mode.autocast.disabled()
+    settled = None if casting is None else casting.disabled()
     try:
         for tensor, gradient in roots:
             deliver(tensor._node or tensor, gradient)

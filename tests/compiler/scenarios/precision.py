@@ -110,6 +110,39 @@ def scaled_gradients(compile, how):
         yield step(x * float("inf") if i == 15 else x, y), model, optimizer, scaler.state_dict()
 
 
+@scenario(EQUAL_OR_EAGER, everywhere=True)
+def scaled_gradients_of_the_backend(compile):
+    """A GPU's program cannot check gradients: the step then runs eagerly."""
+    model = mlp()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    scaler = dc.amp.GradScaler(_kind(), 2.0**40, growth_interval=3)
+
+    @compile
+    def step(x, y):
+        optimizer.zero_grad()
+        with dc.autocast(_kind(), dc.float16):
+            loss = F.cross_entropy(model(x), y)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
+
+    for x, y in batches(28):
+        yield step(x, y), model, optimizer, scaler.state_dict()
+
+
+@scenario(everywhere=True)
+def differentiated_outside_of_the_region(compile):
+    model = mlp()
+    forward = compile(lambda x: model(x))
+    for x, y in batches(CALLS):
+        model.zero_grad()
+        with dc.autocast(_kind(), dc.bfloat16):
+            loss = F.cross_entropy(forward(x), y)
+        loss.backward()
+        yield loss.detach(), [p.grad for p in model.parameters()]
+
+
 @scenario(functions=2)
 def settings_of_a_scaler(compile):
     w = randn(4, requires_grad=True)
