@@ -37,6 +37,16 @@ from deepcore.autograd import (  # noqa: E402
     no_grad,
     set_grad_enabled,
 )
+from deepcore.autograd.autocasting import (  # noqa: E402
+    autocast,
+    clear_autocast_cache,
+    get_autocast_dtype,
+    is_autocast_cache_enabled,
+    is_autocast_enabled,
+    set_autocast_cache_enabled,
+    set_autocast_dtype,
+    set_autocast_enabled,
+)
 from deepcore.autograd.transforms import grad, value_and_grad  # noqa: E402
 from deepcore.backend import device, get_backend, use_backend  # noqa: E402
 from deepcore.backend.devices import get_default_device, set_default_device  # noqa: E402
@@ -137,7 +147,8 @@ newaxis = None
 missing.install(Tensor)
 
 if _TYPE_CHECKING:
-    from deepcore import compiler, data, io, metrics, nn, optim, plots, train, utils
+    from deepcore import amp, compiler, data, io, metrics, nn, optim, plots, train, utils
+    from deepcore.amp import GradScaler
     from deepcore.compiler import Compiled, compile
     from deepcore.io import load, save
     from deepcore.ops._functions import *  # noqa: F403
@@ -146,7 +157,9 @@ if _TYPE_CHECKING:
 # Loaded when first used, so that `import deepcore` stays quick.
 _LAZY = {
     "Compiled": "deepcore.compiler",
+    "GradScaler": "deepcore.amp",
     "Trainer": "deepcore.train",
+    "amp": "deepcore.amp",
     "compile": "deepcore.compiler",
     "compiler": "deepcore.compiler",
     "load": "deepcore.io",

@@ -14,7 +14,10 @@ from typing import Any
 
 
 class Mode(threading.local):
-    """State of the current thread: whether graphs are recorded, and the hook and tracer of its ops."""
+    """State of the current thread: whether graphs are recorded, autocasting, and the hook and tracer of its ops."""
+
+    #: The `autograd.autocast.State`; that of a new thread.
+    autocast: Any = None
 
     def __init__(self):
         self.grad = True

@@ -21,7 +21,7 @@ PLACES = (
     "torch.Tensor", "torch", "torch.nn", "torch.nn.functional", "torch.nn.Module", "torch.nn.init", "torch.nn.parameter",
     "torch.nn.utils", "torch.nn.utils.parametrizations", "torch.nn.utils.parametrize",
     "torch.optim", "torch.optim.lr_scheduler", "torch.utils", "torch.utils.data", "torch.autograd", "torch.cuda",
-    "torch.linalg", "torch.func", "torch.special", "torch.fft", "torch.distributions",
+    "torch.linalg", "torch.func", "torch.special", "torch.fft", "torch.distributions", "torch.amp",
 )  # fmt: skip
 FILE = Path(__file__).with_name("torch_names.txt")
 #: How alike two names are that are called near.
@@ -35,7 +35,8 @@ _COMPLEX = "tensors hold real numbers: keep real and imaginary parts in two of t
 _SETTINGS = (
     "leave it out, there is nothing to set: algorithms depend on shapes alone (`dc.set_num_threads` sets threads)"
 )
-_HALVES = "`dc.nn.Module.bfloat16` and `dc.nn.Module.half` convert a model"
+_AUTOCAST = '`dc.autocast`("cuda"), `dc.is_autocast_enabled`("cpu"): functions that take the type of device'
+_NESTING = "`dc.autocast` counts its regions itself"
 _STREAM = "work is queued on one stream, in order: `dc.cuda.synchronize` waits for it"
 _PEAK = "`dc.cuda.memory_reserved` is the most that was in use since `dc.cuda.empty_cache`"
 _DEVICES = "deepcore computes on CPUs and CUDA GPUs: `dc.cuda`"
@@ -45,7 +46,12 @@ INSTEAD = {
     **dict.fromkeys((f"torch.{n}" for n in ("complex", "complex32", "complex64", "complex128", "cfloat", "cdouble",
                                             "chalf", "polar", "view_as_complex", "view_as_real", "angle")), _COMPLEX),
     **dict.fromkeys(("torch.backends", "torch.set_float32_matmul_precision", "torch.set_flush_denormal"), _SETTINGS),
-    **dict.fromkeys(("torch.amp", "torch.autocast", "torch.cuda.amp"), _HALVES),
+    **dict.fromkeys(("torch.cuda.amp", *(f"torch.{n}" for n in (
+        "is_autocast_cpu_enabled", "is_autocast_ipu_enabled", "is_autocast_xla_enabled", "set_autocast_cpu_enabled",
+        "set_autocast_ipu_enabled", "set_autocast_xla_enabled", "get_autocast_cpu_dtype", "get_autocast_gpu_dtype",
+        "get_autocast_ipu_dtype", "get_autocast_xla_dtype", "set_autocast_cpu_dtype", "set_autocast_gpu_dtype",
+        "set_autocast_ipu_dtype", "set_autocast_xla_dtype"))), _AUTOCAST),
+    **dict.fromkeys(("torch.autocast_increment_nesting", "torch.autocast_decrement_nesting"), _NESTING),
     **dict.fromkeys((f"torch.cuda.{n}" for n in ("Event", "Stream", "StreamContext", "current_stream", "default_stream",
                                                  "set_stream", "stream")), _STREAM),
     **dict.fromkeys((f"torch.cuda.{n}" for n in ("max_memory_allocated", "max_memory_reserved", "max_memory_cached",

@@ -19,7 +19,7 @@ LAYERS = [
     {"ops"},
     {"compiler"},
     {"nn", "optim"},
-    {"data", "io"},
+    {"amp", "data", "io"},
     {"utils"},
     {"metrics", "plots"},
     {"train"},

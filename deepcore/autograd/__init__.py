@@ -1,6 +1,7 @@
 """Reverse-mode differentiation of any order."""
 
 from deepcore import missing
+from deepcore.autograd import autocasting
 from deepcore.autograd.engine import Handle, backward, grad, register_hook
 from deepcore.autograd.function import Context, Function
 from deepcore.autograd.gradcheck import gradcheck, gradgradcheck
@@ -33,6 +34,7 @@ __all__ = [
     "Handle",
     "Node",
     "apply",
+    "autocasting",
     "backward",
     "constant",
     "detect_anomaly",

@@ -80,6 +80,9 @@ def _propagate(
 
     previous = mode.grad, mode.backward, mode.node
     mode.grad, mode.backward = create_graph, True
+    # A backward of the user's runs under the caller's state; those of ops are made of ops, whose dtypes are settled.
+    casting = mode.autocast if mode.autocast.enabled else None
+    settled = None if casting is None else casting.disabled()
     try:
         for tensor, gradient in roots:
             deliver(tensor._node or tensor, gradient)
@@ -94,6 +97,8 @@ def _propagate(
                 continue
             if graph.watchers:
                 mode.node = node
+            if casting is not None:
+                mode.autocast = casting if node.op is None else settled
             gradients = node.backward(gradient)
             edges = node.edges
             if not retain_graph:
@@ -107,6 +112,8 @@ def _propagate(
                 leaves[leaf] = _call_hook(hook, leaves[leaf])
     finally:
         mode.grad, mode.backward, mode.node = previous
+        if casting is not None:
+            mode.autocast = casting
     return leaves
 
 

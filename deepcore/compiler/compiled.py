@@ -14,6 +14,7 @@ from operator import is_not
 from typing import Any
 
 from deepcore import config, locks
+from deepcore.autograd import autocasting
 from deepcore.autograd.graph import specify
 from deepcore.autograd.trees import tree_map
 from deepcore.backend import backend_of, get_backend
@@ -181,7 +182,7 @@ class Compiled:
     def _key(self, args, kwargs, arrays: list, tensors: list, inspector) -> tuple:
         """The cache key of a call; appends the tensors among the arguments, and their arrays, to the lists."""
         key: tuple = (
-            mode.grad, settings.kernels, settings.backend, config.conv_algorithm, dt.default_float.num,
+            mode.grad, mode.autocast, settings.kernels, settings.backend, config.conv_algorithm, dt.default_float.num,
             _structure(args, arrays, tensors), _structure(kwargs, arrays, tensors) if kwargs else None,
         )  # fmt: skip
         n = len(arrays)
@@ -207,6 +208,8 @@ class Compiled:
         if runner.arguments_overlap(arrays):
             return self._run_eagerly(args, kwargs)
         result, results, wrong = runner.compare(arrays, tensors, lambda: self._run_eagerly(args, kwargs))
+        if results is None:
+            return result
         if wrong is None:
             wrong = _difference(tree, result, results, tensors, runner.backend)
         self.runs += 1
@@ -277,8 +280,8 @@ class Compiled:
         items_before = [*_flat(args), *_flat(kwargs)]
         if self.prepare is not None:
             self.prepare()
-        grad_mode = mode.grad
-        with recorder.recording():
+        modes = mode.grad, mode.autocast
+        with autocasting.separate_casts(), recorder.recording():
             for tensor in tensors:
                 recorder.argument(tensor)
             result = self.function(*args, **kwargs)
@@ -286,8 +289,8 @@ class Compiled:
             if recorder.fault is None and mode.grad:
                 differentiable = list({id(t): t for t in _leaves(result) if is_differentiable(t)}.values())
                 split = Split(recorder, differentiable) if differentiable else None
-        if mode.grad is not grad_mode:
-            recorder.note("leaving another gradient mode than there was")
+        if (mode.grad, mode.autocast) != modes:
+            recorder.note("leaving another mode of gradients or autocasting than there was")
         touched = {*recorder.entry, *(p for update in recorder.updates for p in update.plan.live)}
         if any(t.grad is not grad and t not in touched for t, grad in guards.tensors.items()):
             recorder.note("assigning a gradient")
@@ -296,7 +299,7 @@ class Compiled:
         items_after = [*_flat(args), *_flat(kwargs)]
         if len(items_after) != len(items_before) or any(map(is_not, items_after, items_before)):
             recorder.note("the function changes a list or dict among its arguments")
-        if recorder.raced and recorder.fault is None:  # another thread drew meanwhile: record in the next call
+        if recorder.exceptional and recorder.fault is None:  # record in the next call
             return result
         changed = guards.overwritten(recorder.settings) or guards.changed()
         if changed and recorder.fault is None:

@@ -214,7 +214,7 @@ class _Recording:
             outer.note("a loop or branch that computes gradients of parameters, or updates them")
         elif sub.generators and not draws:
             outer.note("random numbers whose count depends on a value")
-        outer.raced |= sub.raced
+        outer.exceptional |= sub.exceptional
 
     @property
     def buffers(self) -> list[Buffer]:

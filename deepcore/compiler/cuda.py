@@ -445,7 +445,7 @@ class GraphRunner(Runner):
         pairs = [("a gradient", array, other) for array, other in zip(gradients, expected) if array is not None]
         return differing(xp, pairs)
 
-    def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
+    def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list | None, str | None]:
         """Run the graph, restore what it changed, then `run()`, whose effects and result count; see `Runner.compare`."""
         xp = self.backend
         with reserved(self.generators) as starts:  # another thread may draw between the two

@@ -186,6 +186,8 @@ class Guards:
             self._class(kind)
         elif _is_a(kind, "LRScheduler"):
             self.settings.append((value.__dict__, settings_of(value.__dict__)))
+        elif _is_a(kind, "GradScaler"):
+            self._all_attributes(value)
         elif isinstance(value, _generators()):
             self._streams.append((value, None))
         elif isinstance(value, _CONTAINERS):

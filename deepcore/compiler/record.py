@@ -107,8 +107,8 @@ class Recorder:
         #: Draws by (seed, stream, position): a row of the program's table; `rows` has its generator and offset.
         self.draws: dict[tuple[int, int, int], Draw] = {}
         self.rows: list[tuple[Any, int]] = []
-        #: Whether another thread drew from one of the generators meanwhile.
-        self.raced = False
+        #: Whether this run is no model for others: another thread drew from a generator meanwhile, or a check failed.
+        self.exceptional = False
         self.bodies: list[Body] = []
         #: For the recorder of a body: that of the function around it, and that of the body whose gradient it is.
         self.context: list[Recorder] = []
@@ -653,7 +653,9 @@ class Recorder:
         """Whether no tensor has a NaN or infinity; the program stops where one has."""
         self._check("all_finite", [t for t in tensors if t._data.size], {})
         with self.paused():
-            return run(tensors)
+            finite = run(tensors)
+        self.exceptional |= not finite  # what follows is not what the program does after the check
+        return finite
 
     def within(self, run: Callable, t: Tensor, low: int, high: int) -> bool:
         """Whether low ≤ t < high for all elements; if so, the program stops where it is not."""
@@ -752,7 +754,7 @@ class Recorder:
         if generator not in self.generators:
             self.generators[generator] = seed, stream, first
             self.ends[generator] = first
-        self.raced |= self.ends[generator] != first
+        self.exceptional |= self.ends[generator] != first
         self.ends[generator] = (first + blocks) % (1 << 64)
         draw = self.draws[seed, stream, first] = Draw(len(self.rows))
         self.rows.append((generator, (first - self.generators[generator][2]) % (1 << 64)))

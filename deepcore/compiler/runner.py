@@ -308,10 +308,11 @@ class Runner:
         pairs += [(f"memory of shape {buffer.array.shape}", copy, buffer.array) for buffer, copy in copies.items()]
         return differing(self.backend, pairs)
 
-    def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list, str | None]:
+    def compare(self, arrays: list, tensors: list[Tensor], run: Callable) -> tuple[Any, list | None, str | None]:
         """Run the program on copies of what it changes, then `run()`, whose effects and result count.
 
-        Returns that result, the arrays that the program computed in its place, and what else differs, or None.
+        Returns that result, the arrays that the program computed in its place (None: it stopped, which changes nothing), and
+        what else differs, or None.
         """
         exe, bind = self.exe, self.exe.bind
         copies = {b: b.array.copy("K") for b in self.changed if b.kind == "outside"}
@@ -339,7 +340,7 @@ class Runner:
             status = run_all(exe)
             returned = run()
         if status:
-            return returned, [], "the program stopped"
+            return returned, None, None
         pairs = [(f"memory of shape {b.array.shape}", copy, b.array) for b, copy in copies.items()]
         pairs += [(f"an argument of shape {array.shape}", copy, array) for array, copy in written.values()]
         pairs += [(_of(leaf), grad, leaf.grad) for leaf, grad in zip(self._leaves(tensors), gradients)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from deepcore.autograd import Function
+from deepcore.autograd import Function, autocasting
 from deepcore.backend import Backend, available_kinds, device, get_backend, place
 from deepcore.backend import dtypes as dt
 from deepcore.backend.devices import FOREIGN
@@ -134,7 +134,7 @@ def _in_place(name: str, function):
         refuse_leaf(self)
         # An alias of this tensor: a VJP that saves it gets a copy of the old values before the write below.
         proxy = [effect("alias", _alias, self)]
-        result = function(proxy[0], *args, **kwargs)
+        result = autocasting.without(function, (proxy[0], *args), kwargs)
         if result.shape != self.shape:
             raise ShapeError(
                 f"{name}: the result does not have the shape of the tensor that should hold it",

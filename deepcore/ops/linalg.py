@@ -8,9 +8,10 @@ from typing import Any
 
 import deepcore.ops.activation  # this and `trigonometric` declare the activations of `EPILOGUES`
 import deepcore.ops.trigonometric  # noqa: F401
-from deepcore.autograd import apply, constant, mixed_backends, mode
+from deepcore.autograd import apply, autocasting, constant, mixed_backends, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError, suggest
+from deepcore.ops import casting
 from deepcore.ops.arithmetic import check_factor
 from deepcore.ops.registry import (
     PRIMITIVES,
@@ -67,8 +68,11 @@ def _operands(name: str, *tensors) -> list[Tensor]:
         sample(make(0, 4), make(4, 2)),
     ]
 )
+@casting.follows
 def matmul(input, other):
     """input @ other over the last two dimensions; leading ones broadcast; vectors are rows on the left, columns on the right"""
+    if autocasting.used:
+        input, other = casting.operands("matmul", input, other)
     a, b = input, other
     try:
         x, y = a._data, b._data
@@ -76,7 +80,7 @@ def matmul(input, other):
     except AttributeError:
         same = False
     if not same:
-        a, b = _operands("matmul", input, other)
+        a, b = _operands("matmul", a, b)
         x, y = a._data, b._data
     x, y = x.shape, y.shape
     if len(x) == len(y) == 2 and x[1] == y[0]:
@@ -267,11 +271,14 @@ def _linear_out(input, weight, bias):
     ],
     method=False,
 )
+@casting.follows
 def linear(input, weight, bias=None, *, activation: str | None = None):
     """activation(input @ weightᵀ + bias); weight is (out, in).
 
     `activation`: none, "relu", "gelu", "gelu_tanh", "silu", "sigmoid" or "tanh", computed with the product at once.
     """
+    if autocasting.used:
+        input, weight, bias = casting.operands("linear", input, weight, bias)
     try:
         x, w = input._data, weight._data
         fits = len(x.shape) > 1 == len(w.shape) - 1 and x.shape[-1] == w.shape[1] and x.dtype is w.dtype

@@ -14,10 +14,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
-from deepcore.autograd import apply, mode
+from deepcore.autograd import apply, autocasting, mode
 from deepcore.autograd.engine import partial_gradients
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, ShapeError
+from deepcore.ops import casting
 from deepcore.ops.activation import relu as rectify
 from deepcore.ops.activation import sigmoid
 from deepcore.ops.dropout import dropped
@@ -389,6 +390,11 @@ def layers(
     `states`: h, and for an LSTM c, each (num_layers · directions, batch, width). `params`: those of each layer and direction
     in turn, as in PyTorch's `torch.lstm`.
     """
+    if autocasting.used:
+        arguments = (kind, x, sizes, states, params, biased, num_layers, dropout, training, bidirectional)
+        result = casting.call(kind.lower(), layers, arguments, {})
+        if result is not NotImplemented:
+            return result
     directions = 2 if bidirectional else 1
     each = len(params) // (num_layers * directions)
     finals: list[list[Tensor]] = [[] for _ in states]

@@ -23,11 +23,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from deepcore.autograd import apply, constant, is_array, mode, wrong_argument
+from deepcore.autograd import apply, autocasting, constant, is_array, mode, wrong_argument
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.config import settings
 from deepcore.errors import ArgumentError, DTypeError
+from deepcore.ops import casting
 from deepcore.tensor import Tensor, as_tensor
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -270,6 +271,7 @@ def composite(
     """
 
     def declare(function: Callable) -> Callable:
+        function = casting.casts(function)
         name = function.__name__
         entry = Declared(name, function, examples, method, tuple(aliases), differentiable, second_order, inplace)
         _register(FUNCTIONS, name, entry)
@@ -283,6 +285,7 @@ def composite(
 
 def functional(function: _Function) -> _Function:
     """Decorator: add this function, an op or composed of ops, to `nn.functional`."""
+    function = casting.casts(function)  # type: ignore[assignment]
     _register(FUNCTIONAL, function.__name__, function)
     return function
 
@@ -372,8 +375,11 @@ def _cast(xp, input, *, dtype, source):
 
 def _unary(op: Op, rule: str) -> Callable:
     floats_only = rule == "float"
+    has_rule = op.name in casting.RULES
 
     def function(input):
+        if has_rule and autocasting.used:
+            (input,) = casting.operands(op.name, input)
         try:
             dtype = input._data.dtype
         except AttributeError:
@@ -383,7 +389,7 @@ def _unary(op: Op, rule: str) -> Callable:
                 input = cast(input, dt.default_float)
         return apply(op, (input,))
 
-    return function
+    return casting.follows(function)
 
 
 def _rounding(op: Op) -> Op:
@@ -431,8 +437,11 @@ def _with_number(op: Op, rounding: Op, half, input, other) -> Tensor:
 
 def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> Callable:
     floats = "efd" if rounding is None else "fd"
+    has_rule = op.name in casting.RULES
 
     def function(input, other):
+        if has_rule and autocasting.used:
+            input, other = casting.operands(op.name, input, other)
         try:
             dtype = input._data.dtype
             kind = type(other)  # the fast path: tensor and number is the most frequent mix
@@ -454,7 +463,7 @@ def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> C
             input, other = promote(op.name, rule, input, other)
         return apply(op, (input, other))
 
-    return function
+    return casting.follows(function)
 
 
 # -- arguments ----------------------------------------------------------------------------------------------------
@@ -465,22 +474,34 @@ def takes_arrays(function: Callable) -> Callable:
 
     Calls with tensors pay for no check: a call that fails is repeated with its arrays converted to tensors.
     """
+    name = function.__name__
+    has_rule = name in casting.RULES
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
+        if has_rule and autocasting.used:
+            result = casting.call(name, wrapper, args, kwargs)
+            if result is not NotImplemented:
+                return result
         try:
             return function(*args, **kwargs)
         except (AttributeError, TypeError, ValueError) as error:
             return _retry_with_tensors(function, args, kwargs, error)
 
-    return wrapper
+    return casting.follows(wrapper)
 
 
 def axis_names(function: Callable) -> Callable:
     """`takes_arrays`; also accepts NumPy's `axis` and `keepdims` for `dim` and `keepdim`."""
+    name = function.__name__
+    has_rule = name in casting.RULES
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
+        if has_rule and autocasting.used:
+            result = casting.call(name, wrapper, args, kwargs)
+            if result is not NotImplemented:
+                return result
         if kwargs:
             if "axis" in kwargs:
                 kwargs["dim"] = kwargs.pop("axis")
@@ -491,7 +512,7 @@ def axis_names(function: Callable) -> Callable:
         except (AttributeError, TypeError, ValueError) as error:
             return _retry_with_tensors(function, args, kwargs, error)
 
-    return wrapper
+    return casting.follows(wrapper)
 
 
 def _retry_with_tensors(function: Callable, args: tuple, kwargs: dict, error: Exception):

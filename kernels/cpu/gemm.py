@@ -67,14 +67,13 @@ def packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
     size = np.dtype(dtype).itemsize
     n = shape.bytes // size
     s = gemm_tile.Shape(dtype, n)
-    step = 2 if source in ("float16", "bfloat16") else size
+    step = gemm_tile.source_size(s, source)
     move_two, move_one = gemm_tile.mover(tools, s, 2, source), gemm_tile.mover(tools, s, 1, source)
-    masked = gemm_tile.masked_mover(tools, s, 1)
+    masked = gemm_tile.masked_mover(tools, s, 1, source)
     tall, low = shape.heights
     move_tall, move_low = gemm_tile.mover(tools, s, tall / n, source), gemm_tile.mover(tools, s, low / n, source)
     transpose = gemm_tile.transposer(tools, s, source)
-    narrow_view = tools.view(np.dtype(np.uint16 if step == 2 else dtype))
-    wide_view = tools.view(np.dtype(dtype))
+    move_element = gemm_tile.mover(tools, s, 1 / n, source)
 
     @tools.function
     def pack(start, sk, sj, k, width, to, stride):
@@ -110,9 +109,8 @@ def packer(tools, dtype: str, source: str, shape: gemm_tables.Table):
                         p += n
                 else:
                     for i in range(rows):
-                        x = narrow_view(start + (j + i) * sj)
                         for p in range(k):
-                            wide_view(to + p * stride + (j + i) * size)[0] = x[p]
+                            move_element(start + (j + i) * sj + p * step, to + p * stride + (j + i) * size)
 
     height_of = heights(tools, shape)
 
@@ -163,15 +161,18 @@ def _finisher(tools, dtype: str):
 
 
 @args(**_PRODUCT)
-def _product_chunk(tools, dtype: str, table: gemm_tables.Table | None = None):
-    """One block of rows and columns of out, in the tiles of `table` (None: this processor's)."""
+def _product_chunk(tools, dtype: str, table: gemm_tables.Table | None = None, source: str = ""):
+    """One block of rows and columns of out, in the tiles of `table` (None: this processor's).
+
+    `source`: the type of A and B, where it is not `dtype`; such operands are packed, here or before.
+    """
     shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     n = shape.bytes // size
     columns = shape.across * n
     tall, low = shape.heights
     s = gemm_tile.Shape(dtype, n)
-    pack, pack_rows = packer(tools, dtype, dtype, shape)
+    pack, pack_rows = packer(tools, dtype, source, shape)
     big = gemm_tile.tile(tools, s, tall, shape.across)
     small = gemm_tile.tile(tools, s, low, shape.across)
     panels = gemm_tile.tile(tools, s, tall, shape.across, panel=True)
@@ -288,13 +289,14 @@ def _product_chunk(tools, dtype: str, table: gemm_tables.Table | None = None):
 
 
 @args(**_PRODUCT)
-def _few_rows(tools, dtype: str, table=None):
-    """A block of columns of out, for A of a few rows and row-major B, both unpacked."""
-    shape = table or gemm_tables.own()
+def _few_rows(tools, dtype: str, source: str = ""):
+    """A block of columns of out, for A of a few rows and row-major B (of type `source`), both unpacked."""
+    shape = gemm_tables.own()
     dt = np.dtype(dtype)
     size = dt.itemsize
     s = gemm_tile.Shape(dtype, shape.bytes // size)
-    add_eight, add_one = gemm_tile.adder(tools, s, 8), gemm_tile.adder(tools, s, 1)
+    add_eight, add_one = gemm_tile.adder(tools, s, 8, source), gemm_tile.adder(tools, s, 1, source)
+    step_b = gemm_tile.source_size(s, source)
     sums_space = gemm_tile.space(tools, _FEW_ROWS_MAX * _SUM_BYTES)
     words, view, zero = tools.words(), tools.view(dt), dt.type(0)
 
@@ -315,7 +317,7 @@ def _few_rows(tools, dtype: str, table=None):
                     t[j] = zero
             k = k0
             while k < end:
-                at = b + k * p[_BKS] + first * size
+                at = b + k * p[_BKS] + first * step_b
                 step = 8 if k + 8 <= end else 1
                 for i in range(p[_M]):
                     x, t = a + i * p[_ARS] + k * p[_AKS], sums + i * _SUM_BYTES
@@ -338,11 +340,11 @@ def _few_rows(tools, dtype: str, table=None):
 
 
 @args(**_PRODUCT)
-def _few_dots(tools, dtype: str, table=None):
-    """A block of columns of out, for A of a few contiguous rows and column-major B, as dot products."""
-    shape = table or gemm_tables.own()
+def _few_dots(tools, dtype: str, source: str = ""):
+    """A block of columns of out, for A of a few contiguous rows and column-major B (of type `source`), as dot products."""
+    shape = gemm_tables.own()
     size = np.dtype(dtype).itemsize
-    dot = gemm_tile.dotter(tools, gemm_tile.Shape(dtype, shape.bytes // size), _DOTS)
+    dot = gemm_tile.dotter(tools, gemm_tile.Shape(dtype, shape.bytes // size), _DOTS, source)
     words = tools.words()
 
     def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
@@ -363,12 +365,12 @@ def _few_dots(tools, dtype: str, table=None):
 
 
 @args(**_PRODUCT)
-def _pack_before(tools, dtype: str, table=None):
-    """Pack B of all batches, a group of panels per chunk."""
+def _pack_before(tools, dtype: str, table=None, source: str = ""):
+    """Pack B (of type `source`) of all batches, a group of panels per chunk."""
     shape = table or gemm_tables.own()
     size = np.dtype(dtype).itemsize
     columns = shape.across * shape.bytes // size
-    pack, _ = packer(tools, dtype, dtype, shape)
+    pack, _ = packer(tools, dtype, source, shape)
     words, stride = tools.words(), columns * size
 
     def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
@@ -393,10 +395,10 @@ def _pack_before(tools, dtype: str, table=None):
 
 
 @args(**_PRODUCT)
-def _pack_rows_before(tools, dtype: str, table=None):
-    """Pack the rows of A of one chunk of the product, of all batches, into panels."""
+def _pack_rows_before(tools, dtype: str, table=None, source: str = ""):
+    """Pack the rows of A (of type `source`) of one chunk of the product, of all batches, into panels."""
     shape = table or gemm_tables.own()
-    _, pack_rows = packer(tools, dtype, dtype, shape)
+    _, pack_rows = packer(tools, dtype, source, shape)
     words = tools.words()
 
     def kernel(plan, a, b, out, space, activation, bias, residual, pre, scaled, scale, other, chunk):
@@ -446,11 +448,19 @@ def _convert(tools, dtype: str, widen: bool):
 _HALVES = (float16, bfloat16)
 _WIDEN = {d: Kernel(f"widen_{d.name}", _convert, d.name, True) for d in _HALVES}
 _ROUND = {d: Kernel(f"round_{d.name}", _convert, d.name, False) for d in _HALVES}
-_PACKERS = {d: Kernel(f"gemm_pack_{d.name}", _pack_before, d.name) for d in (float32, float64)}
-_ROW_PACKERS = {d: Kernel(f"gemm_pack_rows_{d.name}", _pack_rows_before, d.name) for d in (float32, float64)}
-_FEW_ROWS = {d: Kernel(f"gemm_few_rows_{d.name}", _few_rows, d.name) for d in (float32, float64)}
-_FEW_DOTS = {d: Kernel(f"gemm_few_dots_{d.name}", _few_dots, d.name) for d in (float32, float64)}
-_KERNELS = {d: Kernel(f"gemm_{d.name}", _product_chunk, d.name) for d in (float32, float64)}
+
+
+def _for_each(name: str, build, *table) -> dict[np.dtype, Kernel]:
+    """Kernels by the dtype of the operands; those of 16 bits are computed in float32."""
+    kernels = {d: Kernel(f"{name}_{d.name}", build, d.name) for d in (float32, float64)}
+    return kernels | {d: Kernel(f"{name}_{d.name}", build, "float32", *table, d.name) for d in _HALVES}
+
+
+_PACKERS = _for_each("gemm_pack", _pack_before, None)
+_ROW_PACKERS = _for_each("gemm_pack_rows", _pack_rows_before, None)
+_FEW_ROWS = _for_each("gemm_few_rows", _few_rows)
+_FEW_DOTS = _for_each("gemm_few_dots", _few_dots)
+_KERNELS = _for_each("gemm", _product_chunk, None)
 _PRODUCTS = {kernel for kernels in (_FEW_ROWS, _FEW_DOTS, _KERNELS) for kernel in kernels.values()}
 
 
@@ -466,6 +476,7 @@ class _Plan:
         "chunks",
         "dtype",
         "few",
+        "half",
         "kernel",
         "packs",
         "rows",
@@ -479,7 +490,10 @@ class _Plan:
     def __init__(self, a, b):
         m, k = a.shape[-2:]
         n = b.shape[-1]
-        size, dtype = a.itemsize, a.dtype
+        source, step = a.dtype, a.itemsize
+        self.half = source in _HALVES
+        dtype = float32 if self.half else source
+        size = dtype.itemsize
         shape = gemm_tables.table()
         columns = shape.across * shape.bytes // size
         #: Whether a result of few columns is computed as its transpose, which fills the tiles.
@@ -490,16 +504,19 @@ class _Plan:
         batches = math.prod(batch)
         (ars, aks), (bks, bjs) = a.strides[-2:], b.strides[-2:]
         if n == 1:
-            bjs = size if bks != size else bks
+            bjs = step if bks != step else bks
         if k == 1:
-            bks = columns * size if bjs == size else size
+            bks = columns * step if bjs == step else step
         self.shape, self.dtype, self.batch = (*batch, n, m) if self.transposed else (*batch, m, n), dtype, batch
         kblock, panels = gemm_tables.steps(k), -(-n // columns)
-        chunk_rows, chunk_columns, pack_b, pack_a = gemm_tables.chunks(shape, m, n, k, size, columns, bjs == size)
-        if pack_b == gemm_tables.PACKED_BEFORE and not _PACKERS[dtype].ready():
-            pack_b = gemm_tables.BY_CHUNK
+        chunk_rows, chunk_columns, pack_b, pack_a = gemm_tables.chunks(shape, m, n, k, size, columns, bjs == step)
         down, across = -(-m // chunk_rows), -(-n // chunk_columns)
-        if pack_a and across > 1 and chunk_rows <= gemm_tables.MAX_ROWS and _ROW_PACKERS[dtype].ready():
+        if self.half:  # tiles read float32: packing widens
+            pack_a = gemm_tables.BY_CHUNK
+            pack_b = gemm_tables.BY_CHUNK if down == 1 else gemm_tables.PACKED_BEFORE
+        if pack_b == gemm_tables.PACKED_BEFORE and not _PACKERS[source].ready():
+            pack_b = gemm_tables.BY_CHUNK
+        if pack_a and across > 1 and chunk_rows <= gemm_tables.MAX_ROWS and _ROW_PACKERS[source].ready():
             pack_a = gemm_tables.PACKED_BEFORE
         words = self.words = np.zeros(_T_SPACE + 1, np.int64)
         words[[_M, _N, _K, _ARS, _AKS, _BKS, _BJS, _LDO]] = m, n, k, ars, aks, bks, bjs, n * size
@@ -512,18 +529,21 @@ class _Plan:
         self.few = None
         self.swap = n == 1 and m > 1  # matrix @ vector is computed as vector @ matrixᵀ
         if m <= _FEW_ROWS_MAX and n * k >= 1 << 16 and not self.transposed:
-            if bjs == size:
-                self.few = _FEW_ROWS[dtype]
+            if bjs == step:
+                self.few = _FEW_ROWS[source]
                 chunk_columns = -(-n // (columns * max(2, -(-n * size // _SUM_BYTES)))) * columns
-            elif aks == size:
-                self.few = _FEW_DOTS[dtype]
+            elif aks == step:
+                self.few = _FEW_DOTS[source]
                 chunk_columns = -(-n // (_DOTS * min(16, n * k * size >> 17))) * _DOTS
             if self.few and self.few.ready():
                 words[_COLUMNS], words[_ACROSS] = chunk_columns, -(-n // chunk_columns)
                 self.chunks = batches * int(words[_ACROSS])
             else:
                 self.few = None
-        self.kernel = self.few or _KERNELS[dtype]
+        if self.few and self.half:
+            a = _Matrix(a.shape, tuple(2 * stride for stride in a.strides), float32)
+            words[[_ARS, _AKS]] = a.strides[-2:]
+        self.kernel = self.few or _KERNELS[source]
         self.space = 0
         #: Launches that pack operands before the product: kernels and their chunks.
         self.packs: list[tuple[Kernel, int]] = []
@@ -532,14 +552,14 @@ class _Plan:
             self.space = copies * panels * columns * k * size
             words[_PACKED] = self.space // copies if copies > 1 else 0
             words[_PART] = max(1, (1 << 15) // max(k * columns, 1))
-            self.packs.append((_PACKERS[dtype], copies * -(-panels // int(words[_PART]))))
+            self.packs.append((_PACKERS[source], copies * -(-panels // int(words[_PART]))))
         if pack_a == gemm_tables.PACKED_BEFORE:
             copies = 1 if a.ndim == 2 else batches
             words[_A_SPACE] = self.space
             words[_A_CHUNK] = (chunk_rows + shape.heights[0]) * size
             self.space += copies * down * k * int(words[_A_CHUNK]) + shape.bytes
             words[_A_PACKED] = down * k * words[_A_CHUNK] if copies > 1 else 0
-            self.packs.append((_ROW_PACKERS[dtype], copies * down))
+            self.packs.append((_ROW_PACKERS[source], copies * down))
         if self.transposed:
             words[_TRANSPOSED], words[_T_SPACE] = 1, -(-self.space // 64) * 64
             self.space = int(words[_T_SPACE]) + batches * m * n * size + shape.bytes
@@ -650,12 +670,16 @@ def planned(
     specs = [z for z in (x, y, bias, residual) if z is not None]
     if any(z.dtype != x.dtype or not z.size for z in specs) or x.ndim < 2 or y.ndim < 2:
         return None
-    if x.dtype in _HALVES:
-        return _plan_half(x, y, bias, residual, transposed, activation, scaled, slots, keep)
     if x.dtype not in _PACKERS or x.shape[-1] != y.shape[-1 if transposed else -2]:
         return None
     if copies(specs, transposed) is not None:
         return True
+    plan = _plan_half if x.dtype in _HALVES else _plan_product
+    return plan(x, y, bias, residual, transposed, activation, scaled, slots, keep)
+
+
+def _plan_product(x, y, bias, residual, transposed, activation, scaled, slots, keep) -> Plan | None:
+    """`planned`, where 16-bit operands have float32 addends and results."""
     pair = _matrices(x, y, transposed)
     plan = None if pair is None or (keep and activation is None) else _plan_matrices(*pair)
     if plan is None or not plan.chunks:
@@ -667,9 +691,20 @@ def planned(
         plan = _plan_matrices(b.swapaxes(-1, -2), a.swapaxes(-1, -2))
         if plan is None:
             return None
-    arrays = len(specs)
-    temporaries = (plan.space,) if plan.space else ()
-    space = Operand(arrays + slots) if temporaries else None
+    arrays = 2 + (bias is not None) + (residual is not None)
+    first, second = (1, 0) if plan.transposed != swapped else (0, 1)
+    temporaries: list[int] = []
+
+    def temporary(size: int) -> Operand:
+        temporaries.append(size)
+        return Operand(arrays + slots + len(temporaries) - 1)
+
+    space = temporary(plan.space) if plan.space else None
+    left, launches = Operand(first), []
+    if plan.few and x.dtype in _HALVES:
+        rows = (x, y)[first]
+        left = temporary(4 * rows.size)
+        launches.append(_convert_launch(_WIDEN[x.dtype], rows.size, Operand(first), left))
     out = Operand(arrays + slots + len(temporaries))
     pre = Operand(out.number + 1) if keep else None
     shape = plan.shape
@@ -677,8 +712,7 @@ def planned(
         shape = (*x.shape[:-1], y.shape[0])
     elif swapped:
         shape = (*plan.batch, x.shape[-2], 1)
-    result = contiguous(shape, x.dtype, x.backend)
-    first, second = (1, 0) if plan.transposed != swapped else (0, 1)
+    result = contiguous(shape, plan.dtype, x.backend)
     addends = Operand(2) if bias is not None else None, Operand(arrays - 1) if residual is not None else None
     epilogue: list[PlanLaunch] | None = []
     arguments: dict[str, Any] = dict.fromkeys(_PRODUCT) | {"scaled": scaled, "scale": 0.0}
@@ -689,17 +723,17 @@ def planned(
         to = pre or out
         epilogue = _separate_launches(result, (bias, residual), addends, activation, to, out)
     else:
-        kernel = None if activation is None else elementwise.MAPS[activation].kernel(x.dtype, "v")
+        kernel = None if activation is None else elementwise.MAPS[activation].kernel(plan.dtype, "v")
         if kernel is not None and not kernel.ready():
             return None
         arguments |= {"activation": kernel, "bias": addends[0], "residual": addends[1], "pre": pre}
         arguments["scale"] = Operand(arrays) if scaled else 0.0
     if epilogue is None:
         return None
-    arguments |= {"plan": plan.words, "a": Operand(first), "b": Operand(second), "out": to, "space": space}
+    arguments |= {"plan": plan.words, "a": left, "b": Operand(second), "out": to, "space": space}
     kernels = [*plan.packs, (plan.kernel, plan.chunks)]
-    launches = [PlanLaunch(kernel, chunks, **arguments) for kernel, chunks in kernels]
-    return Plan(result, [*launches, *epilogue], temporaries, owner=plan, aux=[result] * keep)
+    launches += [PlanLaunch(kernel, chunks, **arguments) for kernel, chunks in kernels]
+    return Plan(result, [*launches, *epilogue], tuple(temporaries), owner=plan, aux=[result] * keep)
 
 
 def _separate_launches(result: Spec, specs, operands, activation, to: Operand, out: Operand) -> list[PlanLaunch] | None:
@@ -715,44 +749,40 @@ def _separate_launches(result: Spec, specs, operands, activation, to: Operand, o
     return available if len(available) == len(launches) else None
 
 
-def _plan_half(x, y, bias, residual, transposed, activation, scaled, slots, keep) -> Plan | bool | None:
+def _convert_launch(kernel: Kernel, size: int, source: Operand, to: Operand) -> PlanLaunch:
+    return PlanLaunch(kernel, -(-size // _CONVERT_CHUNK), source=source, to=to, count=size)
+
+
+def _plan_half(x, y, bias, residual, transposed, activation, scaled, slots, keep) -> Plan | None:
     """The product of float16 or bfloat16 operands, computed in float32 and rounded once."""
-    dtype, specs = x.dtype, [z for z in (x, y, bias, residual) if z is not None]
+    dtype = x.dtype
     if gemm_tables.table() is None or not _WIDEN[dtype].ready() or not _ROUND[dtype].ready():
         return None
-    if copies(specs, transposed) is not None:
-        return True
-    wide_addends = [None if z is None else _widened_spec(z) for z in (bias, residual)]
-    plan = planned(
-        _widened_spec(x),
-        _widened_spec(y),
-        *wide_addends,
-        transposed=transposed,
-        activation=activation,
-        scaled=scaled,
-        slots=slots,
-        keep=keep,
-    )
-    if not isinstance(plan, Plan):
+    wide_bias, wide_residual = (None if z is None else _widened_spec(z) for z in (bias, residual))
+    plan = _plan_product(x, y, wide_bias, wide_residual, transposed, activation, scaled, slots, keep)
+    if plan is None:
         return None
-    # Temporaries: the arrays in float32, those of the product, and its results in float32.
-    arrays, results = len(specs), len(plan.results)
+    # Temporaries: the addends in float32, those of the product, and its results in float32.
+    addends = [z for z in (bias, residual) if z is not None]
+    arrays, results = 2 + len(addends), len(plan.results)
     first_temporary = arrays + slots
-    temporaries = [4 * z.size for z in specs] + [*plan.temporaries] + [4 * z.size for z in plan.results]
+    temporaries = [4 * z.size for z in addends] + [*plan.temporaries] + [4 * z.size for z in plan.results]
     out = first_temporary + len(temporaries)
 
     def renumber(operand: Operand) -> Operand:
-        if arrays <= operand.number < first_temporary:
+        if operand.number < 2 or arrays <= operand.number < first_temporary:
             return operand
-        return Operand(operand.number + (first_temporary if operand.number < arrays else arrays))
+        return Operand(operand.number + (first_temporary - 2 if operand.number < arrays else len(addends)))
 
-    def convert_launch(kernels: dict, z: Spec, source: int, to: int) -> PlanLaunch:
-        chunks = -(-z.size // _CONVERT_CHUNK)
-        return PlanLaunch(kernels[dtype], chunks, source=Operand(source), to=Operand(to), count=z.size)
-
-    launches = [convert_launch(_WIDEN, z, i, first_temporary + i) for i, z in enumerate(specs)]
+    launches = [
+        _convert_launch(_WIDEN[dtype], z.size, Operand(2 + i), Operand(first_temporary + i))
+        for i, z in enumerate(addends)
+    ]
     launches += [launch.renumbered(renumber) for launch in plan.launches]
-    launches += [convert_launch(_ROUND, z, out - results + i, out + i) for i, z in enumerate(plan.results)]
+    launches += [
+        _convert_launch(_ROUND[dtype], z.size, Operand(out - results + i), Operand(out + i))
+        for i, z in enumerate(plan.results)
+    ]
     result, *aux = [contiguous(z.shape, dtype, x.backend) for z in plan.results]
     return Plan(result, launches, tuple(temporaries), owner=plan.owner, aux=aux)
 
@@ -786,7 +816,7 @@ register("matmul", "cpu", needs_numba=False)(
 )
 
 
-def _plan_product(specs, params) -> Plan | bool | None:
+def _planned_product(specs, params) -> Plan | bool | None:
     x, y, *addends = specs
     bias = addends.pop(0) if params["biased"] else None
     residual = addends.pop(0) if params["added"] else None
@@ -797,7 +827,7 @@ def _plan_product(specs, params) -> Plan | bool | None:
 
 _KEYS = ("biased", "added", "scaled", "activation", "keep")
 #: The lowering of `product`.
-PRODUCT = Lowering("product", _plan_product, _KEYS, copies=lambda specs, params: copies(specs), cost=_cost)
+PRODUCT = Lowering("product", _planned_product, _KEYS, copies=lambda specs, params: copies(specs), cost=_cost)
 
 
 def product(a, b, out=None, *, bias=None, activation=None, residual=None, scale=None, pre=None):

@@ -97,6 +97,14 @@ class Shape:
         b.call(store, [value, pointer, self.i32(1), mask])
 
 
+_HALVES = ("float16", "bfloat16")
+
+
+def source_size(s: Shape, source: str) -> int:
+    """Bytes of an element of memory of type `source`, which is float16 or bfloat16, or that of the vectors."""
+    return 2 if source in _HALVES else s.size
+
+
 def outlined(s: Shape, name: str, body: Callable) -> Callable:
     """body(builder, *integers) as a function that is not inlined: inside a kernel, not all of its loop's sums would be
     assigned registers.
@@ -232,11 +240,12 @@ def tile(tools, s: Shape, height: int, width: int, panel: bool = False) -> Calla
     return tools.intrinsic(None, "i" * 15, outlined(s, name, body))
 
 
-def adder(tools, s: Shape, depth: int) -> Callable:
+def adder(tools, s: Shape, depth: int, source: str) -> Callable:
     """add(b, bks, a, aks, out, count): out[j] += a[0]·b[0, j], then a[1]·b[1, j] … for `depth` rows of B, fused.
 
-    out has room for whole vectors; elements past `count` are undefined.
+    out has room for whole vectors; elements past `count` are undefined. B is memory of type `source`.
     """
+    ratio = s.size // source_size(s, source)
 
     def generate(context, b, start, bks, a, aks, out, count):
         fma = s.fma(b)
@@ -258,7 +267,7 @@ def adder(tools, s: Shape, depth: int) -> Callable:
         b.position_at_end(body)
         total = s.load(b, to, at)
         for x, row in zip(factors, rows):
-            total = b.call(fma, [x, s.load(b, row, at), total])
+            total = b.call(fma, [x, _load_widened(s, b, row, b.sdiv(at, s.const(ratio)), source), total])
         s.store(b, total, to, at)
         at.add_incoming(b.add(at, s.const(width)), body)
         b.branch(loop)
@@ -267,19 +276,22 @@ def adder(tools, s: Shape, depth: int) -> Callable:
         with b.if_then(b.icmp_signed("<", b.sdiv(whole, s.const(s.size)), count)):
             total = s.load(b, to, whole)
             for x, row in zip(factors, rows):
-                total = b.call(fma, [x, s.masked_load(b, row, whole, rest), total])
+                row_vector = _load_widened(s, b, row, b.sdiv(whole, s.const(ratio)), source, rest)
+                total = b.call(fma, [x, row_vector, total])
             s.store(b, total, to, whole)
 
     return tools.intrinsic(None, "i" * 6, generate)
 
 
-def dotter(tools, s: Shape, height: int) -> Callable:
+def dotter(tools, s: Shape, height: int, source: str = "") -> Callable:
     """dot(a, b, bjs, k, columns, out): out[j] = Σ a[p]·b[p, j], both contiguous along p, for j below `height`.
 
     Two vectors of sums over every other vector of p are added, then reduced by halves, as in a tree. With fewer columns,
-    the last is recomputed.
+    the last is recomputed. B is memory of type `source`.
     """
     from llvmlite import ir
+
+    ratio = s.size // source_size(s, source)
 
     def generate(context, b, a, start, bjs, k, columns, out):
         fma = s.fma(b)
@@ -307,7 +319,8 @@ def dotter(tools, s: Shape, height: int) -> Callable:
             s.prefetch(b, row, b.add(at, s.const(_ROW_AHEAD)))
             s.prefetch(b, row, b.add(at, s.const(_ROW_AHEAD + width)))
             for v, total in enumerate(pair):
-                row_vector = s.load(b, row, b.add(at, s.const(v * width)))
+                offset = b.sdiv(b.add(at, s.const(v * width)), s.const(ratio))
+                row_vector = _load_widened(s, b, row, offset, source)
                 total.add_incoming(b.call(fma, [x_vectors[v], row_vector, total]), body)
         at.add_incoming(b.add(at, s.const(2 * width)), body)
         b.branch(loop)
@@ -318,7 +331,8 @@ def dotter(tools, s: Shape, height: int) -> Callable:
         for j, (pair, row) in enumerate(zip(sums, rows)):
             total = None
             for v in range(2):
-                row_vector = s.masked_load(b, row, b.add(whole, s.const(v * width)), masks[v])
+                offset = b.sdiv(b.add(whole, s.const(v * width)), s.const(ratio))
+                row_vector = _load_widened(s, b, row, offset, source, masks[v])
                 product = b.call(fma, [x_vectors[v], row_vector, pair[v]])
                 total = product if total is None else b.fadd(total, product)
             lanes = s.lanes
@@ -360,18 +374,23 @@ def reducer(tools, s: Shape, count: int, name: str) -> Callable:
     return tools.intrinsic(types.float32 if s.size == 4 else types.float64, "i", generate)
 
 
-def _load_widened(s: Shape, b, base, offset, source: str):
-    """Load a vector, widened from float16 or bfloat16 if that is `source`."""
+def _load_widened(s: Shape, b, base, offset, source: str, mask=None):
+    """Load a vector, or its lanes in `mask`, widened from float16 or bfloat16 if that is `source`."""
     from llvmlite import ir
 
-    if source == "bfloat16":
-        bits = s.load(b, base, offset, ir.VectorType(ir.IntType(16), s.lanes))
-        wide = b.zext(bits, ir.VectorType(s.i32, s.lanes))
-        shift = ir.Constant(wide.type, [16] * s.lanes)
-        return b.bitcast(b.shl(wide, shift), s.vector)
+    if source not in _HALVES:
+        return s.load(b, base, offset) if mask is None else s.masked_load(b, base, offset, mask)
+    words = ir.VectorType(ir.IntType(16), s.lanes)
+    if mask is None:
+        bits = s.load(b, base, offset, words)
+    else:
+        pointer, name = s.at(b, base, offset, words), f"llvm.masked.load.v{s.lanes}i16.p0"
+        load = s.function(b, name, words, pointer.type, s.i32, mask.type, words)
+        bits = b.call(load, [pointer, s.i32(1), mask, ir.Constant(words, [0] * s.lanes)])
     if source == "float16":
-        return b.fpext(s.load(b, base, offset, ir.VectorType(ir.HalfType(), s.lanes)), s.vector)
-    return s.load(b, base, offset)
+        return b.fpext(b.bitcast(bits, ir.VectorType(ir.HalfType(), s.lanes)), s.vector)
+    wide = b.zext(bits, ir.VectorType(s.i32, s.lanes))
+    return b.bitcast(b.shl(wide, ir.Constant(wide.type, [16] * s.lanes)), s.vector)
 
 
 def transposer(tools, s: Shape, source: str) -> Callable:
@@ -473,31 +492,32 @@ def narrower(tools, s: Shape, target: str) -> Callable:
     return tools.intrinsic(None, "ii", generate)
 
 
-def mover(tools, s: Shape, width: float, source: str | None = None) -> Callable:
+def mover(tools, s: Shape, width: float, source: str = "") -> Callable:
     """move(from, to): copy `width` vectors, the last maybe partial, widened from memory of type `source`."""
 
     def generate(context, b, start, to):
         start, to = s.pointer(b, start), s.pointer(b, to)
-        step = 2 if source in ("float16", "bfloat16") else s.size
+        step = source_size(s, source)
         at, left, part = 0, round(width * s.lanes), s
         while left:
             while part.lanes > left:
                 part = Shape("float32" if s.size == 4 else "float64", part.lanes // 2)
-            s.store(b, _load_widened(part, b, start, at * step, source or ""), to, at * s.size)
+            s.store(b, _load_widened(part, b, start, at * step, source), to, at * s.size)
             at, left = at + part.lanes, left - part.lanes
 
     return tools.intrinsic(None, "ii", generate)
 
 
-def masked_mover(tools, s: Shape, width: int) -> Callable:
-    """move(from, to, count): copy the first `count` elements of `width` vectors."""
+def masked_mover(tools, s: Shape, width: int, source: str = "") -> Callable:
+    """move(from, to, count): copy the first `count` elements of `width` vectors, widened from memory of type `source`."""
+    step = source_size(s, source)
 
     def generate(context, b, start, to, count):
         start, to = s.pointer(b, start), s.pointer(b, to)
         for v in range(width):
             mask = s.mask(b, count, v * s.lanes)
-            offset = v * s.lanes * s.size
-            s.masked_store(b, s.masked_load(b, start, offset, mask), to, offset, mask)
+            value = _load_widened(s, b, start, v * s.lanes * step, source, mask)
+            s.masked_store(b, value, to, v * s.lanes * s.size, mask)
 
     return tools.intrinsic(None, "iii", generate)
 

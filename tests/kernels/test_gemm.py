@@ -18,6 +18,7 @@ from deepcore.config import settings
 
 pytest.importorskip("numba")
 
+from deepcore.kernels import plan
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.cpu import elementwise, gemm, gemm_tables
 from deepcore.kernels.runtime import threadpool
@@ -190,21 +191,52 @@ def test_epilogues(size, batch, dtype):
 
 
 @pytest.mark.parametrize("dtype", [dtypes.float16, dtypes.bfloat16], ids=lambda d: d.name)
-@pytest.mark.parametrize("size", [(1, 2, 3), (33, 70, 21), (130, 300, 257), (3, 400, 300)], ids=str)
+@pytest.mark.parametrize(
+    "size",
+    [
+        (1, 2, 3),
+        (33, 70, 21),
+        (130, 300, 257),
+        (3, 400, 300),
+        (600, 100, 20),
+        (300, 7, 50),
+        (9, 500, 900),
+        (200, 300, 1),
+    ],
+    ids=str,
+)
 def test_halves_are_summed_in_float32_and_rounded_once(size, dtype):
     m, k, n = size
     a, b = (RNG.standard_normal(s).astype(dtype) for s in ((m, k), (k, n)))
     bias, residual = RNG.standard_normal(n).astype(dtype), RNG.standard_normal((m, n)).astype(dtype)
     f32 = [x.astype(np.float32) for x in (a, b, bias, residual)]
-    for x in layouts(a).values():
-        out = gemm.product(x, b)
+    for x, y in [(x, y) for x in layouts(a).values() for y in layouts(b).values()]:
+        out = gemm.product(x, y)
         assert out.dtype == dtype
-        np.testing.assert_array_equal(out, gemm.product(x.astype(np.float32), f32[1]).astype(dtype))
+        want = gemm.product(x.astype(np.float32), y.astype(np.float32))
+        np.testing.assert_array_equal(out, want.astype(dtype))
     pre = np.empty((m, n), dtype)
     out = gemm.product(a, np.asfortranarray(b), bias=bias, residual=residual, activation="relu", pre=pre)
     want = gemm.product(f32[0], np.asfortranarray(f32[1]), bias=f32[2], residual=f32[3])
     np.testing.assert_array_equal(pre, want.astype(dtype))
     np.testing.assert_array_equal(out, np.maximum(want, 0).astype(dtype))
+
+
+def test_batches_of_halves():
+    a, b = (RNG.standard_normal(s).astype(dtypes.bfloat16) for s in ((2, 1, 40, 90), (3, 90, 70)))
+    want = gemm.product(a.astype("f"), b.astype("f"))
+    np.testing.assert_array_equal(gemm.product(a, b), want.astype(dtypes.bfloat16))
+    vectors = a[:, :, :2]
+    want = gemm.product(vectors.astype("f"), np.concatenate([b] * 12, -1).astype("f"))
+    np.testing.assert_array_equal(gemm.product(vectors, np.concatenate([b] * 12, -1)), want.astype(dtypes.bfloat16))
+
+
+def test_no_float32_copy_of_halves_is_made():
+    """A matrix of 16 bits is widened panel by panel, where it is packed."""
+    spec = plan.spec_of(np.ones((1024, 2048), dtypes.bfloat16), None)
+    for rows in (1, 8, 64):
+        product = gemm.planned(plan.spec_of(np.ones((rows, 1024), dtypes.bfloat16), None), spec)
+        assert sum(product.temporaries) < 2 * spec.size
 
 
 @pytest.mark.parametrize("dtype", [dtypes.float16, dtypes.bfloat16], ids=lambda d: d.name)

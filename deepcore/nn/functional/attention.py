@@ -131,6 +131,7 @@ def attention(
     for part in (bias_of_scores, padding):
         if part is not None:
             part = pad(part, (0, extra)) if extra else part
+            part = part if part.dtype == q.dtype else cast(part, q.dtype)  # under autocast
             mask = part if mask is None else mask + part
 
     attn_weights = None

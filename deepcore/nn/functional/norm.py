@@ -79,8 +79,8 @@ def batch_norm(
     return _with_parameters(batch_norm_p, (input, statistics), weight, bias, (shape[1],), 1, batch=training, eps=eps)
 
 
-# Machine epsilon of each dtype.
-_EPS = {dt.float16: 2.0**-10, dt.bfloat16: 2.0**-7, dt.float32: 2.0**-23, dt.float64: 2.0**-52}
+# Machine epsilon of the dtype that a norm computes in, by the dtype of its input.
+_EPS = {dt.float16: 2.0**-23, dt.bfloat16: 2.0**-23, dt.float32: 2.0**-23, dt.float64: 2.0**-52}
 
 
 def _narrow(name: str, input: Tensor) -> bool:

@@ -96,9 +96,14 @@ def check_gradients(parameters) -> None:
     """
     named = [(name, g) for name, g in _named_gradients(parameters) if dt.is_floating(g.dtype)]
     gradients = [g for _, g in named]
-    if not effect("all_finite", _all_finite, gradients):
+    if not are_finite(gradients):
         bad = [name for name, g in named if not _all_finite([g])]
         raise _non_finite("a gradient is not finite", bad)
+
+
+def are_finite(tensors: list[Tensor]) -> bool:
+    """Whether no tensor has a NaN or infinity; a program stops where one has."""
+    return effect("all_finite", _all_finite, tensors)
 
 
 def _all_finite(gradients: list[Tensor]) -> bool:
