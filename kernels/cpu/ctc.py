@@ -14,6 +14,10 @@ from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
 from deepcore.kernels.registry import register
 
 
+# States are processed this many at a time, ends padded with -inf, so that none runs in scalar code.
+_WIDTH = 16
+
+
 @args(
     x=In, targets=In(int64), input_lengths=In(int64), target_lengths=In(int64), losses=Out, gradients=Address, work=InOut,
     time=Size, batch=Size, classes=Size, width=Size, blank=Size, zero_infinity=Size,
@@ -21,128 +25,142 @@ from deepcore.kernels.registry import register
 def _ctc(tools, recorded: bool, dtype: str):
     """losses[n] = -log p(targets of n), and where recorded its gradient exp(x) - posterior; chunk n is sequence n.
 
-    `width`: labels of a row of targets, or -1 where they are concatenated. A row of `work` has the blanks of one time step,
-    then its labels, one place to the right, behind a -inf. The rows: those of the forward pass (all time steps, or two),
-    two of the backward pass, and one with the labels' emissions and the cost of a step from label to label, 0 or -inf.
+    `width`: labels of a row of targets, or -1 where they are concatenated. A row of `work` has numbers of the blanks, then of
+    the labels. The rows of a sequence: those of the forward pass (all time steps, or two), two of the backward pass, and one
+    with the labels' emissions and the cost of the step to them from the label before, 0 or -inf.
     """
     dt = np.dtype(dtype)
     view, after, after_label = tools.view(dt), tools.after(dt), tools.after(int64)
-    log, exp = tools.lift(elementary.log, dt), tools.lift(elementary.exp, dt)
-    small_exp = tools.lift(exp_below, dt)
+    log, exp, small_exp = (tools.lift(f, dt) for f in (elementary.log, elementary.exp, exp_below))
+    space, fold, copy = tools.local(dt, _WIDTH), tools.folded(dt, "sum", _WIDTH), tools.copy(dt)
     zero, one, least, infinite, nan = (dt.type(v) for v in (0, 1, -np.inf, np.inf, np.nan))
 
     @tools.inline
-    def add2(a, b):
+    def add(a, b):
         """log(eᵃ + eᵇ)"""
-        high, low = (a, b) if a > b else (b, a)
+        high, low = a if a > b else b, b if a > b else a
         return high + log(one + small_exp(low - (high if high > least else zero)))
 
     @tools.inline
     def add3(a, b, c):
-        high, low = (a, b) if a > b else (b, a)
-        high, other = (high, c) if high > c else (c, high)
+        first, low = a if a > b else b, b if a > b else a
+        high, other = first if first > c else c, c if first > c else first
         base = high if high > least else zero
         return high + log(one + small_exp(low - base) + small_exp(other - base))
 
     @tools.inline
-    def gather(x, labels, out, count):
-        for j in range(count):
-            out[j] = x[labels[j]]
+    def exponentials(x, out, n):
+        e = space()
+        whole = n // _WIDTH * _WIDTH
+        for i in range(0, whole, _WIDTH):
+            for j in range(_WIDTH):
+                out[i + j] = exp(x[i + j])
+        if whole < n:
+            for j in range(_WIDTH):
+                e[j] = zero
+            copy(e, after(x, whole), n - whole)
+            for j in range(_WIDTH):
+                e[j] = exp(e[j])
+            copy(after(out, whole), e, n - whole)
+
+    @tools.inline
+    def total(x, n):
+        acc = space()
+        for j in range(_WIDTH):
+            acc[j] = zero
+        for i in range(0, n, _WIDTH):
+            for j in range(_WIDTH):
+                acc[j] += x[i + j]
+        return fold(acc)
 
     def kernel(
         x, targets, input_lengths, target_lengths, losses, gradients, work, time, batch, classes, width, blank,
         zero_infinity, chunk,
     ):  # fmt: skip
-        n, first = chunk, chunk * width
+        n, labels_before, padded = chunk, chunk * width, chunk * (width // _WIDTH + 1)
         if width < 0:
-            first = 0
+            labels_before, padded = 0, 0
             for i in range(n):
-                first += target_lengths[i]
-        frames, count, rows = input_lengths[n], target_lengths[n], time if recorded else 2
-        places = count + 1
-        # The sequences before this one have `first` labels and n last blanks.
-        begin = after(work, (rows + 3) * 2 * (first + n))
-        step, column = batch * classes, n * classes
-        extra = after(begin, rows * 2 * places)
-        emitted, jump = after(extra, 4 * places), after(extra, 5 * places)
-        labels = after_label(targets, first)
-        jump[0] = least
+                labels_before += target_lengths[i]
+                padded += target_lengths[i] // _WIDTH + 1
+        frames, count = input_lengths[n], target_lengths[n]
+        places, rows = (count // _WIDTH + 1) * _WIDTH, time if recorded else 2
+        each = 2 * places + _WIDTH
+        states = after(work, (rows + 3) * _WIDTH * (2 * padded + n))
+        labels = after_label(targets, labels_before)
+        emitted, step, column = after(states, (rows + 2) * each), batch * classes, n * classes
+        jump = after(emitted, places)
+        for j in range(places):
+            emitted[j], jump[j] = least, least
         for j in range(1, count):
             jump[j] = zero if labels[j] != labels[j - 1] else least
 
+        # Log-probabilities of the beginnings up to a state, the labels one place to the right, behind a -inf.
         loss = zero if count == 0 else infinite
         for t in range(frames):
             y = after(x, t * step + column)
-            a = after(begin, (t if recorded else t & 1) * 2 * places)
+            a = after(states, (t if recorded else t & 1) * each)
             b = after(a, places)
-            b[0] = least
             if t == 0:
-                for j in range(places):
+                for j in range(each):
                     a[j] = least
-                for j in range(count):
-                    b[j + 1] = least
                 a[0] = y[blank]
                 if count:
                     b[1] = y[labels[0]]
                 continue
-            a0 = after(begin, (t - 1 if recorded else (t - 1) & 1) * 2 * places)
-            b0, b1, stay = after(a0, places), after(a0, places + 1), y[blank]
-            gather(y, labels, emitted, count)
-            for j in range(places):
-                a[j] = add2(a0[j], b0[j]) + stay
+            a0 = after(states, (t - 1 if recorded else (t - 1) & 1) * each)
+            b0, b1, following, stay = after(a0, places), after(a0, places + 1), after(b, 1), y[blank]
             for j in range(count):
-                b[j + 1] = add3(b1[j], a0[j], b0[j] + jump[j]) + emitted[j]
+                emitted[j] = y[labels[j]]
+            b[0] = least
+            for i in range(0, places, _WIDTH):
+                for j in range(i, i + _WIDTH):
+                    a[j] = add(a0[j], b0[j]) + stay
+                for j in range(i, i + _WIDTH):
+                    following[j] = add3(b1[j], a0[j], b0[j] + jump[j]) + emitted[j]
         if frames:
-            a = after(begin, (frames - 1 if recorded else (frames - 1) & 1) * 2 * places)
-            loss = -add2(a[count], a[places + count])
-        losses[n] = zero if (loss == infinite) & (zero_infinity != 0) else loss
+            a = after(states, (frames - 1 if recorded else (frames - 1) & 1) * each)
+            loss = -add(a[count], a[places + count])
+        absent = (loss == infinite) & (zero_infinity != 0)
+        losses[n] = zero if absent else loss
 
         if recorded:
-            out = view(gradients)
-            valid = frames if loss < infinite else 0
+            out, valid = view(gradients), frames if loss < infinite else 0
             for t in range(valid, time):
-                fill = nan if t < frames else zero
-                if (loss == infinite) & (zero_infinity != 0):
-                    fill = zero
                 row = after(out, t * step + column)
                 for i in range(classes):
-                    row[i] = fill
-            # Log-probabilities of what follows a state: here labels are not moved, and end with a -inf.
-            a, a1 = extra, after(extra, 2 * places)
-            for j in range(places):
-                a[j], a[places + j] = least, least
-            if valid:
-                a[count] = zero
+                    row[i] = zero if absent | (t >= frames) else nan
+            # Log-probabilities of the endings behind a state, the labels followed by a -inf.
+            a, a1 = after(states, rows * each), after(states, (rows + 1) * each)
+            for j in range(2 * each):
+                a[j] = least
+            a[count] = zero
             if count:
                 a[places + count - 1] = zero
             for t in range(valid - 1, -1, -1):
-                y, row = after(x, t * step + column), after(out, t * step + column)
-                alpha = after(begin, t * 2 * places)
-                alpha_b, b, b1 = after(alpha, places + 1), after(a, places), after(a1, places)
-                for i in range(classes):
-                    row[i] = exp(y[i])
-                gather(y, labels, emitted, count)
-                # Posteriors replace the forward pass, the endings with their state those behind it.
-                stay = y[blank]
-                for j in range(places):
-                    alpha[j] = small_exp(alpha[j] + a[j] + loss)
-                    a[j] += stay
+                y, row, alpha = after(x, t * step + column), after(out, t * step + column), after(states, t * each)
+                alpha_b, b, b1, stay = after(alpha, places + 1), after(a, places), after(a1, places), y[blank]
                 for j in range(count):
-                    alpha_b[j] = small_exp(alpha_b[j] + b[j] + loss)
-                    b[j] += emitted[j]
-                at_blank = zero
-                for j in range(places):
-                    at_blank += alpha[j]
-                row[blank] -= at_blank
+                    emitted[j] = y[labels[j]]
+                # Posteriors replace the beginnings, endings with their state those behind it.
+                for i in range(0, places, _WIDTH):
+                    for j in range(i, i + _WIDTH):
+                        alpha[j] = small_exp(alpha[j] + a[j] + loss)
+                        a[j] += stay
+                    for j in range(i, i + _WIDTH):
+                        alpha_b[j] = small_exp(alpha_b[j] + b[j] + loss)
+                        b[j] += emitted[j]
+                exponentials(y, row, classes)
+                row[blank] -= total(alpha, places)
                 for j in range(count):
                     row[labels[j]] -= alpha_b[j]
                 next_a, next_b, next_jump = after(a, 1), after(b, 1), after(jump, 1)
-                jump[count] = least
-                for j in range(places):
-                    a1[j] = add2(a[j], b[j])
-                for j in range(count):
-                    b1[j] = add3(b[j], next_a[j], next_b[j] + next_jump[j])
-                b1[count] = least
+                jump[places] = least
+                for i in range(0, places, _WIDTH):
+                    for j in range(i, i + _WIDTH):
+                        a1[j] = add(a[j], b[j])
+                    for j in range(i, i + _WIDTH):
+                        b1[j] = add3(b[j], next_a[j], next_b[j] + next_jump[j])
                 a, a1 = a1, a
         return 0
 
@@ -165,15 +183,16 @@ def _plan(specs, params) -> Plan | bool | None:
     if not all(spec.plain for spec in specs):
         return True
     time, batch, classes = x.shape
-    work = (time if recorded else 2) + 3
+    # At least as many as the kernel's rows have.
+    padded = batch * (targets.shape[1] // _WIDTH + 1) if targets.ndim == 2 else targets.size // _WIDTH + batch
+    work = ((time if recorded else 2) + 3) * _WIDTH * (2 * padded + batch)
     launch = Launch(
         kernel, batch, x=Operand(0), targets=Operand(1), input_lengths=Operand(2), target_lengths=Operand(3), work=Operand(4),
         losses=Operand(5), gradients=Operand(6) if recorded else None, time=time, batch=batch, classes=classes,
         width=targets.shape[1] if targets.ndim == 2 else -1, blank=params["blank"], zero_infinity=params["zero_infinity"],
     )  # fmt: skip
     aux = [contiguous(x.shape, dtype, x.backend)] * recorded
-    states = 2 * (targets.size + batch)
-    return Plan(contiguous((batch,), dtype, x.backend), [launch], (work * states * dtype.itemsize,), aux=aux)
+    return Plan(contiguous((batch,), dtype, x.backend), [launch], (work * dtype.itemsize,), aux=aux)
 
 
 def _cost(specs, params) -> float:
