@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 from deepcore.autograd import apply, mode
-from deepcore.backend import dtypes as dt
 from deepcore.errors import GradientError
 from deepcore.ops.registry import Tensor, primitive
 

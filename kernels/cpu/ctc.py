@@ -13,7 +13,6 @@ from deepcore.kernels.math import elementary
 from deepcore.kernels.plan import Launch, Lowering, Plan, contiguous
 from deepcore.kernels.registry import register
 
-
 # States are processed this many at a time, ends padded with -inf, so that none runs in scalar code.
 _WIDTH = 16
 

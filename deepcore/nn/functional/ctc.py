@@ -46,8 +46,11 @@ def ctc_loss(
     single = log_probs.ndim == 2
     log_probs = _frames("ctc_loss", log_probs)
     blank = _blank("ctc_loss", blank, log_probs.shape[2])
-    targets = _whole("targets", targets, log_probs)
-    lengths = _lengths("input_lengths", input_lengths, log_probs), _lengths("target_lengths", target_lengths, log_probs)
+    targets = _whole("ctc_loss", "targets", targets, log_probs)
+    lengths = [
+        _lengths("ctc_loss", role, value, log_probs)
+        for role, value in (("input_lengths", input_lengths), ("target_lengths", target_lengths))
+    ]
     _check(log_probs, targets, *lengths, blank)
     half = log_probs.dtype if log_probs.dtype.itemsize == 2 else None
     if half is not None:
@@ -88,26 +91,26 @@ def _blank(name: str, blank, classes: int) -> int:
     return int(blank)
 
 
-def _whole(role: str, value, log_probs: Tensor) -> Tensor:
+def _whole(name: str, role: str, value, log_probs: Tensor) -> Tensor:
     """A tensor of int64 beside `log_probs`."""
     if not isinstance(value, Tensor):
         value = as_tensor(value, backend=log_probs.backend)
     elif role == "targets" and value.backend is not log_probs.backend:
-        raise mixed_backends("ctc_loss", (log_probs, value))
+        raise mixed_backends(name, (log_probs, value))
     if not dt.is_integer(value.dtype):
         raise DTypeError(
-            f"ctc_loss: {role} are integers",
+            f"{name}: {role} are integers",
             received=f"{role} of dtype {dt.name_of(value.dtype)}",
             fix=f"{role}.to(dc.int64)",
         )
     return value.to(log_probs.backend, dt.int64)
 
 
-def _lengths(role: str, value, log_probs: Tensor) -> Tensor:
-    lengths, batch = _whole(role, value, log_probs), log_probs.shape[1]
+def _lengths(name: str, role: str, value, log_probs: Tensor) -> Tensor:
+    lengths, batch = _whole(name, role, value, log_probs), log_probs.shape[1]
     if lengths.shape != (batch,) and not (lengths.ndim == 0 and batch == 1):
         raise ShapeError(
-            f"ctc_loss takes a length for each sequence of log_probs {log_probs.shape}",
+            f"{name} takes a length for each sequence of log_probs {log_probs.shape}",
             expected=f"{role} of shape ({batch},)",
             received=f"shape {lengths.shape}",
         )
@@ -123,8 +126,12 @@ def _check(log_probs, targets, input_lengths, target_lengths, blank: int) -> Non
             received=f"shape {targets.shape}",
         )
     most = targets.shape[-1]
-    _check_lengths("input_lengths", input_lengths, time, f"frames of log_probs, whose shape is {log_probs.shape}")
-    _check_lengths("target_lengths", target_lengths, most, f"labels of targets, whose shape is {targets.shape}")
+    _check_lengths(
+        "ctc_loss", "input_lengths", input_lengths, time, f"frames of log_probs, whose shape is {log_probs.shape}"
+    )
+    _check_lengths(
+        "ctc_loss", "target_lengths", target_lengths, most, f"labels of targets, whose shape is {targets.shape}"
+    )
     if targets.ndim == 1 and not within(sum_(target_lengths), most, most + 1):
         raise ShapeError(
             "ctc_loss: concatenated targets have as many labels as target_lengths say",
@@ -148,11 +155,11 @@ def _check(log_probs, targets, input_lengths, target_lengths, blank: int) -> Non
         )
 
 
-def _check_lengths(role: str, lengths: Tensor, most: int, of: str) -> None:
+def _check_lengths(name: str, role: str, lengths: Tensor, most: int, of: str) -> None:
     if not within(lengths, 0, most + 1):
         n, value = next((n, v) for n, v in enumerate(lengths.tolist()) if not 0 <= v <= most)
         raise ArgumentError(
-            f"ctc_loss: {role}[{n}] is {value}, of at most {most} {of}",
+            f"{name}: {role}[{n}] is {value}, of at most {most} {of}",
             expected=f"0 … {most}",
             received=str(value),
         )
@@ -209,8 +216,8 @@ def _sequences(name: str, log_probs, input_lengths, blank):
     blank = _blank(name, blank, classes)
     lengths = [time] * batch
     if input_lengths is not None:
-        checked = _lengths("input_lengths", input_lengths, frames)
-        _check_lengths("input_lengths", checked, time, f"frames of log_probs, whose shape is {log_probs.shape}")
+        checked = _lengths(name, "input_lengths", input_lengths, frames)
+        _check_lengths(name, "input_lengths", checked, time, f"frames of log_probs, whose shape is {log_probs.shape}")
         lengths = checked.tolist()
     host = frames.to(xp, dt.float64).array
     return xp, [host[:length, n] for n, length in enumerate(lengths)], blank
@@ -241,9 +248,7 @@ def _beam_search(xp, frames, blank: int, width: int) -> list[Decoded]:
             return []
         stay, count = best[best < len(prefixes)], len(prefixes)
         parents, labels = xp.divmod(best[best >= count] - count, len(scores))
-        prefixes = [prefixes[i] for i in stay] + [
-            (*prefixes[p], c) for p, c in zip(parents.tolist(), labels.tolist())
-        ]
+        prefixes = [prefixes[i] for i in stay] + [(*prefixes[p], c) for p, c in zip(parents.tolist(), labels.tolist())]
         none = xp.full(len(parents), -math.inf)
         by_blank, by_label = (
             xp.concatenate([by_blank[stay], none]), xp.concatenate([by_label[stay], longer[parents, labels]])
