@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import standin
 from backends import has_run
 
 import deepcore as dc
@@ -185,11 +186,17 @@ def test_the_same_bits_at_any_number_of_threads(monkeypatch):
 
 
 @pytest.mark.parametrize("concatenated", [False, True])
-def test_a_training_step_is_one_program(concatenated, backend):
+def test_a_training_step_is_one_program(concatenated, backend, monkeypatch):
+    if backend != "cpu":
+        pytest.importorskip("numba", reason="programs on a GPU are of kernels")
+        monkeypatch.setattr(standin, "kernels", True)
+        if concatenated:
+            pytest.skip("the longest target is read, which no graph can do")
+
     def training(compile):
         dc.manual_seed(0)
         model = nn.Linear(5, 6).to(backend)
-        optimizer, loss_function = dc.optim.SGD(model.parameters(), lr=0.1), nn.CTCLoss()
+        optimizer, loss_function = dc.optim.SGD(model.parameters(), lr=0.1), nn.CTCLoss(zero_infinity=True)
 
         def step(x, targets, input_lengths, target_lengths):
             optimizer.zero_grad()
@@ -200,23 +207,23 @@ def test_a_training_step_is_one_program(concatenated, backend):
 
         step, rng = dc.compile(step) if compile else step, np.random.default_rng(0)
         losses = []
-        for i in range(7):
-            x = dc.tensor(rng.standard_normal((8, 3, 5), np.float32), backend=backend)
+        for i in range(6):
+            x = dc.tensor(rng.standard_normal((5, 3, 5), np.float32), backend=backend)
             targets, lengths = rng.integers(1, 6, (3, 3)), [[1, 3, 2], [3, 1, 2], [2, 2, 2]][i % 3]
             if concatenated:
                 targets = np.concatenate([row[:n] for row, n in zip(targets, lengths)])
-            args = (dc.tensor(a, backend=backend) for a in (targets, [8, 7, 6 + i % 3], lengths))
+            args = (dc.tensor(a, backend=backend) for a in (targets, [5, 4, 3 + i % 3], lengths))
             losses.append(step(x, *args).item())
         return losses, model.weight.detach().numpy().tobytes(), step
 
     *eager, _ = training(False)
     *compiled, step = training(True)
     assert compiled == eager
-    if not concatenated or backend == "cpu":  # elsewhere the width of a table of labels would have to reach the host
-        assert has_run(step, 3)
-        bad = [dc.tensor(a, backend=backend) for a in ([1] * 6 if concatenated else [[1] * 3] * 3, [9, 1, 1], [2] * 3)]
-        with pytest.raises(ArgumentError, match=r"input_lengths\[0\] is 9"):
-            step(dc.ones(8, 3, 5, backend=backend), *bad)
+    assert has_run(step, 3)
+    bad = [dc.tensor(a, backend=backend) for a in ([1] * 6 if concatenated else [[1] * 3] * 3, [9, 1, 1], [2] * 3)]
+    with pytest.raises((ArgumentError, IndexRangeError)):  # a graph's error comes with the next call
+        step(dc.ones(5, 3, 5, backend=backend), *bad)
+        step(dc.ones(5, 3, 5, backend=backend), *bad)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

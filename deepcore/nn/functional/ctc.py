@@ -47,18 +47,16 @@ def ctc_loss(
     log_probs = _frames("ctc_loss", log_probs)
     blank = _blank("ctc_loss", blank, log_probs.shape[2])
     targets = _whole("ctc_loss", "targets", targets, log_probs)
-    lengths = [
-        _lengths("ctc_loss", role, value, log_probs)
-        for role, value in (("input_lengths", input_lengths), ("target_lengths", target_lengths))
-    ]
-    _check(log_probs, targets, *lengths, blank)
+    input_lengths = _lengths("ctc_loss", "input_lengths", input_lengths, log_probs)
+    target_lengths = _lengths("ctc_loss", "target_lengths", target_lengths, log_probs)
+    _check(log_probs, targets, input_lengths, target_lengths, blank)
     half = log_probs.dtype if log_probs.dtype.itemsize == 2 else None
     if half is not None:
         log_probs = log_probs.to(dt.float32)
     params = {"blank": blank, "zero_infinity": bool(zero_infinity), "recorded": mode.grad and log_probs.requires_grad}
-    loss = apply(ctc_loss_p, (log_probs, targets, *lengths), params)
+    loss = apply(ctc_loss_p, (log_probs, targets, input_lengths, target_lengths), params)
     if reduction == "mean":
-        loss = loss / clamp(lengths[1], min=1).to(loss.dtype)
+        loss = loss / clamp(target_lengths, min=1).to(loss.dtype)
     loss = squeeze(loss, 0) if single else reduced(loss, reduction)
     return loss if half is None else loss.to(half)
 
