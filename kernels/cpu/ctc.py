@@ -31,8 +31,10 @@ def _ctc(tools, recorded: bool, dtype: str):
     dt = np.dtype(dtype)
     view, after, after_label = tools.view(dt), tools.after(dt), tools.after(int64)
     log, exp, small_exp = (tools.lift(f, dt) for f in (elementary.log, elementary.exp, exp_below))
-    space, fold, copy = tools.local(dt, _WIDTH), tools.folded(dt, "sum", _WIDTH), tools.copy(dt)
+    space, copy = tools.local(dt, _WIDTH), tools.copy(dt)
+    fold, largest = tools.folded(dt, "sum", _WIDTH), tools.folded(dt, "top", _WIDTH)
     zero, one, least, infinite, nan = (dt.type(v) for v in (0, 1, -np.inf, np.inf, np.nan))
+    real = dt.type
 
     @tools.inline
     def add(a, b):
@@ -72,6 +74,18 @@ def _ctc(tools, recorded: bool, dtype: str):
                 acc[j] += x[i + j]
         return fold(acc)
 
+    @tools.inline
+    def scale(x, n):
+        """The largest number, or 0 where it is infinite."""
+        acc = space()
+        for j in range(_WIDTH):
+            acc[j] = least
+        for i in range(0, n, _WIDTH):
+            for j in range(_WIDTH):
+                acc[j] = x[i + j] if x[i + j] > acc[j] else acc[j]
+        top = largest(acc)
+        return top if (top > least) & (top < infinite) else zero
+
     def kernel(
         x, targets, input_lengths, target_lengths, losses, gradients, work, time, batch, classes, width, blank,
         zero_infinity, chunk,
@@ -94,8 +108,9 @@ def _ctc(tools, recorded: bool, dtype: str):
         for j in range(1, count):
             jump[j] = zero if labels[j] != labels[j - 1] else least
 
-        # Log-probabilities of the beginnings up to a state, the labels one place to the right, behind a -inf.
-        loss = zero if count == 0 else infinite
+        # Log-probabilities of the beginnings up to a state, the labels one place to the right, behind a -inf. The largest
+        # of a row is taken from the next one: numbers stay small, and with them their rounding errors.
+        loss, taken, shift = zero if count == 0 else infinite, 0.0, zero
         for t in range(frames):
             y = after(x, t * step + column)
             a = after(states, (t if recorded else t & 1) * each)
@@ -106,20 +121,21 @@ def _ctc(tools, recorded: bool, dtype: str):
                 a[0] = y[blank]
                 if count:
                     b[1] = y[labels[0]]
-                continue
-            a0 = after(states, (t - 1 if recorded else (t - 1) & 1) * each)
-            b0, b1, following, stay = after(a0, places), after(a0, places + 1), after(b, 1), y[blank]
-            for j in range(count):
-                emitted[j] = y[labels[j]]
-            b[0] = least
-            for i in range(0, places, _WIDTH):
-                for j in range(i, i + _WIDTH):
-                    a[j] = add(a0[j], b0[j]) + stay
-                for j in range(i, i + _WIDTH):
-                    following[j] = add3(b1[j], a0[j], b0[j] + jump[j]) + emitted[j]
-        if frames:
-            a = after(states, (frames - 1 if recorded else (frames - 1) & 1) * each)
-            loss = -add(a[count], a[places + count])
+            else:
+                a0 = after(states, (t - 1 if recorded else (t - 1) & 1) * each)
+                b0, b1, following, stay = after(a0, places), after(a0, places + 1), after(b, 1), y[blank] - shift
+                for j in range(count):
+                    emitted[j] = y[labels[j]] - shift
+                b[0] = least
+                for i in range(0, places, _WIDTH):
+                    for j in range(i, i + _WIDTH):
+                        a[j] = add(a0[j], b0[j]) + stay
+                    for j in range(i, i + _WIDTH):
+                        following[j] = add3(b1[j], a0[j], b0[j] + jump[j]) + emitted[j]
+            if t == frames - 1:
+                loss = real(-(np.float64(add(a[count], b[count])) + taken))
+            shift = scale(a, 2 * places)
+            taken += np.float64(shift)
         absent = (loss == infinite) & (zero_infinity != 0)
         losses[n] = zero if absent else loss
 
@@ -136,25 +152,34 @@ def _ctc(tools, recorded: bool, dtype: str):
             a[count] = zero
             if count:
                 a[places + count - 1] = zero
+            jump[places] = least
+            next_jump = after(jump, 1)
             for t in range(valid - 1, -1, -1):
                 y, row, alpha = after(x, t * step + column), after(out, t * step + column), after(states, t * each)
-                alpha_b, b, b1, stay = after(alpha, places + 1), after(a, places), after(a1, places), y[blank]
+                alpha_b, b, b1 = after(alpha, places + 1), after(a, places), after(a1, places)
+                shift = scale(a, 2 * places)
+                stay = y[blank] - shift
                 for j in range(count):
-                    emitted[j] = y[labels[j]]
-                # Posteriors replace the beginnings, endings with their state those behind it.
+                    emitted[j] = y[labels[j]] - shift
+                # Of beginnings and endings together; endings with their state replace those behind it.
                 for i in range(0, places, _WIDTH):
                     for j in range(i, i + _WIDTH):
-                        alpha[j] = small_exp(alpha[j] + a[j] + loss)
+                        alpha[j] += a[j]
                         a[j] += stay
                     for j in range(i, i + _WIDTH):
-                        alpha_b[j] = small_exp(alpha_b[j] + b[j] + loss)
+                        alpha_b[j] += b[j]
                         b[j] += emitted[j]
+                top = scale(alpha, 2 * places)
+                for i in range(0, 2 * places, _WIDTH):
+                    for j in range(i, i + _WIDTH):
+                        alpha[j] = small_exp(alpha[j] - top)
+                at_blank = total(alpha, places)
+                share = one / (at_blank + total(after(alpha, places), places))
                 exponentials(y, row, classes)
-                row[blank] -= total(alpha, places)
+                row[blank] -= at_blank * share
                 for j in range(count):
-                    row[labels[j]] -= alpha_b[j]
-                next_a, next_b, next_jump = after(a, 1), after(b, 1), after(jump, 1)
-                jump[places] = least
+                    row[labels[j]] -= alpha_b[j] * share
+                next_a, next_b = after(a, 1), after(b, 1)
                 for i in range(0, places, _WIDTH):
                     for j in range(i, i + _WIDTH):
                         a1[j] = add(a[j], b[j])
