@@ -137,7 +137,7 @@ def test_a_long_sequence_neither_underflows_nor_loses_its_digits(way):
 
 
 def test_the_kernel_keeps_the_digits_of_float32(monkeypatch):
-    """Its numbers do not grow with the frames, as PyTorch's do: the gradient's error here is 0.006 there."""
+    """Its numbers do not grow with the frames, as PyTorch's do: there the gradient's error is 0.01 here."""
     pytest.importorskip("numba")
     monkeypatch.setattr(settings, "kernels", True)
     x, targets = log_probabilities(2000, 1, 30, dtype="f"), np.arange(300)[None] % 29 + 1
