@@ -15,6 +15,8 @@ from deepcore.kernels.registry import register
 
 # States are processed this many at a time, ends padded with -inf, so that none runs in scalar code.
 _WIDTH = 16
+# Every fourth time step is scaled: t & 3 is 0.
+_SCALED = 3
 
 
 @args(
@@ -27,6 +29,9 @@ def _ctc(tools, recorded: bool, dtype: str):
     `width`: labels of a row of targets, or -1 where they are concatenated. A row of `work` has numbers of the blanks, then of
     the labels. The rows of a sequence: those of the forward pass (all time steps, or two), two of the backward pass, and one
     with the labels' emissions and the cost of the step to them from the label before, 0 or -inf.
+
+    Scaling subtracts a row's largest number from the next row, so that numbers, and with them their rounding errors, stay small;
+    the sum of what was subtracted is in float64, and each row of the forward pass ends with its `shift`.
     """
     dt = np.dtype(dtype)
     view, after, after_label = tools.view(dt), tools.after(dt), tools.after(int64)
@@ -108,9 +113,8 @@ def _ctc(tools, recorded: bool, dtype: str):
         for j in range(1, count):
             jump[j] = zero if labels[j] != labels[j - 1] else least
 
-        # Log-probabilities of the beginnings up to a state, the labels one place to the right, behind a -inf. The largest
-        # of a row is taken from the next one: numbers stay small, and with them their rounding errors.
-        loss, taken, shift = zero if count == 0 else infinite, 0.0, zero
+        # Log-probabilities of the beginnings up to a state, less `subtracted`; labels one place to the right, behind a -inf.
+        loss, log_total, subtracted, shift = zero if count == 0 else infinite, 0.0, 0.0, zero
         for t in range(frames):
             y = after(x, t * step + column)
             a = after(states, (t if recorded else t & 1) * each)
@@ -133,9 +137,12 @@ def _ctc(tools, recorded: bool, dtype: str):
                     for j in range(i, i + _WIDTH):
                         following[j] = add3(b1[j], a0[j], b0[j] + jump[j]) + emitted[j]
             if t == frames - 1:
-                loss = real(-(np.float64(add(a[count], b[count])) + taken))
-            shift = scale(a, 2 * places)
-            taken += np.float64(shift)
+                log_total = np.float64(add(a[count], b[count])) + subtracted
+                loss = real(-log_total)
+            else:
+                shift = scale(a, 2 * places) if t & _SCALED == 0 else zero
+                subtracted += np.float64(shift)
+                a[each - 1] = shift
         absent = (loss == infinite) & (zero_infinity != 0)
         losses[n] = zero if absent else loss
 
@@ -145,7 +152,7 @@ def _ctc(tools, recorded: bool, dtype: str):
                 row = after(out, t * step + column)
                 for i in range(classes):
                     row[i] = zero if absent | (t >= frames) else nan
-            # Log-probabilities of the endings behind a state, the labels followed by a -inf.
+            # Log-probabilities of the endings behind a state, scaled as well; the labels are followed by a -inf.
             a, a1 = after(states, rows * each), after(states, (rows + 1) * each)
             for j in range(2 * each):
                 a[j] = least
@@ -156,23 +163,24 @@ def _ctc(tools, recorded: bool, dtype: str):
             next_jump = after(jump, 1)
             for t in range(valid - 1, -1, -1):
                 y, row, alpha = after(x, t * step + column), after(out, t * step + column), after(states, t * each)
+                if t < valid - 1:
+                    subtracted -= np.float64(alpha[each - 1])
                 alpha_b, b, b1 = after(alpha, places + 1), after(a, places), after(a1, places)
-                shift = scale(a, 2 * places)
+                shift = scale(a, 2 * places) if t & _SCALED == 0 else zero
                 stay = y[blank] - shift
                 for j in range(count):
                     emitted[j] = y[labels[j]] - shift
-                # Of beginnings and endings together; endings with their state replace those behind it.
+                # Posteriors, up to a factor, replace the beginnings; endings with their state those behind it.
+                whole = real(log_total - subtracted)
+                log_total -= np.float64(shift)
                 for i in range(0, places, _WIDTH):
                     for j in range(i, i + _WIDTH):
-                        alpha[j] += a[j]
+                        alpha[j] = small_exp(alpha[j] + a[j] - whole)
                         a[j] += stay
                     for j in range(i, i + _WIDTH):
-                        alpha_b[j] += b[j]
+                        alpha_b[j] = small_exp(alpha_b[j] + b[j] - whole)
                         b[j] += emitted[j]
-                top = scale(alpha, 2 * places)
-                for i in range(0, 2 * places, _WIDTH):
-                    for j in range(i, i + _WIDTH):
-                        alpha[j] = small_exp(alpha[j] - top)
+                alpha[places] = zero
                 at_blank = total(alpha, places)
                 share = one / (at_blank + total(after(alpha, places), places))
                 exponentials(y, row, classes)
