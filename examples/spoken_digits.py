@@ -1,6 +1,6 @@
 """Recognise spoken digits, alone and several in a row, by CTC, with deepcore or with PyTorch.
 
-    python examples/spoken_digits.py [--library torch] [--minutes 2]
+    python examples/spoken_digits.py [--library torch] [--minutes 3]
 
 The two libraries run the same lines below; the one difference is `compiled`. The data are the 3,000 recordings of the Free
 Spoken Digit Dataset, `fsdd.zip` in the folder that DEEPCORE_DATA names, with `{digit}_{speaker}_{number}.wav` of 8 kHz: those
@@ -114,11 +114,10 @@ def mel_filters() -> np.ndarray:
     return np.maximum(slopes, np.where(near, 0.5, 0))
 
 
-def in_a_row(recordings, choice) -> tuple[np.ndarray, list[int]]:
-    """The features of the chosen recordings one after the other, and their digits; those that find no room are left out."""
+def in_a_row(recordings) -> tuple[np.ndarray, list[int]]:
+    """The features of recordings one after the other, and their digits; those that find no room are left out."""
     parts, digits, room = [], [], FRAMES
-    for i in choice:
-        features, digit = recordings[i]
+    for features, digit in recordings:
         if len(features) <= room:
             parts.append(features)
             digits.append(digit)
@@ -156,7 +155,8 @@ def train(library, model, recordings, seconds: float, batch: int) -> None:
     start, said, passed, steps, losses = time.perf_counter(), 0.0, 0.0, 0, []
     while not steps or passed < seconds:
         optimizer.param_groups[0]["lr"] = 3e-3 * max(0.0, 1 - passed / seconds)
-        rows = [in_a_row(recordings, rng.integers(len(recordings), size=rng.integers(1, 4))) for _ in range(batch)]
+        choices = [rng.integers(len(recordings), size=rng.integers(1, 4)) for _ in range(batch)]
+        rows = [in_a_row([recordings[i] for i in chosen]) for chosen in choices]
         losses.append(step(*map(library.from_numpy, batch_of(rows))).item())
         steps += 1
         passed = time.perf_counter() - start
@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     """The accuracy on the test recordings, alone and several in a row."""
     parser = argparse.ArgumentParser(description="Spoken digits, alone and in a row, by CTC.")
     parser.add_argument("--library", choices=["deepcore", "torch"], default="deepcore")
-    parser.add_argument("--minutes", type=float, default=2.0, help="how long to train (default 2)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="how long to train (default 3)")
     parser.add_argument("--batch", type=int, default=32, help="rows of recordings in a step (default 32)")
     options = parser.parse_args(arguments)
     try:
@@ -204,8 +204,8 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     train(library, model, training, 60 * options.minutes, options.batch)
 
     rng = np.random.default_rng(1)
-    alone = [in_a_row(testing, [i]) for i in range(len(testing))]
-    several = [in_a_row(testing, rng.permutation(len(testing))[:5]) for _ in range(len(testing))]
+    alone = [in_a_row([one]) for one in testing]
+    several = [in_a_row([testing[i] for i in rng.permutation(len(testing))[:5]]) for _ in testing]
     found = accuracy(library, model, alone), accuracy(library, model, several)
     mean = np.mean([len(digits) for _, digits in several])
     print(f"digits recognised: {found[0]:.2%} of {len(alone)}; rows of {mean:.1f} in the mean: {found[1]:.2%}")
