@@ -251,6 +251,15 @@ def updates(entries, _) -> Section:
     return Section("Optimizer steps", text, [goal(wanted, found, 1.5)], defeats)
 
 
+def ctc(entries, _) -> Section:
+    rows = [[*map(str, e["shape"]), seconds(e["seconds"]["deepcore"][1]), times(lead(e, "torch"))] for e in entries]
+    text = f"""`nn.CTCLoss` forward and backward, on float32 log-probabilities.
+
+{table(["frames", "sequences", "classes", "labels", "deepcore", "PyTorch"], rows)}{absences(entries)}"""
+    goals = [average("CTC, PyTorch in geometric mean: ≥ 1", entries, "torch", 1.0)]
+    return Section("CTC", text, goals, slower(entries, "torch", "CTC: PyTorch wins"))
+
+
 def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}" if value < 1000 else f"{value:.1e}"
 
@@ -527,6 +536,7 @@ SECTIONS = {
     "fused": fused,
     "elementwise": bandwidth("Elementwise functions", "Float32.", "elementwise"),
     "rows": bandwidth("Functions of rows", "Float32, square matrices.", "rows"),
+    "ctc": ctc,
     "updates": updates,
     "training": training,
     "memory": memory,

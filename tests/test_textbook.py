@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import runpy
+import wave
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +167,7 @@ def test_examples_run(name, capsys):
     assert capsys.readouterr().out
 
 
-# -- examples/membranes.py and cifar.py: one program for two libraries ----------------------------------
+# -- membranes.py, cifar.py and spoken_digits.py: one program for two libraries ----------------------------------
 LIBRARIES = ["deepcore", "torch"]
 
 
@@ -204,6 +207,11 @@ class TestOnRealData:
         assert accuracies[-1] > 0.85  # 805 of 945 are red
         assert "platelets" in capsys.readouterr().out
 
+    def test_spoken_digits(self, library, capsys):
+        alone, several = run("spoken_digits", library, "--minutes", 0.02)
+        assert 0 <= several <= 1 and 0 <= alone <= 1
+        assert "2,700 recordings to train on, 300 to test on" in capsys.readouterr().out
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -222,13 +230,15 @@ def test_cifar_reads_cifar10(library, tmp_path, no_data, capsys):
     assert "airplane" in out and "truck" in out
 
 
-@pytest.mark.parametrize(("name", "shape"), [("membranes", (1, 1, 128, 128)), ("cifar", (2, 3, 32, 32))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("membranes", (1, 1, 128, 128)), ("cifar", (2, 3, 32, 32)), ("spoken_digits", (2, 40, 192))]
+)
 def test_both_libraries_compute_the_same_network(name, shape):
     torch = pytest.importorskip("torch")
     script = load(name)
-    ours, theirs = (
-        script.unet(library) if name == "membranes" else script.network(library, 10) for library in (dc, torch)
-    )
+    make = {"membranes": "unet", "cifar": "network", "spoken_digits": "network"}[name]
+    more = (10,) if name == "cifar" else ()
+    ours, theirs = (getattr(script, make)(library, *more).eval() for library in (dc, torch))
     ours.load_state_dict({key: dc.from_numpy(value.numpy()) for key, value in theirs.state_dict().items()})
     x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     with dc.no_grad(), torch.no_grad():
@@ -236,11 +246,12 @@ def test_both_libraries_compute_the_same_network(name, shape):
         np.testing.assert_allclose(ours(dc.from_numpy(x)).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["membranes", "cifar"])
+@pytest.mark.parametrize("name", ["membranes", "cifar", "spoken_digits"])
 def test_missing_data_is_said(name, monkeypatch, tmp_path, no_data):
     with pytest.raises(DataError, match="export DEEPCORE_DATA="):
         load(name).main([])
-    pytest.importorskip("PIL")
+    if name != "spoken_digits":
+        pytest.importorskip("PIL")
     monkeypatch.setenv("DEEPCORE_DATA", str(tmp_path))
     with pytest.raises(DataError, match=r"(?s)there is no .*set DEEPCORE_DATA to a folder with"):
         load(name).main([])
@@ -272,3 +283,60 @@ def test_annotations_that_are_refused(text, said, tmp_path):
     (tmp_path / "a.xml").write_text(text)
     with pytest.raises(FileFormatError, match=said):
         load("cifar").read_boxes(tmp_path / "a.xml", (10, 10))
+
+
+def recording(samples, channels=1, width=2, rate=8000) -> bytes:
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        file.writeframes(np.asarray(samples, f"<i{width}").tobytes())
+    return content.getvalue()
+
+
+def test_recordings_and_their_features(tmp_path):
+    script = load("spoken_digits")
+    tone = np.round(20000 * np.sin(2 * np.pi * 1000 / 8000 * np.arange(4000)))
+    np.testing.assert_array_equal(script.read_wav(recording(tone), "a.wav"), (tone / 32768).astype(np.float32))
+    filters = script.mel_filters()
+    assert filters.shape == (40, 129) and (filters >= 0).all() and (filters.max(1) > 0).all()
+    centres = filters.argmax(1) * 4000 / 128
+    noisy = tone / 32768 + 1e-3 * np.random.default_rng(0).standard_normal(4000)
+    silence = 1e-3 * np.random.default_rng(1).standard_normal(4000)
+    features = script.log_mel(np.concatenate([silence, noisy]))
+    assert features.shape == (98, 40) and features.dtype == np.float32
+    np.testing.assert_allclose(features.mean(0), 0, atol=1e-4)
+    louder = features[60:].mean(0) - features[:40].mean(0)
+    assert abs(centres[louder.argmax()] - 1000) < 100
+    assert script.log_mel(np.zeros(10, np.float32)).shape == (1, 40)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("3_jackson_4", "7_theo_5", "about"):
+            archive.writestr(f"recordings/{name}.wav", recording(tone))
+    training, testing = script.read_recordings(tmp_path / "a.zip")
+    assert [digit for _, digit in training] == [7] and [digit for _, digit in testing] == [3]
+    row, digits = script.in_a_row([*training, *testing] * 2 + training)
+    assert digits == [7, 3, 7, 3] and len(row) == 4 * len(training[0][0])
+    x, labels, frames, count = script.batch_of([(row, digits), (*testing[0][:1], [3])])
+    assert x.shape == (2, 40, 192) and labels.tolist() == [[7, 3, 7, 3, 0], [3, 0, 0, 0, 0]]
+    assert count.tolist() == [4, 1] and frames.tolist() == [48, 12]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"RIFF", "0_jackson_7.wav is not a recording that can be read"),
+        (recording([0], channels=2), "1 channel, 2 bytes a sample, 8000 Hz"),
+        (recording([0], rate=16000), "received: +1, 2, 16000"),
+    ],
+    ids=["truncated", "stereo", "another rate"],
+)
+def test_recordings_that_are_refused(content, said, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("0_jackson_7.wav", content)
+    script = load("spoken_digits")
+    with pytest.raises(FileFormatError, match=said):
+        script.read_recordings(tmp_path / "a.zip")
+    (tmp_path / "b.zip").write_bytes(b"PK")
+    with pytest.raises(FileFormatError, match="is not an archive"):
+        script.read_recordings(tmp_path / "b.zip")

@@ -48,6 +48,7 @@ from deepcore.nn.modules.conv import Fold as Fold
 from deepcore.nn.modules.conv import PixelShuffle as PixelShuffle
 from deepcore.nn.modules.conv import PixelUnshuffle as PixelUnshuffle
 from deepcore.nn.modules.conv import Unfold as Unfold
+from deepcore.nn.modules.ctc import CTCLoss as CTCLoss
 from deepcore.nn.modules.distance import Bilinear as Bilinear
 from deepcore.nn.modules.distance import CosineSimilarity as CosineSimilarity
 from deepcore.nn.modules.distance import PairwiseDistance as PairwiseDistance

@@ -108,7 +108,7 @@ def _value(made):
 
 def _small(contests):
     for one in contests:
-        wanted = one.suite in ("gemm", "fused", "elementwise", "rows") and not one.long
+        wanted = one.suite in ("gemm", "fused", "elementwise", "rows", "ctc") and not one.long
         if wanted and one.work < 1e8 and one.facts.get("size", 0) <= 10_000:
             yield one
 

@@ -39,6 +39,9 @@ def test_gradients_of_every_loss(cls, example):
     rng = np.random.default_rng(1)
     input, *others = (dc.tensor(make_input(kind, rng)) for kind in example.inputs)
     loss = cls(**example.arguments).double()
+    if cls is nn.CTCLoss:  # whose gradient is that of the input of a log_softmax, and the only one
+        assert dc.autograd.gradcheck(lambda x: loss(F.log_softmax(x, -1), *others), (input.requires_grad_(),))
+        return
     assert dc.autograd.gradcheck(lambda x: loss(x, *others), (input.requires_grad_(),))
     assert dc.autograd.gradgradcheck(lambda x: loss(x, *others), (input,))
 

@@ -3,6 +3,9 @@
 from deepcore.nn.functional.activation import gumbel_softmax as gumbel_softmax
 from deepcore.nn.functional.activation import rrelu as rrelu
 from deepcore.nn.functional.attention import multi_head_attention_forward as multi_head_attention_forward
+from deepcore.nn.functional.ctc import ctc_beam_decode as ctc_beam_decode
+from deepcore.nn.functional.ctc import ctc_greedy_decode as ctc_greedy_decode
+from deepcore.nn.functional.ctc import ctc_loss as ctc_loss
 from deepcore.nn.functional.distance import bilinear as bilinear
 from deepcore.nn.functional.distance import cosine_similarity as cosine_similarity
 from deepcore.nn.functional.distance import pairwise_distance as pairwise_distance
