@@ -152,6 +152,34 @@ class _Copy(_Move):
         return x.size >= LEAST and not x.plain
 
 
+class _Reshape(_Move):
+    """The elements in row order in another shape, where that is no view."""
+
+    def planned(self, specs, params) -> Plan | None:
+        (x,) = specs
+        known = math.prod(n for n in params["shape"] if n != -1)
+        shape = tuple(x.size // max(known, 1) if n == -1 else n for n in params["shape"])
+        if math.prod(shape) != x.size or _is_view(x, shape):
+            return None
+        plan = _copied(x, x.strides, 0)
+        return None if plan is None else Plan(contiguous(shape, x.dtype, x.backend), plan.launches)
+
+    def pays(self, specs, params) -> bool:
+        (x,) = specs
+        return x.size >= LEAST and not x.plain
+
+
+def _is_view(x: Spec, shape: tuple[int, ...]) -> bool:
+    """Whether an array of this layout has a view of another shape: its dimensions are parts of those that lie in one."""
+    sizes = [n for n in reversed(shape) if n != 1]
+    for length in _merged(x.shape, x.strides)[0]:
+        while length > 1 and sizes and length % sizes[-1] == 0:
+            length //= sizes.pop()
+        if length != 1:
+            return False
+    return True
+
+
 class _Flip(_Move):
     def planned(self, specs, params) -> Plan | None:
         (x,) = specs
@@ -540,6 +568,7 @@ def _lowering(kind, name: str, *keys: str) -> Lowering:
 
 _CONTIGUOUS = _lowering(_Copy, "contiguous")
 _lowering(_Copy, "clone")
+_lowering(_Reshape, "reshape", "shape")
 _lowering(_Flip, "flip", "dims")
 _lowering(_Cat, "cat", "dim")
 _lowering(_IndexGrad, "index_grad")
