@@ -156,6 +156,9 @@ def celu(input: Tensor, alpha: builtins.float = ..., inplace: builtins.bool = ..
 def channel_shuffle(input: Tensor, groups: builtins.int) -> Tensor:
     """out[n, i·groups + g] = input[n, g·(C / groups) + i]: channels of all groups take turns. (Zhang et al., 2018)"""
 
+def cholesky(input: Tensor, upper: builtins.bool = ...) -> Tensor:
+    """`linalg.cholesky`"""
+
 def chunk(input: Tensor, chunks: builtins.int, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
     """`chunks` views of nearly equal size"""
 
@@ -330,6 +333,15 @@ def less_equal(input: Tensor, other: Operand) -> Tensor:
 def leaky_relu(input: Tensor, negative_slope: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
     """max(0, x) + negative_slope · min(0, x). `inplace` changes nothing."""
 
+def det(A: Any) -> Tensor:
+    """The determinant"""
+
+def inverse(A: Any) -> Tensor:
+    """A⁻¹; raises `LinAlgError` for a singular matrix"""
+
+def slogdet(A: Any) -> Any:
+    """(sign, logabsdet): det A = sign · exp(logabsdet), without overflow"""
+
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = ..., *, activation: builtins.str | None = ...) -> Tensor:
     """activation(input @ weightᵀ + bias); weight is (out, in)."""
 
@@ -350,6 +362,9 @@ def log_softmax(input: Tensor, dim: builtins.int, dtype: Any = ...) -> Tensor:
 
 def logaddexp(input: Tensor, other: Operand) -> Tensor:
     """ln(eˣ + eʸ), without overflow"""
+
+def logdet(input: Tensor) -> Tensor:
+    """ln det input; NaN where the determinant is negative"""
 
 def logical_and(input: Tensor, other: Operand) -> Tensor:
     """both are non-zero"""
@@ -495,6 +510,9 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 def prod(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """Π input over one dimension (None: all), multiplied in pairs"""
 
+def qr(input: Tensor, some: builtins.bool = ...) -> Any:
+    """`linalg.qr`, reduced, or complete where not `some`"""
+
 def ravel(input: Tensor) -> Tensor:
     """All elements in one dimension"""
 
@@ -614,6 +632,9 @@ def subtract(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
 
 def sum(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """Σ input over `dim` (None: all); integers and bools add up in int64"""
+
+def svd(input: Tensor, some: builtins.bool = ..., compute_uv: builtins.bool = ...) -> Any:
+    """(U, S, V), reduced where `some`: V is the transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
 
 def t(input: Tensor) -> Tensor:
     """The transpose of a matrix; a vector or number as it is"""

@@ -12,6 +12,7 @@ Operand = Tensor | builtins.float | builtins.int | builtins.bool
 class TensorMethods:
     T: Tensor
     mT: Tensor
+    mH: Tensor
     H: Tensor
 
     def abs(self) -> Tensor:
@@ -115,6 +116,9 @@ class TensorMethods:
 
     def celu(self, alpha: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
         """max(0, x) + min(0, alpha · (e^(x/alpha) − 1)) (Barron 2017). `inplace` changes nothing."""
+
+    def cholesky(self, upper: builtins.bool = ...) -> Tensor:
+        """`linalg.cholesky`"""
 
     def chunk(self, chunks: builtins.int, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
         """`chunks` views of nearly equal size"""
@@ -251,6 +255,15 @@ class TensorMethods:
     def leaky_relu(self, negative_slope: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
         """max(0, x) + negative_slope · min(0, x). `inplace` changes nothing."""
 
+    def det(self) -> Tensor:
+        """The determinant"""
+
+    def inverse(self) -> Tensor:
+        """A⁻¹; raises `LinAlgError` for a singular matrix"""
+
+    def slogdet(self) -> Any:
+        """(sign, logabsdet): det A = sign · exp(logabsdet), without overflow"""
+
     def log(self) -> Tensor:
         """ln input"""
 
@@ -268,6 +281,9 @@ class TensorMethods:
 
     def logaddexp(self, other: Operand) -> Tensor:
         """ln(eˣ + eʸ), without overflow"""
+
+    def logdet(self) -> Tensor:
+        """ln det input; NaN where the determinant is negative"""
 
     def logical_and(self, other: Operand) -> Tensor:
         """both are non-zero"""
@@ -377,6 +393,9 @@ class TensorMethods:
     def prod(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
         """Π input over one dimension (None: all), multiplied in pairs"""
 
+    def qr(self, some: builtins.bool = ...) -> Any:
+        """`linalg.qr`, reduced, or complete where not `some`"""
+
     def ravel(self) -> Tensor:
         """All elements in one dimension"""
 
@@ -478,6 +497,9 @@ class TensorMethods:
 
     def sum(self, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
         """Σ input over `dim` (None: all); integers and bools add up in int64"""
+
+    def svd(self, some: builtins.bool = ..., compute_uv: builtins.bool = ...) -> Any:
+        """(U, S, V), reduced where `some`: V is the transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
 
     def t(self) -> Tensor:
         """The transpose of a matrix; a vector or number as it is"""

@@ -38,7 +38,8 @@ def _matmul(xp, input, other):
     return xp.matmul(input, other)
 
 
-def _operands(name: str, *tensors) -> list[Tensor]:
+def same_dtype(name: str, *tensors) -> list[Tensor]:
+    """The operands of a product as tensors; raises where they differ in dtype or backend."""
     tensors = tuple(constant(name, x) for x in tensors)
     for x in tensors:
         if x.backend is not tensors[0].backend:
@@ -76,7 +77,7 @@ def matmul(input, other):
     except AttributeError:
         same = False
     if not same:
-        a, b = _operands("matmul", input, other)
+        a, b = same_dtype("matmul", input, other)
         x, y = a._data, b._data
     x, y = x.shape, y.shape
     if len(x) == len(y) == 2 and x[1] == y[0]:
@@ -296,7 +297,7 @@ def _any_linear(input, weight, bias, activation):
     operands = (input, weight) if bias is None else (input, weight, bias)
     if not all(isinstance(t, Tensor) for t in operands):
         return linear(*(constant("linear", t) for t in operands), activation=activation)
-    input, weight = _operands("linear", input, weight)
+    input, weight = same_dtype("linear", input, weight)
     if weight.ndim not in (1, 2):
         raise ShapeError("linear needs a weight of shape (out, in)", received=str(weight.shape))
     if not input.ndim or input.shape[-1] != weight.shape[-1]:
@@ -412,7 +413,7 @@ def einsum(equation, *operands):
         operands = tuple(operands[0])
     if not isinstance(equation, str):
         raise ArgumentError("einsum starts with an equation", expected='such as "ij,jk->ik"', received=repr(equation))
-    tensors = _operands("einsum", *operands)
+    tensors = same_dtype("einsum", *operands)
     labels, result = _parse_einsum(equation, tensors)
     terms = [_diagonals(x, list(ls)) for x, ls in zip(tensors, labels)]
     while len(terms) > 1:

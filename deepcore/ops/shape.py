@@ -694,4 +694,5 @@ Tensor.T = property(
     doc="All dimensions in reverse order",
 )
 Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dimensions exchanged")
+Tensor.mH = property(lambda self: transpose(self, -2, -1), doc="`mT`, as tensors are real")
 Tensor.H = property(lambda self: self if not self.ndim else transpose(self, 0, 1), doc="The transpose of a matrix")

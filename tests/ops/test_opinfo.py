@@ -64,6 +64,8 @@ ABSENT = {
 }
 #: Equal elements come in any order in PyTorch's indices: only values are compared where there are such.
 TIES = {"argsort", "sort", "topk"}
+#: Vectors of a decomposition have any sign: compared after the OpInfo's own normalisation.
+SIGNS = {"linalg.eigh", "linalg.svd", "svd"}
 #: (OpInfo, what the message of the difference holds) to the reason.
 KNOWN: dict[tuple[str, str], str] = {
     ("nn.functional.batch_norm", "batch and a channel"): "a vector, which PyTorch takes when it is empty",
@@ -104,10 +106,14 @@ def function_of(name: str):
     if name.startswith("nn.functional."):
         return getattr(dc.nn.functional, name.removeprefix("nn.functional."), None)
     if "." in name:
-        return None
+        return FUNCTIONS[name].function if name in FUNCTIONS else alias_of(name)
     found = getattr(dc, name, None) or getattr(Tensor, name, None)
     found = found.fget if isinstance(found, property) else found
     return found if callable(found) else None
+
+
+def alias_of(name: str):
+    return next((entry.function for entry in FUNCTIONS.values() if name in entry.aliases), None)
 
 
 OPS = {
@@ -255,7 +261,7 @@ def as_leaves(sample):
 
 def their_results(op, sample, starts):
     """(outputs, gradients) from PyTorch; `starts(outputs)` gives (which outputs, cotangents)."""
-    outputs = flat(op(sample.input, *sample.args, **sample.kwargs))
+    outputs = flat(normalised(op, sample)(op(sample.input, *sample.args, **sample.kwargs)))
     leaves = leaves_of(sample)
     chosen, cotangents = starts(outputs)
     if not chosen or not leaves:
@@ -264,8 +270,13 @@ def their_results(op, sample, starts):
     return outputs, [torch.zeros_like(t) if g is None else g for g, t in zip(found, leaves)]
 
 
-def our_results(function, args, kwargs, leaves, chosen, cotangents):
-    outputs = flat(function(*args, **kwargs))
+def normalised(op, sample):
+    """What is done to a result before it is compared."""
+    return sample.output_process_fn_grad if op.name in SIGNS else lambda result: result
+
+
+def our_results(function, args, kwargs, leaves, chosen, cotangents, process):
+    outputs = flat(process(function(*args, **kwargs)))
     pairs = [
         (outputs[i], convert(g)) for i, g in zip(chosen, cotangents) if i < len(outputs) and outputs[i].requires_grad
     ]
@@ -315,7 +326,8 @@ def compare(op, sample, dtype, rng, function=None) -> list[str]:
     if any(isinstance(t, torch.Tensor) and t.is_complex() for t in theirs):
         raise Unsupported("complex")
     leaves = [made[id(t)] for t in leaves_of(sample)]
-    ours, our_gradients = our_results(function or function_of(op.name), args, kwargs, leaves, *starts(theirs))
+    function = function or function_of(op.name)
+    ours, our_gradients = our_results(function, args, kwargs, leaves, *starts(theirs), normalised(op, sample))
     if len(theirs) != len(ours):
         return [f"{len(ours)} outputs, not {len(theirs)}"]
     forward, vjp = TOLERANCE[dtype]
