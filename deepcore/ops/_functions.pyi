@@ -147,6 +147,9 @@ def concat(tensors: Sequence[Tensor], dim: builtins.int = ...) -> Tensor:
 def concatenate(tensors: Sequence[Tensor], dim: builtins.int = ...) -> Tensor:
     """The tensors joined along an existing dimension"""
 
+def cdist(x1: Any, x2: Any, p: builtins.float = ..., compute_mode: builtins.str = ...) -> Tensor:
+    """‖x1ᵢ − x2ⱼ‖ₚ of all pairs of rows: (…, P, M) and (…, R, M) to (…, P, R). `compute_mode` changes nothing"""
+
 def ceil(input: Tensor) -> Tensor:
     """the smallest whole number ≥ input"""
 
@@ -203,6 +206,9 @@ def count_nonzero(input: Tensor, dim: Any = ...) -> Tensor:
 
 def cumsum(input: Tensor, dim: builtins.int, *, dtype: Any = ...) -> Tensor:
     """Running sums along `dim`"""
+
+def dist(input: Tensor, other: Operand, p: Any = ...) -> Tensor:
+    """‖input − other‖ₚ of all elements; the shapes broadcast"""
 
 def div(input: Tensor, other: Operand, *, rounding_mode: Any = ...) -> Tensor:
     """input / other; `rounding_mode` "floor" or "trunc" rounds the quotient and keeps integers integer"""
@@ -338,6 +344,15 @@ def det(A: Any) -> Tensor:
 
 def inverse(A: Any) -> Tensor:
     """A⁻¹; raises `LinAlgError` for a singular matrix"""
+
+def matrix_exp(A: Any) -> Tensor:
+    """exp(A) = Σ Aᵏ / k!, by scaling and squaring (Higham 2005)"""
+
+def matrix_power(A: Any, n: builtins.int) -> Tensor:
+    """Aⁿ by repeated squaring; a negative n inverts"""
+
+def matrix_rank(A: Any, tol: Any = ..., hermitian: builtins.bool = ..., *, atol: Any = ..., rtol: Any = ...) -> Tensor:
+    """How many singular values are above max(atol, rtol · the largest); of `hermitian` matrices, how many |eigenvalues|."""
 
 def slogdet(A: Any) -> Any:
     """(sign, logabsdet): det A = sign · exp(logabsdet), without overflow"""
@@ -477,6 +492,9 @@ def negative(input: Tensor) -> Tensor:
 def nonzero(input: Tensor, *, as_tuple: builtins.bool = ...) -> Any:
     """The indices (n × rank, int64) of the elements that are not zero; a tuple of vectors with `as_tuple`"""
 
+def norm(input: Tensor, p: Any = ..., dim: Any = ..., keepdim: builtins.bool = ..., dtype: Any = ...) -> Tensor:
+    """(Σ |x|ᵖ)^(1/p) over `dim` (None: all elements), also of matrices: "fro" is p = 2. "nuc": `linalg.matrix_norm`"""
+
 def one_hot(input: Tensor, num_classes: builtins.int = ...) -> Tensor:
     """int64: 1 at each class index along a new last dimension, 0 elsewhere"""
 
@@ -489,8 +507,14 @@ def ger(input: Tensor, vec2: Tensor) -> Tensor:
 def pad(input: Tensor, pad: Any, mode: builtins.str = ..., value: Operand = ...) -> Tensor:
     """`pad` lists (before, after) for the last dimension, then the one before it, …; negative widths crop."""
 
+def pdist(input: Tensor, p: builtins.float = ...) -> Tensor:
+    """‖xᵢ − xⱼ‖ₚ of the pairs i < j of rows: (N, M) to (N (N − 1) / 2)"""
+
 def permute(input: Tensor, *args: Any, dims: Any = ...) -> Tensor:
     """The dimensions in another order; a view"""
+
+def pinverse(input: Tensor, rcond: Any = ...) -> Tensor:
+    """`linalg.pinv`; singular values up to rcond · the largest count as 0"""
 
 def pixel_shuffle(input: Tensor, upscale_factor: builtins.int) -> Tensor:
     """out[…, c, y·r + i, x·r + j] = input[…, (c·r + i)·r + j, y, x]: (*, C·r², H, W) → (*, C, H·r, W·r)."""
@@ -527,6 +551,9 @@ def relu6(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
 
 def remainder(input: Tensor, other: Operand) -> Tensor:
     """input − other · ⌊input / other⌋: the sign of `other`"""
+
+def renorm(input: Tensor, p: Any, dim: builtins.int, maxnorm: Any) -> Tensor:
+    """`input`, whose slices along `dim` of a larger p-norm are scaled to `maxnorm`"""
 
 def repeat(input: Tensor, *args: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
     """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""

@@ -12,6 +12,9 @@ Operand = Tensor | builtins.float | builtins.int | builtins.bool
 def cholesky(A: Any, *, upper: builtins.bool = ...) -> Tensor:
     """The lower triangular L with A = L Lᵀ, or with `upper` its transpose; A is symmetric and positive definite."""
 
+def cond(A: Any, p: Any = ...) -> Tensor:
+    """‖A‖ₚ ‖A⁻¹‖ₚ, the condition number; p None is 2. Infinite where A is singular"""
+
 def det(A: Any) -> Tensor:
     """The determinant"""
 
@@ -23,6 +26,27 @@ def eigvalsh(A: Any, UPLO: builtins.str = ...) -> Tensor:
 
 def inv(A: Any) -> Tensor:
     """A⁻¹; raises `LinAlgError` for a singular matrix"""
+
+def lstsq(A: Any, B: Any, rcond: Any = ..., *, driver: Any = ...) -> Any:
+    """(solution, residuals, rank, singular_values): the X of the smallest ‖A X − B‖, and among those of the smallest ‖X‖."""
+
+def matrix_exp(A: Any) -> Tensor:
+    """exp(A) = Σ Aᵏ / k!, by scaling and squaring (Higham 2005)"""
+
+def matrix_norm(A: Any, ord: Any = ..., dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+    """The norm of matrices in the dimensions `dim`."""
+
+def matrix_power(A: Any, n: builtins.int) -> Tensor:
+    """Aⁿ by repeated squaring; a negative n inverts"""
+
+def matrix_rank(A: Any, tol: Any = ..., hermitian: builtins.bool = ..., *, atol: Any = ..., rtol: Any = ...) -> Tensor:
+    """How many singular values are above max(atol, rtol · the largest); of `hermitian` matrices, how many |eigenvalues|."""
+
+def norm(A: Any, ord: Any = ..., dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+    """`vector_norm` of all elements or over `dim`; with `ord`, `matrix_norm` of a matrix or over two dimensions"""
+
+def pinv(A: Any, rcond: Any = ..., hermitian: builtins.bool = ..., *, atol: Any = ..., rtol: Any = ...) -> Tensor:
+    """The pseudo-inverse; singular values up to max(atol, rtol · the largest) count as 0."""
 
 def qr(A: Any, mode: builtins.str = ...) -> Any:
     """(Q, R): A = Q R with orthonormal columns of Q and upper triangular R."""
@@ -41,3 +65,6 @@ def svd(A: Any, full_matrices: builtins.bool = ..., *, driver: Any = ...) -> Any
 
 def svdvals(A: Any, *, driver: Any = ...) -> Tensor:
     """The singular values in descending order"""
+
+def vector_norm(x: Any, ord: Any = ..., dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+    """(Σ |x|ᵒʳᵈ)^(1/ord) over `dim` (None: all elements); ord ∞ and −∞: the largest and smallest |x|, 0: a count"""

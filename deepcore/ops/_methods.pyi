@@ -147,6 +147,9 @@ class TensorMethods:
     def cumsum(self, dim: builtins.int, *, dtype: Any = ...) -> Tensor:
         """Running sums along `dim`"""
 
+    def dist(self, other: Operand, p: Any = ...) -> Tensor:
+        """‖input − other‖ₚ of all elements; the shapes broadcast"""
+
     def div(self, other: Operand, *, rounding_mode: Any = ...) -> Tensor:
         """input / other; `rounding_mode` "floor" or "trunc" rounds the quotient and keeps integers integer"""
 
@@ -261,6 +264,12 @@ class TensorMethods:
     def inverse(self) -> Tensor:
         """A⁻¹; raises `LinAlgError` for a singular matrix"""
 
+    def matrix_exp(self) -> Tensor:
+        """exp(A) = Σ Aᵏ / k!, by scaling and squaring (Higham 2005)"""
+
+    def matrix_power(self, n: builtins.int) -> Tensor:
+        """Aⁿ by repeated squaring; a negative n inverts"""
+
     def slogdet(self) -> Any:
         """(sign, logabsdet): det A = sign · exp(logabsdet), without overflow"""
 
@@ -372,6 +381,9 @@ class TensorMethods:
     def nonzero(self, *, as_tuple: builtins.bool = ...) -> Any:
         """The indices (n × rank, int64) of the elements that are not zero; a tuple of vectors with `as_tuple`"""
 
+    def norm(self, p: Any = ..., dim: Any = ..., keepdim: builtins.bool = ..., dtype: Any = ...) -> Tensor:
+        """(Σ |x|ᵖ)^(1/p) over `dim` (None: all elements), also of matrices: "fro" is p = 2. "nuc": `linalg.matrix_norm`"""
+
     def outer(self, vec2: Tensor) -> Tensor:
         """input ⊗ vec2: every product of an element of one with an element of the other"""
 
@@ -380,6 +392,9 @@ class TensorMethods:
 
     def permute(self, *args: Any, dims: Any = ...) -> Tensor:
         """The dimensions in another order; a view"""
+
+    def pinverse(self, rcond: Any = ...) -> Tensor:
+        """`linalg.pinv`; singular values up to rcond · the largest count as 0"""
 
     def positive(self) -> Tensor:
         """input, unchanged"""
@@ -410,6 +425,9 @@ class TensorMethods:
 
     def remainder(self, other: Operand) -> Tensor:
         """input − other · ⌊input / other⌋: the sign of `other`"""
+
+    def renorm(self, p: Any, dim: builtins.int, maxnorm: Any) -> Tensor:
+        """`input`, whose slices along `dim` of a larger p-norm are scaled to `maxnorm`"""
 
     def repeat(self, *args: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
         """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
@@ -698,6 +716,7 @@ class TensorMethods:
     def reciprocal_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def relu_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def remainder_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def renorm_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def round_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def rsqrt_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def scatter_add_(self, *args: Any, **kwargs: Any) -> Tensor: ...

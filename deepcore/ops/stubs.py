@@ -129,7 +129,15 @@ def functions(place: str = "") -> str:
 
 def methods() -> str:
     """The text of `_methods.pyi`."""
-    lines = [_HEADER, _IMPORTS, "class TensorMethods:", "    T: Tensor", "    mT: Tensor", "    mH: Tensor", "    H: Tensor\n"]
+    lines = [
+        _HEADER,
+        _IMPORTS,
+        "class TensorMethods:",
+        "    T: Tensor",
+        "    mT: Tensor",
+        "    mH: Tensor",
+        "    H: Tensor\n",
+    ]
     names = set()
     for entry in sorted(FUNCTIONS.values(), key=lambda e: e.name):
         if entry.method:
