@@ -70,6 +70,7 @@ from deepcore.config import (  # noqa: E402
     set_num_threads,
     use_deterministic_algorithms,
 )
+from deepcore.ops.pieces import broadcast_shapes, tril_indices, triu_indices  # noqa: E402
 from deepcore.predicates import (  # noqa: E402
     is_complex,
     is_floating_point,

@@ -48,8 +48,20 @@ def adaptive_max_pool3d(input: Tensor, output_size: builtins.int | builtins.tupl
 def add(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
     """input + alpha · other"""
 
+def addbmm(input: Tensor, batch1: Any, batch2: Any, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
+    """beta · input + alpha · Σ batch1 @ batch2, summed over the first dimension"""
+
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
     """beta · input + alpha · (mat1 @ mat2)"""
+
+def addmv(input: Tensor, mat: Any, vec: Tensor, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
+    """beta · input + alpha · (mat @ vec)"""
+
+def addr(input: Tensor, vec1: Any, vec2: Tensor, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
+    """beta · input + alpha · (vec1 ⊗ vec2)"""
+
+def adjoint(input: Tensor) -> Tensor:
+    """The last two dimensions exchanged; a view"""
 
 def affine_grid(theta: Any, size: Any, align_corners: builtins.bool = ...) -> Tensor:
     """grid[n, y, x] = theta[n] · (x', y', 1), where x' and y' go from -1 to 1 over the image, for `grid_sample`."""
@@ -77,6 +89,9 @@ def argmin(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool
 
 def argsort(input: Tensor, dim: builtins.int = ..., descending: builtins.bool = ..., stable: builtins.bool = ...) -> Tensor:
     """The indices (int64) that sort along `dim`; equal elements keep their order"""
+
+def argwhere(input: Tensor) -> Tensor:
+    """The indices (n × rank, int64) of the elements that are not zero"""
 
 def asin(input: Tensor) -> Tensor:
     """inverse sine, in radians"""
@@ -108,6 +123,15 @@ def atanh(input: Tensor) -> Tensor:
 def arctanh(input: Tensor) -> Tensor:
     """inverse hyperbolic tangent"""
 
+def atleast_1d(*tensors: Sequence[Tensor]) -> Any:
+    """The tensors with at least 1 dimensions: those of length 1 that are missing are added"""
+
+def atleast_2d(*tensors: Sequence[Tensor]) -> Any:
+    """The tensors with at least 2 dimensions: those of length 1 that are missing are added"""
+
+def atleast_3d(*tensors: Sequence[Tensor]) -> Any:
+    """The tensors with at least 3 dimensions: those of length 1 that are missing are added"""
+
 def avg_pool1d(input: Tensor, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., ceil_mode: builtins.bool = ..., count_include_pad: builtins.bool = ...) -> Tensor:
     """The mean of each window: (N, C, L) → the same with ⌊(L + 2·padding - kernel_size) / stride⌋ + 1 windows along each"""
 
@@ -116,6 +140,9 @@ def avg_pool2d(input: Tensor, kernel_size: builtins.int | builtins.tuple[builtin
 
 def avg_pool3d(input: Tensor, kernel_size: builtins.int | builtins.tuple[builtins.int, ...], stride: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., ceil_mode: builtins.bool = ..., count_include_pad: builtins.bool = ..., divisor_override: builtins.int | None = ...) -> Tensor:
     """The mean of each window: (N, C, D, H, W) → the same with ⌊(L + 2·padding - kernel_size) / stride⌋ + 1 windows along each"""
+
+def baddbmm(input: Tensor, batch1: Any, batch2: Any, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
+    """beta · input + alpha · (batch1 @ batch2), a product for each index of the first dimension"""
 
 def bitwise_and(input: Tensor, other: Operand) -> Tensor:
     """the bits set in both"""
@@ -129,6 +156,9 @@ def bitwise_or(input: Tensor, other: Operand) -> Tensor:
 def bitwise_xor(input: Tensor, other: Operand) -> Tensor:
     """the bits set in exactly one"""
 
+def block_diag(*tensors: Sequence[Tensor]) -> Tensor:
+    """The matrices along the diagonal of one, zeros elsewhere; vectors are rows"""
+
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """The products of two stacks of matrices"""
 
@@ -137,6 +167,9 @@ def broadcast_tensors(*tensors: Sequence[Tensor]) -> builtins.tuple[Tensor, ...]
 
 def broadcast_to(input: Tensor, shape: Any) -> Tensor:
     """The elements repeated along dimensions of length 1 and new leading ones; a read-only view"""
+
+def cartesian_prod(*tensors: Sequence[Tensor]) -> Tensor:
+    """All tuples of an element of each vector, as rows"""
 
 def cat(tensors: Sequence[Tensor], dim: builtins.int = ...) -> Tensor:
     """The tensors joined along an existing dimension"""
@@ -156,6 +189,9 @@ def ceil(input: Tensor) -> Tensor:
 def celu(input: Tensor, alpha: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
     """max(0, x) + min(0, alpha · (e^(x/alpha) − 1)) (Barron 2017). `inplace` changes nothing."""
 
+def chain_matmul(*matrices: Any) -> Tensor:
+    """`linalg.multi_dot`"""
+
 def channel_shuffle(input: Tensor, groups: builtins.int) -> Tensor:
     """out[n, i·groups + g] = input[n, g·(C / groups) + i]: channels of all groups take turns. (Zhang et al., 2018)"""
 
@@ -173,6 +209,12 @@ def clip(input: Tensor, min: Operand | None = ..., max: Operand | None = ...) ->
 
 def clone(input: Tensor, *, memory_format: Any = ...) -> Tensor:
     """A copy, through which gradients flow"""
+
+def column_stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the second dimension; vectors are columns"""
+
+def combinations(input: Tensor, r: builtins.int = ..., with_replacement: builtins.bool = ...) -> Tensor:
+    """All sets of `r` elements of a vector, in order, as rows"""
 
 def contiguous(input: Tensor, memory_format: Any = ...) -> Tensor:
     """The tensor itself if its memory is in row order, else a copy that is"""
@@ -195,6 +237,9 @@ def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., s
 def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: builtins.int | builtins.tuple[builtins.int, ...] = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., output_padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., groups: builtins.int = ..., dilation: builtins.int | builtins.tuple[builtins.int, ...] = ...) -> Tensor:
     """The transpose of `conv3d`: its gradient with respect to the image, plus bias."""
 
+def corrcoef(input: Tensor) -> Tensor:
+    """The correlations of variables in rows, of observations in columns, limited to −1 … 1"""
+
 def cos(input: Tensor) -> Tensor:
     """cosine, in radians"""
 
@@ -204,8 +249,32 @@ def cosh(input: Tensor) -> Tensor:
 def count_nonzero(input: Tensor, dim: Any = ...) -> Tensor:
     """How many elements over `dim` (None: of all) are non-zero"""
 
+def cov(input: Tensor, *, correction: builtins.int = ..., fweights: Any = ..., aweights: Any = ...) -> Tensor:
+    """The covariances of variables in rows, of observations in columns: Σ w (x − x̄)(y − ȳ) / (Σ w − correction)"""
+
+def cross(input: Tensor, other: Operand, dim: builtins.int | None = ...) -> Tensor:
+    """The cross product along `dim`, by default the first dimension of length 3; the other dimensions broadcast"""
+
 def cumsum(input: Tensor, dim: builtins.int, *, dtype: Any = ...) -> Tensor:
     """Running sums along `dim`"""
+
+def cumulative_trapezoid(y: Any, x: Any = ..., *, dx: Any = ..., dim: builtins.int = ...) -> Tensor:
+    """The running integral of y along `dim` by trapezoids: one number less than y"""
+
+def diag(input: Tensor, diagonal: builtins.int = ...) -> Tensor:
+    """The matrix that has a vector as its diagonal; the diagonal of a matrix, as a copy"""
+
+def diag_embed(input: Tensor, offset: builtins.int = ..., dim1: builtins.int = ..., dim2: builtins.int = ...) -> Tensor:
+    """Matrices with `input`'s last dimension on their diagonals, zeros elsewhere"""
+
+def diagflat(input: Tensor, offset: builtins.int = ...) -> Tensor:
+    """The matrix that has all elements of `input` as its diagonal"""
+
+def diagonal(input: Tensor, offset: builtins.int = ..., dim1: builtins.int = ..., dim2: builtins.int = ...) -> Tensor:
+    """The diagonal of dimensions `dim1` and `dim2`, as the last dimension; `offset`: how far above. A view"""
+
+def diagonal_scatter(input: Tensor, src: Tensor, offset: builtins.int = ..., dim1: builtins.int = ..., dim2: builtins.int = ...) -> Tensor:
+    """`input` with `src` on the diagonal"""
 
 def dist(input: Tensor, other: Operand, p: Any = ...) -> Tensor:
     """‖input − other‖ₚ of all elements; the shapes broadcast"""
@@ -218,6 +287,12 @@ def divide(input: Tensor, other: Operand, *, rounding_mode: Any = ...) -> Tensor
 
 def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """Σ input · tensor for two vectors"""
+
+def dsplit(input: Tensor, indices_or_sections: Any) -> builtins.tuple[Tensor, ...]:
+    """Parts of the third dimension"""
+
+def dstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the third dimension; vectors and matrices gain it"""
 
 def einsum(equation: builtins.str, *operands: Tensor) -> Tensor:
     """Products of elements with equal labels, summed over the labels that the result does not name ("ij,jk->ik")"""
@@ -254,6 +329,12 @@ def flatten(input: Tensor, start_dim: builtins.int = ..., end_dim: builtins.int 
 
 def flip(input: Tensor, *args: Any, dims: Any = ...) -> Tensor:
     """The order of the elements reversed along `dims`; a copy"""
+
+def fliplr(input: Tensor) -> Tensor:
+    """The second dimension reversed; a copy"""
+
+def flipud(input: Tensor) -> Tensor:
+    """The first dimension reversed; a copy"""
 
 def floor(input: Tensor) -> Tensor:
     """the largest whole number ≤ input"""
@@ -312,11 +393,32 @@ def hardswish(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
 def hardtanh(input: Tensor, min_val: builtins.float = ..., max_val: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
     """min(max(x, min_val), max_val); the slope is 1 strictly inside, and 0 elsewhere. `inplace` changes nothing."""
 
+def hsplit(input: Tensor, indices_or_sections: Any) -> builtins.tuple[Tensor, ...]:
+    """Parts of the second dimension (the first, of vectors)"""
+
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along the second dimension (the first, for vectors)"""
 
+def index_add(input: Tensor, dim: builtins.int, index: Tensor, source: Any, *, alpha: Any = ...) -> Tensor:
+    """`input` with alpha · the slices of `source` added at the indices of `dim`; equal indices add up"""
+
+def index_copy(input: Tensor, dim: builtins.int, index: Tensor, source: Any) -> Tensor:
+    """`input` with the slices of `source` written at the indices of `dim`"""
+
+def index_fill(input: Tensor, dim: builtins.int, index: Tensor, value: Operand) -> Tensor:
+    """`input` with a number (or 0-d tensor) written into the slices that the indices of `dim` name"""
+
+def index_put(input: Tensor, indices: Tensor, values: Any, accumulate: builtins.bool = ...) -> Tensor:
+    """`input` with `values` written (added, with `accumulate`) at input[indices]"""
+
+def index_reduce(input: Tensor, dim: builtins.int, index: Tensor, source: Any, reduce: builtins.str, *, include_self: builtins.bool = ...) -> Tensor:
+    """`input` combined with the slices of `source` at the indices of `dim`; `reduce`: "prod", "mean", "amax" or "amin"."""
+
 def index_select(input: Tensor, dim: builtins.int, index: Tensor) -> Tensor:
     """The slices of `input` along `dim` that the vector `index` names"""
+
+def inner(input: Tensor, other: Operand) -> Tensor:
+    """Σ over the last dimension of both: (…, n) and (*, n) to (…, *); with a 0-d tensor, the product"""
 
 def interpolate(input: Tensor, size: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., scale_factor: builtins.float | builtins.tuple[builtins.float, ...] | None = ..., mode: builtins.str = ..., align_corners: builtins.bool | None = ..., recompute_scale_factor: builtins.bool | None = ..., antialias: builtins.bool = ...) -> Tensor:
     """The input (N, C, *) at another size, `size` or ⌊length · scale_factor⌋: out[i] = Σ weight(i, j) · input[j] along each dimension."""
@@ -329,6 +431,9 @@ def isinf(input: Tensor) -> Tensor:
 
 def isnan(input: Tensor) -> Tensor:
     """input is NaN"""
+
+def kron(input: Tensor, other: Operand) -> Tensor:
+    """The Kronecker product: every element of input times all of other, as blocks"""
 
 def le(input: Tensor, other: Operand) -> Tensor:
     """input ≤ other"""
@@ -423,6 +528,9 @@ def less(input: Tensor, other: Operand) -> Tensor:
 def masked_fill(input: Tensor, mask: Tensor, value: Operand) -> Tensor:
     """`value` where `mask`, `input` elsewhere"""
 
+def masked_scatter(input: Tensor, mask: Tensor, source: Any) -> Tensor:
+    """`input` with the first elements of `source`, in row order, where `mask`"""
+
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements of `input` where `mask`, in row order"""
 
@@ -446,6 +554,9 @@ def maximum(input: Tensor, other: Operand) -> Tensor:
 
 def mean(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """Σ input / n over `dim` (None: all)"""
+
+def meshgrid(*tensors: Sequence[Tensor], indexing: builtins.str | None = ...) -> builtins.tuple[Tensor, ...]:
+    """A grid for each vector: out[k][i₀, i₁, …] = tensors[k][iₖ]; `indexing` "xy" exchanges the first two dimensions"""
 
 def min(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Any:
     """The smallest element; with `dim`, (values, indices) along it; with a tensor, the elementwise minimum"""
@@ -476,6 +587,9 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
 
 def narrow(input: Tensor, dim: builtins.int, start: builtins.int, length: builtins.int) -> Tensor:
     """Elements `start` to `start + length` of dimension `dim`; a view"""
+
+def narrow_copy(input: Tensor, dim: builtins.int, start: builtins.int, length: builtins.int) -> Tensor:
+    """`narrow`, as a copy"""
 
 def ne(input: Tensor, other: Operand) -> Tensor:
     """input ≠ other"""
@@ -534,6 +648,9 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 def prod(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """Π input over one dimension (None: all), multiplied in pairs"""
 
+def put(input: Tensor, index: Tensor, source: Any, accumulate: builtins.bool = ...) -> Tensor:
+    """`input` with `source` written (added, with `accumulate`) at indices that count in row order"""
+
 def qr(input: Tensor, some: builtins.bool = ...) -> Any:
     """`linalg.qr`, reduced, or complete where not `some`"""
 
@@ -561,6 +678,9 @@ def repeat(input: Tensor, *args: Any, repeats: Any = ..., dims: Any = ...) -> Te
 def tile(input: Tensor, *args: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
     """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
 
+def repeat_interleave(input: Tensor, repeats: Any, dim: builtins.int | None = ..., *, output_size: builtins.int | None = ...) -> Tensor:
+    """Every element `repeats` times (a number, or a vector of one for each index of `dim`); dim None: of all elements"""
+
 def reshape(input: Tensor, *args: Any, shape: Any = ...) -> Tensor:
     """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
 
@@ -582,6 +702,9 @@ def rnn_tanh_cell(input: Tensor, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = ...,
 def roll(input: Tensor, shifts: Any, dims: Any = ...) -> Tensor:
     """Elements moved by `shifts` along `dims`, around the end"""
 
+def rot90(input: Tensor, k: builtins.int = ..., dims: Any = ...) -> Tensor:
+    """Turned `k` times by 90°, from the first of `dims` to the second; a copy"""
+
 def round(input: Tensor, *, decimals: builtins.int = ...) -> Tensor:
     """the nearest multiple of 10 ^ −decimals, halves to the even one"""
 
@@ -591,11 +714,20 @@ def rsqrt(input: Tensor) -> Tensor:
 def scaled_dot_product_attention(query: Any, key: Any, value: Operand, attn_mask: Tensor | None = ..., dropout_p: builtins.float = ..., is_causal: builtins.bool = ..., scale: builtins.float | None = ..., enable_gqa: builtins.bool = ...) -> Tensor:
     """softmax(scale · query keyᵀ + mask) value, the softmax over the keys."""
 
+def scatter(input: Tensor, dim: builtins.int, index: Tensor, src: Tensor | None = ..., *, reduce: builtins.str | None = ..., value: Operand = ...) -> Tensor:
+    """`input` with src[i, j] (or a number) written at [index[i, j], j] for dim 0, and so on; equal indices: any one of them."""
+
 def scatter_add(input: Tensor, dim: builtins.int, index: Tensor, src: Tensor) -> Tensor:
     """`input` with src[i, j] added at [index[i, j], j] for dim 0, and so on"""
 
+def scatter_reduce(input: Tensor, dim: builtins.int, index: Tensor, src: Tensor, reduce: builtins.str, *, include_self: builtins.bool = ...) -> Tensor:
+    """`input` combined with every src[i, j] at [index[i, j], j] for dim 0, and so on."""
+
 def select(input: Tensor, dim: builtins.int, index: builtins.int) -> Tensor:
     """`input` at one index of dimension `dim`; a view"""
+
+def select_scatter(input: Tensor, src: Tensor, dim: builtins.int, index: builtins.int) -> Tensor:
+    """`input` with `src` at one index of dimension `dim`"""
 
 def selu(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
     """1.0507 · (x for x > 0, 1.6733 · (eˣ − 1) otherwise) (Klambauer et al. 2017). `inplace` changes nothing."""
@@ -614,6 +746,9 @@ def sin(input: Tensor) -> Tensor:
 
 def sinh(input: Tensor) -> Tensor:
     """hyperbolic sine"""
+
+def slice_scatter(input: Tensor, src: Tensor, dim: builtins.int = ..., start: builtins.int | None = ..., end: builtins.int | None = ..., step: builtins.int = ...) -> Tensor:
+    """`input` with `src` at the indices start, start + step, … below `end` of dimension `dim`"""
 
 def softmax(input: Tensor, dim: builtins.int, dtype: Any = ...) -> Tensor:
     """eˣ / Σ eˣ along `dim`, without overflow"""
@@ -635,6 +770,9 @@ def sort(input: Tensor, dim: builtins.int = ..., descending: builtins.bool = ...
 
 def split(input: Tensor, split_size_or_sections: Any, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
     """Views of consecutive parts: of one size (the last may be smaller), or of the sizes listed"""
+
+def split_with_sizes(input: Tensor, split_sizes: Any, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
+    """`split` into parts of the sizes listed"""
 
 def sqrt(input: Tensor) -> Tensor:
     """√input"""
@@ -660,11 +798,17 @@ def subtract(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
 def sum(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """Σ input over `dim` (None: all); integers and bools add up in int64"""
 
+def sum_to_size(input: Tensor, *size: Any) -> Tensor:
+    """Σ over the dimensions that broadcasting from `size` would add or stretch"""
+
 def svd(input: Tensor, some: builtins.bool = ..., compute_uv: builtins.bool = ...) -> Any:
     """(U, S, V), reduced where `some`: V is the transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
 
 def t(input: Tensor) -> Tensor:
     """The transpose of a matrix; a vector or number as it is"""
+
+def take(input: Tensor, index: Tensor) -> Tensor:
+    """The elements of `input` at indices that count in row order"""
 
 def take_along_dim(input: Tensor, indices: Tensor, dim: builtins.int | None = ...) -> Tensor:
     """`gather` whose index broadcasts and may count from the end; without `dim`, of all elements in row order"""
@@ -678,6 +822,12 @@ def tanh(input: Tensor) -> Tensor:
 def tanhshrink(input: Tensor) -> Tensor:
     """x − tanh x"""
 
+def tensor_split(input: Tensor, indices_or_sections: Any, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
+    """Views of `indices_or_sections` nearly equal parts, or of the parts between the indices listed"""
+
+def tensordot(a: Any, b: Any, dims: Any = ...) -> Tensor:
+    """Σ over the last `dims` dimensions of a and the first of b, or over the pairs that two lists name"""
+
 def threshold(input: Tensor, threshold: builtins.float, value: builtins.float, inplace: builtins.bool = ...) -> Tensor:
     """x where x > threshold, value elsewhere. `inplace` changes nothing."""
 
@@ -687,6 +837,9 @@ def to(input: Tensor, *targets: Any, dtype: Any = ..., backend: Any = ..., devic
 def topk(input: Tensor, k: builtins.int, dim: builtins.int = ..., largest: builtins.bool = ..., sorted: builtins.bool = ...) -> ValuesAndIndices:
     """(values, indices) of the k largest (or smallest) elements along `dim`, in order"""
 
+def trace(input: Tensor) -> Tensor:
+    """Σ of the diagonal of a matrix"""
+
 def transpose(input: Tensor, dim0: builtins.int, dim1: builtins.int) -> Tensor:
     """Two dimensions exchanged; a view"""
 
@@ -695,6 +848,12 @@ def swapaxes(input: Tensor, dim0: builtins.int, dim1: builtins.int) -> Tensor:
 
 def swapdims(input: Tensor, dim0: builtins.int, dim1: builtins.int) -> Tensor:
     """Two dimensions exchanged; a view"""
+
+def trapezoid(y: Any, x: Any = ..., *, dx: Any = ..., dim: builtins.int = ...) -> Tensor:
+    """The integral of y along `dim` by trapezoids, over the places x or with the step dx (default 1)"""
+
+def trapz(y: Any, x: Any = ..., *, dx: Any = ..., dim: builtins.int = ...) -> Tensor:
+    """The integral of y along `dim` by trapezoids, over the places x or with the step dx (default 1)"""
 
 def tril(input: Tensor, diagonal: builtins.int = ...) -> Tensor:
     """The lower triangles of the matrices in the last two dimensions, zero elsewhere"""
@@ -717,17 +876,29 @@ def unbind(input: Tensor, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...
 def unflatten(input: Tensor, dim: builtins.int, sizes: Any) -> Tensor:
     """Dimension `dim` as several; one size may be −1"""
 
+def unravel_index(indices: Tensor, shape: Any) -> builtins.tuple[Tensor, ...]:
+    """The index in each dimension of `shape` of elements counted in row order"""
+
 def unsqueeze(input: Tensor, dim: builtins.int) -> Tensor:
     """With a new dimension of length 1 at `dim`; a view"""
 
+def vander(x: Any, N: builtins.int | None = ..., increasing: builtins.bool = ...) -> Tensor:
+    """The powers N − 1 to 0 of each number, as rows; from 0 up where `increasing`"""
+
 def var(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
     """Σ(x − mean)² / (n − correction) over `dim` (None: all); correction 1 by default"""
+
+def vdot(input: Tensor, other: Operand) -> Tensor:
+    """Σ input · other for two vectors"""
 
 def view(input: Tensor, *shape: Any) -> Tensor:
     """`reshape` that never copies; raises where the memory does not allow it"""
 
 def view_as(input: Tensor, other: Operand) -> Tensor:
     """`view` with the shape of `other`"""
+
+def vsplit(input: Tensor, indices_or_sections: Any) -> builtins.tuple[Tensor, ...]:
+    """Parts of the first dimension"""
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along the first dimension, vectors as rows"""

@@ -15,8 +15,14 @@ def cholesky(A: Any, *, upper: builtins.bool = ...) -> Tensor:
 def cond(A: Any, p: Any = ...) -> Tensor:
     """‖A‖ₚ ‖A⁻¹‖ₚ, the condition number; p None is 2. Infinite where A is singular"""
 
+def cross(input: Tensor, other: Operand, *, dim: builtins.int = ...) -> Tensor:
+    """The cross product of vectors of three numbers along `dim`; the other dimensions broadcast"""
+
 def det(A: Any) -> Tensor:
     """The determinant"""
+
+def diagonal(A: Any, *, offset: builtins.int = ..., dim1: builtins.int = ..., dim2: builtins.int = ...) -> Tensor:
+    """The diagonals of matrices, as the last dimension; a view"""
 
 def eigh(A: Any, UPLO: builtins.str = ...) -> Any:
     """(eigenvalues in ascending order, eigenvectors as columns) of symmetric matrices; `UPLO`: the triangle that is read"""
@@ -42,6 +48,9 @@ def matrix_power(A: Any, n: builtins.int) -> Tensor:
 def matrix_rank(A: Any, tol: Any = ..., hermitian: builtins.bool = ..., *, atol: Any = ..., rtol: Any = ...) -> Tensor:
     """How many singular values are above max(atol, rtol · the largest); of `hermitian` matrices, how many |eigenvalues|."""
 
+def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
+    """The product of two or more matrices in the cheapest order; the first may be a row, the last a column (vectors)"""
+
 def norm(A: Any, ord: Any = ..., dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """`vector_norm` of all elements or over `dim`; with `ord`, `matrix_norm` of a matrix or over two dimensions"""
 
@@ -66,5 +75,14 @@ def svd(A: Any, full_matrices: builtins.bool = ..., *, driver: Any = ...) -> Any
 def svdvals(A: Any, *, driver: Any = ...) -> Tensor:
     """The singular values in descending order"""
 
+def vander(x: Any, N: builtins.int | None = ...) -> Tensor:
+    """The powers 0 to N − 1 (default: as many as there are numbers) of each number, as rows"""
+
+def vecdot(x: Any, y: Any, *, dim: builtins.int = ...) -> Tensor:
+    """Σ x · y along `dim`; the shapes broadcast"""
+
 def vector_norm(x: Any, ord: Any = ..., dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """(Σ |x|ᵒʳᵈ)^(1/ord) over `dim` (None: all elements); ord ∞ and −∞: the largest and smallest |x|, 0: a count"""
+
+def matmul(input: Tensor, other: Operand) -> Tensor:
+    """input @ other over the last two dimensions; leading ones broadcast; vectors are rows on the left, columns on the right"""

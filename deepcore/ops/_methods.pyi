@@ -36,8 +36,20 @@ class TensorMethods:
     def add(self, other: Operand, *, alpha: Any = ...) -> Tensor:
         """input + alpha · other"""
 
+    def addbmm(self, batch1: Any, batch2: Any, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
+        """beta · input + alpha · Σ batch1 @ batch2, summed over the first dimension"""
+
     def addmm(self, mat1: Tensor, mat2: Tensor, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
         """beta · input + alpha · (mat1 @ mat2)"""
+
+    def addmv(self, mat: Any, vec: Tensor, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
+        """beta · input + alpha · (mat @ vec)"""
+
+    def addr(self, vec1: Any, vec2: Tensor, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
+        """beta · input + alpha · (vec1 ⊗ vec2)"""
+
+    def adjoint(self) -> Tensor:
+        """The last two dimensions exchanged; a view"""
 
     def alias(self) -> Tensor:
         """The same elements as a new tensor over the same memory"""
@@ -62,6 +74,9 @@ class TensorMethods:
 
     def argsort(self, dim: builtins.int = ..., descending: builtins.bool = ..., stable: builtins.bool = ...) -> Tensor:
         """The indices (int64) that sort along `dim`; equal elements keep their order"""
+
+    def argwhere(self) -> Tensor:
+        """The indices (n × rank, int64) of the elements that are not zero"""
 
     def asin(self) -> Tensor:
         """inverse sine, in radians"""
@@ -92,6 +107,9 @@ class TensorMethods:
 
     def arctanh(self) -> Tensor:
         """inverse hyperbolic tangent"""
+
+    def baddbmm(self, batch1: Any, batch2: Any, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
+        """beta · input + alpha · (batch1 @ batch2), a product for each index of the first dimension"""
 
     def bitwise_and(self, other: Operand) -> Tensor:
         """the bits set in both"""
@@ -132,8 +150,14 @@ class TensorMethods:
     def clone(self, *, memory_format: Any = ...) -> Tensor:
         """A copy, through which gradients flow"""
 
+    def combinations(self, r: builtins.int = ..., with_replacement: builtins.bool = ...) -> Tensor:
+        """All sets of `r` elements of a vector, in order, as rows"""
+
     def contiguous(self, memory_format: Any = ...) -> Tensor:
         """The tensor itself if its memory is in row order, else a copy that is"""
+
+    def corrcoef(self) -> Tensor:
+        """The correlations of variables in rows, of observations in columns, limited to −1 … 1"""
 
     def cos(self) -> Tensor:
         """cosine, in radians"""
@@ -144,8 +168,29 @@ class TensorMethods:
     def count_nonzero(self, dim: Any = ...) -> Tensor:
         """How many elements over `dim` (None: of all) are non-zero"""
 
+    def cov(self, *, correction: builtins.int = ..., fweights: Any = ..., aweights: Any = ...) -> Tensor:
+        """The covariances of variables in rows, of observations in columns: Σ w (x − x̄)(y − ȳ) / (Σ w − correction)"""
+
+    def cross(self, other: Operand, dim: builtins.int | None = ...) -> Tensor:
+        """The cross product along `dim`, by default the first dimension of length 3; the other dimensions broadcast"""
+
     def cumsum(self, dim: builtins.int, *, dtype: Any = ...) -> Tensor:
         """Running sums along `dim`"""
+
+    def diag(self, diagonal: builtins.int = ...) -> Tensor:
+        """The matrix that has a vector as its diagonal; the diagonal of a matrix, as a copy"""
+
+    def diag_embed(self, offset: builtins.int = ..., dim1: builtins.int = ..., dim2: builtins.int = ...) -> Tensor:
+        """Matrices with `input`'s last dimension on their diagonals, zeros elsewhere"""
+
+    def diagflat(self, offset: builtins.int = ...) -> Tensor:
+        """The matrix that has all elements of `input` as its diagonal"""
+
+    def diagonal(self, offset: builtins.int = ..., dim1: builtins.int = ..., dim2: builtins.int = ...) -> Tensor:
+        """The diagonal of dimensions `dim1` and `dim2`, as the last dimension; `offset`: how far above. A view"""
+
+    def diagonal_scatter(self, src: Tensor, offset: builtins.int = ..., dim1: builtins.int = ..., dim2: builtins.int = ...) -> Tensor:
+        """`input` with `src` on the diagonal"""
 
     def dist(self, other: Operand, p: Any = ...) -> Tensor:
         """‖input − other‖ₚ of all elements; the shapes broadcast"""
@@ -158,6 +203,9 @@ class TensorMethods:
 
     def dot(self, tensor: Tensor) -> Tensor:
         """Σ input · tensor for two vectors"""
+
+    def dsplit(self, indices_or_sections: Any) -> builtins.tuple[Tensor, ...]:
+        """Parts of the third dimension"""
 
     def elu(self, alpha: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
         """x for x > 0, alpha · (eˣ − 1) otherwise (Clevert et al. 2015). `inplace` changes nothing."""
@@ -188,6 +236,12 @@ class TensorMethods:
 
     def flip(self, *args: Any, dims: Any = ...) -> Tensor:
         """The order of the elements reversed along `dims`; a copy"""
+
+    def fliplr(self) -> Tensor:
+        """The second dimension reversed; a copy"""
+
+    def flipud(self) -> Tensor:
+        """The first dimension reversed; a copy"""
 
     def floor(self) -> Tensor:
         """the largest whole number ≤ input"""
@@ -237,8 +291,29 @@ class TensorMethods:
     def hardtanh(self, min_val: builtins.float = ..., max_val: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
         """min(max(x, min_val), max_val); the slope is 1 strictly inside, and 0 elsewhere. `inplace` changes nothing."""
 
+    def hsplit(self, indices_or_sections: Any) -> builtins.tuple[Tensor, ...]:
+        """Parts of the second dimension (the first, of vectors)"""
+
+    def index_add(self, dim: builtins.int, index: Tensor, source: Any, *, alpha: Any = ...) -> Tensor:
+        """`input` with alpha · the slices of `source` added at the indices of `dim`; equal indices add up"""
+
+    def index_copy(self, dim: builtins.int, index: Tensor, source: Any) -> Tensor:
+        """`input` with the slices of `source` written at the indices of `dim`"""
+
+    def index_fill(self, dim: builtins.int, index: Tensor, value: Operand) -> Tensor:
+        """`input` with a number (or 0-d tensor) written into the slices that the indices of `dim` name"""
+
+    def index_put(self, indices: Tensor, values: Any, accumulate: builtins.bool = ...) -> Tensor:
+        """`input` with `values` written (added, with `accumulate`) at input[indices]"""
+
+    def index_reduce(self, dim: builtins.int, index: Tensor, source: Any, reduce: builtins.str, *, include_self: builtins.bool = ...) -> Tensor:
+        """`input` combined with the slices of `source` at the indices of `dim`; `reduce`: "prod", "mean", "amax" or "amin"."""
+
     def index_select(self, dim: builtins.int, index: Tensor) -> Tensor:
         """The slices of `input` along `dim` that the vector `index` names"""
+
+    def inner(self, other: Operand) -> Tensor:
+        """Σ over the last dimension of both: (…, n) and (*, n) to (…, *); with a 0-d tensor, the product"""
 
     def isfinite(self) -> Tensor:
         """input is neither NaN nor infinite"""
@@ -248,6 +323,9 @@ class TensorMethods:
 
     def isnan(self) -> Tensor:
         """input is NaN"""
+
+    def kron(self, other: Operand) -> Tensor:
+        """The Kronecker product: every element of input times all of other, as blocks"""
 
     def le(self, other: Operand) -> Tensor:
         """input ≤ other"""
@@ -321,6 +399,9 @@ class TensorMethods:
     def masked_fill(self, mask: Tensor, value: Operand) -> Tensor:
         """`value` where `mask`, `input` elsewhere"""
 
+    def masked_scatter(self, mask: Tensor, source: Any) -> Tensor:
+        """`input` with the first elements of `source`, in row order, where `mask`"""
+
     def masked_select(self, mask: Tensor) -> Tensor:
         """The elements of `input` where `mask`, in row order"""
 
@@ -366,6 +447,9 @@ class TensorMethods:
     def narrow(self, dim: builtins.int, start: builtins.int, length: builtins.int) -> Tensor:
         """Elements `start` to `start + length` of dimension `dim`; a view"""
 
+    def narrow_copy(self, dim: builtins.int, start: builtins.int, length: builtins.int) -> Tensor:
+        """`narrow`, as a copy"""
+
     def ne(self, other: Operand) -> Tensor:
         """input ≠ other"""
 
@@ -408,6 +492,9 @@ class TensorMethods:
     def prod(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
         """Π input over one dimension (None: all), multiplied in pairs"""
 
+    def put(self, index: Tensor, source: Any, accumulate: builtins.bool = ...) -> Tensor:
+        """`input` with `source` written (added, with `accumulate`) at indices that count in row order"""
+
     def qr(self, some: builtins.bool = ...) -> Any:
         """`linalg.qr`, reduced, or complete where not `some`"""
 
@@ -435,6 +522,9 @@ class TensorMethods:
     def tile(self, *args: Any, repeats: Any = ..., dims: Any = ...) -> Tensor:
         """The tensor laid out `repeats` times along each dimension (new ones lead); `tile` calls them `dims`"""
 
+    def repeat_interleave(self, repeats: Any, dim: builtins.int | None = ..., *, output_size: builtins.int | None = ...) -> Tensor:
+        """Every element `repeats` times (a number, or a vector of one for each index of `dim`); dim None: of all elements"""
+
     def reshape(self, *args: Any, shape: Any = ...) -> Tensor:
         """The same elements, in row order, in another shape; one size may be −1. Shares memory where it can"""
 
@@ -444,17 +534,29 @@ class TensorMethods:
     def roll(self, shifts: Any, dims: Any = ...) -> Tensor:
         """Elements moved by `shifts` along `dims`, around the end"""
 
+    def rot90(self, k: builtins.int = ..., dims: Any = ...) -> Tensor:
+        """Turned `k` times by 90°, from the first of `dims` to the second; a copy"""
+
     def round(self, *, decimals: builtins.int = ...) -> Tensor:
         """the nearest multiple of 10 ^ −decimals, halves to the even one"""
 
     def rsqrt(self) -> Tensor:
         """1 / √input"""
 
+    def scatter(self, dim: builtins.int, index: Tensor, src: Tensor | None = ..., *, reduce: builtins.str | None = ..., value: Operand = ...) -> Tensor:
+        """`input` with src[i, j] (or a number) written at [index[i, j], j] for dim 0, and so on; equal indices: any one of them."""
+
     def scatter_add(self, dim: builtins.int, index: Tensor, src: Tensor) -> Tensor:
         """`input` with src[i, j] added at [index[i, j], j] for dim 0, and so on"""
 
+    def scatter_reduce(self, dim: builtins.int, index: Tensor, src: Tensor, reduce: builtins.str, *, include_self: builtins.bool = ...) -> Tensor:
+        """`input` combined with every src[i, j] at [index[i, j], j] for dim 0, and so on."""
+
     def select(self, dim: builtins.int, index: builtins.int) -> Tensor:
         """`input` at one index of dimension `dim`; a view"""
+
+    def select_scatter(self, src: Tensor, dim: builtins.int, index: builtins.int) -> Tensor:
+        """`input` with `src` at one index of dimension `dim`"""
 
     def selu(self, inplace: builtins.bool = ...) -> Tensor:
         """1.0507 · (x for x > 0, 1.6733 · (eˣ − 1) otherwise) (Klambauer et al. 2017). `inplace` changes nothing."""
@@ -473,6 +575,9 @@ class TensorMethods:
 
     def sinh(self) -> Tensor:
         """hyperbolic sine"""
+
+    def slice_scatter(self, src: Tensor, dim: builtins.int = ..., start: builtins.int | None = ..., end: builtins.int | None = ..., step: builtins.int = ...) -> Tensor:
+        """`input` with `src` at the indices start, start + step, … below `end` of dimension `dim`"""
 
     def softmax(self, dim: builtins.int, dtype: Any = ...) -> Tensor:
         """eˣ / Σ eˣ along `dim`, without overflow"""
@@ -495,6 +600,9 @@ class TensorMethods:
     def split(self, split_size_or_sections: Any, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
         """Views of consecutive parts: of one size (the last may be smaller), or of the sizes listed"""
 
+    def split_with_sizes(self, split_sizes: Any, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
+        """`split` into parts of the sizes listed"""
+
     def sqrt(self) -> Tensor:
         """√input"""
 
@@ -516,11 +624,17 @@ class TensorMethods:
     def sum(self, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
         """Σ input over `dim` (None: all); integers and bools add up in int64"""
 
+    def sum_to_size(self, *size: Any) -> Tensor:
+        """Σ over the dimensions that broadcasting from `size` would add or stretch"""
+
     def svd(self, some: builtins.bool = ..., compute_uv: builtins.bool = ...) -> Any:
         """(U, S, V), reduced where `some`: V is the transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
 
     def t(self) -> Tensor:
         """The transpose of a matrix; a vector or number as it is"""
+
+    def take(self, index: Tensor) -> Tensor:
+        """The elements of `input` at indices that count in row order"""
 
     def take_along_dim(self, indices: Tensor, dim: builtins.int | None = ...) -> Tensor:
         """`gather` whose index broadcasts and may count from the end; without `dim`, of all elements in row order"""
@@ -534,6 +648,9 @@ class TensorMethods:
     def tanhshrink(self) -> Tensor:
         """x − tanh x"""
 
+    def tensor_split(self, indices_or_sections: Any, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
+        """Views of `indices_or_sections` nearly equal parts, or of the parts between the indices listed"""
+
     def threshold(self, threshold: builtins.float, value: builtins.float, inplace: builtins.bool = ...) -> Tensor:
         """x where x > threshold, value elsewhere. `inplace` changes nothing."""
 
@@ -542,6 +659,9 @@ class TensorMethods:
 
     def topk(self, k: builtins.int, dim: builtins.int = ..., largest: builtins.bool = ..., sorted: builtins.bool = ...) -> ValuesAndIndices:
         """(values, indices) of the k largest (or smallest) elements along `dim`, in order"""
+
+    def trace(self) -> Tensor:
+        """Σ of the diagonal of a matrix"""
 
     def transpose(self, dim0: builtins.int, dim1: builtins.int) -> Tensor:
         """Two dimensions exchanged; a view"""
@@ -579,11 +699,17 @@ class TensorMethods:
     def var(self, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
         """Σ(x − mean)² / (n − correction) over `dim` (None: all); correction 1 by default"""
 
+    def vdot(self, other: Operand) -> Tensor:
+        """Σ input · other for two vectors"""
+
     def view(self, *shape: Any) -> Tensor:
         """`reshape` that never copies; raises where the memory does not allow it"""
 
     def view_as(self, other: Operand) -> Tensor:
         """`view` with the shape of `other`"""
+
+    def vsplit(self, indices_or_sections: Any) -> builtins.tuple[Tensor, ...]:
+        """Parts of the first dimension"""
 
     def __abs__(self) -> Tensor: ...
     def __add__(self, other: Any) -> Tensor: ...
@@ -635,7 +761,10 @@ class TensorMethods:
     def acos_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def acosh_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def add_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def addbmm_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def addmm_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def addmv_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def addr_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def arccos_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def arccosh_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def arcsin_(self, *args: Any, **kwargs: Any) -> Tensor: ...
@@ -649,6 +778,7 @@ class TensorMethods:
     def atan2_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def atan_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def atanh_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def baddbmm_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def bfloat16(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def bitwise_and_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def bitwise_not_(self, *args: Any, **kwargs: Any) -> Tensor: ...
@@ -673,6 +803,7 @@ class TensorMethods:
     def exp_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def expm1_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def fill_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def fill_diagonal_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def fix_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def float(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def floor_(self, *args: Any, **kwargs: Any) -> Tensor: ...
@@ -684,6 +815,11 @@ class TensorMethods:
     def greater_equal_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def gt_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def half(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def index_add_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def index_copy_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def index_fill_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def index_put_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def index_reduce_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def int(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def le_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def less_(self, *args: Any, **kwargs: Any) -> Tensor: ...
@@ -699,6 +835,7 @@ class TensorMethods:
     def long(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def lt_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def masked_fill_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def masked_scatter_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def maximum_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def minimum_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def mul_(self, *args: Any, **kwargs: Any) -> Tensor: ...
@@ -713,13 +850,16 @@ class TensorMethods:
     def new_zeros(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def not_equal_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def pow_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def put_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def reciprocal_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def relu_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def remainder_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def renorm_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def round_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def rsqrt_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def scatter_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def scatter_add_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def scatter_reduce_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def short(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def sigmoid_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def sign_(self, *args: Any, **kwargs: Any) -> Tensor: ...
@@ -737,5 +877,6 @@ class TensorMethods:
     def trunc_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def type(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def type_as(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def unfold(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def where(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def zero_(self, *args: Any, **kwargs: Any) -> Tensor: ...

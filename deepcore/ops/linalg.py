@@ -66,7 +66,8 @@ def same_dtype(name: str, *tensors) -> list[Tensor]:
         sample(make(4), make(2, 4, 3)),
         sample(make(2, 3, 4), make(4)),
         sample(make(0, 4), make(4, 2)),
-    ]
+    ],
+    aliases=("linalg.matmul",),
 )
 def matmul(input, other):
     """input @ other over the last two dimensions; leading ones broadcast; vectors are rows on the left, columns on the right"""
@@ -169,15 +170,21 @@ def outer(input, vec2):
 @takes_arrays
 def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     """beta · input + alpha · (mat1 @ mat2)"""
-    dtype = mat1.dtype
-    check_factor("addmm", dtype, alpha=alpha)
-    check_factor("addmm", dtype, beta=beta)
-    if is_half(mat1) and mat2.dtype == dtype and input.dtype == dtype:  # rounded once
-        wide = (cast(t, dt.float32) for t in (input, mat1, mat2))
-        return cast(addmm(*wide, beta=beta, alpha=alpha), dtype)
-    product = mm(mat1, mat2)
-    product = product if alpha == 1 else product * alpha
-    return product if beta == 0 else product + (input if beta == 1 else input * beta)
+    return blended("addmm", mm, input, mat1, mat2, beta, alpha)
+
+
+def blended(name: str, product, input, a, b, beta, alpha):
+    """beta · input + alpha · product(a, b); 16-bit floats are rounded once."""
+    dtype = a.dtype
+    check_factor(name, dtype, alpha=alpha)
+    check_factor(name, dtype, beta=beta)
+    if is_half(a) and b.dtype == dtype and input.dtype == dtype:
+        wide = (cast(t, dt.float32) for t in (input, a, b))
+        return cast(blended(name, product, *wide, beta, alpha), dtype)
+    out = product(a, b)
+    out = out if alpha == 1 else out * alpha
+    out = out if beta == 0 else out + (input if beta == 1 else input * beta)
+    return cast(out, dtype) if dtype == dt.bool_ and out.dtype != dtype else out
 
 
 # -- linear layers ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from deepcore.ops.arithmetic import pow as pow_
 from deepcore.ops.arithmetic import sign
 from deepcore.ops.common import zeros
 from deepcore.ops.comparison import maximum, where
-from deepcore.ops.lapack import det, eigvalsh, identity, inv, mT, matrices, positive_samples, svdvals
+from deepcore.ops.lapack import det, eigvalsh, identity, inv, matrices, mT, positive_samples, svdvals
 from deepcore.ops.linalg import matmul, same_dtype
 from deepcore.ops.reduction import all_if_empty, amax, amin, as_dtype, spread
 from deepcore.ops.reduction import sum as sum_

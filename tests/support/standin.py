@@ -950,6 +950,8 @@ class _Function:
                 result = self._numpy(*(_wrap_along_axis(plain, named) if along else plain), **named)
             if name in ("empty", "empty_like"):
                 _garbage(result)
+            if name == "diagonal":  # CuPy's view can be written
+                result.flags.writeable = True
             if halves:  # cuBLAS answers in bfloat16, NumPy in float32
                 result = np.asarray(result).astype(_BFLOAT16)
             if isinstance(result, (np.ndarray, np.generic)):
