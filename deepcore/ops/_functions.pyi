@@ -78,6 +78,9 @@ def amax(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
 def amin(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
     """The smallest element over `dim` (None: all); equal ones share the gradient"""
 
+def aminmax(input: Tensor, *, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Any:
+    """(min, max) over one dimension (None: all); equal ones share the gradient"""
+
 def any(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
     """Whether some element over `dim` (None: of all) is non-zero; uint8 for uint8, else bool"""
 
@@ -144,6 +147,9 @@ def avg_pool3d(input: Tensor, kernel_size: builtins.int | builtins.tuple[builtin
 def baddbmm(input: Tensor, batch1: Any, batch2: Any, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
     """beta · input + alpha · (batch1 @ batch2), a product for each index of the first dimension"""
 
+def bincount(input: Tensor, weights: Any = ..., minlength: builtins.int = ...) -> Tensor:
+    """How often each of 0, 1, … occurs in a vector of integers, or the sum of its weights; at least `minlength` numbers"""
+
 def bitwise_and(input: Tensor, other: Operand) -> Tensor:
     """the bits set in both"""
 
@@ -167,6 +173,9 @@ def broadcast_tensors(*tensors: Sequence[Tensor]) -> builtins.tuple[Tensor, ...]
 
 def broadcast_to(input: Tensor, shape: Any) -> Tensor:
     """The elements repeated along dimensions of length 1 and new leading ones; a read-only view"""
+
+def bucketize(input: Tensor, boundaries: Any, *, out_int32: builtins.bool = ..., right: builtins.bool = ...) -> Tensor:
+    """The number of the bucket of each element: boundaries[i − 1] < x ≤ boundaries[i], or ≤ and < if `right`"""
 
 def cartesian_prod(*tensors: Sequence[Tensor]) -> Tensor:
     """All tuples of an element of each vector, as rows"""
@@ -255,6 +264,15 @@ def cov(input: Tensor, *, correction: builtins.int = ..., fweights: Any = ..., a
 def cross(input: Tensor, other: Operand, dim: builtins.int | None = ...) -> Tensor:
     """The cross product along `dim`, by default the first dimension of length 3; the other dimensions broadcast"""
 
+def cummax(input: Tensor, dim: builtins.int) -> ValuesAndIndices:
+    """(values, indices) of the largest element so far along `dim`, of equal ones the last; NaN is the largest"""
+
+def cummin(input: Tensor, dim: builtins.int) -> ValuesAndIndices:
+    """(values, indices) of the smallest element so far along `dim`, of equal ones the last; NaN counts as the smallest"""
+
+def cumprod(input: Tensor, dim: builtins.int, *, dtype: Any = ...) -> Tensor:
+    """Running products along `dim`"""
+
 def cumsum(input: Tensor, dim: builtins.int, *, dtype: Any = ...) -> Tensor:
     """Running sums along `dim`"""
 
@@ -275,6 +293,9 @@ def diagonal(input: Tensor, offset: builtins.int = ..., dim1: builtins.int = ...
 
 def diagonal_scatter(input: Tensor, src: Tensor, offset: builtins.int = ..., dim1: builtins.int = ..., dim2: builtins.int = ...) -> Tensor:
     """`input` with `src` on the diagonal"""
+
+def diff(input: Tensor, n: builtins.int = ..., dim: builtins.int = ..., prepend: Any = ..., append: Any = ...) -> Tensor:
+    """The n-th differences of neighbours along `dim`, of `prepend`, `input` and `append` joined; of bools, whether they differ"""
 
 def dist(input: Tensor, other: Operand, p: Any = ...) -> Tensor:
     """‖input − other‖ₚ of all elements; the shapes broadcast"""
@@ -393,6 +414,12 @@ def hardswish(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
 def hardtanh(input: Tensor, min_val: builtins.float = ..., max_val: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
     """min(max(x, min_val), max_val); the slope is 1 strictly inside, and 0 elsewhere. `inplace` changes nothing."""
 
+def histc(input: Tensor, bins: builtins.int = ..., min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
+    """How many elements are in each of `bins` equal parts of min … max (equal: of the range of the elements)"""
+
+def histogram(input: Tensor, bins: Any = ..., *, range: Any = ..., weight: Tensor | None = ..., density: builtins.bool = ...) -> Any:
+    """(hist, bin_edges): the elements (or their weights) in each bin, the last with its right edge."""
+
 def hsplit(input: Tensor, indices_or_sections: Any) -> builtins.tuple[Tensor, ...]:
     """Parts of the second dimension (the first, of vectors)"""
 
@@ -426,6 +453,9 @@ def interpolate(input: Tensor, size: builtins.int | builtins.tuple[builtins.int,
 def isfinite(input: Tensor) -> Tensor:
     """input is neither NaN nor infinite"""
 
+def isin(elements: Any, test_elements: Any, *, assume_unique: builtins.bool = ..., invert: builtins.bool = ...) -> Tensor:
+    """Whether each element is one of `test_elements`; the opposite with `invert`"""
+
 def isinf(input: Tensor) -> Tensor:
     """input is infinite"""
 
@@ -434,6 +464,9 @@ def isnan(input: Tensor) -> Tensor:
 
 def kron(input: Tensor, other: Operand) -> Tensor:
     """The Kronecker product: every element of input times all of other, as blocks"""
+
+def kthvalue(input: Tensor, k: builtins.int, dim: builtins.int = ..., keepdim: builtins.bool = ...) -> ValuesAndIndices:
+    """(values, indices) of the k-th smallest element along `dim`; k counts from 1"""
 
 def le(input: Tensor, other: Operand) -> Tensor:
     """input ≤ other"""
@@ -482,6 +515,9 @@ def log_softmax(input: Tensor, dim: builtins.int, dtype: Any = ...) -> Tensor:
 
 def logaddexp(input: Tensor, other: Operand) -> Tensor:
     """ln(eˣ + eʸ), without overflow"""
+
+def logcumsumexp(input: Tensor, dim: builtins.int) -> Tensor:
+    """ln of the running sums of eˣ along `dim`, without overflow"""
 
 def logdet(input: Tensor) -> Tensor:
     """ln det input; NaN where the determinant is negative"""
@@ -555,6 +591,9 @@ def maximum(input: Tensor, other: Operand) -> Tensor:
 def mean(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """Σ input / n over `dim` (None: all)"""
 
+def median(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Any:
+    """The lower median of all elements; with `dim`, (values, indices) along it. NaN where there is one"""
+
 def meshgrid(*tensors: Sequence[Tensor], indexing: builtins.str | None = ...) -> builtins.tuple[Tensor, ...]:
     """A grid for each vector: out[k][i₀, i₁, …] = tensors[k][iₖ]; `indexing` "xy" exchanges the first two dimensions"""
 
@@ -570,11 +609,17 @@ def mish(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """The product of two matrices"""
 
+def mode(input: Tensor, dim: builtins.int = ..., keepdim: builtins.bool = ...) -> ValuesAndIndices:
+    """(values, indices) of the most frequent element along `dim`, the smallest of several; the index is that of its last place"""
+
 def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     """Dimensions `source` moved to the positions `destination`; a view"""
 
 def moveaxis(input: Tensor, source: Any, destination: Any) -> Tensor:
     """Dimensions `source` moved to the positions `destination`; a view"""
+
+def msort(input: Tensor) -> Tensor:
+    """The elements sorted along the first dimension"""
 
 def mul(input: Tensor, other: Operand) -> Tensor:
     """input · other"""
@@ -584,6 +629,18 @@ def multiply(input: Tensor, other: Operand) -> Tensor:
 
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """A matrix times a vector"""
+
+def nanmean(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+    """The mean of the elements that are not NaN over `dim` (None: all)"""
+
+def nanmedian(input: Tensor, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Any:
+    """`median` of the elements that are not NaN"""
+
+def nanquantile(input: Tensor, q: Any, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, interpolation: builtins.str = ...) -> Tensor:
+    """`quantile` of the elements that are not NaN"""
+
+def nansum(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+    """Σ of the elements that are not NaN over `dim` (None: all)"""
 
 def narrow(input: Tensor, dim: builtins.int, start: builtins.int, length: builtins.int) -> Tensor:
     """Elements `start` to `start + length` of dimension `dim`; a view"""
@@ -654,6 +711,9 @@ def put(input: Tensor, index: Tensor, source: Any, accumulate: builtins.bool = .
 def qr(input: Tensor, some: builtins.bool = ...) -> Any:
     """`linalg.qr`, reduced, or complete where not `some`"""
 
+def quantile(input: Tensor, q: Any, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, interpolation: builtins.str = ...) -> Tensor:
+    """The element at the share q of the sorted elements along `dim` (None: of all); a vector q adds a leading dimension."""
+
 def ravel(input: Tensor) -> Tensor:
     """All elements in one dimension"""
 
@@ -723,6 +783,9 @@ def scatter_add(input: Tensor, dim: builtins.int, index: Tensor, src: Tensor) ->
 def scatter_reduce(input: Tensor, dim: builtins.int, index: Tensor, src: Tensor, reduce: builtins.str, *, include_self: builtins.bool = ...) -> Tensor:
     """`input` combined with every src[i, j] at [index[i, j], j] for dim 0, and so on."""
 
+def searchsorted(sorted_sequence: Any, input: Tensor, *, out_int32: builtins.bool = ..., right: builtins.bool = ..., side: builtins.str | None = ..., sorter: Any = ...) -> Tensor:
+    """Where the elements would be inserted into the sorted last dimension: the first place, or the last one if `right`."""
+
 def select(input: Tensor, dim: builtins.int, index: builtins.int) -> Tensor:
     """`input` at one index of dimension `dim`; a view"""
 
@@ -788,6 +851,9 @@ def stack(tensors: Sequence[Tensor], dim: builtins.int = ...) -> Tensor:
 
 def std(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
     """√var; its gradient is 0 where the deviation is 0"""
+
+def std_mean(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Any:
+    """(`std`, `mean`) over `dim` (None: all)"""
 
 def sub(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
     """input − alpha · other"""
@@ -876,6 +942,12 @@ def unbind(input: Tensor, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...
 def unflatten(input: Tensor, dim: builtins.int, sizes: Any) -> Tensor:
     """Dimension `dim` as several; one size may be −1"""
 
+def unique(input: Tensor, sorted: builtins.bool = ..., return_inverse: builtins.bool = ..., return_counts: builtins.bool = ..., dim: builtins.int | None = ...) -> Any:
+    """The distinct elements, in order; or the distinct slices along `dim`. Every NaN is distinct."""
+
+def unique_consecutive(input: Tensor, return_inverse: builtins.bool = ..., return_counts: builtins.bool = ..., dim: builtins.int | None = ...) -> Any:
+    """The first element of each run of equal ones; or the first slice along `dim`. See `unique`"""
+
 def unravel_index(indices: Tensor, shape: Any) -> builtins.tuple[Tensor, ...]:
     """The index in each dimension of `shape` of elements counted in row order"""
 
@@ -887,6 +959,9 @@ def vander(x: Any, N: builtins.int | None = ..., increasing: builtins.bool = ...
 
 def var(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
     """Σ(x − mean)² / (n − correction) over `dim` (None: all); correction 1 by default"""
+
+def var_mean(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Any:
+    """(`var`, `mean`) over `dim` (None: all)"""
 
 def vdot(input: Tensor, other: Operand) -> Tensor:
     """Σ input · other for two vectors"""

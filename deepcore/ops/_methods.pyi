@@ -63,6 +63,9 @@ class TensorMethods:
     def amin(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
         """The smallest element over `dim` (None: all); equal ones share the gradient"""
 
+    def aminmax(self, *, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Any:
+        """(min, max) over one dimension (None: all); equal ones share the gradient"""
+
     def any(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
         """Whether some element over `dim` (None: of all) is non-zero; uint8 for uint8, else bool"""
 
@@ -110,6 +113,9 @@ class TensorMethods:
 
     def baddbmm(self, batch1: Any, batch2: Any, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
         """beta · input + alpha · (batch1 @ batch2), a product for each index of the first dimension"""
+
+    def bincount(self, weights: Any = ..., minlength: builtins.int = ...) -> Tensor:
+        """How often each of 0, 1, … occurs in a vector of integers, or the sum of its weights; at least `minlength` numbers"""
 
     def bitwise_and(self, other: Operand) -> Tensor:
         """the bits set in both"""
@@ -174,6 +180,15 @@ class TensorMethods:
     def cross(self, other: Operand, dim: builtins.int | None = ...) -> Tensor:
         """The cross product along `dim`, by default the first dimension of length 3; the other dimensions broadcast"""
 
+    def cummax(self, dim: builtins.int) -> ValuesAndIndices:
+        """(values, indices) of the largest element so far along `dim`, of equal ones the last; NaN is the largest"""
+
+    def cummin(self, dim: builtins.int) -> ValuesAndIndices:
+        """(values, indices) of the smallest element so far along `dim`, of equal ones the last; NaN counts as the smallest"""
+
+    def cumprod(self, dim: builtins.int, *, dtype: Any = ...) -> Tensor:
+        """Running products along `dim`"""
+
     def cumsum(self, dim: builtins.int, *, dtype: Any = ...) -> Tensor:
         """Running sums along `dim`"""
 
@@ -191,6 +206,9 @@ class TensorMethods:
 
     def diagonal_scatter(self, src: Tensor, offset: builtins.int = ..., dim1: builtins.int = ..., dim2: builtins.int = ...) -> Tensor:
         """`input` with `src` on the diagonal"""
+
+    def diff(self, n: builtins.int = ..., dim: builtins.int = ..., prepend: Any = ..., append: Any = ...) -> Tensor:
+        """The n-th differences of neighbours along `dim`, of `prepend`, `input` and `append` joined; of bools, whether they differ"""
 
     def dist(self, other: Operand, p: Any = ...) -> Tensor:
         """‖input − other‖ₚ of all elements; the shapes broadcast"""
@@ -291,6 +309,12 @@ class TensorMethods:
     def hardtanh(self, min_val: builtins.float = ..., max_val: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
         """min(max(x, min_val), max_val); the slope is 1 strictly inside, and 0 elsewhere. `inplace` changes nothing."""
 
+    def histc(self, bins: builtins.int = ..., min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
+        """How many elements are in each of `bins` equal parts of min … max (equal: of the range of the elements)"""
+
+    def histogram(self, bins: Any = ..., *, range: Any = ..., weight: Tensor | None = ..., density: builtins.bool = ...) -> Any:
+        """(hist, bin_edges): the elements (or their weights) in each bin, the last with its right edge."""
+
     def hsplit(self, indices_or_sections: Any) -> builtins.tuple[Tensor, ...]:
         """Parts of the second dimension (the first, of vectors)"""
 
@@ -326,6 +350,9 @@ class TensorMethods:
 
     def kron(self, other: Operand) -> Tensor:
         """The Kronecker product: every element of input times all of other, as blocks"""
+
+    def kthvalue(self, k: builtins.int, dim: builtins.int = ..., keepdim: builtins.bool = ...) -> ValuesAndIndices:
+        """(values, indices) of the k-th smallest element along `dim`; k counts from 1"""
 
     def le(self, other: Operand) -> Tensor:
         """input ≤ other"""
@@ -368,6 +395,9 @@ class TensorMethods:
 
     def logaddexp(self, other: Operand) -> Tensor:
         """ln(eˣ + eʸ), without overflow"""
+
+    def logcumsumexp(self, dim: builtins.int) -> Tensor:
+        """ln of the running sums of eˣ along `dim`, without overflow"""
 
     def logdet(self) -> Tensor:
         """ln det input; NaN where the determinant is negative"""
@@ -417,6 +447,9 @@ class TensorMethods:
     def mean(self, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
         """Σ input / n over `dim` (None: all)"""
 
+    def median(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Any:
+        """The lower median of all elements; with `dim`, (values, indices) along it. NaN where there is one"""
+
     def min(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Any:
         """The smallest element; with `dim`, (values, indices) along it; with a tensor, the elementwise minimum"""
 
@@ -429,11 +462,17 @@ class TensorMethods:
     def mm(self, mat2: Tensor) -> Tensor:
         """The product of two matrices"""
 
+    def mode(self, dim: builtins.int = ..., keepdim: builtins.bool = ...) -> ValuesAndIndices:
+        """(values, indices) of the most frequent element along `dim`, the smallest of several; the index is that of its last place"""
+
     def movedim(self, source: Any, destination: Any) -> Tensor:
         """Dimensions `source` moved to the positions `destination`; a view"""
 
     def moveaxis(self, source: Any, destination: Any) -> Tensor:
         """Dimensions `source` moved to the positions `destination`; a view"""
+
+    def msort(self) -> Tensor:
+        """The elements sorted along the first dimension"""
 
     def mul(self, other: Operand) -> Tensor:
         """input · other"""
@@ -443,6 +482,18 @@ class TensorMethods:
 
     def mv(self, vec: Tensor) -> Tensor:
         """A matrix times a vector"""
+
+    def nanmean(self, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+        """The mean of the elements that are not NaN over `dim` (None: all)"""
+
+    def nanmedian(self, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Any:
+        """`median` of the elements that are not NaN"""
+
+    def nanquantile(self, q: Any, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, interpolation: builtins.str = ...) -> Tensor:
+        """`quantile` of the elements that are not NaN"""
+
+    def nansum(self, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
+        """Σ of the elements that are not NaN over `dim` (None: all)"""
 
     def narrow(self, dim: builtins.int, start: builtins.int, length: builtins.int) -> Tensor:
         """Elements `start` to `start + length` of dimension `dim`; a view"""
@@ -497,6 +548,9 @@ class TensorMethods:
 
     def qr(self, some: builtins.bool = ...) -> Any:
         """`linalg.qr`, reduced, or complete where not `some`"""
+
+    def quantile(self, q: Any, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, interpolation: builtins.str = ...) -> Tensor:
+        """The element at the share q of the sorted elements along `dim` (None: of all); a vector q adds a leading dimension."""
 
     def ravel(self) -> Tensor:
         """All elements in one dimension"""
@@ -693,6 +747,12 @@ class TensorMethods:
     def unflatten(self, dim: builtins.int, sizes: Any) -> Tensor:
         """Dimension `dim` as several; one size may be −1"""
 
+    def unique(self, sorted: builtins.bool = ..., return_inverse: builtins.bool = ..., return_counts: builtins.bool = ..., dim: builtins.int | None = ...) -> Any:
+        """The distinct elements, in order; or the distinct slices along `dim`. Every NaN is distinct."""
+
+    def unique_consecutive(self, return_inverse: builtins.bool = ..., return_counts: builtins.bool = ..., dim: builtins.int | None = ...) -> Any:
+        """The first element of each run of equal ones; or the first slice along `dim`. See `unique`"""
+
     def unsqueeze(self, dim: builtins.int) -> Tensor:
         """With a new dimension of length 1 at `dim`; a view"""
 
@@ -793,6 +853,7 @@ class TensorMethods:
     def copy_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def cos_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def cosh_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def cumprod_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def cumsum_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def div_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def divide_(self, *args: Any, **kwargs: Any) -> Tensor: ...

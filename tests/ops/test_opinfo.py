@@ -66,7 +66,7 @@ ABSENT = {
     for a in ("max_norm", "norm_type", "scale_grad_by_freq", "sparse")
 }
 #: Equal elements come in any order in PyTorch's indices: only values are compared where there are such.
-TIES = {"argsort", "sort", "topk"}
+TIES = {"argsort", "sort", "topk", "kthvalue"}
 #: Vectors of a decomposition have any sign: compared after the OpInfo's own normalisation.
 SIGNS = {"linalg.eigh", "linalg.svd", "svd"}
 #: (OpInfo, what the message of the difference holds) to the reason.
