@@ -71,6 +71,7 @@ from deepcore.config import (  # noqa: E402
     use_deterministic_algorithms,
 )
 from deepcore.ops.pieces import broadcast_shapes, tril_indices, triu_indices  # noqa: E402
+from deepcore.ops.pointwise import allclose, equal  # noqa: E402
 from deepcore.predicates import (  # noqa: E402
     is_complex,
     is_floating_point,

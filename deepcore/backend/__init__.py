@@ -134,11 +134,11 @@ class Backend:
                 fix="check the matrix for dependent rows and for NaN, or add a small multiple of the identity",
             ) from None
 
-    def special(self, name: str, x):
+    def special(self, name: str, *x):
         """erf, lgamma, digamma … elementwise, by its name in `torch.special`."""
         from deepcore.kernels.math import reference
 
-        return getattr(reference, name)(self, x)
+        return getattr(reference, name)(self, *x)
 
     # -- device -----------------------------------------------------------------------------------
     def synchronize(self) -> None:

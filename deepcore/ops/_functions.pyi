@@ -51,6 +51,12 @@ def add(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
 def addbmm(input: Tensor, batch1: Any, batch2: Any, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
     """beta · input + alpha · Σ batch1 @ batch2, summed over the first dimension"""
 
+def addcdiv(input: Tensor, tensor1: Any, tensor2: Any, *, value: Operand = ...) -> Tensor:
+    """input + value · tensor1 / tensor2"""
+
+def addcmul(input: Tensor, tensor1: Any, tensor2: Any, *, value: Operand = ...) -> Tensor:
+    """input + value · tensor1 · tensor2"""
+
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = ..., alpha: Any = ...) -> Tensor:
     """beta · input + alpha · (mat1 @ mat2)"""
 
@@ -153,11 +159,17 @@ def bincount(input: Tensor, weights: Any = ..., minlength: builtins.int = ...) -
 def bitwise_and(input: Tensor, other: Operand) -> Tensor:
     """the bits set in both"""
 
+def bitwise_left_shift(input: Tensor, other: Operand) -> Tensor:
+    """input · 2 ^ other; 0 where all bits are shifted out"""
+
 def bitwise_not(input: Tensor) -> Tensor:
     """every bit flipped"""
 
 def bitwise_or(input: Tensor, other: Operand) -> Tensor:
     """the bits set in either"""
+
+def bitwise_right_shift(input: Tensor, other: Operand) -> Tensor:
+    """⌊input / 2 ^ other⌋"""
 
 def bitwise_xor(input: Tensor, other: Operand) -> Tensor:
     """the bits set in exactly one"""
@@ -216,6 +228,12 @@ def clamp(input: Tensor, min: Operand | None = ..., max: Operand | None = ...) -
 def clip(input: Tensor, min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
     """min(max(input, min), max); the gradient passes where min ≤ input ≤ max"""
 
+def clamp_max(input: Tensor, max: Operand | None) -> Tensor:
+    """min(input, max)"""
+
+def clamp_min(input: Tensor, min: Operand | None) -> Tensor:
+    """max(input, min)"""
+
 def clone(input: Tensor, *, memory_format: Any = ...) -> Tensor:
     """A copy, through which gradients flow"""
 
@@ -245,6 +263,9 @@ def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., s
 
 def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = ..., stride: builtins.int | builtins.tuple[builtins.int, ...] = ..., padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., output_padding: builtins.int | builtins.tuple[builtins.int, ...] = ..., groups: builtins.int = ..., dilation: builtins.int | builtins.tuple[builtins.int, ...] = ...) -> Tensor:
     """The transpose of `conv3d`: its gradient with respect to the image, plus bias."""
+
+def copysign(input: Tensor, other: Operand) -> Tensor:
+    """|input| with the sign of other"""
 
 def corrcoef(input: Tensor) -> Tensor:
     """The correlations of variables in rows, of observations in columns, limited to −1 … 1"""
@@ -279,6 +300,9 @@ def cumsum(input: Tensor, dim: builtins.int, *, dtype: Any = ...) -> Tensor:
 def cumulative_trapezoid(y: Any, x: Any = ..., *, dx: Any = ..., dim: builtins.int = ...) -> Tensor:
     """The running integral of y along `dim` by trapezoids: one number less than y"""
 
+def deg2rad(input: Tensor) -> Tensor:
+    """degrees as radians"""
+
 def diag(input: Tensor, diagonal: builtins.int = ...) -> Tensor:
     """The matrix that has a vector as its diagonal; the diagonal of a matrix, as a copy"""
 
@@ -296,6 +320,9 @@ def diagonal_scatter(input: Tensor, src: Tensor, offset: builtins.int = ..., dim
 
 def diff(input: Tensor, n: builtins.int = ..., dim: builtins.int = ..., prepend: Any = ..., append: Any = ...) -> Tensor:
     """The n-th differences of neighbours along `dim`, of `prepend`, `input` and `append` joined; of bools, whether they differ"""
+
+def digamma(input: Tensor) -> Tensor:
+    """ψ(input), the derivative of ln Γ"""
 
 def dist(input: Tensor, other: Operand, p: Any = ...) -> Tensor:
     """‖input − other‖ₚ of all elements; the shapes broadcast"""
@@ -330,6 +357,12 @@ def eq(input: Tensor, other: Operand) -> Tensor:
 def erf(input: Tensor) -> Tensor:
     """2/√π ∫₀ˣ e^(−t²) dt"""
 
+def erfc(input: Tensor) -> Tensor:
+    """1 − erf(input), without cancellation"""
+
+def erfinv(input: Tensor) -> Tensor:
+    """the y with erf(y) = input; NaN outside −1 … 1"""
+
 def exp(input: Tensor) -> Tensor:
     """e ^ input"""
 
@@ -357,11 +390,20 @@ def fliplr(input: Tensor) -> Tensor:
 def flipud(input: Tensor) -> Tensor:
     """The first dimension reversed; a copy"""
 
+def float_power(input: Tensor, exponent: Any) -> Tensor:
+    """input ^ exponent, computed in float64"""
+
 def floor(input: Tensor) -> Tensor:
     """the largest whole number ≤ input"""
 
 def floor_divide(input: Tensor, other: Operand) -> Tensor:
     """⌊input / other⌋"""
+
+def fmax(input: Tensor, other: Operand) -> Tensor:
+    """the larger, of a number and NaN the number"""
+
+def fmin(input: Tensor, other: Operand) -> Tensor:
+    """the smaller, of a number and NaN the number"""
 
 def fmod(input: Tensor, other: Operand) -> Tensor:
     """input − other · trunc(input / other): the sign of `input`"""
@@ -369,8 +411,14 @@ def fmod(input: Tensor, other: Operand) -> Tensor:
 def frac(input: Tensor) -> Tensor:
     """input − trunc(input)"""
 
+def frexp(input: Tensor) -> Any:
+    """(mantissa, exponent): input = mantissa · 2 ^ exponent with ½ ≤ |mantissa| < 1; the exponent is int32"""
+
 def gather(input: Tensor, dim: builtins.int, index: Tensor) -> Tensor:
     """out[i, j] = input[index[i, j], j] for dim 0, and so on; `index` has the rank of `input`"""
+
+def gcd(input: Tensor, other: Operand) -> Tensor:
+    """the greatest common divisor"""
 
 def ge(input: Tensor, other: Operand) -> Tensor:
     """input ≥ other"""
@@ -414,6 +462,9 @@ def hardswish(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
 def hardtanh(input: Tensor, min_val: builtins.float = ..., max_val: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
     """min(max(x, min_val), max_val); the slope is 1 strictly inside, and 0 elsewhere. `inplace` changes nothing."""
 
+def heaviside(input: Tensor, other: Operand) -> Tensor:
+    """0 below 0, other at 0, 1 above; NaN for NaN"""
+
 def histc(input: Tensor, bins: builtins.int = ..., min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
     """How many elements are in each of `bins` equal parts of min … max (equal: of the range of the elements)"""
 
@@ -425,6 +476,12 @@ def hsplit(input: Tensor, indices_or_sections: Any) -> builtins.tuple[Tensor, ..
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along the second dimension (the first, for vectors)"""
+
+def hypot(input: Tensor, other: Operand) -> Tensor:
+    """√(input² + other²), without overflow"""
+
+def i0(input: Tensor) -> Tensor:
+    """the modified Bessel function of the first kind of order 0"""
 
 def index_add(input: Tensor, dim: builtins.int, index: Tensor, source: Any, *, alpha: Any = ...) -> Tensor:
     """`input` with alpha · the slices of `source` added at the indices of `dim`; equal indices add up"""
@@ -450,6 +507,9 @@ def inner(input: Tensor, other: Operand) -> Tensor:
 def interpolate(input: Tensor, size: builtins.int | builtins.tuple[builtins.int, ...] | None = ..., scale_factor: builtins.float | builtins.tuple[builtins.float, ...] | None = ..., mode: builtins.str = ..., align_corners: builtins.bool | None = ..., recompute_scale_factor: builtins.bool | None = ..., antialias: builtins.bool = ...) -> Tensor:
     """The input (N, C, *) at another size, `size` or ⌊length · scale_factor⌋: out[i] = Σ weight(i, j) · input[j] along each dimension."""
 
+def isclose(input: Tensor, other: Operand, rtol: builtins.float = ..., atol: builtins.float = ..., equal_nan: builtins.bool = ...) -> Tensor:
+    """|input − other| ≤ atol + rtol · |other|; infinities are close to themselves, NaN only with `equal_nan`"""
+
 def isfinite(input: Tensor) -> Tensor:
     """input is neither NaN nor infinite"""
 
@@ -462,11 +522,26 @@ def isinf(input: Tensor) -> Tensor:
 def isnan(input: Tensor) -> Tensor:
     """input is NaN"""
 
+def isneginf(input: Tensor) -> Tensor:
+    """input is −∞"""
+
+def isposinf(input: Tensor) -> Tensor:
+    """input is +∞"""
+
+def isreal(input: Tensor) -> Tensor:
+    """true: tensors are real"""
+
 def kron(input: Tensor, other: Operand) -> Tensor:
     """The Kronecker product: every element of input times all of other, as blocks"""
 
 def kthvalue(input: Tensor, k: builtins.int, dim: builtins.int = ..., keepdim: builtins.bool = ...) -> ValuesAndIndices:
     """(values, indices) of the k-th smallest element along `dim`; k counts from 1"""
+
+def lcm(input: Tensor, other: Operand) -> Tensor:
+    """the least common multiple"""
+
+def ldexp(input: Tensor, other: Operand) -> Tensor:
+    """input · 2 ^ other"""
 
 def le(input: Tensor, other: Operand) -> Tensor:
     """input ≤ other"""
@@ -476,6 +551,12 @@ def less_equal(input: Tensor, other: Operand) -> Tensor:
 
 def leaky_relu(input: Tensor, negative_slope: builtins.float = ..., inplace: builtins.bool = ...) -> Tensor:
     """max(0, x) + negative_slope · min(0, x). `inplace` changes nothing."""
+
+def lerp(input: Tensor, end: Any, weight: Tensor) -> Tensor:
+    """input + weight · (end − input); `weight` is a number or a tensor"""
+
+def lgamma(input: Tensor) -> Tensor:
+    """ln |Γ(input)|"""
 
 def det(A: Any) -> Tensor:
     """The determinant"""
@@ -516,6 +597,9 @@ def log_softmax(input: Tensor, dim: builtins.int, dtype: Any = ...) -> Tensor:
 def logaddexp(input: Tensor, other: Operand) -> Tensor:
     """ln(eˣ + eʸ), without overflow"""
 
+def logaddexp2(input: Tensor, other: Operand) -> Tensor:
+    """log₂(2ˣ + 2ʸ), without overflow"""
+
 def logcumsumexp(input: Tensor, dim: builtins.int) -> Tensor:
     """ln of the running sums of eˣ along `dim`, without overflow"""
 
@@ -533,6 +617,9 @@ def logical_or(input: Tensor, other: Operand) -> Tensor:
 
 def logical_xor(input: Tensor, other: Operand) -> Tensor:
     """exactly one is non-zero"""
+
+def logit(input: Tensor, eps: builtins.float | None = ...) -> Tensor:
+    """ln(x / (1 − x)); with `eps`, x is first limited to eps … 1 − eps. NaN outside 0 … 1"""
 
 def logsigmoid(input: Tensor) -> Tensor:
     """ln sigmoid(x) = min(0, x) − ln(1 + e^−|x|)"""
@@ -630,6 +717,12 @@ def multiply(input: Tensor, other: Operand) -> Tensor:
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """A matrix times a vector"""
 
+def mvlgamma(input: Tensor, p: builtins.int) -> Tensor:
+    """ln Γₚ(input) = p (p − 1) / 4 · ln π + Σ lgamma(input − k / 2) over k = 0 … p − 1; defined above (p − 1) / 2"""
+
+def nan_to_num(input: Tensor, nan: builtins.float | None = ..., posinf: builtins.float | None = ..., neginf: builtins.float | None = ...) -> Tensor:
+    """NaN replaced by `nan` (0), +∞ and −∞ by `posinf` and `neginf` (the largest and smallest number of the dtype)"""
+
 def nanmean(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """The mean of the elements that are not NaN over `dim` (None: all)"""
 
@@ -659,6 +752,9 @@ def neg(input: Tensor) -> Tensor:
 
 def negative(input: Tensor) -> Tensor:
     """−input"""
+
+def nextafter(input: Tensor, other: Operand) -> Tensor:
+    """the number next to input towards other"""
 
 def nonzero(input: Tensor, *, as_tuple: builtins.bool = ...) -> Any:
     """The indices (n × rank, int64) of the elements that are not zero; a tuple of vectors with `as_tuple`"""
@@ -693,6 +789,9 @@ def pixel_shuffle(input: Tensor, upscale_factor: builtins.int) -> Tensor:
 def pixel_unshuffle(input: Tensor, downscale_factor: builtins.int) -> Tensor:
     """The inverse of `pixel_shuffle`: (*, C, H·r, W·r) → (*, C·r², H, W)."""
 
+def polygamma(n: Any, input: Tensor) -> Tensor:
+    """The n-th derivative of ψ: (−1)ⁿ⁺¹ n! ζ(n + 1, input); n = 0 is `digamma`."""
+
 def positive(input: Tensor) -> Tensor:
     """input, unchanged"""
 
@@ -713,6 +812,9 @@ def qr(input: Tensor, some: builtins.bool = ...) -> Any:
 
 def quantile(input: Tensor, q: Any, dim: builtins.int | None = ..., keepdim: builtins.bool = ..., *, interpolation: builtins.str = ...) -> Tensor:
     """The element at the share q of the sorted elements along `dim` (None: of all); a vector q adds a leading dimension."""
+
+def rad2deg(input: Tensor) -> Tensor:
+    """radians as degrees"""
 
 def ravel(input: Tensor) -> Tensor:
     """All elements in one dimension"""
@@ -801,11 +903,20 @@ def sigmoid(input: Tensor) -> Tensor:
 def sign(input: Tensor) -> Tensor:
     """−1, 0 or 1; 0 for NaN"""
 
+def sgn(input: Tensor) -> Tensor:
+    """−1, 0 or 1; 0 for NaN"""
+
+def signbit(input: Tensor) -> Tensor:
+    """the sign is set: below 0, or −0.0"""
+
 def silu(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
     """x · sigmoid(x) (Elfwing et al. 2017). `inplace` changes nothing."""
 
 def sin(input: Tensor) -> Tensor:
     """sine, in radians"""
+
+def sinc(input: Tensor) -> Tensor:
+    """sin(πx) / (πx), and 1 at 0"""
 
 def sinh(input: Tensor) -> Tensor:
     """hyperbolic sine"""
@@ -980,3 +1091,6 @@ def vstack(tensors: Sequence[Tensor]) -> Tensor:
 
 def where(condition: Tensor, input: Tensor | None = ..., other: Operand = ...) -> Tensor:
     """input where condition, other elsewhere; with the condition alone, the indices of its true elements"""
+
+def xlogy(input: Tensor, other: Operand) -> Tensor:
+    """input · ln other, and 0 where input is 0; NaN where other is"""

@@ -350,7 +350,8 @@ def count_nonzero(input, dim=None):
 @composite(
     examples=lambda make: [
         sample(make(3, 4), 1), sample(make(3, 4), (0, 1)), sample(make(2, 3, 4), -1, True), sample(make(3) * 500, 0),
-    ]
+    ],
+    aliases=("special.logsumexp",),
 )  # fmt: skip
 @axis_names
 def logsumexp(input, dim, keepdim: bool = False):

@@ -228,6 +228,7 @@ def elementwise(
     public=True,
     check=None,
     wide=False,
+    place="",
 ) -> Callable[[Callable], Callable]:
     """Declare an elementwise primitive with one or two inputs, and its public function.
 
@@ -255,7 +256,8 @@ def elementwise(
             aliases=aliases,
             differentiable=op.differentiable,
             second_order=second_order,
-            inplace=rule != "logical" or len(op.inputs) == 2,
+            inplace=not place and (rule != "logical" or len(op.inputs) == 2),
+            place=place,
         )
         return declared(function)
 

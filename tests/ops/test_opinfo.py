@@ -182,7 +182,7 @@ def to_numpy(tensor) -> np.ndarray:
     if tensor.layout != torch.strided or name not in DTYPES:
         raise Unsupported(f"{tensor.layout}" if name in DTYPES else f"dtype {name}")
     tensor = tensor.detach()
-    return tensor.view(torch.int16).numpy().view(DTYPES[name]) if name == "bfloat16" else tensor.numpy()
+    return tensor.view(torch.int16).numpy().view(DTYPES[name]) if name == "bfloat16" else tensor.numpy(force=True)
 
 
 def our_arguments(op, sample, made):
