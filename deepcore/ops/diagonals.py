@@ -50,17 +50,11 @@ def diagonal(input, offset: int = 0, dim1: int = 0, dim2: int = 1):
     return diagonal_p(input, offset=int(offset), dims=_two("diagonal", input.ndim, dim1, dim2))
 
 
-_diagonal = diagonal
-
-
 @composite(place="linalg", examples=lambda make: [sample(make(3, 4)), sample(make(2, 3, 4), offset=1, dim1=0)])
 @takes_arrays
-def diagonal(A, *, offset: int = 0, dim1: int = -2, dim2: int = -1):
+def linalg_diagonal(A, *, offset: int = 0, dim1: int = -2, dim2: int = -1):
     """The diagonals of matrices, as the last dimension; a view"""
-    return _diagonal(A, offset, dim1, dim2)
-
-
-diagonal = _diagonal
+    return diagonal(A, offset, dim1, dim2)
 
 
 @composite(examples=lambda make: [sample(make(3)), sample(make(2, 3), 1), sample(make(2, 3), -1, 0, 2)])
@@ -83,7 +77,7 @@ def diag(input, diagonal: int = 0):
     """The matrix that has a vector as its diagonal; the diagonal of a matrix, as a copy"""
     if input.ndim not in (1, 2):
         raise ShapeError("diag takes a vector or a matrix", received=str(input.shape), fix="diagonal, or diag_embed")
-    return diag_embed(input, diagonal) if input.ndim == 1 else _diagonal(input, diagonal).clone()
+    return diag_embed(input, diagonal) if input.ndim == 1 else linalg_diagonal(input, offset=diagonal).clone()
 
 
 @composite(examples=lambda make: [sample(make(3)), sample(make(2, 2), 1)])
@@ -98,7 +92,7 @@ def diagflat(input, offset: int = 0):
 def diagonal_scatter(input, src, offset: int = 0, dim1: int = 0, dim2: int = 1):
     """`input` with `src` on the diagonal"""
     params = {"shape": input.shape, "offset": int(offset), "dims": _two("diagonal_scatter", input.ndim, dim1, dim2)}
-    part = _diagonal(input, offset, dim1, dim2)
+    part = diagonal(input, offset, dim1, dim2)
     if src.shape != part.shape:
         raise ShapeError(
             "diagonal_scatter: src has the shape of the diagonal", expected=str(part.shape), received=str(src.shape)

@@ -242,7 +242,7 @@ def _cholesky(xp, A):
 
 @composite(place="linalg", examples=positive_samples, through=positive, method=False)
 @takes_arrays
-def cholesky(A, *, upper: bool = False):
+def linalg_cholesky(A, *, upper: bool = False):
     """The lower triangular L with A = L Lᵀ, or with `upper` its transpose; A is symmetric and positive definite.
 
     Reads one triangle of A. Raises `LinAlgError` where A is not positive definite.
@@ -251,13 +251,10 @@ def cholesky(A, *, upper: bool = False):
     return mT(_cholesky(mT(A))) if upper else _cholesky(A)
 
 
-_linalg_cholesky = cholesky
-
-
 @composite(examples=lambda make: positive_samples(make, upper=True), through=positive)
 def cholesky(input, upper: bool = False):
     """`linalg.cholesky`"""
-    return _linalg_cholesky(input, upper=upper)
+    return linalg_cholesky(input, upper=upper)
 
 
 def _quotient(x, divisor):
@@ -365,7 +362,7 @@ def _only_r(xp, A):
     place="linalg", examples=lambda make: [sample(make(5, 2)), sample(make(2, 5)), sample(make(2, 2, 2), "complete")]
 )
 @takes_arrays
-def qr(A, mode: str = "reduced"):
+def linalg_qr(A, mode: str = "reduced"):
     """(Q, R): A = Q R with orthonormal columns of Q and upper triangular R.
 
     `mode`: "reduced" (Q has min(m, n) columns), "complete" (Q is square), "r" (Q is empty).
@@ -380,13 +377,10 @@ def qr(A, mode: str = "reduced"):
     return QR(out[..., :rows, :], mT(out[..., rows:, :]))
 
 
-_linalg_qr = qr
-
-
 @composite(examples=lambda make: [sample(make(5, 2)), sample(make(2, 2), False)])
 def qr(input, some: bool = True):
     """`linalg.qr`, reduced, or complete where not `some`"""
-    return _linalg_qr(input, "reduced" if some else "complete")
+    return linalg_qr(input, "reduced" if some else "complete")
 
 
 def _svd_back(g, out, rows, columns, full):
@@ -432,7 +426,7 @@ def _no_driver(name: str, driver) -> None:
     examples=lambda make: [sample(make(*shape), False) for shape in ((2, 2), (5, 2), (2, 2, 5))] + [sample(make(2, 2))],
 )
 @takes_arrays
-def svd(A, full_matrices: bool = True, *, driver=None):
+def linalg_svd(A, full_matrices: bool = True, *, driver=None):
     """(U, S, Vh): A = U diag(S) Vh with orthonormal columns of U and rows of Vh, S in descending order.
 
     `full_matrices`: U and Vh are square; their further columns and rows count as constants in gradients.
@@ -446,13 +440,10 @@ def svd(A, full_matrices: bool = True, *, driver=None):
     return SVD(out[..., :rows, :U], out[..., rows, :k], mT(out[..., rows + 1 :, :V]))
 
 
-_linalg_svd = svd
-
-
 @composite(examples=lambda make: [sample(make(5, 2)), sample(make(2, 2))])
 def svd(input, some: bool = True, compute_uv: bool = True):
     """(U, S, V), reduced where `some`: V is the transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
-    U, S, Vh = _linalg_svd(input, not some)
+    U, S, Vh = linalg_svd(input, not some)
     if compute_uv:
         return OldSVD(U, S, mT(Vh))
     shapes = (*U.shape[:-1], U.shape[-2]), (*Vh.shape[:-2], Vh.shape[-1], Vh.shape[-1])
@@ -461,7 +452,7 @@ def svd(input, some: bool = True, compute_uv: bool = True):
 
 
 def _svdvals_back(g, A):
-    U, _, Vh = _linalg_svd(A, full_matrices=False)
+    U, _, Vh = linalg_svd(A, full_matrices=False)
     return matmul(U * unsqueeze(g, -2), Vh)
 
 

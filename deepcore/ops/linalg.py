@@ -179,8 +179,8 @@ def blended(name: str, product, input, a, b, beta, alpha):
     check_factor(name, dtype, alpha=alpha)
     check_factor(name, dtype, beta=beta)
     if is_half(a) and b.dtype == dtype and input.dtype == dtype:
-        wide = (cast(t, dt.float32) for t in (input, a, b))
-        return cast(blended(name, product, *wide, beta, alpha), dtype)
+        input, a, b = (cast(t, dt.float32) for t in (input, a, b))
+        return cast(blended(name, product, input, a, b, beta, alpha), dtype)
     out = product(a, b)
     out = out if alpha == 1 else out * alpha
     out = out if beta == 0 else out + (input if beta == 1 else input * beta)

@@ -152,7 +152,7 @@ def _norm_samples(make):
 
 @composite(place="linalg", examples=_norm_samples, method=False)
 @axis_names
-def norm(A, ord=None, dim=None, keepdim: bool = False, *, dtype=None):
+def linalg_norm(A, ord=None, dim=None, keepdim: bool = False, *, dtype=None):
     """`vector_norm` of all elements or over `dim`; with `ord`, `matrix_norm` of a matrix or over two dimensions"""
     matrix = isinstance(dim, (tuple, list)) and len(dim) == 2
     if ord is None:
@@ -172,7 +172,7 @@ def norm(A, ord=None, dim=None, keepdim: bool = False, *, dtype=None):
     ]
 )  # fmt: skip
 @axis_names
-def norm(input, p="fro", dim=None, keepdim: bool = False, dtype=None):  # noqa: F811
+def norm(input, p="fro", dim=None, keepdim: bool = False, dtype=None):
     """(Σ |x|ᵖ)^(1/p) over `dim` (None: all elements), also of matrices: "fro" is p = 2. "nuc": `linalg.matrix_norm`"""
     if p == "nuc":
         return matrix_norm(input, "nuc", (-2, -1) if dim is None else dim, keepdim, dtype=dtype)

@@ -187,7 +187,7 @@ _numpy("diag")(lambda v, k=0: diagonals.diag(v, k))
 _numpy("diagflat")(lambda v, k=0: diagonals.diagflat(v, k))
 _numpy("trace")(lambda a, offset=0, axis1=0, axis2=1: reduction.sum(diagonals.diagonal(a, offset, axis1, axis2), -1))
 _numpy("kron")(lambda a, b: products.kron(a, b))
-_numpy("cross")(lambda a, b, axis=-1: FUNCTIONS["linalg.cross"].function(a, b, dim=axis))
+_numpy("cross")(lambda a, b, axis=-1: products.linalg_cross(a, b, dim=axis))
 _numpy("tensordot")(lambda a, b, axes=2: products.tensordot(a, b, axes))
 _numpy("inner")(lambda a, b: products.inner(a, b) if a.ndim and b.ndim else a * b)
 _numpy("vander")(lambda x, N=None, increasing=False: products.vander(x, N, increasing))
@@ -320,8 +320,7 @@ _LINALG = {
     "cond": norms.cond, "pinv": lambda a, rcond=None, hermitian=False, *, rtol=None: norms.pinv(
         a, rcond if rtol is None else rtol, hermitian),
     "matrix_rank": lambda A, tol=None, hermitian=False, *, rtol=None: norms.matrix_rank(A, tol, hermitian, rtol=rtol),
-    "cholesky": lambda a, *, upper=False: lapack.cholesky(a, upper),
-    "qr": lambda a, mode="reduced": _qr(a, mode),
+    "cholesky": lambda a, *, upper=False: lapack.linalg_cholesky(a, upper=upper),
     "diagonal": lambda x, *, offset=0: diagonals.diagonal(x, offset, -2, -1),
     "trace": lambda x, *, offset=0, dtype=None: reduction.sum(diagonals.diagonal(x, offset, -2, -1), -1, dtype=dtype),
 }  # fmt: skip
@@ -329,19 +328,17 @@ for _name, _adapter in _LINALG.items():
     _FUNCTIONS[f"np.linalg.{_name}"] = _adapter
 
 
-def _qr(a, mode):
-    Q, R = FUNCTIONS["linalg.qr"].function(a, mode)
+@_numpy("linalg.qr")
+def _qr(a, mode="reduced"):
+    Q, R = lapack.linalg_qr(a, mode)
     return R if mode == "r" else (Q, R)
 
 
 @_numpy("linalg.svd")
 def _svd(a, full_matrices=True, compute_uv=True, hermitian=False):
-    return FUNCTIONS["linalg.svd"].function(a, full_matrices) if compute_uv else lapack.svdvals(a)
+    return lapack.linalg_svd(a, full_matrices) if compute_uv else lapack.svdvals(a)
 
 
 @_numpy("linalg.norm")
 def _norm(x, ord=None, axis=None, keepdims=False):
-    function = FUNCTIONS["linalg.norm"].function
-    if ord is None and axis is None:
-        return function(x, None, None, keepdims)
-    return function(x, ord, axis, keepdims)
+    return norms.linalg_norm(x, ord, axis, keepdims)

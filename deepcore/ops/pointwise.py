@@ -202,8 +202,8 @@ def _combined(name: str, op, input, tensor1, tensor2, value):
     dtype = input.dtype
     check_factor(name, dtype, value=value)
     if is_half(input):
-        wide = (cast(x, dt.float32) for x in (input, tensor1, tensor2))
-        return cast(_combined(name, op, *wide, value), dtype)
+        input, tensor1, tensor2 = (cast(x, dt.float32) for x in (input, tensor1, tensor2))
+        return cast(_combined(name, op, input, tensor1, tensor2, value), dtype)
     part = op(tensor1, tensor2) if value == 1 else op(mul(tensor1, value), tensor2)
     return input + part
 

@@ -210,12 +210,9 @@ def _cross(name: str, input, other, dim: int):
     place="linalg", examples=lambda make: [sample(make(2, 3), make(2, 3)), sample(make(3, 2), make(3, 1), dim=0)]
 )
 @axis_names
-def cross(input, other, *, dim: int = -1):
+def linalg_cross(input, other, *, dim: int = -1):
     """The cross product of vectors of three numbers along `dim`; the other dimensions broadcast"""
     return _cross("cross", input, other, dim)
-
-
-_linalg_cross = cross
 
 
 @composite(examples=lambda make: [sample(make(2, 3), make(2, 3)), sample(make(3, 3), make(3, 3), 1)])
@@ -297,7 +294,7 @@ def trace(input):
     place="linalg", examples=lambda make: [sample(make(3)), sample(make(2, 3), N=4), sample(make(3), N=1)], method=False
 )
 @takes_arrays
-def vander(x, N: int | None = None):
+def linalg_vander(x, N: int | None = None):
     """The powers 0 to N − 1 (default: as many as there are numbers) of each number, as rows"""
     if N is not None and N < 1:
         raise ArgumentError("vander: N is at least 1", received=f"N={N}")
@@ -310,9 +307,6 @@ def vander(x, N: int | None = None):
     return stack(powers[:count], -1)
 
 
-_linalg_vander = vander
-
-
 @composite(examples=lambda make: [sample(make(3)), sample(make(3), 4, True)], method=False)
 @takes_arrays
 def vander(x, N: int | None = None, increasing: bool = False):
@@ -320,7 +314,7 @@ def vander(x, N: int | None = None, increasing: bool = False):
     _ranks("vander", x=(x, 1))
     if N == 0:
         return made(x.backend.zeros((*x.shape, 0), dtype=x.dtype if dt.is_floating(x.dtype) else dt.int64), x.backend)
-    out = _linalg_vander(x, N)
+    out = linalg_vander(x, N)
     return out if increasing else out.flip(-1)
 
 

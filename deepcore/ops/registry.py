@@ -278,12 +278,12 @@ def composite(
     """Declare a public function of tensors. `examples(make)` gives the samples its tests run (`make(2, 3)` is a tensor).
 
     `method`: also `Tensor.<name>`; `inplace`: also `Tensor.<name>_`. `aliases`: further names for the same function.
-    `place`: the module of the name, as "linalg"; aliases are elsewhere, and may name a module, too ("special.erfc").
+    `place`: the module of the name: `linalg_norm` of "linalg" is `dc.linalg.norm`; aliases are elsewhere, and may name a module, too ("special.erfc").
     `through`: tests of gradients apply it to the first argument, so that finite differences stay in the domain.
     """
 
     def declare(function: Callable) -> Callable:
-        name = f"{place}.{function.__name__}" if place else function.__name__
+        name = f"{place}.{function.__name__.removeprefix(f'{place}_')}" if place else function.__name__
         entry = Declared(
             name, function, examples, method, tuple(aliases), differentiable, second_order, inplace, through
         )

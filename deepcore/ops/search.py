@@ -499,8 +499,8 @@ def histogram(input, bins=100, *, range=None, weight=None, density: bool = False
             )
         edges = bins.detach()
     else:
-        bounds = tuple(map(float, range)) if range is not None else (0.0, 0.0) if flat.numel() else (0.0, 1.0)
-        low, high = _limits("histogram", flat, *bounds, 0.5)
+        low, high = map(float, range) if range is not None else (0.0, 0.0 if flat.numel() else 1.0)
+        low, high = _limits("histogram", flat, low, high, 0.5)
         if bins < 1:
             raise ArgumentError("histogram: bins is positive", received=str(bins))
         edges = Tensor(xp.linspace(low, high, bins + 1).astype(input.dtype), xp)
