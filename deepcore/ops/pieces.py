@@ -10,6 +10,7 @@ import operator
 from deepcore.autograd import constant
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend, place
+from deepcore.effects import untraceable
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.ops.index import index_select, nonzero
 from deepcore.ops.reduction import sum as sum_
@@ -147,6 +148,8 @@ def repeat_interleave(input, repeats, dim: int | None = None, *, output_size: in
     d = normalize_dim(dim, input.ndim)
     if isinstance(repeats, (list, tuple)):
         repeats = made(input.backend.asarray(list(repeats), dt.int64), input.backend)
+    if isinstance(repeats, Tensor):
+        untraceable("repeat_interleave, whose shape depends on values")
     if isinstance(repeats, Tensor) and repeats.numel() != 1:
         if dt.is_floating(repeats.dtype) or repeats.ndim > 1 or repeats.numel() != input.shape[d]:
             raise ShapeError(

@@ -11,6 +11,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, ShapeError
 from deepcore.ops.comparison import clamp
 from deepcore.ops.diagonals import diagonal
+from deepcore.ops.index import within
 from deepcore.ops.linalg import blended, dot, matmul, outer, same_dtype
 from deepcore.ops.reduction import sum as sum_
 from deepcore.ops.registry import Tensor, axis_names, cast, composite, promote, sample, takes_arrays
@@ -393,7 +394,7 @@ def cov(input, *, correction: int = 1, fweights=None, aweights=None):
                 expected=f"{'integers' if integers else 'floats'} ({count},)",
                 received=f"{dt.name_of(w.dtype)} {w.shape}",
             )
-        if bool((w < 0).any()):
+        if not within(cast(w < 0, dt.int64), 0, 1):
             raise ArgumentError(f"cov: {name} are at least 0", received=f"{w.min().item()}")
         w = reshape_p(w, shape=(count,))
         weights = w if weights is None else weights * w

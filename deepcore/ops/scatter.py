@@ -9,10 +9,22 @@ from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.arithmetic import neg
 from deepcore.ops.common import zeros
 from deepcore.ops.comparison import where
-from deepcore.ops.index import _check_range, _take_grad, basic, gather_p, getitem, masked_fill, scatter_add, setitem
+from deepcore.ops.index import (
+    _assign,
+    _check_range,
+    _parse,
+    _take_grad,
+    basic,
+    gather_p,
+    getitem,
+    masked_fill,
+    scatter_add,
+    within,
+)
 from deepcore.ops.registry import Tensor, apply, axis_names, cast, composite, is_half, primitive, sample
 
 from deepcore.ops.registry import takes_arrays  # isort: skip
+from deepcore.ops.scan import cumsum
 from deepcore.ops.shape import broadcast_shape, broadcast_to, normalize_dim, ravel, reshape_p
 from deepcore.tensor import made
 
@@ -75,7 +87,7 @@ def _operands(name: str, input: Tensor, dim: int, index: Tensor, src):
 
 def _scatter_samples(make):
     index = made(make(3, 4).detach().argsort(1)._data, make(1).backend)
-    return [sample(make(3, 4), 1, index, make(3, 4)), sample(make(3, 4), -1, index[:, :2], 0.5)]
+    return [sample(make(3, 4), 1, index, make(3, 4)), sample(make(3, 4), -1, index[:, :2].contiguous(), 0.5)]
 
 
 @composite(inplace=True, examples=_scatter_samples)
@@ -287,9 +299,13 @@ def index_copy(input, dim: int, index, source):
 
 def _written(input: Tensor, key, value) -> Tensor:
     """A copy of `input` with `value` at `key`."""
-    out = input.clone()
-    setitem(out if out.ndim else out.reshape(1), key, value)
-    return out
+    if not isinstance(value, Tensor):
+        value = Tensor(input.backend.constant(value, input.dtype), input.backend)
+    shape, value = input.shape, value if value.dtype == input.dtype else cast(value, input.dtype)
+    input = reshape_p(input, shape=shape or (1,))
+    view, indices, dims = _parse(input, key, reads=False)
+    steps = ((basic, {"index": (*view, ...)}),) if view else ()
+    return reshape_p(apply(_assign, (input, value, *indices), {"steps": steps, "dims": dims}), shape=shape)
 
 
 @composite(
@@ -332,7 +348,9 @@ def index_reduce(input, dim: int, index, source, reduce: str, *, include_self: b
         raise ArgumentError("index_reduce: unknown reduce", expected="prod, mean, amax or amin", received=repr(reduce))
     d, index, source = _slices("index_reduce", input, dim, index, source)
     shape = source.shape
-    index = broadcast_to(reshape_p(index, shape=(1,) * d + (index.numel(),) + (1,) * (source.ndim - d - 1)), shape)
+    index = broadcast_to(
+        reshape_p(index, shape=(1,) * d + (index.numel(),) + (1,) * (source.ndim - d - 1)), shape
+    ).contiguous()
     if not input.ndim:
         return reshape_p(
             index_reduce(reshape_p(input, shape=(1,)).clone(), d, index, source, reduce, include_self=include_self),
@@ -360,8 +378,8 @@ def index_put(input, indices, values, accumulate: bool = False):
         )
     if not accumulate:
         return _written(input, indices, values)
-    places = made(input.backend.arange(input.numel()).reshape(input.shape), input.backend)
-    places = getitem(places, indices)
+    places = made(input.backend.arange(input.numel()), input.backend)
+    places = getitem(reshape_p(places, shape=input.shape), indices)
     return put(input, places, broadcast_to(values, places.shape), True)
 
 
@@ -434,12 +452,16 @@ def masked_scatter(input, mask, source):
         )
     shape = broadcast_shape("masked_scatter", input.shape, mask.shape)
     input, mask = broadcast_to(input, shape), broadcast_to(mask, shape)
-    count = int(mask.sum())
-    if source.numel() < count:
+    flat, size = ravel(mask), source.numel()
+    place = where(flat, cumsum(flat, 0) - 1, 0)
+    if not within(place, 0, max(size, 1)) or (not size and bool(mask.any())):
         raise ShapeError(
-            "masked_scatter: source has too few elements", expected=f"at least {count}", received=str(source.shape)
+            "masked_scatter: source has too few elements",
+            expected=f"at least {int(mask.sum())}",
+            received=str(source.shape),
         )
-    return _written(input, mask, ravel(source)[:count])
+    chosen = _take_flat(ravel(source), place) if size else ravel(input)
+    return where(mask, reshape_p(chosen, shape=shape), input)
 
 
 @composite(examples=lambda make: [sample(make(3, 4), make(3), 1, -1), sample(make(3, 4), make(4), 0, 1)])

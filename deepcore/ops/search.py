@@ -11,7 +11,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.effects import untraceable
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.ops.comparison import isnan, where
-from deepcore.ops.index import gather
+from deepcore.ops.index import gather, gather_p, within
 from deepcore.ops.reduction import ValuesAndIndices
 from deepcore.ops.reduction import sum as sum_
 from deepcore.ops.registry import Tensor, as_number, axis_names, cast, composite, is_half, primitive, promote, sample
@@ -31,7 +31,7 @@ def _at_index(input: Tensor, index: Tensor, d: int, keepdim: bool) -> ValuesAndI
     """The values at `index`, whose dimension `d` has length 1."""
     if not input.ndim:
         return ValuesAndIndices(input.clone(), index)
-    values = gather(input, d, index)
+    values = gather_p(input, index, dim=d)
     if not keepdim:
         shape = input.shape[:d] + input.shape[d + 1 :]
         values, index = reshape_p(values, shape=shape), reshape_p(index, shape=shape)
@@ -80,7 +80,7 @@ def _median(name: str, input: Tensor, dim, keepdim: bool, ignore_nan: bool):
         place = where(count > 0, (count - 1) // 2, 0)
     else:
         place = where(count < length, count, (length - 1) // 2)  # the first NaN
-    return _at_index(input, gather(order, d, place), d, keepdim)
+    return _at_index(input, gather_p(order, place, dim=d), d, keepdim)
 
 
 @composite(examples=lambda make: [sample(make(3, 5)), sample(make(3, 5), 1), sample(make(3, 4), 0, True)])
@@ -106,7 +106,7 @@ def mode(input, dim: int = -1, keepdim: bool = False):
         return ValuesAndIndices(input.clone(), order)
     ranked = movedim(gather(input.detach(), d, order), d, -1)
     ends = _longest_run(ranked if ranked.dtype != dt.bool_ else cast(ranked, dt.uint8))
-    return _at_index(input, gather(order, d, movedim(unsqueeze(ends, -1), -1, d)), d, keepdim)
+    return _at_index(input, gather_p(order, movedim(unsqueeze(ends, -1), -1, d), dim=d), d, keepdim)
 
 
 @primitive()
@@ -139,7 +139,8 @@ def _quantile(name: str, input, q, dim, keepdim: bool, interpolation: str, ignor
         raise DTypeError(
             f"{name}: q is a number or a vector of the input's dtype", received=f"{dt.name_of(q.dtype)} {q.shape}"
         )
-    if not bool(((q >= 0) & (q <= 1)).all()):
+    outside = not 0 <= number <= 1 if number is not None else not within(cast(~((q >= 0) & (q <= 1)), dt.int64), 0, 1)
+    if outside:
         raise ArgumentError(f"{name}: q is from 0 to 1", received=str(q.tolist()))
     rank = input.ndim
     if dim is None:
@@ -167,9 +168,9 @@ def _quantile(name: str, input, q, dim, keepdim: bool, interpolation: str, ignor
     if interpolation == "nearest":
         place = place.round()
     below = place.detach().floor() if interpolation != "higher" else place.detach().ceil()
-    low = gather(ranked, -1, cast(below, dt.int64))
+    low = gather_p(ranked, cast(below, dt.int64), dim=ranked.ndim - 1)
     if interpolation in ("linear", "midpoint"):
-        high = gather(ranked, -1, cast(place.detach().ceil(), dt.int64))
+        high = gather_p(ranked, cast(place.detach().ceil(), dt.int64), dim=ranked.ndim - 1)
         share = place - below if interpolation == "linear" else 0.5
         low = low + (high - low) * share
     out = movedim(low, -1, 0)
@@ -183,7 +184,7 @@ def _quantile(name: str, input, q, dim, keepdim: bool, interpolation: str, ignor
 
 
 def _quantile_samples(make):
-    levels = made(make(2, low=0.1, high=0.9)._data, make(1).backend)
+    levels = make(2, low=0.1, high=0.9)
     return [
         sample(make(3, 5), 0.3), sample(make(3, 5), 0.6, 1), sample(make(3, 5), levels, 0, True), sample(make(5), levels),
         *(sample(make(3, 5), 0.4, 1, interpolation=kind) for kind in _INTERPOLATIONS),
@@ -234,7 +235,7 @@ def _search(xp, sequence, values, *, right):
 
 
 @composite(
-    examples=lambda make: [sample(sort(make(5).detach()).values, make(3, 4)), sample(sort(make(3, 4)).values.detach(), make(3, 2), right=True)],
+    examples=lambda make: [sample(sort(make(5).detach()).values, make(3, 4).detach()), sample(sort(make(3, 4)).values.detach(), make(3, 2).detach(), right=True)],
     differentiable=False, method=False,
 )  # fmt: skip
 @takes_arrays
@@ -290,7 +291,7 @@ def _comparable(x: Tensor) -> Tensor:
 
 
 @composite(
-    examples=lambda make: [sample(make(3, 4), sort(make(5).detach()).values), sample(make(3), sort(make(5).detach()).values, right=True)],
+    examples=lambda make: [sample(make(3, 4).detach(), sort(make(5).detach()).values), sample(make(3).detach(), sort(make(5).detach()).values, right=True)],
     differentiable=False, method=False,
 )  # fmt: skip
 @takes_arrays
@@ -461,6 +462,7 @@ def histc(input, bins: int = 100, min=0, max=0):
     """How many elements are in each of `bins` equal parts of min … max (equal: of the range of the elements)"""
     if bins < 1:
         raise ArgumentError("histc: bins is positive", received=str(bins))
+    untraceable("a histogram, whose range depends on values")
     flat = ravel(_comparable(input))
     low, high = _limits("histc", flat, float(min), float(max), 1.0)
     xp, x = input.backend, flat._data
@@ -490,6 +492,7 @@ def histogram(input, bins=100, *, range=None, weight=None, density: bool = False
             expected=str(input.shape),
             received=f"{dt.name_of(weight.dtype)} {weight.shape}",
         )
+    untraceable("a histogram, whose range depends on values")
     flat, xp = ravel(input.detach()), input.backend
     if isinstance(bins, Tensor):
         if bins.ndim != 1 or bins.dtype != input.dtype or not bins.numel():
