@@ -350,7 +350,7 @@ def cartesian_prod(*tensors):
     return stack([reshape_p(x, shape=(x.numel(),)) for x in meshgrid(*tensors, indexing="ij")], 1)
 
 
-@composite(examples=lambda make: [sample(make(4)), sample(make(4), 3), sample(make(3), 2, True)])
+@composite(examples=lambda make: [sample(make(5)), sample(make(5), 3), sample(make(2), 2, True)])
 @takes_arrays
 def combinations(input, r: int = 2, with_replacement: bool = False):
     """All sets of `r` elements of a vector, in order, as rows"""
