@@ -14,9 +14,29 @@ from deepcore.autograd import mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, DTypeError
-from deepcore.ops import comparison, diagonals, index, lapack, linalg, norms, pieces, pointwise, products, reduction
-
-from deepcore.ops import rounding, scan, search, shape, sort, special, statistics  # isort: skip
+from deepcore.ops import (
+    comparison,
+    counting,
+    decompositions,
+    diagonals,
+    index,
+    integrals,
+    lapack,
+    linalg,
+    matrix_functions,
+    norms,
+    pieces,
+    pointwise,
+    products,
+    reduction,
+    rounding,
+    scan,
+    search,
+    shape,
+    sort,
+    special,
+    statistics,
+)  # fmt: skip
 from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor, promote
 from deepcore.tensor import empty_like, full_like, ones_like, zeros_like
 
@@ -192,7 +212,7 @@ _numpy("tensordot")(lambda a, b, axes=2: products.tensordot(a, b, axes))
 _numpy("inner")(lambda a, b: products.inner(a, b) if a.ndim and b.ndim else a * b)
 _numpy("vander")(lambda x, N=None, increasing=False: products.vander(x, N, increasing))
 _numpy("trapezoid")(
-    lambda y, x=None, dx=1.0, axis=-1: products.trapezoid(y, x, dx=None if x is not None else dx, dim=axis)
+    lambda y, x=None, dx=1.0, axis=-1: integrals.trapezoid(y, x, dx=None if x is not None else dx, dim=axis)
 )
 _numpy("cumprod")(lambda a, axis=None, dtype=None: scan.cumprod(*_flat(a, axis), dtype=dtype))
 _numpy("diff")(lambda a, n=1, axis=-1, prepend=None, append=None: scan.diff(a, n, axis, prepend, append))
@@ -209,7 +229,7 @@ _numpy("isposinf")(lambda x: pointwise.isposinf(x))
 _numpy("isneginf")(lambda x: pointwise.isneginf(x))
 _numpy("isin")(lambda element, test_elements, *, invert=False: search.isin(element, test_elements, invert=invert))
 _numpy("searchsorted")(lambda a, v, side="left", sorter=None: search.searchsorted(a, v, side=side, sorter=sorter))
-_numpy("bincount")(lambda x, weights=None, minlength=0: search.bincount(x, weights, minlength))
+_numpy("bincount")(lambda x, weights=None, minlength=0: counting.bincount(x, weights, minlength))
 _numpy("argwhere")(lambda a: index.nonzero(a))
 _numpy("fliplr")(lambda m: pieces.fliplr(m))
 _numpy("flipud")(lambda m: pieces.flipud(m))
@@ -314,12 +334,12 @@ def _allclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=False):
 
 _LINALG = {
     "inv": lapack.inv, "solve": lapack.solve, "det": lapack.det, "slogdet": lapack.slogdet, "eigvalsh": lapack.eigvalsh,
-    "eigh": lapack.eigh, "matrix_power": norms.matrix_power, "multi_dot": products.multi_dot, "svdvals": lapack.svdvals,
+    "eigh": lapack.eigh, "matrix_power": matrix_functions.matrix_power, "multi_dot": products.multi_dot, "svdvals": decompositions.svdvals,
     "matrix_norm": lambda x, *, keepdims=False, ord="fro": norms.matrix_norm(x, ord, keepdim=keepdims),
     "vector_norm": lambda x, *, axis=None, keepdims=False, ord=2: norms.vector_norm(x, ord, axis, keepdims),
-    "cond": norms.cond, "pinv": lambda a, rcond=None, hermitian=False, *, rtol=None: norms.pinv(
+    "cond": matrix_functions.cond, "pinv": lambda a, rcond=None, hermitian=False, *, rtol=None: matrix_functions.pinv(
         a, rcond if rtol is None else rtol, hermitian),
-    "matrix_rank": lambda A, tol=None, hermitian=False, *, rtol=None: norms.matrix_rank(A, tol, hermitian, rtol=rtol),
+    "matrix_rank": lambda A, tol=None, hermitian=False, *, rtol=None: matrix_functions.matrix_rank(A, tol, hermitian, rtol=rtol),
     "cholesky": lambda a, *, upper=False: lapack.linalg_cholesky(a, upper=upper),
     "diagonal": lambda x, *, offset=0: diagonals.diagonal(x, offset, -2, -1),
     "trace": lambda x, *, offset=0, dtype=None: reduction.sum(diagonals.diagonal(x, offset, -2, -1), -1, dtype=dtype),
@@ -330,13 +350,13 @@ for _name, _adapter in _LINALG.items():
 
 @_numpy("linalg.qr")
 def _qr(a, mode="reduced"):
-    Q, R = lapack.linalg_qr(a, mode)
+    Q, R = decompositions.linalg_qr(a, mode)
     return R if mode == "r" else (Q, R)
 
 
 @_numpy("linalg.svd")
 def _svd(a, full_matrices=True, compute_uv=True, hermitian=False):
-    return lapack.linalg_svd(a, full_matrices) if compute_uv else lapack.svdvals(a)
+    return decompositions.linalg_svd(a, full_matrices) if compute_uv else decompositions.svdvals(a)
 
 
 @_numpy("linalg.norm")

@@ -25,9 +25,12 @@ from deepcore.ops.shape import (
     narrow,
     normalize_dim,
     reshape_p,
+    same_dtypes,
+    split,
+    sum_to,
+    transpose,
+    unsqueeze,
 )
-
-from deepcore.ops.shape import same_dtypes, split, sum_to, transpose, unsqueeze  # isort: skip
 from deepcore.tensor import made
 
 # -- splitting and joining ----------------------------------------------------------------------------------------------

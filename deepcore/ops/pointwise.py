@@ -13,9 +13,20 @@ from deepcore.ops.arithmetic import check_factor, mul, pow, true_divide
 from deepcore.ops.common import no_bool, zeros
 from deepcore.ops.comparison import clamp, isfinite, isnan, where
 from deepcore.ops.exponential import exp2
-from deepcore.ops.registry import Tensor, as_number, as_tensor, binary_samples, cast, composite, elementwise, is_half
-
-from deepcore.ops.registry import primitive, promote, sample, takes_arrays  # isort: skip
+from deepcore.ops.registry import (
+    Tensor,
+    as_number,
+    as_tensor,
+    binary_samples,
+    cast,
+    composite,
+    elementwise,
+    is_half,
+    primitive,
+    promote,
+    sample,
+    takes_arrays,
+)
 
 Frexp = namedtuple("Frexp", "mantissa exponent")
 

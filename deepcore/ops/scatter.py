@@ -21,9 +21,7 @@ from deepcore.ops.index import (
     scatter_add,
     within,
 )
-from deepcore.ops.registry import Tensor, apply, axis_names, cast, composite, is_half, primitive, sample
-
-from deepcore.ops.registry import takes_arrays  # isort: skip
+from deepcore.ops.registry import Tensor, apply, axis_names, cast, composite, is_half, primitive, sample, takes_arrays
 from deepcore.ops.scan import cumsum
 from deepcore.ops.shape import broadcast_shape, broadcast_to, normalize_dim, ravel, reshape_p
 from deepcore.tensor import made

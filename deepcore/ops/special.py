@@ -11,9 +11,16 @@ from deepcore.ops.arithmetic import neg, sign
 from deepcore.ops.common import float_op, in_float32
 from deepcore.ops.comparison import where
 from deepcore.ops.exponential import exp, log, log1p
-from deepcore.ops.registry import Tensor, binary_samples, composite, elementwise, primitive, promote, sample
-
-from deepcore.ops.registry import unary_samples  # isort: skip
+from deepcore.ops.registry import (
+    Tensor,
+    binary_samples,
+    composite,
+    elementwise,
+    primitive,
+    promote,
+    sample,
+    unary_samples,
+)
 from deepcore.ops.trigonometric import cos, sin
 
 _ROOT_PI, _ROOT_2 = math.sqrt(math.pi), math.sqrt(2.0)
