@@ -358,7 +358,7 @@ class TensorMethods:
         """min(max(x, min_val), max_val); the slope is 1 strictly inside, and 0 elsewhere. `inplace` changes nothing."""
 
     def heaviside(self, other: Operand) -> Tensor:
-        """0 below 0, other at 0, 1 above; NaN for NaN"""
+        """0 below 0 and for NaN, other at 0, 1 above"""
 
     def histc(self, bins: builtins.int = ..., min: Operand | None = ..., max: Operand | None = ...) -> Tensor:
         """How many elements are in each of `bins` equal parts of min … max (equal: of the range of the elements)"""

@@ -124,10 +124,8 @@ def _one_dtype(input, other) -> None:
 
 @elementwise("numeric", vjp=(lambda g: zeros(g), lambda g, input: where(input == 0, g, 0.0)), check=_one_dtype)
 def heaviside(xp, input, other):
-    """0 below 0, other at 0, 1 above; NaN for NaN"""
-    step = (input > 0).astype(input.dtype)
-    step = xp.where(input == 0, other, step)
-    return xp.where(input != input, input, step) if dt.is_floating(input.dtype) else step
+    """0 below 0 and for NaN, other at 0, 1 above"""
+    return xp.where(input == 0, other, (input > 0).astype(input.dtype))
 
 
 @composite(examples=binary_samples(0.3, 2.0, -1.5, 2.0), inplace=True)
@@ -210,7 +208,7 @@ def lerp(input, end, weight):
 def _combined(name: str, op, input, tensor1, tensor2, value):
     """input + value · op(tensor1, tensor2), rounded once."""
     input, tensor1, tensor2 = promote(name, "numeric", input, tensor1, tensor2)
-    dtype = input.dtype
+    dtype, value = input.dtype, int(value) if isinstance(value, bool) else value
     check_factor(name, dtype, value=value)
     if is_half(input):
         input, tensor1, tensor2 = (cast(x, dt.float32) for x in (input, tensor1, tensor2))

@@ -89,6 +89,7 @@ KNOWN: dict[tuple[str, str], str] = {
         "nn.functional.interpolate",
         "takes floats",
     ): "images of bytes, which the caller converts, and rounds as they like",
+    ("addcdiv", "gradient 2"): "PyTorch computes the gradient of a 16-bit divisor in 16 bits",
     ("addmv", "must be of the result's kind"): "on purpose",
     ("addr", "must be of the result's kind"): "on purpose",
     ("addbmm", "must be of the result's kind"): "on purpose",
