@@ -81,6 +81,8 @@ from deepcore.config import (  # noqa: E402
     use_deterministic_algorithms,
 )
 from deepcore.ops.control_flow import cond, fori_loop, scan, while_loop  # noqa: E402
+from deepcore.ops.pieces import broadcast_shapes, tril_indices, triu_indices  # noqa: E402
+from deepcore.ops.pointwise import allclose, equal  # noqa: E402
 from deepcore.predicates import (  # noqa: E402
     is_complex,
     is_floating_point,
@@ -133,6 +135,7 @@ from deepcore.tensor import (  # noqa: E402
 )
 
 globals().update(ops.public())
+from deepcore import linalg, special  # noqa: E402
 
 # PyTorch's other names of dtypes, which hide Python's types in this file alone.
 float, double, half, long, int, short = float32, float64, float16, int64, int32, int16

@@ -121,6 +121,10 @@ class NonFiniteError(DeepcoreError, ArithmeticError):
     """A loss, gradient or activation that became NaN or infinite."""
 
 
+class LinAlgError(DeepcoreError, RuntimeError):
+    """A matrix that is singular, not positive definite, or whose decomposition did not converge."""
+
+
 class MissingDependencyError(DeepcoreError, ImportError):
     """An optional package that is not installed; the fix is the line that installs it."""
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"kernels"},
     {"random", "printing", "tensor", "predicates", "autograd", "cuda"},
     {"ops"},
-    {"compiler"},
+    {"compiler", "linalg", "special"},
     {"nn", "optim"},
     {"amp", "data", "io"},
     {"utils"},

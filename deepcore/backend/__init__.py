@@ -16,7 +16,7 @@ from deepcore import locks
 from deepcore.backend import dtypes
 from deepcore.backend.devices import check_kind, device, device_of, split_name
 from deepcore.config import settings
-from deepcore.errors import ArgumentError, BackendError
+from deepcore.errors import ArgumentError, BackendError, LinAlgError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -121,11 +121,24 @@ class Backend:
             return self.array_module.sum(x.astype(dtypes.float32), axis=axis, keepdims=keepdims).astype(x.dtype)
         return self.array_module.sum(x, axis=axis, keepdims=keepdims, dtype=dtype)
 
-    def special(self, name: str, x):
+    def lapack(self, name: str, *arrays, **options):
+        """The array library's `linalg.<name>` of matrices in the last two dimensions; raises `LinAlgError` where it fails."""
+        try:
+            return getattr(self.array_module.linalg, name)(*arrays, **options)
+        except ValueError as error:
+            if type(error).__name__ != "LinAlgError":
+                raise
+            raise LinAlgError(
+                f"linalg.{name}: {str(error)[:1].lower()}{str(error)[1:]}",
+                received=" and ".join(f"shape {a.shape}" for a in arrays),
+                fix="check the matrix for dependent rows and for NaN, or add a small multiple of the identity",
+            ) from None
+
+    def special(self, name: str, *x):
         """erf, lgamma, digamma … elementwise, by its name in `torch.special`."""
         from deepcore.kernels.math import reference
 
-        return getattr(reference, name)(self, x)
+        return getattr(reference, name)(self, *x)
 
     # -- device -----------------------------------------------------------------------------------
     def synchronize(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import math
 import os
 import tempfile
@@ -30,12 +32,14 @@ class CudaBackend(Backend):
 
     kernel_kind = "cuda"
 
-    def __init__(self, index: int, cupy, name: str = "cuda", cublas=None):
+    def __init__(self, index: int, cupy, name: str = "cuda", cublas=None, raising=contextlib.nullcontext):
         super().__init__(f"{name}:{index}", cupy, cupy.ndarray)
         self.index = index
         self.gpu = cupy.cuda.Device(index)
         self._functions: dict[str, Any] = {}
         self._cublas = cublas
+        #: A context in which CuPy raises for singular matrices; its default is to return garbage.
+        self._raising = raising
         #: Page-locked memory by the id of its array.
         self._pinned: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
 
@@ -105,6 +109,10 @@ class CudaBackend(Backend):
         if x.dtype == bfloat16 and max(x.ndim, y.ndim) > 2:
             return product(x.astype(float32), y.astype(float32)).astype(bfloat16)
         return product(x, y)
+
+    def lapack(self, name: str, *arrays, **options):
+        with self.gpu, self._raising():
+            return super().lapack(name, *arrays, **options)
 
     @functools.cached_property
     def blas(self):
@@ -319,4 +327,5 @@ def create(index: int) -> Backend:
         )
     from deepcore.kernels.cuda.blas import Cublas
 
-    return CudaBackend(index, cupy, cublas=Cublas.load())
+    raising = functools.partial(importlib.import_module("cupyx").errstate, linalg="raise")
+    return CudaBackend(index, cupy, cublas=Cublas.load(), raising=raising)

@@ -19,6 +19,7 @@ from deepcore.ops import convert  # noqa: E402
 convert.install_in_place()
 
 
-def public() -> dict:
-    """Every public function, by its name and by each alias."""
-    return {name: entry.function for entry in FUNCTIONS.values() for name in (entry.name, *entry.aliases)}
+def public(place: str = "") -> dict:
+    """The public functions of `dc` or of the module `place` ("linalg"), by each of their names."""
+    parts = ((name.rpartition("."), entry.function) for entry in FUNCTIONS.values() for name in entry.names)
+    return {name: function for (where, _, name), function in parts if where == place}

@@ -25,7 +25,7 @@ from deepcore.ops.trigonometric import tanh
 
 
 @functional
-@elementwise("float", vjp=lambda g, out: sigmoid_grad(g, out))
+@elementwise("float", vjp=lambda g, out: sigmoid_grad(g, out), aliases=("special.expit",))
 @in_float32
 def sigmoid(xp, input):
     """1 / (1 + e⁻ˣ)"""
@@ -39,7 +39,11 @@ def sigmoid_grad(g, out):
     return g * ((1.0 - out) * out)
 
 
-@elementwise("float", vjp=lambda g, input: g * (exp(neg(input * input)) * (2 / math.sqrt(math.pi))))
+@elementwise(
+    "float",
+    vjp=lambda g, input: g * (exp(neg(input * input)) * (2 / math.sqrt(math.pi))),
+    aliases=("special.erf",),
+)
 def erf(xp, input):
     """2/√π ∫₀ˣ e^(−t²) dt"""
     return xp.special("erf", input)

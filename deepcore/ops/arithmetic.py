@@ -189,7 +189,7 @@ def abs(xp, input):
     return xp.absolute(input)
 
 
-@elementwise("numeric", vjp=lambda g: zeros(g))
+@elementwise("numeric", vjp=lambda g: zeros(g), aliases=("sgn",))
 def sign(xp, input):
     """−1, 0 or 1; 0 for NaN"""
     if input.dtype == dt.bool_:

@@ -73,10 +73,9 @@ _LOSSES = (
 _LISTS: dict[str, dict[Callable, str]] = {
     "cpu": {
         lower: f"{_PRODUCTS} affine_grid corrcoef cov inner matrix_power tensordot vecdot",
-        float32: f"{_LOSSES} adaptive_avg_pool3d adaptive_max_pool3d avg_pool3d binary_cross_entropy cholesky "
-        "cholesky_inverse cholesky_solve fractional_max_pool2d fractional_max_pool3d grid_sample inverse "
-        "local_response_norm lp_pool3d lu_solve max_pool3d max_unpool1d max_unpool2d max_unpool3d nanquantile "
-        "orgqr ormqr pinverse prod quantile svd trace",
+        float32: f"{_LOSSES} adaptive_avg_pool3d adaptive_max_pool3d avg_pool3d binary_cross_entropy cholesky cond eigh "
+        "eigvalsh grid_sample inv linalg_cholesky linalg_qr linalg_svd local_response_norm lp_pool3d lstsq matrix_rank max_pool3d "
+        "max_unpool1d max_unpool2d max_unpool3d nanquantile pinverse prod qr quantile solve svd svdvals trace",
         widest: "gru gru_cell index_copy lstm_cell",
         _contraction: "einsum",
         unchanged: "addmv addr bilinear dot mv vdot",

@@ -165,8 +165,9 @@ def install_in_place() -> None:
     """`Tensor.<name>_` for every function declared with `inplace`."""
     for entry in list(FUNCTIONS.values()):
         if entry.inplace:
-            for name in (entry.name, *entry.aliases):
-                setattr(Tensor, f"{name}_", _in_place(f"{name}_", entry.function))
+            for name in entry.names:
+                if "." not in name:
+                    setattr(Tensor, f"{name}_", _in_place(f"{name}_", entry.function))
 
 
 def copy_(self, source):

@@ -13,13 +13,13 @@ def exp(xp, input):
     return xp.exp(input)
 
 
-@elementwise("float", vjp=lambda g, out: g * (out * math.log(2)))
+@elementwise("float", vjp=lambda g, out: g * (out * math.log(2)), aliases=("special.exp2",))
 def exp2(xp, input):
     """2 ^ input"""
     return xp.exp2(input)
 
 
-@elementwise("float", vjp=lambda g, out: g * (out + 1.0))
+@elementwise("float", vjp=lambda g, out: g * (out + 1.0), aliases=("special.expm1",))
 def expm1(xp, input):
     """e ^ input − 1, exact near 0"""
     return xp.expm1(input)
@@ -43,7 +43,9 @@ def log10(xp, input):
     return xp.log10(input)
 
 
-@elementwise("float", vjp=lambda g, input: g / (input + 1.0), examples=unary_samples(-0.7, 3))
+@elementwise(
+    "float", vjp=lambda g, input: g / (input + 1.0), examples=unary_samples(-0.7, 3), aliases=("special.log1p",)
+)
 def log1p(xp, input):
     """ln(1 + input), exact near 0"""
     return xp.log1p(input)

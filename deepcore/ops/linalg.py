@@ -39,7 +39,8 @@ def _matmul(xp, input, other):
     return xp.matmul(input, other)
 
 
-def _operands(name: str, *tensors) -> list[Tensor]:
+def same_dtype(name: str, *tensors) -> list[Tensor]:
+    """The operands of a product as tensors; raises where they differ in dtype or backend."""
     tensors = tuple(constant(name, x) for x in tensors)
     for x in tensors:
         if x.backend is not tensors[0].backend:
@@ -66,7 +67,8 @@ def _operands(name: str, *tensors) -> list[Tensor]:
         sample(make(4), make(2, 4, 3)),
         sample(make(2, 3, 4), make(4)),
         sample(make(0, 4), make(4, 2)),
-    ]
+    ],
+    aliases=("linalg.matmul",),
 )
 @casting.follows
 def matmul(input, other):
@@ -80,7 +82,7 @@ def matmul(input, other):
     except AttributeError:
         same = False
     if not same:
-        a, b = _operands("matmul", a, b)
+        a, b = same_dtype("matmul", a, b)
         x, y = a._data, b._data
     x, y = x.shape, y.shape
     if len(x) == len(y) == 2 and x[1] == y[0]:
@@ -172,15 +174,21 @@ def outer(input, vec2):
 @takes_arrays
 def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     """beta · input + alpha · (mat1 @ mat2)"""
-    dtype = mat1.dtype
-    check_factor("addmm", dtype, alpha=alpha)
-    check_factor("addmm", dtype, beta=beta)
-    if is_half(mat1) and mat2.dtype == dtype and input.dtype == dtype:  # rounded once
-        wide = (cast(t, dt.float32) for t in (input, mat1, mat2))
-        return cast(addmm(*wide, beta=beta, alpha=alpha), dtype)
-    product = mm(mat1, mat2)
-    product = product if alpha == 1 else product * alpha
-    return product if beta == 0 else product + (input if beta == 1 else input * beta)
+    return blended("addmm", mm, input, mat1, mat2, beta, alpha)
+
+
+def blended(name: str, product, input, a, b, beta, alpha):
+    """beta · input + alpha · product(a, b); 16-bit floats are rounded once."""
+    dtype = a.dtype
+    check_factor(name, dtype, alpha=alpha)
+    check_factor(name, dtype, beta=beta)
+    if is_half(a) and b.dtype == dtype and input.dtype == dtype:
+        input, a, b = (cast(t, dt.float32) for t in (input, a, b))
+        return cast(blended(name, product, input, a, b, beta, alpha), dtype)
+    out = product(a, b)
+    out = out if alpha == 1 else out * alpha
+    out = out if beta == 0 else out + (input if beta == 1 else input * beta)
+    return cast(out, dtype) if dtype == dt.bool_ and out.dtype != dtype else out
 
 
 # -- linear layers ------------------------------------------------------------------------------------------------
@@ -303,7 +311,7 @@ def _any_linear(input, weight, bias, activation):
     operands = (input, weight) if bias is None else (input, weight, bias)
     if not all(isinstance(t, Tensor) for t in operands):
         return linear(*(constant("linear", t) for t in operands), activation=activation)
-    input, weight = _operands("linear", input, weight)
+    input, weight = same_dtype("linear", input, weight)
     if weight.ndim not in (1, 2):
         raise ShapeError("linear needs a weight of shape (out, in)", received=str(weight.shape))
     if not input.ndim or input.shape[-1] != weight.shape[-1]:
@@ -419,7 +427,7 @@ def einsum(equation, *operands):
         operands = tuple(operands[0])
     if not isinstance(equation, str):
         raise ArgumentError("einsum starts with an equation", expected='such as "ij,jk->ik"', received=repr(equation))
-    tensors = _operands("einsum", *operands)
+    tensors = same_dtype("einsum", *operands)
     labels, result = _parse_einsum(equation, tensors)
     terms = [_diagonals(x, list(ls)) for x, ls in zip(tensors, labels)]
     while len(terms) > 1:

@@ -7,7 +7,6 @@ keeps NumPy's meaning: each has an adapter in this file, with NumPy's signature.
 from __future__ import annotations
 
 import itertools
-import math
 import operator
 from collections.abc import Callable
 
@@ -15,8 +14,30 @@ from deepcore.autograd import mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, DTypeError
-from deepcore.ops import arithmetic, comparison, index, linalg, reduction, rounding, scan, shape, sort
-from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor
+from deepcore.ops import (
+    comparison,
+    counting,
+    decompositions,
+    diagonals,
+    index,
+    integrals,
+    lapack,
+    linalg,
+    matrix_functions,
+    norms,
+    pieces,
+    pointwise,
+    products,
+    reduction,
+    rounding,
+    scan,
+    search,
+    shape,
+    sort,
+    special,
+    statistics,
+)  # fmt: skip
+from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor, promote
 from deepcore.tensor import empty_like, full_like, ones_like, zeros_like
 
 # NumPy's ufunc names that differ from deepcore's.
@@ -39,6 +60,10 @@ _UFUNCS = {
     "absolute": "abs",
     "fabs": "abs",
     "rint": "round",
+    "degrees": "rad2deg",
+    "radians": "deg2rad",
+    "left_shift": "bitwise_left_shift",
+    "right_shift": "bitwise_right_shift",
 }
 
 
@@ -177,6 +202,46 @@ _numpy("nonzero")(lambda a: index.nonzero(a, as_tuple=True))
 _numpy("round", "around")(lambda a, decimals=0: rounding.round(a, decimals=decimals))
 _numpy("take_along_axis")(lambda arr, indices, axis=-1: index.take_along_dim(arr, indices, axis))
 _numpy("outer")(lambda a, b: linalg.outer(shape.ravel(a), shape.ravel(b)))
+_numpy("diagonal")(lambda a, offset=0, axis1=0, axis2=1: diagonals.diagonal(a, offset, axis1, axis2))
+_numpy("diag")(lambda v, k=0: diagonals.diag(v, k))
+_numpy("diagflat")(lambda v, k=0: diagonals.diagflat(v, k))
+_numpy("trace")(lambda a, offset=0, axis1=0, axis2=1: reduction.sum(diagonals.diagonal(a, offset, axis1, axis2), -1))
+_numpy("kron")(lambda a, b: products.kron(a, b))
+_numpy("cross")(lambda a, b, axis=-1: products.linalg_cross(a, b, dim=axis))
+_numpy("tensordot")(lambda a, b, axes=2: products.tensordot(a, b, axes))
+_numpy("inner")(lambda a, b: products.inner(a, b) if a.ndim and b.ndim else a * b)
+_numpy("vander")(lambda x, N=None, increasing=False: products.vander(x, N, increasing))
+_numpy("trapezoid")(
+    lambda y, x=None, dx=1.0, axis=-1: integrals.trapezoid(y, x, dx=None if x is not None else dx, dim=axis)
+)
+_numpy("cumprod")(lambda a, axis=None, dtype=None: scan.cumprod(*_flat(a, axis), dtype=dtype))
+_numpy("diff")(lambda a, n=1, axis=-1, prepend=None, append=None: scan.diff(a, n, axis, prepend, append))
+_numpy("nansum")(lambda a, axis=None, dtype=None, *, keepdims=False: statistics.nansum(a, axis, keepdims, dtype=dtype))
+_numpy("nanmean")(
+    lambda a, axis=None, dtype=None, *, keepdims=False: statistics.nanmean(a, axis, keepdims, dtype=dtype)
+)
+_numpy("nan_to_num")(
+    lambda x, copy=True, nan=0.0, posinf=None, neginf=None: pointwise.nan_to_num(x, nan, posinf, neginf)
+)
+_numpy("i0")(lambda x: special.i0(x))
+_numpy("sinc")(lambda x: special.sinc(x))
+_numpy("isposinf")(lambda x: pointwise.isposinf(x))
+_numpy("isneginf")(lambda x: pointwise.isneginf(x))
+_numpy("isin")(lambda element, test_elements, *, invert=False: search.isin(element, test_elements, invert=invert))
+_numpy("searchsorted")(lambda a, v, side="left", sorter=None: search.searchsorted(a, v, side=side, sorter=sorter))
+_numpy("bincount")(lambda x, weights=None, minlength=0: counting.bincount(x, weights, minlength))
+_numpy("argwhere")(lambda a: index.nonzero(a))
+_numpy("fliplr")(lambda m: pieces.fliplr(m))
+_numpy("flipud")(lambda m: pieces.flipud(m))
+_numpy("rot90")(lambda m, k=1, axes=(0, 1): pieces.rot90(m, k, axes))
+_numpy("dstack")(lambda tup: pieces.dstack(tup))
+_numpy("column_stack")(lambda tup: pieces.column_stack(tup))
+_numpy("array_split")(lambda ary, sections, axis=0: list(pieces.tensor_split(ary, sections, axis)))
+_numpy("hsplit")(lambda ary, sections: list(pieces.hsplit(ary, sections)))
+_numpy("vsplit")(lambda ary, sections: list(pieces.vsplit(ary, sections)))
+_numpy("dsplit")(lambda ary, sections: list(pieces.dsplit(ary, sections)))
+_numpy("meshgrid")(lambda *xi, indexing="xy": list(pieces.meshgrid(*xi, indexing=indexing)))
+_numpy("atleast_3d")(lambda a: pieces.atleast_3d(a))
 _numpy("vdot")(lambda a, b: linalg.dot(shape.ravel(a), shape.ravel(b)))
 _numpy("einsum")(lambda subscripts, *operands: linalg.einsum(subscripts, *operands))
 _numpy("array_equal")(lambda a, b: a.shape == b.shape and bool((a == b).all()))
@@ -250,38 +315,50 @@ def take(a, indices, axis=None):
 def dot(a, b):
     if not isinstance(a, Tensor) or not isinstance(b, Tensor) or not a.ndim or not b.ndim:
         return a * b
-    return linalg.matmul(a, b) if b.ndim < 3 else tensordot(a, b, ((a.ndim - 1,), (b.ndim - 2,)))
-
-
-@_numpy()
-def inner(a, b):
-    return tensordot(a, b, ((a.ndim - 1,), (b.ndim - 1,))) if a.ndim and b.ndim else a * b
-
-
-@_numpy()
-def tensordot(a, b, axes=2):
-    if isinstance(axes, int):
-        axes = tuple(range(a.ndim - axes, a.ndim)), tuple(range(axes))
-    left = [shape.normalize_dim(k, a.ndim) for k in sizes(axes[0])]
-    right = [shape.normalize_dim(k, b.ndim) for k in sizes(axes[1])]
-    rows = [k for k in range(a.ndim) if k not in left]
-    columns = [k for k in range(b.ndim) if k not in right]
-    count = math.prod(a.shape[k] for k in left)
-    x = a.permute(*rows, *left).reshape(math.prod(a.shape[k] for k in rows), count)
-    y = b.permute(*right, *columns).reshape(count, math.prod(b.shape[k] for k in columns))
-    return linalg.matmul(x, y).reshape([*(a.shape[k] for k in rows), *(b.shape[k] for k in columns)])
-
-
-def _close(a, b, rtol=1e-5, atol=1e-8, equal_nan=False):
-    near = (a == b) | (comparison.isfinite(b) & (arithmetic.abs(a - b) <= arithmetic.abs(b) * rtol + atol))
-    return near | (comparison.isnan(a) & comparison.isnan(b)) if equal_nan else near
+    return linalg.matmul(a, b) if b.ndim < 3 else products.tensordot(a, b, ((a.ndim - 1,), (b.ndim - 2,)))
 
 
 @_numpy("isclose")
 def _isclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=False):
-    return _close(as_tensor(a), as_tensor(b), rtol, atol, equal_nan)
+    a, b = (t if isinstance(t, Tensor) else as_tensor(t) for t in (a, b))
+    a, b = promote("isclose", "numeric", a, b)
+    return pointwise.isclose(a, b, rtol, atol, equal_nan)
 
 
 @_numpy("allclose")
 def _allclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=False):
-    return bool(_close(as_tensor(a), as_tensor(b), rtol, atol, equal_nan).all())
+    return bool(_isclose(a, b, rtol, atol, equal_nan).all())
+
+
+# -- linear algebra ---------------------------------------------------------------------------------------------------
+
+_LINALG = {
+    "inv": lapack.inv, "solve": lapack.solve, "det": lapack.det, "slogdet": lapack.slogdet, "eigvalsh": lapack.eigvalsh,
+    "eigh": lapack.eigh, "matrix_power": matrix_functions.matrix_power, "multi_dot": products.multi_dot, "svdvals": decompositions.svdvals,
+    "matrix_norm": lambda x, *, keepdims=False, ord="fro": norms.matrix_norm(x, ord, keepdim=keepdims),
+    "vector_norm": lambda x, *, axis=None, keepdims=False, ord=2: norms.vector_norm(x, ord, axis, keepdims),
+    "cond": matrix_functions.cond, "pinv": lambda a, rcond=None, hermitian=False, *, rtol=None: matrix_functions.pinv(
+        a, rcond if rtol is None else rtol, hermitian),
+    "matrix_rank": lambda A, tol=None, hermitian=False, *, rtol=None: matrix_functions.matrix_rank(A, tol, hermitian, rtol=rtol),
+    "cholesky": lambda a, *, upper=False: lapack.linalg_cholesky(a, upper=upper),
+    "diagonal": lambda x, *, offset=0: diagonals.diagonal(x, offset, -2, -1),
+    "trace": lambda x, *, offset=0, dtype=None: reduction.sum(diagonals.diagonal(x, offset, -2, -1), -1, dtype=dtype),
+}  # fmt: skip
+for _name, _adapter in _LINALG.items():
+    _FUNCTIONS[f"np.linalg.{_name}"] = _adapter
+
+
+@_numpy("linalg.qr")
+def _qr(a, mode="reduced"):
+    Q, R = decompositions.linalg_qr(a, mode)
+    return R if mode == "r" else (Q, R)
+
+
+@_numpy("linalg.svd")
+def _svd(a, full_matrices=True, compute_uv=True, hermitian=False):
+    return decompositions.linalg_svd(a, full_matrices) if compute_uv else decompositions.svdvals(a)
+
+
+@_numpy("linalg.norm")
+def _norm(x, ord=None, axis=None, keepdims=False):
+    return norms.linalg_norm(x, ord, axis, keepdims)

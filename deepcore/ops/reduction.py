@@ -26,7 +26,7 @@ def _reduced(shape, dims) -> tuple[int, ...]:
     return tuple(1 if i in dims else n for i, n in enumerate(shape))
 
 
-def _spread(g, shape, dims):
+def spread(g, shape, dims):
     return broadcast_to_p(reshape_p(g, shape=_reduced(shape, dims)), shape=shape)
 
 
@@ -41,7 +41,7 @@ def _reduction_samples(make):
     ]
 
 
-@primitive(vjp=lambda g, input_shape, dims: _spread(g, input_shape, dims))
+@primitive(vjp=lambda g, input_shape, dims: spread(g, input_shape, dims))
 def sum_p(xp, input, *, dims, keepdim):
     total = xp.sum(input, dims, keepdim)
     return total.astype(input.dtype, copy=False)  # NumPy sums narrow integers in 64 bits
@@ -57,7 +57,7 @@ def as_dtype(input, dtype):
     return input if dtype is None or input.dtype == dt.as_dtype(dtype) else cast(input, dt.as_dtype(dtype))
 
 
-def _all_if_empty(dim):
+def all_if_empty(dim):
     """`dim=()` as None: PyTorch reduces over all dimensions for both."""
     return None if isinstance(dim, (tuple, list)) and not dim else dim
 
@@ -67,7 +67,7 @@ def _all_if_empty(dim):
 def sum(input, dim=None, keepdim: bool = False, *, dtype=None):
     """Σ input over `dim` (None: all); integers and bools add up in int64"""
     array = input._data
-    dims = ALL_DIMS[array.ndim] if dim is None else normalize_dims(_all_if_empty(dim), array.ndim)
+    dims = ALL_DIMS[array.ndim] if dim is None else normalize_dims(all_if_empty(dim), array.ndim)
     if dtype is not None or array.dtype.kind != "f":
         if not dt.is_floating(array.dtype) and (dtype is None or dt.as_dtype(dtype) == dt.int64):
             return apply(sum_integers, (input,), {"dims": dims, "keepdim": keepdim})
@@ -90,7 +90,7 @@ def mean(input, dim=None, keepdim: bool = False, *, dtype=None):
     """Σ input / n over `dim` (None: all)"""
     input = as_dtype(input, dtype)
     _floating("mean", input)
-    dims = normalize_dims(_all_if_empty(dim), input.ndim)
+    dims = normalize_dims(all_if_empty(dim), input.ndim)
     if is_half(input):
         return cast(mean(cast(input, dt.float32), dims, keepdim), input.dtype) if dims else input.clone()
     count = _count(input.shape, dims)
@@ -122,7 +122,7 @@ def var(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = Fals
     _floating("var", input)
     if is_half(input):  # deviations of 16-bit floats are computed in float32
         return cast(var(cast(input, dt.float32), dim, correction=correction, keepdim=keepdim), input.dtype)
-    dims = normalize_dims(_all_if_empty(dim), input.ndim)
+    dims = normalize_dims(all_if_empty(dim), input.ndim)
     count = _count(input.shape, dims)
     # Subtracting the first element makes the deviation of equal numbers exactly 0: the rounding error of a mean of 1e30
     # would square to infinity.
@@ -188,9 +188,9 @@ def prod(input, dim: int | None = None, keepdim: bool = False, *, dtype=None):
 def _extreme_back(g, input, out, dims):
     """The gradient of a maximum or minimum, shared equally by the elements that reach it."""
     shape = input.shape
-    best = _spread(out, shape, dims)
+    best = spread(out, shape, dims)
     mask = cast((input == best) | ((input != input) & (best != best)), g.dtype)
-    return flat_in(_spread(g, shape, dims) * (mask / sum_p(mask, dims=dims, keepdim=True)), input)
+    return flat_in(spread(g, shape, dims) * (mask / sum_p(mask, dims=dims, keepdim=True)), input)
 
 
 @primitive(vjp=_extreme_back)
@@ -204,7 +204,7 @@ def _amin(xp, input, *, dims, keepdim):
 
 
 def _extreme(op, name, input, dim, keepdim):
-    dims = normalize_dims(_all_if_empty(dim), input.ndim)
+    dims = normalize_dims(all_if_empty(dim), input.ndim)
     if _count(input.shape, dims) == 0:
         raise ShapeError(f"{name} of no elements is not defined", received=f"shape {input.shape}, dim {dim}")
     return op(input, dims=dims, keepdim=keepdim)
@@ -350,14 +350,15 @@ def count_nonzero(input, dim=None):
 @composite(
     examples=lambda make: [
         sample(make(3, 4), 1), sample(make(3, 4), (0, 1)), sample(make(2, 3, 4), -1, True), sample(make(3) * 500, 0),
-    ]
+    ],
+    aliases=("special.logsumexp",),
 )  # fmt: skip
 @axis_names
 def logsumexp(input, dim, keepdim: bool = False):
     """ln Σ eˣ over `dim`, without overflow"""
     if not dt.is_floating(input.dtype):
         input = cast(input, dt.default_float)
-    dims = normalize_dims(_all_if_empty(dim), input.ndim)
+    dims = normalize_dims(all_if_empty(dim), input.ndim)
     if is_half(input) and dims:
         return cast(logsumexp(cast(input, dt.float32), dims, keepdim), input.dtype)
     if _count(input.shape, dims) == 0:

@@ -128,7 +128,7 @@ def sample(*args, **kwargs) -> Sample:
     return Sample(args, kwargs)
 
 
-@dataclass
+@dataclass(eq=False)
 class Declared:
     """A public function, with its samples and properties for the tests."""
 
@@ -140,6 +140,12 @@ class Declared:
     differentiable: bool
     second_order: bool
     inplace: bool
+    through: Callable | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name and aliases; one with a dot is in a module, as "linalg.inv"."""
+        return self.name, *self.aliases
 
 
 #: Every primitive, by name.
@@ -228,6 +234,7 @@ def elementwise(
     public=True,
     check=None,
     wide=False,
+    place="",
 ) -> Callable[[Callable], Callable]:
     """Declare an elementwise primitive with one or two inputs, and its public function.
 
@@ -255,7 +262,8 @@ def elementwise(
             aliases=aliases,
             differentiable=op.differentiable,
             second_order=second_order,
-            inplace=rule != "logical" or len(op.inputs) == 2,
+            inplace=not place and (rule != "logical" or len(op.inputs) == 2),
+            place=place,
         )
         return declared(function)
 
@@ -263,21 +271,34 @@ def elementwise(
 
 
 def composite(
-    *, examples, method=True, aliases=(), differentiable=True, second_order=True, inplace=False
+    *,
+    examples,
+    method=True,
+    aliases=(),
+    differentiable=True,
+    second_order=True,
+    inplace=False,
+    place="",
+    through=None,
 ) -> Callable[[Callable], Callable]:
     """Declare a public function of tensors. `examples(make)` gives the samples its tests run (`make(2, 3)` is a tensor).
 
     `method`: also `Tensor.<name>`; `inplace`: also `Tensor.<name>_`. `aliases`: further names for the same function.
+    `place`: the module of the name: `linalg_norm` of "linalg" is `dc.linalg.norm`; aliases are elsewhere, and may name a module, too ("special.erfc").
+    `through`: tests of gradients apply it to the first argument, so that finite differences stay in the domain.
     """
 
     def declare(function: Callable) -> Callable:
         function = casting.casts(function)
-        name = function.__name__
-        entry = Declared(name, function, examples, method, tuple(aliases), differentiable, second_order, inplace)
+        name = f"{place}.{function.__name__.removeprefix(f'{place}_')}" if place else function.__name__
+        entry = Declared(
+            name, function, examples, method, tuple(aliases), differentiable, second_order, inplace, through
+        )
         _register(FUNCTIONS, name, entry)
         if method:
-            for method_name in (name, *aliases):
-                setattr(Tensor, method_name, function)
+            for method_name in entry.names:
+                if "." not in method_name:
+                    setattr(Tensor, method_name, function)
         return function
 
     return declare

@@ -54,6 +54,7 @@ def _round_integers(xp, input, unit: int):
 
 @composite(
     inplace=True,
+    aliases=("special.round",),
     examples=lambda make: [sample(make(3, 4, low=0.1, high=0.4)), sample(make(3, low=0.11, high=0.14), decimals=1)],
 )
 def round(input, *, decimals: int = 0):

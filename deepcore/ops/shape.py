@@ -329,7 +329,7 @@ def _cat(xp, *tensors, dim):
     return xp.concatenate(tensors, axis=dim)
 
 
-def _same_dtype(name: str, tensors) -> list[Tensor]:
+def same_dtypes(name: str, tensors) -> list[Tensor]:
     if not isinstance(tensors, (list, tuple, Tensor)):
         raise ArgumentError(f"{name} takes a sequence of tensors", received=type(tensors).__name__)
     tensors = [constant(name, x) for x in tensors]
@@ -354,7 +354,7 @@ def _same_dtype(name: str, tensors) -> list[Tensor]:
 @axis_names
 def cat(tensors, dim: int = 0):
     """The tensors joined along an existing dimension"""
-    tensors = _same_dtype("cat", tensors)
+    tensors = same_dtypes("cat", tensors)
     nonempty = [x for x in tensors if x.shape != (0,)] or tensors[:1]  # PyTorch ignores empty vectors
     first = nonempty[0]
     if not first.ndim:
@@ -381,7 +381,7 @@ def cat(tensors, dim: int = 0):
 @axis_names
 def stack(tensors, dim: int = 0):
     """The tensors, all of one shape, joined along a new dimension"""
-    tensors = _same_dtype("stack", tensors)
+    tensors = same_dtypes("stack", tensors)
     for k, x in enumerate(tensors):
         if x.shape != tensors[0].shape:
             raise ShapeError(
@@ -395,7 +395,7 @@ def stack(tensors, dim: int = 0):
 
 def _stackers(name: str, doc: str, rank: int, dim: int, make_rank):
     def joined(tensors):
-        tensors = [make_rank(x) for x in _same_dtype(name, tensors)]
+        tensors = [make_rank(x) for x in same_dtypes(name, tensors)]
         return cat(tensors, dim if tensors[0].ndim > builtins.max(dim, rank - 1) or dim < 0 else 0)
 
     joined.__name__ = joined.__qualname__ = name
@@ -694,4 +694,5 @@ Tensor.T = property(
     doc="All dimensions in reverse order",
 )
 Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dimensions exchanged")
+Tensor.mH = property(lambda self: transpose(self, -2, -1), doc="`mT`, as tensors are real")
 Tensor.H = property(lambda self: self if not self.ndim else transpose(self, 0, 1), doc="The transpose of a matrix")

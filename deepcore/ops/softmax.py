@@ -51,7 +51,10 @@ def _along(op, input, dim, dtype):
 
 
 @functional
-@composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)])
+@composite(
+    examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)],
+    aliases=("special.softmax",),
+)
 @axis_names
 def softmax(input, dim: int, dtype=None):
     """eˣ / Σ eˣ along `dim`, without overflow"""
@@ -59,7 +62,10 @@ def softmax(input, dim: int, dtype=None):
 
 
 @functional
-@composite(examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)])
+@composite(
+    examples=lambda make: [sample(make(3, 4), 1), sample(make(2, 3, 4), 0), sample(make(), 0)],
+    aliases=("special.log_softmax",),
+)
 @axis_names
 def log_softmax(input, dim: int, dtype=None):
     """x − ln Σ eˣ along `dim`, without overflow"""

@@ -1,19 +1,22 @@
 """Writes the type stubs of the registered ops for editors and type checkers.
 
-`python -m deepcore.ops.stubs` rewrites `_functions.pyi` (dc.<name>) and `_methods.pyi` (Tensor.<name>); with `--check`
-it only reports whether they are up to date. The return type of a function is that of its results on its samples.
+`python -m deepcore.ops.stubs` rewrites `_functions.pyi` (dc.<name>), `_methods.pyi` (Tensor.<name>), `_linalg.pyi` and
+`_special.pyi`; with `--check` it only reports whether they are up to date. The return type of a function is that of its results on its samples.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 import re
 import sys
 from pathlib import Path
 
 from deepcore.backend import dtypes as dt
+from deepcore.ops.reduction import ValuesAndIndices
 from deepcore.ops.registry import FUNCTIONS, Declared
-from deepcore.tensor import Tensor, full, ones, zeros
+from deepcore.tensor import Tensor, arange, ones, zeros
 
 _HEADER = "# Written by `python -m deepcore.ops.stubs` from the op registry; not edited by hand.\n"
 _IMPORTS = """import builtins
@@ -46,9 +49,15 @@ _KINDS = {"other": "Operand", "value": "Operand", "min": "Operand | None", "max"
           "tensors": "Sequence[Tensor]", "operands": "Tensor"}  # fmt: skip
 
 
+#: The modules of functions that are not in `dc` itself.
+PLACES = ("linalg", "special")
+
+
 class _Make:
     def __call__(self, *shape, low=0.3, high=0.7) -> Tensor:
-        return full(shape, (low + high) / 2, dtype=dt.float64)
+        order = arange(math.prod(shape), dtype=dt.float64)
+        spread = (order * order * 0.6180339887) % 1.0  # so that matrices are not singular
+        return (low + (high - low) * spread).reshape(shape)
 
     def int(self, high, *shape) -> Tensor:
         return zeros(*shape, dtype=dt.int64)
@@ -57,16 +66,19 @@ class _Make:
         return ones(*shape, dtype=dt.bool_)
 
 
+@functools.cache
 def _returns(entry: Declared) -> str:
     kinds = set()
     for sample in entry.examples(_Make()):
         out = entry.function(*sample.args, **sample.kwargs)
         kinds.add(
-            "ValuesAndIndices"
-            if hasattr(out, "_fields")
-            else "Tensor"
+            "Tensor"
             if isinstance(out, Tensor)
+            else "ValuesAndIndices"
+            if isinstance(out, ValuesAndIndices)
             else "builtins.tuple[Tensor, ...]"
+            if type(out) in (tuple, list)
+            else "Any"
         )
     return kinds.pop() if len(kinds) == 1 else "Any"
 
@@ -104,25 +116,35 @@ def _define(name: str, entry: Declared, returns: str, method: bool) -> str:
     return f"{indent}def {name}({_parameters(entry.function, method)}) -> {returns}:\n{body}"
 
 
-def functions() -> str:
-    """The text of `_functions.pyi`."""
+def functions(place: str = "") -> str:
+    """The text of `_functions.pyi`, or of the stub of the module `place`."""
     lines = [_HEADER, _IMPORTS]
     for entry in sorted(FUNCTIONS.values(), key=lambda e: e.name):
-        returns = _returns(entry)
-        lines += [_define(name, entry, returns, method=False) for name in (entry.name, *entry.aliases)]
+        for name in entry.names:
+            where, _, last = name.rpartition(".")
+            if where == place:
+                lines.append(_define(last, entry, _returns(entry), method=False))
     return "\n".join(lines)
 
 
 def methods() -> str:
     """The text of `_methods.pyi`."""
-    lines = [_HEADER, _IMPORTS, "class TensorMethods:", "    T: Tensor", "    mT: Tensor", "    H: Tensor\n"]
+    lines = [
+        _HEADER,
+        _IMPORTS,
+        "class TensorMethods:",
+        "    T: Tensor",
+        "    mT: Tensor",
+        "    mH: Tensor",
+        "    H: Tensor\n",
+    ]
     names = set()
     for entry in sorted(FUNCTIONS.values(), key=lambda e: e.name):
         if entry.method:
-            returns = _returns(entry)
-            for name in (entry.name, *entry.aliases):
-                names.add(name)
-                lines.append(_define(name, entry, returns, method=True))
+            for name in entry.names:
+                if "." not in name:
+                    names.add(name)
+                    lines.append(_define(name, entry, _returns(entry), method=True))
     for name, value in sorted(vars(Tensor).items()):
         if name in names or not inspect.isfunction(value) or value.__module__ == "deepcore.tensor":
             continue
@@ -139,9 +161,10 @@ def methods() -> str:
 
 
 def files() -> dict[Path, str]:
-    """The text of both files."""
+    """The text of every file."""
     folder = Path(__file__).parent
-    return {folder / "_functions.pyi": functions(), folder / "_methods.pyi": methods()}
+    places = {folder / f"_{place}.pyi": functions(place) for place in PLACES}
+    return {folder / "_functions.pyi": functions(), folder / "_methods.pyi": methods(), **places}
 
 
 def main(arguments: list[str], files: dict[Path, str], module: str) -> int:

@@ -16,9 +16,9 @@ from deepcore.kernels.math.philox import philox_block
 
 def _elementwise(function):
     @functools.wraps(function)
-    def run(xp, x):
-        dtype = x.dtype if dt.is_floating(x.dtype) else dt.default_float
-        return xp.asarray(function(xp, x.astype(dt.float64)).astype(dtype))
+    def run(xp, *x):
+        dtype = x[0].dtype if dt.is_floating(x[0].dtype) else dt.default_float
+        return xp.asarray(function(xp, *(each.astype(dt.float64) for each in x)).astype(dtype))
 
     return run
 
@@ -56,7 +56,13 @@ def erfinv(xp, x):
     Winitzki's approximation (2008), then three steps of Halley's method on whichever of erf and erfc is small.
     """
     a = xp.minimum(xp.abs(x), 1.0 - 2.0**-53)
-    rest = 1.0 - a
+    y = _inverse_erf(xp, a, 1.0 - a)
+    y = xp.where(xp.abs(x) == 1.0, math.inf, xp.where(xp.abs(x) > 1.0, math.nan, y))
+    return xp.copysign(y, x)
+
+
+def _inverse_erf(xp, a, rest):
+    """The y with erf(y) = a, where `rest` is 1 - a without cancellation."""
     log = xp.log(rest * (1.0 + a))
     half = 2.0 / (math.pi * 0.147) + 0.5 * log
     y = xp.sqrt(xp.maximum(xp.sqrt(half * half - log / 0.147) - half, 0.0))
@@ -64,8 +70,99 @@ def erfinv(xp, x):
         miss = xp.where(a < 0.5, _erf(xp, y) - a, rest - _erfc(xp, y))
         step = miss * (0.5 * math.sqrt(math.pi)) * xp.exp(y * y)
         y = y - step / (1.0 + y * step)
-    y = xp.where(xp.abs(x) == 1.0, math.inf, xp.where(xp.abs(x) > 1.0, math.nan, y))
-    return xp.copysign(y, x)
+    return y
+
+
+@_elementwise
+def ndtri(xp, p):
+    """The x with Φ(x) = p for p in [0, 1] (0 and 1 give ∓inf), NaN outside; relative error 1e-14."""
+    tail = xp.minimum(p, 1.0 - p)
+    inside = xp.minimum(xp.maximum(xp.where(xp.isnan(p), 0.5, tail), 1e-300), 0.5)
+    y = _inverse_erf(xp, 1.0 - 2.0 * inside, 2.0 * inside) * -math.sqrt(2.0)
+    y = xp.where(tail == 0.0, -math.inf, y)
+    return xp.where((p < 0.0) | (p > 1.0) | xp.isnan(p), math.nan, xp.where(p > 0.5, -y, y))
+
+
+@_elementwise
+def erfcx(xp, x):
+    """exp(x²)·erfc(x), elementwise, without overflow for x > -26; relative error 1e-15."""
+    a = xp.abs(x)
+    near, middle, far = xp.minimum(a, 1.0), xp.minimum(xp.maximum(a, 1.0), 28.0), xp.maximum(a, 28.0)
+    s = 1.0 / (far * far)
+    series = (1.0 - s * (0.5 - s * (0.75 - s * 1.875))) / (far * math.sqrt(math.pi))
+    value = xp.where(a < 28.0, special.erfcx_far(middle), series)
+    value = xp.where(a < 1.0, xp.exp(near * near) * (1.0 - _erf(xp, near)), value)
+    low = xp.minimum(a, 27.0)  # exp(27²) is infinite
+    value = xp.where(x < 0.0, 2.0 * xp.exp(low * low) - value, value)
+    return xp.where(xp.isnan(x), x, value)
+
+
+def _bessel(xp, a, order: int):
+    """exp(-a)·I(a) of order 0 or 1 for a ≥ 0: the power series below 20, the asymptotic one above."""
+    near, far = xp.minimum(a, 20.0), xp.maximum(xp.where(xp.isnan(a), 20.0, a), 20.0)
+    square, total = near * near * 0.25, 0.0
+    for k in range(40, -1, -1):
+        total = total * square + 1.0 / (math.factorial(k) * math.factorial(k + order))
+    series = total * xp.exp(-near) * (0.5 * near if order else 1.0)
+    term, tail = 1.0 + 0.0 * far, 1.0 + 0.0 * far
+    for k in range(1, 31):
+        term = term * (((2 * k - 1) ** 2 - 4 * order * order) / (8.0 * k)) / xp.minimum(far, 1e300)
+        tail = tail + term
+    return xp.where(a < 20.0, series, xp.where(xp.isnan(a), a, tail / xp.sqrt(2.0 * math.pi * far)))
+
+
+@_elementwise
+def i0e(xp, x):
+    """exp(-|x|)·I₀(x), the modified Bessel function of the first kind of order 0, scaled."""
+    return _bessel(xp, xp.abs(x), 0)
+
+
+@_elementwise
+def i0(xp, x):
+    """I₀(x), the modified Bessel function of the first kind of order 0."""
+    half = xp.exp(0.5 * xp.abs(x))
+    return half * _bessel(xp, xp.abs(x), 0) * half
+
+
+@_elementwise
+def i1e(xp, x):
+    """exp(-|x|)·I₁(x), the modified Bessel function of the first kind of order 1, scaled."""
+    return xp.copysign(_bessel(xp, xp.abs(x), 1), x)
+
+
+@_elementwise
+def i1(xp, x):
+    """I₁(x), the modified Bessel function of the first kind of order 1."""
+    half = xp.exp(0.5 * xp.abs(x))
+    return xp.copysign(half * _bessel(xp, xp.abs(x), 1) * half, x)
+
+
+#: B₂ⱼ / (2j)! for j = 1, 2, …, 12.
+_EULER_MACLAURIN = (
+    1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000, 1 / 74724249600,
+    -3617 / 10670622842880000, 43867 / 5109094217170944000, -174611 / 802857662698291200000,
+    77683 / 14101100039391805440000, -236364091 / 1693824136731743669452800000,
+)  # fmt: skip
+
+
+@_elementwise
+def zeta(xp, s, q):
+    """ζ(s, q) = Σ (q + k)⁻ˢ over k = 0, 1, …, by Euler and Maclaurin: inf at q = 0, -1, …, NaN for s < 1."""
+    fine = (s > 1.0) & (xp.abs(q) < 1e6) & ~((q < 0.0) & (s != xp.floor(s)))
+    power, start = xp.where(fine, s, 2.0), xp.where(fine, q, 1.0)
+    total = 0.0
+    for k in range(20 + max(0, math.ceil(-float(start.min()))) if start.size else 0):
+        total = total + xp.power(xp.where(start + k == 0.0, 1.0, start + k), -power)
+    end = start + (20 + max(0, math.ceil(-float(start.min()))) if start.size else 0)
+    factor = xp.power(end, -power)
+    total = total + factor * end / (power - 1.0) + 0.5 * factor
+    factor = factor * power / end
+    for j, coefficient in enumerate(_EULER_MACLAURIN):
+        total = total + coefficient * factor
+        factor = factor * (power + 2 * j + 1) * (power + 2 * j + 2) / (end * end)
+    far = xp.where(q >= 1e6, xp.power(xp.maximum(q, 1.0), 1.0 - power) / (power - 1.0), math.nan)
+    total = xp.where(fine, total, xp.where(s > 1.0, far, xp.where(s == 1.0, math.inf, math.nan)))
+    return xp.where((s > 1.0) & (q <= 0.0) & (q == xp.floor(q)), math.inf, total)
 
 
 @_elementwise

@@ -57,6 +57,8 @@ def as_function(entry, sample: Sample):
 
     def call(*args):
         mapping = {id(a): b for a, b in zip(leaves, args)}
+        if entry.through is not None:
+            mapping[id(sample.args[0])] = entry.through(mapping.get(id(sample.args[0]), sample.args[0]))
         out = entry.function(
             *(replace(a, mapping) for a in sample.args), **{k: replace(v, mapping) for k, v in sample.kwargs.items()}
         )

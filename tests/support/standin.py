@@ -916,6 +916,7 @@ class _Function:
     def __init__(self, name, signature):
         self.__name__ = name.rpartition(".")[2]
         self.__signature__ = signature
+        self._waits = name.startswith("linalg.")  # cuSOLVER's status is read on the host
         self._numpy = functools.reduce(getattr, name.split("."), np)
 
     def __call__(self, *args, **kwargs):
@@ -938,6 +939,8 @@ class _Function:
         if halves and max(s.ndim for s in sources) > 2:
             raise TypeError("CuPy's batched product does not take bfloat16")
         _permitted(name)
+        if self._waits:
+            _wait()
         if name in _INDEX_MODE:
             named.setdefault("mode", "wrap")
         along = name in ("take_along_axis", "put_along_axis")
@@ -947,6 +950,8 @@ class _Function:
                 result = self._numpy(*(_wrap_along_axis(plain, named) if along else plain), **named)
             if name in ("empty", "empty_like"):
                 _garbage(result)
+            if name == "diagonal":  # CuPy's view can be written
+                result.flags.writeable = True
             if halves:  # cuBLAS answers in bfloat16, NumPy in float32
                 result = np.asarray(result).astype(_BFLOAT16)
             if isinstance(result, (np.ndarray, np.generic)):

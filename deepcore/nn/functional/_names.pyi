@@ -88,6 +88,7 @@ from deepcore.ops._functions import max_pool3d as max_pool3d
 from deepcore.ops._functions import mish as mish
 from deepcore.ops._functions import one_hot as one_hot
 from deepcore.ops._functions import pad as pad
+from deepcore.ops._functions import pdist as pdist
 from deepcore.ops._functions import pixel_shuffle as pixel_shuffle
 from deepcore.ops._functions import pixel_unshuffle as pixel_unshuffle
 from deepcore.ops._functions import prelu as prelu
