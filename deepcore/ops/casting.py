@@ -46,6 +46,11 @@ def _contraction(tensors: list[Tensor], dtype, arguments: tuple, keywords: dict)
     return dtype if any(sum(c in term for term in terms) > 1 for c in summed) else None
 
 
+def _vectors(tensors: list[Tensor], dtype, arguments: tuple, keywords: dict):
+    """The dtype of the region for a product of matrices; numbers, and two vectors, are multiplied as they are."""
+    return dtype if all(t.ndim for t in tensors) and any(t.ndim > 1 for t in tensors) else None
+
+
 def _padding(tensors: list[Tensor], dtype, arguments: tuple, keywords: dict):
     """float32 where the padding repeats elements of the input."""
     mode_ = keywords.get("mode", arguments[2] if len(arguments) > 2 else "constant")
@@ -69,15 +74,17 @@ _LOSSES = (
     "kl_div l1_loss margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss nll_loss poisson_nll_loss "
     "smooth_l1_loss soft_margin_loss triplet_margin_loss"
 )
-#: PyTorch's rules, by type of device and rule: those of the CPU as measured, those of CUDA as documented.
+#: PyTorch's rules, by type of device and rule: those of the CPU as measured, those of CUDA as documented. The names are those
+#: of our functions in Python: `inv` is `linalg.inv`.
 _LISTS: dict[str, dict[Callable, str]] = {
     "cpu": {
-        lower: f"{_PRODUCTS} affine_grid corrcoef cov inner matrix_power tensordot vecdot",
+        lower: f"{_PRODUCTS} affine_grid corrcoef cov tensordot vecdot",
         float32: f"{_LOSSES} adaptive_avg_pool3d adaptive_max_pool3d avg_pool3d binary_cross_entropy cholesky cond eigh "
         "eigvalsh grid_sample inv linalg_cholesky linalg_qr linalg_svd local_response_norm lp_pool3d lstsq matrix_rank max_pool3d "
         "max_unpool1d max_unpool2d max_unpool3d nanquantile pinverse prod qr quantile solve svd svdvals trace",
         widest: "gru gru_cell index_copy lstm_cell",
         _contraction: "einsum",
+        _vectors: "inner",
         unchanged: "addmv addr bilinear dot mv vdot",
         _padding: "pad",
     },
@@ -87,6 +94,7 @@ _LISTS: dict[str, dict[Callable, str]] = {
         "layer_norm log log10 log1p log2 log_softmax logsumexp norm normalize pdist pow prod reciprocal renorm rsqrt sinh "
         "softmax softmin softplus sum tan",
         widest: "addcdiv addcmul atan2 bilinear cross dot grid_sample index_put scatter_add tensordot vdot",
+        unchanged: "nansum trace",
         _unsafe: "binary_cross_entropy",
     },
 }

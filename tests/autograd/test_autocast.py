@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -51,17 +52,22 @@ def dtypes_of(result) -> list[str]:
 # -- rules -------------------------------------------------------------------------------------------------------------
 def test_the_table_has_names_that_exist():
     """A name in the table is one of PyTorch's, or declared here."""
+    ours = {entry.function.__name__ for entry in FUNCTIONS.values()}
     places = ("torch", "torch.nn.functional", "torch.linalg", "torch.special", "torch.Tensor")
-    known = set().union(*(missing.torch_names()[place] for place in places), FUNCTIONS, FUNCTIONAL)
+    known = set().union(*(missing.torch_names()[place] for place in places), ours, FUNCTIONAL)
     assert set(casting.RULES) <= known
 
 
+#: Functions that have a rule, by their public names.
+RULED = {name: entry.function for name, entry in FUNCTIONS.items() if entry.function.__name__ in casting.RULES}
+RULED |= {name: function for name, function in FUNCTIONAL.items() if name in casting.RULES}
+
+
 def followed(name: str) -> bool:
-    declared = FUNCTIONAL.get(name) or FUNCTIONS[name].function
-    return getattr(declared, "follows", False)
+    return getattr(RULED[name], "follows", False)
 
 
-@pytest.mark.parametrize("name", sorted(set(casting.RULES) & {*FUNCTIONS, *FUNCTIONAL}))
+@pytest.mark.parametrize("name", sorted(RULED))
 def test_every_function_in_the_table_follows_it(name):
     assert followed(name)
 
@@ -70,15 +76,20 @@ def test_functions_without_a_rule_keep_their_dtypes(kind, half):
     """They are composed of functions that have one, which must not show."""
     changed = set()
     for name in sorted(FUNCTIONS):
-        if kind in casting.RULES.get(name, {}):
+        if kind in casting.RULES.get(FUNCTIONS[name].function.__name__, {}):
             continue
         for sample in samples(name, str(dc.get_backend())):
             args = cast_tree(sample.args, half)
             kwargs = {key: cast_tree(value, half) for key, value in sample.kwargs.items()}
-            want = dtypes_of(FUNCTIONS[name].function(*args, **kwargs))
+            try:
+                want = dtypes_of(FUNCTIONS[name].function(*args, **kwargs))
+            except DTypeError:  # it takes no 16-bit floats
+                continue
             with dc.autocast(kind, half):
                 changed |= {name} if dtypes_of(FUNCTIONS[name].function(*args, **kwargs)) != want else set()
-    assert changed == (set() if kind == "cpu" else {"lp_pool1d", "lp_pool2d", "lp_pool3d"})  # powers, in PyTorch, too
+    # Powers and sums, in PyTorch, too.
+    sums = {"lp_pool1d", "lp_pool2d", "lp_pool3d", "trapezoid", "cumulative_trapezoid", "linalg.vecdot"}
+    assert changed == (set() if kind == "cpu" else sums)
 
 
 #: Functions whose result PyTorch computes elsewhere than in one op of the lists: LSTMs without its fused kernel keep their
@@ -96,10 +107,11 @@ def to_torch(value, torch, dtype):
 
 
 @pytest.mark.filterwarnings("ignore:Default grid_sample and affine_grid", "ignore:Using padding='same'")
-@pytest.mark.parametrize("name", sorted((set(casting.RULES) & set(FUNCTIONS)) - _OTHERWISE))
+@pytest.mark.filterwarnings("ignore:(?s).*deprecated:UserWarning")
+@pytest.mark.parametrize("name", sorted(set(RULED) & set(FUNCTIONS) - _OTHERWISE))
 def test_results_have_the_dtypes_of_pytorchs(name, half, torch):
     places = (torch, torch.nn.functional, torch.Tensor)
-    theirs = next((getattr(place, name) for place in places if hasattr(place, name)), None)
+    theirs = next((getattr(place, name) for place in places if hasattr(place, name)), None) or attrgetter(name)(torch)
     kind = getattr(torch, dt.name_of(half))
     compared = 0
     for sample in samples(name, "cpu"):
