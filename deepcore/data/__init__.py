@@ -4,26 +4,41 @@ from __future__ import annotations
 
 from deepcore import missing
 from deepcore.data.cifar import cifar10, cifar100
-from deepcore.data.collate import default_collate
-from deepcore.data.dataset import Dataset, Subset, TensorDataset, random_split
+from deepcore.data.collate import default_collate, default_convert
+from deepcore.data.dataset import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset, random_split
 from deepcore.data.datasets import digits, mnist
 from deepcore.data.loader import DataLoader
-from deepcore.data.sampler import RandomSampler, Sampler, SequentialSampler
+from deepcore.data.sampler import (
+    BatchSampler,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 from deepcore.data.workers import WorkerInfo, get_worker_info
 from deepcore.io.idx import read_idx, write_idx
 
 __all__ = [
+    "BatchSampler",
+    "ConcatDataset",
     "DataLoader",
     "Dataset",
+    "DistributedSampler",
     "RandomSampler",
     "Sampler",
     "SequentialSampler",
+    "StackDataset",
     "Subset",
+    "SubsetRandomSampler",
     "TensorDataset",
+    "WeightedRandomSampler",
     "WorkerInfo",
     "cifar10",
     "cifar100",
     "default_collate",
+    "default_convert",
     "digits",
     "get_worker_info",
     "mnist",

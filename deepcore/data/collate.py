@@ -27,6 +27,12 @@ def default_collate(samples: Sequence[Any], backend: str | Backend | None = None
     return to_backend(collate(samples, range(len(samples))), backend, arrays=True)
 
 
+@takes_device
+def default_convert(data: Any, backend: str | Backend | None = None, device=None):
+    """`data` with its arrays and NumPy's numbers as tensors, in tuples, lists and dicts too; anything else stays."""
+    return to_backend(data, backend, arrays=True)
+
+
 def collate(samples: Sequence[Any], indices: Sequence[int], where: str = "sample") -> Any:
     """As `default_collate`, but arrays and numbers become NumPy arrays. `indices` name the samples in errors."""
     first = samples[0]

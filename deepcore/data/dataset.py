@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -26,6 +27,9 @@ class Dataset:
 
     def __getitem__(self, index: int) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must define __getitem__")
+
+    def __add__(self, other) -> ConcatDataset:
+        return ConcatDataset([self, other])
 
 
 class TensorDataset(Dataset):
@@ -100,6 +104,78 @@ class Subset(Dataset):
 
     def __repr__(self) -> str:
         return f"Subset({len(self)} of {self.dataset!r})"
+
+
+class ConcatDataset(Dataset):
+    """The samples of several datasets, one dataset after the other: also `first + second`.
+
+    Errors: `ArgumentError` for no datasets, and for what has no length or no items.
+    """
+
+    def __init__(self, datasets: Iterable):
+        self.datasets = list(datasets)
+        if not self.datasets:
+            raise ArgumentError("ConcatDataset needs at least one dataset")
+        for dataset in self.datasets:
+            _check_dataset("ConcatDataset", dataset)
+        self.cumulative_sizes = np.cumsum([len(d) for d in self.datasets]).tolist()
+
+    def __len__(self) -> int:
+        return self.cumulative_sizes[-1]
+
+    def __getitem__(self, index: int):
+        number = _number(index, len(self))
+        if number is None:
+            raise ArgumentError("a ConcatDataset gives one sample by its number", received=repr(index))
+        number = number + len(self) if number < 0 else number
+        which = bisect.bisect_right(self.cumulative_sizes, number)
+        return self.datasets[which][number - (self.cumulative_sizes[which - 1] if which else 0)]
+
+    def __repr__(self) -> str:
+        return f"ConcatDataset({', '.join(map(repr, self.datasets))})"
+
+
+class StackDataset(Dataset):
+    """Sample i has sample i of each dataset: a tuple, or, of datasets given by name, a dict.
+
+    Errors: `ArgumentError` for no datasets, or both kinds; `DataError` when the lengths differ.
+    """
+
+    def __init__(self, *args, **kwargs):
+        if bool(args) == bool(kwargs):
+            raise ArgumentError("StackDataset takes datasets, or datasets by name")
+        self.datasets: Any = kwargs or args
+        each = kwargs.values() if kwargs else args
+        for dataset in each:
+            _check_dataset("StackDataset", dataset)
+        lengths = [len(d) for d in each]
+        if len(set(lengths)) > 1:
+            raise DataError("the datasets of a StackDataset differ in length", received=", ".join(map(str, lengths)))
+        self._length = lengths[0]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int):
+        number = _number(index, self._length)
+        if number is None:
+            raise ArgumentError("a StackDataset gives one sample by its number", received=repr(index))
+        if isinstance(self.datasets, dict):
+            return {name: dataset[number] for name, dataset in self.datasets.items()}
+        return tuple(dataset[number] for dataset in self.datasets)
+
+    def __repr__(self) -> str:
+        parts = (
+            [f"{k}={d!r}" for k, d in self.datasets.items()]
+            if isinstance(self.datasets, dict)
+            else map(repr, self.datasets)
+        )
+        return f"StackDataset({', '.join(parts)})"
+
+
+def _check_dataset(owner: str, dataset) -> None:
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise ArgumentError(f"{owner} takes datasets with __len__ and __getitem__", received=type(dataset).__name__)
 
 
 def _number(index, size: int) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deepcore import random
 from deepcore.backend import Backend, get_backend, place
 from deepcore.data import workers
 from deepcore.data.collate import collate, to_backend
@@ -15,6 +16,7 @@ from deepcore.data.dataset import batch_getter
 from deepcore.data.sampler import (
     RandomSampler,
     SequentialSampler,
+    as_indices,
     check_sampler,
     check_seed,
     draw_seed,
@@ -29,13 +31,16 @@ class DataLoader:
 
     batch_size, shuffle, drop_last: as in PyTorch. `sampler`: indices in an order, or a mask, instead of `shuffle`: a
     list, an array, or an object with `__iter__` (restarted for each pass) and `__len__` (the number of indices).
+    `batch_sampler`: instead of batch_size, shuffle, sampler and drop_last, gives the indices of each batch.
     seed: of the order and of augmentation; None derives one from the default generator, so `manual_seed` fixes it. Only
     `shuffle=True` draws a number for that: building another loader does not change the numbers of other draws.
+    generator: what the seed is drawn from, instead.
     backend (or device): the backend of a batch's tensors (default: the default backend; those of a TensorDataset stay
-    on theirs). `pin_memory` and `pin_memory_device` are accepted as in PyTorch and change nothing.
+    on theirs). `pin_memory`, `pin_memory_device` and `persistent_workers` are accepted as in PyTorch and change nothing.
     num_workers: processes that fetch samples, each `prefetch_factor` batches ahead. They change the speed only: order
     and bits are a function of (seed, epoch). A dataset of tensors is always read in this process, one gather per tensor.
     collate_fn: samples to batch (default: `default_collate`).
+    worker_init_fn: called in each worker with its number, before its first batch.
     multiprocessing_context: how workers start ("fork", "spawn", "forkserver"; default: Python's own choice).
     timeout: seconds to wait for a worker's next batch (the first one includes the start of the process) before
     `DataError` names the worker and the samples; 0: no limit.
@@ -62,6 +67,7 @@ class DataLoader:
         shuffle: bool = False,
         *,
         sampler=None,
+        batch_sampler=None,
         num_workers: int = 0,
         drop_last: bool = False,
         collate_fn: Callable | None = None,
@@ -73,6 +79,9 @@ class DataLoader:
         prefetch_factor: int = 2,
         multiprocessing_context: str | None = None,
         timeout: float = 0,
+        worker_init_fn: Callable[[int], Any] | None = None,
+        generator: random.Generator | None = None,
+        persistent_workers: bool = False,
     ):
         for name, value, minimum in (
             ("batch_size", batch_size, 1),
@@ -102,6 +111,13 @@ class DataLoader:
             raise DataError("the dataset is empty", fix="check the path or the filter that made it")
         if sampler is not None and shuffle:
             raise ArgumentError("sampler and shuffle exclude each other", fix="leave out shuffle=True")
+        if batch_sampler is not None and (batch_size != 1 or shuffle or sampler is not None or drop_last):
+            raise ArgumentError(
+                "batch_sampler excludes batch_size, shuffle, sampler and drop_last",
+                fix="give these to the batch sampler",
+            )
+        if seed is not None and generator is not None:
+            raise ArgumentError("seed and generator exclude each other", fix="seed alone decides about the order")
         self.dataset = dataset
         self.batch_size = int(batch_size)
         self.drop_last = bool(drop_last)
@@ -113,13 +129,24 @@ class DataLoader:
         self.prefetch_factor = int(prefetch_factor)
         self.multiprocessing_context = multiprocessing_context
         self.timeout = float(timeout)
-        if seed is None:
+        self.worker_init_fn, self.persistent_workers = worker_init_fn, bool(persistent_workers)
+        if generator is not None:
+            self.seed = generator.split().initial_seed()
+        elif seed is None:
             self.seed = draw_seed() if shuffle else default_generator.derive_seed()
         else:
             self.seed = check_seed(seed)
         self.shuffle = bool(shuffle)
         if sampler is None:
             sampler = RandomSampler(dataset, self.seed) if shuffle else SequentialSampler(dataset)
+        self.batch_sampler = batch_sampler
+        if batch_sampler is not None:
+            sampler = getattr(batch_sampler, "sampler", None) or sampler
+            if not (hasattr(batch_sampler, "__iter__") and hasattr(batch_sampler, "__len__")):
+                raise ArgumentError(
+                    "a batch sampler has __iter__, which gives lists of indices, and __len__, which says how many",
+                    received=type(batch_sampler).__name__,
+                )
         self.sampler = check_sampler(sampler, len(dataset))
         #: The current or next pass, and the number of its delivered batches.
         self.epoch = 0
@@ -136,6 +163,8 @@ class DataLoader:
 
     def __len__(self) -> int:
         """Batches in a pass."""
+        if self.batch_sampler is not None:
+            return len(self.batch_sampler)
         samples = self._samples()
         return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
 
@@ -150,8 +179,11 @@ class DataLoader:
         return self._run(this_pass, self.epoch, self.position, self._order(self.epoch))
 
     def _order(self, epoch: int) -> list[np.ndarray]:
-        if hasattr(self.sampler, "set_epoch"):
-            self.sampler.set_epoch(epoch)
+        source = self.sampler if self.batch_sampler is None else self.batch_sampler
+        if hasattr(source, "set_epoch"):
+            source.set_epoch(epoch)
+        if self.batch_sampler is not None:
+            return [as_indices(batch, len(self.dataset), "a batch") for batch in self.batch_sampler]
         order = indices_of_pass(self.sampler, len(self.dataset))
         size = self.batch_size
         stop = len(order) - len(order) % size if self.drop_last else len(order)
@@ -173,7 +205,7 @@ class DataLoader:
                 batch = get_batch(indices)
                 yield batch if self.backend is None else to_backend(batch, self.backend)
             return
-        fetch = Fetch(self.dataset, self.collate_fn, self.seed, epoch)
+        fetch = Fetch(self.dataset, self.collate_fn, self.seed, epoch, self.worker_init_fn)
         jobs = [(number, order[number]) for number in range(start, len(order))]
         results: Generator[Any, None, None]
         if self.num_workers and jobs:
@@ -239,8 +271,9 @@ class DataLoader:
 class Fetch:
     """Fetches a batch from (number, indices), in any process; the thread's draws come from the batch's own stream."""
 
-    def __init__(self, dataset, collate_fn, seed: int, epoch: int):
+    def __init__(self, dataset, collate_fn, seed: int, epoch: int, worker_init_fn: Callable[[int], Any] | None = None):
         self.dataset, self.collate_fn, self.seed, self.epoch = dataset, collate_fn, seed, epoch
+        self.worker_init_fn = worker_init_fn
 
     def __call__(self, number: int, indices: np.ndarray):
         positions = indices.tolist()

@@ -10,7 +10,7 @@ import numpy as np
 
 from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, DataError, IndexRangeError, StateDictError
-from deepcore.random import Generator, default_generator, derive_stream, raw_permutation
+from deepcore.random import Generator, default_generator, derive_stream, raw_permutation, raw_uniform
 from deepcore.tensor import Tensor, unmasked
 
 
@@ -21,7 +21,7 @@ def draw_seed() -> int:
 
 def permutation(n: int, seed: int, epoch: int = 0) -> np.ndarray:
     """The numbers 0 to n - 1 in an order that is a function of (n, seed, epoch), the same on every machine."""
-    return raw_permutation(get_backend("cpu"), Generator(seed, stream=derive_stream(epoch)), n)
+    return _permutation(Generator(seed, stream=derive_stream(epoch)), n)
 
 
 def as_indices(values: Any, size: int, owner: str) -> np.ndarray:
@@ -162,15 +162,20 @@ class SequentialSampler(Sampler):
         return np.arange(len(self), dtype=np.int64)
 
 
-class RandomSampler(Sampler):
-    """A permutation, another one each epoch: a function of (seed, epoch). `seed=None` draws one."""
+class _Seeded(Sampler):
+    """A sampler whose order is a function of (seed, epoch). Without a seed, one is drawn: from `generator`, or the default."""
 
-    def __init__(self, data_source, seed: int | None = None):
+    def __init__(self, data_source, seed: int | None, generator: Generator | None = None):
         super().__init__(data_source)
-        self.seed = draw_seed() if seed is None else check_seed(seed)
+        if seed is not None and generator is not None:
+            raise ArgumentError(f"{type(self).__name__}: seed and generator exclude each other")
+        if seed is None:
+            seed = draw_seed() if generator is None else generator.split().initial_seed()
+        self.seed = check_seed(seed)
 
-    def order(self) -> np.ndarray:
-        return permutation(len(self), self.seed, self.epoch)
+    def _generator(self) -> Generator:
+        """That of the next pass."""
+        return Generator(self.seed, stream=derive_stream(self.epoch))
 
     def state_dict(self) -> dict[str, int]:
         return {"seed": self.seed}
@@ -178,9 +183,191 @@ class RandomSampler(Sampler):
     def load_state_dict(self, state: dict[str, int]) -> None:
         if not isinstance(state, Mapping) or "seed" not in state:
             raise StateDictError(
-                "the state of a RandomSampler holds its seed", expected='{"seed": n}', received=repr(state)
+                f"the state of a {type(self).__name__} holds its seed", expected='{"seed": n}', received=repr(state)
             )
         self.seed = check_seed(state["seed"])
+
+
+class RandomSampler(_Seeded):
+    """A permutation, another one each epoch: a function of (seed, epoch). `seed=None` draws one, from `generator` if given.
+
+    With `replacement`, each of the `num_samples` (default: as many as the dataset has) is drawn from all; without, more than the
+    dataset has begin a further permutation.
+    """
+
+    def __init__(
+        self,
+        data_source,
+        seed: int | None = None,
+        *,
+        replacement: bool = False,
+        num_samples: int | None = None,
+        generator: Generator | None = None,
+    ):
+        super().__init__(data_source, seed, generator)
+        self.replacement = bool(replacement)
+        self.num_samples = len(data_source) if num_samples is None else _count("num_samples", num_samples)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def order(self) -> np.ndarray:
+        size, count = len(self.data_source), self.num_samples
+        if not size:
+            return np.empty(0, np.int64)
+        if self.replacement:
+            return np.minimum(_uniform(self._generator(), count) * size, size - 1).astype(np.int64)
+        generator, rounds = self._generator(), -(-count // size)
+        return np.concatenate([_permutation(generator, size) for _ in range(rounds)])[:count]
+
+
+class SubsetRandomSampler(_Seeded):
+    """The given indices in random order, another one each epoch."""
+
+    def __init__(self, indices, generator: Generator | None = None, *, seed: int | None = None):
+        super().__init__(indices, seed, generator)
+        self.indices = indices.tolist() if hasattr(indices, "tolist") else list(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def order(self) -> np.ndarray:
+        return np.asarray(self.indices)[_permutation(self._generator(), len(self.indices))]
+
+
+class WeightedRandomSampler(_Seeded):
+    """`num_samples` indices, index i with probability weights[i] / Σ weights.
+
+    Without `replacement` no index is drawn twice: by the greatest of ln(u) / weight, u uniform (Efraimidis and Spirakis, 2006).
+    Errors: `ArgumentError` for weights that are negative, not finite or all 0, and for more samples than there are weights above 0.
+    """
+
+    def __init__(
+        self,
+        weights,
+        num_samples: int,
+        replacement: bool = True,
+        generator: Generator | None = None,
+        *,
+        seed: int | None = None,
+    ):
+        super().__init__(None, seed, generator)
+        self.weights = np.asarray(weights.numpy() if isinstance(weights, Tensor) else weights, np.float64)
+        self.num_samples, self.replacement = _count("num_samples", num_samples), bool(replacement)
+        if self.weights.ndim != 1 or not np.isfinite(self.weights).all() or (self.weights < 0).any():
+            raise ArgumentError(
+                "weights are finite numbers of at least 0, one for each sample", received=f"shape {self.weights.shape}"
+            )
+        most = np.count_nonzero(self.weights)
+        if not most or (not self.replacement and self.num_samples > most):
+            raise ArgumentError(
+                f"{self.num_samples} samples cannot be drawn from {most} weights above 0",
+                fix="replacement=True" if most else "weights above 0",
+            )
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def order(self) -> np.ndarray:
+        generator = self._generator()
+        if self.replacement:
+            ends = np.cumsum(self.weights)
+            places = np.searchsorted(ends, _uniform(generator, self.num_samples) * ends[-1], side="right")
+            return np.minimum(places, np.flatnonzero(self.weights)[-1]).astype(np.int64)
+        with np.errstate(divide="ignore"):
+            keys = np.log(_uniform(generator, len(self.weights))) / self.weights
+        keys[self.weights == 0] = -np.inf
+        return np.argsort(-keys, kind="stable")[: self.num_samples]
+
+
+class BatchSampler(Sampler):
+    """Lists of `batch_size` indices of another sampler, the last one shorter unless `drop_last`."""
+
+    def __init__(self, sampler, batch_size: int, drop_last: bool = False):
+        super().__init__(None)
+        self.sampler, self.batch_size, self.drop_last = sampler, _count("batch_size", batch_size), bool(drop_last)
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        count = len(self.sampler)
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
+        indices = iter(self.sampler)
+        while batch := list(itertools.islice(indices, self.batch_size)):
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch
+
+
+class DistributedSampler(Sampler):
+    """The share of process `rank` of `num_replicas`: every num_replicas-th index from `rank` on, of an order that all have.
+
+    The order is a function of (seed, epoch), or that of the dataset without `shuffle`. Shares have the same length: the last
+    indices repeat the first ones, or, with `drop_last`, are left out.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+    ):
+        super().__init__(dataset)
+        if num_replicas is None or rank is None:
+            raise ArgumentError(
+                "DistributedSampler is told its share: there is no group of processes to ask",
+                fix="DistributedSampler(dataset, num_replicas=n, rank=k)",
+            )
+        self.num_replicas, self.rank = _count("num_replicas", num_replicas), int(rank)
+        if not 0 <= self.rank < self.num_replicas:
+            raise ArgumentError(
+                "rank is the number of a process", expected=f"0 to {num_replicas - 1}", received=repr(rank)
+            )
+        self.dataset, self.shuffle, self.seed, self.drop_last = (
+            dataset,
+            bool(shuffle),
+            check_seed(seed),
+            bool(drop_last),
+        )
+
+    @property
+    def num_samples(self) -> int:
+        size = len(self.dataset)
+        return size // self.num_replicas if self.drop_last else -(-size // self.num_replicas)
+
+    @property
+    def total_size(self) -> int:
+        return self.num_samples * self.num_replicas
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def order(self) -> np.ndarray:
+        size = len(self.dataset)
+        whole = permutation(size, self.seed, self.epoch) if self.shuffle else np.arange(size, dtype=np.int64)
+        return np.resize(whole, self.total_size)[self.rank :: self.num_replicas]
+
+
+def _permutation(generator: Generator, n: int) -> np.ndarray:
+    return raw_permutation(get_backend("cpu"), generator, n)
+
+
+def _uniform(generator: Generator, count: int) -> np.ndarray:
+    """`count` numbers from 0 to below 1, in float64."""
+    return raw_uniform(get_backend("cpu"), generator, (count,), np.dtype(np.float64))
+
+
+def _count(name: str, value) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ArgumentError(f"{name} is a whole number of at least 1", received=repr(value))
+    return int(value)
 
 
 def check_seed(seed) -> int:

@@ -290,9 +290,12 @@ def _work(
     free_slots = threading.Semaphore(ahead)
     sender = threading.Thread(target=_send, args=(writing, results, free_slots), daemon=True)
     sender.start()
-    for job in jobs:
+    init: Callable[[int], Any] | None = fetch.worker_init_fn  # type: ignore[attr-defined]
+    for number, job in enumerate(jobs):
         free_slots.acquire()
         try:
+            if init is not None and number == 0:
+                init(shard[0])
             _seed(derive_stream(seed, epoch, job[0], 2))
             results.put(("batch", fetch(*job)))
         except BaseException as error:
