@@ -264,7 +264,7 @@ class Guards:
             self.tables.append((own[name], tuple(own[name].values()), f"{label} has other {name.strip('_')}"))
         self.classes.append((module, type(module), f"the class of {label}"))
         for name, value in list(own.items()):
-            if name not in _TABLES and name != "_non_persistent":
+            if name not in (*_TABLES, "_non_persistent", "_state_hooks"):
                 self.counted.append((own, name, value, f"{label}.{name}"))
                 self._visit(value, f"{label}.{name}")
         for table in ("_modules", "_parameters", "_buffers"):

@@ -17,10 +17,11 @@ from typing import Any
 from deepcore import errors
 from deepcore.autograd import enable_grad
 from deepcore.backend import dtypes as dt
-from deepcore.effects import effect
+from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, UninitializedError, suggest
 from deepcore.kernels.cpu.clip import Clip
 from deepcore.kernels.update import Update, run_update
+from deepcore.nn.hooks import RemovableHandle
 from deepcore.nn.modules.module import clear_gradients
 from deepcore.nn.parameter import UninitializedTensor
 from deepcore.nn.registry import Registry
@@ -61,6 +62,31 @@ def _takes_switches(init: Callable) -> Callable:
     return wrapper
 
 
+def _hooked(step: Callable) -> Callable:
+    """A step that runs the optimizer's hooks before and after it, once, whatever it calls."""
+
+    @functools.wraps(step)
+    def wrapper(self, *args, **kwargs):
+        hooks = self._step_hooks
+        if not hooks:
+            return step(self, *args, **kwargs)
+        untraceable("an optimizer with hooks")
+        self._step_hooks = {}
+        try:
+            for hook, _ in tuple(hooks.get("pre", {}).values()):
+                replaced = hook(self, args, kwargs)
+                if replaced is not None:
+                    args, kwargs = replaced
+            result = step(self, *args, **kwargs)
+            for hook, _ in tuple(hooks.get("post", {}).values()):
+                hook(self, args, kwargs)
+        finally:
+            self._step_hooks = hooks
+        return result
+
+    return wrapper
+
+
 class Optimizer:
     """Base of the optimizers. A subclass passes `defaults` and defines three methods:
 
@@ -85,6 +111,8 @@ class Optimizer:
         super().__init_subclass__(**keywords)
         if "__init__" in vars(cls):
             cls.__init__ = _takes_switches(cls.__init__)  # type: ignore[method-assign]
+        if "step" in vars(cls):
+            cls.step = _hooked(cls.step)  # type: ignore[method-assign]
 
     def __init__(self, params, defaults: dict[str, Any]):
         if isinstance(params, Tensor):
@@ -94,6 +122,7 @@ class Optimizer:
         self.param_groups: list[dict[str, Any]] = []
         #: Whether `step()` has run; schedules check it.
         self._stepped = False
+        self._step_hooks: dict[str, dict] = {}
         self._plan: Plan | None = None
         frame = getattr(params, "gi_frame", None)  # model.parameters(), not yet walked
         groups = _as_list(params)
@@ -198,6 +227,7 @@ class Optimizer:
         return bool(difflib.get_close_matches(str(name), self.defaults, n=1, cutoff=0.8))
 
     # -- the step ---------------------------------------------------------------------------------------
+    @_hooked
     def step(self, closure: Callable[[], Any] | None = None):
         """Update every parameter that has a gradient. `closure`, if given, computes the loss, which is returned."""
         loss = None
@@ -207,6 +237,7 @@ class Optimizer:
         self._update()
         return loss
 
+    @_hooked
     def clipped_step(
         self,
         max_norm: float | None = None,
@@ -302,6 +333,14 @@ class Optimizer:
                 plan = Plan(self, live, counts, kernels=False)
                 plan.run(self, copies, undo_log=undo_log)
         self._plan = plan
+
+    def register_step_pre_hook(self, hook: Callable) -> RemovableHandle:
+        """`hook(optimizer, args, kwargs)` runs before each step; its result, if not None, replaces (args, kwargs)."""
+        return RemovableHandle(self._step_hooks, "pre", hook)
+
+    def register_step_post_hook(self, hook: Callable) -> RemovableHandle:
+        """`hook(optimizer, args, kwargs)` runs after each step."""
+        return RemovableHandle(self._step_hooks, "post", hook)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set the gradients to None, or to zeros."""

@@ -21,6 +21,7 @@ from deepcore.tensor import _MEMORY_FORMAT, Tensor, as_tensor, changes, empty_li
 
 _FLOATING = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
 _TABLES = ("_parameters", "_buffers", "_modules")
+_EXTRA = "_extra_state"  # the name of what `get_extra_state` gives
 _SHOWN = 20  # names of one kind that a message lists
 
 
@@ -89,6 +90,7 @@ class Module:
     _buffers: dict[str, Tensor | None]
     _modules: dict[str, Module | None]
     _hooks: dict[str, dict]
+    _state_hooks: dict[str, dict]
 
     load = _Load()
 
@@ -111,6 +113,7 @@ class Module:
         attributes["_modules"] = {}
         attributes["_non_persistent"] = set()
         attributes["_hooks"] = {}
+        attributes["_state_hooks"] = {}
 
     def forward(self, *args, **kwargs):
         """The computation of the module; call `module(...)`, which also runs the hooks."""
@@ -233,7 +236,7 @@ class Module:
         # Only called for names that neither the instance nor its class has.
         if isinstance(getattr(type(self), name, None), property):
             return getattr(type(self), name).fget(self)  # raises the property's own AttributeError
-        if "_parameters" not in self.__dict__ and name in (*_TABLES, "_hooks", "training"):
+        if "_parameters" not in self.__dict__ and name in (*_TABLES, "_hooks", "_state_hooks", "training"):
             raise ModuleAttributeError(
                 f"{type(self).__name__} was used before Module.__init__ ran",
                 fix="call super().__init__() first in __init__",
@@ -388,6 +391,16 @@ class Module:
             module = submodule
         return module
 
+    def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
+        """Put `module` at a dotted path, whose last name may be new unless `strict`."""
+        path, _, name = target.rpartition(".")
+        if not isinstance(module, Module):
+            raise ArgumentError("set_submodule takes a module", received=type(module).__name__)
+        parent = self.get_submodule(path)
+        if strict and name not in parent._modules:
+            self.get_submodule(target)  # raises, and names what is near
+        setattr(parent, name, module)
+
     def get_parameter(self, target: str) -> Parameter:
         """The parameter at a path such as "encoder.0.weight"."""
         return self._get_member("_parameters", "parameter", target)
@@ -503,18 +516,48 @@ class Module:
 
     # -- state --------------------------------------------------------------------------------------------
     def state_dict(self, destination: dict | None = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
-        """{path: tensor} of parameters and persistent buffers: detached, sharing their memory."""
+        """{path: tensor} of parameters and persistent buffers: detached, sharing their memory.
+
+        With `get_extra_state` of a module under `<path>._extra_state`.
+        """
         destination = {} if destination is None else destination
-        for name, parameter in self._parameters.items():
-            if parameter is not None:
-                destination[prefix + name] = parameter if keep_vars else parameter.detach()
-        for name, buffer in self._buffers.items():
-            if buffer is not None and name not in self._non_persistent:
-                destination[prefix + name] = buffer if keep_vars else buffer.detach()
+        for hook, _ in tuple(self._state_hooks.get("pre", {}).values()):
+            hook(self, prefix, keep_vars)
+        for name, t in self._entries().items():
+            destination[prefix + name] = t if keep_vars else t.detach()
+        if self._has_extra_state():
+            destination[prefix + _EXTRA] = self.get_extra_state()
         for name, module in self._modules.items():
             if module is not None:
                 module.state_dict(destination, f"{prefix}{name}.", keep_vars)
+        for hook, _ in tuple(self._state_hooks.get("post", {}).values()):
+            replaced = hook(self, destination, prefix, {})
+            destination = destination if replaced is None else replaced
         return destination
+
+    def _entries(self) -> dict[str, Tensor]:
+        """The module's own parameters and persistent buffers."""
+        own = {name: t for name, t in self._parameters.items() if t is not None}
+        buffers = self._buffers.items()
+        return own | {name: t for name, t in buffers if t is not None and name not in self._non_persistent}
+
+    def _has_extra_state(self) -> bool:
+        return type(self).get_extra_state is not Module.get_extra_state
+
+    def get_extra_state(self) -> Any:
+        """What `state_dict` holds of this module besides tensors by name: to be defined, together with `set_extra_state`.
+
+        A file of safetensors takes a tensor alone.
+        """
+        raise ArgumentError(
+            f"{type(self).__name__} has no get_extra_state()", fix="define it, and set_extra_state(state)"
+        )
+
+    def set_extra_state(self, state: Any) -> None:
+        """Called by `load_state_dict` with what `get_extra_state` gave."""
+        raise ArgumentError(
+            f"{type(self).__name__} has no set_extra_state()", fix="define it, beside get_extra_state()"
+        )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """Copy the tensors or arrays of `state_dict` in, converted to each entry's dtype and backend: all or none.
@@ -526,15 +569,27 @@ class Module:
         """
         if not isinstance(state_dict, Mapping):
             raise ArgumentError("load_state_dict takes a dict of tensors", received=type(state_dict).__name__)
-        entries = self.state_dict(keep_vars=True)
+        modules = [(f"{path}." if path else "", module) for path, module in self.named_modules(remove_duplicate=False)]
+        entries = {prefix + name: t for prefix, module in modules for name, t in module._entries().items()}
+        extras = {prefix + _EXTRA: module for prefix, module in modules if module._has_extra_state()}
+        missing, unexpected, errors = [], [], []  # type: tuple[list[str], list[str], list[str]]
+        if any("load_pre" in module._state_hooks for _, module in modules):
+            state_dict = dict(state_dict)  # hooks change it
+        for prefix, module in modules:
+            for hook, with_module in tuple(module._state_hooks.get("load_pre", {}).values()):
+                arguments: tuple = (state_dict, prefix, {}, strict, missing, unexpected, errors)
+                hook(module, *arguments) if with_module else hook(*arguments)
+        if errors:
+            raise StateDictError(f"a hook of {type(self).__name__} refused the state dict: " + "; ".join(errors))
         for path, module in self.named_modules():
             for old, new in module._former_names(path).items():
                 if old in state_dict and old not in entries and new not in state_dict:
                     state_dict = {new if name == old else name: value for name, value in state_dict.items()}
         # A tied tensor has several names; files of other programs contain only one of them.
         present = {id(target) for name, target in entries.items() if name in state_dict}
-        missing = [name for name, target in entries.items() if name not in state_dict and id(target) not in present]
-        unexpected = [name for name in state_dict if name not in entries]
+        missing += [name for name, target in entries.items() if name not in state_dict and id(target) not in present]
+        missing += [name for name in extras if name not in state_dict]
+        unexpected += [name for name in state_dict if name not in entries and name not in extras]
         misfits, values = {}, {}
         lazy, shapes = self._lazy_layers(state_dict)
         for name, target in entries.items():
@@ -572,7 +627,19 @@ class Module:
             elif target._data is not value._data:
                 target._data[...] = value._data
                 target.bump_version()
-        return IncompatibleKeys(missing, unexpected)
+        for name, module in extras.items():
+            if name in state_dict:
+                module.set_extra_state(state_dict[name])
+        keys = IncompatibleKeys(missing, unexpected)
+        self._run_loaded_hooks(keys)
+        return keys
+
+    def _run_loaded_hooks(self, keys: IncompatibleKeys) -> None:
+        for module in self._modules.values():
+            if module is not None:
+                module._run_loaded_hooks(keys)
+        for hook, _ in tuple(self._state_hooks.get("load_post", {}).values()):
+            hook(self, keys)
 
     def _former_names(self, path: str) -> dict[str, str]:
         """{name in older state dicts: name now} of entries of this module, which is at `path`."""
@@ -595,7 +662,7 @@ class Module:
         likely = missing or target_entries
         suggests = len(likely) <= 500  # comparing every name with every other would take minutes
         for names, format_line in (
-            (missing, lambda name: f"  missing:    {name} {_shape_text(target_entries[name])}"),
+            (missing, lambda name: f"  missing:    {name} {_shape_text(target_entries.get(name))}"),
             (unexpected, lambda name: f"  unexpected: {name}" + (f" ({suggest(name, likely)})" if suggests else "")),
             (list(misfits), lambda name: f"  misshapen:  {name} {misfits[name]}"),
         ):
@@ -644,6 +711,25 @@ class Module:
     def register_full_backward_pre_hook(self, hook, prepend: bool = False) -> RemovableHandle:
         """`hook(module, grad_output)` runs before the module's backward; its result, if not None, replaces it."""
         return RemovableHandle(self._hooks, "backward_pre", hook, None, prepend)
+
+    def register_state_dict_pre_hook(self, hook) -> RemovableHandle:
+        """`hook(module, prefix, keep_vars)` runs before `state_dict` reads this module."""
+        return RemovableHandle(self._state_hooks, "pre", hook, None, False)
+
+    def register_state_dict_post_hook(self, hook) -> RemovableHandle:
+        """`hook(module, state_dict, prefix, local_metadata)` runs when `state_dict` has read this module and its parts."""
+        return RemovableHandle(self._state_hooks, "post", hook, None, False)
+
+    def register_load_state_dict_pre_hook(self, hook) -> RemovableHandle:
+        """`hook(module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)`.
+
+        It runs before anything is loaded, and may change `state_dict`, which is a copy: rename old entries, for example.
+        """
+        return RemovableHandle(self._state_hooks, "load_pre", hook, True, False)
+
+    def register_load_state_dict_post_hook(self, hook) -> RemovableHandle:
+        """`hook(module, incompatible_keys)` runs when everything is loaded."""
+        return RemovableHandle(self._state_hooks, "load_post", hook, None, False)
 
     # -- describing -----------------------------------------------------------------------------------------
     def constructor_arguments(self) -> dict[str, Any]:
@@ -732,7 +818,9 @@ def _name_constructor(cls: type) -> None:
     cls.__init__ = own  # type: ignore[misc]
 
 
-def _shape_text(t: Tensor) -> str:
+def _shape_text(t: Tensor | None) -> str:
+    if t is None:
+        return "(a module's own state)"
     return "uninitialised" if isinstance(t, UninitializedTensor) else str(t.shape)
 
 
