@@ -561,3 +561,36 @@ def test_a_dtype_is_one_object():
     ):
         assert t.dtype is dc.float32
     assert dc.arange(3).dtype is dc.int64 and dc.zeros(2, dtype=float).dtype is dc.float32
+
+
+@pytest.mark.parametrize(
+    "turn, shape",
+    [
+        (lambda t: t.unsqueeze_(0), (1, 2, 1, 3)), (lambda t: t.squeeze_(), (2, 3)), (lambda t: t.squeeze_(1), (2, 3)),
+        (lambda t: t.transpose_(0, 2), (3, 1, 2)), (lambda t: t.swapaxes_(0, 1), (1, 2, 3)),
+        (lambda t: t.squeeze_(1).t_(), (3, 2)),
+    ],
+)  # fmt: skip
+def test_a_tensor_becomes_its_own_view(turn, shape, backend):
+    t = dc.arange(6, backend=backend).reshape(2, 1, 3).clone()
+    before, memory = t.tolist(), t.view(6)
+    assert turn(t) is t and t.shape == shape and sorted(t.flatten().tolist()) == list(range(6))
+    memory[0] = 9  # the same memory
+    assert 9 in t.flatten().tolist() and before[0][0][0] == 0
+    leaf = dc.ones(2, 1, 3, requires_grad=True, backend=backend)
+    with pytest.raises(errors.GradientError, match=r"t = t\.(un)?(squeeze|transpose|swapaxes)"):
+        turn(leaf)
+
+
+def test_a_shape_changed_inside_a_compiled_function():
+    pytest.importorskip("numba")
+
+    @dc.compile
+    def f(x):
+        y = x * 2.0
+        y.unsqueeze_(0)
+        return y + 1.0
+
+    with pytest.warns(errors.DeepcoreWarning, match="changes its shape"):
+        results = [f(dc.ones(3) * n) for n in range(4)]
+    assert [r.tolist() for r in results] == [[[2.0 * n + 1] * 3] for n in range(4)]

@@ -17,6 +17,7 @@ for _module in pkgutil.iter_modules(__path__):
 from deepcore.ops import convert  # noqa: E402
 
 convert.install_in_place()
+convert.install_turns()
 
 
 def public(place: str = "") -> dict:

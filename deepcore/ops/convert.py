@@ -8,8 +8,8 @@ from deepcore.autograd import Function, autocasting
 from deepcore.backend import Backend, available_kinds, device, get_backend, place
 from deepcore.backend import dtypes as dt
 from deepcore.backend.devices import FOREIGN
-from deepcore.effects import effect
-from deepcore.errors import BackendError, DTypeError, ShapeError, suggest
+from deepcore.effects import effect, untraceable
+from deepcore.errors import BackendError, DTypeError, GradientError, ShapeError, suggest
 from deepcore.ops import arithmetic, comparison
 from deepcore.ops.index import convert_value, refuse_leaf, setitem, write
 from deepcore.ops.registry import FUNCTIONS, Tensor, cast, composite, sample
@@ -168,6 +168,33 @@ def install_in_place() -> None:
             for name in entry.names:
                 if "." not in name:
                     setattr(Tensor, f"{name}_", _in_place(f"{name}_", entry.function))
+
+
+#: Functions whose views a tensor can become itself, as `unsqueeze_`.
+_TURNS = ("squeeze", "unsqueeze", "transpose", "swapaxes", "swapdims", "t")
+
+
+def _turn(name: str, function):
+    def method(self, *args, **kwargs):
+        if self._requires_grad:
+            raise GradientError(
+                f"{name}: a tensor that requires grad keeps its shape, as views of it may exist",
+                fix=f"t = t.{name.rstrip('_')}(…)",
+            )
+        untraceable("a tensor that changes its shape")
+        self._data, self._spec = function(self, *args, **kwargs)._data, None
+        self.bump_version()
+        return self
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"This tensor becomes its own `{name.rstrip('_')}`."
+    return method
+
+
+def install_turns() -> None:
+    """`Tensor.<name>_` for the views in `_TURNS`."""
+    for name in _TURNS:
+        setattr(Tensor, f"{name}_", _turn(f"{name}_", getattr(Tensor, name)))
 
 
 def copy_(self, source):
