@@ -125,6 +125,7 @@ from deepcore.tensor import (  # noqa: E402
     is_tensor,
     layout,
     linspace,
+    logspace,
     memory_format,
     ones,
     ones_like,
@@ -154,6 +155,7 @@ if _TYPE_CHECKING:
     from deepcore.amp import GradScaler
     from deepcore.compiler import Compiled, compile
     from deepcore.io import load, save
+    from deepcore.nn.functional import cosine_similarity, dropout, layer_norm, pairwise_distance
     from deepcore.ops._functions import *  # noqa: F403
     from deepcore.train import Trainer
 
@@ -164,6 +166,7 @@ _LAZY = {
     "Trainer": "deepcore.train",
     "amp": "deepcore.amp",
     "compile": "deepcore.compiler",
+    **dict.fromkeys(("cosine_similarity", "dropout", "layer_norm", "pairwise_distance"), "deepcore.nn.functional"),
     "compiler": "deepcore.compiler",
     "load": "deepcore.io",
     "save": "deepcore.io",

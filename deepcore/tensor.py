@@ -1059,6 +1059,18 @@ def linspace(start, end, steps: int, dtype=None, backend=None, requires_grad: bo
 
 
 @factory
+def logspace(
+    start, end, steps: int, base: float = 10.0, dtype=None, backend=None, requires_grad: bool = False, *, device=None
+) -> Tensor:
+    """`steps` numbers from baseˢᵗᵃʳᵗ to baseᵉⁿᵈ, both included, each the same multiple of the one before."""
+    xp = get_backend(backend)
+    start, end, base = (_number("logspace", value) for value in (start, end, base))
+    kind = dt.as_dtype(dtype or dt.default_float)
+    raw = xp.linspace(float(start), float(end), *_shape((steps,)), dtype=dt.float64)
+    return _finish(xp.power(xp.full((), float(base), dtype=dt.float64), raw).astype(kind), xp, requires_grad)
+
+
+@factory
 def eye(n: int, m: int | None = None, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """The n×m matrix with ones on the diagonal."""
     xp = get_backend(backend)

@@ -70,6 +70,7 @@ def test_the_default_dtype(default_dtype, backend):
         dc.ones(2),
         dc.rand(2),
         dc.linspace(0, 1, 3),
+        dc.logspace(0, 1, 3),
         dc.tensor(1) / 2,
         dc.nn.Linear(1, 1).weight,
     ):

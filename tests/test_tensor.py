@@ -594,3 +594,9 @@ def test_a_shape_changed_inside_a_compiled_function():
     with pytest.warns(errors.DeepcoreWarning, match="changes its shape"):
         results = [f(dc.ones(3) * n) for n in range(4)]
     assert [r.tolist() for r in results] == [[[2.0 * n + 1] * 3] for n in range(4)]
+
+
+def test_logspace(backend):
+    assert dc.logspace(0, 2, 3, dtype=dc.int64, backend=backend).tolist() == [1, 10, 100]
+    np.testing.assert_allclose(dc.logspace(-2, 2, 5, 2.0, backend=backend).tolist(), [0.25, 0.5, 1, 2, 4], rtol=1e-6)
+    assert dc.logspace(3, 0, 0).shape == (0,) and dc.logspace(3, 0, 1).tolist() == [1000.0]
