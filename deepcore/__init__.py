@@ -155,7 +155,7 @@ if _TYPE_CHECKING:
     from deepcore.amp import GradScaler
     from deepcore.compiler import Compiled, compile
     from deepcore.io import load, save
-    from deepcore.nn.functional import cosine_similarity, dropout, layer_norm, pairwise_distance
+    from deepcore.nn.functional import cosine_similarity, layer_norm, pairwise_distance
     from deepcore.ops._functions import *  # noqa: F403
     from deepcore.train import Trainer
 
@@ -166,7 +166,7 @@ _LAZY = {
     "Trainer": "deepcore.train",
     "amp": "deepcore.amp",
     "compile": "deepcore.compiler",
-    **dict.fromkeys(("cosine_similarity", "dropout", "layer_norm", "pairwise_distance"), "deepcore.nn.functional"),
+    **dict.fromkeys(("cosine_similarity", "layer_norm", "pairwise_distance"), "deepcore.nn.functional"),
     "compiler": "deepcore.compiler",
     "load": "deepcore.io",
     "save": "deepcore.io",

@@ -93,7 +93,7 @@ def test_default_devices(backend):
 LIKE = np.ones((2, 3), np.float32)
 FACTORIES = {
     "tensor": ([1.0, 2.0],), "as_tensor": ([1.0, 2.0],), "asarray": ([1.0, 2.0],), "scalar_tensor": (3,),
-    "zeros": (2, 3), "ones": (2, 3), "empty": (2, 3), "full": ((2,), 7.0), "arange": (5,), "linspace": (0, 1, 4), "logspace": (0, 1, 4),
+    "zeros": (2, 3), "ones": (2, 3), "empty": (2, 3), "full": ((2,), 7.0), "arange": (5,), "linspace": (0, 1, 4), "logspace": (0, 1, 4), "tril_indices": (3, 3), "triu_indices": (3, 3),
     "eye": (3,), "rand": (2,), "randn": (2,), "randint": (5, (2,)), "randperm": (4,), "normal": (0.0, 1.0, (2,)),
     "uniform": (0.0, 1.0, (2,)), "zeros_like": (LIKE,), "ones_like": (LIKE,), "empty_like": (LIKE,),
     "full_like": (LIKE, 2.0), "rand_like": (LIKE,), "randn_like": (LIKE,), "randint_like": (LIKE, 5),
