@@ -327,5 +327,9 @@ def create(index: int) -> Backend:
         )
     from deepcore.kernels.cuda.blas import Cublas
 
-    raising = functools.partial(importlib.import_module("cupyx").errstate, linalg="raise")
-    return CudaBackend(index, cupy, cublas=Cublas.load(), raising=raising)
+    return CudaBackend(index, cupy, cublas=Cublas.load(), raising=_raising)
+
+
+def _raising():
+    """A context in which CuPy's linear algebra raises for singular matrices, as NumPy's does."""
+    return importlib.import_module("cupyx").errstate(linalg="raise")
