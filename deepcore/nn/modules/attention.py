@@ -32,7 +32,8 @@ class MultiheadAttention(Module):
     `key_padding_mask` (N, S), `attn_mask` (L, S) or (N · heads, L, S); `is_causal` says that `attn_mask` is the causal one.
     `in_proj_weight` (3 · embed_dim, embed_dim), or with other `kdim` or `vdim` the three of `q_proj_weight` …, starts
     Xavier-uniform, biases at 0. `add_bias_kv` appends a learned key and value, `add_zero_attn` zeros. `dropout` drops weights
-    in training. (Vaswani et al., 2017)
+    in training. With `cache`, a `KVCache`, and `position`, query, key and value continue its sequence there: query i attends to
+    the keys 0 … `position` + i, and no other mask is allowed. (Vaswani et al., 2017)
     """
 
     examples = (
@@ -120,12 +121,15 @@ class MultiheadAttention(Module):
         attn_mask=None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
+        *,
+        cache=None,
+        position=None,
     ):
         return attention(
             query, key, value, self.embed_dim, self.num_heads, self._in_weights(), self.in_proj_bias, self.bias_k,
             self.bias_v, self.add_zero_attn, self.dropout if self.training else 0.0, self.out_proj.weight,
             self.out_proj.bias, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal,
-            self.batch_first, name="MultiheadAttention",
+            self.batch_first, cache=cache, position=position, name="MultiheadAttention",
         )  # fmt: skip
 
 
@@ -197,10 +201,12 @@ class _TransformerLayer(Module):
             x = activation(first(x))
         return self.linear2(self.dropout(x))
 
-    def _attend(self, layer, x, memory, mask, padding, is_causal):
+    def _attend(self, layer, x, memory, mask, padding, is_causal, cache=None, position=None):
+        cached = {} if cache is None else {"cache": cache, "position": position}
         out, _ = layer(
-            x, memory, memory, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal
-        )
+            x, memory, memory, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal,
+            **cached,
+        )  # fmt: skip
         return out
 
     def _residual(self, x, i: int, block: Callable):
@@ -219,8 +225,8 @@ class TransformerEncoderLayer(_TransformerLayer):
     """x' = norm₁(x + attention(x)), y = norm₂(x' + W₂ f(W₁x' + b₁) + b₂); with `norm_first` y = x' + mlp(norm₂(x')) and so on.
 
     Input (L, N, d_model), with `batch_first` (N, L, d_model), or without N. `src_mask` and `src_key_padding_mask` are
-    `MultiheadAttention`'s. `activation` f: "relu", "gelu" or a function. Dropout is applied to attention weights, to f(…) and to
-    what each block adds. (Vaswani et al., 2017; Xiong et al., 2020)
+    `MultiheadAttention`'s, and so are `cache` and `position`. `activation` f: "relu", "gelu" or a function. Dropout is applied to
+    attention weights, to f(…) and to what each block adds. (Vaswani et al., 2017; Xiong et al., 2020)
     """
 
     norms = 2
@@ -230,9 +236,11 @@ class TransformerEncoderLayer(_TransformerLayer):
         Example({**_SMALL, "bias": False, "layer_norm_eps": 1e-3}, ((3, 4),)),
     )
 
-    def forward(self, src, src_mask=None, src_key_padding_mask=None, is_causal: bool = False):
+    def forward(
+        self, src, src_mask=None, src_key_padding_mask=None, is_causal: bool = False, *, cache=None, position=None
+    ):
         def attend(x):
-            return self._attend(self.self_attn, x, x, src_mask, src_key_padding_mask, is_causal)
+            return self._attend(self.self_attn, x, x, src_mask, src_key_padding_mask, is_causal, cache, position)
 
         x = self._residual(constant(type(self).__name__, src), 1, attend)
         return self._residual(x, 2, self._feed_forward)
@@ -242,8 +250,8 @@ class TransformerEncoderLayer(_TransformerLayer):
 class TransformerDecoderLayer(_TransformerLayer):
     """x' = norm₁(x + attention(x)), x″ = norm₂(x' + attention(x', memory)), y = norm₃(x″ + W₂ f(W₁x″ + b₁) + b₂).
 
-    Input tgt (L, N, d_model) and memory (S, N, d_model), with `batch_first` (N, L, …), or without N. The rest is as in
-    `TransformerEncoderLayer`.
+    Input tgt (L, N, d_model) and memory (S, N, d_model), with `batch_first` (N, L, …), or without N. `cache` and `position`
+    are those of tgt's attention to itself. The rest is as in `TransformerEncoderLayer`.
     """
 
     norms = 3
@@ -263,12 +271,15 @@ class TransformerDecoderLayer(_TransformerLayer):
         memory_key_padding_mask=None,
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
+        *,
+        cache=None,
+        position=None,
     ):
         name = type(self).__name__
         memory = constant(name, memory)
 
         def attend(x):
-            return self._attend(self.self_attn, x, x, tgt_mask, tgt_key_padding_mask, tgt_is_causal)
+            return self._attend(self.self_attn, x, x, tgt_mask, tgt_key_padding_mask, tgt_is_causal, cache, position)
 
         def look(x):
             return self._attend(self.multihead_attn, x, memory, memory_mask, memory_key_padding_mask, memory_is_causal)
