@@ -90,22 +90,36 @@ def test_a_sequence_may_go_back(backend):
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_weights_and_a_decoders_memory(batch_first):
+def test_weights_and_a_stack_with_memory(batch_first):
     rng = np.random.default_rng(0)
     shape = (BATCH, 4, WIDTH) if batch_first else (4, BATCH, WIDTH)
     x, memory = (dc.tensor(rng.standard_normal(shape)) for _ in range(2))
     layer = nn.TransformerDecoderLayer(WIDTH, HEADS, 16, batch_first=batch_first, dtype="float64").eval()
-    cache = nn.KVCache(BATCH, HEADS, 6, WIDTH // HEADS, dtype="float64")
+    decoder, attention = nn.TransformerDecoder(layer, 2), layer.self_attn
+    *caches, cache = (nn.KVCache(BATCH, HEADS, 6, WIDTH // HEADS, dtype="float64") for _ in range(3))
     mask = nn.Transformer.generate_square_subsequent_mask(4, dtype="float64")
     with dc.no_grad():
-        expected, (_, weights) = layer(x, memory, mask, tgt_is_causal=True), layer.self_attn(x, x, x, attn_mask=mask)
+        expected, (_, weights) = decoder(x, memory, mask, tgt_is_causal=True), attention(x, x, x, attn_mask=mask)
         for t in range(4):
             now = (slice(None), slice(t, t + 1)) if batch_first else slice(t, t + 1)
-            out = layer(x[now], memory, cache=cache, position=t)
+            out = decoder(x[now], memory, caches=caches, position=t)
             np.testing.assert_allclose(out.numpy(), expected[now].numpy(), 1e-9)
-            _, row = layer.self_attn(x[now], x[now], x[now], cache=cache, position=t)
+            _, row = attention(x[now], x[now], x[now], cache=cache, position=t)
             np.testing.assert_allclose(row[:, 0, :4].numpy(), weights[:, t].numpy(), 1e-9)
             assert not row[:, 0, t + 1 :].numpy().any()
+
+
+def test_an_encoder_has_a_cache_for_each_layer(backend):
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 16, batch_first=True, backend=backend)
+    encoder = nn.TransformerEncoder(layer, 2, nn.LayerNorm(WIDTH, backend=backend)).eval()
+    x = dc.tensor(np.random.default_rng(0).standard_normal((BATCH, 3, WIDTH), dtype=np.float32), backend=backend)
+    caches = [nn.KVCache(BATCH, HEADS, 3, WIDTH // HEADS, backend=backend) for _ in range(2)]
+    mask = nn.Transformer.generate_square_subsequent_mask(3, backend=backend)
+    with dc.no_grad():
+        parts = [encoder(x[:, t : t + 1], caches=caches, position=t).numpy() for t in range(3)]
+        np.testing.assert_allclose(np.concatenate(parts, 1), encoder(x, mask, is_causal=True).numpy(), 1e-5, 1e-6)
+        with pytest.raises(ArgumentError, match=r"(?s)a cache for each layer.*2.*1"):
+            encoder(x, caches=caches[:1], position=0)
 
 
 def test_the_cache_is_no_part_of_a_state_dict_and_moves_with_its_owner(backend):
@@ -123,6 +137,8 @@ def test_the_cache_is_no_part_of_a_state_dict_and_moves_with_its_owner(backend):
         ((2, (1, 2, 2, 4), (1, 2, 2, 4)), IndexRangeError, r"(?s)has 3 positions.*2 … 3.*length=4"),
         ((-1, (1, 2, 1, 4), (1, 2, 1, 4)), IndexRangeError, "has 3 positions"),
         ((dc.tensor(3), (1, 2, 1, 4), (1, 2, 1, 4)), IndexRangeError, "index 3"),
+        ((dc.tensor(-1), (1, 2, 1, 4), (1, 2, 1, 4)), IndexRangeError, "index -1"),
+        ((dc.tensor([0, 1]), (1, 2, 1, 4), (1, 2, 1, 4)), ShapeError, "at one position"),
         ((0, (1, 2, 4, 4), (1, 2, 4, 4)), ShapeError, r"(?s)other keys.*L ≤ 3"),
         ((0, (1, 2, 1, 4), (1, 1, 1, 4)), ShapeError, "other values"),
         ((0, (1, 2, 2, 4), (1, 2, 1, 4)), ShapeError, "every key has one value"),

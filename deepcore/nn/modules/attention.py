@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from deepcore.autograd import constant
@@ -133,6 +133,11 @@ class MultiheadAttention(Module):
         )  # fmt: skip
 
 
+def _cached(cache, position) -> dict[str, Any]:
+    """The arguments of a layer that continues a sequence; none without a cache, as not every layer takes them."""
+    return {} if cache is None else {"cache": cache, "position": position}
+
+
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
@@ -201,8 +206,7 @@ class _TransformerLayer(Module):
             x = activation(first(x))
         return self.linear2(self.dropout(x))
 
-    def _attend(self, layer, x, memory, mask, padding, is_causal, cache=None, position=None):
-        cached = {} if cache is None else {"cache": cache, "position": position}
+    def _attend(self, layer, x, memory, mask, padding, is_causal, cached):
         out, _ = layer(
             x, memory, memory, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal,
             **cached,
@@ -240,7 +244,9 @@ class TransformerEncoderLayer(_TransformerLayer):
         self, src, src_mask=None, src_key_padding_mask=None, is_causal: bool = False, *, cache=None, position=None
     ):
         def attend(x):
-            return self._attend(self.self_attn, x, x, src_mask, src_key_padding_mask, is_causal, cache, position)
+            return self._attend(
+                self.self_attn, x, x, src_mask, src_key_padding_mask, is_causal, _cached(cache, position)
+            )
 
         x = self._residual(constant(type(self).__name__, src), 1, attend)
         return self._residual(x, 2, self._feed_forward)
@@ -279,10 +285,13 @@ class TransformerDecoderLayer(_TransformerLayer):
         memory = constant(name, memory)
 
         def attend(x):
-            return self._attend(self.self_attn, x, x, tgt_mask, tgt_key_padding_mask, tgt_is_causal, cache, position)
+            cached = _cached(cache, position)
+            return self._attend(self.self_attn, x, x, tgt_mask, tgt_key_padding_mask, tgt_is_causal, cached)
 
         def look(x):
-            return self._attend(self.multihead_attn, x, memory, memory_mask, memory_key_padding_mask, memory_is_causal)
+            return self._attend(
+                self.multihead_attn, x, memory, memory_mask, memory_key_padding_mask, memory_is_causal, {}
+            )
 
         x = self._residual(constant(name, tgt), 1, attend)
         return self._residual(self._residual(x, 2, look), 3, self._feed_forward)
@@ -305,6 +314,17 @@ def _copies(owner: Module, layer: Module, count: int) -> ModuleList:
     return ModuleList(copied() for _ in range(count))
 
 
+def _caches(owner: Module, layers: ModuleList, caches) -> Sequence:
+    """The cache of each layer, or None."""
+    if caches is None:
+        return [None] * len(layers)
+    if len(caches) != len(layers):
+        raise ArgumentError(
+            f"{type(owner).__name__} has a cache for each layer", expected=f"{len(layers)}", received=f"{len(caches)}"
+        )
+    return caches
+
+
 #: A description of a model in a file may ask for any number.
 _MOST_LAYERS = 10_000
 
@@ -313,7 +333,7 @@ _MOST_LAYERS = 10_000
 class TransformerEncoder(Module):
     """norm(layerₙ(… layer₁(src))): `num_layers` deep copies of `encoder_layer`, then `norm`, if there is one.
 
-    `mask`, `src_key_padding_mask` and `is_causal` go to every layer. `enable_nested_tensor` and `mask_check` are accepted
+    `mask`, `src_key_padding_mask`, `is_causal` and `position` go to every layer, `caches` to one each. `enable_nested_tensor` and `mask_check` are accepted
     and change nothing.
     """
 
@@ -335,9 +355,11 @@ class TransformerEncoder(Module):
         self.enable_nested_tensor = enable_nested_tensor
         self.mask_check = mask_check
 
-    def forward(self, src, mask=None, src_key_padding_mask=None, is_causal: bool | None = None):
-        for layer in self.layers:
-            src = layer(src, mask, src_key_padding_mask, bool(is_causal))
+    def forward(
+        self, src, mask=None, src_key_padding_mask=None, is_causal: bool | None = None, *, caches=None, position=None
+    ):
+        for layer, cache in zip(self.layers, _caches(self, self.layers, caches)):
+            src = layer(src, mask, src_key_padding_mask, bool(is_causal), **_cached(cache, position))
         return src if self.norm is None else self.norm(src)
 
 
@@ -345,7 +367,7 @@ class TransformerEncoder(Module):
 class TransformerDecoder(Module):
     """norm(layerₙ(… layer₁(tgt, memory), memory)): `num_layers` deep copies of `decoder_layer`, then `norm`, if there is one.
 
-    Masks and flags go to every layer.
+    Masks, flags and `position` go to every layer, `caches` to one each.
     """
 
     examples = ()
@@ -367,11 +389,14 @@ class TransformerDecoder(Module):
         memory_key_padding_mask=None,
         tgt_is_causal: bool | None = None,
         memory_is_causal: bool = False,
+        *,
+        caches=None,
+        position=None,
     ):
-        for layer in self.layers:
+        for layer, cache in zip(self.layers, _caches(self, self.layers, caches)):
             tgt = layer(
                 tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask,
-                bool(tgt_is_causal), memory_is_causal,
+                bool(tgt_is_causal), memory_is_causal, **_cached(cache, position),
             )  # fmt: skip
         return tgt if self.norm is None else self.norm(tgt)
 

@@ -15,16 +15,17 @@ class KVCache(Module):
     """keysₜ₊ᵢ = kᵢ, valuesₜ₊ᵢ = vᵢ, i = 0 … L - 1: what attention computed of a sequence that grows from call to call.
 
     `keys` and `values`, (batch, heads, length, width), are buffers that start at 0 and that a state dict leaves out.
-    `MultiheadAttention` and the layers of a transformer take `cache=` and `position=`; a token is then computed
-    in time linear in `length`. Sizes never change, so one compiled program serves all steps, if `position` is a tensor:
+    `MultiheadAttention` and the layers of a transformer take `cache=` and `position=`, stacks of them `caches=`, one for each
+    layer; a token is then computed in time linear in `length`. Sizes never change, so one compiled program serves all steps,
+    if `position` is a tensor:
 
-        caches = [nn.KVCache(batch, heads, length, d_model // heads) for _ in model.layers]
+        caches = [nn.KVCache(batch, heads, length, d_model // heads) for _ in range(layers)]
 
         @dc.compile
         def step(token, position):  # (batch, 1) and a 0-d integer
             return model(token, caches, position)
 
-    A sequence starts anew at position 0, and may go back to any earlier one: what follows is never read. (Pope et al., 2022)
+    A sequence starts anew at position 0, and may go back to any earlier one: what follows is masked. (Pope et al., 2022)
     """
 
     def __init__(self, batch: int, heads: int, length: int, width: int, backend=None, dtype=None, device=None):
@@ -50,14 +51,15 @@ class KVCache(Module):
                 received=f"positions {position} … {position + count - 1}",
                 fix=f"length={position + count}" if position >= 0 else None,
             )
+        if isinstance(position, Tensor) and position.ndim:
+            raise ShapeError("KVCache writes at one position", expected="a 0-d tensor", received=str(position.shape))
         every = arange(length, backend=k.backend)
-        # Read by index, so that a position past the end raises in programs, too.
-        ends = every[position + arange(count, backend=k.backend)].unsqueeze(1)
+        # Read by index, so that a position out of range raises in programs, too.
+        ends = every.gather(0, position + arange(count, backend=k.backend)).unsqueeze(1)
         source = every - position
         inside = ((source >= 0) & (source < count)).unsqueeze(1)
-        source = source.clamp(0, count - 1)
-        self.keys.copy_(where(inside, k[:, :, source], self.keys))
-        self.values.copy_(where(inside, v[:, :, source], self.values))
+        for kept, new in ((self.keys, k), (self.values, v)):
+            kept.copy_(where(inside, new if count == 1 else new[:, :, source.clamp(0, count - 1)], kept))
         return self.keys, self.values, every <= ends
 
     def _checked(self, name: str, new) -> Tensor:
