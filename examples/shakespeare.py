@@ -25,6 +25,7 @@ from deepcore.errors import DataError, DeepcoreError, FileFormatError, MissingDe
 CONTEXT, MOST_BYTES = 128, 1 << 26  # characters of a window; of the file
 WIDTH, HEADS, LAYERS = 128, 4, 4  # of the GPT
 HIDDEN = 256  # of the LSTM
+RATES = {"lstm": 4e-3, "gpt": 2e-3}  # the highest ones
 
 
 # -- the networks -----------------------------------------------------------------------------------------
@@ -217,8 +218,7 @@ def main(arguments: list[str] | None = None) -> float:
     parser.add_argument("--model", choices=["lstm", "gpt"], default="gpt")
     parser.add_argument("--library", choices=["deepcore", "torch"], default="deepcore")
     parser.add_argument("--minutes", type=float, default=5.0, help="how long to train (default 5)")
-    parser.add_argument("--batch", type=int, default=32, help="windows in a step (default 32)")
-    parser.add_argument("--lr", type=float, help="the highest rate (default: 3e-3)", default=3e-3)
+    parser.add_argument("--batch", type=int, default=16, help="windows in a step (default 16)")
     parser.add_argument("--length", type=int, default=500, help="characters to write (default 500)")
     options = parser.parse_args(arguments)
     try:
@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> float:
         f"{options.library}, {options.model}: {len(training):,} characters to train on, {len(testing):,} to test on; "
         f"{size:,} parameters"
     )
-    train(library, model, training, 60 * options.minutes, options.batch, options.lr)
+    train(library, model, training, 60 * options.minutes, options.batch, RATES[options.model])
     model.eval()
     start = time.perf_counter()
     loss = test(library, model, testing, options.batch)
