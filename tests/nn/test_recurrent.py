@@ -397,6 +397,32 @@ def test_a_compiled_step_has_the_bits_of_the_function(name):
     assert got == expected
 
 
+def test_one_program_serves_the_parts_of_truncated_backpropagation():
+    def train(compile):
+        dc.manual_seed(0)
+        layer = nn.LSTM(3, 4, 2)
+        optimizer = optim.SGD(layer.parameters(), lr=0.1)
+
+        @compile
+        def step(x, y, states):
+            optimizer.zero_grad()
+            out, states = layer(x, states)
+            loss = F.mse_loss(out, y)
+            loss.backward()
+            optimizer.step()
+            return loss.detach(), tuple(s.detach() for s in states)
+
+        states, losses = (dc.zeros(2, 2, 4), dc.zeros(2, 2, 4)), []
+        for _ in range(6):
+            loss, states = step(dc.randn(5, 2, 3), dc.randn(5, 2, 4), states)
+            losses.append(loss.item())
+        return step, [losses, *(t.detach().numpy().tobytes() for t in (*states, *layer.parameters()))]
+
+    (_, expected), (step, got) = train(lambda function: function), train(dc.compile)
+    assert has_run(step, 2) and step.traces <= 1
+    assert got == expected
+
+
 def test_a_compiled_layer_takes_and_returns_packed_sequences():
     layer = nn.GRU(3, 4)
     compiled = dc.compile(layer)
