@@ -167,7 +167,7 @@ def test_examples_run(name, capsys):
     assert capsys.readouterr().out
 
 
-# -- membranes.py, cifar.py and spoken_digits.py: one program for two libraries ----------------------------------
+# -- membranes.py, cifar.py, spoken_digits.py and shakespeare.py: one program for two libraries ------------------
 LIBRARIES = ["deepcore", "torch"]
 
 
@@ -212,6 +212,14 @@ class TestOnRealData:
         assert 0 <= several <= 1 and 0 <= alone <= 1
         assert "2,700 recordings to train on, 300 to test on" in capsys.readouterr().out
 
+    @pytest.mark.parametrize("model", ["lstm", "gpt"])
+    def test_shakespeare(self, library, model, capsys):
+        loss = run("shakespeare", library, "--model", model, "--minutes", 0.02, "--batch", 8, "--length", 20)
+        assert 1 < loss < 4.5  # 4.17 where all characters are equally likely
+        out = capsys.readouterr().out
+        assert "1,003,854 characters to train on, 111,540 to test on" in out
+        assert len(out.split("20 characters in ")[1].split(":\n", 1)[1]) == 22  # the first line's end, and print's
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -246,11 +254,11 @@ def test_both_libraries_compute_the_same_network(name, shape):
         np.testing.assert_allclose(ours(dc.from_numpy(x)).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["membranes", "cifar", "spoken_digits"])
+@pytest.mark.parametrize("name", ["membranes", "cifar", "spoken_digits", "shakespeare"])
 def test_missing_data_is_said(name, monkeypatch, tmp_path, no_data):
     with pytest.raises(DataError, match="export DEEPCORE_DATA="):
         load(name).main([])
-    if name != "spoken_digits":
+    if name in ("membranes", "cifar"):
         pytest.importorskip("PIL")
     monkeypatch.setenv("DEEPCORE_DATA", str(tmp_path))
     with pytest.raises(DataError, match=r"(?s)there is no .*set DEEPCORE_DATA to a folder with"):
@@ -340,3 +348,61 @@ def test_recordings_that_are_refused(content, said, tmp_path):
     (tmp_path / "b.zip").write_bytes(b"PK")
     with pytest.raises(FileFormatError, match="is not an archive"):
         script.read_recordings(tmp_path / "b.zip")
+
+
+@pytest.mark.parametrize("name", ["lstm", "gpt"])
+def test_both_libraries_write_the_same_text(name):
+    """Equal scores and equal characters, with deepcore's cache of keys and values and without."""
+    torch = pytest.importorskip("torch")
+    script = load("shakespeare")
+    torch.manual_seed(0)
+    ours, theirs = (getattr(script, name)(library, 11).eval() for library in (dc, torch))
+    ours.load_state_dict({key: dc.from_numpy(value.numpy()) for key, value in theirs.state_dict().items()})
+    tokens = np.random.default_rng(0).integers(0, 11, (2, script.CONTEXT))
+    with dc.no_grad(), torch.no_grad():
+        expected = theirs(torch.from_numpy(tokens))[0].numpy()
+        np.testing.assert_allclose(ours(dc.from_numpy(tokens))[0].numpy(), expected, rtol=1e-4, atol=1e-5)
+    text = script.write(dc, ours, 3, 12)
+    assert len(text) == 13 and text == script.write(torch, theirs, 3, 12)
+
+
+def test_full_caches_start_with_the_second_half_of_their_text():
+    script = load("shakespeare")
+    script.CONTEXT = 8
+    dc.manual_seed(0)
+    model, text = script.gpt(dc, 5).eval(), [0]
+    with dc.no_grad():
+        for i, scores in enumerate(script.expected_next(dc, model, text, 18)):
+            read = text[0 if i < 8 else 5 + (i - 8) // 5 * 5 :]  # 1 to 8 characters, then 4 to 8
+            np.testing.assert_allclose(scores, model(dc.tensor([read]))[0][0, -1].numpy(), 1e-4, 1e-5)
+            text.append(i % 5)
+
+
+def test_every_character_is_tested_once():
+    script = load("shakespeare")
+    tokens = np.arange(1000)
+    x, y = script.all_windows(tokens, 3)
+    assert x.shape == y.shape == (3, 3, 128)
+    assert y[y >= 0].tolist() == list(range(1, 1000))
+    assert (x[y >= 0] == y[y >= 0] - 1).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "said"),
+    [
+        (b"\xff" * 3000, FileFormatError, "not a text in UTF-8"),
+        (b"too short", FileFormatError, "another size"),
+        (b"\n".join([b"word"] * 1000), None, ""),
+    ],
+)
+def test_texts(content, error, said, tmp_path):
+    path, script = tmp_path / "input.txt", load("shakespeare")
+    path.write_bytes(content)
+    if error is not None:
+        with pytest.raises(error, match=said):
+            script.read_text(path)
+        return
+    characters, training, testing = script.read_text(path)
+    assert characters == "\ndorw"
+    assert len(training) == 4499 and len(testing) == 500
+    assert "".join(characters[i] for i in (*training, *testing)).encode() == content

@@ -232,6 +232,100 @@ def test_a_step_of_an_lstm_by_hand(form, backend):
         np.testing.assert_allclose(mine.grad.numpy(), expected, 1e-10, 1e-14)
 
 
+def lstm_by_hand(w, u, b, xs, h, c, vs):
+    """Hidden states of an LSTM, and the gradients of L = Σ vₜ · hₜ for w, u, b, xs, h₀ and c₀, backward through time."""
+    steps = []
+    for x in xs:
+        i, f, g, o = np.split(w @ x + u @ h + b, 4)
+        i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+        new_c = f * c + i * g
+        steps.append((x, h, c, i, f, g, o, np.tanh(new_c)))
+        h, c = o * np.tanh(new_c), new_c
+    dw, du, db, dxs = np.zeros_like(w), np.zeros_like(u), np.zeros_like(b), np.zeros_like(xs)
+    dh, dc_ = np.zeros_like(h), np.zeros_like(c)
+    for n in reversed(range(len(xs))):
+        x, h, c, i, f, g, o, t = steps[n]
+        dh = dh + vs[n]
+        dc_ = dc_ + dh * o * (1 - t**2)
+        dz = np.concatenate([dc_ * g * i * (1 - i), dc_ * c * f * (1 - f), dc_ * i * (1 - g**2), dh * t * o * (1 - o)])
+        dw, du, db = dw + np.outer(dz, x), du + np.outer(dz, h), db + dz
+        dxs[n], dh, dc_ = w.T @ dz, u.T @ dz, dc_ * f
+    hidden = [o * t for *_, o, t in steps]
+    return np.array(hidden), (dw, du, db, dxs, dh, dc_)
+
+
+@pytest.mark.parametrize("form", ["cell", "layer"])
+def test_backpropagation_through_time_by_hand(form, backend):
+    """Five steps of an LSTM, each with a loss of its own."""
+    w, u, b, xs, h, c, vs = textbook((12, 2), (12, 3), 12, (5, 2), 3, 3, (5, 3))
+    hidden, expected = lstm_by_hand(w, u, b, xs, h, c, vs)
+    state = {"weight_ih": w, "weight_hh": u, "bias_ih": b, "bias_hh": np.zeros(12)}
+    own_xs, own_h, own_c = (dc.tensor(a, backend=backend, requires_grad=True) for a in (xs, h, c))
+    if form == "cell":
+        module = nn.LSTMCell(2, 3).double().to(backend)
+        module.load_state_dict(state)
+        states, outputs = (own_h, own_c), []
+        for x in own_xs:
+            states = module(x, states)
+            outputs.append(states[0])
+        out = dc.stack(outputs)
+    else:
+        module = nn.LSTM(2, 3).double().to(backend)
+        module.load_state_dict({f"{name}_l0": value for name, value in state.items()})
+        out, _ = module(own_xs, (own_h.reshape(1, 3), own_c.reshape(1, 3)))
+    np.testing.assert_allclose(out.detach().numpy(), hidden, 1e-12)
+    (out * dc.tensor(vs, backend=backend)).sum().backward()
+    weight_ih, weight_hh, bias, _ = module.parameters()
+    for mine, gradient in zip((weight_ih, weight_hh, bias, own_xs, own_h, own_c), expected, strict=True):
+        np.testing.assert_allclose(mine.grad.numpy(), gradient, 1e-10, 1e-13)
+
+
+def truncated(library, model, chunks, targets):
+    """Losses and first gradients of training on a long sequence, part by part; a state's past stays behind."""
+    optimizer = library.optim.SGD(model.parameters(), lr=0.1)
+    states, losses, gradients = None, [], []
+    for x, y in zip(chunks, targets):
+        optimizer.zero_grad()
+        out, states = model(x, states)
+        loss = ((out - y) ** 2).mean()
+        loss.backward()
+        gradients.append([p.grad.numpy().copy() for p in model.parameters()])
+        optimizer.step()
+        states = tuple(s.detach() for s in states) if isinstance(states, tuple) else states.detach()
+        losses.append(loss.item())
+    return losses, gradients
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_truncated_backpropagation_through_time_is_pytorchs(torch, name, backend):
+    theirs, ours = pair(torch, name, {"num_layers": 2}, backend)
+    chunks, targets = textbook((4, 5, 2, 3), (4, 5, 2, 4))
+    own = truncated(dc, ours, *([dc.tensor(a, backend=backend) for a in arrays] for arrays in (chunks, targets)))
+    expected = truncated(torch, theirs, *([torch.tensor(a) for a in arrays] for arrays in (chunks, targets)))
+    np.testing.assert_allclose(own[0], expected[0], 1e-9)
+    for mine, other in zip(own[1], expected[1], strict=True):
+        for one, gradient in zip(mine, other, strict=True):
+            np.testing.assert_allclose(one, gradient, 1e-7, 1e-12)
+
+
+def test_the_gradient_of_a_part_ends_where_its_states_are_detached():
+    """By hand: the gradients of a second part, its first states constants, are those of that part alone."""
+    w, u, b, xs, h, c, vs = textbook((12, 2), (12, 3), 12, (6, 2), 3, 3, (6, 3))
+    module = nn.LSTM(2, 3).double()
+    module.load_state_dict({"weight_ih_l0": w, "weight_hh_l0": u, "bias_ih_l0": b, "bias_hh_l0": np.zeros(12)})
+    first, states = module(dc.tensor(xs[:3]), (dc.tensor(h[None]), dc.tensor(c[None])))
+    second, _ = module(dc.tensor(xs[3:]), tuple(s.detach() for s in states))
+    (second * dc.tensor(vs[3:])).sum().backward()
+    hidden, expected = lstm_by_hand(w, u, b, xs[3:], *(s.detach().numpy()[0] for s in states), vs[3:])
+    np.testing.assert_allclose(second.detach().numpy(), hidden, 1e-12)
+    for mine, gradient in zip(list(module.parameters())[:3], expected):
+        np.testing.assert_allclose(mine.grad.numpy(), gradient, 1e-10, 1e-13)
+    assert first.requires_grad
+    whole, _ = module(dc.tensor(xs), (dc.tensor(h[None]), dc.tensor(c[None])))
+    (through,) = dc.autograd.grad((whole[3:] * dc.tensor(vs[3:])).sum(), [module.weight_hh_l0])
+    assert abs(through.numpy() - module.weight_hh_l0.grad.numpy()).max() > 1e-3
+
+
 # -- packed sequences ---------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +394,32 @@ def test_a_compiled_step_has_the_bits_of_the_function(name):
 
     (_, expected), (step, got) = train(lambda function: function), train(dc.compile)
     assert has_run(step, 2)
+    assert got == expected
+
+
+def test_one_program_serves_the_parts_of_truncated_backpropagation():
+    def train(compile):
+        dc.manual_seed(0)
+        layer = nn.LSTM(3, 4, 2)
+        optimizer = optim.SGD(layer.parameters(), lr=0.1)
+
+        @compile
+        def step(x, y, states):
+            optimizer.zero_grad()
+            out, states = layer(x, states)
+            loss = F.mse_loss(out, y)
+            loss.backward()
+            optimizer.step()
+            return loss.detach(), tuple(s.detach() for s in states)
+
+        states, losses = (dc.zeros(2, 2, 4), dc.zeros(2, 2, 4)), []
+        for _ in range(6):
+            loss, states = step(dc.randn(5, 2, 3), dc.randn(5, 2, 4), states)
+            losses.append(loss.item())
+        return step, [losses, *(t.detach().numpy().tobytes() for t in (*states, *layer.parameters()))]
+
+    (_, expected), (step, got) = train(lambda function: function), train(dc.compile)
+    assert has_run(step, 2) and step.traces <= 1
     assert got == expected
 
 

@@ -86,9 +86,14 @@ def attention(
     batch_first: bool = False,
     static_k=None,
     static_v=None,
+    cache=None,
+    position=None,
     name: str = _NAME,
 ) -> tuple[Tensor, Tensor | None]:
-    """`multi_head_attention_forward` with either order of dimensions; `weights`: one for all projections, or three."""
+    """`multi_head_attention_forward` with either order of dimensions; `weights`: one for all projections, or three.
+
+    With a `cache` (`nn.KVCache`), keys and values are all of it, after those of this call are written at `position`.
+    """
     same = key is query, value is key
     query = constant(name, query)
     key = query if same[0] else constant(name, key)
@@ -107,6 +112,13 @@ def attention(
             expected="the mask, too",
             fix="attn_mask=nn.Transformer.generate_square_subsequent_mask(length)",
         )
+    if cache is not None:
+        others = attn_mask, key_padding_mask, bias_k, static_k, static_v
+        if position is None or add_zero_attn or any(t is not None for t in others):
+            raise ArgumentError(
+                f"{name}: a cache goes with a position, and its mask is the causal one",
+                expected="cache=…, position=…, and no mask or further keys",
+            )
     keys = key.shape[steps] if static_k is None else static_k.shape[1]
     bias_of_scores = _mask_of_pairs(name, attn_mask, query.dtype, batch, heads, length, keys)
     padding = _mask_of_keys(name, key_padding_mask, query.dtype, batch, keys)
@@ -133,6 +145,10 @@ def attention(
             part = pad(part, (0, extra)) if extra else part
             part = part if part.dtype == q.dtype else cast(part, q.dtype)  # under autocast
             mask = part if mask is None else mask + part
+
+    if cache is not None:
+        k, v, attends = cache.update(position, k, v)
+        mask = as_bias(attends, q.dtype) if need_weights else attends
 
     attn_weights = None
     if need_weights:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from deepcore.autograd import constant
@@ -32,7 +32,8 @@ class MultiheadAttention(Module):
     `key_padding_mask` (N, S), `attn_mask` (L, S) or (N · heads, L, S); `is_causal` says that `attn_mask` is the causal one.
     `in_proj_weight` (3 · embed_dim, embed_dim), or with other `kdim` or `vdim` the three of `q_proj_weight` …, starts
     Xavier-uniform, biases at 0. `add_bias_kv` appends a learned key and value, `add_zero_attn` zeros. `dropout` drops weights
-    in training. (Vaswani et al., 2017)
+    in training. With `cache`, a `KVCache`, and `position`, query, key and value continue its sequence there: query i attends to
+    the keys 0 … `position` + i, and no other mask is allowed. (Vaswani et al., 2017)
     """
 
     examples = (
@@ -120,13 +121,21 @@ class MultiheadAttention(Module):
         attn_mask=None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
+        *,
+        cache=None,
+        position=None,
     ):
         return attention(
             query, key, value, self.embed_dim, self.num_heads, self._in_weights(), self.in_proj_bias, self.bias_k,
             self.bias_v, self.add_zero_attn, self.dropout if self.training else 0.0, self.out_proj.weight,
             self.out_proj.bias, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal,
-            self.batch_first, name="MultiheadAttention",
+            self.batch_first, cache=cache, position=position, name="MultiheadAttention",
         )  # fmt: skip
+
+
+def _cached(cache, position) -> dict[str, Any]:
+    """The arguments of a layer that continues a sequence; none without a cache, as not every layer takes them."""
+    return {} if cache is None else {"cache": cache, "position": position}
 
 
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -197,10 +206,11 @@ class _TransformerLayer(Module):
             x = activation(first(x))
         return self.linear2(self.dropout(x))
 
-    def _attend(self, layer, x, memory, mask, padding, is_causal):
+    def _attend(self, layer, x, memory, mask, padding, is_causal, cached):
         out, _ = layer(
-            x, memory, memory, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal
-        )
+            x, memory, memory, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal,
+            **cached,
+        )  # fmt: skip
         return out
 
     def _residual(self, x, i: int, block: Callable):
@@ -219,8 +229,8 @@ class TransformerEncoderLayer(_TransformerLayer):
     """x' = norm₁(x + attention(x)), y = norm₂(x' + W₂ f(W₁x' + b₁) + b₂); with `norm_first` y = x' + mlp(norm₂(x')) and so on.
 
     Input (L, N, d_model), with `batch_first` (N, L, d_model), or without N. `src_mask` and `src_key_padding_mask` are
-    `MultiheadAttention`'s. `activation` f: "relu", "gelu" or a function. Dropout is applied to attention weights, to f(…) and to
-    what each block adds. (Vaswani et al., 2017; Xiong et al., 2020)
+    `MultiheadAttention`'s, and so are `cache` and `position`. `activation` f: "relu", "gelu" or a function. Dropout is applied to
+    attention weights, to f(…) and to what each block adds. (Vaswani et al., 2017; Xiong et al., 2020)
     """
 
     norms = 2
@@ -230,9 +240,13 @@ class TransformerEncoderLayer(_TransformerLayer):
         Example({**_SMALL, "bias": False, "layer_norm_eps": 1e-3}, ((3, 4),)),
     )
 
-    def forward(self, src, src_mask=None, src_key_padding_mask=None, is_causal: bool = False):
+    def forward(
+        self, src, src_mask=None, src_key_padding_mask=None, is_causal: bool = False, *, cache=None, position=None
+    ):
         def attend(x):
-            return self._attend(self.self_attn, x, x, src_mask, src_key_padding_mask, is_causal)
+            return self._attend(
+                self.self_attn, x, x, src_mask, src_key_padding_mask, is_causal, _cached(cache, position)
+            )
 
         x = self._residual(constant(type(self).__name__, src), 1, attend)
         return self._residual(x, 2, self._feed_forward)
@@ -242,8 +256,8 @@ class TransformerEncoderLayer(_TransformerLayer):
 class TransformerDecoderLayer(_TransformerLayer):
     """x' = norm₁(x + attention(x)), x″ = norm₂(x' + attention(x', memory)), y = norm₃(x″ + W₂ f(W₁x″ + b₁) + b₂).
 
-    Input tgt (L, N, d_model) and memory (S, N, d_model), with `batch_first` (N, L, …), or without N. The rest is as in
-    `TransformerEncoderLayer`.
+    Input tgt (L, N, d_model) and memory (S, N, d_model), with `batch_first` (N, L, …), or without N. `cache` and `position`
+    are those of tgt's attention to itself. The rest is as in `TransformerEncoderLayer`.
     """
 
     norms = 3
@@ -263,15 +277,21 @@ class TransformerDecoderLayer(_TransformerLayer):
         memory_key_padding_mask=None,
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
+        *,
+        cache=None,
+        position=None,
     ):
         name = type(self).__name__
         memory = constant(name, memory)
 
         def attend(x):
-            return self._attend(self.self_attn, x, x, tgt_mask, tgt_key_padding_mask, tgt_is_causal)
+            cached = _cached(cache, position)
+            return self._attend(self.self_attn, x, x, tgt_mask, tgt_key_padding_mask, tgt_is_causal, cached)
 
         def look(x):
-            return self._attend(self.multihead_attn, x, memory, memory_mask, memory_key_padding_mask, memory_is_causal)
+            return self._attend(
+                self.multihead_attn, x, memory, memory_mask, memory_key_padding_mask, memory_is_causal, {}
+            )
 
         x = self._residual(constant(name, tgt), 1, attend)
         return self._residual(self._residual(x, 2, look), 3, self._feed_forward)
@@ -294,6 +314,17 @@ def _copies(owner: Module, layer: Module, count: int) -> ModuleList:
     return ModuleList(copied() for _ in range(count))
 
 
+def _caches(owner: Module, layers: ModuleList, caches) -> Sequence:
+    """The cache of each layer, or None."""
+    if caches is None:
+        return [None] * len(layers)
+    if len(caches) != len(layers):
+        raise ArgumentError(
+            f"{type(owner).__name__} has a cache for each layer", expected=f"{len(layers)}", received=f"{len(caches)}"
+        )
+    return caches
+
+
 #: A description of a model in a file may ask for any number.
 _MOST_LAYERS = 10_000
 
@@ -302,7 +333,7 @@ _MOST_LAYERS = 10_000
 class TransformerEncoder(Module):
     """norm(layerₙ(… layer₁(src))): `num_layers` deep copies of `encoder_layer`, then `norm`, if there is one.
 
-    `mask`, `src_key_padding_mask` and `is_causal` go to every layer. `enable_nested_tensor` and `mask_check` are accepted
+    `mask`, `src_key_padding_mask`, `is_causal` and `position` go to every layer, `caches` to one each. `enable_nested_tensor` and `mask_check` are accepted
     and change nothing.
     """
 
@@ -324,9 +355,11 @@ class TransformerEncoder(Module):
         self.enable_nested_tensor = enable_nested_tensor
         self.mask_check = mask_check
 
-    def forward(self, src, mask=None, src_key_padding_mask=None, is_causal: bool | None = None):
-        for layer in self.layers:
-            src = layer(src, mask, src_key_padding_mask, bool(is_causal))
+    def forward(
+        self, src, mask=None, src_key_padding_mask=None, is_causal: bool | None = None, *, caches=None, position=None
+    ):
+        for layer, cache in zip(self.layers, _caches(self, self.layers, caches)):
+            src = layer(src, mask, src_key_padding_mask, bool(is_causal), **_cached(cache, position))
         return src if self.norm is None else self.norm(src)
 
 
@@ -334,7 +367,7 @@ class TransformerEncoder(Module):
 class TransformerDecoder(Module):
     """norm(layerₙ(… layer₁(tgt, memory), memory)): `num_layers` deep copies of `decoder_layer`, then `norm`, if there is one.
 
-    Masks and flags go to every layer.
+    Masks, flags and `position` go to every layer, `caches` to one each.
     """
 
     examples = ()
@@ -356,11 +389,14 @@ class TransformerDecoder(Module):
         memory_key_padding_mask=None,
         tgt_is_causal: bool | None = None,
         memory_is_causal: bool = False,
+        *,
+        caches=None,
+        position=None,
     ):
-        for layer in self.layers:
+        for layer, cache in zip(self.layers, _caches(self, self.layers, caches)):
             tgt = layer(
                 tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask,
-                bool(tgt_is_causal), memory_is_causal,
+                bool(tgt_is_causal), memory_is_causal, **_cached(cache, position),
             )  # fmt: skip
         return tgt if self.norm is None else self.norm(tgt)
 
