@@ -69,7 +69,7 @@ class Text:
         line = line.lower() if self.lowercase else line
         return _WORD.findall(line) if self.tokens == "word" else list(line.strip())
 
-    def encode(self, lines: Sequence[str]) -> np.ndarray:
+    def encode(self, lines: Sequence[str] | np.ndarray) -> np.ndarray:
         """The lines' tokens (N, length)."""
         number = {token: i for i, token in enumerate(self.vocabulary, FIRST)}
         out = np.full((len(lines), self.length), PADDING, np.int64)

@@ -17,6 +17,7 @@ from deepcore.nn.utils.rnn import PackedSequence
 from deepcore.ops import recurrent
 from deepcore.ops.comparison import where
 from deepcore.ops.dropout import dropped
+from deepcore.ops.index import embedding
 from deepcore.ops.shape import cat
 from deepcore.tensor import Tensor, arange, zeros
 
@@ -46,6 +47,12 @@ class PaddedBatch(NamedTuple):
 
     data: Tensor
     padding: Tensor | None
+
+
+def steps_of(x: Tensor, steps: Tensor) -> Tensor:
+    """y[n, k] = x[n, steps[n, k]]; the kernel checks the range, so this can be recorded, which `gather` cannot."""
+    batch, time, width = x.shape
+    return embedding(arange(0, batch * time, time, backend=x.backend).unsqueeze(1) + steps, x.reshape(-1, width))
 
 
 class RNNBase(Module):
@@ -176,10 +183,7 @@ class RNNBase(Module):
         batch, time, _ = x.shape
         lengths = padding.logical_not().sum(1, keepdim=True)
         steps = arange(time, backend=x.backend)
-        order = where(steps < lengths, lengths - 1 - steps, steps).unsqueeze(2)
-
-        def reversed_(x: Tensor) -> Tensor:
-            return x.gather(1, order.expand(*x.shape))
+        order = where(steps < lengths, lengths - 1 - steps, steps)
 
         def run(x: Tensor, params: list[Tensor]) -> Tensor:
             rows = x.transpose(0, 1).reshape(time * batch, x.shape[2])
@@ -193,7 +197,7 @@ class RNNBase(Module):
             if layer and self.dropout and self.training:
                 x = dropped(x, self.dropout)
             forward, reverse = self.all_weights[2 * layer : 2 * layer + 2]
-            x = cat([run(x, forward), reversed_(run(reversed_(x), reverse))], -1)
+            x = cat([run(x, forward), steps_of(run(steps_of(x, order), reverse), order)], -1)
         return x
 
     def _run(self, rows: Tensor, sizes: tuple[int, ...], states: list[Tensor]) -> tuple:

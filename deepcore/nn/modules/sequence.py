@@ -8,7 +8,7 @@ from deepcore.errors import ArgumentError, DTypeError, ShapeError, suggest
 from deepcore.nn.modules.attention import TransformerEncoderLayer
 from deepcore.nn.modules.container import Sequential
 from deepcore.nn.modules.module import Module
-from deepcore.nn.modules.recurrent import PaddedBatch, RNNBase
+from deepcore.nn.modules.recurrent import PaddedBatch, RNNBase, steps_of
 from deepcore.nn.registry import LAYERS, Example
 from deepcore.tensor import Tensor
 
@@ -55,7 +55,7 @@ class SequencePool(Module):
         count = padding.logical_not().sum(1, keepdim=True).clamp(min=1)
         if self.mode == "mean":
             return x.sum(1) / count.to(x.dtype)
-        return x.gather(1, (count - 1).unsqueeze(2).expand(x.shape[0], 1, x.shape[2])).squeeze(1)
+        return steps_of(x, count - 1).squeeze(1)
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}"
