@@ -92,11 +92,8 @@ def _check_first(part: LayerPart, text: Text) -> None:
 
 
 def _check_complete(part: LayerPart, parameters) -> None:
-    missing = [
-        n
-        for n, p in parameters.items()
-        if n not in part.arguments and p.default is p.empty and p.kind != p.VAR_POSITIONAL
-    ]
+    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    missing = [n for n in required if n not in part.arguments]
     if missing:
         raise part.at.error(f"layer {part.type} needs {', '.join(missing)}", fix=f"{missing[0]} = …")
     if part.arguments.get("batch_first") is False:
