@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import deepcore as dc
-from deepcore.errors import DataError, FileFormatError
+from deepcore.errors import DataError, DeepcoreError, FileFormatError
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -167,7 +167,7 @@ def test_examples_run(name, capsys):
     assert capsys.readouterr().out
 
 
-# -- membranes.py, cifar.py, spoken_digits.py and shakespeare.py: one program for two libraries ------------------
+# -- membranes.py and those after it: one program for two libraries ----------------------------------------------
 LIBRARIES = ["deepcore", "torch"]
 
 
@@ -220,6 +220,13 @@ class TestOnRealData:
         assert "1,003,854 characters to train on, 111,540 to test on" in out
         assert len(out.split("20 characters in ")[1].split(":\n", 1)[1]) == 22  # the first line's end, and print's
 
+    @pytest.mark.parametrize("model", ["lstm", "transformer"])
+    def test_reviews(self, model, library, capsys):
+        network, words = run("reviews", library, "--model", model, "--minutes", 0.02)
+        assert 0.4 < network < 1
+        assert words > 0.75
+        assert "9,596 sentences to train on, 1,066 to test on" in capsys.readouterr().out
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -238,6 +245,82 @@ def test_cifar_reads_cifar10(library, tmp_path, no_data, capsys):
     assert "airplane" in out and "truck" in out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_series_is_forecast(library, tmp_path, capsys):
+    """A wave with noise is forecast better than by its last value, or that of a season ago."""
+    times = np.arange(240)
+    noise = 0.3 * np.random.default_rng(0).standard_normal(240)
+    np.savetxt(tmp_path / "wave.csv", np.sin(2 * np.pi * times / 12) + noise, header="value", comments="")
+    picture = tmp_path / "wave.png"
+    argv = ["--csv", tmp_path / "wave.csv", "--season", 12, "--picture", picture]
+    errors = run("sunspots", library, *argv)
+    assert errors["LSTM"] < errors["value of a season ago"] < errors["last value"]
+    assert "180 values to train on, 60 to test on, windows of 24" in capsys.readouterr().out
+    pytest.importorskip("matplotlib")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sunspots_begin_in_1700():
+    pytest.importorskip("statsmodels")
+    years, numbers = load("sunspots").sunspots()
+    assert (years[0], years[-1], len(numbers)) == (1700, 2008, 309)
+    assert numbers.max() == 190.2
+
+
+def test_windows_of_a_series():
+    x, y = load("sunspots").windows(np.arange(6.0), 3)
+    assert x[:, :, 0].tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 4]] and y.tolist() == [[3], [4], [5]]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "said"),
+    [
+        ("v\n" + "1\n" * 20, ["--season", 8], "too few for seasons of 8"),
+        ("v\n1\nnan\n", [], "missing value|not finite"),
+        ("v\n1\n", ["--season", 0], "--season is at least 1"),
+    ],
+    ids=["short", "missing", "season"],
+)
+def test_series_that_are_refused(content, options, said, tmp_path):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(DeepcoreError, match=said):
+        load("sunspots").main(["--csv", str(tmp_path / "a.csv"), *map(str, options)])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "transformer"])
+def test_both_libraries_classify_alike(kind):
+    torch = pytest.importorskip("torch")
+    script = load("reviews")
+    ours, theirs = (script.network(library, kind, 9).eval() for library in (dc, torch))
+    ours.load_state_dict({key: dc.from_numpy(value.numpy()) for key, value in theirs.state_dict().items()})
+    x = np.random.default_rng(0).integers(1, 9, (5, script.LENGTH))
+    x[1, 7:] = x[4, 30:] = script.PADDING
+    shorter = x.copy()
+    shorter[0, 20:] = script.PADDING
+    with dc.no_grad(), torch.no_grad():
+        out = ours(dc.from_numpy(x)).numpy()
+        np.testing.assert_allclose(out, theirs(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-5)
+        again = ours(dc.from_numpy(shorter)).numpy()
+    np.testing.assert_allclose(again[1:], out[1:], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(again[0], out[0], rtol=1e-3)
+
+
+def test_sentences_are_numbered_and_split():
+    script = load("reviews")
+    sentences = [["a", "b", "a"], ["b", "c"] + ["a"] * 50, []]
+    number = script.vocabulary(sentences)
+    assert number == {"a": 2, "b": 3}
+    x = script.numbered(sentences, number)
+    assert x.shape == (3, 40) and x[0, :4].tolist() == [2, 3, 2, 0] and x[1, :3].tolist() == [3, 1, 2]
+    assert [sorted(row[row > 0]) for row in script.sets_of_words(x)] == [[2, 3], [1, 2, 3], []]
+    labels = np.arange(200) % 2
+    training, testing = script.split(labels)
+    assert sorted([*training, *testing]) == list(range(200))
+    assert labels[testing].sum() == 10 and len(testing) == 20
+    assert script.split(labels)[1].tolist() == testing.tolist()
+
+
 @pytest.mark.parametrize(
     ("name", "shape"), [("membranes", (1, 1, 128, 128)), ("cifar", (2, 3, 32, 32)), ("spoken_digits", (2, 40, 192))]
 )
@@ -254,7 +337,7 @@ def test_both_libraries_compute_the_same_network(name, shape):
         np.testing.assert_allclose(ours(dc.from_numpy(x)).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["membranes", "cifar", "spoken_digits", "shakespeare"])
+@pytest.mark.parametrize("name", ["membranes", "cifar", "spoken_digits", "shakespeare", "reviews"])
 def test_missing_data_is_said(name, monkeypatch, tmp_path, no_data):
     with pytest.raises(DataError, match="export DEEPCORE_DATA="):
         load(name).main([])

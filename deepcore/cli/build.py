@@ -10,9 +10,12 @@ from dataclasses import replace
 
 import deepcore as dc
 from deepcore.cli.config import INFERRED, Config, LayerPart, Part, Place
+from deepcore.cli.text import PADDING, UNKNOWN, Text
 from deepcore.errors import ConfigError, DeepcoreError
-from deepcore.nn import LAYERS, LOSSES, Module, Sequential
+from deepcore.nn import LAYERS, LOSSES, Module, PaddedSequential, Sequential
+from deepcore.nn.modules import sequence
 from deepcore.optim import OPTIMIZERS, SCHEDULERS, Optimizer
+from deepcore.tensor import Tensor
 
 #: Losses that take class numbers, and the kind of the model's output.
 CLASS_LOSSES = {"CrossEntropyLoss": "logits", "NLLLoss": "log_probabilities"}
@@ -33,42 +36,86 @@ def at(place: Place) -> Iterator[None]:
         raise place.error(str(error)) from None
 
 
-def model(config: Config, shape: tuple[int, ...]) -> tuple[Sequential, Config]:
-    """The network for samples of `shape`, and the experiment with the inferred arguments of its layers filled in."""
-    x = dc.zeros(2, *shape)
+def _sample(shape: tuple[int, ...], text: Text | None = None) -> Tensor:
+    """Two samples of `shape`, to try layers on: zeros, or unknown tokens."""
+    return dc.zeros(2, *shape) if text is None else dc.full((2, *shape), UNKNOWN, dtype=dc.int64)
+
+
+def model(config: Config, shape: tuple[int, ...], text: Text | None = None) -> tuple[Sequential, Config]:
+    """The network for samples of `shape`, and the experiment with the inferred arguments of its layers filled in.
+
+    It is a `PaddedSequential` for text, and with layers of sequences.
+    """
+    x = _sample(shape, text)
     layers: list[Module] = []
     parts: list[LayerPart] = []
+    if text is not None:
+        _check_first(config.layers[0], text)
     for part in config.layers:
         cls = LAYERS[part.type]
         parameters = inspect.signature(cls).parameters
-        inferred = {
-            name: x.shape[dim]
-            for name, dim in INFERRED.items()
-            if name in parameters and name not in part.arguments and -len(x.shape) <= dim < len(x.shape)
-        }
-        part = replace(part, arguments={**inferred, **part.arguments})
+        inferred = {name: x.shape[dim] for name, dim in INFERRED.items() if -len(x.shape) <= dim < len(x.shape)}
+        inferred["batch_first"] = True
+        if text is not None and not parts:
+            inferred |= {"num_embeddings": text.size, "padding_idx": PADDING}
+        part = replace(part, arguments={n: v for n, v in inferred.items() if n in parameters} | part.arguments)
+        _check_complete(part, parameters)
         with at(part.at):
             layer = cls(**part.arguments)
             with dc.no_grad():
-                x = layer.eval()(x)
+                x = sequence.apply(layer.eval(), x, None)
         layers.append(layer.train())
         parts.append(part)
-    return Sequential(*layers), replace(config, layers=tuple(parts))
+    padded = text is not None or any(sequence.is_sequential(LAYERS[part.type]) for part in parts)
+    net = PaddedSequential(*layers) if padded else Sequential(*layers)
+    return net, replace(config, layers=tuple(parts))
 
 
-def check_output(config: Config, net: Sequential, shape: tuple[int, ...], classes, targets_shape) -> None:
+def _check_first(part: LayerPart, text: Text) -> None:
+    """Raise unless the first layer looks up each token of `text`."""
+    if part.type not in ("Embedding", "EmbeddingBag"):
+        raise part.at.key("type").error(
+            f"text is numbers of tokens, which {part.type} does not take",
+            expected="Embedding or EmbeddingBag as the first layer",
+            fix='[[layers]], type = "Embedding", embedding_dim = 64, before it',
+        )
+    for name, right, expected in (
+        ("num_embeddings", lambda n: n >= text.size, f"at least {text.size}, the size of the vocabulary"),
+        ("padding_idx", lambda n: n == PADDING, f"{PADDING}, the number of padding"),
+    ):
+        value = part.arguments.get(name)
+        if value is not None and not right(value):
+            error = part.at.key(name).error
+            raise error(
+                f"{name} does not fit the text", expected=expected, received=str(value), fix=f"leave out {name}"
+            )
+
+
+def _check_complete(part: LayerPart, parameters) -> None:
+    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    missing = [n for n in required if n not in part.arguments]
+    if missing:
+        raise part.at.error(f"layer {part.type} needs {', '.join(missing)}", fix=f"{missing[0]} = …")
+    if part.arguments.get("batch_first") is False:
+        raise part.at.key("batch_first").error(
+            "samples are the first dimension of every layer's input", fix="batch_first = true, or leave it out"
+        )
+
+
+def check_output(config: Config, net: Sequential, shape: tuple[int, ...], classes, targets_shape, text=None) -> None:
     """Raise unless the network's output has the shape that the loss and the data need."""
     net.eval()
     with dc.no_grad():
-        out = net(dc.zeros(2, *shape)).shape[1:]
+        out = net(_sample(shape, text)).shape[1:]
     net.train()
     last = config.layers[-1].at
+    flattener = "SequencePool" if isinstance(net, PaddedSequential) else "Flatten"
     if config.loss.type in CLASS_LOSSES:
         if len(out) != 1 or (classes and out[0] < len(classes)):
             raise last.error(
                 f"the network gives outputs of shape {list(out)}, and the data has {len(classes or ())} classes",
                 expected=f"a last layer with out_features = {len(classes or ())}",
-                fix="put Flatten before the Linear layers" if len(out) > 1 else None,
+                fix=f"put {flattener} before the Linear layers" if len(out) > 1 else None,
             )
     elif tuple(out) != tuple(targets_shape):
         raise last.error(

@@ -8,7 +8,7 @@
     [train]      epochs, batch_size, seed, backend (or device), clip_grad_norm, drop_last, save_every, keep, best
 
 Argument names are those of the constructors. Arguments that a layer can infer from its input (`in_features`,
-`num_features`) may be left out. Nothing in a file is ever imported or run.
+`num_features`, for text `num_embeddings`) may be left out, and so may `batch_first`, which is true. Nothing in a file is ever imported or run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ from deepcore.optim import OPTIMIZERS, SCHEDULERS
 
 SECTIONS = ("data", "layers", "loss", "optimizer", "schedule", "train")
 #: Arguments that are inferred from a layer's input, and the dimension that gives them.
-INFERRED = {"in_features": -1, "num_features": 1, "in_channels": 1, "normalized_shape": -1}
+INFERRED = {
+    "in_features": -1,
+    "num_features": 1,
+    "in_channels": 1,
+    "normalized_shape": -1,
+    "input_size": -1,
+    "d_model": -1,
+    "max_len": -2,
+}
 _MAX_BYTES = 1 << 15  # the parser reads half a megabyte a second of deeply structured text
 _MAX_DEPTH = 32  # of brackets in brackets, and of the parts of a dotted key
 #: Strings and comments, whose dots and brackets are not structure. Unterminated quotes match too: retrying them would
@@ -294,7 +302,9 @@ def _layer(value, at: Place) -> LayerPart:
     if getattr(cls, "structural", False):
         raise at.key("type").error(f"{name} holds other layers", fix="list the layers themselves, one after the other")
     extra = ("lr_factor", "weight_decay_factor", "type")
-    arguments = _check_arguments(cls, table, at, f"layer {name}", optional=INFERRED, extra_keys=extra)
+    arguments = _check_arguments(
+        cls, table, at, f"layer {name}", optional={*INFERRED, "num_embeddings"}, extra_keys=extra
+    )
     return LayerPart(name, arguments, at, **factors)
 
 

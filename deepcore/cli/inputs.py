@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepcore.cli.columns import Columns
+from deepcore.cli.text import Text
 from deepcore.errors import DataError, DeepcoreError, FileFormatError
 from deepcore.io.files import atomic_write, open_regular
 from deepcore.io.readers import read_samples
@@ -28,7 +29,7 @@ class Inputs:
     `unit`: the value in the data set's own files that is 1.0 in the inputs (16 for the digits, 255 for MNIST), if scaled.
     `background`: 0.0 or 1.0, the usual colour of an image's edge, if samples are grey images; else None.
     `classes`: their names, for a classifier. `output`: the kind of the model's output. `columns`: the table columns of the
-    samples, if they come from a table.
+    samples, if they come from a table. `text`: their vocabulary, if they are text, which is not normalised.
     """
 
     shape: tuple[int, ...]
@@ -39,11 +40,12 @@ class Inputs:
     classes: tuple[str, ...] | None = None
     output: str = "values"
     columns: Columns | None = None
+    text: Text | None = None
 
     @classmethod
-    def fit(cls, inputs: np.ndarray, normalize: str, unit, classes, output: str, columns=None) -> Inputs:
+    def fit(cls, inputs: np.ndarray, normalize: str, unit, classes, output: str, columns=None, text=None) -> Inputs:
         """Mean, deviation and background from the training inputs."""
-        inputs_ = cls(tuple(inputs.shape[1:]), unit=unit, classes=classes, output=output, columns=columns)
+        inputs_ = cls(tuple(inputs.shape[1:]), unit=unit, classes=classes, output=output, columns=columns, text=text)
         if normalize != "none":
             axis = None if normalize == "all" else 0
             values = inputs.astype(np.float64)
@@ -55,6 +57,8 @@ class Inputs:
         return inputs_
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        if self.text is not None:
+            return x
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return ((x - mean) / std).astype(np.float32, copy=False)
 
@@ -64,8 +68,11 @@ class Inputs:
         An image becomes grey (or RGB, as the model needs), is resized to the model's input, and is inverted when its
         edge is light and the training data's is dark, or vice versa. Numbers of a scaled data set are read as fractions
         of 1 when none is above 1, as the set's own units (digits: 0 to 16) when none is above those, and else
-        as 8-bit (0 to 255). From a CSV file, a network trained on one reads its training columns.
+        as 8-bit (0 to 255). From a CSV file, a network trained on one reads its training columns. For a network trained
+        on text, each line is a sample.
         """
+        if self.text is not None:
+            return self.text.read(path)
         x = read_samples(path, self.shape, read_numbers if self.columns is None else self.columns.read)
         with open(path, "rb") as file:
             head = file.read(8)
@@ -130,6 +137,9 @@ class Inputs:
         self.columns = None if self.columns is None else Columns.parse(self.columns)  # type: ignore[arg-type]
         if self.columns is not None and self.columns.inputs != math.prod(self.shape):
             raise ValueError(f"the columns do not fill a sample of shape {self.shape}")
+        self.text = None if self.text is None else Text.parse(self.text)  # type: ignore[arg-type]
+        if self.text is not None and self.shape != (self.text.length,):
+            raise ValueError(f"a text of {self.text.length} tokens has no shape {self.shape}")
         self.classes = None if self.classes is None else tuple(str(name) for name in self.classes)
         if self.output not in OUTPUTS:
             raise ValueError(f"output is one of {', '.join(OUTPUTS)}")

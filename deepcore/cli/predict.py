@@ -7,6 +7,8 @@ fractions of 1, the data set's own units (digits: 0 to 16) or 8-bit (0 to 255).
 
 A network that was trained on a CSV file takes the columns it was trained on from FILE: by name where both files name
 them, else by position, with or without the target. Texts become what they were in training.
+
+For a network that was trained on text, FILE is text, a sample in each line.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _BATCH = 1024
 
 def arguments(parser) -> None:
     parser.add_argument("folder", metavar="RUN", help="a folder that train made")
-    parser.add_argument("file", metavar="FILE", help="CSV, NPY, PNG, JPEG or IDX")
+    parser.add_argument("file", metavar="FILE", help="CSV, NPY, PNG, JPEG or IDX; text")
     parser.add_argument("--top", metavar="K", type=int, default=1, help="print the K likeliest classes (default 1)")
     parser.add_argument("--json", action="store_true", help="print a JSON object per sample")
     parser.add_argument("--backend", "--device", metavar="NAME", help='"cpu", "cuda", "cuda:1" or "auto"')

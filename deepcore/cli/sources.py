@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from deepcore.cli import text as texts
 from deepcore.cli.columns import ENCODINGS, MISSING, Column, Columns, natural
 from deepcore.errors import ArgumentError, DataError, suggest
 from deepcore.io.idx import read_idx
-from deepcore.io.tables import Table, TableFile
+from deepcore.io.tables import Table, TableFile, number_in
 from deepcore.nn.registry import Registry
 
 SOURCES = Registry("data set")
@@ -21,7 +22,7 @@ SOURCES = Registry("data set")
 
 @dataclass
 class Samples:
-    """Inputs (N, *shape) float32, and class numbers (N,) int64 or values (N, K) float32."""
+    """Inputs (N, *shape) float32, or of text (N, length) int64, and class numbers (N,) int64 or values (N, K) float32."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -33,13 +34,14 @@ class Samples:
 @dataclass
 class Data:
     """The data of a data set. `unit`: the value in its own files that is 1.0 in the inputs, if they are scaled.
-    `columns`: the table columns of the inputs, if they come from a table."""
+    `columns`: the table columns of the inputs, if they come from a table. `text`: their vocabulary, if they are text."""
 
     train: Samples
     test: Samples | None
     classes: tuple[str, ...] | None
     unit: float | None = None
     columns: Columns | None = None
+    text: texts.Text | None = None
 
 
 #: Data set → the names of its arguments that are paths.
@@ -113,9 +115,8 @@ def csv_file(
     header: whether the first row is names; left out, it is names if none of its cells is a number.
     Without a `test` file, `test_fraction` of the rows, the same in every run, are the test data.
     """
-    for name, value, choices in (("encoding", encoding, ENCODINGS), ("missing", missing, MISSING)):
-        if value not in choices:
-            raise ArgumentError(f"{name} is one of {', '.join(map(repr, choices))}", received=repr(value))
+    _check_choice("encoding", encoding, ENCODINGS)
+    _check_choice("missing", missing, MISSING)
     expected_names = [column for column in (target, *ignore, *categories) if isinstance(column, str)]
     file = TableFile(_path(train, folder), header, expected_names)
     target_column, ignored, texts = (
@@ -198,11 +199,87 @@ def idx(
     return data
 
 
+@source("text", "train", "test")
+def text_lines(
+    train: str,
+    test: str | None = None,
+    test_fraction: float = 0.2,
+    tokens: str = "word",
+    length: int | None = None,
+    max_vocabulary: int = 20_000,
+    min_count: int = 2,
+    lowercase: bool = True,
+    encoding: str = "utf-8",
+    *,
+    folder: Path | None = None,
+    classification: bool = True,
+) -> Data:
+    """Texts with labels, as numbers of tokens (N, length); 0 is padding.
+
+    train, test: a file with `label<TAB>text` in each line, or a folder with a file for each class, a text in each line,
+    or a folder for each class, a text in each file. For a loss on values, labels are numbers.
+    tokens: "word" (and the marks between words) or "character". length: of a text in tokens, longer ones are cut; left
+    out, that of the longest to train on. max_vocabulary, min_count: the most frequent tokens of the training data that
+    occur so often; all others are one unknown token. encoding: "utf-8" or "latin-1".
+    Without `test`, `test_fraction` of the texts, the same in every run, are the test data.
+    """
+    _check_choice("tokens", tokens, texts.TOKENS)
+    _check_choice("encoding", encoding, texts.ENCODINGS)
+    for name, value in (("length", length), ("max_vocabulary", max_vocabulary), ("min_count", min_count)):
+        if value is not None and not 1 <= value <= 1 << 16:
+            raise ArgumentError(f"{name} is 1 to 65,536", received=str(value))
+    inputs, labels = [], []
+    for name in (train,) if test is None else (train, test):
+        path = _path(name, folder)
+        found, lines = texts.read_samples(path, encoding)
+        if not lines:
+            raise DataError(
+                f"{str(path)!r} has no texts", expected="label<TAB>text in each line, or a file for each class"
+            )
+        inputs.append(np.array(lines, object))
+        labels.append(found)
+    names = tuple(sorted(set(labels[0]), key=natural))
+    targets = [_label_numbers(found, names) if classification else _label_values(found) for found in labels]
+    data = _split(inputs, targets, names if classification else None, test_fraction, None)
+    data.text = texts.Text.fit(
+        data.train.inputs, length, max_vocabulary, min_count, tokens=tokens, lowercase=lowercase, encoding=encoding
+    )
+    for part in (data.train, data.test):
+        if part is not None:
+            part.inputs = data.text.encode(part.inputs)
+    return data
+
+
+def _label_numbers(labels: list[str], names: tuple[str, ...]) -> np.ndarray:
+    number = {name: i for i, name in enumerate(names)}
+    for label in labels:
+        if label not in number:
+            raise DataError(
+                f"the test data have a class {label!r} that is not in the training data", fix=suggest(label, names)
+            )
+    return np.array([number[label] for label in labels], np.int64)
+
+
+def _label_values(labels: list[str]) -> np.ndarray:
+    values = [number_in(label.encode()) for label in labels]
+    for label, value in zip(labels, values):
+        if value is None or not math.isfinite(value):
+            raise DataError(
+                "a label is not a number",
+                received=repr(label),
+                fix="a loss on classes, such as CrossEntropyLoss, takes text",
+            )
+    return np.array(values, np.float32)[:, None]
+
+
 # -- shared ------------------------------------------------------------------------------------------
 def load(part, folder: Path | None, classification: bool) -> Data:
     """The data of a [data] table, in its `shape`."""
     data: Data = SOURCES[part.type](**part.arguments, folder=folder, classification=classification)
     data.classes = data.classes if classification else None
+    if data.text is not None and (part.shape is not None or part.normalize != "none"):
+        key = "normalize" if part.shape is None else "shape"
+        raise part.at.key(key).error(f"text has no {key}", fix=f"leave out {key}")
     for samples in (data.train, data.test):
         if samples is None:
             continue
@@ -229,6 +306,11 @@ def relocated(part, folder: Path | None):
         if path is not None and folder is not None and not path.is_absolute():
             arguments[name] = str((folder / path).resolve())
     return replace(part, arguments=arguments)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ArgumentError(f"{name} is one of {', '.join(map(repr, choices))}", received=repr(value))
 
 
 def _path(name: str, folder: Path | None) -> Path:

@@ -14,14 +14,16 @@ def arguments(parser) -> None:
 
 
 def run(args) -> int:
+    import deepcore as dc
     from deepcore.cli import build, runs, train
 
     if args.what is not None and Path(args.what).is_dir():
         model, inputs = runs.load(args.what, "cpu")
-        shape = inputs.shape
+        shape, text = inputs.shape, inputs.text
     else:
         config = train.configured(args.what, args.data)
-        shape = train.load_data(config).train.inputs.shape[1:]
-        model, _ = build.model(config, shape)
-    print(model.summary(shape))
+        data = train.load_data(config)
+        shape, text = data.train.inputs.shape[1:], data.text
+        model, _ = build.model(config, shape, text)
+    print(model.summary(shape, dtype=None if text is None else dc.int64))
     return 0

@@ -100,10 +100,12 @@ def train(config: Config, out: str | None, overwrite: bool, quiet: bool, resume:
 
     data = load_data(config)
     kind = (build.CLASS_LOSSES | build.BINARY_LOSSES).get(config.loss.type, "values")
-    inputs = Inputs.fit(data.train.inputs, config.data.normalize, data.unit, data.classes, kind, data.columns)
+    inputs = Inputs.fit(
+        data.train.inputs, config.data.normalize, data.unit, data.classes, kind, data.columns, data.text
+    )
     dc.manual_seed(config.train.seed)
-    net, config = build.model(config, inputs.shape)
-    build.check_output(config, net, inputs.shape, data.classes, data.train.targets.shape[1:])
+    net, config = build.model(config, inputs.shape, data.text)
+    build.check_output(config, net, inputs.shape, data.classes, data.train.targets.shape[1:], data.text)
     optimizer = build.optimizer(config, net)
     folder = runs.create(out, config.name, overwrite) if resume is None else resume
     trainer = dc.Trainer(

@@ -151,6 +151,8 @@ from deepcore.nn.modules.recurrent import LSTM as LSTM
 from deepcore.nn.modules.recurrent import LSTMCell as LSTMCell
 from deepcore.nn.modules.recurrent import RNN as RNN
 from deepcore.nn.modules.recurrent import RNNCell as RNNCell
+from deepcore.nn.modules.sequence import PaddedSequential as PaddedSequential
+from deepcore.nn.modules.sequence import SequencePool as SequencePool
 from deepcore.nn.modules.upsampling import Upsample as Upsample
 from deepcore.nn.modules.upsampling import UpsamplingBilinear2d as UpsamplingBilinear2d
 from deepcore.nn.modules.upsampling import UpsamplingNearest2d as UpsamplingNearest2d

@@ -266,6 +266,11 @@ def test_sizes_follow_from_the_layer_before():
     assert tuple(net[3].normalized_shape) == (12,)
 
 
+def test_a_layer_of_any_arguments_needs_none():
+    net, *_ = built(layer('type = "Identity"\n[[layers]]\ntype = "Linear"\nout_features = 10'))
+    assert type(net) is dc.nn.Sequential and type(net[1]) is dc.nn.Identity
+
+
 def test_building_draws_what_plain_code_draws():
     """The trial forward that infers sizes must not touch the random stream, nor BatchNorm's statistics."""
     dc.manual_seed(5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from deepcore.autograd import constant
 from deepcore.backend import dtypes as dt
@@ -15,7 +15,11 @@ from deepcore.nn.modules.module import Module
 from deepcore.nn.registry import LAYERS, Example
 from deepcore.nn.utils.rnn import PackedSequence
 from deepcore.ops import recurrent
-from deepcore.tensor import Tensor, zeros
+from deepcore.ops.comparison import where
+from deepcore.ops.dropout import dropped
+from deepcore.ops.index import embedding
+from deepcore.ops.shape import cat
+from deepcore.tensor import Tensor, arange, zeros
 
 _MOST_LAYERS = 10_000
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
@@ -36,6 +40,19 @@ def _check_dtype(layer: Module, tensors, dtype) -> None:
                 f"{type(layer).__name__}: input, states and parameters have one dtype",
                 expected=dt.name_of(dtype), received=dt.name_of(t.dtype), fix=f"x.to(dc.{dt.name_of(dtype)})",
             )  # fmt: skip
+
+
+class PaddedBatch(NamedTuple):
+    """Sequences (N, L, features), and True where a position is padding, (N, L); padding follows what counts."""
+
+    data: Tensor
+    padding: Tensor | None
+
+
+def steps_of(x: Tensor, steps: Tensor) -> Tensor:
+    """y[n, k] = x[n, steps[n, k]]; the kernel checks the range, so this can be recorded, which `gather` cannot."""
+    batch, time, width = x.shape
+    return embedding(arange(0, batch * time, time, backend=x.backend).unsqueeze(1) + steps, x.reshape(-1, width))
 
 
 class RNNBase(Module):
@@ -119,7 +136,10 @@ class RNNBase(Module):
         """Accepted and without effect: there is no layout of the parameters to restore."""
 
     def forward(self, input, hx=None):
-        """(output, hₙ), for an LSTM (output, (hₙ, cₙ)); the output of a PackedSequence is one."""
+        """(output, hₙ), for an LSTM (output, (hₙ, cₙ)); the output of a PackedSequence is one, and that of a PaddedBatch
+        stands alone."""
+        if isinstance(input, PaddedBatch):
+            return self._padded(*input)
         if isinstance(input, PackedSequence):
             data, batch_sizes, order, restore = input
             sizes = tuple(batch_sizes.tolist())
@@ -150,6 +170,35 @@ class RNNBase(Module):
             return out, self._final([s.squeeze(1) for s in finals])
         out = out.reshape(time, batch, out.shape[1])
         return (out.transpose(0, 1) if self.batch_first else out), self._final(finals)
+
+    def _padded(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """The output (N, L, …), at positions that count as for a PackedSequence.
+
+        The reverse direction runs over sequences reversed without their padding, so no length is read by Python.
+        """
+        if padding is None or not self.bidirectional:
+            return self.forward(x)[0]
+        x = constant(type(self).__name__, x)
+        self._check_input(x, 3, "batch, time")
+        batch, time, _ = x.shape
+        lengths = padding.logical_not().sum(1, keepdim=True)
+        steps = arange(time, backend=x.backend)
+        order = where(steps < lengths, lengths - 1 - steps, steps)
+
+        def run(x: Tensor, params: list[Tensor]) -> Tensor:
+            rows = x.transpose(0, 1).reshape(time * batch, x.shape[2])
+            states = [s[:1] for s in self._states(None, x, batch, True)]
+            out = recurrent.layers(
+                self.mode, rows, (batch,) * time, states, params, bool(self.bias), 1, 0.0, self.training, False
+            )[0]
+            return out.reshape(time, batch, out.shape[1]).transpose(0, 1)
+
+        for layer in range(self.num_layers):
+            if layer and self.dropout and self.training:
+                x = dropped(x, self.dropout)
+            forward, reverse = self.all_weights[2 * layer : 2 * layer + 2]
+            x = cat([run(x, forward), steps_of(run(steps_of(x, order), reverse), order)], -1)
+        return x
 
     def _run(self, rows: Tensor, sizes: tuple[int, ...], states: list[Tensor]) -> tuple:
         params = [getattr(self, name) for name in self._names]
