@@ -149,7 +149,7 @@ newaxis = None
 missing.install(Tensor)
 
 if _TYPE_CHECKING:
-    from deepcore import amp, compiler, data, io, metrics, nn, optim, plots, train, utils
+    from deepcore import amp, compiler, data, distributions, io, metrics, nn, optim, plots, train, utils
     from deepcore.amp import GradScaler
     from deepcore.compiler import Compiled, compile
     from deepcore.io import load, save
@@ -167,6 +167,7 @@ _LAZY = {
     "load": "deepcore.io",
     "save": "deepcore.io",
     "data": "deepcore.data",
+    "distributions": "deepcore.distributions",
     "io": "deepcore.io",
     "metrics": "deepcore.metrics",
     "nn": "deepcore.nn",
