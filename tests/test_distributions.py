@@ -280,3 +280,22 @@ def test_numbers_become_float32_and_small_concentrations_stay_finite():
     d = D.Gamma(dc.full((1000,), 1e-3, requires_grad=True), 1.0)
     d.rsample().log().sum().backward()
     assert np.isfinite(d.concentration.detach().numpy()).all()
+
+
+def test_compiled_steps_equal_eager_ones():
+    weight = dc.zeros(4, requires_grad=True)
+
+    def step(x):
+        q = D.Normal(weight, dc.ones(4), validate_args=False)
+        z = q.rsample((3,))
+        prior = D.Normal(x, 2 * dc.ones(4), validate_args=False)
+        likelihood = D.Bernoulli(logits=z, validate_args=False).log_prob((x > 1).float())
+        return D.kl_divergence(q, prior).sum() - likelihood.mean()
+
+    compiled = dc.compile(step)
+    for seed in range(4):
+        losses = []
+        for function in (step, compiled):
+            dc.manual_seed(seed)
+            losses.append(function(dc.full((4,), float(seed))).item())
+        assert losses[0] == losses[1]

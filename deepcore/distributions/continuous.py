@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import deepcore as dc
 from deepcore.distributions import constraints
-from deepcore.distributions.distribution import Distribution, broadcast_all, noise, wide
+from deepcore.distributions.distribution import Distribution, broadcast_all, noise
 from deepcore.errors import ArgumentError
 from deepcore.ops.sampling import standard_gamma
 from deepcore.tensor import Tensor
@@ -134,7 +134,7 @@ class StudentT(Distribution):
 
     def rsample(self, sample_shape=()) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        half = 0.5 * wide(self.df, shape)
+        half = 0.5 * self.df.expand(shape)
         z = noise(shape, self.loc, "normal_") * dc.rsqrt(standard_gamma(half) / half)
         return self.loc + self.scale * z
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import deepcore as dc
 from deepcore.distributions import constraints
-from deepcore.distributions.distribution import Distribution, broadcast_all, clamp_probs, one_of, wide
+from deepcore.distributions.distribution import Distribution, broadcast_all, clamp_probs, one_of
 from deepcore.errors import ArgumentError
 from deepcore.tensor import Tensor
 
@@ -55,7 +55,7 @@ class Bernoulli(_OfProbability):
         super().__init__(self._parameter.shape, validate_args=validate_args)
 
     def sample(self, sample_shape=()) -> Tensor:
-        return dc.bernoulli(wide(self.probs.detach(), self._extended_shape(sample_shape)))
+        return dc.bernoulli(self.probs.detach().expand(self._extended_shape(sample_shape)))
 
     @property
     def mean(self) -> Tensor:
@@ -135,7 +135,7 @@ class Poisson(Distribution):
         super().__init__(self.rate.shape, validate_args=validate_args)
 
     def sample(self, sample_shape=()) -> Tensor:
-        return dc.poisson(wide(self.rate.detach(), self._extended_shape(sample_shape)))
+        return dc.poisson(self.rate.detach().expand(self._extended_shape(sample_shape)))
 
     @property
     def mean(self) -> Tensor:
@@ -173,7 +173,7 @@ class Binomial(_OfProbability):
 
     def sample(self, sample_shape=()) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        return dc.binomial(wide(self.total_count, shape), wide(self.probs.detach(), shape))
+        return dc.binomial(self.total_count.expand(shape), self.probs.detach().expand(shape))
 
     @property
     def mean(self) -> Tensor:

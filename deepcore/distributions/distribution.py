@@ -193,7 +193,3 @@ def clamp_probs(probs: Tensor) -> Tensor:
 def noise(shape, like: Tensor, name: str) -> Tensor:
     """A tensor filled by the method `name`, as "normal_", with dtype and backend of `like`."""
     return getattr(dc.empty(shape, dtype=like.dtype, backend=like.backend), name)()
-
-
-def wide(parameter: Tensor, shape) -> Tensor:
-    return parameter.expand(shape)

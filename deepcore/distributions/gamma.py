@@ -8,7 +8,7 @@ from typing import ClassVar
 import deepcore as dc
 from deepcore.backend import dtypes as dt
 from deepcore.distributions import constraints
-from deepcore.distributions.distribution import Distribution, broadcast_all, vector_of, wide
+from deepcore.distributions.distribution import Distribution, broadcast_all, vector_of
 from deepcore.ops.sampling import standard_gamma
 from deepcore.tensor import Tensor
 
@@ -25,7 +25,7 @@ class Gamma(Distribution):
         super().__init__(self.concentration.shape, validate_args=validate_args)
 
     def rsample(self, sample_shape=()) -> Tensor:
-        drawn = standard_gamma(wide(self.concentration, self._extended_shape(sample_shape))) / self.rate
+        drawn = standard_gamma(self.concentration.expand(self._extended_shape(sample_shape))) / self.rate
         return dc.clamp(drawn, min=dc.finfo(drawn.dtype).tiny)  # its logarithm is finite
 
     @property
@@ -69,7 +69,7 @@ class Beta(Distribution):
 
     def rsample(self, sample_shape=()) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        return _shares(dc.stack([wide(self.concentration1, shape), wide(self.concentration0, shape)], -1))[..., 0]
+        return _shares(dc.stack([self.concentration1.expand(shape), self.concentration0.expand(shape)], -1))[..., 0]
 
     @property
     def mean(self) -> Tensor:
@@ -114,7 +114,7 @@ class Dirichlet(Distribution):
         super().__init__(concentration.shape[:-1], concentration.shape[-1:], validate_args=validate_args)
 
     def rsample(self, sample_shape=()) -> Tensor:
-        return _shares(wide(self.concentration, self._extended_shape(sample_shape)))
+        return _shares(self.concentration.expand(self._extended_shape(sample_shape)))
 
     @property
     def mean(self) -> Tensor:
