@@ -34,7 +34,7 @@ from deepcore.random import (
     raw_normal,
     raw_uniform,
 )
-from deepcore.tensor import factory, from_raw
+from deepcore.tensor import empty_like, factory, from_raw
 
 # -- arguments ------------------------------------------------------------------------------------------------------
 
@@ -84,7 +84,7 @@ def bernoulli(input: Tensor, p: float | None = None, *, generator: Generator | N
     input = constant("bernoulli", input)
     if p is None:
         return _below(input, input.shape, input.dtype, generator)
-    return bernoulli_(_like(input), p, generator=generator)
+    return bernoulli_(empty_like(input), p, generator=generator)
 
 
 def bernoulli_(self, p: Tensor | float = 0.5, *, generator: Generator | None = None):
@@ -96,10 +96,6 @@ def bernoulli_(self, p: Tensor | float = 0.5, *, generator: Generator | None = N
     _check_number("p", p, 0 <= p <= 1, "0 ≤ p ≤ 1")
     drawn = raw_bernoulli(self.backend, generator, self.shape, float(p))
     return write(self, cast(from_raw(drawn, self.backend), self.dtype))
-
-
-def _like(input: Tensor) -> Tensor:
-    return from_raw(input.backend.empty(input.shape, dtype=input.dtype), input.backend)
 
 
 @primitive(raises=True)
