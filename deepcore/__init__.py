@@ -83,6 +83,7 @@ from deepcore.config import (  # noqa: E402
 from deepcore.ops.control_flow import cond, fori_loop, scan, while_loop  # noqa: E402
 from deepcore.ops.pieces import broadcast_shapes, tril_indices, triu_indices  # noqa: E402
 from deepcore.ops.pointwise import allclose, equal  # noqa: E402
+from deepcore.ops.sampling import bernoulli, binomial, multinomial, normal, poisson  # noqa: E402
 from deepcore.predicates import (  # noqa: E402
     is_complex,
     is_floating_point,
@@ -94,11 +95,9 @@ from deepcore.predicates import (  # noqa: E402
 from deepcore.printing import set_printoptions  # noqa: E402
 from deepcore.random import (  # noqa: E402
     Generator,
-    bernoulli,
     get_rng_state,
     initial_seed,
     manual_seed,
-    normal,
     rand,
     rand_like,
     randint,
@@ -151,7 +150,7 @@ newaxis = None
 missing.install(Tensor)
 
 if _TYPE_CHECKING:
-    from deepcore import amp, compiler, data, io, metrics, nn, optim, plots, train, utils
+    from deepcore import amp, compiler, data, distributions, io, metrics, nn, optim, plots, train, utils
     from deepcore.amp import GradScaler
     from deepcore.compiler import Compiled, compile
     from deepcore.io import load, save
@@ -171,6 +170,7 @@ _LAZY = {
     "load": "deepcore.io",
     "save": "deepcore.io",
     "data": "deepcore.data",
+    "distributions": "deepcore.distributions",
     "io": "deepcore.io",
     "metrics": "deepcore.metrics",
     "nn": "deepcore.nn",

@@ -125,6 +125,10 @@ class LinAlgError(DeepcoreError, RuntimeError):
     """A matrix that is singular, not positive definite, or whose decomposition did not converge."""
 
 
+class UnsupportedError(DeepcoreError, NotImplementedError):
+    """Something that has no formula or no implementation, such as the entropy of some distributions."""
+
+
 class MissingDependencyError(DeepcoreError, ImportError):
     """An optional package that is not installed; the fix is the line that installs it."""
 

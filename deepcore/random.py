@@ -17,12 +17,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from deepcore import locks
-from deepcore.autograd.graph import constant
 from deepcore.backend import Backend, get_backend, place
 from deepcore.backend import device as device_
 from deepcore.backend import dtypes as dt
 from deepcore.effects import effect, untraceable
-from deepcore.errors import ArgumentError, BackendError, DTypeError, ShapeError
+from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.kernels.math import reference
 from deepcore.tensor import Tensor, factory, from_raw, tensor_like
 
@@ -441,17 +440,6 @@ def raw_bernoulli(xp: Backend, generator: Generator | None, shape: tuple[int, ..
     return xp.ones(shape, dtype=dt.bool_) if threshold >= 1 << 32 else xp.asarray(bits < threshold)
 
 
-@_Draw
-def _raw_bernoulli_of(xp: Backend, generator: Generator | None, p):
-    """1 with the probabilities of a raw array, else 0, in its dtype."""
-    _digits(p.dtype)
-    if not bool(((p >= 0) & (p <= 1)).all()):
-        raise ArgumentError("bernoulli takes probabilities, between 0 and 1", fix="dc.sigmoid of logits first")
-    # Finer than float16 or bfloat16 uniforms: a small probability must not round to 0.
-    real = dt.float64 if p.dtype == dt.float64 else dt.float32
-    return xp.asarray(raw_uniform(xp, generator, p.shape, real) < p.astype(real, copy=False)).astype(p.dtype)
-
-
 def _digits(dtype) -> int:
     digits = _DIGITS.get(dtype)
     if digits is None:
@@ -584,52 +572,6 @@ def randperm(
     if n and n - 1 > _range(xp, dtype)[1]:
         raise ArgumentError(f"{dt.name_of(dtype)} does not hold every number below {n}")
     return _tensor(raw_permutation(xp, generator, n, dtype), xp, requires_grad)
-
-
-@factory
-def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
-    """1 with the probabilities in `input`, else 0; shape, dtype and backend of `input`."""
-    input = constant("bernoulli", input)
-    return _tensor(_raw_bernoulli_of(input.backend, generator, input._data), input.backend)
-
-
-@factory
-def normal(
-    mean=0.0,
-    std=1.0,
-    size=None,
-    *,
-    generator: Generator | None = None,
-    dtype=None,
-    backend=None,
-    requires_grad=False,
-    device=None,
-) -> Tensor:
-    """mean + std·z with z standard normal; `mean` and `std` are numbers (with a `size`) or tensors that broadcast."""
-    tensors = [value for value in (mean, std) if isinstance(value, Tensor)]
-    if not isinstance(std, Tensor) and not std >= 0:
-        raise ArgumentError("normal needs std ≥ 0", received=repr(std))
-    if not tensors:
-        if size is None:
-            raise ArgumentError("normal needs a size when mean and std are numbers", fix="dc.normal(0.0, 1.0, (n,))")
-        xp = get_backend(backend)
-        return _tensor(raw_normal(xp, generator, _size((size,)), _real(dtype), mean, std), xp, requires_grad)
-    if size is not None:
-        raise ArgumentError("normal takes its size from mean and std when they are tensors", received=f"size={size!r}")
-    xp = tensors[0].backend
-    if tensors[-1].backend is not xp:
-        raise BackendError(
-            "mean and std lie on two backends", received=f"{xp} and {tensors[-1].backend}", fix="std.to(mean.backend)"
-        )
-    dtype = functools.reduce(dt.promote_types, [t.dtype for t in tensors]) if dtype is None else dt.as_dtype(dtype)
-    mean, std = (value._data if isinstance(value, Tensor) else value for value in (mean, std))
-    try:
-        shape = xp.broadcast_shapes(*(t.shape for t in tensors))
-    except ValueError:
-        raise ShapeError(
-            "mean and std do not broadcast", received=" and ".join(str(t.shape) for t in tensors)
-        ) from None
-    return _tensor(raw_normal(xp, generator, shape, dtype, mean, std), xp, requires_grad)
 
 
 @factory

@@ -19,6 +19,7 @@ LAYERS = [
     {"ops"},
     {"compiler", "linalg", "special"},
     {"nn", "optim"},
+    {"distributions"},
     {"amp", "data", "io"},
     {"utils"},
     {"metrics", "plots"},
@@ -39,7 +40,7 @@ KERNEL_LAYERS = [
 KERNEL_RANK = {name: rank for rank, names in enumerate(KERNEL_LAYERS) for name in names}
 #: The package's own face, its version and `python -m` stand above every layer.
 TOP = {"__init__", "__main__", "_version", "version"}
-COMPUTING = {"random", "printing", "tensor", "autograd", "ops", "compiler", "nn", "optim"}
+COMPUTING = {"random", "printing", "tensor", "autograd", "ops", "compiler", "nn", "optim", "distributions"}
 #: Lazy imports (inside a function) that go up: (importing module, imported layer), and why.
 UPWARD = {
     ("backend", "kernels"): "a backend looks its kernels up when an op first runs on it",
