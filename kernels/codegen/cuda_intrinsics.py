@@ -128,7 +128,7 @@ def shared(dtype, count: int) -> Callable:
     dtype = np.dtype(dtype)
     _shared_count += 1
     name = f"shared_{_shared_count}"
-    space = f"@deepcore_{name} = internal addrspace(3) global [{count} x {_LLVM[dtype.name]}] undef, align 16"
+    space = f"@deepcore_{name} = internal addrspace(3) global [{count} x {_LLVM[dtype.name]}] undef, align {4 * dtype.itemsize}"
     body = f"ret ptr addrspacecast (ptr addrspace(3) @deepcore_{name} to ptr)"
     pointer = toolchain.load_numba().types.CPointer(_numba(dtype))
     return _device_function(name, DeviceFunction("ptr", (), body, space), (pointer,), _PURE)
@@ -179,6 +179,17 @@ def at(dtype) -> Callable:
     return _device_function(
         f"at_{dtype.name}", DeviceFunction("ptr", ("i64",), body), (pointer, _numba("int64")), _PURE
     )
+
+
+@functools.cache
+def shifted(dtype) -> Callable:
+    """shifted(pointer, i): the pointer to element i, which may lie outside what is allocated."""
+    import numpy as np
+
+    kind, pointer = _LLVM[np.dtype(dtype).name], toolchain.load_numba().types.CPointer(_numba(dtype))
+    body = f"%p = getelementptr {kind}, ptr %a0, i64 %a1\nret ptr %p"
+    part = DeviceFunction("ptr", ("ptr", "i64"), body)
+    return _device_function(f"shifted_{np.dtype(dtype).name}", part, (pointer, pointer, _numba("int64")), _PURE)
 
 
 @functools.cache
