@@ -192,6 +192,33 @@ def shifted(dtype) -> Callable:
     return _device_function(f"shifted_{np.dtype(dtype).name}", part, (pointer, pointer, _numba("int64")), _PURE)
 
 
+def _int32(name: str, lines: str, count: int, boolean: bool = False) -> Callable:
+    """A function of 32-bit integers, inserted late: LLVM would widen them to 64 bits, of which a GPU computes half at a time."""
+    nb = toolchain.load_numba().types
+    part = DeviceFunction("i1" if boolean else "i32", ("i32",) * count, lines, late=True)
+    return _device_function(name, part, (nb.boolean if boolean else nb.int32, *[nb.int32] * count), _PURE)
+
+
+@functools.cache
+def mad() -> Callable:
+    """mad(a, b, c): a * b + c of int32."""
+    return _int32("mad", "%p = mul i32 %a0, %a1\n%v = add i32 %p, %a2\nret i32 %v", 3)
+
+
+@functools.cache
+def quotient() -> Callable:
+    """quotient(n, factor, shift): (2 * n * factor >> 32) >> shift of unsigned numbers, 2 * n modulo 2³²."""
+    lines = ["%d = shl i32 %a0, 1", "%n = zext i32 %d to i64", "%f = zext i32 %a1 to i64", "%p = mul i64 %n, %f"]
+    lines += ["%h = lshr i64 %p, 32", "%t = trunc i64 %h to i32", "%v = lshr i32 %t, %a2", "ret i32 %v"]
+    return _int32("quotient", "\n".join(lines), 3)
+
+
+@functools.cache
+def within() -> Callable:
+    """within(a, b, limit): whether 0 <= a + b < limit, of int32."""
+    return _int32("within", "%s = add i32 %a0, %a1\n%v = icmp ult i32 %s, %a2\nret i1 %v", 3, True)
+
+
 @functools.cache
 def load4(dtype) -> Callable:
     """load4(pointer, i): elements i to i + 3 in one load; pointer + i must be aligned to four elements."""
