@@ -27,8 +27,8 @@ from deepcore.kernels.registry import register
 #: divisors as `_divisor` packs them, `a_` and `out_` strides; `chunk` is the part of k of a block.
 _SIZES: dict[str, Type] = dict.fromkeys(
     (
-        "m", "n", "k", "chunk", "groups", "depth", "height", "width", "positions", "row", "taps", "kw", "by_positions",
-        "by_row", "by_taps", "by_kw", "sh", "sw", "dh", "dw", "above", "before", "a_group", "a_row", "a_channel", "a_y", "a_x",
+        "m", "n", "k", "chunk", "groups", "depth", "height", "width", "positions", "length", "taps", "kw", "by_positions",
+        "by_length", "by_taps", "by_kw", "sh", "sw", "dh", "dw", "above", "before", "a_group", "a_row", "a_channel", "a_y", "a_x",
         "a_start", "out_row", "out_image", "out_y", "out_x", "out_start", "flags",
     ),
     Size,
@@ -46,7 +46,7 @@ def _tap(index: str) -> list[str]:
 def _position(index: str) -> list[str]:
     return [
         f"c = quotient({index}, by_positions, positions_shift)", f"place = mad(c, minus_positions, {index})",
-        "i = quotient(place, by_row, row_shift)", "j = mad(i, minus_row, place)",
+        "i = quotient(place, by_length, length_shift)", "j = mad(i, minus_length, place)",
     ]  # fmt: skip
 
 
@@ -59,13 +59,13 @@ def _build(tools, dtype: str, kind: str, activation: str, side: int, steps: int)
     4 store the activation's input in `pre`; vectors of four: 8 for loads of filters, 32 for the epilogue.
     """
     lanes, per_thread, pitch, weight = side // 4, side // 16, side + 4, kind == "weight"
-    narrow = "taps kw positions row dh dw sh sw above before width".split()
+    narrow = ["taps", "kw", "positions", "length", "dh", "dw", "sh", "sw", "above", "before", "width"]
     setup = [
         # Of 32 bits, as are indices and places in an image.
         *(f"{x} = i32({x})" for x in narrow),
         *(
             f"by_{x}, {x}_shift, minus_{x} = i32(u32(by_{x})), i32(by_{x} >> 32), i32(-{x})"
-            for x in ("taps", "kw", "positions", "row")
+            for x in ("taps", "kw", "positions", "length")
         ),
         "rows, plane = i32(height), i32(height * width)",
         f"tall, wide, b = (m + {side} - 1) // {side}, (n + {side} - 1) // {side}, block()",
@@ -79,9 +79,15 @@ def _build(tools, dtype: str, kind: str, activation: str, side: int, steps: int)
     for u in range(4):
         setup.append(f"column = left + b_at + {u * lanes}")
         if weight:
-            setup += [*_tap("i32(column)"), "at_y, at_x, at = mad(ky, dh, above), mad(kx, dw, before), group * depth + c"]
+            setup += [
+                *_tap("i32(column)"),
+                "at_y, at_x, at = mad(ky, dh, above), mad(kx, dw, before), group * depth + c",
+            ]
         else:
-            setup += [*_position("i32(column)"), "at_y, at_x, at = mad(i, sh, above), mad(j, sw, before), (c * groups + group) * depth"]
+            setup += [
+                *_position("i32(column)"),
+                "at_y, at_x, at = mad(i, sh, above), mad(j, sw, before), (c * groups + group) * depth",
+            ]
         setup += [
             f"from{u} = shifted(image, at * plane + at_y * width + at_x)",
             f"fixed_y{u}, fixed_x{u} = at_y if column < n else far, at_x",
@@ -101,8 +107,8 @@ def _build(tools, dtype: str, kind: str, activation: str, side: int, steps: int)
         inside = f"within(fixed_y{u}, y_k, rows) & within(fixed_x{u}, x_k, width)"
         load.append(f"b_next{u} = from{u}[offset] if {inside} else zero")
     if kind == "forward":
-        setup += [tile.place("a", side, steps, False), "filters, a_row = shifted(a, group * m * k), top + a_at"]
-        load.append(tile.load_matrix("a", "m", 8, False, "k").replace("four(a,", "four(filters,").replace(" a[", " filters["))
+        setup += [tile.place("a", side, steps, False), "a, a_row = shifted(a, group * m * k), top + a_at"]
+        load.append(tile.load_matrix("a", "m", 8, False, "k"))
         store = [tile.store_matrix("a", side, False)]
     else:
         setup.append("a_channel, a_y, a_x = i32(a_channel), i32(a_y), i32(a_x)")
@@ -214,8 +220,8 @@ def _launch(xp, kernel, shape, splits: int, m: int, n: int, k: int, groups: int,
         "m": m, "n": n, "k": k, "chunk": k, "groups": groups, "a_group": 0, "a_row": 0, "a_channel": 0, "a_y": 0, "a_x": 0,
         "a_start": 0, "out_image": 0, "out_y": 0, "out_x": 0, "out_start": 0, **numbers,
     }  # fmt: skip
-    for name in ("positions", "row", "taps", "kw"):
-        numbers[f"by_{name}"] = _divisor(max(1, numbers["row" if name == "row" else name]))
+    for name in ("positions", "length", "taps", "kw"):
+        numbers[f"by_{name}"] = _divisor(max(1, numbers[name]))
     xp.launch(kernel, tile.count(m, n, shape[0]) * groups * splits, **arrays, **numbers)
 
 
@@ -224,38 +230,54 @@ def _usable(*arrays) -> bool:
     return arrays[0].ndim == 4 and all(0 < x.size < 1 << 31 and x.dtype == arrays[0].dtype for x in arrays)
 
 
-def convolve(
-    xp, input, weight, bias=None, residual=None, activation: str = "", keep: bool = False, *, stride, padding, dilation, groups
-):  # fmt: skip
-    """activation(conv(input, weight) + bias + residual), with `keep` also the activation's input; None without a kernel."""
-    channels, depth, *taps = weight.shape
-    (batch, _, *size), m, k = input.shape, channels // groups, depth * math.prod(taps)
+def _sizes(shape, filters, *, stride, padding, dilation, groups) -> tuple[int, int, int, int, list[int]]:
+    """(m, n, k, groups, positions along each dimension) of a convolution's product."""
     where = [
         (n + sum(p) - d * (t - 1) - 1) // s + 1
-        for n, p, d, t, s in zip(size, padding, dilation, taps, stride)
+        for n, p, d, t, s in zip(shape[2:], padding, dilation, filters[2:], stride)
     ]  # fmt: skip
-    positions = math.prod(where)
-    n = batch * positions
-    usable = _usable(input, weight, *(x for x in (bias, residual) if x is not None)) and _fits(m, n, k)
-    selected = _select(xp, input.dtype, "forward", m, n, groups, activation) if usable else None
+    return filters[0] // groups, shape[0] * math.prod(where), math.prod(filters[1:]), groups, where
+
+
+def has_kernel(xp, shape, filters, dtype, activation: str, options: dict[str, Any]) -> bool:
+    """Whether `convolve` computes the convolution of such an image with such filters."""
+    if len(shape) != 4:
+        return False
+    m, n, k, groups, _ = _sizes(shape, filters, **options)
+    return _fits(m, n, k) and _select(xp, dtype, "forward", m, n, groups, activation) is not None
+
+
+def convolve(xp, input, weight, bias=None, residual=None, activation: str = "", keep: bool = False, **options):
+    """activation(conv(input, weight) + bias + residual), with `keep` also the activation's input; None without a kernel."""
+    if not _usable(input, weight, *(x for x in (bias, residual) if x is not None)):
+        return None
+    m, n, k, groups, where = _sizes(input.shape, weight.shape, **options)
+    selected = _select(xp, input.dtype, "forward", m, n, groups, activation) if _fits(m, n, k) else None
     if selected is None:
         return None
+    (top, _), (left, _) = options["padding"]
+    channels, depth, *taps = weight.shape
+    positions = math.prod(where)
     image, weight = xp.ascontiguousarray(input), xp.ascontiguousarray(weight)
-    out = xp.empty((batch, channels, *where), dtype=image.dtype)
+    out = xp.empty((len(image), channels, *where), dtype=image.dtype)
     pre = xp.empty(out.shape, dtype=image.dtype) if keep else out
     addends = [out if x is None else xp.ascontiguousarray(x) for x in (bias, residual)]
     flags = (bias is not None) + 2 * (residual is not None) + 4 * keep + 8 * tile.is_aligned(k, weight)
     _launch(
         xp, *selected, 1, m, n, k, groups,
         {
-            "depth": depth, "height": size[0], "width": size[1], "positions": positions, "row": where[1],
-            "taps": math.prod(taps), "kw": taps[1], "sh": stride[0], "sw": stride[1], "dh": dilation[0], "dw": dilation[1],
-            "above": -padding[0][0], "before": -padding[1][0], "out_row": positions, "out_image": channels * positions,
-            "out_y": where[1], "out_x": 1, "flags": flags + 32 * tile.is_aligned(positions, addends[1], out, pre),
+            "depth": depth, "height": image.shape[2], "width": image.shape[3], "positions": positions, "length": where[1],
+            "taps": math.prod(taps), "kw": taps[1], **_strides(options), "above": -top, "before": -left,
+            "out_row": positions, "out_image": channels * positions, "out_y": where[1], "out_x": 1,
+            "flags": flags + 32 * tile.is_aligned(positions, addends[1], out, pre),
         },
         image=image, a=weight, bias=addends[0], residual=addends[1], out=out, pre=pre,
     )  # fmt: skip
     return (out, pre) if keep else out
+
+
+def _strides(options: dict[str, Any]) -> dict[str, int]:
+    return dict(zip(("sh", "sw", "dh", "dw"), (*options["stride"], *options["dilation"])))
 
 
 def _phase(phase: int, before: int, taps: int, size: int, stride: int, dilation: int) -> tuple[int, int, int, int, int]:
@@ -280,7 +302,9 @@ def _input_grad(xp, g, weight, *, size, stride, padding, dilation, groups):
     """
     channels, m, *taps = weight.shape
     depth, where = channels // groups, g.shape[2:]
-    if math.prod(stride) > _MOST_PHASES or not (_usable(g, weight) and _fits(m, len(g) * math.prod(size), depth * math.prod(taps))):
+    if math.prod(stride) > _MOST_PHASES or not (
+        _usable(g, weight) and _fits(m, len(g) * math.prod(size), depth * math.prod(taps))
+    ):
         return None
     per_dimension = [
         [_phase(phase, p[0], k, n, s, d) for phase in range(min(s, n))]
@@ -293,14 +317,18 @@ def _input_grad(xp, g, weight, *, size, stride, padding, dilation, groups):
         if selected is None:
             return None
         phases.append((rows, columns, n, selected))
-    g, weight, out = xp.ascontiguousarray(g), xp.ascontiguousarray(weight), xp.empty((len(g), groups * m, *size), dtype=g.dtype)
+    g, weight, out = (
+        xp.ascontiguousarray(g),
+        xp.ascontiguousarray(weight),
+        xp.empty((len(g), groups * m, *size), dtype=g.dtype),
+    )
     spread = [d // math.gcd(s, d) for s, d in zip(stride, dilation)]
     for (y, (high, ky, kh, y_step, above)), (x, (wide, kx, kw, x_step, before)), n, selected in phases:
         contiguous = stride[1] == 1 and stride[0] == 1
         _launch(
             xp, *selected, 1, m, n, depth * kh * kw, groups,
             {
-                "depth": depth, "height": where[0], "width": where[1], "positions": high * wide, "row": wide,
+                "depth": depth, "height": where[0], "width": where[1], "positions": high * wide, "length": wide,
                 "taps": kh * kw, "kw": kw, "sh": 1, "sw": 1, "dh": -spread[0], "dw": -spread[1], "above": above,
                 "before": before, "a_group": depth * m * math.prod(taps), "a_row": math.prod(taps),
                 "a_channel": m * math.prod(taps), "a_y": y_step * taps[1], "a_x": x_step, "a_start": ky * taps[1] + kx,
@@ -334,9 +362,8 @@ def _weight_grad(xp, input, g, *, size, stride, padding, dilation, groups):
         xp, *selected, parts, m, n, k, groups,
         {
             "chunk": chunk, "depth": depth, "height": image.shape[2], "width": image.shape[3], "positions": positions,
-            "row": where[1], "taps": math.prod(size), "kw": size[1], "sh": stride[0], "sw": stride[1],
-            "dh": dilation[0], "dw": dilation[1], "above": -padding[0][0], "before": -padding[1][0],
-            "a_group": m * positions, "a_row": positions, "a_channel": channels * positions, "out_row": n,
+            "length": where[1], "taps": math.prod(size), "kw": size[1], "sh": stride[0], "sw": stride[1],
+            "dh": dilation[0], "dw": dilation[1], "above": -padding[0][0], "before": -padding[1][0], "a_group": m * positions, "a_row": positions, "a_channel": channels * positions, "out_row": n,
             "out_image": out.size, "flags": 32 * tile.is_aligned(n, partial),
         },
         image=image, a=g, bias=g, residual=g, out=partial, pre=partial,

@@ -38,7 +38,10 @@ def build(tools, activation: str, a_transposed: bool, b_transposed: bool, side: 
         inside = tile.fours("(row < m) & (column + {} < n)")
         whole, lines = f"(flags & 32 != 0) & {inside[3]}", [f"column = {column}", "at = row * n + column"]
         for flag, pointer, at in ((1, "bias", "column"), (2, "residual", "at")):
-            addends = [tile.load4("more", pointer, tile.fours(f"{at} + {{}}"), whole, inside), *tile.fours("v{0} += more{0}")]
+            addends = [
+                tile.load4("more", pointer, tile.fours(f"{at} + {{}}"), whole, inside),
+                *tile.fours("v{0} += more{0}"),
+            ]
             lines.append(f"if flags & {flag}:\n" + indent("\n".join(addends), "    "))
         pre, out = (tile.store4(pointer, tile.fours("at + {}"), whole, inside) for pointer in ("pre", "out"))
         lines += [f"if flags & 4:\n{indent(pre, '    ')}", *tile.fours("v{0} = end(v{0})"), out]
@@ -55,7 +58,7 @@ def build(tools, activation: str, a_transposed: bool, b_transposed: bool, side: 
         for x, rows, vector in (("a", "m", 8), ("b", "n", 16))
     ]
     store = [tile.store_matrix(x, side, contiguous) for x, contiguous in rows_contiguous.items()]
-    arguments = "a b bias residual out pre m n k a_pitch b_pitch flags".split()
+    arguments = ["a", "b", "bias", "residual", "out", "pre", "m", "n", "k", "a_pitch", "b_pitch", "flags"]
     return tile.compiled(tools, arguments, float32, side, steps, activation, setup, load, store, epilogue)
 
 
@@ -63,7 +66,9 @@ def _kernel(activation: str, a_transposed: bool, b_transposed: bool, shape: tupl
     name = f"gemm_{'t' if a_transposed else 'n'}{'t' if b_transposed else 'n'}_{shape[0]}" + (
         f"_{activation}" if activation else ""
     )
-    return Kernel(name, build, activation, a_transposed, b_transposed, *shape, threads=tile.THREADS, resident=256 // shape[0])
+    return Kernel(
+        name, build, activation, a_transposed, b_transposed, *shape, threads=tile.THREADS, resident=256 // shape[0]
+    )
 
 
 #: By activation, whether the operands are transposed, and tile.
@@ -109,7 +114,11 @@ def _product(xp, a, b, a_transposed: bool, b_transposed: bool, bias, residual, a
     pre = xp.empty((m, n), dtype=a.dtype) if keep else out
     addends = [out if x is None else xp.ascontiguousarray(x) for x in (bias, residual)]
     flags = (bias is not None) + 2 * (residual is not None) + 4 * keep
-    flags += 8 * tile.is_aligned(a.shape[1], a) + 16 * tile.is_aligned(b.shape[1], b) + 32 * tile.is_aligned(n, *addends, out, pre)
+    flags += (
+        8 * tile.is_aligned(a.shape[1], a)
+        + 16 * tile.is_aligned(b.shape[1], b)
+        + 32 * tile.is_aligned(n, *addends, out, pre)
+    )
     xp.launch(
         kernel, tile.count(m, n, chosen[0]), a=a, b=b, bias=addends[0], residual=addends[1], out=out, pre=pre,
         m=m, n=n, k=k, a_pitch=a.shape[1], b_pitch=b.shape[1], flags=flags,
