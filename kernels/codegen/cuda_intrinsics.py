@@ -39,6 +39,7 @@ _INTRINSICS = {
     "ntid": "i32 @llvm.nvvm.read.ptx.sreg.ntid.x()",
     "nctaid": "i32 @llvm.nvvm.read.ptx.sreg.nctaid.x()",
     "barrier": "void @llvm.nvvm.barrier0()",
+    "high": "i32 @llvm.nvvm.mulhi.ui(i32, i32)",
     "shuffle": "i32 @llvm.nvvm.shfl.sync.bfly.i32(i32, i32, i32, i32)",
 }
 _LLVM = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i64", "uint16": "i16"}
@@ -192,10 +193,11 @@ def shifted(dtype) -> Callable:
     return _device_function(f"shifted_{np.dtype(dtype).name}", part, (pointer, pointer, _numba("int64")), _PURE)
 
 
-def _int32(name: str, lines: str, count: int, boolean: bool = False) -> Callable:
+def _int32(name: str, lines: str, count: int, boolean: bool = False, module: str = "") -> Callable:
     """A function of 32-bit integers, inserted late: LLVM would widen them to 64 bits, of which a GPU computes half at a time."""
     nb = toolchain.load_numba().types
-    part = DeviceFunction("i1" if boolean else "i32", ("i32",) * count, lines, late=True)
+    module = f"declare {_INTRINSICS[module]}" if module else ""
+    part = DeviceFunction("i1" if boolean else "i32", ("i32",) * count, lines, module, late=True)
     return _device_function(name, part, (nb.boolean if boolean else nb.int32, *[nb.int32] * count), _PURE)
 
 
@@ -208,9 +210,8 @@ def mad() -> Callable:
 @functools.cache
 def quotient() -> Callable:
     """quotient(n, factor, shift): (2 * n * factor >> 32) >> shift of unsigned numbers, 2 * n modulo 2³²."""
-    lines = ["%d = shl i32 %a0, 1", "%n = zext i32 %d to i64", "%f = zext i32 %a1 to i64", "%p = mul i64 %n, %f"]
-    lines += ["%h = lshr i64 %p, 32", "%t = trunc i64 %h to i32", "%v = lshr i32 %t, %a2", "ret i32 %v"]
-    return _int32("quotient", "\n".join(lines), 3)
+    lines = ["%d = shl i32 %a0, 1", f"%h = call {_INTRINSICS['high'].replace('(i32, i32)', '(i32 %d, i32 %a1)')}"]
+    return _int32("quotient", "\n".join([*lines, "%v = lshr i32 %h, %a2", "ret i32 %v"]), 3, module="high")
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from textwrap import indent
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def _build(tools, dtype: str, kind: str, activation: str, side: int, steps: int)
         "first = split * chunk", "last = min(k, first + chunk)",
         # A warp's loads are along memory: along positions.
         f"b_step, b_at = t % {steps}, t // {steps}" if weight else f"b_step, b_at = t // {lanes}, t % {lanes}",
-        "y_step, x_step, c_step = i32(" + ("sh * width), sw, i32(groups * depth * plane)" if weight else "dh * width), dw, plane"),
+        f"y_step, c_step = i32({'sh' if weight else 'dh'} * width), {'i32(groups * depth * plane)' if weight else 'plane'}",
     ]  # fmt: skip
     for u in range(4):
         setup.append(f"column = left + b_at + {u * lanes}")
@@ -113,9 +113,12 @@ def _build(tools, dtype: str, kind: str, activation: str, side: int, steps: int)
     else:
         setup.append("a_channel, a_y, a_x = i32(a_channel), i32(a_y), i32(a_x)")
         load.append(f"a_offset = mad(c, a_channel, {'place' if weight else 'mad(ky, a_y, mad(kx, a_x, none))'})")
-        load += tile.fours("a_next{0} = a_from{0}[a_offset] if at_k < last else zero")
-        store = [f"sa[write_at + b_step * {pitch} + b_at + {u * lanes}] = a_next{u}" for u in range(4)]
-    store += [f"sb[write_at + b_step * {pitch} + b_at + {u * lanes}] = b_next{u}" for u in range(4)]
+        numbers, zeros = ", ".join(tile.fours("a_from{}[a_offset]")), ", ".join(["zero"] * 4)
+        load.append(f"a_next0, a_next1, a_next2, a_next3 = ({numbers}) if at_k < last else ({zeros})")
+        setup.append(f"keep_a = shifted(sa, b_step * {pitch} + b_at)")
+        store = [f"keep_a[write_at + {u * lanes}] = a_next{u}" for u in range(4)]
+    setup.append(f"keep_b = shifted(sb, b_step * {pitch} + b_at)")
+    store += [f"keep_b[write_at + {u * lanes}] = b_next{u}" for u in range(4)]
 
     finish = []
     for j in range(per_thread):
@@ -142,7 +145,7 @@ def _build(tools, dtype: str, kind: str, activation: str, side: int, steps: int)
     return tile.compiled(
         tools, ("image", "a", "bias", "residual", "out", "pre", *_SIZES), dtype, side, steps, activation, setup, load, store,
         epilogue, finish, "first", "last", quotient=tools.quotient(), mad=tools.mad(), within=tools.within(),
-        shifted=tools.shifted(np.dtype(dtype)), i32=np.int32, u32=np.uint32, far=_FAR, none=np.int32(0),
+        i32=np.int32, u32=np.uint32, far=_FAR, none=np.int32(0),
     )  # fmt: skip
 
 
@@ -199,7 +202,7 @@ _LEAST_FILLED = 512
 #: Above this many phases of a strided filter, each a launch, the gradient of the image is computed directly.
 _MOST_PHASES = 16
 #: Blocks of tiles of 64 that the filters' gradient is divided into, at most, and the least part of k for each.
-_BLOCKS, _LEAST_PART = 1024, 512
+_BLOCKS, _LEAST_PART = 2048, 512
 
 
 def _fits(m: int, n: int, k: int) -> bool:
@@ -208,9 +211,12 @@ def _fits(m: int, n: int, k: int) -> bool:
     return min(m, side) * min(n, side) >= _LEAST_FILLED and max(n, k) < 1 << 30
 
 
-def _select(xp, dtype, kind: str, m: int, n: int, groups: int, activation: str = ""):
-    """(kernel, tile), or None where it cannot be compiled."""
-    shape = tile.choose(xp, m, n, groups) if dtype == float32 else TILES[1]
+_Selected: TypeAlias = tuple[Kernel, tuple[int, int]]
+
+
+def _select(xp, dtype, kind: str, m: int, n: int, products: int, activation: str = "") -> _Selected | None:
+    """(kernel, tile) for so many products, or None where it cannot be compiled."""
+    shape = tile.choose(xp, m, n, products) if dtype == float32 else TILES[1]
     kernel = KERNELS.get((dtype, kind, activation, shape))
     return (kernel, shape) if kernel is not None and xp.ready(kernel) else None
 
@@ -227,7 +233,11 @@ def _launch(xp, kernel, shape, splits: int, m: int, n: int, k: int, groups: int,
 
 def _usable(*arrays) -> bool:
     """Whether there are kernels for these arrays, whose places they compute in 32 bits."""
-    return arrays[0].ndim == 4 and all(0 < x.size < 1 << 31 and x.dtype == arrays[0].dtype for x in arrays)
+    return (
+        arrays[0].ndim == 4
+        and arrays[0].dtype in _SUMS
+        and all(0 < x.size < 1 << 31 and x.dtype == arrays[0].dtype for x in arrays)
+    )
 
 
 def _sizes(shape, filters, *, stride, padding, dilation, groups) -> tuple[int, int, int, int, list[int]]:
@@ -346,15 +356,15 @@ def _weight_grad(xp, input, g, *, size, stride, padding, dilation, groups):
     (batch, channels, *where), depth = g.shape, input.shape[1] // groups
     m, n, positions = channels // groups, depth * math.prod(size), math.prod(where)
     k = batch * positions
-    usable = _usable(input, g) and _fits(m, n, k)
-    selected = _select(xp, g.dtype, "weight", m, n, groups) if usable else None
-    sums = _SUMS.get(g.dtype)
-    if selected is None or not xp.ready(sums):
+    if not (_usable(input, g) and _fits(m, n, k)):
         return None
     parts = max(1, min(_BLOCKS // (tile.count(m, n, TILES[1][0]) * groups), k // _LEAST_PART))
     steps = TILES[1][1]
     chunk = -(-k // (parts * steps)) * steps
     parts = -(-k // chunk)
+    selected, sums = _select(xp, g.dtype, "weight", m, n, groups * parts), _SUMS[g.dtype]
+    if selected is None or not xp.ready(sums):
+        return None
     image, g = xp.ascontiguousarray(input), xp.ascontiguousarray(g)
     out = xp.empty((channels, depth, *size), dtype=g.dtype)
     partial = xp.empty((parts, *out.shape), dtype=g.dtype) if parts > 1 else out

@@ -76,6 +76,7 @@ class Tools:
     fma = staticmethod(lambda dtype: fused)
     load4 = staticmethod(lambda dtype: lambda pointer, i: tuple(pointer[i + j] for j in range(4)))
     store4 = staticmethod(lambda dtype: store4)
+    shifted = staticmethod(lambda dtype: lambda pointer, i: pointer[i:])
     local = staticmethod(lambda dtype, count: lambda: np.empty(count, dtype))
 
     @classmethod
