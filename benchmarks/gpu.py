@@ -31,6 +31,7 @@ from contest import Absent, Contest  # noqa: E402
 import deepcore as dc  # noqa: E402
 from deepcore.kernels.cuda import gemm as cuda_gemm  # noqa: E402
 from deepcore.nn import functional as F  # noqa: E402
+from deepcore.ops.conv import conv_input_p, conv_p, conv_weight_p  # noqa: E402
 
 #: What the input sets of a contest hold together, at least: more than the L2 cache of any GPU so far.
 SPREAD = 256 << 20
@@ -52,9 +53,21 @@ class Sizes:
     spread: int = SPREAD
     #: Batch and layers of networks that are trained.
     networks: tuple[tuple[int, ...], ...] = ((32, 784, 128, 10), (256, 784, 1024, 1024, 10))
+    #: Images, their channels and side, filters, and side and stride of those: the convolutions of ResNet-18.
+    convolutions: tuple[tuple[int, ...], ...] = (
+        (32, 3, 224, 64, 7, 2),
+        (32, 64, 56, 64, 3, 1),
+        (32, 64, 56, 128, 3, 2),
+        (32, 64, 56, 128, 1, 2),
+        (32, 128, 28, 128, 3, 1),
+        (32, 128, 28, 256, 3, 2),
+        (32, 256, 14, 256, 3, 1),
+        (32, 256, 14, 512, 3, 2),
+        (32, 512, 7, 512, 3, 1),
+    )
 
 
-TINY = Sizes((1000,), ((3, 40),), ((40, 24, 30),), ((5, 3), (7,)), 0, ((4, 6, 5, 3),))
+TINY = Sizes((1000,), ((3, 40),), ((40, 24, 30),), ((5, 3), (7,)), 0, ((4, 6, 5, 3),), ((2, 16, 6, 32, 3, 1),))
 
 
 class Machine:
@@ -271,6 +284,41 @@ def _linear(gpu: Machine, m: int, k: int, n: int, fused: Callable, nn, side: str
     return turning(lambda x, w, b: F.linear(x, w, b, activation="gelu"), gpu.tensors(sets))
 
 
+def convolutions(gpu: Machine):
+    """Forward and both gradients, each by itself."""
+    sides = ("deepcore", *(["torch"] if gpu.torch else []))
+    for batch, channels, side, filters, taps, stride in gpu.sizes.convolutions:
+        out = (side - 1) // stride + 1
+        flops = 2.0 * batch * filters * out**2 * channels * taps**2
+        name = f"{batch}×{channels}×{side}×{side}, {filters} filters of {taps}×{taps}, stride {stride}"
+        for what in ("forward", *(["image's gradient"] if channels > 3 else []), "filters' gradient"):
+            shapes = (batch, channels, side, side), (filters, channels, taps, taps), (batch, filters, out, out)
+            make = partial(_convolution, gpu, shapes, stride, what)
+            yield Contest("convolutions", f"{what}, {name}", make, sides, flops, "flop")
+
+
+def _convolution(gpu: Machine, shapes, stride: int, what: str, side: str):
+    (_, _, *image), (_, _, *taps), _ = shapes
+    sets, pad = gpu.arrays(*shapes), taps[0] // 2
+    if side == "torch":
+        aten = gpu.torch.ops.aten
+        options: tuple = ([stride] * 2, [pad] * 2, [1, 1], False, [0, 0], 1)
+        if what == "forward":
+            return turning(lambda x, w, g: aten.convolution(x, w, None, *options), gpu.torches(sets))
+        wanted = [what == "image's gradient", what == "filters' gradient", False]
+        place = wanted.index(True)
+        return turning(
+            lambda x, w, g: aten.convolution_backward(g, x, w, None, *options, wanted)[place], gpu.torches(sets)
+        )
+    params = {"stride": (stride,) * 2, "padding": ((pad, pad),) * 2, "dilation": (1, 1), "groups": 1}
+    tensors = gpu.tensors(sets)
+    if what == "forward":
+        return turning(lambda x, w, g: conv_p(x, w, **params), tensors)
+    if what == "image's gradient":
+        return turning(lambda x, w, g: conv_input_p(g, w, size=tuple(image), **params), tensors)
+    return turning(lambda x, w, g: conv_weight_p(x, g, size=tuple(taps), **params), tensors)
+
+
 def updates(gpu: Machine):
     shapes = gpu.sizes.parameters
     size = sum(map(math.prod, shapes))
@@ -366,7 +414,7 @@ def _graphed(torch, step: Callable, parameters: list, optimizer) -> Callable:
     return replay
 
 
-SUITES = (elementwise, rows, products, updates, steps)
+SUITES = (elementwise, rows, products, convolutions, updates, steps)
 
 
 # -- running --------------------------------------------------------------------------------------------------------
@@ -468,7 +516,8 @@ def _torch(device: int):
     if not torch.cuda.is_available():
         return None
     torch.cuda.set_device(device)
-    torch.backends.cuda.matmul.allow_tf32 = False  # all sides compute in float32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # all sides compute in float32
+    torch.backends.cudnn.benchmark = True
     return torch
 
 

@@ -624,6 +624,7 @@ that of the first column: above 1, that one is faster. In brackets are the quart
 GPU_SUITES = {
     "steps": "Training steps",
     "products": "Matrix products",
+    "convolutions": "Convolutions",
     "rows": "Functions of rows",
     "elementwise": "Elementwise functions",
     "updates": "Optimizer steps",

@@ -23,6 +23,7 @@ from deepcore.compiler.record import Recorder, Update, itself, settings_of
 from deepcore.compiler.runner import _REFS_SHARED, Overlap, Runner, _of, differing
 from deepcore.config import settings
 from deepcore.kernels.codegen.jit import signed_words
+from deepcore.kernels.cuda import conv as cuda_conv
 from deepcore.kernels.cuda import fused, philox
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
 from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, span
@@ -121,8 +122,30 @@ class Target:
         return None
 
     def with_epilogue(self, product: Record, chain: Chain, x, others: list, keep: bool) -> Record | None:
-        """Unsupported, as cuBLAS computes most products."""
-        return None
+        """A convolution that adds an array and applies an activation; no other product, as cuBLAS computes most."""
+        if product.op is None or product.op.name != "conv" or product.fused or not settings.kernels:
+            return None
+        (out,), (_, result), first, last = product.outs, chain.stored[0], chain.lines[0], chain.lines[-1]
+        formulas = [line.formula for line in chain.lines]
+        if others and (formulas.pop(0) != "add" or keep):
+            return None
+        if len(formulas) > 1 or (formulas and last is not first and last.operands != (first.result,)):
+            return None
+        if not out.whole or not result.whole or out.nbytes != result.nbytes or result.dtype != out.dtype:
+            return None
+        image, filters = product.ins[:2]
+        activation, places = "".join(formulas), list(map(chain.place, others))
+        if not image.dtype == filters.dtype == out.dtype or not all(ref.contiguous for ref in places):
+            return None
+        if not cuda_conv.has_kernel(self.backend, image.shape, filters.shape, out.dtype, activation, product.params):
+            return None
+
+        def call(x, w, *arrays):
+            bias, residual = arrays[0] if len(arrays) > len(others) else None, arrays[-1] if others else None
+            return cuda_conv.convolve(self.backend, x, w, bias, residual, activation, keep, **product.params)
+
+        ins, outs = [*product.ins, *places], [result, out] if keep else [result]
+        return Record("", ins, outs, product.op, product.params, call, product.kept, fused=chain.arithmetic)
 
     def mask_plan(self, record: Record, reads: bool):
         """Unsupported: masks are redrawn, which costs less than reading them."""

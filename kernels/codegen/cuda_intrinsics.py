@@ -39,6 +39,7 @@ _INTRINSICS = {
     "ntid": "i32 @llvm.nvvm.read.ptx.sreg.ntid.x()",
     "nctaid": "i32 @llvm.nvvm.read.ptx.sreg.nctaid.x()",
     "barrier": "void @llvm.nvvm.barrier0()",
+    "high": "i32 @llvm.nvvm.mulhi.ui(i32, i32)",
     "shuffle": "i32 @llvm.nvvm.shfl.sync.bfly.i32(i32, i32, i32, i32)",
 }
 _LLVM = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i64", "uint16": "i16"}
@@ -128,7 +129,7 @@ def shared(dtype, count: int) -> Callable:
     dtype = np.dtype(dtype)
     _shared_count += 1
     name = f"shared_{_shared_count}"
-    space = f"@deepcore_{name} = internal addrspace(3) global [{count} x {_LLVM[dtype.name]}] undef, align 16"
+    space = f"@deepcore_{name} = internal addrspace(3) global [{count} x {_LLVM[dtype.name]}] undef, align {4 * dtype.itemsize}"
     body = f"ret ptr addrspacecast (ptr addrspace(3) @deepcore_{name} to ptr)"
     pointer = toolchain.load_numba().types.CPointer(_numba(dtype))
     return _device_function(name, DeviceFunction("ptr", (), body, space), (pointer,), _PURE)
@@ -179,6 +180,44 @@ def at(dtype) -> Callable:
     return _device_function(
         f"at_{dtype.name}", DeviceFunction("ptr", ("i64",), body), (pointer, _numba("int64")), _PURE
     )
+
+
+@functools.cache
+def shifted(dtype) -> Callable:
+    """shifted(pointer, i): the pointer to element i, which may lie outside what is allocated."""
+    import numpy as np
+
+    kind, pointer = _LLVM[np.dtype(dtype).name], toolchain.load_numba().types.CPointer(_numba(dtype))
+    body = f"%p = getelementptr {kind}, ptr %a0, i64 %a1\nret ptr %p"
+    part = DeviceFunction("ptr", ("ptr", "i64"), body)
+    return _device_function(f"shifted_{np.dtype(dtype).name}", part, (pointer, pointer, _numba("int64")), _PURE)
+
+
+def _int32(name: str, lines: str, count: int, boolean: bool = False, module: str = "") -> Callable:
+    """A function of 32-bit integers, inserted late: LLVM would widen them to 64 bits, of which a GPU computes half at a time."""
+    nb = toolchain.load_numba().types
+    module = f"declare {_INTRINSICS[module]}" if module else ""
+    part = DeviceFunction("i1" if boolean else "i32", ("i32",) * count, lines, module, late=True)
+    return _device_function(name, part, (nb.boolean if boolean else nb.int32, *[nb.int32] * count), _PURE)
+
+
+@functools.cache
+def mad() -> Callable:
+    """mad(a, b, c): a * b + c of int32."""
+    return _int32("mad", "%p = mul i32 %a0, %a1\n%v = add i32 %p, %a2\nret i32 %v", 3)
+
+
+@functools.cache
+def quotient() -> Callable:
+    """quotient(n, factor, shift): (2 * n * factor >> 32) >> shift of unsigned numbers, 2 * n modulo 2³²."""
+    lines = ["%d = shl i32 %a0, 1", f"%h = call {_INTRINSICS['high'].replace('(i32, i32)', '(i32 %d, i32 %a1)')}"]
+    return _int32("quotient", "\n".join([*lines, "%v = lshr i32 %h, %a2", "ret i32 %v"]), 3, module="high")
+
+
+@functools.cache
+def within() -> Callable:
+    """within(a, b, limit): whether 0 <= a + b < limit, of int32."""
+    return _int32("within", "%s = add i32 %a0, %a1\n%v = icmp ult i32 %s, %a2\nret i1 %v", 3, True)
 
 
 @functools.cache

@@ -668,3 +668,25 @@ def test_a_view_of_an_argument_stays_one(xp, view):
         result = compiled(x)
         x.mul_(3)
         assert (result == 3).all()
+
+
+@pytest.mark.parametrize(
+    "function, records",
+    [
+        (lambda x, w, b, y: F.relu(F.conv2d(x, w, b, padding=1)), ["conv·relu"]),
+        (lambda x, w, b, y: F.relu(y + F.conv2d(x, w, b, padding=1)), ["conv·add·relu"]),
+        (lambda x, w, b, y: y + F.conv2d(x, w, padding=1), ["conv·add"]),
+        (lambda x, w, b, y: (lambda z: (F.silu(z), z))(F.conv2d(x, w, padding=1)), ["conv·silu"]),
+        (lambda x, w, b, y: y * F.conv2d(x, w, padding=1), ["conv", "mul"]),
+        (lambda x, w, b, y: (lambda z: (z, F.relu(y + z)))(F.conv2d(x, w, padding=1)), ["conv", "add·relu"]),
+    ],
+)
+def test_what_follows_a_convolution_joins_it(xp, monkeypatch, function, records):
+    names, lower = [], cuda.Target.lower
+    monkeypatch.setattr(cuda.Target, "lower", lambda self, record: names.append(record.name) or lower(self, record))
+    draw = np.random.default_rng(0)
+    given = [
+        dc.tensor(draw.standard_normal(s).astype("f")) for s in ((2, 8, 16, 16), (16, 8, 3, 3), (16,), (2, 16, 16, 16))
+    ]
+    compare(lambda: (function, list), lambda: [given] * 3)
+    assert names == records

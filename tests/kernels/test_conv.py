@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import ptx_machine
 import pytest
 import standin
 
@@ -15,6 +16,7 @@ pytest.importorskip("numba")
 
 from deepcore.kernels.cpu import conv
 from deepcore.kernels.cuda import conv as cuda_conv
+from deepcore.kernels.cuda import tile as cuda_tile
 from deepcore.nn import functional as F
 from deepcore.ops.conv import conv_input_p, conv_p, conv_weight_p
 
@@ -105,17 +107,98 @@ def test_what_follows_joins_it_in_a_program(function, steps):
         ((2, 3, 5, 4), (4, 3, 3, 3), params()),
         ((1, 4, 5, 6), (2, 2, 2, 3), params((2, 1), ((1, 0), (2, 1)), (1, 2), 2)),
         ((1, 25, 3, 3), (2, 25, 3, 3), params()),
+        ((3, 20, 7, 9), (24, 20, 3, 3), params()),
+        ((2, 32, 12, 16), (40, 16, 3, 3), params((2, 1), ((1, 0), (2, 1)), (1, 2), 2)),
+        ((2, 20, 11, 12), (16, 20, 5, 1), params((3, 1), dilation=(2, 2))),
+        ((2, 20, 8, 7), (32, 20, 1, 1), params((2, 2), ((0, 0), (0, 0)))),
+        ((3, 16, 20, 20), (32, 16, 2, 3), params((1, 4), dilation=(3, 2))),
     ],
 )
-def test_cuda_agrees_with_the_cpu(shape, weight, options, dtype, monkeypatch):
-    monkeypatch.setattr(standin, "kernels", True)
+def test_cuda_agrees_with_the_cpu(shape, weight, options, dtype, device, monkeypatch):
     arrays = draw(*shape, dtype=dtype), draw(*weight, dtype=dtype)
     on_cpu = results(*map(dc.tensor, arrays), options)
-    device = get_backend("standin")
-    assert all(device.ready(kernels[dtype]) for kernels in (cuda_conv._CONV, cuda_conv._CONV_INPUT))
+    launched = recorded(device, monkeypatch)
     on_device = results(*(dc.tensor(a, backend="standin") for a in arrays), options)
     for a, b in zip(on_cpu, on_device):
         np.testing.assert_allclose(a, b, rtol=1e-4 if dtype == float32 else 1e-12, atol=1e-5)
+    tiled = weight[0] > 8
+    assert launched and all(
+        name.startswith("conv") and (("tile" in name) | ("sum" in name)) == tiled for name in launched
+    )
+
+
+def recorded(device, monkeypatch) -> list[str]:
+    """The names of kernels that are launched from now on."""
+    names, launch = [], device.launch
+    run = lambda kernel, blocks, **arguments: names.append(kernel.name) or launch(kernel, blocks, **arguments)
+    monkeypatch.setitem(vars(device), "launch", run)
+    return names
+
+
+@pytest.fixture
+def device(monkeypatch):
+    monkeypatch.setattr(standin, "kernels", True)
+    return get_backend("standin")
+
+
+def chain(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """rows @ columns, each element one chain of fused multiply-adds."""
+    total = np.zeros((len(rows), columns.shape[1]), np.float32)
+    for k in range(len(columns)):
+        total = ptx_machine.fma32(rows[:, k, None], columns[None, k], total)
+    return total
+
+
+def gathered(x: np.ndarray) -> np.ndarray:
+    """The columns of a filter of 3 × 3 with padding 1."""
+    n, c, h, w = x.shape
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    parts = np.stack([padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)], 2)
+    return parts.transpose(1, 2, 0, 3, 4).reshape(c * 9, n * h * w)
+
+
+@pytest.mark.parametrize("tile", [pytest.param(cuda_tile.TILES[0], marks=pytest.mark.slow), cuda_tile.TILES[1]])
+def test_a_tile_is_one_chain_and_ends_with_bias_residual_and_activation(tile, device, monkeypatch):
+    monkeypatch.setattr(cuda_tile, "TILES", (tile, tile))
+    for shape in ((2, 10, 6, 6), (2, 10, 7, 5)):  # vectors of four, and not
+        arrays = x, w, bias, residual = draw(*shape), draw(20, 10, 3, 3), draw(20), draw(2, 20, *shape[2:])
+        x_, w_, bias_, residual_ = map(device.from_host, arrays)
+        out, before = cuda_conv.convolve(device, x_, w_, bias_, residual_, "relu", True, **params())
+        sums = chain(gathered(x), w.reshape(20, -1)).reshape(20, 2, *shape[2:]).swapaxes(0, 1)
+        wanted = sums + bias[:, None, None] + residual
+        np.testing.assert_array_equal(device.to_host(before), wanted)
+        np.testing.assert_array_equal(device.to_host(out), np.maximum(wanted, 0))
+
+
+def test_filters_gradients_are_parts_in_a_fixed_order(device, monkeypatch):
+    x, g = draw(2, 16, 24, 24), draw(2, 16, 24, 24)
+    launched = recorded(device, monkeypatch)
+    found = cuda_conv.conv_weight(device, *map(device.from_host, (x, g)), size=(3, 3), **params())
+    assert launched == ["conv_tile_weight_float32_64", "conv_sum_parts_float32"]
+    columns, rows = gathered(x).T, g.swapaxes(0, 1).reshape(16, -1)
+    wanted = chain(columns[:576], rows[:, :576]) + chain(columns[576:], rows[:, 576:])
+    np.testing.assert_array_equal(device.to_host(found).reshape(16, -1), wanted)
+
+
+@pytest.mark.slow
+def test_tiles_have_the_same_bits(device, monkeypatch):
+    x, w = (dc.tensor(draw(*shape), backend="standin") for shape in ((2, 80, 16, 17), (72, 80, 3, 3)))
+    found = []
+    for multiprocessors in (1, 1000):
+        monkeypatch.setitem(vars(device), "multiprocessors", multiprocessors)
+        launched = recorded(device, monkeypatch)
+        found.append(results(x, w, params()))
+        assert all(name.endswith("128" if multiprocessors == 1 else "64") for name in launched if "tile" in name)
+    for a, b in zip(*found):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 49, 64, 12544, 2**30 - 1])
+def test_divisors_are_exact(d):
+    packed = cuda_conv._divisor(d)
+    factor, shift = packed & 0xFFFFFFFF, packed >> 32
+    numbers = {0, 1, d - 1, d, d + 1, 2**31 - 1, *(k * d + r for k in (1, (2**31 - 1) // d) for r in (-1, 0))}
+    assert all((2 * n * factor >> 32) >> shift == n // d for n in numbers)
 
 
 WINOGRAD = [

@@ -39,6 +39,7 @@ from deepcore.kernels.cuda import optimizer as cuda_optimizer
 from deepcore.kernels.cuda import philox as cuda_philox
 from deepcore.kernels.cuda import reductions as cuda_reductions
 from deepcore.kernels.cuda import softmax as cuda_softmax
+from deepcore.kernels.cuda import tile as cuda_tile
 from deepcore.kernels.math import reference
 from deepcore.nn import functional as F
 
@@ -449,9 +450,9 @@ def chained(a, b):
     pytest.param(68, 72, 18, True, False, marks=pytest.mark.slow),
     pytest.param(70, 66, 33, True, False, marks=pytest.mark.slow), pytest.param(64, 64, 16, True, True, marks=pytest.mark.slow),
 ])  # fmt: skip
-@pytest.mark.parametrize("tile", [pytest.param(cuda_gemm.TILES[0], marks=pytest.mark.slow), cuda_gemm.TILES[1]])
+@pytest.mark.parametrize("tile", [pytest.param(cuda_tile.TILES[0], marks=pytest.mark.slow), cuda_tile.TILES[1]])
 def test_products_are_one_chain(xp, monkeypatch, m, n, k, a_transposed, b_transposed, tile):
-    monkeypatch.setattr(cuda_gemm, "TILES", (tile, tile))
+    monkeypatch.setattr(cuda_tile, "TILES", (tile, tile))
     a, b = normal(*((k, m) if a_transposed else (m, k))), normal(*((n, k) if b_transposed else (k, n)), seed=1)
     x, y = xp.from_host(a), xp.from_host(b)
     found = host(xp, cuda_gemm.product(xp, x.T if a_transposed else x, y.T if b_transposed else y))

@@ -22,6 +22,7 @@ from deepcore.kernels.cuda import norm as cuda_norm
 from deepcore.kernels.cuda import reductions as cuda_reductions
 from deepcore.kernels.cuda import rows as cuda_rows
 from deepcore.kernels.cuda import softmax as cuda_softmax
+from deepcore.kernels.cuda import tile as cuda_tile
 
 THREADS = 64
 MODULES = (
@@ -29,11 +30,11 @@ MODULES = (
     cuda_batch_norm,
     cuda_cross_entropy,
     cuda_embedding,
-    cuda_gemm,
     cuda_norm,
     cuda_reductions,
     cuda_rows,
     cuda_softmax,
+    cuda_tile,
 )
 assert cuda.is_available() and "simulator" in cuda.jit.__module__, "NUMBA_ENABLE_CUDASIM=1 is missing"
 
@@ -75,6 +76,7 @@ class Tools:
     fma = staticmethod(lambda dtype: fused)
     load4 = staticmethod(lambda dtype: lambda pointer, i: tuple(pointer[i + j] for j in range(4)))
     store4 = staticmethod(lambda dtype: store4)
+    shifted = staticmethod(lambda dtype: lambda pointer, i: pointer[i:])
     local = staticmethod(lambda dtype, count: lambda: np.empty(count, dtype))
 
     @classmethod
@@ -206,7 +208,7 @@ def product():
 def main() -> None:
     for module in MODULES:
         module.THREADS = THREADS
-    cuda_gemm._SIDE = 8
+    cuda_tile._SIDE = 8
     parts = functools.partial(cuda_softmax._softmax_in_registers, Tools, "float32")
     cases = {
         "softmax, a warp": lambda: softmax(cuda_softmax._softmax(Tools, "float32", 32, False)),
