@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -53,6 +54,9 @@ def backend(request) -> str:
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
     parser.addoption("--seed", type=int, default=0, help="what every test seeds deepcore's generator with (default 0)")
+    parser.addoption(
+        "--passed", metavar="FILE", help="leave out the tests that FILE lists; write those that pass, if it is new"
+    )
     parser.addoption("--programs", type=int, help="how many random programs are compiled (default 50, with --slow 200)")
 
 
@@ -68,15 +72,35 @@ def pytest_configure(config):
     standin.kernels = config.getoption("--slow")
     if config.option.programs is None:
         config.option.programs = 200 if config.getoption("--slow") else 50
+    passed = config.getoption("--passed")
+    if passed and not os.path.exists(passed) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Passed(Path(passed)), "passed")
+
+
+class _Passed:
+    """Writes the names of the tests that passed, once the run has ended."""
+
+    def __init__(self, path: Path):
+        self.path, self.names = path, list[str]()
+
+    def pytest_runtest_logreport(self, report):
+        # With --slow, the stand-in runs kernels: those tests are others then.
+        if report.when == "call" and report.passed and not re.search("standin|cuda|gpu|graph", report.nodeid):
+            self.names.append(report.nodeid)
+
+    def pytest_unconfigure(self):
+        self.path.write_text("\n".join(self.names), encoding="utf-8")
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--slow"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("slow")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    passed = config.getoption("--passed")
+    done = set(Path(passed).read_text(encoding="utf-8").splitlines()) if passed and os.path.exists(passed) else ()
+    slow = config.getoption("--slow")
+    kept = [item for item in items if item.nodeid not in done and (slow or not item.get_closest_marker("slow"))]
+    if len(kept) < len(items):
+        chosen = set(kept)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = kept
 
 
 _WARMUP = """
