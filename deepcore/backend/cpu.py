@@ -133,7 +133,7 @@ class CpuBackend(Backend):
         with self.blas.one_thread():
             return self._chunked_matmul(x, y)
 
-    def diagonal(self, x, offset: int, axis1: int, axis2: int):
+    def diagonal(self, x, offset: int = 0, axis1: int = 0, axis2: int = 1):
         out = np.diagonal(x, offset, axis1, axis2)
         out.flags.writeable = x.flags.writeable  # NumPy's view is read-only
         return out

@@ -35,6 +35,7 @@ RANDOM |= {
     f"nn.functional.{name}"
     for name in ("dropout", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "rrelu")
 }
+RANDOM |= {"bernoulli", "multinomial", "normal", "normal-in_place", "normal-number_mean"}
 RANDOM.add("nn.functional.multi_head_attention_forward")  # its dropout; `tests/nn/test_attention.py` compares without
 #: Functions whose OpInfo takes the arguments in another order, or writes into a copy.
 ADAPTED = {
@@ -71,6 +72,10 @@ TIES = {"argsort", "sort", "topk", "kthvalue"}
 SIGNS = {"linalg.eigh", "linalg.svd", "svd"}
 #: (OpInfo, what the message of the difference holds) to the reason.
 KNOWN: dict[tuple[str, str], str] = {
+    **{
+        (name, "keeps its shape"): "views of a tensor that requires grad would no longer fit: on purpose"
+        for name in ("squeeze", "squeeze-multiple", "unsqueeze", "transpose", "t")
+    },
     ("nn.functional.batch_norm", "batch and a channel"): "a vector, which PyTorch takes when it is empty",
     ("nn.functional.elu", "nan"): "PyTorch's gradient at NaN differs between its vector lanes and the rest",
     ("nn.functional.silu", ", not [nan"): "PyTorch's is NaN at infinity, where the limit is plain",
