@@ -99,16 +99,17 @@ def erfcx(xp, x):
 
 def _bessel(xp, a, order: int):
     """exp(-a)·I(a) of order 0 or 1 for a ≥ 0: the power series below 20, the asymptotic one above."""
-    near, far = xp.minimum(a, 20.0), xp.maximum(xp.where(xp.isnan(a), 20.0, a), 20.0)
+    near, above = xp.minimum(a, 20.0), xp.maximum(xp.where(xp.isnan(a), 20.0, a), 20.0)
+    far = xp.minimum(above, 1e300)  # a series of infinity would be NaN
     square, total = near * near * 0.25, 0.0
     for k in range(40, -1, -1):
         total = total * square + 1.0 / (math.factorial(k) * math.factorial(k + order))
     series = total * xp.exp(-near) * (0.5 * near if order else 1.0)
     term, tail = 1.0 + 0.0 * far, 1.0 + 0.0 * far
     for k in range(1, 31):
-        term = term * (((2 * k - 1) ** 2 - 4 * order * order) / (8.0 * k)) / xp.minimum(far, 1e300)
+        term = term * (((2 * k - 1) ** 2 - 4 * order * order) / (8.0 * k)) / far
         tail = tail + term
-    return xp.where(a < 20.0, series, xp.where(xp.isnan(a), a, tail / xp.sqrt(2.0 * math.pi * far)))
+    return xp.where(a < 20.0, series, xp.where(xp.isnan(a), a, tail / (math.sqrt(2.0 * math.pi) * xp.sqrt(above))))
 
 
 @_elementwise
@@ -145,24 +146,32 @@ _EULER_MACLAURIN = (
 )  # fmt: skip
 
 
-@_elementwise
-def zeta(xp, s, q):
-    """ζ(s, q) = Σ (q + k)⁻ˢ over k = 0, 1, …, by Euler and Maclaurin: inf at q = 0, -1, …, NaN for s < 1."""
-    fine = (s > 1.0) & (xp.abs(q) < 1e6) & ~((q < 0.0) & (s != xp.floor(s)))
-    power, start = xp.where(fine, s, 2.0), xp.where(fine, q, 1.0)
-    total = 0.0
-    for k in range(20 + max(0, math.ceil(-float(start.min()))) if start.size else 0):
-        total = total + xp.power(xp.where(start + k == 0.0, 1.0, start + k), -power)
-    end = start + (20 + max(0, math.ceil(-float(start.min()))) if start.size else 0)
-    factor = xp.power(end, -power)
-    total = total + factor * end / (power - 1.0) + 0.5 * factor
-    factor = factor * power / end
+def _hurwitz(xp, s, q):
+    """ζ(s, q) for s > 1 and q > 0, by Euler and Maclaurin."""
+    total, end = 0.0, q + 20.0
+    for k in range(20):
+        total = total + xp.power(q + k, -s)
+    factor = xp.power(end, -s)
+    total = total + xp.where(factor == 0.0, 0.0, factor * end / (s - 1.0)) + 0.5 * factor
+    factor = factor * s / end
     for j, coefficient in enumerate(_EULER_MACLAURIN):
         total = total + coefficient * factor
-        factor = factor * (power + 2 * j + 1) * (power + 2 * j + 2) / (end * end)
-    far = xp.where(q >= 1e6, xp.power(xp.maximum(q, 1.0), 1.0 - power) / (power - 1.0), math.nan)
-    total = xp.where(fine, total, xp.where(s > 1.0, far, xp.where(s == 1.0, math.inf, math.nan)))
-    return xp.where((s > 1.0) & (q <= 0.0) & (q == xp.floor(q)), math.inf, total)
+        factor = factor * (s + 2 * j + 1) * (s + 2 * j + 2) / (end * end)
+    return total
+
+
+@_elementwise
+def zeta(xp, s, q):
+    """ζ(s, q) = Σ (q + k)⁻ˢ over k = 0, 1, …: inf at q = 0, -1, …, NaN for s < 1, and for q < 0 unless s is whole."""
+    power, rest = xp.where((s > 1.0) & (s < math.inf), s, 2.0), q - xp.floor(q)
+    above = _hurwitz(xp, power, xp.where(q > 0.0, q, 1.0))
+    # Below 0 the terms are those from the fraction of q on, and some of those from 1 less the fraction on, turned.
+    rest = xp.where((q < 0.0) & (rest > 0.0), rest, 0.5)
+    turned = _hurwitz(xp, power, 1.0 - rest) - _hurwitz(xp, power, 1.0 - rest + xp.where(q < 0.0, -xp.floor(q), 1.0))
+    below = _hurwitz(xp, power, rest) + xp.where(xp.floor(power * 0.5) * 2.0 == power, turned, -turned)
+    total = xp.where(q > 0.0, above, xp.where(s == xp.floor(s), below, math.nan))
+    total = xp.where((q <= 0.0) & (q == xp.floor(q)), math.inf, xp.where(xp.isnan(q), math.nan, total))
+    return xp.where(s > 1.0, xp.where(s == math.inf, math.nan, total), xp.where(s == 1.0, math.inf, math.nan))
 
 
 @_elementwise

@@ -56,6 +56,8 @@ ADAPTED = {
         input, weight, **kwargs
     ),
     "zero_": lambda input: input.clone().zero_(),
+    "polygamma": lambda input, n: dc.polygamma(n, input),
+    "special.polygamma": lambda input, n: dc.special.polygamma(n, input),
     "unfold": Tensor.unfold,
     "linalg.lstsq-grad_oriented": lambda *args, **kwargs: dc.linalg.lstsq(*args, **kwargs)[:2],
     "linalg.pinv-singular": lambda a, b, **kwargs: dc.linalg.pinv(a @ b.mT, **kwargs),
@@ -76,6 +78,25 @@ KNOWN: dict[tuple[str, str], str] = {
         (name, "keeps its shape"): "views of a tensor that requires grad would no longer fit: on purpose"
         for name in ("squeeze", "squeeze-multiple", "unsqueeze", "transpose", "t")
     },
+    **{
+        (name, "inf"): "at the poles PyTorch's trigamma is finite"
+        for name in ("digamma", "polygamma", "special.polygamma")
+    },
+    **{
+        (name, "not [nan nan nan]"): "PyTorch's is NaN at infinity, where the limit is 0"
+        for name in ("polygamma", "special.polygamma")
+    },
+    **{
+        (name, "gradient 0: [nan nan nan], not"): "PyTorch's slope at NaN is 1/2"
+        for name in ("special.i1", "special.i1e")
+    },
+    **{
+        (name, "not np.float64(0.0)"): "PyTorch's bounds that are NaN have no slope"
+        for name in ("clamp_min", "clamp_max")
+    },
+    ("special.zeta", "nan"): "at infinite arguments PyTorch has neither the limits nor NaN throughout",
+    ("special.log_ndtr", "gradient 0:"): "far below 0 PyTorch's slope is not |x|",
+    ("matrix_exp", "not [nan nan nan]"): "PyTorch overflows in 16 bits on the way",
     ("nn.functional.batch_norm", "batch and a channel"): "a vector, which PyTorch takes when it is empty",
     ("nn.functional.elu", "nan"): "PyTorch's gradient at NaN differs between its vector lanes and the rest",
     ("nn.functional.silu", ", not [nan"): "PyTorch's is NaN at infinity, where the limit is plain",
