@@ -1,4 +1,4 @@
-"""Text of kernels that compute tiles of a matrix product: shared by products of matrices and convolutions.
+"""Text of kernels that compute tiles of a matrix product, as convolutions are.
 
 A block computes a square tile of the result, 8 or 16 steps of k at a time: it copies both operands' parts to double
 buffers in shared memory, and each thread holds a square of sums in registers. Every element is one chain of fused
