@@ -1,4 +1,4 @@
-"""Text of kernels that compute tiles of a matrix product, as convolutions are.
+"""Text of kernels that compute tiles of a matrix product: of matrices, and of convolutions.
 
 A block computes a square tile of the result, 8 or 16 steps of k at a time: it copies both operands' parts to double
 buffers in shared memory, and each thread holds a square of sums in registers. Every element is one chain of fused
@@ -44,13 +44,13 @@ def compiled(
     def step(s: int) -> str:
         """One step of k for all sums, with a minimum of operands in registers."""
 
-        def operand(x: str, i: int) -> str:
+        def operand(x: str, i: int, at: str) -> str:
             names = ", ".join(f"{x}{i + u}" for u in range(4))
-            return f"{names} = four(read_{x}, read_at + {s * pitch + i // 4 * half})"
+            return f"{names} = four(s{x}, read_at + {s * pitch + i // 4 * half} + {at})"
 
-        lines = [operand("b", j) for j in range(0, per_thread, 4)]
+        lines = [operand("b", j, "x") for j in range(0, per_thread, 4)]
         for i in range(per_thread):
-            lines += [operand("a", i)] if i % 4 == 0 else []
+            lines += [operand("a", i, "y")] if i % 4 == 0 else []
             lines += [f"{sums[i][j]} = fma(a{i}, b{j}, {sums[i][j]})" for j in range(per_thread)]
         return "\n".join(lines)
 
@@ -73,8 +73,7 @@ def compiled(
         _TEXT.format(
             arguments=", ".join(arguments), square=_SIDE, steps=steps, span=span, own=per_thread, half=half,
             setup=text(setup, 1), start=text((f"{name} = zero" for name in names), 1), load=text(load, 2),
-            load_first=text(load, 1), store_first=text(store, 1),
-            multiply=text(map(step, range(steps)), 2), store=text(store, 2), first=first, last=last,
+            multiply=text(map(step, range(steps)), 3), store=text(store, 3), first=first, last=last,
             finish=text(finish, 1), epilogue=text(map(four_columns, range(per_thread // 4)), 2),
             turn=f"{', '.join(names[:-per_thread])} = {', '.join(names[per_thread:])}",
         ),
@@ -88,16 +87,15 @@ def kernel({arguments}):
     y, x = t // {square} * 4, t % {square} * 4
     {setup}
     {start}
-    read_a, read_b, read_at, write_at, ahead = shifted(sa, y), shifted(sb, x), 0, 0, {first}
-    {load_first}
-    {store_first}
-    wait()
-    for part in range({first}, {last}, {steps}):
+    read_at = {span}
+    for part in range({first} - {steps}, {last}, {steps}):
         # Loads of the next part overlap with the use of this one.
         ahead, write_at = part + {steps}, {span} - read_at
         {load}
-        {multiply}
-        {store}
+        if part >= {first}:
+            {multiply}
+        if ahead < {last}:
+            {store}
         wait()
         read_at = write_at
     {finish}
@@ -117,12 +115,7 @@ def place(x: str, side: int, steps: int, rows_contiguous: bool) -> str:
     """Where a thread's four numbers of an operand are: coalesced, adjacent threads copy adjacent memory."""
     along, count = ("at", side) if rows_contiguous else ("step", steps)
     across = "step" if rows_contiguous else "at"
-    return "\n".join(
-        [
-            f"{x}_{along}, {x}_{across} = t % {count // 4} * 4, t // {count // 4}",
-            f"keep_{x} = shifted(s{x}, {x}_step * {side + 4} + {x}_at)",
-        ]
-    )
+    return f"{x}_{along}, {x}_{across} = t % {count // 4} * 4, t // {count // 4}"
 
 
 def load_matrix(x: str, rows: str, vector: int, rows_contiguous: bool, pitch: str) -> str:
@@ -137,9 +130,10 @@ def load_matrix(x: str, rows: str, vector: int, rows_contiguous: bool, pitch: st
 def store_matrix(x: str, side: int, rows_contiguous: bool) -> str:
     """Store that part in shared memory."""
     pitch, names = side + 4, [f"{x}_next{u}" for u in range(4)]
+    at = f"write_at + {x}_step * {pitch} + {x}_at"
     if rows_contiguous:
-        return f"put(keep_{x}, write_at, {', '.join(names)})"
-    return "\n".join(f"keep_{x}[write_at + {u * pitch}] = {name}" for u, name in enumerate(names))
+        return f"put(s{x}, {at}, {', '.join(names)})"
+    return "\n".join(f"s{x}[{at} + {u * pitch}] = {name}" for u, name in enumerate(names))
 
 
 def load4(name: str, pointer: str, places: Sequence[str], whole: str, inside: Sequence[str]) -> str:
