@@ -5,15 +5,25 @@ from __future__ import annotations
 import math
 
 from deepcore import random
-from deepcore.autograd import apply, constant, enable_grad, mixed_backends, mode
-from deepcore.autograd.engine import partial_gradients
+from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.comparison import ne, where
 from deepcore.ops.dropout import dropout_p as random_mask
 from deepcore.ops.linalg import matmul
 from deepcore.ops.reduction import any as any_
-from deepcore.ops.registry import Tensor, cast, composite, functional, gradient, is_half, primitive, sample
+from deepcore.ops.registry import (
+    Tensor,
+    cast,
+    composed_gradients,
+    composite,
+    functional,
+    gradient,
+    is_half,
+    is_recorded,
+    primitive,
+    sample,
+)
 from deepcore.ops.shape import broadcast_shape, broadcast_to_p, permute_p, reshape_p, triu, unsqueeze
 from deepcore.ops.softmax import softmax
 from deepcore.tensor import from_raw, full
@@ -139,19 +149,12 @@ def attention_grad(xp, g, query, key, value, out, sums, mask=None, *, scale, cau
 
 def _attention_joint(g, query, key, value, mask, out, aux, scale, causal, needs):
     operands = query, key, value, mask
-    again = mode.grad and any(t is not None and t.requires_grad for t in (g, *operands))
+    again = is_recorded(g, *operands)
     if not again and not any(needs[3:]):
         params, masks = {"scale": scale, "causal": causal}, () if mask is None else (mask,)
         return *apply(attention_grad, (g, query, key, value, out, from_raw(aux[0], g.backend), *masks), params), None
-    with enable_grad():
-        # Nodes of their own, so that equal operands count as independent.
-        copies = [
-            (t.clone() if again else t.detach().requires_grad_()) if need else t for t, need in zip(operands, needs)
-        ]
-        result = _composed(*copies[:3], copies[3] if len(copies) > 3 else None, 0.0, causal, scale)
-        chosen = [t for t, need in zip(copies, needs) if need]
-        results = iter(partial_gradients([result], chosen, [g], create_graph=again))
-    return tuple([next(results) if need else None for need in needs])
+    compose = lambda query, key, value, mask=None: _composed(query, key, value, mask, 0.0, causal, scale)
+    return composed_gradients(compose, g, operands, needs, create_graph=again)
 
 
 @primitive(joint=_attention_joint)

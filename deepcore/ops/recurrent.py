@@ -14,8 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
-from deepcore.autograd import apply, autocasting, mode
-from deepcore.autograd.engine import partial_gradients
+from deepcore.autograd import apply, autocasting
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, ShapeError
 from deepcore.ops import casting
@@ -23,7 +22,18 @@ from deepcore.ops.activation import relu as rectify
 from deepcore.ops.activation import sigmoid
 from deepcore.ops.dropout import dropped
 from deepcore.ops.linalg import linear, matmul
-from deepcore.ops.registry import Tensor, cast, composite, gradient, is_half, primitive, sample, takes_arrays
+from deepcore.ops.registry import (
+    Tensor,
+    cast,
+    composed_gradients,
+    composite,
+    gradient,
+    is_half,
+    is_recorded,
+    primitive,
+    sample,
+    takes_arrays,
+)
 from deepcore.ops.shape import cat, chunk, permute_p, stack
 from deepcore.ops.trigonometric import tanh
 from deepcore.tensor import from_raw
@@ -107,20 +117,6 @@ def _split(vector, rows: int, batch: int, widths: tuple[int, ...]) -> list:
     return parts
 
 
-def _composed(unroll: Callable, g, inputs, needs, params) -> tuple:
-    """The gradients of an op's inputs, to be differentiated again: those of the steps composed of ops."""
-    # Copies are nodes of their own, so that inputs that are computed from each other, or equal, count as independent.
-    inputs = [t.clone() if need else t for t, need in zip(inputs, needs)]
-    chosen = [t for t, need in zip(inputs, needs) if need]
-    results = iter(partial_gradients([unroll(*inputs, **params)], chosen, [g], create_graph=True))
-    return tuple([next(results) if need else None for need in needs])
-
-
-def _again(*tensors) -> bool:
-    """Whether a gradient is to be differentiated."""
-    return mode.grad and any(t is not None and t.requires_grad for t in tensors)
-
-
 def _before(out: Tensor, initial: Tensor, sizes, reverse) -> Tensor:
     """The hidden state before each row's step, from an op's result."""
     batch, width = initial.shape
@@ -161,8 +157,8 @@ def rnn_sequence_grad(xp, g, out, weight_hh, *, sizes, reverse, relu):
 
 def _rnn_joint(g, x, h, weight_hh, out, sizes, reverse, relu, needs):
     params = {"sizes": sizes, "reverse": reverse, "relu": relu}
-    if _again(g, x, h, weight_hh):
-        return _composed(_rnn_unrolled, g, (x, h, weight_hh), needs, params)
+    if is_recorded(g, x, h, weight_hh):
+        return composed_gradients(functools.partial(_rnn_unrolled, **params), g, (x, h, weight_hh), needs)
     dx, dh = apply(rnn_sequence_grad, (g, out, weight_hh), params)
     return dx, dh, _product(dx, _before(out, h, sizes, reverse)) if needs[2] else None
 
@@ -227,8 +223,8 @@ def lstm_sequence_grad(xp, g, gates, cells, tanhs, c, weight_hh, weight_hr=None,
 
 def _lstm_joint(g, x, h, c, weight_hh, weight_hr, out, aux, sizes, reverse, needs):
     params, inputs = {"sizes": sizes, "reverse": reverse}, (x, h, c, weight_hh, weight_hr)
-    if _again(g, *inputs):
-        return _composed(_lstm_unrolled, g, inputs, needs, params)
+    if is_recorded(g, *inputs):
+        return composed_gradients(functools.partial(_lstm_unrolled, **params), g, inputs, needs)
     gates, cells, tanhs = (from_raw(a, g.backend) for a in aux)
     weights = (weight_hh,) if weight_hr is None else (weight_hh, weight_hr)
     dx, dh, dc, *projected = apply(lstm_sequence_grad, (g, gates, cells, tanhs, c, *weights), params)
@@ -298,8 +294,8 @@ def gru_sequence_grad(xp, g, out, gates, inner, h, weight_hh, *, sizes, reverse)
 
 def _gru_joint(g, x, h, weight_hh, bias_hh, out, aux, sizes, reverse, needs):
     params, inputs = {"sizes": sizes, "reverse": reverse}, (x, h, weight_hh, bias_hh)
-    if _again(g, *inputs):
-        return _composed(_gru_unrolled, g, inputs, needs, params)
+    if is_recorded(g, *inputs):
+        return composed_gradients(functools.partial(_gru_unrolled, **params), g, inputs, needs)
     gates, inner = (from_raw(a, g.backend) for a in aux)
     dx, dstate, dh = apply(gru_sequence_grad, (g, out, gates, inner, h, weight_hh), params)
     dweight = _product(dstate, _before(out, h, sizes, reverse)) if needs[2] else None

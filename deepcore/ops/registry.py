@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from deepcore.autograd import apply, autocasting, constant, is_array, mode, wrong_argument
+from deepcore.autograd import apply, autocasting, constant, enable_grad, is_array, mode, wrong_argument
+from deepcore.autograd.engine import partial_gradients
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.config import settings
@@ -186,6 +187,24 @@ def gradient(forward: Callable) -> Op:
     return Op(forward, (None,), many=True)
 
 
+def is_recorded(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what is computed from these: in a gradient, that it is to be differentiated."""
+    return mode.grad and any(t is not None and t._requires_grad for t in tensors)
+
+
+def composed_gradients(function: Callable, g: Tensor, inputs, needs, create_graph: bool = True) -> tuple:
+    """The gradients of an op's inputs, None where not needed, as those of `function`, the same result composed of ops."""
+    with enable_grad():
+        # Nodes of their own, so that inputs that are computed from each other, or equal, count as independent.
+        copies = [
+            (t.clone() if create_graph else t.detach().requires_grad_()) if need else t
+            for t, need in zip(inputs, needs)
+        ]
+        chosen = [t for t, need in zip(copies, needs) if need]
+        results = iter(partial_gradients([function(*copies)], chosen, [g], create_graph=create_graph))
+    return tuple([next(results) if need else None for need in needs])
+
+
 def fused(formula: Callable) -> Callable:
     """Decorator: runs a formula of tensors, which returns a tensor or a tuple of them, as one op where a kernel exists.
 
@@ -216,7 +235,7 @@ def fused(formula: Callable) -> Callable:
         backend = inputs[0].backend
         if not settings.kernels or (backend.impls.get(op) or backend.bind(op)) is forward:
             return reference(*tensors, **params)
-        if mode.grad and any(t._requires_grad for t in inputs):
+        if is_recorded(*inputs):
             return reference(*tensors, **params)
         return apply(op, inputs, params)
 
