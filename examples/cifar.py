@@ -12,7 +12,6 @@ The two libraries run the same lines below; the one difference is `compiled`.
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from two_libraries import compiled, library_called
 
 from deepcore.errors import DataError, DeepcoreError, FileFormatError, MissingDependencyError
 
@@ -41,11 +41,6 @@ def network(library, classes: int):
     )  # fmt: skip
     assert sum(p.numel() for p in model.parameters()) == 167_562 - 65 * (10 - classes)
     return model
-
-
-def compiled(library, function):
-    """`function` as one program, with deepcore; PyTorch runs as it is, without waiting for its compiler."""
-    return library.compile(function) if library.__name__ == "deepcore" else function
 
 
 # -- the data ---------------------------------------------------------------------------------------------
@@ -174,12 +169,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
     parser.add_argument("--minutes", type=float, help="how long to train at most")
     parser.add_argument("--batch", type=int, default=64, help="images in a step (default 64)")
     options = parser.parse_args(arguments)
-    try:
-        library = importlib.import_module(options.library)
-    except ImportError:
-        raise MissingDependencyError(
-            f"{options.library} is not installed", fix=f"pip install {options.library}"
-        ) from None
+    library = library_called(options.library)
     if options.cifar is not None:
         from deepcore.data.cifar import CIFAR10_CLASSES as classes
 

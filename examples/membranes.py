@@ -11,13 +11,12 @@ and predicts a slice tile by tile.
 from __future__ import annotations
 
 import argparse
-import importlib
-import os
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from two_libraries import compiled, library_called, real_data, train_for
 
 from deepcore.errors import DataError, DeepcoreError, FileFormatError, MissingDependencyError
 
@@ -52,11 +51,6 @@ def unet(library):
     model = UNet()
     assert sum(p.numel() for p in model.parameters()) == 406_657
     return model
-
-
-def compiled(library, function):
-    """`function` as one program, with deepcore; PyTorch runs as it is, without waiting for its compiler."""
-    return library.compile(function) if library.__name__ == "deepcore" else function
 
 
 # -- the data ---------------------------------------------------------------------------------------------
@@ -112,18 +106,11 @@ def train(library, model, images, masks, seconds: float, batch: int) -> None:
 
     step = compiled(library, step)
     rng = np.random.default_rng(0)
-    start, said, steps, losses = time.perf_counter(), 0.0, 0, []
-    while not steps or time.perf_counter() - start < seconds:
-        x, y = random_crops(images, masks, batch, rng)
-        losses.append(step(library.from_numpy(x), library.from_numpy(y)).item())
-        steps += 1
-        passed = time.perf_counter() - start
-        if passed - said >= 5 or passed >= seconds:
-            print(
-                f"{passed:5.0f} s  step {steps:4}  loss {np.mean(losses):.4f}  {steps * batch / passed:.2f} crops/s",
-                flush=True,
-            )
-            said, losses = passed, []
+
+    def one(number, share):
+        return step(*map(library.from_numpy, random_crops(images, masks, batch, rng))).item()
+
+    train_for(seconds, one, batch, "crops", ".2f")
 
 
 def predict(library, model, images, batch: int) -> np.ndarray:
@@ -164,15 +151,8 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--batch", type=int, default=4, help="crops in a step (default 4)")
     parser.add_argument("--picture", type=Path, help="where to save it (default runs/membranes-LIBRARY.png)")
     options = parser.parse_args(arguments)
-    try:
-        library = importlib.import_module(options.library)
-    except ImportError:
-        raise MissingDependencyError(
-            f"{options.library} is not installed", fix=f"pip install {options.library}"
-        ) from None
-    if "DEEPCORE_DATA" not in os.environ:
-        raise DataError("DEEPCORE_DATA is not set", fix="export DEEPCORE_DATA=the folder that has membrane/")
-    images, masks = read_slices(Path(os.environ["DEEPCORE_DATA"]) / "membrane")
+    library = library_called(options.library)
+    images, masks = read_slices(real_data("membrane/"))
     images = (images - images[:TRAINING].mean()) / images[:TRAINING].std()
 
     library.manual_seed(0)

@@ -11,16 +11,14 @@ trained and tested on the same sentences.
 from __future__ import annotations
 
 import argparse
-import importlib
-import os
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from two_libraries import compiled, library_called, real_data, train_for
 
-from deepcore.errors import DataError, DeepcoreError, MissingDependencyError
+from deepcore.errors import DataError, DeepcoreError
 
 LENGTH = 40  # words of a sentence; what follows is left out
 PADDING, UNKNOWN, FIRST = 0, 1, 2  # numbers of words; those from FIRST on are in the vocabulary
@@ -67,11 +65,6 @@ def maximum_entropy(library, words: int):
     with library.no_grad():
         model.weight *= 0
     return model
-
-
-def compiled(library, function):
-    """`function` as one program, with deepcore; PyTorch runs as it is, without waiting for its compiler."""
-    return library.compile(function) if library.__name__ == "deepcore" else function
 
 
 # -- the data ---------------------------------------------------------------------------------------------
@@ -144,20 +137,13 @@ def train(library, model, x, y, seconds: float, batch: int) -> int:
 
     step = compiled(library, step)
     rng = np.random.default_rng(0)
-    start, said, passed, steps, losses = time.perf_counter(), 0.0, 0.0, 0, []
-    while not steps or passed < seconds:
-        optimizer.param_groups[0]["lr"] = RATE * max(0.0, 1 - passed / seconds)
+
+    def one(number, share):
+        optimizer.param_groups[0]["lr"] = RATE * max(0.0, 1 - share)
         chosen = rng.integers(len(x), size=batch)
-        losses.append(step(library.from_numpy(x[chosen]), library.from_numpy(y[chosen])).item())
-        steps += 1
-        passed = time.perf_counter() - start
-        if passed - said >= 5 or passed >= seconds:
-            print(
-                f"{passed:5.0f} s  step {steps:5}  loss {np.mean(losses):.4f}  {steps * batch / passed:.0f} sentences/s",
-                flush=True,
-            )
-            said, losses = passed, []
-    return steps
+        return step(library.from_numpy(x[chosen]), library.from_numpy(y[chosen])).item()
+
+    return train_for(seconds, one, batch, "sentences")
 
 
 def train_maximum_entropy(library, model, x, y, steps: int = 150) -> None:
@@ -194,15 +180,8 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--minutes", type=float, default=1.0, help="how long to train the network (default 1)")
     parser.add_argument("--batch", type=int, default=64, help="sentences in a step (default 64)")
     options = parser.parse_args(arguments)
-    try:
-        library = importlib.import_module(options.library)
-    except ImportError:
-        raise MissingDependencyError(
-            f"{options.library} is not installed", fix=f"pip install {options.library}"
-        ) from None
-    if "DEEPCORE_DATA" not in os.environ:
-        raise DataError("DEEPCORE_DATA is not set", fix="export DEEPCORE_DATA=the folder that has movie_reviews/")
-    sentences, labels = read_sentences(Path(os.environ["DEEPCORE_DATA"]) / "movie_reviews")
+    library = library_called(options.library)
+    sentences, labels = read_sentences(real_data("movie_reviews/"))
     training, testing = split(labels)
     number = vocabulary([sentences[i] for i in training])
     words = FIRST + len(number)

@@ -11,16 +11,15 @@ read in windows of 128 characters: the first of a window is predicted from the o
 from __future__ import annotations
 
 import argparse
-import importlib
 import math
-import os
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from two_libraries import compiled, library_called, real_data, train_for
 
-from deepcore.errors import DataError, DeepcoreError, FileFormatError, MissingDependencyError
+from deepcore.errors import DataError, DeepcoreError, FileFormatError
 
 CONTEXT, MOST_BYTES = 128, 1 << 26  # characters of a window; of the file
 WIDTH, HEADS, LAYERS = 128, 4, 4  # of the GPT
@@ -82,11 +81,6 @@ def gpt(library, characters: int):
     return GPT()
 
 
-def compiled(library, function):
-    """`function` as one program, with deepcore; PyTorch runs as it is, without waiting for its compiler."""
-    return library.compile(function) if library.__name__ == "deepcore" else function
-
-
 # -- the data ---------------------------------------------------------------------------------------------
 def read_text(path: Path) -> tuple[str, np.ndarray, np.ndarray]:
     """The characters that occur, and the numbers of those of the text to train on, and to test on."""
@@ -145,20 +139,13 @@ def train(library, model, tokens: np.ndarray, seconds: float, batch: int, peak: 
 
     step = compiled(library, step)
     rng = np.random.default_rng(0)
-    start, said, passed, steps, losses = time.perf_counter(), 0.0, 0.0, 0, []
-    while not steps or passed < seconds:
-        falling = 0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, passed / seconds))) / 2
-        optimizer.param_groups[0]["lr"] = peak * min(1.0, (steps + 1) / 100) * falling
-        losses.append(step(*map(library.from_numpy, random_windows(tokens, batch, rng))).item())
-        steps += 1
-        passed = time.perf_counter() - start
-        if passed - said >= 5 or passed >= seconds:
-            print(
-                f"{passed:5.0f} s  step {steps:5}  loss {np.mean(losses):.4f}  "
-                f"{steps * batch * CONTEXT / passed:,.0f} characters/s",
-                flush=True,
-            )
-            said, losses = passed, []
+
+    def one(number, share):
+        falling = 0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, share))) / 2
+        optimizer.param_groups[0]["lr"] = peak * min(1.0, (number + 1) / 100) * falling
+        return step(*map(library.from_numpy, random_windows(tokens, batch, rng))).item()
+
+    train_for(seconds, one, batch * CONTEXT, "characters", ",.0f")
 
 
 def test(library, model, tokens: np.ndarray, batch: int) -> float:
@@ -221,15 +208,8 @@ def main(arguments: list[str] | None = None) -> float:
     parser.add_argument("--batch", type=int, default=16, help="windows in a step (default 16)")
     parser.add_argument("--length", type=int, default=500, help="characters to write (default 500)")
     options = parser.parse_args(arguments)
-    try:
-        library = importlib.import_module(options.library)
-    except ImportError:
-        raise MissingDependencyError(
-            f"{options.library} is not installed", fix=f"pip install {options.library}"
-        ) from None
-    if "DEEPCORE_DATA" not in os.environ:
-        raise DataError("DEEPCORE_DATA is not set", fix="export DEEPCORE_DATA=the folder that has tinyshakespeare/")
-    characters, training, testing = read_text(Path(os.environ["DEEPCORE_DATA"]) / "tinyshakespeare" / "input.txt")
+    library = library_called(options.library)
+    characters, training, testing = read_text(real_data("tinyshakespeare/") / "input.txt")
 
     library.manual_seed(0)
     model = {"lstm": lstm, "gpt": gpt}[options.model](library, len(characters))

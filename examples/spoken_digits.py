@@ -11,19 +11,17 @@ row and the digits in them: where one ends and the next begins, it is not told.
 from __future__ import annotations
 
 import argparse
-import importlib
 import io
-import os
 import re
 import sys
-import time
 import wave
 import zipfile
 from pathlib import Path
 
 import numpy as np
+from two_libraries import compiled, library_called, real_data, train_for
 
-from deepcore.errors import DataError, DeepcoreError, FileFormatError, MissingDependencyError
+from deepcore.errors import DataError, DeepcoreError, FileFormatError
 from deepcore.nn.functional import ctc_greedy_decode
 
 RATE, WINDOW, HOP, BANDS = 8000, 200, 80, 40  # Hz, samples, samples: 100 frames a second
@@ -45,11 +43,6 @@ def network(library):
     model = nn.Sequential(*layers, nn.Conv1d(96, 11, 1))
     assert sum(p.numel() for p in model.parameters()) == 159_659
     return model
-
-
-def compiled(library, function):
-    """`function` as one program, with deepcore; PyTorch runs as it is, without waiting for its compiler."""
-    return library.compile(function) if library.__name__ == "deepcore" else function
 
 
 # -- the data ---------------------------------------------------------------------------------------------
@@ -152,20 +145,14 @@ def train(library, model, recordings, seconds: float, batch: int) -> None:
 
     step = compiled(library, step)
     rng = np.random.default_rng(0)
-    start, said, passed, steps, losses = time.perf_counter(), 0.0, 0.0, 0, []
-    while not steps or passed < seconds:
-        optimizer.param_groups[0]["lr"] = 3e-3 * max(0.0, 1 - passed / seconds)
+
+    def one(number, share):
+        optimizer.param_groups[0]["lr"] = 3e-3 * max(0.0, 1 - share)
         choices = [rng.integers(len(recordings), size=rng.integers(1, 4)) for _ in range(batch)]
         rows = [in_a_row([recordings[i] for i in chosen]) for chosen in choices]
-        losses.append(step(*map(library.from_numpy, batch_of(rows))).item())
-        steps += 1
-        passed = time.perf_counter() - start
-        if passed - said >= 5 or passed >= seconds:
-            print(
-                f"{passed:5.0f} s  step {steps:5}  loss {np.mean(losses):.4f}  {steps * batch / passed:.0f} rows/s",
-                flush=True,
-            )
-            said, losses = passed, []
+        return step(*map(library.from_numpy, batch_of(rows))).item()
+
+    train_for(seconds, one, batch, "rows")
 
 
 def accuracy(library, model, rows) -> float:
@@ -188,15 +175,8 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--minutes", type=float, default=3.0, help="how long to train (default 3)")
     parser.add_argument("--batch", type=int, default=32, help="rows of recordings in a step (default 32)")
     options = parser.parse_args(arguments)
-    try:
-        library = importlib.import_module(options.library)
-    except ImportError:
-        raise MissingDependencyError(
-            f"{options.library} is not installed", fix=f"pip install {options.library}"
-        ) from None
-    if "DEEPCORE_DATA" not in os.environ:
-        raise DataError("DEEPCORE_DATA is not set", fix="export DEEPCORE_DATA=the folder that has fsdd.zip")
-    training, testing = read_recordings(Path(os.environ["DEEPCORE_DATA"]) / "fsdd.zip")
+    library = library_called(options.library)
+    training, testing = read_recordings(real_data("fsdd.zip"))
 
     library.manual_seed(0)
     model = network(library)

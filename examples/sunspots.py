@@ -11,12 +11,12 @@ below; the one difference is `compiled`.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from two_libraries import compiled, library_called
 
 from deepcore.errors import ArgumentError, DataError, DeepcoreError, MissingDependencyError
 from deepcore.io import read_samples
@@ -66,11 +66,6 @@ def network(library):
             return x[:, -1] + self.out(self.lstm(x)[0][:, -1])
 
     return Forecaster()
-
-
-def compiled(library, function):
-    """`function` as one program, with deepcore; PyTorch runs as it is, without waiting for its compiler."""
-    return library.compile(function) if library.__name__ == "deepcore" else function
 
 
 def train(library, model, x, y, steps: int) -> None:
@@ -143,12 +138,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     for name in ("season", "steps"):
         if getattr(options, name) < 1:
             raise ArgumentError(f"--{name} is at least 1", received=str(getattr(options, name)))
-    try:
-        library = importlib.import_module(options.library)
-    except ImportError:
-        raise MissingDependencyError(
-            f"{options.library} is not installed", fix=f"pip install {options.library}"
-        ) from None
+    library = library_called(options.library)
     times, values = sunspots() if options.csv is None else read_series(options.csv)
     length, begin = 2 * options.season, len(values) - len(values) // 4
     if begin <= length + 1 or begin == len(values):
