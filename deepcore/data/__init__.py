@@ -5,7 +5,16 @@ from __future__ import annotations
 from deepcore import missing
 from deepcore.data.cifar import cifar10, cifar100
 from deepcore.data.collate import default_collate, default_convert
-from deepcore.data.dataset import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset, random_split
+from deepcore.data.dataset import (
+    ChainDataset,
+    ConcatDataset,
+    Dataset,
+    IterableDataset,
+    StackDataset,
+    Subset,
+    TensorDataset,
+    random_split,
+)
 from deepcore.data.datasets import digits, mnist
 from deepcore.data.loader import DataLoader
 from deepcore.data.sampler import (
@@ -22,10 +31,12 @@ from deepcore.io.idx import read_idx, write_idx
 
 __all__ = [
     "BatchSampler",
+    "ChainDataset",
     "ConcatDataset",
     "DataLoader",
     "Dataset",
     "DistributedSampler",
+    "IterableDataset",
     "RandomSampler",
     "Sampler",
     "SequentialSampler",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,6 @@ class Dataset:
     processes must give host arrays. Random augmentation that draws from `deepcore.random` is reproducible: the loader
     seeds the default generator for every batch.
     """
-
-    def __len__(self) -> int:
-        raise NotImplementedError(f"{type(self).__name__} must define __len__")
 
     def __getitem__(self, index: int) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must define __getitem__")
@@ -133,6 +130,52 @@ class ConcatDataset(Dataset):
 
     def __repr__(self) -> str:
         return f"ConcatDataset({', '.join(map(repr, self.datasets))})"
+
+
+class IterableDataset(Dataset):
+    """Samples in an order of their own, as from a stream or a file read once: a subclass defines `__iter__`.
+
+    Each pass calls `iter(dataset)`. Every worker process of a loader has its own copy and walks all of it: share the
+    work with `get_worker_info()`, as in `itertools.islice(source, info.id, None, info.num_workers)`.
+    `__len__`, where defined, is the number of samples of a pass over all workers; `len(loader)` needs it.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        raise NotImplementedError(f"{type(self).__name__} must define __iter__")
+
+    def __getitem__(self, index: int) -> Any:
+        raise ArgumentError(
+            f"a {type(self).__name__} gives its samples in its own order alone",
+            received=f"index {index!r}",
+            fix="itertools.islice(dataset, n) for the first n samples",
+        )
+
+    def __add__(self, other) -> ChainDataset:  # type: ignore[override]
+        return ChainDataset([self, other])
+
+
+class ChainDataset(IterableDataset):
+    """The samples of several iterable datasets, one dataset after the other: also `first + second`.
+
+    Errors: `ArgumentError` for anything but an `IterableDataset`.
+    """
+
+    def __init__(self, datasets: Iterable):
+        self.datasets = list(datasets)
+        for dataset in self.datasets:
+            if not isinstance(dataset, IterableDataset):
+                raise ArgumentError(
+                    "ChainDataset takes iterable datasets",
+                    received=type(dataset).__name__,
+                    fix="ConcatDataset for datasets with samples by index",
+                )
+
+    def __iter__(self) -> Iterator[Any]:
+        for dataset in self.datasets:
+            yield from dataset
+
+    def __len__(self) -> int:
+        return sum(map(len, self.datasets))
 
 
 class StackDataset(Dataset):

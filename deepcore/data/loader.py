@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from deepcore import random
 from deepcore.backend import Backend, get_backend, place
 from deepcore.data import workers
 from deepcore.data.collate import collate, to_backend
-from deepcore.data.dataset import batch_getter
+from deepcore.data.dataset import IterableDataset, batch_getter
 from deepcore.data.sampler import (
     RandomSampler,
     SequentialSampler,
@@ -29,7 +30,9 @@ from deepcore.random import default_generator, derive_stream, standing_in
 class DataLoader:
     """Batches of `dataset`; each `iter()` is one pass (epoch) over it.
 
-    batch_size, shuffle, drop_last: as in PyTorch. `sampler`: indices in an order, or a mask, instead of `shuffle`: a
+    An `IterableDataset` gives its samples in its own order, to each worker its own copy; then shuffle and samplers are
+    errors, and `len(loader)` needs a dataset with `__len__`.
+    batch_size, shuffle, drop_last: as in PyTorch; batch_size=None gives single samples, unbatched. `sampler`: indices in an order, or a mask, instead of `shuffle`: a
     list, an array, or an object with `__iter__` (restarted for each pass) and `__len__` (the number of indices).
     `batch_sampler`: instead of batch_size, shuffle, sampler and drop_last, gives the indices of each batch.
     seed: of the order and of augmentation; None derives one from the default generator, so `manual_seed` fixes it. Only
@@ -63,7 +66,7 @@ class DataLoader:
     def __init__(
         self,
         dataset,
-        batch_size: int = 1,
+        batch_size: int | None = 1,
         shuffle: bool = False,
         *,
         sampler=None,
@@ -76,7 +79,7 @@ class DataLoader:
         device: Any = None,
         pin_memory: bool = False,
         pin_memory_device: str = "",
-        prefetch_factor: int = 2,
+        prefetch_factor: int | None = 2,
         multiprocessing_context: str | None = None,
         timeout: float = 0,
         worker_init_fn: Callable[[int], Any] | None = None,
@@ -84,9 +87,9 @@ class DataLoader:
         persistent_workers: bool = False,
     ):
         for name, value, minimum in (
-            ("batch_size", batch_size, 1),
+            ("batch_size", 1 if batch_size is None else batch_size, 1),
             ("num_workers", num_workers, 0),
-            ("prefetch_factor", prefetch_factor, 1),
+            ("prefetch_factor", 2 if prefetch_factor is None else prefetch_factor, 1),
         ):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
                 raise ArgumentError(f"{name} must be a whole number of at least {minimum}", received=repr(value))
@@ -97,18 +100,13 @@ class DataLoader:
                 "timeout is for workers, and num_workers=0 fetches samples in this process",
                 fix="num_workers=1 or more, or leave out timeout",
             )
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            is_iterable = hasattr(dataset, "__iter__")
-            raise ArgumentError(
-                "a dataset has __len__ and __getitem__",
-                received=type(dataset).__name__
-                + (", which can only be walked in its own order" if is_iterable else ""),
-                fix="list(samples), if they fit into memory; or a deepcore.data.Dataset that reads sample i"
-                if is_iterable
-                else "subclass deepcore.data.Dataset, or wrap arrays: TensorDataset(images, labels)",
-            )
-        if len(dataset) == 0:
-            raise DataError("the dataset is empty", fix="check the path or the filter that made it")
+        is_stream = isinstance(dataset, IterableDataset)
+        if is_stream:
+            _check_stream(dataset, shuffle, sampler, batch_sampler)
+        else:
+            _check_indexed(dataset)
+        if batch_size is None and drop_last:
+            raise ArgumentError("drop_last is about batches, and batch_size=None gives single samples")
         if sampler is not None and shuffle:
             raise ArgumentError("sampler and shuffle exclude each other", fix="leave out shuffle=True")
         if batch_sampler is not None and (batch_size != 1 or shuffle or sampler is not None or drop_last):
@@ -119,14 +117,14 @@ class DataLoader:
         if seed is not None and generator is not None:
             raise ArgumentError("seed and generator exclude each other", fix="seed alone decides about the order")
         self.dataset = dataset
-        self.batch_size = int(batch_size)
+        self.batch_size = None if batch_size is None else int(batch_size)
         self.drop_last = bool(drop_last)
         self.num_workers = int(num_workers)
         self.collate_fn = collate_fn
         backend = place(backend, device)
         self.backend = None if backend is None else get_backend(backend)
         self.pin_memory, self.pin_memory_device = bool(pin_memory), pin_memory_device
-        self.prefetch_factor = int(prefetch_factor)
+        self.prefetch_factor = 2 if prefetch_factor is None else int(prefetch_factor)
         self.multiprocessing_context = multiprocessing_context
         self.timeout = float(timeout)
         self.worker_init_fn, self.persistent_workers = worker_init_fn, bool(persistent_workers)
@@ -137,9 +135,17 @@ class DataLoader:
         else:
             self.seed = check_seed(seed)
         self.shuffle = bool(shuffle)
+        #: The current or next pass, and the number of its delivered batches.
+        self.epoch = 0
+        self.position = 0
+        self._started = False
+        self._pass: object = None
+        self.batch_sampler = batch_sampler
+        self.sampler: Any = None
+        if is_stream:
+            return
         if sampler is None:
             sampler = RandomSampler(dataset, self.seed) if shuffle else SequentialSampler(dataset)
-        self.batch_sampler = batch_sampler
         if batch_sampler is not None:
             sampler = getattr(batch_sampler, "sampler", None) or sampler
             if not (hasattr(batch_sampler, "__iter__") and hasattr(batch_sampler, "__len__")):
@@ -148,11 +154,6 @@ class DataLoader:
                     received=type(batch_sampler).__name__,
                 )
         self.sampler = check_sampler(sampler, len(dataset))
-        #: The current or next pass, and the number of its delivered batches.
-        self.epoch = 0
-        self.position = 0
-        self._started = False
-        self._pass: object = None
         if self._samples() == 0:
             raise DataError("the sampler gives no samples")
         if len(self) == 0:
@@ -162,21 +163,31 @@ class DataLoader:
             )
 
     def __len__(self) -> int:
-        """Batches in a pass."""
+        """Batches in a pass. Errors: `TypeError` for an iterable dataset without a length."""
         if self.batch_sampler is not None:
             return len(self.batch_sampler)
-        samples = self._samples()
-        return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
+        samples, size = self._samples(), self.batch_size or 1
+        return samples // size if self.drop_last else -(-samples // size)
 
     def _samples(self) -> int:
-        return len(self.sampler)
+        return len(self.dataset if self.sampler is None else self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
         if self._started:  # the previous pass was left early
             self.epoch, self.position = self.epoch + 1, 0
         self._started = True
         self._pass = this_pass = object()
-        return self._run(this_pass, self.epoch, self.position, self._order(self.epoch))
+        if self.sampler is None:
+            return self._run(this_pass, self.epoch, self.position, self._stream(self.epoch, self.position))
+        order = self._order(self.epoch)
+        return self._run(this_pass, self.epoch, self.position, self._batches(self.epoch, self.position, order))
+
+    def _stream(self, epoch: int, start: int) -> Generator[Any, None, None]:
+        """The batches of an iterable dataset; of those before `start` the samples are read, too."""
+        fetch = FetchNext(self.dataset, self.collate_fn, self.seed, epoch, self.worker_init_fn)
+        fetch.size, fetch.drop_last = self.batch_size, self.drop_last
+        with contextlib.closing(self._results(fetch, None)) as results:
+            yield from self._place(itertools.islice(results, start, None))
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         source = self.sampler if self.batch_sampler is None else self.batch_sampler
@@ -185,12 +196,12 @@ class DataLoader:
         if self.batch_sampler is not None:
             return [as_indices(batch, len(self.dataset), "a batch") for batch in self.batch_sampler]
         order = indices_of_pass(self.sampler, len(self.dataset))
-        size = self.batch_size
+        size = self.batch_size or 1
         stop = len(order) - len(order) % size if self.drop_last else len(order)
         return [order[i : i + size] for i in range(0, stop, size)]
 
-    def _run(self, this_pass: object, epoch: int, start: int, order: list[np.ndarray]) -> Iterator[Any]:
-        with contextlib.closing(self._batches(epoch, start, order)) as batches:
+    def _run(self, this_pass: object, epoch: int, start: int, source: Generator[Any, None, None]) -> Iterator[Any]:
+        with contextlib.closing(source) as batches:
             for number, batch in enumerate(batches, start):
                 if self._pass is this_pass:  # an older pass, still iterated, does not count
                     self.position = number + 1
@@ -199,25 +210,33 @@ class DataLoader:
             self.epoch, self.position, self._started = epoch + 1, 0, False
 
     def _batches(self, epoch: int, start: int, order: list[np.ndarray]) -> Generator[Any, None, None]:
-        get_batch = batch_getter(self.dataset) if self.collate_fn is None else None
+        batched = self.collate_fn is None and self.batch_size is not None
+        get_batch = batch_getter(self.dataset) if batched else None
         if get_batch is not None:
             for indices in order[start:]:
                 batch = get_batch(indices)
                 yield batch if self.backend is None else to_backend(batch, self.backend)
             return
         fetch = Fetch(self.dataset, self.collate_fn, self.seed, epoch, self.worker_init_fn)
+        fetch.single = self.batch_size is None
         jobs = [(number, order[number]) for number in range(start, len(order))]
-        results: Generator[Any, None, None]
-        if self.num_workers and jobs:
-            results = workers.run(
-                fetch, jobs, self.num_workers, self.prefetch_factor, self.multiprocessing_context, self.timeout
-            )
-        else:
-            results = (fetch(*job) for job in jobs)
+        with contextlib.closing(self._results(fetch, jobs)) as results:
+            yield from self._place(results)
+
+    def _results(self, fetch: Callable, jobs: list[tuple] | None) -> Generator[Any, None, None]:
+        """`fetch` of each job, or, without jobs, of each number until it says that there is no more."""
+        if self.num_workers and jobs != []:
+            ahead, method = self.prefetch_factor, self.multiprocessing_context
+            return workers.run(fetch, jobs, self.num_workers, ahead, method, self.timeout)
+        if jobs is None:
+            every = (fetch(number, None) for number in itertools.count())
+            return (batch for batch in itertools.takewhile(lambda batch: batch is not workers.END, every))
+        return (fetch(*job) for job in jobs)
+
+    def _place(self, results: Iterable[Any]) -> Iterator[Any]:
         target = get_backend() if self.backend is None else self.backend
-        with contextlib.closing(results):
-            for batch in results:
-                yield to_backend(batch, target, arrays=self.collate_fn is None)
+        for batch in results:
+            yield to_backend(batch, target, arrays=self.collate_fn is None)
 
     # -- resuming -----------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -229,7 +248,7 @@ class DataLoader:
 
     def _layout(self) -> dict[str, Any]:
         return {
-            "samples": self._samples(),
+            **({} if self.sampler is None else {"samples": self._samples()}),
             "batch_size": self.batch_size,
             "shuffle": self.shuffle,
             "drop_last": self.drop_last,
@@ -253,7 +272,7 @@ class DataLoader:
                     received=repr(current),
                     fix="build the loader as it was; to start the epoch afresh, do not load its state",
                 )
-        if state["position"] > len(self):
+        if self.sampler is not None and state["position"] > len(self):
             raise StateDictError(f"the loader's state is at batch {state['position']} of {len(self)}")
         if hasattr(self.sampler, "load_state_dict") and "sampler" in state:
             self.sampler.load_state_dict(state["sampler"])
@@ -262,33 +281,104 @@ class DataLoader:
         self._started, self._pass = False, None
 
     def __repr__(self) -> str:
+        batches = "" if self.sampler is None else f", batches={len(self)}"
         return (
             f"DataLoader({self.dataset!r}, batch_size={self.batch_size}, shuffle={self.shuffle}, "
-            f"num_workers={self.num_workers}, batches={len(self)})"
+            f"num_workers={self.num_workers}{batches})"
         )
 
 
-class Fetch:
-    """Fetches a batch from (number, indices), in any process; the thread's draws come from the batch's own stream."""
+def _check_indexed(dataset) -> None:
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        is_iterable = hasattr(dataset, "__iter__")
+        raise ArgumentError(
+            "a dataset has __len__ and __getitem__",
+            received=type(dataset).__name__ + (", which can only be walked in its own order" if is_iterable else ""),
+            fix="list(samples), if they fit into memory; or a deepcore.data.IterableDataset whose __iter__ begins anew"
+            if is_iterable
+            else "subclass deepcore.data.Dataset, or wrap arrays: TensorDataset(images, labels)",
+        )
+    if len(dataset) == 0:
+        raise DataError("the dataset is empty", fix="check the path or the filter that made it")
+
+
+def _check_stream(dataset, shuffle: bool, sampler, batch_sampler) -> None:
+    arguments = {"shuffle": shuffle, "sampler": sampler is not None, "batch_sampler": batch_sampler is not None}
+    for name, given in arguments.items():
+        if given:
+            raise ArgumentError(
+                f"{name} is for samples by index, and a {type(dataset).__name__} gives them in its own order",
+                fix=f"leave out {name}; shuffle in __iter__, for example within a buffer of samples",
+            )
+
+
+class _Fetcher:
+    """Fetches batches in any process; a batch's draws come from a stream of its own."""
 
     def __init__(self, dataset, collate_fn, seed: int, epoch: int, worker_init_fn: Callable[[int], Any] | None = None):
         self.dataset, self.collate_fn, self.seed, self.epoch = dataset, collate_fn, seed, epoch
         self.worker_init_fn = worker_init_fn
 
-    def __call__(self, number: int, indices: np.ndarray):
-        positions = indices.tolist()
+    def __call__(self, number: int, indices):
         with standing_in(self.seed, derive_stream(self.epoch, number, 1)):
             try:
-                samples = []
-                try:
-                    for i in positions:
-                        samples.append(self.dataset[i])
-                except Exception as error:
-                    error.add_note(f"In sample {i} of a {type(self.dataset).__name__} of length {len(self.dataset)}.")
-                    raise
-                return collate(samples, positions) if self.collate_fn is None else self.collate_fn(samples)
+                return self.fetch(number, indices)
             except StopIteration as error:  # unconverted, it would end the pass
+                shown = "" if indices is None else f"samples {', '.join(map(str, indices.tolist()[:20]))}"
                 raise DataError(
-                    f"the dataset or collate_fn raised StopIteration, in batch {number}",
-                    where=f"samples {', '.join(map(str, positions[:20]))}",
+                    f"the dataset or collate_fn raised StopIteration, in batch {number}", where=shown or None
                 ) from error
+
+    def fetch(self, number: int, indices):
+        raise NotImplementedError
+
+
+class Fetch(_Fetcher):
+    """Fetches a batch from (number, indices), or with `single` the one sample."""
+
+    single = False
+
+    def fetch(self, number: int, indices: np.ndarray):
+        positions = indices.tolist()
+        samples = []
+        try:
+            for i in positions:
+                samples.append(self.dataset[i])
+        except Exception as error:
+            error.add_note(f"In sample {i} of a {type(self.dataset).__name__} of length {len(self.dataset)}.")
+            raise
+        if self.single:
+            return samples[0] if self.collate_fn is None else self.collate_fn(samples[0])
+        return collate(samples, positions) if self.collate_fn is None else self.collate_fn(samples)
+
+
+class FetchNext(_Fetcher):
+    """Fetches the next samples of an iterable dataset as a batch, or, without a size, as they are; END after the last."""
+
+    size: int | None = None
+    drop_last = False
+    _samples: Iterator[Any] | None = None
+    _count = 0
+
+    def fetch(self, number: int, indices: None):
+        if self._samples is None:
+            self._samples = self._iterate()
+        samples = list(itertools.islice(self._samples, self.size or 1))
+        if not samples or (self.drop_last and len(samples) < (self.size or 1)):
+            return workers.END
+        first, self._count = self._count, self._count + len(samples)
+        if self.size is None:
+            return samples[0] if self.collate_fn is None else self.collate_fn(samples[0])
+        if self.collate_fn is not None:
+            return self.collate_fn(samples)
+        return collate(samples, range(first, self._count))
+
+    def _iterate(self) -> Iterator[Any]:
+        count = 0
+        try:
+            for sample in self.dataset:
+                yield sample
+                count += 1
+        except Exception as error:
+            error.add_note(f"In sample {count} of a {type(self.dataset).__name__}.")
+            raise

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -25,7 +26,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,8 @@ from deepcore.config import settings
 from deepcore.errors import ArgumentError, DataError
 from deepcore.random import default_generator, derive_stream
 
+#: What a process sends when its samples are at an end.
+END = object()
 # For a larger message, the reading end allocates its whole size for every piece that the pipe delivers.
 _CHUNK_BYTES = 1 << 18
 
@@ -68,9 +71,17 @@ def get_worker_info() -> WorkerInfo | None:
 
 
 def run(
-    fetch: Callable, jobs: list[tuple], count: int, ahead: int, method: str | None, timeout: float = 0
+    fetch: Callable,
+    jobs: list[tuple] | None,
+    count: int,
+    ahead: int,
+    method: str | None,
+    timeout: float = 0,
 ) -> Generator[Any, None, None]:
-    """`fetch(*job)` for each job, in order, computed by `count` processes. Closing the iterator ends them."""
+    """`fetch(*job)` for each job, in order, computed by `count` processes. Closing the iterator ends them.
+
+    Without jobs, each process runs `fetch(number, None)` until that raises StopIteration, and they take turns.
+    """
     try:
         context: Any = multiprocessing.get_context(method)
     except ValueError:
@@ -78,25 +89,46 @@ def run(
             f"processes cannot be started by {method!r} here",
             expected="one of " + ", ".join(multiprocessing.get_all_start_methods()),
         ) from None
-    count = min(count, len(jobs))
     started: list[tuple[Any, Connection]] = []
     done, owner = False, os.getpid()
     import numpy.random  # noqa: F401  once in the parent, not in each process
 
+    if jobs is not None:
+        count = min(count, len(jobs))
     try:
         for first in range(count):
-            started.append(_start(context, fetch, jobs[first::count], ahead, (first, count)))
-        for i, job in enumerate(jobs):
+            own = jobs[first::count] if jobs is not None else _Turns(first, count)
+            started.append(_start(context, fetch, own, ahead, (first, count)))
+        ended: set[int] = set()
+        for i, job in enumerate(_Turns(0, 1).numbered() if jobs is None else jobs):
             if os.getpid() != owner:
                 raise DataError(
                     "this pass over a loader belongs to the process that began it",
                     fix="begin one of its own in the forked process: iter(loader)",
                 )
-            yield _receive(*started[i % count], i % count, job, context.get_start_method(), timeout)
+            if i % count in ended:
+                continue
+            result = _receive(*started[i % count], i % count, job, context.get_start_method(), timeout)
+            if result is not END:
+                yield result
+            else:
+                ended.add(i % count)
+                if len(ended) == count:
+                    break
         done = True
     finally:
         if os.getpid() == owner:  # a forked copy of the program does not own the workers
             _stop(started, terminate=not done)
+
+
+class _Turns(NamedTuple):
+    """The jobs of one process, without end, where samples have no indices; unlike an iterator, it can be pickled."""
+
+    first: int
+    step: int
+
+    def numbered(self) -> Iterator[tuple]:
+        return ((number, None) for number in itertools.count(self.first, self.step))
 
 
 def _start(context, fetch, jobs, ahead: int, shard: tuple[int, int]) -> tuple[Any, Connection]:
@@ -183,6 +215,8 @@ def _receive(process, reading: Connection, worker: int, job: tuple, method: str,
         ) from problem
     if kind == "batch":
         return value
+    if kind == "end":
+        return END
     pickled, text = value
     if kind == "unsendable":
         raise DataError(
@@ -223,6 +257,8 @@ def _unpickled(pickled: bytes | None):
 
 def _batch(job: tuple) -> str:
     number, indices = job
+    if indices is None:
+        return f"batch {number}"
     shown = ", ".join(map(str, indices[:20].tolist()))
     return f"batch {number}, samples {shown}" + (f", … ({len(indices)} in all)" if len(indices) > 20 else "")
 
@@ -271,7 +307,12 @@ def _stop(started: list[tuple[Any, Connection]], terminate: bool) -> None:
 
 # -- in the worker ----------------------------------------------------------------------------------
 def _work(
-    writing: Connection, fetch: Callable, jobs: list[tuple], ahead: int, shard: tuple[int, int], in_main_thread: bool
+    writing: Connection,
+    fetch: Callable,
+    jobs: list[tuple] | _Turns,
+    ahead: int,
+    shard: tuple[int, int],
+    in_main_thread: bool,
 ) -> None:
     # Ctrl-C goes to every process of the terminal; the loader ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -291,13 +332,16 @@ def _work(
     sender = threading.Thread(target=_send, args=(writing, results, free_slots), daemon=True)
     sender.start()
     init: Callable[[int], Any] | None = fetch.worker_init_fn  # type: ignore[attr-defined]
-    for number, job in enumerate(jobs):
+    for number, job in enumerate(jobs.numbered() if isinstance(jobs, _Turns) else jobs):
         free_slots.acquire()
         try:
             if init is not None and number == 0:
                 init(shard[0])
             _seed(derive_stream(seed, epoch, job[0], 2))
-            results.put(("batch", fetch(*job)))
+            batch = fetch(*job)
+            results.put(("end", None) if batch is END else ("batch", batch))
+            if batch is END:
+                break
         except BaseException as error:
             results.put(("error", _pickled_error(error)))
             break

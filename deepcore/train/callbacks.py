@@ -278,20 +278,20 @@ class ModelCheckpoint(_Monitor):
         self.filepath, self.verbose = os.fspath(filepath), verbose
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
         self.best = initial_value_threshold
-        self._batches = 0
+        self._batches, self._last = 0, 0
 
     def on_train_begin(self, logs) -> None:
         if self.save_best_only:
             self.check()
 
     def on_train_batch_end(self, batch: int, logs) -> None:
-        self._batches += 1
+        self._batches, self._last = self._batches + 1, batch
         if self.save_freq != "epoch" and self._batches % self.save_freq == 0:
             self._save(self.trainer.epoch, batch, logs)
 
     def on_epoch_end(self, epoch: int, logs) -> None:
         if self.save_freq == "epoch":
-            self._save(epoch, self.trainer.batches - 1, logs)
+            self._save(epoch, self._last, logs)
 
     def _save(self, epoch: int, batch: int, logs) -> None:
         if self.save_best_only:

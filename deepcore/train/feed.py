@@ -14,7 +14,7 @@ from deepcore.autograd import no_grad
 from deepcore.autograd.trees import tree_map
 from deepcore.backend import Backend
 from deepcore.backend import dtypes as dt
-from deepcore.data import DataLoader, TensorDataset
+from deepcore.data import DataLoader, IterableDataset, TensorDataset
 from deepcore.data.collate import collate, to_backend
 from deepcore.errors import ArgumentError, BackendError, DataError, DTypeError
 from deepcore.nn import Embedding
@@ -56,14 +56,24 @@ def as_loader(data, batch_size: int | None, shuffle: bool, backend: Backend, dty
         raise ArgumentError(
             f"a {type(data).__name__} can be read only once, and training reads its data in every epoch",
             expected=_KINDS,
-            fix="the list of its samples, list(…), or a Dataset with __len__ and __getitem__",
+            fix="the list of its samples, list(…), or an IterableDataset whose __iter__ begins anew",
         )
     columns = _columns(data, inputs)
     if columns is not None:
         data = Columns(columns, dtype)
+    elif isinstance(data, IterableDataset):
+        shuffle = False
     elif not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or isinstance(data, (str, bytes)):
         raise ArgumentError(f"data is {_KINDS}", received=type(data).__name__)
     return DataLoader(data, DEFAULT_BATCH if batch_size is None else batch_size, shuffle, backend=backend)
+
+
+def length_of(loader: DataLoader) -> int | None:
+    """The batches of a pass, or None where the dataset does not tell how many samples it has."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 def _keys(data: Mapping) -> str:

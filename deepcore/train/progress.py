@@ -67,7 +67,7 @@ class ProgressBar(Callback):
     def _line(self, head: str, logs) -> None:
         print(f"{head}  {_values(logs, '  ')}  {time.perf_counter() - self._started:.1f} s", flush=True)
 
-    def _open(self, head: str, total: int, done: int) -> None:
+    def _open(self, head: str, total: int | None, done: int) -> None:
         self._bar = _bar_class()(total=total, initial=done, desc=head, unit="batch", leave=False, miniters=1)
 
     def _advance(self, logs) -> None:

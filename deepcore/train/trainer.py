@@ -129,9 +129,9 @@ class Trainer:
         #: Set by a callback to end the run after the current step.
         self.stop_training = False
         self.history = History()
-        #: Epochs of the current `fit`, and batches of an epoch.
+        #: Epochs of the current `fit`, and batches of an epoch (None: only its end tells).
         self.epochs = 0
-        self.batches = 0
+        self.batches: int | None = 0
         #: Whether the current `fit` resumed from a checkpoint.
         self.resumed = False
         self._progress = Progress()
@@ -263,7 +263,7 @@ class Trainer:
             None if validation is None else feed.as_loader(validation, batch_size, False, self.backend, dtype)
         )
         self._inputs = feed.Inputs(self.model, self.backend, self._warned)
-        self.batches = len(self._loader)
+        self.batches = feed.length_of(self._loader)
         self._set_callbacks(callbacks, bar)
         if self.best is not None and self.out is not None:
             self._callbacks.append(ModelCheckpoint(os.path.join(self.out, BEST), self.best, save_best_only=True))
@@ -379,7 +379,7 @@ class Trainer:
         """Train on the remaining batches of the epoch; False if it was stopped before the last one."""
         progress, loader = self._progress, self._loader
         assert loader is not None
-        last = self.batches - 1
+        last = math.inf if self.batches is None else self.batches - 1
         timed, generator = self._autosave.timed, random.default_generator
         batches: Any = iter(loader)
         with contextlib.closing(batches):  # ends the workers at once, also after an error
@@ -418,8 +418,8 @@ class Trainer:
         if not progress.batch:
             raise DataError(
                 f"the loader gave no batch in epoch {progress.epoch + 1}",
-                expected=f"{self.batches}, as its length says",
-                fix="a sampler that can be read in every epoch, such as a list",
+                expected="one or more" if self.batches is None else f"{self.batches}, as its length says",
+                fix="a sampler, or an iterable dataset, that can be read in every epoch, such as a list",
             )
         return self._close_partial_group() if self._pending else True
 
@@ -592,7 +592,7 @@ class Trainer:
         self.model.eval()
         measure = self._measure
         summed = measure.reduction == "sum"
-        self._dispatch("on_test_begin", {"batches": len(loader)})
+        self._dispatch("on_test_begin", {"batches": feed.length_of(loader)})
         for number, batch in enumerate(loader):
             if watch and self._interrupts.requested:
                 return None
@@ -839,12 +839,15 @@ class Trainer:
         """The position of batch `number` in the run, or of its group of accumulated batches."""
         progress, first = self._progress, number - number % self.accumulate
         batches = f"batches {first + 1} to {number + 1}" if group and first < number else f"batch {number + 1}"
-        return f"epoch {progress.epoch + 1}, {batches} of {self.batches} (step {progress.step + 1})"
+        return f"epoch {progress.epoch + 1}, {batches}{self._of_batches()} (step {progress.step + 1})"
+
+    def _of_batches(self) -> str:
+        return "" if self.batches is None else f" of {self.batches}"
 
     def _position_text(self) -> str:
         progress = self._progress
         return (
-            f"in epoch {progress.epoch + 1} after batch {progress.batch} of {self.batches}"
+            f"in epoch {progress.epoch + 1} after batch {progress.batch}{self._of_batches()}"
             if progress.begun
             else f"after epoch {progress.epoch}"
         )

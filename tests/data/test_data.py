@@ -276,8 +276,8 @@ def test_samples_are_numbered_by_whole_numbers(index):
 
 
 def test_an_unfinished_dataset_says_what_is_missing():
-    with pytest.raises(NotImplementedError, match="__len__"):
-        len(Dataset())
+    with pytest.raises(ArgumentError, match="__len__"):
+        DataLoader(Dataset())
     with pytest.raises(NotImplementedError, match="__getitem__"):
         Dataset()[0]
 
