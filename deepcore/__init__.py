@@ -134,7 +134,7 @@ from deepcore.tensor import (  # noqa: E402
     zeros_like,
 )
 
-globals().update(ops.public())
+globals().update(ops.public(), **ops.in_place())
 from deepcore import linalg, special  # noqa: E402
 
 # PyTorch's other names of dtypes, which hide Python's types in this file alone.
@@ -158,12 +158,17 @@ if _TYPE_CHECKING:
     from deepcore.ops._functions import *  # noqa: F403
     from deepcore.train import Trainer
 
+#: PyTorch's types of tensors by dtype, as `FloatTensor`.
+_KINDS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 # Loaded when first used, so that `import deepcore` stays quick.
 _LAZY = {
     "Compiled": "deepcore.compiler",
     "GradScaler": "deepcore.amp",
     "Trainer": "deepcore.train",
     "amp": "deepcore.amp",
+    "backends": "deepcore.backends",
+    **dict.fromkeys(("get_float32_matmul_precision", "set_float32_matmul_precision"), "deepcore.backends"),
+    **{f"{kind}Tensor": "deepcore.legacy" for kind in _KINDS},
     "compile": "deepcore.compiler",
     **dict.fromkeys(("cosine_similarity", "layer_norm", "pairwise_distance"), "deepcore.nn.functional"),
     "compiler": "deepcore.compiler",

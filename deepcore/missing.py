@@ -27,10 +27,6 @@ FILE = Path(__file__).with_name("torch_names.txt")
 #: How alike two names are that are called near.
 _NEAR = 0.8
 
-_DTYPES = {
-    "Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64",
-    "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
-}  # fmt: skip
 _COMPLEX = "tensors hold real numbers: keep real and imaginary parts in two of them"
 _SETTINGS = (
     "leave it out, there is nothing to set: algorithms depend on shapes alone (`dc.set_num_threads` sets threads)"
@@ -38,14 +34,16 @@ _SETTINGS = (
 _AUTOCAST = '`dc.autocast`("cuda"), `dc.is_autocast_enabled`("cpu"): functions that take the type of device'
 _NESTING = "`dc.autocast` counts its regions itself"
 _STREAM = "work is queued on one stream, in order: `dc.cuda.synchronize` waits for it"
+_SPARSE = "tensors are dense: `dc.nn.Embedding` with few rows in use, `dc.index_add` and `dc.scatter_add` over indices"
+_ONE_PROCESS = "deepcore trains in one process, on one device: leave it out"
+_SHARED = "the workers of `dc.data.DataLoader` send their batches through shared memory"
 _PEAK = "`dc.cuda.memory_reserved` is the most that was in use since `dc.cuda.empty_cache`"
 _DEVICES = "deepcore computes on CPUs and CUDA GPUs: `dc.cuda`"
 #: What serves in place of a name, where no name is like it. What stands between backquotes exists.
 INSTEAD = {
-    **{f"torch.{name}Tensor": f"`dc.tensor`(data, dtype=`dc.{dtype}`)" for name, dtype in _DTYPES.items()},
     **dict.fromkeys((f"torch.{n}" for n in ("complex", "complex32", "complex64", "complex128", "cfloat", "cdouble",
                                             "chalf", "polar", "view_as_complex", "view_as_real", "angle")), _COMPLEX),
-    **dict.fromkeys(("torch.backends", "torch.set_float32_matmul_precision", "torch.set_flush_denormal"), _SETTINGS),
+    **dict.fromkeys(("torch.set_flush_denormal",), _SETTINGS),
     **dict.fromkeys(("torch.cuda.amp", *(f"torch.{n}" for n in (
         "is_autocast_cpu_enabled", "is_autocast_ipu_enabled", "is_autocast_xla_enabled", "set_autocast_cpu_enabled",
         "set_autocast_ipu_enabled", "set_autocast_xla_enabled", "get_autocast_cpu_dtype", "get_autocast_gpu_dtype",
@@ -64,6 +62,15 @@ INSTEAD = {
     "torch.compiler": "`dc.compile`",
     "torch.export": "`dc.compile`, or `dc.nn.Module.save`",
     "torch.frombuffer": "`dc.from_numpy`(np.frombuffer(…))",
+    **dict.fromkeys((
+        "torch.sparse", "torch.sparse_coo_tensor", "torch.sparse_csr_tensor", "torch.Tensor.to_sparse",
+        "torch.Tensor.sparse_mask", "torch.Tensor.to_dense", "torch.optim.SparseAdam"), _SPARSE),
+    **dict.fromkeys(("torch.nn.DataParallel", "torch.nn.parallel", "torch.nn.SyncBatchNorm", "torch.distributed"),
+                    _ONE_PROCESS),
+    "torch.overrides": "subclasses of `dc.Tensor` are not asked: a function of your own, or `dc.autograd.Function`",
+    "torch.range": "`dc.arange`(start, end + step, step): without its end, as Python's range",
+    "torch.nn.Module.register_backward_hook": "`dc.nn.Module.register_full_backward_hook`",
+    "torch.nn.Module.ipu": _DEVICES,
     "torch.fx": "`dc.compile`",
     "torch.hub": "`dc.load` reads files of safetensors",
     "torch.jit": "`dc.compile`",
@@ -74,8 +81,7 @@ INSTEAD = {
     "torch.Tensor.set_": "t.data = other gives a tensor other memory",
     "torch.Tensor.apply_": "functions of whole tensors: `dc.where`, `dc.exp` and the like",
     "torch.Tensor.map_": "functions of whole tensors: `dc.where`, `dc.exp` and the like",
-    "torch.Tensor.share_memory_": "the workers of `dc.data.DataLoader` send their batches through shared memory",
-    "torch.nn.Module.share_memory": "the workers of `dc.data.DataLoader` send their batches through shared memory",
+    **dict.fromkeys(("torch.Tensor.share_memory_", "torch.Tensor.is_shared", "torch.nn.Module.share_memory"), _SHARED),
     "torch.nn.Module.compile": "model = `dc.compile`(model)",
 }  # fmt: skip
 

@@ -113,7 +113,8 @@ class Tensor(TensorMethods):
         try:
             BACKENDS[backend]  # the cheapest check
         except (KeyError, TypeError):
-            raise _no_constructor(data, backend, requires_grad, node, spec, *extra) from None
+            data, backend = _constructed((data, backend, requires_grad, node, spec, *extra))
+            requires_grad, node, spec = False, None, None
         self._data = data
         self._spec = spec
         self.backend = backend
@@ -397,11 +398,15 @@ class Tensor(TensorMethods):
         untraceable("reading values")
         return self.backend.to_host(self._data).tolist()
 
-    def numpy(self):
-        """The NumPy array: shared memory on the CPU, a copy from a GPU."""
-        if self._requires_grad:
+    def numpy(self, *, force: bool = False):
+        """The NumPy array: shared memory on the CPU, a copy from a GPU.
+
+        Errors: `GradientError` where the tensor requires grad, unless with `force`.
+        """
+        if self._requires_grad and not force:
             raise GradientError(
-                "numpy() would lose the gradient of a tensor that requires it", fix="write t.detach().numpy()"
+                "numpy() would lose the gradient of a tensor that requires it",
+                fix="write t.detach().numpy(), or t.numpy(force=True)",
             )
         untraceable("taking a tensor's NumPy array")
         return self.backend.to_host(self._data).view()
@@ -495,6 +500,10 @@ class Tensor(TensorMethods):
             raise ShapeError("a 0-d tensor cannot be iterated", fix="t.item() is its value")
         return (self[i] for i in range(self._data.shape[0]))
 
+    def __reversed__(self) -> Tensor:
+        """The tensor with its first dimension turned round."""
+        return self.flip(0) if self._data.ndim else self
+
     def __contains__(self, value) -> bool:
         untraceable("a decision that depends on a value")
         return bool((self._data == (value._data if isinstance(value, Tensor) else value)).any())
@@ -532,17 +541,14 @@ class Tensor(TensorMethods):
         return describe(self)
 
 
-def _no_constructor(*args) -> ArgumentError:
-    """The error for Tensor(2, 3), Tensor([1, 2]) and the like."""
-    arguments = [a for a in args if a is not None and a is not False]
-    sizes = arguments and all(isinstance(n, int) and not isinstance(n, bool) for n in arguments)
-    fix = "dc.tensor(data) makes one of data, dc.empty(sizes) one of unset numbers"
-    if sizes:
-        size = ", ".join(map(str, arguments))
-        fix = f"dc.empty({size}) has that size and unset numbers, dc.zeros({size}) zeros"
-        if len(arguments) == 1:
-            fix += f", dc.tensor({size}) holds that number"
-    return ArgumentError("dc.Tensor is a type, and functions make its objects", fix=fix)
+def _constructed(arguments: tuple) -> tuple[Any, Backend]:
+    """The array and backend of Tensor(2, 3), Tensor([1, 2]) and the like."""
+    from deepcore.legacy import construct
+
+    while arguments and (arguments[-1] is None or arguments[-1] is False):  # defaults of __init__
+        arguments = arguments[:-1]
+    t = construct("Tensor", dt.default_float, arguments)
+    return t._data, t.backend
 
 
 def _rebuild(cls, array, backend: str, requires_grad: bool):

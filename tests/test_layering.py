@@ -12,10 +12,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"config", "errors", "locks", "missing", "torch_names"},
+    {"config", "errors", "locks", "missing", "torch_names", "backends"},
     {"backend", "effects"},
     {"kernels"},
-    {"random", "printing", "tensor", "predicates", "autograd", "cuda"},
+    {"random", "printing", "tensor", "predicates", "autograd", "cuda", "legacy"},
     {"ops"},
     {"compiler", "linalg", "special"},
     {"nn", "optim"},

@@ -122,7 +122,7 @@ REFUSED = """
     t.unflatten(0,3) t.unflatten(0,(3,-1)) t.unflatten(0,(-1,-1)) t.fill_('x') t.__setitem__(0,'x') t.masked_fill(t>1,'x')
     dc.ones(2,dtype=int).__setitem__(0,2**70) dc.broadcast_tensors(t,dc.ones(7)) t.masked_select(dc.ones(7)>1)
     t.fill_(None) dc.einsum(5,t) n//0 n%n n.div(0,rounding_mode='trunc') dc.fmod(n,0) dc.autograd.grad(5,t) dc.autograd.grad(t,5) dc.autograd.grad(t,t,3.0)
-    dc.Tensor(2,3) dc.Tensor(2,3,4,5,6,7) dc.Tensor() dc.Tensor([1,2]) dc.Tensor(a) dc.Tensor(a,'cpu') dc.Tensor(t)
+    dc.Tensor(2.5) dc.Tensor('x') dc.Tensor((1,2)) dc.Tensor(a,3) dc.Tensor(2,-1) dc.Tensor({1}) dc.FloatTensor(t,t)
     t+[1.,2.,3.] [1.,2.,3.]*t t==[1,2,3] t@[1,2,3] [1,2]@t dc.cat([[1.],[2.]]) t.to(None,dtype='f5') t.astype(None)
     dc.arange(3,dtype=bool) dc.arange(0.5,2,0.5,dtype=int) dc.tensor({1,2}) dc.tensor(iter([1])) dc.tensor([None,1.0])
 """
@@ -134,10 +134,47 @@ def test_wrong_arguments_are_typed_errors(call):
         eval(call, {"dc": dc, "n": dc.tensor([3, 0]), "t": dc.ones(2, 3), "a": np.ones((2, 3))})
 
 
-@pytest.mark.parametrize("args, fix", [((2, 3), r"dc\.empty\(2, 3\)"), (([1, 2],), r"dc\.tensor\(data\)")])
-def test_the_type_of_tensors_says_which_functions_make_them(args, fix):
-    with pytest.raises(errors.ArgumentError, match=fix):
-        dc.Tensor(*args)
+LEGACY = """
+    t.Tensor(2,3).shape t.Tensor(2,3,4,5,6,7).shape t.Tensor(3,0).shape t.Tensor() t.Tensor([1,2]) t.Tensor(a) t.Tensor(t.ones(3))
+    t.FloatTensor([[1,2]]) t.FloatTensor(a) t.DoubleTensor(a) t.HalfTensor([1.5]) t.BFloat16Tensor([1.5]) t.LongTensor([1,2])
+    t.LongTensor(4).shape t.IntTensor([-1]) t.ShortTensor([7]) t.CharTensor([7]) t.ByteTensor([255]) t.BoolTensor([True])
+    t.ones(2).type(t.LongTensor) isinstance(t.ones(2),t.FloatTensor) isinstance(t.ones(2),t.LongTensor)
+    isinstance(3,t.FloatTensor) list(reversed(t.arange(3))) t.relu_(t.arange(3)-1) t.clamp_(t.arange(5.),1,3)
+"""
+
+
+@pytest.mark.parametrize("call", LEGACY.split())
+def test_older_ways_to_make_a_tensor_as_pytorch(call):
+    torch = pytest.importorskip("torch")
+    array = np.arange(4.0)
+    ours, theirs = (eval(call, {"t": library, "a": array}) for library in (dc, torch))
+    if isinstance(theirs, torch.Tensor):
+        assert str(ours.dtype) == str(theirs.dtype).removeprefix("torch.")
+        ours, theirs = ours.tolist(), theirs.tolist()
+    elif isinstance(theirs, list):
+        ours, theirs = [int(x) for x in ours], [int(x) for x in theirs]
+    assert ours == theirs or tuple(ours) == tuple(theirs)
+
+
+def test_a_tuple_may_be_a_size_or_data():
+    with pytest.raises(errors.ArgumentError, match=r"dc\.empty"):
+        dc.Tensor(dc.ones(2, 3).shape)
+
+
+def test_switches_of_other_libraries_are_accepted():
+    import deepcore.backends.cudnn as cudnn
+
+    cudnn.benchmark = True
+    dc.backends.cuda.matmul.allow_tf32 = True
+    assert not dc.backends.mps.is_available() and dc.backends.cudnn is cudnn
+    with pytest.raises(errors.ArgumentError, match="benchmark"):
+        cudnn.benchmrk = False
+    before = dc.get_float32_matmul_precision()
+    dc.set_float32_matmul_precision("high")
+    assert dc.get_float32_matmul_precision() == "high"
+    dc.set_float32_matmul_precision(before)
+    with pytest.raises(errors.ArgumentError, match="highest"):
+        dc.set_float32_matmul_precision("low")
 
 
 inf, nan = float("inf"), float("nan")

@@ -21,10 +21,12 @@ from deepcore.autograd.modes import (
     enable_grad,
     inference_mode,
     intercept,
+    is_anomaly_enabled,
     is_grad_enabled,
     is_inference_mode_enabled,
     no_grad,
     profile,
+    set_detect_anomaly,
     set_grad_enabled,
 )
 
@@ -44,6 +46,7 @@ __all__ = [
     "gradgradcheck",
     "inference_mode",
     "intercept",
+    "is_anomaly_enabled",
     "is_array",
     "is_grad_enabled",
     "is_inference_mode_enabled",
@@ -53,6 +56,7 @@ __all__ = [
     "profile",
     "register_hook",
     "run",
+    "set_detect_anomaly",
     "set_grad_enabled",
     "view_steps",
     "wrong_argument",

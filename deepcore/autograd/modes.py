@@ -187,6 +187,42 @@ def detect_anomaly() -> contextlib.AbstractContextManager[None]:
     return anomalies()
 
 
+class set_detect_anomaly:
+    """From set_detect_anomaly(True) to (False), in this thread, a NaN in a backward pass raises `NonFiniteError`.
+
+    That is PyTorch's check; `detect_anomaly` also finds infinities, and looks at forward passes. As a context manager,
+    what was before comes back at its end.
+    """
+
+    _inside = threading.local()
+
+    def __init__(self, mode: bool, check_nan: bool = True):
+        self._before = self._set(bool(mode) and check_nan)
+
+    @classmethod
+    def _set(cls, on: bool) -> bool:
+        """Switch; returns how it was."""
+        check = getattr(cls._inside, "check", None)
+        if on and check is None:
+            cls._inside.check = anomalies(forward=False, infinite=False)
+            cls._inside.check.__enter__()
+        elif not on and check is not None:
+            cls._inside.check = None
+            check.__exit__(None, None, None)
+        return check is not None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error) -> None:
+        self._set(self._before)
+
+
+def is_anomaly_enabled() -> bool:
+    """Whether `set_detect_anomaly` is on in this thread."""
+    return getattr(set_detect_anomaly._inside, "check", None) is not None
+
+
 @contextlib.contextmanager
 def anomalies(forward: bool = True, infinite: bool = True) -> Iterator[None]:
     """`detect_anomaly` with options to skip the ops of the forward pass, and to check for NaN only."""

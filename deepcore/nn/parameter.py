@@ -40,6 +40,23 @@ class Parameter(Tensor):
         return "Parameter containing:\n" + super().__repr__()
 
 
+class Buffer(Tensor):
+    """A tensor that, as an attribute of a `Module`, becomes a buffer of it: moved and saved with the module, not trained.
+
+    `data` is shared, not copied. `persistent=False`: not in the state dict. Same as `Module.register_buffer`.
+    """
+
+    __slots__ = ("persistent",)
+
+    def __init__(self, data, *, persistent: bool = True):
+        data = as_tensor(data)
+        super().__init__(data._data, data.backend)
+        self.persistent = persistent
+
+    def __repr__(self) -> str:
+        return "Buffer containing:\n" + super().__repr__()
+
+
 #: Where `Tensor` keeps its array.
 _ARRAY: Any = Tensor.__dict__["_data"]
 

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from deepcore.ops.registry import FUNCTIONS, PRIMITIVES
+from deepcore.ops.registry import FUNCTIONS, PRIMITIVES, Tensor
 
 __all__ = ["FUNCTIONS", "PRIMITIVES", "public"]
 
@@ -24,3 +24,9 @@ def public(place: str = "") -> dict:
     """The public functions of `dc` or of the module `place` ("linalg"), by each of their names."""
     parts = ((name.rpartition("."), entry.function) for entry in FUNCTIONS.values() for name in entry.names)
     return {name: function for (where, _, name), function in parts if where == place}
+
+
+def in_place() -> dict:
+    """The in-place methods as functions, as PyTorch has them: relu_(t) for t.relu_()."""
+    names = [f"{name}_" for name, entry in FUNCTIONS.items() if entry.inplace]
+    return {name: getattr(Tensor, name) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from deepcore.autograd import Function, autocasting
 from deepcore.backend import Backend, available_kinds, device, get_backend, place
@@ -129,7 +130,9 @@ def _alias(t: Tensor) -> Tensor:
     return Tensor(t._data, t.backend, t._requires_grad, t._node)
 
 
-def _in_place(name: str, function):
+def in_place(name: str, function: Callable, module: str = __name__) -> Callable:
+    """`function` as `name`, which writes the result into the first argument and returns that."""
+
     def method(self, *args, **kwargs):
         refuse_leaf(self)
         # An alias of this tensor: a VJP that saves it gets a copy of the old values before the write below.
@@ -157,6 +160,7 @@ def _in_place(name: str, function):
         return self
 
     method.__name__ = method.__qualname__ = name
+    method.__module__ = module
     method.__doc__ = f"`{name.rstrip('_')}`, written into this tensor."
     return method
 
@@ -167,7 +171,7 @@ def install_in_place() -> None:
         if entry.inplace:
             for name in entry.names:
                 if "." not in name:
-                    setattr(Tensor, f"{name}_", _in_place(f"{name}_", entry.function))
+                    setattr(Tensor, f"{name}_", in_place(f"{name}_", entry.function))
 
 
 #: Functions whose views a tensor can become itself, as `unsqueeze_`.
@@ -291,7 +295,7 @@ for _name, _function in (
 ):  # fmt: skip
     setattr(Tensor, f"__{_name}__", _function)
     setattr(Tensor, f"__r{_name}__", _reflected(_function))
-    setattr(Tensor, f"__i{_name}__", _in_place(f"{_name}_", _function))
+    setattr(Tensor, f"__i{_name}__", in_place(f"{_name}_", _function))
 for _name in ("eq", "ne"):
     setattr(Tensor, f"__{_name}__", _operator(getattr(comparison, _name)))
 for _name in ("lt", "le", "gt", "ge"):

@@ -114,6 +114,24 @@ def _sizes_of(sizes, size, scale_factor, recompute: bool | None) -> tuple[tuple[
 
 
 @functional
+def upsample(input, size=None, scale_factor=None, mode: str = "nearest", align_corners: bool | None = None):
+    """`interpolate`, under PyTorch's older name."""
+    return interpolate(input, size, scale_factor, mode, align_corners)
+
+
+@functional
+def upsample_nearest(input, size=None, scale_factor=None):
+    """`interpolate` to the nearest pixel, under PyTorch's older name."""
+    return interpolate(input, size, scale_factor, mode="nearest")
+
+
+@functional
+def upsample_bilinear(input, size=None, scale_factor=None):
+    """`interpolate` with mode "bilinear" and align_corners, under PyTorch's older name."""
+    return interpolate(input, size, scale_factor, mode="bilinear", align_corners=True)
+
+
+@functional
 @composite(
     examples=lambda make: [
         sample(make(1, 2, 4), 7),

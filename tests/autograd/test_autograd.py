@@ -561,6 +561,28 @@ def test_profile_counts_ops():
     assert q.rows[0][1] == 2
 
 
+def test_anomaly_detection_as_a_switch():
+    def broken():
+        x = dc.zeros(1, requires_grad=True)
+        (x.sqrt() * 0).backward()
+
+    try:
+        dc.autograd.set_detect_anomaly(True)
+        assert dc.autograd.is_anomaly_enabled()
+        dc.log(dc.zeros(1))  # an infinity in a forward pass is none
+        with pytest.raises(errors.NonFiniteError, match="backward"):
+            broken()
+        with dc.autograd.set_detect_anomaly(False):
+            broken()
+        assert dc.autograd.is_anomaly_enabled()
+    finally:
+        dc.autograd.set_detect_anomaly(False)
+    broken()
+    with dc.autograd.set_detect_anomaly(True), pytest.raises(errors.NonFiniteError):
+        broken()
+    assert not dc.autograd.is_anomaly_enabled()
+
+
 def test_detect_anomaly_names_the_op():
     x = leaf([-1.0])
     with pytest.raises(errors.NonFiniteError, match="log"), dc.autograd.detect_anomaly():

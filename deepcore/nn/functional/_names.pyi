@@ -1,7 +1,15 @@
 # Written by `python -m deepcore.nn.stubs` from the registries; not edited by hand.
 
+from deepcore.nn.functional.activation import celu_ as celu_
+from deepcore.nn.functional.activation import elu_ as elu_
 from deepcore.nn.functional.activation import gumbel_softmax as gumbel_softmax
+from deepcore.nn.functional.activation import hardtanh_ as hardtanh_
+from deepcore.nn.functional.activation import leaky_relu_ as leaky_relu_
+from deepcore.nn.functional.activation import relu_ as relu_
 from deepcore.nn.functional.activation import rrelu as rrelu
+from deepcore.nn.functional.activation import rrelu_ as rrelu_
+from deepcore.nn.functional.activation import selu_ as selu_
+from deepcore.nn.functional.activation import threshold_ as threshold_
 from deepcore.nn.functional.attention import multi_head_attention_forward as multi_head_attention_forward
 from deepcore.nn.functional.ctc import ctc_beam_decode as ctc_beam_decode
 from deepcore.nn.functional.ctc import ctc_greedy_decode as ctc_greedy_decode
@@ -112,3 +120,6 @@ from deepcore.ops.conv import unfold as unfold
 from deepcore.ops.pool import max_unpool1d as max_unpool1d
 from deepcore.ops.pool import max_unpool2d as max_unpool2d
 from deepcore.ops.pool import max_unpool3d as max_unpool3d
+from deepcore.ops.resample import upsample as upsample
+from deepcore.ops.resample import upsample_bilinear as upsample_bilinear
+from deepcore.ops.resample import upsample_nearest as upsample_nearest

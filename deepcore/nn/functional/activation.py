@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError
-from deepcore.ops.activation import leaky_relu
+from deepcore.ops.activation import celu, elu, leaky_relu, relu, selu
 from deepcore.ops.comparison import clamp, where
+from deepcore.ops.convert import in_place
 from deepcore.ops.exponential import log
 from deepcore.ops.index import one_hot
+from deepcore.ops.piecewise import hardtanh, threshold
 from deepcore.ops.registry import functional, takes_arrays
 from deepcore.ops.shape import movedim, normalize_dim
 from deepcore.ops.softmax import softmax
@@ -34,6 +38,15 @@ def rrelu(
     if not dt.is_floating(input.dtype):
         raise DTypeError("rrelu takes floats", received=dt.name_of(input.dtype), fix="x.float()")
     return input * where(input > 0, 1.0, rand_like(input) * (upper - lower) + lower)
+
+
+def _in_place(function: Callable) -> Callable:
+    """PyTorch's function of the name with an underscore, which overwrites its input."""
+    return functional(in_place(f"{function.__name__}_", function, __name__))
+
+
+relu_, leaky_relu_, rrelu_, threshold_ = map(_in_place, (relu, leaky_relu, rrelu, threshold))
+elu_, celu_, selu_, hardtanh_ = map(_in_place, (elu, celu, selu, hardtanh))
 
 
 @functional

@@ -15,7 +15,7 @@ from deepcore.backend import get_backend, place, takes_device
 from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, StateDictError, printable, suggest
 from deepcore.nn.hooks import GradientTap, RemovableHandle
-from deepcore.nn.parameter import Parameter, UninitializedTensor
+from deepcore.nn.parameter import Buffer, Parameter, UninitializedTensor
 from deepcore.ops.convert import target_of
 from deepcore.tensor import _MEMORY_FORMAT, Tensor, as_tensor, changes, empty_like, one_of
 
@@ -187,6 +187,9 @@ class Module:
         elif isinstance(value, Module):
             self._unregister(name, "_modules")
             self.add_module(name, value)
+        elif isinstance(value, Buffer):
+            self._unregister(name, "_buffers")
+            self.register_buffer(name, value, value.persistent)
         elif "_parameters" not in attributes:
             object.__setattr__(self, name, value)
         elif name in attributes["_parameters"]:

@@ -8,11 +8,11 @@ from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
-from deepcore.autograd import mixed_backends, mode
+from deepcore.autograd import mixed_backends, mode, no_grad
 from deepcore.backend import dtypes as dt
 from deepcore.config import settings
 from deepcore.effects import effect
-from deepcore.errors import NonFiniteError, non_negative
+from deepcore.errors import ArgumentError, NonFiniteError, non_negative
 from deepcore.kernels.cpu.clip import Gradients
 from deepcore.kernels.update import all_finite
 from deepcore.nn.modules.module import Module
@@ -176,6 +176,25 @@ def _clip_norm(gradients, max_norm, norm_type, names, error_if_nonfinite) -> Ten
             g._data[...] *= xp.asarray(factor).astype(g.dtype)
             g.bump_version()
     return total
+
+
+def clip_grads_with_norm_(parameters, max_norm: float, total_norm: Tensor) -> None:
+    """g ← g · min(1, max_norm / (total_norm + 1e-6)) for every gradient, in place, of a norm computed before.
+
+    `clip_grad_norm_` computes the norm, too; this one is for a norm over several models or processes.
+    """
+    max_norm = non_negative("max_norm", max_norm)
+    gradients = [g for _, g in _named_gradients(parameters)]
+    if not isinstance(total_norm, Tensor) or total_norm.numel() != 1:
+        raise ArgumentError(
+            "total_norm is a tensor of one number",
+            received=f"shape {total_norm.shape}" if isinstance(total_norm, Tensor) else type(total_norm).__name__,
+            fix="get_total_norm([p.grad for p in parameters])",
+        )
+    with no_grad():
+        factor = (max_norm / (total_norm.detach() + 1e-6)).clamp(max=1.0)
+        for g in gradients:
+            g.mul_(factor.to(g.dtype))
 
 
 def clip_grad_value_(parameters, clip_value: float) -> None:
