@@ -219,6 +219,12 @@ def channel_shuffle(input: Tensor, groups: builtins.int) -> Tensor:
 def cholesky(input: Tensor, upper: builtins.bool = ...) -> Tensor:
     """`linalg.cholesky`"""
 
+def cholesky_inverse(L: Any, upper: builtins.bool = ...) -> Tensor:
+    """(L Lᵀ)⁻¹, or (Lᵀ L)⁻¹ where the triangle is the `upper` one"""
+
+def cholesky_solve(B: Any, L: Any, upper: builtins.bool = ...) -> Tensor:
+    """The X with L Lᵀ X = B, or Lᵀ L X = B where the triangle is the `upper` one"""
+
 def chunk(input: Tensor, chunks: builtins.int, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
     """`chunks` views of nearly equal size"""
 
@@ -647,6 +653,15 @@ def lt(input: Tensor, other: Operand) -> Tensor:
 
 def less(input: Tensor, other: Operand) -> Tensor:
     """input < other"""
+
+def lu(A: Any, pivot: builtins.bool = ..., get_infos: builtins.bool = ...) -> Any:
+    """(LU, pivots): `linalg.lu_factor`; with `get_infos` also whether a pivot is 0, from 1, for each matrix"""
+
+def lu_solve(b: Any, LU_data: Any, LU_pivots: Any) -> Tensor:
+    """The X with A X = b of the factors that `lu_factor` returned"""
+
+def lu_unpack(LU_data: Any, LU_pivots: Any, unpack_data: builtins.bool = ..., unpack_pivots: builtins.bool = ...) -> Any:
+    """(P, L, U) of what `lu_factor` returned; empty tensors for what is not asked for"""
 
 def masked_fill(input: Tensor, mask: Tensor, value: Operand) -> Tensor:
     """`value` where `mask`, `input` elsewhere"""

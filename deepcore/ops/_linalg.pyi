@@ -36,6 +36,15 @@ def inv(A: Any) -> Tensor:
 def lstsq(A: Any, B: Any, rcond: Any = ..., *, driver: Any = ...) -> Any:
     """(solution, residuals, rank, singular_values): the X of the smallest ‖A X − B‖, and among those of the smallest ‖X‖."""
 
+def lu(A: Any, *, pivot: builtins.bool = ...) -> Any:
+    """(P, L, U) with A = P L U: a permutation, a lower triangle with a diagonal of 1, an upper one"""
+
+def lu_factor(A: Any, *, pivot: builtins.bool = ...) -> Any:
+    """(LU, pivots) of P A = L U: U with L below its diagonal, and the row that each was exchanged with, from 1."""
+
+def lu_solve(LU: Any, pivots: Any, B: Any, *, left: builtins.bool = ..., adjoint: builtins.bool = ...) -> Tensor:
+    """The X with A X = B of A = P L U as `lu_factor` returned it; X A = B where not `left`, Aᵀ in place of A with `adjoint`"""
+
 def matrix_exp(A: Any) -> Tensor:
     """exp(A) = Σ Aᵏ / k!, by scaling and squaring (Higham 2005)"""
 

@@ -156,6 +156,12 @@ class TensorMethods:
     def cholesky(self, upper: builtins.bool = ...) -> Tensor:
         """`linalg.cholesky`"""
 
+    def cholesky_inverse(self, upper: builtins.bool = ...) -> Tensor:
+        """(L Lᵀ)⁻¹, or (Lᵀ L)⁻¹ where the triangle is the `upper` one"""
+
+    def cholesky_solve(self, L: Any, upper: builtins.bool = ...) -> Tensor:
+        """The X with L Lᵀ X = B, or Lᵀ L X = B where the triangle is the `upper` one"""
+
     def chunk(self, chunks: builtins.int, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
         """`chunks` views of nearly equal size"""
 
@@ -512,6 +518,12 @@ class TensorMethods:
 
     def less(self, other: Operand) -> Tensor:
         """input < other"""
+
+    def lu(self, pivot: builtins.bool = ..., get_infos: builtins.bool = ...) -> Any:
+        """(LU, pivots): `linalg.lu_factor`; with `get_infos` also whether a pivot is 0, from 1, for each matrix"""
+
+    def lu_solve(self, LU_data: Any, LU_pivots: Any) -> Tensor:
+        """The X with A X = b of the factors that `lu_factor` returned"""
 
     def masked_fill(self, mask: Tensor, value: Operand) -> Tensor:
         """`value` where `mask`, `input` elsewhere"""

@@ -93,3 +93,31 @@ def test_a_diagonal_is_a_view(backend):
     assert x.tolist() == [[1, 0, 0], [0, 1, 0]]
     tall = dc.zeros(5, 2, backend=backend)
     assert tall.clone().fill_diagonal_(1).sum().item() == 2 and tall.fill_diagonal_(1, wrap=True).sum().item() == 4
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("center", [False, True])
+def test_low_rank_of_a_matrix_of_low_rank(wide, center, backend):
+    dc.manual_seed(1)
+    make = lambda *shape: dc.randn(*shape, dtype=dc.float64, backend=backend)
+    A = make(3, 30, 4) @ make(3, 4, 12)
+    A = A.mT if wide else A
+    U, S, V = dc.svd_lowrank(A, q=4)
+    np.testing.assert_allclose((U * S.unsqueeze(-2) @ V.mT).numpy(), A.numpy(), atol=1e-9)
+    np.testing.assert_allclose(S.numpy(), dc.linalg.svdvals(A)[..., :4].numpy(), rtol=1e-9)
+    centred = A - A.mean(-2, keepdim=True) if center else A
+    U, S, V = dc.pca_lowrank(A, 4, center=center)
+    np.testing.assert_allclose((U * S.unsqueeze(-2) @ V.mT).numpy(), centred.numpy(), atol=1e-9)
+    with pytest.raises(errors.ArgumentError, match="smaller side"):
+        dc.svd_lowrank(A, 13)
+
+
+def test_lu_of_a_singular_matrix():
+    A = dc.tensor([[0.0, 1.0], [0.0, 0.0]])
+    with pytest.raises(errors.LinAlgError, match="singular"):
+        dc.linalg.lu_factor(A)
+    P, L, U = dc.linalg.lu(A)
+    np.testing.assert_array_equal((P @ L @ U).numpy(), A.numpy())
+    assert dc.lu(A, get_infos=True)[2].item() == 1
+    with pytest.raises(errors.ArgumentError, match="pivots"):
+        dc.lu_solve(dc.ones(2, 1), dc.eye(2), dc.tensor([1, 2]))
