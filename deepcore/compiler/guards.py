@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dis
 import enum
 import functools
 import random
@@ -248,7 +249,7 @@ class Guards:
             except ValueError:  # an empty cell
                 pass
         table = function.__globals__
-        for name in names:
+        for name in _global_names(code):
             if name in table:
                 self._entry(table, name, f"global `{name}`", name)
             elif name in sys.modules and isinstance(sys.modules[name], types.ModuleType):  # imported inside
@@ -334,6 +335,8 @@ class Guards:
 
 
 _FLAGS = ("requires_grad", "is_leaf", "hooks", "shape", "dtype", "class")
+#: Instructions that look a name up among globals, or import it.
+_OF_GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"}
 #: Container types whose items are guarded.
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque, types.MappingProxyType)
 #: Code that names one of these may read any attribute.
@@ -406,6 +409,18 @@ def _names(code: types.CodeType) -> list[str]:
         elif isinstance(constant, str) and constant.isidentifier():
             names.append(constant)
     return list(dict.fromkeys(names))
+
+
+@functools.lru_cache(maxsize=4096)
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
+    """The globals and imported modules that a code object names: not its attributes, whose names may be the same."""
+    names = [i.argval for i in dis.get_instructions(code) if i.opname in _OF_GLOBALS]
+    if "globals" in code.co_names:
+        names += _names(code)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names += _global_names(constant)
+    return tuple(dict.fromkeys(names))
 
 
 def _item(table, key):

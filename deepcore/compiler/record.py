@@ -78,6 +78,8 @@ class Recorder:
         self.arguments: set[Tensor] = set()
         #: Arrays with the same content in every run.
         self.constants: dict[Buffer, Any] = {}
+        #: Small constants by shape, strides, dtype and content.
+        self._contents: dict[tuple, Any] = {}
         #: Outside buffers that are written at the end: to the own buffer with their new content.
         self.redirected: dict[Buffer, Buffer] = {}
         #: Redirected buffers whose new content shares a result's buffer, which may itself be written later.
@@ -394,28 +396,40 @@ class Recorder:
             if span(root(array)) != span(array) or self.find(array) is not None:
                 self.note("a tensor over memory that is not new")
             else:
-                content = array.copy("K")
-                self.constant(content)
-                source = self.ref(content)
+                source = self.ref(self._content(array))
                 self.copy(self.own_ref(array), source)
         return run(array, backend)
+
+    def _content(self, array):
+        """A constant with the content of an array; small ones of equal content are one, so that ops of them count as one."""
+        key: tuple | None = None
+        if array.nbytes <= _COMPARED and self.backend.name == "cpu":
+            key = array.shape, array.strides, array.dtype, array.tobytes()
+            if key in self._contents:
+                return self._contents[key]
+        content = array.copy("K")
+        self.constant(content)
+        if key is not None:
+            self._contents[key] = content
+        return content
 
     def copy(self, to: Ref, source: Ref) -> None:
         self.records.append(Record("copy", [source], [to], call=itself))
 
-    def write(self, run: Callable, target: Tensor, raw, key, value) -> None:
-        """raw[key] = value, in place."""
+    def write(self, run: Callable, target: Tensor, raw, key, value, indices: tuple, dims: tuple) -> None:
+        """raw[key] = value, in place; with `indices` at `dims`, the key is computed."""
         base = target._base[0] if target._base else target
         if base in self.arguments and mode.grad and (base._requires_grad or target._requires_grad):
             self.note("writing into an argument that requires a gradient")
-        if not all(isinstance(k, (slice, int)) or k is None or k is Ellipsis for k in key):
-            self.note("writing to places that are themselves computed")
-            run(target, raw, key, value)
-            return
         self.ref(raw)
         place = self.find(raw)
         if place is not None and place[0] in self.outside and self.outside[place[0]][0] is None:
             self.outside[place[0]] = base, base._data
+        if dims:
+            assign = PRIMITIVES["assign"]
+            impl = self.backend.impls.get(assign) or self.backend.bind(assign)
+            value = self.compute(assign, impl, (raw, value, *indices), {"steps": (), "dims": dims})
+            key = (...,)
         self.store(raw[key], value)
         self.written.append(target)
 
@@ -838,6 +852,8 @@ def _is_dense(array) -> bool:
 
 #: The place of arrays without elements.
 _NOWHERE = Buffer("outside", 0), 0
+#: Bytes up to which constants are compared by content.
+_COMPARED = 1 << 14
 
 _lock = locks.lock()
 _recorders = 0

@@ -549,7 +549,9 @@ def _assign(xp, input, value, *indices, steps, dims):
     positions = xp.arange(out.size).reshape(out.shape)  # element numbers: correct for any layout of the views
     for op, params in steps:
         positions = op.forward(xp, positions, **params)
-    if dims:
+    if len(dims) == 1:  # not by [ ], which reads a 0-d index on the host
+        positions = positions.take(indices[0], axis=dims[0])
+    elif dims:
         positions = positions[_key(indices, dims)]
     out.reshape(-1)[positions] = xp.broadcast_to(value, positions.shape)
     return out
@@ -608,11 +610,11 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
         )
     if not getattr(raw.flags, "writeable", True):  # CuPy's arrays have no such flag and are always writeable
         raise GradientError("the memory of this tensor is read-only", fix="clone() it before writing")
-    effect("write", _write, target, raw, key, value._data)
+    effect("write", _write, target, raw, key, value._data, tuple([i._data for i in indices]), dims)
     return _record_write(target, base, chain, value, steps, indices, dims, recording)
 
 
-def _write(target: Tensor, raw, key, source) -> None:
+def _write(target: Tensor, raw, key, source, indices, dims) -> None:
     if target.backend.may_share_memory(source, raw):
         source = source.copy()
     raw[key] = source

@@ -6,7 +6,7 @@ It keeps that score and the sum of each query. (Milakov & Gimelshein, 2018; Dao 
 
 A task of the gradient has the keys of a head, or every n-th block of them where there are few heads. It recomputes the
 weights of a block of queries by a block of keys from these, and adds its share to the gradients of both. Tasks
-depend on the shapes alone.
+depend on the shapes alone. A few queries, as those of the next token, have a kernel without tiles.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from deepcore.kernels.registry import register
 
 #: Queries of a block: whole heights of the register tile. Panels of a block of keys. The longest vectors of a head.
 _ROWS, _ACROSS, _MAX_WIDTH = 48, 4, 256
+#: Queries up to which keys and values are not packed; the dot products that are computed together.
+_FEW_QUERIES, _DOTS = 4, 4
 #: Tasks into which the gradient of few heads is divided.
 _TASKS = 8
 _NO_MASK, _BOOLEANS, _NUMBERS = range(3)
@@ -142,6 +144,82 @@ def _forward(tools, dtype: str):
             factor = zero if none else one / totals[i]
             pair = view(sums + 2 * row * size)
             pair[0], pair[1] = zero if none else maxima[i], factor
+            for j in range(width):
+                to[j] = r[j] * factor
+        return 0
+
+    return kernel
+
+
+_FEW: dict[str, Type] = {
+    "q": Address, "k": Address, "v": Address, "mask": Address, "out": Address, "sums": Address, "offsets": Words, **_SIZES,
+    "k_row": Size, "v_row": Size, "scale": Float,
+}  # fmt: skip
+
+
+@args(**_FEW)
+def _few(tools, dtype: str):
+    """As `_forward` for a few queries, as those of the next token: keys and values are read once, where they are; a head a chunk."""
+    dt, block = np.dtype(dtype), _block_keys(dtype)
+    size, shape = dt.itemsize, gemm_tile.Shape(dtype, gemm_tables.own().bytes // dt.itemsize)
+    view, score = tools.view(dt), _scorer(tools, dtype)
+    dot = gemm_tile.dotter(tools, shape, _DOTS)
+    add_eight, add_one = gemm_tile.adder(tools, shape, 8, ""), gemm_tile.adder(tools, shape, 1, "")
+    greatest, total = (gemm_tile.reducer(tools, shape, block // shape.lanes, name) for name in ("max", "sum"))
+    exp, fma = tools.lift(elementary.exp_normal, dt), tools.fma()
+    scores_space, result_space = gemm_tile.space(tools, block * size), gemm_tile.space(tools, 2 * _MAX_WIDTH * size)
+    zero, one, least = dt.type(0), dt.type(1), dt.type(-np.inf)
+
+    def kernel(
+        q, k, v, mask, out, sums, offsets, queries, keys, depth, width, q_row, q_step, masked, mask_row, mask_step, causal,
+        k_row, v_row, scale, chunk,
+    ):  # fmt: skip
+        q_at, k_at, v_at = q + offsets[5 * chunk], k + offsets[5 * chunk + 1], v + offsets[5 * chunk + 2]
+        scores, result = scores_space(), result_space()
+        s, r = view(scores), view(result)
+        for i in range(queries):
+            mask_at = mask + offsets[5 * chunk + 3] + i * mask_row
+            best_so_far, sum_so_far = least, zero
+            for j in range(width):
+                r[j] = zero
+            end = min(keys, i + 1) if causal else keys
+            for first in range(0, end, block):
+                count = min(block, end - first)
+                for j in range(0, count, _DOTS):
+                    dot(
+                        q_at + i * q_row,
+                        k_at + (first + j) * k_row,
+                        k_row,
+                        depth,
+                        min(_DOTS, count - j),
+                        scores + j * size,
+                    )
+                factor = score(scores, count, masked, mask_at + first * mask_step, mask_step, scale)
+                best = greatest(scores) * factor
+                best = best if best > best_so_far else best_so_far
+                base = best if best > least else zero
+                for j in range(block):
+                    s[j] = exp(fma(s[j], factor, -base))
+                again = exp(best_so_far - base)
+                sum_so_far = sum_so_far * again + total(scores)
+                if best > best_so_far and first > 0:
+                    for j in range(width):
+                        r[j] = r[j] * again
+                best_so_far = best
+                j = 0
+                while j < count:
+                    at = v_at + (first + j) * v_row
+                    if j + 8 <= count:
+                        add_eight(at, v_row, scores + j * size, size, result, width)
+                        j += 8
+                    else:
+                        add_one(at, v_row, scores + j * size, size, result, width)
+                        j += 1
+            row = chunk * queries + i
+            to, pair = view(out + row * width * size), view(sums + 2 * row * size)
+            none = sum_so_far == zero
+            factor = zero if none else one / sum_so_far
+            pair[0], pair[1] = zero if none else best_so_far, factor
             for j in range(width):
                 to[j] = r[j] * factor
         return 0
@@ -294,9 +372,15 @@ def _collect(tools, dtype: str):
     return kernel
 
 
-_ATTEND, _DELTAS, _GRADIENT, _COLLECT = (
+_ATTEND, _ATTEND_FEW, _DELTAS, _GRADIENT, _COLLECT = (
     kernels_of(f"attention{name}", build)
-    for name, build in (("", _forward), ("_deltas", _deltas), ("_grad", _backward), ("_collect", _collect))
+    for name, build in (
+        ("", _forward),
+        ("_few", _few),
+        ("_deltas", _deltas),
+        ("_grad", _backward),
+        ("_collect", _collect),
+    )
 )
 
 
@@ -337,13 +421,26 @@ def _sizes(q: Spec, v: Spec, mask: Spec | None, params) -> dict[str, int]:
 def _plan_forward(specs, params) -> Plan | bool | None:
     q, k, v, *more = specs
     dtype, mask = q.dtype, more[0] if more else None
-    if not _fits(specs, params) or not _ATTEND[dtype].ready():
+    if not _fits(specs, params):
         return None
     if _copies(specs, params) is not None:
         return True
     heads, count = math.prod(q.shape[:-2]), len(specs)
     offsets = _offsets((q, k, v, mask), heads)
     (queries, depth), (keys, width) = q.shape[-2:], v.shape[-2:]
+    result, logs = (contiguous((*q.shape[:-1], *more), dtype, q.backend) for more in ((width,), (2,)))
+    if queries <= _FEW_QUERIES:
+        if not _ATTEND_FEW[dtype].ready():
+            return None
+        scale, out, sums = (Operand(count + i) for i in range(3))
+        launch = Launch(
+            _ATTEND_FEW[dtype], heads, q=Operand(0), k=Operand(1), v=Operand(2), mask=None if mask is None else Operand(3),
+            out=out, sums=sums, offsets=offsets, scale=scale, k_row=k.strides[-2], v_row=v.strides[-2],
+            **_sizes(q, v, mask, params),
+        )  # fmt: skip
+        return Plan(result, [launch], owner=offsets, aux=[logs])
+    if not _ATTEND[dtype].ready():
+        return None
     # Behind the arrays: the scale, the packed keys and values, the results.
     scale, key_panels, value_panels, out, sums = (Operand(count + i) for i in range(5))
     pack_k, k_bytes = panels.launch(
@@ -357,7 +454,6 @@ def _plan_forward(specs, params) -> Plan | bool | None:
         mask=None if mask is None else Operand(3), out=out, sums=sums, offsets=offsets, scale=scale,
         **_sizes(q, v, mask, params),
     )  # fmt: skip
-    result, logs = (contiguous((*q.shape[:-1], *more), dtype, q.backend) for more in ((width,), (2,)))
     return Plan(result, [pack_k, pack_v, attend], (k_bytes, v_bytes), owner=offsets, aux=[logs])
 
 

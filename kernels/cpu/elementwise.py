@@ -290,9 +290,9 @@ def broadcast(specs) -> tuple[int, ...] | None:
 
 def kinds_of(operands, shape) -> tuple[str, int] | None:
     """The kind of each operand and the number of columns, 0 without rows or columns; None for other broadcasts."""
-    kinds, columns = "", 0
+    kinds, columns, size = "", 0, math.prod(shape)
     for x in operands:
-        if x.shape == shape:
+        if x.size == size:  # its shape differs by leading ones at most
             kinds += "v"
             continue
         if x.size == 1:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -133,10 +135,10 @@ def _copied(x: Spec, strides, offset: int) -> Plan | None:
 
 
 class _Move(Lowering):
-    def __init__(self, name: str, keys: tuple[str, ...]):
+    def __init__(self, name: str, keys: tuple[str, ...] | Callable[[dict], Any]):
         super().__init__(name, self.planned, keys, on_stop=reference_explains, cost=per_element(0))
 
-    def planned(self, specs, params) -> Plan | None:
+    def planned(self, specs, params) -> Plan | bool | None:
         raise NotImplementedError
 
 
@@ -438,6 +440,52 @@ def _scatter(tools, dtype: str):
     return kernel
 
 
+@args(
+    x=In,
+    value=In,
+    index=In(int64),
+    out=Out,
+    n=Size,
+    count=Size,
+    inner=Size,
+    wide=Size,
+    some=Size,
+    tasks=Size,
+    each=Size,
+)
+def _assign(tools, dtype: str):
+    """out = x, then out[o, index[j]] = value[o, j] for j in its order, rows of `inner` elements; 1 for an index out of range.
+
+    `wide`: 1, or 0 where value is one element for all; `some`: columns of a task.
+    """
+    after, inside = tools.after(np.dtype(dtype)), _inside(tools)
+
+    def kernel(x, value, index, out, n, count, inner, wide, some, tasks, each, chunk):
+        if not inside(index, 0, count, n):
+            return 1
+        blocks = -(-inner // some)
+        for t in range(chunk * each, min(tasks, (chunk + 1) * each)):
+            o, first = t // blocks, t % blocks * some
+            last = min(first + some, inner)
+            source, result = after(x, o * n * inner), after(out, o * n * inner)
+            if blocks == 1:
+                for i in range(n * inner):
+                    result[i] = source[i]
+            else:
+                for i in range(n):
+                    for k in range(first, last):
+                        result[i * inner + k] = source[i * inner + k]
+            new = after(value, o * count * inner * wide)
+            for j in range(count):
+                i = index[j]
+                i = (i + n if i < 0 else i) * inner
+                for k in range(first, last):
+                    result[i + k] = new[(j * inner + k) * wide]
+        return 0
+
+    return kernel
+
+
 def _indexed(
     kernel: Kernel, result: Spec, outer: int, n: int, count: int, inner: int, some: int, tasks: int
 ) -> Plan | None:
@@ -480,6 +528,34 @@ class _Take(_Indexing):
         result = contiguous(x.shape[:d] + index.shape + x.shape[d + 1 :], x.dtype, x.backend)
         kernel = _kernel("take", _take, _BITS[x.dtype.itemsize])
         return _indexed(kernel, result, outer, n, index.size, inner, some, outer * -(-index.size // some))
+
+
+class _Assign(_Move):
+    """x with value at x[…, index, …]; operands x, value, the indices of one dimension."""
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        if len(specs) != 3 or len(params["dims"]) != 1 or params["steps"]:
+            return None
+        x, value, index = specs
+        (d,) = params["dims"]
+        if index.dtype != int64 or value.dtype != x.dtype or x.dtype.itemsize not in _BITS or not x.size * index.size:
+            return None
+        outer, n, inner = math.prod(x.shape[:d]), x.shape[d], math.prod(x.shape[d + 1 :])
+        if value.size != 1 and value.shape != x.shape[:d] + index.shape + x.shape[d + 1 :]:
+            return None
+        if not all(spec.plain for spec in specs):
+            return True
+        kernel = _kernel("assign", _assign, _BITS[x.dtype.itemsize])
+        if not kernel.ready():
+            return None
+        some = inner if outer >= 8 or n * inner < _LINE else max(64, -(-inner // 8))
+        tasks = outer * -(-inner // some)
+        each = max(1, share(x.size) * tasks // x.size)
+        launch = Launch(
+            kernel, -(-tasks // each), x=Operand(0), value=Operand(1), index=Operand(2), out=Operand(3), n=n,
+            count=index.size, inner=inner, wide=int(value.size != 1), some=some, tasks=tasks, each=each,
+        )  # fmt: skip
+        return Plan(contiguous(x.shape, x.dtype, x.backend), [launch])
 
 
 class _Gather(_Indexing):
@@ -575,6 +651,7 @@ _lowering(_IndexGrad, "index_grad")
 _lowering(_Take, "take", "dims")
 _lowering(_Gather, "gather", "dim")
 _lowering(_Scatter, "scatter_along", "shape", "dim")
+register("assign", "cpu", needs_numba=False)(_Assign("assign", lambda params: (params["dims"], bool(params["steps"]))))
 _lowering(_Triangle, "triangle", "diagonal", "lower")
 
 elementwise.copied = copied

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deepcore import locks
-from deepcore.backend.dtypes import bfloat16, bool_, float16, float32, float64, is_floating
+from deepcore.backend.dtypes import bfloat16, bool_, float16, float32, float64, int64, is_floating
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
 from deepcore.kernels.codegen.kernel import In, Operand, Out, Size, Type, args
@@ -178,7 +178,7 @@ _NARROW = (float16, bfloat16)
 
 def _comparison(name: str):
     def rule(x, y):
-        number = _WIDE.get(x)
+        number = _WIDE.get(x) or (x if x in (int64, bool_) else None)
         return Rule(name, (x, y, bool_), (number, number, bool_)) if number is not None and x == y else None
 
     return rule

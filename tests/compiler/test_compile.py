@@ -143,6 +143,33 @@ def test_a_training_step_has_the_bits_of_the_function(optimizer):
             assert all(map(same, a, b))
 
 
+place = 0  # a global with the name of an attribute
+
+
+def test_a_global_with_the_name_of_an_attribute_is_not_read():
+    global place
+
+    class Shifted(dc.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.place = dc.nn.Parameter(dc.ones(3))
+
+        def forward(self, x):
+            return x * self.place
+
+    model = Shifted()
+    compiled = dc.compile(lambda x: model(x))
+    for n in range(12):
+        place = n
+        compiled(dc.ones(3))
+    assert compiled.traces == 1 and compiled.runs
+
+    compiled = dc.compile(lambda x: x * place)
+    for n in (2, 3, 4):
+        place = n
+        assert compiled(dc.ones(1)).item() == n
+
+
 HELD, NUMBER = dc.nn.Parameter(dc.ones(2)), dc.tensor(1.5)
 
 

@@ -10,9 +10,11 @@ from deepcore.config import settings
 from deepcore.kernels import plan as plans
 from deepcore.nn.functional import scaled_dot_product_attention
 
-# Queries, keys, their length, that of values, leading dimensions: single ones, rests of blocks, few heads and many.
+# Queries, keys, their length, that of values, leading dimensions: single ones, rests of blocks, few heads and many. Up to
+# four queries have a kernel of their own.
 SHAPES = [
     (1, 1, 1, 1, ()), (49, 130, 33, 20, (2,)), (130, 49, 16, 64, (3, 4)), (200, 300, 80, 8, (1, 1)), (7, 5, 256, 256, (2,)),
+    (1, 131, 64, 70, (2, 3)), (4, 300, 5, 256, (2,)),
 ]  # fmt: skip
 MASKS = {
     "all": lambda rng, n, m: {},

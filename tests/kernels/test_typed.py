@@ -78,6 +78,19 @@ def test_halves_have_the_references_bits(name, dtype):
     alike(small, got[:50])
 
 
+@pytest.mark.parametrize("dtype", in_default(np.dtype("int64"), slow=[np.dtype(bool)]), ids=str)
+@pytest.mark.parametrize("name", in_default("le", slow=["eq", "ne", "lt", "gt", "ge"]))
+def test_whole_numbers_compare_as_in_the_reference(name, dtype):
+    rng = np.random.default_rng(1)
+    ends = np.array([-(2**63), 2**63 - 1, 0, -1, 1, 2**53, 2**53 + 1])
+    x, y = (rng.choice(ends, 1 << 15).astype(dtype) for _ in range(2))
+    op = PRIMITIVES[name]
+    for other in (y, y[:1], y.reshape(-1, 1)[: 1 << 7]):
+        mine = x.reshape(1 << 7, -1) if other.ndim == 2 else x
+        got = both(lambda a=mine, b=other: op(dc.from_numpy(a), dc.from_numpy(b)))
+        np.testing.assert_array_equal(got, np.asarray(op.forward(CPU, mine, other)))
+
+
 @HALVES
 @pytest.mark.parametrize("name", in_default("tanh", slow=["exp", "gelu"]))
 def test_functions_of_halves_are_those_of_float32_rounded(name, dtype):

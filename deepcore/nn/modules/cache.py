@@ -7,7 +7,6 @@ from deepcore.backend import dtypes as dt
 from deepcore.errors import DTypeError, GradientError, IndexRangeError, ShapeError
 from deepcore.nn.modules.linear import check_sizes
 from deepcore.nn.modules.module import Module
-from deepcore.ops.comparison import where
 from deepcore.tensor import Tensor, arange, zeros
 
 
@@ -55,12 +54,9 @@ class KVCache(Module):
             raise ShapeError("KVCache writes at one position", expected="a 0-d tensor", received=str(position.shape))
         every = arange(length, backend=k.backend)
         # Read by index, so that a position out of range raises in programs, too.
-        ends = every.gather(0, position + arange(count, backend=k.backend)).unsqueeze(1)
-        source = every - position
-        inside = ((source >= 0) & (source < count)).unsqueeze(1)
-        for kept, new in ((self.keys, k), (self.values, v)):
-            kept.copy_(where(inside, new if count == 1 else new[:, :, source.clamp(0, count - 1)], kept))
-        return self.keys, self.values, every <= ends
+        places = every.gather(0, position + arange(count, backend=k.backend))
+        self.keys[:, :, places], self.values[:, :, places] = k, v
+        return self.keys, self.values, every <= places.unsqueeze(1)
 
     def _checked(self, name: str, new) -> Tensor:
         new, kept = constant("KVCache", new), getattr(self, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import deepcore as dc
 from deepcore import nn
 
-from . import EQUAL_OR_EAGER, scenario
+from . import EQUAL, EQUAL_OR_EAGER, scenario
 from .common import F, inputs, integers, randn
 
 WRITES = {
@@ -62,6 +62,45 @@ def middle_written(compile, write):
 
     for x in inputs(6, 4, 3):
         yield run(x), w
+
+
+PLACES = {
+    "rows": lambda x, i, v: x.__setitem__(i, v),
+    "columns": lambda x, i, v: x.__setitem__(
+        (slice(None), i[:3] % 3), dc.cat([v[:, 1:3], v[:, :1]], 1)[dc.tensor([0, 1, 2, 3, 0])]
+    ),
+    "columns, a row for all": lambda x, i, v: x.__setitem__((slice(None), i % 3), v[:, 0]),
+    "rows of a part": lambda x, i, v: x[1:].__setitem__((i - 1).clamp(0), v),
+    "of every other row": lambda x, i, v: x[::2].__setitem__(i // 2, v),
+    "one for all": lambda x, i, v: x.__setitem__(i, 3.0),
+    "of two dimensions": lambda x, i, v: x.__setitem__((i, i % 3), v[:, 0]),
+    "one row twice": lambda x, i, v: x.__setitem__(i // 2, v),
+    "index_copy_": lambda x, i, v: x.index_copy_(0, i, v),
+    "index_put_": lambda x, i, v: x.index_put_((i,), v),
+    "what it read": lambda x, i, v: x.__setitem__(i, x[i.flip(0)]),
+}
+
+
+@scenario(EQUAL, each=PLACES, everywhere=True)
+def written_at_computed_places(compile, write):
+    """Of memory from before, of an argument, and of what the function computes, with a gradient behind."""
+    held, w = randn(5, 3), randn(5, 3, requires_grad=True)
+
+    @compile
+    def run(x, i, v):
+        w.grad = None
+        y = w * x.detach()
+        write(y, i, v * w[:4])
+        (y * y).sum().backward()
+        with dc.no_grad():
+            write(x, i, v)
+            write(held, i, v + 1)
+        return y.detach(), x * 2, held.sum()
+
+    for n in range(8):
+        i = dc.tensor([(n + k) % 5 for k in range(4)])
+        x = randn(5, 3, seed=n)
+        yield run(x, i, randn(4, 3, seed=n + 20)), x, held, w
 
 
 VIEWS = {
