@@ -7,7 +7,7 @@ from collections import namedtuple
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, LinAlgError, ShapeError
 from deepcore.ops.decompositions import OldSVD, linalg_qr, linalg_svd
-from deepcore.ops.index import take_along_dim
+from deepcore.ops.index import gather_p
 from deepcore.ops.lapack import identity, matrices, mT, solve_triangular
 from deepcore.ops.linalg import matmul, same_dtype
 from deepcore.ops.registry import Tensor, cast, composite, primitive, sample, takes_arrays
@@ -21,7 +21,7 @@ LUParts = namedtuple("LUParts", "P L U")
 
 def _rows(order: Tensor, A: Tensor) -> Tensor:
     """The rows of the matrices A at the positions `order`."""
-    return take_along_dim(A, unsqueeze(order, -1), -2)
+    return gather_p(A, broadcast_to(unsqueeze(order, -1), A.shape), dim=A.ndim - 2)
 
 
 def _eliminate(xp, A, pivot: bool):
