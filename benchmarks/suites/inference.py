@@ -38,10 +38,10 @@ def decoder(library, length: int):
             self.register_buffer("values", library.zeros(1, HEADS, length, depth))
 
         def forward(self, x, position, mask):
-            q, k, v = (t.reshape(1, HEADS, 1, depth) for t in self.qkv(self.norm1(x)).chunk(3, -1))
+            q, k, v = (t.reshape(1, HEADS, depth) for t in self.qkv(self.norm1(x)).chunk(3, -1))
             self.keys[:, :, position] = k
             self.values[:, :, position] = v
-            x = x + self.out(attention(q, self.keys, self.values, attn_mask=mask).reshape(1, 1, WIDTH))
+            x = x + self.out(attention(q.unsqueeze(2), self.keys, self.values, attn_mask=mask).reshape(1, 1, WIDTH))
             return x + self.mlp(self.norm2(x))
 
     class Decoder(nn.Module):
@@ -52,7 +52,7 @@ def decoder(library, length: int):
             self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
 
         def forward(self, token, position):
-            mask = library.arange(length) <= position
+            mask = (library.arange(length) <= position).unsqueeze(0)
             x = self.tokens(token) + self.positions(position)
             for block in self.blocks:
                 x = block(x, position, mask)

@@ -370,10 +370,12 @@ def _one_hot(xp, input, *, classes):
 def _parse(input: Tensor, index, reads: bool) -> tuple[tuple, tuple[Tensor, ...], tuple[int, ...]]:
     """(the basic part as one view index, index tensors, the dimensions of that view they apply to).
 
-    Integers, slices, None and … apply first, as in PyTorch; then the tensors, at their dimensions of the view. When
-    reading, a 0-d integer tensor acts as an integer, which needs its value on the host: the result is a view.
+    Integers, slices, None and … apply first, as in PyTorch; then the tensors, at their dimensions of the view. A
+    0-d integer tensor acts as an integer, which needs its value on the host, as a view does; not so where it is the only
+    tensor of a part that is written to.
     """
     items = list(index) if isinstance(index, tuple) else [index]
+    only = sum(item is not ... and not isinstance(item, (int, slice)) for item in items) == 1
     parsed: list = []
     for item in items:
         if isinstance(item, (list, range)) or (hasattr(item, "dtype") and not isinstance(item, Tensor)):
@@ -385,7 +387,7 @@ def _parse(input: Tensor, index, reads: bool) -> tuple[tuple, tuple[Tensor, ...]
                 raise DTypeError(
                     "an index tensor holds integers or bools", received=dt.name_of(item.dtype), fix="index.long()"
                 )
-            if item.ndim == 0 and item.dtype != dt.bool_ and (reads or input.backend.name == "cpu"):
+            if item.ndim == 0 and item.dtype != dt.bool_ and (reads or not only):
                 item = int(item.item())
         elif item is None or item is ... or isinstance(item, slice):
             pass

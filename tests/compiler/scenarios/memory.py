@@ -72,6 +72,8 @@ PLACES = {
     "columns, a row for all": lambda x, i, v: x.__setitem__((slice(None), i % 3), v[:, 0]),
     "rows of a part": lambda x, i, v: x[1:].__setitem__((i - 1).clamp(0), v),
     "of every other row": lambda x, i, v: x[::2].__setitem__(i // 2, v),
+    "one row": lambda x, i, v: x.__setitem__(i.sum() % 5, v[0]),
+    "one column": lambda x, i, v: x.__setitem__((slice(None), i.amax() % 3), v[:, 0].sum()),
     "one for all": lambda x, i, v: x.__setitem__(i, 3.0),
     "of two dimensions": lambda x, i, v: x.__setitem__((i, i % 3), v[:, 0]),
     "one row twice": lambda x, i, v: x.__setitem__(i // 2, v),
