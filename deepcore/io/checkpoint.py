@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backend import Backend, dtypes, get_backend, takes_device
+from deepcore.backend import Backend, dtypes, get_backend, place, takes_device
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, FileFormatError, StateDictError, suggest
 from deepcore.io import safetensors
 from deepcore.random import default_generator
@@ -58,8 +58,18 @@ def save(obj, path, metadata: Mapping[str, str] | None = None) -> None:
 
 
 @takes_device
-def load(path, backend: str | Backend | None = None, *, device=None, names: Iterable[str] | None = None):
+def load(
+    path,
+    backend: str | Backend | None = None,
+    *,
+    device=None,
+    map_location=None,
+    names: Iterable[str] | None = None,
+    weights_only: bool = True,
+):
     """The object that `save` wrote to `path`, its tensors on `backend` (default: the default backend).
+
+    `map_location`: PyTorch's word for `backend`. `weights_only` is accepted and changes nothing: there is no other way.
 
     A safetensors file of another program gives a dict[str, Tensor]; so do the shards of a model, whose `path` is
     their index (model.safetensors.index.json), and a folder with one of these. `names` loads only the tensors with these
@@ -68,7 +78,13 @@ def load(path, backend: str | Backend | None = None, *, device=None, names: Iter
     Errors: `FileFormatError` for a file that is damaged, truncated or of another format; the message says how to
     convert the formats of PyTorch, Keras and NumPy. `DTypeError` for a dtype that tensors cannot have.
     """
-    backend = get_backend(backend)
+    if callable(map_location) or isinstance(map_location, Mapping):
+        raise ArgumentError(
+            "map_location names the one device that every tensor is loaded to",
+            received=type(map_location).__name__,
+            fix='map_location="cpu", or leave it out for the default device',
+        )
+    backend = get_backend(backend if map_location is None else place(backend, map_location))
     name = os.fsdecode(path)
     with safetensors.open_file(path) as file:
         metadata = file.metadata

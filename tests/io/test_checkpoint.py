@@ -137,6 +137,19 @@ def test_a_plain_dict_is_a_plain_file(path):
     assert type(loaded) is dict and equal(loaded, dict(state)) and not loaded["a"].requires_grad
 
 
+def test_pytorchs_arguments_of_load(path):
+    io.save({"a": dc.ones(2)}, path)
+    for options in (
+        {"map_location": "cpu", "weights_only": True},
+        {"map_location": dc.device("standin")},
+        {"weights_only": False},
+    ):
+        assert io.load(path, **options)["a"].device.type == str(options.get("map_location", "cpu"))
+    for location in (lambda storage, location: storage, {"cuda:0": "cpu"}):
+        with pytest.raises(ArgumentError, match="map_location"):
+            io.load(path, map_location=location)
+
+
 def test_files_of_pytorch(path):
     torch = pytest.importorskip("torch")
     public = pytest.importorskip("safetensors.torch")
