@@ -336,11 +336,16 @@ class Tensor(TensorMethods):
         """Mark the memory as written, so that graphs that saved it are stale."""
         self.storage().version += 1
 
-    def backward(self, gradient=None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
-        """Add d(self)/d(leaf) to every leaf's `.grad`. `gradient` defaults to 1 for a tensor of one element."""
+    def backward(
+        self, gradient=None, retain_graph: bool | None = None, create_graph: bool = False, inputs=None
+    ) -> None:
+        """Add d(self)/d(leaf) to the `.grad` of every leaf, or of the tensors `inputs` alone.
+
+        `gradient` defaults to 1 for a tensor of one element.
+        """
         from deepcore.autograd import backward
 
-        backward(self, gradient, retain_graph, create_graph)
+        backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 
     def detach(self) -> Tensor:
         """The same memory without its history."""

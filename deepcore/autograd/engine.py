@@ -15,10 +15,23 @@ from deepcore.errors import ArgumentError, GradientError, ShapeError
 from deepcore.tensor import Tensor, as_tensor, changes, made
 
 
-def backward(tensor: Tensor, gradient=None, retain_graph=None, create_graph: bool = False) -> None:
-    """Add d(tensor)/d(leaf) to the `.grad` of every leaf that requires it."""
-    gradient = _start(tensor, gradient)
-    leaves = _propagate([(tensor, gradient)], create_graph if retain_graph is None else retain_graph, create_graph)
+def backward(tensors, grad_tensors=None, retain_graph=None, create_graph: bool = False, *, inputs=None) -> None:
+    """Add Σ d(tensors)/d(leaf) to the `.grad` of every leaf that requires it, or of `inputs` alone.
+
+    `tensors` is a tensor or a sequence; `grad_tensors` has the vector of the vector-Jacobian product of each (1 for
+    tensors of one element).
+    """
+    tensors = (tensors,) if isinstance(tensors, Tensor) else _sequence("backward", "tensors", tensors)
+    roots = [(t, _start(t, g)) for t, g in zip(tensors, _vectors("backward", "grad_tensors", grad_tensors, tensors))]
+    retain = create_graph if retain_graph is None else retain_graph
+    if inputs is None:
+        leaves = _propagate(roots, retain, create_graph)
+    else:
+        targets = _inputs("backward", inputs)
+        watched: dict[Any, Any] = {t._node: None for t in targets if t._node is not None}
+        only = _reaching([t._node or t for t in targets], [t._node or t for t, _ in roots])
+        leaves = _propagate([(t, g) for t, g in roots if (t._node or t) in only], retain, create_graph, only, watched)
+        leaves |= {t: watched[t._node] for t in targets if t._node is not None and watched[t._node] is not None}
     with _ACCUMULATING:
         for leaf in leaves:
             accumulate(leaf, leaves, create_graph)
@@ -212,22 +225,29 @@ def register_hook(tensor: Tensor, hook) -> Handle:
 
 
 def grad(
-    outputs, inputs, grad_outputs=None, retain_graph=None, create_graph: bool = False, allow_unused: bool = False
+    outputs,
+    inputs,
+    grad_outputs=None,
+    retain_graph=None,
+    create_graph: bool = False,
+    only_inputs: bool = True,
+    allow_unused: bool | None = None,
+    *,
+    materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Σ d(outputs)/d(inputs), one gradient per input, nothing added to any `.grad`.
 
     `grad_outputs` are the vectors of the vector-Jacobian product (1 for outputs of one element). An input that
-    the outputs do not depend on is an error, or None with `allow_unused=True`.
+    the outputs do not depend on is an error, or None with `allow_unused=True`, or zeros with `materialize_grads=True`.
+    `only_inputs` is True, as in PyTorch: `backward` adds to other leaves.
     """
-    outputs, inputs = _sequence("outputs", outputs), _sequence("inputs", inputs)
-    starts: tuple = (None,) * len(outputs)
-    if grad_outputs is not None:
-        starts = _sequence("grad_outputs", grad_outputs)
-    if len(starts) != len(outputs):
-        raise ArgumentError(f"grad_outputs needs one entry per output: {len(outputs)}, not {len(starts)}")
-    for i, t in enumerate(inputs):
-        if not t._requires_grad:
-            raise GradientError(f"input {i} does not require grad", fix="requires_grad_() before it is used")
+    if not only_inputs:
+        raise ArgumentError("autograd.grad gives gradients of the inputs alone", fix="use backward() for other leaves")
+    if materialize_grads and allow_unused is False:
+        raise ArgumentError("materialize_grads=True gives zeros for unused inputs", fix="leave allow_unused out")
+    allow_unused = materialize_grads if allow_unused is None else allow_unused
+    outputs, inputs = _sequence("autograd.grad", "outputs", outputs), _inputs("autograd.grad", inputs)
+    starts = _vectors("autograd.grad", "grad_outputs", grad_outputs, outputs)
     roots = [(t, _start(t, g)) for t, g in zip(outputs, starts) if t._requires_grad or not allow_unused]
     targets = [t._node or t for t in inputs]
     watched: dict[Any, Any] = {key: None for key in targets if not isinstance(key, Tensor)}
@@ -243,6 +263,8 @@ def grad(
                 f"input {i} (shape {t.shape}) was not used to compute the outputs",
                 fix="pass allow_unused=True to get None for it",
             )
+        if gradient is None and materialize_grads:
+            gradient = made(t.backend.zeros(t.shape, dtype=t.dtype), t.backend)
         gradients.append(gradient)
     return tuple(gradients)
 
@@ -264,15 +286,36 @@ def gradients_at(targets: list, roots: list[tuple[Tensor, Tensor]], create_graph
     return [leaves.get(key) if isinstance(key, Tensor) else watched[key] for key in targets]
 
 
-def _sequence(name: str, value) -> tuple:
+def _sequence(function: str, name: str, value) -> tuple:
     if isinstance(value, Tensor):
         return (value,)
     tensors = tuple(value) if hasattr(value, "__iter__") else (value,)
     if any(t is not None and not isinstance(t, Tensor) for t in tensors):
-        raise ArgumentError(
-            f"autograd.grad: {name} is a tensor or a sequence of tensors", received=type(value).__name__
-        )
+        raise ArgumentError(f"{function}: {name} is a tensor or a sequence of tensors", received=type(value).__name__)
     return tensors
+
+
+def _vectors(function: str, name: str, value, outputs: tuple) -> tuple:
+    """The vectors of a vector-Jacobian product, one for each output; None stands for 1."""
+    if value is None:
+        return (None,) * len(outputs)
+    several = isinstance(value, (list, tuple)) and any(v is None or isinstance(v, Tensor) for v in value)
+    if len(outputs) == 1 and not several:
+        return (value,)
+    vectors = _sequence(function, name, value)
+    if len(vectors) != len(outputs):
+        raise ArgumentError(f"{function}: {name} needs one entry per output: {len(outputs)}, not {len(vectors)}")
+    return vectors
+
+
+def _inputs(function: str, value) -> tuple:
+    inputs = _sequence(function, "inputs", value)
+    for i, t in enumerate(inputs):
+        if not t._requires_grad:
+            raise GradientError(f"input {i} does not require grad", fix="requires_grad_() before it is used")
+    if not inputs:
+        raise ArgumentError(f"{function}: inputs are empty", fix="pass the tensors to differentiate with respect to")
+    return inputs
 
 
 def _reaching(targets: list, roots: list, stop: Container = ()) -> set:

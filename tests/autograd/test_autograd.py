@@ -242,6 +242,30 @@ def test_grad_with_respect_to_an_intermediate():
     assert dc.autograd.grad(y.sum(), [x, unused], allow_unused=True, retain_graph=True)[1] is None
 
 
+def test_what_grad_and_backward_take_of_pytorch(backend):
+    """Unused inputs as zeros, several outputs at once, and gradients for some leaves or intermediates alone."""
+    x, w, unused = leaf([2.0, 3.0], backend), leaf([5.0, 7.0], backend), leaf([1.0], backend)
+    y = x * w
+    gx, gu = dc.autograd.grad(y.sum(), (x, unused), only_inputs=True, retain_graph=True, materialize_grads=True)
+    close(gx, [5.0, 7.0])
+    close(gu, [0.0])
+    dc.autograd.backward([y, y.sum()], [dc.ones_like(y), None], retain_graph=True, inputs=[x])
+    close(x.grad, [10.0, 14.0])
+    assert w.grad is None and y.grad is None
+    y.sum().backward(inputs=(y, w))
+    close(y.grad, [1.0, 1.0])
+    close(w.grad, [2.0, 3.0])
+    close(x.grad, [10.0, 14.0])
+    for call in (
+        lambda: dc.autograd.grad(y.sum(), x, only_inputs=False),
+        lambda: dc.autograd.grad(y.sum(), x, allow_unused=False, materialize_grads=True),
+        lambda: dc.autograd.backward([x.sum()], [dc.ones_like(y), None]),
+        lambda: y.sum().backward(inputs=[]),
+    ):
+        with pytest.raises(errors.ArgumentError):
+            call()
+
+
 def test_hessian_vector_product_of_a_network():
     w = leaf(np.linspace(-1, 1, 6).reshape(2, 3))
     x = dc.tensor([[0.5, -0.2], [0.1, 0.9]], dtype="float64")
