@@ -378,8 +378,11 @@ def _parse(input: Tensor, index, reads: bool) -> tuple[tuple, tuple[Tensor, ...]
     only = sum(item is not ... and not isinstance(item, (int, slice)) for item in items) == 1
     parsed: list = []
     for item in items:
-        if isinstance(item, (list, range)) or (hasattr(item, "dtype") and not isinstance(item, Tensor)):
+        if isinstance(item, (list, range)):
             item = _index_tensor(item, input)
+        elif hasattr(item, "dtype") and not isinstance(item, Tensor):
+            number = as_number(item)  # NumPy's numbers are on no device
+            item = _index_tensor(item, input) if number is None else number
         if isinstance(item, Tensor):
             if item.backend is not input.backend:
                 raise mixed_backends("indexing", (input, item))

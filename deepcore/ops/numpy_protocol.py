@@ -37,7 +37,7 @@ from deepcore.ops import (
     special,
     statistics,
 )  # fmt: skip
-from deepcore.ops.registry import FUNCTIONS, Tensor, as_tensor, promote
+from deepcore.ops.registry import FUNCTIONS, Tensor, as_number, as_tensor, promote
 from deepcore.tensor import empty_like, full_like, ones_like, zeros_like
 
 # NumPy's ufunc names that differ from deepcore's.
@@ -90,8 +90,15 @@ def ufunc(ufunc, method: str, inputs, kwargs):
         raise _missing(f"np.{name}")
     _same_backend(name, inputs)
     like = next(x.backend for x in inputs if isinstance(x, Tensor))
-    lists = (list, tuple)  # NumPy's functions accept them
-    return entry.function(*(as_tensor(x, backend=like) if isinstance(x, lists) else _wrapped(x) for x in inputs))
+    return entry.function(*(_operand(x, like) for x in inputs))
+
+
+def _operand(value, like):
+    """An operand beside tensors on the backend `like`; NumPy's numbers are numbers, as in `t * number`."""
+    if isinstance(value, (list, tuple)):  # NumPy's functions accept them
+        return as_tensor(value, backend=like)
+    number = as_number(value)
+    return _wrapped(value) if number is None else number
 
 
 def function(function, args, kwargs):
