@@ -22,6 +22,26 @@ def _row(padding_idx: int | None, rows: int, name: str = "Embedding") -> int | N
     return None if padding_idx is None else padding_idx % rows
 
 
+def _set_absent(layer: Module, **switches) -> None:
+    """PyTorch's switches that are not there yet, as attributes; raises where one is on."""
+    for name, value in switches.items():
+        if value:
+            raise ArgumentError(
+                f"{type(layer).__name__}: {name} is not there yet", received=f"{name}={value}", fix="leave it out"
+            )
+        setattr(layer, name, value)
+
+
+def _over_table(cls, embeddings, freeze: bool, arguments: tuple, options: dict):
+    """A layer `cls` whose weight is an existing table."""
+    if len(embeddings.shape) != 2:
+        raise ArgumentError("from_pretrained takes a table", expected="2 dimensions", received=f"{embeddings.shape}")
+    with init.skip_init():
+        layer = cls(*embeddings.shape, *arguments, **options)
+    layer.weight = Parameter(embeddings, requires_grad=not freeze)
+    return layer
+
+
 @LAYERS.register
 class Embedding(Module):
     """y = weight[x]: a table of `num_embeddings` rows of length `embedding_dim`, looked up by whole numbers.
@@ -44,12 +64,15 @@ class Embedding(Module):
         padding_idx: int | None = None,
         max_norm: float | None = None,
         norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
         backend=None,
         dtype=None,
         device=None,
     ):
         super().__init__()
         check_sizes(self, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        _set_absent(self, scale_grad_by_freq=scale_grad_by_freq, sparse=sparse)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.padding_idx = _row(padding_idx, num_embeddings)
@@ -66,20 +89,12 @@ class Embedding(Module):
             self.weight.bump_version()
 
     @classmethod
-    def from_pretrained(cls, embeddings, freeze: bool = True, padding_idx: int | None = None) -> Embedding:
-        """An Embedding over an existing (rows, length) table; frozen unless `freeze=False`."""
-        if len(embeddings.shape) != 2:
-            raise ArgumentError(
-                "from_pretrained takes a table", expected="2 dimensions", received=f"{embeddings.shape}"
-            )
-        weight = Parameter(embeddings, requires_grad=not freeze)
-        layer = cls.__new__(cls)
-        Module.__init__(layer)
-        layer.num_embeddings, layer.embedding_dim = weight.shape
-        layer.padding_idx = _row(padding_idx, layer.num_embeddings)
-        layer.max_norm, layer.norm_type = None, 2.0
-        layer.weight = weight
-        return layer
+    def from_pretrained(cls, embeddings, freeze: bool = True, *arguments, **options) -> Embedding:
+        """An Embedding over an existing (rows, length) table; frozen unless `freeze=False`.
+
+        Further arguments are the constructor's from `padding_idx` on.
+        """
+        return _over_table(cls, embeddings, freeze, arguments, options)
 
     def forward(self, input):
         return F.embedding(input, self.weight, self.padding_idx, self.max_norm, self.norm_type)
@@ -110,7 +125,11 @@ class EmbeddingBag(Module):
         self,
         num_embeddings: int,
         embedding_dim: int,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
         mode: str = "mean",
+        sparse: bool = False,
         include_last_offset: bool = False,
         padding_idx: int | None = None,
         backend=None,
@@ -121,6 +140,8 @@ class EmbeddingBag(Module):
         check_sizes(self, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         if mode not in ("sum", "mean", "max"):
             raise ArgumentError("EmbeddingBag's mode", expected='"sum", "mean" or "max"', received=repr(mode))
+        _set_absent(self, max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq, sparse=sparse)
+        self.norm_type = non_negative("norm_type", norm_type, zero=False)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.mode = mode
@@ -135,6 +156,14 @@ class EmbeddingBag(Module):
         if self.padding_idx is not None and not init.skipping():
             self.weight._data[self.padding_idx] = 0
             self.weight.bump_version()
+
+    @classmethod
+    def from_pretrained(cls, embeddings, freeze: bool = True, *arguments, **options) -> EmbeddingBag:
+        """An EmbeddingBag over an existing (rows, length) table; frozen unless `freeze=False`.
+
+        Further arguments are the constructor's from `max_norm` on.
+        """
+        return _over_table(cls, embeddings, freeze, arguments, options)
 
     def forward(self, input, offsets=None, per_sample_weights=None):
         return F.embedding_bag(
