@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.data.sampler import as_indices, draw_seed, permutation
+from deepcore.data.sampler import as_indices, chosen_seed, permutation
 from deepcore.errors import ArgumentError, DataError, IndexRangeError
+from deepcore.random import Generator
 from deepcore.tensor import Tensor, as_tensor, from_raw
 
 
@@ -245,11 +246,17 @@ def batch_getter(dataset) -> Callable[[np.ndarray], Any] | None:
     return None
 
 
-def random_split(dataset, lengths: Sequence[int] | Sequence[float], seed: int | None = None) -> list[Subset]:
+def random_split(
+    dataset,
+    lengths: Sequence[int] | Sequence[float],
+    generator: Generator | None = None,
+    *,
+    seed: int | None = None,
+) -> list[Subset]:
     """Non-overlapping random subsets of the given lengths, or of the given fractions of 1.
 
-    Fractions are rounded down and the remainder goes to the first subsets, one each. `seed=None` draws one from the
-    default generator. Errors: `ArgumentError` when the lengths do not add up.
+    Fractions are rounded down and the remainder goes to the first subsets, one each. `seed=None` draws one, from
+    `generator` or the default. Errors: `ArgumentError` when the lengths do not add up.
     """
     size = len(dataset)
     expected = f"whole numbers that sum to {size}, or fractions that sum to 1"
@@ -266,6 +273,6 @@ def random_split(dataset, lengths: Sequence[int] | Sequence[float], seed: int | 
             sizes[i % len(sizes)] += 1
     if not all(np.isfinite(n) and int(n) == n and n >= 0 for n in sizes) or sum(sizes) != size:
         raise ArgumentError("the lengths do not add up to the dataset's", expected=expected, received=str(list(sizes)))
-    order = permutation(size, draw_seed() if seed is None else seed)
+    order = permutation(size, chosen_seed("random_split", seed, generator))
     ends = np.cumsum([int(n) for n in sizes])
     return [Subset(dataset, order[end - int(n) : end]) for n, end in zip(sizes, ends, strict=True)]

@@ -19,6 +19,15 @@ def draw_seed() -> int:
     return default_generator.split().initial_seed()
 
 
+def chosen_seed(owner: str, seed: int | None, generator: Generator | None) -> int:
+    """`seed`, or one drawn from `generator` or from the default generator."""
+    if seed is not None and generator is not None:
+        raise ArgumentError(f"{owner}: seed and generator exclude each other")
+    if seed is None:
+        seed = draw_seed() if generator is None else generator.split().initial_seed()
+    return check_seed(seed)
+
+
 def permutation(n: int, seed: int, epoch: int = 0) -> np.ndarray:
     """The numbers 0 to n - 1 in an order that is a function of (n, seed, epoch), the same on every machine."""
     return _permutation(Generator(seed, stream=derive_stream(epoch)), n)
@@ -167,11 +176,7 @@ class _Seeded(Sampler):
 
     def __init__(self, data_source, seed: int | None, generator: Generator | None = None):
         super().__init__(data_source)
-        if seed is not None and generator is not None:
-            raise ArgumentError(f"{type(self).__name__}: seed and generator exclude each other")
-        if seed is None:
-            seed = draw_seed() if generator is None else generator.split().initial_seed()
-        self.seed = check_seed(seed)
+        self.seed = chosen_seed(type(self).__name__, seed, generator)
 
     def _generator(self) -> Generator:
         """That of the next pass."""

@@ -301,6 +301,10 @@ def test_random_split(lengths, sizes):
     assert sorted(taken) == list(range(10))
     assert taken == [int(i) for p in random_split(numbers(), lengths, seed=4) for i in p.indices]
     assert taken != [int(i) for p in random_split(numbers(), lengths, seed=5) for i in p.indices]
+    drawn = [random_split(numbers(), lengths, generator=dc.Generator().manual_seed(6)) for _ in range(2)]
+    assert [p.indices.tolist() for p in drawn[0]] == [p.indices.tolist() for p in drawn[1]]
+    with pytest.raises(ArgumentError, match="exclude each other"):
+        random_split(numbers(), lengths, dc.Generator(), seed=1)
 
 
 INF = float("inf")

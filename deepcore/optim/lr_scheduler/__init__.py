@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from deepcore.optim.lr_scheduler._names import *  # noqa: F403
 
 globals().update(discover(__name__, __path__, SCHEDULERS))  # noqa: F405
+_LRScheduler = LRScheduler  # PyTorch's former name of the base class, which many schedules derive from
 __all__ = sorted(["SCHEDULERS", "LRScheduler", *SCHEDULERS])
 
 __getattr__ = missing.names_of(__name__, "torch.optim.lr_scheduler")
