@@ -52,7 +52,9 @@ class Split:
         if len(outputs) > _MAX_RESULTS:
             recorder.note(f"more than {_MAX_RESULTS} results that may be differentiated")
         elif recorder.updates or recorder.grads or recorder.accumulated:
-            recorder.note("a result to be differentiated of a function that computes gradients itself")
+            recorder.note(
+                "a result to be differentiated of a function that computes gradients itself: return it detached"
+            )
         if recorder.fault is None:
             self._record()
 
