@@ -41,13 +41,17 @@ def run(name: str, package: str, device: str = "", compiled: bool = False):
         source = re.sub(r"^(import|from) torch\b", rf"\1 {package}", source, flags=re.M)
     module = types.ModuleType(f"{package}_{name}")
     sys.modules[module.__name__] = module  # as dataclasses need
+    library = importlib.import_module(package)
+    threads = library.get_num_threads()
+    if package == "torch":
+        library.set_num_threads(1)  # beside other tests, its idle threads wait for cores
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
             exec(compile(source, str(FOLDER / f"{name}.py"), "exec"), vars(module))
             results = module.main()
     finally:
-        library = importlib.import_module(package)
+        library.set_num_threads(threads)
         library.set_default_dtype(library.float32)
         library.set_printoptions(profile="default")
         del sys.modules[module.__name__]

@@ -51,7 +51,7 @@ def main():
     same = labels[:, None] == labels[None]
     inner = (dist * same).sum(1) / (same.sum(1) - 1).clamp_min(1)
     means = torch.stack([dist[:, labels == c].mean(1) for c in labels.unique()], dim=1)
-    means[torch.arange(len(X)), labels] = float("inf")
+    means[torch.arange(len(X), device=device), labels] = float("inf")
     outer = means.min(1).values
     silhouette = (outer - inner) / torch.maximum(inner, outer)
     return {"results": results, "silhouette": silhouette, "labels": labels}
