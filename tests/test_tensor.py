@@ -232,6 +232,20 @@ def test_a_number_that_the_dtype_cannot_hold_raises(way, backend):
             assert got.dtype == dc.backend.dtypes.as_dtype(dtype) and got.item() == expected, (value, dtype)
 
 
+def test_numpys_numbers_are_on_no_device(backend):
+    x = dc.arange(6.0, backend=backend).reshape(2, 3)
+    assert x[np.int64(1), np.int32(-1)].item() == 5 and x[:, np.int64(0)].tolist() == [0, 3]
+    assert x[np.bool_(True)].shape == (1, 2, 3) and x[..., np.uint8(1)].tolist() == [1, 4]
+    x[np.int64(0), np.int64(2)] = np.float32(7)
+    for got, expected in (
+        (np.float32(2) * x, x * 2),
+        (np.int64(1) - x, 1 - x),
+        (np.maximum(np.float32(3), x), x.clamp(3)),
+    ):
+        assert got.dtype == f32 and got.backend is x.backend and got.tolist() == expected.tolist()
+    assert (np.float64(7) == x).sum().item() == 1
+
+
 def test_an_array_beside_the_edge_names_the_element_and_leaves_infinities(backend):
     data = np.zeros((3, 4))
     data[1, 2], data[2, 0] = inf, nan

@@ -98,7 +98,11 @@ def _operand(value, like):
     if isinstance(value, (list, tuple)):  # NumPy's functions accept them
         return as_tensor(value, backend=like)
     number = as_number(value)
-    return _wrapped(value) if number is None else number
+    if number is not None:
+        return number
+    if getattr(value, "shape", None) == () and hasattr(value, "__array_interface__"):  # comparisons wrap a number
+        return as_tensor(value, backend=like)
+    return _wrapped(value)
 
 
 def function(function, args, kwargs):

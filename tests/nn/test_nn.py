@@ -362,6 +362,7 @@ def test_load_state_dict_lists_everything_that_does_not_fit_and_changes_nothing(
     state["scale"], state["head.bias"] = dc.ones(2) * 3, dc.zeros(2)
     found = net.load_state_dict(state, strict=False)
     assert found.missing_keys == ["head.weight"] and found.unexpected_keys == ["haed.weight"]
+    assert repr(found) == "_IncompatibleKeys(missing_keys=['head.weight'], unexpected_keys=['haed.weight'])"
     assert net.scale.tolist() == [3, 3]
 
 
@@ -719,6 +720,12 @@ def test_embedding_from_pretrained():
     assert nn.Embedding.from_pretrained(table, padding_idx=-1).padding_idx == 1
     with pytest.raises(IndexRangeError, match="one of its rows"):
         nn.Embedding.from_pretrained(table, padding_idx=2)
+    bag = nn.EmbeddingBag.from_pretrained(table, mode="sum", padding_idx=-1)
+    assert (bag.mode, bag.padding_idx, bag.weight.requires_grad, bag.num_embeddings) == ("sum", 1, False, 2)
+    for kind in (nn.Embedding, nn.EmbeddingBag):
+        assert kind(3, 2, scale_grad_by_freq=False, sparse=False).sparse is False
+        with pytest.raises(ArgumentError, match="sparse is not there yet"):
+            kind(3, 2, sparse=True)
 
 
 @pytest.mark.parametrize("p", [1, 2, 3, float("inf")])

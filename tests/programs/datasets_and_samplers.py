@@ -1,4 +1,4 @@
-"""Own datasets, samplers and collate functions: ragged batches, balanced classes, buckets by length, splits."""
+"""Own datasets, samplers and collate functions: ragged batches, balanced classes, buckets by length, splits, streams."""
 
 import math
 from collections import Counter, defaultdict
@@ -10,6 +10,7 @@ from torch.utils.data import (
     ConcatDataset,
     DataLoader,
     Dataset,
+    IterableDataset,
     Sampler,
     SequentialSampler,
     Subset,
@@ -32,6 +33,17 @@ class Sentences(Dataset):
     def __getitem__(self, index):
         tokens, label = self.items[index]
         return {"tokens": tokens, "label": label, "length": len(tokens)}
+
+
+class Squares(IterableDataset):
+    def __init__(self, start, end):
+        super().__init__()
+        self.start, self.end = start, end
+
+    def __iter__(self):
+        worker_info = torch.utils.data.get_worker_info()
+        assert worker_info is None
+        return iter(i * i for i in range(self.start, self.end))
 
 
 class BucketSampler(Sampler):
@@ -87,6 +99,8 @@ def main():
     shuffled = [b.tolist() for b in DataLoader(torch.arange(12), batch_size=5, shuffle=True, drop_last=True)]
     print(len(shuffled), len({i for b in shuffled for i in b}))
 
+    print([b.tolist() for b in DataLoader(Squares(0, 7), batch_size=3)])
+    print([x.shape == (2,) for x in DataLoader(torch.ones(3, 2), batch_size=None, prefetch_factor=None)])
     print(list(BatchSampler(SequentialSampler(range(5)), batch_size=2, drop_last=False)))
     joined = ConcatDataset([TensorDataset(torch.arange(3.0)), Subset(TensorDataset(torch.arange(10.0)), [9, 8])])
     print([joined[i][0].item() for i in range(len(joined))], joined.cumulative_sizes)

@@ -13,10 +13,10 @@ def main():
     out = {}
     out["mask"] = w[x > 3]
     out["row mask"] = w[(x == 0).any(dim=1)]
-    out["pairs"] = w[torch.arange(5), x[:, 0]]
+    out["pairs"] = w[torch.arange(5, device=device), x[:, 0]]
     out["negative"] = w[[-1, 0]][:, -3:]
     out["mixed"] = w[:, None, [1, 2]][..., 0]
-    out["outer"] = w[torch.tensor([0, 2])[:, None], torch.tensor([1, 3, 5])]
+    out["outer"] = w[torch.tensor([0, 2], device=device)[:, None], torch.tensor([1, 3, 5], device=device)]
     out["ellipsis"] = w.unsqueeze(0)[..., ::2]
     a = w.clone()
     a[x == 1] = -1.0
@@ -66,7 +66,9 @@ def main():
         w.clone().index_fill_(0, torch.tensor([1], device=device), 0.0),
         w.clone().index_copy_(1, torch.tensor([2], device=device), w[:, :1]),
         w.clone().index_put_(
-            (torch.tensor([0, 0]), torch.tensor([1, 1])), torch.tensor([1.0, 2.0], device=device), accumulate=True
+            (torch.tensor([0, 0], device=device), torch.tensor([1, 1], device=device)),
+            torch.tensor([1.0, 2.0], device=device),
+            accumulate=True,
         ),
         w.take(torch.tensor([0, 34], device=device)),
         w.clone().put_(torch.tensor([3, 4], device=device), torch.tensor([1.0, 2.0], device=device)),
