@@ -79,7 +79,8 @@ def _propagate(
             heapq.heappush(heap, (-edge.id, edge))
 
     previous = mode.grad, mode.backward, mode.node
-    mode.grad, mode.backward = create_graph, True
+    # A gradient with a tangent is itself differentiated.
+    mode.grad, mode.backward = create_graph or (mode.level is not None and mode.level.forward), True
     # A backward of the user's runs under the caller's state; those of ops are made of ops, whose dtypes are settled.
     casting = mode.autocast if mode.autocast.enabled else None
     settled = None if casting is None else casting.disabled()
@@ -212,13 +213,57 @@ def register_hook(tensor: Tensor, hook) -> Handle:
 
 
 def grad(
-    outputs, inputs, grad_outputs=None, retain_graph=None, create_graph: bool = False, allow_unused: bool = False
+    outputs,
+    inputs,
+    grad_outputs=None,
+    retain_graph=None,
+    create_graph: bool = False,
+    allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Σ d(outputs)/d(inputs), one gradient per input, nothing added to any `.grad`.
 
-    `grad_outputs` are the vectors of the vector-Jacobian product (1 for outputs of one element). An input that
-    the outputs do not depend on is an error, or None with `allow_unused=True`.
+    `grad_outputs` are the vectors of the vector-Jacobian product (1 for outputs of one element); with `is_grads_batched`, each
+    has a first dimension of several, and so have the gradients. An input that the outputs do not depend on is an error, or
+    None with `allow_unused=True`, zeros with `materialize_grads=True`.
     """
+    if materialize_grads and allow_unused is False:
+        raise ArgumentError("materialize_grads gives zeros for unused inputs", fix="leave allow_unused out")
+    allow_unused = bool(allow_unused) or materialize_grads
+    if is_grads_batched:
+        gradients = _batched(outputs, inputs, grad_outputs, retain_graph, create_graph, allow_unused)
+    else:
+        gradients = _grad(outputs, inputs, grad_outputs, retain_graph, create_graph, allow_unused)
+    if not materialize_grads:
+        return gradients
+    lead = (len(_sequence("grad_outputs", grad_outputs)[0]),) if is_grads_batched else ()
+    return tuple(
+        made(t.backend.zeros((*lead, *t.shape), dtype=t.dtype), t.backend) if g is None else g
+        for t, g in zip(_sequence("inputs", inputs), gradients)
+    )
+
+
+def _batched(outputs, inputs, grad_outputs, retain_graph, create_graph: bool, allow_unused: bool) -> tuple:
+    """`grad` for several vectors at once."""
+    from deepcore.autograd.batching import vmap
+
+    if grad_outputs is None:
+        raise ArgumentError("is_grads_batched needs grad_outputs, whose first dimension it goes along")
+    retain = create_graph if retain_graph is None else retain_graph
+    used: list[int] = []
+
+    def vectors(*starts):
+        found = _grad(outputs, inputs, starts, retain, create_graph, allow_unused)
+        used[:] = [i for i, g in enumerate(found) if g is not None]
+        return [found[i] for i in used]
+
+    parts = vmap(vectors)(*_sequence("grad_outputs", grad_outputs))
+    results = dict(zip(used, parts))
+    return tuple(results.get(i) for i in range(len(_sequence("inputs", inputs))))
+
+
+def _grad(outputs, inputs, grad_outputs, retain_graph, create_graph: bool, allow_unused: bool) -> tuple:
     outputs, inputs = _sequence("outputs", outputs), _sequence("inputs", inputs)
     starts: tuple = (None,) * len(outputs)
     if grad_outputs is not None:
