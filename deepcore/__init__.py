@@ -47,6 +47,9 @@ from deepcore.autograd.autocasting import (  # noqa: E402
     set_autocast_dtype,
     set_autocast_enabled,
 )
+from deepcore.autograd.batching import vmap  # noqa: E402
+from deepcore.autograd.checkpointing import checkpoint  # noqa: E402
+from deepcore.autograd.jacobians import hessian, jacobian, jvp, vjp  # noqa: E402
 from deepcore.autograd.transforms import grad, value_and_grad  # noqa: E402
 from deepcore.backend import device, get_backend, use_backend  # noqa: E402
 from deepcore.backend.devices import get_default_device, set_default_device  # noqa: E402
@@ -151,7 +154,7 @@ newaxis = None
 missing.install(Tensor)
 
 if _TYPE_CHECKING:
-    from deepcore import amp, compiler, data, distributions, io, metrics, nn, optim, plots, train, utils
+    from deepcore import amp, compiler, data, distributions, func, io, metrics, nn, optim, plots, train, utils
     from deepcore.amp import GradScaler
     from deepcore.compiler import Compiled, compile
     from deepcore.io import load, save
@@ -177,6 +180,7 @@ _LAZY = {
     "save": "deepcore.io",
     "data": "deepcore.data",
     "distributions": "deepcore.distributions",
+    "func": "deepcore.func",
     "io": "deepcore.io",
     "metrics": "deepcore.metrics",
     "nn": "deepcore.nn",

@@ -25,6 +25,8 @@ class Mode(threading.local):
         self.hook: Callable | None = None
         #: The recorder of `dc.compile`, while it records this thread.
         self.tracer: Any = None
+        #: The innermost running `autograd.levels.Level`: a vmap or a jvp.
+        self.level: Any = None
         self.backward = False
         self.transforms = 0
         #: While a hook is set: the modules whose forward runs, and the node whose gradient is computed.

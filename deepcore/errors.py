@@ -101,6 +101,10 @@ class GradientError(DeepcoreError, RuntimeError):
     """A gradient that cannot be computed, or would be wrong."""
 
 
+class TransformError(DeepcoreError, RuntimeError):
+    """What a transform of functions (`vmap`, `jvp`) cannot do, as with reading a value of a batch of them."""
+
+
 class StateDictError(DeepcoreError, RuntimeError):
     """A state dict with missing, unexpected or misshapen entries."""
 

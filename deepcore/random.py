@@ -20,7 +20,7 @@ from deepcore import locks
 from deepcore.backend import Backend, get_backend, place
 from deepcore.backend import device as device_
 from deepcore.backend import dtypes as dt
-from deepcore.effects import effect, untraceable
+from deepcore.effects import effect, mode, untraceable
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.kernels.math import reference
 from deepcore.tensor import Tensor, factory, from_raw, tensor_like
@@ -189,11 +189,11 @@ def give_back(claims: list) -> None:
 
 
 @contextlib.contextmanager
-def standing_in(seed: int, stream: int) -> Iterator[None]:
-    """Inside, this thread's draws from the default generator come from (seed, stream); other threads' do not."""
+def standing_in(seed: int, stream: int, position: int = 0) -> Iterator[None]:
+    """Inside, this thread's draws from the default generator come from this stream; other threads' do not."""
     key = default_generator, threading.get_ident()
     outer = _stand_ins.get(key)
-    _stand_ins[key] = default_generator.at(seed, stream, 0)
+    _stand_ins[key] = default_generator.at(seed, stream, position)
     try:
         yield
     finally:
@@ -459,8 +459,8 @@ def rand(
     *size, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False, device=None
 ) -> Tensor:
     """Uniform on [0, 1): `rand(2, 3)` or `rand((2, 3))`; float32 by default."""
-    xp = get_backend(backend)
-    return _tensor(raw_uniform(xp, generator, _size(size), _real(dtype)), xp, requires_grad)
+    xp, kind = get_backend(backend), _real(dtype)
+    return drawn("rand", _size(size), lambda s: raw_uniform(xp, generator, s, kind), xp, requires_grad)
 
 
 @factory
@@ -468,8 +468,8 @@ def randn(
     *size, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False, device=None
 ) -> Tensor:
     """Standard normal (mean 0, variance 1): `randn(2, 3)` or `randn((2, 3))`; float32 by default."""
-    xp = get_backend(backend)
-    return _tensor(raw_normal(xp, generator, _size(size), _real(dtype)), xp, requires_grad)
+    xp, kind = get_backend(backend), _real(dtype)
+    return drawn("randn", _size(size), lambda s: raw_normal(xp, generator, s, kind), xp, requires_grad)
 
 
 @factory
@@ -540,7 +540,9 @@ def randint(
         raise ArgumentError(
             f"{dt.name_of(dtype)} does not hold every number of [{low}, {high})", expected=f"{smallest} … {largest}"
         )
-    return _tensor(raw_integers(xp, generator, low, high, _size((size,)), dtype), xp, requires_grad)
+    return drawn(
+        "randint", _size((size,)), lambda s: raw_integers(xp, generator, low, high, s, dtype), xp, requires_grad
+    )
 
 
 @factory
@@ -571,7 +573,13 @@ def randperm(
     dtype = dt.int64 if dtype is None else dt.as_dtype(dtype)
     if n and n - 1 > _range(xp, dtype)[1]:
         raise ArgumentError(f"{dt.name_of(dtype)} does not hold every number below {n}")
-    return _tensor(raw_permutation(xp, generator, n, dtype), xp, requires_grad)
+
+    def draw(shape):
+        if len(shape) == 1:
+            return raw_permutation(xp, generator, n, dtype)
+        return xp.stack([raw_permutation(xp, generator, n, dtype) for _ in range(math.prod(shape[:-1]))]).reshape(shape)
+
+    return drawn("randperm", (n,), draw, xp, requires_grad)
 
 
 @factory
@@ -589,12 +597,14 @@ def uniform(
     """low + (high - low)·u with u uniform on [0, 1); the sum may round to `high`. float32 by default."""
     if not low <= high:
         raise ArgumentError("uniform needs low ≤ high", received=f"low={low!r}, high={high!r}")
-    xp = get_backend(backend)
-    return _tensor(raw_uniform(xp, generator, _size((size,)), _real(dtype), low, high), xp, requires_grad)
+    xp, kind = get_backend(backend), _real(dtype)
+    return drawn("uniform", _size((size,)), lambda s: raw_uniform(xp, generator, s, kind, low, high), xp, requires_grad)
 
 
-def _tensor(raw, xp: Backend, requires_grad: bool = False) -> Tensor:
-    out = from_raw(raw, xp)
+def drawn(name: str, shape: tuple[int, ...], draw, xp: Backend, requires_grad: bool = False) -> Tensor:
+    """A tensor of the raw array `draw(shape)`; inside of a vmap, by its randomness."""
+    level = mode.level
+    out = from_raw(draw(shape), xp) if level is None else level.drawn(name, shape, lambda s: from_raw(draw(s), xp))
     return out.requires_grad_() if requires_grad else out
 
 

@@ -804,6 +804,8 @@ def factory(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def make(*args, **keywords):
+        if mode.level is not None:
+            return mode.level.adopted(_call_factory(function, own, args, keywords), args)
         if not keywords or keywords.keys() <= own:
             return function(*args, **keywords)
         return _call_factory(function, own, args, keywords)
@@ -967,6 +969,11 @@ empty = _filled_factory("empty", "A tensor of uninitialised memory.")
 @factory
 def full(size, fill_value, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """A tensor with every element `fill_value`, in the value's dtype by default; the dtype must hold the value."""
+    return filled(size, fill_value, dtype, backend, requires_grad)
+
+
+def filled(size, fill_value, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
+    """`full` without its keywords."""
     xp = get_backend(backend)
     if isinstance(fill_value, Tensor) or hasattr(fill_value, "dtype"):
         fill_value = unmasked(fill_value).item()
@@ -989,6 +996,9 @@ def tensor_like(name: str, value) -> Tensor:
 def _like_factory(function: str):
     def make(input: Tensor, dtype=None, backend=None, requires_grad: bool = False) -> Tensor:
         xp = tensor_like(f"{function}_like", input).backend if backend is None else get_backend(backend)
+        if mode.level is not None:
+            build = lambda t, _: made(getattr(xp, function)(t.shape, dtype=dt.as_dtype(dtype or input.dtype)), xp)
+            return mode.level.like(input, build).requires_grad_(requires_grad)
         raw = getattr(xp, function)(input.shape, dtype=dt.as_dtype(dtype or input.dtype))
         return _finish(raw, xp, requires_grad)
 
@@ -1006,6 +1016,9 @@ def full_like(
 ) -> Tensor:
     """`full` with the shape, dtype and backend of `input`."""
     backend = backend or tensor_like("full_like", input).backend
+    if mode.level is not None:
+        kind = input.dtype if dtype is None else dtype
+        return mode.level.like(input, lambda t, _: filled(t.shape, fill_value, kind, backend, requires_grad))
     return full(input.shape, fill_value, input.dtype if dtype is None else dtype, backend, requires_grad)
 
 

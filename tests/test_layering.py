@@ -19,6 +19,7 @@ LAYERS = [
     {"ops"},
     {"compiler", "linalg", "special"},
     {"nn", "optim"},
+    {"func"},
     {"distributions"},
     {"amp", "data", "io"},
     {"utils"},

@@ -1,7 +1,7 @@
 """Reverse-mode differentiation of any order."""
 
 from deepcore import missing
-from deepcore.autograd import autocasting
+from deepcore.autograd import autocasting, forward_ad, function, functional
 from deepcore.autograd.engine import Handle, backward, grad, register_hook
 from deepcore.autograd.function import Context, Function
 from deepcore.autograd.gradcheck import gradcheck, gradgradcheck
@@ -41,6 +41,9 @@ __all__ = [
     "constant",
     "detect_anomaly",
     "enable_grad",
+    "forward_ad",
+    "function",
+    "functional",
     "grad",
     "gradcheck",
     "gradgradcheck",

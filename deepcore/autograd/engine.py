@@ -92,7 +92,8 @@ def _propagate(
             heapq.heappush(heap, (-edge.id, edge))
 
     previous = mode.grad, mode.backward, mode.node
-    mode.grad, mode.backward = create_graph, True
+    # A gradient with a tangent is itself differentiated.
+    mode.grad, mode.backward = create_graph or (mode.level is not None and mode.level.forward), True
     # A backward of the user's runs under the caller's state; those of ops are made of ops, whose dtypes are settled.
     casting = mode.autocast if mode.autocast.enabled else None
     settled = None if casting is None else casting.disabled()
@@ -232,20 +233,54 @@ def grad(
     create_graph: bool = False,
     only_inputs: bool = True,
     allow_unused: bool | None = None,
-    *,
+    is_grads_batched: bool = False,
     materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Σ d(outputs)/d(inputs), one gradient per input, nothing added to any `.grad`.
 
-    `grad_outputs` are the vectors of the vector-Jacobian product (1 for outputs of one element). An input that
-    the outputs do not depend on is an error, or None with `allow_unused=True`, or zeros with `materialize_grads=True`.
-    `only_inputs` is True, as in PyTorch: `backward` adds to other leaves.
+    `grad_outputs` are the vectors of the vector-Jacobian product (1 for outputs of one element); with `is_grads_batched`, each
+    has a first dimension of several, and so have the gradients. An input that the outputs do not depend on is an error, or
+    None with `allow_unused=True`, zeros with `materialize_grads=True`. `only_inputs` is True, as in PyTorch: `backward` adds to
+    other leaves.
     """
     if not only_inputs:
         raise ArgumentError("autograd.grad gives gradients of the inputs alone", fix="use backward() for other leaves")
     if materialize_grads and allow_unused is False:
         raise ArgumentError("materialize_grads=True gives zeros for unused inputs", fix="leave allow_unused out")
     allow_unused = materialize_grads if allow_unused is None else allow_unused
+    if is_grads_batched:
+        gradients = _batched(outputs, inputs, grad_outputs, retain_graph, create_graph, allow_unused)
+    else:
+        gradients = _grad(outputs, inputs, grad_outputs, retain_graph, create_graph, allow_unused)
+    if not materialize_grads:
+        return gradients
+    lead = (len(_sequence("autograd.grad", "grad_outputs", grad_outputs)[0]),) if is_grads_batched else ()
+    return tuple(
+        made(t.backend.zeros((*lead, *t.shape), dtype=t.dtype), t.backend) if g is None else g
+        for t, g in zip(_sequence("autograd.grad", "inputs", inputs), gradients)
+    )
+
+
+def _batched(outputs, inputs, grad_outputs, retain_graph, create_graph: bool, allow_unused: bool) -> tuple:
+    """`grad` for several vectors at once."""
+    from deepcore.autograd.batching import vmap
+
+    if grad_outputs is None:
+        raise ArgumentError("is_grads_batched needs grad_outputs, whose first dimension it goes along")
+    retain = create_graph if retain_graph is None else retain_graph
+    used: list[int] = []
+
+    def vectors(*starts):
+        found = _grad(outputs, inputs, starts, retain, create_graph, allow_unused)
+        used[:] = [i for i, g in enumerate(found) if g is not None]
+        return [found[i] for i in used]
+
+    parts = vmap(vectors)(*_sequence("autograd.grad", "grad_outputs", grad_outputs))
+    results = dict(zip(used, parts))
+    return tuple(results.get(i) for i in range(len(_sequence("autograd.grad", "inputs", inputs))))
+
+
+def _grad(outputs, inputs, grad_outputs, retain_graph, create_graph: bool, allow_unused: bool) -> tuple:
     outputs, inputs = _sequence("autograd.grad", "outputs", outputs), _inputs("autograd.grad", inputs)
     starts = _vectors("autograd.grad", "grad_outputs", grad_outputs, outputs)
     roots = [(t, _start(t, g)) for t, g in zip(outputs, starts) if t._requires_grad or not allow_unused]
@@ -263,8 +298,6 @@ def grad(
                 f"input {i} (shape {t.shape}) was not used to compute the outputs",
                 fix="pass allow_unused=True to get None for it",
             )
-        if gradient is None and materialize_grads:
-            gradient = made(t.backend.zeros(t.shape, dtype=t.dtype), t.backend)
         gradients.append(gradient)
     return tuple(gradients)
 

@@ -389,6 +389,8 @@ class Node:
                 arguments.append(i)
             elif kind == "needs":
                 arguments.append(tuple(edge is not None for edge in self.edges))
+            elif key == "aux":  # absent where the forward was not asked for it
+                arguments.append(self.params.get(key))
             else:
                 arguments.append(self.params[key])
         return arguments

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from deepcore.autograd import graph
 from deepcore.autograd.graph import brief, mode
+from deepcore.autograd.levels import all_values
 from deepcore.backend import dtypes as dt
 from deepcore.errors import NonFiniteError
 
@@ -260,10 +261,12 @@ def anomalies(forward: bool = True, infinite: bool = True) -> Iterator[None]:
 
 
 def _finite(t) -> bool:
+    t = all_values(t)
     return not dt.is_floating(t.dtype) or bool(t.backend.isfinite(t._data).all())
 
 
 def _no_nan(t) -> bool:
+    t = all_values(t)
     return not dt.is_floating(t.dtype) or not bool(t.backend.isnan(t._data).any())
 
 

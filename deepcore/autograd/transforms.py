@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from deepcore.autograd import engine
 from deepcore.autograd.graph import mode
+from deepcore.autograd.levels import Lifted, is_differentiated
+from deepcore.autograd.levels import leaf as independent
 from deepcore.autograd.modes import enable_grad
 from deepcore.autograd.trees import tree_map
 from deepcore.backend import dtypes as dt
@@ -22,15 +24,13 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
     and raw arrays where the argument had them. Transforms nest: grad(grad(f)). Value and gradient are themselves
     recorded where `fn` reads other tensors that require grad, unless under `no_grad`.
     """
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if not all(isinstance(n, int) for n in numbers):
-        raise ArgumentError("argnums is a position or a tuple of positions", received=repr(argnums))
 
     @functools.wraps(fn)
     def wrapped(*args, **kwargs):
+        numbers = positions(argnums, len(args))
         leaves: list[Tensor] = []
         is_raw: list[bool] = []
-        nested = mode.transforms > 0 or (mode.grad and any(_requires_grad(args[n]) for n in numbers if n < len(args)))
+        nested = is_nested(args[n] for n in numbers)
 
         def to_leaf(leaf):
             t = leaf if isinstance(leaf, Tensor) else as_tensor(leaf)
@@ -38,17 +38,12 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
                 raise DTypeError(
                     f"grad is taken with respect to floating inputs, not {t.dtype}", fix="convert the argument first"
                 )
-            t = t.alias() if t._requires_grad and nested else t.detach().requires_grad_()
+            t = independent(t, nested)
             leaves.append(t)
             is_raw.append(not isinstance(leaf, Tensor) and hasattr(leaf, "dtype"))
             return t
 
         arguments = list(args)
-        for n in numbers:
-            if not -len(arguments) <= n < len(arguments):
-                raise ArgumentError(f"argnums={n}, but the function got {len(arguments)} positional arguments")
-        if len({n % len(arguments) for n in numbers}) != len(numbers):
-            raise ArgumentError("argnums names an argument twice", received=repr(argnums))
         for n in numbers:
             arguments[n] = tree_map(to_leaf, arguments[n])
         outside = mode.grad
@@ -69,7 +64,7 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
                         received=f"shape {value.shape}" if isinstance(value, Tensor) else type(value).__name__,
                         fix="reduce the result with .sum() or .mean()",
                     )
-                recorded = nested or (outside and value._requires_grad and _reads_others(value, leaves))
+                recorded = nested or (outside and value._requires_grad and reads_others(value, leaves))
                 if value._requires_grad:
                     gradients = list(engine.grad(value, leaves, create_graph=recorded, allow_unused=True))
                 else:
@@ -92,15 +87,40 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
         if not recorded:
             own = {id(leaf) for leaf in leaves}
             result = tree_map(
-                lambda t: t.detach() if isinstance(t, Tensor) and (t._node is not None or id(t) in own) else t, result
+                lambda t: cut(t) if isinstance(t, Tensor) and (t._node is not None or id(t) in own) else t, result
             )
         return result, parts[0] if isinstance(argnums, int) else parts
 
     return wrapped
 
 
-def _reads_others(value: Tensor, leaves: list[Tensor]) -> bool:
+def positions(argnums, count: int) -> tuple[int, ...]:
+    """`argnums`, a position or a tuple of them, checked against the number of positional arguments."""
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not all(isinstance(n, int) for n in numbers):
+        raise ArgumentError("argnums is a position or a tuple of positions", received=repr(argnums))
+    for n in numbers:
+        if not -count <= n < count:
+            raise ArgumentError(f"argnums={n}, but the function got {count} positional arguments")
+    if len({n % count for n in numbers}) != len(numbers):
+        raise ArgumentError("argnums names an argument twice", received=repr(argnums))
+    return numbers
+
+
+def cut(t: Tensor) -> Tensor:
+    """`t` without the history that was recorded where it is."""
+    return t.stripped() if isinstance(t, Lifted) else t.detach()
+
+
+def is_nested(trees) -> bool:
+    """Whether a gradient with respect to these is itself differentiated."""
+    return mode.transforms > 0 or (mode.grad and any(map(_requires_grad, trees)))
+
+
+def reads_others(value: Tensor, leaves: list[Tensor]) -> bool:
     """Whether `value` was computed from leaves besides `leaves`."""
+    if isinstance(value, Lifted) and is_differentiated(value.content):
+        return True
     own = {id(leaf) for leaf in leaves}
     visited = set()
     stack = [value._node or value]
@@ -117,7 +137,7 @@ def _reads_others(value: Tensor, leaves: list[Tensor]) -> bool:
 
 def _requires_grad(tree) -> bool:
     flags: list[bool] = []
-    tree_map(lambda leaf: flags.append(isinstance(leaf, Tensor) and leaf._requires_grad), tree)
+    tree_map(lambda leaf: flags.append(isinstance(leaf, Tensor) and is_differentiated(leaf)), tree)
     return any(flags)
 
 

@@ -67,7 +67,7 @@ def relu_grad(g, out):
     return flat_in(where(out <= 0, 0.0, g), out)
 
 
-@primitive(vjp=lambda g, input, slope: leaky_relu_grad(g, input, slope=slope))
+@primitive(vjp=lambda g, input, slope: leaky_relu_grad(g, input, slope=slope), batch="elementwise")
 @in_float32
 def _leaky_relu(xp, input, *, slope):
     return xp.where(input > 0, input, input * xp.constant(slope, input.dtype))
@@ -85,7 +85,7 @@ def leaky_relu(input, negative_slope: float = 0.01, inplace: bool = False):
     return float_op(_leaky_relu, input, slope=negative_slope)
 
 
-@primitive(vjp=lambda g, input, alpha: elu_grad(g, input, alpha=alpha))
+@primitive(vjp=lambda g, input, alpha: elu_grad(g, input, alpha=alpha), batch="elementwise")
 @in_float32
 def _elu(xp, input, *, alpha):
     return xp.where(input > 0, input, xp.expm1(xp.minimum(input, 0)) * alpha)
@@ -104,7 +104,10 @@ def elu(input, alpha: float = 1.0, inplace: bool = False):
     return float_op(_elu, input, alpha=alpha)
 
 
-@primitive(vjp=lambda g, input, alpha, scale, rate: scaled_elu_grad(g, input, alpha=alpha, scale=scale, rate=rate))
+@primitive(
+    vjp=lambda g, input, alpha, scale, rate: scaled_elu_grad(g, input, alpha=alpha, scale=scale, rate=rate),
+    batch="elementwise",
+)
 @in_float32
 def _scaled_elu(xp, input, *, alpha, scale, rate):
     return xp.where(input > 0, input, xp.expm1(xp.minimum(input, 0) * rate) * alpha) * scale
@@ -139,7 +142,7 @@ def selu(input, inplace: bool = False):
 _FAR = 1e4
 
 
-@primitive(vjp=lambda g, input: gelu_grad(g, input))
+@primitive(vjp=lambda g, input: gelu_grad(g, input), batch="elementwise")
 @in_float32
 def _gelu(xp, input):
     input = xp.maximum(input, -_FAR)
@@ -156,7 +159,7 @@ def gelu_grad(g, input):
 _GELU_SCALE, _GELU_CUBE = 2 * math.sqrt(2 / math.pi), 0.044715
 
 
-@primitive(vjp=lambda g, input: gelu_tanh_grad(g, input))
+@primitive(vjp=lambda g, input: gelu_tanh_grad(g, input), batch="elementwise")
 @in_float32
 def _gelu_tanh(xp, input):
     input = xp.maximum(input, -_FAR)
@@ -183,7 +186,7 @@ def gelu(input, approximate: str = "none"):
     raise ArgumentError("unknown approximation of gelu", expected="'none' or 'tanh'", received=repr(approximate))
 
 
-@primitive(vjp=lambda g, input: silu_grad(g, input))
+@primitive(vjp=lambda g, input: silu_grad(g, input), batch="elementwise")
 @in_float32
 def _silu(xp, input):
     input = xp.maximum(input, -_FAR)
@@ -208,7 +211,7 @@ def silu(input, inplace: bool = False):
 _MISH_FLAT = 40.0
 
 
-@primitive(vjp=lambda g, input: mish_grad(g, input))
+@primitive(vjp=lambda g, input: mish_grad(g, input), batch="elementwise")
 @in_float32
 def _mish(xp, input):
     e = xp.exp(xp.minimum(input, _MISH_FLAT))
@@ -261,7 +264,9 @@ def glu(input, dim: int = -1):
     return a * sigmoid(b)
 
 
-@primitive(vjp=lambda g, input, beta, threshold: softplus_grad(g, input, beta=beta, threshold=threshold))
+@primitive(
+    vjp=lambda g, input, beta, threshold: softplus_grad(g, input, beta=beta, threshold=threshold), batch="elementwise"
+)
 @in_float32
 def _softplus(xp, input, *, beta, threshold):
     scaled = input * beta
@@ -282,7 +287,7 @@ def softplus(input, beta: float = 1.0, threshold: float = 20.0):
     return float_op(_softplus, input, beta=beta, threshold=threshold)
 
 
-@primitive(vjp=lambda g, input: logsigmoid_grad(g, input))
+@primitive(vjp=lambda g, input: logsigmoid_grad(g, input), batch="elementwise")
 @in_float32
 def _logsigmoid(xp, input):
     return xp.minimum(input, 0) - xp.log1p(xp.exp(-xp.abs(input)))

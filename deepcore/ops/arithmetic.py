@@ -283,7 +283,7 @@ def _power_back(g, input, exponent):
     return g * (input * 2.0 if exponent == 2 else pow(input, exponent - 1) * exponent)
 
 
-@primitive(vjp=_power_back)
+@primitive(vjp=_power_back, batch="elementwise")
 @in_float32
 def _power(xp, input, *, exponent):
     return _PRODUCTS[exponent](xp, input)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-from deepcore import random
 from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.comparison import ne, where
-from deepcore.ops.dropout import dropout_p as random_mask
+from deepcore.ops.dropout import dropped
 from deepcore.ops.linalg import matmul
 from deepcore.ops.reduction import any as any_
 from deepcore.ops.registry import (
@@ -23,10 +22,11 @@ from deepcore.ops.registry import (
     is_recorded,
     primitive,
     sample,
+    saved_array,
 )
 from deepcore.ops.shape import broadcast_shape, broadcast_to_p, permute_p, reshape_p, triu, unsqueeze
 from deepcore.ops.softmax import softmax
-from deepcore.tensor import from_raw, full
+from deepcore.tensor import full
 
 _NAME = "scaled_dot_product_attention"
 
@@ -152,12 +152,12 @@ def _attention_joint(g, query, key, value, mask, out, aux, scale, causal, needs)
     again = is_recorded(g, *operands)
     if not again and not any(needs[3:]):
         params, masks = {"scale": scale, "causal": causal}, () if mask is None else (mask,)
-        return *apply(attention_grad, (g, query, key, value, out, from_raw(aux[0], g.backend), *masks), params), None
+        return *apply(attention_grad, (g, query, key, value, out, saved_array(aux[0], g.backend), *masks), params), None
     compose = lambda query, key, value, mask=None: _composed(query, key, value, mask, 0.0, causal, scale)
     return composed_gradients(compose, g, operands, needs, create_graph=again)
 
 
-@primitive(joint=_attention_joint)
+@primitive(joint=_attention_joint, batch="leading")
 def attention(xp, query, key, value, mask=None, *, scale, causal):
     """softmax(scale · query keyᵀ + mask) value, of operands with the same leading dimensions."""
     weights, sums = _weights(xp, query, key, mask, scale, causal)
@@ -192,8 +192,7 @@ def drop(weights: Tensor, p: float) -> Tensor:
     """Dropout of attention weights."""
     if not p:
         return weights
-    seed, stream, position = random.default_generator.advance(-(-weights.numel() // 4))
-    return random_mask(weights, seed=seed, stream=stream, position=position, p=float(p))
+    return dropped(weights, p)
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------------

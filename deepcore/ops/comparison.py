@@ -45,7 +45,9 @@ def minimum(xp, input, other):
         None,
         lambda g, condition: where(condition, g, 0.0),
         lambda g, condition: where(condition, 0.0, g),
-    )
+    ),
+    batch="elementwise",
+    jvp="linear",
 )
 def _where(xp, condition, input, other):
     return xp.where(condition, input, other)
@@ -76,14 +78,17 @@ def where(condition, input=None, other=None):
     return apply(_where, (condition, input, other))
 
 
-@primitive(vjp=lambda g, input, low, high: flat_in(where(_within(input, low=low, high=high), g, 0.0), input))
+@primitive(
+    vjp=lambda g, input, low, high: flat_in(where(_within(input, low=low, high=high), g, 0.0), input),
+    batch="elementwise",
+)
 def _clamp(xp, input, *, low, high):
     if low is not None:
         input = xp.maximum(input, xp.constant(low, input.dtype))
     return input if high is None else xp.minimum(input, xp.constant(high, input.dtype))
 
 
-@primitive()
+@primitive(batch="elementwise")
 def _within(xp, input, *, low, high):
     if low is None:
         return input <= high

@@ -13,12 +13,14 @@ from deepcore.autograd import Node, mixed_backends, mode, no_grad
 from deepcore.autograd.engine import gradients_at
 from deepcore.autograd.function import OutputNode
 from deepcore.autograd.graph import is_array, next_id
+from deepcore.autograd.levels import all_values, is_readable
 from deepcore.autograd.trees import LEAF, Structure, flatten, paths, unflatten
 from deepcore.backend import dtypes as dt
 from deepcore.effects import effect
 from deepcore.errors import ArgumentError, ArgumentTypeError, DTypeError, GradientError, ShapeError
+from deepcore.ops.comparison import where
 from deepcore.ops.index import getitem
-from deepcore.ops.shape import contiguous, stack
+from deepcore.ops.shape import contiguous, reshape_p, stack
 from deepcore.tensor import Tensor, arange, as_tensor, from_raw, made
 
 # -- public functions ---------------------------------------------------------------------------------------------------
@@ -45,6 +47,8 @@ def scan(f: Callable, init, xs=None, length: int | None = None, reverse: bool = 
     _one_backend("scan", [*leaves, *columns])
     carry, columns = list(map(contiguous, leaves)), list(map(contiguous, columns))
     body = _Body(f, structure, x_structure, carry)
+    if mode.level is not None and length:
+        return _scanned(body, carry, columns, length, reverse)
     if length == 0:
         with no_grad():
             empty = [from_raw(x.backend.zeros(x.shape[1:], dtype=x.dtype), x.backend) for x in columns]
@@ -90,6 +94,8 @@ def while_loop(cond_fun: Callable, body_fun: Callable, init_val):
     _one_backend("while_loop", leaves)
     carry = list(map(contiguous, leaves))
     names = paths(structure, "val")
+    if mode.level is not None:
+        return _repeated(cond_fun, body_fun, structure, carry)
 
     def condition(val: list[Tensor]) -> list[Tensor]:
         return [_truth("while_loop", "the result of cond_fun", cond_fun(unflatten(structure, val)))]
@@ -122,6 +128,8 @@ def cond(pred, true_fun: Callable, false_fun: Callable, *operands):
     pred = _truth("cond", "pred", pred)
     leaves, structure = _tensors("cond", "operands", operands)
     _one_backend("cond", [pred, *leaves])
+    if mode.level is not None:
+        return _either(pred, true_fun, false_fun, operands)
     branches = [_Branch(function, structure) for function in (true_fun, false_fun)]
     inputs = list(map(contiguous, leaves))
     results, number, recorded = effect("branch", choose, pred, branches, inputs)
@@ -223,6 +231,53 @@ def _check_unwritten(function: str, body: str, names: list[str], inputs: list[Te
             )
 
 
+# -- inside of vmap and jvp ----------------------------------------------------------------------------------------------
+
+
+def _scanned(body: _Body, carry: list[Tensor], xs: list[Tensor], length: int, reverse: bool) -> tuple[Any, Any]:
+    """`scan` as a loop of ops."""
+    rows: list[list[Tensor]] = [[]] * length
+    for k in range(length):
+        t = length - 1 - k if reverse else k
+        result = body.f(unflatten(body.structure, carry), unflatten(body.x_structure, [getitem(x, t) for x in xs]))
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            raise ArgumentError(
+                "scan: f returns a pair: the carry, and a result of the step or None", received=type(result).__name__
+            )
+        carry, structure = _tensors("scan", "the carry that f returns", result[0])
+        _check_carry("scan", body.structure, structure, body.names, body.carry, carry)
+        rows[t], body.y_structure = _tensors("scan", "y", result[1])
+    ys = [stack(list(column)) for column in zip(*rows)]
+    return unflatten(body.structure, carry), unflatten(body.y_structure, ys)
+
+
+def _chosen(pred: Tensor, structure: Structure, first: list[Tensor], second: list[Tensor]):
+    return unflatten(structure, [where(pred, a, b) for a, b in zip(first, second)])
+
+
+def _either(pred: Tensor, true_fun: Callable, false_fun: Callable, operands: tuple):
+    """`cond`; both branches where examples differ in which one is theirs."""
+    pred = reshape_p(pred, shape=())
+    if is_readable(pred):
+        return (true_fun if bool(pred) else false_fun)(*operands)
+    first, structure = _tensors("cond", "the result", true_fun(*operands))
+    second, other = _tensors("cond", "the result", false_fun(*operands))
+    _check_carry("cond", structure, other, paths(structure, "the result"), first, second)
+    return _chosen(pred, structure, first, second)
+
+
+def _repeated(cond_fun: Callable, body_fun: Callable, structure: Structure, val: list[Tensor]):
+    """`while_loop`; until all examples are done, and those that are keep their value."""
+    names = paths(structure, "val")
+    while True:
+        pred = reshape_p(_truth("while_loop", "the result of cond_fun", cond_fun(unflatten(structure, val))), shape=())
+        if not bool(all_values(pred).any()):
+            return unflatten(structure, val)
+        outs, other = _tensors("while_loop", "the result of body_fun", body_fun(unflatten(structure, val)))
+        _check_carry("while_loop", structure, other, names, val, outs)
+        val = outs if is_readable(pred) else flatten(_chosen(pred, structure, outs, val))[0]
+
+
 # -- steps --------------------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +311,7 @@ def boundary(t: Tensor, array=None) -> Tensor:
 
 
 def _at(x: Tensor, t: int) -> Tensor:
-    if x._requires_grad and mode.grad:
+    if (x._requires_grad and mode.grad) or mode.level is not None:
         return getitem(x, t)
     new = Tensor(x._data[t, ...], x.backend)
     new._storage = x.storage()
@@ -272,6 +327,7 @@ def iterate(
     graph of the steps; else they are new memory. For the recorder, `node` is that of the loop whose gradient this is, with
     what the recorder returned in place of None.
     """
+    graph = graph or mode.level is not None  # inside of a vmap, tensors have no array to write to
     columns: list[Any] = []
     totals: list[Tensor | None] = []
     for k in range(length):

@@ -64,6 +64,38 @@ def positions(shape, size, stride, padding, dilation) -> tuple[int, ...]:
     )  # fmt: skip
 
 
+def _merged(t: Tensor, m: bool, size: int) -> Tensor:
+    """(batch, n, channels, …) as (n, batch · channels, …)."""
+    t = t.movedim(0, 1) if m else t.unsqueeze(1).expand((t.shape[0], size, *t.shape[1:]))
+    return t.reshape(t.shape[0], size * t.shape[2], *t.shape[3:])
+
+
+def _conv_batch(op, inputs, mapped, params, size):
+    """Examples are further images, or where they have filters of their own, further groups of channels."""
+    image, weight, *bias = inputs
+    if not mapped[1]:
+        apart = any(mapped[2:])
+        flat = image.reshape(size * image.shape[1], *image.shape[2:]) if mapped[0] else image
+        out = apply(op, (flat, weight) if apart else (flat, weight, *bias), params)
+        if mapped[0]:
+            out = out.reshape(size, image.shape[1], *out.shape[1:])
+        return out + bias[0].reshape(size, 1, -1, *(1,) * (weight.ndim - 2)) if apart else out
+    filters = weight.reshape(size * weight.shape[1], *weight.shape[2:])
+    bias = [(b if m else b.unsqueeze(0).expand((size, *b.shape))).reshape(-1) for b, m in zip(bias, mapped[2:])]
+    if not mapped[0] and op is conv_p and params["groups"] == 1:
+        out = apply(op, (image, filters, *bias), params)
+    else:
+        groups = {**params, "groups": params["groups"] * size}
+        out = apply(op, (_merged(image, mapped[0], size), filters, *bias), groups)
+    return out.reshape(out.shape[0], size, out.shape[1] // size, *out.shape[2:]).movedim(1, 0)
+
+
+def _conv_weight_batch(op, inputs, mapped, params, size):
+    merged = tuple(_merged(t, m, size) for t, m in zip(inputs, mapped))
+    out = apply(op, merged, {**params, "groups": params["groups"] * size})
+    return out.reshape(size, out.shape[0] // size, *out.shape[1:])
+
+
 def _to_input(g, weight, input_shape, stride, padding, dilation, groups):
     return conv_input_p(
         g, weight, size=input_shape[2:], stride=stride, padding=padding, dilation=dilation, groups=groups
@@ -76,7 +108,7 @@ def _to_weight(g, input, weight_shape, stride, padding, dilation, groups):
     )
 
 
-@primitive(vjp=(_to_input, _to_weight, lambda g: g.sum((0, *range(2, g.ndim)))))
+@primitive(vjp=(_to_input, _to_weight, lambda g: g.sum((0, *range(2, g.ndim)))), batch=_conv_batch, jvp="product")
 def conv_p(xp, input, weight, bias=None, *, stride, padding, dilation, groups):
     channels, depth, *size = weight.shape
     where = positions(input.shape, size, stride, padding, dilation)
@@ -94,7 +126,9 @@ def conv_p(xp, input, weight, bias=None, *, stride, padding, dilation, groups):
         lambda g, input, weight_shape, stride, padding, dilation, groups: _to_weight(
             input, g, weight_shape, stride, padding, dilation, groups
         ),
-    )
+    ),
+    batch=_conv_batch,
+    jvp="product",
 )
 def conv_input_p(xp, input, weight, *, size, stride, padding, dilation, groups):
     """The gradient of a convolved image of this `size`, by the result's gradient `input`: the transposed convolution."""
@@ -113,7 +147,9 @@ def conv_input_p(xp, input, weight, *, size, stride, padding, dilation, groups):
         lambda g, input, stride, padding, dilation, groups: conv_p(
             input, g, stride=stride, padding=padding, dilation=dilation, groups=groups
         ),
-    )
+    ),
+    batch=_conv_weight_batch,
+    jvp="product",
 )
 def conv_weight_p(xp, input, other, *, size, stride, padding, dilation, groups):
     """The gradient of filters of this `size` over the image `input`, by the result's gradient `other`."""
@@ -129,7 +165,9 @@ def conv_weight_p(xp, input, other, *, size, stride, padding, dilation, groups):
 @primitive(
     vjp=lambda g, input_shape, size, stride, padding, dilation: fold_p(
         g, size=input_shape[2:], taps=size, stride=stride, padding=padding, dilation=dilation
-    )
+    ),
+    batch="rows",
+    jvp="linear",
 )
 def unfold_p(xp, input, *, size, stride, padding, dilation):
     """(n, channels, taps, positions …) of the patches that a filter of `size` meets."""
@@ -140,7 +178,9 @@ def unfold_p(xp, input, *, size, stride, padding, dilation):
 @primitive(
     vjp=lambda g, taps, stride, padding, dilation: unfold_p(
         g, size=taps, stride=stride, padding=padding, dilation=dilation
-    )
+    ),
+    batch="rows",
+    jvp="linear",
 )
 def fold_p(xp, input, *, size, taps, stride, padding, dilation):
     """The sum of patches, each at its place of an image of `size`."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from deepcore.autograd import Function, autocasting
+from deepcore.autograd import Function, autocasting, mode
+from deepcore.autograd.levels import Lifted, snapshot
 from deepcore.backend import Backend, available_kinds, device, get_backend, place
 from deepcore.backend import dtypes as dt
 from deepcore.backend.devices import FOREIGN
 from deepcore.effects import effect, untraceable
-from deepcore.errors import BackendError, DTypeError, GradientError, ShapeError, suggest
+from deepcore.errors import BackendError, DTypeError, GradientError, ShapeError, TransformError, suggest
 from deepcore.ops import arithmetic, comparison
 from deepcore.ops.index import convert_value, refuse_leaf, setitem, write
 from deepcore.ops.registry import FUNCTIONS, Tensor, cast, composite, sample
 from deepcore.ops.shape import broadcast_to, sizes
-from deepcore.tensor import _MEMORY_FORMAT, factory, full, made, one_of, tensor
+from deepcore.tensor import _MEMORY_FORMAT, factory, filled, full, made, one_of, tensor
 
 
 class _Transfer(Function):
@@ -136,7 +137,7 @@ def in_place(name: str, function: Callable, module: str = __name__) -> Callable:
     def method(self, *args, **kwargs):
         refuse_leaf(self)
         # An alias of this tensor: a VJP that saves it gets a copy of the old values before the write below.
-        proxy = [effect("alias", _alias, self)]
+        proxy = [effect("alias", _alias, self) if mode.level is None else snapshot(self)]
         result = autocasting.without(function, (proxy[0], *args), kwargs)
         if result.shape != self.shape:
             raise ShapeError(
@@ -152,7 +153,9 @@ def in_place(name: str, function: Callable, module: str = __name__) -> Callable:
             )
         if result._data is self._data:
             result = result.clone()
-        if sys.getrefcount(proxy[0]) > 2:  # more than the list's reference and the call's
+        if sys.getrefcount(proxy[0]) > 2 and not isinstance(
+            proxy[0], Lifted
+        ):  # more than the list's reference and the call's
             proxy[0]._data, proxy[0]._spec = effect("copied", _copy, self), None
         write(self, result)
         if proxy[0]._storage is not None:  # a saved view of the proxy must count as changed
@@ -186,6 +189,10 @@ def _turn(name: str, function):
                 fix=f"t = t.{name.rstrip('_')}(…)",
             )
         untraceable("a tensor that changes its shape")
+        if isinstance(self, Lifted):
+            raise TransformError(
+                f"{name} changes the shape of a tensor of each call", fix=f"t = t.{name.rstrip('_')}(…)"
+            )
         self._data, self._spec = function(self, *args, **kwargs)._data, None
         self.bump_version()
         return self
@@ -230,8 +237,9 @@ def _new_filled(function: str):
     def make(self, *args, size=None, dtype=None, backend=None, requires_grad: bool = False, device=None):
         xp = self.backend if backend is None else get_backend(backend)
         shape = sizes(args if size is None else (size,))
-        raw = getattr(xp, function)(shape, dtype=self.dtype if dtype is None else dt.as_dtype(dtype))
-        out = made(raw, xp)
+        kind = self.dtype if dtype is None else dt.as_dtype(dtype)
+        build = lambda _, batch: made(getattr(xp, function)((*batch, *shape), dtype=kind), xp)
+        out = build(self, ()) if mode.level is None else mode.level.like(self, build)
         return out.requires_grad_() if requires_grad else out
 
     make.__name__ = make.__qualname__ = f"new_{function}"
@@ -252,7 +260,13 @@ def new_tensor(self, data, dtype=None, backend=None, requires_grad: bool = False
 @factory
 def new_full(self, size, fill_value, dtype=None, backend=None, requires_grad: bool = False, device=None):
     """`full` with this tensor's dtype and backend."""
-    return full(size, fill_value, *_defaults(self, dtype, backend), requires_grad)
+    dtype, backend = _defaults(self, dtype, backend)
+    if mode.level is not None:
+        size = sizes((size,))
+        return mode.level.like(
+            self, lambda _, batch: filled((*batch, *size), fill_value, dtype, backend, requires_grad)
+        )
+    return full(size, fill_value, dtype, backend, requires_grad)
 
 
 def _defaults(like, dtype, backend) -> tuple:

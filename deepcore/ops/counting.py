@@ -9,6 +9,7 @@ from collections import namedtuple
 from deepcore.backend import dtypes as dt
 from deepcore.effects import untraceable
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
+from deepcore.ops.batching import by_example
 from deepcore.ops.registry import (
     Tensor,
     axis_names,
@@ -159,6 +160,7 @@ def _limits(name: str, input: Tensor, low: float, high: float, margin: float) ->
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(3, 4), 5, -1, 1)], differentiable=False)
 @takes_arrays
+@by_example
 def histc(input, bins: int = 100, min=0, max=0):
     """How many elements are in each of `bins` equal parts of min … max (equal: of the range of the elements)"""
     if bins < 1:
@@ -179,6 +181,7 @@ def histc(input, bins: int = 100, min=0, max=0):
     differentiable=False,
 )
 @takes_arrays
+@by_example
 def histogram(input, bins=100, *, range=None, weight=None, density: bool = False):
     """(hist, bin_edges): the elements (or their weights) in each bin, the last with its right edge.
 

@@ -10,7 +10,7 @@ import math
 
 from deepcore.autograd import apply, mode
 from deepcore.errors import GradientError
-from deepcore.ops.registry import Tensor, primitive
+from deepcore.ops.registry import primitive, saved_array
 
 
 def _no_second_derivative(g):
@@ -27,7 +27,7 @@ def ctc_loss_backward(xp, g, log_probs, slope):
 
 
 def _ctc_vjp(g, log_probs, aux):
-    slope = Tensor(aux[0], g.backend)
+    slope = saved_array(aux[0], g.backend)
     if mode.grad:
         return apply(ctc_loss_backward, (g, log_probs, slope))
     return slope * g.reshape(1, -1, 1)

@@ -40,7 +40,7 @@ def _qr_back_tall(gQ, gR, Q, R):
     return mT(_triangular(R, mT(whole), upper=True, unit=False))
 
 
-@primitive(vjp=_qr_back)
+@primitive(vjp=_qr_back, batch="leading")
 def _qr(xp, A, *, rows, complete):
     """Q, and below it Rᵀ."""
     Q, R = xp.lapack("qr", A, mode="complete" if complete else "reduced")
@@ -51,7 +51,7 @@ def _no_qr_gradient(g):
     raise GradientError('the gradient of the QR decomposition needs Q, which mode="r" leaves out', fix='mode="reduced"')
 
 
-@primitive(vjp=_no_qr_gradient)
+@primitive(vjp=_no_qr_gradient, batch="leading")
 def _only_r(xp, A):
     return xp.lapack("qr", A, mode="r")
 
@@ -98,7 +98,7 @@ def _svd_back(g, out, rows, columns, full):
     return whole
 
 
-@primitive(vjp=_svd_back, raises=True)
+@primitive(vjp=_svd_back, raises=True, batch="leading")
 def _svd(xp, A, *, rows, columns, full):
     """U, below it a row of the singular values, below that V, all filled up with zeros to one width."""
     U, S, Vh = xp.lapack("svd", A, full_matrices=full)
@@ -154,7 +154,7 @@ def _svdvals_back(g, A):
     return matmul(U * unsqueeze(g, -2), Vh)
 
 
-@primitive(vjp=_svdvals_back, raises=True)
+@primitive(vjp=_svdvals_back, raises=True, batch="leading")
 def _svdvals(xp, A):
     return xp.lapack("svd", A, compute_uv=False)
 

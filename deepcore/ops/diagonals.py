@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, ShapeError
+from deepcore.ops.batching import shape_and
 from deepcore.ops.comparison import where
 from deepcore.ops.index import write
 from deepcore.ops.registry import Tensor, cast, composite, primitive, sample, takes_arrays
@@ -14,12 +15,14 @@ from deepcore.tensor import made
 @primitive(
     view="always",
     vjp=lambda g, input_shape, offset, dims: _on_diagonal(g, shape=input_shape, offset=offset, dims=dims),
+    batch="dims",
+    jvp="linear",
 )
 def diagonal_p(xp, input, *, offset, dims):
     return xp.diagonal(input, offset, *dims)
 
 
-@primitive(vjp=lambda g, offset, dims: diagonal_p(g, offset=offset, dims=dims))
+@primitive(vjp=lambda g, offset, dims: diagonal_p(g, offset=offset, dims=dims), batch=shape_and("dims"), jvp="linear")
 def _on_diagonal(xp, input, *, shape, offset, dims):
     """Zeros of `shape` with `input` on the diagonal."""
     out = xp.zeros(shape, dtype=input.dtype)

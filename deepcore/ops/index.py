@@ -6,9 +6,11 @@ import math
 import operator
 
 from deepcore.autograd import Node, apply, mixed_backends, mode, view_steps
+from deepcore.autograd.levels import all_values, in_place, is_readable, readable
 from deepcore.backend import dtypes as dt
 from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError, non_negative
+from deepcore.ops.batching import shape_and
 from deepcore.ops.registry import (
     Tensor,
     as_number,
@@ -28,7 +30,19 @@ from deepcore.tensor import leaves, made
 # -- primitives ---------------------------------------------------------------------------------------------
 
 
-@primitive(view="always", vjp=lambda g, input_shape, index: _index_grad(g, shape=input_shape, index=index))
+def _indexed(op, inputs, mapped, params, size):
+    params = {**params, "index": (slice(None), *params["index"])}
+    if "shape" in params:
+        params["shape"] = (size, *params["shape"])
+    return apply(op, inputs, params)
+
+
+@primitive(
+    view="always",
+    vjp=lambda g, input_shape, index: _index_grad(g, shape=input_shape, index=index),
+    batch=_indexed,
+    jvp="linear",
+)
 def basic(xp, input, *, index):
     """`index` holds integers, slices, None and one …, which keeps the result of all-integer indices an array."""
     return input[index]
@@ -37,7 +51,7 @@ def basic(xp, input, *, index):
 basic.label = "index"
 
 
-@primitive(vjp=lambda g, index: basic(g, index=index))
+@primitive(vjp=lambda g, index: basic(g, index=index), batch=_indexed, jvp="linear")
 def _index_grad(xp, input, *, shape, index):
     out = xp.zeros(shape, dtype=input.dtype)
     out[index] = input
@@ -52,17 +66,69 @@ def _key(indices, dims) -> tuple:
     return tuple(key)
 
 
+def _are_adjacent(dims) -> bool:
+    return dims[-1] - dims[0] + 1 == len(dims)
+
+
+def _batch_indices(indices, mapped, size: int) -> list[Tensor]:
+    """The indices of each example, after those of the examples themselves, of one rank."""
+    xp, rank = indices[0].backend, max(t.ndim - m for t, m in zip(indices, mapped))
+    own = [t if m else t.unsqueeze(0) for t, m in zip(indices, mapped)]
+    own = [t.reshape(t.shape[0], *(1,) * (rank + 1 - t.ndim), *t.shape[1:]) for t in own]
+    return [made(xp.arange(size).reshape(size, *(1,) * rank), xp), *own]
+
+
+def _taken(op, inputs, mapped, params, size):
+    (t, *indices), dims = inputs, params["dims"]
+    moved = tuple(d + 1 for d in dims)
+    if not any(mapped[1:]):
+        out = apply(op, inputs, {"dims": moved})
+        return out if _are_adjacent(dims) else out.movedim(max(i.ndim for i in indices), 0)
+    each = _batch_indices(indices, mapped[1:], size)
+    rank = each[0].ndim - 1
+    if not mapped[0]:
+        out = apply(op, (t, *each[1:]), {"dims": dims})
+        if out.shape == ():
+            return out
+        at = dims[0] if _are_adjacent(dims) else 0
+        return out.movedim(at, 0)
+    out = apply(op, (t, *each), {"dims": (0, *moved)})
+    if not _are_adjacent(dims) or not dims[0]:
+        return out
+    return out.movedim(tuple(range(1, rank + 1)), tuple(range(dims[0] + 1, dims[0] + rank + 1)))
+
+
+def _taken_back(op, inputs, mapped, params, size):
+    (g, *indices), dims, shape = inputs, params["dims"], (size, *params["shape"])
+    moved = tuple(d + 1 for d in dims)
+    if not any(mapped[1:]):
+        if not _are_adjacent(dims):
+            g = g.movedim(0, max(i.ndim for i in indices))
+        return apply(op, (g, *indices), {"shape": shape, "dims": moved})
+    each = _batch_indices(indices, mapped[1:], size)
+    rank = each[0].ndim - 1
+    if not mapped[0]:
+        g = g.unsqueeze(0).expand((size, *g.shape))
+    if _are_adjacent(dims) and dims[0]:
+        g = g.movedim(tuple(range(dims[0] + 1, dims[0] + rank + 1)), tuple(range(1, rank + 1)))
+    return apply(op, (g, *each), {"shape": shape, "dims": (0, *moved)})
+
+
 @primitive(
     vjp=(
         lambda g, indices, input_shape, dims: apply(_take_grad, (g, *indices), {"shape": input_shape, "dims": dims}),
         None,
-    )
+    ),
+    batch=_taken,
+    jvp="linear",
 )
 def _take(xp, input, *indices, dims):
     return input[_key(indices, dims)]
 
 
-@primitive(vjp=(lambda g, indices, dims: apply(_take, (g, *indices), {"dims": dims}), None))
+@primitive(
+    vjp=(lambda g, indices, dims: apply(_take, (g, *indices), {"dims": dims}), None), batch=_taken_back, jvp="linear"
+)
 def _take_grad(xp, input, *indices, shape, dims):
     """Zeros of `shape` with `input` added at the indices; repeated indices accumulate."""
     out = xp.zeros(shape, dtype=input.dtype)
@@ -74,12 +140,16 @@ def _take_grad(xp, input, *indices, shape, dims):
     return out
 
 
-@primitive(vjp=(lambda g, index, input_shape, dim: _scatter_along(g, index, shape=input_shape, dim=dim), None))
+@primitive(
+    vjp=(lambda g, index, input_shape, dim: _scatter_along(g, index, shape=input_shape, dim=dim), None),
+    batch="dim",
+    jvp="linear",
+)
 def gather_p(xp, input, index, *, dim):
     return xp.take_along_axis(_leading(input, index, dim), index, axis=dim)
 
 
-@primitive(vjp=(lambda g, index, dim: gather_p(g, index, dim=dim), None))
+@primitive(vjp=(lambda g, index, dim: gather_p(g, index, dim=dim), None), batch=shape_and("dim"), jvp="linear")
 def _scatter_along(xp, input, index, *, shape, dim):
     """Zeros of `shape` with input[…, k, …] added at index[…, k, …] along `dim`."""
     out = xp.zeros(shape, dtype=input.dtype)
@@ -103,7 +173,7 @@ def _add_along(xp, target, index, source, dim):
 def within(t: Tensor, low: int, high: int) -> bool:
     """Whether low ≤ t < high everywhere. Only checks that pass are recorded: code after a failed one must be correct
     for all values."""
-    return effect("within", _within, t, low, high)
+    return effect("within", _within, t if mode.level is None else all_values(t), low, high)
 
 
 def _within(t: Tensor, low: int, high: int) -> bool:
@@ -114,8 +184,8 @@ def _within(t: Tensor, low: int, high: int) -> bool:
 def _check_range(name: str, index: Tensor, size: int, kind: str = "index") -> None:
     if index.dtype.kind not in "iu":
         raise DTypeError(f"{name} needs an integer {kind}", received=dt.name_of(index.dtype), fix="index.long()")
-    raw = index._data
     if not within(index, 0, size):
+        raw = all_values(index)._data
         low, high = int(raw.min()), int(raw.max())
         raise IndexRangeError(
             f"{name}: {kind} {low if low < 0 else high} is out of range", expected=f"from 0 to {size - 1}"
@@ -131,7 +201,7 @@ def _rows(xp, weight, index, *, padding):
     return weight[index]
 
 
-@primitive(vjp=(lambda g, index, padding: _rows(_without(g, padding), index, padding=padding), None))
+@primitive(vjp=(lambda g, index, padding: _rows(_without(g, padding), index, padding=padding), None), jvp="linear")
 def _rows_grad(xp, g, index, *, count, padding):
     """Zeros of `count` rows with g added at the indices, except at `padding`."""
     out = _take_grad.forward(xp, g, index, shape=(count, g.shape[-1]), dims=(0,))
@@ -214,7 +284,7 @@ def take_along_dim(input, indices, dim: int | None = None):
             "take_along_dim: the indices must have as many dimensions as the input",
             received=f"input {input.shape}, indices {indices.shape}",
         )
-    if dt.is_integer(indices.dtype) and bool((indices._data < 0).any()):
+    if dt.is_integer(indices.dtype) and bool((all_values(indices)._data < 0).any()):
         from deepcore.ops.comparison import where
 
         indices = where(indices < 0, indices + (input.shape[d] if input.ndim else 1), indices)
@@ -311,8 +381,8 @@ def masked_fill(input, mask, value):
 def nonzero(input, *, as_tuple: bool = False):
     """The indices (n × rank, int64) of the elements that are not zero; a tuple of vectors with `as_tuple`"""
     untraceable("nonzero, whose shape depends on values")
-    xp = input.backend
-    raw = input._data if input.ndim else input._data.reshape(1)
+    xp, raw = input.backend, readable(input)
+    raw = raw if input.ndim else raw.reshape(1)
     indices = tuple(Tensor(i.astype(dt.int64), xp) for i in xp.nonzero(raw))
     if as_tuple:
         return indices
@@ -359,7 +429,7 @@ def one_hot(input, num_classes: int = -1):
     return apply(_one_hot, (input,), {"classes": num_classes})
 
 
-@primitive()
+@primitive(batch="trailing")
 def _one_hot(xp, input, *, classes):
     return (input[..., None] == xp.arange(classes)).astype(dt.int64)
 
@@ -390,7 +460,8 @@ def _parse(input: Tensor, index, reads: bool) -> tuple[tuple, tuple[Tensor, ...]
                 raise DTypeError(
                     "an index tensor holds integers or bools", received=dt.name_of(item.dtype), fix="index.long()"
                 )
-            if item.ndim == 0 and item.dtype != dt.bool_ and (reads or not only):
+            by_value = reads or not only
+            if item.ndim == 0 and item.dtype != dt.bool_ and by_value and is_readable(item):
                 item = int(item.item())
         elif item is None or item is ... or isinstance(item, slice):
             pass
@@ -478,8 +549,8 @@ def _separate(input, parsed):
 
 
 def _wrapped(index: Tensor, size: int, dim: int) -> Tensor:
-    raw = index._data
     if not within(index, -size, size):
+        raw = all_values(index)._data
         bad = int(raw.max()) if int(raw.max()) >= size else int(raw.min())
         raise IndexRangeError(f"index {bad} is out of range for dimension {dim} of length {size}")
     return index
@@ -547,7 +618,7 @@ def _assign_zero(g, indices, steps, dims):
     return apply(_assign, (g, zero, *indices), {"steps": steps, "dims": dims})
 
 
-@primitive(vjp=(_assign_zero, _assigned_part, None))
+@primitive(vjp=(_assign_zero, _assigned_part, None), jvp="linear")
 def _assign(xp, input, value, *indices, steps, dims):
     """A copy of `input` with `value` in the part that the view ops `steps` and the indices select."""
     out = xp.ascontiguousarray(input).reshape(input.shape).copy()
@@ -579,6 +650,8 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
     The base of the memory gets a new node, `_assign`, and every live view is re-derived from it.
     """
     refuse_leaf(target)
+    if mode.level is not None and in_place(target, value, steps, indices, dims, write, _assign):
+        return target
     base, chain = target._base or (target, None)
     recording = mode.grad
     if value.backend is not target.backend:

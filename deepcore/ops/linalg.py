@@ -13,6 +13,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError, suggest
 from deepcore.ops import casting
 from deepcore.ops.arithmetic import check_factor
+from deepcore.ops.batching import aligned, spread
 from deepcore.ops.registry import (
     PRIMITIVES,
     Tensor,
@@ -20,8 +21,10 @@ from deepcore.ops.registry import (
     composite,
     functional,
     is_half,
+    is_recorded,
     primitive,
     sample,
+    saved_array,
     takes_arrays,
 )
 from deepcore.ops.shape import permute, permute_p, reshape_p
@@ -32,8 +35,17 @@ def _swap(x: Tensor) -> Tensor:
     return permute_p(x, order=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
 
 
+def _products(op, inputs, mapped, params, size):
+    a, b = inputs
+    if mapped == (True, False) and a.ndim == 3 and b.ndim == 2:
+        return reshape_p(op(reshape_p(a, shape=(size * a.shape[1], a.shape[2])), b), shape=(*a.shape[:2], b.shape[1]))
+    return op(*aligned(inputs, mapped))
+
+
 @primitive(
     vjp=(lambda g, other: _matmul(g, _swap(other)), lambda g, input: _matmul(_swap(input), g)),
+    batch=_products,
+    jvp="product",
 )
 def _matmul(xp, input, other):
     return xp.matmul(input, other)
@@ -207,7 +219,23 @@ def _linear_to_weight(g, input):
     return _matmul(_swap(_rows(g)), _rows(input))
 
 
-@primitive(vjp=(_linear_to_input, _linear_to_weight, lambda g: _rows(g).sum(0)))
+def _linear_batch(op, inputs, mapped, params, size):
+    """Rows of all examples in one product where they share the weight, else a product for each."""
+    if not any(mapped[1:]):
+        return apply(op, inputs, params)
+    (input, weight), bias = spread(inputs[:2], mapped[:2], size), inputs[2:]
+    rows = math.prod(input.shape[1:-1])
+    out = _matmul(reshape_p(input, shape=(size, rows, input.shape[-1])), _swap(weight))
+    for b, m in zip(bias, mapped[2:]):
+        out = out + (reshape_p(b, shape=(size, 1, b.shape[1])) if m else b)
+    out = reshape_p(out, shape=(*input.shape[:-1], weight.shape[1]))
+    if "activation" not in params:
+        return out
+    activated = apply(EPILOGUES[params["activation"]], (out,))
+    return (activated, out) if op.saves_for_gradient else activated
+
+
+@primitive(vjp=(_linear_to_input, _linear_to_weight, lambda g: _rows(g).sum(0)), batch=_linear_batch, jvp="product")
 def _linear(xp, input, weight, bias=None):
     out = xp.matmul(input, weight.T)
     if bias is not None:
@@ -244,7 +272,7 @@ def _gradients(g, input, weight, bias, saved, activation, needs):
 
 
 def _gradients_by_input(g, input, weight, bias, aux, activation, needs):
-    saved = _linear_out(input, weight, bias) if mode.grad else Tensor(aux[0], g.backend)
+    saved = _linear_out(input, weight, bias) if mode.grad else saved_array(aux[0], g.backend)
     return _gradients(g, input, weight, bias, saved, activation, needs)
 
 
@@ -252,12 +280,12 @@ def _gradients_by_output(g, input, weight, bias, out, activation, needs):
     return _gradients(g, input, weight, bias, out, activation, needs)
 
 
-@primitive(joint=_gradients_by_output)
+@primitive(joint=_gradients_by_output, batch=_linear_batch)
 def _linear_activation(xp, input, weight, bias=None, *, activation):
     return _activate(xp, activation, _linear.forward(xp, input, weight, bias))
 
 
-@primitive(joint=_gradients_by_input)
+@primitive(joint=_gradients_by_input, batch=_linear_batch)
 def _linear_activation_kept(xp, input, weight, bias=None, *, activation):
     before = _linear.forward(xp, input, weight, bias)
     return _activate(xp, activation, before), before
@@ -300,7 +328,7 @@ def linear(input, weight, bias=None, *, activation: str | None = None):
     inputs = (input, weight) if bias is None else (input, weight, bias)
     if activation is None:
         return apply(_linear, inputs)
-    saves_preactivation = mode.grad and not _reads_output(activation) and any(t._requires_grad for t in inputs)
+    saves_preactivation = not _reads_output(activation) and is_recorded(*inputs)
     return apply(
         _linear_activation_kept if saves_preactivation else _linear_activation, inputs, {"activation": activation}
     )

@@ -10,12 +10,12 @@ from deepcore.errors import ArgumentError, IndexRangeError
 from deepcore.ops.activation import logsigmoid, sigmoid, softplus
 from deepcore.ops.arithmetic import abs as abs_
 from deepcore.ops.arithmetic import neg, sign, weigh
+from deepcore.ops.batching import spread
 from deepcore.ops.comparison import clamp, where
 from deepcore.ops.exponential import log, log1p
-from deepcore.ops.registry import Tensor, fused, primitive, promote
+from deepcore.ops.registry import Tensor, fused, gradient, primitive, promote, saved_array
 from deepcore.ops.shape import unsqueeze
 from deepcore.ops.softmax import softmax
-from deepcore.tensor import from_raw
 
 _LEAST_LOG = -100.0
 
@@ -50,7 +50,8 @@ def _sign(d):
 
 
 @primitive(
-    vjp=(lambda g, input, target: mse_grad(g, input, target), lambda g, input, target: neg(mse_grad(g, input, target)))
+    vjp=(lambda g, input, target: mse_grad(g, input, target), lambda g, input, target: neg(mse_grad(g, input, target))),
+    batch="elementwise",
 )
 @_in_float32
 def mse(xp, input, target):
@@ -65,7 +66,8 @@ def mse_grad(g, input, target):
 
 
 @primitive(
-    vjp=(lambda g, input, target: l1_grad(g, input, target), lambda g, input, target: neg(l1_grad(g, input, target)))
+    vjp=(lambda g, input, target: l1_grad(g, input, target), lambda g, input, target: neg(l1_grad(g, input, target))),
+    batch="elementwise",
 )
 @_in_float32
 def l1(xp, input, target):
@@ -82,7 +84,8 @@ def l1_grad(g, input, target):
     vjp=(
         lambda g, input, target, beta: smooth_l1_grad(g, input, target, beta=beta),
         lambda g, input, target, beta: neg(smooth_l1_grad(g, input, target, beta=beta)),
-    )
+    ),
+    batch="elementwise",
 )
 @_in_float32
 def smooth_l1(xp, input, target, *, beta):
@@ -101,7 +104,8 @@ def smooth_l1_grad(g, input, target, *, beta):
     vjp=(
         lambda g, input, target, delta: huber_grad(g, input, target, delta=delta),
         lambda g, input, target, delta: neg(huber_grad(g, input, target, delta=delta)),
-    )
+    ),
+    batch="elementwise",
 )
 @_in_float32
 def huber(xp, input, target, *, delta):
@@ -116,7 +120,10 @@ def huber_grad(g, input, target, *, delta):
     return g * where(abs_(d) < delta, d, _sign(d) * delta)
 
 
-@primitive(vjp=(lambda g, input, target: bce_grad(g, input, target), lambda g, input: g * _bce_slope(input)))
+@primitive(
+    vjp=(lambda g, input, target: bce_grad(g, input, target), lambda g, input: g * _bce_slope(input)),
+    batch="elementwise",
+)
 @_in_float32
 def bce(xp, input, target):
     """-[y·log x + (1 - y)·log(1 - x)], the logarithms clamped at -100"""
@@ -143,7 +150,8 @@ def _bce_slope(input):
     vjp=(
         lambda g, input, target: bce_with_logits_grad(g, input, target),
         lambda g, input: neg(weigh(g, input)),
-    )
+    ),
+    batch="elementwise",
 )
 @_in_float32
 def bce_with_logits(xp, input, target):
@@ -172,7 +180,8 @@ def _weighted_target_grad(g, input, positive):
         lambda g, input, target, positive: bce_with_logits_weighted_grad(g, input, target, positive),
         lambda g, input, positive: _weighted_target_grad(g, input, positive),
         lambda g, input, target: neg(weigh(g, weigh(target, logsigmoid(input)))),
-    )
+    ),
+    batch="elementwise",
 )
 def bce_with_logits_weighted(xp, input, target, positive):
     """-[p·y·log σ(x) + (1 - y)·log(1 - σ(x))]"""
@@ -190,7 +199,7 @@ def bce_with_logits_weighted_grad(g, input, target, positive):
     return g * ((1.0 - target + share) * sigmoid(input) - share)
 
 
-@primitive()
+@primitive(batch="trailing")
 def probabilities(xp, input):
     """input, checked to be probabilities."""
     if input.size and not bool(xp.logical_and(input >= 0, input <= 1).all()):
@@ -203,7 +212,7 @@ def probabilities(xp, input):
     return input
 
 
-@primitive(raises=True)
+@primitive(raises=True, batch="trailing")
 def variances(xp, input):
     """input, checked to be variances."""
     if input.size and bool((input < 0).any()):
@@ -222,13 +231,17 @@ def _cross_entropy_vjp(g, input, target, weight, aux, dim, ignore_index, smoothi
     if reduction == "none":
         g = unsqueeze(g, dim)
     if not mode.grad:
-        return Tensor(aux[0], xp) * g
-    raw, classes = target._data, input.shape[dim]
-    k, constants, _ = _class_terms(
-        xp, raw, None if weight is None else weight._data, classes, dim, input.ndim, ignore_index, smoothing,
-        reduction == "mean", input.dtype,
-    )  # fmt: skip
-    return (weigh(from_raw(k, xp), softmax(input, dim)) - from_raw(constants, xp)) * g
+        return saved_array(aux[0], xp) * g
+    params = {"classes": input.shape[dim], "dim": dim, "rank": input.ndim, "ignore_index": ignore_index,
+              "smoothing": smoothing, "mean": reduction == "mean", "dtype": input.dtype}  # fmt: skip
+    k, constants = apply(class_terms, (target,) if weight is None else (target, weight), params)
+    return (weigh(k, softmax(input, dim)) - constants) * g
+
+
+@gradient
+def class_terms(xp, target, weight=None, *, classes, dim, rank, ignore_index, smoothing, mean, dtype):
+    """The first two results of `_class_terms`."""
+    return _class_terms(xp, target, weight, classes, dim, rank, ignore_index, smoothing, mean, dtype)[:2]
 
 
 def _class_terms(xp, target, weight, classes, dim, rank, ignore_index, smoothing, mean, dtype):
@@ -249,7 +262,32 @@ def _class_terms(xp, target, weight, classes, dim, rank, ignore_index, smoothing
     return xp.sum(constants, (dim,), True), constants, total
 
 
-@primitive(vjp=(_cross_entropy_vjp, None, None), raises=True)
+def _cross_entropy_batch(op, inputs, mapped, params, size):
+    """One call for the samples of all examples; sums and means are of each example."""
+    if any(mapped[2:]) or not size:
+        return NotImplemented
+    (input, target), weight = spread(inputs[:2], mapped[:2], size), inputs[2:]
+    has_batch, reduction = params["dim"] == 1, params["reduction"]
+    fold = lambda t: t.reshape(t.shape[0] * t.shape[1], *t.shape[2:]) if has_batch else t
+    result = apply(op, (fold(input), fold(target), *weight), {**params, "dim": 1, "reduction": "none"})
+    loss, *grads = result if isinstance(result, tuple) else (result,)
+    loss, grads = loss.reshape(target.shape), [t.reshape(input.shape) for t in grads]
+    if reduction != "none":
+        over = tuple(range(1, loss.ndim))
+        loss = loss.sum(over) if over else loss
+        if reduction == "mean":
+            valid = target != params["ignore_index"]
+            counts = (
+                valid.to(loss.dtype) if not weight else where(valid, weight[0].detach()[where(valid, target, 0)], 0.0)
+            )
+            total = (counts.sum(over) if over else counts).to(loss.dtype)
+            loss = loss / total
+            each = where(total == 0, 1.0, total).reshape(size, *(1,) * (input.ndim - 1))
+            grads = [t / each for t in grads]
+    return (loss, *grads) if isinstance(result, tuple) else loss
+
+
+@primitive(vjp=(_cross_entropy_vjp, None, None), raises=True, batch=_cross_entropy_batch)
 def cross_entropy_p(xp, input, target, weight=None, *, dim, ignore_index, smoothing, reduction, recorded):
     """The loss, and with `recorded` the gradient of its sum or mean: softmax minus the target distribution."""
     _check_classes(xp, input, target, dim, ignore_index)

@@ -200,7 +200,7 @@ _PADE = [math.factorial(26 - k) * math.factorial(13) / (math.factorial(26) * mat
 _PADE_REACH = 5.371920351148152
 
 
-@primitive(vjp=_exponential_back, raises=True)
+@primitive(vjp=_exponential_back, raises=True, batch="leading")
 def _exponential(xp, A):
     """Scaling and squaring."""
     dtype = A.dtype

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+from deepcore.autograd import apply
 from deepcore.ops.arithmetic import rsqrt, square
 from deepcore.ops.reduction import mean
 from deepcore.ops.reduction import sum as sum_
-from deepcore.ops.registry import fused, primitive
+from deepcore.ops.registry import fused, primitive, saved_array
 from deepcore.ops.shape import stack
-from deepcore.tensor import Tensor, from_raw
+from deepcore.tensor import Tensor
 
 
 def _dims_behind(t: Tensor, rank: int) -> tuple[int, ...]:
@@ -53,12 +54,28 @@ def rms_norm_grad(g, input, statistics, weight=None, *, rank, eps, affine):
 
 
 def _layer_norm_joint(g, input, weight, bias, aux, rank, eps, needs):
-    statistics = from_raw(aux[0], g.backend)
+    statistics = saved_array(aux[0], g.backend)
     grads = layer_norm_grad(g, input, statistics, weight, rank=rank, eps=eps, affine=len(needs) - 1)
     return (*grads, None, None)
 
 
-@primitive(joint=_layer_norm_joint)
+def _norm_batch(op, inputs, mapped, params, size):
+    input, *affine = inputs
+    if not mapped[0]:
+        input = input.unsqueeze(0).expand((size, *input.shape))
+    outside = any(mapped[1:])
+    result = apply(op, (input,) if outside else (input, *affine), params)
+    out, *statistics = result if isinstance(result, tuple) else (result,)
+    for k, (t, m) in enumerate(zip(affine, mapped[1:]) if outside else ()):
+        t = t.reshape(size, *(1,) * (input.ndim - 1 - params["rank"]), *t.shape[1:]) if m else t
+        out = out + t if k else out * t
+    if not isinstance(result, tuple):
+        return out
+    rows = math.prod(input.shape[1 : input.ndim - params["rank"]])
+    return out, *(t.reshape(t.shape[0], size, rows).movedim(1, 0) for t in statistics)
+
+
+@primitive(joint=_layer_norm_joint, batch=_norm_batch)
 def layer_norm_p(xp, input, weight=None, bias=None, *, rank, eps):
     dims = tuple(range(input.ndim - rank, input.ndim))
     count = math.prod(input.shape[-rank:])
@@ -72,12 +89,12 @@ def layer_norm_p(xp, input, weight=None, bias=None, *, rank, eps):
 
 
 def _rms_norm_joint(g, input, weight, aux, rank, eps, needs):
-    statistics = from_raw(aux[0], g.backend)
+    statistics = saved_array(aux[0], g.backend)
     grads = rms_norm_grad(g, input, statistics, weight, rank=rank, eps=eps, affine=len(needs) - 1)
     return (*grads, None)
 
 
-@primitive(joint=_rms_norm_joint)
+@primitive(joint=_rms_norm_joint, batch=_norm_batch)
 def rms_norm_p(xp, input, weight=None, *, rank, eps):
     dims = tuple(range(input.ndim - rank, input.ndim))
     rstd = 1 / xp.sqrt(xp.sum(input * input, dims, True) / math.prod(input.shape[-rank:]) + eps)

@@ -51,7 +51,7 @@ def _vector_norm_back(g, input, out, ord, dims):
     return where(zero, 0.0, g * sign(input) * pow_(size / norm, ord - 1.0))
 
 
-@primitive(vjp=_vector_norm_back)
+@primitive(vjp=_vector_norm_back, batch="dims")
 def _vector_norm(xp, input, *, ord, dims, keepdim):
     dtype = input.dtype
     x = input.astype(dt.float32) if dtype.itemsize == 2 else input

@@ -12,6 +12,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend, place
 from deepcore.effects import untraceable
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
+from deepcore.ops.batching import shape_and
 from deepcore.ops.index import index_select, nonzero
 from deepcore.ops.reduction import sum as sum_
 from deepcore.ops.registry import Tensor, axis_names, cast, composite, primitive, sample, takes_arrays
@@ -296,13 +297,22 @@ def unravel_index(indices, shape):
 # -- windows ----------------------------------------------------------------------------------------------------------
 
 
-@primitive(view="always", vjp=lambda g, input_shape, dim, step: _windows_back(g, shape=input_shape, dim=dim, step=step))
+@primitive(
+    view="always",
+    vjp=lambda g, input_shape, dim, step: _windows_back(g, shape=input_shape, dim=dim, step=step),
+    batch="dim",
+    jvp="linear",
+)
 def _windows(xp, input, *, dim, size, step):
     windows = xp.lib.stride_tricks.sliding_window_view(input, size, axis=dim, writeable=True)
     return windows[(slice(None),) * dim + (slice(None, None, step),)]
 
 
-@primitive(vjp=lambda g, input_shape, dim, step: _windows(g, dim=dim, size=input_shape[-1], step=step))
+@primitive(
+    vjp=lambda g, input_shape, dim, step: _windows(g, dim=dim, size=input_shape[-1], step=step),
+    batch=shape_and("dim"),
+    jvp="linear",
+)
 def _windows_back(xp, input, *, shape, dim, step):
     """Zeros of `shape` with every window added at its place."""
     out = xp.zeros(shape, dtype=input.dtype)

@@ -19,7 +19,7 @@ def _integers(name: str, input) -> bool:
     return not dt.is_floating(input.dtype)
 
 
-@primitive(vjp=lambda g, input, low, high: hardtanh_grad(g, input, low=low, high=high))
+@primitive(vjp=lambda g, input, low, high: hardtanh_grad(g, input, low=low, high=high), batch="elementwise")
 @in_float32
 def _hardtanh(xp, input, *, low, high):
     return xp.minimum(xp.maximum(input, xp.constant(low, input.dtype)), xp.constant(high, input.dtype))
@@ -49,7 +49,7 @@ def relu6(input, inplace: bool = False):
     return hardtanh(input, 0.0, 6.0)
 
 
-@primitive(vjp=lambda g, input: hardsigmoid_grad(g, input))
+@primitive(vjp=lambda g, input: hardsigmoid_grad(g, input), batch="elementwise")
 @in_float32
 def _hardsigmoid(xp, input):
     return xp.minimum(xp.maximum(input + 3, 0), 6) / 6
@@ -67,7 +67,7 @@ def hardsigmoid(input, inplace: bool = False):
     return float_op(_hardsigmoid, input)
 
 
-@primitive(vjp=lambda g, input: hardswish_grad(g, input))
+@primitive(vjp=lambda g, input: hardswish_grad(g, input), batch="elementwise")
 @in_float32
 def _hardswish(xp, input):
     input = xp.maximum(input, -3)
@@ -92,7 +92,7 @@ def _positive_part(name: str, lambd) -> None:
         raise ArgumentError(f"{name}: lambd is at least 0", received=f"lambd={lambd!r}")
 
 
-@primitive(vjp=lambda g, input, lambd: hardshrink_grad(g, input, lambd=lambd))
+@primitive(vjp=lambda g, input, lambd: hardshrink_grad(g, input, lambd=lambd), batch="elementwise")
 @in_float32
 def _softshrink(xp, input, *, lambd):
     number = xp.constant(lambd, input.dtype)
@@ -112,7 +112,7 @@ def softshrink(input, lambd: float = 0.5):
     return float_op(_softshrink, input, lambd=lambd)
 
 
-@primitive(vjp=lambda g, input, lambd: hardshrink_grad(g, input, lambd=lambd))
+@primitive(vjp=lambda g, input, lambd: hardshrink_grad(g, input, lambd=lambd), batch="elementwise")
 @in_float32
 def _hardshrink(xp, input, *, lambd):
     return xp.where(xp.absolute(input) <= xp.constant(lambd, input.dtype), xp.zeros((), dtype=input.dtype), input)
@@ -125,7 +125,7 @@ def hardshrink(input, lambd: float = 0.5):
     return float_op(_hardshrink, input, lambd=lambd)
 
 
-@primitive(vjp=lambda g, input, threshold: threshold_grad(g, input, threshold=threshold))
+@primitive(vjp=lambda g, input, threshold: threshold_grad(g, input, threshold=threshold), batch="elementwise")
 @in_float32
 def _threshold(xp, input, *, threshold, value):
     below = input <= xp.constant(threshold, input.dtype)
@@ -151,7 +151,8 @@ def threshold(input, threshold: float, value: float, inplace: bool = False):
     vjp=(
         lambda g, input, weight: prelu_grad(g, input, weight),
         lambda g, input: where(input > 0, 0.0, g * input),
-    )
+    ),
+    batch="elementwise",
 )
 def _prelu(xp, input, weight):
     if input.dtype.itemsize == 2:

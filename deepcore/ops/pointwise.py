@@ -148,12 +148,12 @@ def ldexp(input, other):
     return mul(input, pow(2.0, other) if dt.is_floating(other.dtype) else exp2(other))
 
 
-@primitive(vjp=lambda g, input: g / exp2(cast(_exponent(input.detach()), g.dtype)))
+@primitive(vjp=lambda g, input: g / exp2(cast(_exponent(input.detach()), g.dtype)), batch="elementwise")
 def _mantissa(xp, input):
     return xp.frexp(input)[0]
 
 
-@primitive()
+@primitive(batch="elementwise")
 def _exponent(xp, input):
     return xp.frexp(input)[1].astype(dt.int32)
 
@@ -171,7 +171,8 @@ def frexp(input):
 
 
 @primitive(
-    vjp=(lambda g, weight: g * (1.0 - weight), lambda g, weight: g * weight, lambda g, input, end: g * (end - input))
+    vjp=(lambda g, weight: g * (1.0 - weight), lambda g, weight: g * weight, lambda g, input, end: g * (end - input)),
+    batch="elementwise",
 )
 def _lerp(xp, input, end, weight):
     dtype = input.dtype

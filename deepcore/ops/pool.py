@@ -110,7 +110,7 @@ def _output_sizes(name: str, rank: int, sizes, output_size) -> tuple[int, ...]:
 # -- the largest --------------------------------------------------------------------------------------------------------
 
 
-@primitive()
+@primitive(batch="rows")
 def _largest_p(xp, input, *, size, stride, padding, dilation, where):
     """Where the largest of each window is, in the channel's flattened input; `size` None: adaptive windows.
 
@@ -180,7 +180,7 @@ def _adaptive_max_pool(name, rank, input, output_size, return_indices):
     return ValuesAndIndices(out, places) if return_indices else out
 
 
-@primitive(vjp=(lambda g, indices: gather_p(g, indices, dim=2), None))
+@primitive(vjp=(lambda g, indices: gather_p(g, indices, dim=2), None), batch="rows", jvp="linear")
 def _placed(xp, input, indices, *, length):
     """Zeros of that length in the last dimension, with the input at the indices."""
     out = xp.zeros((*input.shape[:2], length), dtype=input.dtype)
@@ -229,7 +229,9 @@ def _max_unpool(name, rank, input, indices, kernel_size, stride, padding, output
 @primitive(
     vjp=lambda g, input_shape, size, stride, padding: window_spread_p(
         g, sizes=input_shape[2:], size=size, stride=stride, padding=padding
-    )
+    ),
+    batch="rows",
+    jvp="linear",
 )
 def window_sum_p(xp, input, *, size, stride, padding, where):
     parts = _taps(xp, input, size, where, stride, padding, (1,) * len(size))
@@ -242,7 +244,9 @@ def window_sum_p(xp, input, *, size, stride, padding, where):
 @primitive(
     vjp=lambda g, input_shape, size, stride, padding: window_sum_p(
         g, size=size, stride=stride, padding=padding, where=input_shape[2:]
-    )
+    ),
+    batch="rows",
+    jvp="linear",
 )
 def window_spread_p(xp, input, *, sizes, size, stride, padding):
     """The transpose of `window_sum_p`."""
@@ -332,7 +336,9 @@ def adaptive_taps(xp, n: int, length: int):
 @primitive(
     vjp=lambda g, input_shape, dim, taps, options: spread_taps_p(
         g, dim=dim, length=input_shape[dim], taps=taps, options=options
-    )
+    ),
+    batch="dim",
+    jvp="linear",
 )
 def weighted_taps_p(xp, input, *, dim, length, taps, options):
     """out[…, i, …] = Σₖ weights[i, k] · input[…, places[i, k], …] along `dim`, of which the result has `length`.
@@ -350,7 +356,9 @@ def weighted_taps_p(xp, input, *, dim, length, taps, options):
 @primitive(
     vjp=lambda g, input_shape, dim, taps, options: weighted_taps_p(
         g, dim=dim, length=input_shape[dim], taps=taps, options=options
-    )
+    ),
+    batch="dim",
+    jvp="linear",
 )
 def spread_taps_p(xp, input, *, dim, length, taps, options):
     """The transpose of `weighted_taps_p`."""

@@ -32,11 +32,11 @@ from deepcore.ops.registry import (
     is_recorded,
     primitive,
     sample,
+    saved_array,
     takes_arrays,
 )
 from deepcore.ops.shape import cat, chunk, permute_p, stack
 from deepcore.ops.trigonometric import tanh
-from deepcore.tensor import from_raw
 
 # -- one step -----------------------------------------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ def _lstm_joint(g, x, h, c, weight_hh, weight_hr, out, aux, sizes, reverse, need
     params, inputs = {"sizes": sizes, "reverse": reverse}, (x, h, c, weight_hh, weight_hr)
     if is_recorded(g, *inputs):
         return composed_gradients(functools.partial(_lstm_unrolled, **params), g, inputs, needs)
-    gates, cells, tanhs = (from_raw(a, g.backend) for a in aux)
+    gates, cells, tanhs = (saved_array(a, g.backend) for a in aux)
     weights = (weight_hh,) if weight_hr is None else (weight_hh, weight_hr)
     dx, dh, dc, *projected = apply(lstm_sequence_grad, (g, gates, cells, tanhs, c, *weights), params)
     dweight = _product(dx, _before(out, h, sizes, reverse)) if needs[3] else None
@@ -296,7 +296,7 @@ def _gru_joint(g, x, h, weight_hh, bias_hh, out, aux, sizes, reverse, needs):
     params, inputs = {"sizes": sizes, "reverse": reverse}, (x, h, weight_hh, bias_hh)
     if is_recorded(g, *inputs):
         return composed_gradients(functools.partial(_gru_unrolled, **params), g, inputs, needs)
-    gates, inner = (from_raw(a, g.backend) for a in aux)
+    gates, inner = (saved_array(a, g.backend) for a in aux)
     dx, dstate, dh = apply(gru_sequence_grad, (g, out, gates, inner, h, weight_hh), params)
     dweight = _product(dstate, _before(out, h, sizes, reverse)) if needs[2] else None
     return dx, dh, dweight, dstate.sum(0) if bias_hh is not None and needs[3] else None

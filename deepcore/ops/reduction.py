@@ -41,13 +41,13 @@ def _reduction_samples(make):
     ]
 
 
-@primitive(vjp=lambda g, input_shape, dims: spread(g, input_shape, dims))
+@primitive(vjp=lambda g, input_shape, dims: spread(g, input_shape, dims), batch="dims", jvp="linear")
 def sum_p(xp, input, *, dims, keepdim):
     total = xp.sum(input, dims, keepdim)
     return total.astype(input.dtype, copy=False)  # NumPy sums narrow integers in 64 bits
 
 
-@primitive()
+@primitive(batch="dims")
 def sum_integers(xp, input, *, dims, keepdim):
     """Σ of integers and bools in int64, without a copy in int64."""
     return xp.sum(input, dims, keepdim, dtype=dt.int64)
@@ -97,7 +97,7 @@ def mean(input, dim=None, keepdim: bool = False, *, dtype=None):
     return sum_p(input, dims=dims, keepdim=keepdim) / (count or math.nan)
 
 
-@primitive()
+@primitive(batch="dims")
 def _first(xp, input, *, dims):
     return xp.ascontiguousarray(input[tuple(slice(1) if d in dims else slice(None) for d in range(input.ndim))])
 
@@ -193,12 +193,12 @@ def _extreme_back(g, input, out, dims):
     return flat_in(spread(g, shape, dims) * (mask / sum_p(mask, dims=dims, keepdim=True)), input)
 
 
-@primitive(vjp=_extreme_back)
+@primitive(vjp=_extreme_back, batch="dims")
 def _amax(xp, input, *, dims, keepdim):
     return xp.amax(input, axis=dims, keepdims=keepdim)
 
 
-@primitive(vjp=_extreme_back)
+@primitive(vjp=_extreme_back, batch="dims")
 def _amin(xp, input, *, dims, keepdim):
     return xp.amin(input, axis=dims, keepdims=keepdim)
 
@@ -224,12 +224,12 @@ def amin(input, dim=None, keepdim: bool = False):
     return _extreme(_amin, "amin", input, dim, keepdim)
 
 
-@primitive()
+@primitive(batch="dim")
 def _argmax(xp, input, *, dim):
     return xp.argmax(input, axis=dim).astype(dt.int64)
 
 
-@primitive()
+@primitive(batch="dim")
 def _argmin(xp, input, *, dim):
     return xp.argmin(input, axis=dim).astype(dt.int64)
 
@@ -309,12 +309,12 @@ def min(input, dim=None, keepdim: bool = False):
     return amin(input) if dim is None else _chosen(argmin, input, dim, keepdim)
 
 
-@primitive()
+@primitive(batch="dims")
 def _all(xp, input, *, dims, keepdim):
     return xp.all(input, axis=dims, keepdims=keepdim)
 
 
-@primitive()
+@primitive(batch="dims")
 def _any(xp, input, *, dims, keepdim):
     return xp.any(input, axis=dims, keepdims=keepdim)
 

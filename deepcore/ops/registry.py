@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from deepcore.autograd import apply, autocasting, constant, enable_grad, is_array, mode, wrong_argument
 from deepcore.autograd.engine import partial_gradients
+from deepcore.autograd.levels import is_differentiated
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.config import settings
@@ -39,14 +40,19 @@ class Op:
     """A primitive, which `apply` runs and records. Called with tensors and keyword parameters."""
 
     __slots__ = (
-        "_plans", "differentiable", "forward", "hint_text", "inputs", "joint", "label", "lowering", "many", "name",
-        "raises", "saves", "variadic", "view", "vjps",
+        "_plans", "_with_aux", "batch", "differentiable", "formula", "forward", "hint_text", "inputs", "joint", "jvp", "label",
+        "lowering", "many", "name", "raises", "reads_aux", "saves", "saves_for_gradient", "variadic", "view", "vjps",
     )  # fmt: skip
 
     #: Sums a gradient over broadcast dimensions; set by ops.shape.
     sum_to: Callable = staticmethod(lambda gradient, shape: gradient)
 
-    def __init__(self, forward, vjps, view=None, hint=None, joint=False, many=False, raises=False):
+    #: The ops of a batch joined along a new first dimension; set by ops.batching.
+    stack: Callable
+
+    def __init__(
+        self, forward, vjps, view=None, hint=None, joint=False, many=False, raises=False, batch=None, jvp=None
+    ):
         self.name = forward.__name__.strip("_").removesuffix("_p")
         #: The name in messages and in the names of nodes.
         self.label = self.name
@@ -65,8 +71,24 @@ class Op:
         self.raises = raises
         self.view = view
         self.hint_text = hint
+        #: The batching rule and the forward rule; see `primitive`.
+        self.batch, self.jvp = batch, jvp
+        #: The function of tensors that computes the same, of an op declared with `fused`.
+        self.formula: Callable | None = None
+        #: Whether results are arrays saved for a gradient.
+        self.saves_for_gradient = False
+        self._with_aux: Op | None = None
         self.saves: dict[int, tuple[tuple[bool, ...], bool]] = {}
         self._plans = [None if v is None else self._plan(v) for v in vjps]
+        self.reads_aux = any(("param", "aux") in plan for plan in self._plans if plan is not None)
+
+    @property
+    def with_aux(self) -> Op:
+        """The op whose results are those of this one and the arrays saved for its gradient."""
+        if self._with_aux is None:
+            self._with_aux = Op(self.forward, (None,), many=True, batch=self.batch)
+            self._with_aux.label, self._with_aux.saves_for_gradient = self.label, True
+        return self._with_aux
 
     def __call__(self, *tensors, **params):
         return apply(self, tensors, params)
@@ -160,7 +182,7 @@ FUNCTIONAL: dict[str, Callable] = {}
 
 
 def primitive(
-    *, vjp=(), joint=None, view: str | None = None, hint=None, raises: bool = False
+    *, vjp=(), joint=None, view: str | None = None, hint=None, raises: bool = False, batch=None, jvp=None
 ) -> Callable[[Callable], Op]:
     """Declare a structured primitive: an `Op` that composites call with normalised parameters.
 
@@ -169,13 +191,18 @@ def primitive(
     output shares the input's memory. `hint(inputs, params)`: the likely fix when the array library raises. `raises`:
     the op checks its operands' values, so programs run it even where nothing reads its results.
 
+    `batch`: how `vmap` maps the op: "elementwise", or a rule of `ops.batching`; by default the op runs for each example.
+    `jvp`: how tangents pass: "elementwise", where each element of the result depends on one of each input, "linear" in all
+    floating inputs, "product": linear in each of the first two and in a third that is added; by default tangents come from the VJPs, transposed.
+
     Trailing inputs with a default may be left out. A forward may return `(out, *aux)`: raw arrays saved for
     the gradient, which reads them as `aux`.
     """
 
     def declare(forward) -> Op:
         vjps = (joint,) if joint else vjp if isinstance(vjp, tuple) else (vjp,)
-        op = Op(forward, vjps, view, hint, joint is not None, raises=raises)
+        forward_rule = "elementwise" if jvp is None and batch == "elementwise" else jvp
+        op = Op(forward, vjps, view, hint, joint is not None, raises=raises, batch=batch, jvp=forward_rule)
         _register(PRIMITIVES, op.name, op)
         return op
 
@@ -187,8 +214,15 @@ def gradient(forward: Callable) -> Op:
     return Op(forward, (None,), many=True)
 
 
+def saved_array(array, backend) -> Tensor:
+    """An array of `aux` as a tensor; inside of a level it is one."""
+    return array if isinstance(array, Tensor) else Tensor(array, backend)
+
+
 def is_recorded(*tensors: Tensor | None) -> bool:
     """Whether autograd records what is computed from these: in a gradient, that it is to be differentiated."""
+    if mode.level is not None:
+        return any(map(is_differentiated, tensors)) and (mode.grad or mode.level.forward)
     return mode.grad and any(t is not None and t._requires_grad for t in tensors)
 
 
@@ -227,6 +261,7 @@ def fused(formula: Callable) -> Callable:
 
     forward.__name__ = formula.__name__
     op = Op(forward, (None,), many=True)
+    op.formula = reference
     _register(FUSED, op.name, op)
 
     @functools.wraps(formula)
@@ -264,7 +299,7 @@ def elementwise(
     """
 
     def declare(forward) -> Callable:
-        op = Op(forward, vjp if isinstance(vjp, tuple) else (vjp,))
+        op = Op(forward, vjp if isinstance(vjp, tuple) else (vjp,), batch="elementwise", jvp="elementwise")
         if rule in ("compare", "logical", "integer"):
             op.differentiable = False
         _register(PRIMITIVES, op.name, op)
@@ -408,7 +443,7 @@ def cast(t: Tensor, dtype) -> Tensor:
     return _cast(t, dtype=dtype, source=t._data.dtype)
 
 
-@primitive(vjp=lambda g, source, dtype: _cast(g, dtype=source, source=dtype))
+@primitive(vjp=lambda g, source, dtype: _cast(g, dtype=source, source=dtype), batch="elementwise", jvp="linear")
 def _cast(xp, input, *, dtype, source):
     return input.astype(dtype)
 
@@ -440,7 +475,7 @@ def _rounding(op: Op) -> Op:
         return op.forward(xp, input.astype(dt.float32), other.astype(dt.float32)).astype(dtype)
 
     forward.__name__ = f"{op.name}_rounding"
-    rounding = Op(forward, op.vjps)
+    rounding = Op(forward, op.vjps, batch="elementwise", jvp="elementwise")
     rounding.label = op.name
     _register(PRIMITIVES, rounding.name, rounding)
     return rounding

@@ -30,7 +30,7 @@ def trunc(xp, input):
     return _round_floats(xp, xp.trunc, input)
 
 
-@primitive(vjp=lambda g: zeros(g))
+@primitive(vjp=lambda g: zeros(g), batch="elementwise")
 def _round(xp, input, *, decimals):
     if decimals < 0 and dt.is_integer(input.dtype):
         return _round_integers(xp, input, 10**-decimals)

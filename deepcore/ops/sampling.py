@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import operator
 
-from deepcore.autograd import constant
+from deepcore.autograd import constant, mode
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.effects import untraceable
-from deepcore.errors import ArgumentError, BackendError, DTypeError, ShapeError
+from deepcore.errors import ArgumentError, BackendError, DTypeError, ShapeError, TransformError
 from deepcore.ops.exponential import exp, log1p
 from deepcore.ops.index import refuse_leaf, write
 from deepcore.ops.registry import Tensor, cast, is_half, primitive, promote
@@ -27,14 +27,14 @@ from deepcore.random import (
     _range,
     _real,
     _size,
-    _tensor,
+    drawn,
     rand,
     raw_bernoulli,
     raw_integers,
     raw_normal,
     raw_uniform,
 )
-from deepcore.tensor import empty_like, factory, from_raw
+from deepcore.tensor import empty_like, factory
 
 # -- arguments ------------------------------------------------------------------------------------------------------
 
@@ -45,7 +45,7 @@ def _floating(name: str, input: Tensor) -> Tensor:
     return input
 
 
-@primitive(raises=True)
+@primitive(raises=True, batch="trailing")
 def _in_range(xp, input, *, name, low, high, fix):
     """input, checked to lie in [low, high]; NaN does not."""
     if input.size and not bool(xp.logical_and(input >= low, input <= high).all()):
@@ -94,8 +94,7 @@ def bernoulli_(self, p: Tensor | float = 0.5, *, generator: Generator | None = N
         broadcast_to(p, self.shape)  # raises where it does not fit
         return write(self, _below(p, self.shape, self.dtype, generator))
     _check_number("p", p, 0 <= p <= 1, "0 ≤ p ≤ 1")
-    drawn = raw_bernoulli(self.backend, generator, self.shape, float(p))
-    return write(self, cast(from_raw(drawn, self.backend), self.dtype))
+    return write(self, cast(_like(self, "bernoulli_", raw_bernoulli, generator, (), float(p)), self.dtype))
 
 
 @primitive(raises=True)
@@ -143,6 +142,12 @@ def multinomial(
 # -- filling a tensor -----------------------------------------------------------------------------------------------
 
 
+def _like(self: Tensor, name: str, draw, generator, before: tuple, *after) -> Tensor:
+    """draw(backend, generator, *before, shape, *after) with the shape of `self`."""
+    xp = self.backend
+    return drawn(name, self.shape, lambda s: draw(xp, generator, *before, s, *after), xp)
+
+
 def _fill(self: Tensor, values: Tensor):
     return write(self, values if values.dtype == self.dtype else cast(values, self.dtype))
 
@@ -152,7 +157,7 @@ def uniform_(self, from_: float = 0, to: float = 1, *, generator: Generator | No
     refuse_leaf(self)
     _floating("uniform_", self)
     _check_number("from_", from_, from_ <= to, f"from_ ≤ to = {to}")
-    return write(self, from_raw(raw_uniform(self.backend, generator, self.shape, self.dtype, from_, to), self.backend))
+    return write(self, _like(self, "uniform_", raw_uniform, generator, (), self.dtype, from_, to))
 
 
 def normal_(self, mean: float = 0, std: float = 1, *, generator: Generator | None = None):
@@ -160,7 +165,7 @@ def normal_(self, mean: float = 0, std: float = 1, *, generator: Generator | Non
     refuse_leaf(self)
     _floating("normal_", self)
     _check_number("std", std, std >= 0, "std ≥ 0")
-    return write(self, from_raw(raw_normal(self.backend, generator, self.shape, self.dtype, mean, std), self.backend))
+    return write(self, _like(self, "normal_", raw_normal, generator, (), self.dtype, mean, std))
 
 
 def log_normal_(self, mean: float = 1, std: float = 2, *, generator: Generator | None = None):
@@ -169,7 +174,7 @@ def log_normal_(self, mean: float = 1, std: float = 2, *, generator: Generator |
     _floating("log_normal_", self)
     _check_number("std", std, std > 0, "std > 0")
     real = dt.float32 if is_half(self) else self.dtype
-    return _fill(self, exp(from_raw(raw_normal(self.backend, generator, self.shape, real, mean, std), self.backend)))
+    return _fill(self, exp(_like(self, "log_normal_", raw_normal, generator, (), real, mean, std)))
 
 
 def exponential_(self, lambd: float = 1, *, generator: Generator | None = None):
@@ -217,7 +222,7 @@ def random_(self, *bounds, generator: Generator | None = None):
             f"random_: {dt.name_of(self.dtype)} does not hold every number of [{low}, {high})",
             expected=f"{smallest} … {largest}",
         )
-    return write(self, from_raw(raw_integers(self.backend, generator, low, high, self.shape, self.dtype), self.backend))
+    return write(self, _like(self, "random_", raw_integers, generator, (low, high), self.dtype))
 
 
 @factory
@@ -240,8 +245,10 @@ def normal(
         if size is None:
             raise ArgumentError("normal needs a size when mean and std are numbers", fix="dc.normal(0.0, 1.0, (n,))")
         xp = get_backend(backend)
-        drawn = raw_normal(xp, generator, _size((size,)), _real(dtype), mean, std)
-        return _tensor(drawn, xp, requires_grad)
+        kind = _real(dtype)
+        return drawn(
+            "normal", _size((size,)), lambda s: raw_normal(xp, generator, s, kind, mean, std), xp, requires_grad
+        )
     if size is not None:
         raise ArgumentError("normal takes its size from mean and std when they are tensors", received=f"size={size!r}")
     if len({t.backend for t in tensors}) > 1:
@@ -260,12 +267,27 @@ def normal(
     real = dt.float64 if dtype == dt.float64 else dt.float32
     if not dt.is_floating(dtype):
         raise DTypeError("normal draws floats", received=dt.name_of(dtype), fix="mean.float()")
-    z = from_raw(raw_normal(tensors[0].backend, generator, shape, real), tensors[0].backend)
+    xp = tensors[0].backend
+    z = drawn("normal", shape, lambda s: raw_normal(xp, generator, s, real), xp)
     out = cast(z * std + mean, dtype)
     return out.requires_grad_() if requires_grad else out
 
 
 # -- rejection ------------------------------------------------------------------------------------------------------
+
+
+def _of_each(name: str, input: Tensor) -> Tensor:
+    """`input`, by which numbers are drawn; inside of a vmap that of each example."""
+    level = mode.level
+    if level is None or not level.batches:
+        return input
+    if level.shares_draws():
+        raise TransformError(
+            f"vmap: {name} draws until numbers are accepted, which examples cannot share",
+            fix='vmap(f, randomness="different")',
+        )
+    xp = input.backend
+    return input + drawn(name, (), lambda s: xp.zeros(s, dtype=input.dtype), xp)
 
 
 def _until_accepted(xp, generator, parameters: tuple, propose, words: str = "uu"):
@@ -348,7 +370,8 @@ def _poisson(xp, input, *, generator):
 def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:
     """Numbers of events, Poisson-distributed with the rates `input`; shape and dtype of `input`."""
     untraceable("poisson, which draws until numbers are accepted")
-    return _poisson(_floating("poisson", constant("poisson", input).detach()), generator=generator)
+    rate = _of_each("poisson", _floating("poisson", constant("poisson", input).detach()))
+    return _poisson(rate, generator=generator)
 
 
 @primitive()
@@ -406,7 +429,8 @@ def binomial(count: Tensor, prob: Tensor, generator: Generator | None = None) ->
         )
     untraceable("binomial, which draws until numbers are accepted")
     shape = broadcast_shape("binomial", count.shape, prob.shape)
-    return _binomial(broadcast_to(count, shape), broadcast_to(prob, shape), generator=generator)
+    count = _of_each("binomial", broadcast_to(count, shape))
+    return _binomial(count, broadcast_to(prob, shape), generator=generator)
 
 
 #: From this concentration on, the gamma distribution's quantiles are an expansion in 1/√concentration.
@@ -476,7 +500,7 @@ def standard_gamma(concentration: Tensor, generator: Generator | None = None) ->
     The gradient is that at a fixed level of the distribution function. (Figurnov, Mohamed and Mnih, 2018)
     """
     untraceable("gamma numbers, which are drawn until they are accepted")
-    return _gamma(_floating("standard_gamma", concentration), generator=generator)
+    return _gamma(_of_each("gamma", _floating("standard_gamma", concentration)), generator=generator)
 
 
 Tensor.bernoulli, Tensor.bernoulli_, Tensor.multinomial = bernoulli, bernoulli_, multinomial

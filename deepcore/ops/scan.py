@@ -14,7 +14,7 @@ from deepcore.ops.shape import cat, flip_p, narrow, normalize_dim
 from deepcore.tensor import made
 
 
-@primitive(vjp=lambda g, dim: flip_p(_cumsum(flip_p(g, dims=(dim,)), dim=dim), dims=(dim,)))
+@primitive(vjp=lambda g, dim: flip_p(_cumsum(flip_p(g, dims=(dim,)), dim=dim), dims=(dim,)), batch="dim", jvp="linear")
 def _cumsum(xp, input, *, dim):
     # Pairwise summation does not apply to a running sum, so it accumulates in the widest float.
     wide = dt.float64 if dt.is_floating(input.dtype) else input.dtype
@@ -50,7 +50,7 @@ def _cumprod_back(g, input, out, dim):
     return where(zero, where(first, _sums_from(g * others, dim), 0.0), ahead)
 
 
-@primitive(vjp=_cumprod_back)
+@primitive(vjp=_cumprod_back, batch="dim")
 def _cumprod(xp, input, *, dim):
     wide = dt.float64 if dt.is_floating(input.dtype) else input.dtype
     return xp.cumprod(input.astype(wide, copy=False), axis=dim).astype(input.dtype, copy=False)
@@ -80,7 +80,7 @@ def _doubling(xp, length: int, dim: int, combine, arrays: tuple) -> tuple:
     return arrays
 
 
-@primitive()
+@primitive(batch="dim")
 def _running_extreme(xp, input, *, dim, largest):
     """The index of the last extreme so far; NaN counts as one."""
     shape = (1,) * dim + (input.shape[dim],) + (1,) * (input.ndim - dim - 1)
@@ -128,7 +128,7 @@ def _logcumsumexp_back(g, input, out, dim):
     return exp(input - level) * g
 
 
-@primitive(vjp=_logcumsumexp_back)
+@primitive(vjp=_logcumsumexp_back, batch="dim")
 @in_float32
 def _logcumsumexp(xp, input, *, dim):
     combine = lambda earlier, later: (xp.logaddexp(earlier[0], later[0]),)

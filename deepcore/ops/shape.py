@@ -7,6 +7,7 @@ import math
 import operator
 
 from deepcore.autograd import apply, constant, mixed_backends
+from deepcore.autograd.batching import BatchLevel
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from deepcore.ops.registry import (
@@ -67,7 +68,7 @@ def sizes(args: tuple) -> tuple[int, ...]:
 # -- views ------------------------------------------------------------------------------------------------
 
 
-@primitive(view="always", vjp=lambda g: g)
+@primitive(view="always", vjp=lambda g: g, batch="elementwise", jvp="linear")
 def alias_p(xp, input):
     return input[...]
 
@@ -84,6 +85,8 @@ def alias(input):
     hint=lambda inputs, params: (
         f"the sizes must multiply to {inputs[0].numel()}; one of them may be -1, where the others divide that"
     ),
+    batch="shape",
+    jvp="linear",
 )
 def reshape_p(xp, input, *, shape):
     return input.reshape(shape)
@@ -131,11 +134,15 @@ def reshape_as(input, other):
     return reshape(input, other.shape)
 
 
+def _permuted(op, inputs, mapped, params, size):
+    return apply(op, inputs, {"order": (0, *(d + 1 for d in params["order"]))})
+
+
 def _inverse(order):
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
-@primitive(view="always", vjp=lambda g, order: permute_p(g, order=_inverse(order)))
+@primitive(view="always", vjp=lambda g, order: permute_p(g, order=_inverse(order)), batch=_permuted, jvp="linear")
 def permute_p(xp, input, *, order):
     return input.transpose(order)
 
@@ -192,7 +199,13 @@ def movedim(input, source, destination):
     return permute(input, order)
 
 
-@primitive(view="always", vjp=lambda g, input_shape: sum_to(g, input_shape))
+def _broadcast(op, inputs, mapped, params, size):
+    (t,), target = inputs, params["shape"]
+    lead = len(target) + 1 - t.ndim
+    return apply(op, (t.reshape(size, *(1,) * lead, *t.shape[1:]) if lead else t,), {"shape": (size, *target)})
+
+
+@primitive(view="always", vjp=lambda g, input_shape: sum_to(g, input_shape), batch=_broadcast, jvp="linear")
 def broadcast_to_p(xp, input, *, shape):
     return xp.broadcast_to(input, shape)
 
@@ -324,7 +337,7 @@ def _part(g, i, shapes, dim):
     return narrow(g, dim, start, shapes[i][dim])
 
 
-@primitive(vjp=_part)
+@primitive(vjp=_part, batch="dim", jvp="linear")
 def _cat(xp, *tensors, dim):
     return xp.concatenate(tensors, axis=dim)
 
@@ -391,6 +404,9 @@ def stack(tensors, dim: int = 0):
             )
     d = normalize_dim(dim, tensors[0].ndim + 1)
     return apply(_cat, tuple(unsqueeze(x, d) for x in tensors), {"dim": d})
+
+
+Op.stack, BatchLevel.join = staticmethod(stack), staticmethod(cat)  # type: ignore[assignment]
 
 
 def _stackers(name: str, doc: str, rank: int, dim: int, make_rank):
@@ -487,7 +503,7 @@ def unbind(input, dim: int = 0):
 # -- copies -----------------------------------------------------------------------------------------------------
 
 
-@primitive(vjp=lambda g: g)
+@primitive(vjp=lambda g: g, batch="elementwise", jvp="linear")
 def _clone(xp, input):
     return input.copy()
 
@@ -507,12 +523,12 @@ def contiguous(input, memory_format=None):
     return input if input.is_contiguous() else _contiguous(input)
 
 
-@primitive(vjp=lambda g: g)
+@primitive(vjp=lambda g: g, batch="elementwise", jvp="linear")
 def _contiguous(xp, input):
     return xp.ascontiguousarray(input).reshape(input.shape)
 
 
-@primitive(vjp=lambda g, dims: flip_p(g, dims=dims))
+@primitive(vjp=lambda g, dims: flip_p(g, dims=dims), batch="dims", jvp="linear")
 def flip_p(xp, input, *, dims):
     return xp.flip(input, dims).copy()
 
@@ -551,7 +567,15 @@ def _pad_back(g, widths):
     return basic(g, index=(*(slice(low, g.shape[i] - high) for i, (low, high) in enumerate(widths)), ...))
 
 
-@primitive(vjp=_pad_back)
+def _padded(op, inputs, mapped, params, size):
+    return apply(op, inputs, {**params, "widths": ((0, 0), *params["widths"])})
+
+
+def _pad_tangent(op, inputs, tangents, params):
+    return apply(op, inputs, params), apply(op, tuple(tangents), {**params, "value": 0})
+
+
+@primitive(vjp=_pad_back, batch=_padded, jvp=_pad_tangent)
 def _pad(xp, input, *, widths, value):
     out = xp.full(tuple(low + n + high for n, (low, high) in zip(input.shape, widths)), value, dtype=input.dtype)
     out[(*(slice(low, low + n) for n, (low, _) in zip(input.shape, widths)), ...)] = input
@@ -649,7 +673,7 @@ def _border_taps(xp, size: int, length: int, low: int, high: int, mode: str):
     return _border(xp, size, low, high, mode).reshape(-1, 1), xp.ones((length, 1), dtype=dt.float64)
 
 
-@primitive(vjp=lambda g, diagonal, lower: _triangle(g, diagonal=diagonal, lower=lower))
+@primitive(vjp=lambda g, diagonal, lower: _triangle(g, diagonal=diagonal, lower=lower), batch="trailing", jvp="linear")
 def _triangle(xp, input, *, diagonal, lower):
     return xp.tril(input, diagonal) if lower else xp.triu(input, diagonal)
 

@@ -23,13 +23,13 @@ def log_softmax_grad(g, out, *, dim):
     return g - weigh(sum_p(g, dims=(dim,), keepdim=True), exp(out))
 
 
-@primitive(vjp=lambda g, out, dim: softmax_grad(g, out, dim=dim))
+@primitive(vjp=lambda g, out, dim: softmax_grad(g, out, dim=dim), batch="dim")
 def _softmax(xp, input, *, dim):
     shifted = xp.exp(input - xp.amax(input, axis=dim, keepdims=True))
     return shifted / xp.sum(shifted, (dim,), True)
 
 
-@primitive(vjp=lambda g, out, dim: log_softmax_grad(g, out, dim=dim))
+@primitive(vjp=lambda g, out, dim: log_softmax_grad(g, out, dim=dim), batch="dim")
 def _log_softmax(xp, input, *, dim):
     shifted = input - xp.amax(input, axis=dim, keepdims=True)
     return shifted - xp.log(xp.sum(xp.exp(shifted), (dim,), True))

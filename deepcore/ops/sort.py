@@ -17,7 +17,7 @@ def _sortable(input) -> Tensor:
     return cast(input, dt.float32) if is_half(input) else input
 
 
-@primitive()
+@primitive(batch="dim")
 def _argsort(xp, input, *, dim, descending):
     if not descending:
         return xp.argsort(input, axis=dim, kind="stable").astype(dt.int64)
@@ -44,7 +44,7 @@ def sort(input, dim: int = -1, descending: bool = False, *, stable: bool = True)
     return ValuesAndIndices(gather(input, dim, index) if input.ndim else input.clone(), index)
 
 
-@primitive()
+@primitive(batch="dim")
 def _topk(xp, input, *, k, dim, largest):
     order = _argsort.forward(xp, input, dim=dim, descending=largest)
     return order[(slice(None),) * dim + (slice(k),)]

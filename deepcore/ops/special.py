@@ -97,7 +97,7 @@ def digamma(xp, input):
     return xp.special("digamma", input)
 
 
-@primitive(vjp=lambda g, input, n: g * _polygamma(input, n=n + 1))
+@primitive(vjp=lambda g, input, n: g * _polygamma(input, n=n + 1), batch="elementwise")
 def _polygamma(xp, input, *, n):
     if n == 1:
         return xp.special("trigamma", input)
@@ -244,7 +244,7 @@ def _logit_back(g, input, low):
     return where(outside, 0.0, g / where(outside, 1.0, input * (1.0 - input)))
 
 
-@primitive(vjp=_logit_back)
+@primitive(vjp=_logit_back, batch="elementwise")
 @in_float32
 def _logit(xp, input, *, low):
     if low is not None:

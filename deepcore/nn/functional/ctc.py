@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from deepcore.autograd import apply, mixed_backends, mode
+from deepcore.autograd import apply, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
@@ -14,7 +14,7 @@ from deepcore.ops.comparison import clamp, logical_and, logical_or
 from deepcore.ops.ctc import ctc_loss_p
 from deepcore.ops.index import within
 from deepcore.ops.reduction import sum as sum_
-from deepcore.ops.registry import functional, takes_arrays
+from deepcore.ops.registry import functional, is_recorded, takes_arrays
 from deepcore.ops.shape import squeeze, unsqueeze
 from deepcore.tensor import Tensor, arange, as_tensor
 
@@ -53,7 +53,7 @@ def ctc_loss(
     half = log_probs.dtype if log_probs.dtype.itemsize == 2 else None
     if half is not None:
         log_probs = log_probs.to(dt.float32)
-    params = {"blank": blank, "zero_infinity": bool(zero_infinity), "recorded": mode.grad and log_probs.requires_grad}
+    params = {"blank": blank, "zero_infinity": bool(zero_infinity), "recorded": is_recorded(log_probs)}
     loss = apply(ctc_loss_p, (log_probs, targets, input_lengths, target_lengths), params)
     if reduction == "mean":
         loss = loss / clamp(target_lengths, min=1).to(loss.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deepcore.autograd import apply, mixed_backends, mode
+from deepcore.autograd.levels import all_values
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.nn.notify import warn_user
@@ -15,7 +16,7 @@ from deepcore.ops.index import gather_p, within
 from deepcore.ops.loss import bad_class, cross_entropy_p, probabilities
 from deepcore.ops.reduction import mean
 from deepcore.ops.reduction import sum as sum_
-from deepcore.ops.registry import functional, takes_arrays
+from deepcore.ops.registry import functional, is_recorded, takes_arrays
 from deepcore.ops.shape import squeeze, unsqueeze
 from deepcore.ops.softmax import log_softmax
 from deepcore.tensor import Tensor
@@ -228,8 +229,9 @@ def class_weights(name, input, target, weight, ignore_index, dim):
     if target.numel() and (0 <= ignore_index < classes or not within(target, 0, classes)):
         valid = target != ignore_index
         if not within(where(valid, target, 0), 0, classes):
-            raw = target._data
-            raise bad_class(name, input, target, xp.logical_and(valid._data, xp.logical_or(raw < 0, raw >= classes)))
+            target = all_values(target)
+            raw, counts = target._data, all_values(valid)._data
+            raise bad_class(name, input, target, xp.logical_and(counts, xp.logical_or(raw < 0, raw >= classes)))
     if weight is None:
         return valid, None
     if weight.shape != (classes,):
@@ -329,7 +331,7 @@ def cross_entropy(
         dim = 1 if len(input.shape) > 1 else 0
     else:
         dim = class_dim("cross_entropy", input, target)
-    if _check.calls_left > 0:
+    if _check.calls_left > 0 and mode.level is None:
         _check.check(input, dim)
     classes = input.shape[dim]
     along = (-1,) + (1,) * (len(input.shape) - 1 - dim)
@@ -346,7 +348,7 @@ def cross_entropy(
     half = input.dtype if input.dtype.itemsize == 2 else None
     if half is not None:
         input = input.to(dt.float32)
-    recorded = mode.grad and input.requires_grad
+    recorded = is_recorded(input)
     if target.dtype != dt.int64:
         target = target.to(dt.int64)
     inputs = (input, target) if weight is None else (input, target, weight.detach().to(input.dtype))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepcore.autograd import apply
+from deepcore.autograd import apply, mode
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.arithmetic import abs as abs_
@@ -64,7 +64,7 @@ def batch_norm(
         if running_mean is not None and running_var is not None:
             keep = 1 - momentum
             for running, row, take in ((running_mean, 0, momentum), (running_var, 1, momentum * count / (count - 1))):
-                batch = from_raw(statistics._data[row], input.backend)
+                batch = statistics[row] if mode.level is not None else from_raw(statistics._data[row], input.backend)
                 if isinstance(momentum, Tensor):  # of a plain average, which changes from batch to batch
                     write(running, running.detach() * keep + (batch * take).to(running.dtype))
                 else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deepcore import missing
-from deepcore.nn.utils import parametrizations, parametrize, rnn
+from deepcore.nn.utils import parametrizations, parametrize, rnn, stateless
 from deepcore.nn.utils.clip_grad import (
     check_gradients,
     clip_grad_norm_,
@@ -38,6 +38,7 @@ __all__ = [
     "rnn",
     "skip_init",
     "spectral_norm",
+    "stateless",
     "vector_to_parameters",
     "weight_norm",
 ]
