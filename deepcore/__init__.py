@@ -151,12 +151,13 @@ newaxis = None
 missing.install(Tensor)
 
 if _TYPE_CHECKING:
-    from deepcore import amp, compiler, data, distributions, io, metrics, nn, optim, plots, train, utils
+    from deepcore import amp, compiler, data, distributions, io, metrics, nn, optim, plots, profiler, train, utils
     from deepcore.amp import GradScaler
     from deepcore.compiler import Compiled, compile
     from deepcore.io import load, save
     from deepcore.nn.functional import cosine_similarity, layer_norm, pairwise_distance
     from deepcore.ops._functions import *  # noqa: F403
+    from deepcore.profiler import profile
     from deepcore.train import Trainer
 
 #: PyTorch's types of tensors by dtype, as `FloatTensor`.
@@ -182,6 +183,8 @@ _LAZY = {
     "nn": "deepcore.nn",
     "optim": "deepcore.optim",
     "plots": "deepcore.plots",
+    "profile": "deepcore.profiler",
+    "profiler": "deepcore.profiler",
     "train": "deepcore.train",
     "utils": "deepcore.utils",
 }
