@@ -285,6 +285,11 @@ class profile:
         return sorted(self._events, key=lambda event: (event.start, -event.end))
 
     @property
+    def running(self) -> bool:
+        """Whether some thread is inside."""
+        return bool(self._watches)
+
+    @property
     def seconds(self) -> float:
         """Time inside the profile."""
         return (self._nanoseconds + (clock() - self._started if self._watches else 0)) * 1e-9
