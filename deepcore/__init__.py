@@ -81,6 +81,7 @@ from deepcore.config import (  # noqa: E402
     use_deterministic_algorithms,
 )
 from deepcore.ops.control_flow import cond, fori_loop, scan, while_loop  # noqa: E402
+from deepcore.ops.custom import kernel  # noqa: E402
 from deepcore.ops.lu import pca_lowrank, svd_lowrank  # noqa: E402
 from deepcore.ops.pieces import broadcast_shapes, tril_indices, triu_indices  # noqa: E402
 from deepcore.ops.pointwise import allclose, equal  # noqa: E402

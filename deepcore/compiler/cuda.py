@@ -28,7 +28,7 @@ from deepcore.kernels.codegen.jit import signed_words
 from deepcore.kernels.cuda import conv as cuda_conv
 from deepcore.kernels.cuda import fused, philox
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
-from deepcore.kernels.math.formulas import count
+from deepcore.kernels.math.formulas import HOST_ONLY, count
 from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, span
 from deepcore.profiler.events import clock
 from deepcore.random import give_back, reserved
@@ -110,7 +110,10 @@ class Target:
         self.draws = words.table(draws, 3) if draws else None
 
     def chain_of(self, record: Record) -> Chain | None:
-        return chain_of(record, _DIFFERING, booleans=False)
+        chain = chain_of(record, _DIFFERING, booleans=False)
+        if chain is not None and any((line.formula, chain.dtype) in HOST_ONLY for line in chain.lines):
+            return None
+        return chain
 
     def has_kernel(self, chain: Chain) -> bool:
         return self.backend.ready(self._kernel(chain)[0])

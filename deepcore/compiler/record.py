@@ -370,7 +370,7 @@ class Recorder:
             outs.append(self.ref(array))
         if fresh or op.raises:
             draw = self._draw_of(params)
-            record = Record(op.name, ins, [outs[i] for i in fresh], op, params, kept=op.raises, draw=draw)
+            record = Record(op.label, ins, [outs[i] for i in fresh], op, params, kept=op.raises, draw=draw)
             record.call, record.origins = _Forward(impl, xp, params, fresh, self._run), self._origin
             self.records.append(record)
         return tuple(results) if several else results[0]
