@@ -212,6 +212,8 @@ def test_compiled_and_eager_arithmetic_are_equal(backend, compiles):
         compiled(x, y)
     assert any(e.kind == "program" for e in prof.events())
     expected, total = (sum(e.flops for e in p.events() if e.kind in ("op", "step", "optimizer")) for p in (eager, prof))
+    planned = compiled.peak_memory
+    assert all(e.in_use >= planned for e in prof.events() if e.kind == "step") and prof.peak_memory >= planned
     linear = sum(e.flops for e in prof.events() if not e.backward and e.name.startswith("linear"))
     assert total == pytest.approx(expected, rel=0.02)  # gradients that are the same sums are computed once
     assert linear >= sum(e.flops for e in eager.events() if e.name == "linear")

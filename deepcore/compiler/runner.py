@@ -404,7 +404,7 @@ class Runner:
             timed = Timed(self.exe)
             results = self(arrays, tensors, timed)
             watch.memory.add(results)
-        timed.report(watch, event)  # type: ignore[arg-type]
+        timed.report(watch, event, self.exe.size)  # type: ignore[arg-type]
         return results
 
     def __call__(self, arrays: list, tensors: list[Tensor], timed: Timed | None = None) -> list:

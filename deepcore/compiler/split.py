@@ -144,7 +144,7 @@ class Backward:
                 timed = Timed(exe)
                 status = timed.run_all()
                 watch.memory.add(grads)
-            timed.report(watch, event)  # type: ignore[arg-type]
+            timed.report(watch, event, exe.size)  # type: ignore[arg-type]
         if status:
             raise GradientError("the backward program stopped", fix="call the function itself to see why")
         arrays = iter(grads)

@@ -76,7 +76,9 @@ class Timed:
     def run_all(self) -> int:
         return self.run() or next(filter(None, self.last()), 0)
 
-    def report(self, watch: Watch, event: Event) -> None:
+    def report(self, watch: Watch, event: Event, planned: int) -> None:
+        """Events of the steps; `planned`: bytes of the program's own memory."""
+        event.in_use += planned
         report(watch, event, self.steps, list(pairwise(self.marks)))
 
 
@@ -103,6 +105,7 @@ def report(watch: Watch, parent: Event, steps: Sequence[Step], times: Sequence[t
 def report_graph(watch: Watch, parent: Event, graph: Any, seconds: list[float], end: int, xp) -> None:
     """Add an event for each step of a graph, which ran as a whole until `end`: parts in proportion to `seconds`."""
     parent.device = str(xp)
+    parent.in_use += graph.size
     total = sum(seconds) or 1.0
     marks, passed = [parent.start], 0.0
     for step in seconds:

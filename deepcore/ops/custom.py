@@ -370,7 +370,7 @@ def kernel(function: Callable | None = None, *, grad=None, check: bool = True):
     The function has assignments, `if`, `for i in range(…)` with constant bounds, `while`, `x if y else z`, arithmetic, comparisons,
     `min`, `max`, `abs`, `round`, `int`, `float`, `bool`, functions of `math` and NumPy's of the same names, and other
     functions of numbers. `floor`, `ceil`, `trunc` and `round` of real numbers are real. Numbers that it reads from outside are
-    constants: where one has changed at a call, that is another kernel. Its source must be there, in a file or a notebook.
+    constants: where one has changed at a call, that is another kernel (in a compiled function they stay as recorded). Its source must be there, in a file or a notebook.
 
     grad, check: see `Kernel.gradient`. Without a gradient, `backward()` through it raises `GradientError`. In float32 the
     sine, cosine and tangent of numbers from 2⁴⁸ on are NaN. Without numba, and on a GPU where the function needs the C

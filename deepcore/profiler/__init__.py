@@ -296,7 +296,8 @@ class profile:
 
     @property
     def peak_memory(self) -> int:
-        """The most bytes in use after an event: on the CPU of arrays that ops inside allocated, on a GPU of the pool."""
+        """The most bytes in use after an event: on the CPU of arrays that ops inside allocated, on a GPU of the pool; with
+        the planned memory of the program that runs."""
         return max((event.in_use for event in self._events), default=0)
 
     @property

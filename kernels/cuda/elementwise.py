@@ -22,7 +22,7 @@ _PER_THREAD = 4
 _TILE = THREADS * _PER_THREAD
 
 #: The dtype in which each dtype is computed.
-_COMPUTED = {float16: float32, bfloat16: float32, float32: float32, float64: float64}
+_COMPUTED: dict[Any, Any] = {float16: float32, bfloat16: float32, float32: float32, float64: float64}
 
 
 def _arguments(formula: str, dtype: str, pattern: str, parameters: int) -> dict[str, Type]:
