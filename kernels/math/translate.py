@@ -843,6 +843,8 @@ class _Arrays:
         return out.astype(self.dtype) if out.dtype.kind == "f" and out.dtype != self.dtype else out
 
     def array(self, value) -> Any:
+        if hasattr(value, "dtype"):  # NumPy makes scalars of 0-d arrays
+            return self.xp.asarray(value)
         for kind, dtype in ((bool, np.dtype(np.bool_)), (int, np.dtype(np.int64)), (float, self.dtype)):
             if isinstance(value, kind):
                 if kind is float and math.isfinite(value) and not fits(value, dtype):

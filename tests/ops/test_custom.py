@@ -460,7 +460,18 @@ def test_ptx_and_the_cpu_have_the_same_bits(name, monkeypatch):
 
 
 def test_without_kernels_array_code_has_the_same_values(monkeypatch):
+    @dc.kernel
+    def raised(x, a):
+        y = a + 1e300
+        while a < 3:  # a loop over a number alone
+            a = a * 1.5 + 0.5
+        return x * a if y > a else a
+
     x = dc.randn(50)
+    plain = raised(x, 0.5).numpy()
+    with monkeypatch.context() as patch:
+        patch.setattr(settings, "kernels", False)
+        np.testing.assert_allclose(raised(x, 0.5).numpy(), plain, rtol=1e-6)
     expected = [SCALARS[name](x).numpy() for name in SCALARS]
     monkeypatch.setattr(settings, "kernels", False)
     for name, values in zip(SCALARS, expected):
