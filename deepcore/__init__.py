@@ -84,6 +84,7 @@ from deepcore.config import (  # noqa: E402
     use_deterministic_algorithms,
 )
 from deepcore.ops.control_flow import cond, fori_loop, scan, while_loop  # noqa: E402
+from deepcore.ops.custom import kernel  # noqa: E402
 from deepcore.ops.lu import pca_lowrank, svd_lowrank  # noqa: E402
 from deepcore.ops.pieces import broadcast_shapes, tril_indices, triu_indices  # noqa: E402
 from deepcore.ops.pointwise import allclose, equal  # noqa: E402
@@ -154,12 +155,13 @@ newaxis = None
 missing.install(Tensor)
 
 if _TYPE_CHECKING:
-    from deepcore import amp, compiler, data, distributions, func, io, metrics, nn, optim, plots, train, utils
+    from deepcore import amp, compiler, data, distributions, func, io, metrics, nn, optim, plots, profiler, train, utils
     from deepcore.amp import GradScaler
     from deepcore.compiler import Compiled, compile
     from deepcore.io import load, save
     from deepcore.nn.functional import cosine_similarity, layer_norm, pairwise_distance
     from deepcore.ops._functions import *  # noqa: F403
+    from deepcore.profiler import profile
     from deepcore.train import Trainer
 
 #: PyTorch's types of tensors by dtype, as `FloatTensor`.
@@ -186,6 +188,8 @@ _LAZY = {
     "nn": "deepcore.nn",
     "optim": "deepcore.optim",
     "plots": "deepcore.plots",
+    "profile": "deepcore.profiler",
+    "profiler": "deepcore.profiler",
     "train": "deepcore.train",
     "utils": "deepcore.utils",
 }

@@ -29,6 +29,8 @@ class Mode(threading.local):
         self.level: Any = None
         self.backward = False
         self.transforms = 0
+        #: The `profiler.events.Watch` of this thread, while it is profiled.
+        self.profiler: Any = None
         #: While a hook is set: the modules whose forward runs, and the node whose gradient is computed.
         self.layers: list = []
         self.node: Any = None

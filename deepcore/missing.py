@@ -57,8 +57,6 @@ INSTEAD = {
                                                  "reset_max_memory_allocated")), _PEAK),
     **dict.fromkeys(("torch.mps", "torch.xpu", "torch.mtia", "torch.accelerator"), _DEVICES),
     "torch.autograd.Variable": "tensors are variables: `dc.tensor`(data, requires_grad=True)",
-    "torch.autograd.profiler": "`dc.autograd.profile`",
-    "torch.profiler": "`dc.autograd.profile`",
     "torch.compiler": "`dc.compile`",
     "torch.export": "`dc.compile`, or `dc.nn.Module.save`",
     "torch.frombuffer": "`dc.from_numpy`(np.frombuffer(…))",

@@ -15,7 +15,7 @@ LAYERS = [
     {"config", "errors", "locks", "missing", "torch_names", "backends"},
     {"backend", "effects"},
     {"kernels"},
-    {"random", "printing", "tensor", "predicates", "autograd", "cuda", "legacy"},
+    {"random", "printing", "tensor", "predicates", "autograd", "cuda", "legacy", "profiler"},
     {"ops"},
     {"compiler", "linalg", "special"},
     {"nn", "optim"},

@@ -449,6 +449,16 @@ def test_both_libraries_write_the_same_text(name):
     assert len(text) == 13 and text == script.write(torch, theirs, 3, 12)
 
 
+def test_an_activation_of_ones_own_trains_and_has_its_gradient():
+    script = load("custom_kernel")
+    x, a = dc.randn(5, dtype=dc.float64), dc.rand(5, dtype=dc.float64) + 0.5
+    assert dc.autograd.gradcheck(script.snake, (x.requires_grad_(), a.requires_grad_()))
+    np.testing.assert_allclose(script.snake(x, 2.0).detach().numpy(), (x + dc.sin(2 * x) ** 2 / 2).detach().numpy())
+    first, _ = script.errors(script.Snake, steps=2)
+    last, _ = script.errors(script.Snake, steps=60)
+    assert last < first
+
+
 def test_full_caches_start_with_the_second_half_of_their_text():
     script = load("shakespeare")
     script.CONTEXT = 8

@@ -1,5 +1,8 @@
 """Reverse-mode differentiation of any order."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from deepcore import missing
 from deepcore.autograd import autocasting, forward_ad, function, functional
 from deepcore.autograd.engine import Handle, backward, grad, register_hook
@@ -25,7 +28,6 @@ from deepcore.autograd.modes import (
     is_grad_enabled,
     is_inference_mode_enabled,
     no_grad,
-    profile,
     set_detect_anomaly,
     set_grad_enabled,
 )
@@ -57,6 +59,7 @@ __all__ = [
     "mode",
     "no_grad",
     "profile",
+    "profiler",
     "register_hook",
     "run",
     "set_detect_anomaly",
@@ -65,4 +68,16 @@ __all__ = [
     "wrong_argument",
 ]
 
-__getattr__ = missing.names_of(__name__, "torch.autograd")
+if TYPE_CHECKING:
+    from deepcore.autograd import profiler
+    from deepcore.profiler import profile
+
+_missing = missing.names_of(__name__, "torch.autograd")
+
+
+def __getattr__(name: str):
+    if name not in ("profile", "profiler"):
+        return _missing(name)
+    profiler = importlib.import_module("deepcore.autograd.profiler")  # loaded when first used
+    globals().update(profile=profiler.profile, profiler=profiler)
+    return globals()[name]

@@ -1,4 +1,4 @@
-"""Context managers for gradient recording, op hooks, anomaly detection and profiling."""
+"""Context managers for gradient recording, op hooks and anomaly detection."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import functools
 import inspect
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -33,12 +32,7 @@ class _GradMode(contextlib.ContextDecorator):
     def __call__(self, function):
         if not inspect.isgeneratorfunction(function):
             return super().__call__(function)
-
-        @functools.wraps(function)
-        def stepping(*args, **kwargs):
-            return _steps(self._recreate_cm, function(*args, **kwargs))
-
-        return stepping
+        return stepping(self._recreate_cm, function)
 
     def __enter__(self):
         self._previous.append(mode.grad)
@@ -98,6 +92,16 @@ class inference_mode(_GradMode):
 def is_inference_mode_enabled() -> bool:
     """Whether this thread is inside `inference_mode`."""
     return bool(_INFERENCE.modes) and _INFERENCE.modes[-1]
+
+
+def stepping(cm: Callable, function: Callable) -> Callable:
+    """A generator function each of whose steps runs inside a fresh `cm()`."""
+
+    @functools.wraps(function)
+    def generate(*args, **kwargs):
+        return _steps(cm, function(*args, **kwargs))
+
+    return generate
 
 
 def _steps(cm: Callable, generator):
@@ -268,47 +272,3 @@ def _finite(t) -> bool:
 def _no_nan(t) -> bool:
     t = all_values(t)
     return not dt.is_floating(t.dtype) or not bool(t.backend.isnan(t._data).any())
-
-
-class profile(contextlib.ContextDecorator):
-    """Counts and times every op inside; `print(p)` shows the table, `p.rows` holds (op, calls, seconds).
-
-    Times include waiting for the device, so that a GPU op is charged for its own work.
-    """
-
-    def __init__(self):
-        self._seconds: dict[str, list] = {}
-        self._inside = threading.local()
-
-    def __enter__(self) -> profile:
-        depth = getattr(self._inside, "depth", 0)
-        if not depth:  # a decorated recursive function counts once
-            self._inside.context = intercept(self._watch)
-            self._inside.context.__enter__()
-        self._inside.depth = depth + 1
-        return self
-
-    def __exit__(self, *exc) -> None:
-        self._inside.depth -= 1
-        if not self._inside.depth:
-            self._inside.context.__exit__(*exc)
-
-    def _watch(self, proceed, op, inputs, params):
-        start = time.perf_counter()
-        out = proceed(op, inputs, params)
-        inputs[0].backend.synchronize()
-        name = f"{op.label} (backward)" if mode.backward else op.label
-        row = self._seconds.setdefault(name, [0, 0.0])
-        row[0] += 1
-        row[1] += time.perf_counter() - start
-        return out
-
-    @property
-    def rows(self) -> list[tuple[str, int, float]]:
-        return sorted(((n, c, s) for n, (c, s) in self._seconds.items()), key=lambda row: -row[2])
-
-    def __str__(self) -> str:
-        total = sum(row[2] for row in self.rows) or 1.0
-        lines = [f"{'op':<32}{'calls':>8}{'ms':>12}{'share':>8}"]
-        lines += [f"{n:<32}{c:>8}{s * 1e3:>12.3f}{s / total:>8.1%}" for n, c, s in self.rows]
-        return "\n".join(lines)

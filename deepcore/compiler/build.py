@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.cpu import Target, contiguous
-from deepcore.compiler.ir import Program, Record
+from deepcore.compiler.ir import UPDATE, Program, Record
 from deepcore.compiler.passes import algebra, cse, dead, epilogue, finite, fold, fuse, masks, reuse
 from deepcore.compiler.record import Recorder
 from deepcore.kernels.cpu import optimizer as updates
@@ -131,4 +131,5 @@ def _update(recorder: Recorder, update, gradients: list[Ref]) -> tuple[list[Step
     arrays = [*plan.weights, *(a for batch in plan.program.batches for column in batch.states for a in column)]
     changed = [Ref(*outside(a), a.shape, a.strides, a.dtype) for a in arrays if a.size]
     arithmetic = sum(count(b.update.formula) * sum(w.size for w in b.weights) for b in plan.program.batches)
-    return checks, Step(name, gradients, changed, change, kept=True, arithmetic=arithmetic)
+    step = Step(name, gradients, changed, change, kept=True, arithmetic=arithmetic, origins=(UPDATE,))
+    return checks, step

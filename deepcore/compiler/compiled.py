@@ -24,6 +24,7 @@ from deepcore.compiler.guards import PLAIN, Guards, is_scalar, same
 from deepcore.compiler.record import Fault, Recorder
 from deepcore.compiler.runner import Arena, Overlap, Runner, Stopped, same_bits
 from deepcore.compiler.split import Backwards, FreedNode, ProgramNode, Split, attach, is_differentiable
+from deepcore.compiler.timing import program, watch_of
 from deepcore.config import settings
 from deepcore.effects import effect, mode
 from deepcore.errors import ArgumentError, DeepcoreWarning
@@ -126,10 +127,10 @@ class Compiled:
         self.traces = self.runs = 0
 
     def __call__(self, *args, **kwargs):
-        inspector = None
+        inspector = watch = None
         if mode.tracer is not None or mode.hook is not None or mode.transforms:
-            inspector = getattr(mode.hook, "inspector", None)
-            if inspector is None or mode.tracer is not None or mode.transforms:
+            inspector, watch = getattr(mode.hook, "inspector", None), watch_of(mode.hook)
+            if (inspector is None and watch is None) or mode.tracer is not None or mode.transforms:
                 return self._run_eagerly(*_with_tensors(args, kwargs))  # part of a larger program, or hooked op by op
         arrays: list[Any] = []
         tensors: list[Tensor] = []
@@ -156,9 +157,13 @@ class Compiled:
                         self._latest = key, self._cache[key]
                     runner.calls += 1
                     if runner.calls >= runner.next_check and _is_due(runner):
-                        return self._checked(key, runner, tree, args, kwargs, arrays, tensors)
+                        with program(watch, f"check of {self._name}", "check"):
+                            return self._checked(key, runner, tree, args, kwargs, arrays, tensors)
                     try:
-                        results = runner(arrays, tensors)
+                        if watch is None:
+                            results = runner(arrays, tensors)
+                        else:
+                            results = runner.timed(watch, self._name, arrays, tensors)
                     except (Stopped, Overlap):
                         break
                     self.runs += 1
@@ -171,7 +176,8 @@ class Compiled:
                 else:
                     if key not in self._faults:
                         traces = self.traces
-                        result = self._record(key, args, kwargs, tensors, arrays, reason, inspector)
+                        with program(watch, f"compile {self._name}", "compile"):
+                            result = self._record(key, args, kwargs, tensors, arrays, reason, inspector)
                         if self.traces != traces:  # recording allocated memory that the program does not use
                             allocator.release()
                         return result

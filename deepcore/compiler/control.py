@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from deepcore.backend import dtypes as dt
-from deepcore.compiler.ir import Record
+from deepcore.compiler.ir import Origin, Record
 from deepcore.effects import mode
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.kernels.runtime.executable import ALIGN, Buffer, Ref, address_of, extent, root, span
@@ -295,6 +295,7 @@ def _filled(outer, like: Tensor, value: float) -> Ref:
 
 def _add(outer, record: Record, bodies: list[Body]) -> None:
     record.bodies = bodies
+    record.origins = (Origin(record.name, mode.backward, outer._scope()),)
     record.kept = any(inner.kept for body in bodies for inner in body.recorder.records)
     outer.records.append(record)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from deepcore import kernels
+from deepcore.autograd.scopes import arithmetic_of
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
 from deepcore.compiler.ir import Record
@@ -111,6 +112,8 @@ class Target:
         """The steps of a record: launches where its op has a plan, else a call of its forward."""
         steps = self._lowered(record)
         steps[-1].arithmetic = arithmetic(record)
+        for step in steps:
+            step.origins = record.origins
         return steps
 
     def _lowered(self, record: Record) -> list[Step]:
@@ -201,11 +204,11 @@ def arithmetic(record: Record) -> float:
     if record.bodies:
         counts = [body.length * sum(map(arithmetic, body.recorder.records)) for body in record.bodies]
         return max(counts) if record.name == "cond" else sum(counts)
-    cpu = get_backend("cpu")
-    lowering = None if record.op is None else kernels.lowering(record.op.name, cpu)
-    if lowering is not None:
+    if record.op is not None:
+        cpu = get_backend("cpu")
         specs = [interned(ref.shape, ref.strides, ref.dtype, ref.contiguous, cpu) for ref in record.ins]
-        return record.fused + lowering.cost(specs, record.params)
+        results = [math.prod(ref.shape) for ref in record.outs]
+        return record.fused + arithmetic_of(record.op, specs, results, record.params)
     sizes = (math.prod(ref.shape) for ref in (*record.ins, *record.outs))
     return 0 if record.name == "copy" else max(sizes, default=0)
 

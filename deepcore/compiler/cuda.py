@@ -16,17 +16,21 @@ from deepcore.compiler.build import PASSES, optimized
 from deepcore.compiler.control import Body
 from deepcore.compiler.cpu import arithmetic, contiguous
 from deepcore.compiler.graphs import Graph, RangeErrors, Words, at_place, last_uses, queue_all, view
-from deepcore.compiler.ir import Record
+from deepcore.compiler.ir import UPDATE, Record
 from deepcore.compiler.passes import dead
 from deepcore.compiler.passes.chains import Chain, chain_of
 from deepcore.compiler.record import Recorder, Update, itself, settings_of
 from deepcore.compiler.runner import _REFS_SHARED, Overlap, Runner, _of, differing
+from deepcore.compiler.timing import program, report_graph, watch_of
 from deepcore.config import settings
+from deepcore.effects import mode
 from deepcore.kernels.codegen.jit import signed_words
 from deepcore.kernels.cuda import conv as cuda_conv
 from deepcore.kernels.cuda import fused, philox
 from deepcore.kernels.cuda import optimizer as cuda_optimizer
+from deepcore.kernels.math.formulas import HOST_ONLY, count
 from deepcore.kernels.runtime.executable import Buffer, Ref, Step, address_of, span
+from deepcore.profiler.events import clock
 from deepcore.random import give_back, reserved
 from deepcore.tensor import Tensor, from_raw
 
@@ -106,7 +110,10 @@ class Target:
         self.draws = words.table(draws, 3) if draws else None
 
     def chain_of(self, record: Record) -> Chain | None:
-        return chain_of(record, _DIFFERING, booleans=False)
+        chain = chain_of(record, _DIFFERING, booleans=False)
+        if chain is not None and any((line.formula, chain.dtype) in HOST_ONLY for line in chain.lines):
+            return None
+        return chain
 
     def has_kernel(self, chain: Chain) -> bool:
         return self.backend.ready(self._kernel(chain)[0])
@@ -153,7 +160,7 @@ class Target:
 
     def lower(self, record: Record) -> Step:
         step = self._lowered(record)
-        step.arithmetic = arithmetic(record)
+        step.arithmetic, step.origins = arithmetic(record), record.origins
         return step
 
     def _lowered(self, record: Record) -> Step:
@@ -322,7 +329,9 @@ class DevicePlan:
                 cuda_optimizer.update_by_table(self.xp, update, dtype, table.device, tiles)()
                 return ()
 
-            steps.append(Step(name, [gradients[i] for i in members], [], call=run, kept=True))
+            arithmetic = count(update.formula) * sum(self.weights[i].size for i in members)
+            ins = [gradients[i] for i in members]
+            steps.append(Step(name, ins, [], call=run, kept=True, arithmetic=arithmetic, origins=(UPDATE,)))
         return steps
 
     def set_scalars(self, optimizer, counts: list[int]) -> None:
@@ -349,6 +358,8 @@ class GraphRunner(Runner):
 
     def __init__(self, recorder: Any, outputs: list[Ref], leaves: list[Tensor], arguments: list[Tensor], guards):
         self.range_errors = recorder.range_errors
+        #: Seconds of each step by itself, once a profile needed them.
+        self.step_times: list[float] | None = None
         self.output_refs = outputs
         self.init_state(recorder, [recorder.grads[leaf] for leaf in leaves], leaves, arguments, guards)
         #: Buffers bound anew in each call, of arguments and accumulated gradients, and their memory in the graph.
@@ -529,7 +540,19 @@ class GraphRunner(Runner):
             self.inputs[buffer][...] = array
 
     # -- running ------------------------------------------------------------------------------------------
-    def __call__(self, arrays: list, tensors: list[Tensor]) -> list:
+    def timed(self, watch, name: str, arrays: list, tensors: list[Tensor]) -> list:
+        """As a call, which is waited for, with an event of a profile for each step."""
+        with program(watch, name) as event:
+            results = self(arrays, tensors)
+            self.backend.synchronize()
+            end = clock()
+            if self.step_times is None:
+                self.step_times = self.times(1)
+        assert event is not None
+        report_graph(watch, event, self.graph, self.step_times, end, self.backend)
+        return results
+
+    def __call__(self, arrays: list, tensors: list[Tensor], timed=None) -> list:
         xp = self.backend
         self.range_errors.check()
         if self.arguments_overlap(arrays):
@@ -613,6 +636,7 @@ class GraphBackward:
         self.results, self.lasting, self.range_errors = Results(grads), grads, recorder.range_errors
         self.used = {buffer for step in self.steps for buffer in step.buffers()} | {ref.buffer for ref in grads}
         self.graph: Graph | None = None
+        self.step_times: list[float] | None = None
 
     def run(self, arena, bound: list[tuple[Buffer, Any]], words, xp) -> list:
         """The gradients' arrays; None where a leaf has none."""
@@ -630,7 +654,16 @@ class GraphBackward:
             else:
                 self._copy_in(self.graph, bound)
             self.words.send()
-            self.graph.launch()
+            watch = watch_of(mode.hook)
+            with program(watch, "backward") as event:
+                self.graph.launch()
+                if event is not None:
+                    xp.synchronize()
+                    end = clock()
+                    if self.step_times is None:
+                        self.step_times = self.graph.times(1)
+            if event is not None:
+                report_graph(watch, event, self.graph, self.step_times, end, xp)  # type: ignore[arg-type]
             grads = self.results.copies(xp)
         return [None if number is None else grads[number] for number in self.numbers]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from deepcore.compiler.runner import Runner
 from deepcore.kernels.runtime.executable import Step
+
+if TYPE_CHECKING:
+    from deepcore.compiler.runner import Runner
 
 
 def table(runner: Runner) -> list[str]:

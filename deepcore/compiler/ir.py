@@ -15,6 +15,18 @@ class Draw(NamedTuple):
     row: int
 
 
+class Origin(NamedTuple):
+    """An op that a record computes, for profiles: its name, whether it ran backward, and the module (`autograd.scopes`)."""
+
+    op: str
+    backward: bool
+    scope: Any
+
+
+#: The origin of an optimizer's update.
+UPDATE = Origin("update", False, None)
+
+
 @dataclass(eq=False)
 class Record:
     """One op or effect: the places it reads and writes, and how it is computed.
@@ -41,6 +53,8 @@ class Record:
     floats: tuple[float, ...] = ()
     #: Arithmetic of the formulas fused into its plan.
     fused: int = 0
+    #: The ops it was recorded from, several where they are fused.
+    origins: tuple[Origin, ...] = ()
 
     def buffers(self) -> list[Buffer]:
         return list(dict.fromkeys(ref.buffer for ref in (*self.ins, *self.outs)))

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from deepcore import locks
 from deepcore.autograd import graph
+from deepcore.autograd.scopes import Scope, Scopes
 from deepcore.compiler.control import Body, record_branch, record_branch_gradient, record_loop, record_repeat
-from deepcore.compiler.ir import Draw, Record
+from deepcore.compiler.ir import Draw, Origin, Record
 from deepcore.effects import mode
 from deepcore.kernels import plan as plans
 from deepcore.kernels.cpu import checks
@@ -117,6 +118,10 @@ class Recorder:
         #: Keeps arrays alive, so that their ids are not reused.
         self._references: list[Any] = []
         self.first_node = graph.next_id()
+        #: The modules of recorded nodes, by number, and of the op that runs.
+        self.scopes = Scopes()
+        self.node_scopes: dict[int, Scope] = {}
+        self._origin: tuple[Origin, ...] = ()
         self._op: Any = None
         self._tensors: tuple = ()
         self._inside = False
@@ -307,16 +312,28 @@ class Recorder:
             return graph.run(op, inputs, params)
         if mode.backward and mode.node is not None and mode.node.id < self.first_node:
             self.note("a graph that was recorded before the function was called")
-        outer = self._op, self._tensors
-        self._op, self._tensors = op, inputs
+        outer = self._op, self._tensors, self._origin
+        scope = self._scope()
+        self._op, self._tensors, self._origin = op, inputs, (Origin(op.label, mode.backward, scope),)
         try:
             result = graph.run(op, inputs, params)
         finally:
-            self._op, self._tensors = outer
+            self._op, self._tensors, self._origin = outer
+        if scope is not None and not op.many and result._node is not None:
+            self.node_scopes[result._node.id] = scope
         if self.inspector is not None:
             with self.paused():
                 self.inspector(op, inputs, result)
         return result
+
+    def _scope(self):
+        """The module whose forward runs, or ran when it recorded the node whose gradient is computed; or None."""
+        if mode.backward and mode.node is not None:
+            for recorder in (self, *self.context):
+                scope = recorder.node_scopes.get(mode.node.id)
+                if scope is not None:
+                    return scope
+        return self.scopes.of(mode.layers)
 
     def enter(self, impl, xp, *arrays, **params):
         """Run a forward, and record it."""
@@ -353,8 +370,8 @@ class Recorder:
             outs.append(self.ref(array))
         if fresh or op.raises:
             draw = self._draw_of(params)
-            record = Record(op.name, ins, [outs[i] for i in fresh], op, params, kept=op.raises, draw=draw)
-            record.call = _Forward(impl, xp, params, fresh, self._run)
+            record = Record(op.label, ins, [outs[i] for i in fresh], op, params, kept=op.raises, draw=draw)
+            record.call, record.origins = _Forward(impl, xp, params, fresh, self._run), self._origin
             self.records.append(record)
         return tuple(results) if several else results[0]
 

@@ -14,6 +14,7 @@ from typing import Any
 from deepcore.compiler.build import Built
 from deepcore.compiler.guards import PLAIN, Guards
 from deepcore.compiler.record import Recorder
+from deepcore.compiler.timing import Timed, program
 from deepcore.kernels.codegen.jit import address, signed_words
 from deepcore.kernels.runtime import allocator
 from deepcore.kernels.runtime.executable import Buffer, OtherShape, Ref, span
@@ -397,7 +398,16 @@ class Runner:
         return self.target.words.copy()
 
     # -- running ------------------------------------------------------------------------------------------
-    def __call__(self, arrays: list, tensors: list[Tensor]) -> list:
+    def timed(self, watch, name: str, arrays: list, tensors: list[Tensor]) -> list:
+        """As a call, with an event of a profile for each step."""
+        with program(watch, name) as event:
+            timed = Timed(self.exe)
+            results = self(arrays, tensors, timed)
+            watch.memory.add(results)
+        timed.report(watch, event, self.exe.size)  # type: ignore[arg-type]
+        return results
+
+    def __call__(self, arrays: list, tensors: list[Tensor], timed: Timed | None = None) -> list:
         """The returned tensors' arrays. Raises `Stopped`, with everything as it was, where a check failed."""
         exe = self.exe
         bind = exe.bind
@@ -420,7 +430,7 @@ class Runner:
                 self._set_draws([generator.claim(blocks, claims) for generator, blocks in self.generators])
             parts = exe.prepare()
             try:
-                if len(parts) > 1 and exe.run():
+                if timed.run() if timed is not None else len(parts) > 1 and exe.run():
                     raise Stopped
             except OtherShape:
                 raise Stopped from None
@@ -430,7 +440,11 @@ class Runner:
                 after.append(map(call, (claims.clear,)))  # from here on the numbers count as drawn
             self.count_writes(1, tensors)
             # One call into C, which ends where the program stops: no signal handler can run in between.
-            if any(chain(map(function, (words,), (part,)), *after)) if after else function(words, part):
+            if timed is not None:
+                stopped = any(chain(timed.last(), *after))
+            else:
+                stopped = any(chain(map(function, (words,), (part,)), *after)) if after else function(words, part)
+            if stopped:
                 self.count_writes(-1, tensors)
                 raise Stopped
         finally:

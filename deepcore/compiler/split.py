@@ -20,6 +20,7 @@ from deepcore.compiler.cpu import Target
 from deepcore.compiler.ir import Record
 from deepcore.compiler.record import Recorder
 from deepcore.compiler.runner import Results, run_all
+from deepcore.compiler.timing import Timed, program, watch_of
 from deepcore.effects import mode
 from deepcore.errors import GradientError
 from deepcore.kernels.codegen.jit import address
@@ -134,12 +135,22 @@ class Backward:
         exe = self.exe
         for buffer, array in bound:
             exe.bind(buffer, address(array))
-        grads = iter(self.results.bound(exe))
+        grads = self.results.bound(exe)
         self.target.words[...] = words
         exe.bind_own(arena.at_least(exe.size))
-        if run_all(exe):
+        watch = watch_of(mode.hook)
+        if watch is None:
+            status = run_all(exe)
+        else:
+            with program(watch, "backward") as event:
+                timed = Timed(exe)
+                status = timed.run_all()
+                watch.memory.add(grads)
+            timed.report(watch, event, exe.size)  # type: ignore[arg-type]
+        if status:
             raise GradientError("the backward program stopped", fix="call the function itself to see why")
-        return [next(grads) if reached else None for reached in self.reached]
+        arrays = iter(grads)
+        return [next(arrays) if reached else None for reached in self.reached]
 
 
 class Backwards:

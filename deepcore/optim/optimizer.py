@@ -17,9 +17,10 @@ from typing import Any
 from deepcore import errors
 from deepcore.autograd import enable_grad
 from deepcore.backend import dtypes as dt
-from deepcore.effects import effect, untraceable
+from deepcore.effects import effect, mode, untraceable
 from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, UninitializedError, suggest
 from deepcore.kernels.cpu.clip import Clip
+from deepcore.kernels.math.formulas import count
 from deepcore.kernels.update import Update, run_update
 from deepcore.nn.hooks import RemovableHandle
 from deepcore.nn.modules.module import clear_gradients
@@ -65,8 +66,7 @@ def _takes_switches(init: Callable) -> Callable:
 def _hooked(step: Callable) -> Callable:
     """A step that runs the optimizer's hooks before and after it, once, whatever it calls."""
 
-    @functools.wraps(step)
-    def wrapper(self, *args, **kwargs):
+    def run(self, *args, **kwargs):
         hooks = self._step_hooks
         if not hooks:
             return step(self, *args, **kwargs)
@@ -84,7 +84,30 @@ def _hooked(step: Callable) -> Callable:
             self._step_hooks = hooks
         return result
 
+    @functools.wraps(step)
+    def wrapper(self, *args, **kwargs):
+        return run(self, *args, **kwargs) if mode.profiler is None else _profiled(run, self, args, kwargs)
+
     return wrapper
+
+
+def _profiled(run: Callable, optimizer: Optimizer, args: tuple, kwargs: dict):
+    """A step as one event of a profile; what it calls of its own class is part of it."""
+    name = f"{type(optimizer).__name__}.step"
+    watch = mode.profiler
+    if not watch.recording or mode.tracer is not None or any(event.name == name for event in watch.open):
+        return run(optimizer, *args, **kwargs)
+    event = watch.begin(name, "optimizer")
+    try:
+        result = run(optimizer, *args, **kwargs)
+        for p in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+            p.backend.synchronize()
+            event.device = str(p.backend)
+            break
+    finally:
+        watch.finish(event)
+    event.flops, event.bytes = optimizer._work()
+    return result
 
 
 class Optimizer:
@@ -309,6 +332,18 @@ class Optimizer:
         if plan is not None:
             new_plan.backend_cache = plan.backend_cache
         return new_plan
+
+    def _work(self) -> tuple[float, int]:
+        """Arithmetic of one step, where formulas define it, and the bytes of parameters, gradients and states."""
+        arithmetic, moved = 0.0, 0
+        for group in self.param_groups:
+            live = [p for p in group["params"] if p.grad is not None]
+            size = sum(p._data.size for p in live)
+            arithmetic += count(self.update(group).formula) * size if self.by_formula and live else 0
+            for p in live:
+                states = [x.nbytes for x in self.state.get(p, {}).values() if isinstance(x, p.backend.array_type)]
+                moved += 3 * p._data.nbytes + 2 * sum(states)
+        return arithmetic, moved
 
     @property
     def by_formula(self) -> bool:

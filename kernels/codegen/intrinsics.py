@@ -5,6 +5,7 @@ Build functions of kernels receive this module as `tools`; nothing here is calle
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import platform
@@ -28,11 +29,12 @@ def lift(function: Callable, dtype=None) -> Callable:
     """Compile a plain scalar function with numba, and with it its callees from the same file or from `kernels`.
 
     With a dtype (float32, float64) the formula is computed in it: floating constants are converted to it, and a callee
-    `exp` becomes `exp_float32` where its file defines that.
+    `exp` becomes `exp_float32` where its file defines that. A file's `COMPUTED_IN` is the dtype of all its formulas.
     """
     import numpy as np
 
-    dtype = None if dtype is None else np.dtype(dtype)
+    if dtype is not None:
+        dtype = np.dtype(getattr(sys.modules[function.__module__], "COMPUTED_IN", dtype))
     with _LOCK:
         if function is elementary.fma:
             return fma()
@@ -40,7 +42,7 @@ def lift(function: Callable, dtype=None) -> Callable:
         lifted = _LIFTED.get((function, dtype))
         if lifted is None:
             code, names = function.__code__, dict(function.__globals__)
-            for name in code.co_names:
+            for name in {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}:  # no attributes
                 callee = names.get(name)
                 if isinstance(callee, FunctionType) and _is_liftable(callee, function):
                     names[name] = lift(callee, dtype)

@@ -256,6 +256,29 @@ class Map(Lowering):
         return self(xp, *operands, out=out, **params)
 
 
+class UserMap(Map):
+    """An elementwise op of a user's formula: operands that no kernel broadcasts are copied to the result's shape first."""
+
+    def planned(self, specs, params) -> Plan | bool | None:
+        plan = super().planned(specs, params)
+        is_layout = plan is None and self.computes(specs[-1].dtype) and kinds_of(specs, broadcast(specs)) is None
+        return True if is_layout else plan
+
+    def prepared(self, xp, operands, params, out):
+        shape = np.broadcast_shapes(*[x.shape for x in operands])
+        if math.prod(shape) and kinds_of(operands, shape) is None:
+            operands = tuple(x if x.size == 1 else np.broadcast_to(x, shape) for x in operands)
+            return self(xp, *map(_as_contiguous, operands), out=out, **params)
+        return super().prepared(xp, operands, params, out)
+
+
+def define(formula: str, parameters: tuple[str, ...], booleans: int) -> None:
+    """Add the op of a user's formula, which has the formula's name."""
+    if formula not in MAPS:
+        MAPS[formula] = _MAPS_OF[formula] = UserMap(formula, *parameters, booleans=booleans)
+        register(formula, "cpu", needs_numba=False)(MAPS[formula])
+
+
 def launch(name: str, specs, operands, result) -> Launch | None:
     """The launch of map `name` over contiguous operands; the first one's spec has the result's shape."""
     kinds, columns = kinds_of(specs, specs[0].shape) or ("", 0)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deepcore import locks
+from deepcore.backend import dtypes as dtype_names
 from deepcore.backend.dtypes import bfloat16, bool_, float16, float32, float64, int64, is_floating
 from deepcore.kernels.codegen import jit
 from deepcore.kernels.codegen.jit import Kernel
@@ -250,6 +251,24 @@ for _name in (
 for _name in ("fmod", "remainder", "floor_divide"):
     _add(TypedMap(_name, _in_float64(_name, exact=True)))
 _add(TypedMap("pow", _in_float64("power")))
+
+
+def define(formula: str, operands: str, result: str) -> None:
+    """Add the op of a user's formula, whose operands and result are real ("f"), whole ("i") or boolean ("b")."""
+
+    def rule(*dtypes):
+        real = next((d for d, kind in zip(dtypes, operands) if kind == "f"), dtype_names.default_float)
+        whole = next((d for d, kind in zip(dtypes, operands) if kind == "i"), int64)
+        if real not in _WIDE or any(d.kind not in _KINDS[k] for d, k in zip(dtypes, operands) if k != "f"):
+            return None
+        held = (*dtypes, {"f": real, "i": whole, "b": bool_}[result])
+        number = {"f": _WIDE[real], "i": int64, "b": bool_}
+        return Rule(formula, held, tuple(number[kind] for kind in (*operands, result)), exact=False)
+
+    _add(TypedMap(formula, rule))
+
+
+_KINDS = {"i": "iu", "b": "b"}
 
 
 class _Powers(Lowering):

@@ -5,6 +5,7 @@ Ops that CuPy computes equally well (sums, products, roots, …) run on CuPy.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from deepcore.backend.dtypes import bfloat16, float16, float32, float64
 from deepcore.kernels.codegen.kernel import Float, In, Out, Size, Type, args
 from deepcore.kernels.codegen.ptx import THREADS, Kernel
 from deepcore.kernels.cuda.grid import blocks_for
-from deepcore.kernels.math.formulas import FORMULAS, function
+from deepcore.kernels.math.formulas import FORMULAS, HOST_ONLY, function
 from deepcore.kernels.registry import register
 
 #: Elements per thread and iteration: the number of loads in flight.
@@ -21,7 +22,7 @@ _PER_THREAD = 4
 _TILE = THREADS * _PER_THREAD
 
 #: The dtype in which each dtype is computed.
-_COMPUTED = {float16: float32, bfloat16: float32, float32: float32, float64: float64}
+_COMPUTED: dict[Any, Any] = {float16: float32, bfloat16: float32, float32: float32, float64: float64}
 
 
 def _arguments(formula: str, dtype: str, pattern: str, parameters: int) -> dict[str, Type]:
@@ -73,9 +74,11 @@ def build(tools, formula: str, dtype: str, pattern: str, parameters: int):
 class Map:
     """An elementwise op on a GPU. Broadcast operands are expanded first, except scalars."""
 
-    def __init__(self, name: str, formula: str, arity: int, parameters: tuple[str, ...]):
+    def __init__(
+        self, name: str, formula: str, arity: int, parameters: tuple[str, ...], dtypes: Iterable[Any] = tuple(_COMPUTED)
+    ):
         self.name, self.formula, self.arity, self.parameters = name, formula, arity, parameters
-        self._kernels = {d: self._kernel(d, "v" * arity) for d in _COMPUTED}
+        self._kernels = {d: self._kernel(d, "v" * arity) for d in dtypes}
         self._mixed: dict[tuple, Kernel] = {}
 
     def _kernel(self, dtype, pattern: str) -> Kernel:
@@ -107,6 +110,13 @@ class Map:
             numbers = {f"p{j}": params[name] for j, name in enumerate(self.parameters)}
             xp.launch(kernel, blocks_for(xp, out.size, _TILE), **inputs, out=out, size=out.size, **numbers)
         return out
+
+
+def define(formula: str, arity: int, parameters: tuple[str, ...]) -> None:
+    """Add the op of a user's formula, which has the formula's name, for the dtypes in which it needs no C library."""
+    if formula not in MAPS:
+        dtypes = [d for d, computed in _COMPUTED.items() if (formula, np.dtype(computed).name) not in HOST_ONLY]
+        MAPS[formula] = register(formula, "cuda", needs_numba=False)(Map(formula, formula, arity, parameters, dtypes))
 
 
 #: Every elementwise op with a CUDA kernel, by name.

@@ -13,6 +13,10 @@ from deepcore.kernels.math.formula import FORMULAS, Formula
 __all__ = ["FORMULAS", "Formula", "Line", "count", "function", "has_function", "operations"]
 
 _MODULES = (arithmetic, activations, piecewise, losses, elementary, special, trigonometric)
+#: Formulas of users' kernels, by names that have a digest of their source.
+USERS: dict[str, FunctionType] = {}
+#: (formula, dtype) of those that call the C library, which a GPU has not.
+HOST_ONLY: set[tuple[str, str]] = set()
 
 
 def has_function(formula: str) -> bool:
@@ -21,6 +25,8 @@ def has_function(formula: str) -> bool:
 
 def function(formula: str) -> FunctionType:
     """The scalar function of a formula."""
+    if formula in USERS:
+        return USERS[formula]
     for module in _MODULES:
         if formula in vars(module):
             return getattr(module, formula)

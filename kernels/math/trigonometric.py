@@ -13,6 +13,9 @@ import numpy as np
 
 from deepcore.kernels.math.elementary import exp_quick, fma, power_of_two, signed
 
+#: The dtype of these formulas, whatever that of their caller.
+COMPUTED_IN = np.float64
+
 _INF, _NAN = float("inf"), float("nan")
 _LN2, _LOG2_E, _LOG10_2 = 0.6931471805599453, 1.4426950408889634, 0.3010299956639812
 _LOG10_E = 0.4342944819032518

@@ -128,6 +128,8 @@ class Step:
     by_address: bool = False
     #: Approximate number of additions, multiplications, divisions and comparisons.
     arithmetic: float = 0
+    #: What it was lowered from, for profiles: see `compiler.ir.Origin`.
+    origins: tuple = ()
 
     def buffers(self) -> list[Buffer]:
         buffers = [ref.buffer for ref in (*self.ins, *self.outs)] + list(self.temps)
@@ -383,6 +385,7 @@ class Executable:
         self.segments = self._segments()
         self._prepared: list[Any] | None = None
         self._pool: Any = None
+        self._separate: tuple[Any, list[Callable[[], int]]] | None = None
 
     def _segments(self) -> list:
         """Runs of adjacent launches, and calls, in order."""
@@ -444,20 +447,27 @@ class Executable:
     def last(self):
         return self.prepare()[-1]
 
+    def separately(self) -> list[Callable[[], int]]:
+        """For each step, a function that runs it by itself and returns its status."""
+        if self._separate is None or not threadpool.is_current(self._separate[0]):
+            base = address(self.words)
+            calls: list[Callable[[], int]] = []
+            for step in self.steps:
+                program = None
+                if step.call is None:
+                    program = threadpool.prepared(
+                        [(x.kernel, base + 8 * self.starts[x], x.chunks) for x in step.launches]
+                    )
+                calls.append(
+                    functools.partial(self.perform, step) if step.call is not None
+                    else int if program is None else functools.partial(program[0], *program[1:])
+                )  # fmt: skip
+            self._separate = threadpool.current(), calls
+        return self._separate[1]
+
     def times(self, rounds: int) -> list[float]:
         """Seconds of each step by itself, the minimum over `rounds` runs of them all."""
-        base = address(self.words)
-        calls: list[Callable] = []
-        for step in self.steps:
-            if step.call is not None:
-                calls.append(functools.partial(self.perform, step))
-            else:
-                program = threadpool.prepared([(x.kernel, base + 8 * self.starts[x], x.chunks) for x in step.launches])
-                if program is None:
-                    calls.append(int)
-                else:
-                    function, words, chunk = program
-                    calls.append(functools.partial(function, words, chunk))
+        calls = self.separately()
         best = [math.inf] * len(calls)
         for _ in range(rounds):
             for i, call in enumerate(calls):

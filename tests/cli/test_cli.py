@@ -145,6 +145,17 @@ def test_options_override_the_file(linear, tmp_path, capsys, backend):
     assert main(["predict", str(out), str(digits_file(tmp_path)), "--device", backend]) == 0
 
 
+def test_a_profile_is_written_beside_the_run(linear, tmp_path, capsys):
+    trace = tmp_path / "trace.json"
+    options = ["--epochs", "1", "--quiet", "--overwrite", "--out", str(tmp_path / "run")]
+    assert main(["train", linear, *options, "--profile", str(trace)]) == 0
+    names = [event["name"] for event in json.loads(trace.read_text())["traceEvents"]]
+    assert sum(name.startswith("ProfilerStep#") for name in names) == 10
+    assert f"profile of 10 steps in {trace}" in capsys.readouterr().out
+    assert main(["train", linear, *options, "--profile", str(tmp_path / "none" / "trace.json")]) == 2
+    assert "--profile" in capsys.readouterr().err
+
+
 def test_a_run_is_not_overwritten_unasked(linear, tmp_path, capsys):
     out = str(tmp_path / "run")
     assert main(["train", linear, "--quiet", "--out", out]) == 0

@@ -32,7 +32,7 @@ def run(program: Program) -> None:
             new = target.with_epilogue(product, chain, x, others, keep)
             if new is None:
                 continue
-            new.name = f"{product.name}·{record.name}"
+            new.name, new.origins = f"{product.name}·{record.name}", product.origins + record.origins
             readers.move(record.reads(), at, source)
             records[source], records[at] = new, None
             writers |= dict.fromkeys(new.writes(), source)

@@ -80,6 +80,7 @@ def run(program: Program) -> None:
                     continue
                 new = fused
                 new.name = name
+            new.origins = producer.origins + consumer.origins
             readers.move(producer.reads(), source, at)
             readers.drop(consumer.reads() - new.reads(), at)
             records[source], records[at] = None, new
