@@ -19,7 +19,7 @@ from deepcore.compiler.graphs import Graph, RangeErrors, Words, at_place, last_u
 from deepcore.compiler.ir import Record
 from deepcore.compiler.passes import dead
 from deepcore.compiler.passes.chains import Chain, chain_of
-from deepcore.compiler.record import Recorder, Update, itself, settings_of
+from deepcore.compiler.record import Recorded, Recorder, Update, itself, settings_of
 from deepcore.compiler.runner import _REFS_SHARED, Overlap, Runner, _of, differing
 from deepcore.config import settings
 from deepcore.kernels.codegen.jit import signed_words
@@ -39,7 +39,6 @@ class DeviceRecorder(Recorder):
 
     def __init__(self, backend, inspector: Callable | None = None):
         super().__init__(backend, inspector)
-        #: Count of indices out of range in its programs.
         self.range_errors = RangeErrors(backend)
 
     @contextlib.contextmanager
@@ -368,7 +367,7 @@ class GraphRunner(Runner):
                 break
         return wrong
 
-    def _assemble(self, recorder: Recorder, optimize: bool) -> None:
+    def _assemble(self, recorder: Recorded, optimize: bool) -> None:
         """Build the graph of all steps; lasting places are the results, gradients and written inputs, in that order."""
         xp = self.backend
         updated = [ref for update in self.updates for ref in update.gradients]
@@ -459,7 +458,7 @@ class GraphRunner(Runner):
         backwards.built.clear()
         chosen = tuple(range(len(backwards.like)))
         seeds = [xp.ones(shape, dtype=dtype) for shape, dtype in backwards.like]
-        expected = [None if ref is None else view({}, xp, ref) for ref in backwards.split.passes[chosen][1]]
+        expected = [None if ref is None else view({}, xp, ref) for ref in backwards.passes[chosen][1]]
         arguments = [array for _, array in recorder.inputs]
         try:
             gradients = backwards.gradients(chosen, seeds, saved, arguments, self.draw_words())
@@ -594,9 +593,14 @@ class GraphBackward:
     """One backward program on a GPU: see `split.Backward`."""
 
     def __init__(
-        self, split, records: list[Record], refs: list[Ref | None], saved: list[Buffer], optimize: bool = True
+        self,
+        recorder: Recorded,
+        records: list[Record],
+        refs: list[Ref | None],
+        saved: list[Buffer],
+        optimize: bool = True,
     ):
-        recorder, xp = split.recorder, split.recorder.backend
+        xp = recorder.backend
         #: Saved buffers of the forward program, to their buffers in this one.
         self.saved = {buffer: Buffer("bound", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
         renamed = {old: Ref(new, 0, (), (), None) for old, new in self.saved.items()}

@@ -54,14 +54,43 @@ class Update(NamedTuple):
     norm: Ref | None = None
 
 
-class Recorder:
-    """Records a function. Methods named after effects take the function that performs the effect, and its operands."""
+class Recorded:
+    """What programs are built from: the records of a function, and the memory that they refer to."""
 
     def __init__(self, backend, inspector: Callable | None = None):
         self.backend = backend
         #: Called with each op and its results, as for `detect_anomaly`; the program then checks results.
         self.inspector = inspector
         self.records: list[Record] = []
+        #: (buffer, array) of each argument, in order.
+        self.inputs: list[tuple[Buffer, Any]] = []
+        #: Memory from before the function runs: the tensor through which it was read, and its array.
+        self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
+        #: Arrays with the same content in every run.
+        self.constants: dict[Buffer, Any] = {}
+        #: Outside buffers that are written at the end: to the own buffer with their new content.
+        self.redirected: dict[Buffer, Buffer] = {}
+        self.updates: list[Update] = []
+        #: The generator of each draw, and the blocks between the generator's first position and the draw's.
+        self.rows: list[tuple[Any, int]] = []
+        #: Count of indices out of range in programs on a GPU.
+        self.range_errors: Any = None
+        self._owners: dict[int, Buffer] | None = None
+
+    def find(self, array) -> tuple[Buffer, int] | None:
+        """The outside buffer that contains an array, and the array's offset there, or None."""
+        owner = root(array)
+        if self._owners is None:
+            self._owners = {id(buffer.array): buffer for buffer in self.outside}
+        buffer = self._owners.get(id(owner))
+        return None if buffer is None else (buffer, address_of(array) - span(owner)[0])
+
+
+class Recorder(Recorded):
+    """Records a function. Methods named after effects take the function that performs the effect, and its operands."""
+
+    def __init__(self, backend, inspector: Callable | None = None):
+        super().__init__(backend, inspector)
         self.fault: Fault | None = None
         #: Buffers by id of the array that owns the memory. An argument's buffer spans the argument's elements only.
         self._places: dict[int, list[_Place]] = {}
@@ -69,19 +98,11 @@ class Recorder:
         self._untracked: dict[int, Any] = {}
         #: The ids of tensors created while recording.
         self.new_tensors: set[int] = set()
-        #: Memory from before the function runs: the tensor through which it was read, and its array.
-        self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
         #: By id: other tensors through which it was read.
         self._other_readers: dict[int, tuple[weakref.ref, Any]] = {}
-        #: (buffer, array) of each argument, in order, and the tensors.
-        self.inputs: list[tuple[Buffer, Any]] = []
         self.arguments: set[Tensor] = set()
-        #: Arrays with the same content in every run.
-        self.constants: dict[Buffer, Any] = {}
         #: Small constants by shape, strides, dtype and content.
         self._contents: dict[tuple, Any] = {}
-        #: Outside buffers that are written at the end: to the own buffer with their new content.
-        self.redirected: dict[Buffer, Buffer] = {}
         #: Redirected buffers whose new content shares a result's buffer, which may itself be written later.
         self.shared: dict[Buffer, None] = {}
         #: Copies of outside memory from before its first write.
@@ -95,7 +116,6 @@ class Recorder:
         #: Gradients from before that are added to, bound anew in each run: leaf to buffer.
         self.accumulated: dict[Tensor, Buffer] = {}
         self.grads: dict[Tensor, Ref] = {}
-        self.updates: list[Update] = []
         #: The parameters without a state before the last update.
         self._stateless: list[Tensor] = []
         #: Settings of optimizers at the time of their steps.
@@ -106,9 +126,9 @@ class Recorder:
         #: Generators drawn from: (seed, stream, position) before the first draw, and the position after the last.
         self.generators: dict[Any, tuple[int, int, int]] = {}
         self.ends: dict[Any, int] = {}
-        #: Draws by (seed, stream, position): a row of the program's table; `rows` has its generator and offset.
+        #: Draws by (seed, stream, position): a row of the program's table; the blocks of each row.
         self.draws: dict[tuple[int, int, int], Draw] = {}
-        self.rows: list[tuple[Any, int]] = []
+        self.blocks: list[int] = []
         #: Whether this run is no model for others: another thread drew from a generator meanwhile, or a check failed.
         self.exceptional = False
         self.bodies: list[Body] = []
@@ -354,7 +374,7 @@ class Recorder:
         if fresh or op.raises:
             draw = self._draw_of(params)
             record = Record(op.name, ins, [outs[i] for i in fresh], op, params, kept=op.raises, draw=draw)
-            record.call = _Forward(impl, xp, params, fresh, self._run)
+            record.call = Forward(impl, xp, params, fresh, self._run)
             self.records.append(record)
         return tuple(results) if several else results[0]
 
@@ -772,6 +792,7 @@ class Recorder:
         self.ends[generator] = (first + blocks) % (1 << 64)
         draw = self.draws[seed, stream, first] = Draw(len(self.rows))
         self.rows.append((generator, (first - self.generators[generator][2]) % (1 << 64)))
+        self.blocks.append(blocks)
         return draw
 
     def draw(self, run: Callable, function, xp, args: tuple, params: dict):
@@ -789,13 +810,7 @@ class Recorder:
             blocks = (generator.advance(0)[2] - first) % (1 << 64)
         draw = self.add_draw(generator, seed, stream, first, blocks)
 
-        def call(*, seed: int, stream: int, position: int):
-            positioned = generator.at(seed, stream, position)
-            if argument is None:
-                return run(function, xp, (positioned, *args[1:]), params)
-            swap = lambda a: positioned if a is argument else a
-            return run(function, xp, tuple(map(swap, args)), {name: swap(a) for name, a in params.items()})
-
+        call = Drawn(run, function, xp, args, params, argument)
         if not _is_dense(array) or root(array) is not array:
             array = array.copy()
         self.records.append(Record(function.name, [], [self.own_ref(array)], call=call, draw=draw))
@@ -822,7 +837,7 @@ class Recorder:
         return record_repeat(self, run, condition, body, val)
 
 
-class _Forward:
+class Forward:
     """An op's forward as a call that returns the results with memory of their own."""
 
     __slots__ = ("enter", "fresh", "impl", "params", "xp")
@@ -835,6 +850,33 @@ class _Forward:
         out = self.enter(self.impl, self.xp, *arrays, **params)
         out = out if isinstance(out, tuple) else (out,)
         return tuple(out[i] for i in self.fresh)
+
+
+class Drawn:
+    """A draw as a call; `argument`: the generator among its arguments, or None for the default one."""
+
+    __slots__ = ("args", "argument", "function", "params", "run", "xp")
+
+    def __init__(self, run: Callable, function, xp, args: tuple, params: dict, argument):
+        self.run, self.function, self.xp, self.args, self.params, self.argument = (
+            run,
+            function,
+            xp,
+            args,
+            params,
+            argument,
+        )
+
+    def __call__(self, *, seed: int, stream: int, position: int):
+        from deepcore import random
+
+        argument = self.argument
+        positioned = (argument or random.default_generator).at(seed, stream, position)
+        if argument is None:
+            return self.run(self.function, self.xp, (positioned, *self.args[1:]), self.params)
+        swap = lambda a: positioned if a is argument else a
+        params = {name: swap(a) for name, a in self.params.items()}
+        return self.run(self.function, self.xp, tuple(map(swap, self.args)), params)
 
 
 def settings_of(table: dict) -> dict:

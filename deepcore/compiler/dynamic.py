@@ -1,0 +1,307 @@
+"""Programs for a range of sizes: which dimensions vary, the recordings at several sizes, and one runner for all of them."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import operator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from deepcore.compiler.runner import Runner
+from deepcore.compiler.sizes import Fit, Recording, Sample, Unsupported
+from deepcore.config import settings
+from deepcore.errors import ArgumentError
+from deepcore.tensor import Tensor
+
+log = logging.getLogger("deepcore.compile")
+
+#: Sizes that one program is prepared for at most, on the CPU and on a GPU, where each has a graph with memory of its own.
+_SIZES = {"cpu": 128}
+_GRAPHS = 8
+#: Recordings of one structure after which it counts as no polynomial of the sizes.
+_MAX_SAMPLES = 8
+#: New sizes of a program that are checked, besides those beyond the ones that were.
+_CHECKED_SIZES = (1, 2, 3, 5, 11, 23, 47, 97, 199, 397, 797)
+
+
+class Variant:
+    """The state of a runner for some sizes; `checked`: the function has been run beside it."""
+
+    __slots__ = ("checked", "program", "state", "symbols")
+
+    def __init__(self, program: SizedProgram, symbols: tuple[int, ...], state: dict[str, Any], checked: bool):
+        self.program, self.symbols, self.state, self.checked = program, symbols, state, checked
+
+
+class SizedProgram:
+    """One runner for all sizes that a fit describes."""
+
+    def __init__(self, fit: Fit, samples: list[Sample], runner: Runner, tree):
+        self.fit, self.runner, self.tree = fit, runner, tree
+        points = [fit.symbols(sample.sizes) for sample in samples]
+        #: The range of each size that was checked; sizes beyond it at which the program differed.
+        self.low = [min(column) for column in zip(*points)]  # type: ignore[misc]
+        self.high = [max(column) for column in zip(*points)]  # type: ignore[misc]
+        self.wrong: list[tuple[int, ...]] = []
+        self.made = 0
+        first = Variant(self, points[-1], runner.state(), True)  # type: ignore[arg-type]
+        runner.variant = first
+        self.variants: OrderedDict[tuple[int, ...], Variant] = OrderedDict({first.symbols: first})
+        runner.sized = self
+
+    def variant(self, sizes: tuple[int, ...], arrays: list) -> Variant | None:
+        """The runner's state for these sizes, or None where the program does not apply."""
+        symbols = self.fit.symbols(sizes)
+        if symbols is None or any(self._is_beyond(symbols, point) for point in self.wrong):
+            return None
+        variant = self.variants.get(symbols)
+        if variant is None:
+            inside = all(low <= n <= high for low, n, high in zip(self.low, symbols, self.high))
+            if not inside and settings.compile_check == 0:
+                return None
+            recording = self.fit.at(symbols)
+            state = None if recording is None else self.runner.resized(recording, arrays)
+            if state is None:
+                return None
+            self.made += 1
+            often = settings.compile_check is None and self.made in _CHECKED_SIZES
+            variant = Variant(self, symbols, state, inside and not often and settings.compile_check != 1)
+            self.variants[symbols] = variant
+            most = _SIZES.get(self.runner.backend.name, _GRAPHS)
+            while len(self.variants) > most:
+                oldest = next(v for v in self.variants.values() if v is not self.runner.variant)
+                del self.variants[oldest.symbols]
+        self.variants.move_to_end(symbols)
+        return variant
+
+    def _is_beyond(self, symbols: tuple[int, ...], point: tuple[int, ...]) -> bool:
+        """Whether sizes are as far out as those at which the program differed."""
+        return all(
+            low <= bound <= high or (n >= bound if bound > high else n <= bound)
+            for n, bound, low, high in zip(symbols, point, self.low, self.high)
+        )
+
+    def passed(self, variant: Variant) -> None:
+        """Note that a check of these sizes has found no difference."""
+        variant.checked = True
+        self.low = list(map(min, self.low, variant.symbols))
+        self.high = list(map(max, self.high, variant.symbols))
+
+    def failed(self, variant: Variant) -> bool:
+        """Note that a check of these sizes has found a difference; whether other sizes remain."""
+        self.variants.pop(variant.symbols, None)
+        self.wrong.append(variant.symbols)
+        return any(not low <= n <= high for low, n, high in zip(self.low, variant.symbols, self.high))
+
+    def __str__(self) -> str:
+        ranges = ", ".join(f"{low} to {high}" for low, high in zip(self.low, self.high))
+        return f"{len(self.variants)} sizes so far ({ranges})"
+
+
+class Family:
+    """Calls that differ in sizes alone: recordings by structure, and the programs that they led to."""
+
+    def __init__(self):
+        self.samples: list[list[Sample]] = []
+        self.programs: list[SizedProgram] = []
+
+    def add(self, sample: Sample, runner: Runner, tree) -> tuple[SizedProgram, list[Sample]] | None:
+        """Add a recording; the program for all sizes, once the earlier recordings predict it."""
+        group = next((group for group in self.samples if group[0].agrees(sample)), None)
+        if group is None:
+            if len(self.samples) >= _MAX_SAMPLES:
+                self.samples.pop(0)
+            self.samples.append([sample])
+            return None
+        group[:] = [other for other in group if other.sizes != sample.sizes] + [sample]
+        if len(group) < 3:
+            return None
+        earlier = Fit(group[:-1])
+        if earlier.complete and earlier.predicts(sample):
+            fit = Fit(group)
+            if fit.complete:
+                program = SizedProgram(fit, group, runner, tree)
+                self.programs.append(program)
+                self.samples.remove(group)
+                return program, group
+        if len(group) >= _MAX_SAMPLES:
+            del group[0]
+        return None
+
+
+class Dimensions:
+    """The dimensions that vary, by arguments: `dynamic` of `dc.compile`."""
+
+    def __init__(self, function: Callable, dynamic):
+        self.every = dynamic is True
+        self.dims: dict[Any, Any] = {} if self.every else dict(dynamic)
+        self.signature = _signature(function)
+        if not self.every:
+            self._check()
+
+    def _check(self) -> None:
+        names = None if self.signature is None else list(self.signature.parameters.values())
+        for name, dims in self.dims.items():
+            first = name.partition(".")[0] if isinstance(name, str) else name
+            if names is not None:
+                positional = [p.name for p in names if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+                rest = {p.kind for p in names}
+                if isinstance(first, str):
+                    exists = first in [p.name for p in names] or inspect.Parameter.VAR_KEYWORD in rest
+                else:
+                    exists = 0 <= first < len(positional) or inspect.Parameter.VAR_POSITIONAL in rest
+                if not exists:
+                    raise ArgumentError(
+                        "dynamic= names an argument that the function does not have",
+                        expected=f"a name or a position of ({', '.join(p.name for p in names)})",
+                        received=repr(name),
+                    )
+            _check_dims(name, dims)
+
+    def of(self, args: tuple, kwargs: dict) -> list[tuple[int, ...] | None]:
+        """For each tensor among the arguments, in the order of a compiled call: its dimensions that vary."""
+        marks: list[tuple[int, ...] | None] = []
+        if self.every:
+            for t in _tensors((args, kwargs)):
+                marks.append(tuple(range(t.ndim)))
+            return marks
+        names = self._names(len(args))
+        for i, arg in enumerate(args):
+            entries = [(key, dims) for key, dims in self.dims.items() if key == i and not isinstance(key, str)]
+            entries += [(key, dims) for key, dims in self.dims.items() if _heads(key, names[i])]
+            _mark(arg, [(_rest(key), dims) for key, dims in entries], marks, names[i] or str(i))
+        positions = {name: i for i, name in enumerate(self._names(1000)) if name}
+        for name, arg in kwargs.items():
+            entries = [(key, dims) for key, dims in self.dims.items() if _heads(key, name)]
+            entries += [
+                (key, dims)
+                for key, dims in self.dims.items()
+                if not isinstance(key, str) and key == positions.get(name)
+            ]
+            _mark(arg, [(_rest(key), dims) for key, dims in entries], marks, name)
+        return marks
+
+    def _names(self, count: int) -> list[str | None]:
+        if self.signature is None:
+            return [None] * count
+        names: list[str | None] = [
+            p.name for p in self.signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        rest = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+        return names[:count] + [rest] * (count - len(names))
+
+
+def _signature(function: Callable) -> inspect.Signature | None:
+    """The signature of a call: of a module, that of its forward."""
+    forward = getattr(type(function), "forward", None)
+    try:
+        return inspect.signature(function if forward is None else function.forward)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return None
+
+
+def _check_dims(name, dims) -> None:
+    if isinstance(dims, dict):
+        for key, item in dims.items():
+            _check_dims(f"{name}.{key}", item)
+        return
+    items = dims if isinstance(dims, (tuple, list)) else (dims,)
+    if all(_is_int(d) for d in items) and items:
+        return
+    if isinstance(dims, (tuple, list)) and dims:
+        for i, item in enumerate(dims):
+            if item is not None:
+                _check_dims(f"{name}.{i}", item)
+        return
+    raise ArgumentError(
+        f"dynamic= has no dimensions for {name!r}",
+        expected="a dimension, a tuple of them, or a structure like the argument's",
+        received=repr(dims),
+        fix='for example dynamic={"x": 1, "mask": (0, 1)}',
+    )
+
+
+def _is_int(d) -> bool:
+    return hasattr(d, "__index__") and not isinstance(d, bool)
+
+
+def _heads(key, name: str | None) -> bool:
+    return isinstance(key, str) and name is not None and key.partition(".")[0] == name
+
+
+def _rest(key) -> tuple[str, ...]:
+    return tuple(key.split(".")[1:]) if isinstance(key, str) else ()
+
+
+def _mark(tree, entries: list[tuple[tuple[str, ...], Any]], marks: list, label: str) -> None:
+    """Append the dimensions of each tensor in `tree`; entries: (path below it, dimensions or a structure of them)."""
+    if isinstance(tree, Tensor):
+        dims: set[int] = set()
+        for path, item in entries:
+            named = item if isinstance(item, (tuple, list)) else (item,)
+            if path or isinstance(item, dict) or not all(map(_is_int, named)):
+                raise ArgumentError(
+                    f"dynamic= has a structure for {label}, which is one tensor",
+                    received=repr(item),
+                    fix="name dimensions",
+                )
+            for d in map(operator.index, named):
+                if not -tree.ndim <= d < tree.ndim:
+                    raise ArgumentError(
+                        f"dynamic= names dimension {d} of {label}, which has {tree.ndim}",
+                        received=f"shape {tuple(tree.shape)}",
+                        fix=f"name the tensors with that dimension alone, by a path such as {label.partition('.')[0] + '.name'!r}"
+                        if "." in label
+                        else f"a dimension from {-tree.ndim} to {tree.ndim - 1}",
+                    )
+                dims.add(d % tree.ndim)
+        marks.append(tuple(sorted(dims)) or None)
+        return
+    if isinstance(tree, dict):
+        items: Iterable[tuple[Any, Any]] = tree.items()
+    elif isinstance(tree, (list, tuple)):
+        items = enumerate(tree)
+    else:
+        if entries and any(not path for path, _ in entries) and tree is not None:
+            raise ArgumentError(
+                f"dynamic= names {label}, which is no tensor",
+                received=type(tree).__name__,
+                fix="pass a tensor or an array, or leave it out of dynamic=",
+            )
+        return
+    for name, item in items:
+        below = []
+        for path, dims in entries:
+            if path:
+                if path[0] == str(name):
+                    below.append((path[1:], dims))
+            elif isinstance(dims, dict):
+                if name in dims:
+                    below.append(((), dims[name]))
+            elif isinstance(dims, (tuple, list)) and not all(map(_is_int, dims)):
+                if isinstance(name, int) and name < len(dims) and dims[name] is not None:
+                    below.append(((), dims[name]))
+            else:
+                below.append(((), dims))
+        _mark(item, below, marks, f"{label}.{name}")
+
+
+def _tensors(tree) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from _tensors(item)
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _tensors(item)
+
+
+def sampled(sizes: tuple[int, ...], recording: Recording, facts: tuple) -> Sample | None:
+    """A sample of a recording, or None where it cannot be copied to other sizes."""
+    try:
+        return Sample(sizes, recording, (*facts, tuple(n if n < 2 else -1 for n in sizes)))
+    except Unsupported:
+        return None
