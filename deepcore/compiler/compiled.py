@@ -26,6 +26,7 @@ from deepcore.compiler.record import Fault, Recorder
 from deepcore.compiler.runner import Arena, Overlap, Runner, Stopped, same_bits
 from deepcore.compiler.sizes import Recording
 from deepcore.compiler.split import Backwards, FreedNode, ProgramNode, Split, attach, is_differentiable
+from deepcore.compiler.symbolic import Conditions, following, plain
 from deepcore.config import settings
 from deepcore.effects import effect, mode
 from deepcore.errors import ArgumentError, DeepcoreWarning
@@ -336,7 +337,9 @@ class Compiled:
         if self.prepare is not None:
             self.prepare()
         modes = mode.grad, mode.autocast
-        with autocasting.separate_casts(), recorder.recording():
+        if self._dimensions is not None and inspector is None:
+            recorder.conditions = Conditions(tensors, self._dimensions.of(args, kwargs))
+        with autocasting.separate_casts(), following(recorder.conditions), recorder.recording():
             for tensor in tensors:
                 recorder.argument(tensor)
             result = self.function(*args, **kwargs)
@@ -371,7 +374,7 @@ class Compiled:
         tree = _output_tree(result, recorder, outputs, tensors)
         if recorder.fault is None:
             family = None
-            if self._dimensions is not None and inspector is None:
+            if recorder.conditions is not None:
                 family = _family(key, args, kwargs, self._dimensions)
             self._build(key, recorder, guards, tree, outputs, tensors, split, family)
         if recorder.fault is not None:
@@ -404,7 +407,8 @@ class Compiled:
         sample = None
         if family is not None:
             facts = _facts(recorder, tree, leaves, tensors, split)
-            sample = sampled(family[1], _recording(recorder, refs, grads, split, len(outputs)), facts)
+            recording = _recording(recorder, refs, grads, split, len(outputs))
+            sample = sampled(family[1], recording, facts, recorder.conditions)
         if recorder.backend.name == "cpu":
             runner = Runner(recorder, build(recorder, refs, grads), leaves, tensors, guards, self._arena)
         else:
@@ -794,6 +798,7 @@ def _output_tree(tree, recorder: Recorder, outputs: list, arguments: list[Tensor
     grad_buffers = {ref.buffer for p, ref in recorder.grads.items() if p.grad is not None}
 
     def flatten(leaf):
+        leaf = plain(leaf)
         if not isinstance(leaf, Tensor):
             if isinstance(leaf, recorder.backend.array_type):
                 recorder.note("an array that is returned")

@@ -55,7 +55,7 @@ class DeviceRecorder(Recorder):
         return super().advance(run, generator, blocks)
 
     def draw(self, run: Callable, function, xp, args: tuple, params: dict):
-        if not self._inside and (not settings.kernels or not self.backend.ready(philox.PHILOX)):
+        if not self.inside and (not settings.kernels or not self.backend.ready(philox.PHILOX)):
             self.note("random numbers without a kernel for them")
         return super().draw(run, function, xp, args, params)
 

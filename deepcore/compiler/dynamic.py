@@ -11,6 +11,7 @@ from typing import Any
 
 from deepcore.compiler.runner import Runner
 from deepcore.compiler.sizes import Fit, Recording, Sample, Unsupported
+from deepcore.compiler.symbolic import Conditions
 from deepcore.config import settings
 from deepcore.errors import ArgumentError
 from deepcore.tensor import Tensor
@@ -22,6 +23,8 @@ _SIZES = {"cpu": 128}
 _GRAPHS = 8
 #: Recordings of one structure after which it counts as no polynomial of the sizes.
 _MAX_SAMPLES = 8
+#: A program counts as checked at sizes up to so many times beyond those that were, as conditions follow decisions.
+_MARGIN = 2
 #: New sizes of a program that are checked, besides those beyond the ones that were.
 _CHECKED_SIZES = (1, 2, 3, 5, 11, 23, 47, 97, 199, 397, 797)
 
@@ -46,6 +49,8 @@ class SizedProgram:
         self.high = [max(column) for column in zip(*points)]  # type: ignore[misc]
         self.wrong: list[tuple[int, ...]] = []
         self.made = 0
+        #: Whether Python may have decided something by sizes that no condition describes.
+        self.escaped = any(sample.conditions.escaped for sample in samples)
         first = Variant(self, points[-1], runner.state(), True)  # type: ignore[arg-type]
         runner.variant = first
         self.variants: OrderedDict[tuple[int, ...], Variant] = OrderedDict({first.symbols: first})
@@ -58,7 +63,8 @@ class SizedProgram:
             return None
         variant = self.variants.get(symbols)
         if variant is None:
-            inside = all(low <= n <= high for low, n, high in zip(self.low, symbols, self.high))
+            margin = 1 if self.escaped else _MARGIN
+            inside = all(low <= n * margin and n <= high * margin for low, n, high in zip(self.low, symbols, self.high))
             if not inside and settings.compile_check == 0:
                 return None
             recording = self.fit.at(symbols)
@@ -299,9 +305,9 @@ def _tensors(tree) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def sampled(sizes: tuple[int, ...], recording: Recording, facts: tuple) -> Sample | None:
+def sampled(sizes: tuple[int, ...], recording: Recording, facts: tuple, conditions: Conditions) -> Sample | None:
     """A sample of a recording, or None where it cannot be copied to other sizes."""
     try:
-        return Sample(sizes, recording, (*facts, tuple(n if n < 2 else -1 for n in sizes)))
+        return Sample(sizes, recording, (*facts, tuple(n if n < 2 else -1 for n in sizes)), conditions)
     except Unsupported:
         return None

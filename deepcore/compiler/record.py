@@ -19,6 +19,7 @@ from deepcore import locks
 from deepcore.autograd import graph
 from deepcore.compiler.control import Body, record_branch, record_branch_gradient, record_loop, record_repeat
 from deepcore.compiler.ir import Draw, Record
+from deepcore.compiler.symbolic import Conditions, plain
 from deepcore.effects import mode
 from deepcore.kernels import plan as plans
 from deepcore.kernels.cpu import checks
@@ -136,10 +137,12 @@ class Recorder(Recorded):
         self.context: list[Recorder] = []
         #: Keeps arrays alive, so that their ids are not reused.
         self._references: list[Any] = []
+        #: What is decided by sizes that vary, or None where none do.
+        self.conditions: Conditions | None = None
         self.first_node = graph.next_id()
         self._op: Any = None
         self._tensors: tuple = ()
-        self._inside = False
+        self.inside = False
         self._constant_ids: set[int] = set()
 
     # -- recording ----------------------------------------------------------------------------------------
@@ -155,12 +158,12 @@ class Recorder(Recorded):
 
     def note(self, what: str) -> None:
         """Report what no program can repeat; the first report is the fault."""
-        if not self._inside and self.fault is None:
+        if not self.inside and self.fault is None:
             self.fault = Fault(what, user_line())
 
     def note_untracked(self, array) -> None:
         """Note that a tensor was constructed over an array by neither an op nor an effect."""
-        if not self._inside and hasattr(array, "dtype") and hasattr(array, "base"):
+        if not self.inside and hasattr(array, "dtype") and hasattr(array, "base"):
             owner = root(array)
             if not self.knows(owner):
                 self._untracked[id(owner)] = owner
@@ -323,10 +326,12 @@ class Recorder(Recorded):
 
     # -- ops ----------------------------------------------------------------------------------------------
     def hook(self, op, inputs, params):
-        if self._inside:
+        if self.inside:
             return graph.run(op, inputs, params)
         if mode.backward and mode.node is not None and mode.node.id < self.first_node:
             self.note("a graph that was recorded before the function was called")
+        if self.conditions is not None:
+            params = plain(params)
         outer = self._op, self._tensors
         self._op, self._tensors = op, inputs
         try:
@@ -341,7 +346,7 @@ class Recorder(Recorded):
     def enter(self, impl, xp, *arrays, **params):
         """Run a forward, and record it."""
         op = self._op
-        if self._inside:
+        if self.inside:
             return self._run(impl, xp, *arrays, **params)
         if op is None or xp is not self.backend:
             self.note("computing outside of deepcore's operations" if op is None else f"an operation on {xp}")
@@ -354,11 +359,11 @@ class Recorder(Recorded):
         if any(isinstance(value, Tensor) for value in params.values()):
             self.note("a tensor where an operation takes a number")
         ins = [self.ref(a, t) for a, t in zip(arrays, tensors or (None,) * len(arrays))]
-        self._inside = True
+        self.inside = True
         try:
             out = self._run(impl, xp, *arrays, **params)
         finally:
-            self._inside = False
+            self.inside = False
         several = isinstance(out, tuple)
         results = [xp.asarray(a) for a in (out if several else (out,))]
         outs, fresh = [], []
@@ -406,13 +411,13 @@ class Recorder(Recorded):
         """Copy a tensor's values to a new array."""
         source = self.ref(tensor._data, tensor)
         array = run(tensor)
-        if not self._inside and array.size:
+        if not self.inside and array.size:
             self.copy(self.own_ref(array), source)
         return array
 
     def from_data(self, run: Callable, array, backend):
         """Create a tensor over a new array of Python data, whose initial content is the same in every run."""
-        if not self._inside and array.size:
+        if not self.inside and array.size:
             if span(root(array)) != span(array) or self.find(array) is not None:
                 self.note("a tensor over memory that is not new")
             else:
@@ -695,7 +700,7 @@ class Recorder(Recorded):
         """Whether low ≤ t < high for all elements; if so, the program stops where it is not."""
         with self.paused():
             inside = run(t, low, high)
-        if inside and t._data.size and not self._inside:
+        if inside and t._data.size and not self.inside:
             self._check("within", [t], {"low": low, "high": high})
         return inside
 
@@ -780,7 +785,7 @@ class Recorder(Recorded):
     def advance(self, run: Callable, generator, blocks: int) -> tuple[int, int, int]:
         """Claim blocks of a generator and record the draw."""
         seed, stream, first = run(generator, blocks)
-        if not self._inside:
+        if not self.inside:
             self.add_draw(generator, seed, stream, first, blocks)
         return seed, stream, first
 
@@ -799,7 +804,7 @@ class Recorder(Recorded):
         """Draw an array of random numbers from a generator; the program calls `run` for it."""
         from deepcore import random
 
-        if self._inside or xp is not self.backend:
+        if self.inside or xp is not self.backend:
             with self.paused():
                 return run(function, xp, args, params)
         argument = next((a for a in (*args, *params.values()) if isinstance(a, random.Generator)), None)

@@ -17,6 +17,7 @@ from typing import Any
 from deepcore.compiler.control import Body, Draws, Operand, Result
 from deepcore.compiler.ir import Record
 from deepcore.compiler.record import Drawn, Forward, Recorded, itself
+from deepcore.compiler.symbolic import Conditions, hold, shared
 from deepcore.kernels.codegen.jit import address
 from deepcore.kernels.runtime.executable import Buffer, Ref, root, view_at
 
@@ -349,8 +350,8 @@ def _strides(shape: tuple[int, ...], order: tuple[int, ...], itemsize: int) -> t
 class Sample:
     """A recording at some sizes; `sizes`: those of all dimensions that may vary, `facts`: further structure."""
 
-    def __init__(self, sizes: tuple[int, ...], recording: Recording, facts: tuple):
-        self.sizes, self.facts = sizes, facts
+    def __init__(self, sizes: tuple[int, ...], recording: Recording, facts: tuple, conditions: Conditions):
+        self.sizes, self.facts, self.conditions = sizes, facts, conditions
         #: The key of the call that was recorded.
         self.key: Any = None
         self.numbers = Numbers()
@@ -361,30 +362,38 @@ class Sample:
         a, b = self.numbers, other.numbers
         return (
             self.facts == other.facts
+            and self.conditions.agree(other.conditions)
             and a.structure == b.structure
             and (len(a.whole), len(a.real), len(a.arrays)) == (len(b.whole), len(b.real), len(b.arrays))
         )
 
 
 class Form:
-    """Σ coefficient · Π size ** exponent."""
+    """Σ coefficient · Π size ** exponent / divisor."""
 
-    def __init__(self, terms: list[tuple[int, tuple[int, ...]]]):
-        self.terms = terms
+    def __init__(self, terms: list[tuple[Fraction, tuple[int, ...]]], divisor: int):
+        self.terms = [(int(c * divisor), powers) for c, powers in terms]
+        self.divisor = divisor
 
     def __call__(self, symbols: Sequence[int]) -> int:
-        return sum(c * math.prod([n**e for n, e in zip(symbols, powers)]) for c, powers in self.terms)
+        """Raises `Unsupported` where the value is not whole."""
+        value = sum(c * math.prod([n**e for n, e in zip(symbols, powers)]) for c, powers in self.terms)
+        if self.divisor > 1:
+            value, remainder = divmod(value, self.divisor)
+            if remainder:
+                raise Unsupported
+        return value
 
 
-def fitted(values: Sequence[int], symbols: Sequence[Sequence[int]]) -> Form | None:
-    """The simplest polynomial with whole coefficients that has these values at these sizes, or None."""
+def fitted(values: Sequence[int], symbols: Sequence[Sequence[int]], divisor: int = 1) -> Form | None:
+    """The simplest polynomial that has these values at these sizes, or None; `divisor`: of its coefficients."""
     for basis in _bases(len(symbols[0])):
         if len(basis) > len(symbols):
             continue
         rows = [[math.prod([n**e for n, e in zip(sizes, powers)]) for powers in basis] for sizes in symbols]
         coefficients = _solve(rows, values)
-        if coefficients is not None and all(c.denominator == 1 for c in coefficients):
-            return Form([(int(c), powers) for c, powers in zip(coefficients, basis) if c])
+        if coefficients is not None and all(divisor % c.denominator == 0 for c in coefficients):
+            return Form([(c, powers) for c, powers in zip(coefficients, basis) if c], divisor)
     return None
 
 
@@ -517,6 +526,9 @@ class Fit:
                 leaders.append(i)
                 self.columns.append((len(leaders) - 1, 0))
         self.leaders = leaders
+        self.conditions = shared([sample.conditions for sample in samples])
+        #: Remainders are fixed by conditions, so that quotients are polynomials.
+        self._divisor = math.lcm(*[number for name, _, number in self.conditions if name == "%" and number])
         self._symbols = [tuple(row[i] for i in leaders) for row in sizes]
         #: Forms, and the numbers of the whole ones that they supply; (number, form) of real numbers.
         self.forms: list[tuple[Form, list[int], bool]] = []
@@ -527,6 +539,8 @@ class Fit:
     def symbols(self, sizes: tuple[int, ...]) -> tuple[int, ...] | None:
         """The sizes that vary, or None where the others are not as in the samples."""
         symbols = tuple(sizes[i] for i in self.leaders)
+        if not hold(self.conditions, sizes):
+            return None
         for size, (number, value) in zip(sizes, self.columns):
             if size != (value if number is None else symbols[number] + value) or (number is not None and size < 2):
                 return None
@@ -545,7 +559,7 @@ class Fit:
                 by_values.setdefault(values, []).append(i)
         dims = set(self.base.numbers.dims)
         for values, places in by_values.items():
-            form = fitted(values, self._symbols)
+            form = fitted(values, self._symbols, self._divisor)
             if form is None:
                 return False
             self.forms.append((form, places, not dims.isdisjoint(places)))
@@ -582,7 +596,10 @@ class Fit:
     def predicts(self, sample: Sample) -> bool:
         """Whether a further recording is as predicted."""
         symbols = self.symbols(sample.sizes)
-        numbers = None if symbols is None else self.predicted(symbols)
+        try:
+            numbers = None if symbols is None else self.predicted(symbols)
+        except Unsupported:
+            return False
         if numbers is None:
             return False
         whole, real = numbers
@@ -598,12 +615,12 @@ class Fit:
 
     def at(self, symbols: Sequence[int]) -> Recording | None:
         """The recording at other sizes, or None."""
-        numbers = self.predicted(symbols)
-        if numbers is None:
-            return None
         base = self.base.recording
         fold = base.recorded.backend.name == "cpu"
         try:
+            numbers = self.predicted(symbols)
+            if numbers is None:
+                return None
             return _Copier(base, Supply(*numbers, self.arrays), fold).copy(base)
         except Unsupported:
             return None
