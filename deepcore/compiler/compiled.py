@@ -293,7 +293,8 @@ class Compiled:
             variant = program.variant(sizes, arrays)
             if variant is not None:
                 self._latest = None
-                self._cache.setdefault(key, []).append((program.runner, program.tree, variant))
+                tree = program.tree if not variant.numbers else _with_numbers(program.tree, variant.numbers)
+                self._cache.setdefault(key, []).append((program.runner, tree, variant))
                 self._forget_variants(program)
                 return
 
@@ -408,6 +409,8 @@ class Compiled:
         if family is not None:
             facts = _facts(recorder, tree, leaves, tensors, split)
             recording = _recording(recorder, refs, grads, split, len(outputs))
+            recording.numbers = _numbers(tree)
+            assert recorder.conditions is not None
             sample = sampled(family[1], recording, facts, recorder.conditions)
         if recorder.backend.name == "cpu":
             runner = Runner(recorder, build(recorder, refs, grads), leaves, tensors, guards, self._arena)
@@ -717,7 +720,7 @@ def _facts(recorder: Recorder, tree, leaves: list[Tensor], tensors: list[Tensor]
         elif isinstance(leaf, (_Gradient, _Alias)):
             results.append((leaf.__class__, *named([leaf.tensor])))
         else:
-            results.append(_plain(leaf))
+            results.append(type(leaf) if type(leaf) is int else _plain(leaf))
         return leaf
 
     _tree_map(note, tree)
@@ -727,6 +730,24 @@ def _facts(recorder: Recorder, tree, leaves: list[Tensor], tensors: list[Tensor]
         named(written), tuple(map(id, recorder.generators)), tuple([leaf.grad is None for leaf in recorder.entry]),
         () if split is None else named(split.leaves),
     )  # fmt: skip
+
+
+def _numbers(tree) -> list[int]:
+    """The whole numbers in a tree of results."""
+    numbers: list[int] = []
+
+    def collect(leaf):
+        if type(leaf) is int:
+            numbers.append(leaf)
+        return leaf
+
+    _tree_map(collect, tree)
+    return numbers
+
+
+def _with_numbers(tree, numbers: list[int]):
+    following = iter(numbers)
+    return _tree_map(lambda leaf: next(following) if type(leaf) is int else leaf, tree)
 
 
 def _python_state(t: Tensor):

@@ -32,10 +32,10 @@ _CHECKED_SIZES = (1, 2, 3, 5, 11, 23, 47, 97, 199, 397, 797)
 class Variant:
     """The state of a runner for some sizes; `checked`: the function has been run beside it."""
 
-    __slots__ = ("checked", "program", "state", "symbols")
+    __slots__ = ("checked", "numbers", "state", "symbols")
 
-    def __init__(self, program: SizedProgram, symbols: tuple[int, ...], state: dict[str, Any], checked: bool):
-        self.program, self.symbols, self.state, self.checked = program, symbols, state, checked
+    def __init__(self, symbols: tuple[int, ...], state: dict[str, Any], numbers: list[int], checked: bool):
+        self.symbols, self.state, self.numbers, self.checked = symbols, state, numbers, checked
 
 
 class SizedProgram:
@@ -51,7 +51,7 @@ class SizedProgram:
         self.made = 0
         #: Whether Python may have decided something by sizes that no condition describes.
         self.escaped = any(sample.conditions.escaped for sample in samples)
-        first = Variant(self, points[-1], runner.state(), True)  # type: ignore[arg-type]
+        first = Variant(points[-1], runner.state(), [], True)  # type: ignore[arg-type]
         runner.variant = first
         self.variants: OrderedDict[tuple[int, ...], Variant] = OrderedDict({first.symbols: first})
         runner.sized = self
@@ -69,11 +69,11 @@ class SizedProgram:
                 return None
             recording = self.fit.at(symbols)
             state = None if recording is None else self.runner.resized(recording, arrays)
-            if state is None:
+            if recording is None or state is None:
                 return None
             self.made += 1
             often = settings.compile_check is None and self.made in _CHECKED_SIZES
-            variant = Variant(self, symbols, state, inside and not often and settings.compile_check != 1)
+            variant = Variant(symbols, state, recording.numbers, inside and not often and settings.compile_check != 1)
             self.variants[symbols] = variant
             most = _SIZES.get(self.runner.backend.name, _GRAPHS)
             while len(self.variants) > most:

@@ -709,7 +709,7 @@ class Recorder(Recorded):
         if not self.can_check(name, refs):
             self.note(f"checking whether values are {name.replace('_', ' ')}")
         elif refs:
-            self.records.append(Record(name, refs, [], params=params, kept=True))
+            self.records.append(Record(name, refs, [], params=plain(params), kept=True))
 
     def can_check(self, name: str, refs: list[Ref]) -> bool:
         """Whether the device supports a check in a program: "finite", "all_finite", "within"."""
@@ -804,6 +804,7 @@ class Recorder(Recorded):
         """Draw an array of random numbers from a generator; the program calls `run` for it."""
         from deepcore import random
 
+        args, params = plain(args), plain(params)
         if self.inside or xp is not self.backend:
             with self.paused():
                 return run(function, xp, args, params)
@@ -827,7 +828,7 @@ class Recorder(Recorded):
         graph: bool = False, node=None,
     ) -> tuple:  # fmt: skip
         """Run a loop, of which one step is recorded; see `ops.control_flow.iterate`."""
-        return record_loop(self, run, body, carry, xs, length, reverse, graph, node)
+        return record_loop(self, run, body, carry, xs, plain(length), reverse, graph, node)
 
     def branch(self, run: Callable, pred: Tensor, branches: list, operands: list[Tensor]) -> tuple:
         """Run the branch that a value selects; both are recorded."""

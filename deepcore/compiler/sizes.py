@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from deepcore.backend import dtypes as dt
 from deepcore.compiler.control import Body, Draws, Operand, Result
 from deepcore.compiler.ir import Record
 from deepcore.compiler.record import Drawn, Forward, Recorded, itself
@@ -47,6 +48,8 @@ class Recording:
     seeds: list[Buffer] = field(default_factory=list)
     saved: list[Buffer] = field(default_factory=list)
     like: list[tuple[tuple[int, ...], Any]] = field(default_factory=list)
+    #: Whole numbers among the results.
+    numbers: list[int] = field(default_factory=list)
 
 
 class Unsupported(Exception):
@@ -89,7 +92,8 @@ class Numbers:
 class Supply:
     """The visitor that supplies the numbers of another size."""
 
-    def __init__(self, whole: Iterable[int], real: Iterable, arrays: Iterable[Callable]):
+    def __init__(self, whole: Iterable[int], real: Iterable, arrays: Iterable[Callable], symbols: Sequence[int]):
+        self._symbols = symbols
         self._whole, self._real, self._arrays = iter(whole), iter(real), iter(arrays)
 
     def integer(self, n: int) -> int:
@@ -101,7 +105,7 @@ class Supply:
         return next(self._real)
 
     def array(self, array, shape: tuple[int, ...]):
-        return next(self._arrays)(array, shape)
+        return next(self._arrays)(array, shape, self._symbols)
 
     def same(self, part) -> None:
         pass
@@ -303,6 +307,7 @@ class _Copier:
             )
         copied.saved = list(map(self.buffer, recording.saved))
         copied.like = [(tuple(map(self.dim, shape)), dtype) for shape, dtype in recording.like]
+        copied.numbers = list(map(self.integer, recording.numbers))
         new.constants = self.new_constants
         return copied
 
@@ -470,10 +475,10 @@ def _same_array(xp, a, b) -> bool:
     return a is b or (a.dtype == b.dtype and a.shape == b.shape and xp.to_host(a).tobytes() == xp.to_host(b).tobytes())
 
 
-def _array_rule(arrays: Sequence, xp) -> Callable | None:
-    """How a constant array is made at another shape, where all samples agree on it: the same, filled, or a range."""
+def _array_rule(arrays: Sequence, symbols: Sequence[Sequence[int]], xp) -> Callable | None:
+    """A function (array, shape, sizes) of a constant array that all samples agree on: the same, filled, or counted."""
     if all(_same_array(xp, a, arrays[0]) for a in arrays[1:]):
-        return lambda array, shape: array
+        return lambda array, shape, sizes: array
     hosts = [xp.to_host(array) for array in arrays]
     first = hosts[0].reshape(-1)[:1]
     if any(not a.size or not a.flags.c_contiguous for a in hosts):
@@ -481,23 +486,34 @@ def _array_rule(arrays: Sequence, xp) -> Callable | None:
     if all(a.tobytes() == first.tobytes() * a.size for a in hosts):
         value = arrays[0].reshape(-1)[:1]
 
-        def filled(array, shape):
+        def filled(array, shape, sizes):
             new = xp.empty(shape, dtype=array.dtype)
             new[...] = value
             return new
 
         return filled
-    if any(a.ndim != 1 or a.dtype.kind not in "iuf" or a.size < 2 for a in hosts):
-        return None
-    start, step = hosts[0][0].item(), hosts[0][1].item() - hosts[0][0].item()
-    if start != int(start) or step != int(step):
-        return None
-    start, step = int(start), int(step)
+    rules: list[Callable] = []
+    if all(a.ndim == 2 for a in hosts):
+        rules.append(lambda array, shape, sizes: xp.eye(*shape, dtype=array.dtype))
+    if all(a.ndim == 1 and a.size > 1 and a.dtype.kind in "iuf" for a in hosts):
+        ends = [[a[0].item(), a[1].item() - a[0].item(), a[-1].item()] for a in hosts]
+        start, step, _ = (
+            fitted(list(map(int, column)), symbols) for column in zip(*ends) if all(map(math.isfinite, column))
+        )
+        if start is not None and step is not None:
+            rules.append(lambda array, shape, sizes: _range(xp, start(sizes), step(sizes), shape[0], array.dtype))
+        low, _, high = ends[0]
+        if all((a, b) == (low, high) for a, _, b in ends):
+            rules.append(
+                lambda array, shape, sizes: xp.linspace(low, high, shape[0], dtype=dt.float64).astype(array.dtype)
+            )
+    return next(
+        (r for r in rules if all(_same_array(xp, r(a, a.shape, at), a) for a, at in zip(arrays, symbols))), None
+    )
 
-    def ranged(array, shape):
-        return xp.arange(start, start + step * shape[0], step, dtype=array.dtype)
 
-    return ranged if all(_same_array(xp, ranged(a, a.shape), a) for a in arrays) else None
+def _range(xp, start: int, step: int, count: int, dtype):
+    return (xp.arange(count, dtype=dt.int64) * step + start).astype(dtype)
 
 
 # -- fits ---------------------------------------------------------------------------------------------------------------
@@ -572,7 +588,7 @@ class Fit:
                 self.real.append((i, function))
         xp = self.base.recording.recorded.backend
         for arrays in zip(*(n.arrays for n in numbers)):
-            rule = _array_rule(arrays, xp)
+            rule = _array_rule(arrays, self._symbols, xp)
             if rule is None:
                 return False
             self.arrays.append(rule)
@@ -608,7 +624,7 @@ class Fit:
             whole == sample.numbers.whole
             and all(_same_number(a, b, dtype) for a, (b, dtype) in zip(real, sample.numbers.real))
             and all(
-                _same_array(xp, rule(a, b.shape), b)
+                _same_array(xp, rule(a, b.shape, symbols), b)
                 for rule, a, b in zip(self.arrays, self.base.numbers.arrays, sample.numbers.arrays)
             )
         )
@@ -621,7 +637,7 @@ class Fit:
             numbers = self.predicted(symbols)
             if numbers is None:
                 return None
-            return _Copier(base, Supply(*numbers, self.arrays), fold).copy(base)
+            return _Copier(base, Supply(*numbers, self.arrays, symbols), fold).copy(base)
         except Unsupported:
             return None
 

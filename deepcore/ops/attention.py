@@ -192,7 +192,7 @@ def drop(weights: Tensor, p: float) -> Tensor:
     """Dropout of attention weights."""
     if not p:
         return weights
-    seed, stream, position = random.default_generator.advance(-(-weights.numel() // 4))
+    seed, stream, position = random.default_generator.advance(-(-weights._data.size // 4))
     return random_mask(weights, seed=seed, stream=stream, position=position, p=float(p))
 
 

@@ -23,5 +23,5 @@ def dropout_p(xp, input, *, seed, stream, position, p):
 
 def dropped(input, p: float):
     """`input` with elements dropped by a mask of the default generator's next numbers."""
-    seed, stream, position = random.default_generator.advance(-(-input.numel() // 4))
+    seed, stream, position = random.default_generator.advance(-(-input._data.size // 4))
     return dropout_p(input, seed=seed, stream=stream, position=position, p=float(p))
