@@ -22,7 +22,9 @@ log = logging.getLogger("deepcore.compile")
 _SIZES = {"cpu": 128}
 _GRAPHS = 8
 #: Recordings of one structure after which it counts as no polynomial of the sizes.
-_MAX_SAMPLES = 8
+_MAX_SAMPLES = 12
+#: Programs may serve the sizes with one remainder by these, where lengths are quotients, as with steps of 2.
+_DIVISORS = (1, 2, 4)
 #: A program counts as checked at sizes up to so many times beyond those that were, as conditions follow decisions.
 _MARGIN = 2
 #: New sizes of a program that are checked, besides those beyond the ones that were.
@@ -122,16 +124,19 @@ class Family:
             self.samples.append([sample])
             return None
         group[:] = [other for other in group if other.sizes != sample.sizes] + [sample]
-        if len(group) < 3:
-            return None
-        earlier = Fit(group[:-1])
-        if earlier.complete and earlier.predicts(sample):
-            fit = Fit(group)
-            if fit.complete:
-                program = SizedProgram(fit, group, runner, tree)
+        for divisor in _DIVISORS:
+            alike = [other for other in group if all((a - b) % divisor == 0 for a, b in zip(other.sizes, sample.sizes))]
+            if len(alike) < 3:
+                break
+            earlier = Fit(alike[:-1], divisor)
+            fit = Fit(alike, divisor) if earlier.complete and earlier.predicts(sample) else None
+            if fit is not None and fit.complete:
+                program = SizedProgram(fit, alike, runner, tree)
                 self.programs.append(program)
-                self.samples.remove(group)
-                return program, group
+                group[:] = [other for other in group if other not in alike]
+                if not group:
+                    self.samples.remove(group)
+                return program, alike
         if len(group) >= _MAX_SAMPLES:
             del group[0]
         return None

@@ -445,7 +445,7 @@ _REAL: tuple[tuple[Callable, Callable], ...] = (
 )
 
 
-def _fitted_real(values: Sequence, dtype, symbols: Sequence[Sequence[int]]) -> Callable | None:
+def _fitted_real(values: Sequence, dtype, symbols: Sequence[Sequence[int]], divisor: int) -> Callable | None:
     """A function of the sizes with these values to the bit, or None."""
     kind = type(values[0])
     if kind not in (int, float):
@@ -454,7 +454,7 @@ def _fitted_real(values: Sequence, dtype, symbols: Sequence[Sequence[int]]) -> C
         try:
             whole = [round(inverse(x)) for x in values]
             form = (
-                fitted(whole, symbols)
+                fitted(whole, symbols, divisor)
                 if all(_same_number(function(m), x, dtype) for m, x in zip(whole, values))
                 else None
             )
@@ -522,7 +522,7 @@ def _range(xp, start: int, step: int, count: int, dtype):
 class Fit:
     """What recordings at several sizes have in common, and each number that differs as a function of the sizes."""
 
-    def __init__(self, samples: Sequence[Sample]):
+    def __init__(self, samples: Sequence[Sample], divisor: int = 1):
         self.base = samples[-1]
         #: For each of the sizes: the number of the one that varies like it and the distance, or its only value.
         self.columns: list[tuple[int | None, int]] = []
@@ -544,13 +544,16 @@ class Fit:
         self.leaders = leaders
         self.conditions = shared([sample.conditions for sample in samples])
         #: Remainders are fixed by conditions, so that quotients are polynomials.
+        if divisor > 1:
+            self.conditions |= {("%", (((i,), 1),), divisor): sizes[-1][i] % divisor for i in leaders}
         self._divisor = math.lcm(*[number for name, _, number in self.conditions if name == "%" and number])
         self._symbols = [tuple(row[i] for i in leaders) for row in sizes]
         #: Forms, and the numbers of the whole ones that they supply; (number, form) of real numbers.
         self.forms: list[tuple[Form, list[int], bool]] = []
         self.real: list[tuple[int, Callable]] = []
         self.arrays: list[Callable] = []
-        self.complete = bool(leaders) and self._ranked() and self._fit(samples)
+        same = all(hold(self.conditions, row) for row in sizes)
+        self.complete = bool(leaders) and same and self._ranked() and self._fit(samples)
 
     def symbols(self, sizes: tuple[int, ...]) -> tuple[int, ...] | None:
         """The sizes that vary, or None where the others are not as in the samples."""
@@ -582,7 +585,7 @@ class Fit:
         for i, pairs in enumerate(zip(*(n.real for n in numbers))):
             column, dtype = [x for x, _ in pairs], pairs[0][1]
             if any(repr(x) != repr(column[0]) for x in column):
-                function = _fitted_real(column, dtype, self._symbols)
+                function = _fitted_real(column, dtype, self._symbols, self._divisor)
                 if function is None:
                     return False
                 self.real.append((i, function))

@@ -121,7 +121,7 @@ class Size(int):
     @classmethod
     def of(cls, n: int, polynomial: Polynomial, conditions: Conditions) -> int:
         if not polynomial or polynomial[-1][0] == () or len(polynomial) > _TERMS:  # no size in it
-            return int(n)
+            return int.__int__(n)
         self = int.__new__(cls, n)
         self.polynomial, self.conditions = polynomial, conditions
         return self
@@ -169,8 +169,7 @@ class Size(int):
         n = int.__floordiv__(self, other)
         if n is NotImplemented or isinstance(other, Size):
             return self._escape(n)
-        remainder = self % other
-        scaled = _sum(self.polynomial, _constant(int(remainder)), -1)
+        scaled = _sum(self.polynomial, _constant(self % other), -1)
         return self._new(n, _product(scaled, _constant(Fraction(1, int(other)))))
 
     def __mod__(self, other):
@@ -237,7 +236,8 @@ class Size(int):
     def __bool__(self):
         return not self._compared("==", 0, int.__eq__(self, 0))
 
-    __hash__ = int.__hash__
+    def __hash__(self):  # a key of a table
+        return self._escape(int.__hash__(self))
 
     def __reduce__(self):
         return int, (plain(self),)
