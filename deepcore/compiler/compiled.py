@@ -26,7 +26,7 @@ from deepcore.compiler.record import Fault, Recorder
 from deepcore.compiler.runner import Arena, Overlap, Runner, Stopped, same_bits
 from deepcore.compiler.sizes import Recording
 from deepcore.compiler.split import Backwards, FreedNode, ProgramNode, Split, attach, is_differentiable
-from deepcore.compiler.symbolic import Conditions, following, plain
+from deepcore.compiler.symbolic import Conditions, Size, following, plain
 from deepcore.config import settings
 from deepcore.effects import effect, mode
 from deepcore.errors import ArgumentError, DeepcoreWarning
@@ -155,7 +155,7 @@ class Compiled:
                 self._busy = True
                 reason = "these arguments are new"
                 latest = self._latest is not None and key == self._latest[0]
-                if not latest and self._dimensions is not None and key not in self._cache and inspector is None:
+                if not latest and self._dimensions is not None and inspector is None:
                     self._resize(key, args, kwargs, arrays, tensors)
                 for runner, tree, variant in self._latest[1] if latest else self._cache.get(key, ()):  # type: ignore[index]
                     failed = runner.failed_guard()
@@ -284,7 +284,9 @@ class Compiled:
             self._drop(other, runner)
 
     def _resize(self, key, args, kwargs, arrays: list, tensors: list[Tensor]) -> None:
-        """Add the program for several sizes that serves this call to its key."""
+        """Add the program for several sizes that serves this call to its key, where no other does."""
+        if any(runner.failed_guard() is None for runner, *_ in self._cache.get(key, ())):
+            return
         family_key, sizes = _family(key, args, kwargs, self._dimensions)
         family = self._families.get(family_key)
         for program in family.programs if family is not None else ():
@@ -348,6 +350,8 @@ class Compiled:
             if recorder.fault is None and mode.grad:
                 differentiable = list({id(t): t for t in _leaves(result) if is_differentiable(t)}.values())
                 split = Split(recorder, differentiable) if differentiable else None
+            if recorder.conditions is not None and any(type(leaf) is Size for leaf in _flat(result)):
+                result = _tree_map(plain, result)
         if (mode.grad, mode.autocast) != modes:
             recorder.note("leaving another mode of gradients or autocasting than there was")
         touched = {*recorder.entry, *(p for update in recorder.updates for p in update.plan.live)}
@@ -408,7 +412,8 @@ class Compiled:
         sample = None
         if family is not None:
             facts = _facts(recorder, tree, leaves, tensors, split)
-            recording = _recording(recorder, refs, grads, split, len(outputs))
+            places_of_grads = [recorder.grads[leaf] for leaf in leaves] if recorder.backend.name != "cpu" else grads
+            recording = _recording(recorder, refs, places_of_grads, split, len(outputs))
             recording.numbers = _numbers(tree)
             assert recorder.conditions is not None
             sample = sampled(family[1], recording, facts, recorder.conditions)
@@ -819,7 +824,6 @@ def _output_tree(tree, recorder: Recorder, outputs: list, arguments: list[Tensor
     grad_buffers = {ref.buffer for p, ref in recorder.grads.items() if p.grad is not None}
 
     def flatten(leaf):
-        leaf = plain(leaf)
         if not isinstance(leaf, Tensor):
             if isinstance(leaf, recorder.backend.array_type):
                 recorder.note("an array that is returned")

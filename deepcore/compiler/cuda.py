@@ -7,6 +7,7 @@ import functools
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from copy import copy as shallow_copy
 from itertools import chain, repeat
 from operator import call, is_, setitem
 from typing import Any
@@ -346,6 +347,10 @@ class DevicePlan:
 class GraphRunner(Runner):
     """Runs a program on a GPU: inputs are copied in, words sent, one graph launched, results copied out."""
 
+    SIZED = (
+        *Runner.SIZED, "graph", "words", "input_buffers", "inputs", "new", "new_grad_refs", "written_memory", "updates",
+    )  # fmt: skip
+
     def __init__(self, recorder: Any, outputs: list[Ref], leaves: list[Tensor], arguments: list[Tensor], guards):
         self.range_errors = recorder.range_errors
         self.output_refs = outputs
@@ -410,6 +415,30 @@ class GraphRunner(Runner):
             del graph.outputs[ref.buffer]
         self.grads = [from_raw(array, self.backend) for array in self.grad_arrays]
         self.grad_objects = [*self.grads, *self.grad_arrays]
+
+    def resized(self, recording, arrays: list) -> dict[str, Any] | None:
+        other: GraphRunner = shallow_copy(self)
+        vars(other).update(self._resized(recording))
+        saved = [Ref(buffer, 0, (buffer.nbytes,), (1,), dt.uint8) for buffer in recording.saved]
+        other.output_refs, other.grad_refs = [*recording.outputs, *saved], recording.grads
+        other.updates = [update._replace(plan=shallow_copy(update.plan)) for update in recording.recorded.updates]
+        other.input_buffers = [*other.arguments, *(buffer for _, buffer in other.accumulated)]
+        bound, other.grad_arrays = other._bound_arrays(arrays), []
+        with self.backend.gpu:
+            other.inputs = {b: _input(self.backend, array) for b, array in zip(other.input_buffers, bound)}
+            other._assemble(recording.recorded, self.target.optimize)
+            other._copy_in(bound)
+            for update in other.updates:
+                update.plan.set_scalars(update.optimizer, update.plan.recorded_counts)
+            other._set_draws(self.starts)
+            restore = other._snapshot()
+            try:
+                other._capture(restore)
+            except Exception:
+                return None
+            finally:
+                restore()
+        return other.state()
 
     def _check_forward(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
         xp, snapshots = self.backend, recorder.snapshots

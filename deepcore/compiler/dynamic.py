@@ -124,14 +124,12 @@ class Family:
             self.samples.append([sample])
             return None
         group[:] = [other for other in group if other.sizes != sample.sizes] + [sample]
-        for divisor in _DIVISORS:
-            alike = [other for other in group if all((a - b) % divisor == 0 for a, b in zip(other.sizes, sample.sizes))]
-            if len(alike) < 3:
-                break
+        for alike, divisor, escaped in _subsets(group):
             earlier = Fit(alike[:-1], divisor)
             fit = Fit(alike, divisor) if earlier.complete and earlier.predicts(sample) else None
             if fit is not None and fit.complete:
                 program = SizedProgram(fit, alike, runner, tree)
+                program.escaped |= escaped
                 self.programs.append(program)
                 group[:] = [other for other in group if other not in alike]
                 if not group:
@@ -140,6 +138,25 @@ class Family:
         if len(group) >= _MAX_SAMPLES:
             del group[0]
         return None
+
+
+def _subsets(group: list[Sample]) -> Iterator[tuple[list[Sample], int, bool]]:
+    """Recordings that may have one fit, the last one at the end: all, those with one remainder by a divisor, and the
+    nearest ones, where something that no condition shows has changed between others."""
+    last = group[-1]
+    for divisor in _DIVISORS:
+        alike = [other for other in group if all((a - b) % divisor == 0 for a, b in zip(other.sizes, last.sizes))]
+        if len(alike) > 2:
+            yield alike, divisor, False
+    for below in (True, False):
+        beyond = [other for other in group if _is_ordered(other.sizes, last.sizes, below)]
+        beyond.sort(key=lambda other: other.sizes, reverse=not below)
+        for count in range(min(len(beyond), len(group) - 1), 2, -1):
+            yield beyond[-count:], 1, True
+
+
+def _is_ordered(a: tuple[int, ...], b: tuple[int, ...], below: bool) -> bool:
+    return all(x <= y if below else x >= y for x, y in zip(a, b))
 
 
 class Dimensions:
@@ -246,28 +263,22 @@ def _rest(key) -> tuple[str, ...]:
     return tuple(key.split(".")[1:]) if isinstance(key, str) else ()
 
 
-def _mark(tree, entries: list[tuple[tuple[str, ...], Any]], marks: list, label: str) -> None:
-    """Append the dimensions of each tensor in `tree`; entries: (path below it, dimensions or a structure of them)."""
+def _mark(tree, entries: list[tuple[tuple[str, ...], Any]], marks: list, label: str, named: bool = True) -> None:
+    """Append the dimensions of each tensor in `tree`; entries: (path below it, dimensions or a structure of them).
+
+    `named`: the entries name this part itself, not a container around it.
+    """
     if isinstance(tree, Tensor):
         dims: set[int] = set()
         for path, item in entries:
-            named = item if isinstance(item, (tuple, list)) else (item,)
-            if path or isinstance(item, dict) or not all(map(_is_int, named)):
+            numbers = item if isinstance(item, (tuple, list)) else (item,)
+            if path or isinstance(item, dict) or not all(map(_is_int, numbers)):
                 raise ArgumentError(
                     f"dynamic= has a structure for {label}, which is one tensor",
                     received=repr(item),
-                    fix="name dimensions",
+                    fix=f'name its dimensions, as in dynamic={{"{label}": 1}}',
                 )
-            for d in map(operator.index, named):
-                if not -tree.ndim <= d < tree.ndim:
-                    raise ArgumentError(
-                        f"dynamic= names dimension {d} of {label}, which has {tree.ndim}",
-                        received=f"shape {tuple(tree.shape)}",
-                        fix=f"name the tensors with that dimension alone, by a path such as {label.partition('.')[0] + '.name'!r}"
-                        if "." in label
-                        else f"a dimension from {-tree.ndim} to {tree.ndim - 1}",
-                    )
-                dims.add(d % tree.ndim)
+            dims.update(_dimension(tree, d, label, named) for d in map(operator.index, numbers))
         marks.append(tuple(sorted(dims)) or None)
         return
     if isinstance(tree, dict):
@@ -275,7 +286,7 @@ def _mark(tree, entries: list[tuple[tuple[str, ...], Any]], marks: list, label: 
     elif isinstance(tree, (list, tuple)):
         items = enumerate(tree)
     else:
-        if entries and any(not path for path, _ in entries) and tree is not None:
+        if named and entries and tree is not None:
             raise ArgumentError(
                 f"dynamic= names {label}, which is no tensor",
                 received=type(tree).__name__,
@@ -283,20 +294,34 @@ def _mark(tree, entries: list[tuple[tuple[str, ...], Any]], marks: list, label: 
             )
         return
     for name, item in items:
-        below = []
-        for path, dims in entries:
+        below: list[tuple[tuple[str, ...], Any]] = []
+        itself = False
+        for path, dims_of in entries:
             if path:
-                if path[0] == str(name):
-                    below.append((path[1:], dims))
-            elif isinstance(dims, dict):
-                if name in dims:
-                    below.append(((), dims[name]))
-            elif isinstance(dims, (tuple, list)) and not all(map(_is_int, dims)):
-                if isinstance(name, int) and name < len(dims) and dims[name] is not None:
-                    below.append(((), dims[name]))
+                part = (path[1:], dims_of) if path[0] == str(name) else None
+            elif isinstance(dims_of, dict):
+                part = ((), dims_of[name]) if name in dims_of else None
+            elif isinstance(dims_of, (tuple, list)) and not all(map(_is_int, dims_of)):
+                has = isinstance(name, int) and name < len(dims_of) and dims_of[name] is not None
+                part = ((), dims_of[name]) if has else None
             else:
-                below.append(((), dims))
-        _mark(item, below, marks, f"{label}.{name}")
+                below.append(((), dims_of))
+                continue
+            if part is not None:
+                below.append(part)
+                itself = True
+        _mark(item, below, marks, f"{label}.{name}", itself)
+
+
+def _dimension(t: Tensor, d: int, label: str, named: bool) -> int:
+    if -t.ndim <= d < t.ndim:
+        return d % t.ndim
+    fix = f"a dimension from {-t.ndim} to {t.ndim - 1}" if t.ndim else "leave it out of dynamic="
+    if not named:
+        fix = f'name the tensors that have it by their paths, as in dynamic={{"{label}": …}}'
+    raise ArgumentError(
+        f"dynamic= names dimension {d} of {label}, which has {t.ndim}", received=f"shape {tuple(t.shape)}", fix=fix
+    )
 
 
 def _tensors(tree) -> Iterator[Tensor]:

@@ -698,6 +698,7 @@ class Recorder(Recorded):
 
     def within(self, run: Callable, t: Tensor, low: int, high: int) -> bool:
         """Whether low ≤ t < high for all elements; if so, the program stops where it is not."""
+        low, high = plain(low), plain(high)
         with self.paused():
             inside = run(t, low, high)
         if inside and t._data.size and not self.inside:
@@ -709,7 +710,7 @@ class Recorder(Recorded):
         if not self.can_check(name, refs):
             self.note(f"checking whether values are {name.replace('_', ' ')}")
         elif refs:
-            self.records.append(Record(name, refs, [], params=plain(params), kept=True))
+            self.records.append(Record(name, refs, [], params=params, kept=True))
 
     def can_check(self, name: str, refs: list[Ref]) -> bool:
         """Whether the device supports a check in a program: "finite", "all_finite", "within"."""

@@ -210,7 +210,8 @@ class Runner:
         self.variant.state = self.state()
         vars(self).update(variant.state)
         self.variant, self.bound = variant, None
-        self._new_grads([i for i, array in enumerate(self.grad_arrays) if array is None])
+        if any(map(is_, self.grad_arrays, repeat(None))):
+            self._new_grads(range(len(self.grad_arrays)))
 
     def resized(self, recording, arrays: list) -> dict[str, Any] | None:
         """The state for a recording at the sizes of these arguments, or None where there is no program."""
