@@ -584,6 +584,20 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
     that is a warning and a new program, and where that differs twice, too, the function runs eagerly.
     `DEEPCORE_COMPILE_CHECK` sets the period instead (0: never, 1: always). `programs`: how many are cached, the least
     recently used go first.
+
+    Every new shape of an argument is a new program, unless `dynamic` names the dimensions whose lengths vary, by argument:
+    `{"x": 1, "mask": (0, 1)}`, by position, `{0: 1}`, or, in containers, by path, `{"batch.x": 1}`, or as a structure like
+    the argument; a dimension of a container is that of each tensor in it. `True`: any dimension that changes. Such a
+    function is recorded at a few lengths. Once the earlier recordings predict the next one, a single program serves all
+    lengths, without running the function: each whole number in the recordings, as in shapes, must be a polynomial of the
+    lengths, each other number c·m, c/m, c·√m, c/√m or c·m/(m - 1) of a whole one. Lengths that Python compares or divides
+    split the range: a branch or a remainder has a program of its own. Lengths 0 and 1, and those at which something else
+    depends on the length, such as the number of steps of a Python loop, get one program each, as without `dynamic`. The
+    first new lengths, and those far from the ones before, are checked as above, besides the usual calls.
+
+    Raises:
+        ArgumentError: `dynamic` names an argument that the function does not have, no dimension, or, in a call, a
+            dimension that a tensor does not have or an argument that is no tensor.
     """
     if side_effects not in ("always", "once"):
         raise ArgumentError('side_effects is "always" or "once"', received=repr(side_effects))

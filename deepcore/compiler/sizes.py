@@ -20,7 +20,7 @@ from deepcore.compiler.ir import Record
 from deepcore.compiler.record import Drawn, Forward, Recorded, itself
 from deepcore.compiler.symbolic import Conditions, hold, shared
 from deepcore.kernels.codegen.jit import address
-from deepcore.kernels.runtime.executable import Buffer, Ref, root, view_at
+from deepcore.kernels.runtime.executable import Buffer, Ref, root, span, view_at
 
 #: Highest exponent of a size, and degree of a product of sizes.
 _EXPONENT, _DEGREE = 2, 3
@@ -147,7 +147,7 @@ class _Copier:
         )
 
     def _constant(self, array) -> Buffer:
-        if root(array) is not array:
+        if span(root(array)) != span(array):
             raise Unsupported
         self.same((array.dtype, array.ndim))
         if array.ndim:
@@ -274,7 +274,7 @@ class _Copier:
         for ref, result in zip(record.outs, results if isinstance(results, tuple) else (results,)):
             if result.shape != ref.shape or result.dtype != ref.dtype:
                 raise Unsupported
-            self.known[ref.buffer] = ref.buffer.array = result.copy("C")
+            self.known[ref.buffer] = ref.buffer.array = self.xp.array(result, order="C")  # of a NumPy number, too
 
     # -- all ----------------------------------------------------------------------------------------------
     def copy(self, recording: Recording) -> Recording:
@@ -432,36 +432,32 @@ def _solve(rows: list[list[int]], values: Sequence[int]) -> list[Fraction] | Non
     return [row[count] for row in matrix[:count]]
 
 
-#: Functions of a whole number m, and the m that a value of each belongs to.
+#: Functions of a whole number m and of a factor, and the m that a value of each belongs to.
 _REAL: tuple[tuple[Callable, Callable], ...] = (
-    (lambda m: m, lambda x: x),
-    (lambda m: 1 / m, lambda x: 1 / x),
-    (lambda m: m**0.5, lambda x: x * x),
-    (lambda m: m**-0.5, lambda x: 1 / (x * x)),
-    (lambda m: 1 / m**0.5, lambda x: 1 / (x * x)),
-    (lambda m: m / (m - 1), lambda x: x / (x - 1)),
-    (lambda m: -m, lambda x: -x),
-    (lambda m: -1 / m, lambda x: -1 / x),
+    (lambda m, c: c * m, lambda x, c: x / c),
+    (lambda m, c: c / m, lambda x, c: c / x),
+    (lambda m, c: c * m**0.5, lambda x, c: (x / c) ** 2),
+    (lambda m, c: c * m**-0.5, lambda x, c: (c / x) ** 2),
+    (lambda m, c: c / m**0.5, lambda x, c: (c / x) ** 2),
+    (lambda m, c: c * m / (m - 1), lambda x, c: x / (x - c)),
+    (lambda m, c: c * (1 / m), lambda x, c: c / x),
 )
 
 
-def _fitted_real(values: Sequence, dtype, symbols: Sequence[Sequence[int]], divisor: int) -> Callable | None:
-    """A function of the sizes with these values to the bit, or None."""
+def _fitted_real(values: Sequence, dtype, symbols: Sequence[Sequence[int]], divisor: int, factors) -> Callable | None:
+    """A function of the sizes with these values to the bit, or None; `factors`: numbers that may be in it."""
     kind = type(values[0])
     if kind not in (int, float):
         return None
-    for function, inverse in _REAL:
+    for factor, (function, inverse) in itertools.product((1, -1, *factors), _REAL):
         try:
-            whole = [round(inverse(x)) for x in values]
-            form = (
-                fitted(whole, symbols, divisor)
-                if all(_same_number(function(m), x, dtype) for m, x in zip(whole, values))
-                else None
-            )
+            whole = [round(inverse(x, factor)) for x in values]
+            equal = all(_same_number(function(m, factor), x, dtype) for m, x in zip(whole, values))
+            form = fitted(whole, symbols, divisor) if equal else None
         except (ArithmeticError, ValueError):
             continue
         if form is not None:
-            return lambda sizes, function=function, form=form: kind(function(form(sizes)))
+            return lambda sizes, function=function, factor=factor, form=form: kind(function(form(sizes), factor))
     return None
 
 
@@ -582,10 +578,13 @@ class Fit:
             if form is None:
                 return False
             self.forms.append((form, places, not dims.isdisjoint(places)))
-        for i, pairs in enumerate(zip(*(n.real for n in numbers))):
+        reals = list(zip(*(n.real for n in numbers)))
+        fixed = {pairs[0][0] for pairs in reals if len({repr(x) for x, _ in pairs}) == 1}
+        factors = [x for x in fixed if type(x) is float and x and math.isfinite(x)]
+        for i, pairs in enumerate(reals):
             column, dtype = [x for x, _ in pairs], pairs[0][1]
             if any(repr(x) != repr(column[0]) for x in column):
-                function = _fitted_real(column, dtype, self._symbols, self._divisor)
+                function = _fitted_real(column, dtype, self._symbols, self._divisor, factors)
                 if function is None:
                     return False
                 self.real.append((i, function))
