@@ -120,6 +120,7 @@ class _Copier:
         self.constants = dict(recording.recorded.constants)
         self.new_constants: dict[Buffer, Any] = {}
         self.buffers: dict[Buffer, Buffer] = {}
+        self.numbers_of: dict[Buffer, int] = {}
         #: Content of buffers that depends on constants alone.
         self.known: dict[Buffer, Any] = {}
 
@@ -128,7 +129,10 @@ class _Copier:
         """The copy of a buffer; `filled`: the bytes of a place that fills it."""
         new = self.buffers.get(buffer)
         if new is None:
-            new = self.buffers[buffer] = self._new_buffer(buffer, filled)
+            self.numbers_of[buffer] = len(self.buffers)
+            new = self._new_buffer(buffer, filled)
+            self.buffers[buffer] = new
+        self.same(self.numbers_of[buffer])
         return new
 
     def _new_buffer(self, buffer: Buffer, filled: int | None) -> Buffer:
