@@ -342,7 +342,7 @@ def test_the_function_rarely_runs(cpu, monkeypatch):
     monkeypatch.setattr(settings, "compile_check", 0)
     for n in lengths(50, 2, 201):
         compiled(numbers(2, n))
-    assert counted.calls == calls and compiled.traces == 3
+    assert counted.calls - calls <= 2 and compiled.traces == 3
 
 
 def test_any_dimension_that_changes():
