@@ -132,7 +132,7 @@ class Lifted(Tensor):
         other._requires_grad, other._node = node is not None, node
         return other
 
-    def backward(self, gradient=None, retain_graph=None, create_graph=False) -> NoReturn:
+    def backward(self, gradient=None, retain_graph=None, create_graph=False, inputs=None) -> NoReturn:
         raise GradientError(
             "backward() inside of a transformed function would add up what belongs to each call",
             fix="dc.grad(f) or dc.vjp(f, x), which return the gradients",

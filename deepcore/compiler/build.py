@@ -10,7 +10,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.compiler.cpu import Target, contiguous
 from deepcore.compiler.ir import UPDATE, Program, Record
 from deepcore.compiler.passes import algebra, cse, dead, epilogue, finite, fold, fuse, masks, reuse
-from deepcore.compiler.record import Recorder
+from deepcore.compiler.record import Recorded
 from deepcore.kernels.cpu import optimizer as updates
 from deepcore.kernels.math.formulas import count
 from deepcore.kernels.runtime.executable import Buffer, Executable, Ref, Step, moves, plan_memory
@@ -32,7 +32,7 @@ class Built(NamedTuple):
 
 
 def optimized(
-    recorder: Recorder, lasting: list[Ref], target, passes: Iterable = PASSES,
+    recorder: Recorded, lasting: list[Ref], target, passes: Iterable = PASSES,
     records: list[Record] | None = None, renamed: dict[Buffer, Ref] | None = None,
 ) -> Program:  # fmt: skip
     """The recorded program, or some of its records, after the passes; `lasting` places are read after a run."""
@@ -49,7 +49,7 @@ def optimized(
     return program
 
 
-def build(recorder: Recorder, outputs: list[Ref], grads: list[Ref]) -> Built:
+def build(recorder: Recorded, outputs: list[Ref], grads: list[Ref]) -> Built:
     """The program of a recorded function; `outputs` and `grads`: the places of its results and new gradients."""
     recorded: list[Ref] = [*outputs, *grads]
     for update in recorder.updates:
@@ -112,7 +112,7 @@ def _copied(program: Program, ref: Ref, name: str) -> Ref:
     return to
 
 
-def _update(recorder: Recorder, update, gradients: list[Ref]) -> tuple[list[Step], Step]:
+def _update(recorder: Recorded, update, gradients: list[Ref]) -> tuple[list[Step], Step]:
     """The steps that may stop an update, and the one that performs it."""
 
     def outside(array) -> tuple[Buffer, int]:

@@ -9,7 +9,7 @@ import logging
 import math
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import is_not
 from typing import Any
 
@@ -20,16 +20,19 @@ from deepcore.autograd.trees import tree_map
 from deepcore.backend import backend_of, get_backend
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import build
+from deepcore.compiler.dynamic import Dimensions, Family, Variant, sampled
 from deepcore.compiler.guards import PLAIN, Guards, is_scalar, same
 from deepcore.compiler.record import Fault, Recorder
 from deepcore.compiler.runner import Arena, Overlap, Runner, Stopped, same_bits
+from deepcore.compiler.sizes import Recording
 from deepcore.compiler.split import Backwards, FreedNode, ProgramNode, Split, attach, is_differentiable
+from deepcore.compiler.symbolic import Conditions, Size, following, plain
 from deepcore.compiler.timing import program, watch_of
 from deepcore.config import settings
 from deepcore.effects import effect, mode
 from deepcore.errors import ArgumentError, DeepcoreWarning
 from deepcore.kernels.runtime import allocator, threadpool
-from deepcore.kernels.runtime.executable import root
+from deepcore.kernels.runtime.executable import Ref, root
 from deepcore.tensor import Tensor, as_tensor, from_raw
 
 log = logging.getLogger("deepcore.compile")
@@ -106,6 +109,7 @@ class Compiled:
         automatic: bool = False,
         prepare: Callable[[], None] | None = None,
         side_effects: str = "always",
+        dynamic=None,
     ):
         functools.update_wrapper(self, function, updated=())
         self.function = function
@@ -113,7 +117,12 @@ class Compiled:
         self.automatic = automatic
         self.prepare = prepare
         self.side_effects = side_effects
-        self._cache: OrderedDict[tuple, list[tuple[Runner, Any]]] = OrderedDict()
+        self.dynamic = dynamic
+        self._dimensions = Dimensions(function, dynamic) if dynamic else None
+        #: Programs with the trees of their results, and for one of several sizes its variant.
+        self._cache: OrderedDict[tuple, list[tuple[Runner, Any, Variant | None]]] = OrderedDict()
+        #: By the part of the key that does not depend on sizes that vary.
+        self._families: OrderedDict[tuple, Family] = OrderedDict()
         self._faults: dict[tuple, Fault] = {}
         #: Keys with which the function has changed Python state once, or a program has differed from it once.
         self._mutating: set[tuple] = set()
@@ -147,7 +156,9 @@ class Compiled:
                 self._busy = True
                 reason = "these arguments are new"
                 latest = self._latest is not None and key == self._latest[0]
-                for runner, tree in self._latest[1] if latest else self._cache.get(key, ()):  # type: ignore[index]
+                if not latest and self._dimensions is not None and inspector is None:
+                    self._resize(key, args, kwargs, arrays, tensors)
+                for runner, tree, variant in self._latest[1] if latest else self._cache.get(key, ()):  # type: ignore[index]
                     failed = runner.failed_guard()
                     if failed is not None:
                         reason = failed
@@ -155,8 +166,11 @@ class Compiled:
                     if not latest:
                         self._cache.move_to_end(key)
                         self._latest = key, self._cache[key]
+                    if variant is not runner.variant:
+                        runner.select(variant)
                     runner.calls += 1
-                    if runner.calls >= runner.next_check and _is_due(runner):
+                    due = runner.calls >= runner.next_check and _is_due(runner)
+                    if due or (variant is not None and not variant.checked):
                         with program(watch, f"check of {self._name}", "check"):
                             return self._checked(key, runner, tree, args, kwargs, arrays, tensors)
                     try:
@@ -219,6 +233,9 @@ class Compiled:
         if wrong is None:
             wrong = _difference(tree, result, results, tensors, runner.backend)
         self.runs += 1
+        if runner.variant is not None and (wrong is not None or not runner.variant.checked):
+            self._checked_sizes(key, runner, wrong)
+            return result
         if runner.differences or wrong is not None:  # consecutive checks find intermittent differences
             runner.next_check = runner.calls + 1
         if wrong is None:
@@ -256,9 +273,50 @@ class Compiled:
         attach(outputs, runner.places, node, lambda t: _memory(t._data) in owners)
         return _fill_leaves(tree, outputs, tensors)
 
+    def _checked_sizes(self, key, runner: Runner, wrong: str | None) -> None:
+        """Keep the program for sizes at which it has been checked, or leave those to programs of their own."""
+        program, variant = runner.sized, runner.variant
+        if wrong is None:
+            program.passed(variant)
+            return
+        log.info("%s: the program for several sizes differs at %s in %s", self._name, variant.symbols, wrong)
+        if program.failed(variant):
+            self._drop(key, runner)
+            return
+        for family in self._families.values():
+            family.programs = [other for other in family.programs if other is not program]
+        for other in list(self._cache):
+            self._drop(other, runner)
+
+    def _resize(self, key, args, kwargs, arrays: list, tensors: list[Tensor]) -> None:
+        """Add the program for several sizes that serves this call to its key, where no other does."""
+        if any(runner.failed_guard() is None for runner, *_ in self._cache.get(key, ())):
+            return
+        family_key, sizes = _family(key, args, kwargs, self._dimensions)
+        family = self._families.get(family_key)
+        for member in family.programs if family is not None else ():
+            if member.runner.failed_guard() is not None:
+                continue
+            variant = member.variant(sizes, arrays)
+            if variant is not None:
+                self._latest = None
+                tree = member.tree if not variant.numbers else _with_numbers(member.tree, variant.numbers)
+                self._cache.setdefault(key, []).append((member.runner, tree, variant))
+                self._forget_variants(member)
+                return
+
+    def _forget_variants(self, program) -> None:
+        """Drop the entries of variants that their program has dropped."""
+        kept = set(map(id, program.variants.values()))
+        for key, entries in list(self._cache.items()):
+            if any(r is program.runner and id(v) not in kept for r, _, v in entries):
+                self._drop(key, program.runner)
+
     def _drop(self, key, runner: Runner) -> None:
         self._latest = None
         self._cache[key] = [entry for entry in self._cache.get(key, ()) if entry[0] is not runner]
+        if not self._cache[key]:
+            del self._cache[key]
 
     # -- recording ----------------------------------------------------------------------------------------
     def _record(self, key, args, kwargs, tensors: list, arrays: list, reason: str, inspector: Callable | None):
@@ -281,13 +339,15 @@ class Compiled:
         guards = Guards(self.function, _static_args((args, kwargs)))
         recorder = _recorder(backend, inspector)
         recorder.had_grad = {
-            leaf for runner, _ in self._cache.get(key, ()) for leaf in runner.without_grad if leaf.grad is not None
+            leaf for runner, *_ in self._cache.get(key, ()) for leaf in runner.without_grad if leaf.grad is not None
         }
         items_before = [*_flat(args), *_flat(kwargs)]
         if self.prepare is not None:
             self.prepare()
         modes = mode.grad, mode.autocast
-        with autocasting.separate_casts(), recorder.recording():
+        if self._dimensions is not None and inspector is None:
+            recorder.conditions = Conditions(tensors, self._dimensions.of(args, kwargs))
+        with autocasting.separate_casts(), following(recorder.conditions), recorder.recording():
             for tensor in tensors:
                 recorder.argument(tensor)
             result = self.function(*args, **kwargs)
@@ -295,6 +355,8 @@ class Compiled:
             if recorder.fault is None and mode.grad:
                 differentiable = list({id(t): t for t in _leaves(result) if is_differentiable(t)}.values())
                 split = Split(recorder, differentiable) if differentiable else None
+            if recorder.conditions is not None and any(type(leaf) is Size for leaf in _flat(result)):
+                result = _tree_map(plain, result)
         if (mode.grad, mode.autocast) != modes:
             recorder.note("leaving another mode of gradients or autocasting than there was")
         touched = {*recorder.entry, *(p for update in recorder.updates for p in update.plan.live)}
@@ -321,12 +383,17 @@ class Compiled:
         outputs: list = []
         tree = _output_tree(result, recorder, outputs, tensors)
         if recorder.fault is None:
-            self._build(key, recorder, guards, tree, outputs, tensors, split)
+            family = None
+            if recorder.conditions is not None:
+                family = _family(key, args, kwargs, self._dimensions)
+            self._build(key, recorder, guards, tree, outputs, tensors, split, family)
         if recorder.fault is not None:
             self._fall_back(key, recorder.fault)
         return result
 
-    def _build(self, key, recorder: Recorder, guards: Guards, tree, outputs, tensors, split: Split | None) -> None:
+    def _build(
+        self, key, recorder: Recorder, guards: Guards, tree, outputs, tensors, split: Split | None, family: tuple | None
+    ) -> None:
         leaves, grads = recorder.gradients()
         if recorder.overlap():
             recorder.note("memory that the function writes, and that other arrays share")
@@ -347,6 +414,14 @@ class Compiled:
             places = [numbers[id(t)] for t in split.outputs]
             refs += split.saved()
             arrays += [None] * len(backwards.saved)
+        sample = None
+        if family is not None:
+            facts = _facts(recorder, tree, leaves, tensors, split)
+            places_of_grads = [recorder.grads[leaf] for leaf in leaves] if recorder.backend.name != "cpu" else grads
+            recording = _recording(recorder, refs, places_of_grads, split, len(outputs))
+            recording.numbers = _numbers(tree)
+            assert recorder.conditions is not None
+            sample = sampled(family[1], recording, facts, recorder.conditions)
         if recorder.backend.name == "cpu":
             runner = Runner(recorder, build(recorder, refs, grads), leaves, tensors, guards, self._arena)
         else:
@@ -367,16 +442,41 @@ class Compiled:
         runner.next_check = _next_check(1)
         self._latest = None
         entries = self._cache.setdefault(key, [])
-        for old in [r for r, _ in entries if r.moved()][:-_KEPT_AFTER_REBIND]:
+        for old in [r for r, *_ in entries if r.moved()][:-_KEPT_AFTER_REBIND]:
             entries[:] = [entry for entry in entries if entry[0] is not old]
-        entries.append((runner, tree))
+        entries.append((runner, tree, None))
         self._cache.move_to_end(key)
-        while sum(map(len, self._cache.values())) > self.programs:
-            oldest = next(iter(self._cache))
-            if self._cache[oldest]:
-                self._cache[oldest].pop(0)
-            if not self._cache[oldest]:
-                del self._cache[oldest]
+        if sample is not None:
+            assert family is not None
+            self._add_sample(key, family[0], sample, runner, tree)
+        self._evict()
+
+    def _add_sample(self, key, family_key: tuple, sample, runner: Runner, tree) -> None:
+        """Add a recording to its family; a program for several sizes replaces those of the sizes it was made from."""
+        family = self._families.setdefault(family_key, Family())
+        self._families.move_to_end(family_key)
+        while len(self._families) > self.programs:
+            self._families.popitem(last=False)
+        sample.key = key
+        found = family.add(sample, runner, tree)
+        if found is None:
+            return
+        program, samples = found
+        for other in samples:
+            self._cache.pop(other.key, None)
+        self._cache[key] = [(runner, tree, runner.variant)]
+        log.info("%s: one program serves %s", self._name, program)
+
+    def _evict(self) -> None:
+        """Drop the programs that were used least recently."""
+        recent: dict[int, Runner] = {}
+        for entries in reversed(self._cache.values()):
+            recent.update((id(runner), runner) for runner, *_ in reversed(entries) if id(runner) not in recent)
+        for runner in list(recent.values())[self.programs :]:
+            for key in [key for key, entries in self._cache.items() if any(r is runner for r, *_ in entries)]:
+                self._drop(key, runner)
+            for family in self._families.values():
+                family.programs = [program for program in family.programs if program.runner is not runner]
 
     def _fall_back(self, key, fault: Fault) -> None:
         if len(self._faults) > 256:
@@ -394,7 +494,7 @@ class Compiled:
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `dc.compile`."""
-        return {"programs": self.programs, "side_effects": self.side_effects}
+        return {"programs": self.programs, "side_effects": self.side_effects, "dynamic": self.dynamic}
 
     @property
     def _name(self) -> str:
@@ -404,7 +504,11 @@ class Compiled:
     @property
     def peak_memory(self) -> int:
         """Bytes of the arena that the programs share, as planned."""
-        return max((r.exe.size for runners in self._cache.values() for r, _ in runners), default=0)
+        return max((r.exe.size for r in self._runners()), default=0)
+
+    def _runners(self) -> list[Runner]:
+        """The programs, each once, though it may serve several sizes."""
+        return list({id(r): r for entries in self._cache.values() for r, *_ in entries}.values())
 
     def explain(self, file=None) -> None:
         """Print each program: its steps with their kernels, arithmetic, bytes and share of the time.
@@ -416,11 +520,13 @@ class Compiled:
         from deepcore.compiler import explain
 
         with self._lock:
-            runners = [runner for entry in self._cache.values() for runner, _ in entry]
+            runners = self._runners()
             print(f"{self._name}: {len(runners)} programs, peak memory {self.peak_memory:,} bytes", file=file)
             for number, runner in enumerate(runners, 1):
                 first, *lines = explain.table(runner)
                 print(f"program {number}: {first}", *lines, sep="\n", file=file)
+                if runner.sized is not None:
+                    print(f"  serves {runner.sized}", file=file)
             for fault in self.faults:
                 print(f"runs eagerly: {fault.reason}, at {fault.place}", file=file)
 
@@ -430,10 +536,10 @@ class Compiled:
         return list(self._faults.values())
 
     def __reduce__(self):  # a copy makes programs of its own
-        return Compiled, (self.function, self.programs, self.automatic, self.prepare, self.side_effects)
+        return Compiled, (self.function, self.programs, self.automatic, self.prepare, self.side_effects, self.dynamic)
 
     def __repr__(self) -> str:
-        return f"<compiled {self._name}: {sum(map(len, self._cache.values()))} programs>"
+        return f"<compiled {self._name}: {len(self._runners())} programs>"
 
     def __get__(self, instance, owner=None):
         if instance is None:
@@ -455,7 +561,7 @@ def _is_due(runner: Runner) -> bool:
     return runner.room_for_copies()
 
 
-def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_effects: str = "always"):
+def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_effects: str = "always", dynamic=None):
     """A function, module or whole training step as one program: same results to the bit, less time.
 
     >>> @dc.compile
@@ -483,16 +589,36 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
     that is a warning and a new program, and where that differs twice, too, the function runs eagerly.
     `DEEPCORE_COMPILE_CHECK` sets the period instead (0: never, 1: always). `programs`: how many are cached, the least
     recently used go first.
+
+    Every new shape of an argument is a new program, unless `dynamic` names the dimensions whose lengths vary, by argument:
+    `{"x": 1, "mask": (0, 1)}`, by position, `{0: 1}`, or, in containers, by path, `{"batch.x": 1}`, or as a structure like
+    the argument; a dimension of a container is that of each tensor in it. `True`: any dimension that changes. Such a
+    function is recorded at a few lengths. Once the earlier recordings predict the next one, a single program serves all
+    lengths, without running the function: each whole number in the recordings, as in shapes, must be a polynomial of the
+    lengths, each other number c·m, c/m, c·√m, c/√m or c·m/(m - 1) of a whole one. Lengths that Python compares or divides
+    split the range: a branch or a remainder has a program of its own. Lengths 0 and 1, and those at which something else
+    depends on the length, such as the number of steps of a Python loop, get one program each, as without `dynamic`. The
+    first new lengths, and those far from the ones before, are checked as above, besides the usual calls.
+
+    Raises:
+        ArgumentError: `dynamic` names an argument that the function does not have, no dimension, or, in a call, a
+            dimension that a tensor does not have or an argument that is no tensor.
     """
     if side_effects not in ("always", "once"):
         raise ArgumentError('side_effects is "always" or "once"', received=repr(side_effects))
     if function is None:
-        return functools.partial(compile, programs=programs, side_effects=side_effects)
+        return functools.partial(compile, programs=programs, side_effects=side_effects, dynamic=dynamic)
     if not callable(function):
         raise ArgumentError("dc.compile takes a function or a module", received=type(function).__name__)
     if isinstance(function, Compiled) or hasattr(type(function), "_compiled"):
         return function
-    compiled = Compiled(function, programs, side_effects=side_effects)
+    if dynamic is not None and not isinstance(dynamic, (bool, dict)):
+        raise ArgumentError(
+            "dynamic= names the dimensions that vary",
+            expected='a dict such as {"x": 1, "mask": (0, 1)}, True or False',
+            received=repr(dynamic),
+        )
+    compiled = Compiled(function, programs, side_effects=side_effects, dynamic=dynamic or None)
     as_module = getattr(function, "_compiled_as", None)
     return compiled if as_module is None else as_module(compiled)
 
@@ -567,6 +693,85 @@ def _structure(tree, arrays: list, tensors: list):
         if _is_numeric(tree):
             raise _RawArray
     return ("o", id(tree))
+
+
+def _family(key: tuple, args, kwargs, dimensions) -> tuple[tuple, tuple[int, ...]]:
+    """A call's key without the sizes that vary, and those sizes."""
+    marks, sizes = iter(dimensions.of(args, kwargs)), []
+
+    def part(tree):
+        if isinstance(tree, Tensor):
+            raw, dims = tree._data, next(marks) or ()
+            sizes.extend(raw.shape[d] for d in dims)
+            shape = tuple([-1 if d in dims else n for d, n in enumerate(raw.shape)])
+            state = (tree._requires_grad, tree._node is not None, tree.grad is None, _python_state(tree))
+            return shape, None if raw.flags.c_contiguous else raw.strides, raw.dtype, tree.backend, state
+        if isinstance(tree, (list, tuple)):
+            return (tree.__class__, *map(part, tree))
+        if isinstance(tree, dict):
+            return (tree.__class__, *[(k, part(v)) for k, v in tree.items()])
+        return _structure(tree, [], [])
+
+    return (*key[:_SIZELESS], part(args), part(kwargs), *key[_SIZELESS + 2 :]), tuple(sizes)
+
+
+#: Entries of a key before those of the arguments.
+_SIZELESS = 6
+
+
+def _recording(recorder: Recorder, refs: list[Ref], grads: list[Ref], split: Split | None, count: int) -> Recording:
+    recording = Recording(recorder, refs[:count], grads, list(recorder.snapshots), list(recorder.accumulated.values()))
+    recording.blocks = recorder.blocks
+    if split is not None:
+        recording.passes, recording.seeds = split.passes, split.seeds
+        recording.saved = [ref.buffer for ref in refs[count:]]
+        recording.like = [(t.shape, t.dtype) for t in split.outputs]
+    return recording
+
+
+def _facts(recorder: Recorder, tree, leaves: list[Tensor], tensors: list[Tensor], split: Split | None) -> tuple:
+    """What two recordings must have in common besides their records, for one runner to serve both."""
+    places = {id(t): i for i, t in enumerate(tensors)}
+
+    def named(found: Iterable) -> tuple:
+        return tuple([places.get(id(t), ("o", id(t))) for t in found])
+
+    results: list = []
+
+    def note(leaf):
+        if leaf.__class__ in (_Leaf, _Argument):
+            results.append((leaf.__class__, leaf.i, leaf.node is None))
+        elif isinstance(leaf, (_Gradient, _Alias)):
+            results.append((leaf.__class__, *named([leaf.tensor])))
+        else:
+            results.append(type(leaf) if type(leaf) is int else _plain(leaf))
+        return leaf
+
+    _tree_map(note, tree)
+    written = [t._base[0] if t._base else t for t in recorder.written]
+    return (
+        tuple(results), named(leaves), named(recorder.entry), tuple(recorder.entry.values()), named(recorder.accumulated),
+        named(written), tuple(map(id, recorder.generators)), tuple([leaf.grad is None for leaf in recorder.entry]),
+        () if split is None else named(split.leaves),
+    )  # fmt: skip
+
+
+def _numbers(tree) -> list[int]:
+    """The whole numbers in a tree of results."""
+    numbers: list[int] = []
+
+    def collect(leaf):
+        if type(leaf) is int:
+            numbers.append(leaf)
+        return leaf
+
+    _tree_map(collect, tree)
+    return numbers
+
+
+def _with_numbers(tree, numbers: list[int]):
+    following = iter(numbers)
+    return _tree_map(lambda leaf: next(following) if type(leaf) is int else leaf, tree)
 
 
 def _python_state(t: Tensor):

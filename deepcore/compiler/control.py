@@ -165,7 +165,7 @@ class _Recording:
         self.outer, self.done = outer, False
         self.recorder = type(outer)(outer.backend)
         self.recorder.context = [outer, *([] if forward is None else [forward.recorder])]
-        self.recorder.first_node = outer.first_node
+        self.recorder.first_node, self.recorder.conditions = outer.first_node, outer.conditions
         #: Places of the results.
         self.refs: list[Ref] = []
 

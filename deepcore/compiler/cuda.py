@@ -7,6 +7,7 @@ import functools
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from copy import copy as shallow_copy
 from itertools import chain, repeat
 from operator import call, is_, setitem
 from typing import Any
@@ -19,7 +20,7 @@ from deepcore.compiler.graphs import Graph, RangeErrors, Words, at_place, last_u
 from deepcore.compiler.ir import UPDATE, Record
 from deepcore.compiler.passes import dead
 from deepcore.compiler.passes.chains import Chain, chain_of
-from deepcore.compiler.record import Recorder, Update, itself, settings_of
+from deepcore.compiler.record import Recorded, Recorder, Update, itself, settings_of
 from deepcore.compiler.runner import _REFS_SHARED, Overlap, Runner, _of, differing
 from deepcore.compiler.timing import program, report_graph, watch_of
 from deepcore.config import settings
@@ -43,7 +44,6 @@ class DeviceRecorder(Recorder):
 
     def __init__(self, backend, inspector: Callable | None = None):
         super().__init__(backend, inspector)
-        #: Count of indices out of range in its programs.
         self.range_errors = RangeErrors(backend)
 
     @contextlib.contextmanager
@@ -60,7 +60,7 @@ class DeviceRecorder(Recorder):
         return super().advance(run, generator, blocks)
 
     def draw(self, run: Callable, function, xp, args: tuple, params: dict):
-        if not self._inside and (not settings.kernels or not self.backend.ready(philox.PHILOX)):
+        if not self.inside and (not settings.kernels or not self.backend.ready(philox.PHILOX)):
             self.note("random numbers without a kernel for them")
         return super().draw(run, function, xp, args, params)
 
@@ -356,6 +356,10 @@ class DevicePlan:
 class GraphRunner(Runner):
     """Runs a program on a GPU: inputs are copied in, words sent, one graph launched, results copied out."""
 
+    SIZED = (
+        *Runner.SIZED, "graph", "words", "input_buffers", "inputs", "new", "new_grad_refs", "written_memory", "updates",
+    )  # fmt: skip
+
     def __init__(self, recorder: Any, outputs: list[Ref], leaves: list[Tensor], arguments: list[Tensor], guards):
         self.range_errors = recorder.range_errors
         #: Seconds of each step by itself, once a profile needed them.
@@ -379,7 +383,7 @@ class GraphRunner(Runner):
                 break
         return wrong
 
-    def _assemble(self, recorder: Recorder, optimize: bool) -> None:
+    def _assemble(self, recorder: Recorded, optimize: bool) -> None:
         """Build the graph of all steps; lasting places are the results, gradients and written inputs, in that order."""
         xp = self.backend
         updated = [ref for update in self.updates for ref in update.gradients]
@@ -422,6 +426,30 @@ class GraphRunner(Runner):
             del graph.outputs[ref.buffer]
         self.grads = [from_raw(array, self.backend) for array in self.grad_arrays]
         self.grad_objects = [*self.grads, *self.grad_arrays]
+
+    def resized(self, recording, arrays: list) -> dict[str, Any] | None:
+        other: GraphRunner = shallow_copy(self)
+        vars(other).update(self._resized(recording))
+        saved = [Ref(buffer, 0, (buffer.nbytes,), (1,), dt.uint8) for buffer in recording.saved]
+        other.output_refs, other.grad_refs = [*recording.outputs, *saved], recording.grads
+        other.updates = [update._replace(plan=shallow_copy(update.plan)) for update in recording.recorded.updates]
+        other.input_buffers = [*other.arguments, *(buffer for _, buffer in other.accumulated)]
+        bound, other.grad_arrays = other._bound_arrays(arrays), []
+        with self.backend.gpu:
+            other.inputs = {b: _input(self.backend, array) for b, array in zip(other.input_buffers, bound)}
+            other._assemble(recording.recorded, self.target.optimize)
+            other._copy_in(bound)
+            for update in other.updates:
+                update.plan.set_scalars(update.optimizer, update.plan.recorded_counts)
+            other._set_draws(self.starts)
+            restore = other._snapshot()
+            try:
+                other._capture(restore)
+            except Exception:
+                return None
+            finally:
+                restore()
+        return other.state()
 
     def _check_forward(self, recorder: Recorder, arrays: list, leaves: list) -> str | None:
         xp, snapshots = self.backend, recorder.snapshots
@@ -470,7 +498,7 @@ class GraphRunner(Runner):
         backwards.built.clear()
         chosen = tuple(range(len(backwards.like)))
         seeds = [xp.ones(shape, dtype=dtype) for shape, dtype in backwards.like]
-        expected = [None if ref is None else view({}, xp, ref) for ref in backwards.split.passes[chosen][1]]
+        expected = [None if ref is None else view({}, xp, ref) for ref in backwards.passes[chosen][1]]
         arguments = [array for _, array in recorder.inputs]
         try:
             gradients = backwards.gradients(chosen, seeds, saved, arguments, self.draw_words())
@@ -617,9 +645,14 @@ class GraphBackward:
     """One backward program on a GPU: see `split.Backward`."""
 
     def __init__(
-        self, split, records: list[Record], refs: list[Ref | None], saved: list[Buffer], optimize: bool = True
+        self,
+        recorder: Recorded,
+        records: list[Record],
+        refs: list[Ref | None],
+        saved: list[Buffer],
+        optimize: bool = True,
     ):
-        recorder, xp = split.recorder, split.recorder.backend
+        xp = recorder.backend
         #: Saved buffers of the forward program, to their buffers in this one.
         self.saved = {buffer: Buffer("bound", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
         renamed = {old: Ref(new, 0, (), (), None) for old, new in self.saved.items()}

@@ -20,6 +20,7 @@ from deepcore.autograd import graph
 from deepcore.autograd.scopes import Scope, Scopes
 from deepcore.compiler.control import Body, record_branch, record_branch_gradient, record_loop, record_repeat
 from deepcore.compiler.ir import Draw, Origin, Record
+from deepcore.compiler.symbolic import Conditions, plain
 from deepcore.effects import mode
 from deepcore.kernels import plan as plans
 from deepcore.kernels.cpu import checks
@@ -55,14 +56,43 @@ class Update(NamedTuple):
     norm: Ref | None = None
 
 
-class Recorder:
-    """Records a function. Methods named after effects take the function that performs the effect, and its operands."""
+class Recorded:
+    """What programs are built from: the records of a function, and the memory that they refer to."""
 
     def __init__(self, backend, inspector: Callable | None = None):
         self.backend = backend
         #: Called with each op and its results, as for `detect_anomaly`; the program then checks results.
         self.inspector = inspector
         self.records: list[Record] = []
+        #: (buffer, array) of each argument, in order.
+        self.inputs: list[tuple[Buffer, Any]] = []
+        #: Memory from before the function runs: the tensor through which it was read, and its array.
+        self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
+        #: Arrays with the same content in every run.
+        self.constants: dict[Buffer, Any] = {}
+        #: Outside buffers that are written at the end: to the own buffer with their new content.
+        self.redirected: dict[Buffer, Buffer] = {}
+        self.updates: list[Update] = []
+        #: The generator of each draw, and the blocks between the generator's first position and the draw's.
+        self.rows: list[tuple[Any, int]] = []
+        #: Count of indices out of range in programs on a GPU.
+        self.range_errors: Any = None
+        self._owners: dict[int, Buffer] | None = None
+
+    def find(self, array) -> tuple[Buffer, int] | None:
+        """The outside buffer that contains an array, and the array's offset there, or None."""
+        owner = root(array)
+        if self._owners is None:
+            self._owners = {id(buffer.array): buffer for buffer in self.outside}
+        buffer = self._owners.get(id(owner))
+        return None if buffer is None else (buffer, address_of(array) - span(owner)[0])
+
+
+class Recorder(Recorded):
+    """Records a function. Methods named after effects take the function that performs the effect, and its operands."""
+
+    def __init__(self, backend, inspector: Callable | None = None):
+        super().__init__(backend, inspector)
         self.fault: Fault | None = None
         #: Buffers by id of the array that owns the memory. An argument's buffer spans the argument's elements only.
         self._places: dict[int, list[_Place]] = {}
@@ -70,19 +100,11 @@ class Recorder:
         self._untracked: dict[int, Any] = {}
         #: The ids of tensors created while recording.
         self.new_tensors: set[int] = set()
-        #: Memory from before the function runs: the tensor through which it was read, and its array.
-        self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
         #: By id: other tensors through which it was read.
         self._other_readers: dict[int, tuple[weakref.ref, Any]] = {}
-        #: (buffer, array) of each argument, in order, and the tensors.
-        self.inputs: list[tuple[Buffer, Any]] = []
         self.arguments: set[Tensor] = set()
-        #: Arrays with the same content in every run.
-        self.constants: dict[Buffer, Any] = {}
         #: Small constants by shape, strides, dtype and content.
         self._contents: dict[tuple, Any] = {}
-        #: Outside buffers that are written at the end: to the own buffer with their new content.
-        self.redirected: dict[Buffer, Buffer] = {}
         #: Redirected buffers whose new content shares a result's buffer, which may itself be written later.
         self.shared: dict[Buffer, None] = {}
         #: Copies of outside memory from before its first write.
@@ -96,7 +118,6 @@ class Recorder:
         #: Gradients from before that are added to, bound anew in each run: leaf to buffer.
         self.accumulated: dict[Tensor, Buffer] = {}
         self.grads: dict[Tensor, Ref] = {}
-        self.updates: list[Update] = []
         #: The parameters without a state before the last update.
         self._stateless: list[Tensor] = []
         #: Settings of optimizers at the time of their steps.
@@ -107,9 +128,9 @@ class Recorder:
         #: Generators drawn from: (seed, stream, position) before the first draw, and the position after the last.
         self.generators: dict[Any, tuple[int, int, int]] = {}
         self.ends: dict[Any, int] = {}
-        #: Draws by (seed, stream, position): a row of the program's table; `rows` has its generator and offset.
+        #: Draws by (seed, stream, position): a row of the program's table; the blocks of each row.
         self.draws: dict[tuple[int, int, int], Draw] = {}
-        self.rows: list[tuple[Any, int]] = []
+        self.blocks: list[int] = []
         #: Whether this run is no model for others: another thread drew from a generator meanwhile, or a check failed.
         self.exceptional = False
         self.bodies: list[Body] = []
@@ -117,6 +138,8 @@ class Recorder:
         self.context: list[Recorder] = []
         #: Keeps arrays alive, so that their ids are not reused.
         self._references: list[Any] = []
+        #: What is decided by sizes that vary, or None where none do.
+        self.conditions: Conditions | None = None
         self.first_node = graph.next_id()
         #: The modules of recorded nodes, by number, and of the op that runs.
         self.scopes = Scopes()
@@ -124,7 +147,7 @@ class Recorder:
         self._origin: tuple[Origin, ...] = ()
         self._op: Any = None
         self._tensors: tuple = ()
-        self._inside = False
+        self.inside = False
         self._constant_ids: set[int] = set()
 
     # -- recording ----------------------------------------------------------------------------------------
@@ -140,12 +163,12 @@ class Recorder:
 
     def note(self, what: str) -> None:
         """Report what no program can repeat; the first report is the fault."""
-        if not self._inside and self.fault is None:
+        if not self.inside and self.fault is None:
             self.fault = Fault(what, user_line())
 
     def note_untracked(self, array) -> None:
         """Note that a tensor was constructed over an array by neither an op nor an effect."""
-        if not self._inside and hasattr(array, "dtype") and hasattr(array, "base"):
+        if not self.inside and hasattr(array, "dtype") and hasattr(array, "base"):
             owner = root(array)
             if not self.knows(owner):
                 self._untracked[id(owner)] = owner
@@ -308,10 +331,12 @@ class Recorder:
 
     # -- ops ----------------------------------------------------------------------------------------------
     def hook(self, op, inputs, params):
-        if self._inside:
+        if self.inside:
             return graph.run(op, inputs, params)
         if mode.backward and mode.node is not None and mode.node.id < self.first_node:
             self.note("a graph that was recorded before the function was called")
+        if self.conditions is not None:
+            params = plain(params)
         outer = self._op, self._tensors, self._origin
         scope = self._scope()
         self._op, self._tensors, self._origin = op, inputs, (Origin(op.label, mode.backward, scope),)
@@ -338,7 +363,7 @@ class Recorder:
     def enter(self, impl, xp, *arrays, **params):
         """Run a forward, and record it."""
         op = self._op
-        if self._inside:
+        if self.inside:
             return self._run(impl, xp, *arrays, **params)
         if op is None or xp is not self.backend:
             self.note("computing outside of deepcore's operations" if op is None else f"an operation on {xp}")
@@ -351,11 +376,11 @@ class Recorder:
         if any(isinstance(value, Tensor) for value in params.values()):
             self.note("a tensor where an operation takes a number")
         ins = [self.ref(a, t) for a, t in zip(arrays, tensors or (None,) * len(arrays))]
-        self._inside = True
+        self.inside = True
         try:
             out = self._run(impl, xp, *arrays, **params)
         finally:
-            self._inside = False
+            self.inside = False
         several = isinstance(out, tuple)
         results = [xp.asarray(a) for a in (out if several else (out,))]
         outs, fresh = [], []
@@ -371,7 +396,7 @@ class Recorder:
         if fresh or op.raises:
             draw = self._draw_of(params)
             record = Record(op.label, ins, [outs[i] for i in fresh], op, params, kept=op.raises, draw=draw)
-            record.call, record.origins = _Forward(impl, xp, params, fresh, self._run), self._origin
+            record.call, record.origins = Forward(impl, xp, params, fresh, self._run), self._origin
             self.records.append(record)
         return tuple(results) if several else results[0]
 
@@ -403,13 +428,13 @@ class Recorder:
         """Copy a tensor's values to a new array."""
         source = self.ref(tensor._data, tensor)
         array = run(tensor)
-        if not self._inside and array.size:
+        if not self.inside and array.size:
             self.copy(self.own_ref(array), source)
         return array
 
     def from_data(self, run: Callable, array, backend):
         """Create a tensor over a new array of Python data, whose initial content is the same in every run."""
-        if not self._inside and array.size:
+        if not self.inside and array.size:
             if span(root(array)) != span(array) or self.find(array) is not None:
                 self.note("a tensor over memory that is not new")
             else:
@@ -690,9 +715,10 @@ class Recorder:
 
     def within(self, run: Callable, t: Tensor, low: int, high: int) -> bool:
         """Whether low ≤ t < high for all elements; if so, the program stops where it is not."""
+        low, high = plain(low), plain(high)
         with self.paused():
             inside = run(t, low, high)
-        if inside and t._data.size and not self._inside:
+        if inside and t._data.size and not self.inside:
             self._check("within", [t], {"low": low, "high": high})
         return inside
 
@@ -777,7 +803,7 @@ class Recorder:
     def advance(self, run: Callable, generator, blocks: int) -> tuple[int, int, int]:
         """Claim blocks of a generator and record the draw."""
         seed, stream, first = run(generator, blocks)
-        if not self._inside:
+        if not self.inside:
             self.add_draw(generator, seed, stream, first, blocks)
         return seed, stream, first
 
@@ -789,13 +815,15 @@ class Recorder:
         self.ends[generator] = (first + blocks) % (1 << 64)
         draw = self.draws[seed, stream, first] = Draw(len(self.rows))
         self.rows.append((generator, (first - self.generators[generator][2]) % (1 << 64)))
+        self.blocks.append(blocks)
         return draw
 
     def draw(self, run: Callable, function, xp, args: tuple, params: dict):
         """Draw an array of random numbers from a generator; the program calls `run` for it."""
         from deepcore import random
 
-        if self._inside or xp is not self.backend:
+        args, params = plain(args), plain(params)
+        if self.inside or xp is not self.backend:
             with self.paused():
                 return run(function, xp, args, params)
         argument = next((a for a in (*args, *params.values()) if isinstance(a, random.Generator)), None)
@@ -806,13 +834,7 @@ class Recorder:
             blocks = (generator.advance(0)[2] - first) % (1 << 64)
         draw = self.add_draw(generator, seed, stream, first, blocks)
 
-        def call(*, seed: int, stream: int, position: int):
-            positioned = generator.at(seed, stream, position)
-            if argument is None:
-                return run(function, xp, (positioned, *args[1:]), params)
-            swap = lambda a: positioned if a is argument else a
-            return run(function, xp, tuple(map(swap, args)), {name: swap(a) for name, a in params.items()})
-
+        call = Drawn(run, function, xp, args, params, argument)
         if not _is_dense(array) or root(array) is not array:
             array = array.copy()
         self.records.append(Record(function.name, [], [self.own_ref(array)], call=call, draw=draw))
@@ -824,7 +846,7 @@ class Recorder:
         graph: bool = False, node=None,
     ) -> tuple:  # fmt: skip
         """Run a loop, of which one step is recorded; see `ops.control_flow.iterate`."""
-        return record_loop(self, run, body, carry, xs, length, reverse, graph, node)
+        return record_loop(self, run, body, carry, xs, plain(length), reverse, graph, node)
 
     def branch(self, run: Callable, pred: Tensor, branches: list, operands: list[Tensor]) -> tuple:
         """Run the branch that a value selects; both are recorded."""
@@ -839,7 +861,7 @@ class Recorder:
         return record_repeat(self, run, condition, body, val)
 
 
-class _Forward:
+class Forward:
     """An op's forward as a call that returns the results with memory of their own."""
 
     __slots__ = ("enter", "fresh", "impl", "params", "xp")
@@ -852,6 +874,33 @@ class _Forward:
         out = self.enter(self.impl, self.xp, *arrays, **params)
         out = out if isinstance(out, tuple) else (out,)
         return tuple(out[i] for i in self.fresh)
+
+
+class Drawn:
+    """A draw as a call; `argument`: the generator among its arguments, or None for the default one."""
+
+    __slots__ = ("args", "argument", "function", "params", "run", "xp")
+
+    def __init__(self, run: Callable, function, xp, args: tuple, params: dict, argument):
+        self.run, self.function, self.xp, self.args, self.params, self.argument = (
+            run,
+            function,
+            xp,
+            args,
+            params,
+            argument,
+        )
+
+    def __call__(self, *, seed: int, stream: int, position: int):
+        from deepcore import random
+
+        argument = self.argument
+        positioned = (argument or random.default_generator).at(seed, stream, position)
+        if argument is None:
+            return self.run(self.function, self.xp, (positioned, *self.args[1:]), self.params)
+        swap = lambda a: positioned if a is argument else a
+        params = {name: swap(a) for name, a in self.params.items()}
+        return self.run(self.function, self.xp, tuple(map(swap, self.args)), params)
 
 
 def settings_of(table: dict) -> dict:

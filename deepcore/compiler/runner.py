@@ -11,7 +11,8 @@ from itertools import chain, pairwise, repeat
 from operator import attrgetter, call, is_, is_not
 from typing import Any
 
-from deepcore.compiler.build import Built
+from deepcore.backend import dtypes as dt
+from deepcore.compiler.build import Built, build
 from deepcore.compiler.guards import PLAIN, Guards
 from deepcore.compiler.record import Recorder
 from deepcore.compiler.timing import Timed, program
@@ -98,6 +99,12 @@ class Overlap(Exception):
 
 class Runner:
     """Runs a program in place of the function it was recorded from."""
+
+    #: Attributes that depend on the sizes of the arguments.
+    SIZED: tuple[str, ...] = (
+        "exe", "target", "output_refs", "results", "arguments", "changed", "accumulated", "generators", "rows", "backwards",
+        "grad_refs", "grads", "grad_arrays", "grad_objects",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -190,6 +197,49 @@ class Runner:
         self.count = len(self.output_refs)
         #: None before a full check passed, and where each call needs one.
         self._fast_check: _FastCheck | None = None
+        #: For one of several sizes: the program of them all, and the `Variant` that is selected.
+        self.sized: Any = None
+        self.variant: Any = None
+
+    # -- sizes --------------------------------------------------------------------------------------------
+    def state(self) -> dict[str, Any]:
+        """What depends on the sizes of the arguments."""
+        return {name: getattr(self, name) for name in self.SIZED}
+
+    def select(self, variant) -> None:
+        """Run for other sizes from now on."""
+        self.variant.state = self.state()
+        vars(self).update(variant.state)
+        self.variant, self.bound = variant, None
+        if any(map(is_, self.grad_arrays, repeat(None))):
+            self._new_grads(range(len(self.grad_arrays)))
+
+    def resized(self, recording, arrays: list) -> dict[str, Any] | None:
+        """The state for a recording at the sizes of these arguments, or None where there is no program."""
+        state = self._resized(recording)
+        saved = [Ref(buffer, 0, (buffer.nbytes,), (1,), dt.uint8) for buffer in recording.saved]
+        built = build(recording.recorded, [*recording.outputs, *saved], recording.grads)
+        state |= {"exe": built.executable, "target": built.target, "grad_refs": built.grads}
+        state |= {"output_refs": built.outputs, "results": Results(built.outputs)}
+        if [ref.shape for ref in built.grads] != [ref.shape for ref in self.grad_refs]:
+            state |= {name: [None] * len(built.grads) for name in ("grads", "grad_arrays")} | {"grad_objects": []}
+        return state
+
+    def _resized(self, recording) -> dict[str, Any]:
+        """The part of the state that is the same on every device."""
+        state, recorded = self.state(), recording.recorded
+        state["arguments"] = [buffer for buffer, _ in recorded.inputs]
+        state["changed"] = recording.changed
+        state["accumulated"] = [(leaf, buffer) for (leaf, _), buffer in zip(self.accumulated, recording.accumulated)]
+        numbers = {generator: i for i, (generator, _) in enumerate(self.generators)}
+        state["rows"] = [(numbers[generator], offset) for generator, offset in recorded.rows]
+        blocks = [0] * len(numbers)
+        for (generator, _), count in zip(recorded.rows, recording.blocks):
+            blocks[numbers[generator]] += count
+        state["generators"] = [(generator, count) for (generator, _), count in zip(self.generators, blocks)]
+        if self.backwards is not None:
+            state["backwards"] = self.backwards.resized(recording)
+        return state
 
     # -- guards -------------------------------------------------------------------------------------------
     def failed_guard(self) -> str | None:
@@ -499,7 +549,7 @@ class Runner:
             array = allocator.empty(ref.shape, ref.dtype)
             self.grads[i], self.grad_arrays[i] = from_raw(array, self.backend), array
             self.exe.bind(ref.buffer, address(array))
-        self.grad_objects = [*self.grads, *self.grad_arrays]
+        self.grad_objects[:] = [*self.grads, *self.grad_arrays]  # programs of other sizes share the list
 
     def _grads_are_free(self) -> bool:
         """Whether the leaves alone hold the gradient arrays, which can then be overwritten; those that are referenced

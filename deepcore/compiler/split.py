@@ -6,6 +6,7 @@ Forward values that the backward records read are saved by the results' node.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from itertools import combinations
 from typing import Any
@@ -18,7 +19,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.compiler.build import optimized, results_of
 from deepcore.compiler.cpu import Target
 from deepcore.compiler.ir import Record
-from deepcore.compiler.record import Recorder
+from deepcore.compiler.record import Recorded, Recorder
 from deepcore.compiler.runner import Results, run_all
 from deepcore.compiler.timing import Timed, program, watch_of
 from deepcore.effects import mode
@@ -112,9 +113,13 @@ class Backward:
     """One backward program: from the gradients of some results to those of the leaves."""
 
     def __init__(
-        self, split: Split, records: list[Record], refs: list[Ref | None], saved: list[Buffer], optimize: bool = True
+        self,
+        recorder: Recorded,
+        records: list[Record],
+        refs: list[Ref | None],
+        saved: list[Buffer],
+        optimize: bool = True,
     ):
-        recorder = split.recorder
         #: Saved buffers of the forward program, to their buffers in this one.
         self.saved = {buffer: Buffer("bound", buffer.nbytes, None, f"saved{i}") for i, buffer in enumerate(saved)}
         renamed = {old: Ref(new, 0, (), (), None) for old, new in self.saved.items()}
@@ -158,8 +163,9 @@ class Backwards:
 
     def __init__(self, split: Split, arguments: list[Tensor], lock, arena):
         self.lock, self.arena = lock, arena
-        self.xp = split.recorder.backend
-        self.split: Split = split
+        self.recorded: Recorded = split.recorder
+        self.xp = self.recorded.backend
+        self.passes = split.passes
         self.saved = [ref.buffer for ref in split.saved()]
         places = {id(t): i for i, t in enumerate(arguments)}
         #: Leaves, or their numbers where they are arguments.
@@ -178,14 +184,23 @@ class Backwards:
     def program(self, chosen: tuple[int, ...]):
         program = self.built.get(chosen)
         if program is None:
-            records, refs = self.split.passes[chosen]
+            records, refs = self.passes[chosen]
             kind: Any = Backward
             if self.xp.name != "cpu":
                 from deepcore.compiler.cuda import GraphBackward
 
                 kind = GraphBackward
-            program = self.built[chosen] = kind(self.split, records, refs, self.saved, self.optimize)
+            program = self.built[chosen] = kind(self.recorded, records, refs, self.saved, self.optimize)
         return program
+
+    def resized(self, recording) -> Backwards:
+        """The backward programs of the same function at other sizes."""
+        new = copy.copy(self)
+        new.recorded, new.passes, new.saved, new.seeds = (
+            recording.recorded, recording.passes, recording.saved, recording.seeds,
+        )  # fmt: skip
+        new.like, new.arguments, new.built = recording.like, [buffer for buffer, _ in recording.recorded.inputs], {}
+        return new
 
     def gradients(self, chosen: tuple[int, ...], seeds: list, saved: list, arguments: list, words) -> list:
         with self.lock:

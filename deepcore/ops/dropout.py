@@ -28,5 +28,5 @@ def dropped(input, p: float):
     if mode.level is not None and mode.level.batches:
         keep = random.rand(input.shape, backend=input.backend) >= p
         return where(keep, input, 0.0) * (1 / (1 - p) if p < 1 else 1.0)
-    seed, stream, position = random.default_generator.advance(-(-input.numel() // 4))
+    seed, stream, position = random.default_generator.advance(-(-input._data.size // 4))
     return dropout_p(input, seed=seed, stream=stream, position=position, p=float(p))

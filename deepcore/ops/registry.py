@@ -418,7 +418,9 @@ def _beyond(number, dtype) -> float:
 def as_number(value):
     """A Python or NumPy number as a Python number, as in PyTorch; None for anything else."""
     if isinstance(value, (bool, int, float)):
-        return value
+        return (
+            value if isinstance(value, (bool, float)) or type(value) is int else int.__int__(value)
+        )  # an IntEnum, too
     if getattr(value, "shape", None) == () and not hasattr(value, "__setitem__"):  # 0-d arrays are tensors
         value = value.item()
         return value if isinstance(value, (bool, int, float)) else None

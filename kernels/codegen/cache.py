@@ -80,6 +80,7 @@ def _environment() -> str:
     return repr([*parts, binding.llvm_version_info, triple, cpu, features, numba_options])
 
 
+@functools.cache
 def host() -> tuple[str, str, str]:
     """LLVM's target triple, processor name and feature string."""
     from llvmlite import binding

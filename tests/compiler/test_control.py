@@ -50,7 +50,7 @@ def weighted(weight, hidden=None):
 
 
 def program(compiled):
-    (((runner, _),),) = [entries[-1:] for entries in compiled._cache.values()]
+    (((runner, *_),),) = [entries[-1:] for entries in compiled._cache.values()]
     return runner
 
 

@@ -245,7 +245,7 @@ def test_a_mask_is_drawn_once(monkeypatch, size, dtype):
             dc.manual_seed(seed)
             assert same(wanted, compiled(x)) and dc.get_rng_state() == position
         assert compiled.runs == 3, compiled.faults
-        ((runner, _),) = next(iter(compiled._cache.values()))
+        ((runner, *_),) = next(iter(compiled._cache.values()))
         names = [launch.kernel.name for step in runner.exe.steps for launch in step.launches]
         found = [sum(name.startswith(f"dropout_{what}") for name in names) for what in ("kept", "again", dtype)]
         assert found == [kept, kept, 4 - 2 * kept]
@@ -271,7 +271,7 @@ def test_small_copies_are_one_launch_and_keep_their_order():
         assert same(rotate(dc.tensor(float(i))), total)
         assert all(map(same, states, twins))
     assert rotate.runs == 3, rotate.faults
-    ((runner, _),) = next(iter(rotate._cache.values()))
+    ((runner, *_),) = next(iter(rotate._cache.values()))
     copies = [step for step in runner.exe.steps if step.name == "copy"]
     assert [len(step.outs) for step in copies].count(1) <= 1 < len(states) - 1 <= max(len(s.outs) for s in copies)
 
@@ -362,7 +362,7 @@ step = dc.compile(lambda x: model(x).sum())
 with dc.no_grad():
     x = dc.randn(64, 784)
     step(x), step(x)
-((runner, _),) = next(iter(step._cache.values()))
+((runner, *_),) = next(iter(step._cache.values()))
 assert step.runs == 1 and all(s.call is None for s in runner.exe.steps), [s.name for s in runner.exe.steps if s.call]
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

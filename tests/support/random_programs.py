@@ -331,7 +331,7 @@ def differences(program: Program):
         warnings.simplefilter("ignore", DeepcoreWarning)
         for call, which in enumerate((0, 1, 0, 1)):
             settings.compile_check = int(call == 3)
-            runners = [runner for entry in compiled._cache.values() for runner, _ in entry]
+            runners = [runner for entry in compiled._cache.values() for runner, *_ in entry]
             for runner in runners:
                 runner.next_check = 0 if call == 3 else math.inf
             try:
