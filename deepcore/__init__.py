@@ -54,6 +54,8 @@ from deepcore.backend.dtypes import (  # noqa: E402
     bfloat16,
     bool_,
     can_cast,
+    complex64,
+    complex128,
     dtype,
     finfo,
     float16,
@@ -87,7 +89,9 @@ from deepcore.ops.pointwise import allclose, equal  # noqa: E402
 from deepcore.ops.sampling import bernoulli, binomial, multinomial, normal, poisson  # noqa: E402
 from deepcore.predicates import (  # noqa: E402
     is_complex,
+    is_conj,
     is_floating_point,
+    is_neg,
     is_nonzero,
     numel,
     result_type,
@@ -140,7 +144,7 @@ from deepcore import linalg, special  # noqa: E402
 
 # PyTorch's other names of dtypes, which hide Python's types in this file alone.
 float, double, half, long, int, short = float32, float64, float16, int64, int32, int16
-bool = bool_
+bool, cfloat, cdouble = bool_, complex64, complex128
 Size = tuple
 strided = layout.strided
 contiguous_format, preserve_format = memory_format.contiguous_format, memory_format.preserve_format

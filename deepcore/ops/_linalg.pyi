@@ -7,7 +7,7 @@ from typing import Any
 from deepcore.ops.reduction import ValuesAndIndices
 from deepcore.tensor import Tensor
 
-Operand = Tensor | builtins.float | builtins.int | builtins.bool
+Operand = Tensor | builtins.complex | builtins.float | builtins.int | builtins.bool
 
 def cholesky(A: Any, *, upper: builtins.bool = ...) -> Tensor:
     """The lower triangular L with A = L Lᵀ, or with `upper` its transpose; A is symmetric and positive definite."""
@@ -88,7 +88,7 @@ def vander(x: Any, N: builtins.int | None = ...) -> Tensor:
     """The powers 0 to N − 1 (default: as many as there are numbers) of each number, as rows"""
 
 def vecdot(x: Any, y: Any, *, dim: builtins.int = ...) -> Tensor:
-    """Σ x · y along `dim`; the shapes broadcast"""
+    """Σ conj(x) · y along `dim`; the shapes broadcast"""
 
 def vector_norm(x: Any, ord: Any = ..., dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """(Σ |x|ᵒʳᵈ)^(1/ord) over `dim` (None: all elements); ord ∞ and −∞: the largest and smallest |x|, 0: a count"""

@@ -16,7 +16,7 @@ def zeros(g: Tensor) -> Tensor:
     return made(g.backend.zeros(g.shape, dtype=g.dtype), g.backend)
 
 
-@primitive(vjp=(lambda g: g, lambda g: zeros(g)))
+@primitive(vjp=(lambda g: g, lambda g: zeros(g)), complex=True)
 def _flat(xp, value, of):
     return value.copy()
 
@@ -45,7 +45,7 @@ def no_bool(name: str, fix: str, *inputs) -> None:
 
 def float_op(op, input, **params) -> Tensor:
     """Apply an op of one tensor and numbers; an integer tensor becomes float32."""
-    if not isinstance(input, Tensor) or not dt.is_floating(input._data.dtype):
+    if not isinstance(input, Tensor) or not dt.is_inexact(input._data.dtype):
         (input,) = promote(op.name, "float", input)
     for name, value in params.items():
         if not hasattr(value, "__float__"):

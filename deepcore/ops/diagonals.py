@@ -14,12 +14,13 @@ from deepcore.tensor import made
 @primitive(
     view="always",
     vjp=lambda g, input_shape, offset, dims: _on_diagonal(g, shape=input_shape, offset=offset, dims=dims),
+    complex=True,
 )
 def diagonal_p(xp, input, *, offset, dims):
     return xp.diagonal(input, offset, *dims)
 
 
-@primitive(vjp=lambda g, offset, dims: diagonal_p(g, offset=offset, dims=dims))
+@primitive(vjp=lambda g, offset, dims: diagonal_p(g, offset=offset, dims=dims), complex=True)
 def _on_diagonal(xp, input, *, shape, offset, dims):
     """Zeros of `shape` with `input` on the diagonal."""
     out = xp.zeros(shape, dtype=input.dtype)

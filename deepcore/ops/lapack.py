@@ -63,7 +63,7 @@ def _inv_back(g, out):
     return -matmul(matmul(back, g), back)
 
 
-@primitive(vjp=_inv_back, raises=True)
+@primitive(vjp=_inv_back, raises=True, complex="analytic")
 def _inv(xp, A):
     return xp.lapack("inv", A)
 
@@ -79,7 +79,7 @@ def _solve_to_matrix(g, A, out):
     return -matmul(_solve(mT(A), g), mT(out))
 
 
-@primitive(vjp=(_solve_to_matrix, lambda g, A: _solve(mT(A), g)), raises=True)
+@primitive(vjp=(_solve_to_matrix, lambda g, A: _solve(mT(A), g)), raises=True, complex="analytic")
 def _solve(xp, A, B):
     batch = broadcast_shape("solve", A.shape[:-2], B.shape[:-2])
     return xp.lapack("solve", *(xp.broadcast_to(x, batch + x.shape[-2:]) for x in (A, B)))
@@ -130,7 +130,8 @@ def _triangular_to_matrix(g, A, out, upper, unit):
     vjp=(
         _triangular_to_matrix,
         lambda g, A, upper, unit: _triangular(mT(A), g, upper=not upper, unit=unit),
-    )
+    ),
+    complex="analytic",
 )
 def _triangular(xp, A, B, *, upper, unit):
     batch = broadcast_shape("solve_triangular", A.shape[:-2], B.shape[:-2])
@@ -173,7 +174,7 @@ def _cofactor_back(g, A):
     return trace * back - matmul(matmul(cofactor, mT(g)), back)
 
 
-@primitive(vjp=_cofactor_back, raises=True)
+@primitive(vjp=_cofactor_back, raises=True, complex="analytic")
 def _cofactor(xp, A):
     """det(A) A⁻ᵀ, the slope of the determinant; of singular matrices, too."""
     U, S, Vh = xp.lapack("svd", A, full_matrices=True)
@@ -183,7 +184,7 @@ def _cofactor(xp, A):
     return xp.matmul(U * (xp.prod(others, axis=-1) * xp.rint(sign)[..., None])[..., None, :], Vh)
 
 
-@primitive(vjp=lambda g, A: g[..., None, None] * _cofactor(A))
+@primitive(vjp=lambda g, A: g[..., None, None] * _cofactor(A), complex="analytic")
 def _det(xp, A):
     return xp.asarray(xp.lapack("det", A))
 

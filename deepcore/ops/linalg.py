@@ -33,7 +33,7 @@ def _swap(x: Tensor) -> Tensor:
 
 
 @primitive(
-    vjp=(lambda g, other: _matmul(g, _swap(other)), lambda g, input: _matmul(_swap(input), g)),
+    vjp=(lambda g, other: _matmul(g, _swap(other)), lambda g, input: _matmul(_swap(input), g)), complex="analytic"
 )
 def _matmul(xp, input, other):
     return xp.matmul(input, other)
@@ -207,7 +207,7 @@ def _linear_to_weight(g, input):
     return _matmul(_swap(_rows(g)), _rows(input))
 
 
-@primitive(vjp=(_linear_to_input, _linear_to_weight, lambda g: _rows(g).sum(0)))
+@primitive(vjp=(_linear_to_input, _linear_to_weight, lambda g: _rows(g).sum(0)), complex="analytic")
 def _linear(xp, input, weight, bias=None):
     out = xp.matmul(input, weight.T)
     if bias is not None:

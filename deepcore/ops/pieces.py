@@ -296,13 +296,17 @@ def unravel_index(indices, shape):
 # -- windows ----------------------------------------------------------------------------------------------------------
 
 
-@primitive(view="always", vjp=lambda g, input_shape, dim, step: _windows_back(g, shape=input_shape, dim=dim, step=step))
+@primitive(
+    view="always",
+    vjp=lambda g, input_shape, dim, step: _windows_back(g, shape=input_shape, dim=dim, step=step),
+    complex=True,
+)
 def _windows(xp, input, *, dim, size, step):
     windows = xp.lib.stride_tricks.sliding_window_view(input, size, axis=dim, writeable=True)
     return windows[(slice(None),) * dim + (slice(None, None, step),)]
 
 
-@primitive(vjp=lambda g, input_shape, dim, step: _windows(g, dim=dim, size=input_shape[-1], step=step))
+@primitive(vjp=lambda g, input_shape, dim, step: _windows(g, dim=dim, size=input_shape[-1], step=step), complex=True)
 def _windows_back(xp, input, *, shape, dim, step):
     """Zeros of `shape` with every window added at its place."""
     out = xp.zeros(shape, dtype=input.dtype)
@@ -351,7 +355,7 @@ def sum_to_size(input, *size):
         return sum_(input)
     if shape == input.shape:
         return input
-    return sum_to(input if dt.is_floating(input.dtype) else cast(input, dt.int64), shape)
+    return sum_to(input if dt.is_inexact(input.dtype) else cast(input, dt.int64), shape)
 
 
 @composite(examples=lambda make: [sample(make(5, 2), [2, 3])])

@@ -14,10 +14,15 @@ from deepcore.ops.shape import cat, flip_p, narrow, normalize_dim
 from deepcore.tensor import made
 
 
-@primitive(vjp=lambda g, dim: flip_p(_cumsum(flip_p(g, dims=(dim,)), dim=dim), dims=(dim,)))
+def _widest(dtype):
+    """The dtype in which running sums accumulate."""
+    return dt.float64 if dt.is_floating(dtype) else dt.complex128 if dtype.kind == "c" else dtype
+
+
+@primitive(vjp=lambda g, dim: flip_p(_cumsum(flip_p(g, dims=(dim,)), dim=dim), dims=(dim,)), complex=True)
 def _cumsum(xp, input, *, dim):
     # Pairwise summation does not apply to a running sum, so it accumulates in the widest float.
-    wide = dt.float64 if dt.is_floating(input.dtype) else input.dtype
+    wide = _widest(input.dtype)
     return xp.cumsum(input.astype(wide, copy=False), axis=dim).astype(input.dtype, copy=False)
 
 
@@ -25,7 +30,7 @@ def _cumsum(xp, input, *, dim):
 @axis_names
 def cumsum(input, dim: int, *, dtype=None):
     """Running sums along `dim`"""
-    if dtype is None and not dt.is_floating(input.dtype):
+    if dtype is None and not dt.is_inexact(input.dtype):
         dtype = dt.int64
     input = as_dtype(input, dtype)
     d = normalize_dim(dim, input.ndim)
@@ -50,9 +55,9 @@ def _cumprod_back(g, input, out, dim):
     return where(zero, where(first, _sums_from(g * others, dim), 0.0), ahead)
 
 
-@primitive(vjp=_cumprod_back)
+@primitive(vjp=_cumprod_back, complex="analytic")
 def _cumprod(xp, input, *, dim):
-    wide = dt.float64 if dt.is_floating(input.dtype) else input.dtype
+    wide = _widest(input.dtype)
     return xp.cumprod(input.astype(wide, copy=False), axis=dim).astype(input.dtype, copy=False)
 
 
@@ -60,7 +65,7 @@ def _cumprod(xp, input, *, dim):
 @axis_names
 def cumprod(input, dim: int, *, dtype=None):
     """Running products along `dim`"""
-    if dtype is None and not dt.is_floating(input.dtype):
+    if dtype is None and not dt.is_inexact(input.dtype):
         dtype = dt.int64
     input = as_dtype(input, dtype)
     d = normalize_dim(dim, input.ndim)

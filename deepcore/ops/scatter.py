@@ -39,7 +39,8 @@ def _grid(xp, index, dim: int) -> tuple:
         lambda g, index, dim: _scatter(g, index, _zero(g), dim=dim),
         None,
         lambda g, index, dim: gather_p(g, index, dim=dim),
-    )
+    ),
+    complex=True,
 )
 def _scatter(xp, input, index, src, *, dim):
     out = input.copy()
@@ -403,7 +404,7 @@ def take(input, index):
     return reshape_p(flat, shape=index.shape)
 
 
-@primitive(vjp=(lambda g, index, input_shape: _take_grad(g, index, shape=input_shape, dims=(0,)), None))
+@primitive(vjp=(lambda g, index, input_shape: _take_grad(g, index, shape=input_shape, dims=(0,)), None), complex=True)
 def _take_flat(xp, input, index):
     return input[index]
 

@@ -67,7 +67,7 @@ def sizes(args: tuple) -> tuple[int, ...]:
 # -- views ------------------------------------------------------------------------------------------------
 
 
-@primitive(view="always", vjp=lambda g: g)
+@primitive(view="always", vjp=lambda g: g, complex=True)
 def alias_p(xp, input):
     return input[...]
 
@@ -84,6 +84,7 @@ def alias(input):
     hint=lambda inputs, params: (
         f"the sizes must multiply to {inputs[0].numel()}; one of them may be -1, where the others divide that"
     ),
+    complex=True,
 )
 def reshape_p(xp, input, *, shape):
     return input.reshape(shape)
@@ -135,7 +136,7 @@ def _inverse(order):
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
-@primitive(view="always", vjp=lambda g, order: permute_p(g, order=_inverse(order)))
+@primitive(view="always", vjp=lambda g, order: permute_p(g, order=_inverse(order)), complex=True)
 def permute_p(xp, input, *, order):
     return input.transpose(order)
 
@@ -192,7 +193,7 @@ def movedim(input, source, destination):
     return permute(input, order)
 
 
-@primitive(view="always", vjp=lambda g, input_shape: sum_to(g, input_shape))
+@primitive(view="always", vjp=lambda g, input_shape: sum_to(g, input_shape), complex=True)
 def broadcast_to_p(xp, input, *, shape):
     return xp.broadcast_to(input, shape)
 
@@ -324,7 +325,7 @@ def _part(g, i, shapes, dim):
     return narrow(g, dim, start, shapes[i][dim])
 
 
-@primitive(vjp=_part)
+@primitive(vjp=_part, complex=True)
 def _cat(xp, *tensors, dim):
     return xp.concatenate(tensors, axis=dim)
 
@@ -487,7 +488,7 @@ def unbind(input, dim: int = 0):
 # -- copies -----------------------------------------------------------------------------------------------------
 
 
-@primitive(vjp=lambda g: g)
+@primitive(vjp=lambda g: g, complex=True)
 def _clone(xp, input):
     return input.copy()
 
@@ -507,12 +508,12 @@ def contiguous(input, memory_format=None):
     return input if input.is_contiguous() else _contiguous(input)
 
 
-@primitive(vjp=lambda g: g)
+@primitive(vjp=lambda g: g, complex=True)
 def _contiguous(xp, input):
     return xp.ascontiguousarray(input).reshape(input.shape)
 
 
-@primitive(vjp=lambda g, dims: flip_p(g, dims=dims))
+@primitive(vjp=lambda g, dims: flip_p(g, dims=dims), complex=True)
 def flip_p(xp, input, *, dims):
     return xp.flip(input, dims).copy()
 
@@ -551,7 +552,7 @@ def _pad_back(g, widths):
     return basic(g, index=(*(slice(low, g.shape[i] - high) for i, (low, high) in enumerate(widths)), ...))
 
 
-@primitive(vjp=_pad_back)
+@primitive(vjp=_pad_back, complex=True)
 def _pad(xp, input, *, widths, value):
     out = xp.full(tuple(low + n + high for n, (low, high) in zip(input.shape, widths)), value, dtype=input.dtype)
     out[(*(slice(low, low + n) for n, (low, _) in zip(input.shape, widths)), ...)] = input
@@ -649,7 +650,7 @@ def _border_taps(xp, size: int, length: int, low: int, high: int, mode: str):
     return _border(xp, size, low, high, mode).reshape(-1, 1), xp.ones((length, 1), dtype=dt.float64)
 
 
-@primitive(vjp=lambda g, diagonal, lower: _triangle(g, diagonal=diagonal, lower=lower))
+@primitive(vjp=lambda g, diagonal, lower: _triangle(g, diagonal=diagonal, lower=lower), complex=True)
 def _triangle(xp, input, *, diagonal, lower):
     return xp.tril(input, diagonal) if lower else xp.triu(input, diagonal)
 
@@ -694,5 +695,3 @@ Tensor.T = property(
     doc="All dimensions in reverse order",
 )
 Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dimensions exchanged")
-Tensor.mH = property(lambda self: transpose(self, -2, -1), doc="`mT`, as tensors are real")
-Tensor.H = property(lambda self: self if not self.ndim else transpose(self, 0, 1), doc="The transpose of a matrix")

@@ -26,7 +26,7 @@ from typing import Any
 from deepcore.ops.reduction import ValuesAndIndices
 from deepcore.tensor import Tensor
 
-Operand = Tensor | builtins.float | builtins.int | builtins.bool
+Operand = Tensor | builtins.complex | builtins.float | builtins.int | builtins.bool
 """
 # Tensor.float, Tensor.int, … would shadow the builtin types of the same names.
 _TYPES = re.compile(r"\b(int|float|bool|str|tuple)\b")
@@ -136,7 +136,9 @@ def methods() -> str:
         "    T: Tensor",
         "    mT: Tensor",
         "    mH: Tensor",
-        "    H: Tensor\n",
+        "    H: Tensor",
+        "    real: Tensor",
+        "    imag: Tensor\n",
     ]
     names = set()
     for entry in sorted(FUNCTIONS.values(), key=lambda e: e.name):
