@@ -140,7 +140,7 @@ from deepcore.tensor import (  # noqa: E402
 )
 
 globals().update(ops.public(), **ops.in_place())
-from deepcore import linalg, special  # noqa: E402
+from deepcore import fft, linalg, special  # noqa: E402
 
 # PyTorch's other names of dtypes, which hide Python's types in this file alone.
 float, double, half, long, int, short = float32, float64, float16, int64, int32, int16

@@ -17,7 +17,7 @@ LAYERS = [
     {"kernels"},
     {"random", "printing", "tensor", "predicates", "autograd", "cuda", "legacy"},
     {"ops"},
-    {"compiler", "linalg", "special"},
+    {"compiler", "fft", "linalg", "signal", "special"},
     {"nn", "optim"},
     {"distributions"},
     {"amp", "data", "io"},

@@ -135,6 +135,10 @@ class Backend:
                 fix="check the matrix for dependent rows and for NaN, or add a small multiple of the identity",
             ) from None
 
+    def transform(self, name: str, x, **options):
+        """The array library's Fourier transform `fft.<name>`; float32 gives complex64."""
+        return getattr(self.array_module.fft, name)(x, **options)
+
     def special(self, name: str, *x):
         """erf, lgamma, digamma … elementwise, by its name in `torch.special`."""
         from deepcore.kernels.math import reference

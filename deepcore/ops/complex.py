@@ -132,14 +132,14 @@ def conj(input):
 @takes_arrays
 def resolve_conj(input):
     """The tensor itself: conjugates are computed at once"""
-    return input
+    return constant("resolve_conj", input)
 
 
 @composite(examples=_complex_samples)
 @takes_arrays
 def resolve_neg(input):
     """The tensor itself: negatives are computed at once"""
-    return input
+    return constant("resolve_neg", input)
 
 
 # -- directions ---------------------------------------------------------------------------------------------------------

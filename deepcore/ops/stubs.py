@@ -1,7 +1,7 @@
 """Writes the type stubs of the registered ops for editors and type checkers.
 
-`python -m deepcore.ops.stubs` rewrites `_functions.pyi` (dc.<name>), `_methods.pyi` (Tensor.<name>), `_linalg.pyi` and
-`_special.pyi`; with `--check` it only reports whether they are up to date. The return type of a function is that of its results on its samples.
+`python -m deepcore.ops.stubs` rewrites `_functions.pyi` (dc.<name>), `_methods.pyi` (Tensor.<name>), `_fft.pyi`, `_linalg.pyi`
+and `_special.pyi`; with `--check` it only reports whether they are up to date. The return type of a function is that of its results on its samples.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _KINDS = {"other": "Operand", "value": "Operand", "min": "Operand | None", "max"
 
 
 #: The modules of functions that are not in `dc` itself.
-PLACES = ("linalg", "special")
+PLACES = ("fft", "linalg", "special")
 
 
 class _Make:
