@@ -87,6 +87,13 @@ from deepcore.ops.lu import pca_lowrank, svd_lowrank  # noqa: E402
 from deepcore.ops.pieces import broadcast_shapes, tril_indices, triu_indices  # noqa: E402
 from deepcore.ops.pointwise import allclose, equal  # noqa: E402
 from deepcore.ops.sampling import bernoulli, binomial, multinomial, normal, poisson  # noqa: E402
+from deepcore.ops.windows import (  # noqa: E402
+    bartlett_window,
+    blackman_window,
+    hamming_window,
+    hann_window,
+    kaiser_window,
+)
 from deepcore.predicates import (  # noqa: E402
     is_complex,
     is_conj,
@@ -140,7 +147,7 @@ from deepcore.tensor import (  # noqa: E402
 )
 
 globals().update(ops.public(), **ops.in_place())
-from deepcore import fft, linalg, special  # noqa: E402
+from deepcore import fft, linalg, signal, special  # noqa: E402
 
 # PyTorch's other names of dtypes, which hide Python's types in this file alone.
 float, double, half, long, int, short = float32, float64, float16, int64, int32, int16

@@ -552,6 +552,9 @@ def isposinf(input: Tensor) -> Tensor:
 def isreal(input: Tensor) -> Tensor:
     """the imaginary part is 0, as that of every real number"""
 
+def istft(input: Tensor, n_fft: builtins.int, hop_length: builtins.int | None = ..., win_length: builtins.int | None = ..., window: Any = ..., center: builtins.bool = ..., normalized: builtins.bool = ..., onesided: builtins.bool | None = ..., length: builtins.int | None = ..., return_complex: builtins.bool = ...) -> Tensor:
+    """The inverse of `stft` with the same arguments: (…, frequencies, frames) to (…, L)."""
+
 def kron(input: Tensor, other: Operand) -> Tensor:
     """The Kronecker product: every element of input times all of other, as blocks"""
 
@@ -1007,6 +1010,9 @@ def std(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any =
 
 def std_mean(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Any:
     """(`std`, `mean`) over `dim` (None: all)"""
+
+def stft(input: Tensor, n_fft: builtins.int, hop_length: builtins.int | None = ..., win_length: builtins.int | None = ..., window: Any = ..., center: builtins.bool = ..., pad_mode: builtins.str = ..., normalized: builtins.bool = ..., onesided: builtins.bool | None = ..., return_complex: builtins.bool | None = ..., align_to_window: builtins.bool | None = ...) -> Tensor:
+    """X[…, k, t] = Σⱼ window[j] · input[…, t · hop + j] e^(−2πi jk/n_fft): (L) or (B, L) to (…, frequencies, frames)."""
 
 def sub(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
     """input − alpha · other"""

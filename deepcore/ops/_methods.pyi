@@ -434,6 +434,9 @@ class TensorMethods:
     def isreal(self) -> Tensor:
         """the imaginary part is 0, as that of every real number"""
 
+    def istft(self, n_fft: builtins.int, hop_length: builtins.int | None = ..., win_length: builtins.int | None = ..., window: Any = ..., center: builtins.bool = ..., normalized: builtins.bool = ..., onesided: builtins.bool | None = ..., length: builtins.int | None = ..., return_complex: builtins.bool = ...) -> Tensor:
+        """The inverse of `stft` with the same arguments: (…, frequencies, frames) to (…, L)."""
+
     def kron(self, other: Operand) -> Tensor:
         """The Kronecker product: every element of input times all of other, as blocks"""
 
@@ -808,6 +811,9 @@ class TensorMethods:
 
     def std(self, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
         """√var; its gradient is 0 where the deviation is 0"""
+
+    def stft(self, n_fft: builtins.int, hop_length: builtins.int | None = ..., win_length: builtins.int | None = ..., window: Any = ..., center: builtins.bool = ..., pad_mode: builtins.str = ..., normalized: builtins.bool = ..., onesided: builtins.bool | None = ..., return_complex: builtins.bool | None = ..., align_to_window: builtins.bool | None = ...) -> Tensor:
+        """X[…, k, t] = Σⱼ window[j] · input[…, t · hop + j] e^(−2πi jk/n_fft): (L) or (B, L) to (…, frequencies, frames)."""
 
     def sub(self, other: Operand, *, alpha: Any = ...) -> Tensor:
         """input − alpha · other"""

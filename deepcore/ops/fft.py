@@ -103,7 +103,10 @@ def _dims(name: str, input: Tensor, s, dim, least: int = 0) -> tuple[tuple[int, 
             raise ShapeError(f"{name}: s has {count} lengths", received=f"a tensor of shape {input.shape}")
         dims = tuple(range(rank - count, rank))
     else:
-        dims = tuple(normalize_dim(d, rank) for d in ([dim] if isinstance(dim, int) else dim)) if rank else ()
+        named = (dim,) if isinstance(dim, int) else tuple(dim)
+        if named and not rank:
+            raise ShapeError(f"{name}: a 0-d tensor has no dimension {named[0]}", fix="t.reshape(1)")
+        dims = tuple(normalize_dim(d, rank) for d in named)
     if len(set(dims)) != len(dims):
         raise ArgumentError(f"{name}: a dimension is named twice", received=f"dim={dim!r}")
     if s is not None and len(s) != len(dims):

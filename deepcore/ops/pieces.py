@@ -298,16 +298,16 @@ def unravel_index(indices, shape):
 
 @primitive(
     view="always",
-    vjp=lambda g, input_shape, dim, step: _windows_back(g, shape=input_shape, dim=dim, step=step),
+    vjp=lambda g, input_shape, dim, step: windows_back_p(g, shape=input_shape, dim=dim, step=step),
     complex=True,
 )
-def _windows(xp, input, *, dim, size, step):
+def windows_p(xp, input, *, dim, size, step):
     windows = xp.lib.stride_tricks.sliding_window_view(input, size, axis=dim, writeable=True)
     return windows[(slice(None),) * dim + (slice(None, None, step),)]
 
 
-@primitive(vjp=lambda g, input_shape, dim, step: _windows(g, dim=dim, size=input_shape[-1], step=step), complex=True)
-def _windows_back(xp, input, *, shape, dim, step):
+@primitive(vjp=lambda g, input_shape, dim, step: windows_p(g, dim=dim, size=input_shape[-1], step=step), complex=True)
+def windows_back_p(xp, input, *, shape, dim, step):
     """Zeros of `shape` with every window added at its place."""
     out = xp.zeros(shape, dtype=input.dtype)
     for k in range(input.shape[-1]):
@@ -331,7 +331,7 @@ def unfold(input, dimension: int, size: int, step: int):
     if not input.ndim or not size:
         input = reshape_p(input, shape=(1,)) if not input.ndim else input
         return input[:size] if not d and input.ndim == 1 else narrow(unsqueeze(input, -1), -1, 0, size)
-    return _windows(input, dim=d, size=int(size), step=int(step))
+    return windows_p(input, dim=d, size=int(size), step=int(step))
 
 
 Tensor.unfold = unfold
