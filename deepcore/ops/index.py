@@ -106,13 +106,13 @@ def _add_along(xp, target, index, source, dim):
     xp.scatter_add(target, key, source)
 
 
-def within(t: Tensor, low: float, high: float) -> bool:
+def within(t: Tensor, low: int, high: int) -> bool:
     """Whether low ≤ t < high everywhere. Only checks that pass are recorded: code after a failed one must be correct
     for all values."""
     return effect("within", _within, t, low, high)
 
 
-def _within(t: Tensor, low: float, high: float) -> bool:
+def _within(t: Tensor, low: int, high: int) -> bool:
     raw = t._data
     return not raw.size or not (bool((raw < low).any()) or bool((raw >= high).any()))
 

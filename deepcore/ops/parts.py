@@ -5,7 +5,7 @@ from __future__ import annotations
 from deepcore.autograd import graph
 from deepcore.backend import dtypes as dt
 from deepcore.ops.common import zeros
-from deepcore.ops.registry import Tensor, cast, primitive
+from deepcore.ops.registry import cast, primitive
 
 
 @primitive(vjp=lambda g: conj_physical_p(g), complex=True)
@@ -37,6 +37,8 @@ def imag_p(xp, input):
 
 @primitive(view="sometimes", vjp=lambda g: view_as_complex_p(g), complex=True)
 def view_as_real_p(xp, input):
+    if input.ndim and input.strides[-1] == input.itemsize:
+        return input.view(dt.real_of(input.dtype)).reshape(*input.shape, 2)
     part = input.real
     shape, strides = (*part.shape, 2), (*part.strides, part.itemsize)
     return xp.lib.stride_tricks.as_strided(part, shape, strides)
@@ -53,5 +55,6 @@ def view_as_complex_p(xp, input):
 REINTERPRETING = (real_p, imag_p, view_as_real_p, view_as_complex_p)
 
 
-def is_complex(t: Tensor) -> bool:
-    return t._data.dtype.kind == "c"
+def real_array(xp, raw):
+    """A raw complex array as its real and imaginary parts, in the same memory; a real one itself."""
+    return view_as_real_p.forward(xp, raw) if raw.dtype.kind == "c" else raw

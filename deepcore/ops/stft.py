@@ -204,7 +204,7 @@ def istft(
 
 
 def _check_envelope(size: Tensor) -> None:
-    if not within(size, _LEAST, float("inf")):
+    if not within(cast(size > _LEAST, dt.int32), 1, 2):  # programs check ranges of integers
         raise ArgumentError(
             "istft: the windows leave samples out, which no spectrum determines",
             expected=f"a sum of squared windows of at least {_LEAST}",
