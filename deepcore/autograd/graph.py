@@ -66,7 +66,7 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
         if not op.complex:
             for t in inputs:
                 if t._data.dtype.kind == "c":
-                    raise not_complex(op, t)
+                    raise not_complex(op.label, t)
         if len(inputs) == 1:
             recorded = first._requires_grad
             if params:
@@ -120,10 +120,10 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     return result
 
 
-def not_complex(op, t: Tensor) -> DTypeError:
+def not_complex(name: str, t: Tensor) -> DTypeError:
     """The error for an op that is not defined for complex tensors."""
     return DTypeError(
-        f"{op.label} is not defined for complex tensors",
+        f"{name} is not defined for complex tensors",
         expected="a real dtype",
         received=brief(t),
         fix="apply it to real numbers: t.abs(), t.angle(), t.real and t.imag, or both parts as dc.view_as_real(t)",

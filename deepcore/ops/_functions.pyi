@@ -286,7 +286,7 @@ def copysign(input: Tensor, other: Operand) -> Tensor:
     """|input| with the sign of other"""
 
 def corrcoef(input: Tensor) -> Tensor:
-    """The correlations of variables in rows, of observations in columns, limited to −1 … 1"""
+    """The correlations of variables in rows, of observations in columns, limited to −1 … 1 (complex ones, both parts)"""
 
 def cos(input: Tensor) -> Tensor:
     """cosine, in radians"""
@@ -298,7 +298,7 @@ def count_nonzero(input: Tensor, dim: Any = ...) -> Tensor:
     """How many elements over `dim` (None: of all) are non-zero"""
 
 def cov(input: Tensor, *, correction: builtins.int = ..., fweights: Any = ..., aweights: Any = ...) -> Tensor:
-    """The covariances of variables in rows, of observations in columns: Σ w (x − x̄)(y − ȳ) / (Σ w − correction)"""
+    """The covariances of variables in rows, of observations in columns: Σ w (x − x̄) conj(y − ȳ) / (Σ w − correction)"""
 
 def cross(input: Tensor, other: Operand, dim: builtins.int | None = ...) -> Tensor:
     """The cross product along `dim`, by default the first dimension of length 3; the other dimensions broadcast"""
@@ -1027,7 +1027,7 @@ def sum_to_size(input: Tensor, *size: Any) -> Tensor:
     """Σ over the dimensions that broadcasting from `size` would add or stretch"""
 
 def svd(input: Tensor, some: builtins.bool = ..., compute_uv: builtins.bool = ...) -> Any:
-    """(U, S, V), reduced where `some`: V is the transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
+    """(U, S, V), reduced where `some`: V is the conjugate transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
 
 def t(input: Tensor) -> Tensor:
     """The transpose of a matrix; a vector or number as it is"""

@@ -10,7 +10,7 @@ from deepcore.tensor import Tensor
 Operand = Tensor | builtins.complex | builtins.float | builtins.int | builtins.bool
 
 def cholesky(A: Any, *, upper: builtins.bool = ...) -> Tensor:
-    """The lower triangular L with A = L Lᵀ, or with `upper` its transpose; A is symmetric and positive definite."""
+    """The lower triangular L with A = L Lᴴ, or with `upper` Lᴴ; A is symmetric (Hermitian) and positive definite."""
 
 def cond(A: Any, p: Any = ...) -> Tensor:
     """‖A‖ₚ ‖A⁻¹‖ₚ, the condition number; p None is 2. Infinite where A is singular"""
@@ -25,10 +25,10 @@ def diagonal(A: Any, *, offset: builtins.int = ..., dim1: builtins.int = ..., di
     """The diagonals of matrices, as the last dimension; a view"""
 
 def eigh(A: Any, UPLO: builtins.str = ...) -> Any:
-    """(eigenvalues in ascending order, eigenvectors as columns) of symmetric matrices; `UPLO`: the triangle that is read"""
+    """(eigenvalues in ascending order, eigenvectors as columns) of symmetric or Hermitian matrices"""
 
 def eigvalsh(A: Any, UPLO: builtins.str = ...) -> Tensor:
-    """The eigenvalues of symmetric matrices in ascending order; `UPLO`: the triangle that is read"""
+    """The eigenvalues of symmetric or Hermitian matrices in ascending order; `UPLO`: the triangle that is read"""
 
 def inv(A: Any) -> Tensor:
     """A⁻¹; raises `LinAlgError` for a singular matrix"""

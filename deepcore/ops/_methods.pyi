@@ -201,7 +201,7 @@ class TensorMethods:
         """|input| with the sign of other"""
 
     def corrcoef(self) -> Tensor:
-        """The correlations of variables in rows, of observations in columns, limited to −1 … 1"""
+        """The correlations of variables in rows, of observations in columns, limited to −1 … 1 (complex ones, both parts)"""
 
     def cos(self) -> Tensor:
         """cosine, in radians"""
@@ -213,7 +213,7 @@ class TensorMethods:
         """How many elements over `dim` (None: of all) are non-zero"""
 
     def cov(self, *, correction: builtins.int = ..., fweights: Any = ..., aweights: Any = ...) -> Tensor:
-        """The covariances of variables in rows, of observations in columns: Σ w (x − x̄)(y − ȳ) / (Σ w − correction)"""
+        """The covariances of variables in rows, of observations in columns: Σ w (x − x̄) conj(y − ȳ) / (Σ w − correction)"""
 
     def cross(self, other: Operand, dim: builtins.int | None = ...) -> Tensor:
         """The cross product along `dim`, by default the first dimension of length 3; the other dimensions broadcast"""
@@ -828,7 +828,7 @@ class TensorMethods:
         """Σ over the dimensions that broadcasting from `size` would add or stretch"""
 
     def svd(self, some: builtins.bool = ..., compute_uv: builtins.bool = ...) -> Any:
-        """(U, S, V), reduced where `some`: V is the transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
+        """(U, S, V), reduced where `some`: V is the conjugate transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
 
     def t(self) -> Tensor:
         """The transpose of a matrix; a vector or number as it is"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from deepcore.autograd import apply, mode
+from deepcore.autograd.graph import not_complex
 from deepcore.backend import dtypes as dt
 from deepcore.errors import DTypeError
 from deepcore.ops.registry import Tensor, primitive, promote
@@ -41,6 +42,13 @@ def in_float32(forward):
 def no_bool(name: str, fix: str, *inputs) -> None:
     if any(x.dtype == dt.bool_ for x in inputs):
         raise DTypeError(f"{name} is not defined for bool tensors", fix=fix)
+
+
+def ordered(name: str, input: Tensor) -> Tensor:
+    """`input`, which has an order: complex numbers have none, and raise."""
+    if input._data.dtype.kind == "c":
+        raise not_complex(name, input)
+    return input
 
 
 def float_op(op, input, **params) -> Tensor:

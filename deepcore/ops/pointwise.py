@@ -175,7 +175,8 @@ def frexp(input):
 
 
 @primitive(
-    vjp=(lambda g, weight: g * (1.0 - weight), lambda g, weight: g * weight, lambda g, input, end: g * (end - input))
+    vjp=(lambda g, weight: g * (1.0 - weight), lambda g, weight: g * weight, lambda g, input, end: g * (end - input)),
+    complex="analytic",
 )
 def _lerp(xp, input, end, weight):
     dtype = input.dtype
@@ -196,7 +197,8 @@ def _lerp(xp, input, end, weight):
 @takes_arrays
 def lerp(input, end, weight):
     """input + weight · (end − input); `weight` is a number or a tensor"""
-    _floats_only("lerp")(input, end)
+    if not input.is_complex():
+        _floats_only("lerp")(input, end)
     operands = (input, end, weight) if isinstance(weight, Tensor) else (input, end)
     if len({x.dtype for x in operands}) > 1:
         raise DTypeError(
@@ -204,7 +206,10 @@ def lerp(input, end, weight):
         )
     if not isinstance(weight, Tensor):
         weight = Tensor(
-            input.backend.constant(float(weight), dt.float32 if is_half(input) else input.dtype), input.backend
+            input.backend.constant(
+                weight if input.is_complex() else float(weight), dt.float32 if is_half(input) else input.dtype
+            ),
+            input.backend,
         )
     return apply(_lerp, (input, end, weight))
 

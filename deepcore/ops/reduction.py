@@ -10,7 +10,7 @@ from deepcore.autograd import apply
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.arithmetic import mul, sqrt, sub_p
-from deepcore.ops.common import flat_in
+from deepcore.ops.common import flat_in, ordered
 from deepcore.ops.comparison import clamp, maximum, minimum, where
 from deepcore.ops.exponential import exp, log
 from deepcore.ops.index import gather
@@ -273,6 +273,7 @@ def argmin(input, dim: int | None = None, keepdim: bool = False):
 
 
 def _chosen(arg, input, dim, keepdim) -> ValuesAndIndices:
+    ordered(arg.__name__, input)
     d = normalize_dim(dim, input.ndim)
     if not input.ndim:
         index = made(input.backend.zeros((), dtype=dt.int64), input.backend)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, ShapeError
-from deepcore.ops.common import in_float32
+from deepcore.ops.common import in_float32, ordered
 from deepcore.ops.comparison import clamp, logical_xor, where
 from deepcore.ops.exponential import exp
 from deepcore.ops.index import gather
@@ -100,7 +100,7 @@ def _running_extreme(xp, input, *, dim, largest):
 
 
 def _running(input: Tensor, dim: int, largest: bool) -> ValuesAndIndices:
-    d = normalize_dim(dim, input.ndim)
+    d = normalize_dim(dim, ordered("cummax" if largest else "cummin", input).ndim)
     if not input.ndim:
         return ValuesAndIndices(input.clone(), made(input.backend.zeros((), dtype=dt.int64), input.backend))
     index = _running_extreme(input.detach(), dim=d, largest=largest)
