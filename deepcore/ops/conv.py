@@ -267,7 +267,7 @@ def _conv(name: str, rank: int, input, weight, bias, stride, padding, dilation, 
     operands = _operands(name, input, weight, bias)
     image, filters = operands[:2]
     if image._data.dtype.kind == "c":
-        return _of_parts(lambda *parts: _conv(name, rank, *parts, stride, padding, dilation, groups), *operands)
+        return _of_parts(lambda x, w, b: _conv(name, rank, x, w, b, stride, padding, dilation, groups), *operands)
     steps, spread = numbers(name, "stride", stride, rank, 1), numbers(name, "dilation", dilation, rank, 1)
     _check(name, rank, image.shape, filters.shape, None if bias is None else operands[2].shape, groups)
     around = paddings(name, padding, filters.shape[2:], steps, spread)
@@ -409,7 +409,7 @@ def _conv_transpose(name: str, rank: int, input, weight, bias, stride, padding, 
     image, filters = operands[:2]
     if image._data.dtype.kind == "c":
         others = stride, padding, output_padding, groups, dilation
-        return _of_parts(lambda *parts: _conv_transpose(name, rank, *parts, *others), *operands)
+        return _of_parts(lambda x, w, b: _conv_transpose(name, rank, x, w, b, *others), *operands)
     steps, spread = numbers(name, "stride", stride, rank, 1), numbers(name, "dilation", dilation, rank, 1)
     cut = numbers(name, "padding", padding, rank, 0)
     extra = numbers(name, "output_padding", output_padding, rank, 0)

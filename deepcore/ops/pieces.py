@@ -8,6 +8,7 @@ import math
 import operator
 
 from deepcore.autograd import constant
+from deepcore.autograd.graph import conj
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend, place
 from deepcore.effects import untraceable
@@ -214,8 +215,8 @@ def rot90(input, k: int = 1, dims=(0, 1)):
 
 @composite(examples=lambda make: [sample(make(3, 4))])
 def adjoint(input):
-    """The last two dimensions exchanged; a view"""
-    return transpose(input, -2, -1)
+    """The last two dimensions exchanged, a view; of complex numbers the conjugates"""
+    return conj(transpose(input, -2, -1))
 
 
 # -- grids and indices --------------------------------------------------------------------------------------------------
