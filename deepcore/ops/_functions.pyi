@@ -67,7 +67,7 @@ def addr(input: Tensor, vec1: Any, vec2: Tensor, *, beta: Any = ..., alpha: Any 
     """beta · input + alpha · (vec1 ⊗ vec2)"""
 
 def adjoint(input: Tensor) -> Tensor:
-    """The last two dimensions exchanged; a view"""
+    """The last two dimensions exchanged, a view; of complex numbers the conjugates"""
 
 def affine_grid(theta: Any, size: Any, align_corners: builtins.bool = ...) -> Tensor:
     """grid[n, y, x] = theta[n] · (x', y', 1), where x' and y' go from -1 to 1 over the image, for `grid_sample`."""

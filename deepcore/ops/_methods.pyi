@@ -57,7 +57,7 @@ class TensorMethods:
         """beta · input + alpha · (vec1 ⊗ vec2)"""
 
     def adjoint(self) -> Tensor:
-        """The last two dimensions exchanged; a view"""
+        """The last two dimensions exchanged, a view; of complex numbers the conjugates"""
 
     def alias(self) -> Tensor:
         """The same elements as a new tensor over the same memory"""
