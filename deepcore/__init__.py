@@ -57,6 +57,8 @@ from deepcore.backend.dtypes import (  # noqa: E402
     bfloat16,
     bool_,
     can_cast,
+    complex64,
+    complex128,
     dtype,
     finfo,
     float16,
@@ -89,9 +91,18 @@ from deepcore.ops.lu import pca_lowrank, svd_lowrank  # noqa: E402
 from deepcore.ops.pieces import broadcast_shapes, tril_indices, triu_indices  # noqa: E402
 from deepcore.ops.pointwise import allclose, equal  # noqa: E402
 from deepcore.ops.sampling import bernoulli, binomial, multinomial, normal, poisson  # noqa: E402
+from deepcore.ops.windows import (  # noqa: E402
+    bartlett_window,
+    blackman_window,
+    hamming_window,
+    hann_window,
+    kaiser_window,
+)
 from deepcore.predicates import (  # noqa: E402
     is_complex,
+    is_conj,
     is_floating_point,
+    is_neg,
     is_nonzero,
     numel,
     result_type,
@@ -140,11 +151,11 @@ from deepcore.tensor import (  # noqa: E402
 )
 
 globals().update(ops.public(), **ops.in_place())
-from deepcore import linalg, special  # noqa: E402
+from deepcore import fft, linalg, signal, special  # noqa: E402
 
 # PyTorch's other names of dtypes, which hide Python's types in this file alone.
 float, double, half, long, int, short = float32, float64, float16, int64, int32, int16
-bool = bool_
+bool, cfloat, cdouble = bool_, complex64, complex128
 Size = tuple
 strided = layout.strided
 contiguous_format, preserve_format = memory_format.contiguous_format, memory_format.preserve_format

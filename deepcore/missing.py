@@ -21,13 +21,13 @@ PLACES = (
     "torch.Tensor", "torch", "torch.nn", "torch.nn.functional", "torch.nn.Module", "torch.nn.init", "torch.nn.parameter",
     "torch.nn.utils", "torch.nn.utils.parametrizations", "torch.nn.utils.parametrize",
     "torch.optim", "torch.optim.lr_scheduler", "torch.utils", "torch.utils.data", "torch.autograd", "torch.cuda",
-    "torch.linalg", "torch.func", "torch.special", "torch.fft", "torch.distributions", "torch.amp",
+    "torch.linalg", "torch.func", "torch.special", "torch.fft", "torch.signal.windows", "torch.distributions", "torch.amp",
 )  # fmt: skip
 FILE = Path(__file__).with_name("torch_names.txt")
 #: How alike two names are that are called near.
 _NEAR = 0.8
 
-_COMPLEX = "tensors hold real numbers: keep real and imaginary parts in two of them"
+_COMPLEX = "complex numbers of 64 bits: `dc.complex64`"
 _SETTINGS = (
     "leave it out, there is nothing to set: algorithms depend on shapes alone (`dc.set_num_threads` sets threads)"
 )
@@ -41,8 +41,7 @@ _PEAK = "`dc.cuda.memory_reserved` is the most that was in use since `dc.cuda.em
 _DEVICES = "deepcore computes on CPUs and CUDA GPUs: `dc.cuda`"
 #: What serves in place of a name, where no name is like it. What stands between backquotes exists.
 INSTEAD = {
-    **dict.fromkeys((f"torch.{n}" for n in ("complex", "complex32", "complex64", "complex128", "cfloat", "cdouble",
-                                            "chalf", "polar", "view_as_complex", "view_as_real", "angle")), _COMPLEX),
+    **dict.fromkeys((f"torch.{n}" for n in ("complex32", "chalf")), _COMPLEX),
     **dict.fromkeys(("torch.set_flush_denormal",), _SETTINGS),
     **dict.fromkeys(("torch.cuda.amp", *(f"torch.{n}" for n in (
         "is_autocast_cpu_enabled", "is_autocast_ipu_enabled", "is_autocast_xla_enabled", "set_autocast_cpu_enabled",

@@ -21,8 +21,18 @@ def is_floating_point(input: Tensor) -> bool:
 
 
 def is_complex(input: Tensor) -> bool:
-    """False: tensors hold real numbers."""
+    """Whether the dtype is complex64 or complex128."""
     return _tensor("is_complex", input).is_complex()
+
+
+def is_conj(input: Tensor) -> bool:
+    """False: `conj` computes its result at once."""
+    return _tensor("is_conj", input).is_conj()
+
+
+def is_neg(input: Tensor) -> bool:
+    """False: `imag` is a view of memory that holds its values."""
+    return _tensor("is_neg", input).is_neg()
 
 
 def is_nonzero(input: Tensor) -> bool:
@@ -41,7 +51,7 @@ def result_type(tensor1, tensor2) -> Any:
     """The dtype of an operation over two tensors or numbers."""
     kinds: list[Any] = []
     for operand in (tensor1, tensor2):
-        if isinstance(operand, (bool, int, float)):
+        if isinstance(operand, (bool, int, float, complex)):
             kinds.append(type(operand))
         else:
             kinds.append((_tensor("result_type", operand).dtype, operand.ndim))

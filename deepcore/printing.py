@@ -59,7 +59,7 @@ def describe(t, prefix: str = "tensor(") -> str:
         notes.append(f"size={values.shape}")
     if t.backend.name != "cpu":
         notes.append(f"backend='{t.backend}'")
-    plain = (dt.float32,) if not values.size else (dt.float32, dt.int64, dt.bool_)
+    plain = (dt.float32,) if not values.size else (dt.float32, dt.int64, dt.bool_, dt.complex64)
     if values.dtype not in plain:
         notes.append(f"dtype=dc.{dt.name_of(values.dtype)}")
     if t._node is not None:
@@ -87,8 +87,26 @@ def _ends(values):
 def _style(values, short: bool):
     """(a function from a number to its text, the common width)."""
     shown = (_ends(values) if short else values).reshape(-1).tolist()
+    if values.dtype.kind == "c":
+        return _complex_style([v.real for v in shown], [v.imag for v in shown])
     if not dt.is_floating(values.dtype):
         return str, max(len(str(v)) for v in shown)
+    return _float_style(shown)
+
+
+def _complex_style(real: list, imag: list):
+    """As `_style`: the imaginary part follows the real one, and is padded behind its sign."""
+    (real_text, real_width), (imag_text, imag_width) = _float_style(real), _float_style(imag)
+
+    def text(v) -> str:
+        second = imag_text(v.imag).rjust(imag_width).lstrip() + "j"
+        return real_text(v.real).rjust(real_width) + ("" if second[0] in "+-" else "+") + second
+
+    return text, real_width + imag_width + 1
+
+
+def _float_style(shown: list):
+    """`_style` of Python floats."""
     sizes = [abs(v) for v in shown if v and math.isfinite(v)]
     if not sizes:
         return _number("{:.0f}."), 1
@@ -112,7 +130,7 @@ def _block(values, shape, style, indent: int) -> str:
         return text(values.item())
     cut = shape[0] > len(values)
     if values.ndim == 1:
-        cells = [text(v).rjust(width) for v in values.tolist()]
+        cells = [text(v) if values.dtype.kind == "c" else text(v).rjust(width) for v in values.tolist()]
         if cut:
             cells[_options.edgeitems : _options.edgeitems] = [" ..."]
         per_line = max(1, (_options.linewidth - indent) // (width + 2))

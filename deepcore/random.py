@@ -345,6 +345,8 @@ def raw_uniform(xp: Backend, generator: Generator | None, shape: tuple[int, ...]
 
     [0, 1) without `low` and `high`; with them the sum may round to `high`.
     """
+    if dtype.kind == "c":
+        return _of_parts(xp, raw_uniform.forward(xp, generator, (*shape, 2), dt.real_of(dtype), low, high))
     digits = _digits(dtype)
     if dtype == dt.float64:
         out = (_wide_bits(xp, generator, math.prod(shape)) >> 11).astype(dt.float64)
@@ -358,8 +360,11 @@ def raw_uniform(xp: Backend, generator: Generator | None, shape: tuple[int, ...]
 def raw_normal(xp: Backend, generator: Generator | None, shape: tuple[int, ...], dtype=dt.float32, mean=0.0, std=1.0):
     """mean + std·z; z by Box and Muller (1958): √(-2 log u)·(cos 2πv, sin 2πv), |z| ≤ 6.7 (float64: 9.5).
 
-    `mean` and `std` are numbers, or raw arrays that broadcast to `shape`.
+    `mean` and `std` are numbers, or raw arrays that broadcast to `shape`. A complex z has parts of variance ½.
     """
+    if dtype.kind == "c":
+        z = _of_parts(xp, raw_normal.forward(xp, generator, (*shape, 2), dt.real_of(dtype), std=math.sqrt(0.5)))
+        return _scaled(xp, z, std, mean)
     _digits(dtype)
     count = math.prod(shape)
     half = (count + 1) // 2
@@ -378,6 +383,11 @@ def raw_normal(xp: Backend, generator: Generator | None, shape: tuple[int, ...],
     xp.multiply(radius, xp.cos(angle), out=out[:half])
     xp.multiply(radius, xp.sin(angle), out=out[half:])
     return _scaled(xp, out[:count].reshape(shape), std, mean).astype(dtype, copy=False)
+
+
+def _of_parts(xp, parts):
+    """The complex numbers whose real and imaginary parts lie side by side in the last dimension."""
+    return xp.ascontiguousarray(parts).view(dt.complex_of(parts.dtype)).reshape(parts.shape[:-1])
 
 
 def _scaled(xp, out, scale, shift):
@@ -445,7 +455,7 @@ def _digits(dtype) -> int:
     if digits is None:
         raise DTypeError(
             f"random real numbers cannot be {dt.name_of(dtype)}",
-            expected="float32, float64, float16 or bfloat16",
+            expected="float32, float64, float16, bfloat16 or a complex dtype",
             fix="randint for whole numbers, bernoulli for 0 and 1",
         )
     return digits
@@ -458,7 +468,7 @@ def _digits(dtype) -> int:
 def rand(
     *size, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False, device=None
 ) -> Tensor:
-    """Uniform on [0, 1): `rand(2, 3)` or `rand((2, 3))`; float32 by default."""
+    """Uniform on [0, 1): `rand(2, 3)` or `rand((2, 3))`; float32 by default. Of a complex dtype, both parts are."""
     xp, kind = get_backend(backend), _real(dtype)
     return drawn("rand", _size(size), lambda s: raw_uniform(xp, generator, s, kind), xp, requires_grad)
 
@@ -467,7 +477,10 @@ def rand(
 def randn(
     *size, generator: Generator | None = None, dtype=None, backend=None, requires_grad: bool = False, device=None
 ) -> Tensor:
-    """Standard normal (mean 0, variance 1): `randn(2, 3)` or `randn((2, 3))`; float32 by default."""
+    """Standard normal (mean 0, variance 1): `randn(2, 3)` or `randn((2, 3))`; float32 by default.
+
+    Of a complex dtype, real and imaginary parts have variance ½.
+    """
     xp, kind = get_backend(backend), _real(dtype)
     return drawn("randn", _size(size), lambda s: raw_normal(xp, generator, s, kind), xp, requires_grad)
 

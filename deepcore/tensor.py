@@ -153,9 +153,9 @@ class Tensor(TensorMethods):
 
     def rebind(self, raw, backend: Backend) -> None:
         """Rebind to an array `raw` of `backend`; graphs that saved the old one become stale. For framework code."""
-        if self._requires_grad and not dt.is_floating(raw.dtype):
+        if self._requires_grad and not dt.is_inexact(raw.dtype):
             raise DTypeError(
-                f"only floating tensors have gradients, and the new data is {dt.name_of(raw.dtype)}",
+                f"only floating and complex tensors have gradients, and the new data is {dt.name_of(raw.dtype)}",
                 fix="t.requires_grad_(False) first, or convert the data: value.float()",
             )
         version = self.version + 1  # marks graphs that saved the old array as stale
@@ -246,7 +246,15 @@ class Tensor(TensorMethods):
         return dt.is_floating(self._data.dtype)
 
     def is_complex(self) -> bool:
-        """False: tensors hold real numbers."""
+        """Whether the dtype is complex64 or complex128."""
+        return self._data.dtype.kind == "c"
+
+    def is_conj(self) -> bool:
+        """False: `conj` computes its result at once."""
+        return False
+
+    def is_neg(self) -> bool:
+        """False: `imag` is a view of memory that holds its values."""
         return False
 
     is_sparse = is_quantized = False
@@ -294,10 +302,10 @@ class Tensor(TensorMethods):
         self.requires_grad_(value)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Set `requires_grad` in place, on a leaf of a floating dtype."""
-        if requires_grad and not dt.is_floating(self.dtype):
+        """Set `requires_grad` in place, on a leaf of a floating or complex dtype."""
+        if requires_grad and not dt.is_inexact(self.dtype):
             raise DTypeError(
-                f"only floating tensors have gradients, and this one is {self.dtype}",
+                f"only floating and complex tensors have gradients, and this one is {self.dtype}",
                 fix="convert it first: t.float().requires_grad_()",
             )
         if not requires_grad and self._node is not None:
@@ -482,10 +490,23 @@ class Tensor(TensorMethods):
         return bool(self._data.item())
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._real_item("int"))
 
     def __float__(self) -> float:
-        return float(self.item())
+        return float(self._real_item("float"))
+
+    def _real_item(self, name: str):
+        """The one element for a conversion to a real number, which raises for one with an imaginary part."""
+        value = self.item()
+        if not isinstance(value, complex):
+            return value
+        if value.imag:
+            raise DTypeError(
+                f"{name}() of a complex number would lose its imaginary part",
+                received=repr(value),
+                fix=f"{name}(t.real), {name}(t.imag), {name}(t.abs()), or complex(t)",
+            )
+        return value.real
 
     def __complex__(self) -> complex:
         return complex(self.item())
@@ -632,7 +653,16 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
 
 def _convert(raw, dtype, backend: Backend):
     """`raw` in another dtype; a number that the dtype cannot hold raises."""
+    if raw.dtype.kind == "c":
+        if dtype.kind != "c" and dtype != dt.bool_ and bool((raw.imag != 0).any()):
+            at = int(backend.argmax((raw.imag != 0).reshape(-1)).item())
+            raise dt.misfit(raw.reshape(-1)[at].item(), dtype, _place(at, raw.shape))
+        if dtype.kind == "c" and not dt.holds(dtype, raw.dtype):
+            for part in (raw.real, raw.imag):
+                _convert(part, dt.real_of(dtype), backend)
+        return (raw if dtype.kind == "c" or dtype == dt.bool_ else raw.real).astype(dtype)
     if raw.size and not dt.holds(dtype, raw.dtype):
+        dtype, wanted = dt.real_of(dtype), dtype
         low, high = dt.span(dtype)
         if not (low < raw.min().item() and raw.max().item() < high):  # also true for NaN and infinities
             xp = backend
@@ -647,6 +677,7 @@ def _convert(raw, dtype, backend: Backend):
             if bool(bad.any()):
                 at = int(xp.argmax(bad.reshape(-1)).item())
                 raise dt.misfit(raw.reshape(-1)[at].item(), dtype, _place(at, raw.shape))
+        dtype = wanted
     return raw.astype(dtype)
 
 
@@ -720,9 +751,9 @@ def _host_array(data, dtype=None):
         if any(bad):
             raise dt.misfit(array.reshape(-1)[bad.index(True)], wanted, _place(bad.index(True), array.shape))
         array = array.astype(wanted)
-    elif array.dtype.kind == "O" and kinds and all(issubclass(kind, (int, float)) for kind in kinds):
+    elif array.dtype.kind == "O" and kinds and all(issubclass(kind, (int, float, complex)) for kind in kinds):
         try:
-            array = array.astype(dt.float64)
+            array = array.astype(dt.complex128 if any(issubclass(kind, complex) for kind in kinds) else dt.float64)
         except OverflowError:
             raise dt.misfit(max(leaves(data), key=abs), dt.float64) from None
     if array.dtype.kind in "OUSMmV" and not dt.is_supported(array.dtype):
@@ -738,6 +769,8 @@ def _host_array(data, dtype=None):
         array = _convert(array, dt.default_float, host)
     elif array.dtype.kind in "iu" and not numpy_scalars:
         array = _convert(array, dt.int64, host)
+    elif array.dtype == dt.complex128 and not numpy_scalars:
+        array = _convert(array, dt.complex_of(dt.default_float), host)
     return array
 
 
@@ -866,7 +899,7 @@ def _finish(raw, backend: Backend, requires_grad: bool) -> Tensor:
 def tensor(data, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
     """A new tensor holding a copy of `data` (number, nested list, array or Tensor).
 
-    Python floats become float32 and whole numbers int64; arrays keep their dtype and, unless `backend`
+    Python floats become float32, complex numbers complex64 and whole numbers int64; arrays keep their dtype and, unless `backend`
     says otherwise, CuPy arrays stay on their GPU. A number that `dtype` cannot hold raises `DTypeError` (fractions are
     cut in integers), and so does a NumPy array with masked elements; a Tensor is converted as by `to`.
     """
@@ -978,7 +1011,8 @@ def filled(size, fill_value, dtype=None, backend=None, requires_grad: bool = Fal
     if isinstance(fill_value, Tensor) or hasattr(fill_value, "dtype"):
         fill_value = unmasked(fill_value).item()
     if dtype is None:
-        dtype = dt.bool_ if isinstance(fill_value, bool) else int if isinstance(fill_value, int) else float
+        dtype = dt.bool_ if isinstance(fill_value, bool) else type(fill_value)
+        dtype = dtype if dtype in (dt.bool_, int, complex) else float
     size = size if isinstance(size, (tuple, list)) else (size,)
     kind = dt.as_dtype(dtype)
     return _finish(xp.full(_shape(tuple(size)), xp.constant(fill_value, kind), dtype=kind), xp, requires_grad)
@@ -1043,6 +1077,10 @@ def arange(start, end=None, step=1, dtype=None, backend=None, requires_grad: boo
     kind = dt.as_dtype(dtype)
     if kind == dt.bool_:
         raise DTypeError("arange counts, which bool cannot", fix="dtype=dc.uint8, or dc.arange(n) > 0")
+    if kind.kind == "c":
+        raise DTypeError(
+            f"arange has no end that complex numbers reach ({dt.name_of(kind)})", fix="dc.arange(n).cfloat()"
+        )
     if not dt.is_floating(kind) and all(isinstance(v, int) or math.isfinite(v) for v in values):
         values = [int(v) for v in values]
     if values[2] == 0:

@@ -272,6 +272,8 @@ class Lowering:
         return plan
 
     def _lowered(self, specs: Sequence[Spec], params: dict) -> Plan | bool:
+        if any(spec.dtype is not None and spec.dtype.kind == "c" for spec in specs):
+            return False  # no kernel computes with complex numbers: the reference runs
         plan = self.lower(specs, params) or False
         if self.many and isinstance(plan, Plan):
             plan.many = True

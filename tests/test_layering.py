@@ -17,7 +17,7 @@ LAYERS = [
     {"kernels"},
     {"random", "printing", "tensor", "predicates", "autograd", "cuda", "legacy", "profiler"},
     {"ops"},
-    {"compiler", "linalg", "special"},
+    {"compiler", "fft", "linalg", "signal", "special"},
     {"nn", "optim"},
     {"func"},
     {"distributions"},

@@ -11,7 +11,7 @@ from deepcore import locks
 from deepcore.autograd import graph
 from deepcore.autograd.graph import Node, mixed_backends, mode
 from deepcore.effects import effect, untraceable
-from deepcore.errors import ArgumentError, GradientError, ShapeError
+from deepcore.errors import ArgumentError, DTypeError, GradientError, ShapeError
 from deepcore.tensor import Tensor, as_tensor, changes, made
 
 
@@ -57,6 +57,12 @@ def _start(tensor: Tensor, gradient) -> Tensor:
                 received=f"shape {tensor.shape}",
                 fix="reduce it first (loss.mean().backward()), or pass gradient=",
             )
+        if tensor._data.dtype.kind == "c":
+            raise GradientError(
+                "backward without a gradient starts from a real number",
+                received=f"a tensor of {tensor.dtype}",
+                fix="make the loss real (loss.abs(), loss.real, dc.view_as_real(z).square().sum()), or pass gradient=",
+            )
         return made(xp.ones(tensor.shape, dtype=tensor.dtype), xp)
     if not isinstance(gradient, Tensor):
         gradient = as_tensor(gradient, backend=xp)
@@ -66,7 +72,13 @@ def _start(tensor: Tensor, gradient) -> Tensor:
         raise ShapeError(
             "the gradient has another shape than the tensor", expected=f"{tensor.shape}", received=f"{gradient.shape}"
         )
-    return gradient if gradient.dtype == tensor.dtype else gradient.to(tensor.dtype)
+    if gradient.dtype == tensor.dtype:
+        return gradient
+    if gradient.dtype.kind == "c" and tensor.dtype.kind != "c":
+        raise DTypeError(
+            "the gradient of a real tensor is real", received=f"a gradient of {gradient.dtype}", fix="gradient.real"
+        )
+    return gradient.to(tensor.dtype)
 
 
 def _propagate(

@@ -175,7 +175,7 @@ class Function:
             out = Tensor(t._data.copy() if shared else t._data, t.backend)
             if not shared:
                 out._storage = t.storage()
-            if any(needs) and id(t) not in ctx._constant and dt.is_floating(t.dtype):
+            if any(needs) and id(t) not in ctx._constant and dt.is_inexact(t.dtype):
                 out._node, out._requires_grad = node.output(i), True
             results.append(out)
         return results[0] if single else tuple(results)

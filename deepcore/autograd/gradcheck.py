@@ -36,7 +36,8 @@ def gradcheck(
 ) -> bool:
     """Compare the Jacobian that backward gives with (f(x + eps) − f(x − eps)) / 2eps, element by element.
 
-    `inputs`: the tensors (or other arguments) of `fn`; those that require grad are checked, and should be float64.
+    `inputs`: the tensors (or other arguments) of `fn`; those that require grad are checked, in float64 or complex128.
+    A complex number counts as two elements, its real and its imaginary part.
     `fn` returns a tensor or a tuple of them; when none of them requires grad, the differences must be 0. True, or
     `GradientError` naming the entry that differs most (False with `raise_exception=False`).
 
@@ -50,11 +51,11 @@ def gradcheck(
     if not checked:
         raise ArgumentError("gradcheck needs an input that requires grad")
     for t in checked:
-        if t.dtype != dt.float64:
+        if t.dtype not in (dt.float64, dt.complex128):
             raise ArgumentError(
-                "gradcheck needs float64: finite differences drown in the rounding of smaller dtypes",
+                "gradcheck needs float64 or complex128: finite differences drown in the rounding of smaller dtypes",
                 received=dt.name_of(t.dtype),
-                fix="t.double()",
+                fix="t.cdouble()" if t.is_complex() else "t.double()",
             )
     tolerance = eps, atol, rtol
     try:
@@ -235,6 +236,8 @@ def _ramp(t: Tensor) -> Tensor:
     """A fixed vector without symmetry, to multiply the first derivatives with."""
     xp = t.backend
     values = (xp.arange(t.numel()) % 7 * 0.25 - 0.6).astype(t.dtype)
+    if t.is_complex():
+        values = values + 1j * (xp.arange(t.numel()) % 5 * 0.25 - 0.4)
     return Tensor(values.reshape(t.shape), xp)
 
 
@@ -245,27 +248,37 @@ def _outputs(fn, inputs) -> list[Tensor]:
     tensors = [o for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, Tensor)]
     if not tensors:
         raise ArgumentError("gradcheck needs a function that returns tensors", received=type(out).__name__)
-    return [o for o in tensors if o.requires_grad] or [o for o in tensors if dt.is_floating(o.dtype)]
+    return [o for o in tensors if o.requires_grad] or [o for o in tensors if dt.is_inexact(o.dtype)]
+
+
+def _parts(xp, raw):
+    """The elements of an array in row order, of complex numbers their real and imaginary parts."""
+    flat = xp.ascontiguousarray(raw).reshape(-1)
+    return flat.view(dt.real_of(flat.dtype)) if flat.dtype.kind == "c" else flat
 
 
 def _zeros(out: Tensor, t: Tensor):
-    return out.backend.zeros((out.numel(), t.numel()), dtype=dt.float64)
+    rows, columns = (x.numel() * (2 if x.is_complex() else 1) for x in (out, t))
+    return out.backend.zeros((rows, columns), dtype=dt.float64)
 
 
 def _analytic(fn, inputs, checked, k):
-    """Per checked input, the Jacobian (outputs × inputs) of output k, a row at a time."""
+    """Per checked input, the Jacobian (outputs × inputs) of output k, a row at a time.
+
+    The gradient at 1 is the row of the real part of an output, that at i the row of its imaginary part.
+    """
     out = _outputs(fn, inputs)[k]
     xp = out.backend
     jacobians = [_zeros(out, t) for t in checked]
-    for row in range(out.numel()):
+    for row in range(len(jacobians[0])):
         start = xp.zeros(out.numel(), dtype=out.dtype)
-        start[row] = 1
+        _parts(xp, start)[row] = 1
         gradients = engine.grad(
             out, checked, as_tensor(start.reshape(out.shape), backend=xp), retain_graph=True, allow_unused=True
         )
         for jacobian, gradient in zip(jacobians, gradients):
             if gradient is not None:
-                jacobian[row] = gradient._data.reshape(-1)
+                jacobian[row] = _parts(xp, gradient._data)
     return jacobians
 
 
@@ -324,13 +337,13 @@ def _numeric(fn, inputs, t: Tensor, k: int, eps: float):
     columns = []
     original, base, storage = t._data, t._base, t._storage
     try:
-        for column in range(t.numel()):
+        for column in range(len(_parts(xp, original))):
             sides = []
             for sign in (1, -1):
-                moved = original.copy().reshape(-1)
-                moved[column] += sign * eps
+                moved = xp.ascontiguousarray(original).copy().reshape(-1)
+                _parts(xp, moved)[column] += sign * eps
                 t.rebind(moved.reshape(original.shape), xp)
-                sides.append(_outputs(fn, inputs)[k]._data.reshape(-1).copy())
+                sides.append(_parts(xp, _outputs(fn, inputs)[k]._data).copy())
             columns.append((sides[0] - sides[1]) / (2 * eps))
     finally:
         t._data, t._base, t._storage, t._spec = original, base, storage, None  # restores the version, too

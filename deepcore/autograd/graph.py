@@ -63,6 +63,10 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     try:
         backend = first.backend
         impl = op.forward if result is False else backend.impls.get(op) or backend.bind(op)
+        if not op.complex:
+            for t in inputs:
+                if t._data.dtype.kind == "c":
+                    raise not_complex(op.label, t)
         if len(inputs) == 1:
             recorded = first._requires_grad
             if params:
@@ -114,6 +118,16 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     if op.view is not None:
         _link_view(result, first, op, params)
     return result
+
+
+def not_complex(name: str, t: Tensor) -> DTypeError:
+    """The error for an op that is not defined for complex tensors."""
+    return DTypeError(
+        f"{name} is not defined for complex tensors",
+        expected="a real dtype",
+        received=brief(t),
+        fix="apply it to real numbers: t.abs(), t.angle(), t.real and t.imag, or both parts as dc.view_as_real(t)",
+    )
 
 
 def _run_plan(op, lowering, inputs: tuple[Tensor, ...], params: dict[str, Any]) -> Any:
@@ -282,6 +296,14 @@ def explain(op, inputs, params, error: Exception) -> DeepcoreError:
     return kind(f"{op.label}: {error}", received=shapes + (f"; {text}" if text else ""), fix=op.hint(inputs, params))
 
 
+def conj(t: Tensor) -> Tensor:
+    """The complex conjugate; a real tensor itself."""
+    return t if t._data.dtype.kind != "c" else conjugate(t)
+
+
+#: The op that computes conjugates; set by ops.complex.
+conjugate: Any = None
+
 # -- the graph ----------------------------------------------------------------------------------------------
 
 
@@ -351,6 +373,9 @@ class Node:
             )
         op = self.op
         gradients: list[Tensor | None]
+        analytic = op.analytic and g._data.dtype.kind == "c"
+        if analytic:
+            g = conj(g)
         if op.joint:
             results = op.vjps[0](*self._arguments(op.vjp_plan(0)[1], g, 0))
             gradients = [None if edge is None else results[i] for i, edge in enumerate(self.edges)]
@@ -359,6 +384,8 @@ class Node:
             for i, edge in enumerate(self.edges):
                 function, plan = (None, None) if edge is None else op.vjp_plan(i)
                 gradients.append(None if function is None else function(*self._arguments(plan, g, i)))
+        if analytic:
+            gradients = [None if gradient is None else conj(gradient) for gradient in gradients]
         for i, gradient in enumerate(gradients):
             if gradient is not None:
                 saved = self.saved[i]

@@ -266,9 +266,9 @@ def anomalies(forward: bool = True, infinite: bool = True) -> Iterator[None]:
 
 def _finite(t) -> bool:
     t = all_values(t)
-    return not dt.is_floating(t.dtype) or bool(t.backend.isfinite(t._data).all())
+    return not dt.is_inexact(t.dtype) or bool(t.backend.isfinite(t._data).all())
 
 
 def _no_nan(t) -> bool:
     t = all_values(t)
-    return not dt.is_floating(t.dtype) or not bool(t.backend.isnan(t._data).any())
+    return not dt.is_inexact(t.dtype) or not bool(t.backend.isnan(t._data).any())

@@ -86,14 +86,15 @@ class Backend:
 
     def constant(self, value, dtype):
         """A cached 0-d array of a Python scalar: a repeated scalar costs no allocation and no transfer."""
-        key = (value if value else repr(value), dtype.num)  # 0.0 and -0.0 would be one key
+        # 0.0 and -0.0 would be one key, and so would complex numbers with such parts
+        key = (value if value and value.__class__ is not complex else repr(value), dtype.num)
         array = self._constants.get(key)
         if array is None:
             if len(self._constants) > 1024:
                 self._constants.clear()
             if hasattr(value, "dtype"):  # a NumPy number would wrap silently
                 value = value.item()
-            if not isinstance(value, (int, float)) or not dtypes.fits(value, dtype):
+            if not isinstance(value, (int, float, complex)) or not dtypes.fits(value, dtype):
                 raise dtypes.misfit(value, dtype)
             array = self._constants[key] = self.asarray(value, dtype)
         return array
@@ -133,6 +134,10 @@ class Backend:
                 received=" and ".join(f"shape {a.shape}" for a in arrays),
                 fix="check the matrix for dependent rows and for NaN, or add a small multiple of the identity",
             ) from None
+
+    def transform(self, name: str, x, **options):
+        """The array library's Fourier transform `fft.<name>`; float32 gives complex64."""
+        return getattr(self.array_module.fft, name)(x, **options)
 
     def special(self, name: str, *x):
         """erf, lgamma, digamma … elementwise, by its name in `torch.special`."""

@@ -100,7 +100,7 @@ class CpuBackend(Backend):
         if x.itemsize == 2 and x.dtype.char in "eE":
             return self._blockwise_sum(x.astype(float32), axis, keepdims).astype(x.dtype)
         lead = len(axis) if axis else 0
-        if axis and x.ndim > lead and x.size and x.dtype.kind == "f":
+        if axis and x.ndim > lead and x.size and x.dtype.kind in "fc":
             if lead > 1 and axis == tuple(range(lead)) and x.flags.c_contiguous:
                 rows = self._blockwise_sum(x.reshape(-1, *x.shape[lead:]), (0,), False)
                 return rows.reshape((1,) * lead + rows.shape) if keepdims else rows
@@ -128,7 +128,7 @@ class CpuBackend(Backend):
                 return out
         if half:  # NumPy has no 16-bit BLAS: accumulate in float32, round once
             return self.matmul(x.astype(float32), y.astype(float32)).astype(x.dtype)
-        if x.dtype.kind != "f" or _is_small_product(x, y):
+        if x.dtype.kind not in "fc" or _is_small_product(x, y):
             return np.matmul(x, y)
         with self.blas.one_thread():
             return self._chunked_matmul(x, y)

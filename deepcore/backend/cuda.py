@@ -114,6 +114,16 @@ class CudaBackend(Backend):
         with self.gpu, self._raising():
             return super().lapack(name, *arrays, **options)
 
+    def transform(self, name: str, x, **options):
+        with self.gpu:
+            if name == "irfft":  # cuFFT expects a real zero frequency (and n/2 of an even n), where NumPy reads no more
+                x = x.copy()
+                lines = self.array_module.moveaxis(x, options["axis"], 0).imag
+                lines[0] = 0
+                if not options["n"] % 2:
+                    lines[options["n"] // 2] = 0
+            return super().transform(name, x, **options)
+
     @functools.cached_property
     def blas(self):
         """cuBLAS with deepcore's own handle, or None where it cannot be loaded."""

@@ -21,6 +21,8 @@ float16 = np.dtype(np.float16)
 float32 = np.dtype(np.float32)
 float64 = np.dtype(np.float64)
 bfloat16 = np.dtype(ml_dtypes.bfloat16)
+complex64 = np.dtype(np.complex64)
+complex128 = np.dtype(np.complex128)
 
 #: The class of every dtype.
 dtype = np.dtype
@@ -40,22 +42,26 @@ DTYPES = {
     "bfloat16": bfloat16,
     "float32": float32,
     "float64": float64,
+    "complex64": complex64,
+    "complex128": complex128,
 }
 # NumPy may represent one dtype by several objects; a canonical object lets ops compare dtypes by identity.
 _SUPPORTED = {dtype: dtype for dtype in DTYPES.values()}
-_BOOL, _INT, _FLOAT = 0, 1, 2
+_BOOL, _INT, _FLOAT, _COMPLEX = 0, 1, 2, 3
 
 default_float = float32
 
 
 def as_dtype(dtype) -> np.dtype:
-    """`dc.float32`, `"float32"`, `float`, `np.float32` … to the dtype; Python's float, int, bool mean the defaults."""
+    """`dc.float32`, `"float32"`, `float`, `np.float32` … to the dtype; Python's types mean the defaults."""
     from deepcore.errors import DTypeError, suggest
 
     if dtype is float or (isinstance(dtype, str) and dtype == "float"):  # NumPy's "float" is float64
         return default_float
     if dtype is int:
         return int64
+    if dtype is complex:
+        return complex_of(default_float)
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
     candidate = _numpy_dtype(dtype)
@@ -72,7 +78,7 @@ def as_dtype(dtype) -> np.dtype:
 
 
 _FIXES = {
-    "c": "array.real and array.imag are arrays of real numbers",
+    "c": "array.astype('complex128')",
     "O": "array.astype('float64') if it holds numbers only",
     "V": "take its fields one by one: array['name']",
     "M": "array.astype('int64') counts its units",
@@ -109,7 +115,11 @@ def canonical(array):
 
 @cache
 def span(dtype) -> tuple:
-    """The open interval of numbers that fit: those that truncate to an integer of the dtype, or round to a finite float."""
+    """The open interval of numbers that fit: those that truncate to an integer of the dtype, or round to a finite float.
+
+    Of a complex dtype: that of its real and imaginary parts.
+    """
+    dtype = real_of(dtype)
     if dtype == bool_:
         return -1, 2
     if dtype.kind in "iu":
@@ -135,9 +145,10 @@ def holds(dtype, source) -> bool:
 def _holds(dtype, source) -> bool:
     if dtype in (bool_, source):
         return True
-    if is_floating(source) and not is_floating(dtype):
+    if _category(source) > max(_category(dtype), _INT):
         return False
     low, high = span(dtype)
+    source = real_of(source)
     if is_floating(source):
         return float(ml_dtypes.finfo(source).max) < high
     return low < span(source)[0] + 1 and span(source)[1] - 1 < high
@@ -147,8 +158,10 @@ def fits(value, dtype) -> bool:
     """Whether a Python number can be stored in `dtype`: integers truncate fractions, floats round."""
     if dtype == bool_:
         return True
+    if isinstance(value, complex):
+        return is_complex(dtype) and fits(value.real, dtype) and fits(value.imag, dtype)
     if isinstance(value, float) and not math.isfinite(value):
-        return is_floating(dtype)
+        return is_inexact(dtype)
     low, high = span(dtype)
     return low < value < high
 
@@ -158,6 +171,15 @@ def misfit(value, dtype, place: str = ""):
     from deepcore.errors import DTypeError
 
     name = name_of(dtype)
+    if isinstance(value, complex) and not is_complex(dtype):
+        return DTypeError(
+            f"{value!r} does not fit dtype {name}",
+            expected="a real number",
+            received=f"{value!r} at {place}" if place else "a complex number",
+            fix="use a complex dtype (dc.complex64), or the parts z.real and z.imag",
+        )
+    if isinstance(value, complex):  # one of its parts does not fit
+        value, dtype = max(value.real, value.imag, key=abs), real_of(dtype)
     if not isinstance(value, (int, float)):
         return DTypeError(f"{value!r} does not fit dtype {name}", expected="a number", received=type(value).__name__)
     low, high = span(dtype)
@@ -187,12 +209,34 @@ def is_floating(dtype) -> bool:
     return dtype.kind == "f" or dtype == bfloat16
 
 
+def is_complex(dtype) -> bool:
+    """True for complex64 and complex128."""
+    return dtype.kind == "c"
+
+
+def is_inexact(dtype) -> bool:
+    """True for floating and complex dtypes: those of tensors that have gradients."""
+    return dtype.kind in "fc" or dtype == bfloat16
+
+
+def complex_of(dtype) -> np.dtype:
+    """The complex dtype whose parts hold a floating dtype: complex128 for float64, else complex64; itself if complex."""
+    return dtype if dtype.kind == "c" else complex128 if dtype == float64 else complex64
+
+
+def real_of(dtype) -> np.dtype:
+    """The dtype of the parts of a complex dtype; any other dtype itself."""
+    return dtype if dtype.kind != "c" else float32 if dtype == complex64 else float64
+
+
 def is_integer(dtype) -> bool:
     """True for signed and unsigned integers (not bool)."""
     return dtype.kind in "iu"
 
 
 def _category(dtype) -> int:
+    if dtype.kind == "c":
+        return _COMPLEX
     return _FLOAT if is_floating(dtype) else _INT if dtype.kind in "iu" else _BOOL
 
 
@@ -201,7 +245,8 @@ def promote_types(a, b) -> np.dtype:
     """The dtype that holds both, as torch.promote_types: int64 with float32 is float32."""
     ca, cb = _category(a), _category(b)
     if ca != cb:
-        return a if ca > cb else b
+        high, low = (a, b) if ca > cb else (b, a)
+        return np.promote_types(high, complex_of(low)) if min(ca, cb) == _FLOAT else high
     if a == b:
         return a
     if bfloat16 in (a, b):
@@ -216,12 +261,13 @@ def result_type(operands) -> np.dtype:
     """The dtype of an op over `operands`: (dtype, rank) pairs, and bare Python types for scalars.
 
     PyTorch's rule: tensors with dimensions decide; a 0-d tensor counts only when its category
-    (bool < integer < floating) is higher; a Python scalar only when its category is higher still.
+    (bool < integer < floating < complex) is higher; a Python scalar only when its category is higher still.
+    Floating operands beside a complex one of lower rank keep their precision.
     """
     ranked: list[np.dtype | None] = [None, None, None]
     for operand in operands:
         if isinstance(operand, type):
-            level, dtype = 2, bool_ if operand is bool else int64 if operand is int else default_float
+            level, dtype = 2, bool_ if operand is bool else int64 if operand is int else as_dtype(operand)
         else:
             level, dtype = (0 if operand[1] > 0 else 1), operand[0]
         current = ranked[level]
@@ -229,7 +275,8 @@ def result_type(operands) -> np.dtype:
     result: np.dtype | None = None
     for current in ranked:
         if current is not None and (result is None or _category(current) > _category(result)):
-            result = current
+            is_kept = result is not None and is_floating(result)
+            result = complex_of(result) if is_kept and current.kind == "c" else current
     assert result is not None
     return result
 
@@ -256,17 +303,18 @@ def get_default_dtype() -> np.dtype:
 
 
 def can_cast(from_, to) -> bool:
-    """Whether a result of dtype `from_` may be written in dtype `to`: floats not in integers, nor integers in bool."""
+    """Whether a result of dtype `from_` may be written in dtype `to`: complex not in floats, floats not in integers,
+    nor integers in bool."""
     return _category(as_dtype(from_)) <= _category(as_dtype(to))
 
 
 class finfo:
-    """The limits of a floating dtype (default: the default one), as torch.finfo."""
+    """The limits of a floating dtype (default: the default one), as torch.finfo; of a complex one, those of its parts."""
 
     __slots__ = ("bits", "dtype", "eps", "max", "min", "resolution", "smallest_normal", "tiny")
 
     def __init__(self, dtype=None):
-        kind = default_float if dtype is None else as_dtype(dtype)
+        kind = default_float if dtype is None else real_of(as_dtype(dtype))
         _expect(is_floating(kind), "finfo", "a floating", "iinfo", kind)
         info = ml_dtypes.finfo(kind)
         self.bits: int = int(info.bits)

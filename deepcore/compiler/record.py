@@ -785,7 +785,7 @@ class Recorder(Recorded):
         starts: dict[int, Any] = {}  # of states that this step has created; zeros where `init` has none
         for p in self._stateless:
             state = optimizer.state[p]
-            starts |= {id(state[name]): value for name, value in optimizer.init(p).items() if name in state}
+            starts |= {id(state[name]): value for name, value in optimizer.start(p).items() if name in state}
         for array in arrays:
             if not array.size:
                 continue

@@ -220,7 +220,7 @@ class _Encoder:
                 f"an array of dtype {array.dtype} cannot be saved",
                 expected="one of " + ", ".join(dtypes.DTYPES),
                 where=_path_text(path),
-                fix="convert it first, for example array.astype('float32'); text goes in lists",
+                fix=safetensors.fix_for(array.dtype) + ("" if array.dtype.kind == "c" else "; text goes in lists"),
             )
         self.arrays[name] = array
         self._names[id(value)] = name

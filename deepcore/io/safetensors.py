@@ -73,6 +73,15 @@ for _name, _kind in _EIGHT_BITS.items():
     if hasattr(ml_dtypes, _kind):
         DTYPE_NAMES[np.dtype(getattr(ml_dtypes, _kind))] = _name
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+def fix_for(dtype: np.dtype) -> str:
+    """What to do with an array of a dtype that the format lacks."""
+    if dtype.kind == "c":
+        return "save both parts, dc.view_as_real(z), or 64 bits: z.to(dc.complex64)"
+    return "convert it first, for example array.astype('float32')"
+
+
 #: Bits per value, for the dtypes whose size is known.
 _BITS = {name: 8 * dtype.itemsize for name, dtype in _DTYPES.items()} | {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
@@ -123,7 +132,7 @@ def _layout(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | Non
             raise DTypeError(
                 f"safetensors cannot hold dtype {array.dtype} (entry {name!r})",
                 expected="one of " + ", ".join(str(d) for d in DTYPE_NAMES),
-                fix="convert it first, for example array.astype('float32')",
+                fix=fix_for(array.dtype),
             )
         arrays[name] = np.require(array, array.dtype.newbyteorder("<"), "C")
     order = sorted(arrays, key=lambda name: -arrays[name].dtype.itemsize)  # stable: every tensor stays aligned

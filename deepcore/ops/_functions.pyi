@@ -7,7 +7,7 @@ from typing import Any
 from deepcore.ops.reduction import ValuesAndIndices
 from deepcore.tensor import Tensor
 
-Operand = Tensor | builtins.float | builtins.int | builtins.bool
+Operand = Tensor | builtins.complex | builtins.float | builtins.int | builtins.bool
 
 def abs(input: Tensor) -> Tensor:
     """|input|"""
@@ -67,7 +67,7 @@ def addr(input: Tensor, vec1: Any, vec2: Tensor, *, beta: Any = ..., alpha: Any 
     """beta · input + alpha · (vec1 ⊗ vec2)"""
 
 def adjoint(input: Tensor) -> Tensor:
-    """The last two dimensions exchanged; a view"""
+    """The last two dimensions exchanged, a view; of complex numbers the conjugates"""
 
 def affine_grid(theta: Any, size: Any, align_corners: builtins.bool = ...) -> Tensor:
     """grid[n, y, x] = theta[n] · (x', y', 1), where x' and y' go from -1 to 1 over the image, for `grid_sample`."""
@@ -86,6 +86,9 @@ def amin(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
 
 def aminmax(input: Tensor, *, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Any:
     """(min, max) over one dimension (None: all); equal ones share the gradient"""
+
+def angle(input: Tensor) -> Tensor:
+    """The angle of a number with the positive axis, in radians (−π … π); of a real number 0, π below 0, or NaN"""
 
 def any(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
     """Whether some element over `dim` (None: of all) is non-zero; uint8 for uint8, else bool"""
@@ -249,6 +252,15 @@ def column_stack(tensors: Sequence[Tensor]) -> Tensor:
 def combinations(input: Tensor, r: builtins.int = ..., with_replacement: builtins.bool = ...) -> Tensor:
     """All sets of `r` elements of a vector, in order, as rows"""
 
+def complex(real: Any, imag: Any) -> Tensor:
+    """real + i · imag, of tensors of one floating dtype; the shapes broadcast"""
+
+def conj(input: Tensor) -> Tensor:
+    """The complex conjugate, computed at once; a real tensor itself"""
+
+def conj_physical(input: Tensor) -> Tensor:
+    """The complex conjugate; a real tensor itself"""
+
 def contiguous(input: Tensor, memory_format: Any = ...) -> Tensor:
     """The tensor itself if its memory is in row order, else a copy that is"""
 
@@ -274,7 +286,7 @@ def copysign(input: Tensor, other: Operand) -> Tensor:
     """|input| with the sign of other"""
 
 def corrcoef(input: Tensor) -> Tensor:
-    """The correlations of variables in rows, of observations in columns, limited to −1 … 1"""
+    """The correlations of variables in rows, of observations in columns, limited to −1 … 1 (complex ones, both parts)"""
 
 def cos(input: Tensor) -> Tensor:
     """cosine, in radians"""
@@ -286,7 +298,7 @@ def count_nonzero(input: Tensor, dim: Any = ...) -> Tensor:
     """How many elements over `dim` (None: of all) are non-zero"""
 
 def cov(input: Tensor, *, correction: builtins.int = ..., fweights: Any = ..., aweights: Any = ...) -> Tensor:
-    """The covariances of variables in rows, of observations in columns: Σ w (x − x̄)(y − ȳ) / (Σ w − correction)"""
+    """The covariances of variables in rows, of observations in columns: Σ w (x − x̄) conj(y − ȳ) / (Σ w − correction)"""
 
 def cross(input: Tensor, other: Operand, dim: builtins.int | None = ...) -> Tensor:
     """The cross product along `dim`, by default the first dimension of length 3; the other dimensions broadcast"""
@@ -489,6 +501,9 @@ def hypot(input: Tensor, other: Operand) -> Tensor:
 def i0(input: Tensor) -> Tensor:
     """the modified Bessel function of the first kind of order 0"""
 
+def imag(input: Tensor) -> Tensor:
+    """The imaginary part, a view. A real tensor has none: `DTypeError`"""
+
 def index_add(input: Tensor, dim: builtins.int, index: Tensor, source: Any, *, alpha: Any = ...) -> Tensor:
     """`input` with alpha · the slices of `source` added at the indices of `dim`; equal indices add up"""
 
@@ -535,7 +550,10 @@ def isposinf(input: Tensor) -> Tensor:
     """input is +∞"""
 
 def isreal(input: Tensor) -> Tensor:
-    """true: tensors are real"""
+    """the imaginary part is 0, as that of every real number"""
+
+def istft(input: Tensor, n_fft: builtins.int, hop_length: builtins.int | None = ..., win_length: builtins.int | None = ..., window: Any = ..., center: builtins.bool = ..., normalized: builtins.bool = ..., onesided: builtins.bool | None = ..., length: builtins.int | None = ..., return_complex: builtins.bool = ...) -> Tensor:
+    """The inverse of `stft` with the same arguments: (…, frequencies, frames) to (…, L)."""
 
 def kron(input: Tensor, other: Operand) -> Tensor:
     """The Kronecker product: every element of input times all of other, as blocks"""
@@ -804,6 +822,9 @@ def pixel_shuffle(input: Tensor, upscale_factor: builtins.int) -> Tensor:
 def pixel_unshuffle(input: Tensor, downscale_factor: builtins.int) -> Tensor:
     """The inverse of `pixel_shuffle`: (*, C, H·r, W·r) → (*, C·r², H, W)."""
 
+def polar(abs: Any, angle: Any) -> Tensor:
+    """abs · (cos angle + i sin angle)"""
+
 def polygamma(n: Any, input: Tensor) -> Tensor:
     """The n-th derivative of ψ: (−1)ⁿ⁺¹ n! ζ(n + 1, input); n = 0 is `digamma`."""
 
@@ -834,6 +855,9 @@ def rad2deg(input: Tensor) -> Tensor:
 def ravel(input: Tensor) -> Tensor:
     """All elements in one dimension"""
 
+def real(input: Tensor) -> Tensor:
+    """The real part, a view; a real tensor itself"""
+
 def reciprocal(input: Tensor) -> Tensor:
     """1 / input"""
 
@@ -863,6 +887,12 @@ def reshape(input: Tensor, *args: Any, shape: Any = ...) -> Tensor:
 
 def reshape_as(input: Tensor, other: Operand) -> Tensor:
     """`reshape` with the shape of `other`"""
+
+def resolve_conj(input: Tensor) -> Tensor:
+    """The tensor itself: conjugates are computed at once"""
+
+def resolve_neg(input: Tensor) -> Tensor:
+    """The tensor itself: negatives are computed at once"""
 
 def rnn_relu(input: Tensor, hx: Any, params: Any, has_biases: builtins.bool, num_layers: builtins.int, dropout: builtins.float, train: builtins.bool, bidirectional: builtins.bool, batch_first: builtins.bool = ...) -> builtins.tuple[Tensor, ...]:
     """(output, hₙ) of stacked RNN layers with relu: what `nn.RNN` computes. `params` as in its state dict, `hx` is h₀."""
@@ -912,13 +942,13 @@ def select_scatter(input: Tensor, src: Tensor, dim: builtins.int, index: builtin
 def selu(input: Tensor, inplace: builtins.bool = ...) -> Tensor:
     """1.0507 · (x for x > 0, 1.6733 · (eˣ − 1) otherwise) (Klambauer et al. 2017). `inplace` changes nothing."""
 
+def sgn(input: Tensor) -> Tensor:
+    """input / |input|, and 0 at 0; the `sign` of real numbers"""
+
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + e⁻ˣ)"""
 
 def sign(input: Tensor) -> Tensor:
-    """−1, 0 or 1; 0 for NaN"""
-
-def sgn(input: Tensor) -> Tensor:
     """−1, 0 or 1; 0 for NaN"""
 
 def signbit(input: Tensor) -> Tensor:
@@ -981,6 +1011,9 @@ def std(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any =
 def std_mean(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Any:
     """(`std`, `mean`) over `dim` (None: all)"""
 
+def stft(input: Tensor, n_fft: builtins.int, hop_length: builtins.int | None = ..., win_length: builtins.int | None = ..., window: Any = ..., center: builtins.bool = ..., pad_mode: builtins.str = ..., normalized: builtins.bool = ..., onesided: builtins.bool | None = ..., return_complex: builtins.bool | None = ..., align_to_window: builtins.bool | None = ...) -> Tensor:
+    """X[…, k, t] = Σⱼ window[j] · input[…, t · hop + j] e^(−2πi jk/n_fft): (L) or (B, L) to (…, frequencies, frames)."""
+
 def sub(input: Tensor, other: Operand, *, alpha: Any = ...) -> Tensor:
     """input − alpha · other"""
 
@@ -994,7 +1027,7 @@ def sum_to_size(input: Tensor, *size: Any) -> Tensor:
     """Σ over the dimensions that broadcasting from `size` would add or stretch"""
 
 def svd(input: Tensor, some: builtins.bool = ..., compute_uv: builtins.bool = ...) -> Any:
-    """(U, S, V), reduced where `some`: V is the transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
+    """(U, S, V), reduced where `some`: V is the conjugate transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
 
 def t(input: Tensor) -> Tensor:
     """The transpose of a matrix; a vector or number as it is"""
@@ -1084,19 +1117,25 @@ def vander(x: Any, N: builtins.int | None = ..., increasing: builtins.bool = ...
     """The powers N − 1 to 0 of each number, as rows; from 0 up where `increasing`"""
 
 def var(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
-    """Σ(x − mean)² / (n − correction) over `dim` (None: all); correction 1 by default"""
+    """Σ|x − mean|² / (n − correction) over `dim` (None: all); correction 1 by default"""
 
 def var_mean(input: Tensor, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Any:
     """(`var`, `mean`) over `dim` (None: all)"""
 
 def vdot(input: Tensor, other: Operand) -> Tensor:
-    """Σ input · other for two vectors"""
+    """Σ conj(input) · other for two vectors"""
 
 def view(input: Tensor, *shape: Any) -> Tensor:
     """`reshape` that never copies; raises where the memory does not allow it"""
 
 def view_as(input: Tensor, other: Operand) -> Tensor:
     """`view` with the shape of `other`"""
+
+def view_as_complex(input: Tensor) -> Tensor:
+    """A complex view (…) of pairs (…, 2) of float32 or float64 numbers, which lie side by side in memory"""
+
+def view_as_real(input: Tensor) -> Tensor:
+    """A real view (…, 2) of complex numbers (…): real and imaginary parts lie side by side in the last dimension"""
 
 def vsplit(input: Tensor, indices_or_sections: Any) -> builtins.tuple[Tensor, ...]:
     """Parts of the first dimension"""

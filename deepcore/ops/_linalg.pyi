@@ -7,10 +7,10 @@ from typing import Any
 from deepcore.ops.reduction import ValuesAndIndices
 from deepcore.tensor import Tensor
 
-Operand = Tensor | builtins.float | builtins.int | builtins.bool
+Operand = Tensor | builtins.complex | builtins.float | builtins.int | builtins.bool
 
 def cholesky(A: Any, *, upper: builtins.bool = ...) -> Tensor:
-    """The lower triangular L with A = L Lᵀ, or with `upper` its transpose; A is symmetric and positive definite."""
+    """The lower triangular L with A = L Lᴴ, or with `upper` Lᴴ; A is symmetric (Hermitian) and positive definite."""
 
 def cond(A: Any, p: Any = ...) -> Tensor:
     """‖A‖ₚ ‖A⁻¹‖ₚ, the condition number; p None is 2. Infinite where A is singular"""
@@ -25,10 +25,10 @@ def diagonal(A: Any, *, offset: builtins.int = ..., dim1: builtins.int = ..., di
     """The diagonals of matrices, as the last dimension; a view"""
 
 def eigh(A: Any, UPLO: builtins.str = ...) -> Any:
-    """(eigenvalues in ascending order, eigenvectors as columns) of symmetric matrices; `UPLO`: the triangle that is read"""
+    """(eigenvalues in ascending order, eigenvectors as columns) of symmetric or Hermitian matrices"""
 
 def eigvalsh(A: Any, UPLO: builtins.str = ...) -> Tensor:
-    """The eigenvalues of symmetric matrices in ascending order; `UPLO`: the triangle that is read"""
+    """The eigenvalues of symmetric or Hermitian matrices in ascending order; `UPLO`: the triangle that is read"""
 
 def inv(A: Any) -> Tensor:
     """A⁻¹; raises `LinAlgError` for a singular matrix"""
@@ -88,7 +88,7 @@ def vander(x: Any, N: builtins.int | None = ...) -> Tensor:
     """The powers 0 to N − 1 (default: as many as there are numbers) of each number, as rows"""
 
 def vecdot(x: Any, y: Any, *, dim: builtins.int = ...) -> Tensor:
-    """Σ x · y along `dim`; the shapes broadcast"""
+    """Σ conj(x) · y along `dim`; the shapes broadcast"""
 
 def vector_norm(x: Any, ord: Any = ..., dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """(Σ |x|ᵒʳᵈ)^(1/ord) over `dim` (None: all elements); ord ∞ and −∞: the largest and smallest |x|, 0: a count"""

@@ -7,13 +7,15 @@ from typing import Any
 from deepcore.ops.reduction import ValuesAndIndices
 from deepcore.tensor import Tensor
 
-Operand = Tensor | builtins.float | builtins.int | builtins.bool
+Operand = Tensor | builtins.complex | builtins.float | builtins.int | builtins.bool
 
 class TensorMethods:
     T: Tensor
     mT: Tensor
     mH: Tensor
     H: Tensor
+    real: Tensor
+    imag: Tensor
 
     def abs(self) -> Tensor:
         """|input|"""
@@ -55,7 +57,7 @@ class TensorMethods:
         """beta · input + alpha · (vec1 ⊗ vec2)"""
 
     def adjoint(self) -> Tensor:
-        """The last two dimensions exchanged; a view"""
+        """The last two dimensions exchanged, a view; of complex numbers the conjugates"""
 
     def alias(self) -> Tensor:
         """The same elements as a new tensor over the same memory"""
@@ -71,6 +73,9 @@ class TensorMethods:
 
     def aminmax(self, *, dim: builtins.int | None = ..., keepdim: builtins.bool = ...) -> Any:
         """(min, max) over one dimension (None: all); equal ones share the gradient"""
+
+    def angle(self) -> Tensor:
+        """The angle of a number with the positive axis, in radians (−π … π); of a real number 0, π below 0, or NaN"""
 
     def any(self, dim: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
         """Whether some element over `dim` (None: of all) is non-zero; uint8 for uint8, else bool"""
@@ -183,6 +188,12 @@ class TensorMethods:
     def combinations(self, r: builtins.int = ..., with_replacement: builtins.bool = ...) -> Tensor:
         """All sets of `r` elements of a vector, in order, as rows"""
 
+    def conj(self) -> Tensor:
+        """The complex conjugate, computed at once; a real tensor itself"""
+
+    def conj_physical(self) -> Tensor:
+        """The complex conjugate; a real tensor itself"""
+
     def contiguous(self, memory_format: Any = ...) -> Tensor:
         """The tensor itself if its memory is in row order, else a copy that is"""
 
@@ -190,7 +201,7 @@ class TensorMethods:
         """|input| with the sign of other"""
 
     def corrcoef(self) -> Tensor:
-        """The correlations of variables in rows, of observations in columns, limited to −1 … 1"""
+        """The correlations of variables in rows, of observations in columns, limited to −1 … 1 (complex ones, both parts)"""
 
     def cos(self) -> Tensor:
         """cosine, in radians"""
@@ -202,7 +213,7 @@ class TensorMethods:
         """How many elements over `dim` (None: of all) are non-zero"""
 
     def cov(self, *, correction: builtins.int = ..., fweights: Any = ..., aweights: Any = ...) -> Tensor:
-        """The covariances of variables in rows, of observations in columns: Σ w (x − x̄)(y − ȳ) / (Σ w − correction)"""
+        """The covariances of variables in rows, of observations in columns: Σ w (x − x̄) conj(y − ȳ) / (Σ w − correction)"""
 
     def cross(self, other: Operand, dim: builtins.int | None = ...) -> Tensor:
         """The cross product along `dim`, by default the first dimension of length 3; the other dimensions broadcast"""
@@ -421,7 +432,10 @@ class TensorMethods:
         """input is +∞"""
 
     def isreal(self) -> Tensor:
-        """true: tensors are real"""
+        """the imaginary part is 0, as that of every real number"""
+
+    def istft(self, n_fft: builtins.int, hop_length: builtins.int | None = ..., win_length: builtins.int | None = ..., window: Any = ..., center: builtins.bool = ..., normalized: builtins.bool = ..., onesided: builtins.bool | None = ..., length: builtins.int | None = ..., return_complex: builtins.bool = ...) -> Tensor:
+        """The inverse of `stft` with the same arguments: (…, frequencies, frames) to (…, L)."""
 
     def kron(self, other: Operand) -> Tensor:
         """The Kronecker product: every element of input times all of other, as blocks"""
@@ -699,6 +713,12 @@ class TensorMethods:
     def reshape_as(self, other: Operand) -> Tensor:
         """`reshape` with the shape of `other`"""
 
+    def resolve_conj(self) -> Tensor:
+        """The tensor itself: conjugates are computed at once"""
+
+    def resolve_neg(self) -> Tensor:
+        """The tensor itself: negatives are computed at once"""
+
     def roll(self, shifts: Any, dims: Any = ...) -> Tensor:
         """Elements moved by `shifts` along `dims`, around the end"""
 
@@ -729,13 +749,13 @@ class TensorMethods:
     def selu(self, inplace: builtins.bool = ...) -> Tensor:
         """1.0507 · (x for x > 0, 1.6733 · (eˣ − 1) otherwise) (Klambauer et al. 2017). `inplace` changes nothing."""
 
+    def sgn(self) -> Tensor:
+        """input / |input|, and 0 at 0; the `sign` of real numbers"""
+
     def sigmoid(self) -> Tensor:
         """1 / (1 + e⁻ˣ)"""
 
     def sign(self) -> Tensor:
-        """−1, 0 or 1; 0 for NaN"""
-
-    def sgn(self) -> Tensor:
         """−1, 0 or 1; 0 for NaN"""
 
     def signbit(self) -> Tensor:
@@ -792,6 +812,9 @@ class TensorMethods:
     def std(self, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
         """√var; its gradient is 0 where the deviation is 0"""
 
+    def stft(self, n_fft: builtins.int, hop_length: builtins.int | None = ..., win_length: builtins.int | None = ..., window: Any = ..., center: builtins.bool = ..., pad_mode: builtins.str = ..., normalized: builtins.bool = ..., onesided: builtins.bool | None = ..., return_complex: builtins.bool | None = ..., align_to_window: builtins.bool | None = ...) -> Tensor:
+        """X[…, k, t] = Σⱼ window[j] · input[…, t · hop + j] e^(−2πi jk/n_fft): (L) or (B, L) to (…, frequencies, frames)."""
+
     def sub(self, other: Operand, *, alpha: Any = ...) -> Tensor:
         """input − alpha · other"""
 
@@ -805,7 +828,7 @@ class TensorMethods:
         """Σ over the dimensions that broadcasting from `size` would add or stretch"""
 
     def svd(self, some: builtins.bool = ..., compute_uv: builtins.bool = ...) -> Any:
-        """(U, S, V), reduced where `some`: V is the transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
+        """(U, S, V), reduced where `some`: V is the conjugate transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
 
     def t(self) -> Tensor:
         """The transpose of a matrix; a vector or number as it is"""
@@ -880,10 +903,10 @@ class TensorMethods:
         """With a new dimension of length 1 at `dim`; a view"""
 
     def var(self, dim: Any = ..., unbiased: Any = ..., *, correction: Any = ..., keepdim: builtins.bool = ...) -> Tensor:
-        """Σ(x − mean)² / (n − correction) over `dim` (None: all); correction 1 by default"""
+        """Σ|x − mean|² / (n − correction) over `dim` (None: all); correction 1 by default"""
 
     def vdot(self, other: Operand) -> Tensor:
-        """Σ input · other for two vectors"""
+        """Σ conj(input) · other for two vectors"""
 
     def view(self, *shape: Any) -> Tensor:
         """`reshape` that never copies; raises where the memory does not allow it"""
@@ -984,12 +1007,15 @@ class TensorMethods:
     def bool(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def byte(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def cauchy_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def cdouble(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def ceil_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def cfloat(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def char(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def clamp_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def clamp_max_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def clamp_min_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def clip_(self, *args: Any, **kwargs: Any) -> Tensor: ...
+    def conj_physical_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def copy_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def copysign_(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def cos_(self, *args: Any, **kwargs: Any) -> Tensor: ...

@@ -7,7 +7,7 @@ from typing import Any
 from deepcore.ops.reduction import ValuesAndIndices
 from deepcore.tensor import Tensor
 
-Operand = Tensor | builtins.float | builtins.int | builtins.bool
+Operand = Tensor | builtins.complex | builtins.float | builtins.int | builtins.bool
 
 def digamma(input: Tensor) -> Tensor:
     """ψ(input), the derivative of ln Γ"""

@@ -25,7 +25,7 @@ from deepcore.ops.trigonometric import tanh
 
 
 @functional
-@elementwise("float", vjp=lambda g, out: sigmoid_grad(g, out), aliases=("special.expit",))
+@elementwise("float", vjp=lambda g, out: sigmoid_grad(g, out), aliases=("special.expit",), complex="analytic")
 @in_float32
 def sigmoid(xp, input):
     """1 / (1 + e⁻ˣ)"""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from deepcore.autograd import apply, constant
+from deepcore.autograd.graph import conj
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError
 from deepcore.ops.common import in_float32, no_bool, zeros
 from deepcore.ops.comparison import where
 from deepcore.ops.exponential import log
+from deepcore.ops.parts import imag_p, real_p
 from deepcore.ops.registry import (
     Tensor,
     as_number,
@@ -30,18 +32,24 @@ def _no_zero(name: str, divisor) -> None:
         )
 
 
-@elementwise("numeric", vjp=(lambda g: g, lambda g: g), public=False, wide=True)
+@elementwise("numeric", vjp=(lambda g: g, lambda g: g), public=False, wide=True, complex=True)
 def add_p(xp, input, other):
     return xp.add(input, other)
 
 
-@elementwise("numeric", vjp=(lambda g: g, lambda g: neg(g)), public=False, wide=True)
+@elementwise("numeric", vjp=(lambda g: g, lambda g: neg(g)), public=False, wide=True, complex=True)
 def sub_p(xp, input, other):
     no_bool("sub", "use logical_xor, or convert with .int()", input, other)
     return xp.subtract(input, other)
 
 
-@elementwise("numeric", vjp=(lambda g, other: g * other, lambda g, input: g * input), aliases=("multiply",), wide=True)
+@elementwise(
+    "numeric",
+    vjp=(lambda g, other: g * other, lambda g, input: g * input),
+    aliases=("multiply",),
+    wide=True,
+    complex="analytic",
+)
 def mul(xp, input, other):
     """input · other"""
     return xp.multiply(input, other)
@@ -58,6 +66,7 @@ def weigh(xp, input, other):
     vjp=(lambda g, other: g / other, lambda g, input, other: neg(g * ((input / other) / other))),
     examples=binary_samples(other_low=0.5),
     wide=True,
+    complex="analytic",
 )
 def true_divide(xp, input, other):
     """input / other; integers give float32"""
@@ -120,7 +129,7 @@ def _with_alpha(op, input, other, alpha):
     if dtype.itemsize == 2 and dt.is_floating(dtype):
         input, other = (cast(t, dt.float32) if isinstance(t, Tensor) else t for t in (input, other))
         return cast(op(input, mul(other, alpha)), dtype)
-    if not dt.is_floating(dtype) and not isinstance(other, Tensor):
+    if not dt.is_inexact(dtype) and not isinstance(other, Tensor):
         return op(input, other * alpha)
     return op(input, mul(other, alpha))
 
@@ -128,7 +137,14 @@ def _with_alpha(op, input, other, alpha):
 def check_factor(name: str, dtype, **factor) -> None:
     """Raise if a scalar factor, passed by its keyword, is of another kind than `dtype` or out of its range."""
     ((key, value),) = factor.items()
-    is_integer = not dt.is_floating(dtype)
+    is_integer = not dt.is_inexact(dtype)
+    if isinstance(value, complex) and dtype.kind != "c":
+        raise DTypeError(
+            f"{name}: {key} must be of the result's kind",
+            expected=f"a real number, as the result is {dt.name_of(dtype)}",
+            received=f"{key}={value!r}",
+            fix="input.cfloat()",
+        )
     if (isinstance(value, float) and is_integer) or (isinstance(value, bool) and dtype != dt.bool_):
         raise DTypeError(
             f"{name}: {key} must be of the result's kind",
@@ -170,7 +186,7 @@ def _trunc_divide(xp, input, other):
     return quotient + inexact.astype(quotient.dtype)
 
 
-@elementwise("numeric", vjp=lambda g: neg(g), aliases=("negative",))
+@elementwise("numeric", vjp=lambda g: neg(g), aliases=("negative",), complex=True)
 def neg(xp, input):
     """−input"""
     no_bool("neg", "use logical_not", input)
@@ -183,13 +199,32 @@ def positive(input):
     return constant("positive", input)
 
 
-@elementwise("numeric", vjp=lambda g, input: g * sign(input), aliases=("absolute",))
+def _abs_back(g, input):
+    return g * (sgn_p(input) if input._data.dtype.kind == "c" else sign(input))
+
+
+@elementwise("numeric", vjp=_abs_back, aliases=("absolute",), complex=True)
 def abs(xp, input):
     """|input|"""
     return xp.absolute(input)
 
 
-@elementwise("numeric", vjp=lambda g: zeros(g), aliases=("sgn",))
+def _sgn_back(g, input, out):
+    """The part of g across the direction of z, divided by |z|."""
+    size = abs(input)
+    zero = size == 0
+    along = real_p(g * conj(out)) * out
+    return where(zero, 0.0, (g - along) / where(zero, 1.0, size))
+
+
+@primitive(vjp=_sgn_back, complex=True)
+def sgn_p(xp, input):
+    """z / |z|, and 0 at 0."""
+    size = xp.absolute(input)
+    return xp.where(size == 0, xp.zeros((), dtype=input.dtype), input / xp.where(size == 0, xp.ones_like(size), size))
+
+
+@elementwise("numeric", vjp=lambda g: zeros(g))
 def sign(xp, input):
     """−1, 0 or 1; 0 for NaN"""
     if input.dtype == dt.bool_:
@@ -199,7 +234,7 @@ def sign(xp, input):
     return xp.where(is_unit, out, xp.zeros((), dtype=out.dtype)) if dt.is_floating(out.dtype) else out
 
 
-@elementwise("numeric", vjp=lambda g, input: g * (input * 2.0))
+@elementwise("numeric", vjp=lambda g, input: g * (input * 2.0), complex="analytic")
 def square(xp, input):
     """input²"""
     if input.dtype == dt.bool_:
@@ -207,20 +242,22 @@ def square(xp, input):
     return xp.multiply(input, input)
 
 
-@elementwise("float", vjp=lambda g, out: g / (out * 2.0), examples=unary_samples(0.2, 3))
+@elementwise("float", vjp=lambda g, out: g / (out * 2.0), examples=unary_samples(0.2, 3), complex="analytic")
 def sqrt(xp, input):
     """√input"""
     return xp.sqrt(input)
 
 
-@elementwise("float", vjp=lambda g, out: g * (out * out * out) * -0.5, examples=unary_samples(0.3, 3))
+@elementwise(
+    "float", vjp=lambda g, out: g * (out * out * out) * -0.5, examples=unary_samples(0.3, 3), complex="analytic"
+)
 @in_float32
 def rsqrt(xp, input):
     """1 / √input"""
     return xp.reciprocal(xp.sqrt(input))
 
 
-@elementwise("float", vjp=lambda g, out: neg(g * (out * out)), examples=unary_samples(0.5, 3))
+@elementwise("float", vjp=lambda g, out: neg(g * (out * out)), examples=unary_samples(0.5, 3), complex="analytic")
 def reciprocal(xp, input):
     """1 / input"""
     return xp.true_divide(xp.ones((), dtype=input.dtype), input)
@@ -243,13 +280,14 @@ def _pow_base(g, input, other):
 
 
 def _pow_exponent(g, input, other, out):
-    flat = (input == 0) & (other >= 0)
+    is_complex = other._data.dtype.kind == "c"
+    flat = (input == 0) & ((imag_p(other) == 0) & (real_p(other) >= 0) if is_complex else other >= 0)
     return where(flat, 0.0, g * (out * log(where(flat, 1.0, input))))
 
 
 def _no_negative_power(input, other) -> None:
     exponent = as_number(other)
-    if exponent is not None and exponent < 0 and type(exponent) is int and not dt.is_floating(input.dtype):
+    if type(exponent) is int and exponent < 0 and not dt.is_inexact(input.dtype):
         raise ArgumentError(
             "whole numbers to a negative power are fractions, which an integer dtype cannot hold",
             received=f"{dt.name_of(input.dtype)} ** {exponent}",
@@ -257,10 +295,10 @@ def _no_negative_power(input, other) -> None:
         )
 
 
-@elementwise("numeric", vjp=(_pow_base, _pow_exponent), check=_no_negative_power, public=False)
+@elementwise("numeric", vjp=(_pow_base, _pow_exponent), check=_no_negative_power, public=False, complex="analytic")
 def pow_p(xp, input, other):
     no_bool("pow", "convert with .int()", input)
-    if dt.is_floating(input.dtype) or input.dtype.kind in "bu":
+    if dt.is_inexact(input.dtype) or input.dtype.kind in "bu":
         return xp.power(input, other)
     negative = other < 0
     odd = (other & 1).astype(dt.bool_)
@@ -283,7 +321,11 @@ def _power_back(g, input, exponent):
     return g * (input * 2.0 if exponent == 2 else pow(input, exponent - 1) * exponent)
 
 
-@primitive(vjp=_power_back, batch="elementwise")
+@primitive(
+    vjp=_power_back,
+    complex="analytic",
+    batch="elementwise",
+)
 @in_float32
 def _power(xp, input, *, exponent):
     return _PRODUCTS[exponent](xp, input)
@@ -299,6 +341,7 @@ def pow(input, other):
         input = constant("pow", input)
     if isinstance(input, Tensor) and not isinstance(other, Tensor) and input.dtype != dt.bool_:
         exponent = as_number(other)
-        if exponent in _PRODUCTS and (dt.is_floating(input.dtype) or (exponent in (2, 3) and type(exponent) is int)):
+        is_product = exponent in _PRODUCTS and type(exponent) is not complex
+        if is_product and (dt.is_inexact(input.dtype) or (exponent in (2, 3) and type(exponent) is int)):
             return apply(_power, (input,), {"exponent": exponent})
     return pow_p(input, other)

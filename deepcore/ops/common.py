@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from deepcore.autograd import apply, mode
+from deepcore.autograd.graph import not_complex
 from deepcore.backend import dtypes as dt
 from deepcore.errors import DTypeError
 from deepcore.ops.registry import Tensor, primitive, promote
@@ -16,7 +17,12 @@ def zeros(g: Tensor) -> Tensor:
     return made(g.backend.zeros(g.shape, dtype=g.dtype), g.backend)
 
 
-@primitive(vjp=(lambda g: g, lambda g: zeros(g)), batch="leading", jvp="elementwise")
+@primitive(
+    vjp=(lambda g: g, lambda g: zeros(g)),
+    complex=True,
+    batch="leading",
+    jvp="elementwise",
+)
 def _flat(xp, value, of):
     return value.copy()
 
@@ -43,9 +49,16 @@ def no_bool(name: str, fix: str, *inputs) -> None:
         raise DTypeError(f"{name} is not defined for bool tensors", fix=fix)
 
 
+def ordered(name: str, input: Tensor) -> Tensor:
+    """`input`, which has an order: complex numbers have none, and raise."""
+    if input._data.dtype.kind == "c":
+        raise not_complex(name, input)
+    return input
+
+
 def float_op(op, input, **params) -> Tensor:
     """Apply an op of one tensor and numbers; an integer tensor becomes float32."""
-    if not isinstance(input, Tensor) or not dt.is_floating(input._data.dtype):
+    if not isinstance(input, Tensor) or not dt.is_inexact(input._data.dtype):
         (input,) = promote(op.name, "float", input)
     for name, value in params.items():
         if not hasattr(value, "__float__"):

@@ -46,6 +46,7 @@ def minimum(xp, input, other):
         lambda g, condition: where(condition, g, 0.0),
         lambda g, condition: where(condition, 0.0, g),
     ),
+    complex=True,
     batch="elementwise",
     jvp="linear",
 )
@@ -127,13 +128,13 @@ def clamp(input, min=None, max=None):
     return where((above | lt(max, min)) & ordered, max, where(below, min, input))
 
 
-@elementwise("compare")
+@elementwise("compare", complex=True)
 def eq(xp, input, other):
     """input = other"""
     return xp.equal(input, other)
 
 
-@elementwise("compare", aliases=("not_equal",))
+@elementwise("compare", aliases=("not_equal",), complex=True)
 def ne(xp, input, other):
     """input ≠ other"""
     return xp.not_equal(input, other)
@@ -163,28 +164,32 @@ def ge(xp, input, other):
     return xp.greater_equal(input, other)
 
 
-@elementwise("logical")
+def _truth(x):
+    return x != 0 if x.dtype.kind == "c" else x
+
+
+@elementwise("logical", complex=True)
 def logical_and(xp, input, other):
     """both are non-zero"""
-    return xp.logical_and(input, other)
+    return xp.logical_and(_truth(input), _truth(other))
 
 
-@elementwise("logical")
+@elementwise("logical", complex=True)
 def logical_or(xp, input, other):
     """at least one is non-zero"""
-    return xp.logical_or(input, other)
+    return xp.logical_or(_truth(input), _truth(other))
 
 
-@elementwise("logical")
+@elementwise("logical", complex=True)
 def logical_xor(xp, input, other):
     """exactly one is non-zero"""
-    return xp.logical_xor(input, other)
+    return xp.logical_xor(_truth(input), _truth(other))
 
 
-@elementwise("logical")
+@elementwise("logical", complex=True)
 def logical_not(xp, input):
     """input is zero"""
-    return xp.logical_not(input)
+    return xp.logical_not(_truth(input))
 
 
 def _integer_samples(make):
@@ -217,19 +222,19 @@ def bitwise_not(xp, input):
     return xp.invert(input)
 
 
-@elementwise("logical")
+@elementwise("logical", complex=True)
 def isnan(xp, input):
     """input is NaN"""
     return xp.isnan(input)
 
 
-@elementwise("logical")
+@elementwise("logical", complex=True)
 def isinf(xp, input):
     """input is infinite"""
     return xp.isinf(input)
 
 
-@elementwise("logical")
+@elementwise("logical", complex=True)
 def isfinite(xp, input):
     """input is neither NaN nor infinite"""
     return xp.isfinite(input)

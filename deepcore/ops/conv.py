@@ -6,12 +6,13 @@ Three primitives serve all ranks: each is linear in both operands, and their gra
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from deepcore.autograd import apply, constant, mixed_backends
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.index import basic
+from deepcore.ops.parts import complex_p, imag_p, real_p
 from deepcore.ops.registry import Tensor, cast, composite, functional, is_half, primitive, sample, takes_arrays
 from deepcore.ops.shape import pad, permute_p, reshape_p, stack, unsqueeze
 
@@ -295,9 +296,18 @@ def _computed(op, operands: list[Tensor], params: dict) -> Tensor:
 # -- convolution --------------------------------------------------------------------------------------------------------
 
 
+def _of_parts(convolve: Callable[..., Tensor], image: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A convolution of complex numbers by four of their parts."""
+    (a, b), (c, d) = ((real_p(t), imag_p(t)) for t in (image, weight))
+    first, second = (None, None) if bias is None else (real_p(bias), imag_p(bias))
+    return complex_p(convolve(a, c, first) - convolve(b, d, None), convolve(a, d, second) + convolve(b, c, None))
+
+
 def _conv(name: str, rank: int, input, weight, bias, stride, padding, dilation, groups) -> Tensor:
     operands = _operands(name, input, weight, bias)
     image, filters = operands[:2]
+    if image._data.dtype.kind == "c":
+        return _of_parts(lambda x, w, b: _conv(name, rank, x, w, b, stride, padding, dilation, groups), *operands)
     steps, spread = numbers(name, "stride", stride, rank, 1), numbers(name, "dilation", dilation, rank, 1)
     _check(name, rank, image.shape, filters.shape, None if bias is None else operands[2].shape, groups)
     around = paddings(name, padding, filters.shape[2:], steps, spread)
@@ -437,6 +447,9 @@ def conv3d(
 def _conv_transpose(name: str, rank: int, input, weight, bias, stride, padding, output_padding, groups, dilation):
     operands = _operands(name, input, weight, bias)
     image, filters = operands[:2]
+    if image._data.dtype.kind == "c":
+        others = stride, padding, output_padding, groups, dilation
+        return _of_parts(lambda x, w, b: _conv_transpose(name, rank, x, w, b, *others), *operands)
     steps, spread = numbers(name, "stride", stride, rank, 1), numbers(name, "dilation", dilation, rank, 1)
     cut = numbers(name, "padding", padding, rank, 0)
     extra = numbers(name, "output_padding", output_padding, rank, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 
 from deepcore.autograd import Function, autocasting, mode
@@ -72,16 +73,27 @@ def to(
         backend, dtype = named_backend or backend, named_dtype or dtype
     out = input
     if dtype is not None and dtype != input.dtype:
-        out = cast(out, dtype)
+        out = _converted(out, dtype)
     if backend is not None and backend is not input.backend:
         out = _Transfer.apply(out, backend)
     copy = copy or (len(flags) > 1 and flags[1])
     return out.clone() if copy and out is input else out
 
 
+def _converted(t: Tensor, dtype) -> Tensor:
+    """`cast` for a user, who is warned where it drops imaginary parts, as in PyTorch."""
+    if t._data.dtype.kind == "c" and dtype.kind != "c" and dtype != dt.bool_:
+        warnings.warn(
+            "converting complex numbers to real ones drops their imaginary parts; z.real says so without a warning",
+            UserWarning,
+            stacklevel=3,
+        )
+    return cast(t, dtype, drop_imaginary=True)
+
+
 def _caster(name: str, dtype, doc: str):
     def convert(input):
-        return input if input.dtype == dtype else cast(input, dtype)
+        return input if input.dtype == dtype else _converted(input, dtype)
 
     convert.__name__ = convert.__qualname__ = name
     convert.__doc__ = doc
@@ -91,6 +103,7 @@ def _caster(name: str, dtype, doc: str):
 for _name, _dtype in (
     ("float", dt.float32), ("double", dt.float64), ("half", dt.float16), ("bfloat16", dt.bfloat16), ("long", dt.int64),
     ("int", dt.int32), ("short", dt.int16), ("char", dt.int8), ("byte", dt.uint8), ("bool", dt.bool_),
+    ("cfloat", dt.complex64), ("cdouble", dt.complex128),
 ):  # fmt: skip
     _caster(_name, _dtype, f"The tensor as {dt.name_of(_dtype)}")
 
@@ -98,7 +111,8 @@ for _name, _dtype in (
 _TYPES = {
     "FloatTensor": dt.float32, "DoubleTensor": dt.float64, "HalfTensor": dt.float16, "BFloat16Tensor": dt.bfloat16,
     "LongTensor": dt.int64, "IntTensor": dt.int32, "ShortTensor": dt.int16, "CharTensor": dt.int8,
-    "ByteTensor": dt.uint8, "BoolTensor": dt.bool_,
+    "ByteTensor": dt.uint8, "BoolTensor": dt.bool_, "ComplexFloatTensor": dt.complex64,
+    "ComplexDoubleTensor": dt.complex128,
 }  # fmt: skip
 
 
@@ -215,7 +229,7 @@ def copy_(self, source):
     if source.backend is not self.backend:
         source = to(source, self.backend)  # copy_ is an explicit transfer
     if source.dtype != self.dtype:
-        source = cast(source, self.dtype)
+        source = _converted(source, self.dtype)
     return write(self, broadcast_to(source, self.shape) if source.shape != self.shape else source)
 
 

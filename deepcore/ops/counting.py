@@ -10,6 +10,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.effects import untraceable
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.batching import by_example
+from deepcore.ops.common import ordered
 from deepcore.ops.registry import (
     Tensor,
     axis_names,
@@ -166,7 +167,7 @@ def histc(input, bins: int = 100, min=0, max=0):
     if bins < 1:
         raise ArgumentError("histc: bins is positive", received=str(bins))
     untraceable("a histogram, whose range depends on values")
-    flat = ravel(_comparable(input))
+    flat = ravel(_comparable(ordered("histc", input)))
     low, high = _limits("histc", flat, float(min), float(max), 1.0)
     xp, x = input.backend, flat._data
     wide = x.astype(dt.float64) if not dt.is_floating(x.dtype) else x

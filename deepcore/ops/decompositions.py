@@ -7,9 +7,20 @@ from collections import namedtuple
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, GradientError
 from deepcore.ops.comparison import where
-from deepcore.ops.lapack import _gaps, _quotient, _triangular, identity, matrices, mT
+from deepcore.ops.lapack import (
+    _gaps,
+    _quotient,
+    _triangular,
+    adjoint_array,
+    identity,
+    matrices,
+    mH,
+    mT,
+    real_diagonal,
+)
 from deepcore.ops.linalg import matmul
-from deepcore.ops.registry import composite, primitive, sample, takes_arrays
+from deepcore.ops.parts import real_p
+from deepcore.ops.registry import cast, composite, primitive, sample, takes_arrays
 from deepcore.ops.shape import cat, triu, unsqueeze
 from deepcore.tensor import made
 
@@ -28,19 +39,23 @@ def _qr_back(g, out, rows, complete):
     Q, R, gQ, gR = out[..., :rows, :], mT(out[..., rows:, :]), g[..., :rows, :], mT(g[..., rows:, :])
     if columns == k:
         return _qr_back_tall(gQ, gR, Q, R)
-    # A = (X | Y) and R = (U | V), where X = Q U, and V = Qᵀ Y.
+    # A = (X | Y) and R = (U | V), where X = Q U, and V = Qᴴ Y.
     U, gU, gV = R[..., :k], gR[..., :k], gR[..., k:]
-    gX = _qr_back_tall(gQ + matmul(matmul(Q, R[..., k:]), mT(gV)), gU, Q, U)
+    gX = _qr_back_tall(gQ + matmul(matmul(Q, R[..., k:]), mH(gV)), gU, Q, U)
     return cat([gX, matmul(Q, gV)], -1)
 
 
 def _qr_back_tall(gQ, gR, Q, R):
-    inner = triu(matmul(gR, mT(R)) - matmul(mT(Q), gQ))
-    whole = gQ + matmul(Q, inner + mT(triu(inner, 1)))
-    return mT(_triangular(R, mT(whole), upper=True, unit=False))
+    inner = triu(matmul(gR, mH(R)) - matmul(mH(Q), gQ))
+    whole = gQ + matmul(Q, real_diagonal(inner + mH(triu(inner, 1))))
+    return mH(_triangular(R, mH(whole), upper=True, unit=False))
 
 
-@primitive(vjp=_qr_back, batch="leading")
+@primitive(
+    vjp=_qr_back,
+    complex=True,
+    batch="leading",
+)
 def _qr(xp, A, *, rows, complete):
     """Q, and below it Rᵀ."""
     Q, R = xp.lapack("qr", A, mode="complete" if complete else "reduced")
@@ -51,7 +66,11 @@ def _no_qr_gradient(g):
     raise GradientError('the gradient of the QR decomposition needs Q, which mode="r" leaves out', fix='mode="reduced"')
 
 
-@primitive(vjp=_no_qr_gradient, batch="leading")
+@primitive(
+    vjp=_no_qr_gradient,
+    complex=True,
+    batch="leading",
+)
 def _only_r(xp, A):
     return xp.lapack("qr", A, mode="r")
 
@@ -86,19 +105,26 @@ def _svd_back(g, out, rows, columns, full):
     k = min(rows, columns)
     U, S, V = out[..., :rows, :k], out[..., rows, None, :k], out[..., rows + 1 :, :k]
     gU, gS, gV = g[..., :rows, :k], g[..., rows, None, :k], g[..., rows + 1 :, :k]
-    left, right = matmul(mT(U), gU), matmul(mT(V), gV)
+    left, right = matmul(mH(U), gU), matmul(mH(V), gV)
     gaps = _gaps(S[..., 0, :] * S[..., 0, :])
-    inner = _quotient(left - mT(left), gaps) * S + mT(S) * _quotient(right - mT(right), gaps)
+    inner = _quotient(left - mH(left), gaps) * S + mT(S) * _quotient(right - mH(right), gaps)
+    if out.dtype.kind == "c":  # the phases that U and V share
+        gS = cast(real_p(gS), out.dtype) + _quotient(left - mH(left), S * 2.0)
     whole = matmul(U, where(identity(inner, dt.bool_), gS, inner))
     if rows > k:
         whole = whole + _quotient(gU - matmul(U, left), S)
-    whole = matmul(whole, mT(V))
+    whole = matmul(whole, mH(V))
     if columns > k:
-        whole = whole + matmul(U, mT(_quotient(gV - matmul(V, right), S)))
+        whole = whole + matmul(U, mH(_quotient(gV - matmul(V, right), S)))
     return whole
 
 
-@primitive(vjp=_svd_back, raises=True, batch="leading")
+@primitive(
+    vjp=_svd_back,
+    raises=True,
+    complex=True,
+    batch="leading",
+)
 def _svd(xp, A, *, rows, columns, full):
     """U, below it a row of the singular values, below that V, all filled up with zeros to one width."""
     U, S, Vh = xp.lapack("svd", A, full_matrices=full)
@@ -106,7 +132,7 @@ def _svd(xp, A, *, rows, columns, full):
     out = xp.zeros((*A.shape[:-2], rows + 1 + columns, width), dtype=A.dtype)
     out[..., :rows, : U.shape[-1]] = U
     out[..., rows, : S.shape[-1]] = S
-    out[..., rows + 1 :, : Vh.shape[-2]] = Vh.swapaxes(-1, -2)
+    out[..., rows + 1 :, : Vh.shape[-2]] = adjoint_array(xp, Vh)
     return out
 
 
@@ -127,7 +153,8 @@ def _no_driver(name: str, driver) -> None:
 def linalg_svd(A, full_matrices: bool = True, *, driver=None):
     """(U, S, Vh): A = U diag(S) Vh with orthonormal columns of U and rows of Vh, S in descending order.
 
-    `full_matrices`: U and Vh are square; their further columns and rows count as constants in gradients.
+    `full_matrices`: U and Vh are square; their further columns and rows count as constants in gradients. Complex columns have
+    any factor e^(iφ): only functions that do not depend on it have a gradient.
     """
     _no_driver("svd", driver)
     A = matrices("svd", A, False)
@@ -135,17 +162,18 @@ def linalg_svd(A, full_matrices: bool = True, *, driver=None):
     k = min(rows, columns)
     out = _svd(A, rows=rows, columns=columns, full=bool(full_matrices))
     U, V = (rows, columns) if full_matrices else (k, k)
-    return SVD(out[..., :rows, :U], out[..., rows, :k], mT(out[..., rows + 1 :, :V]))
+    S = out[..., rows, :k]
+    return SVD(out[..., :rows, :U], real_p(S) if S.dtype.kind == "c" else S, mH(out[..., rows + 1 :, :V]))
 
 
 @composite(examples=lambda make: [sample(make(5, 2)), sample(make(2, 2))])
 def svd(input, some: bool = True, compute_uv: bool = True):
-    """(U, S, V), reduced where `some`: V is the transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
+    """(U, S, V), reduced where `some`: V is the conjugate transpose of that of `linalg.svd`. Without `compute_uv`, U and V are 0"""
     U, S, Vh = linalg_svd(input, not some)
     if compute_uv:
-        return OldSVD(U, S, mT(Vh))
+        return OldSVD(U, S, mH(Vh))
     shapes = (*U.shape[:-1], U.shape[-2]), (*Vh.shape[:-2], Vh.shape[-1], Vh.shape[-1])
-    U, V = (made(S.backend.zeros(shape, dtype=S.dtype), S.backend) for shape in shapes)
+    U, V = (made(S.backend.zeros(shape, dtype=U.dtype), S.backend) for shape in shapes)
     return OldSVD(U, S, V)
 
 
@@ -154,7 +182,12 @@ def _svdvals_back(g, A):
     return matmul(U * unsqueeze(g, -2), Vh)
 
 
-@primitive(vjp=_svdvals_back, raises=True, batch="leading")
+@primitive(
+    vjp=_svdvals_back,
+    raises=True,
+    complex=True,
+    batch="leading",
+)
 def _svdvals(xp, A):
     return xp.lapack("svd", A, compute_uv=False)
 

@@ -15,6 +15,7 @@ from deepcore.tensor import made
 @primitive(
     view="always",
     vjp=lambda g, input_shape, offset, dims: _on_diagonal(g, shape=input_shape, offset=offset, dims=dims),
+    complex=True,
     batch="dims",
     jvp="linear",
 )
@@ -22,7 +23,12 @@ def diagonal_p(xp, input, *, offset, dims):
     return xp.diagonal(input, offset, *dims)
 
 
-@primitive(vjp=lambda g, offset, dims: diagonal_p(g, offset=offset, dims=dims), batch=shape_and("dims"), jvp="linear")
+@primitive(
+    vjp=lambda g, offset, dims: diagonal_p(g, offset=offset, dims=dims),
+    complex=True,
+    batch=shape_and("dims"),
+    jvp="linear",
+)
 def _on_diagonal(xp, input, *, shape, offset, dims):
     """Zeros of `shape` with `input` on the diagonal."""
     out = xp.zeros(shape, dtype=input.dtype)

@@ -11,6 +11,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.effects import effect, untraceable
 from deepcore.errors import ArgumentError, DTypeError, GradientError, IndexRangeError, ShapeError, non_negative
 from deepcore.ops.batching import shape_and
+from deepcore.ops.parts import REINTERPRETING
 from deepcore.ops.registry import (
     Tensor,
     as_number,
@@ -42,6 +43,7 @@ def _indexed(op, inputs, mapped, params, size):
     vjp=lambda g, input_shape, index: _index_grad(g, shape=input_shape, index=index),
     batch=_indexed,
     jvp="linear",
+    complex=True,
 )
 def basic(xp, input, *, index):
     """`index` holds integers, slices, None and one …, which keeps the result of all-integer indices an array."""
@@ -51,7 +53,12 @@ def basic(xp, input, *, index):
 basic.label = "index"
 
 
-@primitive(vjp=lambda g, index: basic(g, index=index), batch=_indexed, jvp="linear")
+@primitive(
+    vjp=lambda g, index: basic(g, index=index),
+    complex=True,
+    batch=_indexed,
+    jvp="linear",
+)
 def _index_grad(xp, input, *, shape, index):
     out = xp.zeros(shape, dtype=input.dtype)
     out[index] = input
@@ -119,6 +126,7 @@ def _taken_back(op, inputs, mapped, params, size):
         lambda g, indices, input_shape, dims: apply(_take_grad, (g, *indices), {"shape": input_shape, "dims": dims}),
         None,
     ),
+    complex=True,
     batch=_taken,
     jvp="linear",
 )
@@ -127,7 +135,10 @@ def _take(xp, input, *indices, dims):
 
 
 @primitive(
-    vjp=(lambda g, indices, dims: apply(_take, (g, *indices), {"dims": dims}), None), batch=_taken_back, jvp="linear"
+    vjp=(lambda g, indices, dims: apply(_take, (g, *indices), {"dims": dims}), None),
+    complex=True,
+    batch=_taken_back,
+    jvp="linear",
 )
 def _take_grad(xp, input, *indices, shape, dims):
     """Zeros of `shape` with `input` added at the indices; repeated indices accumulate."""
@@ -142,6 +153,7 @@ def _take_grad(xp, input, *indices, shape, dims):
 
 @primitive(
     vjp=(lambda g, index, input_shape, dim: _scatter_along(g, index, shape=input_shape, dim=dim), None),
+    complex=True,
     batch="dim",
     jvp="linear",
 )
@@ -149,7 +161,12 @@ def gather_p(xp, input, index, *, dim):
     return xp.take_along_axis(_leading(input, index, dim), index, axis=dim)
 
 
-@primitive(vjp=(lambda g, index, dim: gather_p(g, index, dim=dim), None), batch=shape_and("dim"), jvp="linear")
+@primitive(
+    vjp=(lambda g, index, dim: gather_p(g, index, dim=dim), None),
+    complex=True,
+    batch=shape_and("dim"),
+    jvp="linear",
+)
 def _scatter_along(xp, input, index, *, shape, dim):
     """Zeros of `shape` with input[…, k, …] added at index[…, k, …] along `dim`."""
     out = xp.zeros(shape, dtype=input.dtype)
@@ -193,7 +210,8 @@ def _check_range(name: str, index: Tensor, size: int, kind: str = "index") -> No
 
 
 @primitive(
-    vjp=(lambda g, index, weight_shape, padding: _rows_grad(g, index, count=weight_shape[0], padding=padding), None)
+    vjp=(lambda g, index, weight_shape, padding: _rows_grad(g, index, count=weight_shape[0], padding=padding), None),
+    complex=True,
 )
 def _rows(xp, weight, index, *, padding):
     """weight[index]; the row `padding` gets no gradient."""
@@ -201,7 +219,11 @@ def _rows(xp, weight, index, *, padding):
     return weight[index]
 
 
-@primitive(vjp=(lambda g, index, padding: _rows(_without(g, padding), index, padding=padding), None), jvp="linear")
+@primitive(
+    vjp=(lambda g, index, padding: _rows(_without(g, padding), index, padding=padding), None),
+    complex=True,
+    jvp="linear",
+)
 def _rows_grad(xp, g, index, *, count, padding):
     """Zeros of `count` rows with g added at the indices, except at `padding`."""
     out = _take_grad.forward(xp, g, index, shape=(count, g.shape[-1]), dims=(0,))
@@ -618,10 +640,16 @@ def _assign_zero(g, indices, steps, dims):
     return apply(_assign, (g, zero, *indices), {"steps": steps, "dims": dims})
 
 
-@primitive(vjp=(_assign_zero, _assigned_part, None), jvp="linear")
+@primitive(
+    vjp=(_assign_zero, _assigned_part, None),
+    complex=True,
+    jvp="linear",
+)
 def _assign(xp, input, value, *indices, steps, dims):
     """A copy of `input` with `value` in the part that the view ops `steps` and the indices select."""
     out = xp.ascontiguousarray(input).reshape(input.shape).copy()
+    if any(op in REINTERPRETING for op, _ in steps):
+        return _assign_parts(xp, out, value, indices, steps, dims)
     positions = xp.arange(out.size).reshape(out.shape)  # element numbers: correct for any layout of the views
     for op, params in steps:
         positions = op.forward(xp, positions, **params)
@@ -630,6 +658,27 @@ def _assign(xp, input, value, *indices, steps, dims):
     elif dims:
         positions = positions[_key(indices, dims)]
     out.reshape(-1)[positions] = xp.broadcast_to(value, positions.shape)
+    return out
+
+
+def _assign_parts(xp, out, value, indices, steps, dims):
+    """`_assign` where the view ops include parts of complex numbers: elements are numbered by their real parts."""
+    parts = out.reshape(-1)
+    if out.dtype.kind == "c":
+        parts = parts.view(dt.real_of(out.dtype))
+    numbers = xp.arange(parts.size, dtype=dt.float64)
+    positions = (numbers.view(dt.complex128) if out.dtype.kind == "c" else numbers).reshape(out.shape)
+    for op, params in steps:
+        positions = op.forward(xp, positions, **params)
+    if dims:
+        positions = positions[_key(indices, dims)]
+    value = xp.broadcast_to(value, positions.shape)
+    if positions.dtype.kind == "c":
+        parts[positions.imag.astype(dt.int64)] = value.imag
+        positions = positions.real
+    if value.dtype.kind == "c":
+        value = value.real
+    parts[positions.astype(dt.int64)] = value
     return out
 
 
@@ -657,7 +706,7 @@ def write(target: Tensor, value: Tensor, steps: tuple = (), indices: tuple = (),
     if value.backend is not target.backend:
         raise mixed_backends("writing in place", (target, value))
     if value.dtype != target.dtype:
-        if dt.is_floating(value.dtype) and not dt.is_floating(target.dtype):
+        if dt.is_inexact(value.dtype) and not dt.can_cast(value.dtype, target.dtype):
             raise DTypeError(
                 f"a {dt.name_of(value.dtype)} result cannot be written into a {dt.name_of(target.dtype)} tensor",
                 fix="convert the target first, or use the operation that makes a new tensor",
@@ -731,8 +780,8 @@ def convert_value(value, target: Tensor, convert: bool = False) -> Tensor:
         return Tensor(target.backend.constant(value if number is None else number, target.dtype), target.backend)
     backend = target.backend if listed else None
     dtype = target.dtype
-    if not convert and not dt.is_floating(dtype) and (listed or value.ndim):
-        floats = (isinstance(x, float) or dt.is_floating(getattr(x, "dtype", dtype)) for x in leaves(value))
+    if not convert and not dt.is_inexact(dtype) and (listed or value.ndim):
+        floats = (isinstance(x, float) or dt.is_inexact(getattr(x, "dtype", dtype)) for x in leaves(value))
         dtype = None if any(floats) else dtype
     return as_tensor(value, dtype, backend)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+from deepcore.autograd.graph import conj
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, ShapeError
 from deepcore.ops.comparison import clamp
 from deepcore.ops.diagonals import diagonal
 from deepcore.ops.index import within
 from deepcore.ops.linalg import matmul
+from deepcore.ops.parts import complex_p, imag_p, real_p
 from deepcore.ops.reduction import sum as sum_
 from deepcore.ops.registry import Tensor, axis_names, cast, composite, sample, takes_arrays
 from deepcore.ops.scan import cumsum
@@ -28,13 +30,13 @@ from deepcore.tensor import made
 )  # fmt: skip
 @takes_arrays
 def cov(input, *, correction: int = 1, fweights=None, aweights=None):
-    """The covariances of variables in rows, of observations in columns: Σ w (x − x̄)(y − ȳ) / (Σ w − correction)
+    """The covariances of variables in rows, of observations in columns: Σ w (x − x̄) conj(y − ȳ) / (Σ w − correction)
 
     `fweights`: how often an observation counts (integers); `aweights`: its importance, w = fweights · aweights.
     """
     if input.ndim > 2 or input.dtype == dt.bool_:
         raise ShapeError("cov takes a matrix of numbers", received=f"{dt.name_of(input.dtype)} {input.shape}")
-    x = input if dt.is_floating(input.dtype) else cast(input, dt.default_float)
+    x = input if dt.is_inexact(input.dtype) else cast(input, dt.default_float)
     x = reshape_p(x, shape=(1, x.numel())) if x.ndim < 2 else x
     count = x.shape[1]
     weights = None
@@ -64,7 +66,7 @@ def cov(input, *, correction: int = 1, fweights=None, aweights=None):
         norm = total - correction * sum_(weights * aweights) / total
     norm = clamp(norm, min=0) if isinstance(norm, Tensor) else max(norm, 0)
     x = x - mean
-    product = matmul(x, transpose(x if weights is None else cast(x * weights, x.dtype), 0, 1))
+    product = matmul(x, transpose(conj(x if weights is None else cast(x * weights, x.dtype)), 0, 1))
     out = (
         product / norm
         if isinstance(norm, Tensor) or norm
@@ -76,12 +78,14 @@ def cov(input, *, correction: int = 1, fweights=None, aweights=None):
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(5))])
 @takes_arrays
 def corrcoef(input):
-    """The correlations of variables in rows, of observations in columns, limited to −1 … 1"""
+    """The correlations of variables in rows, of observations in columns, limited to −1 … 1 (complex ones, both parts)"""
     c = cov(input)
     if not c.ndim:
         return c / c
-    deviation = diagonal(c).sqrt()
-    return clamp(c / unsqueeze(deviation, 1) / unsqueeze(deviation, 0), -1, 1)
+    variances = diagonal(c)
+    deviation = (real_p(variances) if c.is_complex() else variances).sqrt()
+    out = c / unsqueeze(deviation, 1) / unsqueeze(deviation, 0)
+    return complex_p(clamp(real_p(out), -1, 1), clamp(imag_p(out), -1, 1)) if c.is_complex() else clamp(out, -1, 1)
 
 
 def _widths(name: str, y, x, dx, dim: int):

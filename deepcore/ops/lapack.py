@@ -8,10 +8,14 @@ from __future__ import annotations
 import math
 from collections import namedtuple
 
+from deepcore.autograd.graph import conj
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
+from deepcore.ops.common import zeros
 from deepcore.ops.comparison import where
+from deepcore.ops.exponential import log
 from deepcore.ops.linalg import matmul, same_dtype
+from deepcore.ops.parts import complex_p, imag_p, real_p
 from deepcore.ops.registry import Tensor, composite, primitive, sample, takes_arrays
 from deepcore.ops.shape import broadcast_shape, reshape_p, transpose, tril, triu, unsqueeze
 from deepcore.tensor import made
@@ -21,18 +25,31 @@ Slogdet = namedtuple("Slogdet", "sign logabsdet")
 
 
 def matrices(name: str, A: Tensor, square: bool = True) -> Tensor:
-    """`A` as a tensor; raises unless it holds matrices of float32 or float64, square ones where asked for."""
+    """`A` as a tensor; raises unless it holds matrices of single or double precision, square ones where asked for."""
     (A,) = same_dtype(name, A)
     if A.ndim < 2 or (square and A.shape[-1] != A.shape[-2]):
         kind = "square matrices" if square else "matrices"
         raise ShapeError(f"{name} takes {kind}", expected="(…, n, n)" if square else "(…, m, n)", received=str(A.shape))
-    if not dt.is_floating(A.dtype) or A.dtype.itemsize == 2:
-        raise DTypeError(f"{name} takes float32 and float64", received=dt.name_of(A.dtype), fix="A.float()")
+    if not dt.is_inexact(A.dtype) or A.dtype.itemsize == 2:
+        raise DTypeError(
+            f"{name} takes float32, float64 and complex numbers of them", received=dt.name_of(A.dtype), fix="A.float()"
+        )
     return A
 
 
 def mT(x: Tensor) -> Tensor:
     return transpose(x, -2, -1)
+
+
+def mH(x: Tensor) -> Tensor:
+    """The conjugate transpose."""
+    return conj(transpose(x, -2, -1))
+
+
+def adjoint_array(xp, raw):
+    """The conjugate transpose of a raw array of matrices."""
+    swapped = raw.swapaxes(-1, -2)
+    return xp.conj(swapped) if raw.dtype.kind == "c" else swapped
 
 
 def identity(like: Tensor, dtype=None) -> Tensor:
@@ -47,7 +64,7 @@ def _square_samples(make):
 
 def positive(A: Tensor) -> Tensor:
     """A positive definite matrix: the symmetric functions are tested on it."""
-    return matmul(A, mT(A)) * 0.25 + identity(A)
+    return matmul(A, mH(A)) * 0.25 + identity(A)
 
 
 def positive_samples(make, **options):
@@ -63,7 +80,12 @@ def _inv_back(g, out):
     return -matmul(matmul(back, g), back)
 
 
-@primitive(vjp=_inv_back, raises=True, batch="leading")
+@primitive(
+    vjp=_inv_back,
+    raises=True,
+    complex="analytic",
+    batch="leading",
+)
 def _inv(xp, A):
     return xp.lapack("inv", A)
 
@@ -79,7 +101,12 @@ def _solve_to_matrix(g, A, out):
     return -matmul(_solve(mT(A), g), mT(out))
 
 
-@primitive(vjp=(_solve_to_matrix, lambda g, A: _solve(mT(A), g)), raises=True, batch="broadcast")
+@primitive(
+    vjp=(_solve_to_matrix, lambda g, A: _solve(mT(A), g)),
+    raises=True,
+    complex="analytic",
+    batch="broadcast",
+)
 def _solve(xp, A, B):
     batch = broadcast_shape("solve", A.shape[:-2], B.shape[:-2])
     return xp.lapack("solve", *(xp.broadcast_to(x, batch + x.shape[-2:]) for x in (A, B)))
@@ -131,6 +158,7 @@ def _triangular_to_matrix(g, A, out, upper, unit):
         _triangular_to_matrix,
         lambda g, A, upper, unit: _triangular(mT(A), g, upper=not upper, unit=unit),
     ),
+    complex="analytic",
     batch="broadcast",
 )
 def _triangular(xp, A, B, *, upper, unit):
@@ -174,17 +202,30 @@ def _cofactor_back(g, A):
     return trace * back - matmul(matmul(cofactor, mT(g)), back)
 
 
-@primitive(vjp=_cofactor_back, raises=True, batch="leading")
+@primitive(
+    vjp=_cofactor_back,
+    raises=True,
+    complex="analytic",
+    batch="leading",
+)
 def _cofactor(xp, A):
     """det(A) A⁻ᵀ, the slope of the determinant; of singular matrices, too."""
     U, S, Vh = xp.lapack("svd", A, full_matrices=True)
     sign = xp.lapack("det", U) * xp.lapack("det", Vh)
+    if A.dtype.kind == "c":
+        U, Vh = xp.conj(U), xp.conj(Vh)
+    else:
+        sign = xp.rint(sign)
     n = A.shape[-1]
     others = xp.where(xp.eye(n, dtype=bool), xp.ones((), dtype=S.dtype), S[..., None, :])
-    return xp.matmul(U * (xp.prod(others, axis=-1) * xp.rint(sign)[..., None])[..., None, :], Vh)
+    return xp.matmul(U * (xp.prod(others, axis=-1) * sign[..., None])[..., None, :], Vh)
 
 
-@primitive(vjp=lambda g, A: g[..., None, None] * _cofactor(A), batch="leading")
+@primitive(
+    vjp=lambda g, A: g[..., None, None] * _cofactor(A),
+    complex="analytic",
+    batch="leading",
+)
 def _det(xp, A):
     return xp.asarray(xp.lapack("det", A))
 
@@ -196,12 +237,28 @@ def det(A):
     return _det(matrices("det", A))
 
 
-@primitive(batch="leading")
+def _sign_back(g, A, out):
+    """The sign turns by the imaginary part of the trace of A⁻¹ dA; that of a real matrix does not change."""
+    if g._data.dtype.kind != "c":
+        return zeros(A)
+    turn = imag_p(g * conj(out))
+    return complex_p(zeros(turn), turn)[..., None, None] * mH(_inv(A))
+
+
+@primitive(
+    vjp=_sign_back,
+    complex=True,
+    batch="leading",
+)
 def _sign_of_det(xp, A):
     return xp.asarray(xp.lapack("slogdet", A)[0])
 
 
-@primitive(vjp=lambda g, A: g[..., None, None] * mT(_inv(A)), batch="leading")
+@primitive(
+    vjp=lambda g, A: g[..., None, None] * mH(_inv(A)),
+    complex=True,
+    batch="leading",
+)
 def _logabsdet(xp, A):
     return xp.asarray(xp.lapack("slogdet", A)[1])
 
@@ -211,7 +268,7 @@ def _logabsdet(xp, A):
 def slogdet(A):
     """(sign, logabsdet): det A = sign · exp(logabsdet), without overflow"""
     A = matrices("slogdet", A)
-    return Slogdet(_sign_of_det(A.detach()), _logabsdet(A))
+    return Slogdet(_sign_of_det(A if A.dtype.kind == "c" else A.detach()), _logabsdet(A))
 
 
 @composite(examples=positive_samples)
@@ -219,6 +276,8 @@ def slogdet(A):
 def logdet(input):
     """ln det input; NaN where the determinant is negative"""
     sign, logarithm = slogdet(input)
+    if sign.dtype.kind == "c":
+        return log(sign) + logarithm
     return where(sign < 0, math.nan, logarithm)
 
 
@@ -227,13 +286,23 @@ def logdet(input):
 
 def _cholesky_back(g, out):
     """Murray (2016), Differentiation of the Cholesky decomposition: the gradient of the symmetric matrix."""
-    inner = tril(matmul(mT(out), g))
-    inner = (inner + mT(tril(inner, -1))) * 0.5
-    left = _triangular(mT(out), inner, upper=True, unit=False)
-    return mT(_triangular(mT(out), mT(left), upper=True, unit=False))
+    inner = tril(matmul(mH(out), g))
+    inner = real_diagonal(inner + mH(tril(inner, -1))) * 0.5
+    left = _triangular(mH(out), inner, upper=True, unit=False)
+    return mH(_triangular(mH(out), mH(left), upper=True, unit=False))
 
 
-@primitive(vjp=_cholesky_back, raises=True, batch="leading")
+def real_diagonal(x: Tensor) -> Tensor:
+    """Square matrices without the imaginary parts of their diagonals."""
+    return where(identity(x, dt.bool_), real_p(x), x) if x._data.dtype.kind == "c" else x
+
+
+@primitive(
+    vjp=_cholesky_back,
+    raises=True,
+    complex=True,
+    batch="leading",
+)
 def _cholesky(xp, A):
     return xp.lapack("cholesky", A)
 
@@ -241,12 +310,12 @@ def _cholesky(xp, A):
 @composite(place="linalg", examples=positive_samples, through=positive, method=False)
 @takes_arrays
 def linalg_cholesky(A, *, upper: bool = False):
-    """The lower triangular L with A = L Lᵀ, or with `upper` its transpose; A is symmetric and positive definite.
+    """The lower triangular L with A = L Lᴴ, or with `upper` Lᴴ; A is symmetric (Hermitian) and positive definite.
 
     Reads one triangle of A. Raises `LinAlgError` where A is not positive definite.
     """
     A = matrices("cholesky", A)
-    return mT(_cholesky(mT(A))) if upper else _cholesky(A)
+    return mH(_cholesky(mH(A))) if upper else _cholesky(A)
 
 
 @composite(examples=lambda make: positive_samples(make, upper=True), through=positive)
@@ -270,13 +339,18 @@ def _gaps(values):
 def _eigh_back(g, out):
     n = out.shape[-1]
     values, vectors = out[..., n, :], out[..., :n, :]
-    turn = matmul(mT(vectors), g[..., :n, :])
-    inner = _quotient((turn - mT(turn)) * 0.5, _gaps(values))
-    inner = where(identity(inner, dt.bool_), g[..., n, None, :], inner)
-    return matmul(matmul(vectors, inner), mT(vectors))
+    turn = matmul(mH(vectors), g[..., :n, :])
+    inner = _quotient((turn - mH(turn)) * 0.5, _gaps(values))
+    inner = real_diagonal(where(identity(inner, dt.bool_), g[..., n, None, :], inner))
+    return matmul(matmul(vectors, inner), mH(vectors))
 
 
-@primitive(vjp=_eigh_back, raises=True, batch="leading")
+@primitive(
+    vjp=_eigh_back,
+    raises=True,
+    complex=True,
+    batch="leading",
+)
 def _eigh(xp, A, *, lower):
     """The eigenvectors as columns, and below them a row of the eigenvalues."""
     values, vectors = xp.lapack("eigh", A, UPLO="L" if lower else "U")
@@ -292,18 +366,28 @@ def _triangle_read(UPLO: str) -> bool:
 @composite(place="linalg", examples=positive_samples, through=positive)
 @takes_arrays
 def eigh(A, UPLO: str = "L"):
-    """(eigenvalues in ascending order, eigenvectors as columns) of symmetric matrices; `UPLO`: the triangle that is read"""
+    """(eigenvalues in ascending order, eigenvectors as columns) of symmetric or Hermitian matrices
+
+    `UPLO`: the triangle that is read. A complex eigenvector has any factor e^(iφ): only functions of the eigenvectors that do not
+    depend on it have a gradient.
+    """
     A = matrices("eigh", A)
     out = _eigh(A, lower=_triangle_read(UPLO))
-    return Eigh(out[..., A.shape[-1], :], out[..., : A.shape[-1], :])
+    values = out[..., A.shape[-1], :]
+    return Eigh(real_p(values) if values.dtype.kind == "c" else values, out[..., : A.shape[-1], :])
 
 
 def _eigvalsh_back(g, A, lower):
     vectors = _eigh(A, lower=lower)[..., : A.shape[-1], :]
-    return matmul(vectors * unsqueeze(g, -2), mT(vectors))
+    return matmul(vectors * unsqueeze(g, -2), mH(vectors))
 
 
-@primitive(vjp=_eigvalsh_back, raises=True, batch="leading")
+@primitive(
+    vjp=_eigvalsh_back,
+    raises=True,
+    complex=True,
+    batch="leading",
+)
 def _eigvalsh(xp, A, *, lower):
     return xp.lapack("eigvalsh", A, UPLO="L" if lower else "U")
 
@@ -311,5 +395,5 @@ def _eigvalsh(xp, A, *, lower):
 @composite(place="linalg", examples=positive_samples, through=positive)
 @takes_arrays
 def eigvalsh(A, UPLO: str = "L"):
-    """The eigenvalues of symmetric matrices in ascending order; `UPLO`: the triangle that is read"""
+    """The eigenvalues of symmetric or Hermitian matrices in ascending order; `UPLO`: the triangle that is read"""
     return _eigvalsh(matrices("eigvalsh", A), lower=_triangle_read(UPLO))

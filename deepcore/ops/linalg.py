@@ -44,6 +44,7 @@ def _products(op, inputs, mapped, params, size):
 
 @primitive(
     vjp=(lambda g, other: _matmul(g, _swap(other)), lambda g, input: _matmul(_swap(input), g)),
+    complex="analytic",
     batch=_products,
     jvp="product",
 )
@@ -235,7 +236,12 @@ def _linear_batch(op, inputs, mapped, params, size):
     return (activated, out) if op.saves_for_gradient else activated
 
 
-@primitive(vjp=(_linear_to_input, _linear_to_weight, lambda g: _rows(g).sum(0)), batch=_linear_batch, jvp="product")
+@primitive(
+    vjp=(_linear_to_input, _linear_to_weight, lambda g: _rows(g).sum(0)),
+    complex="analytic",
+    batch=_linear_batch,
+    jvp="product",
+)
 def _linear(xp, input, weight, bias=None):
     out = xp.matmul(input, weight.T)
     if bias is not None:

@@ -8,7 +8,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, LinAlgError, ShapeError
 from deepcore.ops.decompositions import OldSVD, linalg_qr, linalg_svd
 from deepcore.ops.index import gather_p
-from deepcore.ops.lapack import identity, matrices, mT, solve_triangular
+from deepcore.ops.lapack import identity, matrices, mH, mT, solve_triangular
 from deepcore.ops.linalg import matmul, same_dtype
 from deepcore.ops.registry import Tensor, cast, composite, primitive, sample, takes_arrays
 from deepcore.ops.shape import broadcast_to, cat, tril, triu, unsqueeze
@@ -195,18 +195,18 @@ def _solve_samples(make):
 @composite(place="linalg", examples=_solve_samples, method=False)
 @takes_arrays
 def linalg_lu_solve(LU, pivots, B, *, left: bool = True, adjoint: bool = False):
-    """The X with A X = B of A = P L U as `lu_factor` returned it; X A = B where not `left`, Aᵀ in place of A with `adjoint`"""
+    """The X with A X = B of A = P L U as `lu_factor` returned it; X A = B where not `left`, Aᴴ in place of A with `adjoint`"""
     LU, B = same_dtype("lu_solve", matrices("lu_solve", LU), matrices("lu_solve", B, False))
     _check_pivots("lu_solve", LU, pivots)
     if not left:
-        return mT(linalg_lu_solve(LU, pivots, mT(B), adjoint=not adjoint))
+        return mH(linalg_lu_solve(LU, pivots, mH(B), adjoint=not adjoint))
     n = LU.shape[-1]
     if B.shape[-2] != n:
         raise ShapeError("lu_solve: A and B differ in their rows", received=f"A {LU.shape}, B {B.shape}")
     order = _order(pivots, n)
     if adjoint:
-        X = solve_triangular(mT(LU), B, upper=False)
-        X = solve_triangular(mT(LU), X, upper=True, unitriangular=True)
+        X = solve_triangular(mH(LU), B, upper=False)
+        X = solve_triangular(mH(LU), X, upper=True, unitriangular=True)
         return _rows(*_batched(_inverse(order), X))
     X = solve_triangular(LU, _rows(*_batched(order, B)), upper=False, unitriangular=True)
     return solve_triangular(LU, X, upper=True)
@@ -238,16 +238,16 @@ def _triangles(make):
 @composite(examples=lambda make: [sample(make(n, 2), *s.args) for n, s in zip((2, 5), _triangles(make))])
 @takes_arrays
 def cholesky_solve(B, L, upper: bool = False):
-    """The X with L Lᵀ X = B, or Lᵀ L X = B where the triangle is the `upper` one"""
+    """The X with L Lᴴ X = B, or Lᴴ L X = B where the triangle is the `upper` one"""
     L = matrices("cholesky_solve", L)
-    first = solve_triangular(mT(L) if upper else L, B, upper=False)
-    return solve_triangular(L if upper else mT(L), first, upper=True)
+    first = solve_triangular(mH(L) if upper else L, B, upper=False)
+    return solve_triangular(L if upper else mH(L), first, upper=True)
 
 
 @composite(examples=_triangles)
 @takes_arrays
 def cholesky_inverse(L, upper: bool = False):
-    """(L Lᵀ)⁻¹, or (Lᵀ L)⁻¹ where the triangle is the `upper` one"""
+    """(L Lᴴ)⁻¹, or (Lᴴ L)⁻¹ where the triangle is the `upper` one"""
     L = matrices("cholesky_inverse", L)
     return cholesky_solve(identity(L), L, upper)
 
@@ -260,7 +260,7 @@ def _range(A: Tensor, q: int, niter: int) -> Tensor:
     start = randn(*A.shape[:-2], A.shape[-1], q, dtype=A.dtype, backend=A.backend)
     Q = linalg_qr(matmul(A, start)).Q
     for _ in range(niter):
-        Q = linalg_qr(matmul(A, linalg_qr(matmul(mT(A), Q)).Q)).Q
+        Q = linalg_qr(matmul(A, linalg_qr(matmul(mH(A), Q)).Q)).Q
     return Q
 
 
@@ -275,11 +275,11 @@ def svd_lowrank(A, q: int = 6, niter: int = 2, M=None):
     if not 0 <= q <= min(A.shape[-2:]):
         raise ArgumentError(f"svd_lowrank: q is from 0 to {min(A.shape[-2:])}, the smaller side", received=repr(q))
     wide = A.shape[-2] < A.shape[-1]
-    tall = mT(A) if wide else A
+    tall = mH(A) if wide else A
     Q = _range(tall, q, niter)
-    U, S, Vh = linalg_svd(matmul(mT(Q), tall), full_matrices=False)
+    U, S, Vh = linalg_svd(matmul(mH(Q), tall), full_matrices=False)
     U = matmul(Q, U)
-    return OldSVD(mT(Vh), S, U) if wide else OldSVD(U, S, mT(Vh))
+    return OldSVD(mH(Vh), S, U) if wide else OldSVD(U, S, mH(Vh))
 
 
 def pca_lowrank(A, q: int | None = None, center: bool = True, niter: int = 2):

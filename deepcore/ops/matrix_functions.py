@@ -10,7 +10,7 @@ from deepcore.errors import ArgumentError, DTypeError, LinAlgError, ShapeError
 from deepcore.ops.arithmetic import abs as abs_
 from deepcore.ops.comparison import maximum, where
 from deepcore.ops.decompositions import svdvals
-from deepcore.ops.lapack import det, eigvalsh, identity, inv, matrices, mT, positive_samples
+from deepcore.ops.lapack import adjoint_array, det, eigvalsh, identity, inv, matrices, mH, mT, positive_samples
 from deepcore.ops.linalg import matmul, same_dtype
 from deepcore.ops.norms import matrix_norm
 from deepcore.ops.reduction import amax
@@ -37,13 +37,14 @@ def _tolerances(A: Tensor, atol, rtol) -> tuple[Tensor, Tensor]:
     default = max(A.shape[-2:]) * dt.finfo(A.dtype).eps
     least = _column(0.0 if atol is None else atol, A)
     share = where(least > 0, 0.0, default) if rtol is None else _column(rtol, A)
-    return cast(least, A.dtype), cast(share, A.dtype)
+    real = dt.real_of(A.dtype)
+    return cast(least, real), cast(share, real)
 
 
 def _column(tolerance, A: Tensor) -> Tensor:
     if isinstance(tolerance, Tensor):
         return unsqueeze(tolerance.detach(), -1)
-    return made(A.backend.full((1,), tolerance, dtype=A.dtype), A.backend)
+    return made(A.backend.full((1,), tolerance, dtype=dt.real_of(A.dtype)), A.backend)
 
 
 @composite(
@@ -68,20 +69,20 @@ def matrix_rank(A, tol=None, hermitian: bool = False, *, atol=None, rtol=None):
 
 def _pinv_back(g, A, out):
     """Golub and Pereyra (1973), The differentiation of pseudo-inverses."""
-    P, back, H = out, mT(out), mT(g)
+    P, back, H = out, mH(out), mH(g)
     slope = -matmul(matmul(back, g), back)
     slope = slope + matmul(H - matmul(A, matmul(P, H)), matmul(P, back))
     return slope + matmul(matmul(back, P), H - matmul(matmul(H, P), A))
 
 
-@primitive(vjp=(_pinv_back, None, None), raises=True)
+@primitive(vjp=(_pinv_back, None, None), raises=True, complex=True)
 def _pinv(xp, A, least, share, *, hermitian):
     if hermitian:
         S, right = xp.lapack("eigh", A)
-        left = right.swapaxes(-1, -2)
+        left = adjoint_array(xp, right)
     else:
         U, S, Vh = xp.lapack("svd", A, full_matrices=False)
-        right, left = Vh.swapaxes(-1, -2), U.swapaxes(-1, -2)
+        right, left = adjoint_array(xp, Vh), adjoint_array(xp, U)
     size = xp.absolute(S)
     zero = size <= xp.maximum(least, share * xp.amax(size, axis=-1, keepdims=True))
     inverse = xp.where(zero, xp.zeros((), dtype=S.dtype), 1 / xp.where(zero, xp.ones((), dtype=S.dtype), S))
@@ -99,7 +100,7 @@ def pinv(A, rcond=None, hermitian: bool = False, *, atol=None, rtol=None):
     """
     A = matrices("pinv", A, bool(hermitian))
     if not A.numel():
-        return made(A.backend.zeros((*A.shape[:-2], A.shape[-1], A.shape[-2]), dtype=A.dtype), A.backend) + mT(A)
+        return made(A.backend.zeros((*A.shape[:-2], A.shape[-1], A.shape[-2]), dtype=A.dtype), A.backend) + mH(A)
     return _pinv(A, *_tolerances(A, atol, rcond if rtol is None else rtol), hermitian=bool(hermitian))
 
 
@@ -128,10 +129,11 @@ def lstsq(A, B, rcond=None, *, driver=None):
     X = matmul(pinv(A, rcond), columns)
     out = reshape_p(X, shape=X.shape[:-1]) if vector else X
     rows, count = A.shape[-2:]
-    residuals = values = made(A.backend.zeros((0,), dtype=A.dtype), A.backend)
+    residuals = values = made(A.backend.zeros((0,), dtype=dt.real_of(A.dtype)), A.backend)
     rank = cast(residuals, dt.int64) if driver == "gels" else matrix_rank(A, rtol=rcond)
     if driver in ("gels", "gelsd", "gelss") and rows > count and bool((rank == count).all()):
-        residuals = sum_((matmul(A, X) - columns) ** 2, -2)
+        difference = matmul(A, X) - columns
+        residuals = sum_((abs_(difference) if A.is_complex() else difference) ** 2, -2)
     if driver in ("gelsd", "gelss"):
         values = svdvals(A.detach())
     return Lstsq(out, residuals, rank, values)
@@ -175,7 +177,7 @@ def matrix_power(A, n: int):
     if n < 0:
         return matrix_power(inv(A), -n)
     if n == 0:
-        return A * 0 + identity(A) if dt.is_floating(A.dtype) else identity(A).expand(A.shape).clone()
+        return A * 0 + identity(A) if dt.is_inexact(A.dtype) else identity(A).expand(A.shape).clone()
     result, square = None, A
     while n:
         if n & 1:
@@ -200,11 +202,16 @@ _PADE = [math.factorial(26 - k) * math.factorial(13) / (math.factorial(26) * mat
 _PADE_REACH = 5.371920351148152
 
 
-@primitive(vjp=_exponential_back, raises=True, batch="leading")
+@primitive(
+    vjp=_exponential_back,
+    raises=True,
+    complex="analytic",
+    batch="leading",
+)
 def _exponential(xp, A):
     """Scaling and squaring."""
     dtype = A.dtype
-    A = A.astype(dt.float64)
+    A = A.astype(dt.complex128 if dtype.kind == "c" else dt.float64)
     size = xp.amax(xp.sum(xp.absolute(A), (-2,), False), axis=-1) if A.size else xp.zeros(A.shape[:-2])
     size = xp.where(xp.isfinite(size), size, xp.ones((), dtype=size.dtype))[..., None, None]
     halvings = xp.ceil(xp.log2(xp.maximum(size / _PADE_REACH, 1.0)))
@@ -230,6 +237,6 @@ def matrix_exp(A):
     """exp(A) = Σ Aᵏ / k!, by scaling and squaring (Higham 2005)"""
     if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
         raise ShapeError("matrix_exp takes square matrices", expected="(…, n, n)", received=str(A.shape))
-    if not dt.is_floating(A.dtype):
+    if not dt.is_inexact(A.dtype):
         raise DTypeError("matrix_exp needs a floating tensor", received=dt.name_of(A.dtype), fix="A.float()")
     return cast(_exponential(cast(A, dt.float32)), A.dtype) if is_half(A) else _exponential(A)

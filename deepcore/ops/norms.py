@@ -13,6 +13,7 @@ from deepcore.ops.common import zeros
 from deepcore.ops.comparison import where
 from deepcore.ops.decompositions import svdvals
 from deepcore.ops.linalg import same_dtype
+from deepcore.ops.parts import view_as_real_p
 from deepcore.ops.reduction import all_if_empty, amax, amin, as_dtype, spread
 from deepcore.ops.reduction import sum as sum_
 from deepcore.ops.registry import (
@@ -68,9 +69,9 @@ def _vector_norm(xp, input, *, ord, dims, keepdim):
 
 
 def _floats(name: str, x: Tensor, dtype) -> Tensor:
-    if dtype is not None and not dt.is_floating(dt.as_dtype(dtype)):
+    if dtype is not None and not dt.is_inexact(dt.as_dtype(dtype)):
         raise DTypeError(f"{name}: dtype is a floating one", received=dt.name_of(dt.as_dtype(dtype)))
-    if not dt.is_floating(x.dtype):
+    if not dt.is_inexact(x.dtype):
         raise DTypeError(f"{name} needs a floating tensor", received=dt.name_of(x.dtype), fix="t.float()")
     if dtype is not None and dt.promote_types(x.dtype, dtype) != dt.as_dtype(dtype):
         raise DTypeError(
@@ -99,6 +100,12 @@ def _vector_samples(make):
 def vector_norm(x, ord=2, dim=None, keepdim: bool = False, *, dtype=None):
     """(Σ |x|ᵒʳᵈ)^(1/ord) over `dim` (None: all elements); ord ∞ and −∞: the largest and smallest |x|, 0: a count"""
     x, ord = _floats("vector_norm", x, dtype), _order("vector_norm", ord)
+    if x._data.dtype.kind == "c":
+        if ord != 2:
+            return vector_norm(abs_(x), ord, dim, keepdim)
+        dims = normalize_dims(all_if_empty(dim), x.ndim)
+        out = _vector_norm(view_as_real_p(x), ord=2.0, dims=(*dims, x.ndim), keepdim=bool(keepdim))
+        return reshape_p(out, shape=out.shape[:-1]) if keepdim else out
     dims = normalize_dims(all_if_empty(dim), x.ndim)
     empty = math.prod(x.shape[d] for d in dims) == 0
     if empty and (ord < 0 or ord == math.inf):

@@ -8,6 +8,7 @@ import math
 import operator
 
 from deepcore.autograd import constant
+from deepcore.autograd.graph import conj
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend, place
 from deepcore.effects import untraceable
@@ -215,8 +216,8 @@ def rot90(input, k: int = 1, dims=(0, 1)):
 
 @composite(examples=lambda make: [sample(make(3, 4))])
 def adjoint(input):
-    """The last two dimensions exchanged; a view"""
-    return transpose(input, -2, -1)
+    """The last two dimensions exchanged, a view; of complex numbers the conjugates"""
+    return conj(transpose(input, -2, -1))
 
 
 # -- grids and indices --------------------------------------------------------------------------------------------------
@@ -299,21 +300,23 @@ def unravel_index(indices, shape):
 
 @primitive(
     view="always",
-    vjp=lambda g, input_shape, dim, step: _windows_back(g, shape=input_shape, dim=dim, step=step),
+    vjp=lambda g, input_shape, dim, step: windows_back_p(g, shape=input_shape, dim=dim, step=step),
     batch="dim",
     jvp="linear",
+    complex=True,
 )
-def _windows(xp, input, *, dim, size, step):
+def windows_p(xp, input, *, dim, size, step):
     windows = xp.lib.stride_tricks.sliding_window_view(input, size, axis=dim, writeable=True)
     return windows[(slice(None),) * dim + (slice(None, None, step),)]
 
 
 @primitive(
-    vjp=lambda g, input_shape, dim, step: _windows(g, dim=dim, size=input_shape[-1], step=step),
+    vjp=lambda g, input_shape, dim, step: windows_p(g, dim=dim, size=input_shape[-1], step=step),
     batch=shape_and("dim"),
     jvp="linear",
+    complex=True,
 )
-def _windows_back(xp, input, *, shape, dim, step):
+def windows_back_p(xp, input, *, shape, dim, step):
     """Zeros of `shape` with every window added at its place."""
     out = xp.zeros(shape, dtype=input.dtype)
     for k in range(input.shape[-1]):
@@ -337,7 +340,7 @@ def unfold(input, dimension: int, size: int, step: int):
     if not input.ndim or not size:
         input = reshape_p(input, shape=(1,)) if not input.ndim else input
         return input[:size] if not d and input.ndim == 1 else narrow(unsqueeze(input, -1), -1, 0, size)
-    return _windows(input, dim=d, size=int(size), step=int(step))
+    return windows_p(input, dim=d, size=int(size), step=int(step))
 
 
 Tensor.unfold = unfold
@@ -361,7 +364,7 @@ def sum_to_size(input, *size):
         return sum_(input)
     if shape == input.shape:
         return input
-    return sum_to(input if dt.is_floating(input.dtype) else cast(input, dt.int64), shape)
+    return sum_to(input if dt.is_inexact(input.dtype) else cast(input, dt.int64), shape)
 
 
 @composite(examples=lambda make: [sample(make(5, 2), [2, 3])])

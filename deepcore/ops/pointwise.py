@@ -131,8 +131,12 @@ def heaviside(xp, input, other):
 @composite(examples=binary_samples(0.3, 2.0, -1.5, 2.0), inplace=True)
 def float_power(input, exponent):
     """input ^ exponent, computed in float64"""
-    wide = [x.double() if isinstance(x, Tensor) else x for x in map(_tensor_or_number, (input, exponent))]
+    wide = [_in_double(x) if isinstance(x, Tensor) else x for x in map(_tensor_or_number, (input, exponent))]
     return pow(*(float(x) if isinstance(x, int) else x for x in wide))
+
+
+def _in_double(x: Tensor) -> Tensor:
+    return x.to(dt.complex128 if x.dtype.kind == "c" else dt.float64)
 
 
 def _tensor_or_number(x):
@@ -172,6 +176,7 @@ def frexp(input):
 
 @primitive(
     vjp=(lambda g, weight: g * (1.0 - weight), lambda g, weight: g * weight, lambda g, input, end: g * (end - input)),
+    complex="analytic",
     batch="elementwise",
 )
 def _lerp(xp, input, end, weight):
@@ -193,7 +198,8 @@ def _lerp(xp, input, end, weight):
 @takes_arrays
 def lerp(input, end, weight):
     """input + weight · (end − input); `weight` is a number or a tensor"""
-    _floats_only("lerp")(input, end)
+    if not input.is_complex():
+        _floats_only("lerp")(input, end)
     operands = (input, end, weight) if isinstance(weight, Tensor) else (input, end)
     if len({x.dtype for x in operands}) > 1:
         raise DTypeError(
@@ -201,7 +207,10 @@ def lerp(input, end, weight):
         )
     if not isinstance(weight, Tensor):
         weight = Tensor(
-            input.backend.constant(float(weight), dt.float32 if is_half(input) else input.dtype), input.backend
+            input.backend.constant(
+                weight if input.is_complex() else float(weight), dt.float32 if is_half(input) else input.dtype
+            ),
+            input.backend,
         )
     return apply(_lerp, (input, end, weight))
 
@@ -236,7 +245,7 @@ def addcmul(input, tensor1, tensor2, *, value=1):
 @takes_arrays
 def addcdiv(input, tensor1, tensor2, *, value=1):
     """input + value · tensor1 / tensor2"""
-    if not dt.is_floating(tensor1.dtype) and not dt.is_floating(tensor2.dtype):
+    if not dt.is_inexact(tensor1.dtype) and not dt.is_inexact(tensor2.dtype):
         raise DTypeError("addcdiv does not divide integers", received=dt.name_of(tensor1.dtype), fix="tensor1.float()")
     return _combined("addcdiv", true_divide, input, tensor1, tensor2, value)
 
@@ -290,10 +299,10 @@ def isneginf(xp, input):
     return input == -math.inf if dt.is_floating(input.dtype) else _no_integers(xp, input)
 
 
-@elementwise("logical")
+@elementwise("logical", complex=True)
 def isreal(xp, input):
-    """true: tensors are real"""
-    return xp.ones(input.shape, dtype=bool)
+    """the imaginary part is 0, as that of every real number"""
+    return input.imag == 0 if input.dtype.kind == "c" else xp.ones(input.shape, dtype=bool)
 
 
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(3), 1.0, 2.0, 3.0)], inplace=True)
@@ -380,7 +389,7 @@ def isclose(input, other, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: b
         near = near | (isnan(input) & isnan(other))
     if rtol == 0 and atol == 0:
         return near
-    if not dt.is_floating(input.dtype):
+    if not dt.is_inexact(input.dtype):
         input, other = cast(input, dt.float64), cast(other, dt.float64)
     error = abs_(input - other)
     return near | (isfinite(error) & (error <= abs_(other) * rtol + atol))

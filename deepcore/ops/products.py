@@ -7,6 +7,7 @@ import itertools
 import math
 
 from deepcore.autograd import constant
+from deepcore.autograd.graph import conj
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, ShapeError
 from deepcore.ops.diagonals import diagonal
@@ -125,8 +126,8 @@ def addbmm(input, batch1, batch2, *, beta=1, alpha=1):
 @composite(examples=lambda make: [sample(make(4), make(4))])
 @takes_arrays
 def vdot(input, other):
-    """Σ input · other for two vectors"""
-    return dot(input, other)
+    """Σ conj(input) · other for two vectors"""
+    return dot(conj(input), other)
 
 
 @composite(examples=lambda make: [sample(make(4), make(4)), sample(make(2, 4), make(3, 4)), sample(make(), make(2, 3))])
@@ -142,8 +143,8 @@ def inner(input, other):
 )
 @axis_names
 def vecdot(x, y, *, dim: int = -1):
-    """Σ x · y along `dim`; the shapes broadcast"""
-    return sum_(x * y, dim)
+    """Σ conj(x) · y along `dim`; the shapes broadcast"""
+    return sum_(conj(x) * y, dim)
 
 
 @composite(
@@ -306,7 +307,7 @@ def linalg_vander(x, N: int | None = None):
     if N is not None and N < 1:
         raise ArgumentError("vander: N is at least 1", received=f"N={N}")
     x = reshape_p(x, shape=x.shape or (1,))
-    x = x if dt.is_floating(x.dtype) else cast(x, dt.int64)
+    x = x if dt.is_inexact(x.dtype) else cast(x, dt.int64)
     count = x.shape[-1] if N is None else N
     powers = [x * 0 + 1]
     for _ in range(count - 1):
@@ -320,7 +321,7 @@ def vander(x, N: int | None = None, increasing: bool = False):
     """The powers N − 1 to 0 of each number, as rows; from 0 up where `increasing`"""
     _ranks("vander", x=(x, 1))
     if N == 0:
-        return made(x.backend.zeros((*x.shape, 0), dtype=x.dtype if dt.is_floating(x.dtype) else dt.int64), x.backend)
+        return made(x.backend.zeros((*x.shape, 0), dtype=x.dtype if dt.is_inexact(x.dtype) else dt.int64), x.backend)
     out = linalg_vander(x, N)
     return out if increasing else out.flip(-1)
 

@@ -10,10 +10,11 @@ from deepcore.autograd import apply
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.ops.arithmetic import mul, sqrt, sub_p
-from deepcore.ops.common import flat_in
+from deepcore.ops.common import flat_in, ordered
 from deepcore.ops.comparison import clamp, maximum, minimum, where
 from deepcore.ops.exponential import exp, log
 from deepcore.ops.index import gather
+from deepcore.ops.parts import imag_p, real_p
 from deepcore.ops.registry import Tensor, axis_names, cast, composite, functional, fused, is_half, primitive, sample
 from deepcore.ops.shape import ALL_DIMS, broadcast_to_p, narrow, normalize_dim, normalize_dims, reshape_p, unsqueeze
 from deepcore.tensor import made
@@ -41,7 +42,12 @@ def _reduction_samples(make):
     ]
 
 
-@primitive(vjp=lambda g, input_shape, dims: spread(g, input_shape, dims), batch="dims", jvp="linear")
+@primitive(
+    vjp=lambda g, input_shape, dims: spread(g, input_shape, dims),
+    complex=True,
+    batch="dims",
+    jvp="linear",
+)
 def sum_p(xp, input, *, dims, keepdim):
     total = xp.sum(input, dims, keepdim)
     return total.astype(input.dtype, copy=False)  # NumPy sums narrow integers in 64 bits
@@ -69,7 +75,7 @@ def sum(input, dim=None, keepdim: bool = False, *, dtype=None):
     array = input._data
     dims = ALL_DIMS[array.ndim] if dim is None else normalize_dims(all_if_empty(dim), array.ndim)
     if dtype is not None or array.dtype.kind != "f":
-        if not dt.is_floating(array.dtype) and (dtype is None or dt.as_dtype(dtype) == dt.int64):
+        if not dt.is_inexact(array.dtype) and (dtype is None or dt.as_dtype(dtype) == dt.int64):
             return apply(sum_integers, (input,), {"dims": dims, "keepdim": keepdim})
         input = as_dtype(input, dtype)
     return apply(sum_p, (input,), {"dims": dims, "keepdim": keepdim})
@@ -80,7 +86,7 @@ def _count(shape, dims) -> int:
 
 
 def _floating(name, input):
-    if not dt.is_floating(input.dtype):
+    if not dt.is_inexact(input.dtype):
         raise DTypeError(f"{name} needs a floating tensor", received=dt.name_of(input.dtype), fix=f"t.float().{name}()")
 
 
@@ -97,7 +103,10 @@ def mean(input, dim=None, keepdim: bool = False, *, dtype=None):
     return sum_p(input, dims=dims, keepdim=keepdim) / (count or math.nan)
 
 
-@primitive(batch="dims")
+@primitive(
+    complex=True,
+    batch="dims",
+)
 def _first(xp, input, *, dims):
     return xp.ascontiguousarray(input[tuple(slice(1) if d in dims else slice(None) for d in range(input.ndim))])
 
@@ -112,7 +121,7 @@ def _first(xp, input, *, dims):
 )
 @axis_names
 def var(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = False):
-    """Σ(x − mean)² / (n − correction) over `dim` (None: all); correction 1 by default"""
+    """Σ|x − mean|² / (n − correction) over `dim` (None: all); correction 1 by default"""
     if isinstance(dim, bool):  # PyTorch's var(unbiased)
         dim, unbiased = None, dim
     if unbiased is not None and correction is not None:
@@ -120,6 +129,9 @@ def var(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = Fals
     if correction is None:
         correction = 1 if unbiased is None else int(unbiased)
     _floating("var", input)
+    if input.dtype.kind == "c":
+        real, imag = (var(part, dim, correction=correction, keepdim=keepdim) for part in (real_p(input), imag_p(input)))
+        return real + imag
     if is_half(input):  # deviations of 16-bit floats are computed in float32
         return cast(var(cast(input, dt.float32), dim, correction=correction, keepdim=keepdim), input.dtype)
     dims = normalize_dims(all_if_empty(dim), input.ndim)
@@ -155,7 +167,7 @@ def std(input, dim=None, unbiased=None, *, correction=None, keepdim: bool = Fals
 @axis_names
 def prod(input, dim: int | None = None, keepdim: bool = False, *, dtype=None):
     """Π input over one dimension (None: all), multiplied in pairs"""
-    if dtype is None and not dt.is_floating(input.dtype):
+    if dtype is None and not dt.is_inexact(input.dtype):
         dtype = dt.int64
     input = as_dtype(input, dtype)
     rank = input.ndim
@@ -269,6 +281,7 @@ def argmin(input, dim: int | None = None, keepdim: bool = False):
 
 
 def _chosen(arg, input, dim, keepdim) -> ValuesAndIndices:
+    ordered(arg.__name__, input)
     d = normalize_dim(dim, input.ndim)
     if not input.ndim:
         index = made(input.backend.zeros((), dtype=dt.int64), input.backend)
@@ -309,12 +322,18 @@ def min(input, dim=None, keepdim: bool = False):
     return amin(input) if dim is None else _chosen(argmin, input, dim, keepdim)
 
 
-@primitive(batch="dims")
+@primitive(
+    complex=True,
+    batch="dims",
+)
 def _all(xp, input, *, dims, keepdim):
     return xp.all(input, axis=dims, keepdims=keepdim)
 
 
-@primitive(batch="dims")
+@primitive(
+    complex=True,
+    batch="dims",
+)
 def _any(xp, input, *, dims, keepdim):
     return xp.any(input, axis=dims, keepdims=keepdim)
 
@@ -356,14 +375,14 @@ def count_nonzero(input, dim=None):
 @axis_names
 def logsumexp(input, dim, keepdim: bool = False):
     """ln Σ eˣ over `dim`, without overflow"""
-    if not dt.is_floating(input.dtype):
+    if not dt.is_inexact(input.dtype):
         input = cast(input, dt.default_float)
     dims = normalize_dims(all_if_empty(dim), input.ndim)
     if is_half(input) and dims:
         return cast(logsumexp(cast(input, dt.float32), dims, keepdim), input.dtype)
     if _count(input.shape, dims) == 0:
         return log(sum_p(exp(input), dims=dims, keepdim=keepdim))
-    if dims == (input.ndim - 1,):
+    if dims == (input.ndim - 1,) and input.dtype.kind != "c":
         out = _logsumexp(input)
         return unsqueeze(out, -1) if keepdim else out
     return _logsumexp_over(input, dims, keepdim)
@@ -375,8 +394,9 @@ def _logsumexp(input):
 
 
 def _logsumexp_over(input, dims, keepdim):
-    largest = _amax(input.detach(), dims=dims, keepdim=True)
-    limit = dt.largest(input.dtype)
+    level = input.detach()
+    largest = _amax(real_p(level) if level.dtype.kind == "c" else level, dims=dims, keepdim=True)
+    limit = dt.largest(largest.dtype)
     largest = clamp(largest, -limit, limit)  # ∞ - ∞ is NaN; ∞ minus the largest finite number is ∞
     out = log(sum_p(exp(input - largest), dims=dims, keepdim=True)) + largest
     if keepdim:

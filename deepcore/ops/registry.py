@@ -11,6 +11,10 @@ The last VJP of a variadic op serves all its further inputs; it may read them by
 the input) and `shapes`. VJPs are written in tensor ops, so derivatives of any order work; the engine sums a gradient
 of the broadcast shape back to the input's shape.
 
+Complex tensors: an op that says `complex=True` takes them, and its VJPs hold for them as written: g and the result are
+PyTorch's gradients, ∂L/∂Re z + i ∂L/∂Im z. With `complex="analytic"` the VJPs have the formula of an analytic function,
+g · f'(z), and the engine conjugates around them: conj(conj(g) · f'(z)). Any other op refuses complex tensors.
+
 A primitive that shares its name with a public function and is called from other files has the suffix `_p`: `sum_p`, `sum`.
 """
 
@@ -40,8 +44,9 @@ class Op:
     """A primitive, which `apply` runs and records. Called with tensors and keyword parameters."""
 
     __slots__ = (
-        "_plans", "_with_aux", "batch", "differentiable", "formula", "forward", "hint_text", "inputs", "joint", "jvp", "label",
-        "lowering", "many", "name", "raises", "reads_aux", "saves", "saves_for_gradient", "variadic", "view", "vjps",
+        "_plans", "_with_aux", "analytic", "batch", "complex", "differentiable", "formula", "forward", "hint_text", "inputs",
+        "joint", "jvp", "label", "lowering", "many", "name", "raises", "reads_aux", "saves", "saves_for_gradient", "variadic",
+        "view", "vjps",
     )  # fmt: skip
 
     #: Sums a gradient over broadcast dimensions; set by ops.shape.
@@ -51,7 +56,17 @@ class Op:
     stack: Callable
 
     def __init__(
-        self, forward, vjps, view=None, hint=None, joint=False, many=False, raises=False, batch=None, jvp=None
+        self,
+        forward,
+        vjps,
+        view=None,
+        hint=None,
+        joint=False,
+        many=False,
+        raises=False,
+        batch=None,
+        jvp=None,
+        complex=False,
     ):
         self.name = forward.__name__.strip("_").removesuffix("_p")
         #: The name in messages and in the names of nodes.
@@ -69,6 +84,9 @@ class Op:
         self.joint = joint
         self.many = many
         self.raises = raises
+        #: Whether complex operands are allowed, and whether the engine conjugates around the VJPs for them.
+        self.complex = complex is not False
+        self.analytic = complex == "analytic"
         self.view = view
         self.hint_text = hint
         #: The batching rule and the forward rule; see `primitive`.
@@ -182,14 +200,23 @@ FUNCTIONAL: dict[str, Callable] = {}
 
 
 def primitive(
-    *, vjp=(), joint=None, view: str | None = None, hint=None, raises: bool = False, batch=None, jvp=None
+    *,
+    vjp=(),
+    joint=None,
+    view: str | None = None,
+    hint=None,
+    raises: bool = False,
+    batch=None,
+    jvp=None,
+    complex: bool | str = False,
 ) -> Callable[[Callable], Op]:
     """Declare a structured primitive: an `Op` that composites call with normalised parameters.
 
     `vjp`: a function, or one per input (None: no gradient). `joint`: instead, one function that returns the
     gradients of all inputs; those that `needs` excludes may be None. `view`: "always" or "sometimes", where the
     output shares the input's memory. `hint(inputs, params)`: the likely fix when the array library raises. `raises`:
-    the op checks its operands' values, so programs run it even where nothing reads its results.
+    the op checks its operands' values, so programs run it even where nothing reads its results. `complex`: whether the
+    op is defined for complex tensors, as below.
 
     `batch`: how `vmap` maps the op: "elementwise", or a rule of `ops.batching`; by default the op runs for each example.
     `jvp`: how tangents pass: "elementwise", where each element of the result depends on one of each input, "linear" in all
@@ -202,7 +229,9 @@ def primitive(
     def declare(forward) -> Op:
         vjps = (joint,) if joint else vjp if isinstance(vjp, tuple) else (vjp,)
         forward_rule = "elementwise" if jvp is None and batch == "elementwise" else jvp
-        op = Op(forward, vjps, view, hint, joint is not None, raises=raises, batch=batch, jvp=forward_rule)
+        op = Op(
+            forward, vjps, view, hint, joint is not None, raises=raises, batch=batch, jvp=forward_rule, complex=complex
+        )
         _register(PRIMITIVES, op.name, op)
         return op
 
@@ -211,7 +240,7 @@ def primitive(
 
 def gradient(forward: Callable) -> Op:
     """Declare an op that computes the gradients of another in array code, as a tuple, and has none itself."""
-    return Op(forward, (None,), many=True)
+    return Op(forward, (None,), many=True, complex=True)
 
 
 def saved_array(array, backend) -> Tensor:
@@ -260,7 +289,7 @@ def fused(formula: Callable) -> Callable:
         return tuple(t._data for t in result) if isinstance(result, tuple) else result._data
 
     forward.__name__ = formula.__name__
-    op = Op(forward, (None,), many=True)
+    op = Op(forward, (None,), many=True, complex=True)  # the formula's own ops refuse what they lack
     op.formula = reference
     _register(FUSED, op.name, op)
 
@@ -289,6 +318,7 @@ def elementwise(
     check=None,
     wide=False,
     place="",
+    complex=False,
 ) -> Callable[[Callable], Callable]:
     """Declare an elementwise primitive with one or two inputs, and its public function.
 
@@ -299,7 +329,13 @@ def elementwise(
     """
 
     def declare(forward) -> Callable:
-        op = Op(forward, vjp if isinstance(vjp, tuple) else (vjp,), batch="elementwise", jvp="elementwise")
+        op = Op(
+            forward,
+            vjp if isinstance(vjp, tuple) else (vjp,),
+            batch="elementwise",
+            jvp="elementwise",
+            complex=complex,
+        )
         if rule in ("compare", "logical", "integer"):
             op.differentiable = False
         _register(PRIMITIVES, op.name, op)
@@ -383,7 +419,7 @@ def promote(op_name: str, rule: str, *operands) -> tuple[Tensor, ...]:
         if not isinstance(o, Tensor):
             number = None if rule == "logical" and hasattr(o, "dtype") else as_number(o)
             if number is not None:
-                kinds.append(bool if isinstance(number, bool) else float if isinstance(number, float) else int)
+                kinds.append(type(number))
                 values.append(number)
                 continue
             o = constant(op_name, o)
@@ -394,9 +430,9 @@ def promote(op_name: str, rule: str, *operands) -> tuple[Tensor, ...]:
     dtype = None
     if rule != "logical":
         dtype = dt.result_type(kinds)
-        if rule == "float" and not dt.is_floating(dtype):
+        if rule == "float" and not dt.is_inexact(dtype):
             dtype = dt.default_float
-        if rule == "integer" and dt.is_floating(dtype):
+        if rule == "integer" and dt.is_inexact(dtype):
             raise DTypeError(f"{op_name} takes integers and booleans", received=dt.name_of(dtype))
     try:
         return tuple(_cast_operand(o, kind, dtype, backend) for o, kind in zip(values, kinds))
@@ -405,26 +441,36 @@ def promote(op_name: str, rule: str, *operands) -> tuple[Tensor, ...]:
             raise
     # A number beyond the dtype still compares: as infinity with integers, in float64 with floats.
     values = [o if isinstance(o, Tensor) else _beyond(o, dtype) for o in values]
-    dtype = dt.float64 if dt.is_floating(dtype) else dt.default_float
+    assert dtype is not None
+    dtype = dt.complex128 if dtype.kind == "c" else dt.float64 if dt.is_floating(dtype) else dt.default_float
     return tuple(_cast_operand(o, kind, dtype, backend) for o, kind in zip(values, kinds))
 
 
-def _beyond(number, dtype) -> float:
+def _beyond(number, dtype):
     """`number`, or the infinity of its sign where it is beyond integers of `dtype` or beyond float64."""
+    if isinstance(number, complex):
+        return number
     wide = dtype if not dt.is_floating(dtype) else dt.float64
     return float(number) if dt.fits(number, wide) else math.inf if number > 0 else -math.inf
 
 
 def as_number(value):
     """A Python or NumPy number as a Python number, as in PyTorch; None for anything else."""
-    if isinstance(value, (bool, int, float)):
-        return (
-            value if isinstance(value, (bool, float)) or type(value) is int else int.__int__(value)
-        )  # an IntEnum, too
+    if isinstance(value, _NUMBERS):
+        return _plain(value)
     if getattr(value, "shape", None) == () and not hasattr(value, "__setitem__"):  # 0-d arrays are tensors
         value = value.item()
-        return value if isinstance(value, (bool, int, float)) else None
+        return value if isinstance(value, _NUMBERS) else None
     return None
+
+
+_NUMBERS = (bool, int, float, complex)
+
+
+def _plain(value):
+    """A number of a class derived from Python's, as NumPy's float64, as one of Python's own class."""
+    kind = value.__class__
+    return value if kind in _NUMBERS else next(base for base in _NUMBERS if isinstance(value, base))(value)
 
 
 def _cast_operand(o, kind, dtype, backend) -> Tensor:
@@ -440,13 +486,29 @@ def is_half(t) -> bool:
     return t.dtype.itemsize == 2 and dt.is_floating(t.dtype)
 
 
-def cast(t: Tensor, dtype) -> Tensor:
-    """`t` in another dtype; the gradient is cast back to the dtype of `t`."""
+def cast(t: Tensor, dtype, drop_imaginary: bool = False) -> Tensor:
+    """`t` in another dtype; the gradient is cast back to the dtype of `t`.
+
+    Complex numbers become real ones only with `drop_imaginary`: functions of real numbers cast their operands, too.
+    """
+    if t._data.dtype.kind == "c" and dtype.kind not in "cb" and not drop_imaginary:
+        raise DTypeError(
+            f"a function of {dt.name_of(dtype)} is not defined for complex tensors",
+            received=f"{dt.name_of(t.dtype)}{list(t.shape)}",
+            fix="apply it to real numbers: t.abs(), t.angle(), t.real and t.imag, or both parts as dc.view_as_real(t)",
+        )
     return _cast(t, dtype=dtype, source=t._data.dtype)
 
 
-@primitive(vjp=lambda g, source, dtype: _cast(g, dtype=source, source=dtype), batch="elementwise", jvp="linear")
+@primitive(
+    vjp=lambda g, source, dtype: _cast(g, dtype=source, source=dtype),
+    complex=True,
+    batch="elementwise",
+    jvp="linear",
+)
 def _cast(xp, input, *, dtype, source):
+    if input.dtype.kind == "c" and dtype.kind not in "cb":
+        input = input.real
     return input.astype(dtype)
 
 
@@ -462,7 +524,7 @@ def _unary(op: Op, rule: str) -> Callable:
         except AttributeError:
             (input,) = promote(op.name, rule, input)
         else:
-            if floats_only and dtype.kind != "f" and not dt.is_floating(dtype):
+            if floats_only and dtype.kind not in "fc" and not dt.is_floating(dtype):
                 input = cast(input, dt.default_float)
         return apply(op, (input,))
 
@@ -488,9 +550,10 @@ def _half_beside_number(input, other):
     for half, number in ((input, other), (other, input)):
         if isinstance(half, Tensor) and half._data.itemsize == 2 and dt.is_floating(half._data.dtype):
             if not isinstance(number, Tensor):
-                return None if as_number(number) is None else half._data.dtype
+                return None if isinstance(as_number(number), (complex, type(None))) else half._data.dtype
             if half._data.ndim and not number._data.ndim:
-                return None if number._data.dtype == half._data.dtype else half._data.dtype
+                same = number._data.dtype == half._data.dtype or number._data.dtype.kind == "c"
+                return None if same else half._data.dtype
     return None
 
 
@@ -527,7 +590,7 @@ def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> C
                 other = Tensor(backend.constant(other, dtype), backend, False, None, backend.number_specs.get(dtype))
                 same = True
             else:
-                same = dtype is other._data.dtype and dtype.kind == "f"
+                same = dtype is other._data.dtype and dtype.kind in "fc"
         except (AttributeError, DTypeError):  # not a tensor, or a number out of the dtype's range
             same = False
         if not same or rule == "integer":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, ShapeError
-from deepcore.ops.common import in_float32
+from deepcore.ops.common import in_float32, ordered
 from deepcore.ops.comparison import clamp, logical_xor, where
 from deepcore.ops.exponential import exp
 from deepcore.ops.index import gather
@@ -14,10 +14,20 @@ from deepcore.ops.shape import cat, flip_p, narrow, normalize_dim
 from deepcore.tensor import made
 
 
-@primitive(vjp=lambda g, dim: flip_p(_cumsum(flip_p(g, dims=(dim,)), dim=dim), dims=(dim,)), batch="dim", jvp="linear")
+def _widest(dtype):
+    """The dtype in which running sums accumulate."""
+    return dt.float64 if dt.is_floating(dtype) else dt.complex128 if dtype.kind == "c" else dtype
+
+
+@primitive(
+    vjp=lambda g, dim: flip_p(_cumsum(flip_p(g, dims=(dim,)), dim=dim), dims=(dim,)),
+    complex=True,
+    batch="dim",
+    jvp="linear",
+)
 def _cumsum(xp, input, *, dim):
     # Pairwise summation does not apply to a running sum, so it accumulates in the widest float.
-    wide = dt.float64 if dt.is_floating(input.dtype) else input.dtype
+    wide = _widest(input.dtype)
     return xp.cumsum(input.astype(wide, copy=False), axis=dim).astype(input.dtype, copy=False)
 
 
@@ -25,7 +35,7 @@ def _cumsum(xp, input, *, dim):
 @axis_names
 def cumsum(input, dim: int, *, dtype=None):
     """Running sums along `dim`"""
-    if dtype is None and not dt.is_floating(input.dtype):
+    if dtype is None and not dt.is_inexact(input.dtype):
         dtype = dt.int64
     input = as_dtype(input, dtype)
     d = normalize_dim(dim, input.ndim)
@@ -50,9 +60,13 @@ def _cumprod_back(g, input, out, dim):
     return where(zero, where(first, _sums_from(g * others, dim), 0.0), ahead)
 
 
-@primitive(vjp=_cumprod_back, batch="dim")
+@primitive(
+    vjp=_cumprod_back,
+    complex="analytic",
+    batch="dim",
+)
 def _cumprod(xp, input, *, dim):
-    wide = dt.float64 if dt.is_floating(input.dtype) else input.dtype
+    wide = _widest(input.dtype)
     return xp.cumprod(input.astype(wide, copy=False), axis=dim).astype(input.dtype, copy=False)
 
 
@@ -60,7 +74,7 @@ def _cumprod(xp, input, *, dim):
 @axis_names
 def cumprod(input, dim: int, *, dtype=None):
     """Running products along `dim`"""
-    if dtype is None and not dt.is_floating(input.dtype):
+    if dtype is None and not dt.is_inexact(input.dtype):
         dtype = dt.int64
     input = as_dtype(input, dtype)
     d = normalize_dim(dim, input.ndim)
@@ -95,7 +109,7 @@ def _running_extreme(xp, input, *, dim, largest):
 
 
 def _running(input: Tensor, dim: int, largest: bool) -> ValuesAndIndices:
-    d = normalize_dim(dim, input.ndim)
+    d = normalize_dim(dim, ordered("cummax" if largest else "cummin", input).ndim)
     if not input.ndim:
         return ValuesAndIndices(input.clone(), made(input.backend.zeros((), dtype=dt.int64), input.backend))
     index = _running_extreme(input.detach(), dim=d, largest=largest)

@@ -40,6 +40,7 @@ def _grid(xp, index, dim: int) -> tuple:
         None,
         lambda g, index, dim: gather_p(g, index, dim=dim),
     ),
+    complex=True,
     jvp="linear",
 )
 def _scatter(xp, input, index, src, *, dim):
@@ -404,7 +405,11 @@ def take(input, index):
     return reshape_p(flat, shape=index.shape)
 
 
-@primitive(vjp=(lambda g, index, input_shape: _take_grad(g, index, shape=input_shape, dims=(0,)), None), jvp="linear")
+@primitive(
+    vjp=(lambda g, index, input_shape: _take_grad(g, index, shape=input_shape, dims=(0,)), None),
+    complex=True,
+    jvp="linear",
+)
 def _take_flat(xp, input, index):
     return input[index]
 

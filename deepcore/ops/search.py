@@ -7,6 +7,7 @@ import math
 from deepcore.autograd import constant
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
+from deepcore.ops.common import ordered
 from deepcore.ops.comparison import isnan, where
 from deepcore.ops.index import gather, gather_p, within
 from deepcore.ops.reduction import ValuesAndIndices
@@ -43,7 +44,7 @@ def _at_index(input: Tensor, index: Tensor, d: int, keepdim: bool) -> ValuesAndI
 
 def _ranked(name: str, input: Tensor, dim: int) -> tuple[Tensor, int]:
     """(the indices that sort along the dimension, its number); raises where it has no elements."""
-    d = normalize_dim(dim, input.ndim)
+    d = normalize_dim(dim, ordered(name, input).ndim)
     if input.ndim and not input.shape[d]:
         raise IndexRangeError(f"{name}: dimension {dim} has no elements", received=str(input.shape))
     return argsort(input, d), d

@@ -68,7 +68,13 @@ def sizes(args: tuple) -> tuple[int, ...]:
 # -- views ------------------------------------------------------------------------------------------------
 
 
-@primitive(view="always", vjp=lambda g: g, batch="elementwise", jvp="linear")
+@primitive(
+    view="always",
+    vjp=lambda g: g,
+    complex=True,
+    batch="elementwise",
+    jvp="linear",
+)
 def alias_p(xp, input):
     return input[...]
 
@@ -85,6 +91,7 @@ def alias(input):
     hint=lambda inputs, params: (
         f"the sizes must multiply to {inputs[0].numel()}; one of them may be -1, where the others divide that"
     ),
+    complex=True,
     batch="shape",
     jvp="linear",
 )
@@ -142,7 +149,13 @@ def _inverse(order):
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
-@primitive(view="always", vjp=lambda g, order: permute_p(g, order=_inverse(order)), batch=_permuted, jvp="linear")
+@primitive(
+    view="always",
+    vjp=lambda g, order: permute_p(g, order=_inverse(order)),
+    complex=True,
+    batch=_permuted,
+    jvp="linear",
+)
 def permute_p(xp, input, *, order):
     return input.transpose(order)
 
@@ -205,7 +218,13 @@ def _broadcast(op, inputs, mapped, params, size):
     return apply(op, (t.reshape(size, *(1,) * lead, *t.shape[1:]) if lead else t,), {"shape": (size, *target)})
 
 
-@primitive(view="always", vjp=lambda g, input_shape: sum_to(g, input_shape), batch=_broadcast, jvp="linear")
+@primitive(
+    view="always",
+    vjp=lambda g, input_shape: sum_to(g, input_shape),
+    complex=True,
+    batch=_broadcast,
+    jvp="linear",
+)
 def broadcast_to_p(xp, input, *, shape):
     return xp.broadcast_to(input, shape)
 
@@ -337,7 +356,12 @@ def _part(g, i, shapes, dim):
     return narrow(g, dim, start, shapes[i][dim])
 
 
-@primitive(vjp=_part, batch="dim", jvp="linear")
+@primitive(
+    vjp=_part,
+    complex=True,
+    batch="dim",
+    jvp="linear",
+)
 def _cat(xp, *tensors, dim):
     return xp.concatenate(tensors, axis=dim)
 
@@ -503,7 +527,12 @@ def unbind(input, dim: int = 0):
 # -- copies -----------------------------------------------------------------------------------------------------
 
 
-@primitive(vjp=lambda g: g, batch="elementwise", jvp="linear")
+@primitive(
+    vjp=lambda g: g,
+    complex=True,
+    batch="elementwise",
+    jvp="linear",
+)
 def _clone(xp, input):
     return input.copy()
 
@@ -523,12 +552,22 @@ def contiguous(input, memory_format=None):
     return input if input.is_contiguous() else _contiguous(input)
 
 
-@primitive(vjp=lambda g: g, batch="elementwise", jvp="linear")
+@primitive(
+    vjp=lambda g: g,
+    complex=True,
+    batch="elementwise",
+    jvp="linear",
+)
 def _contiguous(xp, input):
     return xp.ascontiguousarray(input).reshape(input.shape)
 
 
-@primitive(vjp=lambda g, dims: flip_p(g, dims=dims), batch="dims", jvp="linear")
+@primitive(
+    vjp=lambda g, dims: flip_p(g, dims=dims),
+    complex=True,
+    batch="dims",
+    jvp="linear",
+)
 def flip_p(xp, input, *, dims):
     return xp.flip(input, dims).copy()
 
@@ -575,7 +614,12 @@ def _pad_tangent(op, inputs, tangents, params):
     return apply(op, inputs, params), apply(op, tuple(tangents), {**params, "value": 0})
 
 
-@primitive(vjp=_pad_back, batch=_padded, jvp=_pad_tangent)
+@primitive(
+    vjp=_pad_back,
+    complex=True,
+    batch=_padded,
+    jvp=_pad_tangent,
+)
 def _pad(xp, input, *, widths, value):
     out = xp.full(tuple(low + n + high for n, (low, high) in zip(input.shape, widths)), value, dtype=input.dtype)
     out[(*(slice(low, low + n) for n, (low, _) in zip(input.shape, widths)), ...)] = input
@@ -673,7 +717,12 @@ def _border_taps(xp, size: int, length: int, low: int, high: int, mode: str):
     return _border(xp, size, low, high, mode).reshape(-1, 1), xp.ones((length, 1), dtype=dt.float64)
 
 
-@primitive(vjp=lambda g, diagonal, lower: _triangle(g, diagonal=diagonal, lower=lower), batch="trailing", jvp="linear")
+@primitive(
+    vjp=lambda g, diagonal, lower: _triangle(g, diagonal=diagonal, lower=lower),
+    complex=True,
+    batch="trailing",
+    jvp="linear",
+)
 def _triangle(xp, input, *, diagonal, lower):
     return xp.tril(input, diagonal) if lower else xp.triu(input, diagonal)
 
@@ -718,5 +767,3 @@ Tensor.T = property(
     doc="All dimensions in reverse order",
 )
 Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dimensions exchanged")
-Tensor.mH = property(lambda self: transpose(self, -2, -1), doc="`mT`, as tensors are real")
-Tensor.H = property(lambda self: self if not self.ndim else transpose(self, 0, 1), doc="The transpose of a matrix")

@@ -56,7 +56,7 @@ def aminmax(input, *, dim: int | None = None, keepdim: bool = False):
 def nansum(input, dim=None, keepdim: bool = False, *, dtype=None):
     """Σ of the elements that are not NaN over `dim` (None: all)"""
     input = as_dtype(input, dtype)
-    if not dt.is_floating(input.dtype):
+    if not dt.is_inexact(input.dtype):
         return sum_(input, dim, keepdim, dtype=dtype)
     return sum_(where(isnan(input), 0.0, input), dim, keepdim)
 
@@ -68,7 +68,7 @@ def nansum(input, dim=None, keepdim: bool = False, *, dtype=None):
 def nanmean(input, dim=None, keepdim: bool = False, *, dtype=None):
     """The mean of the elements that are not NaN over `dim` (None: all)"""
     input = as_dtype(input, dtype)
-    if not dt.is_floating(input.dtype):
+    if not dt.is_inexact(input.dtype):
         return mean(input, dim, keepdim)  # which refuses integers
     if is_half(input):
         return cast(nanmean(cast(input, dt.float32), dim, keepdim), input.dtype)

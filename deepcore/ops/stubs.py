@@ -1,7 +1,7 @@
 """Writes the type stubs of the registered ops for editors and type checkers.
 
-`python -m deepcore.ops.stubs` rewrites `_functions.pyi` (dc.<name>), `_methods.pyi` (Tensor.<name>), `_linalg.pyi` and
-`_special.pyi`; with `--check` it only reports whether they are up to date. The return type of a function is that of its results on its samples.
+`python -m deepcore.ops.stubs` rewrites `_functions.pyi` (dc.<name>), `_methods.pyi` (Tensor.<name>), `_fft.pyi`, `_linalg.pyi`
+and `_special.pyi`; with `--check` it only reports whether they are up to date. The return type of a function is that of its results on its samples.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from deepcore.ops.reduction import ValuesAndIndices
 from deepcore.tensor import Tensor
 
-Operand = Tensor | builtins.float | builtins.int | builtins.bool
+Operand = Tensor | builtins.complex | builtins.float | builtins.int | builtins.bool
 """
 # Tensor.float, Tensor.int, … would shadow the builtin types of the same names.
 _TYPES = re.compile(r"\b(int|float|bool|str|tuple)\b")
@@ -50,7 +50,7 @@ _KINDS = {"other": "Operand", "value": "Operand", "min": "Operand | None", "max"
 
 
 #: The modules of functions that are not in `dc` itself.
-PLACES = ("linalg", "special")
+PLACES = ("fft", "linalg", "special")
 
 
 class _Make:
@@ -136,7 +136,9 @@ def methods() -> str:
         "    T: Tensor",
         "    mT: Tensor",
         "    mH: Tensor",
-        "    H: Tensor\n",
+        "    H: Tensor",
+        "    real: Tensor",
+        "    imag: Tensor\n",
     ]
     names = set()
     for entry in sorted(FUNCTIONS.values(), key=lambda e: e.name):

@@ -7,26 +7,30 @@ from deepcore.ops.comparison import where
 from deepcore.ops.registry import binary_samples, elementwise, functional, fused, unary_samples
 
 
-@elementwise("float", vjp=lambda g, input: g * cos(input))
+@elementwise("float", vjp=lambda g, input: g * cos(input), complex="analytic")
 def sin(xp, input):
     """sine, in radians"""
     return xp.sin(input)
 
 
-@elementwise("float", vjp=lambda g, input: neg(g * sin(input)))
+@elementwise("float", vjp=lambda g, input: neg(g * sin(input)), complex="analytic")
 def cos(xp, input):
     """cosine, in radians"""
     return xp.cos(input)
 
 
-@elementwise("float", vjp=lambda g, out: g * (out * out + 1.0), examples=unary_samples(-1.2, 1.2))
+@elementwise("float", vjp=lambda g, out: g * (out * out + 1.0), examples=unary_samples(-1.2, 1.2), complex="analytic")
 def tan(xp, input):
     """tangent, in radians"""
     return xp.tan(input)
 
 
 @elementwise(
-    "float", vjp=lambda g, input: g * rsqrt(1.0 - input * input), examples=unary_samples(-0.8, 0.8), aliases=("arcsin",)
+    "float",
+    vjp=lambda g, input: g * rsqrt(1.0 - input * input),
+    examples=unary_samples(-0.8, 0.8),
+    aliases=("arcsin",),
+    complex="analytic",
 )
 def asin(xp, input):
     """inverse sine, in radians"""
@@ -38,13 +42,14 @@ def asin(xp, input):
     vjp=lambda g, input: neg(g * rsqrt(1.0 - input * input)),
     examples=unary_samples(-0.8, 0.8),
     aliases=("arccos",),
+    complex="analytic",
 )
 def acos(xp, input):
     """inverse cosine, in radians"""
     return xp.arccos(input)
 
 
-@elementwise("float", vjp=lambda g, input: g / (input * input + 1.0), aliases=("arctan",))
+@elementwise("float", vjp=lambda g, input: g / (input * input + 1.0), aliases=("arctan",), complex="analytic")
 def atan(xp, input):
     """inverse tangent, in radians"""
     return xp.arctan(input)
@@ -70,20 +75,20 @@ def atan2(xp, input, other):
     return xp.arctan2(input, other)
 
 
-@elementwise("float", vjp=lambda g, input: g * cosh(input))
+@elementwise("float", vjp=lambda g, input: g * cosh(input), complex="analytic")
 def sinh(xp, input):
     """hyperbolic sine"""
     return xp.sinh(input)
 
 
-@elementwise("float", vjp=lambda g, input: g * sinh(input))
+@elementwise("float", vjp=lambda g, input: g * sinh(input), complex="analytic")
 def cosh(xp, input):
     """hyperbolic cosine"""
     return xp.cosh(input)
 
 
 @functional
-@elementwise("float", vjp=lambda g, out: tanh_grad(g, out))
+@elementwise("float", vjp=lambda g, out: tanh_grad(g, out), complex="analytic")
 def tanh(xp, input):
     """hyperbolic tangent"""
     return xp.tanh(input)
@@ -94,7 +99,7 @@ def tanh_grad(g, out):
     return g * (1.0 - out * out)
 
 
-@elementwise("float", vjp=lambda g, input: g * rsqrt(input * input + 1.0), aliases=("arcsinh",))
+@elementwise("float", vjp=lambda g, input: g * rsqrt(input * input + 1.0), aliases=("arcsinh",), complex="analytic")
 def asinh(xp, input):
     """inverse hyperbolic sine"""
     return xp.arcsinh(input)
@@ -105,6 +110,7 @@ def asinh(xp, input):
     vjp=lambda g, input: g * rsqrt((input - 1.0) * (input + 1.0)),
     examples=unary_samples(1.3, 3),
     aliases=("arccosh",),
+    complex="analytic",
 )
 def acosh(xp, input):
     """inverse hyperbolic cosine"""
@@ -112,7 +118,11 @@ def acosh(xp, input):
 
 
 @elementwise(
-    "float", vjp=lambda g, input: g / (1.0 - input * input), examples=unary_samples(-0.8, 0.8), aliases=("arctanh",)
+    "float",
+    vjp=lambda g, input: g / (1.0 - input * input),
+    examples=unary_samples(-0.8, 0.8),
+    aliases=("arctanh",),
+    complex="analytic",
 )
 def atanh(xp, input):
     """inverse hyperbolic tangent"""

@@ -22,6 +22,8 @@ class Adafactor(Optimizer):
     (Shazeer and Stern, 2018)
     """
 
+    takes_complex = False
+
     state_names = ("step", "row_var", "col_var", "variance")
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deepcore.kernels.update import Update, run_update
+from deepcore.ops.parts import real_array
 from deepcore.optim.optimizer import OPTIMIZERS, Optimizer, finite, non_negative
 
 
@@ -63,6 +64,8 @@ class ASGD(Optimizer):
             "eta": state["eta"],
             "mu": state["mu"],
         }
-        run_update(parameter.backend, _ASGD, scalars, parameter._data, gradient, state["ax"])
+        xp = parameter.backend
+        arrays = [real_array(xp, array) for array in (parameter._data, gradient, state["ax"])]
+        run_update(xp, _ASGD, scalars, *arrays)
         state["eta"] = lr / (1 + lambd * lr * state["step"]) ** alpha
         state["mu"] = 1 / max(1, state["step"] - t0)

@@ -41,6 +41,8 @@ class LBFGS(Optimizer):
     history_size · 2 times the parameters. (Liu and Nocedal, 1989; Nocedal and Wright, 2006, 3.5)
     """
 
+    takes_complex = False
+
     by_formula = False  # type: ignore[assignment]
 
     def __init__(

@@ -24,6 +24,8 @@ class Muon(Optimizer):
     (Jordan et al., 2024; Liu et al., 2025)
     """
 
+    takes_complex = False
+
     state_names = ("momentum_buffer",)
 
     def __init__(

@@ -18,7 +18,15 @@ from deepcore import errors
 from deepcore.autograd import enable_grad
 from deepcore.backend import dtypes as dt
 from deepcore.effects import effect, mode, untraceable
-from deepcore.errors import ArgumentError, BackendError, ShapeError, StateDictError, UninitializedError, suggest
+from deepcore.errors import (
+    ArgumentError,
+    BackendError,
+    DTypeError,
+    ShapeError,
+    StateDictError,
+    UninitializedError,
+    suggest,
+)
 from deepcore.kernels.cpu.clip import Clip
 from deepcore.kernels.math.formulas import count
 from deepcore.kernels.update import Update, run_update
@@ -27,6 +35,7 @@ from deepcore.nn.modules.module import clear_gradients
 from deepcore.nn.parameter import UninitializedTensor
 from deepcore.nn.registry import Registry
 from deepcore.nn.utils import check_gradients, clip_grad_norm_, clip_grad_value_
+from deepcore.ops.parts import real_array
 from deepcore.optim.plan import Plan, restore_calls
 from deepcore.tensor import Tensor, from_raw
 
@@ -125,10 +134,13 @@ class Optimizer:
     `params` are tensors, (name, tensor) pairs, or dicts ("groups") with "params" and settings of their own:
     `[{"params": body}, {"params": head, "lr": 0.1}]`. State is keyed by parameter, apart from the settings.
 
+    Complex parameters are updated as their real and imaginary parts, by the same formula; `takes_complex = False` refuses them.
+
     PyTorch's `foreach`, `fused` and `capturable` are accepted and change nothing: a step is always one program.
     """
 
     state_names: tuple[str, ...] | None = None
+    takes_complex = True
 
     def __init_subclass__(cls, **keywords):
         super().__init_subclass__(**keywords)
@@ -172,7 +184,9 @@ class Optimizer:
     def apply(self, parameter: Tensor, gradient, state: dict[str, Any], group: dict[str, Any]) -> None:
         """One update of `parameter._data` in place."""
         update, scalars, states = self.prepare(parameter, state, group)
-        run_update(parameter.backend, update, scalars, parameter._data, gradient, *states)
+        xp = parameter.backend
+        arrays = [real_array(xp, array) for array in (parameter._data, gradient, *states)]
+        run_update(xp, update, scalars, *arrays)
 
     def prepare(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> tuple[Update, dict, list]:
         """(formula, scalars, state arrays) of the next update; increments the state's step and creates missing arrays."""
@@ -195,6 +209,15 @@ class Optimizer:
     def validate(self, group: dict[str, Any]) -> None:
         """Raise `ArgumentError` for invalid settings."""
         non_negative(group, "lr")
+
+    def start(self, parameter: Tensor) -> dict[str, Any]:
+        """`init`; real numbers that start the state of a complex parameter are those of both parts."""
+        state = self.init(parameter)
+        if parameter.is_complex():
+            for value in state.values():
+                if isinstance(value, parameter.backend.array_type) and value.dtype.kind == "c":
+                    value.imag[...] = value.real
+        return state
 
     def group_of(self, parameter: Tensor) -> dict[str, Any]:
         """The parameter's group, for `init`."""
@@ -227,6 +250,12 @@ class Optimizer:
                     f"{type(self).__name__}: parameter {i} of the group (shape {p.shape}) was computed, and a step would "
                     "not change what it was computed from",
                     fix="give the leaf tensors, or detach() it",
+                )
+            if p.is_complex() and not self.takes_complex:
+                raise DTypeError(
+                    f"{type(self).__name__} has no update of complex parameters",
+                    received=f"parameter {i} of the group: {dt.name_of(p.dtype)}, shape {p.shape}",
+                    fix="keep the parameter as real numbers and compute with dc.view_as_complex(p), or use Adam",
                 )
             if id(p) in parameter_ids:
                 raise ArgumentError(
@@ -469,7 +498,7 @@ class Optimizer:
         return loaded
 
     def _load_state(self, number: int, p: Tensor, entry, faults: list[str]) -> dict[str, Any]:
-        start = self.init(p)
+        start = self.start(p)
         for name in start:
             if entry.get(name) is None:
                 faults.append(f"parameter {number}: {name!r} is missing")
@@ -638,7 +667,7 @@ def _copied(value, p: Tensor):
     from deepcore.tensor import tensor
 
     copy = tensor(value.detach() if hasattr(value, "detach") else value, backend=p.backend)
-    return (copy.to(p.dtype) if dt.is_floating(copy.dtype) else copy)._data
+    return (copy.to(p.dtype) if dt.is_inexact(copy.dtype) else copy)._data
 
 
 def non_negative(group: dict[str, Any], *names: str) -> None:

@@ -15,6 +15,7 @@ from deepcore.kernels.cpu.clip import Clip
 from deepcore.kernels.cpu.optimizer import Batch, Program, ready, supports
 from deepcore.kernels.cpu.parameter_table import MISFIT, STOPPED
 from deepcore.kernels.update import updates_together
+from deepcore.ops.parts import real_array
 from deepcore.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Plan:
         #: Whether the optimizer is deepcore's own, whose formulas depend on the groups alone.
         self.is_builtin = type(optimizer).__module__.startswith(_OWN)
         self.weights = [p._data for p in live]
+        self.is_complex = any(w.dtype.kind == "c" for w in self.weights)
+        #: The state arrays of each batch of the program, a list per name.
+        self.columns: list[list[list]] = []
         self.groups = [g for g, count in zip(optimizer.param_groups, counts) for _ in range(count)]
         #: Entries that the step adds to dicts: (dict, key, value).
         self.added: list[tuple[dict, Any, Any]] = []
@@ -66,15 +70,16 @@ class Plan:
     def _state(self, optimizer: Optimizer, p: Tensor) -> dict[str, Any]:
         state = optimizer.state.get(p)
         if state is None:
-            state = optimizer.init(p)
+            state = optimizer.start(p)
             self.added.append((optimizer.state, p, state))
         return state
 
     def _make_program(self, optimizer: Optimizer) -> None:
         grouped: dict[tuple, list[int]] = {}
-        for i, (w, group) in enumerate(zip(self.weights, self.groups)):
+        for i, (p, w, group) in enumerate(zip(self.live, self.weights, self.groups)):
             update, state = optimizer.update(group), self.states[i]
             arrays = [state[name] for name in update.states if state.get(name) is not None]
+            w, *arrays = (real_array(p.backend, array) for array in (w, *arrays))
             if supports(w, *arrays) and ready(update, w.dtype):
                 grouped.setdefault((w.dtype.itemsize, update), []).append(i)
         batches: list[Batch] = []
@@ -82,7 +87,9 @@ class Plan:
         self.spans: list[list[tuple[int, int, dict]]] = []
         for (_, update), members in sorted(grouped.items(), key=lambda item: item[0][0]):
             arrays = [self._arrays(i, update, added) for i in members]
-            batches.append(Batch(update, [self.weights[i] for i in members], arrays))
+            weights = [self._real(i, self.weights[i]) for i in members]
+            batches.append(Batch(update, weights, [self._real_arrays(i, row) for i, row in zip(members, arrays)]))
+            self.columns.append([list(column) for column in zip(*arrays)] if update.states else [])
             groups = [self.groups[i] for i in members]
             starts = [i for i, group in enumerate(groups) if not i or group is not groups[i - 1]]
             self.spans.append([(a, b, groups[a]) for a, b in zip(starts, [*starts[1:], len(groups)])])
@@ -92,6 +99,13 @@ class Plan:
             self.members = []
         else:
             self.added += added
+
+    def _real(self, i: int, array):
+        """An array of an entry as the program reads it: a complex one as its real and imaginary parts."""
+        return real_array(self.live[i].backend, array) if self.is_complex else array
+
+    def _real_arrays(self, i: int, arrays: tuple) -> tuple:
+        return tuple(self._real(i, array) for array in arrays) if self.is_complex else arrays
 
     def _arrays(self, i: int, update, added: list) -> tuple:
         """The state arrays of an entry; missing ones are created and added to `added`."""
@@ -132,10 +146,10 @@ class Plan:
         if not all(map(is_, map(optimizer.state.get, self.live), self.states)):
             return False
         at = 0
-        for batch in () if self.program is None else self.program.batches:
+        for batch, columns in zip(() if self.program is None else self.program.batches, self.columns):
             states = self.inside[at : at + len(batch.weights)]
             at += len(states)
-            for name, arrays in zip(batch.update.states, batch.states):
+            for name, arrays in zip(batch.update.states, columns):
                 if not all(map(is_, map(dict.get, states, repeat(name)), arrays)):
                     return False
         return True
@@ -152,6 +166,8 @@ class Plan:
             self.settled = None
             self._set_scalars(optimizer, counts)
             whole, members = self.whole, self.members
+            if self.is_complex:
+                gradients = [self._real(i, g) for i, g in enumerate(gradients)]
             program = self.program.prepared(
                 [gradients] if whole else [[gradients[i] for i in part] for part in members], clip
             )

@@ -98,7 +98,7 @@ def test_data_takes_another_shape_dtype_and_backend(backend):
         (np.ones(3, np.float32), errors.ArgumentTypeError, r"dc\.as_tensor\(array\)"),
         ([1.0, 2.0, 3.0], errors.ArgumentTypeError, r"dc\.tensor\(values\)"),
         (None, TypeError, "NoneType"),
-        (lambda: dc.ones(3, dtype=dc.int64), errors.DTypeError, "only floating tensors"),
+        (lambda: dc.ones(3, dtype=dc.int64), errors.DTypeError, "only floating and complex tensors"),
     ],
 )
 def test_what_data_cannot_be(value, error, words):

@@ -84,7 +84,7 @@ def test_round_trip_of_every_dtype(dtype, tmp_path):
 
 
 def test_dtypes_cover_those_of_tensors():
-    assert set(DTYPES.values()) <= set(DTYPE_NAMES)
+    assert set(DTYPES.values()) - set(DTYPE_NAMES) == {np.dtype(complex)}
     assert {"F8_E4M3", "F8_E5M2"} <= set(DTYPE_NAMES.values())
 
 
@@ -185,6 +185,7 @@ def test_pytorch_reads_ours_and_we_read_theirs(tmp_path):
     state = {
         name: torch.arange(6).reshape(2, 3).to(getattr(torch, name))
         for name in (*DTYPES, "float8_e4m3fn", "float8_e5m2")
+        if name != "complex128"
     }
     public.save_file(state, tmp_path / "theirs", {"format": "pt"})
     arrays, metadata = load_with_metadata(tmp_path / "theirs")

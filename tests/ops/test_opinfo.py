@@ -25,9 +25,11 @@ with warnings.catch_warnings():
 #: Relative tolerances of values and of vector-Jacobian products.
 TOLERANCE = {
     torch.float64: (1e-9, 1e-7), torch.float32: (1e-5, 1e-5), torch.float16: (2e-3, 2e-3), torch.bfloat16: (2e-2, 2e-2),
+    torch.complex128: (1e-9, 1e-7), torch.complex64: (1e-5, 1e-5),
 }  # fmt: skip
 #: Sums cancel: below this share of the largest element (and of 1), the error allowed is that of an element this large.
 FLOOR = {torch.float64: 1e-3, torch.float32: 0.1, torch.float16: 1.0, torch.bfloat16: 1.0}
+FLOOR |= {torch.complex128: 1e-3, torch.complex64: 0.1}
 
 #: They return memory as it comes, or draw random numbers: nothing to compare. So do all of deepcore.random's.
 RANDOM = {"empty", "empty_like", "new_empty"}
@@ -73,6 +75,8 @@ ABSENT = {
 TIES = {"argsort", "sort", "topk", "kthvalue"}
 #: Vectors of a decomposition have any sign: compared after the OpInfo's own normalisation.
 SIGNS = {"linalg.eigh", "linalg.svd", "svd"}
+#: Functions of Hermitian matrices, whose gradient deepcore gives as one: of PyTorch's, that is the Hermitian part.
+HERMITIAN = {"cholesky", "linalg.cholesky"}
 #: (OpInfo, what the message of the difference holds) to the reason.
 KNOWN: dict[tuple[str, str], str] = {
     **{
@@ -125,6 +129,7 @@ KNOWN: dict[tuple[str, str], str] = {
     ("addr", "must be of the result's kind"): "on purpose",
     ("addbmm", "must be of the result's kind"): "on purpose",
     ("baddbmm", "must be of the result's kind"): "on purpose",
+    ("renorm", ", not [nan nan nan]"): "PyTorch's slope of a complex norm of order infinity is NaN",
     ("cov", "relative error 1.9e-05"): "a rounding of weights whose sum is nearly the correction",
     ("arange", "does not fit dtype"): "a value outside the dtype is refused, not wrapped",
     ("full", "does not fit dtype"): "a value outside the dtype is refused, not wrapped",
@@ -203,8 +208,6 @@ def convert(value, made: dict | None = None):
         return DTYPES[name]
     if isinstance(value, torch.device):
         return str(value)
-    if isinstance(value, complex):
-        raise Unsupported("complex")
     if isinstance(value, (list, tuple)):
         kind = list if isinstance(value, list) else tuple
         return kind(convert(v, made) for v in value)
@@ -213,6 +216,8 @@ def convert(value, made: dict | None = None):
 
 def to_numpy(tensor) -> np.ndarray:
     name = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
     if tensor.layout != torch.strided or name not in DTYPES:
         raise Unsupported(f"{tensor.layout}" if name in DTYPES else f"dtype {name}")
     tensor = tensor.detach()
@@ -229,6 +234,12 @@ def our_arguments(op, sample, made):
         raise Unsupported("pin_memory")
     if kwargs.get("dropout_p"):
         raise Unsupported("random numbers")
+    if (
+        op.name == "cov"
+        and getattr(kwargs.get("aweights"), "dtype", None) == torch.float32
+        and sample.input.is_complex()
+    ):
+        raise Unsupported("weights of less precision than the input")
     for name in kwargs:
         if (op.name, name) in ABSENT:
             raise Unsupported(f"{name} of {op.name}")
@@ -271,7 +282,10 @@ def difference(ours, theirs, rtol: float, exact=()) -> str | None:
     a, b = ours.detach().numpy(), to_numpy(theirs)
     if a.dtype != b.dtype:
         return f"dtype {name_of(a.dtype)}, not {name_of(b.dtype)}"
-    if not theirs.dtype.is_floating_point:
+    if theirs.dtype.is_complex:  # both parts, together
+        a, b = (np.ascontiguousarray(x).reshape(-1).view(a.real.dtype) for x in (a, b))
+        exact = [torch.view_as_real(t.resolve_conj()) for t in exact]
+    elif not theirs.dtype.is_floating_point:
         return None if np.array_equal(a, b) else f"{a.ravel()[:5]}, not {b.ravel()[:5]}"
     a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
     rtol = max(rtol, TOLERANCE[theirs.dtype][0])
@@ -334,19 +348,30 @@ def our_results(function, args, kwargs, leaves, chosen, cotangents, process):
     return outputs, [dc.zeros_like(t) if g is None else g for g, t in zip(found, leaves)]
 
 
+WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+
+
 def in_float64(sample, rng=None):
-    """The sample with every float32 tensor as float64; with `rng`, each element moved by half a float32 rounding."""
+    """The sample with every float32 and complex64 tensor in double precision; with `rng`, each element moved by half a float32 rounding."""
     made: dict = {}
 
     def raise_precision(x):
-        if isinstance(x, torch.Tensor) and x.dtype == torch.float32:
+        if isinstance(x, torch.Tensor) and x.dtype in WIDER:
             if id(x) not in made:
                 away = rng.choice([-1, 1], tuple(x.shape)) * 2.0**-24 if rng else np.zeros(tuple(x.shape))
-                made[id(x)] = (x.detach().double() * torch.as_tensor(1 + away)).requires_grad_(x.requires_grad)
+                made[id(x)] = (x.detach().to(WIDER[x.dtype]) * torch.as_tensor(1 + away)).requires_grad_(
+                    x.requires_grad
+                )
             return made[id(x)]
-        return torch.float64 if x is torch.float32 else x
+        return WIDER.get(x, x) if isinstance(x, torch.dtype) else x
 
     return sample.transform(raise_precision)
+
+
+def cotangent(output, rng):
+    """A vector to multiply a Jacobian with."""
+    size = rng.uniform(0.5, 1.5, output.shape) * rng.choice([-1, 1], output.shape)
+    return size * np.exp(1j * rng.uniform(-3, 3, output.shape)) if output.is_complex() else size
 
 
 def compare(op, sample, dtype, rng, function=None) -> list[str]:
@@ -358,9 +383,7 @@ def compare(op, sample, dtype, rng, function=None) -> list[str]:
     def starts(outputs):
         chosen = [i for i, t in enumerate(outputs) if isinstance(t, torch.Tensor) and t.requires_grad]
         if not drawn:
-            drawn.extend(
-                rng.uniform(0.5, 1.5, outputs[i].shape) * rng.choice([-1, 1], outputs[i].shape) for i in chosen
-            )
+            drawn.extend(cotangent(outputs[i], rng) for i in chosen)
         return chosen, [torch.as_tensor(g, dtype=outputs[i].dtype) for g, i in zip(drawn, chosen)]
 
     try:
@@ -369,8 +392,8 @@ def compare(op, sample, dtype, rng, function=None) -> list[str]:
         raise Unsupported(f"PyTorch refuses: {error}") from error
     if NotImplemented in theirs:
         raise Unsupported("PyTorch refuses: NotImplemented")
-    if any(isinstance(t, torch.Tensor) and t.is_complex() for t in theirs):
-        raise Unsupported("complex")
+    if op.name in HERMITIAN:
+        their_gradients = [(g + g.mH) / 2 for g in their_gradients]
     leaves = [made[id(t)] for t in leaves_of(sample)]
     function = function or function_for(op)
     ours, our_gradients = our_results(function, args, kwargs, leaves, *starts(theirs), normalised(op, sample))
@@ -381,7 +404,7 @@ def compare(op, sample, dtype, rng, function=None) -> list[str]:
     pairs += [(f"gradient {i}", a, b, vjp) for i, (a, b) in enumerate(zip(our_gradients, their_gradients))]
     wrong = [i for i, (_, a, b, rtol) in enumerate(pairs) if difference(a, b, rtol)]
     exact: list = [()] * len(pairs)
-    if wrong and dtype == torch.float32:
+    if wrong and dtype in WIDER:
         runs = [their_results(op, in_float64(sample, r), starts) for r in (None, rng, rng, rng)]
         exact = list(zip(*([*outputs, *gradients] for outputs, gradients in runs)))
     found = [(pairs[i][0], difference(*pairs[i][1:], exact[i])) for i in wrong]
@@ -438,6 +461,68 @@ def test_samples(name, dtype, manual_seed):
     assert not check(name, dtype, both, manual_seed, COUNTS[dtype])
 
 
+#: OpInfos that deepcore has for real numbers alone, as their complex samples showed.
+REAL_ONLY: set[str] = set()
+COMPLEX = [name for name, op in OPS.items() if torch.complex128 in op.supported_dtypes("cpu")]
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.complex128, pytest.param(torch.complex64, marks=pytest.mark.slow)],
+    ids=["complex128", "complex64"],
+)
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_samples(name, dtype, manual_seed):
+    """As `test_samples`; an op that lacks complex numbers says so for each sample."""
+    op = OPS[name]
+    samples = draw(op, dtype, manual_seed, op.supports_autograd)
+    both = itertools.chain(enumerate(samples), ((f"{i} strided", s.noncontiguous()) for i, s in enumerate(samples)))
+    failures = check(name, dtype, both, manual_seed, COUNTS[dtype])
+    if failures and all("DTypeError" in f and "complex" in f for f in failures):
+        REAL_ONLY.add(name)
+        pytest.skip("for real numbers alone")
+    assert not failures
+
+
+def test_most_functions_take_complex_numbers():
+    if not COUNTS[torch.complex128]:
+        pytest.skip("counts what test_complex_samples ran")
+    print(len(COMPLEX) - len(REAL_ONLY), "of", len(COMPLEX), sorted(REAL_ONLY))
+    assert len(REAL_ONLY) < 0.1 * len(COMPLEX)
+
+
+def complex_too(x):
+    return x.detach().to(torch.complex128) if isinstance(x, torch.Tensor) and x.dtype == torch.float64 else x
+
+
+#: They need no order and take complex numbers, where PyTorch does not.
+WIDER_THAN_PYTORCH = {"cdist", "nn.functional.pdist", "nansum", "nanmean", "unique_consecutive"}
+WIDER_THAN_PYTORCH |= {f"nn.functional.{name}" for name in ("embedding_bag", "glu", "kl_div", "nll_loss")}
+
+
+@pytest.mark.parametrize("name", [n for n in OPS if n not in COMPLEX and n not in WIDER_THAN_PYTORCH])
+def test_functions_of_real_numbers_refuse_complex_ones(name, manual_seed):
+    """What orders, or is not defined otherwise, raises a typed error, as it raises in PyTorch."""
+    op = OPS[name]
+    if torch.float64 not in op.supported_dtypes("cpu"):
+        pytest.skip("a function of whole numbers")
+    accepted = []
+    for sample in draw(op, torch.float64, manual_seed, False, limit=3):
+        sample = sample.transform(complex_too)
+        try:
+            op(sample.input, *sample.args, **sample.kwargs)
+        except Exception:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    args, kwargs = our_arguments(op, sample, {})
+                    function_for(op)(*args, **kwargs)
+                except (Unsupported, DeepcoreError):
+                    continue
+            accepted.append(sample.summary())
+    assert not accepted
+
+
 @pytest.mark.parametrize(
     "dtypes",
     [
@@ -467,8 +552,6 @@ def test_other_dtypes(name, dtypes, manual_seed):
 def same_forward(op, sample, dtype, rng):
     args, kwargs = our_arguments(op, sample, {})
     theirs = flat(op(sample.input, *sample.args, **sample.kwargs))
-    if any(isinstance(t, torch.Tensor) and t.is_complex() for t in theirs):
-        raise Unsupported("complex")
     ours = flat(function_for(op)(*args, **kwargs))
     if op.name in TIES:
         ours, theirs = ours[: len(ours) - 1], theirs[: len(theirs) - 1]

@@ -1415,7 +1415,7 @@ def describe(module, kind, name):
     if attribute is _MISSING:
         return None
     if kind == "ufunc":
-        loops = [loop for loop in attribute.types if not set(loop) & set("lLFDV")]  # no aliases, no complex
+        loops = [loop for loop in attribute.types if not set(loop) & set("lLV")]  # no aliases
         return f"ufunc {name} {' '.join(loops)}"
     if kind == "value":
         return f"value {name}"

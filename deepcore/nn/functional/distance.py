@@ -22,6 +22,7 @@ def _norm(x: Tensor, p: float, dim: int, keepdim: bool) -> Tensor:
     """(Σ |x|ᵖ)^(1/p) along `dim`, with slope 0 where it is 0; of 16-bit floats computed in float32."""
     if is_half(x):
         return _norm(x.to(dt.float32), p, dim, keepdim).to(x.dtype)
+    x = abs_(x) if x._data.dtype.kind == "c" else x
     if p == math.inf:
         return amax(abs_(x), dim, keepdim)
     if p == -math.inf:

@@ -9,6 +9,7 @@ from deepcore.errors import ArgumentError, DTypeError, ShapeError
 from deepcore.nn.notify import warn_user
 from deepcore.ops import loss as terms
 from deepcore.ops.activation import sigmoid
+from deepcore.ops.arithmetic import abs as abs_
 from deepcore.ops.arithmetic import neg, weigh
 from deepcore.ops.arithmetic import pow as pow_
 from deepcore.ops.comparison import where
@@ -16,7 +17,7 @@ from deepcore.ops.index import gather_p, within
 from deepcore.ops.loss import bad_class, cross_entropy_p, probabilities
 from deepcore.ops.reduction import mean
 from deepcore.ops.reduction import sum as sum_
-from deepcore.ops.registry import functional, is_recorded, takes_arrays
+from deepcore.ops.registry import cast, functional, is_recorded, takes_arrays
 from deepcore.ops.shape import squeeze, unsqueeze
 from deepcore.ops.softmax import log_softmax
 from deepcore.tensor import Tensor
@@ -82,6 +83,8 @@ def mse_loss(input, target, reduction: str = "mean") -> Tensor:
 def l1_loss(input, target, reduction: str = "mean") -> Tensor:
     """|input - target|, averaged, summed or as it is. Shapes must be equal."""
     same_shape("l1_loss", input, target)
+    if input.is_complex() or target.is_complex():
+        return reduced(abs_(input - target), reduction)
     return reduced(terms.term(terms.l1, "numeric", input, target), reduction)
 
 
@@ -344,7 +347,7 @@ def cross_entropy(
     if weight is not None and weight.shape != (classes,):
         raise _bad_weight("cross_entropy", weight, classes)
     if not dt.is_floating(input.dtype):
-        input = input.to(dt.default_float)
+        input = cast(input, dt.default_float)
     half = input.dtype if input.dtype.itemsize == 2 else None
     if half is not None:
         input = input.to(dt.float32)

@@ -16,7 +16,7 @@ from deepcore.ops.index import gather, within
 from deepcore.ops.reduction import any as any_
 from deepcore.ops.reduction import mean
 from deepcore.ops.reduction import sum as sum_
-from deepcore.ops.registry import functional, takes_arrays
+from deepcore.ops.registry import cast, functional, takes_arrays
 from deepcore.ops.scan import cumsum
 from deepcore.ops.shape import unsqueeze
 from deepcore.tensor import Tensor, arange
@@ -67,7 +67,7 @@ def cosine_embedding_loss(input1, input2, target, margin: float = 0, reduction: 
             received=f"inputs {input1.shape} with target {target.shape}",
         )
     if not dt.is_floating(input1.dtype):
-        input1, input2 = input1.to(dt.default_float), input2.to(dt.default_float)
+        input1, input2 = cast(input1, dt.default_float), cast(input2, dt.default_float)
     squares = (sum_(input1 * input1, -1) + _LEAST_SQUARE) * (sum_(input2 * input2, -1) + _LEAST_SQUARE)
     cosine = sum_(input1 * input2, -1) / sqrt(squares)
     apart = where(target == -1, clamp(cosine - margin, 0.0), 0.0)

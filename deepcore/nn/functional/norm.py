@@ -274,11 +274,13 @@ def normalize(input, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor
     if p == float("inf"):
         norm = amax(abs_(input), dim, keepdim=True)
     elif p == 0:
-        norm = sum_((input != 0).to(input.dtype), dim, keepdim=True)
+        norm = sum_((input != 0).to(dt.real_of(input.dtype)), dim, keepdim=True)
     elif input.ndim and input.shape[dim] == 1:
         norm = abs_(input)  # without the rounding of powers
     else:
-        total = sum_(square(input) if p == 2 else pow_(abs_(input), p), dim, keepdim=True)
+        total = sum_(
+            square(abs_(input) if input.is_complex() else input) if p == 2 else pow_(abs_(input), p), dim, keepdim=True
+        )
         nonzero = total > 0  # the root's slope at 0 is infinite
         norm = where(nonzero, pow_(where(nonzero, total, 1.0), 1.0 / p), 0.0)
     return input / clamp(norm, min=eps)

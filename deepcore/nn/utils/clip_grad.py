@@ -16,6 +16,7 @@ from deepcore.errors import ArgumentError, NonFiniteError, non_negative
 from deepcore.kernels.cpu.clip import Gradients
 from deepcore.kernels.update import all_finite
 from deepcore.nn.modules.module import Module
+from deepcore.ops.parts import real_array
 from deepcore.tensor import Tensor, from_raw, zeros
 
 
@@ -40,6 +41,7 @@ def _norms(gradients: list[Tensor], norm_type: float) -> list[Any]:
         if g.backend is not gradients[0].backend:
             raise mixed_backends("the norm of the gradients", (gradients[0], g))
         xp, raw = g.backend, g._data
+        raw = real_array(xp, raw) if norm_type == 2 else xp.absolute(raw) if raw.dtype.kind == "c" else raw
         raw = raw if raw.dtype == dt.float64 else raw.astype(dt.float32, copy=False)
         if norm_type == 2:
             norms.append(xp.sqrt(xp.sum(xp.square(raw))))
@@ -94,7 +96,7 @@ def check_gradients(parameters) -> None:
 
     `parameters`: tensors, (name, tensor) pairs, or a module.
     """
-    named = [(name, g) for name, g in _named_gradients(parameters) if dt.is_floating(g.dtype)]
+    named = [(name, g) for name, g in _named_gradients(parameters) if dt.is_inexact(g.dtype)]
     gradients = [g for _, g in named]
     if not are_finite(gradients):
         bad = [name for name, g in named if not _all_finite([g])]
@@ -149,7 +151,7 @@ def _table(gradients: list[Tensor], norm_type: float, writes: bool) -> Gradients
     """The gradients as a kernel table, or None where kernels do not apply."""
     if norm_type != 2 or not settings.kernels:
         return None
-    return Gradients.of([g._data for g in gradients], writes)
+    return Gradients.of([real_array(g.backend, g._data) for g in gradients], writes)
 
 
 def _run(call, gradients: list[Tensor]) -> None:
@@ -173,7 +175,8 @@ def _clip_norm(gradients, max_norm, norm_type, names, error_if_nonfinite) -> Ten
         xp = total.backend
         factor = xp.minimum(max_norm / (total._data + 1e-6), 1.0)
         for g in gradients:
-            g._data[...] *= xp.asarray(factor).astype(g.dtype)
+            raw = real_array(xp, g._data)
+            raw[...] *= xp.asarray(factor).astype(raw.dtype)
             g.bump_version()
     return total
 
@@ -198,7 +201,7 @@ def clip_grads_with_norm_(parameters, max_norm: float, total_norm: Tensor) -> No
 
 
 def clip_grad_value_(parameters, clip_value: float) -> None:
-    """g ← min(max(g, -clip_value), clip_value) for every gradient, in place."""
+    """g ← min(max(g, -clip_value), clip_value) for every gradient, in place; of complex ones, both parts."""
     clip_value = non_negative("clip_value", clip_value)
     gradients = [g for _, g in _named_gradients(parameters)]
     effect("clip", partial(_clip_value, clip_value=clip_value), gradients)
@@ -211,5 +214,6 @@ def _clip_value(gradients: list[Tensor], clip_value: float) -> None:
         _run(call, gradients)
         return
     for g in gradients:
-        g.backend.clip(g._data, -clip_value, clip_value, out=g._data)
+        raw = real_array(g.backend, g._data)
+        g.backend.clip(raw, -clip_value, clip_value, out=raw)
         g.bump_version()
