@@ -223,10 +223,10 @@ def cholesky(input: Tensor, upper: builtins.bool = ...) -> Tensor:
     """`linalg.cholesky`"""
 
 def cholesky_inverse(L: Any, upper: builtins.bool = ...) -> Tensor:
-    """(L Lᵀ)⁻¹, or (Lᵀ L)⁻¹ where the triangle is the `upper` one"""
+    """(L Lᴴ)⁻¹, or (Lᴴ L)⁻¹ where the triangle is the `upper` one"""
 
 def cholesky_solve(B: Any, L: Any, upper: builtins.bool = ...) -> Tensor:
-    """The X with L Lᵀ X = B, or Lᵀ L X = B where the triangle is the `upper` one"""
+    """The X with L Lᴴ X = B, or Lᴴ L X = B where the triangle is the `upper` one"""
 
 def chunk(input: Tensor, chunks: builtins.int, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
     """`chunks` views of nearly equal size"""

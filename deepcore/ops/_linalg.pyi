@@ -43,7 +43,7 @@ def lu_factor(A: Any, *, pivot: builtins.bool = ...) -> Any:
     """(LU, pivots) of P A = L U: U with L below its diagonal, and the row that each was exchanged with, from 1."""
 
 def lu_solve(LU: Any, pivots: Any, B: Any, *, left: builtins.bool = ..., adjoint: builtins.bool = ...) -> Tensor:
-    """The X with A X = B of A = P L U as `lu_factor` returned it; X A = B where not `left`, Aᵀ in place of A with `adjoint`"""
+    """The X with A X = B of A = P L U as `lu_factor` returned it; X A = B where not `left`, Aᴴ in place of A with `adjoint`"""
 
 def matrix_exp(A: Any) -> Tensor:
     """exp(A) = Σ Aᵏ / k!, by scaling and squaring (Higham 2005)"""

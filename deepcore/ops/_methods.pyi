@@ -162,10 +162,10 @@ class TensorMethods:
         """`linalg.cholesky`"""
 
     def cholesky_inverse(self, upper: builtins.bool = ...) -> Tensor:
-        """(L Lᵀ)⁻¹, or (Lᵀ L)⁻¹ where the triangle is the `upper` one"""
+        """(L Lᴴ)⁻¹, or (Lᴴ L)⁻¹ where the triangle is the `upper` one"""
 
     def cholesky_solve(self, L: Any, upper: builtins.bool = ...) -> Tensor:
-        """The X with L Lᵀ X = B, or Lᵀ L X = B where the triangle is the `upper` one"""
+        """The X with L Lᴴ X = B, or Lᴴ L X = B where the triangle is the `upper` one"""
 
     def chunk(self, chunks: builtins.int, dim: builtins.int = ...) -> builtins.tuple[Tensor, ...]:
         """`chunks` views of nearly equal size"""
