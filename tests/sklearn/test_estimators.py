@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import runpy
 import subprocess
 import sys
 import warnings
@@ -544,3 +545,12 @@ def test_fit_prints_only_when_asked(capsys):
         assert capsys.readouterr() == ("", "")
         classifier(max_epochs=2, verbose=2).fit(X, NAMES)
     assert "loss" in capsys.readouterr().out
+
+
+def test_the_page_of_documentation_runs(tmp_path):
+    pytest.importorskip("pandas")
+    parts = (ROOT / "docs" / "sklearn.md").read_text(encoding="utf-8").split("```python\n")[1:]
+    code = "\n".join(part.partition("```")[0] for part in parts)
+    assert code.count("assert") == len(parts) == 4
+    (tmp_path / "page.py").write_text(code, encoding="utf-8")
+    runpy.run_path(str(tmp_path / "page.py"), run_name="page")  # a module, so that its function can be pickled
