@@ -27,7 +27,9 @@ class DeepcoreClassifier(ClassifierMixin, Estimator):
         `validation_fraction` of the rows, has not fallen by more than `tol` for `n_iter_no_change` epochs (None: never).
         With early stopping the best epoch's weights are restored.
     class_weight: {label: weight}, or "balanced": Σw / (number of classes · Σw of the class).
+    random_state: an integer, for the same bits in every fit; a RandomState; or None, which draws from NumPy's.
     backend: "cpu", "cuda", … as everywhere in deepcore. compile: run steps as programs (same bits, less time).
+    verbose: as of `Trainer.fit`: 1 shows a progress bar, 2 a line for each epoch.
     warm_start: `fit` goes on with the module and optimizer of the call before.
     callbacks: `deepcore.train.Callback` objects, which are copied.
     `module__x`, `optimizer__x`, `loss__x`: further arguments, such as `optimizer__weight_decay=1e-4`.
