@@ -201,6 +201,7 @@ _LAZY = {
     "plots": "deepcore.plots",
     "profile": "deepcore.profiler",
     "profiler": "deepcore.profiler",
+    "sklearn": "deepcore.sklearn",
     "train": "deepcore.train",
     "utils": "deepcore.utils",
 }

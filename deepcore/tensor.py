@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import enum
 import functools
 import inspect
 import math
-import sys
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from deepcore.backend import BACKENDS, Backend, backend_of, device, get_backend, one_place, place
+from deepcore.backend import BACKENDS, Backend, backend_of, device, dlpack, get_backend, one_place, place
 from deepcore.backend import dtypes as dt
 from deepcore.effects import effect, mode, untraceable
 from deepcore.errors import (
@@ -454,6 +454,8 @@ class Tensor(TensorMethods):
         if self._requires_grad:
             raise GradientError("a tensor that requires grad is not exported", fix="export t.detach()")
         untraceable("handing a tensor's memory on")
+        if self.dtype == dt.bfloat16:
+            return dlpack.export_bfloat16(self._data.view(dt.int16), kwargs)
         return self._data.__dlpack__(**kwargs)
 
     def __dlpack_device__(self):
@@ -600,8 +602,13 @@ def _target_backend(data, backend) -> Backend:
         return data.backend
     if hasattr(data, "__cuda_array_interface__"):
         dlpack_device = getattr(data, "__dlpack_device__", None)
-        return backend_of(data) or get_backend(f"cuda:{dlpack_device()[1]}" if dlpack_device else None)
+        return backend_of(data) or (get_backend(f"cuda:{dlpack_device()[1]}") if dlpack_device else _gpu(get_backend()))
     return get_backend()
+
+
+def _gpu(wanted: Backend) -> Backend:
+    """The GPU that reads `__cuda_array_interface__`: the wanted backend, or the default one, or the first."""
+    return next((b for b in (wanted, get_backend()) if b.kernel_kind == "cuda"), None) or get_backend("cuda")
 
 
 def _alias(tensor: Tensor) -> Tensor:
@@ -628,6 +635,9 @@ def _to_raw(data, dtype, backend: Backend, copy: bool):
             untraceable("an array that comes in inside of the function: make it an argument")
         if source is None and hasattr(data, "__dlpack_device__"):
             raw, source = _read_dlpack(data)
+        elif source is None and hasattr(data, "__cuda_array_interface__"):
+            source = _gpu(backend)
+            raw = source.asarray(data)
         elif source is None or not hasattr(data, "dtype"):
             source, raw = get_backend("cpu"), _host_array(data, dtype)
         elif type(raw) is not source.array_type:
@@ -705,44 +715,56 @@ def unmasked(array):
 
 def _read_dlpack(source):
     """(raw array over the memory of another library's array, its backend), by DLPack."""
-    kind, index = source.__dlpack_device__()
+    name = type(source).__module__.partition(".")[0]
+    try:
+        kind, index = source.__dlpack_device__()
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise BackendError(
+            f"this array of {name} is where DLPack does not reach: {error}", fix="move it to the CPU or a GPU first"
+        ) from None
     backend = get_backend("cpu" if kind == 1 else f"cuda:{index}")
     problem: Exception
     try:
-        return backend.from_dlpack(source), backend
+        raw = backend.from_dlpack(source)
+        if dt.is_supported(raw.dtype):
+            return raw, backend
+        problem = DTypeError(f"tensors cannot hold dtype {raw.dtype}")
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         problem = error
-    name = type(source).__module__.partition(".")[0]
     if getattr(source, "requires_grad", False) is True:
         raise GradientError(
             f"an array of {name} that requires grad would lose its gradient here", fix="hand over array.detach()"
         )
-    if str(source.dtype).endswith("bfloat16"):  # NumPy's reader lacks DLPack's bfloat16: read its bits as int16
-        int16 = getattr(sys.modules.get(name), "int16", "int16")
-        return backend.from_dlpack(source.view(int16)).view(dt.bfloat16), backend
+    with contextlib.suppress(BufferError, RuntimeError, TypeError, ValueError):
+        return backend.from_dlpack(dlpack.AsInt16(source)).view(dt.bfloat16), backend
     raise DTypeError(
-        f"this array of {name} cannot be read: {problem}",
+        f"this array of {name} cannot be read: {getattr(problem, 'problem', problem)}",
         expected="one of " + ", ".join(dt.DTYPES),
-        received=str(source.dtype),
+        received=str(source.dtype) if hasattr(source, "dtype") else None,
         fix="convert it there first, to float32 for example",
     ) from None
 
 
 def _host_array(data, dtype=None):
-    """A number or nested list as a NumPy array: int64, or float32 with fractions; NumPy scalars keep their dtype."""
+    """A number or nested list as a NumPy array: int64, or float32 with fractions; NumPy scalars keep their dtype, and so
+    do arrays, images and tables of other libraries.
+    """
     host = get_backend("cpu")
     kinds = set(map(type, leaves(data)))
+    is_array = hasattr(data, "__array__") or hasattr(data, "__array_interface__")
     if isinstance(data, (builtins.list, tuple)) and any(hasattr(kind, "__dlpack__") for kind in kinds):
         data = _plain_leaves(data)
     try:
-        array = host.array(data)
+        array = host.array(host.asarray(data) if is_array else data)
     except (ValueError, TypeError) as error:
         if "inhomogeneous" in str(error) or "sequence" in str(error):
             raise ShapeError(
                 f"this data does not form one array: {error}", fix="give rows of equal length, or pad them first"
             ) from None
         raise DTypeError(f"{type(data).__name__} data does not form an array: {error}") from None
-    numpy_scalars = any(hasattr(kind, "dtype") for kind in kinds)
+    if is_array:
+        array, kinds = _plain_numbers(array, kinds)
+    numpy_scalars = is_array or any(hasattr(kind, "dtype") or hasattr(kind, "__array__") for kind in kinds)
     whole = all(issubclass(kind, int) for kind in kinds) and array.dtype.kind in "fO" and array.size
     if whole and (dtype is None or not dt.is_floating(dt.as_dtype(dtype))):  # beyond NumPy's integers
         wanted = dt.int64 if dtype is None else dt.as_dtype(dtype)
@@ -761,6 +783,8 @@ def _host_array(data, dtype=None):
             f"tensors hold numbers, not {' or '.join(sorted(kind.__name__ for kind in kinds))} data",
             fix="iterators and sets: dc.tensor(list(data))"
             if isinstance(data, (set, frozenset)) or hasattr(data, "__next__")
+            else "fill in what is missing (fillna) and number the categories, as pandas.get_dummies(table, dtype=float)"
+            if is_array and hasattr(data, "to_numpy")
             else None,
         )
     if dtype is not None:  # keep full precision: float32(0.1) is not float64(0.1)
@@ -772,6 +796,27 @@ def _host_array(data, dtype=None):
     elif array.dtype == dt.complex128 and not numpy_scalars:
         array = _convert(array, dt.complex_of(dt.default_float), host)
     return array
+
+
+def _plain_numbers(array, kinds: set[type]):
+    """An array of another library, of numbers if its objects are, as in a table whose columns differ in dtype; and the
+    types that an error names."""
+    if array.dtype.kind == "O":
+        kinds = {type(value) for value in array.reshape(-1) if not _is_number(value)}
+        if not array.size:
+            array = array.astype(dt.float64)
+        elif not kinds:
+            kinds = set(map(type, array.reshape(-1)))
+            array = get_backend("cpu").array(array.tolist())
+    elif array.dtype.kind in "USMmV" and not dt.is_supported(array.dtype):
+        kinds = {array.dtype.type}
+    return array, kinds
+
+
+def _is_number(value) -> bool:
+    if hasattr(value, "dtype"):
+        return value.shape == () and dt.is_supported(value.dtype)
+    return isinstance(value, (int, float))
 
 
 def leaves(data):
@@ -897,7 +942,8 @@ def _finish(raw, backend: Backend, requires_grad: bool) -> Tensor:
 
 @factory
 def tensor(data, dtype=None, backend=None, requires_grad: bool = False, *, device=None) -> Tensor:
-    """A new tensor holding a copy of `data` (number, nested list, array or Tensor).
+    """A new tensor holding a copy of `data`: a number, nested list, Tensor, or anything with `__array__`, `__dlpack__` or
+    `__cuda_array_interface__`, such as arrays of PyTorch or JAX, tables of pandas and images of Pillow.
 
     Python floats become float32, complex numbers complex64 and whole numbers int64; arrays keep their dtype and, unless `backend`
     says otherwise, CuPy arrays stay on their GPU. A number that `dtype` cannot hold raises `DTypeError` (fractions are
@@ -939,8 +985,8 @@ def scalar_tensor(s, dtype=None, backend=None, requires_grad: bool = False, *, d
 
 @factory
 def as_tensor(data, dtype=None, backend=None, *, device=None) -> Tensor:
-    """As `tensor`, but shares memory where possible, also with other libraries' arrays (DLPack); a Tensor of this dtype
-    and backend is returned itself.
+    """As `tensor`, but shares memory where possible, also with other libraries' arrays (DLPack, CUDA array interface); a
+    Tensor of this dtype and backend is returned itself.
     """
     owner = _target_backend(data, backend)
     if isinstance(data, Tensor):
@@ -950,7 +996,8 @@ def as_tensor(data, dtype=None, backend=None, *, device=None) -> Tensor:
     if backend is None and type(data).__module__.partition(".")[0] in ("numpy", "cupy"):
         owner = backend_of(data) or owner
     raw = _to_raw(data, dtype, owner, copy=False)
-    return Tensor(raw, owner) if hasattr(data, "dtype") or hasattr(data, "__dlpack__") else made(raw, owner)
+    shared = any(hasattr(data, name) for name in ("dtype", "__dlpack__", "__cuda_array_interface__"))
+    return Tensor(raw, owner) if shared else made(raw, owner)
 
 
 def from_numpy(array) -> Tensor:
@@ -967,7 +1014,11 @@ def from_dlpack(source) -> Tensor:
         raise ArgumentError(
             "from_dlpack takes an array that speaks DLPack", received=type(source).__name__, fix="dc.as_tensor(data)"
         )
-    raw, backend = _read_dlpack(unmasked(source))
+    source = unmasked(source)
+    owner = backend_of(source)
+    if owner is not None:
+        return Tensor(_to_raw(source, None, owner, copy=False), owner)
+    raw, backend = _read_dlpack(source)
     return Tensor(raw, backend)
 
 

@@ -25,6 +25,7 @@ LAYERS = [
     {"utils"},
     {"metrics", "plots"},
     {"train"},
+    {"sklearn"},
     {"models", "systems"},
     {"cli"},
 ]
@@ -53,7 +54,7 @@ UPWARD = {
 KERNEL_UPWARD = {
     ("codegen", "compile_worker"): "the background process is started by name",
 }
-LATE = ["numba", "cupy", "scipy", "matplotlib", "PIL", "tqdm"]
+LATE = ["numba", "cupy", "scipy", "sklearn", "matplotlib", "PIL", "tqdm"]
 
 
 def sources():

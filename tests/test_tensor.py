@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import copy
 import operator
 import pickle
@@ -363,8 +364,8 @@ def test_masked_arrays_keep_their_mask_or_raise():
 def test_the_dtype_of_a_tensor_is_one_object(make, dtype):
     # Kernels compare dtypes by identity; arrays that were unpickled or have a byte order's name hold other objects.
     plain = np.ones((2, 3), dtype)
-    for array in (pickle.loads(pickle.dumps(plain)), plain.view(plain.dtype.newbyteorder("<"))):
-        made = make(array)
+    for other in (pickle.loads(pickle.dumps(plain)), plain.view(plain.dtype.newbyteorder("<"))):
+        made = make(other)
         assert made.dtype is dtype
         assert made.tolist() == [[1, 1, 1], [1, 1, 1]]
 
@@ -411,6 +412,121 @@ def test_arrays_of_other_libraries():
             make(torch.ones(2, dtype=torch.float8_e4m3fn))
     with pytest.raises(errors.DTypeError, match=r"(?s)torch\.Tensor.*dc\.as_tensor"):
         dc.nn.LayerNorm(3)(source)
+
+
+class Array:
+    """An array that other libraries' protocols alone give access to."""
+
+    def __init__(self, array, *protocols):
+        for name in protocols:
+            setattr(type(self), name, property(lambda self, name=name: getattr(self.array, name)))
+        self.array = array
+
+    @classmethod
+    def by(cls, array, *protocols):
+        return type("Array", (cls,), {})(array, *protocols)
+
+
+BITS = [1.5, -2.0, 3.0, 4.5]
+
+
+def bfloat16_of_torch():
+    return pytest.importorskip("torch").tensor(BITS).bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype", "values"),
+    [
+        (lambda: Array.by(np.array(BITS), "__array__"), f64, BITS),
+        (lambda: Array.by(np.array(BITS, "f4"), "__array_interface__"), f32, BITS),
+        (lambda: Array.by(np.array(BITS, "f4"), "__array__", "dtype", "shape"), f32, BITS),
+        (lambda: Array.by(np.array(BITS, bf16), "__array__"), bf16, BITS),
+        (lambda: Array.by(np.array(BITS, "f4"), "__dlpack__", "__dlpack_device__"), f32, BITS),
+        (lambda: Array.by(bfloat16_of_torch(), "__dlpack__", "__dlpack_device__"), bf16, BITS),
+        (lambda: Array.by(bfloat16_of_torch()[::2], "__dlpack__", "__dlpack_device__"), bf16, BITS[::2]),
+        (lambda: bfloat16_of_torch().reshape(4, 1)[:, :0], bf16, [[], [], [], []]),
+        (lambda: [Array.by(np.array(BITS), "__array__")] * 2, f64, [BITS, BITS]),
+        (lambda: pytest.importorskip("pandas").DataFrame({"a": [1], "b": [2.5]}, dtype=object), f64, [[1, 2.5]]),
+        (lambda: pytest.importorskip("pandas").Series([1, 2]), dc.int64, [1, 2]),
+        (lambda: pytest.importorskip("pandas").DataFrame({"a": [1, 2], "b": [0.5, 3]}), f64, [[1, 0.5], [2, 3]]),
+        (lambda: pytest.importorskip("pandas").DataFrame({"a": [True], "b": [3]}), dc.int64, [[1, 3]]),
+        (lambda: pytest.importorskip("PIL.Image").new("RGB", (2, 1), (1, 2, 3)), dc.uint8, [[[1, 2, 3], [1, 2, 3]]]),
+        (lambda: memoryview(np.arange(3)), dc.int64, [0, 1, 2]),
+        (lambda: array.array("d", BITS), f32, BITS),  # as in PyTorch: a sequence
+    ],
+)
+@pytest.mark.parametrize("make", [dc.tensor, dc.as_tensor, dc.asarray])
+def test_anything_that_gives_an_array(make, data, dtype, values):
+    t = make(data())
+    assert t.dtype is dtype and t.tolist() == values
+    assert (t + 1).dtype is dtype
+    assert make(data(), dtype=dc.float64).tolist() == values
+
+
+def test_gpu_arrays_of_other_libraries(backend):
+    source = dc.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], backend=backend)
+    if backend == "cpu":
+        return
+    for raw in (source.array, source.array.T[1:]):
+        for protocols in (("__cuda_array_interface__",), ("__cuda_array_interface__", "dtype", "shape")):
+            other = Array.by(raw, *protocols)
+            shared, copied = dc.as_tensor(other, backend=backend), dc.tensor(other, backend=backend)
+            assert shared.backend == copied.backend == backend and shared.dtype is copied.dtype is f32
+            before = shared.tolist()
+            assert before == copied.tolist() == raw.tolist()
+            raw[0] += 1
+            assert shared.tolist() == raw.tolist() and copied.tolist() == before
+            with dc.use_backend(backend):
+                assert dc.as_tensor(other).backend == backend
+                assert dc.tensor(other, backend="cpu").tolist() == raw.tolist()
+    assert dc.from_dlpack(source.array).backend == backend
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "said"),
+    [
+        (
+            lambda: pytest.importorskip("pandas").DataFrame({"a": ["x"], "b": [1]}),
+            errors.DTypeError,
+            "(?s)not str data.*get_dummies",
+        ),
+        (
+            lambda: pytest.importorskip("pandas").Series(["2020-01-01"], dtype="datetime64[ns]"),
+            errors.DTypeError,
+            "datetime64",
+        ),
+        (lambda: pytest.importorskip("pandas").Series([1, None], dtype=object), errors.DTypeError, "NoneType"),
+        (lambda: pytest.importorskip("pandas").Series([2**70, 1]), errors.DTypeError, "1180591620717411303424"),
+        (lambda: np.array([1, None]), errors.DTypeError, "dtype object"),
+        (lambda: np.ones(2, "c8"), errors.DTypeError, "complex64"),
+        (lambda: pytest.importorskip("torch").ones(2).cfloat(), errors.DTypeError, "complex64"),
+        (lambda: pytest.importorskip("torch").ones(2, device="meta"), errors.BackendError, "meta"),
+        (lambda: pytest.importorskip("torch").eye(2).to_sparse(), errors.DTypeError, "strided"),
+    ],
+)
+def test_arrays_that_are_no_tensors(data, error, said):
+    for make in (dc.tensor, dc.as_tensor, dc.from_dlpack):
+        if make is not dc.from_dlpack or hasattr(data(), "__dlpack__"):
+            with pytest.raises(error, match=said):
+                make(data())
+
+
+def test_bfloat16_by_dlpack():
+    torch = pytest.importorskip("torch")
+    t = dc.tensor(BITS, dtype=bf16)
+    theirs = torch.from_dlpack(t)
+    assert theirs.dtype == torch.bfloat16 and theirs.tolist() == BITS
+    theirs[0] = 7
+    back = dc.from_dlpack(theirs)
+    assert back.dtype is bf16 and back.tolist() == t.tolist() == [7, *BITS[1:]]
+    assert torch.from_dlpack(t[::2]).tolist() == [7, 3]
+    assert torch.from_dlpack(dc.zeros(2, 0, dtype=bf16)).shape == (2, 0)
+    readonly = np.array(BITS, bf16)
+    readonly.flags.writeable = False
+    for make in (dc.from_dlpack, dc.as_tensor):
+        with pytest.raises(errors.GradientError, match="read-only"):
+            make(readonly).add_(1)
+    assert readonly.tolist() == BITS
 
 
 @pytest.mark.parametrize("name, dtype", [("f4", f32), (">f4", f32), ("float32", f32), ("float", f32), ("i2", dc.int16)])

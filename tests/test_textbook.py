@@ -268,6 +268,18 @@ def test_sunspots_begin_in_1700():
     assert numbers.max() == 190.2
 
 
+@pytest.mark.slow
+def test_a_table_in_scikit_learn(capsys):
+    pytest.importorskip("sklearn", "1.6")
+    pytest.importorskip("pandas")
+    accuracies = load("tables_sklearn").main([])
+    assert accuracies["DeepcoreClassifier"] > 0.8
+    assert accuracies["DeepcoreClassifier"] > accuracies["logistic regression"] - 0.03
+    out = capsys.readouterr().out
+    assert "1,309 passengers, 38.2% of whom survived; missing: age 263, fare 1, embarked 2" in out
+    assert "393 test passengers" in out
+
+
 def test_windows_of_a_series():
     x, y = load("sunspots").windows(np.arange(6.0), 3)
     assert x[:, :, 0].tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 4]] and y.tolist() == [[3], [4], [5]]

@@ -205,7 +205,7 @@ def available_kinds() -> list[str]:
     """All kinds of backends, usable on this machine or not."""
     import pkgutil
 
-    kinds = {m.name for m in pkgutil.iter_modules(__path__)} - {"devices", "dtypes"}
+    kinds = {m.name for m in pkgutil.iter_modules(__path__)} - {"devices", "dlpack", "dtypes"}
     return sorted(kinds | set(_FACTORIES))
 
 

@@ -21,7 +21,10 @@ from deepcore.backend.dtypes import bfloat16, float32
 from deepcore.config import settings
 from deepcore.errors import BackendError
 
-_INSTALL = "pip install 'deepcore-nn[cuda]'  (an NVIDIA GPU and driver are needed), or backend=\"cpu\""
+_INSTALL = (
+    "pip install 'deepcore-nn[cuda]', or 'deepcore-nn[cuda12]' for a driver of CUDA 12 (nvidia-smi shows both), or "
+    'backend="cpu"'
+)
 
 
 class CudaBackend(Backend):
@@ -328,7 +331,8 @@ def create(index: int) -> Backend:
     except Exception as error:  # CuPy's CUDARuntimeError, or a missing libcuda
         raise BackendError(
             f"backend 'cuda' found CuPy {cupy.__version__} but no usable GPU: {error}",
-            fix='install or update the NVIDIA driver (nvidia-smi shows it), or use backend="cpu"',
+            fix="install or update the NVIDIA driver (nvidia-smi shows it), or for one of CUDA 12 pip install "
+            "'deepcore-nn[cuda12]', or use backend=\"cpu\"",
         ) from None
     if index >= count:
         raise BackendError(

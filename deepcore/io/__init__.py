@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from deepcore.io.checkpoint import load, load_checkpoint, read_checkpoint, save, save_checkpoint
+from deepcore.io.checkpoint import (
+    from_bytes,
+    load,
+    load_checkpoint,
+    read_checkpoint,
+    save,
+    save_checkpoint,
+    to_bytes,
+)
 from deepcore.io.idx import read_idx, write_idx
 from deepcore.io.readers import read_samples
 
 __all__ = [
+    "from_bytes",
     "load",
     "load_checkpoint",
     "read_checkpoint",
@@ -14,5 +23,6 @@ __all__ = [
     "read_samples",
     "save",
     "save_checkpoint",
+    "to_bytes",
     "write_idx",
 ]

@@ -45,16 +45,26 @@ def save(obj, path, metadata: Mapping[str, str] | None = None) -> None:
     """
     if isinstance(obj, (str, os.PathLike)) and not isinstance(path, (str, os.PathLike)):
         raise ArgumentError("save takes the object first, then the path", fix="dc.save(obj, path)")
+    arrays, notes = _encoded(obj, metadata)
+    safetensors.save_file(arrays, path, notes)
+
+
+def to_bytes(obj, metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of the file that `save` would write."""
+    return safetensors.to_bytes(*_encoded(obj, metadata))
+
+
+def _encoded(obj, metadata: Mapping[str, str] | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays and notes of a file that holds `obj`."""
     notes = dict(metadata or {})
     if _STATE_KEY in notes:
         raise ArgumentError(f"metadata key {_STATE_KEY!r} is written by deepcore itself", fix="use another key")
     if _is_plain(obj):
-        safetensors.save_file({name: _host(t) for name, t in obj.items()}, path, notes)
-        return
+        return {name: _host(t) for name, t in obj.items()}, notes
     encoder = _Encoder()
     skeleton = encoder.encode(obj, ())
     notes[_STATE_KEY] = json.dumps(skeleton, separators=(",", ":"), allow_nan=False)
-    safetensors.save_file(encoder.arrays, path, notes)
+    return encoder.arrays, notes
 
 
 @takes_device
@@ -85,14 +95,25 @@ def load(
             fix='map_location="cpu", or leave it out for the default device',
         )
     backend = get_backend(backend if map_location is None else place(backend, map_location))
-    name = os.fsdecode(path)
     with safetensors.open_file(path) as file:
-        metadata = file.metadata
-        if names is not None or _STATE_KEY not in metadata:
-            chosen = file.select(names)
-            check_dtypes({key: info.dtype for key, info in chosen.items()}, name)
-            return {key: from_raw(backend.from_host(file.read(key)), backend) for key in chosen}
-        arrays = file.load()
+        return _decoded(file, os.fsdecode(path), backend, names)
+
+
+@takes_device
+def from_bytes(data, backend: str | Backend | None = None, *, device=None):
+    """The object that `to_bytes` encoded, its tensors on `backend`. Errors: as `load`."""
+    with safetensors.SafetensorsBytes(data) as file:
+        return _decoded(file, file.path, get_backend(backend), None)
+
+
+def _decoded(file: safetensors.TensorFile, name: str, backend: Backend, names: Iterable[str] | None):
+    """The object in an open file; `name` stands for the file in errors."""
+    metadata = file.metadata
+    if names is not None or _STATE_KEY not in metadata:
+        chosen = file.select(names)
+        check_dtypes({key: info.dtype for key, info in chosen.items()}, name)
+        return {key: from_raw(backend.from_host(file.read(key)), backend) for key in chosen}
+    arrays = file.load()
     try:
         skeleton = json.loads(metadata[_STATE_KEY])
         decoder = _Decoder(arrays, backend, name)

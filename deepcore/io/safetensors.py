@@ -10,6 +10,7 @@ Format: https://huggingface.co/docs/safetensors. This module works on NumPy arra
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -108,12 +109,21 @@ def save_file(tensors: Mapping[str, np.ndarray], path, metadata: Mapping[str, st
 
     Errors: `DTypeError` for a dtype the format lacks; `ArgumentError` for a name or metadata it cannot hold.
     """
-    header, order = _layout(tensors, metadata)
     with atomic_write(path) as file:
-        file.write(len(header).to_bytes(8, "little"))
-        file.write(header)
-        for array in order:
-            file.write(_bytes_of(array))
+        for part in _parts(tensors, metadata):
+            file.write(part)
+
+
+def to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of the file that `save_file` would write. Errors: as `save_file`."""
+    return b"".join(_parts(tensors, metadata))
+
+
+def _parts(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None) -> Iterator[bytes | memoryview]:
+    header, order = _layout(tensors, metadata)
+    yield len(header).to_bytes(8, "little")
+    yield header
+    yield from map(_bytes_of, order)
 
 
 def _layout(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None) -> tuple[bytes, list[np.ndarray]]:
@@ -292,12 +302,17 @@ class SafetensorsFile(TensorFile):
         self._sums: dict[str, int] | None = None
         self._data_start = 0
         self._mapped: np.ndarray | None = None
-        self._file: BinaryIO = open_regular(path)
+        self._file, self._size = self._open(path)
         try:
             self._read_header()
         except BaseException:
             self._file.close()
             raise
+
+    def _open(self, path) -> tuple[BinaryIO, int]:
+        """The file, and its size in bytes."""
+        file = open_regular(path)
+        return file, os.fstat(file.fileno()).st_size
 
     def close(self) -> None:
         self._file.close()
@@ -343,7 +358,7 @@ class SafetensorsFile(TensorFile):
 
     # -- the header, with all checks ----------------------------------------------------------------
     def _read_header(self) -> None:
-        size = os.fstat(self._file.fileno()).st_size
+        size = self._size
         head = self._file.read(512)
         length = int.from_bytes(head[:8], "little")
         if len(head) < 9 or head[8:9] != b"{" or length > MAX_HEADER_BYTES:
@@ -464,6 +479,22 @@ class SafetensorsFile(TensorFile):
             received=received,
             fix=fix or "it is damaged or was written by a faulty tool: take another copy",
         ) from None
+
+
+class SafetensorsBytes(SafetensorsFile):
+    """The content of a file in memory, with the same checks; `name` stands for its path in errors."""
+
+    def __init__(self, data: bytes | bytearray | memoryview, name: str = "safetensors bytes") -> None:
+        self._content = memoryview(data).cast("B")
+        super().__init__(name)
+
+    def _open(self, path) -> tuple[BinaryIO, int]:
+        return io.BytesIO(self._content), self._content.nbytes
+
+    def map(self, name: str, verify: bool = False) -> np.ndarray:
+        array = self.read(name, verify)
+        array.flags.writeable = False
+        return array
 
 
 class ShardedFile(TensorFile):

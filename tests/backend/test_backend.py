@@ -113,11 +113,11 @@ def test_a_factory_may_ask_for_another_backend(monkeypatch):
 @pytest.mark.parametrize(
     "name, body, words",
     [
-        ("cuda", None, ["needs CuPy", "pip install 'deepcore-nn[cuda]'", 'backend="cpu"']),
+        ("cuda", None, ["needs CuPy", "pip install 'deepcore-nn[cuda]'", "'deepcore-nn[cuda12]'", 'backend="cpu"']),
         (
             "cuda",
             "raise RuntimeError('cudaErrorNoDevice')",
-            ["no usable GPU", "cudaErrorNoDevice", "nvidia-smi", 'backend="cpu"'],
+            ["no usable GPU", "cudaErrorNoDevice", "nvidia-smi", "'deepcore-nn[cuda12]'", 'backend="cpu"'],
         ),
         ("cuda:7", "return 2", ["no GPU 7", "has 2", 'backend="cuda:1"']),
         ("cuda", "return 0", ["no GPU 0", 'backend="cpu"']),

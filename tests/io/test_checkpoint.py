@@ -599,3 +599,23 @@ def test_parts_need_a_state(path):
     with pytest.raises(ArgumentError, match="another name"):
         save_checkpoint(path, checkpoint=dc.nn.Linear(1, 1))
     assert not path.exists()
+
+
+# -- in memory --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("state", [STATE, STATE["model"]], ids=["nested", "plain"])
+def test_bytes_are_those_of_the_file(path, state):
+    io.save(state, path)
+    assert io.to_bytes(state) == path.read_bytes()
+    assert equal(io.from_bytes(path.read_bytes()), io.load(path))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:-1] + b"\x07", lambda b: b""])
+def test_damaged_bytes_are_refused(damage):
+    with pytest.raises(FileFormatError, match="safetensors bytes"):
+        io.from_bytes(damage(io.to_bytes({"a": dc.ones(3)})))
+
+
+def test_bytes_are_mapped_as_read_only_arrays():
+    with safetensors.SafetensorsBytes(io.to_bytes({"a": dc.ones(3)})) as file:
+        array = file.map("a")
+    assert array.tolist() == [1, 1, 1] and not array.flags.writeable

@@ -1031,6 +1031,12 @@ def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocki
             return _wrap(np.array(obj._a, dtype, order=order, ndmin=ndmin))
         copied = functools.partial(np.array, obj._a, dtype, copy=True if copy else None, order=order, ndmin=ndmin)
         return _queue(copied, [obj])
+    if hasattr(obj, "__cuda_array_interface__"):  # another library's array on the GPU, whose memory is shared
+        interface = {
+            key: obj.__cuda_array_interface__[key] for key in ("shape", "typestr", "strides", "data", "version")
+        }
+        shared = _wrap(np.asarray(types.SimpleNamespace(__array_interface__=interface, owner=obj)))
+        return array(shared, dtype, copy, order, ndmin=ndmin)
     result = np.array(obj, dtype, order=order, ndmin=ndmin)
     _check_dtype(result.dtype)
     _count("uploads")
