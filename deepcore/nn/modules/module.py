@@ -780,10 +780,10 @@ class Module:
     def __dir__(self):
         return sorted({*super().__dir__(), *self.__dict__})
 
-    def summary(self, input_shape, dtype=None, batch_size: int = 1):
+    def summary(self, input_shape=None, dtype=None, batch_size: int = 1):
         """A table of every layer's output shape and parameters, from one forward over zeros; `print` it.
 
-        `input_shape` leaves out the batch dimension; a list of shapes means several inputs. `dtype` defaults to the
+        `input_shape`: None for that of the last batch of a Trainer; before the first one, output shapes are unknown. It leaves out the batch dimension; a list of shapes means several inputs. `dtype` defaults to the
         parameters' floating dtype; models that begin with an Embedding need `dtype=dc.int64`.
         """
         from deepcore.nn.summary import summarize
