@@ -136,7 +136,7 @@ def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
     Of a model with lazy layers, which a call would initialise, a copy runs.
     """
     if input_shape is None:
-        seen = model.input_specs() if hasattr(model, "input_specs") else _inputs_seen.get(model)
+        seen = _inputs_seen.get(model)
         if seen is None:
             return _without_shapes(model)
         input_shape, dtype = [shape for shape, _ in seen], [kind for _, kind in seen]
@@ -172,6 +172,26 @@ def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
         sum(p.numel() for p in parameters if p.requires_grad),
         sum(t.nbytes for t in (*parameters, *model.buffers())),
         lazy,
+    )
+
+
+def of_graph(model, input_shape, shapes: dict[int, Any]) -> Summary:
+    """The table of a `Model`: a row for each of its layers, whose output shapes are given by the layers' ids."""
+    rows: list[Row] = []
+    counted: set[int] = set()
+    for name, layer in model._modules.items():
+        own = [p for p in layer.parameters() if id(p) not in counted]
+        counted.update(map(id, own))
+        count, trainable = sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
+        rows.append(Row(name, type(layer).__name__, shapes.get(id(layer)), count, trainable))
+    parameters = list(model.parameters())
+    return Summary(
+        model.name,
+        input_shape,
+        rows,
+        sum(p.numel() for p in parameters),
+        sum(p.numel() for p in parameters if p.requires_grad),
+        sum(t.nbytes for t in (*parameters, *model.buffers())),
     )
 
 
