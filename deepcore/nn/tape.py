@@ -23,7 +23,7 @@ class Variable(Parameter):
     """
 
     __slots__ = ("name",)
-    name: str | None
+    name: str | None  # type: ignore[assignment]
 
     def __init__(self, initial_value, trainable: bool = True, dtype=None, name: str | None = None, device=None):
         data = tensor(initial_value, dtype=dtype, device=device)

@@ -18,6 +18,7 @@ from deepcore.backend import dtypes as dt
 from deepcore.data import DataLoader
 from deepcore.errors import ArgumentError, DataError, DeepcoreError, FileFormatError, ShapeError, non_negative
 from deepcore.io import save_checkpoint
+from deepcore.io.background import Saving
 from deepcore.io.checkpoint import restore
 from deepcore.io.files import FileAccessError, MissingFileError, make_folder
 from deepcore.nn.modules.lazy import LazyModuleMixin
@@ -187,7 +188,10 @@ class Trainer:
         self._seeded = False
         self._resume_from: str | None = None
         self._dispatching = False
-        self._pending_saves: list[str] = []
+        #: Path → whether to wait for the write.
+        self._pending_saves: dict[str, bool] = {}
+        #: Files that are being written in the background.
+        self._savings: list[Saving] = []
         #: Whether the current state cannot be resumed from: in validation, and from a batch's start to its update.
         self._defer_saves = False
         self._last_loss: float | None = None
@@ -392,7 +396,7 @@ class Trainer:
         self.history.model = self.model
         self.history.params = {"epochs": self.epochs, "steps": self.batches, "verbose": verbose}
         vars(self.model).pop("stop_training", None)
-        self._last_loss, self._pending_saves, self._pending, self._weight = None, [], 0, 0.0
+        self._last_loss, self._pending_saves, self._pending, self._weight = None, {}, 0, 0.0
         self._consistent = self._validated = True
         self._unfinished_event = None
         self._resume_from = self._resolve(resume, verbose)
@@ -412,8 +416,12 @@ class Trainer:
                     self._autosave = Autosave(self.out, self.save_every, self.keep)
                     self._run_and_save()
                     self._dispatch("on_train_end", self.history.last)
+                    self._check_savings(wait=True)
             finally:
                 self._passes.close()
+                for saving in self._savings:  # after another error; theirs are printed when the process ends
+                    saving.finish()
+                self._savings = []
                 for callback in self._callbacks:
                     callback.close()
             if self.history.interrupted and verbose > 0:
@@ -550,6 +558,8 @@ class Trainer:
                         return False
                     continue
                 self._dispatch("on_train_batch_end", number, BatchLogs(self))
+                if self._savings:
+                    self._check_savings()
                 if not self._pending and number < last:
                     if self._stopping():
                         return False
@@ -935,7 +945,10 @@ class Trainer:
     def _hooks_of(self, event: str, callbacks: list[Callback]) -> list:
         """(callback, method) of the callbacks that override the event's method."""
         base = getattr(Callback, event)
+        short = event.replace("_train_batch_", "_batch_")  # Keras's older name
         methods = [(callback, getattr(callback, event)) for callback in callbacks]
+        if short != event:
+            methods += [(callback, getattr(callback, short)) for callback in callbacks if hasattr(callback, short)]
         return [(callback, hook) for callback, hook in methods if getattr(hook, "__func__", None) is not base]
 
     def _dispatch_unfinished(self) -> None:
@@ -998,14 +1011,16 @@ class Trainer:
         return self._progress.step
 
     # -- checkpoints ----------------------------------------------------------------------------------------
-    def save_checkpoint(self, path: str | os.PathLike) -> None:
+    def save_checkpoint(self, path: str | os.PathLike, wait: bool = True) -> None:
         """Everything `fit(resume=path)` needs: parameters, optimizer, schedule, random streams, the loader's position,
         history, metrics and callbacks.
 
         Called by a callback, it writes once every callback has handled the event, between two updates; called when a
-        batch begins, after that batch; during validation, when the epoch ends.
+        batch begins, after that batch; during validation, when the epoch ends. wait=False: a copy of the state is written
+         in the background. An error of that is raised after the next batch, or at the end of the run.
         """
-        self._pending_saves.append(os.fspath(path))
+        path = os.fspath(path)
+        self._pending_saves[path] = wait or self._pending_saves.get(path, False)
         if self._may_save():
             self._write_checkpoints()
 
@@ -1014,9 +1029,22 @@ class Trainer:
         return bool(self._pending_saves) and not (self._pending or self._dispatching or self._defer_saves)
 
     def _write_checkpoints(self) -> None:
-        paths, self._pending_saves = dict.fromkeys(self._pending_saves), []
-        for path in paths:
-            save_checkpoint(path, extra=self._extra(), **self._parts())
+        paths, self._pending_saves = self._pending_saves, {}
+        for path, wait in paths.items():
+            saving = save_checkpoint(path, extra=self._extra(), wait=wait, **self._parts())
+            if saving is not None:
+                self._savings.append(saving)
+
+    def follow(self, saving: Saving | None) -> None:
+        """Raise the error of a write in the background (`dc.save(…, wait=False)`) after a batch, or at the run's end."""
+        if saving is not None:
+            self._savings.append(saving)
+
+    def _check_savings(self, wait: bool = False) -> None:
+        """Raise the error of a write in the background that has failed; `wait` for those under way."""
+        for saving in self._savings if wait else [saving for saving in self._savings if saving.done()]:
+            self._savings = [other for other in self._savings if other is not saving]
+            saving.wait()
 
     def _save_if_due(self, at_end: bool = False) -> None:
         """Write the run's own checkpoint if it is due. A full disk does not end the run."""
@@ -1039,7 +1067,7 @@ class Trainer:
         progress = self._progress
         if self.out is None or not self._consistent or not progress.step:
             return
-        self._pending_saves.insert(0, self._autosave.path)  # before those requested by callbacks
+        self._pending_saves = {self._autosave.path: True, **self._pending_saves}  # before those requested by callbacks
         try:
             self._write_checkpoints()
         except Exception as failure:

@@ -712,11 +712,14 @@ class Module:
         error.missing_keys, error.unexpected_keys, error.mismatched = missing, unexpected, misfits  # type: ignore[attr-defined]
         return error
 
-    def save(self, path) -> None:
-        """Write the state dict to a safetensors file, with a description of the layers if all are registered ones."""
+    def save(self, path, wait: bool = True):
+        """Write the state dict to a safetensors file, with a description of the layers if all are registered ones.
+
+        wait=False: a copy is written in the background, as by `dc.save`, and a `Saving` returned.
+        """
         from deepcore.nn import files
 
-        files.save(self, path)
+        return files.save(self, path, wait)
 
     # -- hooks --------------------------------------------------------------------------------------------
     def register_forward_pre_hook(self, hook, *, prepend: bool = False, with_kwargs: bool = False) -> RemovableHandle:
