@@ -62,7 +62,7 @@ class Summary:
                 lines.append(rule)
         frozen = self.parameters - self.trainable
         total = f"{self.parameters:,} parameters, {self.trainable:,} trainable"
-        lines += [rule, total + (f", {frozen:,} frozen" if frozen else "") + f"; {_human(self.bytes)}"]
+        lines += [rule, total + (f", {frozen:,} frozen" if frozen else "") + f"; {human(self.bytes)}"]
         if self.lazy:
             shown = ", ".join(self.lazy[:5]) + (f" and {len(self.lazy) - 5} more" if len(self.lazy) > 5 else "")
             counted = "not counted" if self.input_shape is None else "counted as for this input"
@@ -84,12 +84,12 @@ def remember(model, inputs) -> None:
         _inputs_seen[model] = [(t.shape[1:], t.dtype) for t in inputs]
 
 
-def _human(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
+def human(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1024
-    return f"{count:.1f} GiB"
+    return f"{count:.1f} TiB"
 
 
 def _shapes(value) -> Any:

@@ -16,7 +16,15 @@ from deepcore.autograd import no_grad
 from deepcore.backend import Backend, get_backend, place
 from deepcore.backend import dtypes as dt
 from deepcore.data import DataLoader
-from deepcore.errors import ArgumentError, DataError, DeepcoreError, FileFormatError, ShapeError, non_negative
+from deepcore.errors import (
+    ArgumentError,
+    DataError,
+    DeepcoreError,
+    FileFormatError,
+    OutOfMemoryError,
+    ShapeError,
+    non_negative,
+)
 from deepcore.io import save_checkpoint
 from deepcore.io.background import Saving
 from deepcore.io.checkpoint import restore
@@ -26,7 +34,7 @@ from deepcore.nn.notify import warn_user
 from deepcore.nn.summary import remember
 from deepcore.optim import Optimizer
 from deepcore.optim.lr_scheduler import ReduceLROnPlateau
-from deepcore.train import arguments, diagnose, feed, stream
+from deepcore.train import arguments, diagnose, feed, memory, stream
 from deepcore.train import names as names_
 from deepcore.train.autosave import BEST, CHECKPOINT, Autosave
 from deepcore.train.callbacks import Callback, ModelCheckpoint
@@ -181,6 +189,8 @@ class Trainer:
         self._validation_steps: int | None = None
         self._validation_freq: int | Iterable[int] = 1
         self._seen = False
+        #: The tensors of the run at a failed allocation, before gradients were dropped.
+        self._live: list | None = None
         self._validation: DataLoader | None = None
         self._warned: set = set()  # dtypes of inputs whose conversion was reported
         self._inputs = feed.Inputs(model, self.backend, self._warned)
@@ -336,7 +346,8 @@ class Trainer:
         resumed run repeats that event for it and those after it.
         A validation loss that is NaN or infinite is a warning, once: training itself is not harmed.
 
-        Errors: `DataError` for no data, and for validation data in which nothing counts. `NonFiniteError` for a loss or
+        Errors: `OutOfMemoryError`, which lists the largest tensors by module path; the model then has its last update.
+        `DataError` for no data, and for validation data in which nothing counts. `NonFiniteError` for a loss or
         gradient that is NaN or infinite, before the update it would make: the batch, or with `accumulate` the group of a
         bad gradient, leaves parameters, optimizer, buffers and random streams as they were; so does a batch whose forward
         raises. `StateDictError`, `FileFormatError` for a checkpoint that does not fit or cannot be read.
@@ -436,14 +447,27 @@ class Trainer:
 
     def _run_and_save(self) -> None:
         """Run, and write a checkpoint at the end, also after an error."""
+        full: OutOfMemoryError | None = None
         try:
             self._run()
         except Exception as error:
-            self._save_after(error)
-            raise
+            if isinstance(error, MemoryError) and not isinstance(error, OutOfMemoryError):
+                full = self._out_of_memory(error)
+                self._drop_group()
+            self._save_after(error if full is None else full)
+            if full is None:
+                raise
+        if full is not None:  # raised here, where it does not refer to the first error, whose frames hold activations
+            raise full
         self.history.interrupted = self._interrupts.requested and self._progress.epoch < self.epochs
         if self.out is not None:
             self.save_checkpoint(self._autosave.path)
+
+    def _out_of_memory(self, error: MemoryError, where: str | None = None) -> OutOfMemoryError:
+        if where is None:
+            where = f" at {self._location(self._progress.batch)}"
+        tensors, self._live = self._live, None
+        return memory.report(self, error, where, tensors)
 
     def _run(self) -> None:
         progress = self._progress
@@ -608,6 +632,8 @@ class Trainer:
                 weight = measure.weight(inputs, target, self.backend)
                 loss, output = steps.gradients(inputs, target, weight, *scale)
         except Exception as error:
+            if isinstance(error, MemoryError):
+                self._live = memory.live(self)
             self._undo.batch()
             if self.accumulate == 1:
                 steps.clear_gradients()
@@ -724,14 +750,19 @@ class Trainer:
         self._build(loader)
         self._set_steps()
         previous = self._callbacks, self._hooks  # a callback of fit may evaluate
+        results, full = None, None
         self._set_callbacks(callbacks, bar)
         try:
             with PreserveModes(self.model):
                 results = self._test(loader, inputs, watch=False, steps=steps)
+        except MemoryError as error:
+            full = error if isinstance(error, OutOfMemoryError) else self._out_of_memory(error, " in evaluate")
         finally:
             for callback in self._callbacks:
                 callback.close()
             self._callbacks, self._hooks = previous
+        if full is not None:
+            raise full
         assert results is not None
         return results if return_dict else _as_list(results)
 
@@ -817,6 +848,8 @@ class Trainer:
             self._steps.model = self.model
         columns = isinstance(loader.dataset, feed.Columns)
         previous = self._callbacks, self._hooks  # a callback of fit may predict
+        full: MemoryError | None = None
+        outputs: list = []
         if callbacks is not None:
             self._set_callbacks(callbacks, None)
         try:
@@ -824,7 +857,6 @@ class Trainer:
                 self.model.eval()
                 if callbacks is not None:
                     self._dispatch("on_predict_begin", {})
-                outputs: list = []
                 for number, batch in enumerate(stream.limited(loader, steps)):
                     if callbacks is not None:
                         self._dispatch("on_predict_batch_begin", number, {})
@@ -842,11 +874,16 @@ class Trainer:
                         self._dispatch("on_predict_batch_end", number, {"outputs": output})
                 if callbacks is not None:
                     self._dispatch("on_predict_end", {})
+        except MemoryError as error:
+            outputs = []
+            full = error if isinstance(error, OutOfMemoryError) else self._out_of_memory(error, " in predict")
         finally:
             if callbacks is not None:
                 for callback in self._callbacks:
                     callback.close()
             self._callbacks, self._hooks = previous
+        if full is not None:
+            raise full
         if not outputs:
             raise DataError("there is no batch to predict")
         return feed.concatenate(outputs)
