@@ -55,6 +55,11 @@ class Saving:
         """Wait until the file is written, whatever comes of it."""
         self._finished.wait()
 
+    def dismiss(self) -> None:
+        """Wait until the file is written; an error of that is not reported."""
+        self.finish()
+        self._reported = True
+
     def unreported(self) -> BaseException | None:
         """The error that nobody has seen."""
         return None if self._reported else self._error

@@ -90,9 +90,12 @@ class Passes:
 
     def _next(self):
         batch = _END if self._open is None else next(self._open, _END)
-        if batch is _END:  # the next pass; where even that has no batch, the data is exhausted
+        while batch is _END:
+            resumed = self.loader.position > 0
             self._open = iter(self.loader)
             batch = next(self._open, _END)
+            if not resumed:  # a whole pass: where it has no batch, the data is exhausted
+                break
         return batch
 
     def close(self) -> None:

@@ -358,9 +358,7 @@ class Trainer:
         self.epochs = _checked_int("epochs", epochs, 0)
         initial_epoch = _checked_int("initial_epoch", initial_epoch, 0)
         bar, verbose = _check_verbose(verbose), 1 if isinstance(verbose, str) else verbose
-        if self.seed is not None and not self._seeded:
-            random.manual_seed(self.seed)
-            self._seeded = True
+        self._seed_once()
         self._inputs = feed.Inputs(self.model, self.backend, self._warned, class_weight)
         train, validation = arguments.resolve(
             self._inputs, train, validation, x, y, validation_data, sample_weight, "fit"
@@ -444,6 +442,11 @@ class Trainer:
             self._undo.forget()
         self._interrupts.redeliver()
         return self.history
+
+    def _seed_once(self) -> None:
+        if self.seed is not None and not self._seeded:
+            random.manual_seed(self.seed)
+            self._seeded = True
 
     def _run_and_save(self) -> None:
         """Run, and write a checkpoint at the end, also after an error."""
@@ -774,6 +777,7 @@ class Trainer:
         """
         if self.accumulate > 1:
             raise ArgumentError("train_on_batch makes an update, and the Trainer accumulates batches", fix="fit")
+        self._seed_once()
         self._inputs = feed.Inputs(self.model, self.backend, self._warned, class_weight)
         data, _ = arguments.resolve(self._inputs, x, None, None, y, None, sample_weight, "train_on_batch")
         self._check_weights(sample_weight, class_weight)
@@ -1081,7 +1085,12 @@ class Trainer:
         """Raise the error of a write in the background that has failed; `wait` for those under way."""
         for saving in self._savings if wait else [saving for saving in self._savings if saving.done()]:
             self._savings = [other for other in self._savings if other is not saving]
-            saving.wait()
+            try:
+                saving.wait()
+            except Exception:
+                for other in self._savings:  # one error is enough
+                    other.dismiss()
+                raise
 
     def _save_if_due(self, at_end: bool = False) -> None:
         """Write the run's own checkpoint if it is due. A full disk does not end the run."""
