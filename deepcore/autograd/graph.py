@@ -253,7 +253,8 @@ def not_a_tensor(name: str, value) -> DTypeError:
     elif hasattr(value, "__dlpack__"):
         fix = "dc.as_tensor(…) shares its memory"
     elif hasattr(kind, "record_call"):
-        fix = f"on a symbolic tensor its method, x.{name}(…), or a Module that calls {name} in its forward"
+        method = f"its method, x.{name}(…), or " if hasattr(Tensor, name) else ""
+        fix = f"on a symbolic tensor {method}a Module that calls {name} in its forward"
     package = kind.__module__.partition(".")[0]
     return DTypeError(
         f"{name} takes tensors",
