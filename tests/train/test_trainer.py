@@ -1959,7 +1959,7 @@ class Texts(Dataset):
         (lambda t: t.fit((X,)), DataError, r"\(input, …, target\)"),
         (lambda t: t.fit((X, Y), X), DataError, r"validation=\(x, y\)"),
         (lambda t: t.fit(X, Y, 32, 10), ArgumentError, r"batch_size before epochs(.|\n)*fit\(x, y, epochs=…"),
-        (lambda t: t.fit((X, Y), y=Y), DataError, r"takes 1 input\(s\), and a batch has 2"),
+        (lambda t: t.fit((X, X), y=Y), DTypeError, r"Linear takes tensors(.|\n)*received: +tuple"),
         (lambda t: t.fit(DataLoader(TensorDataset(X, Y)), y=Y), ArgumentError, "targets are in the data already"),
         (lambda t: t.fit(X, Y[:5]), DataError, r"x and y differ in length"),
         (lambda t: t.predict(X, Y), ArgumentError, r"fix: +predict\(x\)"),
