@@ -124,7 +124,8 @@ def check_tensors(output, target) -> None:
             raise ArgumentError(
                 f"the loss takes one {name} tensor",
                 received=received,
-                fix=f"a function of (output, target) that picks and adds up, such as lambda out, y: loss({_PICK_EXAMPLES[name]})",
+                fix=("loss=[…] or loss={…}, with one for each output; or " if name == "output" else "")
+                + f"a function of (output, target) that picks and adds up, such as lambda out, y: loss({_PICK_EXAMPLES[name]})",
             )
 
 

@@ -171,6 +171,17 @@ def test_weights_in_the_batches_of_an_iterable():
     assert state(t) == state(reference)
 
 
+def test_batches_of_another_library():
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    t, reference = trainer(), trainer()
+    t.fit(torch.utils.data.DataLoader(data, batch_size=8), epochs=2, verbose=0)
+    for _ in range(2):
+        for rows in (slice(0, 8), slice(8, 16), slice(16, N)):
+            reference.train_on_batch(X[rows], Y[rows])
+    assert state(t) == state(reference)
+
+
 # -- weights ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("batch_size", [4, 22])
 def test_weighted_losses_are_those_of_keras(batch_size, backend):
