@@ -31,7 +31,6 @@ from deepcore.io.files import decode_utf8, open_regular
 from deepcore.nn import LAYERS, LOSSES
 from deepcore.nn.registry import Registry, fits, hints_of, shown, worded
 from deepcore.optim import OPTIMIZERS, SCHEDULERS
-from deepcore.train import EarlyStopping, ModelCheckpoint
 
 SECTIONS = ("data", "layers", "loss", "optimizer", "schedule", "train")
 #: Arguments that are inferred from a layer's input, and the dimension that gives them.
@@ -375,6 +374,8 @@ def _train(table: dict[str, Any], at: Place) -> TrainPart:
 
 def _callback(key: str, value, at: Place, validates: bool) -> dict[str, Any]:
     """The checked arguments of a callback of the section train."""
+    from deepcore.train import EarlyStopping, ModelCheckpoint  # here, as predict needs no training code
+
     cls = {"early_stopping": EarlyStopping, "checkpoint": ModelCheckpoint}[key]
     table = _check_arguments(cls, _table(value, at), at, key, extra_keys=())
     path = table.get("filepath")

@@ -202,11 +202,11 @@ def test_a_signal_saves_and_resume_gives_the_same_bits(signum, status, linear, t
     assert main(["train", linear, "--out", str(whole)]) == 0
     batches, plain = [], feed.Inputs.split
 
-    def split(inputs, batch):
+    def split(inputs, *batch):
         batches.append(1)
         if len(batches) == 60:  # in the second epoch of 45 batches
             signal.raise_signal(signum)
-        return plain(inputs, batch)
+        return plain(inputs, *batch)
 
     monkeypatch.setattr(feed.Inputs, "split", split)
     assert main(["train", linear, "--out", str(cut)]) == status
