@@ -171,6 +171,8 @@ if _TYPE_CHECKING:
     from deepcore.compiler import Compiled, compile
     from deepcore.io import load, save
     from deepcore.nn.functional import cosine_similarity, layer_norm, pairwise_distance
+    from deepcore.nn.model import Input, Model
+    from deepcore.nn.tape import GradientTape, Variable
     from deepcore.ops._functions import *  # noqa: F403
     from deepcore.profiler import profile
     from deepcore.train import Trainer
@@ -181,6 +183,8 @@ _KINDS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char",
 _LAZY = {
     "Compiled": "deepcore.compiler",
     "GradScaler": "deepcore.amp",
+    **dict.fromkeys(("Input", "Model"), "deepcore.nn.model"),
+    **dict.fromkeys(("GradientTape", "Variable"), "deepcore.nn.tape"),
     "Trainer": "deepcore.train",
     "amp": "deepcore.amp",
     "backends": "deepcore.backends",

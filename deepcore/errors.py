@@ -125,6 +125,12 @@ class NonFiniteError(DeepcoreError, ArithmeticError):
     """A loss, gradient or activation that became NaN or infinite."""
 
 
+class OutOfMemoryError(DeepcoreError, MemoryError):
+    """No memory for a tensor; `tensors` are those that fill it, as (path, kind, bytes), the largest first."""
+
+    tensors: list = []  # noqa: RUF012
+
+
 class LinAlgError(DeepcoreError, RuntimeError):
     """A matrix that is singular, not positive definite, or whose decomposition did not converge."""
 

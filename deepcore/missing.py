@@ -74,7 +74,7 @@ INSTEAD = {
     "torch.fx": "`dc.compile`",
     "torch.hub": "`dc.load` reads files of safetensors",
     "torch.jit": "`dc.compile`",
-    "torch.utils.tensorboard": "`dc.train.History` keeps the figures of a run, and `dc.plots` draws them",
+    "torch.utils.tensorboard": "the callback `dc.train.TensorBoard` of a `dc.Trainer` writes its files",
     "torch.Tensor.new": "`dc.Tensor.new_tensor` of data, `dc.Tensor.new_empty` of a size",
     "torch.Tensor.resize_": "t.data = other gives a tensor other memory, `dc.Tensor.reshape` another shape",
     "torch.Tensor.resize_as_": "t.data = other gives a tensor other memory, `dc.Tensor.reshape` another shape",

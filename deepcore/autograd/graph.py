@@ -91,6 +91,9 @@ def apply(op, inputs: tuple[Tensor, ...], params: dict[str, Any] = _NO_PARAMS, w
     except AttributeError:  # checked on failure only: a check up front would cost every op
         if all(isinstance(t, Tensor) for t in inputs):
             raise
+        symbol: Any = next((t for t in inputs if hasattr(type(t), "record_call")), None)
+        if symbol is not None:  # a symbolic tensor: `nn.model`
+            return symbol.record_call(op, inputs, params)
         return apply(op, tuple(constant(op.label, t) for t in inputs), params, watched)
     except (ValueError, IndexError, TypeError, ArithmeticError) as error:
         raise explain(op, inputs, params, error) from error
@@ -249,6 +252,9 @@ def not_a_tensor(name: str, value) -> DTypeError:
         fix = "pass the tensors one by one, or dc.stack(…) them"
     elif hasattr(value, "__dlpack__"):
         fix = "dc.as_tensor(…) shares its memory"
+    elif hasattr(kind, "record_call"):
+        method = f"its method, x.{name}(…), or " if hasattr(Tensor, name) else ""
+        fix = f"on a symbolic tensor {method}a Module that calls {name} in its forward"
     package = kind.__module__.partition(".")[0]
     return DTypeError(
         f"{name} takes tensors",

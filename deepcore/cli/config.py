@@ -5,7 +5,9 @@
     [loss]       type = a loss, its arguments
     [optimizer]  type = an optimizer, its arguments
     [schedule]   type = a learning-rate schedule, its arguments; stepped once an epoch (the table may be left out)
-    [train]      epochs, batch_size, seed, backend (or device), clip_grad_norm, drop_last, save_every, keep, best
+    [train]      epochs, batch_size, seed, backend (or device), clip_grad_norm, drop_last, save_every, keep, best,
+                 validation_split, validation_freq; early_stopping and checkpoint: tables of the arguments of
+                 `EarlyStopping` and `ModelCheckpoint`, as early_stopping = { patience = 5, restore_best_weights = true }
 
 Argument names are those of the constructors. Arguments that a layer can infer from its input (`in_features`,
 `num_features`, for text `num_embeddings`) may be left out, and so may `batch_first`, which is true. Nothing in a file is ever imported or run.
@@ -13,11 +15,12 @@ Argument names are those of the constructors. Arguments that a layer can infer f
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +66,15 @@ class Place:
 
     def item(self, index: int) -> Place:
         return Place(self.file, f"{self.path}[{index}]")
+
+    @contextlib.contextmanager
+    def converted(self) -> Iterator[None]:
+        """Context manager: an `ArgumentError` of a constructor becomes an error of this key."""
+        try:
+            yield
+        except ArgumentError as error:
+            lines = {"expected": error.expected, "received": error.received, "fix": error.fix}
+            raise self.error(error.problem, **lines) from None
 
     def error(self, problem: str, **lines) -> ConfigError:
         return ConfigError(problem, where=f"{self.file}: {self.path}" if self.path else self.file, **lines)
@@ -115,7 +127,9 @@ class DataPart(Part):
 @dataclass(frozen=True)
 class TrainPart:
     """The training settings. `clip_grad_norm` bounds the norm of all gradients; `drop_last` leaves out a smaller last
-    batch. `save_every` (seconds), `keep` and `best`: the checkpoints to write and keep, as in `Trainer`."""
+    batch. `save_every` (seconds), `keep` and `best`: the checkpoints to write and keep, as in `Trainer`.
+    `validation_split`: the fraction of the training samples, drawn by the seed, that are validated on after every
+    `validation_freq` epochs. `early_stopping`, `checkpoint`: arguments of the callbacks, whose file is in the run's folder."""
 
     epochs: int = 20
     batch_size: int = 32
@@ -126,6 +140,10 @@ class TrainPart:
     save_every: float = 60.0
     keep: int = 0
     best: str | None = None
+    validation_split: float | None = None
+    validation_freq: int = 1
+    early_stopping: dict[str, Any] | None = None
+    checkpoint: dict[str, Any] | None = None
 
     def table(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -325,6 +343,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: 0 <= v < 1 << 63, "0 or more"),
     "save_every": (lambda v: v >= 0, "0 or more"),
     "keep": (lambda v: v >= 0, "0 or more"),
+    "validation_split": (lambda v: 0 < v < 1, "between 0 and 1"),
+    "validation_freq": (lambda v: v >= 1, "at least 1"),
 }
 
 
@@ -333,7 +353,8 @@ def _train(table: dict[str, Any], at: Place) -> TrainPart:
         if "backend" in table:
             raise at.key("device").error("backend and device mean the same thing", fix="leave one of them out")
         table = {"backend" if key == "device" else key: value for key, value in table.items()}
-    arguments = _check_arguments(TrainPart, table, at, "section train")
+    callbacks = {key: table.pop(key) for key in ("early_stopping", "checkpoint") if key in table}
+    arguments = _check_arguments(TrainPart, table, at, "section train", extra_keys=("early_stopping", "checkpoint"))
     for key, value in arguments.items():
         if key in _RANGES and value is not None and not _RANGES[key][0](value):
             raise at.key(key).error(f"{key} is out of range", expected=_RANGES[key][1], received=shown(value))
@@ -343,7 +364,40 @@ def _train(table: dict[str, Any], at: Place) -> TrainPart:
         except ArgumentError as error:
             problem, expected, received = error.problem, error.expected, error.received
             raise at.key("clip_grad_norm").error(problem, expected=expected, received=received) from None
+    validates = arguments.get("validation_split") is not None
+    for key, value in callbacks.items():
+        arguments[key] = _callback(key, value, at.key(key), validates)
+    if str(arguments.get("best", "")).startswith("val_") and not validates:
+        raise _needs_validation(at.key("best"), arguments["best"])
     return TrainPart(**arguments)
+
+
+def _callback(key: str, value, at: Place, validates: bool) -> dict[str, Any]:
+    """The checked arguments of a callback of the section train."""
+    from deepcore.train import EarlyStopping, ModelCheckpoint  # here, as predict needs no training code
+
+    cls = {"early_stopping": EarlyStopping, "checkpoint": ModelCheckpoint}[key]
+    table = _check_arguments(cls, _table(value, at), at, key, extra_keys=())
+    path = table.get("filepath")
+    if path is not None and (Path(path).is_absolute() or ".." in Path(path).parts or not Path(path).name):
+        raise at.key("filepath").error(
+            "the file is in the run's folder",
+            expected='a name such as "weights-{epoch:02d}.safetensors"',
+            received=shown(path),
+        )
+    monitor = table.get("monitor", "val_loss")
+    watches = key == "early_stopping" or table.get("save_best_only", False)
+    if watches and monitor.startswith("val_") and not validates:
+        raise _needs_validation(at.key("monitor"), monitor)
+    with at.converted():
+        cls(**table)
+    return table
+
+
+def _needs_validation(at: Place, name: str) -> ConfigError:
+    return at.error(
+        f"{name} needs validation data", fix=f'validation_split = 0.1 in [train], or "{name.removeprefix("val_")}"'
+    )
 
 
 # -- arguments against a signature --------------------------------------------------------------------

@@ -10,6 +10,7 @@ Ctrl-C, SIGTERM and SIGHUP stop after the step under way and save.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,7 @@ def train(
     import deepcore as dc
 
     data = load_data(config)
+    data, validation = _divide(data, config)
     kind = (build.CLASS_LOSSES | build.BINARY_LOSSES).get(config.loss.type, "values")
     inputs = Inputs.fit(
         data.train.inputs, config.data.normalize, data.unit, data.classes, kind, data.columns, data.text
@@ -176,14 +178,20 @@ def train(
     resolved = replace(config, data=sources.relocated(config.data, config.folder))
     runs.write_text(folder / runs.CONFIG, dumps(resolved.table()))
     inputs.save(folder / runs.INPUTS)
+    check = None
+    if validation is not None:
+        arrays = [dc.tensor(a, backend=trainer.backend) for a in _arrays(validation, inputs)]
+        check = dc.data.DataLoader(dc.data.TensorDataset(*arrays), config.train.batch_size)
     if not quiet:
+        validation_text = f", {len(validation):,} to validate" if validation is not None else ""
         test_text = f", {len(data.test):,} to test" if data.test is not None else ""
         print(
-            f"{config.data.type}: {len(data.train):,} samples to train{test_text}; {_network(net)}; backend {trainer.backend}",
+            f"{config.data.type}: {len(data.train):,} samples to train{validation_text}{test_text}; {_network(net)}; backend {trainer.backend}",
             flush=True,
         )
     start = time.perf_counter()
-    stopped = _fit(trainer, loader, config, quiet, resume, folder, [] if profile is None else [profile])
+    callbacks = [*_callbacks(config, folder), *([] if profile is None else [profile])]
+    stopped = _fit(trainer, loader, check, config, quiet, resume, folder, callbacks)
     seconds = time.perf_counter() - start
     history = trainer.history
     # Files first: printing may fail when the reader of a pipe or the terminal is gone.
@@ -214,14 +222,50 @@ def train(
     return status
 
 
+def _divide(data: sources.Data, config: Config) -> tuple[sources.Data, sources.Samples | None]:
+    """The data with fewer training samples, and those to validate on, drawn by the seed."""
+    fraction = config.train.validation_split
+    if fraction is None:
+        return data, None
+    from deepcore.data.sampler import permutation
+
+    count = len(data.train)
+    first = math.floor(count * (1 - fraction))
+    if not 0 < first < count:
+        raise config.at.key("train.validation_split").error(
+            "validation_split leaves no sample on one side", received=f"{fraction} of {count} samples"
+        )
+    order = permutation(count, config.train.seed)
+    parts = [
+        replace(data.train, inputs=data.train.inputs[rows], targets=data.train.targets[rows])
+        for rows in (order[:first], order[first:])
+    ]
+    return replace(data, train=parts[0]), parts[1]
+
+
+def _callbacks(config: Config, folder: Path) -> list:
+    from deepcore.train import EarlyStopping, ModelCheckpoint
+
+    callbacks: list = []
+    settings = config.train
+    if settings.early_stopping is not None:
+        callbacks.append(EarlyStopping(**settings.early_stopping))
+    if settings.checkpoint is not None:
+        path = folder / settings.checkpoint["filepath"]
+        callbacks.append(ModelCheckpoint(**{**settings.checkpoint, "filepath": path}))
+    return callbacks
+
+
 def _fit(
-    trainer, loader, config: Config, quiet: bool, resume: Path | None, folder: Path, callbacks: list
+    trainer, loader, check, config: Config, quiet: bool, resume: Path | None, folder: Path, callbacks: list
 ) -> int | None:
     """Train; returns the SIGTERM or SIGHUP that stopped it after saving, or None. Errors get a note on how to resume."""
     try:
         trainer.fit(
             loader,
+            check,
             epochs=config.train.epochs,
+            validation_freq=config.train.validation_freq,
             callbacks=callbacks,
             verbose=0 if quiet else 1,
             resume=None if resume is None else str(folder),

@@ -23,6 +23,8 @@ import numpy as np
 from deepcore.backend import Backend, dtypes, get_backend, place, takes_device
 from deepcore.errors import ArgumentError, DeepcoreError, DTypeError, FileFormatError, StateDictError, suggest
 from deepcore.io import safetensors
+from deepcore.io.background import Saving, writer
+from deepcore.io.files import path_of
 from deepcore.random import default_generator
 from deepcore.tensor import Tensor, from_raw, unmasked
 
@@ -33,20 +35,29 @@ CHECKPOINT_VERSION = 1
 
 
 # -- nested state -----------------------------------------------------------------------------------
-def save(obj, path, metadata: Mapping[str, str] | None = None) -> None:
+def save(obj, path, metadata: Mapping[str, str] | None = None, *, wait: bool = True) -> Saving | None:
     """Write `obj` to `path` as safetensors, atomically: the old file or the new one, never a part of it.
 
     `obj`: dicts, lists, tuples, tensors, NumPy arrays and scalars, int, float, bool, str and None, nested.
     A `dict[str, Tensor]` becomes a plain safetensors file that any tool reads, with unchanged names.
     Tensors are stored without their graph and load with `requires_grad=False`; one that occurs twice is stored once,
     except in a plain `dict[str, Tensor]`. `metadata` are extra notes, str to str.
+    wait=False: `obj` is copied, a background thread writes the copy, and the result is a `Saving`, whose `wait()` returns
+    once the file is there and raises what went wrong. A process that ends writes what is pending first; one that is
+    killed leaves the old file. Later saves to the same path, and `load` of it, wait for earlier ones.
 
     Errors: `ArgumentError` for a value of another type, with its path; `DTypeError` for a dtype that the format lacks.
     """
     if isinstance(obj, (str, os.PathLike)) and not isinstance(path, (str, os.PathLike)):
         raise ArgumentError("save takes the object first, then the path", fix="dc.save(obj, path)")
     arrays, notes = _encoded(obj, metadata)
-    safetensors.save_file(arrays, path, notes)
+    if wait:
+        writer.wait_for(path_of(path))
+        safetensors.save_file(arrays, path, notes)
+        return None
+    arrays = {name: array.copy() for name, array in arrays.items()}
+    target = os.path.abspath(path_of(path))  # the working directory may change
+    return writer.submit(target, lambda: safetensors.save_file(arrays, target, notes))
 
 
 def to_bytes(obj, metadata: Mapping[str, str] | None = None) -> bytes:
@@ -95,6 +106,7 @@ def load(
             fix='map_location="cpu", or leave it out for the default device',
         )
     backend = get_backend(backend if map_location is None else place(backend, map_location))
+    writer.wait_for(os.fsdecode(path))
     with safetensors.open_file(path) as file:
         return _decoded(file, os.fsdecode(path), backend, names)
 
@@ -325,18 +337,18 @@ class _Decoder:
 
 
 # -- a whole training run ---------------------------------------------------------------------------
-def save_checkpoint(path, *, extra=None, random: bool = True, **parts) -> None:
+def save_checkpoint(path, *, extra=None, random: bool = True, wait: bool = True, **parts) -> Saving | None:
     """Write everything a run needs to resume with the same bits, in one file, atomically.
 
     `parts`, by any name: objects with `state_dict()`/`load_state_dict()`, or `get_state()`/`set_state()`: the model,
     optimizer, scheduler, loader (its order and position), generators. A part that is None is left out.
-    `random`: the default generator's state too. `extra`: any state `save` takes: epoch, step, history.
+    `random`: the default generator's state too. `extra`: any state `save` takes: epoch, step, history. `wait`: as in `save`.
 
     >>> save_checkpoint("last.safetensors", model=model, optimizer=opt, loader=loader, extra={"epoch": 3})
     """
     states = {name: _state_of(name, part) for name, part in parts.items() if part is not None}
     streams = {"default": default_generator.get_state()} if random else {}
-    save({"checkpoint": CHECKPOINT_VERSION, **states, "random": streams, "extra": extra}, path)
+    return save({"checkpoint": CHECKPOINT_VERSION, **states, "random": streams, "extra": extra}, path, wait=wait)
 
 
 @takes_device

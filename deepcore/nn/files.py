@@ -147,21 +147,22 @@ def _tied(model: Module) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
-def save(model: Module, path) -> None:
-    """`model.save(path)`."""
+def save(model: Module, path, wait: bool = True):
+    """`model.save(path)`; with wait=False, as `dc.save`, in the background."""
     from deepcore.io import checkpoint
 
     note: dict[str, Any] = {"class": type(model).__name__}
     description = describe(model)
     if description is not None:
         note |= {"model": description, "tied": _tied(model)}
-    checkpoint.save(model.state_dict(), path, metadata={_KEY: json.dumps(note)})
+    return checkpoint.save(model.state_dict(), path, metadata={_KEY: json.dumps(note)}, wait=wait)
 
 
 def _read_file(path) -> tuple[dict[str, Any], dict[str, str]]:
     from deepcore.io import checkpoint, safetensors
 
     name = os.fsdecode(path)
+    checkpoint.writer.wait_for(name)
     with safetensors.open_file(path) as file:
         if _FILE_OF_STATE in file.metadata and len(file):
             raise FileFormatError(

@@ -1,9 +1,10 @@
-"""`model.summary(input_shape)`: the output shape and parameter count of every layer."""
+"""`model.summary()`: the output shape and parameter count of every layer."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from deepcore.backend import get_backend
 from deepcore.errors import ArgumentError, DeepcoreError, printable
 from deepcore.nn import init
 from deepcore.nn.modules.lazy import LazyModuleMixin
+from deepcore.nn.parameter import UninitializedTensor
 from deepcore.tensor import Tensor, zeros
 
 
@@ -47,10 +49,12 @@ class Summary:
             if 0 < row.trainable < row.parameters:
                 trainable = f"{row.trainable:,}"
             shape = "not called" if row.output_shape is None else str(row.output_shape)
+            shape = "?" if self.input_shape is None else shape
             cells.append((printable(row.path), row.type, shape, f"{row.parameters:,}", trainable))
         widths = [max(len(line[i]) for line in cells) for i in range(5)]
         rule = "-" * (sum(widths) + 8)
-        lines = [f"{self.model}, input {self.input_shape}", rule]
+        head = self.model if self.input_shape is None else f"{self.model}, input {self.input_shape}"
+        lines = [head, rule]
         for i, line in enumerate(cells):
             aligned = [c.rjust(w) if j == 3 else c.ljust(w) for j, (c, w) in enumerate(zip(line, widths))]
             lines.append("  ".join(aligned).rstrip())
@@ -58,23 +62,34 @@ class Summary:
                 lines.append(rule)
         frozen = self.parameters - self.trainable
         total = f"{self.parameters:,} parameters, {self.trainable:,} trainable"
-        lines += [rule, total + (f", {frozen:,} frozen" if frozen else "") + f"; {_human(self.bytes)}"]
+        lines += [rule, total + (f", {frozen:,} frozen" if frozen else "") + f"; {human(self.bytes)}"]
         if self.lazy:
             shown = ", ".join(self.lazy[:5]) + (f" and {len(self.lazy) - 5} more" if len(self.lazy) > 5 else "")
-            lines.append(
-                f"not initialised yet, and counted as for this input: {printable(shown)}; the first call does it"
-            )
+            counted = "not counted" if self.input_shape is None else "counted as for this input"
+            lines.append(f"not initialised yet, and {counted}: {printable(shown)}; the first call does it")
+        if self.input_shape is None:
+            lines.append("output shapes: summary(input_shape), or summary() once a Trainer has run a batch")
         return "\n".join(lines)
 
     __repr__ = __str__
 
 
-def _human(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
+#: The shape and dtype of each input of the last run of models under a Trainer.
+_inputs_seen: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def remember(model, inputs) -> None:
+    """Keep the shapes of a batch's inputs for `model.summary()`, where all of them are tensors."""
+    if inputs and all(isinstance(t, Tensor) and t.ndim for t in inputs):
+        _inputs_seen[model] = [(t.shape[1:], t.dtype) for t in inputs]
+
+
+def human(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1024
-    return f"{count:.1f} GiB"
+    return f"{count:.1f} TiB"
 
 
 def _shapes(value) -> Any:
@@ -120,6 +135,13 @@ def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
 
     Of a model with lazy layers, which a call would initialise, a copy runs.
     """
+    if input_shape is None:
+        seen = _inputs_seen.get(model)
+        if seen is None:
+            return _without_shapes(model)
+        input_shape, dtype = [shape for shape, _ in seen], [kind for _, kind in seen]
+        if len(seen) == 1 and seen[0][0]:
+            input_shape = input_shape[0]
     types = {path: type(module).__name__ for path, module in model.named_modules()}
     lazy = [path or "(model)" for path, module in model.named_modules() if isinstance(module, LazyModuleMixin)]
     several = isinstance(input_shape, (list, tuple)) and input_shape and isinstance(input_shape[0], (list, tuple))
@@ -140,10 +162,66 @@ def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
             received=str(shapes if several else shapes[0]),
             fix=f"summary({rest if several else rest[0]}, batch_size={shapes[0][0]})",
         ) from None
+    parameters = list(model.parameters())
+    shown = [(batch_size, *s) for s in shapes]
+    return Summary(
+        types[""],
+        shown if several else shown[0],
+        _rows(model, types, outputs),
+        sum(p.numel() for p in parameters),
+        sum(p.numel() for p in parameters if p.requires_grad),
+        sum(t.nbytes for t in (*parameters, *model.buffers())),
+        lazy,
+    )
+
+
+def of_graph(model, input_shape, shapes: dict[int, Any]) -> Summary:
+    """The table of a `Model`: a row for each of its layers, whose output shapes are given by the layers' ids."""
+    rows: list[Row] = []
+    counted: set[int] = set()
+    for name, layer in model._modules.items():
+        own = [p for p in layer.parameters() if id(p) not in counted]
+        counted.update(map(id, own))
+        count, trainable = sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
+        rows.append(Row(name, type(layer).__name__, shapes.get(id(layer)), count, trainable))
+    parameters = list(model.parameters())
+    return Summary(
+        model.name,
+        input_shape,
+        rows,
+        sum(p.numel() for p in parameters),
+        sum(p.numel() for p in parameters if p.requires_grad),
+        sum(t.nbytes for t in (*parameters, *model.buffers())),
+    )
+
+
+def _without_shapes(model) -> Summary:
+    """The table of a model that has not run; lazy layers count nothing."""
+    named = dict(model.named_modules())
+    types = {path: type(module).__name__ for path, module in named.items()}
+    lazy = [path or "(model)" for path, module in named.items() if isinstance(module, LazyModuleMixin)]
+    parameters = [p for p in model.parameters() if not isinstance(p, UninitializedTensor)]
+    buffers = [b for b in model.buffers() if not isinstance(b, UninitializedTensor)]
+    return Summary(
+        types[""],
+        None,
+        _rows(model, types, {}),
+        sum(p.numel() for p in parameters),
+        sum(p.numel() for p in parameters if p.requires_grad),
+        sum(t.nbytes for t in (*parameters, *buffers)),
+        lazy,
+    )
+
+
+def _rows(model, types: dict[str, str], outputs: dict[int, Any]) -> list[Row]:
     counted: set[int] = set()
     rows = []
     for path, module in model.named_modules():
-        direct_parameters = [p for p in module.parameters(recurse=False) if id(p) not in counted]
+        direct_parameters = [
+            p
+            for p in module.parameters(recurse=False)
+            if id(p) not in counted and not isinstance(p, UninitializedTensor)
+        ]
         counted.update(id(p) for p in direct_parameters)
         if path or not module._modules:
             count, trainable = (
@@ -151,17 +229,7 @@ def summarize(model, input_shape, dtype, batch_size: int) -> Summary:
                 sum(p.numel() for p in direct_parameters if p.requires_grad),
             )
             rows.append(Row(path or "(model)", types[path], outputs.get(id(module)), count, trainable))
-    parameters = list(model.parameters())
-    shown = [(batch_size, *s) for s in shapes]
-    return Summary(
-        types[""],
-        shown if several else shown[0],
-        rows,
-        sum(p.numel() for p in parameters),
-        sum(p.numel() for p in parameters if p.requires_grad),
-        sum(t.nbytes for t in (*parameters, *model.buffers())),
-        lazy,
-    )
+    return rows
 
 
 def _as_shape(shape) -> tuple[int, ...]:

@@ -59,6 +59,8 @@ def ordered(name: str, input: Tensor) -> Tensor:
 def float_op(op, input, **params) -> Tensor:
     """Apply an op of one tensor and numbers; an integer tensor becomes float32."""
     if not isinstance(input, Tensor) or not dt.is_inexact(input._data.dtype):
+        if hasattr(type(input), "record_call"):  # a symbolic tensor: `nn.model`
+            return input.record_call(float_op, (op, input), params)
         (input,) = promote(op.name, "float", input)
     for name, value in params.items():
         if not hasattr(value, "__float__"):

@@ -522,6 +522,8 @@ def _unary(op: Op, rule: str) -> Callable:
         try:
             dtype = input._data.dtype
         except AttributeError:
+            if hasattr(type(input), "record_call"):  # a symbolic tensor: `nn.model`
+                return input.record_call(function, (input,), {})
             (input,) = promote(op.name, rule, input)
         else:
             if floats_only and dtype.kind not in "fc" and not dt.is_floating(dtype):
@@ -592,6 +594,9 @@ def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> C
             else:
                 same = dtype is other._data.dtype and dtype.kind in "fc"
         except (AttributeError, DTypeError):  # not a tensor, or a number out of the dtype's range
+            symbol = symbol_in((input, other))
+            if symbol is not None:
+                return symbol.record_call(function, (input, other), {})
             same = False
         if not same or rule == "integer":
             if check is not None:
@@ -658,6 +663,9 @@ def axis_names(function: Callable) -> Callable:
 def _retry_with_tensors(function: Callable, args: tuple, kwargs: dict, error: Exception):
     """Call `function` with arrays converted to tensors, or raise the error that names the argument of a wrong type."""
     arguments = (*args, *kwargs.values())
+    symbol = symbol_in(arguments)
+    if symbol is not None:
+        return symbol.record_call(function, args, kwargs)
     if any(map(_holds_array, arguments)):
         return function(*map(_tensors, args), **{name: _tensors(value) for name, value in kwargs.items()})
     wrong = wrong_argument(function.__name__, arguments, error)
@@ -670,6 +678,13 @@ def _holds_array(value) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_holds_array, value))
     return not isinstance(value, Tensor) and is_array(value)
+
+
+def symbol_in(value):
+    """The first symbolic tensor (`nn.model`) in an argument, or None."""
+    if isinstance(value, (list, tuple)):
+        return next((s for s in map(symbol_in, value) if s is not None), None)
+    return value if hasattr(type(value), "record_call") else None
 
 
 def _tensors(value):

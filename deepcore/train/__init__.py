@@ -15,7 +15,11 @@ from deepcore.train.callbacks import (
 )
 from deepcore.train.history import History
 from deepcore.train.progress import ProgressBar
+from deepcore.train.tensorboard import TensorBoard
 from deepcore.train.trainer import Trainer
+
+#: Keras's name of the same callback.
+ProgbarLogger = ProgressBar
 
 __all__ = [
     "BackupAndRestore",
@@ -26,8 +30,10 @@ __all__ = [
     "LambdaCallback",
     "LearningRateScheduler",
     "ModelCheckpoint",
+    "ProgbarLogger",
     "ProgressBar",
     "ReduceLROnPlateau",
+    "TensorBoard",
     "TerminateOnNaN",
     "Trainer",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import math
 import operator
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 class Callback:
     """Base of callbacks; override any method. `epoch` and `batch` count from 0; `logs` are {name: value}.
 
-    During a call, `self.trainer` and `self.model` are the run's. To end it: `self.trainer.stop_training = True`.
+    During a call, `self.trainer` and `self.model` are the run's. To end it: `self.trainer.stop_training = True`, or, as
+    in Keras, `self.model.stop_training = True`. `on_batch_begin` and `on_batch_end` are other names of
+    `on_train_batch_begin` and `on_train_batch_end`.
     In `on_train_batch_end` logs are means over the epoch so far; in `on_epoch_end` all of the epoch's values, and
     numbers added to them go into the history (list their names in `log_names`, so that others can monitor them).
 
@@ -42,6 +45,11 @@ class Callback:
     def model(self):
         return self.trainer.model
 
+    @property
+    def params(self) -> dict[str, Any]:
+        """What the fit runs with: epochs, steps (batches of an epoch, or None) and verbose."""
+        return self.trainer.history.params
+
     def on_train_begin(self, logs) -> None: ...
     def on_train_end(self, logs) -> None: ...
     def on_epoch_begin(self, epoch: int, logs) -> None: ...
@@ -52,6 +60,10 @@ class Callback:
     def on_test_end(self, logs) -> None: ...
     def on_test_batch_begin(self, batch: int, logs) -> None: ...
     def on_test_batch_end(self, batch: int, logs) -> None: ...
+    def on_predict_begin(self, logs) -> None: ...
+    def on_predict_end(self, logs) -> None: ...
+    def on_predict_batch_begin(self, batch: int, logs) -> None: ...
+    def on_predict_batch_end(self, batch: int, logs) -> None: ...
 
     def close(self) -> None:
         """Called when the run ends, also by an error."""
@@ -107,7 +119,7 @@ class _Monitor(Callback):
         self._better = operator.lt if mode == "min" else operator.gt
 
     def _mode_of(self, name: str) -> str | None:
-        if name == "loss":
+        if name in self.trainer.loss_names():
             return "min"
         return next((metric.mode for metric in self.trainer.metrics if metric.name == name), None)
 
@@ -116,6 +128,10 @@ class _Monitor(Callback):
         if best is None:
             return not math.isnan(value)
         return self._better(value + self.min_delta if self._better is operator.lt else value - self.min_delta, best)
+
+    def skips(self, logs) -> bool:
+        """Whether this epoch has no value because the run did not validate after it (`validation_freq`)."""
+        return self.monitor not in logs and self.monitor.startswith("val_") and self.monitor in self.trainer.log_names()
 
     def value(self, logs) -> float:
         if self.monitor not in logs:
@@ -161,6 +177,8 @@ class EarlyStopping(_Monitor):
         self.check()
 
     def on_epoch_end(self, epoch: int, logs) -> None:
+        if self.skips(logs):
+            return
         value = self.value(logs)
         if epoch < self.start_from_epoch:
             return
@@ -229,6 +247,8 @@ class ReduceLROnPlateau(_Monitor):
         self.check()
 
     def on_epoch_end(self, epoch: int, logs) -> None:
+        if self.skips(logs):
+            return
         value = self.value(logs)
         if self.cooldown_counter > 0:
             self.cooldown_counter -= 1
@@ -259,7 +279,8 @@ class ModelCheckpoint(_Monitor):
     filepath: may name `{epoch}` (from 1), `{batch}` and the logs, as "weights-{epoch:02d}-{val_loss:.3f}.safetensors";
     missing folders are made. save_weights_only: `model.save(path)`; else a whole checkpoint, for `fit(resume=path)`.
     save_best_only: only when `monitor` improves, at first on `initial_value_threshold`. save_freq: "epoch", or a
-    number of batches.
+    number of batches. asynchronous: a copy of the state is written by a background thread; an error of that is raised after
+    the next batch or at the end of the run, and a process that is killed leaves the file before or after, never a part.
     """
 
     def __init__(
@@ -272,8 +293,10 @@ class ModelCheckpoint(_Monitor):
         mode: str = "auto",
         save_freq: str | int = "epoch",
         initial_value_threshold: float | None = None,
+        asynchronous: bool = False,
     ):
         super().__init__(monitor, mode)
+        self.asynchronous = asynchronous
         self.save_freq = _check_save_freq(save_freq)
         self.filepath, self.verbose = os.fspath(filepath), verbose
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
@@ -295,6 +318,8 @@ class ModelCheckpoint(_Monitor):
 
     def _save(self, epoch: int, batch: int, logs) -> None:
         if self.save_best_only:
+            if self.skips(logs):
+                return
             value = self.value(logs)
             if not self.improved(value, self.best):
                 return
@@ -302,9 +327,9 @@ class ModelCheckpoint(_Monitor):
         path = self._path(epoch, batch, logs)
         make_folder(os.path.dirname(path) or os.curdir)
         if self.save_weights_only:
-            self.model.save(path)
+            self.trainer.follow(self.model.save(path, wait=not self.asynchronous))
         else:
-            self.trainer.save_checkpoint(path)
+            self.trainer.save_checkpoint(path, wait=not self.asynchronous)
         if self.verbose:
             print(f"epoch {epoch + 1}: saved {path}")
 
@@ -323,14 +348,14 @@ class ModelCheckpoint(_Monitor):
 
 
 class BackupAndRestore(Callback):
-    """Makes a run survive a crash: a checkpoint in `directory`, from which the same script resumes when run again.
+    """Makes a run survive a crash: a checkpoint in `backup_dir`, from which the same script resumes when run again.
 
     save_freq: "epoch", or a number of batches. A run that finishes removes the checkpoint (unless
     `delete_checkpoint=False`); one that is interrupted writes it for the step it stopped at.
     """
 
-    def __init__(self, directory: str | os.PathLike, save_freq: str | int = "epoch", delete_checkpoint: bool = True):
-        self.directory, self.delete_checkpoint = os.fspath(directory), delete_checkpoint
+    def __init__(self, backup_dir: str | os.PathLike, save_freq: str | int = "epoch", delete_checkpoint: bool = True):
+        self.directory, self.delete_checkpoint = os.fspath(backup_dir), delete_checkpoint
         self.save_freq = _check_save_freq(save_freq)
         self._batches = 0
 
@@ -431,16 +456,24 @@ class TerminateOnNaN(Callback):
 
 
 class LearningRateScheduler(Callback):
-    """lr ← schedule(epoch, lr) when an epoch begins, in every parameter group; epochs from 0."""
+    """lr ← schedule(epoch, lr), or schedule(epoch), when an epoch begins, in every parameter group; epochs from 0."""
 
-    def __init__(self, schedule: Callable[[int, float], float], verbose: int = 0):
+    def __init__(self, schedule: Callable[..., float], verbose: int = 0):
         if not callable(schedule):
             raise ArgumentError("schedule is a function of (epoch, lr)", received=type(schedule).__name__)
         self.schedule, self.verbose = schedule, verbose
+        try:
+            inspect.signature(schedule).bind(0, 0.1)
+            self._takes_lr = True
+        except TypeError:
+            self._takes_lr = False
+        except ValueError:  # a builtin without a signature
+            self._takes_lr = True
 
     def on_epoch_begin(self, epoch: int, logs) -> None:
         for group in self.trainer.optimizer.param_groups:
-            lr = self.schedule(epoch, float(group["lr"]))
+            lr = self.schedule(epoch, float(group["lr"])) if self._takes_lr else self.schedule(epoch)
+            lr = lr.item() if hasattr(lr, "item") else lr
             if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not lr >= 0:
                 raise ArgumentError(f"the schedule gave no learning rate for epoch {epoch}", received=repr(lr))
             group["lr"] = lr

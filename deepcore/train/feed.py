@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,27 +15,46 @@ from deepcore.autograd import no_grad
 from deepcore.autograd.trees import tree_map
 from deepcore.backend import Backend
 from deepcore.backend import dtypes as dt
-from deepcore.data import DataLoader, IterableDataset, TensorDataset
+from deepcore.data import DataLoader, IterableDataset, Subset, TensorDataset
 from deepcore.data.collate import collate, to_backend
 from deepcore.errors import ArgumentError, BackendError, DataError, DTypeError
 from deepcore.nn import Embedding
 from deepcore.nn.notify import warn_user
-from deepcore.tensor import Tensor, as_tensor, from_raw
+from deepcore.tensor import Tensor, as_tensor, from_raw, tensor
 from deepcore.train.state import PreserveModes
+from deepcore.train.stream import Batches, is_stream
 
 DEFAULT_BATCH = 32
-_KINDS = "a DataLoader, a Dataset, a tuple (x, y) of arrays or tensors, or a list of samples (x, y)"
+_KINDS = (
+    "a DataLoader, a Dataset, a tuple (x, y) of arrays or tensors, a list of samples (x, y), or an iterable of batches "
+    "(x, y)"
+)
 _PLAIN = (bool, int, float, np.number, np.bool_)
 
 
 # -- data to a loader ------------------------------------------------------------------------------------
-def as_loader(data, batch_size: int | None, shuffle: bool, backend: Backend, dtype, inputs=None) -> DataLoader:
+@dataclass
+class Pair:
+    """Inputs and targets as Keras's verbs take them: x and y, each a column or several, and weights of the samples."""
+
+    x: Any
+    y: Any
+    weight: Any = None
+
+    def columns(self) -> tuple:
+        return (self.x, self.y) if self.weight is None else (self.x, self.y, self.weight)
+
+
+def as_loader(
+    data, batch_size: int | None, shuffle: bool, backend: Backend, dtype, inputs=None, steps: int | None = None
+) -> DataLoader:
     """A DataLoader over data of any kind; a DataLoader is returned unchanged.
 
     A tuple, or a list of arrays, contains columns (x, …, y); a column is an array, a tensor, a list of numbers or arrays,
     a table with `to_numpy()`, or a tuple or dict of columns. A list of tuples contains samples. Floating NumPy numbers
     become `dtype` (the model's), because NumPy defaults to float64. With `inputs`, `data` may be inputs without a target:
-    a list of arrays, one per sample, is then one column unless the model takes as many inputs.
+    a list of arrays, one per sample, is then one column unless the model takes as many inputs. An iterable without
+    items by index, or a function that returns one, gives batches; an iterator needs a number of `steps`.
     """
     if isinstance(data, DataLoader):
         if data.backend is not None and data.backend is not backend:
@@ -52,13 +72,22 @@ def as_loader(data, batch_size: int | None, shuffle: bool, backend: Backend, dty
             received=f"a dict with {_keys(data)}",
             fix="a tuple: (data[…], data[…])",
         )
-    if isinstance(data, Iterator):
+    if isinstance(data, Iterator) and steps is None and inputs is None:
         raise ArgumentError(
             f"a {type(data).__name__} can be read only once, and training reads its data in every epoch",
             expected=_KINDS,
-            fix="the list of its samples, list(…), or an IterableDataset whose __iter__ begins anew",
+            fix="the list of its samples, list(…), an IterableDataset whose __iter__ begins anew, or, where it gives "
+            "batches (x, y), steps_per_epoch (of validation data validation_steps)",
         )
-    columns = _columns(data, inputs)
+    if is_stream(data):
+        if batch_size is not None:
+            raise ArgumentError("batch_size does nothing here: the data is batches already", fix="leave it out")
+        return DataLoader(Batches(data, dtype), None, backend=backend)
+    if isinstance(data, Pair):
+        data = Columns(data.columns(), dtype, data.weight is not None)
+        columns = None
+    else:
+        columns = _columns(data, inputs)
     if columns is not None:
         data = Columns(columns, dtype)
     elif isinstance(data, IterableDataset):
@@ -66,6 +95,41 @@ def as_loader(data, batch_size: int | None, shuffle: bool, backend: Backend, dty
     elif not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or isinstance(data, (str, bytes)):
         raise ArgumentError(f"data is {_KINDS}", received=type(data).__name__)
     return DataLoader(data, DEFAULT_BATCH if batch_size is None else batch_size, shuffle, backend=backend)
+
+
+def split(data, fraction: float, dtype) -> tuple[Subset, Subset]:
+    """(the first samples, the last `fraction` of them) of arrays or a dataset, in their order."""
+    if not isinstance(fraction, float) or not 0 < fraction < 1:
+        raise ArgumentError("validation_split is a fraction of the samples", expected="0 < fraction < 1",
+                            received=repr(fraction))  # fmt: skip
+    columns = data.columns() if isinstance(data, Pair) else _columns(data, None)
+    if columns is not None:
+        data = Columns(columns, dtype, isinstance(data, Pair) and data.weight is not None)
+    elif isinstance(data, (DataLoader, IterableDataset)) or not (
+        hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    ):
+        raise ArgumentError(
+            "validation_split divides arrays, or a dataset with samples by index",
+            received=type(data).__name__,
+            fix="validation_data=…, of its own",
+        )
+    count = len(data)
+    first = math.floor(count * (1 - fraction))
+    if not 0 < first < count:
+        raise DataError(
+            f"validation_split={fraction} leaves no sample on one side",
+            received=f"{count} samples",
+            fix="another fraction",
+        )
+    return Subset(data, np.arange(first)), Subset(data, np.arange(first, count))
+
+
+def is_weighted(loader: DataLoader) -> bool:
+    """Whether the last part of the loader's batches is weights of the samples."""
+    dataset = loader.dataset
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return getattr(dataset, "weighted", False)
 
 
 def length_of(loader: DataLoader) -> int | None:
@@ -115,9 +179,10 @@ def _of_numbers(values: list) -> bool:
 
 
 class Columns(TensorDataset):
-    """A TensorDataset whose batches have the structure of its columns."""
+    """A TensorDataset whose batches have the structure of its columns; `weighted`: the last one is weights of samples."""
 
-    def __init__(self, columns: tuple, dtype):
+    def __init__(self, columns: tuple, dtype, weighted: bool = False):
+        self.weighted = weighted
         tensors: list[Tensor] = []
         lengths: dict[str, int] = {}
         rows = next((_length(c) for c in columns if not isinstance(c, Mapping) and not _holds_arrays(c)), None)
@@ -132,8 +197,9 @@ class Columns(TensorDataset):
             lengths[name] = tensors[-1].shape[0] if tensors[-1].ndim else 0
             return len(tensors) - 1
 
-        numbered = len(columns) > 2
-        names = [*(f"x{i + 1}" if numbered else "x" for i in range(len(columns) - 1)), "y"] if columns[1:] else ["x"]
+        inputs = len(columns) - 1 - weighted
+        names = [*(f"x{i + 1}" if inputs > 1 else "x" for i in range(inputs)), "y"] if columns[1:] else ["x"]
+        names += ["sample_weight"] * weighted
         self.positions = tuple([add_column(column, name) for column, name in zip(columns, names, strict=True)])
         self._flat = all(isinstance(position, int) for position in self.positions)
         if len(set(lengths.values())) > 1:
@@ -253,17 +319,26 @@ class Inputs:
     Inputs of a dtype that the model rejects are converted to the model's, with one warning; the first batch decides.
     """
 
-    def __init__(self, model, backend: Backend, warned: set):
+    def __init__(self, model, backend: Backend, warned: set, class_weight: Mapping | None = None):
         self.model, self.backend, self.warned = model, backend, warned
-        self.minimum, self.maximum = _positional(model)
         self.names = _names(model)
+        declared = getattr(model, "input_names", None)
+        self.minimum: int
+        self.maximum: float
+        self.minimum, self.maximum = (len(self.names),) * 2 if declared is not None else _positional(model)
         self._convert: bool | None = None
+        self._class_weights = None if class_weight is None else _class_weights(class_weight)
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether samples are weighed by their classes."""
+        return self._class_weights is not None
 
     def accepts_count(self, count: int) -> bool:
         return self.minimum <= count <= self.maximum
 
-    def split(self, batch) -> tuple[tuple, Any]:
-        """(inputs, target) of a batch (input, …, target)."""
+    def split(self, batch, loader: DataLoader | None = None) -> tuple[tuple, Any, Tensor | None]:
+        """(inputs, target, weights of the samples or None) of a batch (input, …, target) of a loader."""
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise DataError(
                 "a batch to train or evaluate on is a tuple (input, …, target)",
@@ -273,9 +348,36 @@ class Inputs:
                 fix="give pairs: fit((x, y)), or a Dataset whose items are (x, y)",
             )
         *inputs, target = to_backend(tuple(batch), self.backend)
+        weight = None
+        if loader is not None and len(inputs) > 1 and (is_weighted(loader) or self._ends_in_weights(loader, inputs)):
+            weight, target = target, inputs.pop()
+            weight = weight.to(dt.float32) if isinstance(weight, Tensor) else tensor(weight, dt.float32, self.backend)
+        if self._class_weights is not None:
+            factors = self._of_classes(target)
+            weight = factors if weight is None else weight * factors
         if type(target) is list and target and isinstance(target[0], (str, bytes)):
             raise text_error("y", target[0])
-        return self._arguments(inputs), target
+        return self._arguments(inputs), target, weight
+
+    def _ends_in_weights(self, loader: DataLoader, inputs: list) -> bool:
+        """Whether a batch of an iterable is (x, y, sample_weight), as in Keras, and not (input, input, target)."""
+        if not isinstance(loader.dataset, Batches) or len(inputs) != 2:
+            return False
+        return isinstance(inputs[0], (tuple, list, Mapping)) or self.accepts_count(1)
+
+    def _of_classes(self, target) -> Tensor:
+        """The class weight of each sample."""
+        if not isinstance(target, Tensor) or not target.ndim:
+            raise ArgumentError(
+                "class_weight is for one target of classes", received=type(target).__name__, fix="sample_weight"
+            )
+        xp, labels = target.backend, target._data
+        if labels.ndim > 1:
+            labels = labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0]
+        table = xp.from_host(self._class_weights)
+        last = table.shape[0] - 1  # of classes without a weight of their own
+        labels = xp.where((labels < 0) | (labels > last), last, labels).astype(np.int64)
+        return from_raw(table[labels], xp)
 
     def inputs_of(self, batch, columns: bool) -> tuple:
         """The inputs of a batch whose last part may be a target, which is left out where the model does not need it.
@@ -368,8 +470,28 @@ class Inputs:
         return True
 
 
+def _class_weights(class_weight) -> np.ndarray:
+    """The weight of each class from 0 on, and a last 1 for all further ones."""
+    if not isinstance(class_weight, Mapping):
+        raise ArgumentError("class_weight is a dict {class: weight}", received=type(class_weight).__name__)
+    for label, weight in class_weight.items():
+        number = isinstance(label, (int, np.integer)) and not isinstance(label, bool) and label >= 0
+        if not number or isinstance(weight, bool) or not isinstance(weight, _PLAIN) or not weight >= 0:
+            raise ArgumentError(
+                "class_weight maps class numbers, from 0 on, to weights of at least 0",
+                received=f"{label!r}: {weight!r}",
+            )
+    table = np.ones(max(class_weight, default=-1) + 2, np.float32)
+    for label, weight in class_weight.items():
+        table[label] = weight
+    return table
+
+
 def _names(model) -> tuple[str, ...]:
-    """The positional parameters of a model's forward."""
+    """The positional parameters of a model's forward, or the names that the model declares."""
+    declared = getattr(model, "input_names", None)
+    if declared is not None:
+        return tuple(declared)
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):
@@ -408,9 +530,9 @@ def leaves(value):
 
 def samples_in(batch) -> int:
     """The first dimension of the batch's first tensor."""
-    for tensor in leaves(batch):
-        if tensor.ndim:
-            return tensor.shape[0]
+    for leaf in leaves(batch):
+        if leaf.ndim:
+            return leaf.shape[0]
     return 1
 
 

@@ -20,9 +20,29 @@ class History(Mapping[Any, Any]):
     or a signal ended the run. Only finished epochs are in it. `print(history)` shows the table.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: int = 0) -> None:
         self.interrupted = False
         self._epochs: list[dict[str, float]] = []
+        #: Epochs before the first one here: `fit(initial_epoch=…)`.
+        self.start = start
+        self.model: Any = None
+        #: What `fit` ran with: epochs, steps (batches of an epoch, or None) and verbose.
+        self.params: dict[str, Any] = {}
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """Name → the values of the epochs that have it, as Keras's `history.history`."""
+        return {name: [logs[name] for logs in self._epochs if name in logs] for name in self.names}
+
+    @property
+    def epoch(self) -> list[int]:
+        """The numbers of the epochs, from 0, as in Keras."""
+        return [self.start + i for i in range(len(self._epochs))]
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The logs of the last epoch."""
+        return self._epochs[-1] if self._epochs else {}
 
     def append(self, logs: dict[str, float]) -> None:
         """Add the next epoch; `logs` is kept, not copied."""
@@ -34,12 +54,13 @@ class History(Mapping[Any, Any]):
             if key not in names:
                 raise _NoSuchName(f"the history has no {key!r}", fix=suggest(key, names))
             return [logs.get(key, float("nan")) for logs in self._epochs]
-        if not isinstance(key, int) or not 1 <= key <= len(self._epochs):
-            raise _NoSuchName(f"the history has no epoch {key!r}", expected=f"1 to {len(self._epochs)}, or a name")
-        return self._epochs[key - 1]
+        first, last = self.start + 1, self.start + len(self._epochs)
+        if not isinstance(key, int) or not first <= key <= last:
+            raise _NoSuchName(f"the history has no epoch {key!r}", expected=f"{first} to {last}, or a name")
+        return self._epochs[key - first]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(1, len(self._epochs) + 1))
+        return iter(range(self.start + 1, self.start + len(self._epochs) + 1))
 
     def __len__(self) -> int:
         return len(self._epochs)
@@ -64,15 +85,16 @@ class History(Mapping[Any, Any]):
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["epoch", *names])
         for epoch in self:
-            writer.writerow([epoch, *(self._epochs[epoch - 1].get(name, "") for name in names)])
+            writer.writerow([epoch, *(self[epoch].get(name, "") for name in names)])
         with atomic_write(path) as file:
             file.write(text.getvalue().encode())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": [dict(logs) for logs in self._epochs]}
+        return {"epochs": [dict(logs) for logs in self._epochs], "start": self.start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._epochs = [dict(logs) for logs in state["epochs"]]
+        self.start = state.get("start", 0)
 
     def __repr__(self) -> str:
         if not self._epochs:
@@ -80,7 +102,7 @@ class History(Mapping[Any, Any]):
         names = self.names
         rows = [["epoch", *names]]
         for epoch in self:
-            logs = self._epochs[epoch - 1]
+            logs = self[epoch]
             rows.append([str(epoch), *(format_value(name, logs[name]) if name in logs else "" for name in names)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

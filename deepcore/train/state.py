@@ -27,13 +27,15 @@ class Progress:
         self.trained = False  # all batches are done; validation and the epoch's end are not
         self.loss = 0.0  # sum of the terms
         self.samples = 0.0  # sum of the denominators of the batches' losses
+        self.outputs: list[list[float]] = []  # (sum of the terms, of the denominators) of each of several outputs
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name in vars(self):
-            setattr(self, name, state[name])
+            if name != "outputs" or name in state:  # files of earlier versions lack it
+                setattr(self, name, state[name])
 
 
 class BatchLogs(Mapping):
@@ -43,8 +45,13 @@ class BatchLogs(Mapping):
         self._trainer = trainer
 
     def __getitem__(self, name: str) -> float:
-        if name == "loss":
-            progress = self._trainer._progress
+        trainer = self._trainer
+        progress = trainer._progress
+        if trainer._measure.several:
+            losses = output_losses(trainer.loss, progress.outputs)
+            if name in losses:
+                return losses[name]
+        elif name == "loss":
             return progress.loss / progress.samples if progress.samples else math.nan
         for metric in self._trainer.metrics:
             if metric.name == name:
@@ -52,10 +59,18 @@ class BatchLogs(Mapping):
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(["loss", *(metric.name for metric in self._trainer.metrics)])
+        return iter([*self._trainer.loss_names(), *(metric.name for metric in self._trainer.metrics)])
 
     def __len__(self) -> int:
-        return 1 + len(self._trainer.metrics)
+        return len(list(iter(self)))
+
+
+def output_losses(losses, sums: list[list[float]]) -> dict[str, float]:
+    """{"loss": the weighted sum, "<output>_loss": its mean} from the sums (terms, denominators) of each output."""
+    means = [total / count if count else math.nan for total, count in sums] or [math.nan] * len(losses.losses)
+    named = dict(zip(losses.losses, means, strict=True))
+    total = sum(mean * losses.weights[name] for name, mean in named.items())
+    return {"loss": total, **{f"{name}_loss": mean for name, mean in named.items()}}
 
 
 class PreserveModes:

@@ -12,6 +12,7 @@ from deepcore.autograd.trees import tree_map
 from deepcore.backend import dtypes as dt
 from deepcore.compiler.compiled import Compiled, NotFinite, finite
 from deepcore.errors import NonFiniteError
+from deepcore.ops.shape import stack
 from deepcore.train.measure import check_scalar, check_tensors
 
 
@@ -30,6 +31,7 @@ class Steps:
     gradients(inputs, target, weight): the same with the sum that the loss divides, or `weight` times the loss where the sum
     is unknown (`Measure.weight`); gradients accumulate until `update()`.
     predict(inputs): the output.
+    `scale`: `Measure.scale`, where samples are weighed. With several outputs the loss is a vector, one for each.
 
     `prepare()` is called before `train` and `gradients`, unless a program runs, which changes nothing when it stops.
     """
@@ -40,6 +42,9 @@ class Steps:
         #: `Measure.module`, and whether the loss is a sum.
         self.module: Any = None
         self.summed = False
+        self.measure: Any = None
+        #: Whether the loss is `OutputLosses`.
+        self.several = False
         self.optimizer: Any = None
         self.clip_grad_norm: float | None = None
         #: (name, parameter) of every parameter of the optimizer, for errors.
@@ -53,15 +58,25 @@ class Steps:
         self.train, self.gradients = changing(self._train), changing(self._gradients)
         self.test, self.predict = run(self._test), run(self._predict)
 
-    def _train(self, inputs: tuple, target):
+    def _train(self, inputs: tuple, target, scale=None):
         output = self.model(*inputs)
-        result = self._backward(self._mean(output, target), output)
+        parts = None
+        if self.several:
+            parts = self.loss.parts(output, target, scale)
+            loss = check_scalar(self.loss.total(parts))
+        else:
+            loss = self._mean(output, target, scale)
+        value, output = self._backward(loss, output)
         self.update()
-        return result
+        return (value if parts is None else stack([part.detach() for part in parts])), output
 
-    def _gradients(self, inputs: tuple, target, weight):
+    def _gradients(self, inputs: tuple, target, weight, scale=None):
         output = self.model(*inputs)
-        return self._backward(self._total(output, target, weight), output)
+        if self.several:
+            parts = self.loss.parts(output, target, scale)
+            _, output = self._backward(check_scalar(self.loss.total(parts) * weight), output)
+            return stack([part.detach() for part in parts]), output
+        return self._backward(self._total(output, target, weight, scale), output)
 
     def _backward(self, loss, output):
         try:
@@ -71,14 +86,18 @@ class Steps:
         loss.backward()
         return value, tree_map(_detached, output) if self.watched else None
 
-    def _mean(self, output, target):
+    def _mean(self, output, target, scale=None):
         """The loss, checked to be a single number."""
         if self.module is not None:
             check_tensors(output, target)
+        if scale is not None:
+            return self.measure.scaled(output, target, scale)
         return check_scalar(self.loss(output, target))
 
-    def _total(self, output, target, weight):
+    def _total(self, output, target, weight, scale=None):
         """The sum that the loss divides: 0 where its mean would be 0/0."""
+        if scale is not None:
+            return self._mean(output, target, scale)
         if self.module is None or self.summed:
             loss = self._mean(output, target)
             return loss if weight is None else loss * weight
@@ -105,9 +124,13 @@ class Steps:
         return self._mean(self.model(*inputs), target)
 
     @no_grad()
-    def _test(self, inputs: tuple, target):
+    def _test(self, inputs: tuple, target, scale=None):
         output = self.model(*inputs)
-        return self._mean(output, target), output if self.watched else None
+        if self.several:
+            loss = stack(self.loss.parts(output, target, scale))
+        else:
+            loss = self._mean(output, target, scale)
+        return loss, output if self.watched else None
 
     @no_grad()
     def _predict(self, inputs: tuple):

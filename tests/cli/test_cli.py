@@ -135,6 +135,26 @@ def test_the_same_seed_gives_the_same_bits_and_the_resolved_file_too(linear, tmp
     assert models[0] == models[1] == models[2] != models[3]
 
 
+def test_validation_early_stopping_and_checkpoints(tmp_path, capsys):
+    path, out, again = tmp_path / "held.toml", tmp_path / "a", tmp_path / "b"
+    settings = (
+        'validation_split = 0.25\nbest = "val_loss"\n'
+        'early_stopping = { monitor = "val_accuracy", min_delta = 1.0, patience = 1, restore_best_weights = true }\n'
+        '[train.checkpoint]\nfilepath = "weights-{epoch:02d}.safetensors"\nsave_weights_only = true\nasynchronous = true\n'
+    )
+    path.write_text(LINEAR.replace("epochs = 2", "epochs = 9\n" + settings))
+    assert main(["train", str(path), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "1,077 samples to train, 360 to validate, 360 to test" in text and "val_accuracy" in text
+    assert json.loads((out / runs.RESULT).read_text())["epochs"] == 2, "no epoch was better by 1"
+    weights = [dc.load(out / f"weights-0{epoch}.safetensors") for epoch in (1, 2)]
+    best = dc.load(out / runs.MODEL)
+    assert (best["1.weight"] == weights[0]["1.weight"]).all() and (best["1.weight"] != weights[1]["1.weight"]).any()
+    assert (out / "best.safetensors").exists()
+    assert main(["train", str(out / runs.CONFIG), "--out", str(again), "--quiet"]) == 0
+    assert (again / runs.HISTORY).read_text() == (out / runs.HISTORY).read_text()
+
+
 def test_options_override_the_file(linear, tmp_path, capsys, backend):
     out = tmp_path / "run"
     assert main(["train", linear, "--epochs", "1", "--seed", "9", "--backend", backend, "--out", str(out)]) == 0
@@ -182,11 +202,11 @@ def test_a_signal_saves_and_resume_gives_the_same_bits(signum, status, linear, t
     assert main(["train", linear, "--out", str(whole)]) == 0
     batches, plain = [], feed.Inputs.split
 
-    def split(inputs, batch):
+    def split(inputs, *batch):
         batches.append(1)
         if len(batches) == 60:  # in the second epoch of 45 batches
             signal.raise_signal(signum)
-        return plain(inputs, batch)
+        return plain(inputs, *batch)
 
     monkeypatch.setattr(feed.Inputs, "split", split)
     assert main(["train", linear, "--out", str(cut)]) == status

@@ -25,6 +25,22 @@ _EXTRA = "_extra_state"  # the name of what `get_extra_state` gives
 _SHOWN = 20  # names of one kind that a message lists
 
 
+#: The class of symbolic tensors, once there is one: `nn.model`.
+symbol_class: Any = None
+
+
+def _holds_symbol(arguments) -> bool:
+    for value in arguments:
+        kind = value.__class__
+        if kind is symbol_class:
+            return True
+        if (kind is list or kind is tuple) and _holds_symbol(value):
+            return True
+        if kind is dict and _holds_symbol(value.values()):
+            return True
+    return False
+
+
 class ModuleAttributeError(DeepcoreError, AttributeError):
     """A module has no attribute of this name."""
 
@@ -127,6 +143,10 @@ class Module:
         )
 
     def __call__(self, *args, **kwargs):
+        if symbol_class is not None and _holds_symbol((*args, *kwargs.values())):
+            from deepcore.nn.model import call_layer
+
+            return call_layer(self, args, kwargs)
         if graph.watchers and mode.hook is not None:
             mode.layers.append(self)
             try:
@@ -249,6 +269,11 @@ class Module:
                 f"{type(self).__name__} was used before Module.__init__ ran",
                 fix="call super().__init__() first in __init__",
             )
+        if name in ("input", "output") and "_origin" in self.__dict__:  # of a layer called on symbols
+            origin = self.__dict__["_origin"]
+            call = None if origin.call is None else origin.call()
+            if call is not None:
+                return call.output if name == "output" else (call.args[0] if len(call.args) == 1 else call.args)
         raise ModuleAttributeError(
             f"{type(self).__name__} has no attribute {name!r}", choices=_Names(self), looked_for=name
         )
@@ -687,11 +712,14 @@ class Module:
         error.missing_keys, error.unexpected_keys, error.mismatched = missing, unexpected, misfits  # type: ignore[attr-defined]
         return error
 
-    def save(self, path) -> None:
-        """Write the state dict to a safetensors file, with a description of the layers if all are registered ones."""
+    def save(self, path, wait: bool = True):
+        """Write the state dict to a safetensors file, with a description of the layers if all are registered ones.
+
+        wait=False: a copy is written in the background, as by `dc.save`, and a `Saving` returned.
+        """
         from deepcore.nn import files
 
-        files.save(self, path)
+        return files.save(self, path, wait)
 
     # -- hooks --------------------------------------------------------------------------------------------
     def register_forward_pre_hook(self, hook, *, prepend: bool = False, with_kwargs: bool = False) -> RemovableHandle:
@@ -780,10 +808,10 @@ class Module:
     def __dir__(self):
         return sorted({*super().__dir__(), *self.__dict__})
 
-    def summary(self, input_shape, dtype=None, batch_size: int = 1):
+    def summary(self, input_shape=None, dtype=None, batch_size: int = 1):
         """A table of every layer's output shape and parameters, from one forward over zeros; `print` it.
 
-        `input_shape` leaves out the batch dimension; a list of shapes means several inputs. `dtype` defaults to the
+        `input_shape`: None for that of the last batch of a Trainer; before the first one, output shapes are unknown. It leaves out the batch dimension; a list of shapes means several inputs. `dtype` defaults to the
         parameters' floating dtype; models that begin with an Embedding need `dtype=dc.int64`.
         """
         from deepcore.nn.summary import summarize
