@@ -1,6 +1,12 @@
-"""Datasets, their order, and batches of them."""
+"""Datasets, their order, and batches of them.
+
+`vision`, `audio`, `text` and `tabular` have readers and transforms of these kinds of data.
+"""
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 from deepcore import missing
 from deepcore.data.cifar import cifar10, cifar100
@@ -29,6 +35,9 @@ from deepcore.data.sampler import (
 from deepcore.data.workers import WorkerInfo, get_worker_info
 from deepcore.io.idx import read_idx, write_idx
 
+if TYPE_CHECKING:
+    from deepcore.data import audio, tabular, text, vision
+
 __all__ = [
     "BatchSampler",
     "ChainDataset",
@@ -46,6 +55,7 @@ __all__ = [
     "TensorDataset",
     "WeightedRandomSampler",
     "WorkerInfo",
+    "audio",
     "cifar10",
     "cifar100",
     "default_collate",
@@ -55,7 +65,17 @@ __all__ = [
     "mnist",
     "random_split",
     "read_idx",
+    "tabular",
+    "text",
+    "vision",
     "write_idx",
 ]
 
-__getattr__ = missing.names_of(__name__, "torch.utils.data")
+_missing = missing.names_of(__name__, "torch.utils.data")
+
+
+def __getattr__(name: str):
+    # Loaded when first used: a loader needs none of them.
+    if name in ("audio", "tabular", "text", "vision"):
+        return importlib.import_module(f"{__name__}.{name}")
+    return _missing(name)
