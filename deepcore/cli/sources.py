@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from deepcore.cli import text as texts
-from deepcore.cli.columns import ENCODINGS, MISSING, Column, Columns, natural
+from deepcore.cli.columns import ENCODINGS, MISSING, Column, Columns
+from deepcore.data.tabular import natural
 from deepcore.errors import ArgumentError, DataError, suggest
 from deepcore.io.idx import read_idx
 from deepcore.io.npy import read_npy

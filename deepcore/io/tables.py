@@ -58,7 +58,7 @@ class TextColumn:
 
 @dataclass
 class Table:
-    """`numbers` (N, K) float32, NaN where missing, and the columns of text, in the requested order."""
+    """`numbers` (N, K), NaN where missing, and the columns of text, in the requested order."""
 
     numbers: np.ndarray
     texts: list[TextColumn]
@@ -135,9 +135,12 @@ class TableFile:
         missing: Collection[int] = (),
         number_fix: Callable[[list[int]], str] = lambda columns: "leave out columns of text",
         missing_fix: Callable[[int], str] = lambda column: "fill in missing values, or leave out the row",
+        distinct: Collection[int] = (),
+        dtype=np.float32,
     ) -> Table:
-        """Read columns by number: `numbers` as float32, `texts` as categories, either given or collected (None).
+        """Read columns by number: `numbers` as `dtype`, `texts` as categories, either given or collected (None).
 
+        distinct: columns of text, such as ids, of which row i's is `categories[i]`, however often that occurs.
         missing: the columns where a cell may be empty, or a number NaN. number_fix(the columns of text in that row) and
         missing_fix(the column) give the fix in errors for text among numbers and for missing cells.
 
@@ -151,12 +154,12 @@ class TableFile:
         for t, column in enumerate(texts):
             roles[column] = 2 * t + 1
         parse = self._parser(roles, len(numbers), len(texts))
-        codes = [_Codes(categories) for categories in texts.values()]
+        codes = [_Cells() if column in distinct else _Codes(names) for column, names in texts.items()]
         required = np.array([column not in missing for column in numbers], bool)
         parts: list[np.ndarray] = []
         for data, base, block in self._blocks(parse):
             with np.errstate(over="ignore"):
-                values = block.numbers.astype(np.float32)
+                values = block.numbers.astype(dtype)
             finite = np.isfinite(values)
             if not finite.all():
                 bad = ~finite & (required | ~np.isnan(values))
@@ -176,7 +179,7 @@ class TableFile:
                     raise self._no_category(_text(cells[row]), column_codes.names, position, missing_fix(column))
             if block.fault is not None:
                 raise self._error(block.fault, data, base, numbers, number_fix)
-        values = np.concatenate(parts) if parts else np.empty((0, len(numbers)), np.float32)
+        values = np.concatenate(parts) if parts else np.empty((0, len(numbers)), dtype)
         return Table(values, [column_codes.column() for column_codes in codes])
 
     def _parser(self, roles: np.ndarray, numbers: int, texts: int):
@@ -608,6 +611,22 @@ class _Codes:
 
     def column(self) -> TextColumn:
         return TextColumn(np.concatenate(self._parts) if self._parts else np.empty(0, np.int32), tuple(self.names))
+
+
+class _Cells:
+    """All texts of a column, in the order of rows. -1: empty."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, int] = {}
+        self._texts: list[str] = []
+
+    def add(self, cells: list[bytes]) -> np.ndarray:
+        texts = [_text(cell) for cell in cells]
+        self._texts += texts
+        return np.array([0 if text else -1 for text in texts], np.int32)
+
+    def column(self) -> TextColumn:
+        return TextColumn(np.arange(len(self._texts), dtype=np.int32), tuple(self._texts))
 
 
 class _Utf8Check:
