@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from deepcore import missing
+from deepcore.data.arrays import NumpyFiles
 from deepcore.data.cifar import cifar10, cifar100
 from deepcore.data.collate import default_collate, default_convert
 from deepcore.data.dataset import (
@@ -23,6 +24,8 @@ from deepcore.data.dataset import (
 )
 from deepcore.data.datasets import digits, mnist
 from deepcore.data.loader import DataLoader
+from deepcore.data.prefetching import prefetch
+from deepcore.data.ratings import MovieLens
 from deepcore.data.sampler import (
     BatchSampler,
     DistributedSampler,
@@ -46,6 +49,8 @@ __all__ = [
     "Dataset",
     "DistributedSampler",
     "IterableDataset",
+    "MovieLens",
+    "NumpyFiles",
     "RandomSampler",
     "Sampler",
     "SequentialSampler",
@@ -63,6 +68,7 @@ __all__ = [
     "digits",
     "get_worker_info",
     "mnist",
+    "prefetch",
     "random_split",
     "read_idx",
     "tabular",
