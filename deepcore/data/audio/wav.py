@@ -35,7 +35,10 @@ def read_wav(file, start: int = 0, frames: int | None = None) -> tuple[np.ndarra
     if isinstance(file, (bytes, bytearray, memoryview)):
         return _read(io.BytesIO(file), "a recording", start, frames)
     if hasattr(file, "read"):
-        return _read(file, str(getattr(file, "name", "a recording")), start, frames)
+        name = str(getattr(file, "name", "a recording"))
+        if not file.seekable():
+            raise ArgumentError(f"{name!r} cannot be searched for its samples", fix="read_wav(file.read())")
+        return _read(file, name, start, frames)
     with open_regular(file) as opened:
         return _read(opened, os.fsdecode(file), start, frames)
 

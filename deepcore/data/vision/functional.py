@@ -201,7 +201,7 @@ def normalize(image, mean: Sequence[float], std: Sequence[float], inplace: bool 
         out /= np.array(std, image.dtype)
         return out
     shift, scale = (_statistics(tuple(map(float, values)), image.dtype, image.backend) for values in (mean, std))
-    return image.sub_(shift).div_(scale) if inplace else (image - shift).div_(scale)
+    return image.sub_(shift).div_(scale) if inplace else (image - shift) / scale
 
 
 # -- geometry -----------------------------------------------------------------------------------------
