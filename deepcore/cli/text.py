@@ -45,15 +45,19 @@ class Text:
         length: that of a line in tokens; None for the longest line's.
         """
         encoder = cls((), 1, **options)
-        pieces = [encoder.split(line) for line in lines]
-        longest = max(map(len, pieces), default=1)
-        vocabulary = text.Vocabulary.from_texts(pieces, min_freq=least, max_tokens=most, specials=(), unknown=None)
+        longest = 0
+
+        def split(line: str) -> list[str]:
+            nonlocal longest
+            tokens = encoder.split(line)
+            longest = max(longest, len(tokens))
+            return tokens
+
+        vocabulary = text.Vocabulary.from_texts(lines, split, least, most, specials=(), unknown=None)
         if not len(vocabulary):
             raise DataError(
-                f"no {encoder.tokens} of the training lines occurs {least} times"
-                if any(pieces)
-                else "there is no text",
-                fix="min_count = 1" if any(pieces) else None,
+                f"no {encoder.tokens} of the training lines occurs {least} times" if longest else "there is no text",
+                fix="min_count = 1" if longest else None,
             )
         encoder.vocabulary = tuple(vocabulary)
         encoder.length = min(max(longest, 1), _LONGEST) if length is None else length

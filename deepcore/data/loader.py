@@ -350,6 +350,10 @@ class Fetch(_Fetcher):
             return self.get_batch(indices)
         positions = indices.tolist()
         samples = []
+        several = getattr(self.dataset, "__getitems__", None)
+        if several is not None and not self.single:  # PyTorch's name: a list of samples at once
+            samples = several(positions)
+            return collate(samples, positions) if self.collate_fn is None else self.collate_fn(samples)
         try:
             for i in positions:
                 samples.append(self.dataset[i])

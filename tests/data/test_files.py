@@ -288,6 +288,24 @@ def test_faults_of_ratings(tmp_path, name, content, words):
         MovieLens(tmp_path)
 
 
+def test_several_samples_at_once(backend):
+    """PyTorch's `__getitems__`."""
+
+    class Several(Dataset):
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, i):
+            raise AssertionError("one at a time")
+
+        def __getitems__(self, indices):
+            return [np.full(2, i) for i in indices]
+
+    for workers in (0, 1):
+        batches = [b.tolist() for b in DataLoader(Several(), 2, num_workers=workers, backend=backend)]
+        assert batches == [[[0, 0], [1, 1]], [[2, 2], [3, 3]], [[4, 4]]]
+
+
 # -- copies ahead -------------------------------------------------------------------------------------
 class Mixed(Dataset):
     def __len__(self):

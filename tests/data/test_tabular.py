@@ -70,6 +70,22 @@ def test_columns_by_number(tmp_path):
     assert table.number_names == ("0",) and table.column("1").tolist() == ["x", "y"] and table.target.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("rows", [2, 60_000], ids=["Python", "kernel"])
+def test_other_spellings_of_what_is_missing(tmp_path, rows):
+    (tmp_path / "f.csv").write_text("x,c,y\n" + "1.5,a,0\n?,?,1\n" * rows)
+    table = Table.read_csv(tmp_path / "f.csv", categories=["c"], target="y", missing_values=["?"])
+    np.testing.assert_array_equal(table.column("x"), np.float32([1.5, np.nan] * rows))
+    assert table.categories["c"].categories == ("a",) and table.column("c")[:2].tolist() == ["a", None]
+    for options, words in (
+        ({}, "not a number"),
+        ({"missing_values": ["?"], "missing": "error"}, r"missing value\n.*line 3"),
+        ({"missing_values": ["-999"]}, "numpy.nan"),
+        ({"numbers": [], "missing_values": ["?"], "missing": "error"}, r"missing value\n.*line 3"),
+    ):
+        with pytest.raises((DataError, ArgumentError), match=words):
+            Table.read_csv(tmp_path / "f.csv", categories=["c"], target="y", **options)
+
+
 def test_many_ids(tmp_path):
     """More than a column of categories may have, and equal ones."""
     ids = [f"row {i // 2}" for i in range(140_000)]

@@ -54,6 +54,7 @@ class Table:
         target: str | int | None = None,
         id: str | int | None = None,
         missing: str = "keep",
+        missing_values: Sequence[str] = (),
         target_kind: str = "auto",
         header: bool | None = None,
     ) -> Table:
@@ -63,6 +64,8 @@ class Table:
         names, such as a postcode). target: the column to learn; target_kind: "number", "category", or "auto", which is
         "number" if all its cells are. id: a column that names the rows, and is no input.
         missing: "keep" (NaN and code -1, which `TableEncoder` then fills), or "error" for empty cells, with line and column.
+        missing_values: texts that stand for what is missing, such as "?", beside empty cells and, of numbers, nan, na, n/a,
+        null and none.
         header: whether the first row has names; None: if none of its cells is a number.
 
         Errors: `DataError` for a column that is not there or named twice, text among numbers (with line and column), and
@@ -76,6 +79,13 @@ class Table:
             )
         if target_kind not in KINDS:
             raise ArgumentError(f"target_kind is one of {', '.join(map(repr, KINDS))}", received=repr(target_kind))
+        for text in missing_values:
+            if not isinstance(text, str) or not text or number_in(text.encode()) is not None:
+                raise ArgumentError(
+                    "missing_values are texts that are not numbers",
+                    received=repr(text),
+                    fix="table.numbers[table.numbers == -999] = numpy.nan, for numbers that mean missing",
+                )
         named = [c for c in (*(numbers or ()), *categories, target, id) if isinstance(c, str)]
         file = TableFile(path, header, named)
         texts = [file.column(c) for c in categories]
@@ -93,7 +103,7 @@ class Table:
                     fix="list it once, among numbers or categories, or as target or id",
                 )
         target_column, id_column = others["target"], others["id"]
-        is_number = target_column is not None and _is_number(file, target_column, target_kind)
+        is_number = target_column is not None and _is_number(file, target_column, target_kind, missing_values)
         read_numbers = [*columns, *([target_column] if target_column is not None and is_number else [])]
         read_texts: dict[int, Sequence[str] | None] = dict.fromkeys(texts)
         if target_column is not None and not is_number:
@@ -121,6 +131,7 @@ class Table:
                 )
             ),
             distinct=() if id_column is None else (id_column,),
+            missing_texts=missing_values,
         )
         if not len(table):
             raise DataError(f"{file.path!r} holds no rows")
@@ -258,11 +269,11 @@ def _texts(column: TextColumn) -> np.ndarray:
     return np.array([*column.categories, None], object)[column.codes]
 
 
-def _is_number(file: TableFile, column: int, kind: str) -> bool:
+def _is_number(file: TableFile, column: int, kind: str, missing_values: Sequence[str]) -> bool:
     if kind != "auto":
         return kind == "number"
     try:
-        file.read([column], missing=(column,))
+        file.read([column], missing=(column,), missing_texts=missing_values)
     except DataError as error:
         if "not a number" in error.problem:
             return False
