@@ -187,7 +187,7 @@ class TableFile:
         values = np.concatenate(parts) if parts else np.empty((0, len(numbers)), dtype)
         return Table(values, [column_codes.column() for column_codes in codes])
 
-    def _parser(self, roles: np.ndarray, numbers: int, texts: int, spellings: Collection[bytes]):
+    def _parser(self, roles: np.ndarray, numbers: int, texts: int, spellings: Collection[bytes] = MISSING):
         minimum = min(_KERNEL_BYTES, _CACHED_KERNEL_BYTES)
         if settings.kernels and self._size >= minimum:
             from deepcore.kernels.cpu import csv_rows
