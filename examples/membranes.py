@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from two_libraries import compiled, library_called, real_data, train_for
 
-from deepcore.errors import DataError, DeepcoreError, FileFormatError, MissingDependencyError
+from deepcore.data.vision import read_image
+from deepcore.errors import DataError, DeepcoreError, FileFormatError
 
 SIZE, TILE, TRAINING = 512, 128, 25  # pixels of a slice and of a crop; slices to train on
 
@@ -63,20 +64,14 @@ def read_slices(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def read_png(path: Path) -> np.ndarray:
     try:
-        from PIL import Image
-    except ImportError:
-        raise MissingDependencyError("reading the slices needs Pillow", fix="pip install pillow") from None
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.size != (SIZE, SIZE):
-                raise FileFormatError(f"{path} has another size", expected=(SIZE, SIZE), received=image.size)
-            return np.asarray(image.convert("L"))
+        image = read_image(path, "L")
     except FileNotFoundError:
         raise DataError(
             f"there is no {path}", fix="set DEEPCORE_DATA to a folder with the ISBI 2012 slices in membrane/"
         ) from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise FileFormatError(f"{path} is not a PNG that can be read: {error}") from None
+    if image.size != (SIZE, SIZE):
+        raise FileFormatError(f"{path} has another size", expected=(SIZE, SIZE), received=image.size)
+    return np.asarray(image)
 
 
 def random_crops(images, masks, count: int, rng) -> tuple[np.ndarray, np.ndarray]:

@@ -14,13 +14,13 @@ import argparse
 import io
 import re
 import sys
-import wave
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from two_libraries import compiled, library_called, real_data, train_for
 
+from deepcore.data import audio
 from deepcore.errors import DataError, DeepcoreError, FileFormatError
 from deepcore.nn.functional import ctc_greedy_decode
 
@@ -71,19 +71,16 @@ def read_recordings(path: Path) -> tuple[list, list]:
 
 def read_wav(content: bytes, name: str) -> np.ndarray:
     """The samples of a recording, in [-1, 1)."""
-    try:
-        with wave.open(io.BytesIO(content)) as recording:
-            form = recording.getnchannels(), recording.getsampwidth(), recording.getframerate()
-            samples = np.frombuffer(recording.readframes(recording.getnframes()), "<i2")
-    except (wave.Error, EOFError, ValueError) as error:
-        raise FileFormatError(f"{name} is not a recording that can be read: {error}") from None
-    if form != (1, 2, RATE):
+    file = io.BytesIO(content)
+    file.name = name  # for errors
+    samples, rate = audio.read_wav(file)
+    if (len(samples), rate) != (1, RATE):
         raise FileFormatError(
             f"{name} is no recording of this kind",
-            expected=f"1 channel, 2 bytes a sample, {RATE} Hz",
-            received=f"{form[0]}, {form[1]}, {form[2]}",
+            expected=f"1 channel, {RATE} Hz",
+            received=f"{len(samples)}, {rate}",
         )
-    return samples / np.float32(32768)
+    return samples[0]
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:

@@ -428,9 +428,9 @@ def test_recordings_and_their_features(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"RIFF", "0_jackson_7.wav is not a recording that can be read"),
-        (recording([0], channels=2), "1 channel, 2 bytes a sample, 8000 Hz"),
-        (recording([0], rate=16000), "received: +1, 2, 16000"),
+        (b"RIFF", "'0_jackson_7.wav' is not a WAV file"),
+        (recording([0, 0], channels=2), "1 channel, 8000 Hz"),
+        (recording([0], rate=16000), "received: +1, 16000"),
     ],
     ids=["truncated", "stereo", "another rate"],
 )

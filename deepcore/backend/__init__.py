@@ -24,6 +24,19 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 BACKENDS: dict[Backend, Backend] = {}
 
 
+class Copy:
+    """A copy of a host array, here a finished one: `array` may be used by work that is queued after `wait()`."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def wait(self) -> None:
+        """Make the current stream wait for the copy."""
+
+    def finish(self) -> None:
+        """Wait for the copy on the host."""
+
+
 class Backend:
     """Where arrays live and what computes on them.
 
@@ -163,6 +176,10 @@ class Backend:
     def pinned(self, array):
         """A copy of a NumPy array in page-locked memory, from which copies to this backend are faster."""
         raise BackendError(f"memory is pinned for a GPU, not for backend {self}")
+
+    def copy_ahead(self, array) -> Copy:
+        """A copy of a NumPy array on this backend that may still be under way."""
+        return Copy(self.from_host(array))
 
     def is_pinned(self, memory) -> bool:
         """Whether `memory`, the base of an array, was page-locked by `pinned`."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcore.backend import Backend
+from deepcore.backend import Backend, Copy
 from deepcore.backend.dtypes import bfloat16, float32
 from deepcore.config import settings
 from deepcore.errors import BackendError
@@ -223,6 +223,16 @@ class CudaBackend(Backend):
         copy[...] = array
         return copy
 
+    def copy_ahead(self, array):
+        with self.gpu:
+            return _Copy(self, array)
+
+    @functools.cached_property
+    def copy_stream(self):
+        """The stream of copies from the host that overlap with other work."""
+        with self.gpu:
+            return self.array_module.cuda.Stream(non_blocking=True)
+
     def is_pinned(self, memory) -> bool:
         return self._pinned.get(id(memory)) is memory
 
@@ -290,6 +300,32 @@ class CudaBackend(Backend):
                 return run(*args, **params)
 
         return on_device
+
+
+class _Copy(Copy):
+    """A copy on the stream for copies, from page-locked memory that is held until `finish`."""
+
+    def __init__(self, backend: CudaBackend, array):
+        cupy = backend.array_module
+        self._cuda, self._gpu = cupy.cuda, backend.gpu
+        array = np.ascontiguousarray(array).reshape(array.shape)
+        self._memory = backend.pinned(array)
+        super().__init__(cupy.empty(array.shape, dtype=array.dtype))
+        # Queued work may still use the memory that the pool gives out, in the order of the current stream.
+        allocated = self._cuda.Event(disable_timing=True)
+        allocated.record(self._cuda.get_current_stream())
+        backend.copy_stream.wait_event(allocated)
+        self.array.set(self._memory, backend.copy_stream)
+        self._done = self._cuda.Event(disable_timing=True)
+        self._done.record(backend.copy_stream)
+
+    def wait(self) -> None:
+        with self._gpu:
+            self._cuda.get_current_stream().wait_event(self._done)
+
+    def finish(self) -> None:
+        self._done.synchronize()
+        self._memory = None
 
 
 class _Counting(threading.local):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from deepcore.data import tabular
+from deepcore.data.tabular import sorted_categories
 from deepcore.errors import DataError, suggest
-from deepcore.io.tables import Table, TableFile, TextColumn, number_in
+from deepcore.io.tables import Table, TableFile
 
-ENCODINGS = ("one-hot", "codes")
+ENCODINGS = tabular.ENCODINGS
 MISSING = ("error", "mean")
 _MAX_INPUTS = 1 << 24
 
@@ -180,12 +181,8 @@ class Columns:
                 inputs[:, offset] = table.numbers[:, numbers]
                 numbers += 1
             else:
-                codes = next(texts).codes
-                if self.encoding == "codes":
-                    inputs[:, offset] = codes
-                else:
-                    rows = np.flatnonzero(codes >= 0)
-                    inputs[rows, offset + codes[rows]] = 1
+                codes, width = next(texts).codes, self._inputs(column)
+                tabular.write_codes(inputs[:, offset : offset + width], codes, self.encoding)
             offset += self._inputs(column)
         return inputs
 
@@ -240,17 +237,3 @@ class Columns:
         if not 0 < columns.inputs <= _MAX_INPUTS:
             raise ValueError("columns make no inputs")
         return columns
-
-
-def sorted_categories(text: TextColumn) -> tuple[tuple[str, ...], np.ndarray]:
-    """(categories in natural order, codes in that order) of a column of text; empty cells remain -1."""
-    names = sorted(text.categories, key=natural)
-    number = {name: i for i, name in enumerate(names)}
-    order = np.array([number[name] for name in text.categories] + [-1], np.int32)
-    return tuple(names), order[text.codes]
-
-
-def natural(name: str) -> tuple:
-    """A sorting key: numbers by value, before other texts."""
-    number = number_in(name.encode())
-    return (0, number, name) if number is not None and math.isfinite(number) else (1, 0.0, name)

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from deepcore.cli import text as texts
-from deepcore.cli.columns import ENCODINGS, MISSING, Column, Columns, natural
+from deepcore.cli.columns import ENCODINGS, MISSING, Column, Columns
+from deepcore.data.tabular import natural
 from deepcore.errors import ArgumentError, DataError, suggest
 from deepcore.io.idx import read_idx
+from deepcore.io.npy import read_npy
 from deepcore.io.tables import Table, TableFile, number_in
 from deepcore.nn.registry import Registry
 
@@ -176,7 +178,7 @@ def npy(
     """Arrays written by numpy.save: inputs (N, …) and class numbers (N,) or values (N,) or (N, K). Eight-bit inputs
     become fractions of 255."""
     paths = [(inputs, targets), (test_inputs, test_targets)]
-    return _from_arrays(paths, _read_npy, test_fraction, folder, classification)
+    return _from_arrays(paths, read_npy, test_fraction, folder, classification)
 
 
 @source("idx", "images", "labels", "test_images", "test_labels")
@@ -381,9 +383,3 @@ def _split(inputs: list, targets: list, classes, fraction: float, unit: float | 
     count = round(fraction * len(x))
     test[order] = (rank + 1) * count // max(len(x), 1) > rank * count // max(len(x), 1)
     return Data(Samples(x[~test], y[~test]), Samples(x[test], y[test]) if count else None, classes, unit)
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    from deepcore.io import readers
-
-    return readers._read_npy(str(path))

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepcore.data import text
 from deepcore.errors import DataError, FileFormatError
-from deepcore.io.files import decode_utf8, open_regular
 
 TOKENS = ("word", "character")
 ENCODINGS = ("utf-8", "latin-1")
 #: Token 0 is padding, 1 any token that is not in the vocabulary.
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 _LONGEST = 1 << 16
-_WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+_SPECIALS = ("<padding>", "<unknown>")
 
 
 @dataclass
@@ -47,36 +44,37 @@ class Text:
 
         length: that of a line in tokens; None for the longest line's.
         """
-        text = cls((), 1, **options)
-        counts: Counter[str] = Counter()
-        longest = 1
-        for line in lines:
-            tokens = text.split(line)
-            counts.update(tokens)
+        encoder = cls((), 1, **options)
+        longest = 0
+
+        def split(line: str) -> list[str]:
+            nonlocal longest
+            tokens = encoder.split(line)
             longest = max(longest, len(tokens))
-        frequent = sorted((token for token, count in counts.items() if count >= least), key=lambda t: (-counts[t], t))
-        if not frequent:
+            return tokens
+
+        vocabulary = text.Vocabulary.from_texts(lines, split, least, most, specials=(), unknown=None)
+        if not len(vocabulary):
             raise DataError(
-                f"no {text.tokens} of the training lines occurs {least} times" if counts else "there is no text",
-                fix="min_count = 1" if counts else None,
+                f"no {encoder.tokens} of the training lines occurs {least} times" if longest else "there is no text",
+                fix="min_count = 1" if longest else None,
             )
-        text.vocabulary = tuple(frequent[:most])
-        text.length = min(longest, _LONGEST) if length is None else length
-        return text
+        encoder.vocabulary = tuple(vocabulary)
+        encoder.length = min(max(longest, 1), _LONGEST) if length is None else length
+        return encoder
 
     def split(self, line: str) -> list[str]:
         """The tokens of a line."""
         line = line.lower() if self.lowercase else line
-        return _WORD.findall(line) if self.tokens == "word" else list(line.strip())
+        return text.split_words(line) if self.tokens == "word" else list(line.strip())
 
     def encode(self, lines: Sequence[str] | np.ndarray) -> np.ndarray:
         """The lines' tokens (N, length)."""
-        number = {token: i for i, token in enumerate(self.vocabulary, FIRST)}
-        out = np.full((len(lines), self.length), PADDING, np.int64)
-        for row, line in zip(out, lines):
-            numbers = [number.get(token, UNKNOWN) for token in self.split(line)[: self.length]] or [UNKNOWN]
-            row[: len(numbers)] = numbers
-        return out
+        vocabulary = text.Vocabulary(self.vocabulary, _SPECIALS, _SPECIALS[UNKNOWN])
+        rows = [vocabulary.encode(self.split(line)[: self.length] or [_SPECIALS[UNKNOWN]]) for line in lines]
+        if not rows:
+            return np.full((0, self.length), PADDING, np.int64)
+        return text.pad_sequences(rows, self.length, PADDING)
 
     def read(self, path) -> np.ndarray:
         """The lines of a file, each a sample. Errors: `DataError` for an empty file, `FileFormatError` for other encodings."""
@@ -88,66 +86,29 @@ class Text:
     @classmethod
     def parse(cls, table: dict[str, Any]) -> Text:
         """Inverse of `dataclasses.asdict`; ValueError or TypeError for invalid values."""
-        text = cls(**table)
-        text.vocabulary = tuple(text.vocabulary)
-        if not all(isinstance(token, str) for token in text.vocabulary) or type(text.lowercase) is not bool:
+        encoder = cls(**table)
+        encoder.vocabulary = tuple(encoder.vocabulary)
+        if not all(isinstance(token, str) for token in encoder.vocabulary) or type(encoder.lowercase) is not bool:
             raise ValueError("a vocabulary lists texts, and lowercase is true or false")
-        if len(set(text.vocabulary)) < len(text.vocabulary):
+        if len(set(encoder.vocabulary)) < len(encoder.vocabulary):
             raise ValueError("a vocabulary lists each token once")
-        if type(text.length) is not int or not 0 < text.length <= _LONGEST:
+        if type(encoder.length) is not int or not 0 < encoder.length <= _LONGEST:
             raise ValueError(f"a line has 1 to {_LONGEST} tokens")
-        if text.tokens not in TOKENS or text.encoding not in ENCODINGS:
+        if encoder.tokens not in TOKENS or encoder.encoding not in ENCODINGS:
             raise ValueError("text has no such tokens or encoding")
-        return text
+        return encoder
 
 
 def read_lines(path, encoding: str) -> list[str]:
-    """The lines of a file, without their ends; the empty one after the last end is none."""
-    with open_regular(path) as file:
-        content = file.read()
-    if encoding == "latin-1":
-        text = content.decode("latin-1")
-    else:
-        try:
-            text = decode_utf8(content, str(path))
-        except FileFormatError as error:
+    """The lines of a file; an error names the key of [data] that helps."""
+    try:
+        return text.read_lines(path, encoding)
+    except FileFormatError as error:
+        if encoding == "utf-8" and "UTF-8" in error.problem:
             error.fix = f'{error.fix}; for a run to train: encoding = "latin-1" in [data]'
-            raise
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    return lines if lines[-1] else lines[:-1]
+        raise
 
 
-def read_samples(path: Path, encoding: str) -> tuple[list[str], list[str]]:
-    """(labels, texts) of a file or a folder.
-
-    A file has `label<TAB>text` in each line. A folder has the texts by class: in files, a text in each line, or in
-    folders, with a text in each file. Classes are named as these, without ".txt". Empty lines are left out.
-    """
-    labels: list[str] = []
-    texts: list[str] = []
-    if not path.is_dir():
-        for number, line in enumerate(read_lines(path, encoding), 1):
-            label, tab, text = line.partition("\t")
-            if not line.strip():
-                continue
-            if not tab or not label.strip():
-                raise DataError(
-                    f"{str(path)!r} has a line without a label",
-                    expected="label<TAB>text",
-                    received=f"line {number}, {line[:40]!r}",
-                    fix="give a folder with a file of texts for each class, or write a tab after each label",
-                )
-            labels.append(label.strip())
-            texts.append(text)
-        return labels, texts
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    for entry in entries:
-        if entry.is_dir():
-            files = sorted(file for file in entry.iterdir() if file.is_file() and not file.name.startswith("."))
-            found = [" ".join(read_lines(file, encoding)) for file in files]
-        else:
-            found = read_lines(entry, encoding)
-        found = [text for text in found if text.strip()]
-        labels += [entry.name.removesuffix(".txt")] * len(found)
-        texts += found
-    return labels, texts
+def read_samples(path, encoding: str) -> tuple[list[str], list[str]]:
+    """(labels, texts) of a file or a folder; see `data.text.read_labelled`."""
+    return text.read_labelled(path, encoding, read_lines)

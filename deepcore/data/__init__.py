@@ -1,8 +1,15 @@
-"""Datasets, their order, and batches of them."""
+"""Datasets, their order, and batches of them.
+
+`vision`, `audio`, `text` and `tabular` have readers and transforms of these kinds of data.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 from deepcore import missing
+from deepcore.data.arrays import NumpyFiles
 from deepcore.data.cifar import cifar10, cifar100
 from deepcore.data.collate import default_collate, default_convert
 from deepcore.data.dataset import (
@@ -17,6 +24,8 @@ from deepcore.data.dataset import (
 )
 from deepcore.data.datasets import digits, mnist
 from deepcore.data.loader import DataLoader
+from deepcore.data.prefetching import prefetch
+from deepcore.data.ratings import MovieLens
 from deepcore.data.sampler import (
     BatchSampler,
     DistributedSampler,
@@ -29,6 +38,9 @@ from deepcore.data.sampler import (
 from deepcore.data.workers import WorkerInfo, get_worker_info
 from deepcore.io.idx import read_idx, write_idx
 
+if TYPE_CHECKING:
+    from deepcore.data import audio, tabular, text, vision
+
 __all__ = [
     "BatchSampler",
     "ChainDataset",
@@ -37,6 +49,8 @@ __all__ = [
     "Dataset",
     "DistributedSampler",
     "IterableDataset",
+    "MovieLens",
+    "NumpyFiles",
     "RandomSampler",
     "Sampler",
     "SequentialSampler",
@@ -46,6 +60,7 @@ __all__ = [
     "TensorDataset",
     "WeightedRandomSampler",
     "WorkerInfo",
+    "audio",
     "cifar10",
     "cifar100",
     "default_collate",
@@ -53,9 +68,20 @@ __all__ = [
     "digits",
     "get_worker_info",
     "mnist",
+    "prefetch",
     "random_split",
     "read_idx",
+    "tabular",
+    "text",
+    "vision",
     "write_idx",
 ]
 
-__getattr__ = missing.names_of(__name__, "torch.utils.data")
+_missing = missing.names_of(__name__, "torch.utils.data")
+
+
+def __getattr__(name: str):
+    # Loaded when first used: a loader needs none of them.
+    if name in ("audio", "tabular", "text", "vision"):
+        return importlib.import_module(f"{__name__}.{name}")
+    return _missing(name)

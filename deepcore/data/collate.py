@@ -74,6 +74,8 @@ def collate(samples: Sequence[Any], indices: Sequence[int], where: str = "sample
         return parts if isinstance(first, list) else tuple(parts)
     if dataclasses.is_dataclass(first):
         fix = "return its fields from __getitem__: dataclasses.asdict(sample); or pass collate_fn="
+    elif type(first).__module__.startswith("PIL."):
+        fix = "transform=deepcore.data.vision.transforms.ToTensor(), last in a Compose of several"
     elif hasattr(first, "__array__"):
         fix = "return numpy.asarray(it) from __getitem__"
     else:

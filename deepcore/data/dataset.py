@@ -30,7 +30,20 @@ class Dataset:
         return ConcatDataset([self, other])
 
 
-class TensorDataset(Dataset):
+class BatchedDataset(Dataset):
+    """A dataset that gives whole batches, too: `get_batch(indices)`, while `can_batch`; a loader prefers them."""
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether samples are what `get_batch` gives, not something made of them."""
+        return True
+
+    def get_batch(self, indices: np.ndarray) -> tuple[Any, ...]:
+        """The samples `indices` as one batch."""
+        raise NotImplementedError(f"{type(self).__name__} must define get_batch")
+
+
+class TensorDataset(BatchedDataset):
     """Sample i is `(t[i] for t in tensors)`: tensors, or arrays, of one length. Samples carry no graph.
 
     `classes`: names of the classes, where the last tensor holds class indices. Arrays of NumPy are shared, not copied.
@@ -236,14 +249,34 @@ def _number(index, size: int) -> int | None:
 
 
 def batch_getter(dataset) -> Callable[[np.ndarray], Any] | None:
-    """A function from indices to a whole batch, for tensors and subsets of them; None where samples are fetched singly."""
-    getitem = getattr(type(dataset), "__getitem__", None)
-    if isinstance(dataset, TensorDataset) and getitem is TensorDataset.__getitem__:
-        return dataset.get_batch
-    if isinstance(dataset, Subset) and getitem is Subset.__getitem__:
+    """A function from indices to a whole batch, for datasets with `get_batch` and subsets of them; else None.
+
+    None also for a subclass that redefines `__getitem__` alone.
+    """
+    cls = type(dataset)
+    if isinstance(dataset, BatchedDataset):
+        owner = next(base for base in cls.__mro__ if "get_batch" in vars(base))
+        same = getattr(cls, "__getitem__", None) is getattr(owner, "__getitem__", None)
+        return dataset.get_batch if same and dataset.can_batch else None
+    if isinstance(dataset, Subset) and cls.__getitem__ is Subset.__getitem__:
         inner = batch_getter(dataset.dataset)
-        return None if inner is None else lambda positions: inner(dataset.indices[positions])
+        return None if inner is None else _Gather(inner, dataset.indices)
     return None
+
+
+class _Gather:
+    """`get_batch` of a subset; unlike a closure, it can be pickled."""
+
+    def __init__(self, inner: Callable[[np.ndarray], Any], indices: np.ndarray):
+        self.inner, self.indices = inner, indices
+
+    def __call__(self, positions: np.ndarray):
+        return self.inner(self.indices[positions])
+
+
+def lives_in_memory(dataset) -> bool:
+    """Whether batches are gathered from tensors, which worker processes would only copy."""
+    return isinstance(dataset, TensorDataset) or (isinstance(dataset, Subset) and lives_in_memory(dataset.dataset))
 
 
 def random_split(

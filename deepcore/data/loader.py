@@ -13,7 +13,8 @@ from deepcore import random
 from deepcore.backend import Backend, get_backend, place
 from deepcore.data import workers
 from deepcore.data.collate import collate, to_backend
-from deepcore.data.dataset import IterableDataset, batch_getter
+from deepcore.data.dataset import IterableDataset, batch_getter, lives_in_memory
+from deepcore.data.prefetching import prefetch
 from deepcore.data.sampler import (
     RandomSampler,
     SequentialSampler,
@@ -39,7 +40,10 @@ class DataLoader:
     `shuffle=True` draws a number for that: building another loader does not change the numbers of other draws.
     generator: what the seed is drawn from, instead.
     backend (or device): the backend of a batch's tensors (default: the default backend; those of a TensorDataset stay
-    on theirs). `pin_memory`, `pin_memory_device` and `persistent_workers` are accepted as in PyTorch and change nothing.
+    on theirs).
+    pin_memory: batches for a GPU are copied one ahead, from page-locked memory, while the current one is computed with
+    (see `prefetch`); on the CPU it changes nothing. `pin_memory_device` and `persistent_workers` are accepted as in
+    PyTorch and change nothing.
     num_workers: processes that fetch samples, each `prefetch_factor` batches ahead. They change the speed only: order
     and bits are a function of (seed, epoch). A dataset of tensors is always read in this process, one gather per tensor.
     collate_fn: samples to batch (default: `default_collate`).
@@ -212,13 +216,13 @@ class DataLoader:
     def _batches(self, epoch: int, start: int, order: list[np.ndarray]) -> Generator[Any, None, None]:
         batched = self.collate_fn is None and self.batch_size is not None
         get_batch = batch_getter(self.dataset) if batched else None
-        if get_batch is not None:
+        if get_batch is not None and lives_in_memory(self.dataset):
             for indices in order[start:]:
                 batch = get_batch(indices)
                 yield batch if self.backend is None else to_backend(batch, self.backend)
             return
         fetch = Fetch(self.dataset, self.collate_fn, self.seed, epoch, self.worker_init_fn)
-        fetch.single = self.batch_size is None
+        fetch.single, fetch.get_batch = self.batch_size is None, get_batch
         jobs = [(number, order[number]) for number in range(start, len(order))]
         with contextlib.closing(self._results(fetch, jobs)) as results:
             yield from self._place(results)
@@ -235,8 +239,10 @@ class DataLoader:
 
     def _place(self, results: Iterable[Any]) -> Iterator[Any]:
         target = get_backend() if self.backend is None else self.backend
-        for batch in results:
-            yield to_backend(batch, target, arrays=self.collate_fn is None)
+        arrays = self.collate_fn is None
+        if self.pin_memory:
+            return prefetch(results, target, arrays=arrays)
+        return (to_backend(batch, target, arrays=arrays) for batch in results)
 
     # -- resuming -----------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -337,10 +343,17 @@ class Fetch(_Fetcher):
     """Fetches a batch from (number, indices), or with `single` the one sample."""
 
     single = False
+    get_batch: Callable[[np.ndarray], Any] | None = None
 
     def fetch(self, number: int, indices: np.ndarray):
+        if self.get_batch is not None:
+            return self.get_batch(indices)
         positions = indices.tolist()
         samples = []
+        several = getattr(self.dataset, "__getitems__", None)
+        if several is not None and not self.single:  # PyTorch's name: a list of samples at once
+            samples = several(positions)
+            return collate(samples, positions) if self.collate_fn is None else self.collate_fn(samples)
         try:
             for i in positions:
                 samples.append(self.dataset[i])

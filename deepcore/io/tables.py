@@ -58,7 +58,7 @@ class TextColumn:
 
 @dataclass
 class Table:
-    """`numbers` (N, K) float32, NaN where missing, and the columns of text, in the requested order."""
+    """`numbers` (N, K), NaN where missing, and the columns of text, in the requested order."""
 
     numbers: np.ndarray
     texts: list[TextColumn]
@@ -135,9 +135,14 @@ class TableFile:
         missing: Collection[int] = (),
         number_fix: Callable[[list[int]], str] = lambda columns: "leave out columns of text",
         missing_fix: Callable[[int], str] = lambda column: "fill in missing values, or leave out the row",
+        distinct: Collection[int] = (),
+        dtype=np.float32,
+        missing_texts: Collection[str] = (),
     ) -> Table:
-        """Read columns by number: `numbers` as float32, `texts` as categories, either given or collected (None).
+        """Read columns by number: `numbers` as `dtype`, `texts` as categories, either given or collected (None).
 
+        distinct: columns of text, such as ids, of which row i's is `categories[i]`, however often that occurs.
+        missing_texts: more spellings of what is missing, such as "?", of numbers and of categories that are collected.
         missing: the columns where a cell may be empty, or a number NaN. number_fix(the columns of text in that row) and
         missing_fix(the column) give the fix in errors for text among numbers and for missing cells.
 
@@ -150,18 +155,20 @@ class TableFile:
             roles[column] = 2 * k
         for t, column in enumerate(texts):
             roles[column] = 2 * t + 1
-        parse = self._parser(roles, len(numbers), len(texts))
-        codes = [_Codes(categories) for categories in texts.values()]
+        spellings = MISSING | {text.lower().encode() for text in missing_texts}
+        parse = self._parser(roles, len(numbers), len(texts), spellings)
+        absent = frozenset(missing_texts)
+        codes = [_Cells() if column in distinct else _Codes(names, absent) for column, names in texts.items()]
         required = np.array([column not in missing for column in numbers], bool)
         parts: list[np.ndarray] = []
         for data, base, block in self._blocks(parse):
             with np.errstate(over="ignore"):
-                values = block.numbers.astype(np.float32)
+                values = block.numbers.astype(dtype)
             finite = np.isfinite(values)
             if not finite.all():
                 bad = ~finite & (required | ~np.isnan(values))
                 for row, k in np.argwhere(bad)[:1].tolist():
-                    raise self._not_finite(data, base, int(block.starts[row]), numbers[k], missing_fix)
+                    raise self._not_finite(data, base, int(block.starts[row]), numbers[k], missing_fix, spellings)
             parts.append(values)
             for column, column_codes, cells in zip(texts, codes, block.texts, strict=True):
                 try:
@@ -173,22 +180,23 @@ class TableFile:
                     ) from None
                 for row in np.flatnonzero(new_codes < (-1 if column in missing else 0))[:1].tolist():
                     position = self._position(base + int(block.starts[row]), column)
-                    raise self._no_category(_text(cells[row]), column_codes.names, position, missing_fix(column))
+                    text = "" if new_codes[row] == -1 else _text(cells[row])
+                    raise self._no_category(text, column_codes.names, position, missing_fix(column))
             if block.fault is not None:
-                raise self._error(block.fault, data, base, numbers, number_fix)
-        values = np.concatenate(parts) if parts else np.empty((0, len(numbers)), np.float32)
+                raise self._error(block.fault, data, base, numbers, number_fix, spellings)
+        values = np.concatenate(parts) if parts else np.empty((0, len(numbers)), dtype)
         return Table(values, [column_codes.column() for column_codes in codes])
 
-    def _parser(self, roles: np.ndarray, numbers: int, texts: int):
+    def _parser(self, roles: np.ndarray, numbers: int, texts: int, spellings: Collection[bytes] = MISSING):
         minimum = min(_KERNEL_BYTES, _CACHED_KERNEL_BYTES)
         if settings.kernels and self._size >= minimum:
             from deepcore.kernels.cpu import csv_rows
 
             if csv_rows.Rows.ready(cached_only=self._size < _KERNEL_BYTES):
                 rows = csv_rows.Rows(self._mark[0], roles)
-                return lambda data, begin, end: _parse_by_kernel(rows, data, begin, end)
+                return lambda data, begin, end: _parse_by_kernel(rows, spellings, data, begin, end)
         mark, role_list = self._mark, roles.tolist()
-        return lambda data, begin, end: _parse_by_python(mark, role_list, numbers, texts, data, begin, end)
+        return lambda data, begin, end: _parse_by_python(mark, role_list, numbers, texts, spellings, data, begin, end)
 
     def _blocks(self, parse) -> Iterator[tuple[bytes, int, _Block]]:
         """Yield (text, its offset in the file, its `_Block`) for each block."""
@@ -315,7 +323,9 @@ class TableFile:
             fix='close the quote (") that the row opens',
         )
 
-    def _error(self, fault: _Fault, data: bytes, base: int, numbers: Sequence[int], number_fix) -> DeepcoreError:
+    def _error(
+        self, fault: _Fault, data: bytes, base: int, numbers: Sequence[int], number_fix, spellings=MISSING
+    ) -> DeepcoreError:
         line = self._position(base + fault.at)
         if fault.kind == "quote":
             return FileFormatError(
@@ -345,7 +355,7 @@ class TableFile:
             received=f"{_shown(text)} in {line}, {self.label(column)}",
             fix="write numbers with a point: 1.5"
             if comma
-            else number_fix([c for c in sorted(numbers) if number_in(cells[c]) is None]),
+            else number_fix([c for c in sorted(numbers) if number_in(cells[c], spellings) is None]),
         )
 
     def _cells(self, data: bytes, start: int) -> list[bytes]:
@@ -353,10 +363,10 @@ class TableFile:
         assert not isinstance(row, _Fault)
         return row[1]
 
-    def _not_finite(self, data: bytes, base: int, start: int, column: int, missing_fix) -> DataError:
+    def _not_finite(self, data: bytes, base: int, start: int, column: int, missing_fix, spellings) -> DataError:
         cell = self._cells(data, start)[column]
         received = f"{_shown(_text(cell))} in {self._position(base + start, column)}"
-        value = number_in(cell)
+        value = number_in(cell, spellings)
         if value is None or math.isnan(value):
             return DataError(f"{self.path!r} has a missing value", received=received, fix=missing_fix(column))
         return DataError(
@@ -456,7 +466,14 @@ def _empty_rows(data: bytes) -> int:
 
 
 def _parse_by_python(
-    mark: bytes, roles: list[int], numbers: int, texts: int, data: bytes, begin: int, end: int
+    mark: bytes,
+    roles: list[int],
+    numbers: int,
+    texts: int,
+    spellings: Collection[bytes],
+    data: bytes,
+    begin: int,
+    end: int,
 ) -> _Block:
     width = len(roles)
     order = [column for column in sorted(range(width), key=lambda c: roles[c]) if roles[column] >= 0]
@@ -490,7 +507,7 @@ def _parse_by_python(
         except ValueError:
             row_numbers = []
             for k, c in enumerate(number_columns):
-                value = number_in(cells[c])
+                value = number_in(cells[c], spellings)
                 if value is None:
                     fault = _Fault("number", start, k, cells[c])
                     break
@@ -524,7 +541,7 @@ def _plain_numbers(mark: bytes, roles: list[int], data: bytes, begin: int, end: 
     return _Block(values.reshape(-1, len(roles))[:, [column for _, column in order]], [], starts, end, None)
 
 
-def _parse_by_kernel(rows, data: bytes, begin: int, end: int) -> _Block:
+def _parse_by_kernel(rows, spellings: Collection[bytes], data: bytes, begin: int, end: int) -> _Block:
     from deepcore.kernels.cpu import csv_rows
 
     parsed = rows(np.frombuffer(data, np.uint8), begin, end)
@@ -534,7 +551,7 @@ def _parse_by_kernel(rows, data: bytes, begin: int, end: int) -> _Block:
     elif parsed.status == csv_rows.AFTER_QUOTE:
         fault = _Fault("quote", parsed.detail)
     for row, k, start, stop in parsed.doubtful.tolist():
-        value = number_in(data[start:stop])
+        value = number_in(data[start:stop], spellings)
         if value is None:
             fault = _Fault("number", int(parsed.starts[row]), k, data[start:stop])
             count = row
@@ -562,12 +579,12 @@ def _is_number(cell: bytes) -> bool:
     return _NUMBER.fullmatch(_unquote(cell)) is not None
 
 
-def number_in(cell: bytes) -> float | None:
+def number_in(cell: bytes, spellings: Collection[bytes] = MISSING) -> float | None:
     """The number in a cell, NaN where it is missing, None where it is not a number."""
     cell = _unquote(cell)
     if _NUMBER.fullmatch(cell):
         return float(cell)
-    return float("nan") if not cell or cell.lower() in MISSING else None
+    return float("nan") if not cell or cell.lower() in spellings else None
 
 
 def _shown(text: str) -> str:
@@ -585,7 +602,8 @@ class _TooManyError(Exception):
 class _Codes:
     """Codes of texts: indices into `categories`, or by first occurrence. -1: empty; -2: not a category."""
 
-    def __init__(self, categories: Sequence[str] | None):
+    def __init__(self, categories: Sequence[str] | None, absent: Collection[str] = ()):
+        self._absent = absent
         self.names = {name: i for i, name in enumerate(categories or ())}
         self._open = categories is None
         self._cells: dict[bytes, int] = {}
@@ -602,12 +620,28 @@ class _Codes:
         return codes
 
     def _code(self, name: str) -> int:
-        if not name:
+        if not name or (self._open and name in self._absent):
             return -1
         return self.names.setdefault(name, len(self.names)) if self._open else self.names.get(name, -2)
 
     def column(self) -> TextColumn:
         return TextColumn(np.concatenate(self._parts) if self._parts else np.empty(0, np.int32), tuple(self.names))
+
+
+class _Cells:
+    """All texts of a column, in the order of rows. -1: empty."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, int] = {}
+        self._texts: list[str] = []
+
+    def add(self, cells: list[bytes]) -> np.ndarray:
+        texts = [_text(cell) for cell in cells]
+        self._texts += texts
+        return np.array([0 if text else -1 for text in texts], np.int32)
+
+    def column(self) -> TextColumn:
+        return TextColumn(np.arange(len(self._texts), dtype=np.int32), tuple(self._texts))
 
 
 class _Utf8Check:
