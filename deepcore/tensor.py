@@ -816,7 +816,7 @@ def _plain_numbers(array, kinds: set[type]):
 def _is_number(value) -> bool:
     if hasattr(value, "dtype"):
         return value.shape == () and dt.is_supported(value.dtype)
-    return isinstance(value, (int, float))
+    return isinstance(value, (int, float, complex))
 
 
 def leaves(data):

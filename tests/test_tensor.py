@@ -7,6 +7,7 @@ import copy
 import operator
 import pickle
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -498,8 +499,8 @@ def test_gpu_arrays_of_other_libraries(backend):
         (lambda: pytest.importorskip("pandas").Series([1, None], dtype=object), errors.DTypeError, "NoneType"),
         (lambda: pytest.importorskip("pandas").Series([2**70, 1]), errors.DTypeError, "1180591620717411303424"),
         (lambda: np.array([1, None]), errors.DTypeError, "dtype object"),
-        (lambda: np.ones(2, "c8"), errors.DTypeError, "complex64"),
-        (lambda: pytest.importorskip("torch").ones(2).cfloat(), errors.DTypeError, "complex64"),
+        (lambda: np.ones(2, ml_dtypes.int4), errors.DTypeError, "int4"),
+        (lambda: Array.by(np.ones(2, ml_dtypes.int4), "__array__"), errors.DTypeError, "int4"),
         (lambda: pytest.importorskip("torch").ones(2, device="meta"), errors.BackendError, "meta"),
         (lambda: pytest.importorskip("torch").eye(2).to_sparse(), errors.DTypeError, "strided"),
     ],
@@ -509,6 +510,13 @@ def test_arrays_that_are_no_tensors(data, error, said):
         if make is not dc.from_dlpack or hasattr(data(), "__dlpack__"):
             with pytest.raises(error, match=said):
                 make(data())
+
+
+def test_complex_arrays_of_other_libraries():
+    theirs = pytest.importorskip("torch").tensor([1 + 2j])
+    for make in (dc.tensor, dc.as_tensor, dc.from_dlpack):
+        assert make(theirs).tolist() == [1 + 2j] and make(theirs).dtype == np.complex64
+    assert dc.tensor(Array.by(np.array([1 + 2j], object), "__array__")).tolist() == [1 + 2j]
 
 
 def test_bfloat16_by_dlpack():
