@@ -171,7 +171,12 @@ class Estimator(BaseEstimator):
             rows = {name: Rows(X, recipe["dtype"], y, weights, part) for name, part in parts.items()}
             callbacks = self._callbacks_of_run(stopping)
             history = run.fit(
-                rows["train"], rows.get("validation"), epochs, self.batch_size, callbacks, verbose=int(self.verbose)
+                rows["train"],
+                validation=rows.get("validation"),
+                epochs=epochs,
+                batch_size=self.batch_size,
+                callbacks=callbacks,
+                verbose=int(self.verbose),
             )
         self._recipe, self._random = recipe, random
         self._module, self._optimizer, self._state = module, optimizer, None
