@@ -23,8 +23,9 @@ class ForwardLevel(Level):
     """Computes the tangent of each result with the result.
 
     An op with a rule has its tangents by that: the op of the tangents ("linear"), of one operand's tangent with the other
-    operand ("product"), or its VJP with the tangent for a gradient ("elementwise", where the Jacobian is diagonal). Others transpose their VJP: it is linear in its gradient u, and
-    the gradient with respect to u of ⟨vjp(u), tangents⟩ is the tangent of the result.
+    operand ("product"), or its VJP with the tangent for a gradient ("elementwise", where the Jacobian is diagonal; for
+    complex operands, of analytic functions). Others transpose their VJP: it is linear in its gradient u, and the gradient
+    with respect to u of ⟨vjp(u), tangents⟩ is the tangent of the result.
     """
 
     name = "jvp"
@@ -39,11 +40,11 @@ class ForwardLevel(Level):
             return self._lifted(self._without_tangents(op, contents, params))
         if op.jvp == "linear":
             out, tangent = self._linear(op, contents, tangents, params)
-        elif op.jvp == "elementwise":
+        elif op.jvp == "elementwise" and not (op.complex and not op.analytic and any(map(_is_complex, contents))):
             out, tangent = self._elementwise(op, contents, tangents, params)
         elif op.jvp == "product":
             out, tangent = self._product(op, contents, tangents, params)
-        elif op.jvp is not None:
+        elif op.jvp is not None and op.jvp != "elementwise":
             out, tangent = op.jvp(op, contents, tangents, params)
         else:
             out, tangent = self._transposed(op, contents, tangents, params)
@@ -59,13 +60,13 @@ class ForwardLevel(Level):
     def _without_tangents(self, op, contents, params):
         """Several results: integers, or what a gradient is computed from, which backward recomputes for tangents."""
         out = apply(op, contents, params)
-        if not op.saves_for_gradient and any(dt.is_floating(t.dtype) for t in out):
+        if not op.saves_for_gradient and any(dt.is_inexact(t.dtype) for t in out):
             raise GradientError(f"{op.label} has no forward derivative", fix="dc.vjp or dc.grad")
         return out
 
     def _linear(self, op, contents, tangents, params):
         pairs = zip(contents, tangents)
-        moved = [(zeros_like(t) if dt.is_floating(t.dtype) else t) if tan is None else tan for t, tan in pairs]
+        moved = [(zeros_like(t) if dt.is_inexact(t.dtype) else t) if tan is None else tan for t, tan in pairs]
         return apply(op, contents, params), apply(op, tuple(moved), params)
 
     def _product(self, op, contents, tangents, params):
@@ -155,6 +156,10 @@ def transposed(function: Callable, values: tuple, tangents: list) -> tuple[Any, 
     return results[0] if isinstance(result, Tensor) else results, directions
 
 
+def _is_complex(t) -> bool:
+    return isinstance(t, Tensor) and t.is_complex()
+
+
 def _cut(t: Tensor) -> Tensor:
     """`t` without the history of the innermost level."""
     return t.stripped() if t.__class__ is Lifted and t.level is mode.level else t.detach()  # type: ignore[attr-defined]
@@ -168,7 +173,7 @@ def tangent_for(primal: Tensor, tangent, what: str) -> Tensor:
         raise ShapeError(
             f"{what} have the shapes of the primals", expected=str(primal.shape), received=str(tangent.shape)
         )
-    if not dt.is_floating(primal.dtype):
+    if not dt.is_inexact(primal.dtype):
         raise DTypeError(
             "tangents belong to floating inputs", received=str(primal.dtype), fix="convert the input first"
         )

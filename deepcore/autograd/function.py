@@ -210,7 +210,7 @@ def _apply_in_level(cls, level: Level, args: tuple, kwargs: dict):
     ctx._outputs = {id(t): i for i, t in enumerate(outputs)}
     results = []
     for i, t in enumerate(outputs):
-        if isinstance(t, Lifted) and id(t) not in ctx._constant and dt.is_floating(t.dtype):
+        if isinstance(t, Lifted) and id(t) not in ctx._constant and dt.is_inexact(t.dtype):
             t = t.twin(node.output(i))
         results.append(t)
     return results[0] if single else tuple(results)
@@ -319,7 +319,7 @@ def _with_tangents(cls, level: ForwardLevel, args: tuple, kwargs: dict):
                     cls.forward(ctx, *contents, **kwargs)
             if ctx._materialize:
                 tangents = [
-                    zeros_like(c) if t is None and isinstance(c, Tensor) and dt.is_floating(c.dtype) else t
+                    zeros_like(c) if t is None and isinstance(c, Tensor) and dt.is_inexact(c.dtype) else t
                     for t, c in zip(tangents, contents)
                 ]
             with enable_grad() if mode.grad else no_grad():

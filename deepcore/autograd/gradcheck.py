@@ -299,7 +299,7 @@ def _chosen_outputs(fn, inputs) -> list[int]:
         out = fn(*inputs)
     tensors = [o for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, Tensor)]
     recorded = [i for i, o in enumerate(tensors) if o.requires_grad]
-    return recorded or [i for i, o in enumerate(tensors) if dt.is_floating(o.dtype)]
+    return recorded or [i for i, o in enumerate(tensors) if dt.is_inexact(o.dtype)]
 
 
 def _forward(fn, inputs, checked, k: int):

@@ -145,7 +145,7 @@ def jvp(fn: Callable, primals, tangents, *, strict: bool = False, has_aux: bool 
     directions = _directions(tuple(tangents), structure)
     values = [t if isinstance(t, Tensor) else as_tensor(t) for t in values]
     moved = [
-        None if v is None or (isinstance(v, Tensor) and not dt.is_floating(v.dtype) and not dt.is_floating(t.dtype))
+        None if v is None or (isinstance(v, Tensor) and not dt.is_inexact(v.dtype) and not dt.is_inexact(t.dtype))
         else tangent_for(t, v if isinstance(v, Tensor) else as_tensor(v, backend=t.backend), "jvp: tangents")
         for t, v in zip(values, directions)
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from deepcore.errors import ShapeError
 from deepcore.ops.arithmetic import abs as abs_
 from deepcore.ops.arithmetic import pow as pow_
 from deepcore.ops.arithmetic import sqrt
+from deepcore.ops.common import ordered
 from deepcore.ops.comparison import maximum, where
 from deepcore.ops.linalg import matmul
 from deepcore.ops.reduction import amax
@@ -51,6 +52,7 @@ def pairwise_distance(x1, x2, p: float = 2.0, eps: float = 1e-6, keepdim: bool =
 @takes_arrays
 def cosine_similarity(x1, x2, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """x1 · x2 / (max(‖x1‖₂, eps) · max(‖x2‖₂, eps)) along `dim`; the two shapes broadcast."""
+    x1, x2 = (ordered("cosine_similarity", x) for x in (x1, x2))
     if not x1.ndim and not x2.ndim:
         return cosine_similarity(reshape(x1, 1), reshape(x2, 1), normalize_dim(dim, 0), eps)
     dim = normalize_dim(dim, max(x1.ndim, x2.ndim)) - max(x1.ndim, x2.ndim)
