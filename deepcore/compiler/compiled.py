@@ -561,7 +561,18 @@ def _is_due(runner: Runner) -> bool:
     return runner.room_for_copies()
 
 
-def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_effects: str = "always", dynamic=None):
+def compile(
+    function: Callable | None = None,
+    *,
+    fullgraph: bool = False,
+    dynamic=None,
+    backend: str = "",
+    mode: str | None = None,
+    options: dict | None = None,
+    disable: bool = False,
+    programs: int = PROGRAMS,
+    side_effects: str = "always",
+):
     """A function, module or whole training step as one program: same results to the bit, less time.
 
     >>> @dc.compile
@@ -600,6 +611,9 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
     depends on the length, such as the number of steps of a Python loop, get one program each, as without `dynamic`. The
     first new lengths, and those far from the ones before, are checked as above, besides the usual calls.
 
+    Of PyTorch's other arguments `disable=True` returns the function as it is; `fullgraph`, `backend`, `mode` and `options` are
+    accepted and change nothing.
+
     Raises:
         ArgumentError: `dynamic` names an argument that the function does not have, no dimension, or, in a call, a
             dimension that a tensor does not have or an argument that is no tensor.
@@ -607,9 +621,13 @@ def compile(function: Callable | None = None, *, programs: int = PROGRAMS, side_
     if side_effects not in ("always", "once"):
         raise ArgumentError('side_effects is "always" or "once"', received=repr(side_effects))
     if function is None:
-        return functools.partial(compile, programs=programs, side_effects=side_effects, dynamic=dynamic)
+        return functools.partial(
+            compile, dynamic=dynamic, disable=disable, programs=programs, side_effects=side_effects
+        )
     if not callable(function):
         raise ArgumentError("dc.compile takes a function or a module", received=type(function).__name__)
+    if disable:
+        return function
     if isinstance(function, Compiled) or hasattr(type(function), "_compiled"):
         return function
     if dynamic is not None and not isinstance(dynamic, (bool, dict)):

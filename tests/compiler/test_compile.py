@@ -1167,3 +1167,14 @@ def test_what_changes_with_a_period_is_found(period):
     assert compiled.faults
     seen = {compiled(dc.ones(1)).item() for _ in range(2 * period)}
     assert seen == {float(i) for i in range(1, period + 1)}
+
+
+def test_pytorchs_arguments_are_accepted():
+    def double(x):
+        return x * 2
+
+    compiled = dc.compile(
+        double, mode="reduce-overhead", fullgraph=True, backend="inductor", options={"a": 1}, dynamic=False
+    )
+    assert compiled(dc.ones(2)).tolist() == [2.0, 2.0] and compiled.traces == 1
+    assert dc.compile(double, disable=True) is double and dc.compile(disable=True)(double) is double
