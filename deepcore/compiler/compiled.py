@@ -163,6 +163,9 @@ class Compiled:
                     if failed is not None:
                         reason = failed
                         continue
+                    if runner.neighbours and not runner.related(arrays):
+                        reason = "arguments share memory otherwise than before"
+                        continue
                     if not latest:
                         self._cache.move_to_end(key)
                         self._latest = key, self._cache[key]

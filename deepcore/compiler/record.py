@@ -66,6 +66,8 @@ class Recorded:
         self.records: list[Record] = []
         #: (buffer, array) of each argument, in order.
         self.inputs: list[tuple[Buffer, Any]] = []
+        #: Pairs of arguments that share memory, and the bytes between their first elements: a place may count from either.
+        self.neighbours: list[tuple[Buffer, Buffer, int]] = []
         #: Memory from before the function runs: the tensor through which it was read, and its array.
         self.outside: dict[Buffer, tuple[Tensor | None, Any]] = {}
         #: Arrays with the same content in every run.
@@ -195,8 +197,13 @@ class Recorder(Recorded):
         """Register memory that is bound anew in each run; offsets count from the array's first element."""
         owner, (low, high) = root(array), span(array)
         places = self._places.setdefault(id(owner), [])
-        if any(low < place.high and place.low < high for place in places):
-            self.note("two arguments that share memory" if buffer.name else "a gradient that shares memory")
+        others = [place for place in places if low < place.high and place.low < high]
+        if others and buffer.name == "seed":
+            self.note("a gradient that shares memory")
+        elif others and (self.conditions is not None or self.backend.name != "cpu"):
+            self.note("two arguments that share memory")  # on a GPU, each has a copy of its own
+        for place in others:
+            self.neighbours.append((place.buffer, buffer, address_of(array) - place.base))
         places.append(_Place(owner, low, high, address_of(array), buffer))
 
     def seed(self, array):
@@ -502,6 +509,8 @@ class Recorder(Recorded):
 
     def _before_write(self, buffer: Buffer) -> None:
         """Take a snapshot of outside memory before its first write."""
+        if any(buffer in pair for pair in self.neighbours):
+            self.note("writing into arguments that share memory")
         if not _is_dense(buffer.array):  # a copy would have other strides than the recorded places
             self.note("writing into memory with gaps")
         self.snapshots.setdefault(buffer, buffer.array.copy("K"))

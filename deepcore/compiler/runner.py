@@ -137,6 +137,10 @@ class Runner:
         #: Whether the program has not run yet.
         self.fresh = True
         self.arguments = [buffer for buffer, _ in recorder.inputs]
+        #: Pairs of arguments, by number, that share memory, and the bytes between their first elements.
+        self.neighbours = [
+            (self.arguments.index(a), self.arguments.index(b), distance) for a, b, distance in recorder.neighbours
+        ]
         #: Weak references to the arrays that the arguments are bound to; None: the program may be bound to other memory
         #: than its own, as where a check was interrupted.
         self.bound: list | None = None
@@ -321,6 +325,10 @@ class Runner:
         """Guard whether these have gradients, which the program leaves alone but Python code may read."""
         for t in tensors:
             (self.without_grad if t.grad is None else self.with_grad).append(t)
+
+    def related(self, arrays: list) -> bool:
+        """Whether arguments share memory with each other as those did that the program was recorded with."""
+        return all(address(arrays[j]) - address(arrays[i]) == distance for i, j, distance in self.neighbours)
 
     def overlaps(self, array) -> bool:
         """Whether an argument overlaps memory that the program writes."""

@@ -12,7 +12,7 @@ import numpy as np
 import deepcore as dc
 from deepcore import nn, optim
 
-from . import EAGER, EQUAL_OR_EAGER, Lag, scenario
+from . import EAGER, EQUAL, EQUAL_OR_EAGER, Lag, scenario
 from .common import F, batches, inputs, integers, mlp, randn
 
 
@@ -738,3 +738,45 @@ def two_arguments_are_written(compile):
 
     for x, y in zip(inputs(8), inputs(8, 1, 4)):
         yield run(x, y.expand(5, 4).clone()), x, y
+
+
+NEIGHBOURS = {
+    "columns": lambda b: (b[:, :-1], b[:, 1:]),
+    "rows": lambda b: (b[:3], b[1:]),
+    "the same": lambda b: (b, b[:]),
+    "a part": lambda b: (b, b[1:3]),
+    "every other": lambda b: (b[:, ::2], b[:, 1::2]),
+    "columns one by one": lambda b: b.unbind(1),
+    "transposed": lambda b: (b, b.t()),
+    "now and then": lambda b: (b[:, :-1], b[:, 1:] if b[0, 0] > 0 else b[:, 1:].clone()),
+}
+
+
+@scenario(EQUAL, each=NEIGHBOURS)
+def arguments_that_share_memory(compile, parts):
+    """As the tokens of a text and those that follow."""
+    w = randn(5, 1, requires_grad=True)
+
+    @compile
+    def step(*xs):
+        w.grad = None
+        loss = sum(
+            (x[:1] * x[-1:]).sum() + (x.tanh() * w[: x.shape[0], 0].reshape(-1, *(1,) * (x.ndim - 1))).sum() for x in xs
+        )
+        loss.backward()
+        return loss.detach(), [x[1:].exp() for x in xs]
+
+    for i in range(10):
+        yield step(*parts(randn(4, 5, seed=i))), w
+
+
+@scenario(EQUAL_OR_EAGER, each=["columns", "rows", "a part"])
+def arguments_that_share_memory_and_are_written(compile, name):
+    @compile
+    def run(x, y):
+        x.add_(1)
+        return y * 2
+
+    for i in range(8):
+        b = randn(4, 5, seed=i)
+        yield run(*NEIGHBOURS[name](b)), b
