@@ -24,8 +24,14 @@ def det(A: Any) -> Tensor:
 def diagonal(A: Any, *, offset: builtins.int = ..., dim1: builtins.int = ..., dim2: builtins.int = ...) -> Tensor:
     """The diagonals of matrices, as the last dimension; a view"""
 
+def eig(A: Any) -> Any:
+    """(eigenvalues, eigenvectors as columns of norm 1), complex, in no order, of square matrices; A v = λ v."""
+
 def eigh(A: Any, UPLO: builtins.str = ...) -> Any:
     """(eigenvalues in ascending order, eigenvectors as columns) of symmetric or Hermitian matrices"""
+
+def eigvals(A: Any) -> Tensor:
+    """The eigenvalues of square matrices, complex, in no order"""
 
 def eigvalsh(A: Any, UPLO: builtins.str = ...) -> Tensor:
     """The eigenvalues of symmetric or Hermitian matrices in ascending order; `UPLO`: the triangle that is read"""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import namedtuple
 
+from deepcore.autograd.graph import conj
 from deepcore.backend import dtypes as dt
 from deepcore.errors import ArgumentError, GradientError
 from deepcore.ops.comparison import where
 from deepcore.ops.lapack import (
     _gaps,
     _quotient,
+    _solve,
     _triangular,
     adjoint_array,
     identity,
@@ -24,6 +26,7 @@ from deepcore.ops.registry import cast, composite, primitive, sample, takes_arra
 from deepcore.ops.shape import cat, triu, unsqueeze
 from deepcore.tensor import made
 
+Eig = namedtuple("Eig", "eigenvalues eigenvectors")
 QR = namedtuple("QR", "Q R")
 SVD = namedtuple("SVD", "U S Vh")
 OldSVD = namedtuple("OldSVD", "U S V")
@@ -198,3 +201,52 @@ def svdvals(A, *, driver=None):
     """The singular values in descending order"""
     _no_driver("svdvals", driver)
     return _svdvals(matrices("svdvals", A, False))
+
+
+# -- eigenvalues of any matrix ------------------------------------------------------------------------------------
+
+
+def _eig_back(g, A, out):
+    """(Giles, 2008, with eigenvectors of norm 1): whatever the phase of an eigenvector, the result must not depend on it."""
+    n = out.shape[-1]
+    values, V = out[..., n, :], out[..., :n, :]
+    turn = matmul(mH(V), g[..., :n, :])
+    lengths = unsqueeze(real_p(turn.diagonal(0, -2, -1)), -2)
+    inner = _quotient(turn - matmul(mH(V), V) * lengths, conj(_gaps(values)))
+    inner = where(identity(inner, dt.bool_), unsqueeze(g[..., n, :], -2), inner)
+    whole = _solve(mH(V), matmul(inner, mH(V)))
+    return whole if A._data.dtype.kind == "c" else real_p(whole)
+
+
+@primitive(vjp=_eig_back, raises=True, batch="leading", complex=True)
+def _eig(xp, A):
+    """The eigenvectors as columns, and below them a row of the eigenvalues."""
+    values, vectors = xp.lapack("eig", A)
+    kind = dt.complex64 if A.dtype in (dt.float32, dt.complex64) else dt.complex128
+    return xp.concatenate([vectors, values[..., None, :]], axis=-2).astype(kind, copy=False)
+
+
+def _distinct_samples(make):
+    """Matrices whose eigenvalues differ."""
+    matrices = [make(n, n) for n in (2, 4)]
+    spread = [made(A.backend.arange(A.shape[-1], dtype=dt.float64) * 3, A.backend) for A in matrices]
+    return [sample((A + d.diag()).detach().requires_grad_()) for A, d in zip(matrices, spread)]
+
+
+@composite(place="linalg", examples=_distinct_samples, method=False, differentiable=False)
+@takes_arrays
+def eig(A):
+    """(eigenvalues, eigenvectors as columns of norm 1), complex, in no order, of square matrices; A v = λ v.
+
+    Gradients need eigenvalues that differ, and a loss that does not depend on the phase of an eigenvector.
+    """
+    A = matrices("eig", A)
+    out = _eig(A)
+    return Eig(out[..., A.shape[-1], :], out[..., : A.shape[-1], :])
+
+
+@composite(place="linalg", examples=_distinct_samples, method=False)
+@takes_arrays
+def eigvals(A):
+    """The eigenvalues of square matrices, complex, in no order"""
+    return eig(A).eigenvalues
