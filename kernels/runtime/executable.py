@@ -146,8 +146,13 @@ class Step:
 
 def root(array):
     """The array that owns an array's memory."""
-    while hasattr(array.base, "dtype") and not isinstance(array.base, Block):
-        array = array.base
+    base = array.base
+    while base is not None:
+        if type(base).__name__ == "DummyArray":  # NumPy's, between an array and its as_strided
+            base = base.base
+        if not hasattr(base, "dtype") or isinstance(base, Block):
+            break
+        array, base = base, base.base
     return array
 
 
