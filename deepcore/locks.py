@@ -28,6 +28,11 @@ def rlock():
     return lock
 
 
+def condition() -> threading.Condition:
+    """A `threading.Condition` whose lock is free in a forked child; its waiting threads are not there."""
+    return threading.Condition(lock())
+
+
 def call_after_fork(owner: Any) -> None:
     """Call `owner.after_fork()` in each forked child, to reset what a thread of the parent left incomplete."""
     _owners.add(owner)

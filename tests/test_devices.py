@@ -96,6 +96,7 @@ FACTORIES = {
     "zeros": (2, 3), "ones": (2, 3), "empty": (2, 3), "full": ((2,), 7.0), "arange": (5,), "linspace": (0, 1, 4), "logspace": (0, 1, 4), "tril_indices": (3, 3), "triu_indices": (3, 3),
     "eye": (3,), "rand": (2,), "randn": (2,), "randint": (5, (2,)), "randperm": (4,), "normal": (0.0, 1.0, (2,)),
     "uniform": (0.0, 1.0, (2,)), "zeros_like": (LIKE,), "ones_like": (LIKE,), "empty_like": (LIKE,),
+    "hann_window": (4,), "hamming_window": (4,), "blackman_window": (4,), "bartlett_window": (4,), "kaiser_window": (4,),
     "full_like": (LIKE, 2.0), "rand_like": (LIKE,), "randn_like": (LIKE,), "randint_like": (LIKE, 5),
 }  # fmt: skip
 METHODS = {
@@ -112,7 +113,7 @@ def test_every_factory_is_here():
     """A function of `dc` that takes `backend` is tested below."""
     functions = {n: f for n, f in vars(dc).items() if inspect.isfunction(f) and not n.startswith("_")}
     takes = {n for n, f in functions.items() if "backend" in inspect.signature(f).parameters}
-    assert takes - {"to", "load"} == set(FACTORIES)
+    assert takes - {"to", "load", "compile"} == set(FACTORIES)
 
 
 @pytest.mark.parametrize("name", [*FACTORIES, *METHODS])

@@ -23,10 +23,9 @@ from deepcore.cli.predict import class_names
 from deepcore.cli.terminated import Terminated, terminated
 from deepcore.errors import ArgumentError, DataError, MissingDependencyError, suggest
 from deepcore.io.files import atomic_write
-from deepcore.train.callbacks import Callback
 
 #: Steps of a profile, and those ahead of it: the first compile, and some of them check the program.
-_PROFILED, _AHEAD = 10, 5
+PROFILED, AHEAD = 10, 5
 
 
 def arguments(parser) -> None:
@@ -43,7 +42,7 @@ def arguments(parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="let --out replace a run that is there")
     parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run, to the same bits")
     parser.add_argument(
-        "--profile", metavar="FILE", help=f"write a Chrome trace of {_PROFILED} steps, and print what takes their time"
+        "--profile", metavar="FILE", help=f"write a Chrome trace of {PROFILED} steps, and print what takes their time"
     )
     parser.add_argument("--quiet", action="store_true", help="print nothing but the result and errors")
 
@@ -71,8 +70,14 @@ def run(args) -> int:
     with build.at(backend_place):
         backend = dc.get_backend(config.train.backend)
     with terminated(), dc.use_backend(backend):
-        profile = None if args.profile is None else _Profile(args.profile)
+        profile = None if args.profile is None else _profile(args.profile)
         return train(config, args.out, args.overwrite, args.quiet, folder, profile)
+
+
+def _profile(file: str):
+    from deepcore.cli.profile import Profile  # which imports the training code
+
+    return Profile(file)
 
 
 def configured(path: str | None, data: str | None = None) -> Config:
@@ -103,46 +108,13 @@ def load_data(config: Config) -> sources.Data:
         return sources.load(config.data, config.folder, config.loss.type in build.CLASS_LOSSES)
 
 
-class _Profile(Callback):
-    """Writes a trace of some of the first steps."""
-
-    def __init__(self, file: str):
-        import deepcore as dc
-
-        self.file = Path(file).expanduser()
-        if self.file.is_dir() or not self.file.parent.is_dir():
-            raise ArgumentError(
-                "--profile takes the name of a file in a folder that exists", received=f"--profile {file}"
-            )
-        steps = dc.profiler.schedule(wait=0, warmup=_AHEAD, active=_PROFILED, repeat=1)
-        self.prof = dc.profile(schedule=steps, on_trace_ready=self._write)
-        self.lines = [f"not profiled: the run ended within {_AHEAD} steps"]
-
-    def _write(self, prof) -> None:
-        prof.export_chrome_trace(self.file)
-        self.lines = [
-            *prof.table(row_limit=10).splitlines(),
-            f"profile of {prof.step_num + 1 - _AHEAD} steps in {self.file}",
-        ]
-
-    def on_train_begin(self, logs) -> None:
-        self.prof.start()
-
-    def on_train_batch_end(self, batch: int, logs) -> None:
-        self.prof.step()
-
-    def close(self) -> None:
-        if self.prof.running:
-            self.prof.stop()
-
-
 def train(
     config: Config,
     out: str | None,
     overwrite: bool,
     quiet: bool,
     resume: Path | None = None,
-    profile: _Profile | None = None,
+    profile=None,
 ) -> int:
     """Train, test and save; the exit status."""
     import deepcore as dc

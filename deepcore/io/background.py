@@ -74,7 +74,7 @@ class Writer:
 
     def after_fork(self) -> None:
         """Start afresh: a forked child has no such thread, and its parent writes what is in the queue."""
-        self._changed = threading.Condition()
+        self._changed = locks.condition()
         self._queue: deque[Saving] = deque()
         self._all: list[Saving] = []
         self._thread: threading.Thread | None = None

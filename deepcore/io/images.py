@@ -124,8 +124,9 @@ def _strip_metadata(name: str) -> tuple[bytes, int]:
     Texts, profiles and EXIF data unpack to many times their size, and a million empty parts take seconds.
     """
     with open_regular(name) as file:
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size) if size <= _MAX_BYTES else b""  # Python allocates what it is told to read
+    if size > _MAX_BYTES:
         raise FileFormatError(f"{name!r} is no image of a usual size", expected=f"at most {_MAX_BYTES:,} bytes")
     if not data.startswith((PNG, JPEG)):
         return data, 0

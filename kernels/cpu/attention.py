@@ -460,7 +460,7 @@ def _plan_forward(specs, params) -> Plan | bool | None:
 def _plan_backward(specs, params) -> Plan | bool | None:
     g, q, k, v, out, sums, *more = specs
     dtype, mask = q.dtype, more[0] if more else None
-    kernels = _DELTAS, _GRADIENT, _COLLECT
+    kernels = _DELTAS, _GRADIENT, _COLLECT, _ATTEND
     if not _fits((q, k, v, g, out, sums, *more), params) or not all(each[dtype].ready() for each in kernels):
         return None
     if _grad_copies(specs, params) is not None:
@@ -469,7 +469,11 @@ def _plan_backward(specs, params) -> Plan | bool | None:
     offsets, sizes = _offsets((q, k, v, mask, g), heads), _sizes(q, v, mask, params)
     (queries, depth), (keys, width), item = q.shape[-2:], v.shape[-2:], dtype.itemsize
     parts = max(1, min(_TASKS // heads, -(-keys // _block_keys(dtype))))
-    scale, *spaces, dq, dk, dv = (Operand(count + i) for i in range(11))
+    few = queries <= _FEW_QUERIES
+    scale, *spaces, dq, dk, dv = (Operand(count + i) for i in range(14 if few else 11))
+    out_at, sums_at = Operand(4), Operand(5)
+    if few:
+        *spaces, values, out_at, sums_at = spaces
     # Of each packed operand: its number, its column of offsets, steps, units, and the strides along and across.
     packed = [
         (2, 1, depth, keys, k.strides[::-1]), (3, 2, width, keys, v.strides[::-1]), (2, 1, keys, depth, k.strides[-2:]),
@@ -481,22 +485,33 @@ def _plan_backward(specs, params) -> Plan | bool | None:
     ]
     *rows, deltas, of_parts = spaces
     names = "key_panels", "value_panels", "key_rows", "query_rows", "gradient_rows"
+    again: list[Launch] = []
+    again_bytes: tuple[int, ...] = ()
+    if few:  # the weights that the tiles recompute are those of the tiles' sums, not of the dot products'
+        pack_v, v_bytes = panels.launch(dtype, Operand(3), values, offsets[:, 2], keys, width, *v.strides[-2:])
+        attend = Launch(
+            _ATTEND[dtype], heads, q=Operand(1), key_panels=rows[0], value_panels=values,
+            mask=None if mask is None else Operand(6), out=out_at, sums=sums_at, offsets=offsets, scale=scale, **sizes,
+        )  # fmt: skip
+        again = [pack_v, attend]
+        again_bytes = v_bytes, heads * queries * width * item, heads * queries * 2 * item
     gradient = Launch(
         _GRADIENT[dtype], heads * parts, q=Operand(1), g=Operand(0), **dict(zip(names, rows)),
-        mask=None if mask is None else Operand(6), sums=Operand(5), deltas=deltas, dq=of_parts, dk=dk, dv=dv, offsets=offsets,
+        mask=None if mask is None else Operand(6), sums=sums_at, deltas=deltas, dq=of_parts, dk=dk, dv=dv, offsets=offsets,
         g_row=g.strides[-2], parts=parts, scale=scale, **sizes,
     )  # fmt: skip
     launches = [
         *(launch for launch, _ in packs),
+        *again,
         Launch(
-            _DELTAS[dtype], heads, g=Operand(0), out=Operand(4), deltas=deltas, offsets=offsets, queries=queries, width=width,
+            _DELTAS[dtype], heads, g=Operand(0), out=out_at, deltas=deltas, offsets=offsets, queries=queries, width=width,
             g_row=g.strides[-2],
         ),
         gradient,
         Launch(_COLLECT[dtype], heads, source=of_parts, out=dq, queries=queries, depth=depth, parts=parts),
     ]  # fmt: skip
     pitch = -(-depth // columns(dtype)) * columns(dtype) * item
-    spaces_bytes = (*(size for _, size in packs), heads * queries * item, heads * parts * queries * pitch)
+    spaces_bytes = (*(size for _, size in packs), heads * queries * item, heads * parts * queries * pitch, *again_bytes)
     result, *others = (contiguous(s.shape, dtype, q.backend) for s in (q, k, v))
     return Plan(result, launches, spaces_bytes, owner=offsets, aux=others)
 

@@ -120,10 +120,10 @@ KNOWN: dict[tuple[str, str], str] = {
     ("nn.functional.hinge_embedding_loss", "does not broadcast"): "on purpose",
     ("nn.functional.soft_margin_loss", ", not [inf]"): "PyTorch's exponential overflows 16 bits",
     ("nn.functional.gaussian_nll_loss", "a loss does not broadcast"): "on purpose",
-    (
-        "nn.functional.interpolate",
-        "takes floats",
-    ): "images of bytes, which the caller converts, and rounds as they like",
+    **{
+        (f"nn.functional.{name}", "takes floats"): "images of bytes, which the caller converts, and rounds as they like"
+        for name in ("interpolate", "upsample_bilinear")
+    },
     ("addcdiv", "gradient 2"): "PyTorch computes the gradient of a 16-bit divisor in 16 bits",
     ("addmv", "must be of the result's kind"): "on purpose",
     ("addr", "must be of the result's kind"): "on purpose",
@@ -169,7 +169,7 @@ OPS = {
     op.name + (f"-{op.variant_test_name}" if op.variant_test_name else ""): op
     for op in op_db
     if op.name not in RANDOM
-    and not hasattr(dc.random, op.name)
+    and getattr(getattr(dc.random, op.name, None), "__module__", "") != "deepcore.random"
     and function_of(op.name) is not None
     and "triton" not in op.variant_test_name
 }
