@@ -5,6 +5,8 @@ Gradients are PyTorch's: of a real loss L, ∂L/∂Re z + i ∂L/∂Im z, which 
 
 from __future__ import annotations
 
+import math
+
 from deepcore.autograd import apply, constant, graph
 from deepcore.backend import dtypes as dt
 from deepcore.errors import DTypeError, ShapeError
@@ -165,8 +167,7 @@ def angle(input):
     if input.dtype.kind == "c":
         return apply(_angle, (input,))
     (input,) = promote("angle", "float", input)
-    turned = where(input < 0, 3.141592653589793, 0.0).to(input.dtype)
-    return where(input != input, input, turned + zeros(input))
+    return where(input != input, input, where(input < 0, math.pi, zeros(input)))
 
 
 @composite(examples=_complex_samples, inplace=True)

@@ -461,8 +461,10 @@ def _beyond(number, dtype):
 
 def as_number(value):
     """A Python or NumPy number as a Python number, as in PyTorch; None for anything else."""
-    if isinstance(value, _NUMBERS):
-        return _plain(value)
+    if value.__class__ in _NUMBERS:
+        return value
+    if isinstance(value, _NUMBERS):  # of a derived class, as NumPy's float64
+        return next(base for base in _NUMBERS if isinstance(value, base))(value)
     if getattr(value, "shape", None) == () and not hasattr(value, "__setitem__"):  # 0-d arrays are tensors
         value = value.item()
         return value if isinstance(value, _NUMBERS) else None
@@ -470,12 +472,6 @@ def as_number(value):
 
 
 _NUMBERS = (bool, int, float, complex)
-
-
-def _plain(value):
-    """A number of a class derived from Python's, as NumPy's float64, as one of Python's own class."""
-    kind = value.__class__
-    return value if kind in _NUMBERS else next(base for base in _NUMBERS if isinstance(value, base))(value)
 
 
 def _cast_operand(o, kind, dtype, backend) -> Tensor:
@@ -599,9 +595,9 @@ def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> C
             else:
                 same = dtype is other._data.dtype and dtype.kind in "fc"
         except (AttributeError, DTypeError):  # not a tensor, or a number out of the dtype's range
-            symbol = symbol_in((input, other))
-            if symbol is not None:
-                return symbol.record_call(function, (input, other), {})
+            for operand in (input, other):
+                if hasattr(type(operand), "record_call"):  # a symbolic tensor: `nn.model`
+                    return operand.record_call(function, (input, other), {})
             same = False
         if not same or rule == "integer":
             if check is not None:
