@@ -23,9 +23,9 @@ class ForwardLevel(Level):
     """Computes the tangent of each result with the result.
 
     An op with a rule has its tangents by that: the op of the tangents ("linear"), of one operand's tangent with the other
-    operand ("product"), or its VJP with the tangent for a gradient ("elementwise", where the Jacobian is diagonal; for
-    complex operands, of analytic functions). Others transpose their VJP: it is linear in its gradient u, and the gradient
-    with respect to u of ⟨vjp(u), tangents⟩ is the tangent of the result.
+    operand ("product"), or its VJP with the tangent for a gradient ("elementwise", where the Jacobian is diagonal; without the
+    engine's conjugates, as J v = f'(z) v). Others transpose their VJP: it is linear in its gradient u over the reals, and the
+    gradient with respect to u of Re⟨vjp(u), tangents⟩ is the tangent of the result.
     """
 
     name = "jvp"
@@ -40,11 +40,11 @@ class ForwardLevel(Level):
             return self._lifted(self._without_tangents(op, contents, params))
         if op.jvp == "linear":
             out, tangent = self._linear(op, contents, tangents, params)
-        elif op.jvp == "elementwise" and not (op.complex and not op.analytic and any(map(_is_complex, contents))):
+        elif op.jvp == "elementwise":
             out, tangent = self._elementwise(op, contents, tangents, params)
         elif op.jvp == "product":
             out, tangent = self._product(op, contents, tangents, params)
-        elif op.jvp is not None and op.jvp != "elementwise":
+        elif op.jvp is not None:
             out, tangent = op.jvp(op, contents, tangents, params)
         else:
             out, tangent = self._transposed(op, contents, tangents, params)
@@ -154,10 +154,6 @@ def transposed(function: Callable, values: tuple, tangents: list) -> tuple[Any, 
     directions = tuple(None if by_root.get(id(t)) is None else finish(by_root[id(t)]) for t in outs)
     results = tuple(finish(t) if isinstance(t, Tensor) else t for t in outs)
     return results[0] if isinstance(result, Tensor) else results, directions
-
-
-def _is_complex(t) -> bool:
-    return isinstance(t, Tensor) and t.is_complex()
 
 
 def _cut(t: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 from deepcore.autograd import engine
 from deepcore.autograd.batching import BatchLevel, vmap
 from deepcore.autograd.forward import zeros_like
-from deepcore.autograd.jacobians import _basis
+from deepcore.autograd.jacobians import _basis, refuse_complex
 from deepcore.autograd.jacobians import jvp as forward_jvp
 from deepcore.autograd.levels import leaf
 from deepcore.autograd.modes import enable_grad
@@ -143,6 +143,8 @@ def jacobian(
         points = _inputs(inputs, create_graph)
         result = func(*points)
         outs = _tuple("the function's result", result)
+        if not vectorize:  # as in PyTorch, whose vectorized rows are Jᴴ e
+            refuse_complex("jacobian", outs, "results")
         table = []
         for out in outs:
             row = lambda v, out=out: _gradients((out,), points, (v,), create_graph, strict, "the result")

@@ -21,15 +21,16 @@ from deepcore.tensor import Tensor, as_tensor, made
 
 
 def _floating(name: str, leaves: list) -> list[Tensor]:
-    """The leaves of arguments, as floating tensors."""
+    """The leaves of arguments, as floating or complex tensors."""
     tensors = []
     for t in leaves:
-        if not isinstance(t, Tensor) and not isinstance(t, (int, float)) and not is_array(t):
+        if not isinstance(t, Tensor) and not isinstance(t, (int, float, complex)) and not is_array(t):
             raise ArgumentError(f"{name} is taken with respect to tensors", received=type(t).__name__)
         t = t if isinstance(t, Tensor) else as_tensor(t)
-        if not dt.is_floating(t.dtype):
+        if not dt.is_inexact(t.dtype):
             raise DTypeError(
-                f"{name} is taken with respect to floating inputs, not {t.dtype}", fix="convert the argument first"
+                f"{name} is taken with respect to floating and complex inputs, not {t.dtype}",
+                fix="convert the argument first",
             )
         tensors.append(t)
     return tensors
@@ -225,6 +226,17 @@ def linearize(fn: Callable, *primals):
 # -- Jacobians ----------------------------------------------------------------------------------------------------------
 
 
+def refuse_complex(name: str, tensors, what: str) -> None:
+    """Raise for complex tensors: a complex matrix does not describe a derivative over the reals."""
+    for t in tensors:
+        if t.is_complex():
+            raise DTypeError(
+                f"{name} needs real {what}",
+                received=f"a tensor of {dt.name_of(t.dtype)}",
+                fix="both parts as real numbers (dc.view_as_real, and dc.view_as_complex inside), or dc.vjp and dc.jvp",
+            )
+
+
 def _basis(t: Tensor) -> Tensor:
     """The unit vectors of the elements of `t`: (numel, *shape)."""
     n, xp = t.numel(), t.backend
@@ -259,6 +271,8 @@ def jacrev(fn: Callable, argnums: int | tuple[int, ...] = 0, *, has_aux: bool = 
         chosen, place = _chosen(args, argnums)
         pullback = _Pullback(lambda *parts: fn(*place(parts), **kwargs), chosen, has_aux, "jacrev")
         create_graph = pullback.recorded
+        refuse_complex("jacrev", pullback.leaves, "arguments")
+        refuse_complex("jacrev", pullback.outs, "results")
         columns = []
         for out in pullback.outs:
             rows = _rows(pullback, out, create_graph, chunk_size)
@@ -298,6 +312,7 @@ def jacfwd(
         chosen, place = _chosen(args, argnums)
         given, structure = flatten(chosen)
         leaves = _floating("jacfwd", given)
+        refuse_complex("jacfwd", leaves, "arguments")
         function = lambda *parts: fn(*place(parts), **kwargs)
         if has_aux:
             aux_of = lambda result: (
@@ -321,6 +336,7 @@ def jacfwd(
                 column, out_dims=(0, None, None), randomness=randomness, chunk_size=chunk_size
             )(_basis(leaf))
             outs, out_structure = flatten(tangent)
+            refuse_complex("jacfwd", outs, "results")
             shapes, aux = [tuple(t.shape) for t in flatten(value)[0]], extra
             parts.append([t.movedim(0, -1).reshape(*s, *leaf.shape) for t, s in zip(outs, shapes)])
         assert out_structure is not None

@@ -21,7 +21,7 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
 
     `fn` returns a scalar tensor (or, with `has_aux`, a pair whose first is one). Arguments may be tensors, raw
     NumPy or CuPy arrays, numbers, and dicts, lists and tuples of them; the gradient has the argument's structure,
-    and raw arrays where the argument had them. Transforms nest: grad(grad(f)). Value and gradient are themselves
+    and raw arrays where the argument had them; that of a complex one is ∂L/∂Re z + i ∂L/∂Im z. Transforms nest: grad(grad(f)). Value and gradient are themselves
     recorded where `fn` reads other tensors that require grad, unless under `no_grad`.
     """
 
@@ -34,9 +34,10 @@ def value_and_grad(fn: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bo
 
         def to_leaf(leaf):
             t = leaf if isinstance(leaf, Tensor) else as_tensor(leaf)
-            if not dt.is_floating(t.dtype):
+            if not dt.is_inexact(t.dtype):
                 raise DTypeError(
-                    f"grad is taken with respect to floating inputs, not {t.dtype}", fix="convert the argument first"
+                    f"grad is taken with respect to floating and complex inputs, not {t.dtype}",
+                    fix="convert the argument first",
                 )
             t = independent(t, nested)
             leaves.append(t)

@@ -32,12 +32,12 @@ def _no_zero(name: str, divisor) -> None:
         )
 
 
-@elementwise("numeric", vjp=(lambda g: g, lambda g: g), public=False, wide=True, complex=True)
+@elementwise("numeric", vjp=(lambda g: g, lambda g: g), public=False, wide=True, complex=True, jvp="elementwise")
 def add_p(xp, input, other):
     return xp.add(input, other)
 
 
-@elementwise("numeric", vjp=(lambda g: g, lambda g: neg(g)), public=False, wide=True, complex=True)
+@elementwise("numeric", vjp=(lambda g: g, lambda g: neg(g)), public=False, wide=True, complex=True, jvp="elementwise")
 def sub_p(xp, input, other):
     no_bool("sub", "use logical_xor, or convert with .int()", input, other)
     return xp.subtract(input, other)
@@ -186,7 +186,7 @@ def _trunc_divide(xp, input, other):
     return quotient + inexact.astype(quotient.dtype)
 
 
-@elementwise("numeric", vjp=lambda g: neg(g), aliases=("negative",), complex=True)
+@elementwise("numeric", vjp=lambda g: neg(g), aliases=("negative",), complex=True, jvp="elementwise")
 def neg(xp, input):
     """−input"""
     no_bool("neg", "use logical_not", input)
@@ -203,7 +203,14 @@ def _abs_back(g, input):
     return g * (sgn_p(input) if input._data.dtype.kind == "c" else sign(input))
 
 
-@elementwise("numeric", vjp=_abs_back, aliases=("absolute",), complex=True)
+def _abs_tangent(op, inputs, tangents, params):
+    (input,), (tangent,) = inputs, tangents
+    is_complex = input._data.dtype.kind == "c"
+    moved = real_p(conj(sgn_p(input)) * tangent) if is_complex else sign(input) * tangent
+    return apply(op, inputs), moved
+
+
+@elementwise("numeric", vjp=_abs_back, aliases=("absolute",), complex=True, jvp=_abs_tangent)
 def abs(xp, input):
     """|input|"""
     return xp.absolute(input)
@@ -217,7 +224,7 @@ def _sgn_back(g, input, out):
     return where(zero, 0.0, (g - along) / where(zero, 1.0, size))
 
 
-@primitive(vjp=_sgn_back, complex=True)
+@primitive(vjp=_sgn_back, complex=True, batch="elementwise")
 def sgn_p(xp, input):
     """z / |z|, and 0 at 0."""
     size = xp.absolute(input)

@@ -155,7 +155,7 @@ def _angle_back(g, input):
     return where(zero, 0.0, mul(safe / size, 1j) * (g / size))
 
 
-@primitive(vjp=_angle_back, complex=True)
+@primitive(vjp=_angle_back, complex=True, batch="elementwise")
 def _angle(xp, input):
     return xp.angle(input)
 

@@ -22,7 +22,10 @@ _ADJOINT = {"backward": "forward", "ortho": "ortho", "forward": "backward"}
 
 
 @primitive(
-    vjp=lambda g, dims, norm, inverse: _fft(g, dims=dims, norm=_ADJOINT[norm], inverse=not inverse), complex=True
+    vjp=lambda g, dims, norm, inverse: _fft(g, dims=dims, norm=_ADJOINT[norm], inverse=not inverse),
+    complex=True,
+    batch="dims",
+    jvp="linear",
 )
 def _fft(xp, input, *, dims, norm, inverse):
     return xp.transform("ifftn" if inverse else "fftn", input, axes=dims, norm=norm)
@@ -33,7 +36,7 @@ def _rfft_back(g, input_shape, dims, norm):
     return _irfft(_weighed(g, dims[-1], length, 0.5), dims=dims, norm=_ADJOINT[norm], length=length)
 
 
-@primitive(vjp=_rfft_back)
+@primitive(vjp=_rfft_back, batch="dims", jvp="linear")
 def _rfft(xp, input, *, dims, norm):
     """The frequencies 0 … n/2 of the last of `dims`, all of the others."""
     return xp.transform("rfftn", input, axes=dims, norm=norm)
@@ -43,7 +46,7 @@ def _irfft_back(g, dims, norm, length):
     return _weighed(_rfft(g, dims=dims, norm=_ADJOINT[norm]), dims[-1], length, 2.0)
 
 
-@primitive(vjp=_irfft_back, complex=True)
+@primitive(vjp=_irfft_back, complex=True, batch="dims", jvp="linear")
 def _irfft(xp, input, *, dims, norm, length):
     """The inverse of `_rfft`: real numbers, `length` of them in the last of `dims`."""
     if len(dims) > 1:

@@ -8,7 +8,7 @@ from deepcore.ops.common import zeros
 from deepcore.ops.registry import cast, primitive
 
 
-@primitive(vjp=lambda g: conj_physical_p(g), complex=True)
+@primitive(vjp=lambda g: conj_physical_p(g), complex=True, batch="elementwise", jvp="linear")
 def conj_physical_p(xp, input):
     return xp.conj(input)
 
@@ -16,7 +16,7 @@ def conj_physical_p(xp, input):
 graph.conjugate = conj_physical_p
 
 
-@primitive(vjp=(lambda g: real_p(g), lambda g: imag_p(g)), complex=True)
+@primitive(vjp=(lambda g: real_p(g), lambda g: imag_p(g)), complex=True, batch="elementwise", jvp="linear")
 def complex_p(xp, real, imag):
     """real + i · imag of operands of one floating dtype, without arithmetic."""
     out = xp.empty(xp.broadcast_shapes(real.shape, imag.shape), dtype=dt.complex_of(real.dtype))
@@ -25,17 +25,23 @@ def complex_p(xp, real, imag):
     return out
 
 
-@primitive(view="sometimes", vjp=lambda g: cast(g, dt.complex_of(g.dtype)), complex=True)
+@primitive(
+    view="sometimes",
+    vjp=lambda g: cast(g, dt.complex_of(g.dtype)),
+    complex=True,
+    batch="elementwise",
+    jvp="linear",
+)
 def real_p(xp, input):
     return input.real
 
 
-@primitive(view="sometimes", vjp=lambda g: complex_p(zeros(g), g), complex=True)
+@primitive(view="sometimes", vjp=lambda g: complex_p(zeros(g), g), complex=True, batch="elementwise", jvp="linear")
 def imag_p(xp, input):
     return input.imag
 
 
-@primitive(view="sometimes", vjp=lambda g: view_as_complex_p(g), complex=True)
+@primitive(view="sometimes", vjp=lambda g: view_as_complex_p(g), complex=True, batch="trailing", jvp="linear")
 def view_as_real_p(xp, input):
     if input.ndim and input.strides[-1] == input.itemsize:
         return input.view(dt.real_of(input.dtype)).reshape(*input.shape, 2)
@@ -44,7 +50,7 @@ def view_as_real_p(xp, input):
     return xp.lib.stride_tricks.as_strided(part, shape, strides)
 
 
-@primitive(view="sometimes", vjp=lambda g: view_as_real_p(g), complex=True)
+@primitive(view="sometimes", vjp=lambda g: view_as_real_p(g), complex=True, batch="trailing", jvp="linear")
 def view_as_complex_p(xp, input):
     if input.strides[-1] != input.itemsize:  # a gradient in another layout
         input = xp.ascontiguousarray(input)

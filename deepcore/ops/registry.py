@@ -104,7 +104,7 @@ class Op:
     def with_aux(self) -> Op:
         """The op whose results are those of this one and the arrays saved for its gradient."""
         if self._with_aux is None:
-            self._with_aux = Op(self.forward, (None,), many=True, batch=self.batch)
+            self._with_aux = Op(self.forward, (None,), many=True, batch=self.batch, complex=self.complex)
             self._with_aux.label, self._with_aux.saves_for_gradient = self.label, True
         return self._with_aux
 
@@ -219,8 +219,11 @@ def primitive(
     op is defined for complex tensors, as below.
 
     `batch`: how `vmap` maps the op: "elementwise", or a rule of `ops.batching`; by default the op runs for each example.
-    `jvp`: how tangents pass: "elementwise", where each element of the result depends on one of each input, "linear" in all
-    floating inputs, "product": linear in each of the first two and in a third that is added; by default tangents come from the VJPs, transposed.
+    `jvp`: how tangents pass: "elementwise", where each element of the result depends on one of each input and the tangent is
+    g · slope, as the gradient is; "linear" over the reals in all floating and complex inputs; "product": linear in each of the
+    first two and in a third that is added; or a function of (op, inputs, tangents, params) that returns result and tangent.
+    By default "elementwise" where `batch` is and gradients have this form, which those of `complex=True` do where slopes are
+    real (they name it), and otherwise the VJPs, transposed.
 
     Trailing inputs with a default may be left out. A forward may return `(out, *aux)`: raw arrays saved for
     the gradient, which reads them as `aux`.
@@ -228,7 +231,7 @@ def primitive(
 
     def declare(forward) -> Op:
         vjps = (joint,) if joint else vjp if isinstance(vjp, tuple) else (vjp,)
-        forward_rule = "elementwise" if jvp is None and batch == "elementwise" else jvp
+        forward_rule = "elementwise" if jvp is None and batch == "elementwise" and complex is not True else jvp
         op = Op(
             forward, vjps, view, hint, joint is not None, raises=raises, batch=batch, jvp=forward_rule, complex=complex
         )
@@ -319,6 +322,7 @@ def elementwise(
     wide=False,
     place="",
     complex=False,
+    jvp=None,
 ) -> Callable[[Callable], Callable]:
     """Declare an elementwise primitive with one or two inputs, and its public function.
 
@@ -326,6 +330,7 @@ def elementwise(
     "compare" (inputs promoted, result bool), "logical" (any dtypes, result bool), "integer" (integers and bool).
     `check(input, other)` may refuse operands before promotion; it does not run where both have one floating dtype.
     `wide`: a number or 0-d tensor beside a 16-bit float is not rounded to 16 bits first; the op runs in float32, as in PyTorch.
+    `complex`, `jvp`: as in `primitive`.
     """
 
     def declare(forward) -> Callable:
@@ -333,7 +338,7 @@ def elementwise(
             forward,
             vjp if isinstance(vjp, tuple) else (vjp,),
             batch="elementwise",
-            jvp="elementwise",
+            jvp="elementwise" if jvp is None and complex is not True else jvp,
             complex=complex,
         )
         if rule in ("compare", "logical", "integer"):
@@ -456,8 +461,10 @@ def _beyond(number, dtype):
 
 def as_number(value):
     """A Python or NumPy number as a Python number, as in PyTorch; None for anything else."""
-    if isinstance(value, _NUMBERS):
-        return _plain(value)
+    if value.__class__ in _NUMBERS:
+        return value
+    if isinstance(value, _NUMBERS):  # of a derived class, as NumPy's float64
+        return next(base for base in _NUMBERS if isinstance(value, base))(value)
     if getattr(value, "shape", None) == () and not hasattr(value, "__setitem__"):  # 0-d arrays are tensors
         value = value.item()
         return value if isinstance(value, _NUMBERS) else None
@@ -465,12 +472,6 @@ def as_number(value):
 
 
 _NUMBERS = (bool, int, float, complex)
-
-
-def _plain(value):
-    """A number of a class derived from Python's, as NumPy's float64, as one of Python's own class."""
-    kind = value.__class__
-    return value if kind in _NUMBERS else next(base for base in _NUMBERS if isinstance(value, base))(value)
 
 
 def _cast_operand(o, kind, dtype, backend) -> Tensor:
@@ -594,9 +595,9 @@ def _binary(op: Op, rule: str, check: Callable | None, rounding: Op | None) -> C
             else:
                 same = dtype is other._data.dtype and dtype.kind in "fc"
         except (AttributeError, DTypeError):  # not a tensor, or a number out of the dtype's range
-            symbol = symbol_in((input, other))
-            if symbol is not None:
-                return symbol.record_call(function, (input, other), {})
+            for operand in (input, other):
+                if hasattr(type(operand), "record_call"):  # a symbolic tensor: `nn.model`
+                    return operand.record_call(function, (input, other), {})
             same = False
         if not same or rule == "integer":
             if check is not None:

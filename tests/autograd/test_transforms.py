@@ -40,7 +40,7 @@ def both(script, **tolerance):
         rng = np.random.default_rng(0)
         lib = library(name)
         new = lambda *shape, lib=lib, rng=rng: lib.t.tensor(rng.standard_normal(shape))
-        results.append({k: v.detach().numpy() for k, v in script(lib, new, rng).items()})
+        results.append({k: v.detach().resolve_conj().numpy() for k, v in script(lib, new, rng).items()})
     mine, theirs = results
     for key, expected in theirs.items():
         assert mine[key].shape == expected.shape, key
@@ -297,6 +297,110 @@ def test_vmap_writes_to_its_arguments(backend):
     x = dc.tensor([[1.0, 2.0], [3.0, 4.0]], backend=backend)
     dc.vmap(lambda v: v.mul_(2), in_dims=1)(x)
     assert x.tolist() == [[2.0, 4.0], [6.0, 8.0]]
+
+
+# -- complex numbers ------------------------------------------------------------------------------------------------------
+
+#: Functions of a library and a complex matrix.
+MAPS = {
+    "fft": lambda t, z: t.fft.fft(z), "rfft": lambda t, z: t.fft.rfft(z.real), "irfft": lambda t, z: t.fft.irfft(z, 5),
+    "hfft": lambda t, z: t.fft.hfft(z), "fft2": lambda t, z: t.fft.fft2(z, norm="ortho"), "conj": lambda t, z: z.conj() * z,
+    "abs": lambda t, z: z.abs(), "angle": lambda t, z: z.angle(), "complex": lambda t, z: t.complex(z.real * z.imag, z.abs()),
+    "view_as_real": lambda t, z: t.view_as_real(z) ** 2, "sgn": lambda t, z: z.sgn(), "pow": lambda t, z: z**z,
+    "view_as_complex": lambda t, z: t.view_as_complex(t.stack([z.real, z.imag * 2], -1)), "exp": lambda t, z: z.exp() * z.sin(),
+    "quotient": lambda t, z: z.conj() / z, "real times complex": lambda t, z: z.real * z, "matmul": lambda t, z: z @ z.mH,
+    "linear": lambda t, z: t.nn.functional.linear(z, z, z[0]), "inv": lambda t, z: t.linalg.inv(z),
+    "solve": lambda t, z: t.linalg.solve(z, z.conj()), "det": lambda t, z: t.linalg.det(z), "svdvals": lambda t, z: t.linalg.svdvals(z),
+    "cholesky": lambda t, z: t.linalg.cholesky(z @ z.mH + 3 * t.eye(3)), "norm": lambda t, z: t.linalg.norm(z),
+    "where": lambda t, z: t.where(z.real > 0, z, z.conj()), "var": lambda t, z: z.var(), "cumprod": lambda t, z: z.cumprod(0),
+}  # fmt: skip
+
+
+def _size(t, out):
+    return (out.abs() ** 2).sum()
+
+
+def _parts(t, name):
+    """A function of `MAPS`, from real numbers to real numbers."""
+
+    def function(parts):
+        out = MAPS[name](t, t.view_as_complex(parts))
+        return t.view_as_real(out) if out.is_complex() else out
+
+    return function
+
+
+#: The transforms that PyTorch has no wrong results of; second derivatives are those of `grad`.
+COMPLEX = {
+    "jvp": lambda t, f, name, z, v: f.jvp(lambda a: MAPS[name](t, a), (z,), (v,))[1],
+    "linearize": lambda t, f, name, z, v: f.linearize(lambda a: MAPS[name](t, a), z)[1](v),
+    "vjp": lambda t, f, name, z, v: f.vjp(lambda a: MAPS[name](t, a), z)[1](MAPS[name](t, v))[0],
+    "grad in vmap": lambda t, f, name, z, v: f.vmap(f.grad(lambda a: _size(t, MAPS[name](t, a))))(t.stack([z, v])),
+    "jvp in vmap": lambda t, f, name, z, v: f.vmap(lambda b: f.jvp(lambda a: MAPS[name](t, a), (z,), (b,))[1])(t.stack([v, z])),
+    "jvp of grad": lambda t, f, name, z, v: f.jvp(f.grad(lambda a: _size(t, MAPS[name](t, a))), (z,), (v,))[1],
+    "jacrev": lambda t, f, name, z, v: f.jacrev(_parts(t, name))(t.view_as_real(z)),
+    "jacfwd": lambda t, f, name, z, v: f.jacfwd(_parts(t, name))(t.view_as_real(z)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(MAPS))
+def test_transforms_of_complex_functions(name):
+    def script(lib, new, rng):
+        z, v = (lib.t.complex(new(3, 3), new(3, 3)) for _ in range(2))
+        return {key: transform(lib.t, lib.func, name, z, v) for key, transform in COMPLEX.items()}
+
+    both(script)
+
+
+@pytest.mark.parametrize("name", ["solve", "det", "inv", "abs", "angle", "pow", "svdvals"])
+def test_second_tangents_of_complex_functions(name, backend):
+    """A jvp of a jvp against differences; PyTorch's is wrong for the solution and the determinant."""
+    rng, step = np.random.default_rng(0), 1e-5
+    z, v = (
+        dc.tensor(rng.standard_normal((3, 3)) + 1j * rng.standard_normal((3, 3)), backend=backend) for _ in range(2)
+    )
+    first = lambda a: dc.jvp(lambda b: MAPS[name](dc, b), (a,), (v,))[1]
+    numeric = (first(z + step * v) - first(z - step * v)) / (2 * step)
+    np.testing.assert_allclose(dc.jvp(first, (z,), (v,))[1].numpy(), numeric.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_writes_into_parts_of_complex_numbers():
+    def script(lib, new, rng):
+        z, v = (lib.t.complex(new(3, 4), new(3, 4)) for _ in range(2))
+
+        def write(a):
+            b = a * 2
+            b.real.mul_(a.imag)
+            lib.t.view_as_real(b)[1:, 0] += a.real[1:] ** 2
+            return b
+
+        return {
+            "value": lib.func.vmap(write)(z), "along the last": lib.func.vmap(write, 1, 1)(z),
+            "jvp": lib.func.jvp(write, (z[0],), (v[0],))[1],
+            "jvp in vmap": lib.func.vmap(lambda a, b: lib.func.jvp(write, (a,), (b,))[1])(z, v),
+            "grad in vmap": lib.func.vmap(lib.func.grad(lambda a: _size(lib.t, write(a))))(z),
+        }  # fmt: skip
+
+    both(script)
+
+
+def test_jacobians_of_complex_functions(backend):
+    """As PyTorch has them in `autograd.functional`; transforms refuse, as both parts are one matrix of real numbers."""
+    z = dc.tensor([1 + 2j, 3 - 1j], dtype=dc.complex128, backend=backend)
+    jacobian = dc.autograd.functional.jacobian
+    for vectorize in (False, True):
+        assert jacobian(lambda a: a.abs() ** 2, z, vectorize=vectorize).tolist() == [[2 + 4j, 0], [0, 6 - 2j]]
+    assert jacobian(lambda a: a * a, z, vectorize=True).tolist() == [[2 - 4j, 0], [0, 6 + 2j]]
+    forward = {"vectorize": True, "strategy": "forward-mode"}
+    assert jacobian(lambda a: a * a, z, **forward).tolist() == [[2 + 4j, 0], [0, 6 - 2j]]
+    for call in (
+        lambda: dc.func.jacrev(dc.abs)(z), lambda: dc.func.jacfwd(dc.abs)(z), lambda: dc.func.hessian(lambda a: a.abs().sum())(z),
+        lambda: dc.func.jacrev(lambda x: x * 1j)(z.real), lambda: dc.func.jacfwd(lambda x: x * 1j)(z.real), lambda: jacobian(dc.exp, z),
+    ):  # fmt: skip
+        with pytest.raises(dc.errors.DTypeError, match=r"(?s)needs real.*view_as_real"):
+            call()
+    with pytest.raises(GradientError, match="real number"):
+        dc.grad(lambda a: a.sum())(z)
 
 
 # -- errors -------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from op_samples import Make, as_function, outputs_of, tensors_in
+from op_samples import Complex, Make, as_function, outputs_of, tensors_in
 
 import deepcore as dc
 from deepcore import errors
@@ -210,15 +210,6 @@ def test_transforms_of_functions(name, backend):
     batch = leaf(backend, 3, 4).detach()
     rows = dc.stack([function(row) for row in batch])
     np.testing.assert_allclose(dc.vmap(function)(batch).numpy(), rows.numpy(), rtol=1e-12)
-
-
-class Complex(Make):
-    """The samples with floating tensors turned to complex ones."""
-
-    def __call__(self, *shape, low=-2.0, high=2.0) -> Tensor:
-        size = super().__call__(*shape, low=low, high=high).detach()
-        angles = self.rng.uniform(-0.4, 0.4, shape)
-        return (size * dc.tensor(np.exp(1j * angles), backend=self.backend)).requires_grad_()
 
 
 #: Whose samples cross a branch cut, where the functions jump.

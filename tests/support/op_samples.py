@@ -31,6 +31,15 @@ class Make:
         return dc.tensor(self.rng.integers(0, 2, shape).astype(bool), backend=self.backend)
 
 
+class Complex(Make):
+    """The samples with floating tensors turned to complex ones."""
+
+    def __call__(self, *shape, low=-2.0, high=2.0) -> Tensor:
+        size = super().__call__(*shape, low=low, high=high).detach()
+        angles = self.rng.uniform(-0.4, 0.4, shape)
+        return (size * dc.tensor(np.exp(1j * angles), backend=self.backend)).requires_grad_()
+
+
 def samples(name: str, backend: str) -> list[Sample]:
     return FUNCTIONS[name].examples(Make(backend, name))
 
