@@ -2,6 +2,7 @@
 
 from deepcore import data, missing
 from deepcore.data import *  # noqa: F403
+from deepcore.utils.data import dataloader, dataset, distributed, sampler
 
 __all__ = data.__all__
 
