@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 import pickle
 import subprocess
@@ -97,7 +98,8 @@ def test_values_are_those_of_the_function(name, dtype, backend):
     x = (dc.arange(41, dtype=dc.float32) / 8 - 2.0).to(getattr(dc, dtype)).to(backend)  # exact in every dtype
     out = kernel(x)
     ran = elementwise.MAPS[kernel.variant([x], x.dtype).translation.name].kernel(x.dtype, "v")
-    assert backend != "cpu" or not settings.kernels or ran.state in ("compiled", "cached")
+    compiles = backend == "cpu" and settings.kernels and importlib.util.find_spec("numba") is not None
+    assert not compiles or ran.state in ("compiled", "cached")
     assert out.dtype == x.dtype and out.shape == x.shape and str(out.backend) == str(x.backend)
     expected = [kernel._kernel_function(v) for v in same_at(x.to(dc.float64).cpu().numpy())]
     actual = out.to(dc.float64).cpu().numpy()
@@ -409,6 +411,7 @@ def test_wrong_arguments_are_named():
 
 
 def test_a_program_fuses_it_and_has_the_same_bits(backend, monkeypatch):
+    pytest.importorskip("numba")
     if not settings.kernels or not _compiles(dc.get_backend(backend)):
         pytest.skip("programs need compiled kernels")
     monkeypatch.setattr(standin, "kernels", backend == "standin")
