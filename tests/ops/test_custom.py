@@ -456,6 +456,7 @@ def test_large_arrays_have_the_bits_of_small_ones():
 
 @pytest.mark.parametrize("name", ["functions", "mixed"])
 def test_ptx_and_the_cpu_have_the_same_bits(name, monkeypatch):
+    pytest.importorskip("numba")
     monkeypatch.setattr(standin, "kernels", True)
     x = dc.randn(70)
     on_gpu = SCALARS[name](x.to("standin")).cpu().numpy()
