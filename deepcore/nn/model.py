@@ -22,7 +22,7 @@ from deepcore.autograd import no_grad
 from deepcore.autograd.trees import tree_map
 from deepcore.backend import dtypes as dt
 from deepcore.backend import get_backend
-from deepcore.errors import ArgumentError, DataError, suggest
+from deepcore.errors import ArgumentError, DataError, ShapeError, suggest
 from deepcore.nn.modules import module as module_
 from deepcore.nn.modules.module import Module
 from deepcore.tensor import Tensor, zeros
@@ -231,6 +231,20 @@ def _evaluating(layer: Module | None) -> Iterator[None]:
             module.training = training
 
 
+def _check_lengths(model: str, name: str, value, lengths: tuple[int | None, ...]) -> None:
+    """Raise where an input's last dimensions are not the declared ones: a recorded call may run on it all the same."""
+    shape = tuple(getattr(value, "shape", lengths))
+    if lengths and not all(n is None or n == m for n, m in zip(lengths[::-1], shape[::-1], strict=False)):
+        declared = ", ".join("*" if n is None else str(n) for n in lengths)
+        column = lengths == (1,) and len(shape) == 1
+        raise ShapeError(
+            f"{model}: input {name!r} has another shape than it was declared with",
+            expected=f"shape (*, {declared})",
+            received=str(shape),
+            fix="x[:, None]" if column else "inputs in the order of the model's, or a dict by their names",
+        )
+
+
 class Model(Module):
     """The recorded calls that lead from `inputs` to `outputs`, as a module.
 
@@ -305,6 +319,7 @@ class Model(Module):
                         for part in (call.args, call.kwargs)]  # fmt: skip
             plan.append((call, *replaced, outputs))
         self._plan, self._count = plan, len(places)
+        self._lengths = [symbol.shape[1:] for symbol in entries]
         self._result = tree_map(lambda s: _Place(places[id(s)]), self._outputs)
 
     def forward(self, *inputs):
@@ -324,6 +339,8 @@ class Model(Module):
             inputs = tuple([inputs[0][name] for name in names])
         if len(inputs) != len(names):
             raise DataError(f"{self.name} takes {len(names)} input(s): {', '.join(names)}", received=f"{len(inputs)}")
+        for name, value, lengths in zip(names, inputs, self._lengths, strict=True):
+            _check_lengths(self.name, name, value, lengths)
         values: list[Any] = [*inputs, *[None] * (self._count - len(inputs))]
         for call, args, kwargs, places in self._plan:
             result = call.function(*_filled(args, values), **_filled(kwargs, values))

@@ -10,7 +10,7 @@ import pytest
 
 import deepcore as dc
 from deepcore import nn
-from deepcore.errors import ArgumentError, DataError
+from deepcore.errors import ArgumentError, DataError, ShapeError
 from deepcore.nn import functional as F
 from deepcore.nn.model import Symbol
 
@@ -69,6 +69,13 @@ def test_several_inputs_and_outputs():
         model({"title": title})
     with pytest.raises(DataError, match=r"takes 2 input\(s\)"):
         model(title)
+    a, b = dc.Input((4,), name="a"), dc.Input((3,), name="b")
+    model = dc.Model([a, b], nn.Linear(7, 1)(dc.cat([a, b], 1)))
+    with pytest.raises(ShapeError, match=r"(?s)'a' has another shape.*\(\*, 4\)"):
+        model(dc.ones(2, 3), dc.ones(2, 4))  # of which the concatenation has the same length
+    with pytest.raises(ShapeError, match=r"x\[:, None\]"):
+        dc.Model(x := dc.Input((1,)), x * 2)(dc.ones(5))
+    assert dc.vmap(dc.Model(a, a * 2))(dc.ones(5, 4)).shape == (5, 4)
 
 
 def test_named_outputs_and_structures():
