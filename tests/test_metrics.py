@@ -246,6 +246,10 @@ def test_confusion_matrix_grows_with_the_classes():
         (lambda: metrics.recall(np.zeros((2, 2)), np.full((2, 2), np.nan), task="multilabel"), DataError, "nan"),
         (lambda: metrics.recall(np.zeros((2, 2)), [0, 1], task="multilabel"), ShapeError, r"shape \(2, 2\)"),
         (lambda: metrics.TopKAccuracy().follow(nn.BCELoss()), ArgumentError, "one true class per sample"),
+        *(
+            (lambda f=f: f(np.array([0, 1, 1]), np.array([0.2, 0.9, 0.4])), DataError, "exchange the two")
+            for f in (metrics.accuracy, metrics.f1, metrics.roc_auc, metrics.average_precision)
+        ),
         (lambda: metrics.get("acuracy"), ConfigError, "did you mean 'accuracy'"),
         (lambda: metrics.get(metrics.f1), ArgumentError, r"F1\(\)"),
     ],

@@ -30,6 +30,7 @@ def _classes(
         predicted, true, kept = _labels(output, target, threshold, ignore_index)
         classes = 2
     elif is_whole(out.dtype) and out.shape == want.shape:
+        check_order(host(output), host(target))
         predicted, true = host(output), host(target)
     elif out.shape == want.shape and out.ndim > 1 and (out.shape[1] > 1 or task):
         predicted, true = xp.to_host(xp.argmax(out, axis=1)), xt.to_host(xt.argmax(want, axis=1))
@@ -79,6 +80,20 @@ def check_rows(want) -> None:
         )
 
 
+def check_order(output: np.ndarray, target: np.ndarray) -> None:
+    """Refuse class numbers as the output with scores as the target, scikit-learn's order."""
+    if not is_whole(output.dtype) or is_whole(target.dtype):
+        return
+    wrong = target[target != np.floor(target)]
+    if wrong.size:
+        raise DataError(
+            "the output is class numbers and the target is not",
+            expected="metric(output, target), as in PyTorch; scikit-learn has the target first",
+            received=f"a target of {wrong[0]}",
+            fix="exchange the two",
+        )
+
+
 def _labels(output, target, threshold: float, ignore_index: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(predicted, true, whether it counts) of each element: host arrays of booleans, in the target's shape."""
     xp, out = raw(output)
@@ -89,6 +104,7 @@ def _labels(output, target, threshold: float, ignore_index: int | None) -> tuple
             expected=f"a target of shape {tuple(out.shape)}",
             received=str(tuple(want.shape)),
         )
+    check_order(host(output), want)
     kept = np.ones(want.shape, bool) if ignore_index is None else want != ignore_index
     wrong = want[kept & ~((want >= 0) & (want <= 1))]
     if wrong.size:

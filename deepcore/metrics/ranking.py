@@ -8,7 +8,14 @@ import numpy as np
 
 from deepcore.errors import ArgumentError, DataError, DTypeError, ShapeError
 from deepcore.metrics.base import host, once, register
-from deepcore.metrics.classification import Classification, check_range, check_rows, is_whole, one_column
+from deepcore.metrics.classification import (
+    Classification,
+    check_order,
+    check_range,
+    check_rows,
+    is_whole,
+    one_column,
+)
 
 AVERAGES = ("macro", "weighted", None)
 #: A target that does not count.
@@ -65,6 +72,7 @@ def _labels(scores: np.ndarray, want: np.ndarray, ignore_index: int | None) -> t
             expected=f"a target of shape {tuple(scores.shape)}",
             received=str(tuple(want.shape)),
         )
+    check_order(scores, want)
     kept = np.ones(want.shape, bool) if ignore_index is None else want != ignore_index
     wrong = want[kept & ~((want >= 0) & (want <= 1))]
     if wrong.size:
