@@ -95,7 +95,9 @@ class Measure:
 
     def target_for(self, output, target):
         """The target as metrics compare it with the output: of the same rank where the loss aligns them."""
-        return aligned(output, target) if isinstance(self.module, (KerasLoss, FunctionLoss)) else target
+        if isinstance(self.module, KerasLoss):
+            return self.module.align(output, target)
+        return aligned(output, target) if isinstance(self.module, FunctionLoss) else target
 
     def weight(self, inputs: tuple, target, backend: Backend) -> Tensor | None:
         """The weight for `Steps.gradients`, as a tensor: each value of a number would need its own program."""

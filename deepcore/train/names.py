@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from deepcore import metrics as metrics_
 from deepcore import nn, optim
 from deepcore.backend import dtypes as dt
-from deepcore.errors import ArgumentError, ConfigError, suggest
+from deepcore.errors import ArgumentError, ConfigError, ShapeError, suggest
 from deepcore.nn import functional as F
 from deepcore.nn.functional.loss import ProbabilityCheck
 from deepcore.nn.modules.loss import _MODULES, Loss
@@ -136,6 +136,28 @@ def aligned(output, target):
     return target
 
 
+def _unequal(name: str, input: Tensor, target: Tensor) -> ShapeError:
+    if name == "sparse_categorical_crossentropy":
+        return ShapeError(
+            f"{name}: targets are class numbers, without the outputs' class dimension",
+            expected=f"targets of shape {(input.shape[0], *input.shape[2:])}",
+            received=f"shape {tuple(target.shape)}",
+            fix="loss='categorical_crossentropy', which takes one-hot rows; or target.argmax(1)",
+        )
+    if name == "categorical_crossentropy":
+        fix = "loss='sparse_categorical_crossentropy', which takes class numbers; or one-hot rows as targets"
+    elif name == "binary_crossentropy" and target.ndim < input.ndim and input.shape[1] > 1:
+        fix = "one output for yes or no; or loss='sparse_categorical_crossentropy' for class numbers"
+    else:
+        fix = "targets of the outputs' shape"
+    return ShapeError(
+        f"{name}: outputs and targets have different shapes, and a loss does not broadcast",
+        expected=f"targets of shape {tuple(input.shape)}",
+        received=f"shape {tuple(target.shape)}",
+        fix=fix,
+    )
+
+
 class KerasLoss(Loss):
     """A loss by Keras's name: a mean over elements, or over rows; targets (N,) fit outputs (N, 1), and the reverse."""
 
@@ -149,16 +171,22 @@ class KerasLoss(Loss):
         self._check = _Probabilities(name) if formula.probabilities else None
         self.sparse = name.startswith("sparse")
 
+    def align(self, output, target):
+        """`target` as the loss compares it: class numbers (N, 1) as (N,), and values of the output's rank."""
+        if not self.sparse:
+            return aligned(output, target)
+        return target.squeeze(1) if target.shape == (output.shape[0], 1, *output.shape[2:]) else target
+
     def reduced(self, input, target, reduction: str):
         if self.sparse:
-            if target.shape == (input.shape[0], 1, *input.shape[2:]):
-                target = target.squeeze(1)
-            target = target.long()
+            if target.shape == input.shape:
+                raise _unequal(self.name, input, target)
+            target = self.align(input, target).long()
         else:
-            target = aligned(input, target)
+            target = self.align(input, target)
             target = target if target.dtype == input.dtype else target.to(input.dtype)
             if target.shape != input.shape:  # else it would broadcast
-                F.mse_loss(input, target)
+                raise _unequal(self.name, input, target)
         if self._check is not None and self._check.calls_left > 0:
             self._check.check(input, 1)
         each = self.function(input, target)

@@ -11,7 +11,7 @@ import pytest
 
 import deepcore as dc
 from deepcore import nn, optim
-from deepcore.errors import ArgumentError, ConfigError, DataError, DeepcoreWarning, OutOfMemoryError
+from deepcore.errors import ArgumentError, ConfigError, DataError, DeepcoreWarning, OutOfMemoryError, ShapeError
 from deepcore.train import (
     BackupAndRestore,
     Callback,
@@ -272,6 +272,17 @@ def test_compiled_equals_eager_with_weights(loss):
             ArgumentError,
             "loss of probabilities(.|\n)*loss='cross_entropy'",
         ),
+        (
+            lambda t: trainer(loss="categorical_crossentropy").fit(X, Y),
+            ShapeError,
+            "^categorical_crossentropy(.|\n)*loss='sparse_categorical_crossentropy'",
+        ),
+        (
+            lambda t: trainer(loss="sparse_categorical_crossentropy").fit(X, t.model(dc.tensor(X)).detach()),
+            ShapeError,
+            "^sparse_categorical_crossentropy(.|\n)*loss='categorical_crossentropy'",
+        ),
+        (lambda t: trainer(loss="mse").fit(X, X), ShapeError, "^mean_squared_error: outputs and targets"),
     ],
 )
 def test_errors_say_what_to_do(act, error, words):
@@ -330,6 +341,13 @@ def test_losses_by_keras_names(name, output, target, mean, backend):
     assert loss.reduced(out, want, "sum").item() / count == pytest.approx(mean, rel=1e-4)
     each = loss.reduced(out, want, "none")
     assert each.shape[0] == 7 and each.mean().item() == pytest.approx(mean, rel=1e-4)
+
+
+def test_class_numbers_in_a_column_fit_as_in_keras():
+    model = nn.Sequential(nn.Linear(FEATURES, 3), nn.Softmax(1))
+    t = Trainer(model, "sgd", "sparse_categorical_crossentropy", metrics=["accuracy", "roc_auc"])
+    y = np.arange(len(X)) % 3
+    assert t.evaluate(X, y[:, None]) == t.evaluate(X, y)
 
 
 def test_targets_of_one_column_fit_as_in_keras():
