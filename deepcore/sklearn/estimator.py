@@ -304,7 +304,12 @@ class Estimator(BaseEstimator):
             raise ArgumentTypeError(
                 "optimizer is a name or a class of deepcore.optim", received=repr(optimizer), fix="optimizer='adam'"
             )
-        return construct("optimizer", optimizer, self._arguments("optimizer"), module.parameters(), lr=float(self.lr))
+        arguments = self._arguments("optimizer")
+        if "lr" in arguments:
+            raise ArgumentTypeError(
+                "the learning rate is a parameter of its own", received="optimizer__lr", fix=f"lr={arguments['lr']!r}"
+            )
+        return construct("optimizer", optimizer, arguments, module.parameters(), lr=float(self.lr))
 
     def _build_loss(self, default: str) -> Callable:
         loss, arguments = default if self.loss is None else self.loss, self._arguments("loss")

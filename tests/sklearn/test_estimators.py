@@ -312,6 +312,7 @@ def test_nested_parameters():
         ({"module": nn.Linear, "module__bas": 1}, ArgumentTypeError, "(?s)module__bas.*'bias'"),
         ({"module__bias": True}, ArgumentError, "module is None"),
         ({"optimizer": "adm"}, ArgumentError, "no optimizer named 'adm'"),
+        ({"optimizer__lr": 0.1}, ArgumentTypeError, r"(?s)optimizer__lr.*lr=0\.1"),
         ({"optimizer__betta": 1}, ArgumentTypeError, "(?s)optimizer__betta.*'betas'"),
         ({"loss": "cross"}, ArgumentError, "no loss named 'cross'"),
         ({"loss": nn.CrossEntropyLoss(), "loss__weight": 1}, ArgumentError, "loss is an object"),
