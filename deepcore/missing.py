@@ -82,7 +82,30 @@ INSTEAD = {
     "torch.Tensor.apply_": "functions of whole tensors: `dc.where`, `dc.exp` and the like",
     "torch.Tensor.map_": "functions of whole tensors: `dc.where`, `dc.exp` and the like",
     **dict.fromkeys(("torch.Tensor.share_memory_", "torch.Tensor.is_shared", "torch.nn.Module.share_memory"), _SHARED),
-    "torch.nn.Module.compile": "model = `dc.compile`(model)",
+    "torch.nn.Module.compile": "model = `dc.compile`(model); Keras's compile is `dc.Trainer`(model, optimizer, loss)",
+}  # fmt: skip
+_TRAINER = "`dc.Trainer`(model, optimizer, loss, metrics=[…]) has Keras's fit, evaluate and predict"
+#: What serves in place of Keras's names, by the place where they are looked for.
+KERAS = {
+    **dict.fromkeys((f"torch.nn.Module.{n}" for n in (
+        "fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch")), _TRAINER),
+    **dict.fromkeys((f"torch.nn.Module.{n}" for n in ("trainable_variables", "trainable_weights", "weights")),
+                    "list(model.parameters()), of `dc.nn.Module.parameters`"),
+    "torch.nn.Module.save_weights": "`dc.nn.Module.save`",
+    "torch.nn.Module.load_weights": "`dc.nn.Module.load`",
+    **dict.fromkeys(("torch.keras", "torch.layers"), "layers are in `dc.nn`, and " + _TRAINER),
+    "torch.Sequential": "`dc.nn.Sequential`",
+    "torch.nn.Dense": "`dc.nn.LazyLinear`(units), or `dc.nn.Linear`(inputs, units)",
+    "torch.nn.Activation": "`dc.nn.ReLU` and the like, layers of their own",
+    "torch.nn.BatchNormalization": "`dc.nn.LazyBatchNorm1d`, or `dc.nn.LazyBatchNorm2d` for images",
+    "torch.nn.LayerNormalization": "`dc.nn.LayerNorm`",
+    **{f"torch.nn.{name}{d}D": f"`dc.nn.{other}{d}d`" for d in (1, 2, 3) for name, other in (
+        ("Conv", "LazyConv"), ("MaxPooling", "MaxPool"), ("AveragePooling", "AvgPool"))},
+    "torch.nn.GlobalAveragePooling1D": "`dc.nn.AdaptiveAvgPool1d`(1)",
+    "torch.nn.GlobalAveragePooling2D": "`dc.nn.AdaptiveAvgPool2d`(1)",
+    **dict.fromkeys(("torch.nn.Concatenate", "torch.nn.concatenate"), "`dc.concatenate`(tensors, dim=-1)"),
+    "torch.nn.Input": "`dc.Input`",
+    "torch.nn.Model": "`dc.Model`",
 }  # fmt: skip
 
 
@@ -101,7 +124,7 @@ class MissingNameError(DeepcoreError, AttributeError):
             if problem:
                 self.problem = problem
             else:
-                self.fix = suggest(name, self._choices)
+                self.fix = KERAS.get(f"{place}.{name}") or suggest(name, self._choices)
             self._torch = ""
         return super().__str__()
 

@@ -95,6 +95,17 @@ def test_what_serves_instead():
         assert all(value is not None for _, value in resolve(text))
 
 
+@pytest.mark.parametrize("full", missing.KERAS)
+def test_names_of_keras_say_what_serves_instead(full):
+    place, _, name = full.rpartition(".")
+    assert name not in missing.torch_names()[place]
+    with pytest.raises(AttributeError) as raised:
+        getattr(dc.nn.ReLU() if place == "torch.nn.Module" else owner(place), name)
+    assert missing.KERAS[full] in str(raised.value)
+    paths = [*resolve(missing.KERAS[full])]
+    assert paths and all(value is not None for _, value in paths)
+
+
 def test_dunder_names_are_not_looked_up():
     assert not hasattr(dc.nn, "__wrapped__") and not hasattr(dc.ones(1), "__torch_function__")
 

@@ -54,7 +54,8 @@ class ModuleAttributeError(DeepcoreError, AttributeError):
             if absent:
                 self.problem, self._looked_for = f"{self.problem}: {absent}", ""
             else:
-                self.fix = suggest(self._looked_for, self._choices)
+                known = f"torch.nn.Module.{self._looked_for}" if isinstance(self._choices, _Names) else ""
+                self.fix = missing.KERAS.get(known) or suggest(self._looked_for, self._choices)
         return super().__str__()
 
     def __reduce__(self):
