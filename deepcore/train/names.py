@@ -292,6 +292,8 @@ _METRIC_NAMES = {
     "mse": "mean_squared_error",
     "r2_score": "r2",
     "f1_score": "f1",
+    "auc": "roc_auc",
+    "AUC": "roc_auc",
 }
 #: Names of a first parameter that is the model's output, against Keras's order.
 _OUTPUTS = ("y_pred", "output", "outputs", "out", "pred", "preds", "prediction", "predictions", "logits", "input")
