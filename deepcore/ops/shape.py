@@ -399,10 +399,13 @@ def cat(tensors, dim: int = 0):
     d = normalize_dim(dim, first.ndim)
     for k, x in enumerate(nonempty):
         if x.ndim != first.ndim or x.shape[:d] + x.shape[d + 1 :] != first.shape[:d] + first.shape[d + 1 :]:
+            others = [i for i, (n, m) in enumerate(zip(first.shape, x.shape, strict=False)) if n != m]
+            fits = x.ndim == first.ndim and len(others) == 1
             raise ShapeError(
                 f"cat: tensor {k} differs from the first in more than dimension {d}",
                 expected=str(first.shape),
                 received=str(x.shape),
+                fix=f"dim={others[0]}, the only dimension that differs" if fits else None,
             )
     return apply(_cat, tuple(nonempty), {"dim": d})
 
