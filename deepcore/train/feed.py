@@ -41,6 +41,17 @@ class Pair:
     y: Any
     weight: Any = None
 
+    def __post_init__(self):
+        several = isinstance(self.weight, Mapping) or (
+            isinstance(self.weight, (tuple, list)) and any(map(is_array, self.weight))
+        )
+        if several:
+            raise ArgumentError(
+                "sample_weight is one column, whose weights hold for all outputs",
+                received=f"a {type(self.weight).__name__} of {len(self.weight)}",
+                fix="one array; loss_weights of the Trainer weigh outputs",
+            )
+
     def columns(self) -> tuple:
         return (self.x, self.y) if self.weight is None else (self.x, self.y, self.weight)
 

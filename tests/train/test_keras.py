@@ -243,6 +243,8 @@ def test_compiled_equals_eager_with_weights(loss):
     [
         (lambda t: t.fit(X, Y, class_weight={"a": 1}), ArgumentError, "maps class numbers"),
         (lambda t: t.fit(X, Y, class_weight=[1, 2]), ArgumentError, "is a dict"),
+        (lambda t: t.fit(X, Y, sample_weight={"a": W}), ArgumentError, "(?s)one column.*loss_weights"),
+        (lambda t: t.fit(X, Y, validation_data=(X, Y, [W, W])), ArgumentError, "(?s)one column.*list of 2"),
         (lambda t: t.fit(X, Y, sample_weight=W[:5]), DataError, "sample_weight differ in length"),
         (lambda t: t.fit(dc.data.TensorDataset(X, Y), sample_weight=W), ArgumentError, "sample_weight is for arrays"),
         (
