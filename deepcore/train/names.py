@@ -19,6 +19,7 @@ from deepcore.errors import ArgumentError, ConfigError, ShapeError, suggest
 from deepcore.nn import functional as F
 from deepcore.nn.functional.loss import ProbabilityCheck
 from deepcore.nn.modules.loss import _MODULES, Loss
+from deepcore.nn.notify import warn_user
 from deepcore.tensor import Tensor, as_tensor
 
 #: Keras's epsilon: probabilities are at least this far from 0 and 1.
@@ -122,6 +123,12 @@ class _Probabilities(ProbabilityCheck):
                 f"{self.name!r} is a loss of probabilities, as in Keras, and the model's outputs are none",
                 received=f"outputs from {raw.min().item():.3g} to {raw.max().item():.3g}",
                 fix=f"loss={_LOGITS[self.name]!r}, which takes logits; or a Softmax or Sigmoid at the model's end",
+            )
+        if raw.ndim > 1 and raw.shape[1] == 1 and raw.shape[0] > 1 and raw.min().item() == raw.max().item() == 1:
+            self.calls_left = 0
+            warn_user(
+                f"{self.name}: every output is exactly 1, as a Softmax over a single output gives, and nothing is learned: "
+                "a Sigmoid at the model's end, or an output for each class"
             )
 
 

@@ -345,6 +345,12 @@ def test_losses_by_keras_names(name, output, target, mean, backend):
     assert each.shape[0] == 7 and each.mean().item() == pytest.approx(mean, rel=1e-4)
 
 
+def test_a_softmax_over_one_output_is_a_warning():
+    model = nn.Sequential(nn.Linear(FEATURES, 1), nn.Softmax(1))
+    with pytest.warns(DeepcoreWarning, match="Softmax over a single output"):
+        Trainer(model, "sgd", "binary_crossentropy").fit(X, Y > 0, verbose=0)
+
+
 def test_class_numbers_in_a_column_fit_as_in_keras():
     model = nn.Sequential(nn.Linear(FEATURES, 3), nn.Softmax(1))
     t = Trainer(model, "sgd", "sparse_categorical_crossentropy", metrics=["accuracy", "roc_auc"])
