@@ -534,13 +534,12 @@ class Runner:
     def times(self, rounds: int = 5) -> list[float]:
         """Seconds of each step of the program, which runs on copies of what it changes."""
         exe, self.bound = self.exe, None
-        inputs = [  # in the middle of twice its bytes, as an argument may have negative strides
-            allocator.zeros(2 * buffer.nbytes, "u1")[buffer.nbytes :]
-            for buffer in (*self.arguments, *(b for _, b in self.accumulated))
-        ]
-        copies = [buffer.array.copy("K") for buffer in self.changed]
+        bound = [*self.arguments, *(b for _, b in self.accumulated)]
+        inputs = [allocator.zeros(high - low, "u1")[-low:] for low, high in self._extents(bound)]
+        changed = [buffer for buffer in self.changed if buffer.kind == "outside"]  # the others are arguments
+        copies = [buffer.array.copy("K") for buffer in changed]
         gradients = [allocator.empty(ref.shape, ref.dtype) for ref in self.grad_refs]
-        buffers = [*self.arguments, *(b for _, b in self.accumulated), *self.changed]
+        buffers = [*bound, *changed]
         buffers += [ref.buffer for ref in self.grad_refs]
         results = self.results.bound(exe)
         for buffer, array in zip(buffers, (*inputs, *copies, *gradients)):
@@ -549,6 +548,18 @@ class Runner:
         times = exe.times(rounds)
         del results
         return times
+
+    def _extents(self, buffers: list[Buffer]) -> list[tuple[int, int]]:
+        """The bytes of each buffer that the steps reach, (first, end), counted from where it is bound."""
+        extents = {buffer: (0, buffer.nbytes + 1) for buffer in buffers}
+        for ref in chain.from_iterable((*step.ins, *step.outs) for step in self.exe.steps):
+            if ref.buffer in extents and 0 not in ref.shape:
+                reach = [stride * (n - 1) for n, stride in zip(ref.shape, ref.strides)]
+                low, high = extents[ref.buffer]
+                first = ref.offset + sum(r for r in reach if r < 0)
+                end = ref.offset + sum(r for r in reach if r > 0) + ref.dtype.itemsize
+                extents[ref.buffer] = min(low, first), max(high, end)
+        return [extents[buffer] for buffer in buffers]
 
     def _new_grads(self, which) -> None:
         """Allocate new arrays for these gradients."""

@@ -276,6 +276,22 @@ def test_small_copies_are_one_launch_and_keep_their_order():
     assert [len(step.outs) for step in copies].count(1) <= 1 < len(states) - 1 <= max(len(s.outs) for s in copies)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_explain_of_arguments_that_are_written_or_strided(order):
+    @dc.compile
+    def step(cache, place, x, y):
+        cache[:, place] = 3.0
+        return cache.sum() + (x * y).sum()
+
+    memory = dc.zeros(4000, 600)  # far more than the arguments' own bytes
+    cache = dc.ones(40, 100)
+    for _ in range(3):
+        step(cache, dc.tensor([3]), *(memory[:-1, ::200], memory[1:, ::200])[::order])
+    text = io.StringIO()
+    step.explain(text)
+    assert "assign" in text.getvalue() and cache.sum().item() == 40 * 102
+
+
 def test_explain_tells_of_each_step_and_changes_nothing():
     model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(0.2), nn.Linear(5, 3))
     optimizer = optim.Adam(model.parameters())
