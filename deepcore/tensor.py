@@ -1062,8 +1062,7 @@ def filled(size, fill_value, dtype=None, backend=None, requires_grad: bool = Fal
     if isinstance(fill_value, Tensor) or hasattr(fill_value, "dtype"):
         fill_value = unmasked(fill_value).item()
     if dtype is None:
-        dtype = dt.bool_ if isinstance(fill_value, bool) else type(fill_value)
-        dtype = dtype if dtype in (dt.bool_, int, complex) else float
+        dtype = next((kind for kind in (bool, int, complex) if isinstance(fill_value, kind)), float)
     size = size if isinstance(size, (tuple, list)) else (size,)
     kind = dt.as_dtype(dtype)
     return _finish(xp.full(_shape(tuple(size)), xp.constant(fill_value, kind), dtype=kind), xp, requires_grad)

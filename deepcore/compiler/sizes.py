@@ -602,7 +602,7 @@ class Fit:
 
     def predicted(self, symbols: Sequence[int]) -> tuple[list[int], list] | None:
         """The whole and the real numbers of a recording at these sizes, or None where a dimension would have a
-        length below 2, at which broadcasting changes."""
+        length below 2, at which broadcasting changes, or where a formula has no real value."""
         whole = list(self.base.numbers.whole)
         for form, places, is_dim in self.forms:
             value = form(symbols)
@@ -611,8 +611,11 @@ class Fit:
             for i in places:
                 whole[i] = value
         real = [x for x, _ in self.base.numbers.real]
-        for i, function in self.real:
-            real[i] = function(symbols)
+        try:
+            for i, function in self.real:
+                real[i] = function(symbols)
+        except (ArithmeticError, TypeError, ValueError):  # no real number there: a root of a negative number, x / 0
+            return None
         return whole, real
 
     def predicts(self, sample: Sample) -> bool:

@@ -311,6 +311,8 @@ FUNCTIONS = {
     ),
     "evenly spaced": (lambda x: (dc.linspace(0, 1, x.shape[1]), dc.full((x.shape[1],), 3.5), x * 1), 3),
     "a number of elements": (lambda x: (x.sum() / x.numel(), x / len(x[0]), x * x.size(1), x.long() * x.shape[1]), 4),
+    "filled with a size": (lambda x: (dc.full((2,), x.shape[1]), x * 1), 3),
+    "rounded": (lambda x: x * round(x.shape[1], -1), 40),
     "from one": (lambda x: x - x.mean(1, keepdim=True), 5),
 }  # fmt: skip
 
