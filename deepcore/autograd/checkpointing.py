@@ -26,6 +26,7 @@ def run(function: Callable, args: tuple, kwargs: dict, preserve_rng_state: bool 
             return function(*args, **kwargs)
     start = random.default_generator._active()._mark() if preserve_rng_state else None
     first_node = next_id()
+    given = [(t, t.version) for t in flatten((args, kwargs))[0] if isinstance(t, Tensor)]
     autocast = mode.autocast
     with forward_context or contextlib.nullcontext():
         result = function(*args, **kwargs)
@@ -36,7 +37,6 @@ def run(function: Callable, args: tuple, kwargs: dict, preserve_rng_state: bool 
     if start is not None and random.default_generator._active()._mark() != start:
         untraceable("drawing the random numbers of a checkpoint again")
     edges = _inputs(roots, first_node)
-    given = [t for t in flatten((args, kwargs))[0] if isinstance(t, Tensor)]
     again = functools.partial(_again, function, args, kwargs, start, again_context, autocast)
     node = CheckpointNode(edges, given, again, outs)
     for i, t in enumerate(outs):
@@ -89,12 +89,12 @@ class CheckpointNode(Node):
 
     __slots__ = ("again", "given", "like")
 
-    def __init__(self, edges: list, given: list[Tensor], again: Callable, outs: list):
+    def __init__(self, edges: list, given: list[tuple[Tensor, int]], again: Callable, outs: list):
         self.id = next_id()
         self.edges = edges
         self.again: Any = again
-        leaves = [edge for edge in edges if isinstance(edge, Tensor)]
-        self.given = [(t, t.version) for t in (*given, *leaves)]
+        #: Tensors with the versions that the function ran with.
+        self.given = [*given, *((edge, edge.version) for edge in edges if isinstance(edge, Tensor))]
         self.like = [brief(t) if isinstance(t, Tensor) else None for t in outs]
         self.saved: Any = ()
         self.hooks = self.op = self.params = self.out = self.storage = self.versions = None

@@ -782,6 +782,9 @@ def test_checkpoints_notice_changes():
         y.mul_(2)
     with pytest.raises(GradientError, match="overwritten"):
         out.sum().backward()
+    out = checkpoint(lambda t: t.mul_(2).exp(), x * 2)  # would compute exp of four times what it was
+    with pytest.raises(GradientError, match="overwritten"):
+        out.sum().backward()
     sizes = iter((2, 3))
     out = checkpoint(lambda t: t[: next(sizes)] * t[:1], x)
     with pytest.raises(GradientError, match="computed again"):
