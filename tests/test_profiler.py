@@ -329,10 +329,12 @@ def test_a_schedule_keeps_the_active_steps(tmp_path):
     names = ["NONE", "NONE", "WARMUP", "RECORD", "RECORD_AND_SAVE"]
     assert [plan(i).name for i in range(10)] == [*names, *names[1:], "NONE"]
     x = dc.ones(3)
-    with dc.profile(schedule=plan, on_trace_ready=lambda p: ready.append(by_name(p))) as prof:
+    with dc.profile(schedule=plan, on_trace_ready=lambda p: ready.append((p.step_num, by_name(p)))) as prof:
         for _ in range(12):
             x.exp()
             prof.step()
+    numbers, ready = zip(*ready)
+    assert numbers == (5, 9)  # the steps that have ended, as in PyTorch
     assert [rows["exp"].count for rows in ready] == [2, 2]
     assert [sorted(k for k in rows if k.startswith("Profiler")) for rows in ready] == [
         ["ProfilerStep#3", "ProfilerStep#4"], ["ProfilerStep#7", "ProfilerStep#8"],

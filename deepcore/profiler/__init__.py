@@ -232,10 +232,10 @@ class profile:
         with self._lock:
             self._end_step()
             done = self._action is ProfilerAction.RECORD_AND_SAVE
+            self.step_num += 1
         if done and self.on_trace_ready is not None:
             self.on_trace_ready(self)
         with self._lock:
-            self.step_num += 1
             self._turn_to(self._schedule(self.step_num))
             watch = self._watches.get(threading.get_ident())
             if watch is not None:
