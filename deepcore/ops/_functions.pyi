@@ -754,7 +754,7 @@ def mvlgamma(input: Tensor, p: builtins.int) -> Tensor:
     """ln Γₚ(input) = p (p − 1) / 4 · ln π + Σ lgamma(input − k / 2) over k = 0 … p − 1; defined above (p − 1) / 2"""
 
 def nan_to_num(input: Tensor, nan: builtins.float | None = ..., posinf: builtins.float | None = ..., neginf: builtins.float | None = ...) -> Tensor:
-    """NaN replaced by `nan` (0), +∞ and −∞ by `posinf` and `neginf` (the largest and smallest number of the dtype)"""
+    """NaN replaced by `nan` (0), +∞ and −∞ by `posinf` and `neginf` (the largest and smallest number of the dtype); of"""
 
 def nanmean(input: Tensor, dim: Any = ..., keepdim: builtins.bool = ..., *, dtype: Any = ...) -> Tensor:
     """The mean of the elements that are not NaN over `dim` (None: all)"""

@@ -13,6 +13,7 @@ from deepcore.ops.arithmetic import check_factor, mul, pow, true_divide
 from deepcore.ops.common import no_bool, zeros
 from deepcore.ops.comparison import clamp, isfinite, isnan, where
 from deepcore.ops.exponential import exp2
+from deepcore.ops.parts import view_as_complex_p, view_as_real_p
 from deepcore.ops.registry import (
     Tensor,
     as_number,
@@ -308,7 +309,10 @@ def isreal(xp, input):
 @composite(examples=lambda make: [sample(make(3, 4)), sample(make(3), 1.0, 2.0, 3.0)], inplace=True)
 @takes_arrays
 def nan_to_num(input, nan: float | None = None, posinf: float | None = None, neginf: float | None = None):
-    """NaN replaced by `nan` (0), +∞ and −∞ by `posinf` and `neginf` (the largest and smallest number of the dtype)"""
+    """NaN replaced by `nan` (0), +∞ and −∞ by `posinf` and `neginf` (the largest and smallest number of the dtype); of
+    complex numbers, in both parts"""
+    if input.dtype.kind == "c":
+        return apply(view_as_complex_p, (nan_to_num(apply(view_as_real_p, (input,)), nan, posinf, neginf),))
     if not dt.is_floating(input.dtype):
         return input.clone()
     limit = dt.largest(input.dtype)

@@ -65,6 +65,13 @@ def test_random_numbers(backend):
             assert abs(np.corrcoef(parts.T)[0, 1]) < 0.03
 
 
+def test_nan_to_num_replaces_both_parts(torch):
+    values = [complex("nan+infj"), complex("1-infj"), 2 + 3j]
+    for kwargs in ({}, {"nan": 2.0, "posinf": 3.0}):
+        ours, theirs = (lib.tensor(values).nan_to_num(**kwargs) for lib in (dc, torch))
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
 def test_memory_is_shared_with_other_libraries(torch):
     array = np.array(VALUES, np.complex64)
     ours, theirs = dc.from_numpy(array), torch.from_numpy(array)
