@@ -326,13 +326,14 @@ class _Variant:
         if derivative is None:
 
             def unknown(g):
-                others = f"in a tuple of {parameters.index(name) + 1} numbers " if parameters[0] != name else ""
+                others = f" in a tuple of {parameters.index(name) + 1} numbers" if parameters[0] != name else ""
                 title = kernel._reader.name
+                called = title if title.strip("_").isidentifier() else "kernel"  # not `_`, nor <lambda>
                 raise GradientError(
                     f"the kernel {title} has no gradient with respect to {name!r}",
                     where=kernel._reader.place(kernel._reader.node),
-                    fix=f"@{title}.gradient, a function ({', '.join(parameters)}) that returns the derivative {others}"
-                    f"or pass {name}.detach()",
+                    fix=f"{called}.gradient(f), where f({', '.join(parameters)}) returns the derivative{others}, or "
+                    f"{name}.detach(); a second derivative is the gradient of the kernel that .gradient returns",
                 )
 
             return unknown

@@ -229,7 +229,7 @@ def test_a_gradient_that_is_a_kernel_has_a_second_derivative(backend):
     cube = dc.kernel(lambda x: x**3, grad=dc.kernel(lambda x: 3 * x**2))
     y = cube(x)
     (first,) = dc.autograd.grad(y.sum(), x, create_graph=True)
-    with pytest.raises(errors.GradientError, match="no gradient"):
+    with pytest.raises(errors.GradientError, match=r"kernel\.gradient.*second derivative"):
         first.sum().backward()
 
 
@@ -249,7 +249,7 @@ def test_without_a_gradient_backward_says_how_to_give_one(backend):
     x = dc.ones(3, backend=backend, requires_grad=True)
     out = squared(x, 1.0)
     assert out.requires_grad
-    with pytest.raises(errors.GradientError, match=r"@squared.gradient"):
+    with pytest.raises(errors.GradientError, match=r"squared\.gradient\(f\), where f\(x, y\)"):
         out.sum().backward()
     with dc.no_grad():
         assert not squared(x, 1.0).requires_grad
