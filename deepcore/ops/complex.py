@@ -167,7 +167,7 @@ def angle(input):
     if input.dtype.kind == "c":
         return apply(_angle, (input,))
     (input,) = promote("angle", "float", input)
-    return where(input != input, input, where(input < 0, math.pi, zeros(input)))
+    return where(input != input, input.detach(), where(input < 0, math.pi, zeros(input)))
 
 
 @composite(examples=_complex_samples, inplace=True)

@@ -103,6 +103,11 @@ KNOWN: dict[tuple[str, str], str] = {
         (name, "gradient"): "PyTorch's gradient is not 0 in the triangle that is not read"
         for name in ("cholesky_inverse", "cholesky_solve")
     },
+    **{
+        (name, "received: float16"): "there are no complex numbers of 16 bits"
+        for name in ("complex", "view_as_complex")
+    },
+    ("polar", "gradient 0"): "PyTorch's gradient has the sign of a positive absolute value where it is negative",
     ("special.zeta", "nan"): "at infinite arguments PyTorch has neither the limits nor NaN throughout",
     ("special.log_ndtr", "gradient 0:"): "far below 0 PyTorch's slope is not |x|",
     ("matrix_exp", "not [nan nan nan]"): "PyTorch overflows in 16 bits on the way",
