@@ -25,9 +25,10 @@ class Profile(Callback):
 
     def _write(self, prof) -> None:
         prof.export_chrome_trace(self.file)
+        steps = sum(event.name.startswith("ProfilerStep#") for event in prof.events())
         self.lines = [
             *prof.table(row_limit=10).splitlines(),
-            f"profile of {prof.step_num + 1 - AHEAD} steps in {self.file}",
+            f"profile of {steps} steps in {self.file}",
         ]
 
     def on_train_begin(self, logs) -> None:
