@@ -45,16 +45,6 @@ class _TensorType(type):
 
     dtype: Any
 
-    def __new__(mcs, name: str, dtype):
-        return super().__new__(mcs, name, (), {"dtype": dtype, "__module__": "deepcore", "__doc__": mcs._doc(name)})
-
-    def __init__(cls, name: str, dtype):
-        super().__init__(name, (), {})
-
-    @staticmethod
-    def _doc(name: str) -> str:
-        return f"`{name}(2, 3)`: unset numbers of that size; `{name}([1, 2])`: those numbers. `dc.tensor` is clearer."
-
     def __call__(cls, *arguments) -> Tensor:
         return construct(cls.__name__, cls.dtype, arguments)
 
@@ -62,8 +52,13 @@ class _TensorType(type):
         return isinstance(instance, Tensor) and instance.dtype == cls.dtype and instance.backend is get_backend("cpu")
 
 
-FloatTensor, DoubleTensor = _TensorType("FloatTensor", dt.float32), _TensorType("DoubleTensor", dt.float64)
-HalfTensor, BFloat16Tensor = _TensorType("HalfTensor", dt.float16), _TensorType("BFloat16Tensor", dt.bfloat16)
-LongTensor, IntTensor = _TensorType("LongTensor", dt.int64), _TensorType("IntTensor", dt.int32)
-ShortTensor, CharTensor = _TensorType("ShortTensor", dt.int16), _TensorType("CharTensor", dt.int8)
-ByteTensor, BoolTensor = _TensorType("ByteTensor", dt.uint8), _TensorType("BoolTensor", dt.bool_)
+def _of(name: str, dtype) -> _TensorType:
+    doc = f"`{name}(2, 3)`: unset numbers of that size; `{name}([1, 2])`: those numbers. `dc.tensor` is clearer."
+    return _TensorType(name, (), {"dtype": dtype, "__module__": "deepcore", "__doc__": doc})
+
+
+FloatTensor, DoubleTensor = _of("FloatTensor", dt.float32), _of("DoubleTensor", dt.float64)
+HalfTensor, BFloat16Tensor = _of("HalfTensor", dt.float16), _of("BFloat16Tensor", dt.bfloat16)
+LongTensor, IntTensor = _of("LongTensor", dt.int64), _of("IntTensor", dt.int32)
+ShortTensor, CharTensor = _of("ShortTensor", dt.int16), _of("CharTensor", dt.int8)
+ByteTensor, BoolTensor = _of("ByteTensor", dt.uint8), _of("BoolTensor", dt.bool_)

@@ -26,7 +26,7 @@ def run(function: Callable, args: tuple, kwargs: dict, preserve_rng_state: bool 
             return function(*args, **kwargs)
     start = random.default_generator._active()._mark() if preserve_rng_state else None
     first_node = next_id()
-    given = [(t, t.version) for t in flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+    arguments = [(t, t.version) for t in flatten((args, kwargs))[0] if isinstance(t, Tensor)]
     autocast = mode.autocast
     with forward_context or contextlib.nullcontext():
         result = function(*args, **kwargs)
@@ -38,7 +38,7 @@ def run(function: Callable, args: tuple, kwargs: dict, preserve_rng_state: bool 
         untraceable("drawing the random numbers of a checkpoint again")
     edges = _inputs(roots, first_node)
     again = functools.partial(_again, function, args, kwargs, start, again_context, autocast)
-    node = CheckpointNode(edges, given, again, outs)
+    node = CheckpointNode(edges, arguments, again, outs)
     for i, t in enumerate(outs):
         if isinstance(t, Tensor) and t._requires_grad:
             new = Tensor(t._data, t.backend, True, OutputNode(node, i))  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def _again(function, args, kwargs, start, context, autocast):
 
 def _inputs(roots: list[Tensor], first_node: int) -> list:
     """The nodes before `first_node`, and the leaves, that `roots` were computed from."""
-    found: dict[Any, None] = {}
+    edges: dict[Any, None] = {}
     visited: set = set()
     stack = [t._node or t for t in roots]
     while stack:
@@ -78,23 +78,23 @@ def _inputs(roots: list[Tensor], first_node: int) -> list:
             continue
         visited.add(edge)
         if isinstance(edge, Tensor) or edge.id < first_node:
-            found[edge] = None
+            edges[edge] = None
         else:
             stack.extend(edge.edges)
-    return list(found)
+    return list(edges)
 
 
 class CheckpointNode(Node):
     """The node of a checkpoint: computes the function again, and differentiates that."""
 
-    __slots__ = ("again", "given", "like")
+    __slots__ = ("again", "like", "read")
 
-    def __init__(self, edges: list, given: list[tuple[Tensor, int]], again: Callable, outs: list):
+    def __init__(self, edges: list, arguments: list[tuple[Tensor, int]], again: Callable, outs: list):
         self.id = next_id()
         self.edges = edges
         self.again: Any = again
-        #: Tensors with the versions that the function ran with.
-        self.given = [*given, *((edge, edge.version) for edge in edges if isinstance(edge, Tensor))]
+        #: The tensors that the function read, with their versions then.
+        self.read = [*arguments, *((edge, edge.version) for edge in edges if isinstance(edge, Tensor))]
         self.like = [brief(t) if isinstance(t, Tensor) else None for t in outs]
         self.saved: Any = ()
         self.hooks = self.op = self.params = self.out = self.storage = self.versions = None
@@ -106,7 +106,7 @@ class CheckpointNode(Node):
     def backward(self, g) -> list:
         if self.saved is None:
             Node.backward(self, g)  # raises
-        for t, version in self.given:
+        for t, version in self.read:
             if t.version != version:
                 raise stale("checkpoint", f"an input (shape {tuple(t.shape)})")
         outs = self.again()
@@ -122,7 +122,7 @@ class CheckpointNode(Node):
         return gradients_at(list(self.edges), roots, mode.grad, hooked=False)
 
     def free(self) -> None:
-        self.saved, self.given = None, []
+        self.saved, self.read = None, []
         self.again = None
 
 

@@ -283,9 +283,9 @@ def _batched(outputs, inputs, grad_outputs, retain_graph, create_graph: bool, al
     used: list[int] = []
 
     def vectors(*starts):
-        found = _grad(outputs, inputs, starts, retain, create_graph, allow_unused)
-        used[:] = [i for i, g in enumerate(found) if g is not None]
-        return [found[i] for i in used]
+        gradients = _grad(outputs, inputs, starts, retain, create_graph, allow_unused)
+        used[:] = [i for i, g in enumerate(gradients) if g is not None]
+        return [gradients[i] for i in used]
 
     parts = vmap(vectors)(*_sequence("autograd.grad", "grad_outputs", grad_outputs))
     results = dict(zip(used, parts))

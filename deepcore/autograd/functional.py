@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from deepcore.autograd import engine
 from deepcore.autograd.batching import BatchLevel, vmap
 from deepcore.autograd.forward import zeros_like
-from deepcore.autograd.jacobians import _basis, refuse_complex
+from deepcore.autograd.jacobians import _basis, gradients_of, refuse_complex
 from deepcore.autograd.jacobians import jvp as forward_jvp
 from deepcore.autograd.levels import leaf
 from deepcore.autograd.modes import enable_grad
@@ -50,15 +48,11 @@ def _vectors(name: str, v, like, fallback: str) -> tuple[Tensor, ...]:
 
 def _gradients(outs, inputs, vectors, create_graph: bool, strict: bool, what: str, retain: bool = True) -> list[Tensor]:
     """vᵀ J, with zeros for inputs that the outputs do not depend on; with `strict` those raise."""
-    roots = [(t, v) for t, v in zip(outs, vectors) if t._requires_grad]
-    found: Any = [None] * len(inputs)
-    if roots:
-        starts = [t for t, _ in roots], inputs, [v for _, v in roots]
-        found = engine.grad(*starts, retain_graph=retain, create_graph=create_graph, allow_unused=True)
-    for i, g in enumerate(found):
+    gradients = gradients_of(list(zip(outs, vectors)), inputs, create_graph, retain)
+    for i, g in enumerate(gradients):
         if strict and (g is None or (create_graph and not g._requires_grad)):
             raise GradientError(f"{what} does not depend on input {i}, which strict=True does not allow")
-    return [zeros_like(t) if g is None else g for t, g in zip(inputs, found)]
+    return [zeros_like(t) if g is None else g for t, g in zip(inputs, gradients)]
 
 
 def _finish(value, create_graph: bool):
@@ -200,14 +194,16 @@ def hessian(
         with enable_grad():
             leaves = list(points)
             ones = value.new_ones(value.shape)
-            found = _gradients((value,), leaves, (ones,), True, strict, "the result") if value._requires_grad else None
-        if found is None:
-            found = [zeros_like(t) for t in leaves]
-        return found[0] if single else tuple(found)
+            gradients = (
+                _gradients((value,), leaves, (ones,), True, strict, "the result") if value._requires_grad else None
+            )
+        if gradients is None:
+            gradients = [zeros_like(t) for t in leaves]
+        return gradients[0] if single else tuple(gradients)
 
     def by_forward(*points):
-        found = grad(lambda *p: _scalar("hessian", func(*p)), tuple(range(len(points))))(*points)
-        return found[0] if single else found
+        gradients = grad(lambda *p: _scalar("hessian", func(*p)), tuple(range(len(points))))(*points)
+        return gradients[0] if single else gradients
 
     inner = by_forward if outer_jacobian_strategy == "forward-mode" else slopes
     return jacobian(inner, inputs, create_graph, strict, vectorize, outer_jacobian_strategy)

@@ -58,6 +58,17 @@ def _with_aux(name: str, result, has_aux: bool):
     return result[0], result[1]
 
 
+def gradients_of(
+    pairs: list[tuple[Tensor, Tensor]], inputs: list[Tensor], create_graph: bool, retain: bool = True
+) -> list[Tensor | None]:
+    """The gradients of `inputs` from (output, its gradient); None for inputs that no output depends on."""
+    roots = [(t, g) for t, g in pairs if t._requires_grad]
+    if not roots:
+        return [None] * len(inputs)
+    starts = [t for t, _ in roots], inputs, [g for _, g in roots]
+    return list(engine.grad(*starts, retain_graph=retain, create_graph=create_graph, allow_unused=True))
+
+
 class _Pullback:
     """u ↦ uᵀ J of a call of a function: the inputs' gradients, from those of its outputs."""
 
@@ -93,25 +104,21 @@ class _Pullback:
 
     def gradients(self, pairs: list[tuple[Tensor, Tensor]], create_graph: bool) -> list[Tensor]:
         """The gradients of the leaves, from (output, its gradient)."""
-        roots = [(t, g) for t, g in pairs if t._requires_grad]
-        found: Any = [None] * len(self.leaves)
-        if roots:
-            starts = [t for t, _ in roots], self.leaves, [g for _, g in roots]
-            found = engine.grad(*starts, retain_graph=True, create_graph=create_graph, allow_unused=True)
-        return [zeros_like(t) if g is None else g for t, g in zip(self.leaves, found)]
+        gradients = gradients_of(pairs, self.leaves, create_graph)
+        return [zeros_like(t) if g is None else g for t, g in zip(self.leaves, gradients)]
 
     def __call__(self, cotangents, retain_graph: bool = True, create_graph: bool | None = None):
-        given, structure = flatten(cotangents)
-        if structure != self.out_structure and not len(given) == len(self.outs) == 1:
+        vectors, structure = flatten(cotangents)
+        if structure != self.out_structure and not len(vectors) == len(self.outs) == 1:
             raise ArgumentError(
                 "vjp: cotangents have the structure of the function's result",
                 expected=str(self.out_structure),
                 received=str(structure),
             )
-        given = [t if isinstance(t, Tensor) else as_tensor(t, backend=o.backend) for t, o in zip(given, self.outs)]
+        vectors = [t if isinstance(t, Tensor) else as_tensor(t, backend=o.backend) for t, o in zip(vectors, self.outs)]
         if create_graph is None:
-            create_graph = self.recorded or is_nested(given)
-        gradients = self.gradients(list(zip(self.outs, given)), create_graph)
+            create_graph = self.recorded or is_nested(vectors)
+        gradients = self.gradients(list(zip(self.outs, vectors)), create_graph)
         return unflatten(self.structure, gradients)
 
 
@@ -203,21 +210,17 @@ def linearize(fn: Callable, *primals):
         back = pullback.gradients(list(zip(pullback.outs, seeds)), True)
 
     def jvp_fn(*tangents):
-        given, structure = flatten(tangents)
+        vectors, structure = flatten(tangents)
         if structure != pullback.structure:
             raise ArgumentError(
                 "linearize: tangents have the structure of the primals",
                 expected=str(pullback.structure),
                 received=str(structure),
             )
-        checked = [tangent_for(t, v, "linearize: tangents") for t, v in zip(pullback.leaves, given)]
+        checked = [tangent_for(t, v, "linearize: tangents") for t, v in zip(pullback.leaves, vectors)]
         create_graph = pullback.recorded or is_nested(checked)
-        pairs = [(g, v) for g, v in zip(back, checked) if g._requires_grad]
-        found: Any = [None] * len(seeds)
-        if pairs:
-            starts = [g for g, _ in pairs], seeds, [v for _, v in pairs]
-            found = engine.grad(*starts, retain_graph=True, create_graph=create_graph, allow_unused=True)
-        outs = [zeros_like(t) if v is None else v for t, v in zip(pullback.outs, found)]
+        results = gradients_of(list(zip(back, checked)), seeds, create_graph)
+        outs = [zeros_like(t) if v is None else v for t, v in zip(pullback.outs, results)]
         return unflatten(pullback.out_structure, outs)
 
     return pullback.value, jvp_fn

@@ -90,10 +90,11 @@ class DataLoader:
         generator: random.Generator | None = None,
         persistent_workers: bool = False,
     ):
+        prefetch_factor = 2 if prefetch_factor is None else prefetch_factor
         for name, value, minimum in (
             ("batch_size", 1 if batch_size is None else batch_size, 1),
             ("num_workers", num_workers, 0),
-            ("prefetch_factor", 2 if prefetch_factor is None else prefetch_factor, 1),
+            ("prefetch_factor", prefetch_factor, 1),
         ):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
                 raise ArgumentError(f"{name} must be a whole number of at least {minimum}", received=repr(value))
@@ -128,7 +129,7 @@ class DataLoader:
         backend = place(backend, device)
         self.backend = None if backend is None else get_backend(backend)
         self.pin_memory, self.pin_memory_device = bool(pin_memory), pin_memory_device
-        self.prefetch_factor = 2 if prefetch_factor is None else int(prefetch_factor)
+        self.prefetch_factor = int(prefetch_factor)
         self.multiprocessing_context = multiprocessing_context
         self.timeout = float(timeout)
         self.worker_init_fn, self.persistent_workers = worker_init_fn, bool(persistent_workers)

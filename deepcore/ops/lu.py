@@ -11,7 +11,7 @@ from deepcore.ops.index import gather_p
 from deepcore.ops.lapack import identity, matrices, mH, mT, solve_triangular
 from deepcore.ops.linalg import matmul, same_dtype
 from deepcore.ops.registry import Tensor, cast, composite, primitive, sample, takes_arrays
-from deepcore.ops.shape import broadcast_to, cat, tril, triu, unsqueeze
+from deepcore.ops.shape import broadcast_shape, broadcast_to, cat, tril, triu, unsqueeze
 from deepcore.random import randn
 from deepcore.tensor import made
 
@@ -214,11 +214,7 @@ def linalg_lu_solve(LU, pivots, B, *, left: bool = True, adjoint: bool = False):
 
 def _batched(order: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     """Both with the leading dimensions of both."""
-    batch = (
-        (order[..., :1, None] + B.detach()[..., :1, :1] * 0).shape[:-2] if order.shape[:-1] != B.shape[:-2] else None
-    )
-    if batch is None:
-        return order, B
+    batch = broadcast_shape("lu_solve", order.shape[:-1], B.shape[:-2])
     return broadcast_to(order, (*batch, order.shape[-1])), broadcast_to(B, (*batch, *B.shape[-2:]))
 
 
